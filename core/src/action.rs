@@ -1,0 +1,131 @@
+//! What an agent is about to do.
+
+use crate::error::Error;
+use crate::guard::Mode;
+use crate::json::{self, Checker, Json};
+use crate::secret::Secret;
+
+/// An action to ask about: what an agent is about to do, and why.
+///
+/// ```
+/// use actpass_core::{Action, Mode};
+/// use serde_json::json;
+///
+/// let action = Action::new("resolve_refund_request", "stripe.refund.create")
+///     .resource("stripe:charge:ch_123")
+///     .args(json!({"amount": 4900, "currency": "usd"}))
+///     .mode(Mode::Strict);
+/// ```
+#[derive(Clone, Debug)]
+pub struct Action {
+    pub(crate) goal: String,
+    pub(crate) tool: String,
+    pub(crate) resource: String,
+    /// JSON text; checked when the request is made.
+    pub(crate) args: String,
+    pub(crate) user_id: Option<String>,
+    pub(crate) passport: Option<Secret>,
+    pub(crate) mode: Option<Mode>,
+    pub(crate) idempotency_key: Option<String>,
+    pub(crate) audience: Option<String>,
+    pub(crate) approval_request_id: Option<String>,
+    pub(crate) tool_manifest_hash: Option<String>,
+}
+
+impl Action {
+    /// The use of `tool` for `goal`, without arguments, on no resource, in the client's mode.
+    pub fn new(goal: impl Into<String>, tool: impl Into<String>) -> Self {
+        Self {
+            goal: goal.into(),
+            tool: tool.into(),
+            resource: String::new(),
+            args: "{}".to_owned(),
+            user_id: None,
+            passport: None,
+            mode: None,
+            idempotency_key: None,
+            audience: None,
+            approval_request_id: None,
+            tool_manifest_hash: None,
+        }
+    }
+
+    /// Sets what the tool acts on, such as `stripe:charge:ch_123`.
+    #[must_use]
+    pub fn resource(mut self, resource: impl Into<String>) -> Self {
+        self.resource = resource.into();
+        self
+    }
+
+    /// Sets the tool's arguments; a JSON object.
+    #[must_use]
+    pub fn args(mut self, args: impl Into<Json>) -> Self {
+        self.args = args.into().to_string();
+        self
+    }
+
+    /// Sets the tool's arguments from the text of a JSON object, which is sent as it is.
+    #[must_use]
+    pub fn args_text(mut self, args: impl Into<String>) -> Self {
+        self.args = args.into();
+        self
+    }
+
+    /// Sets on whose behalf the agent acts.
+    #[must_use]
+    pub fn user_id(mut self, user_id: impl Into<String>) -> Self {
+        self.user_id = Some(user_id.into());
+        self
+    }
+
+    /// Sets the passport that the action spends.
+    #[must_use]
+    pub fn passport(mut self, passport: impl Into<Secret>) -> Self {
+        self.passport = Some(passport.into());
+        self
+    }
+
+    /// Sets the mode, instead of the client's.
+    #[must_use]
+    pub fn mode(mut self, mode: Mode) -> Self {
+        self.mode = Some(mode);
+        self
+    }
+
+    /// Sets what makes a repetition of this request known as one; a fresh UUIDv7 for each call by default.
+    #[must_use]
+    pub fn idempotency_key(mut self, key: impl Into<String>) -> Self {
+        self.idempotency_key = Some(key.into());
+        self
+    }
+
+    /// Sets to whom the passport is shown.
+    #[must_use]
+    pub fn audience(mut self, audience: impl Into<String>) -> Self {
+        self.audience = Some(audience.into());
+        self
+    }
+
+    /// Sets the approved request that the action spends.
+    #[must_use]
+    pub fn approval_request_id(mut self, id: impl Into<String>) -> Self {
+        self.approval_request_id = Some(id.into());
+        self
+    }
+
+    /// Sets the hash of the tool's definition as the agent sees it.
+    #[must_use]
+    pub fn tool_manifest_hash(mut self, hash: impl Into<String>) -> Self {
+        self.tool_manifest_hash = Some(hash.into());
+        self
+    }
+}
+
+/// Checks that `text` is a JSON object that may stand inside the object of a request.
+pub(crate) fn check_object(member: &str, text: &str) -> Result<(), Error> {
+    json::read_below(text.as_bytes(), &mut Checker, 1).map_err(|error| Error::argument(member, error))?;
+    match text.trim_start().starts_with('{') {
+        true => Ok(()),
+        false => Err(Error::argument(member, "expected an object")),
+    }
+}

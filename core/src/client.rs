@@ -1,0 +1,504 @@
+//! The client: its settings, its calls, and how an answer becomes a value or an error.
+
+use std::borrow::Cow;
+use std::fmt;
+use std::future::Future;
+use std::panic::AssertUnwindSafe;
+use std::sync::Arc;
+use std::time::{Duration, SystemTime};
+
+use bytes::Bytes;
+use futures_util::FutureExt;
+use tokio::time::Instant;
+use tracing::Instrument;
+use uuid::{NoContext, Timestamp, Uuid};
+
+use crate::action::Action;
+use crate::config::{self, BaseUrl, Config};
+use crate::decision::{Decision, DecisionWord};
+use crate::error::{Error, ErrorKind};
+use crate::evidence::{EvidenceEvent, RecordedEvidence};
+use crate::guard::{Answered, ExecutionContext, Mode, Outcome, Verdict};
+use crate::json::{Document, Json};
+use crate::passport::{IssuedPassport, PassportRequest, Revocation, Verification, VerifyRequest};
+use crate::redact;
+use crate::request;
+use crate::retry;
+use crate::secret::Secret;
+use crate::transport::{Answer, BodyError, HttpTransport, Request, Transport};
+
+/// A client of an ActPass gateway. Cloning is cheap, and all clones share the same connections.
+///
+/// Its methods need a tokio runtime with its timer and I/O enabled; [`crate::runtime::Host`] brings one to programs that
+/// have none.
+///
+/// ```no_run
+/// # async fn refund(_: &str, _: u64) -> Result<String, std::io::Error> { Ok(String::new()) }
+/// # #[tokio::main(flavor = "current_thread")] async fn main() -> Result<(), Box<dyn std::error::Error>> {
+/// use actpass_core::{ActPass, Action, Outcome};
+/// use serde_json::json;
+///
+/// let actpass = ActPass::builder().tenant_id("your-team-id").agent_id("support_agent").build()?;
+/// let action = Action::new("resolve_refund_request", "stripe.refund.create")
+///     .resource("stripe:charge:ch_123")
+///     .args(json!({"amount": 4900, "currency": "usd"}));
+/// match actpass.guard(&action, |_context| refund("ch_123", 4900)).await? {
+///     Outcome::Returned { result, .. } => println!("refunded: {result}"),
+///     Outcome::Failed { error, .. } => return Err(error.into()),
+///     Outcome::Blocked(blocked) => println!("blocked: {:?}", blocked.decision().reason_code()),
+/// }
+/// # Ok(())
+/// # }
+/// ```
+#[derive(Clone)]
+pub struct ActPass(Arc<Inner>);
+
+struct Inner {
+    config: Config,
+    transport: Box<dyn Transport>,
+}
+
+impl ActPass {
+    /// Begins to set up a client.
+    pub fn builder() -> ActPassBuilder {
+        ActPassBuilder::default()
+    }
+
+    pub(crate) fn with_config(config: Config) -> Result<Self, Error> {
+        let transport = Box::new(HttpTransport::new(&config)?);
+        Ok(Self(Arc::new(Inner { config, transport })))
+    }
+
+    /// Asks the gateway whether `action` may run, and runs nothing.
+    ///
+    /// A 401 or 403 whose body is a decision other than `allow` is that decision.
+    ///
+    /// # Errors
+    ///
+    /// Any kind of [`ErrorKind`] but [`Config`](ErrorKind::Config): no decision is made up here.
+    pub async fn preflight(&self, action: &Action) -> Result<Decision, Error> {
+        let body = self.preflight_body(action)?;
+        self.ask(action, body).await.map(|answered| answered.decision)
+    }
+
+    /// Asks the gateway whether `action` may run, and rules on the answer. This is the gate: see [`crate::guard`].
+    ///
+    /// # Errors
+    ///
+    /// [`ErrorKind::Argument`] for what cannot be sent, and nothing else: a gate that fails is a verdict.
+    pub async fn authorize(&self, action: &Action) -> Result<Verdict, Error> {
+        let body = self.preflight_body(action)?;
+        let mode = action.mode.unwrap_or(self.0.config.mode);
+        Ok(Verdict::of(mode, self.ask(action, body).await))
+    }
+
+    /// Runs `execute` if `action` may run, and reports what happened.
+    ///
+    /// `execute` runs at most once, after the verdict. A gate that fails is no error of this method: it is reported in
+    /// the [`Outcome`].
+    ///
+    /// # Errors
+    ///
+    /// As [`ActPass::authorize`].
+    pub async fn guard<T, E, F, R>(&self, action: &Action, execute: F) -> Result<Outcome<T, E>, Error>
+    where
+        F: FnOnce(ExecutionContext) -> R,
+        R: Future<Output = Result<T, E>>,
+    {
+        match self.authorize(action).await? {
+            Verdict::Blocked(blocked) => Ok(Outcome::Blocked(blocked)),
+            Verdict::Proceed(permit) => {
+                let (context, settlement) = permit.spend();
+                Ok(settlement.settle(execute(context).await))
+            }
+        }
+    }
+
+    /// Asks for a passport. It is not retried where the gateway may have taken the request.
+    ///
+    /// # Errors
+    ///
+    /// As [`ActPass::preflight`].
+    pub async fn issue_passport(&self, wanted: &PassportRequest) -> Result<IssuedPassport, Error> {
+        let body = request::issue(wanted, &self.0.config.agent_id)?;
+        let document = self.document(Operation::IssuePassport, body, None).await?;
+        IssuedPassport::parse(&document).map_err(|problem| invalid(Operation::IssuePassport, &problem))
+    }
+
+    /// Has the gateway verify a passport.
+    ///
+    /// # Errors
+    ///
+    /// As [`ActPass::preflight`]; a passport that is not valid is no error.
+    pub async fn verify_passport(&self, wanted: &VerifyRequest) -> Result<Verification, Error> {
+        let body = request::verify(wanted)?;
+        let document = self.document(Operation::VerifyPassport, body, Some(&wanted.token)).await?;
+        Verification::parse(document).map_err(|problem| invalid(Operation::VerifyPassport, &problem))
+    }
+
+    /// Revokes the passport named `jti`, for `reason`.
+    ///
+    /// # Errors
+    ///
+    /// As [`ActPass::preflight`].
+    pub async fn revoke_passport(&self, jti: &str, reason: Option<&str>) -> Result<Revocation, Error> {
+        let body = request::revoke(jti, reason)?;
+        let document = self.document(Operation::RevokePassport, body, None).await?;
+        Revocation::parse(document).map_err(|problem| invalid(Operation::RevokePassport, &problem))
+    }
+
+    /// Appends an event to a chain of the ledger. It is not retried where the gateway may have taken the request.
+    ///
+    /// # Errors
+    ///
+    /// As [`ActPass::preflight`].
+    pub async fn record_evidence(&self, event: &EvidenceEvent) -> Result<RecordedEvidence, Error> {
+        let body = request::evidence(event)?;
+        let document = self.document(Operation::RecordEvidence, body, None).await?;
+        RecordedEvidence::parse(document).map_err(|problem| invalid(Operation::RecordEvidence, &problem))
+    }
+
+    fn preflight_body(&self, action: &Action) -> Result<Bytes, Error> {
+        let key = match &action.idempotency_key {
+            Some(key) => Cow::Borrowed(key.as_str()),
+            // From the operating system's randomness, without a shared counter: unique across a fork.
+            None => Cow::Owned(Uuid::new_v7(Timestamp::now(NoContext)).to_string()),
+        };
+        let mode = action.mode.unwrap_or(self.0.config.mode);
+        request::preflight(action, &self.0.config.agent_id, mode, &key)
+    }
+
+    /// The preflight and what its answer means. A decision counts in a 2xx answer; in a 401 or 403 it does unless it is
+    /// an `allow`.
+    async fn ask(&self, action: &Action, body: Bytes) -> Result<Answered, Error> {
+        let operation = Operation::Preflight;
+        let passport = action.passport.as_ref();
+        let answer = self.call(operation, body).await?;
+        let decided = answer.body.as_ref().map_err(ToString::to_string).and_then(|body| {
+            let (decision, credential) = Decision::parse_with_credential(body)?;
+            Ok(Answered { decision, credential, refused: !is_success(answer.status) })
+        });
+        match decided {
+            Ok(answered) if !answered.refused => Ok(answered),
+            Ok(answered)
+                if matches!(answer.status, 401 | 403) && *answered.decision.word() != DecisionWord::Allow =>
+            {
+                Ok(answered)
+            }
+            Err(problem) if is_success(answer.status) => {
+                Err(invalid(operation, &format!("not a decision: {problem}")))
+            }
+            Ok(_) | Err(_) => Err(self.refusal(operation, &answer, passport)),
+        }
+    }
+
+    /// A call whose 2xx answer is a JSON object.
+    async fn document(
+        &self,
+        operation: Operation,
+        body: Bytes,
+        token: Option<&Secret>,
+    ) -> Result<Document, Error> {
+        let answer = self.call(operation, body).await?;
+        if !is_success(answer.status) {
+            return Err(self.refusal(operation, &answer, token));
+        }
+        let body = answer.body.map_err(|problem: BodyError| invalid(operation, &problem.to_string()))?;
+        Document::parse(&body).map_err(|problem| invalid(operation, &problem))
+    }
+
+    /// One call: attempts, waits and all under one deadline, and a panic no further than here.
+    async fn call(&self, operation: Operation, body: Bytes) -> Result<Answer, Error> {
+        let span = tracing::debug_span!(
+            "actpass.call",
+            operation = operation.name(),
+            attempts = tracing::field::Empty,
+            status = tracing::field::Empty,
+            error = tracing::field::Empty,
+        );
+        let timeout = self.0.config.timeout;
+        let deadline = Instant::now() + timeout;
+        let attempts = AssertUnwindSafe(self.attempts(operation, body, deadline)).catch_unwind();
+        let ended = match tokio::time::timeout_at(deadline, attempts).instrument(span.clone()).await {
+            Ok(Ok(ended)) => ended,
+            Ok(Err(_panic)) => Err(Error::new(ErrorKind::Internal, "a panic in the SDK")),
+            Err(_elapsed) => Err(Error::new(
+                ErrorKind::Timeout,
+                format!(
+                    "no answer from {} within {} s",
+                    self.0.config.base_url.as_str(),
+                    timeout.as_secs_f64()
+                ),
+            )),
+        };
+        match &ended {
+            Ok(answer) => span.record("status", answer.status),
+            Err(error) => span.record("error", error.code()),
+        };
+        ended.map_err(|error| error.with_operation(operation))
+    }
+
+    async fn attempts(&self, operation: Operation, body: Bytes, deadline: Instant) -> Result<Answer, Error> {
+        let mut retry = 0;
+        loop {
+            let attempt = self.0.transport.send(Request { operation, body: body.clone() }).await;
+            let again = retry < self.0.config.max_retries && retry::permits(operation, &attempt);
+            let wait = retry::wait(retry, attempt.as_ref().ok().and_then(retry_after));
+            // A wait that the deadline cuts off would turn a known failure into a time-out.
+            if !again || Instant::now() + wait >= deadline {
+                tracing::Span::current().record("attempts", retry + 1);
+                return attempt.map_err(|failure| failure.error);
+            }
+            tracing::debug!(retry = retry + 1, wait_ms = wait.as_secs_f64() * 1e3, "trying again");
+            tokio::time::sleep(wait).await;
+            retry += 1;
+        }
+    }
+
+    /// The error of an answer outside 2xx.
+    fn refusal(&self, operation: Operation, answer: &Answer, token: Option<&Secret>) -> Error {
+        let kind = match answer.status {
+            401 => ErrorKind::Authentication,
+            403 => ErrorKind::Permission,
+            429 => ErrorKind::RateLimit,
+            _ => ErrorKind::Status,
+        };
+        let secrets: Vec<&Secret> = std::iter::once(&self.0.config.api_key).chain(token).collect();
+        let body = answer.body.as_ref().ok().and_then(|body| redact::body(body, &secrets));
+        let said = body.as_deref().and_then(said).map(|said| format!(": {said}")).unwrap_or_default();
+        let request_id = answer.request_id.as_ref().map(|id| redact::text(id, &secrets));
+        Error::new(kind, format!("the gateway answered {}{said}", answer.status))
+            .with_operation(operation)
+            .with_answer(answer.status, body, request_id, retry_after(answer))
+    }
+}
+
+impl fmt::Debug for ActPass {
+    fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
+        f.debug_struct("ActPass")
+            .field("base_url", &self.0.config.base_url.as_str())
+            .field("agent_id", &self.0.config.agent_id)
+            .finish_non_exhaustive()
+    }
+}
+
+fn is_success(status: u16) -> bool {
+    (200..300).contains(&status)
+}
+
+fn invalid(operation: Operation, problem: &str) -> Error {
+    Error::new(ErrorKind::Response, format!("the gateway's answer cannot be used: {problem}"))
+        .with_operation(operation)
+}
+
+fn retry_after(answer: &Answer) -> Option<Duration> {
+    retry::parse_retry_after(answer.retry_after.as_deref()?, SystemTime::now())
+}
+
+/// The message in a gateway's `{"error": {"message"}}`, in one line of bounded length.
+fn said(body: &str) -> Option<String> {
+    let error = Document::parse(body.as_bytes()).ok()?.member("error")?;
+    let message = error.member("message").and_then(Json::as_str)?;
+    Some(message.chars().map(|c| if c.is_control() { ' ' } else { c }).take(300).collect())
+}
+
+/// The settings of a client to be; see [`ActPass::builder`].
+#[derive(Debug, Default)]
+pub struct ActPassBuilder {
+    api_key: Option<Secret>,
+    tenant_id: Option<String>,
+    agent_id: Option<String>,
+    base_url: Option<String>,
+    timeout: Option<Duration>,
+    connect_timeout: Option<Duration>,
+    max_retries: Option<u32>,
+    mode: Mode,
+    ca: Option<Vec<u8>>,
+    allow_insecure_http: bool,
+    user_agent: Option<String>,
+    transport: Option<Box<dyn Transport>>,
+}
+
+impl ActPassBuilder {
+    /// Sets the API key; by default the environment variable `ACTPASS_API_KEY` holds it.
+    #[must_use]
+    pub fn api_key(mut self, key: impl Into<Secret>) -> Self {
+        self.api_key = Some(key.into());
+        self
+    }
+
+    /// Sets the tenant, a routing hint; none by default. The gateway goes by the key.
+    #[must_use]
+    pub fn tenant_id(mut self, tenant_id: impl Into<String>) -> Self {
+        self.tenant_id = Some(tenant_id.into());
+        self
+    }
+
+    /// Sets the agent's name; `sdk` by default.
+    #[must_use]
+    pub fn agent_id(mut self, agent_id: impl Into<String>) -> Self {
+        self.agent_id = Some(agent_id.into());
+        self
+    }
+
+    /// Sets the gateway's URL; by default the environment variable `ACTPASS_API_BASE_URL` holds it, and otherwise it is
+    /// [`DEFAULT_BASE_URL`](crate::DEFAULT_BASE_URL).
+    #[must_use]
+    pub fn base_url(mut self, base_url: impl Into<String>) -> Self {
+        self.base_url = Some(base_url.into());
+        self
+    }
+
+    /// Sets the total deadline of a call, retries and waits included; 30 s by default, one day at most.
+    #[must_use]
+    pub fn timeout(mut self, timeout: Duration) -> Self {
+        self.timeout = Some(timeout);
+        self
+    }
+
+    /// Sets the longest that one attempt may take to connect; 5 s by default.
+    #[must_use]
+    pub fn connect_timeout(mut self, timeout: Duration) -> Self {
+        self.connect_timeout = Some(timeout);
+        self
+    }
+
+    /// Sets how often a call is tried again at most; 2 by default, 10 at most.
+    #[must_use]
+    pub fn max_retries(mut self, retries: u32) -> Self {
+        self.max_retries = Some(retries);
+        self
+    }
+
+    /// Sets the mode of actions that name none; [`Mode::Enforce`] by default.
+    #[must_use]
+    pub fn mode(mut self, mode: Mode) -> Self {
+        self.mode = mode;
+        self
+    }
+
+    /// Trusts the certificate authorities in this PEM text besides those of the system.
+    #[must_use]
+    pub fn ca(mut self, pem: impl Into<Vec<u8>>) -> Self {
+        self.ca = Some(pem.into());
+        self
+    }
+
+    /// Permits plain http to another host than this one, where everyone on the way can read the API key and forge
+    /// decisions.
+    #[must_use]
+    pub fn danger_allow_insecure_http(mut self, allow: bool) -> Self {
+        self.allow_insecure_http = allow;
+        self
+    }
+
+    /// Sets the `user-agent` header; `actpass-rust/VERSION` by default.
+    #[must_use]
+    pub fn user_agent(mut self, user_agent: impl Into<String>) -> Self {
+        self.user_agent = Some(user_agent.into());
+        self
+    }
+
+    /// Sets what carries the calls, instead of HTTP.
+    #[must_use]
+    pub fn transport(mut self, transport: impl Transport) -> Self {
+        self.transport = Some(Box::new(transport));
+        self
+    }
+
+    /// Makes the client. Nothing is sent.
+    ///
+    /// # Errors
+    ///
+    /// [`ErrorKind::Config`], naming the setting and what was expected.
+    pub fn build(mut self) -> Result<ActPass, Error> {
+        let transport = self.transport.take();
+        let config = self.config()?;
+        match transport {
+            Some(transport) => Ok(ActPass(Arc::new(Inner { config, transport }))),
+            None => ActPass::with_config(config),
+        }
+    }
+
+    pub(crate) fn config(self) -> Result<Config, Error> {
+        let (api_key, authorization) = config::api_key(self.api_key)?;
+        let timeout = config::timeout("timeout", self.timeout.unwrap_or(config::DEFAULT_TIMEOUT))?;
+        let connect_timeout = match self.connect_timeout {
+            Some(given) => config::timeout("connect_timeout", given)?,
+            None => config::DEFAULT_CONNECT_TIMEOUT.min(timeout),
+        };
+        let user_agent =
+            self.user_agent.unwrap_or_else(|| concat!("actpass-rust/", env!("CARGO_PKG_VERSION")).to_owned());
+        let user_agent = config::header("user_agent", Some(user_agent))?
+            .ok_or_else(|| Error::config("user_agent", "expected a name, found an empty string"))?;
+        Ok(Config {
+            api_key,
+            authorization,
+            tenant_id: config::header("tenant_id", self.tenant_id)?,
+            agent_id: self.agent_id.filter(|id| !id.is_empty()).unwrap_or_else(|| "sdk".to_owned()),
+            base_url: BaseUrl::choose(self.base_url, self.allow_insecure_http)?,
+            timeout,
+            connect_timeout,
+            max_retries: config::max_retries(self.max_retries.unwrap_or(config::DEFAULT_MAX_RETRIES))?,
+            mode: self.mode,
+            extra_ca: config::extra_ca(self.ca.as_deref())?,
+            user_agent,
+        })
+    }
+}
+
+/// The calls of the protocol.
+#[derive(Clone, Copy, Debug, PartialEq, Eq, Hash)]
+pub enum Operation {
+    /// [`ActPass::preflight`], and what the guard asks.
+    Preflight,
+    /// [`ActPass::issue_passport`]
+    IssuePassport,
+    /// [`ActPass::verify_passport`]
+    VerifyPassport,
+    /// [`ActPass::revoke_passport`]
+    RevokePassport,
+    /// [`ActPass::record_evidence`]
+    RecordEvidence,
+}
+
+impl Operation {
+    /// Every call.
+    pub const ALL: [Self; 5] = [
+        Self::Preflight,
+        Self::IssuePassport,
+        Self::VerifyPassport,
+        Self::RevokePassport,
+        Self::RecordEvidence,
+    ];
+
+    /// The method's name.
+    pub const fn name(self) -> &'static str {
+        match self {
+            Self::Preflight => "preflight",
+            Self::IssuePassport => "issue_passport",
+            Self::VerifyPassport => "verify_passport",
+            Self::RevokePassport => "revoke_passport",
+            Self::RecordEvidence => "record_evidence",
+        }
+    }
+
+    /// The path below the base URL.
+    pub const fn path(self) -> &'static str {
+        match self {
+            Self::Preflight => "/api/v1/actions/preflight",
+            Self::IssuePassport => "/api/v1/passports/issue",
+            Self::VerifyPassport => "/api/v1/passports/verify",
+            Self::RevokePassport => "/api/v1/passports/revoke",
+            Self::RecordEvidence => "/api/v1/evidence/events",
+        }
+    }
+
+    /// Whether sending it twice is the same as sending it once.
+    pub const fn is_idempotent(self) -> bool {
+        match self {
+            Self::Preflight | Self::RevokePassport | Self::VerifyPassport => true,
+            Self::IssuePassport | Self::RecordEvidence => false,
+        }
+    }
+}

@@ -1,0 +1,286 @@
+//! Settings, parsed once: past this module nothing about them is checked again.
+
+use std::net::IpAddr;
+use std::time::Duration;
+
+use reqwest::header::HeaderValue;
+use rustls_pki_types::CertificateDer;
+use rustls_pki_types::pem::PemObject;
+use url::{Host, Url};
+
+use crate::client::Operation;
+use crate::error::Error;
+use crate::guard::Mode;
+use crate::secret::Secret;
+
+/// Where the hosted gateway answers.
+pub const DEFAULT_BASE_URL: &str = "https://www.api.actpass.org";
+/// The total deadline of a call unless another is set: 30 s.
+pub const DEFAULT_TIMEOUT: Duration = Duration::from_secs(30);
+/// The longest that one attempt may take to connect unless another is set: 5 s.
+pub const DEFAULT_CONNECT_TIMEOUT: Duration = Duration::from_secs(5);
+/// How often a call is tried again unless another number is set: 2.
+pub const DEFAULT_MAX_RETRIES: u32 = 2;
+
+/// The longest deadline that can be set: one day.
+const MAX_TIMEOUT: Duration = Duration::from_secs(24 * 60 * 60);
+/// The most retries that can be set.
+const MAX_RETRIES: u32 = 10;
+
+/// All settings of a client, known to be good.
+#[derive(Clone, Debug)]
+pub(crate) struct Config {
+    pub(crate) api_key: Secret,
+    /// `Bearer <key>`, marked sensitive.
+    pub(crate) authorization: HeaderValue,
+    pub(crate) tenant_id: Option<HeaderValue>,
+    pub(crate) agent_id: String,
+    pub(crate) base_url: BaseUrl,
+    pub(crate) timeout: Duration,
+    pub(crate) connect_timeout: Duration,
+    pub(crate) max_retries: u32,
+    pub(crate) mode: Mode,
+    pub(crate) extra_ca: Vec<CertificateDer<'static>>,
+    pub(crate) user_agent: HeaderValue,
+}
+
+/// Makes a length of time from seconds, as host languages give it; `member` is its name in messages.
+///
+/// # Errors
+///
+/// [`ErrorKind::Config`](crate::ErrorKind::Config) for what is not a finite number above zero.
+///
+/// ```
+/// assert!(actpass_core::seconds("timeout", 2.5).is_ok());
+/// let error = actpass_core::seconds("timeout", f64::NAN).unwrap_err();
+/// assert_eq!(error.to_string(), "timeout: expected seconds above 0 and at most 86400, found NaN");
+/// ```
+pub fn seconds(member: &str, value: f64) -> Result<Duration, Error> {
+    match Duration::try_from_secs_f64(value) {
+        Ok(duration) => timeout(member, duration),
+        Err(_) => Err(bad_timeout(member, value)),
+    }
+}
+
+pub(crate) fn timeout(member: &str, value: Duration) -> Result<Duration, Error> {
+    match value.is_zero() || value > MAX_TIMEOUT {
+        true => Err(bad_timeout(member, value.as_secs_f64())),
+        false => Ok(value),
+    }
+}
+
+fn bad_timeout(member: &str, found: f64) -> Error {
+    Error::config(
+        member,
+        format_args!("expected seconds above 0 and at most {}, found {found}", MAX_TIMEOUT.as_secs()),
+    )
+}
+
+pub(crate) fn max_retries(value: u32) -> Result<u32, Error> {
+    match value > MAX_RETRIES {
+        true => Err(Error::config("max_retries", format_args!("expected 0 to {MAX_RETRIES}, found {value}"))),
+        false => Ok(value),
+    }
+}
+
+pub(crate) fn api_key(given: Option<Secret>) -> Result<(Secret, HeaderValue), Error> {
+    let key = match given {
+        Some(key) => key,
+        None => std::env::var("ACTPASS_API_KEY").map(Secret::new).map_err(|_| {
+            Error::config(
+                "api_key",
+                "expected a key, found none, nor one in the environment variable ACTPASS_API_KEY",
+            )
+        })?,
+    };
+    if key.expose().is_empty() {
+        return Err(Error::config("api_key", "expected a key, found an empty string"));
+    }
+    if let Some(at) = key.expose().chars().position(|c| !c.is_ascii_graphic()) {
+        return Err(Error::config(
+            "api_key",
+            format_args!(
+                "expected visible ASCII characters, found a space, a line break or another character at position {at}"
+            ),
+        ));
+    }
+    let mut header = HeaderValue::try_from(format!("Bearer {}", key.expose()))
+        .map_err(|_| Error::config("api_key", "expected visible ASCII characters"))?;
+    header.set_sensitive(true);
+    Ok((key, header))
+}
+
+/// A value that travels in a header; an empty one is none, as in the 1.1.3 client.
+pub(crate) fn header(member: &str, given: Option<String>) -> Result<Option<HeaderValue>, Error> {
+    let Some(text) = given.filter(|text| !text.is_empty()) else {
+        return Ok(None);
+    };
+    if text.chars().any(|c| !matches!(c, ' '..='~')) {
+        return Err(Error::config(member, "expected printable ASCII characters"));
+    }
+    HeaderValue::try_from(text)
+        .map(Some)
+        .map_err(|_| Error::config(member, "expected printable ASCII characters"))
+}
+
+pub(crate) fn extra_ca(pem: Option<&[u8]>) -> Result<Vec<CertificateDer<'static>>, Error> {
+    let Some(pem) = pem else {
+        return Ok(Vec::new());
+    };
+    let certificates: Vec<_> = CertificateDer::pem_slice_iter(pem)
+        .collect::<Result<_, _>>()
+        .map_err(|error| Error::config("ca", format_args!("expected certificates in PEM: {error}")))?;
+    match certificates.is_empty() {
+        true => Err(Error::config("ca", "expected certificates in PEM, found none")),
+        false => Ok(certificates),
+    }
+}
+
+/// The URL of the gateway, and of each call to it.
+#[derive(Clone, Debug)]
+pub(crate) struct BaseUrl {
+    text: String,
+    endpoints: [Url; Operation::ALL.len()],
+    is_https: bool,
+}
+
+impl BaseUrl {
+    /// The given URL, else `ACTPASS_API_BASE_URL`, else the hosted gateway; an empty one counts as none.
+    pub(crate) fn choose(given: Option<String>, allow_insecure_http: bool) -> Result<Self, Error> {
+        let given = given.filter(|text| !text.is_empty());
+        let from_environment = || std::env::var("ACTPASS_API_BASE_URL").ok().filter(|text| !text.is_empty());
+        match given.or_else(from_environment) {
+            Some(text) => Self::parse(&text, allow_insecure_http),
+            None => Self::parse(DEFAULT_BASE_URL, allow_insecure_http),
+        }
+    }
+
+    fn parse(text: &str, allow_insecure_http: bool) -> Result<Self, Error> {
+        let bad = |problem: &str| Err(Error::config("base_url", problem));
+        let url = Url::parse(text).map_err(|error| {
+            Error::config("base_url", format_args!("expected an absolute http(s) URL: {error}"))
+        })?;
+        if !url.username().is_empty() || url.password().is_some() {
+            return bad("expected a URL without a user name or password: the API key is the identity");
+        }
+        if url.query().is_some() || url.fragment().is_some() {
+            return bad("expected a URL without a query or fragment");
+        }
+        let is_https = match url.scheme() {
+            "https" => true,
+            "http" if allow_insecure_http || is_loopback(&url) => false,
+            "http" => {
+                return bad(
+                    "expected https: plain http to another host than this one would show the API key to the network \
+                     (danger_allow_insecure_http permits it)",
+                );
+            }
+            _ => return bad("expected an https URL, or http to this host"),
+        };
+        let text = url.as_str().trim_end_matches('/').to_owned();
+        let endpoint = |operation: Operation| {
+            Url::parse(&format!("{text}{}", operation.path())).map_err(|error| {
+                Error::config("base_url", format_args!("expected an absolute http(s) URL: {error}"))
+            })
+        };
+        let [preflight, issue, verify, revoke, evidence] = Operation::ALL.map(endpoint);
+        Ok(Self { endpoints: [preflight?, issue?, verify?, revoke?, evidence?], text, is_https })
+    }
+
+    pub(crate) fn as_str(&self) -> &str {
+        &self.text
+    }
+
+    pub(crate) fn is_https(&self) -> bool {
+        self.is_https
+    }
+
+    pub(crate) fn endpoint(&self, operation: Operation) -> &Url {
+        let [preflight, issue, verify, revoke, evidence] = &self.endpoints;
+        match operation {
+            Operation::Preflight => preflight,
+            Operation::IssuePassport => issue,
+            Operation::VerifyPassport => verify,
+            Operation::RevokePassport => revoke,
+            Operation::RecordEvidence => evidence,
+        }
+    }
+}
+
+fn is_loopback(url: &Url) -> bool {
+    match url.host() {
+        Some(Host::Domain(name)) => name == "localhost",
+        Some(Host::Ipv4(address)) => IpAddr::from(address).is_loopback(),
+        Some(Host::Ipv6(address)) => IpAddr::from(address).is_loopback(),
+        None => false,
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    #[test]
+    fn base_urls() {
+        for (text, expected) in [
+            ("https://gate.example", "https://gate.example/api/v1/actions/preflight"),
+            ("https://gate.example/", "https://gate.example/api/v1/actions/preflight"),
+            ("https://gate.example/a/b//", "https://gate.example/a/b/api/v1/actions/preflight"),
+            ("http://127.0.0.1:8787", "http://127.0.0.1:8787/api/v1/actions/preflight"),
+            ("http://localhost:1", "http://localhost:1/api/v1/actions/preflight"),
+            ("http://[::1]:1", "http://[::1]:1/api/v1/actions/preflight"),
+        ] {
+            let url = BaseUrl::parse(text, false).unwrap();
+            assert_eq!(url.endpoint(Operation::Preflight).as_str(), expected);
+        }
+        for text in [
+            "",
+            "gate.example",
+            "ftp://gate.example",
+            "http://gate.example",
+            "http://127.0.0.1.example",
+            "http://10.0.0.1",
+            "https://u@gate.example",
+            "https://u:p@gate.example",
+            "https://gate.example?x=1",
+            "https://gate.example#x",
+            "http://localhost.example",
+            "https://",
+            "http://0.0.0.0",
+        ] {
+            let error = BaseUrl::parse(text, false).unwrap_err();
+            assert!(error.to_string().starts_with("base_url: expected "), "{text}: {error}");
+        }
+        assert!(BaseUrl::parse("http://10.0.0.1", true).is_ok());
+    }
+
+    #[test]
+    fn keys_and_headers() {
+        for key in ["", "a b", "apk_1\n", "\tapk", "apk_é", "apk\0", "apk\u{7f}"] {
+            let error = api_key(Some(Secret::new(key))).unwrap_err().to_string();
+            assert!(error.starts_with("api_key: expected "), "{error}");
+            assert!(key.is_empty() || !error.contains(key), "{error}");
+        }
+        let (_, header) = api_key(Some(Secret::new("apk_1"))).unwrap();
+        assert_eq!(header, "Bearer apk_1");
+        assert!(!format!("{header:?}").contains("apk_1"));
+        assert!(super::header("tenant_id", Some("a\nb".to_owned())).is_err());
+        assert!(super::header("tenant_id", Some("é".to_owned())).is_err());
+        assert_eq!(super::header("tenant_id", Some(String::new())).unwrap(), None);
+    }
+
+    #[test]
+    fn numbers() {
+        for value in [0.0, -1.0, f64::NAN, f64::INFINITY, 86_401.0, 1e300] {
+            assert!(seconds("timeout", value).is_err(), "{value}");
+        }
+        assert!(max_retries(10).is_ok());
+        assert!(max_retries(11).is_err());
+    }
+
+    #[test]
+    fn authorities() {
+        assert!(extra_ca(Some(b"")).is_err());
+        assert!(extra_ca(Some(b"-----BEGIN CERTIFICATE-----\n!\n-----END CERTIFICATE-----")).is_err());
+    }
+}

@@ -1,0 +1,307 @@
+//! What a gateway decided, kept whole.
+
+use std::borrow::Cow;
+use std::fmt;
+use std::sync::Arc;
+
+use crate::error::ErrorKind;
+use crate::json::{Document, Json, Style, Text};
+use crate::secret::Secret;
+
+/// A decision: the document that the gateway answered, every member as it came, without the credential.
+///
+/// Cloning is cheap.
+///
+/// ```
+/// use actpass_core::{Decision, DecisionWord};
+///
+/// let decision = Decision::parse(br#"{"decision": "deny", "reason_code": "refund.over_limit", "new": [1.50]}"#)?;
+/// assert_eq!(decision.word(), &DecisionWord::Deny);
+/// assert_eq!(decision.reason_code().as_deref(), Some("refund.over_limit"));
+/// assert_eq!(decision.member("new").unwrap().to_string(), "[1.50]");
+/// # Ok::<(), String>(())
+/// ```
+#[derive(Clone, PartialEq, Eq)]
+pub struct Decision(Arc<Inner>);
+
+#[derive(PartialEq, Eq)]
+struct Inner {
+    document: Document,
+    word: DecisionWord,
+}
+
+impl Decision {
+    /// Reads a decision from the body of an answer and drops the credential in it, if there is one.
+    ///
+    /// # Errors
+    ///
+    /// One line that says why the body is not a decision: not a JSON object, a key given twice, nested past 128 levels,
+    /// `decision` missing, empty or not a string, `credential` of another form than `{"token": ".."}`.
+    pub fn parse(body: &[u8]) -> Result<Self, String> {
+        Self::parse_with_credential(body).map(|(decision, _)| decision)
+    }
+
+    pub(crate) fn parse_with_credential(body: &[u8]) -> Result<(Self, Option<Credential>), String> {
+        let mut document = Document::parse(body)?;
+        let credential = match document.take("credential") {
+            Some(text) => Credential::parse(Secret::new(text))?,
+            None => None,
+        };
+        let word = match document.string("decision") {
+            Some(word) if word.is_empty() => return Err("its member `decision` is empty".to_owned()),
+            Some(word) => DecisionWord::from(word.as_ref()),
+            None if document.text_of("decision").is_some() => {
+                return Err("its member `decision` is not a string".to_owned());
+            }
+            None => return Err("it has no member `decision`".to_owned()),
+        };
+        Ok((Self(Arc::new(Inner { document, word })), credential))
+    }
+
+    /// The decision that the SDK makes when the gate failed.
+    pub(crate) fn for_failure(kind: ErrorKind) -> Self {
+        let (summary, next_steps) = kind.explanation();
+        Self::made(kind.code(), summary, next_steps)
+    }
+
+    /// The decision that the SDK makes in strict mode when the gateway's `allow` names no ledger entry.
+    pub(crate) fn unrecorded() -> Self {
+        Self::made(
+            "actpass.unrecorded",
+            "The gateway allowed the action without recording it, and strict mode runs nothing unrecorded.",
+            &["Check that the gateway writes evidence: its decisions must carry evidence_event_id."],
+        )
+    }
+
+    fn made(reason_code: &str, summary: &str, next_steps: &[&str]) -> Self {
+        let mut text = Text::new(Style::Compact);
+        text.raw(r#"{"decision":"deny","reason_code":"#);
+        text.string(reason_code);
+        text.raw(r#","explain":{"summary":"#);
+        text.string(summary);
+        text.raw(r#","matched_rules":[],"next_steps":["#);
+        for (at, step) in next_steps.iter().enumerate() {
+            text.comma(at);
+            text.string(step);
+        }
+        text.raw("]}}");
+        let document = Document::parse(text.as_str().as_bytes());
+        debug_assert!(document.is_ok());
+        Self(Arc::new(Inner { document: document.unwrap_or_default(), word: DecisionWord::Deny }))
+    }
+
+    /// The member `decision`.
+    pub fn word(&self) -> &DecisionWord {
+        &self.0.word
+    }
+
+    /// The stable dotted code to alert and branch on, such as `refund.small_in_scope`.
+    pub fn reason_code(&self) -> Option<Cow<'_, str>> {
+        self.0.document.string("reason_code")
+    }
+
+    /// `low`, `medium`, `high` or `critical`.
+    pub fn risk_tier(&self) -> Option<Cow<'_, str>> {
+        self.0.document.string("risk_tier")
+    }
+
+    /// Why, for people.
+    pub fn explain(&self) -> Explain {
+        let explain = self.member("explain");
+        let member = |name: &str| explain.as_ref().and_then(|explain| explain.member(name));
+        let strings = |name: &str| match member(name) {
+            Some(Json::Array(items)) => items.iter().filter_map(Json::as_str).map(str::to_owned).collect(),
+            _ => Vec::new(),
+        };
+        Explain {
+            summary: member("summary").and_then(Json::as_str).unwrap_or_default().to_owned(),
+            matched_rules: strings("matched_rules"),
+            next_steps: strings("next_steps"),
+        }
+    }
+
+    /// The ledger entry of this decision.
+    pub fn evidence_event_id(&self) -> Option<Cow<'_, str>> {
+        self.0.document.string("evidence_event_id")
+    }
+
+    /// The approval that was requested, where the decision is `require_approval`.
+    pub fn approval_request_id(&self) -> Option<Cow<'_, str>> {
+        self.0.document.string("approval_request_id")
+    }
+
+    /// Any member by its name, also those that this version does not know.
+    pub fn member(&self, name: &str) -> Option<Json> {
+        self.0.document.member(name)
+    }
+
+    /// The JSON text of the whole decision as the gateway sent it, the credential taken out.
+    pub fn as_json(&self) -> &str {
+        self.0.document.as_str()
+    }
+
+    pub(crate) fn is_recorded(&self) -> bool {
+        self.evidence_event_id().is_some_and(|id| !id.is_empty())
+    }
+}
+
+impl fmt::Debug for Decision {
+    fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
+        write!(f, "Decision({})", self.as_json())
+    }
+}
+
+/// The word of a [`Decision`]. Open: a word that is not known is kept, and runs nothing outside `monitor`.
+#[derive(Clone, Debug, PartialEq, Eq)]
+#[non_exhaustive]
+pub enum DecisionWord {
+    /// `allow`: the action may run.
+    Allow,
+    /// `deny`: it may not.
+    Deny,
+    /// A word that this version does not know, as it came.
+    Other(String),
+    /// `require_approval`: it may not before a person approved it.
+    RequireApproval,
+    /// `require_tool_reapproval`: the tool's definition changed since it was approved.
+    RequireToolReapproval,
+    /// `warn`: enforce would not allow it, and the request asked for warnings only.
+    Warn,
+}
+
+impl DecisionWord {
+    /// The word as it stands on the wire.
+    pub fn as_str(&self) -> &str {
+        match self {
+            Self::Allow => "allow",
+            Self::Deny => "deny",
+            Self::Other(word) => word,
+            Self::RequireApproval => "require_approval",
+            Self::RequireToolReapproval => "require_tool_reapproval",
+            Self::Warn => "warn",
+        }
+    }
+}
+
+impl From<&str> for DecisionWord {
+    fn from(word: &str) -> Self {
+        match word {
+            "allow" => Self::Allow,
+            "deny" => Self::Deny,
+            "require_approval" => Self::RequireApproval,
+            "require_tool_reapproval" => Self::RequireToolReapproval,
+            "warn" => Self::Warn,
+            other => Self::Other(other.to_owned()),
+        }
+    }
+}
+
+impl fmt::Display for DecisionWord {
+    fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
+        f.write_str(self.as_str())
+    }
+}
+
+/// Why a decision is as it is.
+#[derive(Clone, Debug, Default, PartialEq, Eq)]
+pub struct Explain {
+    /// One sentence.
+    pub summary: String,
+    /// The names of the rules that decided.
+    pub matched_rules: Vec<String>,
+    /// What could be done, a sentence each.
+    pub next_steps: Vec<String>,
+}
+
+/// A secret that the gateway's vault holds for the tool, handed to the running action alone.
+///
+/// Its `Debug` shows nothing of it.
+#[derive(Clone, PartialEq, Eq)]
+pub struct Credential {
+    text: Secret,
+    token: Secret,
+}
+
+impl Credential {
+    fn parse(text: Secret) -> Result<Option<Self>, String> {
+        if text.expose() == "null" {
+            return Ok(None);
+        }
+        let token = Document::parse(text.expose().as_bytes())
+            .ok()
+            .and_then(|document| document.string("token").map(|token| Secret::new(token)))
+            .ok_or("its member `credential` has no token")?;
+        Ok(Some(Self { text, token }))
+    }
+
+    /// The secret.
+    pub fn token(&self) -> &str {
+        self.token.expose()
+    }
+
+    /// Until when it holds, as the gateway wrote it; `None` where it wrote nothing.
+    pub fn expires_at(&self) -> Option<String> {
+        let document = Document::parse(self.text.expose().as_bytes()).ok()?;
+        document.string("expires_at").map(Cow::into_owned)
+    }
+
+    /// The JSON text of the whole credential, for a binding to make its own object of.
+    pub fn as_json(&self) -> &str {
+        self.text.expose()
+    }
+}
+
+impl fmt::Debug for Credential {
+    fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
+        f.write_str("Credential([redacted])")
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    #[test]
+    fn reads_the_words() {
+        for word in ["allow", "deny", "require_approval", "require_tool_reapproval", "warn"] {
+            let decision = Decision::parse(format!(r#"{{"decision":"{word}"}}"#).as_bytes()).unwrap();
+            assert_eq!(decision.word().as_str(), word);
+            assert!(!matches!(decision.word(), DecisionWord::Other(_)));
+        }
+        for word in [" allow", "allow ", "ALLOW", "Allow", "аllow", "allow\\u0000", "permit"] {
+            let decision = Decision::parse(format!(r#"{{"decision":"{word}"}}"#).as_bytes()).unwrap();
+            assert!(matches!(decision.word(), DecisionWord::Other(_)), "{word}");
+        }
+    }
+
+    #[test]
+    fn the_credential_leaves_the_decision() {
+        let body = br#"{"decision":"allow","credential":{"token":"s3cret","expires_at":"soon"},"x":[1.0]}"#;
+        let (decision, credential) = Decision::parse_with_credential(body).unwrap();
+        let credential = credential.unwrap();
+        assert_eq!(decision.as_json(), r#"{"decision":"allow","x":[1.0]}"#);
+        assert_eq!((credential.token(), credential.expires_at().as_deref()), ("s3cret", Some("soon")));
+        assert!(!format!("{decision:?}{credential:?}").contains("s3cret"));
+        let (_, none) =
+            Decision::parse_with_credential(br#"{"decision":"allow","credential":null}"#).unwrap();
+        assert_eq!(none, None);
+        for credential in ["\"s3cret\"", "{}", "[]", "7", r#"{"token":1}"#] {
+            let body = format!(r#"{{"decision":"allow","credential":{credential}}}"#);
+            let error = Decision::parse(body.as_bytes()).unwrap_err();
+            assert!(!error.contains("s3cret"), "{error}");
+        }
+    }
+
+    #[test]
+    fn the_decisions_of_the_sdk_have_the_promised_members() {
+        for kind in ErrorKind::ALL {
+            let decision = Decision::for_failure(kind);
+            assert_eq!(decision.word(), &DecisionWord::Deny);
+            assert_eq!(decision.reason_code().as_deref(), Some(kind.code()));
+            let explain = decision.explain();
+            assert!(explain.summary.ends_with('.') && explain.matched_rules.is_empty());
+            assert!(!explain.next_steps.is_empty());
+        }
+        assert_eq!(Decision::unrecorded().reason_code().as_deref(), Some("actpass.unrecorded"));
+    }
+}

@@ -1,0 +1,328 @@
+//! What can go wrong, in one table.
+//!
+//! Every [`Error`] has a [`kind`](Error::kind). The kind decides everything else that a program may branch on: the
+//! stable [`code`](Error::code), whose [`fault`](Error::fault) it is, and its name in other languages. Nothing in an
+//! error shows the API key, a passport or a credential.
+
+use std::fmt;
+use std::sync::Arc;
+use std::time::Duration;
+
+use crate::client::Operation;
+
+/// What went wrong.
+///
+/// ```
+/// use actpass_core::{ActPass, ErrorKind};
+///
+/// let error = ActPass::builder().api_key("").build().unwrap_err();
+/// assert_eq!(error.kind(), ErrorKind::Config);
+/// assert_eq!(error.code(), "actpass.invalid_config");
+/// assert_eq!(error.to_string(), "api_key: expected a key, found an empty string");
+/// ```
+#[derive(Clone)]
+pub struct Error(Box<Inner>);
+
+#[derive(Clone)]
+struct Inner {
+    kind: ErrorKind,
+    message: String,
+    operation: Option<Operation>,
+    status: Option<u16>,
+    body: Option<String>,
+    request_id: Option<String>,
+    retry_after: Option<Duration>,
+    source: Option<Arc<dyn std::error::Error + Send + Sync>>,
+}
+
+impl Error {
+    /// What kind of thing went wrong.
+    pub fn kind(&self) -> ErrorKind {
+        self.0.kind
+    }
+
+    /// The stable name of the kind, such as `actpass.unreachable`: what to alert and branch on.
+    pub fn code(&self) -> &'static str {
+        self.0.kind.code()
+    }
+
+    /// Who has to do something about it.
+    pub fn fault(&self) -> Fault {
+        self.0.kind.fault()
+    }
+
+    /// Whether the same call may succeed later without any change. The client has already retried what it could.
+    pub fn is_retryable(&self) -> bool {
+        match self.0.kind {
+            ErrorKind::Connection | ErrorKind::RateLimit | ErrorKind::Timeout => true,
+            ErrorKind::Status => matches!(self.0.status, Some(502..=504)),
+            ErrorKind::Argument
+            | ErrorKind::Authentication
+            | ErrorKind::Config
+            | ErrorKind::Internal
+            | ErrorKind::Permission
+            | ErrorKind::Response => false,
+        }
+    }
+
+    /// The call that failed; `None` before there was one.
+    pub fn operation(&self) -> Option<Operation> {
+        self.0.operation
+    }
+
+    /// The HTTP status that the gateway answered with, if it answered.
+    pub fn status(&self) -> Option<u16> {
+        self.0.status
+    }
+
+    /// The body of an answer outside 2xx, as text, with every secret taken out; `None` where there was none, where it
+    /// was larger than 64 KiB, or where a secret could not be ruled out.
+    pub fn body(&self) -> Option<&str> {
+        self.0.body.as_deref()
+    }
+
+    /// The `x-request-id` that the gateway gave the call, for its operators.
+    pub fn request_id(&self) -> Option<&str> {
+        self.0.request_id.as_deref()
+    }
+
+    /// How long the gateway asked to be left alone.
+    pub fn retry_after(&self) -> Option<Duration> {
+        self.0.retry_after
+    }
+
+    /// An error of this kind, for an implementation of [`Transport`](crate::transport::Transport).
+    ///
+    /// `message` is one line and must hold no secret.
+    pub fn new(kind: ErrorKind, message: impl Into<String>) -> Self {
+        Self(Box::new(Inner {
+            kind,
+            message: message.into(),
+            operation: None,
+            status: None,
+            body: None,
+            request_id: None,
+            retry_after: None,
+            source: None,
+        }))
+    }
+
+    /// Adds what caused it.
+    #[must_use]
+    pub fn with_source(mut self, source: impl std::error::Error + Send + Sync + 'static) -> Self {
+        self.0.source = Some(Arc::new(source));
+        self
+    }
+
+    /// A setting that is wrong: `member` is its name.
+    pub(crate) fn config(member: &str, problem: impl fmt::Display) -> Self {
+        Self::new(ErrorKind::Config, format!("{member}: {problem}"))
+    }
+
+    /// An argument of a call that is wrong: `member` is its name.
+    pub fn argument(member: &str, problem: impl fmt::Display) -> Self {
+        Self::new(ErrorKind::Argument, format!("{member}: {problem}"))
+    }
+
+    pub(crate) fn with_operation(mut self, operation: Operation) -> Self {
+        self.0.operation = Some(operation);
+        self
+    }
+
+    pub(crate) fn with_answer(
+        mut self,
+        status: u16,
+        body: Option<String>,
+        request_id: Option<String>,
+        retry_after: Option<Duration>,
+    ) -> Self {
+        self.0.status = Some(status);
+        self.0.body = body;
+        self.0.request_id = request_id;
+        self.0.retry_after = retry_after;
+        self
+    }
+}
+
+/// One line: the call, if there was one, and what went wrong.
+impl fmt::Display for Error {
+    fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
+        if let Some(operation) = self.0.operation {
+            write!(f, "{}: ", operation.name())?;
+        }
+        f.write_str(&self.0.message)
+    }
+}
+
+impl fmt::Debug for Error {
+    fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
+        f.debug_struct("Error")
+            .field("kind", &self.0.kind)
+            .field("message", &self.0.message)
+            .field("operation", &self.0.operation)
+            .field("status", &self.0.status)
+            .field("request_id", &self.0.request_id)
+            .field("retry_after", &self.0.retry_after)
+            .finish_non_exhaustive()
+    }
+}
+
+impl std::error::Error for Error {
+    fn source(&self) -> Option<&(dyn std::error::Error + 'static)> {
+        match &self.0.source {
+            Some(source) => Some(source.as_ref()),
+            None => None,
+        }
+    }
+}
+
+/// The kinds of [`Error`]. Closed: a new kind is a breaking change, so that every program that matches on it is asked.
+#[derive(Clone, Copy, Debug, PartialEq, Eq, Hash)]
+pub enum ErrorKind {
+    /// An argument cannot be sent: not JSON, nested too deep, empty where something is needed. Nothing was sent.
+    Argument,
+    /// 401: the gateway does not know the API key.
+    Authentication,
+    /// A setting of the client is missing or wrong. Nothing was sent.
+    Config,
+    /// The gateway could not be reached: name, connection, TLS, or a connection that was reset.
+    Connection,
+    /// A defect of the SDK. The guard blocks on it like on any other failure.
+    Internal,
+    /// 403: the API key may not do this.
+    Permission,
+    /// 429, still so after the last retry.
+    RateLimit,
+    /// A 2xx answer that is not one: not JSON, cut short, too large, without what it must hold.
+    Response,
+    /// Any other status outside 2xx, a redirect among them.
+    Status,
+    /// The deadline passed before there was an answer.
+    Timeout,
+}
+
+impl ErrorKind {
+    /// Every kind.
+    pub const ALL: [Self; 10] = [
+        Self::Argument,
+        Self::Authentication,
+        Self::Config,
+        Self::Connection,
+        Self::Internal,
+        Self::Permission,
+        Self::RateLimit,
+        Self::Response,
+        Self::Status,
+        Self::Timeout,
+    ];
+
+    /// The stable code: the `reason_code` of the decision that the guard reports for this failure.
+    pub const fn code(self) -> &'static str {
+        match self {
+            Self::Argument => "actpass.invalid_argument",
+            Self::Authentication => "actpass.unauthenticated",
+            Self::Config => "actpass.invalid_config",
+            Self::Connection => "actpass.unreachable",
+            Self::Internal => "actpass.internal",
+            Self::Permission => "actpass.forbidden",
+            Self::RateLimit => "actpass.rate_limited",
+            Self::Response => "actpass.invalid_response",
+            Self::Status => "actpass.gateway_error",
+            Self::Timeout => "actpass.timeout",
+        }
+    }
+
+    /// The kind's name in canonical outcomes: `connection`, `rate_limit` and so on.
+    pub const fn name(self) -> &'static str {
+        match self {
+            Self::Argument => "argument",
+            Self::Authentication => "authentication",
+            Self::Config => "config",
+            Self::Connection => "connection",
+            Self::Internal => "internal",
+            Self::Permission => "permission",
+            Self::RateLimit => "rate_limit",
+            Self::Response => "response",
+            Self::Status => "status",
+            Self::Timeout => "timeout",
+        }
+    }
+
+    /// Who has to do something about it.
+    pub const fn fault(self) -> Fault {
+        match self {
+            Self::Argument | Self::Authentication | Self::Config | Self::Permission => Fault::Caller,
+            Self::Connection | Self::Timeout => Fault::Network,
+            Self::RateLimit | Self::Response | Self::Status => Fault::Gateway,
+            Self::Internal => Fault::Sdk,
+        }
+    }
+
+    /// The sentence that explains a decision made for this failure, and what to check.
+    pub(crate) const fn explanation(self) -> (&'static str, &'static [&'static str]) {
+        match self {
+            Self::Argument => {
+                ("An argument cannot be sent.", &["Correct the argument that the error names."])
+            }
+            Self::Authentication => (
+                "The gateway does not know the API key.",
+                &[
+                    "Check the API key and that it belongs to this gateway.",
+                    "Check that the base URL is that of the gateway you mean.",
+                ],
+            ),
+            Self::Config => {
+                ("A setting of the client is wrong.", &["Correct the setting that the error names."])
+            }
+            Self::Connection => (
+                "The gateway could not be reached.",
+                &[
+                    "Check that the gateway runs and that the base URL is right.",
+                    "Check name resolution, firewalls, and the certificate where it is https.",
+                ],
+            ),
+            Self::Internal => {
+                ("The SDK failed in itself.", &["Report it with the error's message and the version."])
+            }
+            Self::Permission => (
+                "The API key may not ask for this decision.",
+                &["Check the role of the API key at the gateway."],
+            ),
+            Self::RateLimit => (
+                "The gateway answers no more calls of this key for now.",
+                &["Slow down, or raise the key's limit at the gateway."],
+            ),
+            Self::Response => (
+                "The gateway's answer is not a decision.",
+                &[
+                    "Check that the base URL leads to an ActPass gateway and not to a proxy's page.",
+                    "Check the gateway's version and its log.",
+                ],
+            ),
+            Self::Status => (
+                "The gateway answered with an error.",
+                &["Check the gateway's log.", "Check the base URL: redirects are never followed."],
+            ),
+            Self::Timeout => (
+                "The gateway did not answer before the deadline.",
+                &[
+                    "Check the gateway's load and the network to it.",
+                    "Raise the timeout if the deadline is too short for this network.",
+                ],
+            ),
+        }
+    }
+}
+
+/// Who has to do something about an [`Error`].
+#[derive(Clone, Copy, Debug, PartialEq, Eq, Hash)]
+pub enum Fault {
+    /// The program that made the call, or its configuration.
+    Caller,
+    /// The gateway, or what stands before it.
+    Gateway,
+    /// What lies between.
+    Network,
+    /// This library.
+    Sdk,
+}

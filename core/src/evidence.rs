@@ -1,0 +1,95 @@
+//! Events of the caller's own in the gateway's ledger.
+
+use std::borrow::Cow;
+
+use crate::json::{Document, Json};
+
+/// An event to append to a chain of the ledger.
+///
+/// ```
+/// use actpass_core::EvidenceEvent;
+/// use serde_json::json;
+///
+/// let event = EvidenceEvent::new("refund.sent", "case_42")
+///     .tool_id("stripe.refund.create")
+///     .metadata(json!({"receipt": "re_1"}));
+/// assert_eq!(event.chain_id, "case_42");
+/// ```
+#[derive(Clone, Debug)]
+#[non_exhaustive]
+pub struct EvidenceEvent {
+    /// What happened, by the caller's own naming.
+    pub event_type: String,
+    /// The chain that it is appended to; it begins with its first event.
+    pub chain_id: String,
+    /// The tool.
+    pub tool_id: Option<String>,
+    /// The word of the decision that it followed.
+    pub decision: Option<String>,
+    /// The decision's reason code.
+    pub reason_code: Option<String>,
+    /// Anything else, a JSON object.
+    pub metadata: Option<Json>,
+    /// [`hash_payload`](crate::hash_payload) of what was asked for.
+    pub request_hash: Option<String>,
+    /// [`hash_payload`](crate::hash_payload) of what came out of it.
+    pub response_hash: Option<String>,
+}
+
+impl EvidenceEvent {
+    /// An event of this type for this chain.
+    pub fn new(event_type: impl Into<String>, chain_id: impl Into<String>) -> Self {
+        Self {
+            event_type: event_type.into(),
+            chain_id: chain_id.into(),
+            tool_id: None,
+            decision: None,
+            reason_code: None,
+            metadata: None,
+            request_hash: None,
+            response_hash: None,
+        }
+    }
+
+    /// Sets the tool.
+    #[must_use]
+    pub fn tool_id(mut self, tool_id: impl Into<String>) -> Self {
+        self.tool_id = Some(tool_id.into());
+        self
+    }
+
+    /// Sets anything else; it must be a JSON object.
+    #[must_use]
+    pub fn metadata(mut self, metadata: impl Into<Json>) -> Self {
+        self.metadata = Some(metadata.into());
+        self
+    }
+}
+
+/// An event that is in the ledger.
+#[derive(Clone, Debug)]
+pub struct RecordedEvidence(Document);
+
+impl RecordedEvidence {
+    pub(crate) fn parse(document: Document) -> Result<Self, String> {
+        match document.string("event_id") {
+            Some(_) => Ok(Self(document)),
+            None => Err("it has no `event_id`".to_owned()),
+        }
+    }
+
+    /// The event's name in the ledger.
+    pub fn event_id(&self) -> Cow<'_, str> {
+        self.0.string("event_id").unwrap_or_default()
+    }
+
+    /// The hash of the event, which the next one of the chain covers.
+    pub fn current_event_hash(&self) -> Option<Cow<'_, str>> {
+        self.0.string("current_event_hash")
+    }
+
+    /// The JSON text of the whole answer.
+    pub fn as_json(&self) -> &str {
+        self.0.as_str()
+    }
+}

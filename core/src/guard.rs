@@ -1,0 +1,335 @@
+//! The gate: the caller's code runs only when it may.
+//!
+//! There is one way to run something. [`ActPass::authorize`](crate::ActPass::authorize) asks the gateway and rules by
+//! the table below. Where the action may run it returns a [`Permit`], which nothing else can make and which is spent
+//! by value for the [`ExecutionContext`]. [`ActPass::guard`](crate::ActPass::guard) is those two steps; a binding does
+//! the same two and runs its caller's function between them, in the caller's own thread, loop or task.
+//!
+//! | mode \ answer | `allow` | `warn` | `deny`, `require_approval`, `require_tool_reapproval` | another word | no valid decision |
+//! |---|---|---|---|---|---|
+//! | `enforce` | runs | blocked | blocked | blocked | blocked |
+//! | `strict` | runs if recorded | blocked | blocked | blocked | blocked |
+//! | `warn` | runs | runs | blocked | blocked | blocked |
+//! | `monitor` | runs | runs | runs | runs | runs |
+//!
+//! Recorded means that the decision names its ledger entry, `evidence_event_id`. A decision in an answer outside 2xx
+//! (a gateway may say 401 or 403 and explain itself with one) runs nothing outside `monitor`, whatever its word.
+//!
+//! # Properties
+//!
+//! Each is held by a test of the same name in `core/tests/guard.rs`.
+//!
+//! - `default_deny`: outside `monitor`, only what the table names runs.
+//! - `error_denies`: a failure of any kind blocks.
+//! - `timeout_denies`: a deadline that passes at any stage blocks.
+//! - `panic_denies`: a panic inside the gate blocks and goes no further.
+//! - `unknown_word_denies`: a decision word that is not known, or only looks like `allow`, blocks.
+//! - `malformed_denies`: an answer that is not a decision blocks.
+//! - `redirect_denies`: a redirect blocks, and nothing is sent to where it points.
+//! - `cancelled_never_runs`: a call that is dropped before the verdict runs nothing.
+//! - `runs_at_most_once`: retries and resets never run the action twice.
+//! - `monitor_always_runs`: `monitor` runs whatever the answer is, and reports it.
+
+use std::fmt;
+use std::str::FromStr;
+
+use crate::decision::{Credential, Decision, DecisionWord};
+use crate::error::{Error, ErrorKind};
+use crate::hash::canonical_json;
+use crate::json::{Json, Number};
+
+/// How a guard treats the gateway's answer. Parsed from its name with [`str::parse`].
+#[derive(Clone, Copy, Debug, Default, PartialEq, Eq, Hash)]
+pub enum Mode {
+    /// Runs on `allow` only. The default.
+    #[default]
+    Enforce,
+    /// Observes: runs always, and reports what enforce would have decided.
+    Monitor,
+    /// As enforce, and only when the gateway recorded its decision.
+    Strict,
+    /// Runs on `allow` and on `warn`, with which the gateway answers where enforce would not allow.
+    Warn,
+}
+
+impl Mode {
+    /// The mode's name on the wire.
+    pub const fn as_str(self) -> &'static str {
+        match self {
+            Self::Enforce => "enforce",
+            Self::Monitor => "monitor",
+            Self::Strict => "strict",
+            Self::Warn => "warn",
+        }
+    }
+}
+
+impl FromStr for Mode {
+    type Err = Error;
+
+    fn from_str(text: &str) -> Result<Self, Error> {
+        match text {
+            "enforce" => Ok(Self::Enforce),
+            "monitor" => Ok(Self::Monitor),
+            "strict" => Ok(Self::Strict),
+            "warn" => Ok(Self::Warn),
+            _ => Err(Error::argument(
+                "mode",
+                format_args!("expected enforce, strict, warn or monitor, found {text:?}"),
+            )),
+        }
+    }
+}
+
+impl fmt::Display for Mode {
+    fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
+        f.write_str(self.as_str())
+    }
+}
+
+/// What a valid answer to a preflight was.
+pub(crate) struct Answered {
+    pub(crate) decision: Decision,
+    pub(crate) credential: Option<Credential>,
+    /// Whether it came with a status outside 2xx.
+    pub(crate) refused: bool,
+}
+
+/// The answer to "may it run?".
+#[derive(Debug)]
+#[must_use = "a verdict decides whether the action may run"]
+pub enum Verdict {
+    /// It may not.
+    Blocked(Blocked),
+    /// It may, once.
+    Proceed(Permit),
+}
+
+impl Verdict {
+    /// Rules on what the gate said. The whole table is here and nowhere else.
+    pub(crate) fn of(mode: Mode, gate: Result<Answered, Error>) -> Self {
+        let ruling = match &gate {
+            Err(_) => match mode {
+                Mode::Monitor => Ruling::Run,
+                Mode::Enforce | Mode::Strict | Mode::Warn => Ruling::Block,
+            },
+            Ok(answered) => match (mode, answered.decision.word()) {
+                (Mode::Monitor, _) => Ruling::Run,
+                (Mode::Enforce | Mode::Strict | Mode::Warn, _) if answered.refused => Ruling::Block,
+                (Mode::Enforce | Mode::Warn, DecisionWord::Allow) | (Mode::Warn, DecisionWord::Warn) => {
+                    Ruling::Run
+                }
+                (Mode::Strict, DecisionWord::Allow) if answered.decision.is_recorded() => Ruling::Run,
+                (Mode::Strict, DecisionWord::Allow) => Ruling::BlockUnrecorded,
+                (
+                    Mode::Enforce | Mode::Strict | Mode::Warn,
+                    DecisionWord::Deny
+                    | DecisionWord::Other(_)
+                    | DecisionWord::RequireApproval
+                    | DecisionWord::RequireToolReapproval
+                    | DecisionWord::Warn,
+                ) => Ruling::Block,
+            },
+        };
+        let (decision, credential, error) = match gate {
+            Ok(answered) => {
+                // A credential belongs to an allowed action only, also where monitor runs another.
+                let allowed = !answered.refused && *answered.decision.word() == DecisionWord::Allow;
+                (answered.decision, answered.credential.filter(|_| allowed), None)
+            }
+            Err(error) => (Decision::for_failure(error.kind()), None, Some(error)),
+        };
+        match ruling {
+            Ruling::Block => Self::Blocked(Blocked { decision, error }),
+            Ruling::BlockUnrecorded => {
+                Self::Blocked(Blocked { decision: Decision::unrecorded(), error: None })
+            }
+            Ruling::Run => Self::Proceed(Permit { decision, credential, error }),
+        }
+    }
+}
+
+enum Ruling {
+    Block,
+    BlockUnrecorded,
+    Run,
+}
+
+/// The action did not run, and why.
+#[derive(Clone, Debug)]
+pub struct Blocked {
+    decision: Decision,
+    error: Option<Error>,
+}
+
+impl Blocked {
+    /// The gateway's decision, or the one that the SDK made because the gate failed.
+    pub fn decision(&self) -> &Decision {
+        &self.decision
+    }
+
+    /// How the gate failed; `None` where the gateway decided.
+    pub fn error(&self) -> Option<&Error> {
+        self.error.as_ref()
+    }
+}
+
+/// Leave to run the action, once. Only the gate makes one.
+///
+/// ```compile_fail
+/// // Not to be made by hand, ...
+/// let permit = actpass_core::Permit { decision: todo!(), credential: None, error: None };
+/// ```
+///
+/// ```compile_fail
+/// // ... nor to be spent twice.
+/// fn twice(permit: actpass_core::Permit) {
+///     permit.spend();
+///     permit.spend();
+/// }
+/// ```
+#[derive(Debug)]
+#[must_use = "a permit that is not spent runs nothing"]
+pub struct Permit {
+    decision: Decision,
+    credential: Option<Credential>,
+    error: Option<Error>,
+}
+
+impl Permit {
+    /// Spends the permit: what the action is given, and what turns its end into an [`Outcome`].
+    pub fn spend(self) -> (ExecutionContext, Settlement) {
+        let Self { decision, credential, error } = self;
+        let context = ExecutionContext { decision: decision.clone(), credential };
+        (context, Settlement { decision, error })
+    }
+}
+
+/// What a permitted action is given.
+#[derive(Debug)]
+pub struct ExecutionContext {
+    decision: Decision,
+    credential: Option<Credential>,
+}
+
+impl ExecutionContext {
+    /// The decision under which the action runs.
+    pub fn decision(&self) -> &Decision {
+        &self.decision
+    }
+
+    /// The secret that the gateway's vault holds for the tool; `None` where it holds none.
+    pub fn credential(&self) -> Option<&Credential> {
+        self.credential.as_ref()
+    }
+}
+
+/// Turns how the action ended into the [`Outcome`] that the guard reports.
+#[derive(Debug)]
+#[must_use = "an action that ran is reported"]
+pub struct Settlement {
+    decision: Decision,
+    error: Option<Error>,
+}
+
+impl Settlement {
+    /// The outcome of an action that ended so.
+    pub fn settle<T, E>(self, ended: Result<T, E>) -> Outcome<T, E> {
+        let Self { decision, error } = self;
+        match ended {
+            Ok(result) => Outcome::Returned { decision, result, gate_error: error },
+            Err(error) => Outcome::Failed { decision, error },
+        }
+    }
+}
+
+/// What a guard reports.
+#[derive(Clone, Debug)]
+#[must_use = "an outcome says whether the action ran"]
+pub enum Outcome<T, E> {
+    /// The action did not run.
+    Blocked(Blocked),
+    /// The action ran and ended with an error of its own.
+    Failed {
+        /// The decision under which it ran.
+        decision: Decision,
+        /// Its error, the very value.
+        error: E,
+    },
+    /// The action ran and returned.
+    Returned {
+        /// The decision under which it ran.
+        decision: Decision,
+        /// What it returned, the very value.
+        result: T,
+        /// How the gate failed, where `monitor` ran the action all the same.
+        gate_error: Option<Error>,
+    },
+}
+
+impl<T, E> Outcome<T, E> {
+    /// The decision: the gateway's, or the one that the SDK made.
+    pub fn decision(&self) -> &Decision {
+        match self {
+            Self::Blocked(blocked) => &blocked.decision,
+            Self::Failed { decision, .. } | Self::Returned { decision, .. } => decision,
+        }
+    }
+
+    /// Whether the action ran.
+    pub fn executed(&self) -> bool {
+        match self {
+            Self::Blocked(_) => false,
+            Self::Failed { .. } | Self::Returned { .. } => true,
+        }
+    }
+
+    /// The outcome in the form that is the same in every language; see [`canonical_outcome`].
+    ///
+    /// # Errors
+    ///
+    /// As [`canonical_json`], where the decision has an integer that canonical JSON cannot carry.
+    pub fn canonical(&self) -> Result<String, Error> {
+        let error = match self {
+            Self::Blocked(blocked) => blocked.error.as_ref().map(ReportedError::Gate),
+            Self::Failed { .. } => Some(ReportedError::Action),
+            Self::Returned { gate_error, .. } => gate_error.as_ref().map(ReportedError::Gate),
+        };
+        let error = error.map(|error| match error {
+            ReportedError::Action => ("action", None),
+            ReportedError::Gate(error) => (error.kind().name(), error.status()),
+        });
+        canonical_outcome(self.executed(), self.decision(), error)
+    }
+}
+
+enum ReportedError<'e> {
+    Action,
+    Gate(&'e Error),
+}
+
+/// `{"decision", "error": null | {"kind", "status"}, "executed"}` in canonical JSON: what parity tests compare, byte for
+/// byte, between languages. `error` is the kind's [name](ErrorKind::name), or `action` for an error that the action
+/// itself ended with, and the HTTP status if there was one.
+///
+/// # Errors
+///
+/// As [`canonical_json`].
+pub fn canonical_outcome(
+    executed: bool,
+    decision: &Decision,
+    error: Option<(&str, Option<u16>)>,
+) -> Result<String, Error> {
+    let unreadable = |error: &dyn fmt::Display| Error::new(ErrorKind::Internal, format!("decision: {error}"));
+    let decision = Json::parse(decision.as_json().as_bytes()).map_err(|error| unreadable(&error))?;
+    let error = match error {
+        None => Json::Null,
+        Some((kind, status)) => {
+            let status = status.map_or(Json::Null, |status| Json::Number(Number::from(i64::from(status))));
+            Json::Object(vec![("kind".to_owned(), Json::from(kind)), ("status".to_owned(), status)])
+        }
+    };
+    let members = [("executed", Json::Bool(executed)), ("decision", decision), ("error", error)];
+    let outcome = Json::Object(members.map(|(key, value)| (key.to_owned(), value)).into());
+    String::from_utf8(canonical_json(&outcome)?).map_err(|error| unreadable(&error))
+}

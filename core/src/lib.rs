@@ -1,0 +1,69 @@
+//! ActPass: an agent acts only when it may.
+//!
+//! [`ActPass`] asks an ActPass gateway about an action and, with [`ActPass::guard`], runs it only when the gateway
+//! allows it. Anything else (a denial, a pending approval, a tool that changed, a gateway that cannot be reached) and
+//! the code does not run.
+//!
+//! ```
+//! # use actpass_core::transport::{Answer, Request, SendFuture, Transport};
+//! # #[derive(Debug)] struct Gateway;
+//! # impl Transport for Gateway { fn send(&self, request: Request) -> SendFuture<'_> {
+//! #     let small = String::from_utf8_lossy(&request.body).contains("4900");
+//! #     Box::pin(async move { Ok(Answer::new(200, match small {
+//! #         true => r#"{"decision":"allow","reason_code":"refund.small_in_scope"}"#,
+//! #         false => r#"{"decision":"deny","reason_code":"refund.over_limit"}"#,
+//! #     })) }) } }
+//! use actpass_core::{ActPass, Action, Outcome};
+//! use serde_json::json;
+//!
+//! # tokio::runtime::Builder::new_current_thread().enable_all().build().unwrap().block_on(async {
+//! let actpass = ActPass::builder().api_key("apk_dev").agent_id("support_agent").build()?;
+//! # let actpass = ActPass::builder().api_key("apk_dev").transport(Gateway).build()?;
+//! let refund = |amount: u64| {
+//!     Action::new("resolve_refund_request", "stripe.refund.create").args(json!({"amount": amount, "currency": "usd"}))
+//! };
+//!
+//! let small = actpass.guard(&refund(4900), |_| async { Ok::<_, std::io::Error>("refunded") }).await?;
+//! assert!(matches!(small, Outcome::Returned { result: "refunded", .. }));
+//!
+//! let large = actpass.guard(&refund(90_000), |_| async { Ok::<_, std::io::Error>("refunded") }).await?;
+//! assert!(!large.executed());
+//! assert_eq!(large.decision().reason_code().as_deref(), Some("refund.over_limit"));
+//! # Ok::<(), actpass_core::Error>(())
+//! # }).unwrap();
+//! ```
+//!
+//! All meaning of the SDKs is in this crate; the Python package and the others convert to it and from it. What the
+//! guard promises is listed in [`guard`].
+
+#![forbid(unsafe_code)]
+
+mod action;
+mod client;
+mod config;
+mod decision;
+mod error;
+mod evidence;
+pub mod guard;
+mod hash;
+pub mod json;
+mod passport;
+mod redact;
+mod request;
+mod retry;
+pub mod runtime;
+mod secret;
+mod tls;
+pub mod transport;
+
+pub use action::Action;
+pub use client::{ActPass, ActPassBuilder, Operation};
+pub use config::{DEFAULT_BASE_URL, DEFAULT_CONNECT_TIMEOUT, DEFAULT_MAX_RETRIES, DEFAULT_TIMEOUT, seconds};
+pub use decision::{Credential, Decision, DecisionWord, Explain};
+pub use error::{Error, ErrorKind, Fault};
+pub use evidence::{EvidenceEvent, RecordedEvidence};
+pub use guard::{Blocked, ExecutionContext, Mode, Outcome, Permit, Settlement, Verdict, canonical_outcome};
+pub use hash::{canonical_json, hash_payload, sha256_hex, sign_payload};
+pub use json::Json;
+pub use passport::{IssuedPassport, PassportRequest, Revocation, Verification, VerifyRequest};
+pub use secret::Secret;

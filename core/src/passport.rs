@@ -1,0 +1,225 @@
+//! Passports: short-lived, signed leave to ask for certain actions.
+
+use std::fmt;
+
+use crate::json::{Document, Json};
+use crate::secret::Secret;
+
+/// What to ask a passport for.
+///
+/// ```
+/// use actpass_core::PassportRequest;
+/// use serde_json::json;
+///
+/// let request = PassportRequest::new("mcp://stripe-production", "resolve_refund_request", ["stripe.refund.create"])
+///     .allowed_resources(["stripe:charge:ch_123"])
+///     .resource_constraints(json!({"max_amount": 10000, "currency": "usd"}))
+///     .ttl_seconds(300);
+/// assert_eq!(request.risk_tier, "medium");
+/// ```
+#[derive(Clone, Debug)]
+#[non_exhaustive]
+pub struct PassportRequest {
+    /// Whom the passport is shown to.
+    pub audience: String,
+    /// What the agent is to achieve.
+    pub goal: String,
+    /// The tools that it may ask for.
+    pub allowed_tools: Vec<String>,
+    /// The resources that it may ask for; none by default.
+    pub allowed_resources: Vec<String>,
+    /// Values that bound the arguments, a JSON object: `{"max_amount": 10000, "currency": "usd"}`.
+    pub resource_constraints: Json,
+    /// Who delegated.
+    pub user_id: Option<String>,
+    /// `low`, `medium` (the default), `high` or `critical`.
+    pub risk_tier: String,
+    /// For how many seconds it holds; the gateway's default if not set.
+    pub ttl_seconds: Option<u32>,
+}
+
+impl PassportRequest {
+    /// A passport for `audience` that permits `allowed_tools` for `goal`.
+    pub fn new<T: Into<String>>(
+        audience: impl Into<String>,
+        goal: impl Into<String>,
+        allowed_tools: impl IntoIterator<Item = T>,
+    ) -> Self {
+        Self {
+            audience: audience.into(),
+            goal: goal.into(),
+            allowed_tools: allowed_tools.into_iter().map(Into::into).collect(),
+            allowed_resources: Vec::new(),
+            resource_constraints: Json::Object(Vec::new()),
+            user_id: None,
+            risk_tier: "medium".to_owned(),
+            ttl_seconds: None,
+        }
+    }
+
+    /// Sets the resources that may be asked for.
+    #[must_use]
+    pub fn allowed_resources<T: Into<String>>(mut self, resources: impl IntoIterator<Item = T>) -> Self {
+        self.allowed_resources = resources.into_iter().map(Into::into).collect();
+        self
+    }
+
+    /// Sets the values that bound the arguments; it must be a JSON object.
+    #[must_use]
+    pub fn resource_constraints(mut self, constraints: impl Into<Json>) -> Self {
+        self.resource_constraints = constraints.into();
+        self
+    }
+
+    /// Sets who delegated.
+    #[must_use]
+    pub fn user_id(mut self, user_id: impl Into<String>) -> Self {
+        self.user_id = Some(user_id.into());
+        self
+    }
+
+    /// Sets the risk tier.
+    #[must_use]
+    pub fn risk_tier(mut self, risk_tier: impl Into<String>) -> Self {
+        self.risk_tier = risk_tier.into();
+        self
+    }
+
+    /// Sets for how many seconds it holds.
+    #[must_use]
+    pub fn ttl_seconds(mut self, seconds: u32) -> Self {
+        self.ttl_seconds = Some(seconds);
+        self
+    }
+}
+
+/// A passport that was issued.
+#[derive(Clone)]
+pub struct IssuedPassport {
+    text: Secret,
+    token: Secret,
+}
+
+impl IssuedPassport {
+    pub(crate) fn parse(document: &Document) -> Result<Self, String> {
+        let token = document.string("token").filter(|token| !token.is_empty()).ok_or("it has no `token`")?;
+        Ok(Self { text: Secret::new(document.as_str()), token: Secret::new(token) })
+    }
+
+    /// The passport itself, a compact JWS; a secret. Give it to [`Action::passport`](crate::Action::passport).
+    pub fn token(&self) -> &str {
+        self.token.expose()
+    }
+
+    /// Any other member of the answer, such as `jwks_uri`, `jti`, `expires_at`.
+    pub fn member(&self, name: &str) -> Option<Json> {
+        Document::parse(self.text.expose().as_bytes()).ok()?.member(name)
+    }
+
+    /// The JSON text of the whole answer. It holds the token.
+    pub fn as_json(&self) -> &str {
+        self.text.expose()
+    }
+}
+
+impl fmt::Debug for IssuedPassport {
+    fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
+        f.write_str("IssuedPassport([redacted])")
+    }
+}
+
+/// What to have verified.
+///
+/// ```
+/// use actpass_core::VerifyRequest;
+///
+/// let request = VerifyRequest::new("eyJ...", "mcp://stripe-production");
+/// assert!(!format!("{request:?}").contains("eyJ"));
+/// ```
+#[derive(Clone, Debug)]
+#[non_exhaustive]
+pub struct VerifyRequest {
+    /// The passport.
+    pub token: Secret,
+    /// Whom it is shown to.
+    pub audience: String,
+    /// The agent that it must be made out to.
+    pub agent_id: Option<String>,
+    /// Who must have delegated.
+    pub user_id: Option<String>,
+    /// The hash of the tool's definition as it is now.
+    pub current_tool_manifest_hash: Option<String>,
+    /// The hash of the policy as it is now.
+    pub policy_hash: Option<String>,
+}
+
+impl VerifyRequest {
+    /// Verifies `token` as shown to `audience`.
+    pub fn new(token: impl Into<Secret>, audience: impl Into<String>) -> Self {
+        Self {
+            token: token.into(),
+            audience: audience.into(),
+            agent_id: None,
+            user_id: None,
+            current_tool_manifest_hash: None,
+            policy_hash: None,
+        }
+    }
+}
+
+/// Whether a passport is valid.
+#[derive(Clone, Debug)]
+pub struct Verification(Document, bool);
+
+impl Verification {
+    pub(crate) fn parse(document: Document) -> Result<Self, String> {
+        match document.member("valid") {
+            Some(Json::Bool(valid)) => Ok(Self(document, valid)),
+            Some(_) | None => Err("it has no boolean `valid`".to_owned()),
+        }
+    }
+
+    /// Whether it is.
+    pub fn is_valid(&self) -> bool {
+        self.1
+    }
+
+    /// What is wrong with it.
+    pub fn errors(&self) -> Vec<String> {
+        match self.0.member("errors") {
+            Some(Json::Array(errors)) => errors
+                .iter()
+                .map(|error| error.as_str().map_or_else(|| error.to_string(), str::to_owned))
+                .collect(),
+            _ => Vec::new(),
+        }
+    }
+
+    /// The JSON text of the whole answer.
+    pub fn as_json(&self) -> &str {
+        self.0.as_str()
+    }
+}
+
+/// Whether a passport was revoked.
+#[derive(Clone, Debug)]
+pub struct Revocation(Document, bool);
+
+impl Revocation {
+    pub(crate) fn parse(document: Document) -> Result<Self, String> {
+        match document.member("revoked") {
+            Some(Json::Bool(revoked)) => Ok(Self(document, revoked)),
+            Some(_) | None => Err("it has no boolean `revoked`".to_owned()),
+        }
+    }
+
+    /// Whether it was.
+    pub fn is_revoked(&self) -> bool {
+        self.1
+    }
+
+    /// The JSON text of the whole answer.
+    pub fn as_json(&self) -> &str {
+        self.0.as_str()
+    }
+}

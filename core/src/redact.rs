@@ -1,0 +1,93 @@
+//! Keeps secrets out of what an error shows of an answer.
+
+use crate::json::{Json, MAX_DEPTH};
+use crate::secret::Secret;
+
+/// The longest body that an error keeps: 64 KiB.
+const MAX_KEPT: usize = 64 * 1024;
+const REDACTED: &str = "[redacted]";
+
+/// The body of an answer outside 2xx as an error may show it: without the `secrets` that the client knows, and without
+/// any credential, known by its member's name. `None` where that cannot be made sure.
+pub(crate) fn body(body: &[u8], secrets: &[&Secret]) -> Option<String> {
+    if body.is_empty() || body.len() > MAX_KEPT {
+        return None;
+    }
+    let found = match Json::parse(body) {
+        Ok(mut value) => match hide_credentials(&mut value, MAX_DEPTH) {
+            true => value.to_string(),
+            false => String::from_utf8_lossy(body).into_owned(),
+        },
+        // What cannot be read could hide a credential behind an escape.
+        Err(_) => {
+            let found = String::from_utf8_lossy(body).into_owned();
+            if found.contains('\\') || found.to_ascii_lowercase().contains("credential") {
+                return None;
+            }
+            found
+        }
+    };
+    Some(text(&found, secrets))
+}
+
+/// `text` without the `secrets`.
+pub(crate) fn text(text: &str, secrets: &[&Secret]) -> String {
+    secrets.iter().fold(text.to_owned(), |text, secret| text.replace(secret.expose(), REDACTED))
+}
+
+/// Replaces each member named `credential`; whether there was any.
+fn hide_credentials(value: &mut Json, depth: usize) -> bool {
+    let Some(depth) = depth.checked_sub(1) else {
+        return false;
+    };
+    match value {
+        Json::Array(items) => {
+            items.iter_mut().fold(false, |found, item| hide_credentials(item, depth) | found)
+        }
+        Json::Object(members) => members.iter_mut().fold(false, |found, (key, value)| {
+            if key.eq_ignore_ascii_case("credential") {
+                *value = Json::from(REDACTED);
+                return true;
+            }
+            hide_credentials(value, depth) | found
+        }),
+        Json::Bool(_) | Json::Null | Json::Number(_) | Json::String(_) => false,
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    fn shown(text: &str) -> Option<String> {
+        body(text.as_bytes(), &[&Secret::new("apk_key"), &Secret::new("eyJ.pass.port")])
+    }
+
+    #[test]
+    fn secrets_do_not_show() {
+        for text in [
+            "you sent apk_key",
+            r#"{"error":{"message":"bad key apk_key"}}"#,
+            r#"{"decision":"allow","credential":{"token":"s3cret"}}"#,
+            r#"{"a":[{"Credential":"s3cret"}],"b":"eyJ.pass.port"}"#,
+            r#"{"cred\u0065ntial":{"token":"s3cret"}}"#,
+            r#"{"credential":{"token":"s3cret"}"#,
+            r#"{"\u0063redential":{"token":"s3cret"}"#,
+            r#"{"x":"apk\u005fkey"}"#,
+        ] {
+            let shown = shown(text).unwrap_or_default();
+            for secret in ["apk_key", "s3cret", "eyJ.pass"] {
+                assert!(!shown.contains(secret), "{text} gave {shown}");
+            }
+        }
+    }
+
+    #[test]
+    fn the_rest_stays_as_it_was() {
+        for text in ["<h1>Bad gateway</h1>", r#"{ "error" : {"code":"x", "n":1.50} }"#] {
+            assert_eq!(shown(text).as_deref(), Some(text));
+        }
+        assert_eq!(shown(""), None);
+        assert_eq!(shown(&"x".repeat(MAX_KEPT + 1)), None);
+    }
+}

@@ -1,0 +1,129 @@
+//! When a call is tried again, and how long it waits before.
+
+use std::time::{Duration, SystemTime};
+
+use crate::client::Operation;
+use crate::error::ErrorKind;
+use crate::transport::{Answer, Failure};
+
+/// The longest wait before the first retry; it doubles for each further one.
+const FIRST_WAIT: Duration = Duration::from_millis(100);
+/// The longest wait that is not asked for by the gateway.
+const LONGEST_WAIT: Duration = Duration::from_secs(5);
+
+/// Whether the attempt's end permits another one.
+///
+/// A call that may be repeated is retried on anything that a second attempt may mend. One that may not is retried
+/// only where the gateway certainly did not take it.
+pub(crate) fn permits(operation: Operation, attempt: &Result<Answer, Failure>) -> bool {
+    let repeatable = operation.is_idempotent();
+    match attempt {
+        Ok(answer) => match answer.status {
+            429 => true,
+            503 => repeatable || answer.retry_after.is_some(),
+            502 | 504 => repeatable,
+            _ => false,
+        },
+        Err(failure) => match failure.error.kind() {
+            ErrorKind::Connection | ErrorKind::Timeout => repeatable || failure.never_sent,
+            ErrorKind::Argument
+            | ErrorKind::Authentication
+            | ErrorKind::Config
+            | ErrorKind::Internal
+            | ErrorKind::Permission
+            | ErrorKind::RateLimit
+            | ErrorKind::Response
+            | ErrorKind::Status => false,
+        },
+    }
+}
+
+/// How long to wait before retry number `retry` (from 0): what the gateway asked for, else a random part of a bound
+/// that doubles.
+pub(crate) fn wait(retry: u32, retry_after: Option<Duration>) -> Duration {
+    retry_after.unwrap_or_else(|| {
+        let bound = FIRST_WAIT.saturating_mul(1 << retry.min(16)).min(LONGEST_WAIT);
+        bound.mul_f64(0.5 + 0.5 * random_fraction())
+    })
+}
+
+/// What a `retry-after` header asks for: seconds or a date. Anything else asks for nothing.
+pub(crate) fn parse_retry_after(text: &str, now: SystemTime) -> Option<Duration> {
+    let text = text.trim();
+    if let Ok(seconds) = text.parse::<u32>() {
+        return Some(Duration::from_secs(seconds.into()));
+    }
+    let date = httpdate::parse_http_date(text).ok()?;
+    Some(date.duration_since(now).unwrap_or(Duration::ZERO))
+}
+
+/// From the operating system, so that a forked child does not wait exactly as long as its parent.
+fn random_fraction() -> f64 {
+    getrandom::u32().map_or(1.0, |random| f64::from(random) / f64::from(u32::MAX))
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+    use crate::error::Error;
+
+    const ALL: [Operation; 5] = Operation::ALL;
+
+    fn answered(status: u16, retry_after: Option<&str>) -> Result<Answer, Failure> {
+        Ok(Answer { retry_after: retry_after.map(str::to_owned), ..Answer::new(status, "") })
+    }
+
+    fn failed(kind: ErrorKind, never_sent: bool) -> Result<Answer, Failure> {
+        Err(Failure { error: Error::new(kind, "test"), never_sent })
+    }
+
+    #[test]
+    fn what_is_retried() {
+        for operation in ALL {
+            let safe = matches!(
+                operation,
+                Operation::Preflight | Operation::VerifyPassport | Operation::RevokePassport
+            );
+            assert!(permits(operation, &answered(429, None)));
+            assert!(permits(operation, &answered(503, Some("1"))));
+            assert!(permits(operation, &failed(ErrorKind::Connection, true)));
+            for status in [502, 503, 504] {
+                assert_eq!(permits(operation, &answered(status, None)), safe);
+            }
+            assert_eq!(permits(operation, &failed(ErrorKind::Connection, false)), safe);
+            for status in [200, 204, 301, 400, 401, 403, 404, 409, 422, 500, 501] {
+                assert!(!permits(operation, &answered(status, Some("1"))), "{operation:?} {status}");
+            }
+            for kind in [ErrorKind::Response, ErrorKind::Internal, ErrorKind::Config] {
+                assert!(!permits(operation, &failed(kind, false)));
+            }
+        }
+    }
+
+    #[test]
+    fn waits_grow_stay_bounded_and_obey_the_gateway() {
+        for retry in 0..20 {
+            let wait = wait(retry, None);
+            assert!(wait >= FIRST_WAIT / 2 && wait <= LONGEST_WAIT, "{retry}: {wait:?}");
+        }
+        assert_eq!(wait(0, Some(Duration::from_secs(7))), Duration::from_secs(7));
+    }
+
+    #[test]
+    fn retry_after_forms() {
+        let now = httpdate::parse_http_date("Sun, 06 Nov 1994 08:49:30 GMT").unwrap();
+        for (text, expected) in [
+            ("3", Some(3)),
+            (" 0 ", Some(0)),
+            ("Sun, 06 Nov 1994 08:49:37 GMT", Some(7)),
+            ("Sun, 06 Nov 1994 08:00:00 GMT", Some(0)),
+            ("-1", None),
+            ("1.5", None),
+            ("soon", None),
+            ("", None),
+            ("99999999999999999999", None),
+        ] {
+            assert_eq!(parse_retry_after(text, now), expected.map(Duration::from_secs), "{text}");
+        }
+    }
+}

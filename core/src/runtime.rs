@@ -1,0 +1,159 @@
+//! The door for programs without an async runtime of their own: languages that bind this library.
+//!
+//! [`Host`] lends the calling thread to the network while it waits, so that a call costs no hop to another thread. One
+//! thread at a time drives everybody's connections, and passes that on when its own call is answered.
+//!
+//! Two hazards come with such a design, and both are met here:
+//!
+//! - **Stale connections.** Nothing drives the connections between calls, so nothing sees a server close an idle one.
+//!   Each call therefore first lets the connections see what has happened, without waiting, before it may pick one.
+//! - **`fork()`.** A child process inherits the runtime's descriptors and connections, and two processes reading one
+//!   connection take each other's answers. Each call therefore looks at the process it is in; a child builds everything
+//!   anew and never touches, nor drops, what is its parent's. There is no lock that a fork could leave held.
+
+use std::fmt;
+use std::future::Future;
+use std::mem;
+use std::pin::pin;
+use std::sync::Arc;
+use std::time::Duration;
+
+use arc_swap::ArcSwap;
+use tokio::runtime::{Builder, Runtime};
+
+use crate::client::{ActPass, ActPassBuilder};
+use crate::config::Config;
+use crate::error::{Error, ErrorKind};
+
+/// How often a waiting call asks whether it should go on: every 50 ms.
+pub const INTERRUPT_INTERVAL: Duration = Duration::from_millis(50);
+
+/// A client for blocking programs: safe to use from many threads at once and on both sides of a `fork()`.
+///
+/// ```
+/// use actpass_core::runtime::Host;
+/// use actpass_core::{ActPass, Action};
+/// use std::convert::Infallible;
+///
+/// let host = Host::new(ActPass::builder().api_key("apk_dev").base_url("http://127.0.0.1:9").max_retries(0))?;
+/// let asked = host.wait(
+///     |actpass| async move { actpass.preflight(&Action::new("demo", "demo.tool")).await },
+///     || Ok::<(), Infallible>(()),
+/// );
+/// let Ok(answer) = asked else { unreachable!("nothing interrupts it") };
+/// assert_eq!(answer.unwrap_err().code(), "actpass.unreachable");
+/// # Ok::<(), actpass_core::Error>(())
+/// ```
+pub struct Host {
+    config: Config,
+    engine: ArcSwap<Engine>,
+}
+
+impl Host {
+    /// Makes the client. Nothing is sent and no thread is started.
+    ///
+    /// # Errors
+    ///
+    /// As [`ActPassBuilder::build`].
+    pub fn new(builder: ActPassBuilder) -> Result<Self, Error> {
+        let config = builder.config()?;
+        let engine = ArcSwap::from_pointee(Engine::new(config.clone())?);
+        Ok(Self { config, engine })
+    }
+
+    /// Makes `call` and waits for it on this thread.
+    ///
+    /// `interrupted` is asked every [`INTERRUPT_INTERVAL`]; its error abandons the call at once and is returned. What
+    /// the call returns is otherwise the inner result.
+    pub fn wait<T, E, F, R>(
+        &self,
+        call: F,
+        mut interrupted: impl FnMut() -> Result<(), E>,
+    ) -> Result<Result<T, Error>, E>
+    where
+        F: FnOnce(ActPass) -> R,
+        R: Future<Output = Result<T, Error>>,
+    {
+        let engine = match self.engine() {
+            Ok(engine) => engine,
+            Err(error) => return Ok(Err(error)),
+        };
+        let Some((runtime, client)) = engine.parts.as_ref() else {
+            return Ok(Err(Error::new(ErrorKind::Internal, "the runtime is gone")));
+        };
+        let call = call(client.clone());
+        let mut call = pin!(async move {
+            // The first yield lets the runtime collect what the sockets have to tell, the second lets the connections
+            // act on it: one that the server closed leaves the pool before a request can pick it.
+            tokio::task::yield_now().await;
+            tokio::task::yield_now().await;
+            call.await
+        });
+        loop {
+            let slice = async { tokio::time::timeout(INTERRUPT_INTERVAL, call.as_mut()).await };
+            match runtime.block_on(slice) {
+                Ok(answered) => return Ok(answered),
+                Err(_elapsed) => interrupted()?,
+            }
+        }
+    }
+
+    /// The engine of this process.
+    fn engine(&self) -> Result<Arc<Engine>, Error> {
+        let current = self.engine.load_full();
+        if current.is_mine() {
+            return Ok(current);
+        }
+        let mine = Arc::new(Engine::new(self.config.clone())?);
+        let before = self.engine.compare_and_swap(&current, Arc::clone(&mine));
+        if Arc::ptr_eq(&before, &current) {
+            return Ok(mine);
+        }
+        // Another thread of this process was first.
+        Ok(Arc::clone(&before))
+    }
+}
+
+impl fmt::Debug for Host {
+    fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
+        f.debug_struct("Host")
+            .field("base_url", &self.config.base_url.as_str())
+            .field("agent_id", &self.config.agent_id)
+            .finish_non_exhaustive()
+    }
+}
+
+/// What a process may not share with another.
+struct Engine {
+    process: u32,
+    parts: Option<(Runtime, ActPass)>,
+}
+
+impl Engine {
+    fn new(config: Config) -> Result<Self, Error> {
+        let runtime = Builder::new_current_thread().enable_all().build().map_err(|error| {
+            Error::new(ErrorKind::Internal, format!("no runtime: {error}")).with_source(error)
+        })?;
+        let client = ActPass::with_config(config)?;
+        Ok(Self { process: std::process::id(), parts: Some((runtime, client)) })
+    }
+
+    fn is_mine(&self) -> bool {
+        self.process == std::process::id()
+    }
+}
+
+impl Drop for Engine {
+    fn drop(&mut self) {
+        let Some((runtime, client)) = self.parts.take() else {
+            return;
+        };
+        if self.process == std::process::id() {
+            drop(client);
+            runtime.shutdown_background();
+        } else {
+            // The parent's: even to close it would reach into the parent's polling.
+            mem::forget((runtime, client));
+        }
+    }
+}

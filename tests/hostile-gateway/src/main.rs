@@ -1,0 +1,83 @@
+//! The gateway as a process of its own, for tests in any language: a line of JSON in, a line of JSON out.
+//!
+//! At the end of standard input it stops all it started and exits, so it does not outlive the test that started it.
+
+#![forbid(unsafe_code)]
+
+use std::collections::BTreeMap;
+use std::io::{self, BufRead, Write};
+
+use actpass_hostile_gateway::{HostileGateway, Script};
+use serde_json::{Map, Value, json};
+
+fn main() -> io::Result<()> {
+    let mut input = io::stdin().lock();
+    let mut output = io::stdout().lock();
+    let mut gateways = Gateways::default();
+    let mut line = Vec::new();
+    while input.read_until(b'\n', &mut line)? > 0 {
+        let answer = gateways
+            .obey(&line)
+            .unwrap_or_else(|what| json!({ "error": what }));
+        writeln!(output, "{answer}")?;
+        output.flush()?;
+        line.clear();
+    }
+    Ok(())
+}
+
+#[derive(Default)]
+struct Gateways {
+    running: BTreeMap<u64, HostileGateway>,
+    last_id: u64,
+}
+
+impl Gateways {
+    fn obey(&mut self, line: &[u8]) -> Result<Value, String> {
+        let command: Map<String, Value> =
+            serde_json::from_slice(line).map_err(|err| format!("line: {err}"))?;
+        let mut members = command.into_iter();
+        let (Some((name, argument)), None) = (members.next(), members.next()) else {
+            return Err(format!("line: must have exactly one member, {COMMANDS}"));
+        };
+        match name.as_str() {
+            "start" => self.start(argument),
+            "seen" => self.seen(&argument),
+            "stop" => self.stop(&argument),
+            _ => Err(format!("unknown command, expected {COMMANDS}")),
+        }
+        .map_err(|what| format!("{name}: {what}"))
+    }
+
+    fn start(&mut self, script: Value) -> Result<Value, String> {
+        let gateway = Script::from_json(script)
+            .and_then(HostileGateway::start)
+            .map_err(|err| err.to_string())?;
+        self.last_id += 1;
+        let answer = json!({
+            "id": self.last_id,
+            "base_url": gateway.base_url(),
+            "ca_pem": gateway.ca_pem(),
+        });
+        self.running.insert(self.last_id, gateway);
+        Ok(answer)
+    }
+
+    fn seen(&self, id: &Value) -> Result<Value, String> {
+        let gateway = id.as_u64().and_then(|id| self.running.get(&id));
+        let gateway = gateway.ok_or_else(|| no_gateway(id))?;
+        Ok(json!({ "seen": gateway.seen(), "other_seen": gateway.other_seen() }))
+    }
+
+    fn stop(&mut self, id: &Value) -> Result<Value, String> {
+        let gateway = id.as_u64().and_then(|id| self.running.remove(&id));
+        drop(gateway.ok_or_else(|| no_gateway(id))?);
+        Ok(json!({ "stopped": id }))
+    }
+}
+
+fn no_gateway(id: &Value) -> String {
+    format!("no gateway with the id {id} is running")
+}
+
+const COMMANDS: &str = "one of `start`, `seen`, `stop`";

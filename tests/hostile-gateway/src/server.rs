@@ -1,0 +1,254 @@
+//! A port that is served: one thread that accepts, and one for each connection.
+
+use std::io;
+use std::net::{Shutdown, SocketAddr, TcpListener, TcpStream};
+use std::sync::{Arc, Condvar, Mutex, MutexGuard, PoisonError, Weak};
+use std::thread::{self, JoinHandle};
+use std::time::Duration;
+
+use rustls::ServerConfig;
+use socket2::SockRef;
+
+use crate::play::{After, play};
+use crate::request::{Incoming, RequestReader, Seen};
+use crate::script::{Body, Respond, Step};
+use crate::wire::Wire;
+
+#[derive(Debug)]
+pub(crate) struct Server {
+    address: SocketAddr,
+    shared: Arc<Shared>,
+    accepting: Option<JoinHandle<()>>,
+}
+
+impl Server {
+    pub(crate) fn start(listener: TcpListener, setup: Setup) -> io::Result<Self> {
+        let address = listener.local_addr()?;
+        let shared = Arc::new(Shared {
+            setup,
+            log: Mutex::default(),
+            stop: Stop::default(),
+        });
+        let accepting = thread::Builder::new()
+            .name("hostile-gateway".into())
+            .spawn({
+                let shared = Arc::clone(&shared);
+                move || accept(&listener, &shared)
+            })?;
+        Ok(Self {
+            address,
+            shared,
+            accepting: Some(accepting),
+        })
+    }
+
+    pub(crate) fn address(&self) -> SocketAddr {
+        self.address
+    }
+
+    pub(crate) fn seen(&self) -> Vec<Seen> {
+        lock(&self.shared.log).seen.clone()
+    }
+}
+
+impl Drop for Server {
+    fn drop(&mut self) {
+        self.shared.stop.now();
+        let Some(accepting) = self.accepting.take() else {
+            return;
+        };
+        // Only a connection wakes a blocked `accept` on every system.
+        while TcpStream::connect_timeout(&self.address, WAKE_TIMEOUT).is_err()
+            && !accepting.is_finished()
+        {
+            thread::sleep(RETRY);
+        }
+        // A thread that panicked has nothing more to stop.
+        let _ = accepting.join();
+    }
+}
+
+/// What a server does.
+#[derive(Debug, Default)]
+pub(crate) struct Setup {
+    pub(crate) tls: Option<Arc<ServerConfig>>,
+    pub(crate) reset_accept: bool,
+    pub(crate) idle_close_ms: Option<u64>,
+    pub(crate) steps: Vec<Step>,
+    pub(crate) other_host: Option<SocketAddr>,
+}
+
+impl Setup {
+    /// The host that redirects point to.
+    pub(crate) fn other_host() -> Self {
+        Self {
+            steps: vec![Step::Respond(Respond {
+                body: Body::Text(OTHER_HOST_ALLOWS.into()),
+                ..Respond::default()
+            })],
+            ..Self::default()
+        }
+    }
+
+    fn step(&self, n: usize) -> Step {
+        self.steps
+            .get(n)
+            .or_else(|| self.steps.last())
+            .cloned()
+            .unwrap_or_else(|| Step::Respond(Respond::default()))
+    }
+}
+
+/// Tells threads that wait to end.
+#[derive(Debug, Default)]
+pub(crate) struct Stop {
+    stopped: Mutex<bool>,
+    changed: Condvar,
+}
+
+impl Stop {
+    /// Waits for `time`, or for the stop if that comes sooner. Returns whether it came.
+    pub(crate) fn wait(&self, time: Duration) -> bool {
+        let (stopped, _) = self
+            .changed
+            .wait_timeout_while(lock(&self.stopped), time, |stopped| !*stopped)
+            .unwrap_or_else(PoisonError::into_inner);
+        *stopped
+    }
+
+    fn now(&self) {
+        *lock(&self.stopped) = true;
+        self.changed.notify_all();
+    }
+}
+
+#[derive(Debug)]
+struct Shared {
+    setup: Setup,
+    log: Mutex<Log>,
+    stop: Stop,
+}
+
+impl Shared {
+    fn is_stopped(&self) -> bool {
+        *lock(&self.stop.stopped)
+    }
+
+    /// Records a request and says which step is its own.
+    fn record(&self, seen: Seen) -> Step {
+        let mut log = lock(&self.log);
+        log.seen.push(seen);
+        let n = log.steps_played;
+        log.steps_played = n.saturating_add(1);
+        self.setup.step(n)
+    }
+}
+
+#[derive(Debug, Default)]
+struct Log {
+    seen: Vec<Seen>,
+    // Not the length of `seen`: what cannot be parsed is seen but plays no step.
+    steps_played: usize,
+}
+
+struct Connection {
+    stream: Weak<TcpStream>,
+    thread: JoinHandle<()>,
+}
+
+fn accept(listener: &TcpListener, shared: &Arc<Shared>) {
+    let mut connections: Vec<Connection> = Vec::new();
+    for number in 1.. {
+        let accepted = listener.accept();
+        if shared.is_stopped() {
+            break;
+        }
+        connections.retain(|connection| !connection.thread.is_finished());
+        match accepted {
+            Ok((stream, _)) if shared.setup.reset_accept => {
+                // The peer may have closed already, and then there is nothing to reset.
+                let _ = reset_on_close(&stream);
+            }
+            // Without a thread to serve it, the connection is closed.
+            Ok((stream, _)) => connections.extend(spawn(stream, number, shared).ok()),
+            Err(_) => {
+                shared.stop.wait(RETRY);
+            }
+        }
+    }
+
+    // A child process being started may hold the port open for a moment longer. Where a listening socket cannot be shut
+    // down, closing it has to do.
+    let _ = SockRef::from(listener).shutdown(Shutdown::Both);
+
+    for connection in connections {
+        if let Some(stream) = connection.stream.upgrade() {
+            // Fails only on a connection that is closed already.
+            let _ = stream.shutdown(Shutdown::Both);
+        }
+        let _ = connection.thread.join();
+    }
+}
+
+fn spawn(stream: TcpStream, number: u64, shared: &Arc<Shared>) -> io::Result<Connection> {
+    let stream = Arc::new(stream);
+    let weak = Arc::downgrade(&stream);
+    let shared = Arc::clone(shared);
+    let thread = thread::Builder::new()
+        .name(format!("hostile-gateway-{number}"))
+        .spawn(move || {
+            // An error is the peer that went away, or the stop.
+            let _ = serve(&stream, number, &shared);
+        })?;
+    Ok(Connection {
+        stream: weak,
+        thread,
+    })
+}
+
+fn serve(stream: &TcpStream, connection: u64, shared: &Shared) -> io::Result<()> {
+    stream.set_nodelay(true)?;
+    let mut wire = Wire::new(stream, shared.setup.tls.as_ref())?;
+    let mut reader = RequestReader::default();
+    loop {
+        let request = match reader.next(&mut wire) {
+            Incoming::Request(request) => request,
+            Incoming::Unreadable(bytes) => {
+                lock(&shared.log)
+                    .seen
+                    .push(Seen::unreadable(connection, &bytes));
+                return wire.close();
+            }
+            Incoming::End => return wire.close(),
+        };
+        let may_keep_alive = !request.asks_to_close();
+        let without_body = request.method == "HEAD";
+
+        let step = shared.record(request.seen(connection));
+        let other_host = shared.setup.other_host;
+        match play(&step, &mut wire, without_body, other_host, &shared.stop)? {
+            After::KeepAlive if may_keep_alive => {}
+            After::KeepAlive | After::Close => return wire.close(),
+            After::Reset => return reset_on_close(stream),
+        }
+
+        if let Some(idle) = shared.setup.idle_close_ms
+            && !reader.more_within(Duration::from_millis(idle), stream, &mut wire)?
+        {
+            return wire.close();
+        }
+    }
+}
+
+fn reset_on_close(stream: &TcpStream) -> io::Result<()> {
+    SockRef::from(stream).set_linger(Some(Duration::ZERO))
+}
+
+fn lock<T>(mutex: &Mutex<T>) -> MutexGuard<'_, T> {
+    mutex.lock().unwrap_or_else(PoisonError::into_inner)
+}
+
+const OTHER_HOST_ALLOWS: &str =
+    r#"{"decision":"allow","reason_code":"other.host","evidence_event_id":"ev_other"}"#;
+const RETRY: Duration = Duration::from_millis(10);
+const WAKE_TIMEOUT: Duration = Duration::from_millis(500);

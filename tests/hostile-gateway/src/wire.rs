@@ -1,0 +1,69 @@
+//! A connection, with or without TLS.
+
+use std::io::{self, Read, Write};
+use std::net::{Shutdown, TcpStream};
+use std::sync::Arc;
+
+use rustls::{ServerConfig, ServerConnection, StreamOwned};
+
+pub(crate) enum Wire<'a> {
+    Plain(&'a TcpStream),
+    Tls(Box<StreamOwned<ServerConnection, &'a TcpStream>>),
+}
+
+impl<'a> Wire<'a> {
+    pub(crate) fn new(stream: &'a TcpStream, tls: Option<&Arc<ServerConfig>>) -> io::Result<Self> {
+        let Some(config) = tls else {
+            return Ok(Self::Plain(stream));
+        };
+        let connection = ServerConnection::new(Arc::clone(config)).map_err(io::Error::other)?;
+        Ok(Self::Tls(Box::new(StreamOwned::new(connection, stream))))
+    }
+
+    /// Writes `bytes` so that they leave at once.
+    pub(crate) fn send(&mut self, bytes: &[u8]) -> io::Result<()> {
+        self.write_all(bytes)?;
+        self.flush()
+    }
+
+    /// Ends the connection in order, with a FIN.
+    pub(crate) fn close(&mut self) -> io::Result<()> {
+        let stream = match self {
+            Self::Plain(stream) => *stream,
+            Self::Tls(tls) => {
+                tls.conn.send_close_notify();
+                // Not `flush`, which would wait for the rest of a handshake that failed.
+                while tls.conn.wants_write() {
+                    tls.conn.write_tls(&mut tls.sock)?;
+                }
+                tls.sock
+            }
+        };
+        stream.shutdown(Shutdown::Write)
+    }
+}
+
+impl Read for Wire<'_> {
+    fn read(&mut self, buf: &mut [u8]) -> io::Result<usize> {
+        match self {
+            Self::Plain(stream) => stream.read(buf),
+            Self::Tls(tls) => tls.read(buf),
+        }
+    }
+}
+
+impl Write for Wire<'_> {
+    fn write(&mut self, buf: &[u8]) -> io::Result<usize> {
+        match self {
+            Self::Plain(stream) => stream.write(buf),
+            Self::Tls(tls) => tls.write(buf),
+        }
+    }
+
+    fn flush(&mut self) -> io::Result<()> {
+        match self {
+            Self::Plain(stream) => stream.flush(),
+            Self::Tls(tls) => tls.flush(),
+        }
+    }
+}

@@ -1,0 +1,18 @@
+//! What the gateway does, seen from its clients.
+
+#![allow(
+    clippy::unwrap_used,
+    clippy::expect_used,
+    clippy::indexing_slicing,
+    clippy::panic,
+    clippy::string_slice,
+    reason = "tests"
+)]
+
+mod client;
+mod connections;
+mod process;
+mod requests;
+mod scripts;
+mod steps;
+mod tls;
