@@ -229,7 +229,7 @@ impl Credential {
         }
         let token = Document::parse(text.expose().as_bytes())
             .ok()
-            .and_then(|document| document.string("token").map(|token| Secret::new(token)))
+            .and_then(|document| document.string("token").map(Secret::new))
             .ok_or("its member `credential` has no token")?;
         Ok(Some(Self { text, token }))
     }

@@ -611,7 +611,7 @@ impl Builder for Checker {
 #[derive(Clone, PartialEq, Eq)]
 pub struct Document {
     text: String,
-    members: Vec<(String, Range<usize>)>,
+    members: Members,
 }
 
 impl Document {
@@ -686,8 +686,11 @@ impl fmt::Debug for Document {
     }
 }
 
-/// The members of an object and where their values stand; `None` for another JSON value.
-fn members(text: &[u8]) -> Result<Option<Vec<(String, Range<usize>)>>, ReadError<std::convert::Infallible>> {
+/// The members of an object: their keys, and where their values stand in its text.
+type Members = Vec<(String, Range<usize>)>;
+
+/// The members of an object; `None` for another JSON value.
+fn members(text: &[u8]) -> Result<Option<Members>, ReadError<std::convert::Infallible>> {
     let mut reader = Reader { input: Jiter::new(text), builder: &mut Checker };
     let first = reader.input.peek()?;
     if first != Peek::Object {
@@ -695,7 +698,7 @@ fn members(text: &[u8]) -> Result<Option<Vec<(String, Range<usize>)>>, ReadError
         reader.input.finish()?;
         return Ok(None);
     }
-    let mut members: Vec<(String, Range<usize>)> = Vec::with_capacity(8);
+    let mut members = Members::with_capacity(8);
     let mut keys = Keys::default();
     let mut next = reader.input.known_object()?.map(str::to_owned);
     while let Some(key) = next {

@@ -12,7 +12,6 @@
 //!   anew and never touches, nor drops, what is its parent's. There is no lock that a fork could leave held.
 
 use std::fmt;
-use std::future::Future;
 use std::mem;
 use std::pin::pin;
 use std::sync::Arc;
@@ -24,6 +23,7 @@ use tokio::runtime::{Builder, Runtime};
 use crate::client::{ActPass, ActPassBuilder};
 use crate::config::Config;
 use crate::error::{Error, ErrorKind};
+use crate::guard::Mode;
 
 /// How often a waiting call asks whether it should go on: every 50 ms.
 pub const INTERRUPT_INTERVAL: Duration = Duration::from_millis(50);
@@ -37,7 +37,7 @@ pub const INTERRUPT_INTERVAL: Duration = Duration::from_millis(50);
 ///
 /// let host = Host::new(ActPass::builder().api_key("apk_dev").base_url("http://127.0.0.1:9").max_retries(0))?;
 /// let asked = host.wait(
-///     |actpass| async move { actpass.preflight(&Action::new("demo", "demo.tool")).await },
+///     async |actpass| actpass.preflight(&Action::new("demo", "demo.tool")).await,
 ///     || Ok::<(), Infallible>(()),
 /// );
 /// let Ok(answer) = asked else { unreachable!("nothing interrupts it") };
@@ -61,18 +61,42 @@ impl Host {
         Ok(Self { config, engine })
     }
 
+    /// The gateway's URL, without a trailing slash.
+    pub fn base_url(&self) -> &str {
+        self.config.base_url.as_str()
+    }
+
+    /// The agent's name.
+    pub fn agent_id(&self) -> &str {
+        &self.config.agent_id
+    }
+
+    /// The tenant, if one was given.
+    pub fn tenant_id(&self) -> Option<&str> {
+        self.config.tenant_id.as_ref().and_then(|id| id.to_str().ok())
+    }
+
+    /// The total deadline of a call.
+    pub fn timeout(&self) -> Duration {
+        self.config.timeout
+    }
+
+    /// The mode of actions that name none.
+    pub fn mode(&self) -> Mode {
+        self.config.mode
+    }
+
     /// Makes `call` and waits for it on this thread.
     ///
     /// `interrupted` is asked every [`INTERRUPT_INTERVAL`]; its error abandons the call at once and is returned. What
     /// the call returns is otherwise the inner result.
-    pub fn wait<T, E, F, R>(
+    pub fn wait<T, E, F>(
         &self,
         call: F,
         mut interrupted: impl FnMut() -> Result<(), E>,
     ) -> Result<Result<T, Error>, E>
     where
-        F: FnOnce(ActPass) -> R,
-        R: Future<Output = Result<T, Error>>,
+        F: AsyncFnOnce(ActPass) -> Result<T, Error>,
     {
         let engine = match self.engine() {
             Ok(engine) => engine,

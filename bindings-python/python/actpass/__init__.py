@@ -1,0 +1,81 @@
+"""ActPass: an agent acts only when it may.
+
+:class:`ActPassClient` asks an ActPass gateway about an action. :meth:`~ActPassClient.preflight` returns the
+decision; :meth:`~ActPassClient.guard` runs your function only when the decision allows it. A denial, a pending
+approval, a tool that changed, a gateway that cannot be reached: your function does not run.
+
+    from actpass import ActPassClient
+
+    client = ActPassClient(tenant_id="your-team-id", agent_id="support_agent")   # key from ACTPASS_API_KEY
+    out = client.guard(
+        goal="resolve_refund_request",
+        tool="stripe.refund.create",
+        args={"amount": 4900, "currency": "usd"},
+        execute_fn=lambda ctx: refund("ch_123", 4900),
+    )
+    if out["executed"]:
+        print(out.get("result"), out.get("error"))
+    else:
+        print("blocked:", out["decision"]["reason_code"])
+"""
+
+from ._client import DEFAULT_BASE_URL, ActPassClient, canonical_outcome, create_actpass
+from ._errors import (
+    ActPassArgumentError,
+    ActPassAuthenticationError,
+    ActPassConfigError,
+    ActPassConnectionError,
+    ActPassError,
+    ActPassInternalError,
+    ActPassPermissionError,
+    ActPassRateLimitError,
+    ActPassResponseError,
+    ActPassStatusError,
+    ActPassTimeoutError,
+)
+from ._native import VERSION as __version__
+from ._types import (
+    Credential,
+    Decision,
+    DecisionWord,
+    ExecutionContext,
+    Explain,
+    GuardOutput,
+    IssuedPassport,
+    Mode,
+    PassportRevocation,
+    PassportVerification,
+    RecordedEvidence,
+    RiskTier,
+)
+
+__all__ = [
+    "DEFAULT_BASE_URL",
+    "ActPassArgumentError",
+    "ActPassAuthenticationError",
+    "ActPassClient",
+    "ActPassConfigError",
+    "ActPassConnectionError",
+    "ActPassError",
+    "ActPassInternalError",
+    "ActPassPermissionError",
+    "ActPassRateLimitError",
+    "ActPassResponseError",
+    "ActPassStatusError",
+    "ActPassTimeoutError",
+    "Credential",
+    "Decision",
+    "DecisionWord",
+    "ExecutionContext",
+    "Explain",
+    "GuardOutput",
+    "IssuedPassport",
+    "Mode",
+    "PassportRevocation",
+    "PassportVerification",
+    "RecordedEvidence",
+    "RiskTier",
+    "__version__",
+    "canonical_outcome",
+    "create_actpass",
+]

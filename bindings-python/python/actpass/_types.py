@@ -1,0 +1,113 @@
+"""The shapes of what goes in and comes out: plain dicts, named by the wire's own names."""
+
+from __future__ import annotations
+
+import sys
+from typing import TYPE_CHECKING, Any, Dict, List, Literal, Optional, TypedDict, TypeVar
+
+T = TypeVar("T")
+
+#: How a guard treats the answer: run on ``allow`` (``enforce``), only when recorded too (``strict``), also on ``warn``
+#: (``warn``), or always, to observe (``monitor``).
+Mode = Literal["enforce", "strict", "warn", "monitor"]
+
+#: The words of a decision. A gateway may send another; it runs nothing outside ``monitor``.
+DecisionWord = Literal["allow", "deny", "require_approval", "require_tool_reapproval", "warn"]
+
+#: How much an action could damage.
+RiskTier = Literal["low", "medium", "high", "critical"]
+
+
+class Explain(TypedDict, total=False):
+    """Why a decision is as it is."""
+
+    summary: str
+    matched_rules: List[str]
+    next_steps: List[str]
+
+
+class _DecisionWord(TypedDict):
+    decision: str
+
+
+class Decision(_DecisionWord, total=False):
+    """What the gateway decided; members that are not listed here are kept as they came."""
+
+    reason_code: str
+    risk_tier: str
+    explain: Explain
+    evidence_event_id: str
+    approval_request_id: str
+    request_hash: str
+    would_be: str
+
+
+class Credential(TypedDict, total=False):
+    """A secret that the gateway's vault holds for the tool."""
+
+    token: str
+    expires_at: Optional[str]
+
+
+class ExecutionContext(TypedDict):
+    """What ``execute_fn`` is given: the vaulted credential, if there is one, and the decision."""
+
+    credential: Optional[Credential]
+    decision: Decision
+
+
+if TYPE_CHECKING or sys.version_info >= (3, 11):
+    if sys.version_info >= (3, 11):
+        from typing import Generic
+    else:
+        from typing_extensions import Generic, TypedDict
+
+    class _Reported(TypedDict):
+        decision: Decision
+        executed: bool
+
+    class GuardOutput(_Reported, Generic[T], total=False):
+        """What ``guard`` reports.
+
+        ``result`` is there when the function ran and returned, ``error`` when it ran and raised (the very exception) or
+        when the gate failed (an :class:`~actpass.ActPassError`).
+        """
+
+        result: T
+        error: BaseException
+
+else:  # A TypedDict cannot be generic there; at run time it is a dict anyway.
+    GuardOutput = Dict[str, Any]
+
+
+class _Passport(TypedDict):
+    token: str
+
+
+class IssuedPassport(_Passport, total=False):
+    """A passport that was issued."""
+
+    jwks_uri: str
+    jti: str
+    expires_at: str
+
+
+class PassportVerification(TypedDict, total=False):
+    """Whether a passport is valid, and what is wrong with it."""
+
+    valid: bool
+    errors: List[str]
+    claims: Dict[str, Any]
+
+
+class PassportRevocation(TypedDict, total=False):
+    """Whether a passport was revoked."""
+
+    revoked: bool
+
+
+class RecordedEvidence(TypedDict, total=False):
+    """An event that is in the ledger."""
+
+    event_id: str
+    current_event_hash: str

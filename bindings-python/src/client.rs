@@ -1,0 +1,255 @@
+//! The client.
+
+use std::sync::Arc;
+
+use actpass_core::runtime::Host;
+use actpass_core::{ActPass, Error, ErrorKind, Secret};
+use pyo3::prelude::*;
+use pyo3::types::{PyBytes, PyFloat, PyInt, PyString};
+
+use crate::convert::{from_json, json, optional, string};
+use crate::error::raise;
+use crate::evidence::EvidenceArguments;
+use crate::guard::{ActionArguments, Ruled, verdict};
+use crate::passport::{IssueArguments, VerifyArguments};
+use crate::runtime::{enter, wait};
+
+type Argument<'a, 'py> = Option<&'a Bound<'py, PyAny>>;
+type Needed<'a, 'py> = &'a Bound<'py, PyAny>;
+
+/// The native half of a client.
+#[pyclass(frozen, module = "actpass._native")]
+pub(crate) struct Client {
+    host: arc_swap::ArcSwapOption<Host>,
+}
+
+#[pymethods]
+impl Client {
+    #[new]
+    #[pyo3(signature = (api_key, tenant_id, agent_id, base_url, timeout, connect_timeout, max_retries, mode, ca, danger_allow_insecure_http))]
+    #[expect(clippy::too_many_arguments, reason = "the settings of the face, one each")]
+    fn new(
+        py: Python<'_>,
+        api_key: Argument<'_, '_>,
+        tenant_id: Argument<'_, '_>,
+        agent_id: Argument<'_, '_>,
+        base_url: Argument<'_, '_>,
+        timeout: Needed<'_, '_>,
+        connect_timeout: Argument<'_, '_>,
+        max_retries: Needed<'_, '_>,
+        mode: Needed<'_, '_>,
+        ca: Argument<'_, '_>,
+        danger_allow_insecure_http: Needed<'_, '_>,
+    ) -> PyResult<Self> {
+        enter(py, || {
+            let mut builder = ActPass::builder()
+                .user_agent(concat!("actpass-python/", env!("CARGO_PKG_VERSION")))
+                .timeout(seconds("timeout", timeout)?);
+            if let Some(key) = setting("api_key", api_key)? {
+                builder = builder.api_key(Secret::new(key));
+            }
+            if let Some(tenant_id) = setting("tenant_id", tenant_id)? {
+                builder = builder.tenant_id(tenant_id);
+            }
+            if let Some(agent_id) = setting("agent_id", agent_id)? {
+                builder = builder.agent_id(agent_id);
+            }
+            if let Some(base_url) = setting("base_url", base_url)? {
+                builder = builder.base_url(base_url);
+            }
+            if let Some(timeout) = connect_timeout {
+                builder = builder.connect_timeout(seconds("connect_timeout", timeout)?);
+            }
+            builder = builder
+                .max_retries(whole_number("max_retries", max_retries)?)
+                .mode(needed_setting("mode", mode)?.parse().map_err(|error| as_config(py, &error))?)
+                .danger_allow_insecure_http(switch(
+                    "danger_allow_insecure_http",
+                    danger_allow_insecure_http,
+                )?);
+            if let Some(ca) = ca {
+                builder = builder.ca(pem(ca)?);
+            }
+            let host = Host::new(builder).map_err(|error| raise(py, &error))?;
+            Ok(Self { host: arc_swap::ArcSwapOption::from_pointee(host) })
+        })
+    }
+
+    fn preflight<'py>(&self, py: Python<'py>, action: ActionArguments<'py>) -> PyResult<Bound<'py, PyAny>> {
+        enter(py, || {
+            let action = action.convert()?;
+            let decision = wait(py, &*self.host(py)?, async |actpass| actpass.preflight(&action).await)?;
+            from_json(py, decision.as_json())
+        })
+    }
+
+    fn authorize<'py>(&self, py: Python<'py>, action: ActionArguments<'py>) -> PyResult<Ruled<'py>> {
+        enter(py, || {
+            let action = action.convert()?;
+            verdict(py, wait(py, &*self.host(py)?, async |actpass| actpass.authorize(&action).await)?)
+        })
+    }
+
+    fn issue_passport<'py>(
+        &self,
+        py: Python<'py>,
+        wanted: IssueArguments<'py>,
+    ) -> PyResult<Bound<'py, PyAny>> {
+        enter(py, || {
+            let wanted = wanted.convert()?;
+            let issued = wait(py, &*self.host(py)?, async |actpass| actpass.issue_passport(&wanted).await)?;
+            from_json(py, issued.as_json())
+        })
+    }
+
+    fn verify_passport<'py>(
+        &self,
+        py: Python<'py>,
+        wanted: VerifyArguments<'py>,
+    ) -> PyResult<Bound<'py, PyAny>> {
+        enter(py, || {
+            let wanted = wanted.convert()?;
+            let verified =
+                wait(py, &*self.host(py)?, async |actpass| actpass.verify_passport(&wanted).await)?;
+            from_json(py, verified.as_json())
+        })
+    }
+
+    fn revoke_passport<'py>(
+        &self,
+        py: Python<'py>,
+        jti: Needed<'_, 'py>,
+        reason: Argument<'_, 'py>,
+    ) -> PyResult<Bound<'py, PyAny>> {
+        enter(py, || {
+            let (jti, reason) = (string("jti", jti)?, optional("reason", reason)?);
+            let call = async |actpass: ActPass| actpass.revoke_passport(&jti, reason.as_deref()).await;
+            from_json(py, wait(py, &*self.host(py)?, call)?.as_json())
+        })
+    }
+
+    fn record_evidence<'py>(
+        &self,
+        py: Python<'py>,
+        event: EvidenceArguments<'py>,
+    ) -> PyResult<Bound<'py, PyAny>> {
+        enter(py, || {
+            let event = event.convert()?;
+            let recorded = wait(py, &*self.host(py)?, async |actpass| actpass.record_evidence(&event).await)?;
+            from_json(py, recorded.as_json())
+        })
+    }
+
+    #[getter]
+    fn base_url(&self, py: Python<'_>) -> PyResult<String> {
+        Ok(self.host(py)?.base_url().to_owned())
+    }
+
+    #[getter]
+    fn tenant_id(&self, py: Python<'_>) -> PyResult<Option<String>> {
+        Ok(self.host(py)?.tenant_id().map(str::to_owned))
+    }
+
+    #[getter]
+    fn agent_id(&self, py: Python<'_>) -> PyResult<String> {
+        Ok(self.host(py)?.agent_id().to_owned())
+    }
+
+    #[getter]
+    fn timeout(&self, py: Python<'_>) -> PyResult<f64> {
+        Ok(self.host(py)?.timeout().as_secs_f64())
+    }
+
+    #[getter]
+    fn mode(&self, py: Python<'_>) -> PyResult<&'static str> {
+        Ok(self.host(py)?.mode().as_str())
+    }
+
+    fn close(&self) {
+        self.host.store(None);
+    }
+}
+
+impl Client {
+    fn host(&self, py: Python<'_>) -> PyResult<Arc<Host>> {
+        self.host.load_full().ok_or_else(|| {
+            raise(
+                py,
+                &Error::new(ErrorKind::Config, "client: expected an open client, found one that is closed"),
+            )
+        })
+    }
+}
+
+/// The SHA-256 of the canonical JSON of a value.
+#[pyfunction]
+pub(crate) fn hash_payload(py: Python<'_>, payload: Needed<'_, '_>) -> PyResult<String> {
+    enter(py, || {
+        let payload = json("payload", payload)?;
+        actpass_core::hash_payload(&payload).map_err(|error| raise(py, &error))
+    })
+}
+
+/// The HMAC-SHA256 of the canonical JSON of a value.
+#[pyfunction]
+pub(crate) fn sign_payload(
+    py: Python<'_>,
+    secret: Needed<'_, '_>,
+    payload: Needed<'_, '_>,
+) -> PyResult<String> {
+    enter(py, || {
+        let secret = Secret::new(string("secret", secret)?);
+        let payload = json("payload", payload)?;
+        actpass_core::sign_payload(secret.expose().as_bytes(), &payload).map_err(|error| raise(py, &error))
+    })
+}
+
+/// A setting of the wrong type is an error of the configuration, not of a call.
+fn wrong_setting(member: &str, expected: &str, found: &Bound<'_, PyAny>) -> PyErr {
+    let found_type = found.get_type().name().map(|name| name.to_string()).unwrap_or_default();
+    let problem = format!("{member}: expected {expected}, found {found_type}");
+    raise(found.py(), &Error::new(ErrorKind::Config, problem))
+}
+
+fn as_config(py: Python<'_>, error: &Error) -> PyErr {
+    raise(py, &Error::new(ErrorKind::Config, error.to_string()))
+}
+
+fn needed_setting(member: &str, value: Needed<'_, '_>) -> PyResult<String> {
+    let text = value.cast::<PyString>().map_err(|_| wrong_setting(member, "a string", value))?;
+    Ok(text.to_cow().map_err(|_| wrong_setting(member, "text in Unicode", value))?.into_owned())
+}
+
+fn setting(member: &str, value: Argument<'_, '_>) -> PyResult<Option<String>> {
+    value.map(|value| needed_setting(member, value)).transpose()
+}
+
+fn seconds(member: &str, value: Needed<'_, '_>) -> PyResult<std::time::Duration> {
+    let is_number = value.is_instance_of::<PyFloat>() || value.is_instance_of::<PyInt>();
+    let seconds = value.extract::<f64>().ok().filter(|_| is_number && !is_bool(value));
+    let seconds = seconds.ok_or_else(|| wrong_setting(member, "seconds as a number", value))?;
+    actpass_core::seconds(member, seconds).map_err(|error| raise(value.py(), &error))
+}
+
+fn whole_number(member: &str, value: Needed<'_, '_>) -> PyResult<u32> {
+    let number = value.extract::<u32>().ok().filter(|_| value.is_instance_of::<PyInt>() && !is_bool(value));
+    number.ok_or_else(|| wrong_setting(member, "a whole number from 0", value))
+}
+
+fn switch(member: &str, value: Needed<'_, '_>) -> PyResult<bool> {
+    value.extract::<bool>().map_err(|_| wrong_setting(member, "True or False", value))
+}
+
+fn is_bool(value: Needed<'_, '_>) -> bool {
+    value.is_instance_of::<pyo3::types::PyBool>()
+}
+
+/// The PEM text of certificates, as `str` or `bytes`.
+fn pem(value: Needed<'_, '_>) -> PyResult<Vec<u8>> {
+    match value.cast::<PyBytes>() {
+        Ok(bytes) => Ok(bytes.as_bytes().to_vec()),
+        Err(_) => needed_setting("ca", value)
+            .map(String::into_bytes)
+            .map_err(|_| wrong_setting("ca", "certificates in PEM, as str or bytes", value)),
+    }
+}

@@ -1,0 +1,207 @@
+//! Python objects to JSON text and back, without a tree between.
+
+use actpass_core::json::{self, Builder, MAX_DEPTH, ReadError, Style, Text};
+use actpass_core::{Error, Json};
+use pyo3::prelude::*;
+use pyo3::types::{PyBool, PyDict, PyFloat, PyInt, PyList, PyString, PyTuple};
+
+use crate::error::raise;
+
+/// The JSON text of `value`, as Python's `json.dumps` writes it by default, but for what is not JSON: NaN, the infinities
+/// and lone surrogates are errors that name `member`.
+pub(crate) fn to_json(member: &str, value: &Bound<'_, PyAny>) -> PyResult<String> {
+    let mut writer = Writer { member, text: Text::new(Style::Wire) };
+    writer.value(value, 0)?;
+    Ok(writer.text.into_string())
+}
+
+/// The Python object of a JSON text that the core has read before.
+pub(crate) fn from_json<'py>(py: Python<'py>, text: &str) -> PyResult<Bound<'py, PyAny>> {
+    json::read(text.as_bytes(), &mut Objects { py }).map_err(|error| match error {
+        ReadError::Builder(error) => error,
+        ReadError::DuplicateKey(_)
+        | ReadError::NumberOutOfRange(_)
+        | ReadError::Syntax(..)
+        | ReadError::TooDeep(_) => argument(py, "json", error),
+    })
+}
+
+/// Any JSON value, for what the core takes apart.
+pub(crate) fn json(member: &str, value: &Bound<'_, PyAny>) -> PyResult<Json> {
+    Json::parse(to_json(member, value)?.as_bytes()).map_err(|error| argument(value.py(), member, error))
+}
+
+/// A string argument.
+pub(crate) fn string(member: &str, value: &Bound<'_, PyAny>) -> PyResult<String> {
+    let text = value.cast::<PyString>().map_err(|_| wrong_type(member, "a string", value))?;
+    Ok(str_of(member, text)?.into_owned())
+}
+
+/// An optional string argument.
+pub(crate) fn optional(member: &str, value: Option<&Bound<'_, PyAny>>) -> PyResult<Option<String>> {
+    value.map(|value| string(member, value)).transpose()
+}
+
+/// A list or tuple of strings.
+pub(crate) fn strings(member: &str, value: &Bound<'_, PyAny>) -> PyResult<Vec<String>> {
+    if !(value.is_instance_of::<PyList>() || value.is_instance_of::<PyTuple>()) {
+        return Err(wrong_type(member, "a list of strings", value));
+    }
+    value.try_iter()?.map(|item| string(member, &item?)).collect()
+}
+
+pub(crate) fn argument(py: Python<'_>, member: &str, problem: impl std::fmt::Display) -> PyErr {
+    raise(py, &Error::argument(member, problem))
+}
+
+pub(crate) fn wrong_type(member: &str, expected: &str, found: &Bound<'_, PyAny>) -> PyErr {
+    let problem = match found.get_type().name() {
+        Ok(name) => format!("expected {expected}, found {name}"),
+        Err(_) => format!("expected {expected}"),
+    };
+    argument(found.py(), member, problem)
+}
+
+fn str_of<'s>(member: &str, text: &'s Bound<'_, PyString>) -> PyResult<std::borrow::Cow<'s, str>> {
+    text.to_cow().map_err(|_| argument(text.py(), member, "expected text in Unicode, found a lone surrogate"))
+}
+
+struct Writer<'m> {
+    member: &'m str,
+    text: Text,
+}
+
+impl Writer<'_> {
+    fn value(&mut self, value: &Bound<'_, PyAny>, depth: usize) -> PyResult<()> {
+        if let Ok(text) = value.cast::<PyString>() {
+            self.text.string(&str_of(self.member, text)?);
+        } else if value.is_none() {
+            self.text.raw("null");
+        } else if let Ok(value) = value.cast::<PyBool>() {
+            self.text.raw(if value.is_true() { "true" } else { "false" });
+        } else if let Ok(number) = value.cast::<PyInt>() {
+            self.integer(number)?;
+        } else if let Ok(number) = value.cast::<PyFloat>() {
+            self.float(number)?;
+        } else if let Ok(members) = value.cast::<PyDict>() {
+            self.object(members, self.deeper(value, depth)?)?;
+        } else if let Ok(items) = value.cast::<PyList>() {
+            self.items(items.iter(), self.deeper(value, depth)?)?;
+        } else if let Ok(items) = value.cast::<PyTuple>() {
+            self.items(items.iter(), self.deeper(value, depth)?)?;
+        } else {
+            return Err(wrong_type(self.member, "values that are JSON", value));
+        }
+        Ok(())
+    }
+
+    fn deeper(&self, value: &Bound<'_, PyAny>, depth: usize) -> PyResult<usize> {
+        match depth < MAX_DEPTH {
+            true => Ok(depth + 1),
+            false => Err(argument(value.py(), self.member, format_args!("nested past {MAX_DEPTH} levels"))),
+        }
+    }
+
+    fn items<'py>(&mut self, items: impl Iterator<Item = Bound<'py, PyAny>>, depth: usize) -> PyResult<()> {
+        self.text.raw("[");
+        for (at, item) in items.enumerate() {
+            self.text.comma(at);
+            self.value(&item, depth)?;
+        }
+        self.text.raw("]");
+        Ok(())
+    }
+
+    fn object(&mut self, members: &Bound<'_, PyDict>, depth: usize) -> PyResult<()> {
+        self.text.raw("{");
+        for (at, (key, value)) in members.iter().enumerate() {
+            self.text.comma(at);
+            match key.cast::<PyString>() {
+                Ok(key) => self.text.key(&str_of(self.member, key)?),
+                Err(_) => self.odd_key(&key)?,
+            }
+            self.value(&value, depth)?;
+        }
+        self.text.raw("}");
+        Ok(())
+    }
+
+    /// `json.dumps` writes `None`, booleans and numbers as keys by their JSON text, and so does this.
+    fn odd_key(&mut self, key: &Bound<'_, PyAny>) -> PyResult<()> {
+        let is_plain = key.is_none() || key.is_instance_of::<PyInt>() || key.is_instance_of::<PyFloat>();
+        if !is_plain {
+            return Err(wrong_type(self.member, "strings as keys", key));
+        }
+        let mut writer = Writer { member: self.member, text: Text::new(Style::Wire) };
+        writer.value(key, 0)?;
+        self.text.key(writer.text.as_str());
+        Ok(())
+    }
+
+    fn integer(&mut self, number: &Bound<'_, PyInt>) -> PyResult<()> {
+        if let Ok(small) = number.extract::<i64>() {
+            self.text.raw(&small.to_string());
+            return Ok(());
+        }
+        // Of `int` itself, because a subclass may print as it likes.
+        let text = number.py().get_type::<PyInt>().call_method1("__repr__", (number,));
+        let text = text.map_err(|_| argument(number.py(), self.member, "an integer has too many digits"))?;
+        self.text.raw(&text.cast::<PyString>().map_err(PyErr::from)?.to_cow()?);
+        Ok(())
+    }
+
+    fn float(&mut self, number: &Bound<'_, PyFloat>) -> PyResult<()> {
+        let value = number.value();
+        if !value.is_finite() {
+            return Err(argument(number.py(), self.member, "NaN and infinity are not JSON"));
+        }
+        let text = PyFloat::new(number.py(), value).repr()?;
+        self.text.raw(&text.to_cow()?);
+        Ok(())
+    }
+}
+
+/// Makes Python objects.
+struct Objects<'py> {
+    py: Python<'py>,
+}
+
+impl<'py> Builder for Objects<'py> {
+    type Value = Bound<'py, PyAny>;
+    type Error = PyErr;
+
+    fn null(&mut self) -> PyResult<Self::Value> {
+        Ok(self.py.None().into_bound(self.py))
+    }
+
+    fn bool(&mut self, value: bool) -> PyResult<Self::Value> {
+        Ok(PyBool::new(self.py, value).to_owned().into_any())
+    }
+
+    fn number(&mut self, text: &str) -> PyResult<Self::Value> {
+        if let Ok(small) = text.parse::<i64>() {
+            return Ok(PyInt::new(self.py, small).into_any());
+        }
+        if text.contains(['.', 'e', 'E']) {
+            let value = text.parse().map_err(|error| argument(self.py, "json", error))?;
+            return Ok(PyFloat::new(self.py, value).into_any());
+        }
+        self.py.get_type::<PyInt>().call1((text,))
+    }
+
+    fn string(&mut self, text: &str) -> PyResult<Self::Value> {
+        Ok(PyString::new(self.py, text).into_any())
+    }
+
+    fn array(&mut self, items: Vec<Self::Value>) -> PyResult<Self::Value> {
+        Ok(PyList::new(self.py, items)?.into_any())
+    }
+
+    fn object(&mut self, members: Vec<(String, Self::Value)>) -> PyResult<Self::Value> {
+        let object = PyDict::new(self.py);
+        for (key, value) in members {
+            object.set_item(key, value)?;
+        }
+        Ok(object.into_any())
+    }
+}
