@@ -2,7 +2,8 @@
 
 from __future__ import annotations
 
-from typing import TYPE_CHECKING, Any, Callable, Dict, List, Mapping, Optional, Union
+from collections.abc import Mapping
+from typing import TYPE_CHECKING, Any, Callable
 
 from . import _native
 from ._types import T
@@ -38,9 +39,11 @@ class ActPassClient:
         base_url: The gateway's URL. Default: the environment variable ``ACTPASS_API_BASE_URL``, else
             :data:`DEFAULT_BASE_URL`. Plain ``http`` is accepted to this machine only.
         timeout: The total deadline of a call in seconds, retries and waits included; above 0, at most 86400.
-        connect_timeout: The longest that one attempt may take to connect, in seconds. Default: 5, or ``timeout`` if that
+        connect_timeout: The longest that one attempt may take to connect, in seconds. Default: 5, or ``timeout``
+            if that
             is shorter.
-        max_retries: How often a call is tried again at most, 0 to 10. Calls that are not safe to repeat are retried only
+        max_retries: How often a call is tried again at most, 0 to 10. Calls that are not safe to repeat are
+            retried only
             where the gateway certainly did not take them.
         mode: The mode of calls that name none. Nothing in the environment can change it.
         ca: Certificates of authorities to trust besides the system's, in PEM, as ``str`` or ``bytes``.
@@ -59,16 +62,16 @@ class ActPassClient:
 
     def __init__(
         self,
-        api_key: Optional[str] = None,
-        tenant_id: Optional[str] = None,
-        agent_id: Optional[str] = None,
-        base_url: Optional[str] = None,
+        api_key: str | None = None,
+        tenant_id: str | None = None,
+        agent_id: str | None = None,
+        base_url: str | None = None,
         timeout: float = 30.0,
         *,
-        connect_timeout: Optional[float] = None,
+        connect_timeout: float | None = None,
         max_retries: int = 2,
         mode: Mode = "enforce",
-        ca: Union[str, bytes, None] = None,
+        ca: str | bytes | None = None,
         danger_allow_insecure_http: bool = False,
     ) -> None:
         """Check the settings. Nothing is sent and no thread is started."""
@@ -91,16 +94,16 @@ class ActPassClient:
         self,
         goal: str,
         tool: str,
-        args: Dict[str, Any],
+        args: dict[str, Any],
         resource: str = "",
-        user_id: Optional[str] = None,
-        passport: Optional[str] = None,
-        mode: Optional[Mode] = None,
-        idempotency_key: Optional[str] = None,
-        audience: Optional[str] = None,
+        user_id: str | None = None,
+        passport: str | None = None,
+        mode: Mode | None = None,
+        idempotency_key: str | None = None,
+        audience: str | None = None,
         *,
-        approval_request_id: Optional[str] = None,
-        tool_manifest_hash: Optional[str] = None,
+        approval_request_id: str | None = None,
+        tool_manifest_hash: str | None = None,
     ) -> Decision:
         """Ask for a decision, and run nothing.
 
@@ -118,7 +121,8 @@ class ActPassClient:
             tool_manifest_hash: The hash of the tool's definition as the agent sees it.
 
         Returns:
-            The decision as the gateway sent it. A 401 or 403 that explains itself with a decision other than ``allow`` is
+            The decision as the gateway sent it. A 401 or 403 that explains itself with a decision other than
+            ``allow`` is
             that decision.
 
         Raises:
@@ -153,17 +157,17 @@ class ActPassClient:
         self,
         goal: str,
         tool: str,
-        args: Dict[str, Any],
+        args: dict[str, Any],
         execute_fn: Callable[[ExecutionContext], T],
         resource: str = "",
-        user_id: Optional[str] = None,
-        passport: Optional[str] = None,
-        mode: Optional[Mode] = None,
-        idempotency_key: Optional[str] = None,
-        audience: Optional[str] = None,
+        user_id: str | None = None,
+        passport: str | None = None,
+        mode: Mode | None = None,
+        idempotency_key: str | None = None,
+        audience: str | None = None,
         *,
-        approval_request_id: Optional[str] = None,
-        tool_manifest_hash: Optional[str] = None,
+        approval_request_id: str | None = None,
+        tool_manifest_hash: str | None = None,
     ) -> GuardOutput[T]:
         """Ask for a decision, and run ``execute_fn`` only when the decision allows it.
 
@@ -173,8 +177,10 @@ class ActPassClient:
         :meth:`preflight`.
 
         Returns:
-            A dict: ``decision`` and ``executed`` always; ``result`` when the function ran and returned; ``error`` when it
-            ran and raised (that very exception) or when the gate failed (an :class:`~actpass.ActPassError`). If the gate
+            A dict: ``decision`` and ``executed`` always; ``result`` when the function ran and returned; ``error``
+            when it
+            ran and raised (that very exception) or when the gate failed (an :class:`~actpass.ActPassError`). If
+            the gate
             failed, the decision is one that the SDK made: ``deny`` with a ``reason_code`` such as
             ``actpass.unreachable``, and what to check in ``explain``.
 
@@ -221,11 +227,11 @@ class ActPassClient:
         self,
         audience: str,
         goal: str,
-        allowed_tools: List[str],
-        allowed_resources: Optional[List[str]] = None,
-        resource_constraints: Optional[Dict[str, Any]] = None,
-        user_id: Optional[str] = None,
-        ttl_seconds: Optional[int] = None,
+        allowed_tools: list[str],
+        allowed_resources: list[str] | None = None,
+        resource_constraints: dict[str, Any] | None = None,
+        user_id: str | None = None,
+        ttl_seconds: int | None = None,
         risk_tier: str = "medium",
     ) -> IssuedPassport:
         """Ask for a passport: signed leave to ask for certain actions for a few minutes, once.
@@ -264,10 +270,10 @@ class ActPassClient:
         self,
         token: str,
         audience: str,
-        agent_id: Optional[str] = None,
-        user_id: Optional[str] = None,
-        current_tool_manifest_hash: Optional[str] = None,
-        policy_hash: Optional[str] = None,
+        agent_id: str | None = None,
+        user_id: str | None = None,
+        current_tool_manifest_hash: str | None = None,
+        policy_hash: str | None = None,
     ) -> PassportVerification:
         """Have the gateway verify a passport as shown to ``audience``; the other parameters must match if given.
 
@@ -282,7 +288,7 @@ class ActPassClient:
         )
         return verified
 
-    def revoke_passport(self, jti: str, reason: Optional[str] = None) -> PassportRevocation:
+    def revoke_passport(self, jti: str, reason: str | None = None) -> PassportRevocation:
         """Revoke the passport named ``jti`` (``ap_…``), for ``reason``.
 
         Returns:
@@ -298,12 +304,12 @@ class ActPassClient:
         self,
         event_type: str,
         chain_id: str,
-        tool_id: Optional[str] = None,
-        decision: Optional[str] = None,
-        reason_code: Optional[str] = None,
-        metadata: Optional[Dict[str, Any]] = None,
-        request_hash: Optional[str] = None,
-        response_hash: Optional[str] = None,
+        tool_id: str | None = None,
+        decision: str | None = None,
+        reason_code: str | None = None,
+        metadata: dict[str, Any] | None = None,
+        request_hash: str | None = None,
+        response_hash: str | None = None,
     ) -> RecordedEvidence:
         """Append an event of your own to a chain of the gateway's tamper-evident ledger.
 
@@ -333,7 +339,8 @@ class ActPassClient:
         """Return the SHA-256, in hex, of the canonical JSON (RFC 8785) of ``payload``.
 
         Raises:
-            ActPassArgumentError: ``payload`` has no canonical form: not JSON, NaN, an integer beyond ±(2**53 - 1), a lone
+            ActPassArgumentError: ``payload`` has no canonical form: not JSON, NaN, an integer beyond ±(2**53 - 1),
+                a lone
                 surrogate.
 
         >>> ActPassClient.hash_payload({"currency": "usd", "amount": 4900})
@@ -359,7 +366,7 @@ class ActPassClient:
         return self._native.base_url
 
     @property
-    def tenant_id(self) -> Optional[str]:
+    def tenant_id(self) -> str | None:
         """The tenant, if one was given."""
         return self._native.tenant_id
 
@@ -388,9 +395,9 @@ class ActPassClient:
 
     def __exit__(
         self,
-        kind: Optional[type[BaseException]],
-        error: Optional[BaseException],
-        traceback: Optional[TracebackType],
+        kind: type[BaseException] | None,
+        error: BaseException | None,
+        traceback: TracebackType | None,
     ) -> None:
         """Close the client."""
         self.close()
@@ -401,10 +408,10 @@ class ActPassClient:
 
 
 def create_actpass(
-    api_key: Optional[str] = None,
-    tenant_id: Optional[str] = None,
-    agent_id: Optional[str] = None,
-    base_url: Optional[str] = None,
+    api_key: str | None = None,
+    tenant_id: str | None = None,
+    agent_id: str | None = None,
+    base_url: str | None = None,
 ) -> ActPassClient:
     """Return a client with these settings and the defaults for all others; see :class:`ActPassClient`.
 
@@ -417,7 +424,8 @@ def create_actpass(
 def canonical_outcome(outcome: Mapping[str, Any]) -> str:
     """Return ``{"decision", "error", "executed"}`` of a guard's outcome in canonical JSON, equal in every language.
 
-    ``error`` is ``null`` or ``{"kind", "status"}``, the kind being ``action`` for an exception of the function that ran.
+    ``error`` is ``null`` or ``{"kind", "status"}``, the kind being ``action`` for an exception of the function
+    that ran.
 
     >>> canonical_outcome({"executed": True, "decision": {"decision": "allow"}, "result": 1})
     '{"decision":{"decision":"allow"},"error":null,"executed":true}'

@@ -2,8 +2,6 @@
 
 from __future__ import annotations
 
-from typing import Optional
-
 
 class ActPassError(Exception):
     """The base of everything that the SDK raises or reports. When in doubt, treat it as "do not execute".
@@ -21,17 +19,17 @@ class ActPassError(Exception):
     """
 
     kind: str = "internal"
-    operation: Optional[str] = None
-    request_id: Optional[str] = None
-    retry_after: Optional[float] = None
+    operation: str | None = None
+    request_id: str | None = None
+    retry_after: float | None = None
     retryable: bool = False
 
     def __init__(
         self,
         message: str,
-        status: Optional[int] = None,
-        body: Optional[str] = None,
-        code: Optional[str] = None,
+        status: int | None = None,
+        body: str | None = None,
+        code: str | None = None,
     ) -> None:
         """Keep ``message`` and what the gateway answered."""
         super().__init__(message)

@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 import sys
-from typing import TYPE_CHECKING, Any, Dict, List, Literal, Optional, TypedDict, TypeVar
+from typing import TYPE_CHECKING, Any, Literal, TypedDict, TypeVar
 
 T = TypeVar("T")
 
@@ -22,8 +22,8 @@ class Explain(TypedDict, total=False):
     """Why a decision is as it is."""
 
     summary: str
-    matched_rules: List[str]
-    next_steps: List[str]
+    matched_rules: list[str]
+    next_steps: list[str]
 
 
 class _DecisionWord(TypedDict):
@@ -46,13 +46,13 @@ class Credential(TypedDict, total=False):
     """A secret that the gateway's vault holds for the tool."""
 
     token: str
-    expires_at: Optional[str]
+    expires_at: str | None
 
 
 class ExecutionContext(TypedDict):
     """What ``execute_fn`` is given: the vaulted credential, if there is one, and the decision."""
 
-    credential: Optional[Credential]
+    credential: Credential | None
     decision: Decision
 
 
@@ -60,7 +60,9 @@ if TYPE_CHECKING or sys.version_info >= (3, 11):
     if sys.version_info >= (3, 11):
         from typing import Generic
     else:
-        from typing_extensions import Generic, TypedDict
+        from typing import Generic
+
+        from typing_extensions import TypedDict
 
     class _Reported(TypedDict):
         decision: Decision
@@ -74,10 +76,10 @@ if TYPE_CHECKING or sys.version_info >= (3, 11):
         """
 
         result: T
-        error: BaseException
+        error: Exception
 
 else:  # A TypedDict cannot be generic there; at run time it is a dict anyway.
-    GuardOutput = Dict[str, Any]
+    GuardOutput = dict[str, Any]
 
 
 class _Passport(TypedDict):
@@ -96,8 +98,8 @@ class PassportVerification(TypedDict, total=False):
     """Whether a passport is valid, and what is wrong with it."""
 
     valid: bool
-    errors: List[str]
-    claims: Dict[str, Any]
+    errors: list[str]
+    claims: dict[str, Any]
 
 
 class PassportRevocation(TypedDict, total=False):

@@ -1,0 +1,92 @@
+# make demo    builds what it needs, starts a gateway and runs guarded refunds
+# make test    everything, every language; prints the counts
+# make lint    formatting, clippy, rustdoc, ruff, mypy, licences
+# make python  builds the Python package and installs it into .venv/
+# make bench   what the client adds to a call, side by side
+# make verify  files that are generated or repeated are what they should be
+
+PYTHON ?= python3
+CARGO ?= cargo
+VENV := .venv
+TEST_VENV := target/test-venv
+GATEWAY := target/debug/actpass-gateway
+HOSTILE := target/debug/actpass-hostile-gateway
+MATURIN := maturin>=1.16,<2
+TEST_TOOLS := pytest>=8,<10 mypy>=1.15,<3 ruff>=0.12,<1
+PYTHON_SOURCES := $(shell find bindings-python/src bindings-python/python -name '*.rs' -o -name '*.py' -o -name '*.pyi') \
+	bindings-python/Cargo.toml bindings-python/pyproject.toml
+RUST_SOURCES := Cargo.toml Cargo.lock $(shell find core/src gateway/src policies -type f)
+
+.DELETE_ON_ERROR:
+.PHONY: demo test test-rust test-python leaks lint python bench verify clean
+
+demo: python target/release/actpass-gateway
+	@echo
+	@$(VENV)/bin/python examples/python/refund.py target/release/actpass-gateway .actpass/demo/refunds.jsonl
+
+python: $(VENV)/installed
+
+target/release/actpass-gateway: $(RUST_SOURCES)
+	$(CARGO) build --release --locked -p actpass-gateway
+	@touch $@
+
+$(VENV)/bin/maturin:
+	@scripts/need-python $(PYTHON)
+	$(PYTHON) -m venv $(VENV)
+	$(VENV)/bin/pip install --quiet '$(MATURIN)'
+
+$(VENV)/installed: $(VENV)/bin/maturin $(PYTHON_SOURCES) $(RUST_SOURCES)
+	rm -rf target/wheels/release
+	$(VENV)/bin/maturin build --release --locked --quiet -m bindings-python/Cargo.toml -o target/wheels/release
+	$(VENV)/bin/pip install --quiet --force-reinstall target/wheels/release/actpass-*.whl
+	@touch $@
+
+test: test-rust test-python leaks
+	@echo "make test: all passed"
+
+# Whatever the tests print is kept, so that `leaks` can look for secrets in it.
+test-rust:
+	@mkdir -p target/test-output && rm -f target/test-output/rust*.log
+	scripts/keep-output target/test-output/rust.log $(CARGO) test --workspace --locked
+
+$(TEST_VENV)/bin/maturin:
+	@scripts/need-python $(PYTHON)
+	$(PYTHON) -m venv $(TEST_VENV)
+	$(TEST_VENV)/bin/pip install --quiet '$(MATURIN)' $(foreach tool,$(TEST_TOOLS),'$(tool)')
+
+# The wheel as a stranger gets it, but for the optimisation.
+$(TEST_VENV)/installed: $(TEST_VENV)/bin/maturin $(PYTHON_SOURCES) $(RUST_SOURCES)
+	rm -rf target/wheels/dev
+	$(TEST_VENV)/bin/maturin build --profile dev --locked --quiet -m bindings-python/Cargo.toml -o target/wheels/dev
+	$(TEST_VENV)/bin/pip install --quiet --force-reinstall target/wheels/dev/actpass-*.whl
+	@touch $@
+
+test-python: $(TEST_VENV)/installed
+	@mkdir -p target/test-output && rm -f target/test-output/python*.log
+	$(CARGO) build --locked -p actpass-gateway -p actpass-hostile-gateway
+	cd bindings-python/tests && \
+		ACTPASS_GATEWAY=$(CURDIR)/$(GATEWAY) ACTPASS_HOSTILE_GATEWAY=$(CURDIR)/$(HOSTILE) \
+		ACTPASS_TEST_LOG=$(CURDIR)/target/test-output/python-events.log \
+		$(CURDIR)/scripts/keep-output $(CURDIR)/target/test-output/python.log $(CURDIR)/$(TEST_VENV)/bin/python -m pytest
+
+leaks: test-rust test-python
+	scripts/find-leaks tests/secrets.txt target/test-output
+
+lint: $(TEST_VENV)/bin/maturin
+	$(CARGO) fmt --all --check
+	$(CARGO) clippy --workspace --all-targets --locked -- -D warnings
+	RUSTDOCFLAGS='-D warnings' $(CARGO) doc --workspace --no-deps --locked
+	$(TEST_VENV)/bin/ruff check bindings-python examples/python
+	$(TEST_VENV)/bin/ruff format --check bindings-python examples/python
+	$(TEST_VENV)/bin/mypy --config-file bindings-python/pyproject.toml bindings-python/python/actpass
+	scripts/deny $(CARGO)
+
+bench: python
+	$(CARGO) run --release --locked -p actpass-benches
+	$(VENV)/bin/python benches/python.py
+
+verify:
+	scripts/check-paths
+
+clean:
+	rm -rf target $(VENV) .actpass

@@ -1,0 +1,119 @@
+"""A support agent refunds customers, guarded by a gateway of its own.
+
+Refunds of 49.00, 250.00 and 900.00 dollars are tried under the refund policy. Then the gateway is stopped, and one
+more is
+tried in ``enforce`` and one in ``monitor``. What really ran stands in the ledger file: one line for each refund.
+
+Usage: refund.py GATEWAY LEDGER, the path of the program ``actpass-gateway`` and of a file to write.
+"""
+
+from __future__ import annotations
+
+import json
+import subprocess
+import sys
+import tempfile
+import urllib.request
+from collections.abc import Iterator
+from contextlib import contextmanager
+from pathlib import Path
+from typing import Any, Callable
+
+from actpass import ActPassClient, GuardOutput
+
+KEY = "apk_dev"
+
+
+def main(gateway: str, ledger: Path) -> None:
+    """Try the refunds and print what was decided and what ran."""
+    ledger.parent.mkdir(parents=True, exist_ok=True)
+    ledger.write_text("")
+    print_row("amount", "mode", "decision", "reason", "ran")
+    with (
+        running(gateway) as (base_url, stop),
+        ActPassClient(KEY, agent_id="support_agent", base_url=base_url) as client,
+    ):
+        for charge, cents in [("ch_1", 4900), ("ch_2", 25000), ("ch_3", 90000)]:
+            guarded_refund(client, ledger, charge, cents, "enforce")
+        chain = read_chain(base_url)
+        stop()
+        for charge, mode in [("ch_4", "enforce"), ("ch_5", "monitor")]:
+            guarded_refund(client, ledger, charge, 1200, mode)
+    print(f"\nevidence: {chain['length']} events, the chain {'verifies' if chain['valid'] else 'IS BROKEN'}")
+    print(f"refunds that ran ({ledger}):")
+    print(ledger.read_text(), end="")
+
+
+def guarded_refund(client: ActPassClient, ledger: Path, charge: str, cents: int, mode: Any) -> None:
+    """Refund ``charge``, if it may be, and print a row about it."""
+    out: GuardOutput[str] = client.guard(
+        goal="resolve_refund_request",
+        tool="stripe.refund.create",
+        resource=f"stripe:charge:{charge}",
+        args={"amount": cents, "currency": "usd"},
+        execute_fn=lambda ctx: refund(ledger, charge, cents),
+        mode=mode,
+    )
+    decision = out["decision"]
+    print_row(
+        f"{cents / 100:.2f}",
+        mode,
+        decision["decision"],
+        decision["reason_code"],
+        "yes" if out["executed"] else "no",
+    )
+
+
+def refund(ledger: Path, charge: str, cents: int) -> str:
+    """Give the money back; here, a line in a file stands for it."""
+    with ledger.open("a") as file:
+        file.write(json.dumps({"charge": charge, "amount": cents}) + "\n")
+    return f"re_{charge}"
+
+
+def read_chain(base_url: str) -> dict[str, Any]:
+    """Ask the gateway to verify its chain of decisions."""
+    request = urllib.request.Request(
+        f"{base_url}/api/v1/evidence/chains/decisions/verify",
+        headers={"authorization": f"Bearer {KEY}"},
+    )
+    with urllib.request.urlopen(request, timeout=10) as answer:
+        chain: dict[str, Any] = json.load(answer)
+        return chain
+
+
+@contextmanager
+def running(gateway: str) -> Iterator[tuple[str, Callable[[], None]]]:
+    """Run a gateway with a fresh data file; its URL, and what stops it."""
+    with tempfile.TemporaryDirectory() as folder:
+        process = subprocess.Popen(
+            [gateway, "dev", "--listen", "127.0.0.1:0", "--data", f"{folder}/dev.db"],
+            stdout=subprocess.PIPE,
+            stderr=subprocess.DEVNULL,
+            text=True,
+        )
+
+        def stop() -> None:
+            process.terminate()
+            process.wait(timeout=30)
+
+        try:
+            first_line = process.stdout.readline() if process.stdout else ""
+            if not first_line.startswith("listening on "):
+                sys.exit(f"the gateway did not start: {first_line!r}")
+            yield first_line.split()[-1], stop
+        finally:
+            stop()
+            if process.stdout:
+                process.stdout.close()
+
+
+def print_row(amount: str, mode: str, decision: str, reason: str, ran: str) -> None:
+    """Print a row of the table."""
+    print(f"{amount:>8}  {mode:<8}  {decision:<17} {reason:<28} {ran}")
+
+
+if __name__ == "__main__":
+    if len(sys.argv) != 3:
+        sys.exit(__doc__)
+    main(sys.argv[1], Path(sys.argv[2]))
