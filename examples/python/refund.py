@@ -1,8 +1,8 @@
 """A support agent refunds customers, guarded by a gateway of its own.
 
 Refunds of 49.00, 250.00 and 900.00 dollars are tried under the refund policy. Then the gateway is stopped, and one
-more is
-tried in ``enforce`` and one in ``monitor``. What really ran stands in the ledger file: one line for each refund.
+more is tried in ``enforce`` and one in ``monitor``. What really ran stands in the ledger file: one line for each
+refund.
 
 Usage: refund.py GATEWAY LEDGER, the path of the program ``actpass-gateway`` and of a file to write.
 """

@@ -40,11 +40,9 @@ class ActPassClient:
             :data:`DEFAULT_BASE_URL`. Plain ``http`` is accepted to this machine only.
         timeout: The total deadline of a call in seconds, retries and waits included; above 0, at most 86400.
         connect_timeout: The longest that one attempt may take to connect, in seconds. Default: 5, or ``timeout``
-            if that
-            is shorter.
+            if that is shorter.
         max_retries: How often a call is tried again at most, 0 to 10. Calls that are not safe to repeat are
-            retried only
-            where the gateway certainly did not take them.
+            retried only where the gateway certainly did not take them.
         mode: The mode of calls that name none. Nothing in the environment can change it.
         ca: Certificates of authorities to trust besides the system's, in PEM, as ``str`` or ``bytes``.
         danger_allow_insecure_http: Permits plain ``http`` to another machine, where everyone on the way can read the
@@ -122,8 +120,7 @@ class ActPassClient:
 
         Returns:
             The decision as the gateway sent it. A 401 or 403 that explains itself with a decision other than
-            ``allow`` is
-            that decision.
+            ``allow`` is that decision.
 
         Raises:
             ActPassArgumentError: Something cannot be sent; nothing was.
@@ -178,11 +175,9 @@ class ActPassClient:
 
         Returns:
             A dict: ``decision`` and ``executed`` always; ``result`` when the function ran and returned; ``error``
-            when it
-            ran and raised (that very exception) or when the gate failed (an :class:`~actpass.ActPassError`). If
-            the gate
-            failed, the decision is one that the SDK made: ``deny`` with a ``reason_code`` such as
-            ``actpass.unreachable``, and what to check in ``explain``.
+            when it ran and raised (that very exception) or when the gate failed (an
+            :class:`~actpass.ActPassError`). If the gate failed, the decision is one that the SDK made: ``deny``
+            with a ``reason_code`` such as ``actpass.unreachable``, and what to check in ``explain``.
 
         Raises:
             ActPassArgumentError: Something cannot be sent. Nothing was sent and nothing ran, in any mode.
@@ -340,8 +335,7 @@ class ActPassClient:
 
         Raises:
             ActPassArgumentError: ``payload`` has no canonical form: not JSON, NaN, an integer beyond ±(2**53 - 1),
-                a lone
-                surrogate.
+                a lone surrogate.
 
         >>> ActPassClient.hash_payload({"currency": "usd", "amount": 4900})
         'b8254cdaf74420349cd61cd59255812d66cf264b642850b3746a88420ab48ca2'
