@@ -76,14 +76,17 @@ lint: $(TEST_VENV)/bin/maturin
 	$(CARGO) fmt --all --check
 	$(CARGO) clippy --workspace --all-targets --locked -- -D warnings
 	RUSTDOCFLAGS='-D warnings' $(CARGO) doc --workspace --no-deps --locked
-	$(TEST_VENV)/bin/ruff check bindings-python examples/python
-	$(TEST_VENV)/bin/ruff format --check bindings-python examples/python
+	$(TEST_VENV)/bin/ruff check bindings-python examples benches
+	$(TEST_VENV)/bin/ruff format --check bindings-python examples benches
 	$(TEST_VENV)/bin/mypy --config-file bindings-python/pyproject.toml bindings-python/python/actpass
 	scripts/deny $(CARGO)
 
+# On one core, so that where the scheduler puts server and client is not what is measured.
+PIN := $(shell command -v taskset >/dev/null && echo taskset -c 0)
 bench: python
-	$(CARGO) run --release --locked -p actpass-benches
-	$(VENV)/bin/python benches/python.py
+	$(CARGO) build --release --locked -p actpass-benches
+	$(PIN) target/release/actpass-benches
+	$(PIN) $(VENV)/bin/python benches/python.py target/release/actpass-benches
 
 verify:
 	scripts/check-paths

@@ -1,5 +1,6 @@
 //! What the client adds to a call, side by side: the same answer from the same server on loopback, one call at a time, in
-//! interleaved rounds. `make bench` runs it.
+//! interleaved rounds. `make bench` runs it. With the argument `serve` it is the server alone, for benchmarks in other
+//! languages.
 
 use std::error::Error;
 use std::io::{BufRead, BufReader, Read, Write};
@@ -19,11 +20,18 @@ const ANSWER: &str = r#"{"decision":"allow","reason_code":"refund.small_in_scope
 
 fn main() -> Result<(), Box<dyn Error>> {
     let server = fixed_answer_server()?;
+    if std::env::args().nth(1).as_deref() == Some("serve") {
+        println!("http://{server}");
+        // Until whoever started it closes its standard input.
+        std::io::stdin().read_to_end(&mut Vec::new())?;
+        return Ok(());
+    }
     let mut contenders: Vec<Box<dyn Contender>> = vec![
         Box::new(RawSocket::new(server)?),
         Box::new(Hyper::new(server)?),
         Box::new(Guard::new(server)?),
         Box::new(HostGuard::new(server)?),
+        Box::new(BackgroundGuard::new(server)?),
     ];
     let mut rounds = vec![Vec::new(); contenders.len()];
     for round in 0..=ROUNDS {
@@ -40,7 +48,11 @@ fn main() -> Result<(), Box<dyn Error>> {
     let median = |rounds: &[(f64, f64)], pick: fn(&(f64, f64)) -> f64| {
         let mut values: Vec<f64> = rounds.iter().map(pick).collect();
         values.sort_by(f64::total_cmp);
-        (values.get(values.len() / 2).copied().unwrap_or(f64::NAN), values.first().copied(), values.last().copied())
+        (
+            values.get(values.len() / 2).copied().unwrap_or(f64::NAN),
+            values.first().copied(),
+            values.last().copied(),
+        )
     };
     let floor = rounds.get(1).map_or(f64::NAN, |hyper| median(hyper, |(p50, _)| *p50).0);
     for (contender, rounds) in contenders.iter().zip(&rounds) {
@@ -148,7 +160,9 @@ impl Contender for Hyper {
     }
 }
 
-async fn next_frame(response: &mut http::Response<hyper::body::Incoming>) -> Option<Result<Bytes, hyper::Error>> {
+async fn next_frame(
+    response: &mut http::Response<hyper::body::Incoming>,
+) -> Option<Result<Bytes, hyper::Error>> {
     let frame = std::future::poll_fn(|context| {
         hyper::body::Body::poll_frame(std::pin::Pin::new(response.body_mut()), context)
     });
@@ -202,6 +216,31 @@ impl Contender for HostGuard {
     }
 }
 
+/// What [`Host`] does not do: a background thread drives the connections, the caller waits for it.
+struct BackgroundGuard {
+    runtime: Runtime,
+    actpass: ActPass,
+}
+
+impl BackgroundGuard {
+    fn new(server: SocketAddr) -> Result<Self, Box<dyn Error>> {
+        let actpass = ActPass::builder().api_key(KEY).base_url(format!("http://{server}")).build()?;
+        Ok(Self { runtime: Builder::new_multi_thread().worker_threads(1).enable_all().build()?, actpass })
+    }
+}
+
+impl Contender for BackgroundGuard {
+    fn name(&self) -> &'static str {
+        "the same on a background runtime"
+    }
+
+    fn call(&mut self) -> Result<(), Box<dyn Error>> {
+        let action = action();
+        let outcome = self.runtime.block_on(self.actpass.guard(&action, async |_| Ok::<_, ()>(())))?;
+        ran(&outcome)
+    }
+}
+
 fn ran(outcome: &Outcome<(), ()>) -> Result<(), Box<dyn Error>> {
     match outcome.executed() {
         true => Ok(()),
@@ -221,7 +260,8 @@ fn action() -> Action {
 
 /// As long as what the client sends.
 fn body() -> String {
-    let args = Json::parse(br#"{"amount":4900,"currency":"usd"}"#).map(|args| args.to_string()).unwrap_or_default();
+    let args =
+        Json::parse(br#"{"amount":4900,"currency":"usd"}"#).map(|args| args.to_string()).unwrap_or_default();
     format!(
         r#"{{"agent_id": "sdk", "goal": "resolve_refund_request", "tool": "stripe.refund.create", "resource": "stripe:charge:ch_123", "args": {args}, "user_id": null, "passport": null, "mode": "enforce", "idempotency_key": "0192f0c1-0000-7000-8000-000000000000", "audience": null}}"#
     )
