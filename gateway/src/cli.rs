@@ -1,0 +1,305 @@
+//! The command line.
+
+use std::fs;
+use std::io::{self, BufRead, Write};
+use std::net::SocketAddr;
+use std::path::{Path, PathBuf};
+use std::process::ExitCode;
+
+use clap::{Args, Parser, Subcommand, ValueEnum};
+use tracing_appender::non_blocking::WorkerGuard;
+use tracing_subscriber::filter::{LevelFilter, Targets};
+use tracing_subscriber::layer::SubscriberExt;
+use tracing_subscriber::util::SubscriberInitExt;
+
+use crate::auth::{self, KeyHash, MAX_KEY_BYTES, Role};
+use crate::config::{LogFormat, Settings};
+use crate::policy::{Cases, Policy};
+use crate::problems::Problems;
+use crate::server::Server;
+
+/// The exit code for settings that are wrong.
+const WRONG_SETTINGS: u8 = 2;
+
+/// Runs the program with the process's arguments.
+pub fn run() -> ExitCode {
+    let outcome = match Cli::parse().command {
+        Command::Dev(dev) => Settings::dev(dev.listen, dev.data, dev.policy.as_deref())
+            .map_err(Failure::Settings)
+            .and_then(serve),
+        Command::Key(KeyCommand::Hash) => hash_key(),
+        Command::Key(KeyCommand::New { role }) => new_key(role.into()),
+        Command::Policy(PolicyCommand::Check { file }) => check_policy(&file),
+        Command::Policy(PolicyCommand::Test { file, cases }) => test_policy(&file, &cases),
+        Command::Serve { config } => Settings::load(&config).map_err(Failure::Settings).and_then(serve),
+    };
+    match outcome {
+        Ok(()) => ExitCode::SUCCESS,
+        Err(failure) => {
+            eprintln!("{failure}");
+            failure.code()
+        }
+    }
+}
+
+/// The self-hosted ActPass gateway: decides by policy whether an agent may act, and records each decision before it
+/// answers.
+#[derive(Debug, Parser)]
+#[command(name = "actpass-gateway", version)]
+struct Cli {
+    #[command(subcommand)]
+    command: Command,
+}
+
+#[derive(Debug, Subcommand)]
+enum Command {
+    /// Runs a gateway for a first try and for tests, with keys that everyone knows
+    Dev(Dev),
+    /// Makes API keys
+    #[command(subcommand)]
+    Key(KeyCommand),
+    /// Checks and tests policies
+    #[command(subcommand)]
+    Policy(PolicyCommand),
+    /// Runs a gateway
+    Serve {
+        /// The settings, a TOML file
+        #[arg(long, value_name = "FILE")]
+        config: PathBuf,
+    },
+}
+
+#[derive(Args, Debug)]
+struct Dev {
+    /// Where to listen: a loopback address; port 0 takes a free one
+    #[arg(long, value_name = "ADDRESS", default_value = "127.0.0.1:8787")]
+    listen: SocketAddr,
+    /// The policy that decides; the refund policy if there is none
+    #[arg(long, value_name = "FILE")]
+    policy: Option<PathBuf>,
+    /// The data file; .actpass/dev.db if there is none
+    #[arg(long, value_name = "FILE")]
+    data: Option<PathBuf>,
+}
+
+#[derive(Debug, Subcommand)]
+enum KeyCommand {
+    /// Reads a key from the standard input and prints its hash, for the settings
+    Hash,
+    /// Prints a new random key, and its hash for the settings
+    New {
+        /// What the key is for
+        #[arg(long, value_enum, default_value_t)]
+        role: RoleArgument,
+    },
+}
+
+#[derive(Clone, Copy, Debug, Default, ValueEnum)]
+enum RoleArgument {
+    #[default]
+    Agent,
+    Operator,
+}
+
+impl From<RoleArgument> for Role {
+    fn from(role: RoleArgument) -> Self {
+        match role {
+            RoleArgument::Agent => Self::Agent,
+            RoleArgument::Operator => Self::Operator,
+        }
+    }
+}
+
+#[derive(Debug, Subcommand)]
+enum PolicyCommand {
+    /// Checks a policy whole
+    Check {
+        /// The policy, a JSON file
+        file: PathBuf,
+    },
+    /// Checks that a policy decides as expected
+    Test {
+        /// The policy, a JSON file
+        file: PathBuf,
+        /// The cases, a JSON file
+        cases: PathBuf,
+    },
+}
+
+/// Why the program ends with another code than 0.
+#[derive(Debug, thiserror::Error)]
+enum Failure {
+    #[error("{0}")]
+    Failed(String),
+    #[error("{0}")]
+    Settings(Problems),
+}
+
+impl Failure {
+    fn code(&self) -> ExitCode {
+        match self {
+            Self::Failed(_) => ExitCode::FAILURE,
+            Self::Settings(_) => ExitCode::from(WRONG_SETTINGS),
+        }
+    }
+
+    fn new(error: impl std::fmt::Display) -> Self {
+        Self::Failed(error.to_string())
+    }
+}
+
+fn serve(settings: Settings) -> Result<(), Failure> {
+    let _log = start_log(settings.log);
+    let runtime = tokio::runtime::Builder::new_multi_thread().enable_all().build().map_err(Failure::new)?;
+    runtime.block_on(async {
+        // From before anything is there to be stopped.
+        let signals = Signals::new().map_err(Failure::new)?;
+        let server = Server::start(settings).await.map_err(Failure::new)?;
+        let mut out = io::stdout();
+        // Whoever started the gateway may have closed its end of the pipe; the gateway works all the same.
+        let _ = writeln!(out, "listening on {}", server.url()).and_then(|()| out.flush());
+        tracing::info!(address = %server.address(), "started");
+        server
+            .run_until(async {
+                let signal = signals.any().await;
+                tracing::info!(signal, "stopping");
+            })
+            .await
+            .map_err(Failure::new)?;
+        tracing::info!("stopped");
+        Ok(())
+    })
+}
+
+/// Sends the gateway's own log lines to the standard error. Those of its libraries are left out: theirs are not checked
+/// for what they show.
+///
+/// A thread of its own writes them, and drops lines rather than wait: a log that nobody reads must not stop the gateway.
+/// What is left is written when the guard is dropped.
+fn start_log(format: LogFormat) -> WorkerGuard {
+    let own = Targets::new().with_target("actpass_gateway", LevelFilter::INFO);
+    let (writer, guard) = tracing_appender::non_blocking(io::stderr());
+    let lines = tracing_subscriber::fmt::layer().with_writer(writer).with_ansi(false);
+    let registry = tracing_subscriber::registry().with(own);
+    // Only a second call in one process fails, and then there is a log already.
+    let _ = match format {
+        LogFormat::Json => registry.with(lines.json()).try_init(),
+        LogFormat::Text => registry.with(lines).try_init(),
+    };
+    // A panic's message can hold what was being worked on; where it happened cannot.
+    std::panic::set_hook(Box::new(|panic| {
+        let place = panic.location().map(ToString::to_string);
+        tracing::error!(place, "panicked");
+    }));
+    guard
+}
+
+#[cfg(unix)]
+struct Signals {
+    interrupt: tokio::signal::unix::Signal,
+    terminate: tokio::signal::unix::Signal,
+}
+
+#[cfg(unix)]
+impl Signals {
+    fn new() -> io::Result<Self> {
+        use tokio::signal::unix::{SignalKind, signal};
+
+        Ok(Self { interrupt: signal(SignalKind::interrupt())?, terminate: signal(SignalKind::terminate())? })
+    }
+
+    async fn any(mut self) -> &'static str {
+        tokio::select! {
+            _ = self.interrupt.recv() => "SIGINT",
+            _ = self.terminate.recv() => "SIGTERM",
+        }
+    }
+}
+
+#[cfg(not(unix))]
+struct Signals;
+
+#[cfg(not(unix))]
+impl Signals {
+    fn new() -> io::Result<Self> {
+        Ok(Self)
+    }
+
+    async fn any(self) -> &'static str {
+        match tokio::signal::ctrl_c().await {
+            Ok(()) => "Ctrl-C",
+            Err(_) => std::future::pending().await,
+        }
+    }
+}
+
+fn new_key(role: Role) -> Result<(), Failure> {
+    let key = auth::generate(role).map_err(Failure::new)?;
+    print(format_args!("{}\n{}", key.expose(), hash_line(&KeyHash::of(key.expose()))))
+}
+
+fn hash_key() -> Result<(), Failure> {
+    let mut line = String::new();
+    io::stdin().lock().read_line(&mut line).map_err(Failure::new)?;
+    let key = actpass_core::Secret::from(line);
+    let key = key.expose().trim();
+    if key.is_empty() || key.len() > MAX_KEY_BYTES || !key.bytes().all(|byte| byte.is_ascii_graphic()) {
+        let problem =
+            format!("expected a key on the standard input: 1 to {MAX_KEY_BYTES} visible ASCII characters");
+        return Err(Failure::Failed(problem));
+    }
+    print(hash_line(&KeyHash::of(key)))
+}
+
+fn hash_line(hash: &KeyHash) -> String {
+    format!("hash = \"{hash}\"")
+}
+
+fn check_policy(file: &Path) -> Result<(), Failure> {
+    let policy = read_checked(file, Policy::parse)?;
+    let version = policy.version().as_str().map_or_else(|| policy.version().to_string(), str::to_owned);
+    print(format_args!(
+        "id       {}\nversion  {version}\nhash     {}\nrules    {}",
+        policy.id(),
+        policy.hash(),
+        policy.rules().len()
+    ))
+}
+
+fn test_policy(file: &Path, cases: &Path) -> Result<(), Failure> {
+    let policy = read_checked(file, Policy::parse)?;
+    let cases = read_checked(cases, Cases::parse)?;
+    let mut passed = 0_usize;
+    let mut failed = 0_usize;
+    for case in cases.iter() {
+        let mismatches = case.run(&policy);
+        if mismatches.is_empty() {
+            passed += 1;
+            continue;
+        }
+        failed += 1;
+        print(format_args!("FAIL {}", case.name()))?;
+        for mismatch in mismatches {
+            print(mismatch)?;
+        }
+    }
+    print(format_args!("{passed} passed, {failed} failed"))?;
+    match failed {
+        0 => Ok(()),
+        _ => Err(Failure::Failed(format!("{} does not decide as expected", file.display()))),
+    }
+}
+
+/// What `parse` makes of the file; its problems name the file.
+fn read_checked<T>(file: &Path, parse: impl Fn(&[u8]) -> Result<T, Problems>) -> Result<T, Failure> {
+    let text = fs::read(file).map_err(|error| Failure::Failed(format!("{}: {error}", file.display())))?;
+    parse(&text).map_err(|found| {
+        let mut problems = Problems::default();
+        problems.add_all(file.display(), &found);
+        Failure::new(problems)
+    })
+}
+
+fn print(line: impl std::fmt::Display) -> Result<(), Failure> {
+    writeln!(io::stdout(), "{line}").map_err(Failure::new)
+}

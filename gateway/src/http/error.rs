@@ -1,0 +1,144 @@
+//! Every error that the gateway answers with, in one table.
+
+use actpass_core::Json;
+use axum::response::{IntoResponse, Response};
+use http::{HeaderValue, StatusCode, header};
+
+use crate::request::InvalidMember;
+use crate::store::StoreError;
+
+#[derive(Clone, Debug, PartialEq, Eq)]
+pub(super) enum ApiError {
+    BodyTimeout,
+    BodyTooLarge(usize),
+    BodyUnreadable,
+    Busy,
+    Conflict,
+    Internal,
+    InvalidJson(String),
+    InvalidMember(String),
+    InvalidPath,
+    MethodNotAllowed,
+    NotFound(&'static str),
+    NotImplemented(&'static str),
+    RateLimited(u64),
+    Unauthenticated,
+    Unavailable,
+    UnsupportedMediaType(&'static str),
+}
+
+/// The code of an error, beside its answer, for the log.
+#[derive(Clone, Copy)]
+pub(super) struct Code(pub(super) &'static str);
+
+impl ApiError {
+    fn status_and_code(&self) -> (StatusCode, &'static str) {
+        match self {
+            Self::BodyTimeout => (StatusCode::REQUEST_TIMEOUT, "body_timeout"),
+            Self::BodyTooLarge(_) => (StatusCode::PAYLOAD_TOO_LARGE, "body_too_large"),
+            Self::BodyUnreadable => (StatusCode::BAD_REQUEST, "body_unreadable"),
+            Self::Busy => (StatusCode::SERVICE_UNAVAILABLE, "busy"),
+            Self::Conflict => (StatusCode::CONFLICT, "idempotency_conflict"),
+            Self::Internal => (StatusCode::INTERNAL_SERVER_ERROR, "internal"),
+            Self::InvalidJson(_) => (StatusCode::BAD_REQUEST, "invalid_json"),
+            Self::InvalidMember(_) => (StatusCode::UNPROCESSABLE_ENTITY, "invalid_member"),
+            Self::InvalidPath => (StatusCode::BAD_REQUEST, "invalid_path"),
+            Self::MethodNotAllowed => (StatusCode::METHOD_NOT_ALLOWED, "method_not_allowed"),
+            Self::NotFound(_) => (StatusCode::NOT_FOUND, "not_found"),
+            Self::NotImplemented(_) => (StatusCode::NOT_IMPLEMENTED, "not_implemented"),
+            Self::RateLimited(_) => (StatusCode::TOO_MANY_REQUESTS, "rate_limited"),
+            Self::Unauthenticated => (StatusCode::UNAUTHORIZED, "unauthenticated"),
+            Self::Unavailable => (StatusCode::SERVICE_UNAVAILABLE, "unavailable"),
+            Self::UnsupportedMediaType(_) => (StatusCode::UNSUPPORTED_MEDIA_TYPE, "unsupported_media_type"),
+        }
+    }
+
+    fn message(&self) -> String {
+        match self {
+            Self::BodyTimeout => "the body did not arrive in time".to_owned(),
+            Self::BodyTooLarge(limit) => format!("the body is larger than {limit} bytes"),
+            Self::BodyUnreadable => "the body could not be read to its end".to_owned(),
+            Self::Busy => "the gateway has more to record than it can take; try again".to_owned(),
+            Self::Conflict => {
+                "idempotency_key: was used for another request; expected a new one, or the same body"
+                    .to_owned()
+            }
+            Self::Internal => "the gateway failed; its log has the request id".to_owned(),
+            Self::InvalidJson(problem) | Self::InvalidMember(problem) => problem.clone(),
+            Self::InvalidPath => "the path or the query is not percent-encoded UTF-8".to_owned(),
+            Self::MethodNotAllowed => "this path does not take this method; see the Allow header".to_owned(),
+            Self::NotFound(what) => format!("there is no such {what}"),
+            Self::NotImplemented(what) => format!("this version of the gateway has no {what} yet"),
+            Self::RateLimited(seconds) => {
+                format!("this API key calls more often than it may; try again in {seconds} s")
+            }
+            Self::Unauthenticated => {
+                "expected the header `authorization: Bearer <API key>` with a key of this gateway".to_owned()
+            }
+            Self::Unavailable => "the ledger cannot be used, so nothing was decided".to_owned(),
+            Self::UnsupportedMediaType(expected) => (*expected).to_owned(),
+        }
+    }
+}
+
+impl IntoResponse for ApiError {
+    fn into_response(self) -> Response {
+        let (status, code) = self.status_and_code();
+        let error = Json::Object(vec![
+            ("code".to_owned(), Json::from(code)),
+            ("message".to_owned(), Json::String(self.message())),
+        ]);
+        let mut response = json(status, Json::Object(vec![("error".to_owned(), error)]).to_string());
+        response.extensions_mut().insert(Code(code));
+        let headers = response.headers_mut();
+        match self {
+            Self::Busy => {
+                headers.insert(header::RETRY_AFTER, HeaderValue::from_static("1"));
+            }
+            Self::RateLimited(seconds) => {
+                headers.insert(header::RETRY_AFTER, HeaderValue::from(seconds));
+            }
+            Self::Unauthenticated => {
+                headers.insert(header::WWW_AUTHENTICATE, HeaderValue::from_static("Bearer"));
+            }
+            Self::BodyTimeout
+            | Self::BodyTooLarge(_)
+            | Self::BodyUnreadable
+            | Self::Conflict
+            | Self::Internal
+            | Self::InvalidJson(_)
+            | Self::InvalidMember(_)
+            | Self::InvalidPath
+            | Self::MethodNotAllowed
+            | Self::NotFound(_)
+            | Self::NotImplemented(_)
+            | Self::Unavailable
+            | Self::UnsupportedMediaType(_) => {}
+        }
+        response
+    }
+}
+
+/// A JSON answer.
+pub(super) fn json(status: StatusCode, body: impl Into<axum::body::Body>) -> Response {
+    let mut response = Response::new(body.into());
+    *response.status_mut() = status;
+    response.headers_mut().insert(header::CONTENT_TYPE, HeaderValue::from_static("application/json"));
+    response
+}
+
+impl From<InvalidMember> for ApiError {
+    fn from(invalid: InvalidMember) -> Self {
+        Self::InvalidMember(invalid.to_string())
+    }
+}
+
+impl From<StoreError> for ApiError {
+    fn from(error: StoreError) -> Self {
+        match error {
+            StoreError::Busy => Self::Busy,
+            StoreError::NotCanonical => Self::InvalidMember("metadata: has no canonical form".to_owned()),
+            StoreError::Unavailable => Self::Unavailable,
+        }
+    }
+}

@@ -1,0 +1,256 @@
+//! What each route does.
+
+use std::sync::Arc;
+
+use actpass_core::Json;
+use actpass_core::json::Number;
+use axum::body::Body;
+use axum::extract::rejection::PathRejection;
+use axum::extract::{Path, Query, State};
+use axum::response::Response;
+use bytes::Bytes;
+use futures_util::stream;
+use http::StatusCode;
+
+use super::App;
+use super::error::{ApiError, json};
+use super::receive::{Call, Caller};
+use crate::decide;
+use crate::ledger::{Head, Verifier};
+use crate::request::{Evidence, InvalidMember, Preflight};
+use crate::store::{Append, Appended, StoreError, StoredEvent};
+
+/// Bodies above this many bytes are worked on beside the threads that serve connections.
+const LARGE: usize = 64 * 1024;
+
+pub(super) async fn preflight(State(app): State<Arc<App>>, call: Call) -> Result<Response, ApiError> {
+    let Call { key, body: raw } = call;
+    let decided = work(&app, raw.len(), move || {
+        let body = parse(&raw)?;
+        let request = Preflight::read(&body)?;
+        match request.unsupported {
+            Some("passport") => Err(ApiError::NotImplemented("passports")),
+            Some("approval_request_id") => Err(ApiError::NotImplemented("approvals")),
+            Some(_) => Err(ApiError::NotImplemented("tool manifests")),
+            None => Ok(decide::decide(&key, &request, &body, &raw)),
+        }
+    })
+    .await?;
+    match record(&app, decided.append).await? {
+        Appended::Conflict => Err(ApiError::Conflict),
+        Appended::Recorded(_) => Ok(json(StatusCode::OK, decided.answer)),
+        Appended::Repeated(answer) => Ok(json(StatusCode::OK, answer)),
+    }
+}
+
+pub(super) async fn evidence(State(app): State<Arc<App>>, call: Call) -> Result<Response, ApiError> {
+    let Call { key, body: raw } = call;
+    let append = work(&app, raw.len(), move || {
+        let body = parse(&raw)?;
+        Ok(decide::witness(&key, &Evidence::read(&body)?))
+    })
+    .await?;
+    let event_id = append.event.event_id.clone();
+    match record(&app, append).await? {
+        Appended::Recorded(head) => {
+            let answer = Json::Object(vec![
+                ("event_id".to_owned(), Json::String(event_id)),
+                ("current_event_hash".to_owned(), Json::String(head.hash)),
+            ]);
+            Ok(json(StatusCode::OK, answer.to_string()))
+        }
+        // Evidence has no idempotency key.
+        Appended::Conflict | Appended::Repeated(_) => Err(ApiError::Internal),
+    }
+}
+
+pub(super) async fn chain(
+    State(app): State<Arc<App>>,
+    Caller(key): Caller,
+    chain_id: Result<Path<String>, PathRejection>,
+    query: Result<Query<Vec<(String, String)>>, axum::extract::rejection::QueryRejection>,
+) -> Result<Response, ApiError> {
+    let Path(chain_id) = chain_id.map_err(|_| ApiError::InvalidPath)?;
+    let Query(query) = query.map_err(|_| ApiError::InvalidPath)?;
+    let range = Range::read(&query)?;
+    let head = find(&app, &key.tenant.id, &chain_id).await?;
+    // Events that come while this answer goes out are the next answer's.
+    let until = range.limit.map_or(head.length, |limit| head.length.min(range.after.saturating_add(limit)));
+    let opening = format!(r#"{{"chain_id":{},"events":["#, Json::from(&*chain_id));
+    let source = Source { app, tenant_id: Arc::clone(&key.tenant.id), chain_id, until };
+    let state = Export::Opening(opening, source, range.after);
+    Ok(json(StatusCode::OK, Body::from_stream(stream::try_unfold(state, Export::next))))
+}
+
+pub(super) async fn verify(
+    State(app): State<Arc<App>>,
+    Caller(key): Caller,
+    chain_id: Result<Path<String>, PathRejection>,
+) -> Result<Response, ApiError> {
+    let Path(chain_id) = chain_id.map_err(|_| ApiError::InvalidPath)?;
+    let head = find(&app, &key.tenant.id, &chain_id).await?;
+    let source =
+        Source { app: Arc::clone(&app), tenant_id: Arc::clone(&key.tenant.id), chain_id, until: head.length };
+    let mut verifier = Verifier::default();
+    let mut after = 0;
+    loop {
+        let page = source.page(after).await?;
+        let Some(last) = page.last() else {
+            break;
+        };
+        after = last.seq;
+        let (back, whole) = heavy(&app, move || {
+            let whole = page.iter().all(|event| verifier.push(&event.text));
+            Ok((verifier, whole))
+        })
+        .await?;
+        verifier = back;
+        if !whole {
+            break;
+        }
+    }
+    let found = verifier.finish(head);
+    let answer = Json::Object(vec![
+        ("valid".to_owned(), Json::Bool(found.first_broken.is_none())),
+        ("length".to_owned(), number(found.length)),
+        ("head".to_owned(), Json::String(found.head)),
+        ("first_broken".to_owned(), found.first_broken.map_or(Json::Null, number)),
+    ]);
+    Ok(json(StatusCode::OK, answer.to_string()))
+}
+
+pub(super) async fn health(State(app): State<Arc<App>>) -> Result<Response, ApiError> {
+    let check = async {
+        let _alone = app.checking.lock().await;
+        app.store.check().await
+    };
+    in_time(&app, check).await?;
+    Ok(json(StatusCode::OK, r#"{"status":"ok"}"#))
+}
+
+pub(super) async fn not_implemented(_: Caller) -> ApiError {
+    ApiError::NotImplemented("passports, approvals and tool manifests")
+}
+
+pub(super) async fn not_implemented_public() -> ApiError {
+    ApiError::NotImplemented("passports, and so no keys to verify them")
+}
+
+fn parse(raw: &[u8]) -> Result<Json, ApiError> {
+    Json::parse(raw).map_err(|error| ApiError::InvalidJson(error.to_string()))
+}
+
+/// Does `job` here if the body is small, or else where it holds up no connection.
+async fn work<T: Send + 'static>(
+    app: &App,
+    body_bytes: usize,
+    job: impl FnOnce() -> Result<T, ApiError> + Send + 'static,
+) -> Result<T, ApiError> {
+    match body_bytes > LARGE {
+        true => heavy(app, job).await,
+        false => job(),
+    }
+}
+
+async fn heavy<T: Send + 'static>(
+    app: &App,
+    job: impl FnOnce() -> Result<T, ApiError> + Send + 'static,
+) -> Result<T, ApiError> {
+    let _permit = app.heavy.acquire().await.map_err(|_| ApiError::Internal)?;
+    tokio::task::spawn_blocking(job).await.map_err(|_| ApiError::Internal)?
+}
+
+async fn record(app: &App, append: Append) -> Result<Appended, ApiError> {
+    in_time(app, app.store.append(append)).await
+}
+
+/// A store that does not answer is one that does not work.
+async fn in_time<T>(app: &App, asked: impl Future<Output = Result<T, StoreError>>) -> Result<T, ApiError> {
+    match tokio::time::timeout(app.store_timeout, asked).await {
+        Ok(answer) => Ok(answer?),
+        Err(_) => {
+            tracing::error!("the store did not answer in time");
+            Err(ApiError::Unavailable)
+        }
+    }
+}
+
+async fn find(app: &App, tenant_id: &str, chain_id: &str) -> Result<Head, ApiError> {
+    in_time(app, app.store.head(tenant_id, chain_id)).await?.ok_or(ApiError::NotFound("chain"))
+}
+
+fn number(value: u64) -> Json {
+    Json::Number(Number::from(i64::try_from(value).unwrap_or(i64::MAX)))
+}
+
+/// Which events of a chain are asked for.
+struct Range {
+    after: u64,
+    limit: Option<u64>,
+}
+
+impl Range {
+    fn read(query: &[(String, String)]) -> Result<Self, InvalidMember> {
+        let mut after = None;
+        let mut limit = None;
+        for (name, value) in query {
+            let (known, least) = match name.as_str() {
+                "after" => (&mut after, 0),
+                "limit" => (&mut limit, 1),
+                _ => continue,
+            };
+            let number = value.parse().ok().filter(|number: &u64| *number >= least && known.is_none());
+            *known = Some(number.ok_or_else(|| InvalidMember {
+                member: name.clone(),
+                problem: format!("expected one integer, {least} or more"),
+            })?);
+        }
+        Ok(Self { after: after.unwrap_or(0), limit })
+    }
+}
+
+/// A chain up to the event `until`, page by page.
+struct Source {
+    app: Arc<App>,
+    tenant_id: Arc<str>,
+    chain_id: String,
+    until: u64,
+}
+
+impl Source {
+    async fn page(&self, after: u64) -> Result<Vec<StoredEvent>, ApiError> {
+        let asked = self.app.store.events(&self.tenant_id, &self.chain_id, after, self.until);
+        in_time(&self.app, asked).await
+    }
+}
+
+/// The answer with a chain's events, as it goes out: never all of it in memory.
+enum Export {
+    Opening(String, Source, u64),
+    Events(Source, u64, &'static str),
+    Done,
+}
+
+impl Export {
+    /// The next piece. An error cuts the answer short, so that a part of a chain never looks like all of it.
+    async fn next(self) -> Result<Option<(Bytes, Self)>, std::io::Error> {
+        let (mut piece, source, after, comma) = match self {
+            Self::Opening(opening, source, after) => (opening, source, after, ""),
+            Self::Events(source, after, comma) => (String::new(), source, after, comma),
+            Self::Done => return Ok(None),
+        };
+        let page =
+            source.page(after).await.map_err(|_| std::io::Error::other("the ledger could not be read"))?;
+        let Some(last) = page.last().map(|event| event.seq) else {
+            piece.push_str("]}");
+            return Ok(Some((Bytes::from(piece), Self::Done)));
+        };
+        let mut comma = comma;
+        for event in &page {
+            piece.push_str(comma);
+            piece.push_str(&event.text);
+            comma = ",";
+        }
+        Ok(Some((Bytes::from(piece), Self::Events(source, last, comma))))
+    }
+}

@@ -1,0 +1,128 @@
+//! The gateway's HTTP interface.
+
+mod error;
+mod handlers;
+mod receive;
+
+use std::sync::Arc;
+use std::time::{Duration, Instant};
+
+use axum::Router;
+use axum::extract::{MatchedPath, Request};
+use axum::middleware::{self, Next};
+use axum::response::{IntoResponse, Response};
+use axum::routing::{get, post};
+use http::{HeaderName, HeaderValue, header};
+use tokio::sync::Semaphore;
+use tower_http::catch_panic::CatchPanicLayer;
+use tracing::Instrument;
+
+use self::error::ApiError;
+use crate::auth::Keyring;
+use crate::store::Store;
+
+const REQUEST_ID: HeaderName = HeaderName::from_static("x-request-id");
+
+/// What the handlers share.
+#[derive(Debug)]
+pub(crate) struct App {
+    /// Who may call.
+    pub keyring: Keyring,
+    /// Where events go.
+    pub store: Arc<dyn Store>,
+    /// The largest body, in bytes.
+    pub body_bytes: usize,
+    /// How long a body may take to arrive.
+    pub body_timeout: Duration,
+    /// How long the store may take to record an event.
+    pub store_timeout: Duration,
+    /// Held while the store is checked: asking often must not keep it from its work.
+    pub checking: tokio::sync::Mutex<()>,
+    /// How many large bodies and verifications are worked on at once.
+    pub heavy: Semaphore,
+}
+
+/// Every route of the gateway.
+pub(crate) fn router(app: Arc<App>) -> Router {
+    use handlers::{chain, evidence, health, not_implemented, not_implemented_public, preflight, verify};
+
+    let api = Router::new()
+        .route("/healthz", get(health))
+        .route("/api/v1/actions/preflight", post(preflight))
+        .route("/api/v1/evidence/events", post(evidence))
+        .route("/api/v1/evidence/chains/{chain_id}", get(chain))
+        .route("/api/v1/evidence/chains/{chain_id}/verify", get(verify))
+        .route("/api/v1/passports/issue", post(not_implemented))
+        .route("/api/v1/passports/verify", post(not_implemented))
+        .route("/api/v1/passports/revoke", post(not_implemented))
+        .route("/api/v1/approvals", get(not_implemented))
+        .route("/api/v1/approvals/{id}", get(not_implemented))
+        .route("/api/v1/approvals/{id}/approve", post(not_implemented))
+        .route("/api/v1/approvals/{id}/reject", post(not_implemented))
+        .route("/api/v1/tools", post(not_implemented))
+        .route("/.well-known/jwks.json", get(not_implemented_public))
+        .fallback(async || ApiError::NotFound("path"))
+        .method_not_allowed_fallback(async || ApiError::MethodNotAllowed)
+        .with_state(app);
+    dress(api)
+}
+
+/// Gives every answer of `routes` what every answer has, and a panic an answer.
+fn dress(routes: Router) -> Router {
+    let answer_panic = |_panic: Box<dyn std::any::Any + Send>| ApiError::Internal.into_response();
+    routes.layer(CatchPanicLayer::custom(answer_panic)).layer(middleware::from_fn(accompany))
+}
+
+/// Names the request, logs it, and marks its answer.
+///
+/// The log gets the route and never the path: a path can hold what a client put there by mistake.
+async fn accompany(request: Request, next: Next) -> Response {
+    let started = Instant::now();
+    let id = uuid::Uuid::now_v7().simple().to_string();
+    let route = request.extensions().get::<MatchedPath>().map_or("(none)", MatchedPath::as_str);
+    let span = tracing::info_span!(
+        "request",
+        id,
+        method = %request.method(),
+        route,
+        tenant = tracing::field::Empty,
+        key = tracing::field::Empty
+    );
+    let mut response = next.run(request).instrument(span.clone()).await;
+
+    let headers = response.headers_mut();
+    if let Ok(id) = HeaderValue::from_str(&id) {
+        headers.insert(REQUEST_ID, id);
+    }
+    headers.insert(header::CACHE_CONTROL, HeaderValue::from_static("no-store"));
+    let status = response.status().as_u16();
+    let code = response.extensions().get::<error::Code>().map(|code| code.0);
+    let micros = u64::try_from(started.elapsed().as_micros()).unwrap_or(u64::MAX);
+    span.in_scope(|| tracing::info!(status, code, micros, "answered"));
+    response
+}
+
+#[cfg(test)]
+mod tests {
+    use axum::body::{Body, to_bytes};
+    use tower::ServiceExt;
+
+    use super::*;
+
+    #[tokio::test]
+    async fn a_panic_is_an_answer() {
+        async fn broken() -> &'static str {
+            panic!("apk_secret");
+        }
+        let routes = dress(Router::new().route("/", get(broken)));
+        let response = routes.oneshot(Request::new(Body::empty())).await.unwrap();
+
+        assert_eq!(response.status(), 500);
+        assert!(response.headers().contains_key(REQUEST_ID));
+        let body = to_bytes(response.into_body(), 4096).await.unwrap();
+        let body = actpass_core::Json::parse(&body).unwrap();
+        let code = body.member("error").and_then(|error| error.member("code"));
+        assert_eq!(code.and_then(actpass_core::Json::as_str), Some("internal"));
+        assert!(!body.to_string().contains("apk_secret"));
+    }
+}

@@ -1,0 +1,133 @@
+//! Taking a request in: who calls, how often, and what they send.
+
+use std::sync::Arc;
+use std::time::Duration;
+
+use axum::body::Body;
+use axum::extract::{FromRequest, FromRequestParts, Request};
+use bytes::{Bytes, BytesMut};
+use futures_util::StreamExt;
+use governor::clock::{Clock, DefaultClock};
+use http::request::Parts;
+use http::{HeaderMap, header};
+
+use super::App;
+use super::error::ApiError;
+use crate::auth::Key;
+
+/// How long the rest of a body is taken in and thrown away after it was refused.
+const DRAIN: Duration = Duration::from_secs(2);
+
+/// How much of it, in bytes.
+const DRAIN_BYTES: usize = 16 << 20;
+
+/// The key of a request that may go on.
+pub(super) struct Caller(pub(super) Arc<Key>);
+
+impl FromRequestParts<Arc<App>> for Caller {
+    type Rejection = ApiError;
+
+    async fn from_request_parts(parts: &mut Parts, app: &Arc<App>) -> Result<Self, ApiError> {
+        let key =
+            bearer(&parts.headers).and_then(|key| app.keyring.find(key)).ok_or(ApiError::Unauthenticated)?;
+        tracing::Span::current().record("tenant", &*key.tenant.id).record("key", &*key.name);
+        if let Some(Err(not_until)) = key.limiter.as_ref().map(|limiter| limiter.check()) {
+            let wait = not_until.wait_time_from(DefaultClock::default().now());
+            let seconds = wait.as_secs() + u64::from(wait.subsec_nanos() > 0);
+            return Err(ApiError::RateLimited(seconds.max(1)));
+        }
+        Ok(Self(Arc::clone(key)))
+    }
+}
+
+/// A request with a JSON body, from a key that may make it.
+pub(super) struct Call {
+    pub(super) key: Arc<Key>,
+    pub(super) body: Bytes,
+}
+
+impl FromRequest<Arc<App>> for Call {
+    type Rejection = ApiError;
+
+    /// Asks who calls before it looks at anything of the body.
+    async fn from_request(request: Request, app: &Arc<App>) -> Result<Self, ApiError> {
+        let (mut parts, body) = request.into_parts();
+        let key = match acceptable(&mut parts, app).await {
+            Ok(key) => key,
+            Err(error) => {
+                drain(body);
+                return Err(error);
+            }
+        };
+        let reading = tokio::time::timeout(app.body_timeout, read(body, app.body_bytes));
+        let body = reading.await.map_err(|_| ApiError::BodyTimeout)??;
+        Ok(Self { key, body })
+    }
+}
+
+async fn acceptable(parts: &mut Parts, app: &Arc<App>) -> Result<Arc<Key>, ApiError> {
+    let Caller(key) = Caller::from_request_parts(parts, app).await?;
+    check_type(&parts.headers)?;
+    let length =
+        parts.headers.get(header::CONTENT_LENGTH).and_then(|length| length.to_str().ok()?.parse().ok());
+    if length.is_some_and(|length: u64| length > u64::try_from(app.body_bytes).unwrap_or(u64::MAX)) {
+        return Err(ApiError::BodyTooLarge(app.body_bytes));
+    }
+    Ok(key)
+}
+
+/// The API key, if there is exactly one.
+fn bearer(headers: &HeaderMap) -> Option<&str> {
+    let mut values = headers.get_all(header::AUTHORIZATION).iter();
+    let value = values.next()?.to_str().ok()?;
+    if values.next().is_some() {
+        return None;
+    }
+    let (scheme, key) = value.split_once(' ')?;
+    let key = key.trim_matches(' ');
+    (scheme.eq_ignore_ascii_case("bearer") && !key.is_empty()).then_some(key)
+}
+
+fn check_type(headers: &HeaderMap) -> Result<(), ApiError> {
+    let value = headers.get(header::CONTENT_TYPE).and_then(|value| value.to_str().ok()).unwrap_or_default();
+    let essence = value.split(';').next().unwrap_or_default().trim();
+    if !essence.eq_ignore_ascii_case("application/json") {
+        return Err(ApiError::UnsupportedMediaType("content-type: expected application/json"));
+    }
+    let encoding = headers.get(header::CONTENT_ENCODING);
+    if encoding.is_some_and(|encoding| !encoding.as_bytes().eq_ignore_ascii_case(b"identity")) {
+        return Err(ApiError::UnsupportedMediaType("content-encoding: expected none"));
+    }
+    Ok(())
+}
+
+async fn read(body: Body, limit: usize) -> Result<Bytes, ApiError> {
+    let mut chunks = body.into_data_stream();
+    let mut read = BytesMut::new();
+    while let Some(chunk) = chunks.next().await {
+        let chunk = chunk.map_err(|_| ApiError::BodyUnreadable)?;
+        if read.len() + chunk.len() > limit {
+            drain(Body::from_stream(chunks));
+            return Err(ApiError::BodyTooLarge(limit));
+        }
+        read.extend_from_slice(&chunk);
+    }
+    Ok(read.freeze())
+}
+
+/// Takes in the rest of a refused body while the answer goes out.
+///
+/// Closing a connection on unread data resets it, and the reset can overtake the answer: the client would see a broken
+/// connection in place of what is wrong.
+fn drain(body: Body) {
+    let mut left = DRAIN_BYTES;
+    let mut chunks = body.into_data_stream();
+    tokio::spawn(tokio::time::timeout(DRAIN, async move {
+        while let Some(Ok(chunk)) = chunks.next().await {
+            left = left.saturating_sub(chunk.len());
+            if left == 0 {
+                break;
+            }
+        }
+    }));
+}

@@ -1,0 +1,353 @@
+//! The ledger: events chained by their hashes, so that an edit, a removal or a re-ordering shows.
+//!
+//! An event is a JSON object. Its `current_event_hash` is the [`hash_payload`] of the event without that member, and
+//! covers `previous_event_hash`, the hash of the event before it (64 zeros for the first). `seq` counts from 1 without
+//! a gap. Whoever has the events of a chain can check it with nothing else; [`Verifier`] does.
+
+use std::sync::Arc;
+use std::time::SystemTime;
+
+use actpass_core::json::Number;
+use actpass_core::{Json, canonical_json, hash_payload, sha256_hex};
+
+/// The `previous_event_hash` of a chain's first event.
+pub const GENESIS: &str = "0000000000000000000000000000000000000000000000000000000000000000";
+
+/// The chain that holds a tenant's decisions. Only the gateway writes to it.
+pub const DECISIONS: &str = "decisions";
+
+/// The type of a decision's event. Only the gateway uses it.
+pub const DECISION: &str = "decision";
+
+/// An event before it has its place in its chain.
+///
+/// A member that is `None` is left out of the event.
+#[derive(Clone, Debug, Default)]
+pub struct Draft {
+    /// `ev_` and a UUIDv7.
+    pub event_id: String,
+    /// Whose event it is.
+    pub tenant_id: Arc<str>,
+    /// Which of the tenant's chains it goes to.
+    pub chain_id: String,
+    /// What happened.
+    pub event_type: String,
+    /// The API key's name.
+    pub key_name: Arc<str>,
+    /// The agent: the one that the key is bound to, or else the one that the request names.
+    pub agent_id: Option<String>,
+    /// The agent that the request names, where it is not the one that the key is bound to.
+    pub claimed_agent_id: Option<String>,
+    /// Whom the agent acts for.
+    pub user_id: Option<String>,
+    /// The tool.
+    pub tool_id: Option<String>,
+    /// What the action is done to.
+    pub resource: Option<String>,
+    /// What the agent is trying to achieve.
+    pub goal: Option<String>,
+    /// The request's mode.
+    pub mode: Option<&'static str>,
+    /// What enforce decides, in every mode; for a client's event, what the client says.
+    pub decision: Option<String>,
+    /// Why.
+    pub reason_code: Option<String>,
+    /// The rules that decided.
+    pub matched_rules: Option<Vec<String>>,
+    /// The policy that decided.
+    pub policy: Option<PolicyRef>,
+    /// The `hash_payload` of the request.
+    pub request_hash: Option<String>,
+    /// The `hash_payload` of what came of it.
+    pub response_hash: Option<String>,
+    /// What the client adds, of any form.
+    pub metadata: Option<Json>,
+}
+
+/// Which policy decided.
+#[derive(Clone, Debug)]
+pub struct PolicyRef {
+    /// The policy's id.
+    pub id: String,
+    /// The policy's version: a positive integer or a string.
+    pub version: Json,
+    /// The policy's hash.
+    pub hash: String,
+}
+
+/// A new, time-ordered event id.
+pub fn new_event_id() -> String {
+    format!("ev_{}", uuid::Uuid::now_v7().simple())
+}
+
+/// The last event of a chain: what the next one follows.
+#[derive(Clone, Debug, PartialEq, Eq)]
+pub struct Head {
+    /// How many events the chain has.
+    pub length: u64,
+    /// The hash of the last.
+    pub hash: String,
+}
+
+impl Default for Head {
+    /// The head of an empty chain.
+    fn default() -> Self {
+        Self { length: 0, hash: GENESIS.to_owned() }
+    }
+}
+
+/// An event in its place.
+#[derive(Clone, Debug, PartialEq, Eq)]
+pub struct Sealed {
+    /// The event's JSON text.
+    pub text: String,
+    /// The chain's head with this event as its last.
+    pub head: Head,
+}
+
+impl Draft {
+    /// Gives the event its place after `head` and its hash.
+    ///
+    /// # Errors
+    ///
+    /// If `metadata` has no canonical form.
+    pub fn seal(self, head: &Head, created_at: SystemTime) -> Result<Sealed, actpass_core::Error> {
+        let seq = head.length.saturating_add(1);
+        let canonical = canonical_json(&self.into_json(seq, &head.hash, created_at))?;
+        let hash = sha256_hex(&canonical);
+        // What was hashed is what is kept: the canonical text, with its hash as one more member.
+        let mut text = String::from_utf8_lossy(&canonical).into_owned();
+        text.pop();
+        text.push_str(r#","current_event_hash":""#);
+        text.push_str(&hash);
+        text.push_str(r#""}"#);
+        Ok(Sealed { text, head: Head { length: seq, hash } })
+    }
+
+    fn into_json(self, seq: u64, previous: &str, created_at: SystemTime) -> Json {
+        let text = |text: String| Some(Json::String(text));
+        let (policy_id, policy_version, policy_hash) = match self.policy {
+            Some(policy) => (text(policy.id), Some(policy.version), text(policy.hash)),
+            None => (None, None, None),
+        };
+        let rules =
+            self.matched_rules.map(|rules| Json::Array(rules.into_iter().map(Json::String).collect()));
+        let members = [
+            ("event_id", text(self.event_id)),
+            ("chain_id", text(self.chain_id)),
+            ("seq", Some(Json::Number(Number::from(i64::try_from(seq).unwrap_or(i64::MAX))))),
+            ("event_type", text(self.event_type)),
+            ("created_at", text(humantime::format_rfc3339_millis(created_at).to_string())),
+            ("tenant_id", Some(Json::from(&*self.tenant_id))),
+            ("key_name", Some(Json::from(&*self.key_name))),
+            ("agent_id", self.agent_id.map(Json::String)),
+            ("claimed_agent_id", self.claimed_agent_id.map(Json::String)),
+            ("user_id", self.user_id.map(Json::String)),
+            ("tool_id", self.tool_id.map(Json::String)),
+            ("resource", self.resource.map(Json::String)),
+            ("goal", self.goal.map(Json::String)),
+            ("mode", self.mode.map(Json::from)),
+            ("decision", self.decision.map(Json::String)),
+            ("reason_code", self.reason_code.map(Json::String)),
+            ("matched_rules", rules),
+            ("policy_id", policy_id),
+            ("policy_version", policy_version),
+            ("policy_hash", policy_hash),
+            ("request_hash", self.request_hash.map(Json::String)),
+            ("response_hash", self.response_hash.map(Json::String)),
+            ("metadata", self.metadata),
+            ("previous_event_hash", Some(Json::from(previous))),
+        ];
+        Json::Object(
+            members.into_iter().filter_map(|(name, value)| Some((name.to_owned(), value?))).collect(),
+        )
+    }
+}
+
+/// Checks a chain, event by event from its first.
+#[derive(Debug, Default)]
+pub struct Verifier {
+    head: Head,
+    first_broken: Option<u64>,
+}
+
+/// What [`Verifier::finish`] found.
+#[derive(Clone, Debug, PartialEq, Eq)]
+pub struct Verification {
+    /// How many events the chain should have.
+    pub length: u64,
+    /// The hash that its last event should have.
+    pub head: String,
+    /// The `seq` of the first event that is not what was recorded, or is gone; `None` if the chain is whole.
+    pub first_broken: Option<u64>,
+}
+
+impl Verifier {
+    /// Looks at the next event; `false` once the chain is broken, after which there is nothing to learn.
+    pub fn push(&mut self, text: &str) -> bool {
+        if self.first_broken.is_some() {
+            return false;
+        }
+        let seq = self.head.length.saturating_add(1);
+        match check(text, seq, &self.head.hash) {
+            Some(hash) => self.head = Head { length: seq, hash },
+            None => self.first_broken = Some(seq),
+        }
+        self.first_broken.is_none()
+    }
+
+    /// Compares what was seen with the head that the chain should have.
+    pub fn finish(self, head: Head) -> Verification {
+        let found = self.head;
+        let first_broken = self.first_broken.or_else(|| {
+            if found == head {
+                return None;
+            }
+            // Events are gone from the end, were put there, or the head itself was changed.
+            Some(if found.length == head.length { head.length } else { found.length.min(head.length) + 1 })
+        });
+        Verification { length: head.length, head: head.hash, first_broken }
+    }
+}
+
+/// The event's hash, if the event is what follows `previous` as number `seq`.
+fn check(text: &str, seq: u64, previous: &str) -> Option<String> {
+    let Ok(Json::Object(mut members)) = Json::parse(text.as_bytes()) else {
+        return None;
+    };
+    let at = members.iter().position(|(name, _)| name == "current_event_hash")?;
+    let (_, claimed) = members.remove(at);
+    let event = Json::Object(members);
+    let Json::Number(number) = event.member("seq")? else {
+        return None;
+    };
+    let in_place = number.as_str() == seq.to_string()
+        && event.member("previous_event_hash").and_then(Json::as_str) == Some(previous);
+    if !in_place {
+        return None;
+    }
+    hash_payload(&event).ok().filter(|hash| claimed.as_str() == Some(hash))
+}
+
+#[cfg(test)]
+mod tests {
+    use std::time::{Duration, UNIX_EPOCH};
+
+    use super::*;
+
+    #[test]
+    fn an_event_is_what_its_documentation_says() {
+        let draft = Draft { agent_id: Some("support".to_owned()), ..draft(1) };
+        let sealed = draft.seal(&Head::default(), UNIX_EPOCH + Duration::from_millis(1_500)).unwrap();
+        let event = Json::parse(sealed.text.as_bytes()).unwrap();
+        let text = |name| event.member(name).and_then(Json::as_str);
+        assert_eq!(text("event_id"), Some("ev_1"));
+        assert_eq!(text("agent_id"), Some("support"));
+        assert_eq!(text("created_at"), Some("1970-01-01T00:00:01.500Z"));
+        assert_eq!(text("previous_event_hash"), Some(GENESIS));
+        assert_eq!(event.member("seq").map(Json::to_string).as_deref(), Some("1"));
+        assert_eq!(event.member("user_id"), None);
+
+        let without: Vec<_> =
+            event.as_object().unwrap().iter().filter(|(n, _)| n != "current_event_hash").cloned().collect();
+        assert_eq!(text("current_event_hash"), Some(&*hash_payload(&Json::Object(without)).unwrap()));
+        assert_eq!(text("current_event_hash"), Some(&*sealed.head.hash));
+    }
+
+    #[test]
+    fn a_whole_chain_is_valid() {
+        let (texts, head) = chain(5);
+        assert_eq!(verify(&texts, &head), None);
+        assert_eq!(verify(&[], &Head::default()), None);
+    }
+
+    #[test]
+    fn an_edited_event_is_found() {
+        for at in 0..5 {
+            let (mut texts, head) = chain(5);
+            texts[at] = texts[at].replace("\"allow\"", "\"deny\"");
+            assert_eq!(verify(&texts, &head), Some(at as u64 + 1));
+        }
+    }
+
+    #[test]
+    fn an_edited_event_with_a_new_hash_breaks_the_next() {
+        let (mut texts, head) = chain(5);
+        let mut head_before = Head::default();
+        for (at, text) in texts.iter().enumerate().take(2) {
+            head_before =
+                Head { length: at as u64 + 1, hash: check(text, at as u64 + 1, &head_before.hash).unwrap() };
+        }
+        let forged = Draft { decision: Some("deny".to_owned()), ..draft(3) };
+        texts[2] = forged.seal(&head_before, UNIX_EPOCH).unwrap().text;
+        assert_eq!(verify(&texts, &head), Some(4));
+    }
+
+    #[test]
+    fn a_forged_last_event_is_found_by_the_head() {
+        let (mut texts, head) = chain(1);
+        let forged = Draft { decision: Some("deny".to_owned()), ..draft(1) };
+        texts[0] = forged.seal(&Head::default(), UNIX_EPOCH).unwrap().text;
+        assert_eq!(verify(&texts, &head), Some(1));
+    }
+
+    #[test]
+    fn a_removed_event_is_found() {
+        for at in 0..5 {
+            let (mut texts, head) = chain(5);
+            texts.remove(at);
+            assert_eq!(verify(&texts, &head), Some(at as u64 + 1));
+        }
+    }
+
+    #[test]
+    fn swapped_events_are_found() {
+        let (mut texts, head) = chain(5);
+        texts.swap(1, 3);
+        assert_eq!(verify(&texts, &head), Some(2));
+    }
+
+    #[test]
+    fn an_added_event_is_found() {
+        let (mut texts, head) = chain(3);
+        texts.push(draft(4).seal(&head, UNIX_EPOCH).unwrap().text);
+        assert_eq!(verify(&texts, &head), Some(4));
+    }
+
+    #[test]
+    fn what_is_not_an_event_is_found() {
+        let (mut texts, head) = chain(2);
+        for wrong in ["", "null", "{}", "[]", r#"{"seq":1,"seq":1}"#] {
+            texts[0] = wrong.to_owned();
+            assert_eq!(verify(&texts, &head), Some(1), "{wrong}");
+        }
+    }
+
+    fn draft(number: usize) -> Draft {
+        Draft {
+            event_id: format!("ev_{number}"),
+            tenant_id: "t".into(),
+            chain_id: "c".to_owned(),
+            event_type: "note".to_owned(),
+            decision: Some("allow".to_owned()),
+            ..Draft::default()
+        }
+    }
+
+    fn chain(length: usize) -> (Vec<String>, Head) {
+        let mut head = Head::default();
+        let mut texts = Vec::new();
+        for number in 1..=length {
+            let sealed = draft(number).seal(&head, UNIX_EPOCH).unwrap();
+            head = sealed.head;
+            texts.push(sealed.text);
+        }
+        (texts, head)
+    }
+
+    fn verify(texts: &[String], head: &Head) -> Option<u64> {
+        let mut verifier = Verifier::default();
+        let _ = texts.iter().all(|text| verifier.push(text));
+        verifier.finish(head.clone()).first_broken
+    }
+}

@@ -1,0 +1,19 @@
+//! The self-hosted ActPass gateway: it decides by policy whether an agent may act, and answers only after the decision
+//! is durably recorded.
+//!
+//! The program `actpass-gateway` is [`cli::run`]; [`server::Server`] is the gateway inside of it. A request goes
+//! through `http` (who calls, what they send), [`request`] (what it says), [`decide`] and [`policy`] (what is decided),
+//! and [`ledger`] and [`store`] (what is recorded), and is then answered.
+#![forbid(unsafe_code)]
+
+pub mod auth;
+pub mod cli;
+pub mod config;
+pub mod decide;
+mod http;
+pub mod ledger;
+pub mod policy;
+pub mod problems;
+pub mod request;
+pub mod server;
+pub mod store;

@@ -1,0 +1,242 @@
+//! Cases: inputs and what a policy must decide about them.
+
+use std::fmt;
+
+use actpass_core::Json;
+
+use super::NO_MATCH;
+use super::evaluate::Input;
+use super::model::{Decision, Policy, Root};
+use crate::problems::Problems;
+
+/// The cases of a file; see [`Cases::parse`].
+#[derive(Clone, Debug)]
+pub struct Cases(Vec<Case>);
+
+impl Cases {
+    /// Reads cases from the JSON text `{"cases": [..]}`, or a list of them.
+    ///
+    /// # Errors
+    ///
+    /// Everything that is wrong: text that is not JSON, unknown or missing members, wrong types, words that no policy
+    /// decides, a name given twice, no case at all.
+    pub fn parse(text: &[u8]) -> Result<Self, Problems> {
+        let file = Json::parse(text).map_err(|error| Problems::one("cases", error))?;
+        let mut problems = Problems::default();
+        let list = match &file {
+            Json::Object(_) => {
+                check_members("cases", &file, &["cases"], &mut problems);
+                file.member("cases")
+            }
+            Json::Array(_) | Json::Bool(_) | Json::Null | Json::Number(_) | Json::String(_) => Some(&file),
+        };
+        let Some(Json::Array(items)) = list else {
+            problems.add("cases", wanted("an array", list));
+            return Err(problems);
+        };
+        if items.is_empty() {
+            problems.add("cases", "expected at least one case, found none");
+        }
+        let mut cases: Vec<Case> = Vec::with_capacity(items.len());
+        for (index, item) in items.iter().enumerate() {
+            let Some(case) = Case::read(&format!("cases[{index}]"), item, &mut problems) else {
+                continue;
+            };
+            if cases.iter().any(|earlier| earlier.name == case.name) {
+                problems
+                    .add(format_args!("cases[{index}].name"), format_args!("{:?} is given twice", case.name));
+            }
+            cases.push(case);
+        }
+        problems.or(Self(cases))
+    }
+
+    /// The cases, in the order of the file.
+    pub fn iter(&self) -> impl Iterator<Item = &Case> {
+        self.0.iter()
+    }
+}
+
+/// An input and what a policy must decide about it.
+#[derive(Clone, Debug)]
+pub struct Case {
+    name: String,
+    input: Json,
+    expect: Expect,
+}
+
+#[derive(Clone, Debug)]
+struct Expect {
+    decision: Decision,
+    reason_code: Option<String>,
+    /// The rule that must decide; the inner `None` is none.
+    rule: Option<Option<String>>,
+}
+
+impl Case {
+    /// The case's name.
+    pub fn name(&self) -> &str {
+        &self.name
+    }
+
+    /// Asks `policy`; each way in which its answer is another than the expected one.
+    pub fn run(&self, policy: &Policy) -> Vec<Mismatch> {
+        let rule = policy.first_match(&self.input());
+        let decision = rule.map_or(Decision::Deny, |rule| rule.decision());
+        let reason = rule.map_or(NO_MATCH, |rule| rule.reason());
+        let rule = rule.map_or("(none)", |rule| rule.name());
+
+        let mut mismatches = Vec::new();
+        let mut compare = |member, expected: &str, actual: &str| {
+            if expected != actual {
+                mismatches.push(Mismatch {
+                    member,
+                    expected: expected.to_owned(),
+                    actual: actual.to_owned(),
+                });
+            }
+        };
+        compare("decision", self.expect.decision.as_str(), decision.as_str());
+        if let Some(expected) = &self.expect.reason_code {
+            compare("reason_code", expected, reason);
+        }
+        if let Some(expected) = &self.expect.rule {
+            compare("rule", expected.as_deref().unwrap_or("(none)"), rule);
+        }
+        mismatches
+    }
+
+    /// The name of the rule of `policy` that decides; `None` if none does.
+    pub fn decided_by<'p>(&self, policy: &'p Policy) -> Option<&'p str> {
+        policy.first_match(&self.input()).map(|rule| rule.name())
+    }
+
+    fn input(&self) -> Input<'_> {
+        let given = |root: Root| self.input.member(root.name()).filter(|value| **value != Json::Null);
+        Input {
+            agent_id: given(Root::AgentId),
+            args: given(Root::Args),
+            goal: given(Root::Goal),
+            passport: given(Root::Passport),
+            resource: given(Root::Resource),
+            risk_tier: given(Root::RiskTier),
+            tool: given(Root::Tool),
+            user_id: given(Root::UserId),
+        }
+    }
+
+    fn read(place: &str, case: &Json, problems: &mut Problems) -> Option<Self> {
+        check_members(place, case, &["name", "input", "expect"], problems).then_some(())?;
+        let name = match case.member("name") {
+            Some(Json::String(name)) if !name.is_empty() => Some(name.clone()),
+            other => {
+                problems.add(format_args!("{place}.name"), wanted("a non-empty string", other));
+                None
+            }
+        };
+        let input = Self::read_input(&format!("{place}.input"), case.member("input"), problems);
+        let expect = Expect::read(&format!("{place}.expect"), case.member("expect"), problems);
+        Some(Self { name: name?, input: input?, expect: expect? })
+    }
+
+    fn read_input(place: &str, input: Option<&Json>, problems: &mut Problems) -> Option<Json> {
+        let Some(input) = input else {
+            problems.add(place, "missing");
+            return None;
+        };
+        check_members(place, input, &Root::ALL.map(Root::name), problems).then_some(())?;
+        let before = problems.len();
+        for root in Root::ALL {
+            let given = input.member(root.name());
+            let (expected, is_right) = match root.is_object() {
+                true => ("an object", given.and_then(Json::as_object).is_some()),
+                false => ("a string", given.and_then(Json::as_str).is_some()),
+            };
+            if !is_right && !matches!(given, None | Some(Json::Null)) {
+                problems.add(format_args!("{place}.{}", root.name()), wanted(expected, given));
+            }
+        }
+        (problems.len() == before).then(|| input.clone())
+    }
+}
+
+impl Expect {
+    fn read(place: &str, expect: Option<&Json>, problems: &mut Problems) -> Option<Self> {
+        let decision = match expect {
+            Some(Json::String(_)) => expect,
+            Some(object @ Json::Object(_)) => {
+                check_members(place, object, &["decision", "reason_code", "rule"], problems).then_some(())?;
+                object.member("decision")
+            }
+            other => {
+                problems.add(place, wanted("a decision or an object", other));
+                return None;
+            }
+        };
+        let known = decision.and_then(Json::as_str).and_then(Decision::parse);
+        if known.is_none() {
+            let words = Decision::ALL.map(Decision::as_str).join(", ");
+            problems.add(format_args!("{place}.decision"), wanted(&format!("one of {words}"), decision));
+        }
+        let member = |name| expect.and_then(|expect| expect.member(name));
+        let reason_code = match member("reason_code") {
+            None => Some(None),
+            Some(Json::String(reason)) => Some(Some(reason.clone())),
+            other => {
+                problems.add(format_args!("{place}.reason_code"), wanted("a string", other));
+                None
+            }
+        };
+        let rule = match member("rule") {
+            None => Some(None),
+            Some(Json::Null) => Some(Some(None)),
+            Some(Json::String(rule)) => Some(Some(Some(rule.clone()))),
+            other => {
+                problems.add(format_args!("{place}.rule"), wanted("a rule's name or null", other));
+                None
+            }
+        };
+        Some(Self { decision: known?, reason_code: reason_code?, rule: rule? })
+    }
+}
+
+/// A member of an answer that is another than the expected one.
+#[derive(Clone, Debug, PartialEq, Eq)]
+pub struct Mismatch {
+    /// Which member.
+    pub member: &'static str,
+    /// What the case expects.
+    pub expected: String,
+    /// What the policy answered.
+    pub actual: String,
+}
+
+/// Two lines, as in a diff.
+impl fmt::Display for Mismatch {
+    fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
+        writeln!(f, "  - expected {}: {}", self.member, self.expected)?;
+        write!(f, "  + actual   {}: {}", self.member, self.actual)
+    }
+}
+
+fn check_members(place: &str, value: &Json, known: &[&str], problems: &mut Problems) -> bool {
+    let Some(members) = value.as_object() else {
+        problems.add(place, wanted("an object", Some(value)));
+        return false;
+    };
+    let before = problems.len();
+    for (name, _) in members {
+        if !known.contains(&name.as_str()) {
+            problems.add(place, format_args!("unknown member {name:?}; known are {}", known.join(", ")));
+        }
+    }
+    problems.len() == before
+}
+
+fn wanted(what: &str, found: Option<&Json>) -> String {
+    match found {
+        None => format!("missing; expected {what}"),
+        Some(text @ Json::String(_)) => format!("expected {what}, found {text}"),
+        Some(other) => format!("expected {what}, found {}", other.kind()),
+    }
+}

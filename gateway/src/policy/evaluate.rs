@@ -1,0 +1,162 @@
+//! Which rule decides.
+
+use std::cmp::Ordering;
+
+use actpass_core::Json;
+use actpass_core::json::Number;
+
+use super::model::{Bound, List, Path, Policy, Relation, Root, Rule, Test};
+
+/// What a policy looks at. `None` is a missing path; a member that is JSON `null` must be passed as it is only inside
+/// of `args` and `passport`.
+#[derive(Clone, Copy, Debug, Default)]
+pub struct Input<'a> {
+    /// The agent, as the gateway resolved it.
+    pub agent_id: Option<&'a Json>,
+    /// The arguments of the action.
+    pub args: Option<&'a Json>,
+    /// What the agent is trying to achieve.
+    pub goal: Option<&'a Json>,
+    /// The claims of a verified passport.
+    pub passport: Option<&'a Json>,
+    /// What the action is done to.
+    pub resource: Option<&'a Json>,
+    /// The risk tier that a verified passport carries.
+    pub risk_tier: Option<&'a Json>,
+    /// The tool that would be called.
+    pub tool: Option<&'a Json>,
+    /// Whom the agent acts for.
+    pub user_id: Option<&'a Json>,
+}
+
+impl Policy {
+    /// The first rule whose conditions all hold; `None` means deny.
+    pub fn first_match(&self, input: &Input<'_>) -> Option<&Rule> {
+        let mut values = Values { paths: &self.paths, input, found: vec![None; self.paths.len()] };
+        self.rules
+            .iter()
+            .find(|rule| rule.when.iter().all(|condition| condition.test.holds(values.at(condition.path))))
+    }
+}
+
+/// The values at a policy's paths. Each path is walked once, when it is first asked for: a large request and a policy
+/// of many rules must not multiply.
+struct Values<'p, 'a> {
+    paths: &'p [Path],
+    input: &'p Input<'a>,
+    found: Vec<Option<Option<&'a Json>>>,
+}
+
+impl<'a> Values<'_, 'a> {
+    fn at(&mut self, index: usize) -> Option<&'a Json> {
+        let found = self.found.get_mut(index)?;
+        if let Some(value) = found {
+            return *value;
+        }
+        let value = self.paths.get(index).and_then(|path| path.walk(self.input));
+        *found = Some(value);
+        value
+    }
+}
+
+impl Path {
+    fn walk<'a>(&self, input: &Input<'a>) -> Option<&'a Json> {
+        let root = match self.root {
+            Root::AgentId => input.agent_id,
+            Root::Args => input.args,
+            Root::Goal => input.goal,
+            Root::Passport => input.passport,
+            Root::Resource => input.resource,
+            Root::RiskTier => input.risk_tier,
+            Root::Tool => input.tool,
+            Root::UserId => input.user_id,
+        }?;
+        self.segments.iter().try_fold(root, |value, segment| match value {
+            Json::Object(_) => value.member(&segment.name),
+            Json::Array(items) => items.get(segment.index?),
+            Json::Bool(_) | Json::Null | Json::Number(_) | Json::String(_) => None,
+        })
+    }
+}
+
+impl Test {
+    fn holds(&self, actual: Option<&Json>) -> bool {
+        let Some(actual) = actual else {
+            return matches!(self, Self::Exists(false));
+        };
+        match self {
+            Self::Contains(part) => contains(actual, part),
+            Self::EndsWith(end) => actual.as_str().is_some_and(|text| text.ends_with(end)),
+            Self::Equal(value) => equal(actual, value),
+            Self::Exists(expected) => *expected,
+            Self::In(list) => list.holds(actual) == Some(true),
+            Self::Matches(pattern) => actual.as_str().is_some_and(|text| pattern.is_match(text)),
+            Self::NotEqual(value) => same_type(actual, value) && !equal(actual, value),
+            Self::NotIn(list) => list.holds(actual) == Some(false),
+            Self::Order(relation, bound) => bound.order(actual).is_some_and(|order| relation.holds(order)),
+            Self::StartsWith(start) => actual.as_str().is_some_and(|text| text.starts_with(start)),
+        }
+    }
+}
+
+impl Relation {
+    fn holds(self, order: Ordering) -> bool {
+        match self {
+            Self::AtLeast => order.is_ge(),
+            Self::AtMost => order.is_le(),
+            Self::Greater => order.is_gt(),
+            Self::Less => order.is_lt(),
+        }
+    }
+}
+
+impl Bound {
+    /// How `actual` compares to this; `None` if it is of another type.
+    fn order(&self, actual: &Json) -> Option<Ordering> {
+        match (self, actual) {
+            (Self::Number(bound), Json::Number(actual)) => Some(compare(actual, bound)),
+            (Self::Text(bound), Json::String(actual)) => Some(actual.as_str().cmp(bound)),
+            (Self::Number(_) | Self::Text(_), _) => None,
+        }
+    }
+}
+
+impl List {
+    /// Whether `actual` is in the list; `None` if it is of another type.
+    fn holds(&self, actual: &Json) -> Option<bool> {
+        match self {
+            Self::Strings(texts) => actual.as_str().map(|text| texts.contains(text)),
+            Self::Values(values) => {
+                same_type(actual, values.first()?).then(|| values.iter().any(|value| equal(actual, value)))
+            }
+        }
+    }
+}
+
+/// Whether a string contains a string, or an array an item.
+fn contains(whole: &Json, part: &Json) -> bool {
+    match (whole, part) {
+        (Json::Array(items), _) => items.iter().any(|item| equal(item, part)),
+        (Json::String(whole), Json::String(part)) => whole.contains(part.as_str()),
+        (Json::Bool(_) | Json::Null | Json::Number(_) | Json::Object(_) | Json::String(_), _) => false,
+    }
+}
+
+fn equal(a: &Json, b: &Json) -> bool {
+    match (a, b) {
+        (Json::Number(a), Json::Number(b)) => compare(a, b).is_eq(),
+        _ => a.same_value(b),
+    }
+}
+
+fn same_type(a: &Json, b: &Json) -> bool {
+    std::mem::discriminant(a) == std::mem::discriminant(b)
+}
+
+/// As [`Number::compare`], which has to take numbers apart; most are integers that need no such thing.
+fn compare(a: &Number, b: &Number) -> Ordering {
+    match (a.as_str().parse::<i64>(), b.as_str().parse::<i64>()) {
+        (Ok(a), Ok(b)) => a.cmp(&b),
+        _ => a.compare(b),
+    }
+}

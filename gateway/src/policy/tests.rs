@@ -1,0 +1,434 @@
+use actpass_core::{Json, hash_payload};
+
+use super::{Cases, Input, Policy};
+
+/// Whether the condition holds for these arguments.
+fn holds(path: &str, operator: &str, value: &str, args: &str) -> bool {
+    let text = format!(
+        r#"{{"id": "p", "version": 1, "rules": [{{
+            "name": "r", "when": [{{"path": "{path}", "operator": "{operator}", "value": {value}}}],
+            "decision": "allow", "reason": "r"}}]}}"#
+    );
+    let policy = Policy::parse(text.as_bytes()).unwrap();
+    let args = Json::parse(args.as_bytes()).unwrap();
+    policy.first_match(&Input { args: Some(&args), ..Input::default() }).is_some()
+}
+
+/// Checks each `(operator, value, actual, holds)` on `args.x`.
+fn check(table: &[(&str, &str, &str, bool)]) {
+    for (operator, value, actual, expected) in table {
+        let found = holds("args.x", operator, value, &format!(r#"{{"x": {actual}}}"#));
+        assert_eq!(found, *expected, "{actual} {operator} {value}");
+    }
+}
+
+#[test]
+fn equality() {
+    check(&[
+        ("==", "1", "1", true),
+        ("==", "1", "1.0", true),
+        ("==", "1", "10e-1", true),
+        ("==", "1", "2", false),
+        ("==", "0", "-0", true),
+        ("==", "\"a\"", "\"a\"", true),
+        ("==", "\"a\"", "\"A\"", false),
+        ("==", "true", "true", true),
+        ("==", "null", "null", true),
+        ("==", "[1, 2]", "[1.0, 2]", true),
+        ("==", "[1, 2]", "[2, 1]", false),
+        ("==", r#"{"a": 1, "b": 2}"#, r#"{"b": 2, "a": 1}"#, true),
+        ("!=", "1", "2", true),
+        ("!=", "1", "1.0", false),
+        ("!=", "\"a\"", "\"b\"", true),
+        ("!=", "[1]", "[2]", true),
+    ]);
+}
+
+#[test]
+fn order() {
+    check(&[
+        ("<", "10", "9", true),
+        ("<", "10", "10", false),
+        ("<=", "10", "10.0", true),
+        ("<=", "10", "10.000000000000000000001", false),
+        (">", "10", "11", true),
+        (">", "10", "10", false),
+        (">", "9", "10", true),
+        (">=", "10", "10", true),
+        (">=", "-1", "-2", false),
+        ("<", "\"b\"", "\"a\"", true),
+        (">", "\"9\"", "\"10\"", false),
+        (">=", "\"a\"", "\"a\"", true),
+    ]);
+}
+
+#[test]
+fn lists() {
+    check(&[
+        ("in", r#"["a", "b"]"#, "\"b\"", true),
+        ("in", r#"["a", "b"]"#, "\"c\"", false),
+        ("in", "[1, 2]", "2.0", true),
+        ("in", "[[1], [2]]", "[2]", true),
+        ("not_in", r#"["a", "b"]"#, "\"c\"", true),
+        ("not_in", r#"["a", "b"]"#, "\"a\"", false),
+        ("not_in", "[1, 2]", "3", true),
+        ("not_in", "[1, 2]", "2", false),
+    ]);
+}
+
+#[test]
+fn texts() {
+    check(&[
+        ("contains", "\"b\"", "\"abc\"", true),
+        ("contains", "\"B\"", "\"abc\"", false),
+        ("contains", "\"b\"", r#"["a", "b"]"#, true),
+        ("contains", "1", "[2, 1.0]", true),
+        ("contains", "\"b\"", r#"["abc"]"#, false),
+        ("contains", "\"b\"", r#"{"b": 1}"#, false),
+        ("starts_with", "\"ab\"", "\"abc\"", true),
+        ("starts_with", "\"bc\"", "\"abc\"", false),
+        ("ends_with", "\"bc\"", "\"abc\"", true),
+        ("ends_with", "\"ab\"", "\"abc\"", false),
+        ("matches", "\"b+\"", "\"abbc\"", true),
+        ("matches", "\"^b+$\"", "\"abbc\"", false),
+        ("matches", "\"^b+$\"", "\"bb\\n\"", false),
+    ]);
+}
+
+#[test]
+fn exists() {
+    check(&[
+        ("exists", "true", "null", true),
+        ("exists", "true", "1", true),
+        ("exists", "false", "null", false),
+    ]);
+    assert!(holds("args.y", "exists", "false", "{}"));
+    assert!(!holds("args.y", "exists", "true", "{}"));
+}
+
+const ALL: [(&str, &str); 12] = [
+    ("==", "1"),
+    ("!=", "1"),
+    ("<", "1"),
+    ("<=", "1"),
+    (">", "1"),
+    (">=", "1"),
+    ("in", "[1]"),
+    ("not_in", "[1]"),
+    ("contains", "\"1\""),
+    ("starts_with", "\"1\""),
+    ("ends_with", "\"1\""),
+    ("matches", "\"1\""),
+];
+
+#[test]
+fn a_missing_path_makes_every_operator_false() {
+    for (operator, value) in ALL {
+        for args in ["{}", r#"{"x": {}}"#, r#"{"x": []}"#, r#"{"x": 1}"#, r#"{"x": {"Y": 1}}"#] {
+            assert!(!holds("args.x.y", operator, value, args), "{operator} {args}");
+        }
+    }
+}
+
+#[test]
+fn another_type_makes_every_operator_false() {
+    let others = ["null", "true", r#""1""#, r#"{"x": 1}"#, "1", "[2]"];
+    for (operator, value) in ALL {
+        let value_kind = Json::parse(value.as_bytes()).unwrap().kind();
+        for other in others {
+            let kind = Json::parse(other.as_bytes()).unwrap().kind();
+            let comparable = match operator {
+                "in" | "not_in" => kind == "a number",
+                "contains" => kind == "a string" || kind == "an array",
+                _ => kind == value_kind,
+            };
+            if !comparable {
+                check(&[(operator, value, other, false)]);
+            }
+        }
+    }
+    check(&[("!=", "\"1\"", "1", false), ("!=", "null", "1", false), ("not_in", r#"["1"]"#, "1", false)]);
+}
+
+#[test]
+fn numbers_compare_exactly_whatever_their_length() {
+    check(&[
+        ("==", "9007199254740993", "9007199254740993", true),
+        ("==", "9007199254740993", "9007199254740992", false),
+        ("<=", "9007199254740992", "9007199254740993", false),
+        ("<", "9007199254740993", "9007199254740992", true),
+        ("<", "0.1000000000000000055", "0.1", true),
+        ("==", "9007199254740991", "9007199254740991.0", true),
+        ("==", "9007199254740991", "9007199254740992", false),
+        ("<=", "9007199254740991", "9007199254740992", false),
+        (">", "9007199254740991", "9007199254740992", true),
+        ("<=", "1e22", "10000000000000000000000", true),
+        ("<=", "1e22", "10000000000000000000001", false),
+        ("==", "0.1", "0.1000000000000000055511151231257827", false),
+        ("==", "9223372036854776000.0", "9223372036854776000", true),
+        ("==", "9223372036854776000.0", "9223372036854775808", false),
+    ]);
+}
+
+#[test]
+fn paths_walk_members_and_indexes() {
+    let args = r#"{"list": [{"id": 7}, {"id": 8}], "0": "zero", "": 1, "01": "x"}"#;
+    assert!(holds("args.list.1.id", "==", "8", args));
+    assert!(holds("args.0", "==", "\"zero\"", args));
+    assert!(holds("args.01", "==", "\"x\"", args));
+    for missing in ["args.list.2.id", "args.list.01.id", "args.list.-1.id", "args.list.+1.id", "args.list.id"]
+    {
+        assert!(!holds(missing, "exists", "true", args), "{missing}");
+    }
+}
+
+#[test]
+fn the_first_rule_that_matches_decides() {
+    let policy = Policy::parse(
+        br#"{"id": "p", "version": "2026-01", "rules": [
+            {"name": "a", "when": [{"path": "tool", "operator": "==", "value": "x"},
+                                   {"path": "agent_id", "operator": "==", "value": "bot"}],
+             "decision": "deny", "reason": "a"},
+            {"name": "b", "when": [{"path": "tool", "operator": "==", "value": "x"}],
+             "decision": "require_approval", "reason": "b", "risk_tier": "low", "next_steps": ["ask"]},
+            {"name": "c", "when": [], "decision": "allow", "reason": "c"}]}"#,
+    )
+    .unwrap();
+    let (tool, other, bot) = (Json::from("x"), Json::from("y"), Json::from("bot"));
+    let name = |input: Input<'_>| policy.first_match(&input).map(|rule| rule.name().to_owned());
+    let tool = Input { tool: Some(&tool), ..Input::default() };
+    assert_eq!(name(Input { agent_id: Some(&bot), ..tool }).as_deref(), Some("a"));
+    assert_eq!(name(tool).as_deref(), Some("b"));
+    assert_eq!(name(Input { tool: Some(&other), ..tool }).as_deref(), Some("c"));
+    assert_eq!(policy.rules().len(), 3);
+    assert_eq!(policy.version(), &Json::from("2026-01"));
+}
+
+#[test]
+fn the_hash_is_of_the_policy_and_not_of_its_spelling() {
+    let hash = |text: &str| Policy::parse(text.as_bytes()).unwrap().hash().to_owned();
+    let one = hash(r#"{"id": "p", "version": 1, "rules": []}"#);
+    assert_eq!(one, hash(r#"{"rules":[],"version":1,"id":"p"}"#));
+    assert_ne!(one, hash(r#"{"rules":[],"version":2,"id":"p"}"#));
+    assert_eq!(
+        one,
+        hash_payload(&Json::parse(br#"{"id": "p", "version": 1, "rules": []}"#).unwrap()).unwrap()
+    );
+}
+
+#[test]
+fn numbers_that_a_double_would_make_equal_make_other_rules_and_other_hashes() {
+    for (one, other) in [("9007199254740992", "9007199254740993"), ("0.1", "0.1000000000000000055")] {
+        let text = |first: &str, second: &str| {
+            let rule = |name: &str, value: &str| {
+                format!(
+                    r#"{{"name":"{name}","when":[{{"path":"args.x","operator":"==","value":{value}}}],"decision":"deny","reason":"r"}}"#
+                )
+            };
+            format!(r#"{{"id":"p","version":1,"rules":[{},{}]}}"#, rule("a", first), rule("b", second))
+        };
+        let both = Policy::parse(text(one, other).as_bytes()).unwrap();
+        let swapped = Policy::parse(text(other, one).as_bytes()).unwrap();
+        assert_ne!(both.hash(), swapped.hash());
+        assert!(Policy::parse(text(other, other).as_bytes()).unwrap_err().to_string().contains("b"));
+    }
+}
+
+/// A policy of one rule with `when` and the other members of the rule.
+fn rule(when: &str, rest: &str) -> String {
+    format!(r#"{{"id": "p", "version": 1, "rules": [{{"name": "r", "when": {when}{rest}}}]}}"#)
+}
+
+fn condition(path: &str, operator: &str, value: &str) -> String {
+    let when = format!(r#"[{{"path": "{path}", "operator": "{operator}", "value": {value}}}]"#);
+    rule(&when, r#", "decision": "allow", "reason": "x""#)
+}
+
+#[test]
+fn every_problem_is_named() {
+    let ok = r#", "decision": "allow", "reason": "x""#;
+    let table: Vec<(String, &str)> = vec![
+        ("{".to_owned(), "policy: not JSON"),
+        ("[]".to_owned(), "policy: expected an object, found an array"),
+        (r#"{"id": "p", "id": "q", "version": 1, "rules": []}"#.to_owned(), "\"id\" is given twice"),
+        (r#"{"version": 1, "rules": []}"#.to_owned(), "id: missing"),
+        (r#"{"id": "", "version": 1, "rules": []}"#.to_owned(), "id: expected a non-empty string"),
+        (r#"{"id": "p", "rules": []}"#.to_owned(), "version: missing"),
+        (r#"{"id": "p", "version": 0, "rules": []}"#.to_owned(), "version: expected a positive integer"),
+        (r#"{"id": "p", "version": 1.5, "rules": []}"#.to_owned(), "version: expected a positive integer"),
+        (r#"{"id": "p", "version": "", "rules": []}"#.to_owned(), "version: expected a positive integer"),
+        (r#"{"id": "p", "version": 1}"#.to_owned(), "rules: missing"),
+        (r#"{"id": "p", "version": 1, "rules": {}}"#.to_owned(), "rules: expected an array"),
+        (r#"{"id": "p", "version": 1, "rules": [], "x": 1}"#.to_owned(), "policy: unknown member \"x\""),
+        (r#"{"id": "p", "version": 1, "rules": [7]}"#.to_owned(), "rules[0]: expected an object"),
+        (r#"{"id": "p", "version": 1, "rules": [{}]}"#.to_owned(), "rules[0]: name: missing"),
+        (rule("[]", r#", "decision": "allow""#), "rule \"r\": reason: missing"),
+        (rule("[]", r#", "reason": "x""#), "rule \"r\": decision: missing"),
+        (rule("[]", r#", "reason": "x", "decision": "warn""#), "rule \"r\": decision: expected one of allow"),
+        (
+            rule("[]", r#", "decision": "allow", "reason": 1"#),
+            "rule \"r\": reason: expected a non-empty string",
+        ),
+        (rule("[]", &format!(r#"{ok}, "risk_tier": "huge""#)), "rule \"r\": risk_tier: expected one of low"),
+        (rule("[]", &format!(r#"{ok}, "next_steps": "x""#)), "rule \"r\": next_steps: expected an array"),
+        (rule("[]", &format!(r#"{ok}, "next_steps": [1]"#)), "rule \"r\": next_steps[0]: expected"),
+        (rule("[]", &format!(r#"{ok}, "desicion": "deny""#)), "rule \"r\": unknown member \"desicion\""),
+        (rule("{}", ok), "rule \"r\": when: expected an array"),
+        (rule(r#"[{"path": "tool", "operator": "=="}]"#, ok), "rule \"r\": when[0].value: missing"),
+        (rule(r#"[{"path": "tool", "value": 1}]"#, ok), "rule \"r\": when[0].operator: missing"),
+        (rule(r#"[{"operator": "==", "value": 1}]"#, ok), "rule \"r\": when[0].path: missing"),
+        (
+            rule(r#"[{"path": "tool", "operator": "==", "value": 1, "not": true}]"#, ok),
+            "rule \"r\": when[0]: unknown member \"not\"",
+        ),
+        (condition("tool", "~", "1"), "rule \"r\": when[0].operator: unknown operator \"~\""),
+        (condition("tool", "matches", "\"(\""), "rule \"r\": when[0].value: not a pattern: unclosed group"),
+        (
+            condition("tool", "matches", r#""(a{1000}){1000}""#),
+            "when[0].value: not a pattern: Compiled regex",
+        ),
+        (condition("tool", "matches", "1"), "when[0].value: expected a string, found a number"),
+        (condition("tool", "<", "true"), "when[0].value: expected a number or a string, found a boolean"),
+        (condition("tool", "exists", "1"), "when[0].value: expected true or false, found a number"),
+        (condition("tool", "in", "[]"), "when[0].value: expected at least one item"),
+        (condition("tool", "not_in", "[1, \"a\"]"), "when[0].value: expected items of one type"),
+        (condition("tool", "in", "\"a\""), "when[0].value: expected an array, found a string"),
+        (condition("tools", "==", "1"), "when[0].path: unknown path root \"tools\""),
+        (condition("args..x", "==", "1"), "when[0].path: the path \"args..x\" has an empty step"),
+        (condition("tool.name", "==", "1"), "when[0].path: tool is a string"),
+    ];
+    for (text, expected) in table {
+        let problems = Policy::parse(text.as_bytes()).unwrap_err().to_string();
+        assert!(problems.contains(expected), "{text}\nexpected: {expected}\nfound:    {problems}");
+    }
+}
+
+#[test]
+fn all_problems_are_found_at_once() {
+    let text = r#"{"id": 1, "version": 1, "rules": [
+        {"name": "a", "when": [{"path": "x", "operator": "?", "value": 1}], "decision": "no", "reason": ""},
+        {"name": "a", "when": 1, "decision": "allow", "reason": "x"}]}"#;
+    let problems = Policy::parse(text.as_bytes()).unwrap_err();
+    for expected in
+        ["id:", "when[0].path", "when[0].operator", "decision:", "reason:", "name: given", "when: expected"]
+    {
+        assert!(problems.iter().any(|problem| problem.contains(expected)), "{expected} not in\n{problems}");
+    }
+    assert_eq!(problems.len(), 7, "{problems}");
+}
+
+/// A policy of rules `r0`, `r1`, .., each with these conditions `(path, operator, value)`.
+fn rules(rules: &[&[(&str, &str, &str)]]) -> String {
+    let rules: Vec<_> = rules
+        .iter()
+        .enumerate()
+        .map(|(index, conditions)| {
+            let when: Vec<_> = conditions
+                .iter()
+                .map(|(path, op, value)| {
+                    format!(r#"{{"path": "{path}", "operator": "{op}", "value": {value}}}"#)
+                })
+                .collect();
+            format!(
+                r#"{{"name": "r{index}", "when": [{}], "decision": "allow", "reason": "x"}}"#,
+                when.join(", ")
+            )
+        })
+        .collect();
+    format!(r#"{{"id": "p", "version": 1, "rules": [{}]}}"#, rules.join(", "))
+}
+
+#[test]
+fn rules_that_cannot_be_reached_are_problems() {
+    let (a, b, c) = (("tool", "==", "\"a\""), ("args.x", "<", "1"), ("args.y", "<", "1"));
+    let b_spelled_otherwise = ("args.x", "<", "1.0");
+    let found = |list: &[&[(&str, &str, &str)]]| match Policy::parse(rules(list).as_bytes()) {
+        Ok(_) => Vec::new(),
+        Err(problems) => problems.iter().map(str::to_owned).collect(),
+    };
+    let unreachable = |late: &str, early: &str| {
+        format!("rule {late:?}: unreachable: the earlier rule {early:?} matches whenever this one does")
+    };
+    assert_eq!(found(&[&[a], &[a]]), [unreachable("r1", "r0")]);
+    assert_eq!(found(&[&[a, b], &[b_spelled_otherwise, c, a]]), [unreachable("r1", "r0")]);
+    assert_eq!(found(&[&[c], &[], &[a], &[b]]), [unreachable("r2", "r1"), unreachable("r3", "r1")]);
+    assert_eq!(found(&[&[a, a], &[a]]), [unreachable("r1", "r0")]);
+    assert!(found(&[&[a, b], &[a, c], &[a], &[b, c], &[]]).is_empty());
+}
+
+#[test]
+fn ten_thousand_rules_are_checked_and_tried() {
+    let tools: Vec<_> = (0..10_000).map(|n| format!("\"tool{n}\"")).collect();
+    let shared = ("args.x", "<", "1");
+    let lists: Vec<_> = tools.iter().map(|tool| [shared, ("tool", "==", tool.as_str())]).collect();
+    let mut lists: Vec<&[_]> = lists.iter().map(|list| list.as_slice()).collect();
+    let policy = Policy::parse(rules(&lists).as_bytes()).unwrap();
+    let (args, tool) = (Json::parse(br#"{"x": 0}"#).unwrap(), Json::from("tool9999"));
+    let input = Input { args: Some(&args), tool: Some(&tool), ..Input::default() };
+    assert_eq!(policy.first_match(&input).map(|rule| rule.name()), Some("r9999"));
+
+    lists.push(lists[5_000]);
+    let problems = Policy::parse(rules(&lists).as_bytes()).unwrap_err().to_string();
+    assert!(problems.contains("\"r10000\"") && problems.contains("\"r5000\""), "{problems}");
+}
+
+#[test]
+fn cases_say_what_differs() {
+    let policy = Policy::parse(condition("args.x", "==", "1").as_bytes()).unwrap();
+    let cases = Cases::parse(
+        br#"[{"name": "ok", "input": {"args": {"x": 1.0}}, "expect": "allow"},
+             {"name": "none", "input": {"args": {"x": "1"}, "tool": null},
+              "expect": {"decision": "deny", "reason_code": "policy.no_match", "rule": null}},
+             {"name": "bad", "input": {}, "expect": {"decision": "allow", "reason_code": "y", "rule": "r"}}]"#,
+    )
+    .unwrap();
+    let found: Vec<_> = cases.iter().map(|case| case.run(&policy)).collect();
+    assert!(found[0].is_empty() && found[1].is_empty(), "{found:?}");
+    let members: Vec<_> = found[2].iter().map(|m| (m.member, &*m.expected, &*m.actual)).collect();
+    assert_eq!(
+        members,
+        [("decision", "allow", "deny"), ("reason_code", "y", "policy.no_match"), ("rule", "r", "(none)")]
+    );
+}
+
+#[test]
+fn wrong_cases_are_problems() {
+    for (text, expected) in [
+        ("{}", "cases: missing"),
+        ("[]", "at least one case"),
+        (r#"{"cases": []}"#, "at least one case"),
+        (r#"{"cases": 1}"#, "cases: expected an array"),
+        (r#"{"cases": [], "x": 1}"#, "unknown member \"x\""),
+        ("[1]", "cases[0]: expected an object"),
+        (r#"[{"name": "a", "input": {}, "expect": "allow", "x": 1}]"#, "cases[0]: unknown member \"x\""),
+        (r#"[{"input": {}, "expect": "allow"}]"#, "cases[0].name: missing"),
+        (r#"[{"name": "a", "expect": "allow"}]"#, "cases[0].input: missing"),
+        (r#"[{"name": "a", "input": {"amount": 1}, "expect": "allow"}]"#, "cases[0].input: unknown member"),
+        (
+            r#"[{"name": "a", "input": {"tool": 1}, "expect": "allow"}]"#,
+            "cases[0].input.tool: expected a string",
+        ),
+        (
+            r#"[{"name": "a", "input": {"args": []}, "expect": "allow"}]"#,
+            "cases[0].input.args: expected an object",
+        ),
+        (r#"[{"name": "a", "input": {}, "expect": "alow"}]"#, "cases[0].expect.decision: expected one of"),
+        (r#"[{"name": "a", "input": {}}]"#, "cases[0].expect: missing"),
+        (r#"[{"name": "a", "input": {}, "expect": {}}]"#, "cases[0].expect.decision: missing"),
+        (
+            r#"[{"name": "a", "input": {}, "expect": {"decision": "allow", "rul": "x"}}]"#,
+            "unknown member \"rul\"",
+        ),
+        (
+            r#"[{"name": "a", "input": {}, "expect": {"decision": "allow", "rule": 1}}]"#,
+            "expect.rule: expected",
+        ),
+        (
+            r#"[{"name": "a", "input": {}, "expect": "allow"}, {"name": "a", "input": {}, "expect": "deny"}]"#,
+            "cases[1].name: \"a\" is given twice",
+        ),
+    ] {
+        let problems = Cases::parse(text.as_bytes()).unwrap_err().to_string();
+        assert!(problems.contains(expected), "{text}\nexpected: {expected}\nfound:    {problems}");
+    }
+}

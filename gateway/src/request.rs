@@ -1,0 +1,273 @@
+//! What clients ask: bodies whose every member was checked.
+
+use std::fmt;
+
+use actpass_core::Json;
+
+use crate::ledger::{DECISION, DECISIONS};
+
+/// A member of a request is missing or not what it must be.
+#[derive(Clone, Debug, PartialEq, Eq)]
+pub struct InvalidMember {
+    /// The member's name; `body` for the whole.
+    pub member: String,
+    /// What was expected and what was found.
+    pub problem: String,
+}
+
+impl InvalidMember {
+    fn new(member: &str, problem: impl fmt::Display) -> Self {
+        Self { member: member.to_owned(), problem: problem.to_string() }
+    }
+}
+
+impl fmt::Display for InvalidMember {
+    fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
+        write!(f, "{}: {}", self.member, self.problem)
+    }
+}
+
+/// A request for a decision.
+///
+/// Members of it that this version does not know are allowed; the request's hash covers them.
+#[derive(Clone, Debug)]
+pub struct Preflight<'b> {
+    /// The agent, as the client names it.
+    pub agent_id: Option<Text<'b>>,
+    /// The arguments of the action, an object.
+    pub args: &'b Json,
+    /// What the agent is trying to achieve.
+    pub goal: Text<'b>,
+    /// What makes a repetition of this request get the first answer again.
+    pub idempotency_key: Option<Text<'b>>,
+    /// How the answer is meant.
+    pub mode: Mode,
+    /// What the action is done to.
+    pub resource: Option<Text<'b>>,
+    /// The tool that would be called.
+    pub tool: Text<'b>,
+    /// Whom the agent acts for.
+    pub user_id: Option<Text<'b>>,
+    /// Members that ask for what this version cannot do.
+    pub unsupported: Option<&'static str>,
+}
+
+impl<'b> Preflight<'b> {
+    /// Checks `body` and takes it apart.
+    ///
+    /// # Errors
+    ///
+    /// The first member that is not what it must be.
+    pub fn read(body: &'b Json) -> Result<Self, InvalidMember> {
+        let members = Members::of(body)?;
+        let request = Self {
+            agent_id: members.optional_text("agent_id", 256)?,
+            args: members.args()?,
+            goal: members.text("goal", 4096)?,
+            idempotency_key: members.optional_text("idempotency_key", 256)?,
+            mode: members.mode()?,
+            resource: members.optional_text("resource", 2048)?,
+            tool: members.text("tool", 256)?,
+            user_id: members.optional_text("user_id", 256)?,
+            unsupported: members.unsupported()?,
+        };
+        members.optional_text("audience", 2048)?;
+        if request.idempotency_key.is_some_and(|key| key.as_str().is_empty()) {
+            return Err(InvalidMember::new(
+                "idempotency_key",
+                "expected a non-empty string, found an empty one",
+            ));
+        }
+        Ok(request)
+    }
+}
+
+/// An event that a client wants recorded.
+#[derive(Clone, Debug)]
+pub struct Evidence<'b> {
+    /// Which chain it goes to.
+    pub chain_id: Text<'b>,
+    /// What was decided, as the client says.
+    pub decision: Option<Text<'b>>,
+    /// What happened.
+    pub event_type: Text<'b>,
+    /// What the client adds, an object.
+    pub metadata: Option<&'b Json>,
+    /// Why, as the client says.
+    pub reason_code: Option<Text<'b>>,
+    /// The hash of what was asked.
+    pub request_hash: Option<Text<'b>>,
+    /// The hash of what came of it.
+    pub response_hash: Option<Text<'b>>,
+    /// The tool.
+    pub tool_id: Option<Text<'b>>,
+}
+
+impl<'b> Evidence<'b> {
+    /// Checks `body` and takes it apart.
+    ///
+    /// # Errors
+    ///
+    /// The first member that is not what it must be; what only the gateway may write is among that.
+    pub fn read(body: &'b Json) -> Result<Self, InvalidMember> {
+        let members = Members::of(body)?;
+        let event = Self {
+            chain_id: members.text("chain_id", 256)?,
+            decision: members.optional_text("decision", 128)?,
+            event_type: members.text("event_type", 128)?,
+            metadata: members.metadata()?,
+            reason_code: members.optional_text("reason_code", 128)?,
+            request_hash: members.optional_text("request_hash", 128)?,
+            response_hash: members.optional_text("response_hash", 128)?,
+            tool_id: members.optional_text("tool_id", 256)?,
+        };
+        if event.chain_id.as_str() == DECISIONS {
+            return Err(InvalidMember::new("chain_id", reserved(DECISIONS)));
+        }
+        if event.event_type.as_str() == DECISION {
+            return Err(InvalidMember::new("event_type", reserved(DECISION)));
+        }
+        Ok(event)
+    }
+}
+
+fn reserved(word: &str) -> String {
+    format!("{word:?} is reserved for the gateway's own events; expected another")
+}
+
+/// How the answer to a preflight is meant.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub enum Mode {
+    /// The answer decides.
+    Enforce,
+    /// The answer is only watched.
+    Monitor,
+    /// As enforce, and nothing unrecorded runs.
+    Strict,
+    /// What would not be allowed comes back as a warning.
+    Warn,
+}
+
+impl Mode {
+    const ALL: [Self; 4] = [Self::Enforce, Self::Strict, Self::Warn, Self::Monitor];
+
+    /// The word on the wire.
+    pub const fn as_str(self) -> &'static str {
+        match self {
+            Self::Enforce => "enforce",
+            Self::Monitor => "monitor",
+            Self::Strict => "strict",
+            Self::Warn => "warn",
+        }
+    }
+}
+
+/// A JSON string of a request, not longer than it may be.
+#[derive(Clone, Copy, Debug)]
+pub struct Text<'b>(&'b Json);
+
+impl<'b> Text<'b> {
+    /// The text.
+    pub fn as_str(self) -> &'b str {
+        self.0.as_str().unwrap_or_default()
+    }
+
+    /// The JSON string.
+    pub fn as_json(self) -> &'b Json {
+        self.0
+    }
+}
+
+struct Members<'b>(&'b Json);
+
+impl<'b> Members<'b> {
+    fn of(body: &'b Json) -> Result<Self, InvalidMember> {
+        if body.as_object().is_none() {
+            return Err(InvalidMember::new(
+                "body",
+                format_args!("expected an object, found {}", body.kind()),
+            ));
+        }
+        Ok(Self(body))
+    }
+
+    /// The member; `null` is the same as absence.
+    fn given(&self, name: &str) -> Option<&'b Json> {
+        self.0.member(name).filter(|value| **value != Json::Null)
+    }
+
+    fn optional_text(&self, name: &str, limit: usize) -> Result<Option<Text<'b>>, InvalidMember> {
+        let expected = format_args!("expected a string of at most {limit} characters");
+        match self.given(name) {
+            None => Ok(None),
+            // A character takes at least a byte: most texts need no counting.
+            Some(value @ Json::String(text)) if text.len() <= limit || text.chars().count() <= limit => {
+                Ok(Some(Text(value)))
+            }
+            Some(Json::String(text)) => {
+                let problem = format!("{expected}, found {} characters", text.chars().count());
+                Err(InvalidMember::new(name, problem))
+            }
+            Some(other) => Err(InvalidMember::new(name, format_args!("{expected}, found {}", other.kind()))),
+        }
+    }
+
+    fn text(&self, name: &str, limit: usize) -> Result<Text<'b>, InvalidMember> {
+        match self.optional_text(name, limit)? {
+            Some(text) if text.as_str().is_empty() => {
+                Err(InvalidMember::new(name, "expected a non-empty string, found an empty one"))
+            }
+            Some(text) => Ok(text),
+            None => Err(InvalidMember::new(
+                name,
+                format_args!("missing; expected a string of at most {limit} characters"),
+            )),
+        }
+    }
+
+    fn args(&self) -> Result<&'b Json, InvalidMember> {
+        match self.0.member("args") {
+            Some(args @ Json::Object(_)) => Ok(args),
+            Some(other) => {
+                Err(InvalidMember::new("args", format_args!("expected an object, found {}", other.kind())))
+            }
+            None => Err(InvalidMember::new("args", "missing; expected an object")),
+        }
+    }
+
+    fn metadata(&self) -> Result<Option<&'b Json>, InvalidMember> {
+        let Some(metadata) = self.given("metadata") else {
+            return Ok(None);
+        };
+        if metadata.as_object().is_none() {
+            let problem = format_args!("expected an object, found {}", metadata.kind());
+            return Err(InvalidMember::new("metadata", problem));
+        }
+        actpass_core::canonical_json(metadata).map_err(|error| InvalidMember::new("metadata", error))?;
+        Ok(Some(metadata))
+    }
+
+    fn mode(&self) -> Result<Mode, InvalidMember> {
+        let Some(value) = self.given("mode") else {
+            return Ok(Mode::Enforce);
+        };
+        let known = value.as_str().and_then(|word| Mode::ALL.into_iter().find(|mode| mode.as_str() == word));
+        known.ok_or_else(|| {
+            let words = Mode::ALL.map(Mode::as_str).join(", ");
+            let found = if value.as_str().is_some() { "another word" } else { value.kind() };
+            InvalidMember::new("mode", format_args!("expected one of {words}, found {found}"))
+        })
+    }
+
+    fn unsupported(&self) -> Result<Option<&'static str>, InvalidMember> {
+        let mut unsupported = None;
+        for (name, limit) in
+            [("passport", usize::MAX), ("approval_request_id", 256), ("tool_manifest_hash", 128)]
+        {
+            if self.optional_text(name, limit)?.is_some() {
+                unsupported = unsupported.or(Some(name));
+            }
+        }
+        Ok(unsupported)
+    }
+}

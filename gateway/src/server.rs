@@ -1,0 +1,156 @@
+//! A gateway that listens, until it is stopped.
+
+use std::io;
+use std::net::{SocketAddr, TcpListener};
+use std::sync::Arc;
+use std::time::Duration;
+
+use axum_server::Handle;
+use axum_server::accept::NoDelayAcceptor;
+use axum_server::tls_rustls::{RustlsAcceptor, RustlsConfig};
+use tokio::sync::{Mutex, Semaphore};
+use tokio::task::JoinHandle;
+
+use crate::config::Settings;
+use crate::http::{App, router};
+use crate::store::{OpenError, SqliteStore, Store};
+
+/// How many requests one HTTP/2 connection may have in flight.
+const STREAMS: u32 = 256;
+
+/// How large the headers of a request may be, in bytes.
+const HEADER_BYTES: u16 = 32 * 1024;
+
+/// How long a client of an HTTP/2 connection may be silent before it is asked whether it is there.
+const PING: Duration = Duration::from_secs(20);
+
+/// A gateway that listens; see [`Server::start`].
+#[derive(Debug)]
+pub struct Server {
+    address: SocketAddr,
+    scheme: &'static str,
+    handle: Handle<SocketAddr>,
+    serving: JoinHandle<io::Result<()>>,
+    store: Arc<dyn Store>,
+    grace: Duration,
+}
+
+/// Why a gateway did not start, or did not go on.
+#[derive(Debug, thiserror::Error)]
+pub enum ServerError {
+    /// It cannot listen at this address.
+    #[error("cannot listen on {0}: {1}")]
+    Listen(SocketAddr, #[source] io::Error),
+    /// It cannot use its data file.
+    #[error(transparent)]
+    Open(#[from] OpenError),
+    /// It no longer takes connections.
+    #[error("cannot take connections: {0}")]
+    Serve(#[source] io::Error),
+}
+
+impl Server {
+    /// Opens the data file and listens. When this returns, the gateway can decide.
+    ///
+    /// # Errors
+    ///
+    /// If the data file or the address cannot be used.
+    pub async fn start(settings: Settings) -> Result<Self, ServerError> {
+        let store: Arc<dyn Store> = Arc::new(SqliteStore::open(&settings.data)?);
+        Self::start_with(settings, store).await
+    }
+
+    /// As [`Server::start`], with a store that is open already; the settings' data file is left alone.
+    ///
+    /// # Errors
+    ///
+    /// If the address cannot be used.
+    pub async fn start_with(settings: Settings, store: Arc<dyn Store>) -> Result<Self, ServerError> {
+        let listen = settings.listen;
+        let listening = |error| ServerError::Listen(listen, error);
+        let listener = TcpListener::bind(listen).map_err(listening)?;
+        let address = listener.local_addr().map_err(listening)?;
+        let timeouts = settings.timeouts;
+        let app = Arc::new(App {
+            keyring: settings.keyring,
+            store: Arc::clone(&store),
+            body_bytes: settings.body_bytes,
+            body_timeout: timeouts.body,
+            store_timeout: timeouts.store,
+            checking: Mutex::default(),
+            heavy: Semaphore::new(std::thread::available_parallelism().map_or(1, usize::from)),
+        });
+        let handle = Handle::new();
+        let mut server = axum_server::from_tcp(listener)
+            .map_err(listening)?
+            .acceptor(NoDelayAcceptor::new())
+            .handle(handle.clone())
+            .first_request_timeout(timeouts.headers);
+        server
+            .http_builder()
+            .http1()
+            .header_read_timeout(timeouts.headers)
+            .max_buf_size(usize::from(HEADER_BYTES))
+            .http2()
+            .max_concurrent_streams(STREAMS)
+            .max_header_list_size(u32::from(HEADER_BYTES))
+            .keep_alive_interval(PING)
+            .keep_alive_timeout(timeouts.headers);
+        let routes = router(app).into_make_service();
+        let (scheme, serving) = match settings.tls {
+            None => ("http", tokio::spawn(server.serve(routes))),
+            Some(tls) => {
+                let acceptor = RustlsAcceptor::new(RustlsConfig::from_config(tls))
+                    .handshake_timeout(timeouts.headers)
+                    .acceptor(NoDelayAcceptor::new());
+                ("https", tokio::spawn(server.acceptor(acceptor).serve(routes)))
+            }
+        };
+        Ok(Self { address, scheme, handle, serving, store, grace: timeouts.stop })
+    }
+
+    /// Where it listens.
+    pub fn address(&self) -> SocketAddr {
+        self.address
+    }
+
+    /// The URL of its root, without a slash at the end.
+    pub fn url(&self) -> String {
+        format!("{}://{}", self.scheme, self.address)
+    }
+
+    /// Waits until `stop` is there, then takes no more connections, finishes the requests in flight, and closes the
+    /// store.
+    ///
+    /// # Errors
+    ///
+    /// If the gateway could not go on until then.
+    pub async fn run_until(mut self, stop: impl Future<Output = ()>) -> Result<(), ServerError> {
+        let ended = tokio::select! {
+            () = stop => None,
+            ended = &mut self.serving => Some(ended),
+        };
+        let served = match ended {
+            Some(served) => served,
+            None => {
+                self.handle.graceful_shutdown(Some(self.grace));
+                self.serving.await
+            }
+        };
+        self.store.close().await;
+        match served {
+            Ok(Ok(())) => Ok(()),
+            Ok(Err(error)) => Err(ServerError::Serve(error)),
+            Err(error) => Err(ServerError::Serve(io::Error::other(error))),
+        }
+    }
+
+    /// Stops at once, as [`Server::run_until`] does.
+    ///
+    /// # Errors
+    ///
+    /// As [`Server::run_until`].
+    pub async fn stop(self) -> Result<(), ServerError> {
+        self.run_until(std::future::ready(())).await
+    }
+}

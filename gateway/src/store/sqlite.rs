@@ -1,0 +1,509 @@
+//! The ledger in a SQLite file.
+//!
+//! One thread writes. It takes everything that waits, runs it as one transaction, and answers only after the commit
+//! reached the disk; so the more there is to do, the more events share one write to the disk. Readers have their own
+//! connections, which the write-ahead log lets read while the writer writes.
+
+use std::collections::HashMap;
+use std::fs::{File, OpenOptions, TryLockError};
+use std::io;
+use std::path::{Path, PathBuf};
+use std::sync::{Arc, Mutex, PoisonError};
+use std::thread::JoinHandle;
+use std::time::{Duration, SystemTime};
+
+use async_trait::async_trait;
+use bytes::Bytes;
+use rusqlite::{Connection, OpenFlags, OptionalExtension, Transaction, TransactionBehavior, params};
+use tokio::sync::{Semaphore, mpsc, oneshot};
+
+use super::{Append, Appended, Once, Store, StoreError, StoredEvent};
+use crate::ledger::Head;
+
+/// The form of the data that this version reads and writes.
+const SCHEMA_VERSION: i64 = 1;
+
+const SCHEMA: &str = "
+CREATE TABLE chains (
+    id        INTEGER PRIMARY KEY,
+    tenant_id TEXT NOT NULL,
+    chain_id  TEXT NOT NULL,
+    length    INTEGER NOT NULL,
+    head      TEXT NOT NULL,
+    UNIQUE (tenant_id, chain_id)
+) STRICT;
+
+CREATE TABLE events (
+    id    INTEGER PRIMARY KEY,
+    chain INTEGER NOT NULL REFERENCES chains (id),
+    seq   INTEGER NOT NULL,
+    event TEXT NOT NULL,
+    UNIQUE (chain, seq)
+) STRICT;
+
+CREATE TABLE answers (
+    tenant_id       TEXT NOT NULL,
+    key_name        TEXT NOT NULL,
+    idempotency_key TEXT NOT NULL,
+    fingerprint     BLOB NOT NULL,
+    answer          BLOB NOT NULL,
+    UNIQUE (tenant_id, key_name, idempotency_key)
+) STRICT;
+
+CREATE TRIGGER events_are_not_changed BEFORE UPDATE ON events
+BEGIN SELECT RAISE (ABORT, 'the ledger is append-only'); END;
+
+CREATE TRIGGER events_are_not_removed BEFORE DELETE ON events
+BEGIN SELECT RAISE (ABORT, 'the ledger is append-only'); END;
+";
+
+/// How many appends may wait for the writer before the next is refused as [`StoreError::Busy`].
+const QUEUE: usize = 4096;
+
+/// How many appends share one transaction at most.
+const BATCH: usize = 512;
+
+/// How many connections read at once at most.
+const READERS: usize = 4;
+
+/// How long a statement waits for another program that holds the file.
+const BUSY_TIMEOUT: Duration = Duration::from_secs(5);
+
+/// How many events, and how many bytes of them, [`Store::events`] hands out at once.
+const PAGE_EVENTS: usize = 512;
+const PAGE_BYTES: usize = 1 << 20;
+
+/// The ledger in a SQLite file; see [`SqliteStore::open`].
+#[derive(Debug)]
+pub struct SqliteStore {
+    jobs: mpsc::Sender<Job>,
+    readers: Arc<Readers>,
+    writer: Mutex<Option<JoinHandle<()>>>,
+}
+
+/// Why a data file could not be opened.
+#[derive(Debug, thiserror::Error)]
+pub enum OpenError {
+    /// The file or its folder cannot be made or opened.
+    #[error("{0}: {1}")]
+    Io(PathBuf, #[source] io::Error),
+    /// Another gateway has it.
+    #[error("{0}: in use by another gateway; two must not write one data file")]
+    Locked(PathBuf),
+    /// A newer version of the gateway made it.
+    #[error(
+        "{0}: has schema version {1}; this gateway knows versions up to {SCHEMA_VERSION}, so use a newer one"
+    )]
+    Newer(PathBuf, i64),
+    /// It is not a SQLite database, or is damaged.
+    #[error("{0}: {1}")]
+    Sqlite(PathBuf, #[source] rusqlite::Error),
+}
+
+impl SqliteStore {
+    /// Opens the data file `path`, or makes it, readable by its owner alone, and locks it against other gateways.
+    ///
+    /// # Errors
+    ///
+    /// If it cannot be made or read, another gateway has it, or a newer version made it.
+    pub fn open(path: &Path) -> Result<Self, OpenError> {
+        let lock = lock(path)?;
+        let sqlite = |error| OpenError::Sqlite(path.to_owned(), error);
+        make_private(path).map_err(|error| OpenError::Io(path.to_owned(), error))?;
+        let mut connection = Connection::open(path).map_err(sqlite)?;
+        let version = prepare(&mut connection).map_err(sqlite)?;
+        if version > SCHEMA_VERSION {
+            return Err(OpenError::Newer(path.to_owned(), version));
+        }
+        let (jobs, queue) = mpsc::channel(QUEUE);
+        let mut writer = Writer { connection, failing: false, _lock: lock };
+        let thread = std::thread::Builder::new()
+            .name("ledger".to_owned())
+            .spawn(move || writer.run(queue))
+            .map_err(|error| OpenError::Io(path.to_owned(), error))?;
+        Ok(Self {
+            jobs,
+            readers: Arc::new(Readers {
+                path: path.to_owned(),
+                idle: Mutex::default(),
+                permits: Semaphore::new(READERS),
+            }),
+            writer: Mutex::new(Some(thread)),
+        })
+    }
+
+    async fn ask<T>(&self, job: impl FnOnce(oneshot::Sender<T>) -> Job) -> Result<T, StoreError> {
+        let (answer, answered) = oneshot::channel();
+        self.jobs.try_send(job(answer)).map_err(|error| match error {
+            mpsc::error::TrySendError::Closed(_) => StoreError::Unavailable,
+            mpsc::error::TrySendError::Full(_) => StoreError::Busy,
+        })?;
+        answered.await.map_err(|_| StoreError::Unavailable)
+    }
+}
+
+#[async_trait]
+impl Store for SqliteStore {
+    async fn append(&self, append: Append) -> Result<Appended, StoreError> {
+        self.ask(|answer| Job::Append(Box::new(append), answer)).await?
+    }
+
+    async fn head(&self, tenant_id: &str, chain_id: &str) -> Result<Option<Head>, StoreError> {
+        let (tenant_id, chain_id) = (tenant_id.to_owned(), chain_id.to_owned());
+        let read = move |connection: &Connection| find_chain(connection, &tenant_id, &chain_id);
+        Ok(self.readers.read(read).await?.map(|(_, head)| head).filter(|head| head.length > 0))
+    }
+
+    async fn events(
+        &self,
+        tenant_id: &str,
+        chain_id: &str,
+        after: u64,
+        until: u64,
+    ) -> Result<Vec<StoredEvent>, StoreError> {
+        let (tenant_id, chain_id) = (tenant_id.to_owned(), chain_id.to_owned());
+        self.readers.read(move |connection| read_page(connection, &tenant_id, &chain_id, after, until)).await
+    }
+
+    async fn check(&self) -> Result<(), StoreError> {
+        self.readers.read(|connection| connection.query_one("SELECT 1", [], |_| Ok(()))).await?;
+        self.ask(Job::Check).await?
+    }
+
+    async fn close(&self) {
+        // The last connection to close tidies up, and that is the writer's.
+        self.readers.idle().clear();
+        if self.jobs.send(Job::Stop).await.is_err() {
+            return;
+        }
+        let thread = self.writer.lock().unwrap_or_else(PoisonError::into_inner).take();
+        if let Some(thread) = thread {
+            // A writer that panicked was reported by the panic itself; there is nothing left to finish.
+            let _ = tokio::task::spawn_blocking(move || thread.join()).await;
+        }
+    }
+}
+
+/// Holds the lock that keeps a second gateway away from `path`, until it is dropped.
+///
+/// It is on a file beside the data file: closing the data file itself anywhere in the process would also give up the
+/// locks that SQLite holds on it.
+fn lock(path: &Path) -> Result<File, OpenError> {
+    let mut beside = path.as_os_str().to_owned();
+    beside.push(".lock");
+    let beside = PathBuf::from(beside);
+    let failed = |error| OpenError::Io(beside.clone(), error);
+    let file = private_file().open(&beside).map_err(failed)?;
+    match file.try_lock() {
+        Ok(()) => Ok(file),
+        Err(TryLockError::WouldBlock) => Err(OpenError::Locked(path.to_owned())),
+        Err(TryLockError::Error(error)) => Err(failed(error)),
+    }
+}
+
+/// Makes the file with its permissions, or corrects them. SQLite gives its other files the same ones.
+fn make_private(path: &Path) -> io::Result<()> {
+    let file = private_file().open(path)?;
+    #[cfg(unix)]
+    file.set_permissions(std::os::unix::fs::PermissionsExt::from_mode(0o600))?;
+    drop(file);
+    Ok(())
+}
+
+fn private_file() -> OpenOptions {
+    let mut options = OpenOptions::new();
+    options.read(true).write(true).create(true).truncate(false);
+    #[cfg(unix)]
+    std::os::unix::fs::OpenOptionsExt::mode(&mut options, 0o600);
+    options
+}
+
+/// Sets the connection up and makes the tables of a new file. The schema version it found.
+fn prepare(connection: &mut Connection) -> rusqlite::Result<i64> {
+    connection.busy_timeout(BUSY_TIMEOUT)?;
+    let version = connection.query_one("PRAGMA user_version", [], |row| row.get(0))?;
+    if version > SCHEMA_VERSION {
+        return Ok(version);
+    }
+    connection.pragma_update(None, "journal_mode", "WAL")?;
+    connection.pragma_update(None, "synchronous", "FULL")?;
+    connection.pragma_update(None, "foreign_keys", "ON")?;
+    connection.pragma_update(None, "trusted_schema", "OFF")?;
+    if version == 0 {
+        let transaction = connection.transaction_with_behavior(TransactionBehavior::Exclusive)?;
+        transaction.execute_batch(SCHEMA)?;
+        transaction.pragma_update(None, "user_version", SCHEMA_VERSION)?;
+        transaction.commit()?;
+    }
+    Ok(version)
+}
+
+#[derive(Debug)]
+enum Job {
+    Append(Box<Append>, oneshot::Sender<Result<Appended, StoreError>>),
+    Check(oneshot::Sender<Result<(), StoreError>>),
+    Stop,
+}
+
+struct Writer {
+    connection: Connection,
+    /// Whether the last transaction failed.
+    failing: bool,
+    _lock: File,
+}
+
+impl Writer {
+    /// Works until told to stop, or until nobody is left to ask for anything.
+    fn run(&mut self, mut queue: mpsc::Receiver<Job>) {
+        while let Some(first) = queue.blocking_recv() {
+            let mut appends = Vec::new();
+            let mut answers = Vec::new();
+            let mut checks = Vec::new();
+            let mut next = Some(first);
+            while let Some(job) = next {
+                match job {
+                    Job::Append(append, answer) => {
+                        appends.push(*append);
+                        answers.push(answer);
+                    }
+                    Job::Check(answer) => checks.push(answer),
+                    // What is queued already is still done; what comes later is refused.
+                    Job::Stop => queue.close(),
+                }
+                next = if appends.len() < BATCH { queue.try_recv().ok() } else { None };
+            }
+            self.write(appends, answers);
+            self.answer_checks(checks);
+        }
+        // Everything is durable already; this only leaves one tidy file behind.
+        if let Err(error) = self.connection.query_one("PRAGMA wal_checkpoint(TRUNCATE)", [], |_| Ok(())) {
+            tracing::warn!(%error, "the write-ahead log could not be folded into the data file");
+        }
+    }
+
+    /// Runs all of `appends` in one transaction, then answers them. If it fails, each is answered as failed.
+    fn write(&mut self, appends: Vec<Append>, answers: Vec<oneshot::Sender<Result<Appended, StoreError>>>) {
+        if appends.is_empty() {
+            return;
+        }
+        let outcomes = self.transact(appends);
+        self.failing = outcomes.is_err();
+        // Whoever asked may be gone by now, and hears nothing; the event stays.
+        match outcomes {
+            Ok(outcomes) => {
+                for (answer, outcome) in answers.into_iter().zip(outcomes) {
+                    let _ = answer.send(outcome);
+                }
+            }
+            Err(error) => {
+                tracing::error!(%error, events = answers.len(), "the ledger could not be written");
+                for answer in answers {
+                    let _ = answer.send(Err(StoreError::Unavailable));
+                }
+            }
+        }
+    }
+
+    fn transact(&mut self, appends: Vec<Append>) -> rusqlite::Result<Vec<Result<Appended, StoreError>>> {
+        let transaction = self.connection.transaction_with_behavior(TransactionBehavior::Immediate)?;
+        let mut batch = Batch { transaction: &transaction, now: SystemTime::now(), chains: HashMap::new() };
+        let outcomes = appends.into_iter().map(|append| batch.append(append)).collect::<Result<_, _>>()?;
+        batch.save_heads()?;
+        transaction.commit()?;
+        Ok(outcomes)
+    }
+
+    /// After a failure only a write can tell whether writing works again.
+    fn answer_checks(&mut self, checks: Vec<oneshot::Sender<Result<(), StoreError>>>) {
+        if checks.is_empty() {
+            return;
+        }
+        if self.failing {
+            self.failing = self.connection.pragma_update(None, "user_version", SCHEMA_VERSION).is_err();
+        }
+        let works = if self.failing { Err(StoreError::Unavailable) } else { Ok(()) };
+        for answer in checks {
+            let _ = answer.send(works);
+        }
+    }
+}
+
+/// A transaction of many appends. The heads of its chains are read inside of it, once, and written once.
+struct Batch<'t, 'c> {
+    transaction: &'t Transaction<'c>,
+    now: SystemTime,
+    chains: HashMap<(Arc<str>, String), (i64, Head)>,
+}
+
+impl Batch<'_, '_> {
+    /// The outer error is the whole transaction's, the inner one this append's alone.
+    fn append(&mut self, append: Append) -> rusqlite::Result<Result<Appended, StoreError>> {
+        let Append { event, once } = append;
+        let key_name = event.key_name.clone();
+        let tenant_id = event.tenant_id.clone();
+        if let Some(once) = &once
+            && let Some(earlier) = self.answered(&tenant_id, &key_name, once)?
+        {
+            return Ok(Ok(earlier));
+        }
+        let chain = (tenant_id.clone(), event.chain_id.clone());
+        let (id, head) = match self.chains.remove(&chain) {
+            Some(known) => known,
+            None => self.open_chain(&chain.0, &chain.1)?,
+        };
+        let Ok(sealed) = event.seal(&head, self.now) else {
+            self.chains.insert(chain, (id, head));
+            return Ok(Err(StoreError::NotCanonical));
+        };
+        self.transaction
+            .prepare_cached("INSERT INTO events (chain, seq, event) VALUES (?1, ?2, ?3)")?
+            .execute(params![id, to_sql(sealed.head.length), sealed.text])?;
+        if let Some(once) = once {
+            self.transaction
+                .prepare_cached(
+                    "INSERT INTO answers (tenant_id, key_name, idempotency_key, fingerprint, answer)
+                     VALUES (?1, ?2, ?3, ?4, ?5)",
+                )?
+                .execute(params![
+                    tenant_id,
+                    key_name,
+                    once.idempotency_key,
+                    once.fingerprint,
+                    once.answer.as_ref()
+                ])?;
+        }
+        self.chains.insert(chain, (id, sealed.head.clone()));
+        Ok(Ok(Appended::Recorded(sealed.head)))
+    }
+
+    /// What was answered to this idempotency key before, also earlier in this transaction.
+    fn answered(&self, tenant_id: &str, key_name: &str, once: &Once) -> rusqlite::Result<Option<Appended>> {
+        let known: Option<(Vec<u8>, Vec<u8>)> = self
+            .transaction
+            .prepare_cached(
+                "SELECT fingerprint, answer FROM answers
+                 WHERE tenant_id = ?1 AND key_name = ?2 AND idempotency_key = ?3",
+            )?
+            .query_row(params![tenant_id, key_name, once.idempotency_key], |row| {
+                Ok((row.get(0)?, row.get(1)?))
+            })
+            .optional()?;
+        Ok(known.map(|(fingerprint, answer)| match fingerprint == once.fingerprint {
+            true => Appended::Repeated(Bytes::from(answer)),
+            false => Appended::Conflict,
+        }))
+    }
+
+    fn open_chain(&self, tenant_id: &str, chain_id: &str) -> rusqlite::Result<(i64, Head)> {
+        if let Some(known) = find_chain(self.transaction, tenant_id, chain_id)? {
+            return Ok(known);
+        }
+        let head = Head::default();
+        self.transaction
+            .prepare_cached("INSERT INTO chains (tenant_id, chain_id, length, head) VALUES (?1, ?2, 0, ?3)")?
+            .execute(params![tenant_id, chain_id, head.hash])?;
+        Ok((self.transaction.last_insert_rowid(), head))
+    }
+
+    fn save_heads(&self) -> rusqlite::Result<()> {
+        let mut save =
+            self.transaction.prepare_cached("UPDATE chains SET length = ?2, head = ?3 WHERE id = ?1")?;
+        for (id, head) in self.chains.values() {
+            save.execute(params![id, to_sql(head.length), head.hash])?;
+        }
+        Ok(())
+    }
+}
+
+/// A few connections that only read, on threads that may wait.
+#[derive(Debug)]
+struct Readers {
+    path: PathBuf,
+    idle: Mutex<Vec<Connection>>,
+    permits: Semaphore,
+}
+
+impl Readers {
+    async fn read<T: Send + 'static>(
+        self: &Arc<Self>,
+        read: impl FnOnce(&Connection) -> rusqlite::Result<T> + Send + 'static,
+    ) -> Result<T, StoreError> {
+        let _permit = self.permits.acquire().await.map_err(|_| StoreError::Unavailable)?;
+        let readers = Arc::clone(self);
+        let done = tokio::task::spawn_blocking(move || {
+            let idle = readers.idle().pop();
+            let connection = idle.map_or_else(|| readers.connect(), Ok)?;
+            let value = read(&connection)?;
+            readers.idle().push(connection);
+            Ok::<_, rusqlite::Error>(value)
+        });
+        match done.await {
+            Ok(Ok(value)) => Ok(value),
+            Ok(Err(error)) => {
+                tracing::error!(%error, "the ledger could not be read");
+                Err(StoreError::Unavailable)
+            }
+            Err(_) => Err(StoreError::Unavailable),
+        }
+    }
+
+    fn connect(&self) -> rusqlite::Result<Connection> {
+        let flags = OpenFlags::SQLITE_OPEN_READ_ONLY | OpenFlags::SQLITE_OPEN_NO_MUTEX;
+        let connection = Connection::open_with_flags(&self.path, flags)?;
+        connection.busy_timeout(BUSY_TIMEOUT)?;
+        connection.pragma_update(None, "trusted_schema", "OFF")?;
+        Ok(connection)
+    }
+
+    fn idle(&self) -> std::sync::MutexGuard<'_, Vec<Connection>> {
+        self.idle.lock().unwrap_or_else(PoisonError::into_inner)
+    }
+}
+
+fn find_chain(
+    connection: &Connection,
+    tenant_id: &str,
+    chain_id: &str,
+) -> rusqlite::Result<Option<(i64, Head)>> {
+    connection
+        .prepare_cached("SELECT id, length, head FROM chains WHERE tenant_id = ?1 AND chain_id = ?2")?
+        .query_row(params![tenant_id, chain_id], |row| {
+            Ok((row.get(0)?, Head { length: from_sql(row.get(1)?), hash: row.get(2)? }))
+        })
+        .optional()
+}
+
+fn read_page(
+    connection: &Connection,
+    tenant_id: &str,
+    chain_id: &str,
+    after: u64,
+    until: u64,
+) -> rusqlite::Result<Vec<StoredEvent>> {
+    let mut statement = connection.prepare_cached(
+        "SELECT seq, event FROM events
+         WHERE chain = (SELECT id FROM chains WHERE tenant_id = ?1 AND chain_id = ?2) AND seq > ?3 AND seq <= ?4
+         ORDER BY seq",
+    )?;
+    let mut rows = statement.query(params![tenant_id, chain_id, to_sql(after), to_sql(until)])?;
+    let mut page = Vec::new();
+    let mut bytes = 0;
+    while let Some(row) = rows.next()? {
+        let event = StoredEvent { seq: from_sql(row.get(0)?), text: row.get(1)? };
+        bytes += event.text.len();
+        page.push(event);
+        if page.len() >= PAGE_EVENTS || bytes >= PAGE_BYTES {
+            break;
+        }
+    }
+    Ok(page)
+}
+
+/// SQLite's integers are signed; no chain comes near their end.
+fn to_sql(number: u64) -> i64 {
+    i64::try_from(number).unwrap_or(i64::MAX)
+}
+
+fn from_sql(number: i64) -> u64 {
+    u64::try_from(number).unwrap_or(0)
+}

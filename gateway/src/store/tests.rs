@@ -1,0 +1,356 @@
+use std::sync::Arc;
+
+use actpass_core::Json;
+use bytes::Bytes;
+use futures_util::future::join_all;
+use rusqlite::Connection;
+use tempfile::TempDir;
+
+use super::{Append, Appended, Once, OpenError, SqliteStore, Store, StoreError};
+use crate::ledger::{Draft, Head, Verifier};
+
+fn open(folder: &TempDir) -> SqliteStore {
+    SqliteStore::open(&folder.path().join("data.db")).unwrap()
+}
+
+fn outside(folder: &TempDir) -> Connection {
+    Connection::open(folder.path().join("data.db")).unwrap()
+}
+
+fn event(tenant: &str, chain: &str, number: usize) -> Append {
+    let event = Draft {
+        event_id: format!("ev_{number}"),
+        tenant_id: tenant.into(),
+        chain_id: chain.to_owned(),
+        event_type: "note".to_owned(),
+        key_name: "key".into(),
+        ..Draft::default()
+    };
+    Append { event, once: None }
+}
+
+fn once(tenant: &str, key_name: &str, idempotency_key: &str, body: u8, answer: &'static str) -> Append {
+    let mut append = event(tenant, "decisions", usize::from(body));
+    append.event.key_name = key_name.into();
+    append.once = Some(Once {
+        idempotency_key: idempotency_key.to_owned(),
+        fingerprint: [body; 32],
+        answer: Bytes::from_static(answer.as_bytes()),
+    });
+    append
+}
+
+async fn texts(store: &SqliteStore, tenant: &str, chain: &str) -> Vec<String> {
+    let mut texts = Vec::new();
+    loop {
+        let page = store.events(tenant, chain, texts.len() as u64, u64::MAX).await.unwrap();
+        if page.is_empty() {
+            return texts;
+        }
+        texts.extend(page.into_iter().map(|event| event.text));
+    }
+}
+
+async fn first_broken(store: &SqliteStore, tenant: &str, chain: &str) -> Option<u64> {
+    let head = store.head(tenant, chain).await.unwrap().unwrap();
+    let mut verifier = Verifier::default();
+    let _ = texts(store, tenant, chain).await.iter().all(|text| verifier.push(text));
+    verifier.finish(head).first_broken
+}
+
+#[tokio::test]
+async fn events_of_many_at_once_make_one_whole_chain() {
+    let folder = TempDir::new().unwrap();
+    let store = open(&folder);
+    // More than a page and a batch hold.
+    let recorded = join_all((0..1500).map(|number| store.append(event("t", "c", number)))).await;
+
+    let mut lengths: Vec<_> = recorded
+        .into_iter()
+        .map(|recorded| match recorded {
+            Ok(Appended::Recorded(head)) => head.length,
+            Ok(Appended::Conflict | Appended::Repeated(_)) | Err(_) => panic!("{recorded:?}"),
+        })
+        .collect();
+    lengths.sort_unstable();
+    assert_eq!(lengths, (1..=1500).collect::<Vec<_>>());
+    assert_eq!(texts(&store, "t", "c").await.len(), 1500);
+    assert_eq!(first_broken(&store, "t", "c").await, None);
+}
+
+#[tokio::test]
+async fn what_waits_together_is_committed_together() {
+    let folder = TempDir::new().unwrap();
+    let store = open(&folder);
+    let other = outside(&folder);
+    let appends = join_all((0..400).map(|number| store.append(event("t", "c", number))));
+    tokio::pin!(appends);
+    // Held back, so that all but the first few wait for it together.
+    other.execute_batch("BEGIN IMMEDIATE").unwrap();
+    let results = tokio::select! {
+        biased;
+        _ = &mut appends => panic!("answered while nothing could be written"),
+        () = tokio::task::yield_now() => {
+            other.execute_batch("COMMIT").unwrap();
+            appends.await
+        }
+    };
+    assert!(results.iter().all(Result::is_ok));
+
+    // Events of one transaction have one time: 400 appends were two transactions at most.
+    let times: std::collections::BTreeSet<_> = texts(&store, "t", "c")
+        .await
+        .iter()
+        .map(|text| Json::parse(text.as_bytes()).unwrap().member("created_at").unwrap().to_string())
+        .collect();
+    assert!(times.len() <= 2, "{times:?}");
+}
+
+#[tokio::test]
+async fn a_failed_commit_records_nothing_and_answers_nobody() {
+    let folder = TempDir::new().unwrap();
+    let store = open(&folder);
+    store.append(event("t", "c", 1)).await.unwrap();
+    let other = outside(&folder);
+    other
+        .execute_batch(
+            "CREATE TRIGGER full BEFORE INSERT ON events WHEN NEW.event LIKE '%ev_poison%'
+             BEGIN SELECT RAISE (ABORT, 'the disk is full'); END",
+        )
+        .unwrap();
+
+    let mut poison = event("t", "c", 2);
+    poison.event.event_id = "ev_poison".to_owned();
+    // Held back, so that they are of one batch, or the poison is alone in the first.
+    other.execute_batch("BEGIN IMMEDIATE").unwrap();
+    let both = async { tokio::join!(store.append(poison), store.append(event("t", "c", 3))) };
+    tokio::pin!(both);
+    let (poisoned, beside) = tokio::select! {
+        biased;
+        _ = &mut both => panic!("answered while nothing could be written"),
+        () = tokio::task::yield_now() => {
+            other.execute_batch("COMMIT").unwrap();
+            both.await
+        }
+    };
+    assert_eq!(poisoned, Err(StoreError::Unavailable));
+    let recorded = texts(&store, "t", "c").await;
+    match beside {
+        Ok(_) => assert!(recorded.len() == 2 && recorded[1].contains("ev_3")),
+        Err(_) => assert_eq!(recorded.len(), 1),
+    }
+
+    // And it goes on where the last recorded event was.
+    store.append(event("t", "c", 4)).await.unwrap();
+    store.check().await.unwrap();
+    assert_eq!(first_broken(&store, "t", "c").await, None);
+}
+
+#[tokio::test]
+async fn nothing_is_answered_before_the_commit() {
+    let folder = TempDir::new().unwrap();
+    let store = open(&folder);
+    store.append(event("t", "c", 1)).await.unwrap();
+    // Every statement of an append succeeds, and then its commit fails.
+    let other = outside(&folder);
+    other
+        .execute_batch(
+            "CREATE TABLE needed (id INTEGER PRIMARY KEY);
+             CREATE TABLE needs (id INTEGER REFERENCES needed (id) DEFERRABLE INITIALLY DEFERRED);
+             CREATE TRIGGER late AFTER INSERT ON events BEGIN INSERT INTO needs VALUES (1); END",
+        )
+        .unwrap();
+    let answers = join_all((2..10).map(|number| store.append(event("t", "c", number)))).await;
+    assert!(answers.iter().all(|answer| *answer == Err(StoreError::Unavailable)), "{answers:?}");
+    assert_eq!(store.head("t", "c").await.unwrap().unwrap().length, 1);
+
+    other.execute_batch("DROP TRIGGER late").unwrap();
+    store.append(event("t", "c", 2)).await.unwrap();
+    assert_eq!(store.head("t", "c").await.unwrap().unwrap().length, 2);
+    assert_eq!(first_broken(&store, "t", "c").await, None);
+}
+
+#[tokio::test]
+async fn a_repeated_request_gets_the_first_answer_and_no_event() {
+    let folder = TempDir::new().unwrap();
+    let store = open(&folder);
+    assert!(matches!(store.append(once("t", "k", "i", 1, "first")).await, Ok(Appended::Recorded(_))));
+    let again = store.append(once("t", "k", "i", 1, "second")).await;
+    assert_eq!(again, Ok(Appended::Repeated(Bytes::from_static(b"first"))));
+    assert_eq!(store.append(once("t", "k", "i", 2, "third")).await, Ok(Appended::Conflict));
+    assert_eq!(store.head("t", "decisions").await.unwrap().unwrap().length, 1);
+
+    for (tenant, key) in [("u", "k"), ("t", "l")] {
+        let other = store.append(once(tenant, key, "i", 2, "other")).await;
+        assert!(matches!(other, Ok(Appended::Recorded(_))), "{tenant} {key}: {other:?}");
+    }
+}
+
+#[tokio::test]
+async fn one_of_many_repetitions_at_once_is_recorded() {
+    let folder = TempDir::new().unwrap();
+    let store = open(&folder);
+    let answers = join_all((0..50).map(|_| store.append(once("t", "k", "i", 1, "first")))).await;
+    let recorded = answers.iter().filter(|answer| matches!(answer, Ok(Appended::Recorded(_)))).count();
+    let repeated = answers.iter().filter(|answer| matches!(answer, Ok(Appended::Repeated(_)))).count();
+    assert_eq!((recorded, repeated), (1, 49));
+    assert_eq!(store.head("t", "decisions").await.unwrap().unwrap().length, 1);
+}
+
+#[tokio::test]
+async fn tenants_see_their_own_chains_only() {
+    let folder = TempDir::new().unwrap();
+    let store = open(&folder);
+    store.append(event("t", "c", 1)).await.unwrap();
+    store.append(event("u", "c", 2)).await.unwrap();
+    store.append(event("u", "c", 3)).await.unwrap();
+
+    assert_eq!(texts(&store, "t", "c").await.len(), 1);
+    assert_eq!(texts(&store, "u", "c").await.len(), 2);
+    assert_eq!(store.head("t", "c").await.unwrap().unwrap().length, 1);
+    assert_eq!(store.head("v", "c").await, Ok(None));
+    assert_eq!(store.head("t", "d").await, Ok(None));
+    assert!(texts(&store, "t", "d").await.is_empty());
+}
+
+#[tokio::test]
+async fn a_page_is_bounded() {
+    let folder = TempDir::new().unwrap();
+    let store = open(&folder);
+    for number in 0..3 {
+        let mut large = event("t", "c", number);
+        large.event.goal = Some("g".repeat(700_000));
+        store.append(large).await.unwrap();
+    }
+    let page = store.events("t", "c", 0, u64::MAX).await.unwrap();
+    assert_eq!(page.iter().map(|event| event.seq).collect::<Vec<_>>(), [1, 2]);
+    let page = store.events("t", "c", 0, 1).await.unwrap();
+    assert_eq!(page.iter().map(|event| event.seq).collect::<Vec<_>>(), [1]);
+}
+
+#[tokio::test]
+async fn what_was_recorded_is_there_after_a_restart() {
+    let folder = TempDir::new().unwrap();
+    let store = open(&folder);
+    store.append(event("t", "c", 1)).await.unwrap();
+    store.append(once("t", "k", "i", 1, "first")).await.unwrap();
+    store.close().await;
+    assert!(!folder.path().join("data.db-wal").exists(), "the write-ahead log was left behind");
+    assert_eq!(store.append(event("t", "c", 2)).await, Err(StoreError::Unavailable));
+    assert_eq!(store.check().await, Err(StoreError::Unavailable));
+
+    let store = open(&folder);
+    store.append(event("t", "c", 2)).await.unwrap();
+    assert_eq!(store.head("t", "c").await.unwrap().unwrap().length, 2);
+    assert_eq!(first_broken(&store, "t", "c").await, None);
+    let again = store.append(once("t", "k", "i", 1, "second")).await;
+    assert_eq!(again, Ok(Appended::Repeated(Bytes::from_static(b"first"))));
+}
+
+#[tokio::test]
+async fn what_waits_when_it_closes_is_still_recorded() {
+    let folder = TempDir::new().unwrap();
+    let store = Arc::new(open(&folder));
+    let appends = join_all((0..300).map(|number| store.append(event("t", "c", number))));
+    // Polled in this order: everything is queued before the store is told to close.
+    let (results, ()) = tokio::join!(biased; appends, store.close());
+    assert!(results.iter().all(Result::is_ok));
+    assert_eq!(open(&folder).head("t", "c").await.unwrap().unwrap().length, 300);
+}
+
+#[tokio::test]
+async fn edits_in_the_file_are_found() {
+    for (edit, expected) in [
+        ("UPDATE events SET event = replace(event, 'note', 'nota') WHERE seq = 3", Some(3)),
+        ("DELETE FROM events WHERE seq = 2", Some(2)),
+        ("DELETE FROM events WHERE seq = 5", Some(5)),
+        (
+            "UPDATE events SET seq = 9 WHERE seq = 2; UPDATE events SET seq = 2 WHERE seq = 4;
+          UPDATE events SET seq = 4 WHERE seq = 9",
+            Some(2),
+        ),
+        ("UPDATE chains SET length = 4", Some(5)),
+        ("UPDATE chains SET head = 'x'", Some(5)),
+        ("SELECT 1", None),
+    ] {
+        let folder = TempDir::new().unwrap();
+        let store = open(&folder);
+        for number in 1..=5 {
+            store.append(event("t", "c", number)).await.unwrap();
+        }
+        let other = outside(&folder);
+        let changes_events = edit.contains("events SET") || edit.starts_with("DELETE");
+        if changes_events {
+            let refused = other.execute_batch(edit).unwrap_err().to_string();
+            assert!(refused.contains("append-only"), "{edit}: {refused}");
+        }
+        other
+            .execute_batch("DROP TRIGGER events_are_not_changed; DROP TRIGGER events_are_not_removed")
+            .unwrap();
+        other.execute_batch(edit).unwrap();
+        assert_eq!(first_broken(&store, "t", "c").await, expected, "{edit}");
+    }
+}
+
+#[tokio::test]
+async fn a_second_gateway_is_kept_away() {
+    let folder = TempDir::new().unwrap();
+    let path = folder.path().join("data.db");
+    let store = SqliteStore::open(&path).unwrap();
+    let error = SqliteStore::open(&path).unwrap_err();
+    assert!(matches!(error, OpenError::Locked(_)), "{error}");
+    assert!(error.to_string().contains("in use by another gateway"), "{error}");
+    store.close().await;
+    drop(store);
+    SqliteStore::open(&path).unwrap();
+}
+
+#[test]
+fn data_of_a_newer_version_is_left_alone() {
+    let folder = TempDir::new().unwrap();
+    let path = folder.path().join("data.db");
+    Connection::open(&path).unwrap().pragma_update(None, "user_version", 2).unwrap();
+    let error = SqliteStore::open(&path).unwrap_err();
+    assert!(matches!(error, OpenError::Newer(_, 2)), "{error}");
+}
+
+#[test]
+fn what_is_not_a_database_is_an_error() {
+    let folder = TempDir::new().unwrap();
+    let path = folder.path().join("data.db");
+    std::fs::write(&path, "not a database, but long enough to be taken for one".repeat(100)).unwrap();
+    assert!(matches!(SqliteStore::open(&path), Err(OpenError::Sqlite(..))));
+    let nowhere = folder.path().join("none/data.db");
+    assert!(matches!(SqliteStore::open(&nowhere), Err(OpenError::Io(..))));
+}
+
+#[cfg(unix)]
+#[tokio::test]
+async fn only_the_owner_can_read_the_files() {
+    use std::os::unix::fs::PermissionsExt;
+
+    let folder = TempDir::new().unwrap();
+    let path = folder.path().join("data.db");
+    std::fs::write(&path, "").unwrap();
+    std::fs::set_permissions(&path, PermissionsExt::from_mode(0o644)).unwrap();
+    let store = open(&folder);
+    store.append(event("t", "c", 1)).await.unwrap();
+    for file in std::fs::read_dir(folder.path()).unwrap() {
+        let file = file.unwrap();
+        let mode = file.metadata().unwrap().permissions().mode();
+        assert_eq!(mode & 0o777, 0o600, "{:?}", file.file_name());
+    }
+}
+
+#[tokio::test]
+async fn metadata_without_a_canonical_form_harms_nobody_else() {
+    let folder = TempDir::new().unwrap();
+    let store = open(&folder);
+    let mut wrong = event("t", "c", 1);
+    wrong.event.metadata = Some(Json::parse(br#"{"n": 9007199254740993}"#).unwrap());
+    let (wrong, right) = tokio::join!(store.append(wrong), store.append(event("t", "d", 2)));
+    assert_eq!(wrong, Err(StoreError::NotCanonical));
+    assert!(right.is_ok());
+    assert_eq!(store.head("t", "c").await, Ok(None));
+    assert_ne!(store.head("t", "d").await, Ok(Some(Head::default())));
+}

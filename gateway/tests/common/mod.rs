@@ -1,0 +1,135 @@
+//! A gateway in this process, and a client for it.
+#![allow(
+    dead_code,
+    unreachable_pub,
+    clippy::unwrap_used,
+    clippy::expect_used,
+    clippy::panic,
+    clippy::indexing_slicing,
+    reason = "tests; not every test file uses all of it"
+)]
+
+use std::path::Path;
+use std::sync::Once;
+
+use actpass_core::Json;
+use actpass_gateway::auth::KeyHash;
+use actpass_gateway::config::Settings;
+use actpass_gateway::server::Server;
+use reqwest::{Client, RequestBuilder, Response, StatusCode};
+use tempfile::TempDir;
+
+pub const PREFLIGHT: &str = "/api/v1/actions/preflight";
+pub const EVIDENCE: &str = "/api/v1/evidence/events";
+
+/// A gateway of two tenants, `one` and `two`, with the keys `apk_one`, `apk_bound`, `apdv_one` and `apk_two`.
+pub struct Gateway {
+    pub folder: TempDir,
+    pub server: Option<Server>,
+    pub url: String,
+    pub client: Client,
+}
+
+impl Gateway {
+    pub async fn start() -> Self {
+        Self::start_with("", |_| {}).await
+    }
+
+    /// `limits` is the text of `[limits]`.
+    pub async fn start_with(limits: &str, change: impl FnOnce(&mut Settings)) -> Self {
+        let folder = TempDir::new().unwrap();
+        let mut settings = Settings::parse(&config(limits), folder.path()).unwrap_or_else(|p| panic!("{p}"));
+        change(&mut settings);
+        let server = Server::start(settings).await.unwrap();
+        let url = server.url();
+        Self { folder, server: Some(server), url, client: client() }
+    }
+
+    pub fn post(&self, path: &str, key: &str) -> RequestBuilder {
+        self.client
+            .post(format!("{}{path}", self.url))
+            .bearer_auth(key)
+            .header("content-type", "application/json")
+    }
+
+    pub fn get(&self, path: &str, key: &str) -> RequestBuilder {
+        self.client.get(format!("{}{path}", self.url)).bearer_auth(key)
+    }
+
+    /// The decision about a body, which must be answered with 200.
+    pub async fn decide(&self, key: &str, body: &str) -> Json {
+        let response = self.post(PREFLIGHT, key).body(body.to_owned()).send().await.unwrap();
+        let (status, body) = json(response).await;
+        assert_eq!(status, 200, "{body}");
+        body
+    }
+
+    /// The events of a chain.
+    pub async fn events(&self, key: &str, chain: &str) -> Vec<Json> {
+        let response = self.get(&format!("/api/v1/evidence/chains/{chain}"), key).send().await.unwrap();
+        let (status, body) = json(response).await;
+        assert_eq!(status, 200, "{body}");
+        match body.member("events") {
+            Some(Json::Array(events)) => events.clone(),
+            other => panic!("{other:?}"),
+        }
+    }
+
+    pub async fn stop(mut self) {
+        self.server.take().unwrap().stop().await.unwrap();
+    }
+}
+
+pub fn client() -> Client {
+    install_provider();
+    Client::builder().no_proxy().build().unwrap()
+}
+
+pub fn install_provider() {
+    static INSTALLED: Once = Once::new();
+    INSTALLED.call_once(|| rustls::crypto::ring::default_provider().install_default().unwrap());
+}
+
+/// The text of a configuration; the policy is the refund pack.
+pub fn config(limits: &str) -> String {
+    let policy = Path::new(env!("CARGO_MANIFEST_DIR")).join("../policies/refunds.json");
+    let policy = policy.display();
+    let mut text = format!("listen = \"127.0.0.1:0\"\ndata = \"data.db\"\n[limits]\n{limits}\n");
+    for tenant in ["one", "two"] {
+        text += &format!("[[tenants]]\nid = \"{tenant}\"\npolicy = \"{policy}\"\n");
+    }
+    for (key, tenant, role, agent) in [
+        ("apk_one", "one", "agent", ""),
+        ("apk_bound", "one", "agent", "agent = \"support\""),
+        ("apdv_one", "one", "operator", ""),
+        ("apk_two", "two", "agent", ""),
+    ] {
+        let hash = KeyHash::of(key);
+        text += &format!(
+            "[[keys]]\nname = \"name-of-{}\"\nhash = \"{hash}\"\ntenant = \"{tenant}\"\nrole = \"{role}\"\n{agent}\n",
+            key.replace('_', "-")
+        );
+    }
+    text
+}
+
+pub async fn json(response: Response) -> (StatusCode, Json) {
+    let status = response.status();
+    let body = response.bytes().await.unwrap();
+    let json =
+        Json::parse(&body).unwrap_or_else(|error| panic!("{error}: {}", String::from_utf8_lossy(&body)));
+    (status, json)
+}
+
+/// The string at a path of members.
+pub fn text<'j>(json: &'j Json, path: &str) -> Option<&'j str> {
+    path.split('.').try_fold(json, |json, name| json.member(name)).and_then(Json::as_str)
+}
+
+/// A refund of this many cents.
+pub fn refund(amount: &str, more: &str) -> String {
+    format!(
+        r#"{{"agent_id": "sdk", "goal": "refund an order", "tool": "refunds.create", "resource": "",
+            "args": {{"amount": {amount}, "currency": "usd"}}{more}}}"#
+    )
+}

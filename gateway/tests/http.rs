@@ -1,0 +1,757 @@
+//! The wire, with a real server.
+#![allow(clippy::unwrap_used, clippy::expect_used, clippy::panic, clippy::indexing_slicing, reason = "tests")]
+
+mod common;
+
+use std::io::{Read, Write};
+use std::net::TcpStream;
+use std::sync::Arc;
+use std::time::Duration;
+
+use actpass_core::{Json, hash_payload};
+use actpass_gateway::ledger::Head;
+use actpass_gateway::server::Server;
+use actpass_gateway::store::{Append, Appended, Store, StoreError, StoredEvent};
+use async_trait::async_trait;
+use common::{EVIDENCE, Gateway, PREFLIGHT, json, refund, text};
+
+#[tokio::test]
+async fn decisions_are_as_the_policy_says() {
+    let gateway = Gateway::start().await;
+    for (amount, decision, reason, rules) in [
+        ("4900", "allow", "refund.small_in_scope", r#"["small_refund_auto_approve"]"#),
+        ("25000", "require_approval", "refund.medium_needs_approval", r#"["medium_refund_needs_approval"]"#),
+        ("90000", "deny", "refund.over_limit", r#"["large_refund_denied"]"#),
+        ("\"4900\"", "deny", "policy.no_match", "[]"),
+        ("9007199254740993", "deny", "refund.over_limit", r#"["large_refund_denied"]"#),
+    ] {
+        let answer = gateway.decide("apk_one", &refund(amount, "")).await;
+        assert_eq!(text(&answer, "decision"), Some(decision), "{answer}");
+        assert_eq!(text(&answer, "reason_code"), Some(reason));
+        let explain = answer.member("explain").unwrap();
+        assert_eq!(explain.member("matched_rules").unwrap().to_string(), rules);
+        let summary = text(explain, "summary").unwrap();
+        assert!(summary.contains("refunds.create") && summary.contains(reason), "{summary}");
+        assert_eq!(answer.member("approval_request_id"), None);
+    }
+    gateway.stop().await;
+}
+
+#[tokio::test]
+async fn a_decision_has_its_members_in_order() {
+    let gateway = Gateway::start().await;
+    let body = refund("90000", r#", "unknown": {"kept": 1.50}, "user_id": null"#);
+    let answer = gateway.decide("apk_one", &body).await;
+    let names: Vec<_> = answer.as_object().unwrap().iter().map(|(name, _)| name.as_str()).collect();
+    assert_eq!(
+        names,
+        [
+            "decision",
+            "reason_code",
+            "risk_tier",
+            "explain",
+            "evidence_event_id",
+            "evidence_chain_id",
+            "request_hash",
+            "policy_hash"
+        ]
+    );
+    assert_eq!(text(&answer, "risk_tier"), Some("critical"));
+    assert_eq!(text(&answer, "evidence_chain_id"), Some("decisions"));
+    let hash = hash_payload(&Json::parse(body.as_bytes()).unwrap()).unwrap();
+    assert_eq!(text(&answer, "request_hash"), Some(&*hash));
+
+    let no_canonical_form = gateway.decide("apk_one", &refund("9007199254740993", "")).await;
+    assert_eq!(no_canonical_form.member("request_hash"), None);
+    gateway.stop().await;
+}
+
+#[tokio::test]
+async fn modes_answer_as_the_protocol_says_and_the_ledger_keeps_the_decision() {
+    let gateway = Gateway::start().await;
+    for (mode, decision, would_be) in [
+        (r#""enforce""#, "deny", None),
+        (r#""strict""#, "deny", None),
+        (r#""monitor""#, "deny", None),
+        (r#""warn""#, "warn", Some("deny")),
+        ("null", "deny", None),
+    ] {
+        let answer = gateway.decide("apk_one", &refund("90000", &format!(r#", "mode": {mode}"#))).await;
+        assert_eq!(text(&answer, "decision"), Some(decision), "{mode}");
+        assert_eq!(text(&answer, "would_be"), would_be, "{mode}");
+        assert_eq!(text(&answer, "reason_code"), Some("refund.over_limit"));
+    }
+    let allowed = gateway.decide("apk_one", &refund("1", r#", "mode": "warn""#)).await;
+    assert_eq!(text(&allowed, "decision"), Some("allow"));
+    assert_eq!(allowed.member("would_be"), None);
+
+    let events = gateway.events("apk_one", "decisions").await;
+    let kept: Vec<_> =
+        events.iter().map(|event| (text(event, "mode").unwrap(), text(event, "decision").unwrap())).collect();
+    assert_eq!(
+        kept,
+        [
+            ("enforce", "deny"),
+            ("strict", "deny"),
+            ("monitor", "deny"),
+            ("warn", "deny"),
+            ("enforce", "deny"),
+            ("warn", "allow")
+        ]
+    );
+    gateway.stop().await;
+}
+
+#[tokio::test]
+async fn the_ledger_says_who_what_and_why() {
+    let gateway = Gateway::start().await;
+    let more = r#", "user_id": "u7", "mode": "strict""#;
+    let answer = gateway.decide("apk_bound", &refund("4900", more)).await;
+    gateway.decide("apk_one", &refund("4900", "")).await;
+
+    let events = gateway.events("apk_one", "decisions").await;
+    let [bound, unbound] = events.as_slice() else { panic!("{events:?}") };
+    for (member, expected) in [
+        ("event_id", text(&answer, "evidence_event_id").unwrap()),
+        ("chain_id", "decisions"),
+        ("event_type", "decision"),
+        ("tenant_id", "one"),
+        ("agent_id", "support"),
+        ("claimed_agent_id", "sdk"),
+        ("key_name", "name-of-apk-bound"),
+        ("tool_id", "refunds.create"),
+        ("resource", ""),
+        ("goal", "refund an order"),
+        ("user_id", "u7"),
+        ("mode", "strict"),
+        ("decision", "allow"),
+        ("reason_code", "refund.small_in_scope"),
+        ("policy_id", "refunds"),
+        ("policy_hash", text(&answer, "policy_hash").unwrap()),
+        ("request_hash", text(&answer, "request_hash").unwrap()),
+    ] {
+        assert_eq!(text(bound, member), Some(expected), "{member}");
+    }
+    assert!(!bound.to_string().contains("amount"), "arguments are not kept: {bound}");
+    assert_eq!(text(unbound, "agent_id"), Some("sdk"));
+    assert_eq!(unbound.member("claimed_agent_id"), None);
+    assert_eq!(text(unbound, "previous_event_hash"), text(bound, "current_event_hash"));
+    gateway.stop().await;
+}
+
+#[tokio::test]
+async fn policies_see_the_agent_that_the_key_is_bound_to() {
+    let gateway = Gateway::start_with("", |settings| {
+        let policy =
+            br#"{"id": "p", "version": 1, "rules": [{"name": "support", "decision": "allow", "reason": "ok",
+            "when": [{"path": "agent_id", "operator": "==", "value": "support"}]}]}"#;
+        let folder = tempfile::tempdir().unwrap();
+        std::fs::write(folder.path().join("p.json"), policy).unwrap();
+        let refunds = format!("{}/../policies/refunds.json", env!("CARGO_MANIFEST_DIR"));
+        let config = common::config("").replace(&refunds, "p.json");
+        let data = settings.data.clone();
+        *settings = actpass_gateway::config::Settings::parse(&config, folder.path()).unwrap();
+        settings.data = data;
+    })
+    .await;
+    let body = |agent: &str| format!(r#"{{"agent_id": {agent}, "goal": "g", "tool": "t", "args": {{}}}}"#);
+    for (key, agent, decision) in [
+        ("apk_bound", "\"other\"", "allow"),
+        ("apk_bound", "null", "allow"),
+        ("apk_one", "\"support\"", "allow"),
+        ("apk_one", "\"other\"", "deny"),
+        ("apk_one", "null", "deny"),
+    ] {
+        let answer = gateway.decide(key, &body(agent)).await;
+        assert_eq!(text(&answer, "decision"), Some(decision), "{key} {agent}");
+    }
+    gateway.stop().await;
+}
+
+#[tokio::test]
+async fn wrong_members_are_named() {
+    let gateway = Gateway::start().await;
+    let long = |length: usize| "x".repeat(length);
+    let preflight = |member: &str, value: &str| {
+        let mut members = vec![("goal", "\"g\""), ("tool", "\"t\""), ("args", "{}")];
+        members.retain(|(name, _)| *name != member);
+        members.push((member, value));
+        let members: Vec<_> =
+            members.iter().filter(|(_, v)| !v.is_empty()).map(|(n, v)| format!("\"{n}\": {v}")).collect();
+        format!("{{{}}}", members.join(", "))
+    };
+    let table = [
+        ("goal", String::new()),
+        ("goal", "null".to_owned()),
+        ("goal", "\"\"".to_owned()),
+        ("goal", "7".to_owned()),
+        ("goal", format!("\"{}\"", long(4097))),
+        ("tool", String::new()),
+        ("tool", "\"\"".to_owned()),
+        ("tool", "[\"t\"]".to_owned()),
+        ("tool", format!("\"{}\"", long(257))),
+        ("args", String::new()),
+        ("args", "null".to_owned()),
+        ("args", "[]".to_owned()),
+        ("args", "\"{}\"".to_owned()),
+        ("resource", "1".to_owned()),
+        ("resource", format!("\"{}\"", long(2049))),
+        ("agent_id", "true".to_owned()),
+        ("agent_id", format!("\"{}\"", long(257))),
+        ("user_id", "{}".to_owned()),
+        ("user_id", format!("\"{}\"", long(257))),
+        ("audience", "1".to_owned()),
+        ("audience", format!("\"{}\"", long(2049))),
+        ("idempotency_key", "1".to_owned()),
+        ("idempotency_key", "\"\"".to_owned()),
+        ("idempotency_key", format!("\"{}\"", long(257))),
+        ("mode", "\"off\"".to_owned()),
+        ("mode", "\"Enforce\"".to_owned()),
+        ("mode", "1".to_owned()),
+        ("passport", "1".to_owned()),
+        ("approval_request_id", "1".to_owned()),
+        ("tool_manifest_hash", "1".to_owned()),
+    ];
+    for (member, value) in &table {
+        let body = preflight(member, value);
+        let response = gateway.post(PREFLIGHT, "apk_one").body(body.clone()).send().await.unwrap();
+        let (status, answer) = json(response).await;
+        assert_eq!(status, 422, "{body}");
+        assert_eq!(text(&answer, "error.code"), Some("invalid_member"));
+        let message = text(&answer, "error.message").unwrap();
+        assert!(
+            message.starts_with(&format!("{member}: ")) && message.contains("expected"),
+            "{body}: {message}"
+        );
+    }
+    // Characters count, not bytes.
+    let answer = gateway.decide("apk_one", &preflight("tool", &format!("\"{}\"", "é".repeat(256)))).await;
+    assert_eq!(text(&answer, "decision"), Some("deny"));
+
+    for (member, body) in [
+        ("event_type", r#"{"chain_id": "c"}"#.to_owned()),
+        ("event_type", r#"{"chain_id": "c", "event_type": ""}"#.to_owned()),
+        ("event_type", format!(r#"{{"chain_id": "c", "event_type": "{}"}}"#, long(129))),
+        ("event_type", r#"{"chain_id": "c", "event_type": "decision"}"#.to_owned()),
+        ("chain_id", r#"{"event_type": "e"}"#.to_owned()),
+        ("chain_id", r#"{"event_type": "e", "chain_id": 7}"#.to_owned()),
+        ("chain_id", r#"{"event_type": "e", "chain_id": "decisions"}"#.to_owned()),
+        ("chain_id", format!(r#"{{"event_type": "e", "chain_id": "{}"}}"#, long(257))),
+        ("tool_id", format!(r#"{{"event_type": "e", "chain_id": "c", "tool_id": "{}"}}"#, long(257))),
+        ("decision", r#"{"event_type": "e", "chain_id": "c", "decision": true}"#.to_owned()),
+        ("reason_code", format!(r#"{{"event_type": "e", "chain_id": "c", "reason_code": "{}"}}"#, long(129))),
+        (
+            "request_hash",
+            format!(r#"{{"event_type": "e", "chain_id": "c", "request_hash": "{}"}}"#, long(129)),
+        ),
+        ("response_hash", r#"{"event_type": "e", "chain_id": "c", "response_hash": []}"#.to_owned()),
+        ("metadata", r#"{"event_type": "e", "chain_id": "c", "metadata": [1]}"#.to_owned()),
+        (
+            "metadata",
+            r#"{"event_type": "e", "chain_id": "c", "metadata": {"n": 9007199254740993}}"#.to_owned(),
+        ),
+        ("body", "[]".to_owned()),
+    ] {
+        let response = gateway.post(EVIDENCE, "apk_one").body(body.clone()).send().await.unwrap();
+        let (status, answer) = json(response).await;
+        assert_eq!(status, 422, "{body}");
+        let message = text(&answer, "error.message").unwrap();
+        assert!(message.starts_with(&format!("{member}: ")), "{body}: {message}");
+    }
+    // The one decision about the long tool: nothing that was refused was recorded.
+    assert_eq!(gateway.events("apk_one", "decisions").await.len(), 1);
+    let chain = gateway.get("/api/v1/evidence/chains/c", "apk_one").send().await.unwrap();
+    assert_eq!(chain.status(), 404);
+    gateway.stop().await;
+}
+
+#[tokio::test]
+async fn what_is_not_json_is_400() {
+    let gateway = Gateway::start().await;
+    let deep = format!("{{\"args\": {}{}}}", "[".repeat(200), "]".repeat(200));
+    let bodies: [&[u8]; 8] = [
+        b"",
+        b"{",
+        b"not json",
+        b"{} {}",
+        br#"{"goal": "g", "go\u0061l": "h"}"#,
+        deep.as_bytes(),
+        b"{\"goal\": \"\xff\"}",
+        br#"{"args": {"amount": 1e400}}"#,
+    ];
+    for body in bodies {
+        let response = gateway.post(PREFLIGHT, "apk_one").body(body.to_vec()).send().await.unwrap();
+        let (status, answer) = json(response).await;
+        assert_eq!(status, 400, "{}", String::from_utf8_lossy(body));
+        assert_eq!(text(&answer, "error.code"), Some("invalid_json"));
+    }
+    gateway.stop().await;
+}
+
+#[tokio::test]
+async fn keys_are_asked_for_before_anything_else() {
+    let gateway = Gateway::start().await;
+    let url = format!("{}{PREFLIGHT}", gateway.url);
+    let requests = [
+        gateway.client.post(&url),
+        gateway.client.post(&url).bearer_auth("apk_unknown"),
+        gateway.client.post(&url).bearer_auth(""),
+        gateway.client.post(&url).header("authorization", "apk_one"),
+        gateway.client.post(&url).basic_auth("apk_one", Some("x")),
+        gateway.client.post(&url).bearer_auth("apk_one").header("authorization", "Bearer apk_one"),
+        gateway.client.post(&url).bearer_auth("k".repeat(4000)),
+        gateway.client.get(format!("{}/api/v1/evidence/chains/decisions", gateway.url)),
+        gateway.client.get(format!("{}/api/v1/approvals", gateway.url)),
+    ];
+    for request in requests {
+        let response = request.body("not json").send().await.unwrap();
+        assert_eq!(response.headers()["www-authenticate"], "Bearer");
+        let (status, answer) = json(response).await;
+        assert_eq!(status, 401);
+        assert_eq!(text(&answer, "error.code"), Some("unauthenticated"));
+    }
+    // The scheme's case does not matter.
+    let response = gateway.client.post(&url).header("authorization", "bearer apk_one").send().await.unwrap();
+    assert_eq!(response.status(), 415);
+    gateway.stop().await;
+}
+
+#[tokio::test]
+async fn an_unknown_key_is_answered_without_its_body() {
+    let gateway = Gateway::start().await;
+    let head = "POST /api/v1/actions/preflight HTTP/1.1\r\nhost: x\r\nauthorization: Bearer apk_unknown\r\n\
+                content-type: application/json\r\ncontent-length: 1000\r\n\r\n";
+    let answer = raw(&gateway, head).await;
+    assert!(answer.starts_with("HTTP/1.1 401 "), "{answer}");
+    gateway.stop().await;
+}
+
+#[tokio::test]
+async fn large_bodies_are_413() {
+    let gateway = Gateway::start_with("body_bytes = 2000", |_| {}).await;
+    let fitting = refund("1", &format!(r#", "x": "{}""#, "x".repeat(1500)));
+    gateway.decide("apk_one", &fitting).await;
+    let large = refund("1", &format!(r#", "x": "{}""#, "x".repeat(3_000_000)));
+    for chunked in [false, true] {
+        let body = match chunked {
+            false => reqwest::Body::from(large.clone()),
+            true => reqwest::Body::wrap_stream(in_chunks(&large)),
+        };
+        let response = gateway.post(PREFLIGHT, "apk_one").body(body).send().await.unwrap();
+        let (status, answer) = json(response).await;
+        assert_eq!(status, 413, "chunked: {chunked}");
+        assert_eq!(text(&answer, "error.code"), Some("body_too_large"));
+    }
+    gateway.stop().await;
+}
+
+/// A body whose length is not announced.
+fn in_chunks(text: &str) -> impl futures_util::Stream<Item = Result<Vec<u8>, std::io::Error>> + use<> {
+    let chunks: Vec<_> = text.as_bytes().chunks(10_000).map(|chunk| Ok(chunk.to_vec())).collect();
+    futures_util::stream::iter(chunks)
+}
+
+#[tokio::test]
+async fn only_json_is_taken() {
+    let gateway = Gateway::start().await;
+    let url = format!("{}{PREFLIGHT}", gateway.url);
+    for (name, value) in [
+        ("content-type", "text/plain"),
+        ("content-type", "application/jsonp"),
+        ("content-type", "application/x-www-form-urlencoded"),
+        ("x-nothing", "1"),
+    ] {
+        let request = gateway.client.post(&url).bearer_auth("apk_one").header(name, value);
+        let (status, answer) = json(request.body(refund("1", "")).send().await.unwrap()).await;
+        assert_eq!(status, 415, "{name}: {value}");
+        assert_eq!(text(&answer, "error.code"), Some("unsupported_media_type"));
+    }
+    let request = gateway.post(PREFLIGHT, "apk_one").header("content-encoding", "gzip");
+    assert_eq!(request.body(refund("1", "")).send().await.unwrap().status(), 415);
+    let request = gateway
+        .client
+        .post(&url)
+        .bearer_auth("apk_one")
+        .header("content-type", "Application/JSON; charset=utf-8");
+    assert_eq!(request.body(refund("1", "")).send().await.unwrap().status(), 200);
+    gateway.stop().await;
+}
+
+#[tokio::test]
+async fn unknown_paths_and_methods() {
+    let gateway = Gateway::start().await;
+    for path in ["/", "/api/v1/nothing", "/api/v1/actions/preflight/", "/API/v1/actions/preflight"] {
+        let (status, answer) = json(gateway.get(path, "apk_one").send().await.unwrap()).await;
+        assert_eq!(status, 404, "{path}");
+        assert_eq!(text(&answer, "error.code"), Some("not_found"));
+    }
+    for (method, path, allow) in [
+        ("GET", PREFLIGHT, "POST"),
+        ("DELETE", EVIDENCE, "POST"),
+        ("POST", "/healthz", "GET,HEAD"),
+        ("POST", "/api/v1/evidence/chains/c", "GET,HEAD"),
+    ] {
+        let method = reqwest::Method::from_bytes(method.as_bytes()).unwrap();
+        let request = gateway.client.request(method, format!("{}{path}", gateway.url)).bearer_auth("apk_one");
+        let response = request.send().await.unwrap();
+        assert_eq!(response.headers()["allow"], allow);
+        let (status, answer) = json(response).await;
+        assert_eq!(status, 405, "{path}");
+        assert_eq!(text(&answer, "error.code"), Some("method_not_allowed"));
+    }
+    gateway.stop().await;
+}
+
+#[tokio::test]
+async fn what_is_not_there_yet_is_501() {
+    let gateway = Gateway::start().await;
+    for (method, path) in [
+        ("POST", "/api/v1/passports/issue"),
+        ("POST", "/api/v1/passports/verify"),
+        ("POST", "/api/v1/passports/revoke"),
+        ("GET", "/api/v1/approvals?status=pending"),
+        ("GET", "/api/v1/approvals/ap_1"),
+        ("POST", "/api/v1/approvals/ap_1/approve"),
+        ("POST", "/api/v1/approvals/ap_1/reject"),
+        ("POST", "/api/v1/tools"),
+        ("GET", "/.well-known/jwks.json"),
+    ] {
+        let method = reqwest::Method::from_bytes(method.as_bytes()).unwrap();
+        let request =
+            gateway.client.request(method, format!("{}{path}", gateway.url)).bearer_auth("apdv_one");
+        let (status, answer) = json(request.send().await.unwrap()).await;
+        assert_eq!(status, 501, "{path}");
+        assert_eq!(text(&answer, "error.code"), Some("not_implemented"));
+    }
+    for member in ["passport", "approval_request_id", "tool_manifest_hash"] {
+        let request = gateway.post(PREFLIGHT, "apk_one");
+        let request = request.body(refund("1", &format!(r#", "{member}": "x""#)));
+        assert_eq!(request.send().await.unwrap().status(), 501, "{member}");
+        gateway.decide("apk_one", &refund("1", &format!(r#", "{member}": null"#))).await;
+    }
+    assert_eq!(gateway.events("apk_one", "decisions").await.len(), 3);
+    gateway.stop().await;
+}
+
+#[tokio::test]
+async fn every_answer_carries_an_id_and_is_not_stored() {
+    let gateway = Gateway::start().await;
+    let mut ids = std::collections::HashSet::new();
+    for path in ["/healthz", "/nothing", PREFLIGHT, "/api/v1/evidence/chains/c"] {
+        let response = gateway.get(path, "apk_one").header("x-request-id", "mine").send().await.unwrap();
+        let id = response.headers()["x-request-id"].to_str().unwrap().to_owned();
+        assert!(id != "mine" && ids.insert(id));
+        assert_eq!(response.headers()["cache-control"], "no-store");
+        assert_eq!(response.headers()["content-type"], "application/json");
+    }
+    gateway.stop().await;
+}
+
+#[tokio::test]
+async fn a_repeated_request_gets_the_same_answer() {
+    let gateway = Gateway::start().await;
+    let send = async |key: &str, body: String| {
+        let response = gateway.post(PREFLIGHT, key).body(body).send().await.unwrap();
+        (response.status(), response.text().await.unwrap())
+    };
+    let body = refund("4900", r#", "idempotency_key": "i""#);
+    let (status, first) = send("apk_one", body.clone()).await;
+    assert_eq!(status, 200);
+    // The same body, spelled otherwise.
+    let spelled = Json::parse(body.as_bytes()).unwrap().to_string().replace("4900", "4900.0");
+    assert_eq!(send("apk_one", spelled).await.1, first);
+
+    let (status, answer) = send("apk_one", refund("4901", r#", "idempotency_key": "i""#)).await;
+    assert_eq!(status, 409);
+    assert!(answer.contains("idempotency_key: "), "{answer}");
+    assert_eq!(gateway.events("apk_one", "decisions").await.len(), 1);
+
+    // Another key of the tenant has its own idempotency keys, and without one each request is new.
+    for (key, more) in [("apdv_one", r#", "idempotency_key": "i""#), ("apk_one", ""), ("apk_one", "")] {
+        let (_, other) = send(key, refund("4900", more)).await;
+        assert_ne!(other, first);
+    }
+    // Where there is no canonical form, the bytes count.
+    let huge = refund("9007199254740993", r#", "idempotency_key": "huge""#);
+    let (_, first) = send("apk_one", huge.clone()).await;
+    assert_eq!(send("apk_one", huge.clone()).await.1, first);
+    assert_eq!(send("apk_one", huge.replace("993", "994")).await.0, 409);
+    gateway.stop().await;
+}
+
+#[tokio::test]
+async fn evidence_is_recorded_as_the_client_says_it() {
+    let gateway = Gateway::start().await;
+    let body = r#"{"event_type": "refund.done", "chain_id": "case/7 é", "tool_id": "refunds.create",
+        "decision": "allow", "reason_code": null, "metadata": {"amount": 49.50, "nested": {"b": 1, "a": [null]}},
+        "request_hash": "aa", "response_hash": "bb"}"#;
+    let (status, answer) = json(gateway.post(EVIDENCE, "apk_bound").body(body).send().await.unwrap()).await;
+    assert_eq!(status, 200, "{answer}");
+    let names: Vec<_> = answer.as_object().unwrap().iter().map(|(name, _)| name.as_str()).collect();
+    assert_eq!(names, ["event_id", "current_event_hash"]);
+    gateway
+        .post(EVIDENCE, "apk_one")
+        .body(r#"{"event_type": "e", "chain_id": "case/7 é"}"#)
+        .send()
+        .await
+        .unwrap();
+
+    let chain = "case%2F7%20%C3%A9";
+    let events = gateway.events("apk_one", chain).await;
+    let [first, second] = events.as_slice() else { panic!("{events:?}") };
+    for (member, expected) in [
+        ("event_id", text(&answer, "event_id").unwrap()),
+        ("current_event_hash", text(&answer, "current_event_hash").unwrap()),
+        ("event_type", "refund.done"),
+        ("chain_id", "case/7 é"),
+        ("agent_id", "support"),
+        ("key_name", "name-of-apk-bound"),
+        ("decision", "allow"),
+        ("request_hash", "aa"),
+        ("response_hash", "bb"),
+    ] {
+        assert_eq!(text(first, member), Some(expected), "{member}");
+    }
+    let metadata = Json::parse(br#"{"amount": 49.5, "nested": {"a": [null], "b": 1}}"#).unwrap();
+    assert!(first.member("metadata").unwrap().same_value(&metadata), "{first}");
+    assert_eq!(first.member("reason_code"), None);
+    assert_eq!(text(second, "previous_event_hash"), text(first, "current_event_hash"));
+
+    let verify =
+        gateway.get(&format!("/api/v1/evidence/chains/{chain}/verify"), "apk_one").send().await.unwrap();
+    let (_, verified) = json(verify).await;
+    let head = text(second, "current_event_hash").unwrap();
+    assert_eq!(
+        verified.to_string(),
+        format!(r#"{{"valid":true,"length":2,"head":"{head}","first_broken":null}}"#)
+    );
+    gateway.stop().await;
+}
+
+#[tokio::test]
+async fn a_chain_is_read_in_parts() {
+    let gateway = Gateway::start().await;
+    for number in 1..=600 {
+        let body = format!(r#"{{"event_type": "e", "chain_id": "c", "metadata": {{"n": {number}}}}}"#);
+        assert_eq!(gateway.post(EVIDENCE, "apk_one").body(body).send().await.unwrap().status(), 200);
+    }
+    let numbers = async |query: &str| -> Vec<String> {
+        let events = gateway.events("apk_one", &format!("c{query}")).await;
+        events.iter().map(|event| event.member("seq").unwrap().to_string()).collect()
+    };
+    let all: Vec<_> = (1..=600).map(|n| n.to_string()).collect();
+    assert_eq!(numbers("").await, all);
+    assert_eq!(numbers("?after=598").await, ["599", "600"]);
+    assert_eq!(numbers("?limit=2").await, ["1", "2"]);
+    assert_eq!(numbers("?after=5&limit=1").await, ["6"]);
+    assert_eq!(numbers("?after=590&limit=50").await.len(), 10);
+    assert!(numbers("?after=600").await.is_empty());
+    assert!(numbers("?after=18446744073709551615&limit=5").await.is_empty());
+    for (query, member) in
+        [("?after=-1", "after"), ("?limit=0", "limit"), ("?limit=x", "limit"), ("?after=1&after=2", "after")]
+    {
+        let response =
+            gateway.get(&format!("/api/v1/evidence/chains/c{query}"), "apk_one").send().await.unwrap();
+        let (status, answer) = json(response).await;
+        assert_eq!(status, 422, "{query}");
+        assert!(text(&answer, "error.message").unwrap().starts_with(&format!("{member}: ")));
+    }
+    gateway.stop().await;
+}
+
+#[tokio::test]
+async fn tenants_do_not_see_each_other() {
+    let gateway = Gateway::start().await;
+    gateway.decide("apk_one", &refund("1", r#", "idempotency_key": "i""#)).await;
+    let body = r#"{"event_type": "e", "chain_id": "c"}"#;
+    gateway.post(EVIDENCE, "apk_one").body(body).send().await.unwrap();
+    for chain in ["decisions", "c", "never"] {
+        for suffix in ["", "/verify"] {
+            let path = format!("/api/v1/evidence/chains/{chain}{suffix}");
+            let request = gateway.get(&path, "apk_two").header("x-actpass-tenant", "one");
+            let (status, answer) = json(request.send().await.unwrap()).await;
+            assert_eq!(status, 404, "{path}");
+            assert_eq!(text(&answer, "error.message"), Some("there is no such chain"));
+        }
+    }
+    // The same idempotency key and another body: no conflict, its own chain.
+    gateway.decide("apk_two", &refund("2", r#", "idempotency_key": "i""#)).await;
+    let events = gateway.events("apk_two", "decisions").await;
+    assert_eq!(events.len(), 1);
+    assert_eq!(text(&events[0], "tenant_id"), Some("two"));
+    gateway.stop().await;
+}
+
+#[tokio::test]
+async fn a_key_that_calls_too_often_is_429() {
+    let gateway = Gateway::start_with("requests_per_second = 1\nburst = 3", |_| {}).await;
+    let mut refused = None;
+    for _ in 0..50 {
+        let response = gateway.post(PREFLIGHT, "apk_one").body(refund("1", "")).send().await.unwrap();
+        if response.status() != 200 {
+            refused = Some(response);
+            break;
+        }
+    }
+    let refused = refused.expect("50 requests of a key that may make one a second");
+    let wait: u64 = refused.headers()["retry-after"].to_str().unwrap().parse().unwrap();
+    assert!(wait >= 1);
+    let (status, answer) = json(refused).await;
+    assert_eq!(status, 429);
+    assert_eq!(text(&answer, "error.code"), Some("rate_limited"));
+    // Each key has its own rate.
+    gateway.decide("apk_two", &refund("1", "")).await;
+    gateway.stop().await;
+}
+
+#[tokio::test]
+async fn slow_bodies_and_headers_are_cut_off() {
+    let gateway = Gateway::start_with("", |settings| {
+        settings.timeouts.body = Duration::from_millis(200);
+        settings.timeouts.headers = Duration::from_millis(200);
+    })
+    .await;
+    let head = "POST /api/v1/actions/preflight HTTP/1.1\r\nhost: x\r\nauthorization: Bearer apk_one\r\n\
+                content-type: application/json\r\ncontent-length: 1000\r\n\r\n{";
+    let answer = raw(&gateway, head).await;
+    assert!(answer.starts_with("HTTP/1.1 408 ") && answer.contains("body_timeout"), "{answer}");
+    for slow in ["", "GET /healthz HTTP/1.1\r\nhost:"] {
+        assert_eq!(raw(&gateway, slow).await, "", "{slow:?}");
+    }
+    gateway.stop().await;
+}
+
+#[tokio::test]
+async fn malformed_http_is_survived() {
+    let gateway = Gateway::start().await;
+    for bytes in
+        ["\0\0\0\0", "GET\r\n\r\n", "GET / HTTP/9.9\r\n\r\n", "POST / HTTP/1.1\r\ncontent-length: x\r\n\r\n"]
+    {
+        let answer = raw(&gateway, bytes).await;
+        assert!(answer.is_empty() || answer.starts_with("HTTP/1.1 400 "), "{bytes:?}: {answer}");
+    }
+    let too_long = format!("GET / HTTP/1.1\r\nhost: x\r\nx: {}\r\n\r\n", "x".repeat(100_000));
+    let answer = raw(&gateway, &too_long).await;
+    assert!(answer.is_empty() || answer.starts_with("HTTP/1.1 431 "), "{answer}");
+    gateway.decide("apk_one", &refund("1", "")).await;
+    gateway.stop().await;
+}
+
+/// Sends bytes, and reads until the gateway closes the connection or has answered.
+async fn raw(gateway: &Gateway, bytes: &str) -> String {
+    let address = gateway.url.strip_prefix("http://").unwrap().to_owned();
+    let bytes = bytes.to_owned();
+    tokio::task::spawn_blocking(move || {
+        let mut stream = TcpStream::connect(address).unwrap();
+        stream.set_read_timeout(Some(Duration::from_secs(60))).unwrap();
+        // The gateway may have answered and closed before all is written.
+        let _ = stream.write_all(bytes.as_bytes());
+        let mut answer = Vec::new();
+        let mut buffer = [0; 4096];
+        loop {
+            match stream.read(&mut buffer) {
+                Ok(0) => break,
+                Ok(read) => answer.extend_from_slice(&buffer[..read]),
+                Err(error) if error.kind() == std::io::ErrorKind::ConnectionReset => break,
+                Err(error) => panic!("{error}"),
+            }
+            if answer.ends_with(b"}") {
+                break;
+            }
+        }
+        String::from_utf8_lossy(&answer).into_owned()
+    })
+    .await
+    .unwrap()
+}
+
+#[tokio::test]
+async fn health_is_of_the_store() {
+    let gateway = Gateway::start().await;
+    let (status, answer) =
+        json(gateway.client.get(format!("{}/healthz", gateway.url)).send().await.unwrap()).await;
+    assert_eq!((status.as_u16(), answer.to_string().as_str()), (200, r#"{"status":"ok"}"#));
+    gateway.stop().await;
+}
+
+/// A store that fails, or never answers.
+#[derive(Debug)]
+struct Broken(Option<StoreError>);
+
+impl Broken {
+    async fn fail<T>(&self) -> Result<T, StoreError> {
+        match self.0 {
+            Some(error) => Err(error),
+            None => std::future::pending().await,
+        }
+    }
+}
+
+#[async_trait]
+impl Store for Broken {
+    async fn append(&self, _: Append) -> Result<Appended, StoreError> {
+        self.fail().await
+    }
+    async fn head(&self, _: &str, _: &str) -> Result<Option<Head>, StoreError> {
+        self.fail().await
+    }
+    async fn events(&self, _: &str, _: &str, _: u64, _: u64) -> Result<Vec<StoredEvent>, StoreError> {
+        self.fail().await
+    }
+    async fn check(&self) -> Result<(), StoreError> {
+        self.fail().await
+    }
+    async fn close(&self) {}
+}
+
+#[tokio::test]
+async fn what_is_not_recorded_is_not_answered() {
+    for (broken, code) in [
+        (Broken(Some(StoreError::Busy)), "busy"),
+        (Broken(Some(StoreError::Unavailable)), "unavailable"),
+        (Broken(None), "unavailable"),
+    ] {
+        let retry_after = (code == "busy").then_some("1");
+        let folder = tempfile::tempdir().unwrap();
+        let mut settings =
+            actpass_gateway::config::Settings::parse(&common::config(""), folder.path()).unwrap();
+        settings.timeouts.store = Duration::from_millis(100);
+        let server = Server::start_with(settings, Arc::new(broken)).await.unwrap();
+        let gateway = Gateway { folder, url: server.url(), server: Some(server), client: common::client() };
+        let requests = [
+            gateway.post(PREFLIGHT, "apk_one").body(refund("1", "")),
+            gateway.post(EVIDENCE, "apk_one").body(r#"{"event_type": "e", "chain_id": "c"}"#),
+            gateway.get("/api/v1/evidence/chains/c", "apk_one"),
+            gateway.get("/api/v1/evidence/chains/c/verify", "apk_one"),
+            gateway.get("/healthz", ""),
+        ];
+        for request in requests {
+            let response = request.send().await.unwrap();
+            let wait = response.headers().get("retry-after").map(|wait| wait.to_str().unwrap().to_owned());
+            assert_eq!(wait.as_deref(), retry_after);
+            let (status, answer) = json(response).await;
+            assert_eq!(status, 503, "{answer}");
+            assert_eq!(text(&answer, "error.code"), Some(code));
+            assert_eq!(answer.member("decision"), None);
+        }
+        gateway.stop().await;
+    }
+}
+
+#[tokio::test]
+async fn large_bodies_and_many_clients_are_decided() {
+    let gateway = Gateway::start().await;
+    let padded = refund("1", &format!(r#", "x": "{}""#, "x".repeat(200_000)));
+    let answers = futures_util::future::join_all((0..64).map(|number| {
+        let body = if number % 8 == 0 { padded.clone() } else { refund("1", "") };
+        let gateway = &gateway;
+        async move { gateway.decide("apk_one", &body).await }
+    }))
+    .await;
+    assert!(answers.iter().all(|answer| text(answer, "decision") == Some("allow")));
+    let verify = gateway.get("/api/v1/evidence/chains/decisions/verify", "apk_one").send().await.unwrap();
+    let (_, verified) = json(verify).await;
+    assert_eq!(verified.member("valid"), Some(&Json::Bool(true)));
+    assert_eq!(verified.member("length").unwrap().to_string(), "64");
+    gateway.stop().await;
+}

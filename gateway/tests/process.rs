@@ -1,0 +1,382 @@
+//! The program itself: started, signalled, killed, and its command line.
+#![allow(clippy::unwrap_used, clippy::expect_used, clippy::panic, clippy::indexing_slicing, reason = "tests")]
+
+mod common;
+
+use std::collections::HashMap;
+use std::io::{BufRead, BufReader, Read, Write};
+use std::path::{Path, PathBuf};
+use std::process::{Child, ChildStdout, Command, Output, Stdio};
+use std::sync::Arc;
+use std::sync::atomic::{AtomicBool, AtomicUsize, Ordering};
+
+use actpass_core::{Json, hash_payload};
+use common::{PREFLIGHT, refund, text};
+use tempfile::TempDir;
+
+/// The running program.
+struct Running {
+    child: Child,
+    url: String,
+    out: BufReader<ChildStdout>,
+    log: PathBuf,
+}
+
+impl Running {
+    fn start(folder: &Path, arguments: &[&str]) -> Self {
+        let log = folder.join("log");
+        let file = std::fs::File::create(&log).unwrap();
+        let mut child = command(folder, arguments).stdout(Stdio::piped()).stderr(file).spawn().unwrap();
+        let mut out = BufReader::new(child.stdout.take().unwrap());
+        let mut line = String::new();
+        out.read_line(&mut line).unwrap();
+        let Some(url) = line.strip_prefix("listening on ") else {
+            panic!("{line}{}", std::fs::read_to_string(log).unwrap());
+        };
+        Self { child, url: url.trim_end().to_owned(), out, log }
+    }
+
+    fn dev(folder: &Path) -> Self {
+        Self::start(folder, &["dev", "--listen", "127.0.0.1:0"])
+    }
+
+    /// Its exit code and all that it still printed, after this signal.
+    fn end(mut self, signal: &str) -> (Option<i32>, String, String) {
+        let process = self.child.id();
+        let killed = Command::new("sh").arg("-c").arg(format!("kill -{signal} {process}")).status().unwrap();
+        assert!(killed.success());
+        let mut rest = String::new();
+        self.out.read_to_string(&mut rest).unwrap();
+        let code = self.child.wait().unwrap().code();
+        (code, rest, std::fs::read_to_string(&self.log).unwrap())
+    }
+}
+
+/// A test that fails leaves nothing running.
+impl Drop for Running {
+    fn drop(&mut self) {
+        let _ = self.child.kill();
+        let _ = self.child.wait();
+    }
+}
+
+fn command(folder: &Path, arguments: &[&str]) -> Command {
+    let mut command = Command::new(env!("CARGO_BIN_EXE_actpass-gateway"));
+    command.current_dir(folder).args(arguments).stdin(Stdio::null());
+    command
+}
+
+fn run(folder: &Path, arguments: &[&str]) -> Output {
+    command(folder, arguments).output().unwrap()
+}
+
+fn out(output: &Output) -> String {
+    String::from_utf8_lossy(&output.stdout).into_owned()
+}
+
+fn err(output: &Output) -> String {
+    String::from_utf8_lossy(&output.stderr).into_owned()
+}
+
+async fn decide(client: &reqwest::Client, url: &str, key: &str, body: String) -> reqwest::Result<Json> {
+    let request =
+        client.post(format!("{url}{PREFLIGHT}")).bearer_auth(key).header("content-type", "application/json");
+    let body = request.body(body).send().await?.error_for_status()?.bytes().await?;
+    Ok(Json::parse(&body).unwrap())
+}
+
+async fn read(client: &reqwest::Client, url: &str) -> Json {
+    let response = client.get(url).bearer_auth("apk_dev").send().await.unwrap();
+    assert_eq!(response.status(), 200);
+    Json::parse(&response.bytes().await.unwrap()).unwrap()
+}
+
+#[tokio::test]
+async fn dev_decides_as_soon_as_it_says_that_it_listens() {
+    let folder = TempDir::new().unwrap();
+    let gateway = Running::dev(folder.path());
+    let client = common::client();
+    for key in ["apk_dev", "apdv_dev"] {
+        let answer = decide(&client, &gateway.url, key, refund("4900", "")).await.unwrap();
+        assert_eq!(text(&answer, "reason_code"), Some("refund.small_in_scope"));
+    }
+    assert!(folder.path().join(".actpass/dev.db").exists());
+    let (code, rest, _) = gateway.end("INT");
+    assert_eq!((code, rest.as_str()), (Some(0), ""));
+}
+
+#[tokio::test]
+async fn a_termination_finishes_what_was_begun() {
+    let folder = TempDir::new().unwrap();
+    let gateway = Running::dev(folder.path());
+    let client = common::client();
+    let url = gateway.url.clone();
+    decide(&client, &url, "apk_dev", refund("1", "")).await.unwrap();
+
+    // A request that is half sent when the signal comes.
+    let mut half = std::net::TcpStream::connect(url.strip_prefix("http://").unwrap()).unwrap();
+    let body = refund("4900", "");
+    let head = format!(
+        "POST {PREFLIGHT} HTTP/1.1\r\nhost: x\r\nauthorization: Bearer apk_dev\r\nexpect: 100-continue\r\n\
+         content-type: application/json\r\ncontent-length: {}\r\n\r\n",
+        body.len()
+    );
+    half.write_all(head.as_bytes()).unwrap();
+    // The gateway asks for the body: it has begun.
+    let mut begun = [0; 25];
+    half.read_exact(&mut begun).unwrap();
+    assert!(begun.starts_with(b"HTTP/1.1 100 Continue\r\n"));
+
+    let ending = std::thread::spawn(move || gateway.end("TERM"));
+    // It takes no new connections once it has heard the signal.
+    while std::net::TcpStream::connect(url.strip_prefix("http://").unwrap()).is_ok() {
+        tokio::task::yield_now().await;
+    }
+    half.write_all(body.as_bytes()).unwrap();
+    let mut answer = String::new();
+    half.read_to_string(&mut answer).unwrap();
+    assert!(answer.starts_with("HTTP/1.1 200 ") && answer.contains("refund.small_in_scope"), "{answer}");
+
+    let (code, _, log) = ending.join().unwrap();
+    assert_eq!(code, Some(0), "{log}");
+    assert!(log.contains("stopped"), "{log}");
+    assert!(!folder.path().join(".actpass/dev.db-wal").exists(), "the store was not flushed");
+    let again = Running::dev(folder.path());
+    let verified = read(&client, &format!("{}/api/v1/evidence/chains/decisions/verify", again.url)).await;
+    assert_eq!(verified.member("length").unwrap().to_string(), "2");
+}
+
+#[tokio::test]
+async fn a_log_that_nobody_reads_stops_nothing() {
+    let folder = TempDir::new().unwrap();
+    let mut child = command(folder.path(), &["dev", "--listen", "127.0.0.1:0"])
+        .stdout(Stdio::piped())
+        .stderr(Stdio::piped())
+        .spawn()
+        .unwrap();
+    let mut line = String::new();
+    let mut out = BufReader::new(child.stdout.take().unwrap());
+    out.read_line(&mut line).unwrap();
+    let url = line.trim_end().strip_prefix("listening on ").unwrap().to_owned();
+    let gateway = Running { child, url, out, log: PathBuf::new() };
+    let client = common::client();
+    // More lines than a pipe holds.
+    for _ in 0..1000 {
+        let health = client.get(format!("{}/healthz", gateway.url)).send().await.unwrap();
+        assert_eq!(health.status(), 200);
+    }
+}
+
+#[tokio::test]
+async fn serve_is_what_its_settings_say_and_logs_no_secret() {
+    let folder = TempDir::new().unwrap();
+    let settings = common::config("").replace("[limits]", "log = \"json\"\n[limits]");
+    std::fs::write(folder.path().join("gateway.toml"), settings).unwrap();
+    let gateway = Running::start(folder.path(), &["serve", "--config", "gateway.toml"]);
+    let client = common::client();
+    let url = gateway.url.clone();
+    decide(&client, &url, "apk_one", refund("4900", "")).await.unwrap();
+    let passport = refund("4900", r#", "passport": "eyJ.secret.passport""#);
+    assert_eq!(decide(&client, &url, "apk_one", passport).await.unwrap_err().status().unwrap(), 501);
+    assert_eq!(
+        decide(&client, &url, "apk_wrong_secret", refund("1", "")).await.unwrap_err().status().unwrap(),
+        401
+    );
+    client
+        .get(format!("{url}/api/v1/evidence/chains/apk_in_path"))
+        .bearer_auth("apk_one")
+        .send()
+        .await
+        .unwrap();
+
+    let (code, rest, log) = gateway.end("TERM");
+    assert_eq!((code, rest.as_str()), (Some(0), ""));
+    let lines: Vec<_> = log.lines().map(|line| Json::parse(line.as_bytes()).unwrap()).collect();
+    assert!(lines.len() >= 6, "{log}");
+    assert!(log.contains("name-of-apk-one") && log.contains("\"status\":501"), "{log}");
+    for secret in ["apk_one", "apk_wrong", "eyJ", "apk_in_path", "amount", "refund an order"] {
+        assert!(!log.contains(secret), "{secret} in {log}");
+    }
+}
+
+#[test]
+fn a_wrong_start_ends_with_its_reason() {
+    let folder = TempDir::new().unwrap();
+    std::fs::write(folder.path().join("gateway.toml"), common::config("body_bytes = 0")).unwrap();
+    for (arguments, code, expected) in [
+        (&["serve", "--config", "gateway.toml"][..], 2, "limits.body_bytes: "),
+        (&["serve", "--config", "none.toml"], 2, "none.toml: "),
+        (&["dev", "--listen", "0.0.0.0:0"], 2, "--listen: "),
+        (&["dev", "--listen", "localhost"], 2, "--listen"),
+        (&["dev", "--policy", "none.json"], 2, "--policy: none.json: "),
+        (&["dev", "--data", "none/dev.db"], 1, "none/dev.db"),
+        (&["nothing"], 2, "nothing"),
+    ] {
+        let output = run(folder.path(), arguments);
+        assert_eq!(output.status.code(), Some(code), "{arguments:?}: {}", err(&output));
+        assert!(err(&output).contains(expected), "{arguments:?}: {}", err(&output));
+        assert_eq!(out(&output), "");
+    }
+}
+
+#[test]
+fn a_second_gateway_on_the_same_data_does_not_start() {
+    let folder = TempDir::new().unwrap();
+    let _first = Running::dev(folder.path());
+    let second = run(folder.path(), &["dev", "--listen", "127.0.0.1:0"]);
+    assert_eq!(second.status.code(), Some(1));
+    assert!(err(&second).contains("dev.db: in use by another gateway"), "{}", err(&second));
+}
+
+#[test]
+fn an_address_in_use_is_named() {
+    let folder = TempDir::new().unwrap();
+    let taken = std::net::TcpListener::bind("127.0.0.1:0").unwrap();
+    let address = taken.local_addr().unwrap().to_string();
+    let output = run(folder.path(), &["dev", "--listen", &address]);
+    assert_eq!(output.status.code(), Some(1));
+    assert!(err(&output).contains(&format!("cannot listen on {address}")), "{}", err(&output));
+}
+
+#[test]
+fn keys_are_made_and_hashed() {
+    let folder = TempDir::new().unwrap();
+    for (arguments, prefix) in
+        [(&["key", "new"][..], "apk_"), (&["key", "new", "--role", "operator"], "apdv_")]
+    {
+        let made = out(&run(folder.path(), arguments));
+        let [key, hash] = made.lines().collect::<Vec<_>>()[..] else { panic!("{made}") };
+        assert!(key.starts_with(prefix) && key.len() >= prefix.len() + 64, "{key}");
+        assert!(hash.starts_with("hash = \"sha256:"), "{hash}");
+
+        let mut child = command(folder.path(), &["key", "hash"])
+            .stdin(Stdio::piped())
+            .stdout(Stdio::piped())
+            .spawn()
+            .unwrap();
+        child.stdin.take().unwrap().write_all(format!("{key}\n").as_bytes()).unwrap();
+        assert_eq!(out(&child.wait_with_output().unwrap()).trim_end(), hash);
+    }
+    let empty = run(folder.path(), &["key", "hash"]);
+    assert_eq!(empty.status.code(), Some(1));
+    assert_eq!(out(&empty), "");
+}
+
+#[test]
+fn policies_are_checked_and_tested() {
+    let folder = TempDir::new().unwrap();
+    let write = |name: &str, text: &str| std::fs::write(folder.path().join(name), text).unwrap();
+    let rule = r#"{"name": "r", "when": [{"path": "tool", "operator": "==", "value": "t"}],
+                   "decision": "allow", "reason": "ok"}"#;
+    let policy = format!(r#"{{"id": "p", "version": 3, "rules": [{rule}]}}"#);
+    write("good.json", &policy);
+    write("bad.json", r#"{"id": "p", "rules": [{"name": "r"}]}"#);
+    write("pass.json", r#"{"cases": [{"name": "t", "input": {"tool": "t"}, "expect": "allow"}]}"#);
+    write(
+        "fail.json",
+        r#"{"cases": [{"name": "t", "input": {"tool": "t"}, "expect": "allow"},
+                      {"name": "other tool", "input": {"tool": "u"}, "expect": {"decision": "allow"}}]}"#,
+    );
+    write("none.json", r#"{"cases": []}"#);
+    write("unknown.json", r#"{"cases": [{"name": "t", "input": {"tol": "t"}, "expect": "deny"}]}"#);
+
+    let hash = hash_payload(&Json::parse(policy.as_bytes()).unwrap()).unwrap();
+    for (arguments, code, printed, complained) in [
+        (&["policy", "check", "good.json"][..], 0, format!("id       p\nversion  3\nhash     {hash}\nrules    1\n"), ""),
+        (&["policy", "check", "bad.json"], 1, String::new(), "bad.json: rule \"r\": when: missing"),
+        (&["policy", "check", "bad.json"], 1, String::new(), "bad.json: version: missing"),
+        (&["policy", "check", "missing.json"], 1, String::new(), "missing.json: "),
+        (&["policy", "test", "good.json", "pass.json"], 0, "1 passed, 0 failed\n".to_owned(), ""),
+        (
+            &["policy", "test", "good.json", "fail.json"],
+            1,
+            "FAIL other tool\n  - expected decision: allow\n  + actual   decision: deny\n1 passed, 1 failed\n".to_owned(),
+            "good.json does not decide as expected",
+        ),
+        (&["policy", "test", "good.json", "none.json"], 1, String::new(), "at least one case"),
+        (&["policy", "test", "good.json", "unknown.json"], 1, String::new(), "unknown member \"tol\""),
+        (&["policy", "test", "bad.json", "pass.json"], 1, String::new(), "bad.json: version: missing"),
+    ] {
+        let output = run(folder.path(), arguments);
+        assert_eq!(output.status.code(), Some(code), "{arguments:?}: {}", err(&output));
+        assert_eq!(out(&output), printed, "{arguments:?}");
+        assert!(err(&output).contains(complained), "{arguments:?}: {}", err(&output));
+    }
+}
+
+/// Answered means recorded: whatever moment the process dies at.
+#[tokio::test(flavor = "multi_thread", worker_threads = 2)]
+async fn killed_under_load() {
+    const KILLS: usize = 20;
+    const CLIENTS: usize = 32;
+    /// How many decisions are answered before each kill.
+    const ANSWERS: usize = 64;
+
+    let folder = TempDir::new().unwrap();
+    let http = common::client();
+    // What each idempotency key was answered.
+    let mut known: HashMap<String, String> = HashMap::new();
+    for round in 0..KILLS {
+        let mut gateway = Running::dev(folder.path());
+        let answered = Arc::new(AtomicUsize::new(0));
+        let killed = Arc::new(AtomicBool::new(false));
+        let clients: Vec<_> = (0..CLIENTS)
+            .map(|client| {
+                let (url, http) = (gateway.url.clone(), http.clone());
+                let (answered, killed) = (answered.clone(), killed.clone());
+                tokio::spawn(async move {
+                    let mut given = Vec::new();
+                    for number in 0.. {
+                        let key = format!("{round}-{client}-{number}");
+                        let body = refund("4900", &format!(r#", "idempotency_key": "{key}""#));
+                        match decide(&http, &url, "apk_dev", body).await {
+                            Ok(answer) => {
+                                given.push((key, text(&answer, "evidence_event_id").unwrap().to_owned()));
+                                answered.fetch_add(1, Ordering::SeqCst);
+                            }
+                            Err(error) => {
+                                assert!(error.status().is_none(), "answered with an error: {error}");
+                                assert!(killed.load(Ordering::SeqCst), "failed before the kill: {error}");
+                                break;
+                            }
+                        }
+                    }
+                    given
+                })
+            })
+            .collect();
+        while answered.load(Ordering::SeqCst) < ANSWERS {
+            assert!(clients.iter().all(|client| !client.is_finished()), "a client ended before the kill");
+            tokio::task::yield_now().await;
+        }
+        killed.store(true, Ordering::SeqCst);
+        gateway.child.kill().unwrap();
+        gateway.child.wait().unwrap();
+        for client in clients {
+            known.extend(client.await.unwrap());
+        }
+    }
+
+    let gateway = Running::dev(folder.path());
+    let client = http;
+    let chain = format!("{}/api/v1/evidence/chains/decisions", gateway.url);
+    let verified = read(&client, &format!("{chain}/verify")).await;
+    assert_eq!(verified.member("valid"), Some(&Json::Bool(true)), "{verified}");
+
+    let export = read(&client, &chain).await;
+    let Some(Json::Array(events)) = export.member("events") else { panic!("{export}") };
+    let recorded: std::collections::HashSet<_> =
+        events.iter().filter_map(|event| text(event, "event_id")).collect();
+    assert!(known.len() >= KILLS * ANSWERS);
+    let lost: Vec<_> = known.values().filter(|event| !recorded.contains(event.as_str())).collect();
+    assert!(lost.is_empty(), "{} of {} decisions are not in the ledger: {lost:?}", lost.len(), known.len());
+    assert_eq!(recorded.len(), events.len());
+    assert_eq!(verified.member("length").unwrap().to_string(), events.len().to_string());
+
+    // And a client that asks again after the crash gets its answer again.
+    for (key, event) in known.iter().take(50) {
+        let body = refund("4900", &format!(r#", "idempotency_key": "{key}""#));
+        let again = decide(&client, &gateway.url, "apk_dev", body).await.unwrap();
+        assert_eq!(text(&again, "evidence_event_id"), Some(event.as_str()));
+    }
+}

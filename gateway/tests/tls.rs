@@ -1,0 +1,65 @@
+//! A gateway with a certificate.
+#![allow(clippy::unwrap_used, clippy::expect_used, clippy::panic, clippy::indexing_slicing, reason = "tests")]
+
+mod common;
+
+use actpass_gateway::config::Settings;
+use actpass_gateway::server::Server;
+use common::{PREFLIGHT, refund};
+use reqwest::{Certificate, Client};
+use tempfile::TempDir;
+
+#[tokio::test]
+async fn a_gateway_with_a_certificate_is_https() {
+    common::install_provider();
+    let folder = TempDir::new().unwrap();
+    let certificate = write_certificate(&folder, "certificate.pem", "key.pem");
+    let text =
+        format!("{}\n[tls]\ncertificate = \"certificate.pem\"\nkey = \"key.pem\"\n", common::config(""));
+    let server = Server::start(Settings::parse(&text, folder.path()).unwrap()).await.unwrap();
+    assert!(server.url().starts_with("https://127.0.0.1:"));
+
+    let certificate = Certificate::from_pem(certificate.as_bytes()).unwrap();
+    let trusting = Client::builder().no_proxy().tls_certs_only([certificate]).build().unwrap();
+    let url = format!("{}{PREFLIGHT}", server.url());
+    let post = |client: &Client, url: &str| {
+        let request = client.post(url).bearer_auth("apk_one").header("content-type", "application/json");
+        request.body(refund("1", "")).send()
+    };
+    let response = post(&trusting, &url).await.unwrap();
+    assert_eq!(response.status(), 200);
+    assert_eq!(response.version(), reqwest::Version::HTTP_2);
+
+    let strange = Client::builder().no_proxy().tls_certs_only([]).build().unwrap();
+    assert!(post(&strange, &url).await.unwrap_err().is_connect());
+    assert!(post(&trusting, &url.replace("https://", "http://")).await.is_err());
+    server.stop().await.unwrap();
+}
+
+#[test]
+fn wrong_certificates_and_keys_are_named() {
+    let folder = TempDir::new().unwrap();
+    write_certificate(&folder, "certificate.pem", "key.pem");
+    write_certificate(&folder, "other.pem", "other-key.pem");
+    std::fs::write(folder.path().join("empty.pem"), "").unwrap();
+    for (certificate, key, expected) in [
+        ("none.pem", "key.pem", "tls.certificate: "),
+        ("empty.pem", "key.pem", "tls.certificate: "),
+        ("key.pem", "key.pem", "tls.certificate: "),
+        ("certificate.pem", "none.pem", "tls.key: "),
+        ("certificate.pem", "certificate.pem", "tls.key: "),
+        ("certificate.pem", "other-key.pem", "tls.key: cannot be used with tls.certificate"),
+    ] {
+        let text =
+            format!("{}\n[tls]\ncertificate = \"{certificate}\"\nkey = \"{key}\"\n", common::config(""));
+        let problems = Settings::parse(&text, folder.path()).unwrap_err().to_string();
+        assert!(problems.starts_with(expected), "{certificate} {key}: {problems}");
+    }
+}
+
+fn write_certificate(folder: &TempDir, certificate: &str, key: &str) -> String {
+    let made = rcgen::generate_simple_self_signed(["127.0.0.1".to_owned()]).unwrap();
+    std::fs::write(folder.path().join(certificate), made.cert.pem()).unwrap();
+    std::fs::write(folder.path().join(key), made.signing_key.serialize_pem()).unwrap();
+    made.cert.pem()
+}
