@@ -2,7 +2,7 @@
 
 use crate::error::Error;
 use crate::guard::Mode;
-use crate::json::{self, Checker, Json};
+use crate::json::{self, Checker, Json, Style, Text};
 use crate::secret::Secret;
 
 /// An action to ask about: what an agent is about to do, and why.
@@ -60,7 +60,9 @@ impl Action {
     /// Sets the tool's arguments; a JSON object.
     #[must_use]
     pub fn args(mut self, args: impl Into<Json>) -> Self {
-        self.args = args.into().to_string();
+        let mut text = Text::new(Style::Wire);
+        args.into().write(&mut text);
+        self.args = text.into_string();
         self
     }
 

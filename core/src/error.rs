@@ -70,7 +70,7 @@ impl Error {
         self.0.operation
     }
 
-    /// The HTTP status that the gateway answered with, if it answered.
+    /// The HTTP status of an answer outside 2xx.
     pub fn status(&self) -> Option<u16> {
         self.0.status
     }

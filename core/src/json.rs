@@ -427,7 +427,10 @@ impl Number {
     /// assert_eq!(number("5e1").compare(&number("50.0")), Ordering::Equal);
     /// ```
     pub fn compare(&self, other: &Self) -> Ordering {
-        Decimal::new(&self.0).cmp(&Decimal::new(&other.0))
+        match (self.0.parse::<i64>(), other.0.parse::<i64>()) {
+            (Ok(a), Ok(b)) => a.cmp(&b),
+            _ => Decimal::new(&self.0).cmp(&Decimal::new(&other.0)),
+        }
     }
 
     /// The double that canonical JSON writes; `None` for an integer that a double cannot carry.
@@ -621,7 +624,16 @@ impl Document {
     ///
     /// As [`read`], and for any other JSON value than an object.
     pub fn parse(text: &[u8]) -> Result<Self, String> {
-        let members = members(text).map_err(|error| error.to_string())?.ok_or("not an object")?;
+        let members = members(text)
+            .map_err(|error| match error {
+                // A key of somebody else's document may be a secret, and this ends up in messages.
+                ReadError::DuplicateKey(_) => "a key is given twice in one object".to_owned(),
+                ReadError::Builder(_)
+                | ReadError::NumberOutOfRange(_)
+                | ReadError::Syntax(..)
+                | ReadError::TooDeep(_) => error.to_string(),
+            })?
+            .ok_or("not an object")?;
         // Every string was checked as it was read, and the rest of JSON is ASCII.
         let text = String::from_utf8(text.to_vec()).map_err(|error| error.to_string())?;
         Ok(Self { text, members })
@@ -935,9 +947,9 @@ mod tests {
 
     #[test]
     fn numbers_compare_exactly() {
-        let number = |text: &str| match parse(text) {
-            Json::Number(number) => number,
-            other => panic!("{other:?}"),
+        let number = |text: &str| {
+            let Json::Number(number) = parse(text) else { panic!("{text} is not a number") };
+            number
         };
         let ascending = [
             "-1e300",

@@ -14,7 +14,7 @@ pub(crate) fn body(body: &[u8], secrets: &[&Secret]) -> Option<String> {
         return None;
     }
     let found = match Json::parse(body) {
-        Ok(mut value) => match hide_credentials(&mut value, MAX_DEPTH) {
+        Ok(mut value) => match hide(&mut value, secrets, MAX_DEPTH) {
             true => value.to_string(),
             false => String::from_utf8_lossy(body).into_owned(),
         },
@@ -32,27 +32,38 @@ pub(crate) fn body(body: &[u8], secrets: &[&Secret]) -> Option<String> {
 
 /// `text` without the `secrets`.
 pub(crate) fn text(text: &str, secrets: &[&Secret]) -> String {
-    secrets.iter().fold(text.to_owned(), |text, secret| text.replace(secret.expose(), REDACTED))
+    secrets
+        .iter()
+        .map(|secret| secret.expose())
+        .filter(|secret| !secret.is_empty())
+        .fold(text.to_owned(), |text, secret| text.replace(secret, REDACTED))
 }
 
-/// Replaces each member named `credential`; whether there was any.
-fn hide_credentials(value: &mut Json, depth: usize) -> bool {
+/// Replaces each member named `credential`, and the `secrets` in each key and string however they are escaped; whether
+/// there was any.
+fn hide(value: &mut Json, secrets: &[&Secret], depth: usize) -> bool {
     let Some(depth) = depth.checked_sub(1) else {
         return false;
     };
     match value {
-        Json::Array(items) => {
-            items.iter_mut().fold(false, |found, item| hide_credentials(item, depth) | found)
-        }
+        Json::Array(items) => items.iter_mut().fold(false, |found, item| hide(item, secrets, depth) | found),
         Json::Object(members) => members.iter_mut().fold(false, |found, (key, value)| {
             if key.eq_ignore_ascii_case("credential") {
                 *value = Json::from(REDACTED);
                 return true;
             }
-            hide_credentials(value, depth) | found
+            hide_in(key, secrets) | hide(value, secrets, depth) | found
         }),
-        Json::Bool(_) | Json::Null | Json::Number(_) | Json::String(_) => false,
+        Json::String(text) => hide_in(text, secrets),
+        Json::Bool(_) | Json::Null | Json::Number(_) => false,
     }
+}
+
+fn hide_in(found: &mut String, secrets: &[&Secret]) -> bool {
+    let shown = text(found, secrets);
+    let hidden = shown != *found;
+    *found = shown;
+    hidden
 }
 
 #[cfg(test)]

@@ -8,18 +8,19 @@ use rustls_pki_types::CertificateDer;
 
 use crate::error::Error;
 
-/// Built by whoever comes first; two threads may both build and one result is kept. There is no lock that a `fork()`
-/// could leave held.
+/// Both are built by whoever comes first; two threads may both build and one result is kept. There is no lock that a
+/// `fork()` could leave held.
+static ROOTS: OnceBox<RootCertStore> = OnceBox::new();
 static SHARED: OnceBox<ClientConfig> = OnceBox::new();
 
 /// The configuration that trusts the system's authorities, or those bundled where the system has none.
 pub(crate) fn shared() -> Result<ClientConfig, Error> {
-    SHARED.get_or_try_init(|| build(roots()).map(Box::new)).cloned()
+    SHARED.get_or_try_init(|| build(roots().clone()).map(Box::new)).cloned()
 }
 
 /// The same with authorities of the caller's besides.
 pub(crate) fn with_extra_ca(extra: &[CertificateDer<'static>]) -> Result<ClientConfig, Error> {
-    let mut roots = roots();
+    let mut roots = roots().clone();
     for certificate in extra {
         roots
             .add(certificate.clone())
@@ -33,10 +34,13 @@ pub(crate) fn none() -> Result<ClientConfig, Error> {
     build(RootCertStore::empty())
 }
 
-fn roots() -> RootCertStore {
+fn roots() -> &'static RootCertStore {
+    ROOTS.get_or_init(|| Box::new(load_roots()))
+}
+
+fn load_roots() -> RootCertStore {
     let mut roots = RootCertStore::empty();
-    let found = rustls_native_certs::load_native_certs();
-    roots.add_parsable_certificates(found.certs);
+    roots.add_parsable_certificates(rustls_native_certs::load_native_certs().certs);
     if roots.is_empty() {
         tracing::debug!("the system has no certificate authorities; using the bundled ones");
         roots.extend(webpki_roots::TLS_SERVER_ROOTS.iter().cloned());

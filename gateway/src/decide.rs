@@ -4,14 +4,14 @@
 
 use std::sync::Arc;
 
-use actpass_core::{Json, canonical_json};
+use actpass_core::{Json, Mode, canonical_json};
 use bytes::Bytes;
 use sha2::{Digest, Sha256};
 
 use crate::auth::Key;
 use crate::ledger::{self, Draft, PolicyRef};
 use crate::policy::{Decision, Input, NO_MATCH, Policy, RiskTier, Rule};
-use crate::request::{Evidence, Mode, Preflight};
+use crate::request::{Evidence, Preflight};
 use crate::store::{Append, Once};
 
 /// A decision that was made, and may be answered once its event is durable.

@@ -2,7 +2,7 @@
 
 use std::fmt;
 
-use actpass_core::Json;
+use actpass_core::{Json, Mode};
 
 use crate::ledger::{DECISION, DECISIONS};
 
@@ -135,33 +135,6 @@ fn reserved(word: &str) -> String {
     format!("{word:?} is reserved for the gateway's own events; expected another")
 }
 
-/// How the answer to a preflight is meant.
-#[derive(Clone, Copy, Debug, PartialEq, Eq)]
-pub enum Mode {
-    /// The answer decides.
-    Enforce,
-    /// The answer is only watched.
-    Monitor,
-    /// As enforce, and nothing unrecorded runs.
-    Strict,
-    /// What would not be allowed comes back as a warning.
-    Warn,
-}
-
-impl Mode {
-    const ALL: [Self; 4] = [Self::Enforce, Self::Strict, Self::Warn, Self::Monitor];
-
-    /// The word on the wire.
-    pub const fn as_str(self) -> &'static str {
-        match self {
-            Self::Enforce => "enforce",
-            Self::Monitor => "monitor",
-            Self::Strict => "strict",
-            Self::Warn => "warn",
-        }
-    }
-}
-
 /// A JSON string of a request, not longer than it may be.
 #[derive(Clone, Copy, Debug)]
 pub struct Text<'b>(&'b Json);
@@ -251,11 +224,11 @@ impl<'b> Members<'b> {
         let Some(value) = self.given("mode") else {
             return Ok(Mode::Enforce);
         };
-        let known = value.as_str().and_then(|word| Mode::ALL.into_iter().find(|mode| mode.as_str() == word));
-        known.ok_or_else(|| {
-            let words = Mode::ALL.map(Mode::as_str).join(", ");
-            let found = if value.as_str().is_some() { "another word" } else { value.kind() };
-            InvalidMember::new("mode", format_args!("expected one of {words}, found {found}"))
+        let word = value.as_str().ok_or_else(|| {
+            InvalidMember::new("mode", format_args!("expected a string, found {}", value.kind()))
+        })?;
+        word.parse().map_err(|_| {
+            InvalidMember::new("mode", "expected enforce, strict, warn or monitor, found another word")
         })
     }
 

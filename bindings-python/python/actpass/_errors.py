@@ -7,7 +7,7 @@ class ActPassError(Exception):
     """The base of everything that the SDK raises or reports. When in doubt, treat it as "do not execute".
 
     Attributes:
-        status: The HTTP status that the gateway answered with; ``None`` if it did not answer.
+        status: The HTTP status of an answer outside 2xx; ``None`` where there was no such answer.
         body: The text of an answer outside 2xx, every secret taken out; ``None`` where there was none, where it was
             larger than 64 KiB, or where a secret in it could not be ruled out.
         code: The stable name of what happened, such as ``actpass.unreachable``: branch and alert on it.

@@ -3,7 +3,6 @@
 use std::cmp::Ordering;
 
 use actpass_core::Json;
-use actpass_core::json::Number;
 
 use super::model::{Bound, List, Path, Policy, Relation, Root, Rule, Test};
 
@@ -87,11 +86,11 @@ impl Test {
         match self {
             Self::Contains(part) => contains(actual, part),
             Self::EndsWith(end) => actual.as_str().is_some_and(|text| text.ends_with(end)),
-            Self::Equal(value) => equal(actual, value),
+            Self::Equal(value) => actual.same_value(value),
             Self::Exists(expected) => *expected,
             Self::In(list) => list.holds(actual) == Some(true),
             Self::Matches(pattern) => actual.as_str().is_some_and(|text| pattern.is_match(text)),
-            Self::NotEqual(value) => same_type(actual, value) && !equal(actual, value),
+            Self::NotEqual(value) => same_type(actual, value) && !actual.same_value(value),
             Self::NotIn(list) => list.holds(actual) == Some(false),
             Self::Order(relation, bound) => bound.order(actual).is_some_and(|order| relation.holds(order)),
             Self::StartsWith(start) => actual.as_str().is_some_and(|text| text.starts_with(start)),
@@ -114,7 +113,7 @@ impl Bound {
     /// How `actual` compares to this; `None` if it is of another type.
     fn order(&self, actual: &Json) -> Option<Ordering> {
         match (self, actual) {
-            (Self::Number(bound), Json::Number(actual)) => Some(compare(actual, bound)),
+            (Self::Number(bound), Json::Number(actual)) => Some(actual.compare(bound)),
             (Self::Text(bound), Json::String(actual)) => Some(actual.as_str().cmp(bound)),
             (Self::Number(_) | Self::Text(_), _) => None,
         }
@@ -126,9 +125,8 @@ impl List {
     fn holds(&self, actual: &Json) -> Option<bool> {
         match self {
             Self::Strings(texts) => actual.as_str().map(|text| texts.contains(text)),
-            Self::Values(values) => {
-                same_type(actual, values.first()?).then(|| values.iter().any(|value| equal(actual, value)))
-            }
+            Self::Values(values) => same_type(actual, values.first()?)
+                .then(|| values.iter().any(|value| actual.same_value(value))),
         }
     }
 }
@@ -136,27 +134,12 @@ impl List {
 /// Whether a string contains a string, or an array an item.
 fn contains(whole: &Json, part: &Json) -> bool {
     match (whole, part) {
-        (Json::Array(items), _) => items.iter().any(|item| equal(item, part)),
+        (Json::Array(items), _) => items.iter().any(|item| item.same_value(part)),
         (Json::String(whole), Json::String(part)) => whole.contains(part.as_str()),
         (Json::Bool(_) | Json::Null | Json::Number(_) | Json::Object(_) | Json::String(_), _) => false,
     }
 }
 
-fn equal(a: &Json, b: &Json) -> bool {
-    match (a, b) {
-        (Json::Number(a), Json::Number(b)) => compare(a, b).is_eq(),
-        _ => a.same_value(b),
-    }
-}
-
 fn same_type(a: &Json, b: &Json) -> bool {
     std::mem::discriminant(a) == std::mem::discriminant(b)
-}
-
-/// As [`Number::compare`], which has to take numbers apart; most are integers that need no such thing.
-fn compare(a: &Number, b: &Number) -> Ordering {
-    match (a.as_str().parse::<i64>(), b.as_str().parse::<i64>()) {
-        (Ok(a), Ok(b)) => a.cmp(&b),
-        _ => a.compare(b),
-    }
 }

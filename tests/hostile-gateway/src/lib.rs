@@ -42,8 +42,7 @@ use socket2::{Domain, Socket, Type};
 use crate::certificates::Authority;
 pub use crate::request::Seen;
 pub use crate::script::{
-    Body, Hang, HangAt, Listen, Raw, Redirect, Reset, ResetAt, Respond, Script, Step, Tls, Trickle,
-    Truncate,
+    Body, Hang, HangAt, Listen, Raw, Redirect, Reset, ResetAt, Respond, Script, Step, Tls, Trickle, Truncate,
 };
 use crate::server::{Server, Setup};
 
@@ -80,9 +79,7 @@ impl HostileGateway {
         } else if script.hang_accept {
             let listener = listener()?;
             let address = listener.local_addr()?;
-            let port = Port::Unserved {
-                _listener: listener,
-            };
+            let port = Port::Unserved { _listener: listener };
             (port, address)
         } else {
             let tls = match &authority {
@@ -135,10 +132,7 @@ impl HostileGateway {
     /// What the host that the script's [`Step::Redirect`] points to was sent so far.
     #[must_use]
     pub fn other_seen(&self) -> Vec<Seen> {
-        self.other_host
-            .as_ref()
-            .map(Server::seen)
-            .unwrap_or_default()
+        self.other_host.as_ref().map(Server::seen).unwrap_or_default()
     }
 }
 

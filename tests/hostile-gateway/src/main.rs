@@ -16,9 +16,7 @@ fn main() -> io::Result<()> {
     let mut gateways = Gateways::default();
     let mut line = Vec::new();
     while input.read_until(b'\n', &mut line)? > 0 {
-        let answer = gateways
-            .obey(&line)
-            .unwrap_or_else(|what| json!({ "error": what }));
+        let answer = gateways.obey(&line).unwrap_or_else(|what| json!({ "error": what }));
         writeln!(output, "{answer}")?;
         output.flush()?;
         line.clear();
@@ -50,9 +48,8 @@ impl Gateways {
     }
 
     fn start(&mut self, script: Value) -> Result<Value, String> {
-        let gateway = Script::from_json(script)
-            .and_then(HostileGateway::start)
-            .map_err(|err| err.to_string())?;
+        let gateway =
+            Script::from_json(script).and_then(HostileGateway::start).map_err(|err| err.to_string())?;
         self.last_id += 1;
         let answer = json!({
             "id": self.last_id,

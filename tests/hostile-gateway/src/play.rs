@@ -72,11 +72,7 @@ fn respond(step: &Respond, wire: &mut Wire<'_>, without_body: bool) -> io::Resul
             send_repeated(&unit, times, wire)?;
         }
     }
-    Ok(if step.close {
-        After::Close
-    } else {
-        After::KeepAlive
-    })
+    Ok(if step.close { After::Close } else { After::KeepAlive })
 }
 
 fn hang(step: &Hang, wire: &mut Wire<'_>) -> io::Result<After> {
@@ -233,8 +229,6 @@ fn reason(status: u16) -> &'static str {
 
 const JSON: &str = "application/json";
 /// The first half already says `allow`, so that a client which takes half an answer for one shows itself.
-const HALVES: (&[u8], &[u8]) = (
-    br#"{"decision":"allow","#,
-    br#""reason_code":"hostile.half","evidence_event_id":"ev_half"}"#,
-);
+const HALVES: (&[u8], &[u8]) =
+    (br#"{"decision":"allow","#, br#""reason_code":"hostile.half","evidence_event_id":"ev_half"}"#);
 const BLOCK: usize = 16 * 1024;

@@ -123,21 +123,14 @@ impl RequestReader {
         stream.set_read_timeout(None)?;
         match read {
             Ok(_) => Ok(true),
-            Err(err)
-                if [io::ErrorKind::WouldBlock, io::ErrorKind::TimedOut].contains(&err.kind()) =>
-            {
+            Err(err) if [io::ErrorKind::WouldBlock, io::ErrorKind::TimedOut].contains(&err.kind()) => {
                 Ok(false)
             }
             Err(err) => Err(err),
         }
     }
 
-    fn sized_body(
-        &mut self,
-        start: usize,
-        len: usize,
-        wire: &mut Wire<'_>,
-    ) -> Result<Vec<u8>, Malformed> {
+    fn sized_body(&mut self, start: usize, len: usize, wire: &mut Wire<'_>) -> Result<Vec<u8>, Malformed> {
         let end = start.saturating_add(len);
         while self.buf.len() < end {
             if !self.fill(wire) {
@@ -191,8 +184,7 @@ impl RequestReader {
                 Err(err) if err.kind() == io::ErrorKind::Interrupted => {}
                 Err(err) => return Err(err),
                 Ok(n) => {
-                    self.buf
-                        .extend_from_slice(bytes.get(..n).unwrap_or_default());
+                    self.buf.extend_from_slice(bytes.get(..n).unwrap_or_default());
                     return Ok(n);
                 }
             }
@@ -218,8 +210,7 @@ fn parse_head(bytes: &[u8]) -> Result<Option<Head>, Malformed> {
         Ok(Status::Partial) => return Ok(None),
         Ok(Status::Complete(_)) | Err(_) => return Err(Malformed),
     };
-    let (Some(method), Some(path), Some(1)) = (request.method, request.path, request.version)
-    else {
+    let (Some(method), Some(path), Some(1)) = (request.method, request.path, request.version) else {
         return Err(Malformed);
     };
     Ok(Some(Head {
@@ -246,11 +237,7 @@ fn body_of(headers: &[(String, String)]) -> Result<BodyForm, Malformed> {
     let mut codings = values(headers, "transfer-encoding");
     if let Some(coding) = codings.next() {
         let chunked = coding.trim().eq_ignore_ascii_case("chunked") && codings.next().is_none();
-        return if chunked {
-            Ok(BodyForm::Chunked)
-        } else {
-            Err(Malformed)
-        };
+        return if chunked { Ok(BodyForm::Chunked) } else { Err(Malformed) };
     }
 
     let mut lengths = values(headers, "content-length");
@@ -259,9 +246,7 @@ fn body_of(headers: &[(String, String)]) -> Result<BodyForm, Malformed> {
     };
     let digits = length.bytes().all(|b| b.is_ascii_digit());
     match length.parse() {
-        Ok(len) if digits && len <= BODY_CAP && lengths.all(|l| l == length) => {
-            Ok(BodyForm::Sized(len))
-        }
+        Ok(len) if digits && len <= BODY_CAP && lengths.all(|l| l == length) => Ok(BodyForm::Sized(len)),
         _ => Err(Malformed),
     }
 }
@@ -296,25 +281,16 @@ fn parse_chunk(bytes: &[u8]) -> Result<Chunk<'_>, Malformed> {
         };
     }
 
-    let size = usize::try_from(size)
-        .ok()
-        .filter(|size| *size <= BODY_CAP)
-        .ok_or(Malformed)?;
+    let size = usize::try_from(size).ok().filter(|size| *size <= BODY_CAP).ok_or(Malformed)?;
     match rest.split_at_checked(size) {
-        Some((data, after)) if after.starts_with(b"\r\n") => Ok(Chunk::Data {
-            data,
-            len: start + size + 2,
-        }),
+        Some((data, after)) if after.starts_with(b"\r\n") => Ok(Chunk::Data { data, len: start + size + 2 }),
         Some((_, after)) if !b"\r\n".starts_with(after) => Err(Malformed),
         Some(_) | None => Ok(Chunk::Partial),
     }
 }
 
 fn values<'a>(headers: &'a [(String, String)], name: &'a str) -> impl Iterator<Item = &'a str> {
-    headers
-        .iter()
-        .filter(move |(n, _)| n == name)
-        .map(|(_, value)| value.as_str())
+    headers.iter().filter(move |(n, _)| n == name).map(|(_, value)| value.as_str())
 }
 
 const HEAD_CAP: usize = 64 * 1024;

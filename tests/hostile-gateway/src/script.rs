@@ -49,13 +49,10 @@ impl Script {
             return Err(invalid("reset_accept: cannot go with `hang_accept`"));
         }
         if self.listen == Listen::Refused && (self.hang_accept || self.reset_accept) {
-            return Err(invalid(
-                "listen: `refused` cannot go with `hang_accept` or `reset_accept`",
-            ));
+            return Err(invalid("listen: `refused` cannot go with `hang_accept` or `reset_accept`"));
         }
         for (n, step) in self.steps.iter().enumerate() {
-            step.check()
-                .map_err(|what| invalid(format!("steps[{n}].{what}")))?;
+            step.check().map_err(|what| invalid(format!("steps[{n}].{what}")))?;
         }
         Ok(())
     }
@@ -182,13 +179,7 @@ pub struct Respond {
 
 impl Default for Respond {
     fn default() -> Self {
-        Self {
-            status: 200,
-            headers: BTreeMap::new(),
-            body: Body::Empty,
-            close: false,
-            delay_ms: 0,
-        }
+        Self { status: 200, headers: BTreeMap::new(), body: Body::Empty, close: false, delay_ms: 0 }
     }
 }
 
@@ -356,12 +347,7 @@ impl TryFrom<RespondMembers> for Respond {
     type Error = String;
 
     fn try_from(members: RespondMembers) -> Result<Self, Self::Error> {
-        let body = match (
-            members.body,
-            members.json,
-            members.body_base64,
-            members.body_repeat,
-        ) {
+        let body = match (members.body, members.json, members.body_base64, members.body_repeat) {
             (None, None, None, None) => Body::Empty,
             (Some(text), None, None, None) => Body::Text(text),
             (None, Some(json), None, None) => Body::Json(json),
@@ -369,7 +355,7 @@ impl TryFrom<RespondMembers> for Respond {
             (None, None, None, Some(Repeat { text, times })) => Body::Repeat { text, times },
             _ => {
                 return Err(
-                    "body: only one of `body`, `json`, `body_base64` and `body_repeat` may be given".into(),
+                    "body: only one of `body`, `json`, `body_base64` and `body_repeat` may be given".into()
                 );
             }
         };
@@ -401,10 +387,7 @@ impl TryFrom<RawMembers> for Raw {
             (None, Some(base64)) => decode("base64", &base64)?,
             _ => return Err("text: exactly one of `text` and `base64` must be given".into()),
         };
-        Ok(Self {
-            bytes,
-            delay_ms: members.delay_ms,
-        })
+        Ok(Self { bytes, delay_ms: members.delay_ms })
     }
 }
 
@@ -418,9 +401,7 @@ fn present<'de, D: Deserializer<'de>>(deserializer: D) -> Result<Option<Value>, 
 }
 
 fn decode(member: &str, base64: &str) -> Result<Vec<u8>, String> {
-    STANDARD
-        .decode(base64)
-        .map_err(|err| format!("{member}: {err}"))
+    STANDARD.decode(base64).map_err(|err| format!("{member}: {err}"))
 }
 
 fn check_status(status: u16) -> Result<(), String> {
@@ -434,13 +415,9 @@ fn check_status(status: u16) -> Result<(), String> {
 fn check_headers(headers: &BTreeMap<String, String>) -> Result<(), String> {
     for (name, value) in headers {
         let whole_name = !name.is_empty()
-            && name
-                .bytes()
-                .all(|b| b.is_ascii_graphic() && !b"\"(),/:;<=>?@[\\]{}".contains(&b));
+            && name.bytes().all(|b| b.is_ascii_graphic() && !b"\"(),/:;<=>?@[\\]{}".contains(&b));
         if !whole_name || value.contains(['\r', '\n', '\0']) {
-            return Err(format!(
-                "headers: {name:?} is not a header; the step `raw` sends anything"
-            ));
+            return Err(format!("headers: {name:?} is not a header; the step `raw` sends anything"));
         }
     }
     Ok(())

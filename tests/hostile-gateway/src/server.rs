@@ -24,22 +24,12 @@ pub(crate) struct Server {
 impl Server {
     pub(crate) fn start(listener: TcpListener, setup: Setup) -> io::Result<Self> {
         let address = listener.local_addr()?;
-        let shared = Arc::new(Shared {
-            setup,
-            log: Mutex::default(),
-            stop: Stop::default(),
-        });
-        let accepting = thread::Builder::new()
-            .name("hostile-gateway".into())
-            .spawn({
-                let shared = Arc::clone(&shared);
-                move || accept(&listener, &shared)
-            })?;
-        Ok(Self {
-            address,
-            shared,
-            accepting: Some(accepting),
-        })
+        let shared = Arc::new(Shared { setup, log: Mutex::default(), stop: Stop::default() });
+        let accepting = thread::Builder::new().name("hostile-gateway".into()).spawn({
+            let shared = Arc::clone(&shared);
+            move || accept(&listener, &shared)
+        })?;
+        Ok(Self { address, shared, accepting: Some(accepting) })
     }
 
     pub(crate) fn address(&self) -> SocketAddr {
@@ -58,9 +48,7 @@ impl Drop for Server {
             return;
         };
         // Only a connection wakes a blocked `accept` on every system.
-        while TcpStream::connect_timeout(&self.address, WAKE_TIMEOUT).is_err()
-            && !accepting.is_finished()
-        {
+        while TcpStream::connect_timeout(&self.address, WAKE_TIMEOUT).is_err() && !accepting.is_finished() {
             thread::sleep(RETRY);
         }
         // A thread that panicked has nothing more to stop.
@@ -194,16 +182,11 @@ fn spawn(stream: TcpStream, number: u64, shared: &Arc<Shared>) -> io::Result<Con
     let stream = Arc::new(stream);
     let weak = Arc::downgrade(&stream);
     let shared = Arc::clone(shared);
-    let thread = thread::Builder::new()
-        .name(format!("hostile-gateway-{number}"))
-        .spawn(move || {
-            // An error is the peer that went away, or the stop.
-            let _ = serve(&stream, number, &shared);
-        })?;
-    Ok(Connection {
-        stream: weak,
-        thread,
-    })
+    let thread = thread::Builder::new().name(format!("hostile-gateway-{number}")).spawn(move || {
+        // An error is the peer that went away, or the stop.
+        let _ = serve(&stream, number, &shared);
+    })?;
+    Ok(Connection { stream: weak, thread })
 }
 
 fn serve(stream: &TcpStream, connection: u64, shared: &Shared) -> io::Result<()> {
@@ -214,9 +197,7 @@ fn serve(stream: &TcpStream, connection: u64, shared: &Shared) -> io::Result<()>
         let request = match reader.next(&mut wire) {
             Incoming::Request(request) => request,
             Incoming::Unreadable(bytes) => {
-                lock(&shared.log)
-                    .seen
-                    .push(Seen::unreadable(connection, &bytes));
+                lock(&shared.log).seen.push(Seen::unreadable(connection, &bytes));
                 return wire.close();
             }
             Incoming::End => return wire.close(),

@@ -71,9 +71,7 @@ pub(crate) struct Client<S: Read + Write = TcpStream> {
 
 impl<S: Read + Write> Client<S> {
     pub(crate) fn new(stream: S) -> Self {
-        Self {
-            stream: BufReader::new(stream),
-        }
+        Self { stream: BufReader::new(stream) }
     }
 
     pub(crate) fn send(&mut self, bytes: &[u8]) {
@@ -87,9 +85,7 @@ impl<S: Read + Write> Client<S> {
     /// Reads an answer with a content-length.
     pub(crate) fn answer(&mut self) -> Answer {
         let mut answer = self.head();
-        let len = answer
-            .header("content-length")
-            .map_or(0, |len| len.parse().unwrap());
+        let len = answer.header("content-length").map_or(0, |len| len.parse().unwrap());
         answer.body = vec![0; len];
         self.stream.read_exact(&mut answer.body).unwrap();
         answer
@@ -108,11 +104,7 @@ impl<S: Read + Write> Client<S> {
             let (name, value) = line.split_once(": ").unwrap();
             headers.push((name.to_owned(), value.to_owned()));
         }
-        Answer {
-            status,
-            headers,
-            body: Vec::new(),
-        }
+        Answer { status, headers, body: Vec::new() }
     }
 
     /// Everything until the connection ends, and how it ended.
@@ -121,9 +113,7 @@ impl<S: Read + Write> Client<S> {
         let end = match self.stream.read_to_end(&mut rest) {
             Ok(_) => End::Fin,
             Err(err) if err.kind() == ErrorKind::ConnectionReset => End::Rst,
-            Err(err) if [ErrorKind::WouldBlock, ErrorKind::TimedOut].contains(&err.kind()) => {
-                End::NotYet
-            }
+            Err(err) if [ErrorKind::WouldBlock, ErrorKind::TimedOut].contains(&err.kind()) => End::NotYet,
             Err(err) => panic!("{err}"),
         };
         (rest, end)

@@ -25,12 +25,7 @@ fn a_gateway_is_started_asked_and_stopped() {
     assert_eq!(client.answer().text(), "hi");
     client.get("/b");
     let answer = client.answer();
-    let other = answer
-        .header("location")
-        .unwrap()
-        .split('/')
-        .nth(2)
-        .unwrap();
+    let other = answer.header("location").unwrap().split('/').nth(2).unwrap();
     let mut other = Client::new(open(other));
     other.get("/c");
     other.answer();
@@ -48,14 +43,8 @@ fn a_gateway_is_started_asked_and_stopped() {
     assert_eq!(client.rest(), (Vec::new(), End::Fin));
     let err = TcpStream::connect(address(url)).unwrap_err();
     assert_eq!(err.kind(), ErrorKind::ConnectionRefused);
-    assert_error(
-        &process.tell(&json!({"stop": 1})),
-        "stop: no gateway with the id 1",
-    );
-    assert_error(
-        &process.tell(&json!({"seen": 1})),
-        "seen: no gateway with the id 1",
-    );
+    assert_error(&process.tell(&json!({"stop": 1})), "stop: no gateway with the id 1");
+    assert_error(&process.tell(&json!({"seen": 1})), "seen: no gateway with the id 1");
 }
 
 #[test]
@@ -64,19 +53,11 @@ fn gateways_run_side_by_side() {
     let one = process.tell(&json!({"start": {}}));
     let two = process.tell(&json!({"start": {"tls": "trusted"}}));
     assert_eq!((&one["id"], &two["id"]), (&json!(1), &json!(2)));
-    assert!(
-        two["base_url"]
-            .as_str()
-            .unwrap()
-            .starts_with("https://127.0.0.1:")
-    );
+    assert!(two["base_url"].as_str().unwrap().starts_with("https://127.0.0.1:"));
     let pem = two["ca_pem"].as_str().unwrap();
     assert!(pem.starts_with("-----BEGIN CERTIFICATE-----"));
     assert_eq!(process.tell(&json!({"stop": 1})), json!({"stopped": 1}));
-    assert_eq!(
-        process.tell(&json!({"seen": 2})),
-        json!({"seen": [], "other_seen": []})
-    );
+    assert_eq!(process.tell(&json!({"seen": 2})), json!({"seen": [], "other_seen": []}));
     assert_eq!(process.tell(&json!({"start": {}}))["id"], 3);
 }
 
@@ -87,30 +68,18 @@ fn what_is_wrong_is_said_and_the_process_goes_on() {
         ("", "line: "),
         ("nonsense", "line: "),
         ("[]", "line: invalid type"),
-        (
-            "{}",
-            "line: must have exactly one member, one of `start`, `seen`, `stop`",
-        ),
-        (
-            r#"{"seen": 1, "stop": 1}"#,
-            "line: must have exactly one member",
-        ),
+        ("{}", "line: must have exactly one member, one of `start`, `seen`, `stop`"),
+        (r#"{"seen": 1, "stop": 1}"#, "line: must have exactly one member"),
         (r#"{"restart": 1}"#, "restart: unknown command"),
         (r#"{"seen": "1"}"#, "seen: no gateway with the id \"1\""),
         (r#"{"stop": -1}"#, "stop: no gateway with the id -1"),
         (r#"{"start": 5}"#, "start: "),
-        (
-            r#"{"start": {"step": []}}"#,
-            "start: step: unknown field `step`",
-        ),
+        (r#"{"start": {"step": []}}"#, "start: step: unknown field `step`"),
         (
             r#"{"start": {"steps": [{"do": "hang", "at": "end"}]}}"#,
             "start: steps[0]: at: unknown variant `end`",
         ),
-        (
-            r#"{"start": {"steps": [{"do": "respond", "status": 5}]}}"#,
-            "start: steps[0].status: 5",
-        ),
+        (r#"{"start": {"steps": [{"do": "respond", "status": 5}]}}"#, "start: steps[0].status: 5"),
     ] {
         assert_error(&process.tell_line(line.as_bytes()), message);
     }
@@ -156,11 +125,7 @@ impl Process {
             .stdout(Stdio::piped())
             .spawn()
             .unwrap();
-        Self {
-            input: child.stdin.take(),
-            output: BufReader::new(child.stdout.take().unwrap()),
-            child,
-        }
+        Self { input: child.stdin.take(), output: BufReader::new(child.stdout.take().unwrap()), child }
     }
 
     fn tell(&mut self, command: &Value) -> Value {

@@ -13,28 +13,13 @@ fn a_wrong_script_is_refused_with_the_members_name() {
     for (script, message) in [
         (json!({"stepz": []}), "stepz: unknown field `stepz`"),
         (json!({"tls": "bad"}), "tls: unknown variant `bad`"),
-        (
-            json!({"listen": "closed"}),
-            "listen: unknown variant `closed`",
-        ),
-        (
-            json!({"idle_close_ms": "1"}),
-            "idle_close_ms: invalid type: string",
-        ),
+        (json!({"listen": "closed"}), "listen: unknown variant `closed`"),
+        (json!({"idle_close_ms": "1"}), "idle_close_ms: invalid type: string"),
         (json!({"steps": {}}), "steps: invalid type: map"),
         (json!(5), "invalid type: integer"),
-        (
-            json!({"plain_on_https": true, "tls": "trusted"}),
-            "plain_on_https: cannot go with `tls`",
-        ),
-        (
-            json!({"hang_accept": true, "reset_accept": true}),
-            "reset_accept: cannot go with",
-        ),
-        (
-            json!({"hang_accept": true, "listen": "refused"}),
-            "listen: `refused` cannot go with",
-        ),
+        (json!({"plain_on_https": true, "tls": "trusted"}), "plain_on_https: cannot go with `tls`"),
+        (json!({"hang_accept": true, "reset_accept": true}), "reset_accept: cannot go with"),
+        (json!({"hang_accept": true, "listen": "refused"}), "listen: `refused` cannot go with"),
     ] {
         assert_refused(script, message);
     }
@@ -45,98 +30,35 @@ fn a_wrong_step_is_refused_with_the_members_name() {
     let wrong = [
         (json!({}), "steps[1]: missing field `do`"),
         (json!({"do": 1}), "steps[1]: do: must be a string"),
-        (
-            json!({"do": "x"}),
-            "steps[1]: do: unknown step `x`, expected one of",
-        ),
-        (
-            json!({"do": "respond", "bdy": ""}),
-            "steps[1]: bdy: unknown field `bdy`",
-        ),
-        (
-            json!({"do": "respond", "status": "200"}),
-            "steps[1]: status: invalid type",
-        ),
-        (
-            json!({"do": "respond", "status": 99}),
-            "steps[1].status: 99",
-        ),
-        (
-            json!({"do": "respond", "status": 1000}),
-            "steps[1].status: 1000",
-        ),
-        (
-            json!({"do": "respond", "body": "", "json": null}),
-            "steps[1]: body: only one of",
-        ),
-        (
-            json!({"do": "respond", "body_base64": "*"}),
-            "steps[1]: body_base64: ",
-        ),
-        (
-            json!({"do": "respond", "body_repeat": {"text": ""}}),
-            "body_repeat: missing field `times`",
-        ),
+        (json!({"do": "x"}), "steps[1]: do: unknown step `x`, expected one of"),
+        (json!({"do": "respond", "bdy": ""}), "steps[1]: bdy: unknown field `bdy`"),
+        (json!({"do": "respond", "status": "200"}), "steps[1]: status: invalid type"),
+        (json!({"do": "respond", "status": 99}), "steps[1].status: 99"),
+        (json!({"do": "respond", "status": 1000}), "steps[1].status: 1000"),
+        (json!({"do": "respond", "body": "", "json": null}), "steps[1]: body: only one of"),
+        (json!({"do": "respond", "body_base64": "*"}), "steps[1]: body_base64: "),
+        (json!({"do": "respond", "body_repeat": {"text": ""}}), "body_repeat: missing field `times`"),
         (
             json!({"do": "respond", "body_repeat": {"text": "ab", "times": u64::MAX}}),
             "steps[1].body_repeat: ",
         ),
-        (
-            json!({"do": "respond", "headers": {"x": 1}}),
-            "steps[1]: headers.x: invalid type",
-        ),
-        (
-            json!({"do": "respond", "headers": {"x": "a\r\nb: c"}}),
-            "steps[1].headers: \"x\"",
-        ),
-        (
-            json!({"do": "respond", "headers": {"x y": "a"}}),
-            "steps[1].headers: \"x y\"",
-        ),
-        (
-            json!({"do": "respond", "headers": {"": "a"}}),
-            "steps[1].headers: \"\"",
-        ),
-        (
-            json!({"do": "respond", "delay_ms": -1}),
-            "steps[1]: delay_ms: invalid value",
-        ),
+        (json!({"do": "respond", "headers": {"x": 1}}), "steps[1]: headers.x: invalid type"),
+        (json!({"do": "respond", "headers": {"x": "a\r\nb: c"}}), "steps[1].headers: \"x\""),
+        (json!({"do": "respond", "headers": {"x y": "a"}}), "steps[1].headers: \"x y\""),
+        (json!({"do": "respond", "headers": {"": "a"}}), "steps[1].headers: \"\""),
+        (json!({"do": "respond", "delay_ms": -1}), "steps[1]: delay_ms: invalid value"),
         (json!({"do": "raw"}), "steps[1]: text: exactly one of"),
-        (
-            json!({"do": "raw", "text": "", "base64": ""}),
-            "steps[1]: text: exactly one of",
-        ),
+        (json!({"do": "raw", "text": "", "base64": ""}), "steps[1]: text: exactly one of"),
         (json!({"do": "raw", "base64": "*"}), "steps[1]: base64: "),
-        (
-            json!({"do": "raw", "text": "", "close": true}),
-            "steps[1]: close: unknown field",
-        ),
+        (json!({"do": "raw", "text": "", "close": true}), "steps[1]: close: unknown field"),
         (json!({"do": "hang"}), "steps[1]: missing field `at`"),
-        (
-            json!({"do": "hang", "at": "x"}),
-            "steps[1]: at: unknown variant `x`",
-        ),
+        (json!({"do": "hang", "at": "x"}), "steps[1]: at: unknown variant `x`"),
         (json!({"do": "trickle"}), "steps[1]: missing field `body`"),
-        (
-            json!({"do": "trickle", "body": "", "status": 0}),
-            "steps[1].status: 0",
-        ),
-        (
-            json!({"do": "reset", "at": "headers"}),
-            "steps[1]: at: unknown variant `headers`",
-        ),
-        (
-            json!({"do": "truncate"}),
-            "steps[1]: missing field `missing`",
-        ),
-        (
-            json!({"do": "truncate", "missing": 0}),
-            "steps[1].missing: must be at least 1",
-        ),
-        (
-            json!({"do": "redirect", "location": "x"}),
-            "steps[1]: location: unknown field",
-        ),
+        (json!({"do": "trickle", "body": "", "status": 0}), "steps[1].status: 0"),
+        (json!({"do": "reset", "at": "headers"}), "steps[1]: at: unknown variant `headers`"),
+        (json!({"do": "truncate"}), "steps[1]: missing field `missing`"),
+        (json!({"do": "truncate", "missing": 0}), "steps[1].missing: must be at least 1"),
+        (json!({"do": "redirect", "location": "x"}), "steps[1]: location: unknown field"),
     ];
     for (step, message) in wrong {
         assert_refused(json!({"steps": [{"do": "respond"}, step]}), message);
@@ -151,10 +73,7 @@ fn a_script_can_be_made_without_json() {
         body: Body::Text("pot".into()),
         ..Respond::default()
     };
-    let script = Script {
-        steps: vec![Step::Respond(step)],
-        ..Script::default()
-    };
+    let script = Script { steps: vec![Step::Respond(step)], ..Script::default() };
     let gateway = HostileGateway::start(script).unwrap();
     let answer = ask(&gateway, "/");
     assert_eq!(answer.status, 418);
@@ -200,9 +119,7 @@ fn the_readme_names_every_member_and_step() {
 
 fn assert_refused(script: Value, message: &str) {
     let shown = script.to_string();
-    let error = Script::from_json(script)
-        .and_then(HostileGateway::start)
-        .expect_err(&shown);
+    let error = Script::from_json(script).and_then(HostileGateway::start).expect_err(&shown);
     assert_eq!(error.kind(), ErrorKind::InvalidInput, "{shown}");
     let found = error.to_string();
     assert!(found.contains(message), "{shown}: {found}");

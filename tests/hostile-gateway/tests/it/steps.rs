@@ -117,10 +117,7 @@ fn raw_is_written_as_it_is() {
 fn hang_stops_where_it_is_told() {
     for (at, expected) in [
         ("request", ""),
-        (
-            "headers",
-            "HTTP/1.1 200 OK\r\ncontent-type: application/json\r\ncontent-le",
-        ),
+        ("headers", "HTTP/1.1 200 OK\r\ncontent-type: application/json\r\ncontent-le"),
         (
             "body",
             "HTTP/1.1 200 OK\r\ncontent-type: application/json\r\ncontent-length: 79\r\n\r\n{\"decision\":\"allow\",",
@@ -203,13 +200,7 @@ fn truncate_ends_early_but_in_order() {
     // A large body, as what was not read of it would turn the FIN into an RST.
     let body = "x".repeat(1024 * 1024);
     let mut client = connect(&gateway);
-    client.send(
-        format!(
-            "POST / HTTP/1.1\r\ncontent-length: {}\r\n\r\n{body}",
-            body.len()
-        )
-        .as_bytes(),
-    );
+    client.send(format!("POST / HTTP/1.1\r\ncontent-length: {}\r\n\r\n{body}", body.len()).as_bytes());
     let head = client.head();
     assert_eq!(head.status, 201);
     assert_eq!(head.header("content-length"), Some("10"));
@@ -232,10 +223,8 @@ fn redirect_points_to_another_host_that_records() {
     assert_eq!(answer.status, 302);
     assert!(answer.body.is_empty());
     let location = answer.header("location").unwrap();
-    let address = location
-        .strip_prefix("http://")
-        .and_then(|l| l.strip_suffix("/api/v1/actions/preflight"))
-        .unwrap();
+    let address =
+        location.strip_prefix("http://").and_then(|l| l.strip_suffix("/api/v1/actions/preflight")).unwrap();
     assert_ne!(format!("http://{address}"), gateway.base_url());
     assert!(gateway.other_seen().is_empty());
 
@@ -251,10 +240,7 @@ fn redirect_points_to_another_host_that_records() {
     }
     let other = gateway.other_seen();
     assert_eq!(other.len(), 2);
-    assert_eq!(
-        other[0].headers,
-        [("authorization".to_owned(), "Bearer k".to_owned())]
-    );
+    assert_eq!(other[0].headers, [("authorization".to_owned(), "Bearer k".to_owned())]);
     assert_eq!(gateway.seen().len(), 1);
 
     assert_eq!(ask(&gateway, "/").status, 307);
@@ -305,35 +291,24 @@ fn steps_are_counted_over_all_connections_and_the_last_is_repeated() {
         {"do": "respond", "body": "3"},
     ]}));
     let mut clients = [connect(&gateway), connect(&gateway)];
-    for (n, path, expected) in [
-        (0, "/a", "1"),
-        (1, "/b", "2"),
-        (0, "/c", "3"),
-        (1, "/d", "3"),
-        (0, "/e", "3"),
-    ] {
+    for (n, path, expected) in
+        [(0, "/a", "1"), (1, "/b", "2"), (0, "/c", "3"), (1, "/d", "3"), (0, "/e", "3")]
+    {
         clients[n].get(path);
         assert_eq!(clients[n].answer().text(), expected);
     }
-    let seen: Vec<_> = gateway
-        .seen()
-        .into_iter()
-        .map(|seen| (seen.connection, seen.path))
-        .collect();
+    let seen: Vec<_> = gateway.seen().into_iter().map(|seen| (seen.connection, seen.path)).collect();
     let expected = [(1, "/a"), (2, "/b"), (1, "/c"), (2, "/d"), (1, "/e")];
     assert_eq!(seen, expected.map(|(n, path)| (n, path.to_owned())));
 }
 
 #[test]
 fn concurrent_requests_play_each_step_once() {
-    let steps: Vec<_> = (0..32)
-        .map(|n| json!({"do": "respond", "body": n.to_string()}))
-        .collect();
+    let steps: Vec<_> = (0..32).map(|n| json!({"do": "respond", "body": n.to_string()})).collect();
     let gateway = start(json!({"steps": steps}));
     let mut played: Vec<u32> = std::thread::scope(|scope| {
-        let asking: Vec<_> = (0..32)
-            .map(|_| scope.spawn(|| ask(&gateway, "/").text().parse().unwrap()))
-            .collect();
+        let asking: Vec<_> =
+            (0..32).map(|_| scope.spawn(|| ask(&gateway, "/").text().parse().unwrap())).collect();
         asking.into_iter().map(|one| one.join().unwrap()).collect()
     });
     played.sort_unstable();

@@ -41,23 +41,13 @@ fn a_trusted_certificate_is_for_both_names_and_versions() {
 #[test]
 fn bad_certificates_are_bad_in_one_way_each() {
     for (tls, is_it) in [
-        (
-            "self_signed",
-            (|e| matches!(e, CertificateError::UnknownIssuer)) as fn(&CertificateError) -> bool,
-        ),
-        ("expired", |e| {
-            matches!(e, CertificateError::ExpiredContext { .. })
-        }),
-        ("wrong_host", |e| {
-            matches!(e, CertificateError::NotValidForNameContext { .. })
-        }),
+        ("self_signed", (|e| matches!(e, CertificateError::UnknownIssuer)) as fn(&CertificateError) -> bool),
+        ("expired", |e| matches!(e, CertificateError::ExpiredContext { .. })),
+        ("wrong_host", |e| matches!(e, CertificateError::NotValidForNameContext { .. })),
     ] {
         let gateway = start(json!({"tls": tls}));
         let error = handshake_error(&gateway, "127.0.0.1");
-        assert!(
-            matches!(&error, Error::InvalidCertificate(error) if is_it(error)),
-            "{tls}: {error}"
-        );
+        assert!(matches!(&error, Error::InvalidCertificate(error) if is_it(error)), "{tls}: {error}");
         assert!(gateway.seen().is_empty());
     }
 
@@ -67,10 +57,7 @@ fn bad_certificates_are_bad_in_one_way_each() {
 
 #[test]
 fn an_authority_is_trusted_for_its_own_gateway_only() {
-    let (one, two) = (
-        start(json!({"tls": "trusted"})),
-        start(json!({"tls": "trusted"})),
-    );
+    let (one, two) = (start(json!({"tls": "trusted"})), start(json!({"tls": "trusted"})));
     assert_ne!(one.ca_pem(), two.ca_pem());
     let stream = open(address(&one.base_url()));
     let config = config(two.ca_pem().unwrap(), &rustls::version::TLS13);

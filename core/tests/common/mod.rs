@@ -1,0 +1,201 @@
+//! What the tests share: clients, gateways, transports that stand in for the network, and child processes.
+
+#![allow(dead_code, unreachable_pub, reason = "each test binary uses its own part")]
+#![allow(clippy::needless_pass_by_value, reason = "so that json! can stand in the call")]
+
+use std::collections::VecDeque;
+use std::convert::Infallible;
+use std::future::Future;
+use std::process::Command;
+use std::sync::atomic::{AtomicUsize, Ordering};
+use std::sync::{Arc, Mutex};
+use std::time::Duration;
+
+use actpass_core::transport::{Answer, Failure, Request, SendFuture, Transport};
+use actpass_core::{ActPass, ActPassBuilder, Action, ErrorKind, Mode, Outcome};
+use actpass_hostile_gateway::{HostileGateway, Script, Seen};
+use serde_json::{Value, json};
+
+pub const KEY: &str = "apk_test_secret";
+pub const MODES: [Mode; 4] = [Mode::Enforce, Mode::Strict, Mode::Warn, Mode::Monitor];
+/// The modes in which a gate that fails blocks.
+pub const GUARDING: [Mode; 3] = [Mode::Enforce, Mode::Strict, Mode::Warn];
+
+/// A gateway that answers the n-th request with the n-th step.
+pub fn gateway(steps: Value) -> HostileGateway {
+    scripted(json!({"steps": steps}))
+}
+
+pub fn scripted(script: Value) -> HostileGateway {
+    HostileGateway::start(Script::from_json(script).unwrap()).unwrap()
+}
+
+pub fn respond(answer: Value) -> Value {
+    json!({"do": "respond", "json": answer})
+}
+
+pub fn allow() -> Value {
+    json!({"decision": "allow", "reason_code": "test.allow", "evidence_event_id": "ev_1"})
+}
+
+/// A client of `gateway` that tries once.
+pub fn client(gateway: &HostileGateway) -> ActPass {
+    builder(gateway).build().unwrap()
+}
+
+pub fn builder(gateway: &HostileGateway) -> ActPassBuilder {
+    ActPass::builder()
+        .api_key(KEY)
+        .agent_id("tests")
+        .base_url(gateway.base_url())
+        .timeout(Duration::from_secs(20))
+        .max_retries(0)
+}
+
+/// A client over a transport that is no network.
+pub fn over(transport: impl Transport) -> ActPass {
+    ActPass::builder().api_key(KEY).transport(transport).max_retries(0).build().unwrap()
+}
+
+pub fn action() -> Action {
+    Action::new("resolve_refund_request", "stripe.refund.create")
+        .resource("stripe:charge:ch_123")
+        .args(json!({"amount": 4900, "currency": "usd"}))
+}
+
+/// Guards `action` with an execute that only counts how often it ran.
+pub async fn counted(client: &ActPass, action: &Action) -> (usize, Outcome<(), Infallible>) {
+    let runs = AtomicUsize::new(0);
+    let outcome = client
+        .guard(action, |_| async {
+            runs.fetch_add(1, Ordering::SeqCst);
+            Ok(())
+        })
+        .await
+        .unwrap();
+    (runs.into_inner(), outcome)
+}
+
+/// The kind of failure of the gate that `outcome` reports, if it reports one.
+pub fn gate_error<T, E>(outcome: &Outcome<T, E>) -> Option<&actpass_core::Error> {
+    match outcome {
+        Outcome::Blocked(blocked) => blocked.error(),
+        Outcome::Failed { .. } => None,
+        Outcome::Returned { gate_error, .. } => gate_error.as_ref(),
+    }
+}
+
+/// Asserts that the gate failed with `kind`: blocked outside monitor, run once in it, and reported alike.
+#[track_caller]
+pub fn assert_gate_failed(mode: Mode, kind: ErrorKind, (runs, outcome): &(usize, Outcome<(), Infallible>)) {
+    let expected = usize::from(mode == Mode::Monitor);
+    assert_eq!(*runs, expected, "{mode}: {outcome:?}");
+    assert_eq!(outcome.executed(), expected == 1, "{mode}: {outcome:?}");
+    assert_eq!(outcome.decision().word().as_str(), "deny", "{mode}: {outcome:?}");
+    assert_eq!(outcome.decision().reason_code().as_deref(), Some(kind.code()), "{mode}: {outcome:?}");
+    assert_eq!(gate_error(outcome).map(actpass_core::Error::kind), Some(kind), "{mode}: {outcome:?}");
+}
+
+/// Runs `future` on a runtime of this thread's own, and panics if it never ends.
+pub fn block_on<F: Future>(future: F) -> F::Output {
+    let runtime = tokio::runtime::Builder::new_current_thread().enable_all().build().unwrap();
+    runtime.block_on(async {
+        tokio::time::timeout(Duration::from_secs(30), future)
+            .await
+            .expect("this call should have ended long ago")
+    })
+}
+
+/// The value of the header `name` of a request.
+pub fn header<'s>(seen: &'s Seen, name: &str) -> Option<&'s str> {
+    seen.headers.iter().find_map(|(n, value)| (n == name).then_some(value.as_str()))
+}
+
+pub fn body(seen: &Seen) -> Value {
+    serde_json::from_str(&seen.body).unwrap()
+}
+
+/// Runs `child` in a process of its own: the test named `test` is started again with `environment`, and in there
+/// `child` runs instead.
+pub fn in_child(test: &str, environment: &[(&str, &str)], child: impl FnOnce()) {
+    const MARK: &str = "ACTPASS_TEST_CHILD";
+    if std::env::var(MARK).is_ok_and(|name| name == test) {
+        return child();
+    }
+    let mut command = Command::new(std::env::current_exe().unwrap());
+    command.args([test, "--exact", "--nocapture", "--test-threads=1"]);
+    for name in ["ACTPASS_API_KEY", "ACTPASS_API_BASE_URL"] {
+        command.env_remove(name);
+    }
+    for name in ["HTTP_PROXY", "HTTPS_PROXY", "ALL_PROXY", "NO_PROXY"] {
+        command.env_remove(name).env_remove(name.to_ascii_lowercase());
+    }
+    let output = command.envs(environment.iter().copied()).env(MARK, test).output().unwrap();
+    let said =
+        format!("{}{}", String::from_utf8_lossy(&output.stdout), String::from_utf8_lossy(&output.stderr));
+    assert!(output.status.success() && said.contains("1 passed"), "the child of {test} failed:\n{said}");
+}
+
+/// Answers the n-th attempt with the n-th of its answers, and the rest with its last.
+#[derive(Clone, Debug)]
+pub struct Canned(Arc<Mutex<CannedState>>);
+
+#[derive(Debug)]
+struct CannedState {
+    answers: VecDeque<Result<Answer, Failure>>,
+    requests: Vec<Request>,
+}
+
+impl Canned {
+    pub fn new(answers: impl IntoIterator<Item = Result<Answer, Failure>>) -> Self {
+        let answers = answers.into_iter().collect();
+        Self(Arc::new(Mutex::new(CannedState { answers, requests: Vec::new() })))
+    }
+
+    pub fn answer(status: u16, body: impl Into<Vec<u8>>) -> Self {
+        Self::new([Ok(Answer::new(status, body))])
+    }
+
+    /// What was asked so far.
+    pub fn requests(&self) -> Vec<Request> {
+        self.0.lock().unwrap().requests.clone()
+    }
+}
+
+impl Transport for Canned {
+    fn send(&self, request: Request) -> SendFuture<'_> {
+        let mut state = self.0.lock().unwrap();
+        state.requests.push(request);
+        let answer = match state.answers.len() {
+            0 | 1 => state.answers.front().cloned().unwrap(),
+            _ => state.answers.pop_front().unwrap(),
+        };
+        Box::pin(async move { answer })
+    }
+}
+
+/// Never answers.
+#[derive(Debug)]
+pub struct Never;
+
+impl Transport for Never {
+    fn send(&self, _: Request) -> SendFuture<'_> {
+        Box::pin(std::future::pending())
+    }
+}
+
+/// Panics: at once, or when it is first waited for.
+#[derive(Clone, Copy, Debug)]
+pub enum Panicking {
+    AtOnce,
+    WhenPolled,
+}
+
+impl Transport for Panicking {
+    fn send(&self, _: Request) -> SendFuture<'_> {
+        match self {
+            Self::AtOnce => panic!("a transport that panics at once"),
+            Self::WhenPolled => Box::pin(async { panic!("a transport that panics when it is polled") }),
+        }
+    }
+}

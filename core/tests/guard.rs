@@ -1,0 +1,685 @@
+//! The properties that the documentation of `guard` names, each by a test of its name, and what else it promises.
+
+#![allow(
+    clippy::unwrap_used,
+    clippy::expect_used,
+    clippy::panic,
+    clippy::indexing_slicing,
+    missing_docs,
+    reason = "tests"
+)]
+
+mod common;
+
+use std::cell::Cell;
+use std::fmt;
+use std::panic::AssertUnwindSafe;
+use std::rc::Rc;
+use std::sync::Arc;
+use std::sync::atomic::{AtomicUsize, Ordering};
+use std::time::{Duration, Instant};
+
+use actpass_core::transport::{Answer, BodyError, Failure};
+use actpass_core::{ActPass, Action, Blocked, Error, ErrorKind, Json, Mode, Outcome, Permit, Verdict};
+use common::{
+    Canned, GUARDING, KEY, MODES, Never, Panicking, action, allow, assert_gate_failed, block_on, client,
+    counted, gate_error, gateway, over, respond,
+};
+use proptest::prelude::*;
+use serde_json::{Value, json};
+
+#[test]
+fn default_deny() {
+    let words = [
+        "allow",
+        "warn",
+        "deny",
+        "require_approval",
+        "require_tool_reapproval",
+        "quarantine",
+        "Allow",
+        "monitor",
+        "*",
+    ];
+    for mode in MODES {
+        for word in words {
+            for recorded in [true, false] {
+                for status in [200, 401, 403] {
+                    let runs = matches!(
+                        (mode, word, recorded, status),
+                        (Mode::Monitor, ..)
+                            | (Mode::Enforce | Mode::Warn, "allow", _, 200)
+                            | (Mode::Strict, "allow", true, 200)
+                            | (Mode::Warn, "warn", _, 200)
+                    );
+                    let (ran, outcome) = answered(mode, status, decision(word, recorded));
+                    assert_eq!(
+                        (ran, outcome.executed()),
+                        (usize::from(runs), runs),
+                        "{mode} {word} {status}"
+                    );
+                }
+            }
+        }
+    }
+    // The mode itself is enforce unless one is named.
+    let (ran, _) = block_on(counted(&over(Canned::answer(200, decision("warn", true))), &action()));
+    assert_eq!(ran, 0);
+}
+
+#[test]
+fn error_denies() {
+    for kind in ErrorKind::ALL {
+        for never_sent in [true, false] {
+            for mode in MODES {
+                let failure = Failure { error: Error::new(kind, "a test"), never_sent };
+                let client = over(Canned::new([Err(failure)]));
+                assert_gate_failed(mode, kind, &guarded(&client, mode));
+            }
+        }
+    }
+    for status in (100..200).chain(201..600).filter(|status| !(200..300).contains(status)) {
+        let kind = match status {
+            401 => ErrorKind::Authentication,
+            403 => ErrorKind::Permission,
+            429 => ErrorKind::RateLimit,
+            _ => ErrorKind::Status,
+        };
+        let client = over(Canned::answer(status, decision("allow", true)));
+        for mode in GUARDING {
+            assert_gate_failed(mode, kind, &guarded(&client, mode));
+        }
+    }
+}
+
+#[test]
+fn timeout_denies() {
+    let soon = Duration::from_millis(300);
+    let late = json!({"do": "respond", "json": allow(), "delay_ms": 2000});
+    let trickle = json!({"do": "trickle", "body": decision("allow", true), "interval_ms": 50});
+    let hang = |at: &str| json!({"do": "hang", "at": at});
+    for mode in GUARDING {
+        let never = ActPass::builder().api_key(KEY).transport(Never).timeout(soon).build().unwrap();
+        assert_gate_failed(mode, ErrorKind::Timeout, &guarded(&never, mode));
+        for step in [&late, &trickle, &hang("request"), &hang("headers"), &hang("body")] {
+            let gateway = gateway(json!([step]));
+            let client = common::builder(&gateway).timeout(soon).max_retries(2).build().unwrap();
+            let began = Instant::now();
+            assert_gate_failed(mode, ErrorKind::Timeout, &guarded(&client, mode));
+            assert!(began.elapsed() < Duration::from_secs(1), "{mode} {step}: {:?}", began.elapsed());
+        }
+    }
+}
+
+#[test]
+fn panic_denies() {
+    for transport in [Panicking::AtOnce, Panicking::WhenPolled] {
+        for mode in MODES {
+            assert_gate_failed(mode, ErrorKind::Internal, &guarded(&over(transport), mode));
+        }
+        let error = block_on(over(transport).preflight(&action())).unwrap_err();
+        assert_eq!(error.kind(), ErrorKind::Internal);
+        assert!(!error.to_string().contains("transport that panics"), "{error}");
+    }
+}
+
+#[test]
+fn unknown_word_denies() {
+    let look_alikes = [
+        "ALLOW",
+        "Allow",
+        " allow",
+        "allow ",
+        "allow\n",
+        "\u{feff}allow",
+        "\u{430}llow",
+        "al\u{200b}low",
+        "allowed",
+        "allow\0",
+        "\"allow\"",
+        "true",
+        "1",
+        "yes",
+        "permit",
+        "WARN",
+        "warn ",
+        "monitor",
+        " ",
+    ];
+    for word in look_alikes {
+        for mode in MODES {
+            let (ran, outcome) = answered(mode, 200, decision(word, true));
+            assert_eq!(ran, usize::from(mode == Mode::Monitor), "{mode} {word:?}");
+            assert_eq!(outcome.decision().word().as_str(), word, "the word is reported as it came");
+            assert!(gate_error(&outcome).is_none(), "an unknown word is no failure");
+        }
+    }
+}
+
+proptest! {
+    #![proptest_config(ProptestConfig { failure_persistence: None, ..ProptestConfig::with_cases(400) })]
+
+    #[test]
+    fn any_other_word_denies(word in "(?i)[ \"]?[aаａw][lr]{1,2}[oοn][w\u{200b}ed ]{0,3}|\\PC{1,12}") {
+        prop_assume!(!["allow", "warn"].contains(&word.as_str()));
+        for mode in GUARDING {
+            let (ran, _) = answered(mode, 200, decision(&word, true));
+            prop_assert_eq!(ran, 0, "{} {:?}", mode, word);
+        }
+    }
+
+    #[test]
+    fn any_other_body_denies(mut body in proptest::collection::vec(any::<u8>(), 0..64), at in 0_usize..64) {
+        // Noise, and a good answer with noise in it.
+        let good = decision("allow", true).into_bytes();
+        let spoilt: Vec<u8> = good[..at.min(good.len())].iter().chain(&body).copied().collect();
+        body.extend_from_slice(&good);
+        for body in [body, spoilt] {
+            let is_allow = serde_json::from_slice::<Value>(&body).is_ok_and(|value| value["decision"] == "allow");
+            prop_assume!(!is_allow);
+            let (ran, _) = answered(Mode::Enforce, 200, body);
+            prop_assert_eq!(ran, 0);
+        }
+    }
+}
+
+#[test]
+fn malformed_denies() {
+    let bodies = [
+        "",
+        " ",
+        "allow",
+        "\"allow\"",
+        "null",
+        "true",
+        "1",
+        "[]",
+        "{}",
+        "[{\"decision\":\"allow\"}]",
+        r#"{"decision":null}"#,
+        r#"{"decision":""}"#,
+        r#"{"decision":true}"#,
+        r#"{"decision":1}"#,
+        r#"{"decision":["allow"]}"#,
+        r#"{"decision":{"allow":true}}"#,
+        r#"{"Decision":"allow"}"#,
+        r#"{"decision":"allow""#,
+        r#"{"decision":"allow"}}"#,
+        r#"{"decision":"allow"} {}"#,
+        r#"{"decision":"allow",}"#,
+        r#"{"decision":"deny","decision":"allow"}"#,
+        r#"{"decision":"allow","decision":"allow"}"#,
+        r#"{"decision":"deny","decis\u0069on":"allow"}"#,
+        r#"{"decision":"allow","x":{"a":1,"a":1}}"#,
+        r#"{"decision":"allow","x":1e999}"#,
+        r#"{"decision":"allow","x":NaN}"#,
+        "\u{feff}{\"decision\":\"allow\"}",
+        r#"{"decision":"allow","x":"\ud800"}"#,
+        r#"{"decision":"allow","credential":"tok"}"#,
+        "<html>allow</html>",
+    ];
+    for body in bodies {
+        for mode in MODES {
+            let client = over(Canned::answer(200, body));
+            assert_gate_failed(mode, ErrorKind::Response, &guarded(&client, mode));
+        }
+    }
+    for problem in [BodyError::CutShort, BodyError::TooLarge] {
+        for mode in MODES {
+            let answer = Answer { body: Err(problem), ..Answer::new(200, "") };
+            assert_gate_failed(mode, ErrorKind::Response, &guarded(&over(Canned::new([Ok(answer)])), mode));
+        }
+    }
+}
+
+#[test]
+fn redirect_denies() {
+    for status in [301, 302, 303, 307, 308] {
+        for mode in MODES {
+            let gateway = gateway(json!([{"do": "redirect", "status": status}]));
+            let client = common::builder(&gateway).max_retries(2).build().unwrap();
+            let ended = guarded(&client, mode);
+            assert_gate_failed(mode, ErrorKind::Status, &ended);
+            assert_eq!(gate_error(&ended.1).unwrap().status(), Some(status));
+            assert_eq!(gateway.seen().len(), 1, "{status}");
+            assert_eq!(gateway.other_seen(), [], "{status}");
+        }
+    }
+}
+
+#[test]
+fn cancelled_never_runs() {
+    let runs = Arc::new(AtomicUsize::new(0));
+    let execute = |runs: &Arc<AtomicUsize>| {
+        let runs = Arc::clone(runs);
+        move |_| async move {
+            runs.fetch_add(1, Ordering::SeqCst);
+            Ok::<_, Error>(())
+        }
+    };
+    let slow = gateway(json!([{"do": "respond", "json": allow(), "delay_ms": 300}]));
+    let client = client(&slow);
+    block_on(async {
+        for mode in MODES {
+            // Never waited for.
+            drop(client.guard(&action().mode(mode), execute(&runs)));
+            // Dropped while it waits for the verdict, which comes later.
+            let action = action().mode(mode);
+            let guard = client.guard(&action, execute(&runs));
+            assert!(tokio::time::timeout(Duration::from_millis(100), guard).await.is_err());
+            // A task that is aborted.
+            let task = tokio::spawn({
+                let (client, action, execute) = (client.clone(), action.clone(), execute(&runs));
+                async move { client.guard(&action, execute).await.map(|outcome| outcome.executed()) }
+            });
+            tokio::time::sleep(Duration::from_millis(100)).await;
+            task.abort();
+            assert!(task.await.unwrap_err().is_cancelled());
+        }
+        tokio::time::sleep(Duration::from_millis(500)).await;
+        assert_eq!(slow.seen().len(), 2 * MODES.len(), "the calls were on their way");
+        assert_eq!(runs.load(Ordering::SeqCst), 0);
+
+        // The same call, waited for, does run: only the cancelling stopped it.
+        assert!(client.guard(&action(), execute(&runs)).await.unwrap().executed());
+        assert_eq!(runs.load(Ordering::SeqCst), 1);
+    });
+}
+
+#[test]
+fn runs_at_most_once() {
+    let reset = |at: &str| json!({"do": "reset", "at": at});
+    let busy = |status: u16| json!({"do": "respond", "status": status, "json": allow()});
+    let scripts = [
+        (json!([reset("request"), reset("body"), respond(allow())]), 3, true),
+        (json!([busy(502), busy(503), respond(allow())]), 3, true),
+        (json!([busy(429), busy(504), respond(allow())]), 3, true),
+        (json!([busy(503), busy(503), busy(503), respond(allow())]), 3, false),
+        (json!([respond(allow()), respond(allow())]), 1, true),
+        // What follows the answer on the connection is nobody's answer.
+        (json!([{"do": "raw", "text": twice(&decision("allow", true))}]), 1, true),
+    ];
+    for (steps, requests, runs) in scripts {
+        for mode in MODES {
+            let gateway = gateway(steps.clone());
+            let client = common::builder(&gateway).max_retries(2).build().unwrap();
+            let (ran, outcome) = guarded(&client, mode);
+            let runs = runs || mode == Mode::Monitor;
+            assert_eq!((ran, outcome.executed()), (usize::from(runs), runs), "{mode}: {steps}");
+            assert_eq!(gateway.seen().len(), requests, "{mode}: {steps}");
+        }
+    }
+}
+
+#[test]
+fn what_follows_an_answer_answers_nothing() {
+    let deny = decision("deny", true);
+    let allowed = decision("allow", true);
+    let more = format!("{deny}HTTP/1.1 200 OK\r\ncontent-length: {}\r\n\r\n{allowed}", allowed.len());
+    let smuggled =
+        json!({"do": "respond", "headers": {"content-length": deny.len().to_string()}, "body": more});
+    for pause in [0, 20] {
+        for _ in 0..20 {
+            let gateway = gateway(json!([smuggled, {"do": "respond", "body": deny}]));
+            let client = client(&gateway);
+            block_on(async {
+                for call in 0..3 {
+                    let (ran, outcome) = counted(&client, &action()).await;
+                    assert_eq!(ran, 0, "call {call}: {outcome:?}");
+                    tokio::time::sleep(Duration::from_millis(pause)).await;
+                }
+            });
+        }
+    }
+}
+
+#[test]
+fn an_action_that_fails_is_not_tried_again() {
+    let gateway = gateway(json!([respond(allow())]));
+    let client = common::builder(&gateway).max_retries(2).build().unwrap();
+    let runs = Cell::new(0);
+    let outcome = block_on(client.guard(&action(), |_| async {
+        runs.set(runs.get() + 1);
+        Err::<(), _>(std::io::Error::from(std::io::ErrorKind::ConnectionReset))
+    }));
+    assert!(matches!(outcome.unwrap(), Outcome::Failed { .. }));
+    assert_eq!((runs.get(), gateway.seen().len()), (1, 1));
+}
+
+#[test]
+fn monitor_always_runs() {
+    for word in ["allow", "warn", "deny", "require_approval", "require_tool_reapproval", "quarantine"] {
+        for status in [200, 401, 403] {
+            if (status, word) == (401, "allow") || (status, word) == (403, "allow") {
+                continue;
+            }
+            let (ran, outcome) = answered(Mode::Monitor, status, decision(word, false));
+            assert_eq!(ran, 1);
+            assert_eq!(outcome.decision().word().as_str(), word);
+            assert!(gate_error(&outcome).is_none());
+        }
+    }
+    let failures: [(Box<dyn Fn() -> ActPass>, ErrorKind); 4] = [
+        (Box::new(|| over(Canned::answer(403, decision("allow", true)))), ErrorKind::Permission),
+        (Box::new(|| over(Canned::answer(200, "not JSON"))), ErrorKind::Response),
+        (
+            Box::new(|| {
+                let timeout = Duration::from_millis(50);
+                ActPass::builder().api_key(KEY).transport(Never).timeout(timeout).build().unwrap()
+            }),
+            ErrorKind::Timeout,
+        ),
+        (Box::new(|| over(Panicking::WhenPolled)), ErrorKind::Internal),
+    ];
+    for (client, kind) in failures {
+        assert_gate_failed(Mode::Monitor, kind, &guarded(&client(), Mode::Monitor));
+        // An error of the action's own comes before the gate's.
+        let outcome =
+            block_on(client().guard(&action().mode(Mode::Monitor), |_| async { Err::<(), _>("mine") }));
+        let Outcome::Failed { decision, error } = outcome.unwrap() else { panic!("{kind:?}") };
+        assert_eq!((error, decision.reason_code().as_deref()), ("mine", Some(kind.code())));
+    }
+}
+
+#[test]
+fn a_result_comes_back_as_the_very_value() {
+    let client = over(Canned::answer(200, decision("allow", true)));
+    let value = Rc::new(Cell::new(7));
+    let outcome = block_on(client.guard(&action(), |_| {
+        let value = Rc::clone(&value);
+        async { Ok::<_, Error>(value) }
+    }));
+    let Outcome::Returned { result, gate_error, .. } = outcome.unwrap() else { panic!("it did not return") };
+    assert!(Rc::ptr_eq(&result, &value));
+    assert!(gate_error.is_none());
+}
+
+#[test]
+fn an_error_comes_back_as_the_very_value() {
+    #[derive(Debug)]
+    struct Mine;
+    for mode in MODES {
+        let client = over(Canned::answer(200, decision("allow", true)));
+        let value = Arc::new(Mine);
+        let outcome = block_on(client.guard(&action().mode(mode), |_| {
+            let value = Arc::clone(&value);
+            async { Err::<(), _>(value) }
+        }))
+        .unwrap();
+        assert!(outcome.executed());
+        assert!(outcome.canonical().unwrap().contains(r#""error":{"kind":"action","status":null}"#));
+        let Outcome::Failed { error, decision } = outcome else { panic!("it did not fail") };
+        assert!(Arc::ptr_eq(&error, &value));
+        assert_eq!(decision.word().as_str(), "allow");
+    }
+}
+
+#[test]
+fn the_action_runs_on_the_callers_thread_in_the_callers_task() {
+    tokio::task_local!(static WHOSE: u8);
+    let gateway = gateway(json!([respond(allow())]));
+    let client = client(&gateway);
+    let here = std::thread::current().id();
+    block_on(WHOSE.scope(42, async {
+        let action = action();
+        let ran =
+            client.guard(&action, |_| async { Ok::<_, Error>((std::thread::current().id(), WHOSE.get())) });
+        let Outcome::Returned { result, .. } = ran.await.unwrap() else { panic!("it did not return") };
+        assert_eq!(result, (here, 42));
+    }));
+}
+
+#[test]
+fn a_panic_of_the_action_is_its_own() {
+    let client = over(Canned::answer(200, decision("allow", true)));
+    fn fails() -> Result<(), Error> {
+        std::panic::panic_any("mine")
+    }
+    let ran = std::panic::catch_unwind(AssertUnwindSafe(|| {
+        block_on(client.guard(&action(), |_| async { fails() }))
+    }));
+    assert_eq!(ran.unwrap_err().downcast_ref(), Some(&"mine"));
+}
+
+#[test]
+fn strict_runs_nothing_unrecorded() {
+    for evidence in
+        ["", r#","evidence_event_id":null"#, r#","evidence_event_id":"""#, r#","evidence_event_id":7"#]
+    {
+        let body = format!(r#"{{"decision":"allow","credential":{{"token":"tok_secret"}}{evidence}}}"#);
+        let (ran, outcome) = answered(Mode::Strict, 200, &body);
+        assert_eq!(ran, 0, "{body}");
+        let decision = outcome.decision();
+        assert_eq!(decision.word().as_str(), "deny");
+        assert_eq!(decision.reason_code().as_deref(), Some("actpass.unrecorded"));
+        assert!(!decision.explain().summary.is_empty() && !decision.explain().next_steps.is_empty());
+        assert_eq!(decision.explain().matched_rules, [""; 0]);
+        assert!(gate_error(&outcome).is_none(), "policy, not failure");
+        assert!(!format!("{outcome:?}").contains("tok_secret"));
+        assert_eq!(answered(Mode::Enforce, 200, &body).0, 1, "{body}");
+    }
+}
+
+#[test]
+fn a_decision_made_for_a_failure_explains_itself() {
+    for kind in ErrorKind::ALL {
+        let failure = Failure { error: Error::new(kind, "a test"), never_sent: true };
+        let (_, outcome) = guarded(&over(Canned::new([Err(failure)])), Mode::Enforce);
+        let decision = Json::parse(outcome.decision().as_json().as_bytes()).unwrap();
+        let members: Vec<_> = decision.as_object().unwrap().iter().map(|(key, _)| key.as_str()).collect();
+        assert_eq!(members, ["decision", "reason_code", "explain"]);
+        let explain = decision.member("explain").unwrap();
+        let members: Vec<_> = explain.as_object().unwrap().iter().map(|(key, _)| key.as_str()).collect();
+        assert_eq!(members, ["summary", "matched_rules", "next_steps"]);
+        assert!(!outcome.decision().explain().next_steps.is_empty(), "{kind:?}");
+    }
+}
+
+#[test]
+fn preflight_makes_no_decision_up() {
+    for (status, body, kind) in [
+        (401, "{}", ErrorKind::Authentication),
+        (403, r#"{"decision":"allow"}"#, ErrorKind::Permission),
+        (429, "", ErrorKind::RateLimit),
+        (500, r#"{"decision":"deny"}"#, ErrorKind::Status),
+        (200, "{}", ErrorKind::Response),
+    ] {
+        let client = over(Canned::answer(status, body));
+        assert_eq!(block_on(client.preflight(&action())).unwrap_err().kind(), kind, "{status}");
+        assert_eq!(
+            block_on(client.preflight(&action().mode(Mode::Monitor))).unwrap_err().kind(),
+            kind,
+            "{status}"
+        );
+    }
+    let denied = block_on(over(Canned::answer(403, decision("deny", true))).preflight(&action())).unwrap();
+    assert_eq!(denied.reason_code().as_deref(), Some("test"));
+}
+
+#[test]
+fn the_credential_is_handed_to_the_allowed_action_alone() {
+    for (word, mode, handed) in [
+        ("allow", Mode::Enforce, true),
+        ("allow", Mode::Strict, true),
+        ("allow", Mode::Warn, true),
+        ("allow", Mode::Monitor, true),
+        ("warn", Mode::Warn, false),
+        ("warn", Mode::Monitor, false),
+        ("deny", Mode::Monitor, false),
+        ("quarantine", Mode::Monitor, false),
+    ] {
+        let body = json!({
+            "decision": word,
+            "evidence_event_id": "ev_1",
+            "credential": {"token": "tok_secret", "expires_at": "2030-01-01T00:00:00Z", "scope": ["refund"]},
+        });
+        let client = over(Canned::answer(200, body.to_string()));
+        let outcome = block_on(client.guard(&action().mode(mode), |context| async move {
+            assert!(!format!("{context:?}").contains("tok_secret"));
+            assert_eq!(context.decision().member("credential"), None);
+            let credential = context.credential().cloned();
+            Ok::<_, Error>(credential.map(|c| (c.token().to_owned(), c.expires_at(), c.as_json().to_owned())))
+        }))
+        .unwrap();
+        let Outcome::Returned { result, decision, .. } = outcome else {
+            panic!("{word} did not run in {mode}")
+        };
+        assert_eq!(result.is_some(), handed, "{word} {mode}");
+        if let Some((token, expires_at, text)) = result {
+            assert_eq!((token.as_str(), expires_at.as_deref()), ("tok_secret", Some("2030-01-01T00:00:00Z")));
+            assert_eq!(serde_json::from_str::<Value>(&text).unwrap(), body["credential"]);
+        }
+        assert!(!decision.as_json().contains("tok_secret") && decision.member("credential").is_none());
+    }
+}
+
+#[test]
+fn what_cannot_be_sent_is_the_callers_error_in_every_mode() {
+    let deep = |depth: usize| format!("{}{}", r#"{"x":"#.repeat(depth), "1") + &"}".repeat(depth);
+    let cases = [
+        (action().args(json!([1])), "args: expected an object"),
+        (action().args(Json::Null), "args: expected an object"),
+        (action().args_text("\"{}\""), "args: expected an object"),
+        (action().args_text(""), "args: not JSON"),
+        (action().args_text("{"), "args: not JSON"),
+        (action().args_text("{}, \"mode\": \"monitor\""), "args: not JSON"),
+        (action().args_text(r#"{"a": NaN}"#), "args: not JSON"),
+        (action().args_text(r#"{"a": 1e999}"#), "args: the number at byte 6 is beyond"),
+        (action().args_text(r#"{"a": 1, "a": 2}"#), "args: the key \"a\" is given twice"),
+        (action().args_text(r#"{"a": "\ud800"}"#), "args: not JSON"),
+        (action().args_text(deep(128)), "args: nested past 128 levels"),
+        (Action::new("", "tool"), "goal: expected a non-empty string"),
+        (Action::new("goal", ""), "tool: expected a non-empty string"),
+        (action().idempotency_key(""), "idempotency_key: expected a non-empty string"),
+    ];
+    for (action, message) in cases {
+        for mode in MODES {
+            let transport = Canned::answer(200, decision("allow", true));
+            let client = over(transport.clone());
+            let action = action.clone().mode(mode);
+            let ran = Cell::new(false);
+            let guarded = block_on(client.guard(&action, |_| async {
+                ran.set(true);
+                Ok::<_, Error>(())
+            }));
+            let asked = block_on(client.preflight(&action)).map(|_| ());
+            let ruled = block_on(client.authorize(&action)).map(|_| ());
+            for error in [guarded.map(|_| ()).unwrap_err(), asked.unwrap_err(), ruled.unwrap_err()] {
+                assert_eq!(error.kind(), ErrorKind::Argument);
+                assert!(error.to_string().starts_with(message), "{mode}: {error}");
+            }
+            assert!(!ran.get() && transport.requests().is_empty(), "{mode}: {message}");
+        }
+    }
+    // At the limit it is sent: the request itself is one level.
+    let transport = Canned::answer(200, decision("allow", true));
+    assert!(block_on(over(transport.clone()).preflight(&action().args_text(deep(127)))).is_ok());
+    assert!(Json::parse(&transport.requests()[0].body).is_ok());
+}
+
+#[test]
+fn a_mode_that_is_none_is_an_error() {
+    for (text, mode) in [
+        ("enforce", Mode::Enforce),
+        ("strict", Mode::Strict),
+        ("warn", Mode::Warn),
+        ("monitor", Mode::Monitor),
+    ] {
+        assert_eq!(text.parse::<Mode>().unwrap(), mode);
+        assert_eq!(mode.to_string(), text);
+    }
+    for text in ["", "Monitor", "monitor ", "MONITOR", "off", "audit", "allow", "none", "enforce\0"] {
+        let error = text.parse::<Mode>().unwrap_err();
+        assert_eq!(error.kind(), ErrorKind::Argument);
+        assert_eq!(
+            error.to_string(),
+            format!("mode: expected enforce, strict, warn or monitor, found {text:?}")
+        );
+    }
+    assert_eq!(Mode::default(), Mode::Enforce);
+}
+
+#[test]
+fn the_mode_of_an_action_comes_before_the_clients() {
+    let client = |mode| {
+        let answer = Canned::answer(200, decision("deny", true));
+        ActPass::builder().api_key(KEY).mode(mode).transport(answer).build().unwrap()
+    };
+    assert_eq!(block_on(counted(&client(Mode::Monitor), &action())).0, 1);
+    assert_eq!(block_on(counted(&client(Mode::Monitor), &action().mode(Mode::Enforce))).0, 0);
+    assert_eq!(block_on(counted(&client(Mode::Enforce), &action().mode(Mode::Monitor))).0, 1);
+}
+
+#[test]
+fn a_permit_is_one_of_a_kind() {
+    // Each of these stops compiling once there are two implementations to choose from, that is once the type is one.
+    trait Copied<Marker> {
+        fn is_not() {}
+    }
+    struct Clones;
+    struct Defaults;
+    impl<T: ?Sized> Copied<()> for T {}
+    impl<T: Clone> Copied<Clones> for T {}
+    impl<T: Default> Copied<Defaults> for T {}
+    <Permit as Copied<_>>::is_not();
+    <actpass_core::ExecutionContext as Copied<_>>::is_not();
+    <actpass_core::Settlement as Copied<_>>::is_not();
+    <Verdict as Copied<_>>::is_not();
+
+    // What may be shared is.
+    fn shared<T: Clone + fmt::Debug + Send + Sync>() {}
+    shared::<Blocked>();
+    shared::<ActPass>();
+    shared::<Error>();
+}
+
+#[test]
+fn authorize_gives_what_guard_reports() {
+    let client = over(Canned::answer(200, decision("allow", true)));
+    let verdict = block_on(client.authorize(&action())).unwrap();
+    let Verdict::Proceed(permit) = verdict else { panic!("{verdict:?}") };
+    let (context, settlement) = permit.spend();
+    assert_eq!(context.decision().evidence_event_id().as_deref(), Some("ev_1"));
+    let outcome = settlement.settle(Ok::<_, Error>(7));
+    assert_eq!(
+        outcome.canonical().unwrap(),
+        r#"{"decision":{"decision":"allow","evidence_event_id":"ev_1","reason_code":"test"},"error":null,"executed":true}"#
+    );
+
+    let client = over(Canned::answer(429, ""));
+    let verdict = block_on(client.authorize(&action())).unwrap();
+    let Verdict::Blocked(blocked) = verdict else { panic!("{verdict:?}") };
+    assert_eq!(blocked.decision().reason_code().as_deref(), Some("actpass.rate_limited"));
+    assert_eq!(blocked.error().unwrap().status(), Some(429));
+    let outcome = Outcome::<(), Error>::Blocked(blocked);
+    assert!(
+        outcome
+            .canonical()
+            .unwrap()
+            .ends_with(r#","error":{"kind":"rate_limit","status":429},"executed":false}"#)
+    );
+}
+
+fn decision(word: &str, recorded: bool) -> String {
+    match recorded {
+        true => json!({"decision": word, "reason_code": "test", "evidence_event_id": "ev_1"}).to_string(),
+        false => json!({"decision": word, "reason_code": "test"}).to_string(),
+    }
+}
+
+/// What comes of an answer in a mode: how often the action ran, and the outcome.
+fn answered(
+    mode: Mode,
+    status: u16,
+    body: impl AsRef<[u8]>,
+) -> (usize, Outcome<(), std::convert::Infallible>) {
+    guarded(&over(Canned::answer(status, body.as_ref())), mode)
+}
+
+fn guarded(client: &ActPass, mode: Mode) -> (usize, Outcome<(), std::convert::Infallible>) {
+    block_on(counted(client, &action().mode(mode)))
+}
+
+fn twice(body: &str) -> String {
+    format!("HTTP/1.1 200 OK\r\ncontent-length: {}\r\n\r\n{body}", body.len()).repeat(2)
+}

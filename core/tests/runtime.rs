@@ -1,0 +1,254 @@
+//! `runtime::Host`: blocking programs, many threads, connections that went stale, and waits that are broken off.
+
+#![allow(
+    clippy::unwrap_used,
+    clippy::expect_used,
+    clippy::panic,
+    clippy::indexing_slicing,
+    missing_docs,
+    reason = "tests"
+)]
+
+mod common;
+
+use std::collections::HashSet;
+use std::convert::Infallible;
+use std::sync::Arc;
+use std::sync::atomic::{AtomicUsize, Ordering};
+use std::thread;
+use std::time::{Duration, Instant};
+
+use actpass_core::runtime::Host;
+use actpass_core::{ActPass, Error, ErrorKind, EvidenceEvent, Mode};
+use actpass_hostile_gateway::HostileGateway;
+use common::{KEY, action, allow, block_on, body, builder, gateway, respond, scripted};
+use serde_json::json;
+
+#[test]
+fn a_connection_that_the_server_closed_while_idle_fails_no_call() {
+    closed_while_idle("none", 40);
+}
+
+#[test]
+fn nor_does_one_over_tls() {
+    closed_while_idle("trusted", 12);
+}
+
+/// Events of the ledger are not sent twice, so nothing but a live connection helps.
+fn closed_while_idle(tls: &str, calls: usize) {
+    let recorded = respond(json!({"event_id": "ev_1"}));
+    let gateway = scripted(json!({"tls": tls, "idle_close_ms": 100, "steps": [recorded]}));
+    let host = host(&gateway);
+    for call in 0..calls {
+        record(&host, "event").unwrap_or_else(|error| panic!("call {call}: {error}"));
+        thread::sleep(Duration::from_millis(250));
+    }
+    let connections: HashSet<_> = gateway.seen().iter().map(|seen| seen.connection).collect();
+    assert_eq!(
+        (gateway.seen().len(), connections.len()),
+        (calls, calls),
+        "each was closed, and each call was sent once"
+    );
+}
+
+#[test]
+fn a_connection_that_is_open_is_used_again() {
+    let gateway = gateway(json!([respond(json!({"event_id": "ev_1"}))]));
+    let host = host(&gateway);
+    for _ in 0..10 {
+        record(&host, "event").unwrap();
+        thread::sleep(Duration::from_millis(20));
+    }
+    let connections: HashSet<_> = gateway.seen().iter().map(|seen| seen.connection).collect();
+    assert_eq!(connections.len(), 1);
+}
+
+#[test]
+fn what_follows_an_answer_answers_nothing() {
+    let deny = json!({"decision": "deny"}).to_string();
+    let allowed = allow().to_string();
+    let more = format!("{deny}HTTP/1.1 200 OK\r\ncontent-length: {}\r\n\r\n{allowed}", allowed.len());
+    let smuggled =
+        json!({"do": "respond", "headers": {"content-length": deny.len().to_string()}, "body": more});
+    for pause in [0, 20] {
+        for _ in 0..20 {
+            let gateway = gateway(json!([smuggled, {"do": "respond", "body": deny}]));
+            let host = host(&gateway);
+            for call in 0..3 {
+                let ask = |client: ActPass| async move { client.preflight(&action()).await };
+                let decision = host.wait(ask, || Ok::<_, Infallible>(())).unwrap();
+                assert!(
+                    !decision.as_ref().is_ok_and(|d| d.word().as_str() == "allow"),
+                    "call {call}: {decision:?}"
+                );
+                thread::sleep(Duration::from_millis(pause));
+            }
+        }
+    }
+}
+
+#[test]
+fn many_threads_share_one_host() {
+    const THREADS: usize = 16;
+    const CALLS: usize = 25;
+    let gateway = gateway(json!([respond(json!({"event_id": "ev_1"}))]));
+    let host = host(&gateway);
+    thread::scope(|scope| {
+        for thread in 0..THREADS {
+            let host = &host;
+            scope.spawn(move || {
+                for call in 0..CALLS {
+                    record(host, &format!("event.{thread}.{call}")).unwrap();
+                }
+            });
+        }
+    });
+    let events: HashSet<_> = gateway.seen().iter().map(|seen| body(seen)["event_type"].to_string()).collect();
+    assert_eq!((gateway.seen().len(), events.len()), (THREADS * CALLS, THREADS * CALLS));
+    let connections: HashSet<_> = gateway.seen().iter().map(|seen| seen.connection).collect();
+    // A thread may be back before its connection is in the pool again.
+    assert!(connections.len() <= 4 * THREADS, "{}", connections.len());
+}
+
+#[test]
+fn calls_of_many_threads_wait_side_by_side() {
+    let slow = gateway(json!([{"do": "respond", "json": {"event_id": "ev_1"}, "delay_ms": 500}]));
+    let host = host(&slow);
+    let began = Instant::now();
+    thread::scope(|scope| {
+        for _ in 0..16 {
+            scope.spawn(|| record(&host, "event").unwrap());
+        }
+    });
+    assert!(began.elapsed() < Duration::from_secs(4), "one after another takes 8 s: {:?}", began.elapsed());
+}
+
+#[test]
+fn an_interruption_abandons_a_hanging_call_and_runs_nothing() {
+    for at in ["request", "headers", "body"] {
+        for mode in [Mode::Enforce, Mode::Monitor] {
+            let gateway = gateway(json!([{"do": "hang", "at": at}, respond(allow())]));
+            let host = host(&gateway);
+            let (runs, asked) = (AtomicUsize::new(0), AtomicUsize::new(0));
+            let guard = |client: ActPass| {
+                let runs = &runs;
+                async move {
+                    let execute = |_| async {
+                        runs.fetch_add(1, Ordering::SeqCst);
+                        Ok::<_, Infallible>(())
+                    };
+                    client.guard(&action().mode(mode), execute).await.map(|outcome| outcome.executed())
+                }
+            };
+            let began = Instant::now();
+            let interrupted = host.wait(guard, || match asked.fetch_add(1, Ordering::SeqCst) {
+                0 | 1 => Ok(()),
+                _ => Err("stop"),
+            });
+            assert_eq!(interrupted.unwrap_err(), "stop");
+            assert!(began.elapsed() < Duration::from_secs(1), "{at}: {:?}", began.elapsed());
+            assert_eq!((runs.load(Ordering::SeqCst), asked.load(Ordering::SeqCst)), (0, 3));
+
+            // The host goes on, and what was abandoned stays so.
+            assert!(host.wait(guard, || Ok::<_, Infallible>(())).unwrap().unwrap());
+            assert_eq!(runs.load(Ordering::SeqCst), 1);
+            assert_eq!(gateway.seen().len(), 2);
+        }
+    }
+}
+
+#[test]
+fn an_interruption_of_one_thread_leaves_the_others_waiting() {
+    let steps = json!([{"do": "respond", "json": {"event_id": "ev_1"}, "delay_ms": 700}]);
+    let gateway = gateway(steps);
+    let host = host(&gateway);
+    thread::scope(|scope| {
+        // The first to wait drives the connections of all.
+        let first = scope.spawn(|| {
+            let began = Instant::now();
+            host.wait(
+                |client: ActPass| async move {
+                    client.record_evidence(&EvidenceEvent::new("first", "c")).await.map(drop)
+                },
+                || if began.elapsed() > Duration::from_millis(300) { Err("stop") } else { Ok(()) },
+            )
+        });
+        thread::sleep(Duration::from_millis(100));
+        let others: Vec<_> = (0..4).map(|_| scope.spawn(|| record(&host, "other"))).collect();
+        assert_eq!(first.join().unwrap().unwrap_err(), "stop");
+        for other in others {
+            other.join().unwrap().unwrap();
+        }
+    });
+}
+
+#[test]
+fn the_deadline_holds_in_every_thread() {
+    let gateway = gateway(json!([{"do": "hang", "at": "request"}]));
+    let host = Host::new(builder(&gateway).timeout(Duration::from_millis(300))).unwrap();
+    let began = Instant::now();
+    thread::scope(|scope| {
+        for _ in 0..8 {
+            scope.spawn(|| assert_eq!(record(&host, "event").unwrap_err().kind(), ErrorKind::Timeout));
+        }
+    });
+    assert!(began.elapsed() < Duration::from_secs(3), "{:?}", began.elapsed());
+}
+
+#[test]
+fn a_host_can_be_dropped_anywhere() {
+    let gateway = gateway(json!([respond(json!({"event_id": "ev_1"}))]));
+    // Outside of any runtime, unused and used.
+    drop(host(&gateway));
+    let used = host(&gateway);
+    record(&used, "event").unwrap();
+    drop(used);
+
+    // Inside one, where a runtime may not be dropped in the plain way.
+    let used = host(&gateway);
+    record(&used, "event").unwrap();
+    block_on(async move { drop(used) });
+    let used = host(&gateway);
+    record(&used, "event").unwrap();
+    let threads = tokio::runtime::Builder::new_multi_thread().worker_threads(1).enable_all().build().unwrap();
+    threads.block_on(async move { tokio::spawn(async move { drop(used) }).await.unwrap() });
+
+    // By another thread, and inside a call of its own.
+    let used = Arc::new(host(&gateway));
+    record(&used, "event").unwrap();
+    let inner = Arc::clone(&used);
+    let ended = used.wait(
+        |client: ActPass| async move {
+            drop(inner);
+            client.record_evidence(&EvidenceEvent::new("last", "chain")).await.map(drop)
+        },
+        || Ok::<_, Infallible>(()),
+    );
+    ended.unwrap().unwrap();
+    thread::spawn(move || drop(used)).join().unwrap();
+}
+
+#[test]
+fn a_bad_setting_is_an_error_of_the_host() {
+    let error = Host::new(ActPass::builder().api_key("")).unwrap_err();
+    assert_eq!(error.kind(), ErrorKind::Config);
+    let host = Host::new(ActPass::builder().api_key(KEY).base_url("http://127.0.0.1:9")).unwrap();
+    assert_eq!(format!("{host:?}"), r#"Host { base_url: "http://127.0.0.1:9", agent_id: "sdk", .. }"#);
+    fn shared<T: Send + Sync>() {}
+    shared::<Host>();
+}
+
+fn host(gateway: &HostileGateway) -> Host {
+    let builder = builder(gateway);
+    Host::new(match gateway.ca_pem() {
+        Some(ca) => builder.ca(ca),
+        None => builder,
+    })
+    .unwrap()
+}
+
+fn record(host: &Host, event_type: &str) -> Result<(), Error> {
+    let event = EvidenceEvent::new(event_type, "chain");
+    let call = |client: ActPass| async move { client.record_evidence(&event).await.map(drop) };
+    host.wait(call, || Ok::<_, Infallible>(())).unwrap()
+}

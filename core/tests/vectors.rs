@@ -1,0 +1,390 @@
+//! Plays each vector of `tests/vectors` in each mode that it names, against a gateway of its own.
+
+#![allow(
+    clippy::unwrap_used,
+    clippy::expect_used,
+    clippy::panic,
+    clippy::indexing_slicing,
+    missing_docs,
+    reason = "tests"
+)]
+
+mod common;
+
+use std::collections::{BTreeMap, BTreeSet};
+use std::io;
+use std::panic::{AssertUnwindSafe, catch_unwind};
+use std::path::{Path, PathBuf};
+use std::sync::atomic::{AtomicUsize, Ordering};
+use std::sync::{Arc, Mutex};
+use std::time::Duration;
+
+use actpass_core::{ActPass, Action, Error, Json, Mode, Outcome, canonical_json};
+use actpass_hostile_gateway::{HostileGateway, Script, Seen};
+use serde::{Deserialize, Deserializer};
+use serde_json::{Map, Value};
+use tracing_subscriber::fmt::MakeWriter;
+use tracing_subscriber::fmt::format::FmtSpan;
+
+const KEY: &str = "apk_vector_secret";
+/// Every secret in a vector holds this word, and nothing else that a call shows does.
+const MARK: &str = "secret";
+const WORKERS: usize = 4;
+
+#[test]
+fn every_vector() {
+    let log = Log::install();
+    let paths = files();
+    let vectors: Vec<_> = paths.iter().map(|path| Vector::read(path)).collect();
+    assert!(!vectors.is_empty(), "no vectors");
+    for area in ["failures", "table", "retries"] {
+        assert!(vectors.iter().any(|vector| vector.name.starts_with(area)), "no vectors in {area}");
+    }
+
+    let runs: Vec<_> = vectors
+        .iter()
+        .flat_map(|vector| vector.expect.iter().map(move |(mode, expected)| (vector, mode, expected)))
+        .collect();
+    let next = AtomicUsize::new(0);
+    let failures = Mutex::new(Vec::new());
+    std::thread::scope(|scope| {
+        for _ in 0..WORKERS {
+            scope.spawn(|| {
+                while let Some((vector, mode, expected)) = runs.get(next.fetch_add(1, Ordering::SeqCst)) {
+                    let played = catch_unwind(AssertUnwindSafe(|| play(vector, mode, expected)));
+                    let problems = played.unwrap_or_else(|panic| vec![describe(panic.as_ref())]);
+                    for problem in problems {
+                        eprintln!("{} in {mode}: {problem}", vector.name);
+                        failures.lock().unwrap().push(format!("{} in {mode}: {problem}", vector.name));
+                    }
+                }
+            });
+        }
+    });
+
+    let logged = log.text();
+    assert!(logged.contains("actpass.call"), "nothing was logged");
+    let secrets: BTreeSet<_> = vectors.iter().flat_map(|vector| vector.secrets.iter()).collect();
+    assert!(secrets.len() > 10 && secrets.iter().any(|secret| *secret == KEY));
+    for secret in secrets {
+        let leak = logged.lines().find(|line| line.contains(secret));
+        assert_eq!(leak, None, "{secret} was logged");
+    }
+
+    let failures = failures.into_inner().unwrap();
+    assert!(failures.is_empty(), "{} failed:\n{}", failures.len(), failures.join("\n"));
+    assert_eq!(vectors.len(), paths.len());
+    assert!(next.into_inner() >= runs.len());
+    println!("{} vectors, {} runs passed", vectors.len(), runs.len());
+}
+
+/// Plays `vector` in `mode` and says everything that is not as expected.
+fn play(vector: &Vector, mode: &str, expected: &Expected) -> Vec<String> {
+    let script = Script::from_json(vector.gateway.clone()).unwrap();
+    let gateway = HostileGateway::start(script).unwrap();
+    let client = vector.client.build(&gateway).unwrap();
+    let action = vector.action.build(mode.parse().unwrap());
+
+    let runs = AtomicUsize::new(0);
+    let mut credential = None;
+    let mut shown = String::new();
+    let outcome = common::block_on(client.guard(&action, |context| {
+        runs.fetch_add(1, Ordering::SeqCst);
+        credential = context.credential().map(|credential| credential.token().to_owned());
+        shown = format!("{context:?}");
+        async { Ok::<_, io::Error>(()) }
+    }))
+    .unwrap();
+
+    let mut problems = Vec::new();
+    let mut check = |what: &str, holds: bool, found: &dyn std::fmt::Debug| {
+        if !holds {
+            problems.push(format!("{what}: found {found:?}"));
+        }
+    };
+
+    let runs = runs.into_inner();
+    check(
+        &format!("ran {} times", usize::from(expected.executed)),
+        runs == usize::from(expected.executed),
+        &runs,
+    );
+    check(&format!("executed is {}", expected.executed), outcome.executed() == expected.executed, &outcome);
+
+    let decision = Json::parse(outcome.decision().as_json().as_bytes()).unwrap();
+    for (name, value) in &expected.decision {
+        let found = decision.member(name);
+        let same = found.is_some_and(|found| found.same_value(&Json::from(value.clone())));
+        check(&format!("decision.{name} is {value}"), same, &found);
+    }
+
+    let error = expected.error.as_ref().map_or_else(
+        || "null".to_owned(),
+        |expected| {
+            let status = expected.status.map_or_else(|| "null".to_owned(), |status| status.to_string());
+            format!(r#"{{"kind":"{}","status":{status}}}"#, expected.kind)
+        },
+    );
+    let canonical = outcome.canonical().unwrap();
+    let end = format!(r#","error":{error},"executed":{}}}"#, expected.executed);
+    check(&format!("the canonical outcome ends with {end}"), canonical.ends_with(&end), &canonical);
+    let begin = format!(r#"{{"decision":{}"#, String::from_utf8(canonical_json(&decision).unwrap()).unwrap());
+    check("the canonical outcome begins with the decision", canonical.starts_with(&begin), &canonical);
+
+    check(
+        &format!("credential is {:?}", expected.credential),
+        credential == expected.credential,
+        &credential,
+    );
+
+    let seen: Vec<_> = gateway.seen().into_iter().filter(|seen| seen.method != "?").collect();
+    check(&format!("{} requests sent", expected.requests_sent), seen.len() == expected.requests_sent, &seen);
+    check("each request is a preflight with the key", seen.iter().all(is_ours), &seen);
+    check("each retry repeats the request", seen.windows(2).all(|pair| pair[0].body == pair[1].body), &seen);
+    check("the other host saw nothing", gateway.other_seen().is_empty(), &gateway.other_seen());
+
+    let shown = format!("{shown}\n{}", everything_shown(&client, &action, &outcome));
+    check("no secret shows", !shown.contains(MARK), &shown);
+    problems
+}
+
+fn is_ours(seen: &Seen) -> bool {
+    let body: Value = serde_json::from_str(&seen.body).unwrap_or_default();
+    seen.method == "POST"
+        && seen.path == "/api/v1/actions/preflight"
+        && common::header(seen, "authorization") == Some("Bearer apk_vector_secret")
+        && body["idempotency_key"].as_str().is_some_and(|key| !key.is_empty())
+}
+
+/// Everything that a program could print of a call.
+fn everything_shown(client: &ActPass, action: &Action, outcome: &Outcome<(), io::Error>) -> String {
+    let mut shown =
+        format!("{client:?}\n{action:?}\n{outcome:?}\n{outcome:#?}\n{}\n", outcome.canonical().unwrap());
+    let Some(error) = common::gate_error(outcome) else {
+        return shown;
+    };
+    shown.push_str(&format!(
+        "{error}\n{error:?}\n{error:#?}\n{:?}\n{:?}\n",
+        error.body(),
+        error.request_id()
+    ));
+    let mut source = std::error::Error::source(error);
+    while let Some(cause) = source {
+        shown.push_str(&format!("{cause}\n{cause:?}\n"));
+        source = cause.source();
+    }
+    shown
+}
+
+fn describe(panic: &(dyn std::any::Any + Send)) -> String {
+    let text = panic.downcast_ref::<String>().map(String::as_str);
+    let text = text.or_else(|| panic.downcast_ref::<&str>().copied());
+    format!("a panic: {}", text.unwrap_or("of no text"))
+}
+
+fn files() -> Vec<PathBuf> {
+    let root = Path::new(env!("CARGO_MANIFEST_DIR")).join("../tests/vectors");
+    let mut found = Vec::new();
+    for area in root.read_dir().expect("tests/vectors").map(|entry| entry.unwrap().path()) {
+        if area.is_dir() {
+            found.extend(area.read_dir().unwrap().map(|entry| entry.unwrap().path()));
+        }
+    }
+    found.sort();
+    for path in &found {
+        assert!(path.extension().is_some_and(|e| e == "json"), "{} is no vector", path.display());
+    }
+    found
+}
+
+#[derive(Deserialize)]
+#[serde(deny_unknown_fields)]
+struct Vector {
+    #[serde(skip)]
+    name: String,
+    description: String,
+    #[serde(default)]
+    client: Client,
+    #[serde(default)]
+    action: Overrides,
+    gateway: Value,
+    expect: BTreeMap<String, Expected>,
+    #[serde(skip)]
+    secrets: BTreeSet<String>,
+}
+
+impl Vector {
+    fn read(path: &Path) -> Self {
+        let name = format!(
+            "{}/{}",
+            path.parent().unwrap().file_name().unwrap().display(),
+            path.file_stem().unwrap().display()
+        );
+        let text = std::fs::read(path).unwrap();
+        // This parser refuses a member that is given twice, which the other one lets pass.
+        Json::parse(&text).unwrap_or_else(|error| panic!("{name}: {error}"));
+        let mut vector: Self =
+            serde_json::from_slice(&text).unwrap_or_else(|error| panic!("{name}: {error}"));
+        assert!(!vector.description.is_empty(), "{name}: no description");
+        assert!(!vector.expect.is_empty(), "{name}: nothing is expected");
+        for mode in vector.expect.keys() {
+            mode.parse::<Mode>().unwrap_or_else(|error| panic!("{name}: {error}"));
+        }
+        if name.starts_with("failures/") {
+            let [enforce, monitor] = ["enforce", "monitor"]
+                .map(|mode| vector.expect.get(mode).unwrap_or_else(|| panic!("{name}: not run in {mode}")));
+            assert!(!enforce.executed && monitor.executed, "{name}: a failure runs in monitor only");
+            assert_eq!(enforce.decision, monitor.decision, "{name}: monitor reports the same decision");
+        }
+        if let Some(passport) = &vector.action.passport {
+            assert!(passport.contains(MARK), "{name}: the passport does not say that it is a secret");
+        }
+        vector.name = name;
+        let text = String::from_utf8(text).unwrap();
+        let words = text.split(|c: char| !c.is_ascii_alphanumeric() && c != '_');
+        vector.secrets = words.filter(|word| word.ends_with("_secret")).map(str::to_owned).collect();
+        vector.secrets.insert(KEY.to_owned());
+        vector
+    }
+}
+
+#[derive(Default, Deserialize)]
+#[serde(default, deny_unknown_fields)]
+struct Client {
+    timeout: Option<f64>,
+    connect_timeout: Option<f64>,
+    max_retries: Option<u32>,
+    trust_ca: bool,
+}
+
+impl Client {
+    fn build(&self, gateway: &HostileGateway) -> Result<ActPass, Error> {
+        let mut builder = ActPass::builder()
+            .api_key(KEY)
+            .agent_id("vectors")
+            .base_url(gateway.base_url())
+            .timeout(Duration::from_secs_f64(self.timeout.unwrap_or(5.0)))
+            .max_retries(self.max_retries.unwrap_or(0));
+        if let Some(seconds) = self.connect_timeout {
+            builder = builder.connect_timeout(Duration::from_secs_f64(seconds));
+        }
+        if self.trust_ca {
+            builder = builder.ca(gateway.ca_pem().expect("`trust_ca` needs a gateway with https"));
+        }
+        builder.build()
+    }
+}
+
+#[derive(Default, Deserialize)]
+#[serde(default, deny_unknown_fields)]
+struct Overrides {
+    goal: Option<String>,
+    tool: Option<String>,
+    resource: Option<String>,
+    args: Option<Map<String, Value>>,
+    user_id: Option<String>,
+    passport: Option<String>,
+    idempotency_key: Option<String>,
+    audience: Option<String>,
+    approval_request_id: Option<String>,
+    tool_manifest_hash: Option<String>,
+}
+
+impl Overrides {
+    fn build(&self, mode: Mode) -> Action {
+        let or = |given: &Option<String>, default: &str| given.clone().unwrap_or_else(|| default.to_owned());
+        let args = self
+            .args
+            .clone()
+            .map_or_else(|| serde_json::json!({"amount": 4900, "currency": "usd"}), Value::Object);
+        let mut action =
+            Action::new(or(&self.goal, "resolve_refund_request"), or(&self.tool, "stripe.refund.create"))
+                .resource(or(&self.resource, "stripe:charge:ch_123"))
+                .args(args)
+                .mode(mode);
+        if let Some(user_id) = &self.user_id {
+            action = action.user_id(user_id);
+        }
+        if let Some(passport) = &self.passport {
+            action = action.passport(passport.as_str());
+        }
+        if let Some(key) = &self.idempotency_key {
+            action = action.idempotency_key(key);
+        }
+        if let Some(audience) = &self.audience {
+            action = action.audience(audience);
+        }
+        if let Some(id) = &self.approval_request_id {
+            action = action.approval_request_id(id);
+        }
+        if let Some(hash) = &self.tool_manifest_hash {
+            action = action.tool_manifest_hash(hash);
+        }
+        action
+    }
+}
+
+#[derive(Deserialize)]
+#[serde(deny_unknown_fields)]
+struct Expected {
+    executed: bool,
+    decision: Map<String, Value>,
+    #[serde(deserialize_with = "required")]
+    error: Option<ExpectedError>,
+    requests_sent: usize,
+    #[serde(default)]
+    credential: Option<String>,
+}
+
+#[derive(Debug, Deserialize, PartialEq)]
+#[serde(deny_unknown_fields)]
+struct ExpectedError {
+    kind: String,
+    #[serde(deserialize_with = "required")]
+    status: Option<u16>,
+}
+
+/// Unlike an `Option` of its own, this tells `null` from nothing.
+fn required<'de, T: Deserialize<'de>, D: Deserializer<'de>>(deserializer: D) -> Result<Option<T>, D::Error> {
+    Option::deserialize(deserializer)
+}
+
+/// Everything that this process logs, at every level, of every library.
+#[derive(Clone, Default)]
+struct Log(Arc<Mutex<Vec<u8>>>);
+
+impl Log {
+    fn install() -> Self {
+        let log = Self::default();
+        tracing_subscriber::fmt()
+            .with_max_level(tracing::Level::TRACE)
+            .with_span_events(FmtSpan::FULL)
+            .with_ansi(false)
+            .with_writer(log.clone())
+            .init();
+        log
+    }
+
+    fn text(&self) -> String {
+        String::from_utf8_lossy(&self.0.lock().unwrap()).into_owned()
+    }
+}
+
+impl io::Write for Log {
+    fn write(&mut self, bytes: &[u8]) -> io::Result<usize> {
+        self.0.lock().unwrap().extend_from_slice(bytes);
+        Ok(bytes.len())
+    }
+
+    fn flush(&mut self) -> io::Result<()> {
+        Ok(())
+    }
+}
+
+impl<'a> MakeWriter<'a> for Log {
+    type Writer = Self;
+
+    fn make_writer(&'a self) -> Self {
+        self.clone()
+    }
+}
