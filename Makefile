@@ -44,10 +44,10 @@ $(VENV)/installed: $(VENV)/bin/maturin $(PYTHON_SOURCES) $(RUST_SOURCES)
 test: test-rust test-python leaks
 	@echo "make test: all passed"
 
-# Whatever the tests print is kept, so that `leaks` can look for secrets in it.
+# Whatever the tests print, passing or not, is kept, so that `leaks` can look for secrets in it.
 test-rust:
 	@mkdir -p target/test-output && rm -f target/test-output/rust*.log
-	scripts/keep-output target/test-output/rust.log $(CARGO) test --workspace --locked
+	scripts/keep-output target/test-output/rust.log $(CARGO) test --workspace --locked -- --nocapture
 
 $(TEST_VENV)/bin/maturin:
 	@scripts/need-python $(PYTHON)
@@ -67,7 +67,7 @@ test-python: $(TEST_VENV)/installed
 	cd bindings-python/tests && \
 		ACTPASS_GATEWAY=$(CURDIR)/$(GATEWAY) ACTPASS_HOSTILE_GATEWAY=$(CURDIR)/$(HOSTILE) \
 		ACTPASS_TEST_LOG=$(CURDIR)/target/test-output/python-events.log \
-		$(CURDIR)/scripts/keep-output $(CURDIR)/target/test-output/python.log $(CURDIR)/$(TEST_VENV)/bin/python -m pytest
+		$(CURDIR)/scripts/keep-output $(CURDIR)/target/test-output/python.log $(CURDIR)/$(TEST_VENV)/bin/python -m pytest -q
 
 leaks: test-rust test-python
 	scripts/find-leaks tests/secrets.txt target/test-output

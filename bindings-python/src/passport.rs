@@ -2,6 +2,7 @@
 
 use actpass_core::{PassportRequest, VerifyRequest};
 use pyo3::prelude::*;
+use pyo3::types::PyBool;
 
 use crate::convert::{json, optional, string, strings, wrong_type};
 
@@ -37,8 +38,8 @@ impl IssueArguments<'_> {
             request = request.user_id(user_id);
         }
         if let Some(seconds) = ttl_seconds {
-            let seconds =
-                seconds.extract().map_err(|_| wrong_type("ttl_seconds", "whole seconds", &seconds))?;
+            let whole = seconds.extract().ok().filter(|_| !seconds.is_instance_of::<PyBool>());
+            let seconds = whole.ok_or_else(|| wrong_type("ttl_seconds", "whole seconds", &seconds))?;
             request = request.ttl_seconds(seconds);
         }
         Ok(request)

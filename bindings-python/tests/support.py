@@ -1,0 +1,451 @@
+"""What the tests share: secrets, clients, servers that misbehave or capture, children that cannot hang."""
+
+from __future__ import annotations
+
+import contextlib
+import functools
+import json
+import os
+import re
+import signal
+import subprocess
+import sys
+import threading
+import time
+import traceback
+import urllib.request
+from collections.abc import Iterator
+from http.server import BaseHTTPRequestHandler, ThreadingHTTPServer
+from pathlib import Path
+from typing import Any, Callable, NoReturn
+
+import actpass
+import pytest
+from actpass import ActPassClient, ActPassError, Mode
+
+TESTS = Path(__file__).resolve().parent
+#: Where the package under test is, installed or not.
+PACKAGE = Path(actpass.__file__).resolve().parents[1]
+VECTORS = TESTS.parents[1] / "tests" / "vectors"
+
+#: The secrets of the tests. Each ends in ``_secret``, and none may ever be shown.
+API_KEY = "apk_tests_secret"
+PASSPORT = "eyJhbGciOiJFZERTQSJ9.passport_secret"
+CREDENTIAL = "cred_vaulted_secret"
+SIGNING_KEY = "signing_key_secret"
+SECRETS = [API_KEY, PASSPORT, CREDENTIAL, SIGNING_KEY]
+
+ACTION: dict[str, Any] = {
+    "goal": "resolve_refund_request",
+    "tool": "stripe.refund.create",
+    "args": {"amount": 4900, "currency": "usd"},
+    "resource": "stripe:charge:ch_123",
+}
+ALLOW = {"decision": "allow", "reason_code": "refund.small_in_scope", "evidence_event_id": "ev_1"}
+MODES: tuple[Mode, ...] = ("enforce", "strict", "warn", "monitor")
+
+#: A good answer for each call.
+ANSWERS: dict[str, dict[str, Any]] = {
+    "/api/v1/actions/preflight": ALLOW,
+    "/api/v1/passports/issue": {"token": "issued", "jwks_uri": "https://gate.example/jwks"},
+    "/api/v1/passports/verify": {"valid": True, "errors": []},
+    "/api/v1/passports/revoke": {"revoked": True},
+    "/api/v1/evidence/events": {"event_id": "ev_2", "current_event_hash": "00"},
+}
+
+#: Every call that asks the gateway, with arguments that it takes.
+CALLS: dict[str, Callable[[ActPassClient], Any]] = {
+    "preflight": lambda client: client.preflight(passport=PASSPORT, **ACTION),
+    "guard": lambda client: client.guard(execute_fn=lambda _: None, passport=PASSPORT, **ACTION),
+    "issue_passport": lambda client: client.issue_passport("mcp://stripe", "refund", ["stripe.refund.create"]),
+    "verify_passport": lambda client: client.verify_passport(PASSPORT, "mcp://stripe"),
+    "revoke_passport": lambda client: client.revoke_passport("ap_1", "over"),
+    "record_evidence": lambda client: client.record_evidence("refund.sent", "case_1"),
+}
+
+
+def answer(body: Any, **members: Any) -> dict[str, Any]:
+    """Return a hostile gateway's step that answers ``body``."""
+    return {"do": "respond", "json": body, **members}
+
+
+def new_client(base_url: str, **settings: Any) -> ActPassClient:
+    """Return a client that gives up quickly."""
+    settings = {"api_key": API_KEY, "agent_id": "tests", "timeout": 10, "max_retries": 0, **settings}
+    return ActPassClient(base_url=base_url, **settings)
+
+
+class Callback:
+    """A function to be guarded that remembers how it was called."""
+
+    def __init__(self, does: Callable[[Any], Any] | None = None) -> None:
+        self.contexts: list[Any] = []
+        self.result = object()
+        self._does = does or (lambda _: self.result)
+
+    def __call__(self, context: Any) -> Any:
+        self.contexts.append(context)
+        return self._does(context)
+
+    @property
+    def runs(self) -> int:
+        return len(self.contexts)
+
+
+def binary(variable: str) -> str:
+    """Return the path of a program that ``variable`` names."""
+    path = os.environ.get(variable, "")
+    if not os.access(path, os.X_OK) or not os.path.isfile(path):
+        pytest.fail(f"{variable} must be the path of the built program, found {path!r}", pytrace=False)
+    return path
+
+
+def stop(process: subprocess.Popen[Any]) -> None:
+    """End a child by its own id and collect it."""
+    for stream in (process.stdin, process.stdout, process.stderr):
+        if stream is not None:
+            with contextlib.suppress(OSError):
+                stream.close()
+    process.terminate()
+    try:
+        process.wait(10)
+    except subprocess.TimeoutExpired:
+        process.kill()
+        process.wait(10)
+
+
+@contextlib.contextmanager
+def within(seconds: float) -> Iterator[None]:
+    """Fail if what is inside takes longer."""
+    started = time.monotonic()
+    yield
+    elapsed = time.monotonic() - started
+    assert elapsed < seconds, f"took {elapsed:.2f} s, allowed are {seconds} s"
+
+
+class Hostile:
+    """The gateway that misbehaves by script, as one child process for the whole run."""
+
+    def __init__(self, path: str) -> None:
+        self.process = subprocess.Popen([path], stdin=subprocess.PIPE, stdout=subprocess.PIPE, text=True)
+        self._lock = threading.Lock()
+
+    def tell(self, **command: Any) -> dict[str, Any]:
+        assert self.process.stdin is not None
+        assert self.process.stdout is not None
+        with self._lock:
+            self.process.stdin.write(json.dumps(command) + "\n")
+            self.process.stdin.flush()
+            said: dict[str, Any] = json.loads(self.process.stdout.readline())
+        assert "error" not in said, said["error"]
+        return said
+
+    @contextlib.contextmanager
+    def play(self, *steps: dict[str, Any], **script: Any) -> Iterator[Played]:
+        """Run one gateway that plays ``steps``, or a whole script."""
+        played = Played(self, self.tell(start={"steps": list(steps), **script}))
+        try:
+            yield played
+        finally:
+            self.tell(stop=played.id)
+
+
+class Played:
+    """One running gateway of a :class:`Hostile`."""
+
+    def __init__(self, hostile: Hostile, started: dict[str, Any]) -> None:
+        self.id: int = started["id"]
+        self.base_url: str = started["base_url"]
+        self.ca_pem: str | None = started["ca_pem"]
+        self._hostile = hostile
+
+    def seen(self) -> list[dict[str, Any]]:
+        """Return the requests so far, without what was none."""
+        return [one for one in self._hostile.tell(seen=self.id)["seen"] if one["method"] != "?"]
+
+    def other_seen(self) -> list[dict[str, Any]]:
+        other: list[dict[str, Any]] = self._hostile.tell(seen=self.id)["other_seen"]
+        return other
+
+
+class Gateway:
+    """The real gateway, in its development mode."""
+
+    def __init__(self, path: str, directory: Path) -> None:
+        self.log = directory / "gateway.log"
+        with self.log.open("wb") as log:
+            self.process = subprocess.Popen(
+                [path, "dev", "--listen", "127.0.0.1:0", "--data", str(directory / "data.db")],
+                stdin=subprocess.DEVNULL,
+                stdout=subprocess.PIPE,
+                stderr=log,
+                text=True,
+            )
+        assert self.process.stdout is not None
+        first = self.process.stdout.readline().strip()
+        prefix = "listening on "
+        if not first.startswith(prefix):
+            stop(self.process)
+            pytest.fail(f"the gateway's first line is {first!r}\n{self.log.read_text()}", pytrace=False)
+        self.base_url = first[len(prefix) :]
+
+    def client(self, **settings: Any) -> ActPassClient:
+        return new_client(self.base_url, **{"api_key": "apk_dev", "agent_id": "support_agent", **settings})
+
+    def get(self, path: str) -> Any:
+        request = urllib.request.Request(self.base_url + path, headers={"authorization": "Bearer apk_dev"})
+        with urllib.request.urlopen(request, timeout=10) as response:
+            return json.load(response)
+
+    def kill(self) -> None:
+        self.process.kill()
+        self.process.wait(10)
+
+
+class Captured:
+    """One request as it came: the header names in lower case, the body in bytes."""
+
+    def __init__(self, path: str, headers: dict[str, str], body: bytes) -> None:
+        self.path = path
+        self.headers = headers
+        self.body = body
+
+
+@contextlib.contextmanager
+def capturing() -> Iterator[CapturingServer]:
+    """Run a server in this process that answers every call well and keeps each request byte for byte."""
+    server = CapturingServer()
+    thread = threading.Thread(target=functools.partial(server.serve_forever, poll_interval=0.02))
+    thread.start()
+    try:
+        yield server
+    finally:
+        server.shutdown()
+        thread.join()
+        server.server_close()
+
+
+class CapturingServer(ThreadingHTTPServer):
+    daemon_threads = True
+
+    def __init__(self) -> None:
+        super().__init__(("127.0.0.1", 0), _CapturingHandler)
+        self.captured: list[Captured] = []
+
+    @property
+    def base_url(self) -> str:
+        return f"http://127.0.0.1:{self.server_address[1]}"
+
+    def take(self) -> list[Captured]:
+        taken, self.captured = self.captured, []
+        return taken
+
+
+class _CapturingHandler(BaseHTTPRequestHandler):
+    protocol_version = "HTTP/1.1"
+    server: CapturingServer
+
+    def do_POST(self) -> None:
+        body = self.rfile.read(int(self.headers["content-length"]))
+        headers = {name.lower(): value for name, value in self.headers.items()}
+        self.server.captured.append(Captured(self.path, headers, body))
+        said = json.dumps(ANSWERS[self.path]).encode()
+        self.send_response(200)
+        self.send_header("content-type", "application/json")
+        self.send_header("content-length", str(len(said)))
+        self.end_headers()
+        self.wfile.write(said)
+
+    def log_message(self, format: str, *args: Any) -> None:  # noqa: A002
+        pass
+
+
+@contextlib.contextmanager
+def echoing(*options: str) -> Iterator[str]:
+    """Run ``echo_server.py`` as a child and give its URL."""
+    command = [sys.executable, str(TESTS / "echo_server.py"), *options]
+    process = subprocess.Popen(command, stdin=subprocess.PIPE, stdout=subprocess.PIPE, text=True)
+    try:
+        assert process.stdout is not None
+        yield process.stdout.readline().strip()
+    finally:
+        stop(process)
+
+
+def run_python(
+    code: str, *arguments: str, python: str = sys.executable, timeout: float = 60
+) -> subprocess.CompletedProcess[str]:
+    """Run a program in an interpreter of its own, with the package and these helpers at hand."""
+    environment = {**os.environ, "PYTHONPATH": f"{PACKAGE}{os.pathsep}{TESTS}"}
+    command = [python, "-c", code, *arguments]
+    done = subprocess.run(command, env=environment, capture_output=True, text=True, timeout=timeout, check=False)
+    WATCH.note(done.stdout, done.stderr)
+    return done
+
+
+class Published:
+    """The client 1.1.3 from the package index, in an interpreter of its own."""
+
+    def __init__(self, python: str) -> None:
+        self.python = python
+
+    def call(self, settings: dict[str, Any], calls: list[Any]) -> list[Any]:
+        """Make ``(method, arguments)`` calls and return what came back, or an error's class and text."""
+        done = subprocess.run(
+            [self.python, "-I", str(TESTS / "published_driver.py")],
+            input=repr((settings, calls)),
+            capture_output=True,
+            text=True,
+            timeout=60,
+            check=False,
+        )
+        assert done.returncode == 0, done.stderr
+        returned: list[Any] = json.loads(done.stdout)
+        return returned
+
+
+class Child:
+    """A forked child that runs ``body`` and exits 0 if it returned. It cannot outlive 30 seconds."""
+
+    LIMIT = 30
+
+    def __init__(self, body: Callable[[], Any]) -> None:
+        self.pid = os.fork()
+        if self.pid == 0:
+            self._run(body)
+
+    def _run(self, body: Callable[[], Any]) -> NoReturn:
+        status = 1
+        try:
+            signal.signal(signal.SIGALRM, signal.SIG_DFL)
+            signal.alarm(self.LIMIT)
+            body()
+            status = 0
+        except BaseException:
+            traceback.print_exc()
+            sys.stderr.flush()
+        finally:
+            os._exit(status)
+
+    def ended_well(self) -> None:
+        """Wait for the child's end and fail unless it is a good one."""
+        _, status = os.waitpid(self.pid, 0)
+        code = -os.WTERMSIG(status) if os.WIFSIGNALED(status) else os.WEXITSTATUS(status)
+        assert code != -signal.SIGALRM, f"the child hung for {self.LIMIT} s"
+        assert code == 0, f"the child ended with {code}; its error is on stderr"
+
+
+def together(count: int, body: Callable[[int], Any]) -> list[Any]:
+    """Run ``body`` on ``count`` threads at once and return what each returned; the first error is raised."""
+    results: list[Any] = [None] * count
+    errors: list[BaseException] = []
+    start = threading.Barrier(count)
+
+    def run(at: int) -> None:
+        try:
+            start.wait(10)
+            results[at] = body(at)
+        except BaseException as error:
+            errors.append(error)
+
+    threads = [threading.Thread(target=run, args=(at,), daemon=True) for at in range(count)]
+    for thread in threads:
+        thread.start()
+    for thread in threads:
+        thread.join(60)
+        assert not thread.is_alive(), "a thread hangs"
+    if errors:
+        raise errors[0]
+    return results
+
+
+def everything_shown(value: Any) -> str:
+    """Return all that a program could print of ``value``, walking its attributes and its items."""
+    shown: list[str] = []
+    _show(value, shown, {}, 0)
+    return "\n".join(shown)
+
+
+def _show(value: Any, shown: list[str], known: dict[int, Any], depth: int) -> None:
+    if id(value) in known or depth > 4:
+        return
+    known[id(value)] = value  # Kept, so that no other object gets its identity meanwhile.
+    shown += [repr(value), str(value), format(value)]
+    if isinstance(value, BaseException):
+        shown.append("".join(traceback.format_exception(type(value), value, value.__traceback__)))
+        for inner in (value.args, value.__cause__, value.__context__):
+            _show(inner, shown, known, depth + 1)
+    if isinstance(value, (str, bytes, int, float, type(None))):
+        return
+    if isinstance(value, dict):
+        for item in value.items():
+            _show(item, shown, known, depth + 1)
+        return
+    if isinstance(value, (list, tuple, set)):
+        for item in value:
+            _show(item, shown, known, depth + 1)
+        return
+    for name in dir(value):
+        if not name.startswith("__") or name in {"__dict__", "__doc__"}:
+            with contextlib.suppress(Exception):
+                _show(getattr(value, name), shown, known, depth + 1)
+
+
+class LeakWatch:
+    """Collects everything that a test run shows and finds the secrets in it."""
+
+    def __init__(self) -> None:
+        self._texts: list[str] = []
+        self._errors: list[ActPassError] = []
+
+    def note(self, *texts: str | None) -> None:
+        """Keep texts, and append them to the file that ``ACTPASS_TEST_LOG`` names."""
+        kept = [text for text in texts if text]
+        self._texts += kept
+        path = os.environ.get("ACTPASS_TEST_LOG")
+        if path and kept:
+            with open(path, "a", encoding="utf-8", errors="backslashreplace") as log:
+                log.writelines(text + "\n" for text in kept)
+
+    def watch_errors(self, patch: pytest.MonkeyPatch) -> None:
+        """Keep every error that the SDK makes from now on."""
+        original = ActPassError.__init__
+
+        @functools.wraps(original)
+        def remember(error: ActPassError, *args: Any, **kwargs: Any) -> None:
+            original(error, *args, **kwargs)
+            self._errors.append(error)
+
+        patch.setattr(ActPassError, "__init__", remember)
+
+    def take_errors(self) -> None:
+        """Note all that the errors so far show, and forget them."""
+        errors, self._errors = self._errors, []
+        for error in errors:
+            trace = traceback.format_exception(type(error), error, error.__traceback__)
+            self.note(str(error), repr(error), repr(error.args), repr(vars(error)), "".join(trace))
+
+    def size(self) -> int:
+        return sum(len(text) for text in self._texts)
+
+    def leaks(self, secrets: list[str] | None = None) -> list[str]:
+        """Return a line for each secret in each text that has it."""
+        found = []
+        for secret in all_secrets() if secrets is None else secrets:
+            for text in self._texts:
+                at = text.find(secret)
+                if at >= 0:
+                    found.append(f"{secret} in …{text[max(0, at - 120) : at + 120]!r}…")
+        return found
+
+
+@functools.cache
+def all_secrets() -> list[str]:
+    """Return the secrets of the tests and of the vectors."""
+    words = {"apk_vector_secret"}
+    for path in VECTORS.glob("*/*.json"):
+        words.update(re.findall(r"[A-Za-z0-9]\w*_secret\b", path.read_text(encoding="utf-8")))
+    return SECRETS + sorted(words)
+
+
+WATCH = LeakWatch()

@@ -1,0 +1,407 @@
+"""What cannot be sent is an error that names it, in every mode; what can is sent as ``json.dumps`` writes it."""
+
+from __future__ import annotations
+
+import collections
+import datetime
+import decimal
+import enum
+import json
+import re
+import types
+import uuid
+from collections.abc import Iterator
+from typing import Any
+
+import pytest
+from actpass import (
+    DEFAULT_BASE_URL,
+    ActPassArgumentError,
+    ActPassClient,
+    ActPassConfigError,
+    canonical_outcome,
+    create_actpass,
+)
+from support import (
+    ACTION,
+    ALLOW,
+    ANSWERS,
+    API_KEY,
+    CALLS,
+    MODES,
+    PASSPORT,
+    Callback,
+    Hostile,
+    Played,
+    answer,
+    new_client,
+)
+
+LONE = "a\ud800"
+NAN = float("nan")
+INFINITY = float("inf")
+
+
+def nested(depth: int, of: Any = dict) -> Any:
+    """Return ``depth`` dicts in one another, or lists inside a dict."""
+    value: Any = of()
+    for _ in range(depth - 2):
+        value = {"a": value} if of is dict else of([value])
+    return {"a": value}
+
+
+def cycle_of_dicts() -> Any:
+    value: dict[str, Any] = {}
+    value["a"] = {"b": value}
+    return value
+
+
+def cycle_of_lists() -> Any:
+    value: list[Any] = []
+    value.append(value)
+    return {"a": value}
+
+
+BAD_ARGS: dict[str, Any] = {
+    "none": None,
+    "a_list": [],
+    "a_string": "{}",
+    "a_number": 1,
+    "pairs": [("amount", 1)],
+    "another_mapping": types.MappingProxyType({"amount": 1}),
+    "an_object": {"a": object()},
+    "a_class": {"a": dict},
+    "a_function": {"a": print},
+    "a_set": {"a": {1}},
+    "a_generator": {"a": iter([1])},
+    "bytes": {"a": b"x"},
+    "complex": {"a": 1j},
+    "decimal": {"a": decimal.Decimal(1)},
+    "datetime": {"a": datetime.datetime(2026, 1, 1)},
+    "uuid": {"a": uuid.UUID(int=1)},
+    "nan": {"a": NAN},
+    "nan_deep": {"a": [{"b": (NAN,)}]},
+    "infinity": {"a": INFINITY},
+    "minus_infinity": {"a": -INFINITY},
+    "lone_surrogate": {"a": LONE},
+    "lone_surrogate_as_key": {LONE: 1},
+    "reversed_surrogates": {"a": "\udc00\ud800"},
+    "bytes_as_key": {b"a": 1},
+    "tuple_as_key": {(1, 2): 1},
+    "nan_as_key": {NAN: 1},
+    "keys_that_become_one": {1: "a", "1": "b"},
+    "keys_that_become_one_deep": {"a": [{None: 1, "null": 2}]},
+    "integer_past_a_double": {"a": 10**400},
+    "integer_of_too_many_digits": {"a": 1 << 100_000},
+    "dicts_128_deep": nested(128),
+    "lists_128_deep": nested(128, list),
+    "tuples_128_deep": nested(128, tuple),
+    "dicts_100000_deep": nested(100_000),
+    "cycle_of_dicts": cycle_of_dicts(),
+    "cycle_of_lists": cycle_of_lists(),
+}
+NEEDED: tuple[Any, ...] = ("", 1, None, b"x", ["x"], LONE)
+OPTIONAL: tuple[Any, ...] = (1, True, b"x", {}, LONE)
+BAD: dict[str, tuple[Any, ...]] = {
+    "goal": NEEDED,
+    "tool": NEEDED,
+    "resource": (*OPTIONAL, None),
+    "user_id": OPTIONAL,
+    "passport": OPTIONAL,
+    "idempotency_key": (*OPTIONAL, ""),
+    "audience": OPTIONAL,
+    "approval_request_id": OPTIONAL,
+    "tool_manifest_hash": OPTIONAL,
+    "mode": (*OPTIONAL, "", "off", "Enforce", "monitor ", "allow", b"monitor", ["monitor"]),
+}
+
+
+def named(member: str, value: Any, *before: str) -> Any:
+    return pytest.param(*before, member, value, id="-".join((*before, member, ascii(value)[:20])))
+
+
+@pytest.fixture
+def silent(hostile: Hostile) -> Iterator[Played]:
+    """Give a gateway that allows everything and must not be asked."""
+    with hostile.play(answer(ALLOW)) as gateway:
+        yield gateway
+        assert gateway.seen() == [], "something was sent"
+
+
+@pytest.mark.parametrize(
+    ("member", "value"),
+    [
+        *(pytest.param("args", value, id=f"args-{name}") for name, value in BAD_ARGS.items()),
+        *(named(member, value) for member, values in BAD.items() for value in values),
+    ],
+)
+def test_what_cannot_be_sent(silent: Played, member: str, value: Any) -> None:
+    callback = Callback()
+    arguments = {**ACTION, member: value}
+    with new_client(silent.base_url) as client:
+        for mode in MODES if member != "mode" else (value,):
+            with pytest.raises(ActPassArgumentError, match=rf"\A{member}: ") as raised:
+                client.guard(execute_fn=callback, **{"mode": mode, **arguments})
+            assert (raised.value.code, raised.value.kind) == ("actpass.invalid_argument", "argument")
+            assert (raised.value.status, raised.value.retryable) == (None, False)
+            assert isinstance(raised.value, TypeError)
+        with pytest.raises(ActPassArgumentError, match=rf"\A{member}: "):
+            client.preflight(**arguments)
+    with new_client(silent.base_url, mode="monitor") as client, pytest.raises(ActPassArgumentError):
+        client.guard(execute_fn=callback, **arguments)
+    assert callback.runs == 0
+
+
+BAD_CALLS: dict[str, dict[str, tuple[Any, ...]]] = {
+    "issue_passport": {
+        "audience": NEEDED,
+        "goal": NEEDED,
+        "allowed_tools": (None, "tool", [1], {"a": 1}, [LONE]),
+        "allowed_resources": ("resource", [None], 1),
+        "resource_constraints": ([], "x", 1, {"a": NAN}, nested(128)),
+        "user_id": OPTIONAL,
+        "ttl_seconds": (-1, 1.5, "60", True, 2**70),
+        "risk_tier": NEEDED,
+    },
+    "verify_passport": {
+        "token": NEEDED,
+        "audience": NEEDED,
+        "agent_id": OPTIONAL,
+        "user_id": OPTIONAL,
+        "current_tool_manifest_hash": OPTIONAL,
+        "policy_hash": OPTIONAL,
+    },
+    "revoke_passport": {"jti": NEEDED, "reason": OPTIONAL},
+    "record_evidence": {
+        "event_type": NEEDED,
+        "chain_id": NEEDED,
+        "tool_id": OPTIONAL,
+        "decision": OPTIONAL,
+        "reason_code": OPTIONAL,
+        "metadata": ([], "x", 1, {"a": NAN}, {"a": LONE}, nested(128)),
+        "request_hash": OPTIONAL,
+        "response_hash": OPTIONAL,
+    },
+}
+GOOD_CALLS: dict[str, dict[str, Any]] = {
+    "issue_passport": {"audience": "mcp://x", "goal": "g", "allowed_tools": ["t"]},
+    "verify_passport": {"token": PASSPORT, "audience": "mcp://x"},
+    "revoke_passport": {"jti": "ap_1"},
+    "record_evidence": {"event_type": "e", "chain_id": "c"},
+}
+
+
+@pytest.mark.parametrize(
+    ("method", "member", "value"),
+    [
+        named(member, value, method)
+        for method, members in BAD_CALLS.items()
+        for member, values in members.items()
+        for value in values
+    ],
+)
+def test_what_the_other_calls_cannot_send(silent: Played, method: str, member: str, value: Any) -> None:
+    with new_client(silent.base_url) as client, pytest.raises(ActPassArgumentError, match=rf"\A{member}: "):
+        getattr(client, method)(**{**GOOD_CALLS[method], member: value})
+
+
+def test_missing_and_unknown_arguments_are_pythons_own_errors(silent: Played) -> None:
+    with new_client(silent.base_url) as client:
+        for wrong in ({}, {**ACTION, "argz": {}}, {"goal": "g", "tool": "t"}):
+            with pytest.raises(TypeError):
+                client.preflight(**wrong)
+            with pytest.raises(TypeError):
+                client.guard(execute_fn=print, **wrong)
+
+
+SECONDS = (0, -1, NAN, INFINITY, 86_401, 1e300, 10**400, "1", True, [1])
+BAD_SETTINGS: dict[str, tuple[Any, ...]] = {
+    "api_key": (None, "", "a b", f"{API_KEY}\n", "\tkey", "k\xe9y", "key\0", 1, API_KEY.encode(), LONE),
+    "tenant_id": (1, "a\nb", "\xe9", b"x", LONE),
+    "agent_id": (1, b"x", LONE),
+    "base_url": (
+        1,
+        "gate.example",
+        "ftp://gate.example",
+        "http://gate.example",
+        "http://10.0.0.1",
+        "http://0.0.0.0",
+        "http://127.0.0.1.example",
+        "http://localhost.example",
+        "https://user@gate.example",
+        "https://user:word@gate.example",
+        "https://gate.example?x=1",
+        "https://gate.example#x",
+        "https://",
+        LONE,
+    ),
+    "timeout": (*SECONDS, None),
+    "connect_timeout": SECONDS,
+    "max_retries": (-1, 11, 1.5, 2**40, "1", True, None),
+    "mode": ("", "off", "Monitor", 1, None, LONE),
+    "ca": ("", b"", "x", b"\xff", "-----BEGIN CERTIFICATE-----\n!\n-----END CERTIFICATE-----", 1),
+    "danger_allow_insecure_http": (1, "yes", None),
+}
+
+
+@pytest.mark.parametrize(
+    ("name", "value"),
+    # By number, because a name that holds a secret would be printed.
+    [
+        pytest.param(name, value, id=f"{name}-{at}")
+        for name, values in BAD_SETTINGS.items()
+        for at, value in enumerate(values)
+    ],
+)
+def test_what_no_client_can_be_made_of(name: str, value: Any) -> None:
+    settings: dict[str, Any] = {"api_key": API_KEY, "base_url": "https://gate.example", name: value}
+    with pytest.raises(ActPassConfigError, match=rf"\A{name}: ") as raised:
+        ActPassClient(**settings)
+    assert type(raised.value) is ActPassConfigError
+    assert isinstance(raised.value, ValueError)
+    assert (raised.value.code, raised.value.kind) == ("actpass.invalid_config", "config")
+
+
+def test_settings_from_the_environment(monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setenv("ACTPASS_API_KEY", API_KEY)
+    assert ActPassClient().base_url == DEFAULT_BASE_URL == "https://www.api.actpass.org"
+    monkeypatch.setenv("ACTPASS_API_BASE_URL", "http://127.0.0.1:1/path/")
+    assert ActPassClient().base_url == create_actpass().base_url == "http://127.0.0.1:1/path"
+    assert ActPassClient(base_url="http://127.0.0.1:2").base_url == "http://127.0.0.1:2"
+    monkeypatch.setenv("ACTPASS_API_BASE_URL", "http://gate.example")
+    with pytest.raises(ActPassConfigError, match="base_url: "):
+        ActPassClient()
+    monkeypatch.setenv("ACTPASS_API_KEY", f"{API_KEY}\n")
+    with pytest.raises(ActPassConfigError, match="api_key: "):
+        ActPassClient(base_url="http://127.0.0.1:2")
+
+
+def test_settings_can_be_read_back() -> None:
+    client = ActPassClient(API_KEY, "tenant", "agent", "http://[::1]:9/", 2.5, mode="strict", max_retries=10)
+    shown = (client.tenant_id, client.agent_id, client.base_url, client.timeout, client.mode)
+    assert shown == ("tenant", "agent", "http://[::1]:9", 2.5, "strict")
+    assert not hasattr(client, "api_key")
+    with pytest.raises(AttributeError):
+        client.timeout = 1  # type: ignore[misc]
+    made = create_actpass(API_KEY, "tenant", None, "http://127.0.0.1:9")
+    assert (made.agent_id, made.timeout, made.mode) == ("sdk", 30.0, "enforce")
+    assert ActPassClient(API_KEY, base_url="http://gate.example", danger_allow_insecure_http=True).base_url
+
+
+@pytest.mark.parametrize("name", CALLS)
+def test_a_closed_client_sends_nothing(silent: Played, name: str) -> None:
+    with new_client(silent.base_url) as client:
+        pass
+    client.close()
+    with pytest.raises(ActPassConfigError, match="closed"):
+        CALLS[name](client)
+    assert API_KEY not in repr(client)
+
+
+class Colour(str, enum.Enum):
+    RED = "red"
+
+
+class Size(enum.IntEnum):
+    LARGE = 3
+
+
+class Loud(int):
+    def __repr__(self) -> str:
+        return '"injected"'
+
+    __str__ = __repr__
+
+
+class Measure(float):
+    def __repr__(self) -> str:
+        return '"injected"'
+
+    __str__ = __repr__
+
+
+class Text(str):
+    def __str__(self) -> str:
+        return "injected"
+
+
+Point = collections.namedtuple("Point", "x y")
+
+KEPT: dict[str, Any] = {
+    "nothing": {},
+    "plain": {"amount": 4900, "currency": "usd", "yes": True, "no": False, "none": None},
+    "nested": {"a": [{"b": [[], {}, [None]]}, "c"]},
+    "order": {"z": 1, "a": 2, "m": {"y": 1, "b": 2}},
+    "unicode": {"é": "Zoë \u20ac 😀 \u2028 \ufffe", "\U0001d4b3": "\U0010ffff"},
+    "escapes": {'"\\/\b\f\n\r\t\0\x1f\x7f': '"\\/\b\f\n\r\t\0\x1f\x7f\x80'},
+    "surrogate_pair": {"a": json.loads('"\\ud83d\\ude00"')},
+    "large_integers": {"a": [2**53, 2**53 + 1, -(2**63), 2**63, 2**64, -(2**64), 10**300, -(10**300)]},
+    "floats": {
+        "a": [1.0, -0.0, 0.1, 1e16, 1e15, 1e22, 1e-4, 1e-5, 1e-7, 123456789.123, 1 / 3, 5e-324, 1.7976931348623157e308]
+    },
+    "odd_keys": {7: 1, -5: 2, None: 3, True: 4, False: 5, 1.5: 6, 1e22: 7, 10**30: 8},
+    "tuples": {"a": (1, (2, ()), [3])},
+    "namedtuple": {"a": Point(1, 2)},
+    "string_enum": {"a": Colour.RED, Colour.RED: 1},
+    "integer_enum": {"a": Size.LARGE, Size.LARGE: 1},
+    "integer_subclass": {"a": Loud(7), "b": Loud(10**30), Loud(8): 1},
+    "float_subclass": {"a": Measure(1.5), Measure(2.5): 1},
+    "string_subclass": {"a": Text("kept"), Text("key"): 1},
+    "ordered_dict": collections.OrderedDict([("z", 1), ("a", collections.OrderedDict(b=1))]),
+    "default_dict": collections.defaultdict(list, {"a": [1]}),
+    "shared_but_no_cycle": {"a": [ACTION, ACTION]},
+    "dicts_127_deep": nested(127),
+    "lists_127_deep": nested(127, list),
+    "long": {"a": "x" * 100_000, "b": list(range(5_000))},
+    "many_keys": {f"k{n}": n for n in range(2_000)},
+}
+
+
+@pytest.mark.parametrize("name", KEPT)
+def test_what_is_sent_is_what_json_dumps_writes(hostile: Hostile, name: str) -> None:
+    value = KEPT[name]
+    written = json.dumps(value)
+    said = answer({**ALLOW, **ANSWERS["/api/v1/passports/issue"], **ANSWERS["/api/v1/evidence/events"]})
+    with hostile.play(said) as gateway, new_client(gateway.base_url) as client:
+        client.preflight("g", "t", value)
+        assert client.guard("g", "t", value, lambda _: None)["executed"]
+        client.issue_passport("a", "g", ["t"], resource_constraints=value)
+        client.record_evidence("e", "c", metadata=value)
+        bodies = [one["body"] for one in gateway.seen()]
+    for body, member, after in zip(
+        bodies,
+        ("args", "args", "resource_constraints", "metadata"),
+        ("user_id", "user_id", "user_id", "request_hash"),
+    ):
+        assert f'"{member}": {written}, "{after}": ' in body
+
+
+def test_what_comes_back_is_what_json_loads_reads(hostile: Hostile) -> None:
+    text = (
+        '{"decision":"allow","big":123456789012345678901234567890,"float":1.50,"exponent":1e2,"zero":-0,"minus":-0.0,'
+        '"tiny":5e-324,"unicode":"\\ud83d\\ude00é\\u0000","nested":[[],{},[null,true,false]],"z":1,"a":2}'
+    )
+    with hostile.play({"do": "respond", "body": text}) as gateway, new_client(gateway.base_url) as client:
+        decision = client.preflight(**ACTION)
+        context = Callback()
+        out = client.guard(execute_fn=context, **ACTION)
+    for found in (decision, out["decision"], context.contexts[0]["decision"]):
+        assert repr(found) == repr(json.loads(text))
+
+
+def test_a_fresh_idempotency_key_for_each_call(hostile: Hostile) -> None:
+    with hostile.play(answer(ALLOW)) as gateway, new_client(gateway.base_url) as client:
+        for _ in range(20):
+            client.preflight(**ACTION)
+        keys = [json.loads(one["body"])["idempotency_key"] for one in gateway.seen()]
+    assert len(set(keys)) == len(keys)
+    for key in keys:
+        assert re.fullmatch(r"[0-9a-f]{8}-[0-9a-f]{4}-7[0-9a-f]{3}-[89ab][0-9a-f]{3}-[0-9a-f]{12}", key)
+
+
+@pytest.mark.parametrize(
+    "outcome", [{}, {"executed": True}, {"decision": {}, "executed": True}, {"decision": 1, "executed": True}]
+)
+def test_what_is_no_outcome_has_no_canonical_form(outcome: Any) -> None:
+    with pytest.raises(ActPassArgumentError):
+        canonical_outcome(outcome)

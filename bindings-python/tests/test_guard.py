@@ -1,0 +1,337 @@
+"""What ``guard`` does with the function that it guards."""
+
+from __future__ import annotations
+
+import asyncio
+import contextvars
+import gc
+import os
+import threading
+import time
+import weakref
+from collections.abc import Iterator
+from typing import Any
+
+import pytest
+from actpass import ActPassArgumentError, ActPassClient, canonical_outcome
+from support import (
+    ACTION,
+    ALLOW,
+    CREDENTIAL,
+    MODES,
+    Callback,
+    Child,
+    Hostile,
+    Played,
+    answer,
+    everything_shown,
+    new_client,
+)
+
+WITH_CREDENTIAL = {**ALLOW, "credential": {"token": CREDENTIAL, "expires_at": "2030-01-01T00:00:00Z", "more": [1]}}
+WORDS = ("allow", "warn", "deny", "require_approval", "require_tool_reapproval", "quarantine")
+RUNS = {
+    ("enforce", "allow"),
+    ("strict", "allow"),
+    ("warn", "allow"),
+    ("warn", "warn"),
+    *(("monitor", word) for word in WORDS),
+}
+
+
+@pytest.fixture
+def allowing(hostile: Hostile) -> Iterator[Played]:
+    with hostile.play(answer(ALLOW)) as gateway:
+        yield gateway
+
+
+@pytest.fixture
+def client(allowing: Played) -> Iterator[ActPassClient]:
+    with new_client(allowing.base_url) as client:
+        yield client
+
+
+@pytest.mark.parametrize("mode", MODES)
+@pytest.mark.parametrize("word", WORDS)
+def test_the_table(hostile: Hostile, mode: Any, word: str) -> None:
+    decision = {"decision": word, "reason_code": "some.reason", "evidence_event_id": "ev_1", "new": {"member": 1.50}}
+    callback = Callback()
+    with hostile.play(answer(decision)) as gateway, new_client(gateway.base_url) as client:
+        out: Any = client.guard(execute_fn=callback, mode=mode, **ACTION)
+        [request] = gateway.seen()
+    runs = (mode, word) in RUNS
+    assert (callback.runs, out["executed"]) == (runs, runs)
+    assert out["decision"] == decision
+    assert set(out) == ({"decision", "executed", "result"} if runs else {"decision", "executed"})
+    assert f'"mode": "{mode}"' in request["body"]
+
+
+@pytest.mark.parametrize("mode", MODES)
+def test_the_clients_mode_holds_where_a_call_names_none(hostile: Hostile, mode: Any) -> None:
+    with hostile.play(answer({"decision": "deny"})) as gateway, new_client(gateway.base_url, mode=mode) as client:
+        assert client.mode == mode
+        assert client.guard(execute_fn=lambda _: None, **ACTION)["executed"] is (mode == "monitor")
+        assert not client.guard(execute_fn=lambda _: None, mode="enforce", **ACTION)["executed"]
+        assert [f'"mode": "{mode}"' in one["body"] for one in gateway.seen()] == [True, mode == "enforce"]
+
+
+def test_no_environment_variable_changes_the_mode(hostile: Hostile, monkeypatch: pytest.MonkeyPatch) -> None:
+    for name in ("ACTPASS_MODE", "ACTPASS_DEFAULT_MODE", "ACTPASS_GUARD_MODE", "MODE"):
+        monkeypatch.setenv(name, "monitor")
+    with hostile.play(answer({"decision": "deny"})) as gateway, new_client(gateway.base_url) as client:
+        assert not client.guard(execute_fn=lambda _: None, **ACTION)["executed"]
+
+
+class Odd:
+    """Copying, comparing or truth-testing this shows."""
+
+    __hash__ = None  # type: ignore[assignment]
+
+    def __eq__(self, _: object) -> bool:
+        raise AssertionError("compared")
+
+    def __bool__(self) -> bool:
+        raise AssertionError("truth-tested")
+
+    def __reduce__(self) -> Any:
+        raise AssertionError("copied")
+
+
+@pytest.mark.parametrize(
+    "result", [None, object(), Odd(), float("nan"), {1: {2}}, ActPassClient, ValueError("returned")]
+)
+def test_the_result_is_that_very_object(client: ActPassClient, result: Any) -> None:
+    out = client.guard(execute_fn=lambda _: result, **ACTION)
+    assert out["result"] is result
+    assert "error" not in out
+    assert out["executed"] is True
+
+
+class OddError(Exception):
+    """An exception that can be neither copied nor shown."""
+
+    def __init__(self, one: object, two: object) -> None:
+        super().__init__()
+        self.kept = (one, two)
+
+    def __str__(self) -> str:
+        raise AssertionError("shown")
+
+    def __reduce__(self) -> Any:
+        raise AssertionError("copied")
+
+
+@pytest.mark.parametrize("error", [ValueError("x"), OddError(1, 2), StopIteration(3), TimeoutError(), MemoryError()])
+def test_the_error_is_that_very_exception(client: ActPassClient, error: Exception) -> None:
+    def fail(_: Any) -> None:
+        raise error
+
+    out = client.guard(execute_fn=fail, **ACTION)
+    assert out["error"] is error
+    assert "result" not in out
+    assert out["executed"] is True
+    assert out["decision"] == ALLOW
+    names = []
+    trace = error.__traceback__
+    while trace is not None:
+        names.append(trace.tb_frame.f_code.co_name)
+        trace = trace.tb_next
+    assert names[-1] == "fail", "the traceback is lost"
+
+
+@pytest.mark.parametrize("kind", [KeyboardInterrupt, SystemExit, GeneratorExit, asyncio.CancelledError])
+@pytest.mark.parametrize("mode", MODES)
+def test_what_stops_a_program_passes_through(client: ActPassClient, kind: Any, mode: Any) -> None:
+    stop = kind("stop")
+
+    def fail(_: Any) -> None:
+        raise stop
+
+    with pytest.raises(kind) as raised:
+        client.guard(execute_fn=fail, mode=mode, **ACTION)
+    assert raised.value is stop
+    assert client.guard(execute_fn=lambda _: 1, **ACTION)["executed"], "the client does not work afterwards"
+
+
+def test_it_runs_on_the_calling_thread_with_its_context(client: ActPassClient) -> None:
+    variable: contextvars.ContextVar[str] = contextvars.ContextVar("variable")
+    variable.set("outside")
+
+    def look(_: Any) -> Any:
+        seen = (threading.get_ident(), variable.get())
+        variable.set("inside")
+        return seen
+
+    found: list[Any] = []
+
+    def call() -> None:
+        variable.set("of a thread")
+        found.append((client.guard(execute_fn=look, **ACTION)["result"], threading.get_ident()))
+
+    assert client.guard(execute_fn=look, **ACTION)["result"] == (threading.get_ident(), "outside")
+    assert variable.get() == "inside", "it ran in a copy of the context"
+    thread = threading.Thread(target=call)
+    thread.start()
+    thread.join(10)
+    [(seen, ident)] = found
+    assert seen == (ident, "of a thread")
+
+
+def test_it_runs_after_the_verdict_and_asks_once(client: ActPassClient, allowing: Played) -> None:
+    seen_inside = client.guard(execute_fn=lambda _: len(allowing.seen()), **ACTION)["result"]
+    assert (seen_inside, len(allowing.seen())) == (1, 1)
+
+
+def test_the_context(client: ActPassClient) -> None:
+    callback = Callback()
+    client.guard(execute_fn=callback, **ACTION)
+    [context] = callback.contexts
+    assert type(context) is dict
+    assert context == {"credential": None, "decision": ALLOW}
+
+
+def test_the_credential_is_in_the_context_alone(hostile: Hostile) -> None:
+    callback = Callback()
+    with hostile.play(answer(WITH_CREDENTIAL)) as gateway, new_client(gateway.base_url) as client:
+        out: Any = client.guard(execute_fn=callback, **ACTION)
+        preflight = client.preflight(**ACTION)
+    [context] = callback.contexts
+    assert context["credential"] == WITH_CREDENTIAL["credential"]
+    assert context["decision"] == out["decision"] == preflight == ALLOW
+    shown = everything_shown([{**out, "result": None}, preflight, client, canonical_outcome(out)])
+    assert CREDENTIAL not in shown
+
+
+@pytest.mark.parametrize("word", [word for word in WORDS if word != "allow"])
+def test_a_credential_with_another_word_is_given_to_nobody(hostile: Hostile, word: str) -> None:
+    callback = Callback()
+    with hostile.play(answer({**WITH_CREDENTIAL, "decision": word})) as gateway, new_client(gateway.base_url) as client:
+        for mode in MODES:
+            out: Any = client.guard(execute_fn=callback, mode=mode, **ACTION)
+            assert out["decision"] == {**ALLOW, "decision": word}
+    assert [context["credential"] for context in callback.contexts] == [None] * callback.runs
+    assert callback.runs == (2 if word == "warn" else 1)
+
+
+def test_what_the_function_does_to_its_decision_changes_nothing(hostile: Hostile) -> None:
+    def change(context: Any) -> None:
+        context["decision"]["decision"] = "deny"
+        context["decision"]["explain"]["summary"] = "changed"
+        context.clear()
+
+    decision = {**ALLOW, "explain": {"summary": "as it was"}}
+    with hostile.play(answer(decision)) as gateway, new_client(gateway.base_url) as client:
+        assert client.guard(execute_fn=change, **ACTION)["decision"] == decision
+
+
+def test_outcomes_share_nothing(client: ActPassClient) -> None:
+    first: Any = client.guard(execute_fn=lambda _: None, **ACTION)
+    first["decision"]["decision"] = "deny"
+    first["decision"].clear()
+    assert client.guard(execute_fn=lambda _: None, **ACTION)["decision"] == ALLOW
+
+
+def test_a_permit_cannot_be_spent_twice_nor_settled_unspent(client: ActPassClient) -> None:
+    members = (*ACTION.values(), None, None, None, None, None, None, None)
+    permit, blocked = client._native.authorize(members)
+    assert blocked is None
+    assert permit is not None
+    with pytest.raises(RuntimeError):
+        permit.returned(1)
+    permit, _ = client._native.authorize(members)
+    assert permit is not None
+    permit.spend()
+    with pytest.raises(RuntimeError):
+        permit.spend()
+    permit, _ = client._native.authorize(members)
+    assert permit is not None
+    permit.spend()
+    assert permit.returned(1)["executed"]
+    for again in (permit.spend, lambda: permit.returned(1), lambda: permit.failed(ValueError())):
+        with pytest.raises(RuntimeError):
+            again()
+
+
+def test_a_permit_cannot_be_made() -> None:
+    from actpass._native import Permit
+
+    with pytest.raises(TypeError):
+        Permit()
+    with pytest.raises(TypeError):
+        Permit.__new__(Permit)
+    with pytest.raises(TypeError):
+        object.__new__(Permit)
+
+
+@pytest.mark.parametrize("mode", MODES)
+@pytest.mark.parametrize("function", [None, 1, "print", [print], {}])
+def test_what_cannot_be_called_is_refused_before_anything_is_sent(
+    client: ActPassClient, allowing: Played, function: Any, mode: Any
+) -> None:
+    with pytest.raises(ActPassArgumentError, match=f"execute_fn: .*{type(function).__name__}") as raised:
+        client.guard(execute_fn=function, mode=mode, **ACTION)
+    assert raised.value.code == "actpass.invalid_argument"
+    assert allowing.seen() == []
+
+
+def test_a_guard_inside_a_guarded_function(client: ActPassClient, allowing: Played) -> None:
+    def nested(depth: int) -> Any:
+        def run(_: Any) -> Any:
+            return nested(depth - 1) if depth else "bottom"
+
+        return client.guard(execute_fn=run, **ACTION)
+
+    out = nested(20)
+    for _ in range(20):
+        out = out["result"]
+    assert out["result"] == "bottom"
+    assert len(allowing.seen()) == 21
+
+
+def test_a_function_that_uses_and_closes_the_client(client: ActPassClient) -> None:
+    def use(_: Any) -> Any:
+        decision = client.preflight(**ACTION)
+        client.close()
+        return decision
+
+    out = client.guard(execute_fn=use, **ACTION)
+    assert out["result"] == ALLOW
+
+
+def test_a_function_that_takes_long_is_not_cut_off(allowing: Played) -> None:
+    with new_client(allowing.base_url, timeout=0.2) as client:
+        out = client.guard(execute_fn=lambda _: time.sleep(0.5), **ACTION)
+    assert out["executed"]
+    assert "error" not in out
+
+
+def test_a_function_that_forks(client: ActPassClient) -> None:
+    def fork(_: Any) -> Any:
+        Child(lambda: client.preflight(**ACTION)).ended_well()
+        return os.getpid()
+
+    assert client.guard(execute_fn=fork, **ACTION)["result"] == os.getpid()
+    assert client.guard(execute_fn=lambda _: 1, **ACTION)["executed"]
+
+
+def test_nothing_is_kept_after_a_call(client: ActPassClient) -> None:
+    class Thing:
+        pass
+
+    def run(_: Any) -> Thing:
+        return Thing()
+
+    out = client.guard(execute_fn=run, **ACTION)
+    result = weakref.ref(out["result"])
+    del out
+    gc.collect()
+    assert result() is None
+
+
+def test_the_canonical_outcome(client: ActPassClient) -> None:
+    ran: Any = client.guard(execute_fn=lambda _: object(), **ACTION)
+    end = '"error":null,"executed":true}'
+    decision = '"decision":"allow","evidence_event_id":"ev_1","reason_code":"refund.small_in_scope"'
+    assert canonical_outcome(ran) == f'{{"decision":{{{decision}}},{end}'
+    failed: dict[str, Any] = {"decision": {"decision": "allow"}, "executed": True, "error": ValueError("x")}
+    assert '"error":{"kind":"action","status":null}' in canonical_outcome(failed)

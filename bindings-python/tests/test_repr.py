@@ -1,0 +1,182 @@
+"""Nothing that can be printed shows a secret; the watch that checks the whole run is checked too."""
+
+from __future__ import annotations
+
+import copy
+import io
+import logging
+import pickle
+import traceback
+from pathlib import Path
+from typing import Any
+
+import actpass
+import pytest
+from actpass import ActPassClient, ActPassError
+from support import (
+    ACTION,
+    ALLOW,
+    API_KEY,
+    CALLS,
+    CREDENTIAL,
+    MODES,
+    PASSPORT,
+    SECRETS,
+    SIGNING_KEY,
+    Hostile,
+    LeakWatch,
+    answer,
+    everything_shown,
+    new_client,
+    run_python,
+)
+
+FAILING: dict[str, dict[str, Any]] = {
+    "refused": {"listen": "refused"},
+    "reset": {"steps": [{"do": "reset", "at": "request"}]},
+    "unauthenticated": {"steps": [answer({"error": {"message": f"no {API_KEY}"}}, status=401)]},
+    "forbidden": {"steps": [answer({**ALLOW, "credential": {"token": CREDENTIAL}}, status=403)]},
+    "redirected": {"steps": [{"do": "redirect"}]},
+    "malformed": {"steps": [{"do": "respond", "body": f'{{"credential":{{"token":"{CREDENTIAL}"'}]},
+    "cut": {"steps": [{"do": "truncate", "body": f"{API_KEY} {PASSPORT}", "missing": 9}]},
+    "no_http": {"steps": [{"do": "raw", "text": f"{API_KEY} {PASSPORT} {CREDENTIAL}\r\n\r\n"}]},
+    "late": {"steps": [{"do": "hang", "at": "body"}]},
+    "self_signed": {"tls": "self_signed"},
+}
+
+
+def shows_a_secret(text: str) -> bool:
+    return any(secret in text for secret in SECRETS)
+
+
+def test_the_client_and_its_native_half() -> None:
+    client = new_client("https://gate.example", tenant_id="team")
+    expected = "ActPassClient(base_url='https://gate.example', tenant_id='team', agent_id='tests')"
+    assert repr(client) == str(client) == f"{client}" == f"{client!r}" == expected
+    for value in (client, client._native, ActPassClient):
+        assert not shows_a_secret(everything_shown(value))
+    client.close()
+    assert repr(client) == expected
+
+    class Mine(ActPassClient):
+        pass
+
+    assert repr(Mine(API_KEY)).startswith("Mine(base_url=")
+
+
+def test_a_client_cannot_be_pickled() -> None:
+    client = new_client("https://gate.example")
+    for duplicate in (pickle.dumps, copy.deepcopy):
+        with pytest.raises(TypeError) as raised:
+            duplicate(client)
+        assert not shows_a_secret(everything_shown(raised.value))
+
+
+def test_a_permit_and_its_context(hostile: Hostile) -> None:
+    said = {**ALLOW, "credential": {"token": CREDENTIAL}}
+    with hostile.play(answer(said)) as gateway, new_client(gateway.base_url) as client:
+        permit, _ = client._native.authorize((*ACTION.values(), None, PASSPORT, None, None, None, None, None))
+    assert permit is not None
+    assert not shows_a_secret(everything_shown(permit))
+    context = permit.spend()
+    assert not shows_a_secret(everything_shown(permit))
+    assert context["credential"]["token"] == CREDENTIAL, "the secret was not there to be shown"
+    assert not shows_a_secret(everything_shown(permit.returned(None)))
+
+
+@pytest.mark.parametrize("name", FAILING)
+def test_every_failure(hostile: Hostile, name: str, caplog: pytest.LogCaptureFixture) -> None:
+    caplog.set_level(logging.DEBUG)
+    with hostile.play(**FAILING[name]) as gateway, new_client(gateway.base_url, timeout=0.1) as client:
+        for call in CALLS.values():
+            try:
+                call(client)
+            except ActPassError as error:
+                logging.getLogger("tests").exception("failed %r %s", error, error)
+                # As a program shows it that prints the locals of all frames.
+                trace = traceback.TracebackException.from_exception(error, capture_locals=True)
+                frames = [frame for frame in trace.stack if "actpass" in frame.filename and frame.name != "<lambda>"]
+                native_locals = [frame.locals for frame in frames if frame.locals and "self" in frame.locals]
+                assert not shows_a_secret(everything_shown(error))
+                assert all(API_KEY not in str(shown) for shown in native_locals)
+        for mode in MODES:
+            out: Any = client.guard(execute_fn=lambda _: None, mode=mode, passport=PASSPORT, **ACTION)
+            assert not shows_a_secret(everything_shown(out))
+    assert not shows_a_secret(caplog.text)
+
+
+def test_errors_of_arguments_do_not_show_them() -> None:
+    client = new_client("https://gate.example")
+    lone = "\ud800"
+    for call in (
+        lambda: client.preflight(passport=f"{PASSPORT}{lone}", **ACTION),
+        lambda: client.preflight(**{**ACTION, "args": {"a": [PASSPORT, float("nan")]}}),
+        lambda: client.preflight(**{**ACTION, "args": {"a": {PASSPORT}}}),
+        lambda: client.preflight(**{**ACTION, "args": {PASSPORT: 1, (1,): 2}}),
+        lambda: client.preflight(passport=PASSPORT.encode(), **ACTION),  # type: ignore[arg-type]
+        lambda: client.verify_passport(f"{PASSPORT}{lone}", "a"),
+        lambda: client.sign_payload(f"{SIGNING_KEY}{lone}", {}),
+        lambda: client.sign_payload(SIGNING_KEY, {"a": object()}),
+        lambda: client.sign_payload(SIGNING_KEY.encode(), {}),  # type: ignore[arg-type]
+        lambda: ActPassClient(f"{API_KEY}\n"),
+        lambda: ActPassClient(f"{API_KEY}{lone}"),
+        lambda: ActPassClient(f"{API_KEY}é"),
+        lambda: ActPassClient(API_KEY.encode()),  # type: ignore[arg-type]
+        lambda: ActPassClient(API_KEY, base_url=f"https://{SIGNING_KEY}@gate.example"),
+        lambda: ActPassClient(API_KEY, base_url=f"https://user:{SIGNING_KEY}@gate.example"),
+    ):
+        with pytest.raises(ActPassError) as raised:
+            call()
+        # The frames of this test hold the secrets, so only what the error itself says counts.
+        said = [str(raised.value), repr(raised.value), repr(raised.value.args), repr(vars(raised.value))]
+        assert not shows_a_secret("".join(said))
+
+
+UNHANDLED = """
+import actpass
+from support import ACTION, API_KEY, new_client, PASSPORT
+import sys, warnings
+warnings.simplefilter("always")
+client = new_client(sys.argv[1], timeout=1)
+client.guard(execute_fn=lambda _: print("ran"), mode="monitor", passport=PASSPORT, **ACTION)
+client.preflight(passport=PASSPORT, **ACTION)
+"""
+
+
+def test_an_unhandled_error_of_a_program(hostile: Hostile) -> None:
+    said = answer({"error": {"message": f"no {API_KEY} {PASSPORT}"}}, status=401)
+    with hostile.play(said) as gateway:
+        done = run_python(UNHANDLED, gateway.base_url)
+    assert (done.returncode, done.stdout) == (1, "ran\n")
+    assert "actpass._errors.ActPassAuthenticationError: preflight: the gateway answered 401" in done.stderr
+    assert not shows_a_secret(done.stdout + done.stderr)
+
+
+def test_a_help_page_shows_no_settings(capsys: pytest.CaptureFixture[str], monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setenv("ACTPASS_API_KEY", API_KEY)
+    page = io.StringIO()
+    import pydoc
+
+    pydoc.Helper(output=page).help(actpass)
+    assert "class ActPassClient" in page.getvalue()
+    assert not shows_a_secret(page.getvalue())
+
+
+def test_the_watch_finds_what_is_shown(monkeypatch: pytest.MonkeyPatch, tmp_path: Path) -> None:
+    log = tmp_path / "log"
+    monkeypatch.setenv("ACTPASS_TEST_LOG", str(log))
+    watch = LeakWatch()
+    with pytest.MonkeyPatch.context() as patch:
+        watch.watch_errors(patch)
+        error = actpass.ActPassStatusError("fine", 500, "fine")
+        error.request_id = "planted by the test"
+        watch.note("nothing here", None, "")
+        assert watch.leaks(["planted"]) == []
+        watch.take_errors()
+    assert len(watch.leaks(["planted"])) == 1, "only the members of the error show it"
+    assert "nothing here" in log.read_text()
+    assert "planted" in log.read_text()
+    monkeypatch.delenv("ACTPASS_TEST_LOG")
+    watch.note(f"Bearer {API_KEY}")
+    [leak] = watch.leaks()
+    assert leak.startswith(API_KEY)

@@ -1,0 +1,74 @@
+"""One client, many threads: each gets its own answer, and each function runs exactly once."""
+
+from __future__ import annotations
+
+import threading
+from typing import Any
+
+from actpass import ActPassConfigError
+from support import Callback, echoing, new_client, together, within
+
+THREADS = 64
+CALLS = 50
+
+
+def test_each_call_runs_its_own_function_once() -> None:
+    with echoing() as base_url, new_client(base_url, timeout=30) as client, within(40):
+        runs: list[list[Any]] = [[] for _ in range(THREADS)]
+
+        def run(at: int) -> None:
+            for call in range(CALLS):
+                name = f"{at}/{call}"
+
+                def execute(context: Any) -> Any:
+                    runs[at].append(context["decision"]["asked"]["args"]["name"])
+                    return threading.get_ident(), context["decision"]["request"]
+
+                out: Any = client.guard("goal", "tool", {"name": name}, execute, idempotency_key=name)
+                assert out["result"] == (threading.get_ident(), out["decision"]["request"])
+                assert out["decision"]["asked"]["idempotency_key"] == name
+
+        together(THREADS, run)
+    assert runs == [[f"{at}/{call}" for call in range(CALLS)] for at in range(THREADS)]
+
+
+def test_a_client_for_each_thread() -> None:
+    with echoing() as base_url:
+
+        def run(at: int) -> None:
+            for call in range(5):
+                with new_client(base_url) as client:
+                    answer: Any = client.preflight(f"{at}/{call}", "tool", {})
+                    assert answer["asked"]["goal"] == f"{at}/{call}"
+
+        together(16, run)
+
+
+def test_closing_while_others_call() -> None:
+    with echoing() as base_url:
+        client = new_client(base_url)
+        started = threading.Barrier(9, timeout=10)
+
+        def run(at: int) -> int:
+            if at == 0:
+                started.wait()
+                client.close()
+                return 1
+            calls = 0
+            while True:
+                callback = Callback(lambda context: context["decision"]["asked"]["goal"])
+                name = f"{at}/{calls}"
+                try:
+                    out: Any = client.guard(name, "tool", {"delay": 0.01}, callback)
+                except ActPassConfigError as error:
+                    assert "closed" in str(error)
+                    assert callback.runs == 0
+                    return calls
+                assert out.get("result") == name, out
+                calls += 1
+                if calls == 1:
+                    started.wait()
+
+        with within(20):
+            assert min(together(9, run)) >= 1
+        client.close()
