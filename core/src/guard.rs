@@ -178,7 +178,7 @@ impl Blocked {
 ///
 /// ```compile_fail
 /// // Not to be made by hand, ...
-/// let permit = actpass_core::Permit { decision: todo!(), credential: None, error: None };
+/// let permit = actpass_core::Permit { decision, credential: None, error: None };
 /// ```
 ///
 /// ```compile_fail
