@@ -176,12 +176,14 @@ impl Blocked {
 
 /// Leave to run the action, once. Only the gate makes one.
 ///
-/// ```compile_fail
+/// ```compile_fail,E0451
 /// // Not to be made by hand, ...
-/// let permit = actpass_core::Permit { decision, credential: None, error: None };
+/// fn forge(decision: actpass_core::Decision) -> actpass_core::Permit {
+///     actpass_core::Permit { decision, credential: None, error: None }
+/// }
 /// ```
 ///
-/// ```compile_fail
+/// ```compile_fail,E0382
 /// // ... nor to be spent twice.
 /// fn twice(permit: actpass_core::Permit) {
 ///     permit.spend();
