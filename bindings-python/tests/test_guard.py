@@ -126,7 +126,9 @@ def test_the_error_is_that_very_exception(client: ActPassClient, error: Exceptio
     def fail(_: Any) -> None:
         raise error
 
-    out = client.guard(execute_fn=fail, **ACTION)
+    callback = Callback(fail)
+    out = client.guard(execute_fn=callback, **ACTION)
+    assert callback.runs == 1
     assert out["error"] is error
     assert "result" not in out
     assert out["executed"] is True
@@ -147,8 +149,10 @@ def test_what_stops_a_program_passes_through(client: ActPassClient, kind: Any, m
     def fail(_: Any) -> None:
         raise stop
 
+    callback = Callback(fail)
     with pytest.raises(kind) as raised:
-        client.guard(execute_fn=fail, mode=mode, **ACTION)
+        client.guard(execute_fn=callback, mode=mode, **ACTION)
+    assert (raised.value, callback.runs) == (stop, 1)
     assert raised.value is stop
     assert client.guard(execute_fn=lambda _: 1, **ACTION)["executed"], "the client does not work afterwards"
 
