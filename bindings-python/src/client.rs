@@ -11,7 +11,7 @@ use crate::convert::{from_json, json, optional, string};
 use crate::error::raise;
 use crate::evidence::EvidenceArguments;
 use crate::guard::{ActionArguments, Ruled, verdict};
-use crate::passport::{IssueArguments, VerifyArguments};
+use crate::passport::{IssueArguments, OfflineVerifyArguments, VerifyArguments};
 use crate::runtime::{enter, wait};
 
 type Argument<'a, 'py> = Option<&'a Bound<'py, PyAny>>;
@@ -112,6 +112,18 @@ impl Client {
             let verified =
                 wait(py, &*self.host(py)?, async |actpass| actpass.verify_passport(&wanted).await)?;
             from_json(py, verified.as_json())
+        })
+    }
+
+    fn verify_passport_offline<'py>(
+        &self,
+        py: Python<'py>,
+        wanted: OfflineVerifyArguments<'py>,
+    ) -> PyResult<Bound<'py, PyAny>> {
+        enter(py, || {
+            let wanted = wanted.convert()?;
+            let call = async |actpass: ActPass| actpass.verify_passport_offline(&wanted).await;
+            from_json(py, wait(py, &*self.host(py)?, call)?.as_json())
         })
     }
 

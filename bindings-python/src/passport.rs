@@ -1,6 +1,6 @@
 //! The arguments of the passport calls.
 
-use actpass_core::{PassportRequest, VerifyRequest};
+use actpass_core::{OfflineVerifyRequest, PassportRequest, VerifyRequest};
 use pyo3::prelude::*;
 use pyo3::types::PyBool;
 
@@ -65,6 +65,27 @@ impl VerifyArguments<'_> {
         request.user_id = optional("user_id", user_id.as_ref())?;
         request.current_tool_manifest_hash = optional("current_tool_manifest_hash", manifest_hash.as_ref())?;
         request.policy_hash = optional("policy_hash", policy_hash.as_ref())?;
+        Ok(request)
+    }
+}
+
+/// The members of a verification without the gateway, in the order of the face's parameters.
+#[derive(FromPyObject)]
+pub(crate) struct OfflineVerifyArguments<'py>(
+    Bound<'py, PyAny>,
+    Bound<'py, PyAny>,
+    Option<Bound<'py, PyAny>>,
+    Option<Bound<'py, PyAny>>,
+    Option<Bound<'py, PyAny>>,
+);
+
+impl OfflineVerifyArguments<'_> {
+    pub(crate) fn convert(self) -> PyResult<OfflineVerifyRequest> {
+        let Self(token, audience, issuer, agent_id, user_id) = self;
+        let mut request = OfflineVerifyRequest::new(string("token", &token)?, string("audience", &audience)?);
+        request.issuer = optional("issuer", issuer.as_ref())?;
+        request.agent_id = optional("agent_id", agent_id.as_ref())?;
+        request.user_id = optional("user_id", user_id.as_ref())?;
         Ok(request)
     }
 }

@@ -20,7 +20,10 @@ use crate::error::{Error, ErrorKind};
 use crate::evidence::{EvidenceEvent, RecordedEvidence};
 use crate::guard::{Answered, ExecutionContext, Mode, Outcome, Verdict};
 use crate::json::{Document, Json};
-use crate::passport::{IssuedPassport, PassportRequest, Revocation, Verification, VerifyRequest};
+use crate::offline::{self, KeyCache};
+use crate::passport::{
+    IssuedPassport, OfflineVerifyRequest, PassportRequest, Revocation, Verification, VerifyRequest,
+};
 use crate::redact;
 use crate::request;
 use crate::retry;
@@ -56,6 +59,13 @@ pub struct ActPass(Arc<Inner>);
 struct Inner {
     config: Config,
     transport: Box<dyn Transport>,
+    keys: KeyCache,
+}
+
+impl Inner {
+    fn new(config: Config, transport: Box<dyn Transport>) -> Self {
+        Self { config, transport, keys: KeyCache::default() }
+    }
 }
 
 impl ActPass {
@@ -66,7 +76,7 @@ impl ActPass {
 
     pub(crate) fn with_config(config: Config) -> Result<Self, Error> {
         let transport = Box::new(HttpTransport::new(&config)?);
-        Ok(Self(Arc::new(Inner { config, transport })))
+        Ok(Self(Arc::new(Inner::new(config, transport))))
     }
 
     /// Asks the gateway whether `action` may run, and runs nothing.
@@ -134,6 +144,42 @@ impl ActPass {
         let body = request::verify(wanted)?;
         let document = self.document(Operation::VerifyPassport, body, Some(&wanted.token)).await?;
         Verification::parse(document).map_err(|problem| invalid(Operation::VerifyPassport, &problem))
+    }
+
+    /// Verifies a passport with the gateway's public keys, which are fetched once and kept: see
+    /// [`OfflineVerifyRequest`]. It does not see that a passport was revoked or spent; the gateway does.
+    ///
+    /// The keys are fetched again after 10 minutes, and for a key id that is not among them (at most every 30 s). If that
+    /// fails, those at hand serve until they are an hour old.
+    ///
+    /// # Errors
+    ///
+    /// As [`ActPass::preflight`], where there are no keys to verify with; a passport that is not valid is no error.
+    pub async fn verify_passport_offline(
+        &self,
+        wanted: &OfflineVerifyRequest,
+    ) -> Result<Verification, Error> {
+        request::needed("token", wanted.token.expose())?;
+        request::needed("audience", &wanted.audience)?;
+        let passport = match offline::Unverified::parse(wanted.token.expose()) {
+            Ok(passport) => passport,
+            Err(reason) => return Ok(Verification::invalid(reason)),
+        };
+        let fetch = async || {
+            let keys = self.document(Operation::Jwks, Bytes::new(), None).await?;
+            offline::parse_keys(&keys).map_err(|problem| invalid(Operation::Jwks, problem))
+        };
+        let key = self.0.keys.find(passport.key_id(), fetch).await?;
+        let expected = offline::Expected {
+            issuer: wanted.issuer.as_deref().unwrap_or(self.0.config.base_url.as_str()),
+            tenant_id: self.0.config.tenant_id.as_ref().and_then(|id| id.to_str().ok()),
+            wanted,
+            now: SystemTime::now(),
+        };
+        Ok(match key.ok_or(offline::UNKNOWN_KEY).and_then(|key| passport.verify(&key, &expected)) {
+            Ok(claims) => Verification::valid(&claims),
+            Err(reason) => Verification::invalid(reason),
+        })
     }
 
     /// Revokes the passport named `jti`, for `reason`.
@@ -415,7 +461,7 @@ impl ActPassBuilder {
         let transport = self.transport.take();
         let config = self.config()?;
         match transport {
-            Some(transport) => Ok(ActPass(Arc::new(Inner { config, transport }))),
+            Some(transport) => Ok(ActPass(Arc::new(Inner::new(config, transport)))),
             None => ActPass::with_config(config),
         }
     }
@@ -460,16 +506,19 @@ pub enum Operation {
     RevokePassport,
     /// [`ActPass::record_evidence`]
     RecordEvidence,
+    /// The public keys that [`ActPass::verify_passport_offline`] verifies with.
+    Jwks,
 }
 
 impl Operation {
     /// Every call.
-    pub const ALL: [Self; 5] = [
+    pub const ALL: [Self; 6] = [
         Self::Preflight,
         Self::IssuePassport,
         Self::VerifyPassport,
         Self::RevokePassport,
         Self::RecordEvidence,
+        Self::Jwks,
     ];
 
     /// The method's name.
@@ -480,6 +529,7 @@ impl Operation {
             Self::VerifyPassport => "verify_passport",
             Self::RevokePassport => "revoke_passport",
             Self::RecordEvidence => "record_evidence",
+            Self::Jwks => "jwks",
         }
     }
 
@@ -491,13 +541,26 @@ impl Operation {
             Self::VerifyPassport => "/api/v1/passports/verify",
             Self::RevokePassport => "/api/v1/passports/revoke",
             Self::RecordEvidence => "/api/v1/evidence/events",
+            Self::Jwks => "/.well-known/jwks.json",
+        }
+    }
+
+    /// Whether it is a `GET`, which has no body; the others are `POST`s.
+    pub const fn is_read(self) -> bool {
+        match self {
+            Self::Jwks => true,
+            Self::Preflight
+            | Self::IssuePassport
+            | Self::VerifyPassport
+            | Self::RevokePassport
+            | Self::RecordEvidence => false,
         }
     }
 
     /// Whether sending it twice is the same as sending it once.
     pub const fn is_idempotent(self) -> bool {
         match self {
-            Self::Preflight | Self::RevokePassport | Self::VerifyPassport => true,
+            Self::Jwks | Self::Preflight | Self::RevokePassport | Self::VerifyPassport => true,
             Self::IssuePassport | Self::RecordEvidence => false,
         }
     }

@@ -183,8 +183,8 @@ impl BaseUrl {
                 Error::config("base_url", format_args!("expected an absolute http(s) URL: {error}"))
             })
         };
-        let [preflight, issue, verify, revoke, evidence] = Operation::ALL.map(endpoint);
-        Ok(Self { endpoints: [preflight?, issue?, verify?, revoke?, evidence?], text, is_https })
+        let [preflight, issue, verify, revoke, evidence, jwks] = Operation::ALL.map(endpoint);
+        Ok(Self { endpoints: [preflight?, issue?, verify?, revoke?, evidence?, jwks?], text, is_https })
     }
 
     pub(crate) fn as_str(&self) -> &str {
@@ -196,13 +196,14 @@ impl BaseUrl {
     }
 
     pub(crate) fn endpoint(&self, operation: Operation) -> &Url {
-        let [preflight, issue, verify, revoke, evidence] = &self.endpoints;
+        let [preflight, issue, verify, revoke, evidence, jwks] = &self.endpoints;
         match operation {
             Operation::Preflight => preflight,
             Operation::IssuePassport => issue,
             Operation::VerifyPassport => verify,
             Operation::RevokePassport => revoke,
             Operation::RecordEvidence => evidence,
+            Operation::Jwks => jwks,
         }
     }
 }

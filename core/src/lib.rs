@@ -47,6 +47,7 @@ mod evidence;
 pub mod guard;
 mod hash;
 pub mod json;
+mod offline;
 mod passport;
 mod redact;
 mod request;
@@ -65,5 +66,7 @@ pub use evidence::{EvidenceEvent, RecordedEvidence};
 pub use guard::{Blocked, ExecutionContext, Mode, Outcome, Permit, Settlement, Verdict, canonical_outcome};
 pub use hash::{canonical_json, hash_payload, sha256_hex, sign_payload};
 pub use json::Json;
-pub use passport::{IssuedPassport, PassportRequest, Revocation, Verification, VerifyRequest};
+pub use passport::{
+    IssuedPassport, OfflineVerifyRequest, PassportRequest, Revocation, Verification, VerifyRequest,
+};
 pub use secret::Secret;

@@ -93,7 +93,7 @@ pub(crate) fn evidence(event: &EvidenceEvent) -> Result<Bytes, Error> {
     Ok(body.finish())
 }
 
-fn needed(member: &str, value: &str) -> Result<(), Error> {
+pub(crate) fn needed(member: &str, value: &str) -> Result<(), Error> {
     match value.is_empty() {
         true => Err(Error::argument(member, "expected a non-empty string")),
         false => Ok(()),

@@ -67,8 +67,6 @@ mod tests {
     use super::*;
     use crate::error::Error;
 
-    const ALL: [Operation; 5] = Operation::ALL;
-
     fn answered(status: u16, retry_after: Option<&str>) -> Result<Answer, Failure> {
         Ok(Answer { retry_after: retry_after.map(str::to_owned), ..Answer::new(status, "") })
     }
@@ -79,10 +77,13 @@ mod tests {
 
     #[test]
     fn what_is_retried() {
-        for operation in ALL {
+        for operation in Operation::ALL {
             let safe = matches!(
                 operation,
-                Operation::Preflight | Operation::VerifyPassport | Operation::RevokePassport
+                Operation::Jwks
+                    | Operation::Preflight
+                    | Operation::VerifyPassport
+                    | Operation::RevokePassport
             );
             assert!(permits(operation, &answered(429, None)));
             assert!(permits(operation, &answered(503, Some("1"))));

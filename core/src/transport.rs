@@ -22,6 +22,8 @@ use crate::tls;
 /// The largest body that is read from an answer: 1 MiB.
 pub const MAX_BODY: usize = 1024 * 1024;
 
+const JSON: HeaderValue = HeaderValue::from_static("application/json");
+
 /// Carries one attempt of a call.
 ///
 /// ```
@@ -56,9 +58,9 @@ pub type SendFuture<'t> = Pin<Box<dyn Future<Output = Result<Answer, Failure>> +
 /// One attempt of a call.
 #[derive(Clone, Debug)]
 pub struct Request {
-    /// Which call; it decides the path.
+    /// Which call; it decides the method and the path.
     pub operation: Operation,
-    /// The body, a JSON object.
+    /// The body, a JSON object; empty where the call only reads.
     pub body: Bytes,
 }
 
@@ -142,8 +144,11 @@ impl HttpTransport {
 
     async fn exchange(&self, request: Request) -> Result<Answer, Failure> {
         let url = self.base_url.endpoint(request.operation).clone();
-        let mut response =
-            self.client.post(url).body(request.body).send().await.map_err(|error| self.no_answer(error))?;
+        let request = match request.operation.is_read() {
+            true => self.client.get(url),
+            false => self.client.post(url).header(CONTENT_TYPE, JSON).body(request.body),
+        };
+        let mut response = request.send().await.map_err(|error| self.no_answer(error))?;
         let header = |name: HeaderName| Some(response.headers().get(name)?.to_str().ok()?.to_owned());
         let (retry_after, request_id) =
             (header(RETRY_AFTER), header(HeaderName::from_static("x-request-id")));
@@ -204,7 +209,6 @@ impl fmt::Debug for HttpTransport {
 fn headers(config: &Config) -> HeaderMap {
     let mut headers = HeaderMap::from_iter([
         (AUTHORIZATION, config.authorization.clone()),
-        (CONTENT_TYPE, HeaderValue::from_static("application/json")),
         (ACCEPT_ENCODING, HeaderValue::from_static("identity")),
         (USER_AGENT, config.user_agent.clone()),
     ]);

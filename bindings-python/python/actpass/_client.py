@@ -283,6 +283,44 @@ class ActPassClient:
         )
         return verified
 
+    def verify_passport_offline(
+        self,
+        token: str,
+        audience: str,
+        *,
+        issuer: str | None = None,
+        agent_id: str | None = None,
+        user_id: str | None = None,
+    ) -> PassportVerification:
+        """Verify a passport with the gateway's public keys, which are fetched once and kept.
+
+        The signature (Ed25519), the issuer, the audience and the time are checked, and the tenant of this client, the
+        agent and the user if given. Clocks may differ by 10 seconds. That a passport was revoked or spent only the
+        gateway knows. The keys are fetched again after 10 minutes, and for a key that is not among them (at most every
+        30 seconds); if that fails, those at hand serve until they are an hour old.
+
+        Args:
+            token: The passport.
+            audience: Whom it is shown to.
+            issuer: Who must have issued it. Default: the gateway, by :attr:`base_url`.
+            agent_id: The agent that it must be made out to.
+            user_id: Who must have delegated.
+
+        Returns:
+            ``valid``, ``errors`` (codes such as ``passport.expired``) and, if valid, ``claims``.
+
+        Raises:
+            ActPassError: There are no keys to verify with. A passport that is not valid raises nothing.
+
+        >>> client = ActPassClient(api_key="apk_dev", base_url="http://127.0.0.1:9")
+        >>> client.verify_passport_offline("not.a.passport", "mcp://stripe-production")
+        {'valid': False, 'errors': ['passport.malformed']}
+        """
+        verified: PassportVerification = self._native.verify_passport_offline(
+            (token, audience, issuer, agent_id, user_id)
+        )
+        return verified
+
     def revoke_passport(self, jti: str, reason: str | None = None) -> PassportRevocation:
         """Revoke the passport named ``jti`` (``ap_…``), for ``reason``.
 
