@@ -12,7 +12,7 @@ use crate::error::raise;
 use crate::evidence::EvidenceArguments;
 use crate::guard::{ActionArguments, Ruled, verdict};
 use crate::passport::{IssueArguments, OfflineVerifyArguments, VerifyArguments};
-use crate::runtime::{enter, wait};
+use crate::runtime::{authorize, enter, wait};
 
 type Argument<'a, 'py> = Option<&'a Bound<'py, PyAny>>;
 type Needed<'a, 'py> = &'a Bound<'py, PyAny>;
@@ -86,7 +86,7 @@ impl Client {
     fn authorize<'py>(&self, py: Python<'py>, action: ActionArguments<'py>) -> PyResult<Ruled<'py>> {
         enter(py, || {
             let action = action.convert()?;
-            verdict(py, wait(py, &*self.host(py)?, async |actpass| actpass.authorize(&action).await)?)
+            verdict(py, authorize(py, &*self.host(py)?, &action)?)
         })
     }
 

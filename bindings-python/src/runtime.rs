@@ -4,7 +4,7 @@
 use std::panic::{AssertUnwindSafe, catch_unwind};
 
 use actpass_core::runtime::Host;
-use actpass_core::{ActPass, Error, ErrorKind};
+use actpass_core::{ActPass, Action, Error, ErrorKind, Verdict};
 use pyo3::prelude::*;
 
 use crate::error::raise;
@@ -15,8 +15,16 @@ where
     F: AsyncFnOnce(ActPass) -> Result<T, Error> + Send,
     T: Send,
 {
-    let interrupted = || Python::attach(|py| py.check_signals());
     py.detach(|| host.wait(call, interrupted))?.map_err(|error| raise(py, &error))
+}
+
+/// Asks for a verdict on the calling thread, the interpreter released.
+pub(crate) fn authorize(py: Python<'_>, host: &Host, action: &Action) -> PyResult<Verdict> {
+    py.detach(|| host.authorize(action, interrupted))?.map_err(|error| raise(py, &error))
+}
+
+fn interrupted() -> PyResult<()> {
+    Python::attach(|py| py.check_signals())
 }
 
 /// Runs a conversion; a panic in it is an error like any other.

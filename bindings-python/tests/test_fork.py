@@ -5,6 +5,7 @@ from __future__ import annotations
 import json
 import multiprocessing
 import os
+import resource
 import threading
 import time
 from collections.abc import Iterator
@@ -12,7 +13,7 @@ from pathlib import Path
 from typing import Any
 
 import pytest
-from actpass import ActPassClient
+from actpass import ActPassArgumentError, ActPassClient, ActPassInternalError
 from support import Child, echoing, new_client, run_python
 
 pytestmark = pytest.mark.skipif(not hasattr(os, "fork"), reason="this system has no fork")
@@ -229,3 +230,20 @@ def test_a_fork_while_another_thread_makes_the_first_client(client: ActPassClien
     done = run_python(FORKS_WHILE_TLS_IS_SET_UP, timeout=60)
     assert done.returncode == 0, f"{time.monotonic() - started:.1f} s: {done.stderr}"
     assert int(done.stdout) > 0
+
+
+def test_a_child_that_cannot_ask_runs_nothing_and_monitors(client: ActPassClient) -> None:
+    def starve() -> None:
+        free = os.dup(0)
+        resource.setrlimit(resource.RLIMIT_NOFILE, (free, free))
+        os.close(free)
+        ran: list[str] = []
+        blocked = client.guard("goal", "tool", {}, lambda ctx: ran.append("enforce"))
+        assert (blocked["executed"], blocked["decision"]["reason_code"]) == (False, "actpass.internal"), blocked
+        assert isinstance(blocked["error"], ActPassInternalError)
+        assert client.guard("goal", "tool", {}, lambda ctx: ran.append("monitor"), mode="monitor")["executed"]
+        with pytest.raises(ActPassArgumentError):
+            client.guard("", "tool", {}, lambda ctx: ran.append("argument"), mode="monitor")
+        assert ran == ["monitor"]
+
+    Child(starve).ended_well()

@@ -13,6 +13,7 @@
 
 use std::fmt;
 use std::mem;
+use std::panic::{AssertUnwindSafe, catch_unwind};
 use std::pin::pin;
 use std::sync::Arc;
 use std::time::Duration;
@@ -20,10 +21,12 @@ use std::time::Duration;
 use arc_swap::ArcSwap;
 use tokio::runtime::{Builder, Runtime};
 
+use crate::action::Action;
 use crate::client::{ActPass, ActPassBuilder};
 use crate::config::Config;
 use crate::error::{Error, ErrorKind};
-use crate::guard::Mode;
+use crate::guard::{Mode, Verdict};
+use crate::request;
 
 /// How often a waiting call asks whether it should go on: every 50 ms.
 pub const INTERRUPT_INTERVAL: Duration = Duration::from_millis(50);
@@ -120,6 +123,43 @@ impl Host {
                 Err(_elapsed) => interrupted()?,
             }
         }
+    }
+
+    /// Asks whether `action` may run, waits on this thread, and rules on the answer, as [`ActPass::authorize`] does.
+    ///
+    /// Here too a gate that fails is a verdict: a runtime that cannot be made (a forked child may be out of file
+    /// descriptors) or a panic on the way blocks, and lets `monitor` run.
+    ///
+    /// # Errors
+    ///
+    /// What `interrupted` returned; else, inside, [`ErrorKind::Argument`] for what cannot be sent.
+    ///
+    /// ```
+    /// use actpass_core::runtime::Host;
+    /// use actpass_core::{ActPass, Action, Verdict};
+    /// use std::convert::Infallible;
+    ///
+    /// let host = Host::new(ActPass::builder().api_key("apk_dev").base_url("http://127.0.0.1:9").max_retries(0))?;
+    /// let asked = host.authorize(&Action::new("demo", "demo.tool"), || Ok::<(), Infallible>(()));
+    /// let Ok(Ok(Verdict::Blocked(blocked))) = asked else { unreachable!("nobody listens there") };
+    /// assert_eq!(blocked.decision().reason_code().as_deref(), Some("actpass.unreachable"));
+    /// # Ok::<(), actpass_core::Error>(())
+    /// ```
+    pub fn authorize<E>(
+        &self,
+        action: &Action,
+        interrupted: impl FnMut() -> Result<(), E>,
+    ) -> Result<Result<Verdict, Error>, E> {
+        let ask =
+            AssertUnwindSafe(|| self.wait(async |actpass| actpass.authorize(action).await, interrupted));
+        let failure = match catch_unwind(ask) {
+            Ok(Ok(Err(error))) if error.kind() != ErrorKind::Argument => error,
+            Ok(ruled) => return ruled,
+            Err(_panic) => Error::new(ErrorKind::Internal, "a panic in the SDK"),
+        };
+        let mode = action.mode.unwrap_or(self.config.mode);
+        Ok(request::preflight(action, &self.config.agent_id, mode, "unsent")
+            .map(|_| Verdict::of(mode, Err(failure))))
     }
 
     /// The engine of this process.

@@ -19,7 +19,7 @@ use std::thread;
 use std::time::{Duration, Instant};
 
 use actpass_core::runtime::Host;
-use actpass_core::{ActPass, Error, ErrorKind, EvidenceEvent, Mode};
+use actpass_core::{ActPass, Error, ErrorKind, EvidenceEvent, Mode, Verdict};
 use actpass_hostile_gateway::HostileGateway;
 use common::{KEY, action, allow, block_on, body, builder, gateway, respond, scripted};
 use serde_json::json;
@@ -155,6 +155,20 @@ fn an_interruption_abandons_a_hanging_call_and_runs_nothing() {
             assert_eq!(gateway.seen().len(), 2);
         }
     }
+}
+
+#[test]
+fn a_panic_while_waiting_blocks_and_lets_monitor_run() {
+    let gateway = gateway(json!([{"do": "hang", "at": "request"}]));
+    let host = host(&gateway);
+    let broken = || -> Result<(), Infallible> { panic!("while waiting") };
+    let Ok(Ok(Verdict::Blocked(blocked))) = host.authorize(&action(), broken) else { panic!("not blocked") };
+    assert_eq!(blocked.decision().reason_code().as_deref(), Some("actpass.internal"));
+    assert_eq!(blocked.error().map(Error::kind), Some(ErrorKind::Internal));
+    let monitored = host.authorize(&action().mode(Mode::Monitor), broken);
+    assert!(matches!(monitored, Ok(Ok(Verdict::Proceed(_)))), "{monitored:?}");
+    let unsendable = host.authorize(&action().args_text("[]").mode(Mode::Monitor), broken).unwrap();
+    assert_eq!(unsendable.unwrap_err().kind(), ErrorKind::Argument);
 }
 
 #[test]
