@@ -86,6 +86,20 @@ impl ActPass {
     /// # Errors
     ///
     /// Any kind of [`ErrorKind`] but [`Config`](ErrorKind::Config): no decision is made up here.
+    ///
+    /// ```
+    /// # use actpass_core::transport::FixedAnswer;
+    /// # tokio::runtime::Builder::new_current_thread().enable_all().build().unwrap().block_on(async {
+    /// use actpass_core::{ActPass, Action, DecisionWord};
+    ///
+    /// let answer = FixedAnswer::new(200, r#"{"decision": "require_approval", "approval_request_id": "apr_1"}"#);
+    /// let actpass = ActPass::builder().api_key("apk_dev").transport(answer).build()?;
+    /// let decision = actpass.preflight(&Action::new("resolve_refund_request", "stripe.refund.create")).await?;
+    /// assert_eq!(decision.word(), &DecisionWord::RequireApproval);
+    /// assert_eq!(decision.approval_request_id().as_deref(), Some("apr_1"));
+    /// # Ok::<(), actpass_core::Error>(())
+    /// # }).unwrap();
+    /// ```
     pub async fn preflight(&self, action: &Action) -> Result<Decision, Error> {
         let body = self.preflight_body(action)?;
         self.ask(action, body).await.map(|answered| answered.decision)
@@ -129,6 +143,20 @@ impl ActPass {
     /// # Errors
     ///
     /// As [`ActPass::preflight`].
+    ///
+    /// ```
+    /// # use actpass_core::transport::FixedAnswer;
+    /// # tokio::runtime::Builder::new_current_thread().enable_all().build().unwrap().block_on(async {
+    /// use actpass_core::{ActPass, PassportRequest};
+    ///
+    /// let answer = FixedAnswer::new(200, r#"{"token": "eyJ.a.b", "jwks_uri": "https://gateway.example/jwks"}"#);
+    /// let actpass = ActPass::builder().api_key("apk_dev").transport(answer).build()?;
+    /// let wanted = PassportRequest::new("mcp://stripe-production", "resolve_refund_request", ["stripe.refund.create"]);
+    /// let passport = actpass.issue_passport(&wanted).await?;
+    /// assert_eq!(passport.token(), "eyJ.a.b");
+    /// # Ok::<(), actpass_core::Error>(())
+    /// # }).unwrap();
+    /// ```
     pub async fn issue_passport(&self, wanted: &PassportRequest) -> Result<IssuedPassport, Error> {
         let body = request::issue(wanted, &self.0.config.agent_id)?;
         let document = self.document(Operation::IssuePassport, body, None).await?;
@@ -140,6 +168,20 @@ impl ActPass {
     /// # Errors
     ///
     /// As [`ActPass::preflight`]; a passport that is not valid is no error.
+    ///
+    /// ```
+    /// # use actpass_core::transport::FixedAnswer;
+    /// # tokio::runtime::Builder::new_current_thread().enable_all().build().unwrap().block_on(async {
+    /// use actpass_core::{ActPass, VerifyRequest};
+    ///
+    /// let answer = FixedAnswer::new(200, r#"{"valid": false, "errors": ["passport.expired"]}"#);
+    /// let actpass = ActPass::builder().api_key("apk_dev").transport(answer).build()?;
+    /// let verified = actpass.verify_passport(&VerifyRequest::new("eyJ.a.b", "mcp://stripe-production")).await?;
+    /// assert!(!verified.is_valid());
+    /// assert_eq!(verified.errors(), ["passport.expired"]);
+    /// # Ok::<(), actpass_core::Error>(())
+    /// # }).unwrap();
+    /// ```
     pub async fn verify_passport(&self, wanted: &VerifyRequest) -> Result<Verification, Error> {
         let body = request::verify(wanted)?;
         let document = self.document(Operation::VerifyPassport, body, Some(&wanted.token)).await?;
@@ -155,6 +197,19 @@ impl ActPass {
     /// # Errors
     ///
     /// As [`ActPass::preflight`], where there are no keys to verify with; a passport that is not valid is no error.
+    ///
+    /// ```
+    /// # use actpass_core::transport::FixedAnswer;
+    /// # tokio::runtime::Builder::new_current_thread().enable_all().build().unwrap().block_on(async {
+    /// use actpass_core::{ActPass, OfflineVerifyRequest};
+    ///
+    /// let actpass =
+    ///     ActPass::builder().api_key("apk_dev").transport(FixedAnswer::new(200, r#"{"keys": []}"#)).build()?;
+    /// let wanted = OfflineVerifyRequest::new("not.a.passport", "mcp://stripe-production");
+    /// assert_eq!(actpass.verify_passport_offline(&wanted).await?.errors(), ["passport.malformed"]);
+    /// # Ok::<(), actpass_core::Error>(())
+    /// # }).unwrap();
+    /// ```
     pub async fn verify_passport_offline(
         &self,
         wanted: &OfflineVerifyRequest,
@@ -187,6 +242,18 @@ impl ActPass {
     /// # Errors
     ///
     /// As [`ActPass::preflight`].
+    ///
+    /// ```
+    /// # use actpass_core::transport::FixedAnswer;
+    /// # tokio::runtime::Builder::new_current_thread().enable_all().build().unwrap().block_on(async {
+    /// use actpass_core::ActPass;
+    ///
+    /// let actpass =
+    ///     ActPass::builder().api_key("apk_dev").transport(FixedAnswer::new(200, r#"{"revoked": true}"#)).build()?;
+    /// assert!(actpass.revoke_passport("ap_1", Some("session ended")).await?.is_revoked());
+    /// # Ok::<(), actpass_core::Error>(())
+    /// # }).unwrap();
+    /// ```
     pub async fn revoke_passport(&self, jti: &str, reason: Option<&str>) -> Result<Revocation, Error> {
         let body = request::revoke(jti, reason)?;
         let document = self.document(Operation::RevokePassport, body, None).await?;
@@ -198,6 +265,19 @@ impl ActPass {
     /// # Errors
     ///
     /// As [`ActPass::preflight`].
+    ///
+    /// ```
+    /// # use actpass_core::transport::FixedAnswer;
+    /// # tokio::runtime::Builder::new_current_thread().enable_all().build().unwrap().block_on(async {
+    /// use actpass_core::{ActPass, EvidenceEvent};
+    ///
+    /// let answer = FixedAnswer::new(200, r#"{"event_id": "ev_1", "current_event_hash": "ab12"}"#);
+    /// let actpass = ActPass::builder().api_key("apk_dev").transport(answer).build()?;
+    /// let recorded = actpass.record_evidence(&EvidenceEvent::new("refund.sent", "case_42")).await?;
+    /// assert_eq!(recorded.event_id(), "ev_1");
+    /// # Ok::<(), actpass_core::Error>(())
+    /// # }).unwrap();
+    /// ```
     pub async fn record_evidence(&self, event: &EvidenceEvent) -> Result<RecordedEvidence, Error> {
         let body = request::evidence(event)?;
         let document = self.document(Operation::RecordEvidence, body, None).await?;
@@ -349,6 +429,21 @@ fn said(body: &str) -> Option<String> {
 }
 
 /// The settings of a client to be; see [`ActPass::builder`].
+///
+/// ```
+/// use actpass_core::{ActPass, Mode};
+/// use std::time::Duration;
+///
+/// let actpass = ActPass::builder()
+///     .api_key("apk_1234")
+///     .base_url("https://gateway.example")
+///     .timeout(Duration::from_secs(10))
+///     .mode(Mode::Strict)
+///     .build()?;
+/// assert!(!format!("{actpass:?}").contains("apk_1234"));
+/// assert!(ActPass::builder().api_key("apk_1234").base_url("http://gateway.example").build().is_err());
+/// # Ok::<(), actpass_core::Error>(())
+/// ```
 #[derive(Debug, Default)]
 pub struct ActPassBuilder {
     api_key: Option<Secret>,
@@ -494,6 +589,13 @@ impl ActPassBuilder {
 }
 
 /// The calls of the protocol.
+///
+/// ```
+/// use actpass_core::Operation;
+///
+/// assert_eq!(Operation::Preflight.path(), "/api/v1/actions/preflight");
+/// assert!(Operation::Preflight.is_idempotent() && !Operation::RecordEvidence.is_idempotent());
+/// ```
 #[derive(Clone, Copy, Debug, PartialEq, Eq, Hash)]
 pub enum Operation {
     /// [`ActPass::preflight`], and what the guard asks.

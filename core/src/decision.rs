@@ -152,6 +152,13 @@ impl fmt::Debug for Decision {
 }
 
 /// The word of a [`Decision`]. Open: a word that is not known is kept, and runs nothing outside `monitor`.
+///
+/// ```
+/// use actpass_core::DecisionWord;
+///
+/// assert_eq!(DecisionWord::from("require_approval"), DecisionWord::RequireApproval);
+/// assert_eq!(DecisionWord::from("ALLOW"), DecisionWord::Other("ALLOW".to_owned()));
+/// ```
 #[derive(Clone, Debug, PartialEq, Eq)]
 #[non_exhaustive]
 pub enum DecisionWord {
@@ -203,6 +210,15 @@ impl fmt::Display for DecisionWord {
 }
 
 /// Why a decision is as it is.
+///
+/// ```
+/// use actpass_core::Decision;
+///
+/// let decision = Decision::parse(br#"{"decision": "deny", "explain": {"matched_rules": ["large_refund"]}}"#)?;
+/// assert_eq!(decision.explain().matched_rules, ["large_refund"]);
+/// assert_eq!(decision.explain().summary, "");
+/// # Ok::<(), String>(())
+/// ```
 #[derive(Clone, Debug, Default, PartialEq, Eq)]
 pub struct Explain {
     /// One sentence.
@@ -216,6 +232,8 @@ pub struct Explain {
 /// A secret that the gateway's vault holds for the tool, handed to the running action alone.
 ///
 /// Its `Debug` shows nothing of it.
+///
+/// It comes with the [`ExecutionContext`](crate::ExecutionContext), where there is an example.
 #[derive(Clone, PartialEq, Eq)]
 pub struct Credential {
     text: Secret,

@@ -177,6 +177,14 @@ impl std::error::Error for Error {
 }
 
 /// The kinds of [`Error`]. Closed: a new kind is a breaking change, so that every program that matches on it is asked.
+///
+/// ```
+/// use actpass_core::{ErrorKind, Fault};
+///
+/// assert_eq!(ErrorKind::Connection.code(), "actpass.unreachable");
+/// assert_eq!(ErrorKind::RateLimit.name(), "rate_limit");
+/// assert_eq!(ErrorKind::Authentication.fault(), Fault::Caller);
+/// ```
 #[derive(Clone, Copy, Debug, PartialEq, Eq, Hash)]
 pub enum ErrorKind {
     /// An argument cannot be sent: not JSON, nested too deep, empty where something is needed. Nothing was sent.
@@ -315,6 +323,13 @@ impl ErrorKind {
 }
 
 /// Who has to do something about an [`Error`].
+///
+/// ```
+/// use actpass_core::{ErrorKind, Fault};
+///
+/// let of_the_network: Vec<_> = ErrorKind::ALL.into_iter().filter(|kind| kind.fault() == Fault::Network).collect();
+/// assert_eq!(of_the_network, [ErrorKind::Connection, ErrorKind::Timeout]);
+/// ```
 #[derive(Clone, Copy, Debug, PartialEq, Eq, Hash)]
 pub enum Fault {
     /// The program that made the call, or its configuration.

@@ -67,6 +67,8 @@ impl EvidenceEvent {
 }
 
 /// An event that is in the ledger.
+///
+/// [`ActPass::record_evidence`](crate::ActPass::record_evidence) has an example.
 #[derive(Clone, Debug)]
 pub struct RecordedEvidence(Document);
 

@@ -39,6 +39,15 @@ use crate::hash::canonical_json;
 use crate::json::{Json, Number};
 
 /// How a guard treats the gateway's answer. Parsed from its name with [`str::parse`].
+///
+/// ```
+/// use actpass_core::Mode;
+///
+/// assert_eq!("strict".parse::<Mode>()?, Mode::Strict);
+/// assert_eq!(Mode::default().as_str(), "enforce");
+/// assert!("Enforce".parse::<Mode>().is_err());
+/// # Ok::<(), actpass_core::Error>(())
+/// ```
 #[derive(Clone, Copy, Debug, Default, PartialEq, Eq, Hash)]
 pub enum Mode {
     /// Runs on `allow` only. The default.
@@ -96,6 +105,26 @@ pub(crate) struct Answered {
 }
 
 /// The answer to "may it run?".
+///
+/// ```
+/// # use actpass_core::transport::FixedAnswer;
+/// # tokio::runtime::Builder::new_current_thread().enable_all().build().unwrap().block_on(async {
+/// use actpass_core::{ActPass, Action, Verdict};
+///
+/// let answer = FixedAnswer::new(200, r#"{"decision": "allow", "reason_code": "refund.small_in_scope"}"#);
+/// let actpass = ActPass::builder().api_key("apk_dev").transport(answer).build()?;
+/// match actpass.authorize(&Action::new("resolve_refund_request", "stripe.refund.create")).await? {
+///     Verdict::Blocked(blocked) => panic!("{blocked:?}"),
+///     Verdict::Proceed(permit) => {
+///         let (context, settlement) = permit.spend();
+///         assert!(context.credential().is_none());
+///         let outcome = settlement.settle(Ok::<_, ()>("refunded"));
+///         assert!(outcome.executed());
+///     }
+/// }
+/// # Ok::<(), actpass_core::Error>(())
+/// # }).unwrap();
+/// ```
 #[derive(Debug)]
 #[must_use = "a verdict decides whether the action may run"]
 pub enum Verdict {
@@ -156,6 +185,20 @@ enum Ruling {
 }
 
 /// The action did not run, and why.
+///
+/// ```
+/// # use actpass_core::transport::FixedAnswer;
+/// # tokio::runtime::Builder::new_current_thread().enable_all().build().unwrap().block_on(async {
+/// use actpass_core::{ActPass, Action, ErrorKind, Verdict};
+///
+/// let actpass = ActPass::builder().api_key("apk_dev").transport(FixedAnswer::new(500, "")).build()?;
+/// let action = Action::new("resolve_refund_request", "stripe.refund.create");
+/// let Verdict::Blocked(blocked) = actpass.authorize(&action).await? else { panic!("allowed") };
+/// assert_eq!(blocked.decision().reason_code().as_deref(), Some("actpass.gateway_error"));
+/// assert_eq!(blocked.error().map(|error| error.kind()), Some(ErrorKind::Status));
+/// # Ok::<(), actpass_core::Error>(())
+/// # }).unwrap();
+/// ```
 #[derive(Clone, Debug)]
 pub struct Blocked {
     decision: Decision,
@@ -208,6 +251,24 @@ impl Permit {
 }
 
 /// What a permitted action is given.
+///
+/// ```
+/// # use actpass_core::transport::FixedAnswer;
+/// # tokio::runtime::Builder::new_current_thread().enable_all().build().unwrap().block_on(async {
+/// use actpass_core::{ActPass, Action, ExecutionContext, Outcome};
+///
+/// async fn refund(context: ExecutionContext) -> Result<String, std::io::Error> {
+///     let key = context.credential().map(|credential| credential.token().to_owned());
+///     Ok(format!("refunded with a key of {} letters", key.unwrap_or_default().len()))
+/// }
+///
+/// let answer = r#"{"decision": "allow", "credential": {"token": "sk_1234", "expires_at": null}}"#;
+/// let actpass = ActPass::builder().api_key("apk_dev").transport(FixedAnswer::new(200, answer)).build()?;
+/// let outcome = actpass.guard(&Action::new("resolve_refund_request", "stripe.refund.create"), refund).await?;
+/// assert!(matches!(outcome, Outcome::Returned { result, .. } if result == "refunded with a key of 7 letters"));
+/// # Ok::<(), actpass_core::Error>(())
+/// # }).unwrap();
+/// ```
 #[derive(Debug)]
 pub struct ExecutionContext {
     decision: Decision,
@@ -227,6 +288,8 @@ impl ExecutionContext {
 }
 
 /// Turns how the action ended into the [`Outcome`] that the guard reports.
+///
+/// It comes from [`Permit::spend`]; see [`Verdict`] for an example.
 #[derive(Debug)]
 #[must_use = "an action that ran is reported"]
 pub struct Settlement {
@@ -246,6 +309,25 @@ impl Settlement {
 }
 
 /// What a guard reports.
+///
+/// ```
+/// # use actpass_core::transport::FixedAnswer;
+/// # tokio::runtime::Builder::new_current_thread().enable_all().build().unwrap().block_on(async {
+/// use actpass_core::{ActPass, Action, Outcome};
+///
+/// let actpass =
+///     ActPass::builder().api_key("apk_dev").transport(FixedAnswer::new(200, r#"{"decision": "allow"}"#)).build()?;
+/// let action = Action::new("resolve_refund_request", "stripe.refund.create");
+/// match actpass.guard(&action, async |_context| Err::<(), _>("the card is closed")).await? {
+///     Outcome::Blocked(blocked) => panic!("{blocked:?}"),
+///     Outcome::Failed { error, decision } => {
+///         assert_eq!((error, decision.word().as_str()), ("the card is closed", "allow"));
+///     }
+///     Outcome::Returned { .. } => panic!("it did not return"),
+/// }
+/// # Ok::<(), actpass_core::Error>(())
+/// # }).unwrap();
+/// ```
 #[derive(Clone, Debug)]
 #[must_use = "an outcome says whether the action ran"]
 pub enum Outcome<T, E> {
@@ -317,6 +399,17 @@ enum ReportedError<'e> {
 /// # Errors
 ///
 /// As [`canonical_json`].
+///
+/// ```
+/// use actpass_core::{Decision, canonical_outcome};
+///
+/// let decision = Decision::parse(br#"{"reason_code": "x", "decision": "deny"}"#).unwrap();
+/// assert_eq!(
+///     canonical_outcome(false, &decision, Some(("status", Some(500))))?,
+///     r#"{"decision":{"decision":"deny","reason_code":"x"},"error":{"kind":"status","status":500},"executed":false}"#,
+/// );
+/// # Ok::<(), actpass_core::Error>(())
+/// ```
 pub fn canonical_outcome(
     executed: bool,
     decision: &Decision,

@@ -58,6 +58,29 @@ pub(crate) fn read_below<B: Builder>(
 /// Makes the values of a JSON document; see [`read`].
 ///
 /// Calls come depth first: the members of an object before [`Builder::object`].
+///
+/// ```
+/// use actpass_core::json::{Builder, read};
+/// use std::convert::Infallible;
+///
+/// /// Counts the numbers of a document.
+/// struct Numbers;
+///
+/// impl Builder for Numbers {
+///     type Value = usize;
+///     type Error = Infallible;
+///     fn null(&mut self) -> Result<usize, Infallible> { Ok(0) }
+///     fn bool(&mut self, _: bool) -> Result<usize, Infallible> { Ok(0) }
+///     fn number(&mut self, _: &str) -> Result<usize, Infallible> { Ok(1) }
+///     fn string(&mut self, _: &str) -> Result<usize, Infallible> { Ok(0) }
+///     fn array(&mut self, items: Vec<usize>) -> Result<usize, Infallible> { Ok(items.iter().sum()) }
+///     fn object(&mut self, members: Vec<(String, usize)>) -> Result<usize, Infallible> {
+///         Ok(members.iter().map(|(_, count)| count).sum())
+///     }
+/// }
+///
+/// assert_eq!(read(br#"{"amount": 4900, "tags": ["a", 7]}"#, &mut Numbers), Ok(2));
+/// ```
 pub trait Builder {
     /// What a JSON value becomes.
     type Value;
@@ -79,6 +102,14 @@ pub trait Builder {
 }
 
 /// Why a text is not a JSON document; see [`read`].
+///
+/// ```
+/// use actpass_core::Json;
+/// use actpass_core::json::ReadError;
+///
+/// assert_eq!(Json::parse(br#"{"a": 1, "a": 2}"#), Err(ReadError::DuplicateKey("a".to_owned())));
+/// assert_eq!(Json::parse(b"1e999"), Err(ReadError::NumberOutOfRange(0)));
+/// ```
 #[derive(Clone, Debug, PartialEq, Eq)]
 pub enum ReadError<E> {
     /// The builder's own error.
@@ -212,6 +243,14 @@ fn fits_a_double(text: &str) -> bool {
 /// A JSON value that keeps everything: the order of members, the text of numbers.
 ///
 /// Two values are equal when their texts without white space are; [`Json::same_value`] compares numbers as numbers.
+///
+/// ```
+/// use actpass_core::Json;
+///
+/// let args = Json::parse(br#"{"amount": 4900, "rate": 1.50}"#).unwrap();
+/// assert_eq!(args.member("rate").unwrap().to_string(), "1.50");
+/// assert!(args.same_value(&Json::from(serde_json::json!({"rate": 1.5, "amount": 4900}))));
+/// ```
 #[derive(Clone, Debug, PartialEq, Eq)]
 pub enum Json {
     /// `[..]`
@@ -393,6 +432,14 @@ impl Serialize for Json {
 }
 
 /// A JSON number, kept as the text it came in.
+///
+/// ```
+/// use actpass_core::json::Number;
+///
+/// assert_eq!(Number::try_from(1e21)?.as_str(), "1e21");
+/// assert!(Number::from(4900).is_integer() && !Number::try_from(4900.0)?.is_integer());
+/// # Ok::<(), actpass_core::json::NotFinite>(())
+/// ```
 #[derive(Clone, Debug, PartialEq, Eq)]
 pub struct Number(Box<str>);
 
@@ -468,6 +515,12 @@ impl fmt::Display for Number {
 }
 
 /// NaN and the infinities are not JSON.
+///
+/// ```
+/// use actpass_core::json::{NotFinite, Number};
+///
+/// assert_eq!(Number::try_from(f64::NAN), Err(NotFinite));
+/// ```
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
 pub struct NotFinite;
 
@@ -537,6 +590,12 @@ impl PartialOrd for Decimal {
 }
 
 /// Builds a [`Json`] tree; see [`read`].
+///
+/// ```
+/// use actpass_core::json::{TreeBuilder, read};
+///
+/// assert_eq!(read(b"[1, null]", &mut TreeBuilder).unwrap().to_string(), "[1,null]");
+/// ```
 #[derive(Clone, Copy, Debug, Default)]
 pub struct TreeBuilder;
 
@@ -570,6 +629,13 @@ impl Builder for TreeBuilder {
 }
 
 /// Checks a document and makes nothing of it; see [`read`].
+///
+/// ```
+/// use actpass_core::json::{Checker, read};
+///
+/// assert!(read(br#"{"amount": 4900}"#, &mut Checker).is_ok());
+/// assert!(read(br#"{"amount": 4900,}"#, &mut Checker).is_err());
+/// ```
 #[derive(Clone, Copy, Debug, Default)]
 pub struct Checker;
 
@@ -728,6 +794,15 @@ fn members(text: &[u8]) -> Result<Option<Members>, ReadError<std::convert::Infal
 }
 
 /// How a JSON text is laid out.
+///
+/// ```
+/// use actpass_core::json::{Style, Text};
+///
+/// let mut text = Text::new(Style::Compact);
+/// text.key("name");
+/// text.string("Zoë");
+/// assert_eq!(text.as_str(), r#""name":"Zoë""#);
+/// ```
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
 pub enum Style {
     /// No white space, UTF-8 as it is.

@@ -94,6 +94,8 @@ impl PassportRequest {
 }
 
 /// A passport that was issued.
+///
+/// [`ActPass::issue_passport`](crate::ActPass::issue_passport) has an example. Its `Debug` shows nothing of it.
 #[derive(Clone)]
 pub struct IssuedPassport {
     text: Secret,
@@ -202,6 +204,8 @@ impl OfflineVerifyRequest {
 }
 
 /// Whether a passport is valid.
+///
+/// [`ActPass::verify_passport`](crate::ActPass::verify_passport) has an example.
 #[derive(Clone, Debug)]
 pub struct Verification(Document, bool);
 
@@ -251,6 +255,8 @@ impl Verification {
 }
 
 /// Whether a passport was revoked.
+///
+/// [`ActPass::revoke_passport`](crate::ActPass::revoke_passport) has an example.
 #[derive(Clone, Debug)]
 pub struct Revocation(Document, bool);
 

@@ -52,10 +52,48 @@ pub trait Transport: fmt::Debug + Send + Sync + 'static {
     fn send(&self, request: Request) -> SendFuture<'_>;
 }
 
+/// Answers every call alike, without a network: for the tests of programs that use this crate.
+///
+/// ```
+/// use actpass_core::transport::FixedAnswer;
+/// use actpass_core::{ActPass, Action};
+///
+/// # tokio::runtime::Builder::new_current_thread().enable_all().build().unwrap().block_on(async {
+/// let deny = FixedAnswer::new(200, r#"{"decision": "deny", "reason_code": "test.no"}"#);
+/// let actpass = ActPass::builder().api_key("apk_test").transport(deny).build()?;
+/// let outcome = actpass.guard(&Action::new("demo", "demo.tool"), async |_| Ok::<(), ()>(())).await?;
+/// assert!(!outcome.executed());
+/// # Ok::<(), actpass_core::Error>(())
+/// # }).unwrap();
+/// ```
+#[derive(Clone, Debug)]
+pub struct FixedAnswer(Answer);
+
+impl FixedAnswer {
+    /// An answer of this status and body, without headers.
+    pub fn new(status: u16, body: impl Into<Vec<u8>>) -> Self {
+        Self(Answer::new(status, body))
+    }
+}
+
+impl Transport for FixedAnswer {
+    fn send(&self, _: Request) -> SendFuture<'_> {
+        Box::pin(std::future::ready(Ok(self.0.clone())))
+    }
+}
+
 /// What [`Transport::send`] returns.
 pub type SendFuture<'t> = Pin<Box<dyn Future<Output = Result<Answer, Failure>> + Send + 't>>;
 
 /// One attempt of a call.
+///
+/// ```
+/// use actpass_core::Operation;
+/// use actpass_core::transport::Request;
+///
+/// let request = Request { operation: Operation::Preflight, body: r#"{"goal": "demo"}"#.into() };
+/// assert_eq!(request.operation.path(), "/api/v1/actions/preflight");
+/// ```
 #[derive(Clone, Debug)]
 pub struct Request {
     /// Which call; it decides the method and the path.
@@ -65,6 +103,13 @@ pub struct Request {
 }
 
 /// What came back.
+///
+/// ```
+/// use actpass_core::transport::Answer;
+///
+/// let busy = Answer { retry_after: Some("2".to_owned()), ..Answer::new(429, "") };
+/// assert_eq!(busy.body.as_deref(), Ok(&b""[..]));
+/// ```
 #[derive(Clone, Debug)]
 pub struct Answer {
     /// The HTTP status.
@@ -85,6 +130,12 @@ impl Answer {
 }
 
 /// Why the body of an answer could not be read.
+///
+/// ```
+/// use actpass_core::transport::BodyError;
+///
+/// assert_eq!(BodyError::TooLarge.to_string(), "the body is larger than 1048576 bytes");
+/// ```
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
 pub enum BodyError {
     /// It ended before its end, or is not framed as HTTP says.
@@ -103,6 +154,14 @@ impl fmt::Display for BodyError {
 }
 
 /// Why there is no answer.
+///
+/// ```
+/// use actpass_core::transport::Failure;
+/// use actpass_core::{Error, ErrorKind};
+///
+/// let refused = Failure { error: Error::new(ErrorKind::Connection, "nobody listens"), never_sent: true };
+/// assert!(refused.error.is_retryable());
+/// ```
 #[derive(Clone, Debug)]
 pub struct Failure {
     /// What happened.
