@@ -14,6 +14,7 @@ use tracing_subscriber::util::SubscriberInitExt;
 
 use crate::auth::{self, KeyHash, MAX_KEY_BYTES, Role};
 use crate::config::{LogFormat, Settings};
+use crate::evidence;
 use crate::policy::{Cases, Policy};
 use crate::problems::Problems;
 use crate::server::Server;
@@ -27,6 +28,10 @@ pub fn run() -> ExitCode {
         Command::Dev(dev) => Settings::dev(dev.listen, dev.data, dev.policy.as_deref())
             .map_err(Failure::Settings)
             .and_then(serve),
+        Command::Evidence(EvidenceCommand::Export { chain, data, tenant }) => {
+            export_evidence(&chain, &data, &tenant)
+        }
+        Command::Evidence(EvidenceCommand::Verify { file, head }) => verify_evidence(&file, head.as_deref()),
         Command::Key(KeyCommand::Hash) => hash_key(),
         Command::Key(KeyCommand::New { role }) => new_key(role.into()),
         Command::Policy(PolicyCommand::Check { file }) => check_policy(&file),
@@ -55,6 +60,9 @@ struct Cli {
 enum Command {
     /// Runs a gateway for a first try and for tests, with keys that everyone knows
     Dev(Dev),
+    /// Exports chains of the ledger and checks exports
+    #[command(subcommand)]
+    Evidence(EvidenceCommand),
     /// Makes API keys
     #[command(subcommand)]
     Key(KeyCommand),
@@ -80,6 +88,29 @@ struct Dev {
     /// The data file; .actpass/dev.db if there is none
     #[arg(long, value_name = "FILE")]
     data: Option<PathBuf>,
+}
+
+#[derive(Debug, Subcommand)]
+enum EvidenceCommand {
+    /// Prints a chain's events, one a line; a gateway may run meanwhile
+    Export {
+        /// The chain; a tenant's decisions are in "decisions"
+        chain: String,
+        /// The gateway's data file
+        #[arg(long, value_name = "FILE")]
+        data: PathBuf,
+        /// Whose chain it is
+        #[arg(long, value_name = "ID")]
+        tenant: String,
+    },
+    /// Checks an export, without any gateway
+    Verify {
+        /// The export; - for the standard input
+        file: PathBuf,
+        /// The hash that the last event must have, to see whether any is missing at the end
+        #[arg(long, value_name = "HASH")]
+        head: Option<String>,
+    },
 }
 
 #[derive(Debug, Subcommand)]
@@ -231,6 +262,24 @@ impl Signals {
             Err(_) => std::future::pending().await,
         }
     }
+}
+
+fn export_evidence(chain: &str, data: &Path, tenant: &str) -> Result<(), Failure> {
+    let mut out = io::BufWriter::new(io::stdout().lock());
+    evidence::export(data, tenant, chain, &mut out).map(|_| ()).map_err(Failure::new)
+}
+
+fn verify_evidence(file: &Path, head: Option<&str>) -> Result<(), Failure> {
+    let failed = |error: &dyn std::fmt::Display| Failure::Failed(format!("{}: {error}", file.display()));
+    let verified = match file == Path::new("-") {
+        true => evidence::verify(io::stdin().lock(), head),
+        false => {
+            let export = fs::File::open(file).map_err(|error| failed(&error))?;
+            evidence::verify(io::BufReader::new(export), head)
+        }
+    };
+    let found = verified.map_err(|error| failed(&error))?;
+    print(format_args!("{} events, head {}, whole", found.length, found.hash))
 }
 
 fn new_key(role: Role) -> Result<(), Failure> {

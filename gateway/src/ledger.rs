@@ -171,6 +171,28 @@ pub struct Verifier {
     first_broken: Option<u64>,
 }
 
+/// In what way an event is not what was recorded in its place.
+#[derive(Clone, Copy, Debug, PartialEq, Eq, thiserror::Error)]
+pub enum Defect {
+    /// Its hash is not that of its content.
+    #[error("it was edited: its hash is not that of its content")]
+    Edited,
+    /// It is no event at all.
+    #[error("it is not an event: expected a JSON object with `seq` and `current_event_hash`")]
+    NotAnEvent,
+    /// It is another event than the one that comes next.
+    #[error("it is event {found} where event {expected} must be: events are missing, or out of order")]
+    OutOfPlace {
+        /// Its `seq`.
+        found: u64,
+        /// The `seq` of the event that comes next.
+        expected: u64,
+    },
+    /// It is whole in itself and names another event before it.
+    #[error("it does not follow the event before it: its `previous_event_hash` is another's")]
+    Unlinked,
+}
+
 /// What [`Verifier::finish`] found.
 #[derive(Clone, Debug, PartialEq, Eq)]
 pub struct Verification {
@@ -185,15 +207,31 @@ pub struct Verification {
 impl Verifier {
     /// Looks at the next event; `false` once the chain is broken, after which there is nothing to learn.
     pub fn push(&mut self, text: &str) -> bool {
-        if self.first_broken.is_some() {
-            return false;
-        }
+        self.first_broken.is_none() && self.examine(text).is_ok()
+    }
+
+    /// Looks at the next event.
+    ///
+    /// # Errors
+    ///
+    /// In what way it breaks the chain. Later events tell nothing then.
+    pub fn examine(&mut self, text: &str) -> Result<(), Defect> {
         let seq = self.head.length.saturating_add(1);
         match check(text, seq, &self.head.hash) {
-            Some(hash) => self.head = Head { length: seq, hash },
-            None => self.first_broken = Some(seq),
+            Ok(hash) => {
+                self.head = Head { length: seq, hash };
+                Ok(())
+            }
+            Err(defect) => {
+                self.first_broken = Some(seq);
+                Err(defect)
+            }
         }
-        self.first_broken.is_none()
+    }
+
+    /// How far the chain is whole.
+    pub fn head(&self) -> &Head {
+        &self.head
     }
 
     /// Compares what was seen with the head that the chain should have.
@@ -211,22 +249,28 @@ impl Verifier {
 }
 
 /// The event's hash, if the event is what follows `previous` as number `seq`.
-fn check(text: &str, seq: u64, previous: &str) -> Option<String> {
+fn check(text: &str, seq: u64, previous: &str) -> Result<String, Defect> {
     let Ok(Json::Object(mut members)) = Json::parse(text.as_bytes()) else {
-        return None;
+        return Err(Defect::NotAnEvent);
     };
-    let at = members.iter().position(|(name, _)| name == "current_event_hash")?;
+    let at = members.iter().position(|(name, _)| name == "current_event_hash").ok_or(Defect::NotAnEvent)?;
     let (_, claimed) = members.remove(at);
     let event = Json::Object(members);
-    let Json::Number(number) = event.member("seq")? else {
-        return None;
+    let Some(Json::Number(number)) = event.member("seq") else {
+        return Err(Defect::NotAnEvent);
     };
-    let in_place = number.as_str() == seq.to_string()
-        && event.member("previous_event_hash").and_then(Json::as_str) == Some(previous);
-    if !in_place {
-        return None;
+    let found = number.as_str().parse().map_err(|_| Defect::NotAnEvent)?;
+    let hash = hash_payload(&event).map_err(|_| Defect::Edited)?;
+    if claimed.as_str() != Some(&hash) {
+        return Err(Defect::Edited);
     }
-    hash_payload(&event).ok().filter(|hash| claimed.as_str() == Some(hash))
+    if found != seq {
+        return Err(Defect::OutOfPlace { found, expected: seq });
+    }
+    match event.member("previous_event_hash").and_then(Json::as_str) == Some(previous) {
+        true => Ok(hash),
+        false => Err(Defect::Unlinked),
+    }
 }
 
 #[cfg(test)]
@@ -321,6 +365,24 @@ mod tests {
             texts[0] = wrong.to_owned();
             assert_eq!(verify(&texts, &head), Some(1), "{wrong}");
         }
+    }
+
+    #[test]
+    fn each_way_of_breaking_has_its_name() {
+        let (texts, _) = chain(3);
+        let examine = |texts: &[&str]| {
+            let mut verifier = Verifier::default();
+            texts.iter().try_for_each(|text| verifier.examine(text))
+        };
+        let other =
+            draft(2).seal(&Head { length: 1, hash: GENESIS.replace('0', "1") }, UNIX_EPOCH).unwrap().text;
+        let edited = texts[1].replace("ev_2", "ev_9");
+        assert_eq!(examine(&[&texts[0], &texts[1], &texts[2]]), Ok(()));
+        assert_eq!(examine(&[&texts[0], &edited]), Err(Defect::Edited));
+        assert_eq!(examine(&[&texts[0], &texts[2]]), Err(Defect::OutOfPlace { found: 3, expected: 2 }));
+        assert_eq!(examine(&[&texts[0], &texts[0]]), Err(Defect::OutOfPlace { found: 1, expected: 2 }));
+        assert_eq!(examine(&[&texts[0], &other]), Err(Defect::Unlinked));
+        assert_eq!(examine(&["{}"]), Err(Defect::NotAnEvent));
     }
 
     fn draft(number: usize) -> Draft {

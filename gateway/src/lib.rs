@@ -10,6 +10,7 @@ pub mod auth;
 pub mod cli;
 pub mod config;
 pub mod decide;
+pub mod evidence;
 mod http;
 pub mod ledger;
 pub mod policy;

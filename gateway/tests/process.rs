@@ -304,6 +304,68 @@ fn policies_are_checked_and_tested() {
     }
 }
 
+#[tokio::test]
+async fn a_chain_is_exported_beside_the_gateway_and_checked_without_it() {
+    let folder = TempDir::new().unwrap();
+    let gateway = Running::dev(folder.path());
+    let client = common::client();
+    for _ in 0..5 {
+        decide(&client, &gateway.url, "apk_dev", refund("4900", "")).await.unwrap();
+    }
+    let export = |tenant: &str, chain: &str| {
+        run(folder.path(), &["evidence", "export", chain, "--data", ".actpass/dev.db", "--tenant", tenant])
+    };
+    let exported = export("dev", "decisions");
+    assert_eq!(exported.status.code(), Some(0), "{}", err(&exported));
+    let lines: Vec<String> = out(&exported).lines().map(str::to_owned).collect();
+    let chain = read(&client, &format!("{}/api/v1/evidence/chains/decisions", gateway.url)).await;
+    let Some(Json::Array(events)) = chain.member("events") else { panic!("{chain}") };
+    assert_eq!(lines, events.iter().map(Json::to_string).collect::<Vec<_>>());
+    for (tenant, chain) in [("other", "decisions"), ("dev", "other")] {
+        let none = export(tenant, chain);
+        assert_eq!((none.status.code(), out(&none)), (Some(1), String::new()));
+        assert!(err(&none).contains(&format!("the tenant {tenant:?} has no chain {chain:?}")));
+    }
+    drop(gateway);
+
+    let head = text(&events[4], "current_event_hash").unwrap();
+    let verify = |lines: &[String], more: &[&str]| {
+        std::fs::write(folder.path().join("export"), lines.join("\n")).unwrap();
+        let checked = run(folder.path(), &[&["evidence", "verify", "export"], more].concat());
+        (checked.status.code(), out(&checked) + &err(&checked))
+    };
+    let whole = format!("5 events, head {head}, whole\n");
+    assert_eq!(verify(&lines, &[]), (Some(0), whole.clone()));
+    assert_eq!(verify(&lines, &["--head", head]), (Some(0), whole));
+
+    let name = |at: usize| text(&events[at], "event_id").unwrap().to_owned();
+    let damage = |change: &dyn Fn(&mut Vec<String>)| {
+        let mut damaged = lines.clone();
+        change(&mut damaged);
+        damaged
+    };
+    let edited =
+        damage(&|lines| lines[1] = lines[1].replace(r#""decision":"allow""#, r#""decision":"deny""#));
+    let removed = damage(&|lines| drop(lines.remove(2)));
+    let swapped = damage(&|lines| lines.swap(2, 3));
+    let added = damage(&|lines| lines.push("null".to_owned()));
+    let cut = damage(&|lines| lines.truncate(4));
+    for (damaged, more, expected) in [
+        (&edited, &[][..], format!("line 2: event 2 ({}): it was edited", name(1))),
+        (&removed, &[], format!("line 3: event 3 ({}): it is event 4 where event 3 must be", name(3))),
+        (&swapped, &[], format!("line 3: event 3 ({}): it is event 4 where event 3 must be", name(3))),
+        (&added, &[], "line 6: event 6: it is not an event".to_owned()),
+        (&cut, &["--head", head], "the chain ends with event 4".to_owned()),
+        (&Vec::new(), &[], "there are no events".to_owned()),
+    ] {
+        let (code, said) = verify(damaged, more);
+        assert_eq!(code, Some(1), "{said}");
+        assert!(said.contains(&expected), "{said}\nexpected: {expected}");
+    }
+    let missing = run(folder.path(), &["evidence", "verify", "nothing"]);
+    assert!(err(&missing).starts_with("nothing: "), "{}", err(&missing));
+}
+
 /// Answered means recorded: whatever moment the process dies at.
 #[tokio::test(flavor = "multi_thread", worker_threads = 2)]
 async fn killed_under_load() {

@@ -9,7 +9,7 @@ use std::fmt;
 use async_trait::async_trait;
 use bytes::Bytes;
 
-pub use self::sqlite::{OpenError, SqliteStore};
+pub use self::sqlite::{OpenError, SqliteStore, read_chain};
 use crate::ledger::{Draft, Head};
 
 /// Keeps the ledger.

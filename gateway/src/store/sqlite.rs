@@ -184,6 +184,49 @@ impl Store for SqliteStore {
     }
 }
 
+/// Reads a tenant's chain from the data file `path` and hands its events to `each`, in order. It only reads, and works
+/// beside a gateway that has the file; what is recorded meanwhile is not part of it. The chain's head; `None` if there
+/// is no such chain.
+///
+/// # Errors
+///
+/// If the file cannot be read or is a newer version's, and what `each` returned.
+pub fn read_chain<E: From<OpenError>>(
+    path: &Path,
+    tenant_id: &str,
+    chain_id: &str,
+    mut each: impl FnMut(&StoredEvent) -> Result<(), E>,
+) -> Result<Option<Head>, E> {
+    let failed = |error| OpenError::Sqlite(path.to_owned(), error);
+    let connection = connect_reader(path).map_err(failed)?;
+    let version = connection.query_one("PRAGMA user_version", [], |row| row.get(0)).map_err(failed)?;
+    if version > SCHEMA_VERSION {
+        return Err(OpenError::Newer(path.to_owned(), version).into());
+    }
+    let Some((_, head)) = find_chain(&connection, tenant_id, chain_id).map_err(failed)? else {
+        return Ok(None);
+    };
+    let mut after = 0;
+    loop {
+        let page = read_page(&connection, tenant_id, chain_id, after, head.length).map_err(failed)?;
+        let Some(last) = page.last() else {
+            return Ok(Some(head));
+        };
+        after = last.seq;
+        for event in &page {
+            each(event)?;
+        }
+    }
+}
+
+fn connect_reader(path: &Path) -> rusqlite::Result<Connection> {
+    let flags = OpenFlags::SQLITE_OPEN_READ_ONLY | OpenFlags::SQLITE_OPEN_NO_MUTEX;
+    let connection = Connection::open_with_flags(path, flags)?;
+    connection.busy_timeout(BUSY_TIMEOUT)?;
+    connection.pragma_update(None, "trusted_schema", "OFF")?;
+    Ok(connection)
+}
+
 /// Holds the lock that keeps a second gateway away from `path`, until it is dropped.
 ///
 /// It is on a file beside the data file: closing the data file itself anywhere in the process would also give up the
@@ -432,7 +475,7 @@ impl Readers {
         let readers = Arc::clone(self);
         let done = tokio::task::spawn_blocking(move || {
             let idle = readers.idle().pop();
-            let connection = idle.map_or_else(|| readers.connect(), Ok)?;
+            let connection = idle.map_or_else(|| connect_reader(&readers.path), Ok)?;
             let value = read(&connection)?;
             readers.idle().push(connection);
             Ok::<_, rusqlite::Error>(value)
@@ -445,14 +488,6 @@ impl Readers {
             }
             Err(_) => Err(StoreError::Unavailable),
         }
-    }
-
-    fn connect(&self) -> rusqlite::Result<Connection> {
-        let flags = OpenFlags::SQLITE_OPEN_READ_ONLY | OpenFlags::SQLITE_OPEN_NO_MUTEX;
-        let connection = Connection::open_with_flags(&self.path, flags)?;
-        connection.busy_timeout(BUSY_TIMEOUT)?;
-        connection.pragma_update(None, "trusted_schema", "OFF")?;
-        Ok(connection)
     }
 
     fn idle(&self) -> std::sync::MutexGuard<'_, Vec<Connection>> {
