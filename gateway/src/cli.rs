@@ -18,6 +18,7 @@ use crate::evidence;
 use crate::policy::{Cases, Policy};
 use crate::problems::Problems;
 use crate::server::Server;
+use crate::tools::{Tools, ToolsError};
 
 /// The exit code for settings that are wrong.
 const WRONG_SETTINGS: u8 = 2;
@@ -36,6 +37,8 @@ pub fn run() -> ExitCode {
         Command::Key(KeyCommand::New { role }) => new_key(role.into()),
         Command::Policy(PolicyCommand::Check { file }) => check_policy(&file),
         Command::Policy(PolicyCommand::Test { file, cases }) => test_policy(&file, &cases),
+        Command::Tools(ToolsCommand::Check { file, lock }) => check_tools(&file, &lock),
+        Command::Tools(ToolsCommand::Scan { file, lock }) => scan_tools(&file, &lock),
         Command::Serve { config } => Settings::load(&config).map_err(Failure::Settings).and_then(serve),
     };
     match outcome {
@@ -75,6 +78,9 @@ enum Command {
         #[arg(long, value_name = "FILE")]
         config: PathBuf,
     },
+    /// Keeps the tools of an MCP server as they were approved, and finds what changed
+    #[command(subcommand)]
+    Tools(ToolsCommand),
 }
 
 #[derive(Args, Debug)]
@@ -154,6 +160,26 @@ enum PolicyCommand {
         file: PathBuf,
         /// The cases, a JSON file
         cases: PathBuf,
+    },
+}
+
+#[derive(Debug, Subcommand)]
+enum ToolsCommand {
+    /// Compares a list of tools with the lock file, and names what each tool gained, lost or changed
+    Check {
+        /// An MCP tools/list result, a JSON file
+        file: PathBuf,
+        /// The lock file
+        #[arg(long, value_name = "FILE", default_value = "actpass.lock")]
+        lock: PathBuf,
+    },
+    /// Writes the lock file: these tools, as they are now, are approved
+    Scan {
+        /// An MCP tools/list result, a JSON file
+        file: PathBuf,
+        /// The lock file
+        #[arg(long, value_name = "FILE", default_value = "actpass.lock")]
+        lock: PathBuf,
     },
 }
 
@@ -280,6 +306,42 @@ fn verify_evidence(file: &Path, head: Option<&str>) -> Result<(), Failure> {
     };
     let found = verified.map_err(|error| failed(&error))?;
     print(format_args!("{} events, head {}, whole", found.length, found.hash))
+}
+
+fn scan_tools(file: &Path, lock: &Path) -> Result<(), Failure> {
+    let tools = read_tools(file, Tools::from_list)?;
+    let text = tools.lock().map_err(Failure::new)?;
+    // Whole or not at all: half a lock file would approve nothing it says.
+    let mut beside = lock.as_os_str().to_owned();
+    beside.push(".new");
+    fs::write(&beside, text)
+        .and_then(|()| fs::rename(&beside, lock))
+        .map_err(|error| Failure::Failed(format!("{}: {error}", lock.display())))?;
+    print(format_args!("{}: {} tools", lock.display(), tools.len()))
+}
+
+fn check_tools(file: &Path, lock: &Path) -> Result<(), Failure> {
+    let approved = read_tools(lock, Tools::from_lock)?;
+    let now = read_tools(file, Tools::from_list)?;
+    let differences = approved.differences(&now);
+    for difference in &differences {
+        print(difference)?;
+    }
+    match differences.len() {
+        0 => print(format_args!("{} tools, all as in {}", now.len(), lock.display())),
+        found => Err(Failure::Failed(format!(
+            "{} differs from {} in {found} {}",
+            file.display(),
+            lock.display(),
+            if found == 1 { "thing" } else { "things" }
+        ))),
+    }
+}
+
+fn read_tools(file: &Path, parse: impl Fn(&[u8]) -> Result<Tools, ToolsError>) -> Result<Tools, Failure> {
+    let failed = |error: &dyn std::fmt::Display| Failure::Failed(format!("{}: {error}", file.display()));
+    let text = fs::read(file).map_err(|error| failed(&error))?;
+    parse(&text).map_err(|error| failed(&error))
 }
 
 fn new_key(role: Role) -> Result<(), Failure> {

@@ -18,3 +18,4 @@ pub mod problems;
 pub mod request;
 pub mod server;
 pub mod store;
+pub mod tools;

@@ -304,6 +304,39 @@ fn policies_are_checked_and_tested() {
     }
 }
 
+#[test]
+fn tools_are_locked_and_checked() {
+    let folder = TempDir::new().unwrap();
+    let write = |name: &str, text: &str| std::fs::write(folder.path().join(name), text).unwrap();
+    let mail = r#"{"name": "gmail.send", "inputSchema": {"properties": {"to": {}}}}"#;
+    write("tools.json", &format!(r#"{{"tools": [{mail}]}}"#));
+    let changed = mail.replace(r#""to": {}"#, r#""to": {}, "bcc": {}"#);
+    write("changed.json", &format!(r#"{{"tools": [{changed}, {{"name": "slack.post"}}]}}"#));
+    write("bad.json", "{}");
+
+    let without = run(folder.path(), &["tools", "check", "tools.json"]);
+    assert_eq!(without.status.code(), Some(1));
+    assert!(err(&without).starts_with("actpass.lock: "), "{}", err(&without));
+    for (arguments, code, printed, complained) in [
+        (&["tools", "scan", "bad.json"][..], 1, "", "bad.json: expected an MCP tools/list result"),
+        (&["tools", "scan", "tools.json"], 0, "actpass.lock: 1 tools\n", ""),
+        (&["tools", "check", "tools.json"], 0, "1 tools, all as in actpass.lock\n", ""),
+        (
+            &["tools", "check", "changed.json"],
+            1,
+            "gmail.send: gained inputSchema.properties.bcc\nslack.post: is new\n",
+            "changed.json differs from actpass.lock in 2 things",
+        ),
+        (&["tools", "check", "tools.json", "--lock", "tools.json"], 1, "", "tools.json: version: missing"),
+    ] {
+        let output = run(folder.path(), arguments);
+        assert_eq!(output.status.code(), Some(code), "{arguments:?}: {}", err(&output));
+        assert_eq!(out(&output), printed, "{arguments:?}");
+        assert!(err(&output).contains(complained), "{arguments:?}: {}", err(&output));
+    }
+    assert!(!folder.path().join("actpass.lock.new").exists());
+}
+
 #[tokio::test]
 async fn a_chain_is_exported_beside_the_gateway_and_checked_without_it() {
     let folder = TempDir::new().unwrap();
