@@ -11,8 +11,8 @@ use sha2::{Digest, Sha256};
 use crate::auth::Key;
 use crate::ledger::{self, Draft, PolicyRef};
 use crate::policy::{Decision, Input, NO_MATCH, Policy, RiskTier, Rule};
-use crate::request::{Evidence, Preflight};
-use crate::store::{Append, Once};
+use crate::request::{Evidence, Preflight, ToolApproval};
+use crate::store::{Append, Effect, Once};
 
 /// A decision that was made, and may be answered once its event is durable.
 #[derive(Clone, Debug)]
@@ -23,11 +23,29 @@ pub struct Decided {
     pub append: Append,
 }
 
+/// What a tool's manifest is, by the hash that a request names.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub enum Manifest {
+    /// The one that was approved, or the request names none.
+    Approved,
+    /// Another one than was approved.
+    Changed,
+    /// One of a tool of which none was approved.
+    Unknown,
+}
+
 /// Decides about `request`, which is `body`, which came as the bytes `raw`.
-pub fn decide(key: &Key, request: &Preflight<'_>, body: &Json, raw: &[u8]) -> Decided {
+pub fn decide(key: &Key, request: &Preflight<'_>, manifest: Manifest, body: &Json, raw: &[u8]) -> Decided {
     let policy = &key.tenant.policy;
     let agent = key.agent.as_ref().or(request.agent_id.map(|agent| agent.as_json()));
-    let ruling = Ruling::new(policy, policy.first_match(&input(request, agent)), request.tool.as_str());
+    let tool = request.tool.as_str();
+    let ruling = match manifest {
+        Manifest::Approved => Ruling::new(policy, policy.first_match(&input(request, agent)), tool),
+        Manifest::Changed => {
+            Ruling::drifted(policy, tool, "tool.manifest_changed", "changed since it was approved")
+        }
+        Manifest::Unknown => Ruling::drifted(policy, tool, "tool.not_registered", "was never approved"),
+    };
     // Not every body has a canonical form; then no hash is claimed, and only the same bytes are the same request.
     let canonical = canonical_json(body).ok();
     let fingerprint: [u8; 32] = Sha256::digest(canonical.as_deref().unwrap_or(raw)).into();
@@ -44,7 +62,7 @@ pub fn decide(key: &Key, request: &Preflight<'_>, body: &Json, raw: &[u8]) -> De
         resource: request.resource.map(|resource| resource.as_str().to_owned()),
         goal: Some(request.goal.as_str().to_owned()),
         mode: Some(request.mode.as_str()),
-        decision: Some(ruling.decision.as_str().to_owned()),
+        decision: Some(ruling.decision.to_owned()),
         reason_code: Some(ruling.reason.to_owned()),
         matched_rules: Some(ruling.matched_rules()),
         policy: Some(PolicyRef {
@@ -60,7 +78,7 @@ pub fn decide(key: &Key, request: &Preflight<'_>, body: &Json, raw: &[u8]) -> De
         fingerprint,
         answer: answer.clone(),
     });
-    Decided { answer, append: Append { event, once } }
+    Decided { answer, append: Append { event, once, effect: None } }
 }
 
 /// The event that a client wants recorded.
@@ -78,7 +96,21 @@ pub fn witness(key: &Key, evidence: &Evidence<'_>) -> Append {
         metadata: evidence.metadata.cloned(),
         ..signed(key, key.agent.as_ref().and_then(Json::as_str), None)
     };
-    Append { event, once: None }
+    Append { event, once: None, effect: None }
+}
+
+/// The event of a tool that an operator approves, which has that effect.
+pub fn approve_tool(key: &Key, approval: &ToolApproval<'_>) -> Append {
+    let hash = approval.manifest_hash.clone();
+    let event = Draft {
+        event_id: ledger::new_event_id(),
+        chain_id: ledger::TOOLS.to_owned(),
+        event_type: ledger::TOOL_APPROVED.to_owned(),
+        tool_id: Some(approval.tool_id.as_str().to_owned()),
+        metadata: Some(object([("manifest_hash", Some(Json::from(&*hash)))])),
+        ..signed(key, None, None)
+    };
+    Append { event, once: None, effect: Some(Effect::ApproveManifest { hash }) }
 }
 
 /// An event with the members that say who caused it.
@@ -108,7 +140,7 @@ fn input<'a>(request: &Preflight<'a>, agent: Option<&'a Json>) -> Input<'a> {
 
 /// What enforce decides, and why.
 struct Ruling<'p> {
-    decision: Decision,
+    decision: &'static str,
     reason: &'p str,
     risk_tier: RiskTier,
     rule: Option<&'p Rule>,
@@ -138,7 +170,7 @@ impl<'p> Ruling<'p> {
             given => given.to_vec(),
         };
         Self {
-            decision: rule.decision(),
+            decision: rule.decision().as_str(),
             reason,
             risk_tier: rule.risk_tier().unwrap_or(RiskTier::Medium),
             rule: Some(rule),
@@ -151,7 +183,7 @@ impl<'p> Ruling<'p> {
     fn no_match(policy: &'p Policy, tool: &str) -> Self {
         let id = policy.id();
         Self {
-            decision: Decision::Deny,
+            decision: Decision::Deny.as_str(),
             reason: NO_MATCH,
             risk_tier: RiskTier::High,
             rule: None,
@@ -166,12 +198,28 @@ impl<'p> Ruling<'p> {
         }
     }
 
+    /// A tool whose manifest nobody approved; no rule is asked about it.
+    fn drifted(policy: &'p Policy, tool: &str, reason: &'p str, what: &str) -> Self {
+        Self {
+            decision: "require_tool_reapproval",
+            reason,
+            risk_tier: RiskTier::High,
+            rule: None,
+            summary: format!("The definition of the tool {tool:?} {what} ({reason})."),
+            next_steps: vec![
+                "Do not run it before an operator looked at the tool's definition.".to_owned(),
+                "An operator approves it with POST /api/v1/tools.".to_owned(),
+            ],
+            policy,
+        }
+    }
+
     fn matched_rules(&self) -> Vec<String> {
         self.rule.iter().map(|rule| rule.name().to_owned()).collect()
     }
 
     fn answer(&self, mode: Mode, event_id: &str, request_hash: Option<&str>) -> Json {
-        let warns = mode == Mode::Warn && self.decision != Decision::Allow;
+        let warns = mode == Mode::Warn && self.decision != Decision::Allow.as_str();
         let texts = |texts: Vec<String>| Json::Array(texts.into_iter().map(Json::String).collect());
         let explain = object([
             ("summary", Some(Json::from(&*self.summary))),
@@ -179,7 +227,7 @@ impl<'p> Ruling<'p> {
             ("next_steps", Some(texts(self.next_steps.clone()))),
         ]);
         object([
-            ("decision", Some(Json::from(if warns { "warn" } else { self.decision.as_str() }))),
+            ("decision", Some(Json::from(if warns { "warn" } else { self.decision }))),
             ("reason_code", Some(Json::from(self.reason))),
             ("risk_tier", Some(Json::from(self.risk_tier.as_str()))),
             ("explain", Some(explain)),
@@ -187,7 +235,7 @@ impl<'p> Ruling<'p> {
             ("evidence_chain_id", Some(Json::from(ledger::DECISIONS))),
             ("request_hash", request_hash.map(Json::from)),
             ("policy_hash", Some(Json::from(self.policy.hash()))),
-            ("would_be", warns.then(|| Json::from(self.decision.as_str()))),
+            ("would_be", warns.then(|| Json::from(self.decision))),
         ])
     }
 }

@@ -19,6 +19,12 @@ pub const DECISIONS: &str = "decisions";
 /// The type of a decision's event. Only the gateway uses it.
 pub const DECISION: &str = "decision";
 
+/// The chain that holds which tools a tenant's operators approved. Only the gateway writes to it.
+pub const TOOLS: &str = "tools";
+
+/// The type of the event of an approved tool. Only the gateway uses it.
+pub const TOOL_APPROVED: &str = "tool.approved";
+
 /// An event before it has its place in its chain.
 ///
 /// A member that is `None` is left out of the event.

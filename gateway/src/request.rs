@@ -4,7 +4,8 @@ use std::fmt;
 
 use actpass_core::{Json, Mode};
 
-use crate::ledger::{DECISION, DECISIONS};
+use crate::ledger::{DECISION, DECISIONS, TOOL_APPROVED, TOOLS};
+use crate::tools::manifest_hash;
 
 /// A member of a request is missing or not what it must be.
 #[derive(Clone, Debug, PartialEq, Eq)]
@@ -42,6 +43,8 @@ pub struct Preflight<'b> {
     pub idempotency_key: Option<Text<'b>>,
     /// How the answer is meant.
     pub mode: Mode,
+    /// The hash of the tool's manifest as the agent sees it.
+    pub tool_manifest_hash: Option<Text<'b>>,
     /// What the action is done to.
     pub resource: Option<Text<'b>>,
     /// The tool that would be called.
@@ -62,11 +65,12 @@ impl<'b> Preflight<'b> {
         let members = Members::of(body)?;
         let request = Self {
             agent_id: members.optional_text("agent_id", 256)?,
-            args: members.args()?,
+            args: members.object("args")?,
             goal: members.text("goal", 4096)?,
             idempotency_key: members.optional_text("idempotency_key", 256)?,
             mode: members.mode()?,
             resource: members.optional_text("resource", 2048)?,
+            tool_manifest_hash: members.optional_text("tool_manifest_hash", 128)?,
             tool: members.text("tool", 256)?,
             user_id: members.optional_text("user_id", 256)?,
             unsupported: members.unsupported()?,
@@ -121,18 +125,41 @@ impl<'b> Evidence<'b> {
             response_hash: members.optional_text("response_hash", 128)?,
             tool_id: members.optional_text("tool_id", 256)?,
         };
-        if event.chain_id.as_str() == DECISIONS {
-            return Err(InvalidMember::new("chain_id", reserved(DECISIONS)));
-        }
-        if event.event_type.as_str() == DECISION {
-            return Err(InvalidMember::new("event_type", reserved(DECISION)));
+        for (member, value, reserved) in [
+            ("chain_id", event.chain_id, [DECISIONS, TOOLS]),
+            ("event_type", event.event_type, [DECISION, TOOL_APPROVED]),
+        ] {
+            if let Some(word) = reserved.into_iter().find(|word| *word == value.as_str()) {
+                let problem = format!("{word:?} is reserved for the gateway's own events; expected another");
+                return Err(InvalidMember { member: member.to_owned(), problem });
+            }
         }
         Ok(event)
     }
 }
 
-fn reserved(word: &str) -> String {
-    format!("{word:?} is reserved for the gateway's own events; expected another")
+/// A tool that an operator approves.
+#[derive(Clone, Debug)]
+pub struct ToolApproval<'b> {
+    /// What the tool is called in requests.
+    pub tool_id: Text<'b>,
+    /// The hash of its manifest.
+    pub manifest_hash: String,
+}
+
+impl<'b> ToolApproval<'b> {
+    /// Checks `body` and takes it apart.
+    ///
+    /// # Errors
+    ///
+    /// The first member that is not what it must be.
+    pub fn read(body: &'b Json) -> Result<Self, InvalidMember> {
+        let members = Members::of(body)?;
+        let tool_id = members.text("tool_id", 256)?;
+        let manifest = members.object("manifest")?;
+        let manifest_hash = manifest_hash(manifest).map_err(|error| InvalidMember::new("manifest", error))?;
+        Ok(Self { tool_id, manifest_hash })
+    }
 }
 
 /// A JSON string of a request, not longer than it may be.
@@ -198,13 +225,13 @@ impl<'b> Members<'b> {
         }
     }
 
-    fn args(&self) -> Result<&'b Json, InvalidMember> {
-        match self.0.member("args") {
-            Some(args @ Json::Object(_)) => Ok(args),
+    fn object(&self, name: &str) -> Result<&'b Json, InvalidMember> {
+        match self.0.member(name) {
+            Some(object @ Json::Object(_)) => Ok(object),
             Some(other) => {
-                Err(InvalidMember::new("args", format_args!("expected an object, found {}", other.kind())))
+                Err(InvalidMember::new(name, format_args!("expected an object, found {}", other.kind())))
             }
-            None => Err(InvalidMember::new("args", "missing; expected an object")),
+            None => Err(InvalidMember::new(name, "missing; expected an object")),
         }
     }
 
@@ -234,9 +261,7 @@ impl<'b> Members<'b> {
 
     fn unsupported(&self) -> Result<Option<&'static str>, InvalidMember> {
         let mut unsupported = None;
-        for (name, limit) in
-            [("passport", usize::MAX), ("approval_request_id", 256), ("tool_manifest_hash", 128)]
-        {
+        for (name, limit) in [("passport", usize::MAX), ("approval_request_id", 256)] {
             if self.optional_text(name, limit)?.is_some() {
                 unsupported = unsupported.or(Some(name));
             }

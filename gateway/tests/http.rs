@@ -235,7 +235,9 @@ async fn wrong_members_are_named() {
         ("event_type", r#"{"chain_id": "c", "event_type": "decision"}"#.to_owned()),
         ("chain_id", r#"{"event_type": "e"}"#.to_owned()),
         ("chain_id", r#"{"event_type": "e", "chain_id": 7}"#.to_owned()),
+        ("event_type", r#"{"chain_id": "c", "event_type": "tool.approved"}"#.to_owned()),
         ("chain_id", r#"{"event_type": "e", "chain_id": "decisions"}"#.to_owned()),
+        ("chain_id", r#"{"event_type": "e", "chain_id": "tools"}"#.to_owned()),
         ("chain_id", format!(r#"{{"event_type": "e", "chain_id": "{}"}}"#, long(257))),
         ("tool_id", format!(r#"{{"event_type": "e", "chain_id": "c", "tool_id": "{}"}}"#, long(257))),
         ("decision", r#"{"event_type": "e", "chain_id": "c", "decision": true}"#.to_owned()),
@@ -413,7 +415,6 @@ async fn what_is_not_there_yet_is_501() {
         ("GET", "/api/v1/approvals/ap_1"),
         ("POST", "/api/v1/approvals/ap_1/approve"),
         ("POST", "/api/v1/approvals/ap_1/reject"),
-        ("POST", "/api/v1/tools"),
         ("GET", "/.well-known/jwks.json"),
     ] {
         let method = reqwest::Method::from_bytes(method.as_bytes()).unwrap();
@@ -423,13 +424,90 @@ async fn what_is_not_there_yet_is_501() {
         assert_eq!(status, 501, "{path}");
         assert_eq!(text(&answer, "error.code"), Some("not_implemented"));
     }
-    for member in ["passport", "approval_request_id", "tool_manifest_hash"] {
+    for member in ["passport", "approval_request_id"] {
         let request = gateway.post(PREFLIGHT, "apk_one");
         let request = request.body(refund("1", &format!(r#", "{member}": "x""#)));
         assert_eq!(request.send().await.unwrap().status(), 501, "{member}");
         gateway.decide("apk_one", &refund("1", &format!(r#", "{member}": null"#))).await;
     }
-    assert_eq!(gateway.events("apk_one", "decisions").await.len(), 3);
+    assert_eq!(gateway.events("apk_one", "decisions").await.len(), 2);
+    gateway.stop().await;
+}
+
+#[tokio::test]
+async fn a_tool_that_changed_needs_approval_again() {
+    let gateway = Gateway::start().await;
+    let register = async |key: &str, manifest: &str| {
+        let body = format!(r#"{{"tool_id": "refunds.create", "manifest": {manifest}}}"#);
+        json(gateway.post("/api/v1/tools", key).body(body).send().await.unwrap()).await
+    };
+    let ask = async |key: &str, hash: &str, more: &str| {
+        gateway.decide(key, &refund("4900", &format!(r#", "tool_manifest_hash": "{hash}"{more}"#))).await
+    };
+    let word = |decision: &Json| text(decision, "decision").unwrap().to_owned();
+
+    let unknown = ask("apk_one", "aa", "").await;
+    assert_eq!(
+        (&*word(&unknown), text(&unknown, "reason_code")),
+        ("require_tool_reapproval", Some("tool.not_registered"))
+    );
+
+    let manifest = r#"{"name": "refunds.create", "inputSchema": {"type": "object"}}"#;
+    let (status, answer) = register("apk_one", manifest).await;
+    assert_eq!((status.as_u16(), text(&answer, "error.code")), (403, Some("forbidden")));
+    let (status, answer) = register("apdv_one", manifest).await;
+    let hash = hash_payload(&Json::parse(manifest.as_bytes()).unwrap()).unwrap();
+    assert_eq!((status.as_u16(), text(&answer, "manifest_hash")), (200, Some(&*hash)));
+    assert_eq!(answer.member("approved"), Some(&Json::Bool(true)));
+
+    assert_eq!(word(&ask("apk_one", &hash, "").await), "allow");
+    let changed = ask("apk_one", &hash.replace(|c: char| c.is_ascii_digit(), "0"), "").await;
+    assert_eq!(
+        (&*word(&changed), text(&changed, "reason_code")),
+        ("require_tool_reapproval", Some("tool.manifest_changed"))
+    );
+    assert_eq!(text(&changed, "risk_tier"), Some("high"));
+    let warned = ask("apk_one", "aa", r#", "mode": "warn""#).await;
+    assert_eq!((&*word(&warned), text(&warned, "would_be")), ("warn", Some("require_tool_reapproval")));
+    assert_eq!(word(&ask("apk_one", "aa", r#", "mode": "monitor""#).await), "require_tool_reapproval");
+    // Who names none is asked nothing about it, and another tenant has approved nothing.
+    assert_eq!(word(&gateway.decide("apk_one", &refund("4900", "")).await), "allow");
+    assert_eq!(text(&ask("apk_two", &hash, "").await, "reason_code"), Some("tool.not_registered"));
+
+    let newer = r#"{"name": "refunds.create", "inputSchema": {"type": "object", "properties": {}}}"#;
+    let (_, answer) = register("apdv_one", newer).await;
+    let newer = text(&answer, "manifest_hash").unwrap().to_owned();
+    assert_eq!(word(&ask("apk_one", &newer, "").await), "allow");
+    assert_eq!(word(&ask("apk_one", &hash, "").await), "require_tool_reapproval");
+
+    let approvals = gateway.events("apk_one", "tools").await;
+    let hashes: Vec<_> =
+        approvals.iter().map(|event| text(event, "metadata.manifest_hash").unwrap()).collect();
+    assert_eq!(hashes, [&*hash, &*newer]);
+    assert_eq!(text(&approvals[0], "event_type"), Some("tool.approved"));
+    assert_eq!(
+        (text(&approvals[0], "tool_id"), text(&approvals[0], "key_name")),
+        (Some("refunds.create"), Some("name-of-apdv-one"))
+    );
+    let decisions = gateway.events("apk_one", "decisions").await;
+    assert_eq!(text(&decisions[0], "decision"), Some("require_tool_reapproval"));
+    assert_eq!(
+        text(&decisions[3], "decision"),
+        Some("require_tool_reapproval"),
+        "also where it was answered with warn"
+    );
+
+    for (body, expected) in [
+        ("{}", "tool_id: missing"),
+        (r#"{"tool_id": "t"}"#, "manifest: missing"),
+        (r#"{"tool_id": "t", "manifest": []}"#, "manifest: expected an object, found an array"),
+        (r#"{"tool_id": "t", "manifest": {"x": 9007199254740993}}"#, "manifest: "),
+    ] {
+        let (status, answer) =
+            json(gateway.post("/api/v1/tools", "apdv_one").body(body).send().await.unwrap()).await;
+        assert_eq!(status, 422, "{answer}");
+        assert!(text(&answer, "error.message").unwrap().contains(expected), "{answer}");
+    }
     gateway.stop().await;
 }
 
@@ -698,6 +776,9 @@ impl Store for Broken {
     async fn events(&self, _: &str, _: &str, _: u64, _: u64) -> Result<Vec<StoredEvent>, StoreError> {
         self.fail().await
     }
+    async fn approved_manifest(&self, _: &str, _: &str) -> Result<Option<String>, StoreError> {
+        self.fail().await
+    }
     async fn check(&self) -> Result<(), StoreError> {
         self.fail().await
     }
@@ -720,6 +801,8 @@ async fn what_is_not_recorded_is_not_answered() {
         let gateway = Gateway { folder, url: server.url(), server: Some(server), client: common::client() };
         let requests = [
             gateway.post(PREFLIGHT, "apk_one").body(refund("1", "")),
+            gateway.post(PREFLIGHT, "apk_one").body(refund("1", r#", "tool_manifest_hash": "aa""#)),
+            gateway.post("/api/v1/tools", "apdv_one").body(r#"{"tool_id": "t", "manifest": {}}"#),
             gateway.post(EVIDENCE, "apk_one").body(r#"{"event_type": "e", "chain_id": "c"}"#),
             gateway.get("/api/v1/evidence/chains/c", "apk_one"),
             gateway.get("/api/v1/evidence/chains/c/verify", "apk_one"),

@@ -14,6 +14,7 @@ pub(super) enum ApiError {
     BodyUnreadable,
     Busy,
     Conflict,
+    Forbidden,
     Internal,
     InvalidJson(String),
     InvalidMember(String),
@@ -39,6 +40,7 @@ impl ApiError {
             Self::BodyUnreadable => (StatusCode::BAD_REQUEST, "body_unreadable"),
             Self::Busy => (StatusCode::SERVICE_UNAVAILABLE, "busy"),
             Self::Conflict => (StatusCode::CONFLICT, "idempotency_conflict"),
+            Self::Forbidden => (StatusCode::FORBIDDEN, "forbidden"),
             Self::Internal => (StatusCode::INTERNAL_SERVER_ERROR, "internal"),
             Self::InvalidJson(_) => (StatusCode::BAD_REQUEST, "invalid_json"),
             Self::InvalidMember(_) => (StatusCode::UNPROCESSABLE_ENTITY, "invalid_member"),
@@ -63,6 +65,7 @@ impl ApiError {
                 "idempotency_key: was used for another request; expected a new one, or the same body"
                     .to_owned()
             }
+            Self::Forbidden => "an agent's key may not do this; expected an operator's".to_owned(),
             Self::Internal => "the gateway failed; its log has the request id".to_owned(),
             Self::InvalidJson(problem) | Self::InvalidMember(problem) => problem.clone(),
             Self::InvalidPath => "the path or the query is not percent-encoded UTF-8".to_owned(),
@@ -105,6 +108,7 @@ impl IntoResponse for ApiError {
             | Self::BodyTooLarge(_)
             | Self::BodyUnreadable
             | Self::Conflict
+            | Self::Forbidden
             | Self::Internal
             | Self::InvalidJson(_)
             | Self::InvalidMember(_)

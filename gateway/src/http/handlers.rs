@@ -15,9 +15,10 @@ use http::StatusCode;
 use super::App;
 use super::error::{ApiError, json};
 use super::receive::{Call, Caller};
-use crate::decide;
+use crate::auth::Role;
+use crate::decide::{self, Decided, Manifest};
 use crate::ledger::{Head, Verifier};
-use crate::request::{Evidence, InvalidMember, Preflight};
+use crate::request::{Evidence, InvalidMember, Preflight, ToolApproval};
 use crate::store::{Append, Appended, StoreError, StoredEvent};
 
 /// Bodies above this many bytes are worked on beside the threads that serve connections.
@@ -25,21 +26,71 @@ const LARGE: usize = 64 * 1024;
 
 pub(super) async fn preflight(State(app): State<Arc<App>>, call: Call) -> Result<Response, ApiError> {
     let Call { key, body: raw } = call;
-    let decided = work(&app, raw.len(), move || {
+    let length = raw.len();
+    let asker = Arc::clone(&key);
+    let step = work(&app, length, move || {
         let body = parse(&raw)?;
         let request = Preflight::read(&body)?;
         match request.unsupported {
-            Some("passport") => Err(ApiError::NotImplemented("passports")),
-            Some("approval_request_id") => Err(ApiError::NotImplemented("approvals")),
-            Some(_) => Err(ApiError::NotImplemented("tool manifests")),
-            None => Ok(decide::decide(&key, &request, &body, &raw)),
+            Some("passport") => return Err(ApiError::NotImplemented("passports")),
+            Some(_) => return Err(ApiError::NotImplemented("approvals")),
+            None => {}
         }
+        let Some(hash) = request.tool_manifest_hash else {
+            let decided = decide::decide(&asker, &request, Manifest::Approved, &body, &raw);
+            return Ok(Step::Decided(Box::new(decided)));
+        };
+        let (tool, hash) = (request.tool.as_str().to_owned(), hash.as_str().to_owned());
+        Ok(Step::NamesManifest { body, raw, tool, hash })
     })
     .await?;
+    let decided = match step {
+        Step::Decided(decided) => *decided,
+        Step::NamesManifest { body, raw, tool, hash } => {
+            let approved = in_time(&app, app.store.approved_manifest(&key.tenant.id, &tool)).await?;
+            let manifest = match approved {
+                None => Manifest::Unknown,
+                Some(approved) if approved == hash => Manifest::Approved,
+                Some(_) => Manifest::Changed,
+            };
+            let decide = move || Ok(decide::decide(&key, &Preflight::read(&body)?, manifest, &body, &raw));
+            work(&app, length, decide).await?
+        }
+    };
     match record(&app, decided.append).await? {
         Appended::Conflict => Err(ApiError::Conflict),
         Appended::Recorded(_) => Ok(json(StatusCode::OK, decided.answer)),
         Appended::Repeated(answer) => Ok(json(StatusCode::OK, answer)),
+    }
+}
+
+/// How far a preflight comes without the store.
+enum Step {
+    Decided(Box<Decided>),
+    NamesManifest { body: Json, raw: Bytes, tool: String, hash: String },
+}
+
+pub(super) async fn tools(State(app): State<Arc<App>>, call: Call) -> Result<Response, ApiError> {
+    let Call { key, body: raw } = call;
+    if key.role != Role::Operator {
+        return Err(ApiError::Forbidden);
+    }
+    let (append, hash) = work(&app, raw.len(), move || {
+        let body = parse(&raw)?;
+        let approval = ToolApproval::read(&body)?;
+        Ok((decide::approve_tool(&key, &approval), approval.manifest_hash))
+    })
+    .await?;
+    match record(&app, append).await? {
+        Appended::Recorded(_) => {
+            let answer = Json::Object(vec![
+                ("manifest_hash".to_owned(), Json::String(hash)),
+                ("approved".to_owned(), Json::Bool(true)),
+            ]);
+            Ok(json(StatusCode::OK, answer.to_string()))
+        }
+        // An approval has no idempotency key: twice is as good as once.
+        Appended::Conflict | Appended::Repeated(_) => Err(ApiError::Internal),
     }
 }
 
@@ -129,7 +180,7 @@ pub(super) async fn health(State(app): State<Arc<App>>) -> Result<Response, ApiE
 }
 
 pub(super) async fn not_implemented(_: Caller) -> ApiError {
-    ApiError::NotImplemented("passports, approvals and tool manifests")
+    ApiError::NotImplemented("passports and approvals")
 }
 
 pub(super) async fn not_implemented_public() -> ApiError {

@@ -44,7 +44,9 @@ pub(crate) struct App {
 
 /// Every route of the gateway.
 pub(crate) fn router(app: Arc<App>) -> Router {
-    use handlers::{chain, evidence, health, not_implemented, not_implemented_public, preflight, verify};
+    use handlers::{
+        chain, evidence, health, not_implemented, not_implemented_public, preflight, tools, verify,
+    };
 
     let api = Router::new()
         .route("/healthz", get(health))
@@ -59,7 +61,7 @@ pub(crate) fn router(app: Arc<App>) -> Router {
         .route("/api/v1/approvals/{id}", get(not_implemented))
         .route("/api/v1/approvals/{id}/approve", post(not_implemented))
         .route("/api/v1/approvals/{id}/reject", post(not_implemented))
-        .route("/api/v1/tools", post(not_implemented))
+        .route("/api/v1/tools", post(tools))
         .route("/.well-known/jwks.json", get(not_implemented_public))
         .fallback(async || ApiError::NotFound("path"))
         .method_not_allowed_fallback(async || ApiError::MethodNotAllowed)

@@ -46,6 +46,13 @@ pub trait Store: Send + Sync + fmt::Debug {
         until: u64,
     ) -> Result<Vec<StoredEvent>, StoreError>;
 
+    /// The hash of a tenant's tool's manifest that was approved last; `None` if none was.
+    ///
+    /// # Errors
+    ///
+    /// If the store does not answer.
+    async fn approved_manifest(&self, tenant_id: &str, tool_id: &str) -> Result<Option<String>, StoreError>;
+
     /// Whether an event could be appended now.
     ///
     /// # Errors
@@ -64,6 +71,18 @@ pub struct Append {
     pub event: Draft,
     /// What makes a repetition of the same request append nothing.
     pub once: Option<Once>,
+    /// What takes effect with the event, or not at all.
+    pub effect: Option<Effect>,
+}
+
+/// What an event brings about.
+#[derive(Clone, Debug)]
+pub enum Effect {
+    /// The event's tool has this manifest from now on.
+    ApproveManifest {
+        /// The `manifest_hash`.
+        hash: String,
+    },
 }
 
 /// A request that must take effect once, and the answer it gets each time.

@@ -17,11 +17,11 @@ use bytes::Bytes;
 use rusqlite::{Connection, OpenFlags, OptionalExtension, Transaction, TransactionBehavior, params};
 use tokio::sync::{Semaphore, mpsc, oneshot};
 
-use super::{Append, Appended, Once, Store, StoreError, StoredEvent};
+use super::{Append, Appended, Effect, Once, Store, StoreError, StoredEvent};
 use crate::ledger::Head;
 
 /// The form of the data that this version reads and writes.
-const SCHEMA_VERSION: i64 = 1;
+const SCHEMA_VERSION: i64 = 2;
 
 const SCHEMA: &str = "
 CREATE TABLE chains (
@@ -55,6 +55,16 @@ BEGIN SELECT RAISE (ABORT, 'the ledger is append-only'); END;
 
 CREATE TRIGGER events_are_not_removed BEFORE DELETE ON events
 BEGIN SELECT RAISE (ABORT, 'the ledger is append-only'); END;
+";
+
+/// What version 2 added.
+const SCHEMA_2: &str = "
+CREATE TABLE manifests (
+    tenant_id     TEXT NOT NULL,
+    tool_id       TEXT NOT NULL,
+    manifest_hash TEXT NOT NULL,
+    PRIMARY KEY (tenant_id, tool_id)
+) STRICT, WITHOUT ROWID;
 ";
 
 /// How many appends may wait for the writer before the next is refused as [`StoreError::Busy`].
@@ -165,6 +175,17 @@ impl Store for SqliteStore {
         self.readers.read(move |connection| read_page(connection, &tenant_id, &chain_id, after, until)).await
     }
 
+    async fn approved_manifest(&self, tenant_id: &str, tool_id: &str) -> Result<Option<String>, StoreError> {
+        let (tenant_id, tool_id) = (tenant_id.to_owned(), tool_id.to_owned());
+        let read = move |connection: &Connection| {
+            connection
+                .prepare_cached("SELECT manifest_hash FROM manifests WHERE tenant_id = ?1 AND tool_id = ?2")?
+                .query_row(params![tenant_id, tool_id], |row| row.get(0))
+                .optional()
+        };
+        self.readers.read(read).await
+    }
+
     async fn check(&self) -> Result<(), StoreError> {
         self.readers.read(|connection| connection.query_one("SELECT 1", [], |_| Ok(()))).await?;
         self.ask(Job::Check).await?
@@ -272,9 +293,12 @@ fn prepare(connection: &mut Connection) -> rusqlite::Result<i64> {
     connection.pragma_update(None, "synchronous", "FULL")?;
     connection.pragma_update(None, "foreign_keys", "ON")?;
     connection.pragma_update(None, "trusted_schema", "OFF")?;
-    if version == 0 {
+    if version < SCHEMA_VERSION {
         let transaction = connection.transaction_with_behavior(TransactionBehavior::Exclusive)?;
-        transaction.execute_batch(SCHEMA)?;
+        if version < 1 {
+            transaction.execute_batch(SCHEMA)?;
+        }
+        transaction.execute_batch(SCHEMA_2)?;
         transaction.pragma_update(None, "user_version", SCHEMA_VERSION)?;
         transaction.commit()?;
     }
@@ -381,9 +405,10 @@ struct Batch<'t, 'c> {
 impl Batch<'_, '_> {
     /// The outer error is the whole transaction's, the inner one this append's alone.
     fn append(&mut self, append: Append) -> rusqlite::Result<Result<Appended, StoreError>> {
-        let Append { event, once } = append;
+        let Append { event, once, effect } = append;
         let key_name = event.key_name.clone();
         let tenant_id = event.tenant_id.clone();
+        let tool_id = event.tool_id.clone();
         if let Some(once) = &once
             && let Some(earlier) = self.answered(&tenant_id, &key_name, once)?
         {
@@ -414,6 +439,17 @@ impl Batch<'_, '_> {
                     once.fingerprint,
                     once.answer.as_ref()
                 ])?;
+        }
+        match effect {
+            None => {}
+            Some(Effect::ApproveManifest { hash }) => {
+                self.transaction
+                    .prepare_cached(
+                        "INSERT INTO manifests (tenant_id, tool_id, manifest_hash) VALUES (?1, ?2, ?3)
+                         ON CONFLICT (tenant_id, tool_id) DO UPDATE SET manifest_hash = ?3",
+                    )?
+                    .execute(params![tenant_id, tool_id, hash])?;
+            }
         }
         self.chains.insert(chain, (id, sealed.head.clone()));
         Ok(Ok(Appended::Recorded(sealed.head)))

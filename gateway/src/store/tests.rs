@@ -6,7 +6,7 @@ use futures_util::future::join_all;
 use rusqlite::Connection;
 use tempfile::TempDir;
 
-use super::{Append, Appended, Once, OpenError, SqliteStore, Store, StoreError};
+use super::{Append, Appended, Effect, Once, OpenError, SqliteStore, Store, StoreError};
 use crate::ledger::{Draft, Head, Verifier};
 
 fn open(folder: &TempDir) -> SqliteStore {
@@ -26,7 +26,7 @@ fn event(tenant: &str, chain: &str, number: usize) -> Append {
         key_name: "key".into(),
         ..Draft::default()
     };
-    Append { event, once: None }
+    Append { event, once: None, effect: None }
 }
 
 fn once(tenant: &str, key_name: &str, idempotency_key: &str, body: u8, answer: &'static str) -> Append {
@@ -309,9 +309,56 @@ async fn a_second_gateway_is_kept_away() {
 fn data_of_a_newer_version_is_left_alone() {
     let folder = TempDir::new().unwrap();
     let path = folder.path().join("data.db");
-    Connection::open(&path).unwrap().pragma_update(None, "user_version", 2).unwrap();
+    Connection::open(&path).unwrap().pragma_update(None, "user_version", 3).unwrap();
     let error = SqliteStore::open(&path).unwrap_err();
-    assert!(matches!(error, OpenError::Newer(_, 2)), "{error}");
+    assert!(matches!(error, OpenError::Newer(_, 3)), "{error}");
+}
+
+#[tokio::test]
+async fn data_of_the_first_version_is_taken_over() {
+    let folder = TempDir::new().unwrap();
+    let path = folder.path().join("data.db");
+    let store = SqliteStore::open(&path).unwrap();
+    assert!(matches!(store.append(event("t", "c", 1)).await, Ok(Appended::Recorded(_))));
+    store.close().await;
+    drop(store);
+    let first = Connection::open(&path).unwrap();
+    first.execute_batch("DROP TABLE manifests; PRAGMA user_version = 1").unwrap();
+    drop(first);
+
+    let store = SqliteStore::open(&path).unwrap();
+    assert!(matches!(store.append(event("t", "c", 2)).await, Ok(Appended::Recorded(_))));
+    assert_eq!(store.head("t", "c").await.unwrap().map(|head| head.length), Some(2));
+    assert_eq!(store.approved_manifest("t", "tool").await, Ok(None));
+    store.close().await;
+}
+
+#[tokio::test]
+async fn a_manifest_is_approved_with_its_event_or_not_at_all() {
+    let folder = TempDir::new().unwrap();
+    let path = folder.path().join("data.db");
+    let store = SqliteStore::open(&path).unwrap();
+    let approve = |tenant: &str, hash: &str, metadata: Option<Json>| {
+        let mut append = event(tenant, "tools", 1);
+        append.event.tool_id = Some("mail".to_owned());
+        append.event.metadata = metadata;
+        append.effect = Some(Effect::ApproveManifest { hash: hash.to_owned() });
+        append
+    };
+    assert!(matches!(store.append(approve("t", "aa", None)).await, Ok(Appended::Recorded(_))));
+    assert!(matches!(store.append(approve("t", "bb", None)).await, Ok(Appended::Recorded(_))));
+    assert!(matches!(store.append(approve("u", "cc", None)).await, Ok(Appended::Recorded(_))));
+    let uncanonical = Json::parse(b"9007199254740993").unwrap();
+    assert_eq!(store.append(approve("t", "dd", Some(uncanonical))).await, Err(StoreError::NotCanonical));
+    store.close().await;
+    drop(store);
+
+    let store = SqliteStore::open(&path).unwrap();
+    let approved = async |tenant: &str, tool: &str| store.approved_manifest(tenant, tool).await.unwrap();
+    assert_eq!(approved("t", "mail").await.as_deref(), Some("bb"));
+    assert_eq!(approved("u", "mail").await.as_deref(), Some("cc"));
+    assert_eq!(approved("t", "other").await, None);
+    store.close().await;
 }
 
 #[test]
