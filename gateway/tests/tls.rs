@@ -3,10 +3,16 @@
 
 mod common;
 
+use std::io::Read;
+use std::net::TcpListener;
+use std::time::Duration;
+
+use actpass_core::{ActPass, Action, Outcome};
 use actpass_gateway::config::Settings;
 use actpass_gateway::server::Server;
 use common::{PREFLIGHT, refund};
 use reqwest::{Certificate, Client};
+use rustls::ServerConnection;
 use tempfile::TempDir;
 
 #[tokio::test]
@@ -34,6 +40,44 @@ async fn a_gateway_with_a_certificate_is_https() {
     assert!(post(&strange, &url).await.unwrap_err().is_connect());
     assert!(post(&trusting, &url.replace("https://", "http://")).await.is_err());
     server.stop().await.unwrap();
+}
+
+#[tokio::test]
+async fn our_client_trusts_the_authority_that_it_is_given_and_speaks_http_2() {
+    let folder = TempDir::new().unwrap();
+    let certificate = write_certificate(&folder, "certificate.pem", "key.pem");
+    let text =
+        format!("{}\n[tls]\ncertificate = \"certificate.pem\"\nkey = \"key.pem\"\n", common::config(""));
+    let settings = Settings::parse(&text, folder.path()).unwrap();
+    let tls = settings.tls.clone().unwrap();
+    let server = Server::start(settings).await.unwrap();
+    let action =
+        Action::new("refund an order", "refunds.create").args_text(r#"{"amount": 1, "currency": "usd"}"#);
+    let trusting = |url: String| ActPass::builder().api_key("apk_one").base_url(url).ca(certificate.as_str());
+    let actpass = trusting(server.url()).build().unwrap();
+    let outcome = actpass.guard(&action, async |_| Ok::<_, ()>("refunded")).await.unwrap();
+    assert!(matches!(outcome, Outcome::Returned { result: "refunded", .. }), "{outcome:?}");
+
+    let strange =
+        ActPass::builder().api_key("apk_one").base_url(server.url()).max_retries(0).build().unwrap();
+    let blocked = strange.guard(&action, async |_| Ok::<_, ()>("refunded")).await.unwrap();
+    assert_eq!(blocked.decision().reason_code().as_deref(), Some("actpass.unreachable"));
+    server.stop().await.unwrap();
+
+    // What it says first to a server that offers both.
+    let listener = TcpListener::bind("127.0.0.1:0").unwrap();
+    let url = format!("https://{}", listener.local_addr().unwrap());
+    let first = std::thread::spawn(move || {
+        let (mut socket, _) = listener.accept().unwrap();
+        let mut connection = ServerConnection::new(tls).unwrap();
+        let mut stream = rustls::Stream::new(&mut connection, &mut socket);
+        let mut preface = [0; 24];
+        stream.read_exact(&mut preface).unwrap();
+        (connection.alpn_protocol().map(<[u8]>::to_vec), preface)
+    });
+    let actpass = trusting(url).max_retries(0).timeout(Duration::from_secs(10)).build().unwrap();
+    assert!(actpass.preflight(&action).await.is_err());
+    assert_eq!(first.join().unwrap(), (Some(b"h2".to_vec()), *b"PRI * HTTP/2.0\r\n\r\nSM\r\n\r\n"));
 }
 
 #[test]
