@@ -6,7 +6,8 @@
 //! Two hazards come with such a design, and both are met here:
 //!
 //! - **Stale connections.** Nothing drives the connections between calls, so nothing sees a server close an idle one.
-//!   Each call therefore first lets the connections see what has happened, without waiting, before it may pick one.
+//!   Each call therefore first has the driving thread look at what has happened, without waiting for anything new, before
+//!   it may pick a connection. Which thread drives does not matter: of many that call at once after a pause only one does.
 //! - **`fork()`.** A child process inherits the runtime's descriptors and connections, and two processes reading one
 //!   connection take each other's answers. Each call therefore looks at the process it is in; a child builds everything
 //!   anew and never touches, nor drops, what is its parent's. There is no lock that a fork could leave held.
@@ -110,10 +111,12 @@ impl Host {
         };
         let call = call(client.clone());
         let mut call = pin!(async move {
-            // The first yield lets the runtime collect what the sockets have to tell, the second lets the connections
-            // act on it: one that the server closed leaves the pool before a request can pick it.
-            tokio::task::yield_now().await;
-            tokio::task::yield_now().await;
+            // A task, because it is run by the thread that drives, which need not be this one.
+            let seen = tokio::spawn(async {
+                tokio::task::yield_now().await;
+                tokio::task::yield_now().await;
+            });
+            let _ = seen.await;
             call.await
         });
         loop {

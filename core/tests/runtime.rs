@@ -13,8 +13,8 @@ mod common;
 
 use std::collections::HashSet;
 use std::convert::Infallible;
-use std::sync::Arc;
 use std::sync::atomic::{AtomicUsize, Ordering};
+use std::sync::{Arc, Barrier};
 use std::thread;
 use std::time::{Duration, Instant};
 
@@ -49,6 +49,33 @@ fn closed_while_idle(tls: &str, calls: usize) {
         (calls, calls),
         "each was closed, and each call was sent once"
     );
+}
+
+/// Of many threads that call at once after a pause only one drives; the others must not pick a connection before it has
+/// seen which ones are closed.
+#[test]
+fn nor_do_many_that_many_threads_want_at_once() {
+    const THREADS: usize = 16;
+    let gateway = scripted(json!({
+        "idle_close_ms": 100,
+        "steps": [respond(json!({"event_id": "ev_1"}))],
+    }));
+    let host = host(&gateway);
+    for round in 0..12 {
+        let start = Barrier::new(THREADS);
+        thread::scope(|scope| {
+            for at in 0..THREADS {
+                let (host, start) = (&host, &start);
+                scope.spawn(move || {
+                    start.wait();
+                    record(host, &format!("{round} {at}")).unwrap();
+                });
+            }
+        });
+        thread::sleep(Duration::from_millis(250));
+    }
+    let connections: HashSet<_> = gateway.seen().iter().map(|seen| seen.connection).collect();
+    assert!(connections.len() >= 12, "the server closed no connection");
 }
 
 #[test]
