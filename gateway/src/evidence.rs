@@ -19,6 +19,16 @@ pub enum ExportError {
         /// The chain.
         chain_id: String,
     },
+    /// The data file has not all of its events.
+    #[error(
+        "the chain has {found} events in the data file where it must have {expected}: the file was changed"
+    )]
+    Incomplete {
+        /// How many events there are.
+        found: u64,
+        /// How many there must be.
+        expected: u64,
+    },
     /// The data file cannot be read.
     #[error(transparent)]
     Open(#[from] OpenError),
@@ -39,14 +49,20 @@ pub fn export(
     chain_id: &str,
     out: &mut impl Write,
 ) -> Result<Head, ExportError> {
+    let mut found = 0;
     let head = read_chain(data, tenant_id, chain_id, |event| {
+        found += 1;
         out.write_all(event.text.as_bytes())?;
         out.write_all(b"\n").map_err(ExportError::Write)
     })?;
     out.flush()?;
     let unknown =
         || ExportError::NoSuchChain { tenant_id: tenant_id.to_owned(), chain_id: chain_id.to_owned() };
-    head.filter(|head| head.length > 0).ok_or_else(unknown)
+    let head = head.filter(|head| head.length > 0).ok_or_else(unknown)?;
+    match found == head.length {
+        true => Ok(head),
+        false => Err(ExportError::Incomplete { found, expected: head.length }),
+    }
 }
 
 /// Why an export is not a whole chain.
@@ -88,13 +104,15 @@ pub enum VerifyError {
 /// The first event that breaks the chain and in what way.
 pub fn verify(export: impl BufRead, head: Option<&str>) -> Result<Head, VerifyError> {
     let mut verifier = Verifier::default();
-    for (line, text) in (1..).zip(export.lines()) {
+    for (line, text) in (1..).zip(export.split(b'\n')) {
         let text = text?;
+        // What is no text is no event, and must not become one by being mended.
+        let text = str::from_utf8(&text).unwrap_or_default();
         let seq = verifier.head().length.saturating_add(1);
-        verifier.examine(&text).map_err(|defect| VerifyError::Broken {
+        verifier.examine(text).map_err(|defect| VerifyError::Broken {
             line,
             seq,
-            name: name(&text),
+            name: name(text),
             defect,
         })?;
     }
@@ -112,4 +130,40 @@ fn name(text: &str) -> String {
     let event = Json::parse(text.as_bytes()).ok();
     let id = event.as_ref().and_then(|event| event.member("event_id")).and_then(Json::as_str);
     id.map(|id| format!(" ({})", id.escape_debug())).unwrap_or_default()
+}
+
+#[cfg(test)]
+mod tests {
+    use rusqlite::Connection;
+    use tempfile::TempDir;
+
+    use super::*;
+    use crate::ledger::Draft;
+    use crate::store::{Append, SqliteStore, Store};
+
+    #[tokio::test]
+    async fn a_data_file_that_lost_events_is_not_exported_as_whole() {
+        let folder = TempDir::new().unwrap();
+        let path = folder.path().join("data.db");
+        let store = SqliteStore::open(&path).unwrap();
+        for number in 0..3 {
+            let event = Draft {
+                event_id: format!("ev_{number}"),
+                tenant_id: "t".into(),
+                chain_id: "c".to_owned(),
+                ..Draft::default()
+            };
+            store.append(Append { event, once: None, effect: None }).await.unwrap();
+        }
+        store.close().await;
+        drop(store);
+        let whole = export(&path, "t", "c", &mut io::sink()).unwrap();
+        assert_eq!(whole.length, 3);
+
+        let file = Connection::open(&path).unwrap();
+        file.execute_batch("DROP TRIGGER events_are_not_removed; DELETE FROM events WHERE seq = 3").unwrap();
+        drop(file);
+        let error = export(&path, "t", "c", &mut io::sink()).unwrap_err();
+        assert!(matches!(error, ExportError::Incomplete { found: 2, expected: 3 }), "{error}");
+    }
 }

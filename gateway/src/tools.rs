@@ -165,15 +165,20 @@ pub struct Difference {
 
 impl fmt::Display for Difference {
     fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
-        write!(f, "{}: {}", self.tool.escape_debug(), self.what)
+        write!(f, "{}: ", self.tool.escape_debug())?;
+        // Quotes stay as they are; what a terminal would not show, or obey, is written out.
+        self.what.chars().try_for_each(|c| match c {
+            '"' | '\'' | '\\' => write!(f, "{c}"),
+            c => write!(f, "{}", c.escape_debug()),
+        })
     }
 }
 
 /// Notes where two values differ: members by name, lists of names (`required`, `enum`) by what is in them.
 fn compare(path: &str, before: &Json, now: &Json, note: &mut impl FnMut(String)) {
     let below = |name: &str| match path {
-        "" => name.escape_debug().to_string(),
-        path => format!("{path}.{}", name.escape_debug()),
+        "" => name.to_owned(),
+        path => format!("{path}.{name}"),
     };
     match (before, now) {
         _ if before.same_value(now) => {}
@@ -253,6 +258,16 @@ mod tests {
         let post = r#"{"name":"slack.post\n"}"#;
         assert_eq!(differences(&[MAIL], &[MAIL, post]), ["slack.post\\n: is new"]);
         assert_eq!(differences(&[MAIL, post], &[MAIL]), ["slack.post\\n: is gone"]);
+    }
+
+    #[test]
+    fn what_is_not_visible_is_shown() {
+        let hidden = MAIL.replace("Sends a mail.", "Sends a mail.\u{e0041}\u{202e}\\u001b[2K");
+        let found = differences(&[MAIL], &[&hidden]).join("\n");
+        assert!(found.contains(r"\u{e0041}\u{202e}\u001b[2K"), "{found}");
+        let name = MAIL.replace(r#""subject""#, r#""sub\u001bject""#);
+        let found = differences(&[MAIL], &[&name]).join("\n");
+        assert!(found.contains(r"gained inputSchema.properties.sub\u{1b}ject"), "{found}");
     }
 
     #[test]

@@ -395,6 +395,10 @@ async fn a_chain_is_exported_beside_the_gateway_and_checked_without_it() {
         assert_eq!(code, Some(1), "{said}");
         assert!(said.contains(&expected), "{said}\nexpected: {expected}");
     }
+    std::fs::write(folder.path().join("export"), [lines[0].as_bytes(), b"\n{\"a\":\"\xff\"}"].concat())
+        .unwrap();
+    let no_text = run(folder.path(), &["evidence", "verify", "export"]);
+    assert!(err(&no_text).contains("line 2: event 2: it is not an event"), "{}", err(&no_text));
     let missing = run(folder.path(), &["evidence", "verify", "nothing"]);
     assert!(err(&missing).starts_with("nothing: "), "{}", err(&missing));
 }
