@@ -10,9 +10,11 @@ use sha2::{Digest, Sha256};
 
 use crate::auth::Key;
 use crate::ledger::{self, Draft, PolicyRef};
+use crate::passport::claims::{Bearer, Covered};
+use crate::passport::{Claims, Refusal};
 use crate::policy::{Decision, Input, NO_MATCH, Policy, RiskTier, Rule};
 use crate::request::{Evidence, Preflight};
-use crate::store::{Append, Once};
+use crate::store::{Append, Claim, Instead, Once, Standing};
 
 /// A decision that was made, and may be answered once its event is durable.
 #[derive(Clone, Debug)]
@@ -23,44 +25,167 @@ pub struct Decided {
     pub append: Append,
 }
 
+/// What is known beside the request when it is decided.
+#[derive(Clone, Debug, Default)]
+pub struct Facts {
+    /// The issuer that this gateway is.
+    pub issuer: Arc<str>,
+    /// The time, in seconds since 1970.
+    pub now: i64,
+    /// What came of verifying the passport that the request shows, if it shows one.
+    pub passport: Option<Result<Shown, Refusal>>,
+}
+
+/// A passport whose signature is good.
+#[derive(Clone, Debug)]
+pub struct Shown {
+    /// What it claims.
+    pub claims: Claims,
+    /// What became of it; `None` if it is not known to have been issued.
+    pub standing: Option<Standing>,
+}
+
 /// Decides about `request`, which is `body`, which came as the bytes `raw`.
-pub fn decide(key: &Key, request: &Preflight<'_>, body: &Json, raw: &[u8]) -> Decided {
+pub fn decide(key: &Key, request: &Preflight<'_>, body: &Json, raw: &[u8], facts: &Facts) -> Decided {
     let policy = &key.tenant.policy;
     let agent = key.agent.as_ref().or(request.agent_id.map(|agent| agent.as_json()));
-    let ruling = Ruling::new(policy, policy.first_match(&input(request, agent)), request.tool.as_str());
     // Not every body has a canonical form; then no hash is claimed, and only the same bytes are the same request.
     let canonical = canonical_json(body).ok();
     let fingerprint: [u8; 32] = Sha256::digest(canonical.as_deref().unwrap_or(raw)).into();
-    let request_hash = canonical.map(|_| hex::encode(fingerprint));
+    let case = Case { key, request, agent, request_hash: canonical.map(|_| hex::encode(fingerprint)), facts };
 
-    let event_id = ledger::new_event_id();
-    let answer = Bytes::from(ruling.answer(request.mode, &event_id, request_hash.as_deref()).to_string());
-    let event = Draft {
-        event_id,
-        chain_id: ledger::DECISIONS.to_owned(),
-        event_type: ledger::DECISION.to_owned(),
-        user_id: request.user_id.map(|user| user.as_str().to_owned()),
-        tool_id: Some(request.tool.as_str().to_owned()),
-        resource: request.resource.map(|resource| resource.as_str().to_owned()),
-        goal: Some(request.goal.as_str().to_owned()),
-        mode: Some(request.mode.as_str()),
-        decision: Some(ruling.decision.as_str().to_owned()),
-        reason_code: Some(ruling.reason.to_owned()),
-        matched_rules: Some(ruling.matched_rules()),
-        policy: Some(PolicyRef {
-            id: policy.id().to_owned(),
-            version: policy.version().clone(),
-            hash: policy.hash().to_owned(),
-        }),
-        request_hash,
-        ..signed(key, agent.and_then(Json::as_str), request.agent_id.map(|agent| agent.as_str()))
-    };
+    let (ruling, claims) = case.rule(policy);
+    let Instead { event, answer } = case.outcome(&ruling);
     let once = request.idempotency_key.map(|idempotency_key| Once {
         idempotency_key: idempotency_key.as_str().to_owned(),
         fingerprint,
         answer: answer.clone(),
     });
-    Decided { answer, append: Append { event, once } }
+    Decided { answer, append: Append { event, once, claims, effect: None } }
+}
+
+/// A request, and everything that its decision is made of.
+struct Case<'a> {
+    key: &'a Key,
+    request: &'a Preflight<'a>,
+    agent: Option<&'a Json>,
+    request_hash: Option<String>,
+    facts: &'a Facts,
+}
+
+impl<'a> Case<'a> {
+    /// What enforce decides, and what must be claimed for it.
+    fn rule(&self, policy: &'a Policy) -> (Ruling<'a>, Vec<Claim>) {
+        let refused = |refusal| Ruling::refused(policy, refusal, self.request.tool.as_str());
+        let shown = match self.shown() {
+            Ok(shown) => shown,
+            Err(refusal) => return (refused(refusal), Vec::new()),
+        };
+        let rule = policy.first_match(&self.input(shown.map(|shown| &shown.claims)));
+        let ruling = Ruling::new(policy, rule, self.request.tool.as_str());
+        let mut claims = Vec::new();
+        if let Some(shown) = shown
+            && ruling.decision == Decision::Allow
+            && self.spends()
+        {
+            claims.push(Claim::Passport {
+                jti: shown.claims.jti().to_owned(),
+                replayed: Box::new(self.outcome(&refused(Refusal::Replayed))),
+                revoked: Box::new(self.outcome(&refused(Refusal::Revoked))),
+            });
+        }
+        (ruling, claims)
+    }
+
+    /// The passport, if there is one, after everything about it was compared with the request.
+    fn shown(&self) -> Result<Option<&'a Shown>, Refusal> {
+        let shown = match &self.facts.passport {
+            None => return Ok(None),
+            Some(Err(refusal)) => return Err(*refusal),
+            Some(Ok(shown)) => shown,
+        };
+        let request = self.request;
+        let bearer = Bearer {
+            issuer: &self.facts.issuer,
+            audience: request.audience.map(|audience| audience.as_str()),
+            tenant_id: &self.key.tenant.id,
+            agent_id: Some(self.agent.and_then(Json::as_str)),
+            user_id: Some(request.user_id.map(|user| user.as_str())),
+        };
+        if let Some(refusal) = shown.claims.against(&bearer, self.facts.now).first() {
+            return Err(*refusal);
+        }
+        let standing = shown.standing.filter(|standing| !standing.revoked).ok_or(Refusal::Revoked)?;
+        let covered = Covered {
+            tool: request.tool.as_str(),
+            resource: request.resource.map(|resource| resource.as_str()).unwrap_or_default(),
+            goal: request.goal.as_str(),
+            args: request.args,
+        };
+        match shown.claims.uncovered(&covered) {
+            Some(refusal) => Err(refusal),
+            None if standing.used => Err(Refusal::Replayed),
+            None => Ok(Some(shown)),
+        }
+    }
+
+    /// Whether the answer is meant to be acted on, and so uses up what it takes.
+    fn spends(&self) -> bool {
+        match self.request.mode {
+            Mode::Enforce | Mode::Strict => true,
+            Mode::Monitor | Mode::Warn => false,
+        }
+    }
+
+    fn input(&self, claims: Option<&'a Claims>) -> Input<'a> {
+        let passport = claims.map(Claims::as_json);
+        Input {
+            agent_id: self.agent,
+            args: Some(self.request.args),
+            goal: Some(self.request.goal.as_json()),
+            passport,
+            resource: self.request.resource.map(|resource| resource.as_json()),
+            risk_tier: passport.and_then(|claims| claims.member("risk_tier")),
+            tool: Some(self.request.tool.as_json()),
+            user_id: self.request.user_id.map(|user| user.as_json()),
+        }
+    }
+
+    /// The event and the answer of a ruling.
+    fn outcome(&self, ruling: &Ruling<'_>) -> Instead {
+        let request = self.request;
+        let policy = ruling.policy;
+        let event_id = ledger::new_event_id();
+        let request_hash = self.request_hash.as_deref();
+        let answer = Bytes::from(ruling.answer(request.mode, &event_id, request_hash).to_string());
+        let shown = self.facts.passport.as_ref().and_then(|passport| passport.as_ref().ok());
+        let event = Draft {
+            event_id,
+            chain_id: ledger::DECISIONS.to_owned(),
+            event_type: ledger::DECISION.to_owned(),
+            user_id: request.user_id.map(|user| user.as_str().to_owned()),
+            tool_id: Some(request.tool.as_str().to_owned()),
+            resource: request.resource.map(|resource| resource.as_str().to_owned()),
+            goal: Some(request.goal.as_str().to_owned()),
+            mode: Some(request.mode.as_str()),
+            decision: Some(ruling.decision.as_str().to_owned()),
+            reason_code: Some(ruling.reason.to_owned()),
+            matched_rules: Some(ruling.matched_rules()),
+            policy: Some(PolicyRef {
+                id: policy.id().to_owned(),
+                version: policy.version().clone(),
+                hash: policy.hash().to_owned(),
+            }),
+            request_hash: self.request_hash.clone(),
+            passport_jti: shown.map(|shown| shown.claims.jti().to_owned()),
+            ..signed(
+                self.key,
+                self.agent.and_then(Json::as_str),
+                request.agent_id.map(|agent| agent.as_str()),
+            )
+        };
+        Instead { event, answer }
+    }
 }
 
 /// The event that a client wants recorded.
@@ -78,31 +203,17 @@ pub fn witness(key: &Key, evidence: &Evidence<'_>) -> Append {
         metadata: evidence.metadata.cloned(),
         ..signed(key, key.agent.as_ref().and_then(Json::as_str), None)
     };
-    Append { event, once: None }
+    Append::of(event)
 }
 
 /// An event with the members that say who caused it.
-fn signed(key: &Key, agent: Option<&str>, claimed: Option<&str>) -> Draft {
+pub(crate) fn signed(key: &Key, agent: Option<&str>, claimed: Option<&str>) -> Draft {
     Draft {
         tenant_id: Arc::clone(&key.tenant.id),
         key_name: Arc::clone(&key.name),
         agent_id: agent.map(str::to_owned),
         claimed_agent_id: claimed.filter(|claimed| Some(*claimed) != agent).map(str::to_owned),
         ..Draft::default()
-    }
-}
-
-fn input<'a>(request: &Preflight<'a>, agent: Option<&'a Json>) -> Input<'a> {
-    Input {
-        agent_id: agent,
-        args: Some(request.args),
-        goal: Some(request.goal.as_json()),
-        // Only a verified passport says something, and this version verifies none.
-        passport: None,
-        resource: request.resource.map(|resource| resource.as_json()),
-        risk_tier: None,
-        tool: Some(request.tool.as_json()),
-        user_id: request.user_id.map(|user| user.as_json()),
     }
 }
 
@@ -166,6 +277,23 @@ impl<'p> Ruling<'p> {
         }
     }
 
+    fn refused(policy: &'p Policy, refusal: Refusal, tool: &str) -> Self {
+        let reason = refusal.code();
+        Self {
+            decision: Decision::Deny,
+            reason,
+            risk_tier: RiskTier::High,
+            rule: None,
+            summary: format!(
+                "The passport {refusal}, so this call of the tool {tool:?} is denied ({reason})."
+            ),
+            next_steps: vec![
+                "Do not run it. Ask for a passport that covers this action, and show it once.".to_owned(),
+            ],
+            policy,
+        }
+    }
+
     fn matched_rules(&self) -> Vec<String> {
         self.rule.iter().map(|rule| rule.name().to_owned()).collect()
     }
@@ -192,6 +320,6 @@ impl<'p> Ruling<'p> {
     }
 }
 
-fn object<const N: usize>(members: [(&str, Option<Json>); N]) -> Json {
+pub(crate) fn object<const N: usize>(members: [(&str, Option<Json>); N]) -> Json {
     Json::Object(members.into_iter().filter_map(|(name, value)| Some((name.to_owned(), value?))).collect())
 }

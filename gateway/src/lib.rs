@@ -8,10 +8,12 @@
 
 pub mod auth;
 pub mod cli;
+pub mod clock;
 pub mod config;
 pub mod decide;
 mod http;
 pub mod ledger;
+pub mod passport;
 pub mod policy;
 pub mod problems;
 pub mod request;

@@ -10,8 +10,9 @@ use std::time::Duration;
 
 use actpass_core::{Json, hash_payload};
 use actpass_gateway::ledger::Head;
+use actpass_gateway::passport::SealedKey;
 use actpass_gateway::server::Server;
-use actpass_gateway::store::{Append, Appended, Store, StoreError, StoredEvent};
+use actpass_gateway::store::{Append, Appended, Rotation, Standing, Store, StoreError, StoredEvent};
 use async_trait::async_trait;
 use common::{EVIDENCE, Gateway, PREFLIGHT, json, refund, text};
 
@@ -419,6 +420,7 @@ async fn what_is_not_there_yet_is_501() {
         let method = reqwest::Method::from_bytes(method.as_bytes()).unwrap();
         let request =
             gateway.client.request(method, format!("{}{path}", gateway.url)).bearer_auth("apdv_one");
+        let request = request.header("content-type", "application/json").body("{}");
         let (status, answer) = json(request.send().await.unwrap()).await;
         assert_eq!(status, 501, "{path}");
         assert_eq!(text(&answer, "error.code"), Some("not_implemented"));
@@ -696,6 +698,15 @@ impl Store for Broken {
         self.fail().await
     }
     async fn events(&self, _: &str, _: &str, _: u64, _: u64) -> Result<Vec<StoredEvent>, StoreError> {
+        self.fail().await
+    }
+    async fn passport(&self, _: &str, _: &str) -> Result<Option<Standing>, StoreError> {
+        self.fail().await
+    }
+    async fn signing_keys(&self) -> Result<Vec<SealedKey>, StoreError> {
+        self.fail().await
+    }
+    async fn add_signing_key(&self, _: SealedKey, _: Rotation) -> Result<(), StoreError> {
         self.fail().await
     }
     async fn check(&self) -> Result<(), StoreError> {

@@ -4,6 +4,8 @@ use actpass_core::Json;
 use axum::response::{IntoResponse, Response};
 use http::{HeaderValue, StatusCode, header};
 
+use crate::config::MASTER_KEY_VARIABLE;
+use crate::passport::keys::KeyError;
 use crate::request::InvalidMember;
 use crate::store::StoreError;
 
@@ -20,6 +22,7 @@ pub(super) enum ApiError {
     InvalidPath,
     MethodNotAllowed,
     NotFound(&'static str),
+    NoMasterKey,
     NotImplemented(&'static str),
     RateLimited(u64),
     Unauthenticated,
@@ -45,6 +48,7 @@ impl ApiError {
             Self::InvalidPath => (StatusCode::BAD_REQUEST, "invalid_path"),
             Self::MethodNotAllowed => (StatusCode::METHOD_NOT_ALLOWED, "method_not_allowed"),
             Self::NotFound(_) => (StatusCode::NOT_FOUND, "not_found"),
+            Self::NoMasterKey => (StatusCode::NOT_IMPLEMENTED, "not_implemented"),
             Self::NotImplemented(_) => (StatusCode::NOT_IMPLEMENTED, "not_implemented"),
             Self::RateLimited(_) => (StatusCode::TOO_MANY_REQUESTS, "rate_limited"),
             Self::Unauthenticated => (StatusCode::UNAUTHORIZED, "unauthenticated"),
@@ -68,6 +72,10 @@ impl ApiError {
             Self::InvalidPath => "the path or the query is not percent-encoded UTF-8".to_owned(),
             Self::MethodNotAllowed => "this path does not take this method; see the Allow header".to_owned(),
             Self::NotFound(what) => format!("there is no such {what}"),
+            Self::NoMasterKey => format!(
+                "this gateway has no passports, because it has no master key: set master_key_file in its settings or \
+                 the environment variable {MASTER_KEY_VARIABLE}"
+            ),
             Self::NotImplemented(what) => format!("this version of the gateway has no {what} yet"),
             Self::RateLimited(seconds) => {
                 format!("this API key calls more often than it may; try again in {seconds} s")
@@ -111,6 +119,7 @@ impl IntoResponse for ApiError {
             | Self::InvalidPath
             | Self::MethodNotAllowed
             | Self::NotFound(_)
+            | Self::NoMasterKey
             | Self::NotImplemented(_)
             | Self::Unavailable
             | Self::UnsupportedMediaType(_) => {}
@@ -139,6 +148,18 @@ impl From<StoreError> for ApiError {
             StoreError::Busy => Self::Busy,
             StoreError::NotCanonical => Self::InvalidMember("metadata: has no canonical form".to_owned()),
             StoreError::Unavailable => Self::Unavailable,
+        }
+    }
+}
+
+impl From<KeyError> for ApiError {
+    fn from(error: KeyError) -> Self {
+        match error {
+            KeyError::Store(error) => error.into(),
+            KeyError::Crypto | KeyError::File(..) | KeyError::MasterKey(_) | KeyError::Sealed(_) => {
+                tracing::error!(%error, "the signing keys cannot be used");
+                Self::Internal
+            }
         }
     }
 }

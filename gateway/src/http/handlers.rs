@@ -2,8 +2,8 @@
 
 use std::sync::Arc;
 
-use actpass_core::Json;
 use actpass_core::json::Number;
+use actpass_core::{Json, Secret};
 use axum::body::Body;
 use axum::extract::rejection::PathRejection;
 use axum::extract::{Path, Query, State};
@@ -12,10 +12,11 @@ use bytes::Bytes;
 use futures_util::stream;
 use http::StatusCode;
 
-use super::App;
 use super::error::{ApiError, json};
 use super::receive::{Call, Caller};
-use crate::decide;
+use super::{App, passports};
+use crate::auth::Key;
+use crate::decide::{self, Decided, Facts, Shown};
 use crate::ledger::{Head, Verifier};
 use crate::request::{Evidence, InvalidMember, Preflight};
 use crate::store::{Append, Appended, StoreError, StoredEvent};
@@ -25,22 +26,72 @@ const LARGE: usize = 64 * 1024;
 
 pub(super) async fn preflight(State(app): State<Arc<App>>, call: Call) -> Result<Response, ApiError> {
     let Call { key, body: raw } = call;
-    let decided = work(&app, raw.len(), move || {
+    let bytes = raw.len();
+    let first = work(&app, bytes, move || {
         let body = parse(&raw)?;
         let request = Preflight::read(&body)?;
         match request.unsupported {
-            Some("passport") => Err(ApiError::NotImplemented("passports")),
             Some("approval_request_id") => Err(ApiError::NotImplemented("approvals")),
             Some(_) => Err(ApiError::NotImplemented("tool manifests")),
-            None => Ok(decide::decide(&key, &request, &body, &raw)),
+            None => {
+                let Some(passport) = request.passport.map(|passport| Secret::new(passport.as_str())) else {
+                    return Ok(Step::Decided(Box::new(decide::decide(
+                        &key,
+                        &request,
+                        &body,
+                        &raw,
+                        &Facts::default(),
+                    ))));
+                };
+                Ok(Step::Asks(Box::new(Asks { key, body, raw, passport })))
+            }
         }
     })
     .await?;
+    let decided = match first {
+        Step::Asks(asks) => {
+            let facts = learn(&app, &asks).await?;
+            work(&app, bytes, move || {
+                let Asks { key, body, raw, .. } = *asks;
+                Ok(decide::decide(&key, &Preflight::read(&body)?, &body, &raw, &facts))
+            })
+            .await?
+        }
+        Step::Decided(decided) => *decided,
+    };
     match record(&app, decided.append).await? {
         Appended::Conflict => Err(ApiError::Conflict),
         Appended::Recorded(_) => Ok(json(StatusCode::OK, decided.answer)),
-        Appended::Repeated(answer) => Ok(json(StatusCode::OK, answer)),
+        Appended::Refused(answer) | Appended::Repeated(answer) => Ok(json(StatusCode::OK, answer)),
+        // A decision changes nothing that could be otherwise by now.
+        Appended::Stale => Err(ApiError::Internal),
     }
+}
+
+/// A preflight, after a first look at it.
+enum Step {
+    Asks(Box<Asks>),
+    Decided(Box<Decided>),
+}
+
+/// A preflight that cannot be decided by its body alone.
+struct Asks {
+    key: Arc<Key>,
+    body: Json,
+    raw: Bytes,
+    passport: Secret,
+}
+
+/// Finds out what the decision depends on.
+async fn learn(app: &App, asks: &Asks) -> Result<Facts, ApiError> {
+    let passport = match passports::open(app, asks.passport.expose()).await? {
+        Ok(claims) => {
+            let standing = in_time(app, app.store.passport(&asks.key.tenant.id, claims.jti())).await?;
+            Ok(Shown { claims, standing })
+        }
+        Err(refusal) => Err(refusal),
+    };
+    Ok(Facts { issuer: Arc::clone(&app.issuer), now: app.clock.seconds(), passport: Some(passport) })
 }
 
 pub(super) async fn evidence(State(app): State<Arc<App>>, call: Call) -> Result<Response, ApiError> {
@@ -59,8 +110,10 @@ pub(super) async fn evidence(State(app): State<Arc<App>>, call: Call) -> Result<
             ]);
             Ok(json(StatusCode::OK, answer.to_string()))
         }
-        // Evidence has no idempotency key.
-        Appended::Conflict | Appended::Repeated(_) => Err(ApiError::Internal),
+        // Evidence has no idempotency key, and takes and changes nothing.
+        Appended::Conflict | Appended::Refused(_) | Appended::Repeated(_) | Appended::Stale => {
+            Err(ApiError::Internal)
+        }
     }
 }
 
@@ -129,19 +182,15 @@ pub(super) async fn health(State(app): State<Arc<App>>) -> Result<Response, ApiE
 }
 
 pub(super) async fn not_implemented(_: Caller) -> ApiError {
-    ApiError::NotImplemented("passports, approvals and tool manifests")
+    ApiError::NotImplemented("approvals and tool manifests")
 }
 
-pub(super) async fn not_implemented_public() -> ApiError {
-    ApiError::NotImplemented("passports, and so no keys to verify them")
-}
-
-fn parse(raw: &[u8]) -> Result<Json, ApiError> {
+pub(super) fn parse(raw: &[u8]) -> Result<Json, ApiError> {
     Json::parse(raw).map_err(|error| ApiError::InvalidJson(error.to_string()))
 }
 
 /// Does `job` here if the body is small, or else where it holds up no connection.
-async fn work<T: Send + 'static>(
+pub(super) async fn work<T: Send + 'static>(
     app: &App,
     body_bytes: usize,
     job: impl FnOnce() -> Result<T, ApiError> + Send + 'static,
@@ -160,12 +209,15 @@ async fn heavy<T: Send + 'static>(
     tokio::task::spawn_blocking(job).await.map_err(|_| ApiError::Internal)?
 }
 
-async fn record(app: &App, append: Append) -> Result<Appended, ApiError> {
+pub(super) async fn record(app: &App, append: Append) -> Result<Appended, ApiError> {
     in_time(app, app.store.append(append)).await
 }
 
 /// A store that does not answer is one that does not work.
-async fn in_time<T>(app: &App, asked: impl Future<Output = Result<T, StoreError>>) -> Result<T, ApiError> {
+pub(super) async fn in_time<T>(
+    app: &App,
+    asked: impl Future<Output = Result<T, StoreError>>,
+) -> Result<T, ApiError> {
     match tokio::time::timeout(app.store_timeout, asked).await {
         Ok(answer) => Ok(answer?),
         Err(_) => {

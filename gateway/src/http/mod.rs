@@ -2,6 +2,7 @@
 
 mod error;
 mod handlers;
+mod passports;
 mod receive;
 
 use std::sync::Arc;
@@ -19,6 +20,8 @@ use tracing::Instrument;
 
 use self::error::ApiError;
 use crate::auth::Keyring;
+use crate::clock::Clock;
+use crate::passport::Keys;
 use crate::store::Store;
 
 const REQUEST_ID: HeaderName = HeaderName::from_static("x-request-id");
@@ -30,6 +33,12 @@ pub(crate) struct App {
     pub keyring: Keyring,
     /// Where events go.
     pub store: Arc<dyn Store>,
+    /// Who issues passports.
+    pub issuer: Arc<str>,
+    /// What signs them; `None` without a master key.
+    pub keys: Option<Keys>,
+    /// What time it is.
+    pub clock: Clock,
     /// The largest body, in bytes.
     pub body_bytes: usize,
     /// How long a body may take to arrive.
@@ -44,7 +53,7 @@ pub(crate) struct App {
 
 /// Every route of the gateway.
 pub(crate) fn router(app: Arc<App>) -> Router {
-    use handlers::{chain, evidence, health, not_implemented, not_implemented_public, preflight, verify};
+    use handlers::{chain, evidence, health, not_implemented, preflight, verify};
 
     let api = Router::new()
         .route("/healthz", get(health))
@@ -52,15 +61,15 @@ pub(crate) fn router(app: Arc<App>) -> Router {
         .route("/api/v1/evidence/events", post(evidence))
         .route("/api/v1/evidence/chains/{chain_id}", get(chain))
         .route("/api/v1/evidence/chains/{chain_id}/verify", get(verify))
-        .route("/api/v1/passports/issue", post(not_implemented))
-        .route("/api/v1/passports/verify", post(not_implemented))
-        .route("/api/v1/passports/revoke", post(not_implemented))
+        .route("/api/v1/passports/issue", post(passports::issue))
+        .route("/api/v1/passports/verify", post(passports::verify))
+        .route("/api/v1/passports/revoke", post(passports::revoke))
         .route("/api/v1/approvals", get(not_implemented))
         .route("/api/v1/approvals/{id}", get(not_implemented))
         .route("/api/v1/approvals/{id}/approve", post(not_implemented))
         .route("/api/v1/approvals/{id}/reject", post(not_implemented))
         .route("/api/v1/tools", post(not_implemented))
-        .route("/.well-known/jwks.json", get(not_implemented_public))
+        .route("/.well-known/jwks.json", get(passports::jwks))
         .fallback(async || ApiError::NotFound("path"))
         .method_not_allowed_fallback(async || ApiError::MethodNotAllowed)
         .with_state(app);

@@ -11,6 +11,7 @@ use bytes::Bytes;
 
 pub use self::sqlite::{OpenError, SqliteStore};
 use crate::ledger::{Draft, Head};
+use crate::passport::SealedKey;
 
 /// Keeps the ledger.
 ///
@@ -46,6 +47,27 @@ pub trait Store: Send + Sync + fmt::Debug {
         until: u64,
     ) -> Result<Vec<StoredEvent>, StoreError>;
 
+    /// What became of a passport that was issued to a tenant; `None` if none with this id was.
+    ///
+    /// # Errors
+    ///
+    /// If the store does not answer.
+    async fn passport(&self, tenant_id: &str, jti: &str) -> Result<Option<Standing>, StoreError>;
+
+    /// Every key that ever signed passports, in the order in which they were made.
+    ///
+    /// # Errors
+    ///
+    /// If the store does not answer.
+    async fn signing_keys(&self) -> Result<Vec<SealedKey>, StoreError>;
+
+    /// Keeps a new signing key.
+    ///
+    /// # Errors
+    ///
+    /// It is not known to be kept then.
+    async fn add_signing_key(&self, key: SealedKey, rotation: Rotation) -> Result<(), StoreError>;
+
     /// Whether an event could be appended now.
     ///
     /// # Errors
@@ -57,13 +79,84 @@ pub trait Store: Send + Sync + fmt::Debug {
     async fn close(&self);
 }
 
-/// An event to append.
-#[derive(Clone, Debug)]
+/// An event to append, and what must become true with it, all or nothing.
+#[derive(Clone, Debug, Default)]
 pub struct Append {
     /// The event.
     pub event: Draft,
     /// What makes a repetition of the same request append nothing.
     pub once: Option<Once>,
+    /// What this request takes, which no other may have taken: all of them, or none.
+    pub claims: Vec<Claim>,
+    /// What changes with the event.
+    pub effect: Option<Effect>,
+}
+
+impl Append {
+    /// An event with nothing beside it.
+    pub fn of(event: Draft) -> Self {
+        Self { event, ..Self::default() }
+    }
+}
+
+/// Something of the event's tenant that one request alone may take, and what to record and answer if it cannot.
+#[derive(Clone, Debug)]
+pub enum Claim {
+    /// A passport's single use.
+    Passport {
+        /// The passport's id.
+        jti: String,
+        /// If it was used before.
+        replayed: Box<Instead>,
+        /// If it was revoked, or never issued.
+        revoked: Box<Instead>,
+    },
+}
+
+/// What is recorded and answered in place of what could not be had.
+#[derive(Clone, Debug)]
+pub struct Instead {
+    /// The event.
+    pub event: Draft,
+    /// The answer.
+    pub answer: Bytes,
+}
+
+/// What changes with an event, for the event's tenant.
+#[derive(Clone, Debug)]
+pub enum Effect {
+    /// A passport is known to have been issued.
+    Issue {
+        /// The passport's id.
+        jti: String,
+        /// The key that signed it.
+        kid: String,
+        /// When it expires, in seconds since 1970.
+        expires_at: i64,
+    },
+    /// A passport is revoked; stale if it is so already, or never was issued.
+    Revoke {
+        /// The passport's id.
+        jti: String,
+    },
+}
+
+/// What became of a passport.
+#[derive(Clone, Copy, Debug, Default, PartialEq, Eq)]
+pub struct Standing {
+    /// It was revoked.
+    pub revoked: bool,
+    /// A request used it.
+    pub used: bool,
+}
+
+/// What a new signing key does to the others.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub enum Rotation {
+    /// It is kept only if there is no other.
+    First,
+    /// It signs from now on, and the others no longer do.
+    Next,
 }
 
 /// A request that must take effect once, and the answer it gets each time.
@@ -84,8 +177,12 @@ pub enum Appended {
     Conflict,
     /// The event is durable, and this is its chain's head with it.
     Recorded(Head),
+    /// A claim failed: what was to be recorded instead is durable, and this is the answer with it.
+    Refused(Bytes),
     /// The same request was answered before, so. Nothing was appended.
     Repeated(Bytes),
+    /// What the effect was to change is no longer as it must be. Nothing was appended.
+    Stale,
 }
 
 /// An event as it is kept.

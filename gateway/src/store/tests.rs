@@ -6,7 +6,9 @@ use futures_util::future::join_all;
 use rusqlite::Connection;
 use tempfile::TempDir;
 
-use super::{Append, Appended, Once, OpenError, SqliteStore, Store, StoreError};
+use super::{
+    Append, Appended, Claim, Effect, Instead, Once, OpenError, SqliteStore, Standing, Store, StoreError,
+};
 use crate::ledger::{Draft, Head, Verifier};
 
 fn open(folder: &TempDir) -> SqliteStore {
@@ -26,7 +28,7 @@ fn event(tenant: &str, chain: &str, number: usize) -> Append {
         key_name: "key".into(),
         ..Draft::default()
     };
-    Append { event, once: None }
+    Append::of(event)
 }
 
 fn once(tenant: &str, key_name: &str, idempotency_key: &str, body: u8, answer: &'static str) -> Append {
@@ -69,7 +71,8 @@ async fn events_of_many_at_once_make_one_whole_chain() {
         .into_iter()
         .map(|recorded| match recorded {
             Ok(Appended::Recorded(head)) => head.length,
-            Ok(Appended::Conflict | Appended::Repeated(_)) | Err(_) => panic!("{recorded:?}"),
+            Ok(Appended::Conflict | Appended::Refused(_) | Appended::Repeated(_) | Appended::Stale)
+            | Err(_) => panic!("{recorded:?}"),
         })
         .collect();
     lengths.sort_unstable();
@@ -309,9 +312,71 @@ async fn a_second_gateway_is_kept_away() {
 fn data_of_a_newer_version_is_left_alone() {
     let folder = TempDir::new().unwrap();
     let path = folder.path().join("data.db");
-    Connection::open(&path).unwrap().pragma_update(None, "user_version", 2).unwrap();
+    Connection::open(&path).unwrap().pragma_update(None, "user_version", 99).unwrap();
     let error = SqliteStore::open(&path).unwrap_err();
-    assert!(matches!(error, OpenError::Newer(_, 2)), "{error}");
+    assert!(matches!(error, OpenError::Newer(_, 99)), "{error}");
+}
+
+#[tokio::test]
+async fn data_of_an_older_version_is_brought_forward() {
+    let folder = TempDir::new().unwrap();
+    let path = folder.path().join("data.db");
+    let store = open(&folder);
+    store.append(event("t", "c", 1)).await.unwrap();
+    store.close().await;
+    drop(store);
+    // As the first version left it.
+    outside(&folder)
+        .execute_batch("DROP TABLE passports; DROP TABLE signing_keys; PRAGMA user_version = 1")
+        .unwrap();
+    let error = SqliteStore::open_beside(&path).unwrap_err();
+    assert!(matches!(error, OpenError::Older(_)), "{error}");
+
+    let store = open(&folder);
+    store.append(event("t", "c", 2)).await.unwrap();
+    assert_eq!(store.passport("t", "ap_1").await, Ok(None));
+    assert_eq!(first_broken(&store, "t", "c").await, None);
+}
+
+#[tokio::test]
+async fn a_claim_and_its_record_are_one() {
+    let folder = TempDir::new().unwrap();
+    let store = open(&folder);
+    let instead = |number: usize| {
+        let Append { event, .. } = event("t", "c", number);
+        Box::new(Instead { event, answer: Bytes::from(number.to_string()) })
+    };
+    let claim = |tenant: &str| Append {
+        claims: vec![Claim::Passport {
+            jti: "ap_1".to_owned(),
+            replayed: instead(100),
+            revoked: instead(200),
+        }],
+        ..event(tenant, "c", 1)
+    };
+    assert_eq!(store.append(claim("t")).await, Ok(Appended::Refused(Bytes::from("200"))));
+    let issue = Effect::Issue { jti: "ap_1".to_owned(), kid: "k".to_owned(), expires_at: 9 };
+    store.append(Append { effect: Some(issue), ..event("t", "c", 2) }).await.unwrap();
+    // An event that cannot be recorded takes nothing.
+    let mut wrong = claim("t");
+    wrong.event.metadata = Some(Json::parse(br#"{"n": 9007199254740993}"#).unwrap());
+    assert_eq!(store.append(wrong).await, Err(StoreError::NotCanonical));
+    assert_eq!(store.passport("t", "ap_1").await, Ok(Some(Standing::default())));
+
+    let answers = join_all((0..50).map(|_| store.append(claim("t")))).await;
+    let recorded = answers.iter().filter(|answer| matches!(answer, Ok(Appended::Recorded(_)))).count();
+    let refused =
+        answers.iter().filter(|answer| **answer == Ok(Appended::Refused(Bytes::from("100")))).count();
+    assert_eq!((recorded, refused), (1, 49));
+    assert_eq!(store.passport("t", "ap_1").await, Ok(Some(Standing { used: true, revoked: false })));
+    assert_eq!(store.passport("u", "ap_1").await, Ok(None));
+
+    let revoke = || Append { effect: Some(Effect::Revoke { jti: "ap_1".to_owned() }), ..event("t", "c", 3) };
+    assert!(matches!(store.append(revoke()).await, Ok(Appended::Recorded(_))));
+    assert_eq!(store.append(revoke()).await, Ok(Appended::Stale));
+    assert_eq!(store.append(claim("t")).await, Ok(Appended::Refused(Bytes::from("200"))));
+    assert_eq!(texts(&store, "t", "c").await.len(), 54);
+    assert_eq!(first_broken(&store, "t", "c").await, None);
 }
 
 #[test]
