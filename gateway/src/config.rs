@@ -48,6 +48,8 @@ pub struct Settings {
     pub issuer: Option<String>,
     /// What seals the keys that sign passports.
     pub master_key: MasterKeySource,
+    /// For how many seconds an approval may be decided: 900 if not set.
+    pub approval_seconds: i64,
     /// What time it is.
     pub clock: Clock,
 }
@@ -170,10 +172,13 @@ impl Settings {
             timeouts: Timeouts::default(),
             issuer: None,
             master_key: MasterKeySource::BesideData,
+            approval_seconds: DEFAULT_APPROVAL_SECONDS,
             clock: Clock::default(),
         })
     }
 }
+
+const DEFAULT_APPROVAL_SECONDS: i64 = 900;
 
 const DEFAULT_BODY_BYTES: usize = 1 << 20;
 
@@ -210,6 +215,7 @@ impl Reader<'_> {
         let danger = root.optional_bool("danger_allow_plain_http", &mut self.problems).unwrap_or(false);
         let issuer = self.issuer(&mut root);
         let master_key = self.master_key(&mut root);
+        let approval_seconds = self.approvals(&mut root);
         let limits = self.limits(&mut root);
         let has_tls = root.has("tls");
         let tls = self.tls(&mut root);
@@ -236,6 +242,7 @@ impl Reader<'_> {
             timeouts,
             issuer,
             master_key,
+            approval_seconds,
             clock: Clock::default(),
         })
     }
@@ -303,6 +310,18 @@ impl Reader<'_> {
                 MasterKeySource::Missing
             }
         }
+    }
+
+    fn approvals(&mut self, root: &mut Section) -> i64 {
+        let Some(mut section) = root.section("approvals", &mut self.problems) else {
+            return DEFAULT_APPROVAL_SECONDS;
+        };
+        let seconds = section.positive("deadline_seconds", &mut self.problems).map(|s| i64::from(s.get()));
+        if seconds.is_some_and(|seconds| !(10..=86_400).contains(&seconds)) {
+            self.problems.add("approvals.deadline_seconds", "expected an integer of 10 to 86400");
+        }
+        section.finish(&mut self.problems);
+        seconds.unwrap_or(DEFAULT_APPROVAL_SECONDS)
     }
 
     fn limits(&mut self, root: &mut Section) -> Limits {

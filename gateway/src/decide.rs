@@ -8,13 +8,14 @@ use actpass_core::{Json, Mode, canonical_json};
 use bytes::Bytes;
 use sha2::{Digest, Sha256};
 
+use crate::approvals::{self, Status, reason};
 use crate::auth::Key;
 use crate::ledger::{self, Draft, PolicyRef};
 use crate::passport::claims::{Bearer, Covered};
 use crate::passport::{Claims, Refusal};
 use crate::policy::{Decision, Input, NO_MATCH, Policy, RiskTier, Rule};
 use crate::request::{Evidence, Preflight};
-use crate::store::{Append, Claim, Instead, Once, Standing};
+use crate::store::{Append, Approval, Claim, Effect, Instead, Once, Standing};
 
 /// A decision that was made, and may be answered once its event is durable.
 #[derive(Clone, Debug)]
@@ -32,6 +33,10 @@ pub struct Facts {
     pub issuer: Arc<str>,
     /// The time, in seconds since 1970.
     pub now: i64,
+    /// For how many seconds an approval may be decided.
+    pub approval_seconds: i64,
+    /// The approval that the request names, if it names one; the inner `None` if there is no such.
+    pub approval: Option<Option<Approval>>,
     /// What came of verifying the passport that the request shows, if it shows one.
     pub passport: Option<Result<Shown, Refusal>>,
 }
@@ -54,14 +59,27 @@ pub fn decide(key: &Key, request: &Preflight<'_>, body: &Json, raw: &[u8], facts
     let fingerprint: [u8; 32] = Sha256::digest(canonical.as_deref().unwrap_or(raw)).into();
     let case = Case { key, request, agent, request_hash: canonical.map(|_| hex::encode(fingerprint)), facts };
 
-    let (ruling, claims) = case.rule(policy);
+    let Judgement { ruling, claims, effect } = case.rule(policy);
     let Instead { event, answer } = case.outcome(&ruling);
     let once = request.idempotency_key.map(|idempotency_key| Once {
         idempotency_key: idempotency_key.as_str().to_owned(),
         fingerprint,
         answer: answer.clone(),
     });
-    Decided { answer, append: Append { event, once, claims, effect: None } }
+    Decided { answer, append: Append { event, once, claims, effect } }
+}
+
+/// What enforce decides, what must be claimed for it, and what changes with it.
+struct Judgement<'a> {
+    ruling: Ruling<'a>,
+    claims: Vec<Claim>,
+    effect: Option<Effect>,
+}
+
+impl<'a> From<Ruling<'a>> for Judgement<'a> {
+    fn from(ruling: Ruling<'a>) -> Self {
+        Self { ruling, claims: Vec::new(), effect: None }
+    }
 }
 
 /// A request, and everything that its decision is made of.
@@ -74,27 +92,89 @@ struct Case<'a> {
 }
 
 impl<'a> Case<'a> {
-    /// What enforce decides, and what must be claimed for it.
-    fn rule(&self, policy: &'a Policy) -> (Ruling<'a>, Vec<Claim>) {
+    fn rule(&self, policy: &'a Policy) -> Judgement<'a> {
         let refused = |refusal| Ruling::refused(policy, refusal, self.request.tool.as_str());
         let shown = match self.shown() {
             Ok(shown) => shown,
-            Err(refusal) => return (refused(refusal), Vec::new()),
+            Err(refusal) => return refused(refusal).into(),
         };
         let rule = policy.first_match(&self.input(shown.map(|shown| &shown.claims)));
-        let ruling = Ruling::new(policy, rule, self.request.tool.as_str());
-        let mut claims = Vec::new();
+        let mut judgement = self.consent(Ruling::new(policy, rule, self.request.tool.as_str()));
         if let Some(shown) = shown
-            && ruling.decision == Decision::Allow
+            && judgement.ruling.decision == Decision::Allow
             && self.spends()
         {
-            claims.push(Claim::Passport {
+            judgement.claims.push(Claim::Passport {
                 jti: shown.claims.jti().to_owned(),
                 replayed: Box::new(self.outcome(&refused(Refusal::Replayed))),
                 revoked: Box::new(self.outcome(&refused(Refusal::Revoked))),
             });
         }
-        (ruling, claims)
+        judgement
+    }
+
+    /// What becomes of a ruling by a person's approval. Only what the policy leaves to a person is touched.
+    fn consent(&self, ruling: Ruling<'a>) -> Judgement<'a> {
+        if ruling.decision != Decision::RequireApproval {
+            return ruling.into();
+        }
+        let tool = self.request.tool.as_str();
+        let Some(action_hash) = approvals::action_hash(self.request, self.agent) else {
+            return ruling.unapproved(reason::NOT_HASHABLE, tool).into();
+        };
+        let approval = match &self.facts.approval {
+            None => return self.open(ruling, action_hash),
+            Some(None) => return ruling.unapproved(reason::UNKNOWN, tool).into(),
+            Some(Some(approval)) => approval,
+        };
+        let named = Ruling { approval: Some(approval.id.clone()), ..ruling };
+        if approval.action_hash != action_hash {
+            return named.unapproved(reason::ACTION_MISMATCH, tool).into();
+        }
+        if approval.spent {
+            return named.unapproved(reason::SPENT, tool).into();
+        }
+        match approval.status(self.facts.now) {
+            Status::Expired => named.unapproved(reason::EXPIRED, tool).into(),
+            Status::Pending => Ruling { reason: reason::PENDING, ..named }.into(),
+            Status::Rejected => named.unapproved(reason::REJECTED, tool).into(),
+            Status::Approved => {
+                let claims = match self.spends() {
+                    true => vec![Claim::Approval {
+                        id: approval.id.clone(),
+                        spent: Box::new(self.outcome(&named.clone().unapproved(reason::SPENT, tool))),
+                    }],
+                    false => Vec::new(),
+                };
+                Judgement { ruling: named.approved(tool), claims, effect: None }
+            }
+        }
+    }
+
+    /// Asks a person, if the answer is meant to be acted on.
+    fn open(&self, ruling: Ruling<'a>, action_hash: String) -> Judgement<'a> {
+        if !self.spends() {
+            return ruling.into();
+        }
+        let request = self.request;
+        let (id, now) = (approvals::new_id(), self.facts.now);
+        let approval = Approval {
+            id: id.clone(),
+            action_hash,
+            tool: request.tool.as_str().to_owned(),
+            resource: request.resource.map(|resource| resource.as_str().to_owned()),
+            args: request.args.to_string(),
+            goal: request.goal.as_str().to_owned(),
+            agent_id: self.agent.and_then(Json::as_str).map(str::to_owned),
+            user_id: request.user_id.map(|user| user.as_str().to_owned()),
+            reason_code: ruling.reason.to_owned(),
+            created_at: now,
+            deadline: now.saturating_add(self.facts.approval_seconds),
+            decided: None,
+            spent: false,
+        };
+        let effect = Some(Effect::Open(Box::new(approval)));
+        Judgement { ruling: Ruling { approval: Some(id), ..ruling }, claims: Vec::new(), effect }
     }
 
     /// The passport, if there is one, after everything about it was compared with the request.
@@ -177,6 +257,7 @@ impl<'a> Case<'a> {
                 hash: policy.hash().to_owned(),
             }),
             request_hash: self.request_hash.clone(),
+            approval_request_id: ruling.approval.clone(),
             passport_jti: shown.map(|shown| shown.claims.jti().to_owned()),
             ..signed(
                 self.key,
@@ -218,6 +299,7 @@ pub(crate) fn signed(key: &Key, agent: Option<&str>, claimed: Option<&str>) -> D
 }
 
 /// What enforce decides, and why.
+#[derive(Clone)]
 struct Ruling<'p> {
     decision: Decision,
     reason: &'p str,
@@ -226,6 +308,8 @@ struct Ruling<'p> {
     summary: String,
     next_steps: Vec<String>,
     policy: &'p Policy,
+    /// The approval that is asked for or named.
+    approval: Option<String>,
 }
 
 impl<'p> Ruling<'p> {
@@ -256,6 +340,7 @@ impl<'p> Ruling<'p> {
             summary: format!("The rule {name:?} {verb} the tool {tool:?} ({reason})."),
             next_steps,
             policy,
+            approval: None,
         }
     }
 
@@ -274,6 +359,7 @@ impl<'p> Ruling<'p> {
                 "If the action should be possible, add a rule for it to the policy.".to_owned(),
             ],
             policy,
+            approval: None,
         }
     }
 
@@ -291,11 +377,41 @@ impl<'p> Ruling<'p> {
                 "Do not run it. Ask for a passport that covers this action, and show it once.".to_owned(),
             ],
             policy,
+            approval: None,
+        }
+    }
+
+    fn unapproved(self, reason: &'static str, tool: &str) -> Self {
+        Self {
+            decision: Decision::Deny,
+            reason,
+            summary: format!(
+                "The call of the tool {tool:?} needs an approval and has none that holds ({reason})."
+            ),
+            next_steps: vec![
+                "Do not run it. Ask again without an approval to open a new request.".to_owned(),
+            ],
+            ..self
+        }
+    }
+
+    fn approved(self, tool: &str) -> Self {
+        Self {
+            decision: Decision::Allow,
+            reason: reason::APPROVED,
+            summary: format!("A person approved this call of the tool {tool:?} ({}).", reason::APPROVED),
+            next_steps: Vec::new(),
+            ..self
         }
     }
 
     fn matched_rules(&self) -> Vec<String> {
         self.rule.iter().map(|rule| rule.name().to_owned()).collect()
+    }
+
+    /// The approval that the caller may wait for.
+    fn pending(&self) -> Option<&str> {
+        self.approval.as_deref().filter(|_| self.decision == Decision::RequireApproval)
     }
 
     fn answer(&self, mode: Mode, event_id: &str, request_hash: Option<&str>) -> Json {
@@ -313,6 +429,7 @@ impl<'p> Ruling<'p> {
             ("explain", Some(explain)),
             ("evidence_event_id", Some(Json::from(event_id))),
             ("evidence_chain_id", Some(Json::from(ledger::DECISIONS))),
+            ("approval_request_id", self.pending().map(Json::from)),
             ("request_hash", request_hash.map(Json::from)),
             ("policy_hash", Some(Json::from(self.policy.hash()))),
             ("would_be", warns.then(|| Json::from(self.decision.as_str()))),

@@ -19,6 +19,12 @@ pub const DECISIONS: &str = "decisions";
 /// The type of a decision's event. Only the gateway uses it.
 pub const DECISION: &str = "decision";
 
+/// The type of the event that a person approved an action. Only the gateway uses it.
+pub const APPROVAL_APPROVED: &str = "approval.approved";
+
+/// The type of the event that a person rejected an action. Only the gateway uses it.
+pub const APPROVAL_REJECTED: &str = "approval.rejected";
+
 /// The type of the event that a passport was issued. Only the gateway uses it.
 pub const PASSPORT_ISSUED: &str = "passport.issued";
 
@@ -26,7 +32,8 @@ pub const PASSPORT_ISSUED: &str = "passport.issued";
 pub const PASSPORT_REVOKED: &str = "passport.revoked";
 
 /// The types that a client's event cannot have.
-pub const RESERVED: &[&str] = &[DECISION, PASSPORT_ISSUED, PASSPORT_REVOKED];
+pub const RESERVED: &[&str] =
+    &[APPROVAL_APPROVED, APPROVAL_REJECTED, DECISION, PASSPORT_ISSUED, PASSPORT_REVOKED];
 
 /// An event before it has its place in its chain.
 ///
@@ -69,6 +76,8 @@ pub struct Draft {
     pub request_hash: Option<String>,
     /// The `hash_payload` of what came of it.
     pub response_hash: Option<String>,
+    /// The approval that is asked for, used or decided.
+    pub approval_request_id: Option<String>,
     /// The passport that the request showed, if its signature is good; or the one that was issued or revoked.
     pub passport_jti: Option<String>,
     /// What the client adds, of any form.
@@ -166,6 +175,7 @@ impl Draft {
             ("policy_hash", policy_hash),
             ("request_hash", self.request_hash.map(Json::String)),
             ("response_hash", self.response_hash.map(Json::String)),
+            ("approval_request_id", self.approval_request_id.map(Json::String)),
             ("passport_jti", self.passport_jti.map(Json::String)),
             ("metadata", self.metadata),
             ("previous_event_hash", Some(Json::from(previous))),

@@ -6,6 +6,7 @@
 //! and [`ledger`] and [`store`] (what is recorded), and is then answered.
 #![forbid(unsafe_code)]
 
+pub mod approvals;
 pub mod auth;
 pub mod cli;
 pub mod clock;

@@ -36,6 +36,8 @@ impl fmt::Display for InvalidMember {
 pub struct Preflight<'b> {
     /// The agent, as the client names it.
     pub agent_id: Option<Text<'b>>,
+    /// The approval that the action uses.
+    pub approval_request_id: Option<Text<'b>>,
     /// Whom the passport is shown to.
     pub audience: Option<Text<'b>>,
     /// The arguments of the action, an object.
@@ -68,6 +70,7 @@ impl<'b> Preflight<'b> {
         let members = Members::of(body)?;
         let request = Self {
             agent_id: members.optional_text("agent_id", 256)?,
+            approval_request_id: members.optional_text("approval_request_id", 256)?,
             audience: members.optional_text("audience", 2048)?,
             args: members.args()?,
             goal: members.text("goal", 4096)?,
@@ -217,6 +220,24 @@ impl<'b> VerifyPassport<'b> {
             tool_manifest: members.optional_text("current_tool_manifest_hash", 128)?.is_some(),
             user_id: members.optional_text("user_id", 256)?,
         })
+    }
+}
+
+/// What a person says about an approval.
+#[derive(Clone, Debug)]
+pub struct Opinion<'b> {
+    /// What the person notes.
+    pub note: Option<Text<'b>>,
+}
+
+impl<'b> Opinion<'b> {
+    /// Checks `body` and takes it apart.
+    ///
+    /// # Errors
+    ///
+    /// The first member that is not what it must be.
+    pub fn read(body: &'b Json) -> Result<Self, InvalidMember> {
+        Ok(Self { note: Members::of(body)?.optional_text("note", 2000)? })
     }
 }
 
@@ -419,12 +440,7 @@ impl<'b> Members<'b> {
     }
 
     fn unsupported(&self) -> Result<Option<&'static str>, InvalidMember> {
-        let mut unsupported = None;
-        for (name, limit) in [("approval_request_id", 256), ("tool_manifest_hash", 128)] {
-            if self.optional_text(name, limit)?.is_some() {
-                unsupported = unsupported.or(Some(name));
-            }
-        }
-        Ok(unsupported)
+        const MEMBER: &str = "tool_manifest_hash";
+        Ok(self.optional_text(MEMBER, 128)?.map(|_| MEMBER))
     }
 }

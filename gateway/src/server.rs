@@ -11,6 +11,7 @@ use axum_server::tls_rustls::{RustlsAcceptor, RustlsConfig};
 use tokio::sync::{Mutex, Semaphore};
 use tokio::task::JoinHandle;
 
+use crate::approvals::Notices;
 use crate::config::{MasterKeySource, Settings};
 use crate::http::{App, router};
 use crate::passport::keys::KeyError;
@@ -35,6 +36,7 @@ pub struct Server {
     serving: JoinHandle<io::Result<()>>,
     store: Arc<dyn Store>,
     grace: Duration,
+    notices: Notices,
 }
 
 /// Why a gateway did not start, or did not go on.
@@ -76,6 +78,7 @@ impl Server {
         let listener = TcpListener::bind(listen).map_err(listening)?;
         let address = listener.local_addr().map_err(listening)?;
         let timeouts = settings.timeouts;
+        let notices = Notices::default();
         let scheme = if settings.tls.is_some() { "https" } else { "http" };
         let keys = match master_key(&settings.master_key, &settings.data)? {
             Some(master) => Some(Keys::open(&*store, master).await?),
@@ -86,6 +89,8 @@ impl Server {
             store: Arc::clone(&store),
             issuer: settings.issuer.unwrap_or_else(|| format!("{scheme}://{address}")).into(),
             keys,
+            approval_seconds: settings.approval_seconds,
+            notices: notices.clone(),
             clock: settings.clock,
             body_bytes: settings.body_bytes,
             body_timeout: timeouts.body,
@@ -119,7 +124,7 @@ impl Server {
                 tokio::spawn(server.acceptor(acceptor).serve(routes))
             }
         };
-        Ok(Self { address, scheme, handle, serving, store, grace: timeouts.stop })
+        Ok(Self { address, scheme, handle, serving, store, grace: timeouts.stop, notices })
     }
 
     /// Where it listens.
@@ -146,6 +151,7 @@ impl Server {
         let served = match ended {
             Some(served) => served,
             None => {
+                self.notices.stop();
                 self.handle.graceful_shutdown(Some(self.grace));
                 self.serving.await
             }

@@ -65,6 +65,17 @@ fn every_wrong_member_is_named() {
         ("[limits]", "issuer = \"https://gateway.example/\"\n[limits]", "issuer: expected a URL"),
         ("[limits]", "master_key_file = \"none.key\"\n[limits]", "master_key_file: "),
         ("[limits]", "master_key_file = \"bad.json\"\n[limits]", "bad.json: expected 32 bytes"),
+        (
+            "[limits]",
+            "[approvals]\ndeadline_seconds = 9\n[limits]",
+            "approvals.deadline_seconds: expected an integer of 10",
+        ),
+        (
+            "[limits]",
+            "[approvals]\ndeadline_seconds = 86401\n[limits]",
+            "approvals.deadline_seconds: expected an integer of 10",
+        ),
+        ("[limits]", "[approvals]\ndeadline = 60\n[limits]", "approvals.deadline: unknown member"),
         ("[limits]", "lisen = 1\n[limits]", "lisen: unknown member"),
         ("[limits]", "[limits]\nbody_bytes = 0", "limits.body_bytes: expected an integer of 1"),
         ("[limits]", "[limits]\nbody_bytes = \"1\"", "limits.body_bytes: expected an integer"),

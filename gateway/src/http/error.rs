@@ -16,6 +16,8 @@ pub(super) enum ApiError {
     BodyUnreadable,
     Busy,
     Conflict,
+    Decided(&'static str),
+    Forbidden,
     Internal,
     InvalidJson(String),
     InvalidMember(String),
@@ -42,6 +44,8 @@ impl ApiError {
             Self::BodyUnreadable => (StatusCode::BAD_REQUEST, "body_unreadable"),
             Self::Busy => (StatusCode::SERVICE_UNAVAILABLE, "busy"),
             Self::Conflict => (StatusCode::CONFLICT, "idempotency_conflict"),
+            Self::Decided(_) => (StatusCode::CONFLICT, "already_decided"),
+            Self::Forbidden => (StatusCode::FORBIDDEN, "forbidden"),
             Self::Internal => (StatusCode::INTERNAL_SERVER_ERROR, "internal"),
             Self::InvalidJson(_) => (StatusCode::BAD_REQUEST, "invalid_json"),
             Self::InvalidMember(_) => (StatusCode::UNPROCESSABLE_ENTITY, "invalid_member"),
@@ -67,6 +71,8 @@ impl ApiError {
                 "idempotency_key: was used for another request; expected a new one, or the same body"
                     .to_owned()
             }
+            Self::Decided(status) => format!("this approval can no longer be decided: it is {status}"),
+            Self::Forbidden => "this needs the key of an operator".to_owned(),
             Self::Internal => "the gateway failed; its log has the request id".to_owned(),
             Self::InvalidJson(problem) | Self::InvalidMember(problem) => problem.clone(),
             Self::InvalidPath => "the path or the query is not percent-encoded UTF-8".to_owned(),
@@ -113,6 +119,8 @@ impl IntoResponse for ApiError {
             | Self::BodyTooLarge(_)
             | Self::BodyUnreadable
             | Self::Conflict
+            | Self::Decided(_)
+            | Self::Forbidden
             | Self::Internal
             | Self::InvalidJson(_)
             | Self::InvalidMember(_)

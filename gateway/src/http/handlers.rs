@@ -27,25 +27,24 @@ const LARGE: usize = 64 * 1024;
 pub(super) async fn preflight(State(app): State<Arc<App>>, call: Call) -> Result<Response, ApiError> {
     let Call { key, body: raw } = call;
     let bytes = raw.len();
+    let facts = Facts {
+        issuer: Arc::clone(&app.issuer),
+        now: app.clock.seconds(),
+        approval_seconds: app.approval_seconds,
+        ..Facts::default()
+    };
     let first = work(&app, bytes, move || {
         let body = parse(&raw)?;
         let request = Preflight::read(&body)?;
-        match request.unsupported {
-            Some("approval_request_id") => Err(ApiError::NotImplemented("approvals")),
-            Some(_) => Err(ApiError::NotImplemented("tool manifests")),
-            None => {
-                let Some(passport) = request.passport.map(|passport| Secret::new(passport.as_str())) else {
-                    return Ok(Step::Decided(Box::new(decide::decide(
-                        &key,
-                        &request,
-                        &body,
-                        &raw,
-                        &Facts::default(),
-                    ))));
-                };
-                Ok(Step::Asks(Box::new(Asks { key, body, raw, passport })))
-            }
+        if request.unsupported.is_some() {
+            return Err(ApiError::NotImplemented("tool manifests"));
         }
+        let passport = request.passport.map(|passport| Secret::new(passport.as_str()));
+        let approval = request.approval_request_id.map(|id| id.as_str().to_owned());
+        if passport.is_none() && approval.is_none() {
+            return Ok(Step::Decided(Box::new(decide::decide(&key, &request, &body, &raw, &facts))));
+        }
+        Ok(Step::Asks(Box::new(Asks { key, body, raw, passport, approval })))
     })
     .await?;
     let decided = match first {
@@ -79,19 +78,34 @@ struct Asks {
     key: Arc<Key>,
     body: Json,
     raw: Bytes,
-    passport: Secret,
+    passport: Option<Secret>,
+    approval: Option<String>,
 }
 
 /// Finds out what the decision depends on.
 async fn learn(app: &App, asks: &Asks) -> Result<Facts, ApiError> {
-    let passport = match passports::open(app, asks.passport.expose()).await? {
-        Ok(claims) => {
-            let standing = in_time(app, app.store.passport(&asks.key.tenant.id, claims.jti())).await?;
-            Ok(Shown { claims, standing })
-        }
-        Err(refusal) => Err(refusal),
+    let tenant_id = &asks.key.tenant.id;
+    let passport = match &asks.passport {
+        None => None,
+        Some(token) => Some(match passports::open(app, token.expose()).await? {
+            Ok(claims) => {
+                let standing = in_time(app, app.store.passport(tenant_id, claims.jti())).await?;
+                Ok(Shown { claims, standing })
+            }
+            Err(refusal) => Err(refusal),
+        }),
     };
-    Ok(Facts { issuer: Arc::clone(&app.issuer), now: app.clock.seconds(), passport: Some(passport) })
+    let approval = match &asks.approval {
+        None => None,
+        Some(id) => Some(in_time(app, app.store.approval(tenant_id, id)).await?),
+    };
+    Ok(Facts {
+        issuer: Arc::clone(&app.issuer),
+        now: app.clock.seconds(),
+        approval_seconds: app.approval_seconds,
+        approval,
+        passport,
+    })
 }
 
 pub(super) async fn evidence(State(app): State<Arc<App>>, call: Call) -> Result<Response, ApiError> {
@@ -182,7 +196,7 @@ pub(super) async fn health(State(app): State<Arc<App>>) -> Result<Response, ApiE
 }
 
 pub(super) async fn not_implemented(_: Caller) -> ApiError {
-    ApiError::NotImplemented("approvals and tool manifests")
+    ApiError::NotImplemented("tool manifests")
 }
 
 pub(super) fn parse(raw: &[u8]) -> Result<Json, ApiError> {

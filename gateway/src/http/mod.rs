@@ -1,5 +1,6 @@
 //! The gateway's HTTP interface.
 
+mod approvals;
 mod error;
 mod handlers;
 mod passports;
@@ -19,6 +20,7 @@ use tower_http::catch_panic::CatchPanicLayer;
 use tracing::Instrument;
 
 use self::error::ApiError;
+use crate::approvals::Notices;
 use crate::auth::Keyring;
 use crate::clock::Clock;
 use crate::passport::Keys;
@@ -37,6 +39,10 @@ pub(crate) struct App {
     pub issuer: Arc<str>,
     /// What signs them; `None` without a master key.
     pub keys: Option<Keys>,
+    /// For how many seconds an approval may be decided.
+    pub approval_seconds: i64,
+    /// Who waits for an approval.
+    pub notices: Notices,
     /// What time it is.
     pub clock: Clock,
     /// The largest body, in bytes.
@@ -64,10 +70,10 @@ pub(crate) fn router(app: Arc<App>) -> Router {
         .route("/api/v1/passports/issue", post(passports::issue))
         .route("/api/v1/passports/verify", post(passports::verify))
         .route("/api/v1/passports/revoke", post(passports::revoke))
-        .route("/api/v1/approvals", get(not_implemented))
-        .route("/api/v1/approvals/{id}", get(not_implemented))
-        .route("/api/v1/approvals/{id}/approve", post(not_implemented))
-        .route("/api/v1/approvals/{id}/reject", post(not_implemented))
+        .route("/api/v1/approvals", get(approvals::list))
+        .route("/api/v1/approvals/{id}", get(approvals::read))
+        .route("/api/v1/approvals/{id}/approve", post(approvals::approve))
+        .route("/api/v1/approvals/{id}/reject", post(approvals::reject))
         .route("/api/v1/tools", post(not_implemented))
         .route("/.well-known/jwks.json", get(passports::jwks))
         .fallback(async || ApiError::NotFound("path"))

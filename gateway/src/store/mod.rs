@@ -54,6 +54,26 @@ pub trait Store: Send + Sync + fmt::Debug {
     /// If the store does not answer.
     async fn passport(&self, tenant_id: &str, jti: &str) -> Result<Option<Standing>, StoreError>;
 
+    /// An approval that a tenant's request asked for; `None` if there is none with this id.
+    ///
+    /// # Errors
+    ///
+    /// If the store does not answer.
+    async fn approval(&self, tenant_id: &str, id: &str) -> Result<Option<Approval>, StoreError>;
+
+    /// The approvals of a tenant that nobody decided about and whose deadline is after `now`, the oldest first, `limit`
+    /// of them at most.
+    ///
+    /// # Errors
+    ///
+    /// If the store does not answer.
+    async fn pending_approvals(
+        &self,
+        tenant_id: &str,
+        now: i64,
+        limit: u32,
+    ) -> Result<Vec<Approval>, StoreError>;
+
     /// Every key that ever signed passports, in the order in which they were made.
     ///
     /// # Errors
@@ -111,6 +131,13 @@ pub enum Claim {
         /// If it was revoked, or never issued.
         revoked: Box<Instead>,
     },
+    /// An approval's single use.
+    Approval {
+        /// The approval's id.
+        id: String,
+        /// If it was used before.
+        spent: Box<Instead>,
+    },
 }
 
 /// What is recorded and answered in place of what could not be had.
@@ -125,6 +152,15 @@ pub struct Instead {
 /// What changes with an event, for the event's tenant.
 #[derive(Clone, Debug)]
 pub enum Effect {
+    /// A person decides about an approval; stale if it is decided already, past its deadline, or not there.
+    Decide {
+        /// The approval's id.
+        id: String,
+        /// What is decided.
+        decided: Decided,
+    },
+    /// An approval is asked for.
+    Open(Box<Approval>),
     /// A passport is known to have been issued.
     Issue {
         /// The passport's id.
@@ -139,6 +175,50 @@ pub enum Effect {
         /// The passport's id.
         jti: String,
     },
+}
+
+/// An action that a person must approve before it may run, once.
+#[derive(Clone, Debug, PartialEq, Eq)]
+pub struct Approval {
+    /// `apr_` and a UUIDv7.
+    pub id: String,
+    /// The hash of the exact action.
+    pub action_hash: String,
+    /// The tool.
+    pub tool: String,
+    /// What the action is done to.
+    pub resource: Option<String>,
+    /// The arguments, JSON text.
+    pub args: String,
+    /// What the agent is trying to achieve.
+    pub goal: String,
+    /// The agent.
+    pub agent_id: Option<String>,
+    /// Whom the agent acts for.
+    pub user_id: Option<String>,
+    /// Why the policy requires an approval.
+    pub reason_code: String,
+    /// When it was asked for, in seconds since 1970.
+    pub created_at: i64,
+    /// Until when it may be decided, in seconds since 1970.
+    pub deadline: i64,
+    /// What a person decided; `None` if nobody has.
+    pub decided: Option<Decided>,
+    /// Whether a request used it.
+    pub spent: bool,
+}
+
+/// What a person decided about an [`Approval`].
+#[derive(Clone, Debug, PartialEq, Eq)]
+pub struct Decided {
+    /// Whether the action may run.
+    pub approved: bool,
+    /// The name of the person's API key.
+    pub by: String,
+    /// When, in seconds since 1970.
+    pub at: i64,
+    /// What the person noted.
+    pub note: Option<String>,
 }
 
 /// What became of a passport.

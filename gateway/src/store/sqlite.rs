@@ -15,20 +15,21 @@ use std::time::{Duration, SystemTime};
 
 use async_trait::async_trait;
 use bytes::Bytes;
-use rusqlite::{Connection, OpenFlags, OptionalExtension, Transaction, TransactionBehavior, params};
+use rusqlite::{Connection, OpenFlags, OptionalExtension, Row, Transaction, TransactionBehavior, params};
 use tokio::sync::{Semaphore, mpsc, oneshot};
 
 use super::{
-    Append, Appended, Claim, Effect, Instead, Once, Rotation, Standing, Store, StoreError, StoredEvent,
+    Append, Appended, Approval, Claim, Decided, Effect, Instead, Once, Rotation, Standing, Store, StoreError,
+    StoredEvent,
 };
 use crate::ledger::Head;
 use crate::passport::SealedKey;
 
 /// The form of the data that this version reads and writes.
-const SCHEMA_VERSION: i64 = 2;
+const SCHEMA_VERSION: i64 = 3;
 
 /// What leads to each version from the one before; the first from nothing.
-const MIGRATIONS: [&str; 2] = [LEDGER, PASSPORTS];
+const MIGRATIONS: [&str; 3] = [LEDGER, PASSPORTS, APPROVALS];
 
 const LEDGER: &str = "
 CREATE TABLE chains (
@@ -82,6 +83,36 @@ CREATE TABLE passports (
     UNIQUE (tenant_id, jti)
 ) STRICT;
 ";
+
+const APPROVALS: &str = "
+CREATE TABLE approvals (
+    tenant_id   TEXT NOT NULL,
+    id          TEXT NOT NULL,
+    action_hash TEXT NOT NULL,
+    tool        TEXT NOT NULL,
+    resource    TEXT,
+    args        TEXT NOT NULL,
+    goal        TEXT NOT NULL,
+    agent_id    TEXT,
+    user_id     TEXT,
+    reason_code TEXT NOT NULL,
+    created_at  INTEGER NOT NULL,
+    deadline    INTEGER NOT NULL,
+    approved    INTEGER,
+    decided_by  TEXT,
+    decided_at  INTEGER,
+    note        TEXT,
+    spent       INTEGER NOT NULL DEFAULT 0,
+    UNIQUE (tenant_id, id)
+) STRICT;
+
+CREATE INDEX approvals_pending ON approvals (tenant_id, deadline) WHERE approved IS NULL;
+";
+
+/// The columns that [`approval_of`] reads.
+const APPROVAL: &str =
+    "SELECT id, action_hash, tool, resource, args, goal, agent_id, user_id, reason_code, created_at,
+    deadline, approved, decided_by, decided_at, note, spent FROM approvals WHERE tenant_id = ?1";
 
 /// How many appends may wait for the writer before the next is refused as [`StoreError::Busy`].
 const QUEUE: usize = 4096;
@@ -223,6 +254,27 @@ impl Store for SqliteStore {
     async fn passport(&self, tenant_id: &str, jti: &str) -> Result<Option<Standing>, StoreError> {
         let (tenant_id, jti) = (tenant_id.to_owned(), jti.to_owned());
         self.readers.read(move |connection| find_passport(connection, &tenant_id, &jti)).await
+    }
+
+    async fn approval(&self, tenant_id: &str, id: &str) -> Result<Option<Approval>, StoreError> {
+        let (tenant_id, id) = (tenant_id.to_owned(), id.to_owned());
+        self.readers.read(move |connection| find_approval(connection, &tenant_id, &id)).await
+    }
+
+    async fn pending_approvals(
+        &self,
+        tenant_id: &str,
+        now: i64,
+        limit: u32,
+    ) -> Result<Vec<Approval>, StoreError> {
+        let tenant_id = tenant_id.to_owned();
+        let read = move |connection: &Connection| {
+            let query =
+                format!("{APPROVAL} AND approved IS NULL AND deadline > ?2 ORDER BY deadline, id LIMIT ?3");
+            let mut statement = connection.prepare_cached(&query)?;
+            statement.query_map(params![tenant_id, now, limit], approval_of)?.collect()
+        };
+        self.readers.read(read).await
     }
 
     async fn signing_keys(&self) -> Result<Vec<SealedKey>, StoreError> {
@@ -492,11 +544,20 @@ impl Batch<'_, '_> {
                     Some(Standing { revoked: false, used: false }) => None,
                 })
             }
+            Claim::Approval { id, spent } => {
+                let approval = find_approval(self.transaction, tenant_id, id)?;
+                let is_there = approval.is_some_and(|approval| !approval.spent && approval.is_approved());
+                Ok((!is_there).then_some(spent))
+            }
         }
     }
 
     fn take(&self, tenant_id: &str, claim: &Claim) -> rusqlite::Result<()> {
         match claim {
+            Claim::Approval { id, .. } => self
+                .transaction
+                .prepare_cached("UPDATE approvals SET spent = 1 WHERE tenant_id = ?1 AND id = ?2")?
+                .execute(params![tenant_id, id])?,
             Claim::Passport { jti, .. } => self
                 .transaction
                 .prepare_cached("UPDATE passports SET used = 1 WHERE tenant_id = ?1 AND jti = ?2")?
@@ -507,7 +568,12 @@ impl Batch<'_, '_> {
 
     fn is_stale(&self, tenant_id: &str, effect: &Effect) -> rusqlite::Result<bool> {
         match effect {
-            Effect::Issue { .. } => Ok(false),
+            Effect::Decide { id, decided } => {
+                let approval = find_approval(self.transaction, tenant_id, id)?;
+                Ok(approval
+                    .is_none_or(|approval| approval.decided.is_some() || decided.at >= approval.deadline))
+            }
+            Effect::Issue { .. } | Effect::Open(_) => Ok(false),
             Effect::Revoke { jti } => {
                 let standing = find_passport(self.transaction, tenant_id, jti)?;
                 Ok(standing.is_none_or(|standing| standing.revoked))
@@ -517,6 +583,43 @@ impl Batch<'_, '_> {
 
     fn apply(&self, tenant_id: &str, effect: Effect) -> rusqlite::Result<()> {
         match effect {
+            Effect::Decide { id, decided } => {
+                self.transaction
+                    .prepare_cached(
+                        "UPDATE approvals SET approved = ?3, decided_by = ?4, decided_at = ?5, note = ?6
+                         WHERE tenant_id = ?1 AND id = ?2",
+                    )?
+                    .execute(params![
+                        tenant_id,
+                        id,
+                        decided.approved,
+                        decided.by,
+                        decided.at,
+                        decided.note
+                    ])?;
+            }
+            Effect::Open(approval) => {
+                self.transaction
+                    .prepare_cached(
+                        "INSERT INTO approvals (tenant_id, id, action_hash, tool, resource, args, goal, agent_id,
+                         user_id, reason_code, created_at, deadline)
+                         VALUES (?1, ?2, ?3, ?4, ?5, ?6, ?7, ?8, ?9, ?10, ?11, ?12)",
+                    )?
+                    .execute(params![
+                        tenant_id,
+                        approval.id,
+                        approval.action_hash,
+                        approval.tool,
+                        approval.resource,
+                        approval.args,
+                        approval.goal,
+                        approval.agent_id,
+                        approval.user_id,
+                        approval.reason_code,
+                        approval.created_at,
+                        approval.deadline
+                    ])?;
+            }
             Effect::Issue { jti, kid, expires_at } => {
                 self.transaction
                     .prepare_cached("INSERT INTO passports (tenant_id, jti, expires_at) VALUES (?1, ?2, ?3)")?
@@ -638,6 +741,35 @@ fn find_passport(connection: &Connection, tenant_id: &str, jti: &str) -> rusqlit
         .prepare_cached("SELECT revoked, used FROM passports WHERE tenant_id = ?1 AND jti = ?2")?
         .query_row(params![tenant_id, jti], |row| Ok(Standing { revoked: row.get(0)?, used: row.get(1)? }))
         .optional()
+}
+
+fn find_approval(connection: &Connection, tenant_id: &str, id: &str) -> rusqlite::Result<Option<Approval>> {
+    connection
+        .prepare_cached(&format!("{APPROVAL} AND id = ?2"))?
+        .query_row(params![tenant_id, id], approval_of)
+        .optional()
+}
+
+fn approval_of(row: &Row<'_>) -> rusqlite::Result<Approval> {
+    let decided = match row.get(11)? {
+        None => None,
+        Some(approved) => Some(Decided { approved, by: row.get(12)?, at: row.get(13)?, note: row.get(14)? }),
+    };
+    Ok(Approval {
+        id: row.get(0)?,
+        action_hash: row.get(1)?,
+        tool: row.get(2)?,
+        resource: row.get(3)?,
+        args: row.get(4)?,
+        goal: row.get(5)?,
+        agent_id: row.get(6)?,
+        user_id: row.get(7)?,
+        reason_code: row.get(8)?,
+        created_at: row.get(9)?,
+        deadline: row.get(10)?,
+        decided,
+        spent: row.get(15)?,
+    })
 }
 
 fn read_signing_keys(connection: &Connection) -> rusqlite::Result<Vec<SealedKey>> {

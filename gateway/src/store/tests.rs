@@ -7,7 +7,8 @@ use rusqlite::Connection;
 use tempfile::TempDir;
 
 use super::{
-    Append, Appended, Claim, Effect, Instead, Once, OpenError, SqliteStore, Standing, Store, StoreError,
+    Append, Appended, Approval, Claim, Decided, Effect, Instead, Once, OpenError, SqliteStore, Standing,
+    Store, StoreError,
 };
 use crate::ledger::{Draft, Head, Verifier};
 
@@ -327,7 +328,9 @@ async fn data_of_an_older_version_is_brought_forward() {
     drop(store);
     // As the first version left it.
     outside(&folder)
-        .execute_batch("DROP TABLE passports; DROP TABLE signing_keys; PRAGMA user_version = 1")
+        .execute_batch(
+            "DROP TABLE approvals; DROP TABLE passports; DROP TABLE signing_keys; PRAGMA user_version = 1",
+        )
         .unwrap();
     let error = SqliteStore::open_beside(&path).unwrap_err();
     assert!(matches!(error, OpenError::Older(_)), "{error}");
@@ -377,6 +380,65 @@ async fn a_claim_and_its_record_are_one() {
     assert_eq!(store.append(claim("t")).await, Ok(Appended::Refused(Bytes::from("200"))));
     assert_eq!(texts(&store, "t", "c").await.len(), 54);
     assert_eq!(first_broken(&store, "t", "c").await, None);
+}
+
+#[tokio::test]
+async fn an_approval_is_decided_once_and_in_time() {
+    let folder = TempDir::new().unwrap();
+    let store = open(&folder);
+    let approval = |id: &str| Approval {
+        id: id.to_owned(),
+        action_hash: "h".to_owned(),
+        tool: "t".to_owned(),
+        resource: None,
+        args: "{}".to_owned(),
+        goal: "g".to_owned(),
+        agent_id: None,
+        user_id: Some("u".to_owned()),
+        reason_code: "r".to_owned(),
+        created_at: 100,
+        deadline: 200,
+        decided: None,
+        spent: false,
+    };
+    for id in ["apr_1", "apr_2"] {
+        let effect = Some(Effect::Open(Box::new(approval(id))));
+        store.append(Append { effect, ..event("t", "c", 1) }).await.unwrap();
+    }
+    assert_eq!(store.approval("t", "apr_1").await, Ok(Some(approval("apr_1"))));
+    assert_eq!(store.approval("u", "apr_1").await, Ok(None));
+    let pending = async |now, limit| store.pending_approvals("t", now, limit).await.unwrap().len();
+    assert_eq!((pending(199, 9).await, pending(200, 9).await, pending(0, 1).await), (2, 0, 1));
+    assert_eq!(store.pending_approvals("u", 0, 9).await, Ok(Vec::new()));
+
+    let said = |approved, at| Decided { approved, by: "alice".to_owned(), at, note: None };
+    let decide = |tenant: &str, id: &str, decided: Decided| {
+        store.append(Append {
+            effect: Some(Effect::Decide { id: id.to_owned(), decided }),
+            ..event(tenant, "c", 2)
+        })
+    };
+    assert_eq!(decide("t", "apr_1", said(true, 200)).await, Ok(Appended::Stale));
+    assert_eq!(decide("u", "apr_1", said(true, 150)).await, Ok(Appended::Stale));
+    let spend = |number: usize| {
+        let Append { event: instead, .. } = event("t", "c", number);
+        let spent = Box::new(Instead { event: instead, answer: Bytes::from_static(b"spent") });
+        store.append(Append {
+            claims: vec![Claim::Approval { id: "apr_1".to_owned(), spent }],
+            ..event("t", "c", number)
+        })
+    };
+    let refused = Ok(Appended::Refused(Bytes::from_static(b"spent")));
+    assert_eq!(spend(3).await, refused, "nobody approved it yet");
+    assert!(matches!(decide("t", "apr_1", said(true, 199)).await, Ok(Appended::Recorded(_))));
+    assert_eq!(decide("t", "apr_1", said(false, 199)).await, Ok(Appended::Stale));
+    assert!(matches!(spend(4).await, Ok(Appended::Recorded(_))));
+    assert_eq!(spend(5).await, refused);
+    let kept = Approval { decided: Some(said(true, 199)), spent: true, ..approval("apr_1") };
+    assert_eq!(store.approval("t", "apr_1").await, Ok(Some(kept)));
+    assert_eq!(pending(0, 9).await, 1);
+    assert_eq!(texts(&store, "t", "c").await.len(), 6);
+    assert_eq!(store.head("u", "c").await, Ok(None));
 }
 
 #[test]
