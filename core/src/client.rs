@@ -561,7 +561,11 @@ impl ActPassBuilder {
         }
     }
 
+    /// The settings alone; [`ActPassBuilder::build`] has taken the transport before.
     pub(crate) fn config(self) -> Result<Config, Error> {
+        if self.transport.is_some() {
+            return Err(Error::config("transport", "expected none: a host makes its own in each process"));
+        }
         let (api_key, authorization) = config::api_key(self.api_key)?;
         let timeout = config::timeout("timeout", self.timeout.unwrap_or(config::DEFAULT_TIMEOUT))?;
         let connect_timeout = match self.connect_timeout {

@@ -19,6 +19,7 @@ use std::thread;
 use std::time::{Duration, Instant};
 
 use actpass_core::runtime::Host;
+use actpass_core::transport::FixedAnswer;
 use actpass_core::{ActPass, Error, ErrorKind, EvidenceEvent, Mode, Verdict};
 use actpass_hostile_gateway::HostileGateway;
 use common::{KEY, action, allow, block_on, body, builder, gateway, respond, scripted};
@@ -273,6 +274,9 @@ fn a_host_can_be_dropped_anywhere() {
 fn a_bad_setting_is_an_error_of_the_host() {
     let error = Host::new(ActPass::builder().api_key("")).unwrap_err();
     assert_eq!(error.kind(), ErrorKind::Config);
+    let own = FixedAnswer::new(200, r#"{"decision": "deny"}"#);
+    let error = Host::new(ActPass::builder().api_key(KEY).transport(own)).unwrap_err();
+    assert!(error.to_string().starts_with("transport: expected none"), "{error}");
     let host = Host::new(ActPass::builder().api_key(KEY).base_url("http://127.0.0.1:9")).unwrap();
     assert_eq!(format!("{host:?}"), r#"Host { base_url: "http://127.0.0.1:9", agent_id: "sdk", .. }"#);
     fn shared<T: Send + Sync>() {}
