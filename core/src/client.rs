@@ -369,12 +369,14 @@ impl ActPass {
         loop {
             let attempt = self.0.transport.send(Request { operation, body: body.clone() }).await;
             let again = retry < self.0.config.max_retries && retry::permits(operation, &attempt);
-            let wait = retry::wait(retry, attempt.as_ref().ok().and_then(retry_after));
-            // A wait that the deadline cuts off would turn a known failure into a time-out.
-            if !again || Instant::now() + wait >= deadline {
+            let wait = again
+                .then(|| retry::wait(retry, attempt.as_ref().ok().and_then(retry_after)))
+                // A wait that the deadline cuts off would turn a known failure into a time-out.
+                .filter(|wait| Instant::now() + *wait < deadline);
+            let Some(wait) = wait else {
                 tracing::Span::current().record("attempts", retry + 1);
                 return attempt.map_err(|failure| failure.error);
-            }
+            };
             tracing::debug!(retry = retry + 1, wait_ms = wait.as_secs_f64() * 1e3, "trying again");
             tokio::time::sleep(wait).await;
             retry += 1;
