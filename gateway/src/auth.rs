@@ -67,7 +67,7 @@ impl fmt::Debug for KeyHash {
 pub enum Role {
     /// An agent's: asks for decisions and records evidence.
     Agent,
-    /// An operator's: what an agent's may do, and in time what a person must decide.
+    /// An operator's: what an agent's may do, and what a person must decide.
     Operator,
 }
 

@@ -13,11 +13,13 @@ use tracing_subscriber::layer::SubscriberExt;
 use tracing_subscriber::util::SubscriberInitExt;
 
 use crate::auth::{self, KeyHash, MAX_KEY_BYTES, Role};
-use crate::config::{LogFormat, Settings};
+use crate::config::{LogFormat, MASTER_KEY_VARIABLE, Settings};
 use crate::evidence;
+use crate::passport::Keys;
 use crate::policy::{Cases, Policy};
 use crate::problems::Problems;
-use crate::server::Server;
+use crate::server::{self, Server};
+use crate::store::{SqliteStore, Store};
 use crate::tools::{Tools, ToolsError};
 
 /// The exit code for settings that are wrong.
@@ -35,6 +37,9 @@ pub fn run() -> ExitCode {
         Command::Evidence(EvidenceCommand::Verify { file, head }) => verify_evidence(&file, head.as_deref()),
         Command::Key(KeyCommand::Hash) => hash_key(),
         Command::Key(KeyCommand::New { role }) => new_key(role.into()),
+        Command::Keys(KeysCommand::Rotate { config }) => {
+            Settings::load(&config).map_err(Failure::Settings).and_then(|settings| rotate_keys(&settings))
+        }
         Command::Policy(PolicyCommand::Check { file }) => check_policy(&file),
         Command::Policy(PolicyCommand::Test { file, cases }) => test_policy(&file, &cases),
         Command::Tools(ToolsCommand::Check { file, lock }) => check_tools(&file, &lock),
@@ -69,6 +74,9 @@ enum Command {
     /// Makes API keys
     #[command(subcommand)]
     Key(KeyCommand),
+    /// Looks after the keys that sign passports
+    #[command(subcommand)]
+    Keys(KeysCommand),
     /// Checks and tests policies
     #[command(subcommand)]
     Policy(PolicyCommand),
@@ -128,6 +136,16 @@ enum KeyCommand {
         /// What the key is for
         #[arg(long, value_enum, default_value_t)]
         role: RoleArgument,
+    },
+}
+
+#[derive(Debug, Subcommand)]
+enum KeysCommand {
+    /// Makes a new signing key, also while the gateway runs; the old ones verify until their passports have expired
+    Rotate {
+        /// The settings, a TOML file
+        #[arg(long, value_name = "FILE")]
+        config: PathBuf,
     },
 }
 
@@ -347,6 +365,24 @@ fn read_tools(file: &Path, parse: impl Fn(&[u8]) -> Result<Tools, ToolsError>) -
 fn new_key(role: Role) -> Result<(), Failure> {
     let key = auth::generate(role).map_err(Failure::new)?;
     print(format_args!("{}\n{}", key.expose(), hash_line(&KeyHash::of(key.expose()))))
+}
+
+fn rotate_keys(settings: &Settings) -> Result<(), Failure> {
+    let master =
+        server::master_key(&settings.master_key, &settings.data).map_err(Failure::new)?.ok_or_else(|| {
+            let problem = format!(
+                "no master key: set master_key_file or the environment variable {MASTER_KEY_VARIABLE}"
+            );
+            Failure::Failed(problem)
+        })?;
+    let store = SqliteStore::open_beside(&settings.data).map_err(Failure::new)?;
+    let runtime = tokio::runtime::Builder::new_current_thread().build().map_err(Failure::new)?;
+    let kid = runtime.block_on(async {
+        let kid = Keys::rotate(&store, &master).await;
+        store.close().await;
+        kid
+    });
+    print(format_args!("kid = \"{}\"", kid.map_err(Failure::new)?))
 }
 
 fn hash_key() -> Result<(), Failure> {

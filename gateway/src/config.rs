@@ -16,6 +16,8 @@ use rustls::pki_types::{CertificateDer, PrivateKeyDer};
 use toml::{Table, Value};
 
 use crate::auth::{Key, KeyHash, Keyring, Role, Tenant};
+use crate::clock::Clock;
+use crate::passport::MasterKey;
 use crate::policy::Policy;
 use crate::problems::Problems;
 
@@ -42,6 +44,28 @@ pub struct Settings {
     pub keyring: Keyring,
     /// How long a client or the store may take.
     pub timeouts: Timeouts,
+    /// Who issues this gateway's passports; its URL if `None`.
+    pub issuer: Option<String>,
+    /// What seals the keys that sign passports.
+    pub master_key: MasterKeySource,
+    /// For how many seconds an approval may be decided: 900 if not set.
+    pub approval_seconds: i64,
+    /// What time it is.
+    pub clock: Clock,
+}
+
+/// The environment variable with the master key.
+pub const MASTER_KEY_VARIABLE: &str = "ACTPASS_MASTER_KEY";
+
+/// Where the master key is from.
+#[derive(Clone, Debug)]
+pub enum MasterKeySource {
+    /// The file beside the data file, `.master-key` added to its name, made if it is not there.
+    BesideData,
+    /// The settings or the environment.
+    Given(MasterKey),
+    /// There is none, and so there are no passports.
+    Missing,
 }
 
 /// How the log is written.
@@ -146,9 +170,15 @@ impl Settings {
             body_bytes: DEFAULT_BODY_BYTES,
             keyring,
             timeouts: Timeouts::default(),
+            issuer: None,
+            master_key: MasterKeySource::BesideData,
+            approval_seconds: DEFAULT_APPROVAL_SECONDS,
+            clock: Clock::default(),
         })
     }
 }
+
+const DEFAULT_APPROVAL_SECONDS: i64 = 900;
 
 const DEFAULT_BODY_BYTES: usize = 1 << 20;
 
@@ -183,6 +213,9 @@ impl Reader<'_> {
         let data = root.text("data", &mut self.problems).map(|data| self.folder.join(data));
         let log = self.log(&mut root);
         let danger = root.optional_bool("danger_allow_plain_http", &mut self.problems).unwrap_or(false);
+        let issuer = self.issuer(&mut root);
+        let master_key = self.master_key(&mut root);
+        let approval_seconds = self.approvals(&mut root);
         let limits = self.limits(&mut root);
         let has_tls = root.has("tls");
         let tls = self.tls(&mut root);
@@ -207,6 +240,10 @@ impl Reader<'_> {
             body_bytes: limits.body_bytes,
             keyring,
             timeouts,
+            issuer,
+            master_key,
+            approval_seconds,
+            clock: Clock::default(),
         })
     }
 
@@ -231,6 +268,60 @@ impl Reader<'_> {
                 LogFormat::Text
             }
         }
+    }
+
+    fn issuer(&mut self, root: &mut Section) -> Option<String> {
+        let issuer = root.optional_text("issuer", &mut self.problems)?;
+        let is_url =
+            (issuer.starts_with("https://") || issuer.starts_with("http://")) && !issuer.ends_with('/');
+        if !is_url {
+            let problem = "expected a URL without a slash at its end, such as \"https://gateway.example\"";
+            self.problems.add("issuer", format_args!("{problem}, found {issuer:?}"));
+        }
+        Some(issuer)
+    }
+
+    /// The key itself is never shown.
+    fn master_key(&mut self, root: &mut Section) -> MasterKeySource {
+        let file =
+            root.optional_text("master_key_file", &mut self.problems).map(|file| self.folder.join(file));
+        let variable = std::env::var_os(MASTER_KEY_VARIABLE);
+        let (place, text) = match (file, variable) {
+            (None, None) => return MasterKeySource::Missing,
+            (None, Some(text)) => (MASTER_KEY_VARIABLE.to_owned(), text.into_string().ok()),
+            (Some(_), Some(_)) => {
+                let problem =
+                    format_args!("the environment has {MASTER_KEY_VARIABLE} too; expected one of them");
+                self.problems.add("master_key_file", problem);
+                return MasterKeySource::Missing;
+            }
+            (Some(file), None) => match std::fs::read_to_string(&file) {
+                Ok(text) => (format!("master_key_file: {}", file.display()), Some(text)),
+                Err(error) => {
+                    self.problems.add("master_key_file", format_args!("{}: {error}", file.display()));
+                    return MasterKeySource::Missing;
+                }
+            },
+        };
+        match text.map(zeroize::Zeroizing::new).and_then(|text| MasterKey::parse(&text)) {
+            Some(key) => MasterKeySource::Given(key),
+            None => {
+                self.problems.add(place, "expected 32 bytes as 64 hex digits or base64");
+                MasterKeySource::Missing
+            }
+        }
+    }
+
+    fn approvals(&mut self, root: &mut Section) -> i64 {
+        let Some(mut section) = root.section("approvals", &mut self.problems) else {
+            return DEFAULT_APPROVAL_SECONDS;
+        };
+        let seconds = section.positive("deadline_seconds", &mut self.problems).map(|s| i64::from(s.get()));
+        if seconds.is_some_and(|seconds| !(10..=86_400).contains(&seconds)) {
+            self.problems.add("approvals.deadline_seconds", "expected an integer of 10 to 86400");
+        }
+        section.finish(&mut self.problems);
+        seconds.unwrap_or(DEFAULT_APPROVAL_SECONDS)
     }
 
     fn limits(&mut self, root: &mut Section) -> Limits {

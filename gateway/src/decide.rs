@@ -8,11 +8,14 @@ use actpass_core::{Json, Mode, canonical_json};
 use bytes::Bytes;
 use sha2::{Digest, Sha256};
 
+use crate::approvals::{self, Status, reason};
 use crate::auth::Key;
 use crate::ledger::{self, Draft, PolicyRef};
+use crate::passport::claims::{Bearer, Covered};
+use crate::passport::{Claims, Refusal};
 use crate::policy::{Decision, Input, NO_MATCH, Policy, RiskTier, Rule};
 use crate::request::{Evidence, Preflight, ToolApproval};
-use crate::store::{Append, Effect, Once};
+use crate::store::{Append, Approval, Claim, Effect, Instead, Once, Standing};
 
 /// A decision that was made, and may be answered once its event is durable.
 #[derive(Clone, Debug)]
@@ -23,10 +26,14 @@ pub struct Decided {
     pub append: Append,
 }
 
+/// Why a tool whose manifest is another one than was approved may not be called.
+pub const MANIFEST_CHANGED: &str = "tool.manifest_changed";
+
 /// What a tool's manifest is, by the hash that a request names.
-#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+#[derive(Clone, Copy, Debug, Default, PartialEq, Eq)]
 pub enum Manifest {
     /// The one that was approved, or the request names none.
+    #[default]
     Approved,
     /// Another one than was approved.
     Changed,
@@ -34,51 +41,271 @@ pub enum Manifest {
     Unknown,
 }
 
+impl Manifest {
+    /// What the manifest with `hash` is, if the one of its tool that was approved last has the hash `approved`.
+    pub fn of(approved: Option<&str>, hash: &str) -> Self {
+        match approved {
+            None => Self::Unknown,
+            Some(approved) if approved == hash => Self::Approved,
+            Some(_) => Self::Changed,
+        }
+    }
+}
+
+/// What is known beside the request when it is decided.
+#[derive(Clone, Debug, Default)]
+pub struct Facts {
+    /// The issuer that this gateway is.
+    pub issuer: Arc<str>,
+    /// The time, in seconds since 1970.
+    pub now: i64,
+    /// For how many seconds an approval may be decided.
+    pub approval_seconds: i64,
+    /// The approval that the request names, if it names one; the inner `None` if there is no such.
+    pub approval: Option<Option<Approval>>,
+    /// What the manifest is that the request names.
+    pub manifest: Manifest,
+    /// What came of verifying the passport that the request shows, if it shows one.
+    pub passport: Option<Result<Shown, Refusal>>,
+}
+
+/// A passport whose signature is good.
+#[derive(Clone, Debug)]
+pub struct Shown {
+    /// What it claims.
+    pub claims: Claims,
+    /// What became of it; `None` if it is not known to have been issued.
+    pub standing: Option<Standing>,
+}
+
 /// Decides about `request`, which is `body`, which came as the bytes `raw`.
-pub fn decide(key: &Key, request: &Preflight<'_>, manifest: Manifest, body: &Json, raw: &[u8]) -> Decided {
+pub fn decide(key: &Key, request: &Preflight<'_>, body: &Json, raw: &[u8], facts: &Facts) -> Decided {
     let policy = &key.tenant.policy;
     let agent = key.agent.as_ref().or(request.agent_id.map(|agent| agent.as_json()));
-    let tool = request.tool.as_str();
-    let ruling = match manifest {
-        Manifest::Approved => Ruling::new(policy, policy.first_match(&input(request, agent)), tool),
-        Manifest::Changed => {
-            Ruling::drifted(policy, tool, "tool.manifest_changed", "changed since it was approved")
-        }
-        Manifest::Unknown => Ruling::drifted(policy, tool, "tool.not_registered", "was never approved"),
-    };
     // Not every body has a canonical form; then no hash is claimed, and only the same bytes are the same request.
     let canonical = canonical_json(body).ok();
     let fingerprint: [u8; 32] = Sha256::digest(canonical.as_deref().unwrap_or(raw)).into();
-    let request_hash = canonical.map(|_| hex::encode(fingerprint));
+    let case = Case { key, request, agent, request_hash: canonical.map(|_| hex::encode(fingerprint)), facts };
 
-    let event_id = ledger::new_event_id();
-    let answer = Bytes::from(ruling.answer(request.mode, &event_id, request_hash.as_deref()).to_string());
-    let event = Draft {
-        event_id,
-        chain_id: ledger::DECISIONS.to_owned(),
-        event_type: ledger::DECISION.to_owned(),
-        user_id: request.user_id.map(|user| user.as_str().to_owned()),
-        tool_id: Some(request.tool.as_str().to_owned()),
-        resource: request.resource.map(|resource| resource.as_str().to_owned()),
-        goal: Some(request.goal.as_str().to_owned()),
-        mode: Some(request.mode.as_str()),
-        decision: Some(ruling.decision.to_owned()),
-        reason_code: Some(ruling.reason.to_owned()),
-        matched_rules: Some(ruling.matched_rules()),
-        policy: Some(PolicyRef {
-            id: policy.id().to_owned(),
-            version: policy.version().clone(),
-            hash: policy.hash().to_owned(),
-        }),
-        request_hash,
-        ..signed(key, agent.and_then(Json::as_str), request.agent_id.map(|agent| agent.as_str()))
-    };
+    let Judgement { ruling, claims, effect } = case.rule(policy);
+    let Instead { event, answer } = case.outcome(&ruling);
     let once = request.idempotency_key.map(|idempotency_key| Once {
         idempotency_key: idempotency_key.as_str().to_owned(),
         fingerprint,
         answer: answer.clone(),
     });
-    Decided { answer, append: Append { event, once, effect: None } }
+    Decided { answer, append: Append { event, once, claims, effect } }
+}
+
+/// What enforce decides, what must be claimed for it, and what changes with it.
+struct Judgement<'a> {
+    ruling: Ruling<'a>,
+    claims: Vec<Claim>,
+    effect: Option<Effect>,
+}
+
+impl<'a> From<Ruling<'a>> for Judgement<'a> {
+    fn from(ruling: Ruling<'a>) -> Self {
+        Self { ruling, claims: Vec::new(), effect: None }
+    }
+}
+
+/// A request, and everything that its decision is made of.
+struct Case<'a> {
+    key: &'a Key,
+    request: &'a Preflight<'a>,
+    agent: Option<&'a Json>,
+    request_hash: Option<String>,
+    facts: &'a Facts,
+}
+
+impl<'a> Case<'a> {
+    fn rule(&self, policy: &'a Policy) -> Judgement<'a> {
+        let tool = self.request.tool.as_str();
+        match self.facts.manifest {
+            Manifest::Approved => {}
+            Manifest::Changed => {
+                return Ruling::drifted(policy, tool, MANIFEST_CHANGED, "changed since it was approved")
+                    .into();
+            }
+            Manifest::Unknown => {
+                return Ruling::drifted(policy, tool, "tool.not_registered", "was never approved").into();
+            }
+        }
+        let refused = |refusal| Ruling::refused(policy, refusal, tool);
+        let shown = match self.shown() {
+            Ok(shown) => shown,
+            Err(refusal) => return refused(refusal).into(),
+        };
+        let rule = policy.first_match(&self.input(shown.map(|shown| &shown.claims)));
+        let mut judgement = self.consent(Ruling::new(policy, rule, tool));
+        if let Some(shown) = shown
+            && judgement.ruling.decision == Decision::Allow.as_str()
+            && self.spends()
+        {
+            judgement.claims.push(Claim::Passport {
+                jti: shown.claims.jti().to_owned(),
+                replayed: Box::new(self.outcome(&refused(Refusal::Replayed))),
+                revoked: Box::new(self.outcome(&refused(Refusal::Revoked))),
+            });
+        }
+        judgement
+    }
+
+    /// What becomes of a ruling by a person's approval. Only what the policy leaves to a person is touched.
+    fn consent(&self, ruling: Ruling<'a>) -> Judgement<'a> {
+        if ruling.decision != Decision::RequireApproval.as_str() {
+            return ruling.into();
+        }
+        let tool = self.request.tool.as_str();
+        let Some(action_hash) = approvals::action_hash(self.request, self.agent) else {
+            return ruling.unapproved(reason::NOT_HASHABLE, tool).into();
+        };
+        let approval = match &self.facts.approval {
+            None => return self.open(ruling, action_hash),
+            Some(None) => return ruling.unapproved(reason::UNKNOWN, tool).into(),
+            Some(Some(approval)) => approval,
+        };
+        let named = Ruling { approval: Some(approval.id.clone()), ..ruling };
+        if approval.action_hash != action_hash {
+            return named.unapproved(reason::ACTION_MISMATCH, tool).into();
+        }
+        if approval.spent {
+            return named.unapproved(reason::SPENT, tool).into();
+        }
+        match approval.status(self.facts.now) {
+            Status::Expired => named.unapproved(reason::EXPIRED, tool).into(),
+            Status::Pending => Ruling { reason: reason::PENDING, ..named }.into(),
+            Status::Rejected => named.unapproved(reason::REJECTED, tool).into(),
+            Status::Approved => {
+                let claims = match self.spends() {
+                    true => vec![Claim::Approval {
+                        id: approval.id.clone(),
+                        spent: Box::new(self.outcome(&named.clone().unapproved(reason::SPENT, tool))),
+                    }],
+                    false => Vec::new(),
+                };
+                Judgement { ruling: named.approved(tool), claims, effect: None }
+            }
+        }
+    }
+
+    /// Asks a person, if the answer is meant to be acted on.
+    fn open(&self, ruling: Ruling<'a>, action_hash: String) -> Judgement<'a> {
+        if !self.spends() {
+            return ruling.into();
+        }
+        let request = self.request;
+        let (id, now) = (approvals::new_id(), self.facts.now);
+        let approval = Approval {
+            id: id.clone(),
+            action_hash,
+            tool: request.tool.as_str().to_owned(),
+            resource: request.resource.map(|resource| resource.as_str().to_owned()),
+            args: request.args.to_string(),
+            goal: request.goal.as_str().to_owned(),
+            agent_id: self.agent.and_then(Json::as_str).map(str::to_owned),
+            user_id: request.user_id.map(|user| user.as_str().to_owned()),
+            reason_code: ruling.reason.to_owned(),
+            created_at: now,
+            deadline: now.saturating_add(self.facts.approval_seconds),
+            decided: None,
+            spent: false,
+        };
+        let effect = Some(Effect::Open(Box::new(approval)));
+        Judgement { ruling: Ruling { approval: Some(id), ..ruling }, claims: Vec::new(), effect }
+    }
+
+    /// The passport, if there is one, after everything about it was compared with the request.
+    fn shown(&self) -> Result<Option<&'a Shown>, Refusal> {
+        let shown = match &self.facts.passport {
+            None => return Ok(None),
+            Some(Err(refusal)) => return Err(*refusal),
+            Some(Ok(shown)) => shown,
+        };
+        let request = self.request;
+        let bearer = Bearer {
+            issuer: &self.facts.issuer,
+            audience: request.audience.map(|audience| audience.as_str()),
+            tenant_id: &self.key.tenant.id,
+            agent_id: Some(self.agent.and_then(Json::as_str)),
+            user_id: Some(request.user_id.map(|user| user.as_str())),
+        };
+        if let Some(refusal) = shown.claims.against(&bearer, self.facts.now).first() {
+            return Err(*refusal);
+        }
+        let standing = shown.standing.filter(|standing| !standing.revoked).ok_or(Refusal::Revoked)?;
+        let covered = Covered {
+            tool: request.tool.as_str(),
+            resource: request.resource.map(|resource| resource.as_str()).unwrap_or_default(),
+            goal: request.goal.as_str(),
+            args: request.args,
+        };
+        match shown.claims.uncovered(&covered) {
+            Some(refusal) => Err(refusal),
+            None if standing.used => Err(Refusal::Replayed),
+            None => Ok(Some(shown)),
+        }
+    }
+
+    /// Whether the answer is meant to be acted on, and so uses up what it takes.
+    fn spends(&self) -> bool {
+        match self.request.mode {
+            Mode::Enforce | Mode::Strict => true,
+            Mode::Monitor | Mode::Warn => false,
+        }
+    }
+
+    fn input(&self, claims: Option<&'a Claims>) -> Input<'a> {
+        let passport = claims.map(Claims::as_json);
+        Input {
+            agent_id: self.agent,
+            args: Some(self.request.args),
+            goal: Some(self.request.goal.as_json()),
+            passport,
+            resource: self.request.resource.map(|resource| resource.as_json()),
+            risk_tier: passport.and_then(|claims| claims.member("risk_tier")),
+            tool: Some(self.request.tool.as_json()),
+            user_id: self.request.user_id.map(|user| user.as_json()),
+        }
+    }
+
+    /// The event and the answer of a ruling.
+    fn outcome(&self, ruling: &Ruling<'_>) -> Instead {
+        let request = self.request;
+        let policy = ruling.policy;
+        let event_id = ledger::new_event_id();
+        let request_hash = self.request_hash.as_deref();
+        let answer = Bytes::from(ruling.answer(request.mode, &event_id, request_hash).to_string());
+        let shown = self.facts.passport.as_ref().and_then(|passport| passport.as_ref().ok());
+        let event = Draft {
+            event_id,
+            chain_id: ledger::DECISIONS.to_owned(),
+            event_type: ledger::DECISION.to_owned(),
+            user_id: request.user_id.map(|user| user.as_str().to_owned()),
+            tool_id: Some(request.tool.as_str().to_owned()),
+            resource: request.resource.map(|resource| resource.as_str().to_owned()),
+            goal: Some(request.goal.as_str().to_owned()),
+            mode: Some(request.mode.as_str()),
+            decision: Some(ruling.decision.to_owned()),
+            reason_code: Some(ruling.reason.to_owned()),
+            matched_rules: Some(ruling.matched_rules()),
+            policy: Some(PolicyRef {
+                id: policy.id().to_owned(),
+                version: policy.version().clone(),
+                hash: policy.hash().to_owned(),
+            }),
+            request_hash: self.request_hash.clone(),
+            approval_request_id: ruling.approval.clone(),
+            passport_jti: shown.map(|shown| shown.claims.jti().to_owned()),
+            ..signed(
+                self.key,
+                self.agent.and_then(Json::as_str),
+                request.agent_id.map(|agent| agent.as_str()),
+            )
+        };
+        Instead { event, answer }
+    }
 }
 
 /// The event that a client wants recorded.
@@ -96,25 +323,25 @@ pub fn witness(key: &Key, evidence: &Evidence<'_>) -> Append {
         metadata: evidence.metadata.cloned(),
         ..signed(key, key.agent.as_ref().and_then(Json::as_str), None)
     };
-    Append { event, once: None, effect: None }
+    Append::of(event)
 }
 
 /// The event of a tool that an operator approves, which has that effect.
 pub fn approve_tool(key: &Key, approval: &ToolApproval<'_>) -> Append {
-    let hash = approval.manifest_hash.clone();
+    let (tool_id, hash) = (approval.tool_id.as_str().to_owned(), approval.manifest_hash.clone());
     let event = Draft {
         event_id: ledger::new_event_id(),
         chain_id: ledger::TOOLS.to_owned(),
         event_type: ledger::TOOL_APPROVED.to_owned(),
-        tool_id: Some(approval.tool_id.as_str().to_owned()),
+        tool_id: Some(tool_id.clone()),
         metadata: Some(object([("manifest_hash", Some(Json::from(&*hash)))])),
         ..signed(key, None, None)
     };
-    Append { event, once: None, effect: Some(Effect::ApproveManifest { hash }) }
+    Append { effect: Some(Effect::ApproveManifest { tool_id, hash }), ..Append::of(event) }
 }
 
 /// An event with the members that say who caused it.
-fn signed(key: &Key, agent: Option<&str>, claimed: Option<&str>) -> Draft {
+pub(crate) fn signed(key: &Key, agent: Option<&str>, claimed: Option<&str>) -> Draft {
     Draft {
         tenant_id: Arc::clone(&key.tenant.id),
         key_name: Arc::clone(&key.name),
@@ -124,21 +351,8 @@ fn signed(key: &Key, agent: Option<&str>, claimed: Option<&str>) -> Draft {
     }
 }
 
-fn input<'a>(request: &Preflight<'a>, agent: Option<&'a Json>) -> Input<'a> {
-    Input {
-        agent_id: agent,
-        args: Some(request.args),
-        goal: Some(request.goal.as_json()),
-        // Only a verified passport says something, and this version verifies none.
-        passport: None,
-        resource: request.resource.map(|resource| resource.as_json()),
-        risk_tier: None,
-        tool: Some(request.tool.as_json()),
-        user_id: request.user_id.map(|user| user.as_json()),
-    }
-}
-
 /// What enforce decides, and why.
+#[derive(Clone)]
 struct Ruling<'p> {
     decision: &'static str,
     reason: &'p str,
@@ -147,6 +361,8 @@ struct Ruling<'p> {
     summary: String,
     next_steps: Vec<String>,
     policy: &'p Policy,
+    /// The approval that is asked for or named.
+    approval: Option<String>,
 }
 
 impl<'p> Ruling<'p> {
@@ -177,6 +393,7 @@ impl<'p> Ruling<'p> {
             summary: format!("The rule {name:?} {verb} the tool {tool:?} ({reason})."),
             next_steps,
             policy,
+            approval: None,
         }
     }
 
@@ -195,6 +412,49 @@ impl<'p> Ruling<'p> {
                 "If the action should be possible, add a rule for it to the policy.".to_owned(),
             ],
             policy,
+            approval: None,
+        }
+    }
+
+    fn refused(policy: &'p Policy, refusal: Refusal, tool: &str) -> Self {
+        let reason = refusal.code();
+        Self {
+            decision: Decision::Deny.as_str(),
+            reason,
+            risk_tier: RiskTier::High,
+            rule: None,
+            summary: format!(
+                "The passport {refusal}, so this call of the tool {tool:?} is denied ({reason})."
+            ),
+            next_steps: vec![
+                "Do not run it. Ask for a passport that covers this action, and show it once.".to_owned(),
+            ],
+            policy,
+            approval: None,
+        }
+    }
+
+    fn unapproved(self, reason: &'static str, tool: &str) -> Self {
+        Self {
+            decision: Decision::Deny.as_str(),
+            reason,
+            summary: format!(
+                "The call of the tool {tool:?} needs an approval and has none that holds ({reason})."
+            ),
+            next_steps: vec![
+                "Do not run it. Ask again without an approval to open a new request.".to_owned(),
+            ],
+            ..self
+        }
+    }
+
+    fn approved(self, tool: &str) -> Self {
+        Self {
+            decision: Decision::Allow.as_str(),
+            reason: reason::APPROVED,
+            summary: format!("A person approved this call of the tool {tool:?} ({}).", reason::APPROVED),
+            next_steps: Vec::new(),
+            ..self
         }
     }
 
@@ -211,11 +471,17 @@ impl<'p> Ruling<'p> {
                 "An operator approves it with POST /api/v1/tools.".to_owned(),
             ],
             policy,
+            approval: None,
         }
     }
 
     fn matched_rules(&self) -> Vec<String> {
         self.rule.iter().map(|rule| rule.name().to_owned()).collect()
+    }
+
+    /// The approval that the caller may wait for.
+    fn pending(&self) -> Option<&str> {
+        self.approval.as_deref().filter(|_| self.decision == Decision::RequireApproval.as_str())
     }
 
     fn answer(&self, mode: Mode, event_id: &str, request_hash: Option<&str>) -> Json {
@@ -233,6 +499,7 @@ impl<'p> Ruling<'p> {
             ("explain", Some(explain)),
             ("evidence_event_id", Some(Json::from(event_id))),
             ("evidence_chain_id", Some(Json::from(ledger::DECISIONS))),
+            ("approval_request_id", self.pending().map(Json::from)),
             ("request_hash", request_hash.map(Json::from)),
             ("policy_hash", Some(Json::from(self.policy.hash()))),
             ("would_be", warns.then(|| Json::from(self.decision))),
@@ -240,6 +507,6 @@ impl<'p> Ruling<'p> {
     }
 }
 
-fn object<const N: usize>(members: [(&str, Option<Json>); N]) -> Json {
+pub(crate) fn object<const N: usize>(members: [(&str, Option<Json>); N]) -> Json {
     Json::Object(members.into_iter().filter_map(|(name, value)| Some((name.to_owned(), value?))).collect())
 }

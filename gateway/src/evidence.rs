@@ -153,7 +153,7 @@ mod tests {
                 chain_id: "c".to_owned(),
                 ..Draft::default()
             };
-            store.append(Append { event, once: None, effect: None }).await.unwrap();
+            store.append(Append::of(event)).await.unwrap();
         }
         store.close().await;
         drop(store);

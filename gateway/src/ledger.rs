@@ -25,6 +25,25 @@ pub const TOOLS: &str = "tools";
 /// The type of the event of an approved tool. Only the gateway uses it.
 pub const TOOL_APPROVED: &str = "tool.approved";
 
+/// The type of the event that a person approved an action. Only the gateway uses it.
+pub const APPROVAL_APPROVED: &str = "approval.approved";
+
+/// The type of the event that a person rejected an action. Only the gateway uses it.
+pub const APPROVAL_REJECTED: &str = "approval.rejected";
+
+/// The type of the event that a passport was issued. Only the gateway uses it.
+pub const PASSPORT_ISSUED: &str = "passport.issued";
+
+/// The type of the event that a passport was revoked. Only the gateway uses it.
+pub const PASSPORT_REVOKED: &str = "passport.revoked";
+
+/// The types that a client's event cannot have.
+pub const RESERVED: &[&str] =
+    &[APPROVAL_APPROVED, APPROVAL_REJECTED, DECISION, PASSPORT_ISSUED, PASSPORT_REVOKED, TOOL_APPROVED];
+
+/// The chains that a client's event cannot be on.
+pub const RESERVED_CHAINS: &[&str] = &[DECISIONS, TOOLS];
+
 /// An event before it has its place in its chain.
 ///
 /// A member that is `None` is left out of the event.
@@ -66,6 +85,10 @@ pub struct Draft {
     pub request_hash: Option<String>,
     /// The `hash_payload` of what came of it.
     pub response_hash: Option<String>,
+    /// The approval that is asked for, used or decided.
+    pub approval_request_id: Option<String>,
+    /// The passport that the request showed, if its signature is good; or the one that was issued or revoked.
+    pub passport_jti: Option<String>,
     /// What the client adds, of any form.
     pub metadata: Option<Json>,
 }
@@ -161,6 +184,8 @@ impl Draft {
             ("policy_hash", policy_hash),
             ("request_hash", self.request_hash.map(Json::String)),
             ("response_hash", self.response_hash.map(Json::String)),
+            ("approval_request_id", self.approval_request_id.map(Json::String)),
+            ("passport_jti", self.passport_jti.map(Json::String)),
             ("metadata", self.metadata),
             ("previous_event_hash", Some(Json::from(previous))),
         ];

@@ -6,13 +6,16 @@
 //! and [`ledger`] and [`store`] (what is recorded), and is then answered.
 #![forbid(unsafe_code)]
 
+pub mod approvals;
 pub mod auth;
 pub mod cli;
+pub mod clock;
 pub mod config;
 pub mod decide;
 pub mod evidence;
 mod http;
 pub mod ledger;
+pub mod passport;
 pub mod policy;
 pub mod problems;
 pub mod request;

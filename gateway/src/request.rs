@@ -4,7 +4,9 @@ use std::fmt;
 
 use actpass_core::{Json, Mode};
 
-use crate::ledger::{DECISION, DECISIONS, TOOL_APPROVED, TOOLS};
+use crate::ledger::{RESERVED, RESERVED_CHAINS};
+use crate::passport::{self, claims};
+use crate::policy::RiskTier;
 use crate::tools::manifest_hash;
 
 /// A member of a request is missing or not what it must be.
@@ -35,6 +37,10 @@ impl fmt::Display for InvalidMember {
 pub struct Preflight<'b> {
     /// The agent, as the client names it.
     pub agent_id: Option<Text<'b>>,
+    /// The approval that the action uses.
+    pub approval_request_id: Option<Text<'b>>,
+    /// Whom the passport is shown to.
+    pub audience: Option<Text<'b>>,
     /// The arguments of the action, an object.
     pub args: &'b Json,
     /// What the agent is trying to achieve.
@@ -43,6 +49,8 @@ pub struct Preflight<'b> {
     pub idempotency_key: Option<Text<'b>>,
     /// How the answer is meant.
     pub mode: Mode,
+    /// The passport that is shown; a secret.
+    pub passport: Option<Text<'b>>,
     /// The hash of the tool's manifest as the agent sees it.
     pub tool_manifest_hash: Option<Text<'b>>,
     /// What the action is done to.
@@ -51,8 +59,6 @@ pub struct Preflight<'b> {
     pub tool: Text<'b>,
     /// Whom the agent acts for.
     pub user_id: Option<Text<'b>>,
-    /// Members that ask for what this version cannot do.
-    pub unsupported: Option<&'static str>,
 }
 
 impl<'b> Preflight<'b> {
@@ -65,17 +71,18 @@ impl<'b> Preflight<'b> {
         let members = Members::of(body)?;
         let request = Self {
             agent_id: members.optional_text("agent_id", 256)?,
+            approval_request_id: members.optional_text("approval_request_id", 256)?,
+            audience: members.optional_text("audience", 2048)?,
             args: members.object("args")?,
             goal: members.text("goal", 4096)?,
             idempotency_key: members.optional_text("idempotency_key", 256)?,
             mode: members.mode()?,
+            passport: members.optional_text("passport", usize::MAX)?,
             resource: members.optional_text("resource", 2048)?,
             tool_manifest_hash: members.optional_text("tool_manifest_hash", 128)?,
             tool: members.text("tool", 256)?,
             user_id: members.optional_text("user_id", 256)?,
-            unsupported: members.unsupported()?,
         };
-        members.optional_text("audience", 2048)?;
         if request.idempotency_key.is_some_and(|key| key.as_str().is_empty()) {
             return Err(InvalidMember::new(
                 "idempotency_key",
@@ -125,11 +132,11 @@ impl<'b> Evidence<'b> {
             response_hash: members.optional_text("response_hash", 128)?,
             tool_id: members.optional_text("tool_id", 256)?,
         };
-        for (member, value, reserved) in [
-            ("chain_id", event.chain_id, [DECISIONS, TOOLS]),
-            ("event_type", event.event_type, [DECISION, TOOL_APPROVED]),
-        ] {
-            if let Some(word) = reserved.into_iter().find(|word| *word == value.as_str()) {
+        for (member, value, reserved) in
+            [("chain_id", event.chain_id, RESERVED_CHAINS), ("event_type", event.event_type, RESERVED)]
+        {
+            let word = value.as_str();
+            if reserved.contains(&word) {
                 let problem = format!("{word:?} is reserved for the gateway's own events; expected another");
                 return Err(InvalidMember { member: member.to_owned(), problem });
             }
@@ -162,6 +169,127 @@ impl<'b> ToolApproval<'b> {
     }
 }
 
+/// A request for a passport.
+#[derive(Clone, Debug)]
+pub struct Issue<'b> {
+    /// The agent, as the client names it.
+    pub agent_id: Option<Text<'b>>,
+    /// The resources that it permits; `None` for any.
+    pub allowed_resources: Option<&'b Json>,
+    /// The tools that it permits.
+    pub allowed_tools: &'b Json,
+    /// Whom it will be shown to.
+    pub audience: Text<'b>,
+    /// What the agent is to achieve.
+    pub goal: Text<'b>,
+    /// The values that bound the arguments, an object.
+    pub resource_constraints: Option<&'b Json>,
+    /// How risky its use is.
+    pub risk_tier: RiskTier,
+    /// For how many seconds it holds.
+    pub ttl_seconds: i64,
+    /// Who delegates.
+    pub user_id: Option<Text<'b>>,
+}
+
+impl<'b> Issue<'b> {
+    /// Checks `body` and takes it apart.
+    ///
+    /// # Errors
+    ///
+    /// The first member that is not what it must be.
+    pub fn read(body: &'b Json) -> Result<Self, InvalidMember> {
+        let members = Members::of(body)?;
+        let missing = || InvalidMember::new("allowed_tools", "missing; expected a list of strings");
+        Ok(Self {
+            agent_id: members.optional_text("agent_id", 256)?,
+            allowed_resources: members.texts("allowed_resources", 2048)?,
+            allowed_tools: members.texts("allowed_tools", 256)?.ok_or_else(missing)?,
+            audience: members.text("audience", 2048)?,
+            goal: members.text("goal", 4096)?,
+            resource_constraints: members.constraints()?,
+            risk_tier: members.risk_tier()?,
+            ttl_seconds: members.ttl()?,
+            user_id: members.optional_text("user_id", 256)?,
+        })
+    }
+}
+
+/// A request to look at a passport.
+#[derive(Clone, Debug)]
+pub struct VerifyPassport<'b> {
+    /// The agent that it must be made out to.
+    pub agent_id: Option<Text<'b>>,
+    /// Whom it is shown to.
+    pub audience: Text<'b>,
+    /// The hash of the policy that must be in force.
+    pub policy_hash: Option<Text<'b>>,
+    /// The passport; a secret.
+    pub token: Text<'b>,
+    /// A tool's manifest that must be one that was approved, by its hash.
+    pub tool_manifest_hash: Option<Text<'b>>,
+    /// Who must have delegated.
+    pub user_id: Option<Text<'b>>,
+}
+
+impl<'b> VerifyPassport<'b> {
+    /// Checks `body` and takes it apart.
+    ///
+    /// # Errors
+    ///
+    /// The first member that is not what it must be.
+    pub fn read(body: &'b Json) -> Result<Self, InvalidMember> {
+        let members = Members::of(body)?;
+        Ok(Self {
+            agent_id: members.optional_text("agent_id", 256)?,
+            audience: members.text("audience", 2048)?,
+            policy_hash: members.optional_text("policy_hash", 128)?,
+            token: members.text("token", usize::MAX)?,
+            tool_manifest_hash: members.optional_text("current_tool_manifest_hash", 128)?,
+            user_id: members.optional_text("user_id", 256)?,
+        })
+    }
+}
+
+/// What a person says about an approval.
+#[derive(Clone, Debug)]
+pub struct Opinion<'b> {
+    /// What the person notes.
+    pub note: Option<Text<'b>>,
+}
+
+impl<'b> Opinion<'b> {
+    /// Checks `body` and takes it apart.
+    ///
+    /// # Errors
+    ///
+    /// The first member that is not what it must be.
+    pub fn read(body: &'b Json) -> Result<Self, InvalidMember> {
+        Ok(Self { note: Members::of(body)?.optional_text("note", 2000)? })
+    }
+}
+
+/// A request to end a passport.
+#[derive(Clone, Debug)]
+pub struct Revoke<'b> {
+    /// The passport's id.
+    pub jti: Text<'b>,
+    /// Why, for the ledger.
+    pub reason: Option<Text<'b>>,
+}
+
+impl<'b> Revoke<'b> {
+    /// Checks `body` and takes it apart.
+    ///
+    /// # Errors
+    ///
+    /// The first member that is not what it must be.
+    pub fn read(body: &'b Json) -> Result<Self, InvalidMember> {
+        let members = Members::of(body)?;
+        Ok(Self { jti: members.text("jti", 256)?, reason: members.optional_text("reason", 2000)? })
+    }
+}
+
 /// A JSON string of a request, not longer than it may be.
 #[derive(Clone, Copy, Debug)]
 pub struct Text<'b>(&'b Json);
@@ -177,6 +305,9 @@ impl<'b> Text<'b> {
         self.0
     }
 }
+
+/// How many tools or resources a passport may name.
+const LIST_ITEMS: usize = 100;
 
 struct Members<'b>(&'b Json);
 
@@ -259,13 +390,76 @@ impl<'b> Members<'b> {
         })
     }
 
-    fn unsupported(&self) -> Result<Option<&'static str>, InvalidMember> {
-        let mut unsupported = None;
-        for (name, limit) in [("passport", usize::MAX), ("approval_request_id", 256)] {
-            if self.optional_text(name, limit)?.is_some() {
-                unsupported = unsupported.or(Some(name));
+    /// A list of strings, each of at most `limit` characters.
+    fn texts(&self, name: &str, limit: usize) -> Result<Option<&'b Json>, InvalidMember> {
+        let Some(value) = self.given(name) else {
+            return Ok(None);
+        };
+        let fits = |item: &Json| item.as_str().is_some_and(|text| text.chars().count() <= limit);
+        if let Json::Array(items) = value
+            && items.len() <= LIST_ITEMS
+            && items.iter().all(fits)
+        {
+            return Ok(Some(value));
+        }
+        let found = if matches!(value, Json::Array(_)) { "another list" } else { value.kind() };
+        Err(InvalidMember::new(
+            name,
+            format_args!(
+                "expected a list of at most {LIST_ITEMS} strings of at most {limit} characters, found {found}"
+            ),
+        ))
+    }
+
+    fn constraints(&self) -> Result<Option<&'b Json>, InvalidMember> {
+        const MEMBER: &str = "resource_constraints";
+        let Some(value) = self.given(MEMBER) else {
+            return Ok(None);
+        };
+        let Some(constraints) = value.as_object() else {
+            return Err(InvalidMember::new(
+                MEMBER,
+                format_args!("expected an object, found {}", value.kind()),
+            ));
+        };
+        for (name, value) in constraints {
+            let Some((argument, _)) = claims::bound(name) else {
+                continue;
+            };
+            if argument.is_empty() {
+                return Err(InvalidMember::new(
+                    MEMBER,
+                    format_args!("{name:?}: expected an argument's name after it"),
+                ));
+            }
+            if !matches!(value, Json::Number(_)) {
+                let problem = format_args!("{name:?}: expected a number, found {}", value.kind());
+                return Err(InvalidMember::new(MEMBER, problem));
             }
         }
-        Ok(unsupported)
+        Ok(Some(value))
+    }
+
+    fn risk_tier(&self) -> Result<RiskTier, InvalidMember> {
+        let Some(value) = self.given("risk_tier") else {
+            return Ok(RiskTier::Medium);
+        };
+        value.as_str().and_then(RiskTier::parse).ok_or_else(|| {
+            InvalidMember::new("risk_tier", "expected low, medium, high or critical, found something else")
+        })
+    }
+
+    fn ttl(&self) -> Result<i64, InvalidMember> {
+        let Some(value) = self.given("ttl_seconds") else {
+            return Ok(passport::DEFAULT_TTL);
+        };
+        let seconds = match value {
+            Json::Number(number) => number.as_str().parse().ok(),
+            Json::Array(_) | Json::Bool(_) | Json::Null | Json::Object(_) | Json::String(_) => None,
+        };
+        seconds.filter(|seconds| (1..=passport::MAX_TTL).contains(seconds)).ok_or_else(|| {
+            let expected = format_args!("expected an integer of 1 to {}", passport::MAX_TTL);
+            InvalidMember::new("ttl_seconds", format_args!("{expected}, found {}", value.kind()))
+        })
     }
 }

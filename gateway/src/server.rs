@@ -11,8 +11,11 @@ use axum_server::tls_rustls::{RustlsAcceptor, RustlsConfig};
 use tokio::sync::{Mutex, Semaphore};
 use tokio::task::JoinHandle;
 
-use crate::config::Settings;
+use crate::approvals::Notices;
+use crate::config::{MasterKeySource, Settings};
 use crate::http::{App, router};
+use crate::passport::keys::KeyError;
+use crate::passport::{Keys, MasterKey};
 use crate::store::{OpenError, SqliteStore, Store};
 
 /// How many requests one HTTP/2 connection may have in flight.
@@ -33,6 +36,7 @@ pub struct Server {
     serving: JoinHandle<io::Result<()>>,
     store: Arc<dyn Store>,
     grace: Duration,
+    notices: Notices,
 }
 
 /// Why a gateway did not start, or did not go on.
@@ -41,6 +45,9 @@ pub enum ServerError {
     /// It cannot listen at this address.
     #[error("cannot listen on {0}: {1}")]
     Listen(SocketAddr, #[source] io::Error),
+    /// It cannot use the keys that sign passports.
+    #[error("cannot use the signing keys: {0}")]
+    Keys(#[from] KeyError),
     /// It cannot use its data file.
     #[error(transparent)]
     Open(#[from] OpenError),
@@ -64,16 +71,27 @@ impl Server {
     ///
     /// # Errors
     ///
-    /// If the address cannot be used.
+    /// If the address or the signing keys cannot be used.
     pub async fn start_with(settings: Settings, store: Arc<dyn Store>) -> Result<Self, ServerError> {
         let listen = settings.listen;
         let listening = |error| ServerError::Listen(listen, error);
         let listener = TcpListener::bind(listen).map_err(listening)?;
         let address = listener.local_addr().map_err(listening)?;
         let timeouts = settings.timeouts;
+        let notices = Notices::default();
+        let scheme = if settings.tls.is_some() { "https" } else { "http" };
+        let keys = match master_key(&settings.master_key, &settings.data)? {
+            Some(master) => Some(Keys::open(&*store, master).await?),
+            None => None,
+        };
         let app = Arc::new(App {
             keyring: settings.keyring,
             store: Arc::clone(&store),
+            issuer: settings.issuer.unwrap_or_else(|| format!("{scheme}://{address}")).into(),
+            keys,
+            approval_seconds: settings.approval_seconds,
+            notices: notices.clone(),
+            clock: settings.clock,
             body_bytes: settings.body_bytes,
             body_timeout: timeouts.body,
             store_timeout: timeouts.store,
@@ -97,16 +115,16 @@ impl Server {
             .keep_alive_interval(PING)
             .keep_alive_timeout(timeouts.headers);
         let routes = router(app).into_make_service();
-        let (scheme, serving) = match settings.tls {
-            None => ("http", tokio::spawn(server.serve(routes))),
+        let serving = match settings.tls {
+            None => tokio::spawn(server.serve(routes)),
             Some(tls) => {
                 let acceptor = RustlsAcceptor::new(RustlsConfig::from_config(tls))
                     .handshake_timeout(timeouts.headers)
                     .acceptor(NoDelayAcceptor::new());
-                ("https", tokio::spawn(server.acceptor(acceptor).serve(routes)))
+                tokio::spawn(server.acceptor(acceptor).serve(routes))
             }
         };
-        Ok(Self { address, scheme, handle, serving, store, grace: timeouts.stop })
+        Ok(Self { address, scheme, handle, serving, store, grace: timeouts.stop, notices })
     }
 
     /// Where it listens.
@@ -133,6 +151,7 @@ impl Server {
         let served = match ended {
             Some(served) => served,
             None => {
+                self.notices.stop();
                 self.handle.graceful_shutdown(Some(self.grace));
                 self.serving.await
             }
@@ -152,5 +171,21 @@ impl Server {
     /// As [`Server::run_until`].
     pub async fn stop(self) -> Result<(), ServerError> {
         self.run_until(std::future::ready(())).await
+    }
+}
+
+/// The master key, if there is one.
+pub(crate) fn master_key(
+    source: &MasterKeySource,
+    data: &std::path::Path,
+) -> Result<Option<MasterKey>, KeyError> {
+    match source {
+        MasterKeySource::BesideData => {
+            let mut beside = data.as_os_str().to_owned();
+            beside.push(".master-key");
+            MasterKey::load_or_make(beside.as_ref()).map(Some)
+        }
+        MasterKeySource::Given(key) => Ok(Some(key.clone())),
+        MasterKeySource::Missing => Ok(None),
     }
 }

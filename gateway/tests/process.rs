@@ -262,6 +262,65 @@ fn keys_are_made_and_hashed() {
     assert_eq!(out(&empty), "");
 }
 
+#[tokio::test]
+async fn keys_are_rotated_while_the_gateway_runs() {
+    let folder = TempDir::new().unwrap();
+    let settings = common::config("").replace("[limits]", "master_key_file = \"master.key\"\n[limits]");
+    std::fs::write(folder.path().join("gateway.toml"), settings).unwrap();
+    std::fs::write(folder.path().join("master.key"), "07".repeat(32)).unwrap();
+    let rotate = &["keys", "rotate", "--config", "gateway.toml"];
+    let early = run(folder.path(), rotate);
+    assert_eq!(early.status.code(), Some(1), "there is no data file yet");
+
+    let gateway = Running::start(folder.path(), &["serve", "--config", "gateway.toml"]);
+    let client = common::client();
+    let issue = async || {
+        let body = r#"{"audience": "a", "goal": "refund an order", "agent_id": "sdk",
+                       "allowed_tools": ["refunds.create"]}"#;
+        let request = client.post(format!("{}/api/v1/passports/issue", gateway.url)).bearer_auth("apk_one");
+        let response = request.header("content-type", "application/json").body(body).send().await.unwrap();
+        let answer = Json::parse(&response.bytes().await.unwrap()).unwrap();
+        text(&answer, "token").unwrap().to_owned()
+    };
+    let before = issue().await;
+    let rotated = run(folder.path(), rotate);
+    assert_eq!(rotated.status.code(), Some(0), "{}", err(&rotated));
+    let after = issue().await;
+    assert_ne!(before.split('.').next(), after.split('.').next());
+    for token in [&before, &after] {
+        let body = refund("1", &format!(r#", "audience": "a", "passport": "{token}""#));
+        let answer = decide(&client, &gateway.url, "apk_one", body).await.unwrap();
+        assert_eq!(text(&answer, "decision"), Some("allow"), "{answer}");
+    }
+    let kid = out(&rotated);
+    let kid = kid.trim_end().strip_prefix("kid = \"").unwrap().trim_end_matches('"');
+    let (_, _, log) = gateway.end("TERM");
+    assert!(!log.contains("eyJ") && !log.contains("0707"), "{log}");
+
+    // Another master key does not open them, and the one in the environment is the same as in the file.
+    std::fs::write(folder.path().join("master.key"), "08".repeat(32)).unwrap();
+    for arguments in [&rotate[..], &["serve", "--config", "gateway.toml"]] {
+        let wrong = run(folder.path(), arguments);
+        assert_eq!(wrong.status.code(), Some(1));
+        assert!(err(&wrong).contains("master key does not open"), "{}", err(&wrong));
+    }
+    let both = command(folder.path(), rotate).env("ACTPASS_MASTER_KEY", "07".repeat(32)).output().unwrap();
+    assert_eq!(both.status.code(), Some(2));
+    assert!(err(&both).contains("master_key_file: "), "{}", err(&both));
+    std::fs::write(folder.path().join("gateway.toml"), common::config("")).unwrap();
+    let none = run(folder.path(), rotate);
+    assert!(none.status.code() == Some(1) && err(&none).contains("ACTPASS_MASTER_KEY"), "{}", err(&none));
+    let wrong = command(folder.path(), rotate).env("ACTPASS_MASTER_KEY", "secret").output().unwrap();
+    assert!(
+        err(&wrong).contains("ACTPASS_MASTER_KEY: ") && !err(&wrong).contains("secret"),
+        "{}",
+        err(&wrong)
+    );
+    let again = command(folder.path(), rotate).env("ACTPASS_MASTER_KEY", "07".repeat(32)).output().unwrap();
+    assert_eq!(again.status.code(), Some(0), "{}", err(&again));
+    assert!(!out(&again).contains(kid));
+}
+
 #[test]
 fn policies_are_checked_and_tested() {
     let folder = TempDir::new().unwrap();

@@ -4,6 +4,8 @@ use actpass_core::Json;
 use axum::response::{IntoResponse, Response};
 use http::{HeaderValue, StatusCode, header};
 
+use crate::config::MASTER_KEY_VARIABLE;
+use crate::passport::keys::KeyError;
 use crate::request::InvalidMember;
 use crate::store::StoreError;
 
@@ -14,6 +16,7 @@ pub(super) enum ApiError {
     BodyUnreadable,
     Busy,
     Conflict,
+    Decided(&'static str),
     Forbidden,
     Internal,
     InvalidJson(String),
@@ -21,7 +24,7 @@ pub(super) enum ApiError {
     InvalidPath,
     MethodNotAllowed,
     NotFound(&'static str),
-    NotImplemented(&'static str),
+    NoMasterKey,
     RateLimited(u64),
     Unauthenticated,
     Unavailable,
@@ -40,6 +43,7 @@ impl ApiError {
             Self::BodyUnreadable => (StatusCode::BAD_REQUEST, "body_unreadable"),
             Self::Busy => (StatusCode::SERVICE_UNAVAILABLE, "busy"),
             Self::Conflict => (StatusCode::CONFLICT, "idempotency_conflict"),
+            Self::Decided(_) => (StatusCode::CONFLICT, "already_decided"),
             Self::Forbidden => (StatusCode::FORBIDDEN, "forbidden"),
             Self::Internal => (StatusCode::INTERNAL_SERVER_ERROR, "internal"),
             Self::InvalidJson(_) => (StatusCode::BAD_REQUEST, "invalid_json"),
@@ -47,7 +51,7 @@ impl ApiError {
             Self::InvalidPath => (StatusCode::BAD_REQUEST, "invalid_path"),
             Self::MethodNotAllowed => (StatusCode::METHOD_NOT_ALLOWED, "method_not_allowed"),
             Self::NotFound(_) => (StatusCode::NOT_FOUND, "not_found"),
-            Self::NotImplemented(_) => (StatusCode::NOT_IMPLEMENTED, "not_implemented"),
+            Self::NoMasterKey => (StatusCode::NOT_IMPLEMENTED, "not_implemented"),
             Self::RateLimited(_) => (StatusCode::TOO_MANY_REQUESTS, "rate_limited"),
             Self::Unauthenticated => (StatusCode::UNAUTHORIZED, "unauthenticated"),
             Self::Unavailable => (StatusCode::SERVICE_UNAVAILABLE, "unavailable"),
@@ -65,13 +69,17 @@ impl ApiError {
                 "idempotency_key: was used for another request; expected a new one, or the same body"
                     .to_owned()
             }
+            Self::Decided(status) => format!("this approval can no longer be decided: it is {status}"),
             Self::Forbidden => "an agent's key may not do this; expected an operator's".to_owned(),
             Self::Internal => "the gateway failed; its log has the request id".to_owned(),
             Self::InvalidJson(problem) | Self::InvalidMember(problem) => problem.clone(),
             Self::InvalidPath => "the path or the query is not percent-encoded UTF-8".to_owned(),
             Self::MethodNotAllowed => "this path does not take this method; see the Allow header".to_owned(),
             Self::NotFound(what) => format!("there is no such {what}"),
-            Self::NotImplemented(what) => format!("this version of the gateway has no {what} yet"),
+            Self::NoMasterKey => format!(
+                "this gateway has no passports, because it has no master key: set master_key_file in its settings or \
+                 the environment variable {MASTER_KEY_VARIABLE}"
+            ),
             Self::RateLimited(seconds) => {
                 format!("this API key calls more often than it may; try again in {seconds} s")
             }
@@ -108,6 +116,7 @@ impl IntoResponse for ApiError {
             | Self::BodyTooLarge(_)
             | Self::BodyUnreadable
             | Self::Conflict
+            | Self::Decided(_)
             | Self::Forbidden
             | Self::Internal
             | Self::InvalidJson(_)
@@ -115,7 +124,7 @@ impl IntoResponse for ApiError {
             | Self::InvalidPath
             | Self::MethodNotAllowed
             | Self::NotFound(_)
-            | Self::NotImplemented(_)
+            | Self::NoMasterKey
             | Self::Unavailable
             | Self::UnsupportedMediaType(_) => {}
         }
@@ -143,6 +152,18 @@ impl From<StoreError> for ApiError {
             StoreError::Busy => Self::Busy,
             StoreError::NotCanonical => Self::InvalidMember("metadata: has no canonical form".to_owned()),
             StoreError::Unavailable => Self::Unavailable,
+        }
+    }
+}
+
+impl From<KeyError> for ApiError {
+    fn from(error: KeyError) -> Self {
+        match error {
+            KeyError::Store(error) => error.into(),
+            KeyError::Crypto | KeyError::File(..) | KeyError::MasterKey(_) | KeyError::Sealed(_) => {
+                tracing::error!(%error, "the signing keys cannot be used");
+                Self::Internal
+            }
         }
     }
 }

@@ -2,8 +2,8 @@
 
 use std::sync::Arc;
 
-use actpass_core::Json;
 use actpass_core::json::Number;
+use actpass_core::{Json, Secret};
 use axum::body::Body;
 use axum::extract::rejection::PathRejection;
 use axum::extract::{Path, Query, State};
@@ -12,11 +12,11 @@ use bytes::Bytes;
 use futures_util::stream;
 use http::StatusCode;
 
-use super::App;
 use super::error::{ApiError, json};
 use super::receive::{Call, Caller};
-use crate::auth::Role;
-use crate::decide::{self, Decided, Manifest};
+use super::{App, passports};
+use crate::auth::{Key, Role};
+use crate::decide::{self, Decided, Facts, Manifest, Shown};
 use crate::ledger::{Head, Verifier};
 use crate::request::{Evidence, InvalidMember, Preflight, ToolApproval};
 use crate::store::{Append, Appended, StoreError, StoredEvent};
@@ -26,48 +26,94 @@ const LARGE: usize = 64 * 1024;
 
 pub(super) async fn preflight(State(app): State<Arc<App>>, call: Call) -> Result<Response, ApiError> {
     let Call { key, body: raw } = call;
-    let length = raw.len();
-    let asker = Arc::clone(&key);
-    let step = work(&app, length, move || {
+    let bytes = raw.len();
+    let facts = Facts {
+        issuer: Arc::clone(&app.issuer),
+        now: app.clock.seconds(),
+        approval_seconds: app.approval_seconds,
+        ..Facts::default()
+    };
+    let first = work(&app, bytes, move || {
         let body = parse(&raw)?;
         let request = Preflight::read(&body)?;
-        match request.unsupported {
-            Some("passport") => return Err(ApiError::NotImplemented("passports")),
-            Some(_) => return Err(ApiError::NotImplemented("approvals")),
-            None => {}
+        let passport = request.passport.map(|passport| Secret::new(passport.as_str()));
+        let approval = request.approval_request_id.map(|id| id.as_str().to_owned());
+        let manifest = request
+            .tool_manifest_hash
+            .map(|hash| (request.tool.as_str().to_owned(), hash.as_str().to_owned()));
+        if passport.is_none() && approval.is_none() && manifest.is_none() {
+            return Ok(Step::Decided(Box::new(decide::decide(&key, &request, &body, &raw, &facts))));
         }
-        let Some(hash) = request.tool_manifest_hash else {
-            let decided = decide::decide(&asker, &request, Manifest::Approved, &body, &raw);
-            return Ok(Step::Decided(Box::new(decided)));
-        };
-        let (tool, hash) = (request.tool.as_str().to_owned(), hash.as_str().to_owned());
-        Ok(Step::NamesManifest { body, raw, tool, hash })
+        Ok(Step::Asks(Box::new(Asks { key, body, raw, passport, approval, manifest })))
     })
     .await?;
-    let decided = match step {
-        Step::Decided(decided) => *decided,
-        Step::NamesManifest { body, raw, tool, hash } => {
-            let approved = in_time(&app, app.store.approved_manifest(&key.tenant.id, &tool)).await?;
-            let manifest = match approved {
-                None => Manifest::Unknown,
-                Some(approved) if approved == hash => Manifest::Approved,
-                Some(_) => Manifest::Changed,
-            };
-            let decide = move || Ok(decide::decide(&key, &Preflight::read(&body)?, manifest, &body, &raw));
-            work(&app, length, decide).await?
+    let decided = match first {
+        Step::Asks(asks) => {
+            let facts = learn(&app, &asks).await?;
+            work(&app, bytes, move || {
+                let Asks { key, body, raw, .. } = *asks;
+                Ok(decide::decide(&key, &Preflight::read(&body)?, &body, &raw, &facts))
+            })
+            .await?
         }
+        Step::Decided(decided) => *decided,
     };
     match record(&app, decided.append).await? {
         Appended::Conflict => Err(ApiError::Conflict),
         Appended::Recorded(_) => Ok(json(StatusCode::OK, decided.answer)),
-        Appended::Repeated(answer) => Ok(json(StatusCode::OK, answer)),
+        Appended::Refused(answer) | Appended::Repeated(answer) => Ok(json(StatusCode::OK, answer)),
+        // A decision changes nothing that could be otherwise by now.
+        Appended::Stale => Err(ApiError::Internal),
     }
 }
 
-/// How far a preflight comes without the store.
+/// A preflight, after a first look at it.
 enum Step {
+    Asks(Box<Asks>),
     Decided(Box<Decided>),
-    NamesManifest { body: Json, raw: Bytes, tool: String, hash: String },
+}
+
+/// A preflight that cannot be decided by its body alone.
+struct Asks {
+    key: Arc<Key>,
+    body: Json,
+    raw: Bytes,
+    passport: Option<Secret>,
+    approval: Option<String>,
+    manifest: Option<(String, String)>,
+}
+
+/// Finds out what the decision depends on.
+async fn learn(app: &App, asks: &Asks) -> Result<Facts, ApiError> {
+    let tenant_id = &asks.key.tenant.id;
+    let passport = match &asks.passport {
+        None => None,
+        Some(token) => Some(match passports::open(app, token.expose()).await? {
+            Ok(claims) => {
+                let standing = in_time(app, app.store.passport(tenant_id, claims.jti())).await?;
+                Ok(Shown { claims, standing })
+            }
+            Err(refusal) => Err(refusal),
+        }),
+    };
+    let approval = match &asks.approval {
+        None => None,
+        Some(id) => Some(in_time(app, app.store.approval(tenant_id, id)).await?),
+    };
+    let manifest = match &asks.manifest {
+        None => Manifest::Approved,
+        Some((tool, hash)) => {
+            Manifest::of(in_time(app, app.store.approved_manifest(tenant_id, tool)).await?.as_deref(), hash)
+        }
+    };
+    Ok(Facts {
+        issuer: Arc::clone(&app.issuer),
+        now: app.clock.seconds(),
+        approval_seconds: app.approval_seconds,
+        approval,
+        manifest,
+        passport,
+    })
 }
 
 pub(super) async fn tools(State(app): State<Arc<App>>, call: Call) -> Result<Response, ApiError> {
@@ -90,7 +136,9 @@ pub(super) async fn tools(State(app): State<Arc<App>>, call: Call) -> Result<Res
             Ok(json(StatusCode::OK, answer.to_string()))
         }
         // An approval has no idempotency key: twice is as good as once.
-        Appended::Conflict | Appended::Repeated(_) => Err(ApiError::Internal),
+        Appended::Conflict | Appended::Refused(_) | Appended::Repeated(_) | Appended::Stale => {
+            Err(ApiError::Internal)
+        }
     }
 }
 
@@ -110,8 +158,10 @@ pub(super) async fn evidence(State(app): State<Arc<App>>, call: Call) -> Result<
             ]);
             Ok(json(StatusCode::OK, answer.to_string()))
         }
-        // Evidence has no idempotency key.
-        Appended::Conflict | Appended::Repeated(_) => Err(ApiError::Internal),
+        // Evidence has no idempotency key, and takes and changes nothing.
+        Appended::Conflict | Appended::Refused(_) | Appended::Repeated(_) | Appended::Stale => {
+            Err(ApiError::Internal)
+        }
     }
 }
 
@@ -179,20 +229,12 @@ pub(super) async fn health(State(app): State<Arc<App>>) -> Result<Response, ApiE
     Ok(json(StatusCode::OK, r#"{"status":"ok"}"#))
 }
 
-pub(super) async fn not_implemented(_: Caller) -> ApiError {
-    ApiError::NotImplemented("passports and approvals")
-}
-
-pub(super) async fn not_implemented_public() -> ApiError {
-    ApiError::NotImplemented("passports, and so no keys to verify them")
-}
-
-fn parse(raw: &[u8]) -> Result<Json, ApiError> {
+pub(super) fn parse(raw: &[u8]) -> Result<Json, ApiError> {
     Json::parse(raw).map_err(|error| ApiError::InvalidJson(error.to_string()))
 }
 
 /// Does `job` here if the body is small, or else where it holds up no connection.
-async fn work<T: Send + 'static>(
+pub(super) async fn work<T: Send + 'static>(
     app: &App,
     body_bytes: usize,
     job: impl FnOnce() -> Result<T, ApiError> + Send + 'static,
@@ -211,12 +253,15 @@ async fn heavy<T: Send + 'static>(
     tokio::task::spawn_blocking(job).await.map_err(|_| ApiError::Internal)?
 }
 
-async fn record(app: &App, append: Append) -> Result<Appended, ApiError> {
+pub(super) async fn record(app: &App, append: Append) -> Result<Appended, ApiError> {
     in_time(app, app.store.append(append)).await
 }
 
 /// A store that does not answer is one that does not work.
-async fn in_time<T>(app: &App, asked: impl Future<Output = Result<T, StoreError>>) -> Result<T, ApiError> {
+pub(super) async fn in_time<T>(
+    app: &App,
+    asked: impl Future<Output = Result<T, StoreError>>,
+) -> Result<T, ApiError> {
     match tokio::time::timeout(app.store_timeout, asked).await {
         Ok(answer) => Ok(answer?),
         Err(_) => {

@@ -1,7 +1,9 @@
 //! The gateway's HTTP interface.
 
+mod approvals;
 mod error;
 mod handlers;
+mod passports;
 mod receive;
 
 use std::sync::Arc;
@@ -18,7 +20,10 @@ use tower_http::catch_panic::CatchPanicLayer;
 use tracing::Instrument;
 
 use self::error::ApiError;
+use crate::approvals::Notices;
 use crate::auth::Keyring;
+use crate::clock::Clock;
+use crate::passport::Keys;
 use crate::store::Store;
 
 const REQUEST_ID: HeaderName = HeaderName::from_static("x-request-id");
@@ -30,6 +35,16 @@ pub(crate) struct App {
     pub keyring: Keyring,
     /// Where events go.
     pub store: Arc<dyn Store>,
+    /// Who issues passports.
+    pub issuer: Arc<str>,
+    /// What signs them; `None` without a master key.
+    pub keys: Option<Keys>,
+    /// For how many seconds an approval may be decided.
+    pub approval_seconds: i64,
+    /// Who waits for an approval.
+    pub notices: Notices,
+    /// What time it is.
+    pub clock: Clock,
     /// The largest body, in bytes.
     pub body_bytes: usize,
     /// How long a body may take to arrive.
@@ -44,9 +59,7 @@ pub(crate) struct App {
 
 /// Every route of the gateway.
 pub(crate) fn router(app: Arc<App>) -> Router {
-    use handlers::{
-        chain, evidence, health, not_implemented, not_implemented_public, preflight, tools, verify,
-    };
+    use handlers::{chain, evidence, health, preflight, tools, verify};
 
     let api = Router::new()
         .route("/healthz", get(health))
@@ -54,15 +67,15 @@ pub(crate) fn router(app: Arc<App>) -> Router {
         .route("/api/v1/evidence/events", post(evidence))
         .route("/api/v1/evidence/chains/{chain_id}", get(chain))
         .route("/api/v1/evidence/chains/{chain_id}/verify", get(verify))
-        .route("/api/v1/passports/issue", post(not_implemented))
-        .route("/api/v1/passports/verify", post(not_implemented))
-        .route("/api/v1/passports/revoke", post(not_implemented))
-        .route("/api/v1/approvals", get(not_implemented))
-        .route("/api/v1/approvals/{id}", get(not_implemented))
-        .route("/api/v1/approvals/{id}/approve", post(not_implemented))
-        .route("/api/v1/approvals/{id}/reject", post(not_implemented))
+        .route("/api/v1/passports/issue", post(passports::issue))
+        .route("/api/v1/passports/verify", post(passports::verify))
+        .route("/api/v1/passports/revoke", post(passports::revoke))
+        .route("/api/v1/approvals", get(approvals::list))
+        .route("/api/v1/approvals/{id}", get(approvals::read))
+        .route("/api/v1/approvals/{id}/approve", post(approvals::approve))
+        .route("/api/v1/approvals/{id}/reject", post(approvals::reject))
         .route("/api/v1/tools", post(tools))
-        .route("/.well-known/jwks.json", get(not_implemented_public))
+        .route("/.well-known/jwks.json", get(passports::jwks))
         .fallback(async || ApiError::NotFound("path"))
         .method_not_allowed_fallback(async || ApiError::MethodNotAllowed)
         .with_state(app);

@@ -11,6 +11,7 @@ use bytes::Bytes;
 
 pub use self::sqlite::{OpenError, SqliteStore, read_chain};
 use crate::ledger::{Draft, Head};
+use crate::passport::SealedKey;
 
 /// Keeps the ledger.
 ///
@@ -53,6 +54,47 @@ pub trait Store: Send + Sync + fmt::Debug {
     /// If the store does not answer.
     async fn approved_manifest(&self, tenant_id: &str, tool_id: &str) -> Result<Option<String>, StoreError>;
 
+    /// What became of a passport that was issued to a tenant; `None` if none with this id was.
+    ///
+    /// # Errors
+    ///
+    /// If the store does not answer.
+    async fn passport(&self, tenant_id: &str, jti: &str) -> Result<Option<Standing>, StoreError>;
+
+    /// An approval that a tenant's request asked for; `None` if there is none with this id.
+    ///
+    /// # Errors
+    ///
+    /// If the store does not answer.
+    async fn approval(&self, tenant_id: &str, id: &str) -> Result<Option<Approval>, StoreError>;
+
+    /// The approvals of a tenant that nobody decided about and whose deadline is after `now`, the oldest first, `limit`
+    /// of them at most.
+    ///
+    /// # Errors
+    ///
+    /// If the store does not answer.
+    async fn pending_approvals(
+        &self,
+        tenant_id: &str,
+        now: i64,
+        limit: u32,
+    ) -> Result<Vec<Approval>, StoreError>;
+
+    /// Every key that ever signed passports, in the order in which they were made.
+    ///
+    /// # Errors
+    ///
+    /// If the store does not answer.
+    async fn signing_keys(&self) -> Result<Vec<SealedKey>, StoreError>;
+
+    /// Keeps a new signing key.
+    ///
+    /// # Errors
+    ///
+    /// It is not known to be kept then.
+    async fn add_signing_key(&self, key: SealedKey, rotation: Rotation) -> Result<(), StoreError>;
+
     /// Whether an event could be appended now.
     ///
     /// # Errors
@@ -64,25 +106,151 @@ pub trait Store: Send + Sync + fmt::Debug {
     async fn close(&self);
 }
 
-/// An event to append.
-#[derive(Clone, Debug)]
+/// An event to append, and what must become true with it, all or nothing.
+#[derive(Clone, Debug, Default)]
 pub struct Append {
     /// The event.
     pub event: Draft,
     /// What makes a repetition of the same request append nothing.
     pub once: Option<Once>,
-    /// What takes effect with the event, or not at all.
+    /// What this request takes, which no other may have taken: all of them, or none.
+    pub claims: Vec<Claim>,
+    /// What changes with the event.
     pub effect: Option<Effect>,
 }
 
-/// What an event brings about.
+impl Append {
+    /// An event with nothing beside it.
+    pub fn of(event: Draft) -> Self {
+        Self { event, ..Self::default() }
+    }
+}
+
+/// Something of the event's tenant that one request alone may take, and what to record and answer if it cannot.
+#[derive(Clone, Debug)]
+pub enum Claim {
+    /// A passport's single use.
+    Passport {
+        /// The passport's id.
+        jti: String,
+        /// If it was used before.
+        replayed: Box<Instead>,
+        /// If it was revoked, or never issued.
+        revoked: Box<Instead>,
+    },
+    /// An approval's single use.
+    Approval {
+        /// The approval's id.
+        id: String,
+        /// If it was used before.
+        spent: Box<Instead>,
+    },
+}
+
+/// What is recorded and answered in place of what could not be had.
+#[derive(Clone, Debug)]
+pub struct Instead {
+    /// The event.
+    pub event: Draft,
+    /// The answer.
+    pub answer: Bytes,
+}
+
+/// What changes with an event, for the event's tenant.
 #[derive(Clone, Debug)]
 pub enum Effect {
-    /// The event's tool has this manifest from now on.
+    /// A tool has this manifest from now on.
     ApproveManifest {
+        /// The tool.
+        tool_id: String,
         /// The `manifest_hash`.
         hash: String,
     },
+    /// A person decides about an approval; stale if it is decided already, past its deadline, or not there.
+    Decide {
+        /// The approval's id.
+        id: String,
+        /// What is decided.
+        decided: Decided,
+    },
+    /// An approval is asked for.
+    Open(Box<Approval>),
+    /// A passport is known to have been issued.
+    Issue {
+        /// The passport's id.
+        jti: String,
+        /// The key that signed it.
+        kid: String,
+        /// When it expires, in seconds since 1970.
+        expires_at: i64,
+    },
+    /// A passport is revoked; stale if it is so already, or never was issued.
+    Revoke {
+        /// The passport's id.
+        jti: String,
+    },
+}
+
+/// An action that a person must approve before it may run, once.
+#[derive(Clone, Debug, PartialEq, Eq)]
+pub struct Approval {
+    /// `apr_` and a UUIDv7.
+    pub id: String,
+    /// The hash of the exact action.
+    pub action_hash: String,
+    /// The tool.
+    pub tool: String,
+    /// What the action is done to.
+    pub resource: Option<String>,
+    /// The arguments, JSON text.
+    pub args: String,
+    /// What the agent is trying to achieve.
+    pub goal: String,
+    /// The agent.
+    pub agent_id: Option<String>,
+    /// Whom the agent acts for.
+    pub user_id: Option<String>,
+    /// Why the policy requires an approval.
+    pub reason_code: String,
+    /// When it was asked for, in seconds since 1970.
+    pub created_at: i64,
+    /// Until when it may be decided, in seconds since 1970.
+    pub deadline: i64,
+    /// What a person decided; `None` if nobody has.
+    pub decided: Option<Decided>,
+    /// Whether a request used it.
+    pub spent: bool,
+}
+
+/// What a person decided about an [`Approval`].
+#[derive(Clone, Debug, PartialEq, Eq)]
+pub struct Decided {
+    /// Whether the action may run.
+    pub approved: bool,
+    /// The name of the person's API key.
+    pub by: String,
+    /// When, in seconds since 1970.
+    pub at: i64,
+    /// What the person noted.
+    pub note: Option<String>,
+}
+
+/// What became of a passport.
+#[derive(Clone, Copy, Debug, Default, PartialEq, Eq)]
+pub struct Standing {
+    /// It was revoked.
+    pub revoked: bool,
+    /// A request used it.
+    pub used: bool,
+}
+
+/// What a new signing key does to the others.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub enum Rotation {
+    /// It is kept only if there is no other.
+    First,
+    /// It signs from now on, and the others no longer do.
+    Next,
 }
 
 /// A request that must take effect once, and the answer it gets each time.
@@ -103,8 +271,12 @@ pub enum Appended {
     Conflict,
     /// The event is durable, and this is its chain's head with it.
     Recorded(Head),
+    /// A claim failed: what was to be recorded instead is durable, and this is the answer with it.
+    Refused(Bytes),
     /// The same request was answered before, so. Nothing was appended.
     Repeated(Bytes),
+    /// What the effect was to change is no longer as it must be. Nothing was appended.
+    Stale,
 }
 
 /// An event as it is kept.

@@ -4,6 +4,7 @@
 //! reached the disk; so the more there is to do, the more events share one write to the disk. Readers have their own
 //! connections, which the write-ahead log lets read while the writer writes.
 
+use std::cmp::Ordering;
 use std::collections::HashMap;
 use std::fs::{File, OpenOptions, TryLockError};
 use std::io;
@@ -14,16 +15,23 @@ use std::time::{Duration, SystemTime};
 
 use async_trait::async_trait;
 use bytes::Bytes;
-use rusqlite::{Connection, OpenFlags, OptionalExtension, Transaction, TransactionBehavior, params};
+use rusqlite::{Connection, OpenFlags, OptionalExtension, Row, Transaction, TransactionBehavior, params};
 use tokio::sync::{Semaphore, mpsc, oneshot};
 
-use super::{Append, Appended, Effect, Once, Store, StoreError, StoredEvent};
+use super::{
+    Append, Appended, Approval, Claim, Decided, Effect, Instead, Once, Rotation, Standing, Store, StoreError,
+    StoredEvent,
+};
 use crate::ledger::Head;
+use crate::passport::SealedKey;
 
 /// The form of the data that this version reads and writes.
-const SCHEMA_VERSION: i64 = 2;
+const SCHEMA_VERSION: i64 = 4;
 
-const SCHEMA: &str = "
+/// What leads to each version from the one before; the first from nothing.
+const MIGRATIONS: [&str; 4] = [LEDGER, MANIFESTS, PASSPORTS, APPROVALS];
+
+const LEDGER: &str = "
 CREATE TABLE chains (
     id        INTEGER PRIMARY KEY,
     tenant_id TEXT NOT NULL,
@@ -57,8 +65,7 @@ CREATE TRIGGER events_are_not_removed BEFORE DELETE ON events
 BEGIN SELECT RAISE (ABORT, 'the ledger is append-only'); END;
 ";
 
-/// What version 2 added.
-const SCHEMA_2: &str = "
+const MANIFESTS: &str = "
 CREATE TABLE manifests (
     tenant_id     TEXT NOT NULL,
     tool_id       TEXT NOT NULL,
@@ -66,6 +73,55 @@ CREATE TABLE manifests (
     PRIMARY KEY (tenant_id, tool_id)
 ) STRICT, WITHOUT ROWID;
 ";
+
+const PASSPORTS: &str = "
+CREATE TABLE signing_keys (
+    id           INTEGER PRIMARY KEY,
+    kid          TEXT NOT NULL UNIQUE,
+    sealed       BLOB NOT NULL,
+    active       INTEGER NOT NULL,
+    needed_until INTEGER NOT NULL
+) STRICT;
+
+CREATE TABLE passports (
+    tenant_id  TEXT NOT NULL,
+    jti        TEXT NOT NULL,
+    expires_at INTEGER NOT NULL,
+    revoked    INTEGER NOT NULL DEFAULT 0,
+    used       INTEGER NOT NULL DEFAULT 0,
+    UNIQUE (tenant_id, jti)
+) STRICT;
+";
+
+const APPROVALS: &str = "
+CREATE TABLE approvals (
+    tenant_id   TEXT NOT NULL,
+    id          TEXT NOT NULL,
+    action_hash TEXT NOT NULL,
+    tool        TEXT NOT NULL,
+    resource    TEXT,
+    args        TEXT NOT NULL,
+    goal        TEXT NOT NULL,
+    agent_id    TEXT,
+    user_id     TEXT,
+    reason_code TEXT NOT NULL,
+    created_at  INTEGER NOT NULL,
+    deadline    INTEGER NOT NULL,
+    approved    INTEGER,
+    decided_by  TEXT,
+    decided_at  INTEGER,
+    note        TEXT,
+    spent       INTEGER NOT NULL DEFAULT 0,
+    UNIQUE (tenant_id, id)
+) STRICT;
+
+CREATE INDEX approvals_pending ON approvals (tenant_id, deadline) WHERE approved IS NULL;
+";
+
+/// The columns that [`approval_of`] reads.
+const APPROVAL: &str =
+    "SELECT id, action_hash, tool, resource, args, goal, agent_id, user_id, reason_code, created_at,
+    deadline, approved, decided_by, decided_at, note, spent FROM approvals WHERE tenant_id = ?1";
 
 /// How many appends may wait for the writer before the next is refused as [`StoreError::Busy`].
 const QUEUE: usize = 4096;
@@ -105,6 +161,9 @@ pub enum OpenError {
         "{0}: has schema version {1}; this gateway knows versions up to {SCHEMA_VERSION}, so use a newer one"
     )]
     Newer(PathBuf, i64),
+    /// An older version of the gateway made it, and may still use it.
+    #[error("{0}: was made by an older version of the gateway; start this version on it once")]
+    Older(PathBuf),
     /// It is not a SQLite database, or is damaged.
     #[error("{0}: {1}")]
     Sqlite(PathBuf, #[source] rusqlite::Error),
@@ -117,7 +176,33 @@ impl SqliteStore {
     ///
     /// If it cannot be made or read, another gateway has it, or a newer version made it.
     pub fn open(path: &Path) -> Result<Self, OpenError> {
-        let lock = lock(path)?;
+        Self::open_with(path, Some(lock(path)?))
+    }
+
+    /// Opens a data file that is there, also while a gateway has it: each change is one transaction, and the gateway
+    /// sees it. For what an operator does from the command line.
+    ///
+    /// # Errors
+    ///
+    /// As [`SqliteStore::open`]; if there is no such file; if its gateway is of another version.
+    pub fn open_beside(path: &Path) -> Result<Self, OpenError> {
+        let io = |error| OpenError::Io(path.to_owned(), error);
+        if !path.try_exists().map_err(io)? {
+            return Err(io(io::ErrorKind::NotFound.into()));
+        }
+        let version = Connection::open_with_flags(path, OpenFlags::SQLITE_OPEN_READ_ONLY)
+            .and_then(|connection| {
+                connection.query_one("PRAGMA user_version", [], |row| row.get::<_, i64>(0))
+            })
+            .map_err(|error| OpenError::Sqlite(path.to_owned(), error))?;
+        match version.cmp(&SCHEMA_VERSION) {
+            Ordering::Equal => Self::open_with(path, None),
+            Ordering::Greater => Err(OpenError::Newer(path.to_owned(), version)),
+            Ordering::Less => Err(OpenError::Older(path.to_owned())),
+        }
+    }
+
+    fn open_with(path: &Path, lock: Option<File>) -> Result<Self, OpenError> {
         let sqlite = |error| OpenError::Sqlite(path.to_owned(), error);
         make_private(path).map_err(|error| OpenError::Io(path.to_owned(), error))?;
         let mut connection = Connection::open(path).map_err(sqlite)?;
@@ -184,6 +269,40 @@ impl Store for SqliteStore {
                 .optional()
         };
         self.readers.read(read).await
+    }
+
+    async fn passport(&self, tenant_id: &str, jti: &str) -> Result<Option<Standing>, StoreError> {
+        let (tenant_id, jti) = (tenant_id.to_owned(), jti.to_owned());
+        self.readers.read(move |connection| find_passport(connection, &tenant_id, &jti)).await
+    }
+
+    async fn approval(&self, tenant_id: &str, id: &str) -> Result<Option<Approval>, StoreError> {
+        let (tenant_id, id) = (tenant_id.to_owned(), id.to_owned());
+        self.readers.read(move |connection| find_approval(connection, &tenant_id, &id)).await
+    }
+
+    async fn pending_approvals(
+        &self,
+        tenant_id: &str,
+        now: i64,
+        limit: u32,
+    ) -> Result<Vec<Approval>, StoreError> {
+        let tenant_id = tenant_id.to_owned();
+        let read = move |connection: &Connection| {
+            let query =
+                format!("{APPROVAL} AND approved IS NULL AND deadline > ?2 ORDER BY deadline, id LIMIT ?3");
+            let mut statement = connection.prepare_cached(&query)?;
+            statement.query_map(params![tenant_id, now, limit], approval_of)?.collect()
+        };
+        self.readers.read(read).await
+    }
+
+    async fn signing_keys(&self) -> Result<Vec<SealedKey>, StoreError> {
+        self.readers.read(read_signing_keys).await
+    }
+
+    async fn add_signing_key(&self, key: SealedKey, rotation: Rotation) -> Result<(), StoreError> {
+        self.ask(|answer| Job::AddKey(Box::new(key), rotation, answer)).await?
     }
 
     async fn check(&self) -> Result<(), StoreError> {
@@ -295,10 +414,9 @@ fn prepare(connection: &mut Connection) -> rusqlite::Result<i64> {
     connection.pragma_update(None, "trusted_schema", "OFF")?;
     if version < SCHEMA_VERSION {
         let transaction = connection.transaction_with_behavior(TransactionBehavior::Exclusive)?;
-        if version < 1 {
-            transaction.execute_batch(SCHEMA)?;
+        for migration in MIGRATIONS.iter().skip(usize::try_from(version).unwrap_or(0)) {
+            transaction.execute_batch(migration)?;
         }
-        transaction.execute_batch(SCHEMA_2)?;
         transaction.pragma_update(None, "user_version", SCHEMA_VERSION)?;
         transaction.commit()?;
     }
@@ -307,6 +425,7 @@ fn prepare(connection: &mut Connection) -> rusqlite::Result<i64> {
 
 #[derive(Debug)]
 enum Job {
+    AddKey(Box<SealedKey>, Rotation, oneshot::Sender<Result<(), StoreError>>),
     Append(Box<Append>, oneshot::Sender<Result<Appended, StoreError>>),
     Check(oneshot::Sender<Result<(), StoreError>>),
     Stop,
@@ -316,7 +435,7 @@ struct Writer {
     connection: Connection,
     /// Whether the last transaction failed.
     failing: bool,
-    _lock: File,
+    _lock: Option<File>,
 }
 
 impl Writer {
@@ -329,6 +448,9 @@ impl Writer {
             let mut next = Some(first);
             while let Some(job) = next {
                 match job {
+                    Job::AddKey(key, rotation, answer) => {
+                        let _ = answer.send(self.add_key(&key, rotation));
+                    }
                     Job::Append(append, answer) => {
                         appends.push(*append);
                         answers.push(answer);
@@ -346,6 +468,13 @@ impl Writer {
         if let Err(error) = self.connection.query_one("PRAGMA wal_checkpoint(TRUNCATE)", [], |_| Ok(())) {
             tracing::warn!(%error, "the write-ahead log could not be folded into the data file");
         }
+    }
+
+    fn add_key(&mut self, key: &SealedKey, rotation: Rotation) -> Result<(), StoreError> {
+        add_signing_key(&mut self.connection, key, rotation).map_err(|error| {
+            tracing::error!(%error, "a signing key could not be kept");
+            StoreError::Unavailable
+        })
     }
 
     /// Runs all of `appends` in one transaction, then answers them. If it fails, each is answered as failed.
@@ -405,14 +534,30 @@ struct Batch<'t, 'c> {
 impl Batch<'_, '_> {
     /// The outer error is the whole transaction's, the inner one this append's alone.
     fn append(&mut self, append: Append) -> rusqlite::Result<Result<Appended, StoreError>> {
-        let Append { event, once, effect } = append;
+        let Append { mut event, mut once, claims, effect } = append;
         let key_name = event.key_name.clone();
         let tenant_id = event.tenant_id.clone();
-        let tool_id = event.tool_id.clone();
         if let Some(once) = &once
             && let Some(earlier) = self.answered(&tenant_id, &key_name, once)?
         {
             return Ok(Ok(earlier));
+        }
+        if let Some(effect) = &effect
+            && self.is_stale(&tenant_id, effect)?
+        {
+            return Ok(Ok(Appended::Stale));
+        }
+        // Nobody else writes while this transaction is open, so what is free here is free below.
+        let mut refused = None;
+        for claim in &claims {
+            if let Some(instead) = self.refusal(&tenant_id, claim)? {
+                event = instead.event.clone();
+                if let Some(once) = &mut once {
+                    once.answer = instead.answer.clone();
+                }
+                refused = Some(instead.answer.clone());
+                break;
+            }
         }
         let chain = (tenant_id.clone(), event.chain_id.clone());
         let (id, head) = match self.chains.remove(&chain) {
@@ -426,6 +571,14 @@ impl Batch<'_, '_> {
         self.transaction
             .prepare_cached("INSERT INTO events (chain, seq, event) VALUES (?1, ?2, ?3)")?
             .execute(params![id, to_sql(sealed.head.length), sealed.text])?;
+        if refused.is_none() {
+            for claim in &claims {
+                self.take(&tenant_id, claim)?;
+            }
+            if let Some(effect) = effect {
+                self.apply(&tenant_id, effect)?;
+            }
+        }
         if let Some(once) = once {
             self.transaction
                 .prepare_cached(
@@ -440,9 +593,60 @@ impl Batch<'_, '_> {
                     once.answer.as_ref()
                 ])?;
         }
+        self.chains.insert(chain, (id, sealed.head.clone()));
+        Ok(Ok(refused.map_or(Appended::Recorded(sealed.head), Appended::Refused)))
+    }
+
+    /// What to record instead, if the claim cannot be had.
+    fn refusal<'a>(&self, tenant_id: &str, claim: &'a Claim) -> rusqlite::Result<Option<&'a Instead>> {
+        match claim {
+            Claim::Passport { jti, replayed, revoked } => {
+                Ok(match find_passport(self.transaction, tenant_id, jti)? {
+                    None | Some(Standing { revoked: true, .. }) => Some(revoked),
+                    Some(Standing { used: true, .. }) => Some(replayed),
+                    Some(Standing { revoked: false, used: false }) => None,
+                })
+            }
+            Claim::Approval { id, spent } => {
+                let approval = find_approval(self.transaction, tenant_id, id)?;
+                let is_there = approval.is_some_and(|approval| !approval.spent && approval.is_approved());
+                Ok((!is_there).then_some(spent))
+            }
+        }
+    }
+
+    fn take(&self, tenant_id: &str, claim: &Claim) -> rusqlite::Result<()> {
+        match claim {
+            Claim::Approval { id, .. } => self
+                .transaction
+                .prepare_cached("UPDATE approvals SET spent = 1 WHERE tenant_id = ?1 AND id = ?2")?
+                .execute(params![tenant_id, id])?,
+            Claim::Passport { jti, .. } => self
+                .transaction
+                .prepare_cached("UPDATE passports SET used = 1 WHERE tenant_id = ?1 AND jti = ?2")?
+                .execute(params![tenant_id, jti])?,
+        };
+        Ok(())
+    }
+
+    fn is_stale(&self, tenant_id: &str, effect: &Effect) -> rusqlite::Result<bool> {
         match effect {
-            None => {}
-            Some(Effect::ApproveManifest { hash }) => {
+            Effect::Decide { id, decided } => {
+                let approval = find_approval(self.transaction, tenant_id, id)?;
+                Ok(approval
+                    .is_none_or(|approval| approval.decided.is_some() || decided.at >= approval.deadline))
+            }
+            Effect::ApproveManifest { .. } | Effect::Issue { .. } | Effect::Open(_) => Ok(false),
+            Effect::Revoke { jti } => {
+                let standing = find_passport(self.transaction, tenant_id, jti)?;
+                Ok(standing.is_none_or(|standing| standing.revoked))
+            }
+        }
+    }
+
+    fn apply(&self, tenant_id: &str, effect: Effect) -> rusqlite::Result<()> {
+        match effect {
+            Effect::ApproveManifest { tool_id, hash } => {
                 self.transaction
                     .prepare_cached(
                         "INSERT INTO manifests (tenant_id, tool_id, manifest_hash) VALUES (?1, ?2, ?3)
@@ -450,9 +654,60 @@ impl Batch<'_, '_> {
                     )?
                     .execute(params![tenant_id, tool_id, hash])?;
             }
+            Effect::Decide { id, decided } => {
+                self.transaction
+                    .prepare_cached(
+                        "UPDATE approvals SET approved = ?3, decided_by = ?4, decided_at = ?5, note = ?6
+                         WHERE tenant_id = ?1 AND id = ?2",
+                    )?
+                    .execute(params![
+                        tenant_id,
+                        id,
+                        decided.approved,
+                        decided.by,
+                        decided.at,
+                        decided.note
+                    ])?;
+            }
+            Effect::Open(approval) => {
+                self.transaction
+                    .prepare_cached(
+                        "INSERT INTO approvals (tenant_id, id, action_hash, tool, resource, args, goal, agent_id,
+                         user_id, reason_code, created_at, deadline)
+                         VALUES (?1, ?2, ?3, ?4, ?5, ?6, ?7, ?8, ?9, ?10, ?11, ?12)",
+                    )?
+                    .execute(params![
+                        tenant_id,
+                        approval.id,
+                        approval.action_hash,
+                        approval.tool,
+                        approval.resource,
+                        approval.args,
+                        approval.goal,
+                        approval.agent_id,
+                        approval.user_id,
+                        approval.reason_code,
+                        approval.created_at,
+                        approval.deadline
+                    ])?;
+            }
+            Effect::Issue { jti, kid, expires_at } => {
+                self.transaction
+                    .prepare_cached("INSERT INTO passports (tenant_id, jti, expires_at) VALUES (?1, ?2, ?3)")?
+                    .execute(params![tenant_id, jti, expires_at])?;
+                self.transaction
+                    .prepare_cached(
+                        "UPDATE signing_keys SET needed_until = max(needed_until, ?2) WHERE kid = ?1",
+                    )?
+                    .execute(params![kid, expires_at])?;
+            }
+            Effect::Revoke { jti } => {
+                self.transaction
+                    .prepare_cached("UPDATE passports SET revoked = 1 WHERE tenant_id = ?1 AND jti = ?2")?
+                    .execute(params![tenant_id, jti])?;
+            }
         }
-        self.chains.insert(chain, (id, sealed.head.clone()));
-        Ok(Ok(Appended::Recorded(sealed.head)))
+        Ok(())
     }
 
     /// What was answered to this idempotency key before, also earlier in this transaction.
@@ -542,6 +797,70 @@ fn find_chain(
             Ok((row.get(0)?, Head { length: from_sql(row.get(1)?), hash: row.get(2)? }))
         })
         .optional()
+}
+
+fn find_passport(connection: &Connection, tenant_id: &str, jti: &str) -> rusqlite::Result<Option<Standing>> {
+    connection
+        .prepare_cached("SELECT revoked, used FROM passports WHERE tenant_id = ?1 AND jti = ?2")?
+        .query_row(params![tenant_id, jti], |row| Ok(Standing { revoked: row.get(0)?, used: row.get(1)? }))
+        .optional()
+}
+
+fn find_approval(connection: &Connection, tenant_id: &str, id: &str) -> rusqlite::Result<Option<Approval>> {
+    connection
+        .prepare_cached(&format!("{APPROVAL} AND id = ?2"))?
+        .query_row(params![tenant_id, id], approval_of)
+        .optional()
+}
+
+fn approval_of(row: &Row<'_>) -> rusqlite::Result<Approval> {
+    let decided = match row.get(11)? {
+        None => None,
+        Some(approved) => Some(Decided { approved, by: row.get(12)?, at: row.get(13)?, note: row.get(14)? }),
+    };
+    Ok(Approval {
+        id: row.get(0)?,
+        action_hash: row.get(1)?,
+        tool: row.get(2)?,
+        resource: row.get(3)?,
+        args: row.get(4)?,
+        goal: row.get(5)?,
+        agent_id: row.get(6)?,
+        user_id: row.get(7)?,
+        reason_code: row.get(8)?,
+        created_at: row.get(9)?,
+        deadline: row.get(10)?,
+        decided,
+        spent: row.get(15)?,
+    })
+}
+
+fn read_signing_keys(connection: &Connection) -> rusqlite::Result<Vec<SealedKey>> {
+    let mut statement = connection
+        .prepare_cached("SELECT kid, sealed, active, needed_until FROM signing_keys ORDER BY id")?;
+    let keys = statement.query_map([], |row| {
+        Ok(SealedKey {
+            kid: row.get(0)?,
+            sealed: row.get(1)?,
+            active: row.get(2)?,
+            needed_until: row.get(3)?,
+        })
+    })?;
+    keys.collect()
+}
+
+fn add_signing_key(connection: &mut Connection, key: &SealedKey, rotation: Rotation) -> rusqlite::Result<()> {
+    let transaction = connection.transaction_with_behavior(TransactionBehavior::Immediate)?;
+    let others: i64 = transaction.query_one("SELECT count(*) FROM signing_keys", [], |row| row.get(0))?;
+    if rotation == Rotation::First && others > 0 {
+        return Ok(());
+    }
+    transaction.execute("UPDATE signing_keys SET active = 0", [])?;
+    transaction.execute(
+        "INSERT INTO signing_keys (kid, sealed, active, needed_until) VALUES (?1, ?2, ?3, ?4)",
+        params![key.kid, key.sealed, key.active, key.needed_until],
+    )?;
+    transaction.commit()
 }
 
 fn read_page(

@@ -6,7 +6,10 @@ use futures_util::future::join_all;
 use rusqlite::Connection;
 use tempfile::TempDir;
 
-use super::{Append, Appended, Effect, Once, OpenError, SqliteStore, Store, StoreError};
+use super::{
+    Append, Appended, Approval, Claim, Decided, Effect, Instead, Once, OpenError, SqliteStore, Standing,
+    Store, StoreError,
+};
 use crate::ledger::{Draft, Head, Verifier};
 
 fn open(folder: &TempDir) -> SqliteStore {
@@ -26,7 +29,7 @@ fn event(tenant: &str, chain: &str, number: usize) -> Append {
         key_name: "key".into(),
         ..Draft::default()
     };
-    Append { event, once: None, effect: None }
+    Append::of(event)
 }
 
 fn once(tenant: &str, key_name: &str, idempotency_key: &str, body: u8, answer: &'static str) -> Append {
@@ -69,7 +72,8 @@ async fn events_of_many_at_once_make_one_whole_chain() {
         .into_iter()
         .map(|recorded| match recorded {
             Ok(Appended::Recorded(head)) => head.length,
-            Ok(Appended::Conflict | Appended::Repeated(_)) | Err(_) => panic!("{recorded:?}"),
+            Ok(Appended::Conflict | Appended::Refused(_) | Appended::Repeated(_) | Appended::Stale)
+            | Err(_) => panic!("{recorded:?}"),
         })
         .collect();
     lengths.sort_unstable();
@@ -309,28 +313,9 @@ async fn a_second_gateway_is_kept_away() {
 fn data_of_a_newer_version_is_left_alone() {
     let folder = TempDir::new().unwrap();
     let path = folder.path().join("data.db");
-    Connection::open(&path).unwrap().pragma_update(None, "user_version", 3).unwrap();
+    Connection::open(&path).unwrap().pragma_update(None, "user_version", 99).unwrap();
     let error = SqliteStore::open(&path).unwrap_err();
-    assert!(matches!(error, OpenError::Newer(_, 3)), "{error}");
-}
-
-#[tokio::test]
-async fn data_of_the_first_version_is_taken_over() {
-    let folder = TempDir::new().unwrap();
-    let path = folder.path().join("data.db");
-    let store = SqliteStore::open(&path).unwrap();
-    assert!(matches!(store.append(event("t", "c", 1)).await, Ok(Appended::Recorded(_))));
-    store.close().await;
-    drop(store);
-    let first = Connection::open(&path).unwrap();
-    first.execute_batch("DROP TABLE manifests; PRAGMA user_version = 1").unwrap();
-    drop(first);
-
-    let store = SqliteStore::open(&path).unwrap();
-    assert!(matches!(store.append(event("t", "c", 2)).await, Ok(Appended::Recorded(_))));
-    assert_eq!(store.head("t", "c").await.unwrap().map(|head| head.length), Some(2));
-    assert_eq!(store.approved_manifest("t", "tool").await, Ok(None));
-    store.close().await;
+    assert!(matches!(error, OpenError::Newer(_, 99)), "{error}");
 }
 
 #[tokio::test]
@@ -342,7 +327,7 @@ async fn a_manifest_is_approved_with_its_event_or_not_at_all() {
         let mut append = event(tenant, "tools", 1);
         append.event.tool_id = Some("mail".to_owned());
         append.event.metadata = metadata;
-        append.effect = Some(Effect::ApproveManifest { hash: hash.to_owned() });
+        append.effect = Some(Effect::ApproveManifest { tool_id: "mail".to_owned(), hash: hash.to_owned() });
         append
     };
     assert!(matches!(store.append(approve("t", "aa", None)).await, Ok(Appended::Recorded(_))));
@@ -359,6 +344,131 @@ async fn a_manifest_is_approved_with_its_event_or_not_at_all() {
     assert_eq!(approved("u", "mail").await.as_deref(), Some("cc"));
     assert_eq!(approved("t", "other").await, None);
     store.close().await;
+}
+
+#[tokio::test]
+async fn data_of_an_older_version_is_brought_forward() {
+    let folder = TempDir::new().unwrap();
+    let path = folder.path().join("data.db");
+    let store = open(&folder);
+    store.append(event("t", "c", 1)).await.unwrap();
+    store.close().await;
+    drop(store);
+    // As the first version left it.
+    outside(&folder)
+        .execute_batch(
+            "DROP TABLE approvals; DROP TABLE passports; DROP TABLE signing_keys; DROP TABLE manifests;
+             PRAGMA user_version = 1",
+        )
+        .unwrap();
+    let error = SqliteStore::open_beside(&path).unwrap_err();
+    assert!(matches!(error, OpenError::Older(_)), "{error}");
+
+    let store = open(&folder);
+    store.append(event("t", "c", 2)).await.unwrap();
+    assert_eq!(store.passport("t", "ap_1").await, Ok(None));
+    assert_eq!(store.approved_manifest("t", "tool").await, Ok(None));
+    assert_eq!(first_broken(&store, "t", "c").await, None);
+}
+
+#[tokio::test]
+async fn a_claim_and_its_record_are_one() {
+    let folder = TempDir::new().unwrap();
+    let store = open(&folder);
+    let instead = |number: usize| {
+        let Append { event, .. } = event("t", "c", number);
+        Box::new(Instead { event, answer: Bytes::from(number.to_string()) })
+    };
+    let claim = |tenant: &str| Append {
+        claims: vec![Claim::Passport {
+            jti: "ap_1".to_owned(),
+            replayed: instead(100),
+            revoked: instead(200),
+        }],
+        ..event(tenant, "c", 1)
+    };
+    assert_eq!(store.append(claim("t")).await, Ok(Appended::Refused(Bytes::from("200"))));
+    let issue = Effect::Issue { jti: "ap_1".to_owned(), kid: "k".to_owned(), expires_at: 9 };
+    store.append(Append { effect: Some(issue), ..event("t", "c", 2) }).await.unwrap();
+    // An event that cannot be recorded takes nothing.
+    let mut wrong = claim("t");
+    wrong.event.metadata = Some(Json::parse(br#"{"n": 9007199254740993}"#).unwrap());
+    assert_eq!(store.append(wrong).await, Err(StoreError::NotCanonical));
+    assert_eq!(store.passport("t", "ap_1").await, Ok(Some(Standing::default())));
+
+    let answers = join_all((0..50).map(|_| store.append(claim("t")))).await;
+    let recorded = answers.iter().filter(|answer| matches!(answer, Ok(Appended::Recorded(_)))).count();
+    let refused =
+        answers.iter().filter(|answer| **answer == Ok(Appended::Refused(Bytes::from("100")))).count();
+    assert_eq!((recorded, refused), (1, 49));
+    assert_eq!(store.passport("t", "ap_1").await, Ok(Some(Standing { used: true, revoked: false })));
+    assert_eq!(store.passport("u", "ap_1").await, Ok(None));
+
+    let revoke = || Append { effect: Some(Effect::Revoke { jti: "ap_1".to_owned() }), ..event("t", "c", 3) };
+    assert!(matches!(store.append(revoke()).await, Ok(Appended::Recorded(_))));
+    assert_eq!(store.append(revoke()).await, Ok(Appended::Stale));
+    assert_eq!(store.append(claim("t")).await, Ok(Appended::Refused(Bytes::from("200"))));
+    assert_eq!(texts(&store, "t", "c").await.len(), 54);
+    assert_eq!(first_broken(&store, "t", "c").await, None);
+}
+
+#[tokio::test]
+async fn an_approval_is_decided_once_and_in_time() {
+    let folder = TempDir::new().unwrap();
+    let store = open(&folder);
+    let approval = |id: &str| Approval {
+        id: id.to_owned(),
+        action_hash: "h".to_owned(),
+        tool: "t".to_owned(),
+        resource: None,
+        args: "{}".to_owned(),
+        goal: "g".to_owned(),
+        agent_id: None,
+        user_id: Some("u".to_owned()),
+        reason_code: "r".to_owned(),
+        created_at: 100,
+        deadline: 200,
+        decided: None,
+        spent: false,
+    };
+    for id in ["apr_1", "apr_2"] {
+        let effect = Some(Effect::Open(Box::new(approval(id))));
+        store.append(Append { effect, ..event("t", "c", 1) }).await.unwrap();
+    }
+    assert_eq!(store.approval("t", "apr_1").await, Ok(Some(approval("apr_1"))));
+    assert_eq!(store.approval("u", "apr_1").await, Ok(None));
+    let pending = async |now, limit| store.pending_approvals("t", now, limit).await.unwrap().len();
+    assert_eq!((pending(199, 9).await, pending(200, 9).await, pending(0, 1).await), (2, 0, 1));
+    assert_eq!(store.pending_approvals("u", 0, 9).await, Ok(Vec::new()));
+
+    let said = |approved, at| Decided { approved, by: "alice".to_owned(), at, note: None };
+    let decide = |tenant: &str, id: &str, decided: Decided| {
+        store.append(Append {
+            effect: Some(Effect::Decide { id: id.to_owned(), decided }),
+            ..event(tenant, "c", 2)
+        })
+    };
+    assert_eq!(decide("t", "apr_1", said(true, 200)).await, Ok(Appended::Stale));
+    assert_eq!(decide("u", "apr_1", said(true, 150)).await, Ok(Appended::Stale));
+    let spend = |number: usize| {
+        let Append { event: instead, .. } = event("t", "c", number);
+        let spent = Box::new(Instead { event: instead, answer: Bytes::from_static(b"spent") });
+        store.append(Append {
+            claims: vec![Claim::Approval { id: "apr_1".to_owned(), spent }],
+            ..event("t", "c", number)
+        })
+    };
+    let refused = Ok(Appended::Refused(Bytes::from_static(b"spent")));
+    assert_eq!(spend(3).await, refused, "nobody approved it yet");
+    assert!(matches!(decide("t", "apr_1", said(true, 199)).await, Ok(Appended::Recorded(_))));
+    assert_eq!(decide("t", "apr_1", said(false, 199)).await, Ok(Appended::Stale));
+    assert!(matches!(spend(4).await, Ok(Appended::Recorded(_))));
+    assert_eq!(spend(5).await, refused);
+    let kept = Approval { decided: Some(said(true, 199)), spent: true, ..approval("apr_1") };
+    assert_eq!(store.approval("t", "apr_1").await, Ok(Some(kept)));
+    assert_eq!(pending(0, 9).await, 1);
+    assert_eq!(texts(&store, "t", "c").await.len(), 6);
+    assert_eq!(store.head("u", "c").await, Ok(None));
 }
 
 #[test]

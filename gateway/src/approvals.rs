@@ -1,0 +1,242 @@
+//! Approvals: an action that the policy leaves to a person, bound to its hash, decided once, used once.
+
+use std::sync::Arc;
+use std::time::Duration;
+
+use actpass_core::{Json, hash_payload};
+use tokio::sync::{broadcast, watch};
+
+use crate::request::Preflight;
+use crate::store::Approval;
+
+/// Why an action that needs an approval is not let through, or is.
+pub mod reason {
+    /// The action is not the one that was approved.
+    pub const ACTION_MISMATCH: &str = "approval.action_mismatch";
+    /// A person approved it.
+    pub const APPROVED: &str = "approval.approved";
+    /// Nobody decided in time, or it was not used in time.
+    pub const EXPIRED: &str = "approval.expired";
+    /// The action has no canonical form, so no approval can be bound to it.
+    pub const NOT_HASHABLE: &str = "approval.not_hashable";
+    /// Nobody has decided yet.
+    pub const PENDING: &str = "approval.pending";
+    /// A person rejected it.
+    pub const REJECTED: &str = "approval.rejected";
+    /// It was used before.
+    pub const SPENT: &str = "approval.spent";
+    /// The tenant has no such approval.
+    pub const UNKNOWN: &str = "approval.unknown";
+}
+
+/// Where an approval stands.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub enum Status {
+    /// A person approved it.
+    Approved,
+    /// Its time is over.
+    Expired,
+    /// Nobody has decided yet.
+    Pending,
+    /// A person rejected it.
+    Rejected,
+}
+
+impl Status {
+    /// The word on the wire.
+    pub const fn as_str(self) -> &'static str {
+        match self {
+            Self::Approved => "approved",
+            Self::Expired => "expired",
+            Self::Pending => "pending",
+            Self::Rejected => "rejected",
+        }
+    }
+}
+
+impl Approval {
+    /// Where it stands at `now`, in seconds since 1970.
+    ///
+    /// What was approved must be used within as long as there was to decide: no leave stays open for ever.
+    pub fn status(&self, now: i64) -> Status {
+        let window = self.deadline.saturating_sub(self.created_at);
+        match &self.decided {
+            None if now >= self.deadline => Status::Expired,
+            None => Status::Pending,
+            Some(decided) if !decided.approved => Status::Rejected,
+            Some(decided) if !self.spent && now >= decided.at.saturating_add(window) => Status::Expired,
+            Some(_) => Status::Approved,
+        }
+    }
+
+    /// Whether a person approved it, in time or not.
+    pub fn is_approved(&self) -> bool {
+        self.decided.as_ref().is_some_and(|decided| decided.approved)
+    }
+}
+
+/// A new, time-ordered approval id.
+pub fn new_id() -> String {
+    format!("apr_{}", uuid::Uuid::now_v7().simple())
+}
+
+/// The hash that an approval is bound to; `None` if the action has no canonical form.
+pub fn action_hash(request: &Preflight<'_>, agent: Option<&Json>) -> Option<String> {
+    let or_null = |value: Option<&Json>| value.cloned().unwrap_or(Json::Null);
+    let action = Json::Object(vec![
+        ("tool".to_owned(), request.tool.as_json().clone()),
+        ("resource".to_owned(), or_null(request.resource.map(|resource| resource.as_json()))),
+        ("args".to_owned(), request.args.clone()),
+        ("goal".to_owned(), request.goal.as_json().clone()),
+        ("agent_id".to_owned(), or_null(agent)),
+        ("user_id".to_owned(), or_null(request.user_id.map(|user| user.as_json()))),
+    ]);
+    hash_payload(&action).ok()
+}
+
+/// How often a waiting request looks again by itself: another gateway on the same data tells nobody here.
+const LOOK_AGAIN: Duration = Duration::from_secs(2);
+
+/// Tells those who wait that something was decided.
+#[derive(Clone, Debug)]
+pub struct Notices {
+    decided: broadcast::Sender<Arc<str>>,
+    stopping: watch::Sender<bool>,
+}
+
+impl Default for Notices {
+    fn default() -> Self {
+        Self { decided: broadcast::channel(64).0, stopping: watch::channel(false).0 }
+    }
+}
+
+impl Notices {
+    /// Somebody decided about this approval.
+    pub fn decided(&self, id: &str) {
+        // Nobody may be waiting.
+        let _ = self.decided.send(id.into());
+    }
+
+    /// Nobody waits from now on.
+    pub fn stop(&self) {
+        self.stopping.send_replace(true);
+    }
+
+    /// Listens from now on, so that nothing is missed between a look and a wait.
+    pub fn listen(&self) -> Listener {
+        Listener { decided: self.decided.subscribe(), stopping: self.stopping.subscribe() }
+    }
+}
+
+/// A request that waits for a decision.
+#[derive(Debug)]
+pub struct Listener {
+    decided: broadcast::Receiver<Arc<str>>,
+    stopping: watch::Receiver<bool>,
+}
+
+impl Listener {
+    /// Waits until it is worth looking at `id` again; `false` if the gateway stops.
+    pub async fn news(&mut self, id: &str) -> bool {
+        let told = async {
+            loop {
+                match self.decided.recv().await {
+                    Ok(decided) if *decided != *id => {}
+                    // Told, or too slow to know.
+                    Ok(_) | Err(broadcast::error::RecvError::Lagged(_)) => return,
+                    Err(broadcast::error::RecvError::Closed) => std::future::pending().await,
+                }
+            }
+        };
+        tokio::select! {
+            () = told => true,
+            () = tokio::time::sleep(LOOK_AGAIN) => true,
+            _ = self.stopping.wait_for(|stopping| *stopping) => false,
+        }
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+    use crate::store::Decided;
+
+    fn approval(decided: Option<(bool, i64)>, spent: bool) -> Approval {
+        Approval {
+            id: "apr_1".to_owned(),
+            action_hash: "h".to_owned(),
+            tool: "t".to_owned(),
+            resource: None,
+            args: "{}".to_owned(),
+            goal: "g".to_owned(),
+            agent_id: None,
+            user_id: None,
+            reason_code: "r".to_owned(),
+            created_at: 100,
+            deadline: 200,
+            decided: decided.map(|(approved, at)| Decided {
+                approved,
+                by: "alice".to_owned(),
+                at,
+                note: None,
+            }),
+            spent,
+        }
+    }
+
+    #[test]
+    fn an_approval_stands_where_its_time_says() {
+        for (decided, spent, now, status) in [
+            (None, false, 199, Status::Pending),
+            (None, false, 200, Status::Expired),
+            (Some((true, 190)), false, 289, Status::Approved),
+            (Some((true, 190)), false, 290, Status::Expired),
+            (Some((true, 190)), true, 999, Status::Approved),
+            (Some((false, 190)), false, 999, Status::Rejected),
+        ] {
+            assert_eq!(approval(decided, spent).status(now), status, "{decided:?} {spent} {now}");
+        }
+    }
+
+    #[tokio::test]
+    async fn whoever_waits_is_told_of_that_approval_alone() {
+        let soon = LOOK_AGAIN / 4;
+        let notices = Notices::default();
+        let mut listener = notices.listen();
+        notices.decided("apr_2");
+        assert!(tokio::time::timeout(soon, listener.news("apr_1")).await.is_err());
+        notices.decided("apr_1");
+        assert_eq!(tokio::time::timeout(soon, listener.news("apr_1")).await, Ok(true));
+        assert!(tokio::time::timeout(soon, listener.news("apr_1")).await.is_err());
+        notices.stop();
+        assert_eq!(tokio::time::timeout(soon, listener.news("apr_1")).await, Ok(false));
+        assert_eq!(tokio::time::timeout(soon, notices.listen().news("apr_1")).await, Ok(false));
+    }
+
+    #[test]
+    fn every_part_of_an_action_is_in_its_hash() {
+        let hash = |body: &str| {
+            let body = Json::parse(body.as_bytes()).unwrap();
+            let request = Preflight::read(&body).unwrap();
+            action_hash(&request, request.agent_id.map(|agent| agent.as_json()))
+        };
+        let whole = r#"{"tool": "t", "resource": "r", "args": {"a": 1}, "goal": "g", "agent_id": "i", "user_id": "u"}"#;
+        let same = r#"{"user_id": "u", "args": {"a": 1.0}, "goal": "g", "agent_id": "i", "tool": "t", "resource": "r", "mode": "strict"}"#;
+        assert_eq!(hash(whole), hash(same));
+        for (from, to) in [
+            ("\"t\"", "\"x\""),
+            ("\"r\"", "\"x\""),
+            ("\"r\"", "null"),
+            ("1", "2"),
+            ("1", "\"1\""),
+            ("1", "1, \"b\": 2"),
+            ("\"g\"", "\"x\""),
+            ("\"i\"", "null"),
+            ("\"u\"", "\"x\""),
+        ] {
+            let other = hash(&whole.replacen(from, to, 1));
+            assert!(other.is_some() && other != hash(whole), "{from} {to}");
+        }
+        assert_eq!(hash(&whole.replace('1', "9007199254740993")), None);
+    }
+}

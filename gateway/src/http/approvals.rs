@@ -1,0 +1,174 @@
+//! Approvals: looked at, waited for, decided.
+
+use std::sync::Arc;
+use std::time::Duration;
+
+use actpass_core::Json;
+use axum::extract::rejection::{PathRejection, QueryRejection};
+use axum::extract::{Path, Query, State};
+use axum::response::Response;
+use http::StatusCode;
+use tokio::time::Instant;
+
+use super::App;
+use super::error::{ApiError, json};
+use super::handlers::{in_time, parse, record, work};
+use super::receive::{Call, Caller};
+use crate::approvals::Status;
+use crate::auth::{Key, Role};
+use crate::clock::rfc3339;
+use crate::decide::{object, signed};
+use crate::ledger::{self, Draft};
+use crate::request::{InvalidMember, Opinion};
+use crate::store::{Append, Appended, Approval, Decided, Effect};
+
+/// How long a request may wait for a decision, in seconds.
+const MAX_WAIT: u64 = 25;
+
+/// How many pending approvals are listed.
+const LISTED: u32 = 100;
+
+type Asked = Result<Query<Vec<(String, String)>>, QueryRejection>;
+
+pub(super) async fn read(
+    State(app): State<Arc<App>>,
+    Caller(key): Caller,
+    id: Result<Path<String>, PathRejection>,
+    query: Asked,
+) -> Result<Response, ApiError> {
+    let Path(id) = id.map_err(|_| ApiError::InvalidPath)?;
+    let Query(query) = query.map_err(|_| ApiError::InvalidPath)?;
+    let until = Instant::now() + read_wait(&query)?;
+    let mut listener = app.notices.listen();
+    loop {
+        let approval = find(&app, &key, &id).await?;
+        let waits = approval.status(app.clock.seconds()) == Status::Pending && Instant::now() < until;
+        // Nothing of the store is held while it waits.
+        if !waits || tokio::time::timeout_at(until, listener.news(&id)).await == Ok(false) {
+            return Ok(answer(&app, &approval));
+        }
+    }
+}
+
+pub(super) async fn list(
+    State(app): State<Arc<App>>,
+    Caller(key): Caller,
+    query: Asked,
+) -> Result<Response, ApiError> {
+    operators_only(&key)?;
+    let Query(query) = query.map_err(|_| ApiError::InvalidPath)?;
+    if query.iter().any(|(name, value)| name == "status" && value != "pending") {
+        let problem = "expected pending, found another word".to_owned();
+        return Err(InvalidMember { member: "status".to_owned(), problem }.into());
+    }
+    let now = app.clock.seconds();
+    let pending = in_time(&app, app.store.pending_approvals(&key.tenant.id, now, LISTED)).await?;
+    let pending = pending.iter().map(describe).collect::<Result<_, _>>()?;
+    Ok(json(StatusCode::OK, object([("approvals", Some(Json::Array(pending)))]).to_string()))
+}
+
+pub(super) async fn approve(
+    state: State<Arc<App>>,
+    id: Result<Path<String>, PathRejection>,
+    call: Call,
+) -> Result<Response, ApiError> {
+    decide(state, id, call, true).await
+}
+
+pub(super) async fn reject(
+    state: State<Arc<App>>,
+    id: Result<Path<String>, PathRejection>,
+    call: Call,
+) -> Result<Response, ApiError> {
+    decide(state, id, call, false).await
+}
+
+async fn decide(
+    State(app): State<Arc<App>>,
+    id: Result<Path<String>, PathRejection>,
+    Call { key, body: raw }: Call,
+    approved: bool,
+) -> Result<Response, ApiError> {
+    operators_only(&key)?;
+    let Path(id) = id.map_err(|_| ApiError::InvalidPath)?;
+    let body = work(&app, raw.len(), move || parse(&raw)).await?;
+    let note = Opinion::read(&body)?.note.map(|note| note.as_str().to_owned());
+    let approval = find(&app, &key, &id).await?;
+    let event = Draft {
+        event_id: ledger::new_event_id(),
+        chain_id: ledger::DECISIONS.to_owned(),
+        event_type: if approved { ledger::APPROVAL_APPROVED } else { ledger::APPROVAL_REJECTED }.to_owned(),
+        tool_id: Some(approval.tool.clone()),
+        approval_request_id: Some(id.clone()),
+        metadata: Some(object([
+            ("action_hash", Some(Json::from(&*approval.action_hash))),
+            ("decided_by", Some(Json::from(&*key.name))),
+            ("has_note", Some(Json::Bool(note.is_some()))),
+        ])),
+        ..signed(&key, key.agent.as_ref().and_then(Json::as_str), None)
+    };
+    let decided = Decided { approved, by: key.name.to_string(), at: app.clock.seconds(), note };
+    let effect = Effect::Decide { id: id.clone(), decided };
+    match record(&app, Append { effect: Some(effect), ..Append::of(event) }).await? {
+        Appended::Recorded(_) => app.notices.decided(&id),
+        Appended::Stale => {
+            let now = find(&app, &key, &id).await?;
+            return Err(ApiError::Decided(now.status(app.clock.seconds()).as_str()));
+        }
+        Appended::Conflict | Appended::Refused(_) | Appended::Repeated(_) => return Err(ApiError::Internal),
+    }
+    Ok(answer(&app, &find(&app, &key, &id).await?))
+}
+
+fn operators_only(key: &Key) -> Result<(), ApiError> {
+    match key.role {
+        Role::Agent => Err(ApiError::Forbidden),
+        Role::Operator => Ok(()),
+    }
+}
+
+async fn find(app: &App, key: &Key, id: &str) -> Result<Approval, ApiError> {
+    in_time(app, app.store.approval(&key.tenant.id, id)).await?.ok_or(ApiError::NotFound("approval"))
+}
+
+fn read_wait(query: &[(String, String)]) -> Result<Duration, InvalidMember> {
+    let mut given = query.iter().filter(|(name, _)| name == "wait").map(|(_, value)| value);
+    let (first, second) = (given.next(), given.next());
+    let seconds = first.map_or(Some(0), |value| value.parse().ok()).filter(|seconds| *seconds <= MAX_WAIT);
+    seconds.filter(|_| second.is_none()).map(Duration::from_secs).ok_or_else(|| InvalidMember {
+        member: "wait".to_owned(),
+        problem: format!("expected one integer of 0 to {MAX_WAIT}"),
+    })
+}
+
+fn answer(app: &App, approval: &Approval) -> Response {
+    let decided = approval.decided.as_ref();
+    let answer = object([
+        ("id", Some(Json::from(&*approval.id))),
+        ("status", Some(Json::from(approval.status(app.clock.seconds()).as_str()))),
+        ("action_hash", Some(Json::from(&*approval.action_hash))),
+        ("decided_by", Some(decided.map_or(Json::Null, |decided| Json::from(&*decided.by)))),
+        ("decided_at", Some(decided.map_or(Json::Null, |decided| Json::String(rfc3339(decided.at))))),
+        ("deadline", Some(Json::String(rfc3339(approval.deadline)))),
+    ]);
+    json(StatusCode::OK, answer.to_string())
+}
+
+/// What a person must see to decide.
+fn describe(approval: &Approval) -> Result<Json, ApiError> {
+    let or_null = |text: &Option<String>| Some(text.as_deref().map_or(Json::Null, Json::from));
+    Ok(object([
+        ("id", Some(Json::from(&*approval.id))),
+        ("status", Some(Json::from(Status::Pending.as_str()))),
+        ("action_hash", Some(Json::from(&*approval.action_hash))),
+        ("tool", Some(Json::from(&*approval.tool))),
+        ("resource", or_null(&approval.resource)),
+        ("args", Some(Json::parse(approval.args.as_bytes()).map_err(|_| ApiError::Internal)?)),
+        ("goal", Some(Json::from(&*approval.goal))),
+        ("agent_id", or_null(&approval.agent_id)),
+        ("user_id", or_null(&approval.user_id)),
+        ("reason_code", Some(Json::from(&*approval.reason_code))),
+        ("created_at", Some(Json::String(rfc3339(approval.created_at)))),
+        ("deadline", Some(Json::String(rfc3339(approval.deadline)))),
+    ]))
+}

@@ -1,0 +1,214 @@
+//! Passports: issued, looked at, ended, and the keys to verify them with.
+
+use std::sync::Arc;
+
+use actpass_core::Json;
+use actpass_core::json::Number;
+use axum::extract::State;
+use axum::response::Response;
+use http::StatusCode;
+
+use super::App;
+use super::error::{ApiError, json};
+use super::handlers::{in_time, parse, record, work};
+use super::receive::Call;
+use crate::clock::rfc3339;
+use crate::decide::{MANIFEST_CHANGED, object, signed};
+use crate::ledger::{self, Draft};
+use crate::passport::claims::Bearer;
+use crate::passport::keys::KeyError;
+use crate::passport::{Claims, Keys, Refusal, Ring, jws};
+use crate::request::{InvalidMember, Issue, Revoke, VerifyPassport};
+use crate::store::{Append, Appended, Effect, StoreError};
+
+/// The error of a passport that is shown under another policy than the one in force.
+const POLICY: &str = "passport.policy";
+
+pub(super) async fn issue(State(app): State<Arc<App>>, call: Call) -> Result<Response, ApiError> {
+    let keys = keys(&app)?;
+    let Call { key, body: raw } = call;
+    let body = work(&app, raw.len(), move || parse(&raw)).await?;
+    let request = Issue::read(&body)?;
+    let ring = read(&app, keys).await?;
+
+    let agent = key.agent.as_ref().and_then(Json::as_str).or(request.agent_id.map(|agent| agent.as_str()));
+    let user = request.user_id.map(|user| user.as_str());
+    let jti = format!("ap_{}", uuid::Uuid::now_v7().simple());
+    let issued_at = app.clock.seconds();
+    let expires_at = issued_at.saturating_add(request.ttl_seconds);
+    let time = |seconds| Some(Json::Number(Number::from(seconds)));
+    let or_null = |text: Option<&str>| Some(text.map_or(Json::Null, Json::from));
+    let claims = object([
+        ("iss", Some(Json::from(&*app.issuer))),
+        ("aud", Some(request.audience.as_json().clone())),
+        ("tenant_id", Some(Json::from(&*key.tenant.id))),
+        ("agent_id", or_null(agent)),
+        ("user_id", or_null(user)),
+        ("goal", Some(request.goal.as_json().clone())),
+        ("allowed_tools", Some(request.allowed_tools.clone())),
+        ("allowed_resources", Some(request.allowed_resources.map_or(Json::Array(Vec::new()), Json::clone))),
+        (
+            "resource_constraints",
+            Some(request.resource_constraints.map_or(Json::Object(Vec::new()), Json::clone)),
+        ),
+        ("risk_tier", Some(Json::from(request.risk_tier.as_str()))),
+        ("iat", time(issued_at)),
+        ("exp", time(expires_at)),
+        ("jti", Some(Json::from(&*jti))),
+    ]);
+    let (token, kid) = ring.sign(&claims)?;
+    if token.len() > jws::MAX_BYTES {
+        let problem = format!("makes a passport larger than {} bytes", jws::MAX_BYTES);
+        return Err(InvalidMember { member: "body".to_owned(), problem }.into());
+    }
+    let event = Draft {
+        event_id: ledger::new_event_id(),
+        chain_id: ledger::DECISIONS.to_owned(),
+        event_type: ledger::PASSPORT_ISSUED.to_owned(),
+        goal: Some(request.goal.as_str().to_owned()),
+        user_id: user.map(str::to_owned),
+        passport_jti: Some(jti.clone()),
+        ..signed(&key, agent, request.agent_id.map(|agent| agent.as_str()))
+    };
+    let effect = Effect::Issue { jti: jti.clone(), kid, expires_at };
+    match record(&app, Append { effect: Some(effect), ..Append::of(event) }).await? {
+        Appended::Recorded(_) => {}
+        Appended::Conflict | Appended::Refused(_) | Appended::Repeated(_) | Appended::Stale => {
+            return Err(ApiError::Internal);
+        }
+    }
+    let answer = object([
+        ("token", Some(Json::String(token))),
+        ("jwks_uri", Some(Json::String(format!("{}/.well-known/jwks.json", app.issuer)))),
+        ("jti", Some(Json::String(jti))),
+        ("expires_at", Some(Json::String(rfc3339(expires_at)))),
+    ]);
+    Ok(json(StatusCode::OK, answer.to_string()))
+}
+
+pub(super) async fn verify(State(app): State<Arc<App>>, call: Call) -> Result<Response, ApiError> {
+    keys(&app)?;
+    let Call { key, body: raw } = call;
+    let body = work(&app, raw.len(), move || parse(&raw)).await?;
+    let request = VerifyPassport::read(&body)?;
+    let mut errors = Vec::new();
+    let mut valid = None;
+    match open(&app, request.token.as_str()).await? {
+        Err(refusal) => errors.push(refusal.code()),
+        Ok(claims) => {
+            // A client that is not asked for its agent says a name of its own; the key knows better.
+            let agent = request
+                .agent_id
+                .map(|agent| key.agent.as_ref().and_then(Json::as_str).or(Some(agent.as_str())));
+            let bearer = Bearer {
+                issuer: &app.issuer,
+                audience: Some(request.audience.as_str()),
+                tenant_id: &key.tenant.id,
+                agent_id: agent,
+                user_id: request.user_id.map(|user| Some(user.as_str())),
+            };
+            errors.extend(claims.against(&bearer, app.clock.seconds()).into_iter().map(Refusal::code));
+            let standing = in_time(&app, app.store.passport(&key.tenant.id, claims.jti())).await?;
+            // What is another tenant's is not known to have been issued either; that is no second error.
+            let revoked = standing.is_none_or(|standing| standing.revoked);
+            if revoked && !errors.contains(&Refusal::Tenant.code()) {
+                errors.push(Refusal::Revoked.code());
+            }
+            let policy = key.tenant.policy.hash();
+            if request.policy_hash.is_some_and(|hash| hash.as_str() != policy) {
+                errors.push(POLICY);
+            }
+            if let Some(hash) = request.tool_manifest_hash
+                && !is_approved(&app, &key.tenant.id, claims.allowed_tools(), hash.as_str()).await?
+            {
+                errors.push(MANIFEST_CHANGED);
+            }
+            valid = errors.is_empty().then(|| claims.as_json().clone());
+        }
+    }
+    let answer = object([
+        ("valid", Some(Json::Bool(valid.is_some()))),
+        ("errors", Some(Json::Array(errors.into_iter().map(Json::from).collect()))),
+        ("claims", valid),
+    ]);
+    Ok(json(StatusCode::OK, answer.to_string()))
+}
+
+pub(super) async fn revoke(State(app): State<Arc<App>>, call: Call) -> Result<Response, ApiError> {
+    keys(&app)?;
+    let Call { key, body: raw } = call;
+    let body = work(&app, raw.len(), move || parse(&raw)).await?;
+    let request = Revoke::read(&body)?;
+    let jti = request.jti.as_str();
+    let revoked = match in_time(&app, app.store.passport(&key.tenant.id, jti)).await? {
+        None => false,
+        Some(standing) if standing.revoked => true,
+        Some(_) => {
+            let event = Draft {
+                event_id: ledger::new_event_id(),
+                chain_id: ledger::DECISIONS.to_owned(),
+                event_type: ledger::PASSPORT_REVOKED.to_owned(),
+                passport_jti: Some(jti.to_owned()),
+                metadata: request.reason.map(|reason| object([("reason", Some(reason.as_json().clone()))])),
+                ..signed(&key, key.agent.as_ref().and_then(Json::as_str), None)
+            };
+            let effect = Effect::Revoke { jti: jti.to_owned() };
+            match record(&app, Append { effect: Some(effect), ..Append::of(event) }).await? {
+                // Stale: another request revoked it just now.
+                Appended::Recorded(_) | Appended::Stale => true,
+                Appended::Conflict | Appended::Refused(_) | Appended::Repeated(_) => {
+                    return Err(ApiError::Internal);
+                }
+            }
+        }
+    };
+    Ok(json(StatusCode::OK, format!(r#"{{"revoked":{revoked}}}"#)))
+}
+
+pub(super) async fn jwks(State(app): State<Arc<App>>) -> Result<Response, ApiError> {
+    let keys = keys(&app)?;
+    let set = in_time(&app, async { on_store(keys.jwks(&*app.store, app.clock.seconds()).await) }).await??;
+    Ok(json(StatusCode::OK, set.to_string()))
+}
+
+/// What a token claims, or why it claims nothing.
+pub(super) async fn open(app: &App, token: &str) -> Result<Result<Claims, Refusal>, ApiError> {
+    let keys = keys(app)?;
+    match keys.known().verify(token) {
+        // Another process may have made this key.
+        Err(Refusal::UnknownKey) => Ok(read(app, keys).await?.verify(token)),
+        found => Ok(found),
+    }
+}
+
+/// Whether `hash` is the manifest that was approved last of one of these tools.
+async fn is_approved(
+    app: &App,
+    tenant_id: &str,
+    tools: impl Iterator<Item = &str>,
+    hash: &str,
+) -> Result<bool, ApiError> {
+    for tool in tools {
+        let approved = in_time(app, app.store.approved_manifest(tenant_id, tool)).await?;
+        if approved.as_deref() == Some(hash) {
+            return Ok(true);
+        }
+    }
+    Ok(false)
+}
+
+fn keys(app: &App) -> Result<&Keys, ApiError> {
+    app.keys.as_ref().ok_or(ApiError::NoMasterKey)
+}
+
+async fn read(app: &App, keys: &Keys) -> Result<Arc<Ring>, ApiError> {
+    Ok(in_time(app, async { on_store(keys.read(&*app.store).await) }).await??)
+}
+
+/// Tells what is the store's fault from what is the keys'.
+fn on_store<T>(found: Result<T, KeyError>) -> Result<Result<T, KeyError>, StoreError> {
+    match found {
+        Err(KeyError::Store(error)) => Err(error),
+        found => Ok(found),
+    }
+}

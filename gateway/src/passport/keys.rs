@@ -1,0 +1,318 @@
+//! The keys that sign passports: Ed25519, kept by the data store under AES-256-GCM, opened by a master key that the
+//! data store never sees.
+
+use std::fmt;
+use std::path::Path;
+use std::sync::{Arc, PoisonError, RwLock};
+use std::time::{Duration, Instant};
+
+use actpass_core::Json;
+use base64::Engine;
+use base64::engine::general_purpose::{STANDARD, STANDARD_NO_PAD, URL_SAFE, URL_SAFE_NO_PAD};
+use ring::aead::{AES_256_GCM, Aad, LessSafeKey, NONCE_LEN, Nonce, UnboundKey};
+use ring::signature::{ED25519, Ed25519KeyPair, KeyPair, UnparsedPublicKey};
+use sha2::{Digest, Sha256};
+use zeroize::Zeroizing;
+
+use super::jws::{self, Unverified};
+use super::{Claims, Refusal};
+use crate::store::{Rotation, Store, StoreError};
+
+/// How old what [`Keys::jwks`] answers may be.
+const JWKS_AGE: Duration = Duration::from_secs(1);
+
+/// What seals the signing keys: 32 bytes that are never shown.
+#[derive(Clone)]
+pub struct MasterKey(Zeroizing<[u8; 32]>);
+
+impl MasterKey {
+    /// A new one, of the operating system's randomness.
+    ///
+    /// # Errors
+    ///
+    /// If the operating system has none.
+    pub fn generate() -> Result<Self, KeyError> {
+        Ok(Self(random()?))
+    }
+
+    /// Reads 32 bytes from 64 hex digits or from base64; white space around them is ignored. `None` for anything else.
+    pub fn parse(text: &str) -> Option<Self> {
+        let text = text.trim();
+        let mut key = Zeroizing::new([0; 32]);
+        if hex::decode_to_slice(text, key.as_mut()).is_ok() {
+            return Some(Self(key));
+        }
+        let decoded = [STANDARD, STANDARD_NO_PAD, URL_SAFE, URL_SAFE_NO_PAD]
+            .into_iter()
+            .find_map(|engine| engine.decode(text).ok().map(Zeroizing::new))?;
+        (decoded.len() == key.len()).then(|| {
+            key.copy_from_slice(&decoded);
+            Self(key)
+        })
+    }
+
+    /// Reads the key in the file, or makes the file, readable by its owner alone, with a new key.
+    ///
+    /// # Errors
+    ///
+    /// If the file can be neither read nor made, or holds something else.
+    pub fn load_or_make(path: &Path) -> Result<Self, KeyError> {
+        use std::io::Write;
+
+        let failed = |error| KeyError::File(path.display().to_string(), error);
+        let mut options = std::fs::OpenOptions::new();
+        options.write(true).create_new(true);
+        #[cfg(unix)]
+        std::os::unix::fs::OpenOptionsExt::mode(&mut options, 0o600);
+        match options.open(path) {
+            Ok(mut file) => {
+                let key = Self::generate()?;
+                let text = Zeroizing::new(hex::encode(key.0.as_ref()));
+                file.write_all(text.as_bytes()).and_then(|()| file.sync_all()).map_err(failed)?;
+                Ok(key)
+            }
+            Err(error) if error.kind() == std::io::ErrorKind::AlreadyExists => {
+                let text = Zeroizing::new(std::fs::read_to_string(path).map_err(failed)?);
+                Self::parse(&text).ok_or_else(|| KeyError::MasterKey(path.display().to_string()))
+            }
+            Err(error) => Err(failed(error)),
+        }
+    }
+
+    fn cipher(&self) -> Result<LessSafeKey, KeyError> {
+        Ok(LessSafeKey::new(UnboundKey::new(&AES_256_GCM, self.0.as_ref()).map_err(|_| KeyError::Crypto)?))
+    }
+}
+
+impl fmt::Debug for MasterKey {
+    fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
+        f.write_str("MasterKey(..)")
+    }
+}
+
+/// Why there are no keys to sign or verify with.
+#[derive(Debug, thiserror::Error)]
+pub enum KeyError {
+    /// A cryptographic operation failed, or the operating system has no randomness.
+    #[error("a signing key could not be made")]
+    Crypto,
+    /// The master key's file can be neither read nor made.
+    #[error("{0}: {1}")]
+    File(String, #[source] std::io::Error),
+    /// The file holds no master key.
+    #[error("{0}: expected 32 bytes as 64 hex digits or base64")]
+    MasterKey(String),
+    /// The data store holds a key that this master key does not open.
+    #[error(
+        "the master key does not open the signing key {0:?} in the data file; use the one that sealed it"
+    )]
+    Sealed(String),
+    /// The data store does not work.
+    #[error(transparent)]
+    Store(#[from] StoreError),
+}
+
+/// A signing key as the data store keeps it.
+#[derive(Clone, Debug, PartialEq, Eq)]
+pub struct SealedKey {
+    /// The public key's JWK thumbprint (RFC 7638).
+    pub kid: String,
+    /// A nonce, and the private key under AES-256-GCM, with the `kid` authenticated.
+    pub sealed: Vec<u8>,
+    /// Whether new passports are signed with it.
+    pub active: bool,
+    /// When the last passport that it signed expires, in seconds since 1970; 0 if it signed none.
+    pub needed_until: i64,
+}
+
+impl SealedKey {
+    /// A new key, sealed.
+    ///
+    /// # Errors
+    ///
+    /// If the operating system has no randomness.
+    pub fn generate(master: &MasterKey) -> Result<Self, KeyError> {
+        let seed: Zeroizing<[u8; 32]> = random()?;
+        let pair = Ed25519KeyPair::from_seed_unchecked(seed.as_ref()).map_err(|_| KeyError::Crypto)?;
+        let kid = thumbprint(&pair);
+        let nonce: [u8; NONCE_LEN] = *random()?;
+        let mut private = Zeroizing::new(seed.to_vec());
+        let tag = master
+            .cipher()?
+            .seal_in_place_separate_tag(Nonce::assume_unique_for_key(nonce), aad(&kid), &mut private)
+            .map_err(|_| KeyError::Crypto)?;
+        let sealed = [nonce.as_slice(), private.as_slice(), tag.as_ref()].concat();
+        Ok(Self { kid, sealed, active: true, needed_until: 0 })
+    }
+
+    #[cfg(test)]
+    pub(super) fn opens_with(&self, master: &MasterKey) -> bool {
+        self.open(master).is_ok()
+    }
+
+    fn open(&self, master: &MasterKey) -> Result<Ed25519KeyPair, KeyError> {
+        let failed = || KeyError::Sealed(self.kid.clone());
+        let (nonce, sealed) = self.sealed.split_first_chunk().ok_or_else(failed)?;
+        let mut private = Zeroizing::new(sealed.to_vec());
+        let seed = master
+            .cipher()?
+            .open_in_place(Nonce::assume_unique_for_key(*nonce), aad(&self.kid), &mut private)
+            .map_err(|_| failed())?;
+        // The public key is derived, never read: whoever can write the data file cannot put theirs there.
+        let pair = Ed25519KeyPair::from_seed_unchecked(seed).map_err(|_| failed())?;
+        if thumbprint(&pair) == self.kid { Ok(pair) } else { Err(failed()) }
+    }
+}
+
+fn aad(kid: &str) -> Aad<Vec<u8>> {
+    Aad::from([b"actpass signing key 1\0", kid.as_bytes()].concat())
+}
+
+fn random<const N: usize>() -> Result<Zeroizing<[u8; N]>, KeyError> {
+    let mut bytes = Zeroizing::new([0; N]);
+    getrandom::fill(bytes.as_mut()).map_err(|_| KeyError::Crypto)?;
+    Ok(bytes)
+}
+
+fn thumbprint(pair: &Ed25519KeyPair) -> String {
+    let x = jws::encode(pair.public_key());
+    jws::encode(Sha256::digest(format!(r#"{{"crv":"Ed25519","kty":"OKP","x":"{x}"}}"#)))
+}
+
+struct OpenKey {
+    kid: String,
+    pair: Ed25519KeyPair,
+    active: bool,
+    needed_until: i64,
+}
+
+/// The keys of a gateway at one time.
+pub struct Ring(Vec<Arc<OpenKey>>);
+
+impl Ring {
+    fn open(keys: &[SealedKey], master: &MasterKey) -> Result<Self, KeyError> {
+        let open = |key: &SealedKey| {
+            let (kid, active, needed_until) = (key.kid.clone(), key.active, key.needed_until);
+            Ok(Arc::new(OpenKey { kid, pair: key.open(master)?, active, needed_until }))
+        };
+        Ok(Self(keys.iter().map(open).collect::<Result<_, KeyError>>()?))
+    }
+
+    /// Signs claims with the active key: the token and the key's id.
+    ///
+    /// # Errors
+    ///
+    /// If there is no active key.
+    pub fn sign(&self, claims: &Json) -> Result<(String, String), KeyError> {
+        let key = self.0.iter().rfind(|key| key.active).ok_or(KeyError::Crypto)?;
+        let mut token = jws::signing_input(&key.kid, claims);
+        let signature = key.pair.sign(token.as_bytes());
+        token.push('.');
+        token.push_str(&jws::encode(signature));
+        Ok((token, key.kid.clone()))
+    }
+
+    /// What a token claims, if a key of this gateway signed it.
+    ///
+    /// # Errors
+    ///
+    /// What is wrong with its form, its algorithm, its key, its signature, in this order.
+    pub fn verify(&self, token: &str) -> Result<Claims, Refusal> {
+        let token = Unverified::read(token)?;
+        let key = self.0.iter().find(|key| key.kid == token.kid).ok_or(Refusal::UnknownKey)?;
+        UnparsedPublicKey::new(&ED25519, key.pair.public_key())
+            .verify(token.signed, &token.signature)
+            .map_err(|_| Refusal::Signature)?;
+        Claims::parse(&token.payload).ok_or(Refusal::Malformed)
+    }
+
+    /// The public keys that a passport which holds at `now` can be signed with, as a JWK Set (RFC 8037).
+    pub fn jwks(&self, now: i64) -> Json {
+        let text = |name: &str, value: &str| (name.to_owned(), Json::from(value));
+        let needed = self.0.iter().filter(|key| key.active || key.needed_until > now);
+        let keys = needed.map(|key| {
+            Json::Object(vec![
+                text("kty", "OKP"),
+                text("crv", "Ed25519"),
+                text("x", &jws::encode(key.pair.public_key())),
+                text("kid", &key.kid),
+                text("alg", jws::ALGORITHM),
+                text("use", "sig"),
+            ])
+        });
+        Json::Object(vec![("keys".to_owned(), Json::Array(keys.collect()))])
+    }
+}
+
+impl fmt::Debug for Ring {
+    fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
+        f.debug_list().entries(self.0.iter().map(|key| &key.kid)).finish()
+    }
+}
+
+/// The keys of a gateway, as its data store has them: another process may rotate them.
+#[derive(Debug)]
+pub struct Keys {
+    master: MasterKey,
+    ring: RwLock<(Arc<Ring>, Instant)>,
+}
+
+impl Keys {
+    /// Opens the keys in the store, and makes the first one if there is none.
+    ///
+    /// # Errors
+    ///
+    /// If the store does not work, or `master` is not what sealed a key.
+    pub async fn open(store: &dyn Store, master: MasterKey) -> Result<Self, KeyError> {
+        let mut keys = store.signing_keys().await?;
+        if keys.is_empty() {
+            store.add_signing_key(SealedKey::generate(&master)?, Rotation::First).await?;
+            keys = store.signing_keys().await?;
+        }
+        let ring = Arc::new(Ring::open(&keys, &master)?);
+        Ok(Self { master, ring: RwLock::new((ring, Instant::now())) })
+    }
+
+    /// Makes a new key that signs from now on. The others verify as long as passports that they signed hold.
+    ///
+    /// # Errors
+    ///
+    /// As [`Keys::open`].
+    pub async fn rotate(store: &dyn Store, master: &MasterKey) -> Result<String, KeyError> {
+        // With another master key no key would open any more.
+        Ring::open(&store.signing_keys().await?, master)?;
+        let key = SealedKey::generate(master)?;
+        let kid = key.kid.clone();
+        store.add_signing_key(key, Rotation::Next).await?;
+        Ok(kid)
+    }
+
+    /// The keys as they were last read.
+    pub fn known(&self) -> Arc<Ring> {
+        Arc::clone(&self.ring.read().unwrap_or_else(PoisonError::into_inner).0)
+    }
+
+    /// The keys as they are in the store now.
+    ///
+    /// # Errors
+    ///
+    /// As [`Keys::open`].
+    pub async fn read(&self, store: &dyn Store) -> Result<Arc<Ring>, KeyError> {
+        let ring = Arc::new(Ring::open(&store.signing_keys().await?, &self.master)?);
+        *self.ring.write().unwrap_or_else(PoisonError::into_inner) = (Arc::clone(&ring), Instant::now());
+        Ok(ring)
+    }
+
+    /// The JWK Set for `now`, at most a second old: anyone may ask for it, and often.
+    ///
+    /// # Errors
+    ///
+    /// As [`Keys::open`].
+    pub async fn jwks(&self, store: &dyn Store, now: i64) -> Result<Json, KeyError> {
+        let (ring, read_at) = self.ring.read().unwrap_or_else(PoisonError::into_inner).clone();
+        match read_at.elapsed() < JWKS_AGE {
+            true => Ok(ring.jwks(now)),
+            false => Ok(self.read(store).await?.jwks(now)),
+        }
+    }
+}

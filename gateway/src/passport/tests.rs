@@ -1,0 +1,190 @@
+use std::collections::HashSet;
+
+use actpass_core::Json;
+use ring::signature::Ed25519KeyPair;
+use tempfile::TempDir;
+
+use super::keys::KeyError;
+use super::{Keys, MasterKey, Refusal, Ring, SealedKey, jws};
+use crate::store::{Append, Effect, Rotation, SqliteStore, Store};
+
+const CLAIMS: &str = r#"{"iss": "i", "aud": "a", "tenant_id": "t", "agent_id": "g", "user_id": null, "goal": "w",
+    "allowed_tools": ["x"], "allowed_resources": [], "risk_tier": "low", "iat": 100, "exp": 200,
+    "resource_constraints": {}, "jti": "ap_1"}"#;
+
+fn master(byte: u8) -> MasterKey {
+    MasterKey::parse(&hex::encode([byte; 32])).unwrap()
+}
+
+fn store(folder: &TempDir) -> SqliteStore {
+    SqliteStore::open(&folder.path().join("data.db")).unwrap()
+}
+
+async fn ring(folder: &TempDir) -> std::sync::Arc<Ring> {
+    Keys::open(&store(folder), master(1)).await.unwrap().known()
+}
+
+fn kids(ring: &Ring, now: i64) -> Vec<String> {
+    let set = ring.jwks(now);
+    let Some(Json::Array(keys)) = set.member("keys") else { panic!("{set}") };
+    keys.iter().map(|key| key.member("kid").unwrap().as_str().unwrap().to_owned()).collect()
+}
+
+#[test]
+fn master_keys_are_32_bytes_in_hex_or_base64() {
+    for text in [
+        "07".repeat(32),
+        "BwcHBwcHBwcHBwcHBwcHBwcHBwcHBwcHBwcHBwcHBwc=".to_owned(),
+        format!(" {}\n", "07".repeat(32)),
+    ] {
+        assert_eq!(format!("{:?}", MasterKey::parse(&text).unwrap()), "MasterKey(..)");
+    }
+    for wrong in [
+        "",
+        "07",
+        &"07".repeat(31),
+        &"07".repeat(33),
+        &"0g".repeat(32),
+        "BwcHBwcHBwcHBwcHBwcHBwcHBwcHBwcHBwcHBwcHBw==",
+    ] {
+        assert!(MasterKey::parse(wrong).is_none(), "{wrong}");
+    }
+}
+
+#[tokio::test]
+async fn what_is_signed_verifies_and_no_changed_byte_does() {
+    let folder = TempDir::new().unwrap();
+    let ring = ring(&folder).await;
+    let (token, _) = ring.sign(&Json::parse(CLAIMS.as_bytes()).unwrap()).unwrap();
+    assert_eq!(ring.verify(&token).unwrap().jti(), "ap_1");
+
+    let dots: Vec<_> = token.match_indices('.').map(|(at, _)| at).collect();
+    let mut seen = HashSet::new();
+    for at in 0..token.len() {
+        for change in [1, 2, 4, 0x20, 0x80] {
+            let mut bytes = token.clone().into_bytes();
+            bytes[at] ^= change;
+            // What is not UTF-8 is not JSON either and never gets here.
+            let Ok(changed) = String::from_utf8(bytes) else { continue };
+            let refusal = ring.verify(&changed).unwrap_err();
+            let possible: &[Refusal] = if at < dots[0] {
+                &[Refusal::Malformed, Refusal::Algorithm, Refusal::UnknownKey, Refusal::Signature]
+            } else {
+                &[Refusal::Malformed, Refusal::Signature]
+            };
+            assert!(possible.contains(&refusal), "{at} {change}: {refusal:?}");
+            seen.insert(refusal);
+        }
+    }
+    assert_eq!(seen.len(), 4, "{seen:?}");
+    for shorter in 0..token.len() {
+        assert!(ring.verify(token.get(..shorter).unwrap()).is_err(), "{shorter}");
+    }
+}
+
+#[tokio::test]
+async fn forged_tokens_are_refused_for_what_they_are() {
+    let (folder, foreign) = (TempDir::new().unwrap(), TempDir::new().unwrap());
+    let (ring, other) = (ring(&folder).await, ring_of(&foreign).await);
+    let claims = Json::parse(CLAIMS.as_bytes()).unwrap();
+    let (token, kid) = ring.sign(&claims).unwrap();
+    let payload = token.split('.').nth(1).unwrap();
+    let signature = token.rsplit('.').next().unwrap();
+    let with = |header: String, signature: &str| format!("{}.{payload}.{signature}", jws::encode(header));
+
+    assert_eq!(ring.verify(&other.sign(&claims).unwrap().0).unwrap_err(), Refusal::UnknownKey);
+    for (header, signature, refusal) in [
+        (r#"{"alg": "none", "kid": "KID"}"#, "", Refusal::Algorithm),
+        (r#"{"alg": "none"}"#, "", Refusal::Algorithm),
+        (r#"{"alg": "HS256", "kid": "KID"}"#, signature, Refusal::Algorithm),
+        (r#"{"alg": "RS256", "kid": "KID"}"#, signature, Refusal::Algorithm),
+        (r#"{"alg": "EdDSA"}"#, signature, Refusal::Malformed),
+        (r#"{"alg": "EdDSA", "kid": "KID"}"#, "", Refusal::Signature),
+        (r#"{"alg": "EdDSA", "kid": "KID"}"#, signature, Refusal::Signature),
+        (r#"{"alg": "EdDSA", "kid": "other"}"#, signature, Refusal::UnknownKey),
+    ] {
+        let forged = with(header.replace("KID", &kid), signature);
+        assert_eq!(ring.verify(&forged).unwrap_err(), refusal, "{header}");
+    }
+    // The right `kid` over a foreign signature.
+    let pair = Ed25519KeyPair::from_seed_unchecked(&[9; 32]).unwrap();
+    let input = jws::signing_input(&kid, &claims);
+    let forged = format!("{input}.{}", jws::encode(pair.sign(input.as_bytes())));
+    assert_eq!(ring.verify(&forged).unwrap_err(), Refusal::Signature);
+    // Signed by a key of this gateway, but no passport.
+    let (token, _) = ring.sign(&Json::parse(b"{\"iss\": \"i\"}").unwrap()).unwrap();
+    assert_eq!(ring.verify(&token).unwrap_err(), Refusal::Malformed);
+}
+
+async fn ring_of(folder: &TempDir) -> std::sync::Arc<Ring> {
+    ring(folder).await
+}
+
+#[tokio::test]
+async fn keys_outlive_a_restart_and_are_nowhere_in_the_clear() {
+    let folder = TempDir::new().unwrap();
+    let store = store(&folder);
+    let first = Keys::open(&store, master(1)).await.unwrap().known();
+    let again = Keys::open(&store, master(1)).await.unwrap().known();
+    assert_eq!(kids(&first, 0), kids(&again, 0));
+    assert!(matches!(Keys::open(&store, master(2)).await, Err(KeyError::Sealed(_))));
+    assert!(matches!(Keys::rotate(&store, &master(2)).await, Err(KeyError::Sealed(_))));
+    assert_eq!(store.signing_keys().await.unwrap().len(), 1);
+    store.close().await;
+    drop(store);
+
+    let again = ring(&folder).await;
+    assert_eq!(kids(&first, 0), kids(&again, 0));
+    let claims = Json::parse(CLAIMS.as_bytes()).unwrap();
+    assert!(again.verify(&first.sign(&claims).unwrap().0).is_ok());
+}
+
+#[tokio::test]
+async fn sealed_keys_are_bound_to_their_names() {
+    let folder = TempDir::new().unwrap();
+    let store = store(&folder);
+    let (mut one, other) =
+        (SealedKey::generate(&master(1)).unwrap(), SealedKey::generate(&master(1)).unwrap());
+    assert!(one.sealed.len() == 12 + 32 + 16 && one.sealed != other.sealed);
+    one.kid = other.kid;
+    store.add_signing_key(one, Rotation::Next).await.unwrap();
+    assert!(matches!(Keys::open(&store, master(1)).await, Err(KeyError::Sealed(_))));
+}
+
+#[tokio::test]
+async fn old_keys_verify_until_their_last_passport_has_expired() {
+    let folder = TempDir::new().unwrap();
+    let store = store(&folder);
+    let keys = Keys::open(&store, master(1)).await.unwrap();
+    let (token, old) = keys.known().sign(&Json::parse(CLAIMS.as_bytes()).unwrap()).unwrap();
+    let issue = Effect::Issue { jti: "ap_1".to_owned(), kid: old.clone(), expires_at: 200 };
+    store.append(Append { effect: Some(issue), ..Append::default() }).await.unwrap();
+
+    let new = Keys::rotate(&store, &master(1)).await.unwrap();
+    assert_eq!(kids(&keys.known(), 0), std::slice::from_ref(&old));
+    let ring = keys.read(&store).await.unwrap();
+    assert_eq!(kids(&ring, 199), [old.clone(), new.clone()]);
+    assert_eq!(kids(&ring, 200), std::slice::from_ref(&new));
+    assert!(ring.verify(&token).is_ok());
+    assert_eq!(ring.sign(&Json::Null).unwrap().1, new);
+
+    // A key that signed nothing is of no use any more.
+    let newest = Keys::rotate(&store, &master(1)).await.unwrap();
+    assert_eq!(kids(&keys.read(&store).await.unwrap(), 199), [old, newest]);
+}
+
+#[cfg(unix)]
+#[test]
+fn a_master_key_is_made_for_its_owner_alone() {
+    use std::os::unix::fs::PermissionsExt;
+
+    let folder = TempDir::new().unwrap();
+    let path = folder.path().join("master-key");
+    let made = MasterKey::load_or_make(&path).unwrap();
+    assert_eq!(std::fs::metadata(&path).unwrap().permissions().mode() & 0o777, 0o600);
+    let sealed = SealedKey::generate(&made).unwrap();
+    assert!(sealed.opens_with(&MasterKey::load_or_make(&path).unwrap()));
+    std::fs::write(&path, "apk_not_a_key").unwrap();
+    let error = MasterKey::load_or_make(&path).unwrap_err().to_string();
+    assert!(error.contains("master-key") && !error.contains("apk_not"), "{error}");
+}

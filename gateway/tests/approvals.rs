@@ -1,0 +1,329 @@
+//! Approvals over the wire.
+#![allow(clippy::unwrap_used, clippy::expect_used, clippy::panic, clippy::indexing_slicing, reason = "tests")]
+
+mod common;
+
+use std::sync::Arc;
+use std::sync::atomic::{AtomicU64, Ordering};
+use std::time::{Duration, UNIX_EPOCH};
+
+use actpass_core::{Json, hash_payload};
+use actpass_gateway::clock::Clock;
+use actpass_gateway::config::{MasterKeySource, Settings};
+use actpass_gateway::passport::MasterKey;
+use actpass_gateway::server::Server;
+use common::{Gateway, json, refund, text};
+use futures_util::future::join_all;
+
+async fn start() -> (Gateway, Arc<AtomicU64>) {
+    let time = Arc::new(AtomicU64::new(1_800_000_000));
+    let gateway = Gateway::start_with("", with(&time)).await;
+    (gateway, time)
+}
+
+fn with(time: &Arc<AtomicU64>) -> impl FnOnce(&mut Settings) + use<> {
+    let time = Arc::clone(time);
+    move |settings| {
+        settings.master_key = MasterKeySource::Given(MasterKey::parse(&"07".repeat(32)).unwrap());
+        settings.timeouts.stop = Duration::from_secs(60);
+        settings.clock = Clock::new(move || UNIX_EPOCH + Duration::from_secs(time.load(Ordering::SeqCst)));
+    }
+}
+
+/// Asks for a refund that needs an approval: the approval's id.
+async fn ask(gateway: &Gateway) -> String {
+    let answer = gateway.decide("apk_one", &refund("25000", "")).await;
+    assert_eq!(text(&answer, "decision"), Some("require_approval"));
+    text(&answer, "approval_request_id").unwrap().to_owned()
+}
+
+fn naming(amount: &str, id: &str, more: &str) -> String {
+    refund(amount, &format!(r#", "approval_request_id": "{id}"{more}"#))
+}
+
+async fn say(gateway: &Gateway, key: &str, id: &str, word: &str, body: &str) -> (u16, Json) {
+    let request = gateway.post(&format!("/api/v1/approvals/{id}/{word}"), key).body(body.to_owned());
+    let (status, answer) = json(request.send().await.unwrap()).await;
+    (status.as_u16(), answer)
+}
+
+async fn approve(gateway: &Gateway, id: &str) {
+    let (status, answer) = say(gateway, "apdv_one", id, "approve", "{}").await;
+    assert_eq!((status, text(&answer, "status")), (200, Some("approved")), "{answer}");
+}
+
+async fn look(gateway: &Gateway, key: &str, path: &str) -> (u16, Json) {
+    let response = gateway.get(&format!("/api/v1/approvals{path}"), key).send().await.unwrap();
+    let (status, answer) = json(response).await;
+    (status.as_u16(), answer)
+}
+
+#[track_caller]
+fn assert_is(answer: &Json, decision: &str, reason: &str) {
+    let found = (text(answer, "decision"), text(answer, "reason_code"));
+    assert_eq!(found, (Some(decision), Some(reason)), "{answer}");
+}
+
+#[tokio::test]
+async fn what_was_approved_runs_once_and_nothing_else_does() {
+    let (gateway, _) = start().await;
+    let id = ask(&gateway).await;
+    let again = gateway.decide("apk_one", &naming("25000", &id, "")).await;
+    assert_is(&again, "require_approval", "approval.pending");
+    assert_eq!(text(&again, "approval_request_id"), Some(&*id));
+
+    let (_, before) = look(&gateway, "apk_one", &format!("/{id}")).await;
+    let action = r#"{"tool": "refunds.create", "resource": "", "args": {"amount": 25000, "currency": "usd"},
+                     "goal": "refund an order", "agent_id": "sdk", "user_id": null}"#;
+    let hash = hash_payload(&Json::parse(action.as_bytes()).unwrap()).unwrap();
+    assert_eq!(
+        before.to_string(),
+        format!(
+            r#"{{"id":"{id}","status":"pending","action_hash":"{hash}","decided_by":null,"decided_at":null,"deadline":"2027-01-15T08:15:00Z"}}"#
+        )
+    );
+    let (status, approved) = say(&gateway, "apdv_one", &id, "approve", r#"{"note": "called them"}"#).await;
+    assert_eq!((status, text(&approved, "decided_by")), (200, Some("name-of-apdv-one")));
+    assert_eq!(text(&approved, "decided_at"), Some("2027-01-15T08:00:00Z"));
+
+    for body in [
+        naming("25001", &id, ""),
+        naming("25000", &id, r#", "user_id": "u""#),
+        naming("25000", &id, "").replace("refund an order", "another"),
+        naming("25000", &id, "").replace("\"sdk\"", "\"other\""),
+        naming("25000", &id, "").replace("\"usd\"", "\"usd\", \"memo\": 1"),
+    ] {
+        assert_is(&gateway.decide("apk_one", &body).await, "deny", "approval.action_mismatch");
+    }
+    // The policy still has the last word, and looking spends nothing.
+    assert_is(&gateway.decide("apk_one", &naming("90000", &id, "")).await, "deny", "refund.over_limit");
+    assert_is(&gateway.decide("apk_one", &naming("1", &id, "")).await, "allow", "refund.small_in_scope");
+    for mode in ["monitor", "warn"] {
+        let looked =
+            gateway.decide("apk_one", &naming("25000", &id, &format!(r#", "mode": "{mode}""#))).await;
+        assert_is(&looked, "allow", "approval.approved");
+    }
+    let body = naming("25000", &id, r#", "idempotency_key": "i""#);
+    let first = gateway.decide("apk_one", &body).await;
+    assert_is(&first, "allow", "approval.approved");
+    assert_eq!(first.member("approval_request_id"), None);
+    let rules = first.member("explain").unwrap().member("matched_rules").unwrap().to_string();
+    assert_eq!(rules, r#"["medium_refund_needs_approval"]"#);
+    assert_eq!(gateway.decide("apk_one", &body).await, first);
+    assert_is(&gateway.decide("apk_one", &naming("25000", &id, "")).await, "deny", "approval.spent");
+
+    let events = gateway.events("apk_one", "decisions").await;
+    let approval: Vec<_> =
+        events.iter().filter(|event| text(event, "event_type") == Some("approval.approved")).collect();
+    assert_eq!(approval.len(), 1);
+    assert_eq!(text(approval[0], "metadata.decided_by"), Some("name-of-apdv-one"));
+    assert_eq!(approval[0].member("metadata").unwrap().member("has_note"), Some(&Json::Bool(true)));
+    assert!(!format!("{events:?}").contains("called them"));
+    assert_eq!(text(&events[0], "approval_request_id"), Some(&*id));
+    gateway.stop().await;
+}
+
+#[tokio::test]
+async fn who_may_decide_and_when() {
+    let (gateway, time) = start().await;
+    let id = ask(&gateway).await;
+    for word in ["approve", "reject"] {
+        let (status, answer) = say(&gateway, "apk_one", &id, word, "{}").await;
+        assert_eq!((status, text(&answer, "error.code")), (403, Some("forbidden")));
+        assert_eq!(say(&gateway, "apk_two", &id, word, "{}").await.0, 403);
+        assert_eq!(say(&gateway, "apdv_one", "apr_0", word, "{}").await.0, 404);
+        let long = format!(r#"{{"note": "{}"}}"#, "n".repeat(2001));
+        assert_eq!(say(&gateway, "apdv_one", &id, word, &long).await.0, 422);
+    }
+    assert_eq!(look(&gateway, "apk_one", "").await.0, 403);
+    assert_eq!(look(&gateway, "apk_two", &format!("/{id}")).await.0, 404);
+    assert_eq!(look(&gateway, "apdv_one", "?status=approved").await.0, 422);
+    assert_is(&gateway.decide("apk_two", &naming("25000", &id, "")).await, "deny", "approval.unknown");
+    assert_is(&gateway.decide("apk_one", &naming("25000", "apr_0", "")).await, "deny", "approval.unknown");
+
+    let (_, list) = look(&gateway, "apdv_one", "?status=pending").await;
+    let Some(Json::Array(pending)) = list.member("approvals") else { panic!("{list}") };
+    assert_eq!(pending.len(), 1);
+    assert_eq!(text(&pending[0], "id"), Some(&*id));
+    assert_eq!(pending[0].member("args").unwrap().to_string(), r#"{"amount":25000,"currency":"usd"}"#);
+    for (member, expected) in [
+        ("tool", "refunds.create"),
+        ("resource", ""),
+        ("goal", "refund an order"),
+        ("agent_id", "sdk"),
+        ("reason_code", "refund.medium_needs_approval"),
+        ("created_at", "2027-01-15T08:00:00Z"),
+        ("deadline", "2027-01-15T08:15:00Z"),
+    ] {
+        assert_eq!(text(&pending[0], member), Some(expected), "{member}");
+    }
+
+    let rejected = say(&gateway, "apdv_one", &id, "reject", "{}").await;
+    assert_eq!((rejected.0, text(&rejected.1, "status")), (200, Some("rejected")));
+    for word in ["approve", "reject"] {
+        let (status, answer) = say(&gateway, "apdv_one", &id, word, "{}").await;
+        assert_eq!((status, text(&answer, "error.code")), (409, Some("already_decided")));
+    }
+    assert_is(&gateway.decide("apk_one", &naming("25000", &id, "")).await, "deny", "approval.rejected");
+
+    let (late, approved) = (ask(&gateway).await, ask(&gateway).await);
+    time.fetch_add(899, Ordering::SeqCst);
+    approve(&gateway, &approved).await;
+    time.fetch_add(1, Ordering::SeqCst);
+    assert_eq!(say(&gateway, "apdv_one", &late, "approve", "{}").await.0, 409);
+    assert_eq!(text(&look(&gateway, "apk_one", &format!("/{late}")).await.1, "status"), Some("expired"));
+    assert_is(&gateway.decide("apk_one", &naming("25000", &late, "")).await, "deny", "approval.expired");
+    assert_eq!(look(&gateway, "apdv_one", "").await.1.to_string(), r#"{"approvals":[]}"#);
+    // What was approved is not open for ever.
+    time.fetch_add(899, Ordering::SeqCst);
+    assert_is(&gateway.decide("apk_one", &naming("25000", &approved, "")).await, "deny", "approval.expired");
+    time.fetch_sub(1, Ordering::SeqCst);
+    assert_is(
+        &gateway.decide("apk_one", &naming("25000", &approved, "")).await,
+        "allow",
+        "approval.approved",
+    );
+    gateway.stop().await;
+}
+
+#[tokio::test]
+async fn only_what_is_acted_on_opens_a_request() {
+    let (gateway, _) = start().await;
+    for mode in ["monitor", "warn"] {
+        let answer = gateway.decide("apk_one", &refund("25000", &format!(r#", "mode": "{mode}""#))).await;
+        assert_eq!(text(&answer, "reason_code"), Some("refund.medium_needs_approval"));
+        assert_eq!(answer.member("approval_request_id"), None);
+    }
+    assert_eq!(look(&gateway, "apdv_one", "").await.1.to_string(), r#"{"approvals":[]}"#);
+    let body = refund("25000", r#", "mode": "strict", "idempotency_key": "i""#);
+    let first = gateway.decide("apk_one", &body).await;
+    assert!(text(&first, "approval_request_id").is_some());
+    assert_eq!(gateway.decide("apk_one", &body).await, first);
+    let unhashable = refund("25000, \"n\": 9007199254740993", "");
+    assert_is(&gateway.decide("apk_one", &unhashable).await, "deny", "approval.not_hashable");
+    let (_, list) = look(&gateway, "apdv_one", "").await;
+    let Some(Json::Array(pending)) = list.member("approvals") else { panic!("{list}") };
+    assert_eq!(pending.len(), 1);
+    gateway.stop().await;
+}
+
+#[tokio::test]
+async fn one_of_many_at_once_spends_an_approval() {
+    let (gateway, _) = start().await;
+    let id = ask(&gateway).await;
+    let said =
+        join_all(["approve", "reject", "approve"].map(|word| say(&gateway, "apdv_one", &id, word, "{}")))
+            .await;
+    assert_eq!(said.iter().filter(|(status, _)| *status == 200).count(), 1);
+    let id = ask(&gateway).await;
+    approve(&gateway, &id).await;
+    let body = naming("25000", &id, "");
+    let answers = join_all((0..200).map(|_| gateway.decide("apk_one", &body))).await;
+    let allowed = answers.iter().filter(|answer| text(answer, "decision") == Some("allow")).count();
+    let spent = answers.iter().filter(|answer| text(answer, "reason_code") == Some("approval.spent")).count();
+    assert_eq!((allowed, spent), (1, 199));
+    gateway.stop().await;
+}
+
+#[tokio::test]
+async fn a_passport_and_an_approval_are_spent_together() {
+    let (gateway, _) = start().await;
+    let body = r#"{"audience": "a", "agent_id": "sdk", "goal": "refund an order", "allowed_tools": ["refunds.create"]}"#;
+    let issue = async || {
+        let request = gateway.post("/api/v1/passports/issue", "apk_one").body(body).send().await.unwrap();
+        text(&json(request).await.1, "token").unwrap().to_owned()
+    };
+    let with = |token: &str| format!(r#", "passport": "{token}", "audience": "a""#);
+    let (one, other) = (issue().await, issue().await);
+    let asked = gateway.decide("apk_one", &refund("25000", &with(&one))).await;
+    let id = text(&asked, "approval_request_id").unwrap().to_owned();
+    approve(&gateway, &id).await;
+    let allowed = gateway.decide("apk_one", &naming("25000", &id, &with(&one))).await;
+    assert_is(&allowed, "allow", "approval.approved");
+    assert_is(
+        &gateway.decide("apk_one", &naming("25000", &id, &with(&one))).await,
+        "deny",
+        "passport.replayed",
+    );
+    assert_is(
+        &gateway.decide("apk_one", &naming("25000", &id, &with(&other))).await,
+        "deny",
+        "approval.spent",
+    );
+    // The second passport was not used up by what was denied.
+    assert_is(
+        &gateway.decide("apk_one", &refund("1", &with(&other))).await,
+        "allow",
+        "refund.small_in_scope",
+    );
+    gateway.stop().await;
+}
+
+#[tokio::test]
+async fn waiting_ends_with_the_decision() {
+    let (gateway, _) = start().await;
+    let id = ask(&gateway).await;
+    for wrong in ["26", "-1", "x", "1&wait=2"] {
+        assert_eq!(look(&gateway, "apk_one", &format!("/{id}?wait={wrong}")).await.0, 422, "{wrong}");
+    }
+    let path = format!("/{id}?wait=25");
+    // More than there are connections to the store.
+    let waiting = join_all((0..20).map(|_| look(&gateway, "apk_one", &path)));
+    let deciding = async {
+        // They hold nothing up.
+        gateway.decide("apk_one", &refund("1", "")).await;
+        approve(&gateway, &id).await;
+    };
+    let started = std::time::Instant::now();
+    let (answers, ()) = tokio::join!(waiting, deciding);
+    assert!(
+        answers.iter().all(|(status, answer)| *status == 200 && text(answer, "status") == Some("approved"))
+    );
+    assert!(started.elapsed() < Duration::from_secs(20), "nobody told them");
+    gateway.stop().await;
+}
+
+#[tokio::test]
+async fn a_stop_lets_those_who_wait_go() {
+    let (mut gateway, _) = start().await;
+    let id = ask(&gateway).await;
+    let server = gateway.server.take().unwrap();
+    let path = format!("/{id}?wait=25");
+    let waiting = look(&gateway, "apk_one", &path);
+    let stopping = async {
+        tokio::time::sleep(Duration::from_millis(300)).await;
+        server.stop().await.unwrap();
+    };
+    let started = std::time::Instant::now();
+    let ((status, answer), ()) = tokio::join!(waiting, stopping);
+    assert_eq!((status, text(&answer, "status")), (200, Some("pending")));
+    assert!(started.elapsed() < Duration::from_secs(20), "it waited to the end");
+}
+
+#[tokio::test]
+async fn a_restart_keeps_approvals() {
+    let (mut gateway, time) = start().await;
+    let (open, approved, spent) = (ask(&gateway).await, ask(&gateway).await, ask(&gateway).await);
+    approve(&gateway, &approved).await;
+    approve(&gateway, &spent).await;
+    gateway.decide("apk_one", &naming("25000", &spent, "")).await;
+    gateway.server.take().unwrap().stop().await.unwrap();
+
+    let mut settings = Settings::parse(&common::config(""), gateway.folder.path()).unwrap();
+    with(&time)(&mut settings);
+    let server = Server::start(settings).await.unwrap();
+    gateway.url = server.url();
+    gateway.server = Some(server);
+    assert_is(
+        &gateway.decide("apk_one", &naming("25000", &open, "")).await,
+        "require_approval",
+        "approval.pending",
+    );
+    assert_is(&gateway.decide("apk_one", &naming("25000", &spent, "")).await, "deny", "approval.spent");
+    assert_is(
+        &gateway.decide("apk_one", &naming("25000", &approved, "")).await,
+        "allow",
+        "approval.approved",
+    );
+    gateway.stop().await;
+}

@@ -1,0 +1,418 @@
+//! Passports over the wire.
+#![allow(clippy::unwrap_used, clippy::expect_used, clippy::panic, clippy::indexing_slicing, reason = "tests")]
+
+mod common;
+
+use std::sync::Arc;
+use std::sync::atomic::{AtomicU64, Ordering};
+use std::time::{Duration, UNIX_EPOCH};
+
+use actpass_core::Json;
+use actpass_gateway::clock::Clock;
+use actpass_gateway::config::{MasterKeySource, Settings};
+use actpass_gateway::passport::MasterKey;
+use actpass_gateway::server::Server;
+use common::{Gateway, PREFLIGHT, json, text};
+use futures_util::future::join_all;
+
+const ISSUE: &str = "/api/v1/passports/issue";
+const VERIFY: &str = "/api/v1/passports/verify";
+const REVOKE: &str = "/api/v1/passports/revoke";
+
+/// A gateway with a master key, and its clock.
+async fn start() -> (Gateway, Arc<AtomicU64>) {
+    let time = Arc::new(AtomicU64::new(1_800_000_000));
+    let gateway = Gateway::start_with("", with(&time)).await;
+    (gateway, time)
+}
+
+fn with(time: &Arc<AtomicU64>) -> impl FnOnce(&mut Settings) + use<> {
+    let time = Arc::clone(time);
+    move |settings| {
+        settings.master_key = MasterKeySource::Given(MasterKey::parse(&"07".repeat(32)).unwrap());
+        settings.issuer = Some("https://gateway.example".to_owned());
+        settings.clock = Clock::new(move || UNIX_EPOCH + Duration::from_secs(time.load(Ordering::SeqCst)));
+    }
+}
+
+async fn call(gateway: &Gateway, path: &str, key: &str, body: &str) -> Json {
+    let (status, answer) = json(gateway.post(path, key).body(body.to_owned()).send().await.unwrap()).await;
+    assert_eq!(status, 200, "{answer}");
+    answer
+}
+
+fn passport(more: &str) -> String {
+    format!(
+        r#"{{"audience": "mcp://shop", "agent_id": "sdk", "goal": "refund an order", "allowed_tools": ["refunds.create"],
+            "resource_constraints": {{"max_amount": 10000, "currency": "usd"}}{more}}}"#
+    )
+}
+
+async fn issue(gateway: &Gateway, more: &str) -> String {
+    text(&call(gateway, ISSUE, "apk_one", &passport(more)).await, "token").unwrap().to_owned()
+}
+
+/// A refund with a passport for the right audience.
+fn refund(amount: &str, token: &str, more: &str) -> String {
+    common::refund(amount, &format!(r#", "passport": "{token}", "audience": "mcp://shop"{more}"#))
+}
+
+#[track_caller]
+fn assert_denied(answer: &Json, reason: &str) {
+    assert_eq!(
+        (text(answer, "decision"), text(answer, "reason_code")),
+        (Some("deny"), Some(reason)),
+        "{answer}"
+    );
+}
+
+#[tokio::test]
+async fn an_issued_passport_has_its_claims() {
+    let (gateway, _) = start().await;
+    let answer = call(&gateway, ISSUE, "apk_one", &passport(r#", "user_id": "u7", "ttl_seconds": 60"#)).await;
+    let names: Vec<_> = answer.as_object().unwrap().iter().map(|(name, _)| name.as_str()).collect();
+    assert_eq!(names, ["token", "jwks_uri", "jti", "expires_at"]);
+    assert_eq!(text(&answer, "jwks_uri"), Some("https://gateway.example/.well-known/jwks.json"));
+    assert_eq!(text(&answer, "expires_at"), Some("2027-01-15T08:01:00Z"));
+    let jti = text(&answer, "jti").unwrap();
+    assert!(jti.starts_with("ap_") && jti.len() == 35, "{jti}");
+
+    let token = text(&answer, "token").unwrap();
+    let body = format!(r#"{{"token": "{token}", "audience": "mcp://shop"}}"#);
+    let verified = call(&gateway, VERIFY, "apk_one", &body).await;
+    assert_eq!(
+        verified.to_string(),
+        format!(
+            r#"{{"valid":true,"errors":[],"claims":{{"iss":"https://gateway.example","aud":"mcp://shop","tenant_id":"one","agent_id":"sdk","user_id":"u7","goal":"refund an order","allowed_tools":["refunds.create"],"allowed_resources":[],"resource_constraints":{{"max_amount":10000,"currency":"usd"}},"risk_tier":"medium","iat":1800000000,"exp":1800000060,"jti":"{jti}"}}}}"#
+        )
+    );
+    let bound = call(&gateway, ISSUE, "apk_bound", &passport("")).await;
+    let body = format!(r#"{{"token": "{}", "audience": "mcp://shop"}}"#, text(&bound, "token").unwrap());
+    let verified = call(&gateway, VERIFY, "apk_one", &body).await;
+    assert_eq!(text(&verified, "claims.agent_id"), Some("support"));
+    assert_eq!(verified.member("claims").unwrap().member("exp").unwrap().to_string(), "1800000300");
+
+    let events = gateway.events("apk_one", "decisions").await;
+    assert_eq!(text(&events[0], "event_type"), Some("passport.issued"));
+    assert_eq!(text(&events[0], "passport_jti"), Some(jti));
+    assert!(!format!("{events:?}").contains("eyJ"));
+    gateway.stop().await;
+}
+
+#[tokio::test]
+async fn wrong_requests_for_passports_are_named() {
+    let (gateway, _) = start().await;
+    for (member, from, to) in [
+        ("ttl_seconds", "}}}", "}, \"ttl_seconds\": 0}"),
+        ("ttl_seconds", "}}}", "}, \"ttl_seconds\": 3601}"),
+        ("ttl_seconds", "}}}", "}, \"ttl_seconds\": 1.5}"),
+        ("ttl_seconds", "}}}", "}, \"ttl_seconds\": \"60\"}"),
+        ("audience", "\"mcp://shop\"", "null"),
+        ("goal", "\"refund an order\"", "\"\""),
+        ("allowed_tools", "[\"refunds.create\"]", "null"),
+        ("allowed_tools", "[\"refunds.create\"]", "[1]"),
+        ("allowed_tools", "[\"refunds.create\"]", "\"refunds.create\""),
+        ("resource_constraints", "{\"max_amount\": 10000, \"currency\": \"usd\"}", "[]"),
+        ("resource_constraints", "10000", "\"10000\""),
+        ("resource_constraints", "max_amount", "max_"),
+        ("risk_tier", "}}}", "}, \"risk_tier\": \"none\"}"),
+        ("allowed_resources", "}}}", "}, \"allowed_resources\": {}}"),
+    ] {
+        let whole = passport("");
+        let from = if from == "}}}" { "}}" } else { from };
+        assert!(whole.contains(from), "{from}");
+        let body = whole.replace(from, to);
+        let (status, answer) =
+            json(gateway.post(ISSUE, "apk_one").body(body.clone()).send().await.unwrap()).await;
+        assert_eq!(status, 422, "{body}: {answer}");
+        assert!(text(&answer, "error.message").unwrap().starts_with(&format!("{member}: ")), "{answer}");
+    }
+    for (path, body, member) in [
+        (VERIFY, r#"{"audience": "a"}"#, "token"),
+        (VERIFY, r#"{"token": "t"}"#, "audience"),
+        (REVOKE, "{}", "jti"),
+    ] {
+        let (status, answer) = json(gateway.post(path, "apk_one").body(body).send().await.unwrap()).await;
+        assert_eq!(status, 422, "{body}");
+        assert!(text(&answer, "error.message").unwrap().starts_with(&format!("{member}: ")), "{answer}");
+    }
+    let many =
+        format!(r#", "allowed_resources": [{}]"#, vec![format!("\"{}\"", "r".repeat(2000)); 100].join(","));
+    let (status, _) = json(gateway.post(ISSUE, "apk_one").body(passport(&many)).send().await.unwrap()).await;
+    assert_eq!(status, 422);
+    gateway.stop().await;
+}
+
+#[tokio::test]
+async fn a_passport_bounds_what_is_done_and_is_used_once() {
+    let (gateway, _) = start().await;
+    let token = issue(&gateway, "").await;
+    for (amount, tool, more, reason) in [
+        ("25000", "refunds.create", "", "passport.constraint"),
+        ("10000.5", "refunds.create", "", "passport.constraint"),
+        ("\"4900\"", "refunds.create", "", "passport.constraint"),
+        ("4900", "refunds.delete", "", "passport.tool"),
+        ("4900", "refunds.create", r#", "user_id": "u""#, "passport.user"),
+    ] {
+        let body = refund(amount, &token, more).replace("refunds.create", tool);
+        assert_denied(&gateway.decide("apk_one", &body).await, reason);
+    }
+    for (from, to, reason) in [
+        ("refund an order", "another goal", "passport.goal"),
+        ("mcp://shop", "mcp://bank", "passport.audience"),
+        (r#""audience": "mcp://shop""#, r#""audience": null"#, "passport.audience"),
+        (r#""agent_id": "sdk""#, r#""agent_id": "other""#, "passport.agent"),
+        (r#""agent_id": "sdk""#, r#""agent_id": null"#, "passport.agent"),
+    ] {
+        let body = refund("4900", &token, "").replace(from, to);
+        assert_denied(&gateway.decide("apk_one", &body).await, reason);
+    }
+    assert_denied(&gateway.decide("apk_bound", &refund("4900", &token, "")).await, "passport.agent");
+    assert_denied(&gateway.decide("apk_two", &refund("4900", &token, "")).await, "passport.tenant");
+    assert_denied(&gateway.decide("apk_one", &refund("4900", "not-a-token", "")).await, "passport.malformed");
+
+    // Nothing of that used it up, and nor does looking.
+    for mode in ["monitor", "warn"] {
+        let answer =
+            gateway.decide("apk_one", &refund("4900", &token, &format!(r#", "mode": "{mode}""#))).await;
+        assert_eq!(text(&answer, "decision"), Some("allow"), "{answer}");
+    }
+    let body = refund("4900", &token, r#", "idempotency_key": "i""#);
+    let first = gateway.decide("apk_one", &body).await;
+    assert_eq!(text(&first, "decision"), Some("allow"));
+    assert_eq!(gateway.decide("apk_one", &body).await, first);
+    assert_denied(&gateway.decide("apk_one", &refund("4900", &token, "")).await, "passport.replayed");
+    let looked = gateway.decide("apk_one", &refund("4900", &token, r#", "mode": "warn""#)).await;
+    assert_eq!((text(&looked, "decision"), text(&looked, "would_be")), (Some("warn"), Some("deny")));
+
+    let events = gateway.events("apk_one", "decisions").await;
+    let last = &events[events.len() - 2];
+    assert_eq!(text(last, "reason_code"), Some("passport.replayed"));
+    assert!(text(last, "passport_jti").unwrap().starts_with("ap_"));
+    assert!(!format!("{events:?}").contains(token.rsplit('.').next().unwrap()), "the token is in the ledger");
+    gateway.stop().await;
+}
+
+#[tokio::test]
+async fn resources_are_those_that_it_lists() {
+    let (gateway, _) = start().await;
+    let token = issue(&gateway, r#", "allowed_resources": ["charge:1", "charge:2"]"#).await;
+    assert_denied(&gateway.decide("apk_one", &refund("1", &token, "")).await, "passport.resource");
+    let body = refund("1", &token, "").replace(r#""resource": """#, r#""resource": "charge:2""#);
+    assert_eq!(text(&gateway.decide("apk_one", &body).await, "decision"), Some("allow"));
+    gateway.stop().await;
+}
+
+#[tokio::test]
+async fn a_policys_denial_leaves_the_passport_unused() {
+    let (gateway, _) = start().await;
+    let body = passport("").replace("10000", "900000");
+    let token = text(&call(&gateway, ISSUE, "apk_one", &body).await, "token").unwrap().to_owned();
+    assert_denied(&gateway.decide("apk_one", &refund("90000", &token, "")).await, "refund.over_limit");
+    let answer = gateway.decide("apk_one", &refund("25000", &token, "")).await;
+    assert_eq!(text(&answer, "decision"), Some("require_approval"));
+    assert_eq!(text(&gateway.decide("apk_one", &refund("1", &token, "")).await, "decision"), Some("allow"));
+    gateway.stop().await;
+}
+
+#[tokio::test]
+async fn policies_see_the_claims() {
+    let time = Arc::new(AtomicU64::new(1_800_000_000));
+    let set = with(&time);
+    let gateway = Gateway::start_with("", |settings| {
+        let folder = tempfile::tempdir().unwrap();
+        std::fs::write(
+            folder.path().join("p.json"),
+            br#"{"id": "p", "version": 1, "rules": [{"name": "r", "decision": "allow", "reason": "ok", "when": [
+                {"path": "passport.user_id", "operator": "==", "value": "u7"},
+                {"path": "risk_tier", "operator": "==", "value": "low"}]}]}"#,
+        )
+        .unwrap();
+        let refunds = format!("{}/../policies/refunds.json", env!("CARGO_MANIFEST_DIR"));
+        let data = settings.data.clone();
+        *settings = Settings::parse(&common::config("").replace(&refunds, "p.json"), folder.path()).unwrap();
+        settings.data = data;
+        set(settings);
+    })
+    .await;
+    for (tier, decision) in [("low", "allow"), ("high", "deny")] {
+        let token = issue(&gateway, &format!(r#", "user_id": "u7", "risk_tier": "{tier}""#)).await;
+        let answer = gateway.decide("apk_one", &refund("1", &token, r#", "user_id": "u7""#)).await;
+        assert_eq!(text(&answer, "decision"), Some(decision), "{tier}");
+    }
+    // What a body says about a passport is not a passport.
+    let body = common::refund("1", r#", "user_id": "u7", "risk_tier": "low""#);
+    assert_eq!(text(&gateway.decide("apk_one", &body).await, "decision"), Some("deny"));
+    gateway.stop().await;
+}
+
+#[tokio::test]
+async fn time_and_revocation_end_a_passport() {
+    let (gateway, time) = start().await;
+    let verify = async |key: &str, token: &str, more: &str| {
+        let body = format!(r#"{{"token": "{token}", "audience": "mcp://shop"{more}}}"#);
+        let answer = call(&gateway, VERIFY, key, &body).await;
+        assert_eq!(answer.member("valid"), Some(&Json::Bool(answer.member("claims").is_some())));
+        answer.member("errors").unwrap().to_string()
+    };
+    let token = issue(&gateway, "").await;
+    assert_eq!(verify("apk_one", &token, r#", "agent_id": "sdk", "user_id": null"#).await, "[]");
+    for (key, more, errors) in [
+        ("apk_one", r#", "agent_id": "other""#, r#"["passport.agent"]"#),
+        ("apk_one", r#", "user_id": "u""#, r#"["passport.user"]"#),
+        ("apk_one", r#", "policy_hash": "x""#, r#"["passport.policy"]"#),
+        ("apk_two", "", r#"["passport.tenant"]"#),
+    ] {
+        assert_eq!(verify(key, &token, more).await, errors, "{key} {more}");
+    }
+    assert_eq!(verify("apk_one", "x.y.z", "").await, r#"["passport.malformed"]"#);
+
+    time.fetch_sub(60, Ordering::SeqCst);
+    assert_eq!(verify("apk_one", &token, "").await, r#"["passport.not_yet_valid"]"#);
+    assert_denied(&gateway.decide("apk_one", &refund("1", &token, "")).await, "passport.not_yet_valid");
+    time.fetch_add(60 + 299, Ordering::SeqCst);
+    assert_eq!(verify("apk_one", &token, "").await, "[]");
+    time.fetch_add(1, Ordering::SeqCst);
+    assert_eq!(verify("apk_one", &token, "").await, r#"["passport.expired"]"#);
+    assert_denied(&gateway.decide("apk_one", &refund("1", &token, "")).await, "passport.expired");
+
+    let issued = call(&gateway, ISSUE, "apk_one", &passport("")).await;
+    let (token, jti) = (text(&issued, "token").unwrap(), text(&issued, "jti").unwrap());
+    let revoke = format!(r#"{{"jti": "{jti}", "reason": "lost"}}"#);
+    assert_eq!(call(&gateway, REVOKE, "apk_two", &revoke).await.to_string(), r#"{"revoked":false}"#);
+    assert_eq!(verify("apk_one", token, "").await, "[]");
+    for _ in 0..2 {
+        assert_eq!(call(&gateway, REVOKE, "apk_one", &revoke).await.to_string(), r#"{"revoked":true}"#);
+    }
+    let unknown = call(&gateway, REVOKE, "apk_one", r#"{"jti": "ap_0"}"#).await;
+    assert_eq!(unknown.to_string(), r#"{"revoked":false}"#);
+    assert_eq!(verify("apk_one", token, "").await, r#"["passport.revoked"]"#);
+    assert_denied(&gateway.decide("apk_one", &refund("1", token, "")).await, "passport.revoked");
+    let events = gateway.events("apk_one", "decisions").await;
+    let revoked: Vec<_> =
+        events.iter().filter(|e| text(e, "event_type") == Some("passport.revoked")).collect();
+    assert_eq!(revoked.len(), 1);
+    assert_eq!(text(revoked[0], "metadata.reason"), Some("lost"));
+    gateway.stop().await;
+}
+
+#[tokio::test]
+async fn damaged_tokens_are_denied_with_the_right_reason() {
+    let (gateway, _) = start().await;
+    let token = issue(&gateway, "").await;
+    let parts: Vec<_> = token.split('.').collect();
+    for at in 0..token.len() {
+        let mut bytes = token.clone().into_bytes();
+        bytes[at] = if bytes[at] == b'A' { b'B' } else { b'A' };
+        let changed = String::from_utf8(bytes).unwrap();
+        let answer = gateway.decide("apk_one", &refund("1", &changed, "")).await;
+        assert_eq!(text(&answer, "decision"), Some("deny"), "{at}");
+        let reason = text(&answer, "reason_code").unwrap();
+        let header = at < parts[0].len();
+        assert!(
+            matches!(reason, "passport.malformed" | "passport.signature")
+                || header && matches!(reason, "passport.algorithm" | "passport.unknown_key"),
+            "{at}: {reason}"
+        );
+    }
+    let encode = |header: &str| actpass_gateway::passport::jws::encode(header);
+    for (header, reason) in [
+        (r#"{"alg":"none"}"#, "passport.algorithm"),
+        (r#"{"alg":"HS256","kid":"k"}"#, "passport.algorithm"),
+        (r#"{"alg":"RS256","kid":"k"}"#, "passport.algorithm"),
+        (r#"{"alg":"EdDSA"}"#, "passport.malformed"),
+        (r#"{"alg":"EdDSA","kid":"k"}"#, "passport.unknown_key"),
+    ] {
+        let forged = format!("{}.{}.{}", encode(header), parts[1], parts[2]);
+        assert_denied(&gateway.decide("apk_one", &refund("1", &forged, "")).await, reason);
+    }
+    // Another gateway of the same name.
+    let (other, _) = start().await;
+    let foreign = issue(&other, "").await;
+    assert_denied(&gateway.decide("apk_one", &refund("1", &foreign, "")).await, "passport.unknown_key");
+    other.stop().await;
+    assert_eq!(text(&gateway.decide("apk_one", &refund("1", &token, "")).await, "decision"), Some("allow"));
+    gateway.stop().await;
+}
+
+#[tokio::test]
+async fn one_of_many_at_once_uses_a_passport() {
+    let (gateway, _) = start().await;
+    let token = issue(&gateway, "").await;
+    let answers = join_all((0..200).map(|number| {
+        let body = refund("1", &token, &format!(r#", "idempotency_key": "{number}""#));
+        let gateway = &gateway;
+        async move { (gateway.decide("apk_one", &body).await, body) }
+    }))
+    .await;
+    let allowed: Vec<_> =
+        answers.iter().filter(|(answer, _)| text(answer, "decision") == Some("allow")).collect();
+    assert_eq!(allowed.len(), 1);
+    for (answer, body) in &answers {
+        if text(answer, "decision") != Some("allow") {
+            assert_denied(answer, "passport.replayed");
+        }
+        assert_eq!(gateway.decide("apk_one", body).await, *answer);
+    }
+    let events = gateway.events("apk_one", "decisions").await;
+    let recorded = |decision| events.iter().filter(|event| text(event, "decision") == Some(decision)).count();
+    assert_eq!((recorded("allow"), recorded("deny"), events.len()), (1, 199, 201));
+    gateway.stop().await;
+}
+
+#[tokio::test]
+async fn a_restart_keeps_keys_uses_and_revocations() {
+    let (mut gateway, time) = start().await;
+    let (unused, used) = (issue(&gateway, "").await, issue(&gateway, "").await);
+    let revoked = call(&gateway, ISSUE, "apk_one", &passport("")).await;
+    gateway.decide("apk_one", &refund("1", &used, "")).await;
+    let revoke = format!(r#"{{"jti": "{}"}}"#, text(&revoked, "jti").unwrap());
+    call(&gateway, REVOKE, "apk_one", &revoke).await;
+    gateway.server.take().unwrap().stop().await.unwrap();
+
+    let mut settings = Settings::parse(&common::config(""), gateway.folder.path()).unwrap();
+    with(&time)(&mut settings);
+    let server = Server::start(settings).await.unwrap();
+    gateway.url = server.url();
+    gateway.server = Some(server);
+    assert_denied(&gateway.decide("apk_one", &refund("1", &used, "")).await, "passport.replayed");
+    let revoked = text(&revoked, "token").unwrap();
+    assert_denied(&gateway.decide("apk_one", &refund("1", revoked, "")).await, "passport.revoked");
+    assert_eq!(text(&gateway.decide("apk_one", &refund("1", &unused, "")).await, "decision"), Some("allow"));
+    gateway.stop().await;
+}
+
+#[tokio::test]
+async fn the_public_keys_are_public() {
+    let (gateway, _) = start().await;
+    let response = gateway.client.get(format!("{}/.well-known/jwks.json", gateway.url)).send().await.unwrap();
+    let (status, set) = json(response).await;
+    assert_eq!(status, 200);
+    let Some(Json::Array(keys)) = set.member("keys") else { panic!("{set}") };
+    assert_eq!(keys.len(), 1);
+    for (member, expected) in [("kty", "OKP"), ("crv", "Ed25519"), ("alg", "EdDSA"), ("use", "sig")] {
+        assert_eq!(text(&keys[0], member), Some(expected));
+    }
+    assert_eq!(keys[0].member("d"), None);
+    assert_eq!(text(&keys[0], "x").unwrap().len(), 43);
+    gateway.stop().await;
+}
+
+#[tokio::test]
+async fn without_a_master_key_it_says_what_to_set() {
+    let gateway = Gateway::start().await;
+    let requests = [
+        gateway.post(ISSUE, "apk_one").body(passport("")),
+        gateway.post(VERIFY, "apk_one").body(r#"{"token": "t", "audience": "a"}"#),
+        gateway.post(REVOKE, "apk_one").body(r#"{"jti": "ap_1"}"#),
+        gateway.get("/.well-known/jwks.json", ""),
+        gateway.post(PREFLIGHT, "apk_one").body(refund("1", "t", "")),
+    ];
+    for request in requests {
+        let (status, answer) = json(request.send().await.unwrap()).await;
+        assert_eq!(status, 501);
+        let message = text(&answer, "error.message").unwrap();
+        assert!(message.contains("master_key_file") && message.contains("ACTPASS_MASTER_KEY"), "{message}");
+    }
+    gateway.stop().await;
+}
