@@ -9,9 +9,10 @@ use rustls_pki_types::pem::PemObject;
 use url::{Host, Url};
 
 use crate::client::Operation;
-use crate::error::Error;
+use crate::error::{Error, ErrorKind};
 use crate::guard::Mode;
 use crate::secret::Secret;
+use crate::transport::Request;
 
 /// Where the hosted gateway answers.
 pub const DEFAULT_BASE_URL: &str = "https://www.api.actpass.org";
@@ -183,8 +184,9 @@ impl BaseUrl {
                 Error::config("base_url", format_args!("expected an absolute http(s) URL: {error}"))
             })
         };
-        let [preflight, issue, verify, revoke, evidence, jwks] = Operation::ALL.map(endpoint);
-        Ok(Self { endpoints: [preflight?, issue?, verify?, revoke?, evidence?, jwks?], text, is_https })
+        let [preflight, issue, verify, revoke, evidence, jwks, approval] = Operation::ALL.map(endpoint);
+        let endpoints = [preflight?, issue?, verify?, revoke?, evidence?, jwks?, approval?];
+        Ok(Self { endpoints, text, is_https })
     }
 
     pub(crate) fn as_str(&self) -> &str {
@@ -195,15 +197,22 @@ impl BaseUrl {
         self.is_https
     }
 
-    pub(crate) fn endpoint(&self, operation: Operation) -> &Url {
-        let [preflight, issue, verify, revoke, evidence, jwks] = &self.endpoints;
-        match operation {
+    pub(crate) fn endpoint(&self, request: &Request) -> Result<Url, Error> {
+        let [preflight, issue, verify, revoke, evidence, jwks, approval] = &self.endpoints;
+        let endpoint = match request.operation {
+            Operation::Approval => approval,
             Operation::Preflight => preflight,
             Operation::IssuePassport => issue,
             Operation::VerifyPassport => verify,
             Operation::RevokePassport => revoke,
             Operation::RecordEvidence => evidence,
             Operation::Jwks => jwks,
+        };
+        match request.below.as_str() {
+            "" => Ok(endpoint.clone()),
+            below => Url::parse(&format!("{endpoint}{below}")).map_err(|error| {
+                Error::new(ErrorKind::Internal, format!("{}: {error}", request.operation.name()))
+            }),
         }
     }
 }
@@ -232,7 +241,7 @@ mod tests {
             ("http://[::1]:1", "http://[::1]:1/api/v1/actions/preflight"),
         ] {
             let url = BaseUrl::parse(text, false).unwrap();
-            assert_eq!(url.endpoint(Operation::Preflight).as_str(), expected);
+            assert_eq!(url.endpoint(&Request::new(Operation::Preflight, "")).unwrap().as_str(), expected);
         }
         for text in [
             "",

@@ -242,6 +242,8 @@ async fn wrong_members_are_named() {
         ("event_type", r#"{"chain_id": "c", "event_type": "tool.approved"}"#.to_owned()),
         ("chain_id", r#"{"event_type": "e", "chain_id": "decisions"}"#.to_owned()),
         ("chain_id", r#"{"event_type": "e", "chain_id": "tools"}"#.to_owned()),
+        ("chain_id", r#"{"event_type": "action.outcome", "chain_id": "tools"}"#.to_owned()),
+        ("request_hash", r#"{"event_type": "action.outcome", "chain_id": "decisions"}"#.to_owned()),
         ("chain_id", format!(r#"{{"event_type": "e", "chain_id": "{}"}}"#, long(257))),
         ("tool_id", format!(r#"{{"event_type": "e", "chain_id": "c", "tool_id": "{}"}}"#, long(257))),
         ("decision", r#"{"event_type": "e", "chain_id": "c", "decision": true}"#.to_owned()),
@@ -429,6 +431,24 @@ async fn without_a_master_key_passports_are_501() {
     assert_eq!(request.send().await.unwrap().status(), 501);
     gateway.decide("apk_one", &refund("1", r#", "passport": null"#)).await;
     assert_eq!(gateway.events("apk_one", "decisions").await.len(), 1);
+    gateway.stop().await;
+}
+
+#[tokio::test]
+async fn how_an_action_ended_stands_beside_its_decision() {
+    let gateway = Gateway::start().await;
+    let decision = gateway.decide("apk_one", &refund("1", "")).await;
+    let hash = text(&decision, "request_hash").unwrap();
+    let body = format!(
+        r#"{{"event_type": "action.outcome", "chain_id": "decisions", "request_hash": "{hash}", "decision": "allow"}}"#
+    );
+    let (status, _) =
+        json(gateway.post("/api/v1/evidence/events", "apk_one").body(body).send().await.unwrap()).await;
+    assert_eq!(status, 200);
+    let events = gateway.events("apk_one", "decisions").await;
+    let found: Vec<_> =
+        events.iter().map(|event| (text(event, "event_type"), text(event, "request_hash"))).collect();
+    assert_eq!(found, [(Some("decision"), Some(hash)), (Some("action.outcome"), Some(hash))]);
     gateway.stop().await;
 }
 
