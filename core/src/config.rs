@@ -63,6 +63,23 @@ pub fn seconds(member: &str, value: f64) -> Result<Duration, Error> {
     }
 }
 
+/// Makes the time that a person is waited for from seconds, as host languages give it; `member` is its name in messages.
+/// None at all is a wait too: one look.
+///
+/// # Errors
+///
+/// [`ErrorKind::Argument`](crate::ErrorKind::Argument) for what is not a finite number from zero.
+///
+/// ```
+/// assert!(actpass_core::wait_seconds("wait_for_approval", 0.0).is_ok());
+/// let error = actpass_core::wait_seconds("wait_for_approval", -1.0).unwrap_err();
+/// assert_eq!(error.to_string(), "wait_for_approval: expected seconds from 0, found -1");
+/// ```
+pub fn wait_seconds(member: &str, value: f64) -> Result<Duration, Error> {
+    Duration::try_from_secs_f64(value)
+        .map_err(|_| Error::argument(member, format_args!("expected seconds from 0, found {value}")))
+}
+
 pub(crate) fn timeout(member: &str, value: Duration) -> Result<Duration, Error> {
     match value.is_zero() || value > MAX_TIMEOUT {
         true => Err(bad_timeout(member, value.as_secs_f64())),

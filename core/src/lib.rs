@@ -61,7 +61,9 @@ pub mod transport;
 pub use action::Action;
 pub use approval::{Approval, ApprovalStatus, PendingApproval};
 pub use client::{ActPass, ActPassBuilder, Operation};
-pub use config::{DEFAULT_BASE_URL, DEFAULT_CONNECT_TIMEOUT, DEFAULT_MAX_RETRIES, DEFAULT_TIMEOUT, seconds};
+pub use config::{
+    DEFAULT_BASE_URL, DEFAULT_CONNECT_TIMEOUT, DEFAULT_MAX_RETRIES, DEFAULT_TIMEOUT, seconds, wait_seconds,
+};
 pub use decision::{Credential, Decision, DecisionWord, Explain};
 pub use error::{Error, ErrorKind, Fault};
 pub use evidence::{EvidenceEvent, RecordedEvidence};
