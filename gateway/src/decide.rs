@@ -15,7 +15,7 @@ use crate::passport::claims::{Bearer, Covered};
 use crate::passport::{Claims, Refusal};
 use crate::policy::{Decision, Input, NO_MATCH, Policy, RiskTier, Rule};
 use crate::request::{Evidence, Preflight, ToolApproval};
-use crate::store::{Append, Approval, Claim, Effect, Instead, Once, Standing};
+use crate::store::{Append, Approval, Binding, Claim, Effect, Instead, Once, Standing};
 use crate::vault;
 
 /// A decision that was made, and may be answered once its event is durable.
@@ -23,8 +23,8 @@ use crate::vault;
 pub struct Decided {
     /// The answer's body, without the credential that it may be sent with.
     pub answer: Bytes,
-    /// Whether it is an `allow`, and so goes out with the tool's credential.
-    pub allows: bool,
+    /// Whether the tool's credential goes out with it.
+    pub hands_out: bool,
     /// What must be recorded before.
     pub append: Append,
 }
@@ -109,7 +109,16 @@ pub fn decide(key: &Key, request: &Preflight<'_>, body: &Json, raw: &[u8], facts
         fingerprint,
         answer: answer.clone(),
     });
-    Decided { answer, allows, append: Append { event, once, claims, effect } }
+    // What is handed out, or not, must be the tool's when it is recorded.
+    let binding = allows.then(|| Binding {
+        tool_id: request.tool.as_str().to_owned(),
+        credential_id: facts.credential.as_ref().map(|bound| bound.id.clone()),
+    });
+    Decided {
+        answer,
+        hands_out: allows && facts.credential.is_some(),
+        append: Append { event, once, claims, binding, effect },
+    }
 }
 
 /// What enforce decides, what must be claimed for it, and what changes with it.

@@ -65,6 +65,14 @@ impl Fixture {
         (status.as_u16(), body)
     }
 
+    /// The members of a preflight that show a new passport.
+    async fn passport(&self) -> String {
+        let body = r#"{"audience": "a", "agent_id": "sdk", "goal": "refund an order", "allowed_tools": ["refunds.create"]}"#;
+        let issued = self.gateway.post("/api/v1/passports/issue", "apk_one").body(body).send().await.unwrap();
+        let (_, issued) = json(issued).await;
+        format!(r#", "audience": "a", "passport": "{}""#, text(&issued, "token").unwrap())
+    }
+
     /// Everything in the folder of the data file.
     fn files(&self) -> Vec<u8> {
         let entries = std::fs::read_dir(self.gateway.folder.path()).unwrap();
@@ -168,11 +176,7 @@ async fn a_repetition_gets_no_other_credential_than_the_first_answer_had() {
 #[tokio::test]
 async fn an_expired_credential_denies_and_uses_nothing_up() {
     let fixture = Fixture::start().await;
-    let body = r#"{"audience": "a", "agent_id": "sdk", "goal": "refund an order", "allowed_tools": ["refunds.create"]}"#;
-    let issued = fixture.gateway.post("/api/v1/passports/issue", "apk_one").body(body).send().await.unwrap();
-    let (_, issued) = json(issued).await;
-    let shown = format!(r#", "audience": "a", "passport": "{}""#, text(&issued, "token").unwrap());
-
+    let shown = fixture.passport().await;
     fixture.set("one", "refunds.create", Some(NOW)).await;
     for (mode, decision) in [("enforce", "deny"), ("strict", "deny"), ("monitor", "deny"), ("warn", "warn")] {
         let answer = fixture.decide(&format!(r#"{shown}, "mode": "{mode}""#)).await;
@@ -193,6 +197,24 @@ async fn an_expired_credential_denies_and_uses_nothing_up() {
     let replayed = fixture.decide(&shown).await;
     assert_eq!(text(&replayed, "reason_code"), Some("passport.replayed"));
     assert_eq!(replayed.member("credential"), None);
+}
+
+#[tokio::test]
+async fn of_many_that_show_one_passport_at_once_one_gets_the_credential() {
+    let fixture = Fixture::start().await;
+    fixture.set("one", "refunds.create", None).await;
+    for _ in 0..10 {
+        let shown = fixture.passport().await;
+        let answers = futures_util::future::join_all((0..16).map(|_| fixture.decide(&shown))).await;
+        for answer in &answers {
+            assert_eq!(
+                answer.member("credential").is_some(),
+                text(answer, "decision") == Some("allow"),
+                "{answer}"
+            );
+        }
+        assert_eq!(answers.iter().filter(|answer| answer.member("credential").is_some()).count(), 1);
+    }
 }
 
 #[tokio::test]

@@ -25,36 +25,42 @@ use crate::vault::{self, SealedCredential};
 /// Bodies above this many bytes are worked on beside the threads that serve connections.
 const LARGE: usize = 64 * 1024;
 
+/// How often a tool's credential may change while one call of the tool is decided.
+const CHANGES: usize = 5;
+
 pub(super) async fn preflight(State(app): State<Arc<App>>, call: Call) -> Result<Response, ApiError> {
     let Call { key, body: raw } = call;
     let bytes = raw.len();
     let asks = Arc::new(work(&app, bytes, move || Asks::read(key, raw)).await?);
     let facts = learn(&app, &asks).await?;
-    let (facts, mut decided) = asks.decide(&app, facts).await?;
-    let mut handed = None;
-    if decided.allows
-        && let Some(credential) = find_credential(&app, &asks).await?
-    {
-        let bound = Bound { id: credential.id.clone(), expired: credential.has_expired(facts.now) };
+    // Most tools have no credential. That this one has none is seen where the decision is recorded, without another look.
+    let mut credential = None;
+    for _ in 0..CHANGES {
+        let expired = |credential: &SealedCredential| credential.has_expired(facts.now);
         // What cannot be opened must stop the call before anything is recorded.
-        handed = match bound.expired {
-            true => None,
-            false => Some((open_credential(&app, &asks, &credential)?, credential.expires_at)),
+        let secret = match &credential {
+            Some(credential) if !expired(credential) => Some(open_credential(&app, &asks, credential)?),
+            Some(_) | None => None,
         };
-        (_, decided) = asks.decide(&app, Facts { credential: Some(bound), ..facts }).await?;
+        let expires_at = credential.as_ref().and_then(|credential| credential.expires_at);
+        let bound = credential.as_ref().map(|found| Bound { id: found.id.clone(), expired: expired(found) });
+        let decided = asks.decide(&app, Facts { credential: bound, ..facts.clone() }).await?;
+        let answer = match record(&app, decided.append).await? {
+            Appended::Conflict => return Err(ApiError::Conflict),
+            Appended::Recorded(_) => match secret.filter(|_| decided.hands_out) {
+                Some(secret) => vault::hand_out(&decided.answer, &secret, expires_at),
+                None => decided.answer,
+            },
+            Appended::Refused(answer) => answer,
+            Appended::Repeated(answer) => repeat(&app, &asks, answer).await?,
+            Appended::Stale => {
+                credential = find_credential(&app, &asks).await?;
+                continue;
+            }
+        };
+        return Ok(json(StatusCode::OK, answer));
     }
-    let answer = match record(&app, decided.append).await? {
-        Appended::Conflict => return Err(ApiError::Conflict),
-        Appended::Recorded(_) => match handed {
-            None => decided.answer,
-            Some((secret, expires_at)) => vault::hand_out(&decided.answer, &secret, expires_at),
-        },
-        Appended::Refused(answer) => answer,
-        Appended::Repeated(answer) => repeat(&app, &asks, answer).await?,
-        // A decision changes nothing that could be otherwise by now.
-        Appended::Stale => return Err(ApiError::Internal),
-    };
-    Ok(json(StatusCode::OK, answer))
+    Err(ApiError::Busy)
 }
 
 /// A preflight, and what it asks to be looked up.
@@ -79,12 +85,11 @@ impl Asks {
         Ok(Self { key, body, raw, tool, passport, approval, manifest })
     }
 
-    async fn decide(self: &Arc<Self>, app: &App, facts: Facts) -> Result<(Facts, Decided), ApiError> {
+    async fn decide(self: &Arc<Self>, app: &App, facts: Facts) -> Result<Decided, ApiError> {
         let asks = Arc::clone(self);
         work(app, self.raw.len(), move || {
             let request = Preflight::read(&asks.body)?;
-            let decided = decide::decide(&asks.key, &request, &asks.body, &asks.raw, &facts);
-            Ok((facts, decided))
+            Ok(decide::decide(&asks.key, &request, &asks.body, &asks.raw, &facts))
         })
         .await
     }

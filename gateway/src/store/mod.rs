@@ -134,8 +134,19 @@ pub struct Append {
     pub once: Option<Once>,
     /// What this request takes, which no other may have taken: all of them, or none.
     pub claims: Vec<Claim>,
+    /// What must be so, or else the append is stale.
+    pub binding: Option<Binding>,
     /// What changes with the event.
     pub effect: Option<Effect>,
+}
+
+/// Which credential a tool of the event's tenant has.
+#[derive(Clone, Debug, PartialEq, Eq)]
+pub struct Binding {
+    /// The tool.
+    pub tool_id: String,
+    /// The credential's id; `None` if the tool has none.
+    pub credential_id: Option<String>,
 }
 
 impl Append {
@@ -303,7 +314,7 @@ pub enum Appended {
     Refused(Bytes),
     /// The same request was answered before, so. Nothing was appended.
     Repeated(Bytes),
-    /// What the effect was to change is no longer as it must be. Nothing was appended.
+    /// What the effect was to change, or the binding, is not as it must be. Nothing was appended.
     Stale,
 }
 

@@ -19,8 +19,8 @@ use rusqlite::{Connection, OpenFlags, OptionalExtension, Row, Transaction, Trans
 use tokio::sync::{Semaphore, mpsc, oneshot};
 
 use super::{
-    Append, Appended, Approval, Claim, Decided, Effect, Instead, Once, Rotation, Standing, Store, StoreError,
-    StoredEvent,
+    Append, Appended, Approval, Binding, Claim, Decided, Effect, Instead, Once, Rotation, Standing, Store,
+    StoreError, StoredEvent,
 };
 use crate::ledger::Head;
 use crate::passport::SealedKey;
@@ -569,7 +569,7 @@ struct Batch<'t, 'c> {
 impl Batch<'_, '_> {
     /// The outer error is the whole transaction's, the inner one this append's alone.
     fn append(&mut self, append: Append) -> rusqlite::Result<Result<Appended, StoreError>> {
-        let Append { mut event, mut once, claims, effect } = append;
+        let Append { mut event, mut once, claims, binding, effect } = append;
         let key_name = event.key_name.clone();
         let tenant_id = event.tenant_id.clone();
         if let Some(once) = &once
@@ -579,6 +579,11 @@ impl Batch<'_, '_> {
         }
         if let Some(effect) = &effect
             && self.is_stale(&tenant_id, effect)?
+        {
+            return Ok(Ok(Appended::Stale));
+        }
+        if let Some(binding) = &binding
+            && !self.is_so(&tenant_id, binding)?
         {
             return Ok(Ok(Appended::Stale));
         }
@@ -684,6 +689,15 @@ impl Batch<'_, '_> {
                 Ok(standing.is_none_or(|standing| standing.revoked))
             }
         }
+    }
+
+    fn is_so(&self, tenant_id: &str, binding: &Binding) -> rusqlite::Result<bool> {
+        let id: Option<String> = self
+            .transaction
+            .prepare_cached("SELECT id FROM credentials WHERE tenant_id = ?1 AND tool_id = ?2")?
+            .query_row(params![tenant_id, binding.tool_id], |row| row.get(0))
+            .optional()?;
+        Ok(id == binding.credential_id)
     }
 
     fn apply(&self, tenant_id: &str, effect: Effect) -> rusqlite::Result<()> {

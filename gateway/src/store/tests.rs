@@ -7,8 +7,8 @@ use rusqlite::Connection;
 use tempfile::TempDir;
 
 use super::{
-    Append, Appended, Approval, Claim, Decided, Effect, Instead, Once, OpenError, SqliteStore, Standing,
-    Store, StoreError,
+    Append, Appended, Approval, Binding, Claim, Decided, Effect, Instead, Once, OpenError, SqliteStore,
+    Standing, Store, StoreError,
 };
 use crate::ledger::{Draft, Head, Verifier};
 use crate::vault::SealedCredential;
@@ -409,6 +409,20 @@ async fn a_credential_is_its_tenants_tools_and_is_set_and_removed_with_its_event
         assert_eq!(store.append(remove(tenant, tool, id)).await, Ok(Appended::Stale));
     }
     assert_eq!(store.credential("t", "pay").await, Ok(Some(credential("pay", "cr_4"))));
+    // What depends on a credential is recorded while it is the tool's, and not otherwise.
+    for (tool, id, is_so) in [
+        ("pay", Some("cr_4"), true),
+        ("pay", Some("cr_1"), false),
+        ("pay", None, false),
+        ("other", None, true),
+        ("other", Some("cr_4"), false),
+    ] {
+        let binding = Some(Binding { tool_id: tool.to_owned(), credential_id: id.map(str::to_owned) });
+        let appended = store.append(Append { binding, ..event("t", "decisions", 1) }).await.unwrap();
+        assert_eq!(matches!(appended, Appended::Recorded(_)), is_so, "{tool} {id:?}");
+        assert_eq!(appended == Appended::Stale, !is_so);
+    }
+    assert_eq!(texts(&store, "t", "decisions").await.len(), 2);
     assert!(matches!(store.append(remove("t", "pay", "cr_4")).await, Ok(Appended::Recorded(_))));
     assert_eq!(store.credential("t", "pay").await, Ok(None));
     assert_eq!(store.credential("u", "pay").await, Ok(Some(credential("pay", "cr_3"))));
