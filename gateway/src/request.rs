@@ -9,6 +9,9 @@ use crate::passport::{self, claims};
 use crate::policy::RiskTier;
 use crate::tools::manifest_hash;
 
+/// How long a tool's name may be, in characters.
+pub const MAX_TOOL_CHARACTERS: usize = 256;
+
 /// A member of a request is missing or not what it must be.
 #[derive(Clone, Debug, PartialEq, Eq)]
 pub struct InvalidMember {
@@ -80,7 +83,7 @@ impl<'b> Preflight<'b> {
             passport: members.optional_text("passport", usize::MAX)?,
             resource: members.optional_text("resource", 2048)?,
             tool_manifest_hash: members.optional_text("tool_manifest_hash", 128)?,
-            tool: members.text("tool", 256)?,
+            tool: members.text("tool", MAX_TOOL_CHARACTERS)?,
             user_id: members.optional_text("user_id", 256)?,
         };
         if request.idempotency_key.is_some_and(|key| key.as_str().is_empty()) {

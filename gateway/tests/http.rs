@@ -15,6 +15,7 @@ use actpass_gateway::server::Server;
 use actpass_gateway::store::{
     Append, Appended, Approval, Rotation, Standing, Store, StoreError, StoredEvent,
 };
+use actpass_gateway::vault::SealedCredential;
 use async_trait::async_trait;
 use common::{EVIDENCE, Gateway, PREFLIGHT, json, refund, text};
 
@@ -804,6 +805,12 @@ impl Store for Broken {
         self.fail().await
     }
     async fn pending_approvals(&self, _: &str, _: i64, _: u32) -> Result<Vec<Approval>, StoreError> {
+        self.fail().await
+    }
+    async fn credential(&self, _: &str, _: &str) -> Result<Option<SealedCredential>, StoreError> {
+        self.fail().await
+    }
+    async fn credentials(&self, _: &str) -> Result<Vec<SealedCredential>, StoreError> {
         self.fail().await
     }
     async fn signing_keys(&self) -> Result<Vec<SealedKey>, StoreError> {

@@ -10,7 +10,7 @@ use std::time::{Duration, UNIX_EPOCH};
 use actpass_core::Json;
 use actpass_gateway::clock::Clock;
 use actpass_gateway::config::{MasterKeySource, Settings};
-use actpass_gateway::passport::MasterKey;
+use actpass_gateway::seal::MasterKey;
 use actpass_gateway::server::Server;
 use common::{Gateway, PREFLIGHT, json, text};
 use futures_util::future::join_all;
