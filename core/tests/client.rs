@@ -845,3 +845,21 @@ fn peak_memory_kib() -> u64 {
     let line = status.lines().find(|line| line.starts_with("VmHWM:")).unwrap();
     line.split_whitespace().nth(1).unwrap().parse().unwrap()
 }
+
+#[test]
+fn a_gateway_that_cannot_be_reached_is_left_alone() {
+    let resets = vec![json!({"do": "reset", "at": "request"}); 10];
+    let gateway = gateway(json!(resets));
+    let client = builder(&gateway).max_retries(1).circuit_failures(2).build().unwrap();
+    let ask = |operation| block_on(call(&client, operation)).unwrap_err();
+    assert_eq!(ask(Operation::Preflight).retry_after(), None);
+    assert_eq!((client.circuit().as_str(), ask(Operation::Jwks).retry_after()), ("closed", None));
+    // Calls count, not attempts; all kinds of calls together; and from now on nothing is sent.
+    assert_eq!((gateway.seen().len(), client.circuit().as_str()), (4, "open"));
+    for operation in Operation::ALL {
+        let error = ask(operation);
+        assert_eq!((error.kind(), error.operation()), (ErrorKind::Connection, Some(operation)));
+        assert!(error.retry_after().is_some(), "{error}");
+    }
+    assert_eq!(gateway.seen().len(), 4);
+}
