@@ -191,7 +191,7 @@ mod tests {
     fn opened_for(breaker: &Breaker) -> Duration {
         match breaker.circuit() {
             Circuit::Open { retry_after } => retry_after,
-            other => panic!("{other:?}"),
+            other @ (Circuit::Closed | Circuit::HalfOpen) => panic!("{other:?}"),
         }
     }
 
