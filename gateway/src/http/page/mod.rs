@@ -47,7 +47,7 @@ const WRONG_KEYS: usize = 16;
 pub(crate) struct Page {
     sessions: Sessions,
     verified: Verified,
-    attempts: Semaphore,
+    attempts: Arc<Semaphore>,
     /// Whether the gateway itself ends TLS.
     tls: bool,
 }
@@ -57,7 +57,7 @@ impl Page {
         Self {
             sessions: Sessions::default(),
             verified: Verified::default(),
-            attempts: Semaphore::new(WRONG_KEYS),
+            attempts: Arc::new(Semaphore::new(WRONG_KEYS)),
             tls,
         }
     }
@@ -74,6 +74,7 @@ pub(super) fn routes() -> Router<Arc<App>> {
         .route("/chain/verify", post(verify))
         .route("/login", post(login))
         .route("/logout", post(logout))
+        .method_not_allowed_fallback(async || ApiError::MethodNotAllowed)
         .layer(middleware::from_fn(guard::harden))
 }
 
@@ -250,12 +251,17 @@ async fn login(State(app): State<Arc<App>>, request: Request) -> Response {
         if !session::same(form.field("token"), expected) {
             return Err(Refusal::LoginForm);
         }
-        let attempt = app.page.attempts.try_acquire().map_err(|_| Refusal::TooManyAttempts)?;
+        let attempts = Arc::clone(&app.page.attempts);
+        let attempt = attempts.try_acquire_owned().map_err(|_| Refusal::TooManyAttempts)?;
         let presented = Secret::new(form.field("key").trim());
         let key = app.keyring.find(presented.expose()).filter(|key| key.role == Role::Operator);
         let Some(key) = key else {
-            tokio::time::sleep(WRONG_KEY).await;
-            drop(attempt);
+            // It goes on if the caller goes away: who does not wait for the answer tries no faster.
+            let slowly = tokio::spawn(async move {
+                tokio::time::sleep(WRONG_KEY).await;
+                drop(attempt);
+            });
+            slowly.await.map_err(|_| ApiError::Internal)?;
             return Err(Refusal::WrongKey);
         };
         tracing::Span::current().record("tenant", &*key.tenant.id).record("key", &*key.name);

@@ -138,7 +138,7 @@ impl Cookie {
     }
 
     /// Its value, if it is one of ours, once.
-    pub(super) fn read<'h>(self, headers: &'h HeaderMap, secure: bool) -> Option<&'h str> {
+    pub(super) fn read(self, headers: &HeaderMap, secure: bool) -> Option<&str> {
         cookie(headers, self.name(secure))
     }
 

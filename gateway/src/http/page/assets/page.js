@@ -6,17 +6,11 @@
 (() => {
   const EVERY = 4000;
   const HIDDEN = 15000;
-  const STILL = 20000;
   const TIMEOUT = 20000;
 
   const requests = document.getElementById("requests");
   const stale = document.getElementById("stale");
   let timer;
-  let touched = Date.now();
-
-  for (const event of ["pointermove", "pointerdown", "keydown", "wheel"]) {
-    addEventListener(event, () => { touched = Date.now(); }, { passive: true });
-  }
 
   // Whether somebody writes, selects or stands in it.
   function inUse(element) {
@@ -25,19 +19,16 @@
       || (!selection.isCollapsed && selection.containsNode(element, true));
   }
 
-  function isNoted(card) {
-    const note = card.querySelector("textarea");
-    return note !== null && note.value !== "";
-  }
-
+  // It goes away where nobody sees it go.
   function end(card) {
-    if (isNoted(card) || inUse(card) || Date.now() - touched < STILL) {
-      card.classList.add("ended");
-      card.querySelector(".gone").hidden = false;
-      for (const button of card.querySelectorAll("button")) button.disabled = true;
-    } else {
+    const note = card.querySelector("textarea");
+    if (document.hidden && !inUse(card) && (note === null || note.value === "")) {
       card.remove();
+      return;
     }
+    card.classList.add("ended");
+    card.querySelector(".gone").hidden = false;
+    for (const button of card.querySelectorAll("button")) button.disabled = true;
   }
 
   function show(next) {
