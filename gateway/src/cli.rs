@@ -37,7 +37,7 @@ pub fn run() -> ExitCode {
     let outcome = match Cli::parse().command {
         Command::Dev(dev) => Settings::dev(dev.listen, dev.data, dev.policy.as_deref())
             .map_err(Failure::Settings)
-            .and_then(serve),
+            .and_then(|settings| serve(settings, Some("apdv_dev"))),
         Command::Evidence(EvidenceCommand::Export { chain, data, tenant }) => {
             export_evidence(&chain, &data, &tenant)
         }
@@ -52,7 +52,9 @@ pub fn run() -> ExitCode {
         Command::Tools(ToolsCommand::Check { file, lock }) => check_tools(&file, &lock),
         Command::Tools(ToolsCommand::Scan { file, lock }) => scan_tools(&file, &lock),
         Command::Vault(command) => vault(command),
-        Command::Serve { config } => Settings::load(&config).map_err(Failure::Settings).and_then(serve),
+        Command::Serve { config } => {
+            Settings::load(&config).map_err(Failure::Settings).and_then(|settings| serve(settings, None))
+        }
     };
     match outcome {
         Ok(()) => ExitCode::SUCCESS,
@@ -272,7 +274,8 @@ impl Failure {
     }
 }
 
-fn serve(settings: Settings) -> Result<(), Failure> {
+/// `known` is an operator's key that everyone knows.
+fn serve(settings: Settings, known: Option<&str>) -> Result<(), Failure> {
     let _log = start_log(settings.log);
     let runtime = tokio::runtime::Builder::new_multi_thread().enable_all().build().map_err(Failure::new)?;
     runtime.block_on(async {
@@ -282,6 +285,9 @@ fn serve(settings: Settings) -> Result<(), Failure> {
         let mut out = io::stdout();
         // Whoever started the gateway may have closed its end of the pipe; the gateway works all the same.
         let _ = writeln!(out, "listening on {}", server.url()).and_then(|()| out.flush());
+        if let Some(key) = known {
+            let _ = writeln!(out, "approve at {}/ with the operator's key {key}", server.url());
+        }
         tracing::info!(address = %server.address(), "started");
         server
             .run_until(async {

@@ -13,7 +13,7 @@ use tokio::task::JoinHandle;
 
 use crate::approvals::Notices;
 use crate::config::{MasterKeySource, Settings};
-use crate::http::{App, router};
+use crate::http::{App, Page, router};
 use crate::passport::Keys;
 use crate::passport::keys::KeyError;
 use crate::seal::{MasterKey, SealError};
@@ -102,6 +102,7 @@ impl Server {
             body_timeout: timeouts.body,
             store_timeout: timeouts.store,
             checking: Mutex::default(),
+            page: Page::new(settings.tls.is_some()),
             heavy: Semaphore::new(std::thread::available_parallelism().map_or(1, usize::from)),
         });
         let handle = Handle::new();

@@ -237,25 +237,7 @@ pub(super) async fn verify(
     let head = find(&app, &key.tenant.id, &chain_id).await?;
     let source =
         Source { app: Arc::clone(&app), tenant_id: Arc::clone(&key.tenant.id), chain_id, until: head.length };
-    let mut verifier = Verifier::default();
-    let mut after = 0;
-    loop {
-        let page = source.page(after).await?;
-        let Some(last) = page.last() else {
-            break;
-        };
-        after = last.seq;
-        let (back, whole) = heavy(&app, move || {
-            let whole = page.iter().all(|event| verifier.push(&event.text));
-            Ok((verifier, whole))
-        })
-        .await?;
-        verifier = back;
-        if !whole {
-            break;
-        }
-    }
-    let found = verifier.finish(head);
+    let found = examine(&source, Verifier::default()).await?.finish(head);
     let answer = Json::Object(vec![
         ("valid".to_owned(), Json::Bool(found.first_broken.is_none())),
         ("length".to_owned(), number(found.length)),
@@ -263,6 +245,27 @@ pub(super) async fn verify(
         ("first_broken".to_owned(), found.first_broken.map_or(Json::Null, number)),
     ]);
     Ok(json(StatusCode::OK, answer.to_string()))
+}
+
+/// Looks at the events of a chain that `verifier` has not seen, as far as they go or are whole.
+pub(super) async fn examine(source: &Source, mut verifier: Verifier) -> Result<Verifier, ApiError> {
+    let mut after = verifier.head().length;
+    loop {
+        let page = source.page(after).await?;
+        let Some(last) = page.last() else {
+            return Ok(verifier);
+        };
+        after = last.seq;
+        let (back, whole) = heavy(&source.app, move || {
+            let whole = page.iter().all(|event| verifier.push(&event.text));
+            Ok((verifier, whole))
+        })
+        .await?;
+        verifier = back;
+        if !whole {
+            return Ok(verifier);
+        }
+    }
 }
 
 pub(super) async fn health(State(app): State<Arc<App>>) -> Result<Response, ApiError> {
@@ -351,15 +354,15 @@ impl Range {
 }
 
 /// A chain up to the event `until`, page by page.
-struct Source {
-    app: Arc<App>,
-    tenant_id: Arc<str>,
-    chain_id: String,
-    until: u64,
+pub(super) struct Source {
+    pub(super) app: Arc<App>,
+    pub(super) tenant_id: Arc<str>,
+    pub(super) chain_id: String,
+    pub(super) until: u64,
 }
 
 impl Source {
-    async fn page(&self, after: u64) -> Result<Vec<StoredEvent>, ApiError> {
+    pub(super) async fn page(&self, after: u64) -> Result<Vec<StoredEvent>, ApiError> {
         let asked = self.app.store.events(&self.tenant_id, &self.chain_id, after, self.until);
         in_time(&self.app, asked).await
     }
