@@ -4,6 +4,7 @@
 
 use std::sync::Arc;
 
+use actpass_core::token::Bearer;
 use actpass_core::{Json, Mode, canonical_json};
 use bytes::Bytes;
 use sha2::{Digest, Sha256};
@@ -11,8 +12,8 @@ use sha2::{Digest, Sha256};
 use crate::approvals::{self, Status, reason};
 use crate::auth::Key;
 use crate::ledger::{self, Draft, PolicyRef};
-use crate::passport::claims::{Bearer, Covered};
-use crate::passport::{Claims, Refusal};
+use crate::passport::coverage::{Covered, uncovered};
+use crate::passport::{self, Claims, Refusal};
 use crate::policy::{Decision, Input, NO_MATCH, Policy, RiskTier, Rule};
 use crate::request::{Evidence, Preflight, ToolApproval};
 use crate::store::{Append, Approval, Claim, Effect, Instead, Once, Standing};
@@ -227,11 +228,11 @@ impl<'a> Case<'a> {
         let bearer = Bearer {
             issuer: &self.facts.issuer,
             audience: request.audience.map(|audience| audience.as_str()),
-            tenant_id: &self.key.tenant.id,
+            tenant_id: Some(&self.key.tenant.id),
             agent_id: Some(self.agent.and_then(Json::as_str)),
             user_id: Some(request.user_id.map(|user| user.as_str())),
         };
-        if let Some(refusal) = shown.claims.against(&bearer, self.facts.now).first() {
+        if let Some(refusal) = shown.claims.against(&bearer, &passport::at(self.facts.now)).first() {
             return Err(*refusal);
         }
         let standing = shown.standing.filter(|standing| !standing.revoked).ok_or(Refusal::Revoked)?;
@@ -241,7 +242,7 @@ impl<'a> Case<'a> {
             goal: request.goal.as_str(),
             args: request.args,
         };
-        match shown.claims.uncovered(&covered) {
+        match uncovered(&shown.claims, &covered) {
             Some(refusal) => Err(refusal),
             None if standing.used => Err(Refusal::Replayed),
             None => Ok(Some(shown)),

@@ -5,7 +5,7 @@ use std::fmt;
 use actpass_core::{Json, Mode};
 
 use crate::ledger::{RESERVED, RESERVED_CHAINS};
-use crate::passport::{self, claims};
+use crate::passport::{self, coverage};
 use crate::policy::RiskTier;
 use crate::tools::manifest_hash;
 
@@ -423,7 +423,7 @@ impl<'b> Members<'b> {
             ));
         };
         for (name, value) in constraints {
-            let Some((argument, _)) = claims::bound(name) else {
+            let Some((argument, _)) = coverage::bound(name) else {
                 continue;
             };
             if argument.is_empty() {

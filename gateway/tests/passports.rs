@@ -315,7 +315,7 @@ async fn damaged_tokens_are_denied_with_the_right_reason() {
             "{at}: {reason}"
         );
     }
-    let encode = |header: &str| actpass_gateway::passport::jws::encode(header);
+    let encode = |header: &str| actpass_core::token::encode(header);
     for (header, reason) in [
         (r#"{"alg":"none"}"#, "passport.algorithm"),
         (r#"{"alg":"HS256","kid":"k"}"#, "passport.algorithm"),

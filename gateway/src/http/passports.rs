@@ -4,6 +4,7 @@ use std::sync::Arc;
 
 use actpass_core::Json;
 use actpass_core::json::Number;
+use actpass_core::token::{Bearer, MAX_BYTES, Typ};
 use axum::extract::State;
 use axum::response::Response;
 use http::StatusCode;
@@ -15,14 +16,10 @@ use super::receive::Call;
 use crate::clock::rfc3339;
 use crate::decide::{MANIFEST_CHANGED, object, signed};
 use crate::ledger::{self, Draft};
-use crate::passport::claims::Bearer;
 use crate::passport::keys::KeyError;
-use crate::passport::{Claims, Keys, Refusal, Ring, jws};
+use crate::passport::{self, Claims, Keys, Refusal, Ring};
 use crate::request::{InvalidMember, Issue, Revoke, VerifyPassport};
 use crate::store::{Append, Appended, Effect, StoreError};
-
-/// The error of a passport that is shown under another policy than the one in force.
-const POLICY: &str = "passport.policy";
 
 pub(super) async fn issue(State(app): State<Arc<App>>, call: Call) -> Result<Response, ApiError> {
     let keys = keys(&app)?;
@@ -56,9 +53,9 @@ pub(super) async fn issue(State(app): State<Arc<App>>, call: Call) -> Result<Res
         ("exp", time(expires_at)),
         ("jti", Some(Json::from(&*jti))),
     ]);
-    let (token, kid) = ring.sign(&claims)?;
-    if token.len() > jws::MAX_BYTES {
-        let problem = format!("makes a passport larger than {} bytes", jws::MAX_BYTES);
+    let (token, kid) = ring.sign(Typ::Passport, &claims)?;
+    if token.len() > MAX_BYTES {
+        let problem = format!("makes a passport larger than {} bytes", MAX_BYTES);
         return Err(InvalidMember { member: "body".to_owned(), problem }.into());
     }
     let event = Draft {
@@ -103,11 +100,13 @@ pub(super) async fn verify(State(app): State<Arc<App>>, call: Call) -> Result<Re
             let bearer = Bearer {
                 issuer: &app.issuer,
                 audience: Some(request.audience.as_str()),
-                tenant_id: &key.tenant.id,
+                tenant_id: Some(&key.tenant.id),
                 agent_id: agent,
                 user_id: request.user_id.map(|user| Some(user.as_str())),
             };
-            errors.extend(claims.against(&bearer, app.clock.seconds()).into_iter().map(Refusal::code));
+            errors.extend(
+                claims.against(&bearer, &passport::at(app.clock.seconds())).into_iter().map(Refusal::code),
+            );
             let standing = in_time(&app, app.store.passport(&key.tenant.id, claims.jti())).await?;
             // What is another tenant's is not known to have been issued either; that is no second error.
             let revoked = standing.is_none_or(|standing| standing.revoked);
@@ -116,10 +115,10 @@ pub(super) async fn verify(State(app): State<Arc<App>>, call: Call) -> Result<Re
             }
             let policy = key.tenant.policy.hash();
             if request.policy_hash.is_some_and(|hash| hash.as_str() != policy) {
-                errors.push(POLICY);
+                errors.push(Refusal::Policy.code());
             }
             if let Some(hash) = request.tool_manifest_hash
-                && !is_approved(&app, &key.tenant.id, claims.allowed_tools(), hash.as_str()).await?
+                && !is_approved(&app, &key.tenant.id, claims.texts("allowed_tools"), hash.as_str()).await?
             {
                 errors.push(MANIFEST_CHANGED);
             }
