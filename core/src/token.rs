@@ -410,6 +410,10 @@ impl Claims {
         for name in ["approval_hash", "approval_request_id"] {
             json.member(name).map_or(Some(()), or_null)?;
         }
+        let text = |name| json.member(name).and_then(Json::as_str);
+        if text("approval_request_id").is_some() && text("approval_hash").is_none() {
+            return None;
+        }
         for name in ["allowed_tools", "allowed_resources"] {
             let Json::Array(items) = json.member(name)? else {
                 return None;
@@ -449,6 +453,16 @@ impl Claims {
     /// The passport's id.
     pub fn jti(&self) -> &str {
         self.text("jti").unwrap_or_default()
+    }
+
+    /// The hash of the one action that it is for, if a person approved that.
+    pub fn approval_hash(&self) -> Option<&str> {
+        self.text("approval_hash")
+    }
+
+    /// Which approval that is; only with [`Claims::approval_hash`].
+    pub fn approval_request_id(&self) -> Option<&str> {
+        self.text("approval_request_id")
     }
 
     /// Everything that speaks against this bearer at this time; the weightiest first.

@@ -156,6 +156,8 @@ fn every_claim_is_needed() {
         ("[\"r\"]", "[1]"),
         ("\"jti\"", "\"nbf\":\"1\",\"jti\""),
         ("\"jti\"", "\"approval_hash\":1,\"jti\""),
+        ("\"jti\"", "\"approval_request_id\":\"apr_1\",\"jti\""),
+        ("\"jti\"", "\"approval_hash\":null,\"approval_request_id\":\"apr_1\",\"jti\""),
         ("}", ""),
         ("low\"", "low\",\"iss\":1"),
         ("low\"", "low\",\"new\":1,\"new\":1"),

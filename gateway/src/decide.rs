@@ -62,7 +62,8 @@ pub struct Facts {
     pub now: i64,
     /// For how many seconds an approval may be decided.
     pub approval_seconds: i64,
-    /// The approval that the request names, if it names one; the inner `None` if there is no such.
+    /// The approval that the request names or else its passport stands for, if there is one; the inner `None` if there is
+    /// no such.
     pub approval: Option<Option<Approval>>,
     /// What the manifest is that the request names.
     pub manifest: Manifest,
@@ -244,9 +245,20 @@ impl<'a> Case<'a> {
         };
         match uncovered(&shown.claims, &covered) {
             Some(refusal) => Err(refusal),
+            None if !self.is_approved_action(&shown.claims) => Err(Refusal::Approval),
             None if standing.used => Err(Refusal::Replayed),
             None => Ok(Some(shown)),
         }
+    }
+
+    /// Whether this is the action, and the approval the request's, that the passport stands for, if it stands for one.
+    fn is_approved_action(&self, claims: &Claims) -> bool {
+        let Some(hash) = claims.approval_hash() else {
+            return true;
+        };
+        let named = self.request.approval_request_id.map(|id| id.as_str());
+        (named.is_none() || named == claims.approval_request_id())
+            && approvals::action_hash(self.request, self.agent).as_deref() == Some(hash)
     }
 
     /// Whether the answer is meant to be acted on, and so uses up what it takes.

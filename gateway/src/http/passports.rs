@@ -13,13 +13,15 @@ use super::App;
 use super::error::{ApiError, json};
 use super::handlers::{in_time, parse, record, work};
 use super::receive::Call;
+use crate::approvals::Status;
+use crate::auth::Key;
 use crate::clock::rfc3339;
 use crate::decide::{MANIFEST_CHANGED, object, signed};
 use crate::ledger::{self, Draft};
 use crate::passport::keys::KeyError;
 use crate::passport::{self, Claims, Keys, Refusal, Ring};
 use crate::request::{InvalidMember, Issue, Revoke, VerifyPassport};
-use crate::store::{Append, Appended, Effect, StoreError};
+use crate::store::{Append, Appended, Approval, Effect, StoreError};
 
 pub(super) async fn issue(State(app): State<Arc<App>>, call: Call) -> Result<Response, ApiError> {
     let keys = keys(&app)?;
@@ -32,6 +34,11 @@ pub(super) async fn issue(State(app): State<Arc<App>>, call: Call) -> Result<Res
     let user = request.user_id.map(|user| user.as_str());
     let jti = format!("ap_{}", uuid::Uuid::now_v7().simple());
     let issued_at = app.clock.seconds();
+    let approval = match request.approval_request_id {
+        None => None,
+        Some(id) => Some(approved(&app, &key, id.as_str(), issued_at).await?),
+    };
+    let approval = approval.as_ref();
     let expires_at = issued_at.saturating_add(request.ttl_seconds);
     let time = |seconds| Some(Json::Number(Number::from(seconds)));
     let or_null = |text: Option<&str>| Some(text.map_or(Json::Null, Json::from));
@@ -49,6 +56,8 @@ pub(super) async fn issue(State(app): State<Arc<App>>, call: Call) -> Result<Res
             Some(request.resource_constraints.map_or(Json::Object(Vec::new()), Json::clone)),
         ),
         ("risk_tier", Some(Json::from(request.risk_tier.as_str()))),
+        ("approval_hash", approval.map(|approval| Json::from(&*approval.action_hash))),
+        ("approval_request_id", approval.map(|approval| Json::from(&*approval.id))),
         ("iat", time(issued_at)),
         ("exp", time(expires_at)),
         ("jti", Some(Json::from(&*jti))),
@@ -65,6 +74,7 @@ pub(super) async fn issue(State(app): State<Arc<App>>, call: Call) -> Result<Res
         goal: Some(request.goal.as_str().to_owned()),
         user_id: user.map(str::to_owned),
         passport_jti: Some(jti.clone()),
+        approval_request_id: approval.map(|approval| approval.id.clone()),
         ..signed(&key, agent, request.agent_id.map(|agent| agent.as_str()))
     };
     let effect = Effect::Issue { jti: jti.clone(), kid, expires_at };
@@ -178,6 +188,21 @@ pub(super) async fn open(app: &App, token: &str) -> Result<Result<Claims, Refusa
         Err(Refusal::UnknownKey) => Ok(read(app, keys).await?.verify(token)),
         found => Ok(found),
     }
+}
+
+/// The tenant's approval, if it could be used now. Whether it still can is looked at when it is.
+async fn approved(app: &App, key: &Key, id: &str, now: i64) -> Result<Approval, ApiError> {
+    let approval = in_time(app, app.store.approval(&key.tenant.id, id)).await?;
+    let found = match &approval {
+        None => "unknown",
+        Some(approval) if approval.spent => "used",
+        Some(approval) => approval.status(now).as_str(),
+    };
+    approval.filter(|_| found == Status::Approved.as_str()).ok_or_else(|| {
+        let problem =
+            format!("expected an approval that is approved and not used, found one that is {found}");
+        InvalidMember { member: "approval_request_id".to_owned(), problem }.into()
+    })
 }
 
 /// Whether `hash` is the manifest that was approved last of one of these tools.
