@@ -229,6 +229,11 @@ impl<'t> Unverified<'t> {
         &self.kid
     }
 
+    /// What is said to be signed, with nothing checked: for showing it, not for believing it.
+    pub fn danger_unverified(self) -> Vec<u8> {
+        self.payload
+    }
+
     /// What is signed.
     ///
     /// # Errors

@@ -190,7 +190,12 @@ struct OpenKey {
 pub struct Ring(Vec<Arc<OpenKey>>);
 
 impl Ring {
-    fn open(keys: &[SealedKey], master: &MasterKey) -> Result<Self, KeyError> {
+    /// Opens all of the keys.
+    ///
+    /// # Errors
+    ///
+    /// If `master` is not what sealed one of them.
+    pub fn open(keys: &[SealedKey], master: &MasterKey) -> Result<Self, KeyError> {
         let open = |key: &SealedKey| {
             let (pair, active, needed_until) = (key.open(master)?, key.active, key.needed_until);
             let public = PublicKey::new(&*key.kid, pair.public_key().as_ref()).ok_or(KeyError::Crypto)?;
