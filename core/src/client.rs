@@ -31,6 +31,7 @@ use crate::redact;
 use crate::request;
 use crate::retry;
 use crate::secret::Secret;
+use crate::token::{PublicKey, Unverified};
 use crate::transport::{Answer, BodyError, HttpTransport, Request, Transport};
 
 /// A client of an ActPass gateway. Cloning is cheap, and all clones share the same connections.
@@ -346,25 +347,22 @@ impl ActPass {
     ) -> Result<Verification, Error> {
         request::needed("token", wanted.token.expose())?;
         request::needed("audience", &wanted.audience)?;
-        let passport = match offline::Unverified::parse(wanted.token.expose()) {
+        let passport = match Unverified::passport(wanted.token.expose()) {
             Ok(passport) => passport,
-            Err(reason) => return Ok(Verification::invalid(reason)),
+            Err(refusal) => return Ok(Verification::of(Err(vec![refusal]))),
         };
         let fetch = async || {
             let keys = self.document(Request::new(Operation::Jwks, ""), None).await?;
-            offline::parse_keys(&keys).map_err(|problem| invalid(Operation::Jwks, problem))
+            PublicKey::read_set(keys.as_str().as_bytes()).map_err(|problem| invalid(Operation::Jwks, problem))
         };
-        let key = self.0.keys.find(passport.key_id(), fetch).await?;
+        let key = self.0.keys.find(passport.kid(), fetch).await?;
         let expected = offline::Expected {
             issuer: wanted.issuer.as_deref().unwrap_or(self.0.config.base_url.as_str()),
             tenant_id: self.0.config.tenant_id.as_ref().and_then(|id| id.to_str().ok()),
             wanted,
             now: SystemTime::now(),
         };
-        Ok(match key.ok_or(offline::UNKNOWN_KEY).and_then(|key| passport.verify(&key, &expected)) {
-            Ok(claims) => Verification::valid(&claims),
-            Err(reason) => Verification::invalid(reason),
-        })
+        Ok(Verification::of(offline::verify(passport, key.as_deref(), &expected)))
     }
 
     /// Revokes the passport named `jti`, for `reason`.

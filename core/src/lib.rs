@@ -57,6 +57,7 @@ mod retry;
 pub mod runtime;
 mod secret;
 mod tls;
+pub mod token;
 pub mod transport;
 
 pub use action::Action;

@@ -4,6 +4,7 @@ use std::fmt;
 
 use crate::json::{Document, Json};
 use crate::secret::Secret;
+use crate::token::{Claims, Refusal};
 
 /// What to ask a passport for.
 ///
@@ -217,12 +218,16 @@ impl Verification {
         }
     }
 
-    pub(crate) fn valid(claims: &Document) -> Self {
-        Self::made(&format!(r#"{{"valid":true,"errors":[],"claims":{}}}"#, claims.as_str()))
-    }
-
-    pub(crate) fn invalid(reason: &str) -> Self {
-        Self::made(&format!(r#"{{"valid":false,"errors":["{reason}"]}}"#))
+    pub(crate) fn of(verified: Result<Claims, Vec<Refusal>>) -> Self {
+        let (errors, claims) = match verified {
+            Ok(claims) => (Vec::new(), Some(claims)),
+            Err(errors) => (errors, None),
+        };
+        let errors = errors.into_iter().map(|refusal| Json::from(refusal.code())).collect();
+        let mut members = vec![("valid", Json::Bool(claims.is_some())), ("errors", Json::Array(errors))];
+        members.extend(claims.map(|claims| ("claims", claims.as_json().clone())));
+        let members = members.into_iter().map(|(name, value)| (name.to_owned(), value)).collect();
+        Self::made(&Json::Object(members).to_string())
     }
 
     /// What cannot be read is not valid.

@@ -8,6 +8,7 @@ use std::process::ExitCode;
 use std::time::UNIX_EPOCH;
 
 use actpass_core::Secret;
+use actpass_core::token::PublicKey;
 use clap::{Args, Parser, Subcommand, ValueEnum};
 use tracing_appender::non_blocking::WorkerGuard;
 use tracing_subscriber::filter::{LevelFilter, Targets};
@@ -16,16 +17,16 @@ use tracing_subscriber::util::SubscriberInitExt;
 use zeroize::Zeroizing;
 
 use crate::auth::{self, KeyHash, MAX_KEY_BYTES, Role};
-use crate::clock::{LAST_SECOND, rfc3339};
+use crate::clock::{Clock, LAST_SECOND, rfc3339};
 use crate::config::{LogFormat, MASTER_KEY_VARIABLE, Settings};
-use crate::evidence;
-use crate::passport::Keys;
+use crate::evidence::{self, Chain, Expected, Verified};
+use crate::passport::{Keys, Ring};
 use crate::policy::{Cases, Policy};
 use crate::problems::Problems;
 use crate::request::MAX_TOOL_CHARACTERS;
 use crate::seal::MasterKey;
 use crate::server::{self, Server};
-use crate::store::{Appended, SqliteStore, Store};
+use crate::store::{Appended, SqliteStore, Store, read_chain, read_keys};
 use crate::tools::{Tools, ToolsError};
 use crate::vault::{self, MAX_SECRET_BYTES, Vault};
 
@@ -38,10 +39,10 @@ pub fn run() -> ExitCode {
         Command::Dev(dev) => Settings::dev(dev.listen, dev.data, dev.policy.as_deref())
             .map_err(Failure::Settings)
             .and_then(|settings| serve(settings, Some("apdv_dev"))),
-        Command::Evidence(EvidenceCommand::Export { chain, data, tenant }) => {
-            export_evidence(&chain, &data, &tenant)
+        Command::Evidence(EvidenceCommand::Export { chain, source, tenant }) => {
+            export_evidence(Chain { tenant_id: &tenant, chain_id: &chain }, source)
         }
-        Command::Evidence(EvidenceCommand::Verify { file, head }) => verify_evidence(&file, head.as_deref()),
+        Command::Evidence(EvidenceCommand::Verify(verify)) => verify_evidence(&verify),
         Command::Key(KeyCommand::Hash) => hash_key(),
         Command::Key(KeyCommand::New { role }) => new_key(role.into()),
         Command::Keys(KeysCommand::Rotate { config }) => {
@@ -119,25 +120,44 @@ struct Dev {
 
 #[derive(Debug, Subcommand)]
 enum EvidenceCommand {
-    /// Prints a chain's events, one a line; a gateway may run meanwhile
+    /// Prints a chain's events, one a line, and a signature of how it ends; a gateway may run meanwhile
     Export {
         /// The chain; a tenant's decisions are in "decisions"
         chain: String,
-        /// The gateway's data file
-        #[arg(long, value_name = "FILE")]
-        data: PathBuf,
+        #[command(flatten)]
+        source: Source,
         /// Whose chain it is
         #[arg(long, value_name = "ID")]
         tenant: String,
     },
     /// Checks an export, without any gateway
-    Verify {
-        /// The export; - for the standard input
-        file: PathBuf,
-        /// The hash that the last event must have, to see whether any is missing at the end
-        #[arg(long, value_name = "HASH")]
-        head: Option<String>,
-    },
+    Verify(Verify),
+}
+
+#[derive(Args, Debug)]
+#[group(required = true, multiple = false)]
+struct Source {
+    /// The gateway's settings, a TOML file, for its data file and its master key
+    #[arg(long, value_name = "FILE")]
+    config: Option<PathBuf>,
+    /// The gateway's data file; the master key is ACTPASS_MASTER_KEY, or else in FILE.master-key, if it is there
+    #[arg(long, value_name = "FILE")]
+    data: Option<PathBuf>,
+}
+
+#[derive(Args, Debug)]
+struct Verify {
+    /// The export; - for the standard input
+    file: PathBuf,
+    /// The hash that the last event must have, to see whether any is missing at the end
+    #[arg(long, value_name = "HASH")]
+    head: Option<String>,
+    /// The gateway's public keys, a JWK Set from where you trust it; then the export must be signed with one of them
+    #[arg(long, value_name = "FILE")]
+    jwks: Option<PathBuf>,
+    /// Fails unless there is a signature, and --jwks to check it with
+    #[arg(long)]
+    require_signature: bool,
 }
 
 #[derive(Debug, Subcommand)]
@@ -363,22 +383,77 @@ impl Signals {
     }
 }
 
-fn export_evidence(chain: &str, data: &Path, tenant: &str) -> Result<(), Failure> {
-    let mut out = io::BufWriter::new(io::stdout().lock());
-    evidence::export(data, tenant, chain, &mut out).map(|_| ()).map_err(Failure::new)
-}
-
-fn verify_evidence(file: &Path, head: Option<&str>) -> Result<(), Failure> {
-    let failed = |error: &dyn std::fmt::Display| Failure::Failed(format!("{}: {error}", file.display()));
-    let verified = match file == Path::new("-") {
-        true => evidence::verify(io::stdin().lock(), head),
-        false => {
-            let export = fs::File::open(file).map_err(|error| failed(&error))?;
-            evidence::verify(io::BufReader::new(export), head)
+fn export_evidence(chain: Chain<'_>, source: Source) -> Result<(), Failure> {
+    let (data, master) = match source {
+        Source { config: Some(config), .. } => {
+            let settings = Settings::load(&config).map_err(Failure::Settings)?;
+            let master = server::master_key(&settings.master_key, &settings.data).map_err(Failure::new)?;
+            (settings.data, master)
+        }
+        Source { config: None, data } => {
+            let data = data.unwrap_or_default();
+            let master = find_master_key(&data)?;
+            (data, master)
         }
     };
-    let found = verified.map_err(|error| failed(&error))?;
-    print(format_args!("{} events, head {}, whole", found.length, found.hash))
+    let signer = match master {
+        None => Err("there is no master key"),
+        Some(master) => match &*read_keys(&data).map_err(Failure::new)? {
+            [] => Err("the data file has no signing key"),
+            keys => Ok(Ring::open(keys, &master).map_err(Failure::new)?),
+        },
+    };
+    let read = |each: &mut evidence::Each<'_>| {
+        read_chain(&data, chain.tenant_id, chain.chain_id, |event| each(event))
+    };
+    let mut out = io::BufWriter::new(io::stdout().lock());
+    evidence::export(chain, read, signer.as_ref().ok(), Clock::default().seconds(), &mut out)
+        .map_err(Failure::new)?;
+    if let Err(reason) = signer {
+        eprintln!("not signed: {reason}");
+    }
+    Ok(())
+}
+
+/// The master key of a data file whose gateway's settings are not known.
+fn find_master_key(data: &Path) -> Result<Option<MasterKey>, Failure> {
+    if let Some(text) = std::env::var_os(MASTER_KEY_VARIABLE) {
+        let key = text.to_str().and_then(MasterKey::parse);
+        return key.map(Some).ok_or_else(|| {
+            let problem = "expected 32 bytes as 64 hex digits or base64";
+            Failure::Failed(format!("{MASTER_KEY_VARIABLE}: {problem}"))
+        });
+    }
+    let file = server::master_key_file(data);
+    match file.try_exists().map_err(|error| Failure::Failed(format!("{}: {error}", file.display())))? {
+        true => MasterKey::load_or_make(&file).map(Some).map_err(Failure::new),
+        false => Ok(None),
+    }
+}
+
+fn verify_evidence(verify: &Verify) -> Result<(), Failure> {
+    let file = &verify.file;
+    let failed =
+        |file: &Path, error: &dyn std::fmt::Display| Failure::Failed(format!("{}: {error}", file.display()));
+    let keys = match &verify.jwks {
+        None => None,
+        Some(jwks) => {
+            let text = fs::read(jwks).map_err(|error| failed(jwks, &error))?;
+            let unread = |problem| failed(jwks, &format_args!("expected a JWK Set: {problem}"));
+            Some(PublicKey::read_set(&text).map_err(unread)?)
+        }
+    };
+    let expected =
+        Expected { head: verify.head.as_deref(), keys: keys.as_deref(), signature: verify.require_signature };
+    let verified = match file == Path::new("-") {
+        true => evidence::verify(io::stdin().lock(), &expected),
+        false => {
+            let export = fs::File::open(file).map_err(|error| failed(file, &error))?;
+            evidence::verify(io::BufReader::new(export), &expected)
+        }
+    };
+    let Verified { head, signature } = verified.map_err(|error| failed(file, &error))?;
+    print(format_args!("{} events, head {}, whole\n{signature}", head.length, head.hash))
 }
 
 fn scan_tools(file: &Path, lock: &Path) -> Result<(), Failure> {

@@ -5,7 +5,7 @@ use std::fmt;
 use actpass_core::{ACTION_OUTCOME, Json, Mode};
 
 use crate::ledger::{DECISIONS, RESERVED, RESERVED_CHAINS};
-use crate::passport::{self, claims};
+use crate::passport::{self, coverage};
 use crate::policy::RiskTier;
 use crate::tools::manifest_hash;
 
@@ -190,6 +190,8 @@ impl<'b> ToolApproval<'b> {
 pub struct Issue<'b> {
     /// The agent, as the client names it.
     pub agent_id: Option<Text<'b>>,
+    /// The approval that it stands for.
+    pub approval_request_id: Option<Text<'b>>,
     /// The resources that it permits; `None` for any.
     pub allowed_resources: Option<&'b Json>,
     /// The tools that it permits.
@@ -219,6 +221,7 @@ impl<'b> Issue<'b> {
         let missing = || InvalidMember::new("allowed_tools", "missing; expected a list of strings");
         Ok(Self {
             agent_id: members.optional_text("agent_id", 256)?,
+            approval_request_id: members.optional_text("approval_request_id", 256)?,
             allowed_resources: members.texts("allowed_resources", 2048)?,
             allowed_tools: members.texts("allowed_tools", 256)?.ok_or_else(missing)?,
             audience: members.text("audience", 2048)?,
@@ -439,7 +442,7 @@ impl<'b> Members<'b> {
             ));
         };
         for (name, value) in constraints {
-            let Some((argument, _)) = claims::bound(name) else {
+            let Some((argument, _)) = coverage::bound(name) else {
                 continue;
             };
             if argument.is_empty() {

@@ -2,6 +2,7 @@
 
 use std::io;
 use std::net::{SocketAddr, TcpListener};
+use std::path::{Path, PathBuf};
 use std::sync::Arc;
 use std::time::Duration;
 
@@ -181,17 +182,17 @@ impl Server {
     }
 }
 
+/// The file beside a data file that has its master key.
+pub(crate) fn master_key_file(data: &Path) -> PathBuf {
+    let mut beside = data.as_os_str().to_owned();
+    beside.push(".master-key");
+    beside.into()
+}
+
 /// The master key, if there is one.
-pub(crate) fn master_key(
-    source: &MasterKeySource,
-    data: &std::path::Path,
-) -> Result<Option<MasterKey>, SealError> {
+pub(crate) fn master_key(source: &MasterKeySource, data: &Path) -> Result<Option<MasterKey>, SealError> {
     match source {
-        MasterKeySource::BesideData => {
-            let mut beside = data.as_os_str().to_owned();
-            beside.push(".master-key");
-            MasterKey::load_or_make(beside.as_ref()).map(Some)
-        }
+        MasterKeySource::BesideData => MasterKey::load_or_make(&master_key_file(data)).map(Some),
         MasterKeySource::Given(key) => Ok(Some(key.clone())),
         MasterKeySource::Missing => Ok(None),
     }

@@ -139,7 +139,11 @@ async fn learn(app: &App, asks: &Asks) -> Result<Facts, ApiError> {
             Err(refusal) => Err(refusal),
         }),
     };
-    let approval = match &asks.approval {
+    let stood_for = match &passport {
+        Some(Ok(shown)) => shown.claims.approval_request_id(),
+        Some(Err(_)) | None => None,
+    };
+    let approval = match asks.approval.as_deref().or(stood_for) {
         None => None,
         Some(id) => Some(in_time(app, app.store.approval(tenant_id, id)).await?),
     };

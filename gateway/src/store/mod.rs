@@ -9,7 +9,7 @@ use std::fmt;
 use async_trait::async_trait;
 use bytes::Bytes;
 
-pub use self::sqlite::{OpenError, SqliteStore, read_chain};
+pub use self::sqlite::{OpenError, SqliteStore, read_chain, read_keys};
 use crate::ledger::{Draft, Head};
 use crate::passport::SealedKey;
 use crate::vault::SealedCredential;
