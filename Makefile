@@ -49,10 +49,12 @@ test-rust:
 	@mkdir -p target/test-output && rm -f target/test-output/rust*.log
 	scripts/keep-output target/test-output/rust.log $(CARGO) test --workspace --locked -- --nocapture
 
-$(TEST_VENV)/bin/maturin:
+# Again when the list of tools is another.
+$(TEST_VENV)/bin/maturin: Makefile
 	@scripts/need-python $(PYTHON)
 	$(PYTHON) -m venv $(TEST_VENV)
 	$(TEST_VENV)/bin/pip install --quiet '$(MATURIN)' $(foreach tool,$(TEST_TOOLS),'$(tool)')
+	@touch $@
 
 # The wheel as a stranger gets it, but for the optimisation.
 $(TEST_VENV)/installed: $(TEST_VENV)/bin/maturin $(PYTHON_SOURCES) $(RUST_SOURCES)

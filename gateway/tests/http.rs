@@ -386,7 +386,7 @@ async fn only_json_is_taken() {
 #[tokio::test]
 async fn unknown_paths_and_methods() {
     let gateway = Gateway::start().await;
-    for path in ["/", "/api/v1/nothing", "/api/v1/actions/preflight/", "/API/v1/actions/preflight"] {
+    for path in ["/nothing", "/api/v1/nothing", "/api/v1/actions/preflight/", "/API/v1/actions/preflight"] {
         let (status, answer) = json(gateway.get(path, "apk_one").send().await.unwrap()).await;
         assert_eq!(status, 404, "{path}");
         assert_eq!(text(&answer, "error.code"), Some("not_found"));
