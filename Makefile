@@ -55,6 +55,7 @@ test-rust:
 	@mkdir -p target/test-output && rm -f target/test-output/rust*.log
 	scripts/keep-output target/test-output/rust.log $(CARGO) test --workspace --locked -- --nocapture
 
+# Again when the list of tools is another.
 $(TEST_VENV)/bin/maturin: Makefile
 	@scripts/need-python $(PYTHON)
 	$(PYTHON) -m venv $(TEST_VENV)

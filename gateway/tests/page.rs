@@ -344,6 +344,7 @@ async fn a_decision_is_recorded_with_its_note_and_who_made_it() {
     let (_, page) = alice.get("/").await;
     assert_eq!(heading(&page), "2 waiting");
     assert!(page.contains("<title>(2) Approvals · ActPass</title>"));
+    assert!(!page.contains("class=\"hides\""));
     for shown in ["refunds.create", "refund.medium_needs_approval", "0 s ago", "15 min left", ">sdk<"] {
         assert!(page.contains(shown), "{shown}");
     }
@@ -472,6 +473,7 @@ async fn whatever_the_arguments_hold_is_text() {
         {
             assert!(!page.contains(raw), "{raw:?}");
         }
+        assert!(page.contains("class=\"hides\""));
         for shown in [
             "&#60;script&#62;alert(1)&#60;/script&#62;",
             "\\&#34;&#39;`&#38;amp;&#60;/div&#62;{{7*7}}",

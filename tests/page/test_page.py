@@ -40,7 +40,8 @@ def test_hostile_arguments_are_text_and_are_approved_with_a_note(gateway, operat
     for shown in [*SHOWN, "Pay <b>now</b>\nand ask nobody", "refund.medium_needs_approval", '"amount": 25000']:
         assert shown in card.inner_text(), shown
     assert card.locator("script, img, svg, b").count() == 0
-    assert card.locator("mark").all_inner_texts() == ["\\u202e", "\\u200b\\u0000"]
+    assert card.locator(".code mark").all_inner_texts() == ["\\u202e", "\\u200b\\u0000"]
+    expect(card.locator(".hides")).to_be_visible()
 
     card.get_by_label("Note").fill("asked the customer\nand the bank")
     card.get_by_role("button", name="Approve").click()

@@ -80,6 +80,11 @@ impl Shown {
         &self.pieces
     }
 
+    /// Whether it has characters that are not seen.
+    pub(super) fn hides(&self) -> bool {
+        self.pieces.iter().any(|piece| matches!(piece, Piece::Unseen(_)))
+    }
+
     /// The text alone, for where no piece can be marked.
     pub(super) fn plain_text(&self) -> String {
         let texts = self.pieces.iter().filter_map(|piece| match piece {

@@ -233,6 +233,12 @@ impl<'a> Card<'a> {
         })
     }
 
+    /// Whether anything in it is marked.
+    fn hides(&self) -> bool {
+        let texts = [&self.resource, &self.agent, &self.user, &self.arguments].into_iter().flatten();
+        texts.chain([&self.tool, &self.goal, &self.reason]).any(Shown::hides)
+    }
+
     /// The arguments as they stand among other requests.
     fn folded(&self) -> (&[Piece], &[Piece], usize) {
         self.arguments.as_ref().map_or((&[], &[], 0), |arguments| arguments.split(LINES))
