@@ -4,6 +4,7 @@
 # make python  builds the Python package and installs it into .venv/
 # make bench   what the client adds to a call, side by side
 # make verify  files that are generated or repeated are what they should be
+# make generate writes those that are generated
 
 PYTHON ?= python3
 CARGO ?= cargo
@@ -12,13 +13,13 @@ TEST_VENV := target/test-venv
 GATEWAY := target/debug/actpass-gateway
 HOSTILE := target/debug/actpass-hostile-gateway
 MATURIN := maturin>=1.16,<2
-TEST_TOOLS := pytest>=8,<10 mypy>=1.15,<3 ruff>=0.12,<1
+TEST_TOOLS := pytest>=8,<10 mypy>=1.15,<3 ruff>=0.12,<1 schemathesis>=4.32,<5
 PYTHON_SOURCES := $(shell find bindings-python/src bindings-python/python -name '*.rs' -o -name '*.py' -o -name '*.pyi') \
 	bindings-python/Cargo.toml bindings-python/pyproject.toml
 RUST_SOURCES := Cargo.toml Cargo.lock $(shell find core/src gateway/src policies -type f)
 
 .DELETE_ON_ERROR:
-.PHONY: demo test test-rust test-python leaks lint python bench verify clean
+.PHONY: demo test test-rust test-python test-api leaks lint python bench verify generate clean
 
 demo: python target/release/actpass-gateway
 	@echo
@@ -41,7 +42,7 @@ $(VENV)/installed: $(VENV)/bin/maturin $(PYTHON_SOURCES) $(RUST_SOURCES)
 	$(VENV)/bin/pip install --quiet --force-reinstall target/wheels/release/actpass-*.whl
 	@touch $@
 
-test: test-rust test-python leaks
+test: test-rust test-python test-api leaks
 	@echo "make test: all passed"
 
 # Whatever the tests print, passing or not, is kept, so that `leaks` can look for secrets in it.
@@ -69,7 +70,14 @@ test-python: $(TEST_VENV)/installed
 		ACTPASS_TEST_LOG=$(CURDIR)/target/test-output/python-events.log \
 		$(CURDIR)/scripts/keep-output $(CURDIR)/target/test-output/python.log $(CURDIR)/$(TEST_VENV)/bin/python -m pytest -q
 
-leaks: test-rust test-python
+# What the gateway answers to requests that its own description allows and forbids.
+test-api: $(TEST_VENV)/bin/maturin
+	@mkdir -p target/test-output && rm -f target/test-output/api*.log
+	$(CARGO) build --locked -p actpass-gateway
+	scripts/keep-output target/test-output/api.log \
+		scripts/check-api $(GATEWAY) $(TEST_VENV)/bin/schemathesis target/test-output/api-gateway.log
+
+leaks: test-rust test-python test-api
 	scripts/find-leaks tests/secrets.txt target/test-output
 
 lint: $(TEST_VENV)/bin/maturin
@@ -90,6 +98,10 @@ bench: python
 
 verify:
 	scripts/check-paths
+	$(CARGO) run --quiet --locked -p actpass-gateway -- openapi | diff docs/openapi.json -
+
+generate:
+	$(CARGO) run --quiet --locked -p actpass-gateway -- openapi > docs/openapi.json
 
 clean:
 	rm -rf target $(VENV) .actpass
