@@ -4,6 +4,7 @@
 # make python  builds the Python package and installs it into .venv/
 # make bench   what the client adds to a call, side by side
 # make verify  files that are generated or repeated are what they should be
+# make generate writes those that are generated
 
 PYTHON ?= python3
 CARGO ?= cargo
@@ -12,13 +13,13 @@ TEST_VENV := target/test-venv
 GATEWAY := target/debug/actpass-gateway
 HOSTILE := target/debug/actpass-hostile-gateway
 MATURIN := maturin>=1.16,<2
-TEST_TOOLS := pytest>=8,<10 mypy>=1.15,<3 playwright>=1.55,<2 ruff>=0.12,<1
+TEST_TOOLS := pytest>=8,<10 mypy>=1.15,<3 playwright>=1.55,<2 ruff>=0.12,<1 schemathesis>=4.32,<5
 PYTHON_SOURCES := $(shell find bindings-python/src bindings-python/python -name '*.rs' -o -name '*.py' -o -name '*.pyi') \
 	bindings-python/Cargo.toml bindings-python/pyproject.toml
 RUST_SOURCES := Cargo.toml Cargo.lock $(shell find core/src gateway/src gateway/templates policies -type f)
 
 .DELETE_ON_ERROR:
-.PHONY: demo test test-rust test-python test-page leaks lint python bench verify clean
+.PHONY: demo test test-rust test-python test-page test-api leaks lint python bench verify generate clean
 
 demo: python target/release/actpass-gateway
 	@echo
@@ -47,7 +48,7 @@ $(VENV)/installed: $(VENV)/bin/maturin $(PYTHON_SOURCES) $(RUST_SOURCES)
 	$(VENV)/bin/pip install --quiet --force-reinstall target/wheels/release/actpass-*.whl
 	@touch $@
 
-test: test-rust test-python test-page leaks
+test: test-rust test-python test-page test-api leaks
 	@echo "make test: all passed"
 
 # Whatever the tests print, passing or not, is kept, so that `leaks` can look for secrets in it.
@@ -85,7 +86,14 @@ test-page: $(TEST_VENV)/bin/maturin
 		ACTPASS_GATEWAY=$(CURDIR)/$(GATEWAY) ACTPASS_TEST_OUTPUT=$(CURDIR)/target/test-output \
 		$(CURDIR)/scripts/keep-output $(CURDIR)/target/test-output/page.log $(CURDIR)/$(TEST_VENV)/bin/python -m pytest -q -rs
 
-leaks: test-rust test-python test-page
+# What the gateway answers to requests that its own description allows and forbids.
+test-api: $(TEST_VENV)/bin/maturin
+	@mkdir -p target/test-output && rm -f target/test-output/api*.log
+	$(CARGO) build --locked -p actpass-gateway
+	scripts/keep-output target/test-output/api.log \
+		scripts/check-api $(GATEWAY) $(TEST_VENV)/bin/schemathesis target/test-output/api-gateway.log
+
+leaks: test-rust test-python test-page test-api
 	scripts/find-leaks tests/secrets.txt target/test-output
 
 lint: $(TEST_VENV)/bin/maturin
@@ -106,6 +114,10 @@ bench: python
 
 verify:
 	scripts/check-paths
+	$(CARGO) run --quiet --locked -p actpass-gateway -- openapi | diff docs/openapi.json -
+
+generate:
+	$(CARGO) run --quiet --locked -p actpass-gateway -- openapi > docs/openapi.json
 
 clean:
 	rm -rf target $(VENV) .actpass

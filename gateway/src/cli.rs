@@ -20,6 +20,7 @@ use crate::auth::{self, KeyHash, MAX_KEY_BYTES, Role};
 use crate::clock::{Clock, LAST_SECOND, rfc3339};
 use crate::config::{LogFormat, MASTER_KEY_VARIABLE, Settings};
 use crate::evidence::{self, Chain, Expected, Verified};
+use crate::http::openapi;
 use crate::passport::{Keys, Ring};
 use crate::policy::{Cases, Policy};
 use crate::problems::Problems;
@@ -48,6 +49,7 @@ pub fn run() -> ExitCode {
         Command::Keys(KeysCommand::Rotate { config }) => {
             Settings::load(&config).map_err(Failure::Settings).and_then(|settings| rotate_keys(&settings))
         }
+        Command::Openapi => io::stdout().write_all(&openapi::DOCUMENT).map_err(Failure::new),
         Command::Policy(PolicyCommand::Check { file }) => check_policy(&file),
         Command::Policy(PolicyCommand::Test { file, cases }) => test_policy(&file, &cases),
         Command::Tools(ToolsCommand::Check { file, lock }) => check_tools(&file, &lock),
@@ -88,6 +90,8 @@ enum Command {
     /// Looks after the keys that sign passports
     #[command(subcommand)]
     Keys(KeysCommand),
+    /// Prints the description of the HTTP interface, OpenAPI 3.1
+    Openapi,
     /// Checks and tests policies
     #[command(subcommand)]
     Policy(PolicyCommand),

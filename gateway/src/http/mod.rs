@@ -3,6 +3,7 @@
 mod approvals;
 mod error;
 mod handlers;
+pub(crate) mod openapi;
 mod page;
 mod passports;
 mod receive;
@@ -14,11 +15,13 @@ use axum::Router;
 use axum::extract::{MatchedPath, Request};
 use axum::middleware::{self, Next};
 use axum::response::{IntoResponse, Response};
-use axum::routing::{get, post};
+use axum::routing::get;
 use http::{HeaderName, HeaderValue, header};
 use tokio::sync::Semaphore;
 use tower_http::catch_panic::CatchPanicLayer;
 use tracing::Instrument;
+use utoipa_axum::router::OpenApiRouter;
+use utoipa_axum::routes;
 
 use self::error::ApiError;
 pub(crate) use self::page::Page;
@@ -66,28 +69,33 @@ pub(crate) struct App {
 
 /// Every route of the gateway.
 pub(crate) fn router(app: Arc<App>) -> Router {
-    use handlers::{chain, evidence, health, preflight, tools, verify};
-
-    let api = Router::new()
-        .route("/healthz", get(health))
-        .route("/api/v1/actions/preflight", post(preflight))
-        .route("/api/v1/evidence/events", post(evidence))
-        .route("/api/v1/evidence/chains/{chain_id}", get(chain))
-        .route("/api/v1/evidence/chains/{chain_id}/verify", get(verify))
-        .route("/api/v1/passports/issue", post(passports::issue))
-        .route("/api/v1/passports/verify", post(passports::verify))
-        .route("/api/v1/passports/revoke", post(passports::revoke))
-        .route("/api/v1/approvals", get(approvals::list))
-        .route("/api/v1/approvals/{id}", get(approvals::read))
-        .route("/api/v1/approvals/{id}/approve", post(approvals::approve))
-        .route("/api/v1/approvals/{id}/reject", post(approvals::reject))
-        .route("/api/v1/tools", post(tools))
-        .route("/.well-known/jwks.json", get(passports::jwks))
+    let (described, _) = routes().split_for_parts();
+    let api = described
+        .route("/openapi.json", get(openapi::openapi))
         .merge(page::routes())
         .fallback(async || ApiError::NotFound("path"))
         .method_not_allowed_fallback(async || ApiError::MethodNotAllowed)
         .with_state(app);
     dress(api)
+}
+
+/// The routes for programs, each with its description.
+fn routes() -> OpenApiRouter<Arc<App>> {
+    OpenApiRouter::new()
+        .routes(routes!(handlers::health))
+        .routes(routes!(handlers::preflight))
+        .routes(routes!(handlers::evidence))
+        .routes(routes!(handlers::chain))
+        .routes(routes!(handlers::verify))
+        .routes(routes!(passports::issue))
+        .routes(routes!(passports::verify))
+        .routes(routes!(passports::revoke))
+        .routes(routes!(approvals::list))
+        .routes(routes!(approvals::read))
+        .routes(routes!(approvals::approve))
+        .routes(routes!(approvals::reject))
+        .routes(routes!(handlers::tools))
+        .routes(routes!(passports::jwks))
 }
 
 /// Gives every answer of `routes` what every answer has, and a panic an answer.

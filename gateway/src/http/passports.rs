@@ -12,6 +12,7 @@ use http::StatusCode;
 use super::App;
 use super::error::{ApiError, json};
 use super::handlers::{in_time, parse, record, work};
+use super::openapi::answers::{Issued, JwkSet, Revoked, Verified};
 use super::receive::Call;
 use crate::approvals::Status;
 use crate::auth::Key;
@@ -23,6 +24,18 @@ use crate::passport::{self, Claims, Keys, Refusal, Ring};
 use crate::request::{InvalidMember, Issue, Revoke, VerifyPassport};
 use crate::store::{Append, Appended, Approval, Effect, StoreError};
 
+#[utoipa::path(
+    post,
+    path = "/api/v1/passports/issue",
+    operation_id = "issue_passport",
+    tag = "passports",
+    request_body = Issue,
+    responses(
+        (status = 200, description = "A new passport", body = Issued),
+        (status = 501, description = "The gateway has no master key, and so neither passports nor credentials"),
+    ),
+    security(("key" = []))
+)]
 pub(super) async fn issue(State(app): State<Arc<App>>, call: Call) -> Result<Response, ApiError> {
     let keys = keys(&app)?;
     let Call { key, body: raw } = call;
@@ -93,6 +106,18 @@ pub(super) async fn issue(State(app): State<Arc<App>>, call: Call) -> Result<Res
     Ok(json(StatusCode::OK, answer.to_string()))
 }
 
+#[utoipa::path(
+    post,
+    path = "/api/v1/passports/verify",
+    operation_id = "verify_passport",
+    tag = "passports",
+    request_body = VerifyPassport,
+    responses(
+        (status = 200, description = "Whether the passport holds, and what is wrong with it", body = Verified),
+        (status = 501, description = "The gateway has no master key, and so neither passports nor credentials"),
+    ),
+    security(("key" = []))
+)]
 pub(super) async fn verify(State(app): State<Arc<App>>, call: Call) -> Result<Response, ApiError> {
     keys(&app)?;
     let Call { key, body: raw } = call;
@@ -143,6 +168,18 @@ pub(super) async fn verify(State(app): State<Arc<App>>, call: Call) -> Result<Re
     Ok(json(StatusCode::OK, answer.to_string()))
 }
 
+#[utoipa::path(
+    post,
+    path = "/api/v1/passports/revoke",
+    operation_id = "revoke_passport",
+    tag = "passports",
+    request_body = Revoke,
+    responses(
+        (status = 200, description = "Whether the passport is revoked", body = Revoked),
+        (status = 501, description = "The gateway has no master key, and so neither passports nor credentials"),
+    ),
+    security(("key" = []))
+)]
 pub(super) async fn revoke(State(app): State<Arc<App>>, call: Call) -> Result<Response, ApiError> {
     keys(&app)?;
     let Call { key, body: raw } = call;
@@ -174,6 +211,16 @@ pub(super) async fn revoke(State(app): State<Arc<App>>, call: Call) -> Result<Re
     Ok(json(StatusCode::OK, format!(r#"{{"revoked":{revoked}}}"#)))
 }
 
+#[utoipa::path(
+    get,
+    path = "/.well-known/jwks.json",
+    operation_id = "jwks",
+    tag = "passports",
+    responses(
+        (status = 200, description = "The public keys", body = JwkSet),
+        (status = 501, description = "The gateway has no master key, and so neither passports nor credentials"),
+    ),
+)]
 pub(super) async fn jwks(State(app): State<Arc<App>>) -> Result<Response, ApiError> {
     let keys = keys(&app)?;
     let set = in_time(&app, async { on_store(keys.jwks(&*app.store, app.clock.seconds()).await) }).await??;
