@@ -63,6 +63,10 @@ $(TEST_VENV)/bin/maturin: Makefile
 	$(TEST_VENV)/bin/pip install --quiet '$(MATURIN)' $(foreach tool,$(TEST_TOOLS),'$(tool)')
 	@touch $@
 
+# For an environment that was made before this tool was needed.
+$(TEST_VENV)/bin/schemathesis: | $(TEST_VENV)/bin/maturin
+	$(TEST_VENV)/bin/pip install --quiet $(foreach tool,$(TEST_TOOLS),'$(tool)')
+
 # The wheel as a stranger gets it, but for the optimisation.
 $(TEST_VENV)/installed: $(TEST_VENV)/bin/maturin $(PYTHON_SOURCES) $(RUST_SOURCES)
 	rm -rf target/wheels/dev
@@ -87,7 +91,7 @@ test-page: $(TEST_VENV)/bin/maturin
 		$(CURDIR)/scripts/keep-output $(CURDIR)/target/test-output/page.log $(CURDIR)/$(TEST_VENV)/bin/python -m pytest -q -rs
 
 # What the gateway answers to requests that its own description allows and forbids.
-test-api: $(TEST_VENV)/bin/maturin
+test-api: $(TEST_VENV)/bin/schemathesis
 	@mkdir -p target/test-output && rm -f target/test-output/api*.log
 	$(CARGO) build --locked -p actpass-gateway
 	scripts/keep-output target/test-output/api.log \

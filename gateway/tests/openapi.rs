@@ -166,6 +166,7 @@ async fn answers_are_as_they_are_described() {
         compared.ask(&path, post(&format!("/api/v1/approvals/x/{word}"), "apdv_one", "{}"), 404).await;
     }
     compared.ask(APPROVAL, get(&approval, "apk_one"), 200).await;
+    compared.ask(APPROVAL, get("/api/v1/approvals/x", "apk_one"), 404).await;
     compared.ask(APPROVAL, get("/api/v1/approvals/x?wait=26", "apk_one"), 422).await;
     compared.ask(APPROVAL, get("/api/v1/approvals/%ff", "apk_one"), 400).await;
     compared.ask("/api/v1/approvals", get("/api/v1/approvals", "apk_one"), 403).await;

@@ -126,6 +126,9 @@ pub trait Store: Send + Sync + fmt::Debug {
 }
 
 /// An event to append, and what must become true with it, all or nothing.
+///
+/// In one transaction, in this order: `once` (an earlier answer ends it), what the effect changes, `binding` (either may
+/// be stale), `claims` (the first that fails puts something else in the event's place), and then all of it is written.
 #[derive(Clone, Debug, Default)]
 pub struct Append {
     /// The event.
