@@ -594,7 +594,7 @@ mod tests {
                 }
             }
         }
-        assert_eq!(checked, 12 + 8 + 2 + 9 + 6 + 1 + 2);
+        assert_eq!(checked, 12 + 8 + 2 + 10 + 6 + 1 + 2);
     }
 
     fn at<'j>(json: &'j Json, path: &[&str]) -> &'j Json {
