@@ -12,17 +12,23 @@ TEST_VENV := target/test-venv
 GATEWAY := target/debug/actpass-gateway
 HOSTILE := target/debug/actpass-hostile-gateway
 MATURIN := maturin>=1.16,<2
-TEST_TOOLS := pytest>=8,<10 mypy>=1.15,<3 ruff>=0.12,<1
+TEST_TOOLS := pytest>=8,<10 mypy>=1.15,<3 playwright>=1.55,<2 ruff>=0.12,<1
 PYTHON_SOURCES := $(shell find bindings-python/src bindings-python/python -name '*.rs' -o -name '*.py' -o -name '*.pyi') \
 	bindings-python/Cargo.toml bindings-python/pyproject.toml
-RUST_SOURCES := Cargo.toml Cargo.lock $(shell find core/src gateway/src policies -type f)
+RUST_SOURCES := Cargo.toml Cargo.lock $(shell find core/src gateway/src gateway/templates policies -type f)
 
 .DELETE_ON_ERROR:
-.PHONY: demo test test-rust test-python leaks lint python bench verify clean
+.PHONY: demo test test-rust test-python test-page leaks lint python bench verify clean
 
 demo: python target/release/actpass-gateway
 	@echo
 	@$(VENV)/bin/python examples/python/refund.py target/release/actpass-gateway .actpass/demo/refunds.jsonl
+	@echo
+	@echo 'A passport of at most 100 dollars:'
+	@$(VENV)/bin/python examples/python/passport.py target/release/actpass-gateway
+	@echo
+	@echo 'A refund that a person must approve:'
+	@$(VENV)/bin/python examples/python/approval.py target/release/actpass-gateway --approve
 
 python: $(VENV)/installed
 
@@ -41,7 +47,7 @@ $(VENV)/installed: $(VENV)/bin/maturin $(PYTHON_SOURCES) $(RUST_SOURCES)
 	$(VENV)/bin/pip install --quiet --force-reinstall target/wheels/release/actpass-*.whl
 	@touch $@
 
-test: test-rust test-python leaks
+test: test-rust test-python test-page leaks
 	@echo "make test: all passed"
 
 # Whatever the tests print, passing or not, is kept, so that `leaks` can look for secrets in it.
@@ -49,10 +55,11 @@ test-rust:
 	@mkdir -p target/test-output && rm -f target/test-output/rust*.log
 	scripts/keep-output target/test-output/rust.log $(CARGO) test --workspace --locked -- --nocapture
 
-$(TEST_VENV)/bin/maturin:
+$(TEST_VENV)/bin/maturin: Makefile
 	@scripts/need-python $(PYTHON)
 	$(PYTHON) -m venv $(TEST_VENV)
 	$(TEST_VENV)/bin/pip install --quiet '$(MATURIN)' $(foreach tool,$(TEST_TOOLS),'$(tool)')
+	@touch $@
 
 # The wheel as a stranger gets it, but for the optimisation.
 $(TEST_VENV)/installed: $(TEST_VENV)/bin/maturin $(PYTHON_SOURCES) $(RUST_SOURCES)
@@ -69,15 +76,23 @@ test-python: $(TEST_VENV)/installed
 		ACTPASS_TEST_LOG=$(CURDIR)/target/test-output/python-events.log \
 		$(CURDIR)/scripts/keep-output $(CURDIR)/target/test-output/python.log $(CURDIR)/$(TEST_VENV)/bin/python -m pytest -q
 
-leaks: test-rust test-python
+# The page in Chromium, with and without JavaScript. Where there is no Chromium it says so, and fails if CI=true.
+test-page: $(TEST_VENV)/bin/maturin
+	@mkdir -p target/test-output && rm -f target/test-output/page*
+	$(CARGO) build --locked -p actpass-gateway
+	cd tests/page && \
+		ACTPASS_GATEWAY=$(CURDIR)/$(GATEWAY) ACTPASS_TEST_OUTPUT=$(CURDIR)/target/test-output \
+		$(CURDIR)/scripts/keep-output $(CURDIR)/target/test-output/page.log $(CURDIR)/$(TEST_VENV)/bin/python -m pytest -q -rs
+
+leaks: test-rust test-python test-page
 	scripts/find-leaks tests/secrets.txt target/test-output
 
 lint: $(TEST_VENV)/bin/maturin
 	$(CARGO) fmt --all --check
 	$(CARGO) clippy --workspace --all-targets --locked -- -D warnings
 	RUSTDOCFLAGS='-D warnings' $(CARGO) doc --workspace --no-deps --locked
-	$(TEST_VENV)/bin/ruff check bindings-python examples benches
-	$(TEST_VENV)/bin/ruff format --check bindings-python examples benches
+	$(TEST_VENV)/bin/ruff check bindings-python examples benches tests/page
+	$(TEST_VENV)/bin/ruff format --check bindings-python examples benches tests/page
 	$(TEST_VENV)/bin/mypy --config-file bindings-python/pyproject.toml bindings-python/python/actpass
 	scripts/deny $(CARGO)
 

@@ -3,11 +3,13 @@
 use std::sync::Arc;
 
 use actpass_core::runtime::Host;
-use actpass_core::{ActPass, Error, ErrorKind, Secret};
+use actpass_core::{ActPass, Action, Error, ErrorKind, PendingApproval, Secret};
 use pyo3::prelude::*;
-use pyo3::types::{PyBytes, PyFloat, PyInt, PyString};
+use pyo3::types::{PyBytes, PyInt, PyString};
 
-use crate::convert::{from_json, json, optional, string};
+use crate::convert::{
+    from_json, is_bool, json, number, optional, seconds_argument, string, to_json, wrong_type,
+};
 use crate::error::raise;
 use crate::evidence::EvidenceArguments;
 use crate::guard::{ActionArguments, Ruled, verdict};
@@ -26,7 +28,7 @@ pub(crate) struct Client {
 #[pymethods]
 impl Client {
     #[new]
-    #[pyo3(signature = (api_key, tenant_id, agent_id, base_url, timeout, connect_timeout, max_retries, mode, ca, danger_allow_insecure_http))]
+    #[pyo3(signature = (api_key, tenant_id, agent_id, base_url, timeout, connect_timeout, max_retries, mode, ca, circuit_failures, danger_allow_insecure_http))]
     #[expect(clippy::too_many_arguments, reason = "the settings of the face, one each")]
     fn new(
         py: Python<'_>,
@@ -39,6 +41,7 @@ impl Client {
         max_retries: Needed<'_, '_>,
         mode: Needed<'_, '_>,
         ca: Argument<'_, '_>,
+        circuit_failures: Needed<'_, '_>,
         danger_allow_insecure_http: Needed<'_, '_>,
     ) -> PyResult<Self> {
         enter(py, || {
@@ -62,6 +65,7 @@ impl Client {
             }
             builder = builder
                 .max_retries(whole_number("max_retries", max_retries)?)
+                .circuit_failures(whole_number("circuit_failures", circuit_failures)?)
                 .mode(needed_setting("mode", mode)?.parse().map_err(|error| as_config(py, &error))?)
                 .danger_allow_insecure_http(switch(
                     "danger_allow_insecure_http",
@@ -83,10 +87,52 @@ impl Client {
         })
     }
 
-    fn authorize<'py>(&self, py: Python<'py>, action: ActionArguments<'py>) -> PyResult<Ruled<'py>> {
+    fn authorize<'py>(
+        &self,
+        py: Python<'py>,
+        action: ActionArguments<'py>,
+        record_outcome: Needed<'_, 'py>,
+    ) -> PyResult<Ruled<'py>> {
         enter(py, || {
-            let action = action.convert()?;
-            verdict(py, authorize(py, &*self.host(py)?, &action)?)
+            let record = flag("record_outcome", record_outcome)?;
+            self.rule(py, &action.convert()?, record)
+        })
+    }
+
+    fn resume<'py>(
+        &self,
+        py: Python<'py>,
+        pending: Needed<'_, 'py>,
+        passport: Argument<'_, 'py>,
+        wait_for_approval: Argument<'_, 'py>,
+        record_outcome: Needed<'_, 'py>,
+    ) -> PyResult<Ruled<'py>> {
+        enter(py, || {
+            let mut action = pending_approval(pending)?.action();
+            if let Some(passport) = optional("passport", passport)? {
+                action = action.passport(passport);
+            }
+            if let Some(wait) = seconds_argument("wait_for_approval", wait_for_approval)? {
+                action = action.wait_for_approval(wait);
+            }
+            self.rule(py, &action, flag("record_outcome", record_outcome)?)
+        })
+    }
+
+    fn wait_for_approval<'py>(
+        &self,
+        py: Python<'py>,
+        approval: Needed<'_, 'py>,
+        timeout: Argument<'_, 'py>,
+    ) -> PyResult<Bound<'py, PyAny>> {
+        enter(py, || {
+            let id = match approval.is_instance_of::<PyString>() {
+                true => string("approval", approval)?,
+                false => pending_approval(approval)?.id().to_owned(),
+            };
+            let timeout = seconds_argument("timeout", timeout)?.unwrap_or_default();
+            let call = async |actpass: ActPass| actpass.wait_for_approval(&id, timeout).await;
+            from_json(py, wait(py, &*self.host(py)?, call)?.as_json())
         })
     }
 
@@ -177,12 +223,23 @@ impl Client {
         Ok(self.host(py)?.mode().as_str())
     }
 
+    #[getter]
+    fn circuit(&self, py: Python<'_>) -> PyResult<&'static str> {
+        Ok(self.host(py)?.circuit().as_str())
+    }
+
     fn close(&self) {
         self.host.store(None);
     }
 }
 
 impl Client {
+    fn rule<'py>(&self, py: Python<'py>, action: &Action, record: bool) -> PyResult<Ruled<'py>> {
+        let host = self.host(py)?;
+        let ruled = authorize(py, &host, action)?;
+        verdict(py, ruled, record.then_some(host))
+    }
+
     fn host(&self, py: Python<'_>) -> PyResult<Arc<Host>> {
         self.host.load_full().ok_or_else(|| {
             raise(
@@ -237,9 +294,7 @@ fn setting(member: &str, value: Argument<'_, '_>) -> PyResult<Option<String>> {
 }
 
 fn seconds(member: &str, value: Needed<'_, '_>) -> PyResult<std::time::Duration> {
-    let is_number = value.is_instance_of::<PyFloat>() || value.is_instance_of::<PyInt>();
-    let seconds = value.extract::<f64>().ok().filter(|_| is_number && !is_bool(value));
-    let seconds = seconds.ok_or_else(|| wrong_setting(member, "seconds as a number", value))?;
+    let seconds = number(value).ok_or_else(|| wrong_setting(member, "seconds as a number", value))?;
     actpass_core::seconds(member, seconds).map_err(|error| raise(value.py(), &error))
 }
 
@@ -252,8 +307,14 @@ fn switch(member: &str, value: Needed<'_, '_>) -> PyResult<bool> {
     value.extract::<bool>().map_err(|_| wrong_setting(member, "True or False", value))
 }
 
-fn is_bool(value: Needed<'_, '_>) -> bool {
-    value.is_instance_of::<pyo3::types::PyBool>()
+/// A switch of a call, not of the client.
+fn flag(member: &str, value: Needed<'_, '_>) -> PyResult<bool> {
+    value.extract::<bool>().map_err(|_| wrong_type(member, "True or False", value))
+}
+
+/// The handle that an outcome gave as `approval`.
+fn pending_approval(pending: Needed<'_, '_>) -> PyResult<PendingApproval> {
+    PendingApproval::parse(&to_json("pending", pending)?).map_err(|error| raise(pending.py(), &error))
 }
 
 /// The PEM text of certificates, as `str` or `bytes`.

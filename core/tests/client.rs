@@ -807,6 +807,7 @@ async fn call(client: &ActPass, operation: Operation) -> Result<(), Error> {
         Operation::VerifyPassport => {
             client.verify_passport(&VerifyRequest::new("token", "audience")).await.map(drop)
         }
+        Operation::Approval => client.wait_for_approval("apr_1", Duration::ZERO).await.map(drop),
         Operation::RevokePassport => client.revoke_passport("ap_1", None).await.map(drop),
         Operation::RecordEvidence => {
             client.record_evidence(&EvidenceEvent::new("type", "chain")).await.map(drop)
@@ -825,6 +826,7 @@ fn answer_to(operation: Operation) -> Value {
         Operation::Preflight => allow(),
         Operation::IssuePassport => json!({"token": "eyJ.p.s"}),
         Operation::VerifyPassport => json!({"valid": true}),
+        Operation::Approval => json!({"id": "apr_1", "status": "pending"}),
         Operation::RevokePassport => json!({"revoked": true}),
         Operation::RecordEvidence => json!({"event_id": "ev_1"}),
         Operation::Jwks => json!({"keys": []}),
@@ -842,4 +844,22 @@ fn peak_memory_kib() -> u64 {
     let status = std::fs::read_to_string("/proc/self/status").unwrap();
     let line = status.lines().find(|line| line.starts_with("VmHWM:")).unwrap();
     line.split_whitespace().nth(1).unwrap().parse().unwrap()
+}
+
+#[test]
+fn a_gateway_that_cannot_be_reached_is_left_alone() {
+    let resets = vec![json!({"do": "reset", "at": "request"}); 10];
+    let gateway = gateway(json!(resets));
+    let client = builder(&gateway).max_retries(1).circuit_failures(2).build().unwrap();
+    let ask = |operation| block_on(call(&client, operation)).unwrap_err();
+    assert_eq!(ask(Operation::Preflight).retry_after(), None);
+    assert_eq!((client.circuit().as_str(), ask(Operation::Jwks).retry_after()), ("closed", None));
+    // Calls count, not attempts; all kinds of calls together; and from now on nothing is sent.
+    assert_eq!((gateway.seen().len(), client.circuit().as_str()), (4, "open"));
+    for operation in Operation::ALL {
+        let error = ask(operation);
+        assert_eq!((error.kind(), error.operation()), (ErrorKind::Connection, Some(operation)));
+        assert!(error.retry_after().is_some(), "{error}");
+    }
+    assert_eq!(gateway.seen().len(), 4);
 }

@@ -371,7 +371,8 @@ mod tests {
 
     use super::*;
     use crate::ledger::Draft;
-    use crate::passport::{MasterKey, SealedKey};
+    use crate::passport::SealedKey;
+    use crate::seal::MasterKey;
     use crate::store::{Append, SqliteStore, Store, read_chain};
 
     async fn three_events(path: &Path) {

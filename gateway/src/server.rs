@@ -14,10 +14,12 @@ use tokio::task::JoinHandle;
 
 use crate::approvals::Notices;
 use crate::config::{MasterKeySource, Settings};
-use crate::http::{App, router};
+use crate::http::{App, Page, router};
+use crate::passport::Keys;
 use crate::passport::keys::KeyError;
-use crate::passport::{Keys, MasterKey};
+use crate::seal::{MasterKey, SealError};
 use crate::store::{OpenError, SqliteStore, Store};
+use crate::vault::Vault;
 
 /// How many requests one HTTP/2 connection may have in flight.
 const STREAMS: u32 = 256;
@@ -81,15 +83,19 @@ impl Server {
         let timeouts = settings.timeouts;
         let notices = Notices::default();
         let scheme = if settings.tls.is_some() { "https" } else { "http" };
-        let keys = match master_key(&settings.master_key, &settings.data)? {
-            Some(master) => Some(Keys::open(&*store, master).await?),
-            None => None,
+        let (vault, keys) = match master_key(&settings.master_key, &settings.data).map_err(KeyError::from)? {
+            Some(master) => {
+                let vault = Vault::new(&master).map_err(KeyError::from)?;
+                (Some(vault), Some(Keys::open(&*store, master).await?))
+            }
+            None => (None, None),
         };
         let app = Arc::new(App {
             keyring: settings.keyring,
             store: Arc::clone(&store),
             issuer: settings.issuer.unwrap_or_else(|| format!("{scheme}://{address}")).into(),
             keys,
+            vault,
             approval_seconds: settings.approval_seconds,
             notices: notices.clone(),
             clock: settings.clock,
@@ -97,6 +103,7 @@ impl Server {
             body_timeout: timeouts.body,
             store_timeout: timeouts.store,
             checking: Mutex::default(),
+            page: Page::new(settings.tls.is_some()),
             heavy: Semaphore::new(std::thread::available_parallelism().map_or(1, usize::from)),
         });
         let handle = Handle::new();
@@ -183,7 +190,7 @@ pub(crate) fn master_key_file(data: &Path) -> PathBuf {
 }
 
 /// The master key, if there is one.
-pub(crate) fn master_key(source: &MasterKeySource, data: &Path) -> Result<Option<MasterKey>, KeyError> {
+pub(crate) fn master_key(source: &MasterKeySource, data: &Path) -> Result<Option<MasterKey>, SealError> {
     match source {
         MasterKeySource::BesideData => MasterKey::load_or_make(&master_key_file(data)).map(Some),
         MasterKeySource::Given(key) => Ok(Some(key.clone())),

@@ -12,7 +12,7 @@ use actpass_core::token::encode;
 use actpass_core::{ActPass, Json, OfflineVerifyRequest};
 use actpass_gateway::clock::Clock;
 use actpass_gateway::config::{MasterKeySource, Settings};
-use actpass_gateway::passport::MasterKey;
+use actpass_gateway::seal::MasterKey;
 use actpass_gateway::server::Server;
 use base64::Engine;
 use base64::engine::general_purpose::URL_SAFE_NO_PAD;

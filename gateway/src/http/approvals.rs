@@ -26,7 +26,7 @@ use crate::store::{Append, Appended, Approval, Decided, Effect};
 const MAX_WAIT: u64 = 25;
 
 /// How many pending approvals are listed.
-const LISTED: u32 = 100;
+pub(super) const LISTED: u32 = 100;
 
 type Asked = Result<Query<Vec<(String, String)>>, QueryRejection>;
 
@@ -94,6 +94,19 @@ async fn decide(
     let body = work(&app, raw.len(), move || parse(&raw)).await?;
     let note = Opinion::read(&body)?.note.map(|note| note.as_str().to_owned());
     let approval = find(&app, &key, &id).await?;
+    Ok(answer(&app, &settle(&app, &key, &approval, approved, note).await?))
+}
+
+/// Decides about an approval, for whoever holds the key, and records it: the approval as it is then.
+pub(super) async fn settle(
+    app: &App,
+    key: &Key,
+    approval: &Approval,
+    approved: bool,
+    note: Option<String>,
+) -> Result<Approval, ApiError> {
+    operators_only(key)?;
+    let id = &approval.id;
     let event = Draft {
         event_id: ledger::new_event_id(),
         chain_id: ledger::DECISIONS.to_owned(),
@@ -105,19 +118,19 @@ async fn decide(
             ("decided_by", Some(Json::from(&*key.name))),
             ("has_note", Some(Json::Bool(note.is_some()))),
         ])),
-        ..signed(&key, key.agent.as_ref().and_then(Json::as_str), None)
+        ..signed(key, key.agent.as_ref().and_then(Json::as_str), None)
     };
     let decided = Decided { approved, by: key.name.to_string(), at: app.clock.seconds(), note };
     let effect = Effect::Decide { id: id.clone(), decided };
-    match record(&app, Append { effect: Some(effect), ..Append::of(event) }).await? {
-        Appended::Recorded(_) => app.notices.decided(&id),
+    match record(app, Append { effect: Some(effect), ..Append::of(event) }).await? {
+        Appended::Recorded(_) => app.notices.decided(id),
         Appended::Stale => {
-            let now = find(&app, &key, &id).await?;
+            let now = find(app, key, id).await?;
             return Err(ApiError::Decided(now.status(app.clock.seconds()).as_str()));
         }
         Appended::Conflict | Appended::Refused(_) | Appended::Repeated(_) => return Err(ApiError::Internal),
     }
-    Ok(answer(&app, &find(&app, &key, &id).await?))
+    find(app, key, id).await
 }
 
 fn operators_only(key: &Key) -> Result<(), ApiError> {
@@ -127,7 +140,7 @@ fn operators_only(key: &Key) -> Result<(), ApiError> {
     }
 }
 
-async fn find(app: &App, key: &Key, id: &str) -> Result<Approval, ApiError> {
+pub(super) async fn find(app: &App, key: &Key, id: &str) -> Result<Approval, ApiError> {
     in_time(app, app.store.approval(&key.tenant.id, id)).await?.ok_or(ApiError::NotFound("approval"))
 }
 

@@ -16,6 +16,7 @@ pub(super) enum ApiError {
     BodyUnreadable,
     Busy,
     Conflict,
+    CredentialGone,
     Decided(&'static str),
     Forbidden,
     Internal,
@@ -36,13 +37,14 @@ pub(super) enum ApiError {
 pub(super) struct Code(pub(super) &'static str);
 
 impl ApiError {
-    fn status_and_code(&self) -> (StatusCode, &'static str) {
+    pub(super) fn status_and_code(&self) -> (StatusCode, &'static str) {
         match self {
             Self::BodyTimeout => (StatusCode::REQUEST_TIMEOUT, "body_timeout"),
             Self::BodyTooLarge(_) => (StatusCode::PAYLOAD_TOO_LARGE, "body_too_large"),
             Self::BodyUnreadable => (StatusCode::BAD_REQUEST, "body_unreadable"),
             Self::Busy => (StatusCode::SERVICE_UNAVAILABLE, "busy"),
             Self::Conflict => (StatusCode::CONFLICT, "idempotency_conflict"),
+            Self::CredentialGone => (StatusCode::CONFLICT, "credential_gone"),
             Self::Decided(_) => (StatusCode::CONFLICT, "already_decided"),
             Self::Forbidden => (StatusCode::FORBIDDEN, "forbidden"),
             Self::Internal => (StatusCode::INTERNAL_SERVER_ERROR, "internal"),
@@ -59,7 +61,7 @@ impl ApiError {
         }
     }
 
-    fn message(&self) -> String {
+    pub(super) fn message(&self) -> String {
         match self {
             Self::BodyTimeout => "the body did not arrive in time".to_owned(),
             Self::BodyTooLarge(limit) => format!("the body is larger than {limit} bytes"),
@@ -67,6 +69,11 @@ impl ApiError {
             Self::Busy => "the gateway has more to record than it can take; try again".to_owned(),
             Self::Conflict => {
                 "idempotency_key: was used for another request; expected a new one, or the same body"
+                    .to_owned()
+            }
+            Self::CredentialGone => {
+                "idempotency_key: the first answer carried a credential that was replaced or \
+                                     removed since, or has expired; expected a new key"
                     .to_owned()
             }
             Self::Decided(status) => format!("this approval can no longer be decided: it is {status}"),
@@ -77,7 +84,7 @@ impl ApiError {
             Self::MethodNotAllowed => "this path does not take this method; see the Allow header".to_owned(),
             Self::NotFound(what) => format!("there is no such {what}"),
             Self::NoMasterKey => format!(
-                "this gateway has no passports, because it has no master key: set master_key_file in its settings or \
+                "this gateway has neither passports nor credentials, because it has no master key: set master_key_file in its settings or \
                  the environment variable {MASTER_KEY_VARIABLE}"
             ),
             Self::RateLimited(seconds) => {
@@ -116,6 +123,7 @@ impl IntoResponse for ApiError {
             | Self::BodyTooLarge(_)
             | Self::BodyUnreadable
             | Self::Conflict
+            | Self::CredentialGone
             | Self::Decided(_)
             | Self::Forbidden
             | Self::Internal
@@ -160,7 +168,7 @@ impl From<KeyError> for ApiError {
     fn from(error: KeyError) -> Self {
         match error {
             KeyError::Store(error) => error.into(),
-            KeyError::Crypto | KeyError::File(..) | KeyError::MasterKey(_) | KeyError::Sealed(_) => {
+            KeyError::Crypto | KeyError::Seal(_) | KeyError::Sealed(_) => {
                 tracing::error!(%error, "the signing keys cannot be used");
                 Self::Internal
             }

@@ -3,6 +3,7 @@
 mod approvals;
 mod error;
 mod handlers;
+mod page;
 mod passports;
 mod receive;
 
@@ -20,11 +21,13 @@ use tower_http::catch_panic::CatchPanicLayer;
 use tracing::Instrument;
 
 use self::error::ApiError;
+pub(crate) use self::page::Page;
 use crate::approvals::Notices;
 use crate::auth::Keyring;
 use crate::clock::Clock;
 use crate::passport::Keys;
 use crate::store::Store;
+use crate::vault::Vault;
 
 const REQUEST_ID: HeaderName = HeaderName::from_static("x-request-id");
 
@@ -39,6 +42,8 @@ pub(crate) struct App {
     pub issuer: Arc<str>,
     /// What signs them; `None` without a master key.
     pub keys: Option<Keys>,
+    /// What opens the tools' credentials; `None` without a master key.
+    pub vault: Option<Vault>,
     /// For how many seconds an approval may be decided.
     pub approval_seconds: i64,
     /// Who waits for an approval.
@@ -55,6 +60,8 @@ pub(crate) struct App {
     pub checking: tokio::sync::Mutex<()>,
     /// How many large bodies and verifications are worked on at once.
     pub heavy: Semaphore,
+    /// What the page for the people who approve keeps.
+    pub page: Page,
 }
 
 /// Every route of the gateway.
@@ -76,6 +83,7 @@ pub(crate) fn router(app: Arc<App>) -> Router {
         .route("/api/v1/approvals/{id}/reject", post(approvals::reject))
         .route("/api/v1/tools", post(tools))
         .route("/.well-known/jwks.json", get(passports::jwks))
+        .merge(page::routes())
         .fallback(async || ApiError::NotFound("path"))
         .method_not_allowed_fallback(async || ApiError::MethodNotAllowed)
         .with_state(app);
@@ -109,7 +117,8 @@ async fn accompany(request: Request, next: Next) -> Response {
     if let Ok(id) = HeaderValue::from_str(&id) {
         headers.insert(REQUEST_ID, id);
     }
-    headers.insert(header::CACHE_CONTROL, HeaderValue::from_static("no-store"));
+    headers.entry(header::CACHE_CONTROL).or_insert(HeaderValue::from_static("no-store"));
+    headers.insert(header::X_CONTENT_TYPE_OPTIONS, HeaderValue::from_static("nosniff"));
     let status = response.status().as_u16();
     let code = response.extensions().get::<error::Code>().map(|code| code.0);
     let micros = u64::try_from(started.elapsed().as_micros()).unwrap_or(u64::MAX);

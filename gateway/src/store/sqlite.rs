@@ -19,17 +19,18 @@ use rusqlite::{Connection, OpenFlags, OptionalExtension, Row, Transaction, Trans
 use tokio::sync::{Semaphore, mpsc, oneshot};
 
 use super::{
-    Append, Appended, Approval, Claim, Decided, Effect, Instead, Once, Rotation, Standing, Store, StoreError,
-    StoredEvent,
+    Append, Appended, Approval, Binding, Claim, Decided, Effect, Instead, Once, Rotation, Standing, Store,
+    StoreError, StoredEvent,
 };
 use crate::ledger::Head;
 use crate::passport::SealedKey;
+use crate::vault::SealedCredential;
 
 /// The form of the data that this version reads and writes.
-const SCHEMA_VERSION: i64 = 4;
+const SCHEMA_VERSION: i64 = 5;
 
 /// What leads to each version from the one before; the first from nothing.
-const MIGRATIONS: [&str; 4] = [LEDGER, MANIFESTS, PASSPORTS, APPROVALS];
+const MIGRATIONS: [&str; 5] = [LEDGER, MANIFESTS, PASSPORTS, APPROVALS, CREDENTIALS];
 
 const LEDGER: &str = "
 CREATE TABLE chains (
@@ -117,6 +118,22 @@ CREATE TABLE approvals (
 
 CREATE INDEX approvals_pending ON approvals (tenant_id, deadline) WHERE approved IS NULL;
 ";
+
+const CREDENTIALS: &str = "
+CREATE TABLE credentials (
+    tenant_id  TEXT NOT NULL,
+    tool_id    TEXT NOT NULL,
+    id         TEXT NOT NULL,
+    sealed     BLOB NOT NULL,
+    set_at     INTEGER NOT NULL,
+    expires_at INTEGER,
+    UNIQUE (tenant_id, tool_id)
+) STRICT;
+";
+
+/// The columns that [`credential_of`] reads.
+const CREDENTIAL: &str =
+    "SELECT id, tool_id, sealed, set_at, expires_at FROM credentials WHERE tenant_id = ?1";
 
 /// The columns that [`approval_of`] reads.
 const APPROVAL: &str =
@@ -293,6 +310,24 @@ impl Store for SqliteStore {
                 format!("{APPROVAL} AND approved IS NULL AND deadline > ?2 ORDER BY deadline, id LIMIT ?3");
             let mut statement = connection.prepare_cached(&query)?;
             statement.query_map(params![tenant_id, now, limit], approval_of)?.collect()
+        };
+        self.readers.read(read).await
+    }
+
+    async fn credential(
+        &self,
+        tenant_id: &str,
+        tool_id: &str,
+    ) -> Result<Option<SealedCredential>, StoreError> {
+        let (tenant_id, tool_id) = (tenant_id.to_owned(), tool_id.to_owned());
+        self.readers.read(move |connection| find_credential(connection, &tenant_id, &tool_id)).await
+    }
+
+    async fn credentials(&self, tenant_id: &str) -> Result<Vec<SealedCredential>, StoreError> {
+        let tenant_id = tenant_id.to_owned();
+        let read = move |connection: &Connection| {
+            let mut statement = connection.prepare_cached(&format!("{CREDENTIAL} ORDER BY tool_id"))?;
+            statement.query_map(params![tenant_id], credential_of)?.collect()
         };
         self.readers.read(read).await
     }
@@ -551,7 +586,7 @@ struct Batch<'t, 'c> {
 impl Batch<'_, '_> {
     /// The outer error is the whole transaction's, the inner one this append's alone.
     fn append(&mut self, append: Append) -> rusqlite::Result<Result<Appended, StoreError>> {
-        let Append { mut event, mut once, claims, effect } = append;
+        let Append { mut event, mut once, claims, binding, effect } = append;
         let key_name = event.key_name.clone();
         let tenant_id = event.tenant_id.clone();
         if let Some(once) = &once
@@ -561,6 +596,11 @@ impl Batch<'_, '_> {
         }
         if let Some(effect) = &effect
             && self.is_stale(&tenant_id, effect)?
+        {
+            return Ok(Ok(Appended::Stale));
+        }
+        if let Some(binding) = &binding
+            && !self.is_so(&tenant_id, binding)?
         {
             return Ok(Ok(Appended::Stale));
         }
@@ -653,12 +693,28 @@ impl Batch<'_, '_> {
                 Ok(approval
                     .is_none_or(|approval| approval.decided.is_some() || decided.at >= approval.deadline))
             }
-            Effect::ApproveManifest { .. } | Effect::Issue { .. } | Effect::Open(_) => Ok(false),
+            Effect::ApproveManifest { .. }
+            | Effect::Issue { .. }
+            | Effect::Open(_)
+            | Effect::SetCredential(_) => Ok(false),
+            Effect::RemoveCredential { tool_id, id } => {
+                let credential = find_credential(self.transaction, tenant_id, tool_id)?;
+                Ok(credential.is_none_or(|credential| credential.id != *id))
+            }
             Effect::Revoke { jti } => {
                 let standing = find_passport(self.transaction, tenant_id, jti)?;
                 Ok(standing.is_none_or(|standing| standing.revoked))
             }
         }
+    }
+
+    fn is_so(&self, tenant_id: &str, binding: &Binding) -> rusqlite::Result<bool> {
+        let id: Option<String> = self
+            .transaction
+            .prepare_cached("SELECT id FROM credentials WHERE tenant_id = ?1 AND tool_id = ?2")?
+            .query_row(params![tenant_id, binding.tool_id], |row| row.get(0))
+            .optional()?;
+        Ok(id == binding.credential_id)
     }
 
     fn apply(&self, tenant_id: &str, effect: Effect) -> rusqlite::Result<()> {
@@ -717,6 +773,26 @@ impl Batch<'_, '_> {
                         "UPDATE signing_keys SET needed_until = max(needed_until, ?2) WHERE kid = ?1",
                     )?
                     .execute(params![kid, expires_at])?;
+            }
+            Effect::RemoveCredential { tool_id, id: _ } => {
+                self.transaction
+                    .prepare_cached("DELETE FROM credentials WHERE tenant_id = ?1 AND tool_id = ?2")?
+                    .execute(params![tenant_id, tool_id])?;
+            }
+            Effect::SetCredential(credential) => {
+                self.transaction
+                    .prepare_cached(
+                        "INSERT OR REPLACE INTO credentials (tenant_id, tool_id, id, sealed, set_at, expires_at)
+                         VALUES (?1, ?2, ?3, ?4, ?5, ?6)",
+                    )?
+                    .execute(params![
+                        tenant_id,
+                        credential.tool_id,
+                        credential.id,
+                        credential.sealed,
+                        credential.set_at,
+                        credential.expires_at
+                    ])?;
             }
             Effect::Revoke { jti } => {
                 self.transaction
@@ -849,6 +925,27 @@ fn approval_of(row: &Row<'_>) -> rusqlite::Result<Approval> {
         deadline: row.get(10)?,
         decided,
         spent: row.get(15)?,
+    })
+}
+
+fn find_credential(
+    connection: &Connection,
+    tenant_id: &str,
+    tool_id: &str,
+) -> rusqlite::Result<Option<SealedCredential>> {
+    connection
+        .prepare_cached(&format!("{CREDENTIAL} AND tool_id = ?2"))?
+        .query_row(params![tenant_id, tool_id], credential_of)
+        .optional()
+}
+
+fn credential_of(row: &Row<'_>) -> rusqlite::Result<SealedCredential> {
+    Ok(SealedCredential {
+        id: row.get(0)?,
+        tool_id: row.get(1)?,
+        sealed: row.get(2)?,
+        set_at: row.get(3)?,
+        expires_at: row.get(4)?,
     })
 }
 

@@ -7,10 +7,11 @@ use rusqlite::Connection;
 use tempfile::TempDir;
 
 use super::{
-    Append, Appended, Approval, Claim, Decided, Effect, Instead, Once, OpenError, SqliteStore, Standing,
-    Store, StoreError,
+    Append, Appended, Approval, Binding, Claim, Decided, Effect, Instead, Once, OpenError, SqliteStore,
+    Standing, Store, StoreError,
 };
 use crate::ledger::{Draft, Head, Verifier};
+use crate::vault::SealedCredential;
 
 fn open(folder: &TempDir) -> SqliteStore {
     SqliteStore::open(&folder.path().join("data.db")).unwrap()
@@ -357,7 +358,7 @@ async fn data_of_an_older_version_is_brought_forward() {
     // As the first version left it.
     outside(&folder)
         .execute_batch(
-            "DROP TABLE approvals; DROP TABLE passports; DROP TABLE signing_keys; DROP TABLE manifests;
+            "DROP TABLE credentials; DROP TABLE approvals; DROP TABLE passports; DROP TABLE signing_keys; DROP TABLE manifests;
              PRAGMA user_version = 1",
         )
         .unwrap();
@@ -367,8 +368,65 @@ async fn data_of_an_older_version_is_brought_forward() {
     let store = open(&folder);
     store.append(event("t", "c", 2)).await.unwrap();
     assert_eq!(store.passport("t", "ap_1").await, Ok(None));
+    assert_eq!(store.credential("t", "tool").await, Ok(None));
     assert_eq!(store.approved_manifest("t", "tool").await, Ok(None));
     assert_eq!(first_broken(&store, "t", "c").await, None);
+}
+
+#[tokio::test]
+async fn a_credential_is_its_tenants_tools_and_is_set_and_removed_with_its_event() {
+    let folder = TempDir::new().unwrap();
+    let store = open(&folder);
+    let credential = |tool: &str, id: &str| SealedCredential {
+        id: id.to_owned(),
+        tool_id: tool.to_owned(),
+        sealed: vec![0, 255, 7],
+        set_at: 1,
+        expires_at: (id != "cr_1").then_some(2),
+    };
+    let set = |tenant: &str, tool: &str, id: &str| Append {
+        effect: Some(Effect::SetCredential(Box::new(credential(tool, id)))),
+        ..event(tenant, "vault", 1)
+    };
+    let remove = |tenant: &str, tool: &str, id: &str| {
+        let effect = Effect::RemoveCredential { tool_id: tool.to_owned(), id: id.to_owned() };
+        Append { effect: Some(effect), ..event(tenant, "vault", 2) }
+    };
+    for (tenant, tool, id) in
+        [("t", "pay", "cr_1"), ("t", "mail", "cr_2"), ("u", "pay", "cr_3"), ("t", "pay", "cr_4")]
+    {
+        assert!(matches!(store.append(set(tenant, tool, id)).await, Ok(Appended::Recorded(_))));
+        assert_eq!(store.credential(tenant, tool).await, Ok(Some(credential(tool, id))));
+    }
+    assert_eq!(store.credential("t", "Pay").await, Ok(None));
+    assert_eq!(store.credentials("t").await, Ok(vec![credential("mail", "cr_2"), credential("pay", "cr_4")]));
+    // An event that cannot be recorded changes nothing.
+    let mut wrong = set("t", "pay", "cr_5");
+    wrong.event.metadata = Some(Json::parse(br#"{"n": 9007199254740993}"#).unwrap());
+    assert_eq!(store.append(wrong).await, Err(StoreError::NotCanonical));
+    // Neither one that was replaced nor one that is another tenant's is removed.
+    for (tenant, tool, id) in [("t", "pay", "cr_1"), ("u", "mail", "cr_2"), ("t", "other", "cr_4")] {
+        assert_eq!(store.append(remove(tenant, tool, id)).await, Ok(Appended::Stale));
+    }
+    assert_eq!(store.credential("t", "pay").await, Ok(Some(credential("pay", "cr_4"))));
+    // What depends on a credential is recorded while it is the tool's, and not otherwise.
+    for (tool, id, is_so) in [
+        ("pay", Some("cr_4"), true),
+        ("pay", Some("cr_1"), false),
+        ("pay", None, false),
+        ("other", None, true),
+        ("other", Some("cr_4"), false),
+    ] {
+        let binding = Some(Binding { tool_id: tool.to_owned(), credential_id: id.map(str::to_owned) });
+        let appended = store.append(Append { binding, ..event("t", "decisions", 1) }).await.unwrap();
+        assert_eq!(matches!(appended, Appended::Recorded(_)), is_so, "{tool} {id:?}");
+        assert_eq!(appended == Appended::Stale, !is_so);
+    }
+    assert_eq!(texts(&store, "t", "decisions").await.len(), 2);
+    assert!(matches!(store.append(remove("t", "pay", "cr_4")).await, Ok(Appended::Recorded(_))));
+    assert_eq!(store.credential("t", "pay").await, Ok(None));
+    assert_eq!(store.credential("u", "pay").await, Ok(Some(credential("pay", "cr_3"))));
+    assert_eq!(texts(&store, "t", "vault").await.len(), 4);
 }
 
 #[tokio::test]
