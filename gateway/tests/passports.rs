@@ -71,6 +71,21 @@ fn assert_denied(answer: &Json, reason: &str) {
 }
 
 #[tokio::test]
+async fn a_preflight_need_not_say_to_whom_the_passport_is_shown() {
+    let (gateway, _) = start().await;
+    let issued = call(&gateway, ISSUE, "apk_one", &passport("")).await;
+    let token = text(&issued, "token").unwrap();
+    let ask = async |more: &str| {
+        let body = common::refund("4900", &format!(r#", "passport": "{token}"{more}"#));
+        gateway.decide("apk_one", &body).await
+    };
+    assert_denied(&ask(r#", "audience": "mcp://bank""#).await, "passport.audience");
+    assert_denied(&ask(r#", "audience": """#).await, "passport.audience");
+    assert_eq!(text(&ask("").await, "decision"), Some("allow"));
+    gateway.stop().await;
+}
+
+#[tokio::test]
 async fn an_issued_passport_has_its_claims() {
     let (gateway, _) = start().await;
     let answer = call(&gateway, ISSUE, "apk_one", &passport(r#", "user_id": "u7", "ttl_seconds": 60"#)).await;
@@ -164,7 +179,6 @@ async fn a_passport_bounds_what_is_done_and_is_used_once() {
     for (from, to, reason) in [
         ("refund an order", "another goal", "passport.goal"),
         ("mcp://shop", "mcp://bank", "passport.audience"),
-        (r#""audience": "mcp://shop""#, r#""audience": null"#, "passport.audience"),
         (r#""agent_id": "sdk""#, r#""agent_id": "other""#, "passport.agent"),
         (r#""agent_id": "sdk""#, r#""agent_id": null"#, "passport.agent"),
     ] {
