@@ -1,5 +1,7 @@
 //! Where events live.
 
+mod batch;
+mod queue;
 mod sqlite;
 #[cfg(test)]
 mod tests;
