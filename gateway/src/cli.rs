@@ -19,7 +19,7 @@ use crate::passport::Keys;
 use crate::policy::{Cases, Policy};
 use crate::problems::Problems;
 use crate::server::{self, Server};
-use crate::store::{SqliteStore, Store};
+use crate::store::Location;
 use crate::tools::{Tools, ToolsError};
 
 /// The exit code for settings that are wrong.
@@ -31,8 +31,8 @@ pub fn run() -> ExitCode {
         Command::Dev(dev) => Settings::dev(dev.listen, dev.data, dev.policy.as_deref())
             .map_err(Failure::Settings)
             .and_then(serve),
-        Command::Evidence(EvidenceCommand::Export { chain, data, tenant }) => {
-            export_evidence(&chain, &data, &tenant)
+        Command::Evidence(EvidenceCommand::Export { chain, source, tenant }) => {
+            source.location().and_then(|data| export_evidence(&chain, &data, &tenant))
         }
         Command::Evidence(EvidenceCommand::Verify { file, head }) => verify_evidence(&file, head.as_deref()),
         Command::Key(KeyCommand::Hash) => hash_key(),
@@ -110,9 +110,8 @@ enum EvidenceCommand {
     Export {
         /// The chain; a tenant's decisions are in "decisions"
         chain: String,
-        /// The gateway's data file
-        #[arg(long, value_name = "FILE")]
-        data: PathBuf,
+        #[command(flatten)]
+        source: Source,
         /// Whose chain it is
         #[arg(long, value_name = "ID")]
         tenant: String,
@@ -125,6 +124,28 @@ enum EvidenceCommand {
         #[arg(long, value_name = "HASH")]
         head: Option<String>,
     },
+}
+
+/// Where the data are.
+#[derive(Args, Debug)]
+#[group(required = true)]
+struct Source {
+    /// The gateway's settings, a TOML file: needed if the data are in PostgreSQL
+    #[arg(long, value_name = "FILE")]
+    config: Option<PathBuf>,
+    /// The gateway's data file
+    #[arg(long, value_name = "FILE", conflicts_with = "config")]
+    data: Option<PathBuf>,
+}
+
+impl Source {
+    fn location(self) -> Result<Location, Failure> {
+        match (self.data, self.config) {
+            (Some(file), _) => Ok(Location::File(file)),
+            (None, Some(config)) => Ok(Settings::load(&config).map_err(Failure::Settings)?.data),
+            (None, None) => Err(Failure::Failed("expected --data or --config".to_owned())),
+        }
+    }
 }
 
 #[derive(Debug, Subcommand)]
@@ -308,7 +329,7 @@ impl Signals {
     }
 }
 
-fn export_evidence(chain: &str, data: &Path, tenant: &str) -> Result<(), Failure> {
+fn export_evidence(chain: &str, data: &Location, tenant: &str) -> Result<(), Failure> {
     let mut out = io::BufWriter::new(io::stdout().lock());
     evidence::export(data, tenant, chain, &mut out).map(|_| ()).map_err(Failure::new)
 }
@@ -375,14 +396,14 @@ fn rotate_keys(settings: &Settings) -> Result<(), Failure> {
             );
             Failure::Failed(problem)
         })?;
-    let store = SqliteStore::open_beside(&settings.data).map_err(Failure::new)?;
-    let runtime = tokio::runtime::Builder::new_current_thread().build().map_err(Failure::new)?;
+    let runtime = tokio::runtime::Builder::new_current_thread().enable_all().build().map_err(Failure::new)?;
     let kid = runtime.block_on(async {
-        let kid = Keys::rotate(&store, &master).await;
+        let store = settings.data.open_beside().await.map_err(Failure::new)?;
+        let kid = Keys::rotate(&*store, &master).await;
         store.close().await;
-        kid
-    });
-    print(format_args!("kid = \"{}\"", kid.map_err(Failure::new)?))
+        kid.map_err(Failure::new)
+    })?;
+    print(format_args!("kid = \"{kid}\""))
 }
 
 fn hash_key() -> Result<(), Failure> {

@@ -1,12 +1,11 @@
 //! The ledger outside of the gateway: chains exported as JSON Lines, and checked by whoever has them.
 
 use std::io::{self, BufRead, Write};
-use std::path::Path;
 
 use actpass_core::Json;
 
 use crate::ledger::{Defect, Head, Verifier};
-use crate::store::{OpenError, read_chain};
+use crate::store::{Location, OpenError, read_chain};
 
 /// Why a chain was not exported.
 #[derive(Debug, thiserror::Error)]
@@ -44,7 +43,7 @@ pub enum ExportError {
 ///
 /// If there is no such chain, the data file cannot be read, or `out` not written.
 pub fn export(
-    data: &Path,
+    data: &Location,
     tenant_id: &str,
     chain_id: &str,
     out: &mut impl Write,
@@ -157,13 +156,14 @@ mod tests {
         }
         store.close().await;
         drop(store);
-        let whole = export(&path, "t", "c", &mut io::sink()).unwrap();
+        let data = Location::File(path.clone());
+        let whole = export(&data, "t", "c", &mut io::sink()).unwrap();
         assert_eq!(whole.length, 3);
 
         let file = Connection::open(&path).unwrap();
         file.execute_batch("DROP TRIGGER events_are_not_removed; DELETE FROM events WHERE seq = 3").unwrap();
         drop(file);
-        let error = export(&path, "t", "c", &mut io::sink()).unwrap_err();
+        let error = export(&data, "t", "c", &mut io::sink()).unwrap_err();
         assert!(matches!(error, ExportError::Incomplete { found: 2, expected: 3 }), "{error}");
     }
 }

@@ -16,7 +16,7 @@ use crate::config::{MasterKeySource, Settings};
 use crate::http::{App, router};
 use crate::passport::keys::KeyError;
 use crate::passport::{Keys, MasterKey};
-use crate::store::{OpenError, SqliteStore, Store};
+use crate::store::{Location, OpenError, Store};
 
 /// How many requests one HTTP/2 connection may have in flight.
 const STREAMS: u32 = 256;
@@ -48,7 +48,7 @@ pub enum ServerError {
     /// It cannot use the keys that sign passports.
     #[error("cannot use the signing keys: {0}")]
     Keys(#[from] KeyError),
-    /// It cannot use its data file.
+    /// It cannot use its data.
     #[error(transparent)]
     Open(#[from] OpenError),
     /// It no longer takes connections.
@@ -57,17 +57,17 @@ pub enum ServerError {
 }
 
 impl Server {
-    /// Opens the data file and listens. When this returns, the gateway can decide.
+    /// Opens the data and listens. When this returns, the gateway can decide.
     ///
     /// # Errors
     ///
-    /// If the data file or the address cannot be used.
+    /// If the data or the address cannot be used.
     pub async fn start(settings: Settings) -> Result<Self, ServerError> {
-        let store: Arc<dyn Store> = Arc::new(SqliteStore::open(&settings.data)?);
+        let store = settings.data.open().await?;
         Self::start_with(settings, store).await
     }
 
-    /// As [`Server::start`], with a store that is open already; the settings' data file is left alone.
+    /// As [`Server::start`], with a store that is open already; the settings' own data are left alone.
     ///
     /// # Errors
     ///
@@ -175,17 +175,14 @@ impl Server {
 }
 
 /// The master key, if there is one.
-pub(crate) fn master_key(
-    source: &MasterKeySource,
-    data: &std::path::Path,
-) -> Result<Option<MasterKey>, KeyError> {
-    match source {
-        MasterKeySource::BesideData => {
+pub(crate) fn master_key(source: &MasterKeySource, data: &Location) -> Result<Option<MasterKey>, KeyError> {
+    match (source, data) {
+        (MasterKeySource::BesideData, Location::File(data)) => {
             let mut beside = data.as_os_str().to_owned();
             beside.push(".master-key");
             MasterKey::load_or_make(beside.as_ref()).map(Some)
         }
-        MasterKeySource::Given(key) => Ok(Some(key.clone())),
-        MasterKeySource::Missing => Ok(None),
+        (MasterKeySource::Given(key), _) => Ok(Some(key.clone())),
+        (MasterKeySource::BesideData, Location::Database(_)) | (MasterKeySource::Missing, _) => Ok(None),
     }
 }

@@ -8,6 +8,7 @@ use std::net::SocketAddr;
 use actpass_gateway::auth::{KeyHash, Role};
 use actpass_gateway::config::{LogFormat, Settings};
 use actpass_gateway::policy::{Cases, Policy};
+use actpass_gateway::store::Location;
 use tempfile::TempDir;
 
 #[test]
@@ -18,7 +19,7 @@ fn a_whole_file_is_read() {
         .replace("127.0.0.1:0", "0.0.0.0:8787");
     let settings = Settings::parse(&text, folder.path()).unwrap();
     assert_eq!(settings.listen, "0.0.0.0:8787".parse::<SocketAddr>().unwrap());
-    assert_eq!(settings.data, folder.path().join("data.db"));
+    assert!(matches!(&settings.data, Location::File(path) if *path == folder.path().join("data.db")));
     assert_eq!(settings.log, LogFormat::Json);
     assert_eq!(settings.body_bytes, 5000);
     let bound = settings.keyring.find("apk_bound").unwrap();

@@ -18,6 +18,7 @@ use rusqlite::{Connection, OpenFlags, OptionalExtension, Row, Transaction, Trans
 use tokio::sync::{Semaphore, mpsc};
 
 use super::batch::{Answer, ApprovalStanding, Batch, Rows};
+use super::postgres::DatabaseError;
 use super::queue::{self, Job, Jobs, Round};
 use super::{
     Append, Appended, Approval, Claim, Decided, Effect, Once, Rotation, Standing, Store, StoreError,
@@ -142,12 +143,15 @@ pub struct SqliteStore {
     writer: Mutex<Option<JoinHandle<()>>>,
 }
 
-/// Why a data file could not be opened.
+/// Why data could not be opened.
 #[derive(Debug, thiserror::Error)]
 pub enum OpenError {
     /// The file or its folder cannot be made or opened.
     #[error("{0}: {1}")]
     Io(PathBuf, #[source] io::Error),
+    /// The database cannot be used.
+    #[error(transparent)]
+    Database(#[from] DatabaseError),
     /// Another gateway has it.
     #[error("{0}: in use by another gateway; two must not write one data file")]
     Locked(PathBuf),
@@ -159,6 +163,9 @@ pub enum OpenError {
     /// An older version of the gateway made it, and may still use it.
     #[error("{0}: was made by an older version of the gateway; start this version on it once")]
     Older(PathBuf),
+    /// This process cannot do more than one thing at a time.
+    #[error("no runtime could be started: {0}")]
+    Runtime(#[source] io::Error),
     /// It is not a SQLite database, or is damaged.
     #[error("{0}: {1}")]
     Sqlite(PathBuf, #[source] rusqlite::Error),
@@ -310,14 +317,8 @@ impl Store for SqliteStore {
     }
 }
 
-/// Reads a tenant's chain from the data file `path` and hands its events to `each`, in order. It only reads, and works
-/// beside a gateway that has the file; what is recorded meanwhile is not part of it. The chain's head; `None` if there
-/// is no such chain.
-///
-/// # Errors
-///
-/// If the file cannot be read or is a newer version's, and what `each` returned.
-pub fn read_chain<E: From<OpenError>>(
+/// As [`super::read_chain`], from a data file.
+pub(super) fn read_chain<E: From<OpenError>>(
     path: &Path,
     tenant_id: &str,
     chain_id: &str,
