@@ -23,6 +23,12 @@ RUST_SOURCES := Cargo.toml Cargo.lock $(shell find core/src gateway/src policies
 demo: python target/release/actpass-gateway
 	@echo
 	@$(VENV)/bin/python examples/python/refund.py target/release/actpass-gateway .actpass/demo/refunds.jsonl
+	@echo
+	@echo 'A passport of at most 100 dollars:'
+	@$(VENV)/bin/python examples/python/passport.py target/release/actpass-gateway
+	@echo
+	@echo 'A refund that a person must approve:'
+	@$(VENV)/bin/python examples/python/approval.py target/release/actpass-gateway --approve
 
 python: $(VENV)/installed
 

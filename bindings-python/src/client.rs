@@ -3,11 +3,13 @@
 use std::sync::Arc;
 
 use actpass_core::runtime::Host;
-use actpass_core::{ActPass, Error, ErrorKind, Secret};
+use actpass_core::{ActPass, Action, Error, ErrorKind, PendingApproval, Secret};
 use pyo3::prelude::*;
-use pyo3::types::{PyBytes, PyFloat, PyInt, PyString};
+use pyo3::types::{PyBytes, PyInt, PyString};
 
-use crate::convert::{from_json, json, optional, string};
+use crate::convert::{
+    from_json, is_bool, json, number, optional, seconds_argument, string, to_json, wrong_type,
+};
 use crate::error::raise;
 use crate::evidence::EvidenceArguments;
 use crate::guard::{ActionArguments, Ruled, verdict};
@@ -83,10 +85,52 @@ impl Client {
         })
     }
 
-    fn authorize<'py>(&self, py: Python<'py>, action: ActionArguments<'py>) -> PyResult<Ruled<'py>> {
+    fn authorize<'py>(
+        &self,
+        py: Python<'py>,
+        action: ActionArguments<'py>,
+        record_outcome: Needed<'_, 'py>,
+    ) -> PyResult<Ruled<'py>> {
         enter(py, || {
-            let action = action.convert()?;
-            verdict(py, authorize(py, &*self.host(py)?, &action)?)
+            let record = flag("record_outcome", record_outcome)?;
+            self.rule(py, &action.convert()?, record)
+        })
+    }
+
+    fn resume<'py>(
+        &self,
+        py: Python<'py>,
+        pending: Needed<'_, 'py>,
+        passport: Argument<'_, 'py>,
+        wait_for_approval: Argument<'_, 'py>,
+        record_outcome: Needed<'_, 'py>,
+    ) -> PyResult<Ruled<'py>> {
+        enter(py, || {
+            let mut action = pending_approval(pending)?.action();
+            if let Some(passport) = optional("passport", passport)? {
+                action = action.passport(passport);
+            }
+            if let Some(wait) = seconds_argument("wait_for_approval", wait_for_approval)? {
+                action = action.wait_for_approval(wait);
+            }
+            self.rule(py, &action, flag("record_outcome", record_outcome)?)
+        })
+    }
+
+    fn wait_for_approval<'py>(
+        &self,
+        py: Python<'py>,
+        approval: Needed<'_, 'py>,
+        timeout: Argument<'_, 'py>,
+    ) -> PyResult<Bound<'py, PyAny>> {
+        enter(py, || {
+            let id = match approval.is_instance_of::<PyString>() {
+                true => string("approval", approval)?,
+                false => pending_approval(approval)?.id().to_owned(),
+            };
+            let timeout = seconds_argument("timeout", timeout)?.unwrap_or_default();
+            let call = async |actpass: ActPass| actpass.wait_for_approval(&id, timeout).await;
+            from_json(py, wait(py, &*self.host(py)?, call)?.as_json())
         })
     }
 
@@ -183,6 +227,12 @@ impl Client {
 }
 
 impl Client {
+    fn rule<'py>(&self, py: Python<'py>, action: &Action, record: bool) -> PyResult<Ruled<'py>> {
+        let host = self.host(py)?;
+        let ruled = authorize(py, &host, action)?;
+        verdict(py, ruled, record.then_some(host))
+    }
+
     fn host(&self, py: Python<'_>) -> PyResult<Arc<Host>> {
         self.host.load_full().ok_or_else(|| {
             raise(
@@ -237,9 +287,7 @@ fn setting(member: &str, value: Argument<'_, '_>) -> PyResult<Option<String>> {
 }
 
 fn seconds(member: &str, value: Needed<'_, '_>) -> PyResult<std::time::Duration> {
-    let is_number = value.is_instance_of::<PyFloat>() || value.is_instance_of::<PyInt>();
-    let seconds = value.extract::<f64>().ok().filter(|_| is_number && !is_bool(value));
-    let seconds = seconds.ok_or_else(|| wrong_setting(member, "seconds as a number", value))?;
+    let seconds = number(value).ok_or_else(|| wrong_setting(member, "seconds as a number", value))?;
     actpass_core::seconds(member, seconds).map_err(|error| raise(value.py(), &error))
 }
 
@@ -252,8 +300,14 @@ fn switch(member: &str, value: Needed<'_, '_>) -> PyResult<bool> {
     value.extract::<bool>().map_err(|_| wrong_setting(member, "True or False", value))
 }
 
-fn is_bool(value: Needed<'_, '_>) -> bool {
-    value.is_instance_of::<pyo3::types::PyBool>()
+/// A switch of a call, not of the client.
+fn flag(member: &str, value: Needed<'_, '_>) -> PyResult<bool> {
+    value.extract::<bool>().map_err(|_| wrong_type(member, "True or False", value))
+}
+
+/// The handle that an outcome gave as `approval`.
+fn pending_approval(pending: Needed<'_, '_>) -> PyResult<PendingApproval> {
+    PendingApproval::parse(&to_json("pending", pending)?).map_err(|error| raise(pending.py(), &error))
 }
 
 /// The PEM text of certificates, as `str` or `bytes`.

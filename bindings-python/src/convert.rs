@@ -1,5 +1,7 @@
 //! Python objects to JSON text and back, without a tree between.
 
+use std::time::Duration;
+
 use actpass_core::json::{self, Builder, MAX_DEPTH, ReadError, Style, Text};
 use actpass_core::{Error, Json};
 use pyo3::prelude::*;
@@ -40,6 +42,25 @@ pub(crate) fn string(member: &str, value: &Bound<'_, PyAny>) -> PyResult<String>
 /// An optional string argument.
 pub(crate) fn optional(member: &str, value: Option<&Bound<'_, PyAny>>) -> PyResult<Option<String>> {
     value.map(|value| string(member, value)).transpose()
+}
+
+/// A number, but not a bool.
+pub(crate) fn number(value: &Bound<'_, PyAny>) -> Option<f64> {
+    let is_number = value.is_instance_of::<PyFloat>() || value.is_instance_of::<PyInt>();
+    value.extract::<f64>().ok().filter(|_| is_number && !is_bool(value))
+}
+
+/// Optional seconds, from 0, as an argument of a call.
+pub(crate) fn seconds_argument(member: &str, value: Option<&Bound<'_, PyAny>>) -> PyResult<Option<Duration>> {
+    let Some(value) = value else {
+        return Ok(None);
+    };
+    let seconds = number(value).ok_or_else(|| wrong_type(member, "seconds as a number", value))?;
+    actpass_core::wait_seconds(member, seconds).map(Some).map_err(|error| raise(value.py(), &error))
+}
+
+pub(crate) fn is_bool(value: &Bound<'_, PyAny>) -> bool {
+    value.is_instance_of::<PyBool>()
 }
 
 /// A list or tuple of strings.

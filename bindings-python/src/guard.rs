@@ -1,15 +1,16 @@
 //! The two steps of the guard. The face runs the caller's function between them, in the caller's own thread.
 
-use std::sync::{Mutex, PoisonError};
+use std::sync::{Arc, Mutex, PoisonError};
 
+use actpass_core::runtime::Host;
 use actpass_core::{Action, Decision, Outcome, Settlement, Verdict, canonical_outcome as canonical};
-use pyo3::exceptions::PyRuntimeError;
+use pyo3::exceptions::{PyException, PyRuntimeError};
 use pyo3::prelude::*;
 use pyo3::types::{PyDict, PyString};
 
-use crate::convert::{argument, from_json, optional, string, to_json};
+use crate::convert::{argument, from_json, json, optional, seconds_argument, string, to_json};
 use crate::error::{exception, raise};
-use crate::runtime::enter;
+use crate::runtime::{enter, wait};
 
 /// The members of an action, in the order of the face's parameters.
 #[derive(FromPyObject)]
@@ -25,12 +26,25 @@ pub(crate) struct ActionArguments<'py>(
     Option<Bound<'py, PyAny>>,
     Option<Bound<'py, PyAny>>,
     Option<Bound<'py, PyAny>>,
+    Option<Bound<'py, PyAny>>,
 );
 
 impl ActionArguments<'_> {
     pub(crate) fn convert(self) -> PyResult<Action> {
-        let Self(goal, tool, args, resource, user_id, passport, mode, key, audience, approval, manifest) =
-            self;
+        let Self(
+            goal,
+            tool,
+            args,
+            resource,
+            user_id,
+            passport,
+            mode,
+            key,
+            audience,
+            approval,
+            manifest,
+            wait,
+        ) = self;
         let mut action = Action::new(string("goal", &goal)?, string("tool", &tool)?)
             .resource(string("resource", &resource)?)
             .args_text(to_json("args", &args)?);
@@ -55,6 +69,9 @@ impl ActionArguments<'_> {
         if let Some(hash) = optional("tool_manifest_hash", manifest.as_ref())? {
             action = action.tool_manifest_hash(hash);
         }
+        if let Some(wait) = seconds_argument("wait_for_approval", wait.as_ref())? {
+            action = action.wait_for_approval(wait);
+        }
         Ok(action)
     }
 }
@@ -62,18 +79,28 @@ impl ActionArguments<'_> {
 /// A verdict: `(permit, None)` or `(None, outcome)`.
 pub(crate) type Ruled<'py> = (Option<Permit>, Option<Bound<'py, PyAny>>);
 
-pub(crate) fn verdict<'py>(py: Python<'py>, verdict: Verdict) -> PyResult<Ruled<'py>> {
+/// `recorder` is the client by which the outcome is to be recorded.
+pub(crate) fn verdict<'py>(
+    py: Python<'py>,
+    verdict: Verdict,
+    recorder: Option<Arc<Host>>,
+) -> PyResult<Ruled<'py>> {
     match verdict {
         Verdict::Blocked(blocked) => {
             Ok((None, Some(report(py, Outcome::<Py<PyAny>, Py<PyAny>>::Blocked(blocked))?)))
         }
-        Verdict::Proceed(permit) => Ok((Some(Permit(Mutex::new(State::Granted(permit)))), None)),
+        Verdict::Proceed(permit) => {
+            Ok((Some(Permit { state: Mutex::new(State::Granted(permit)), recorder }), None))
+        }
     }
 }
 
 /// Leave to run the action, once.
 #[pyclass(frozen, module = "actpass._native")]
-pub(crate) struct Permit(Mutex<State>);
+pub(crate) struct Permit {
+    state: Mutex<State>,
+    recorder: Option<Arc<Host>>,
+}
 
 enum State {
     Granted(actpass_core::Permit),
@@ -120,12 +147,39 @@ impl Permit {
         let State::Running(settlement) = self.replace(State::Settled) else {
             return Err(PyRuntimeError::new_err("the permit is not running"));
         };
-        report(py, settlement.settle(ended))
+        let recorded =
+            self.recorder.as_ref().map(|host| record(py, host, &settlement, &ended)).transpose()?;
+        let reported = report(py, settlement.settle(ended))?;
+        if let Some((member, value)) = recorded {
+            reported.set_item(member, value)?;
+        }
+        Ok(reported)
     }
 
     fn replace(&self, state: State) -> State {
-        std::mem::replace(&mut *self.0.lock().unwrap_or_else(PoisonError::into_inner), state)
+        std::mem::replace(&mut *self.state.lock().unwrap_or_else(PoisonError::into_inner), state)
     }
+}
+
+/// Records how an action ended: a member of the outcome that says what came of it. What stops the program is an error.
+fn record<'py>(
+    py: Python<'py>,
+    host: &Host,
+    settlement: &Settlement,
+    ended: &Result<Py<PyAny>, Py<PyAny>>,
+) -> PyResult<(&'static str, Bound<'py, PyAny>)> {
+    enter(py, || {
+        // What is not JSON has no hash.
+        let response = ended.as_ref().ok().and_then(|result| json("result", result.bind(py)).ok());
+        let event = settlement.evidence(ended.is_ok(), response.as_ref());
+        match wait(py, host, async |actpass| actpass.record_evidence(&event).await) {
+            Ok(recorded) => Ok(("evidence", from_json(py, recorded.as_json())?)),
+            Err(error) if error.is_instance_of::<PyException>(py) => {
+                Ok(("evidence_error", error.into_value(py).into_bound(py).into_any()))
+            }
+            Err(stop) => Err(stop),
+        }
+    })
 }
 
 fn report<'py>(py: Python<'py>, outcome: Outcome<Py<PyAny>, Py<PyAny>>) -> PyResult<Bound<'py, PyAny>> {
@@ -134,7 +188,12 @@ fn report<'py>(py: Python<'py>, outcome: Outcome<Py<PyAny>, Py<PyAny>>) -> PyRes
         reported.set_item("decision", from_json(py, outcome.decision().as_json())?)?;
         reported.set_item("executed", outcome.executed())?;
         let gate_error = match outcome {
-            Outcome::Blocked(blocked) => blocked.error().cloned(),
+            Outcome::Blocked(blocked) => {
+                if let Some(approval) = blocked.approval() {
+                    reported.set_item("approval", from_json(py, &approval.to_json())?)?;
+                }
+                blocked.error().cloned()
+            }
             Outcome::Failed { error, .. } => {
                 reported.set_item("error", error)?;
                 None

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import contextlib
 import functools
+import hashlib
 import json
 import os
 import re
@@ -42,11 +43,13 @@ ACTION: dict[str, Any] = {
     "resource": "stripe:charge:ch_123",
 }
 ALLOW = {"decision": "allow", "reason_code": "refund.small_in_scope", "evidence_event_id": "ev_1"}
+#: The same, from a scripted gateway that says which request it answers.
+BOUND = {**ALLOW, "request_hash": "{{request_hash}}"}
 MODES: tuple[Mode, ...] = ("enforce", "strict", "warn", "monitor")
 
 #: A good answer for each call.
 ANSWERS: dict[str, dict[str, Any]] = {
-    "/api/v1/actions/preflight": ALLOW,
+    "/api/v1/actions/preflight": BOUND,
     "/api/v1/passports/issue": {"token": "issued", "jwks_uri": "https://gate.example/jwks"},
     "/api/v1/passports/verify": {"valid": True, "errors": []},
     "/api/v1/passports/revoke": {"revoked": True},
@@ -62,6 +65,12 @@ CALLS: dict[str, Callable[[ActPassClient], Any]] = {
     "revoke_passport": lambda client: client.revoke_passport("ap_1", "over"),
     "record_evidence": lambda client: client.record_evidence("refund.sent", "case_1"),
 }
+
+
+def request_hash(body: bytes) -> str:
+    """Return what a gateway gives as ``request_hash`` of ``body``, without the package under test."""
+    canonical = json.dumps(json.loads(body), sort_keys=True, separators=(",", ":"), ensure_ascii=False)
+    return hashlib.sha256(canonical.encode()).hexdigest()
 
 
 def answer(body: Any, **members: Any) -> dict[str, Any]:
@@ -192,8 +201,16 @@ class Gateway:
     def client(self, **settings: Any) -> ActPassClient:
         return new_client(self.base_url, **{"api_key": "apk_dev", "agent_id": "support_agent", **settings})
 
-    def get(self, path: str) -> Any:
-        request = urllib.request.Request(self.base_url + path, headers={"authorization": "Bearer apk_dev"})
+    def get(self, path: str, *, operator: bool = False) -> Any:
+        return self._ask(path, None, operator=operator)
+
+    def post(self, path: str, body: Any, *, operator: bool = False) -> Any:
+        return self._ask(path, json.dumps(body).encode(), operator=operator)
+
+    def _ask(self, path: str, body: bytes | None, *, operator: bool) -> Any:
+        key = "apdv_dev" if operator else "apk_dev"
+        headers = {"authorization": f"Bearer {key}", "content-type": "application/json"}
+        request = urllib.request.Request(self.base_url + path, body, headers)
         with urllib.request.urlopen(request, timeout=10) as response:
             return json.load(response)
 
@@ -249,7 +266,11 @@ class _CapturingHandler(BaseHTTPRequestHandler):
         body = self.rfile.read(int(self.headers["content-length"]))
         headers = {name.lower(): value for name, value in self.headers.items()}
         self.server.captured.append(Captured(self.path, headers, body))
-        said = json.dumps(ANSWERS[self.path]).encode()
+        # What a client sends elsewhere may be without the canonical form that is made here.
+        hashed = request_hash(body) if b'"mode": "strict"' in body else ""
+        said = (
+            json.dumps(ANSWERS[self.path]).replace('"{{request_hash}}"', f'"{hashed}"' if hashed else "null").encode()
+        )
         self.send_response(200)
         self.send_header("content-type", "application/json")
         self.send_header("content-length", str(len(said)))

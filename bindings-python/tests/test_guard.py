@@ -17,6 +17,7 @@ from actpass import ActPassArgumentError, ActPassClient, canonical_outcome
 from support import (
     ACTION,
     ALLOW,
+    BOUND,
     CREDENTIAL,
     MODES,
     Callback,
@@ -26,6 +27,7 @@ from support import (
     answer,
     everything_shown,
     new_client,
+    request_hash,
 )
 
 WITH_CREDENTIAL = {**ALLOW, "credential": {"token": CREDENTIAL, "expires_at": "2030-01-01T00:00:00Z", "more": [1]}}
@@ -56,11 +58,15 @@ def client(allowing: Played) -> Iterator[ActPassClient]:
 def test_the_table(hostile: Hostile, mode: Any, word: str) -> None:
     decision = {"decision": word, "reason_code": "some.reason", "evidence_event_id": "ev_1", "new": {"member": 1.50}}
     callback = Callback()
-    with hostile.play(answer(decision)) as gateway, new_client(gateway.base_url) as client:
+    with (
+        hostile.play(answer({**decision, "request_hash": "{{request_hash}}"})) as gateway,
+        new_client(gateway.base_url) as client,
+    ):
         out: Any = client.guard(execute_fn=callback, mode=mode, **ACTION)
         [request] = gateway.seen()
     runs = (mode, word) in RUNS
     assert (callback.runs, out["executed"]) == (runs, runs)
+    assert out["decision"].pop("request_hash") == request_hash(request["body"].encode())
     assert out["decision"] == decision
     assert set(out) == ({"decision", "executed", "result"} if runs else {"decision", "executed"})
     assert f'"mode": "{mode}"' in request["body"]
@@ -143,18 +149,19 @@ def test_the_error_is_that_very_exception(client: ActPassClient, error: Exceptio
 
 @pytest.mark.parametrize("kind", [KeyboardInterrupt, SystemExit, GeneratorExit, asyncio.CancelledError])
 @pytest.mark.parametrize("mode", MODES)
-def test_what_stops_a_program_passes_through(client: ActPassClient, kind: Any, mode: Any) -> None:
+def test_what_stops_a_program_passes_through(hostile: Hostile, kind: Any, mode: Any) -> None:
     stop = kind("stop")
 
     def fail(_: Any) -> None:
         raise stop
 
     callback = Callback(fail)
-    with pytest.raises(kind) as raised:
-        client.guard(execute_fn=callback, mode=mode, **ACTION)
+    with hostile.play(answer(BOUND)) as gateway, new_client(gateway.base_url) as client:
+        with pytest.raises(kind) as raised:
+            client.guard(execute_fn=callback, mode=mode, **ACTION)
+        assert client.guard(execute_fn=lambda _: 1, **ACTION)["executed"], "the client does not work afterwards"
     assert (raised.value, callback.runs) == (stop, 1)
     assert raised.value is stop
-    assert client.guard(execute_fn=lambda _: 1, **ACTION)["executed"], "the client does not work afterwards"
 
 
 def test_it_runs_on_the_calling_thread_with_its_context(client: ActPassClient) -> None:
@@ -236,18 +243,18 @@ def test_outcomes_share_nothing(client: ActPassClient) -> None:
 
 
 def test_a_permit_cannot_be_spent_twice_nor_settled_unspent(client: ActPassClient) -> None:
-    members = (*ACTION.values(), None, None, None, None, None, None, None)
-    permit, blocked = client._native.authorize(members)
+    members = (*ACTION.values(), *[None] * 8)
+    permit, blocked = client._native.authorize(members, False)
     assert blocked is None
     assert permit is not None
     with pytest.raises(RuntimeError):
         permit.returned(1)
-    permit, _ = client._native.authorize(members)
+    permit, _ = client._native.authorize(members, False)
     assert permit is not None
     permit.spend()
     with pytest.raises(RuntimeError):
         permit.spend()
-    permit, _ = client._native.authorize(members)
+    permit, _ = client._native.authorize(members, False)
     assert permit is not None
     permit.spend()
     assert permit.returned(1)["executed"]

@@ -1,5 +1,7 @@
 //! What an agent is about to do.
 
+use std::time::Duration;
+
 use crate::error::Error;
 use crate::guard::Mode;
 use crate::json::{self, Checker, Json, Style, Text};
@@ -30,6 +32,7 @@ pub struct Action {
     pub(crate) audience: Option<String>,
     pub(crate) approval_request_id: Option<String>,
     pub(crate) tool_manifest_hash: Option<String>,
+    pub(crate) wait_for_approval: Option<Duration>,
 }
 
 impl Action {
@@ -47,6 +50,7 @@ impl Action {
             audience: None,
             approval_request_id: None,
             tool_manifest_hash: None,
+            wait_for_approval: None,
         }
     }
 
@@ -119,6 +123,15 @@ impl Action {
     #[must_use]
     pub fn tool_manifest_hash(mut self, hash: impl Into<String>) -> Self {
         self.tool_manifest_hash = Some(hash.into());
+        self
+    }
+
+    /// Sets for how long a guard holds an action that needs an approval, until somebody decided; it does not hold by
+    /// default, and reports it as blocked at once. This time comes on top of the client's deadline, which is that of
+    /// each request. A preflight never holds.
+    #[must_use]
+    pub fn wait_for_approval(mut self, wait: Duration) -> Self {
+        self.wait_for_approval = Some(wait);
         self
     }
 }

@@ -9,11 +9,13 @@ use std::time::{Duration, SystemTime};
 
 use bytes::Bytes;
 use futures_util::FutureExt;
+use serde::Serialize;
 use tokio::time::Instant;
 use tracing::Instrument;
 use uuid::{NoContext, Timestamp, Uuid};
 
 use crate::action::Action;
+use crate::approval::{self, Approval, ApprovalStatus};
 use crate::config::{self, BaseUrl, Config};
 use crate::decision::{Decision, DecisionWord};
 use crate::error::{Error, ErrorKind};
@@ -110,10 +112,72 @@ impl ActPass {
     /// # Errors
     ///
     /// [`ErrorKind::Argument`] for what cannot be sent, and nothing else: a gate that fails is a verdict.
+    ///
+    /// An action that needs an approval, and [waits for it](Action::wait_for_approval), is held: as soon as a person
+    /// approved it, the very same action is asked about again, naming the approval, and that answer rules. One that is
+    /// rejected, expires or is not decided in time is blocked with that reason. A gateway that cannot be reached
+    /// meanwhile is asked again until the time is over.
     pub async fn authorize(&self, action: &Action) -> Result<Verdict, Error> {
+        let verdict = self.rule(action).await?;
+        let (Some(wait), Some(pending)) = (action.wait_for_approval, verdict.pending()) else {
+            return Ok(verdict);
+        };
+        let approved = Action { passport: action.passport.clone(), ..pending.action() };
+        match self.wait_for_approval(pending.id(), wait).await.map(|approval| approval.status()) {
+            Ok(ApprovalStatus::Approved) => self.rule(&approved).await,
+            Ok(status) => Ok(Verdict::unapproved(pending.clone(), status)),
+            Err(error) => self.failed(&approved, error),
+        }
+    }
+
+    /// One question and its verdict.
+    async fn rule(&self, action: &Action) -> Result<Verdict, Error> {
         let body = self.preflight_body(action)?;
-        let mode = action.mode.unwrap_or(self.0.config.mode);
-        Ok(Verdict::of(mode, self.ask(action, body).await))
+        let gate = self.ask(action, body.clone()).await;
+        Ok(Verdict::of(self.mode(action), action, body, gate))
+    }
+
+    /// The verdict where the gate failed before a question could be asked.
+    fn failed(&self, action: &Action, error: Error) -> Result<Verdict, Error> {
+        let body = self.preflight_body(action)?;
+        Ok(Verdict::of(self.mode(action), action, body, Err(error)))
+    }
+
+    fn mode(&self, action: &Action) -> Mode {
+        action.mode.unwrap_or(self.0.config.mode)
+    }
+
+    /// Waits until somebody decided about the approval `id`, for `wait` at most, and says where it stands then. It may
+    /// still be pending; with a `wait` of zero that is one look.
+    ///
+    /// The gateway holds each look for up to 25 s; a look that fails in a way that may pass is repeated until the time
+    /// is over.
+    ///
+    /// # Errors
+    ///
+    /// As [`ActPass::preflight`], of the last look.
+    pub async fn wait_for_approval(&self, id: &str, wait: Duration) -> Result<Approval, Error> {
+        let until = Instant::now() + wait.min(approval::LONGEST_WAIT);
+        loop {
+            let began = Instant::now();
+            let left = until.saturating_duration_since(began);
+            // A look must be answered within the deadline of its call.
+            let held = left.min(approval::LONGEST_LOOK).min(self.0.config.timeout.mul_f64(0.8));
+            let request =
+                Request { below: approval::below(id, held)?, ..Request::new(Operation::Approval, "") };
+            let looked = self.document(request, None).await.and_then(|document| {
+                Approval::parse(document, id).map_err(|problem| invalid(Operation::Approval, &problem))
+            });
+            let goes_on = match &looked {
+                Ok(approval) => approval.status() == ApprovalStatus::Pending,
+                Err(error) => error.is_retryable(),
+            };
+            if !goes_on || left.is_zero() {
+                return looked;
+            }
+            let pause = looked.err().and_then(|error| error.retry_after()).unwrap_or(approval::BETWEEN_LOOKS);
+            tokio::time::sleep_until((began + pause).min(until)).await;
+        }
     }
 
     /// Runs `execute` if `action` may run, and reports what happened.
@@ -134,6 +198,61 @@ impl ActPass {
             Verdict::Proceed(permit) => {
                 let (context, settlement) = permit.spend();
                 Ok(settlement.settle(execute(context).await))
+            }
+        }
+    }
+
+    /// As [`ActPass::guard`], and records how the action ended in the ledger, on the decision's chain: see
+    /// [`Settlement::evidence`](crate::Settlement::evidence). The result's hash is recorded where it serializes to JSON that
+    /// has a canonical form.
+    ///
+    /// What came of recording is told beside the outcome, and `None` where nothing ran; a failure to record changes nothing
+    /// about the outcome.
+    ///
+    /// # Errors
+    ///
+    /// As [`ActPass::authorize`].
+    ///
+    /// ```
+    /// # use actpass_core::transport::{Answer, Request, SendFuture, Transport};
+    /// # use actpass_core::Operation;
+    /// # #[derive(Debug)] struct Gateway;
+    /// # impl Transport for Gateway { fn send(&self, request: Request) -> SendFuture<'_> {
+    /// #     Box::pin(async move { Ok(Answer::new(200, match request.operation {
+    /// #         Operation::Preflight => r#"{"decision":"allow"}"#,
+    /// #         _ => r#"{"event_id":"ev_2","current_event_hash":"ab"}"#,
+    /// #     })) }) } }
+    /// # tokio::runtime::Builder::new_current_thread().enable_all().build().unwrap().block_on(async {
+    /// use actpass_core::{ActPass, Action};
+    ///
+    /// # let actpass = ActPass::builder().api_key("apk_dev").transport(Gateway).build()?;
+    /// let action = Action::new("resolve_refund_request", "stripe.refund.create");
+    /// let (outcome, recorded) = actpass.guard_and_record(&action, async |_| Ok::<_, ()>("refunded")).await?;
+    /// assert!(outcome.executed());
+    /// assert_eq!(recorded.unwrap()?.event_id(), "ev_2");
+    /// # Ok::<(), actpass_core::Error>(())
+    /// # }).unwrap();
+    /// ```
+    pub async fn guard_and_record<T, E, F, R>(
+        &self,
+        action: &Action,
+        execute: F,
+    ) -> Result<(Outcome<T, E>, Option<Result<RecordedEvidence, Error>>), Error>
+    where
+        T: Serialize,
+        F: FnOnce(ExecutionContext) -> R,
+        R: Future<Output = Result<T, E>>,
+    {
+        match self.authorize(action).await? {
+            Verdict::Blocked(blocked) => Ok((Outcome::Blocked(blocked), None)),
+            Verdict::Proceed(permit) => {
+                let (context, settlement) = permit.spend();
+                let ended = execute(context).await;
+                let response = ended.as_ref().ok().and_then(|result| serde_json::to_vec(result).ok());
+                let response = response.and_then(|json| Json::parse(&json).ok());
+                let event = settlement.evidence(ended.is_ok(), response.as_ref());
+                let recorded = self.record_evidence(&event).await;
+                Ok((settlement.settle(ended), Some(recorded)))
             }
         }
     }
@@ -159,7 +278,7 @@ impl ActPass {
     /// ```
     pub async fn issue_passport(&self, wanted: &PassportRequest) -> Result<IssuedPassport, Error> {
         let body = request::issue(wanted, &self.0.config.agent_id)?;
-        let document = self.document(Operation::IssuePassport, body, None).await?;
+        let document = self.document(Request::new(Operation::IssuePassport, body), None).await?;
         IssuedPassport::parse(&document).map_err(|problem| invalid(Operation::IssuePassport, &problem))
     }
 
@@ -184,7 +303,8 @@ impl ActPass {
     /// ```
     pub async fn verify_passport(&self, wanted: &VerifyRequest) -> Result<Verification, Error> {
         let body = request::verify(wanted)?;
-        let document = self.document(Operation::VerifyPassport, body, Some(&wanted.token)).await?;
+        let document =
+            self.document(Request::new(Operation::VerifyPassport, body), Some(&wanted.token)).await?;
         Verification::parse(document).map_err(|problem| invalid(Operation::VerifyPassport, &problem))
     }
 
@@ -221,7 +341,7 @@ impl ActPass {
             Err(reason) => return Ok(Verification::invalid(reason)),
         };
         let fetch = async || {
-            let keys = self.document(Operation::Jwks, Bytes::new(), None).await?;
+            let keys = self.document(Request::new(Operation::Jwks, ""), None).await?;
             offline::parse_keys(&keys).map_err(|problem| invalid(Operation::Jwks, problem))
         };
         let key = self.0.keys.find(passport.key_id(), fetch).await?;
@@ -256,7 +376,7 @@ impl ActPass {
     /// ```
     pub async fn revoke_passport(&self, jti: &str, reason: Option<&str>) -> Result<Revocation, Error> {
         let body = request::revoke(jti, reason)?;
-        let document = self.document(Operation::RevokePassport, body, None).await?;
+        let document = self.document(Request::new(Operation::RevokePassport, body), None).await?;
         Revocation::parse(document).map_err(|problem| invalid(Operation::RevokePassport, &problem))
     }
 
@@ -280,7 +400,7 @@ impl ActPass {
     /// ```
     pub async fn record_evidence(&self, event: &EvidenceEvent) -> Result<RecordedEvidence, Error> {
         let body = request::evidence(event)?;
-        let document = self.document(Operation::RecordEvidence, body, None).await?;
+        let document = self.document(Request::new(Operation::RecordEvidence, body), None).await?;
         RecordedEvidence::parse(document).map_err(|problem| invalid(Operation::RecordEvidence, &problem))
     }
 
@@ -290,8 +410,7 @@ impl ActPass {
             // From the operating system's randomness, without a shared counter: unique across a fork.
             None => Cow::Owned(Uuid::new_v7(Timestamp::now(NoContext)).to_string()),
         };
-        let mode = action.mode.unwrap_or(self.0.config.mode);
-        request::preflight(action, &self.0.config.agent_id, mode, &key)
+        request::preflight(action, &self.0.config.agent_id, self.mode(action), &key)
     }
 
     /// The preflight and what its answer means. A decision counts in a 2xx answer; in a 401 or 403 it does unless it is
@@ -299,10 +418,11 @@ impl ActPass {
     async fn ask(&self, action: &Action, body: Bytes) -> Result<Answered, Error> {
         let operation = Operation::Preflight;
         let passport = action.passport.as_ref();
-        let answer = self.call(operation, body).await?;
-        let decided = answer.body.as_ref().map_err(ToString::to_string).and_then(|body| {
-            let (decision, credential) = Decision::parse_with_credential(body)?;
-            Ok(Answered { decision, credential, refused: !is_success(answer.status) })
+        let answer = self.call(Request::new(operation, body.clone())).await?;
+        let decided = answer.body.as_ref().map_err(ToString::to_string).and_then(|answered| {
+            let (decision, credential) = Decision::parse_with_credential(answered)?;
+            let bound = decision.is_bound(&body)?;
+            Ok(Answered { decision, credential, refused: !is_success(answer.status), bound })
         });
         match decided {
             Ok(answered) if !answered.refused => Ok(answered),
@@ -319,13 +439,9 @@ impl ActPass {
     }
 
     /// A call whose 2xx answer is a JSON object.
-    async fn document(
-        &self,
-        operation: Operation,
-        body: Bytes,
-        token: Option<&Secret>,
-    ) -> Result<Document, Error> {
-        let answer = self.call(operation, body).await?;
+    async fn document(&self, request: Request, token: Option<&Secret>) -> Result<Document, Error> {
+        let operation = request.operation;
+        let answer = self.call(request).await?;
         if !is_success(answer.status) {
             return Err(self.refusal(operation, &answer, token));
         }
@@ -334,7 +450,8 @@ impl ActPass {
     }
 
     /// One call: attempts, waits and all under one deadline, and a panic no further than here.
-    async fn call(&self, operation: Operation, body: Bytes) -> Result<Answer, Error> {
+    async fn call(&self, request: Request) -> Result<Answer, Error> {
+        let operation = request.operation;
         let span = tracing::debug_span!(
             "actpass.call",
             operation = operation.name(),
@@ -344,7 +461,7 @@ impl ActPass {
         );
         let timeout = self.0.config.timeout;
         let deadline = Instant::now() + timeout;
-        let attempts = AssertUnwindSafe(self.attempts(operation, body, deadline)).catch_unwind();
+        let attempts = AssertUnwindSafe(self.attempts(request, deadline)).catch_unwind();
         let ended = match tokio::time::timeout_at(deadline, attempts).instrument(span.clone()).await {
             Ok(Ok(ended)) => ended,
             Ok(Err(_panic)) => Err(Error::new(ErrorKind::Internal, "a panic in the SDK")),
@@ -364,11 +481,11 @@ impl ActPass {
         ended.map_err(|error| error.with_operation(operation))
     }
 
-    async fn attempts(&self, operation: Operation, body: Bytes, deadline: Instant) -> Result<Answer, Error> {
+    async fn attempts(&self, request: Request, deadline: Instant) -> Result<Answer, Error> {
         let mut retry = 0;
         loop {
-            let attempt = self.0.transport.send(Request { operation, body: body.clone() }).await;
-            let again = retry < self.0.config.max_retries && retry::permits(operation, &attempt);
+            let attempt = self.0.transport.send(request.clone()).await;
+            let again = retry < self.0.config.max_retries && retry::permits(request.operation, &attempt);
             let wait = again
                 .then(|| retry::wait(retry, attempt.as_ref().ok().and_then(retry_after)))
                 // A wait that the deadline cuts off would turn a known failure into a time-out.
@@ -616,17 +733,20 @@ pub enum Operation {
     RecordEvidence,
     /// The public keys that [`ActPass::verify_passport_offline`] verifies with.
     Jwks,
+    /// [`ActPass::wait_for_approval`], and what a guard that holds looks at.
+    Approval,
 }
 
 impl Operation {
     /// Every call.
-    pub const ALL: [Self; 6] = [
+    pub const ALL: [Self; 7] = [
         Self::Preflight,
         Self::IssuePassport,
         Self::VerifyPassport,
         Self::RevokePassport,
         Self::RecordEvidence,
         Self::Jwks,
+        Self::Approval,
     ];
 
     /// The method's name.
@@ -638,10 +758,11 @@ impl Operation {
             Self::RevokePassport => "revoke_passport",
             Self::RecordEvidence => "record_evidence",
             Self::Jwks => "jwks",
+            Self::Approval => "approval",
         }
     }
 
-    /// The path below the base URL.
+    /// The path below the base URL; where a call names what it is about, that follows.
     pub const fn path(self) -> &'static str {
         match self {
             Self::Preflight => "/api/v1/actions/preflight",
@@ -650,13 +771,14 @@ impl Operation {
             Self::RevokePassport => "/api/v1/passports/revoke",
             Self::RecordEvidence => "/api/v1/evidence/events",
             Self::Jwks => "/.well-known/jwks.json",
+            Self::Approval => "/api/v1/approvals",
         }
     }
 
     /// Whether it is a `GET`, which has no body; the others are `POST`s.
     pub const fn is_read(self) -> bool {
         match self {
-            Self::Jwks => true,
+            Self::Approval | Self::Jwks => true,
             Self::Preflight
             | Self::IssuePassport
             | Self::VerifyPassport
@@ -668,7 +790,9 @@ impl Operation {
     /// Whether sending it twice is the same as sending it once.
     pub const fn is_idempotent(self) -> bool {
         match self {
-            Self::Jwks | Self::Preflight | Self::RevokePassport | Self::VerifyPassport => true,
+            Self::Approval | Self::Jwks | Self::Preflight | Self::RevokePassport | Self::VerifyPassport => {
+                true
+            }
             Self::IssuePassport | Self::RecordEvidence => false,
         }
     }

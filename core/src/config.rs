@@ -9,9 +9,10 @@ use rustls_pki_types::pem::PemObject;
 use url::{Host, Url};
 
 use crate::client::Operation;
-use crate::error::Error;
+use crate::error::{Error, ErrorKind};
 use crate::guard::Mode;
 use crate::secret::Secret;
+use crate::transport::Request;
 
 /// Where the hosted gateway answers.
 pub const DEFAULT_BASE_URL: &str = "https://www.api.actpass.org";
@@ -60,6 +61,23 @@ pub fn seconds(member: &str, value: f64) -> Result<Duration, Error> {
         Ok(duration) => timeout(member, duration),
         Err(_) => Err(bad_timeout(member, value)),
     }
+}
+
+/// Makes the time that a person is waited for from seconds, as host languages give it; `member` is its name in messages.
+/// None at all is a wait too: one look.
+///
+/// # Errors
+///
+/// [`ErrorKind::Argument`](crate::ErrorKind::Argument) for what is not a finite number from zero.
+///
+/// ```
+/// assert!(actpass_core::wait_seconds("wait_for_approval", 0.0).is_ok());
+/// let error = actpass_core::wait_seconds("wait_for_approval", -1.0).unwrap_err();
+/// assert_eq!(error.to_string(), "wait_for_approval: expected seconds from 0, found -1");
+/// ```
+pub fn wait_seconds(member: &str, value: f64) -> Result<Duration, Error> {
+    Duration::try_from_secs_f64(value)
+        .map_err(|_| Error::argument(member, format_args!("expected seconds from 0, found {value}")))
 }
 
 pub(crate) fn timeout(member: &str, value: Duration) -> Result<Duration, Error> {
@@ -183,8 +201,9 @@ impl BaseUrl {
                 Error::config("base_url", format_args!("expected an absolute http(s) URL: {error}"))
             })
         };
-        let [preflight, issue, verify, revoke, evidence, jwks] = Operation::ALL.map(endpoint);
-        Ok(Self { endpoints: [preflight?, issue?, verify?, revoke?, evidence?, jwks?], text, is_https })
+        let [preflight, issue, verify, revoke, evidence, jwks, approval] = Operation::ALL.map(endpoint);
+        let endpoints = [preflight?, issue?, verify?, revoke?, evidence?, jwks?, approval?];
+        Ok(Self { endpoints, text, is_https })
     }
 
     pub(crate) fn as_str(&self) -> &str {
@@ -195,15 +214,22 @@ impl BaseUrl {
         self.is_https
     }
 
-    pub(crate) fn endpoint(&self, operation: Operation) -> &Url {
-        let [preflight, issue, verify, revoke, evidence, jwks] = &self.endpoints;
-        match operation {
+    pub(crate) fn endpoint(&self, request: &Request) -> Result<Url, Error> {
+        let [preflight, issue, verify, revoke, evidence, jwks, approval] = &self.endpoints;
+        let endpoint = match request.operation {
+            Operation::Approval => approval,
             Operation::Preflight => preflight,
             Operation::IssuePassport => issue,
             Operation::VerifyPassport => verify,
             Operation::RevokePassport => revoke,
             Operation::RecordEvidence => evidence,
             Operation::Jwks => jwks,
+        };
+        match request.below.as_str() {
+            "" => Ok(endpoint.clone()),
+            below => Url::parse(&format!("{endpoint}{below}")).map_err(|error| {
+                Error::new(ErrorKind::Internal, format!("{}: {error}", request.operation.name()))
+            }),
         }
     }
 }
@@ -232,7 +258,7 @@ mod tests {
             ("http://[::1]:1", "http://[::1]:1/api/v1/actions/preflight"),
         ] {
             let url = BaseUrl::parse(text, false).unwrap();
-            assert_eq!(url.endpoint(Operation::Preflight).as_str(), expected);
+            assert_eq!(url.endpoint(&Request::new(Operation::Preflight, "")).unwrap().as_str(), expected);
         }
         for text in [
             "",

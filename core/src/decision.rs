@@ -4,7 +4,9 @@ use std::borrow::Cow;
 use std::fmt;
 use std::sync::Arc;
 
+use crate::approval::ApprovalStatus;
 use crate::error::ErrorKind;
+use crate::hash::hash_payload;
 use crate::json::{Document, Json, Style, Text};
 use crate::secret::Secret;
 
@@ -61,22 +63,60 @@ impl Decision {
     /// The decision that the SDK makes when the gate failed.
     pub(crate) fn for_failure(kind: ErrorKind) -> Self {
         let (summary, next_steps) = kind.explanation();
-        Self::made(kind.code(), summary, next_steps)
+        Self::denied(kind.code(), summary, next_steps)
     }
 
     /// The decision that the SDK makes in strict mode when the gateway's `allow` names no ledger entry.
     pub(crate) fn unrecorded() -> Self {
-        Self::made(
+        Self::denied(
             "actpass.unrecorded",
             "The gateway allowed the action without recording it, and strict mode runs nothing unrecorded.",
             &["Check that the gateway writes evidence: its decisions must carry evidence_event_id."],
         )
     }
 
-    fn made(reason_code: &str, summary: &str, next_steps: &[&str]) -> Self {
+    /// The decision that the SDK makes about an action that it held for the approval `id`, which it does not have.
+    pub(crate) fn unapproved(id: &str, status: ApprovalStatus) -> Self {
+        let (word, reason_code, summary, next_step) = match status {
+            ApprovalStatus::Approved | ApprovalStatus::Pending => (
+                DecisionWord::RequireApproval,
+                "actpass.approval_timeout",
+                "Nobody decided about the action while it was held.",
+                "Resume it once a person has decided, or hold it for longer.",
+            ),
+            ApprovalStatus::Expired => (
+                DecisionWord::Deny,
+                "approval.expired",
+                "Nobody decided about the action before the approval's deadline.",
+                "Ask again, which opens a new request.",
+            ),
+            ApprovalStatus::Rejected => {
+                (DecisionWord::Deny, "approval.rejected", "A person rejected the action.", "Do not run it.")
+            }
+        };
+        Self::made(word, reason_code, summary, &[next_step], Some(id))
+    }
+
+    fn denied(reason_code: &str, summary: &str, next_steps: &[&str]) -> Self {
+        Self::made(DecisionWord::Deny, reason_code, summary, next_steps, None)
+    }
+
+    fn made(
+        word: DecisionWord,
+        reason_code: &str,
+        summary: &str,
+        next_steps: &[&str],
+        approval_request_id: Option<&str>,
+    ) -> Self {
         let mut text = Text::new(Style::Compact);
-        text.raw(r#"{"decision":"deny","reason_code":"#);
+        text.raw(r#"{"decision":"#);
+        text.string(word.as_str());
+        text.raw(r#","reason_code":"#);
         text.string(reason_code);
+        if let Some(id) = approval_request_id {
+            text.raw(r#","approval_request_id":"#);
+            text.string(id);
+        }
         text.raw(r#","explain":{"summary":"#);
         text.string(summary);
         text.raw(r#","matched_rules":[],"next_steps":["#);
@@ -87,7 +127,7 @@ impl Decision {
         text.raw("]}}");
         let document = Document::parse(text.as_str().as_bytes());
         debug_assert!(document.is_ok());
-        Self(Arc::new(Inner { document: document.unwrap_or_default(), word: DecisionWord::Deny }))
+        Self(Arc::new(Inner { document: document.unwrap_or_default(), word }))
     }
 
     /// The member `decision`.
@@ -138,6 +178,32 @@ impl Decision {
     /// The JSON text of the whole decision as the gateway sent it, the credential taken out.
     pub fn as_json(&self) -> &str {
         self.0.document.as_str()
+    }
+
+    /// The approval that the action waits for.
+    pub(crate) fn awaits(&self) -> Option<Cow<'_, str>> {
+        let id = self.approval_request_id().filter(|id| !id.is_empty())?;
+        (*self.word() == DecisionWord::RequireApproval).then_some(id)
+    }
+
+    /// Whether it names the request that it answers, whose body is `request`.
+    ///
+    /// # Errors
+    ///
+    /// If it names another.
+    pub(crate) fn is_bound(&self, request: &[u8]) -> Result<bool, String> {
+        match self.member("request_hash") {
+            None | Some(Json::Null) => Ok(false),
+            Some(named) => {
+                let hash = Json::parse(request).ok().and_then(|request| hash_payload(&request).ok());
+                match named.as_str() == hash.as_deref() && hash.is_some() {
+                    true => Ok(true),
+                    false => {
+                        Err("it answers another request: its `request_hash` is not this one's".to_owned())
+                    }
+                }
+            }
+        }
     }
 
     pub(crate) fn is_recorded(&self) -> bool {

@@ -8,11 +8,12 @@
 //! | mode \ answer | `allow` | `warn` | `deny`, `require_approval`, `require_tool_reapproval` | another word | no valid decision |
 //! |---|---|---|---|---|---|
 //! | `enforce` | runs | blocked | blocked | blocked | blocked |
-//! | `strict` | runs if recorded | blocked | blocked | blocked | blocked |
+//! | `strict` | runs if recorded and bound | blocked | blocked | blocked | blocked |
 //! | `warn` | runs | runs | blocked | blocked | blocked |
 //! | `monitor` | runs | runs | runs | runs | runs |
 //!
-//! Recorded means that the decision names its ledger entry, `evidence_event_id`. A decision in an answer outside 2xx
+//! Recorded means that the decision names its ledger entry, `evidence_event_id`; bound, that it names the request that it
+//! answers, `request_hash`. A `request_hash` of another request is no valid decision in any mode. A decision in an answer outside 2xx
 //! (a gateway may say 401 or 403 and explain itself with one) runs nothing outside `monitor`, whatever its word.
 //!
 //! # Properties
@@ -30,12 +31,19 @@
 //! - `runs_at_most_once`: retries and resets never run the action twice.
 //! - `monitor_always_runs`: `monitor` runs whatever the answer is, and reports it.
 
+use std::borrow::Cow;
 use std::fmt;
 use std::str::FromStr;
 
+use bytes::Bytes;
+
+use crate::action::Action;
+use crate::approval::{ApprovalStatus, PendingApproval};
+use crate::client::Operation;
 use crate::decision::{Credential, Decision, DecisionWord};
 use crate::error::{Error, ErrorKind};
-use crate::hash::canonical_json;
+use crate::evidence::EvidenceEvent;
+use crate::hash::{canonical_json, hash_payload};
 use crate::json::{Json, Number};
 
 /// How a guard treats the gateway's answer. Parsed from its name with [`str::parse`].
@@ -55,7 +63,7 @@ pub enum Mode {
     Enforce,
     /// Observes: runs always, and reports what enforce would have decided.
     Monitor,
-    /// As enforce, and only when the gateway recorded its decision.
+    /// As enforce, and only when the gateway recorded its decision and said which request it answers.
     Strict,
     /// Runs on `allow` and on `warn`, with which the gateway answers where enforce would not allow.
     Warn,
@@ -96,12 +104,20 @@ impl fmt::Display for Mode {
     }
 }
 
+/// The type of the event that records how an action ended.
+pub const ACTION_OUTCOME: &str = "action.outcome";
+
+/// The chain of the decisions, where the decision itself names none.
+const DECISIONS: &str = "decisions";
+
 /// What a valid answer to a preflight was.
 pub(crate) struct Answered {
     pub(crate) decision: Decision,
     pub(crate) credential: Option<Credential>,
     /// Whether it came with a status outside 2xx.
     pub(crate) refused: bool,
+    /// Whether it names the very request that it answers.
+    pub(crate) bound: bool,
 }
 
 /// The answer to "may it run?".
@@ -136,7 +152,9 @@ pub enum Verdict {
 
 impl Verdict {
     /// Rules on what the gate said. The whole table is here and nowhere else.
-    pub(crate) fn of(mode: Mode, gate: Result<Answered, Error>) -> Self {
+    ///
+    /// `request` is the body about `action` that was sent.
+    pub(crate) fn of(mode: Mode, action: &Action, request: Bytes, gate: Result<Answered, Error>) -> Self {
         let ruling = match &gate {
             Err(_) => match mode {
                 Mode::Monitor => Ruling::Run,
@@ -148,8 +166,11 @@ impl Verdict {
                 (Mode::Enforce | Mode::Warn, DecisionWord::Allow) | (Mode::Warn, DecisionWord::Warn) => {
                     Ruling::Run
                 }
-                (Mode::Strict, DecisionWord::Allow) if answered.decision.is_recorded() => Ruling::Run,
-                (Mode::Strict, DecisionWord::Allow) => Ruling::BlockUnrecorded,
+                (Mode::Strict, DecisionWord::Allow) if !answered.decision.is_recorded() => {
+                    Ruling::BlockUnrecorded
+                }
+                (Mode::Strict, DecisionWord::Allow) if !answered.bound => Ruling::BlockUnbound,
+                (Mode::Strict, DecisionWord::Allow) => Ruling::Run,
                 (
                     Mode::Enforce | Mode::Strict | Mode::Warn,
                     DecisionWord::Deny
@@ -160,6 +181,11 @@ impl Verdict {
                 ) => Ruling::Block,
             },
         };
+        // What a refusal names is nothing to wait for.
+        let awaited = match &gate {
+            Ok(answered) if !answered.refused => answered.decision.awaits().map(Cow::into_owned),
+            Ok(_) | Err(_) => None,
+        };
         let (decision, credential, error) = match gate {
             Ok(answered) => {
                 // A credential belongs to an allowed action only, also where monitor runs another.
@@ -169,17 +195,43 @@ impl Verdict {
             Err(error) => (Decision::for_failure(error.kind()), None, Some(error)),
         };
         match ruling {
-            Ruling::Block => Self::Blocked(Blocked { decision, error }),
-            Ruling::BlockUnrecorded => {
-                Self::Blocked(Blocked { decision: Decision::unrecorded(), error: None })
+            Ruling::Block => {
+                let approval = awaited.map(|id| Box::new(PendingApproval::new(id, action, mode)));
+                Self::Blocked(Blocked { decision, error, approval })
             }
-            Ruling::Run => Self::Proceed(Permit { decision, credential, error }),
+            Ruling::BlockUnbound => {
+                let problem =
+                    "the gateway's answer cannot be used: it has no request_hash, which strict mode demands";
+                let error = Error::new(ErrorKind::Response, problem).with_operation(Operation::Preflight);
+                let decision = Decision::for_failure(error.kind());
+                Self::Blocked(Blocked { decision, error: Some(error), approval: None })
+            }
+            Ruling::BlockUnrecorded => {
+                Self::Blocked(Blocked { decision: Decision::unrecorded(), error: None, approval: None })
+            }
+            Ruling::Run => Self::Proceed(Permit { decision, credential, error, request }),
+        }
+    }
+
+    /// The action was held for `pending`, which is not approved.
+    pub(crate) fn unapproved(pending: PendingApproval, status: ApprovalStatus) -> Self {
+        let decision = Decision::unapproved(pending.id(), status);
+        let approval = (status == ApprovalStatus::Pending).then(|| Box::new(pending));
+        Self::Blocked(Blocked { decision, error: None, approval })
+    }
+
+    /// What the action waits for, if it does.
+    pub(crate) fn pending(&self) -> Option<&PendingApproval> {
+        match self {
+            Self::Blocked(blocked) => blocked.approval(),
+            Self::Proceed(_) => None,
         }
     }
 }
 
 enum Ruling {
     Block,
+    BlockUnbound,
     BlockUnrecorded,
     Run,
 }
@@ -203,6 +255,7 @@ enum Ruling {
 pub struct Blocked {
     decision: Decision,
     error: Option<Error>,
+    approval: Option<Box<PendingApproval>>,
 }
 
 impl Blocked {
@@ -215,6 +268,11 @@ impl Blocked {
     pub fn error(&self) -> Option<&Error> {
         self.error.as_ref()
     }
+
+    /// What to keep in order to run the action once a person has approved it; `None` where nothing can be waited for.
+    pub fn approval(&self) -> Option<&PendingApproval> {
+        self.approval.as_deref()
+    }
 }
 
 /// Leave to run the action, once. Only the gate makes one.
@@ -222,7 +280,7 @@ impl Blocked {
 /// ```compile_fail,E0451
 /// // Not to be made by hand, ...
 /// fn forge(decision: actpass_core::Decision) -> actpass_core::Permit {
-///     actpass_core::Permit { decision, credential: None, error: None }
+///     actpass_core::Permit { decision, credential: None, error: None, request: Default::default() }
 /// }
 /// ```
 ///
@@ -239,14 +297,15 @@ pub struct Permit {
     decision: Decision,
     credential: Option<Credential>,
     error: Option<Error>,
+    request: Bytes,
 }
 
 impl Permit {
     /// Spends the permit: what the action is given, and what turns its end into an [`Outcome`].
     pub fn spend(self) -> (ExecutionContext, Settlement) {
-        let Self { decision, credential, error } = self;
+        let Self { decision, credential, error, request } = self;
         let context = ExecutionContext { decision: decision.clone(), credential };
-        (context, Settlement { decision, error })
+        (context, Settlement { decision, error, request })
     }
 }
 
@@ -295,12 +354,39 @@ impl ExecutionContext {
 pub struct Settlement {
     decision: Decision,
     error: Option<Error>,
+    request: Bytes,
 }
 
 impl Settlement {
+    /// The event that records how the action ended, for [`ActPass::record_evidence`](crate::ActPass::record_evidence):
+    /// of type [`ACTION_OUTCOME`], on the decision's chain, with the hash of the request that was decided about.
+    ///
+    /// `returned` says whether it returned or ended with an error of its own; `response` is what it returned, where that
+    /// is JSON, of which the hash is recorded.
+    pub fn evidence(&self, returned: bool, response: Option<&Json>) -> EvidenceEvent {
+        let text = |name: &str| self.decision.member(name)?.as_str().map(str::to_owned);
+        let request = Json::parse(&self.request).unwrap_or(Json::Null);
+        let ended = Json::from(if returned { "returned" } else { "failed" });
+        let decided = text("evidence_event_id").map_or(Json::Null, Json::String);
+        EvidenceEvent {
+            event_type: ACTION_OUTCOME.to_owned(),
+            chain_id: text("evidence_chain_id").unwrap_or_else(|| DECISIONS.to_owned()),
+            tool_id: request.member("tool").and_then(Json::as_str).map(str::to_owned),
+            decision: Some(self.decision.word().as_str().to_owned()),
+            reason_code: text("reason_code"),
+            metadata: Some(Json::Object(vec![
+                ("ended".to_owned(), ended),
+                ("evidence_event_id".to_owned(), decided),
+            ])),
+            // A request without a canonical form has no hash; then the ledger's own entry of it is all there is.
+            request_hash: hash_payload(&request).ok(),
+            response_hash: response.and_then(|response| hash_payload(response).ok()),
+        }
+    }
+
     /// The outcome of an action that ended so.
     pub fn settle<T, E>(self, ended: Result<T, E>) -> Outcome<T, E> {
-        let Self { decision, error } = self;
+        let Self { decision, error, .. } = self;
         match ended {
             Ok(result) => Outcome::Returned { decision, result, gate_error: error },
             Err(error) => Outcome::Failed { decision, error },

@@ -39,6 +39,7 @@
 #![forbid(unsafe_code)]
 
 mod action;
+mod approval;
 mod client;
 mod config;
 mod decision;
@@ -58,12 +59,17 @@ mod tls;
 pub mod transport;
 
 pub use action::Action;
+pub use approval::{Approval, ApprovalStatus, PendingApproval};
 pub use client::{ActPass, ActPassBuilder, Operation};
-pub use config::{DEFAULT_BASE_URL, DEFAULT_CONNECT_TIMEOUT, DEFAULT_MAX_RETRIES, DEFAULT_TIMEOUT, seconds};
+pub use config::{
+    DEFAULT_BASE_URL, DEFAULT_CONNECT_TIMEOUT, DEFAULT_MAX_RETRIES, DEFAULT_TIMEOUT, seconds, wait_seconds,
+};
 pub use decision::{Credential, Decision, DecisionWord, Explain};
 pub use error::{Error, ErrorKind, Fault};
 pub use evidence::{EvidenceEvent, RecordedEvidence};
-pub use guard::{Blocked, ExecutionContext, Mode, Outcome, Permit, Settlement, Verdict, canonical_outcome};
+pub use guard::{
+    ACTION_OUTCOME, Blocked, ExecutionContext, Mode, Outcome, Permit, Settlement, Verdict, canonical_outcome,
+};
 pub use hash::{canonical_json, hash_payload, sha256_hex, sign_payload};
 pub use json::Json;
 pub use passport::{

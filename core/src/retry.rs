@@ -80,7 +80,8 @@ mod tests {
         for operation in Operation::ALL {
             let safe = matches!(
                 operation,
-                Operation::Jwks
+                Operation::Approval
+                    | Operation::Jwks
                     | Operation::Preflight
                     | Operation::VerifyPassport
                     | Operation::RevokePassport

@@ -162,7 +162,7 @@ impl Host {
         };
         let mode = action.mode.unwrap_or(self.config.mode);
         Ok(request::preflight(action, &self.config.agent_id, mode, "unsent")
-            .map(|_| Verdict::of(mode, Err(failure))))
+            .map(|body| Verdict::of(mode, action, body, Err(failure))))
     }
 
     /// The engine of this process.

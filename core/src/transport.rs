@@ -91,15 +91,29 @@ pub type SendFuture<'t> = Pin<Box<dyn Future<Output = Result<Answer, Failure>> +
 /// use actpass_core::Operation;
 /// use actpass_core::transport::Request;
 ///
-/// let request = Request { operation: Operation::Preflight, body: r#"{"goal": "demo"}"#.into() };
-/// assert_eq!(request.operation.path(), "/api/v1/actions/preflight");
+/// let request = Request::new(Operation::Preflight, r#"{"goal": "demo"}"#);
+/// assert_eq!(request.path(), "/api/v1/actions/preflight");
 /// ```
 #[derive(Clone, Debug)]
 pub struct Request {
-    /// Which call; it decides the method and the path.
+    /// Which call; it decides the method and where the path begins.
     pub operation: Operation,
+    /// What follows the call's own path, query included; empty for most.
+    pub below: String,
     /// The body, a JSON object; empty where the call only reads.
     pub body: Bytes,
+}
+
+impl Request {
+    /// A request with this body and nothing below the call's own path.
+    pub fn new(operation: Operation, body: impl Into<Bytes>) -> Self {
+        Self { operation, below: String::new(), body: body.into() }
+    }
+
+    /// The path and the query below the base URL.
+    pub fn path(&self) -> String {
+        format!("{}{}", self.operation.path(), self.below)
+    }
 }
 
 /// What came back.
@@ -202,7 +216,7 @@ impl HttpTransport {
     }
 
     async fn exchange(&self, request: Request) -> Result<Answer, Failure> {
-        let url = self.base_url.endpoint(request.operation).clone();
+        let url = self.base_url.endpoint(&request).map_err(|error| Failure { error, never_sent: true })?;
         let request = match request.operation.is_read() {
             true => self.client.get(url),
             false => self.client.post(url).header(CONTENT_TYPE, JSON).body(request.body),

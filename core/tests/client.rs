@@ -807,6 +807,7 @@ async fn call(client: &ActPass, operation: Operation) -> Result<(), Error> {
         Operation::VerifyPassport => {
             client.verify_passport(&VerifyRequest::new("token", "audience")).await.map(drop)
         }
+        Operation::Approval => client.wait_for_approval("apr_1", Duration::ZERO).await.map(drop),
         Operation::RevokePassport => client.revoke_passport("ap_1", None).await.map(drop),
         Operation::RecordEvidence => {
             client.record_evidence(&EvidenceEvent::new("type", "chain")).await.map(drop)
@@ -825,6 +826,7 @@ fn answer_to(operation: Operation) -> Value {
         Operation::Preflight => allow(),
         Operation::IssuePassport => json!({"token": "eyJ.p.s"}),
         Operation::VerifyPassport => json!({"valid": true}),
+        Operation::Approval => json!({"id": "apr_1", "status": "pending"}),
         Operation::RevokePassport => json!({"revoked": true}),
         Operation::RecordEvidence => json!({"event_id": "ev_1"}),
         Operation::Jwks => json!({"keys": []}),

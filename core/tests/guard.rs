@@ -461,6 +461,49 @@ fn strict_runs_nothing_unrecorded() {
 }
 
 #[test]
+fn strict_runs_nothing_unbound() {
+    for hash in ["", r#","request_hash":null"#] {
+        let body = format!(
+            r#"{{"decision":"allow","evidence_event_id":"ev_1","credential":{{"token":"tok_secret"}}{hash}}}"#
+        );
+        let (ran, outcome) = answered(Mode::Strict, 200, &body);
+        assert_eq!((ran, outcome.executed()), (0, false), "{body}");
+        assert_eq!(outcome.decision().reason_code().as_deref(), Some("actpass.invalid_response"));
+        assert_eq!(gate_error(&outcome).map(Error::kind), Some(ErrorKind::Response));
+        assert!(!format!("{outcome:?}").contains("tok_secret"));
+        assert_eq!(answered(Mode::Enforce, 200, &body).0, 1, "{body}");
+    }
+}
+
+#[test]
+fn an_answer_to_another_request_denies() {
+    let right = "{{request_hash}}";
+    let other = "0".repeat(64);
+    let wrong =
+        ["7".to_owned(), "[]".to_owned(), "\"\"".to_owned(), format!("\"{other}\""), format!("\" {right}\"")];
+    for word in ["allow", "warn", "deny"] {
+        for wrong in &wrong {
+            let body = format!(
+                r#"{{"decision":"{word}","evidence_event_id":"ev_1","request_hash":{wrong},"credential":{{"token":"tok_secret"}}}}"#
+            );
+            for mode in MODES {
+                let (ran, outcome) = answered(mode, 200, &body);
+                assert_eq!(ran, usize::from(mode == Mode::Monitor), "{mode} {body}");
+                assert_eq!(outcome.decision().reason_code().as_deref(), Some("actpass.invalid_response"));
+                assert!(!format!("{outcome:?}").contains("tok_secret"));
+            }
+            let error = block_on(over(Canned::answer(200, body)).preflight(&action())).unwrap_err();
+            assert_eq!(error.kind(), ErrorKind::Response);
+        }
+    }
+    // What has no canonical form has no hash that could be right.
+    let args = Action::new("g", "t").args_text(r#"{"n": 9007199254740993}"#);
+    let body = format!(r#"{{"decision":"allow","request_hash":"{right}"}}"#);
+    let error = block_on(over(Canned::answer(200, body)).preflight(&args)).unwrap_err();
+    assert_eq!(error.kind(), ErrorKind::Response);
+}
+
+#[test]
 fn a_decision_made_for_a_failure_explains_itself() {
     for kind in ErrorKind::ALL {
         let failure = Failure { error: Error::new(kind, "a test"), never_sent: true };
@@ -511,6 +554,7 @@ fn the_credential_is_handed_to_the_allowed_action_alone() {
         let body = json!({
             "decision": word,
             "evidence_event_id": "ev_1",
+            "request_hash": "{{request_hash}}",
             "credential": {"token": "tok_secret", "expires_at": "2030-01-01T00:00:00Z", "scope": ["refund"]},
         });
         let client = over(Canned::answer(200, body.to_string()));
@@ -635,7 +679,8 @@ fn a_permit_is_one_of_a_kind() {
 
 #[test]
 fn authorize_gives_what_guard_reports() {
-    let client = over(Canned::answer(200, decision("allow", true)));
+    let answer = r#"{"decision":"allow","evidence_event_id":"ev_1","reason_code":"test"}"#;
+    let client = over(Canned::answer(200, answer));
     let verdict = block_on(client.authorize(&action())).unwrap();
     let Verdict::Proceed(permit) = verdict else { panic!("{verdict:?}") };
     let (context, settlement) = permit.spend();
@@ -662,7 +707,11 @@ fn authorize_gives_what_guard_reports() {
 
 fn decision(word: &str, recorded: bool) -> String {
     match recorded {
-        true => json!({"decision": word, "reason_code": "test", "evidence_event_id": "ev_1"}).to_string(),
+        true => json!({
+            "decision": word, "reason_code": "test", "evidence_event_id": "ev_1",
+            "request_hash": "{{request_hash}}",
+        })
+        .to_string(),
         false => json!({"decision": word, "reason_code": "test"}).to_string(),
     }
 }
@@ -681,5 +730,9 @@ fn guarded(client: &ActPass, mode: Mode) -> (usize, Outcome<(), std::convert::In
 }
 
 fn twice(body: &str) -> String {
-    format!("HTTP/1.1 200 OK\r\ncontent-length: {}\r\n\r\n{body}", body.len()).repeat(2)
+    format!(
+        "HTTP/1.1 200 OK\r\ncontent-length: {}\r\n\r\n{body}",
+        body.replace("{{request_hash}}", &"0".repeat(64)).len()
+    )
+    .repeat(2)
 }

@@ -10,18 +10,13 @@ Usage: refund.py GATEWAY LEDGER, the path of the program ``actpass-gateway`` and
 from __future__ import annotations
 
 import json
-import subprocess
 import sys
-import tempfile
 import urllib.request
-from collections.abc import Iterator
-from contextlib import contextmanager
 from pathlib import Path
-from typing import Any, Callable
+from typing import Any
 
 from actpass import ActPassClient, GuardOutput
-
-KEY = "apk_dev"
+from own_gateway import AGENT_KEY, running
 
 
 def main(gateway: str, ledger: Path) -> None:
@@ -31,7 +26,7 @@ def main(gateway: str, ledger: Path) -> None:
     print_row("amount", "mode", "decision", "reason", "ran")
     with (
         running(gateway) as (base_url, stop),
-        ActPassClient(KEY, agent_id="support_agent", base_url=base_url) as client,
+        ActPassClient(AGENT_KEY, agent_id="support_agent", base_url=base_url) as client,
     ):
         for charge, cents in [("ch_1", 4900), ("ch_2", 25000), ("ch_3", 90000)]:
             guarded_refund(client, ledger, charge, cents, "enforce")
@@ -75,37 +70,11 @@ def read_chain(base_url: str) -> dict[str, Any]:
     """Ask the gateway to verify its chain of decisions."""
     request = urllib.request.Request(
         f"{base_url}/api/v1/evidence/chains/decisions/verify",
-        headers={"authorization": f"Bearer {KEY}"},
+        headers={"authorization": f"Bearer {AGENT_KEY}"},
     )
     with urllib.request.urlopen(request, timeout=10) as answer:
         chain: dict[str, Any] = json.load(answer)
         return chain
-
-
-@contextmanager
-def running(gateway: str) -> Iterator[tuple[str, Callable[[], None]]]:
-    """Run a gateway with a fresh data file; its URL, and what stops it."""
-    with tempfile.TemporaryDirectory() as folder:
-        process = subprocess.Popen(
-            [gateway, "dev", "--listen", "127.0.0.1:0", "--data", f"{folder}/dev.db"],
-            stdout=subprocess.PIPE,
-            stderr=subprocess.DEVNULL,
-            text=True,
-        )
-
-        def stop() -> None:
-            process.terminate()
-            process.wait(timeout=30)
-
-        try:
-            first_line = process.stdout.readline() if process.stdout else ""
-            if not first_line.startswith("listening on "):
-                sys.exit(f"the gateway did not start: {first_line!r}")
-            yield first_line.split()[-1], stop
-        finally:
-            stop()
-            if process.stdout:
-                process.stdout.close()
 
 
 def print_row(amount: str, mode: str, decision: str, reason: str, ran: str) -> None:

@@ -34,8 +34,12 @@ impl fmt::Debug for Clock {
     }
 }
 
-/// Seconds since 1970 in RFC 3339, UTC.
+/// The end of the year 9999, in seconds since 1970: what comes later has no RFC 3339 form.
+pub const LAST_SECOND: i64 = 253_402_300_799;
+
+/// Seconds since 1970 in RFC 3339, UTC; what is before 1970 or past [`LAST_SECOND`] is shown as that.
 pub fn rfc3339(seconds: i64) -> String {
+    let seconds = seconds.clamp(0, LAST_SECOND);
     let time = UNIX_EPOCH + Duration::from_secs(u64::try_from(seconds).unwrap_or(0));
     humantime::format_rfc3339_seconds(time).to_string()
 }

@@ -17,9 +17,9 @@ use toml::{Table, Value};
 
 use crate::auth::{Key, KeyHash, Keyring, Role, Tenant};
 use crate::clock::Clock;
-use crate::passport::MasterKey;
 use crate::policy::Policy;
 use crate::problems::Problems;
+use crate::seal::MasterKey;
 use crate::store::{Database, Location, Trust};
 
 /// The policy of `actpass-gateway dev`.
@@ -41,13 +41,15 @@ pub struct Settings {
     pub tls: Option<Arc<ServerConfig>>,
     /// The largest body, in bytes.
     pub body_bytes: usize,
+    /// The ids of the tenants, in alphabetical order.
+    pub tenants: Vec<String>,
     /// Who may call, and which policy decides for them.
     pub keyring: Keyring,
     /// How long a client or the store may take.
     pub timeouts: Timeouts,
     /// Who issues this gateway's passports; its URL if `None`.
     pub issuer: Option<String>,
-    /// What seals the keys that sign passports.
+    /// What seals the keys that sign passports, and the vault's credentials.
     pub master_key: MasterKeySource,
     /// For how many seconds an approval may be decided: 900 if not set.
     pub approval_seconds: i64,
@@ -68,7 +70,7 @@ pub enum MasterKeySource {
     BesideData,
     /// The settings or the environment.
     Given(MasterKey),
-    /// There is none, and so there are no passports.
+    /// There is none, and so there are neither passports nor credentials.
     Missing,
 }
 
@@ -172,6 +174,7 @@ impl Settings {
             log: LogFormat::default(),
             tls: None,
             body_bytes: DEFAULT_BODY_BYTES,
+            tenants: vec!["dev".to_owned()],
             keyring,
             timeouts: Timeouts::default(),
             issuer: None,
@@ -242,12 +245,15 @@ impl Reader<'_> {
             return Err(self.problems);
         };
         let timeouts = Timeouts::default();
+        let mut tenants: Vec<_> = tenants.into_keys().collect();
+        tenants.sort_unstable();
         self.problems.or(Settings {
             listen,
             data,
             log,
             tls,
             body_bytes: limits.body_bytes,
+            tenants,
             keyring,
             timeouts,
             issuer,

@@ -15,13 +15,16 @@ use crate::passport::claims::{Bearer, Covered};
 use crate::passport::{Claims, Refusal};
 use crate::policy::{Decision, Input, NO_MATCH, Policy, RiskTier, Rule};
 use crate::request::{Evidence, Preflight, ToolApproval};
-use crate::store::{Append, Approval, Claim, Effect, Instead, Once, Standing};
+use crate::store::{Append, Approval, Binding, Claim, Effect, Instead, Once, Standing};
+use crate::vault;
 
 /// A decision that was made, and may be answered once its event is durable.
 #[derive(Clone, Debug)]
 pub struct Decided {
-    /// The answer's body.
+    /// The answer's body, without the credential that it may be sent with.
     pub answer: Bytes,
+    /// Whether the tool's credential goes out with it.
+    pub hands_out: bool,
     /// What must be recorded before.
     pub append: Append,
 }
@@ -65,8 +68,19 @@ pub struct Facts {
     pub approval: Option<Option<Approval>>,
     /// What the manifest is that the request names.
     pub manifest: Manifest,
+    /// The credential of the tool, if it has one. Only an `allow` depends on it.
+    pub credential: Option<Bound>,
     /// What came of verifying the passport that the request shows, if it shows one.
     pub passport: Option<Result<Shown, Refusal>>,
+}
+
+/// A credential of a tool.
+#[derive(Clone, Debug)]
+pub struct Bound {
+    /// Its id.
+    pub id: String,
+    /// Whether it no longer holds.
+    pub expired: bool,
 }
 
 /// A passport whose signature is good.
@@ -88,13 +102,23 @@ pub fn decide(key: &Key, request: &Preflight<'_>, body: &Json, raw: &[u8], facts
     let case = Case { key, request, agent, request_hash: canonical.map(|_| hex::encode(fingerprint)), facts };
 
     let Judgement { ruling, claims, effect } = case.rule(policy);
+    let allows = ruling.allows();
     let Instead { event, answer } = case.outcome(&ruling);
     let once = request.idempotency_key.map(|idempotency_key| Once {
         idempotency_key: idempotency_key.as_str().to_owned(),
         fingerprint,
         answer: answer.clone(),
     });
-    Decided { answer, append: Append { event, once, claims, effect } }
+    // What is handed out, or not, must be the tool's when it is recorded.
+    let binding = allows.then(|| Binding {
+        tool_id: request.tool.as_str().to_owned(),
+        credential_id: facts.credential.as_ref().map(|bound| bound.id.clone()),
+    });
+    Decided {
+        answer,
+        hands_out: allows && facts.credential.is_some(),
+        append: Append { event, once, claims, binding, effect },
+    }
 }
 
 /// What enforce decides, what must be claimed for it, and what changes with it.
@@ -139,8 +163,12 @@ impl<'a> Case<'a> {
         };
         let rule = policy.first_match(&self.input(shown.map(|shown| &shown.claims)));
         let mut judgement = self.consent(Ruling::new(policy, rule, tool));
+        // Before anything is used up for it.
+        if judgement.ruling.allows() && self.facts.credential.as_ref().is_some_and(|bound| bound.expired) {
+            return judgement.ruling.without_credential(tool).into();
+        }
         if let Some(shown) = shown
-            && judgement.ruling.decision == Decision::Allow.as_str()
+            && judgement.ruling.allows()
             && self.spends()
         {
             judgement.claims.push(Claim::Passport {
@@ -276,7 +304,10 @@ impl<'a> Case<'a> {
         let policy = ruling.policy;
         let event_id = ledger::new_event_id();
         let request_hash = self.request_hash.as_deref();
-        let answer = Bytes::from(ruling.answer(request.mode, &event_id, request_hash).to_string());
+        let credential_id =
+            self.facts.credential.as_ref().filter(|_| ruling.allows()).map(|bound| &*bound.id);
+        let answer = ruling.answer(request.mode, &event_id, request_hash, credential_id);
+        let answer = Bytes::from(answer.to_string());
         let shown = self.facts.passport.as_ref().and_then(|passport| passport.as_ref().ok());
         let event = Draft {
             event_id,
@@ -298,6 +329,7 @@ impl<'a> Case<'a> {
             request_hash: self.request_hash.clone(),
             approval_request_id: ruling.approval.clone(),
             passport_jti: shown.map(|shown| shown.claims.jti().to_owned()),
+            credential_id: credential_id.map(str::to_owned),
             ..signed(
                 self.key,
                 self.agent.and_then(Json::as_str),
@@ -458,6 +490,19 @@ impl<'p> Ruling<'p> {
         }
     }
 
+    /// A tool that cannot work, because its credential no longer holds.
+    fn without_credential(self, tool: &str) -> Self {
+        Self {
+            decision: Decision::Deny.as_str(),
+            reason: vault::EXPIRED,
+            summary: format!("The credential of the tool {tool:?} has expired ({}).", vault::EXPIRED),
+            next_steps: vec![
+                "Do not run it. An operator sets a new credential: actpass-gateway vault set.".to_owned(),
+            ],
+            ..self
+        }
+    }
+
     /// A tool whose manifest nobody approved; no rule is asked about it.
     fn drifted(policy: &'p Policy, tool: &str, reason: &'p str, what: &str) -> Self {
         Self {
@@ -475,6 +520,10 @@ impl<'p> Ruling<'p> {
         }
     }
 
+    fn allows(&self) -> bool {
+        self.decision == Decision::Allow.as_str()
+    }
+
     fn matched_rules(&self) -> Vec<String> {
         self.rule.iter().map(|rule| rule.name().to_owned()).collect()
     }
@@ -484,8 +533,14 @@ impl<'p> Ruling<'p> {
         self.approval.as_deref().filter(|_| self.decision == Decision::RequireApproval.as_str())
     }
 
-    fn answer(&self, mode: Mode, event_id: &str, request_hash: Option<&str>) -> Json {
-        let warns = mode == Mode::Warn && self.decision != Decision::Allow.as_str();
+    fn answer(
+        &self,
+        mode: Mode,
+        event_id: &str,
+        request_hash: Option<&str>,
+        credential_id: Option<&str>,
+    ) -> Json {
+        let warns = mode == Mode::Warn && !self.allows();
         let texts = |texts: Vec<String>| Json::Array(texts.into_iter().map(Json::String).collect());
         let explain = object([
             ("summary", Some(Json::from(&*self.summary))),
@@ -502,6 +557,7 @@ impl<'p> Ruling<'p> {
             ("approval_request_id", self.pending().map(Json::from)),
             ("request_hash", request_hash.map(Json::from)),
             ("policy_hash", Some(Json::from(self.policy.hash()))),
+            ("credential_id", credential_id.map(Json::from)),
             ("would_be", warns.then(|| Json::from(self.decision))),
         ])
     }

@@ -37,12 +37,29 @@ pub const PASSPORT_ISSUED: &str = "passport.issued";
 /// The type of the event that a passport was revoked. Only the gateway uses it.
 pub const PASSPORT_REVOKED: &str = "passport.revoked";
 
+/// The chain that holds which credentials a tenant's vault was given. Only the gateway writes to it.
+pub const VAULT: &str = "vault";
+
+/// The type of the event that a tool's credential was set. Only the gateway uses it.
+pub const CREDENTIAL_SET: &str = "credential.set";
+
+/// The type of the event that a tool's credential was removed. Only the gateway uses it.
+pub const CREDENTIAL_REMOVED: &str = "credential.removed";
+
 /// The types that a client's event cannot have.
-pub const RESERVED: &[&str] =
-    &[APPROVAL_APPROVED, APPROVAL_REJECTED, DECISION, PASSPORT_ISSUED, PASSPORT_REVOKED, TOOL_APPROVED];
+pub const RESERVED: &[&str] = &[
+    APPROVAL_APPROVED,
+    APPROVAL_REJECTED,
+    CREDENTIAL_REMOVED,
+    CREDENTIAL_SET,
+    DECISION,
+    PASSPORT_ISSUED,
+    PASSPORT_REVOKED,
+    TOOL_APPROVED,
+];
 
 /// The chains that a client's event cannot be on.
-pub const RESERVED_CHAINS: &[&str] = &[DECISIONS, TOOLS];
+pub const RESERVED_CHAINS: &[&str] = &[DECISIONS, TOOLS, VAULT];
 
 /// An event before it has its place in its chain.
 ///
@@ -89,6 +106,8 @@ pub struct Draft {
     pub approval_request_id: Option<String>,
     /// The passport that the request showed, if its signature is good; or the one that was issued or revoked.
     pub passport_jti: Option<String>,
+    /// The credential that the answer carries, or that was set or removed; never the secret.
+    pub credential_id: Option<String>,
     /// What the client adds, of any form.
     pub metadata: Option<Json>,
 }
@@ -186,6 +205,7 @@ impl Draft {
             ("response_hash", self.response_hash.map(Json::String)),
             ("approval_request_id", self.approval_request_id.map(Json::String)),
             ("passport_jti", self.passport_jti.map(Json::String)),
+            ("credential_id", self.credential_id.map(Json::String)),
             ("metadata", self.metadata),
             ("previous_event_hash", Some(Json::from(previous))),
         ];

@@ -19,6 +19,8 @@ pub mod passport;
 pub mod policy;
 pub mod problems;
 pub mod request;
+pub mod seal;
 pub mod server;
 pub mod store;
 pub mod tools;
+pub mod vault;

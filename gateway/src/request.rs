@@ -2,12 +2,15 @@
 
 use std::fmt;
 
-use actpass_core::{Json, Mode};
+use actpass_core::{ACTION_OUTCOME, Json, Mode};
 
-use crate::ledger::{RESERVED, RESERVED_CHAINS};
+use crate::ledger::{DECISIONS, RESERVED, RESERVED_CHAINS};
 use crate::passport::{self, claims};
 use crate::policy::RiskTier;
 use crate::tools::manifest_hash;
+
+/// How long a tool's name may be, in characters.
+pub const MAX_TOOL_CHARACTERS: usize = 256;
 
 /// A member of a request is missing or not what it must be.
 #[derive(Clone, Debug, PartialEq, Eq)]
@@ -80,7 +83,7 @@ impl<'b> Preflight<'b> {
             passport: members.optional_text("passport", usize::MAX)?,
             resource: members.optional_text("resource", 2048)?,
             tool_manifest_hash: members.optional_text("tool_manifest_hash", 128)?,
-            tool: members.text("tool", 256)?,
+            tool: members.text("tool", MAX_TOOL_CHARACTERS)?,
             user_id: members.optional_text("user_id", 256)?,
         };
         if request.idempotency_key.is_some_and(|key| key.as_str().is_empty()) {
@@ -132,17 +135,30 @@ impl<'b> Evidence<'b> {
             response_hash: members.optional_text("response_hash", 128)?,
             tool_id: members.optional_text("tool_id", 256)?,
         };
-        for (member, value, reserved) in
-            [("chain_id", event.chain_id, RESERVED_CHAINS), ("event_type", event.event_type, RESERVED)]
-        {
-            let word = value.as_str();
-            if reserved.contains(&word) {
-                let problem = format!("{word:?} is reserved for the gateway's own events; expected another");
-                return Err(InvalidMember { member: member.to_owned(), problem });
-            }
+        let (chain, event_type) = (event.chain_id.as_str(), event.event_type.as_str());
+        // How an action ended belongs beside the decision to let it run.
+        let is_outcome = chain == DECISIONS && event_type == ACTION_OUTCOME;
+        if RESERVED_CHAINS.contains(&chain) && !is_outcome {
+            return Err(reserved("chain_id", chain));
+        }
+        if RESERVED.contains(&event_type) {
+            return Err(reserved("event_type", event_type));
+        }
+        if is_outcome && event.request_hash.is_none() {
+            return Err(InvalidMember::new(
+                "request_hash",
+                "missing; expected that of the action's preflight",
+            ));
         }
         Ok(event)
     }
+}
+
+fn reserved(member: &str, word: &str) -> InvalidMember {
+    InvalidMember::new(
+        member,
+        format_args!("{word:?} is reserved for the gateway's own events; expected another"),
+    )
 }
 
 /// A tool that an operator approves.

@@ -14,9 +14,11 @@ use tokio::task::JoinHandle;
 use crate::approvals::Notices;
 use crate::config::{MasterKeySource, Settings};
 use crate::http::{App, router};
+use crate::passport::Keys;
 use crate::passport::keys::KeyError;
-use crate::passport::{Keys, MasterKey};
+use crate::seal::{MasterKey, SealError};
 use crate::store::{Location, OpenError, Store};
+use crate::vault::Vault;
 
 /// How many requests one HTTP/2 connection may have in flight.
 const STREAMS: u32 = 256;
@@ -80,15 +82,19 @@ impl Server {
         let timeouts = settings.timeouts;
         let notices = Notices::default();
         let scheme = if settings.tls.is_some() { "https" } else { "http" };
-        let keys = match master_key(&settings.master_key, &settings.data)? {
-            Some(master) => Some(Keys::open(&*store, master).await?),
-            None => None,
+        let (vault, keys) = match master_key(&settings.master_key, &settings.data).map_err(KeyError::from)? {
+            Some(master) => {
+                let vault = Vault::new(&master).map_err(KeyError::from)?;
+                (Some(vault), Some(Keys::open(&*store, master).await?))
+            }
+            None => (None, None),
         };
         let app = Arc::new(App {
             keyring: settings.keyring,
             store: Arc::clone(&store),
             issuer: settings.issuer.unwrap_or_else(|| format!("{scheme}://{address}")).into(),
             keys,
+            vault,
             approval_seconds: settings.approval_seconds,
             notices: notices.clone(),
             clock: settings.clock,
@@ -175,7 +181,7 @@ impl Server {
 }
 
 /// The master key, if there is one.
-pub(crate) fn master_key(source: &MasterKeySource, data: &Location) -> Result<Option<MasterKey>, KeyError> {
+pub(crate) fn master_key(source: &MasterKeySource, data: &Location) -> Result<Option<MasterKey>, SealError> {
     match (source, data) {
         (MasterKeySource::BesideData, Location::File(data)) => {
             let mut beside = data.as_os_str().to_owned();

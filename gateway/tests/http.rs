@@ -5,6 +5,7 @@ mod common;
 
 use std::io::{Read, Write};
 use std::net::TcpStream;
+use std::path::PathBuf;
 use std::sync::Arc;
 use std::time::Duration;
 
@@ -13,8 +14,9 @@ use actpass_gateway::ledger::Head;
 use actpass_gateway::passport::SealedKey;
 use actpass_gateway::server::Server;
 use actpass_gateway::store::{
-    Append, Appended, Approval, Rotation, Standing, Store, StoreError, StoredEvent,
+    Append, Appended, Approval, Location, Rotation, Standing, Store, StoreError, StoredEvent,
 };
+use actpass_gateway::vault::SealedCredential;
 use async_trait::async_trait;
 use common::{EVIDENCE, Gateway, PREFLIGHT, json, refund, text};
 
@@ -242,6 +244,8 @@ async fn wrong_members_are_named() {
         ("event_type", r#"{"chain_id": "c", "event_type": "tool.approved"}"#.to_owned()),
         ("chain_id", r#"{"event_type": "e", "chain_id": "decisions"}"#.to_owned()),
         ("chain_id", r#"{"event_type": "e", "chain_id": "tools"}"#.to_owned()),
+        ("chain_id", r#"{"event_type": "action.outcome", "chain_id": "tools"}"#.to_owned()),
+        ("request_hash", r#"{"event_type": "action.outcome", "chain_id": "decisions"}"#.to_owned()),
         ("chain_id", format!(r#"{{"event_type": "e", "chain_id": "{}"}}"#, long(257))),
         ("tool_id", format!(r#"{{"event_type": "e", "chain_id": "c", "tool_id": "{}"}}"#, long(257))),
         ("decision", r#"{"event_type": "e", "chain_id": "c", "decision": true}"#.to_owned()),
@@ -429,6 +433,24 @@ async fn without_a_master_key_passports_are_501() {
     assert_eq!(request.send().await.unwrap().status(), 501);
     gateway.decide("apk_one", &refund("1", r#", "passport": null"#)).await;
     assert_eq!(gateway.events("apk_one", "decisions").await.len(), 1);
+    gateway.stop().await;
+}
+
+#[tokio::test]
+async fn how_an_action_ended_stands_beside_its_decision() {
+    let gateway = Gateway::start().await;
+    let decision = gateway.decide("apk_one", &refund("1", "")).await;
+    let hash = text(&decision, "request_hash").unwrap();
+    let body = format!(
+        r#"{{"event_type": "action.outcome", "chain_id": "decisions", "request_hash": "{hash}", "decision": "allow"}}"#
+    );
+    let (status, _) =
+        json(gateway.post("/api/v1/evidence/events", "apk_one").body(body).send().await.unwrap()).await;
+    assert_eq!(status, 200);
+    let events = gateway.events("apk_one", "decisions").await;
+    let found: Vec<_> =
+        events.iter().map(|event| (text(event, "event_type"), text(event, "request_hash"))).collect();
+    assert_eq!(found, [(Some("decision"), Some(hash)), (Some("action.outcome"), Some(hash))]);
     gateway.stop().await;
 }
 
@@ -786,6 +808,12 @@ impl Store for Broken {
     async fn pending_approvals(&self, _: &str, _: i64, _: u32) -> Result<Vec<Approval>, StoreError> {
         self.fail().await
     }
+    async fn credential(&self, _: &str, _: &str) -> Result<Option<SealedCredential>, StoreError> {
+        self.fail().await
+    }
+    async fn credentials(&self, _: &str) -> Result<Vec<SealedCredential>, StoreError> {
+        self.fail().await
+    }
     async fn signing_keys(&self) -> Result<Vec<SealedKey>, StoreError> {
         self.fail().await
     }
@@ -811,7 +839,9 @@ async fn what_is_not_recorded_is_not_answered() {
             actpass_gateway::config::Settings::parse(&common::config(""), folder.path()).unwrap();
         settings.timeouts.store = Duration::from_millis(100);
         let server = Server::start_with(settings, Arc::new(broken)).await.unwrap();
-        let gateway = Gateway { folder, url: server.url(), server: Some(server), client: common::client() };
+        let data = Location::File(PathBuf::new());
+        let gateway =
+            Gateway { folder, data, url: server.url(), server: Some(server), client: common::client() };
         let requests = [
             gateway.post(PREFLIGHT, "apk_one").body(refund("1", "")),
             gateway.post(PREFLIGHT, "apk_one").body(refund("1", r#", "tool_manifest_hash": "aa""#)),

@@ -321,6 +321,130 @@ async fn keys_are_rotated_while_the_gateway_runs() {
     assert!(!out(&again).contains(kid));
 }
 
+#[tokio::test]
+async fn credentials_are_set_listed_and_removed_beside_the_gateway_and_seen_nowhere() {
+    const TOKEN: &str = "process_vault_secret";
+    let folder = TempDir::new().unwrap();
+    let keyless = common::config("");
+    std::fs::write(folder.path().join("keyless.toml"), &keyless).unwrap();
+    std::fs::write(
+        folder.path().join("gateway.toml"),
+        format!("master_key_file = \"master.key\"\n{keyless}"),
+    )
+    .unwrap();
+    std::fs::write(folder.path().join("master.key"), "07".repeat(32)).unwrap();
+    let vault = |arguments: &[&str], given: &[u8]| {
+        let arguments = [&["vault"], arguments].concat();
+        let mut command = command(folder.path(), &arguments);
+        let command = command.stdin(Stdio::piped()).stdout(Stdio::piped()).stderr(Stdio::piped());
+        let mut child = command.spawn().unwrap();
+        // It may have refused already, and then does not read.
+        let _ = child.stdin.take().unwrap().write_all(given);
+        let output = child.wait_with_output().unwrap();
+        assert!(!out(&output).contains(TOKEN) && !err(&output).contains(TOKEN), "{output:?}");
+        (output.status.code(), out(&output), err(&output))
+    };
+    let place = ["--config", "gateway.toml", "--tenant", "one"];
+    let set =
+        |more: &[&str], given: &[u8]| vault(&[&["set", "refunds.create"], &place[..], more].concat(), given);
+
+    let (code, _, error) = set(&[], TOKEN.as_bytes());
+    assert!(code == Some(1) && error.contains("data.db"), "no gateway has been there: {error}");
+    let gateway = Running::start(folder.path(), &["serve", "--config", "gateway.toml"]);
+    let client = common::client();
+    let decide = async || decide(&client, &gateway.url, "apk_one", refund("4900", "")).await.unwrap();
+
+    for (arguments, given, complaint) in [
+        (&["set", "t", "--config", "keyless.toml", "--tenant", "one"][..], TOKEN.as_bytes(), "no master key"),
+        (&["set", "t", "--config", "gateway.toml"], TOKEN.as_bytes(), "--tenant: expected one of one, two"),
+        (&["set", "t", "--config", "gateway.toml", "--tenant", "x"], TOKEN.as_bytes(), "--tenant: expected"),
+        (
+            &["set", "", "--config", "gateway.toml", "--tenant", "one"],
+            TOKEN.as_bytes(),
+            "a tool's name of 1 to 256",
+        ),
+        (
+            &["remove", "t", "--config", "gateway.toml", "--tenant", "one"],
+            b"",
+            "has no credential for the tool \"t\"",
+        ),
+    ] {
+        let (code, printed, error) = vault(arguments, given);
+        assert!(
+            (code, &*printed) == (Some(1), "") && error.contains(complaint),
+            "{arguments:?}: {code:?} {error}"
+        );
+    }
+    let long = format!("{TOKEN}{}", "s".repeat(16_385 - TOKEN.len()));
+    for (given, complaint) in [
+        (&b""[..], "found nothing"),
+        (b"\n", "found nothing"),
+        (b"\r\n", "found nothing"),
+        (long.as_bytes(), "longer than 16384 bytes"),
+        (&long.repeat(50).into_bytes(), "longer than 16384 bytes"),
+        (b"\xffprocess_vault_secret", "not UTF-8"),
+    ] {
+        let (code, _, error) = set(&[], given);
+        assert!(code == Some(1) && error.contains(complaint), "{complaint}: {error}");
+    }
+    for when in ["2001-01-01T00:00:00Z", "0s", "yesterday", "9999999999y", "10000-01-01T00:00:00Z"] {
+        let (code, _, error) = set(&["--expires", when], TOKEN.as_bytes());
+        assert!(code == Some(1) && error.starts_with("--expires: expected"), "{when}: {error}");
+    }
+    assert_eq!(decide().await.member("credential"), None);
+
+    let longest = long.strip_suffix('s').unwrap();
+    for (given, token, more, until) in [
+        (&b"process_vault_secret"[..], TOKEN, &[][..], "expires never"),
+        (b"process_vault_secret\n", TOKEN, &[], "expires never"),
+        (
+            b"process_vault_secret\r\n",
+            TOKEN,
+            &["--expires", "2999-01-01T00:00:00Z"],
+            "expires 2999-01-01T00:00:00Z",
+        ),
+        (b"process_vault_secret\n\n", "process_vault_secret\n", &["--expires", "90d"], "expires 20"),
+        (longest.as_bytes(), longest, &[], "expires never"),
+    ] {
+        let (code, printed, error) = set(more, given);
+        assert_eq!(code, Some(0), "{error}");
+        let id = printed.trim_end().strip_prefix("set ").unwrap();
+        let answer = decide().await;
+        assert!(text(&answer, "credential.token") == Some(token), "{given:?}");
+        assert_eq!(text(&answer, "credential_id"), Some(id));
+        let (_, listed, _) = vault(&[&["list"], &place[..]].concat(), b"");
+        assert_eq!(listed.lines().count(), 1, "{listed}");
+        assert!(
+            listed.starts_with(&format!("refunds.create\t{id}\tset 20")) && listed.contains(until),
+            "{listed}"
+        );
+    }
+    let (_, listed, _) = vault(&["list", "--config", "gateway.toml", "--tenant", "two"], b"");
+    assert_eq!(listed, "");
+
+    // A master key that is not the gateway's would seal what the gateway cannot open.
+    let other = command(folder.path(), &["vault", "set", "t", "--config", "keyless.toml", "--tenant", "one"])
+        .env("ACTPASS_MASTER_KEY", "08".repeat(32))
+        .output()
+        .unwrap();
+    assert!(err(&other).contains("master key does not open"), "{}", err(&other));
+
+    let (code, printed, error) = vault(&[&["remove", "refunds.create"], &place[..]].concat(), b"");
+    assert!(code == Some(0) && printed.starts_with("removed cr_"), "{error}");
+    assert_eq!(decide().await.member("credential"), None);
+    let export = ["evidence", "export", "vault", "--data", "data.db", "--tenant", "one"];
+    let exported = run(folder.path(), &export);
+    assert_eq!(out(&exported).lines().count(), 6, "{}", err(&exported));
+    let (code, _, log) = gateway.end("TERM");
+    assert_eq!(code, Some(0));
+    assert!(!log.contains(TOKEN) && !out(&exported).contains(TOKEN), "{log}");
+    for file in std::fs::read_dir(folder.path()).unwrap() {
+        let path = file.unwrap().path();
+        let bytes = std::fs::read(&path).unwrap();
+        assert!(!bytes.windows(TOKEN.len()).any(|window| window == TOKEN.as_bytes()), "{}", path.display());
+    }
+}
+
 #[test]
 fn policies_are_checked_and_tested() {
     let folder = TempDir::new().unwrap();

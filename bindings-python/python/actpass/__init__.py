@@ -35,6 +35,7 @@ from ._errors import (
 )
 from ._native import VERSION as __version__
 from ._types import (
+    Approval,
     Credential,
     Decision,
     DecisionWord,
@@ -45,6 +46,7 @@ from ._types import (
     Mode,
     PassportRevocation,
     PassportVerification,
+    PendingApproval,
     RecordedEvidence,
     RiskTier,
 )
@@ -63,6 +65,7 @@ __all__ = [
     "ActPassResponseError",
     "ActPassStatusError",
     "ActPassTimeoutError",
+    "Approval",
     "Credential",
     "Decision",
     "DecisionWord",
@@ -73,6 +76,7 @@ __all__ = [
     "Mode",
     "PassportRevocation",
     "PassportVerification",
+    "PendingApproval",
     "RecordedEvidence",
     "RiskTier",
     "__version__",

@@ -12,6 +12,7 @@ if TYPE_CHECKING:
     from types import TracebackType
 
     from ._types import (
+        Approval,
         Decision,
         ExecutionContext,
         GuardOutput,
@@ -19,6 +20,7 @@ if TYPE_CHECKING:
         Mode,
         PassportRevocation,
         PassportVerification,
+        PendingApproval,
         RecordedEvidence,
     )
 
@@ -146,6 +148,7 @@ class ActPassClient:
                 audience,
                 approval_request_id,
                 tool_manifest_hash,
+                None,
             )
         )
         return decision
@@ -165,19 +168,40 @@ class ActPassClient:
         *,
         approval_request_id: str | None = None,
         tool_manifest_hash: str | None = None,
+        wait_for_approval: float | None = None,
+        record_outcome: bool = False,
     ) -> GuardOutput[T]:
         """Ask for a decision, and run ``execute_fn`` only when the decision allows it.
 
         ``execute_fn`` is called with ``{"credential": {...} or None, "decision": {...}}``, at most once, on the calling
         thread, after the verdict. In ``enforce`` it runs on ``allow`` only; in ``strict`` only if the decision is
-        recorded as well; in ``warn`` also on ``warn``; in ``monitor`` always. The other parameters are those of
-        :meth:`preflight`.
+        recorded and bound to this request as well; in ``warn`` also on ``warn``; in ``monitor`` always.
+
+        Args:
+            goal: This and all that is not listed here: as for :meth:`preflight`.
+            tool: The tool that it is about to use.
+            args: The tool's arguments.
+            execute_fn: What is to run.
+            resource: What the tool acts on.
+            user_id: On whose behalf the agent acts.
+            passport: The passport that the action spends.
+            mode: ``enforce``, ``strict``, ``warn`` or ``monitor``. Default: the client's.
+            idempotency_key: What makes a repetition known as one.
+            audience: To whom the passport is shown.
+            approval_request_id: The approved request that the action spends.
+            tool_manifest_hash: The hash of the tool's definition as the agent sees it.
+            wait_for_approval: For how many seconds an action that needs an approval is held until a person decided, on
+                top of the client's ``timeout``, which is that of each request. Then the same action is asked about once
+                more. Default: it is not held.
+            record_outcome: Whether the ledger is told how the action ended, on the decision's chain.
 
         Returns:
             A dict: ``decision`` and ``executed`` always; ``result`` when the function ran and returned; ``error``
             when it ran and raised (that very exception) or when the gate failed (an
             :class:`~actpass.ActPassError`). If the gate failed, the decision is one that the SDK made: ``deny``
-            with a ``reason_code`` such as ``actpass.unreachable``, and what to check in ``explain``.
+            with a ``reason_code`` such as ``actpass.unreachable``, and what to check in ``explain``. ``approval``, a
+            small dict to keep and give to :meth:`resume`, when a person has to decide first. With ``record_outcome``,
+            what came of that: ``evidence`` (the ledger's answer) or ``evidence_error``.
 
         Raises:
             ActPassArgumentError: Something cannot be sent. Nothing was sent and nothing ran, in any mode.
@@ -188,8 +212,7 @@ class ActPassClient:
         >>> out["executed"], out["decision"]["reason_code"]
         (False, 'actpass.unreachable')
         """
-        if not callable(execute_fn):
-            raise _not_callable(execute_fn)
+        _check_callable(execute_fn)
         permit, blocked = self._native.authorize(
             (
                 goal,
@@ -203,20 +226,65 @@ class ActPassClient:
                 audience,
                 approval_request_id,
                 tool_manifest_hash,
-            )
+                wait_for_approval,
+            ),
+            record_outcome,
         )
-        outcome: GuardOutput[T]
-        if permit is None:
-            outcome = blocked
-            return outcome
-        context = permit.spend()
-        try:
-            result = execute_fn(context)
-        except Exception as error:
-            outcome = permit.failed(error)
-        else:
-            outcome = permit.returned(result)
-        return outcome
+        return _run(permit, blocked, execute_fn)
+
+    def resume(
+        self,
+        pending: PendingApproval,
+        execute_fn: Callable[[ExecutionContext], T],
+        *,
+        passport: str | None = None,
+        wait_for_approval: float | None = None,
+        record_outcome: bool = False,
+    ) -> GuardOutput[T]:
+        """Guard an action again that waited for a person, in this process or another.
+
+        The action is the one in ``pending``, its arguments in ``pending["args"]`` for ``execute_fn`` to use. The
+        gateway holds it against the one that was approved, and lets an approval be used once; so what runs is what
+        was approved, or nothing.
+
+        Args:
+            pending: What :meth:`guard` reported as ``approval``, also after a way through JSON.
+            execute_fn: What is to run.
+            passport: A passport, if the action needs one: ``pending`` holds no secret.
+            wait_for_approval: As for :meth:`guard`. Default: it is not held, and comes back as blocked if nobody has
+                decided yet.
+            record_outcome: As for :meth:`guard`.
+
+        Returns:
+            As :meth:`guard`.
+
+        Raises:
+            ActPassArgumentError: ``pending`` is not such a dict; the message names the member.
+
+        >>> client = ActPassClient(api_key="apk_dev", base_url="http://127.0.0.1:9", max_retries=0)
+        >>> pending = {"approval_request_id": "apr_1", "goal": "demo", "tool": "demo.tool", "args": {"n": 1}}
+        >>> client.resume(pending, lambda ctx: print("ran"))["decision"]["reason_code"]
+        'actpass.unreachable'
+        """
+        _check_callable(execute_fn)
+        permit, blocked = self._native.resume(pending, passport, wait_for_approval, record_outcome)
+        return _run(permit, blocked, execute_fn)
+
+    def wait_for_approval(self, approval: PendingApproval | str, timeout: float = 0.0) -> Approval:
+        """Wait until a person decided, for ``timeout`` seconds at most, and return where the approval stands then.
+
+        Args:
+            approval: What :meth:`guard` reported as ``approval``, or its ``approval_request_id``.
+            timeout: Seconds; 0 is one look.
+
+        Returns:
+            ``id``, ``status`` (``pending``, ``approved``, ``rejected`` or ``expired``), ``decided_by``, ``decided_at``.
+
+        Raises:
+            ActPassError: As :meth:`preflight`.
+        """
+        looked: Approval = self._native.wait_for_approval(approval, timeout)
+        return looked
 
     def issue_passport(
         self,
@@ -465,9 +533,25 @@ def canonical_outcome(outcome: Mapping[str, Any]) -> str:
     return _native.canonical_outcome(outcome)
 
 
-def _not_callable(found: object) -> Exception:
-    from ._errors import ActPassArgumentError  # noqa: PLC0415
+def _run(permit: _native.Permit | None, blocked: Any, execute_fn: Callable[[ExecutionContext], T]) -> GuardOutput[T]:
+    outcome: GuardOutput[T]
+    if permit is None:
+        outcome = blocked
+        return outcome
+    context = permit.spend()
+    try:
+        result = execute_fn(context)
+    except Exception as error:
+        outcome = permit.failed(error)
+    else:
+        outcome = permit.returned(result)
+    return outcome
 
-    return ActPassArgumentError(
-        f"execute_fn: expected a callable, found {type(found).__name__}", code="actpass.invalid_argument"
-    )
+
+def _check_callable(found: object) -> None:
+    if not callable(found):
+        from ._errors import ActPassArgumentError  # noqa: PLC0415
+
+        raise ActPassArgumentError(
+            f"execute_fn: expected a callable, found {type(found).__name__}", code="actpass.invalid_argument"
+        )

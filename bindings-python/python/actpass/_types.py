@@ -56,6 +56,41 @@ class ExecutionContext(TypedDict):
     decision: Decision
 
 
+class RecordedEvidence(TypedDict, total=False):
+    """An event that is in the ledger."""
+
+    event_id: str
+    current_event_hash: str
+
+
+class _PendingApproval(TypedDict):
+    approval_request_id: str
+    goal: str
+    tool: str
+    args: dict[str, Any]
+
+
+class PendingApproval(_PendingApproval, total=False):
+    """An action that waits for a person: no secrets, only JSON, to keep and give to ``resume``."""
+
+    resource: str
+    user_id: str
+    mode: str
+    audience: str
+    tool_manifest_hash: str
+
+
+class Approval(TypedDict, total=False):
+    """Where an approval stands."""
+
+    id: str
+    status: Literal["pending", "approved", "rejected", "expired"]
+    action_hash: str
+    decided_by: str | None
+    decided_at: str | None
+    deadline: str
+
+
 if TYPE_CHECKING or sys.version_info >= (3, 11):
     if sys.version_info >= (3, 11):
         from typing import Generic
@@ -72,11 +107,15 @@ if TYPE_CHECKING or sys.version_info >= (3, 11):
         """What ``guard`` reports.
 
         ``result`` is there when the function ran and returned, ``error`` when it ran and raised (the very exception) or
-        when the gate failed (an :class:`~actpass.ActPassError`).
+        when the gate failed (an :class:`~actpass.ActPassError`). ``approval`` is there when a person has to decide
+        first, ``evidence`` or ``evidence_error`` when the outcome was to be recorded.
         """
 
         result: T
         error: Exception
+        approval: PendingApproval
+        evidence: RecordedEvidence
+        evidence_error: Exception
 
 else:  # A TypedDict cannot be generic there; at run time it is a dict anyway.
     GuardOutput = dict[str, Any]
@@ -106,10 +145,3 @@ class PassportRevocation(TypedDict, total=False):
     """Whether a passport was revoked."""
 
     revoked: bool
-
-
-class RecordedEvidence(TypedDict, total=False):
-    """An event that is in the ledger."""
-
-    event_id: str
-    current_event_hash: str

@@ -12,7 +12,7 @@ use std::sync::{Arc, Mutex};
 use std::time::Duration;
 
 use actpass_core::transport::{Answer, Failure, Request, SendFuture, Transport};
-use actpass_core::{ActPass, ActPassBuilder, Action, ErrorKind, Mode, Outcome};
+use actpass_core::{ActPass, ActPassBuilder, Action, ErrorKind, Json, Mode, Outcome, hash_payload};
 use actpass_hostile_gateway::{HostileGateway, Script, Seen};
 use serde_json::{Value, json};
 
@@ -35,7 +35,10 @@ pub fn respond(answer: Value) -> Value {
 }
 
 pub fn allow() -> Value {
-    json!({"decision": "allow", "reason_code": "test.allow", "evidence_event_id": "ev_1"})
+    json!({
+        "decision": "allow", "reason_code": "test.allow", "evidence_event_id": "ev_1",
+        "request_hash": "{{request_hash}}",
+    })
 }
 
 /// A client of `gateway` that tries once.
@@ -165,11 +168,18 @@ impl Canned {
 impl Transport for Canned {
     fn send(&self, request: Request) -> SendFuture<'_> {
         let mut state = self.0.lock().unwrap();
+        let hash =
+            Json::parse(&request.body).ok().and_then(|body| hash_payload(&body).ok()).unwrap_or_default();
         state.requests.push(request);
-        let answer = match state.answers.len() {
+        let mut answer = match state.answers.len() {
             0 | 1 => state.answers.front().cloned().unwrap(),
             _ => state.answers.pop_front().unwrap(),
         };
+        if let Ok(Answer { body: Ok(body), .. }) = &mut answer
+            && let Ok(text) = std::str::from_utf8(body)
+        {
+            *body = text.replace("{{request_hash}}", &hash).into_bytes();
+        }
         Box::pin(async move { answer })
     }
 }

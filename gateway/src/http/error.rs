@@ -16,6 +16,7 @@ pub(super) enum ApiError {
     BodyUnreadable,
     Busy,
     Conflict,
+    CredentialGone,
     Decided(&'static str),
     Forbidden,
     Internal,
@@ -43,6 +44,7 @@ impl ApiError {
             Self::BodyUnreadable => (StatusCode::BAD_REQUEST, "body_unreadable"),
             Self::Busy => (StatusCode::SERVICE_UNAVAILABLE, "busy"),
             Self::Conflict => (StatusCode::CONFLICT, "idempotency_conflict"),
+            Self::CredentialGone => (StatusCode::CONFLICT, "credential_gone"),
             Self::Decided(_) => (StatusCode::CONFLICT, "already_decided"),
             Self::Forbidden => (StatusCode::FORBIDDEN, "forbidden"),
             Self::Internal => (StatusCode::INTERNAL_SERVER_ERROR, "internal"),
@@ -69,6 +71,11 @@ impl ApiError {
                 "idempotency_key: was used for another request; expected a new one, or the same body"
                     .to_owned()
             }
+            Self::CredentialGone => {
+                "idempotency_key: the first answer carried a credential that was replaced or \
+                                     removed since, or has expired; expected a new key"
+                    .to_owned()
+            }
             Self::Decided(status) => format!("this approval can no longer be decided: it is {status}"),
             Self::Forbidden => "an agent's key may not do this; expected an operator's".to_owned(),
             Self::Internal => "the gateway failed; its log has the request id".to_owned(),
@@ -77,7 +84,7 @@ impl ApiError {
             Self::MethodNotAllowed => "this path does not take this method; see the Allow header".to_owned(),
             Self::NotFound(what) => format!("there is no such {what}"),
             Self::NoMasterKey => format!(
-                "this gateway has no passports, because it has no master key: set master_key_file in its settings or \
+                "this gateway has neither passports nor credentials, because it has no master key: set master_key_file in its settings or \
                  the environment variable {MASTER_KEY_VARIABLE}"
             ),
             Self::RateLimited(seconds) => {
@@ -116,6 +123,7 @@ impl IntoResponse for ApiError {
             | Self::BodyTooLarge(_)
             | Self::BodyUnreadable
             | Self::Conflict
+            | Self::CredentialGone
             | Self::Decided(_)
             | Self::Forbidden
             | Self::Internal
@@ -160,7 +168,7 @@ impl From<KeyError> for ApiError {
     fn from(error: KeyError) -> Self {
         match error {
             KeyError::Store(error) => error.into(),
-            KeyError::Crypto | KeyError::File(..) | KeyError::MasterKey(_) | KeyError::Sealed(_) => {
+            KeyError::Crypto | KeyError::Seal(_) | KeyError::Sealed(_) => {
                 tracing::error!(%error, "the signing keys cannot be used");
                 Self::Internal
             }

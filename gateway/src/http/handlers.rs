@@ -16,71 +16,114 @@ use super::error::{ApiError, json};
 use super::receive::{Call, Caller};
 use super::{App, passports};
 use crate::auth::{Key, Role};
-use crate::decide::{self, Decided, Facts, Manifest, Shown};
+use crate::decide::{self, Bound, Decided, Facts, Manifest, Shown};
 use crate::ledger::{Head, Verifier};
 use crate::request::{Evidence, InvalidMember, Preflight, ToolApproval};
 use crate::store::{Append, Appended, StoreError, StoredEvent};
+use crate::vault::{self, SealedCredential};
 
 /// Bodies above this many bytes are worked on beside the threads that serve connections.
 const LARGE: usize = 64 * 1024;
 
+/// How often a tool's credential may change while one call of the tool is decided.
+const CHANGES: usize = 5;
+
 pub(super) async fn preflight(State(app): State<Arc<App>>, call: Call) -> Result<Response, ApiError> {
     let Call { key, body: raw } = call;
     let bytes = raw.len();
-    let facts = Facts {
-        issuer: Arc::clone(&app.issuer),
-        now: app.clock.seconds(),
-        approval_seconds: app.approval_seconds,
-        ..Facts::default()
-    };
-    let first = work(&app, bytes, move || {
-        let body = parse(&raw)?;
-        let request = Preflight::read(&body)?;
-        let passport = request.passport.map(|passport| Secret::new(passport.as_str()));
-        let approval = request.approval_request_id.map(|id| id.as_str().to_owned());
-        let manifest = request
-            .tool_manifest_hash
-            .map(|hash| (request.tool.as_str().to_owned(), hash.as_str().to_owned()));
-        if passport.is_none() && approval.is_none() && manifest.is_none() {
-            return Ok(Step::Decided(Box::new(decide::decide(&key, &request, &body, &raw, &facts))));
-        }
-        Ok(Step::Asks(Box::new(Asks { key, body, raw, passport, approval, manifest })))
-    })
-    .await?;
-    let decided = match first {
-        Step::Asks(asks) => {
-            let facts = learn(&app, &asks).await?;
-            work(&app, bytes, move || {
-                let Asks { key, body, raw, .. } = *asks;
-                Ok(decide::decide(&key, &Preflight::read(&body)?, &body, &raw, &facts))
-            })
-            .await?
-        }
-        Step::Decided(decided) => *decided,
-    };
-    match record(&app, decided.append).await? {
-        Appended::Conflict => Err(ApiError::Conflict),
-        Appended::Recorded(_) => Ok(json(StatusCode::OK, decided.answer)),
-        Appended::Refused(answer) | Appended::Repeated(answer) => Ok(json(StatusCode::OK, answer)),
-        // A decision changes nothing that could be otherwise by now.
-        Appended::Stale => Err(ApiError::Internal),
+    let asks = Arc::new(work(&app, bytes, move || Asks::read(key, raw)).await?);
+    let facts = learn(&app, &asks).await?;
+    // Most tools have no credential. That this one has none is seen where the decision is recorded, without another look.
+    let mut credential = None;
+    for _ in 0..CHANGES {
+        let expired = |credential: &SealedCredential| credential.has_expired(facts.now);
+        // What cannot be opened must stop the call before anything is recorded.
+        let secret = match &credential {
+            Some(credential) if !expired(credential) => Some(open_credential(&app, &asks, credential)?),
+            Some(_) | None => None,
+        };
+        let expires_at = credential.as_ref().and_then(|credential| credential.expires_at);
+        let bound = credential.as_ref().map(|found| Bound { id: found.id.clone(), expired: expired(found) });
+        let decided = asks.decide(&app, Facts { credential: bound, ..facts.clone() }).await?;
+        let answer = match record(&app, decided.append).await? {
+            Appended::Conflict => return Err(ApiError::Conflict),
+            Appended::Recorded(_) => match secret.filter(|_| decided.hands_out) {
+                Some(secret) => vault::hand_out(&decided.answer, &secret, expires_at),
+                None => decided.answer,
+            },
+            Appended::Refused(answer) => answer,
+            Appended::Repeated(answer) => repeat(&app, &asks, answer).await?,
+            Appended::Stale => {
+                credential = find_credential(&app, &asks).await?;
+                continue;
+            }
+        };
+        return Ok(json(StatusCode::OK, answer));
     }
+    Err(ApiError::Busy)
 }
 
-/// A preflight, after a first look at it.
-enum Step {
-    Asks(Box<Asks>),
-    Decided(Box<Decided>),
-}
-
-/// A preflight that cannot be decided by its body alone.
+/// A preflight, and what it asks to be looked up.
 struct Asks {
     key: Arc<Key>,
     body: Json,
     raw: Bytes,
+    tool: String,
     passport: Option<Secret>,
     approval: Option<String>,
-    manifest: Option<(String, String)>,
+    manifest: Option<String>,
+}
+
+impl Asks {
+    fn read(key: Arc<Key>, raw: Bytes) -> Result<Self, ApiError> {
+        let body = parse(&raw)?;
+        let request = Preflight::read(&body)?;
+        let tool = request.tool.as_str().to_owned();
+        let passport = request.passport.map(|passport| Secret::new(passport.as_str()));
+        let approval = request.approval_request_id.map(|id| id.as_str().to_owned());
+        let manifest = request.tool_manifest_hash.map(|hash| hash.as_str().to_owned());
+        Ok(Self { key, body, raw, tool, passport, approval, manifest })
+    }
+
+    async fn decide(self: &Arc<Self>, app: &App, facts: Facts) -> Result<Decided, ApiError> {
+        let asks = Arc::clone(self);
+        work(app, self.raw.len(), move || {
+            let request = Preflight::read(&asks.body)?;
+            Ok(decide::decide(&asks.key, &request, &asks.body, &asks.raw, &facts))
+        })
+        .await
+    }
+}
+
+/// The answer that was given before, with the credential that it was given with. Never with another one: who was
+/// allowed once is not thereby allowed what was set since.
+async fn repeat(app: &App, asks: &Asks, answer: Bytes) -> Result<Bytes, ApiError> {
+    let first = Json::parse(&answer).map_err(|_| ApiError::Internal)?;
+    let Some(id) = first.member("credential_id").and_then(Json::as_str) else {
+        return Ok(answer);
+    };
+    let now = app.clock.seconds();
+    let credential = find_credential(app, asks).await?;
+    let same = credential.filter(|credential| credential.id == id && !credential.has_expired(now));
+    let credential = same.ok_or(ApiError::CredentialGone)?;
+    let secret = open_credential(app, asks, &credential)?;
+    Ok(vault::hand_out(&answer, &secret, credential.expires_at))
+}
+
+async fn find_credential(app: &App, asks: &Asks) -> Result<Option<SealedCredential>, ApiError> {
+    in_time(app, app.store.credential(&asks.key.tenant.id, &asks.tool)).await
+}
+
+fn open_credential(app: &App, asks: &Asks, credential: &SealedCredential) -> Result<Secret, ApiError> {
+    let vault = app.vault.as_ref().ok_or(ApiError::NoMasterKey)?;
+    vault.open(&asks.key.tenant.id, &asks.tool, credential).ok_or_else(|| {
+        let id = &*credential.id;
+        tracing::error!(
+            id,
+            "the master key does not open this credential, or it was changed in the data file"
+        );
+        ApiError::Internal
+    })
 }
 
 /// Finds out what the decision depends on.
@@ -102,8 +145,9 @@ async fn learn(app: &App, asks: &Asks) -> Result<Facts, ApiError> {
     };
     let manifest = match &asks.manifest {
         None => Manifest::Approved,
-        Some((tool, hash)) => {
-            Manifest::of(in_time(app, app.store.approved_manifest(tenant_id, tool)).await?.as_deref(), hash)
+        Some(hash) => {
+            let approved = in_time(app, app.store.approved_manifest(tenant_id, &asks.tool)).await?;
+            Manifest::of(approved.as_deref(), hash)
         }
     };
     Ok(Facts {
@@ -113,6 +157,7 @@ async fn learn(app: &App, asks: &Asks) -> Result<Facts, ApiError> {
         approval,
         manifest,
         passport,
+        ..Facts::default()
     })
 }
 

@@ -25,6 +25,7 @@ use crate::auth::Keyring;
 use crate::clock::Clock;
 use crate::passport::Keys;
 use crate::store::Store;
+use crate::vault::Vault;
 
 const REQUEST_ID: HeaderName = HeaderName::from_static("x-request-id");
 
@@ -39,6 +40,8 @@ pub(crate) struct App {
     pub issuer: Arc<str>,
     /// What signs them; `None` without a master key.
     pub keys: Option<Keys>,
+    /// What opens the tools' credentials; `None` without a master key.
+    pub vault: Option<Vault>,
     /// For how many seconds an approval may be decided.
     pub approval_seconds: i64,
     /// Who waits for an approval.

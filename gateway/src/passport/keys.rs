@@ -1,107 +1,31 @@
-//! The keys that sign passports: Ed25519, kept by the data store under AES-256-GCM, opened by a master key that the
-//! data store never sees.
+//! The keys that sign passports: Ed25519, kept sealed by the data store.
 
 use std::fmt;
-use std::path::Path;
 use std::sync::{Arc, PoisonError, RwLock};
 use std::time::{Duration, Instant};
 
 use actpass_core::Json;
-use base64::Engine;
-use base64::engine::general_purpose::{STANDARD, STANDARD_NO_PAD, URL_SAFE, URL_SAFE_NO_PAD};
-use ring::aead::{AES_256_GCM, Aad, LessSafeKey, NONCE_LEN, Nonce, UnboundKey};
 use ring::signature::{ED25519, Ed25519KeyPair, KeyPair, UnparsedPublicKey};
 use sha2::{Digest, Sha256};
 use zeroize::Zeroizing;
 
 use super::jws::{self, Unverified};
 use super::{Claims, Refusal};
+use crate::seal::{MasterKey, Purpose, SealError, random};
 use crate::store::{Rotation, Store, StoreError};
 
 /// How old what [`Keys::jwks`] answers may be.
 const JWKS_AGE: Duration = Duration::from_secs(1);
 
-/// What seals the signing keys: 32 bytes that are never shown.
-#[derive(Clone)]
-pub struct MasterKey(Zeroizing<[u8; 32]>);
-
-impl MasterKey {
-    /// A new one, of the operating system's randomness.
-    ///
-    /// # Errors
-    ///
-    /// If the operating system has none.
-    pub fn generate() -> Result<Self, KeyError> {
-        Ok(Self(random()?))
-    }
-
-    /// Reads 32 bytes from 64 hex digits or from base64; white space around them is ignored. `None` for anything else.
-    pub fn parse(text: &str) -> Option<Self> {
-        let text = text.trim();
-        let mut key = Zeroizing::new([0; 32]);
-        if hex::decode_to_slice(text, key.as_mut()).is_ok() {
-            return Some(Self(key));
-        }
-        let decoded = [STANDARD, STANDARD_NO_PAD, URL_SAFE, URL_SAFE_NO_PAD]
-            .into_iter()
-            .find_map(|engine| engine.decode(text).ok().map(Zeroizing::new))?;
-        (decoded.len() == key.len()).then(|| {
-            key.copy_from_slice(&decoded);
-            Self(key)
-        })
-    }
-
-    /// Reads the key in the file, or makes the file, readable by its owner alone, with a new key.
-    ///
-    /// # Errors
-    ///
-    /// If the file can be neither read nor made, or holds something else.
-    pub fn load_or_make(path: &Path) -> Result<Self, KeyError> {
-        use std::io::Write;
-
-        let failed = |error| KeyError::File(path.display().to_string(), error);
-        let mut options = std::fs::OpenOptions::new();
-        options.write(true).create_new(true);
-        #[cfg(unix)]
-        std::os::unix::fs::OpenOptionsExt::mode(&mut options, 0o600);
-        match options.open(path) {
-            Ok(mut file) => {
-                let key = Self::generate()?;
-                let text = Zeroizing::new(hex::encode(key.0.as_ref()));
-                file.write_all(text.as_bytes()).and_then(|()| file.sync_all()).map_err(failed)?;
-                Ok(key)
-            }
-            Err(error) if error.kind() == std::io::ErrorKind::AlreadyExists => {
-                let text = Zeroizing::new(std::fs::read_to_string(path).map_err(failed)?);
-                Self::parse(&text).ok_or_else(|| KeyError::MasterKey(path.display().to_string()))
-            }
-            Err(error) => Err(failed(error)),
-        }
-    }
-
-    fn cipher(&self) -> Result<LessSafeKey, KeyError> {
-        Ok(LessSafeKey::new(UnboundKey::new(&AES_256_GCM, self.0.as_ref()).map_err(|_| KeyError::Crypto)?))
-    }
-}
-
-impl fmt::Debug for MasterKey {
-    fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
-        f.write_str("MasterKey(..)")
-    }
-}
-
 /// Why there are no keys to sign or verify with.
 #[derive(Debug, thiserror::Error)]
 pub enum KeyError {
-    /// A cryptographic operation failed, or the operating system has no randomness.
+    /// A cryptographic operation failed.
     #[error("a signing key could not be made")]
     Crypto,
-    /// The master key's file can be neither read nor made.
-    #[error("{0}: {1}")]
-    File(String, #[source] std::io::Error),
-    /// The file holds no master key.
-    #[error("{0}: expected 32 bytes as 64 hex digits or base64")]
-    MasterKey(String),
+    /// There is no master key to be had, or nothing can be sealed.
+    #[error(transparent)]
+    Seal(#[from] SealError),
     /// The data store holds a key that this master key does not open.
     #[error(
         "the master key does not open the signing key {0:?} in the data file; use the one that sealed it"
@@ -135,13 +59,7 @@ impl SealedKey {
         let seed: Zeroizing<[u8; 32]> = random()?;
         let pair = Ed25519KeyPair::from_seed_unchecked(seed.as_ref()).map_err(|_| KeyError::Crypto)?;
         let kid = thumbprint(&pair);
-        let nonce: [u8; NONCE_LEN] = *random()?;
-        let mut private = Zeroizing::new(seed.to_vec());
-        let tag = master
-            .cipher()?
-            .seal_in_place_separate_tag(Nonce::assume_unique_for_key(nonce), aad(&kid), &mut private)
-            .map_err(|_| KeyError::Crypto)?;
-        let sealed = [nonce.as_slice(), private.as_slice(), tag.as_ref()].concat();
+        let sealed = master.cipher(Purpose::SigningKey)?.seal(kid.as_bytes(), seed.as_ref())?;
         Ok(Self { kid, sealed, active: true, needed_until: 0 })
     }
 
@@ -152,26 +70,12 @@ impl SealedKey {
 
     fn open(&self, master: &MasterKey) -> Result<Ed25519KeyPair, KeyError> {
         let failed = || KeyError::Sealed(self.kid.clone());
-        let (nonce, sealed) = self.sealed.split_first_chunk().ok_or_else(failed)?;
-        let mut private = Zeroizing::new(sealed.to_vec());
-        let seed = master
-            .cipher()?
-            .open_in_place(Nonce::assume_unique_for_key(*nonce), aad(&self.kid), &mut private)
-            .map_err(|_| failed())?;
+        let seed =
+            master.cipher(Purpose::SigningKey)?.open(self.kid.as_bytes(), &self.sealed).ok_or_else(failed)?;
         // The public key is derived, never read: whoever can write the data file cannot put theirs there.
-        let pair = Ed25519KeyPair::from_seed_unchecked(seed).map_err(|_| failed())?;
+        let pair = Ed25519KeyPair::from_seed_unchecked(&seed).map_err(|_| failed())?;
         if thumbprint(&pair) == self.kid { Ok(pair) } else { Err(failed()) }
     }
-}
-
-fn aad(kid: &str) -> Aad<Vec<u8>> {
-    Aad::from([b"actpass signing key 1\0", kid.as_bytes()].concat())
-}
-
-fn random<const N: usize>() -> Result<Zeroizing<[u8; N]>, KeyError> {
-    let mut bytes = Zeroizing::new([0; N]);
-    getrandom::fill(bytes.as_mut()).map_err(|_| KeyError::Crypto)?;
-    Ok(bytes)
 }
 
 fn thumbprint(pair: &Ed25519KeyPair) -> String {
@@ -280,11 +184,20 @@ impl Keys {
     /// As [`Keys::open`].
     pub async fn rotate(store: &dyn Store, master: &MasterKey) -> Result<String, KeyError> {
         // With another master key no key would open any more.
-        Ring::open(&store.signing_keys().await?, master)?;
+        Self::check(store, master).await?;
         let key = SealedKey::generate(master)?;
         let kid = key.kid.clone();
         store.add_signing_key(key, Rotation::Next).await?;
         Ok(kid)
+    }
+
+    /// Whether `master` opens every key in the store: whether it is the one that this data file belongs to.
+    ///
+    /// # Errors
+    ///
+    /// As [`Keys::open`].
+    pub async fn check(store: &dyn Store, master: &MasterKey) -> Result<(), KeyError> {
+        Ring::open(&store.signing_keys().await?, master).map(|_| ())
     }
 
     /// The keys as they were last read.

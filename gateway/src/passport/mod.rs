@@ -15,7 +15,7 @@ mod tests;
 use std::fmt;
 
 pub use claims::Claims;
-pub use keys::{Keys, MasterKey, Ring, SealedKey};
+pub use keys::{Keys, Ring, SealedKey};
 
 /// For how long a passport holds at most, in seconds.
 pub const MAX_TTL: i64 = 3600;

@@ -25,6 +25,9 @@ pub(super) trait Rows {
 
     fn approval(&self, tenant_id: &str, id: &str) -> Result<Option<ApprovalStanding>, Self::Error>;
 
+    /// The id of the credential that a tool has.
+    fn credential(&self, tenant_id: &str, tool_id: &str) -> Result<Option<String>, Self::Error>;
+
     fn passport(&self, tenant_id: &str, jti: &str) -> Result<Option<Standing>, Self::Error>;
 
     /// The chain's number and head. It is made if it is not there.
@@ -76,7 +79,7 @@ impl<R: Rows> Batch<R> {
 
     /// The outer error is the whole transaction's, the inner one this append's alone.
     pub(super) fn append(&mut self, append: Append) -> Result<Result<Appended, StoreError>, R::Error> {
-        let Append { mut event, mut once, claims, effect } = append;
+        let Append { mut event, mut once, claims, binding, effect } = append;
         let key_name = Arc::clone(&event.key_name);
         let tenant_id = Arc::clone(&event.tenant_id);
         if let Some(once) = &once
@@ -89,6 +92,11 @@ impl<R: Rows> Batch<R> {
         }
         if let Some(effect) = &effect
             && self.is_stale(&tenant_id, effect)?
+        {
+            return Ok(Ok(Appended::Stale));
+        }
+        if let Some(binding) = &binding
+            && self.rows.credential(&tenant_id, &binding.tool_id)? != binding.credential_id
         {
             return Ok(Ok(Appended::Stale));
         }
@@ -160,7 +168,13 @@ impl<R: Rows> Batch<R> {
                 let approval = self.rows.approval(tenant_id, id)?;
                 Ok(approval.is_none_or(|found| found.approved.is_some() || decided.at >= found.deadline))
             }
-            Effect::ApproveManifest { .. } | Effect::Issue { .. } | Effect::Open(_) => Ok(false),
+            Effect::ApproveManifest { .. }
+            | Effect::Issue { .. }
+            | Effect::Open(_)
+            | Effect::SetCredential(_) => Ok(false),
+            Effect::RemoveCredential { tool_id, id } => {
+                Ok(self.rows.credential(tenant_id, tool_id)?.as_ref() != Some(id))
+            }
             Effect::Revoke { jti } => {
                 let standing = self.rows.passport(tenant_id, jti)?;
                 Ok(standing.is_none_or(|standing| standing.revoked))

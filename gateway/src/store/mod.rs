@@ -18,6 +18,7 @@ pub use self::postgres::{Database, DatabaseError, PostgresStore, Trust};
 pub use self::sqlite::{OpenError, SqliteStore};
 use crate::ledger::{Draft, Head};
 use crate::passport::SealedKey;
+use crate::vault::SealedCredential;
 
 /// Where a gateway keeps its data.
 #[derive(Clone, Debug)]
@@ -147,6 +148,24 @@ pub trait Store: Send + Sync + fmt::Debug {
         limit: u32,
     ) -> Result<Vec<Approval>, StoreError>;
 
+    /// The credential of a tenant's tool; `None` if it has none. What another process set or removed counts at once.
+    ///
+    /// # Errors
+    ///
+    /// If the store does not answer.
+    async fn credential(
+        &self,
+        tenant_id: &str,
+        tool_id: &str,
+    ) -> Result<Option<SealedCredential>, StoreError>;
+
+    /// The credentials of all of a tenant's tools, by the tool's name.
+    ///
+    /// # Errors
+    ///
+    /// If the store does not answer.
+    async fn credentials(&self, tenant_id: &str) -> Result<Vec<SealedCredential>, StoreError>;
+
     /// Every key that ever signed passports, in the order in which they were made.
     ///
     /// # Errors
@@ -181,8 +200,19 @@ pub struct Append {
     pub once: Option<Once>,
     /// What this request takes, which no other may have taken: all of them, or none.
     pub claims: Vec<Claim>,
+    /// What must be so, or else the append is stale.
+    pub binding: Option<Binding>,
     /// What changes with the event.
     pub effect: Option<Effect>,
+}
+
+/// Which credential a tool of the event's tenant has.
+#[derive(Clone, Debug, PartialEq, Eq)]
+pub struct Binding {
+    /// The tool.
+    pub tool_id: String,
+    /// The credential's id; `None` if the tool has none.
+    pub credential_id: Option<String>,
 }
 
 impl Append {
@@ -250,11 +280,20 @@ pub enum Effect {
         /// When it expires, in seconds since 1970.
         expires_at: i64,
     },
+    /// A tool has no credential any more; stale if it has another one, or none.
+    RemoveCredential {
+        /// The tool.
+        tool_id: String,
+        /// The credential's id.
+        id: String,
+    },
     /// A passport is revoked; stale if it is so already, or never was issued.
     Revoke {
         /// The passport's id.
         jti: String,
     },
+    /// A tool has this credential from now on, in place of any other.
+    SetCredential(Box<SealedCredential>),
 }
 
 /// An action that a person must approve before it may run, once.
@@ -341,7 +380,7 @@ pub enum Appended {
     Refused(Bytes),
     /// The same request was answered before, so. Nothing was appended.
     Repeated(Bytes),
-    /// What the effect was to change is no longer as it must be. Nothing was appended.
+    /// What the effect was to change, or the binding, is not as it must be. Nothing was appended.
     Stale,
 }
 

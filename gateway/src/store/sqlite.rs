@@ -26,12 +26,13 @@ use super::{
 };
 use crate::ledger::{Head, Sealed};
 use crate::passport::SealedKey;
+use crate::vault::SealedCredential;
 
 /// The form of the data that this version reads and writes.
-const SCHEMA_VERSION: i64 = 4;
+const SCHEMA_VERSION: i64 = 5;
 
 /// What leads to each version from the one before; the first from nothing.
-const MIGRATIONS: [&str; 4] = [LEDGER, MANIFESTS, PASSPORTS, APPROVALS];
+const MIGRATIONS: [&str; 5] = [LEDGER, MANIFESTS, PASSPORTS, APPROVALS, CREDENTIALS];
 
 const LEDGER: &str = "
 CREATE TABLE chains (
@@ -119,6 +120,22 @@ CREATE TABLE approvals (
 
 CREATE INDEX approvals_pending ON approvals (tenant_id, deadline) WHERE approved IS NULL;
 ";
+
+const CREDENTIALS: &str = "
+CREATE TABLE credentials (
+    tenant_id  TEXT NOT NULL,
+    tool_id    TEXT NOT NULL,
+    id         TEXT NOT NULL,
+    sealed     BLOB NOT NULL,
+    set_at     INTEGER NOT NULL,
+    expires_at INTEGER,
+    UNIQUE (tenant_id, tool_id)
+) STRICT;
+";
+
+/// The columns that [`credential_of`] reads.
+const CREDENTIAL: &str =
+    "SELECT id, tool_id, sealed, set_at, expires_at FROM credentials WHERE tenant_id = ?1";
 
 /// The columns that [`approval_of`] reads.
 const APPROVAL: &str =
@@ -286,6 +303,24 @@ impl Store for SqliteStore {
                 format!("{APPROVAL} AND approved IS NULL AND deadline > ?2 ORDER BY deadline, id LIMIT ?3");
             let mut statement = connection.prepare_cached(&query)?;
             statement.query_map(params![tenant_id, now, limit], approval_of)?.collect()
+        };
+        self.readers.read(read).await
+    }
+
+    async fn credential(
+        &self,
+        tenant_id: &str,
+        tool_id: &str,
+    ) -> Result<Option<SealedCredential>, StoreError> {
+        let (tenant_id, tool_id) = (tenant_id.to_owned(), tool_id.to_owned());
+        self.readers.read(move |connection| find_credential(connection, &tenant_id, &tool_id)).await
+    }
+
+    async fn credentials(&self, tenant_id: &str) -> Result<Vec<SealedCredential>, StoreError> {
+        let tenant_id = tenant_id.to_owned();
+        let read = move |connection: &Connection| {
+            let mut statement = connection.prepare_cached(&format!("{CREDENTIAL} ORDER BY tool_id"))?;
+            statement.query_map(params![tenant_id], credential_of)?.collect()
         };
         self.readers.read(read).await
     }
@@ -506,6 +541,13 @@ impl Rows for Writing<'_, '_> {
             .optional()
     }
 
+    fn credential(&self, tenant_id: &str, tool_id: &str) -> rusqlite::Result<Option<String>> {
+        self.0
+            .prepare_cached("SELECT id FROM credentials WHERE tenant_id = ?1 AND tool_id = ?2")?
+            .query_row(params![tenant_id, tool_id], |row| row.get(0))
+            .optional()
+    }
+
     fn passport(&self, tenant_id: &str, jti: &str) -> rusqlite::Result<Option<Standing>> {
         find_passport(self.0, tenant_id, jti)
     }
@@ -598,6 +640,26 @@ impl Rows for Writing<'_, '_> {
                         "UPDATE signing_keys SET needed_until = max(needed_until, ?2) WHERE kid = ?1",
                     )?
                     .execute(params![kid, expires_at])?;
+            }
+            Effect::RemoveCredential { tool_id, id: _ } => {
+                self.0
+                    .prepare_cached("DELETE FROM credentials WHERE tenant_id = ?1 AND tool_id = ?2")?
+                    .execute(params![tenant_id, tool_id])?;
+            }
+            Effect::SetCredential(credential) => {
+                self.0
+                    .prepare_cached(
+                        "INSERT OR REPLACE INTO credentials (tenant_id, tool_id, id, sealed, set_at, expires_at)
+                         VALUES (?1, ?2, ?3, ?4, ?5, ?6)",
+                    )?
+                    .execute(params![
+                        tenant_id,
+                        credential.tool_id,
+                        credential.id,
+                        credential.sealed,
+                        credential.set_at,
+                        credential.expires_at
+                    ])?;
             }
             Effect::Revoke { jti } => {
                 self.0
@@ -717,6 +779,27 @@ fn approval_of(row: &Row<'_>) -> rusqlite::Result<Approval> {
         deadline: row.get(10)?,
         decided,
         spent: row.get(15)?,
+    })
+}
+
+fn find_credential(
+    connection: &Connection,
+    tenant_id: &str,
+    tool_id: &str,
+) -> rusqlite::Result<Option<SealedCredential>> {
+    connection
+        .prepare_cached(&format!("{CREDENTIAL} AND tool_id = ?2"))?
+        .query_row(params![tenant_id, tool_id], credential_of)
+        .optional()
+}
+
+fn credential_of(row: &Row<'_>) -> rusqlite::Result<SealedCredential> {
+    Ok(SealedCredential {
+        id: row.get(0)?,
+        tool_id: row.get(1)?,
+        sealed: row.get(2)?,
+        set_at: row.get(3)?,
+        expires_at: row.get(4)?,
     })
 }
 

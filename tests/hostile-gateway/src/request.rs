@@ -7,6 +7,7 @@ use std::time::Duration;
 
 use httparse::{EMPTY_HEADER, Status};
 use serde::Serialize;
+use sha2::{Digest, Sha256};
 
 use crate::wire::Wire;
 
@@ -57,6 +58,13 @@ impl Request {
         values(&self.headers, "connection")
             .flat_map(|value| value.split(','))
             .any(|option| option.trim().eq_ignore_ascii_case("close"))
+    }
+
+    /// The SHA-256 of the canonical JSON of the body, in hex; empty if it is not JSON.
+    pub(crate) fn hash(&self) -> String {
+        let body = serde_json::from_slice::<serde_json::Value>(&self.body).ok();
+        let canonical = body.and_then(|body| serde_json_canonicalizer::to_vec(&body).ok());
+        canonical.map(|canonical| hex::encode(Sha256::digest(canonical))).unwrap_or_default()
     }
 
     pub(crate) fn seen(self, connection: u64) -> Seen {

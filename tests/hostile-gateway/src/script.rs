@@ -58,6 +58,9 @@ impl Script {
     }
 }
 
+/// What stands in a body for the SHA-256 of the canonical JSON of the request that is answered.
+pub(crate) const REQUEST_HASH: &str = "{{request_hash}}";
+
 /// Whether anybody listens on the gateway's port.
 #[derive(Clone, Copy, Debug, Default, Deserialize, Eq, PartialEq)]
 #[serde(rename_all = "snake_case")]
@@ -116,6 +119,31 @@ impl Step {
             Self::Truncate(step) => step.delay_ms,
             Self::Redirect(step) => step.delay_ms,
         }
+    }
+
+    /// The step as it answers the request of this hash: [`REQUEST_HASH`] in its bodies is replaced.
+    pub(crate) fn about(mut self, request_hash: &str) -> Self {
+        match &mut self {
+            Self::Respond(Respond { body, .. }) => {
+                if let Body::Json(json) = body {
+                    *body = Body::Text(json.to_string());
+                }
+                if let Body::Text(text) = body {
+                    *text = text.replace(REQUEST_HASH, request_hash);
+                }
+            }
+            Self::Raw(Raw { bytes, .. }) => {
+                // What is not text has none.
+                if let Ok(text) = std::str::from_utf8(bytes) {
+                    *bytes = text.replace(REQUEST_HASH, request_hash).into_bytes();
+                }
+            }
+            Self::Trickle(Trickle { body, .. }) | Self::Truncate(Truncate { body, .. }) => {
+                *body = body.replace(REQUEST_HASH, request_hash);
+            }
+            Self::Hang(_) | Self::Reset(_) | Self::Redirect(_) => {}
+        }
+        self
     }
 
     fn check(&self) -> Result<(), String> {

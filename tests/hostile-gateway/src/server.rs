@@ -205,7 +205,8 @@ fn serve(stream: &TcpStream, connection: u64, shared: &Shared) -> io::Result<()>
         let may_keep_alive = !request.asks_to_close();
         let without_body = request.method == "HEAD";
 
-        let step = shared.record(request.seen(connection));
+        let request_hash = request.hash();
+        let step = shared.record(request.seen(connection)).about(&request_hash);
         let other_host = shared.setup.other_host;
         match play(&step, &mut wire, without_body, other_host, &shared.stop)? {
             After::KeepAlive if may_keep_alive => {}

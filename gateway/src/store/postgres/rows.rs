@@ -5,8 +5,9 @@ use std::collections::{HashMap, HashSet};
 use std::sync::Arc;
 
 use super::super::batch::{Answer, ApprovalStanding, Rows};
-use super::super::{Append, Approval, Claim, Decided, Effect, Once, Standing};
+use super::super::{Append, Approval, Binding, Claim, Decided, Effect, Once, Standing};
 use crate::ledger::{Draft, Head, Sealed};
+use crate::vault::SealedCredential;
 
 /// A name of a tenant's.
 pub(super) type Name = (Arc<str>, String);
@@ -20,19 +21,26 @@ pub(super) struct Needs {
     pub(super) chains: HashSet<Name>,
     pub(super) answers: HashSet<AskedBy>,
     pub(super) approvals: HashSet<Name>,
+    /// Tools whose credential it is about.
+    pub(super) credentials: HashSet<Name>,
     pub(super) passports: HashSet<Name>,
+    pub(super) tenants: HashSet<Arc<str>>,
 }
 
 impl Needs {
     pub(super) fn of(appends: &[Append]) -> Self {
         let mut needs = Self::default();
-        for Append { event, once, claims, effect } in appends {
+        for Append { event, once, claims, binding, effect } in appends {
+            needs.tenants.insert(Arc::clone(&event.tenant_id));
             let of_tenant = |name: &str| (Arc::clone(&event.tenant_id), name.to_owned());
             let chain_of = |event: &Draft| of_tenant(&event.chain_id);
             needs.chains.insert(chain_of(event));
             if let Some(Once { idempotency_key, .. }) = once {
                 let (tenant_id, key) = of_tenant(idempotency_key);
                 needs.answers.insert((tenant_id, Arc::clone(&event.key_name), key));
+            }
+            if let Some(Binding { tool_id, .. }) = binding {
+                needs.credentials.insert(of_tenant(tool_id));
             }
             for claim in claims {
                 match claim {
@@ -54,7 +62,16 @@ impl Needs {
                 Some(Effect::Revoke { jti }) => {
                     needs.passports.insert(of_tenant(jti));
                 }
-                Some(Effect::ApproveManifest { .. } | Effect::Issue { .. } | Effect::Open(_)) | None => {}
+                Some(Effect::RemoveCredential { tool_id, .. }) => {
+                    needs.credentials.insert(of_tenant(tool_id));
+                }
+                Some(
+                    Effect::ApproveManifest { .. }
+                    | Effect::Issue { .. }
+                    | Effect::Open(_)
+                    | Effect::SetCredential(_),
+                )
+                | None => {}
             }
         }
         needs
@@ -67,8 +84,12 @@ pub(super) struct Loaded {
     pub(super) answers: HashMap<AskedBy, Answer>,
     pub(super) approvals: HashMap<Name, LoadedApproval>,
     pub(super) chains: HashMap<Name, (i64, Head)>,
+    /// The id of the credential that a tool has.
+    pub(super) credentials: HashMap<Name, String>,
     pub(super) passports: HashMap<Name, LoadedPassport>,
 
+    /// The credentials of tools that have other ones now, or none.
+    pub(super) changed: HashMap<Name, Option<SealedCredential>>,
     /// Chain, number and text.
     pub(super) events: Vec<(i64, i64, String)>,
     pub(super) heads: Vec<(i64, Head)>,
@@ -115,6 +136,10 @@ impl Rows for Loaded {
 
     fn approval(&self, tenant_id: &str, id: &str) -> Result<Option<ApprovalStanding>, NotLoaded> {
         Ok(self.approvals.get(&name(tenant_id, id)).map(|approval| approval.standing))
+    }
+
+    fn credential(&self, tenant_id: &str, tool_id: &str) -> Result<Option<String>, NotLoaded> {
+        Ok(self.credentials.get(&name(tenant_id, tool_id)).cloned())
     }
 
     fn passport(&self, tenant_id: &str, jti: &str) -> Result<Option<Standing>, NotLoaded> {
@@ -173,6 +198,15 @@ impl Rows for Loaded {
                 self.passports.insert(of_tenant(jti), issued);
                 let needed = self.needed.entry(kid).or_insert(expires_at);
                 *needed = expires_at.max(*needed);
+            }
+            Effect::RemoveCredential { tool_id, id: _ } => {
+                self.credentials.remove(&of_tenant(tool_id.clone()));
+                self.changed.insert(of_tenant(tool_id), None);
+            }
+            Effect::SetCredential(credential) => {
+                let name = of_tenant(credential.tool_id.clone());
+                self.credentials.insert(name.clone(), credential.id.clone());
+                self.changed.insert(name, Some(*credential));
             }
             Effect::Revoke { jti } => {
                 let passport = self.passports.get_mut(&of_tenant(jti)).ok_or(NotLoaded)?;

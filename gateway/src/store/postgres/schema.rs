@@ -90,6 +90,16 @@ CREATE TABLE actpass.approvals (
 
 CREATE INDEX approvals_pending ON actpass.approvals (tenant_id, deadline, id) WHERE approved IS NULL;
 
+CREATE TABLE actpass.credentials (
+    tenant_id  text COLLATE "C" NOT NULL,
+    tool_id    text COLLATE "C" NOT NULL,
+    id         text NOT NULL,
+    sealed     bytea NOT NULL,
+    set_at     bigint NOT NULL,
+    expires_at bigint,
+    PRIMARY KEY (tenant_id, tool_id)
+);
+
 CREATE FUNCTION actpass.refuse_change() RETURNS trigger LANGUAGE plpgsql AS
 $$ BEGIN RAISE EXCEPTION 'the ledger is append-only'; END $$;
 

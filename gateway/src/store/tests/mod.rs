@@ -13,10 +13,11 @@ use rusqlite::Connection;
 use tempfile::TempDir;
 
 use super::{
-    Append, Appended, Approval, Claim, Database, Decided, Effect, Instead, Once, PostgresStore, SqliteStore,
-    Standing, Store, StoreError, Trust,
+    Append, Appended, Approval, Binding, Claim, Database, Decided, Effect, Instead, Once, PostgresStore,
+    SqliteStore, Standing, Store, StoreError, Trust,
 };
 use crate::ledger::{Draft, Head, Verifier};
+use crate::vault::SealedCredential;
 
 /// Where a test has its data.
 enum Bed {
@@ -126,6 +127,7 @@ macro_rules! on_every_store {
 
 on_every_store! {
     a_claim_and_its_record_are_one,
+    a_credential_is_its_tenants_tools_and_is_set_and_removed_with_its_event,
     a_failed_commit_records_nothing_and_answers_nobody,
     a_manifest_is_approved_with_its_event_or_not_at_all,
     a_page_is_bounded,
@@ -433,6 +435,60 @@ async fn a_manifest_is_approved_with_its_event_or_not_at_all(bed: &Bed) {
     assert_eq!(approved("u", "mail").await.as_deref(), Some("cc"));
     assert_eq!(approved("t", "other").await, None);
     store.close().await;
+}
+
+async fn a_credential_is_its_tenants_tools_and_is_set_and_removed_with_its_event(bed: &Bed) {
+    let store = bed.open().await;
+    let credential = |tool: &str, id: &str| SealedCredential {
+        id: id.to_owned(),
+        tool_id: tool.to_owned(),
+        sealed: vec![0, 255, 7],
+        set_at: 1,
+        expires_at: (id != "cr_1").then_some(2),
+    };
+    let set = |tenant: &str, tool: &str, id: &str| Append {
+        effect: Some(Effect::SetCredential(Box::new(credential(tool, id)))),
+        ..event(tenant, "vault", 1)
+    };
+    let remove = |tenant: &str, tool: &str, id: &str| {
+        let effect = Effect::RemoveCredential { tool_id: tool.to_owned(), id: id.to_owned() };
+        Append { effect: Some(effect), ..event(tenant, "vault", 2) }
+    };
+    for (tenant, tool, id) in
+        [("t", "pay", "cr_1"), ("t", "mail", "cr_2"), ("u", "pay", "cr_3"), ("t", "pay", "cr_4")]
+    {
+        assert!(matches!(store.append(set(tenant, tool, id)).await, Ok(Appended::Recorded(_))));
+        assert_eq!(store.credential(tenant, tool).await, Ok(Some(credential(tool, id))));
+    }
+    assert_eq!(store.credential("t", "Pay").await, Ok(None));
+    assert_eq!(store.credentials("t").await, Ok(vec![credential("mail", "cr_2"), credential("pay", "cr_4")]));
+    // An event that cannot be recorded changes nothing.
+    let mut wrong = set("t", "pay", "cr_5");
+    wrong.event.metadata = Some(Json::parse(br#"{"n": 9007199254740993}"#).unwrap());
+    assert_eq!(store.append(wrong).await, Err(StoreError::NotCanonical));
+    // Neither one that was replaced nor one that is another tenant's is removed.
+    for (tenant, tool, id) in [("t", "pay", "cr_1"), ("u", "mail", "cr_2"), ("t", "other", "cr_4")] {
+        assert_eq!(store.append(remove(tenant, tool, id)).await, Ok(Appended::Stale));
+    }
+    assert_eq!(store.credential("t", "pay").await, Ok(Some(credential("pay", "cr_4"))));
+    // What depends on a credential is recorded while it is the tool's, and not otherwise.
+    for (tool, id, is_so) in [
+        ("pay", Some("cr_4"), true),
+        ("pay", Some("cr_1"), false),
+        ("pay", None, false),
+        ("other", None, true),
+        ("other", Some("cr_4"), false),
+    ] {
+        let binding = Some(Binding { tool_id: tool.to_owned(), credential_id: id.map(str::to_owned) });
+        let appended = store.append(Append { binding, ..event("t", "decisions", 1) }).await.unwrap();
+        assert_eq!(matches!(appended, Appended::Recorded(_)), is_so, "{tool} {id:?}");
+        assert_eq!(appended == Appended::Stale, !is_so);
+    }
+    assert_eq!(texts(&*store, "t", "decisions").await.len(), 2);
+    assert!(matches!(store.append(remove("t", "pay", "cr_4")).await, Ok(Appended::Recorded(_))));
+    assert_eq!(store.credential("t", "pay").await, Ok(None));
+    assert_eq!(store.credential("u", "pay").await, Ok(Some(credential("pay", "cr_3"))));
+    assert_eq!(texts(&*store, "t", "vault").await.len(), 4);
 }
 
 async fn a_claim_and_its_record_are_one(bed: &Bed) {

@@ -54,6 +54,45 @@ fn claim(number: usize) -> Append {
     }
 }
 
+fn set_credential(id: &str) -> Append {
+    let credential = SealedCredential {
+        id: id.to_owned(),
+        tool_id: "pay".to_owned(),
+        sealed: vec![1],
+        set_at: 1,
+        expires_at: None,
+    };
+    Append { effect: Some(Effect::SetCredential(Box::new(credential))), ..event("t", "vault", 1) }
+}
+
+/// What was found absent must stay so until the record of it is there, on whatever chain the other is.
+#[tokio::test(flavor = "multi_thread", worker_threads = 2)]
+async fn a_credential_that_another_gateway_sets_comes_before_a_decision_or_after_it() {
+    for _ in 0..10 {
+        let (_, url) = database_or_return!();
+        let stores = [open(&url).await, open(&url).await];
+        let binding = Some(Binding { tool_id: "pay".to_owned(), credential_id: None });
+        let deciding = (0..40).map(|number| {
+            let binding = binding.clone();
+            stores[0].append(Append { binding, ..event("t", "decisions", number) })
+        });
+        let (decided, set) = tokio::join!(join_all(deciding), stores[1].append(set_credential("cr_1")));
+        set.unwrap();
+        let created_at = |text: &String| {
+            let event = Json::parse(text.as_bytes()).unwrap();
+            event.member("created_at").unwrap().as_str().unwrap().to_owned()
+        };
+        let set_at = created_at(&texts(&stores[1], "t", "vault").await[0]);
+        let decisions = texts(&stores[1], "t", "decisions").await;
+        assert!(decisions.iter().all(|decision| created_at(decision) <= set_at), "{set_at} {decisions:?}");
+        let recorded = decided.iter().filter(|answer| matches!(answer, Ok(Appended::Recorded(_)))).count();
+        let stale = decided.iter().filter(|answer| **answer == Ok(Appended::Stale)).count();
+        assert_eq!((recorded, recorded + stale), (decisions.len(), 40));
+        let late = stores[0].append(Append { binding: binding.clone(), ..event("t", "decisions", 1) }).await;
+        assert_eq!(late, Ok(Appended::Stale));
+    }
+}
+
 #[tokio::test(flavor = "multi_thread", worker_threads = 2)]
 async fn gateways_on_one_database_write_one_chain_and_take_a_thing_once() {
     let (_, url) = database_or_return!();
@@ -395,7 +434,8 @@ async fn a_role_with_few_rights_is_enough_and_cannot_change_events() {
              GRANT USAGE ON SCHEMA actpass TO gateway;
              GRANT SELECT, INSERT ON ALL TABLES IN SCHEMA actpass TO gateway;
              GRANT UPDATE ON actpass.chains, actpass.manifests, actpass.signing_keys, actpass.passports,
-                 actpass.approvals TO gateway;
+                 actpass.approvals, actpass.credentials TO gateway;
+             GRANT DELETE ON actpass.credentials TO gateway;
              REVOKE INSERT ON actpass.migrations FROM gateway"
         ),
     );
@@ -407,6 +447,12 @@ async fn a_role_with_few_rights_is_enough_and_cannot_change_events() {
     store.append(once("t", "k", "i", 1, "first")).await.unwrap();
     let key = SealedKey { kid: "k".to_owned(), sealed: vec![1], active: true, needed_until: 0 };
     store.add_signing_key(key, Rotation::First).await.unwrap();
+    for id in ["cr_1", "cr_2"] {
+        store.append(set_credential(id)).await.unwrap();
+    }
+    let effect = Effect::RemoveCredential { tool_id: "pay".to_owned(), id: "cr_2".to_owned() };
+    let removed = store.append(Append { effect: Some(effect), ..event("t", "vault", 1) }).await;
+    assert!(matches!(removed, Ok(Appended::Recorded(_))), "{removed:?}");
     store.check().await.unwrap();
 
     let outside = connect(&url).await;

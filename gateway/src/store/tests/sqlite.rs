@@ -44,7 +44,7 @@ async fn data_of_an_older_version_is_brought_forward() {
     Connection::open(&path)
         .unwrap()
         .execute_batch(
-            "DROP TABLE approvals; DROP TABLE passports; DROP TABLE signing_keys; DROP TABLE manifests;
+            "DROP TABLE credentials; DROP TABLE approvals; DROP TABLE passports; DROP TABLE signing_keys; DROP TABLE manifests;
              PRAGMA user_version = 1",
         )
         .unwrap();
@@ -54,6 +54,7 @@ async fn data_of_an_older_version_is_brought_forward() {
     let store = open(&folder);
     store.append(event("t", "c", 2)).await.unwrap();
     assert_eq!(store.passport("t", "ap_1").await, Ok(None));
+    assert_eq!(store.credential("t", "tool").await, Ok(None));
     assert_eq!(store.approved_manifest("t", "tool").await, Ok(None));
     assert_eq!(first_broken(&store, "t", "c").await, None);
 }

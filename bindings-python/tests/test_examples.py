@@ -1,0 +1,71 @@
+"""The examples of the repository, run as their first lines say."""
+
+from __future__ import annotations
+
+import subprocess
+import sys
+import threading
+import urllib.request
+from pathlib import Path
+from typing import Any
+
+from support import TESTS, WATCH, binary
+
+EXAMPLES = TESTS.parents[1] / "examples" / "python"
+
+
+def rows(name: str, *arguments: str) -> list[list[str]]:
+    """Run an example against the real gateway and return the words of each line that it prints."""
+    command = [sys.executable, str(EXAMPLES / name), binary("ACTPASS_GATEWAY"), *arguments]
+    done = subprocess.run(command, capture_output=True, text=True, timeout=120, check=False)
+    WATCH.note(done.stdout, done.stderr)
+    assert (done.returncode, done.stderr) == (0, "")
+    return [line.split() for line in done.stdout.splitlines()]
+
+
+def test_refunds(tmp_path: Path) -> None:
+    table = rows("refund.py", str(tmp_path / "refunds.jsonl"))
+    assert [(row[0], row[2], row[-1]) for row in table[1:6]] == [
+        ("49.00", "allow", "yes"),
+        ("250.00", "require_approval", "no"),
+        ("900.00", "deny", "no"),
+        ("12.00", "deny", "no"),
+        ("12.00", "deny", "yes"),
+    ]
+
+
+def test_a_passport_bounds_by_value_and_is_used_once() -> None:
+    first, over, ran, small, again = rows("passport.py")
+    assert first[-1] == "True"
+    assert over == ["250.00", "deny", "passport.constraint", "did", "not", "run"]
+    assert ran[-1] == "back"
+    assert small == ["49.00", "allow", "refund.small_in_scope", "ran"]
+    assert again == ["49.00", "deny", "passport.replayed", "did", "not", "run"]
+
+
+APPROVED = [
+    ["250.00,", "held", "allow", "approval.approved", "refunded", "250.00"],
+    ["250.00,", "again", "deny", "approval.spent", "did", "not", "run"],
+    ["260.00,", "by", "that", "approval", "deny", "approval.action_mismatch", "did", "not", "run"],
+]
+
+
+def test_an_approval_while_the_guard_holds() -> None:
+    assert rows("approval.py", "--approve")[2:] == APPROVED
+
+
+def test_an_approval_by_the_command_that_the_example_prints() -> None:
+    command = [sys.executable, str(EXAMPLES / "approval.py"), binary("ACTPASS_GATEWAY")]
+    with subprocess.Popen(command, stdout=subprocess.PIPE, text=True) as process:
+        limit = threading.Timer(60, process.kill)
+        limit.start()
+        assert process.stdout is not None
+        process.stdout.readline()
+        words: Any = process.stdout.readline().split()
+        assert words[0] == "curl"
+        headers = {"authorization": "Bearer apdv_dev", "content-type": "application/json"}
+        urllib.request.urlopen(urllib.request.Request(words[-1], b"{}", headers), timeout=10).close()
+        said = process.stdout.read()
+        limit.cancel()
+    WATCH.note(said)
+    assert [line.split() for line in said.splitlines()] == APPROVED

@@ -1,0 +1,190 @@
+"""The vault end to end: a secret that is set at the gateway is found in the guarded function and nowhere else."""
+
+from __future__ import annotations
+
+import contextlib
+import os
+import pty
+import select
+import subprocess
+import termios
+import time
+import urllib.error
+import urllib.request
+from collections.abc import Iterator
+from pathlib import Path
+from typing import Any
+
+import pytest
+from actpass import ActPassStatusError, canonical_outcome
+from support import ACTION, CREDENTIAL, MODES, Callback, Gateway, binary, everything_shown
+
+TOOL: str = ACTION["tool"]
+
+
+@pytest.fixture
+def settings(gateway: Gateway, tmp_path: Path) -> Path:
+    """Give the running gateway's settings in a file, for the commands that work beside it."""
+    path = tmp_path / "gateway.toml"
+    policy = Path(__file__).resolve().parents[2] / "policies" / "refunds.json"
+    path.write_text(
+        'listen = "127.0.0.1:0"\ndata = "data.db"\nmaster_key_file = "data.db.master-key"\n'
+        f'[[tenants]]\nid = "dev"\npolicy = "{policy}"\n'
+        f'[[keys]]\nname = "any"\ntenant = "dev"\nrole = "agent"\nhash = "sha256:{"0" * 64}"\n'
+    )
+    return path
+
+
+def vault(settings: Path, *arguments: str, given: str = "") -> str:
+    """Run a command of the vault and return what it printed."""
+    command = [binary("ACTPASS_GATEWAY"), "vault", *arguments, "--config", str(settings)]
+    done = subprocess.run(command, input=given, capture_output=True, text=True, timeout=30, check=False)
+    assert done.returncode == 0, done.stderr
+    assert CREDENTIAL not in done.stdout + done.stderr
+    return done.stdout
+
+
+def process_shown(pid: int) -> bytes:
+    """Return what other processes may see of one: its arguments and its environment."""
+    return b"".join(Path(f"/proc/{pid}/{name}").read_bytes() for name in ("cmdline", "environ"))
+
+
+def kept(gateway: Gateway, folder: Path) -> Iterator[tuple[str, bytes]]:
+    """Give everything that the gateway keeps, prints and answers, but the one answer that has the secret."""
+    for path in sorted(folder.iterdir()):
+        yield path.name, path.read_bytes()
+    yield "the process", process_shown(gateway.process.pid)
+    for chain in ("decisions", "vault"):
+        command = [binary("ACTPASS_GATEWAY"), "evidence", "export", chain, "--tenant", "dev"]
+        done = subprocess.run(
+            [*command, "--data", str(folder / "data.db")], capture_output=True, timeout=30, check=False
+        )
+        assert done.returncode == 0, done.stderr
+        assert done.stdout.count(b"\n") > 0
+        yield f"the export of {chain}", done.stdout + done.stderr
+    for path in ("/", "/api/v1/approvals", "/api/v1/evidence/chains/decisions", "/api/v1/evidence/chains/vault"):
+        headers = {"authorization": "Bearer apdv_dev", "accept": "text/html, */*"}
+        request = urllib.request.Request(gateway.base_url + path, headers=headers)
+        try:
+            with urllib.request.urlopen(request, timeout=10) as response:
+                yield path, response.read()
+        except urllib.error.HTTPError as error:
+            with error:
+                yield path, error.read()
+
+
+@pytest.mark.parametrize("expires", [None, "2999-01-01T00:00:00Z"])
+def test_the_secret_is_in_the_callback_and_nowhere_else(
+    gateway: Gateway, settings: Path, tmp_path: Path, expires: str | None
+) -> None:
+    client = gateway.client(timeout=5)
+    vault(settings, "set", TOOL, *(["--expires", expires] if expires else []), given=CREDENTIAL + "\n")
+    shown: list[str] = []
+    for mode in MODES:
+        callback = Callback()
+        key = f"the same {mode}"
+        # Twice: the second answer is the first one's repetition.
+        for runs in (1, 2):
+            out: Any = client.guard(execute_fn=callback, **ACTION, mode=mode, idempotency_key=key)
+            (context,) = callback.contexts[runs - 1 :]
+            assert context["credential"] == {"token": CREDENTIAL, "expires_at": expires}
+            assert (out["executed"], out["result"]) == (True, callback.result)
+            assert out["decision"]["decision"] == "allow"
+            assert "credential" not in out["decision"]
+            assert out["decision"]["credential_id"].startswith("cr_")
+            shown += [everything_shown(out), everything_shown(context["decision"]), canonical_outcome(out)]
+        answer: Any = client.preflight(**ACTION, mode=mode)
+        assert "credential" not in answer
+        shown.append(everything_shown(answer))
+    shown.append(everything_shown(client))
+    assert "refund.small_in_scope" in shown[0], "nothing was looked at"
+    assert not [text for text in shown if CREDENTIAL in text]
+
+    files = dict(kept(gateway, tmp_path))
+    assert b"refund.small_in_scope" in files["the export of decisions"], "nothing was looked at"
+    assert b"credential.set" in files["the export of vault"]
+    assert b"cr_" in files["data.db"] + files["data.db-wal"]
+    assert [name for name, content in files.items() if CREDENTIAL.encode() in content] == []
+
+
+def test_what_is_not_allowed_gets_no_secret(gateway: Gateway, settings: Path) -> None:
+    client = gateway.client(timeout=5)
+    vault(settings, "set", TOOL, given=CREDENTIAL)
+    for amount, mode in ((90000, "enforce"), (25000, "enforce"), (90000, "monitor"), (90000, "warn")):
+        callback = Callback()
+        action = {**ACTION, "args": {"amount": amount, "currency": "usd"}, "mode": mode}
+        client.guard(execute_fn=callback, **action)
+        assert [context["credential"] for context in callback.contexts] == [None] * callback.runs
+        assert callback.runs == (mode != "enforce")
+
+
+def test_an_expired_or_replaced_secret_is_not_handed_out(gateway: Gateway, settings: Path) -> None:
+    client = gateway.client(timeout=5)
+    vault(settings, "set", TOOL, "--expires", "2s", given=CREDENTIAL)
+    callback = Callback()
+    client.guard(execute_fn=callback, **ACTION, idempotency_key="k")
+    assert callback.contexts[0]["credential"]["token"] == CREDENTIAL
+    time.sleep(2.1)
+    out: Any = client.guard(execute_fn=callback, **ACTION)
+    assert (out["executed"], out["decision"]["reason_code"]) == (False, "credential.expired")
+    # The first answer again would be an allow without its credential.
+    repeated: Any = client.guard(execute_fn=callback, **ACTION, idempotency_key="k")
+    assert (repeated["executed"], repeated["decision"]["reason_code"]) == (False, "actpass.gateway_error")
+    assert isinstance(repeated["error"], ActPassStatusError)
+    assert repeated["error"].status == 409
+    assert callback.runs == 1
+
+    vault(settings, "remove", TOOL)
+    client.guard(execute_fn=callback, **ACTION)
+    assert callback.contexts[1]["credential"] is None
+    assert vault(settings, "list") == ""
+
+
+def test_nothing_of_the_secret_is_seen_while_it_is_set(gateway: Gateway, settings: Path) -> None:
+    command = [binary("ACTPASS_GATEWAY"), "vault", "set", TOOL, "--config", str(settings)]
+    with subprocess.Popen(command, stdin=subprocess.PIPE, stdout=subprocess.PIPE, text=True) as process:
+        assert process.stdin is not None
+        assert process.stdout is not None
+        process.stdin.write(CREDENTIAL)
+        process.stdin.flush()
+        assert CREDENTIAL.encode() not in process_shown(process.pid)
+        process.stdin.close()
+        assert process.stdout.read().startswith("set cr_")
+
+
+def test_a_terminal_does_not_show_the_secret(gateway: Gateway, settings: Path) -> None:
+    child, terminal = pty.fork()
+    if child == 0:
+        with contextlib.suppress(OSError):
+            path = binary("ACTPASS_GATEWAY")
+            os.execv(path, [path, "vault", "set", TOOL, "--config", str(settings)])
+        os._exit(127)
+    try:
+        shown = read_until(terminal, b"(not shown): ")
+        # What is typed before the terminal was told would be shown, by the terminal itself.
+        deadline = time.monotonic() + 20
+        while termios.tcgetattr(terminal)[3] & termios.ECHO:
+            assert time.monotonic() < deadline, "the terminal still shows what is typed"
+            time.sleep(0.001)
+        os.write(terminal, CREDENTIAL.encode() + b"\n")
+        shown += read_until(terminal, b"set cr_")
+        _, status = os.waitpid(child, 0)
+        assert status == 0
+    finally:
+        # Ends the child, if it is still there.
+        os.close(terminal)
+    assert CREDENTIAL.encode() not in shown
+    callback = Callback()
+    gateway.client(timeout=5).guard(execute_fn=callback, **ACTION)
+    assert callback.contexts[0]["credential"] == {"token": CREDENTIAL, "expires_at": None}
+
+
+def read_until(terminal: int, end: bytes) -> bytes:
+    """Read what a terminal shows until ``end`` is in it."""
+    shown = b""
+    deadline = time.monotonic() + 20
+    while end not in shown:
+        ready, _, _ = select.select([terminal], [], [], max(0.0, deadline - time.monotonic()))
+        assert ready, f"the terminal shows {shown!r} only"
+        shown += os.read(terminal, 1024)
+    return shown

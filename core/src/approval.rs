@@ -1,0 +1,298 @@
+//! Approvals: what a person has to decide before an action may run, and how to come back to it.
+
+use std::borrow::Cow;
+use std::time::Duration;
+
+use percent_encoding::{AsciiSet, NON_ALPHANUMERIC, utf8_percent_encode};
+
+use crate::action::{self, Action};
+use crate::error::Error;
+use crate::guard::Mode;
+use crate::json::{Document, Json, Style, Text};
+use crate::request;
+
+/// The longest that the gateway is asked to hold one look at an approval.
+pub(crate) const LONGEST_LOOK: Duration = Duration::from_secs(25);
+/// The longest that is waited for a decision: 30 days.
+pub(crate) const LONGEST_WAIT: Duration = Duration::from_secs(30 * 24 * 60 * 60);
+/// The shortest time between the beginnings of two looks.
+pub(crate) const BETWEEN_LOOKS: Duration = Duration::from_secs(1);
+
+/// Where an approval stands.
+///
+/// ```
+/// # use actpass_core::transport::FixedAnswer;
+/// # tokio::runtime::Builder::new_current_thread().enable_all().build().unwrap().block_on(async {
+/// use actpass_core::{ActPass, ApprovalStatus};
+/// use std::time::Duration;
+///
+/// let answer = FixedAnswer::new(200, r#"{"id": "apr_1", "status": "rejected", "decided_by": "alice"}"#);
+/// let actpass = ActPass::builder().api_key("apk_dev").transport(answer).build()?;
+/// let approval = actpass.wait_for_approval("apr_1", Duration::from_secs(60)).await?;
+/// assert_eq!(approval.status(), ApprovalStatus::Rejected);
+/// assert_eq!(approval.decided_by().as_deref(), Some("alice"));
+/// # Ok::<(), actpass_core::Error>(())
+/// # }).unwrap();
+/// ```
+#[derive(Clone, Debug)]
+pub struct Approval {
+    document: Document,
+    status: ApprovalStatus,
+}
+
+impl Approval {
+    /// Reads what the gateway says of the approval `id`.
+    pub(crate) fn parse(document: Document, id: &str) -> Result<Self, String> {
+        if document.string("id").as_deref() != Some(id) {
+            return Err("it is not about the approval that was asked for".to_owned());
+        }
+        let status = match document.string("status").as_deref() {
+            Some("approved") => ApprovalStatus::Approved,
+            Some("expired") => ApprovalStatus::Expired,
+            Some("pending") => ApprovalStatus::Pending,
+            Some("rejected") => ApprovalStatus::Rejected,
+            Some(_) => return Err("its `status` is not one that is known".to_owned()),
+            None => return Err("it has no `status`".to_owned()),
+        };
+        Ok(Self { document, status })
+    }
+
+    /// Where it stands.
+    pub fn status(&self) -> ApprovalStatus {
+        self.status
+    }
+
+    /// Who decided; `None` if nobody did.
+    pub fn decided_by(&self) -> Option<Cow<'_, str>> {
+        self.document.string("decided_by")
+    }
+
+    /// Any member by its name.
+    pub fn member(&self, name: &str) -> Option<Json> {
+        self.document.member(name)
+    }
+
+    /// The JSON text of the whole answer.
+    pub fn as_json(&self) -> &str {
+        self.document.as_str()
+    }
+}
+
+/// What became of an [`Approval`].
+#[derive(Clone, Copy, Debug, PartialEq, Eq, Hash)]
+pub enum ApprovalStatus {
+    /// A person approved it.
+    Approved,
+    /// Its deadline passed.
+    Expired,
+    /// Nobody has decided yet.
+    Pending,
+    /// A person rejected it.
+    Rejected,
+}
+
+/// An action that waits for a person: small, without secrets, and made to be kept as JSON until somebody decided, also
+/// in another process. The gateway holds the action against the one that was approved, so a changed copy runs nothing.
+///
+/// ```
+/// # use actpass_core::transport::FixedAnswer;
+/// # tokio::runtime::Builder::new_current_thread().enable_all().build().unwrap().block_on(async {
+/// use actpass_core::{ActPass, Action, Outcome, PendingApproval};
+///
+/// let answer = FixedAnswer::new(200, r#"{"decision": "require_approval", "approval_request_id": "apr_1"}"#);
+/// let actpass = ActPass::builder().api_key("apk_dev").transport(answer).build()?;
+/// let action = Action::new("resolve_refund_request", "stripe.refund.create");
+/// let Outcome::Blocked(blocked) = actpass.guard(&action, async |_| Ok::<_, ()>("refunded")).await? else {
+///     panic!("it ran");
+/// };
+/// let kept = blocked.approval().unwrap().to_json();
+///
+/// let pending = PendingApproval::parse(&kept)?;
+/// assert_eq!(pending.id(), "apr_1");
+/// let later = actpass.guard(&pending.action(), async |_| Ok::<_, ()>("refunded")).await?;
+/// assert!(!later.executed());
+/// # Ok::<(), actpass_core::Error>(())
+/// # }).unwrap();
+/// ```
+#[derive(Clone, Debug)]
+pub struct PendingApproval {
+    id: String,
+    /// Without a passport, which is a secret, and without an idempotency key, which was used.
+    action: Action,
+}
+
+impl PendingApproval {
+    /// `action` waits for `id`; `mode` is the one that it was asked in.
+    pub(crate) fn new(id: String, action: &Action, mode: Mode) -> Self {
+        let action = Action {
+            passport: None,
+            mode: Some(mode),
+            idempotency_key: None,
+            wait_for_approval: None,
+            approval_request_id: Some(id.clone()),
+            ..action.clone()
+        };
+        Self { id, action }
+    }
+
+    /// The approval's id.
+    pub fn id(&self) -> &str {
+        &self.id
+    }
+
+    /// The action to guard once somebody decided: the one that was asked about, naming the approval that it spends. Add
+    /// a passport if it needs one.
+    pub fn action(&self) -> Action {
+        self.action.clone()
+    }
+
+    /// It as a JSON object, to keep.
+    pub fn to_json(&self) -> String {
+        let action = &self.action;
+        let mut text = Text::new(Style::Compact);
+        text.raw("{");
+        let mut count = 0;
+        let mut member = |name: &str, value: Option<&str>| {
+            if let Some(value) = value {
+                text.comma(count);
+                text.key(name);
+                text.string(value);
+                count += 1;
+            }
+        };
+        member("approval_request_id", Some(&self.id));
+        member("goal", Some(&action.goal));
+        member("tool", Some(&action.tool));
+        member("resource", Some(&action.resource));
+        member("user_id", action.user_id.as_deref());
+        member("mode", action.mode.map(Mode::as_str));
+        member("audience", action.audience.as_deref());
+        member("tool_manifest_hash", action.tool_manifest_hash.as_deref());
+        text.comma(count);
+        text.key("args");
+        text.raw(&action.args);
+        text.raw("}");
+        text.into_string()
+    }
+
+    /// Reads what [`PendingApproval::to_json`] wrote.
+    ///
+    /// # Errors
+    ///
+    /// [`ErrorKind::Argument`](crate::ErrorKind::Argument), naming the member that is missing, unknown or not what it
+    /// must be.
+    pub fn parse(text: &str) -> Result<Self, Error> {
+        let wrong = |problem: &dyn std::fmt::Display| Error::argument("pending", problem);
+        let json = Json::parse(text.as_bytes()).map_err(|error| wrong(&error))?;
+        let members = json
+            .as_object()
+            .ok_or_else(|| wrong(&format_args!("expected an object, found {}", json.kind())))?;
+        let mut pending = Self { id: String::new(), action: Action::new("", "") };
+        for (name, value) in members {
+            let action = &mut pending.action;
+            if name == "args" {
+                let mut args = Text::new(Style::Wire);
+                value.write(&mut args);
+                action.args = args.into_string();
+                action::check_object("pending.args", &action.args)?;
+                continue;
+            }
+            let member = format!("pending.{name}");
+            let text = value.as_str().ok_or_else(|| {
+                Error::argument(&member, format_args!("expected a string, found {}", value.kind()))
+            })?;
+            match name.as_str() {
+                "approval_request_id" => pending.id = text.to_owned(),
+                "audience" => action.audience = Some(text.to_owned()),
+                "goal" => action.goal = text.to_owned(),
+                "mode" => action.mode = Some(text.parse()?),
+                "resource" => action.resource = text.to_owned(),
+                "tool" => action.tool = text.to_owned(),
+                "tool_manifest_hash" => action.tool_manifest_hash = Some(text.to_owned()),
+                "user_id" => action.user_id = Some(text.to_owned()),
+                _ => return Err(Error::argument(&member, "expected no member of this name")),
+            }
+        }
+        request::needed("pending.approval_request_id", &pending.id)?;
+        request::needed("pending.goal", &pending.action.goal)?;
+        request::needed("pending.tool", &pending.action.tool)?;
+        if members.iter().all(|(name, _)| name != "args") {
+            return Err(Error::argument("pending.args", "expected an object, found nothing"));
+        }
+        pending.action.approval_request_id = Some(pending.id.clone());
+        Ok(pending)
+    }
+}
+
+/// What follows the path of the approvals to look at `id` for at most `wait`.
+pub(crate) fn below(id: &str, wait: Duration) -> Result<String, Error> {
+    const KEPT: AsciiSet = NON_ALPHANUMERIC.remove(b'-').remove(b'.').remove(b'_').remove(b'~');
+    request::needed("approval_request_id", id)?;
+    // As a part of a path these mean another path.
+    if id == "." || id == ".." {
+        return Err(Error::argument("approval_request_id", format_args!("expected an id, found {id:?}")));
+    }
+    Ok(format!("/{}?wait={}", utf8_percent_encode(id, &KEPT), wait.as_secs()))
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    #[test]
+    fn an_id_stays_one_part_of_the_path() {
+        let look = |id| below(id, Duration::from_millis(2_900));
+        assert_eq!(look("apr_01-a.b~c").unwrap(), "/apr_01-a.b~c?wait=2");
+        assert_eq!(look("../x?y#z %").unwrap(), "/..%2Fx%3Fy%23z%20%25?wait=2");
+        for id in ["", ".", ".."] {
+            assert!(look(id).unwrap_err().to_string().starts_with("approval_request_id: expected "), "{id}");
+        }
+    }
+
+    #[test]
+    fn what_is_kept_comes_back() {
+        let same = |text: &str| Json::parse(text.as_bytes()).unwrap();
+        let action = Action::new("g", "t")
+            .resource("r")
+            .args_text(r#"{"amount": 4900.50, "note": "é\u0000"}"#)
+            .user_id("u")
+            .passport("a.secret.passport")
+            .idempotency_key("k")
+            .audience("a")
+            .approval_request_id("apr_0")
+            .tool_manifest_hash("h")
+            .wait_for_approval(Duration::from_secs(1));
+        let kept = PendingApproval::new("apr_1".to_owned(), &action, Mode::Strict).to_json();
+        assert!(!kept.contains("secret") && !kept.contains("\"k\""), "{kept}");
+        let pending = PendingApproval::parse(&kept).unwrap();
+        assert!(same(&pending.to_json()).same_value(&same(&kept)), "{}", pending.to_json());
+        let again = pending.action();
+        assert_eq!((again.mode, again.approval_request_id.as_deref()), (Some(Mode::Strict), Some("apr_1")));
+        assert_eq!((again.wait_for_approval, again.idempotency_key), (None, None));
+        assert!(same(&again.args).same_value(&same(&action.args)), "{}", again.args);
+    }
+
+    #[test]
+    fn what_is_not_one_is_named() {
+        let whole = r#"{"approval_request_id": "apr_1", "goal": "g", "tool": "t", "args": {}}"#;
+        assert!(PendingApproval::parse(whole).is_ok());
+        for (from, to, problem) in [
+            ("{}", "[]", "pending.args: expected an object"),
+            (r#", "args": {}"#, "", "pending.args: expected an object, found nothing"),
+            (r#""g""#, "7", "pending.goal: expected a string, found a number"),
+            (r#""t""#, "\"\"", "pending.tool: expected a non-empty string"),
+            (
+                r#""approval_request_id": "apr_1", "#,
+                "",
+                "pending.approval_request_id: expected a non-empty string",
+            ),
+            (r#""goal""#, r#""gaol""#, "pending.gaol: expected no member of this name"),
+            (r#""tool""#, r#""mode": "x", "tool""#, "mode: expected enforce"),
+            (whole, "7", "pending: expected an object, found a number"),
+            (whole, "{", "pending: "),
+        ] {
+            let error = PendingApproval::parse(&whole.replacen(from, to, 1)).unwrap_err();
+            assert!(error.to_string().starts_with(problem), "{error}");
+        }
+    }
+}

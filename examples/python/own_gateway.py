@@ -1,0 +1,40 @@
+"""A gateway for an example to talk to: with an empty ledger, stopped at the end."""
+
+from __future__ import annotations
+
+import subprocess
+import sys
+import tempfile
+from collections.abc import Iterator
+from contextlib import contextmanager
+from typing import Callable
+
+#: The keys that a gateway started with ``dev`` knows: an agent's, and that of a person who approves.
+AGENT_KEY = "apk_dev"
+OPERATOR_KEY = "apdv_dev"
+
+
+@contextmanager
+def running(gateway: str) -> Iterator[tuple[str, Callable[[], None]]]:
+    """Run a gateway with a fresh data file; its URL, and what stops it."""
+    with tempfile.TemporaryDirectory() as folder:
+        process = subprocess.Popen(
+            [gateway, "dev", "--listen", "127.0.0.1:0", "--data", f"{folder}/dev.db"],
+            stdout=subprocess.PIPE,
+            stderr=subprocess.DEVNULL,
+            text=True,
+        )
+
+        def stop() -> None:
+            process.terminate()
+            process.wait(timeout=30)
+
+        try:
+            first_line = process.stdout.readline() if process.stdout else ""
+            if not first_line.startswith("listening on "):
+                sys.exit(f"the gateway did not start: {first_line!r}")
+            yield first_line.split()[-1], stop
+        finally:
+            stop()
+            if process.stdout:
+                process.stdout.close()

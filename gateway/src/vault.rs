@@ -1,0 +1,229 @@
+//! The vault: credentials that tools need, sealed in the data store, handed out with the answer that allows their use.
+//!
+//! A credential belongs to a tenant's tool. Its secret is in the answer to an allowed preflight and nowhere else: not in
+//! the ledger, not in the answer that is kept for a repetition, not in the log. What is kept and recorded in its place
+//! is its id, which is new each time a credential is set.
+
+use std::io::Write;
+use std::sync::Arc;
+
+use actpass_core::{Json, Secret};
+use bytes::Bytes;
+use zeroize::{Zeroize, Zeroizing};
+
+use crate::clock::rfc3339;
+use crate::decide::object;
+use crate::ledger::{self, Draft};
+use crate::seal::{Cipher, MasterKey, Purpose, SealError};
+use crate::store::{Append, Effect};
+
+/// Why an action is denied whose tool's credential has expired.
+pub const EXPIRED: &str = "credential.expired";
+
+/// How long a secret may be, in bytes.
+pub const MAX_SECRET_BYTES: usize = 16 * 1024;
+
+/// Who an event names that was caused from the command line, where there is no API key.
+const COMMAND_LINE: &str = "(command line)";
+
+/// A credential as the data store keeps it.
+#[derive(Clone, Debug, PartialEq, Eq)]
+pub struct SealedCredential {
+    /// `cr_` and a UUIDv7, new each time the tool's credential is set.
+    pub id: String,
+    /// The tool that it belongs to.
+    pub tool_id: String,
+    /// A nonce, and the secret under AES-256-GCM, with the tenant and all other members authenticated.
+    pub sealed: Vec<u8>,
+    /// When it was set, in seconds since 1970.
+    pub set_at: i64,
+    /// Until when it holds, in seconds since 1970; `None` if nobody said.
+    pub expires_at: Option<i64>,
+}
+
+impl SealedCredential {
+    /// Whether it no longer holds at `now`, in seconds since 1970.
+    pub fn has_expired(&self, now: i64) -> bool {
+        self.expires_at.is_some_and(|expires_at| now >= expires_at)
+    }
+
+    /// What the secret is sealed to. As JSON, so that no two are alike.
+    fn bound(&self, tenant_id: &str, tool_id: &str) -> Vec<u8> {
+        Json::Array(vec![
+            Json::from(tenant_id),
+            Json::from(tool_id),
+            Json::from(&*self.id),
+            Json::String(self.set_at.to_string()),
+            self.expires_at.map_or(Json::Null, |at| Json::String(at.to_string())),
+        ])
+        .to_string()
+        .into_bytes()
+    }
+}
+
+/// Seals and opens credentials.
+#[derive(Debug)]
+pub struct Vault(Cipher);
+
+impl Vault {
+    /// The vault that `master` opens.
+    ///
+    /// # Errors
+    ///
+    /// If the cryptography fails, which it does not.
+    pub fn new(master: &MasterKey) -> Result<Self, SealError> {
+        master.cipher(Purpose::Credential).map(Self)
+    }
+
+    /// A new credential of a tenant's tool.
+    ///
+    /// # Errors
+    ///
+    /// If the operating system has no randomness.
+    pub fn seal(
+        &self,
+        tenant_id: &str,
+        tool_id: &str,
+        secret: &Secret,
+        set_at: i64,
+        expires_at: Option<i64>,
+    ) -> Result<SealedCredential, SealError> {
+        let mut credential = SealedCredential {
+            id: format!("cr_{}", uuid::Uuid::now_v7().simple()),
+            tool_id: tool_id.to_owned(),
+            sealed: Vec::new(),
+            set_at,
+            expires_at,
+        };
+        credential.sealed = self.0.seal(&credential.bound(tenant_id, tool_id), secret.expose().as_bytes())?;
+        Ok(credential)
+    }
+
+    /// The secret of a tenant's tool's credential; `None` if another master key sealed it, or if it was changed in the
+    /// data store or is another tool's there.
+    pub fn open(&self, tenant_id: &str, tool_id: &str, credential: &SealedCredential) -> Option<Secret> {
+        let secret = self.0.open(&credential.bound(tenant_id, tool_id), &credential.sealed)?;
+        str::from_utf8(&secret).ok().map(Secret::from)
+    }
+}
+
+/// The answer with the member `credential`, for the client alone: what is kept and recorded is `answer`.
+pub fn hand_out(answer: &[u8], secret: &Secret, expires_at: Option<i64>) -> Bytes {
+    // Large enough for every byte as an escape of six, so that it never grows and leaves a copy behind.
+    let capacity = answer.len() + 6 * secret.expose().len() + 128;
+    let mut text = Zeroizing::new(Vec::with_capacity(capacity));
+    text.extend_from_slice(answer.strip_suffix(b"}").unwrap_or(answer));
+    let mut token = Json::from(secret.expose());
+    let expires_at = expires_at.map_or(Json::Null, |at| Json::String(rfc3339(at)));
+    // Writing to memory does not fail.
+    let _ = write!(text, r#","credential":{{"token":{token},"expires_at":{expires_at}}}}}"#);
+    if let Json::String(token) = &mut token {
+        token.zeroize();
+    }
+    Bytes::from_owner(text)
+}
+
+/// What keeps a credential, in place of the tool's earlier one.
+pub fn set(tenant_id: &str, credential: SealedCredential) -> Append {
+    let expires_at = credential.expires_at.map_or(Json::Null, |at| Json::String(rfc3339(at)));
+    let event = Draft {
+        event_type: ledger::CREDENTIAL_SET.to_owned(),
+        credential_id: Some(credential.id.clone()),
+        metadata: Some(object([("expires_at", Some(expires_at))])),
+        ..event(tenant_id, &credential.tool_id)
+    };
+    Append { effect: Some(Effect::SetCredential(Box::new(credential))), ..Append::of(event) }
+}
+
+/// What removes a tool's credential; stale if it is no longer this one.
+pub fn remove(tenant_id: &str, credential: &SealedCredential) -> Append {
+    let event = Draft {
+        event_type: ledger::CREDENTIAL_REMOVED.to_owned(),
+        credential_id: Some(credential.id.clone()),
+        ..event(tenant_id, &credential.tool_id)
+    };
+    let effect = Effect::RemoveCredential { tool_id: credential.tool_id.clone(), id: credential.id.clone() };
+    Append { effect: Some(effect), ..Append::of(event) }
+}
+
+fn event(tenant_id: &str, tool_id: &str) -> Draft {
+    Draft {
+        event_id: ledger::new_event_id(),
+        tenant_id: Arc::from(tenant_id),
+        chain_id: ledger::VAULT.to_owned(),
+        key_name: Arc::from(COMMAND_LINE),
+        tool_id: Some(tool_id.to_owned()),
+        ..Draft::default()
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    fn vault() -> Vault {
+        Vault::new(&MasterKey::parse(&"07".repeat(32)).unwrap()).unwrap()
+    }
+
+    fn sealed() -> SealedCredential {
+        vault().seal("t", "pay", &Secret::from("vault_secret"), 100, Some(200)).unwrap()
+    }
+
+    #[test]
+    fn a_credential_opens_where_it_belongs_and_nowhere_else() {
+        let own = sealed();
+        let open = |tenant, tool, credential: &SealedCredential| vault().open(tenant, tool, credential);
+        assert_eq!(open("t", "pay", &own).unwrap().expose(), "vault_secret");
+        assert!(open("u", "pay", &own).is_none());
+        assert!(open("t", "refund", &own).is_none());
+        // Whoever can write the data file can neither lengthen its life nor pass it off as another.
+        for changed in [
+            SealedCredential { expires_at: None, ..own.clone() },
+            SealedCredential { expires_at: Some(201), ..own.clone() },
+            SealedCredential { set_at: 101, ..own.clone() },
+            SealedCredential { id: "cr_1".to_owned(), ..own.clone() },
+            SealedCredential { sealed: Vec::new(), ..own.clone() },
+        ] {
+            assert!(open("t", "pay", &changed).is_none(), "{changed:?}");
+        }
+        let other = Vault::new(&MasterKey::parse(&"08".repeat(32)).unwrap()).unwrap();
+        assert!(other.open("t", "pay", &own).is_none());
+        assert!(!String::from_utf8_lossy(&own.sealed).contains("vault_secret"));
+    }
+
+    #[test]
+    fn what_it_is_bound_to_is_told_apart() {
+        let credential = sealed();
+        assert_ne!(credential.bound("t\",\"p", "ay"), credential.bound("t", "p\",\"ay"));
+        let words = SealedCredential { id: "x".to_owned(), expires_at: None, ..credential.clone() };
+        assert_ne!(words.bound("t", "null"), credential.bound("t", "null"));
+    }
+
+    #[test]
+    fn it_holds_until_it_expires() {
+        let credential = sealed();
+        assert!(!credential.has_expired(199) && credential.has_expired(200));
+        assert!(!SealedCredential { expires_at: None, ..credential }.has_expired(i64::MAX));
+    }
+
+    #[test]
+    fn an_answer_with_a_credential_is_the_answer_and_the_credential() {
+        let answer = br#"{"decision":"allow"}"#;
+        for (secret, expires_at, expected) in [
+            ("s", None, r#"{"decision":"allow","credential":{"token":"s","expires_at":null}}"#),
+            (
+                "-----BEGIN\n\"\\\u{1}é",
+                Some(0),
+                r#"{"decision":"allow","credential":{"token":"-----BEGIN\n\"\\\u0001é","expires_at":"1970-01-01T00:00:00Z"}}"#,
+            ),
+        ] {
+            let handed = hand_out(answer, &Secret::from(secret), expires_at);
+            assert_eq!(str::from_utf8(&handed).unwrap(), expected);
+            let token = Json::parse(&handed).unwrap();
+            let token = token.member("credential").and_then(|credential| credential.member("token"));
+            assert_eq!(token.and_then(Json::as_str), Some(secret));
+        }
+        let worst = "\u{1}".repeat(MAX_SECRET_BYTES);
+        assert!(Json::parse(&hand_out(answer, &Secret::from(worst), Some(i64::MAX))).is_ok());
+    }
+}

@@ -1,0 +1,260 @@
+//! Credentials: handed out with the answer that allows their use, and found nowhere else.
+#![allow(clippy::unwrap_used, clippy::expect_used, clippy::panic, clippy::indexing_slicing, reason = "tests")]
+
+mod common;
+
+use std::sync::Arc;
+use std::sync::atomic::{AtomicI64, Ordering};
+use std::time::{Duration, UNIX_EPOCH};
+
+use actpass_core::{Json, Secret};
+use actpass_gateway::clock::Clock;
+use actpass_gateway::config::MasterKeySource;
+use actpass_gateway::seal::MasterKey;
+use actpass_gateway::store::{Append, Appended, Store};
+use actpass_gateway::vault::{self, SealedCredential, Vault};
+use common::{Gateway, PREFLIGHT, json, refund, text};
+
+const NOW: i64 = 1_700_000_000;
+const TOKEN: &str = "gateway_vault_secret";
+
+/// A gateway with a vault, a clock, and its data opened beside it.
+struct Fixture {
+    gateway: Gateway,
+    beside: Arc<dyn Store>,
+    now: Arc<AtomicI64>,
+}
+
+impl Fixture {
+    async fn start() -> Self {
+        Self::start_with(MasterKeySource::Given(master())).await
+    }
+
+    async fn start_with(source: MasterKeySource) -> Self {
+        let now = Arc::new(AtomicI64::new(NOW));
+        let shown = Arc::clone(&now);
+        let gateway = Gateway::start_with("", |settings| {
+            settings.master_key = source;
+            settings.clock = Clock::new(move || {
+                UNIX_EPOCH + Duration::from_secs(u64::try_from(shown.load(Ordering::SeqCst)).unwrap())
+            });
+        })
+        .await;
+        let beside = gateway.data.open_beside().await.unwrap();
+        Self { gateway, beside, now }
+    }
+
+    async fn set(&self, tenant: &str, tool: &str, expires_at: Option<i64>) -> SealedCredential {
+        let vault = Vault::new(&master()).unwrap();
+        let sealed = vault.seal(tenant, tool, &Secret::from(TOKEN), NOW, expires_at).unwrap();
+        self.append(vault::set(tenant, sealed.clone())).await;
+        sealed
+    }
+
+    async fn append(&self, append: Append) {
+        assert!(matches!(self.beside.append(append).await, Ok(Appended::Recorded(_))));
+    }
+
+    async fn decide(&self, more: &str) -> Json {
+        self.gateway.decide("apk_one", &refund("4900", more)).await
+    }
+
+    async fn status(&self, body: &str) -> (u16, Json) {
+        let response = self.gateway.post(PREFLIGHT, "apk_one").body(body.to_owned()).send().await.unwrap();
+        let (status, body) = json(response).await;
+        (status.as_u16(), body)
+    }
+
+    /// The members of a preflight that show a new passport.
+    async fn passport(&self) -> String {
+        let body = r#"{"audience": "a", "agent_id": "sdk", "goal": "refund an order", "allowed_tools": ["refunds.create"]}"#;
+        let issued = self.gateway.post("/api/v1/passports/issue", "apk_one").body(body).send().await.unwrap();
+        let (_, issued) = json(issued).await;
+        format!(r#", "audience": "a", "passport": "{}""#, text(&issued, "token").unwrap())
+    }
+}
+
+fn master() -> MasterKey {
+    MasterKey::parse(&"07".repeat(32)).unwrap()
+}
+
+fn has(haystack: &[u8], needle: &str) -> bool {
+    haystack.windows(needle.len()).any(|window| window == needle.as_bytes())
+}
+
+#[tokio::test]
+async fn an_allowed_call_of_a_bound_tool_gets_the_credential_and_nothing_keeps_it() {
+    let fixture = Fixture::start().await;
+    assert_eq!(fixture.decide("").await.member("credential"), None);
+    let sealed = fixture.set("one", "refunds.create", Some(NOW + 60)).await;
+    for mode in ["enforce", "strict", "warn", "monitor"] {
+        let answer = fixture.decide(&format!(r#", "mode": "{mode}""#)).await;
+        assert_eq!(text(&answer, "decision"), Some("allow"));
+        assert_eq!(text(&answer, "credential.token"), Some(TOKEN), "{mode}");
+        assert_eq!(text(&answer, "credential.expires_at"), Some("2023-11-14T22:14:20Z"));
+        assert_eq!(text(&answer, "credential_id"), Some(&*sealed.id));
+    }
+    // What is not allowed gets none, nor does another tenant's tool of the same name, or another tool.
+    for mode in ["enforce", "strict", "warn", "monitor"] {
+        let denied =
+            fixture.gateway.decide("apk_one", &refund("90000", &format!(r#", "mode": "{mode}""#))).await;
+        assert_ne!(text(&denied, "decision"), Some("allow"));
+        assert!(
+            denied.member("credential").is_none() && denied.member("credential_id").is_none(),
+            "{denied}"
+        );
+    }
+    assert_eq!(fixture.gateway.decide("apk_two", &refund("4900", "")).await.member("credential"), None);
+
+    let events = fixture.gateway.events("apk_one", "decisions").await;
+    let ids: Vec<_> = events.iter().map(|event| text(event, "credential_id")).collect();
+    let bound = Some(&*sealed.id);
+    assert_eq!(ids, [None, bound, bound, bound, bound, None, None, None, None]);
+    let events = fixture.gateway.events("apk_one", "vault").await;
+    assert_eq!(events.len(), 1);
+    for (member, value) in [
+        ("event_type", "credential.set"),
+        ("tool_id", "refunds.create"),
+        ("credential_id", &sealed.id),
+        ("key_name", "(command line)"),
+        ("metadata.expires_at", "2023-11-14T22:14:20Z"),
+    ] {
+        assert_eq!(text(&events[0], member), Some(value), "{member}");
+    }
+    assert!(!events[0].to_string().contains(TOKEN));
+    assert!(
+        has(&fixture.gateway.everything_kept(), &sealed.id)
+            && !has(&fixture.gateway.everything_kept(), TOKEN)
+    );
+}
+
+#[tokio::test]
+async fn a_repetition_gets_the_same_credential_though_none_was_kept() {
+    let fixture = Fixture::start().await;
+    fixture.set("one", "refunds.create", None).await;
+    let first = fixture.decide(r#", "idempotency_key": "k""#).await;
+    assert_eq!(text(&first, "credential.token"), Some(TOKEN));
+    assert_eq!(first.member("credential").unwrap().member("expires_at"), Some(&Json::Null));
+    assert_eq!(fixture.decide(r#", "idempotency_key": "k""#).await, first);
+    assert_eq!(fixture.gateway.events("apk_one", "decisions").await.len(), 1);
+    assert!(!has(&fixture.gateway.everything_kept(), TOKEN));
+}
+
+#[tokio::test]
+async fn a_repetition_gets_no_other_credential_than_the_first_answer_had() {
+    let fixture = Fixture::start().await;
+    let sealed = fixture.set("one", "refunds.create", Some(NOW + 60)).await;
+    let body = refund("4900", r#", "idempotency_key": "k""#);
+    assert_eq!(fixture.status(&body).await.0, 200);
+    let gone = async |why: &str| {
+        let (status, answer) = fixture.status(&body).await;
+        assert_eq!((status, text(&answer, "error.code")), (409, Some("credential_gone")), "{why}");
+        assert!(!answer.to_string().contains(TOKEN));
+    };
+    fixture.now.store(NOW + 60, Ordering::SeqCst);
+    gone("expired").await;
+    fixture.now.store(NOW, Ordering::SeqCst);
+    assert_eq!(fixture.status(&body).await.0, 200);
+    let next = fixture.set("one", "refunds.create", None).await;
+    gone("replaced").await;
+    fixture.append(vault::remove("one", &next)).await;
+    gone("removed").await;
+    // What was allowed without one is repeated without one.
+    let plain = refund("4900", r#", "idempotency_key": "plain""#);
+    let (_, first) = fixture.status(&plain).await;
+    fixture.set("one", "refunds.create", None).await;
+    assert_eq!(fixture.status(&plain).await, (200, first.clone()));
+    assert_eq!(first.member("credential"), None);
+    // Removing what is no longer there changes and records nothing.
+    assert_eq!(fixture.beside.append(vault::remove("one", &sealed)).await, Ok(Appended::Stale));
+    assert_eq!(fixture.gateway.events("apk_one", "vault").await.len(), 4);
+}
+
+#[tokio::test]
+async fn an_expired_credential_denies_and_uses_nothing_up() {
+    let fixture = Fixture::start().await;
+    let shown = fixture.passport().await;
+    fixture.set("one", "refunds.create", Some(NOW)).await;
+    for (mode, decision) in [("enforce", "deny"), ("strict", "deny"), ("monitor", "deny"), ("warn", "warn")] {
+        let answer = fixture.decide(&format!(r#"{shown}, "mode": "{mode}""#)).await;
+        assert_eq!(text(&answer, "decision"), Some(decision));
+        assert_eq!(text(&answer, "reason_code"), Some("credential.expired"));
+        assert!(answer.member("credential").is_none() && answer.member("credential_id").is_none());
+    }
+    // What the policy says of a call that it does not allow stays.
+    let large = fixture.gateway.decide("apk_one", &refund("90000", "")).await;
+    assert_eq!(text(&large, "reason_code"), Some("refund.over_limit"));
+    let events = fixture.gateway.events("apk_one", "decisions").await;
+    let reasons: Vec<_> = events.iter().filter_map(|event| text(event, "reason_code")).collect();
+    assert_eq!(reasons[..4], ["credential.expired"; 4]);
+
+    fixture.set("one", "refunds.create", Some(NOW + 1)).await;
+    let answer = fixture.decide(&shown).await;
+    assert_eq!(text(&answer, "credential.token"), Some(TOKEN), "{answer}");
+    let replayed = fixture.decide(&shown).await;
+    assert_eq!(text(&replayed, "reason_code"), Some("passport.replayed"));
+    assert_eq!(replayed.member("credential"), None);
+}
+
+#[tokio::test]
+async fn of_many_that_show_one_passport_at_once_one_gets_the_credential() {
+    let fixture = Fixture::start().await;
+    fixture.set("one", "refunds.create", None).await;
+    for _ in 0..10 {
+        let shown = fixture.passport().await;
+        let answers = futures_util::future::join_all((0..16).map(|_| fixture.decide(&shown))).await;
+        for answer in &answers {
+            assert_eq!(
+                answer.member("credential").is_some(),
+                text(answer, "decision") == Some("allow"),
+                "{answer}"
+            );
+        }
+        assert_eq!(answers.iter().filter(|answer| answer.member("credential").is_some()).count(), 1);
+    }
+}
+
+#[tokio::test]
+async fn what_does_not_open_stops_the_call_before_anything_is_recorded() {
+    let fixture = Fixture::start().await;
+    let own = fixture.set("one", "refunds.create", Some(NOW + 1)).await;
+    let other = Vault::new(&MasterKey::parse(&"08".repeat(32)).unwrap()).unwrap();
+    let foreign = other.seal("one", "refunds.create", &Secret::from(TOKEN), NOW, None).unwrap();
+    let elsewhere = Vault::new(&master()).unwrap();
+    let elsewhere = elsewhere.seal("one", "mail.send", &Secret::from(TOKEN), NOW, None).unwrap();
+    for wrong in [
+        foreign,
+        SealedCredential { tool_id: "refunds.create".to_owned(), ..elsewhere },
+        SealedCredential { expires_at: None, ..own },
+    ] {
+        fixture.append(vault::set("one", wrong)).await;
+        let (status, answer) = fixture.status(&refund("4900", "")).await;
+        assert_eq!((status, text(&answer, "error.code")), (500, Some("internal")));
+        assert!(!answer.to_string().contains(TOKEN));
+    }
+    let (status, _) = fixture.status(&refund("90000", "")).await;
+    assert_eq!(status, 200);
+    assert_eq!(fixture.gateway.events("apk_one", "decisions").await.len(), 1);
+}
+
+#[tokio::test]
+async fn without_a_master_key_a_bound_tool_is_not_decided() {
+    let fixture = Fixture::start_with(MasterKeySource::Missing).await;
+    fixture.set("one", "refunds.create", None).await;
+    let (status, answer) = fixture.status(&refund("4900", "")).await;
+    assert_eq!((status, text(&answer, "error.code")), (501, Some("not_implemented")));
+    assert_eq!(fixture.gateway.decide("apk_two", &refund("4900", "")).await.member("credential"), None);
+}
+
+#[tokio::test]
+async fn clients_cannot_write_to_the_vaults_chain_nor_pose_as_it() {
+    let fixture = Fixture::start().await;
+    for body in [
+        r#"{"event_type": "note", "chain_id": "vault"}"#,
+        r#"{"event_type": "credential.set", "chain_id": "c"}"#,
+        r#"{"event_type": "credential.removed", "chain_id": "c"}"#,
+    ] {
+        let response = fixture.gateway.post(common::EVIDENCE, "apdv_one").body(body).send().await.unwrap();
+        assert_eq!(response.status(), 422, "{body}");
+    }
+}
