@@ -821,6 +821,58 @@ async fn two_gateways_on_one_database_are_one() {
     }
 }
 
+#[cfg(unix)]
+#[tokio::test]
+async fn the_database_may_be_in_the_environment_and_its_password_is_nowhere_else() {
+    let folder = TempDir::new().unwrap();
+    let Some(url) = settings_with_database(folder.path()) else { return };
+    let settings = std::fs::read_to_string(folder.path().join("gateway.toml")).unwrap();
+    let without: String = settings
+        .lines()
+        .filter(|line| !line.starts_with("database_url"))
+        .map(|line| format!("{line}\n"))
+        .collect();
+    let serve = |settings: &str, url: &str| {
+        std::fs::write(folder.path().join("gateway.toml"), settings).unwrap();
+        let mut command = command(folder.path(), &["serve", "--config", "gateway.toml"]);
+        command.env("ACTPASS_DATABASE_URL", url);
+        command
+    };
+    for (settings, url, code, expected) in [
+        (&settings, url.as_str(), 2, "database_url: the environment has ACTPASS_DATABASE_URL too"),
+        (&without, "pg_password_secret", 2, "ACTPASS_DATABASE_URL: expected postgresql://"),
+        (&common::config(""), &url, 2, "data: there is ACTPASS_DATABASE_URL too"),
+        (&without, &url.replace("pg_", "no_pg_"), 1, "password authentication failed"),
+        (&without, &url.replace("/test", "/none"), 1, "does not exist"),
+        (&without, "postgresql://u:pg_password_secret@127.0.0.1:1/l", 1, "the database 127.0.0.1:1/l: "),
+    ] {
+        let output = serve(settings, url).output().unwrap();
+        assert_eq!(output.status.code(), Some(code), "{expected}: {}", err(&output));
+        assert!(err(&output).contains(expected), "{expected}: {}", err(&output));
+        assert!(!err(&output).contains("password_secret") && out(&output).is_empty(), "{}", err(&output));
+    }
+    let early = |arguments: &[&str]| {
+        let output = command(folder.path(), arguments).env("ACTPASS_DATABASE_URL", &url).output().unwrap();
+        (output.status.code(), err(&output))
+    };
+    let export = ["evidence", "export", "decisions", "--config", "gateway.toml", "--tenant", "one"];
+    for arguments in [&["keys", "rotate", "--config", "gateway.toml"][..], &export] {
+        let (code, error) = early(arguments);
+        assert!(code == Some(1) && error.contains("or by none; start this version on it once"), "{error}");
+    }
+    let mut child = serve(&without, &url).stdout(Stdio::piped()).spawn().unwrap();
+    let mut line = String::new();
+    let mut output = BufReader::new(child.stdout.take().unwrap());
+    output.read_line(&mut line).unwrap();
+    let url = line.trim_end().strip_prefix("listening on ").unwrap().to_owned();
+    let gateway = Running { child, url, out: output, log: PathBuf::from("/dev/null") };
+    decide(&common::client(), &gateway.url, "apk_one", refund("1", "")).await.unwrap();
+    let (code, error) = early(&export);
+    assert_eq!(code, Some(0), "{error}");
+    let both = run(folder.path(), &[&export[..], &["--data", "data.db"]].concat());
+    assert_eq!(both.status.code(), Some(2), "{}", err(&both));
+}
+
 /// Answered means recorded, also when the database's server ends connections in the middle of everything.
 #[cfg(unix)]
 #[tokio::test(flavor = "multi_thread", worker_threads = 2)]

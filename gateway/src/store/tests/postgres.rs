@@ -426,19 +426,10 @@ async fn a_commit_waits_for_the_disk_whatever_the_server_is_set_to() {
 async fn a_role_with_few_rights_is_enough_and_cannot_change_events() {
     let (server, url) = database_or_return!();
     open(&url).await.close().await;
-    ask(
-        server,
-        &url,
-        &format!(
-            "CREATE ROLE gateway LOGIN PASSWORD '{PASSWORD}';
-             GRANT USAGE ON SCHEMA actpass TO gateway;
-             GRANT SELECT, INSERT ON ALL TABLES IN SCHEMA actpass TO gateway;
-             GRANT UPDATE ON actpass.chains, actpass.manifests, actpass.signing_keys, actpass.passports,
-                 actpass.approvals, actpass.credentials TO gateway;
-             GRANT DELETE ON actpass.credentials TO gateway;
-             REVOKE INSERT ON actpass.migrations FROM gateway"
-        ),
-    );
+    // As the documentation says.
+    let readme = include_str!("../../../README.md");
+    let (grants, _) = readme.split_once("```sql\n").unwrap().1.split_once("```").unwrap();
+    ask(server, &url, &format!("CREATE ROLE gateway LOGIN PASSWORD '{PASSWORD}'; {grants}"));
     let url = url.replace("postgres:pg", "gateway:pg");
     let store = open(&url).await;
     let issue = Effect::Issue { jti: "ap_1".to_owned(), kid: "k".to_owned(), expires_at: 9 };
