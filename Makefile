@@ -3,6 +3,7 @@
 # make lint    formatting, clippy, rustdoc, ruff, mypy, licences
 # make python  builds the Python package and installs it into .venv/
 # make bench   what the client adds to a call, side by side
+# make bench-gateway  what the gateway records in a second, on each store
 # make verify  files that are generated or repeated are what they should be
 # make generate writes those that are generated
 
@@ -19,7 +20,7 @@ PYTHON_SOURCES := $(shell find bindings-python/src bindings-python/python -name 
 RUST_SOURCES := Cargo.toml Cargo.lock $(shell find core/src gateway/src gateway/templates policies -type f)
 
 .DELETE_ON_ERROR:
-.PHONY: demo test test-rust test-python test-page test-api leaks lint python bench verify generate clean
+.PHONY: demo test test-rust test-python test-page test-api leaks lint python bench bench-gateway verify generate clean
 
 demo: python target/release/actpass-gateway
 	@echo
@@ -115,6 +116,10 @@ bench: python
 	$(CARGO) build --release --locked -p actpass-benches
 	$(PIN) target/release/actpass-benches
 	$(PIN) $(VENV)/bin/python benches/python.py target/release/actpass-benches
+
+bench-gateway: target/release/actpass-gateway
+	$(CARGO) build --release --locked -p actpass-benches
+	target/release/actpass-bench-gateway target/release/actpass-gateway policies/refunds.json
 
 verify:
 	scripts/check-paths

@@ -5,6 +5,7 @@ mod common;
 
 use std::io::{Read, Write};
 use std::net::TcpStream;
+use std::path::PathBuf;
 use std::sync::Arc;
 use std::time::Duration;
 
@@ -13,7 +14,7 @@ use actpass_gateway::ledger::Head;
 use actpass_gateway::passport::SealedKey;
 use actpass_gateway::server::Server;
 use actpass_gateway::store::{
-    Append, Appended, Approval, Rotation, Standing, Store, StoreError, StoredEvent,
+    Append, Appended, Approval, Location, Rotation, Standing, Store, StoreError, StoredEvent,
 };
 use actpass_gateway::vault::SealedCredential;
 use async_trait::async_trait;
@@ -842,7 +843,9 @@ async fn what_is_not_recorded_is_not_answered() {
             actpass_gateway::config::Settings::parse(&common::config(""), folder.path()).unwrap();
         settings.timeouts.store = Duration::from_millis(100);
         let server = Server::start_with(settings, Arc::new(broken)).await.unwrap();
-        let gateway = Gateway { folder, url: server.url(), server: Some(server), client: common::client() };
+        let data = Location::File(PathBuf::new());
+        let gateway =
+            Gateway { folder, data, url: server.url(), server: Some(server), client: common::client() };
         let requests = [
             gateway.post(PREFLIGHT, "apk_one").body(refund("1", "")),
             gateway.post(PREFLIGHT, "apk_one").body(refund("1", r#", "tool_manifest_hash": "aa""#)),

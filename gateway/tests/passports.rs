@@ -13,7 +13,6 @@ use actpass_core::{ActPass, Json, OfflineVerifyRequest};
 use actpass_gateway::clock::Clock;
 use actpass_gateway::config::{MasterKeySource, Settings};
 use actpass_gateway::seal::MasterKey;
-use actpass_gateway::server::Server;
 use base64::Engine;
 use base64::engine::general_purpose::URL_SAFE_NO_PAD;
 use common::{Gateway, PREFLIGHT, json, text};
@@ -533,13 +532,7 @@ async fn a_restart_keeps_keys_uses_and_revocations() {
     gateway.decide("apk_one", &refund("1", &used, "")).await;
     let revoke = format!(r#"{{"jti": "{}"}}"#, text(&revoked, "jti").unwrap());
     call(&gateway, REVOKE, "apk_one", &revoke).await;
-    gateway.server.take().unwrap().stop().await.unwrap();
-
-    let mut settings = Settings::parse(&common::config(""), gateway.folder.path()).unwrap();
-    with(&time)(&mut settings);
-    let server = Server::start(settings).await.unwrap();
-    gateway.url = server.url();
-    gateway.server = Some(server);
+    gateway.restart(with(&time)).await;
     assert_denied(&gateway.decide("apk_one", &refund("1", &used, "")).await, "passport.replayed");
     let revoked = text(&revoked, "token").unwrap();
     assert_denied(&gateway.decide("apk_one", &refund("1", revoked, "")).await, "passport.revoked");
