@@ -3,6 +3,8 @@
 # make lint    formatting, clippy, rustdoc, ruff, mypy, licences
 # make python  builds the Python package and installs it into .venv/
 # make bench   what the client adds to a call, side by side
+# make fuzz    looks for bytes that break something: FUZZ_SECONDS (300) for each target
+# make break   removes the checks of the guard one by one: each removal must turn vectors red
 # make verify  files that are generated or repeated are what they should be
 
 PYTHON ?= python3
@@ -18,7 +20,7 @@ PYTHON_SOURCES := $(shell find bindings-python/src bindings-python/python -name 
 RUST_SOURCES := Cargo.toml Cargo.lock $(shell find core/src gateway/src policies -type f)
 
 .DELETE_ON_ERROR:
-.PHONY: demo test test-rust test-python leaks lint python bench verify clean
+.PHONY: demo test test-rust test-python leaks lint python bench fuzz break verify clean
 
 demo: python target/release/actpass-gateway
 	@echo
@@ -93,6 +95,13 @@ bench: python
 	$(CARGO) build --release --locked -p actpass-benches
 	$(PIN) target/release/actpass-benches
 	$(PIN) $(VENV)/bin/python benches/python.py target/release/actpass-benches
+
+FUZZ_SECONDS ?= 300
+fuzz:
+	scripts/fuzz $(FUZZ_SECONDS)
+
+break:
+	scripts/break-the-guard
 
 verify:
 	scripts/check-paths
