@@ -105,6 +105,7 @@ break:
 
 verify:
 	scripts/check-paths
+	scripts/check-promises
 
 clean:
 	rm -rf target $(VENV) .actpass
