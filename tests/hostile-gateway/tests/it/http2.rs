@@ -18,7 +18,7 @@ use crate::client::{address, start};
 
 #[test]
 fn an_answer_and_what_was_sent() {
-    let gateway = http2(json!([{"do": "respond", "status": 201, "json": {"hash": "{{request_hash}}"}}]));
+    let gateway = http2(&json!([{"do": "respond", "status": 201, "json": {"hash": "{{request_hash}}"}}]));
     let (status, body) = ask(&gateway, "{ }").unwrap();
     assert_eq!(status, 201);
     // Of `{}`.
@@ -34,14 +34,14 @@ fn an_answer_and_what_was_sent() {
 
 #[test]
 fn large_bodies_arrive_whole() {
-    let gateway = http2(json!([{"do": "respond", "body_repeat": {"text": "0123456789", "times": 200_000}}]));
+    let gateway = http2(&json!([{"do": "respond", "body_repeat": {"text": "0123456789", "times": 200_000}}]));
     assert_eq!(ask(&gateway, "").unwrap().1.len(), 2_000_000);
 }
 
 #[test]
 fn streams_are_reset() {
     for at in ["request", "body"] {
-        let gateway = http2(json!([{"do": "rst_stream", "at": at, "code": 7}, {"do": "respond"}]));
+        let gateway = http2(&json!([{"do": "rst_stream", "at": at, "code": 7}, {"do": "respond"}]));
         let error = ask(&gateway, "").unwrap_err();
         assert!(error.is_reset() && error.reason() == Some(Reason::REFUSED_STREAM), "{at}: {error}");
     }
@@ -55,30 +55,30 @@ fn connections_are_ended_with_goaway() {
         (json!({"do": "goaway", "at": "body", "code": 2}), Reason::INTERNAL_ERROR),
     ] {
         // The stream is past the last that the frame names.
-        let error = ask(&http2(json!([step])), "").unwrap_err();
+        let error = ask(&http2(&json!([step])), "").unwrap_err();
         assert!(error.is_go_away() && error.reason() == Some(code), "{step}: {error}");
     }
     // The stream is the last, so that only the connection's end ends it.
-    let error = ask(&http2(json!([{"do": "goaway", "at": "request", "processed": true}])), "").unwrap_err();
+    let error = ask(&http2(&json!([{"do": "goaway", "at": "request", "processed": true}])), "").unwrap_err();
     assert!(error.is_io(), "{error}");
 }
 
 #[test]
 fn other_steps_are_played_as_over_http1() {
-    let gateway = http2(json!([{"do": "redirect", "status": 307}]));
+    let gateway = http2(&json!([{"do": "redirect", "status": 307}]));
     assert_eq!(ask(&gateway, "").unwrap().0, 307);
-    let gateway = http2(json!([{"do": "trickle", "body": "xyz", "interval_ms": 1}]));
+    let gateway = http2(&json!([{"do": "trickle", "body": "xyz", "interval_ms": 1}]));
     assert_eq!(ask(&gateway, "").unwrap(), (200, b"xyz".to_vec()));
-    let gateway = http2(json!([{"do": "truncate", "body": "abc", "missing": 2}]));
+    let gateway = http2(&json!([{"do": "truncate", "body": "abc", "missing": 2}]));
     assert_eq!(ask(&gateway, "").unwrap_err().reason(), Some(Reason::PROTOCOL_ERROR));
-    let gateway = http2(json!([{"do": "reset", "at": "body"}]));
+    let gateway = http2(&json!([{"do": "reset", "at": "body"}]));
     assert!(ask(&gateway, "").unwrap_err().is_io());
 }
 
 #[test]
 fn a_gateway_that_hangs_is_stopped() {
     for at in ["request", "body"] {
-        let gateway = http2(json!([{"do": "hang", "at": at}]));
+        let gateway = http2(&json!([{"do": "hang", "at": at}]));
         let (base_url, pem) = (gateway.base_url(), gateway.ca_pem().unwrap().to_owned());
         let asking = std::thread::spawn(move || ask_at(&base_url, &pem, ""));
         while gateway.seen().is_empty() {
@@ -90,7 +90,7 @@ fn a_gateway_that_hangs_is_stopped() {
     }
 }
 
-fn http2(steps: Value) -> HostileGateway {
+fn http2(steps: &Value) -> HostileGateway {
     start(json!({"tls": "trusted", "http2": true, "steps": steps}))
 }
 
