@@ -4,6 +4,8 @@
 # make python  builds the Python package and installs it into .venv/
 # make bench   what the client adds to a call, side by side
 # make bench-gateway  what the gateway records in a second, on each store
+# make fuzz    looks for bytes that break something: FUZZ_SECONDS (300) for each target
+# make break   removes the checks of the guard one by one: each removal must turn vectors red
 # make verify  files that are generated or repeated are what they should be
 # make generate writes those that are generated
 
@@ -20,7 +22,7 @@ PYTHON_SOURCES := $(shell find bindings-python/src bindings-python/python -name 
 RUST_SOURCES := Cargo.toml Cargo.lock $(shell find core/src gateway/src gateway/templates policies -type f)
 
 .DELETE_ON_ERROR:
-.PHONY: demo test test-rust test-python test-page test-api leaks lint python bench bench-gateway verify generate clean
+.PHONY: demo test test-rust test-python test-page test-api leaks lint python bench bench-gateway fuzz break verify generate clean
 
 demo: python target/release/actpass-gateway
 	@echo
@@ -121,8 +123,16 @@ bench-gateway: target/release/actpass-gateway
 	$(CARGO) build --release --locked -p actpass-benches
 	target/release/actpass-bench-gateway target/release/actpass-gateway policies/refunds.json
 
+FUZZ_SECONDS ?= 300
+fuzz:
+	scripts/fuzz $(FUZZ_SECONDS)
+
+break:
+	scripts/break-the-guard
+
 verify:
 	scripts/check-paths
+	scripts/check-promises
 	$(CARGO) run --quiet --locked -p actpass-gateway -- openapi | diff docs/openapi.json -
 
 generate:
