@@ -2,6 +2,7 @@
 
 use std::io;
 use std::net::{SocketAddr, TcpListener};
+use std::path::{Path, PathBuf};
 use std::sync::Arc;
 use std::time::Duration;
 
@@ -13,7 +14,7 @@ use tokio::task::JoinHandle;
 
 use crate::approvals::Notices;
 use crate::config::{MasterKeySource, Settings};
-use crate::http::{App, router};
+use crate::http::{App, Page, router};
 use crate::passport::Keys;
 use crate::passport::keys::KeyError;
 use crate::seal::{MasterKey, SealError};
@@ -102,6 +103,7 @@ impl Server {
             body_timeout: timeouts.body,
             store_timeout: timeouts.store,
             checking: Mutex::default(),
+            page: Page::new(settings.tls.is_some()),
             heavy: Semaphore::new(std::thread::available_parallelism().map_or(1, usize::from)),
         });
         let handle = Handle::new();
@@ -180,13 +182,18 @@ impl Server {
     }
 }
 
+/// The file beside a data file that has its master key.
+pub(crate) fn master_key_file(data: &Path) -> PathBuf {
+    let mut beside = data.as_os_str().to_owned();
+    beside.push(".master-key");
+    beside.into()
+}
+
 /// The master key, if there is one.
 pub(crate) fn master_key(source: &MasterKeySource, data: &Location) -> Result<Option<MasterKey>, SealError> {
     match (source, data) {
         (MasterKeySource::BesideData, Location::File(data)) => {
-            let mut beside = data.as_os_str().to_owned();
-            beside.push(".master-key");
-            MasterKey::load_or_make(beside.as_ref()).map(Some)
+            MasterKey::load_or_make(&master_key_file(data)).map(Some)
         }
         (MasterKeySource::Given(key), _) => Ok(Some(key.clone())),
         (MasterKeySource::BesideData, Location::Database(_)) | (MasterKeySource::Missing, _) => Ok(None),

@@ -10,6 +10,7 @@ use std::process::{Child, ChildStdout, Command, Output, Stdio};
 use std::sync::Arc;
 use std::sync::atomic::{AtomicBool, AtomicUsize, Ordering};
 
+use actpass_core::token::{Typ, encode, signing_input};
 use actpass_core::{Json, hash_payload};
 use common::{PREFLIGHT, refund, text};
 use tempfile::TempDir;
@@ -111,8 +112,9 @@ async fn dev_decides_as_soon_as_it_says_that_it_listens() {
         assert_eq!(text(&answer, "reason_code"), Some("refund.small_in_scope"));
     }
     assert!(folder.path().join(".actpass/dev.db").exists());
+    let page = format!("approve at {}/ with the operator's key apdv_dev\n", gateway.url);
     let (code, rest, _) = gateway.end("INT");
-    assert_eq!((code, rest.as_str()), (Some(0), ""));
+    assert_eq!((code, rest), (Some(0), page));
 }
 
 #[tokio::test]
@@ -530,6 +532,26 @@ fn tools_are_locked_and_checked() {
     assert!(!folder.path().join("actpass.lock.new").exists());
 }
 
+/// The events of an export with other content, chained anew, as a forger does who knows the form.
+fn rehashed(events: &[String]) -> Vec<String> {
+    let mut previous = "0".repeat(64);
+    let again = |(seq, event): (usize, &String)| {
+        let Json::Object(mut members) = Json::parse(event.as_bytes()).unwrap() else { panic!("{event}") };
+        members.retain(|(name, _)| name != "current_event_hash");
+        for (name, value) in &mut members {
+            match name.as_str() {
+                "previous_event_hash" => *value = Json::from(&*previous),
+                "seq" => *value = Json::parse((seq + 1).to_string().as_bytes()).unwrap(),
+                _ => {}
+            }
+        }
+        previous = hash_payload(&Json::Object(members.clone())).unwrap();
+        members.push(("current_event_hash".to_owned(), Json::from(&*previous)));
+        Json::Object(members).to_string()
+    };
+    events.iter().enumerate().map(again).collect()
+}
+
 #[tokio::test]
 async fn a_chain_is_exported_beside_the_gateway_and_checked_without_it() {
     let folder = TempDir::new().unwrap();
@@ -542,16 +564,24 @@ async fn a_chain_is_exported_beside_the_gateway_and_checked_without_it() {
         run(folder.path(), &["evidence", "export", chain, "--data", ".actpass/dev.db", "--tenant", tenant])
     };
     let exported = export("dev", "decisions");
-    assert_eq!(exported.status.code(), Some(0), "{}", err(&exported));
+    assert_eq!((exported.status.code(), err(&exported)), (Some(0), String::new()));
     let lines: Vec<String> = out(&exported).lines().map(str::to_owned).collect();
     let chain = read(&client, &format!("{}/api/v1/evidence/chains/decisions", gateway.url)).await;
     let Some(Json::Array(events)) = chain.member("events") else { panic!("{chain}") };
-    assert_eq!(lines, events.iter().map(Json::to_string).collect::<Vec<_>>());
+    assert_eq!(lines[..5], events.iter().map(Json::to_string).collect::<Vec<_>>());
+    assert_eq!(lines.len(), 6);
     for (tenant, chain) in [("other", "decisions"), ("dev", "other")] {
         let none = export(tenant, chain);
         assert_eq!((none.status.code(), out(&none)), (Some(1), String::new()));
         assert!(err(&none).contains(&format!("the tenant {tenant:?} has no chain {chain:?}")));
     }
+    let jwks = read(&client, &format!("{}/.well-known/jwks.json", gateway.url)).await;
+    std::fs::write(folder.path().join("jwks.json"), jwks.to_string()).unwrap();
+    let body = r#"{"audience": "a", "goal": "g", "allowed_tools": []}"#;
+    let issue = client.post(format!("{}/api/v1/passports/issue", gateway.url)).bearer_auth("apk_dev");
+    let issued = issue.header("content-type", "application/json").body(body).send().await.unwrap();
+    let (_, issued) = common::json(issued).await;
+    let passport = text(&issued, "token").unwrap();
     drop(gateway);
 
     let head = text(&events[4], "current_event_hash").unwrap();
@@ -560,9 +590,26 @@ async fn a_chain_is_exported_beside_the_gateway_and_checked_without_it() {
         let checked = run(folder.path(), &[&["evidence", "verify", "export"], more].concat());
         (checked.status.code(), out(&checked) + &err(&checked))
     };
+    const KEYS: &[&str] = &["--jwks", "jwks.json"];
     let whole = format!("5 events, head {head}, whole\n");
-    assert_eq!(verify(&lines, &[]), (Some(0), whole.clone()));
-    assert_eq!(verify(&lines, &["--head", head]), (Some(0), whole));
+    for (lines, more, code, said) in [
+        (&lines[..], KEYS, 0, "\nsigned: the chain \"decisions\" of the tenant \"dev\" at 2"),
+        (&lines, &["--head", head], 0, "\nsignature not checked: "),
+        (&lines[..5], &[], 0, "\nnot signed: "),
+    ] {
+        let (found, out) = verify(lines, more);
+        assert!(found == Some(code) && out.starts_with(&whole) && out.contains(said), "{more:?}: {out}");
+    }
+    for (lines, more, said) in [
+        (&lines[..], &["--require-signature"][..], "there are no public keys to check it with"),
+        (&lines[..5], &["--require-signature"], "it is not signed"),
+        (&lines[..5], KEYS, "it is not signed"),
+        (&lines, &["--jwks", "nothing"], "nothing: "),
+        (&lines, &["--jwks", "export"], "export: expected a JWK Set: "),
+    ] {
+        let (code, out) = verify(lines, more);
+        assert!(code == Some(1) && out.contains(said), "{more:?}: {out}");
+    }
 
     let name = |at: usize| text(&events[at], "event_id").unwrap().to_owned();
     let damage = |change: &dyn Fn(&mut Vec<String>)| {
@@ -570,30 +617,157 @@ async fn a_chain_is_exported_beside_the_gateway_and_checked_without_it() {
         change(&mut damaged);
         damaged
     };
-    let edited =
-        damage(&|lines| lines[1] = lines[1].replace(r#""decision":"allow""#, r#""decision":"deny""#));
-    let removed = damage(&|lines| drop(lines.remove(2)));
-    let swapped = damage(&|lines| lines.swap(2, 3));
-    let added = damage(&|lines| lines.push("null".to_owned()));
-    let cut = damage(&|lines| lines.truncate(4));
+    // Re-hashed, and the signature left as it was.
+    let forge = |change: &dyn Fn(&mut Vec<String>)| {
+        let mut events = lines[..5].to_vec();
+        change(&mut events);
+        [rehashed(&events), lines[5..].to_vec()].concat()
+    };
+    let deny = |line: &mut String| {
+        let other = line.replace(r#""decision":"allow""#, r#""decision":"deny""#);
+        assert_ne!(other, *line);
+        *line = other;
+    };
+    let edited = |at: usize, what: &str| format!("line {}: event {} ({}): {what}", at + 1, at + 1, name(at));
     for (damaged, more, expected) in [
-        (&edited, &[][..], format!("line 2: event 2 ({}): it was edited", name(1))),
-        (&removed, &[], format!("line 3: event 3 ({}): it is event 4 where event 3 must be", name(3))),
-        (&swapped, &[], format!("line 3: event 3 ({}): it is event 4 where event 3 must be", name(3))),
-        (&added, &[], "line 6: event 6: it is not an event".to_owned()),
-        (&cut, &["--head", head], "the chain ends with event 4".to_owned()),
-        (&Vec::new(), &[], "there are no events".to_owned()),
+        (damage(&|lines| deny(&mut lines[1])), KEYS, edited(1, "it was edited")),
+        (damage(&|lines| deny(&mut lines[4])), KEYS, edited(4, "it was edited")),
+        (
+            damage(&|lines| drop(lines.remove(2))),
+            KEYS,
+            format!("line 3: event 3 ({}): it is event 4 where event 3 must be", name(3)),
+        ),
+        (
+            damage(&|lines| lines.swap(2, 3)),
+            KEYS,
+            format!("line 3: event 3 ({}): it is event 4 where event 3 must be", name(3)),
+        ),
+        (
+            damage(&|lines| lines.swap(3, 4)),
+            KEYS,
+            format!("line 4: event 4 ({}): it is event 5 where event 4 must be", name(4)),
+        ),
+        (
+            damage(&|lines| lines[2] = lines[1].clone()),
+            KEYS,
+            format!("line 3: event 3 ({}): it is event 2 where event 3 must be", name(1)),
+        ),
+        (
+            damage(&|lines| lines.insert(5, "null".to_owned())),
+            KEYS,
+            "line 6: event 6: it is not an event".to_owned(),
+        ),
+        (
+            damage(&|lines| lines.push(lines[4].clone())),
+            KEYS,
+            "line 7: the export goes on after its signature".to_owned(),
+        ),
+        // At the end only the signature tells.
+        (
+            damage(&|lines| drop(lines.remove(4))),
+            KEYS,
+            "line 5: event 5: it is missing; 5 events were signed".to_owned(),
+        ),
+        (
+            damage(&|lines| drop(lines.drain(2..5))),
+            KEYS,
+            "line 3: event 3: it is missing; 5 events were signed".to_owned(),
+        ),
+        (
+            damage(&|lines| drop(lines.remove(4))),
+            &[],
+            "line 5: event 5: it is missing; 5 events were signed".to_owned(),
+        ),
+        (forge(&|events| deny(&mut events[1])), KEYS, edited(4, "it is not the event that was signed")),
+        (forge(&|events| deny(&mut events[4])), KEYS, edited(4, "it is not the event that was signed")),
+        (forge(&|events| drop(events.remove(1))), KEYS, "line 5: event 5: it is missing".to_owned()),
+        (forge(&|events| events.swap(0, 1)), KEYS, edited(4, "it is not the event that was signed")),
+        (
+            forge(&|events| events.swap(3, 4)),
+            KEYS,
+            format!("line 5: event 5 ({}): it is not the event that was signed", name(3)),
+        ),
+        (
+            forge(&|events| events.push(events[0].clone())),
+            KEYS,
+            format!("line 6: event 6 ({}): it was added; 5 events were signed", name(0)),
+        ),
+        (forge(&|events| deny(&mut events[1])), &[], edited(4, "it is not the event that was signed")),
+        (damage(&|lines| lines.truncate(4)), &["--head", head], "the chain ends with event 4".to_owned()),
+        (Vec::new(), &[], "there are no events".to_owned()),
+        (lines[5..].to_vec(), KEYS, "there are no events".to_owned()),
     ] {
-        let (code, said) = verify(damaged, more);
+        let (code, said) = verify(&damaged, more);
         assert_eq!(code, Some(1), "{said}");
         assert!(said.contains(&expected), "{said}\nexpected: {expected}");
     }
+
+    // A signature that fits what was forged, by whoever has no key of the gateway's.
+    let forged = forge(&|events| deny(&mut events[1]));
+    let forged_head = Json::parse(forged[4].as_bytes()).unwrap();
+    let claims = format!(
+        r#"{{"tenant_id":"dev","chain_id":"decisions","length":5,"head":"{}","exported_at":"2026-01-01T00:00:00Z"}}"#,
+        text(&forged_head, "current_event_hash").unwrap()
+    );
+    let claims = Json::parse(claims.as_bytes()).unwrap();
+    let Some(Json::Array(keys)) = jwks.member("keys") else { panic!("{jwks}") };
+    let own = ring::signature::Ed25519KeyPair::from_seed_unchecked(&[9; 32]).unwrap();
+    let signed_by_own = |typ, kid| {
+        let input = signing_input(typ, kid, &claims);
+        format!("{input}.{}", encode(own.sign(input.as_bytes())))
+    };
+    let kid = text(&keys[0], "kid").unwrap();
+    for (token, said) in [
+        (signed_by_own(Typ::ChainHead, kid), "line 6: the signature has a wrong signature"),
+        (
+            signed_by_own(Typ::ChainHead, "own"),
+            "line 6: the signature names a key that the gateway does not have",
+        ),
+        (signed_by_own(Typ::Passport, kid), "line 6: the signature is malformed"),
+        (passport.to_owned(), "line 6: the signature is malformed"),
+        (String::new(), "line 6: the signature is malformed"),
+    ] {
+        let with = [&forged[..5], &[format!(r#"{{"signature":"{token}"}}"#)]].concat();
+        let (code, out) = verify(&with, KEYS);
+        assert!(code == Some(1) && out.contains(said), "{out}");
+    }
+    // Without the keys nobody can know, and that is said.
+    let with =
+        [&forged[..5], &[format!(r#"{{"signature":"{}"}}"#, signed_by_own(Typ::ChainHead, kid))]].concat();
+    let (code, out_) = verify(&with, &[]);
+    assert!(
+        code == Some(0) && out_.contains("\nsignature not checked: anyone can have written it"),
+        "{out_}"
+    );
+
     std::fs::write(folder.path().join("export"), [lines[0].as_bytes(), b"\n{\"a\":\"\xff\"}"].concat())
         .unwrap();
     let no_text = run(folder.path(), &["evidence", "verify", "export"]);
     assert!(err(&no_text).contains("line 2: event 2: it is not an event"), "{}", err(&no_text));
     let missing = run(folder.path(), &["evidence", "verify", "nothing"]);
     assert!(err(&missing).starts_with("nothing: "), "{}", err(&missing));
+
+    // The key that sealed the signing keys is not there, or is another.
+    std::fs::rename(folder.path().join(".actpass/dev.db.master-key"), folder.path().join("master-key"))
+        .unwrap();
+    let unsigned = export("dev", "decisions");
+    assert_eq!(
+        (unsigned.status.code(), err(&unsigned)),
+        (Some(0), "not signed: there is no master key\n".to_owned())
+    );
+    assert_eq!(out(&unsigned).lines().count(), 6);
+    std::fs::write(folder.path().join(".actpass/dev.db.master-key"), "07".repeat(32)).unwrap();
+    let other = export("dev", "decisions");
+    assert_eq!((other.status.code(), out(&other)), (Some(1), String::new()));
+    assert!(err(&other).contains("the master key does not open the signing key"), "{}", err(&other));
+    let mut given = command(
+        folder.path(),
+        &["evidence", "export", "decisions", "--tenant", "dev", "--data", ".actpass/dev.db"],
+    );
+    let given =
+        given.env("ACTPASS_MASTER_KEY", std::fs::read_to_string(folder.path().join("master-key")).unwrap());
+    let given = given.output().unwrap();
+    assert_eq!((given.status.code(), out(&given).lines().count()), (Some(0), 7), "{}", err(&given));
 }
 
 /// Answered means recorded: whatever moment the process dies at.

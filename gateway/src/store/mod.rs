@@ -79,6 +79,21 @@ pub fn read_chain<E: From<OpenError>>(
     }
 }
 
+/// Reads the signing keys, as [`read_chain`] reads a chain; none if the data are older than passports are.
+///
+/// # Errors
+///
+/// If the data cannot be read or are another version's.
+pub fn read_keys(data: &Location) -> Result<Vec<SealedKey>, OpenError> {
+    match data {
+        Location::Database(database) => {
+            let runtime = tokio::runtime::Builder::new_current_thread().enable_all().build();
+            runtime.map_err(OpenError::Runtime)?.block_on(postgres::read_keys(database))
+        }
+        Location::File(path) => sqlite::read_keys(path),
+    }
+}
+
 /// Keeps the ledger.
 ///
 /// An implementation promises: what [`Store::append`] reports as recorded is durable; the events of a chain are in
@@ -192,6 +207,9 @@ pub trait Store: Send + Sync + fmt::Debug {
 }
 
 /// An event to append, and what must become true with it, all or nothing.
+///
+/// In one transaction, in this order: `once` (an earlier answer ends it), what the effect changes, `binding` (either may
+/// be stale), `claims` (the first that fails puts something else in the event's place), and then all of it is written.
 #[derive(Clone, Debug, Default)]
 pub struct Append {
     /// The event.

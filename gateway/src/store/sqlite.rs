@@ -381,6 +381,23 @@ pub(super) fn read_chain<E: From<OpenError>>(
     }
 }
 
+/// Reads the signing keys from the data file `path`, as [`read_chain`] reads a chain; none if the file is older than
+/// passports are.
+///
+/// # Errors
+///
+/// If the file cannot be read or is a newer version's.
+pub(super) fn read_keys(path: &Path) -> Result<Vec<SealedKey>, OpenError> {
+    let failed = |error| OpenError::Sqlite(path.to_owned(), error);
+    let connection = connect_reader(path).map_err(failed)?;
+    let version: i64 = connection.query_one("PRAGMA user_version", [], |row| row.get(0)).map_err(failed)?;
+    match version {
+        ..3 => Ok(Vec::new()),
+        3..=SCHEMA_VERSION => read_signing_keys(&connection).map_err(failed),
+        _ => Err(OpenError::Newer(path.to_owned(), version)),
+    }
+}
+
 fn connect_reader(path: &Path) -> rusqlite::Result<Connection> {
     let flags = OpenFlags::SQLITE_OPEN_READ_ONLY | OpenFlags::SQLITE_OPEN_NO_MUTEX;
     let connection = Connection::open_with_flags(path, flags)?;

@@ -21,10 +21,11 @@ use tokio::task::JoinHandle;
 use tokio_postgres::Client;
 
 pub use self::database::{Database, Trust};
-pub(super) use self::reading::read_chain;
 use self::reading::{
     PAGE_BYTES, PAGE_EVENTS, Readers, all, approval_of, credential_of, event_of, first, head_of,
+    signing_key_of,
 };
+pub(super) use self::reading::{read_chain, read_keys};
 use self::text::{Kept, Text};
 use self::writing::Writer;
 use super::queue::{Job, Jobs};
@@ -197,14 +198,7 @@ impl Store for PostgresStore {
 
     async fn signing_keys(&self) -> Result<Vec<SealedKey>, StoreError> {
         let rows = self.readers.read(|reader| &reader.signing_keys, &[]).await?;
-        all(&rows, |row| {
-            Ok(SealedKey {
-                kid: row.try_get(0)?,
-                sealed: row.try_get(1)?,
-                active: row.try_get(2)?,
-                needed_until: row.try_get(3)?,
-            })
-        })
+        all(&rows, signing_key_of)
     }
 
     async fn add_signing_key(&self, key: SealedKey, rotation: Rotation) -> Result<(), StoreError> {

@@ -10,6 +10,7 @@ use super::super::{Approval, Decided, OpenError, StoreError, StoredEvent};
 use super::text::{Kept, Text};
 use super::{DEADLINE, Database, DatabaseError, PLANS, Server, describe, from_sql, to_sql};
 use crate::ledger::Head;
+use crate::passport::SealedKey;
 use crate::vault::SealedCredential;
 
 /// How many connections read at once at most.
@@ -188,6 +189,24 @@ pub(in super::super) async fn read_chain<E: From<OpenError>>(
             each(&event)?;
         }
     }
+}
+
+/// As [`super::super::read_keys`], from a database.
+pub(in super::super) async fn read_keys(database: &Database) -> Result<Vec<SealedKey>, OpenError> {
+    let server = Server { database: database.clone(), trouble: Mutex::default() };
+    let reader = Reading::open(&server).await?;
+    let rows = reader.client.query(&reader.signing_keys, &[]).await.map_err(|error| server.error(&error))?;
+    let keys = rows.iter().map(signing_key_of).collect::<Result<_, _>>();
+    keys.map_err(|error| server.error(&error).into())
+}
+
+pub(super) fn signing_key_of(row: &Row) -> Result<SealedKey, tokio_postgres::Error> {
+    Ok(SealedKey {
+        kid: row.try_get(0)?,
+        sealed: row.try_get(1)?,
+        active: row.try_get(2)?,
+        needed_until: row.try_get(3)?,
+    })
 }
 
 pub(super) fn first<T>(
