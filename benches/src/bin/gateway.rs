@@ -31,8 +31,8 @@ fn main() -> Result<(), Failure> {
     let runtime = tokio::runtime::Builder::new_current_thread().enable_all().build()?;
     println!("{ROUNDS} rounds of {} s interleaved, medians; milliseconds", ROUND.as_secs());
     println!(
-        "{:<12}{:>12}{:>14}{:>10}{:>10}  {}",
-        "", "connections", "preflights/s", "p50", "p99", "preflights/s min..max"
+        "{:<12}{:>12}{:>14}{:>10}{:>10}  preflights/s min..max",
+        "", "connections", "preflights/s", "p50", "p99"
     );
     for connections in CONNECTIONS {
         let mut measured = vec![Vec::new(); gateways.len()];
