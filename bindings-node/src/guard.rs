@@ -1,0 +1,149 @@
+//! The two steps of the guard. The face runs the caller's function between them, on the caller's own thread.
+
+use actpass_core::json::{Style, Text};
+use actpass_core::{Action, Decision, Error, ErrorKind, Outcome, Settlement, canonical_outcome as canonical};
+use napi_derive::napi;
+
+use crate::convert::Members;
+use crate::error::describe;
+use crate::runtime::enter;
+
+pub(crate) fn action(members: &Members) -> Result<Action, Error> {
+    let mut action = Action::new(members.string("goal")?, members.string("tool")?);
+    match members.text("args") {
+        Some(args) => action = action.args_text(args),
+        None => return Err(members.wrong("args", "expected an object, found nothing")),
+    }
+    if let Some(resource) = members.optional("resource")? {
+        action = action.resource(resource);
+    }
+    if let Some(mode) = members.optional("mode")? {
+        action = action.mode(mode.parse()?);
+    }
+    if let Some(user_id) = members.optional("userId")? {
+        action = action.user_id(user_id);
+    }
+    if let Some(passport) = members.optional("passport")? {
+        action = action.passport(passport);
+    }
+    if let Some(key) = members.optional("idempotencyKey")? {
+        action = action.idempotency_key(key);
+    }
+    if let Some(audience) = members.optional("audience")? {
+        action = action.audience(audience);
+    }
+    if let Some(id) = members.optional("approvalRequestId")? {
+        action = action.approval_request_id(id);
+    }
+    if let Some(hash) = members.optional("toolManifestHash")? {
+        action = action.tool_manifest_hash(hash);
+    }
+    Ok(action)
+}
+
+/// Leave to run the action, once.
+#[napi]
+pub struct Permit(State);
+
+enum State {
+    Granted(actpass_core::Permit),
+    Running(Settlement),
+    Settled,
+}
+
+#[napi]
+impl Permit {
+    pub(crate) fn granted(permit: actpass_core::Permit) -> Self {
+        Self(State::Granted(permit))
+    }
+
+    /// Spends the permit for the context that the action is given: its JSON text.
+    #[napi]
+    pub fn spend(&mut self) -> napi::Result<String> {
+        enter(|| {
+            let State::Granted(permit) = std::mem::replace(&mut self.0, State::Settled) else {
+                return Err(Error::new(ErrorKind::Internal, "the permit is spent"));
+            };
+            let (context, settlement) = permit.spend();
+            let credential = context.credential().map_or("null", |credential| credential.as_json());
+            let given =
+                format!(r#"{{"credential":{credential},"decision":{}}}"#, context.decision().as_json());
+            self.0 = State::Running(settlement);
+            Ok(given)
+        })
+    }
+
+    /// The outcome of an action that returned, without its result.
+    #[napi]
+    pub fn returned(&mut self) -> napi::Result<String> {
+        self.settle(Ok(()))
+    }
+
+    /// The outcome of an action that threw, without its error.
+    #[napi]
+    pub fn failed(&mut self) -> napi::Result<String> {
+        self.settle(Err(()))
+    }
+}
+
+impl Permit {
+    fn settle(&mut self, ended: Result<(), ()>) -> napi::Result<String> {
+        enter(|| match std::mem::replace(&mut self.0, State::Settled) {
+            State::Running(settlement) => Ok(report(&settlement.settle(ended))),
+            State::Granted(_) | State::Settled => {
+                Err(Error::new(ErrorKind::Internal, "the permit is not running"))
+            }
+        })
+    }
+}
+
+/// The JSON text of `{decision, executed, error?}`, the error being the gate's.
+pub(crate) fn report(outcome: &Outcome<(), ()>) -> String {
+    let gate_error = match outcome {
+        Outcome::Blocked(blocked) => blocked.error(),
+        Outcome::Failed { .. } => None,
+        Outcome::Returned { gate_error, .. } => gate_error.as_ref(),
+    };
+    let mut text = Text::new(Style::Compact);
+    text.raw(r#"{"decision":"#);
+    text.raw(outcome.decision().as_json());
+    text.raw(if outcome.executed() { r#","executed":true"# } else { r#","executed":false"# });
+    if let Some(error) = gate_error {
+        text.raw(r#","error":"#);
+        text.raw(&describe(error));
+    }
+    text.raw("}");
+    text.into_string()
+}
+
+/// The outcome of a guard in the form that is the same in every language, canonical JSON.
+#[napi]
+pub fn canonical_outcome(
+    executed: bool,
+    decision: String,
+    kind: Option<String>,
+    status: Option<u16>,
+) -> napi::Result<String> {
+    enter(|| {
+        let decision =
+            Decision::parse(decision.as_bytes()).map_err(|problem| Error::argument("decision", problem))?;
+        canonical(executed, &decision, kind.as_deref().map(|kind| (kind, status)))
+    })
+}
+
+/// The SHA-256 of the canonical JSON of a value.
+#[napi]
+pub fn hash_payload(payload: String) -> napi::Result<String> {
+    enter(|| actpass_core::hash_payload(&payload_of(&payload)?))
+}
+
+/// The HMAC-SHA256 of the canonical JSON of a value.
+#[napi]
+pub fn sign_payload(secret: String, payload: String) -> napi::Result<String> {
+    let secret = actpass_core::Secret::new(secret);
+    enter(|| actpass_core::sign_payload(secret.expose().as_bytes(), &payload_of(&payload)?))
+}
+
+fn payload_of(text: &str) -> Result<actpass_core::Json, Error> {
+    actpass_core::Json::parse(text.as_bytes()).map_err(|error| Error::argument("payload", error))
+}
