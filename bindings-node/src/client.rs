@@ -3,11 +3,11 @@
 use std::future::Future;
 use std::time::Duration;
 
-use actpass_core::{ActPass, Action, Error, ErrorKind, Secret};
+use actpass_core::{ActPass, Error, ErrorKind, Secret};
 use napi_derive::napi;
 
 use crate::convert::Members;
-use crate::runtime::{Answer, Call, Door, enter};
+use crate::runtime::{Answer, Door, enter};
 use crate::{evidence, guard, passport};
 
 /// The native half of a client.
@@ -59,7 +59,7 @@ impl Client {
 
     /// Begins a preflight.
     #[napi]
-    pub fn preflight(&self, door: &Door, id: u32, input: String) -> napi::Result<Call> {
+    pub fn preflight(&self, door: &Door, id: i64, input: String) -> napi::Result<()> {
         self.start(door, id, input, guard::action, async |actpass, action| {
             actpass.preflight(&action).await.map(|decision| decision.as_json().to_owned())
         })
@@ -67,7 +67,7 @@ impl Client {
 
     /// Begins the first step of a guard.
     #[napi]
-    pub fn authorize(&self, door: &Door, id: u32, input: String) -> napi::Result<Call> {
+    pub fn authorize(&self, door: &Door, id: i64, input: String) -> napi::Result<()> {
         let input = Secret::new(input);
         enter(|| {
             let action = guard::action(&Members::of_call(&input)?)?;
@@ -79,7 +79,7 @@ impl Client {
 
     /// Begins to ask for a passport.
     #[napi]
-    pub fn issue_passport(&self, door: &Door, id: u32, input: String) -> napi::Result<Call> {
+    pub fn issue_passport(&self, door: &Door, id: i64, input: String) -> napi::Result<()> {
         self.start(door, id, input, passport::issue, async |actpass, wanted| {
             actpass.issue_passport(&wanted).await.map(|issued| issued.as_json().to_owned())
         })
@@ -87,7 +87,7 @@ impl Client {
 
     /// Begins to have a passport verified.
     #[napi]
-    pub fn verify_passport(&self, door: &Door, id: u32, input: String) -> napi::Result<Call> {
+    pub fn verify_passport(&self, door: &Door, id: i64, input: String) -> napi::Result<()> {
         self.start(door, id, input, passport::verify, async |actpass, wanted| {
             actpass.verify_passport(&wanted).await.map(|verified| verified.as_json().to_owned())
         })
@@ -95,7 +95,7 @@ impl Client {
 
     /// Begins to verify a passport with the gateway's public keys.
     #[napi]
-    pub fn verify_passport_offline(&self, door: &Door, id: u32, input: String) -> napi::Result<Call> {
+    pub fn verify_passport_offline(&self, door: &Door, id: i64, input: String) -> napi::Result<()> {
         self.start(door, id, input, passport::verify_offline, async |actpass, wanted| {
             actpass.verify_passport_offline(&wanted).await.map(|verified| verified.as_json().to_owned())
         })
@@ -103,7 +103,7 @@ impl Client {
 
     /// Begins to revoke a passport.
     #[napi]
-    pub fn revoke_passport(&self, door: &Door, id: u32, input: String) -> napi::Result<Call> {
+    pub fn revoke_passport(&self, door: &Door, id: i64, input: String) -> napi::Result<()> {
         self.start(door, id, input, passport::revoke, async |actpass, (jti, reason)| {
             let revoked = actpass.revoke_passport(&jti, reason.as_deref()).await;
             revoked.map(|revoked| revoked.as_json().to_owned())
@@ -112,7 +112,7 @@ impl Client {
 
     /// Begins to record an event.
     #[napi]
-    pub fn record_evidence(&self, door: &Door, id: u32, input: String) -> napi::Result<Call> {
+    pub fn record_evidence(&self, door: &Door, id: i64, input: String) -> napi::Result<()> {
         self.start(door, id, input, evidence::event, async |actpass, event| {
             actpass.record_evidence(&event).await.map(|recorded| recorded.as_json().to_owned())
         })
@@ -124,11 +124,11 @@ impl Client {
     fn start<T, F>(
         &self,
         door: &Door,
-        id: u32,
+        id: i64,
         input: String,
         convert: fn(&Members) -> Result<T, Error>,
         call: impl FnOnce(ActPass, T) -> F,
-    ) -> napi::Result<Call>
+    ) -> napi::Result<()>
     where
         F: Future<Output = Result<String, Error>> + Send + 'static,
     {

@@ -42,58 +42,31 @@ pub(crate) fn action(members: &Members) -> Result<Action, Error> {
 }
 
 /// Leave to run the action, once.
-#[napi]
-pub struct Permit(State);
-
-enum State {
+pub(crate) enum Permit {
+    /// Not spent yet.
     Granted(actpass_core::Permit),
+    /// The action runs.
     Running(Settlement),
-    Settled,
-}
-
-#[napi]
-impl Permit {
-    pub(crate) fn granted(permit: actpass_core::Permit) -> Self {
-        Self(State::Granted(permit))
-    }
-
-    /// Spends the permit for the context that the action is given: its JSON text.
-    #[napi]
-    pub fn spend(&mut self) -> napi::Result<String> {
-        enter(|| {
-            let State::Granted(permit) = std::mem::replace(&mut self.0, State::Settled) else {
-                return Err(Error::new(ErrorKind::Internal, "the permit is spent"));
-            };
-            let (context, settlement) = permit.spend();
-            let credential = context.credential().map_or("null", |credential| credential.as_json());
-            let given =
-                format!(r#"{{"credential":{credential},"decision":{}}}"#, context.decision().as_json());
-            self.0 = State::Running(settlement);
-            Ok(given)
-        })
-    }
-
-    /// The outcome of an action that returned, without its result.
-    #[napi]
-    pub fn returned(&mut self) -> napi::Result<String> {
-        self.settle(Ok(()))
-    }
-
-    /// The outcome of an action that threw, without its error.
-    #[napi]
-    pub fn failed(&mut self) -> napi::Result<String> {
-        self.settle(Err(()))
-    }
 }
 
 impl Permit {
-    fn settle(&mut self, ended: Result<(), ()>) -> napi::Result<String> {
-        enter(|| match std::mem::replace(&mut self.0, State::Settled) {
-            State::Running(settlement) => Ok(report(&settlement.settle(ended))),
-            State::Granted(_) | State::Settled => {
-                Err(Error::new(ErrorKind::Internal, "the permit is not running"))
-            }
-        })
+    /// Spends the permit: the JSON text of the context that the action is given, and what settles its end.
+    pub(crate) fn spend(self) -> Result<(String, Self), Error> {
+        let Self::Granted(permit) = self else {
+            return Err(Error::new(ErrorKind::Internal, "the permit is spent"));
+        };
+        let (context, settlement) = permit.spend();
+        let credential = context.credential().map_or("null", |credential| credential.as_json());
+        let given = format!(r#"{{"credential":{credential},"decision":{}}}"#, context.decision().as_json());
+        Ok((given, Self::Running(settlement)))
+    }
+
+    /// The outcome of an action that ended so, without its result or its error.
+    pub(crate) fn settle(self, ended: Result<(), ()>) -> Result<String, Error> {
+        match self {
+            Self::Granted(_) => Err(Error::new(ErrorKind::Internal, "the permit is not spent")),
+            Self::Running(settlement) => Ok(report(&settlement.settle(ended))),
+        }
     }
 }
 

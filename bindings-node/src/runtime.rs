@@ -1,12 +1,15 @@
 //! The one door to the core: one background thread makes the calls of the whole process, and what comes of them goes back
 //! to the JavaScript thread that asked, in batches. No panic gets through, and whatever happens to a call, it is answered.
 
+use std::cell::RefCell;
+use std::collections::HashMap;
 use std::future::Future;
 use std::panic::{AssertUnwindSafe, catch_unwind};
+use std::rc::Rc;
 use std::sync::{Arc, Mutex, MutexGuard, PoisonError, Weak};
 
 use actpass_core::{Error, ErrorKind, Outcome, Verdict};
-use napi::bindgen_prelude::{Either4, Function};
+use napi::bindgen_prelude::{Either, Function};
 use napi::threadsafe_function::{ThreadsafeFunction, ThreadsafeFunctionCallMode};
 use napi::{Env, Status};
 use napi_derive::napi;
@@ -27,17 +30,36 @@ pub(crate) enum Answer {
 
 type Ended = Result<Answer, Error>;
 
-/// What the face's function is called with: of each call its number, whether it failed, and a text or a permit.
-type Batch = Vec<Either4<u32, bool, String, Permit>>;
+/// What the face's function is called with: of each call its number, how it ended, and the text that says what came of it.
+type Batch = Vec<Either<i64, String>>;
 type Waker = ThreadsafeFunction<(), (), Batch, Status, false, true>;
 
-/// Where the answers for one JavaScript thread arrive.
+/// How a call ended, for the face.
+enum How {
+    /// With what it was made for: the gateway's answer, or the outcome of a guard that blocked.
+    Answered = 0,
+    /// With an error.
+    Failed = 1,
+    /// With leave to run.
+    Permitted = 2,
+}
+
+/// Where the calls of one JavaScript thread begin and end. The face names a call by a number of its own.
 #[napi]
-pub struct Door(Arc<Arrivals>);
+pub struct Door {
+    arrivals: Arc<Arrivals>,
+    calls: Rc<RefCell<HashMap<i64, Stage>>>,
+}
+
+/// How far a call of this thread is.
+enum Stage {
+    Asking(AbortHandle),
+    Permitted(Permit),
+}
 
 #[derive(Default)]
 struct Arrivals {
-    ended: Mutex<Vec<(u32, Ended)>>,
+    ended: Mutex<Vec<(i64, Ended)>>,
     waker: Mutex<Option<Waker>>,
 }
 
@@ -47,29 +69,59 @@ impl Door {
     #[napi(constructor)]
     pub fn new(settled: Function<'_, Batch, ()>) -> napi::Result<Self> {
         let arrivals = Arc::new(Arrivals::default());
+        let calls = Rc::<RefCell<HashMap<i64, Stage>>>::default();
         // Weak, for the waker is kept by the arrivals.
-        let weak = Arc::downgrade(&arrivals);
+        let (weak, of_batch) = (Arc::downgrade(&arrivals), Rc::clone(&calls));
         let waker = settled
             .build_threadsafe_function::<()>()
             .weak::<true>()
             .callee_handled::<false>()
-            .build_callback(move |_| Ok(batch(&weak)))?;
+            .build_callback(move |_| Ok(batch(&weak, &mut of_batch.borrow_mut())))?;
         *lock(&arrivals.waker) = Some(waker);
-        Ok(Self(arrivals))
+        Ok(Self { arrivals, calls })
     }
 
     /// Keeps the event loop alive, while calls are under way.
     #[napi]
-    #[expect(deprecated, reason = "a clone or a drop does not do what this does: the loop is held only during calls")]
+    #[allow(deprecated, reason = "a clone or a drop does not do what this does: the loop is held only during calls")]
     pub fn hold(&self, env: Env) -> napi::Result<()> {
-        lock(&self.0.waker).as_mut().map_or(Ok(()), |waker| waker.refer(&env))
+        lock(&self.arrivals.waker).as_mut().map_or(Ok(()), |waker| waker.refer(&env))
     }
 
     /// Lets the event loop end.
     #[napi]
-    #[expect(deprecated, reason = "as in `hold`")]
+    #[allow(deprecated, reason = "as in `hold`")]
     pub fn release(&self, env: Env) -> napi::Result<()> {
-        lock(&self.0.waker).as_mut().map_or(Ok(()), |waker| waker.unref(&env))
+        lock(&self.arrivals.waker).as_mut().map_or(Ok(()), |waker| waker.unref(&env))
+    }
+
+    /// Drops a call where it stands; what it was permitted is not.
+    #[napi]
+    pub fn cancel(&self, call: i64) {
+        if let Some(Stage::Asking(task)) = self.calls.borrow_mut().remove(&call) {
+            task.abort();
+        }
+    }
+
+    /// Spends the permit of a call for the context that the action is given: its JSON text.
+    #[napi]
+    pub fn spend(&self, call: i64) -> napi::Result<String> {
+        enter(|| self.permit(call)?.spend().map(|(context, permit)| {
+            self.calls.borrow_mut().insert(call, Stage::Permitted(permit));
+            context
+        }))
+    }
+
+    /// The outcome of an action that returned, without its result.
+    #[napi]
+    pub fn returned(&self, call: i64) -> napi::Result<String> {
+        enter(|| self.permit(call)?.settle(Ok(())))
+    }
+
+    /// The outcome of an action that threw, without its error.
+    #[napi]
+    pub fn failed(&self, call: i64) -> napi::Result<String> {
+        enter(|| self.permit(call)?.settle(Err(())))
     }
 }
 
@@ -78,38 +130,33 @@ impl Door {
     /// none of its own, because it panicked or was dropped.
     pub(crate) fn start<F>(
         &self,
-        id: u32,
+        id: i64,
         call: F,
         lost: impl FnOnce(Error) -> Ended + Send + 'static,
-    ) -> Result<Call, Error>
+    ) -> Result<(), Error>
     where
         F: Future<Output = Ended> + Send + 'static,
     {
-        let mut arrival = Arrival { id, arrivals: Arc::clone(&self.0), lost: Some(lost) };
+        let mut arrival = Arrival { id, arrivals: Arc::clone(&self.arrivals), lost: Some(lost) };
         let task = background()?.spawn(async move {
             let ended = call.await;
             arrival.end(ended);
         });
-        Ok(Call(task.abort_handle()))
+        self.calls.borrow_mut().insert(id, Stage::Asking(task.abort_handle()));
+        Ok(())
     }
-}
 
-/// A call under way.
-#[napi]
-pub struct Call(AbortHandle);
-
-#[napi]
-impl Call {
-    /// Drops the call where it stands.
-    #[napi]
-    pub fn cancel(&self) {
-        self.0.abort();
+    fn permit(&self, call: i64) -> Result<Permit, Error> {
+        match self.calls.borrow_mut().remove(&call) {
+            Some(Stage::Permitted(permit)) => Ok(permit),
+            Some(Stage::Asking(_)) | None => Err(Error::new(ErrorKind::Internal, "the call has no permit")),
+        }
     }
 }
 
 /// Sees to it that a call ends exactly once.
 struct Arrival<L: FnOnce(Error) -> Ended> {
-    id: u32,
+    id: i64,
     arrivals: Arc<Arrivals>,
     lost: Option<L>,
 }
@@ -131,7 +178,7 @@ impl<L: FnOnce(Error) -> Ended> Drop for Arrival<L> {
 }
 
 impl Arrivals {
-    fn push(&self, id: u32, ended: Ended) {
+    fn push(&self, id: i64, ended: Ended) {
         let is_first = {
             let mut waiting = lock(&self.ended);
             waiting.push((id, ended));
@@ -145,19 +192,26 @@ impl Arrivals {
     }
 }
 
-fn batch(arrivals: &Weak<Arrivals>) -> Batch {
+fn batch(arrivals: &Weak<Arrivals>, calls: &mut HashMap<i64, Stage>) -> Batch {
     let ended = arrivals.upgrade().map(|arrivals| std::mem::take(&mut *lock(&arrivals.ended)));
     let mut batch = Batch::new();
     for (id, ended) in ended.into_iter().flatten() {
-        let (failed, value) = match ended {
-            Err(error) => (true, Either4::C(describe(&error))),
-            Ok(Answer::Text(text)) => (false, Either4::C(text)),
+        // A call that was cancelled meanwhile is of no interest to anybody, and its permit is dropped here.
+        if calls.remove(&id).is_none() {
+            continue;
+        }
+        let (how, text) = match ended {
+            Err(error) => (How::Failed, describe(&error)),
+            Ok(Answer::Text(text)) => (How::Answered, text),
             Ok(Answer::Verdict(Verdict::Blocked(blocked))) => {
-                (false, Either4::C(report(&Outcome::Blocked(blocked))))
+                (How::Answered, report(&Outcome::Blocked(blocked)))
             }
-            Ok(Answer::Verdict(Verdict::Proceed(permit))) => (false, Either4::D(Permit::granted(permit))),
+            Ok(Answer::Verdict(Verdict::Proceed(permit))) => {
+                calls.insert(id, Stage::Permitted(Permit::Granted(permit)));
+                (How::Permitted, String::new())
+            }
         };
-        batch.extend([Either4::A(id), Either4::B(failed), value]);
+        batch.extend([Either::A(id), Either::A(how as i64), Either::B(text)]);
     }
     batch
 }

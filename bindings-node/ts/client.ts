@@ -2,7 +2,7 @@
 
 import { ActionBlockedError, type ActPassError, ActPassConfigError, type DescribedError, rethrow, toError } from './errors.js';
 import { describe, isPlain, toInput, toJson, wrongArgument } from './json.js';
-import { type Batch, type Call, type Client, native, type Permit } from './native.js';
+import { type Batch, type Client, How, native } from './native.js';
 import type {
   ActPassOptions,
   CallOptions,
@@ -148,18 +148,18 @@ export class ActPass {
     if (typeof execute !== 'function') {
       throw wrongArgument(`execute: expected a function, found ${describe(execute)}`);
     }
-    const ruled = take(await begin(this.#native, 'authorize', input, signal), signal);
-    if (typeof ruled === 'string') {
-      return reported(ruled) as GuardOutcome<T>;
+    const { call, permitted, text } = take(await begin(this.#native, 'authorize', input, signal), signal);
+    if (!permitted) {
+      return reported(text) as GuardOutcome<T>;
     }
-    const context = JSON.parse(converting(() => ruled.spend())) as ExecutionContext;
+    const context = JSON.parse(converting(() => door.spend(call))) as ExecutionContext;
     let result: T;
     try {
       result = await execute(context);
     } catch (error) {
-      return { ...reported(converting(() => ruled.failed())), error } as GuardOutcome<T>;
+      return { ...reported(converting(() => door.failed(call))), error } as GuardOutcome<T>;
     }
-    return { ...reported(converting(() => ruled.returned())), result } as GuardOutcome<T>;
+    return { ...reported(converting(() => door.returned(call))), result } as GuardOutcome<T>;
   }
 
   /**
@@ -283,7 +283,7 @@ export class ActPass {
 
   async #call<A>(name: keyof Client, options: CallOptions & object, known: readonly string[]): Promise<A> {
     const input = toInput(options, known, ['signal']);
-    return JSON.parse(take(await begin(this.#native, name, input, options.signal), options.signal) as string) as A;
+    return JSON.parse(take(await begin(this.#native, name, input, options.signal), options.signal).text) as A;
   }
 }
 
@@ -331,10 +331,15 @@ export function canonicalOutcome(outcome: GuardOutcome<unknown>): string {
   return converting(() => native.canonicalOutcome(executed, text, kind ?? null, status ?? null));
 }
 
-/** What a call under way ended with. */
+/** What a call ended with. */
 interface Ended {
+  /** The number of the call. */
+  call: number;
   failed: boolean;
-  value: string | Permit;
+  /** The core ruled that the action may run. */
+  permitted: boolean;
+  /** What came of it. */
+  text: string;
 }
 
 /** The calls of this thread that are under way, by their numbers. */
@@ -343,12 +348,11 @@ let lastNumber = 0;
 
 const door = new native.Door((batch: Batch) => {
   for (let at = 0; at < batch.length; at += 3) {
-    const number = batch[at] as number;
-    const ended = { failed: batch[at + 1] as boolean, value: batch[at + 2] as string | Permit };
-    // Nobody is left to be told where the call was abandoned.
-    const resolve = underWay.get(number);
-    leave(number);
-    resolve?.(ended);
+    const call = batch[at] as number;
+    const how = batch[at + 1];
+    const resolve = underWay.get(call);
+    leave(call);
+    resolve?.({ call, failed: how === How.Failed, permitted: how === How.Permitted, text: batch[at + 2] as string });
   }
 });
 
@@ -365,11 +369,11 @@ function begin(client: Client, name: keyof Client, input: string, signal: AbortS
   return new Promise((resolve, reject) => {
     signal.throwIfAborted();
     const abandon = () => {
-      leave(number);
-      call.cancel();
+      leave(call);
+      door.cancel(call);
       reject(signal.reason);
     };
-    const [number, call] = enter(client, name, input, (ended) => {
+    const call = enter(client, name, input, (ended) => {
       signal.removeEventListener('abort', abandon);
       resolve(ended);
     });
@@ -377,37 +381,34 @@ function begin(client: Client, name: keyof Client, input: string, signal: AbortS
   });
 }
 
-function enter(
-  client: Client,
-  name: keyof Client,
-  input: string,
-  resolve: (ended: Ended) => void,
-): [number: number, call: Call] {
-  do {
-    lastNumber = (lastNumber + 1) >>> 0;
-  } while (underWay.has(lastNumber));
-  const number = lastNumber;
-  const call = converting(() => client[name](door, number, input));
+/** Begins a call and returns its number. */
+function enter(client: Client, name: keyof Client, input: string, resolve: (ended: Ended) => void): number {
+  lastNumber += 1;
+  const call = lastNumber;
+  converting(() => client[name](door, call, input));
   if (underWay.size === 0) {
     door.hold();
   }
-  underWay.set(number, resolve);
-  return [number, call];
+  underWay.set(call, resolve);
+  return call;
 }
 
-function leave(number: number): void {
-  if (underWay.delete(number) && underWay.size === 0) {
+function leave(call: number): void {
+  if (underWay.delete(call) && underWay.size === 0) {
     door.release();
   }
 }
 
 /** What a call ended with, unless its caller has lost interest meanwhile. An error gets the caller's stack here. */
-function take({ failed, value }: Ended, signal: AbortSignal | undefined): string | Permit {
-  signal?.throwIfAborted();
-  if (failed) {
-    throw toError(JSON.parse(value as string) as DescribedError);
+function take(ended: Ended, signal: AbortSignal | undefined): Ended {
+  if (signal?.aborted) {
+    door.cancel(ended.call);
+    throw signal.reason;
   }
-  return value;
+  if (ended.failed) {
+    throw toError(JSON.parse(ended.text) as DescribedError);
+  }
+  return ended;
 }
 
 /** The outcome that the native half reports, the gate's error made one. */

@@ -33,18 +33,18 @@ export class ActPassError extends Error {
   /** The short name of the kind, such as `connection`. */
   readonly kind: string;
   /** The HTTP status of an answer outside 2xx; `undefined` where there was no such answer. */
-  readonly status: number | undefined;
+  declare readonly status: number | undefined;
   /**
    * The text of an answer outside 2xx, every secret taken out; `undefined` where there was none, where it was larger than
    * 64 KiB, or where a secret in it could not be ruled out.
    */
-  readonly body: string | undefined;
+  declare readonly body: string | undefined;
   /** The call that failed, such as `preflight`; `undefined` before there was one. */
-  readonly operation: string | undefined;
+  declare readonly operation: string | undefined;
   /** The `x-request-id` that the gateway gave the call. */
-  readonly requestId: string | undefined;
+  declare readonly requestId: string | undefined;
   /** For how many milliseconds the gateway asked to be left alone. */
-  readonly retryAfterMs: number | undefined;
+  declare readonly retryAfterMs: number | undefined;
   /** Whether the same call may succeed later. The client has already retried what it could. */
   readonly retryable: boolean;
 
@@ -52,12 +52,10 @@ export class ActPassError extends Error {
     super(message, 'cause' in details ? { cause: details.cause } : undefined);
     this.code = details.code ?? 'actpass.internal';
     this.kind = details.kind ?? 'internal';
-    this.status = details.status;
-    this.body = details.body;
-    this.operation = details.operation;
-    this.requestId = details.requestId;
-    this.retryAfterMs = details.retryAfterMs;
     this.retryable = details.retryable ?? false;
+    // What there is not is left out, so that it does not clutter what is printed.
+    const { status, body, operation, requestId, retryAfterMs } = details;
+    Object.assign(this, without({ status, body, operation, requestId, retryAfterMs }));
   }
 
   static {
@@ -192,6 +190,11 @@ export function toError({ name, message, causes, ...details }: DescribedError): 
 export function rethrow(thrown: unknown): never {
   const message = thrown instanceof Error ? thrown.message : '';
   throw message.startsWith('{"name":') ? toError(JSON.parse(message) as DescribedError) : thrown;
+}
+
+/** `members` less those that are `undefined`. */
+function without(members: object): object {
+  return Object.fromEntries(Object.entries(members).filter(([, value]) => value !== undefined));
 }
 
 /** On the prototype, as with the errors of the language: it is shown once, and survives minifying. */

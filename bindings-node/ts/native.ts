@@ -3,29 +3,24 @@
 import { existsSync } from 'node:fs';
 import { join } from 'node:path';
 
-/** @internal What ended: of each call its number, whether it failed, and a text or a permit. */
-export type Batch = (number | boolean | string | Permit)[];
+/** @internal What ended: of each call its number, how it ended, and a text that says what came of it. */
+export type Batch = (number | string)[];
+
+/** @internal How a call ended, as `runtime.rs` numbers it. */
+export const How = { Answered: 0, Failed: 1, Permitted: 2 } as const;
 
 /** @internal */
 export interface Door {
   hold(): void;
   release(): void;
+  cancel(call: number): void;
+  spend(call: number): string;
+  returned(call: number): string;
+  failed(call: number): string;
 }
 
 /** @internal */
-export interface Call {
-  cancel(): void;
-}
-
-/** @internal */
-export interface Permit {
-  spend(): string;
-  returned(): string;
-  failed(): string;
-}
-
-/** @internal */
-export type Begin = (door: Door, id: number, input: string) => Call;
+export type Begin = (door: Door, call: number, input: string) => void;
 
 /** @internal */
 export interface Client {
