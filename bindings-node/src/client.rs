@@ -1,6 +1,7 @@
 //! The client.
 
 use std::future::Future;
+use std::sync::Arc;
 use std::time::Duration;
 
 use actpass_core::{ActPass, Error, ErrorKind, Secret};
@@ -70,10 +71,12 @@ impl Client {
     pub fn authorize(&self, door: &Door, id: i64, input: String) -> napi::Result<()> {
         let input = Secret::new(input);
         enter(|| {
-            let action = guard::action(&Members::of_call(&input)?)?;
+            let action = Arc::new(guard::action(&Members::of_call(&input)?)?);
+            let (actpass, asked) = (self.0.clone(), Arc::clone(&action));
+            let call = async move { actpass.authorize(&asked).await.map(Answer::Verdict) };
             let actpass = self.0.clone();
-            let call = async move { actpass.authorize(&action).await.map(Answer::Verdict) };
-            door.start(id, call, Err)
+            door.start(id, call, move |error| actpass.unasked(&action, error).map(Answer::Verdict));
+            Ok(())
         })
     }
 
@@ -136,7 +139,8 @@ impl Client {
         enter(|| {
             let input = convert(&Members::of_call(&input)?)?;
             let call = call(self.0.clone(), input);
-            door.start(id, async move { call.await.map(Answer::Text) }, Err)
+            door.start(id, async move { call.await.map(Answer::Text) }, Err);
+            Ok(())
         })
     }
 }

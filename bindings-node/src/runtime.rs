@@ -53,7 +53,8 @@ pub struct Door {
 
 /// How far a call of this thread is.
 enum Stage {
-    Asking(AbortHandle),
+    /// On the background thread, if there is one.
+    Asking(Option<AbortHandle>),
     Permitted(Permit),
 }
 
@@ -98,7 +99,7 @@ impl Door {
     /// Drops a call where it stands; what it was permitted is not.
     #[napi]
     pub fn cancel(&self, call: i64) {
-        if let Some(Stage::Asking(task)) = self.calls.borrow_mut().remove(&call) {
+        if let Some(Stage::Asking(Some(task))) = self.calls.borrow_mut().remove(&call) {
             task.abort();
         }
     }
@@ -133,17 +134,25 @@ impl Door {
         id: i64,
         call: F,
         lost: impl FnOnce(Error) -> Ended + Send + 'static,
-    ) -> Result<(), Error>
-    where
+    ) where
         F: Future<Output = Ended> + Send + 'static,
     {
         let mut arrival = Arrival { id, arrivals: Arc::clone(&self.arrivals), lost: Some(lost) };
-        let task = background()?.spawn(async move {
-            let ended = call.await;
-            arrival.end(ended);
-        });
-        self.calls.borrow_mut().insert(id, Stage::Asking(task.abort_handle()));
-        Ok(())
+        let stage = match background() {
+            Ok(background) => {
+                let call = broken::perhaps(call);
+                let task = background.spawn(async move {
+                    let ended = call.await;
+                    arrival.end(ended);
+                });
+                Stage::Asking(Some(task.abort_handle()))
+            }
+            Err(error) => {
+                arrival.lose(error);
+                Stage::Asking(None)
+            }
+        };
+        self.calls.borrow_mut().insert(id, stage);
     }
 
     fn permit(&self, call: i64) -> Result<Permit, Error> {
@@ -166,14 +175,17 @@ impl<L: FnOnce(Error) -> Ended> Arrival<L> {
         self.lost = None;
         self.arrivals.push(self.id, ended);
     }
+
+    fn lose(&mut self, error: Error) {
+        if let Some(lost) = self.lost.take() {
+            self.arrivals.push(self.id, lost(error));
+        }
+    }
 }
 
 impl<L: FnOnce(Error) -> Ended> Drop for Arrival<L> {
     fn drop(&mut self) {
-        if let Some(lost) = self.lost.take() {
-            let error = Error::new(ErrorKind::Internal, "the call was dropped, or a panic in the SDK ended it");
-            self.arrivals.push(self.id, lost(error));
-        }
+        self.lose(Error::new(ErrorKind::Internal, "the call was dropped, or a panic in the SDK ended it"));
     }
 }
 
@@ -200,7 +212,7 @@ fn batch(arrivals: &Weak<Arrivals>, calls: &mut HashMap<i64, Stage>) -> Batch {
         if calls.remove(&id).is_none() {
             continue;
         }
-        let (how, text) = match ended {
+        let converted = catch_unwind(AssertUnwindSafe(|| match ended {
             Err(error) => (How::Failed, describe(&error)),
             Ok(Answer::Text(text)) => (How::Answered, text),
             Ok(Answer::Verdict(Verdict::Blocked(blocked))) => {
@@ -210,7 +222,8 @@ fn batch(arrivals: &Weak<Arrivals>, calls: &mut HashMap<i64, Stage>) -> Batch {
                 calls.insert(id, Stage::Permitted(Permit::Granted(permit)));
                 (How::Permitted, String::new())
             }
-        };
+        }));
+        let (how, text) = converted.unwrap_or_else(|_panic| (How::Failed, describe(&panicked())));
         batch.extend([Either::A(id), Either::A(how as i64), Either::B(text)]);
     }
     batch
@@ -236,10 +249,60 @@ fn background() -> Result<&'static Handle, Error> {
 /// Runs a conversion; a panic in it is an error like any other.
 pub(crate) fn enter<T>(body: impl FnOnce() -> Result<T, Error>) -> napi::Result<T> {
     catch_unwind(AssertUnwindSafe(body))
-        .unwrap_or_else(|_panic| Err(Error::new(ErrorKind::Internal, "a panic in the SDK")))
+        .unwrap_or_else(|_panic| Err(panicked()))
         .map_err(|error| raise(&error))
+}
+
+fn panicked() -> Error {
+    Error::new(ErrorKind::Internal, "a panic in the SDK")
 }
 
 fn lock<T>(mutex: &Mutex<T>) -> MutexGuard<'_, T> {
     mutex.lock().unwrap_or_else(PoisonError::into_inner)
+}
+
+/// Calls that break, for the tests of what happens then. A release build has none.
+#[cfg(debug_assertions)]
+mod broken {
+    use std::cell::Cell;
+
+    use futures_util::FutureExt;
+    use futures_util::future::BoxFuture;
+    use napi_derive::napi;
+
+    use super::{Ended, Future};
+
+    thread_local!(static NEXT: Cell<Option<Break>> = const { Cell::new(None) });
+
+    /// How a call breaks.
+    #[napi(string_enum = "lowercase")]
+    #[derive(Clone, Copy)]
+    pub enum Break {
+        /// It panics.
+        Panic,
+        /// It never ends.
+        Hang,
+    }
+
+    /// Breaks the next call of this thread.
+    #[napi]
+    pub fn break_next_call(how: Break) {
+        NEXT.set(Some(how));
+    }
+
+    #[expect(clippy::panic, reason = "that is what is tested")]
+    pub(super) fn perhaps<F: Future<Output = Ended> + Send + 'static>(call: F) -> BoxFuture<'static, Ended> {
+        match NEXT.take() {
+            None => call.boxed(),
+            Some(Break::Hang) => std::future::pending().boxed(),
+            Some(Break::Panic) => async { panic!("broken on purpose") }.boxed(),
+        }
+    }
+}
+
+#[cfg(not(debug_assertions))]
+mod broken {
+    pub(super) fn perhaps<F>(call: F) -> F {
+        call
+    }
 }

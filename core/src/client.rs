@@ -180,6 +180,27 @@ impl ActPass {
         }
     }
 
+    /// Rules on an `action` about which a host language could not even ask: no thread was to be had, or a panic or a drop
+    /// ended the call. Such a gate failed like any other: it blocks, and lets `monitor` run.
+    ///
+    /// # Errors
+    ///
+    /// As [`ActPass::authorize`].
+    ///
+    /// ```
+    /// use actpass_core::{ActPass, Action, Error, ErrorKind, Verdict};
+    ///
+    /// let actpass = ActPass::builder().api_key("apk_dev").build()?;
+    /// let lost = Error::new(ErrorKind::Internal, "no thread");
+    /// let ruled = actpass.unasked(&Action::new("resolve_refund_request", "stripe.refund.create"), lost)?;
+    /// assert!(matches!(ruled, Verdict::Blocked(_)));
+    /// # Ok::<(), actpass_core::Error>(())
+    /// ```
+    pub fn unasked(&self, action: &Action, failure: Error) -> Result<Verdict, Error> {
+        self.preflight_body(action)?;
+        Ok(Verdict::of(action.mode.unwrap_or(self.0.config.mode), Err(failure)))
+    }
+
     /// Runs `execute` if `action` may run, and reports what happened.
     ///
     /// `execute` runs at most once, after the verdict. A gate that fails is no error of this method: it is reported in
