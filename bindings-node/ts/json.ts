@@ -103,15 +103,17 @@ function container(member: string, value: object, depth: number, wrong: Wrong): 
 }
 
 function quote(member: string, text: string, wrong: Wrong): string {
-  const quoted = JSON.stringify(text);
-  // biome-ignore lint/suspicious/noControlCharactersInRegex: that is what is looked for
-  if (/^[\x00-\x7e]*$/.test(quoted)) {
-    return quoted;
+  // Nothing in it needs an escape.
+  if (/^[ !#-[\]-~]*$/.test(text)) {
+    return `"${text}"`;
   }
   if (!text.isWellFormed()) {
     throw wrong(`${member}: expected text in Unicode, found a lone surrogate`);
   }
-  return quoted.replace(/[\x7f-\uffff]/g, (unit) => `\\u${unit.charCodeAt(0).toString(16).padStart(4, '0')}`);
+  return JSON.stringify(text).replace(
+    /[\x7f-\uffff]/g,
+    (unit) => `\\u${unit.charCodeAt(0).toString(16).padStart(4, '0')}`,
+  );
 }
 
 /** @internal Whether `value` is an object literal, of this realm or of another. */
