@@ -4,12 +4,12 @@ use std::future::Future;
 use std::sync::Arc;
 use std::time::Duration;
 
-use actpass_core::{ActPass, Error, ErrorKind, Secret};
+use actpass_core::{ActPass, Action, Error, ErrorKind, Secret};
 use napi_derive::napi;
 
 use crate::convert::Members;
 use crate::runtime::{Answer, Door, enter};
-use crate::{evidence, guard, passport};
+use crate::{approval, evidence, guard, passport};
 
 /// The native half of a client.
 #[napi]
@@ -69,14 +69,29 @@ impl Client {
     /// Begins the first step of a guard.
     #[napi]
     pub fn authorize(&self, door: &Door, id: i64, input: String) -> napi::Result<()> {
-        let input = Secret::new(input);
-        enter(|| {
-            let action = Arc::new(guard::action(&Members::of_call(&input)?)?);
-            let (actpass, asked) = (self.0.clone(), Arc::clone(&action));
-            let call = async move { actpass.authorize(&asked).await.map(Answer::Verdict) };
-            let actpass = self.0.clone();
-            door.start(id, call, move |error| actpass.unasked(&action, error).map(Answer::Verdict));
-            Ok(())
+        self.rule(door, id, input, guard::guarded)
+    }
+
+    /// Begins the first step of a guard of an action that waited for a person.
+    #[napi]
+    pub fn resume(&self, door: &Door, id: i64, input: String) -> napi::Result<()> {
+        self.rule(door, id, input, guard::resumed)
+    }
+
+    /// Begins to wait for a person's decision.
+    #[napi]
+    pub fn wait_for_approval(&self, door: &Door, id: i64, input: String) -> napi::Result<()> {
+        self.start(door, id, input, approval::awaited, async |actpass, (id, wait)| {
+            actpass.wait_for_approval(&id, wait).await.map(|approval| approval.as_json().to_owned())
+        })
+    }
+
+    /// Begins to record how a permitted action ended, before it is settled.
+    #[napi]
+    pub fn record_outcome(&self, door: &Door, id: i64, input: String) -> napi::Result<()> {
+        let convert = |members: &Members| evidence::outcome(members, door);
+        self.start(door, id, input, convert, async |actpass, event| {
+            actpass.record_evidence(&event).await.map(|recorded| recorded.as_json().to_owned())
         })
     }
 
@@ -123,13 +138,32 @@ impl Client {
 }
 
 impl Client {
+    /// Converts the input of a guard and begins its first step, which ends with a verdict whatever happens.
+    fn rule(
+        &self,
+        door: &Door,
+        id: i64,
+        input: String,
+        convert: fn(&Members) -> Result<Action, Error>,
+    ) -> napi::Result<()> {
+        let input = Secret::new(input);
+        enter(|| {
+            let action = Arc::new(convert(&Members::of_call(&input)?)?);
+            let (actpass, asked) = (self.0.clone(), Arc::clone(&action));
+            let call = async move { actpass.authorize(&asked).await.map(Answer::Verdict) };
+            let actpass = self.0.clone();
+            door.start(id, call, move |error| actpass.unasked(&action, error).map(Answer::Verdict));
+            Ok(())
+        })
+    }
+
     /// Converts the input of a call and begins the call, which ends with a JSON text.
     fn start<T, F>(
         &self,
         door: &Door,
         id: i64,
         input: String,
-        convert: fn(&Members) -> Result<T, Error>,
+        convert: impl FnOnce(&Members) -> Result<T, Error>,
         call: impl FnOnce(ActPass, T) -> F,
     ) -> napi::Result<()>
     where

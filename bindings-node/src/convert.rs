@@ -1,5 +1,7 @@
 //! What the face hands over: the JSON text of an object, its members named as in TypeScript.
 
+use std::time::Duration;
+
 use actpass_core::json::Document;
 use actpass_core::{Error, ErrorKind, Json, Secret};
 
@@ -77,6 +79,25 @@ impl Members {
                 number.to_string().parse().map_err(|_| {
                     self.wrong(member, format_args!("expected {EXPECTED}, found {number}"))
                 })
+            })
+            .transpose()
+    }
+
+    /// The number that the face gave to a call.
+    pub(crate) fn call(&self, member: &str) -> Result<i64, Error> {
+        self.document
+            .text_of(member)
+            .and_then(|text| text.parse().ok())
+            .ok_or_else(|| self.wrong_type(member, "the number of a call"))
+    }
+
+    /// A time to wait, in milliseconds from 0, that may be left out.
+    pub(crate) fn wait(&self, member: &str) -> Result<Option<Duration>, Error> {
+        const EXPECTED: &str = "milliseconds from 0";
+        self.number(member, EXPECTED)?
+            .map(|number| {
+                Duration::try_from_secs_f64(number / 1e3)
+                    .map_err(|_| self.wrong(member, format_args!("expected {EXPECTED}, found {number}")))
             })
             .transpose()
     }

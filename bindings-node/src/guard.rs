@@ -1,13 +1,17 @@
 //! The two steps of the guard. The face runs the caller's function between them, on the caller's own thread.
 
 use actpass_core::json::{Style, Text};
-use actpass_core::{Action, Decision, Error, ErrorKind, Outcome, Settlement, canonical_outcome as canonical};
+use actpass_core::{
+    Action, Decision, Error, ErrorKind, EvidenceEvent, Json, Outcome, PendingApproval, Settlement,
+    canonical_outcome as canonical,
+};
 use napi_derive::napi;
 
 use crate::convert::Members;
 use crate::error::describe;
 use crate::runtime::enter;
 
+/// The action of a `preflight`.
 pub(crate) fn action(members: &Members) -> Result<Action, Error> {
     let mut action = Action::new(members.string("goal")?, members.string("tool")?);
     match members.text("args") {
@@ -41,6 +45,28 @@ pub(crate) fn action(members: &Members) -> Result<Action, Error> {
     Ok(action)
 }
 
+/// The action of a `guard`.
+pub(crate) fn guarded(members: &Members) -> Result<Action, Error> {
+    holding(action(members)?, members)
+}
+
+/// The action of a `resume`: the one that waited.
+pub(crate) fn resumed(members: &Members) -> Result<Action, Error> {
+    let pending = members.text("pending").unwrap_or("null");
+    let mut action = PendingApproval::parse(pending)?.action();
+    if let Some(passport) = members.optional("passport")? {
+        action = action.passport(passport);
+    }
+    holding(action, members)
+}
+
+fn holding(action: Action, members: &Members) -> Result<Action, Error> {
+    Ok(match members.wait("waitForApprovalMs")? {
+        Some(wait) => action.wait_for_approval(wait),
+        None => action,
+    })
+}
+
 /// Leave to run the action, once.
 pub(crate) enum Permit {
     /// Not spent yet.
@@ -61,6 +87,14 @@ impl Permit {
         Ok((given, Self::Running(settlement)))
     }
 
+    /// The event that records how the running action ended.
+    pub(crate) fn evidence(&self, returned: bool, response: Option<&Json>) -> Result<EvidenceEvent, Error> {
+        match self {
+            Self::Granted(_) => Err(Error::new(ErrorKind::Internal, "the permit is not spent")),
+            Self::Running(settlement) => Ok(settlement.evidence(returned, response)),
+        }
+    }
+
     /// The outcome of an action that ended so, without its result or its error.
     pub(crate) fn settle(self, ended: Result<(), ()>) -> Result<String, Error> {
         match self {
@@ -70,12 +104,12 @@ impl Permit {
     }
 }
 
-/// The JSON text of `{decision, executed, error?}`, the error being the gate's.
+/// The JSON text of `{decision, executed, error?, approval?}`, the error being the gate's.
 pub(crate) fn report(outcome: &Outcome<(), ()>) -> String {
-    let gate_error = match outcome {
-        Outcome::Blocked(blocked) => blocked.error(),
-        Outcome::Failed { .. } => None,
-        Outcome::Returned { gate_error, .. } => gate_error.as_ref(),
+    let (gate_error, approval) = match outcome {
+        Outcome::Blocked(blocked) => (blocked.error(), blocked.approval()),
+        Outcome::Failed { .. } => (None, None),
+        Outcome::Returned { gate_error, .. } => (gate_error.as_ref(), None),
     };
     let mut text = Text::new(Style::Compact);
     text.raw(r#"{"decision":"#);
@@ -84,6 +118,10 @@ pub(crate) fn report(outcome: &Outcome<(), ()>) -> String {
     if let Some(error) = gate_error {
         text.raw(r#","error":"#);
         text.raw(&describe(error));
+    }
+    if let Some(approval) = approval {
+        text.raw(r#","approval":"#);
+        text.raw(&approval.to_json());
     }
     text.raw("}");
     text.into_string()
@@ -117,6 +155,6 @@ pub fn sign_payload(secret: String, payload: String) -> napi::Result<String> {
     enter(|| actpass_core::sign_payload(secret.expose().as_bytes(), &payload_of(&payload)?))
 }
 
-fn payload_of(text: &str) -> Result<actpass_core::Json, Error> {
-    actpass_core::Json::parse(text.as_bytes()).map_err(|error| Error::argument("payload", error))
+fn payload_of(text: &str) -> Result<Json, Error> {
+    Json::parse(text.as_bytes()).map_err(|error| Error::argument("payload", error))
 }

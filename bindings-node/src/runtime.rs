@@ -8,7 +8,7 @@ use std::panic::{AssertUnwindSafe, catch_unwind};
 use std::rc::Rc;
 use std::sync::{Arc, Mutex, MutexGuard, PoisonError, Weak};
 
-use actpass_core::{Error, ErrorKind, Outcome, Verdict};
+use actpass_core::{Error, ErrorKind, EvidenceEvent, Json, Outcome, Verdict};
 use napi::bindgen_prelude::{Either, Function};
 use napi::threadsafe_function::{ThreadsafeFunction, ThreadsafeFunctionCallMode};
 use napi::{Env, Status};
@@ -155,10 +155,18 @@ impl Door {
         self.calls.borrow_mut().insert(id, stage);
     }
 
+    /// The event that records how the action of `call` ended, which is running until it is settled.
+    pub(crate) fn evidence(&self, call: i64, returned: bool, response: Option<&Json>) -> Result<EvidenceEvent, Error> {
+        match self.calls.borrow().get(&call) {
+            Some(Stage::Permitted(permit)) => permit.evidence(returned, response),
+            Some(Stage::Asking(_)) | None => Err(no_permit()),
+        }
+    }
+
     fn permit(&self, call: i64) -> Result<Permit, Error> {
         match self.calls.borrow_mut().remove(&call) {
             Some(Stage::Permitted(permit)) => Ok(permit),
-            Some(Stage::Asking(_)) | None => Err(Error::new(ErrorKind::Internal, "the call has no permit")),
+            Some(Stage::Asking(_)) | None => Err(no_permit()),
         }
     }
 }
@@ -251,6 +259,10 @@ pub(crate) fn enter<T>(body: impl FnOnce() -> Result<T, Error>) -> napi::Result<
     catch_unwind(AssertUnwindSafe(body))
         .unwrap_or_else(|_panic| Err(panicked()))
         .map_err(|error| raise(&error))
+}
+
+fn no_permit() -> Error {
+    Error::new(ErrorKind::Internal, "the call has no permit")
 }
 
 fn panicked() -> Error {

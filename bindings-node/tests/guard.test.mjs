@@ -23,12 +23,23 @@ const { native } = createRequire(import.meta.url)('../dist/native.js');
 
 describe('the table of the guard contract', { concurrency: 4 }, () => {
   const recorded = { evidence_event_id: 'ev_1' };
+  const bound = { request_hash: '{{request_hash}}' };
   const rows = {
-    allow: { answer: { decision: 'allow', ...recorded }, runs: ['enforce', 'strict', 'warn', 'monitor'] },
-    'allow, unrecorded': { answer: { decision: 'allow' }, runs: ['enforce', 'warn', 'monitor'] },
+    allow: { answer: { decision: 'allow', ...recorded, ...bound }, runs: ['enforce', 'strict', 'warn', 'monitor'] },
+    'allow, unrecorded': { answer: { decision: 'allow', ...bound }, runs: ['enforce', 'warn', 'monitor'] },
     'allow, recorded under no name': {
-      answer: { decision: 'allow', evidence_event_id: '' },
+      answer: { decision: 'allow', evidence_event_id: '', ...bound },
       runs: ['enforce', 'warn', 'monitor'],
+    },
+    'allow, unbound': {
+      answer: { decision: 'allow', ...recorded },
+      runs: ['enforce', 'warn', 'monitor'],
+      failedInStrict: 'actpass.invalid_response',
+    },
+    'allow of another request': {
+      answer: { decision: 'allow', ...recorded, request_hash: '00'.repeat(32) },
+      runs: ['monitor'],
+      failed: 'actpass.invalid_response',
     },
     warn: { answer: { decision: 'warn', ...recorded }, runs: ['warn', 'monitor'] },
     deny: { answer: { decision: 'deny', ...recorded }, runs: ['monitor'] },
@@ -57,19 +68,18 @@ describe('the table of the guard contract', { concurrency: 4 }, () => {
           assert.equal(runs, executed ? 1 : 0);
           assert.equal(outcome.executed, executed);
           assert.equal('result' in outcome, executed);
-          assert.equal(outcome.error?.code, row.failed);
-          if (row.failed) {
-            assert.deepEqual(
-              [outcome.decision.decision, outcome.decision.reason_code],
-              ['deny', row.failed],
-            );
+          const failed = row.failed ?? (mode === 'strict' ? row.failedInStrict : undefined);
+          assert.equal(outcome.error?.code, failed);
+          if (failed) {
+            assert.deepEqual([outcome.decision.decision, outcome.decision.reason_code], ['deny', failed]);
           } else if (!executed && row.answer.decision === 'allow') {
             assert.deepEqual(
               [outcome.decision.decision, outcome.decision.reason_code],
               ['deny', 'actpass.unrecorded'],
             );
           } else {
-            assert.deepEqual(outcome.decision, row.answer);
+            const { request_hash: hash } = outcome.decision;
+            assert.deepEqual(outcome.decision, { ...row.answer, ...(row.answer.request_hash && { request_hash: hash }) });
           }
           assert.equal(JSON.parse((await seen())[0].body).mode, mode);
         }));

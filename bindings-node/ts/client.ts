@@ -5,8 +5,10 @@ import { describe, isPlain, toInput, toJson, wrongArgument } from './json.js';
 import { type Batch, type Client, How, native } from './native.js';
 import type {
   ActPassOptions,
+  Approval,
   CallOptions,
   Decision,
+  ExecuteOptions,
   ExecutionContext,
   GuardOptions,
   GuardOutcome,
@@ -14,12 +16,16 @@ import type {
   IssuePassportOptions,
   PassportRevocation,
   PassportVerification,
+  PendingApproval,
   PreflightOptions,
   ProtectOptions,
+  Recorded,
   RecordEvidenceOptions,
   RecordedEvidence,
+  ResumeOptions,
   VerifyPassportOfflineOptions,
   VerifyPassportOptions,
+  WaitForApprovalOptions,
 } from './types.js';
 
 const SETTINGS = [
@@ -70,7 +76,13 @@ const EVIDENCE = [
   'requestHash',
   'responseHash',
 ];
-const PROTECT = [...ACTION, 'signal'];
+const AWAIT = ['approvalRequestId', 'waitMs'];
+const GUARD = [...ACTION, 'waitForApprovalMs'];
+const RESUME = ['pending', 'passport', 'waitForApprovalMs'];
+const OUTCOME = ['call', 'returned', 'response'];
+/** What the face itself sees to. */
+const OF_FACE = ['execute', 'recordOutcome', 'signal'];
+const PROTECT = [...GUARD, 'recordOutcome', 'signal'];
 
 /**
  * A client of an ActPass gateway.
@@ -143,23 +155,41 @@ export class ActPass {
    * ```
    */
   async guard<T>(action: GuardOptions<T>): Promise<GuardOutcome<T>> {
-    const input = toInput(action, ACTION, ['execute', 'signal']);
-    const { execute, signal } = action;
-    if (typeof execute !== 'function') {
-      throw wrongArgument(`execute: expected a function, found ${describe(execute)}`);
-    }
-    const { call, permitted, text } = take(await begin(this.#native, 'authorize', input, signal), signal);
-    if (!permitted) {
-      return reported(text) as GuardOutcome<T>;
-    }
-    const context = JSON.parse(converting(() => door.spend(call))) as ExecutionContext;
-    let result: T;
-    try {
-      result = await execute(context);
-    } catch (error) {
-      return { ...reported(converting(() => door.failed(call))), error } as GuardOutcome<T>;
-    }
-    return { ...reported(converting(() => door.returned(call))), result } as GuardOutcome<T>;
+    return this.#run('authorize', toInput(action, GUARD, OF_FACE), action);
+  }
+
+  /**
+   * Goes on with an action that waited for a person: asks about the very same action again, naming the approval, and runs
+   * `execute` only when the decision allows it. Otherwise as {@link ActPass.guard}.
+   *
+   * @param pending - What `approval` was in the outcome of the guard, also after a time as JSON elsewhere.
+   *
+   * @example
+   * ```ts
+   * const outcome = await actpass.guard({ ...action, execute });
+   * if (outcome.approval) await keep(JSON.stringify(outcome.approval));
+   * // ... once somebody decided:
+   * await actpass.resume(JSON.parse(kept), { execute });
+   * ```
+   */
+  async resume<T>(pending: PendingApproval, options: ResumeOptions<T>): Promise<GuardOutcome<T>> {
+    return this.#run('resume', toInput({ ...options, pending }, RESUME, OF_FACE), options);
+  }
+
+  /**
+   * Waits until somebody decided about an approval, and says where it stands then. It may still be pending.
+   *
+   * @param approval - Its id, or the `approval` of an outcome.
+   * @throws {@link ActPassError} As {@link ActPass.preflight}. A look that fails in a way that may pass is repeated until the
+   * time is over.
+   */
+  async waitForApproval(
+    approval: string | Pick<PendingApproval, 'approval_request_id'>,
+    options: WaitForApprovalOptions = {},
+  ): Promise<Approval> {
+    const approvalRequestId = typeof approval === 'object' ? approval?.approval_request_id : approval;
+    const wanted = { ...options, approvalRequestId };
+    return this.#call<Approval>('waitForApproval', wanted, AWAIT);
   }
 
   /**
@@ -279,6 +309,48 @@ export class ActPass {
   /** As the function {@link signPayload}. */
   signPayload(secret: string, payload: unknown): string {
     return signPayload(secret, payload);
+  }
+
+  /** The two steps of a guard, and what runs between them. */
+  async #run<T>(name: 'authorize' | 'resume', input: string, options: ExecuteOptions<T>): Promise<GuardOutcome<T>> {
+    const { execute, signal, recordOutcome = false } = options;
+    if (typeof execute !== 'function') {
+      throw wrongArgument(`execute: expected a function, found ${describe(execute)}`);
+    }
+    if (typeof recordOutcome !== 'boolean') {
+      throw wrongArgument(`recordOutcome: expected true or false, found ${describe(recordOutcome)}`);
+    }
+    const { call, permitted, text } = take(await begin(this.#native, name, input, signal), signal);
+    if (!permitted) {
+      return reported(text) as GuardOutcome<T>;
+    }
+    const context = JSON.parse(converting(() => door.spend(call))) as ExecutionContext;
+    let result: T;
+    try {
+      result = await execute(context);
+    } catch (error) {
+      const recorded = recordOutcome ? await this.#record(call, false) : undefined;
+      return { ...reported(converting(() => door.failed(call))), error, ...recorded } as GuardOutcome<T>;
+    }
+    const recorded = recordOutcome ? await this.#record(call, true, result) : undefined;
+    return { ...reported(converting(() => door.returned(call))), result, ...recorded } as GuardOutcome<T>;
+  }
+
+  /** Records how the action of `call` ended. It ended so whether this succeeds or not. */
+  async #record(call: number, returned: boolean, result?: unknown): Promise<Recorded> {
+    try {
+      const outcome = { call, returned };
+      let input = toInput(outcome, OUTCOME);
+      try {
+        input = toInput({ ...outcome, response: result }, OUTCOME);
+      } catch {
+        // What is no JSON has no hash.
+      }
+      const { text } = take(await begin(this.#native, 'recordOutcome', input, undefined), undefined);
+      return { recorded: JSON.parse(text) as RecordedEvidence };
+    } catch (error) {
+      return { recordError: error as ActPassError };
+    }
   }
 
   async #call<A>(name: keyof Client, options: CallOptions & object, known: readonly string[]): Promise<A> {

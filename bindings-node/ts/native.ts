@@ -26,6 +26,9 @@ export type Begin = (door: Door, call: number, input: string) => void;
 export interface Client {
   preflight: Begin;
   authorize: Begin;
+  resume: Begin;
+  waitForApproval: Begin;
+  recordOutcome: Begin;
   issuePassport: Begin;
   verifyPassport: Begin;
   verifyPassportOffline: Begin;

@@ -87,13 +87,86 @@ export interface Action {
 /** An action to ask about. */
 export interface PreflightOptions extends Action, CallOptions {}
 
-/** An action to guard. */
-export interface GuardOptions<T> extends Action, CallOptions {
+/** What to run, and what else to do about it. */
+export interface ExecuteOptions<T> extends CallOptions {
   /**
    * What to run if it may: called at most once, after the verdict, on the caller's thread and in the caller's
    * `AsyncLocalStorage` context.
    */
   execute: (context: ExecutionContext) => T | PromiseLike<T>;
+  /**
+   * For how many milliseconds an action that needs an approval is held until a person decided; once approved, it is asked
+   * about again, and that answer rules. Comes on top of `timeoutMs`, which is that of each request. Default: it is not held,
+   * and reported as blocked at once.
+   */
+  waitForApprovalMs?: number | undefined;
+  /**
+   * Records in the ledger, on the decision's chain, how the action ended, with the hash of its result if that is JSON. What
+   * came of recording stands in the outcome and changes nothing else about it. Default: `false`.
+   */
+  recordOutcome?: boolean | undefined;
+}
+
+/** An action to guard. */
+export interface GuardOptions<T> extends Action, ExecuteOptions<T> {}
+
+/** How to go on with an action that waited for a person. */
+export interface ResumeOptions<T> extends ExecuteOptions<T> {
+  /** The passport that the action spends; it is a secret, and was not kept. */
+  passport?: string | undefined;
+}
+
+/**
+ * An action that waits for a person: without secrets, and JSON to be kept until somebody decided, also in another process.
+ * The gateway holds the action against the one that was approved, so a changed copy runs nothing.
+ */
+export interface PendingApproval {
+  /** The approval's id. */
+  approval_request_id: string;
+  /** What the agent wants to achieve. */
+  goal: string;
+  /** The tool that it is about to use. */
+  tool: string;
+  /** The tool's arguments. */
+  args: { [member: string]: JsonValue };
+  /** What the tool acts on. */
+  resource?: string;
+  /** On whose behalf the agent acts. */
+  user_id?: string;
+  /** The mode that it was asked in. */
+  mode?: Mode;
+  /** To whom a passport is shown. */
+  audience?: string;
+  /** The hash of the tool's definition. */
+  tool_manifest_hash?: string;
+}
+
+/** How to wait for a person. */
+export interface WaitForApprovalOptions extends CallOptions {
+  /** For how many milliseconds at most; 0 is one look. Default: until somebody decided or the approval expired. */
+  waitMs?: number | undefined;
+}
+
+/** Where an approval stands. */
+export interface Approval {
+  /** Its id. */
+  id: string;
+  /** What became of it. */
+  status: 'pending' | 'approved' | 'rejected' | 'expired';
+  /** The hash of the action that it is for. */
+  action_hash?: string;
+  /** Who decided; `null` if nobody did. */
+  decided_by?: string | null;
+  /** When. */
+  decided_at?: string | null;
+}
+
+/** What came of recording how an action ended, where `recordOutcome` asked for it. */
+export interface Recorded {
+  /** The event in the ledger. */
+  recorded?: RecordedEvidence;
+  /** Why there is none. */
+  recordError?: ActPassError;
 }
 
 /** What `execute` is given. */
@@ -190,7 +263,7 @@ export type BlockingDecision = Exclude<Decision, AllowDecision>;
 export type DecisionWord = Exclude<Decision, UnknownDecision>['decision'];
 
 /** The action ran and returned. */
-export interface ReturnedOutcome<T> {
+export interface ReturnedOutcome<T> extends Recorded {
   /** Whether the action ran. */
   executed: true;
   /** The decision under which it ran. */
@@ -202,7 +275,7 @@ export interface ReturnedOutcome<T> {
 }
 
 /** The action ran and threw. */
-export interface FailedOutcome {
+export interface FailedOutcome extends Recorded {
   /** Whether the action ran. */
   executed: true;
   /** The decision under which it ran. */
@@ -223,6 +296,8 @@ export interface BlockedOutcome {
   result?: undefined;
   /** How the gate failed; `undefined` where the gateway decided. */
   error?: ActPassError;
+  /** What to keep in order to `resume` once a person has approved it, where that can be waited for. */
+  approval?: PendingApproval;
 }
 
 /** What a guard reports. `executed` tells the cases apart. */
@@ -364,4 +439,8 @@ export interface ProtectOptions<A extends readonly unknown[]> extends CallOption
   mode?: Mode | undefined;
   /** The hash of the tool's definition as the agent sees it. */
   toolManifestHash?: string | undefined;
+  /** For how many milliseconds it is held until a person decided, as in a guard. Default: not. */
+  waitForApprovalMs?: number | undefined;
+  /** Records how the function ended, as in a guard; a failure to record is silent here. Default: `false`. */
+  recordOutcome?: boolean | undefined;
 }

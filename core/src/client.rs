@@ -126,7 +126,7 @@ impl ActPass {
         match self.wait_for_approval(pending.id(), wait).await.map(|approval| approval.status()) {
             Ok(ApprovalStatus::Approved) => self.rule(&approved).await,
             Ok(status) => Ok(Verdict::unapproved(pending.clone(), status)),
-            Err(error) => self.failed(&approved, error),
+            Err(error) => self.unasked(&approved, error),
         }
     }
 
@@ -135,12 +135,6 @@ impl ActPass {
         let body = self.preflight_body(action)?;
         let gate = self.ask(action, body.clone()).await;
         Ok(Verdict::of(self.mode(action), action, body, gate))
-    }
-
-    /// The verdict where the gate failed before a question could be asked.
-    fn failed(&self, action: &Action, error: Error) -> Result<Verdict, Error> {
-        let body = self.preflight_body(action)?;
-        Ok(Verdict::of(self.mode(action), action, body, Err(error)))
     }
 
     fn mode(&self, action: &Action) -> Mode {
@@ -197,8 +191,8 @@ impl ActPass {
     /// # Ok::<(), actpass_core::Error>(())
     /// ```
     pub fn unasked(&self, action: &Action, failure: Error) -> Result<Verdict, Error> {
-        self.preflight_body(action)?;
-        Ok(Verdict::of(action.mode.unwrap_or(self.0.config.mode), Err(failure)))
+        let body = self.preflight_body(action)?;
+        Ok(Verdict::of(self.mode(action), action, body, Err(failure)))
     }
 
     /// Runs `execute` if `action` may run, and reports what happened.
