@@ -8,7 +8,8 @@ const hostile = new Hostile();
 const HANG = [{ do: 'hang', at: 'request' }];
 
 const CALLS = {
-  guard: (actpass, signal) => actpass.guard({ ...ACTION, mode: 'monitor', signal, execute: () => assert.fail('it ran') }),
+  guard: (actpass, signal) =>
+    actpass.guard({ ...ACTION, mode: 'monitor', signal, execute: () => assert.fail('it ran') }),
   preflight: (actpass, signal) => actpass.preflight({ ...ACTION, signal }),
   issuePassport: (actpass, signal) =>
     actpass.issuePassport({ audience: 'mcp://stripe', goal: 'refund', allowedTools: ['a'], signal }),
@@ -43,7 +44,9 @@ for (const [name, call] of Object.entries(CALLS)) {
 test('the request is dropped: the gateway sees the connection close', () =>
   hostile.play([{ ...answer(ALLOW), delay_ms: 300 }, answer(ALLOW)], async ({ baseUrl, seen }) => {
     const actpass = newClient(baseUrl);
-    const error = await rejection(actpass.guard({ ...ACTION, signal: AbortSignal.timeout(60), execute: () => assert.fail() }));
+    const error = await rejection(
+      actpass.guard({ ...ACTION, signal: AbortSignal.timeout(60), execute: () => assert.fail() }),
+    );
     assert.equal(error.name, 'TimeoutError');
     const { executed } = await actpass.guard({ ...ACTION, execute: () => 1 });
     assert.equal(executed, true);

@@ -123,7 +123,10 @@ describe('recordOutcome', () => {
     hostile.play(script, async ({ baseUrl, seen }) => {
       const outcome = await newClient(baseUrl).guard({ ...ACTION, recordOutcome: true, ...members });
       const events = (await seen()).filter(({ path }) => path === '/api/v1/evidence/events');
-      await body(outcome, events.map((event) => JSON.parse(event.body)));
+      await body(
+        outcome,
+        events.map((event) => JSON.parse(event.body)),
+      );
     });
   const good = [answer(ALLOW), answer({ event_id: 'ev_2', current_event_hash: '00' })];
 

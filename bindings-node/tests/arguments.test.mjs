@@ -185,10 +185,16 @@ describe('an argument', () => {
         const bare = Object.assign(Object.create(null), { a: 1 });
         assert.equal(await sent({}), '{}');
         assert.equal(await sent(bare), '{"a": 1}');
-        assert.equal(await sent({ a: undefined, b: [null, true, -0, 1e21, 0.1] }), '{"b": [null, true, 0, 1e+21, 0.1]}');
+        assert.equal(
+          await sent({ a: undefined, b: [null, true, -0, 1e21, 0.1] }),
+          '{"b": [null, true, 0, 1e+21, 0.1]}',
+        );
         assert.equal(await sent({ snake_case: { camelCase: 1 } }), '{"snake_case": {"camelCase": 1}}');
         assert.equal(await sent({ 'é\n"': '€😀\x7f' }), '{"\\u00e9\\n\\"": "\\u20ac\\ud83d\\ude00\\u007f"}');
-        assert.equal(await sent({ at: new Date(0), url: new URL('https://a.example/') }), '{"at": "1970-01-01T00:00:00.000Z", "url": "https://a.example/"}');
+        assert.equal(
+          await sent({ at: new Date(0), url: new URL('https://a.example/') }),
+          '{"at": "1970-01-01T00:00:00.000Z", "url": "https://a.example/"}',
+        );
         assert.equal(await sent({ at: new Date(Number.NaN) }), '{"at": null}');
         assert.equal(await sent(JSON.parse('{"__proto__": 1}')), '{"__proto__": 1}');
         await sent(deep(127));
@@ -220,7 +226,10 @@ describe('an argument', () => {
       },
     };
     assert.equal(await rejection(newClient('http://127.0.0.1:9').preflight({ ...ACTION, args })), own);
-    assert.equal(thrown(() => hashPayload(args)), own);
+    assert.equal(
+      thrown(() => hashPayload(args)),
+      own,
+    );
   });
 });
 
@@ -228,10 +237,22 @@ test('the arguments of the other calls are checked by name', async () => {
   const actpass = newClient('http://127.0.0.1:9');
   const issue = { audience: 'a', goal: 'g', allowedTools: ['t'] };
   const calls = [
-    [() => actpass.issuePassport({ ...issue, allowedTools: 't' }), /^allowedTools: expected a list of strings, found a string$/],
-    [() => actpass.issuePassport({ ...issue, allowedTools: undefined }), /^allowedTools: expected a list of strings, found nothing$/],
-    [() => actpass.issuePassport({ ...issue, allowedTools: [7] }), /^allowedTools: expected a list of strings, found a number in it$/],
-    [() => actpass.issuePassport({ ...issue, ttlSeconds: 1.5 }), /^ttlSeconds: expected a whole number from 0, found 1.5$/],
+    [
+      () => actpass.issuePassport({ ...issue, allowedTools: 't' }),
+      /^allowedTools: expected a list of strings, found a string$/,
+    ],
+    [
+      () => actpass.issuePassport({ ...issue, allowedTools: undefined }),
+      /^allowedTools: expected a list of strings, found nothing$/,
+    ],
+    [
+      () => actpass.issuePassport({ ...issue, allowedTools: [7] }),
+      /^allowedTools: expected a list of strings, found a number in it$/,
+    ],
+    [
+      () => actpass.issuePassport({ ...issue, ttlSeconds: 1.5 }),
+      /^ttlSeconds: expected a whole number from 0, found 1.5$/,
+    ],
     [() => actpass.issuePassport({ ...issue, resourceConstraints: [] }), /^resourceConstraints: expected an object$/],
     [() => actpass.issuePassport({ ...issue, allowed_tools: [] }), /^allowed_tools: expected one of /],
     [() => actpass.verifyPassport({ audience: 'a' }), /^token: expected a string, found nothing$/],

@@ -4,7 +4,18 @@ import assert from 'node:assert/strict';
 import { generateKeyPairSync, sign } from 'node:crypto';
 import { describe, test } from 'node:test';
 import { ActPass } from '@actpass/sdk';
-import { ACTION, ALLOW, answer, API_KEY, capturing, Hostile, newClient, PASSPORT, rejection, withGateway } from './support.mjs';
+import {
+  ACTION,
+  ALLOW,
+  API_KEY,
+  answer,
+  capturing,
+  Hostile,
+  newClient,
+  PASSPORT,
+  rejection,
+  withGateway,
+} from './support.mjs';
 
 const hostile = new Hostile();
 const ANSWERS = {
@@ -157,9 +168,7 @@ test('connections that the gateway closed meanwhile are not used', () =>
     const actpass = newClient(baseUrl);
     for (let pause = 0; pause < 4; pause += 1) {
       // May not be repeated, so that nothing but a good connection helps.
-      await Promise.all(
-        Array.from({ length: 25 }, () => actpass.recordEvidence({ eventType: 'e', chainId: 'c' })),
-      );
+      await Promise.all(Array.from({ length: 25 }, () => actpass.recordEvidence({ eventType: 'e', chainId: 'c' })));
       await new Promise((resolve) => setTimeout(resolve, 120));
     }
   }));
@@ -209,7 +218,10 @@ describe('verifyPassportOffline', () => {
         assert.deepEqual((await check(passport(claims), { issuer: 'https://other' })).errors, ['passport.issuer']);
         assert.deepEqual((await check(`${passport(claims).slice(0, -4)}AAAA`)).errors, ['passport.signature']);
         assert.deepEqual((await check('not.a.passport')).errors, ['passport.malformed']);
-        assert.deepEqual(captured.map(({ method, path }) => [method, path]), [['GET', '/.well-known/jwks.json']]);
+        assert.deepEqual(
+          captured.map(({ method, path }) => [method, path]),
+          [['GET', '/.well-known/jwks.json']],
+        );
       },
     ));
 

@@ -6,10 +6,11 @@ import { createRequire } from 'node:module';
 import { join } from 'node:path';
 import { describe, test } from 'node:test';
 import { types } from 'node:util';
-import * as sdk from '@actpass/sdk';
-import { ACTION, ALLOW, answer, everythingShown, Hostile, newClient, PASSPORT, rejection, ROOT } from './support.mjs';
+import * as imported from '@actpass/sdk';
+import { ACTION, ALLOW, answer, everythingShown, Hostile, newClient, PASSPORT, ROOT, rejection } from './support.mjs';
 
 const hostile = new Hostile();
+const sdk = { ...imported };
 
 test('the classes and their order are Python’s', () => {
   const python = readFileSync(join(ROOT, 'bindings-python/python/actpass/_errors.py'), 'utf8');
@@ -34,7 +35,14 @@ test('import and require give the same classes', () => {
 const cases = [
   ['connection', { listen: 'refused' }, sdk.ActPassConnectionError, 'actpass.unreachable', undefined, true],
   ['timeout', [{ do: 'hang', at: 'request' }], sdk.ActPassTimeoutError, 'actpass.timeout', undefined, true],
-  ['authentication', [answer({}, { status: 401 })], sdk.ActPassAuthenticationError, 'actpass.unauthenticated', 401, false],
+  [
+    'authentication',
+    [answer({}, { status: 401 })],
+    sdk.ActPassAuthenticationError,
+    'actpass.unauthenticated',
+    401,
+    false,
+  ],
   ['permission', [answer({}, { status: 403 })], sdk.ActPassPermissionError, 'actpass.forbidden', 403, false],
   ['rate_limit', [answer({}, { status: 429 })], sdk.ActPassRateLimitError, 'actpass.rate_limited', 429, true],
   ['status', [answer({}, { status: 500 })], sdk.ActPassStatusError, 'actpass.gateway_error', 500, false],

@@ -2,9 +2,9 @@
 
 import assert from 'node:assert/strict';
 import { AsyncLocalStorage } from 'node:async_hooks';
+import { createRequire } from 'node:module';
 import { describe, test } from 'node:test';
 import { ActPassConnectionError, ActPassError, ActPassInternalError, canonicalOutcome } from '@actpass/sdk';
-import { createRequire } from 'node:module';
 import {
   ACTION,
   ALLOW,
@@ -73,13 +73,13 @@ describe('the table of the guard contract', { concurrency: 4 }, () => {
           if (failed) {
             assert.deepEqual([outcome.decision.decision, outcome.decision.reason_code], ['deny', failed]);
           } else if (!executed && row.answer.decision === 'allow') {
-            assert.deepEqual(
-              [outcome.decision.decision, outcome.decision.reason_code],
-              ['deny', 'actpass.unrecorded'],
-            );
+            assert.deepEqual([outcome.decision.decision, outcome.decision.reason_code], ['deny', 'actpass.unrecorded']);
           } else {
             const { request_hash: hash } = outcome.decision;
-            assert.deepEqual(outcome.decision, { ...row.answer, ...(row.answer.request_hash && { request_hash: hash }) });
+            assert.deepEqual(outcome.decision, {
+              ...row.answer,
+              ...(row.answer.request_hash && { request_hash: hash }),
+            });
           }
           assert.equal(JSON.parse((await seen())[0].body).mode, mode);
         }));
@@ -143,14 +143,18 @@ describe('the table of the guard contract', { concurrency: 4 }, () => {
 });
 
 describe('execute', () => {
-  const allowed = (body, script = [answer(ALLOW)]) => () =>
-    hostile.play(script, ({ baseUrl }) => body(newClient(baseUrl)));
+  const allowed =
+    (body, script = [answer(ALLOW)]) =>
+    () =>
+      hostile.play(script, ({ baseUrl }) => body(newClient(baseUrl)));
 
   test(
     'returns the very value, thrown errors are the very ones',
     allowed(async (actpass) => {
+      // biome-ignore lint/suspicious/noThenProperty: a promise of somebody else's making
+      const thenable = (value) => ({ then: (done) => done(value) });
       for (const value of [{ cyclic: null }, Symbol('s'), 7n, undefined, null, () => 1, new Map(), Number.NaN]) {
-        for (const execute of [() => value, async () => value, () => ({ then: (done) => done(value) })]) {
+        for (const execute of [() => value, async () => value, () => thenable(value)]) {
           const outcome = await actpass.guard({ ...ACTION, execute });
           assert.ok(Object.is(outcome.result, value));
           assert.deepEqual(Object.keys(outcome), ['decision', 'executed', 'result']);
@@ -205,7 +209,10 @@ describe('execute', () => {
           return [...result, storage.getStore()];
         });
       const seen = await Promise.all(Array.from({ length: 100 }, (_, at) => one(at)));
-      assert.deepEqual(seen, Array.from({ length: 100 }, (_, at) => [at, at, at]));
+      assert.deepEqual(
+        seen,
+        Array.from({ length: 100 }, (_, at) => [at, at, at]),
+      );
       assert.equal(storage.getStore(), undefined);
     }),
   );
@@ -247,18 +254,15 @@ describe('execute', () => {
     }),
   );
 
-  test(
-    'that is no function is refused before anything is sent',
-    () =>
-      hostile.play([answer(ALLOW)], async ({ baseUrl, seen }) => {
-        for (const execute of [undefined, null, 'refund', {}]) {
-          const error = await rejection(newClient(baseUrl).guard({ ...ACTION, mode: 'monitor', execute }));
-          assert.equal(error.name, 'ActPassArgumentError');
-          assert.match(error.message, /^execute: expected a function, found /);
-        }
-        assert.deepEqual(await seen(), []);
-      }),
-  );
+  test('that is no function is refused before anything is sent', () =>
+    hostile.play([answer(ALLOW)], async ({ baseUrl, seen }) => {
+      for (const execute of [undefined, null, 'refund', {}]) {
+        const error = await rejection(newClient(baseUrl).guard({ ...ACTION, mode: 'monitor', execute }));
+        assert.equal(error.name, 'ActPassArgumentError');
+        assert.match(error.message, /^execute: expected a function, found /);
+      }
+      assert.deepEqual(await seen(), []);
+    }));
 
   test('runs at most once whatever is retried', () =>
     hostile.play(

@@ -15,7 +15,8 @@ for (const file of readdirSync(join(DATA, 'input'))) {
     const value = JSON.parse(readFileSync(join(DATA, 'input', file), 'utf8'));
     const canonical = readFileSync(join(DATA, 'output', file));
     assert.equal(hashPayload(value), createHash('sha256').update(canonical).digest('hex'));
-    const signed = signPayload(SIGNING_KEY, value) === createHmac('sha256', SIGNING_KEY).update(canonical).digest('hex');
+    const signed =
+      signPayload(SIGNING_KEY, value) === createHmac('sha256', SIGNING_KEY).update(canonical).digest('hex');
     assert.ok(signed);
   });
 }
@@ -25,10 +26,7 @@ test('known values', () => {
     hashPayload({ currency: 'usd', amount: 4900 }),
     'b8254cdaf74420349cd61cd59255812d66cf264b642850b3746a88420ab48ca2',
   );
-  assert.equal(
-    signPayload('secret', 'payload'),
-    'd912ed098d037477e66ef16477113f9b07284bd18e6f8e93a183ab37cc5d1a2e',
-  );
+  assert.equal(signPayload('secret', 'payload'), 'd912ed098d037477e66ef16477113f9b07284bd18e6f8e93a183ab37cc5d1a2e');
   const actpass = new ActPass({ apiKey: API_KEY });
   assert.equal(actpass.hashPayload([1]), hashPayload([1]));
   assert.equal(actpass.signPayload('secret', 'payload'), signPayload('secret', 'payload'));

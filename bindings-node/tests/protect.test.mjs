@@ -90,6 +90,9 @@ test('what it throws is thrown as it is, also what looks like nothing', () =>
 
 test('a misspelled option is named at once', () => {
   const actpass = newClient('http://127.0.0.1:9');
-  assert.throws(() => actpass.protect(async () => 1, { ...OPTIONS, resourse: 'x' }), /^ActPassArgumentError: resourse: /);
+  assert.throws(
+    () => actpass.protect(async () => 1, { ...OPTIONS, resourse: 'x' }),
+    /^ActPassArgumentError: resourse: /,
+  );
   assert.throws(() => actpass.protect('refund', OPTIONS), /^ActPassArgumentError: run: expected a function/);
 });

@@ -148,16 +148,21 @@ export async function capturing(respond, body) {
 /** Runs a program with the package at hand; it may not take longer than `timeout` milliseconds. */
 export function run(file, args, { cwd = PACKAGE, timeout = 60_000, env = {} } = {}) {
   return new Promise((resolve) => {
-    execFile(file, args, { cwd, timeout, env: { ...process.env, ...env }, encoding: 'utf8' }, (error, stdout, stderr) => {
-      note(stdout, stderr);
-      resolve({ code: error ? (error.code ?? error.signal) : 0, stdout, stderr });
-    });
+    execFile(
+      file,
+      args,
+      { cwd, timeout, env: { ...process.env, ...env }, encoding: 'utf8' },
+      (error, stdout, stderr) => {
+        note(stdout, stderr);
+        resolve({ code: error ? (error.code ?? error.signal) : 0, stdout, stderr });
+      },
+    );
   });
 }
 
 /** Runs the text of a module in a Node of its own. */
-export function runModule(code, options) {
-  return run(process.execPath, ['--input-type=module', '-e', code], options);
+export function runModule(code, { flags = [], ...options } = {}) {
+  return run(process.execPath, [...flags, '--input-type=module', '-e', code], options);
 }
 
 /** Appends texts to the file that is searched for secrets after the tests. */
@@ -196,6 +201,9 @@ export async function rejection(promise) {
 export function vectorFiles() {
   const areas = readdirSync(VECTORS, { withFileTypes: true }).filter((entry) => entry.isDirectory());
   const files = areas.flatMap(({ name: area }) => readdirSync(join(VECTORS, area)).map((file) => `${area}/${file}`));
-  assert.deepEqual(files.filter((file) => !file.endsWith('.json')), []);
+  assert.deepEqual(
+    files.filter((file) => !file.endsWith('.json')),
+    [],
+  );
   return files.map((file) => file.slice(0, -'.json'.length)).sort();
 }

@@ -34,7 +34,11 @@ let done = 0;
 function read(name) {
   const vector = JSON.parse(readFileSync(join(VECTORS, `${name}.json`), 'utf8'));
   const onlyHas = (object, known) => {
-    assert.deepEqual(Object.keys(object).filter((key) => !known.includes(key)), [], name);
+    assert.deepEqual(
+      Object.keys(object).filter((key) => !known.includes(key)),
+      [],
+      name,
+    );
   };
   onlyHas(vector, MEMBERS);
   onlyHas(vector.client ?? {}, CLIENT);
@@ -42,7 +46,10 @@ function read(name) {
   onlyHas(vector.expect, MODES);
   for (const expected of Object.values(vector.expect)) {
     onlyHas(expected, EXPECTED);
-    assert.ok(EXPECTED.slice(0, 4).every((key) => key in expected), name);
+    assert.ok(
+      EXPECTED.slice(0, 4).every((key) => key in expected),
+      name,
+    );
     assert.ok(expected.error === null || Object.keys(expected.error).sort().join() === 'kind,status', name);
   }
   return vector;
@@ -116,7 +123,9 @@ function canonicalJson(value) {
     return `[${value.map(canonicalJson).join()}]`;
   }
   if (typeof value === 'object' && value !== null) {
-    const members = Object.keys(value).sort().map((key) => `${JSON.stringify(key)}:${canonicalJson(value[key])}`);
+    const members = Object.keys(value)
+      .sort()
+      .map((key) => `${JSON.stringify(key)}:${canonicalJson(value[key])}`);
     return `{${members.join()}}`;
   }
   return JSON.stringify(value);

@@ -1,6 +1,13 @@
 /** The client: TypeScript's idiom over the native half, which holds all meaning. */
 
-import { ActionBlockedError, type ActPassError, ActPassConfigError, type DescribedError, rethrow, toError } from './errors.js';
+import {
+  ActionBlockedError,
+  ActPassConfigError,
+  type ActPassError,
+  type DescribedError,
+  rethrow,
+  toError,
+} from './errors.js';
 import { describe, isPlain, toInput, toJson, wrongArgument } from './json.js';
 import { type Batch, type Client, How, native } from './native.js';
 import type {
@@ -19,8 +26,8 @@ import type {
   PendingApproval,
   PreflightOptions,
   ProtectOptions,
-  Recorded,
   RecordEvidenceOptions,
+  Recorded,
   RecordedEvidence,
   ResumeOptions,
   VerifyPassportOfflineOptions,
@@ -211,7 +218,10 @@ export class ActPass {
    * ```
    */
   protect<F extends (...args: never[]) => Promise<unknown>>(run: F, options: ProtectOptions<Parameters<F>>): F;
-  protect<A extends unknown[], R>(run: (...args: A) => R, options: ProtectOptions<A>): (...args: A) => Promise<Awaited<R>>;
+  protect<A extends unknown[], R>(
+    run: (...args: A) => R,
+    options: ProtectOptions<A>,
+  ): (...args: A) => Promise<Awaited<R>>;
   protect<A extends unknown[], R>(
     run: (...args: A) => R,
     options: ProtectOptions<A>,

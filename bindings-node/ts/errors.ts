@@ -198,6 +198,6 @@ function without(members: object): object {
 }
 
 /** On the prototype, as with the errors of the language: it is shown once, and survives minifying. */
-function named(constructor: { readonly prototype: Error }, name: string): void {
-  Object.defineProperty(constructor.prototype, 'name', { value: name, configurable: true, writable: true });
+function named(errorClass: { readonly prototype: Error }, name: string): void {
+  Object.defineProperty(errorClass.prototype, 'name', { value: name, configurable: true, writable: true });
 }

@@ -18,7 +18,12 @@ export const wrongArgument: Wrong = (message) =>
  * @internal The JSON text of `given`, an object whose members are all among `known`; those that are `undefined` are left
  * out, and so are those in `kept`, which are no JSON.
  */
-export function toInput(given: unknown, known: readonly string[], kept: readonly string[] = [], wrong = wrongArgument): string {
+export function toInput(
+  given: unknown,
+  known: readonly string[],
+  kept: readonly string[] = [],
+  wrong = wrongArgument,
+): string {
   if (typeof given !== 'object' || given === null) {
     throw wrong(`expected an object of ${known[0]} and others, found ${describe(given)}`);
   }

@@ -238,9 +238,13 @@ export interface WarnDecision extends DecisionBase {
   would_be?: string;
 }
 
-/** A word that this version does not know. */
-export type UnknownDecisionWord = string & { readonly [unknownWord]: true };
-declare const unknownWord: unique symbol;
+/** A type of its own, so that a `switch` on the known words leaves it over. It is a string; no value has this very text. */
+declare enum Unknown {
+  Word = '(unknown)',
+}
+
+/** A word that this version does not know: some string. */
+export type UnknownDecisionWord = Unknown;
 
 /** A decision of a kind that this version does not know, as it came. It runs nothing outside `monitor`. */
 export interface UnknownDecision extends DecisionBase {
@@ -270,8 +274,20 @@ export interface ReturnedOutcome<T> extends Recorded {
   decision: Decision;
   /** What it returned: the very value. */
   result: T;
-  /** How the gate failed, where `monitor` ran the action all the same. */
-  error?: ActPassError;
+  /** What went wrong: nothing. */
+  error?: undefined;
+}
+
+/** The gate failed, `monitor` ran the action all the same, and it returned. */
+export interface ObservedOutcome<T> extends Recorded {
+  /** Whether the action ran. */
+  executed: true;
+  /** The decision that the SDK made. */
+  decision: DenyDecision;
+  /** What it returned: the very value. */
+  result: T;
+  /** How the gate failed. */
+  error: ActPassError;
 }
 
 /** The action ran and threw. */
@@ -300,8 +316,10 @@ export interface BlockedOutcome {
   approval?: PendingApproval;
 }
 
-/** What a guard reports. `executed` tells the cases apart. */
-export type GuardOutcome<T> = BlockedOutcome | FailedOutcome | ReturnedOutcome<T>;
+/**
+ * What a guard reports. `executed` says whether the action ran; where it did and `error` is `undefined`, there is its `result`.
+ */
+export type GuardOutcome<T> = BlockedOutcome | FailedOutcome | ObservedOutcome<T> | ReturnedOutcome<T>;
 
 /** What to ask a passport for. */
 export interface IssuePassportOptions extends CallOptions {
