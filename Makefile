@@ -132,7 +132,7 @@ lint-node:
 	elif [ $$? = 1 ]; then echo "SKIPPED: lint of the Node package"; else exit 1; fi
 
 lint-node-here: node-face
-	cd bindings-node && npx --no-install biome ci . ../benches/node.mjs ../examples/node
+	cd bindings-node && npm run --silent lint
 
 # On one core, so that where the scheduler puts server and client is not what is measured.
 PIN := $(shell command -v taskset >/dev/null && echo taskset -c 0)

@@ -29,7 +29,9 @@ const ACTION = {
 };
 
 async function main(sdk, bench) {
-  const server = spawn(bench, ['serve'], { stdio: ['pipe', 'pipe', 'inherit'] });
+  const server = spawn(bench, ['serve'], {
+    stdio: ['pipe', 'pipe', 'inherit'],
+  });
   const [baseUrl] = await once(createInterface({ input: server.stdout }), 'line');
   const contenders = await newContenders(sdk, baseUrl);
   const rounds = new Map(contenders.map(({ name }) => [name, { single: [], many: [] }]));
@@ -76,7 +78,10 @@ async function newContenders(sdk, baseUrl) {
 
   const actpass = new ActPass({ apiKey: KEY, baseUrl });
   const url = `${baseUrl}/api/v1/actions/preflight`;
-  const headers = { authorization: `Bearer ${KEY}`, 'content-type': 'application/json' };
+  const headers = {
+    authorization: `Bearer ${KEY}`,
+    'content-type': 'application/json',
+  };
   const body = () =>
     JSON.stringify({
       agent_id: 'sdk',
@@ -111,7 +116,12 @@ async function newContenders(sdk, baseUrl) {
     {
       name: 'undici.request, by hand',
       call: async () => {
-        const answer = await pool.request({ path: '/api/v1/actions/preflight', method: 'POST', headers, body: body() });
+        const answer = await pool.request({
+          path: '/api/v1/actions/preflight',
+          method: 'POST',
+          headers,
+          body: body(),
+        });
         return runIfAllowed(await answer.body.json());
       },
     },
@@ -135,7 +145,11 @@ async function newContenders(sdk, baseUrl) {
     {
       name: 'fetch, by hand',
       call: async () => {
-        const answer = await fetch(url, { method: 'POST', headers, body: body() });
+        const answer = await fetch(url, {
+          method: 'POST',
+          headers,
+          body: body(),
+        });
         return runIfAllowed(await answer.json());
       },
     },
@@ -150,7 +164,9 @@ function installPeers() {
     mkdirSync(folder, { recursive: true });
     const packages = Object.entries(PEERS).map(([name, version]) => `${name}@${version}`);
     const options = ['--silent', '--no-audit', '--no-fund', '--ignore-scripts', '--prefix', folder];
-    execFileSync('npm', ['install', ...options, ...packages], { stdio: 'inherit' });
+    execFileSync('npm', ['install', ...options, ...packages], {
+      stdio: 'inherit',
+    });
     writeFileSync(resolve(folder, '.installed'), '');
   }
   return manifest;
@@ -164,7 +180,10 @@ function report(rounds) {
     rate: median(list.map(({ rate }) => rate)),
   });
   console.log(`\nNode ${process.versions.node}, ${CALLS} calls a round, ${ROUNDS} rounds interleaved; microseconds`);
-  for (const [kind, title] of [['single', 'one at a time'], ['many', `${AT_ONCE} at once`]]) {
+  for (const [kind, title] of [
+    ['single', 'one at a time'],
+    ['many', `${AT_ONCE} at once`],
+  ]) {
     const base = figures(rounds.get('undici.request, by hand')[kind]);
     console.log(
       `${title.padEnd(34)} ${['p50', 'p99', 'calls/s'].map((head) => head.padStart(9)).join('')}  p50 x undici  p99 x undici`,

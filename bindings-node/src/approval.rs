@@ -7,6 +7,5 @@ use actpass_core::Error;
 use crate::convert::Members;
 
 pub(crate) fn awaited(members: &Members) -> Result<(String, Duration), Error> {
-    // Without a limit of one's own it is as long as the core ever waits; the gateway lets approvals expire before.
-    Ok((members.string("approvalRequestId")?, members.wait("waitMs")?.unwrap_or(Duration::MAX)))
+    Ok((members.string("approvalRequestId")?, members.wait("timeoutMs")?.unwrap_or_default()))
 }

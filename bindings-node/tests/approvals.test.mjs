@@ -29,7 +29,7 @@ test('an action waits, a person approves, it is resumed from JSON, once', () =>
     assert.equal(blocked.approval.approval_request_id, blocked.decision.approval_request_id);
     const kept = JSON.parse(JSON.stringify(blocked.approval));
     assert.deepEqual(kept.args, MEDIUM.args);
-    assert.equal((await actpass.waitForApproval(kept, { waitMs: 0 })).status, 'pending');
+    assert.equal((await actpass.waitForApproval(kept, { timeoutMs: 0 })).status, 'pending');
 
     const early = await actpass.resume(kept, { execute: () => assert.fail('it ran') });
     assert.equal(early.executed, false);
@@ -83,7 +83,7 @@ test('a guard that holds reports in time, and can be abandoned', () =>
     const signal = AbortSignal.timeout(50);
     const held = actpass.guard({ ...MEDIUM, waitForApprovalMs: 60_000, signal, execute });
     assert.equal(await rejection(held), signal.reason);
-    const waiting = actpass.waitForApproval(outcome.approval, { signal: AbortSignal.timeout(50) });
+    const waiting = actpass.waitForApproval(outcome.approval, { timeoutMs: 60_000, signal: AbortSignal.timeout(50) });
     assert.equal((await rejection(waiting)).name, 'TimeoutError');
   }));
 
@@ -109,7 +109,7 @@ test('what is kept holds no secret, and what is not one is named', () =>
     for (const [id, options, message] of [
       ['', {}, /^approvalRequestId: expected a non-empty string$/],
       [undefined, {}, /^approvalRequestId: expected a string, found nothing$/],
-      ['apr_1', { waitMs: -1 }, /^waitMs: expected milliseconds from 0, found -1$/],
+      ['apr_1', { timeoutMs: -1 }, /^timeoutMs: expected milliseconds from 0, found -1$/],
       ['apr_1', { wait: 1 }, /^wait: expected one of /],
     ]) {
       assert.match((await rejection(actpass.waitForApproval(id, options))).message, message);
@@ -132,7 +132,7 @@ describe('recordOutcome', () => {
 
   test('records a result by its hash', () =>
     record({ execute: () => ({ refund: 're_1' }) }, good, (outcome, events) => {
-      assert.deepEqual(outcome.recorded, { event_id: 'ev_2', current_event_hash: '00' });
+      assert.deepEqual(outcome.evidence, { event_id: 'ev_2', current_event_hash: '00' });
       assert.deepEqual(outcome.result, { refund: 're_1' });
       assert.equal(events.length, 1);
       assert.equal(events[0].event_type, 'action.outcome');
@@ -144,27 +144,27 @@ describe('recordOutcome', () => {
     const own = new Error('the card is closed');
     return record({ execute: () => Promise.reject(own) }, good, (outcome, events) => {
       assert.equal(outcome.error, own);
-      assert.equal(outcome.recorded.event_id, 'ev_2');
+      assert.equal(outcome.evidence.event_id, 'ev_2');
       assert.deepEqual([events[0].metadata.ended, events[0].response_hash], ['failed', null]);
     });
   });
 
   test('records a result that is no JSON without a hash', () =>
     record({ execute: () => new Map() }, good, (outcome, events) => {
-      assert.ok(outcome.recorded && outcome.result instanceof Map);
+      assert.ok(outcome.evidence && outcome.result instanceof Map);
       assert.deepEqual([events[0].metadata.ended, events[0].response_hash], ['returned', null]);
     }));
 
   test('a failure to record is told beside the outcome', () =>
     record({ execute: () => 'refunded' }, [answer(ALLOW), answer({}, { status: 500 })], (outcome) => {
-      assert.deepEqual([outcome.executed, outcome.result, outcome.recorded], [true, 'refunded', undefined]);
-      assert.equal(outcome.recordError.code, 'actpass.gateway_error');
+      assert.deepEqual([outcome.executed, outcome.result, outcome.evidence], [true, 'refunded', undefined]);
+      assert.equal(outcome.evidenceError.code, 'actpass.gateway_error');
       assert.ok(!('error' in outcome));
     }));
 
   test('records nothing where nothing ran, or nobody asked for it', async () => {
     await record({ execute: () => assert.fail() }, [answer({ decision: 'deny' })], (outcome, events) => {
-      assert.deepEqual([events, outcome.recorded], [[], undefined]);
+      assert.deepEqual([events, outcome.evidence], [[], undefined]);
     });
     await record({ execute: () => 1, recordOutcome: false }, good, (_, events) => assert.deepEqual(events, []));
   });

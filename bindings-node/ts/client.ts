@@ -83,7 +83,7 @@ const EVIDENCE = [
   'requestHash',
   'responseHash',
 ];
-const AWAIT = ['approvalRequestId', 'waitMs'];
+const AWAIT = ['approvalRequestId', 'timeoutMs'];
 const GUARD = [...ACTION, 'waitForApprovalMs'];
 const RESUME = ['pending', 'passport', 'waitForApprovalMs'];
 const OUTCOME = ['call', 'returned', 'response'];
@@ -357,9 +357,9 @@ export class ActPass {
         // What is no JSON has no hash.
       }
       const { text } = take(await begin(this.#native, 'recordOutcome', input, undefined), undefined);
-      return { recorded: JSON.parse(text) as RecordedEvidence };
+      return { evidence: JSON.parse(text) as RecordedEvidence };
     } catch (error) {
-      return { recordError: error as ActPassError };
+      return { evidenceError: error as ActPassError };
     }
   }
 

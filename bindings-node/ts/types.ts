@@ -143,8 +143,8 @@ export interface PendingApproval {
 
 /** How to wait for a person. */
 export interface WaitForApprovalOptions extends CallOptions {
-  /** For how many milliseconds at most; 0 is one look. Default: until somebody decided or the approval expired. */
-  waitMs?: number | undefined;
+  /** For how many milliseconds at most. Default: 0, which is one look. */
+  timeoutMs?: number | undefined;
 }
 
 /** Where an approval stands. */
@@ -159,14 +159,16 @@ export interface Approval {
   decided_by?: string | null;
   /** When. */
   decided_at?: string | null;
+  /** When it expires. */
+  deadline?: string;
 }
 
 /** What came of recording how an action ended, where `recordOutcome` asked for it. */
 export interface Recorded {
   /** The event in the ledger. */
-  recorded?: RecordedEvidence;
+  evidence?: RecordedEvidence;
   /** Why there is none. */
-  recordError?: ActPassError;
+  evidenceError?: ActPassError;
 }
 
 /** What `execute` is given. */
@@ -211,16 +213,19 @@ export interface DecisionBase {
 
 /** The action may run. */
 export interface AllowDecision extends DecisionBase {
+  /** Its word. */
   decision: 'allow';
 }
 
 /** The action may not run. So decides the gateway, or the SDK when the gate failed. */
 export interface DenyDecision extends DecisionBase {
+  /** Its word. */
   decision: 'deny';
 }
 
 /** The action may not run before a person approved it. */
 export interface RequireApprovalDecision extends DecisionBase {
+  /** Its word. */
   decision: 'require_approval';
   /** What was asked of that person; once approved, give it to `approvalRequestId`. */
   approval_request_id?: string;
@@ -228,11 +233,13 @@ export interface RequireApprovalDecision extends DecisionBase {
 
 /** The tool's definition changed since it was approved. */
 export interface RequireToolReapprovalDecision extends DecisionBase {
+  /** Its word. */
   decision: 'require_tool_reapproval';
 }
 
 /** Enforce would not allow it, and the mode asked for warnings only. */
 export interface WarnDecision extends DecisionBase {
+  /** Its word. */
   decision: 'warn';
   /** What enforce would decide. */
   would_be?: string;
@@ -248,6 +255,7 @@ export type UnknownDecisionWord = Unknown;
 
 /** A decision of a kind that this version does not know, as it came. It runs nothing outside `monitor`. */
 export interface UnknownDecision extends DecisionBase {
+  /** Its word. */
   decision: UnknownDecisionWord;
 }
 

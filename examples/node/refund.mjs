@@ -24,8 +24,16 @@ async function main(gateway, ledger) {
   printRow('amount', 'mode', 'decision', 'reason', 'ran');
   const { baseUrl, stop } = await start(gateway);
   try {
-    const actpass = new ActPass({ apiKey: KEY, agentId: 'support_agent', baseUrl });
-    for (const [charge, cents] of Object.entries({ ch_1: 4900, ch_2: 25_000, ch_3: 90_000 })) {
+    const actpass = new ActPass({
+      apiKey: KEY,
+      agentId: 'support_agent',
+      baseUrl,
+    });
+    for (const [charge, cents] of Object.entries({
+      ch_1: 4900,
+      ch_2: 25_000,
+      ch_3: 90_000,
+    })) {
       await guardedRefund(actpass, ledger, charge, cents, 'enforce');
     }
     const chain = await readChain(baseUrl);

@@ -60,7 +60,7 @@ export async function outcomes(): Promise<void> {
     console.log(result.amount);
   }
   if (outcome.executed && outcome.error === undefined) {
-    console.log(outcome.result.id, outcome.recorded?.event_id);
+    console.log(outcome.result.id, outcome.evidence?.event_id);
   }
 
   switch (decision.decision) {
@@ -113,7 +113,7 @@ export async function theOtherCalls(signal: AbortSignal, mode: Mode | undefined)
   const offline = await actpass.verifyPassportOffline({ token: passport.token, audience: 'a', issuer: 'i' });
   const revoked: boolean = (await actpass.revokePassport('ap_1', 'over', { signal })).revoked;
   const recorded: string = (await actpass.recordEvidence({ eventType: 'e', chainId: 'c' })).event_id;
-  const { status } = await actpass.waitForApproval('apr_1', { waitMs: 1000 });
+  const { status } = await actpass.waitForApproval('apr_1', { timeoutMs: 1000 });
   holds<Same<typeof status, 'pending' | 'approved' | 'rejected' | 'expired'>>();
   const pending = JSON.parse('{}') as PendingApproval;
   const resumed = await actpass.resume(pending, { execute: () => refund('ch_123', 4900), passport: passport.token });
