@@ -129,7 +129,7 @@ pub(crate) fn report(outcome: &Outcome<(), ()>) -> String {
 
 /// The outcome of a guard in the form that is the same in every language, canonical JSON.
 #[napi]
-pub fn canonical_outcome(
+pub(crate) fn canonical_outcome(
     executed: bool,
     decision: String,
     kind: Option<String>,
@@ -144,13 +144,13 @@ pub fn canonical_outcome(
 
 /// The SHA-256 of the canonical JSON of a value.
 #[napi]
-pub fn hash_payload(payload: String) -> napi::Result<String> {
+pub(crate) fn hash_payload(payload: String) -> napi::Result<String> {
     enter(|| actpass_core::hash_payload(&payload_of(&payload)?))
 }
 
 /// The HMAC-SHA256 of the canonical JSON of a value.
 #[napi]
-pub fn sign_payload(secret: String, payload: String) -> napi::Result<String> {
+pub(crate) fn sign_payload(secret: String, payload: String) -> napi::Result<String> {
     let secret = actpass_core::Secret::new(secret);
     enter(|| actpass_core::sign_payload(secret.expose().as_bytes(), &payload_of(&payload)?))
 }

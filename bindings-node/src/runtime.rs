@@ -46,7 +46,7 @@ enum How {
 
 /// Where the calls of one JavaScript thread begin and end. The face names a call by a number of its own.
 #[napi]
-pub struct Door {
+pub(crate) struct Door {
     arrivals: Arc<Arrivals>,
     calls: Rc<RefCell<HashMap<i64, Stage>>>,
 }
@@ -289,7 +289,7 @@ mod broken {
     /// How a call breaks.
     #[napi(string_enum = "lowercase")]
     #[derive(Clone, Copy)]
-    pub enum Break {
+    pub(crate) enum Break {
         /// It panics.
         Panic,
         /// It never ends.
@@ -298,7 +298,7 @@ mod broken {
 
     /// Breaks the next call of this thread.
     #[napi]
-    pub fn break_next_call(how: Break) {
+    pub(crate) fn break_next_call(how: Break) {
         NEXT.set(Some(how));
     }
 

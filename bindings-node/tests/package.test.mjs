@@ -162,6 +162,52 @@ describe('a user’s programs', () => {
   });
 });
 
+test('what is published: the package without a binary, and one for each platform', async () => {
+  const published = join(folder, 'published');
+  const laidOut = await run(process.execPath, [join(PACKAGE, 'scripts', 'platforms.mjs'), published]);
+  assert.deepEqual([laidOut.code, laidOut.stdout], [0, '7 platforms\n']);
+  const manifest = (platform) => JSON.parse(readFileSync(join(published, platform, 'package.json'), 'utf8'));
+  assert.deepEqual(
+    readdirSync(published)
+      .filter((platform) => platform !== 'sdk')
+      .map((platform) => manifest(platform).name),
+    Object.keys(manifest('sdk').optionalDependencies).sort(),
+  );
+  const { name, os, cpu, libc, main } = manifest('linux-arm64-musl');
+  assert.deepEqual(
+    { name, os, cpu, libc, main },
+    {
+      name: '@actpass/sdk-linux-arm64-musl',
+      os: ['linux'],
+      cpu: ['arm64'],
+      libc: ['musl'],
+      main: 'actpass.linux-arm64-musl.node',
+    },
+  );
+
+  const binary = readdirSync(join(PACKAGE, 'dist')).find((file) => file.endsWith('.node'));
+  const platform = binary.split('.')[1];
+  assert.equal(manifest(platform).main, binary);
+  cpSync(join(PACKAGE, 'dist', binary), join(published, platform, binary));
+  const tarballs = [];
+  for (const directory of ['sdk', platform]) {
+    const packed = await run('npm', ['pack', '--silent', '--pack-destination', published], {
+      cwd: join(published, directory),
+    });
+    tarballs.push(join(published, packed.stdout.trim()));
+  }
+  const elsewhere = join(folder, 'elsewhere');
+  mkdirSync(elsewhere);
+  writeFileSync(join(elsewhere, 'package.json'), '{"name": "elsewhere", "private": true}');
+  const options = ['--no-audit', '--no-fund', '--offline'];
+  const done = await run('npm', ['install', ...tarballs, ...options], { cwd: elsewhere });
+  assert.equal(done.code, 0, done.stderr);
+  const used = await run(process.execPath, ['-p', "require('@actpass/sdk').hashPayload({}).length"], {
+    cwd: elsewhere,
+  });
+  assert.equal(used.stdout, '64\n');
+});
+
 describe('a platform without its module', () => {
   const attempt = (prelude) => {
     write(

@@ -207,8 +207,14 @@ export interface DecisionBase {
   explain?: Explain;
   /** The ledger entry of this decision. */
   evidence_event_id?: string;
+  /** The chain of that entry. */
+  evidence_chain_id?: string;
   /** The hash of the request that it answers. */
   request_hash?: string;
+  /** The hash of the policy that decided. */
+  policy_hash?: string;
+  /** Which vaulted credential `execute` is handed. */
+  credential_id?: string;
 }
 
 /** The action may run. */
