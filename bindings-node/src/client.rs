@@ -13,7 +13,7 @@ use crate::{approval, evidence, guard, passport};
 
 /// The native half of a client.
 #[napi]
-pub(crate) struct Client(ActPass);
+pub struct Client(ActPass);
 
 #[napi]
 impl Client {

@@ -23,7 +23,8 @@ impl Members {
     }
 
     fn parse(text: &Secret, kind: ErrorKind) -> Result<Self, Error> {
-        let document = Document::parse(text.expose().as_bytes()).map_err(|problem| Error::new(kind, problem))?;
+        let document =
+            Document::parse(text.expose().as_bytes()).map_err(|problem| Error::new(kind, problem))?;
         Ok(Self { document, kind })
     }
 
@@ -51,12 +52,12 @@ impl Members {
         let Json::Array(items) = list else {
             return Err(self.wrong_type(member, "a list of strings"));
         };
-        let string = |item: &Json| match item.as_str() {
-            Some(text) => Ok(text.to_owned()),
-            None => {
-                Err(self.wrong(member, format_args!("expected a list of strings, found {} in it", item.kind())))
-            }
-        };
+        let string =
+            |item: &Json| match item.as_str() {
+                Some(text) => Ok(text.to_owned()),
+                None => Err(self
+                    .wrong(member, format_args!("expected a list of strings, found {} in it", item.kind()))),
+            };
         items.iter().map(string).collect()
     }
 
@@ -76,9 +77,10 @@ impl Members {
         const EXPECTED: &str = "a whole number from 0";
         self.number(member, EXPECTED)?
             .map(|number| {
-                number.to_string().parse().map_err(|_| {
-                    self.wrong(member, format_args!("expected {EXPECTED}, found {number}"))
-                })
+                number
+                    .to_string()
+                    .parse()
+                    .map_err(|_| self.wrong(member, format_args!("expected {EXPECTED}, found {number}")))
             })
             .transpose()
     }

@@ -46,7 +46,7 @@ enum How {
 
 /// Where the calls of one JavaScript thread begin and end. The face names a call by a number of its own.
 #[napi]
-pub(crate) struct Door {
+pub struct Door {
     arrivals: Arc<Arrivals>,
     calls: Rc<RefCell<HashMap<i64, Stage>>>,
 }
@@ -84,7 +84,10 @@ impl Door {
 
     /// Keeps the event loop alive, while calls are under way.
     #[napi]
-    #[allow(deprecated, reason = "a clone or a drop does not do what this does: the loop is held only during calls")]
+    #[allow(
+        deprecated,
+        reason = "a clone or a drop does not do what this does: the loop is held only during calls"
+    )]
     pub fn hold(&self, env: Env) -> napi::Result<()> {
         lock(&self.arrivals.waker).as_mut().map_or(Ok(()), |waker| waker.refer(&env))
     }
@@ -107,10 +110,12 @@ impl Door {
     /// Spends the permit of a call for the context that the action is given: its JSON text.
     #[napi]
     pub fn spend(&self, call: i64) -> napi::Result<String> {
-        enter(|| self.permit(call)?.spend().map(|(context, permit)| {
-            self.calls.borrow_mut().insert(call, Stage::Permitted(permit));
-            context
-        }))
+        enter(|| {
+            self.permit(call)?.spend().map(|(context, permit)| {
+                self.calls.borrow_mut().insert(call, Stage::Permitted(permit));
+                context
+            })
+        })
     }
 
     /// The outcome of an action that returned, without its result.
@@ -129,12 +134,8 @@ impl Door {
 impl Door {
     /// Makes `call` on the background thread; its end arrives here under the number `id`. `lost` is its end where it has
     /// none of its own, because it panicked or was dropped.
-    pub(crate) fn start<F>(
-        &self,
-        id: i64,
-        call: F,
-        lost: impl FnOnce(Error) -> Ended + Send + 'static,
-    ) where
+    pub(crate) fn start<F>(&self, id: i64, call: F, lost: impl FnOnce(Error) -> Ended + Send + 'static)
+    where
         F: Future<Output = Ended> + Send + 'static,
     {
         let mut arrival = Arrival { id, arrivals: Arc::clone(&self.arrivals), lost: Some(lost) };
@@ -156,7 +157,12 @@ impl Door {
     }
 
     /// The event that records how the action of `call` ended, which is running until it is settled.
-    pub(crate) fn evidence(&self, call: i64, returned: bool, response: Option<&Json>) -> Result<EvidenceEvent, Error> {
+    pub(crate) fn evidence(
+        &self,
+        call: i64,
+        returned: bool,
+        response: Option<&Json>,
+    ) -> Result<EvidenceEvent, Error> {
         match self.calls.borrow().get(&call) {
             Some(Stage::Permitted(permit)) => permit.evidence(returned, response),
             Some(Stage::Asking(_)) | None => Err(no_permit()),
@@ -289,7 +295,8 @@ mod broken {
     /// How a call breaks.
     #[napi(string_enum = "lowercase")]
     #[derive(Clone, Copy)]
-    pub(crate) enum Break {
+    #[allow(unreachable_pub, reason = "napi takes no other")]
+    pub enum Break {
         /// It panics.
         Panic,
         /// It never ends.
