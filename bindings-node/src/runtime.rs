@@ -6,7 +6,7 @@ use std::collections::HashMap;
 use std::future::Future;
 use std::panic::{AssertUnwindSafe, catch_unwind};
 use std::rc::Rc;
-use std::sync::{Arc, Mutex, MutexGuard, PoisonError, Weak};
+use std::sync::{Arc, Mutex, MutexGuard, OnceLock, PoisonError, Weak};
 
 use actpass_core::{Error, ErrorKind, EvidenceEvent, Json, Outcome, Verdict};
 use napi::bindgen_prelude::{Either, Function};
@@ -33,6 +33,7 @@ type Ended = Result<Answer, Error>;
 /// What the face's function is called with: of each call its number, how it ended, and the text that says what came of it.
 type Batch = Vec<Either<i64, String>>;
 type Waker = ThreadsafeFunction<(), (), Batch, Status, false, true>;
+type Holder = ThreadsafeFunction<(), (), Batch, Status, false, true>;
 
 /// How a call ended, for the face.
 enum How {
@@ -48,6 +49,8 @@ enum How {
 #[napi]
 pub struct Door {
     arrivals: Arc<Arrivals>,
+    /// Holds the event loop and is never called: what is called is locked by the thread that calls it.
+    holder: RefCell<Holder>,
     calls: Rc<RefCell<HashMap<i64, Stage>>>,
 }
 
@@ -61,7 +64,7 @@ enum Stage {
 #[derive(Default)]
 struct Arrivals {
     ended: Mutex<Vec<(i64, Ended)>>,
-    waker: Mutex<Option<Waker>>,
+    waker: OnceLock<Waker>,
 }
 
 #[napi]
@@ -73,13 +76,11 @@ impl Door {
         let calls = Rc::<RefCell<HashMap<i64, Stage>>>::default();
         // Weak, for the waker is kept by the arrivals.
         let (weak, of_batch) = (Arc::downgrade(&arrivals), Rc::clone(&calls));
-        let waker = settled
-            .build_threadsafe_function::<()>()
-            .weak::<true>()
-            .callee_handled::<false>()
-            .build_callback(move |_| Ok(batch(&weak, &mut of_batch.borrow_mut())))?;
-        *lock(&arrivals.waker) = Some(waker);
-        Ok(Self { arrivals, calls })
+        let function = || settled.build_threadsafe_function::<()>().weak::<true>().callee_handled::<false>();
+        let waker = function().build_callback(move |_| Ok(batch(&weak, &mut of_batch.borrow_mut())))?;
+        let holder = RefCell::new(function().build_callback(|_| Ok(Batch::new()))?);
+        arrivals.waker.get_or_init(|| waker);
+        Ok(Self { arrivals, holder, calls })
     }
 
     /// Keeps the event loop alive, while calls are under way.
@@ -89,14 +90,14 @@ impl Door {
         reason = "a clone or a drop does not do what this does: the loop is held only during calls"
     )]
     pub fn hold(&self, env: Env) -> napi::Result<()> {
-        lock(&self.arrivals.waker).as_mut().map_or(Ok(()), |waker| waker.refer(&env))
+        self.holder.borrow_mut().refer(&env)
     }
 
     /// Lets the event loop end.
     #[napi]
     #[allow(deprecated, reason = "as in `hold`")]
     pub fn release(&self, env: Env) -> napi::Result<()> {
-        lock(&self.arrivals.waker).as_mut().map_or(Ok(()), |waker| waker.unref(&env))
+        self.holder.borrow_mut().unref(&env)
     }
 
     /// Drops a call where it stands; what it was permitted is not.
@@ -211,7 +212,7 @@ impl Arrivals {
             waiting.len() == 1
         };
         // Those that follow before the JavaScript thread comes are taken along.
-        if is_first && let Some(waker) = lock(&self.waker).as_ref() {
+        if is_first && let Some(waker) = self.waker.get() {
             // It fails only where that thread is at its end, and nobody waits any more.
             waker.call((), ThreadsafeFunctionCallMode::NonBlocking);
         }
