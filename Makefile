@@ -4,7 +4,9 @@
 # make python  builds the Python package and installs it into .venv/
 # make node    builds, tests and packs the Node package, into target/npm/
 # make bench   what the client adds to a call, side by side
+# make bench-gateway  what the gateway records in a second, on each store
 # make verify  files that are generated or repeated are what they should be
+# make generate writes those that are generated
 
 PYTHON ?= python3
 CARGO ?= cargo
@@ -14,13 +16,13 @@ GATEWAY := target/debug/actpass-gateway
 HOSTILE := target/debug/actpass-hostile-gateway
 MATURIN := maturin>=1.16,<2
 NODE_VERSIONS ?= 20 22 24
-TEST_TOOLS := pytest>=8,<10 mypy>=1.15,<3 ruff>=0.12,<1
+TEST_TOOLS := pytest>=8,<10 mypy>=1.15,<3 playwright>=1.55,<2 ruff>=0.12,<1 schemathesis>=4.32,<5
 PYTHON_SOURCES := $(shell find bindings-python/src bindings-python/python -name '*.rs' -o -name '*.py' -o -name '*.pyi') \
 	bindings-python/Cargo.toml bindings-python/pyproject.toml
-RUST_SOURCES := Cargo.toml Cargo.lock $(shell find core/src gateway/src policies -type f)
+RUST_SOURCES := Cargo.toml Cargo.lock $(shell find core/src gateway/src gateway/templates policies -type f)
 
 .DELETE_ON_ERROR:
-.PHONY: demo demo-node test test-rust test-python test-node test-node-here leaks lint lint-node lint-node-here python node node-face node-release bench verify clean
+.PHONY: demo demo-node test test-rust test-python test-node test-node-here test-page test-api leaks lint lint-node lint-node-here python node node-face node-release bench bench-gateway verify generate clean
 
 demo: python target/release/actpass-gateway
 	@echo
@@ -58,7 +60,7 @@ $(VENV)/installed: $(VENV)/bin/maturin $(PYTHON_SOURCES) $(RUST_SOURCES)
 	$(VENV)/bin/pip install --quiet --force-reinstall target/wheels/release/actpass-*.whl
 	@touch $@
 
-test: test-rust test-python test-node leaks
+test: test-rust test-python test-node test-page test-api leaks
 	@echo "make test: all passed"
 
 # Whatever the tests print, passing or not, is kept, so that `leaks` can look for secrets in it.
@@ -66,10 +68,16 @@ test-rust:
 	@mkdir -p target/test-output && rm -f target/test-output/rust*.log
 	scripts/keep-output target/test-output/rust.log $(CARGO) test --workspace --locked -- --nocapture
 
-$(TEST_VENV)/bin/maturin:
+# Again when the list of tools is another.
+$(TEST_VENV)/bin/maturin: Makefile
 	@scripts/need-python $(PYTHON)
 	$(PYTHON) -m venv $(TEST_VENV)
 	$(TEST_VENV)/bin/pip install --quiet '$(MATURIN)' $(foreach tool,$(TEST_TOOLS),'$(tool)')
+	@touch $@
+
+# For an environment that was made before this tool was needed.
+$(TEST_VENV)/bin/schemathesis: | $(TEST_VENV)/bin/maturin
+	$(TEST_VENV)/bin/pip install --quiet $(foreach tool,$(TEST_TOOLS),'$(tool)')
 
 # The wheel as a stranger gets it, but for the optimisation.
 $(TEST_VENV)/installed: $(TEST_VENV)/bin/maturin $(PYTHON_SOURCES) $(RUST_SOURCES)
@@ -115,15 +123,30 @@ test-node-here: node-face
 	$(CARGO) build --locked -p actpass-gateway -p actpass-hostile-gateway -p actpass-node
 	NODE_VERSIONS='$(NODE_VERSIONS)' scripts/test-node debug
 
-leaks: test-rust test-python test-node
+# The page in Chromium, with and without JavaScript. Where there is no Chromium it says so, and fails if CI=true.
+test-page: $(TEST_VENV)/bin/maturin
+	@mkdir -p target/test-output && rm -f target/test-output/page*
+	$(CARGO) build --locked -p actpass-gateway
+	cd tests/page && \
+		ACTPASS_GATEWAY=$(CURDIR)/$(GATEWAY) ACTPASS_TEST_OUTPUT=$(CURDIR)/target/test-output \
+		$(CURDIR)/scripts/keep-output $(CURDIR)/target/test-output/page.log $(CURDIR)/$(TEST_VENV)/bin/python -m pytest -q -rs
+
+# What the gateway answers to requests that its own description allows and forbids.
+test-api: $(TEST_VENV)/bin/schemathesis
+	@mkdir -p target/test-output && rm -f target/test-output/api*.log
+	$(CARGO) build --locked -p actpass-gateway
+	scripts/keep-output target/test-output/api.log \
+		scripts/check-api $(GATEWAY) $(TEST_VENV)/bin/schemathesis target/test-output/api-gateway.log
+
+leaks: test-rust test-python test-node test-page test-api
 	scripts/find-leaks tests/secrets.txt target/test-output
 
 lint: $(TEST_VENV)/bin/maturin lint-node
 	$(CARGO) fmt --all --check
 	$(CARGO) clippy --workspace --all-targets --locked -- -D warnings
 	RUSTDOCFLAGS='-D warnings' $(CARGO) doc --workspace --no-deps --locked
-	$(TEST_VENV)/bin/ruff check bindings-python examples benches
-	$(TEST_VENV)/bin/ruff format --check bindings-python examples benches
+	$(TEST_VENV)/bin/ruff check bindings-python examples benches tests/page
+	$(TEST_VENV)/bin/ruff format --check bindings-python examples benches tests/page
 	$(TEST_VENV)/bin/mypy --config-file bindings-python/pyproject.toml bindings-python/python/actpass
 	scripts/deny $(CARGO)
 
@@ -144,8 +167,16 @@ bench: python
 		$(PIN) node benches/node.mjs bindings-node target/release/actpass-benches; \
 	elif [ $$? = 1 ]; then echo "SKIPPED: the Node package beside its peers"; else exit 1; fi
 
+bench-gateway: target/release/actpass-gateway
+	$(CARGO) build --release --locked -p actpass-benches
+	target/release/actpass-bench-gateway target/release/actpass-gateway policies/refunds.json
+
 verify:
 	scripts/check-paths
+	$(CARGO) run --quiet --locked -p actpass-gateway -- openapi | diff docs/openapi.json -
+
+generate:
+	$(CARGO) run --quiet --locked -p actpass-gateway -- openapi > docs/openapi.json
 
 clean:
 	rm -rf target $(VENV) .actpass bindings-node/dist bindings-node/node_modules examples/node/node_modules

@@ -46,6 +46,9 @@ impl Client {
             if let Some(retries) = settings.whole("maxRetries")? {
                 builder = builder.max_retries(retries);
             }
+            if let Some(failures) = settings.whole("circuitFailures")? {
+                builder = builder.circuit_failures(failures);
+            }
             if let Some(mode) = settings.optional("mode")? {
                 let as_config = |error: Error| Error::new(ErrorKind::Config, error.to_string());
                 builder = builder.mode(mode.parse().map_err(as_config)?);
@@ -56,6 +59,12 @@ impl Client {
             builder = builder.danger_allow_insecure_http(settings.switch("dangerAllowInsecureHttp")?);
             Ok(Self(builder.build()?))
         })
+    }
+
+    /// Whether calls go to the gateway.
+    #[napi(getter)]
+    pub fn circuit(&self) -> &'static str {
+        self.0.circuit().as_str()
     }
 
     /// Begins a preflight.

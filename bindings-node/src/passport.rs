@@ -23,6 +23,9 @@ pub(crate) fn issue(members: &Members) -> Result<PassportRequest, Error> {
     if let Some(risk_tier) = members.optional("riskTier")? {
         request = request.risk_tier(risk_tier);
     }
+    if let Some(id) = members.optional("approvalRequestId")? {
+        request = request.approval_request_id(id);
+    }
     if let Some(seconds) = members.whole("ttlSeconds")? {
         request = request.ttl_seconds(seconds);
     }

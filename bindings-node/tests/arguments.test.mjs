@@ -42,6 +42,7 @@ describe('a setting', () => {
     [{ maxRetries: -1 }, /^maxRetries: expected a whole number from 0, found -1$/],
     [{ maxRetries: '2' }, /^maxRetries: expected a whole number from 0, found a string$/],
     [{ maxRetries: 11 }, /^maxRetries: expected 0 to 10, found 11$/],
+    [{ circuitFailures: -1 }, /^circuitFailures: expected a whole number from 0, found -1$/],
     [{ mode: 'Enforce' }, /^mode: expected enforce, strict, warn or monitor, found "Enforce"$/],
     [{ mode: 1 }, /^mode: expected a string, found a number$/],
     [{ ca: 'no certificate' }, /^ca: expected certificates in PEM, found none$/],
@@ -83,6 +84,7 @@ describe('a setting', () => {
       timeoutMs: 1.5,
       connectTimeoutMs: 100,
       maxRetries: 0,
+      circuitFailures: 0,
       mode: 'strict',
       dangerAllowInsecureHttp: true,
     });

@@ -129,3 +129,16 @@ test('nothing is an unhandled rejection that was awaited', () =>
     await new Promise(setImmediate);
     assert.deepEqual(unhandled, []);
   }));
+
+test('a gateway that cannot be reached is left alone after some calls', () =>
+  hostile.play({ listen: 'refused' }, async ({ baseUrl }) => {
+    const actpass = newClient(baseUrl, { circuitFailures: 2 });
+    assert.equal(actpass.circuit, 'closed');
+    for (let at = 0; at < 3; at += 1) {
+      const { executed, error } = await actpass.guard({ ...ACTION, execute: () => assert.fail('it ran') });
+      assert.deepEqual([executed, error.code], [false, 'actpass.unreachable']);
+    }
+    assert.equal(actpass.circuit, 'open');
+    const observed = await actpass.guard({ ...ACTION, mode: 'monitor', execute: () => 'ran' });
+    assert.equal(observed.result, 'ran');
+  }));

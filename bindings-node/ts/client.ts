@@ -9,7 +9,7 @@ import {
   toError,
 } from './errors.js';
 import { describe, isPlain, toInput, toJson, wrongArgument } from './json.js';
-import { type Batch, type Client, How, native } from './native.js';
+import { type Batch, type CallName, type Client, How, native } from './native.js';
 import type {
   ActPassOptions,
   Approval,
@@ -43,6 +43,7 @@ const SETTINGS = [
   'timeoutMs',
   'connectTimeoutMs',
   'maxRetries',
+  'circuitFailures',
   'mode',
   'ca',
   'dangerAllowInsecureHttp',
@@ -69,6 +70,7 @@ const ISSUE = [
   'userId',
   'riskTier',
   'ttlSeconds',
+  'approvalRequestId',
 ];
 const VERIFY = ['token', 'audience', 'agentId', 'userId', 'currentToolManifestHash', 'policyHash'];
 const VERIFY_OFFLINE = ['token', 'audience', 'issuer', 'agentId', 'userId'];
@@ -311,6 +313,14 @@ export class ActPass {
     return this.#call<RecordedEvidence>('recordEvidence', event, EVIDENCE);
   }
 
+  /**
+   * Whether calls go to the gateway: `closed` (they do), `open` (it could not be reached several times in a row, and calls fail
+   * at once for a while) or `half_open` (one call finds out).
+   */
+  get circuit(): 'closed' | 'half_open' | 'open' {
+    return this.#native.circuit;
+  }
+
   /** As the function {@link hashPayload}. */
   hashPayload(payload: unknown): string {
     return hashPayload(payload);
@@ -363,7 +373,7 @@ export class ActPass {
     }
   }
 
-  async #call<A>(name: keyof Client, options: CallOptions & object, known: readonly string[]): Promise<A> {
+  async #call<A>(name: CallName, options: CallOptions & object, known: readonly string[]): Promise<A> {
     const input = toInput(options, known, ['signal']);
     return JSON.parse(take(await begin(this.#native, name, input, options.signal), options.signal).text) as A;
   }
@@ -439,7 +449,7 @@ const door = new native.Door((batch: Batch) => {
 });
 
 /** Begins a call. The promise is rejected only by `signal`; while it is pending, the process stays alive. */
-function begin(client: Client, name: keyof Client, input: string, signal: AbortSignal | undefined): Promise<Ended> {
+function begin(client: Client, name: CallName, input: string, signal: AbortSignal | undefined): Promise<Ended> {
   if (signal === undefined) {
     return new Promise((resolve) => {
       enter(client, name, input, resolve);
@@ -464,7 +474,7 @@ function begin(client: Client, name: keyof Client, input: string, signal: AbortS
 }
 
 /** Begins a call and returns its number. */
-function enter(client: Client, name: keyof Client, input: string, resolve: (ended: Ended) => void): number {
+function enter(client: Client, name: CallName, input: string, resolve: (ended: Ended) => void): number {
   lastNumber += 1;
   const call = lastNumber;
   converting(() => client[name](door, call, input));

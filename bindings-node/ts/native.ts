@@ -24,6 +24,7 @@ export type Begin = (door: Door, call: number, input: string) => void;
 
 /** @internal */
 export interface Client {
+  readonly circuit: 'closed' | 'half_open' | 'open';
   preflight: Begin;
   authorize: Begin;
   resume: Begin;
@@ -35,6 +36,9 @@ export interface Client {
   revokePassport: Begin;
   recordEvidence: Begin;
 }
+
+/** @internal */
+export type CallName = Exclude<keyof Client, 'circuit'>;
 
 /** @internal */
 export interface Native {

@@ -41,6 +41,11 @@ export interface ActPassOptions {
    * certainly did not take them. Default: 2.
    */
   maxRetries?: number | undefined;
+  /**
+   * How many calls in a row must fail to reach the gateway for the circuit to open; while it is open, calls fail at once as
+   * `actpass.unreachable`. 0 turns that off. Default: 5.
+   */
+  circuitFailures?: number | undefined;
   /** The mode of calls that name none. Nothing in the environment can change it. Default: `enforce`. */
   mode?: Mode | undefined;
   /** Certificates of authorities to trust besides the system's, in PEM. */
@@ -353,6 +358,8 @@ export interface IssuePassportOptions extends CallOptions {
   riskTier?: RiskTier | undefined;
   /** For how many seconds it holds. Default: the gateway's. */
   ttlSeconds?: number | undefined;
+  /** The approved request that the passport stands for: it is for that one action, and spends the approval. */
+  approvalRequestId?: string | undefined;
 }
 
 /** A passport that was issued. */

@@ -28,7 +28,7 @@ pub(crate) struct Client {
 #[pymethods]
 impl Client {
     #[new]
-    #[pyo3(signature = (api_key, tenant_id, agent_id, base_url, timeout, connect_timeout, max_retries, mode, ca, danger_allow_insecure_http))]
+    #[pyo3(signature = (api_key, tenant_id, agent_id, base_url, timeout, connect_timeout, max_retries, mode, ca, circuit_failures, danger_allow_insecure_http))]
     #[expect(clippy::too_many_arguments, reason = "the settings of the face, one each")]
     fn new(
         py: Python<'_>,
@@ -41,6 +41,7 @@ impl Client {
         max_retries: Needed<'_, '_>,
         mode: Needed<'_, '_>,
         ca: Argument<'_, '_>,
+        circuit_failures: Needed<'_, '_>,
         danger_allow_insecure_http: Needed<'_, '_>,
     ) -> PyResult<Self> {
         enter(py, || {
@@ -64,6 +65,7 @@ impl Client {
             }
             builder = builder
                 .max_retries(whole_number("max_retries", max_retries)?)
+                .circuit_failures(whole_number("circuit_failures", circuit_failures)?)
                 .mode(needed_setting("mode", mode)?.parse().map_err(|error| as_config(py, &error))?)
                 .danger_allow_insecure_http(switch(
                     "danger_allow_insecure_http",
@@ -219,6 +221,11 @@ impl Client {
     #[getter]
     fn mode(&self, py: Python<'_>) -> PyResult<&'static str> {
         Ok(self.host(py)?.mode().as_str())
+    }
+
+    #[getter]
+    fn circuit(&self, py: Python<'_>) -> PyResult<&'static str> {
+        Ok(self.host(py)?.circuit().as_str())
     }
 
     fn close(&self) {

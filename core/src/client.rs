@@ -16,6 +16,7 @@ use uuid::{NoContext, Timestamp, Uuid};
 
 use crate::action::Action;
 use crate::approval::{self, Approval, ApprovalStatus};
+use crate::breaker::{Breaker, Circuit, DEFAULT_CIRCUIT_FAILURES};
 use crate::config::{self, BaseUrl, Config};
 use crate::decision::{Decision, DecisionWord};
 use crate::error::{Error, ErrorKind};
@@ -30,6 +31,7 @@ use crate::redact;
 use crate::request;
 use crate::retry;
 use crate::secret::Secret;
+use crate::token::{PublicKey, Unverified};
 use crate::transport::{Answer, BodyError, HttpTransport, Request, Transport};
 
 /// A client of an ActPass gateway. Cloning is cheap, and all clones share the same connections.
@@ -62,11 +64,13 @@ struct Inner {
     config: Config,
     transport: Box<dyn Transport>,
     keys: KeyCache,
+    breaker: Breaker,
 }
 
 impl Inner {
     fn new(config: Config, transport: Box<dyn Transport>) -> Self {
-        Self { config, transport, keys: KeyCache::default() }
+        let breaker = Breaker::new(config.circuit_failures);
+        Self { config, transport, keys: KeyCache::default(), breaker }
     }
 }
 
@@ -79,6 +83,13 @@ impl ActPass {
     pub(crate) fn with_config(config: Config) -> Result<Self, Error> {
         let transport = Box::new(HttpTransport::new(&config)?);
         Ok(Self(Arc::new(Inner::new(config, transport))))
+    }
+
+    /// Whether calls go to the gateway. After some that could not reach it ([`ActPassBuilder::circuit_failures`]) calls are
+    /// refused at once for a while, as [`ErrorKind::Connection`] with [`retry_after`](Error::retry_after), and then one at a
+    /// time tries whether it is back.
+    pub fn circuit(&self) -> Circuit {
+        self.0.breaker.circuit()
     }
 
     /// Asks the gateway whether `action` may run, and runs nothing.
@@ -351,25 +362,22 @@ impl ActPass {
     ) -> Result<Verification, Error> {
         request::needed("token", wanted.token.expose())?;
         request::needed("audience", &wanted.audience)?;
-        let passport = match offline::Unverified::parse(wanted.token.expose()) {
+        let passport = match Unverified::passport(wanted.token.expose()) {
             Ok(passport) => passport,
-            Err(reason) => return Ok(Verification::invalid(reason)),
+            Err(refusal) => return Ok(Verification::of(Err(vec![refusal]))),
         };
         let fetch = async || {
             let keys = self.document(Request::new(Operation::Jwks, ""), None).await?;
-            offline::parse_keys(&keys).map_err(|problem| invalid(Operation::Jwks, problem))
+            PublicKey::read_set(keys.as_str().as_bytes()).map_err(|problem| invalid(Operation::Jwks, problem))
         };
-        let key = self.0.keys.find(passport.key_id(), fetch).await?;
+        let key = self.0.keys.find(passport.kid(), fetch).await?;
         let expected = offline::Expected {
             issuer: wanted.issuer.as_deref().unwrap_or(self.0.config.base_url.as_str()),
             tenant_id: self.0.config.tenant_id.as_ref().and_then(|id| id.to_str().ok()),
             wanted,
             now: SystemTime::now(),
         };
-        Ok(match key.ok_or(offline::UNKNOWN_KEY).and_then(|key| passport.verify(&key, &expected)) {
-            Ok(claims) => Verification::valid(&claims),
-            Err(reason) => Verification::invalid(reason),
-        })
+        Ok(Verification::of(offline::verify(passport, key.as_deref(), &expected)))
     }
 
     /// Revokes the passport named `jti`, for `reason`.
@@ -474,6 +482,10 @@ impl ActPass {
             status = tracing::field::Empty,
             error = tracing::field::Empty,
         );
+        let admission = self.0.breaker.admit().map_err(|error| {
+            span.record("error", error.code());
+            error.with_operation(operation)
+        })?;
         let timeout = self.0.config.timeout;
         let deadline = Instant::now() + timeout;
         let attempts = AssertUnwindSafe(self.attempts(request, deadline)).catch_unwind();
@@ -489,6 +501,7 @@ impl ActPass {
                 ),
             )),
         };
+        admission.settle(ended.as_ref().err());
         match &ended {
             Ok(answer) => span.record("status", answer.status),
             Err(error) => span.record("error", error.code()),
@@ -586,6 +599,7 @@ pub struct ActPassBuilder {
     base_url: Option<String>,
     timeout: Option<Duration>,
     connect_timeout: Option<Duration>,
+    circuit_failures: Option<u32>,
     max_retries: Option<u32>,
     mode: Mode,
     ca: Option<Vec<u8>>,
@@ -642,6 +656,14 @@ impl ActPassBuilder {
     #[must_use]
     pub fn max_retries(mut self, retries: u32) -> Self {
         self.max_retries = Some(retries);
+        self
+    }
+
+    /// Sets how many calls in a row must fail to reach the gateway for the circuit to open: see [`ActPass::circuit`]; 5 by
+    /// default, and 0 turns it off.
+    #[must_use]
+    pub fn circuit_failures(mut self, failures: u32) -> Self {
+        self.circuit_failures = Some(failures);
         self
     }
 
@@ -718,6 +740,7 @@ impl ActPassBuilder {
             base_url: BaseUrl::choose(self.base_url, self.allow_insecure_http)?,
             timeout,
             connect_timeout,
+            circuit_failures: self.circuit_failures.unwrap_or(DEFAULT_CIRCUIT_FAILURES),
             max_retries: config::max_retries(self.max_retries.unwrap_or(config::DEFAULT_MAX_RETRIES))?,
             mode: self.mode,
             extra_ca: config::extra_ca(self.ca.as_deref())?,

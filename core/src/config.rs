@@ -39,6 +39,7 @@ pub(crate) struct Config {
     pub(crate) base_url: BaseUrl,
     pub(crate) timeout: Duration,
     pub(crate) connect_timeout: Duration,
+    pub(crate) circuit_failures: u32,
     pub(crate) max_retries: u32,
     pub(crate) mode: Mode,
     pub(crate) extra_ca: Vec<CertificateDer<'static>>,

@@ -129,6 +129,11 @@ impl Error {
         self
     }
 
+    pub(crate) fn with_retry_after(mut self, retry_after: Duration) -> Self {
+        self.0.retry_after = Some(retry_after);
+        self
+    }
+
     pub(crate) fn with_answer(
         mut self,
         status: u16,

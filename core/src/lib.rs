@@ -40,6 +40,7 @@
 
 mod action;
 mod approval;
+mod breaker;
 mod client;
 mod config;
 mod decision;
@@ -56,10 +57,12 @@ mod retry;
 pub mod runtime;
 mod secret;
 mod tls;
+pub mod token;
 pub mod transport;
 
 pub use action::Action;
 pub use approval::{Approval, ApprovalStatus, PendingApproval};
+pub use breaker::{Circuit, DEFAULT_CIRCUIT_FAILURES};
 pub use client::{ActPass, ActPassBuilder, Operation};
 pub use config::{
     DEFAULT_BASE_URL, DEFAULT_CONNECT_TIMEOUT, DEFAULT_MAX_RETRIES, DEFAULT_TIMEOUT, seconds, wait_seconds,

@@ -4,6 +4,7 @@ use std::fmt;
 
 use crate::json::{Document, Json};
 use crate::secret::Secret;
+use crate::token::{Claims, Refusal};
 
 /// What to ask a passport for.
 ///
@@ -36,6 +37,8 @@ pub struct PassportRequest {
     pub risk_tier: String,
     /// For how many seconds it holds; the gateway's default if not set.
     pub ttl_seconds: Option<u32>,
+    /// The approval that it stands for: it is then for that one action, and using it spends the approval.
+    pub approval_request_id: Option<String>,
 }
 
 impl PassportRequest {
@@ -54,6 +57,7 @@ impl PassportRequest {
             user_id: None,
             risk_tier: "medium".to_owned(),
             ttl_seconds: None,
+            approval_request_id: None,
         }
     }
 
@@ -89,6 +93,13 @@ impl PassportRequest {
     #[must_use]
     pub fn ttl_seconds(mut self, seconds: u32) -> Self {
         self.ttl_seconds = Some(seconds);
+        self
+    }
+
+    /// Sets the approval that it stands for.
+    #[must_use]
+    pub fn approval_request_id(mut self, id: impl Into<String>) -> Self {
+        self.approval_request_id = Some(id.into());
         self
     }
 }
@@ -217,12 +228,16 @@ impl Verification {
         }
     }
 
-    pub(crate) fn valid(claims: &Document) -> Self {
-        Self::made(&format!(r#"{{"valid":true,"errors":[],"claims":{}}}"#, claims.as_str()))
-    }
-
-    pub(crate) fn invalid(reason: &str) -> Self {
-        Self::made(&format!(r#"{{"valid":false,"errors":["{reason}"]}}"#))
+    pub(crate) fn of(verified: Result<Claims, Vec<Refusal>>) -> Self {
+        let (errors, claims) = match verified {
+            Ok(claims) => (Vec::new(), Some(claims)),
+            Err(errors) => (errors, None),
+        };
+        let errors = errors.into_iter().map(|refusal| Json::from(refusal.code())).collect();
+        let mut members = vec![("valid", Json::Bool(claims.is_some())), ("errors", Json::Array(errors))];
+        members.extend(claims.map(|claims| ("claims", claims.as_json().clone())));
+        let members = members.into_iter().map(|(name, value)| (name.to_owned(), value)).collect();
+        Self::made(&Json::Object(members).to_string())
     }
 
     /// What cannot be read is not valid.

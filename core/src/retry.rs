@@ -41,10 +41,12 @@ pub(crate) fn permits(operation: Operation, attempt: &Result<Answer, Failure>) -
 /// How long to wait before retry number `retry` (from 0): what the gateway asked for, else a random part of a bound
 /// that doubles.
 pub(crate) fn wait(retry: u32, retry_after: Option<Duration>) -> Duration {
-    retry_after.unwrap_or_else(|| {
-        let bound = FIRST_WAIT.saturating_mul(1 << retry.min(16)).min(LONGEST_WAIT);
-        bound.mul_f64(0.5 + 0.5 * random_fraction())
-    })
+    retry_after.unwrap_or_else(|| jittered(FIRST_WAIT, retry, LONGEST_WAIT))
+}
+
+/// A random part, at least half, of `first` doubled so many `times`, up to `longest`.
+pub(crate) fn jittered(first: Duration, times: u32, longest: Duration) -> Duration {
+    first.saturating_mul(1 << times.min(16)).min(longest).mul_f64(0.5 + 0.5 * random_fraction())
 }
 
 /// What a `retry-after` header asks for: seconds or a date. Anything else asks for nothing.

@@ -23,6 +23,7 @@ use arc_swap::ArcSwap;
 use tokio::runtime::{Builder, Runtime};
 
 use crate::action::Action;
+use crate::breaker::Circuit;
 use crate::client::{ActPass, ActPassBuilder};
 use crate::config::Config;
 use crate::error::{Error, ErrorKind};
@@ -83,6 +84,15 @@ impl Host {
     /// The total deadline of a call.
     pub fn timeout(&self) -> Duration {
         self.config.timeout
+    }
+
+    /// Whether calls of this process go to the gateway: see [`ActPass::circuit`].
+    pub fn circuit(&self) -> Circuit {
+        let engine = self.engine.load();
+        match &engine.parts {
+            Some((_, client)) if engine.is_mine() => client.circuit(),
+            Some(_) | None => Circuit::Closed,
+        }
     }
 
     /// The mode of actions that name none.

@@ -103,11 +103,12 @@ fn the_bytes_of_the_passport_calls() {
     .resource_constraints(Json::parse(br#"{"max_amount":10000,"currency":"usd"}"#).unwrap())
     .user_id("u_1")
     .risk_tier("high")
-    .ttl_seconds(300);
+    .ttl_seconds(300)
+    .approval_request_id("apr_1");
     let seen = sent(|client| Box::pin(async move { drop(client.issue_passport(&full).await) }));
     assert_eq!(
         seen.body,
-        r#"{"audience": "mcp://stripe-production", "agent_id": "refunds", "goal": "resolve_refund_request", "allowed_tools": ["stripe.refund.create", "stripe.charge.get"], "allowed_resources": ["stripe:charge:ch_123"], "resource_constraints": {"max_amount": 10000, "currency": "usd"}, "user_id": "u_1", "risk_tier": "high", "ttl_seconds": 300}"#
+        r#"{"audience": "mcp://stripe-production", "agent_id": "refunds", "goal": "resolve_refund_request", "allowed_tools": ["stripe.refund.create", "stripe.charge.get"], "allowed_resources": ["stripe:charge:ch_123"], "resource_constraints": {"max_amount": 10000, "currency": "usd"}, "user_id": "u_1", "risk_tier": "high", "ttl_seconds": 300, "approval_request_id": "apr_1"}"#
     );
 
     let minimal = VerifyRequest::new("eyJ.p.s", "mcp://stripe-production");
@@ -844,4 +845,22 @@ fn peak_memory_kib() -> u64 {
     let status = std::fs::read_to_string("/proc/self/status").unwrap();
     let line = status.lines().find(|line| line.starts_with("VmHWM:")).unwrap();
     line.split_whitespace().nth(1).unwrap().parse().unwrap()
+}
+
+#[test]
+fn a_gateway_that_cannot_be_reached_is_left_alone() {
+    let resets = vec![json!({"do": "reset", "at": "request"}); 10];
+    let gateway = gateway(json!(resets));
+    let client = builder(&gateway).max_retries(1).circuit_failures(2).build().unwrap();
+    let ask = |operation| block_on(call(&client, operation)).unwrap_err();
+    assert_eq!(ask(Operation::Preflight).retry_after(), None);
+    assert_eq!((client.circuit().as_str(), ask(Operation::Jwks).retry_after()), ("closed", None));
+    // Calls count, not attempts; all kinds of calls together; and from now on nothing is sent.
+    assert_eq!((gateway.seen().len(), client.circuit().as_str()), (4, "open"));
+    for operation in Operation::ALL {
+        let error = ask(operation);
+        assert_eq!((error.kind(), error.operation()), (ErrorKind::Connection, Some(operation)));
+        assert!(error.retry_after().is_some(), "{error}");
+    }
+    assert_eq!(gateway.seen().len(), 4);
 }

@@ -147,9 +147,13 @@ impl Keyring {
         if presented.len() > MAX_KEY_BYTES {
             return None;
         }
-        let hash = KeyHash::of(presented);
+        self.known(&KeyHash::of(presented))
+    }
+
+    /// The key of this hash, if there is one.
+    pub fn known(&self, hash: &KeyHash) -> Option<&Arc<Key>> {
         let bucket = self.buckets.get(&hash.bucket())?;
-        bucket.iter().find_map(|(known, key)| (*known == hash).then_some(key))
+        bucket.iter().find_map(|(known, key)| (known == hash).then_some(key))
     }
 }
 

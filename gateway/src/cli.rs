@@ -8,6 +8,7 @@ use std::process::ExitCode;
 use std::time::UNIX_EPOCH;
 
 use actpass_core::Secret;
+use actpass_core::token::PublicKey;
 use clap::{Args, Parser, Subcommand, ValueEnum};
 use tracing_appender::non_blocking::WorkerGuard;
 use tracing_subscriber::filter::{LevelFilter, Targets};
@@ -16,16 +17,17 @@ use tracing_subscriber::util::SubscriberInitExt;
 use zeroize::Zeroizing;
 
 use crate::auth::{self, KeyHash, MAX_KEY_BYTES, Role};
-use crate::clock::{LAST_SECOND, rfc3339};
+use crate::clock::{Clock, LAST_SECOND, rfc3339};
 use crate::config::{LogFormat, MASTER_KEY_VARIABLE, Settings};
-use crate::evidence;
-use crate::passport::Keys;
+use crate::evidence::{self, Chain, Expected, Verified};
+use crate::http::openapi;
+use crate::passport::{Keys, Ring};
 use crate::policy::{Cases, Policy};
 use crate::problems::Problems;
 use crate::request::MAX_TOOL_CHARACTERS;
 use crate::seal::MasterKey;
 use crate::server::{self, Server};
-use crate::store::{Appended, SqliteStore, Store};
+use crate::store::{Appended, Location, Store, read_chain, read_keys};
 use crate::tools::{Tools, ToolsError};
 use crate::vault::{self, MAX_SECRET_BYTES, Vault};
 
@@ -37,22 +39,25 @@ pub fn run() -> ExitCode {
     let outcome = match Cli::parse().command {
         Command::Dev(dev) => Settings::dev(dev.listen, dev.data, dev.policy.as_deref())
             .map_err(Failure::Settings)
-            .and_then(serve),
-        Command::Evidence(EvidenceCommand::Export { chain, data, tenant }) => {
-            export_evidence(&chain, &data, &tenant)
+            .and_then(|settings| serve(settings, Some("apdv_dev"))),
+        Command::Evidence(EvidenceCommand::Export { chain, source, tenant }) => {
+            export_evidence(Chain { tenant_id: &tenant, chain_id: &chain }, source)
         }
-        Command::Evidence(EvidenceCommand::Verify { file, head }) => verify_evidence(&file, head.as_deref()),
+        Command::Evidence(EvidenceCommand::Verify(verify)) => verify_evidence(&verify),
         Command::Key(KeyCommand::Hash) => hash_key(),
         Command::Key(KeyCommand::New { role }) => new_key(role.into()),
         Command::Keys(KeysCommand::Rotate { config }) => {
             Settings::load(&config).map_err(Failure::Settings).and_then(|settings| rotate_keys(&settings))
         }
+        Command::Openapi => io::stdout().write_all(&openapi::DOCUMENT).map_err(Failure::new),
         Command::Policy(PolicyCommand::Check { file }) => check_policy(&file),
         Command::Policy(PolicyCommand::Test { file, cases }) => test_policy(&file, &cases),
         Command::Tools(ToolsCommand::Check { file, lock }) => check_tools(&file, &lock),
         Command::Tools(ToolsCommand::Scan { file, lock }) => scan_tools(&file, &lock),
         Command::Vault(command) => vault(command),
-        Command::Serve { config } => Settings::load(&config).map_err(Failure::Settings).and_then(serve),
+        Command::Serve { config } => {
+            Settings::load(&config).map_err(Failure::Settings).and_then(|settings| serve(settings, None))
+        }
     };
     match outcome {
         Ok(()) => ExitCode::SUCCESS,
@@ -85,6 +90,8 @@ enum Command {
     /// Looks after the keys that sign passports
     #[command(subcommand)]
     Keys(KeysCommand),
+    /// Prints the description of the HTTP interface, OpenAPI 3.1
+    Openapi,
     /// Checks and tests policies
     #[command(subcommand)]
     Policy(PolicyCommand),
@@ -117,25 +124,44 @@ struct Dev {
 
 #[derive(Debug, Subcommand)]
 enum EvidenceCommand {
-    /// Prints a chain's events, one a line; a gateway may run meanwhile
+    /// Prints a chain's events, one a line, and a signature of how it ends; a gateway may run meanwhile
     Export {
         /// The chain; a tenant's decisions are in "decisions"
         chain: String,
-        /// The gateway's data file
-        #[arg(long, value_name = "FILE")]
-        data: PathBuf,
+        #[command(flatten)]
+        source: Source,
         /// Whose chain it is
         #[arg(long, value_name = "ID")]
         tenant: String,
     },
     /// Checks an export, without any gateway
-    Verify {
-        /// The export; - for the standard input
-        file: PathBuf,
-        /// The hash that the last event must have, to see whether any is missing at the end
-        #[arg(long, value_name = "HASH")]
-        head: Option<String>,
-    },
+    Verify(Verify),
+}
+
+#[derive(Args, Debug)]
+#[group(required = true, multiple = false)]
+struct Source {
+    /// The gateway's settings, a TOML file, for its data and its master key: needed if the data are in PostgreSQL
+    #[arg(long, value_name = "FILE")]
+    config: Option<PathBuf>,
+    /// The gateway's data file; the master key is ACTPASS_MASTER_KEY, or else in FILE.master-key, if it is there
+    #[arg(long, value_name = "FILE")]
+    data: Option<PathBuf>,
+}
+
+#[derive(Args, Debug)]
+struct Verify {
+    /// The export; - for the standard input
+    file: PathBuf,
+    /// The hash that the last event must have, to see whether any is missing at the end
+    #[arg(long, value_name = "HASH")]
+    head: Option<String>,
+    /// The gateway's public keys, a JWK Set from where you trust it; then the export must be signed with one of them
+    #[arg(long, value_name = "FILE")]
+    jwks: Option<PathBuf>,
+    /// Fails unless there is a signature, and --jwks to check it with
+    #[arg(long)]
+    require_signature: bool,
 }
 
 #[derive(Debug, Subcommand)]
@@ -272,7 +298,8 @@ impl Failure {
     }
 }
 
-fn serve(settings: Settings) -> Result<(), Failure> {
+/// `known` is an operator's key that everyone knows.
+fn serve(settings: Settings, known: Option<&str>) -> Result<(), Failure> {
     let _log = start_log(settings.log);
     let runtime = tokio::runtime::Builder::new_multi_thread().enable_all().build().map_err(Failure::new)?;
     runtime.block_on(async {
@@ -282,6 +309,9 @@ fn serve(settings: Settings) -> Result<(), Failure> {
         let mut out = io::stdout();
         // Whoever started the gateway may have closed its end of the pipe; the gateway works all the same.
         let _ = writeln!(out, "listening on {}", server.url()).and_then(|()| out.flush());
+        if let Some(key) = known {
+            let _ = writeln!(out, "approve at {}/ with the operator's key {key}", server.url());
+        }
         tracing::info!(address = %server.address(), "started");
         server
             .run_until(async {
@@ -357,22 +387,77 @@ impl Signals {
     }
 }
 
-fn export_evidence(chain: &str, data: &Path, tenant: &str) -> Result<(), Failure> {
-    let mut out = io::BufWriter::new(io::stdout().lock());
-    evidence::export(data, tenant, chain, &mut out).map(|_| ()).map_err(Failure::new)
-}
-
-fn verify_evidence(file: &Path, head: Option<&str>) -> Result<(), Failure> {
-    let failed = |error: &dyn std::fmt::Display| Failure::Failed(format!("{}: {error}", file.display()));
-    let verified = match file == Path::new("-") {
-        true => evidence::verify(io::stdin().lock(), head),
-        false => {
-            let export = fs::File::open(file).map_err(|error| failed(&error))?;
-            evidence::verify(io::BufReader::new(export), head)
+fn export_evidence(chain: Chain<'_>, source: Source) -> Result<(), Failure> {
+    let (data, master) = match source {
+        Source { config: Some(config), .. } => {
+            let settings = Settings::load(&config).map_err(Failure::Settings)?;
+            let master = server::master_key(&settings.master_key, &settings.data).map_err(Failure::new)?;
+            (settings.data, master)
+        }
+        Source { config: None, data } => {
+            let data = data.unwrap_or_default();
+            let master = find_master_key(&data)?;
+            (Location::File(data), master)
         }
     };
-    let found = verified.map_err(|error| failed(&error))?;
-    print(format_args!("{} events, head {}, whole", found.length, found.hash))
+    let signer = match master {
+        None => Err("there is no master key"),
+        Some(master) => match &*read_keys(&data).map_err(Failure::new)? {
+            [] => Err("the data file has no signing key"),
+            keys => Ok(Ring::open(keys, &master).map_err(Failure::new)?),
+        },
+    };
+    let read = |each: &mut evidence::Each<'_>| {
+        read_chain(&data, chain.tenant_id, chain.chain_id, |event| each(event))
+    };
+    let mut out = io::BufWriter::new(io::stdout().lock());
+    evidence::export(chain, read, signer.as_ref().ok(), Clock::default().seconds(), &mut out)
+        .map_err(Failure::new)?;
+    if let Err(reason) = signer {
+        eprintln!("not signed: {reason}");
+    }
+    Ok(())
+}
+
+/// The master key of a data file whose gateway's settings are not known.
+fn find_master_key(data: &Path) -> Result<Option<MasterKey>, Failure> {
+    if let Some(text) = std::env::var_os(MASTER_KEY_VARIABLE) {
+        let key = text.to_str().and_then(MasterKey::parse);
+        return key.map(Some).ok_or_else(|| {
+            let problem = "expected 32 bytes as 64 hex digits or base64";
+            Failure::Failed(format!("{MASTER_KEY_VARIABLE}: {problem}"))
+        });
+    }
+    let file = server::master_key_file(data);
+    match file.try_exists().map_err(|error| Failure::Failed(format!("{}: {error}", file.display())))? {
+        true => MasterKey::load_or_make(&file).map(Some).map_err(Failure::new),
+        false => Ok(None),
+    }
+}
+
+fn verify_evidence(verify: &Verify) -> Result<(), Failure> {
+    let file = &verify.file;
+    let failed =
+        |file: &Path, error: &dyn std::fmt::Display| Failure::Failed(format!("{}: {error}", file.display()));
+    let keys = match &verify.jwks {
+        None => None,
+        Some(jwks) => {
+            let text = fs::read(jwks).map_err(|error| failed(jwks, &error))?;
+            let unread = |problem| failed(jwks, &format_args!("expected a JWK Set: {problem}"));
+            Some(PublicKey::read_set(&text).map_err(unread)?)
+        }
+    };
+    let expected =
+        Expected { head: verify.head.as_deref(), keys: keys.as_deref(), signature: verify.require_signature };
+    let verified = match file == Path::new("-") {
+        true => evidence::verify(io::stdin().lock(), &expected),
+        false => {
+            let export = fs::File::open(file).map_err(|error| failed(file, &error))?;
+            evidence::verify(io::BufReader::new(export), &expected)
+        }
+    };
+    let Verified { head, signature } = verified.map_err(|error| failed(file, &error))?;
+    print(format_args!("{} events, head {}, whole\n{signature}", head.length, head.hash))
 }
 
 fn scan_tools(file: &Path, lock: &Path) -> Result<(), Failure> {
@@ -418,14 +503,14 @@ fn new_key(role: Role) -> Result<(), Failure> {
 
 fn rotate_keys(settings: &Settings) -> Result<(), Failure> {
     let master = require_master_key(settings)?;
-    let store = SqliteStore::open_beside(&settings.data).map_err(Failure::new)?;
-    let runtime = tokio::runtime::Builder::new_current_thread().build().map_err(Failure::new)?;
+    let runtime = tokio::runtime::Builder::new_current_thread().enable_all().build().map_err(Failure::new)?;
     let kid = runtime.block_on(async {
-        let kid = Keys::rotate(&store, &master).await;
+        let store = settings.data.open_beside().await.map_err(Failure::new)?;
+        let kid = Keys::rotate(&*store, &master).await;
         store.close().await;
-        kid
-    });
-    print(format_args!("kid = \"{}\"", kid.map_err(Failure::new)?))
+        kid.map_err(Failure::new)
+    })?;
+    print(format_args!("kid = \"{kid}\""))
 }
 
 fn require_master_key(settings: &Settings) -> Result<MasterKey, Failure> {
@@ -488,10 +573,10 @@ fn vault(command: VaultCommand) -> Result<(), Failure> {
     }
 }
 
-/// Does `job` for the tenant that is meant, on the data file, beside the gateway if one runs.
+/// Does `job` for the tenant that is meant, on the gateway's data, beside the gateway if one runs.
 fn on_vault(
     place: &VaultPlace,
-    job: impl AsyncFnOnce(&Settings, &SqliteStore, &str) -> Result<(), Failure>,
+    job: impl AsyncFnOnce(&Settings, &dyn Store, &str) -> Result<(), Failure>,
 ) -> Result<(), Failure> {
     let settings = Settings::load(&place.config).map_err(Failure::Settings)?;
     let tenant = match (&place.tenant, settings.tenants.as_slice()) {
@@ -502,10 +587,10 @@ fn on_vault(
             return Err(Failure::Failed(problem));
         }
     };
-    let store = SqliteStore::open_beside(&settings.data).map_err(Failure::new)?;
-    let runtime = tokio::runtime::Builder::new_current_thread().build().map_err(Failure::new)?;
+    let runtime = tokio::runtime::Builder::new_current_thread().enable_all().build().map_err(Failure::new)?;
     runtime.block_on(async {
-        let done = job(&settings, &store, tenant).await;
+        let store = settings.data.open_beside().await.map_err(Failure::new)?;
+        let done = job(&settings, &*store, tenant).await;
         store.close().await;
         done
     })

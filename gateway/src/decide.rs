@@ -4,6 +4,7 @@
 
 use std::sync::Arc;
 
+use actpass_core::token::Bearer;
 use actpass_core::{Json, Mode, canonical_json};
 use bytes::Bytes;
 use sha2::{Digest, Sha256};
@@ -11,8 +12,8 @@ use sha2::{Digest, Sha256};
 use crate::approvals::{self, Status, reason};
 use crate::auth::Key;
 use crate::ledger::{self, Draft, PolicyRef};
-use crate::passport::claims::{Bearer, Covered};
-use crate::passport::{Claims, Refusal};
+use crate::passport::coverage::{Covered, uncovered};
+use crate::passport::{self, Claims, Refusal};
 use crate::policy::{Decision, Input, NO_MATCH, Policy, RiskTier, Rule};
 use crate::request::{Evidence, Preflight, ToolApproval};
 use crate::store::{Append, Approval, Binding, Claim, Effect, Instead, Once, Standing};
@@ -64,7 +65,8 @@ pub struct Facts {
     pub now: i64,
     /// For how many seconds an approval may be decided.
     pub approval_seconds: i64,
-    /// The approval that the request names, if it names one; the inner `None` if there is no such.
+    /// The approval that the request names or else its passport stands for, if there is one; the inner `None` if there is
+    /// no such.
     pub approval: Option<Option<Approval>>,
     /// What the manifest is that the request names.
     pub manifest: Manifest,
@@ -255,11 +257,11 @@ impl<'a> Case<'a> {
         let bearer = Bearer {
             issuer: &self.facts.issuer,
             audience: request.audience.map(|audience| audience.as_str()),
-            tenant_id: &self.key.tenant.id,
+            tenant_id: Some(&self.key.tenant.id),
             agent_id: Some(self.agent.and_then(Json::as_str)),
             user_id: Some(request.user_id.map(|user| user.as_str())),
         };
-        if let Some(refusal) = shown.claims.against(&bearer, self.facts.now).first() {
+        if let Some(refusal) = shown.claims.against(&bearer, &passport::at(self.facts.now)).first() {
             return Err(*refusal);
         }
         let standing = shown.standing.filter(|standing| !standing.revoked).ok_or(Refusal::Revoked)?;
@@ -269,11 +271,22 @@ impl<'a> Case<'a> {
             goal: request.goal.as_str(),
             args: request.args,
         };
-        match shown.claims.uncovered(&covered) {
+        match uncovered(&shown.claims, &covered) {
             Some(refusal) => Err(refusal),
+            None if !self.is_approved_action(&shown.claims) => Err(Refusal::Approval),
             None if standing.used => Err(Refusal::Replayed),
             None => Ok(Some(shown)),
         }
+    }
+
+    /// Whether this is the action, and the approval the request's, that the passport stands for, if it stands for one.
+    fn is_approved_action(&self, claims: &Claims) -> bool {
+        let Some(hash) = claims.approval_hash() else {
+            return true;
+        };
+        let named = self.request.approval_request_id.map(|id| id.as_str());
+        (named.is_none() || named == claims.approval_request_id())
+            && approvals::action_hash(self.request, self.agent).as_deref() == Some(hash)
     }
 
     /// Whether the answer is meant to be acted on, and so uses up what it takes.

@@ -216,7 +216,7 @@ impl Draft {
 }
 
 /// Checks a chain, event by event from its first.
-#[derive(Debug, Default)]
+#[derive(Clone, Debug, Default)]
 pub struct Verifier {
     head: Head,
     first_broken: Option<u64>,

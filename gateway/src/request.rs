@@ -1,11 +1,15 @@
 //! What clients ask: bodies whose every member was checked.
 
+use std::cmp::Ordering;
 use std::fmt;
 
+use actpass_core::json::Number;
 use actpass_core::{ACTION_OUTCOME, Json, Mode};
+use utoipa::ToSchema;
 
+use crate::http::openapi::{self, ModeWord, RiskWord};
 use crate::ledger::{DECISIONS, RESERVED, RESERVED_CHAINS};
-use crate::passport::{self, claims};
+use crate::passport::{self, coverage};
 use crate::policy::RiskTier;
 use crate::tools::manifest_hash;
 
@@ -36,31 +40,43 @@ impl fmt::Display for InvalidMember {
 /// A request for a decision.
 ///
 /// Members of it that this version does not know are allowed; the request's hash covers them.
-#[derive(Clone, Debug)]
+#[derive(Clone, Debug, ToSchema)]
 pub struct Preflight<'b> {
     /// The agent, as the client names it.
+    #[schema(value_type = Option<String>, max_length = 256)]
     pub agent_id: Option<Text<'b>>,
     /// The approval that the action uses.
+    #[schema(value_type = Option<String>, max_length = 256)]
     pub approval_request_id: Option<Text<'b>>,
     /// Whom the passport is shown to.
+    #[schema(value_type = Option<String>, max_length = 2048)]
     pub audience: Option<Text<'b>>,
     /// The arguments of the action, an object.
+    #[schema(value_type = Object)]
     pub args: &'b Json,
     /// What the agent is trying to achieve.
+    #[schema(value_type = String, min_length = 1, max_length = 4096)]
     pub goal: Text<'b>,
     /// What makes a repetition of this request get the first answer again.
+    #[schema(value_type = Option<String>, min_length = 1, max_length = 256)]
     pub idempotency_key: Option<Text<'b>>,
     /// How the answer is meant.
+    #[schema(value_type = Option<ModeWord>, required = false)]
     pub mode: Mode,
     /// The passport that is shown; a secret.
+    #[schema(value_type = Option<String>)]
     pub passport: Option<Text<'b>>,
     /// The hash of the tool's manifest as the agent sees it.
+    #[schema(value_type = Option<String>, max_length = 128)]
     pub tool_manifest_hash: Option<Text<'b>>,
     /// What the action is done to.
+    #[schema(value_type = Option<String>, max_length = 2048)]
     pub resource: Option<Text<'b>>,
     /// The tool that would be called.
+    #[schema(value_type = String, min_length = 1, max_length = 256)]
     pub tool: Text<'b>,
     /// Whom the agent acts for.
+    #[schema(value_type = Option<String>, max_length = 256)]
     pub user_id: Option<Text<'b>>,
 }
 
@@ -97,23 +113,31 @@ impl<'b> Preflight<'b> {
 }
 
 /// An event that a client wants recorded.
-#[derive(Clone, Debug)]
+#[derive(Clone, Debug, ToSchema)]
 pub struct Evidence<'b> {
     /// Which chain it goes to.
+    #[schema(value_type = String, min_length = 1, max_length = 256)]
     pub chain_id: Text<'b>,
     /// What was decided, as the client says.
+    #[schema(value_type = Option<String>, max_length = 128)]
     pub decision: Option<Text<'b>>,
     /// What happened.
+    #[schema(value_type = String, min_length = 1, max_length = 128)]
     pub event_type: Text<'b>,
-    /// What the client adds, an object.
+    /// What the client adds, an object that has a canonical form (RFC 8785): integers within ±(2^53 - 1).
+    #[schema(value_type = Option<Object>)]
     pub metadata: Option<&'b Json>,
     /// Why, as the client says.
+    #[schema(value_type = Option<String>, max_length = 128)]
     pub reason_code: Option<Text<'b>>,
     /// The hash of what was asked.
+    #[schema(value_type = Option<String>, max_length = 128)]
     pub request_hash: Option<Text<'b>>,
     /// The hash of what came of it.
+    #[schema(value_type = Option<String>, max_length = 128)]
     pub response_hash: Option<Text<'b>>,
     /// The tool.
+    #[schema(value_type = Option<String>, max_length = 256)]
     pub tool_id: Option<Text<'b>>,
 }
 
@@ -162,11 +186,13 @@ fn reserved(member: &str, word: &str) -> InvalidMember {
 }
 
 /// A tool that an operator approves.
-#[derive(Clone, Debug)]
+#[derive(Clone, Debug, ToSchema)]
 pub struct ToolApproval<'b> {
     /// What the tool is called in requests.
+    #[schema(value_type = String, min_length = 1, max_length = 256)]
     pub tool_id: Text<'b>,
-    /// The hash of its manifest.
+    /// What the server says of it, an object that has a canonical form (RFC 8785); kept by its hash.
+    #[schema(rename = "manifest", value_type = Object)]
     pub manifest_hash: String,
 }
 
@@ -186,25 +212,37 @@ impl<'b> ToolApproval<'b> {
 }
 
 /// A request for a passport.
-#[derive(Clone, Debug)]
+#[derive(Clone, Debug, ToSchema)]
 pub struct Issue<'b> {
     /// The agent, as the client names it.
+    #[schema(value_type = Option<String>, max_length = 256)]
     pub agent_id: Option<Text<'b>>,
+    /// The approval that it stands for.
+    #[schema(value_type = Option<String>, max_length = 256)]
+    pub approval_request_id: Option<Text<'b>>,
     /// The resources that it permits; `None` for any.
+    #[schema(schema_with = openapi::texts_or_null::<2048>, required = false)]
     pub allowed_resources: Option<&'b Json>,
     /// The tools that it permits.
+    #[schema(schema_with = openapi::texts::<256>)]
     pub allowed_tools: &'b Json,
     /// Whom it will be shown to.
+    #[schema(value_type = String, min_length = 1, max_length = 2048)]
     pub audience: Text<'b>,
     /// What the agent is to achieve.
+    #[schema(value_type = String, min_length = 1, max_length = 4096)]
     pub goal: Text<'b>,
-    /// The values that bound the arguments, an object.
+    /// The values that bound the arguments, an object; those whose names begin with `max_` or `min_` are numbers.
+    #[schema(value_type = Option<Object>)]
     pub resource_constraints: Option<&'b Json>,
     /// How risky its use is.
+    #[schema(value_type = Option<RiskWord>, required = false)]
     pub risk_tier: RiskTier,
     /// For how many seconds it holds.
+    #[schema(value_type = Option<i64>, minimum = 1, maximum = 3600, required = false)]
     pub ttl_seconds: i64,
     /// Who delegates.
+    #[schema(value_type = Option<String>, max_length = 256)]
     pub user_id: Option<Text<'b>>,
 }
 
@@ -219,6 +257,7 @@ impl<'b> Issue<'b> {
         let missing = || InvalidMember::new("allowed_tools", "missing; expected a list of strings");
         Ok(Self {
             agent_id: members.optional_text("agent_id", 256)?,
+            approval_request_id: members.optional_text("approval_request_id", 256)?,
             allowed_resources: members.texts("allowed_resources", 2048)?,
             allowed_tools: members.texts("allowed_tools", 256)?.ok_or_else(missing)?,
             audience: members.text("audience", 2048)?,
@@ -232,19 +271,25 @@ impl<'b> Issue<'b> {
 }
 
 /// A request to look at a passport.
-#[derive(Clone, Debug)]
+#[derive(Clone, Debug, ToSchema)]
 pub struct VerifyPassport<'b> {
     /// The agent that it must be made out to.
+    #[schema(value_type = Option<String>, max_length = 256)]
     pub agent_id: Option<Text<'b>>,
     /// Whom it is shown to.
+    #[schema(value_type = String, min_length = 1, max_length = 2048)]
     pub audience: Text<'b>,
     /// The hash of the policy that must be in force.
+    #[schema(value_type = Option<String>, max_length = 128)]
     pub policy_hash: Option<Text<'b>>,
     /// The passport; a secret.
+    #[schema(value_type = String, min_length = 1)]
     pub token: Text<'b>,
     /// A tool's manifest that must be one that was approved, by its hash.
+    #[schema(rename = "current_tool_manifest_hash", value_type = Option<String>, max_length = 128)]
     pub tool_manifest_hash: Option<Text<'b>>,
     /// Who must have delegated.
+    #[schema(value_type = Option<String>, max_length = 256)]
     pub user_id: Option<Text<'b>>,
 }
 
@@ -268,9 +313,10 @@ impl<'b> VerifyPassport<'b> {
 }
 
 /// What a person says about an approval.
-#[derive(Clone, Debug)]
+#[derive(Clone, Debug, ToSchema)]
 pub struct Opinion<'b> {
     /// What the person notes.
+    #[schema(value_type = Option<String>, max_length = 2000)]
     pub note: Option<Text<'b>>,
 }
 
@@ -286,11 +332,13 @@ impl<'b> Opinion<'b> {
 }
 
 /// A request to end a passport.
-#[derive(Clone, Debug)]
+#[derive(Clone, Debug, ToSchema)]
 pub struct Revoke<'b> {
     /// The passport's id.
+    #[schema(value_type = String, min_length = 1, max_length = 256)]
     pub jti: Text<'b>,
     /// Why, for the ledger.
+    #[schema(value_type = Option<String>, max_length = 2000)]
     pub reason: Option<Text<'b>>,
 }
 
@@ -323,7 +371,7 @@ impl<'b> Text<'b> {
 }
 
 /// How many tools or resources a passport may name.
-const LIST_ITEMS: usize = 100;
+pub(crate) const LIST_ITEMS: usize = 100;
 
 struct Members<'b>(&'b Json);
 
@@ -439,7 +487,7 @@ impl<'b> Members<'b> {
             ));
         };
         for (name, value) in constraints {
-            let Some((argument, _)) = claims::bound(name) else {
+            let Some((argument, _)) = coverage::bound(name) else {
                 continue;
             };
             if argument.is_empty() {
@@ -470,7 +518,11 @@ impl<'b> Members<'b> {
             return Ok(passport::DEFAULT_TTL);
         };
         let seconds = match value {
-            Json::Number(number) => number.as_str().parse().ok(),
+            // A number is an integer by its value, in whatever way it is written: 300.0 and 3e2 are.
+            Json::Number(number) => {
+                let nearest = format!("{:.0}", number.as_f64()).parse::<i64>().ok();
+                nearest.filter(|nearest| number.compare(&Number::from(*nearest)) == Ordering::Equal)
+            }
             Json::Array(_) | Json::Bool(_) | Json::Null | Json::Object(_) | Json::String(_) => None,
         };
         seconds.filter(|seconds| (1..=passport::MAX_TTL).contains(seconds)).ok_or_else(|| {

@@ -2,6 +2,7 @@
 
 use std::io;
 use std::net::{SocketAddr, TcpListener};
+use std::path::{Path, PathBuf};
 use std::sync::Arc;
 use std::time::Duration;
 
@@ -13,11 +14,11 @@ use tokio::task::JoinHandle;
 
 use crate::approvals::Notices;
 use crate::config::{MasterKeySource, Settings};
-use crate::http::{App, router};
+use crate::http::{App, Page, router};
 use crate::passport::Keys;
 use crate::passport::keys::KeyError;
 use crate::seal::{MasterKey, SealError};
-use crate::store::{OpenError, SqliteStore, Store};
+use crate::store::{Location, OpenError, Store};
 use crate::vault::Vault;
 
 /// How many requests one HTTP/2 connection may have in flight.
@@ -50,7 +51,7 @@ pub enum ServerError {
     /// It cannot use the keys that sign passports.
     #[error("cannot use the signing keys: {0}")]
     Keys(#[from] KeyError),
-    /// It cannot use its data file.
+    /// It cannot use its data.
     #[error(transparent)]
     Open(#[from] OpenError),
     /// It no longer takes connections.
@@ -59,17 +60,17 @@ pub enum ServerError {
 }
 
 impl Server {
-    /// Opens the data file and listens. When this returns, the gateway can decide.
+    /// Opens the data and listens. When this returns, the gateway can decide.
     ///
     /// # Errors
     ///
-    /// If the data file or the address cannot be used.
+    /// If the data or the address cannot be used.
     pub async fn start(settings: Settings) -> Result<Self, ServerError> {
-        let store: Arc<dyn Store> = Arc::new(SqliteStore::open(&settings.data)?);
+        let store = settings.data.open().await?;
         Self::start_with(settings, store).await
     }
 
-    /// As [`Server::start`], with a store that is open already; the settings' data file is left alone.
+    /// As [`Server::start`], with a store that is open already; the settings' own data are left alone.
     ///
     /// # Errors
     ///
@@ -102,6 +103,7 @@ impl Server {
             body_timeout: timeouts.body,
             store_timeout: timeouts.store,
             checking: Mutex::default(),
+            page: Page::new(settings.tls.is_some()),
             heavy: Semaphore::new(std::thread::available_parallelism().map_or(1, usize::from)),
         });
         let handle = Handle::new();
@@ -180,18 +182,20 @@ impl Server {
     }
 }
 
+/// The file beside a data file that has its master key.
+pub(crate) fn master_key_file(data: &Path) -> PathBuf {
+    let mut beside = data.as_os_str().to_owned();
+    beside.push(".master-key");
+    beside.into()
+}
+
 /// The master key, if there is one.
-pub(crate) fn master_key(
-    source: &MasterKeySource,
-    data: &std::path::Path,
-) -> Result<Option<MasterKey>, SealError> {
-    match source {
-        MasterKeySource::BesideData => {
-            let mut beside = data.as_os_str().to_owned();
-            beside.push(".master-key");
-            MasterKey::load_or_make(beside.as_ref()).map(Some)
+pub(crate) fn master_key(source: &MasterKeySource, data: &Location) -> Result<Option<MasterKey>, SealError> {
+    match (source, data) {
+        (MasterKeySource::BesideData, Location::File(data)) => {
+            MasterKey::load_or_make(&master_key_file(data)).map(Some)
         }
-        MasterKeySource::Given(key) => Ok(Some(key.clone())),
-        MasterKeySource::Missing => Ok(None),
+        (MasterKeySource::Given(key), _) => Ok(Some(key.clone())),
+        (MasterKeySource::BesideData, Location::Database(_)) | (MasterKeySource::Missing, _) => Ok(None),
     }
 }

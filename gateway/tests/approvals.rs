@@ -11,7 +11,6 @@ use actpass_core::{Json, hash_payload};
 use actpass_gateway::clock::Clock;
 use actpass_gateway::config::{MasterKeySource, Settings};
 use actpass_gateway::seal::MasterKey;
-use actpass_gateway::server::Server;
 use common::{Gateway, json, refund, text};
 use futures_util::future::join_all;
 
@@ -259,6 +258,103 @@ async fn a_passport_and_an_approval_are_spent_together() {
     gateway.stop().await;
 }
 
+/// Asks for a passport that stands for an approval, with a policy's say about everything else.
+async fn passport_for(gateway: &Gateway, key: &str, id: &str) -> (u16, Json) {
+    let body = format!(
+        r#"{{"audience": "a", "agent_id": "sdk", "goal": "refund an order",
+            "allowed_tools": ["refunds.create", "refunds.read"], "approval_request_id": "{id}"}}"#
+    );
+    let request = gateway.post("/api/v1/passports/issue", key).body(body);
+    let (status, answer) = json(request.send().await.unwrap()).await;
+    (status.as_u16(), answer)
+}
+
+#[tokio::test]
+async fn a_passport_can_stand_for_an_approval() {
+    let (gateway, time) = start().await;
+    let id = ask(&gateway).await;
+    let refused = async |key: &str, id: &str| {
+        let (status, answer) = passport_for(&gateway, key, id).await;
+        let message = text(&answer, "error.message").unwrap().to_owned();
+        assert_eq!((status, message.starts_with("approval_request_id: ")), (422, true), "{answer}");
+        message.rsplit(' ').next().unwrap().to_owned()
+    };
+    assert_eq!(refused("apk_one", &id).await, "pending");
+    assert_eq!(refused("apk_one", "apr_0").await, "unknown");
+    approve(&gateway, &id).await;
+    assert_eq!(refused("apk_two", &id).await, "unknown");
+
+    let issued = async |id: &str| {
+        let (status, answer) = passport_for(&gateway, "apk_one", id).await;
+        assert_eq!(status, 200, "{answer}");
+        text(&answer, "token").unwrap().to_owned()
+    };
+    let (token, second) = (issued(&id).await, issued(&id).await);
+    let body = format!(r#"{{"token": "{token}", "audience": "a"}}"#);
+    let verified = gateway.post("/api/v1/passports/verify", "apk_one").body(body).send().await.unwrap();
+    let (_, verified) = json(verified).await;
+    let (_, approval) = look(&gateway, "apk_one", &format!("/{id}")).await;
+    assert_eq!(text(&verified, "claims.approval_hash"), text(&approval, "action_hash"));
+    assert_eq!(text(&verified, "claims.approval_request_id"), Some(&*id));
+
+    // Only that action, whatever the policy says of another.
+    let with = |token: &str, more: &str| format!(r#", "passport": "{token}", "audience": "a"{more}"#);
+    for body in [
+        refund("25001", &with(&token, "")),
+        refund("1", &with(&token, "")),
+        refund("25000, \"memo\": 1", &with(&token, "")),
+        refund("25000, \"n\": 9007199254740993", &with(&token, "")),
+        refund("25000", &with(&token, "")).replace("refunds.create", "refunds.read"),
+        refund("25000", &with(&token, r#", "approval_request_id": "apr_0""#)),
+    ] {
+        assert_is(&gateway.decide("apk_one", &body).await, "deny", "passport.approval");
+    }
+    let looked = gateway.decide("apk_one", &refund("25000", &with(&token, r#", "mode": "monitor""#))).await;
+    assert_is(&looked, "allow", "approval.approved");
+    let body = refund("25000", &with(&token, r#", "idempotency_key": "i""#));
+    let allowed = gateway.decide("apk_one", &body).await;
+    assert_is(&allowed, "allow", "approval.approved");
+    assert_eq!(gateway.decide("apk_one", &body).await, allowed);
+    // The passport is used up, and so is the approval, for whoever else stands for it or names it.
+    let body = refund("25000", &with(&token, ""));
+    assert_is(&gateway.decide("apk_one", &body).await, "deny", "passport.replayed");
+    let body = refund("25000", &with(&second, ""));
+    assert_is(&gateway.decide("apk_one", &body).await, "deny", "approval.spent");
+    assert_is(&gateway.decide("apk_one", &naming("25000", &id, "")).await, "deny", "approval.spent");
+    assert_eq!(refused("apk_one", &id).await, "used");
+
+    let late = ask(&gateway).await;
+    approve(&gateway, &late).await;
+    time.fetch_add(800, Ordering::SeqCst);
+    let token = issued(&late).await;
+    time.fetch_add(100, Ordering::SeqCst);
+    let body = refund("25000", &with(&token, ""));
+    assert_is(&gateway.decide("apk_one", &body).await, "deny", "approval.expired");
+    assert_eq!(refused("apk_one", &late).await, "expired");
+    let events = gateway.events("apk_one", "decisions").await;
+    let is_issued = |event: &&Json| text(event, "event_type") == Some("passport.issued");
+    assert_eq!(text(events.iter().find(is_issued).unwrap(), "approval_request_id"), Some(&*id));
+    gateway.stop().await;
+}
+
+#[tokio::test]
+async fn one_of_many_passports_spends_an_approval() {
+    let (gateway, _) = start().await;
+    let id = ask(&gateway).await;
+    approve(&gateway, &id).await;
+    let issued = join_all((0..50).map(|_| passport_for(&gateway, "apk_one", &id))).await;
+    let answers = join_all(issued.iter().map(|(_, issued)| {
+        let token = text(issued, "token").unwrap();
+        let body = refund("25000", &format!(r#", "passport": "{token}", "audience": "a""#));
+        let gateway = &gateway;
+        async move { gateway.decide("apk_one", &body).await }
+    }))
+    .await;
+    let count = |reason| answers.iter().filter(|answer| text(answer, "reason_code") == Some(reason)).count();
+    assert_eq!((count("approval.approved"), count("approval.spent")), (1, 49));
+    gateway.stop().await;
+}
+
 #[tokio::test]
 async fn waiting_ends_with_the_decision() {
     let (gateway, _) = start().await;
@@ -307,13 +403,7 @@ async fn a_restart_keeps_approvals() {
     approve(&gateway, &approved).await;
     approve(&gateway, &spent).await;
     gateway.decide("apk_one", &naming("25000", &spent, "")).await;
-    gateway.server.take().unwrap().stop().await.unwrap();
-
-    let mut settings = Settings::parse(&common::config(""), gateway.folder.path()).unwrap();
-    with(&time)(&mut settings);
-    let server = Server::start(settings).await.unwrap();
-    gateway.url = server.url();
-    gateway.server = Some(server);
+    gateway.restart(with(&time)).await;
     assert_is(
         &gateway.decide("apk_one", &naming("25000", &open, "")).await,
         "require_approval",

@@ -3,15 +3,18 @@
 
 mod common;
 
+use std::collections::BTreeMap;
 use std::sync::Arc;
 use std::sync::atomic::{AtomicU64, Ordering};
-use std::time::{Duration, UNIX_EPOCH};
+use std::time::{Duration, SystemTime, UNIX_EPOCH};
 
-use actpass_core::Json;
+use actpass_core::token::encode;
+use actpass_core::{ActPass, Json, OfflineVerifyRequest};
 use actpass_gateway::clock::Clock;
 use actpass_gateway::config::{MasterKeySource, Settings};
 use actpass_gateway::seal::MasterKey;
-use actpass_gateway::server::Server;
+use base64::Engine;
+use base64::engine::general_purpose::URL_SAFE_NO_PAD;
 use common::{Gateway, PREFLIGHT, json, text};
 use futures_util::future::join_all;
 
@@ -64,6 +67,21 @@ fn assert_denied(answer: &Json, reason: &str) {
         (Some("deny"), Some(reason)),
         "{answer}"
     );
+}
+
+#[tokio::test]
+async fn a_preflight_need_not_say_to_whom_the_passport_is_shown() {
+    let (gateway, _) = start().await;
+    let issued = call(&gateway, ISSUE, "apk_one", &passport("")).await;
+    let token = text(&issued, "token").unwrap();
+    let ask = async |more: &str| {
+        let body = common::refund("4900", &format!(r#", "passport": "{token}"{more}"#));
+        gateway.decide("apk_one", &body).await
+    };
+    assert_denied(&ask(r#", "audience": "mcp://bank""#).await, "passport.audience");
+    assert_denied(&ask(r#", "audience": """#).await, "passport.audience");
+    assert_eq!(text(&ask("").await, "decision"), Some("allow"));
+    gateway.stop().await;
 }
 
 #[tokio::test]
@@ -160,7 +178,6 @@ async fn a_passport_bounds_what_is_done_and_is_used_once() {
     for (from, to, reason) in [
         ("refund an order", "another goal", "passport.goal"),
         ("mcp://shop", "mcp://bank", "passport.audience"),
-        (r#""audience": "mcp://shop""#, r#""audience": null"#, "passport.audience"),
         (r#""agent_id": "sdk""#, r#""agent_id": "other""#, "passport.agent"),
         (r#""agent_id": "sdk""#, r#""agent_id": null"#, "passport.agent"),
     ] {
@@ -296,43 +313,190 @@ async fn time_and_revocation_end_a_passport() {
     gateway.stop().await;
 }
 
+/// Who looks at a token: the gateway that decides, the gateway that is asked to verify, and a client on its own.
+struct Readers {
+    gateway: Gateway,
+    offline: ActPass,
+}
+
+impl Readers {
+    fn new(gateway: Gateway) -> Self {
+        let offline = ActPass::builder().api_key("apk_one").tenant_id("one").base_url(&gateway.url).build();
+        Self { gateway, offline: offline.unwrap() }
+    }
+
+    /// Why they refuse the token as it is shown to `audience`, which must be the same for all of them; `None` if they
+    /// do not.
+    async fn refuse(&self, token: &str, audience: &str) -> Option<String> {
+        let quoted = Json::from(token).to_string();
+        let (with_token, shown) =
+            (format!(r#", "passport": {quoted}, "audience": "{audience}""#), Json::from(audience));
+        // It only looks, so that nothing is used up.
+        let decided = self
+            .gateway
+            .decide("apk_one", &common::refund("1", &(with_token + r#", "mode": "monitor""#)))
+            .await;
+        let decided = match text(&decided, "decision") {
+            Some("deny") => vec![text(&decided, "reason_code").unwrap().to_owned()],
+            decision => {
+                assert_eq!(decision, Some("allow"), "{decided}");
+                Vec::new()
+            }
+        };
+        let body = format!(r#"{{"token": {quoted}, "audience": {shown}, "agent_id": "sdk"}}"#);
+        let verified = call(&self.gateway, VERIFY, "apk_one", &body).await;
+        let mut wanted = OfflineVerifyRequest::new(token, audience);
+        wanted.agent_id = Some("sdk".to_owned());
+        wanted.issuer = Some("https://gateway.example".to_owned());
+        let offline = self.offline.verify_passport_offline(&wanted).await.unwrap();
+        for (valid, errors) in [
+            (verified.member("valid") == Some(&Json::Bool(true)), errors(&verified)),
+            (offline.is_valid(), offline.errors()),
+        ] {
+            assert_eq!((valid, &errors), (decided.is_empty(), &decided), "{token}");
+        }
+        decided.into_iter().next()
+    }
+}
+
+fn errors(verified: &Json) -> Vec<String> {
+    let Some(Json::Array(errors)) = verified.member("errors") else { panic!("{verified}") };
+    errors.iter().map(|error| error.as_str().unwrap().to_owned()).collect()
+}
+
+/// Every byte of a passport changed in several ways, by a seed, and every forgery worth trying: denied, for the right
+/// reason, and for the same one by the gateway's decision, its verification, and a client that verifies offline with the
+/// gateway's keys.
 #[tokio::test]
-async fn damaged_tokens_are_denied_with_the_right_reason() {
-    let (gateway, _) = start().await;
-    let token = issue(&gateway, "").await;
-    let parts: Vec<_> = token.split('.').collect();
-    for at in 0..token.len() {
-        let mut bytes = token.clone().into_bytes();
-        bytes[at] = if bytes[at] == b'A' { b'B' } else { b'A' };
-        let changed = String::from_utf8(bytes).unwrap();
-        let answer = gateway.decide("apk_one", &refund("1", &changed, "")).await;
-        assert_eq!(text(&answer, "decision"), Some("deny"), "{at}");
-        let reason = text(&answer, "reason_code").unwrap();
-        let header = at < parts[0].len();
-        assert!(
-            matches!(reason, "passport.malformed" | "passport.signature")
-                || header && matches!(reason, "passport.algorithm" | "passport.unknown_key"),
-            "{at}: {reason}"
-        );
-    }
-    let encode = |header: &str| actpass_gateway::passport::jws::encode(header);
-    for (header, reason) in [
-        (r#"{"alg":"none"}"#, "passport.algorithm"),
-        (r#"{"alg":"HS256","kid":"k"}"#, "passport.algorithm"),
-        (r#"{"alg":"RS256","kid":"k"}"#, "passport.algorithm"),
-        (r#"{"alg":"EdDSA"}"#, "passport.malformed"),
-        (r#"{"alg":"EdDSA","kid":"k"}"#, "passport.unknown_key"),
-    ] {
-        let forged = format!("{}.{}.{}", encode(header), parts[1], parts[2]);
-        assert_denied(&gateway.decide("apk_one", &refund("1", &forged, "")).await, reason);
-    }
+async fn damaged_tokens_are_denied_by_all_for_the_same_reason() {
+    let (gateway, time) = start().await;
+    // A client has the system's clock.
+    let now = SystemTime::now().duration_since(UNIX_EPOCH).unwrap().as_secs();
+    let issue_at = async |gateway: &Gateway, at: u64, time: &AtomicU64| {
+        time.store(at, Ordering::SeqCst);
+        let token = issue(gateway, "").await;
+        time.store(now, Ordering::SeqCst);
+        token
+    };
+    let past = issue_at(&gateway, now - 1000, &time).await;
+    let future = issue_at(&gateway, now + 1000, &time).await;
+    let token = issue_at(&gateway, now, &time).await;
     // Another gateway of the same name.
-    let (other, _) = start().await;
-    let foreign = issue(&other, "").await;
-    assert_denied(&gateway.decide("apk_one", &refund("1", &foreign, "")).await, "passport.unknown_key");
+    let (other, elsewhere) = start().await;
+    let foreign = issue_at(&other, now, &elsewhere).await;
     other.stop().await;
-    assert_eq!(text(&gateway.decide("apk_one", &refund("1", &token, "")).await, "decision"), Some("allow"));
-    gateway.stop().await;
+
+    let readers = Readers::new(gateway);
+    let parts: Vec<_> = token.split('.').collect();
+    let header = String::from_utf8(URL_SAFE_NO_PAD.decode(parts[0]).unwrap()).unwrap();
+    let kid = text(&Json::parse(header.as_bytes()).unwrap(), "kid").unwrap().to_owned();
+    let with_header = |header: &str| {
+        let header = encode(header.replace("KID", &kid));
+        format!("{header}.{}.{}", parts[1], parts[2])
+    };
+    let unsigned = |header: &str| format!("{}.{}.", encode(header.replace("KID", &kid)), parts[1]);
+    let claims = String::from_utf8(URL_SAFE_NO_PAD.decode(parts[1]).unwrap()).unwrap();
+    let richer = encode(claims.replace("10000", "90000"));
+    // The public key as the secret of an HMAC, for a reader that lets the token choose.
+    let jwks = readers.gateway.client.get(format!("{}/.well-known/jwks.json", readers.gateway.url));
+    let (_, jwks) = json(jwks.send().await.unwrap()).await;
+    let Some(Json::Array(keys)) = jwks.member("keys") else { panic!("{jwks}") };
+    let public = URL_SAFE_NO_PAD.decode(text(&keys[0], "x").unwrap()).unwrap();
+    let input = format!("{}.{}", encode(format!(r#"{{"alg":"HS256","kid":"{kid}"}}"#)), parts[1]);
+    let hmac = ring::hmac::sign(&ring::hmac::Key::new(ring::hmac::HMAC_SHA256, &public), input.as_bytes());
+    // A key of one's own, under the gateway's name for its key.
+    let own = ring::signature::Ed25519KeyPair::from_seed_unchecked(&[9; 32]).unwrap();
+    let input_own = format!("{}.{richer}", parts[0]);
+    let signed_own = format!("{input_own}.{}", encode(own.sign(input_own.as_bytes())));
+
+    let bank = ("mcp://bank", "passport.audience");
+    let shop = |reason| ("mcp://shop", reason);
+    for (name, damaged, (audience, reason)) in [
+        ("alg none", unsigned(r#"{"alg":"none","kid":"KID"}"#), shop("passport.algorithm")),
+        ("alg none, signed", with_header(r#"{"alg":"none","kid":"KID"}"#), shop("passport.algorithm")),
+        ("alg None", unsigned(r#"{"alg":"None"}"#), shop("passport.algorithm")),
+        ("alg HS256", with_header(r#"{"alg":"HS256","kid":"KID"}"#), shop("passport.algorithm")),
+        ("alg HS256 by the public key", format!("{input}.{}", encode(hmac)), shop("passport.algorithm")),
+        ("alg RS256", with_header(r#"{"alg":"RS256","kid":"KID"}"#), shop("passport.algorithm")),
+        ("alg missing", with_header(r#"{"kid":"KID"}"#), shop("passport.malformed")),
+        ("kid missing", with_header(r#"{"alg":"EdDSA"}"#), shop("passport.malformed")),
+        ("kid empty", with_header(r#"{"alg":"EdDSA","kid":""}"#), shop("passport.malformed")),
+        ("kid of nobody", with_header(r#"{"alg":"EdDSA","kid":"k"}"#), shop("passport.unknown_key")),
+        (
+            "a key brought along",
+            with_header(r#"{"alg":"EdDSA","kid":"KID","jwk":{}}"#),
+            shop("passport.malformed"),
+        ),
+        (
+            "a key elsewhere",
+            with_header(r#"{"alg":"EdDSA","kid":"KID","jku":"https://x"}"#),
+            shop("passport.malformed"),
+        ),
+        (
+            "critical",
+            with_header(r#"{"alg":"EdDSA","kid":"KID","crit":["x"],"x":1}"#),
+            shop("passport.malformed"),
+        ),
+        (
+            "a member twice",
+            with_header(r#"{"alg":"EdDSA","kid":"k","kid":"KID"}"#),
+            shop("passport.malformed"),
+        ),
+        (
+            "another typ",
+            with_header(r#"{"alg":"EdDSA","kid":"KID","typ":"actpass-chain-head+jwt"}"#),
+            shop("passport.malformed"),
+        ),
+        (
+            "the same header in other words",
+            with_header(r#"{"kid":"KID","alg":"EdDSA"}"#),
+            shop("passport.signature"),
+        ),
+        ("other claims", format!("{}.{richer}.{}", parts[0], parts[2]), shop("passport.signature")),
+        ("other claims, own key", signed_own, shop("passport.signature")),
+        ("no signature", format!("{}.{}.", parts[0], parts[1]), shop("passport.signature")),
+        ("two parts", format!("{}.{}", parts[0], parts[1]), shop("passport.malformed")),
+        ("four parts", format!("{token}.{}", parts[2]), shop("passport.malformed")),
+        ("white space", format!("{token}\n"), shop("passport.malformed")),
+        ("padding", format!("{token}="), shop("passport.malformed")),
+        ("too long", "A".repeat(32 * 1024 + 1), shop("passport.malformed")),
+        ("foreign key", foreign, shop("passport.unknown_key")),
+        ("expired", past, shop("passport.expired")),
+        ("not yet valid", future, shop("passport.not_yet_valid")),
+        ("another audience", token.clone(), bank),
+    ] {
+        assert_eq!(readers.refuse(&damaged, audience).await.as_deref(), Some(reason), "{name}");
+    }
+
+    let alphabet = b"ABCDEFGHIJKLMNOPQRSTUVWXYZabcdefghijklmnopqrstuvwxyz0123456789-_.=+ ";
+    let mut random = 0x9e37_79b9_7f4a_7c15_u64;
+    let mut seen = BTreeMap::<String, usize>::new();
+    for at in 0..token.len() {
+        for _ in 0..3 {
+            random ^= random << 13;
+            random ^= random >> 7;
+            random ^= random << 17;
+            let mut bytes = token.clone().into_bytes();
+            bytes[at] = alphabet[usize::try_from(random % alphabet.len() as u64).unwrap()];
+            let changed = String::from_utf8(bytes).unwrap();
+            if changed == token {
+                continue;
+            }
+            let reason = readers.refuse(&changed, "mcp://shop").await;
+            let reason = reason.unwrap_or_else(|| panic!("byte {at} of {changed} may be changed"));
+            assert!(
+                matches!(&*reason, "passport.malformed" | "passport.signature")
+                    || at < parts[0].len()
+                        && matches!(&*reason, "passport.algorithm" | "passport.unknown_key"),
+                "{at}: {reason}"
+            );
+            *seen.entry(reason).or_default() += 1;
+        }
+    }
+    assert_eq!(seen.len(), 4, "{seen:?}");
+    assert!(seen.values().sum::<usize>() > token.len() * 2, "{seen:?}");
+    assert_eq!(readers.refuse(&token, "mcp://shop").await, None);
+    readers.gateway.stop().await;
 }
 
 #[tokio::test]
@@ -368,13 +532,7 @@ async fn a_restart_keeps_keys_uses_and_revocations() {
     gateway.decide("apk_one", &refund("1", &used, "")).await;
     let revoke = format!(r#"{{"jti": "{}"}}"#, text(&revoked, "jti").unwrap());
     call(&gateway, REVOKE, "apk_one", &revoke).await;
-    gateway.server.take().unwrap().stop().await.unwrap();
-
-    let mut settings = Settings::parse(&common::config(""), gateway.folder.path()).unwrap();
-    with(&time)(&mut settings);
-    let server = Server::start(settings).await.unwrap();
-    gateway.url = server.url();
-    gateway.server = Some(server);
+    gateway.restart(with(&time)).await;
     assert_denied(&gateway.decide("apk_one", &refund("1", &used, "")).await, "passport.replayed");
     let revoked = text(&revoked, "token").unwrap();
     assert_denied(&gateway.decide("apk_one", &refund("1", revoked, "")).await, "passport.revoked");

@@ -10,6 +10,7 @@ use std::process::{Child, ChildStdout, Command, Output, Stdio};
 use std::sync::Arc;
 use std::sync::atomic::{AtomicBool, AtomicUsize, Ordering};
 
+use actpass_core::token::{Typ, encode, signing_input};
 use actpass_core::{Json, hash_payload};
 use common::{PREFLIGHT, refund, text};
 use tempfile::TempDir;
@@ -24,7 +25,9 @@ struct Running {
 
 impl Running {
     fn start(folder: &Path, arguments: &[&str]) -> Self {
-        let log = folder.join("log");
+        // Each has its own, also of several in one folder.
+        static STARTED: AtomicUsize = AtomicUsize::new(0);
+        let log = folder.join(format!("log{}", STARTED.fetch_add(1, Ordering::Relaxed)));
         let file = std::fs::File::create(&log).unwrap();
         let mut child = command(folder, arguments).stdout(Stdio::piped()).stderr(file).spawn().unwrap();
         let mut out = BufReader::new(child.stdout.take().unwrap());
@@ -38,6 +41,10 @@ impl Running {
 
     fn dev(folder: &Path) -> Self {
         Self::start(folder, &["dev", "--listen", "127.0.0.1:0"])
+    }
+
+    fn serve(folder: &Path) -> Self {
+        Self::start(folder, &["serve", "--config", "gateway.toml"])
     }
 
     /// Its exit code and all that it still printed, after this signal.
@@ -86,7 +93,11 @@ async fn decide(client: &reqwest::Client, url: &str, key: &str, body: String) ->
 }
 
 async fn read(client: &reqwest::Client, url: &str) -> Json {
-    let response = client.get(url).bearer_auth("apk_dev").send().await.unwrap();
+    read_as(client, "apk_dev", url).await
+}
+
+async fn read_as(client: &reqwest::Client, api_key: &str, url: &str) -> Json {
+    let response = client.get(url).bearer_auth(api_key).send().await.unwrap();
     assert_eq!(response.status(), 200);
     Json::parse(&response.bytes().await.unwrap()).unwrap()
 }
@@ -101,8 +112,9 @@ async fn dev_decides_as_soon_as_it_says_that_it_listens() {
         assert_eq!(text(&answer, "reason_code"), Some("refund.small_in_scope"));
     }
     assert!(folder.path().join(".actpass/dev.db").exists());
+    let page = format!("approve at {}/ with the operator's key apdv_dev\n", gateway.url);
     let (code, rest, _) = gateway.end("INT");
-    assert_eq!((code, rest.as_str()), (Some(0), ""));
+    assert_eq!((code, rest), (Some(0), page));
 }
 
 #[tokio::test]
@@ -520,6 +532,26 @@ fn tools_are_locked_and_checked() {
     assert!(!folder.path().join("actpass.lock.new").exists());
 }
 
+/// The events of an export with other content, chained anew, as a forger does who knows the form.
+fn rehashed(events: &[String]) -> Vec<String> {
+    let mut previous = "0".repeat(64);
+    let again = |(seq, event): (usize, &String)| {
+        let Json::Object(mut members) = Json::parse(event.as_bytes()).unwrap() else { panic!("{event}") };
+        members.retain(|(name, _)| name != "current_event_hash");
+        for (name, value) in &mut members {
+            match name.as_str() {
+                "previous_event_hash" => *value = Json::from(&*previous),
+                "seq" => *value = Json::parse((seq + 1).to_string().as_bytes()).unwrap(),
+                _ => {}
+            }
+        }
+        previous = hash_payload(&Json::Object(members.clone())).unwrap();
+        members.push(("current_event_hash".to_owned(), Json::from(&*previous)));
+        Json::Object(members).to_string()
+    };
+    events.iter().enumerate().map(again).collect()
+}
+
 #[tokio::test]
 async fn a_chain_is_exported_beside_the_gateway_and_checked_without_it() {
     let folder = TempDir::new().unwrap();
@@ -532,16 +564,24 @@ async fn a_chain_is_exported_beside_the_gateway_and_checked_without_it() {
         run(folder.path(), &["evidence", "export", chain, "--data", ".actpass/dev.db", "--tenant", tenant])
     };
     let exported = export("dev", "decisions");
-    assert_eq!(exported.status.code(), Some(0), "{}", err(&exported));
+    assert_eq!((exported.status.code(), err(&exported)), (Some(0), String::new()));
     let lines: Vec<String> = out(&exported).lines().map(str::to_owned).collect();
     let chain = read(&client, &format!("{}/api/v1/evidence/chains/decisions", gateway.url)).await;
     let Some(Json::Array(events)) = chain.member("events") else { panic!("{chain}") };
-    assert_eq!(lines, events.iter().map(Json::to_string).collect::<Vec<_>>());
+    assert_eq!(lines[..5], events.iter().map(Json::to_string).collect::<Vec<_>>());
+    assert_eq!(lines.len(), 6);
     for (tenant, chain) in [("other", "decisions"), ("dev", "other")] {
         let none = export(tenant, chain);
         assert_eq!((none.status.code(), out(&none)), (Some(1), String::new()));
         assert!(err(&none).contains(&format!("the tenant {tenant:?} has no chain {chain:?}")));
     }
+    let jwks = read(&client, &format!("{}/.well-known/jwks.json", gateway.url)).await;
+    std::fs::write(folder.path().join("jwks.json"), jwks.to_string()).unwrap();
+    let body = r#"{"audience": "a", "goal": "g", "allowed_tools": []}"#;
+    let issue = client.post(format!("{}/api/v1/passports/issue", gateway.url)).bearer_auth("apk_dev");
+    let issued = issue.header("content-type", "application/json").body(body).send().await.unwrap();
+    let (_, issued) = common::json(issued).await;
+    let passport = text(&issued, "token").unwrap();
     drop(gateway);
 
     let head = text(&events[4], "current_event_hash").unwrap();
@@ -550,9 +590,26 @@ async fn a_chain_is_exported_beside_the_gateway_and_checked_without_it() {
         let checked = run(folder.path(), &[&["evidence", "verify", "export"], more].concat());
         (checked.status.code(), out(&checked) + &err(&checked))
     };
+    const KEYS: &[&str] = &["--jwks", "jwks.json"];
     let whole = format!("5 events, head {head}, whole\n");
-    assert_eq!(verify(&lines, &[]), (Some(0), whole.clone()));
-    assert_eq!(verify(&lines, &["--head", head]), (Some(0), whole));
+    for (lines, more, code, said) in [
+        (&lines[..], KEYS, 0, "\nsigned: the chain \"decisions\" of the tenant \"dev\" at 2"),
+        (&lines, &["--head", head], 0, "\nsignature not checked: "),
+        (&lines[..5], &[], 0, "\nnot signed: "),
+    ] {
+        let (found, out) = verify(lines, more);
+        assert!(found == Some(code) && out.starts_with(&whole) && out.contains(said), "{more:?}: {out}");
+    }
+    for (lines, more, said) in [
+        (&lines[..], &["--require-signature"][..], "there are no public keys to check it with"),
+        (&lines[..5], &["--require-signature"], "it is not signed"),
+        (&lines[..5], KEYS, "it is not signed"),
+        (&lines, &["--jwks", "nothing"], "nothing: "),
+        (&lines, &["--jwks", "export"], "export: expected a JWK Set: "),
+    ] {
+        let (code, out) = verify(lines, more);
+        assert!(code == Some(1) && out.contains(said), "{more:?}: {out}");
+    }
 
     let name = |at: usize| text(&events[at], "event_id").unwrap().to_owned();
     let damage = |change: &dyn Fn(&mut Vec<String>)| {
@@ -560,46 +617,187 @@ async fn a_chain_is_exported_beside_the_gateway_and_checked_without_it() {
         change(&mut damaged);
         damaged
     };
-    let edited =
-        damage(&|lines| lines[1] = lines[1].replace(r#""decision":"allow""#, r#""decision":"deny""#));
-    let removed = damage(&|lines| drop(lines.remove(2)));
-    let swapped = damage(&|lines| lines.swap(2, 3));
-    let added = damage(&|lines| lines.push("null".to_owned()));
-    let cut = damage(&|lines| lines.truncate(4));
+    // Re-hashed, and the signature left as it was.
+    let forge = |change: &dyn Fn(&mut Vec<String>)| {
+        let mut events = lines[..5].to_vec();
+        change(&mut events);
+        [rehashed(&events), lines[5..].to_vec()].concat()
+    };
+    let deny = |line: &mut String| {
+        let other = line.replace(r#""decision":"allow""#, r#""decision":"deny""#);
+        assert_ne!(other, *line);
+        *line = other;
+    };
+    let edited = |at: usize, what: &str| format!("line {}: event {} ({}): {what}", at + 1, at + 1, name(at));
     for (damaged, more, expected) in [
-        (&edited, &[][..], format!("line 2: event 2 ({}): it was edited", name(1))),
-        (&removed, &[], format!("line 3: event 3 ({}): it is event 4 where event 3 must be", name(3))),
-        (&swapped, &[], format!("line 3: event 3 ({}): it is event 4 where event 3 must be", name(3))),
-        (&added, &[], "line 6: event 6: it is not an event".to_owned()),
-        (&cut, &["--head", head], "the chain ends with event 4".to_owned()),
-        (&Vec::new(), &[], "there are no events".to_owned()),
+        (damage(&|lines| deny(&mut lines[1])), KEYS, edited(1, "it was edited")),
+        (damage(&|lines| deny(&mut lines[4])), KEYS, edited(4, "it was edited")),
+        (
+            damage(&|lines| drop(lines.remove(2))),
+            KEYS,
+            format!("line 3: event 3 ({}): it is event 4 where event 3 must be", name(3)),
+        ),
+        (
+            damage(&|lines| lines.swap(2, 3)),
+            KEYS,
+            format!("line 3: event 3 ({}): it is event 4 where event 3 must be", name(3)),
+        ),
+        (
+            damage(&|lines| lines.swap(3, 4)),
+            KEYS,
+            format!("line 4: event 4 ({}): it is event 5 where event 4 must be", name(4)),
+        ),
+        (
+            damage(&|lines| lines[2] = lines[1].clone()),
+            KEYS,
+            format!("line 3: event 3 ({}): it is event 2 where event 3 must be", name(1)),
+        ),
+        (
+            damage(&|lines| lines.insert(5, "null".to_owned())),
+            KEYS,
+            "line 6: event 6: it is not an event".to_owned(),
+        ),
+        (
+            damage(&|lines| lines.push(lines[4].clone())),
+            KEYS,
+            "line 7: the export goes on after its signature".to_owned(),
+        ),
+        // At the end only the signature tells.
+        (
+            damage(&|lines| drop(lines.remove(4))),
+            KEYS,
+            "line 5: event 5: it is missing; 5 events were signed".to_owned(),
+        ),
+        (
+            damage(&|lines| drop(lines.drain(2..5))),
+            KEYS,
+            "line 3: event 3: it is missing; 5 events were signed".to_owned(),
+        ),
+        (
+            damage(&|lines| drop(lines.remove(4))),
+            &[],
+            "line 5: event 5: it is missing; 5 events were signed".to_owned(),
+        ),
+        (forge(&|events| deny(&mut events[1])), KEYS, edited(4, "it is not the event that was signed")),
+        (forge(&|events| deny(&mut events[4])), KEYS, edited(4, "it is not the event that was signed")),
+        (forge(&|events| drop(events.remove(1))), KEYS, "line 5: event 5: it is missing".to_owned()),
+        (forge(&|events| events.swap(0, 1)), KEYS, edited(4, "it is not the event that was signed")),
+        (
+            forge(&|events| events.swap(3, 4)),
+            KEYS,
+            format!("line 5: event 5 ({}): it is not the event that was signed", name(3)),
+        ),
+        (
+            forge(&|events| events.push(events[0].clone())),
+            KEYS,
+            format!("line 6: event 6 ({}): it was added; 5 events were signed", name(0)),
+        ),
+        (forge(&|events| deny(&mut events[1])), &[], edited(4, "it is not the event that was signed")),
+        (damage(&|lines| lines.truncate(4)), &["--head", head], "the chain ends with event 4".to_owned()),
+        (Vec::new(), &[], "there are no events".to_owned()),
+        (lines[5..].to_vec(), KEYS, "there are no events".to_owned()),
     ] {
-        let (code, said) = verify(damaged, more);
+        let (code, said) = verify(&damaged, more);
         assert_eq!(code, Some(1), "{said}");
         assert!(said.contains(&expected), "{said}\nexpected: {expected}");
     }
+
+    // A signature that fits what was forged, by whoever has no key of the gateway's.
+    let forged = forge(&|events| deny(&mut events[1]));
+    let forged_head = Json::parse(forged[4].as_bytes()).unwrap();
+    let claims = format!(
+        r#"{{"tenant_id":"dev","chain_id":"decisions","length":5,"head":"{}","exported_at":"2026-01-01T00:00:00Z"}}"#,
+        text(&forged_head, "current_event_hash").unwrap()
+    );
+    let claims = Json::parse(claims.as_bytes()).unwrap();
+    let Some(Json::Array(keys)) = jwks.member("keys") else { panic!("{jwks}") };
+    let own = ring::signature::Ed25519KeyPair::from_seed_unchecked(&[9; 32]).unwrap();
+    let signed_by_own = |typ, kid| {
+        let input = signing_input(typ, kid, &claims);
+        format!("{input}.{}", encode(own.sign(input.as_bytes())))
+    };
+    let kid = text(&keys[0], "kid").unwrap();
+    for (token, said) in [
+        (signed_by_own(Typ::ChainHead, kid), "line 6: the signature has a wrong signature"),
+        (
+            signed_by_own(Typ::ChainHead, "own"),
+            "line 6: the signature names a key that the gateway does not have",
+        ),
+        (signed_by_own(Typ::Passport, kid), "line 6: the signature is malformed"),
+        (passport.to_owned(), "line 6: the signature is malformed"),
+        (String::new(), "line 6: the signature is malformed"),
+    ] {
+        let with = [&forged[..5], &[format!(r#"{{"signature":"{token}"}}"#)]].concat();
+        let (code, out) = verify(&with, KEYS);
+        assert!(code == Some(1) && out.contains(said), "{out}");
+    }
+    // Without the keys nobody can know, and that is said.
+    let with =
+        [&forged[..5], &[format!(r#"{{"signature":"{}"}}"#, signed_by_own(Typ::ChainHead, kid))]].concat();
+    let (code, out_) = verify(&with, &[]);
+    assert!(
+        code == Some(0) && out_.contains("\nsignature not checked: anyone can have written it"),
+        "{out_}"
+    );
+
     std::fs::write(folder.path().join("export"), [lines[0].as_bytes(), b"\n{\"a\":\"\xff\"}"].concat())
         .unwrap();
     let no_text = run(folder.path(), &["evidence", "verify", "export"]);
     assert!(err(&no_text).contains("line 2: event 2: it is not an event"), "{}", err(&no_text));
     let missing = run(folder.path(), &["evidence", "verify", "nothing"]);
     assert!(err(&missing).starts_with("nothing: "), "{}", err(&missing));
+
+    // The key that sealed the signing keys is not there, or is another.
+    std::fs::rename(folder.path().join(".actpass/dev.db.master-key"), folder.path().join("master-key"))
+        .unwrap();
+    let unsigned = export("dev", "decisions");
+    assert_eq!(
+        (unsigned.status.code(), err(&unsigned)),
+        (Some(0), "not signed: there is no master key\n".to_owned())
+    );
+    assert_eq!(out(&unsigned).lines().count(), 6);
+    std::fs::write(folder.path().join(".actpass/dev.db.master-key"), "07".repeat(32)).unwrap();
+    let other = export("dev", "decisions");
+    assert_eq!((other.status.code(), out(&other)), (Some(1), String::new()));
+    assert!(err(&other).contains("the master key does not open the signing key"), "{}", err(&other));
+    let mut given = command(
+        folder.path(),
+        &["evidence", "export", "decisions", "--tenant", "dev", "--data", ".actpass/dev.db"],
+    );
+    let given =
+        given.env("ACTPASS_MASTER_KEY", std::fs::read_to_string(folder.path().join("master-key")).unwrap());
+    let given = given.output().unwrap();
+    assert_eq!((given.status.code(), out(&given).lines().count()), (Some(0), 7), "{}", err(&given));
 }
 
 /// Answered means recorded: whatever moment the process dies at.
 #[tokio::test(flavor = "multi_thread", worker_threads = 2)]
 async fn killed_under_load() {
-    const KILLS: usize = 20;
+    let folder = TempDir::new().unwrap();
+    survive_kills(20, "apk_dev", || Running::dev(folder.path())).await;
+}
+
+#[cfg(unix)]
+#[tokio::test(flavor = "multi_thread", worker_threads = 2)]
+async fn killed_under_load_on_postgresql() {
+    let folder = TempDir::new().unwrap();
+    let Some(_) = settings_with_database(folder.path()) else { return };
+    // What one gateway was killed over, the other must not wait for long.
+    let other = Running::serve(folder.path());
+    survive_kills(8, "apk_one", || Running::serve(folder.path())).await;
+    decide(&common::client(), &other.url, "apk_one", refund("1", "")).await.unwrap();
+}
+
+async fn survive_kills(kills: usize, api_key: &'static str, start: impl Fn() -> Running) {
     const CLIENTS: usize = 32;
     /// How many decisions are answered before each kill.
     const ANSWERS: usize = 64;
 
-    let folder = TempDir::new().unwrap();
     let http = common::client();
     // What each idempotency key was answered.
     let mut known: HashMap<String, String> = HashMap::new();
-    for round in 0..KILLS {
-        let mut gateway = Running::dev(folder.path());
+    for round in 0..kills {
+        let mut gateway = start();
         let answered = Arc::new(AtomicUsize::new(0));
         let killed = Arc::new(AtomicBool::new(false));
         let clients: Vec<_> = (0..CLIENTS)
@@ -611,7 +809,7 @@ async fn killed_under_load() {
                     for number in 0.. {
                         let key = format!("{round}-{client}-{number}");
                         let body = refund("4900", &format!(r#", "idempotency_key": "{key}""#));
-                        match decide(&http, &url, "apk_dev", body).await {
+                        match decide(&http, &url, api_key, body).await {
                             Ok(answer) => {
                                 given.push((key, text(&answer, "evidence_event_id").unwrap().to_owned()));
                                 answered.fetch_add(1, Ordering::SeqCst);
@@ -639,17 +837,17 @@ async fn killed_under_load() {
         }
     }
 
-    let gateway = Running::dev(folder.path());
+    let gateway = start();
     let client = http;
     let chain = format!("{}/api/v1/evidence/chains/decisions", gateway.url);
-    let verified = read(&client, &format!("{chain}/verify")).await;
+    let verified = read_as(&client, api_key, &format!("{chain}/verify")).await;
     assert_eq!(verified.member("valid"), Some(&Json::Bool(true)), "{verified}");
 
-    let export = read(&client, &chain).await;
+    let export = read_as(&client, api_key, &chain).await;
     let Some(Json::Array(events)) = export.member("events") else { panic!("{export}") };
     let recorded: std::collections::HashSet<_> =
         events.iter().filter_map(|event| text(event, "event_id")).collect();
-    assert!(known.len() >= KILLS * ANSWERS);
+    assert!(known.len() >= kills * ANSWERS);
     let lost: Vec<_> = known.values().filter(|event| !recorded.contains(event.as_str())).collect();
     assert!(lost.is_empty(), "{} of {} decisions are not in the ledger: {lost:?}", lost.len(), known.len());
     assert_eq!(recorded.len(), events.len());
@@ -658,7 +856,258 @@ async fn killed_under_load() {
     // And a client that asks again after the crash gets its answer again.
     for (key, event) in known.iter().take(50) {
         let body = refund("4900", &format!(r#", "idempotency_key": "{key}""#));
-        let again = decide(&client, &gateway.url, "apk_dev", body).await.unwrap();
+        let again = decide(&client, &gateway.url, api_key, body).await.unwrap();
         assert_eq!(text(&again, "evidence_event_id"), Some(event.as_str()));
     }
+}
+
+/// Writes the settings of gateways that share a new database; its URL. `None` where there is no PostgreSQL.
+#[cfg(unix)]
+fn settings_with_database(folder: &Path) -> Option<String> {
+    let url = common::database_url()?;
+    let settings = common::config("").replace(
+        "data = \"data.db\"",
+        &format!(
+            "database_url = \"{url}\"\nmaster_key_file = \"master.key\"\nissuer = \"https://gateway.example\""
+        ),
+    );
+    std::fs::write(folder.join("gateway.toml"), settings).unwrap();
+    std::fs::write(folder.join("master.key"), "07".repeat(32)).unwrap();
+    Some(url)
+}
+
+/// Sends a body `count` times over both gateways, many at once; the answers' texts.
+#[cfg(unix)]
+async fn race(gateways: &[Running; 2], count: usize, body: &str) -> Vec<String> {
+    const AT_ONCE: usize = 100;
+
+    let http = common::client();
+    let racing: Vec<_> = (0..AT_ONCE)
+        .map(|racer| {
+            let (http, body) = (http.clone(), body.to_owned());
+            let urls = [gateways[0].url.clone(), gateways[1].url.clone()];
+            tokio::spawn(async move {
+                let mut answers = Vec::new();
+                for number in (racer..count).step_by(AT_ONCE) {
+                    let url = &urls[(racer + number / AT_ONCE) % 2];
+                    let answer = decide(&http, url, "apk_one", body.clone()).await.unwrap();
+                    answers.push(answer.to_string());
+                }
+                answers
+            })
+        })
+        .collect();
+    let mut answers = Vec::new();
+    for racer in racing {
+        answers.extend(racer.await.unwrap());
+    }
+    answers
+}
+
+#[cfg(unix)]
+#[tokio::test(flavor = "multi_thread", worker_threads = 2)]
+async fn two_gateways_on_one_database_are_one() {
+    const RACERS: usize = 1000;
+
+    let folder = TempDir::new().unwrap();
+    let Some(_) = settings_with_database(folder.path()) else { return };
+    let gateways = [Running::serve(folder.path()), Running::serve(folder.path())];
+    let client = common::client();
+    let post = async |gateway: &Running, key: &str, path: &str, body: &str| {
+        let request = client.post(format!("{}/api/v1/{path}", gateway.url)).bearer_auth(key);
+        let request = request.header("content-type", "application/json").body(body.to_owned());
+        let response = request.send().await.unwrap().error_for_status().unwrap();
+        Json::parse(&response.bytes().await.unwrap()).unwrap()
+    };
+    let length = async || {
+        let mut lengths = Vec::new();
+        for gateway in &gateways {
+            let chain = format!("{}/api/v1/evidence/chains/decisions/verify", gateway.url);
+            let verified = read_as(&client, "apk_one", &chain).await;
+            assert_eq!(verified.member("valid"), Some(&Json::Bool(true)), "{verified}");
+            lengths.push(verified.member("length").unwrap().to_string().parse::<usize>().unwrap());
+        }
+        assert_eq!(lengths[0], lengths[1]);
+        lengths[0]
+    };
+    let count = |answers: &[String], reason: &str| {
+        answers.iter().filter(|answer| answer.contains(&format!(r#""reason_code":"{reason}""#))).count()
+    };
+
+    // A passport.
+    let asked = r#"{"audience": "a", "goal": "refund an order", "agent_id": "sdk",
+                    "allowed_tools": ["refunds.create"]}"#;
+    let passport = post(&gateways[0], "apk_one", "passports/issue", asked).await;
+    let token = text(&passport, "token").unwrap();
+    let shown = format!(r#", "audience": "a", "passport": "{token}""#);
+    let answers = race(&gateways, RACERS, &refund("4900", &shown)).await;
+    let allowed = answers.iter().filter(|answer| answer.contains(r#""decision":"allow""#)).count();
+    assert_eq!((answers.len(), allowed, count(&answers, "passport.replayed")), (RACERS, 1, RACERS - 1));
+    assert_eq!(length().await, 1 + RACERS);
+
+    // One that is revoked at the other gateway.
+    let revoked = post(&gateways[0], "apk_one", "passports/issue", asked).await;
+    let body = format!(r#"{{"jti": "{}"}}"#, text(&revoked, "jti").unwrap());
+    post(&gateways[1], "apk_one", "passports/revoke", &body).await;
+    let shown = format!(r#", "audience": "a", "passport": "{}""#, text(&revoked, "token").unwrap());
+    let denied = decide(&client, &gateways[0].url, "apk_one", refund("1", &shown)).await.unwrap();
+    assert_eq!(text(&denied, "reason_code"), Some("passport.revoked"));
+
+    // An approval: asked for at one, decided at the other while somebody waits at the first, spent once.
+    let before = length().await;
+    let asks = decide(&client, &gateways[0].url, "apk_one", refund("25000", "")).await.unwrap();
+    let id = text(&asks, "approval_request_id").unwrap();
+    let url = format!("{}/api/v1/approvals/{id}?wait=25", gateways[0].url);
+    let waiting = read_as(&client, "apk_one", &url);
+    let approve = format!("approvals/{id}/approve");
+    let started = std::time::Instant::now();
+    let (waited, _) = tokio::join!(waiting, post(&gateways[1], "apdv_one", &approve, "{}"));
+    assert_eq!(text(&waited, "status"), Some("approved"));
+    assert!(started.elapsed() < std::time::Duration::from_secs(20), "it waited to the end");
+    let named = format!(r#", "approval_request_id": "{id}""#);
+    let answers = race(&gateways, 200, &refund("25000", &named)).await;
+    assert_eq!((count(&answers, "approval.approved"), count(&answers, "approval.spent")), (1, 199));
+    assert_eq!(length().await, before + 202);
+
+    // An idempotency key.
+    let mut answers = race(&gateways, 200, &refund("4900", r#", "idempotency_key": "i""#)).await;
+    answers.dedup();
+    assert_eq!(answers.len(), 1, "{answers:?}");
+    assert_eq!(length().await, before + 203);
+
+    // And what an operator does beside them.
+    let rotated = run(folder.path(), &["keys", "rotate", "--config", "gateway.toml"]);
+    assert_eq!(rotated.status.code(), Some(0), "{}", err(&rotated));
+    let later = post(&gateways[0], "apk_one", "passports/issue", asked).await;
+    let shown = format!(r#", "audience": "a", "passport": "{}""#, text(&later, "token").unwrap());
+    let used = decide(&client, &gateways[1].url, "apk_one", refund("1", &shown)).await.unwrap();
+    assert_eq!(text(&used, "decision"), Some("allow"), "{used}");
+    let export = ["evidence", "export", "decisions", "--config", "gateway.toml", "--tenant", "one"];
+    let exported = run(folder.path(), &export);
+    assert_eq!(exported.status.code(), Some(0), "{}", err(&exported));
+    std::fs::write(folder.path().join("export"), &exported.stdout).unwrap();
+    let checked = run(folder.path(), &["evidence", "verify", "export"]);
+    assert!(out(&checked).starts_with(&format!("{} events, ", before + 205)), "{}", out(&checked));
+    for gateway in gateways {
+        let (code, _, log) = gateway.end("TERM");
+        assert_eq!(code, Some(0), "{log}");
+        assert!(!log.contains("_password_secret") && !log.contains("ERROR"), "{log}");
+    }
+}
+
+#[cfg(unix)]
+#[tokio::test]
+async fn the_database_may_be_in_the_environment_and_its_password_is_nowhere_else() {
+    let folder = TempDir::new().unwrap();
+    let Some(url) = settings_with_database(folder.path()) else { return };
+    let settings = std::fs::read_to_string(folder.path().join("gateway.toml")).unwrap();
+    let without: String = settings
+        .lines()
+        .filter(|line| !line.starts_with("database_url"))
+        .map(|line| format!("{line}\n"))
+        .collect();
+    let serve = |settings: &str, url: &str| {
+        std::fs::write(folder.path().join("gateway.toml"), settings).unwrap();
+        let mut command = command(folder.path(), &["serve", "--config", "gateway.toml"]);
+        command.env("ACTPASS_DATABASE_URL", url);
+        command
+    };
+    for (settings, url, code, expected) in [
+        (&settings, url.as_str(), 2, "database_url: the environment has ACTPASS_DATABASE_URL too"),
+        (&without, "pg_password_secret", 2, "ACTPASS_DATABASE_URL: expected postgresql://"),
+        (&common::config(""), &url, 2, "data: there is ACTPASS_DATABASE_URL too"),
+        (&without, &url.replace("pg_", "no_pg_"), 1, "password authentication failed"),
+        (&without, &url.replace("/test", "/none"), 1, "does not exist"),
+        (&without, "postgresql://u:pg_password_secret@127.0.0.1:1/l", 1, "the database 127.0.0.1:1/l: "),
+    ] {
+        let output = serve(settings, url).output().unwrap();
+        assert_eq!(output.status.code(), Some(code), "{expected}: {}", err(&output));
+        assert!(err(&output).contains(expected), "{expected}: {}", err(&output));
+        assert!(!err(&output).contains("password_secret") && out(&output).is_empty(), "{}", err(&output));
+    }
+    let early = |arguments: &[&str]| {
+        let output = command(folder.path(), arguments).env("ACTPASS_DATABASE_URL", &url).output().unwrap();
+        (output.status.code(), err(&output))
+    };
+    let export = ["evidence", "export", "decisions", "--config", "gateway.toml", "--tenant", "one"];
+    for arguments in [&["keys", "rotate", "--config", "gateway.toml"][..], &export] {
+        let (code, error) = early(arguments);
+        assert!(code == Some(1) && error.contains("or by none; start this version on it once"), "{error}");
+    }
+    let mut child = serve(&without, &url).stdout(Stdio::piped()).spawn().unwrap();
+    let mut line = String::new();
+    let mut output = BufReader::new(child.stdout.take().unwrap());
+    output.read_line(&mut line).unwrap();
+    let url = line.trim_end().strip_prefix("listening on ").unwrap().to_owned();
+    let gateway = Running { child, url, out: output, log: PathBuf::from("/dev/null") };
+    decide(&common::client(), &gateway.url, "apk_one", refund("1", "")).await.unwrap();
+    let (code, error) = early(&export);
+    assert_eq!(code, Some(0), "{error}");
+    let both = run(folder.path(), &[&export[..], &["--data", "data.db"]].concat());
+    assert_eq!(both.status.code(), Some(2), "{}", err(&both));
+}
+
+/// Answered means recorded, also when the database's server ends connections in the middle of everything.
+#[cfg(unix)]
+#[tokio::test(flavor = "multi_thread", worker_threads = 2)]
+async fn connections_killed_under_load() {
+    const CLIENTS: usize = 32;
+    const KILLS: usize = 20;
+
+    let folder = TempDir::new().unwrap();
+    let Some(url) = settings_with_database(folder.path()) else { return };
+    let gateway = Running::serve(folder.path());
+    let client = common::client();
+    let ended = Arc::new(AtomicBool::new(false));
+    let answered = Arc::new(AtomicUsize::new(0));
+    let clients: Vec<_> = (0..CLIENTS)
+        .map(|number| {
+            let (url, client) = (gateway.url.clone(), client.clone());
+            let (ended, answered) = (Arc::clone(&ended), Arc::clone(&answered));
+            tokio::spawn(async move {
+                let mut given = Vec::new();
+                for attempt in 0.. {
+                    if ended.load(Ordering::SeqCst) {
+                        break;
+                    }
+                    let key = format!(r#", "idempotency_key": "{number}-{attempt}""#);
+                    match decide(&client, &url, "apk_one", refund("4900", &key)).await {
+                        Ok(answer) => {
+                            given.push(text(&answer, "evidence_event_id").unwrap().to_owned());
+                            answered.fetch_add(1, Ordering::SeqCst);
+                        }
+                        Err(error) => assert_eq!(error.status().unwrap(), 503, "{error}"),
+                    }
+                }
+                given
+            })
+        })
+        .collect();
+    let server = actpass_test_postgres::server().unwrap().unwrap();
+    let database = url.rsplit_once('/').unwrap().1;
+    let kill =
+        format!("SELECT count(pg_terminate_backend(pid)) FROM pg_stat_activity WHERE datname = '{database}'");
+    for _ in 0..KILLS {
+        let before = answered.load(Ordering::SeqCst);
+        while answered.load(Ordering::SeqCst) < before + CLIENTS {
+            assert!(clients.iter().all(|client| !client.is_finished()), "a client ended too early");
+            tokio::task::yield_now().await;
+        }
+        server.run("postgres", &kill).unwrap();
+    }
+    ended.store(true, Ordering::SeqCst);
+    let mut known = Vec::new();
+    for client in clients {
+        known.extend(client.await.unwrap());
+    }
+    let chain = format!("{}/api/v1/evidence/chains/decisions", gateway.url);
+    let verified = read_as(&client, "apk_one", &format!("{chain}/verify")).await;
+    assert_eq!(verified.member("valid"), Some(&Json::Bool(true)), "{verified}");
+    let export = read_as(&client, "apk_one", &chain).await;
+    let Some(Json::Array(events)) = export.member("events") else { panic!("{export}") };
+    let recorded: std::collections::HashSet<_> =
+        events.iter().filter_map(|event| text(event, "event_id")).collect();
+    assert_eq!(recorded.len(), events.len());
+    let lost: Vec<_> = known.iter().filter(|event| !recorded.contains(event.as_str())).collect();
+    assert!(lost.is_empty(), "{} of {} decisions are not in the ledger: {lost:?}", lost.len(), known.len());
 }

@@ -47,6 +47,8 @@ class ActPassClient:
             retried only where the gateway certainly did not take them.
         mode: The mode of calls that name none. Nothing in the environment can change it.
         ca: Certificates of authorities to trust besides the system's, in PEM, as ``str`` or ``bytes``.
+        circuit_failures: How many calls in a row must fail to reach the gateway for the circuit to open; 0 turns that off.
+            While it is open, calls fail at once as ``actpass.unreachable`` with a ``retry_after``; see :attr:`circuit`.
         danger_allow_insecure_http: Permits plain ``http`` to another machine, where everyone on the way can read the
             key and forge decisions.
 
@@ -72,6 +74,7 @@ class ActPassClient:
         max_retries: int = 2,
         mode: Mode = "enforce",
         ca: str | bytes | None = None,
+        circuit_failures: int = 5,
         danger_allow_insecure_http: bool = False,
     ) -> None:
         """Check the settings. Nothing is sent and no thread is started."""
@@ -85,6 +88,7 @@ class ActPassClient:
             max_retries,
             mode,
             ca,
+            circuit_failures,
             danger_allow_insecure_http,
         )
         native = self._native
@@ -484,6 +488,15 @@ class ActPassClient:
     def mode(self) -> str:
         """The mode of calls that name none."""
         return self._native.mode
+
+    @property
+    def circuit(self) -> str:
+        """Whether calls go to the gateway: ``closed`` (they do), ``open`` (they fail at once) or ``half_open``.
+
+        It opens after ``circuit_failures`` calls in a row that could not reach the gateway, for about a second, and twice
+        as long each time that the gateway still cannot be reached, up to 30 seconds.
+        """
+        return self._native.circuit
 
     def close(self) -> None:
         """Let the connections go. A closed client raises :class:`~actpass.ActPassConfigError` on any call."""

@@ -13,6 +13,7 @@ use tokio::time::Instant;
 use super::App;
 use super::error::{ApiError, json};
 use super::handlers::{in_time, parse, record, work};
+use super::openapi::answers;
 use super::receive::{Call, Caller};
 use crate::approvals::Status;
 use crate::auth::{Key, Role};
@@ -26,10 +27,23 @@ use crate::store::{Append, Appended, Approval, Decided, Effect};
 const MAX_WAIT: u64 = 25;
 
 /// How many pending approvals are listed.
-const LISTED: u32 = 100;
+pub(super) const LISTED: u32 = 100;
 
 type Asked = Result<Query<Vec<(String, String)>>, QueryRejection>;
 
+#[utoipa::path(
+    get,
+    path = "/api/v1/approvals/{id}",
+    operation_id = "read_approval",
+    tag = "approvals",
+    params(("id" = String, Path, description = "The approval's id"),
+        ("wait" = Option<u64>, Query, minimum = 0, maximum = 25, description = "For how many seconds to wait for a decision, 0 if left out: the answer comes as soon as there is one, or when the time is over")),
+    responses(
+        (status = 200, description = "Where the approval stands", body = answers::Approval),
+        (status = 404, description = "There is no such approval"),
+    ),
+    security(("key" = []))
+)]
 pub(super) async fn read(
     State(app): State<Arc<App>>,
     Caller(key): Caller,
@@ -50,6 +64,18 @@ pub(super) async fn read(
     }
 }
 
+#[utoipa::path(
+    get,
+    path = "/api/v1/approvals",
+    operation_id = "list_approvals",
+    tag = "approvals",
+    params(("status" = inline(Option<answers::Pending>), Query, description = "Which ones; only pending ones are listed")),
+    responses(
+        (status = 200, description = "What is to be decided", body = answers::Approvals),
+        (status = 403, description = "An agent's key may not do this; expected an operator's"),
+    ),
+    security(("key" = []))
+)]
 pub(super) async fn list(
     State(app): State<Arc<App>>,
     Caller(key): Caller,
@@ -67,6 +93,21 @@ pub(super) async fn list(
     Ok(json(StatusCode::OK, object([("approvals", Some(Json::Array(pending)))]).to_string()))
 }
 
+#[utoipa::path(
+    post,
+    path = "/api/v1/approvals/{id}/approve",
+    operation_id = "approve",
+    tag = "approvals",
+    params(("id" = String, Path, description = "The approval's id")),
+    request_body = Opinion,
+    responses(
+        (status = 200, description = "The approval, approved", body = answers::Approval),
+        (status = 403, description = "An agent's key may not do this; expected an operator's"),
+        (status = 404, description = "There is no such approval"),
+        (status = 409, description = "The approval is decided already, or past its deadline"),
+    ),
+    security(("key" = []))
+)]
 pub(super) async fn approve(
     state: State<Arc<App>>,
     id: Result<Path<String>, PathRejection>,
@@ -75,6 +116,21 @@ pub(super) async fn approve(
     decide(state, id, call, true).await
 }
 
+#[utoipa::path(
+    post,
+    path = "/api/v1/approvals/{id}/reject",
+    operation_id = "reject",
+    tag = "approvals",
+    params(("id" = String, Path, description = "The approval's id")),
+    request_body = Opinion,
+    responses(
+        (status = 200, description = "The approval, rejected", body = answers::Approval),
+        (status = 403, description = "An agent's key may not do this; expected an operator's"),
+        (status = 404, description = "There is no such approval"),
+        (status = 409, description = "The approval is decided already, or past its deadline"),
+    ),
+    security(("key" = []))
+)]
 pub(super) async fn reject(
     state: State<Arc<App>>,
     id: Result<Path<String>, PathRejection>,
@@ -94,6 +150,19 @@ async fn decide(
     let body = work(&app, raw.len(), move || parse(&raw)).await?;
     let note = Opinion::read(&body)?.note.map(|note| note.as_str().to_owned());
     let approval = find(&app, &key, &id).await?;
+    Ok(answer(&app, &settle(&app, &key, &approval, approved, note).await?))
+}
+
+/// Decides about an approval, for whoever holds the key, and records it: the approval as it is then.
+pub(super) async fn settle(
+    app: &App,
+    key: &Key,
+    approval: &Approval,
+    approved: bool,
+    note: Option<String>,
+) -> Result<Approval, ApiError> {
+    operators_only(key)?;
+    let id = &approval.id;
     let event = Draft {
         event_id: ledger::new_event_id(),
         chain_id: ledger::DECISIONS.to_owned(),
@@ -105,19 +174,19 @@ async fn decide(
             ("decided_by", Some(Json::from(&*key.name))),
             ("has_note", Some(Json::Bool(note.is_some()))),
         ])),
-        ..signed(&key, key.agent.as_ref().and_then(Json::as_str), None)
+        ..signed(key, key.agent.as_ref().and_then(Json::as_str), None)
     };
     let decided = Decided { approved, by: key.name.to_string(), at: app.clock.seconds(), note };
     let effect = Effect::Decide { id: id.clone(), decided };
-    match record(&app, Append { effect: Some(effect), ..Append::of(event) }).await? {
-        Appended::Recorded(_) => app.notices.decided(&id),
+    match record(app, Append { effect: Some(effect), ..Append::of(event) }).await? {
+        Appended::Recorded(_) => app.notices.decided(id),
         Appended::Stale => {
-            let now = find(&app, &key, &id).await?;
+            let now = find(app, key, id).await?;
             return Err(ApiError::Decided(now.status(app.clock.seconds()).as_str()));
         }
         Appended::Conflict | Appended::Refused(_) | Appended::Repeated(_) => return Err(ApiError::Internal),
     }
-    Ok(answer(&app, &find(&app, &key, &id).await?))
+    find(app, key, id).await
 }
 
 fn operators_only(key: &Key) -> Result<(), ApiError> {
@@ -127,7 +196,7 @@ fn operators_only(key: &Key) -> Result<(), ApiError> {
     }
 }
 
-async fn find(app: &App, key: &Key, id: &str) -> Result<Approval, ApiError> {
+pub(super) async fn find(app: &App, key: &Key, id: &str) -> Result<Approval, ApiError> {
     in_time(app, app.store.approval(&key.tenant.id, id)).await?.ok_or(ApiError::NotFound("approval"))
 }
 

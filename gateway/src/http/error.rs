@@ -37,7 +37,7 @@ pub(super) enum ApiError {
 pub(super) struct Code(pub(super) &'static str);
 
 impl ApiError {
-    fn status_and_code(&self) -> (StatusCode, &'static str) {
+    pub(super) fn status_and_code(&self) -> (StatusCode, &'static str) {
         match self {
             Self::BodyTimeout => (StatusCode::REQUEST_TIMEOUT, "body_timeout"),
             Self::BodyTooLarge(_) => (StatusCode::PAYLOAD_TOO_LARGE, "body_too_large"),
@@ -61,7 +61,7 @@ impl ApiError {
         }
     }
 
-    fn message(&self) -> String {
+    pub(super) fn message(&self) -> String {
         match self {
             Self::BodyTimeout => "the body did not arrive in time".to_owned(),
             Self::BodyTooLarge(limit) => format!("the body is larger than {limit} bytes"),

@@ -13,6 +13,7 @@ use futures_util::stream;
 use http::StatusCode;
 
 use super::error::{ApiError, json};
+use super::openapi::answers::{Chain, ChainVerified, Decision, Health, Recorded, ToolApproved};
 use super::receive::{Call, Caller};
 use super::{App, passports};
 use crate::auth::{Key, Role};
@@ -25,9 +26,25 @@ use crate::vault::{self, SealedCredential};
 /// Bodies above this many bytes are worked on beside the threads that serve connections.
 const LARGE: usize = 64 * 1024;
 
+/// The largest number that an event may have.
+const MAX_SEQ: u64 = i64::MAX.unsigned_abs();
+
 /// How often a tool's credential may change while one call of the tool is decided.
 const CHANGES: usize = 5;
 
+#[utoipa::path(
+    post,
+    path = "/api/v1/actions/preflight",
+    operation_id = "preflight",
+    tag = "decisions",
+    request_body = Preflight,
+    responses(
+        (status = 200, description = "What is decided, recorded; with an idempotency key that was used, the first answer again", body = Decision),
+        (status = 409, description = "The idempotency key was used for another body, or the credential of the first answer is gone"),
+        (status = 501, description = "The gateway has no master key, and so neither passports nor credentials"),
+    ),
+    security(("key" = []))
+)]
 pub(super) async fn preflight(State(app): State<Arc<App>>, call: Call) -> Result<Response, ApiError> {
     let Call { key, body: raw } = call;
     let bytes = raw.len();
@@ -139,7 +156,11 @@ async fn learn(app: &App, asks: &Asks) -> Result<Facts, ApiError> {
             Err(refusal) => Err(refusal),
         }),
     };
-    let approval = match &asks.approval {
+    let stood_for = match &passport {
+        Some(Ok(shown)) => shown.claims.approval_request_id(),
+        Some(Err(_)) | None => None,
+    };
+    let approval = match asks.approval.as_deref().or(stood_for) {
         None => None,
         Some(id) => Some(in_time(app, app.store.approval(tenant_id, id)).await?),
     };
@@ -161,6 +182,18 @@ async fn learn(app: &App, asks: &Asks) -> Result<Facts, ApiError> {
     })
 }
 
+#[utoipa::path(
+    post,
+    path = "/api/v1/tools",
+    operation_id = "approve_tool",
+    tag = "tools",
+    request_body = ToolApproval,
+    responses(
+        (status = 200, description = "The tool has this manifest from now on", body = ToolApproved),
+        (status = 403, description = "An agent's key may not do this; expected an operator's"),
+    ),
+    security(("key" = []))
+)]
 pub(super) async fn tools(State(app): State<Arc<App>>, call: Call) -> Result<Response, ApiError> {
     let Call { key, body: raw } = call;
     if key.role != Role::Operator {
@@ -187,6 +220,17 @@ pub(super) async fn tools(State(app): State<Arc<App>>, call: Call) -> Result<Res
     }
 }
 
+#[utoipa::path(
+    post,
+    path = "/api/v1/evidence/events",
+    operation_id = "record_evidence",
+    tag = "evidence",
+    request_body = Evidence,
+    responses(
+        (status = 200, description = "The event is recorded", body = Recorded),
+    ),
+    security(("key" = []))
+)]
 pub(super) async fn evidence(State(app): State<Arc<App>>, call: Call) -> Result<Response, ApiError> {
     let Call { key, body: raw } = call;
     let append = work(&app, raw.len(), move || {
@@ -210,6 +254,20 @@ pub(super) async fn evidence(State(app): State<Arc<App>>, call: Call) -> Result<
     }
 }
 
+#[utoipa::path(
+    get,
+    path = "/api/v1/evidence/chains/{chain_id}",
+    operation_id = "read_chain",
+    tag = "evidence",
+    params(("chain_id" = String, Path, description = "The chain; a tenant's decisions are in decisions"),
+        ("after" = Option<u64>, Query, description = "Only events with a greater seq"),
+        ("limit" = Option<u64>, Query, minimum = 1, description = "How many at most")),
+    responses(
+        (status = 200, description = "The chain's events, all of them or the part that is asked for", body = Chain),
+        (status = 404, description = "There is no such chain"),
+    ),
+    security(("key" = []))
+)]
 pub(super) async fn chain(
     State(app): State<Arc<App>>,
     Caller(key): Caller,
@@ -228,6 +286,18 @@ pub(super) async fn chain(
     Ok(json(StatusCode::OK, Body::from_stream(stream::try_unfold(state, Export::next))))
 }
 
+#[utoipa::path(
+    get,
+    path = "/api/v1/evidence/chains/{chain_id}/verify",
+    operation_id = "verify_chain",
+    tag = "evidence",
+    params(("chain_id" = String, Path, description = "The chain; a tenant's decisions are in decisions")),
+    responses(
+        (status = 200, description = "Whether the chain is whole", body = ChainVerified),
+        (status = 404, description = "There is no such chain"),
+    ),
+    security(("key" = []))
+)]
 pub(super) async fn verify(
     State(app): State<Arc<App>>,
     Caller(key): Caller,
@@ -237,25 +307,7 @@ pub(super) async fn verify(
     let head = find(&app, &key.tenant.id, &chain_id).await?;
     let source =
         Source { app: Arc::clone(&app), tenant_id: Arc::clone(&key.tenant.id), chain_id, until: head.length };
-    let mut verifier = Verifier::default();
-    let mut after = 0;
-    loop {
-        let page = source.page(after).await?;
-        let Some(last) = page.last() else {
-            break;
-        };
-        after = last.seq;
-        let (back, whole) = heavy(&app, move || {
-            let whole = page.iter().all(|event| verifier.push(&event.text));
-            Ok((verifier, whole))
-        })
-        .await?;
-        verifier = back;
-        if !whole {
-            break;
-        }
-    }
-    let found = verifier.finish(head);
+    let found = examine(&source, Verifier::default()).await?.finish(head);
     let answer = Json::Object(vec![
         ("valid".to_owned(), Json::Bool(found.first_broken.is_none())),
         ("length".to_owned(), number(found.length)),
@@ -265,6 +317,36 @@ pub(super) async fn verify(
     Ok(json(StatusCode::OK, answer.to_string()))
 }
 
+/// Looks at the events of a chain that `verifier` has not seen, as far as they go or are whole.
+pub(super) async fn examine(source: &Source, mut verifier: Verifier) -> Result<Verifier, ApiError> {
+    let mut after = verifier.head().length;
+    loop {
+        let page = source.page(after).await?;
+        let Some(last) = page.last() else {
+            return Ok(verifier);
+        };
+        after = last.seq;
+        let (back, whole) = heavy(&source.app, move || {
+            let whole = page.iter().all(|event| verifier.push(&event.text));
+            Ok((verifier, whole))
+        })
+        .await?;
+        verifier = back;
+        if !whole {
+            return Ok(verifier);
+        }
+    }
+}
+
+#[utoipa::path(
+    get,
+    path = "/healthz",
+    operation_id = "health",
+    tag = "gateway",
+    responses(
+        (status = 200, description = "The gateway can decide", body = Health),
+    ),
+)]
 pub(super) async fn health(State(app): State<Arc<App>>) -> Result<Response, ApiError> {
     let check = async {
         let _alone = app.checking.lock().await;
@@ -340,10 +422,10 @@ impl Range {
                 "limit" => (&mut limit, 1),
                 _ => continue,
             };
-            let number = value.parse().ok().filter(|number: &u64| *number >= least && known.is_none());
-            *known = Some(number.ok_or_else(|| InvalidMember {
+            let number = value.parse().ok().filter(|number| (least..=MAX_SEQ).contains(number));
+            *known = Some(number.filter(|_| known.is_none()).ok_or_else(|| InvalidMember {
                 member: name.clone(),
-                problem: format!("expected one integer, {least} or more"),
+                problem: format!("expected one integer of {least} to {MAX_SEQ}"),
             })?);
         }
         Ok(Self { after: after.unwrap_or(0), limit })
@@ -351,15 +433,15 @@ impl Range {
 }
 
 /// A chain up to the event `until`, page by page.
-struct Source {
-    app: Arc<App>,
-    tenant_id: Arc<str>,
-    chain_id: String,
-    until: u64,
+pub(super) struct Source {
+    pub(super) app: Arc<App>,
+    pub(super) tenant_id: Arc<str>,
+    pub(super) chain_id: String,
+    pub(super) until: u64,
 }
 
 impl Source {
-    async fn page(&self, after: u64) -> Result<Vec<StoredEvent>, ApiError> {
+    pub(super) async fn page(&self, after: u64) -> Result<Vec<StoredEvent>, ApiError> {
         let asked = self.app.store.events(&self.tenant_id, &self.chain_id, after, self.until);
         in_time(&self.app, asked).await
     }

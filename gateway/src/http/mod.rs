@@ -3,6 +3,8 @@
 mod approvals;
 mod error;
 mod handlers;
+pub(crate) mod openapi;
+mod page;
 mod passports;
 mod receive;
 
@@ -13,13 +15,16 @@ use axum::Router;
 use axum::extract::{MatchedPath, Request};
 use axum::middleware::{self, Next};
 use axum::response::{IntoResponse, Response};
-use axum::routing::{get, post};
+use axum::routing::get;
 use http::{HeaderName, HeaderValue, header};
 use tokio::sync::Semaphore;
 use tower_http::catch_panic::CatchPanicLayer;
 use tracing::Instrument;
+use utoipa_axum::router::OpenApiRouter;
+use utoipa_axum::routes;
 
 use self::error::ApiError;
+pub(crate) use self::page::Page;
 use crate::approvals::Notices;
 use crate::auth::Keyring;
 use crate::clock::Clock;
@@ -58,31 +63,39 @@ pub(crate) struct App {
     pub checking: tokio::sync::Mutex<()>,
     /// How many large bodies and verifications are worked on at once.
     pub heavy: Semaphore,
+    /// What the page for the people who approve keeps.
+    pub page: Page,
 }
 
 /// Every route of the gateway.
 pub(crate) fn router(app: Arc<App>) -> Router {
-    use handlers::{chain, evidence, health, preflight, tools, verify};
-
-    let api = Router::new()
-        .route("/healthz", get(health))
-        .route("/api/v1/actions/preflight", post(preflight))
-        .route("/api/v1/evidence/events", post(evidence))
-        .route("/api/v1/evidence/chains/{chain_id}", get(chain))
-        .route("/api/v1/evidence/chains/{chain_id}/verify", get(verify))
-        .route("/api/v1/passports/issue", post(passports::issue))
-        .route("/api/v1/passports/verify", post(passports::verify))
-        .route("/api/v1/passports/revoke", post(passports::revoke))
-        .route("/api/v1/approvals", get(approvals::list))
-        .route("/api/v1/approvals/{id}", get(approvals::read))
-        .route("/api/v1/approvals/{id}/approve", post(approvals::approve))
-        .route("/api/v1/approvals/{id}/reject", post(approvals::reject))
-        .route("/api/v1/tools", post(tools))
-        .route("/.well-known/jwks.json", get(passports::jwks))
+    let (described, _) = routes().split_for_parts();
+    let api = described
+        .route("/openapi.json", get(openapi::openapi))
+        .merge(page::routes())
         .fallback(async || ApiError::NotFound("path"))
         .method_not_allowed_fallback(async || ApiError::MethodNotAllowed)
         .with_state(app);
     dress(api)
+}
+
+/// The routes for programs, each with its description.
+fn routes() -> OpenApiRouter<Arc<App>> {
+    OpenApiRouter::new()
+        .routes(routes!(handlers::health))
+        .routes(routes!(handlers::preflight))
+        .routes(routes!(handlers::evidence))
+        .routes(routes!(handlers::chain))
+        .routes(routes!(handlers::verify))
+        .routes(routes!(passports::issue))
+        .routes(routes!(passports::verify))
+        .routes(routes!(passports::revoke))
+        .routes(routes!(approvals::list))
+        .routes(routes!(approvals::read))
+        .routes(routes!(approvals::approve))
+        .routes(routes!(approvals::reject))
+        .routes(routes!(handlers::tools))
+        .routes(routes!(passports::jwks))
 }
 
 /// Gives every answer of `routes` what every answer has, and a panic an answer.
@@ -112,7 +125,8 @@ async fn accompany(request: Request, next: Next) -> Response {
     if let Ok(id) = HeaderValue::from_str(&id) {
         headers.insert(REQUEST_ID, id);
     }
-    headers.insert(header::CACHE_CONTROL, HeaderValue::from_static("no-store"));
+    headers.entry(header::CACHE_CONTROL).or_insert(HeaderValue::from_static("no-store"));
+    headers.insert(header::X_CONTENT_TYPE_OPTIONS, HeaderValue::from_static("nosniff"));
     let status = response.status().as_u16();
     let code = response.extensions().get::<error::Code>().map(|code| code.0);
     let micros = u64::try_from(started.elapsed().as_micros()).unwrap_or(u64::MAX);

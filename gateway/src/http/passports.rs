@@ -4,6 +4,7 @@ use std::sync::Arc;
 
 use actpass_core::Json;
 use actpass_core::json::Number;
+use actpass_core::token::{Bearer, MAX_BYTES, Typ};
 use axum::extract::State;
 use axum::response::Response;
 use http::StatusCode;
@@ -11,19 +12,30 @@ use http::StatusCode;
 use super::App;
 use super::error::{ApiError, json};
 use super::handlers::{in_time, parse, record, work};
+use super::openapi::answers::{Issued, JwkSet, Revoked, Verified};
 use super::receive::Call;
+use crate::approvals::Status;
+use crate::auth::Key;
 use crate::clock::rfc3339;
 use crate::decide::{MANIFEST_CHANGED, object, signed};
 use crate::ledger::{self, Draft};
-use crate::passport::claims::Bearer;
 use crate::passport::keys::KeyError;
-use crate::passport::{Claims, Keys, Refusal, Ring, jws};
+use crate::passport::{self, Claims, Keys, Refusal, Ring};
 use crate::request::{InvalidMember, Issue, Revoke, VerifyPassport};
-use crate::store::{Append, Appended, Effect, StoreError};
+use crate::store::{Append, Appended, Approval, Effect, StoreError};
 
-/// The error of a passport that is shown under another policy than the one in force.
-const POLICY: &str = "passport.policy";
-
+#[utoipa::path(
+    post,
+    path = "/api/v1/passports/issue",
+    operation_id = "issue_passport",
+    tag = "passports",
+    request_body = Issue,
+    responses(
+        (status = 200, description = "A new passport", body = Issued),
+        (status = 501, description = "The gateway has no master key, and so neither passports nor credentials"),
+    ),
+    security(("key" = []))
+)]
 pub(super) async fn issue(State(app): State<Arc<App>>, call: Call) -> Result<Response, ApiError> {
     let keys = keys(&app)?;
     let Call { key, body: raw } = call;
@@ -35,6 +47,11 @@ pub(super) async fn issue(State(app): State<Arc<App>>, call: Call) -> Result<Res
     let user = request.user_id.map(|user| user.as_str());
     let jti = format!("ap_{}", uuid::Uuid::now_v7().simple());
     let issued_at = app.clock.seconds();
+    let approval = match request.approval_request_id {
+        None => None,
+        Some(id) => Some(approved(&app, &key, id.as_str(), issued_at).await?),
+    };
+    let approval = approval.as_ref();
     let expires_at = issued_at.saturating_add(request.ttl_seconds);
     let time = |seconds| Some(Json::Number(Number::from(seconds)));
     let or_null = |text: Option<&str>| Some(text.map_or(Json::Null, Json::from));
@@ -52,13 +69,15 @@ pub(super) async fn issue(State(app): State<Arc<App>>, call: Call) -> Result<Res
             Some(request.resource_constraints.map_or(Json::Object(Vec::new()), Json::clone)),
         ),
         ("risk_tier", Some(Json::from(request.risk_tier.as_str()))),
+        ("approval_hash", approval.map(|approval| Json::from(&*approval.action_hash))),
+        ("approval_request_id", approval.map(|approval| Json::from(&*approval.id))),
         ("iat", time(issued_at)),
         ("exp", time(expires_at)),
         ("jti", Some(Json::from(&*jti))),
     ]);
-    let (token, kid) = ring.sign(&claims)?;
-    if token.len() > jws::MAX_BYTES {
-        let problem = format!("makes a passport larger than {} bytes", jws::MAX_BYTES);
+    let (token, kid) = ring.sign(Typ::Passport, &claims)?;
+    if token.len() > MAX_BYTES {
+        let problem = format!("makes a passport larger than {} bytes", MAX_BYTES);
         return Err(InvalidMember { member: "body".to_owned(), problem }.into());
     }
     let event = Draft {
@@ -68,6 +87,7 @@ pub(super) async fn issue(State(app): State<Arc<App>>, call: Call) -> Result<Res
         goal: Some(request.goal.as_str().to_owned()),
         user_id: user.map(str::to_owned),
         passport_jti: Some(jti.clone()),
+        approval_request_id: approval.map(|approval| approval.id.clone()),
         ..signed(&key, agent, request.agent_id.map(|agent| agent.as_str()))
     };
     let effect = Effect::Issue { jti: jti.clone(), kid, expires_at };
@@ -86,6 +106,18 @@ pub(super) async fn issue(State(app): State<Arc<App>>, call: Call) -> Result<Res
     Ok(json(StatusCode::OK, answer.to_string()))
 }
 
+#[utoipa::path(
+    post,
+    path = "/api/v1/passports/verify",
+    operation_id = "verify_passport",
+    tag = "passports",
+    request_body = VerifyPassport,
+    responses(
+        (status = 200, description = "Whether the passport holds, and what is wrong with it", body = Verified),
+        (status = 501, description = "The gateway has no master key, and so neither passports nor credentials"),
+    ),
+    security(("key" = []))
+)]
 pub(super) async fn verify(State(app): State<Arc<App>>, call: Call) -> Result<Response, ApiError> {
     keys(&app)?;
     let Call { key, body: raw } = call;
@@ -103,11 +135,13 @@ pub(super) async fn verify(State(app): State<Arc<App>>, call: Call) -> Result<Re
             let bearer = Bearer {
                 issuer: &app.issuer,
                 audience: Some(request.audience.as_str()),
-                tenant_id: &key.tenant.id,
+                tenant_id: Some(&key.tenant.id),
                 agent_id: agent,
                 user_id: request.user_id.map(|user| Some(user.as_str())),
             };
-            errors.extend(claims.against(&bearer, app.clock.seconds()).into_iter().map(Refusal::code));
+            errors.extend(
+                claims.against(&bearer, &passport::at(app.clock.seconds())).into_iter().map(Refusal::code),
+            );
             let standing = in_time(&app, app.store.passport(&key.tenant.id, claims.jti())).await?;
             // What is another tenant's is not known to have been issued either; that is no second error.
             let revoked = standing.is_none_or(|standing| standing.revoked);
@@ -116,10 +150,10 @@ pub(super) async fn verify(State(app): State<Arc<App>>, call: Call) -> Result<Re
             }
             let policy = key.tenant.policy.hash();
             if request.policy_hash.is_some_and(|hash| hash.as_str() != policy) {
-                errors.push(POLICY);
+                errors.push(Refusal::Policy.code());
             }
             if let Some(hash) = request.tool_manifest_hash
-                && !is_approved(&app, &key.tenant.id, claims.allowed_tools(), hash.as_str()).await?
+                && !is_approved(&app, &key.tenant.id, claims.texts("allowed_tools"), hash.as_str()).await?
             {
                 errors.push(MANIFEST_CHANGED);
             }
@@ -134,6 +168,18 @@ pub(super) async fn verify(State(app): State<Arc<App>>, call: Call) -> Result<Re
     Ok(json(StatusCode::OK, answer.to_string()))
 }
 
+#[utoipa::path(
+    post,
+    path = "/api/v1/passports/revoke",
+    operation_id = "revoke_passport",
+    tag = "passports",
+    request_body = Revoke,
+    responses(
+        (status = 200, description = "Whether the passport is revoked", body = Revoked),
+        (status = 501, description = "The gateway has no master key, and so neither passports nor credentials"),
+    ),
+    security(("key" = []))
+)]
 pub(super) async fn revoke(State(app): State<Arc<App>>, call: Call) -> Result<Response, ApiError> {
     keys(&app)?;
     let Call { key, body: raw } = call;
@@ -165,6 +211,16 @@ pub(super) async fn revoke(State(app): State<Arc<App>>, call: Call) -> Result<Re
     Ok(json(StatusCode::OK, format!(r#"{{"revoked":{revoked}}}"#)))
 }
 
+#[utoipa::path(
+    get,
+    path = "/.well-known/jwks.json",
+    operation_id = "jwks",
+    tag = "passports",
+    responses(
+        (status = 200, description = "The public keys", body = JwkSet),
+        (status = 501, description = "The gateway has no master key, and so neither passports nor credentials"),
+    ),
+)]
 pub(super) async fn jwks(State(app): State<Arc<App>>) -> Result<Response, ApiError> {
     let keys = keys(&app)?;
     let set = in_time(&app, async { on_store(keys.jwks(&*app.store, app.clock.seconds()).await) }).await??;
@@ -179,6 +235,21 @@ pub(super) async fn open(app: &App, token: &str) -> Result<Result<Claims, Refusa
         Err(Refusal::UnknownKey) => Ok(read(app, keys).await?.verify(token)),
         found => Ok(found),
     }
+}
+
+/// The tenant's approval, if it could be used now. Whether it still can is looked at when it is.
+async fn approved(app: &App, key: &Key, id: &str, now: i64) -> Result<Approval, ApiError> {
+    let approval = in_time(app, app.store.approval(&key.tenant.id, id)).await?;
+    let found = match &approval {
+        None => "unknown",
+        Some(approval) if approval.spent => "used",
+        Some(approval) => approval.status(now).as_str(),
+    };
+    approval.filter(|_| found == Status::Approved.as_str()).ok_or_else(|| {
+        let problem =
+            format!("expected an approval that is approved and not used, found one that is {found}");
+        InvalidMember { member: "approval_request_id".to_owned(), problem }.into()
+    })
 }
 
 /// Whether `hash` is the manifest that was approved last of one of these tools.

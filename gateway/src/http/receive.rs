@@ -31,13 +31,19 @@ impl FromRequestParts<Arc<App>> for Caller {
         let key =
             bearer(&parts.headers).and_then(|key| app.keyring.find(key)).ok_or(ApiError::Unauthenticated)?;
         tracing::Span::current().record("tenant", &*key.tenant.id).record("key", &*key.name);
-        if let Some(Err(not_until)) = key.limiter.as_ref().map(|limiter| limiter.check()) {
-            let wait = not_until.wait_time_from(DefaultClock::default().now());
-            let seconds = wait.as_secs() + u64::from(wait.subsec_nanos() > 0);
-            return Err(ApiError::RateLimited(seconds.max(1)));
-        }
+        within_limit(key)?;
         Ok(Self(Arc::clone(key)))
     }
+}
+
+/// Counts a call of this key's.
+pub(super) fn within_limit(key: &Key) -> Result<(), ApiError> {
+    let Some(Err(not_until)) = key.limiter.as_ref().map(|limiter| limiter.check()) else {
+        return Ok(());
+    };
+    let wait = not_until.wait_time_from(DefaultClock::default().now());
+    let seconds = wait.as_secs() + u64::from(wait.subsec_nanos() > 0);
+    Err(ApiError::RateLimited(seconds.max(1)))
 }
 
 /// A request with a JSON body, from a key that may make it.
@@ -101,7 +107,7 @@ fn check_type(headers: &HeaderMap) -> Result<(), ApiError> {
     Ok(())
 }
 
-async fn read(body: Body, limit: usize) -> Result<Bytes, ApiError> {
+pub(super) async fn read(body: Body, limit: usize) -> Result<Bytes, ApiError> {
     let mut chunks = body.into_data_stream();
     let mut read = BytesMut::new();
     while let Some(chunk) = chunks.next().await {
@@ -119,7 +125,7 @@ async fn read(body: Body, limit: usize) -> Result<Bytes, ApiError> {
 ///
 /// Closing a connection on unread data resets it, and the reset can overtake the answer: the client would see a broken
 /// connection in place of what is wrong.
-fn drain(body: Body) {
+pub(super) fn drain(body: Body) {
     let mut left = DRAIN_BYTES;
     let mut chunks = body.into_data_stream();
     tokio::spawn(tokio::time::timeout(DRAIN, async move {

@@ -5,11 +5,11 @@ use std::sync::{Arc, PoisonError, RwLock};
 use std::time::{Duration, Instant};
 
 use actpass_core::Json;
-use ring::signature::{ED25519, Ed25519KeyPair, KeyPair, UnparsedPublicKey};
+use actpass_core::token::{self, PublicKey, Typ, Unverified};
+use ring::signature::{Ed25519KeyPair, KeyPair};
 use sha2::{Digest, Sha256};
 use zeroize::Zeroizing;
 
-use super::jws::{self, Unverified};
 use super::{Claims, Refusal};
 use crate::seal::{MasterKey, Purpose, SealError, random};
 use crate::store::{Rotation, Store, StoreError};
@@ -79,12 +79,12 @@ impl SealedKey {
 }
 
 fn thumbprint(pair: &Ed25519KeyPair) -> String {
-    let x = jws::encode(pair.public_key());
-    jws::encode(Sha256::digest(format!(r#"{{"crv":"Ed25519","kty":"OKP","x":"{x}"}}"#)))
+    let x = token::encode(pair.public_key());
+    token::encode(Sha256::digest(format!(r#"{{"crv":"Ed25519","kty":"OKP","x":"{x}"}}"#)))
 }
 
 struct OpenKey {
-    kid: String,
+    public: PublicKey,
     pair: Ed25519KeyPair,
     active: bool,
     needed_until: i64,
@@ -94,10 +94,16 @@ struct OpenKey {
 pub struct Ring(Vec<Arc<OpenKey>>);
 
 impl Ring {
-    fn open(keys: &[SealedKey], master: &MasterKey) -> Result<Self, KeyError> {
+    /// Opens all of the keys.
+    ///
+    /// # Errors
+    ///
+    /// If `master` is not what sealed one of them.
+    pub fn open(keys: &[SealedKey], master: &MasterKey) -> Result<Self, KeyError> {
         let open = |key: &SealedKey| {
-            let (kid, active, needed_until) = (key.kid.clone(), key.active, key.needed_until);
-            Ok(Arc::new(OpenKey { kid, pair: key.open(master)?, active, needed_until }))
+            let (pair, active, needed_until) = (key.open(master)?, key.active, key.needed_until);
+            let public = PublicKey::new(&*key.kid, pair.public_key().as_ref()).ok_or(KeyError::Crypto)?;
+            Ok(Arc::new(OpenKey { public, pair, active, needed_until }))
         };
         Ok(Self(keys.iter().map(open).collect::<Result<_, KeyError>>()?))
     }
@@ -107,50 +113,37 @@ impl Ring {
     /// # Errors
     ///
     /// If there is no active key.
-    pub fn sign(&self, claims: &Json) -> Result<(String, String), KeyError> {
+    pub fn sign(&self, typ: Typ, claims: &Json) -> Result<(String, String), KeyError> {
         let key = self.0.iter().rfind(|key| key.active).ok_or(KeyError::Crypto)?;
-        let mut token = jws::signing_input(&key.kid, claims);
+        let mut token = token::signing_input(typ, key.public.kid(), claims);
         let signature = key.pair.sign(token.as_bytes());
         token.push('.');
-        token.push_str(&jws::encode(signature));
-        Ok((token, key.kid.clone()))
+        token.push_str(&token::encode(signature));
+        Ok((token, key.public.kid().to_owned()))
     }
 
-    /// What a token claims, if a key of this gateway signed it.
+    /// What a passport claims, if a key of this gateway signed it.
     ///
     /// # Errors
     ///
     /// What is wrong with its form, its algorithm, its key, its signature, in this order.
     pub fn verify(&self, token: &str) -> Result<Claims, Refusal> {
-        let token = Unverified::read(token)?;
-        let key = self.0.iter().find(|key| key.kid == token.kid).ok_or(Refusal::UnknownKey)?;
-        UnparsedPublicKey::new(&ED25519, key.pair.public_key())
-            .verify(token.signed, &token.signature)
-            .map_err(|_| Refusal::Signature)?;
-        Claims::parse(&token.payload).ok_or(Refusal::Malformed)
+        let passport = Unverified::passport(token)?;
+        let signer = self.0.iter().find(|key| key.public.kid() == passport.kid());
+        Claims::parse(&passport.verify(&signer.ok_or(Refusal::UnknownKey)?.public)?)
     }
 
     /// The public keys that a passport which holds at `now` can be signed with, as a JWK Set (RFC 8037).
     pub fn jwks(&self, now: i64) -> Json {
-        let text = |name: &str, value: &str| (name.to_owned(), Json::from(value));
         let needed = self.0.iter().filter(|key| key.active || key.needed_until > now);
-        let keys = needed.map(|key| {
-            Json::Object(vec![
-                text("kty", "OKP"),
-                text("crv", "Ed25519"),
-                text("x", &jws::encode(key.pair.public_key())),
-                text("kid", &key.kid),
-                text("alg", jws::ALGORITHM),
-                text("use", "sig"),
-            ])
-        });
-        Json::Object(vec![("keys".to_owned(), Json::Array(keys.collect()))])
+        let keys = needed.map(|key| key.public.to_jwk()).collect();
+        Json::Object(vec![("keys".to_owned(), Json::Array(keys))])
     }
 }
 
 impl fmt::Debug for Ring {
     fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
-        f.debug_list().entries(self.0.iter().map(|key| &key.kid)).finish()
+        f.debug_list().entries(self.0.iter().map(|key| key.public.kid())).finish()
     }
 }
 

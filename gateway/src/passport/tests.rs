@@ -1,11 +1,12 @@
 use std::collections::HashSet;
 
 use actpass_core::Json;
+use actpass_core::token::{self, Typ};
 use ring::signature::Ed25519KeyPair;
 use tempfile::TempDir;
 
 use super::keys::KeyError;
-use super::{Keys, Refusal, Ring, SealedKey, jws};
+use super::{Keys, Refusal, Ring, SealedKey};
 use crate::seal::MasterKey;
 use crate::store::{Append, Effect, Rotation, SqliteStore, Store};
 
@@ -35,7 +36,7 @@ fn kids(ring: &Ring, now: i64) -> Vec<String> {
 async fn what_is_signed_verifies_and_no_changed_byte_does() {
     let folder = TempDir::new().unwrap();
     let ring = ring(&folder).await;
-    let (token, _) = ring.sign(&Json::parse(CLAIMS.as_bytes()).unwrap()).unwrap();
+    let (token, _) = ring.sign(Typ::Passport, &Json::parse(CLAIMS.as_bytes()).unwrap()).unwrap();
     assert_eq!(ring.verify(&token).unwrap().jti(), "ap_1");
 
     let dots: Vec<_> = token.match_indices('.').map(|(at, _)| at).collect();
@@ -67,12 +68,12 @@ async fn forged_tokens_are_refused_for_what_they_are() {
     let (folder, foreign) = (TempDir::new().unwrap(), TempDir::new().unwrap());
     let (ring, other) = (ring(&folder).await, ring_of(&foreign).await);
     let claims = Json::parse(CLAIMS.as_bytes()).unwrap();
-    let (token, kid) = ring.sign(&claims).unwrap();
+    let (token, kid) = ring.sign(Typ::Passport, &claims).unwrap();
     let payload = token.split('.').nth(1).unwrap();
     let signature = token.rsplit('.').next().unwrap();
-    let with = |header: String, signature: &str| format!("{}.{payload}.{signature}", jws::encode(header));
+    let with = |header: String, signature: &str| format!("{}.{payload}.{signature}", token::encode(header));
 
-    assert_eq!(ring.verify(&other.sign(&claims).unwrap().0).unwrap_err(), Refusal::UnknownKey);
+    assert_eq!(ring.verify(&other.sign(Typ::Passport, &claims).unwrap().0).unwrap_err(), Refusal::UnknownKey);
     for (header, signature, refusal) in [
         (r#"{"alg": "none", "kid": "KID"}"#, "", Refusal::Algorithm),
         (r#"{"alg": "none"}"#, "", Refusal::Algorithm),
@@ -88,11 +89,11 @@ async fn forged_tokens_are_refused_for_what_they_are() {
     }
     // The right `kid` over a foreign signature.
     let pair = Ed25519KeyPair::from_seed_unchecked(&[9; 32]).unwrap();
-    let input = jws::signing_input(&kid, &claims);
-    let forged = format!("{input}.{}", jws::encode(pair.sign(input.as_bytes())));
+    let input = token::signing_input(Typ::Passport, &kid, &claims);
+    let forged = format!("{input}.{}", token::encode(pair.sign(input.as_bytes())));
     assert_eq!(ring.verify(&forged).unwrap_err(), Refusal::Signature);
     // Signed by a key of this gateway, but no passport.
-    let (token, _) = ring.sign(&Json::parse(b"{\"iss\": \"i\"}").unwrap()).unwrap();
+    let (token, _) = ring.sign(Typ::Passport, &Json::parse(b"{\"iss\": \"i\"}").unwrap()).unwrap();
     assert_eq!(ring.verify(&token).unwrap_err(), Refusal::Malformed);
 }
 
@@ -116,7 +117,7 @@ async fn keys_outlive_a_restart_and_are_nowhere_in_the_clear() {
     let again = ring(&folder).await;
     assert_eq!(kids(&first, 0), kids(&again, 0));
     let claims = Json::parse(CLAIMS.as_bytes()).unwrap();
-    assert!(again.verify(&first.sign(&claims).unwrap().0).is_ok());
+    assert!(again.verify(&first.sign(Typ::Passport, &claims).unwrap().0).is_ok());
 }
 
 #[tokio::test]
@@ -136,7 +137,7 @@ async fn old_keys_verify_until_their_last_passport_has_expired() {
     let folder = TempDir::new().unwrap();
     let store = store(&folder);
     let keys = Keys::open(&store, master(1)).await.unwrap();
-    let (token, old) = keys.known().sign(&Json::parse(CLAIMS.as_bytes()).unwrap()).unwrap();
+    let (token, old) = keys.known().sign(Typ::Passport, &Json::parse(CLAIMS.as_bytes()).unwrap()).unwrap();
     let issue = Effect::Issue { jti: "ap_1".to_owned(), kid: old.clone(), expires_at: 200 };
     store.append(Append { effect: Some(issue), ..Append::default() }).await.unwrap();
 
@@ -146,7 +147,7 @@ async fn old_keys_verify_until_their_last_passport_has_expired() {
     assert_eq!(kids(&ring, 199), [old.clone(), new.clone()]);
     assert_eq!(kids(&ring, 200), std::slice::from_ref(&new));
     assert!(ring.verify(&token).is_ok());
-    assert_eq!(ring.sign(&Json::Null).unwrap().1, new);
+    assert_eq!(ring.sign(Typ::Passport, &Json::Null).unwrap().1, new);
 
     // A key that signed nothing is of no use any more.
     let newest = Keys::rotate(&store, &master(1)).await.unwrap();

@@ -1,0 +1,274 @@
+//! A circuit breaker: a gateway that cannot be reached is left alone for a while, and calls are refused at once
+//! instead of each waiting for its own failure.
+//!
+//! Calls are counted, retries included: one that ends without any answer (no connection, or no time) is a failure, and
+//! any answer at all ends the count. After so many failures in a row the circuit opens. When its time is over one call
+//! goes through as a probe; its answer closes the circuit, its failure opens it for longer.
+
+use std::sync::{Mutex, MutexGuard, PoisonError};
+use std::time::Duration;
+
+use tokio::time::Instant;
+
+use crate::error::{Error, ErrorKind};
+use crate::retry;
+
+/// How many calls in a row must fail, unless another number is set: 5.
+pub const DEFAULT_CIRCUIT_FAILURES: u32 = 5;
+
+/// For how long the circuit opens at most at first; it doubles with each probe that fails.
+const FIRST_OPEN: Duration = Duration::from_secs(1);
+/// For how long it opens at most.
+const LONGEST_OPEN: Duration = Duration::from_secs(30);
+
+/// Whether calls go to the gateway; see [`ActPass::circuit`](crate::ActPass::circuit).
+///
+/// ```
+/// # tokio::runtime::Builder::new_current_thread().enable_all().build().unwrap().block_on(async {
+/// use actpass_core::{ActPass, Action, Circuit};
+///
+/// let actpass =
+///     ActPass::builder().api_key("apk_dev").base_url("http://127.0.0.1:9").max_retries(0).circuit_failures(1).build()?;
+/// let action = Action::new("demo", "demo.tool");
+/// assert_eq!(actpass.circuit(), Circuit::Closed);
+/// assert!(actpass.preflight(&action).await.unwrap_err().retry_after().is_none());
+/// assert!(matches!(actpass.circuit(), Circuit::Open { .. }));
+///
+/// let refused = actpass.preflight(&action).await.unwrap_err();
+/// assert_eq!(refused.code(), "actpass.unreachable");
+/// assert!(refused.retry_after().is_some());
+/// # Ok::<(), actpass_core::Error>(())
+/// # }).unwrap();
+/// ```
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub enum Circuit {
+    /// They do.
+    Closed,
+    /// One call tries whether the gateway is back; the others are refused.
+    HalfOpen,
+    /// They are refused.
+    Open {
+        /// For how long still.
+        retry_after: Duration,
+    },
+}
+
+impl Circuit {
+    /// The state's name: `closed`, `half_open` or `open`.
+    pub const fn as_str(self) -> &'static str {
+        match self {
+            Self::Closed => "closed",
+            Self::HalfOpen => "half_open",
+            Self::Open { .. } => "open",
+        }
+    }
+}
+
+#[derive(Debug)]
+pub(crate) struct Breaker {
+    /// How many failures open the circuit; none ever do if zero.
+    limit: u32,
+    state: Mutex<State>,
+}
+
+#[derive(Clone, Copy, Debug)]
+enum State {
+    /// So many calls failed in a row.
+    Closed(u32),
+    /// So many times in a row it opened, this time until then.
+    Open(u32, Instant),
+    /// A call tries whether it may close.
+    Probing,
+}
+
+impl Breaker {
+    pub(crate) fn new(limit: u32) -> Self {
+        Self { limit, state: Mutex::new(State::Closed(0)) }
+    }
+
+    pub(crate) fn circuit(&self) -> Circuit {
+        match *self.state() {
+            State::Closed(_) => Circuit::Closed,
+            State::Open(_, until) => {
+                Circuit::Open { retry_after: until.saturating_duration_since(Instant::now()) }
+            }
+            State::Probing => Circuit::HalfOpen,
+        }
+    }
+
+    /// Leave to make a call.
+    ///
+    /// # Errors
+    ///
+    /// [`ErrorKind::Connection`] where the circuit is open, with the time after which it is worth trying again.
+    pub(crate) fn admit(&self) -> Result<Admission<'_>, Error> {
+        let mut state = self.state();
+        match *state {
+            State::Closed(_) => Ok(Admission { breaker: self, probe: None }),
+            State::Open(opened, until) => match until.checked_duration_since(Instant::now()) {
+                Some(left) if !left.is_zero() => Err(refused(left)),
+                Some(_) | None => {
+                    *state = State::Probing;
+                    Ok(Admission { breaker: self, probe: Some(opened) })
+                }
+            },
+            State::Probing => Err(refused(FIRST_OPEN)),
+        }
+    }
+
+    fn state(&self) -> MutexGuard<'_, State> {
+        self.state.lock().unwrap_or_else(PoisonError::into_inner)
+    }
+}
+
+/// A call that goes to the gateway. One that is dropped before it ended says nothing about the gateway.
+#[derive(Debug)]
+pub(crate) struct Admission<'b> {
+    breaker: &'b Breaker,
+    /// How often the circuit had opened, if this call tries whether it may close.
+    probe: Option<u32>,
+}
+
+impl Admission<'_> {
+    /// The call ended: with an answer, or with this error.
+    pub(crate) fn settle(mut self, error: Option<&Error>) {
+        let unanswered = match error.map(Error::kind) {
+            // A fault of ours, which says nothing either.
+            Some(ErrorKind::Internal) => return,
+            Some(ErrorKind::Connection | ErrorKind::Timeout) => true,
+            _ => false,
+        };
+        let probe = self.probe.take();
+        let mut state = self.breaker.state();
+        *state = match (*state, probe) {
+            (_, Some(opened)) if unanswered => open(opened + 1),
+            (_, Some(_)) => State::Closed(0),
+            (State::Closed(failures), None) if unanswered => match failures + 1 {
+                failures if failures == self.breaker.limit => open(0),
+                failures => State::Closed(failures.min(u32::MAX - 1)),
+            },
+            (State::Closed(_), None) => State::Closed(0),
+            // A call that began before the circuit opened: an answer to it is as good as one to a probe.
+            (other, None) if unanswered => other,
+            (_, None) => State::Closed(0),
+        };
+    }
+}
+
+impl Drop for Admission<'_> {
+    fn drop(&mut self) {
+        if let Some(opened) = self.probe {
+            // Given up before its end; the next call may try.
+            *self.breaker.state() = State::Open(opened, Instant::now());
+        }
+    }
+}
+
+fn open(opened: u32) -> State {
+    State::Open(opened, Instant::now() + retry::jittered(FIRST_OPEN, opened, LONGEST_OPEN))
+}
+
+fn refused(left: Duration) -> Error {
+    let problem = format!(
+        "not asked: it could not be reached lately, and is tried again in {:.1} s",
+        left.as_secs_f64()
+    );
+    Error::new(ErrorKind::Connection, problem).with_retry_after(left)
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    fn failure(kind: ErrorKind) -> Error {
+        Error::new(kind, "a test")
+    }
+
+    fn fails(breaker: &Breaker, kind: ErrorKind) {
+        breaker.admit().unwrap().settle(Some(&failure(kind)));
+    }
+
+    fn opened_for(breaker: &Breaker) -> Duration {
+        match breaker.circuit() {
+            Circuit::Open { retry_after } => retry_after,
+            other @ (Circuit::Closed | Circuit::HalfOpen) => panic!("{other:?}"),
+        }
+    }
+
+    #[tokio::test(start_paused = true)]
+    async fn it_opens_after_failures_in_a_row_alone() {
+        let breaker = Breaker::new(3);
+        for kind in [ErrorKind::Connection, ErrorKind::Timeout] {
+            fails(&breaker, kind);
+        }
+        // Any answer ends the count, a bad one too.
+        for kind in [ErrorKind::Status, ErrorKind::RateLimit, ErrorKind::Response, ErrorKind::Authentication]
+        {
+            fails(&breaker, kind);
+        }
+        for _ in 0..2 {
+            fails(&breaker, ErrorKind::Connection);
+        }
+        breaker.admit().unwrap().settle(None);
+        for _ in 0..2 {
+            fails(&breaker, ErrorKind::Timeout);
+            // Given up: it says nothing.
+            drop(breaker.admit().unwrap());
+        }
+        assert_eq!(breaker.circuit(), Circuit::Closed);
+        fails(&breaker, ErrorKind::Connection);
+        let left = opened_for(&breaker);
+        assert!(left >= FIRST_OPEN / 2 && left <= FIRST_OPEN, "{left:?}");
+        let error = breaker.admit().unwrap_err();
+        assert_eq!((error.code(), error.retry_after()), ("actpass.unreachable", Some(left)));
+        assert!(error.is_retryable());
+    }
+
+    #[tokio::test(start_paused = true)]
+    async fn one_probe_decides_and_each_that_fails_makes_it_longer() {
+        let breaker = Breaker::new(1);
+        fails(&breaker, ErrorKind::Connection);
+        let mut before = Duration::ZERO;
+        for _ in 0..8 {
+            let left = opened_for(&breaker);
+            assert!(left * 2 >= before && left <= LONGEST_OPEN, "{left:?} after {before:?}");
+            before = left;
+            tokio::time::advance(left).await;
+            let probe = breaker.admit().unwrap();
+            assert_eq!(breaker.circuit(), Circuit::HalfOpen);
+            assert!(breaker.admit().is_err(), "two probes");
+            probe.settle(Some(&failure(ErrorKind::Timeout)));
+            assert!(breaker.admit().is_err());
+        }
+        assert!(before >= LONGEST_OPEN / 2, "{before:?}");
+        tokio::time::advance(LONGEST_OPEN).await;
+        drop(breaker.admit().unwrap());
+        let probe = breaker.admit().unwrap();
+        probe.settle(Some(&failure(ErrorKind::Status)));
+        assert_eq!(breaker.circuit(), Circuit::Closed, "an answer is an answer");
+        fails(&breaker, ErrorKind::Connection);
+        assert!(opened_for(&breaker) <= FIRST_OPEN, "it begins anew");
+    }
+
+    #[tokio::test(start_paused = true)]
+    async fn a_late_answer_closes_it_and_a_late_failure_changes_nothing() {
+        let breaker = Breaker::new(1);
+        let (late, later, last) =
+            (breaker.admit().unwrap(), breaker.admit().unwrap(), breaker.admit().unwrap());
+        late.settle(Some(&failure(ErrorKind::Connection)));
+        let left = opened_for(&breaker);
+        later.settle(Some(&failure(ErrorKind::Connection)));
+        assert_eq!(opened_for(&breaker), left);
+        last.settle(None);
+        assert_eq!(breaker.circuit(), Circuit::Closed);
+    }
+
+    #[tokio::test(start_paused = true)]
+    async fn it_can_be_turned_off() {
+        let breaker = Breaker::new(0);
+        for _ in 0..100 {
+            fails(&breaker, ErrorKind::Connection);
+        }
+        assert_eq!(breaker.circuit(), Circuit::Closed);
+    }
+}

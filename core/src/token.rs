@@ -1,0 +1,499 @@
+//! Passports as tokens: what a gateway and a client that verifies offline both read, with one set of reasons.
+//!
+//! A token is a compact JWS (RFC 7515), as narrow as it can be: three parts of base64url without padding, a header of
+//! `alg`, `kid` and `typ` alone, and Ed25519 (RFC 8037). [`Unverified::passport`] takes one apart,
+//! [`Unverified::verify`] checks its signature, [`Claims`] says what it claims, and [`Claims::against`] holds that
+//! against who shows it, and when. [`Refusal`] is every reason, in the words of the wire.
+//!
+//! ```
+//! use actpass_core::Json;
+//! use actpass_core::token::{Bearer, Claims, PublicKey, Refusal, Time, Typ, Unverified, encode, signing_input};
+//! use ring::signature::{Ed25519KeyPair, KeyPair};
+//!
+//! let pair = Ed25519KeyPair::from_seed_unchecked(&[7; 32]).unwrap();
+//! let key = PublicKey::new("k1", pair.public_key().as_ref()).unwrap();
+//! let claims = Json::parse(br#"{"iss": "https://gateway", "aud": "mcp://shop", "tenant_id": "acme", "agent_id": "bot",
+//!     "user_id": null, "goal": "refund", "allowed_tools": ["refunds.create"], "allowed_resources": [],
+//!     "resource_constraints": {}, "risk_tier": "low", "iat": 1000, "exp": 1300, "jti": "ap_1"}"#).unwrap();
+//! let input = signing_input(Typ::Passport, "k1", &claims);
+//! let token = format!("{input}.{}", encode(pair.sign(input.as_bytes())));
+//!
+//! let unverified = Unverified::passport(&token)?;
+//! assert_eq!(unverified.kid(), "k1");
+//! let claims = Claims::parse(&unverified.verify(&key)?)?;
+//! let bearer = Bearer {
+//!     issuer: "https://gateway",
+//!     audience: Some("mcp://bank"),
+//!     tenant_id: Some("acme"),
+//!     agent_id: Some(Some("bot")),
+//!     user_id: None,
+//! };
+//! assert_eq!(claims.against(&bearer, &Time { now: 1000, early: 5, late: 0 }), [Refusal::Audience]);
+//! # Ok::<(), Refusal>(())
+//! ```
+
+use std::fmt;
+
+use base64::Engine;
+use base64::engine::general_purpose::URL_SAFE_NO_PAD;
+use ring::signature::{ED25519, ED25519_PUBLIC_KEY_LEN, UnparsedPublicKey};
+
+use crate::json::Json;
+
+/// The longest token that is looked at, in bytes.
+pub const MAX_BYTES: usize = 32 * 1024;
+
+/// The largest set of keys that is taken, in bytes.
+pub const MAX_JWKS_BYTES: usize = 64 * 1024;
+
+/// The one algorithm.
+pub const ALGORITHM: &str = "EdDSA";
+
+/// Why a passport is not accepted.
+///
+/// Some of the reasons only a gateway can have: that a passport was used or revoked, or what an action is.
+///
+/// ```
+/// use actpass_core::token::Refusal;
+///
+/// assert_eq!(Refusal::Expired.code(), "passport.expired");
+/// assert_eq!(Refusal::Expired.to_string(), "has expired");
+/// ```
+#[derive(Clone, Copy, Debug, PartialEq, Eq, Hash)]
+pub enum Refusal {
+    /// It is made out to another agent.
+    Agent,
+    /// It says an algorithm other than EdDSA.
+    Algorithm,
+    /// It stands for a person's approval, and that is of another action.
+    Approval,
+    /// It is for another audience than the request names.
+    Audience,
+    /// An argument is not within what it permits.
+    Constraint,
+    /// It has expired.
+    Expired,
+    /// It is for another goal.
+    Goal,
+    /// Another issuer made it.
+    Issuer,
+    /// It is no compact JWS of the one form that there is, or does not claim what a passport claims.
+    Malformed,
+    /// It is from the future, or not valid before a later time.
+    NotYetValid,
+    /// It is shown under another policy than the one in force.
+    Policy,
+    /// It was used for another request.
+    Replayed,
+    /// It does not permit this resource.
+    Resource,
+    /// It was revoked, or this gateway has no record of having issued it.
+    Revoked,
+    /// Its signature is not its key's.
+    Signature,
+    /// It is another tenant's.
+    Tenant,
+    /// It does not permit this tool.
+    Tool,
+    /// No key of the gateway has its `kid`.
+    UnknownKey,
+    /// It was delegated by another user.
+    User,
+}
+
+impl Refusal {
+    /// Its reason code, which is stable.
+    pub const fn code(self) -> &'static str {
+        match self {
+            Self::Agent => "passport.agent",
+            Self::Algorithm => "passport.algorithm",
+            Self::Approval => "passport.approval",
+            Self::Audience => "passport.audience",
+            Self::Constraint => "passport.constraint",
+            Self::Expired => "passport.expired",
+            Self::Goal => "passport.goal",
+            Self::Issuer => "passport.issuer",
+            Self::Malformed => "passport.malformed",
+            Self::NotYetValid => "passport.not_yet_valid",
+            Self::Policy => "passport.policy",
+            Self::Replayed => "passport.replayed",
+            Self::Resource => "passport.resource",
+            Self::Revoked => "passport.revoked",
+            Self::Signature => "passport.signature",
+            Self::Tenant => "passport.tenant",
+            Self::Tool => "passport.tool",
+            Self::UnknownKey => "passport.unknown_key",
+            Self::User => "passport.user",
+        }
+    }
+}
+
+/// A clause about the passport, to follow its subject: `has expired`.
+impl fmt::Display for Refusal {
+    fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
+        f.write_str(match self {
+            Self::Agent => "is made out to another agent",
+            Self::Algorithm => "is not signed with EdDSA",
+            Self::Approval => "stands for a person's approval of another action",
+            Self::Audience => "is not for the audience that the request names",
+            Self::Constraint => "does not permit these arguments",
+            Self::Expired => "has expired",
+            Self::Goal => "is for another goal",
+            Self::Issuer => "is from another issuer",
+            Self::Malformed => "is malformed",
+            Self::NotYetValid => "is not valid yet",
+            Self::Policy => "is shown under another policy",
+            Self::Replayed => "was used before",
+            Self::Resource => "does not permit this resource",
+            Self::Revoked => "was revoked or is not known here",
+            Self::Signature => "has a wrong signature",
+            Self::Tenant => "is another tenant's",
+            Self::Tool => "does not permit this tool",
+            Self::UnknownKey => "names a key that the gateway does not have",
+            Self::User => "is not delegated by the user that the request names",
+        })
+    }
+}
+
+impl std::error::Error for Refusal {}
+
+/// What a token is. One kind is never taken for another: the same keys sign both.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub enum Typ {
+    /// How a chain of the ledger ended when it was exported.
+    ChainHead,
+    /// A passport.
+    Passport,
+}
+
+impl Typ {
+    /// The `typ` of its header.
+    pub const fn as_str(self) -> &'static str {
+        match self {
+            Self::ChainHead => "actpass-chain-head+jwt",
+            Self::Passport => "JWT",
+        }
+    }
+
+    /// Whether a header may say this; other gateways' passports may leave it out.
+    fn permits(self, typ: Option<&Json>) -> bool {
+        match (self, typ) {
+            (Self::Passport, None) => true,
+            (Self::ChainHead | Self::Passport, typ) => typ.and_then(Json::as_str) == Some(self.as_str()),
+        }
+    }
+}
+
+/// A token whose form was checked, and nothing else: nothing in it is known to be true.
+#[derive(Debug)]
+pub struct Unverified<'t> {
+    kid: String,
+    signed: &'t str,
+    signature: Vec<u8>,
+    payload: Vec<u8>,
+}
+
+impl<'t> Unverified<'t> {
+    /// Takes a passport apart; it is [`MAX_BYTES`] long at most.
+    ///
+    /// # Errors
+    ///
+    /// [`Refusal::Algorithm`] if its header says another algorithm, whatever else is wrong with it; else
+    /// [`Refusal::Malformed`] for anything but the one form: padding, spare bits, white space, no `kid`, an unknown or
+    /// repeated member of the header.
+    pub fn passport(token: &'t str) -> Result<Self, Refusal> {
+        Self::read(token, Typ::Passport)
+    }
+
+    /// Takes the signed head of a chain apart.
+    ///
+    /// # Errors
+    ///
+    /// As [`Unverified::passport`].
+    pub fn chain_head(token: &'t str) -> Result<Self, Refusal> {
+        Self::read(token, Typ::ChainHead)
+    }
+
+    fn read(token: &'t str, typ: Typ) -> Result<Self, Refusal> {
+        if token.len() > MAX_BYTES {
+            return Err(Refusal::Malformed);
+        }
+        let (signed, signature) = token.rsplit_once('.').ok_or(Refusal::Malformed)?;
+        let (header, payload) = signed.split_once('.').ok_or(Refusal::Malformed)?;
+        let kid = read_header(&decode(header)?, typ)?;
+        Ok(Self { kid, signed, signature: decode(signature)?, payload: decode(payload)? })
+    }
+
+    /// Which key is said to have signed it.
+    pub fn kid(&self) -> &str {
+        &self.kid
+    }
+
+    /// What is said to be signed, with nothing checked: for showing it, not for believing it.
+    pub fn danger_unverified(self) -> Vec<u8> {
+        self.payload
+    }
+
+    /// What is signed.
+    ///
+    /// # Errors
+    ///
+    /// [`Refusal::UnknownKey`] if `key` is not the one that it names, [`Refusal::Signature`] if that did not sign it.
+    pub fn verify(self, key: &PublicKey) -> Result<Vec<u8>, Refusal> {
+        if key.kid != self.kid {
+            return Err(Refusal::UnknownKey);
+        }
+        UnparsedPublicKey::new(&ED25519, &key.bytes)
+            .verify(self.signed.as_bytes(), &self.signature)
+            .map_err(|_| Refusal::Signature)?;
+        Ok(self.payload)
+    }
+}
+
+/// Writes the part of a token that is signed. A dot and the [`encode`]d signature make it whole.
+pub fn signing_input(typ: Typ, kid: &str, claims: &Json) -> String {
+    let header = Json::Object(vec![
+        ("alg".to_owned(), Json::from(ALGORITHM)),
+        ("kid".to_owned(), Json::from(kid)),
+        ("typ".to_owned(), Json::from(typ.as_str())),
+    ]);
+    format!("{}.{}", encode(header.to_string()), encode(claims.to_string()))
+}
+
+/// Base64url without padding.
+///
+/// ```
+/// assert_eq!(actpass_core::token::encode([255; 3]), "____");
+/// ```
+pub fn encode(bytes: impl AsRef<[u8]>) -> String {
+    URL_SAFE_NO_PAD.encode(bytes)
+}
+
+fn decode(part: &str) -> Result<Vec<u8>, Refusal> {
+    URL_SAFE_NO_PAD.decode(part).map_err(|_| Refusal::Malformed)
+}
+
+/// The `kid` of a header.
+fn read_header(bytes: &[u8], typ: Typ) -> Result<String, Refusal> {
+    let header = Json::parse(bytes).map_err(|_| Refusal::Malformed)?;
+    let text = |name| header.member(name).and_then(Json::as_str);
+    if text("alg").ok_or(Refusal::Malformed)? != ALGORITHM {
+        return Err(Refusal::Algorithm);
+    }
+    // Such as `crit`, which asks to be understood, or `jwk`, which brings its own key.
+    let is_known = |name: &str| matches!(name, "alg" | "kid" | "typ");
+    let members = header.as_object().unwrap_or_default();
+    let closed = members.iter().all(|(name, _)| is_known(name)) && typ.permits(header.member("typ"));
+    match text("kid") {
+        Some(kid) if closed && !kid.is_empty() => Ok(kid.to_owned()),
+        Some(_) | None => Err(Refusal::Malformed),
+    }
+}
+
+/// The public half of an Ed25519 key that signs tokens.
+#[derive(Clone, Debug, PartialEq, Eq)]
+pub struct PublicKey {
+    kid: String,
+    bytes: [u8; ED25519_PUBLIC_KEY_LEN],
+}
+
+impl PublicKey {
+    /// The key named `kid`; `None` unless there are 32 bytes of it.
+    pub fn new(kid: impl Into<String>, bytes: &[u8]) -> Option<Self> {
+        Some(Self { kid: kid.into(), bytes: bytes.try_into().ok()? })
+    }
+
+    /// What it is called.
+    pub fn kid(&self) -> &str {
+        &self.kid
+    }
+
+    /// The key as a JWK (RFC 8037).
+    pub fn to_jwk(&self) -> Json {
+        let text = |name: &str, value: &str| (name.to_owned(), Json::from(value));
+        Json::Object(vec![
+            text("kty", "OKP"),
+            text("crv", "Ed25519"),
+            text("x", &encode(self.bytes)),
+            text("kid", &self.kid),
+            text("alg", ALGORITHM),
+            text("use", "sig"),
+        ])
+    }
+
+    /// The Ed25519 keys of a JWK Set of at most [`MAX_JWKS_BYTES`]; keys of other kinds or uses are passed over.
+    ///
+    /// # Errors
+    ///
+    /// What is wrong with the set, to follow `the set of keys is not one:`.
+    ///
+    /// ```
+    /// use actpass_core::token::PublicKey;
+    ///
+    /// let key = PublicKey::new("k1", &[7; 32]).unwrap();
+    /// let set = format!(r#"{{"keys": [{}, {{"kty": "RSA"}}]}}"#, key.to_jwk());
+    /// assert_eq!(PublicKey::read_set(set.as_bytes())?, [key]);
+    /// assert!(PublicKey::read_set(b"{}").is_err());
+    /// # Ok::<(), &str>(())
+    /// ```
+    pub fn read_set(text: &[u8]) -> Result<Vec<Self>, &'static str> {
+        if text.len() > MAX_JWKS_BYTES {
+            return Err("the set of keys is larger than 64 KiB");
+        }
+        let set = Json::parse(text).map_err(|_| "it is not JSON, or gives a key twice")?;
+        match set.member("keys") {
+            Some(Json::Array(keys)) => Ok(keys.iter().filter_map(Self::read_jwk).collect()),
+            Some(_) | None => Err("it has no list `keys`"),
+        }
+    }
+
+    fn read_jwk(key: &Json) -> Option<Self> {
+        let text = |name| key.member(name).and_then(Json::as_str);
+        let signs = key.member("use").is_none() || text("use") == Some("sig");
+        if text("kty") != Some("OKP") || text("crv") != Some("Ed25519") || !signs {
+            return None;
+        }
+        Self::new(text("kid")?, &decode(text("x")?).ok()?)
+    }
+}
+
+/// The claims of a passport.
+///
+/// They are as true as the bytes that they were parsed from: take those from [`Unverified::verify`].
+#[derive(Clone, Debug)]
+pub struct Claims {
+    json: Json,
+    issued_at: i64,
+    not_before: Option<i64>,
+    expires_at: i64,
+}
+
+/// Who shows a passport, and to whom.
+#[derive(Clone, Copy, Debug)]
+pub struct Bearer<'a> {
+    /// Who must have issued it.
+    pub issuer: &'a str,
+    /// Whom it is shown to; `None` for a request that does not say, and any will do.
+    pub audience: Option<&'a str>,
+    /// The tenant; `None` if any will do.
+    pub tenant_id: Option<&'a str>,
+    /// The agent; the outer `None` if any will do.
+    pub agent_id: Option<Option<&'a str>>,
+    /// The user; the outer `None` if any will do.
+    pub user_id: Option<Option<&'a str>>,
+}
+
+/// When a passport is shown.
+#[derive(Clone, Copy, Debug)]
+pub struct Time {
+    /// The time, in seconds since 1970.
+    pub now: i64,
+    /// For how many seconds before it begins to be valid it is taken already: the clock that issued it may be ahead.
+    pub early: i64,
+    /// For how many seconds after it expired it is still taken.
+    pub late: i64,
+}
+
+impl Claims {
+    /// Reads the claims. Times are whole seconds; `agent_id` and `user_id` may be `null`.
+    ///
+    /// # Errors
+    ///
+    /// [`Refusal::Malformed`] if one is missing, of another type, or given twice.
+    pub fn parse(payload: &[u8]) -> Result<Self, Refusal> {
+        Self::read(payload).ok_or(Refusal::Malformed)
+    }
+
+    fn read(payload: &[u8]) -> Option<Self> {
+        let json = Json::parse(payload).ok()?;
+        for name in ["iss", "aud", "tenant_id", "goal", "risk_tier", "jti"] {
+            json.member(name)?.as_str()?;
+        }
+        for name in ["agent_id", "user_id"] {
+            or_null(json.member(name)?)?;
+        }
+        for name in ["approval_hash", "approval_request_id"] {
+            json.member(name).map_or(Some(()), or_null)?;
+        }
+        let text = |name| json.member(name).and_then(Json::as_str);
+        if text("approval_request_id").is_some() && text("approval_hash").is_none() {
+            return None;
+        }
+        for name in ["allowed_tools", "allowed_resources"] {
+            let Json::Array(items) = json.member(name)? else {
+                return None;
+            };
+            if !items.iter().all(|item| item.as_str().is_some()) {
+                return None;
+            }
+        }
+        json.member("resource_constraints")?.as_object()?;
+        let not_before = match json.member("nbf") {
+            Some(time) => Some(seconds(time)?),
+            None => None,
+        };
+        let (issued_at, expires_at) = (seconds(json.member("iat")?)?, seconds(json.member("exp")?)?);
+        Some(Self { json, issued_at, not_before, expires_at })
+    }
+
+    /// All claims, an object.
+    pub fn as_json(&self) -> &Json {
+        &self.json
+    }
+
+    /// A claim that is a string.
+    pub fn text(&self, name: &str) -> Option<&str> {
+        self.json.member(name).and_then(Json::as_str)
+    }
+
+    /// A claim that is a list of strings; empty if it is not there.
+    pub fn texts(&self, name: &str) -> impl Iterator<Item = &str> {
+        let listed = match self.json.member(name) {
+            Some(Json::Array(items)) => &**items,
+            Some(_) | None => &[],
+        };
+        listed.iter().filter_map(Json::as_str)
+    }
+
+    /// The passport's id.
+    pub fn jti(&self) -> &str {
+        self.text("jti").unwrap_or_default()
+    }
+
+    /// The hash of the one action that it is for, if a person approved that.
+    pub fn approval_hash(&self) -> Option<&str> {
+        self.text("approval_hash")
+    }
+
+    /// Which approval that is; only with [`Claims::approval_hash`].
+    pub fn approval_request_id(&self) -> Option<&str> {
+        self.text("approval_request_id")
+    }
+
+    /// Everything that speaks against this bearer at this time; the weightiest first.
+    pub fn against(&self, bearer: &Bearer<'_>, time: &Time) -> Vec<Refusal> {
+        let is = |name, value: Option<Option<&str>>| value.is_none_or(|value| value == self.text(name));
+        let begins = self.not_before.unwrap_or(i64::MIN).max(self.issued_at);
+        let found = [
+            (self.text("iss") != Some(bearer.issuer), Refusal::Issuer),
+            (bearer.audience.is_some_and(|audience| Some(audience) != self.text("aud")), Refusal::Audience),
+            (!is("tenant_id", bearer.tenant_id.map(Some)), Refusal::Tenant),
+            (!is("agent_id", bearer.agent_id), Refusal::Agent),
+            (!is("user_id", bearer.user_id), Refusal::User),
+            (time.now >= self.expires_at.saturating_add(time.late), Refusal::Expired),
+            (begins > time.now.saturating_add(time.early), Refusal::NotYetValid),
+        ];
+        found.into_iter().filter_map(|(wrong, refusal)| wrong.then_some(refusal)).collect()
+    }
+}
+
+fn or_null(value: &Json) -> Option<()> {
+    (*value == Json::Null || value.as_str().is_some()).then_some(())
+}
+
+fn seconds(value: &Json) -> Option<i64> {
+    match value {
+        Json::Number(number) => number.as_str().parse().ok(),
+        Json::Array(_) | Json::Bool(_) | Json::Null | Json::Object(_) | Json::String(_) => None,
+    }
+}

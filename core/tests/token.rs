@@ -1,0 +1,355 @@
+//! Passports as tokens: their form, their signature, their claims; and what another implementation of JWT makes of them.
+#![allow(clippy::unwrap_used, clippy::expect_used, clippy::panic, clippy::indexing_slicing, reason = "tests")]
+
+use std::sync::Once;
+
+use actpass_core::Json;
+use actpass_core::token::{
+    Bearer, Claims, MAX_BYTES, PublicKey, Refusal, Time, Typ, Unverified, encode, signing_input,
+};
+use jsonwebtoken::crypto::{CryptoProvider, JwtSigner, JwtVerifier, KeyUtils};
+use jsonwebtoken::signature::{self, Signer, Verifier};
+use jsonwebtoken::{Algorithm, DecodingKey, EncodingKey, Header, Validation};
+use ring::signature::{ED25519, Ed25519KeyPair, KeyPair, UnparsedPublicKey};
+
+const HEADER: &str = r#"{"alg":"EdDSA","kid":"k1","typ":"JWT"}"#;
+const CLAIMS: &str = r#"{"iss":"i","aud":"a","tenant_id":"t","agent_id":"g","user_id":null,"goal":"w","allowed_tools":["x","y"],"allowed_resources":["r"],"resource_constraints":{"max_amount":10000},"risk_tier":"low","iat":100,"exp":200,"jti":"ap_1"}"#;
+
+fn pair(seed: u8) -> Ed25519KeyPair {
+    Ed25519KeyPair::from_seed_unchecked(&[seed; 32]).unwrap()
+}
+
+fn key() -> PublicKey {
+    PublicKey::new("k1", pair(7).public_key().as_ref()).unwrap()
+}
+
+fn sign_with(pair: &Ed25519KeyPair, header: &str, claims: &str) -> String {
+    let signed = format!("{}.{}", encode(header), encode(claims));
+    format!("{signed}.{}", encode(pair.sign(signed.as_bytes())))
+}
+
+fn sign(header: &str, claims: &str) -> String {
+    sign_with(&pair(7), header, claims)
+}
+
+fn open(token: &str) -> Result<Claims, Refusal> {
+    Claims::parse(&Unverified::passport(token)?.verify(&key())?)
+}
+
+#[test]
+fn the_one_form_is_read() {
+    for header in [HEADER, r#" { "kid" : "k1", "alg" : "EdDSA" } "#] {
+        assert_eq!(open(&sign(header, CLAIMS)).unwrap().jti(), "ap_1");
+    }
+    let written = signing_input(Typ::Passport, "k1", &Json::parse(CLAIMS.as_bytes()).unwrap());
+    assert_eq!(sign(HEADER, CLAIMS).rsplit_once('.').unwrap().0, written);
+    assert_eq!(open(&sign(HEADER, CLAIMS)).unwrap().as_json().to_string(), CLAIMS);
+}
+
+#[test]
+fn headers_are_closed() {
+    for (header, refusal) in [
+        (r#"{"alg": "none", "kid": "k1"}"#, Refusal::Algorithm),
+        (r#"{"alg": "HS256", "kid": "k1"}"#, Refusal::Algorithm),
+        (r#"{"alg": "RS256"}"#, Refusal::Algorithm),
+        (r#"{"alg": "eddsa", "kid": "k1"}"#, Refusal::Algorithm),
+        (r#"{"alg": "Ed25519", "kid": "k1"}"#, Refusal::Algorithm),
+        (r#"{"alg": ["EdDSA"], "kid": "k1"}"#, Refusal::Malformed),
+        (r#"{"alg": {"EdDSA": null}, "kid": "k1"}"#, Refusal::Malformed),
+        (r#"{"kid": "k1"}"#, Refusal::Malformed),
+        (r#"{"alg": "EdDSA"}"#, Refusal::Malformed),
+        (r#"{"alg": "EdDSA", "kid": ""}"#, Refusal::Malformed),
+        (r#"{"alg": "EdDSA", "kid": null}"#, Refusal::Malformed),
+        (r#"{"alg": "EdDSA", "kid": 1}"#, Refusal::Malformed),
+        (r#"{"alg": "EdDSA", "kid": "k2"}"#, Refusal::UnknownKey),
+        (r#"{"alg": "EdDSA", "alg": "EdDSA", "kid": "k1"}"#, Refusal::Malformed),
+        (r#"{"alg": "EdDSA", "kid": "k1", "\u006bid": "k1"}"#, Refusal::Malformed),
+        (r#"{"alg": "EdDSA", "kid": "k1", "crit": ["b64"], "b64": false}"#, Refusal::Malformed),
+        (r#"{"alg": "EdDSA", "kid": "k1", "crit": null}"#, Refusal::Malformed),
+        (r#"{"alg": "EdDSA", "kid": "k1", "jwk": {}}"#, Refusal::Malformed),
+        (r#"{"alg": "EdDSA", "kid": "k1", "jku": "https://elsewhere"}"#, Refusal::Malformed),
+        (r#"{"alg": "EdDSA", "kid": "k1", "x5c": []}"#, Refusal::Malformed),
+        (r#"{"alg": "EdDSA", "kid": "k1", "b64": false}"#, Refusal::Malformed),
+        (r#"{"alg": "EdDSA", "kid": "k1", "typ": "other"}"#, Refusal::Malformed),
+        (r#"{"alg": "EdDSA", "kid": "k1", "typ": null}"#, Refusal::Malformed),
+        ("[]", Refusal::Malformed),
+        ("", Refusal::Malformed),
+    ] {
+        assert_eq!(open(&sign(header, CLAIMS)).unwrap_err(), refusal, "{header}");
+    }
+}
+
+#[test]
+fn parts_are_closed() {
+    let whole = sign(HEADER, CLAIMS);
+    let spare = {
+        // The last character carries four bits that mean nothing.
+        let (start, last) = whole.split_at(whole.len() - 1);
+        format!("{start}{}", char::from(last.as_bytes()[0] + 1))
+    };
+    for wrong in [
+        String::new(),
+        ".".to_owned(),
+        "..".to_owned(),
+        whole.replace('.', ""),
+        whole.replacen('.', "", 1),
+        format!("{whole}."),
+        format!("{whole}.{whole}"),
+        format!("{whole}="),
+        format!("{whole} "),
+        format!(" {whole}"),
+        format!("{whole}\n"),
+        spare,
+        "x".repeat(MAX_BYTES + 1),
+    ] {
+        assert_eq!(open(&wrong).unwrap_err(), Refusal::Malformed, "{wrong:?}");
+    }
+    let (signed, _) = whole.rsplit_once('.').unwrap();
+    for short in [String::new(), encode([7; 63]), encode([7; 64]), encode([0; 64])] {
+        assert_eq!(open(&format!("{signed}.{short}")).unwrap_err(), Refusal::Signature);
+    }
+}
+
+#[test]
+fn only_the_named_key_counts() {
+    assert_eq!(open(&sign_with(&pair(8), HEADER, CLAIMS)).unwrap_err(), Refusal::Signature);
+    let other = PublicKey::new("k2", pair(7).public_key().as_ref()).unwrap();
+    let token = sign(HEADER, CLAIMS);
+    let passport = Unverified::passport(&token).unwrap();
+    assert_eq!(passport.verify(&other).unwrap_err(), Refusal::UnknownKey);
+}
+
+#[test]
+fn one_kind_is_never_taken_for_another() {
+    let claims = Json::parse(CLAIMS.as_bytes()).unwrap();
+    for (typ, is_passport, is_head) in
+        [(Some(Typ::Passport), true, false), (Some(Typ::ChainHead), false, true), (None, true, false)]
+    {
+        let input = match typ {
+            Some(typ) => signing_input(typ, "k1", &claims),
+            None => format!("{}.{}", encode(r#"{"alg":"EdDSA","kid":"k1"}"#), encode(CLAIMS)),
+        };
+        let token = format!("{input}.{}", encode(pair(7).sign(input.as_bytes())));
+        assert_eq!(Unverified::passport(&token).is_ok(), is_passport, "{typ:?}");
+        assert_eq!(Unverified::chain_head(&token).is_ok(), is_head, "{typ:?}");
+    }
+}
+
+#[test]
+fn every_claim_is_needed() {
+    let malformed = |claims: String| Claims::parse(claims.as_bytes()).unwrap_err() == Refusal::Malformed;
+    let Json::Object(members) = Json::parse(CLAIMS.as_bytes()).unwrap() else { panic!() };
+    for at in 0..members.len() {
+        let mut fewer = members.clone();
+        fewer.remove(at);
+        assert!(malformed(Json::Object(fewer).to_string()), "{}", members[at].0);
+        let mut other = members.clone();
+        other[at].1 = Json::Bool(true);
+        assert!(malformed(Json::Object(other).to_string()), "{}", members[at].0);
+    }
+    for (from, to) in [
+        ("200", "2e2"),
+        ("200", "\"200\""),
+        ("200", "200.5"),
+        ("200", "200,\"exp\":900"),
+        ("\"aud\":\"a\"", "\"aud\":[\"a\"]"),
+        ("[\"r\"]", "[1]"),
+        ("\"jti\"", "\"nbf\":\"1\",\"jti\""),
+        ("\"jti\"", "\"approval_hash\":1,\"jti\""),
+        ("\"jti\"", "\"approval_request_id\":\"apr_1\",\"jti\""),
+        ("\"jti\"", "\"approval_hash\":null,\"approval_request_id\":\"apr_1\",\"jti\""),
+        ("}", ""),
+        ("low\"", "low\",\"iss\":1"),
+        ("low\"", "low\",\"new\":1,\"new\":1"),
+    ] {
+        assert!(malformed(CLAIMS.replace(from, to)), "{to}");
+    }
+    for more in ["\"approval_hash\":null", "\"approval_hash\":\"h\"", "\"new\":[1]", "\"nbf\":1"] {
+        let claims = CLAIMS.replace("\"jti\"", &format!("{more},\"jti\""));
+        assert!(Claims::parse(claims.as_bytes()).is_ok(), "{more}");
+    }
+}
+
+const BEARER: Bearer<'static> = Bearer {
+    issuer: "i",
+    audience: Some("a"),
+    tenant_id: Some("t"),
+    agent_id: Some(Some("g")),
+    user_id: Some(None),
+};
+
+fn at(now: i64) -> Time {
+    Time { now, early: 5, late: 3 }
+}
+
+#[test]
+fn bearers_are_compared() {
+    let claims = Claims::parse(CLAIMS.as_bytes()).unwrap();
+    assert_eq!(claims.against(&BEARER, &at(150)), []);
+    let any = Bearer { tenant_id: None, agent_id: None, user_id: None, ..BEARER };
+    assert_eq!(claims.against(&any, &at(150)), []);
+    for (bearer, refusal) in [
+        (Bearer { issuer: "j", ..BEARER }, Refusal::Issuer),
+        (Bearer { audience: Some("b"), ..BEARER }, Refusal::Audience),
+        (Bearer { tenant_id: Some("u"), ..BEARER }, Refusal::Tenant),
+        (Bearer { agent_id: Some(Some("h")), ..BEARER }, Refusal::Agent),
+        (Bearer { agent_id: Some(None), ..BEARER }, Refusal::Agent),
+        (Bearer { user_id: Some(Some("u")), ..BEARER }, Refusal::User),
+    ] {
+        assert_eq!(claims.against(&bearer, &at(150)), [refusal], "{bearer:?}");
+    }
+    let all = claims.against(&Bearer { issuer: "j", audience: Some("b"), ..BEARER }, &at(300));
+    assert_eq!(all, [Refusal::Issuer, Refusal::Audience, Refusal::Expired]);
+}
+
+#[test]
+fn time_has_a_leeway_and_no_more() {
+    let claims = Claims::parse(CLAIMS.as_bytes()).unwrap();
+    for (now, refused) in [
+        (94, Some(Refusal::NotYetValid)),
+        (95, None),
+        (199, None),
+        (202, None),
+        (203, Some(Refusal::Expired)),
+        (i64::MAX, Some(Refusal::Expired)),
+        (i64::MIN, Some(Refusal::NotYetValid)),
+    ] {
+        assert_eq!(claims.against(&BEARER, &at(now)), Vec::from_iter(refused), "{now}");
+    }
+    let strict = Time { now: 200, early: 0, late: 0 };
+    assert_eq!(claims.against(&BEARER, &strict), [Refusal::Expired]);
+    let later = CLAIMS.replace("\"jti\"", "\"nbf\":151,\"jti\"");
+    let later = Claims::parse(later.as_bytes()).unwrap();
+    assert_eq!(later.against(&BEARER, &at(145)), [Refusal::NotYetValid]);
+    assert_eq!(later.against(&BEARER, &at(146)), []);
+}
+
+#[test]
+fn only_ed25519_keys_of_a_set_are_taken() {
+    let x = encode([7; 32]);
+    let set = format!(
+        r#"{{"keys":[{{"kty":"OKP","crv":"Ed25519","kid":"good","x":"{x}"}},{{"kty":"OKP","crv":"X25519","kid":"b","x":"{x}"}},
+        {{"kty":"oct","kid":"c","k":"AA"}},{{"kty":"OKP","crv":"Ed25519","kid":"d","x":"AA"}},{{"kty":"OKP","crv":"Ed25519","x":"{x}"}},
+        {{"kty":"OKP","crv":"Ed25519","kid":"e","x":"{x}","use":"enc"}},7]}}"#
+    );
+    let keys = PublicKey::read_set(set.as_bytes()).unwrap();
+    assert_eq!(keys.iter().map(PublicKey::kid).collect::<Vec<_>>(), ["good"]);
+    let large = format!("{{\"keys\": [], \"x\": \"{}\"}}", "x".repeat(64 * 1024));
+    for wrong in ["{}", "[]", "", r#"{"keys": {}}"#, r#"{"keys": [], "keys": []}"#, &large] {
+        assert!(PublicKey::read_set(wrong.as_bytes()).is_err(), "{wrong:.40}");
+    }
+}
+
+/// Every byte: replaced, taken out, put in, and all that follows it cut off; by a seed.
+#[test]
+fn no_byte_of_a_passport_can_be_changed() {
+    let token = sign(HEADER, CLAIMS);
+    assert!(open(&token).is_ok() && others_read(&token).is_some());
+    let mut random = 0x9e37_79b9_7f4a_7c15_u64;
+    let mut next = move || {
+        random ^= random << 13;
+        random ^= random >> 7;
+        random ^= random << 17;
+        random
+    };
+    let alphabet = b"ABCDEFGHIJKLMNOPQRSTUVWXYZabcdefghijklmnopqrstuvwxyz0123456789-_.=+/ \n\0";
+    let mut refused = 0;
+    for at in 0..token.len() {
+        for change in 0..8 {
+            let mut bytes = token.clone().into_bytes();
+            let other = alphabet[usize::try_from(next()).unwrap() % alphabet.len()];
+            match change {
+                0 => drop(bytes.remove(at)),
+                1 => bytes.insert(at, other),
+                2 => bytes.truncate(at),
+                _ => bytes[at] = other,
+            }
+            let changed = String::from_utf8(bytes).unwrap();
+            if changed != token {
+                assert!(open(&changed).is_err(), "{at} {change}: {changed}");
+                refused += 1;
+            }
+        }
+    }
+    assert!(refused > token.len() * 7, "{refused}");
+}
+
+#[test]
+fn others_read_what_is_written_here() {
+    let input = signing_input(Typ::Passport, "k1", &Json::parse(CLAIMS.as_bytes()).unwrap());
+    let token = format!("{input}.{}", encode(pair(7).sign(input.as_bytes())));
+    let claims = Json::parse(CLAIMS.as_bytes()).unwrap();
+    assert!(others_read(&token).unwrap().same_value(&claims));
+    for forged in [
+        sign(r#"{"alg":"none","kid":"k1"}"#, CLAIMS),
+        sign(r#"{"alg":"HS256","kid":"k1"}"#, CLAIMS),
+        sign_with(&pair(8), HEADER, CLAIMS),
+        token.replace('.', ""),
+    ] {
+        assert!(others_read(&forged).is_none() && open(&forged).is_err(), "{forged}");
+    }
+}
+
+#[test]
+fn what_others_write_is_read_here() {
+    install();
+    let header = Header { kid: Some("k1".to_owned()), ..Header::new(Algorithm::EdDSA) };
+    let claims: serde_json::Value = serde_json::from_str(CLAIMS).unwrap();
+    let seed = EncodingKey::from_ed_der(&[7; 32]);
+    let token = jsonwebtoken::encode(&header, &claims, &seed).unwrap();
+    assert_eq!(open(&token).unwrap().jti(), "ap_1");
+    let nameless = jsonwebtoken::encode(&Header::new(Algorithm::EdDSA), &claims, &seed).unwrap();
+    assert_eq!(open(&nameless).unwrap_err(), Refusal::Malformed);
+}
+
+/// The claims, as a general JWT library reads the token, told to take EdDSA alone.
+fn others_read(token: &str) -> Option<Json> {
+    install();
+    let mut wanted = Validation::new(Algorithm::EdDSA);
+    wanted.required_spec_claims.clear();
+    (wanted.validate_exp, wanted.validate_aud) = (false, false);
+    let key = DecodingKey::from_ed_der(pair(7).public_key().as_ref());
+    let read = jsonwebtoken::decode::<serde_json::Value>(token, &key, &wanted).ok()?;
+    let header = read.header;
+    assert_eq!((header.alg, header.kid.as_deref()), (Algorithm::EdDSA, Some("k1")));
+    Some(Json::from(read.claims))
+}
+
+/// The library has no Ed25519 of its own here: it is lent `ring`'s.
+fn install() {
+    static PROVIDER: CryptoProvider = CryptoProvider {
+        signer_factory: |_, key| Ok(Box::new(Lent(key.as_bytes().to_vec()))),
+        verifier_factory: |_, key| Ok(Box::new(Lent(key.try_get_as_bytes()?.to_vec()))),
+        key_utils: KeyUtils::new_unimplemented(),
+    };
+    static INSTALLED: Once = Once::new();
+    INSTALLED.call_once(|| PROVIDER.install_default().unwrap());
+}
+
+struct Lent(Vec<u8>);
+
+impl Signer<Vec<u8>> for Lent {
+    fn try_sign(&self, message: &[u8]) -> Result<Vec<u8>, signature::Error> {
+        let pair = Ed25519KeyPair::from_seed_unchecked(&self.0).map_err(|_| signature::Error::new())?;
+        Ok(pair.sign(message).as_ref().to_vec())
+    }
+}
+
+impl Verifier<Vec<u8>> for Lent {
+    fn verify(&self, message: &[u8], signature: &Vec<u8>) -> Result<(), signature::Error> {
+        let key = UnparsedPublicKey::new(&ED25519, &self.0);
+        key.verify(message, signature).map_err(|_| signature::Error::new())
+    }
+}
+
+impl JwtSigner for Lent {
+    fn algorithm(&self) -> Algorithm {
+        Algorithm::EdDSA
+    }
+}
+
+impl JwtVerifier for Lent {
+    fn algorithm(&self) -> Algorithm {
+        Algorithm::EdDSA
+    }
+}

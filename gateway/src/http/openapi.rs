@@ -1,0 +1,633 @@
+//! The description of the interface, OpenAPI 3.1, made of the routes and of the types that the handlers read.
+//!
+//! A route cannot be served without being described: the router is made of the described handlers. What a body must be
+//! is derived from the types in [`request`](crate::request), what an answer is from the types here, and what every route
+//! has in common is added once, below. The tests hold all of it against what the gateway does.
+
+use std::sync::LazyLock;
+
+use axum::response::Response;
+use bytes::Bytes;
+use http::StatusCode;
+use utoipa::openapi::path::{Operation, Parameter, ParameterIn};
+use utoipa::openapi::schema::{ArrayBuilder, Object, ObjectBuilder, Type};
+use utoipa::openapi::security::{HttpAuthScheme, HttpBuilder, SecurityScheme};
+use utoipa::openapi::{
+    Components, Content, Header, InfoBuilder, OpenApi, Ref, RefOr, ResponseBuilder, Schema,
+};
+use utoipa::{PartialSchema, ToSchema};
+
+use super::error::json;
+
+/// What the gateway serves, as JSON text for people to read too.
+pub(crate) static DOCUMENT: LazyLock<Bytes> = LazyLock::new(|| {
+    let (_, api) = super::routes().split_for_parts();
+    // Nothing in it can fail to be JSON.
+    let mut text = complete(api).to_pretty_json().unwrap_or_default();
+    text.push('\n');
+    Bytes::from(text)
+});
+
+pub(super) async fn openapi() -> Response {
+    json(StatusCode::OK, DOCUMENT.clone())
+}
+
+/// Adds what all routes have in common.
+fn complete(mut api: OpenApi) -> OpenApi {
+    api.info = InfoBuilder::new()
+        .title("ActPass gateway")
+        .version(env!("CARGO_PKG_VERSION"))
+        .description(Some(
+            "Decides whether an agent may act, and answers after the decision was recorded. A member that is null is \
+             the same as one that is left out; members that are not described are allowed in requests, and clients \
+             must allow them in answers. A key given twice is refused. Not described: the pages for people, at /.",
+        ))
+        .build();
+    let components = api.components.get_or_insert_with(Components::new);
+    let bearer = HttpBuilder::new().scheme(HttpAuthScheme::Bearer).description(Some(
+        "An API key of the gateway's settings. It decides the tenant, and what may be asked.",
+    ));
+    components.add_security_scheme("key", SecurityScheme::Http(bearer.build()));
+    components.schemas.insert(Error::name().into_owned(), Error::schema());
+    components.schemas.insert(ErrorMembers::name().into_owned(), ErrorMembers::schema());
+    for item in api.paths.paths.values_mut() {
+        for operation in [&mut item.get, &mut item.post].into_iter().flatten() {
+            add_failures(operation);
+        }
+    }
+    api
+}
+
+/// Adds the errors that follow from what a route takes, and gives each error its form.
+fn add_failures(operation: &mut Operation) {
+    let mut add = |status: &str, description: &str| {
+        let described = &mut operation.responses.responses;
+        if !described.contains_key(status) {
+            described
+                .insert(status.to_owned(), ResponseBuilder::new().description(description).build().into());
+        }
+    };
+    let parameters = operation.parameters.iter().flatten();
+    let in_path = |parameter: &RefOr<Parameter>| {
+        matches!(parameter, RefOr::T(Parameter { parameter_in: ParameterIn::Path, .. }))
+    };
+    let (mut path, mut query) = (false, false);
+    for parameter in parameters {
+        if in_path(parameter) { path = true } else { query = true }
+    }
+    if operation.request_body.is_some() {
+        add(
+            "400",
+            "The body is not JSON, has a key twice, is nested past 128 levels, or broke off; or the path is not percent-encoded UTF-8",
+        );
+        add("408", "The body did not arrive in time");
+        add("413", "The body is larger than the gateway takes");
+        add("415", "The body is not application/json, or is compressed");
+        add("422", "A member is missing, of the wrong type, too long or reserved; the message names it");
+    }
+    if path || query {
+        add("400", "The path or the query is not percent-encoded UTF-8");
+    }
+    if query {
+        add("422", "A parameter of the query is not what it must be; the message names it");
+    }
+    if operation.security.is_some() {
+        add("401", "No API key, two, or an unknown one");
+        add("429", "This key calls more often than it may");
+    }
+    add("500", "A defect; the gateway's log has the request id");
+    add("503", "The gateway cannot do it now; nothing is known to be recorded");
+    for (status, response) in &mut operation.responses.responses {
+        let RefOr::T(response) = response else { continue };
+        if status.starts_with('2') {
+            continue;
+        }
+        let content = Content::new(Some(Ref::from_schema_name(Error::name())));
+        response.content.insert("application/json".to_owned(), content.into());
+        let header = match status.as_str() {
+            "401" => ("WWW-Authenticate", "Bearer", Type::String),
+            "429" => ("Retry-After", "After how many seconds to try again", Type::Integer),
+            "503" => {
+                ("Retry-After", "After how many seconds to try again, if the gateway is busy", Type::Integer)
+            }
+            _ => continue,
+        };
+        let (name, description, kind) = header;
+        let mut header = Header::new(Object::with_type(kind));
+        header.description = Some(description.to_owned());
+        response.headers.insert(name.to_owned(), header.into());
+    }
+}
+
+/// A list of strings, each of at most `CHARACTERS` characters, or null.
+pub(crate) fn texts_or_null<const CHARACTERS: usize>() -> Schema {
+    list::<CHARACTERS>()
+        .schema_type(utoipa::openapi::schema::SchemaType::from_iter([Type::Array, Type::Null]))
+        .into()
+}
+
+/// A list of strings, each of at most `CHARACTERS` characters.
+pub(crate) fn texts<const CHARACTERS: usize>() -> Schema {
+    list::<CHARACTERS>().into()
+}
+
+fn list<const CHARACTERS: usize>() -> ArrayBuilder {
+    let item = ObjectBuilder::new().schema_type(Type::String).max_length(Some(CHARACTERS));
+    ArrayBuilder::new().items(item).max_items(Some(crate::request::LIST_ITEMS))
+}
+
+/// What the answers are. The handlers write them member by member; a test compares.
+#[expect(dead_code, reason = "described, and never made")]
+pub(super) mod answers {
+    use utoipa::ToSchema;
+    use utoipa::openapi::schema::Object;
+
+    use super::RiskWord;
+
+    /// What is decided.
+    #[derive(ToSchema)]
+    #[schema(rename_all = "snake_case")]
+    pub(in crate::http) enum DecisionWord {
+        Allow,
+        Deny,
+        RequireApproval,
+        RequireToolReapproval,
+        /// In answer to the mode warn alone.
+        Warn,
+    }
+
+    /// Why it was decided so, for people.
+    #[derive(ToSchema)]
+    pub(in crate::http) struct Explain {
+        /// One sentence.
+        summary: String,
+        /// The names of the rules that decided.
+        matched_rules: Vec<String>,
+        /// What could be done, a sentence each.
+        next_steps: Vec<String>,
+    }
+
+    /// A secret that the tool needs.
+    #[derive(ToSchema)]
+    pub(in crate::http) struct Credential {
+        /// The secret.
+        token: String,
+        /// Until when it holds.
+        #[schema(required = true, format = DateTime)]
+        expires_at: Option<String>,
+    }
+
+    /// A decision, recorded.
+    #[derive(ToSchema)]
+    pub(in crate::http) struct Decision {
+        decision: DecisionWord,
+        /// Why: stable and dotted.
+        reason_code: String,
+        risk_tier: RiskWord,
+        explain: Explain,
+        /// The ledger's event of this decision.
+        #[schema(pattern = "^ev_[0-9a-f]{32}$")]
+        evidence_event_id: String,
+        /// The chain that it is in.
+        evidence_chain_id: String,
+        /// The approval to wait for; with `require_approval` in the modes enforce and strict.
+        #[schema(nullable = false, pattern = "^apr_[0-9a-f]{32}$")]
+        approval_request_id: Option<String>,
+        /// `hash_payload` of the request's body; left out if the body has no canonical form.
+        #[schema(nullable = false, pattern = "^[0-9a-f]{64}$")]
+        request_hash: Option<String>,
+        /// `hash_payload` of the policy that decided.
+        #[schema(pattern = "^[0-9a-f]{64}$")]
+        policy_hash: String,
+        /// Which credential of the vault it carries.
+        #[schema(nullable = false, pattern = "^cr_[0-9a-f]{32}$")]
+        credential_id: Option<String>,
+        /// The tool's credential; on an `allow` alone.
+        #[schema(nullable = false)]
+        credential: Option<Credential>,
+        /// What enforce would decide; with `warn`.
+        #[schema(nullable = false)]
+        would_be: Option<DecisionWord>,
+    }
+
+    /// A passport.
+    #[derive(ToSchema)]
+    pub(in crate::http) struct Issued {
+        /// A compact JWS; a secret.
+        token: String,
+        /// Where the keys are to verify it with.
+        jwks_uri: String,
+        /// Its id.
+        #[schema(pattern = "^ap_[0-9a-f]{32}$")]
+        jti: String,
+        /// Until when it holds.
+        #[schema(format = DateTime)]
+        expires_at: String,
+    }
+
+    /// Whether a passport holds.
+    #[derive(ToSchema)]
+    pub(in crate::http) struct Verified {
+        valid: bool,
+        /// The codes of all that is wrong with it.
+        errors: Vec<String>,
+        /// What it claims, if it is valid.
+        #[schema(nullable = false, value_type = Option<Object>)]
+        claims: Option<Object>,
+    }
+
+    /// Whether the passport is revoked now.
+    #[derive(ToSchema)]
+    pub(in crate::http) struct Revoked {
+        /// False if no such passport is known.
+        revoked: bool,
+    }
+
+    /// The public keys that passports are signed with, a JWK Set (RFC 8037).
+    #[derive(ToSchema)]
+    pub(in crate::http) struct JwkSet {
+        keys: Vec<Jwk>,
+    }
+
+    /// A public key.
+    #[derive(ToSchema)]
+    pub(in crate::http) struct Jwk {
+        kty: String,
+        crv: String,
+        x: String,
+        kid: String,
+        alg: String,
+        r#use: String,
+    }
+
+    /// Where an approval stands.
+    #[derive(ToSchema)]
+    #[schema(rename_all = "snake_case")]
+    pub(in crate::http) enum Status {
+        Pending,
+        Approved,
+        Rejected,
+        Expired,
+    }
+
+    /// Which approvals are listed.
+    #[derive(ToSchema)]
+    #[schema(rename_all = "snake_case")]
+    pub(in crate::http) enum Pending {
+        Pending,
+    }
+
+    /// An approval.
+    #[derive(ToSchema)]
+    pub(in crate::http) struct Approval {
+        #[schema(pattern = "^apr_[0-9a-f]{32}$")]
+        id: String,
+        status: Status,
+        /// `hash_payload` of the action that it is bound to.
+        action_hash: String,
+        /// The name of the key that decided.
+        #[schema(required = true)]
+        decided_by: Option<String>,
+        #[schema(required = true, format = DateTime)]
+        decided_at: Option<String>,
+        /// Until when it may be decided.
+        #[schema(format = DateTime)]
+        deadline: String,
+    }
+
+    /// What is to be decided.
+    #[derive(ToSchema)]
+    pub(in crate::http) struct Approvals {
+        /// The 100 with the nearest deadline.
+        approvals: Vec<PendingApproval>,
+    }
+
+    /// An approval, with what a person must see to decide.
+    #[derive(ToSchema)]
+    pub(in crate::http) struct PendingApproval {
+        id: String,
+        status: Status,
+        action_hash: String,
+        tool: String,
+        #[schema(required = true)]
+        resource: Option<String>,
+        #[schema(value_type = Object)]
+        args: Object,
+        goal: String,
+        #[schema(required = true)]
+        agent_id: Option<String>,
+        #[schema(required = true)]
+        user_id: Option<String>,
+        reason_code: String,
+        #[schema(format = DateTime)]
+        created_at: String,
+        #[schema(format = DateTime)]
+        deadline: String,
+    }
+
+    /// An event that was recorded.
+    #[derive(ToSchema)]
+    pub(in crate::http) struct Recorded {
+        #[schema(pattern = "^ev_[0-9a-f]{32}$")]
+        event_id: String,
+        #[schema(pattern = "^[0-9a-f]{64}$")]
+        current_event_hash: String,
+    }
+
+    /// The events of a chain, in order.
+    #[derive(ToSchema)]
+    pub(in crate::http) struct Chain {
+        chain_id: String,
+        events: Vec<Event>,
+    }
+
+    /// An event of the ledger. A member without a value is left out.
+    #[derive(ToSchema)]
+    pub(in crate::http) struct Event {
+        event_id: String,
+        chain_id: String,
+        /// Counts from 1 without a gap.
+        #[schema(minimum = 1)]
+        seq: u64,
+        event_type: String,
+        #[schema(format = DateTime)]
+        created_at: String,
+        tenant_id: String,
+        key_name: String,
+        #[schema(nullable = false)]
+        agent_id: Option<String>,
+        #[schema(nullable = false)]
+        claimed_agent_id: Option<String>,
+        #[schema(nullable = false)]
+        user_id: Option<String>,
+        #[schema(nullable = false)]
+        tool_id: Option<String>,
+        #[schema(nullable = false)]
+        resource: Option<String>,
+        #[schema(nullable = false)]
+        goal: Option<String>,
+        #[schema(nullable = false)]
+        mode: Option<String>,
+        #[schema(nullable = false)]
+        decision: Option<String>,
+        #[schema(nullable = false)]
+        reason_code: Option<String>,
+        #[schema(nullable = false)]
+        matched_rules: Option<Vec<String>>,
+        #[schema(nullable = false)]
+        policy_id: Option<String>,
+        /// A positive integer or a string.
+        #[schema(nullable = false, value_type = Option<Value>)]
+        policy_version: Option<String>,
+        #[schema(nullable = false)]
+        policy_hash: Option<String>,
+        #[schema(nullable = false)]
+        request_hash: Option<String>,
+        #[schema(nullable = false)]
+        response_hash: Option<String>,
+        #[schema(nullable = false)]
+        approval_request_id: Option<String>,
+        #[schema(nullable = false)]
+        passport_jti: Option<String>,
+        #[schema(nullable = false)]
+        credential_id: Option<String>,
+        #[schema(nullable = false, value_type = Option<Object>)]
+        metadata: Option<Object>,
+        #[schema(pattern = "^[0-9a-f]{64}$")]
+        previous_event_hash: String,
+        #[schema(pattern = "^[0-9a-f]{64}$")]
+        current_event_hash: String,
+    }
+
+    /// Whether a chain is whole.
+    #[derive(ToSchema)]
+    pub(in crate::http) struct ChainVerified {
+        valid: bool,
+        /// How many events it should have.
+        length: u64,
+        /// The hash of its last event.
+        head: String,
+        /// The first event that is not what was recorded, or is gone.
+        #[schema(required = true)]
+        first_broken: Option<u64>,
+    }
+
+    /// A tool's manifest, approved.
+    #[derive(ToSchema)]
+    pub(in crate::http) struct ToolApproved {
+        /// `hash_payload` of the manifest.
+        #[schema(pattern = "^[0-9a-f]{64}$")]
+        manifest_hash: String,
+        approved: bool,
+    }
+
+    /// That the gateway can decide.
+    #[derive(ToSchema)]
+    pub(in crate::http) struct Health {
+        status: String,
+    }
+}
+
+/// What went wrong.
+#[derive(ToSchema)]
+#[expect(dead_code, reason = "described, and never made")]
+struct Error {
+    error: ErrorMembers,
+}
+
+/// What went wrong, for programs and for people.
+#[derive(ToSchema)]
+#[expect(dead_code, reason = "described, and never made")]
+struct ErrorMembers {
+    /// Stable.
+    #[schema(pattern = "^[a-z_]+$")]
+    code: String,
+    /// Begins with the member's name, if it is about one.
+    message: String,
+}
+
+/// The request's mode.
+#[derive(ToSchema)]
+#[schema(rename_all = "snake_case")]
+#[expect(dead_code, reason = "described, and never made")]
+pub(crate) enum ModeWord {
+    Enforce,
+    Strict,
+    Warn,
+    Monitor,
+}
+
+/// How risky an action is.
+#[derive(ToSchema)]
+#[schema(rename_all = "snake_case")]
+#[expect(dead_code, reason = "described, and never made")]
+pub(crate) enum RiskWord {
+    Low,
+    Medium,
+    High,
+    Critical,
+}
+
+#[cfg(test)]
+mod tests {
+    use actpass_core::Json;
+    use actpass_core::json::Number;
+
+    use super::DOCUMENT;
+    use crate::request::{
+        Evidence, InvalidMember, Issue, Opinion, Preflight, Revoke, ToolApproval, VerifyPassport,
+    };
+
+    type Read = fn(&Json) -> Result<(), InvalidMember>;
+
+    /// Every type of a request, with what reads it.
+    const REQUESTS: [(&str, Read); 7] = [
+        ("Evidence", |body| Evidence::read(body).map(|_| ())),
+        ("Issue", |body| Issue::read(body).map(|_| ())),
+        ("Opinion", |body| Opinion::read(body).map(|_| ())),
+        ("Preflight", |body| Preflight::read(body).map(|_| ())),
+        ("Revoke", |body| Revoke::read(body).map(|_| ())),
+        ("ToolApproval", |body| ToolApproval::read(body).map(|_| ())),
+        ("VerifyPassport", |body| VerifyPassport::read(body).map(|_| ())),
+    ];
+
+    #[test]
+    fn requests_are_read_as_they_are_described() {
+        let document = Json::parse(&DOCUMENT).unwrap();
+        let schemas = at(&document, &["components", "schemas"]);
+        let described = at(&document, &["paths"]).to_string();
+        assert_eq!(described.matches("\"requestBody\"").count(), 8, "approve and reject take the same");
+        let mut checked = 0;
+        for (name, read) in REQUESTS {
+            assert!(described.contains(&format!("\"#/components/schemas/{name}\"")), "{name}");
+            let schema = at(schemas, &[name]);
+            let required: Vec<&str> =
+                items(schema.member("required")).map(|name| name.as_str().unwrap()).collect();
+            let properties = at(schema, &["properties"]).as_object().unwrap();
+            let all: Vec<_> = properties
+                .iter()
+                .map(|(name, schema)| (name.clone(), sample(resolve(schemas, schema))))
+                .collect();
+            let with = |name: &str, value: Option<Json>| {
+                let mut body = all.clone();
+                body.retain(|(member, _)| member != name);
+                body.extend(value.map(|value| (name.to_owned(), value)));
+                Json::Object(body)
+            };
+            let takes = |member: &str, value: Option<Json>, takes: bool| {
+                let shown =
+                    value.as_ref().map(|value| value.to_string().chars().take(60).collect::<String>());
+                let found = read(&with(member, value)).map_err(|invalid| invalid.member);
+                let expected = if takes { Ok(()) } else { Err(member.to_owned()) };
+                assert_eq!(found, expected, "{name}.{member}: {shown:?}");
+            };
+            takes("described nowhere", Some(Json::Null), true);
+            read(&Json::Array(Vec::new())).unwrap_err();
+            let mut minimal = all.clone();
+            minimal.retain(|(name, _)| required.contains(&&**name));
+            assert_eq!(read(&Json::Object(minimal)), Ok(()), "{name}");
+
+            for (member, schema) in properties {
+                checked += 1;
+                let optional = !required.contains(&&**member);
+                takes(member, None, optional);
+                takes(member, Some(Json::Null), optional);
+                let schema = resolve(schemas, schema);
+                let limit = |name| match schema.member(name) {
+                    Some(Json::Number(number)) => number.as_str().parse::<usize>().ok(),
+                    _ => None,
+                };
+                let text = |length: usize| Json::String("é".repeat(length));
+                let number = |number: usize| Json::Number(Number::from(i64::try_from(number).unwrap()));
+                takes(member, Some(Json::Bool(true)), false);
+                match kind(schema) {
+                    "string" if schema.member("enum").is_some() => {
+                        items(schema.member("enum")).for_each(|word| takes(member, Some(word.clone()), true));
+                        takes(member, Some(Json::from("another")), false);
+                    }
+                    "string" => {
+                        takes(member, Some(Json::from("")), limit("minLength").is_none());
+                        match limit("maxLength") {
+                            None => takes(member, Some(text(100_000)), true),
+                            Some(limit) => {
+                                takes(member, Some(text(limit)), true);
+                                takes(member, Some(text(limit + 1)), false);
+                            }
+                        }
+                        takes(member, Some(number(7)), false);
+                    }
+                    "integer" => {
+                        let (least, most) = (limit("minimum").unwrap(), limit("maximum").unwrap());
+                        for (value, is_taken) in
+                            [(least, true), (most, true), (least - 1, false), (most + 1, false)]
+                        {
+                            takes(member, Some(number(value)), is_taken);
+                        }
+                        // By its value, in whatever way it is written.
+                        for (text, is_taken) in [
+                            ("2.0", true),
+                            ("2e0", true),
+                            ("2.5", false),
+                            ("2.00000000000000000000001", false),
+                        ] {
+                            takes(member, Some(Json::parse(text.as_bytes()).unwrap()), is_taken);
+                        }
+                    }
+                    "array" => {
+                        let list = |count, item: Json| Some(Json::Array(vec![item; count]));
+                        let longest = at(schema, &["items", "maxLength"]).to_string().parse().unwrap();
+                        let most = limit("maxItems").unwrap();
+                        for (value, is_taken) in [
+                            (list(most, text(longest)), true),
+                            (list(most + 1, text(1)), false),
+                            (list(1, text(longest + 1)), false),
+                            (list(1, Json::Null), false),
+                        ] {
+                            takes(member, value, is_taken);
+                        }
+                    }
+                    "object" => {
+                        takes(member, Some(Json::Array(Vec::new())), false);
+                        takes(member, Some(Json::parse(br#"{"a": [{}, null, 1.5]}"#).unwrap()), true);
+                    }
+                    other => panic!("{name}.{member}: {other}"),
+                }
+            }
+        }
+        assert_eq!(checked, 12 + 8 + 2 + 10 + 6 + 1 + 2);
+    }
+
+    fn at<'j>(json: &'j Json, path: &[&str]) -> &'j Json {
+        path.iter().fold(json, |json, name| json.member(name).unwrap_or_else(|| panic!("{name} of {path:?}")))
+    }
+
+    fn items(list: Option<&Json>) -> impl Iterator<Item = &Json> {
+        match list {
+            Some(Json::Array(items)) => items.iter(),
+            _ => [].iter(),
+        }
+    }
+
+    /// The schema that is meant: behind a reference, and without the alternative of null.
+    fn resolve<'j>(schemas: &'j Json, schema: &'j Json) -> &'j Json {
+        let schema = items(schema.member("oneOf")).next().unwrap_or(schema);
+        match schema.member("$ref").and_then(Json::as_str) {
+            Some(name) => at(schemas, &[name.rsplit('/').next().unwrap()]),
+            None => schema,
+        }
+    }
+
+    fn kind(schema: &Json) -> &str {
+        let kind = at(schema, &["type"]);
+        kind.as_str().or_else(|| items(Some(kind)).find_map(Json::as_str)).unwrap()
+    }
+
+    fn sample(schema: &Json) -> Json {
+        match kind(schema) {
+            "array" => Json::Array(Vec::new()),
+            "integer" => at(schema, &["minimum"]).clone(),
+            "object" => Json::Object(Vec::new()),
+            _ => items(schema.member("enum")).next().cloned().unwrap_or_else(|| Json::from("x")),
+        }
+    }
+}

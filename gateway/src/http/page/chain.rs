@@ -1,0 +1,169 @@
+//! What the page says of the ledger: how long it is, how it ends, whether it is whole, and the last decisions in it.
+
+use std::collections::HashMap;
+use std::sync::{Arc, Mutex, PoisonError};
+
+use actpass_core::Json;
+
+use super::super::App;
+use super::super::error::ApiError;
+use super::super::handlers::{Source, examine, in_time};
+use crate::ledger::{APPROVAL_APPROVED, APPROVAL_REJECTED, DECISION, DECISIONS, Head, Verifier};
+
+/// How many events are verified at most while somebody waits for the page. The next look goes on where this one ended.
+const A_LOOK: u64 = 1000;
+
+/// How many of the last decisions are shown.
+const SHOWN: usize = 20;
+
+/// Among how many of the last events they are looked for.
+const LOOKED_AT: u64 = 60;
+
+/// How far this process verified each tenant's decisions.
+#[derive(Debug, Default)]
+pub(super) struct Verified(Mutex<HashMap<Arc<str>, Arc<tokio::sync::Mutex<Progress>>>>);
+
+#[derive(Clone, Debug, Default)]
+struct Progress {
+    verifier: Verifier,
+    /// When the first event was read.
+    since: i64,
+    broken: Option<u64>,
+}
+
+/// A tenant's chain of decisions.
+#[derive(Clone, Debug, PartialEq, Eq)]
+pub(super) struct Chain {
+    pub(super) head: Head,
+    pub(super) state: State,
+}
+
+/// Whether a chain is whole.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub(super) enum State {
+    /// This event is not what was recorded, or is gone.
+    Broken(u64),
+    /// Somebody else has it verified at this moment.
+    Busy,
+    Empty,
+    /// So many events are whole, and the others were not looked at yet.
+    Partly(u64),
+    /// All events are; the first of them was read at this time.
+    Whole(i64),
+}
+
+/// How much is verified.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub(super) enum Extent {
+    /// All of it, from the first event.
+    Again,
+    /// What is new, or a part of it.
+    New,
+}
+
+impl Verified {
+    pub(super) async fn look(
+        &self,
+        app: &Arc<App>,
+        tenant_id: &Arc<str>,
+        extent: Extent,
+    ) -> Result<Chain, ApiError> {
+        let progress = {
+            let mut tenants = self.0.lock().unwrap_or_else(PoisonError::into_inner);
+            Arc::clone(tenants.entry(Arc::clone(tenant_id)).or_default())
+        };
+        // Nobody's page waits for a long verification of somebody else's.
+        let progress = progress.try_lock();
+        let head = in_time(app, app.store.head(tenant_id, DECISIONS)).await?.unwrap_or_default();
+        let Ok(mut progress) = progress else {
+            return Ok(Chain { head, state: State::Busy });
+        };
+        if extent == Extent::Again || progress.verifier.head().length == 0 {
+            *progress = Progress { since: app.clock.seconds(), ..Progress::default() };
+        }
+        if progress.broken.is_none() {
+            let seen = progress.verifier.head().length;
+            let until = match extent {
+                Extent::Again => head.length,
+                Extent::New => head.length.min(seen.saturating_add(A_LOOK)),
+            };
+            let source = Source {
+                app: Arc::clone(app),
+                tenant_id: Arc::clone(tenant_id),
+                chain_id: DECISIONS.to_owned(),
+                until,
+            };
+            progress.verifier = examine(&source, progress.verifier.clone()).await?;
+            let expected = match until == head.length {
+                true => head.clone(),
+                // What the part must end with is not known; only that it must go so far.
+                false => Head { length: until, hash: progress.verifier.head().hash.clone() },
+            };
+            progress.broken = progress.verifier.clone().finish(expected).first_broken;
+        }
+        let whole = progress.verifier.head().length;
+        let state = match progress.broken {
+            Some(first) => State::Broken(first),
+            None if head.length == 0 => State::Empty,
+            None if whole < head.length => State::Partly(whole),
+            None => State::Whole(progress.since),
+        };
+        Ok(Chain { head, state })
+    }
+}
+
+/// A decision as the ledger has it: the policy's or a person's.
+#[derive(Clone, Debug)]
+pub(super) struct Last {
+    event: Json,
+}
+
+impl Last {
+    /// The last decisions up to the head of the chain, the newest first.
+    pub(super) async fn read(
+        app: &Arc<App>,
+        tenant_id: &Arc<str>,
+        head: &Head,
+    ) -> Result<Vec<Self>, ApiError> {
+        let source = Source {
+            app: Arc::clone(app),
+            tenant_id: Arc::clone(tenant_id),
+            chain_id: DECISIONS.to_owned(),
+            until: head.length,
+        };
+        let mut after = head.length.saturating_sub(LOOKED_AT);
+        let mut found = Vec::new();
+        loop {
+            let page = source.page(after).await?;
+            let Some(last) = page.last() else {
+                break;
+            };
+            after = last.seq;
+            let events = page.iter().filter_map(|event| Json::parse(event.text.as_bytes()).ok());
+            found.extend(events.map(|event| Self { event }).filter(|last| {
+                matches!(last.text("event_type"), Some(APPROVAL_APPROVED | APPROVAL_REJECTED | DECISION))
+            }));
+        }
+        found.reverse();
+        found.truncate(SHOWN);
+        Ok(found)
+    }
+
+    /// What was decided.
+    pub(super) fn decision(&self) -> &str {
+        match self.text("event_type") {
+            Some(APPROVAL_APPROVED) => "approved",
+            Some(APPROVAL_REJECTED) => "rejected",
+            Some(_) | None => self.text("decision").unwrap_or_default(),
+        }
+    }
+
+    /// The person who decided, if it was a person.
+    pub(super) fn decided_by(&self) -> Option<&str> {
+        self.event.member("metadata")?.member("decided_by")?.as_str()
+    }
+
+    pub(super) fn text(&self, member: &str) -> Option<&str> {
+        self.event.member(member).and_then(Json::as_str)
+    }
+}

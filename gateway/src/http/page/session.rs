@@ -1,0 +1,319 @@
+//! Who is logged in: sessions in memory, and the cookies that name them.
+
+use std::collections::HashMap;
+use std::fmt;
+use std::sync::{Arc, Mutex, MutexGuard, PoisonError};
+
+use actpass_core::Secret;
+use http::{HeaderMap, HeaderValue, header};
+use sha2::{Digest, Sha256};
+use subtle::ConstantTimeEq;
+
+use crate::auth::{Key, KeyHash, Keyring, Role};
+
+/// How long a session lasts at most, in seconds.
+pub(super) const LIFETIME: i64 = 8 * 60 * 60;
+
+/// How long a session lasts in which nothing is done, in seconds. That a page refreshes itself is nothing done.
+pub(super) const IDLE: i64 = 30 * 60;
+
+/// How many sessions a key has at most; one more ends the one that was used longest ago.
+const PER_KEY: usize = 32;
+
+/// Everybody who is logged in to this process.
+#[derive(Default)]
+pub(super) struct Sessions(Mutex<HashMap<Name, Session>>);
+
+/// The SHA-256 of a session's id: what finding it tells by its time is about the hash of what the caller sent.
+type Name = [u8; 32];
+
+struct Session {
+    key: KeyHash,
+    token: Arc<Secret>,
+    secure: bool,
+    opened: i64,
+    used: i64,
+}
+
+/// Somebody who is logged in.
+#[derive(Clone, Debug)]
+pub(super) struct Operator {
+    pub(super) key: Arc<Key>,
+    /// What a form must carry to be this session's.
+    pub(super) token: Arc<Secret>,
+    name: Name,
+}
+
+/// Whether looking for a session counts as using it.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub(super) enum Use {
+    Counts,
+    Refresh,
+}
+
+impl Sessions {
+    /// Logs the holder of a key in: the session's id, which nothing here keeps.
+    pub(super) fn open(&self, key: KeyHash, secure: bool, now: i64) -> Result<Secret, getrandom::Error> {
+        let (id, token) = (random()?, random()?);
+        let mut sessions = self.lock();
+        sessions.retain(|_, session| session.lasts(now));
+        let of_key = || sessions.iter().filter(|(_, session)| session.key == key);
+        if of_key().count() >= PER_KEY {
+            let oldest = of_key().min_by_key(|(_, session)| session.used).map(|(name, _)| *name);
+            oldest.map(|oldest| sessions.remove(&oldest));
+        }
+        let session = Session { key, token: Arc::new(token), secure, opened: now, used: now };
+        sessions.insert(name_of(&id), session);
+        Ok(id)
+    }
+
+    /// Whose session the request's cookie names. Without its key among the operators' keys there is no session.
+    pub(super) fn find(
+        &self,
+        headers: &HeaderMap,
+        keyring: &Keyring,
+        tls: bool,
+        now: i64,
+        counts: Use,
+    ) -> Option<Operator> {
+        let (id, secure) = match cookie(headers, Cookie::Session.name(true)) {
+            Some(id) => (id, true),
+            None if tls => return None,
+            None => (cookie(headers, Cookie::Session.name(false))?, false),
+        };
+        let name = name_of(&Secret::new(id));
+        let mut sessions = self.lock();
+        let session = sessions.get_mut(&name)?;
+        let key = keyring.known(&session.key).filter(|key| key.role == Role::Operator);
+        let Some(key) = key.filter(|_| session.secure == secure && session.lasts(now)) else {
+            sessions.remove(&name);
+            return None;
+        };
+        if counts == Use::Counts {
+            session.used = now;
+        }
+        Some(Operator { key: Arc::clone(key), token: Arc::clone(&session.token), name })
+    }
+
+    pub(super) fn close(&self, operator: &Operator) {
+        self.lock().remove(&operator.name);
+    }
+
+    fn lock(&self) -> MutexGuard<'_, HashMap<Name, Session>> {
+        // Nothing is left half done where this could panic.
+        self.0.lock().unwrap_or_else(PoisonError::into_inner)
+    }
+}
+
+impl fmt::Debug for Sessions {
+    fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
+        write!(f, "Sessions({})", self.lock().len())
+    }
+}
+
+impl Session {
+    fn lasts(&self, now: i64) -> bool {
+        now < self.opened.saturating_add(LIFETIME) && now < self.used.saturating_add(IDLE)
+    }
+}
+
+/// The page's cookies.
+#[derive(Clone, Copy, Debug)]
+pub(super) enum Cookie {
+    /// What the login form must carry, so that nobody is logged in by a form of somebody else's.
+    Login,
+    /// A session's id.
+    Session,
+}
+
+impl Cookie {
+    /// A browser takes and sends a cookie named `__Host-…` over https only, and to this host alone.
+    const fn name(self, secure: bool) -> &'static str {
+        match (self, secure) {
+            (Self::Login, true) => "__Host-actpass-login",
+            (Self::Login, false) => "actpass-login",
+            (Self::Session, true) => "__Host-actpass",
+            (Self::Session, false) => "actpass",
+        }
+    }
+
+    /// Its value, if it is one of ours, once.
+    pub(super) fn read(self, headers: &HeaderMap, secure: bool) -> Option<&str> {
+        cookie(headers, self.name(secure))
+    }
+
+    /// The header that sets it.
+    pub(super) fn set(self, value: &Secret, secure: bool) -> Option<HeaderValue> {
+        let age = match self {
+            Self::Login => String::new(),
+            Self::Session => format!("; Max-Age={LIFETIME}"),
+        };
+        self.header(value.expose(), &age, secure)
+    }
+
+    /// The header that takes it away.
+    pub(super) fn unset(self, secure: bool) -> Option<HeaderValue> {
+        self.header("", "; Max-Age=0", secure)
+    }
+
+    fn header(self, value: &str, age: &str, secure: bool) -> Option<HeaderValue> {
+        let name = self.name(secure);
+        let secure = if secure { "; Secure" } else { "" };
+        let header = format!("{name}={value}; Path=/; HttpOnly; SameSite=Strict{age}{secure}");
+        let mut header = HeaderValue::from_str(&header).ok()?;
+        header.set_sensitive(true);
+        Some(header)
+    }
+}
+
+/// The cookie `name`, if there is one and no other of that name, and it has the form of an id.
+fn cookie<'h>(headers: &'h HeaderMap, name: &str) -> Option<&'h str> {
+    let lines = headers.get_all(header::COOKIE).iter().filter_map(|line| line.to_str().ok());
+    let pairs = lines.flat_map(|line| line.split(';')).filter_map(|pair| pair.trim().split_once('='));
+    let mut values = pairs.filter(|(found, _)| *found == name).map(|(_, value)| value);
+    let value =
+        values.next().filter(|value| value.len() == 64 && value.bytes().all(|b| b.is_ascii_hexdigit()));
+    value.filter(|_| values.next().is_none())
+}
+
+/// 32 bytes of the operating system's randomness, in hex.
+pub(super) fn random() -> Result<Secret, getrandom::Error> {
+    let mut bytes = [0; 32];
+    getrandom::fill(&mut bytes)?;
+    Ok(Secret::new(hex::encode(bytes)))
+}
+
+/// Whether both are the same, in constant time.
+pub(super) fn same(a: &str, b: &str) -> bool {
+    a.as_bytes().ct_eq(b.as_bytes()).into()
+}
+
+fn name_of(id: &Secret) -> Name {
+    Sha256::digest(id.expose().as_bytes()).into()
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+    use crate::auth::Tenant;
+    use crate::policy::Policy;
+
+    const KEY: &str = "apdv_alice";
+
+    fn keyring(keys: &[(&str, Role)]) -> Keyring {
+        let policy = Policy::parse(br#"{"id": "p", "version": 1, "rules": []}"#).unwrap();
+        let tenant = Arc::new(Tenant { id: "t".into(), policy });
+        let mut keyring = Keyring::default();
+        for (key, role) in keys {
+            let of = Key {
+                name: (*key).into(),
+                tenant: Arc::clone(&tenant),
+                role: *role,
+                agent: None,
+                limiter: None,
+            };
+            keyring.add(KeyHash::of(key), of);
+        }
+        keyring
+    }
+
+    fn operators() -> Keyring {
+        keyring(&[(KEY, Role::Operator), ("apdv_bob", Role::Operator)])
+    }
+
+    fn with(name: &str, id: &Secret) -> HeaderMap {
+        let mut headers = HeaderMap::new();
+        let line = format!("theme=dark; {name}={}", id.expose());
+        headers.insert(header::COOKIE, HeaderValue::from_str(&line).unwrap());
+        headers
+    }
+
+    fn found(sessions: &Sessions, id: &Secret, now: i64) -> bool {
+        sessions.find(&with("actpass", id), &operators(), false, now, Use::Counts).is_some()
+    }
+
+    #[test]
+    fn a_session_ends_when_it_is_idle_and_when_it_is_old() {
+        let sessions = Sessions::default();
+        let id = sessions.open(KeyHash::of(KEY), false, 0).unwrap();
+        for now in (0..LIFETIME).step_by(1000) {
+            assert!(found(&sessions, &id, now), "{now}");
+        }
+        assert!(!found(&sessions, &id, LIFETIME));
+        assert!(!found(&sessions, &id, 0), "what ended stays ended");
+
+        let id = sessions.open(KeyHash::of(KEY), false, 0).unwrap();
+        assert!(found(&sessions, &id, IDLE - 1));
+        assert!(!found(&sessions, &id, 2 * IDLE - 1));
+    }
+
+    #[test]
+    fn a_page_that_refreshes_itself_keeps_no_session_alive() {
+        let sessions = Sessions::default();
+        let id = sessions.open(KeyHash::of(KEY), false, 0).unwrap();
+        let refresh =
+            |now| sessions.find(&with("actpass", &id), &operators(), false, now, Use::Refresh).is_some();
+        assert!(refresh(IDLE - 1));
+        assert!(!refresh(IDLE));
+    }
+
+    #[test]
+    fn without_its_key_there_is_no_session() {
+        for keys in [vec![], vec![("apdv_bob", Role::Operator)], vec![(KEY, Role::Agent)]] {
+            let sessions = Sessions::default();
+            let id = sessions.open(KeyHash::of(KEY), false, 0).unwrap();
+            let headers = with("actpass", &id);
+            assert!(sessions.find(&headers, &keyring(&keys), false, 1, Use::Counts).is_none(), "{keys:?}");
+            assert!(!found(&sessions, &id, 2), "it does not come back with the key");
+        }
+    }
+
+    #[test]
+    fn a_cookie_counts_where_and_how_it_was_set() {
+        let sessions = Sessions::default();
+        let find = |headers: &HeaderMap, tls| {
+            sessions
+                .find(headers, &operators(), tls, 0, Use::Counts)
+                .map(|operator| operator.key.name.clone())
+        };
+        let open = |secure| sessions.open(KeyHash::of(KEY), secure, 0).unwrap();
+        assert_eq!(find(&with("__Host-actpass", &open(true)), true).as_deref(), Some(KEY));
+        assert_eq!(find(&with("__Host-actpass", &open(true)), false).as_deref(), Some(KEY), "behind a proxy");
+        assert_eq!(find(&with("actpass", &open(false)), true), None, "plain, over TLS");
+        assert_eq!(find(&with("actpass", &open(true)), false), None, "a secure one, sent as a plain one");
+        assert_eq!(find(&with("actpass", &random().unwrap()), false), None);
+
+        let id = open(false);
+        let mut twice = with("actpass", &id);
+        twice.append(header::COOKIE, HeaderValue::from_str(&format!("actpass={}", "0".repeat(64))).unwrap());
+        assert_eq!(find(&twice, false), None, "two of the same name: one of them was put there by another");
+        assert_eq!(find(&with("actpass", &id), false).as_deref(), Some(KEY));
+    }
+
+    #[test]
+    fn the_sessions_of_a_key_are_bounded_and_those_of_others_untouched() {
+        let sessions = Sessions::default();
+        let bob = sessions.open(KeyHash::of("apdv_bob"), false, 0).unwrap();
+        let first = sessions.open(KeyHash::of(KEY), false, 1).unwrap();
+        let second = sessions.open(KeyHash::of(KEY), false, 2).unwrap();
+        assert!(found(&sessions, &first, 3));
+        for now in 0..PER_KEY - 1 {
+            sessions.open(KeyHash::of(KEY), false, 4 + i64::try_from(now).unwrap()).unwrap();
+        }
+        assert!(!found(&sessions, &second, 100), "used longest ago");
+        assert!(found(&sessions, &first, 100));
+        assert!(found(&sessions, &bob, 100));
+        assert_eq!(format!("{sessions:?}"), format!("Sessions({})", PER_KEY + 1));
+    }
+
+    #[test]
+    fn a_logout_ends_one_session() {
+        let sessions = Sessions::default();
+        let open = || sessions.open(KeyHash::of(KEY), false, 0).unwrap();
+        let (one, two) = (open(), open());
+        let operator = sessions.find(&with("actpass", &one), &operators(), false, 0, Use::Counts).unwrap();
+        sessions.close(&operator);
+        assert!(!found(&sessions, &one, 0));
+        assert!(found(&sessions, &two, 0));
+    }
+}

@@ -1,0 +1,444 @@
+//! What is on the page, for the templates.
+
+use actpass_core::{Json, Secret};
+use askama::Template;
+use axum::response::Response;
+use http::{HeaderValue, StatusCode, header};
+
+use super::super::approvals::LISTED;
+use super::super::error::ApiError;
+use super::assets::{ASSETS, Assets};
+use super::chain::{Chain, Last, State};
+use super::session::Operator;
+use super::show::{Piece, Shown};
+use crate::approvals::Status;
+use crate::clock::rfc3339;
+use crate::store::Approval;
+
+/// Arguments of more bytes than this are on their request's own page only, and so are the buttons: what is decided about
+/// is on the page.
+const ARGUMENTS: usize = 16 * 1024;
+
+/// The same for the arguments of all requests together.
+const ALL_ARGUMENTS: usize = 256 * 1024;
+
+/// How many lines of arguments are seen among other requests before they are folded.
+const LINES: usize = 30;
+
+fn page(status: StatusCode, template: &impl Template) -> Result<Response, ApiError> {
+    let text = template.render().map_err(|error| {
+        tracing::error!(%error, "the page could not be made");
+        ApiError::Internal
+    })?;
+    let mut response = Response::new(text.into());
+    *response.status_mut() = status;
+    let html = HeaderValue::from_static("text/html; charset=utf-8");
+    response.headers_mut().insert(header::CONTENT_TYPE, html);
+    Ok(response)
+}
+
+#[derive(Template)]
+#[template(path = "failure.html")]
+struct Failure<'a> {
+    assets: &'a Assets,
+    message: &'a str,
+}
+
+/// A page that says only what is wrong.
+pub(super) fn failure(status: StatusCode, message: &str) -> Result<Response, ApiError> {
+    page(status, &Failure { assets: &ASSETS, message })
+}
+
+#[derive(Template)]
+#[template(path = "login.html")]
+struct Login<'a> {
+    assets: &'a Assets,
+    problem: Option<&'a str>,
+    token: &'a str,
+}
+
+/// The login form.
+pub(super) fn login(status: StatusCode, problem: Option<&str>, token: &Secret) -> Result<Response, ApiError> {
+    page(status, &Login { assets: &ASSETS, problem, token: token.expose() })
+}
+
+/// All that waits, and the state of the ledger.
+pub(super) struct Overview {
+    pub(super) operator: Operator,
+    pub(super) now: i64,
+    pub(super) pending: Vec<Approval>,
+    /// What was decided by the form that led here.
+    pub(super) done: Option<Approval>,
+    pub(super) chain: Chain,
+    pub(super) last: Vec<Last>,
+}
+
+#[derive(Template)]
+#[template(path = "overview.html")]
+struct OverviewPage<'a> {
+    assets: &'a Assets,
+    who: Who<'a>,
+    as_of: String,
+    waiting: String,
+    cards: Vec<Card<'a>>,
+    done: Option<Done>,
+    chain: Whole,
+    last: Vec<Row<'a>>,
+}
+
+impl Overview {
+    pub(super) fn render(&self) -> Result<Response, ApiError> {
+        let mut left = ALL_ARGUMENTS;
+        let mut cards = Vec::with_capacity(self.pending.len());
+        for approval in &self.pending {
+            let bytes = approval.args.len();
+            let shown = bytes <= ARGUMENTS && bytes <= left;
+            left -= if shown { bytes } else { 0 };
+            cards.push(Card::of(approval, self.now, shown)?);
+        }
+        let more = if u32::try_from(cards.len()).is_ok_and(|cards| cards >= LISTED) { "+" } else { "" };
+        page(
+            StatusCode::OK,
+            &OverviewPage {
+                assets: &ASSETS,
+                who: Who::of(&self.operator),
+                as_of: utc(self.now),
+                waiting: format!("{}{more}", cards.len()),
+                cards,
+                done: self.done.as_ref().and_then(|approval| Done::of(approval, self.now)),
+                chain: Whole::of(&self.chain),
+                last: self.last.iter().map(Row::of).collect(),
+            },
+        )
+    }
+}
+
+/// Everything about one request.
+pub(super) struct One {
+    pub(super) operator: Operator,
+    pub(super) now: i64,
+    pub(super) approval: Approval,
+    pub(super) problem: Option<String>,
+}
+
+#[derive(Template)]
+#[template(path = "one.html")]
+struct OnePage<'a> {
+    assets: &'a Assets,
+    who: Who<'a>,
+    card: Card<'a>,
+    problem: Option<&'a str>,
+    status: &'static str,
+    outcome: Option<Outcome>,
+}
+
+impl One {
+    pub(super) fn render(&self) -> Result<Response, ApiError> {
+        let status = self.approval.status(self.now);
+        page(
+            StatusCode::OK,
+            &OnePage {
+                assets: &ASSETS,
+                who: Who::of(&self.operator),
+                card: Card::of(&self.approval, self.now, true)?,
+                problem: self.problem.as_deref(),
+                status: status.as_str(),
+                outcome: Outcome::of(&self.approval, status),
+            },
+        )
+    }
+}
+
+/// Why a form came too late.
+pub(super) fn too_late(approval: &Approval, now: i64) -> String {
+    match (&approval.decided, approval.status(now)) {
+        (Some(decided), _) => {
+            let word = if decided.approved { "approved" } else { "rejected" };
+            let by = Shown::name(&decided.by).plain_text();
+            format!("Too late: {by} {word} this at {}. Your decision was not recorded.", utc(decided.at))
+        }
+        (None, _) => format!(
+            "Too late: the time to decide ended at {}, and nobody had. Your decision was not recorded.",
+            utc(approval.deadline)
+        ),
+    }
+}
+
+/// Who is logged in.
+struct Who<'a> {
+    name: Shown,
+    tenant: Shown,
+    token: &'a str,
+}
+
+impl<'a> Who<'a> {
+    fn of(operator: &'a Operator) -> Self {
+        Self {
+            name: Shown::name(&operator.key.name),
+            tenant: Shown::name(&operator.key.tenant.id),
+            token: operator.token.expose(),
+        }
+    }
+}
+
+/// A request.
+struct Card<'a> {
+    id: &'a str,
+    action_hash: &'a str,
+    tool: Shown,
+    resource: Option<Shown>,
+    goal: Shown,
+    agent: Option<Shown>,
+    user: Option<Shown>,
+    reason: Shown,
+    created: Moment,
+    deadline: Moment,
+    age: String,
+    /// What is left until the deadline.
+    left: String,
+    hurry: bool,
+    bytes: usize,
+    /// Where they are shown.
+    arguments: Option<Shown>,
+}
+
+impl<'a> Card<'a> {
+    fn of(approval: &'a Approval, now: i64, shown: bool) -> Result<Self, ApiError> {
+        let arguments = match shown {
+            true => {
+                let value = Json::parse(approval.args.as_bytes()).map_err(|_| ApiError::Internal)?;
+                Some(Shown::json(&value))
+            }
+            false => None,
+        };
+        let left = approval.deadline.saturating_sub(now);
+        let present =
+            |text: &Option<String>| text.as_deref().filter(|text| !text.is_empty()).map(Shown::name);
+        Ok(Self {
+            id: &approval.id,
+            action_hash: &approval.action_hash,
+            tool: Shown::name(&approval.tool),
+            resource: present(&approval.resource),
+            goal: Shown::prose(&approval.goal),
+            agent: present(&approval.agent_id),
+            user: present(&approval.user_id),
+            reason: Shown::name(&approval.reason_code),
+            created: Moment::of(approval.created_at),
+            deadline: Moment::of(approval.deadline),
+            age: span(now.saturating_sub(approval.created_at)),
+            left: span(left),
+            hurry: left < 120,
+            bytes: approval.args.len(),
+            arguments,
+        })
+    }
+
+    /// Whether anything in it is marked.
+    fn hides(&self) -> bool {
+        let texts = [&self.resource, &self.agent, &self.user, &self.arguments].into_iter().flatten();
+        texts.chain([&self.tool, &self.goal, &self.reason]).any(Shown::hides)
+    }
+
+    /// The arguments as they stand among other requests.
+    fn folded(&self) -> (&[Piece], &[Piece], usize) {
+        self.arguments.as_ref().map_or((&[], &[], 0), |arguments| arguments.split(LINES))
+    }
+}
+
+/// What came of a request.
+struct Outcome {
+    word: &'static str,
+    by: Option<Shown>,
+    at: Moment,
+    note: Option<Shown>,
+    /// What else there is to know.
+    more: &'static str,
+}
+
+impl Outcome {
+    fn of(approval: &Approval, status: Status) -> Option<Self> {
+        let Some(decided) = &approval.decided else {
+            let expired = Self {
+                word: "expired",
+                by: None,
+                at: Moment::of(approval.deadline),
+                note: None,
+                more: "Nobody decided in time. The agent can ask again.",
+            };
+            return (status == Status::Expired).then_some(expired);
+        };
+        let more = match (status, approval.spent) {
+            (_, true) => "It was used.",
+            (Status::Approved, false) => "It was not used yet.",
+            (Status::Expired, false) => "It was not used in time, and can no longer be.",
+            (Status::Pending | Status::Rejected, false) => "",
+        };
+        Some(Self {
+            word: if decided.approved { "approved" } else { "rejected" },
+            by: Some(Shown::name(&decided.by)),
+            at: Moment::of(decided.at),
+            note: decided.note.as_deref().map(Shown::prose),
+            more,
+        })
+    }
+}
+
+/// What the form that led here did.
+struct Done {
+    id: String,
+    tool: Shown,
+    outcome: Outcome,
+}
+
+impl Done {
+    fn of(approval: &Approval, now: i64) -> Option<Self> {
+        let outcome = Outcome::of(approval, approval.status(now))?;
+        Some(Self { id: approval.id.clone(), tool: Shown::name(&approval.tool), outcome })
+    }
+}
+
+/// The state of the chain of decisions.
+struct Whole {
+    length: String,
+    head: String,
+    state: &'static str,
+    words: String,
+}
+
+impl Whole {
+    fn of(chain: &Chain) -> Self {
+        let length = grouped(chain.head.length);
+        let (state, words) = match chain.state {
+            State::Broken(first) => (
+                "broken",
+                format!(
+                    "Event {} is not what was recorded, or is gone. What follows it proves nothing.",
+                    grouped(first)
+                ),
+            ),
+            State::Busy => ("busy", "It is being verified now.".to_owned()),
+            State::Empty => ("whole", "Nothing was decided yet.".to_owned()),
+            State::Partly(whole) => {
+                ("partly", format!("The first {} events are verified, the others not yet.", grouped(whole)))
+            }
+            State::Whole(since) => (
+                "whole",
+                format!("All events are verified: the first at {}, each later one as it came.", utc(since)),
+            ),
+        };
+        Self { length, head: chain.head.hash.clone(), state, words }
+    }
+}
+
+/// One of the last decisions.
+struct Row<'a> {
+    at: &'a str,
+    decision: Shown,
+    /// For the style: one of a few words.
+    kind: &'static str,
+    tool: Option<Shown>,
+    reason: Option<Shown>,
+    agent: Option<Shown>,
+    by: Option<Shown>,
+    approval: Option<&'a str>,
+}
+
+impl<'a> Row<'a> {
+    fn of(last: &'a Last) -> Self {
+        let name = |member| last.text(member).filter(|text: &&str| !text.is_empty()).map(Shown::name);
+        let kind = match last.decision() {
+            "allow" | "approved" => "good",
+            "deny" | "rejected" => "bad",
+            _ => "open",
+        };
+        Self {
+            at: last.text("created_at").unwrap_or_default(),
+            decision: Shown::name(&last.decision().replace('_', " ")),
+            kind,
+            tool: name("tool_id"),
+            reason: name("reason_code"),
+            agent: name("agent_id"),
+            by: last.decided_by().map(Shown::name),
+            approval: last.text("approval_request_id"),
+        }
+    }
+
+    fn clock(&self) -> String {
+        // 2026-01-02T03:04:05.678Z
+        match (self.at.get(..10), self.at.get(11..19)) {
+            (Some(day), Some(time)) => format!("{day} {time}"),
+            _ => self.at.to_owned(),
+        }
+    }
+}
+
+/// A point in time, for a machine and for a person.
+struct Moment {
+    machine: String,
+    person: String,
+}
+
+impl Moment {
+    fn of(seconds: i64) -> Self {
+        Self { machine: rfc3339(seconds), person: utc(seconds) }
+    }
+}
+
+/// As `2026-01-02 03:04:05 UTC`.
+fn utc(seconds: i64) -> String {
+    rfc3339(seconds).replace('T', " ").replace('Z', " UTC")
+}
+
+/// A length of time in its two largest units.
+fn span(seconds: i64) -> String {
+    let seconds = seconds.max(0);
+    match (seconds / 86_400, seconds / 3600 % 24, seconds / 60 % 60, seconds % 60) {
+        (0, 0, 0, seconds) => format!("{seconds} s"),
+        (0, 0, minutes, seconds) if minutes < 10 => format!("{minutes} min {seconds} s"),
+        (0, 0, minutes, _) => format!("{minutes} min"),
+        (0, hours, minutes, _) => format!("{hours} h {minutes} min"),
+        (days, hours, ..) => format!("{days} d {hours} h"),
+    }
+}
+
+/// With a thin space between thousands.
+fn grouped(number: u64) -> String {
+    let digits = number.to_string();
+    let mut text = String::new();
+    for (index, digit) in digits.chars().enumerate() {
+        if index > 0 && (digits.len() - index).is_multiple_of(3) {
+            text.push('\u{202f}');
+        }
+        text.push(digit);
+    }
+    text
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    #[test]
+    fn lengths_of_time_are_short() {
+        for (seconds, text) in [
+            (-5, "0 s"),
+            (59, "59 s"),
+            (61, "1 min 1 s"),
+            (599, "9 min 59 s"),
+            (3599, "59 min"),
+            (3661, "1 h 1 min"),
+            (90_000, "1 d 1 h"),
+        ] {
+            assert_eq!(span(seconds), text);
+        }
+    }
+
+    #[test]
+    fn large_numbers_are_grouped() {
+        for (number, text) in
+            [(0, "0"), (999, "999"), (1000, "1\u{202f}000"), (1_234_567, "1\u{202f}234\u{202f}567")]
+        {
+            assert_eq!(grouped(number), text);
+        }
+    }
+}

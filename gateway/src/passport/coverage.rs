@@ -1,0 +1,140 @@
+//! Whether a passport covers an action.
+
+use std::cmp::Ordering;
+
+use actpass_core::Json;
+use actpass_core::token::{Claims, Refusal};
+
+/// What a passport must cover.
+#[derive(Clone, Copy, Debug)]
+pub struct Covered<'a> {
+    /// The tool that would be called.
+    pub tool: &'a str,
+    /// What the action is done to; empty if nothing is named.
+    pub resource: &'a str,
+    /// What the agent is trying to achieve.
+    pub goal: &'a str,
+    /// The arguments of the action.
+    pub args: &'a Json,
+}
+
+/// The first thing about an action that the passport does not cover.
+pub fn uncovered(claims: &Claims, action: &Covered<'_>) -> Option<Refusal> {
+    let any_resource =
+        matches!(claims.as_json().member("allowed_resources"), Some(Json::Array(items)) if items.is_empty());
+    if !claims.texts("allowed_tools").any(|tool| tool == action.tool) {
+        return Some(Refusal::Tool);
+    }
+    if !any_resource && !claims.texts("allowed_resources").any(|resource| resource == action.resource) {
+        return Some(Refusal::Resource);
+    }
+    if claims.text("goal") != Some(action.goal) {
+        return Some(Refusal::Goal);
+    }
+    let constraints =
+        claims.as_json().member("resource_constraints").and_then(Json::as_object).unwrap_or_default();
+    let within = constraints.iter().all(|(name, value)| is_within(name, value, action.args));
+    (!within).then_some(Refusal::Constraint)
+}
+
+/// The argument that a constraint bounds by number, and how it must compare; `None` if it must be equal.
+pub fn bound(name: &str) -> Option<(&str, Ordering)> {
+    let most = name.strip_prefix("max_").map(|argument| (argument, Ordering::Less));
+    most.or_else(|| name.strip_prefix("min_").map(|argument| (argument, Ordering::Greater)))
+}
+
+/// Whether the argument that a constraint is about is there and is what the constraint says.
+fn is_within(name: &str, value: &Json, args: &Json) -> bool {
+    let Some((argument, order)) = bound(name) else {
+        return args.member(name).is_some_and(|found| found.same_value(value));
+    };
+    match (args.member(argument), value) {
+        (Some(Json::Number(found)), Json::Number(value)) => {
+            let found = found.compare(value);
+            found == Ordering::Equal || found == order
+        }
+        (Some(_) | None, _) => false,
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    const WHOLE: &str = r#"{"iss": "i", "aud": "a", "tenant_id": "t", "agent_id": "g", "user_id": null, "goal": "w",
+        "allowed_tools": ["x", "y"], "allowed_resources": ["r"], "risk_tier": "low", "iat": 100, "exp": 200,
+        "resource_constraints": {"max_amount": 10000, "min_amount": 1, "currency": "usd"}, "jti": "ap_1"}"#;
+
+    fn claims(text: &str) -> Claims {
+        Claims::parse(text.as_bytes()).unwrap()
+    }
+
+    #[test]
+    fn actions_are_covered_by_value() {
+        let claims = claims(WHOLE);
+        let uncovered = |tool, resource, goal, args: &str| {
+            let args = Json::parse(args.as_bytes()).unwrap();
+            uncovered(&claims, &Covered { tool, resource, goal, args: &args })
+        };
+        let fits = r#"{"amount": 10000, "currency": "usd"}"#;
+        assert_eq!(uncovered("y", "r", "w", fits), None);
+        assert_eq!(uncovered("z", "r", "w", fits), Some(Refusal::Tool));
+        assert_eq!(uncovered("y", "", "w", fits), Some(Refusal::Resource));
+        assert_eq!(uncovered("y", "r", "W", fits), Some(Refusal::Goal));
+        for within in ["1", "1.0", "10000.0", "1e4", "0.5e1"] {
+            let args = format!(r#"{{"currency": "usd", "amount": {within}}}"#);
+            assert_eq!(uncovered("x", "r", "w", &args), None, "{within}");
+        }
+        for beyond in [
+            "10001",
+            "10000.0000000000000000001",
+            "25000",
+            "1e300",
+            "0",
+            "-5",
+            "0.99",
+            "\"5\"",
+            "null",
+            "[5]",
+        ] {
+            let args = format!(r#"{{"currency": "usd", "amount": {beyond}}}"#);
+            assert_eq!(uncovered("x", "r", "w", &args), Some(Refusal::Constraint), "{beyond}");
+        }
+        for args in [
+            "{}",
+            r#"{"amount": 5}"#,
+            r#"{"currency": "usd"}"#,
+            r#"{"amount": 5, "currency": "USD"}"#,
+            r#"{"amount": 5, "currency": ["usd"]}"#,
+            r#"{"max_amount": 5, "currency": "usd"}"#,
+        ] {
+            assert_eq!(uncovered("x", "r", "w", args), Some(Refusal::Constraint), "{args}");
+        }
+    }
+
+    #[test]
+    fn an_empty_list_of_resources_is_any_and_of_tools_is_none() {
+        let args = Json::parse(br#"{"amount": 5, "currency": "usd"}"#).unwrap();
+        let action = Covered { tool: "x", resource: "anything", goal: "w", args: &args };
+        assert_eq!(uncovered(&claims(&WHOLE.replace("[\"r\"]", "[]")), &action), None);
+        let none = claims(&WHOLE.replace(r#"["x", "y"]"#, "[]"));
+        assert_eq!(uncovered(&none, &action), Some(Refusal::Tool));
+    }
+
+    #[test]
+    fn any_value_may_have_to_be_equal() {
+        let constraints = r#"{"to": {"a": [1]}, "dry_run": true, "note": null}"#;
+        let from = r#"{"max_amount": 10000, "min_amount": 1, "currency": "usd"}"#;
+        let claims = claims(&WHOLE.replace(from, constraints));
+        for (args, refusal) in [
+            (r#"{"to": {"a": [1.0]}, "dry_run": true, "note": null, "more": 1}"#, None),
+            (r#"{"to": {"a": [2]}, "dry_run": true, "note": null}"#, Some(Refusal::Constraint)),
+            (r#"{"to": {"a": [1]}, "dry_run": "true", "note": null}"#, Some(Refusal::Constraint)),
+            (r#"{"to": {"a": [1]}, "dry_run": true}"#, Some(Refusal::Constraint)),
+        ] {
+            let args = Json::parse(args.as_bytes()).unwrap();
+            let action = Covered { tool: "x", resource: "r", goal: "w", args: &args };
+            assert_eq!(uncovered(&claims, &action), refusal, "{args}");
+        }
+    }
+}

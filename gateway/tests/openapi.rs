@@ -1,0 +1,222 @@
+//! The description of the interface, held against what the gateway answers.
+#![allow(clippy::unwrap_used, clippy::expect_used, clippy::panic, clippy::indexing_slicing, reason = "tests")]
+
+mod common;
+
+use std::collections::BTreeSet;
+use std::path::Path;
+
+use actpass_core::{Json, Secret};
+use actpass_gateway::config::MasterKeySource;
+use actpass_gateway::seal::MasterKey;
+use actpass_gateway::store::{SqliteStore, Store};
+use actpass_gateway::vault::{self, Vault};
+use common::{EVIDENCE, Gateway, PREFLIGHT, json, refund, text};
+use regex::Regex;
+use reqwest::RequestBuilder;
+
+#[tokio::test]
+async fn the_committed_description_is_the_gateways_own() {
+    let gateway = Gateway::start().await;
+    let response = gateway.client.get(format!("{}/openapi.json", gateway.url)).send().await.unwrap();
+    assert_eq!(response.status(), 200);
+    assert_eq!(response.headers()["content-type"], "application/json");
+    let served = response.text().await.unwrap();
+    let committed = Path::new(env!("CARGO_MANIFEST_DIR")).join("../docs/openapi.json");
+    assert!(
+        std::fs::read_to_string(committed).unwrap() == served,
+        "docs/openapi.json is not what the gateway describes; `make generate` writes it"
+    );
+    let printed =
+        std::process::Command::new(env!("CARGO_BIN_EXE_actpass-gateway")).arg("openapi").output().unwrap();
+    assert_eq!(String::from_utf8(printed.stdout).unwrap(), served);
+    gateway.stop().await;
+}
+
+/// The description of a gateway, and which answers were compared with it.
+struct Compared {
+    document: Json,
+    answers: BTreeSet<(String, String)>,
+}
+
+impl Compared {
+    /// The answer, after it was compared with what is described for `path`.
+    async fn ask(&mut self, path: &str, request: RequestBuilder, status: u16) -> Json {
+        let method = request.try_clone().unwrap().build().unwrap().method().as_str().to_lowercase();
+        let response = request.send().await.unwrap();
+        let headers = response.headers().clone();
+        assert_eq!(headers["content-type"], "application/json");
+        let (found, answer) = json(response).await;
+        assert_eq!(found, status, "{method} {path}: {answer}");
+        let described = ["paths", path, &method, "responses", &status.to_string()]
+            .iter()
+            .try_fold(&self.document, |json, name| json.member(name))
+            .unwrap_or_else(|| panic!("{method} {path}: {status} is not described"));
+        for (name, _) in described.member("headers").and_then(Json::as_object).unwrap_or_default() {
+            assert!(headers.contains_key(name), "{method} {path}: {status} without {name}");
+        }
+        let schema = ["content", "application/json", "schema"]
+            .iter()
+            .try_fold(described, |json, name| json.member(name))
+            .unwrap();
+        self.compare(schema, &answer, &format!("{method} {path} {status}"));
+        self.answers.insert((method, path.to_owned()));
+        answer
+    }
+
+    /// Stricter than the description: what it does not name must not be there either.
+    fn compare(&self, schema: &Json, value: &Json, place: &str) {
+        if let Some(name) = schema.member("$ref").and_then(Json::as_str) {
+            let name = name.strip_prefix("#/components/schemas/").unwrap();
+            let schemas = self.document.member("components").unwrap().member("schemas").unwrap();
+            return self.compare(schemas.member(name).unwrap(), value, place);
+        }
+        let kind = match value {
+            Json::Array(_) => "array",
+            Json::Bool(_) => "boolean",
+            Json::Null => "null",
+            Json::Number(number) if number.is_integer() => "integer",
+            Json::Number(_) => "number",
+            Json::Object(_) => "object",
+            Json::String(_) => "string",
+        };
+        match schema.member("type") {
+            None => {}
+            Some(Json::Array(kinds)) => assert!(kinds.contains(&Json::from(kind)), "{place}: {kind}"),
+            Some(only) => assert_eq!(only.as_str(), Some(kind), "{place}"),
+        }
+        if let Some(Json::Array(words)) = schema.member("enum") {
+            assert!(words.contains(value), "{place}: {value}");
+        }
+        if let (Some(pattern), Some(text)) = (schema.member("pattern").and_then(Json::as_str), value.as_str())
+        {
+            assert!(Regex::new(pattern).unwrap().is_match(text), "{place}: {text}");
+        }
+        if let (Some(schema), Json::Array(items)) = (schema.member("items"), value) {
+            items.iter().for_each(|item| self.compare(schema, item, &format!("{place} item")));
+        }
+        let (Some(properties), Json::Object(members)) = (schema.member("properties"), value) else {
+            return;
+        };
+        for (name, value) in members {
+            let place = format!("{place}.{name}");
+            let schema = properties.member(name).unwrap_or_else(|| panic!("{place} is not described"));
+            self.compare(schema, value, &place);
+        }
+        if let Some(Json::Array(required)) = schema.member("required") {
+            for name in required {
+                assert!(value.member(name.as_str().unwrap()).is_some(), "{place}: {name} is missing");
+            }
+        }
+    }
+}
+
+#[tokio::test]
+async fn answers_are_as_they_are_described() {
+    const APPROVAL: &str = "/api/v1/approvals/{id}";
+    const CHAIN: &str = "/api/v1/evidence/chains/{chain_id}";
+    let master = MasterKey::parse(&"07".repeat(32)).unwrap();
+    let source = MasterKeySource::Given(master.clone());
+    let gateway = Gateway::start_with("", |settings| settings.master_key = source).await;
+    let url = gateway.url.clone();
+    let beside = SqliteStore::open_beside(&gateway.folder.path().join("data.db")).unwrap();
+    let document =
+        gateway.client.get(format!("{url}/openapi.json")).send().await.unwrap().bytes().await.unwrap();
+    let document = Json::parse(&document).unwrap();
+    let mut compared = Compared { document, answers: BTreeSet::new() };
+    let client = common::client();
+    let post = |path: &str, key: &str, body: &str| {
+        client
+            .post(format!("{url}{path}"))
+            .bearer_auth(key)
+            .header("content-type", "application/json")
+            .body(body.to_owned())
+    };
+    let get = |path: &str, key: &str| client.get(format!("{url}{path}")).bearer_auth(key);
+
+    for mode in ["enforce", "warn"] {
+        for amount in ["4900", "25000", "90000", "9007199254740993"] {
+            let body = refund(amount, &format!(r#", "mode": "{mode}""#));
+            compared.ask(PREFLIGHT, post(PREFLIGHT, "apk_one", &body), 200).await;
+        }
+    }
+    let changed = refund("1", r#", "tool_manifest_hash": "x", "user_id": "u", "idempotency_key": "k""#);
+    compared.ask(PREFLIGHT, post(PREFLIGHT, "apk_bound", &changed), 200).await;
+    let other = refund("2", r#", "idempotency_key": "k""#);
+    compared.ask(PREFLIGHT, post(PREFLIGHT, "apk_bound", &other), 409).await;
+    for expires_at in [None, Some(4_000_000_000)] {
+        let vault = Vault::new(&master).unwrap();
+        let sealed =
+            vault.seal("one", "refunds.create", &Secret::from("vault_secret"), 0, expires_at).unwrap();
+        beside.append(vault::set("one", sealed)).await.unwrap();
+        compared.ask(PREFLIGHT, post(PREFLIGHT, "apk_one", &refund("1", "")), 200).await;
+    }
+
+    let asked = compared.ask(PREFLIGHT, post(PREFLIGHT, "apk_one", &refund("25000", "")), 200).await;
+    let id = text(&asked, "approval_request_id").unwrap();
+    let approval = format!("/api/v1/approvals/{id}");
+    compared.ask("/api/v1/approvals", get("/api/v1/approvals?status=pending", "apdv_one"), 200).await;
+    compared.ask(APPROVAL, get(&approval, "apk_one"), 200).await;
+    for (word, status) in [("approve", 200), ("reject", 409)] {
+        let path = format!("{APPROVAL}/{word}");
+        compared
+            .ask(&path, post(&format!("{approval}/{word}"), "apdv_one", r#"{"note": "n"}"#), status)
+            .await;
+        compared.ask(&path, post(&format!("{approval}/{word}"), "apk_one", "{}"), 403).await;
+        compared.ask(&path, post(&format!("/api/v1/approvals/x/{word}"), "apdv_one", "{}"), 404).await;
+    }
+    compared.ask(APPROVAL, get(&approval, "apk_one"), 200).await;
+    compared.ask(APPROVAL, get("/api/v1/approvals/x", "apk_one"), 404).await;
+    compared.ask(APPROVAL, get("/api/v1/approvals/x?wait=26", "apk_one"), 422).await;
+    compared.ask(APPROVAL, get("/api/v1/approvals/%ff", "apk_one"), 400).await;
+    compared.ask("/api/v1/approvals", get("/api/v1/approvals", "apk_one"), 403).await;
+    compared.ask("/api/v1/approvals", get("/api/v1/approvals?status=x", "apdv_one"), 422).await;
+
+    let (issue, verify, revoke) =
+        ("/api/v1/passports/issue", "/api/v1/passports/verify", "/api/v1/passports/revoke");
+    let body = r#"{"audience": "a", "goal": "refund an order", "allowed_tools": ["refunds.create"]}"#;
+    let issued = compared.ask(issue, post(issue, "apk_one", body), 200).await;
+    let shown = format!(r#"{{"token": "{}", "audience": "a"}}"#, text(&issued, "token").unwrap());
+    compared.ask(verify, post(verify, "apk_one", &shown), 200).await;
+    compared.ask(verify, post(verify, "apk_two", &shown), 200).await;
+    let jti = format!(r#"{{"jti": "{}"}}"#, text(&issued, "jti").unwrap());
+    compared.ask(revoke, post(revoke, "apk_one", &jti), 200).await;
+    compared.ask("/.well-known/jwks.json", get("/.well-known/jwks.json", ""), 200).await;
+
+    let tools = "/api/v1/tools";
+    compared.ask(tools, post(tools, "apdv_one", r#"{"tool_id": "t", "manifest": {}}"#), 200).await;
+    let note =
+        r#"{"event_type": "e", "chain_id": "c", "metadata": {"a": 1}, "response_hash": "r", "tool_id": "t"}"#;
+    compared.ask(EVIDENCE, post(EVIDENCE, "apk_one", note), 200).await;
+    for chain in ["decisions", "tools", "vault", "c"] {
+        let path = format!("/api/v1/evidence/chains/{chain}");
+        compared.ask(CHAIN, get(&path, "apk_one"), 200).await;
+        compared.ask(&format!("{CHAIN}/verify"), get(&format!("{path}/verify"), "apk_one"), 200).await;
+    }
+    compared.ask(CHAIN, get("/api/v1/evidence/chains/none", "apk_one"), 404).await;
+    compared.ask(CHAIN, get("/api/v1/evidence/chains/c?limit=0", "apk_one"), 422).await;
+    for (query, status) in
+        [("after=9223372036854775807&limit=9223372036854775807", 200), ("limit=9223372036854775808", 422)]
+    {
+        compared.ask(CHAIN, get(&format!("/api/v1/evidence/chains/c?{query}"), "apk_one"), status).await;
+    }
+    compared.ask("/healthz", get("/healthz", ""), 200).await;
+    for (body, status) in [("{", 400), ("{}", 422)] {
+        compared.ask(PREFLIGHT, post(PREFLIGHT, "apk_one", body), status).await;
+    }
+    compared.ask(PREFLIGHT, post(PREFLIGHT, "apk_other", "{}"), 401).await;
+    compared.ask(PREFLIGHT, post(PREFLIGHT, "apk_one", &" ".repeat((1 << 20) + 1)), 413).await;
+    let plain = client.post(format!("{url}{PREFLIGHT}")).bearer_auth("apk_one").body("{}");
+    compared.ask(PREFLIGHT, plain, 415).await;
+
+    let paths = compared.document.member("paths").and_then(Json::as_object).unwrap();
+    let described: BTreeSet<_> = paths
+        .iter()
+        .flat_map(|(path, item)| {
+            let methods = item.as_object().unwrap().iter();
+            methods.map(|(method, _)| (method.clone(), path.clone()))
+        })
+        .collect();
+    assert_eq!(compared.answers, described, "every route is compared");
+    gateway.stop().await;
+}

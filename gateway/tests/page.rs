@@ -1,0 +1,819 @@
+//! The page for the people who approve, as a browser uses it.
+#![allow(clippy::unwrap_used, clippy::expect_used, clippy::panic, clippy::indexing_slicing, reason = "tests")]
+
+mod common;
+
+use std::sync::Arc;
+use std::sync::atomic::{AtomicU64, Ordering};
+use std::time::{Duration, Instant, UNIX_EPOCH};
+
+use actpass_core::Json;
+use actpass_gateway::auth::{Key, KeyHash, Keyring, Role};
+use actpass_gateway::clock::Clock;
+use actpass_gateway::config::Settings;
+use common::{Gateway, text};
+use futures_util::future::join_all;
+use reqwest::redirect::Policy;
+use reqwest::{Client, Response, StatusCode};
+
+const ALICE: &str = "apdv_page_alice_secret";
+const BOB: &str = "apdv_page_bob_secret";
+const EVE: &str = "apdv_page_eve_secret";
+
+/// A gateway whose tenant `one` has the operators Alice and Bob, and whose tenant `two` has Eve.
+async fn start_with(limits: &str) -> (Gateway, Arc<AtomicU64>) {
+    let time = Arc::new(AtomicU64::new(1_800_000_000));
+    let clock = Arc::clone(&time);
+    let gateway = Gateway::start_with(limits, |settings| {
+        add_operators(&mut settings.keyring);
+        settings.clock = Clock::new(move || UNIX_EPOCH + Duration::from_secs(clock.load(Ordering::SeqCst)));
+    })
+    .await;
+    (gateway, time)
+}
+
+fn add_operators(keyring: &mut Keyring) {
+    for (key, name, beside) in [(ALICE, "alice", "apk_one"), (BOB, "bob", "apk_one"), (EVE, "eve", "apk_two")]
+    {
+        let tenant = Arc::clone(&keyring.find(beside).unwrap().tenant);
+        let limiter = None;
+        keyring.add(
+            KeyHash::of(key),
+            Key { name: name.into(), tenant, role: Role::Operator, agent: None, limiter },
+        );
+    }
+}
+
+async fn start() -> (Gateway, Arc<AtomicU64>) {
+    start_with("").await
+}
+
+/// What a test needs of a browser: cookies, and no redirect followed.
+struct Browser {
+    client: Client,
+    url: String,
+    /// What it says of where its forms are from.
+    origin: Option<String>,
+    site: Option<&'static str>,
+    cookies: Vec<(String, String)>,
+}
+
+impl Browser {
+    fn of(gateway: &Gateway) -> Self {
+        let client = Client::builder().no_proxy().redirect(Policy::none()).build().unwrap();
+        Self::with(client, &gateway.url)
+    }
+
+    fn with(client: Client, url: &str) -> Self {
+        let url = url.to_owned();
+        Self { client, origin: Some(url.clone()), url, site: Some("same-origin"), cookies: Vec::new() }
+    }
+
+    async fn logged_in(gateway: &Gateway, key: &str) -> Self {
+        let mut browser = Self::of(gateway);
+        let (status, _) = browser.log_in(key).await;
+        assert_eq!(status, 303);
+        browser
+    }
+
+    async fn log_in(&mut self, key: &str) -> (StatusCode, String) {
+        let (_, form) = self.get("/").await;
+        let response = self.send("/login", &[("token", &token(&form)), ("key", key)]).await;
+        (response.status(), response.text().await.unwrap())
+    }
+
+    fn cookie(&self) -> String {
+        let pairs: Vec<_> = self.cookies.iter().map(|(name, value)| format!("{name}={value}")).collect();
+        pairs.join("; ")
+    }
+
+    fn keep(&mut self, response: &Response) {
+        for line in response.headers().get_all("set-cookie") {
+            let (name, rest) = line.to_str().unwrap().split_once('=').unwrap();
+            let value = rest.split(';').next().unwrap();
+            self.cookies.retain(|(known, _)| known != name);
+            if !value.is_empty() {
+                self.cookies.push((name.to_owned(), value.to_owned()));
+            }
+        }
+    }
+
+    async fn get(&mut self, path: &str) -> (StatusCode, String) {
+        let request = self.client.get(format!("{}{path}", self.url)).header("cookie", self.cookie());
+        let response = request.send().await.unwrap();
+        self.keep(&response);
+        (response.status(), response.text().await.unwrap())
+    }
+
+    async fn send(&mut self, path: &str, fields: &[(&str, &str)]) -> Response {
+        let body: String = form_urlencoded::Serializer::new(String::new()).extend_pairs(fields).finish();
+        let mut request = self.client.post(format!("{}{path}", self.url)).body(body);
+        request = request
+            .header("content-type", "application/x-www-form-urlencoded")
+            .header("cookie", self.cookie());
+        if let Some(origin) = &self.origin {
+            request = request.header("origin", origin);
+        }
+        if let Some(site) = self.site {
+            request = request.header("sec-fetch-site", site);
+        }
+        let response = request.send().await.unwrap();
+        self.keep(&response);
+        response
+    }
+
+    async fn post(&mut self, path: &str, fields: &[(&str, &str)]) -> (StatusCode, String) {
+        let response = self.send(path, fields).await;
+        (response.status(), response.text().await.unwrap())
+    }
+
+    /// Decides by the form that the request's page has.
+    async fn decide(&mut self, id: &str, word: &str, note: &str) -> (StatusCode, String) {
+        let (_, page) = self.get(&format!("/approvals/{id}")).await;
+        let fields = [
+            ("token", token(&page)),
+            ("action_hash", field(&page, "action_hash")),
+            ("note", note.to_owned()),
+        ];
+        let fields: Vec<_> = fields.iter().map(|(name, value)| (*name, value.as_str())).collect();
+        self.post(&format!("/approvals/{id}/{word}"), &fields).await
+    }
+}
+
+/// The value of a hidden field; empty if there is none.
+fn field(page: &str, name: &str) -> String {
+    let start = format!("name=\"{name}\" value=\"");
+    page.split_once(&start)
+        .and_then(|(_, rest)| rest.split_once('"'))
+        .map_or("", |(value, _)| value)
+        .to_owned()
+}
+
+fn token(page: &str) -> String {
+    field(page, "token")
+}
+
+fn heading(page: &str) -> &str {
+    let (_, rest) = page.split_once("<h1 id=\"waiting\" aria-live=\"polite\">").expect(page);
+    rest.split_once("</h1>").unwrap().0
+}
+
+async fn ask_with(gateway: &Gateway, key: &str, args: &str) -> String {
+    let body = format!(
+        r#"{{"agent_id": "sdk", "goal": "refund <b>an</b> order", "tool": "refunds.create", "resource": "", "args": {args}}}"#
+    );
+    let answer = gateway.decide(key, &body).await;
+    text(&answer, "approval_request_id").unwrap_or_else(|| panic!("{answer}")).to_owned()
+}
+
+async fn ask(gateway: &Gateway) -> String {
+    ask_with(gateway, "apk_one", r#"{"amount": 25000, "currency": "usd"}"#).await
+}
+
+async fn status_of(gateway: &Gateway, id: &str) -> String {
+    let response = gateway.get(&format!("/api/v1/approvals/{id}"), "apk_one").send().await.unwrap();
+    let (_, answer) = common::json(response).await;
+    text(&answer, "status").unwrap().to_owned()
+}
+
+#[tokio::test]
+async fn an_operators_key_opens_the_page_and_nothing_else_does() {
+    let (gateway, _) = start().await;
+    let mut browser = Browser::of(&gateway);
+    let (status, form) = browser.get("/").await;
+    assert_eq!((status, token(&form).len()), (StatusCode::OK, 64));
+    assert!(form.contains("type=\"password\""));
+
+    let mut refusals = Vec::new();
+    for key in ["", "apk_one", "apk_two", "apk_unknown_secret", &"k".repeat(600), "apdv_page_alice"] {
+        let started = Instant::now();
+        let (status, page) = browser.log_in(key).await;
+        assert_eq!(status, 403, "{key}");
+        assert!(started.elapsed() >= Duration::from_millis(900), "{key}");
+        assert!(key.is_empty() || !page.contains(key));
+        refusals.push(page);
+    }
+    refusals.dedup();
+    assert_eq!(refusals.len(), 1, "nobody learns which keys there are");
+    assert!(refusals[0].contains("This is not an operator&#39;s key of this gateway."));
+
+    let (_, form) = browser.get("/").await;
+    let answer = browser.send("/login", &[("token", &token(&form)), ("key", &format!(" {ALICE}\n"))]).await;
+    assert_eq!((answer.status().as_u16(), answer.headers()["location"].to_str().unwrap()), (303, "/"));
+    let cookies: Vec<_> =
+        answer.headers().get_all("set-cookie").iter().map(|c| c.to_str().unwrap()).collect();
+    let (id, attributes) = cookies[0].strip_prefix("actpass=").unwrap().split_once("; ").unwrap();
+    assert_eq!((id.len(), attributes), (64, "Path=/; HttpOnly; SameSite=Strict; Max-Age=28800"));
+    assert_eq!(cookies[1], "actpass-login=; Path=/; HttpOnly; SameSite=Strict; Max-Age=0");
+    assert!(!format!("{cookies:?}").contains(ALICE));
+
+    let (status, page) = browser.get("/").await;
+    assert_eq!((status, heading(&page)), (StatusCode::OK, "Nothing waits"));
+    assert!(page.contains(">alice</span>") && page.contains("<title>Approvals · ActPass</title>"));
+    assert!(!page.contains(ALICE) && !page.contains(id));
+
+    let before = browser.cookies.clone();
+    assert_eq!(browser.post("/logout", &[("token", &token(&page))]).await.0, 303);
+    assert!(browser.cookies.iter().all(|(name, _)| name == "actpass-login"), "{:?}", browser.cookies);
+    browser.cookies = before;
+    assert!(
+        browser.get("/").await.1.contains("type=\"password\""),
+        "the session is over, whoever has its cookie"
+    );
+    gateway.stop().await;
+}
+
+#[tokio::test]
+async fn nobody_is_logged_in_by_somebody_elses_form() {
+    let (gateway, _) = start().await;
+    let mut other = Browser::of(&gateway);
+    let foreign = token(&other.get("/").await.1);
+    let mut browser = Browser::of(&gateway);
+    let own = token(&browser.get("/").await.1);
+    assert_ne!(own, foreign);
+    for wrong in [foreign.as_str(), "", own.strip_suffix(|_: char| true).unwrap()] {
+        assert_eq!(browser.post("/login", &[("token", wrong), ("key", ALICE)]).await.0, 403);
+    }
+    let mut without = Browser::of(&gateway);
+    assert_eq!(without.post("/login", &[("token", &own), ("key", ALICE)]).await.0, 403, "no cookie");
+    assert_eq!(without.post("/login", &[("token", ""), ("key", ALICE)]).await.0, 403);
+    for (origin, site) in foreign_origins() {
+        (browser.origin, browser.site) = (origin.clone(), site);
+        let (status, page) = browser.post("/login", &[("token", &own), ("key", ALICE)]).await;
+        assert_eq!(status, 403, "{origin:?} {site:?}");
+        assert!(page.contains("not sent by this gateway&#39;s own page"));
+    }
+    assert!(!browser.cookies.iter().any(|(name, _)| name == "actpass"));
+    (browser.origin, browser.site) = (Some(gateway.url.clone()), None);
+    assert_eq!(browser.post("/login", &[("token", &own), ("key", ALICE)]).await.0, 303);
+    gateway.stop().await;
+}
+
+fn foreign_origins() -> Vec<(Option<String>, Option<&'static str>)> {
+    vec![
+        (None, None),
+        (None, Some("same-origin")),
+        (Some("null".to_owned()), None),
+        (Some("https://evil.example".to_owned()), Some("cross-site")),
+        (Some("http://127.0.0.1:1".to_owned()), Some("same-site")),
+        (Some("http://localhost".to_owned()), None),
+    ]
+}
+
+#[tokio::test]
+async fn no_form_but_the_sessions_own_does_anything() {
+    let (gateway, _) = start().await;
+    let id = ask(&gateway).await;
+    let mut bob = Browser::logged_in(&gateway, BOB).await;
+    let bobs = token(&bob.get("/").await.1);
+    let mut again = Browser::logged_in(&gateway, ALICE).await;
+    let anothers = token(&again.get("/").await.1);
+    let mut alice = Browser::logged_in(&gateway, ALICE).await;
+    let (_, page) = alice.get("/").await;
+    let (own, hash) = (token(&page), field(&page, "action_hash"));
+    assert_eq!(hash.len(), 64);
+
+    let paths = [format!("/approvals/{id}/approve"), format!("/approvals/{id}/reject")];
+    let fields =
+        |token: &str| [("token", token.to_owned()), ("action_hash", hash.clone()), ("note", String::new())];
+    for path in &paths {
+        for wrong in [
+            "",
+            &bobs,
+            &anothers,
+            own.strip_suffix(|_: char| true).unwrap(),
+            &own.to_uppercase(),
+            &"0".repeat(64),
+        ] {
+            let fields = fields(wrong);
+            let fields: Vec<_> = fields.iter().map(|(name, value)| (*name, value.as_str())).collect();
+            let (status, page) = alice.post(path, &fields).await;
+            assert_eq!(status, 403, "{wrong}");
+            assert!(page.contains("not of this session"));
+        }
+        let good = fields(&own);
+        let good: Vec<_> = good.iter().map(|(name, value)| (*name, value.as_str())).collect();
+        for (origin, site) in foreign_origins() {
+            (alice.origin, alice.site) = (origin.clone(), site);
+            assert_eq!(alice.post(path, &good).await.0, 403, "{origin:?} {site:?}");
+        }
+        (alice.origin, alice.site) = (Some(gateway.url.clone()), Some("same-origin"));
+        // A field is missing, is there twice, or is none of the form's.
+        assert_eq!(alice.post(path, &good[..2]).await.0, 400);
+        assert_eq!(alice.post(path, &[good[0], good[1], good[1]]).await.0, 400);
+        assert_eq!(alice.post(path, &[good[0], good[1], good[2], ("x", "y")]).await.0, 400);
+        let json = alice.client.post(format!("{}{path}", gateway.url)).header("cookie", alice.cookie());
+        let json = json.header("origin", &gateway.url).header("content-type", "text/plain");
+        assert_eq!(
+            json.body(format!("token={own}&action_hash={hash}&note=")).send().await.unwrap().status(),
+            400
+        );
+        let mut nobody = Browser::of(&gateway);
+        let (status, page) = nobody.post(path, &good).await;
+        assert_eq!(status, 403);
+        assert!(page.contains("not logged in") && page.contains("type=\"password\""));
+        assert_eq!(alice.get(path).await.0, 405, "looking changes nothing");
+        // An API key is no session, and a session is no API key.
+        let bearer = gateway.client.post(format!("{}{path}", gateway.url)).bearer_auth(ALICE);
+        let bearer =
+            bearer.header("origin", &gateway.url).header("content-type", "application/x-www-form-urlencoded");
+        assert_eq!(
+            bearer.body(format!("token={own}&action_hash={hash}&note=")).send().await.unwrap().status(),
+            403
+        );
+        let api =
+            gateway.client.post(format!("{}/api/v1{path}", gateway.url)).header("cookie", alice.cookie());
+        let api = api.header("content-type", "application/json").body("{}");
+        assert_eq!(api.send().await.unwrap().status(), 401);
+    }
+    for path in ["/logout", "/chain/verify"] {
+        assert_eq!(alice.post(path, &[("token", &bobs)]).await.0, 403);
+        assert_eq!(alice.post(path, &[]).await.0, 400);
+        assert_eq!(alice.get(path).await.0, 405);
+    }
+    assert_eq!(status_of(&gateway, &id).await, "pending");
+    assert_eq!(heading(&alice.get("/").await.1), "1 waiting");
+    gateway.stop().await;
+}
+
+#[tokio::test]
+async fn a_decision_is_recorded_with_its_note_and_who_made_it() {
+    let (gateway, _) = start().await;
+    let (yes, no) = (ask(&gateway).await, ask(&gateway).await);
+    let mut alice = Browser::logged_in(&gateway, ALICE).await;
+    let (_, page) = alice.get("/").await;
+    assert_eq!(heading(&page), "2 waiting");
+    assert!(page.contains("<title>(2) Approvals · ActPass</title>"));
+    assert!(!page.contains("class=\"hides\""));
+    for shown in ["refunds.create", "refund.medium_needs_approval", "0 s ago", "15 min left", ">sdk<"] {
+        assert!(page.contains(shown), "{shown}");
+    }
+    let fields = [("token", token(&page)), ("action_hash", field(&page, "action_hash"))];
+    let note = "called <i>them</i>\r\nand they said yes";
+    let fields = [(fields[0].0, &*fields[0].1), (fields[1].0, &*fields[1].1), ("note", note)];
+    let answer = alice.send(&format!("/approvals/{yes}/approve"), &fields).await;
+    assert_eq!(answer.status(), 303);
+    let to = answer.headers()["location"].to_str().unwrap().to_owned();
+    let (_, after) = alice.get(&to).await;
+    assert_eq!(heading(&after), "1 waiting");
+    assert!(after.contains("approved</strong> by alice at"));
+    let (_, one) = alice.get(&format!("/approvals/{yes}")).await;
+    assert!(one.contains("called &#60;i&#62;them&#60;/i&#62;\nand they said yes"));
+    assert!(one.contains("It was not used yet.") && !one.contains("<button class=\"approve\">"));
+
+    assert_eq!(alice.decide(&no, "reject", "  ").await.0, 303);
+    assert_eq!(
+        (status_of(&gateway, &yes).await, status_of(&gateway, &no).await),
+        ("approved".into(), "rejected".into())
+    );
+    let events = gateway.events("apk_one", "decisions").await;
+    let decided: Vec<_> = events.iter().filter(|e| text(e, "metadata.decided_by").is_some()).collect();
+    let said = |event: &Json| {
+        let noted = event.member("metadata").and_then(|metadata| metadata.member("has_note")).cloned();
+        (text(event, "event_type").unwrap().to_owned(), text(event, "key_name").unwrap().to_owned(), noted)
+    };
+    assert_eq!(said(decided[0]), ("approval.approved".into(), "alice".into(), Some(Json::Bool(true))));
+    assert_eq!(said(decided[1]), ("approval.rejected".into(), "alice".into(), Some(Json::Bool(false))));
+
+    let body = common::refund("25000", &format!(r#", "approval_request_id": "{yes}""#));
+    let body = body.replace("refund an order", "refund <b>an</b> order");
+    assert_eq!(text(&gateway.decide("apk_one", &body).await, "reason_code"), Some("approval.approved"));
+    assert!(alice.get(&format!("/approvals/{yes}")).await.1.contains("It was used."));
+    let (_, last) = alice.get("/").await;
+    assert!(
+        last.contains("approval.approved") && last.contains(">rejected</span>") && last.contains("by alice")
+    );
+
+    let third = ask(&gateway).await;
+    let (status, page) = alice.decide(&third, "approve", &"n".repeat(2001)).await;
+    assert_eq!(status, 422);
+    assert!(page.contains("note"));
+    assert_eq!(alice.decide(&third, "approve", &"\u{1f600}".repeat(2000)).await.0, 303);
+    gateway.stop().await;
+}
+
+#[tokio::test]
+async fn who_comes_second_is_told_who_was_first() {
+    let (gateway, time) = start().await;
+    let (id, late) = (ask(&gateway).await, ask(&gateway).await);
+    let mut alice = Browser::logged_in(&gateway, ALICE).await;
+    let mut bob = Browser::logged_in(&gateway, BOB).await;
+    let (_, seen) = bob.get(&format!("/approvals/{id}")).await;
+    assert_eq!(alice.decide(&id, "reject", "not this customer").await.0, 303);
+    let fields =
+        [("token", token(&seen)), ("action_hash", field(&seen, "action_hash")), ("note", "fine".to_owned())];
+    let fields: Vec<_> = fields.iter().map(|(name, value)| (*name, value.as_str())).collect();
+    let (status, page) = bob.post(&format!("/approvals/{id}/approve"), &fields).await;
+    assert_eq!(status, 409);
+    assert!(page.contains(
+        "Too late: alice rejected this at 2027-01-15 08:00:00 UTC. Your decision was not recorded."
+    ));
+    assert!(page.contains("not this customer"));
+    assert_eq!(status_of(&gateway, &id).await, "rejected");
+
+    let (_, seen) = bob.get(&format!("/approvals/{late}")).await;
+    time.fetch_add(900, Ordering::SeqCst);
+    let fields =
+        [("token", token(&seen)), ("action_hash", field(&seen, "action_hash")), ("note", String::new())];
+    let fields: Vec<_> = fields.iter().map(|(name, value)| (*name, value.as_str())).collect();
+    let (status, page) = bob.post(&format!("/approvals/{late}/approve"), &fields).await;
+    assert_eq!(status, 409);
+    assert!(page.contains("Too late: the time to decide ended at 2027-01-15 08:15:00 UTC, and nobody had."));
+    assert!(page.contains("expired</strong>") && !page.contains("<button class=\"approve\">"));
+    assert_eq!(heading(&bob.get("/").await.1), "Nothing waits");
+    gateway.stop().await;
+}
+
+#[tokio::test]
+async fn what_is_approved_is_what_was_seen() {
+    let (gateway, _) = start().await;
+    let small = ask_with(&gateway, "apk_one", r#"{"amount": 10001, "currency": "usd"}"#).await;
+    let large = ask_with(&gateway, "apk_one", r#"{"amount": 49999, "currency": "usd"}"#).await;
+    let mut alice = Browser::logged_in(&gateway, ALICE).await;
+    let (_, page) = alice.get(&format!("/approvals/{small}")).await;
+    let (token, seen) = (token(&page), field(&page, "action_hash"));
+    for hash in [seen.as_str(), "", &"0".repeat(64)] {
+        let fields = [("token", token.as_str()), ("action_hash", hash), ("note", "")];
+        let (status, page) = alice.post(&format!("/approvals/{large}/approve"), &fields).await;
+        assert_eq!(status, 409);
+        assert!(page.contains("about another action") && page.contains("49999"));
+    }
+    assert_eq!(status_of(&gateway, &large).await, "pending");
+    gateway.stop().await;
+}
+
+#[tokio::test]
+async fn two_at_once_decide_once() {
+    let (gateway, _) = start().await;
+    let id = ask(&gateway).await;
+    let mut browsers = Vec::new();
+    for key in [ALICE, BOB, ALICE, BOB] {
+        browsers.push(Browser::logged_in(&gateway, key).await);
+    }
+    let decided = join_all(browsers.iter_mut().map(|browser| browser.decide(&id, "approve", ""))).await;
+    let statuses: Vec<_> = decided.iter().map(|(status, _)| status.as_u16()).collect();
+    assert_eq!(statuses.iter().filter(|status| **status == 303).count(), 1, "{statuses:?}");
+    // Whoever looked after it was decided saw no form any more.
+    assert!(statuses.iter().all(|status| [303, 409, 403].contains(status)), "{statuses:?}");
+    gateway.stop().await;
+}
+
+#[tokio::test]
+async fn whatever_the_arguments_hold_is_text() {
+    let (gateway, _) = start().await;
+    let args = r#"{"amount": 12345.50, "currency": "usd", "big": 12345678901234567.25, "memo":
+        "<script>alert(1)</script><img src=x onerror=alert(2)>\"'`&amp;</div>{{7*7}}\u0000\u202egpj.exe\u200b\ufeff 😀 שלום",
+        "</textarea><svg onload=alert(3)>": [[], {}, null, true, -0, 1e-7]}"#;
+    let id = ask_with(&gateway, "apk_one", args).await;
+    let mut alice = Browser::logged_in(&gateway, ALICE).await;
+    for path in ["/".to_owned(), format!("/approvals/{id}")] {
+        let (status, page) = alice.get(&path).await;
+        assert_eq!(status, 200);
+        for raw in ["<script>alert", "<img src=x", "<svg", "<b>an", "\u{202e}", "\u{200b}", "\u{feff}", "\0"]
+        {
+            assert!(!page.contains(raw), "{raw:?}");
+        }
+        assert!(page.contains("class=\"hides\""));
+        for shown in [
+            "&#60;script&#62;alert(1)&#60;/script&#62;",
+            "\\&#34;&#39;`&#38;amp;&#60;/div&#62;{{7*7}}",
+            ">\\u0000\\u202e</mark>gpj.exe",
+            ">\\u200b\\ufeff</mark> 😀 שלום",
+            "&#60;/textarea&#62;&#60;svg onload=alert(3)&#62;",
+            "12345.50,",
+            "12345678901234567.25,",
+            "-0,",
+            "1e-7\n",
+            "refund &#60;b&#62;an&#60;/b&#62; order",
+        ] {
+            assert!(page.contains(shown), "{shown} in {page}");
+        }
+    }
+    gateway.stop().await;
+}
+
+#[tokio::test]
+async fn what_is_too_large_for_the_list_is_decided_where_all_of_it_is() {
+    let (gateway, _) = start().await;
+    let keys: Vec<_> = (0..10_000).map(|key| format!(r#""key{key}": {key}"#)).collect();
+    let args = format!(r#"{{"amount": 25000, "currency": "usd", {}}}"#, keys.join(","));
+    let many = ask_with(&gateway, "apk_one", &args).await;
+    let long = format!(r#"{{"amount": 25000, "currency": "usd", "memo": "{}end"}}"#, "word ".repeat(2000));
+    let long = ask_with(&gateway, "apk_one", &long).await;
+    let mut alice = Browser::logged_in(&gateway, ALICE).await;
+    let (_, page) = alice.get("/").await;
+    assert!(page.len() < 64 * 1024, "{}", page.len());
+    assert!(!page.contains("key9999") && !page.contains(&format!("action=\"/approvals/{many}/approve\"")));
+    assert!(page.contains(&format!("<a href=\"/approvals/{many}\">See all of them and decide</a>")));
+    assert!(page.contains("10003 characters: show all") && page.contains("word end"));
+    let (_, one) = alice.get(&format!("/approvals/{many}")).await;
+    assert!(one.contains("&#34;key9999&#34;: 9999\n}"));
+    assert_eq!(alice.decide(&many, "approve", "").await.0, 303);
+    assert_eq!(alice.decide(&long, "reject", "").await.0, 303);
+
+    // Together they are too many, though none is alone.
+    let each = format!(r#"{{"amount": 25000, "currency": "usd", "memo": "{}"}}"#, "x".repeat(15_000));
+    for _ in 0..20 {
+        ask_with(&gateway, "apk_one", &each).await;
+    }
+    let (_, page) = alice.get("/").await;
+    assert_eq!(page.matches("<button class=\"approve\">").count(), 17);
+    assert_eq!(page.matches("See all of them and decide").count(), 3);
+    gateway.stop().await;
+}
+
+#[tokio::test]
+async fn one_tenant_sees_nothing_of_another() {
+    let (gateway, _) = start().await;
+    let id = ask(&gateway).await;
+    let theirs = ask_with(&gateway, "apk_two", r#"{"amount": 30000, "currency": "usd"}"#).await;
+    let mut alice = Browser::logged_in(&gateway, ALICE).await;
+    let hash = field(&alice.get("/").await.1, "action_hash");
+    let mut eve = Browser::logged_in(&gateway, EVE).await;
+    for path in ["/", "/live", &format!("/?decided={id}")] {
+        let (status, page) = eve.get(path).await;
+        assert_eq!((status, heading(&page)), (StatusCode::OK, "1 waiting"));
+        assert!(
+            page.contains(&theirs)
+                && !page.contains(&id)
+                && page.contains("30000")
+                && !page.contains("25000")
+        );
+        assert!(page.contains("<dt>Events</dt><dd>1</dd>"));
+    }
+    assert_eq!(eve.get(&format!("/approvals/{id}")).await.0, 404);
+    let token = token(&eve.get("/").await.1);
+    for word in ["approve", "reject"] {
+        let fields = [("token", token.as_str()), ("action_hash", &hash), ("note", "")];
+        assert_eq!(eve.post(&format!("/approvals/{id}/{word}"), &fields).await.0, 404);
+    }
+    assert_eq!(status_of(&gateway, &id).await, "pending");
+    gateway.stop().await;
+}
+
+#[tokio::test]
+async fn a_session_ends_by_itself() {
+    let (gateway, time) = start().await;
+    let id = ask(&gateway).await;
+    let mut alice = Browser::logged_in(&gateway, ALICE).await;
+    let (_, page) = alice.get("/").await;
+    for _ in 0..3 {
+        time.fetch_add(599, Ordering::SeqCst);
+        assert_eq!(alice.get("/live").await.0, 200);
+    }
+    time.fetch_add(3, Ordering::SeqCst);
+    let (status, form) = alice.get("/live").await;
+    assert_eq!(status, 403, "to be refreshed is not to be used");
+    assert!(form.contains("type=\"password\""));
+    let fields =
+        [("token", token(&page)), ("action_hash", field(&page, "action_hash")), ("note", String::new())];
+    let fields: Vec<_> = fields.iter().map(|(name, value)| (*name, value.as_str())).collect();
+    assert_eq!(alice.post(&format!("/approvals/{id}/approve"), &fields).await.0, 403);
+
+    let mut alice = Browser::logged_in(&gateway, ALICE).await;
+    for _ in 0..28 {
+        time.fetch_add(1000, Ordering::SeqCst);
+        assert!(alice.get("/").await.1.contains("id=\"requests\""));
+    }
+    time.fetch_add(800, Ordering::SeqCst);
+    assert!(alice.get("/").await.1.contains("type=\"password\""), "eight hours");
+    gateway.stop().await;
+}
+
+#[tokio::test]
+async fn every_answer_says_what_a_browser_may_do_with_it() {
+    let (gateway, _) = start_with("requests_per_second = 1\nburst = 100").await;
+    let id = ask(&gateway).await;
+    let alice = Browser::logged_in(&gateway, ALICE).await;
+    let style = {
+        let (_, page) = Browser::of(&gateway).get("/").await;
+        page.split_once("rel=\"stylesheet\" href=\"").unwrap().1.split_once('"').unwrap().0.to_owned()
+    };
+    let (one, approve) = (format!("/approvals/{id}"), format!("/approvals/{id}/approve"));
+    for cookie in [String::new(), alice.cookie()] {
+        for (method, path, asset) in [
+            ("GET", "/", false),
+            ("GET", "/live", false),
+            ("GET", &one, false),
+            ("GET", "/approvals/apr_0", false),
+            ("GET", &approve, false),
+            ("POST", &approve, false),
+            ("POST", "/login", false),
+            ("POST", "/logout", false),
+            ("POST", "/chain/verify", false),
+            ("GET", "/approvals/%ff", false),
+            ("GET", "/assets/none.js", false),
+            ("GET", &style, true),
+        ] {
+            let request = gateway.client.request(method.parse().unwrap(), format!("{}{path}", gateway.url));
+            let response = request.header("cookie", &cookie).send().await.unwrap();
+            let header =
+                |name: &str| response.headers().get(name).map_or("", |value| value.to_str().unwrap());
+            let policy = header("content-security-policy");
+            assert!(
+                policy
+                    .starts_with("default-src 'none'; script-src 'self'; style-src 'self'; img-src 'self'; "),
+                "{path}"
+            );
+            for directive in
+                ["form-action 'self'", "base-uri 'none'", "frame-ancestors 'none'", "trusted-types 'none'"]
+            {
+                assert!(policy.contains(directive), "{path} {directive}");
+            }
+            assert!(!policy.contains("unsafe"));
+            assert_eq!(header("x-content-type-options"), "nosniff", "{path}");
+            assert_eq!(header("referrer-policy"), "same-origin", "{path}");
+            assert_eq!(header("x-frame-options"), "DENY", "{path}");
+            assert_eq!(header("cross-origin-opener-policy"), "same-origin", "{path}");
+            assert_eq!(header("cross-origin-resource-policy"), "same-origin", "{path}");
+            let kept = if asset { "public, max-age=31536000, immutable" } else { "no-store" };
+            assert_eq!(header("cache-control"), kept, "{path}");
+            assert!(header("access-control-allow-origin").is_empty());
+        }
+    }
+    gateway.stop().await;
+}
+
+#[tokio::test]
+async fn the_page_loads_its_own_files_alone_and_has_nothing_inline() {
+    let (gateway, _) = start().await;
+    let id = ask(&gateway).await;
+    let mut alice = Browser::logged_in(&gateway, ALICE).await;
+    let mut found = std::collections::BTreeSet::new();
+    for path in ["/", &format!("/approvals/{id}")] {
+        let (_, page) = alice.get(path).await;
+        for inline in ["style=", "<style", " on", "javascript:", "http:", "https:", "http-equiv"] {
+            let inside = page
+                .split('<')
+                .skip(1)
+                .filter_map(|tag| tag.split('>').next())
+                .any(|tag| tag.contains(inline));
+            assert!(!inside, "{inline} in {page}");
+        }
+        assert!(
+            page.split("<script")
+                .skip(1)
+                .all(|tag| tag.starts_with(" src=\"/assets/") && tag.contains("></script>"))
+        );
+        let links = page.split(['"']).filter(|text| text.starts_with("/assets/")).map(str::to_owned);
+        found.extend(links);
+    }
+    assert_eq!(found.len(), 3, "{found:?}");
+    for path in &found {
+        let response = gateway.client.get(format!("{}{path}", gateway.url)).send().await.unwrap();
+        assert_eq!(response.status(), 200);
+        let (kind, extension) =
+            (response.headers()["content-type"].to_str().unwrap(), path.rsplit('.').next().unwrap());
+        let expected = match extension {
+            "css" => "text/css; charset=utf-8",
+            "js" => "text/javascript; charset=utf-8",
+            _ => "image/svg+xml",
+        };
+        assert_eq!(kind, expected);
+        let content = response.bytes().await.unwrap();
+        let hash = actpass_core::sha256_hex(&content);
+        assert!(path.contains(hash.get(..16).unwrap()), "its path names its content");
+        let (stem, _) = path.split_once('-').unwrap();
+        let other = format!("{}{stem}-{}.{extension}", gateway.url, "0".repeat(16));
+        assert_eq!(gateway.client.get(other).send().await.unwrap().status(), 404);
+    }
+    gateway.stop().await;
+}
+
+#[tokio::test]
+async fn the_ledgers_state_is_what_was_found() {
+    let (gateway, _) = start().await;
+    let mut alice = Browser::logged_in(&gateway, ALICE).await;
+    assert!(alice.get("/").await.1.contains("Nothing was decided yet."));
+    for _ in 0..3 {
+        ask(&gateway).await;
+    }
+    let response = gateway.get("/api/v1/evidence/chains/decisions/verify", "apk_one").send().await.unwrap();
+    let (_, verified) = common::json(response).await;
+    let (_, page) = alice.get("/").await;
+    assert!(page.contains("All events are verified: the first at 2027-01-15 08:00:00 UTC"));
+    assert!(page.contains(text(&verified, "head").unwrap()) && page.contains("<dt>Events</dt><dd>3</dd>"));
+
+    let file = rusqlite::Connection::open(gateway.folder.path().join("data.db")).unwrap();
+    file.busy_timeout(Duration::from_secs(5)).unwrap();
+    let edit = "SELECT group_concat('DROP TRIGGER ' || name, ';') FROM sqlite_master WHERE type = 'trigger'";
+    let drop: String = file.query_row(edit, [], |row| row.get(0)).unwrap();
+    file.execute_batch(&drop).unwrap();
+    let changed = file
+        .execute(
+            "UPDATE events SET event = replace(event, 'refunds.create', 'refunds.createx') WHERE seq = 2",
+            [],
+        )
+        .unwrap();
+    assert_eq!(changed, 1);
+    // What was verified is not read again, until somebody wants it to be.
+    assert!(alice.get("/").await.1.contains("All events are verified"));
+    let token = token(&alice.get("/").await.1);
+    let answer = alice.send("/chain/verify", &[("token", &token)]).await;
+    assert_eq!((answer.status().as_u16(), answer.headers()["location"].to_str().unwrap()), (303, "/#chain"));
+    for _ in 0..2 {
+        let (_, page) = alice.get("/").await;
+        assert!(page.contains("class=\"state broken\">Event 2 is not what was recorded"), "{page}");
+    }
+    gateway.stop().await;
+}
+
+#[tokio::test]
+async fn a_long_chain_is_verified_look_by_look() {
+    let (gateway, _) = start().await;
+    let body = common::refund("1", "");
+    for _ in 0..22 {
+        join_all((0..50).map(|_| gateway.decide("apk_one", &body))).await;
+    }
+    let mut alice = Browser::logged_in(&gateway, ALICE).await;
+    let (_, page) = alice.get("/").await;
+    assert!(page.contains("The first 1\u{202f}000 events are verified, the others not yet."), "{page}");
+    assert!(page.contains("<dt>Events</dt><dd>1\u{202f}100</dd>"));
+    assert!(alice.get("/").await.1.contains("All events are verified"));
+    gateway.stop().await;
+}
+
+#[tokio::test]
+async fn trying_keys_is_slow_and_a_keys_limit_is_the_pages_too() {
+    let (gateway, _) = start_with("requests_per_second = 1\nburst = 8").await;
+    let mut browser = Browser::of(&gateway);
+    let token = token(&browser.get("/").await.1);
+    let cookie = browser.cookie();
+    let attempts = join_all((0..40).map(|number| {
+        let request = gateway.client.post(format!("{}/login", gateway.url)).header("origin", &gateway.url);
+        let request =
+            request.header("cookie", &cookie).header("content-type", "application/x-www-form-urlencoded");
+        let body = format!("token={token}&key=apdv_guess_{number}");
+        async move {
+            let response = request.body(body).send().await.unwrap();
+            (response.status().as_u16(), response.headers().contains_key("retry-after"))
+        }
+    }));
+    let attempts = attempts.await;
+    let wrong = attempts.iter().filter(|attempt| **attempt == (403, false)).count();
+    let turned_away = attempts.iter().filter(|attempt| **attempt == (429, true)).count();
+    assert_eq!((wrong, turned_away), (16, 24), "{attempts:?}");
+
+    // Who does not wait for the answer tries no faster.
+    let impatient = |number: u8| {
+        let request = gateway.client.post(format!("{}/login", gateway.url)).header("origin", &gateway.url);
+        let request =
+            request.header("cookie", &cookie).header("content-type", "application/x-www-form-urlencoded");
+        request
+            .body(format!("token={token}&key=apdv_guess_{number}"))
+            .timeout(Duration::from_millis(300))
+            .send()
+    };
+    let attempts = join_all((0..16).map(impatient)).await;
+    assert!(attempts.iter().all(|attempt| attempt.as_ref().is_err_and(reqwest::Error::is_timeout)));
+    assert_eq!(impatient(16).await.unwrap().status(), 429);
+    tokio::time::sleep(Duration::from_millis(900)).await;
+    assert_eq!(browser.log_in("apdv_one").await.0, 303);
+
+    let mut statuses = Vec::new();
+    for _ in 0..10 {
+        statuses.push(browser.get("/live").await.0.as_u16());
+    }
+    assert_eq!((statuses[0], statuses[9]), (200, 429), "{statuses:?}");
+    gateway.stop().await;
+}
+
+#[tokio::test]
+async fn over_https_the_cookie_is_for_https_alone() {
+    // The gateway's own TLS.
+    let folder = tempfile::TempDir::new().unwrap();
+    let made = rcgen::generate_simple_self_signed(vec!["127.0.0.1".to_owned()]).unwrap();
+    std::fs::write(folder.path().join("certificate.pem"), made.cert.pem()).unwrap();
+    std::fs::write(folder.path().join("key.pem"), made.signing_key.serialize_pem()).unwrap();
+    common::install_provider();
+    let config =
+        format!("{}\n[tls]\ncertificate = \"certificate.pem\"\nkey = \"key.pem\"\n", common::config(""));
+    let mut settings = Settings::parse(&config, folder.path()).unwrap();
+    add_operators(&mut settings.keyring);
+    let server = actpass_gateway::server::Server::start(settings).await.unwrap();
+    let certificate = reqwest::Certificate::from_pem(made.cert.pem().as_bytes()).unwrap();
+    let client =
+        Client::builder().no_proxy().redirect(Policy::none()).tls_certs_only([certificate]).build().unwrap();
+    let mut alice = Browser::with(client, &server.url());
+    let (_, form) = alice.get("/").await;
+    let answer = alice.send("/login", &[("token", &token(&form)), ("key", ALICE)]).await;
+    assert_eq!((answer.status().as_u16(), answer.version()), (303, reqwest::Version::HTTP_2));
+    let cookie = answer.headers()["set-cookie"].to_str().unwrap();
+    assert!(cookie.starts_with("__Host-actpass="), "{cookie}");
+    assert!(cookie.ends_with("; Path=/; HttpOnly; SameSite=Strict; Max-Age=28800; Secure"), "{cookie}");
+    assert!(alice.get("/").await.1.contains("Nothing waits"));
+    alice.cookies.iter_mut().for_each(|(name, _)| *name = name.replace("__Host-", ""));
+    assert!(alice.get("/").await.1.contains("type=\"password\""), "a plain cookie may be from elsewhere");
+    server.stop().await.unwrap();
+
+    // A proxy's: the browser has https where the gateway sees http.
+    let (gateway, _) = start().await;
+    let mut alice = Browser::of(&gateway);
+    let (_, form) = alice.get("/").await;
+    alice.origin = Some(gateway.url.replace("http://", "https://"));
+    let answer = alice.send("/login", &[("token", &token(&form)), ("key", ALICE)]).await;
+    let cookie = answer.headers()["set-cookie"].to_str().unwrap();
+    assert!(cookie.starts_with("__Host-actpass=") && cookie.ends_with("; Secure"), "{cookie}");
+    assert!(alice.get("/").await.1.contains("Nothing waits"));
+    gateway.stop().await;
+}

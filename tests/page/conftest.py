@@ -1,0 +1,154 @@
+"""A gateway, and a browser that looks at its page."""
+
+import json
+import os
+import shutil
+import subprocess
+import urllib.request
+from pathlib import Path
+
+import pytest
+from playwright.sync_api import sync_playwright
+
+AGENT = "apk_page_secret"
+ALICE = "apdv_page_secret"
+ROOT = Path(__file__).resolve().parents[2]
+GATEWAY = os.environ["ACTPASS_GATEWAY"]
+OUTPUT = Path(os.environ["ACTPASS_TEST_OUTPUT"])
+
+# Nothing of the browser's own may go out: what a test sees leave is the page's doing.
+FLAGS = [
+    "--disable-gpu",
+    "--disable-quic",
+    "--no-first-run",
+    "--disable-background-networking",
+    "--disable-component-update",
+    "--disable-sync",
+]
+# Root has no sandbox.
+if os.geteuid() == 0:
+    FLAGS.append("--no-sandbox")
+
+
+class Gateway:
+    """A gateway of its own for each test."""
+
+    def __init__(self, folder):
+        """Writes its settings and starts it."""
+        keys = [("agent", AGENT, "agent"), ("alice", ALICE, "operator"), ("bob", "apdv_page_bob_secret", "operator")]
+        settings = 'listen = "127.0.0.1:0"\ndata = "data.db"\n[[tenants]]\nid = "shop"\n'
+        settings += f"policy = {json.dumps(str(ROOT / 'policies/refunds.json'))}\n"
+        for name, key, role in keys:
+            hashing = subprocess.run([GATEWAY, "key", "hash"], input=key, capture_output=True, text=True, check=True)
+            settings += f'[[keys]]\nname = "{name}"\n{hashing.stdout.strip()}\ntenant = "shop"\nrole = "{role}"\n'
+        (folder / "gateway.toml").write_text(settings)
+        self.log = (OUTPUT / "page-gateway.log").open("ab")
+        command = [GATEWAY, "serve", "--config", folder / "gateway.toml"]
+        self.process = subprocess.Popen(command, stdout=subprocess.PIPE, stderr=self.log, text=True)
+        self.url = self.process.stdout.readline().strip().removeprefix("listening on ")
+
+    def call(self, path, body=None, key=AGENT):
+        """Calls the API."""
+        data = None if body is None else json.dumps(body).encode()
+        headers = {"authorization": f"Bearer {key}", "content-type": "application/json"}
+        with urllib.request.urlopen(urllib.request.Request(self.url + path, data, headers)) as answer:
+            return json.load(answer)
+
+    def ask(self, args=None, goal="Refund order 7731: the parcel arrived broken", **more):
+        """Asks for a refund that needs an approval: its id."""
+        args = {"amount": 25000, "currency": "usd", **(args or {})}
+        body = {"agent_id": "support", "goal": goal, "tool": "refunds.create", "resource": "order/7731", "args": args}
+        return self.call("/api/v1/actions/preflight", {**body, **more})["approval_request_id"]
+
+    def approval(self, approval):
+        """What the API says of an approval."""
+        return self.call(f"/api/v1/approvals/{approval}")
+
+    def stop(self):
+        """Stops it."""
+        self.process.terminate()
+        assert self.process.wait(20) == 0
+        self.process.stdout.close()
+        self.log.close()
+
+
+@pytest.fixture
+def gateway(tmp_path):
+    """A gateway that has decided nothing yet."""
+    running = Gateway(tmp_path)
+    yield running
+    running.stop()
+
+
+@pytest.fixture(scope="session")
+def chromium():
+    """The browser; without one the tests are skipped on a person's machine, and fail where nobody would notice."""
+    path = os.environ.get("CHROMIUM") or next(
+        filter(None, map(shutil.which, ["chromium", "chromium-browser", "google-chrome"])), None
+    )
+    if path is None:
+        missing = "there is no Chromium, so nobody looked at the page: install it, or name it in CHROMIUM"
+        if os.environ.get("CI") == "true":
+            pytest.fail(missing)
+        pytest.skip(missing)
+    with sync_playwright() as playwright:
+        browser = playwright.chromium.launch(executable_path=path, args=FLAGS)
+        yield browser
+        browser.close()
+
+
+class Watch:
+    """What a page did that it must not do."""
+
+    def __init__(self, page, url):
+        """Begins to watch."""
+        self.found, self.url = [], url
+        page.on("console", self.message)
+        page.on("pageerror", lambda error: self.found.append(f"error: {error}"))
+        page.on("dialog", lambda dialog: (self.found.append(f"dialog: {dialog.message}"), dialog.dismiss()))
+        page.on("request", self.request)
+        page.on("requestfailed", lambda request: self.found.append(f"failed: {request.url} {request.failure}"))
+
+    def message(self, message):
+        """Violations of the content security policy are among the errors."""
+        if message.type in ("error", "warning"):
+            self.found.append(f"console: {message.text}")
+
+    def request(self, request):
+        """Everything is from the gateway."""
+        if not request.url.startswith(self.url + "/"):
+            self.found.append(f"request: {request.url}")
+
+
+@pytest.fixture
+def visit(chromium, gateway):
+    """Makes pages, each a browser of its own, and at the end finds nothing amiss in any."""
+    opened = []
+
+    def page(**settings):
+        context = chromium.new_context(**settings)
+        context.set_default_timeout(20_000)
+        page = context.new_page()
+        opened.append((context, Watch(page, gateway.url)))
+        page.watch = opened[-1][1]
+        page.goto(gateway.url)
+        return page
+
+    yield page
+    for context, _ in opened:
+        context.close()
+    assert [watch.found for _, watch in opened] == [[] for _ in opened]
+
+
+@pytest.fixture
+def operator(visit):
+    """Makes pages on which Alice is logged in."""
+
+    def page(**settings):
+        page = visit(**settings)
+        page.get_by_label("Operator's API key").fill(ALICE)
+        page.get_by_role("button", name="Log in").click()
+        page.get_by_role("button", name="Log out").wait_for()
+        return page
+
+    return page

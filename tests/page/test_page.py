@@ -1,0 +1,227 @@
+"""The page for the people who approve, in Chromium."""
+
+import os
+from pathlib import Path
+
+import pytest
+from conftest import ALICE
+from playwright.sync_api import expect
+
+PICTURES = Path(os.environ["ACTPASS_TEST_OUTPUT"])
+
+# Each of these would show in another way than as text if the page let it.
+HOSTILE = {
+    "memo": "<script>alert(1)</script><img src=x onerror=alert(2)>",
+    "</div><svg onload=alert(3)>": "\"'`&amp;",
+    "name": "invoice\u202egpj.exe\u200b\u0000 שלום 😀",
+    "link": "https://evil.example/x.png",
+}
+SHOWN = [
+    '"memo": "<script>alert(1)</script><img src=x onerror=alert(2)>"',
+    '"</div><svg onload=alert(3)>": "\\"\'`&amp;"',
+    '"name": "invoice\\u202egpj.exe\\u200b\\u0000 שלום 😀"',
+    '"link": "https://evil.example/x.png"',
+]
+
+both = pytest.mark.parametrize("script", [True, False], ids=["script", "no script"])
+
+
+def session(page):
+    """The cookie of the session."""
+    return next(cookie for cookie in page.context.cookies() if cookie["name"] == "actpass")
+
+
+@both
+def test_hostile_arguments_are_text_and_are_approved_with_a_note(gateway, operator, script):
+    approval = gateway.ask(HOSTILE, goal="Pay <b>now</b>\nand ask nobody")
+    page = operator(java_script_enabled=script)
+    expect(page).to_have_title("(1) Approvals · ActPass")
+    card = page.locator(f"#{approval}")
+    for shown in [*SHOWN, "Pay <b>now</b>\nand ask nobody", "refund.medium_needs_approval", '"amount": 25000']:
+        assert shown in card.inner_text(), shown
+    assert card.locator("script, img, svg, b").count() == 0
+    assert card.locator(".code mark").all_inner_texts() == ["\\u202e", "\\u200b\\u0000"]
+    expect(card.locator(".hides")).to_be_visible()
+
+    card.get_by_label("Note").fill("asked the customer\nand the bank")
+    card.get_by_role("button", name="Approve").click()
+    expect(page.locator(".done")).to_contain_text("refunds.create is approved by alice at")
+    expect(page.get_by_role("heading", name="Nothing waits")).to_be_visible()
+    expect(page).to_have_title("Approvals · ActPass")
+    assert page.locator("article").count() == 0
+    decided = gateway.approval(approval)
+    assert (decided["status"], decided["decided_by"]) == ("approved", "alice")
+
+    page.locator("#last").get_by_role("link", name="refunds.create").first.click()
+    expect(page.locator("blockquote")).to_have_text("asked the customer\nand the bank")
+    assert page.get_by_role("button", name="Approve").count() == 0
+    for shown in SHOWN:
+        assert shown in page.locator("article").inner_text(), shown
+
+
+@both
+def test_rejected_and_logged_out(gateway, operator, script):
+    approval = gateway.ask()
+    page = operator(java_script_enabled=script)
+    cookie = session(page)
+    assert (cookie["httpOnly"], cookie["sameSite"], cookie["secure"]) == (True, "Strict", False)
+    page.get_by_role("button", name="Reject").click()
+    expect(page.locator(".done")).to_contain_text("refunds.create is rejected by alice at")
+    assert gateway.approval(approval)["status"] == "rejected"
+    page.get_by_role("button", name="Verify all again").click()
+    expect(page.locator(".state")).to_contain_text("All events are verified")
+    page.get_by_role("button", name="Log out").click()
+    expect(page.get_by_label("Operator's API key")).to_be_visible()
+    assert not [cookie for cookie in page.context.cookies() if cookie["name"] == "actpass"]
+
+
+def test_it_refreshes_itself_and_leaves_what_is_written_alone(gateway, operator):
+    first, second = gateway.ask(), gateway.ask({"amount": 31000})
+    page = operator(viewport={"width": 900, "height": 2400})
+    note = page.locator(f"#{second}").get_by_label("Note")
+    note.click()
+    note.press_sequentially("I am still wri")
+    place = page.locator(f"#{second}").bounding_box()
+    third = gateway.ask({"amount": 32000})
+    gateway.call(f"/api/v1/approvals/{first}/reject", {}, key=ALICE)
+
+    expect(page.locator(f"#{third}")).to_be_visible()
+    expect(page.get_by_role("heading", name="2 waiting")).to_be_visible()
+    expect(page).to_have_title("(2) Approvals · ActPass")
+    # Nothing under the pointer moved; what is decided says so, and cannot be decided again.
+    gone = page.locator(f"#{first}")
+    expect(gone.locator(".gone")).to_be_visible()
+    expect(gone.locator(".approve")).to_be_disabled()
+    assert page.locator(f"#{second}").bounding_box() == place
+    expect(note).to_be_focused()
+    note.press_sequentially("ting")
+    expect(note).to_have_value("I am still writing")
+
+    # The one that is written about is decided elsewhere: what was written stays.
+    gateway.call(f"/api/v1/approvals/{second}/approve", {}, key=ALICE)
+    expect(page.locator(f"#{second} .gone")).to_be_visible()
+    expect(note).to_have_value("I am still writing")
+    page.locator(f"#{second} .gone").get_by_role("link").click()
+    expect(page.locator(".times")).to_contain_text("approved by alice")
+
+
+def test_it_says_when_it_is_not_up_to_date(gateway, operator):
+    gateway.ask()
+    page = operator()
+    expect(page.locator("#stale")).to_be_hidden()
+    page.route("**/live", lambda route: route.fulfill(status=500, body="no"))
+    expect(page.locator("#stale")).to_have_text("The gateway does not answer as it should, so this is not up to date.")
+    page.unroute("**/live")
+    expect(page.locator("#stale")).to_be_hidden()
+    page.context.clear_cookies()
+    expect(page.locator("#stale")).to_have_text("Your session has ended. Refresh the page to log in again.")
+    assert all("status of 500" in found or "status of 403" in found for found in page.watch.found)
+    page.watch.found.clear()
+
+
+def test_two_clicks_decide_once_and_the_second_person_is_told(gateway, operator):
+    approval = gateway.ask()
+    page = operator()
+    gateway.call(f"/api/v1/approvals/{approval}/reject", {"note": "no"}, key="apdv_page_bob_secret")
+    page.locator(f"#{approval}").get_by_role("button", name="Approve").click()
+    expect(page.get_by_role("alert")).to_contain_text("Too late: bob rejected this at")
+    assert [found for found in page.watch.found if "status of 409" not in found] == []
+    page.watch.found.clear()
+    page.get_by_role("link", name="All requests").click()
+
+    approval = gateway.ask()
+    expect(page.locator(f"#{approval}")).to_be_visible()
+    page.locator(f"#{approval}").get_by_role("button", name="Approve").dblclick()
+    expect(page.locator(".done")).to_contain_text("approved by alice")
+
+
+def test_the_keyboard_is_enough(gateway, visit):
+    approval = gateway.ask()
+    page = visit()
+    expect(page.get_by_label("Operator's API key")).to_be_focused()
+    page.keyboard.type(ALICE)
+    page.keyboard.press("Enter")
+    page.get_by_role("heading", name="1 waiting").wait_for()
+    stops = []
+    for _ in range(8):
+        page.keyboard.press("Tab")
+        stops.append(page.evaluate("document.activeElement.textContent.trim() || document.activeElement.name"))
+    assert stops[:7] == ["ActPass", "Log out", "Refresh", "refunds.create", "note", "Approve", "Reject"]
+    page.keyboard.press("Shift+Tab")
+    outline = page.evaluate("getComputedStyle(document.activeElement).outlineStyle")
+    assert outline == "solid"
+    page.keyboard.press("Shift+Tab")
+    page.keyboard.press("Enter")
+    page.locator(".done").wait_for()
+    assert gateway.approval(approval)["status"] == "approved"
+
+
+CONTRAST = """() => {
+  const channel = value => (value /= 255) <= .04045 ? value / 12.92 : ((value + .055) / 1.055) ** 2.4;
+  const parse = colour => colour.match(/[\\d.]+/g).map(Number);
+  const light = ([r, g, b]) => .2126 * channel(r) + .7152 * channel(g) + .0722 * channel(b);
+  const ground = element => {
+    for (; element; element = element.parentElement) {
+      const colour = parse(getComputedStyle(element).backgroundColor);
+      if (colour[3] !== 0) return colour;
+    }
+  };
+  const low = [];
+  let looked = 0;
+  for (const element of document.querySelectorAll("body *")) {
+    const text = [...element.childNodes].some(node => node.nodeType === 3 && node.data.trim());
+    if (!text || !element.checkVisibility()) continue;
+    looked += 1;
+    const [a, b] = [light(parse(getComputedStyle(element).color)), light(ground(element))];
+    const ratio = (Math.max(a, b) + .05) / (Math.min(a, b) + .05);
+    if (ratio < 4.5) low.push(`${element.tagName}.${element.className} ${ratio.toFixed(2)}`);
+  }
+  return [looked, low];
+}"""
+
+
+@pytest.mark.parametrize(
+    ("name", "settings"),
+    [
+        ("light", {"color_scheme": "light", "viewport": {"width": 960, "height": 1080}}),
+        ("dark", {"color_scheme": "dark", "viewport": {"width": 960, "height": 1080}}),
+        ("narrow", {"color_scheme": "light", "viewport": {"width": 320, "height": 640}}),
+    ],
+)
+def test_it_can_be_read(gateway, operator, name, settings):
+    ask = {"tool": "refunds.create", "resource": "", "agent_id": "support", "goal": "Refund an order"}
+    for amount in (4900, 900000):
+        body = {**ask, "args": {"amount": amount, "currency": "usd"}}
+        gateway.call("/api/v1/actions/preflight", body)
+    gateway.ask({"order": "7731", "reason": "damaged"}, user_id="customer-118")
+    gateway.ask({"amount": 31000, "memo": "invoice\u202egpj.exe <b>urgent</b>"}, goal="Refund what the e-mail says")
+    page = operator(**settings)
+    looked, low = page.evaluate(CONTRAST)
+    assert low == []
+    assert looked > 50
+    assert page.evaluate("document.documentElement.scrollWidth <= innerWidth"), "it does not scroll sideways"
+    unlabelled = "[...document.querySelectorAll('[type=password], textarea')].filter(i => !i.labels.length).length"
+    assert page.evaluate(unlabelled) == 0
+    small = "[...document.querySelectorAll('button')].filter(b => b.getBoundingClientRect().height < 32).length"
+    assert page.evaluate(small) == 0
+    page.screenshot(path=PICTURES / f"page-{name}.png", full_page=True)
+
+
+def test_what_a_page_must_not_do_is_seen(gateway, operator):
+    """The other tests find nothing amiss because nothing is, not because they would not see it."""
+    page = operator()
+    page.evaluate("""() => {
+        document.body.setAttribute("style", "opacity: .5");
+        const other = document.createElement("img");
+        other.src = "http://127.0.0.1:1/x.png";
+        document.body.append(other);
+        try { document.body.insertAdjacentHTML("beforeend", "<p>"); } catch { document.body.append("refused"); }
+    }""")
+    expect(page.locator("body")).to_contain_text("refused")
+    page.wait_for_timeout(500)
+    assert page.evaluate("getComputedStyle(document.body).opacity") == "1"
+    found = "\n".join(page.watch.found)
+    assert "Applying inline style violates" in found, found
+    assert "127.0.0.1:1/x.png' violates" in found, found
+    assert "TrustedHTML" in found, found
+    page.watch.found.clear()
