@@ -2,6 +2,7 @@
 # make test    everything, every language; prints the counts
 # make lint    formatting, clippy, rustdoc, ruff, mypy, licences
 # make python  builds the Python package and installs it into .venv/
+# make node    builds, tests and packs the Node package, into target/npm/
 # make bench   what the client adds to a call, side by side
 # make bench-gateway  what the gateway records in a second, on each store
 # make fuzz    looks for bytes that break something: FUZZ_SECONDS (300) for each target
@@ -16,13 +17,14 @@ TEST_VENV := target/test-venv
 GATEWAY := target/debug/actpass-gateway
 HOSTILE := target/debug/actpass-hostile-gateway
 MATURIN := maturin>=1.16,<2
+NODE_VERSIONS ?= 20 22 24
 TEST_TOOLS := pytest>=8,<10 mypy>=1.15,<3 playwright>=1.55,<2 ruff>=0.12,<1 schemathesis>=4.32,<5
 PYTHON_SOURCES := $(shell find bindings-python/src bindings-python/python -name '*.rs' -o -name '*.py' -o -name '*.pyi') \
 	bindings-python/Cargo.toml bindings-python/pyproject.toml
 RUST_SOURCES := Cargo.toml Cargo.lock $(shell find core/src gateway/src gateway/templates policies -type f)
 
 .DELETE_ON_ERROR:
-.PHONY: demo test test-rust test-python test-page test-api leaks lint python bench bench-gateway fuzz break verify generate clean
+.PHONY: demo test test-rust test-python test-page test-api leaks lint python bench bench-gateway fuzz break verify generate clean demo-node test-node test-node-here lint-node lint-node-here node node-face node-release
 
 demo: python target/release/actpass-gateway
 	@echo
@@ -33,6 +35,15 @@ demo: python target/release/actpass-gateway
 	@echo
 	@echo 'A refund that a person must approve:'
 	@$(VENV)/bin/python examples/python/approval.py target/release/actpass-gateway --approve
+	@$(MAKE) --no-print-directory demo-node
+
+# Where Node is not there, the demo goes without it.
+demo-node: target/release/actpass-gateway
+	@if scripts/have-node; then \
+		$(MAKE) --no-print-directory node-release && \
+		npm install --silent --no-audit --no-fund --no-package-lock --prefix examples/node && echo && \
+		node examples/node/refund.mjs target/release/actpass-gateway .actpass/demo/refunds-node.jsonl; \
+	elif [ $$? = 1 ]; then echo "SKIPPED: the demo of the Node package"; else exit 1; fi
 
 python: $(VENV)/installed
 
@@ -51,7 +62,7 @@ $(VENV)/installed: $(VENV)/bin/maturin $(PYTHON_SOURCES) $(RUST_SOURCES)
 	$(VENV)/bin/pip install --quiet --force-reinstall target/wheels/release/actpass-*.whl
 	@touch $@
 
-test: test-rust test-python test-page test-api leaks
+test: test-rust test-python test-node test-page test-api leaks
 	@echo "make test: all passed"
 
 # Whatever the tests print, passing or not, is kept, so that `leaks` can look for secrets in it.
@@ -85,6 +96,35 @@ test-python: $(TEST_VENV)/installed
 		ACTPASS_TEST_LOG=$(CURDIR)/target/test-output/python-events.log \
 		$(CURDIR)/scripts/keep-output $(CURDIR)/target/test-output/python.log $(CURDIR)/$(TEST_VENV)/bin/python -m pytest -q
 
+bindings-node/node_modules/.installed: bindings-node/package.json bindings-node/package-lock.json
+	cd bindings-node && npm ci --silent --no-audit --no-fund
+	@touch $@
+
+# The TypeScript face, compiled beside the types that users read.
+node-face: bindings-node/node_modules/.installed
+	rm -rf bindings-node/dist/*.js bindings-node/dist/*.ts bindings-node/dist/*.mjs bindings-node/dist/*.mts
+	cd bindings-node && npm run --silent build
+
+node-release: node-face
+	$(CARGO) build --release --locked -p actpass-node
+	node bindings-node/scripts/place.mjs target/release
+
+node:
+	@scripts/have-node
+	$(MAKE) --no-print-directory node-release
+	$(CARGO) build --locked -p actpass-gateway -p actpass-hostile-gateway
+	NODE_VERSIONS='$(NODE_VERSIONS)' scripts/test-node release
+	mkdir -p target/npm && cd bindings-node && npm pack --silent --pack-destination ../target/npm
+
+test-node:
+	@if scripts/have-node; then $(MAKE) --no-print-directory test-node-here; \
+	elif [ $$? = 1 ]; then echo "SKIPPED: the tests of the Node package"; else exit 1; fi
+
+test-node-here: node-face
+	@mkdir -p target/test-output && rm -f target/test-output/node*.log
+	$(CARGO) build --locked -p actpass-gateway -p actpass-hostile-gateway -p actpass-node
+	NODE_VERSIONS='$(NODE_VERSIONS)' scripts/test-node debug
+
 # The page in Chromium, with and without JavaScript. Where there is no Chromium it says so, and fails if CI=true.
 test-page: $(TEST_VENV)/bin/maturin
 	@mkdir -p target/test-output && rm -f target/test-output/page*
@@ -100,10 +140,10 @@ test-api: $(TEST_VENV)/bin/schemathesis
 	scripts/keep-output target/test-output/api.log \
 		scripts/check-api $(GATEWAY) $(TEST_VENV)/bin/schemathesis target/test-output/api-gateway.log
 
-leaks: test-rust test-python test-page test-api
+leaks: test-rust test-python test-node test-page test-api
 	scripts/find-leaks tests/secrets.txt target/test-output
 
-lint: $(TEST_VENV)/bin/maturin
+lint: $(TEST_VENV)/bin/maturin lint-node
 	$(CARGO) fmt --all --check
 	$(CARGO) clippy --workspace --all-targets --locked -- -D warnings
 	RUSTDOCFLAGS='-D warnings' $(CARGO) doc --workspace --no-deps --locked
@@ -112,12 +152,22 @@ lint: $(TEST_VENV)/bin/maturin
 	$(TEST_VENV)/bin/mypy --config-file bindings-python/pyproject.toml bindings-python/python/actpass
 	scripts/deny $(CARGO)
 
+lint-node:
+	@if scripts/have-node; then $(MAKE) --no-print-directory lint-node-here; \
+	elif [ $$? = 1 ]; then echo "SKIPPED: lint of the Node package"; else exit 1; fi
+
+lint-node-here: node-face
+	cd bindings-node && npm run --silent lint
+
 # On one core, so that where the scheduler puts server and client is not what is measured.
 PIN := $(shell command -v taskset >/dev/null && echo taskset -c 0)
 bench: python
 	$(CARGO) build --release --locked -p actpass-benches
 	$(PIN) target/release/actpass-benches
 	$(PIN) $(VENV)/bin/python benches/python.py target/release/actpass-benches
+	@if scripts/have-node; then $(MAKE) --no-print-directory node-release && \
+		$(PIN) node benches/node.mjs bindings-node target/release/actpass-benches; \
+	elif [ $$? = 1 ]; then echo "SKIPPED: the Node package beside its peers"; else exit 1; fi
 
 bench-gateway: target/release/actpass-gateway
 	$(CARGO) build --release --locked -p actpass-benches
@@ -139,4 +189,4 @@ generate:
 	$(CARGO) run --quiet --locked -p actpass-gateway -- openapi > docs/openapi.json
 
 clean:
-	rm -rf target $(VENV) .actpass
+	rm -rf target $(VENV) .actpass bindings-node/dist bindings-node/node_modules examples/node/node_modules
