@@ -57,7 +57,10 @@ impl From<&PendingApproval> for NativePending {
 /// Reads what was kept of an action that waits for a person.
 #[uniffi::export]
 pub(crate) fn native_pending_approval(json: String) -> Result<NativePending, NativeError> {
-    enter(|| Ok(NativePending::from(&PendingApproval::parse(&json)?)))
+    enter(|| {
+        let id = PendingApproval::parse(&json)?.id().to_owned();
+        Ok(NativePending { id, json })
+    })
 }
 
 /// The action that was kept, to be asked about again.

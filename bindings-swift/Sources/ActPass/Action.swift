@@ -63,12 +63,12 @@ extension ActPass {
         /// such an action is reported as blocked at once. This time comes on top of the client's timeout, which is that of
         /// each request.
         public var waitForApproval: Duration?
-        var secretPassport: Secret?
+        var hiddenPassport: Hidden?
 
         /// The passport that the action spends.
         public var passport: String? {
-            get { secretPassport?.exposed }
-            set { secretPassport = newValue.map(Secret.init) }
+            get { hiddenPassport?.exposed }
+            set { hiddenPassport = newValue.map(Hidden.init) }
         }
 
         /// Makes an action; all but goal and tool may be left out.
@@ -97,7 +97,7 @@ extension ActPass {
             self.approvalRequestID = approvalRequestID
             self.toolManifestHash = toolManifestHash
             self.waitForApproval = waitForApproval
-            self.secretPassport = passport.map(Secret.init)
+            self.hiddenPassport = passport.map(Hidden.init)
         }
 
         /// Makes an action with arguments of a type of your own, which must encode to a JSON object.

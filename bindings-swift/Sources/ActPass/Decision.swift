@@ -101,21 +101,21 @@ extension ActPass {
 
     /// A secret that the gateway's vault holds for a tool. It shows itself to nobody who does not ask for ``token``.
     public struct Credential: Sendable, Hashable, CustomStringConvertible {
-        let secretToken: Secret
-        let secretJSON: Secret
+        let hiddenToken: Hidden
+        let hiddenJSON: Hidden
         /// When it ends, as the gateway wrote it.
         public let expiresAt: String?
 
         /// The secret.
-        public var token: String { secretToken.exposed }
+        public var token: String { hiddenToken.exposed }
         /// All members; the token is among them.
-        public var members: [String: JSONValue] { JSONValue(checked: secretJSON.exposed).objectValue ?? [:] }
+        public var members: [String: JSONValue] { JSONValue(checked: hiddenJSON.exposed).objectValue ?? [:] }
         /// Nothing of it.
         public var description: String { "Credential([redacted])" }
 
         init(_ native: NativeCredential) {
-            secretToken = Secret(native.token)
-            secretJSON = Secret(native.json)
+            hiddenToken = Hidden(native.token)
+            hiddenJSON = Hidden(native.json)
             expiresAt = native.expiresAt
         }
     }

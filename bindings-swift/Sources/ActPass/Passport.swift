@@ -91,19 +91,19 @@ extension ActPass {
 
     /// A passport that was issued. It shows itself to nobody who does not ask for ``token``.
     public struct IssuedPassport: Sendable, Hashable, CustomStringConvertible {
-        let secretToken: Secret
-        let secretJSON: Secret
+        let hiddenToken: Hidden
+        let hiddenJSON: Hidden
 
         /// The passport itself, a compact JWS; a secret. Give it to ``Action/passport``.
-        public var token: String { secretToken.exposed }
+        public var token: String { hiddenToken.exposed }
         /// All members of the answer, such as `jwks_uri`, `jti` and `expires_at`; the token is among them.
-        public var members: [String: JSONValue] { JSONValue(checked: secretJSON.exposed).objectValue ?? [:] }
+        public var members: [String: JSONValue] { JSONValue(checked: hiddenJSON.exposed).objectValue ?? [:] }
         /// Nothing of it.
         public var description: String { "IssuedPassport([redacted])" }
 
         init(_ native: NativeIssued) {
-            secretToken = Secret(native.token)
-            secretJSON = Secret(native.json)
+            hiddenToken = Hidden(native.token)
+            hiddenJSON = Hidden(native.json)
         }
     }
 

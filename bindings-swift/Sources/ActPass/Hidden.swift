@@ -1,5 +1,5 @@
 /// A text that shows itself to nobody who does not ask for it by name.
-struct Secret: Sendable, Hashable, CustomStringConvertible, CustomDebugStringConvertible, CustomReflectable {
+struct Hidden: Sendable, Hashable, CustomStringConvertible, CustomDebugStringConvertible, CustomReflectable {
     let exposed: String
 
     init(_ text: String) { exposed = text }
