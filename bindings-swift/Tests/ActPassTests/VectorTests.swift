@@ -13,7 +13,7 @@ final class VectorTests: XCTestCase {
             XCTAssertTrue(files.contains { $0.hasPrefix(area + "/") }, "no vectors in \(area)")
         }
         let done = Counter()
-        try await concurrently(runs.count, width: 8) { at in
+        try await concurrently(runs.count, width: 6) { at in
             for problem in try await Self.play(runs[at]) {
                 XCTFail("\(runs[at].vector.name) in \(runs[at].mode): \(problem)")
             }

@@ -100,7 +100,7 @@ class ArgumentTest {
         assertEquals("é\"\\/\b\u000C\n\r\t\u0000😀", value["b"])
         assertEquals(value, members(json("value", value)))
         assertEquals("""{"a":[1,"two"],"b":true,"n":null,"d":1.5}""",
-            json("value", mapOf("a" to arrayOf(1, "two"), "b" to true, "n" to null, "d" to 1.5)))
+            json("value", mapOf("a" to arrayOf<Any>(1, "two"), "b" to true, "n" to null, "d" to 1.5)))
     }
 
     @Test

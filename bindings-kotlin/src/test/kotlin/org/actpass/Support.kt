@@ -80,9 +80,9 @@ object Hostile {
         return said
     }
 
-    fun play(vararg steps: Map<String, Any?>): Played = play(mapOf("steps" to steps.asList()))
+    fun play(vararg steps: Map<String, Any?>): Played = playScript(mapOf("steps" to steps.asList()))
 
-    fun play(script: Map<String, Any?>): Played {
+    fun playScript(script: Map<String, Any?>): Played {
         val started = tell(mapOf("start" to script))
         return Played(started["id"], started["base_url"] as String, started["ca_pem"] as String?)
     }

@@ -27,7 +27,7 @@ class VectorTest {
         assertEquals(files.size, runs.map { it.name }.distinct().size)
         val done = AtomicInteger()
         val problems = runBlocking(Dispatchers.Default) {
-            val width = Semaphore(8)
+            val width = Semaphore(6)
             runs.map { run ->
                 async {
                     width.withPermit { play(run) }.also { done.incrementAndGet() }.map { "${run.name} in ${run.mode}: $it" }
@@ -39,7 +39,7 @@ class VectorTest {
         println("${files.size} vectors, $done runs passed")
     }
 
-    private suspend fun play(run: Run): List<String> = Hostile.play(part(run.vector["gateway"])).use { gateway ->
+    private suspend fun play(run: Run): List<String> = Hostile.playScript(part(run.vector["gateway"])).use { gateway ->
         val settings = part(run.vector["client"])
         val given = part(run.vector["action"])
         fun seconds(name: String) = (settings[name] as Number?)?.toDouble()?.seconds
