@@ -766,6 +766,11 @@ public protocol NativeClientProtocol: AnyObject, Sendable {
     func baseUrl() throws  -> String
     
     /**
+     * Whether calls go to the gateway.
+     */
+    func circuit() throws  -> NativeCircuit
+    
+    /**
      * Asks for a passport.
      */
     func issuePassport(wanted: NativePassportRequest, cancel: NativeCancel?) async throws  -> NativeIssued
@@ -931,6 +936,18 @@ open func baseUrl()throws  -> String  {
     return try  FfiConverterString.lift(try rustCallWithError(FfiConverterTypeNativeError_lift) {
         uniffiCallStatus in
     uniffi_actpass_uniffi_fn_method_nativeclient_base_url(
+            self.uniffiCloneHandle(),uniffiCallStatus
+    )
+})
+}
+    
+    /**
+     * Whether calls go to the gateway.
+     */
+open func circuit()throws  -> NativeCircuit  {
+    return try  FfiConverterTypeNativeCircuit_lift(try rustCallWithError(FfiConverterTypeNativeError_lift) {
+        uniffiCallStatus in
+    uniffi_actpass_uniffi_fn_method_nativeclient_circuit(
             self.uniffiCloneHandle(),uniffiCallStatus
     )
 })
@@ -2379,6 +2396,10 @@ public struct NativePassportRequest: Equatable, Hashable {
      * For how many seconds it holds.
      */
     public let ttlSeconds: Int64?
+    /**
+     * The approval that it stands for.
+     */
+    public let approvalRequestId: String?
 
     // Default memberwise initializers are never public by default, so we
     // declare one manually.
@@ -2406,7 +2427,10 @@ public struct NativePassportRequest: Equatable, Hashable {
          */riskTier: String, 
         /**
          * For how many seconds it holds.
-         */ttlSeconds: Int64?) {
+         */ttlSeconds: Int64?, 
+        /**
+         * The approval that it stands for.
+         */approvalRequestId: String?) {
         self.audience = audience
         self.goal = goal
         self.allowedTools = allowedTools
@@ -2415,6 +2439,7 @@ public struct NativePassportRequest: Equatable, Hashable {
         self.userId = userId
         self.riskTier = riskTier
         self.ttlSeconds = ttlSeconds
+        self.approvalRequestId = approvalRequestId
     }
 
     
@@ -2440,7 +2465,8 @@ public struct FfiConverterTypeNativePassportRequest: FfiConverterRustBuffer {
                 resourceConstraints: FfiConverterString.read(from: &buf), 
                 userId: FfiConverterOptionString.read(from: &buf), 
                 riskTier: FfiConverterString.read(from: &buf), 
-                ttlSeconds: FfiConverterOptionInt64.read(from: &buf)
+                ttlSeconds: FfiConverterOptionInt64.read(from: &buf), 
+                approvalRequestId: FfiConverterOptionString.read(from: &buf)
         )
     }
 
@@ -2453,6 +2479,7 @@ public struct FfiConverterTypeNativePassportRequest: FfiConverterRustBuffer {
         FfiConverterOptionString.write(value.userId, into: &buf)
         FfiConverterString.write(value.riskTier, into: &buf)
         FfiConverterOptionInt64.write(value.ttlSeconds, into: &buf)
+        FfiConverterOptionString.write(value.approvalRequestId, into: &buf)
     }
 }
 
@@ -2726,6 +2753,10 @@ public struct NativeSettings: Equatable, Hashable {
      */
     public let maxRetries: Int64?
     /**
+     * How many calls in a row must fail to reach the gateway for the circuit to open.
+     */
+    public let circuitFailures: Int64?
+    /**
      * The mode of actions that name none.
      */
     public let mode: NativeMode?
@@ -2766,6 +2797,9 @@ public struct NativeSettings: Equatable, Hashable {
          * How often a call is tried again at most.
          */maxRetries: Int64?, 
         /**
+         * How many calls in a row must fail to reach the gateway for the circuit to open.
+         */circuitFailures: Int64?, 
+        /**
          * The mode of actions that name none.
          */mode: NativeMode?, 
         /**
@@ -2782,6 +2816,7 @@ public struct NativeSettings: Equatable, Hashable {
         self.timeout = timeout
         self.connectTimeout = connectTimeout
         self.maxRetries = maxRetries
+        self.circuitFailures = circuitFailures
         self.mode = mode
         self.ca = ca
         self.dangerAllowInsecureHttp = dangerAllowInsecureHttp
@@ -2811,6 +2846,7 @@ public struct FfiConverterTypeNativeSettings: FfiConverterRustBuffer {
                 timeout: FfiConverterOptionDouble.read(from: &buf), 
                 connectTimeout: FfiConverterOptionDouble.read(from: &buf), 
                 maxRetries: FfiConverterOptionInt64.read(from: &buf), 
+                circuitFailures: FfiConverterOptionInt64.read(from: &buf), 
                 mode: FfiConverterOptionTypeNativeMode.read(from: &buf), 
                 ca: FfiConverterOptionString.read(from: &buf), 
                 dangerAllowInsecureHttp: FfiConverterBool.read(from: &buf)
@@ -2826,6 +2862,7 @@ public struct FfiConverterTypeNativeSettings: FfiConverterRustBuffer {
         FfiConverterOptionDouble.write(value.timeout, into: &buf)
         FfiConverterOptionDouble.write(value.connectTimeout, into: &buf)
         FfiConverterOptionInt64.write(value.maxRetries, into: &buf)
+        FfiConverterOptionInt64.write(value.circuitFailures, into: &buf)
         FfiConverterOptionTypeNativeMode.write(value.mode, into: &buf)
         FfiConverterOptionString.write(value.ca, into: &buf)
         FfiConverterBool.write(value.dangerAllowInsecureHttp, into: &buf)
@@ -3196,6 +3233,97 @@ public func FfiConverterTypeNativeApprovalStatus_lift(_ buf: RustBuffer) throws 
 #endif
 public func FfiConverterTypeNativeApprovalStatus_lower(_ value: NativeApprovalStatus) -> RustBuffer {
     return FfiConverterTypeNativeApprovalStatus.lower(value)
+}
+
+
+
+/**
+ * Whether calls go to the gateway.
+ */
+
+public enum NativeCircuit: Equatable, Hashable {
+    
+    /**
+     * They do.
+     */
+    case closed
+    /**
+     * One call tries whether the gateway is back.
+     */
+    case halfOpen
+    /**
+     * They fail at once.
+     */
+    case `open`(
+        /**
+         * For how many seconds still.
+         */retryAfter: Double
+    )
+
+
+
+
+
+}
+
+#if compiler(>=6)
+extension NativeCircuit: Sendable {}
+#endif
+
+#if swift(>=5.8)
+@_documentation(visibility: private)
+#endif
+public struct FfiConverterTypeNativeCircuit: FfiConverterRustBuffer {
+    typealias SwiftType = NativeCircuit
+
+    public static func read(from buf: inout (data: Data, offset: Data.Index)) throws -> NativeCircuit {
+        let variant: Int32 = try readInt(&buf)
+        switch variant {
+        
+        case 1: return .closed
+        
+        case 2: return .halfOpen
+        
+        case 3: return .`open`(retryAfter: try FfiConverterDouble.read(from: &buf)
+        )
+        
+        default: throw UniffiInternalError.unexpectedEnumCase
+        }
+    }
+
+    public static func write(_ value: NativeCircuit, into buf: inout [UInt8]) {
+        switch value {
+        
+        
+        case .closed:
+            writeInt(&buf, Int32(1))
+        
+        
+        case .halfOpen:
+            writeInt(&buf, Int32(2))
+        
+        
+        case let .`open`(retryAfter):
+            writeInt(&buf, Int32(3))
+            FfiConverterDouble.write(retryAfter, into: &buf)
+            
+        }
+    }
+}
+
+
+#if swift(>=5.8)
+@_documentation(visibility: private)
+#endif
+public func FfiConverterTypeNativeCircuit_lift(_ buf: RustBuffer) throws -> NativeCircuit {
+    return try FfiConverterTypeNativeCircuit.lift(buf)
+}
+
+#if swift(>=5.8)
+@_documentation(visibility: private)
+#endif
+public func FfiConverterTypeNativeCircuit_lower(_ value: NativeCircuit) -> RustBuffer {
+    return FfiConverterTypeNativeCircuit.lower(value)
 }
 
 
@@ -4040,6 +4168,9 @@ private let initializationResult: InitializationResult = {
         return InitializationResult.apiChecksumMismatch
     }
     if (uniffi_actpass_uniffi_checksum_method_nativeclient_base_url() != 24530) {
+        return InitializationResult.apiChecksumMismatch
+    }
+    if (uniffi_actpass_uniffi_checksum_method_nativeclient_circuit() != 22756) {
         return InitializationResult.apiChecksumMismatch
     }
     if (uniffi_actpass_uniffi_checksum_method_nativeclient_issue_passport() != 20368) {

@@ -1,8 +1,6 @@
 //! Approvals.
 
-use std::time::Duration;
-
-use actpass_core::{Action, Approval, ApprovalStatus, Error, PendingApproval};
+use actpass_core::{Action, Approval, ApprovalStatus, Error, PendingApproval, wait_seconds};
 
 use crate::error::NativeError;
 use crate::guard::NativePending;
@@ -70,13 +68,7 @@ pub(crate) fn kept(json: &str, passport: Option<String>, wait: Option<f64>) -> R
         action = action.passport(passport);
     }
     if let Some(seconds) = wait {
-        action = action.wait_for_approval(hold("wait_for_approval", seconds)?);
+        action = action.wait_for_approval(wait_seconds("wait_for_approval", seconds)?);
     }
     Ok(action)
-}
-
-/// A time to wait for a person; zero is one look.
-pub(crate) fn hold(member: &str, seconds: f64) -> Result<Duration, Error> {
-    Duration::try_from_secs_f64(seconds)
-        .map_err(|_| Error::argument(member, format_args!("expected seconds from 0, found {seconds}")))
 }

@@ -2,9 +2,9 @@
 
 use std::sync::Arc;
 
-use actpass_core::{ActPass, Action, Error, ErrorKind, Json};
+use actpass_core::{ActPass, Action, Circuit, Error, ErrorKind, Json, wait_seconds};
 
-use crate::approval::{NativeApproval, hold, kept};
+use crate::approval::{NativeApproval, kept};
 use crate::error::NativeError;
 use crate::evidence::{NativeEvent, NativeRecorded};
 use crate::guard::{NativeAction, NativeDecision, NativeMode, NativePermit, NativeVerdict};
@@ -33,6 +33,8 @@ pub(crate) struct NativeSettings {
     pub(crate) connect_timeout: Option<f64>,
     /// How often a call is tried again at most.
     pub(crate) max_retries: Option<i64>,
+    /// How many calls in a row must fail to reach the gateway for the circuit to open.
+    pub(crate) circuit_failures: Option<i64>,
     /// The mode of actions that name none.
     pub(crate) mode: Option<NativeMode>,
     /// Certificates of authorities to trust besides the system's, in PEM.
@@ -65,11 +67,10 @@ impl NativeSettings {
             builder = builder.connect_timeout(actpass_core::seconds("connect_timeout", seconds)?);
         }
         if let Some(retries) = self.max_retries {
-            let retries = u32::try_from(retries).map_err(|_| {
-                let problem = format!("max_retries: expected a whole number from 0, found {retries}");
-                Error::new(ErrorKind::Config, problem)
-            })?;
-            builder = builder.max_retries(retries);
+            builder = builder.max_retries(whole("max_retries", retries)?);
+        }
+        if let Some(failures) = self.circuit_failures {
+            builder = builder.circuit_failures(whole("circuit_failures", failures)?);
         }
         if let Some(mode) = self.mode {
             builder = builder.mode(mode.into());
@@ -78,6 +79,37 @@ impl NativeSettings {
             builder = builder.ca(pem);
         }
         builder.build()
+    }
+}
+
+fn whole(member: &str, number: i64) -> Result<u32, Error> {
+    u32::try_from(number).map_err(|_| {
+        let problem = format!("{member}: expected a whole number from 0, found {number}");
+        Error::new(ErrorKind::Config, problem)
+    })
+}
+
+/// Whether calls go to the gateway.
+#[derive(Clone, Copy, Debug, uniffi::Enum)]
+pub(crate) enum NativeCircuit {
+    /// They do.
+    Closed,
+    /// One call tries whether the gateway is back.
+    HalfOpen,
+    /// They fail at once.
+    Open {
+        /// For how many seconds still.
+        retry_after: f64,
+    },
+}
+
+impl From<Circuit> for NativeCircuit {
+    fn from(circuit: Circuit) -> Self {
+        match circuit {
+            Circuit::Closed => Self::Closed,
+            Circuit::HalfOpen => Self::HalfOpen,
+            Circuit::Open { retry_after } => Self::Open { retry_after: retry_after.as_secs_f64() },
+        }
     }
 }
 
@@ -101,6 +133,11 @@ impl NativeClient {
     /// The agent's name.
     pub(crate) fn agent_id(&self) -> Result<String, NativeError> {
         enter(|| Ok(self.0.agent_id().to_owned()))
+    }
+
+    /// Whether calls go to the gateway.
+    pub(crate) fn circuit(&self) -> Result<NativeCircuit, NativeError> {
+        enter(|| Ok(self.0.circuit().into()))
     }
 
     /// Asks for a decision.
@@ -143,7 +180,7 @@ impl NativeClient {
         seconds: f64,
         cancel: Option<Arc<NativeCancel>>,
     ) -> Result<NativeApproval, NativeError> {
-        let longest = hold("wait", seconds)?;
+        let longest = wait_seconds("wait", seconds)?;
         let call = self.call(async move |actpass| actpass.wait_for_approval(&id, longest).await);
         Ok(NativeApproval::from(&wait(cancel, call, Err).await?))
     }

@@ -4,9 +4,9 @@ use std::sync::{Arc, Mutex, PoisonError};
 
 use actpass_core::{
     Action, Blocked, Credential, Decision, Error, EvidenceEvent, Json, Mode, Outcome, Settlement, Verdict,
+    wait_seconds,
 };
 
-use crate::approval::hold;
 use crate::error::{NativeError, NativeFailure, internal};
 use crate::runtime::enter;
 
@@ -88,7 +88,7 @@ impl NativeAction {
             action = action.tool_manifest_hash(hash);
         }
         if let Some(seconds) = self.wait_for_approval {
-            action = action.wait_for_approval(hold("wait_for_approval", seconds)?);
+            action = action.wait_for_approval(wait_seconds("wait_for_approval", seconds)?);
         }
         Ok(action)
     }

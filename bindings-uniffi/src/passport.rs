@@ -25,6 +25,8 @@ pub(crate) struct NativePassportRequest {
     pub(crate) risk_tier: String,
     /// For how many seconds it holds.
     pub(crate) ttl_seconds: Option<i64>,
+    /// The approval that it stands for.
+    pub(crate) approval_request_id: Option<String>,
 }
 
 impl NativePassportRequest {
@@ -40,6 +42,7 @@ impl NativePassportRequest {
             })?;
             request = request.ttl_seconds(whole);
         }
+        request.approval_request_id = self.approval_request_id;
         Ok(request)
     }
 }

@@ -46,6 +46,8 @@ public final class ActPass: Sendable {
     ///   - connectTimeout: The longest that one attempt may take to connect; 5 seconds, or `timeout` if that is shorter.
     ///   - maxRetries: How often a call is tried again at most, 0 to 10. Calls that are not safe to repeat are retried only
     ///     where the gateway certainly did not take them.
+    ///   - circuitFailures: How many calls in a row must fail to reach the gateway for the ``circuit`` to open; 0 turns that
+    ///     off. While it is open, calls fail at once as `actpass.unreachable`, with a ``ActPassError/retryAfter``.
     ///   - mode: The mode of actions that name none. Nothing in the environment can change it.
     ///   - certificateAuthorities: Certificates of authorities to trust besides the system's, in PEM.
     ///   - dangerAllowInsecureHTTP: Permits plain `http` to another machine, where everyone on the way can read the key and
@@ -59,6 +61,7 @@ public final class ActPass: Sendable {
         timeout: Duration = .seconds(30),
         connectTimeout: Duration? = nil,
         maxRetries: Int = 2,
+        circuitFailures: Int = 5,
         mode: Mode = .enforce,
         certificateAuthorities: String? = nil,
         dangerAllowInsecureHTTP: Bool = false
@@ -72,6 +75,7 @@ public final class ActPass: Sendable {
             timeout: timeout.inSeconds,
             connectTimeout: connectTimeout?.inSeconds,
             maxRetries: Int64(maxRetries),
+            circuitFailures: Int64(circuitFailures),
             mode: mode.native,
             ca: certificateAuthorities,
             dangerAllowInsecureHttp: dangerAllowInsecureHTTP
@@ -80,6 +84,30 @@ public final class ActPass: Sendable {
         self.native = native
         self.baseURL = try enter { try native.baseUrl() }
         self.agentID = try enter { try native.agentId() }
+    }
+
+    /// Whether calls go to the gateway.
+    ///
+    /// The circuit opens after `circuitFailures` calls in a row that could not reach the gateway, for about a second, and twice
+    /// as long each time that the gateway still cannot be reached, up to 30 seconds.
+    public var circuit: Circuit {
+        get throws {
+            switch try enter({ try native.circuit() }) {
+            case .closed: .closed
+            case .halfOpen: .halfOpen
+            case .open(let seconds): .open(retryAfter: .seconds(seconds))
+            }
+        }
+    }
+
+    /// Whether calls go to the gateway.
+    public enum Circuit: Sendable, Hashable {
+        /// They do.
+        case closed
+        /// One call tries whether the gateway is back; the others fail at once.
+        case halfOpen
+        /// They fail at once, for this long still.
+        case open(retryAfter: Duration)
     }
 
     /// Asks for a decision, and runs nothing.

@@ -26,6 +26,9 @@ extension ActPass {
         /// All of it as a JSON object, to keep.
         public let json: String
 
+        /// All members; `args` holds the action's arguments, for the closure to use what was approved.
+        public var members: [String: JSONValue] { JSONValue(checked: json).objectValue ?? [:] }
+
         /// Reads what ``json`` was.
         ///
         /// - Throws: ``ActPassError`` of the kind ``ActPassError/Kind/argument``, naming the member that is missing, unknown or

@@ -12,6 +12,7 @@ extension ActPass {
     ///   - userID: Who delegated.
     ///   - ttlSeconds: For how many seconds it holds; the gateway's default if not given.
     ///   - riskTier: `low`, `medium`, `high` or `critical`.
+    ///   - approvalRequestID: The approval that it stands for: it is then for that one action, and using it spends the approval.
     /// - Throws: ``ActPassError``, as ``preflight(_:)``; `CancellationError`. The call is not repeated where the gateway may have
     ///   taken it.
     public func issuePassport(
@@ -22,13 +23,14 @@ extension ActPass {
         resourceConstraints: JSONValue = [:],
         userID: String? = nil,
         ttlSeconds: Int? = nil,
-        riskTier: String = "medium"
+        riskTier: String = "medium",
+        approvalRequestID: String? = nil
     ) async throws -> IssuedPassport {
         let native = native
         let wanted = NativePassportRequest(
             audience: audience, goal: goal, allowedTools: allowedTools, allowedResources: allowedResources,
             resourceConstraints: resourceConstraints.json, userId: userID, riskTier: riskTier,
-            ttlSeconds: ttlSeconds.map(Int64.init))
+            ttlSeconds: ttlSeconds.map(Int64.init), approvalRequestId: approvalRequestID)
         return IssuedPassport(try await call { try await native.issuePassport(wanted: wanted, cancel: $0) })
     }
 

@@ -57,6 +57,7 @@ final class ArgumentTests: XCTestCase {
             ("connect_timeout", { try ActPass(apiKey: "apk_x", connectTimeout: .zero) }),
             ("max_retries", { try ActPass(apiKey: "apk_x", maxRetries: -1) }),
             ("max_retries", { try ActPass(apiKey: "apk_x", maxRetries: .max) }),
+            ("circuit_failures", { try ActPass(apiKey: "apk_x", circuitFailures: -1) }),
             ("tenant_id", { try ActPass(apiKey: "apk_x", tenantID: "a\nb") }),
             ("ca", { try ActPass(apiKey: "apk_x", certificateAuthorities: "no PEM") }),
         ]

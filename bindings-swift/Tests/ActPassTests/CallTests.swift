@@ -114,6 +114,7 @@ final class CallTests: XCTestCase {
         let looked = try await client.waitForApproval(pending.id, upTo: .zero)
         XCTAssertEqual(looked.status, .pending)
 
+        XCTAssertEqual(pending.members["args"], action.args)
         // Kept, and brought back by another client.
         let kept = try JSONDecoder().decode([PendingApproval].self, from: JSONEncoder().encode([pending]))[0]
         XCTAssertEqual(kept, pending)
@@ -132,6 +133,16 @@ final class CallTests: XCTestCase {
 
         let again = try await client.resume(pending) { _ in 2 }
         XCTAssertFalse(again.wasExecuted, "an approval is spent once: \(again.decision.json)")
+    }
+
+    func testTheCircuitOpens() async throws {
+        let client = try ActPass(apiKey: apiKey, baseURL: "http://127.0.0.1:9", maxRetries: 0, circuitFailures: 1)
+        XCTAssertEqual(try client.circuit, .closed)
+        _ = try await failure { try await client.preflight(refund) }
+        guard case .open = try client.circuit else { return XCTFail("\(try client.circuit)") }
+        let outcome = try await client.guard(refund) { _ in 1 }
+        XCTAssertEqual(outcome.decision.reasonCode, "actpass.unreachable")
+        XCTAssertNotNil((outcome.error as? ActPassError)?.retryAfter)
     }
 
     func testARejectedOrUndecidedActionDoesNotRun() async throws {

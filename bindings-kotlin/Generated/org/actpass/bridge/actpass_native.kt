@@ -704,6 +704,8 @@ internal object IntegrityCheckingUniffiLib {
     ): Int
     external fun uniffi_actpass_uniffi_checksum_method_nativeclient_base_url(
     ): Int
+    external fun uniffi_actpass_uniffi_checksum_method_nativeclient_circuit(
+    ): Int
     external fun uniffi_actpass_uniffi_checksum_method_nativeclient_issue_passport(
     ): Int
     external fun uniffi_actpass_uniffi_checksum_method_nativeclient_preflight(
@@ -763,6 +765,8 @@ internal object UniffiLib {
     external fun uniffi_actpass_uniffi_fn_method_nativeclient_authorize_pending(`ptr`: Long,`pending`: RustBuffer.ByValue,`passport`: RustBuffer.ByValue,`waitForApproval`: RustBuffer.ByValue,`cancel`: RustBuffer.ByValue,
     ): Long
     external fun uniffi_actpass_uniffi_fn_method_nativeclient_base_url(`ptr`: Long,uniffi_out_err: UniffiRustCallStatus, 
+    ): RustBuffer.ByValue
+    external fun uniffi_actpass_uniffi_fn_method_nativeclient_circuit(`ptr`: Long,uniffi_out_err: UniffiRustCallStatus, 
     ): RustBuffer.ByValue
     external fun uniffi_actpass_uniffi_fn_method_nativeclient_issue_passport(`ptr`: Long,`wanted`: RustBuffer.ByValue,`cancel`: RustBuffer.ByValue,
     ): Long
@@ -960,6 +964,9 @@ private fun uniffiCheckApiChecksums(lib: IntegrityCheckingUniffiLib) {
         throw RuntimeException("UniFFI API checksum mismatch: try cleaning and rebuilding your project")
     }
     if ((lib.uniffi_actpass_uniffi_checksum_method_nativeclient_base_url() and 0xFFFF) != 24530) {
+        throw RuntimeException("UniFFI API checksum mismatch: try cleaning and rebuilding your project")
+    }
+    if ((lib.uniffi_actpass_uniffi_checksum_method_nativeclient_circuit() and 0xFFFF) != 22756) {
         throw RuntimeException("UniFFI API checksum mismatch: try cleaning and rebuilding your project")
     }
     if ((lib.uniffi_actpass_uniffi_checksum_method_nativeclient_issue_passport() and 0xFFFF) != 20368) {
@@ -1769,6 +1776,11 @@ public interface NativeClientInterface {
     fun `baseUrl`(): kotlin.String
     
     /**
+     * Whether calls go to the gateway.
+     */
+    fun `circuit`(): NativeCircuit
+    
+    /**
      * Asks for a passport.
      */
     suspend fun `issuePassport`(`wanted`: NativePassportRequest, `cancel`: NativeCancel?): NativeIssued
@@ -2007,6 +2019,23 @@ open class NativeClient: Disposable, AutoCloseable, NativeClientInterface
     callWithHandle {
     uniffiRustCallWithError(NativeException) { _status ->
     UniffiLib.uniffi_actpass_uniffi_fn_method_nativeclient_base_url(
+        it,
+        _status)
+}
+    }
+    )
+    }
+    
+
+    
+    /**
+     * Whether calls go to the gateway.
+     */
+    @Throws(NativeException::class)override fun `circuit`(): NativeCircuit {
+            return FfiConverterTypeNativeCircuit.lift(
+    callWithHandle {
+    uniffiRustCallWithError(NativeException) { _status ->
+    UniffiLib.uniffi_actpass_uniffi_fn_method_nativeclient_circuit(
         it,
         _status)
 }
@@ -3367,6 +3396,11 @@ data class NativePassportRequest (
      * For how many seconds it holds.
      */
     val `ttlSeconds`: kotlin.Long?
+    , 
+    /**
+     * The approval that it stands for.
+     */
+    val `approvalRequestId`: kotlin.String?
     
 ){
     
@@ -3391,6 +3425,7 @@ public object FfiConverterTypeNativePassportRequest: FfiConverterRustBuffer<Nati
             FfiConverterOptionalString.read(buf),
             FfiConverterString.read(buf),
             FfiConverterOptionalLong.read(buf),
+            FfiConverterOptionalString.read(buf),
         )
     }
 
@@ -3402,7 +3437,8 @@ public object FfiConverterTypeNativePassportRequest: FfiConverterRustBuffer<Nati
             FfiConverterString.allocationSize(value.`resourceConstraints`) +
             FfiConverterOptionalString.allocationSize(value.`userId`) +
             FfiConverterString.allocationSize(value.`riskTier`) +
-            FfiConverterOptionalLong.allocationSize(value.`ttlSeconds`)
+            FfiConverterOptionalLong.allocationSize(value.`ttlSeconds`) +
+            FfiConverterOptionalString.allocationSize(value.`approvalRequestId`)
     )
 
     override fun write(value: NativePassportRequest, buf: ByteBuffer) {
@@ -3414,6 +3450,7 @@ public object FfiConverterTypeNativePassportRequest: FfiConverterRustBuffer<Nati
             FfiConverterOptionalString.write(value.`userId`, buf)
             FfiConverterString.write(value.`riskTier`, buf)
             FfiConverterOptionalLong.write(value.`ttlSeconds`, buf)
+            FfiConverterOptionalString.write(value.`approvalRequestId`, buf)
     }
 }
 
@@ -3613,6 +3650,11 @@ data class NativeSettings (
     val `maxRetries`: kotlin.Long?
     , 
     /**
+     * How many calls in a row must fail to reach the gateway for the circuit to open.
+     */
+    val `circuitFailures`: kotlin.Long?
+    , 
+    /**
      * The mode of actions that name none.
      */
     val `mode`: NativeMode?
@@ -3650,6 +3692,7 @@ public object FfiConverterTypeNativeSettings: FfiConverterRustBuffer<NativeSetti
             FfiConverterOptionalDouble.read(buf),
             FfiConverterOptionalDouble.read(buf),
             FfiConverterOptionalLong.read(buf),
+            FfiConverterOptionalLong.read(buf),
             FfiConverterOptionalTypeNativeMode.read(buf),
             FfiConverterOptionalString.read(buf),
             FfiConverterBoolean.read(buf),
@@ -3665,6 +3708,7 @@ public object FfiConverterTypeNativeSettings: FfiConverterRustBuffer<NativeSetti
             FfiConverterOptionalDouble.allocationSize(value.`timeout`) +
             FfiConverterOptionalDouble.allocationSize(value.`connectTimeout`) +
             FfiConverterOptionalLong.allocationSize(value.`maxRetries`) +
+            FfiConverterOptionalLong.allocationSize(value.`circuitFailures`) +
             FfiConverterOptionalTypeNativeMode.allocationSize(value.`mode`) +
             FfiConverterOptionalString.allocationSize(value.`ca`) +
             FfiConverterBoolean.allocationSize(value.`dangerAllowInsecureHttp`)
@@ -3679,6 +3723,7 @@ public object FfiConverterTypeNativeSettings: FfiConverterRustBuffer<NativeSetti
             FfiConverterOptionalDouble.write(value.`timeout`, buf)
             FfiConverterOptionalDouble.write(value.`connectTimeout`, buf)
             FfiConverterOptionalLong.write(value.`maxRetries`, buf)
+            FfiConverterOptionalLong.write(value.`circuitFailures`, buf)
             FfiConverterOptionalTypeNativeMode.write(value.`mode`, buf)
             FfiConverterOptionalString.write(value.`ca`, buf)
             FfiConverterBoolean.write(value.`dangerAllowInsecureHttp`, buf)
@@ -3914,6 +3959,108 @@ public object FfiConverterTypeNativeApprovalStatus: FfiConverterRustBuffer<Nativ
 
     override fun write(value: NativeApprovalStatus, buf: ByteBuffer) {
         buf.putInt(value.ordinal + 1)
+    }
+}
+
+
+
+
+
+/**
+ * Whether calls go to the gateway.
+ */
+sealed class NativeCircuit {
+    
+    /**
+     * They do.
+     */
+    object Closed : NativeCircuit()
+    
+    
+    /**
+     * One call tries whether the gateway is back.
+     */
+    object HalfOpen : NativeCircuit()
+    
+    
+    /**
+     * They fail at once.
+     */
+    data class Open(
+        /**
+         * For how many seconds still.
+         */
+        val `retryAfter`: kotlin.Double) : NativeCircuit()
+        
+    {
+        
+
+        companion object
+    }
+    
+
+    
+
+    
+    
+
+
+    companion object
+}
+
+/**
+ * @suppress
+ */
+public object FfiConverterTypeNativeCircuit : FfiConverterRustBuffer<NativeCircuit>{
+    override fun read(buf: ByteBuffer): NativeCircuit {
+        return when(buf.getInt()) {
+            1 -> NativeCircuit.Closed
+            2 -> NativeCircuit.HalfOpen
+            3 -> NativeCircuit.Open(
+                FfiConverterDouble.read(buf),
+                )
+            else -> throw RuntimeException("invalid enum value, something is very wrong!!")
+        }
+    }
+
+    override fun allocationSize(value: NativeCircuit): ULong = when(value) {
+        is NativeCircuit.Closed -> {
+            // Add the size for the Int that specifies the variant plus the size needed for all fields
+            (
+                4UL
+            )
+        }
+        is NativeCircuit.HalfOpen -> {
+            // Add the size for the Int that specifies the variant plus the size needed for all fields
+            (
+                4UL
+            )
+        }
+        is NativeCircuit.Open -> {
+            // Add the size for the Int that specifies the variant plus the size needed for all fields
+            (
+                4UL
+                + FfiConverterDouble.allocationSize(value.`retryAfter`)
+            )
+        }
+    }
+
+    override fun write(value: NativeCircuit, buf: ByteBuffer) {
+        when(value) {
+            is NativeCircuit.Closed -> {
+                buf.putInt(1)
+                Unit
+            }
+            is NativeCircuit.HalfOpen -> {
+                buf.putInt(2)
+                Unit
+            }
+            is NativeCircuit.Open -> {
+                buf.putInt(3)
+                FfiConverterDouble.write(value.`retryAfter`, buf)
+                Unit
+            }
+        }.let { /* this makes the `when` an expression, which ensures it is exhaustive */ }
     }
 }
 

@@ -3,6 +3,7 @@ package org.actpass
 import kotlin.time.Duration
 import kotlin.time.Duration.Companion.seconds
 import kotlin.time.DurationUnit
+import org.actpass.bridge.NativeCircuit
 import org.actpass.bridge.NativeClient
 import org.actpass.bridge.NativeEvent
 import org.actpass.bridge.NativeOfflineVerifyRequest
@@ -45,6 +46,8 @@ import org.actpass.bridge.nativeSignPayload
  * @param connectTimeout the longest that one attempt may take to connect; 5 seconds, or [timeout] if that is shorter.
  * @param maxRetries how often a call is tried again at most, 0 to 10. Calls that are not safe to repeat are retried only where the
  *   gateway certainly did not take them.
+ * @param circuitFailures how many calls in a row must fail to reach the gateway for the [circuit] to open; 0 turns that off. While it
+ *   is open, calls fail at once as `actpass.unreachable`, with a [retryAfter][ActPassException.retryAfter].
  * @param mode the mode of actions that name none. Nothing in the environment can change it.
  * @param certificateAuthorities certificates of authorities to trust besides the system's, in PEM.
  * @param dangerAllowInsecureHttp permits plain `http` to another machine, where everyone on the way can read the key and forge
@@ -59,6 +62,7 @@ public class ActPass(
     timeout: Duration = 30.seconds,
     connectTimeout: Duration? = null,
     maxRetries: Int = 2,
+    circuitFailures: Int = 5,
     mode: Mode = Mode.ENFORCE,
     certificateAuthorities: String? = null,
     dangerAllowInsecureHttp: Boolean = false,
@@ -74,6 +78,7 @@ public class ActPass(
                 timeout = timeout.inSeconds,
                 connectTimeout = connectTimeout?.inSeconds,
                 maxRetries = maxRetries.toLong(),
+                circuitFailures = circuitFailures.toLong(),
                 mode = mode.native,
                 ca = certificateAuthorities?.wellFormed("ca"),
                 dangerAllowInsecureHttp = dangerAllowInsecureHttp,
@@ -86,6 +91,20 @@ public class ActPass(
 
     /** The agent's name. */
     public val agentId: String = enter { native.agentId() }
+
+    /**
+     * Whether calls go to the gateway.
+     *
+     * The circuit opens after `circuitFailures` calls in a row that could not reach the gateway, for about a second, and twice as
+     * long each time that the gateway still cannot be reached, up to 30 seconds.
+     */
+    public val circuit: Circuit
+        get() =
+            when (val state = enter { native.circuit() }) {
+                is NativeCircuit.Closed -> Circuit.Closed
+                is NativeCircuit.HalfOpen -> Circuit.HalfOpen
+                is NativeCircuit.Open -> Circuit.Open(state.retryAfter.seconds)
+            }
 
     /**
      * Asks for a decision, and runs nothing.
@@ -171,6 +190,7 @@ public class ActPass(
      * @param userId who delegated.
      * @param ttlSeconds for how many seconds it holds; the gateway's default if not given.
      * @param riskTier `low`, `medium`, `high` or `critical`.
+     * @param approvalRequestId the approval that it stands for: it is then for that one action, and using it spends the approval.
      * @throws ActPassException as [ActPass.preflight]. The call is not repeated where the gateway may have taken it.
      */
     public suspend fun issuePassport(
@@ -182,6 +202,7 @@ public class ActPass(
         userId: String? = null,
         ttlSeconds: Int? = null,
         riskTier: String = "medium",
+        approvalRequestId: String? = null,
     ): IssuedPassport {
         val wanted = enter {
             NativePassportRequest(
@@ -193,6 +214,7 @@ public class ActPass(
                 userId = userId?.wellFormed("user_id"),
                 riskTier = riskTier.wellFormed("risk_tier"),
                 ttlSeconds = ttlSeconds?.toLong(),
+                approvalRequestId = approvalRequestId?.wellFormed("approval_request_id"),
             )
         }
         return IssuedPassport(call { native.issuePassport(wanted, null) })
@@ -327,6 +349,18 @@ public class ActPass(
         public fun signPayload(payload: Any?, secret: String): String =
             enter { nativeSignPayload(secret.wellFormed("secret").encodeToByteArray(), json("payload", payload)) }
     }
+}
+
+/** Whether calls go to the gateway. */
+public sealed class Circuit {
+    /** They do. */
+    public data object Closed : Circuit()
+
+    /** One call tries whether the gateway is back; the others fail at once. */
+    public data object HalfOpen : Circuit()
+
+    /** They fail at once, for [retryAfter] still. */
+    public data class Open(public val retryAfter: Duration) : Circuit()
 }
 
 internal val Duration.inSeconds: Double get() = toDouble(DurationUnit.SECONDS)

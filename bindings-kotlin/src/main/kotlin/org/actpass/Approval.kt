@@ -16,6 +16,9 @@ public class PendingApproval internal constructor(native: NativePending) {
     /** All of it as a JSON object, to keep. */
     public val json: String = native.json
 
+    /** All members; `args` holds the action's arguments, for the block to use what was approved. */
+    public val members: Map<String, Any?> by lazy { members(json) }
+
     /**
      * Reads what [json] was.
      *

@@ -63,6 +63,7 @@ class ArgumentTest {
             "connect_timeout" to { ActPass("apk_x", connectTimeout = (-1).seconds) },
             "max_retries" to { ActPass("apk_x", maxRetries = -1) },
             "max_retries" to { ActPass("apk_x", maxRetries = Int.MAX_VALUE) },
+            "circuit_failures" to { ActPass("apk_x", circuitFailures = -1) },
             "tenant_id" to { ActPass("apk_x", tenantId = "a\nb") },
             "ca" to { ActPass("apk_x", certificateAuthorities = "no PEM") },
         )

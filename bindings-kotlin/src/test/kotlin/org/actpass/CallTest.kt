@@ -118,6 +118,7 @@ class CallTest {
             assertEquals(blocked.decision.approvalRequestId, pending.id)
             assertEquals(Approval.Status.PENDING, client.waitForApproval(pending.id, Duration.ZERO).status)
 
+            assertEquals(mapOf("amount" to 25_000L, "currency" to "usd"), pending.members["args"])
             // Kept, and brought back by another client.
             val kept = PendingApproval(pending.json)
             assertEquals(pending, kept)
@@ -133,6 +134,17 @@ class CallTest {
             assertEquals(Approval.Status.APPROVED, client.waitForApproval(pending.id, 5.seconds).status)
             assertFalse("an approval is spent once", client.resume(pending) { 2 }.wasExecuted)
         }
+    }
+
+    @Test
+    fun theCircuitOpens(): Unit = runBlocking {
+        val client = ActPass(API_KEY, baseUrl = "http://127.0.0.1:9", maxRetries = 0, circuitFailures = 1)
+        assertEquals(Circuit.Closed, client.circuit)
+        failure { client.preflight(refund) }
+        assertTrue("${client.circuit}", client.circuit is Circuit.Open)
+        val blocked = client.guard(refund) { 1 } as Outcome.Blocked
+        assertEquals("actpass.unreachable", blocked.decision.reasonCode)
+        assertNotNull(blocked.error?.retryAfter)
     }
 
     @Test
