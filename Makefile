@@ -2,6 +2,7 @@
 # make test    everything, every language; prints the counts
 # make lint    formatting, clippy, rustdoc, ruff, mypy, licences
 # make python  builds the Python package and installs it into .venv/
+# make swift   brings Swift where there is none, builds and tests the Swift package; make kotlin: the same for Kotlin
 # make bench   what the client adds to a call, side by side
 # make verify  files that are generated or repeated are what they should be
 # make generate writes those that are generated
@@ -30,8 +31,11 @@ demo: python target/release/actpass-gateway
 	@echo
 	@echo 'A refund that a person must approve:'
 	@$(VENV)/bin/python examples/python/approval.py target/release/actpass-gateway --approve
+	@if scripts/with-swift 2>/dev/null; then $(MAKE) --no-print-directory demo-swift; fi
 
 python: $(VENV)/installed
+
+include bindings-uniffi/rules.mk
 
 target/release/actpass-gateway: $(RUST_SOURCES)
 	$(CARGO) build --release --locked -p actpass-gateway
@@ -48,7 +52,7 @@ $(VENV)/installed: $(VENV)/bin/maturin $(PYTHON_SOURCES) $(RUST_SOURCES)
 	$(VENV)/bin/pip install --quiet --force-reinstall target/wheels/release/actpass-*.whl
 	@touch $@
 
-test: test-rust test-python test-page test-api leaks
+test: test-rust test-python test-swift test-kotlin test-page test-api leaks
 	@echo "make test: all passed"
 
 # Whatever the tests print, passing or not, is kept, so that `leaks` can look for secrets in it.
@@ -97,7 +101,7 @@ test-api: $(TEST_VENV)/bin/schemathesis
 	scripts/keep-output target/test-output/api.log \
 		scripts/check-api $(GATEWAY) $(TEST_VENV)/bin/schemathesis target/test-output/api-gateway.log
 
-leaks: test-rust test-python test-page test-api
+leaks: test-rust test-python test-swift test-kotlin test-page test-api
 	scripts/find-leaks tests/secrets.txt target/test-output
 
 lint: $(TEST_VENV)/bin/maturin
@@ -116,11 +120,11 @@ bench: python
 	$(PIN) target/release/actpass-benches
 	$(PIN) $(VENV)/bin/python benches/python.py target/release/actpass-benches
 
-verify:
+verify: verify-generated
 	scripts/check-paths
 	$(CARGO) run --quiet --locked -p actpass-gateway -- openapi | diff docs/openapi.json -
 
-generate:
+generate: generate-bindings
 	$(CARGO) run --quiet --locked -p actpass-gateway -- openapi > docs/openapi.json
 
 clean:

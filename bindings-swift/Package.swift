@@ -2,7 +2,7 @@
 import PackageDescription
 
 // The native library, which is built from `bindings-uniffi`. On Apple's platforms it is an XCFramework, which
-// `scripts/xcframework` assembles; elsewhere it lies in `Native/`, where `make swift` puts it.
+// `scripts/xcframework` here assembles; elsewhere it lies in `Native/`, where `make swift` puts it.
 #if canImport(Darwin)
 let native: Target = .binaryTarget(name: "ActPassFFI", path: "ActPassFFI.xcframework")
 let linking: [LinkerSetting] = []
