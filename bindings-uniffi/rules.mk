@@ -107,8 +107,10 @@ verify-generated: test-native
 	target/debug/actpass-bindgen target/debug/libactpass_uniffi.so target/generated/swift target/generated/kotlin
 	diff -r target/generated/swift bindings-swift/Generated
 	diff -r target/generated/kotlin bindings-kotlin/Generated
+	scripts/features --check
 
 generate-bindings: test-native
 	$(CARGO) build --locked -p actpass-bindgen
 	rm -rf bindings-swift/Generated bindings-kotlin/Generated
 	target/debug/actpass-bindgen target/debug/libactpass_uniffi.so bindings-swift/Generated bindings-kotlin/Generated
+	scripts/features
