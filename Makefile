@@ -3,6 +3,7 @@
 # make lint    formatting, clippy, rustdoc, ruff, mypy, licences
 # make python  builds the Python package and installs it into .venv/
 # make node    builds, tests and packs the Node package, into target/npm/
+# make swift   brings Swift where there is none, builds and tests the Swift package; make kotlin: the same for Kotlin
 # make bench   what the client adds to a call, side by side
 # make bench-gateway  what the gateway records in a second, on each store
 # make fuzz    looks for bytes that break something: FUZZ_SECONDS (300) for each target
@@ -36,6 +37,7 @@ demo: python target/release/actpass-gateway
 	@echo 'A refund that a person must approve:'
 	@$(VENV)/bin/python examples/python/approval.py target/release/actpass-gateway --approve
 	@$(MAKE) --no-print-directory demo-node
+	@if scripts/with-swift 2>/dev/null; then $(MAKE) --no-print-directory demo-swift; fi
 
 # Where Node is not there, the demo goes without it.
 demo-node: target/release/actpass-gateway
@@ -46,6 +48,8 @@ demo-node: target/release/actpass-gateway
 	elif [ $$? = 1 ]; then echo "SKIPPED: the demo of the Node package"; else exit 1; fi
 
 python: $(VENV)/installed
+
+include bindings-uniffi/rules.mk
 
 target/release/actpass-gateway: $(RUST_SOURCES)
 	$(CARGO) build --release --locked -p actpass-gateway
@@ -62,7 +66,7 @@ $(VENV)/installed: $(VENV)/bin/maturin $(PYTHON_SOURCES) $(RUST_SOURCES)
 	$(VENV)/bin/pip install --quiet --force-reinstall target/wheels/release/actpass-*.whl
 	@touch $@
 
-test: test-rust test-python test-node test-page test-api leaks
+test: test-rust test-python test-node test-swift test-kotlin test-page test-api leaks
 	@echo "make test: all passed"
 
 # Whatever the tests print, passing or not, is kept, so that `leaks` can look for secrets in it.
@@ -140,7 +144,7 @@ test-api: $(TEST_VENV)/bin/schemathesis
 	scripts/keep-output target/test-output/api.log \
 		scripts/check-api $(GATEWAY) $(TEST_VENV)/bin/schemathesis target/test-output/api-gateway.log
 
-leaks: test-rust test-python test-node test-page test-api
+leaks: test-rust test-python test-node test-swift test-kotlin test-page test-api
 	scripts/find-leaks tests/secrets.txt target/test-output
 
 lint: $(TEST_VENV)/bin/maturin lint-node
@@ -180,12 +184,12 @@ fuzz:
 break:
 	scripts/break-the-guard
 
-verify:
+verify: verify-generated
 	scripts/check-paths
 	scripts/check-promises
 	$(CARGO) run --quiet --locked -p actpass-gateway -- openapi | diff docs/openapi.json -
 
-generate:
+generate: generate-bindings
 	$(CARGO) run --quiet --locked -p actpass-gateway -- openapi > docs/openapi.json
 
 clean:

@@ -92,6 +92,16 @@ impl ActPass {
         self.0.breaker.circuit()
     }
 
+    /// The gateway's URL, without a trailing slash.
+    pub fn base_url(&self) -> &str {
+        self.0.config.base_url.as_str()
+    }
+
+    /// The agent's name.
+    pub fn agent_id(&self) -> &str {
+        &self.0.config.agent_id
+    }
+
     /// Asks the gateway whether `action` may run, and runs nothing.
     ///
     /// A 401 or 403 whose body is a decision other than `allow` is that decision.
