@@ -17,8 +17,8 @@ function thrown(body) {
 
 describe('a setting', () => {
   const wrong = [
-    [{ apikey: API_KEY }, /^apikey: expected one of apiKey, tenantId, /],
-    [{ api_key: API_KEY }, /^api_key: expected one of apiKey, /],
+    [{ apikey: 'apk_dev' }, /^apikey: expected one of apiKey, tenantId, /],
+    [{ api_key: 'apk_dev' }, /^api_key: expected one of apiKey, /],
     [{ timeout: 5 }, /^timeout: expected one of .*timeoutMs/],
     [{ apiKey: 7 }, /^apiKey: expected a string, found a number$/],
     [{ apiKey: null }, /^apiKey: expected a string, found null$/],

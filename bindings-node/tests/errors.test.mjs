@@ -10,7 +10,8 @@ import * as imported from '@actpass/sdk';
 import { ACTION, ALLOW, answer, everythingShown, Hostile, newClient, PASSPORT, ROOT, rejection } from './support.mjs';
 
 const hostile = new Hostile();
-const sdk = { ...imported };
+// Some versions of Node add these to what a CommonJS module exports.
+const { default: _, 'module.exports': __, ...sdk } = imported;
 
 test('the classes and their order are Python’s', () => {
   const python = readFileSync(join(ROOT, 'bindings-python/python/actpass/_errors.py'), 'utf8');
