@@ -29,6 +29,7 @@ target/release/libactpass_uniffi.a: $(RUST_SOURCES) $(UNIFFI_SOURCES)
 
 $(SWIFT_NATIVE): target/release/libactpass_uniffi.a
 	@mkdir -p $(@D)
+	@! grep -q 'actpass\.test\.' $< || { echo "$< holds the hooks of the tests" >&2; exit 1; }
 	cp $< $@
 
 # SwiftPM does not see that a static library changed.

@@ -91,12 +91,10 @@ public final class ActPass: Sendable {
     /// The circuit opens after `circuitFailures` calls in a row that could not reach the gateway, for about a second, and twice
     /// as long each time that the gateway still cannot be reached, up to 30 seconds.
     public var circuit: Circuit {
-        get throws {
-            switch try enter({ try native.circuit() }) {
-            case .closed: .closed
-            case .halfOpen: .halfOpen
-            case .open(let seconds): .open(retryAfter: .seconds(seconds))
-            }
+        switch try? native.circuit() {
+        case .closed, nil: .closed
+        case .halfOpen: .halfOpen
+        case .open(let seconds): .open(retryAfter: .seconds(seconds))
         }
     }
 

@@ -81,16 +81,17 @@ extension ActPass {
             // A task that was cancelled while the verdict was on its way runs nothing either.
             try Task.checkCancellation()
             let context = ExecutionContext(try enter { try permit.spend() })
+            let value: Value
             do {
-                let value = try await execute(context)
-                let evidence = recordOutcome ? await record(permit, returned: true, response: text(of: value)) : nil
-                return .executed(value, Execution(try enter { try permit.settle(returned: true) }, evidence))
+                value = try await execute(context)
             } catch let error as CancellationError where Task.isCancelled {
                 throw error
             } catch {
                 let evidence = recordOutcome ? await record(permit, returned: false, response: nil) : nil
                 return .failed(error, Execution(try enter { try permit.settle(returned: false) }, evidence))
             }
+            let evidence = recordOutcome ? await record(permit, returned: true, response: text(of: value)) : nil
+            return .executed(value, Execution(try enter { try permit.settle(returned: true) }, evidence))
         }
     }
 
