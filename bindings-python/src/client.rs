@@ -2,7 +2,7 @@
 
 use std::sync::Arc;
 
-use actpass_core::runtime::Host;
+use actpass_core::runtime::{Background, Host};
 use actpass_core::{ActPass, Action, Error, ErrorKind, PendingApproval, Secret};
 use pyo3::prelude::*;
 use pyo3::types::{PyBytes, PyInt, PyString};
@@ -12,9 +12,9 @@ use crate::convert::{
 };
 use crate::error::raise;
 use crate::evidence::EvidenceArguments;
-use crate::guard::{ActionArguments, Ruled, verdict};
+use crate::guard::{ActionArguments, verdict};
 use crate::passport::{IssueArguments, OfflineVerifyArguments, VerifyArguments};
-use crate::runtime::{authorize, enter, wait};
+use crate::runtime::{Door, enter};
 
 type Argument<'a, 'py> = Option<&'a Bound<'py, PyAny>>;
 type Needed<'a, 'py> = &'a Bound<'py, PyAny>;
@@ -22,13 +22,13 @@ type Needed<'a, 'py> = &'a Bound<'py, PyAny>;
 /// The native half of a client.
 #[pyclass(frozen, module = "actpass._native")]
 pub(crate) struct Client {
-    host: arc_swap::ArcSwapOption<Host>,
+    door: arc_swap::ArcSwapOption<Door>,
 }
 
 #[pymethods]
 impl Client {
     #[new]
-    #[pyo3(signature = (api_key, tenant_id, agent_id, base_url, timeout, connect_timeout, max_retries, mode, ca, circuit_failures, danger_allow_insecure_http))]
+    #[pyo3(signature = (api_key, tenant_id, agent_id, base_url, timeout, connect_timeout, max_retries, mode, ca, circuit_failures, danger_allow_insecure_http, background))]
     #[expect(clippy::too_many_arguments, reason = "the settings of the face, one each")]
     fn new(
         py: Python<'_>,
@@ -43,6 +43,7 @@ impl Client {
         ca: Argument<'_, '_>,
         circuit_failures: Needed<'_, '_>,
         danger_allow_insecure_http: Needed<'_, '_>,
+        background: bool,
     ) -> PyResult<Self> {
         enter(py, || {
             let mut builder = ActPass::builder()
@@ -74,16 +75,30 @@ impl Client {
             if let Some(ca) = ca {
                 builder = builder.ca(pem(ca)?);
             }
-            let host = Host::new(builder).map_err(|error| raise(py, &error))?;
-            Ok(Self { host: arc_swap::ArcSwapOption::from_pointee(host) })
+            let door = match background {
+                true => Background::new(builder).map(|background| Door::Background(Arc::new(background))),
+                false => Host::new(builder).map(|host| Door::Calling(Arc::new(host))),
+            };
+            Ok(Self::of(door.map_err(|error| raise(py, &error))?))
         })
+    }
+
+    /// A client with the same settings whose calls are made beside the interpreter.
+    fn background(&self, py: Python<'_>) -> PyResult<Self> {
+        match &*self.door(py)? {
+            Door::Background(background) => Ok(Self::of(Door::Background(Arc::clone(background)))),
+            Door::Calling(host) => {
+                let background = Background::beside(host).map_err(|error| raise(py, &error))?;
+                Ok(Self::of(Door::Background(Arc::new(background))))
+            }
+        }
     }
 
     fn preflight<'py>(&self, py: Python<'py>, action: ActionArguments<'py>) -> PyResult<Bound<'py, PyAny>> {
         enter(py, || {
             let action = action.convert()?;
-            let decision = wait(py, &*self.host(py)?, async |actpass| actpass.preflight(&action).await)?;
-            from_json(py, decision.as_json())
+            let call = |actpass: ActPass| async move { actpass.preflight(&action).await };
+            self.ask(py, call, |decision| decision.as_json())
         })
     }
 
@@ -92,10 +107,10 @@ impl Client {
         py: Python<'py>,
         action: ActionArguments<'py>,
         record_outcome: Needed<'_, 'py>,
-    ) -> PyResult<Ruled<'py>> {
+    ) -> PyResult<Bound<'py, PyAny>> {
         enter(py, || {
             let record = flag("record_outcome", record_outcome)?;
-            self.rule(py, &action.convert()?, record)
+            self.rule(py, action.convert()?, record)
         })
     }
 
@@ -106,7 +121,7 @@ impl Client {
         passport: Argument<'_, 'py>,
         wait_for_approval: Argument<'_, 'py>,
         record_outcome: Needed<'_, 'py>,
-    ) -> PyResult<Ruled<'py>> {
+    ) -> PyResult<Bound<'py, PyAny>> {
         enter(py, || {
             let mut action = pending_approval(pending)?.action();
             if let Some(passport) = optional("passport", passport)? {
@@ -115,7 +130,7 @@ impl Client {
             if let Some(wait) = seconds_argument("wait_for_approval", wait_for_approval)? {
                 action = action.wait_for_approval(wait);
             }
-            self.rule(py, &action, flag("record_outcome", record_outcome)?)
+            self.rule(py, action, flag("record_outcome", record_outcome)?)
         })
     }
 
@@ -131,8 +146,8 @@ impl Client {
                 false => pending_approval(approval)?.id().to_owned(),
             };
             let timeout = seconds_argument("timeout", timeout)?.unwrap_or_default();
-            let call = async |actpass: ActPass| actpass.wait_for_approval(&id, timeout).await;
-            from_json(py, wait(py, &*self.host(py)?, call)?.as_json())
+            let call = |actpass: ActPass| async move { actpass.wait_for_approval(&id, timeout).await };
+            self.ask(py, call, |approval| approval.as_json())
         })
     }
 
@@ -143,8 +158,8 @@ impl Client {
     ) -> PyResult<Bound<'py, PyAny>> {
         enter(py, || {
             let wanted = wanted.convert()?;
-            let issued = wait(py, &*self.host(py)?, async |actpass| actpass.issue_passport(&wanted).await)?;
-            from_json(py, issued.as_json())
+            let call = |actpass: ActPass| async move { actpass.issue_passport(&wanted).await };
+            self.ask(py, call, |issued| issued.as_json())
         })
     }
 
@@ -155,9 +170,8 @@ impl Client {
     ) -> PyResult<Bound<'py, PyAny>> {
         enter(py, || {
             let wanted = wanted.convert()?;
-            let verified =
-                wait(py, &*self.host(py)?, async |actpass| actpass.verify_passport(&wanted).await)?;
-            from_json(py, verified.as_json())
+            let call = |actpass: ActPass| async move { actpass.verify_passport(&wanted).await };
+            self.ask(py, call, |verified| verified.as_json())
         })
     }
 
@@ -168,8 +182,8 @@ impl Client {
     ) -> PyResult<Bound<'py, PyAny>> {
         enter(py, || {
             let wanted = wanted.convert()?;
-            let call = async |actpass: ActPass| actpass.verify_passport_offline(&wanted).await;
-            from_json(py, wait(py, &*self.host(py)?, call)?.as_json())
+            let call = |actpass: ActPass| async move { actpass.verify_passport_offline(&wanted).await };
+            self.ask(py, call, |verified| verified.as_json())
         })
     }
 
@@ -181,8 +195,9 @@ impl Client {
     ) -> PyResult<Bound<'py, PyAny>> {
         enter(py, || {
             let (jti, reason) = (string("jti", jti)?, optional("reason", reason)?);
-            let call = async |actpass: ActPass| actpass.revoke_passport(&jti, reason.as_deref()).await;
-            from_json(py, wait(py, &*self.host(py)?, call)?.as_json())
+            let call =
+                |actpass: ActPass| async move { actpass.revoke_passport(&jti, reason.as_deref()).await };
+            self.ask(py, call, |revoked| revoked.as_json())
         })
     }
 
@@ -193,61 +208,93 @@ impl Client {
     ) -> PyResult<Bound<'py, PyAny>> {
         enter(py, || {
             let event = event.convert()?;
-            let recorded = wait(py, &*self.host(py)?, async |actpass| actpass.record_evidence(&event).await)?;
-            from_json(py, recorded.as_json())
+            let call = |actpass: ActPass| async move { actpass.record_evidence(&event).await };
+            self.ask(py, call, |recorded| recorded.as_json())
         })
     }
 
     #[getter]
     fn base_url(&self, py: Python<'_>) -> PyResult<String> {
-        Ok(self.host(py)?.base_url().to_owned())
+        Ok(self.door(py)?.base_url().to_owned())
     }
 
     #[getter]
     fn tenant_id(&self, py: Python<'_>) -> PyResult<Option<String>> {
-        Ok(self.host(py)?.tenant_id().map(str::to_owned))
+        Ok(self.door(py)?.tenant_id().map(str::to_owned))
     }
 
     #[getter]
     fn agent_id(&self, py: Python<'_>) -> PyResult<String> {
-        Ok(self.host(py)?.agent_id().to_owned())
+        Ok(self.door(py)?.agent_id().to_owned())
     }
 
     #[getter]
     fn timeout(&self, py: Python<'_>) -> PyResult<f64> {
-        Ok(self.host(py)?.timeout().as_secs_f64())
+        Ok(self.door(py)?.timeout().as_secs_f64())
     }
 
     #[getter]
     fn mode(&self, py: Python<'_>) -> PyResult<&'static str> {
-        Ok(self.host(py)?.mode().as_str())
+        Ok(self.door(py)?.mode().as_str())
     }
 
     #[getter]
     fn circuit(&self, py: Python<'_>) -> PyResult<&'static str> {
-        Ok(self.host(py)?.circuit().as_str())
+        Ok(self.door(py)?.circuit().as_str())
     }
 
     fn close(&self) {
-        self.host.store(None);
+        self.door.store(None);
     }
 }
 
 impl Client {
-    fn rule<'py>(&self, py: Python<'py>, action: &Action, record: bool) -> PyResult<Ruled<'py>> {
-        let host = self.host(py)?;
-        let ruled = authorize(py, &host, action)?;
-        verdict(py, ruled, record.then_some(host))
+    fn of(door: Door) -> Self {
+        Self { door: arc_swap::ArcSwapOption::from_pointee(door) }
     }
 
-    fn host(&self, py: Python<'_>) -> PyResult<Arc<Host>> {
-        self.host.load_full().ok_or_else(|| {
+    /// A call that comes to a document.
+    fn ask<'py, T, F>(
+        &self,
+        py: Python<'py>,
+        call: impl FnOnce(ActPass) -> F + Send,
+        document: fn(&T) -> &str,
+    ) -> PyResult<Bound<'py, PyAny>>
+    where
+        T: Send + 'static,
+        F: Future<Output = Result<T, Error>> + Send + 'static,
+    {
+        self.door(py)?.call(py, call, move |py, answer| match answer {
+            Ok(answer) => from_json(py, document(&answer)),
+            Err(error) => Err(raise(py, &error)),
+        })
+    }
+
+    fn rule<'py>(&self, py: Python<'py>, action: Action, record: bool) -> PyResult<Bound<'py, PyAny>> {
+        let door = Door::clone(&*self.door(py)?);
+        let (ruler, action) = (door.clone(), Arc::new(action));
+        let asked = Arc::clone(&action);
+        let call = |actpass: ActPass| async move { actpass.authorize(&asked).await };
+        door.call(py, call, move |py, ruled| {
+            let ruled = ruler.rule(&action, ruled).map_err(|error| raise(py, &error))?;
+            verdict(py, ruled, record.then_some(ruler))
+        })
+    }
+
+    fn door(&self, py: Python<'_>) -> PyResult<Arc<Door>> {
+        self.door.load_full().ok_or_else(|| {
             raise(
                 py,
                 &Error::new(ErrorKind::Config, "client: expected an open client, found one that is closed"),
             )
         })
     }
+}
+
+/// The JSON text of a value, as it is sent.
+#[pyfunction]
+pub(crate) fn json_text(py: Python<'_>, member: &str, value: Needed<'_, '_>) -> PyResult<String> {
+    enter(py, || to_json(member, value))
 }
 
 /// The SHA-256 of the canonical JSON of a value.

@@ -1,16 +1,16 @@
 //! The two steps of the guard. The face runs the caller's function between them, in the caller's own thread.
 
-use std::sync::{Arc, Mutex, PoisonError};
+use std::sync::{Mutex, PoisonError};
 
-use actpass_core::runtime::Host;
-use actpass_core::{Action, Decision, Outcome, Settlement, Verdict, canonical_outcome as canonical};
+use actpass_core::{ActPass, Action, Decision, Outcome, Settlement, Verdict, canonical_outcome as canonical};
+use pyo3::IntoPyObjectExt;
 use pyo3::exceptions::{PyException, PyRuntimeError};
 use pyo3::prelude::*;
 use pyo3::types::{PyDict, PyString};
 
 use crate::convert::{argument, from_json, json, optional, seconds_argument, string, to_json};
 use crate::error::{exception, raise};
-use crate::runtime::{enter, wait};
+use crate::runtime::{Door, enter};
 
 /// The members of an action, in the order of the face's parameters.
 #[derive(FromPyObject)]
@@ -76,30 +76,28 @@ impl ActionArguments<'_> {
     }
 }
 
-/// A verdict: `(permit, None)` or `(None, outcome)`.
-pub(crate) type Ruled<'py> = (Option<Permit>, Option<Bound<'py, PyAny>>);
-
-/// `recorder` is the client by which the outcome is to be recorded.
-pub(crate) fn verdict<'py>(
-    py: Python<'py>,
+/// A verdict: `(permit, None)` or `(None, outcome)`. `recorder` is the client by which the outcome is to be recorded.
+pub(crate) fn verdict(
+    py: Python<'_>,
     verdict: Verdict,
-    recorder: Option<Arc<Host>>,
-) -> PyResult<Ruled<'py>> {
-    match verdict {
+    recorder: Option<Door>,
+) -> PyResult<Bound<'_, PyAny>> {
+    let (permit, outcome) = match verdict {
         Verdict::Blocked(blocked) => {
-            Ok((None, Some(report(py, Outcome::<Py<PyAny>, Py<PyAny>>::Blocked(blocked))?)))
+            (None, Some(report(py, Outcome::<Py<PyAny>, Py<PyAny>>::Blocked(blocked))?))
         }
         Verdict::Proceed(permit) => {
-            Ok((Some(Permit { state: Mutex::new(State::Granted(permit)), recorder }), None))
+            (Some(Permit { state: Mutex::new(State::Granted(permit)), recorder }), None)
         }
-    }
+    };
+    (permit, outcome).into_bound_py_any(py)
 }
 
 /// Leave to run the action, once.
 #[pyclass(frozen, module = "actpass._native")]
 pub(crate) struct Permit {
     state: Mutex<State>,
-    recorder: Option<Arc<Host>>,
+    recorder: Option<Door>,
 }
 
 enum State {
@@ -127,33 +125,36 @@ impl Permit {
         })
     }
 
-    /// The outcome of an action that returned `result`.
-    fn returned<'py>(&self, py: Python<'py>, result: Py<PyAny>) -> PyResult<Bound<'py, PyAny>> {
+    /// The outcome of an action that returned `result`, and what comes of recording it: members of the outcome, or a call
+    /// for them.
+    fn returned<'py>(&self, py: Python<'py>, result: Py<PyAny>) -> PyResult<Settled<'py>> {
         self.settle(py, Ok(result))
     }
 
-    /// The outcome of an action that raised `error`.
-    fn failed<'py>(&self, py: Python<'py>, error: Py<PyAny>) -> PyResult<Bound<'py, PyAny>> {
+    /// The same of an action that raised `error`.
+    fn failed<'py>(&self, py: Python<'py>, error: Py<PyAny>) -> PyResult<Settled<'py>> {
         self.settle(py, Err(error))
+    }
+
+    /// Records an action that was broken off, without waiting for it.
+    fn abandoned(&self) {
+        if let (State::Running(settlement), Some(door)) = (self.replace(State::Settled), &self.recorder) {
+            let event = settlement.evidence(false, None);
+            door.tell(|actpass| async move { actpass.record_evidence(&event).await });
+        }
     }
 }
 
+type Settled<'py> = (Bound<'py, PyAny>, Option<Bound<'py, PyAny>>);
+
 impl Permit {
-    fn settle<'py>(
-        &self,
-        py: Python<'py>,
-        ended: Result<Py<PyAny>, Py<PyAny>>,
-    ) -> PyResult<Bound<'py, PyAny>> {
+    fn settle<'py>(&self, py: Python<'py>, ended: Result<Py<PyAny>, Py<PyAny>>) -> PyResult<Settled<'py>> {
         let State::Running(settlement) = self.replace(State::Settled) else {
             return Err(PyRuntimeError::new_err("the permit is not running"));
         };
-        let recorded =
-            self.recorder.as_ref().map(|host| record(py, host, &settlement, &ended)).transpose()?;
-        let reported = report(py, settlement.settle(ended))?;
-        if let Some((member, value)) = recorded {
-            reported.set_item(member, value)?;
-        }
-        Ok(reported)
+        let recording =
+            self.recorder.as_ref().map(|door| record(py, door, &settlement, &ended)).transpose()?;
+        Ok((report(py, settlement.settle(ended))?, recording))
     }
 
     fn replace(&self, state: State) -> State {
@@ -161,25 +162,37 @@ impl Permit {
     }
 }
 
-/// Records how an action ended: a member of the outcome that says what came of it. What stops the program is an error.
+/// Records how an action ended: members of the outcome that say what came of it, or a call for them. What stops the program
+/// is an error.
 fn record<'py>(
     py: Python<'py>,
-    host: &Host,
+    door: &Door,
     settlement: &Settlement,
     ended: &Result<Py<PyAny>, Py<PyAny>>,
-) -> PyResult<(&'static str, Bound<'py, PyAny>)> {
+) -> PyResult<Bound<'py, PyAny>> {
     enter(py, || {
         // What is not JSON has no hash.
         let response = ended.as_ref().ok().and_then(|result| json("result", result.bind(py)).ok());
         let event = settlement.evidence(ended.is_ok(), response.as_ref());
-        match wait(py, host, async |actpass| actpass.record_evidence(&event).await) {
-            Ok(recorded) => Ok(("evidence", from_json(py, recorded.as_json())?)),
+        let call = |actpass: ActPass| async move { actpass.record_evidence(&event).await };
+        let recorded = door.call(py, call, |py, recorded| match recorded {
+            Ok(recorded) => member(py, "evidence", from_json(py, recorded.as_json())?),
+            Err(error) => member(py, "evidence_error", exception(py, &error)?),
+        });
+        match recorded {
+            // What a handler of signals raised.
             Err(error) if error.is_instance_of::<PyException>(py) => {
-                Ok(("evidence_error", error.into_value(py).into_bound(py).into_any()))
+                member(py, "evidence_error", error.into_value(py).into_bound(py).into_any())
             }
-            Err(stop) => Err(stop),
+            recorded => recorded,
         }
     })
+}
+
+fn member<'py>(py: Python<'py>, name: &str, value: Bound<'py, PyAny>) -> PyResult<Bound<'py, PyAny>> {
+    let members = PyDict::new(py);
+    members.set_item(name, value)?;
+    Ok(members.into_any())
 }
 
 fn report<'py>(py: Python<'py>, outcome: Outcome<Py<PyAny>, Py<PyAny>>) -> PyResult<Bound<'py, PyAny>> {

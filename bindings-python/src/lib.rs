@@ -5,19 +5,29 @@ mod convert;
 mod error;
 mod evidence;
 mod guard;
+mod mailbox;
 mod passport;
 mod runtime;
+mod telemetry;
 
 /// The private module of the package `actpass`.
 #[pyo3::pymodule(gil_used = true)]
 mod _native {
     #[pymodule_export]
-    use crate::client::{Client, hash_payload, sign_payload};
+    use crate::client::{Client, hash_payload, json_text, sign_payload};
     #[pymodule_export]
     use crate::guard::{Permit, canonical_outcome};
+    #[pymodule_export]
+    use crate::mailbox::{Call, Mailbox};
 
     #[pymodule_export]
     const DEFAULT_BASE_URL: &str = actpass_core::DEFAULT_BASE_URL;
     #[pymodule_export]
     const VERSION: &str = env!("CARGO_PKG_VERSION");
+
+    #[pymodule_init]
+    fn init(_module: &pyo3::Bound<'_, pyo3::types::PyModule>) -> pyo3::PyResult<()> {
+        crate::telemetry::listen();
+        Ok(())
+    }
 }

@@ -1,26 +1,92 @@
-//! The one door to the core: releases the interpreter while the network is waited for, lets Ctrl-C end the wait, and lets
-//! no panic through.
+//! The doors to the core: they release the interpreter while the network is waited for, let Ctrl-C or a task's
+//! cancellation end the wait, and let no panic through.
 
+use std::future::Future;
+use std::ops::Deref;
 use std::panic::{AssertUnwindSafe, catch_unwind};
+use std::sync::Arc;
 
-use actpass_core::runtime::Host;
-use actpass_core::{ActPass, Action, Error, ErrorKind, Verdict};
+use actpass_core::runtime::{Background, Host, Settings};
+use actpass_core::{ActPass, Circuit, Error, ErrorKind};
 use pyo3::prelude::*;
 
 use crate::error::raise;
+use crate::mailbox::Mailbox;
+use crate::telemetry::Watch;
 
-/// Makes a call of the core on the calling thread, the interpreter released.
-pub(crate) fn wait<T, F>(py: Python<'_>, host: &Host, call: F) -> PyResult<T>
-where
-    F: AsyncFnOnce(ActPass) -> Result<T, Error> + Send,
-    T: Send,
-{
-    py.detach(|| host.wait(call, interrupted))?.map_err(|error| raise(py, &error))
+/// How the calls of a client are made.
+#[derive(Clone)]
+pub(crate) enum Door {
+    /// Beside the interpreter, on the background thread; a call gives a [`Call`](crate::mailbox::Call) to await.
+    Background(Arc<Background>),
+    /// On the calling thread; a call gives what it comes to.
+    Calling(Arc<Host>),
 }
 
-/// Asks for a verdict on the calling thread, the interpreter released.
-pub(crate) fn authorize(py: Python<'_>, host: &Host, action: &Action) -> PyResult<Verdict> {
-    py.detach(|| host.authorize(action, interrupted))?.map_err(|error| raise(py, &error))
+impl Door {
+    /// Makes a call of the core. `convert` makes what it comes to an object, on the thread of the caller or of its event
+    /// loop.
+    pub(crate) fn call<'py, T, F>(
+        &self,
+        py: Python<'py>,
+        call: impl FnOnce(ActPass) -> F + Send,
+        convert: impl for<'a> FnOnce(Python<'a>, Result<T, Error>) -> PyResult<Bound<'a, PyAny>> + Send + 'static,
+    ) -> PyResult<Bound<'py, PyAny>>
+    where
+        T: Send + 'static,
+        F: Future<Output = Result<T, Error>> + Send + 'static,
+    {
+        let watch = Watch::begin(py)?;
+        let started = |actpass: ActPass| watch.over(call(watch.trace(actpass)));
+        match self {
+            Self::Background(background) => {
+                let (mailbox, future) = Mailbox::of_the_running_loop(py)?;
+                let (letter, watch) = (mailbox.get().letter(), watch.clone());
+                let call = background.start(started, move |answer| {
+                    letter.send(move |py| {
+                        watch.end(py)?;
+                        convert(py, answer)
+                    });
+                });
+                Mailbox::expect(&mailbox, future, call)
+            }
+            Self::Calling(host) => {
+                let answer = py.detach(|| host.wait(started, interrupted));
+                watch.end(py)?;
+                convert(py, answer?)
+            }
+        }
+    }
+
+    /// Makes a call that nobody waits for, where that is possible.
+    pub(crate) fn tell<T, F>(&self, call: impl FnOnce(ActPass) -> F)
+    where
+        T: Send + 'static,
+        F: Future<Output = Result<T, Error>> + Send + 'static,
+    {
+        match self {
+            Self::Background(background) => drop(background.start(call, drop)),
+            Self::Calling(_) => (),
+        }
+    }
+
+    pub(crate) fn circuit(&self) -> Circuit {
+        match self {
+            Self::Background(background) => background.circuit(),
+            Self::Calling(host) => host.circuit(),
+        }
+    }
+}
+
+impl Deref for Door {
+    type Target = Settings;
+
+    fn deref(&self) -> &Settings {
+        match self {
+            Self::Background(background) => background,
+            Self::Calling(host) => host,
+        }
+    }
 }
 
 fn interrupted() -> PyResult<()> {

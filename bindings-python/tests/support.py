@@ -2,8 +2,10 @@
 
 from __future__ import annotations
 
+import asyncio
 import contextlib
 import functools
+import gc
 import hashlib
 import json
 import os
@@ -15,14 +17,17 @@ import threading
 import time
 import traceback
 import urllib.request
-from collections.abc import Iterator
+import warnings
+from collections.abc import Coroutine, Iterator
 from http.server import BaseHTTPRequestHandler, ThreadingHTTPServer
 from pathlib import Path
-from typing import Any, Callable, NoReturn
+from typing import Any, Callable, NoReturn, TypeVar
 
 import actpass
 import pytest
-from actpass import ActPassClient, ActPassError, Mode
+from actpass import ActPassClient, ActPassError, AsyncActPassClient, Mode
+
+T = TypeVar("T")
 
 TESTS = Path(__file__).resolve().parent
 #: Where the package under test is, installed or not.
@@ -84,6 +89,12 @@ def new_client(base_url: str, **settings: Any) -> ActPassClient:
     return ActPassClient(base_url=base_url, **settings)
 
 
+def new_async_client(base_url: str, **settings: Any) -> AsyncActPassClient:
+    """Return the same for an event loop."""
+    settings = {"api_key": API_KEY, "agent_id": "tests", "timeout": 10, "max_retries": 0, **settings}
+    return AsyncActPassClient(base_url=base_url, **settings)
+
+
 class Callback:
     """A function to be guarded that remembers how it was called."""
 
@@ -121,6 +132,30 @@ def stop(process: subprocess.Popen[Any]) -> None:
     except subprocess.TimeoutExpired:
         process.kill()
         process.wait(10)
+
+
+def run_loop(main: Coroutine[Any, Any, T], new_loop: Callable[[], Any] = asyncio.new_event_loop) -> T:
+    """Run ``main`` in an event loop that complains about all it can; fail on a complaint, a warning or a task left over."""
+    complaints: list[dict[str, Any]] = []
+    with warnings.catch_warnings(record=True) as warned:
+        warnings.simplefilter("always")
+        loop = new_loop()
+        loop.set_debug(True)
+        loop.set_exception_handler(lambda _, context: complaints.append(context))
+        try:
+            asyncio.set_event_loop(loop)
+            result = loop.run_until_complete(main)
+            left = asyncio.all_tasks(loop)
+            loop.run_until_complete(loop.shutdown_asyncgens())
+        finally:
+            asyncio.set_event_loop(None)
+            loop.close()
+        gc.collect()
+    assert complaints == []
+    assert left == set()
+    ours = [str(one.message) for one in warned if not issubclass(one.category, DeprecationWarning)]
+    assert ours == []
+    return result
 
 
 @contextlib.contextmanager

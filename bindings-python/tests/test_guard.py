@@ -257,7 +257,7 @@ def test_a_permit_cannot_be_spent_twice_nor_settled_unspent(client: ActPassClien
     permit, _ = client._native.authorize(members, False)
     assert permit is not None
     permit.spend()
-    assert permit.returned(1)["executed"]
+    assert permit.returned(1)[0]["executed"]
     for again in (permit.spend, lambda: permit.returned(1), lambda: permit.failed(ValueError())):
         with pytest.raises(RuntimeError):
             again()

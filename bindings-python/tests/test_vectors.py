@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import asyncio
 import json
 from collections.abc import Iterator
 from concurrent.futures import Future, ThreadPoolExecutor
@@ -11,7 +12,7 @@ from typing import Any
 
 import pytest
 from actpass import canonical_outcome
-from support import ACTION, MODES, VECTORS, Callback, Hostile, everything_shown, new_client
+from support import ACTION, MODES, VECTORS, Callback, Hostile, everything_shown, new_async_client, new_client
 
 KEY = "apk_vector_secret"
 CLIENT = {"timeout", "connect_timeout", "max_retries", "trust_ca"}
@@ -56,9 +57,9 @@ def read(path: Path) -> dict[str, Any]:
 
 
 FILES = sorted(VECTORS.glob("*/*.json"))
-RUNS = [(path, mode) for path in FILES for mode in read(path)["expect"]]
+RUNS = [(path, mode, kind) for kind in ("sync", "async") for path in FILES for mode in read(path)["expect"]]
 WORKERS = 6
-done: list[tuple[Path, str]] = []
+done: list[tuple[Path, str, str]] = []
 
 
 @dataclass
@@ -71,24 +72,40 @@ class Played:
     other_seen: list[dict[str, Any]]
 
 
-def play(hostile: Hostile, path: Path, mode: str) -> Played:
+def play(hostile: Hostile, path: Path, mode: str, kind: str) -> Played:
     vector = read(path)
     settings = {"timeout": 5, "max_retries": 0, **vector.get("client", {})}
     trust_ca = settings.pop("trust_ca", False)
     callback = Callback()
     with hostile.play(**vector["gateway"]) as gateway:
         ca = gateway.ca_pem if trust_ca else None
-        with new_client(gateway.base_url, api_key=KEY, agent_id="vectors", ca=ca, **settings) as client:
-            action = {**ACTION, **vector.get("action", {})}
-            out = client.guard(execute_fn=callback, mode=mode, **action)  # type: ignore[arg-type]
+        settings = {"api_key": KEY, "agent_id": "vectors", "ca": ca, **settings}
+        action = {**ACTION, **vector.get("action", {})}
+        out = GUARDS[kind](gateway.base_url, settings, {"execute_fn": callback, "mode": mode, **action})
         return Played(out, callback, gateway.seen(), gateway.other_seen())
 
 
+def guard(base_url: str, settings: dict[str, Any], action: dict[str, Any]) -> Any:
+    with new_client(base_url, **settings) as client:
+        return client.guard(**action)
+
+
+def guard_async(base_url: str, settings: dict[str, Any], action: dict[str, Any]) -> Any:
+    async def main() -> Any:
+        async with new_async_client(base_url, **settings) as client:
+            return await client.guard(**action)
+
+    return asyncio.run(main())
+
+
+GUARDS = {"sync": guard, "async": guard_async}
+
+
 @pytest.fixture(scope="module")
-def plays(hostile: Hostile, request: pytest.FixtureRequest) -> Iterator[dict[tuple[Path, str], Future[Played]]]:
+def plays(hostile: Hostile, request: pytest.FixtureRequest) -> Iterator[dict[tuple[Path, str, str], Future[Played]]]:
     """Play what was selected, some at once: most of the time is spent in waiting for deadlines."""
     chosen = [
-        (Path(str(item.callspec.params["path"])), str(item.callspec.params["mode"]))
+        (Path(str(item.callspec.params["path"])), str(item.callspec.params["mode"]), str(item.callspec.params["kind"]))
         for item in request.session.items
         if isinstance(item, pytest.Function) and item.originalname == "test_vector"
     ]
@@ -97,10 +114,12 @@ def plays(hostile: Hostile, request: pytest.FixtureRequest) -> Iterator[dict[tup
     pool.shutdown(cancel_futures=True)
 
 
-@pytest.mark.parametrize(("path", "mode"), RUNS, ids=[f"{path.parent.name}/{path.stem}-{mode}" for path, mode in RUNS])
-def test_vector(plays: dict[tuple[Path, str], Future[Played]], path: Path, mode: str) -> None:
-    played = plays[path, mode].result(timeout=60)
-    done.append((path, mode))
+@pytest.mark.parametrize(
+    ("path", "mode", "kind"), RUNS, ids=[f"{path.parent.name}/{path.stem}-{mode}-{kind}" for path, mode, kind in RUNS]
+)
+def test_vector(plays: dict[tuple[Path, str, str], Future[Played]], path: Path, mode: str, kind: str) -> None:
+    played = plays[path, mode, kind].result(timeout=60)
+    done.append((path, mode, kind))
     expected = read(path)["expect"][mode]
     out, callback = played.out, played.callback
 

@@ -32,6 +32,7 @@ use crate::request;
 use crate::retry;
 use crate::secret::Secret;
 use crate::token::{PublicKey, Unverified};
+use crate::trace::Traceparent;
 use crate::transport::{Answer, BodyError, HttpTransport, Request, Transport};
 
 /// A client of an ActPass gateway. Cloning is cheap, and all clones share the same connections.
@@ -58,7 +59,7 @@ use crate::transport::{Answer, BodyError, HttpTransport, Request, Transport};
 /// # }
 /// ```
 #[derive(Clone)]
-pub struct ActPass(Arc<Inner>);
+pub struct ActPass(Arc<Inner>, Option<Traceparent>);
 
 struct Inner {
     config: Config,
@@ -82,7 +83,13 @@ impl ActPass {
 
     pub(crate) fn with_config(config: Config) -> Result<Self, Error> {
         let transport = Box::new(HttpTransport::new(&config)?);
-        Ok(Self(Arc::new(Inner::new(config, transport))))
+        Ok(Self(Arc::new(Inner::new(config, transport)), None))
+    }
+
+    /// The same client, whose calls are part of the trace that `traceparent` names: they carry it to the gateway.
+    #[must_use]
+    pub fn in_trace(&self, traceparent: Traceparent) -> Self {
+        Self(Arc::clone(&self.0), Some(traceparent))
     }
 
     /// Whether calls go to the gateway. After some that could not reach it ([`ActPassBuilder::circuit_failures`]) calls are
@@ -139,6 +146,12 @@ impl ActPass {
     /// rejected, expires or is not decided in time is blocked with that reason. A gateway that cannot be reached
     /// meanwhile is asked again until the time is over.
     pub async fn authorize(&self, action: &Action) -> Result<Verdict, Error> {
+        let verdict = self.authorize_or_hold(action).await?;
+        verdict.log(action);
+        Ok(verdict)
+    }
+
+    async fn authorize_or_hold(&self, action: &Action) -> Result<Verdict, Error> {
         let verdict = self.rule(action).await?;
         let (Some(wait), Some(pending)) = (action.wait_for_approval, verdict.pending()) else {
             return Ok(verdict);
@@ -484,6 +497,7 @@ impl ActPass {
 
     /// One call: attempts, waits and all under one deadline, and a panic no further than here.
     async fn call(&self, request: Request) -> Result<Answer, Error> {
+        let request = Request { traceparent: self.1.clone(), ..request };
         let operation = request.operation;
         let span = tracing::debug_span!(
             "actpass.call",
@@ -516,6 +530,9 @@ impl ActPass {
             Ok(answer) => span.record("status", answer.status),
             Err(error) => span.record("error", error.code()),
         };
+        let (status, code) =
+            (ended.as_ref().ok().map(|answer| answer.status), ended.as_ref().err().map(Error::code));
+        tracing::debug!(parent: &span, operation = operation.name(), status, code, "the call ended");
         ended.map_err(|error| error.with_operation(operation))
     }
 
@@ -722,7 +739,7 @@ impl ActPassBuilder {
         let transport = self.transport.take();
         let config = self.config()?;
         match transport {
-            Some(transport) => Ok(ActPass(Arc::new(Inner::new(config, transport)))),
+            Some(transport) => Ok(ActPass(Arc::new(Inner::new(config, transport)), None)),
             None => ActPass::with_config(config),
         }
     }

@@ -220,6 +220,33 @@ impl Verdict {
         Self::Blocked(Blocked { decision, error: None, approval })
     }
 
+    /// Tells the log: a gate that failed as a warning, what is blocked as information, what may run to whoever debugs.
+    pub(crate) fn log(&self, action: &Action) {
+        let tool = action.tool.as_str();
+        match self {
+            Self::Blocked(Blocked { error: Some(error), .. }) => {
+                tracing::warn!(tool, code = error.code(), "blocked, the gate failed: {error}");
+            }
+            Self::Blocked(Blocked { decision, error: None, .. }) => {
+                let reason_code = decision.reason_code();
+                let reason_code = reason_code.as_deref();
+                tracing::info!(tool, decision = decision.word().as_str(), reason_code, "blocked");
+            }
+            Self::Proceed(Permit { error: Some(error), .. }) => {
+                tracing::warn!(
+                    tool,
+                    code = error.code(),
+                    "may run in monitor mode, the gate failed: {error}"
+                );
+            }
+            Self::Proceed(Permit { decision, error: None, .. }) => {
+                let reason_code = decision.reason_code();
+                let reason_code = reason_code.as_deref();
+                tracing::debug!(tool, decision = decision.word().as_str(), reason_code, "may run");
+            }
+        }
+    }
+
     /// What the action waits for, if it does.
     pub(crate) fn pending(&self) -> Option<&PendingApproval> {
         match self {

@@ -40,6 +40,7 @@
 
 mod action;
 mod approval;
+mod background;
 mod breaker;
 mod client;
 mod config;
@@ -58,6 +59,7 @@ pub mod runtime;
 mod secret;
 mod tls;
 pub mod token;
+mod trace;
 pub mod transport;
 
 pub use action::Action;
@@ -79,3 +81,4 @@ pub use passport::{
     IssuedPassport, OfflineVerifyRequest, PassportRequest, Revocation, Verification, VerifyRequest,
 };
 pub use secret::Secret;
+pub use trace::Traceparent;

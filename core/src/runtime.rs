@@ -1,6 +1,6 @@
-//! The door for programs without an async runtime of their own: languages that bind this library.
+//! The doors for programs without an async runtime of their own: languages that bind this library.
 //!
-//! [`Host`] lends the calling thread to the network while it waits, so that a call costs no hop to another thread. One
+//! [`Background`] is for those with an event loop: its calls run beside the calling thread. [`Host`] is for those that block: it lends the calling thread to the network while it waits, so that a call costs no hop to another thread. One
 //! thread at a time drives everybody's connections, and passes that on when its own call is answered.
 //!
 //! Two hazards come with such a design, and both are met here:
@@ -14,6 +14,7 @@
 
 use std::fmt;
 use std::mem;
+use std::ops::Deref;
 use std::panic::{AssertUnwindSafe, catch_unwind};
 use std::pin::pin;
 use std::sync::Arc;
@@ -29,6 +30,8 @@ use crate::config::Config;
 use crate::error::{Error, ErrorKind};
 use crate::guard::{Mode, Verdict};
 use crate::request;
+
+pub use crate::background::{Background, Call};
 
 /// How often a waiting call asks whether it should go on: every 50 ms.
 pub const INTERRUPT_INTERVAL: Duration = Duration::from_millis(50);
@@ -50,7 +53,7 @@ pub const INTERRUPT_INTERVAL: Duration = Duration::from_millis(50);
 /// # Ok::<(), actpass_core::Error>(())
 /// ```
 pub struct Host {
-    config: Config,
+    settings: Settings,
     engine: ArcSwap<Engine>,
 }
 
@@ -61,29 +64,9 @@ impl Host {
     ///
     /// As [`ActPassBuilder::build`].
     pub fn new(builder: ActPassBuilder) -> Result<Self, Error> {
-        let config = builder.config()?;
-        let engine = ArcSwap::from_pointee(Engine::new(config.clone())?);
-        Ok(Self { config, engine })
-    }
-
-    /// The gateway's URL, without a trailing slash.
-    pub fn base_url(&self) -> &str {
-        self.config.base_url.as_str()
-    }
-
-    /// The agent's name.
-    pub fn agent_id(&self) -> &str {
-        &self.config.agent_id
-    }
-
-    /// The tenant, if one was given.
-    pub fn tenant_id(&self) -> Option<&str> {
-        self.config.tenant_id.as_ref().and_then(|id| id.to_str().ok())
-    }
-
-    /// The total deadline of a call.
-    pub fn timeout(&self) -> Duration {
-        self.config.timeout
+        let settings = Settings::new(builder)?;
+        let engine = ArcSwap::from_pointee(Engine::new(settings.0.clone())?);
+        Ok(Self { settings, engine })
     }
 
     /// Whether calls of this process go to the gateway: see [`ActPass::circuit`].
@@ -95,16 +78,23 @@ impl Host {
         }
     }
 
-    /// The mode of actions that name none.
-    pub fn mode(&self) -> Mode {
-        self.config.mode
-    }
-
     /// Makes `call` and waits for it on this thread.
     ///
     /// `interrupted` is asked every [`INTERRUPT_INTERVAL`]; its error abandons the call at once and is returned. What
-    /// the call returns is otherwise the inner result.
+    /// the call returns is otherwise the inner result, and so is a panic, as [`ErrorKind::Internal`].
     pub fn wait<T, E, F>(
+        &self,
+        call: F,
+        interrupted: impl FnMut() -> Result<(), E>,
+    ) -> Result<Result<T, Error>, E>
+    where
+        F: AsyncFnOnce(ActPass) -> Result<T, Error>,
+    {
+        catch_unwind(AssertUnwindSafe(|| self.drive(call, interrupted)))
+            .unwrap_or_else(|_panic| Ok(Err(Error::new(ErrorKind::Internal, "a panic in the SDK"))))
+    }
+
+    fn drive<T, E, F>(
         &self,
         call: F,
         mut interrupted: impl FnMut() -> Result<(), E>,
@@ -163,16 +153,8 @@ impl Host {
         action: &Action,
         interrupted: impl FnMut() -> Result<(), E>,
     ) -> Result<Result<Verdict, Error>, E> {
-        let ask =
-            AssertUnwindSafe(|| self.wait(async |actpass| actpass.authorize(action).await, interrupted));
-        let failure = match catch_unwind(ask) {
-            Ok(Ok(Err(error))) if error.kind() != ErrorKind::Argument => error,
-            Ok(ruled) => return ruled,
-            Err(_panic) => Error::new(ErrorKind::Internal, "a panic in the SDK"),
-        };
-        let mode = action.mode.unwrap_or(self.config.mode);
-        Ok(request::preflight(action, &self.config.agent_id, mode, "unsent")
-            .map(|body| Verdict::of(mode, action, body, Err(failure))))
+        let ruled = self.wait(async |actpass| actpass.authorize(action).await, interrupted)?;
+        Ok(self.rule(action, ruled))
     }
 
     /// The engine of this process.
@@ -181,7 +163,7 @@ impl Host {
         if current.is_mine() {
             return Ok(current);
         }
-        let mine = Arc::new(Engine::new(self.config.clone())?);
+        let mine = Arc::new(Engine::new(self.settings.0.clone())?);
         let before = self.engine.compare_and_swap(&current, Arc::clone(&mine));
         if Arc::ptr_eq(&before, &current) {
             return Ok(mine);
@@ -191,11 +173,91 @@ impl Host {
     }
 }
 
+impl Deref for Host {
+    type Target = Settings;
+
+    fn deref(&self) -> &Settings {
+        &self.settings
+    }
+}
+
 impl fmt::Debug for Host {
     fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
-        f.debug_struct("Host")
-            .field("base_url", &self.config.base_url.as_str())
-            .field("agent_id", &self.config.agent_id)
+        f.debug_struct("Host").field("settings", &self.settings).finish_non_exhaustive()
+    }
+}
+
+/// The settings of a client, as far as they may be read back.
+///
+/// ```
+/// use actpass_core::ActPass;
+/// use actpass_core::runtime::Host;
+///
+/// let host = Host::new(ActPass::builder().api_key("apk_dev").base_url("https://gateway.example/"))?;
+/// assert_eq!((host.base_url(), host.agent_id()), ("https://gateway.example", "sdk"));
+/// # Ok::<(), actpass_core::Error>(())
+/// ```
+#[derive(Clone)]
+pub struct Settings(Config);
+
+impl Settings {
+    pub(crate) fn new(builder: ActPassBuilder) -> Result<Self, Error> {
+        builder.config().map(Self)
+    }
+
+    pub(crate) fn config(&self) -> &Config {
+        &self.0
+    }
+
+    /// The gateway's URL, without a trailing slash.
+    pub fn base_url(&self) -> &str {
+        self.0.base_url.as_str()
+    }
+
+    /// The agent's name.
+    pub fn agent_id(&self) -> &str {
+        &self.0.agent_id
+    }
+
+    /// The tenant, if one was given.
+    pub fn tenant_id(&self) -> Option<&str> {
+        self.0.tenant_id.as_ref().and_then(|id| id.to_str().ok())
+    }
+
+    /// The total deadline of a call.
+    pub fn timeout(&self) -> Duration {
+        self.0.timeout
+    }
+
+    /// The mode of actions that name none.
+    pub fn mode(&self) -> Mode {
+        self.0.mode
+    }
+
+    /// The verdict on what [`ActPass::authorize`] came to by way of a door of this module. A door may fail before there is
+    /// a client that could rule: a runtime that cannot be made (a forked child may be out of file descriptors), a panic.
+    /// That too is a verdict: it blocks, and lets `monitor` run.
+    ///
+    /// # Errors
+    ///
+    /// [`ErrorKind::Argument`] for what cannot be sent, and nothing else.
+    pub fn rule(&self, action: &Action, ruled: Result<Verdict, Error>) -> Result<Verdict, Error> {
+        match ruled {
+            Err(failure) if failure.kind() != ErrorKind::Argument => {
+                let mode = action.mode.unwrap_or(self.0.mode);
+                let body = request::preflight(action, &self.0.agent_id, mode, "unsent")?;
+                Ok(Verdict::of(mode, action, body, Err(failure)))
+            }
+            ruled => ruled,
+        }
+    }
+}
+
+impl fmt::Debug for Settings {
+    fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
+        f.debug_struct("Settings")
+            .field("base_url", &self.base_url())
+            .field("agent_id", &self.agent_id())
             .finish_non_exhaustive()
     }
 }

@@ -18,6 +18,7 @@ use crate::client::Operation;
 use crate::config::{BaseUrl, Config};
 use crate::error::{Error, ErrorKind};
 use crate::tls;
+use crate::trace::Traceparent;
 
 /// The largest body that is read from an answer: 1 MiB.
 pub const MAX_BODY: usize = 1024 * 1024;
@@ -102,12 +103,14 @@ pub struct Request {
     pub below: String,
     /// The body, a JSON object; empty where the call only reads.
     pub body: Bytes,
+    /// The trace that the call is part of.
+    pub traceparent: Option<Traceparent>,
 }
 
 impl Request {
     /// A request with this body and nothing below the call's own path.
     pub fn new(operation: Operation, body: impl Into<Bytes>) -> Self {
-        Self { operation, below: String::new(), body: body.into() }
+        Self { operation, below: String::new(), body: body.into(), traceparent: None }
     }
 
     /// The path and the query below the base URL.
@@ -219,11 +222,14 @@ impl HttpTransport {
 
     async fn exchange(&self, request: Request) -> Result<Answer, Failure> {
         let url = self.base_url.endpoint(&request).map_err(|error| Failure { error, never_sent: true })?;
-        let request = match request.operation.is_read() {
+        let mut sent = match request.operation.is_read() {
             true => self.client.get(url),
             false => self.client.post(url).header(CONTENT_TYPE, JSON).body(request.body),
         };
-        let mut response = request.send().await.map_err(|error| self.no_answer(error))?;
+        if let Some(traceparent) = &request.traceparent {
+            sent = sent.header(HeaderName::from_static("traceparent"), traceparent.header());
+        }
+        let mut response = sent.send().await.map_err(|error| self.no_answer(error))?;
         let header = |name: HeaderName| Some(response.headers().get(name)?.to_str().ok()?.to_owned());
         let (retry_after, request_id) =
             (header(RETRY_AFTER), header(HeaderName::from_static("x-request-id")));

@@ -17,10 +17,15 @@ approval, a tool that changed, a gateway that cannot be reached: your function d
         print(out.get("result"), out.get("error"))
     else:
         print("blocked:", out["decision"]["reason_code"])
+
+:class:`AsyncActPassClient` is the same to be awaited, and :meth:`~ActPassClient.protect` a decorator for functions
+that are tools. :mod:`actpass.testing` has what tests of agents need.
 """
 
+from ._async import AsyncActPassClient
 from ._client import DEFAULT_BASE_URL, ActPassClient, canonical_outcome, create_actpass
 from ._errors import (
+    ActionBlocked,
     ActPassArgumentError,
     ActPassAuthenticationError,
     ActPassConfigError,
@@ -65,7 +70,9 @@ __all__ = [
     "ActPassResponseError",
     "ActPassStatusError",
     "ActPassTimeoutError",
+    "ActionBlocked",
     "Approval",
+    "AsyncActPassClient",
     "Credential",
     "Decision",
     "DecisionWord",

@@ -2,15 +2,21 @@
 
 from __future__ import annotations
 
-from collections.abc import Mapping
+import contextlib
+from collections.abc import Collection, Mapping
 from typing import TYPE_CHECKING, Any, Callable
 
-from . import _native
+from . import _native, _run
+from ._telemetry import operation
 from ._types import T
 
 if TYPE_CHECKING:
     from types import TracebackType
 
+    from typing_extensions import Self
+
+    from ._async import AsyncActPassClient
+    from ._protect import P, R
     from ._types import (
         Approval,
         Decision,
@@ -28,7 +34,115 @@ if TYPE_CHECKING:
 DEFAULT_BASE_URL: str = _native.DEFAULT_BASE_URL
 
 
-class ActPassClient:
+class Settings:
+    """What both clients are made of: the settings, and the native half that holds all meaning."""
+
+    __slots__ = ("__weakref__", "_native", "_shown")
+
+    _background = False
+
+    def __init__(
+        self,
+        api_key: str | None = None,
+        tenant_id: str | None = None,
+        agent_id: str | None = None,
+        base_url: str | None = None,
+        timeout: float = 30.0,
+        *,
+        connect_timeout: float | None = None,
+        max_retries: int = 2,
+        mode: Mode = "enforce",
+        ca: str | bytes | None = None,
+        circuit_failures: int = 5,
+        danger_allow_insecure_http: bool = False,
+    ) -> None:
+        """Check the settings. Nothing is sent and no thread is started."""
+        self._hold(
+            _native.Client(
+                api_key,
+                tenant_id,
+                agent_id,
+                base_url,
+                timeout,
+                connect_timeout,
+                max_retries,
+                mode,
+                ca,
+                circuit_failures,
+                danger_allow_insecure_http,
+                self._background,
+            )
+        )
+
+    def _hold(self, native: _native.Client) -> None:
+        self._native = native
+        self._shown = f"base_url={native.base_url!r}, tenant_id={native.tenant_id!r}, agent_id={native.agent_id!r}"
+
+    @staticmethod
+    def hash_payload(payload: Any) -> str:
+        """Return the SHA-256, in hex, of the canonical JSON (RFC 8785) of ``payload``.
+
+        Raises:
+            ActPassArgumentError: ``payload`` has no canonical form: not JSON, NaN, an integer beyond ±(2**53 - 1),
+                a lone surrogate.
+
+        >>> ActPassClient.hash_payload({"currency": "usd", "amount": 4900})
+        'b8254cdaf74420349cd61cd59255812d66cf264b642850b3746a88420ab48ca2'
+        """
+        return _native.hash_payload(payload)
+
+    @staticmethod
+    def sign_payload(secret: str, payload: Any) -> str:
+        """Return the HMAC-SHA256 under ``secret``, in hex, of the canonical JSON of ``payload``.
+
+        Raises:
+            ActPassArgumentError: As :meth:`hash_payload`.
+
+        >>> ActPassClient.sign_payload("secret", "payload")
+        'd912ed098d037477e66ef16477113f9b07284bd18e6f8e93a183ab37cc5d1a2e'
+        """
+        return _native.sign_payload(secret, payload)
+
+    @property
+    def base_url(self) -> str:
+        """The gateway's URL, without a trailing slash."""
+        return self._native.base_url
+
+    @property
+    def tenant_id(self) -> str | None:
+        """The tenant, if one was given."""
+        return self._native.tenant_id
+
+    @property
+    def agent_id(self) -> str:
+        """The agent's name."""
+        return self._native.agent_id
+
+    @property
+    def timeout(self) -> float:
+        """The total deadline of a call, in seconds."""
+        return self._native.timeout
+
+    @property
+    def mode(self) -> str:
+        """The mode of calls that name none."""
+        return self._native.mode
+
+    @property
+    def circuit(self) -> str:
+        """Whether calls go to the gateway: ``closed`` (they do), ``open`` (they fail at once) or ``half_open``.
+
+        It opens after ``circuit_failures`` calls in a row that could not reach the gateway, for about a second, and
+        twice as long each time that the gateway still cannot be reached, up to 30 seconds.
+        """
+        return self._native.circuit
+
+    def __repr__(self) -> str:
+        """Show where it leads, and nothing secret."""
+        return f"{type(self).__name__}({self._shown})"
+
+
+class ActPassClient(Settings):
     """A client of an ActPass gateway. Safe to use from many threads at once, and on both sides of ``os.fork()``.
 
     Connections are kept open and shared by all calls; :meth:`close` (or leaving a ``with`` block) lets them go.
@@ -47,7 +161,7 @@ class ActPassClient:
             retried only where the gateway certainly did not take them.
         mode: The mode of calls that name none. Nothing in the environment can change it.
         ca: Certificates of authorities to trust besides the system's, in PEM, as ``str`` or ``bytes``.
-        circuit_failures: How many calls in a row must fail to reach the gateway for the circuit to open; 0 turns that off.
+        circuit_failures: How many calls in a row must fail to reach the gateway for the circuit to open; 0 is never.
             While it is open, calls fail at once as ``actpass.unreachable`` with a ``retry_after``; see :attr:`circuit`.
         danger_allow_insecure_http: Permits plain ``http`` to another machine, where everyone on the way can read the
             key and forge decisions.
@@ -60,39 +174,9 @@ class ActPassClient:
     ActPassClient(base_url='http://127.0.0.1:8787', tenant_id=None, agent_id='support_agent')
     """
 
-    __slots__ = ("__weakref__", "_native", "_shown")
+    __slots__ = ("_beside",)
 
-    def __init__(
-        self,
-        api_key: str | None = None,
-        tenant_id: str | None = None,
-        agent_id: str | None = None,
-        base_url: str | None = None,
-        timeout: float = 30.0,
-        *,
-        connect_timeout: float | None = None,
-        max_retries: int = 2,
-        mode: Mode = "enforce",
-        ca: str | bytes | None = None,
-        circuit_failures: int = 5,
-        danger_allow_insecure_http: bool = False,
-    ) -> None:
-        """Check the settings. Nothing is sent and no thread is started."""
-        self._native = _native.Client(
-            api_key,
-            tenant_id,
-            agent_id,
-            base_url,
-            timeout,
-            connect_timeout,
-            max_retries,
-            mode,
-            ca,
-            circuit_failures,
-            danger_allow_insecure_http,
-        )
-        native = self._native
-        self._shown = f"base_url={native.base_url!r}, tenant_id={native.tenant_id!r}, agent_id={native.agent_id!r}"
+    _beside: AsyncActPassClient
 
     def preflight(
         self,
@@ -139,23 +223,25 @@ class ActPassClient:
         ...     print(error.code)
         actpass.unreachable
         """
-        decision: Decision = self._native.preflight(
-            (
-                goal,
-                tool,
-                args,
-                resource,
-                user_id,
-                passport,
-                mode,
-                idempotency_key,
-                audience,
-                approval_request_id,
-                tool_manifest_hash,
-                None,
+        with operation("preflight", tool, mode, self) as told:
+            decision: Decision = self._native.preflight(
+                (
+                    goal,
+                    tool,
+                    args,
+                    resource,
+                    user_id,
+                    passport,
+                    mode,
+                    idempotency_key,
+                    audience,
+                    approval_request_id,
+                    tool_manifest_hash,
+                    None,
+                )
             )
-        )
-        return decision
+            told.decided(decision)
+            return decision
 
     def guard(
         self,
@@ -216,25 +302,26 @@ class ActPassClient:
         >>> out["executed"], out["decision"]["reason_code"]
         (False, 'actpass.unreachable')
         """
-        _check_callable(execute_fn)
-        permit, blocked = self._native.authorize(
-            (
-                goal,
-                tool,
-                args,
-                resource,
-                user_id,
-                passport,
-                mode,
-                idempotency_key,
-                audience,
-                approval_request_id,
-                tool_manifest_hash,
-                wait_for_approval,
-            ),
-            record_outcome,
-        )
-        return _run(permit, blocked, execute_fn)
+        _run.check_callable(execute_fn)
+        with operation("guard", tool, mode, self) as told:
+            permit, blocked = self._native.authorize(
+                (
+                    goal,
+                    tool,
+                    args,
+                    resource,
+                    user_id,
+                    passport,
+                    mode,
+                    idempotency_key,
+                    audience,
+                    approval_request_id,
+                    tool_manifest_hash,
+                    wait_for_approval,
+                ),
+                record_outcome,
+            )
+            return _run.run(permit, blocked, tool, execute_fn, told)
 
     def resume(
         self,
@@ -270,9 +357,10 @@ class ActPassClient:
         >>> client.resume(pending, lambda ctx: print("ran"))["decision"]["reason_code"]
         'actpass.unreachable'
         """
-        _check_callable(execute_fn)
-        permit, blocked = self._native.resume(pending, passport, wait_for_approval, record_outcome)
-        return _run(permit, blocked, execute_fn)
+        _run.check_callable(execute_fn)
+        with operation("resume", *_run.shown(pending), self) as told:
+            permit, blocked = self._native.resume(pending, passport, wait_for_approval, record_outcome)
+            return _run.run(permit, blocked, pending["tool"], execute_fn, told)
 
     def wait_for_approval(self, approval: PendingApproval | str, timeout: float = 0.0) -> Approval:
         """Wait until a person decided, for ``timeout`` seconds at most, and return where the approval stands then.
@@ -287,8 +375,9 @@ class ActPassClient:
         Raises:
             ActPassError: As :meth:`preflight`.
         """
-        looked: Approval = self._native.wait_for_approval(approval, timeout)
-        return looked
+        with operation("wait_for_approval"):
+            looked: Approval = self._native.wait_for_approval(approval, timeout)
+            return looked
 
     def issue_passport(
         self,
@@ -319,19 +408,20 @@ class ActPassClient:
         Raises:
             ActPassError: As :meth:`preflight`. The call is not repeated where the gateway may have taken it.
         """
-        issued: IssuedPassport = self._native.issue_passport(
-            (
-                audience,
-                goal,
-                allowed_tools,
-                allowed_resources,
-                resource_constraints,
-                user_id,
-                ttl_seconds,
-                risk_tier,
+        with operation("issue_passport"):
+            issued: IssuedPassport = self._native.issue_passport(
+                (
+                    audience,
+                    goal,
+                    allowed_tools,
+                    allowed_resources,
+                    resource_constraints,
+                    user_id,
+                    ttl_seconds,
+                    risk_tier,
+                )
             )
-        )
-        return issued
+            return issued
 
     def verify_passport(
         self,
@@ -350,10 +440,11 @@ class ActPassClient:
         Raises:
             ActPassError: As :meth:`preflight`.
         """
-        verified: PassportVerification = self._native.verify_passport(
-            (token, audience, agent_id, user_id, current_tool_manifest_hash, policy_hash)
-        )
-        return verified
+        with operation("verify_passport"):
+            verified: PassportVerification = self._native.verify_passport(
+                (token, audience, agent_id, user_id, current_tool_manifest_hash, policy_hash)
+            )
+            return verified
 
     def verify_passport_offline(
         self,
@@ -388,10 +479,11 @@ class ActPassClient:
         >>> client.verify_passport_offline("not.a.passport", "mcp://stripe-production")
         {'valid': False, 'errors': ['passport.malformed']}
         """
-        verified: PassportVerification = self._native.verify_passport_offline(
-            (token, audience, issuer, agent_id, user_id)
-        )
-        return verified
+        with operation("verify_passport_offline"):
+            verified: PassportVerification = self._native.verify_passport_offline(
+                (token, audience, issuer, agent_id, user_id)
+            )
+            return verified
 
     def revoke_passport(self, jti: str, reason: str | None = None) -> PassportRevocation:
         """Revoke the passport named ``jti`` (``ap_…``), for ``reason``.
@@ -402,8 +494,9 @@ class ActPassClient:
         Raises:
             ActPassError: As :meth:`preflight`.
         """
-        revoked: PassportRevocation = self._native.revoke_passport(jti, reason)
-        return revoked
+        with operation("revoke_passport"):
+            revoked: PassportRevocation = self._native.revoke_passport(jti, reason)
+            return revoked
 
     def record_evidence(
         self,
@@ -434,75 +527,108 @@ class ActPassClient:
         Raises:
             ActPassError: As :meth:`preflight`. The call is not repeated where the gateway may have taken it.
         """
-        recorded: RecordedEvidence = self._native.record_evidence(
-            (event_type, chain_id, tool_id, decision, reason_code, metadata, request_hash, response_hash)
+        with operation("record_evidence"):
+            recorded: RecordedEvidence = self._native.record_evidence(
+                (event_type, chain_id, tool_id, decision, reason_code, metadata, request_hash, response_hash)
+            )
+            return recorded
+
+    def protect(
+        self,
+        *,
+        tool: str,
+        goal: str,
+        resource: str | Callable[..., str] = "",
+        mode: Mode | None = None,
+        include: Collection[str] | None = None,
+        exclude: Collection[str] = (),
+        redact: Collection[str] | Mapping[str, Callable[[Any], object]] = (),
+        user_id: str | Callable[[], str | None] | None = None,
+        passport: str | Callable[[], str | None] | None = None,
+        audience: str | None = None,
+        tool_manifest_hash: str | None = None,
+        wait_for_approval: float | None = None,
+        record_outcome: bool = False,
+    ) -> Callable[[Callable[P, R]], Callable[P, R]]:
+        """Return a decorator whose function runs only when the decision about its arguments allows it.
+
+        The arguments of a call, bound to their names and with defaults filled in, are what the gateway judges, and what
+        the function is called with. ``self`` and ``cls`` are never sent. A function with ``**names`` has those sent as
+        arguments of their own. The function keeps its name, documentation, signature and type, and may be
+        ``async def``: then its calls are made as :class:`~actpass.AsyncActPassClient` makes them.
+
+        Args:
+            tool: The tool that the function is.
+            goal: What the agent wants to achieve.
+            resource: What it acts on: a template with arguments in it, such as ``"stripe:charge:{charge}"``, or a
+                function that takes some of the arguments by name, or one parameter of another name for all of them as a
+                dict. What a model may choose can hold any character; the arguments themselves are judged too.
+            mode: ``enforce``, ``strict``, ``warn`` or ``monitor``. Default: the client's.
+            include: The arguments that are sent. Default: all.
+            exclude: Arguments that are not sent: what is not JSON, such as a database handle. Nobody judges them.
+            redact: Arguments that are sent as ``"[redacted]"``; or a dict of functions that make what is sent of them.
+            user_id: On whose behalf the agent acts, or a function without parameters that says so for each call.
+            passport: The passport that each call spends, or a function without parameters that gets it.
+            audience: To whom the passport is shown.
+            tool_manifest_hash: The hash of the tool's definition as the agent sees it.
+            wait_for_approval: As for :meth:`guard`.
+            record_outcome: As for :meth:`guard`.
+
+        Raises:
+            ActPassConfigError: A name is none of the function's, when it is decorated.
+            ActionBlocked: The function did not run, when it is called. It has the decision, ``retryable``, and a text
+                that a model can act on.
+            ActPassArgumentError: An argument cannot be sent, or changed while the gateway was asked. Nothing ran.
+
+        >>> client = ActPassClient(api_key="apk_dev", base_url="http://127.0.0.1:9", max_retries=0)
+        >>> @client.protect(tool="stripe.refund.create", goal="refund", resource="stripe:charge:{charge}")
+        ... def refund(charge: str, amount: int, currency: str = "usd") -> str:
+        ...     return f"refunded {amount} {currency}"
+        >>> try:
+        ...     refund("ch_123", 4900)
+        ... except Exception as blocked:
+        ...     print(blocked.decision["reason_code"], blocked.retryable)
+        actpass.unreachable True
+        """
+        from ._protect import Protection  # noqa: PLC0415
+
+        protection = Protection(
+            self,
+            tool=tool,
+            goal=goal,
+            resource=resource,
+            include=include,
+            exclude=exclude,
+            redact=redact,
+            user_id=user_id,
+            passport=passport,
+            options={
+                "mode": mode,
+                "audience": audience,
+                "tool_manifest_hash": tool_manifest_hash,
+                "wait_for_approval": wait_for_approval,
+                "record_outcome": record_outcome,
+            },
         )
-        return recorded
+        return protection.decorate
 
-    @staticmethod
-    def hash_payload(payload: Any) -> str:
-        """Return the SHA-256, in hex, of the canonical JSON (RFC 8785) of ``payload``.
+    def _asynchronous(self) -> AsyncActPassClient:
+        """Return the client by which protected ``async def`` functions ask."""
+        from ._async import AsyncActPassClient  # noqa: PLC0415
 
-        Raises:
-            ActPassArgumentError: ``payload`` has no canonical form: not JSON, NaN, an integer beyond ±(2**53 - 1),
-                a lone surrogate.
-
-        >>> ActPassClient.hash_payload({"currency": "usd", "amount": 4900})
-        'b8254cdaf74420349cd61cd59255812d66cf264b642850b3746a88420ab48ca2'
-        """
-        return _native.hash_payload(payload)
-
-    @staticmethod
-    def sign_payload(secret: str, payload: Any) -> str:
-        """Return the HMAC-SHA256 under ``secret``, in hex, of the canonical JSON of ``payload``.
-
-        Raises:
-            ActPassArgumentError: As :meth:`hash_payload`.
-
-        >>> ActPassClient.sign_payload("secret", "payload")
-        'd912ed098d037477e66ef16477113f9b07284bd18e6f8e93a183ab37cc5d1a2e'
-        """
-        return _native.sign_payload(secret, payload)
-
-    @property
-    def base_url(self) -> str:
-        """The gateway's URL, without a trailing slash."""
-        return self._native.base_url
-
-    @property
-    def tenant_id(self) -> str | None:
-        """The tenant, if one was given."""
-        return self._native.tenant_id
-
-    @property
-    def agent_id(self) -> str:
-        """The agent's name."""
-        return self._native.agent_id
-
-    @property
-    def timeout(self) -> float:
-        """The total deadline of a call, in seconds."""
-        return self._native.timeout
-
-    @property
-    def mode(self) -> str:
-        """The mode of calls that name none."""
-        return self._native.mode
-
-    @property
-    def circuit(self) -> str:
-        """Whether calls go to the gateway: ``closed`` (they do), ``open`` (they fail at once) or ``half_open``.
-
-        It opens after ``circuit_failures`` calls in a row that could not reach the gateway, for about a second, and twice
-        as long each time that the gateway still cannot be reached, up to 30 seconds.
-        """
-        return self._native.circuit
+        try:
+            return self._beside
+        except AttributeError:
+            self._beside = AsyncActPassClient._of(self._native.background())
+            return self._beside
 
     def close(self) -> None:
         """Let the connections go. A closed client raises :class:`~actpass.ActPassConfigError` on any call."""
         self._native.close()
+        with contextlib.suppress(AttributeError):
+            self._beside._native.close()
 
-    def __enter__(self) -> ActPassClient:
+    def __enter__(self) -> Self:
         """Return the client itself."""
         return self
 
@@ -514,10 +640,6 @@ class ActPassClient:
     ) -> None:
         """Close the client."""
         self.close()
-
-    def __repr__(self) -> str:
-        """Show where it leads, and nothing secret."""
-        return f"{type(self).__name__}({self._shown})"
 
 
 def create_actpass(
@@ -544,27 +666,3 @@ def canonical_outcome(outcome: Mapping[str, Any]) -> str:
     '{"decision":{"decision":"allow"},"error":null,"executed":true}'
     """
     return _native.canonical_outcome(outcome)
-
-
-def _run(permit: _native.Permit | None, blocked: Any, execute_fn: Callable[[ExecutionContext], T]) -> GuardOutput[T]:
-    outcome: GuardOutput[T]
-    if permit is None:
-        outcome = blocked
-        return outcome
-    context = permit.spend()
-    try:
-        result = execute_fn(context)
-    except Exception as error:
-        outcome = permit.failed(error)
-    else:
-        outcome = permit.returned(result)
-    return outcome
-
-
-def _check_callable(found: object) -> None:
-    if not callable(found):
-        from ._errors import ActPassArgumentError  # noqa: PLC0415
-
-        raise ActPassArgumentError(
-            f"execute_fn: expected a callable, found {type(found).__name__}", code="actpass.invalid_argument"
-        )

@@ -2,6 +2,13 @@
 
 from __future__ import annotations
 
+from typing import TYPE_CHECKING, Any
+
+if TYPE_CHECKING:
+    from collections.abc import Mapping
+
+    from ._types import Decision, PendingApproval
+
 
 class ActPassError(Exception):
     """The base of everything that the SDK raises or reports. When in doubt, treat it as "do not execute".
@@ -76,3 +83,76 @@ class ActPassResponseError(ActPassError):
 
 class ActPassInternalError(ActPassError):
     """A defect of the SDK; please report it."""
+
+
+class ActionBlocked(ActPassError):  # noqa: N818
+    """A protected function did not run. Its text is written for a model: what happened, why, and what to do now.
+
+    Attributes:
+        tool: The tool that the function is.
+        decision: The decision, the gateway's or the one that the SDK made because the gate failed. Its ``reason_code``
+            is also ``code``.
+        approval: What to give to ``resume`` once a person has approved; ``None`` where nobody is asked.
+        retryable: Whether the same call may succeed later without any change: the gate failed in a way that may pass.
+            A decision is not such a failure.
+
+    ``__cause__`` is how the gate failed, an :class:`ActPassError`, or ``None`` where it decided.
+    """
+
+    kind = "blocked"
+    tool: str
+    decision: Decision
+    approval: PendingApproval | None
+
+    def __init__(self, tool: str, outcome: Mapping[str, Any]) -> None:
+        """Say what a guard's ``outcome`` means to whoever wanted to use ``tool``."""
+        failure = outcome.get("error")
+        decision = outcome["decision"]
+        code = decision.get("reason_code")
+        self.retryable = failure is not None and bool(failure.retryable)
+        super().__init__(
+            _for_a_model(tool, outcome, retryable=self.retryable),
+            getattr(failure, "status", None),
+            None,
+            code if isinstance(code, str) else None,
+        )
+        self.tool = tool
+        self.decision = decision
+        self.approval = outcome.get("approval")
+        self.operation = "guard"
+        self.request_id = getattr(failure, "request_id", None)
+        self.retry_after = getattr(failure, "retry_after", None)
+        self.__cause__ = failure
+
+    def __reduce__(self) -> tuple[Any, ...]:
+        """Keep what is needed to cross to another process."""
+        outcome = {"decision": self.decision, "approval": self.approval, "error": self.__cause__}
+        return type(self), (self.tool, outcome)
+
+
+def _for_a_model(tool: str, outcome: Mapping[str, Any], *, retryable: bool) -> str:
+    decision = outcome["decision"]
+    explain = decision.get("explain")
+    explain = explain if isinstance(explain, dict) else {}
+    why = decision.get("reason_code")
+    said = [f"{tool} was not run: {decision['decision']}{f' ({why})' if isinstance(why, str) else ''}."]
+    if isinstance(explain.get("summary"), str) and explain["summary"]:
+        said.append(_sentence(explain["summary"]))
+    steps = explain.get("next_steps")
+    said += [_sentence(step) for step in steps if isinstance(step, str) and step] if isinstance(steps, list) else []
+    approval = outcome.get("approval")
+    if approval is not None:
+        said.append(
+            f"A person has to approve this first (approval {approval['approval_request_id']}): "
+            "do not call it again until they have."
+        )
+    elif retryable:
+        said.append("This may pass: the same call may be tried again later.")
+    else:
+        said.append("Do not call it again with the same arguments: it would be blocked again.")
+    return " ".join(said)
+
+
+def _sentence(text: str) -> str:
+    text = text.strip()
+    return text if text.endswith((".", "!", "?")) else text + "."

@@ -1,0 +1,563 @@
+"""The client for programs with an event loop: the same surface, to be awaited."""
+
+from __future__ import annotations
+
+from collections.abc import Awaitable, Collection, Mapping
+from typing import TYPE_CHECKING, Any, Callable, overload
+
+from . import _run
+from ._client import Settings
+from ._run import answer
+from ._telemetry import operation
+from ._types import T
+
+if TYPE_CHECKING:
+    from types import TracebackType
+
+    from typing_extensions import Self
+
+    from . import _native
+    from ._protect import P, R
+    from ._types import (
+        Approval,
+        Decision,
+        ExecutionContext,
+        GuardOutput,
+        IssuedPassport,
+        Mode,
+        PassportRevocation,
+        PassportVerification,
+        PendingApproval,
+        RecordedEvidence,
+    )
+
+
+class AsyncActPassClient(Settings):
+    """A client of an ActPass gateway for asyncio, also on uvloop and under anyio; not for trio.
+
+    Calls are made by one background thread that all clients of the process share; it is started with the first call and
+    never needs the interpreter. One client may be used from several event loops, and on both sides of ``os.fork()``.
+    Cancelling a task ends its call at once: its connection is closed, and nothing runs.
+
+    The settings are those of :class:`~actpass.ActPassClient`. :meth:`close` (or leaving an ``async with`` block) lets
+    the connections go.
+
+    >>> import asyncio
+    >>> async def main():
+    ...     async with AsyncActPassClient(api_key="apk_dev", base_url="http://127.0.0.1:9", max_retries=0) as client:
+    ...         return await client.guard("demo", "demo.tool", {}, lambda ctx: print("ran"))
+    >>> asyncio.run(main())["decision"]["reason_code"]
+    'actpass.unreachable'
+    """
+
+    __slots__ = ()
+
+    _background = True
+
+    @classmethod
+    def _of(cls, native: _native.Client) -> Self:
+        client = cls.__new__(cls)
+        client._hold(native)
+        return client
+
+    async def preflight(
+        self,
+        goal: str,
+        tool: str,
+        args: dict[str, Any],
+        resource: str = "",
+        user_id: str | None = None,
+        passport: str | None = None,
+        mode: Mode | None = None,
+        idempotency_key: str | None = None,
+        audience: str | None = None,
+        *,
+        approval_request_id: str | None = None,
+        tool_manifest_hash: str | None = None,
+    ) -> Decision:
+        """Ask for a decision, and run nothing.
+
+        Args:
+            goal: What the agent wants to achieve.
+            tool: The tool that it is about to use.
+            args: The tool's arguments: a dict of what is JSON, nested at most 127 deep.
+            resource: What the tool acts on, such as ``stripe:charge:ch_123``.
+            user_id: On whose behalf the agent acts.
+            passport: The passport that the action spends.
+            mode: ``enforce``, ``strict``, ``warn`` or ``monitor``. Default: the client's.
+            idempotency_key: What makes a repetition known as one. Default: a fresh UUIDv7, kept on retries.
+            audience: To whom the passport is shown.
+            approval_request_id: The approved request that the action spends.
+            tool_manifest_hash: The hash of the tool's definition as the agent sees it.
+
+        Returns:
+            The decision as the gateway sent it. A 401 or 403 that explains itself with a decision other than
+            ``allow`` is that decision.
+
+        Raises:
+            ActPassArgumentError: Something cannot be sent; nothing was.
+            ActPassError: There is no decision; its class and ``code`` say why.
+        """
+        with operation("preflight", tool, mode, self) as told:
+            decision: Decision = await answer(
+                self._native.preflight(
+                    (
+                        goal,
+                        tool,
+                        args,
+                        resource,
+                        user_id,
+                        passport,
+                        mode,
+                        idempotency_key,
+                        audience,
+                        approval_request_id,
+                        tool_manifest_hash,
+                        None,
+                    )
+                )
+            )
+            told.decided(decision)
+            return decision
+
+    @overload
+    async def guard(
+        self,
+        goal: str,
+        tool: str,
+        args: dict[str, Any],
+        execute_fn: Callable[[ExecutionContext], Awaitable[T]],
+        resource: str = "",
+        user_id: str | None = None,
+        passport: str | None = None,
+        mode: Mode | None = None,
+        idempotency_key: str | None = None,
+        audience: str | None = None,
+        *,
+        approval_request_id: str | None = None,
+        tool_manifest_hash: str | None = None,
+        wait_for_approval: float | None = None,
+        record_outcome: bool = False,
+    ) -> GuardOutput[T]: ...
+
+    @overload
+    async def guard(
+        self,
+        goal: str,
+        tool: str,
+        args: dict[str, Any],
+        execute_fn: Callable[[ExecutionContext], T],
+        resource: str = "",
+        user_id: str | None = None,
+        passport: str | None = None,
+        mode: Mode | None = None,
+        idempotency_key: str | None = None,
+        audience: str | None = None,
+        *,
+        approval_request_id: str | None = None,
+        tool_manifest_hash: str | None = None,
+        wait_for_approval: float | None = None,
+        record_outcome: bool = False,
+    ) -> GuardOutput[T]: ...
+
+    async def guard(
+        self,
+        goal: str,
+        tool: str,
+        args: dict[str, Any],
+        execute_fn: Callable[[ExecutionContext], Any],
+        resource: str = "",
+        user_id: str | None = None,
+        passport: str | None = None,
+        mode: Mode | None = None,
+        idempotency_key: str | None = None,
+        audience: str | None = None,
+        *,
+        approval_request_id: str | None = None,
+        tool_manifest_hash: str | None = None,
+        wait_for_approval: float | None = None,
+        record_outcome: bool = False,
+    ) -> GuardOutput[Any]:
+        """Ask for a decision, and run ``execute_fn`` only when the decision allows it.
+
+        ``execute_fn``, ``async def`` or plain, is called with ``{"credential": {...} or None, "decision": {...}}``, at
+        most once, in the caller's task and with its context variables, after the verdict; what it returns is awaited
+        if it is awaitable. In ``enforce`` it runs on ``allow`` only; in ``strict`` only if the decision is
+        recorded and bound to this request as well; in ``warn`` also on ``warn``; in ``monitor`` always.
+
+        Args:
+            goal: This and all that is not listed here: as for :meth:`preflight`.
+            tool: The tool that it is about to use.
+            args: The tool's arguments.
+            execute_fn: What is to run.
+            resource: What the tool acts on.
+            user_id: On whose behalf the agent acts.
+            passport: The passport that the action spends.
+            mode: ``enforce``, ``strict``, ``warn`` or ``monitor``. Default: the client's.
+            idempotency_key: What makes a repetition known as one.
+            audience: To whom the passport is shown.
+            approval_request_id: The approved request that the action spends.
+            tool_manifest_hash: The hash of the tool's definition as the agent sees it.
+            wait_for_approval: For how many seconds an action that needs an approval is held until a person decided, on
+                top of the client's ``timeout``, which is that of each request. Then the same action is asked about once
+                more. Default: it is not held.
+            record_outcome: Whether the ledger is told how the action ended, on the decision's chain.
+
+        Returns:
+            A dict: ``decision`` and ``executed`` always; ``result`` when the function ran and returned; ``error``
+            when it ran and raised (that very exception) or when the gate failed (an
+            :class:`~actpass.ActPassError`). If the gate failed, the decision is one that the SDK made: ``deny``
+            with a ``reason_code`` such as ``actpass.unreachable``, and what to check in ``explain``. ``approval``, a
+            small dict to keep and give to :meth:`resume`, when a person has to decide first. With ``record_outcome``,
+            what came of that: ``evidence`` (the ledger's answer) or ``evidence_error``.
+
+        Raises:
+            ActPassArgumentError: Something cannot be sent. Nothing was sent and nothing ran, in any mode.
+            asyncio.CancelledError: The task was cancelled. Before the verdict: nothing runs. While the function ran: it
+                has been cancelled too, and with ``record_outcome`` the ledger is told, as far as that still succeeds.
+        """
+        _run.check_callable(execute_fn)
+        with operation("guard", tool, mode, self) as told:
+            permit, blocked = await answer(
+                self._native.authorize(
+                    (
+                        goal,
+                        tool,
+                        args,
+                        resource,
+                        user_id,
+                        passport,
+                        mode,
+                        idempotency_key,
+                        audience,
+                        approval_request_id,
+                        tool_manifest_hash,
+                        wait_for_approval,
+                    ),
+                    record_outcome,
+                )
+            )
+            outcome: GuardOutput[Any] = await _run.run_async(permit, blocked, tool, execute_fn, told)
+            return outcome
+
+    @overload
+    async def resume(
+        self,
+        pending: PendingApproval,
+        execute_fn: Callable[[ExecutionContext], Awaitable[T]],
+        *,
+        passport: str | None = None,
+        wait_for_approval: float | None = None,
+        record_outcome: bool = False,
+    ) -> GuardOutput[T]: ...
+
+    @overload
+    async def resume(
+        self,
+        pending: PendingApproval,
+        execute_fn: Callable[[ExecutionContext], T],
+        *,
+        passport: str | None = None,
+        wait_for_approval: float | None = None,
+        record_outcome: bool = False,
+    ) -> GuardOutput[T]: ...
+
+    async def resume(
+        self,
+        pending: PendingApproval,
+        execute_fn: Callable[[ExecutionContext], Any],
+        *,
+        passport: str | None = None,
+        wait_for_approval: float | None = None,
+        record_outcome: bool = False,
+    ) -> GuardOutput[Any]:
+        """Guard an action again that waited for a person, in this process or another.
+
+        The action is the one in ``pending``, its arguments in ``pending["args"]`` for ``execute_fn`` to use. The
+        gateway holds it against the one that was approved, and lets an approval be used once; so what runs is what
+        was approved, or nothing.
+
+        Args:
+            pending: What :meth:`guard` reported as ``approval``, also after a way through JSON.
+            execute_fn: What is to run.
+            passport: A passport, if the action needs one: ``pending`` holds no secret.
+            wait_for_approval: As for :meth:`guard`. Default: it is not held, and comes back as blocked if nobody has
+                decided yet.
+            record_outcome: As for :meth:`guard`.
+
+        Returns:
+            As :meth:`guard`.
+
+        Raises:
+            ActPassArgumentError: ``pending`` is not such a dict; the message names the member.
+        """
+        _run.check_callable(execute_fn)
+        with operation("resume", *_run.shown(pending), self) as told:
+            permit, blocked = await answer(self._native.resume(pending, passport, wait_for_approval, record_outcome))
+            outcome: GuardOutput[Any] = await _run.run_async(permit, blocked, pending["tool"], execute_fn, told)
+            return outcome
+
+    async def wait_for_approval(self, approval: PendingApproval | str, timeout: float = 0.0) -> Approval:
+        """Wait until a person decided, for ``timeout`` seconds at most, and return where the approval stands then.
+
+        Args:
+            approval: What :meth:`guard` reported as ``approval``, or its ``approval_request_id``.
+            timeout: Seconds; 0 is one look.
+
+        Returns:
+            ``id``, ``status`` (``pending``, ``approved``, ``rejected`` or ``expired``), ``decided_by``, ``decided_at``.
+
+        Raises:
+            ActPassError: As :meth:`preflight`.
+        """
+        with operation("wait_for_approval"):
+            looked: Approval = await answer(self._native.wait_for_approval(approval, timeout))
+            return looked
+
+    async def issue_passport(
+        self,
+        audience: str,
+        goal: str,
+        allowed_tools: list[str],
+        allowed_resources: list[str] | None = None,
+        resource_constraints: dict[str, Any] | None = None,
+        user_id: str | None = None,
+        ttl_seconds: int | None = None,
+        risk_tier: str = "medium",
+    ) -> IssuedPassport:
+        """Ask for a passport: signed leave to ask for certain actions for a few minutes, once.
+
+        Args:
+            audience: Whom the passport is shown to, such as ``mcp://stripe-production``.
+            goal: What the agent is to achieve.
+            allowed_tools: The tools that it may ask for.
+            allowed_resources: The resources that it may ask for.
+            resource_constraints: Values that bound the arguments: ``{"max_amount": 10000, "currency": "usd"}``.
+            user_id: Who delegated.
+            ttl_seconds: For how many seconds it holds. Default: the gateway's.
+            risk_tier: ``low``, ``medium``, ``high`` or ``critical``.
+
+        Returns:
+            ``token`` (the passport, a secret: give it to ``passport=``), ``jwks_uri`` and what else the gateway says.
+
+        Raises:
+            ActPassError: As :meth:`preflight`. The call is not repeated where the gateway may have taken it.
+        """
+        with operation("issue_passport"):
+            issued: IssuedPassport = await answer(
+                self._native.issue_passport(
+                    (
+                        audience,
+                        goal,
+                        allowed_tools,
+                        allowed_resources,
+                        resource_constraints,
+                        user_id,
+                        ttl_seconds,
+                        risk_tier,
+                    )
+                )
+            )
+            return issued
+
+    async def verify_passport(
+        self,
+        token: str,
+        audience: str,
+        agent_id: str | None = None,
+        user_id: str | None = None,
+        current_tool_manifest_hash: str | None = None,
+        policy_hash: str | None = None,
+    ) -> PassportVerification:
+        """Have the gateway verify a passport as shown to ``audience``; the other parameters must match if given.
+
+        Returns:
+            ``valid`` and ``errors``. A passport that is not valid raises nothing.
+
+        Raises:
+            ActPassError: As :meth:`preflight`.
+        """
+        with operation("verify_passport"):
+            verified: PassportVerification = await answer(
+                self._native.verify_passport(
+                    (token, audience, agent_id, user_id, current_tool_manifest_hash, policy_hash)
+                )
+            )
+            return verified
+
+    async def verify_passport_offline(
+        self,
+        token: str,
+        audience: str,
+        *,
+        issuer: str | None = None,
+        agent_id: str | None = None,
+        user_id: str | None = None,
+    ) -> PassportVerification:
+        """Verify a passport with the gateway's public keys, which are fetched once and kept.
+
+        The signature (Ed25519), the issuer, the audience and the time are checked, and the tenant of this client, the
+        agent and the user if given. Clocks may differ by 10 seconds. That a passport was revoked or spent only the
+        gateway knows. The keys are fetched again after 10 minutes, and for a key that is not among them (at most every
+        30 seconds); if that fails, those at hand serve until they are an hour old.
+
+        Args:
+            token: The passport.
+            audience: Whom it is shown to.
+            issuer: Who must have issued it. Default: the gateway, by :attr:`base_url`.
+            agent_id: The agent that it must be made out to.
+            user_id: Who must have delegated.
+
+        Returns:
+            ``valid``, ``errors`` (codes such as ``passport.expired``) and, if valid, ``claims``.
+
+        Raises:
+            ActPassError: There are no keys to verify with. A passport that is not valid raises nothing.
+        """
+        with operation("verify_passport_offline"):
+            verified: PassportVerification = await answer(
+                self._native.verify_passport_offline((token, audience, issuer, agent_id, user_id))
+            )
+            return verified
+
+    async def revoke_passport(self, jti: str, reason: str | None = None) -> PassportRevocation:
+        """Revoke the passport named ``jti`` (``ap_…``), for ``reason``.
+
+        Returns:
+            ``revoked``.
+
+        Raises:
+            ActPassError: As :meth:`preflight`.
+        """
+        with operation("revoke_passport"):
+            revoked: PassportRevocation = await answer(self._native.revoke_passport(jti, reason))
+            return revoked
+
+    async def record_evidence(
+        self,
+        event_type: str,
+        chain_id: str,
+        tool_id: str | None = None,
+        decision: str | None = None,
+        reason_code: str | None = None,
+        metadata: dict[str, Any] | None = None,
+        request_hash: str | None = None,
+        response_hash: str | None = None,
+    ) -> RecordedEvidence:
+        """Append an event of your own to a chain of the gateway's tamper-evident ledger.
+
+        Args:
+            event_type: What happened, by your own naming.
+            chain_id: The chain; it begins with its first event.
+            tool_id: The tool.
+            decision: The word of the decision that it followed.
+            reason_code: That decision's reason code.
+            metadata: Anything else, a dict of what is JSON.
+            request_hash: :meth:`hash_payload` of what was asked for.
+            response_hash: :meth:`hash_payload` of what came out of it.
+
+        Returns:
+            ``event_id`` and ``current_event_hash``.
+
+        Raises:
+            ActPassError: As :meth:`preflight`. The call is not repeated where the gateway may have taken it.
+        """
+        with operation("record_evidence"):
+            recorded: RecordedEvidence = await answer(
+                self._native.record_evidence(
+                    (event_type, chain_id, tool_id, decision, reason_code, metadata, request_hash, response_hash)
+                )
+            )
+            return recorded
+
+    def protect(
+        self,
+        *,
+        tool: str,
+        goal: str,
+        resource: str | Callable[..., str] = "",
+        mode: Mode | None = None,
+        include: Collection[str] | None = None,
+        exclude: Collection[str] = (),
+        redact: Collection[str] | Mapping[str, Callable[[Any], object]] = (),
+        user_id: str | Callable[[], str | None] | None = None,
+        passport: str | Callable[[], str | None] | None = None,
+        audience: str | None = None,
+        tool_manifest_hash: str | None = None,
+        wait_for_approval: float | None = None,
+        record_outcome: bool = False,
+    ) -> Callable[[Callable[P, R]], Callable[P, R]]:
+        """Return a decorator whose function runs only when the decision about its arguments allows it.
+
+        The arguments of a call, bound to their names and with defaults filled in, are what the gateway judges, and what
+        the function is called with. ``self`` and ``cls`` are never sent. A function with ``**names`` has those sent as
+        arguments of their own. The function keeps its name, documentation, signature and type. It
+        must be ``async def``: a plain one would block the event loop.
+
+        Args:
+            tool: The tool that the function is.
+            goal: What the agent wants to achieve.
+            resource: What it acts on: a template with arguments in it, such as ``"stripe:charge:{charge}"``, or a
+                function that takes some of the arguments by name, or one parameter of another name for all of them as a
+                dict. What a model may choose can hold any character; the arguments themselves are judged too.
+            mode: ``enforce``, ``strict``, ``warn`` or ``monitor``. Default: the client's.
+            include: The arguments that are sent. Default: all.
+            exclude: Arguments that are not sent: what is not JSON, such as a database handle. Nobody judges them.
+            redact: Arguments that are sent as ``"[redacted]"``; or a dict of functions that make what is sent of them.
+            user_id: On whose behalf the agent acts, or a function without parameters that says so for each call.
+            passport: The passport that each call spends, or a function without parameters that gets it.
+            audience: To whom the passport is shown.
+            tool_manifest_hash: The hash of the tool's definition as the agent sees it.
+            wait_for_approval: As for :meth:`guard`.
+            record_outcome: As for :meth:`guard`.
+
+        Raises:
+            ActPassConfigError: A name is none of the function's, when it is decorated.
+            ActionBlocked: The function did not run, when it is called. It has the decision, ``retryable``, and a text
+                that a model can act on.
+            ActPassArgumentError: An argument cannot be sent, or changed while the gateway was asked. Nothing ran.
+        """
+        from ._protect import Protection  # noqa: PLC0415
+
+        protection = Protection(
+            self,
+            tool=tool,
+            goal=goal,
+            resource=resource,
+            include=include,
+            exclude=exclude,
+            redact=redact,
+            user_id=user_id,
+            passport=passport,
+            options={
+                "mode": mode,
+                "audience": audience,
+                "tool_manifest_hash": tool_manifest_hash,
+                "wait_for_approval": wait_for_approval,
+                "record_outcome": record_outcome,
+            },
+        )
+        return protection.decorate
+
+    def _asynchronous(self) -> AsyncActPassClient:
+        return self
+
+    async def close(self) -> None:
+        """Let the connections go. A closed client raises :class:`~actpass.ActPassConfigError` on any call."""
+        self._native.close()
+
+    #: The name by which :func:`contextlib.aclosing` closes.
+    aclose = close
+
+    async def __aenter__(self) -> Self:
+        """Return the client itself."""
+        return self
+
+    async def __aexit__(
+        self,
+        kind: type[BaseException] | None,
+        error: BaseException | None,
+        traceback: TracebackType | None,
+    ) -> None:
+        """Close the client."""
+        await self.close()

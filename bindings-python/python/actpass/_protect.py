@@ -1,0 +1,246 @@
+"""Functions that run only when the decision about their arguments allows it."""
+
+from __future__ import annotations
+
+import functools
+import inspect
+import string
+from collections.abc import Collection, Mapping
+from typing import TYPE_CHECKING, Any, Callable, TypeVar
+
+from . import _native
+from ._errors import ActionBlocked, ActPassArgumentError, ActPassConfigError
+
+if TYPE_CHECKING:
+    from typing_extensions import ParamSpec
+
+    from ._async import AsyncActPassClient
+    from ._client import ActPassClient
+
+    P = ParamSpec("P")
+    Wrapped = Callable[..., Any]
+
+R = TypeVar("R")
+
+REDACTED = "[redacted]"
+#: What cannot change while the gateway is asked.
+_FIXED = (str, int, float, bool, type(None))
+
+
+class Protection:
+    """What ``protect`` was told, for each function that it decorates."""
+
+    def __init__(
+        self,
+        client: ActPassClient | AsyncActPassClient,
+        *,
+        tool: str,
+        goal: str,
+        resource: str | Callable[..., str],
+        include: Collection[str] | None,
+        exclude: Collection[str],
+        redact: Collection[str] | Mapping[str, Callable[[Any], object]],
+        user_id: str | Callable[[], str | None] | None,
+        passport: str | Callable[[], str | None] | None,
+        options: dict[str, Any],
+    ) -> None:
+        for name, names in (("include", include), ("exclude", exclude), ("redact", redact)):
+            if isinstance(names, str):
+                raise _wrong(name, f"expected a collection of names, found a string: [{names!r}]?")
+        self._client = client
+        self._tool = tool
+        self._goal = goal
+        self._resource = resource
+        self._include = None if include is None else frozenset(include)
+        self._exclude = frozenset(exclude)
+        self._redact = redact if isinstance(redact, Mapping) else dict.fromkeys(redact, lambda _: REDACTED)
+        self._user_id = user_id
+        self._passport = passport
+        self._options = options
+
+    def decorate(self, function: Callable[P, R]) -> Callable[P, R]:
+        """Return ``function``, protected."""
+        if isinstance(function, (staticmethod, classmethod)):
+            raise _wrong("protect", "expected a function: put @staticmethod or @classmethod above @protect")
+        if not callable(function) or inspect.isclass(function):
+            raise _wrong("protect", f"expected a function, found {type(function).__name__}")
+        if inspect.isasyncgenfunction(function):
+            raise _wrong("protect", "expected a function or coroutine function, found an asynchronous generator")
+        judged = _Judged(self, function)
+        wrapper: Any
+        if inspect.iscoroutinefunction(function):
+            wrapper = self._around_coroutine(function, judged)
+        else:
+            wrapper = self._around_function(function, judged)
+        return wrapper  # type: ignore[no-any-return]
+
+    def _around_function(self, function: Wrapped, judged: _Judged) -> Wrapped:
+        from ._client import ActPassClient  # noqa: PLC0415
+
+        client = self._client
+        if not isinstance(client, ActPassClient):
+            raise _wrong(
+                "protect",
+                "expected a coroutine function (async def): a plain one would block the event loop; "
+                "protect it by an ActPassClient",
+            )
+
+        @functools.wraps(function)
+        def protected(*args: Any, **kwargs: Any) -> Any:
+            action, bound, unchanged = judged.action(args, kwargs)
+
+            def run(_: object) -> Any:
+                unchanged()
+                return function(*bound.args, **bound.kwargs)
+
+            return self._end(client.guard(execute_fn=run, **action))
+
+        return protected
+
+    def _around_coroutine(self, function: Wrapped, judged: _Judged) -> Wrapped:
+        asynchronous = self._client._asynchronous
+
+        @functools.wraps(function)
+        async def protected(*args: Any, **kwargs: Any) -> Any:
+            action, bound, unchanged = judged.action(args, kwargs)
+
+            async def run(_: object) -> Any:
+                unchanged()
+                return await function(*bound.args, **bound.kwargs)
+
+            return self._end(await asynchronous().guard(execute_fn=run, **action))
+
+        return protected
+
+    def _end(self, outcome: Any) -> Any:
+        if not outcome["executed"]:
+            raise ActionBlocked(self._tool, outcome)
+        if "result" in outcome:
+            return outcome["result"]
+        raise outcome["error"]
+
+
+class _Judged:
+    """What of a function's arguments is sent."""
+
+    def __init__(self, protection: Protection, function: Wrapped) -> None:
+        self._protection = protection
+        self._signature = inspect.signature(function)
+        parameters = list(self._signature.parameters.values())
+        first = parameters[0] if parameters else None
+        self._unsent = {first.name} if first is not None and first.name in {"self", "cls"} else set()
+        self._open = next((p.name for p in parameters if p.kind is p.VAR_KEYWORD), None)
+        self._names = {p.name for p in parameters if p.name != self._open}
+        self._fixed = tuple(p.name for p in parameters if p.kind is p.POSITIONAL_ONLY)
+        for name, given in (
+            ("include", protection._include or ()),
+            ("exclude", protection._exclude),
+            ("redact", protection._redact),
+        ):
+            for one in given:
+                self._check(name, one)
+        self._make_resource = self._resource_of(protection._resource)
+
+    def action(
+        self, args: tuple[Any, ...], kwargs: dict[str, Any]
+    ) -> tuple[dict[str, Any], inspect.BoundArguments, Callable[[], None]]:
+        """Return the parameters of the guard, the call's arguments, and what refuses arguments that have changed."""
+        protection = self._protection
+        bound = self._signature.bind(*args, **kwargs)
+        bound.apply_defaults()
+        named = self._named(bound)
+        sent = self._sent(named)
+        action = {
+            "goal": protection._goal,
+            "tool": protection._tool,
+            "args": sent,
+            "resource": self._make_resource(named),
+            "user_id": _now(protection._user_id),
+            "passport": _now(protection._passport),
+            **protection._options,
+        }
+        judged = None if all(type(value) in _FIXED for value in sent.values()) else _native.json_text("args", sent)
+
+        def unchanged() -> None:
+            if judged is not None and _native.json_text("args", self._sent(named)) != judged:
+                raise ActPassArgumentError(
+                    "args: expected the arguments that were judged, found others: they changed meanwhile, nothing ran",
+                    code="actpass.invalid_argument",
+                )
+
+        return action, bound, unchanged
+
+    def _named(self, bound: inspect.BoundArguments) -> dict[str, Any]:
+        named = {name: value for name, value in bound.arguments.items() if name not in self._unsent}
+        if self._open is not None:
+            extra = named.pop(self._open, {})
+            for name in self._fixed:
+                if name in extra:
+                    raise ActPassArgumentError(
+                        f"args: expected {name!r} once, found it by position and by name",
+                        code="actpass.invalid_argument",
+                    )
+            named.update(extra)
+        return named
+
+    def _sent(self, named: dict[str, Any]) -> dict[str, Any]:
+        protection = self._protection
+        chosen = named if protection._include is None else {n: v for n, v in named.items() if n in protection._include}
+        return {
+            name: protection._redact[name](value) if name in protection._redact else value
+            for name, value in chosen.items()
+            if name not in protection._exclude
+        }
+
+    def _check(self, option: str, name: object) -> None:
+        if name not in self._names and (self._open is None or not isinstance(name, str)):
+            raise _wrong(option, f"expected names of the function's parameters, found {name!r}")
+
+    def _resource_of(self, resource: str | Callable[..., str]) -> Callable[[dict[str, Any]], str]:
+        if isinstance(resource, str):
+            return self._template(resource)
+        if not callable(resource):
+            raise _wrong("resource", f"expected a template or a function, found {type(resource).__name__}")
+        parameters = inspect.signature(resource).parameters.values()
+        if any(p.kind is p.VAR_KEYWORD for p in parameters):
+            return lambda named: resource(**named)
+        wanted = [p.name for p in parameters if p.kind in {p.POSITIONAL_OR_KEYWORD, p.KEYWORD_ONLY}]
+        unknown = [name for name in wanted if name not in self._names and self._open is None]
+        if not unknown and len(wanted) == len(parameters):
+            return lambda named: resource(**{name: named[name] for name in wanted if name in named})
+        if len(parameters) == 1:
+            return lambda named: resource(dict(named))
+        raise _wrong("resource", f"expected parameters that are the function's, found {', '.join(unknown) or 'others'}")
+
+    def _template(self, template: str) -> Callable[[dict[str, Any]], str]:
+        try:
+            fields = [field for _, field, _, _ in string.Formatter().parse(template) if field is not None]
+        except ValueError as error:
+            raise _wrong("resource", f"expected a template such as 'charge:{{id}}': {error}") from None
+        for field in fields:
+            if not field.isidentifier():
+                raise _wrong("resource", f"expected names of arguments in braces, found {field!r}")
+            self._check("resource", field)
+        if not fields:
+            plain = template.format()
+            return lambda _: plain
+
+        def fill(named: dict[str, Any]) -> str:
+            for field in fields:
+                if not isinstance(named.get(field), (str, int)):
+                    found = type(named[field]).__name__ if field in named else "nothing"
+                    raise ActPassArgumentError(
+                        f"resource: expected {field} as a string or whole number, found {found}",
+                        code="actpass.invalid_argument",
+                    )
+            return template.format_map(named)
+
+        return fill
+
+
+def _now(given: Any) -> Any:
+    return given() if callable(given) else given
+
+
+def _wrong(option: str, problem: str) -> ActPassConfigError:
+    return ActPassConfigError(f"{option}: {problem}", code="actpass.invalid_config")

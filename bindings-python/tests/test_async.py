@@ -1,0 +1,576 @@
+"""The client for event loops: the caller's task and context, cancellation, few wake-ups, nothing left over."""
+
+from __future__ import annotations
+
+import asyncio
+import contextvars
+import gc
+import inspect
+import logging
+import os
+import subprocess
+import sys
+import threading
+import time
+import weakref
+from collections.abc import AsyncIterator, Coroutine
+from contextlib import asynccontextmanager
+from typing import Any, Callable
+
+import pytest
+from actpass import ActPassClient, ActPassConfigError, ActPassError, AsyncActPassClient
+from support import (
+    ACTION,
+    ALLOW,
+    MODES,
+    PACKAGE,
+    PASSPORT,
+    TESTS,
+    Callback,
+    Gateway,
+    Hostile,
+    answer,
+    echoing,
+    new_async_client,
+    run_loop,
+    run_python,
+    together,
+    within,
+)
+
+HANG = {"do": "hang", "at": "request"}
+VARIABLE: contextvars.ContextVar[str] = contextvars.ContextVar("variable")
+Call = Callable[[AsyncActPassClient], Coroutine[Any, Any, Any]]
+
+#: Every call that asks the gateway.
+CALLS: dict[str, Call] = {
+    "preflight": lambda client: client.preflight(passport=PASSPORT, **ACTION),
+    "guard": lambda client: client.guard(execute_fn=lambda _: None, mode="monitor", **ACTION),
+    "resume": lambda client: client.resume(
+        {"approval_request_id": "a", "goal": "g", "tool": "t", "args": {}}, lambda _: None
+    ),
+    "wait_for_approval": lambda client: client.wait_for_approval("apr_1", 20),
+    "issue_passport": lambda client: client.issue_passport("mcp://stripe", "refund", ["stripe.refund.create"]),
+    "verify_passport": lambda client: client.verify_passport(PASSPORT, "mcp://stripe"),
+    "verify_passport_offline": lambda client: client.verify_passport_offline(
+        "eyJhbGciOiJFZERTQSIsImtpZCI6ImEiLCJ0eXAiOiJKV1QifQ.e30.AA", "mcp://stripe"
+    ),
+    "revoke_passport": lambda client: client.revoke_passport("ap_1", "over"),
+    "record_evidence": lambda client: client.record_evidence("refund.sent", "case_1"),
+}
+
+
+def test_the_surface_is_that_of_the_other_client() -> None:
+    for name, value in inspect.getmembers(ActPassClient):
+        if name.startswith("_"):
+            continue
+        other = inspect.getattr_static(AsyncActPassClient, name)
+        assert isinstance(inspect.getattr_static(ActPassClient, name), property) == isinstance(other, property), name
+        if inspect.isfunction(value) and not isinstance(inspect.getattr_static(ActPassClient, name), staticmethod):
+            assert list(inspect.signature(value).parameters) == list(inspect.signature(other).parameters), name
+            assert inspect.iscoroutinefunction(other) == (name != "protect"), name
+            assert inspect.getdoc(other), name
+    assert inspect.signature(ActPassClient) == inspect.signature(AsyncActPassClient)
+    methods = {name for name in vars(AsyncActPassClient) if not name.startswith("_")}
+    assert methods == CALLS.keys() | {"protect", "close", "aclose"}
+
+
+@pytest.mark.parametrize("plain", [True, False])
+def test_the_function_runs_in_the_callers_task(hostile: Hostile, plain: bool) -> None:
+    result = object()
+
+    def note(context: Any) -> Any:
+        seen.append((asyncio.current_task(), threading.get_ident(), VARIABLE.get(), context["decision"]["decision"]))
+        VARIABLE.set("the function's")
+        return result
+
+    async def note_later(context: Any) -> Any:
+        await asyncio.sleep(0)
+        return note(context)
+
+    seen: list[Any] = []
+
+    async def main() -> None:
+        VARIABLE.set("the caller's")
+        async with new_async_client(gateway.base_url) as client:
+            out: Any = await client.guard(execute_fn=note if plain else note_later, **ACTION)
+        assert out["result"] is result
+        assert (out["executed"], "error" in out) == (True, False)
+        assert seen == [(asyncio.current_task(), threading.get_ident(), "the caller's", "allow")]
+        assert VARIABLE.get() == "the function's", "it ran in a copy of the caller's context"
+
+    with hostile.play(answer(ALLOW)) as gateway:
+        run_loop(main())
+
+
+@pytest.mark.parametrize("plain", [True, False])
+def test_what_it_raises_comes_back_as_itself(hostile: Hostile, plain: bool) -> None:
+    error = ValueError("mine")
+
+    def fail(_: Any) -> Any:
+        raise error
+
+    async def fail_later(_: Any) -> Any:
+        await asyncio.sleep(0)
+        raise error
+
+    async def main() -> None:
+        async with new_async_client(gateway.base_url) as client:
+            out: Any = await client.guard(execute_fn=fail if plain else fail_later, **ACTION)
+        assert (out["executed"], "result" in out) == (True, False)
+        assert out["error"] is error
+
+    with hostile.play(answer(ALLOW)) as gateway:
+        run_loop(main())
+
+
+def test_what_is_denied_does_not_run(hostile: Hostile) -> None:
+    callback = Callback()
+
+    async def main() -> None:
+        async with new_async_client(gateway.base_url) as client:
+            for mode in MODES:
+                out: Any = await client.guard(execute_fn=callback, mode=mode, **ACTION)
+                assert out["executed"] is (mode == "monitor")
+
+    with hostile.play(*[answer({"decision": "deny"})] * 4) as gateway:
+        run_loop(main())
+    assert callback.runs == 1
+
+
+@asynccontextmanager
+async def listening() -> AsyncIterator[tuple[str, asyncio.Event, asyncio.Event]]:
+    """Listen without ever answering; the events say that a request has come, and that its connection was closed."""
+    asked, closed = asyncio.Event(), asyncio.Event()
+
+    async def serve(reader: asyncio.StreamReader, writer: asyncio.StreamWriter) -> None:
+        await reader.read(1)
+        asked.set()
+        try:
+            while await reader.read(65536):
+                pass
+        except ConnectionError:
+            pass
+        closed.set()
+        writer.close()
+
+    server = await asyncio.start_server(serve, "127.0.0.1", 0)
+    async with server:
+        yield f"http://127.0.0.1:{server.sockets[0].getsockname()[1]}", asked, closed
+        await asyncio.wait_for(closed.wait(), 5)
+
+
+@pytest.mark.parametrize("call", CALLS)
+def test_a_cancelled_task_ends_its_call_at_once(call: str) -> None:
+    async def main() -> None:
+        async with listening() as (base_url, asked, closed), new_async_client(base_url, timeout=30) as client:
+            task = asyncio.ensure_future(CALLS[call](client))
+            await asyncio.wait_for(asked.wait(), 5)
+            assert not closed.is_set()
+            with within(0.2):
+                task.cancel()
+                with pytest.raises(asyncio.CancelledError):
+                    await task
+            with within(1):  # And so does the request, long before its deadline.
+                await closed.wait()
+
+    run_loop(main())
+
+
+def test_what_was_cancelled_runs_nothing_although_it_is_allowed_meanwhile(hostile: Hostile) -> None:
+    callback = Callback()
+
+    async def main() -> None:
+        async with new_async_client(gateway.base_url) as client:
+            task = asyncio.ensure_future(client.guard(execute_fn=callback, **ACTION))
+            while not gateway.seen():
+                await asyncio.sleep(0.01)
+            time.sleep(0.5)  # The answer is there, and this loop has not looked yet.
+            task.cancel()
+            with pytest.raises(asyncio.CancelledError):
+                await task
+            await asyncio.sleep(0.1)
+            # Cancelled before it began: nothing is sent.
+            task = asyncio.ensure_future(client.guard(execute_fn=callback, **ACTION))
+            task.cancel()
+            with pytest.raises(asyncio.CancelledError):
+                await task
+            assert len(gateway.seen()) == 1
+
+    with hostile.play(answer(ALLOW, delay_ms=200)) as gateway:
+        run_loop(main())
+    assert callback.runs == 0
+
+
+def test_an_error_and_a_cancellation_at_once_leave_no_complaint() -> None:
+    async def main() -> None:
+        async with new_async_client("http://127.0.0.1:9") as client:
+            task = asyncio.ensure_future(client.preflight(**ACTION))
+            await asyncio.sleep(0)
+            time.sleep(0.2)
+            await asyncio.sleep(0)
+            task.cancel()
+            with pytest.raises((asyncio.CancelledError, ActPassError)):
+                await task
+
+    run_loop(main())
+
+
+def test_the_callers_time_out(hostile: Hostile) -> None:
+    async def main() -> None:
+        async with new_async_client(gateway.base_url, timeout=30) as client:
+            with within(1), pytest.raises(asyncio.TimeoutError):
+                await asyncio.wait_for(client.preflight(**ACTION), 0.2)
+            if sys.version_info >= (3, 11):
+                with within(1), pytest.raises(TimeoutError):
+                    async with asyncio.timeout(0.2):
+                        await client.guard(execute_fn=callback, **ACTION)
+            out: Any = await client.guard(execute_fn=callback, **ACTION)
+            assert out["executed"]
+
+    callback = Callback()
+    hangs = 2 if sys.version_info >= (3, 11) else 1
+    with hostile.play(*[HANG] * hangs, answer(ALLOW)) as gateway:
+        run_loop(main())
+    assert callback.runs == 1
+
+
+def test_a_cancellation_inside_the_function_is_passed_on_and_recorded(hostile: Hostile) -> None:
+    async def hang(_: Any) -> None:
+        running.set()
+        await asyncio.sleep(60)
+
+    async def main() -> None:
+        global running
+        running = asyncio.Event()
+        async with new_async_client(gateway.base_url) as client:
+            task = asyncio.ensure_future(client.guard(execute_fn=hang, record_outcome=True, **ACTION))
+            await asyncio.wait_for(running.wait(), 5)
+            task.cancel()
+            with within(0.2), pytest.raises(asyncio.CancelledError):
+                await task
+            with within(5):
+                while len(gateway.seen()) < 2:
+                    await asyncio.sleep(0.01)
+
+    recorded = answer({"event_id": "ev_2", "current_event_hash": "00"})
+    with hostile.play(answer(ALLOW), recorded) as gateway:
+        run_loop(main())
+        evidence = gateway.seen()[1]
+    assert evidence["path"] == "/api/v1/evidence/events"
+    assert '"action.outcome"' in evidence["body"]
+
+
+running: asyncio.Event
+
+
+def test_recording_is_not_cancelled_with_the_task(hostile: Hostile) -> None:
+    callback = Callback()
+
+    async def main() -> None:
+        async with new_async_client(gateway.base_url) as client:
+            task = asyncio.ensure_future(client.guard(execute_fn=callback, record_outcome=True, **ACTION))
+            while not callback.runs:
+                await asyncio.sleep(0.01)
+            task.cancel()
+            with within(0.2), pytest.raises(asyncio.CancelledError):
+                await task
+            with within(5):
+                while len(gateway.seen()) < 2:
+                    await asyncio.sleep(0.01)
+            out: Any = await client.guard(execute_fn=callback, record_outcome=True, **ACTION)
+            assert out["evidence"]["event_id"] == "ev_2"
+
+    recorded = answer({"event_id": "ev_2", "current_event_hash": "00"})
+    with hostile.play(answer(ALLOW), {**recorded, "delay_ms": 300}, answer(ALLOW), recorded) as gateway:
+        run_loop(main())
+
+
+def echo(base_url: str, calls: int = 64, rounds: int = 3) -> Coroutine[Any, Any, None]:
+    async def one(client: AsyncActPassClient, name: str) -> None:
+        out: Any = await client.guard(name, "tool", {"name": name}, lambda ctx: ctx["decision"]["asked"]["goal"])
+        assert (out["result"], out["decision"]["asked"]["args"]) == (name, {"name": name})
+
+    async def main() -> None:
+        async with new_async_client(base_url) as client:
+            for at in range(rounds):
+                await asyncio.gather(*[one(client, f"{os.getpid()} {id(client)} {at} {n}") for n in range(calls)])
+
+    return main()
+
+
+def test_many_at_once_each_get_their_own_answer() -> None:
+    with echoing() as base_url:
+        run_loop(echo(base_url))
+
+
+def test_one_client_in_many_loops() -> None:
+    with echoing() as base_url:
+        together(8, lambda _: asyncio.run(echo(base_url, 8)))
+
+
+class Counting(asyncio.SelectorEventLoop):
+    """A loop that counts how often it was told of something."""
+
+    wakes = 0
+
+    def add_reader(self, fd: Any, callback: Any, *args: Any) -> None:  # type: ignore[override]
+        def counted() -> None:
+            self.wakes += 1
+            callback(*args)
+
+        super().add_reader(fd, counted)
+
+
+def test_many_answers_take_one_wake_up(hostile: Hostile) -> None:
+    calls = 40
+
+    async def main() -> None:
+        async with new_async_client(gateway.base_url) as client:
+            tasks = [asyncio.ensure_future(client.preflight(**ACTION)) for _ in range(calls)]
+            await asyncio.sleep(0)
+            with within(10):
+                while len(gateway.seen()) < calls:
+                    time.sleep(0.05)  # Nothing is delivered meanwhile.
+            time.sleep(0.3)
+            await asyncio.gather(*tasks)
+
+    loop = Counting()
+    with hostile.play(*[answer(ALLOW)] * calls) as gateway:
+        run_loop(main(), lambda: loop)
+    assert 1 <= loop.wakes <= 3
+
+
+class WithoutReaders(asyncio.SelectorEventLoop):
+    """A loop that watches no descriptors, as Windows' proactor loop."""
+
+    def add_reader(self, *_: Any) -> None:
+        raise NotImplementedError
+
+
+def test_a_loop_that_watches_no_descriptors() -> None:
+    with echoing() as base_url:
+        run_loop(echo(base_url), WithoutReaders)
+        run_loop(echo(base_url), WithoutReaders)
+
+
+def test_uvloop() -> None:
+    uvloop = pytest.importorskip("uvloop")
+    with echoing() as base_url:
+        run_loop(echo(base_url), uvloop.new_event_loop)
+
+    async def cancelled() -> None:
+        async with listening() as (base_url, asked, closed), new_async_client(base_url, timeout=30) as client:
+            task = asyncio.ensure_future(client.preflight(**ACTION))
+            await asyncio.wait_for(asked.wait(), 5)
+            task.cancel()
+            with pytest.raises(asyncio.CancelledError):
+                await task
+            await asyncio.wait_for(closed.wait(), 1)
+
+    run_loop(cancelled(), uvloop.new_event_loop)
+
+
+def test_anyio_on_asyncio(hostile: Hostile) -> None:
+    anyio = pytest.importorskip("anyio")
+    callback = Callback()
+
+    async def main() -> None:
+        async with new_async_client(gateway.base_url, timeout=30) as client:
+            with within(1), anyio.move_on_after(0.2) as scope:
+                await client.guard(execute_fn=callback, **ACTION)
+            assert scope.cancel_called
+            async with anyio.create_task_group() as group:
+                group.start_soon(lambda: client.guard(execute_fn=callback, **ACTION))
+
+    with hostile.play(HANG, answer(ALLOW)) as gateway:
+        anyio.run(main, backend="asyncio")
+    assert callback.runs == 1
+
+
+def test_trio_is_told_clearly() -> None:
+    trio = pytest.importorskip("trio")
+    callback = Callback()
+
+    async def main() -> None:
+        client = new_async_client("http://127.0.0.1:9")
+        for mode in MODES:
+            with pytest.raises(ActPassConfigError, match=r"expected a task of asyncio .* found trio"):
+                await client.guard(execute_fn=callback, mode=mode, **ACTION)
+
+    trio.run(main)
+    assert callback.runs == 0
+
+
+def test_without_a_loop_it_says_so() -> None:
+    call = new_async_client("http://127.0.0.1:9").preflight(**ACTION)
+    with pytest.raises(ActPassConfigError, match="found none"):
+        call.send(None)
+
+
+def test_a_closed_client() -> None:
+    async def main() -> None:
+        client = new_async_client("http://127.0.0.1:9")
+        await client.close()
+        for call in CALLS.values():
+            with pytest.raises(ActPassConfigError, match="closed"):
+                await call(client)
+
+    run_loop(main())
+
+
+@pytest.mark.parametrize("new_loop", [asyncio.new_event_loop, WithoutReaders])
+def test_a_loop_is_not_kept(monkeypatch: pytest.MonkeyPatch, new_loop: Callable[[], Any]) -> None:
+    monkeypatch.setattr(logging.getLogger("asyncio"), "disabled", True)  # What is captured keeps its loops.
+
+    class Mine:
+        pass
+
+    async def main() -> None:
+        mine = Mine()
+        VARIABLE.set(mine)  # type: ignore[arg-type]
+        alive.append(weakref.ref(mine))
+        alive.append(weakref.ref(asyncio.get_running_loop()))
+        async with new_async_client(base_url) as client:
+            await client.preflight("g", "t", {})
+
+    alive: list[Any] = []
+    with echoing() as base_url:
+        for _ in range(3):
+            contextvars.Context().run(run_loop, main(), new_loop)
+    gc.collect()
+    assert [one() for one in alive] == [None] * 6
+
+
+def test_a_loop_that_was_left_with_a_call_is_not_kept(monkeypatch: pytest.MonkeyPatch, hostile: Hostile) -> None:
+    monkeypatch.setattr(logging.getLogger("asyncio"), "disabled", True)
+
+    async def leave() -> None:
+        asyncio.ensure_future(client.preflight(**ACTION))  # noqa: RUF006
+        await asyncio.sleep(0.1)
+
+    with hostile.play(HANG) as gateway:
+        client = new_async_client(gateway.base_url, timeout=30)
+        loop = asyncio.new_event_loop()
+        loop.set_exception_handler(lambda *_: None)  # It complains of the task, and rightly.
+        loop.run_until_complete(leave())
+        loop.close()
+        known = weakref.ref(loop)
+        del loop
+        gc.collect()
+        assert known() is None
+
+
+def test_descriptors_do_not_grow() -> None:
+    if not os.path.isdir("/proc/self/fd"):
+        pytest.skip("this system does not list its descriptors")
+
+    def count() -> int:
+        gc.collect()
+        return len(os.listdir("/proc/self/fd"))
+
+    with echoing() as base_url:
+        asyncio.run(echo(base_url, 1))
+        before = count()
+        for _ in range(20):
+            asyncio.run(echo(base_url, 1, 1))
+        time.sleep(0.2)
+        assert count() <= before + 3
+
+
+def test_a_connection_that_the_server_closed_while_idle_fails_no_call() -> None:
+    async def main() -> None:
+        async with new_async_client(base_url, max_retries=0) as client:
+            connections: set[int] = set()
+            for at in range(3):
+                answers: Any = await asyncio.gather(*[client.record_evidence("e", f"{at}{n}") for n in range(10)])
+                assert not connections & {one["connection"] for one in answers}
+                connections |= {one["connection"] for one in answers}
+                await asyncio.sleep(0.6)
+
+    with echoing("--idle-close", "0.3") as base_url:
+        run_loop(main())
+
+
+def test_approvals_and_records_against_the_real_gateway(gateway: Gateway) -> None:
+    refund: Any = {**ACTION, "args": {"amount": 25000, "currency": "usd"}}
+    callback = Callback()
+
+    async def main() -> None:
+        client = AsyncActPassClient("apk_dev", agent_id="support_agent", base_url=gateway.base_url)
+        out: Any = await client.guard(execute_fn=callback, **refund)
+        pending = out["approval"]
+        assert (await client.wait_for_approval(pending))["status"] == "pending"
+        loop = asyncio.get_running_loop()
+        waiting = asyncio.ensure_future(client.wait_for_approval(pending, 20))
+        path = f"/api/v1/approvals/{pending['approval_request_id']}/approve"
+        await asyncio.sleep(0.2)
+        await loop.run_in_executor(None, lambda: gateway.post(path, {}, operator=True))
+        with within(10):
+            assert (await waiting)["status"] == "approved"
+        out = await client.resume(pending, callback, record_outcome=True)
+        assert (out["executed"], callback.runs) == (True, 1)
+        assert out["evidence"]["event_id"]
+        again: Any = await client.resume(pending, callback)
+        assert (again["executed"], callback.runs) == (False, 1)
+        issued = await client.issue_passport("mcp://stripe", "refund", ["stripe.refund.create"])
+        assert (await client.verify_passport(issued["token"], "mcp://stripe"))["valid"]
+        assert (await client.verify_passport_offline(issued["token"], "mcp://stripe"))["valid"]
+        assert (await client.revoke_passport(issued["jti"], "over"))["revoked"]
+
+    run_loop(main())
+
+
+INTERRUPTED = """
+import asyncio, os, signal, sys, threading, time
+from support import ACTION, new_async_client
+signal.signal(signal.SIGINT, signal.default_int_handler)
+sent = []
+
+def interrupt():
+    time.sleep(0.4)
+    sent.append(time.monotonic())
+    os.kill(os.getpid(), signal.SIGINT)
+
+async def main():
+    threading.Thread(target=interrupt, daemon=True).start()
+    client = new_async_client(sys.argv[1], timeout=30)
+    await client.guard(execute_fn=lambda _: sys.exit("ran"), mode="monitor", **ACTION)
+
+try:
+    asyncio.run(main())
+except KeyboardInterrupt:
+    print(time.monotonic() - sent[0] < 0.5)
+"""
+
+
+def test_an_interrupt_ends_a_hanging_call(hostile: Hostile) -> None:
+    with hostile.play(HANG) as gateway:
+        done = run_python(INTERRUPTED, gateway.base_url, timeout=20)
+    assert (done.returncode, done.stdout, done.stderr) == (0, "True\n", "")
+
+
+ENDS = """
+import asyncio, sys, threading, time
+from support import ACTION, new_async_client
+
+def in_thread():
+    asyncio.run(new_async_client(sys.argv[1], timeout=30).guard(execute_fn=print, **ACTION))
+
+threading.Thread(target=in_thread, daemon=True).start()
+time.sleep(0.5)
+"""
+
+
+def test_a_program_ends_while_a_call_waits(hostile: Hostile) -> None:
+    environment = {**os.environ, "PYTHONPATH": f"{PACKAGE}{os.pathsep}{TESTS}"}
+    with hostile.play(*[HANG] * 8) as gateway, within(15):
+        command = [sys.executable, "-X", "dev", "-W", "error", "-c", ENDS, gateway.base_url]
+        for _ in range(3):
+            done = subprocess.run(command, env=environment, capture_output=True, text=True, timeout=10, check=False)
+            assert (done.returncode, done.stdout, done.stderr) == (0, "", "")
+
+
+def test_importing_imports_no_event_loop() -> None:
+    code = "import sys, actpass; actpass.AsyncActPassClient('a'); print({*sys.modules} & {'asyncio', 'inspect', 'logging'})"
+    assert run_python(code).stdout == "set()\n"
