@@ -1,7 +1,6 @@
 # Swift and Kotlin, from one crate. Included by the Makefile.
 
 UNIFFI_SOURCES := $(shell find bindings-uniffi -name '*.rs' -o -name '*.toml')
-SWIFT := scripts/with-swift swift
 SWIFT_FLAGS := -Xswiftc -warnings-as-errors
 SWIFT_NATIVE := bindings-swift/Native/libactpass_uniffi.a
 KOTLIN := target/kotlin
@@ -35,7 +34,7 @@ $(SWIFT_NATIVE): target/release/libactpass_uniffi.a
 # SwiftPM does not see that a static library changed.
 target/swift/example.built: $(SWIFT_NATIVE) $(shell find bindings-swift/Sources bindings-swift/Generated examples/swift -name '*.swift')
 	@rm -f target/swift/example/release/refund
-	$(SWIFT) build -c release --package-path examples/swift --scratch-path $(CURDIR)/target/swift/example $(SWIFT_FLAGS)
+	scripts/swift-build -c release --package-path examples/swift --scratch-path $(CURDIR)/target/swift/example $(SWIFT_FLAGS)
 	@touch $@
 
 demo-swift: target/release/actpass-gateway target/swift/example.built
@@ -57,9 +56,11 @@ test-swift:
 
 test-swift-now: test-native
 	@mkdir -p target/test-output && rm -f target/test-output/swift*.log
-	$(TEST_ENVIRONMENT) scripts/keep-output target/test-output/swift.log \
-		$(SWIFT) test --package-path bindings-swift --scratch-path $(CURDIR)/target/swift/tests $(SWIFT_FLAGS)
-	$(TEST_ENVIRONMENT) $(SWIFT) build --package-path examples/swift --scratch-path $(CURDIR)/target/swift/tests-example $(SWIFT_FLAGS)
+	$(TEST_ENVIRONMENT) scripts/swift-build --build-tests --package-path bindings-swift \
+		--scratch-path $(CURDIR)/target/swift/tests $(SWIFT_FLAGS)
+	$(TEST_ENVIRONMENT) scripts/keep-output target/test-output/swift.log scripts/with-swift swift test --skip-build \
+		--package-path bindings-swift --scratch-path $(CURDIR)/target/swift/tests $(SWIFT_FLAGS)
+	$(TEST_ENVIRONMENT) scripts/swift-build --package-path examples/swift --scratch-path $(CURDIR)/target/swift/tests-example $(SWIFT_FLAGS)
 	$(TEST_ENVIRONMENT) scripts/keep-output target/test-output/swift-example.log \
 		scripts/with-swift target/swift/tests-example/debug/refund $(GATEWAY) target/swift/refunds.jsonl
 	@printf '{"amount":4900,"charge":"ch_1"}\n{"amount":1200,"charge":"ch_5"}\n' | diff - target/swift/refunds.jsonl
