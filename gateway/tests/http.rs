@@ -260,6 +260,7 @@ async fn wrong_members_are_named() {
             "metadata",
             r#"{"event_type": "e", "chain_id": "c", "metadata": {"n": 9007199254740993}}"#.to_owned(),
         ),
+        ("metadata", r#"{"event_type": "e", "chain_id": "c", "metadata": {"n": 1e20}}"#.to_owned()),
         ("body", "[]".to_owned()),
     ] {
         let response = gateway.post(EVIDENCE, "apk_one").body(body.clone()).send().await.unwrap();
