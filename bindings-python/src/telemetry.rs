@@ -13,6 +13,7 @@ use std::task::{Context, Poll};
 use std::time::{SystemTime, UNIX_EPOCH};
 
 use actpass_core::ActPass;
+use pyo3::exceptions::PyException;
 use pyo3::prelude::*;
 use pyo3::sync::PyOnceLock;
 use tracing::field::{Field, Visit};
@@ -32,8 +33,9 @@ impl Watch {
     /// Sees what trace is current, and whether anybody listens.
     pub(crate) fn begin(py: Python<'_>) -> PyResult<Self> {
         static BEGIN: PyOnceLock<Py<PyAny>> = PyOnceLock::new();
-        let (traceparent, level): (Option<String>, u8) =
-            BEGIN.import(py, "actpass._telemetry", "begin")?.call0()?.extract()?;
+        let told = BEGIN.import(py, "actpass._telemetry", "begin")?.call0();
+        let told = told.and_then(|told| told.extract::<(Option<String>, u8)>());
+        let (traceparent, level) = despite(py, told)?.unwrap_or_default();
         let log = (level > 0).then(|| Arc::new(Log { level, lines: Mutex::default() }));
         // One that is malformed is left away: a trace is no reason to block an action.
         Ok(Self { traceparent: traceparent.and_then(|text| text.parse().ok()), log })
@@ -59,9 +61,22 @@ impl Watch {
             return Ok(());
         };
         for line in mem::take(&mut *log.lines.lock().unwrap_or_else(PoisonError::into_inner)) {
-            LOG.import(py, "actpass._telemetry", "log")?.call1((line.level, line.text, line.at))?;
+            despite(py, LOG.import(py, "actpass._telemetry", "log")?.call1((line.level, line.text, line.at)))?;
         }
         Ok(())
+    }
+}
+
+/// What `told` came to. That somebody could not be told must not change what a guard does, so it is only reported; what
+/// stops the program passes.
+fn despite<T>(py: Python<'_>, told: PyResult<T>) -> PyResult<Option<T>> {
+    match told {
+        Ok(told) => Ok(Some(told)),
+        Err(error) if error.is_instance_of::<PyException>(py) => {
+            error.write_unraisable(py, None);
+            Ok(None)
+        }
+        Err(stop) => Err(stop),
     }
 }
 

@@ -135,7 +135,7 @@ def stop(process: subprocess.Popen[Any]) -> None:
 
 
 def run_loop(main: Coroutine[Any, Any, T], new_loop: Callable[[], Any] = asyncio.new_event_loop) -> T:
-    """Run ``main`` in an event loop that complains about all it can; fail on a complaint, a warning or a task left over."""
+    """Run ``main`` in an event loop that complains about all it can; fail on a complaint, a warning or a task left."""
     complaints: list[dict[str, Any]] = []
     with warnings.catch_warnings(record=True) as warned:
         warnings.simplefilter("always")

@@ -8,6 +8,7 @@ import inspect
 import json
 import os
 import re
+import shutil
 import subprocess
 import sys
 import types
@@ -16,14 +17,15 @@ from typing import Any
 
 import actpass
 import pytest
-from actpass import ActPassClient, _client, _native
-from support import PACKAGE, Published
+from actpass import ActPassClient, _async, _client, _native
+from support import PACKAGE, TESTS, Published
 
 GOOD = """
 from typing import Any, Dict, Optional
 
 import actpass
-from actpass import ActPassClient, ActPassError, Decision, ExecutionContext, GuardOutput, Mode, create_actpass
+from actpass import ActPassClient, ActPassError, Decision, DecisionWord, ExecutionContext, GuardOutput, Mode
+from actpass import create_actpass
 from typing_extensions import assert_type
 
 
@@ -43,7 +45,7 @@ mode: Mode = "strict"
 with ActPassClient("apk", timeout=5, mode=mode, ca=b"pem", max_retries=0) as client:
     decision = client.preflight(goal="g", tool="t", args={"amount": 1}, resource="r", mode="monitor")
     assert_type(decision, Decision)
-    summary: str = decision["explain"]["summary"]
+    summary: Optional[str] = decision["explain"].get("summary") if "explain" in decision else None
     approval: Optional[str] = decision.get("approval_request_id")
     out = client.guard("g", "t", {"amount": 1}, refund, passport="p")
     assert_type(out, GuardOutput[Refund])
@@ -55,8 +57,8 @@ with ActPassClient("apk", timeout=5, mode=mode, ca=b"pem", max_retries=0) as cli
         code: Optional[str] = error.code
         status: Optional[int] = error.status
         wait: Optional[float] = error.retry_after
-    number = client.guard("g", "t", {}, execute_fn=lambda ctx: 7)["result"]
-    assert_type(number, int)
+    number = client.guard("g", "t", {}, execute_fn=lambda ctx: 7)
+    assert_type(number, GuardOutput[int])
     token: str = client.issue_passport("a", "g", ["t"], resource_constraints={"max": 1}, ttl_seconds=60)["token"]
     valid: bool = client.verify_passport(token, "a")["valid"]
     revoked: bool = client.revoke_passport("ap_1", "over")["revoked"]
@@ -72,6 +74,107 @@ except actpass.ActPassConfigError as problem:
     print(problem.kind, problem.operation, problem.request_id, problem.retryable)
 arguments: Dict[str, Any] = {}
 client.preflight("g", "t", arguments)
+more: object = decision.get("a_member_of_tomorrow")
+word: DecisionWord = "require_approval"
+if decision["decision"] == word or decision["decision"] == "a_word_of_tomorrow":
+    pass
+"""
+
+GOOD_ASYNC = """
+import asyncio
+from typing import Optional
+
+from actpass import ActionBlocked, AsyncActPassClient, Decision, ExecutionContext, GuardOutput, PendingApproval
+from typing_extensions import assert_type
+
+
+class Refund:
+    id: str
+
+
+async def refund(ctx: ExecutionContext) -> Refund:
+    return Refund()
+
+
+def plain(ctx: ExecutionContext) -> int:
+    return 7
+
+
+async def main() -> None:
+    async with AsyncActPassClient("apk", timeout=5, mode="strict", max_retries=0) as client:
+        decision = await client.preflight(goal="g", tool="t", args={"amount": 1}, mode="monitor")
+        assert_type(decision, Decision)
+        out = await client.guard("g", "t", {"amount": 1}, refund, passport="p", record_outcome=True)
+        assert_type(out, GuardOutput[Refund])
+        number = await client.guard("g", "t", {}, plain)
+        assert_type(number, GuardOutput[int])
+        if "result" in out:
+            assert_type(out["result"], Refund)
+        assert "approval" in out
+        pending: PendingApproval = out["approval"]
+        resumed = await client.resume(pending, refund, wait_for_approval=3.5)
+        assert_type(resumed, GuardOutput[Refund])
+        status: str = (await client.wait_for_approval(pending, 1))["status"]
+        token: str = (await client.issue_passport("a", "g", ["t"]))["token"]
+        event: str = (await client.record_evidence("e", "c"))["event_id"]
+        url: str = client.base_url
+
+    @client.protect(tool="t", goal="g", resource="charge:{charge}", exclude=["amount"], redact={"charge": len})
+    async def pay(charge: str, amount: int = 3) -> Refund:
+        return Refund()
+
+    paid = await pay("ch_1", amount=4)
+    assert_type(paid, Refund)
+    try:
+        await pay("ch_1")
+    except ActionBlocked as blocked:
+        assert_type(blocked.decision, Decision)
+        assert_type(blocked.retryable, bool)
+        assert_type(blocked.approval, Optional[PendingApproval])
+
+
+asyncio.run(main())
+"""
+
+GOOD_PROTECT = """
+from actpass import ActPassClient
+from actpass.testing import ScriptedGateway, allow, assert_not_executed, deny, unreachable
+from typing_extensions import assert_type
+
+client = ActPassClient("apk")
+
+
+@client.protect(tool="t", goal="g", resource=lambda charge: f"charge:{charge}", user_id=lambda: "u")
+def pay(charge: str, amount: int = 3) -> bytes:
+    return b""
+
+
+assert_type(pay("ch_1", 4), bytes)
+assert_type(pay(charge="ch_1"), bytes)
+
+
+class Desk:
+    @client.protect(tool="t", goal="g")
+    def pay(self, amount: int) -> float:
+        return 1.0
+
+    @client.protect(tool="t", goal="g")
+    async def pay_later(self, amount: int) -> float:
+        return 1.0
+
+
+async def main() -> None:
+    assert_type(await Desk().pay_later(3), float)
+
+
+assert_type(Desk().pay(3), float)
+
+
+def test_it(actpass_gateway: ScriptedGateway) -> None:
+    actpass_gateway.deny("t", reason_code="no")
+    actpass_gateway.answer_next(allow(), deny(summary="No."), unreachable())
+    assert_not_executed(actpass_gateway.client().guard("g", "t", {}, lambda ctx: 1))
+    actpass_gateway.assert_not_executed("t")
 """
 
 #: Each line is one mistake.
@@ -97,40 +200,102 @@ ActPassClient("apk", None, None, None, 30.0, 5.0)
 ActPassError("m").code.upper()
 """
 
+BAD_ASYNC = """
+from actpass import ActionBlocked, ActPassClient, AsyncActPassClient, ExecutionContext
+client = AsyncActPassClient("apk")
+async def act(ctx: ExecutionContext) -> int: return 1
+async def pay(amount: int) -> int: return amount
+async def main() -> None:
+    (await client.preflight("g", "t"))
+    (await client.preflight("g", "t", {}, mode="off"))
+    (await client.guard("g", "t", {}, execute_fn=None))
+    (await client.guard("g", "t", {}, lambda: 1))
+    (await client.guard("g", "t", {}, act))["result"].upper()
+    (await client.guard("g", "t", {}, act))["results"]
+    client.preflight("g", "t", {})["decision"]
+    (await client.issue_passport("a", "g", "t"))
+    with client: pass
+    client.protect(tool="t")
+    client.protect("t", "g")
+    client.protect(tool="t", goal="g", mode="off")
+    client.protect(tool="t", goal="g", include=3)
+    client.protect(tool="t", goal="g")(pay)("a")
+    client.protect(tool="t", goal="g")(pay)(amuont=1)
+    (await client.protect(tool="t", goal="g")(pay)(1)).upper()
+    ActPassClient("apk").protect(tool="t", goal="g")(lambda amount: amount + 1)()
+    ActionBlocked("t")
+"""
 
-@pytest.fixture(scope="module")
-def mypy(tmp_path_factory: pytest.TempPathFactory) -> Any:
-    """Give a function that checks a program strictly and returns the lines with errors."""
-    directory = tmp_path_factory.mktemp("mypy")
-    environment = dict(os.environ)
-    # Where the package is installed, mypy finds it by itself, by its `py.typed`.
-    installed = any(part in {"site-packages", "dist-packages"} for part in PACKAGE.parts)
-    environment["MYPYPATH"] = "" if installed else str(PACKAGE)
 
-    def check(program: str) -> dict[int, str]:
-        (directory / "program.py").write_text(program, encoding="utf-8")
-        command = [sys.executable, "-m", "mypy", "--strict", "--no-error-summary", "--config-file=", "program.py"]
-        done = subprocess.run(
-            command, cwd=directory, env=environment, capture_output=True, text=True, timeout=120, check=False
-        )
-        assert done.returncode in {0, 1}, done.stdout + done.stderr
-        errors = re.findall(r"^(.*?):(\d+): error: (.*)$", done.stdout, re.MULTILINE)
-        assert {file for file, _, _ in errors} <= {"program.py"}, done.stdout
-        return {int(line): text for _, line, text in errors}
-
-    return check
+# Where the package is installed, checkers find it by themselves, by its `py.typed`.
+INSTALLED = any(part in {"site-packages", "dist-packages"} for part in PACKAGE.parts)
 
 
-def test_a_program_without_mistakes(mypy: Any) -> None:
-    assert mypy(GOOD) == {}
+def mypy(directory: Path, files: list[Path]) -> dict[int, str]:
+    """Check strictly and return the lines with errors."""
+    environment = {**os.environ, "MYPYPATH": "" if INSTALLED else str(PACKAGE)}
+    command = [sys.executable, "-m", "mypy", "--strict", "--no-error-summary", "--config-file=", *map(str, files)]
+    done = subprocess.run(
+        command, cwd=directory, env=environment, capture_output=True, text=True, timeout=300, check=False
+    )
+    assert done.returncode in {0, 1}, done.stdout + done.stderr
+    errors = re.findall(r"^(.*?):(\d+): error: (.*)$", done.stdout, re.MULTILINE)
+    assert {Path(directory, file) for file, _, _ in errors} <= set(files), done.stdout
+    return {int(line): text for _, line, text in errors}
 
 
-def test_a_program_of_mistakes(mypy: Any) -> None:
-    errors = mypy(BAD)
-    lines = BAD.splitlines()
-    mistakes = {number for number, line in enumerate(lines, 1) if number > 3 and line}
+def pyright(directory: Path, files: list[Path]) -> dict[int, str]:
+    """Check strictly and return the lines with errors."""
+    pytest.importorskip("pyright")
+    settings: dict[str, Any] = {"typeCheckingMode": "standard", "reportMissingModuleSource": "none"}
+    settings["extraPaths"] = [] if INSTALLED else [str(PACKAGE)]
+    (directory / "pyrightconfig.json").write_text(json.dumps(settings), encoding="utf-8")
+    command = [sys.executable, "-m", "pyright", "--outputjson", "--pythonpath", sys.executable, *map(str, files)]
+    environment = {**os.environ, "PYRIGHT_PYTHON_IGNORE_WARNINGS": "1"}
+    done = subprocess.run(
+        command, cwd=directory, env=environment, capture_output=True, text=True, timeout=600, check=False
+    )
+    assert done.returncode in {0, 1}, done.stdout + done.stderr
+    found = [one for one in json.loads(done.stdout)["generalDiagnostics"] if one["severity"] == "error"]
+    assert {Path(one["file"]).resolve() for one in found} <= {file.resolve() for file in files}, found
+    return {one["range"]["start"]["line"] + 1: one["message"] for one in found}
+
+
+CHECKERS = {"mypy": mypy, "pyright": pyright}
+
+
+@pytest.fixture(params=CHECKERS)
+def check(request: pytest.FixtureRequest, tmp_path: Path) -> Any:
+    """Give a function that checks a program and returns the lines with errors."""
+
+    def check_program(program: str) -> dict[int, str]:
+        path = tmp_path / "program.py"
+        path.write_text(program, encoding="utf-8")
+        return CHECKERS[request.param](tmp_path, [path])
+
+    return check_program
+
+
+@pytest.mark.parametrize("program", [GOOD, GOOD_ASYNC, GOOD_PROTECT], ids=["blocking", "async", "protect"])
+def test_a_program_without_mistakes(check: Any, program: str) -> None:
+    assert check(program) == {}
+
+
+@pytest.mark.parametrize(("program", "begins"), [(BAD, 4), (BAD_ASYNC, 7)], ids=["blocking", "async"])
+def test_a_program_of_mistakes(check: Any, program: str, begins: int) -> None:
+    errors = check(program)
+    lines = program.splitlines()
+    mistakes = {number for number, line in enumerate(lines, 1) if number >= begins and line}
     assert {lines[number - 1] for number in mistakes - errors.keys()} == set(), "mistakes that nobody sees"
     assert errors.keys() <= mistakes
+
+
+@pytest.mark.parametrize("checker", CHECKERS)
+def test_the_examples(tmp_path: Path, checker: str) -> None:
+    examples = TESTS.parents[1] / "examples" / "python"
+    for example in examples.glob("*.py"):
+        shutil.copy(example, tmp_path)
+    assert CHECKERS[checker](tmp_path, sorted(tmp_path.glob("*.py"))) == {}
 
 
 def test_the_package_says_that_it_is_typed() -> None:
@@ -138,7 +303,7 @@ def test_the_package_says_that_it_is_typed() -> None:
 
 
 def test_doctests() -> None:
-    results = [doctest.testmod(module) for module in (actpass, _client)]
+    results = [doctest.testmod(module) for module in (actpass, _async, _client)]
     assert sum(result.failed for result in results) == 0
     assert sum(result.attempted for result in results) >= 10
 

@@ -32,7 +32,7 @@ def main(gateway: str) -> None:
         )
         token = issued["token"]
         verified = client.verify_passport_offline(token, AUDIENCE)
-        print(f"passport {issued['jti']}, valid here without asking: {verified['valid']}")
+        print(f"passport {issued.get('jti')}, valid here without asking: {verified['valid']}")
         for cents in (25000, 4900, 4900):
             out: Any = client.guard(
                 goal="resolve_refund_request",

@@ -26,14 +26,17 @@ class Explain(TypedDict, total=False):
     next_steps: list[str]
 
 
-class _DecisionWord(TypedDict):
-    decision: str
-
-
-class Decision(_DecisionWord, total=False):
-    """What the gateway decided; members that are not listed here are kept as they came."""
-
+class _Decided(TypedDict):
+    decision: DecisionWord | str
     reason_code: str
+
+
+class Decision(_Decided, total=False):
+    """What the gateway decided; members that are not listed here are kept as they came, for ``get``.
+
+    Gateways send a ``reason_code``, and the SDK's own decisions have one. A decision without it counts all the same.
+    """
+
     risk_tier: str
     explain: Explain
     evidence_event_id: str
@@ -42,10 +45,13 @@ class Decision(_DecisionWord, total=False):
     would_be: str
 
 
-class Credential(TypedDict, total=False):
+class _Credential(TypedDict):
+    token: str
+
+
+class Credential(_Credential, total=False):
     """A secret that the gateway's vault holds for the tool."""
 
-    token: str
     expires_at: str | None
 
 
@@ -56,10 +62,13 @@ class ExecutionContext(TypedDict):
     decision: Decision
 
 
-class RecordedEvidence(TypedDict, total=False):
+class _RecordedEvidence(TypedDict):
+    event_id: str
+
+
+class RecordedEvidence(_RecordedEvidence, total=False):
     """An event that is in the ledger."""
 
-    event_id: str
     current_event_hash: str
 
 
@@ -80,11 +89,14 @@ class PendingApproval(_PendingApproval, total=False):
     tool_manifest_hash: str
 
 
-class Approval(TypedDict, total=False):
-    """Where an approval stands."""
-
+class _Approval(TypedDict):
     id: str
     status: Literal["pending", "approved", "rejected", "expired"]
+
+
+class Approval(_Approval, total=False):
+    """Where an approval stands."""
+
     action_hash: str
     decided_by: str | None
     decided_at: str | None
@@ -153,15 +165,18 @@ class PassportClaims(TypedDict, total=False):
     jti: str
 
 
-class PassportVerification(TypedDict, total=False):
+class _PassportVerification(TypedDict):
+    valid: bool
+
+
+class PassportVerification(_PassportVerification, total=False):
     """Whether a passport is valid, and what is wrong with it."""
 
-    valid: bool
     errors: list[str]
     claims: PassportClaims
 
 
-class PassportRevocation(TypedDict, total=False):
+class PassportRevocation(TypedDict):
     """Whether a passport was revoked."""
 
     revoked: bool

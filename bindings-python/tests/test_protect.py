@@ -1,0 +1,372 @@
+"""Functions protected by ``client.protect``: what is judged is what is passed; what is blocked tells a model."""
+
+from __future__ import annotations
+
+import asyncio
+import contextvars
+import copy
+import inspect
+import json
+import pickle
+import threading
+import time
+from collections.abc import Iterator
+from typing import Any
+
+import pytest
+from actpass import (
+    ActionBlocked,
+    ActPassArgumentError,
+    ActPassClient,
+    ActPassConfigError,
+    ActPassConnectionError,
+    ActPassError,
+)
+from support import ALLOW, API_KEY, PASSPORT, Gateway, Hostile, Played, answer, new_async_client, new_client, run_loop
+
+NAMES = {"tool": "stripe.refund.create", "goal": "resolve_refund_request"}
+
+
+@pytest.fixture
+def gateway(hostile: Hostile) -> Iterator[Played]:
+    with hostile.play(answer(ALLOW)) as gateway:
+        yield gateway
+
+
+@pytest.fixture
+def client(gateway: Played) -> Iterator[ActPassClient]:
+    with new_client(gateway.base_url) as client:
+        yield client
+
+
+def judged(gateway: Played) -> dict[str, Any]:
+    body: dict[str, Any] = json.loads(gateway.seen()[-1]["body"])
+    return body
+
+
+def test_what_is_judged_is_what_is_passed(gateway: Played, client: ActPassClient) -> None:
+    @client.protect(**NAMES, resource="stripe:charge:{charge}", user_id="u", passport=lambda: PASSPORT, audience="a")
+    def refund(charge: str, amount: int, *notes: str, currency: str = "usd", **more: Any) -> Any:
+        """Pay back."""
+        return charge, amount, notes, currency, more
+
+    assert refund("ch_1", 4900, "a", "b", reason="late") == ("ch_1", 4900, ("a", "b"), "usd", {"reason": "late"})
+    asked = judged(gateway)
+    assert asked["args"] == {"charge": "ch_1", "amount": 4900, "notes": ["a", "b"], "currency": "usd", "reason": "late"}
+    assert (asked["tool"], asked["goal"], asked["resource"]) == (*NAMES.values(), "stripe:charge:ch_1")
+    assert (asked["user_id"], asked["passport"], asked["audience"], asked["mode"]) == ("u", PASSPORT, "a", "enforce")
+    assert refund(amount=1, charge="ch_2")[:2] == ("ch_2", 1)
+    assert judged(gateway)["args"] == {"charge": "ch_2", "amount": 1, "notes": [], "currency": "usd"}
+    with pytest.raises(TypeError, match="missing a required argument: 'amount'"):
+        refund("ch_3")  # type: ignore[call-arg]
+    assert len(gateway.seen()) == 2
+
+
+def test_it_stays_what_it_was(client: ActPassClient) -> None:
+    def refund(charge: str, amount: int = 3) -> str:
+        """Pay back."""
+        return charge * amount
+
+    protected = client.protect(**NAMES)(refund)
+    assert (protected.__name__, protected.__doc__, protected.__module__) == ("refund", "Pay back.", __name__)
+    assert inspect.signature(protected) == inspect.signature(refund)
+    assert protected.__annotations__ == refund.__annotations__
+    assert not inspect.iscoroutinefunction(protected)
+
+    async def later(charge: str) -> str:
+        return charge
+
+    assert inspect.iscoroutinefunction(client.protect(**NAMES)(later))
+
+
+def test_objects_and_exceptions_pass_as_themselves(client: ActPassClient) -> None:
+    given, error = {"a": [1]}, KeyError("mine")
+
+    @client.protect(**NAMES)
+    def same(value: Any) -> Any:
+        return value
+
+    @client.protect(**NAMES)
+    def fail() -> None:
+        raise error
+
+    assert same(given) is given
+    with pytest.raises(KeyError) as caught:
+        fail()
+    assert caught.value is error
+
+
+def test_methods(gateway: Played, client: ActPassClient) -> None:
+    class Desk:
+        till = 10
+
+        @client.protect(**NAMES, resource=lambda amount: f"till:{amount}")
+        def pay(self, amount: int) -> int:
+            self.till -= amount
+            return self.till
+
+        @staticmethod
+        @client.protect(**NAMES)
+        def greet(name: str) -> str:
+            return name
+
+        @classmethod
+        @client.protect(**NAMES)
+        def kind(cls, n: int) -> str:
+            return cls.__name__ * n
+
+    assert Desk().pay(3) == 7
+    assert (judged(gateway)["args"], judged(gateway)["resource"]) == ({"amount": 3}, "till:3")
+    assert (Desk.greet("a"), Desk.kind(2)) == ("a", "DeskDesk")
+    assert judged(gateway)["args"] == {"n": 2}
+
+
+def test_what_is_sent_is_chosen(gateway: Played, client: ActPassClient) -> None:
+    handle = object()
+
+    def use(db: Any, card: str, amount: int) -> Any:
+        return db, card, amount
+
+    assert client.protect(**NAMES, exclude=["db"], redact=["card"])(use)(handle, "4242", 3) == (handle, "4242", 3)
+    assert judged(gateway)["args"] == {"card": "[redacted]", "amount": 3}
+    assert client.protect(**NAMES, include={"amount"})(use)(handle, "4242", 3) == (handle, "4242", 3)
+    assert judged(gateway)["args"] == {"amount": 3}
+    last = client.protect(**NAMES, exclude={"db"}, redact={"card": lambda card: card[-1:]})(use)
+    assert last(handle, "4242", 3) == (handle, "4242", 3)
+    assert judged(gateway)["args"] == {"card": "2", "amount": 3}
+    with pytest.raises(ActPassArgumentError, match="args: expected values that are JSON, found object"):
+        client.protect(**NAMES)(use)(handle, "4242", 3)
+    assert len(gateway.seen()) == 3
+
+
+@pytest.mark.parametrize(
+    ("resource", "expected"),
+    [
+        ("charge:{charge}/{amount}", "charge:ch_1/3"),
+        ("{amount:04d}", "0003"),
+        ("plain {{x}}", "plain {x}"),
+        (lambda charge: f"c:{charge}", "c:ch_1"),
+        (lambda amount, charge: f"{charge}{amount}", "ch_13"),
+        (lambda *, amount: str(amount), "3"),
+        (lambda **all_: ",".join(sorted(all_)), "amount,charge"),
+        (lambda arguments: f"{arguments['charge']}", "ch_1"),
+    ],
+)
+def test_resources(gateway: Played, client: ActPassClient, resource: Any, expected: str) -> None:
+    @client.protect(**NAMES, resource=resource)
+    def refund(charge: str, amount: int = 3) -> None:
+        pass
+
+    refund("ch_1")
+    assert judged(gateway)["resource"] == expected
+
+
+@pytest.mark.parametrize(
+    ("options", "problem"),
+    [
+        ({"include": ["amuont"]}, "include: expected names of the function's parameters, found 'amuont'"),
+        ({"exclude": ["x"]}, "exclude: expected names"),
+        ({"redact": ["x"]}, "redact: expected names"),
+        ({"redact": "amount"}, "redact: expected a collection of names, found a string"),
+        ({"resource": "{chrage}"}, "resource: expected names"),
+        ({"resource": "{amount.real}"}, "resource: expected names of arguments in braces"),
+        ({"resource": "{}"}, "resource: expected names of arguments in braces"),
+        ({"resource": "{amount"}, "resource: expected a template"),
+        ({"resource": lambda a, b: ""}, "resource: expected parameters that are the function's, found a, b"),
+        ({"resource": 7}, "resource: expected a template or a function, found int"),
+    ],
+)
+def test_mistakes_are_told_when_it_is_decorated(client: ActPassClient, options: dict[str, Any], problem: str) -> None:
+    def pay(amount: int) -> None:
+        pass
+
+    with pytest.raises(ActPassConfigError) as caught:
+        client.protect(**NAMES, **options)(pay)
+    assert problem in str(caught.value)
+
+
+def test_what_cannot_be_protected(client: ActPassClient) -> None:
+    async def generate() -> Any:
+        yield 1
+
+    for wrong in (7, type, staticmethod(print), generate):
+        with pytest.raises(ActPassConfigError, match="protect: expected a function"):
+            client.protect(**NAMES)(wrong)  # type: ignore[arg-type]
+    with pytest.raises(ActPassConfigError, match="would block the event loop"):
+        new_async_client("http://127.0.0.1:9").protect(**NAMES)(lambda: None)  # type: ignore[arg-type, misc]
+
+
+def test_a_resource_that_is_no_text_sends_nothing(gateway: Played, client: ActPassClient) -> None:
+    @client.protect(**NAMES, resource="charge:{charge}")
+    def refund(charge: Any) -> None:
+        pytest.fail("it ran")
+
+    for wrong in (None, ["a"], 1.5, {"a": 1}):
+        with pytest.raises(ActPassArgumentError, match="resource: expected charge as a string"):
+            refund(wrong)
+    assert gateway.seen() == []
+
+
+def test_arguments_that_change_meanwhile_run_nothing(hostile: Hostile) -> None:
+    """The gateway judged one refund; another thread has made it another by the time of the answer."""
+    items: list[Any] = [{"amount": 1}]
+    ran: list[Any] = []
+
+    def change() -> None:
+        time.sleep(0.2)
+        items[0]["amount"] = 1_000_000
+
+    with hostile.play(answer(ALLOW, delay_ms=600)) as gateway, new_client(gateway.base_url) as client:
+        protected = client.protect(**NAMES)(lambda items: ran.append(items))  # type: ignore[misc]
+        other = threading.Thread(target=change)
+        other.start()
+        with pytest.raises(ActPassArgumentError, match="they changed meanwhile, nothing ran"):
+            protected(items)
+        other.join()
+    assert ran == []
+
+
+def test_a_name_by_position_and_by_name(gateway: Played, client: ActPassClient) -> None:
+    @client.protect(**NAMES)
+    def odd(amount: int, /, **more: Any) -> None:
+        pytest.fail("it ran")
+
+    with pytest.raises(ActPassArgumentError, match="'amount' once"):
+        odd(1, amount=1_000_000)
+    assert gateway.seen() == []
+
+
+DENIED = {
+    "decision": "deny",
+    "reason_code": "refund.over_limit",
+    "explain": {"summary": "Refunds above 500 are made by people", "next_steps": ["Ask a person.", "Offer credit"]},
+}
+
+
+def blocked_by(hostile: Hostile, *steps: dict[str, Any], **options: Any) -> ActionBlocked:
+    ran: list[int] = []
+    with hostile.play(*steps) as gateway, new_client(gateway.base_url) as client:
+
+        @client.protect(**NAMES, **options)
+        def refund(amount: int) -> None:
+            ran.append(amount)
+
+        with pytest.raises(ActionBlocked) as caught:
+            refund(90_000)
+    assert ran == []
+    return caught.value
+
+
+def test_a_denial(hostile: Hostile) -> None:
+    blocked = blocked_by(hostile, answer(DENIED))
+    assert isinstance(blocked, ActPassError)
+    assert blocked.decision == DENIED
+    assert (blocked.tool, blocked.code, blocked.retryable) == (NAMES["tool"], "refund.over_limit", False)
+    assert (blocked.kind, blocked.approval, blocked.__cause__) == ("blocked", None, None)
+    assert str(blocked) == (
+        "stripe.refund.create was not run: deny (refund.over_limit). Refunds above 500 are made by people. "
+        "Ask a person. Offer credit. Do not call it again with the same arguments: it would be blocked again."
+    )
+    for again in (pickle.loads(pickle.dumps(blocked)), copy.copy(blocked)):
+        assert (str(again), again.decision, again.retryable) == (str(blocked), blocked.decision, False)
+
+
+def test_a_gate_that_failed(hostile: Hostile) -> None:
+    blocked = blocked_by(hostile, {"do": "reset", "at": "request"})
+    assert (blocked.retryable, blocked.code) == (True, "actpass.unreachable")
+    assert isinstance(blocked.__cause__, ActPassConnectionError)
+    assert str(blocked).endswith("This may pass: the same call may be tried again later.")
+    again = pickle.loads(pickle.dumps(blocked))
+    assert (again.retryable, type(again.__cause__)) == (True, ActPassConnectionError)
+    refused = blocked_by(hostile, answer({}, status=429, headers={"retry-after": "7"}))
+    assert (refused.retryable, refused.retry_after, refused.status) == (True, 7.0, 429)
+    unknown = blocked_by(hostile, answer({"error": {"message": f"no {API_KEY}"}}, status=401))
+    assert (unknown.retryable, unknown.status) == (False, 401)
+    assert API_KEY not in str(unknown)
+
+
+def test_an_approval_that_is_awaited(hostile: Hostile) -> None:
+    asked = answer({"decision": "require_approval", "reason_code": "refund.medium", "approval_request_id": "apr_1"})
+    blocked = blocked_by(hostile, asked)
+    assert blocked.approval is not None
+    assert (blocked.retryable, blocked.approval["args"]) == (False, {"amount": 90_000})
+    assert "A person has to approve this first (approval apr_1)" in str(blocked)
+
+
+def test_odd_explanations_are_left_away(hostile: Hostile) -> None:
+    for explain in (7, {"summary": 7, "next_steps": "x"}, {"next_steps": [1, None, ""]}, None):
+        blocked = blocked_by(hostile, answer({"decision": "deny", "reason_code": 7, "explain": explain}))
+        assert str(blocked).startswith("stripe.refund.create was not run: deny. Do not")
+        assert blocked.code is None
+
+
+def test_monitor_runs_and_returns(hostile: Hostile) -> None:
+    with hostile.play(answer(DENIED), {"do": "reset", "at": "request"}) as gateway:
+        client = new_client(gateway.base_url)
+        protected = client.protect(**NAMES, mode="monitor")(lambda: 7)
+        assert (protected(), protected()) == (7, 7)
+
+
+VARIABLE: contextvars.ContextVar[str] = contextvars.ContextVar("variable")
+
+
+@pytest.mark.parametrize("asynchronous", [True, False])
+def test_coroutine_functions(hostile: Hostile, asynchronous: bool) -> None:
+    """Both clients protect them, without blocking the loop."""
+
+    async def main() -> None:
+        new: Any = new_async_client if asynchronous else new_client
+        client: ActPassClient = new(gateway.base_url)
+
+        @client.protect(**NAMES, resource="charge:{charge}")
+        async def refund(charge: str, amount: int = 3) -> str:
+            await asyncio.sleep(0)
+            VARIABLE.set(charge)
+            return charge * amount
+
+        ticks = 0
+
+        async def tick() -> None:
+            nonlocal ticks
+            while True:
+                ticks += 1
+                await asyncio.sleep(0.01)
+
+        ticking = asyncio.ensure_future(tick())
+        assert await refund("a") == "aaa"
+        assert VARIABLE.get() == "a"
+        assert ticks > 5, "the loop was blocked"
+        with pytest.raises(ActionBlocked, match="over_limit"):
+            await refund("b")
+        assert VARIABLE.get() == "a"
+        ticking.cancel()
+        closed: Any = client.close()
+        if asynchronous:
+            await closed
+        with pytest.raises(ActPassConfigError, match="closed"):
+            await refund("c")
+
+    with hostile.play(answer(ALLOW, delay_ms=300), answer(DENIED)) as gateway:
+        run_loop(main())
+        assert [json.loads(one["body"])["resource"] for one in gateway.seen()] == ["charge:a", "charge:b"]
+
+
+def test_against_the_real_gateway(tmp_path: Any, request: pytest.FixtureRequest) -> None:
+    from support import binary, stop
+
+    real = Gateway(binary("ACTPASS_GATEWAY"), tmp_path)
+    try:
+        client = real.client()
+
+        @client.protect(**NAMES, resource="stripe:charge:{charge}", record_outcome=True)
+        def refund(charge: str, amount: int, currency: str = "usd") -> str:
+            return f"{charge} {amount} {currency}"
+
+        assert refund("ch_123", 4900) == "ch_123 4900 usd"
+        for amount in (25000, 90000):
+            with pytest.raises(ActionBlocked) as caught:
+                refund("ch_123", amount)
+            assert caught.value.decision["decision"] == {25000: "require_approval", 90000: "deny"}[amount]
+            print(caught.value)
+    finally:
+        stop(real.process)

@@ -1,0 +1,269 @@
+"""What calls tell the program's logging and OpenTelemetry; the names are those of ``docs/telemetry.md``."""
+
+from __future__ import annotations
+
+import asyncio
+import contextlib
+import logging
+import re
+import time
+from collections.abc import Iterator
+from typing import Any
+
+import pytest
+from actpass import ActPassError, _telemetry
+from support import ACTION, ALLOW, TESTS, Hostile, answer, new_async_client, new_client, run_python
+
+TABLE = TESTS.parents[1] / "docs" / "telemetry.md"
+DENY = answer({"decision": "deny", "reason_code": "refund.over_limit"})
+BUSY = answer({}, status=503, headers={"retry-after": "0"})
+
+
+def ask(base_url: str, asynchronous: bool, **settings: Any) -> None:
+    async def main() -> None:
+        async with new_async_client(base_url, **settings) as client:
+            await client.guard(execute_fn=lambda _: None, **ACTION)
+
+    if asynchronous:
+        asyncio.run(main())
+    else:
+        new_client(base_url, **settings).guard(execute_fn=lambda _: None, **ACTION)
+
+
+def lines(caplog: pytest.LogCaptureFixture) -> list[tuple[str, str]]:
+    return [(one.levelname, one.getMessage()) for one in caplog.records if one.name == "actpass"]
+
+
+@pytest.mark.parametrize("asynchronous", [False, True])
+def test_log_lines_keep_their_levels(hostile: Hostile, caplog: pytest.LogCaptureFixture, asynchronous: bool) -> None:
+    tool = f"tool={ACTION['tool']}"
+    with caplog.at_level(logging.DEBUG, "actpass"), hostile.play(BUSY, answer(ALLOW), DENY) as gateway:
+        before = time.time()
+        ask(gateway.base_url, asynchronous, max_retries=1)
+        assert lines(caplog) == [
+            ("DEBUG", "trying again retry=1 wait_ms=0.0"),
+            ("DEBUG", "the call ended operation=preflight status=200"),
+            ("DEBUG", f"may run {tool} decision=allow reason_code=refund.small_in_scope"),
+        ]
+        assert all(before <= one.created <= time.time() for one in caplog.records if one.name == "actpass")
+        caplog.clear()
+        ask(gateway.base_url, asynchronous)
+        assert lines(caplog)[-1] == ("INFO", f"blocked {tool} decision=deny reason_code=refund.over_limit")
+        caplog.clear()
+        ask("http://127.0.0.1:9", asynchronous)
+        level, line = lines(caplog)[-1]
+        assert level == "WARNING"
+        assert re.fullmatch(rf"blocked, the gate failed: .* {tool} code=actpass\.unreachable", line)
+        caplog.clear()
+        ask("http://127.0.0.1:9", asynchronous, mode="monitor")
+        assert lines(caplog)[-1][1].startswith("may run in monitor mode, the gate failed: ")
+
+
+@pytest.mark.parametrize("asynchronous", [False, True])
+def test_who_does_not_listen_is_not_told(
+    hostile: Hostile, caplog: pytest.LogCaptureFixture, asynchronous: bool
+) -> None:
+    with hostile.play(DENY, DENY, answer(ALLOW)) as gateway:
+        with caplog.at_level(logging.INFO, "actpass"):
+            ask(gateway.base_url, asynchronous)
+        assert [level for level, _ in lines(caplog)] == ["INFO"]
+        caplog.clear()
+        with caplog.at_level(logging.DEBUG, "actpass"):
+            logging.disable(logging.INFO)
+            try:
+                ask(gateway.base_url, asynchronous)
+                ask("http://127.0.0.1:9", asynchronous)
+            finally:
+                logging.disable(logging.NOTSET)
+        assert [level for level, _ in lines(caplog)] == ["WARNING"]
+
+
+def test_a_program_without_handlers_sees_nothing() -> None:
+    code = """
+import logging
+from support import ACTION, new_client
+new_client("http://127.0.0.1:9").guard(execute_fn=print, **ACTION)
+"""
+    done = run_python(code)
+    assert (done.returncode, done.stdout, done.stderr) == (0, "", "")
+
+
+@pytest.mark.filterwarnings("ignore::pytest.PytestUnraisableExceptionWarning")
+def test_a_handler_that_raises_does_not_reach_the_guard(hostile: Hostile) -> None:
+    class Broken(logging.Handler):
+        def emit(self, record: logging.LogRecord) -> None:
+            self.format(record)
+            raise RuntimeError("of the handler")
+
+    broken = Broken()
+    logging.getLogger("actpass").addHandler(broken)
+    ran: list[int] = []
+    try:
+        with hostile.play(DENY, answer(ALLOW)) as gateway, new_client(gateway.base_url) as client:
+            for _ in range(2):
+                client.guard(execute_fn=lambda _: ran.append(1), **ACTION)
+    finally:
+        logging.getLogger("actpass").removeHandler(broken)
+    assert ran == [1]
+
+
+class Telemetry:
+    """What the program's OpenTelemetry has been told."""
+
+    def __init__(self, spans: Any, reader: Any, tracer: Any) -> None:
+        self.tracer = tracer
+        self._spans = spans
+        self._reader = reader
+
+    def spans(self) -> list[Any]:
+        finished = list(self._spans.get_finished_spans())
+        self._spans.clear()
+        return finished
+
+    def points(self) -> dict[str, list[Any]]:
+        data = self._reader.get_metrics_data()
+        metrics = [m for r in data.resource_metrics for s in r.scope_metrics for m in s.metrics] if data else []
+        return {metric.name: list(metric.data.data_points) for metric in metrics}
+
+
+@pytest.fixture
+def telemetry(monkeypatch: pytest.MonkeyPatch) -> Iterator[Telemetry]:
+    """Set OpenTelemetry up for one test."""
+    pytest.importorskip("opentelemetry.sdk")
+    from opentelemetry import metrics, trace
+    from opentelemetry.sdk.metrics import MeterProvider
+    from opentelemetry.sdk.metrics.export import InMemoryMetricReader
+    from opentelemetry.sdk.trace import TracerProvider
+    from opentelemetry.sdk.trace.export import SimpleSpanProcessor
+    from opentelemetry.sdk.trace.export.in_memory_span_exporter import InMemorySpanExporter
+
+    spans, reader = InMemorySpanExporter(), InMemoryMetricReader()
+    provider = TracerProvider()
+    provider.add_span_processor(SimpleSpanProcessor(spans))
+    meters = MeterProvider(metric_readers=[reader])
+    monkeypatch.setattr(trace, "get_tracer_provider", lambda: provider)
+    monkeypatch.setattr(metrics, "get_meter_provider", lambda: meters)
+    monkeypatch.setattr(trace, "get_tracer", lambda *given: provider.get_tracer(*given))
+    monkeypatch.setattr(metrics, "get_meter", lambda *given: meters.get_meter(*given))
+    yield Telemetry(spans, reader, provider.get_tracer("tests"))
+    meters.shutdown()
+    provider.shutdown()
+
+
+def sent(seen: dict[str, Any]) -> str | None:
+    found: str | None = dict(seen["headers"]).get("traceparent")
+    return found
+
+
+@pytest.mark.parametrize("asynchronous", [False, True])
+def test_the_current_trace_goes_to_the_gateway(hostile: Hostile, telemetry: Telemetry, asynchronous: bool) -> None:
+    inner: list[Any] = []
+
+    def act(_: Any) -> None:
+        with telemetry.tracer.start_as_current_span("inside") as span:
+            inner.append(span)
+
+    async def main() -> None:
+        async with new_async_client(gateway.base_url) as client:
+            await client.guard(execute_fn=act, **ACTION)
+
+    with hostile.play(answer(ALLOW)) as gateway:
+        with telemetry.tracer.start_as_current_span("outside") as outside:
+            if asynchronous:
+                asyncio.run(main())
+            else:
+                new_client(gateway.base_url).guard(execute_fn=act, **ACTION)
+        [request] = gateway.seen()
+    inside, guard, _ = telemetry.spans()
+    context = guard.context
+    assert sent(request) == f"00-{context.trace_id:032x}-{context.span_id:016x}-{context.trace_flags:02x}"
+    assert context.trace_id == outside.get_span_context().trace_id
+    assert guard.parent.span_id == outside.get_span_context().span_id
+    assert inside.parent.span_id == context.span_id
+    assert (guard.name, guard.kind.name, guard.status.status_code.name) == ("actpass.guard", "CLIENT", "UNSET")
+    assert dict(guard.attributes) == {
+        "actpass.operation": "guard",
+        "actpass.tool": ACTION["tool"],
+        "actpass.mode": "enforce",
+        "actpass.decision": "allow",
+        "actpass.reason_code": "refund.small_in_scope",
+        "actpass.evidence_event_id": "ev_1",
+        "actpass.executed": True,
+    }
+    [point] = telemetry.points()["actpass.client.duration"]
+    assert dict(point.attributes) == {"actpass.operation": "guard", "actpass.decision": "allow"}
+    assert (point.count, tuple(point.explicit_bounds)) == (1, tuple(_telemetry.BUCKETS))
+
+
+def test_the_function_is_not_part_of_the_duration(hostile: Hostile, telemetry: Telemetry) -> None:
+    with hostile.play(answer(ALLOW)) as gateway, new_client(gateway.base_url) as client:
+        client.guard(execute_fn=lambda _: time.sleep(0.5), **ACTION)
+    [point] = telemetry.points()["actpass.client.duration"]
+    assert point.sum < 0.45
+    [span] = telemetry.spans()
+    assert span.end_time - span.start_time > 450_000_000
+
+
+def test_failures(hostile: Hostile, telemetry: Telemetry) -> None:
+    def fail(_: Any) -> None:
+        raise KeyError("a secret of the program's")
+
+    with hostile.play(answer(ALLOW), answer({}, status=500)) as gateway:
+        client = new_client(gateway.base_url)
+        client.guard(execute_fn=fail, **ACTION)
+        client.guard(execute_fn=fail, **ACTION)
+    with pytest.raises(ActPassError):
+        new_client("http://127.0.0.1:9").preflight(**ACTION)
+    with pytest.raises(ActPassError):
+        client.guard("", "tool", {}, print)
+    told = [
+        (one.name, one.attributes["error.type"], one.attributes.get("actpass.executed")) for one in telemetry.spans()
+    ]
+    assert told == [
+        ("actpass.guard", "KeyError", True),
+        ("actpass.guard", "actpass.gateway_error", False),
+        ("actpass.preflight", "actpass.unreachable", None),
+        ("actpass.guard", "actpass.invalid_argument", None),
+    ]
+    types = {point.attributes.get("error.type") for point in telemetry.points()["actpass.client.duration"]}
+    assert types == {None, "actpass.gateway_error", "actpass.unreachable", "actpass.invalid_argument"}
+
+
+def test_every_call_has_a_span(telemetry: Telemetry) -> None:
+    from support import CALLS
+
+    for call in CALLS.values():
+        with contextlib.suppress(ActPassError):
+            call(new_client("http://127.0.0.1:9"))
+    assert [one.name for one in telemetry.spans()] == [f"actpass.{name}" for name in CALLS]
+
+
+def test_without_a_span_nothing_is_sent(hostile: Hostile) -> None:
+    with hostile.play(answer(ALLOW)) as gateway:
+        ask(gateway.base_url, False)
+        [request] = gateway.seen()
+    assert sent(request) is None
+
+
+def test_neither_is_imported() -> None:
+    code = """
+import sys
+from support import ACTION, new_client
+sys.modules.pop("logging", None)
+import actpass
+print([name for name in sys.modules if name.split(".")[0] in {"opentelemetry"}])
+"""
+    assert run_python(code).stdout == "[]\n"
+
+
+def test_the_table_has_the_names() -> None:
+    table = TABLE.read_text(encoding="utf-8")
+    for name in (_telemetry.DURATION, "actpass.executed", "actpass.evidence_event_id", "error.type"):
+        assert f"`{name}`" in table
+    source = (TESTS.parent / "python" / "actpass" / "_telemetry.py").read_text(encoding="utf-8")
+    for name in set(re.findall(r'"(actpass\.[a-z_.]+)"', source)) - {_telemetry.SPAN, "actpass."}:
+        assert f"`{name}`" in table, name
+    for call in ("_client.py", "_async.py"):
+        source = (TESTS.parent / "python" / "actpass" / call).read_text(encoding="utf-8")
+        for name in re.findall(r'operation\("([a-z_]+)"', source):
+            assert f"`actpass.{name}`" in table, name
