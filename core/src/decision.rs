@@ -359,6 +359,19 @@ mod tests {
     }
 
     #[test]
+    fn what_is_no_decision_is_named() {
+        for (body, problem) in [
+            (r#"{"reason_code":"x"}"#, "it has no member `decision`"),
+            (r#"{"decision":null}"#, "its member `decision` is not a string"),
+            (r#"{"decision":["allow"]}"#, "its member `decision` is not a string"),
+            (r#"{"decision":""}"#, "its member `decision` is empty"),
+            ("[]", "not an object"),
+        ] {
+            assert_eq!(Decision::parse(body.as_bytes()), Err(problem.to_owned()), "{body}");
+        }
+    }
+
+    #[test]
     fn the_credential_leaves_the_decision() {
         let body = br#"{"decision":"allow","credential":{"token":"s3cret","expires_at":"soon"},"x":[1.0]}"#;
         let (decision, credential) = Decision::parse_with_credential(body).unwrap();

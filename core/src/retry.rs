@@ -115,6 +115,15 @@ mod tests {
     }
 
     #[test]
+    fn waits_are_spread_over_the_upper_half_of_their_bound() {
+        let waits: Vec<_> = (0..256).map(|_| wait(0, None)).collect();
+        // 256 draws miss a quarter of the range once in 10^32.
+        assert!(waits.iter().any(|wait| *wait < FIRST_WAIT.mul_f64(0.625)));
+        assert!(waits.iter().any(|wait| *wait > FIRST_WAIT.mul_f64(0.875)));
+        assert!(waits.iter().all(|wait| *wait >= FIRST_WAIT / 2 && *wait <= FIRST_WAIT));
+    }
+
+    #[test]
     fn retry_after_forms() {
         let now = httpdate::parse_http_date("Sun, 06 Nov 1994 08:49:30 GMT").unwrap();
         for (text, expected) in [
