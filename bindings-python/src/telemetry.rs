@@ -61,7 +61,10 @@ impl Watch {
             return Ok(());
         };
         for line in mem::take(&mut *log.lines.lock().unwrap_or_else(PoisonError::into_inner)) {
-            despite(py, LOG.import(py, "actpass._telemetry", "log")?.call1((line.level, line.text, line.at)))?;
+            despite(
+                py,
+                LOG.import(py, "actpass._telemetry", "log")?.call1((line.level, line.text, line.at)),
+            )?;
         }
         Ok(())
     }
