@@ -143,7 +143,7 @@ impl Deref for Background {
 
 impl fmt::Debug for Background {
     fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
-        f.debug_struct("Background").field("settings", &self.settings).finish_non_exhaustive()
+        self.settings.debug("Background", f)
     }
 }
 

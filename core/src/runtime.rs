@@ -183,7 +183,7 @@ impl Deref for Host {
 
 impl fmt::Debug for Host {
     fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
-        f.debug_struct("Host").field("settings", &self.settings).finish_non_exhaustive()
+        self.settings.debug("Host", f)
     }
 }
 
@@ -207,6 +207,13 @@ impl Settings {
 
     pub(crate) fn config(&self) -> &Config {
         &self.0
+    }
+
+    pub(crate) fn debug(&self, name: &str, f: &mut fmt::Formatter<'_>) -> fmt::Result {
+        f.debug_struct(name)
+            .field("base_url", &self.base_url())
+            .field("agent_id", &self.agent_id())
+            .finish_non_exhaustive()
     }
 
     /// The gateway's URL, without a trailing slash.
@@ -255,10 +262,7 @@ impl Settings {
 
 impl fmt::Debug for Settings {
     fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
-        f.debug_struct("Settings")
-            .field("base_url", &self.base_url())
-            .field("agent_id", &self.agent_id())
-            .finish_non_exhaustive()
+        self.debug("Settings", f)
     }
 }
 

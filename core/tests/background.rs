@@ -1,0 +1,181 @@
+//! `runtime::Background`: calls that run beside the calling thread, and end when they are cancelled.
+
+#![allow(
+    clippy::unwrap_used,
+    clippy::expect_used,
+    clippy::panic,
+    clippy::indexing_slicing,
+    missing_docs,
+    reason = "tests"
+)]
+
+mod common;
+
+use std::collections::HashSet;
+use std::future::Future;
+use std::io::Read;
+use std::net::TcpListener;
+use std::sync::mpsc::{self, RecvTimeoutError};
+use std::thread;
+use std::time::Duration;
+
+use actpass_core::runtime::{Background, Host};
+use actpass_core::{ActPass, Error, ErrorKind, EvidenceEvent, Mode, Verdict};
+use common::{KEY, action, allow, body, builder, gateway, header, respond, scripted};
+use serde_json::json;
+
+const LONG: Duration = Duration::from_secs(20);
+
+/// Makes a call and waits for it.
+fn ask<T: Send + 'static, F>(host: &Background, call: impl FnOnce(ActPass) -> F) -> Result<T, Error>
+where
+    F: Future<Output = Result<T, Error>> + Send + 'static,
+{
+    let (done, answer) = mpsc::channel();
+    let _call = host.start(call, move |answer| done.send((answer, thread::current().id())).unwrap());
+    let (answer, on) = answer.recv_timeout(LONG).unwrap();
+    assert_ne!(on, thread::current().id(), "it ran on the calling thread");
+    answer
+}
+
+fn record(host: &Background, event: &str) -> Result<(), Error> {
+    let event = EvidenceEvent::new(event, "chain");
+    ask(host, |actpass| async move { actpass.record_evidence(&event).await.map(drop) })
+}
+
+#[test]
+fn calls_share_connections_and_one_thread() {
+    let gateway = gateway(json!([respond(json!({"event_id": "ev_1"}))]));
+    let host = Background::new(builder(&gateway)).unwrap();
+    let other = Background::beside(&Host::new(builder(&gateway)).unwrap()).unwrap();
+    let name =
+        |host: &Background| ask(host, |_| async { Ok(thread::current().name().map(str::to_owned)) }).unwrap();
+    assert_eq!((name(&host).as_deref(), name(&other).as_deref()), (Some("actpass"), Some("actpass")));
+    let id = |host: &Background| ask(host, |_| async { Ok(thread::current().id()) }).unwrap();
+    assert_eq!(id(&host), id(&other));
+    for _ in 0..10 {
+        record(&host, "event").unwrap();
+    }
+    let connections: HashSet<_> = gateway.seen().iter().map(|seen| seen.connection).collect();
+    assert_eq!((gateway.seen().len(), connections.len()), (10, 1));
+    assert_eq!((host.base_url(), host.agent_id()), (other.base_url(), other.agent_id()));
+}
+
+#[test]
+fn a_connection_that_the_server_closed_while_idle_fails_no_call() {
+    let recorded = respond(json!({"event_id": "ev_1"}));
+    let gateway = scripted(json!({"idle_close_ms": 60, "steps": [recorded]}));
+    let host = Background::new(builder(&gateway)).unwrap();
+    for call in 0..12 {
+        record(&host, "event").unwrap_or_else(|error| panic!("call {call}: {error}"));
+        thread::sleep(Duration::from_millis(200));
+    }
+    assert_eq!(gateway.seen().len(), 12, "each was sent once");
+}
+
+#[test]
+fn what_follows_an_answer_answers_nothing() {
+    let deny = json!({"decision": "deny"}).to_string();
+    let allowed = allow().to_string();
+    let more = format!("{deny}HTTP/1.1 200 OK\r\ncontent-length: {}\r\n\r\n{allowed}", allowed.len());
+    let smuggled =
+        json!({"do": "respond", "headers": {"content-length": deny.len().to_string()}, "body": more});
+    for pause in [0, 20] {
+        for _ in 0..10 {
+            let gateway = gateway(json!([smuggled, {"do": "respond", "body": deny}]));
+            let host = Background::new(builder(&gateway)).unwrap();
+            for call in 0..3 {
+                let decision = ask(&host, |client| async move { client.preflight(&action()).await });
+                assert!(
+                    !decision.as_ref().is_ok_and(|d| d.word().as_str() == "allow"),
+                    "call {call}: {decision:?}"
+                );
+                thread::sleep(Duration::from_millis(pause));
+            }
+        }
+    }
+}
+
+#[test]
+fn a_cancelled_call_closes_its_connection_and_tells_nobody() {
+    let listener = TcpListener::bind("127.0.0.1:0").unwrap();
+    let url = format!("http://{}", listener.local_addr().unwrap());
+    let host = Background::new(ActPass::builder().api_key(KEY).base_url(url).timeout(LONG)).unwrap();
+    let (done, answer) = mpsc::channel();
+    let call = host.start(
+        |actpass| async move { actpass.preflight(&action()).await },
+        move |answer| done.send(answer).unwrap(),
+    );
+    let (mut connection, _) = listener.accept().unwrap();
+    connection.set_read_timeout(Some(LONG)).unwrap();
+    let mut asked = [0; 4096];
+    assert!(connection.read(&mut asked).unwrap() > 0);
+    assert_eq!(answer.recv_timeout(Duration::from_millis(100)).unwrap_err(), RecvTimeoutError::Timeout);
+    call.cancel();
+    while connection.read(&mut asked).unwrap() > 0 {}
+    assert_eq!(answer.recv_timeout(LONG).unwrap_err(), RecvTimeoutError::Disconnected);
+    call.cancel();
+}
+
+#[test]
+fn a_call_that_is_dropped_goes_on() {
+    let gateway = gateway(json!([{"do": "respond", "json": {"event_id": "ev_1"}, "delay_ms": 200}]));
+    let host = Background::new(builder(&gateway)).unwrap();
+    let (done, answer) = mpsc::channel();
+    let event = EvidenceEvent::new("event", "chain");
+    drop(host.start(
+        |actpass| async move { actpass.record_evidence(&event).await },
+        move |answer| done.send(answer).unwrap(),
+    ));
+    drop(host);
+    assert!(answer.recv_timeout(LONG).unwrap().is_ok());
+}
+
+#[test]
+fn a_panic_is_an_error_and_blocks_and_the_thread_goes_on() {
+    let gateway = gateway(json!([respond(allow())]));
+    let host = Background::new(builder(&gateway)).unwrap();
+    for mode in [Mode::Enforce, Mode::Strict, Mode::Warn, Mode::Monitor] {
+        let panicked = ask(&host, |_| async { panic!("in the call") });
+        assert_eq!(panicked.as_ref().err().map(Error::kind), Some(ErrorKind::Internal));
+        match host.rule(&action().mode(mode), panicked).unwrap() {
+            Verdict::Blocked(blocked) => {
+                assert_ne!(mode, Mode::Monitor);
+                assert_eq!(blocked.decision().reason_code().as_deref(), Some("actpass.internal"));
+            }
+            Verdict::Proceed(permit) => {
+                assert_eq!(mode, Mode::Monitor);
+                drop(permit);
+            }
+        }
+    }
+    let decision = ask(&host, |actpass| async move { actpass.preflight(&action()).await }).unwrap();
+    assert_eq!(decision.word().as_str(), "allow");
+}
+
+#[test]
+fn what_cannot_be_sent_is_no_verdict() {
+    let gateway = gateway(json!([respond(allow())]));
+    let host = Background::new(builder(&gateway)).unwrap();
+    let unsendable = action().args_text("[]").mode(Mode::Monitor);
+    let asked = unsendable.clone();
+    let ruled = ask(&host, |actpass| async move { actpass.authorize(&asked).await });
+    assert_eq!(host.rule(&unsendable, ruled).unwrap_err().kind(), ErrorKind::Argument);
+    assert!(gateway.seen().is_empty());
+}
+
+#[test]
+fn a_call_in_a_trace_says_so_and_others_do_not() {
+    let gateway = gateway(json!([respond(allow())]));
+    let host = Background::new(builder(&gateway)).unwrap();
+    let current = "00-0af7651916cd43dd8448eb211c80319c-b7ad6b7169203331-01";
+    ask(&host, |actpass| async move {
+        actpass.in_trace(current.parse()?).preflight(&action()).await?;
+        actpass.preflight(&action()).await
+    })
+    .unwrap();
+    let seen = gateway.seen();
+    assert_eq!(header(&seen[0], "traceparent"), Some(current));
+    assert_eq!(header(&seen[1], "traceparent"), None);
+    assert_eq!(body(&seen[0])["goal"], body(&seen[1])["goal"]);
+}
