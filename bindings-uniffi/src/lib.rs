@@ -3,6 +3,13 @@
 //! The types here are no interface for users: the generated code is private to the packages, and the faces over it are
 //! what they show.
 
+#![expect(
+    clippy::large_enum_variant,
+    clippy::needless_pass_by_value,
+    clippy::result_large_err,
+    reason = "what crosses the border is given by value, a few times a call"
+)]
+
 mod approval;
 mod client;
 mod error;
