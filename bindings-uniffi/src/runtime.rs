@@ -83,11 +83,35 @@ impl<T> Drop for Aborting<T> {
 fn runtime() -> Result<&'static Runtime, Error> {
     static RUNTIME: OnceCell<Runtime> = OnceCell::new();
     RUNTIME.get_or_try_init(|| {
-        Builder::new_multi_thread().worker_threads(1).thread_name("actpass").enable_all().build().map_err(
-            |error| Error::new(ErrorKind::Internal, format!("no runtime: {error}")).with_source(error),
-        )
+        Builder::new_multi_thread()
+            .worker_threads(1)
+            .thread_name("actpass")
+            .on_thread_start(bear_broken_pipes)
+            .enable_all()
+            .build()
+            .map_err(|error| {
+                Error::new(ErrorKind::Internal, format!("no runtime: {error}")).with_source(error)
+            })
     })
 }
+
+/// Lets a write to a connection that the gateway has closed fail as a write does. By default the signal that comes with it ends
+/// the process: Rust's own programs ignore it, and a Swift program does not.
+#[cfg(unix)]
+#[expect(unsafe_code, reason = "there is no safe way to a thread's signal mask in the standard library")]
+fn bear_broken_pipes() {
+    // SAFETY: the set is made by `sigemptyset` before it is read, and the mask that is changed is this thread's own, which
+    // runs nothing but the SDK's calls.
+    unsafe {
+        let mut signals = std::mem::MaybeUninit::uninit();
+        libc::sigemptyset(signals.as_mut_ptr());
+        libc::sigaddset(signals.as_mut_ptr(), libc::SIGPIPE);
+        libc::pthread_sigmask(libc::SIG_BLOCK, signals.as_ptr(), std::ptr::null_mut());
+    }
+}
+
+#[cfg(not(unix))]
+fn bear_broken_pipes() {}
 
 /// Calls that break, for the tests of what happens then. A package has none.
 #[cfg(feature = "test-hooks")]

@@ -203,6 +203,19 @@ final class GuardTests: XCTestCase {
         XCTAssertEqual(outcome.value, "still")
     }
 
+    /// By default the signal of a write to a closed connection ends a process.
+    func testABrokenPipeEndsTheCallAlone() async throws {
+        let gateway = try Hostile.play(["reset_accept": true])
+        defer { gateway.stop() }
+        let client = try ActPass(apiKey: apiKey, baseURL: gateway.baseURL, maxRetries: 0, circuitFailures: 0)
+        var action = refund
+        action.args = ["note": .string(String(repeating: "x", count: 4_000_000))]
+        for _ in 0..<20 {
+            let outcome = try await client.guard(action) { _ in 1 }
+            XCTAssertEqual(outcome.decision.reasonCode, "actpass.unreachable")
+        }
+    }
+
     // The library of the tests breaks on request; that of a package cannot.
 
     func testAPanicDeniesAndMonitorRuns() async throws {
