@@ -105,7 +105,8 @@ fn claims() -> String {
     let until = *ISSUED + 86_400;
     json!({
         "iss": ISSUER, "aud": AUDIENCE, "tenant_id": "t", "agent_id": "a", "jti": "ap_1", "iat": *ISSUED, "exp": until,
-        "allowed_tools": ["stripe.refund.create"], "resource_constraints": {"max_amount": 10_000},
+        "user_id": null, "goal": "g", "risk_tier": "medium", "allowed_tools": ["stripe.refund.create"],
+        "allowed_resources": [], "resource_constraints": {"max_amount": 10_000},
     })
     .to_string()
 }
