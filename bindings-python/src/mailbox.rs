@@ -78,11 +78,7 @@ impl Mailbox {
             }
             match enter(py, || open(py)) {
                 Ok(answer) => future.call_method1(intern!(py, "set_result"), (answer,))?,
-                Err(error) => {
-                    future.call_method1(intern!(py, "set_exception"), (error.into_value(py),))?;
-                    // Looked at, so that asyncio does not call it forgotten where the task ends before it wakes.
-                    future.call_method0(intern!(py, "exception"))?
-                }
+                Err(error) => future.call_method1(intern!(py, "set_exception"), (error.into_value(py),))?,
             };
         }
         Ok(())
