@@ -3,7 +3,12 @@
 # make lint    formatting, clippy, rustdoc, ruff, mypy, licences
 # make python  builds the Python package and installs it into .venv/
 # make wheels  the wheel for CPython 3.9 and later, checked; make test-pythons runs the suite with it on each CPython here
+# make node    builds, tests and packs the Node package, into target/npm/
+# make swift   brings Swift where there is none, builds and tests the Swift package; make kotlin: the same for Kotlin
 # make bench   what the client adds to a call, side by side
+# make bench-gateway  what the gateway records in a second, on each store
+# make fuzz    looks for bytes that break something: FUZZ_SECONDS (300) for each target
+# make break   removes the checks of the guard one by one: each removal must turn vectors red
 # make verify  files that are generated or repeated are what they should be
 # make generate writes those that are generated
 
@@ -14,6 +19,7 @@ TEST_VENV := target/test-venv
 GATEWAY := target/debug/actpass-gateway
 HOSTILE := target/debug/actpass-hostile-gateway
 MATURIN := maturin>=1.16,<2
+NODE_VERSIONS ?= 20 22 24
 # What the Python suite needs, on each CPython; what is not there is skipped by name.
 SUITE_TOOLS := pytest>=8,<10 mypy>=1.15,<3 pyright>=1.1.390,<2 anyio>=4 gunicorn>=22 opentelemetry-sdk>=1.25 trio>=0.27 uvloop>=0.19
 TEST_TOOLS := $(SUITE_TOOLS) playwright>=1.55,<2 ruff>=0.12,<1 schemathesis>=4.32,<5
@@ -22,7 +28,7 @@ PYTHON_SOURCES := $(shell find bindings-python/src bindings-python/python -name 
 RUST_SOURCES := Cargo.toml Cargo.lock $(shell find core/src gateway/src gateway/templates policies -type f)
 
 .DELETE_ON_ERROR:
-.PHONY: demo test test-rust test-python wheels test-pythons test-page test-api leaks lint python bench verify generate clean
+.PHONY: demo test test-rust test-python wheels test-pythons test-page test-api leaks lint python bench bench-gateway fuzz break verify generate clean demo-node test-node test-node-here lint-node lint-node-here node node-face node-release
 
 demo: python target/release/actpass-gateway
 	@echo
@@ -33,8 +39,20 @@ demo: python target/release/actpass-gateway
 	@echo
 	@echo 'A refund that a person must approve:'
 	@$(VENV)/bin/python examples/python/approval.py target/release/actpass-gateway --approve
+	@$(MAKE) --no-print-directory demo-node
+	@if scripts/with-swift 2>/dev/null; then $(MAKE) --no-print-directory demo-swift; fi
+
+# Where Node is not there, the demo goes without it.
+demo-node: target/release/actpass-gateway
+	@if scripts/have-node; then \
+		$(MAKE) --no-print-directory node-release && \
+		npm install --silent --no-audit --no-fund --no-package-lock --prefix examples/node && echo && \
+		node examples/node/refund.mjs target/release/actpass-gateway .actpass/demo/refunds-node.jsonl; \
+	elif [ $$? = 1 ]; then echo "SKIPPED: the demo of the Node package"; else exit 1; fi
 
 python: $(VENV)/installed
+
+include bindings-uniffi/rules.mk
 
 target/release/actpass-gateway: $(RUST_SOURCES)
 	$(CARGO) build --release --locked -p actpass-gateway
@@ -51,7 +69,7 @@ $(VENV)/installed: $(VENV)/bin/maturin $(PYTHON_SOURCES) $(RUST_SOURCES)
 	$(VENV)/bin/pip install --quiet --force-reinstall target/wheels/release/actpass-*.whl
 	@touch $@
 
-test: test-rust test-python test-page test-api leaks
+test: test-rust test-python test-node test-swift test-kotlin test-page test-api leaks
 	@echo "make test: all passed"
 
 # Whatever the tests print, passing or not, is kept, so that `leaks` can look for secrets in it.
@@ -98,6 +116,35 @@ test-pythons: wheels
 	ACTPASS_GATEWAY=$(CURDIR)/$(GATEWAY) ACTPASS_HOSTILE_GATEWAY=$(CURDIR)/$(HOSTILE) \
 		scripts/each-python target/wheels/dist/actpass-*-abi3-*.whl target/pythons $(foreach tool,$(SUITE_TOOLS),'$(tool)')
 
+bindings-node/node_modules/.installed: bindings-node/package.json bindings-node/package-lock.json
+	cd bindings-node && npm ci --silent --no-audit --no-fund
+	@touch $@
+
+# The TypeScript face, compiled beside the types that users read.
+node-face: bindings-node/node_modules/.installed
+	rm -rf bindings-node/dist/*.js bindings-node/dist/*.ts bindings-node/dist/*.mjs bindings-node/dist/*.mts
+	cd bindings-node && npm run --silent build
+
+node-release: node-face
+	$(CARGO) build --release --locked -p actpass-node
+	node bindings-node/scripts/place.mjs target/release
+
+node:
+	@scripts/have-node
+	$(MAKE) --no-print-directory node-release
+	$(CARGO) build --locked -p actpass-gateway -p actpass-hostile-gateway
+	NODE_VERSIONS='$(NODE_VERSIONS)' scripts/test-node release
+	mkdir -p target/npm && cd bindings-node && npm pack --silent --pack-destination ../target/npm
+
+test-node:
+	@if scripts/have-node; then $(MAKE) --no-print-directory test-node-here; \
+	elif [ $$? = 1 ]; then echo "SKIPPED: the tests of the Node package"; else exit 1; fi
+
+test-node-here: node-face
+	@mkdir -p target/test-output && rm -f target/test-output/node*.log
+	$(CARGO) build --locked -p actpass-gateway -p actpass-hostile-gateway -p actpass-node
+	NODE_VERSIONS='$(NODE_VERSIONS)' scripts/test-node debug
+
 # The page in Chromium, with and without JavaScript. Where there is no Chromium it says so, and fails if CI=true.
 test-page: $(TEST_VENV)/bin/maturin
 	@mkdir -p target/test-output && rm -f target/test-output/page*
@@ -113,10 +160,10 @@ test-api: $(TEST_VENV)/bin/schemathesis
 	scripts/keep-output target/test-output/api.log \
 		scripts/check-api $(GATEWAY) $(TEST_VENV)/bin/schemathesis target/test-output/api-gateway.log
 
-leaks: test-rust test-python test-page test-api
+leaks: test-rust test-python test-node test-swift test-kotlin test-page test-api
 	scripts/find-leaks tests/secrets.txt target/test-output
 
-lint: $(TEST_VENV)/bin/maturin
+lint: $(TEST_VENV)/bin/maturin lint-node
 	$(CARGO) fmt --all --check
 	$(CARGO) clippy --workspace --all-targets --locked -- -D warnings
 	RUSTDOCFLAGS='-D warnings' $(CARGO) doc --workspace --no-deps --locked
@@ -125,19 +172,41 @@ lint: $(TEST_VENV)/bin/maturin
 	$(TEST_VENV)/bin/mypy --config-file bindings-python/pyproject.toml bindings-python/python/actpass
 	scripts/deny $(CARGO)
 
+lint-node:
+	@if scripts/have-node; then $(MAKE) --no-print-directory lint-node-here; \
+	elif [ $$? = 1 ]; then echo "SKIPPED: lint of the Node package"; else exit 1; fi
+
+lint-node-here: node-face
+	cd bindings-node && npm run --silent lint
+
 # On one core, so that where the scheduler puts server and client is not what is measured.
 PIN := $(shell command -v taskset >/dev/null && echo taskset -c 0)
 bench: python
 	$(CARGO) build --release --locked -p actpass-benches
 	$(PIN) target/release/actpass-benches
 	$(PIN) $(VENV)/bin/python benches/python.py target/release/actpass-benches
+	@if scripts/have-node; then $(MAKE) --no-print-directory node-release && \
+		$(PIN) node benches/node.mjs bindings-node target/release/actpass-benches; \
+	elif [ $$? = 1 ]; then echo "SKIPPED: the Node package beside its peers"; else exit 1; fi
 
-verify:
+bench-gateway: target/release/actpass-gateway
+	$(CARGO) build --release --locked -p actpass-benches
+	target/release/actpass-bench-gateway target/release/actpass-gateway policies/refunds.json
+
+FUZZ_SECONDS ?= 300
+fuzz:
+	scripts/fuzz $(FUZZ_SECONDS)
+
+break:
+	scripts/break-the-guard
+
+verify: verify-generated
 	scripts/check-paths
+	scripts/check-promises
 	$(CARGO) run --quiet --locked -p actpass-gateway -- openapi | diff docs/openapi.json -
 
-generate:
+generate: generate-bindings
 	$(CARGO) run --quiet --locked -p actpass-gateway -- openapi > docs/openapi.json
 
 clean:
-	rm -rf target $(VENV) .actpass
+	rm -rf target $(VENV) .actpass bindings-node/dist bindings-node/node_modules examples/node/node_modules

@@ -17,11 +17,13 @@ pub(crate) struct IssueArguments<'py>(
     Option<Bound<'py, PyAny>>,
     Option<Bound<'py, PyAny>>,
     Bound<'py, PyAny>,
+    Option<Bound<'py, PyAny>>,
 );
 
 impl IssueArguments<'_> {
     pub(crate) fn convert(self) -> PyResult<PassportRequest> {
-        let Self(audience, goal, tools, resources, constraints, user_id, ttl_seconds, risk_tier) = self;
+        let Self(audience, goal, tools, resources, constraints, user_id, ttl_seconds, risk_tier, approval) =
+            self;
         let mut request = PassportRequest::new(
             string("audience", &audience)?,
             string("goal", &goal)?,
@@ -41,6 +43,9 @@ impl IssueArguments<'_> {
             let whole = seconds.extract().ok().filter(|_| !seconds.is_instance_of::<PyBool>());
             let seconds = whole.ok_or_else(|| wrong_type("ttl_seconds", "whole seconds", &seconds))?;
             request = request.ttl_seconds(seconds);
+        }
+        if let Some(id) = optional("approval_request_id", approval.as_ref())? {
+            request = request.approval_request_id(id);
         }
         Ok(request)
     }

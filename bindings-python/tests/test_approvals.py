@@ -266,3 +266,21 @@ def test_a_passport_is_verified_here_as_there(gateway: Gateway) -> None:
         assert client.revoke_passport(issued["jti"], "session ended") == {"revoked": True}
         assert client.verify_passport(token, audience)["errors"] == ["passport.revoked"]
         assert client.verify_passport_offline(token, audience)["valid"], "only the gateway knows"
+
+
+def test_a_passport_stands_for_an_approval(gateway: Gateway) -> None:
+    callback = Callback()
+    with gateway.client(tenant_id="dev") as client:
+        pending: Any = client.guard(execute_fn=callback, **REFUND)["approval"]
+        decide(gateway, "approve")
+        wanted = {**BOUNDED, "resource_constraints": {}, "approval_request_id": pending["approval_request_id"]}
+        token = client.issue_passport(**wanted)["token"]  # type: ignore[arg-type]
+        claims: Any = client.verify_passport_offline(token, BOUNDED["audience"])["claims"]  # type: ignore[arg-type]
+        assert claims["approval_request_id"] == pending["approval_request_id"]
+        assert len(claims["approval_hash"]) == 64
+        dearer = {**REFUND, "args": {"amount": 26000, "currency": "usd"}}
+        other: Any = client.guard(execute_fn=callback, passport=token, **dearer)
+        assert (other["executed"], other["decision"]["reason_code"]) == (False, "passport.approval")
+        assert client.guard(execute_fn=callback, passport=token, **REFUND)["executed"]
+        assert not client.guard(execute_fn=callback, passport=token, **REFUND)["executed"]
+    assert callback.runs == 1

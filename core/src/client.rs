@@ -99,6 +99,16 @@ impl ActPass {
         self.0.breaker.circuit()
     }
 
+    /// The gateway's URL, without a trailing slash.
+    pub fn base_url(&self) -> &str {
+        self.0.config.base_url.as_str()
+    }
+
+    /// The agent's name.
+    pub fn agent_id(&self) -> &str {
+        &self.0.config.agent_id
+    }
+
     /// Asks the gateway whether `action` may run, and runs nothing.
     ///
     /// A 401 or 403 whose body is a decision other than `allow` is that decision.
@@ -150,7 +160,7 @@ impl ActPass {
         match self.wait_for_approval(pending.id(), wait).await.map(|approval| approval.status()) {
             Ok(ApprovalStatus::Approved) => self.rule(&approved).await,
             Ok(status) => Ok(Verdict::unapproved(pending.clone(), status)),
-            Err(error) => self.failed(&approved, error),
+            Err(error) => self.unasked(&approved, error),
         }
     }
 
@@ -159,12 +169,6 @@ impl ActPass {
         let body = self.preflight_body(action)?;
         let gate = self.ask(action, body.clone()).await;
         Ok(Verdict::of(self.mode(action), action, body, gate))
-    }
-
-    /// The verdict where the gate failed before a question could be asked.
-    fn failed(&self, action: &Action, error: Error) -> Result<Verdict, Error> {
-        let body = self.preflight_body(action)?;
-        Ok(Verdict::of(self.mode(action), action, body, Err(error)))
     }
 
     fn mode(&self, action: &Action) -> Mode {
@@ -202,6 +206,27 @@ impl ActPass {
             let pause = looked.err().and_then(|error| error.retry_after()).unwrap_or(approval::BETWEEN_LOOKS);
             tokio::time::sleep_until((began + pause).min(until)).await;
         }
+    }
+
+    /// Rules on an `action` about which a host language could not even ask: no thread was to be had, or a panic or a drop
+    /// ended the call. Such a gate failed like any other: it blocks, and lets `monitor` run.
+    ///
+    /// # Errors
+    ///
+    /// As [`ActPass::authorize`].
+    ///
+    /// ```
+    /// use actpass_core::{ActPass, Action, Error, ErrorKind, Verdict};
+    ///
+    /// let actpass = ActPass::builder().api_key("apk_dev").build()?;
+    /// let lost = Error::new(ErrorKind::Internal, "no thread");
+    /// let ruled = actpass.unasked(&Action::new("resolve_refund_request", "stripe.refund.create"), lost)?;
+    /// assert!(matches!(ruled, Verdict::Blocked(_)));
+    /// # Ok::<(), actpass_core::Error>(())
+    /// ```
+    pub fn unasked(&self, action: &Action, failure: Error) -> Result<Verdict, Error> {
+        let body = self.preflight_body(action)?;
+        Ok(Verdict::of(self.mode(action), action, body, Err(failure)))
     }
 
     /// Runs `execute` if `action` may run, and reports what happened.

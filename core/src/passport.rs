@@ -37,6 +37,8 @@ pub struct PassportRequest {
     pub risk_tier: String,
     /// For how many seconds it holds; the gateway's default if not set.
     pub ttl_seconds: Option<u32>,
+    /// The approval that it stands for: it is then for that one action, and using it spends the approval.
+    pub approval_request_id: Option<String>,
 }
 
 impl PassportRequest {
@@ -55,6 +57,7 @@ impl PassportRequest {
             user_id: None,
             risk_tier: "medium".to_owned(),
             ttl_seconds: None,
+            approval_request_id: None,
         }
     }
 
@@ -90,6 +93,13 @@ impl PassportRequest {
     #[must_use]
     pub fn ttl_seconds(mut self, seconds: u32) -> Self {
         self.ttl_seconds = Some(seconds);
+        self
+    }
+
+    /// Sets the approval that it stands for.
+    #[must_use]
+    pub fn approval_request_id(mut self, id: impl Into<String>) -> Self {
+        self.approval_request_id = Some(id.into());
         self
     }
 }

@@ -54,6 +54,7 @@ pub(crate) fn issue(wanted: &PassportRequest, agent_id: &str) -> Result<Bytes, E
         "ttl_seconds",
         &wanted.ttl_seconds.map_or_else(|| "null".to_owned(), |seconds| seconds.to_string()),
     );
+    body.given("approval_request_id", wanted.approval_request_id.as_deref());
     Ok(body.finish())
 }
 

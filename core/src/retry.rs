@@ -52,8 +52,9 @@ pub(crate) fn jittered(first: Duration, times: u32, longest: Duration) -> Durati
 /// What a `retry-after` header asks for: seconds or a date. Anything else asks for nothing.
 pub(crate) fn parse_retry_after(text: &str, now: SystemTime) -> Option<Duration> {
     let text = text.trim();
-    if let Ok(seconds) = text.parse::<u32>() {
-        return Some(Duration::from_secs(seconds.into()));
+    if !text.is_empty() && text.bytes().all(|byte| byte.is_ascii_digit()) {
+        // More than can be counted is longer than any deadline, not nothing.
+        return Some(Duration::from_secs(text.parse::<u32>().unwrap_or(u32::MAX).into()));
     }
     let date = httpdate::parse_http_date(text).ok()?;
     Some(date.duration_since(now).unwrap_or(Duration::ZERO))
@@ -125,7 +126,8 @@ mod tests {
             ("1.5", None),
             ("soon", None),
             ("", None),
-            ("99999999999999999999", None),
+            ("+1", None),
+            ("99999999999999999999", Some(u64::from(u32::MAX))),
         ] {
             assert_eq!(parse_retry_after(text, now), expected.map(Duration::from_secs), "{text}");
         }

@@ -67,7 +67,7 @@ pub enum Refusal {
     Algorithm,
     /// It stands for a person's approval, and that is of another action.
     Approval,
-    /// It is for another audience, or the request names none.
+    /// It is for another audience than the request names.
     Audience,
     /// An argument is not within what it permits.
     Constraint,
@@ -373,7 +373,7 @@ pub struct Claims {
 pub struct Bearer<'a> {
     /// Who must have issued it.
     pub issuer: &'a str,
-    /// Whom it is shown to; `None`, for a request that does not say, is nobody.
+    /// Whom it is shown to; `None` for a request that does not say, and any will do.
     pub audience: Option<&'a str>,
     /// The tenant; `None` if any will do.
     pub tenant_id: Option<&'a str>,
@@ -476,7 +476,7 @@ impl Claims {
         let begins = self.not_before.unwrap_or(i64::MIN).max(self.issued_at);
         let found = [
             (self.text("iss") != Some(bearer.issuer), Refusal::Issuer),
-            (bearer.audience != self.text("aud"), Refusal::Audience),
+            (bearer.audience.is_some_and(|audience| Some(audience) != self.text("aud")), Refusal::Audience),
             (!is("tenant_id", bearer.tenant_id.map(Some)), Refusal::Tenant),
             (!is("agent_id", bearer.agent_id), Refusal::Agent),
             (!is("user_id", bearer.user_id), Refusal::User),

@@ -205,6 +205,8 @@ impl HttpTransport {
         let mut builder = reqwest::Client::builder()
             .tls_backend_preconfigured(tls)
             .redirect(redirect::Policy::none())
+            // How often a call is tried is the client's to say. By itself this one would repeat what HTTP/2 refuses.
+            .retry(reqwest::retry::never())
             .referer(false)
             .connect_timeout(config.connect_timeout)
             .default_headers(headers(config));
@@ -304,7 +306,10 @@ fn root_cause(error: &reqwest::Error) -> String {
 
 fn was_reset(error: &reqwest::Error) -> bool {
     causes(error).any(|cause| {
-        cause.downcast_ref::<io::Error>().is_some_and(|error| {
+        // HTTP/2 keeps the system's error to itself, and calls the mere end of a connection a broken pipe.
+        let http2 = cause.downcast_ref::<h2::Error>().and_then(h2::Error::get_io);
+        let http2 = http2.filter(|error| error.kind() != io::ErrorKind::BrokenPipe);
+        cause.downcast_ref::<io::Error>().or(http2).is_some_and(|error| {
             matches!(
                 error.kind(),
                 io::ErrorKind::BrokenPipe | io::ErrorKind::ConnectionAborted | io::ErrorKind::ConnectionReset

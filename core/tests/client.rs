@@ -103,11 +103,12 @@ fn the_bytes_of_the_passport_calls() {
     .resource_constraints(Json::parse(br#"{"max_amount":10000,"currency":"usd"}"#).unwrap())
     .user_id("u_1")
     .risk_tier("high")
-    .ttl_seconds(300);
+    .ttl_seconds(300)
+    .approval_request_id("apr_1");
     let seen = sent(|client| Box::pin(async move { drop(client.issue_passport(&full).await) }));
     assert_eq!(
         seen.body,
-        r#"{"audience": "mcp://stripe-production", "agent_id": "refunds", "goal": "resolve_refund_request", "allowed_tools": ["stripe.refund.create", "stripe.charge.get"], "allowed_resources": ["stripe:charge:ch_123"], "resource_constraints": {"max_amount": 10000, "currency": "usd"}, "user_id": "u_1", "risk_tier": "high", "ttl_seconds": 300}"#
+        r#"{"audience": "mcp://stripe-production", "agent_id": "refunds", "goal": "resolve_refund_request", "allowed_tools": ["stripe.refund.create", "stripe.charge.get"], "allowed_resources": ["stripe:charge:ch_123"], "resource_constraints": {"max_amount": 10000, "currency": "usd"}, "user_id": "u_1", "risk_tier": "high", "ttl_seconds": 300, "approval_request_id": "apr_1"}"#
     );
 
     let minimal = VerifyRequest::new("eyJ.p.s", "mcp://stripe-production");

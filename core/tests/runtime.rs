@@ -278,7 +278,10 @@ fn a_bad_setting_is_an_error_of_the_host() {
     let error = Host::new(ActPass::builder().api_key(KEY).transport(own)).unwrap_err();
     assert!(error.to_string().starts_with("transport: expected none"), "{error}");
     let host = Host::new(ActPass::builder().api_key(KEY).base_url("http://127.0.0.1:9")).unwrap();
-    assert_eq!(format!("{host:?}"), r#"Host { base_url: "http://127.0.0.1:9", agent_id: "sdk", .. }"#);
+    assert_eq!(
+        format!("{host:?}"),
+        r#"Host { settings: Settings { base_url: "http://127.0.0.1:9", agent_id: "sdk", .. }, .. }"#
+    );
     fn shared<T: Send + Sync>() {}
     shared::<Host>();
 }

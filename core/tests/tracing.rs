@@ -44,7 +44,7 @@ fn each_call_has_a_span_without_secrets_and_arguments() {
         {"do": "reset", "at": "request"},
     ]));
     let client = builder(&gateway).tenant_id("tenant_value").max_retries(1).build().unwrap();
-    let action = Action::new("goal_value", "tool_value")
+    let action = Action::new("goal_value", "tool_name")
         .resource("resource_value")
         .args(json!({"amount": 490_017, "note": "argument_value"}))
         .user_id("user_value")
@@ -56,7 +56,7 @@ fn each_call_has_a_span_without_secrets_and_arguments() {
         });
         assert!(ran.await.unwrap().executed());
         let constraints = json!({"max_amount": 490_017});
-        let wanted = PassportRequest::new("audience_value", "goal_value", ["tool_value"])
+        let wanted = PassportRequest::new("audience_value", "goal_value", ["tool_name"])
             .resource_constraints(constraints);
         client.issue_passport(&wanted).await.unwrap();
         client.verify_passport(&VerifyRequest::new("eyJ.passport_secret.x", "audience_value")).await.unwrap();

@@ -27,7 +27,7 @@ use crate::problems::Problems;
 use crate::request::MAX_TOOL_CHARACTERS;
 use crate::seal::MasterKey;
 use crate::server::{self, Server};
-use crate::store::{Appended, SqliteStore, Store, read_chain, read_keys};
+use crate::store::{Appended, Location, Store, read_chain, read_keys};
 use crate::tools::{Tools, ToolsError};
 use crate::vault::{self, MAX_SECRET_BYTES, Vault};
 
@@ -141,7 +141,7 @@ enum EvidenceCommand {
 #[derive(Args, Debug)]
 #[group(required = true, multiple = false)]
 struct Source {
-    /// The gateway's settings, a TOML file, for its data file and its master key
+    /// The gateway's settings, a TOML file, for its data and its master key: needed if the data are in PostgreSQL
     #[arg(long, value_name = "FILE")]
     config: Option<PathBuf>,
     /// The gateway's data file; the master key is ACTPASS_MASTER_KEY, or else in FILE.master-key, if it is there
@@ -397,7 +397,7 @@ fn export_evidence(chain: Chain<'_>, source: Source) -> Result<(), Failure> {
         Source { config: None, data } => {
             let data = data.unwrap_or_default();
             let master = find_master_key(&data)?;
-            (data, master)
+            (Location::File(data), master)
         }
     };
     let signer = match master {
@@ -503,14 +503,14 @@ fn new_key(role: Role) -> Result<(), Failure> {
 
 fn rotate_keys(settings: &Settings) -> Result<(), Failure> {
     let master = require_master_key(settings)?;
-    let store = SqliteStore::open_beside(&settings.data).map_err(Failure::new)?;
-    let runtime = tokio::runtime::Builder::new_current_thread().build().map_err(Failure::new)?;
+    let runtime = tokio::runtime::Builder::new_current_thread().enable_all().build().map_err(Failure::new)?;
     let kid = runtime.block_on(async {
-        let kid = Keys::rotate(&store, &master).await;
+        let store = settings.data.open_beside().await.map_err(Failure::new)?;
+        let kid = Keys::rotate(&*store, &master).await;
         store.close().await;
-        kid
-    });
-    print(format_args!("kid = \"{}\"", kid.map_err(Failure::new)?))
+        kid.map_err(Failure::new)
+    })?;
+    print(format_args!("kid = \"{kid}\""))
 }
 
 fn require_master_key(settings: &Settings) -> Result<MasterKey, Failure> {
@@ -573,10 +573,10 @@ fn vault(command: VaultCommand) -> Result<(), Failure> {
     }
 }
 
-/// Does `job` for the tenant that is meant, on the data file, beside the gateway if one runs.
+/// Does `job` for the tenant that is meant, on the gateway's data, beside the gateway if one runs.
 fn on_vault(
     place: &VaultPlace,
-    job: impl AsyncFnOnce(&Settings, &SqliteStore, &str) -> Result<(), Failure>,
+    job: impl AsyncFnOnce(&Settings, &dyn Store, &str) -> Result<(), Failure>,
 ) -> Result<(), Failure> {
     let settings = Settings::load(&place.config).map_err(Failure::Settings)?;
     let tenant = match (&place.tenant, settings.tenants.as_slice()) {
@@ -587,10 +587,10 @@ fn on_vault(
             return Err(Failure::Failed(problem));
         }
     };
-    let store = SqliteStore::open_beside(&settings.data).map_err(Failure::new)?;
-    let runtime = tokio::runtime::Builder::new_current_thread().build().map_err(Failure::new)?;
+    let runtime = tokio::runtime::Builder::new_current_thread().enable_all().build().map_err(Failure::new)?;
     runtime.block_on(async {
-        let done = job(&settings, &store, tenant).await;
+        let store = settings.data.open_beside().await.map_err(Failure::new)?;
+        let done = job(&settings, &*store, tenant).await;
         store.close().await;
         done
     })

@@ -20,6 +20,7 @@ use crate::clock::Clock;
 use crate::policy::Policy;
 use crate::problems::Problems;
 use crate::seal::MasterKey;
+use crate::store::{Database, Location, Trust};
 
 /// The policy of `actpass-gateway dev`.
 const DEV_POLICY: &[u8] = include_bytes!("../../policies/refunds.json");
@@ -32,8 +33,8 @@ const NAME_CHARACTERS: usize = 256;
 pub struct Settings {
     /// Where to listen.
     pub listen: SocketAddr,
-    /// The data file.
-    pub data: PathBuf,
+    /// Where the data are.
+    pub data: Location,
     /// How the log is written.
     pub log: LogFormat,
     /// The certificate and the key, if it is https.
@@ -58,6 +59,9 @@ pub struct Settings {
 
 /// The environment variable with the master key.
 pub const MASTER_KEY_VARIABLE: &str = "ACTPASS_MASTER_KEY";
+
+/// The environment variable with the database's URL.
+pub const DATABASE_URL_VARIABLE: &str = "ACTPASS_DATABASE_URL";
 
 /// Where the master key is from.
 #[derive(Clone, Debug)]
@@ -166,7 +170,7 @@ impl Settings {
         }
         Ok(Self {
             listen,
-            data,
+            data: Location::File(data),
             log: LogFormat::default(),
             tls: None,
             body_bytes: DEFAULT_BODY_BYTES,
@@ -213,7 +217,7 @@ impl Reader<'_> {
     fn settings(mut self, table: Table) -> Result<Settings, Problems> {
         let mut root = Section::new("", table);
         let listen = self.listen(&mut root);
-        let data = root.text("data", &mut self.problems).map(|data| self.folder.join(data));
+        let data = self.data(&mut root);
         let log = self.log(&mut root);
         let danger = root.optional_bool("danger_allow_plain_http", &mut self.problems).unwrap_or(false);
         let issuer = self.issuer(&mut root);
@@ -230,6 +234,12 @@ impl Reader<'_> {
             let problem = "is not a loopback address, so it needs [tls]: keys would travel in the clear \
                            (danger_allow_plain_http = true allows it, behind a proxy that ends TLS)";
             self.problems.add("listen", problem);
+        }
+        if let (Some(Location::Database(_)), None, MasterKeySource::Given(_)) = (&data, &issuer, &master_key)
+        {
+            let problem =
+                "missing; with a database it is needed, because all gateways on it issue passports as one";
+            self.problems.add("issuer", problem);
         }
         let (Some(listen), Some(data)) = (listen, data) else {
             return Err(self.problems);
@@ -263,6 +273,45 @@ impl Reader<'_> {
             );
         }
         parsed
+    }
+
+    /// The URL is never shown: it has a password.
+    fn data(&mut self, root: &mut Section) -> Option<Location> {
+        let url = root.optional_text("database_url", &mut self.problems);
+        let variable = std::env::var_os(DATABASE_URL_VARIABLE);
+        let has_url = url.is_some() || variable.is_some();
+        let place = if url.is_some() { "database_url" } else { DATABASE_URL_VARIABLE };
+        let authorities = root.optional_text("database_ca", &mut self.problems).map(|path| {
+            if !has_url {
+                self.problems.add("database_ca", "needs database_url");
+            }
+            self.certificates("database_ca", &path)
+        });
+        let danger = root.optional_bool("danger_allow_plain_database", &mut self.problems);
+        if danger.is_some() && !has_url {
+            self.problems.add("danger_allow_plain_database", "needs database_url");
+        }
+        if !has_url {
+            return root.text("data", &mut self.problems).map(|data| Location::File(self.folder.join(data)));
+        }
+        if root.has("data") {
+            let _ = root.optional_text("data", &mut self.problems);
+            self.problems.add("data", format_args!("there is {place} too; expected one of them"));
+        }
+        if url.is_some() && variable.is_some() {
+            let problem =
+                format_args!("the environment has {DATABASE_URL_VARIABLE} too; expected one of them");
+            self.problems.add("database_url", problem);
+        }
+        let url = url.or_else(|| variable.and_then(|url| url.into_string().ok())).unwrap_or_default();
+        // What is wrong with the authorities is said already.
+        let authorities = match authorities {
+            None => None,
+            Some(found) => Some(found?),
+        };
+        let trust = Trust { authorities, danger_allow_plain: danger.unwrap_or(false) };
+        let parsed = Database::parse(&zeroize::Zeroizing::new(url), trust);
+        parsed.map_err(|problem| self.problems.add(place, problem)).ok().map(Location::Database)
     }
 
     fn log(&mut self, root: &mut Section) -> LogFormat {
@@ -355,7 +404,7 @@ impl Reader<'_> {
         let key = section.text("key", &mut self.problems);
         section.finish(&mut self.problems);
 
-        let chain = self.certificates(certificate?);
+        let chain = self.certificates("tls.certificate", &certificate?);
         let key = self.private_key(key?);
         let (chain, key) = (chain?, key?);
         let provider = Arc::new(rustls::crypto::ring::default_provider());
@@ -374,16 +423,15 @@ impl Reader<'_> {
         }
     }
 
-    fn certificates(&mut self, path: String) -> Option<Vec<CertificateDer<'static>>> {
+    fn certificates(&mut self, place: &str, path: &str) -> Option<Vec<CertificateDer<'static>>> {
         let path = self.folder.join(path);
         let chain = CertificateDer::pem_file_iter(&path).and_then(Iterator::collect::<Result<Vec<_>, _>>);
         match chain {
             Ok(chain) if !chain.is_empty() => return Some(chain),
             Ok(_) => {
-                self.problems
-                    .add("tls.certificate", format_args!("{}: holds no PEM certificate", path.display()));
+                self.problems.add(place, format_args!("{}: holds no PEM certificate", path.display()));
             }
-            Err(error) => self.problems.add("tls.certificate", format_args!("{}: {error}", path.display())),
+            Err(error) => self.problems.add(place, format_args!("{}: {error}", path.display())),
         }
         None
     }

@@ -373,7 +373,7 @@ mod tests {
     use crate::ledger::Draft;
     use crate::passport::SealedKey;
     use crate::seal::MasterKey;
-    use crate::store::{Append, SqliteStore, Store, read_chain};
+    use crate::store::{Append, Location, SqliteStore, Store, read_chain};
 
     async fn three_events(path: &Path) {
         let store = SqliteStore::open(path).unwrap();
@@ -394,7 +394,8 @@ mod tests {
         let ring = Ring::open(&[SealedKey::generate(&master).unwrap()], &master).unwrap();
         let mut out = Vec::new();
         let chain = Chain { tenant_id: "t", chain_id: "c" };
-        let read = |each: &mut Each<'_>| read_chain(path, "t", "c", |event| each(event));
+        let data = Location::File(path.to_owned());
+        let read = |each: &mut Each<'_>| read_chain(&data, "t", "c", |event| each(event));
         let exported = export(chain, read, Some(&ring), 0, &mut out);
         (exported, String::from_utf8(out).unwrap())
     }

@@ -153,14 +153,31 @@ pub struct Sealed {
     pub head: Head,
 }
 
+/// Whether `value` has a canonical form that can be read back and hashed again, as whoever verifies the ledger does.
+///
+/// # Errors
+///
+/// [`ErrorKind::Argument`](actpass_core::ErrorKind::Argument) for an integer beyond ±(2^53 - 1), and for a number with
+/// a fraction or an exponent that canonical JSON writes as such an integer: `1e20` is `100000000000000000000` there.
+pub fn recordable(value: &Json) -> Result<(), actpass_core::Error> {
+    let canonical = canonical_json(value)?;
+    let again = Json::parse(&canonical).map_err(|error| {
+        actpass_core::Error::new(actpass_core::ErrorKind::Internal, format!("canonical JSON: {error}"))
+    })?;
+    canonical_json(&again).map(|_| ())
+}
+
 impl Draft {
     /// Gives the event its place after `head` and its hash.
     ///
     /// # Errors
     ///
-    /// If `metadata` has no canonical form.
+    /// If `metadata` has no canonical form; see [`recordable`].
     pub fn seal(self, head: &Head, created_at: SystemTime) -> Result<Sealed, actpass_core::Error> {
         let seq = head.length.saturating_add(1);
+        if let Some(metadata) = &self.metadata {
+            recordable(metadata)?;
+        }
         let canonical = canonical_json(&self.into_json(seq, &head.hash, created_at))?;
         let hash = sha256_hex(&canonical);
         // What was hashed is what is kept: the canonical text, with its hash as one more member.
@@ -329,6 +346,30 @@ mod tests {
     use std::time::{Duration, UNIX_EPOCH};
 
     use super::*;
+
+    #[test]
+    fn what_is_recorded_verifies() {
+        for (number, recorded) in [
+            ("1.5", true),
+            ("9007199254740991", true),
+            ("9007199254740992", false),
+            ("9007199254740991.0", true),
+            ("9007199254740992.0", false),
+            ("1e20", false),
+            ("-1.5e20", false),
+            ("1e21", true),
+            ("1e308", true),
+            ("1e-400", true),
+        ] {
+            let metadata = Json::parse(format!(r#"{{"a":[{number}]}}"#).as_bytes()).unwrap();
+            let draft = Draft { metadata: Some(metadata), ..draft(1) };
+            let sealed = draft.seal(&Head::default(), UNIX_EPOCH);
+            assert_eq!(sealed.is_ok(), recorded, "{number}");
+            if let Ok(sealed) = sealed {
+                assert_eq!(Verifier::default().examine(&sealed.text), Ok(()), "{number}");
+            }
+        }
+    }
 
     #[test]
     fn an_event_is_what_its_documentation_says() {

@@ -438,7 +438,7 @@ impl<'b> Members<'b> {
             let problem = format_args!("expected an object, found {}", metadata.kind());
             return Err(InvalidMember::new("metadata", problem));
         }
-        actpass_core::canonical_json(metadata).map_err(|error| InvalidMember::new("metadata", error))?;
+        crate::ledger::recordable(metadata).map_err(|error| InvalidMember::new("metadata", error))?;
         Ok(Some(metadata))
     }
 

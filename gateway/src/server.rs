@@ -18,7 +18,7 @@ use crate::http::{App, Page, router};
 use crate::passport::Keys;
 use crate::passport::keys::KeyError;
 use crate::seal::{MasterKey, SealError};
-use crate::store::{OpenError, SqliteStore, Store};
+use crate::store::{Location, OpenError, Store};
 use crate::vault::Vault;
 
 /// How many requests one HTTP/2 connection may have in flight.
@@ -51,7 +51,7 @@ pub enum ServerError {
     /// It cannot use the keys that sign passports.
     #[error("cannot use the signing keys: {0}")]
     Keys(#[from] KeyError),
-    /// It cannot use its data file.
+    /// It cannot use its data.
     #[error(transparent)]
     Open(#[from] OpenError),
     /// It no longer takes connections.
@@ -60,17 +60,17 @@ pub enum ServerError {
 }
 
 impl Server {
-    /// Opens the data file and listens. When this returns, the gateway can decide.
+    /// Opens the data and listens. When this returns, the gateway can decide.
     ///
     /// # Errors
     ///
-    /// If the data file or the address cannot be used.
+    /// If the data or the address cannot be used.
     pub async fn start(settings: Settings) -> Result<Self, ServerError> {
-        let store: Arc<dyn Store> = Arc::new(SqliteStore::open(&settings.data)?);
+        let store = settings.data.open().await?;
         Self::start_with(settings, store).await
     }
 
-    /// As [`Server::start`], with a store that is open already; the settings' data file is left alone.
+    /// As [`Server::start`], with a store that is open already; the settings' own data are left alone.
     ///
     /// # Errors
     ///
@@ -190,10 +190,12 @@ pub(crate) fn master_key_file(data: &Path) -> PathBuf {
 }
 
 /// The master key, if there is one.
-pub(crate) fn master_key(source: &MasterKeySource, data: &Path) -> Result<Option<MasterKey>, SealError> {
-    match source {
-        MasterKeySource::BesideData => MasterKey::load_or_make(&master_key_file(data)).map(Some),
-        MasterKeySource::Given(key) => Ok(Some(key.clone())),
-        MasterKeySource::Missing => Ok(None),
+pub(crate) fn master_key(source: &MasterKeySource, data: &Location) -> Result<Option<MasterKey>, SealError> {
+    match (source, data) {
+        (MasterKeySource::BesideData, Location::File(data)) => {
+            MasterKey::load_or_make(&master_key_file(data)).map(Some)
+        }
+        (MasterKeySource::Given(key), _) => Ok(Some(key.clone())),
+        (MasterKeySource::BesideData, Location::Database(_)) | (MasterKeySource::Missing, _) => Ok(None),
     }
 }

@@ -11,7 +11,6 @@ use actpass_core::{Json, hash_payload};
 use actpass_gateway::clock::Clock;
 use actpass_gateway::config::{MasterKeySource, Settings};
 use actpass_gateway::seal::MasterKey;
-use actpass_gateway::server::Server;
 use common::{Gateway, json, refund, text};
 use futures_util::future::join_all;
 
@@ -404,13 +403,7 @@ async fn a_restart_keeps_approvals() {
     approve(&gateway, &approved).await;
     approve(&gateway, &spent).await;
     gateway.decide("apk_one", &naming("25000", &spent, "")).await;
-    gateway.server.take().unwrap().stop().await.unwrap();
-
-    let mut settings = Settings::parse(&common::config(""), gateway.folder.path()).unwrap();
-    with(&time)(&mut settings);
-    let server = Server::start(settings).await.unwrap();
-    gateway.url = server.url();
-    gateway.server = Some(server);
+    gateway.restart(with(&time)).await;
     assert_is(
         &gateway.decide("apk_one", &naming("25000", &open, "")).await,
         "require_approval",

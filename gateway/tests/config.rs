@@ -8,6 +8,7 @@ use std::net::SocketAddr;
 use actpass_gateway::auth::{KeyHash, Role};
 use actpass_gateway::config::{LogFormat, Settings};
 use actpass_gateway::policy::{Cases, Policy};
+use actpass_gateway::store::Location;
 use tempfile::TempDir;
 
 #[test]
@@ -18,7 +19,7 @@ fn a_whole_file_is_read() {
         .replace("127.0.0.1:0", "0.0.0.0:8787");
     let settings = Settings::parse(&text, folder.path()).unwrap();
     assert_eq!(settings.listen, "0.0.0.0:8787".parse::<SocketAddr>().unwrap());
-    assert_eq!(settings.data, folder.path().join("data.db"));
+    assert!(matches!(&settings.data, Location::File(path) if *path == folder.path().join("data.db")));
     assert_eq!(settings.log, LogFormat::Json);
     assert_eq!(settings.body_bytes, 5000);
     let bound = settings.keyring.find("apk_bound").unwrap();
@@ -28,6 +29,30 @@ fn a_whole_file_is_read() {
     assert_eq!(settings.keyring.find("apdv_one").unwrap().role, Role::Operator);
     assert_eq!(&*settings.keyring.find("apk_two").unwrap().tenant.id, "two");
     assert!(settings.keyring.find("apk_three").is_none());
+}
+
+#[test]
+fn a_database_is_kept_out_of_sight_and_its_gateways_issue_as_one() {
+    let folder = TempDir::new().unwrap();
+    std::fs::write(folder.path().join("master.key"), "07".repeat(32)).unwrap();
+    let certificate = rcgen::generate_simple_self_signed(["db.example".to_owned()]).unwrap().cert.pem();
+    std::fs::write(folder.path().join("ca.pem"), certificate).unwrap();
+    let url =
+        "database_url = \"postgresql://u:pg_password_secret@db.example/ledger\"\ndatabase_ca = \"ca.pem\"";
+    let text = common::config("").replace("data = \"data.db\"", url);
+    let settings = Settings::parse(&text, folder.path()).unwrap();
+    assert!(format!("{settings:?}").contains("data: Database(Database(db.example:5432/ledger))"));
+    assert!(!format!("{settings:?}").contains("_password_secret"));
+
+    let with_key = text.replace("[limits]", "master_key_file = \"master.key\"\n[limits]");
+    let problems = Settings::parse(&with_key, folder.path()).unwrap_err().to_string();
+    assert!(problems.starts_with("issuer: missing; with a database it is needed"), "{problems}");
+    let whole = with_key.replace("[limits]", "issuer = \"https://gateway.example\"\n[limits]");
+    Settings::parse(&whole, folder.path()).unwrap();
+
+    let plain = text.replace("/ledger", "/ledger?sslmode=disable").replace("\ndatabase_ca = \"ca.pem\"", "");
+    let allowed = plain.replace("[limits]", "danger_allow_plain_database = true\n[limits]");
+    Settings::parse(&allowed, folder.path()).unwrap();
 }
 
 #[test]
@@ -55,6 +80,33 @@ fn every_wrong_member_is_named() {
         ("127.0.0.1:0", "0.0.0.0:0", "listen: is not a loopback address, so it needs [tls]"),
         ("data = \"data.db\"", "", "data: missing"),
         ("\"data.db\"", "\"\"", "data: expected a non-empty string"),
+        (
+            "data = \"data.db\"",
+            "data = \"data.db\"\ndatabase_url = \"postgresql://u:secret@h/l\"",
+            "data: there is database_url too",
+        ),
+        (
+            "data = \"data.db\"",
+            "database_url = \"postgresql:secret\"",
+            "database_url: expected postgresql://",
+        ),
+        (
+            "data = \"data.db\"",
+            "database_url = \"postgresql://u:secret@h/l?sslmode=disable\"",
+            "database_url: sslmode=disable would send",
+        ),
+        ("data = \"data.db\"", "database_url = [\"secret\"]", "database_url: expected a non-empty string"),
+        ("[limits]", "database_ca = \"bad.json\"\n[limits]", "database_ca: needs database_url"),
+        (
+            "data = \"data.db\"",
+            "database_url = \"postgresql://u:secret@h/l\"\ndatabase_ca = \"bad.json\"",
+            "bad.json: holds no PEM certificate",
+        ),
+        (
+            "[limits]",
+            "danger_allow_plain_database = true\n[limits]",
+            "danger_allow_plain_database: needs database_url",
+        ),
         ("[limits]", "log = \"xml\"\n[limits]", "log: expected \"text\" or \"json\""),
         (
             "[limits]",

@@ -5,6 +5,7 @@ mod common;
 
 use std::io::{Read, Write};
 use std::net::TcpStream;
+use std::path::PathBuf;
 use std::sync::Arc;
 use std::time::Duration;
 
@@ -13,7 +14,7 @@ use actpass_gateway::ledger::Head;
 use actpass_gateway::passport::SealedKey;
 use actpass_gateway::server::Server;
 use actpass_gateway::store::{
-    Append, Appended, Approval, Rotation, Standing, Store, StoreError, StoredEvent,
+    Append, Appended, Approval, Location, Rotation, Standing, Store, StoreError, StoredEvent,
 };
 use actpass_gateway::vault::SealedCredential;
 use async_trait::async_trait;
@@ -259,6 +260,7 @@ async fn wrong_members_are_named() {
             "metadata",
             r#"{"event_type": "e", "chain_id": "c", "metadata": {"n": 9007199254740993}}"#.to_owned(),
         ),
+        ("metadata", r#"{"event_type": "e", "chain_id": "c", "metadata": {"n": 1e20}}"#.to_owned()),
         ("body", "[]".to_owned()),
     ] {
         let response = gateway.post(EVIDENCE, "apk_one").body(body.clone()).send().await.unwrap();
@@ -842,7 +844,9 @@ async fn what_is_not_recorded_is_not_answered() {
             actpass_gateway::config::Settings::parse(&common::config(""), folder.path()).unwrap();
         settings.timeouts.store = Duration::from_millis(100);
         let server = Server::start_with(settings, Arc::new(broken)).await.unwrap();
-        let gateway = Gateway { folder, url: server.url(), server: Some(server), client: common::client() };
+        let data = Location::File(PathBuf::new());
+        let gateway =
+            Gateway { folder, data, url: server.url(), server: Some(server), client: common::client() };
         let requests = [
             gateway.post(PREFLIGHT, "apk_one").body(refund("1", "")),
             gateway.post(PREFLIGHT, "apk_one").body(refund("1", r#", "tool_manifest_hash": "aa""#)),

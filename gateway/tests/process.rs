@@ -25,7 +25,9 @@ struct Running {
 
 impl Running {
     fn start(folder: &Path, arguments: &[&str]) -> Self {
-        let log = folder.join("log");
+        // Each has its own, also of several in one folder.
+        static STARTED: AtomicUsize = AtomicUsize::new(0);
+        let log = folder.join(format!("log{}", STARTED.fetch_add(1, Ordering::Relaxed)));
         let file = std::fs::File::create(&log).unwrap();
         let mut child = command(folder, arguments).stdout(Stdio::piped()).stderr(file).spawn().unwrap();
         let mut out = BufReader::new(child.stdout.take().unwrap());
@@ -39,6 +41,10 @@ impl Running {
 
     fn dev(folder: &Path) -> Self {
         Self::start(folder, &["dev", "--listen", "127.0.0.1:0"])
+    }
+
+    fn serve(folder: &Path) -> Self {
+        Self::start(folder, &["serve", "--config", "gateway.toml"])
     }
 
     /// Its exit code and all that it still printed, after this signal.
@@ -87,7 +93,11 @@ async fn decide(client: &reqwest::Client, url: &str, key: &str, body: String) ->
 }
 
 async fn read(client: &reqwest::Client, url: &str) -> Json {
-    let response = client.get(url).bearer_auth("apk_dev").send().await.unwrap();
+    read_as(client, "apk_dev", url).await
+}
+
+async fn read_as(client: &reqwest::Client, api_key: &str, url: &str) -> Json {
+    let response = client.get(url).bearer_auth(api_key).send().await.unwrap();
     assert_eq!(response.status(), 200);
     Json::parse(&response.bytes().await.unwrap()).unwrap()
 }
@@ -763,17 +773,31 @@ async fn a_chain_is_exported_beside_the_gateway_and_checked_without_it() {
 /// Answered means recorded: whatever moment the process dies at.
 #[tokio::test(flavor = "multi_thread", worker_threads = 2)]
 async fn killed_under_load() {
-    const KILLS: usize = 20;
+    let folder = TempDir::new().unwrap();
+    survive_kills(20, "apk_dev", || Running::dev(folder.path())).await;
+}
+
+#[cfg(unix)]
+#[tokio::test(flavor = "multi_thread", worker_threads = 2)]
+async fn killed_under_load_on_postgresql() {
+    let folder = TempDir::new().unwrap();
+    let Some(_) = settings_with_database(folder.path()) else { return };
+    // What one gateway was killed over, the other must not wait for long.
+    let other = Running::serve(folder.path());
+    survive_kills(8, "apk_one", || Running::serve(folder.path())).await;
+    decide(&common::client(), &other.url, "apk_one", refund("1", "")).await.unwrap();
+}
+
+async fn survive_kills(kills: usize, api_key: &'static str, start: impl Fn() -> Running) {
     const CLIENTS: usize = 32;
     /// How many decisions are answered before each kill.
     const ANSWERS: usize = 64;
 
-    let folder = TempDir::new().unwrap();
     let http = common::client();
     // What each idempotency key was answered.
     let mut known: HashMap<String, String> = HashMap::new();
-    for round in 0..KILLS {
-        let mut gateway = Running::dev(folder.path());
+    for round in 0..kills {
+        let mut gateway = start();
         let answered = Arc::new(AtomicUsize::new(0));
         let killed = Arc::new(AtomicBool::new(false));
         let clients: Vec<_> = (0..CLIENTS)
@@ -785,7 +809,7 @@ async fn killed_under_load() {
                     for number in 0.. {
                         let key = format!("{round}-{client}-{number}");
                         let body = refund("4900", &format!(r#", "idempotency_key": "{key}""#));
-                        match decide(&http, &url, "apk_dev", body).await {
+                        match decide(&http, &url, api_key, body).await {
                             Ok(answer) => {
                                 given.push((key, text(&answer, "evidence_event_id").unwrap().to_owned()));
                                 answered.fetch_add(1, Ordering::SeqCst);
@@ -813,17 +837,17 @@ async fn killed_under_load() {
         }
     }
 
-    let gateway = Running::dev(folder.path());
+    let gateway = start();
     let client = http;
     let chain = format!("{}/api/v1/evidence/chains/decisions", gateway.url);
-    let verified = read(&client, &format!("{chain}/verify")).await;
+    let verified = read_as(&client, api_key, &format!("{chain}/verify")).await;
     assert_eq!(verified.member("valid"), Some(&Json::Bool(true)), "{verified}");
 
-    let export = read(&client, &chain).await;
+    let export = read_as(&client, api_key, &chain).await;
     let Some(Json::Array(events)) = export.member("events") else { panic!("{export}") };
     let recorded: std::collections::HashSet<_> =
         events.iter().filter_map(|event| text(event, "event_id")).collect();
-    assert!(known.len() >= KILLS * ANSWERS);
+    assert!(known.len() >= kills * ANSWERS);
     let lost: Vec<_> = known.values().filter(|event| !recorded.contains(event.as_str())).collect();
     assert!(lost.is_empty(), "{} of {} decisions are not in the ledger: {lost:?}", lost.len(), known.len());
     assert_eq!(recorded.len(), events.len());
@@ -832,7 +856,258 @@ async fn killed_under_load() {
     // And a client that asks again after the crash gets its answer again.
     for (key, event) in known.iter().take(50) {
         let body = refund("4900", &format!(r#", "idempotency_key": "{key}""#));
-        let again = decide(&client, &gateway.url, "apk_dev", body).await.unwrap();
+        let again = decide(&client, &gateway.url, api_key, body).await.unwrap();
         assert_eq!(text(&again, "evidence_event_id"), Some(event.as_str()));
     }
+}
+
+/// Writes the settings of gateways that share a new database; its URL. `None` where there is no PostgreSQL.
+#[cfg(unix)]
+fn settings_with_database(folder: &Path) -> Option<String> {
+    let url = common::database_url()?;
+    let settings = common::config("").replace(
+        "data = \"data.db\"",
+        &format!(
+            "database_url = \"{url}\"\nmaster_key_file = \"master.key\"\nissuer = \"https://gateway.example\""
+        ),
+    );
+    std::fs::write(folder.join("gateway.toml"), settings).unwrap();
+    std::fs::write(folder.join("master.key"), "07".repeat(32)).unwrap();
+    Some(url)
+}
+
+/// Sends a body `count` times over both gateways, many at once; the answers' texts.
+#[cfg(unix)]
+async fn race(gateways: &[Running; 2], count: usize, body: &str) -> Vec<String> {
+    const AT_ONCE: usize = 100;
+
+    let http = common::client();
+    let racing: Vec<_> = (0..AT_ONCE)
+        .map(|racer| {
+            let (http, body) = (http.clone(), body.to_owned());
+            let urls = [gateways[0].url.clone(), gateways[1].url.clone()];
+            tokio::spawn(async move {
+                let mut answers = Vec::new();
+                for number in (racer..count).step_by(AT_ONCE) {
+                    let url = &urls[(racer + number / AT_ONCE) % 2];
+                    let answer = decide(&http, url, "apk_one", body.clone()).await.unwrap();
+                    answers.push(answer.to_string());
+                }
+                answers
+            })
+        })
+        .collect();
+    let mut answers = Vec::new();
+    for racer in racing {
+        answers.extend(racer.await.unwrap());
+    }
+    answers
+}
+
+#[cfg(unix)]
+#[tokio::test(flavor = "multi_thread", worker_threads = 2)]
+async fn two_gateways_on_one_database_are_one() {
+    const RACERS: usize = 1000;
+
+    let folder = TempDir::new().unwrap();
+    let Some(_) = settings_with_database(folder.path()) else { return };
+    let gateways = [Running::serve(folder.path()), Running::serve(folder.path())];
+    let client = common::client();
+    let post = async |gateway: &Running, key: &str, path: &str, body: &str| {
+        let request = client.post(format!("{}/api/v1/{path}", gateway.url)).bearer_auth(key);
+        let request = request.header("content-type", "application/json").body(body.to_owned());
+        let response = request.send().await.unwrap().error_for_status().unwrap();
+        Json::parse(&response.bytes().await.unwrap()).unwrap()
+    };
+    let length = async || {
+        let mut lengths = Vec::new();
+        for gateway in &gateways {
+            let chain = format!("{}/api/v1/evidence/chains/decisions/verify", gateway.url);
+            let verified = read_as(&client, "apk_one", &chain).await;
+            assert_eq!(verified.member("valid"), Some(&Json::Bool(true)), "{verified}");
+            lengths.push(verified.member("length").unwrap().to_string().parse::<usize>().unwrap());
+        }
+        assert_eq!(lengths[0], lengths[1]);
+        lengths[0]
+    };
+    let count = |answers: &[String], reason: &str| {
+        answers.iter().filter(|answer| answer.contains(&format!(r#""reason_code":"{reason}""#))).count()
+    };
+
+    // A passport.
+    let asked = r#"{"audience": "a", "goal": "refund an order", "agent_id": "sdk",
+                    "allowed_tools": ["refunds.create"]}"#;
+    let passport = post(&gateways[0], "apk_one", "passports/issue", asked).await;
+    let token = text(&passport, "token").unwrap();
+    let shown = format!(r#", "audience": "a", "passport": "{token}""#);
+    let answers = race(&gateways, RACERS, &refund("4900", &shown)).await;
+    let allowed = answers.iter().filter(|answer| answer.contains(r#""decision":"allow""#)).count();
+    assert_eq!((answers.len(), allowed, count(&answers, "passport.replayed")), (RACERS, 1, RACERS - 1));
+    assert_eq!(length().await, 1 + RACERS);
+
+    // One that is revoked at the other gateway.
+    let revoked = post(&gateways[0], "apk_one", "passports/issue", asked).await;
+    let body = format!(r#"{{"jti": "{}"}}"#, text(&revoked, "jti").unwrap());
+    post(&gateways[1], "apk_one", "passports/revoke", &body).await;
+    let shown = format!(r#", "audience": "a", "passport": "{}""#, text(&revoked, "token").unwrap());
+    let denied = decide(&client, &gateways[0].url, "apk_one", refund("1", &shown)).await.unwrap();
+    assert_eq!(text(&denied, "reason_code"), Some("passport.revoked"));
+
+    // An approval: asked for at one, decided at the other while somebody waits at the first, spent once.
+    let before = length().await;
+    let asks = decide(&client, &gateways[0].url, "apk_one", refund("25000", "")).await.unwrap();
+    let id = text(&asks, "approval_request_id").unwrap();
+    let url = format!("{}/api/v1/approvals/{id}?wait=25", gateways[0].url);
+    let waiting = read_as(&client, "apk_one", &url);
+    let approve = format!("approvals/{id}/approve");
+    let started = std::time::Instant::now();
+    let (waited, _) = tokio::join!(waiting, post(&gateways[1], "apdv_one", &approve, "{}"));
+    assert_eq!(text(&waited, "status"), Some("approved"));
+    assert!(started.elapsed() < std::time::Duration::from_secs(20), "it waited to the end");
+    let named = format!(r#", "approval_request_id": "{id}""#);
+    let answers = race(&gateways, 200, &refund("25000", &named)).await;
+    assert_eq!((count(&answers, "approval.approved"), count(&answers, "approval.spent")), (1, 199));
+    assert_eq!(length().await, before + 202);
+
+    // An idempotency key.
+    let mut answers = race(&gateways, 200, &refund("4900", r#", "idempotency_key": "i""#)).await;
+    answers.dedup();
+    assert_eq!(answers.len(), 1, "{answers:?}");
+    assert_eq!(length().await, before + 203);
+
+    // And what an operator does beside them.
+    let rotated = run(folder.path(), &["keys", "rotate", "--config", "gateway.toml"]);
+    assert_eq!(rotated.status.code(), Some(0), "{}", err(&rotated));
+    let later = post(&gateways[0], "apk_one", "passports/issue", asked).await;
+    let shown = format!(r#", "audience": "a", "passport": "{}""#, text(&later, "token").unwrap());
+    let used = decide(&client, &gateways[1].url, "apk_one", refund("1", &shown)).await.unwrap();
+    assert_eq!(text(&used, "decision"), Some("allow"), "{used}");
+    let export = ["evidence", "export", "decisions", "--config", "gateway.toml", "--tenant", "one"];
+    let exported = run(folder.path(), &export);
+    assert_eq!(exported.status.code(), Some(0), "{}", err(&exported));
+    std::fs::write(folder.path().join("export"), &exported.stdout).unwrap();
+    let checked = run(folder.path(), &["evidence", "verify", "export"]);
+    assert!(out(&checked).starts_with(&format!("{} events, ", before + 205)), "{}", out(&checked));
+    for gateway in gateways {
+        let (code, _, log) = gateway.end("TERM");
+        assert_eq!(code, Some(0), "{log}");
+        assert!(!log.contains("_password_secret") && !log.contains("ERROR"), "{log}");
+    }
+}
+
+#[cfg(unix)]
+#[tokio::test]
+async fn the_database_may_be_in_the_environment_and_its_password_is_nowhere_else() {
+    let folder = TempDir::new().unwrap();
+    let Some(url) = settings_with_database(folder.path()) else { return };
+    let settings = std::fs::read_to_string(folder.path().join("gateway.toml")).unwrap();
+    let without: String = settings
+        .lines()
+        .filter(|line| !line.starts_with("database_url"))
+        .map(|line| format!("{line}\n"))
+        .collect();
+    let serve = |settings: &str, url: &str| {
+        std::fs::write(folder.path().join("gateway.toml"), settings).unwrap();
+        let mut command = command(folder.path(), &["serve", "--config", "gateway.toml"]);
+        command.env("ACTPASS_DATABASE_URL", url);
+        command
+    };
+    for (settings, url, code, expected) in [
+        (&settings, url.as_str(), 2, "database_url: the environment has ACTPASS_DATABASE_URL too"),
+        (&without, "pg_password_secret", 2, "ACTPASS_DATABASE_URL: expected postgresql://"),
+        (&common::config(""), &url, 2, "data: there is ACTPASS_DATABASE_URL too"),
+        (&without, &url.replace("pg_", "no_pg_"), 1, "password authentication failed"),
+        (&without, &url.replace("/test", "/none"), 1, "does not exist"),
+        (&without, "postgresql://u:pg_password_secret@127.0.0.1:1/l", 1, "the database 127.0.0.1:1/l: "),
+    ] {
+        let output = serve(settings, url).output().unwrap();
+        assert_eq!(output.status.code(), Some(code), "{expected}: {}", err(&output));
+        assert!(err(&output).contains(expected), "{expected}: {}", err(&output));
+        assert!(!err(&output).contains("password_secret") && out(&output).is_empty(), "{}", err(&output));
+    }
+    let early = |arguments: &[&str]| {
+        let output = command(folder.path(), arguments).env("ACTPASS_DATABASE_URL", &url).output().unwrap();
+        (output.status.code(), err(&output))
+    };
+    let export = ["evidence", "export", "decisions", "--config", "gateway.toml", "--tenant", "one"];
+    for arguments in [&["keys", "rotate", "--config", "gateway.toml"][..], &export] {
+        let (code, error) = early(arguments);
+        assert!(code == Some(1) && error.contains("or by none; start this version on it once"), "{error}");
+    }
+    let mut child = serve(&without, &url).stdout(Stdio::piped()).spawn().unwrap();
+    let mut line = String::new();
+    let mut output = BufReader::new(child.stdout.take().unwrap());
+    output.read_line(&mut line).unwrap();
+    let url = line.trim_end().strip_prefix("listening on ").unwrap().to_owned();
+    let gateway = Running { child, url, out: output, log: PathBuf::from("/dev/null") };
+    decide(&common::client(), &gateway.url, "apk_one", refund("1", "")).await.unwrap();
+    let (code, error) = early(&export);
+    assert_eq!(code, Some(0), "{error}");
+    let both = run(folder.path(), &[&export[..], &["--data", "data.db"]].concat());
+    assert_eq!(both.status.code(), Some(2), "{}", err(&both));
+}
+
+/// Answered means recorded, also when the database's server ends connections in the middle of everything.
+#[cfg(unix)]
+#[tokio::test(flavor = "multi_thread", worker_threads = 2)]
+async fn connections_killed_under_load() {
+    const CLIENTS: usize = 32;
+    const KILLS: usize = 20;
+
+    let folder = TempDir::new().unwrap();
+    let Some(url) = settings_with_database(folder.path()) else { return };
+    let gateway = Running::serve(folder.path());
+    let client = common::client();
+    let ended = Arc::new(AtomicBool::new(false));
+    let answered = Arc::new(AtomicUsize::new(0));
+    let clients: Vec<_> = (0..CLIENTS)
+        .map(|number| {
+            let (url, client) = (gateway.url.clone(), client.clone());
+            let (ended, answered) = (Arc::clone(&ended), Arc::clone(&answered));
+            tokio::spawn(async move {
+                let mut given = Vec::new();
+                for attempt in 0.. {
+                    if ended.load(Ordering::SeqCst) {
+                        break;
+                    }
+                    let key = format!(r#", "idempotency_key": "{number}-{attempt}""#);
+                    match decide(&client, &url, "apk_one", refund("4900", &key)).await {
+                        Ok(answer) => {
+                            given.push(text(&answer, "evidence_event_id").unwrap().to_owned());
+                            answered.fetch_add(1, Ordering::SeqCst);
+                        }
+                        Err(error) => assert_eq!(error.status().unwrap(), 503, "{error}"),
+                    }
+                }
+                given
+            })
+        })
+        .collect();
+    let server = actpass_test_postgres::server().unwrap().unwrap();
+    let database = url.rsplit_once('/').unwrap().1;
+    let kill =
+        format!("SELECT count(pg_terminate_backend(pid)) FROM pg_stat_activity WHERE datname = '{database}'");
+    for _ in 0..KILLS {
+        let before = answered.load(Ordering::SeqCst);
+        while answered.load(Ordering::SeqCst) < before + CLIENTS {
+            assert!(clients.iter().all(|client| !client.is_finished()), "a client ended too early");
+            tokio::task::yield_now().await;
+        }
+        server.run("postgres", &kill).unwrap();
+    }
+    ended.store(true, Ordering::SeqCst);
+    let mut known = Vec::new();
+    for client in clients {
+        known.extend(client.await.unwrap());
+    }
+    let chain = format!("{}/api/v1/evidence/chains/decisions", gateway.url);
+    let verified = read_as(&client, "apk_one", &format!("{chain}/verify")).await;
+    assert_eq!(verified.member("valid"), Some(&Json::Bool(true)), "{verified}");
+    let export = read_as(&client, "apk_one", &chain).await;
+    let Some(Json::Array(events)) = export.member("events") else { panic!("{export}") };
+    let recorded: std::collections::HashSet<_> =
+        events.iter().filter_map(|event| text(event, "event_id")).collect();
+    assert_eq!(recorded.len(), events.len());
+    let lost: Vec<_> = known.iter().filter(|event| !recorded.contains(event.as_str())).collect();
+    assert!(lost.is_empty(), "{} of {} decisions are not in the ledger: {lost:?}", lost.len(), known.len());
 }

@@ -11,17 +11,17 @@ use actpass_core::{Json, Secret};
 use actpass_gateway::clock::Clock;
 use actpass_gateway::config::MasterKeySource;
 use actpass_gateway::seal::MasterKey;
-use actpass_gateway::store::{Append, Appended, SqliteStore, Store};
+use actpass_gateway::store::{Append, Appended, Store};
 use actpass_gateway::vault::{self, SealedCredential, Vault};
 use common::{Gateway, PREFLIGHT, json, refund, text};
 
 const NOW: i64 = 1_700_000_000;
 const TOKEN: &str = "gateway_vault_secret";
 
-/// A gateway with a vault, a clock, and the data file opened beside it.
+/// A gateway with a vault, a clock, and its data opened beside it.
 struct Fixture {
     gateway: Gateway,
-    beside: SqliteStore,
+    beside: Arc<dyn Store>,
     now: Arc<AtomicI64>,
 }
 
@@ -40,7 +40,7 @@ impl Fixture {
             });
         })
         .await;
-        let beside = SqliteStore::open_beside(&gateway.folder.path().join("data.db")).unwrap();
+        let beside = gateway.data.open_beside().await.unwrap();
         Self { gateway, beside, now }
     }
 
@@ -71,12 +71,6 @@ impl Fixture {
         let issued = self.gateway.post("/api/v1/passports/issue", "apk_one").body(body).send().await.unwrap();
         let (_, issued) = json(issued).await;
         format!(r#", "audience": "a", "passport": "{}""#, text(&issued, "token").unwrap())
-    }
-
-    /// Everything in the folder of the data file.
-    fn files(&self) -> Vec<u8> {
-        let entries = std::fs::read_dir(self.gateway.folder.path()).unwrap();
-        entries.flat_map(|entry| std::fs::read(entry.unwrap().path()).unwrap()).collect()
     }
 }
 
@@ -128,7 +122,10 @@ async fn an_allowed_call_of_a_bound_tool_gets_the_credential_and_nothing_keeps_i
         assert_eq!(text(&events[0], member), Some(value), "{member}");
     }
     assert!(!events[0].to_string().contains(TOKEN));
-    assert!(has(&fixture.files(), &sealed.id) && !has(&fixture.files(), TOKEN));
+    assert!(
+        has(&fixture.gateway.everything_kept(), &sealed.id)
+            && !has(&fixture.gateway.everything_kept(), TOKEN)
+    );
 }
 
 #[tokio::test]
@@ -140,7 +137,7 @@ async fn a_repetition_gets_the_same_credential_though_none_was_kept() {
     assert_eq!(first.member("credential").unwrap().member("expires_at"), Some(&Json::Null));
     assert_eq!(fixture.decide(r#", "idempotency_key": "k""#).await, first);
     assert_eq!(fixture.gateway.events("apk_one", "decisions").await.len(), 1);
-    assert!(!has(&fixture.files(), TOKEN));
+    assert!(!has(&fixture.gateway.everything_kept(), TOKEN));
 }
 
 #[tokio::test]

@@ -324,6 +324,8 @@ class AsyncActPassClient(Settings):
         user_id: str | None = None,
         ttl_seconds: int | None = None,
         risk_tier: str = "medium",
+        *,
+        approval_request_id: str | None = None,
     ) -> IssuedPassport:
         """Ask for a passport: signed leave to ask for certain actions for a few minutes, once.
 
@@ -336,6 +338,7 @@ class AsyncActPassClient(Settings):
             user_id: Who delegated.
             ttl_seconds: For how many seconds it holds. Default: the gateway's.
             risk_tier: ``low``, ``medium``, ``high`` or ``critical``.
+            approval_request_id: The approval that it stands for: it is then for that one action, and spends the approval.
 
         Returns:
             ``token`` (the passport, a secret: give it to ``passport=``), ``jwks_uri`` and what else the gateway says.
@@ -355,6 +358,7 @@ class AsyncActPassClient(Settings):
                         user_id,
                         ttl_seconds,
                         risk_tier,
+                        approval_request_id,
                     )
                 )
             )

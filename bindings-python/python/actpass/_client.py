@@ -389,6 +389,8 @@ class ActPassClient(Settings):
         user_id: str | None = None,
         ttl_seconds: int | None = None,
         risk_tier: str = "medium",
+        *,
+        approval_request_id: str | None = None,
     ) -> IssuedPassport:
         """Ask for a passport: signed leave to ask for certain actions for a few minutes, once.
 
@@ -401,6 +403,7 @@ class ActPassClient(Settings):
             user_id: Who delegated.
             ttl_seconds: For how many seconds it holds. Default: the gateway's.
             risk_tier: ``low``, ``medium``, ``high`` or ``critical``.
+            approval_request_id: The approval that it stands for: it is then for that one action, and spends the approval.
 
         Returns:
             ``token`` (the passport, a secret: give it to ``passport=``), ``jwks_uri`` and what else the gateway says.
@@ -419,6 +422,7 @@ class ActPassClient(Settings):
                     user_id,
                     ttl_seconds,
                     risk_tier,
+                    approval_request_id,
                 )
             )
             return issued

@@ -145,6 +145,26 @@ class IssuedPassport(_Passport, total=False):
     expires_at: str
 
 
+class PassportClaims(TypedDict, total=False):
+    """What a passport says, once its signature is verified; ``iat`` and ``exp`` in seconds since 1970."""
+
+    iss: str
+    aud: str
+    tenant_id: str
+    agent_id: str | None
+    user_id: str | None
+    goal: str
+    allowed_tools: list[str]
+    allowed_resources: list[str]
+    resource_constraints: dict[str, Any]
+    risk_tier: RiskTier
+    approval_hash: str
+    approval_request_id: str
+    iat: int
+    exp: int
+    jti: str
+
+
 class _PassportVerification(TypedDict):
     valid: bool
 
@@ -153,7 +173,7 @@ class PassportVerification(_PassportVerification, total=False):
     """Whether a passport is valid, and what is wrong with it."""
 
     errors: list[str]
-    claims: dict[str, Any]
+    claims: PassportClaims
 
 
 class PassportRevocation(TypedDict):

@@ -1,18 +1,98 @@
 //! Where events live.
 
+mod batch;
+mod postgres;
+mod queue;
 mod sqlite;
 #[cfg(test)]
 mod tests;
 
 use std::fmt;
+use std::path::PathBuf;
+use std::sync::Arc;
 
 use async_trait::async_trait;
 use bytes::Bytes;
 
-pub use self::sqlite::{OpenError, SqliteStore, read_chain, read_keys};
+pub use self::postgres::{Database, DatabaseError, PostgresStore, Trust};
+pub use self::sqlite::{OpenError, SqliteStore};
 use crate::ledger::{Draft, Head};
 use crate::passport::SealedKey;
 use crate::vault::SealedCredential;
+
+/// Where a gateway keeps its data.
+#[derive(Clone, Debug)]
+pub enum Location {
+    /// A PostgreSQL database, which gateways may share.
+    Database(Database),
+    /// A SQLite file, for one gateway.
+    File(PathBuf),
+}
+
+impl Location {
+    /// Opens the data of a gateway, and makes them first if they are not there.
+    ///
+    /// # Errors
+    ///
+    /// As [`SqliteStore::open`] and [`PostgresStore::open`].
+    pub async fn open(&self) -> Result<Arc<dyn Store>, OpenError> {
+        Ok(match self {
+            Self::Database(database) => Arc::new(PostgresStore::open(database.clone()).await?),
+            Self::File(path) => Arc::new(SqliteStore::open(path)?),
+        })
+    }
+
+    /// Opens data that are there, also while a gateway has them.
+    ///
+    /// # Errors
+    ///
+    /// As [`SqliteStore::open_beside`] and [`PostgresStore::open_beside`].
+    pub async fn open_beside(&self) -> Result<Arc<dyn Store>, OpenError> {
+        Ok(match self {
+            Self::Database(database) => Arc::new(PostgresStore::open_beside(database.clone()).await?),
+            Self::File(path) => Arc::new(SqliteStore::open_beside(path)?),
+        })
+    }
+}
+
+/// Reads a tenant's chain and hands its events to `each`, in order. It only reads, and works beside a gateway; what is
+/// recorded meanwhile is not part of it. The chain's head; `None` if there is no such chain.
+///
+/// It has a runtime of its own and must not be called from within another.
+///
+/// # Errors
+///
+/// If the data cannot be read or are a newer version's, and what `each` returned.
+pub fn read_chain<E: From<OpenError>>(
+    data: &Location,
+    tenant_id: &str,
+    chain_id: &str,
+    each: impl FnMut(&StoredEvent) -> Result<(), E>,
+) -> Result<Option<Head>, E> {
+    match data {
+        Location::Database(database) => {
+            let runtime = tokio::runtime::Builder::new_current_thread().enable_all().build();
+            let runtime = runtime.map_err(OpenError::Runtime)?;
+            runtime.block_on(postgres::read_chain(database, tenant_id, chain_id, each))
+        }
+        Location::File(path) => sqlite::read_chain(path, tenant_id, chain_id, each),
+    }
+}
+
+/// Reads the signing keys, as [`read_chain`] reads a chain; none if the data are older than passports are.
+///
+/// # Errors
+///
+/// If the data cannot be read or are another version's.
+pub fn read_keys(data: &Location) -> Result<Vec<SealedKey>, OpenError> {
+    match data {
+        Location::Database(database) => {
+            let runtime = tokio::runtime::Builder::new_current_thread().enable_all().build();
+            runtime.map_err(OpenError::Runtime)?.block_on(postgres::read_keys(database))
+        }
+        Location::File(path) => sqlite::read_keys(path),
+    }
+}
 
 /// Keeps the ledger.
 ///
@@ -24,7 +104,8 @@ pub trait Store: Send + Sync + fmt::Debug {
     ///
     /// # Errors
     ///
-    /// Nothing is known to be recorded then, and nothing may be answered as if it were.
+    /// Nothing is known to be recorded then, and nothing may be answered as if it were. It may be recorded all the same, if
+    /// the store was lost at the last moment; asked again with the same [`Once`], it is recorded once.
     async fn append(&self, append: Append) -> Result<Appended, StoreError>;
 
     /// The head of a tenant's chain; `None` if the tenant has no such chain.

@@ -5,7 +5,6 @@
 //! connections, which the write-ahead log lets read while the writer writes.
 
 use std::cmp::Ordering;
-use std::collections::HashMap;
 use std::fs::{File, OpenOptions, TryLockError};
 use std::io;
 use std::path::{Path, PathBuf};
@@ -16,13 +15,16 @@ use std::time::{Duration, SystemTime};
 use async_trait::async_trait;
 use bytes::Bytes;
 use rusqlite::{Connection, OpenFlags, OptionalExtension, Row, Transaction, TransactionBehavior, params};
-use tokio::sync::{Semaphore, mpsc, oneshot};
+use tokio::sync::{Semaphore, mpsc};
 
+use super::batch::{Answer, ApprovalStanding, Batch, Rows};
+use super::postgres::DatabaseError;
+use super::queue::{self, Job, Jobs, Round};
 use super::{
-    Append, Appended, Approval, Binding, Claim, Decided, Effect, Instead, Once, Rotation, Standing, Store,
-    StoreError, StoredEvent,
+    Append, Appended, Approval, Claim, Decided, Effect, Once, Rotation, Standing, Store, StoreError,
+    StoredEvent,
 };
-use crate::ledger::Head;
+use crate::ledger::{Head, Sealed};
 use crate::passport::SealedKey;
 use crate::vault::SealedCredential;
 
@@ -140,12 +142,6 @@ const APPROVAL: &str =
     "SELECT id, action_hash, tool, resource, args, goal, agent_id, user_id, reason_code, created_at,
     deadline, approved, decided_by, decided_at, note, spent FROM approvals WHERE tenant_id = ?1";
 
-/// How many appends may wait for the writer before the next is refused as [`StoreError::Busy`].
-const QUEUE: usize = 4096;
-
-/// How many appends share one transaction at most.
-const BATCH: usize = 512;
-
 /// How many connections read at once at most.
 const READERS: usize = 4;
 
@@ -159,17 +155,20 @@ const PAGE_BYTES: usize = 1 << 20;
 /// The ledger in a SQLite file; see [`SqliteStore::open`].
 #[derive(Debug)]
 pub struct SqliteStore {
-    jobs: mpsc::Sender<Job>,
+    jobs: Jobs,
     readers: Arc<Readers>,
     writer: Mutex<Option<JoinHandle<()>>>,
 }
 
-/// Why a data file could not be opened.
+/// Why data could not be opened.
 #[derive(Debug, thiserror::Error)]
 pub enum OpenError {
     /// The file or its folder cannot be made or opened.
     #[error("{0}: {1}")]
     Io(PathBuf, #[source] io::Error),
+    /// The database cannot be used.
+    #[error(transparent)]
+    Database(#[from] DatabaseError),
     /// Another gateway has it.
     #[error("{0}: in use by another gateway; two must not write one data file")]
     Locked(PathBuf),
@@ -181,6 +180,9 @@ pub enum OpenError {
     /// An older version of the gateway made it, and may still use it.
     #[error("{0}: was made by an older version of the gateway; start this version on it once")]
     Older(PathBuf),
+    /// This process cannot do more than one thing at a time.
+    #[error("no runtime could be started: {0}")]
+    Runtime(#[source] io::Error),
     /// It is not a SQLite database, or is damaged.
     #[error("{0}: {1}")]
     Sqlite(PathBuf, #[source] rusqlite::Error),
@@ -227,7 +229,7 @@ impl SqliteStore {
         if version > SCHEMA_VERSION {
             return Err(OpenError::Newer(path.to_owned(), version));
         }
-        let (jobs, queue) = mpsc::channel(QUEUE);
+        let (jobs, queue) = Jobs::new();
         let mut writer = Writer { connection, failing: false, _lock: lock };
         let thread = std::thread::Builder::new()
             .name("ledger".to_owned())
@@ -243,21 +245,12 @@ impl SqliteStore {
             writer: Mutex::new(Some(thread)),
         })
     }
-
-    async fn ask<T>(&self, job: impl FnOnce(oneshot::Sender<T>) -> Job) -> Result<T, StoreError> {
-        let (answer, answered) = oneshot::channel();
-        self.jobs.try_send(job(answer)).map_err(|error| match error {
-            mpsc::error::TrySendError::Closed(_) => StoreError::Unavailable,
-            mpsc::error::TrySendError::Full(_) => StoreError::Busy,
-        })?;
-        answered.await.map_err(|_| StoreError::Unavailable)
-    }
 }
 
 #[async_trait]
 impl Store for SqliteStore {
     async fn append(&self, append: Append) -> Result<Appended, StoreError> {
-        self.ask(|answer| Job::Append(Box::new(append), answer)).await?
+        self.jobs.ask(|answer| Job::Append(Box::new(append), answer)).await
     }
 
     async fn head(&self, tenant_id: &str, chain_id: &str) -> Result<Option<Head>, StoreError> {
@@ -337,18 +330,18 @@ impl Store for SqliteStore {
     }
 
     async fn add_signing_key(&self, key: SealedKey, rotation: Rotation) -> Result<(), StoreError> {
-        self.ask(|answer| Job::AddKey(Box::new(key), rotation, answer)).await?
+        self.jobs.ask(|answer| Job::AddKey(Box::new(key), rotation, answer)).await
     }
 
     async fn check(&self) -> Result<(), StoreError> {
         self.readers.read(|connection| connection.query_one("SELECT 1", [], |_| Ok(()))).await?;
-        self.ask(Job::Check).await?
+        self.jobs.ask(Job::Check).await
     }
 
     async fn close(&self) {
         // The last connection to close tidies up, and that is the writer's.
         self.readers.idle().clear();
-        if self.jobs.send(Job::Stop).await.is_err() {
+        if !self.jobs.stop().await {
             return;
         }
         let thread = self.writer.lock().unwrap_or_else(PoisonError::into_inner).take();
@@ -359,14 +352,8 @@ impl Store for SqliteStore {
     }
 }
 
-/// Reads a tenant's chain from the data file `path` and hands its events to `each`, in order. It only reads, and works
-/// beside a gateway that has the file; what is recorded meanwhile is not part of it. The chain's head; `None` if there
-/// is no such chain.
-///
-/// # Errors
-///
-/// If the file cannot be read or is a newer version's, and what `each` returned.
-pub fn read_chain<E: From<OpenError>>(
+/// As [`super::read_chain`], from a data file.
+pub(super) fn read_chain<E: From<OpenError>>(
     path: &Path,
     tenant_id: &str,
     chain_id: &str,
@@ -400,7 +387,7 @@ pub fn read_chain<E: From<OpenError>>(
 /// # Errors
 ///
 /// If the file cannot be read or is a newer version's.
-pub fn read_keys(path: &Path) -> Result<Vec<SealedKey>, OpenError> {
+pub(super) fn read_keys(path: &Path) -> Result<Vec<SealedKey>, OpenError> {
     let failed = |error| OpenError::Sqlite(path.to_owned(), error);
     let connection = connect_reader(path).map_err(failed)?;
     let version: i64 = connection.query_one("PRAGMA user_version", [], |row| row.get(0)).map_err(failed)?;
@@ -475,14 +462,6 @@ fn prepare(connection: &mut Connection) -> rusqlite::Result<i64> {
     Ok(version)
 }
 
-#[derive(Debug)]
-enum Job {
-    AddKey(Box<SealedKey>, Rotation, oneshot::Sender<Result<(), StoreError>>),
-    Append(Box<Append>, oneshot::Sender<Result<Appended, StoreError>>),
-    Check(oneshot::Sender<Result<(), StoreError>>),
-    Stop,
-}
-
 struct Writer {
     connection: Connection,
     /// Whether the last transaction failed.
@@ -494,26 +473,18 @@ impl Writer {
     /// Works until told to stop, or until nobody is left to ask for anything.
     fn run(&mut self, mut queue: mpsc::Receiver<Job>) {
         while let Some(first) = queue.blocking_recv() {
-            let mut appends = Vec::new();
-            let mut answers = Vec::new();
-            let mut checks = Vec::new();
-            let mut next = Some(first);
-            while let Some(job) = next {
-                match job {
-                    Job::AddKey(key, rotation, answer) => {
-                        let _ = answer.send(self.add_key(&key, rotation));
-                    }
-                    Job::Append(append, answer) => {
-                        appends.push(*append);
-                        answers.push(answer);
-                    }
-                    Job::Check(answer) => checks.push(answer),
-                    // What is queued already is still done; what comes later is refused.
-                    Job::Stop => queue.close(),
-                }
-                next = if appends.len() < BATCH { queue.try_recv().ok() } else { None };
+            let Round { keys, appends, answers, checks } = Round::gather(first, &mut queue);
+            for (key, rotation, answer) in keys {
+                let _ = answer.send(self.add_key(&key, rotation));
             }
-            self.write(appends, answers);
+            if !appends.is_empty() {
+                let outcomes = self.transact(appends);
+                self.failing = outcomes.is_err();
+                let outcomes = outcomes.inspect_err(|error| {
+                    tracing::error!(%error, events = answers.len(), "the ledger could not be written");
+                });
+                queue::answer_all(answers, outcomes.ok());
+            }
             self.answer_checks(checks);
         }
         // Everything is durable already; this only leaves one tidy file behind.
@@ -529,40 +500,17 @@ impl Writer {
         })
     }
 
-    /// Runs all of `appends` in one transaction, then answers them. If it fails, each is answered as failed.
-    fn write(&mut self, appends: Vec<Append>, answers: Vec<oneshot::Sender<Result<Appended, StoreError>>>) {
-        if appends.is_empty() {
-            return;
-        }
-        let outcomes = self.transact(appends);
-        self.failing = outcomes.is_err();
-        // Whoever asked may be gone by now, and hears nothing; the event stays.
-        match outcomes {
-            Ok(outcomes) => {
-                for (answer, outcome) in answers.into_iter().zip(outcomes) {
-                    let _ = answer.send(outcome);
-                }
-            }
-            Err(error) => {
-                tracing::error!(%error, events = answers.len(), "the ledger could not be written");
-                for answer in answers {
-                    let _ = answer.send(Err(StoreError::Unavailable));
-                }
-            }
-        }
-    }
-
     fn transact(&mut self, appends: Vec<Append>) -> rusqlite::Result<Vec<Result<Appended, StoreError>>> {
         let transaction = self.connection.transaction_with_behavior(TransactionBehavior::Immediate)?;
-        let mut batch = Batch { transaction: &transaction, now: SystemTime::now(), chains: HashMap::new() };
+        let mut batch = Batch::new(Writing(&transaction), SystemTime::now());
         let outcomes = appends.into_iter().map(|append| batch.append(append)).collect::<Result<_, _>>()?;
-        batch.save_heads()?;
+        batch.finish()?;
         transaction.commit()?;
         Ok(outcomes)
     }
 
     /// After a failure only a write can tell whether writing works again.
-    fn answer_checks(&mut self, checks: Vec<oneshot::Sender<Result<(), StoreError>>>) {
+    fn answer_checks(&mut self, checks: Vec<queue::Answer<()>>) {
         if checks.is_empty() {
             return;
         }
@@ -576,151 +524,87 @@ impl Writer {
     }
 }
 
-/// A transaction of many appends. The heads of its chains are read inside of it, once, and written once.
-struct Batch<'t, 'c> {
-    transaction: &'t Transaction<'c>,
-    now: SystemTime,
-    chains: HashMap<(Arc<str>, String), (i64, Head)>,
-}
+/// A transaction of many appends.
+struct Writing<'t, 'c>(&'t Transaction<'c>);
 
-impl Batch<'_, '_> {
-    /// The outer error is the whole transaction's, the inner one this append's alone.
-    fn append(&mut self, append: Append) -> rusqlite::Result<Result<Appended, StoreError>> {
-        let Append { mut event, mut once, claims, binding, effect } = append;
-        let key_name = event.key_name.clone();
-        let tenant_id = event.tenant_id.clone();
-        if let Some(once) = &once
-            && let Some(earlier) = self.answered(&tenant_id, &key_name, once)?
-        {
-            return Ok(Ok(earlier));
+impl Rows for Writing<'_, '_> {
+    type Error = rusqlite::Error;
+
+    fn answer(
+        &self,
+        tenant_id: &str,
+        key_name: &str,
+        idempotency_key: &str,
+    ) -> rusqlite::Result<Option<Answer>> {
+        self.0
+            .prepare_cached(
+                "SELECT fingerprint, answer FROM answers
+                 WHERE tenant_id = ?1 AND key_name = ?2 AND idempotency_key = ?3",
+            )?
+            .query_row(params![tenant_id, key_name, idempotency_key], |row| {
+                Ok(Answer { fingerprint: row.get(0)?, answer: Bytes::from(row.get::<_, Vec<u8>>(1)?) })
+            })
+            .optional()
+    }
+
+    fn approval(&self, tenant_id: &str, id: &str) -> rusqlite::Result<Option<ApprovalStanding>> {
+        self.0
+            .prepare_cached(
+                "SELECT deadline, approved, spent FROM approvals WHERE tenant_id = ?1 AND id = ?2",
+            )?
+            .query_row(params![tenant_id, id], |row| {
+                Ok(ApprovalStanding { deadline: row.get(0)?, approved: row.get(1)?, spent: row.get(2)? })
+            })
+            .optional()
+    }
+
+    fn credential(&self, tenant_id: &str, tool_id: &str) -> rusqlite::Result<Option<String>> {
+        self.0
+            .prepare_cached("SELECT id FROM credentials WHERE tenant_id = ?1 AND tool_id = ?2")?
+            .query_row(params![tenant_id, tool_id], |row| row.get(0))
+            .optional()
+    }
+
+    fn passport(&self, tenant_id: &str, jti: &str) -> rusqlite::Result<Option<Standing>> {
+        find_passport(self.0, tenant_id, jti)
+    }
+
+    fn open_chain(&mut self, tenant_id: &str, chain_id: &str) -> rusqlite::Result<(i64, Head)> {
+        if let Some(known) = find_chain(self.0, tenant_id, chain_id)? {
+            return Ok(known);
         }
-        if let Some(effect) = &effect
-            && self.is_stale(&tenant_id, effect)?
-        {
-            return Ok(Ok(Appended::Stale));
-        }
-        if let Some(binding) = &binding
-            && !self.is_so(&tenant_id, binding)?
-        {
-            return Ok(Ok(Appended::Stale));
-        }
-        // Nobody else writes while this transaction is open, so what is free here is free below.
-        let mut refused = None;
-        for claim in &claims {
-            if let Some(instead) = self.refusal(&tenant_id, claim)? {
-                event = instead.event.clone();
-                if let Some(once) = &mut once {
-                    once.answer = instead.answer.clone();
-                }
-                refused = Some(instead.answer.clone());
-                break;
-            }
-        }
-        let chain = (tenant_id.clone(), event.chain_id.clone());
-        let (id, head) = match self.chains.remove(&chain) {
-            Some(known) => known,
-            None => self.open_chain(&chain.0, &chain.1)?,
-        };
-        let Ok(sealed) = event.seal(&head, self.now) else {
-            self.chains.insert(chain, (id, head));
-            return Ok(Err(StoreError::NotCanonical));
-        };
-        self.transaction
+        let head = Head::default();
+        self.0
+            .prepare_cached("INSERT INTO chains (tenant_id, chain_id, length, head) VALUES (?1, ?2, 0, ?3)")?
+            .execute(params![tenant_id, chain_id, head.hash])?;
+        Ok((self.0.last_insert_rowid(), head))
+    }
+
+    fn insert_event(&mut self, chain: i64, event: Sealed) -> rusqlite::Result<()> {
+        self.0
             .prepare_cached("INSERT INTO events (chain, seq, event) VALUES (?1, ?2, ?3)")?
-            .execute(params![id, to_sql(sealed.head.length), sealed.text])?;
-        if refused.is_none() {
-            for claim in &claims {
-                self.take(&tenant_id, claim)?;
-            }
-            if let Some(effect) = effect {
-                self.apply(&tenant_id, effect)?;
-            }
-        }
-        if let Some(once) = once {
-            self.transaction
-                .prepare_cached(
-                    "INSERT INTO answers (tenant_id, key_name, idempotency_key, fingerprint, answer)
-                     VALUES (?1, ?2, ?3, ?4, ?5)",
-                )?
-                .execute(params![
-                    tenant_id,
-                    key_name,
-                    once.idempotency_key,
-                    once.fingerprint,
-                    once.answer.as_ref()
-                ])?;
-        }
-        self.chains.insert(chain, (id, sealed.head.clone()));
-        Ok(Ok(refused.map_or(Appended::Recorded(sealed.head), Appended::Refused)))
+            .execute(params![chain, to_sql(event.head.length), event.text])?;
+        Ok(())
     }
 
-    /// What to record instead, if the claim cannot be had.
-    fn refusal<'a>(&self, tenant_id: &str, claim: &'a Claim) -> rusqlite::Result<Option<&'a Instead>> {
-        match claim {
-            Claim::Passport { jti, replayed, revoked } => {
-                Ok(match find_passport(self.transaction, tenant_id, jti)? {
-                    None | Some(Standing { revoked: true, .. }) => Some(revoked),
-                    Some(Standing { used: true, .. }) => Some(replayed),
-                    Some(Standing { revoked: false, used: false }) => None,
-                })
-            }
-            Claim::Approval { id, spent } => {
-                let approval = find_approval(self.transaction, tenant_id, id)?;
-                let is_there = approval.is_some_and(|approval| !approval.spent && approval.is_approved());
-                Ok((!is_there).then_some(spent))
-            }
-        }
-    }
-
-    fn take(&self, tenant_id: &str, claim: &Claim) -> rusqlite::Result<()> {
+    fn take(&mut self, tenant_id: &str, claim: &Claim) -> rusqlite::Result<()> {
         match claim {
             Claim::Approval { id, .. } => self
-                .transaction
+                .0
                 .prepare_cached("UPDATE approvals SET spent = 1 WHERE tenant_id = ?1 AND id = ?2")?
                 .execute(params![tenant_id, id])?,
             Claim::Passport { jti, .. } => self
-                .transaction
+                .0
                 .prepare_cached("UPDATE passports SET used = 1 WHERE tenant_id = ?1 AND jti = ?2")?
                 .execute(params![tenant_id, jti])?,
         };
         Ok(())
     }
 
-    fn is_stale(&self, tenant_id: &str, effect: &Effect) -> rusqlite::Result<bool> {
-        match effect {
-            Effect::Decide { id, decided } => {
-                let approval = find_approval(self.transaction, tenant_id, id)?;
-                Ok(approval
-                    .is_none_or(|approval| approval.decided.is_some() || decided.at >= approval.deadline))
-            }
-            Effect::ApproveManifest { .. }
-            | Effect::Issue { .. }
-            | Effect::Open(_)
-            | Effect::SetCredential(_) => Ok(false),
-            Effect::RemoveCredential { tool_id, id } => {
-                let credential = find_credential(self.transaction, tenant_id, tool_id)?;
-                Ok(credential.is_none_or(|credential| credential.id != *id))
-            }
-            Effect::Revoke { jti } => {
-                let standing = find_passport(self.transaction, tenant_id, jti)?;
-                Ok(standing.is_none_or(|standing| standing.revoked))
-            }
-        }
-    }
-
-    fn is_so(&self, tenant_id: &str, binding: &Binding) -> rusqlite::Result<bool> {
-        let id: Option<String> = self
-            .transaction
-            .prepare_cached("SELECT id FROM credentials WHERE tenant_id = ?1 AND tool_id = ?2")?
-            .query_row(params![tenant_id, binding.tool_id], |row| row.get(0))
-            .optional()?;
-        Ok(id == binding.credential_id)
-    }
-
-    fn apply(&self, tenant_id: &str, effect: Effect) -> rusqlite::Result<()> {
+    fn apply(&mut self, tenant_id: &Arc<str>, effect: Effect) -> rusqlite::Result<()> {
         match effect {
             Effect::ApproveManifest { tool_id, hash } => {
-                self.transaction
+                self.0
                     .prepare_cached(
                         "INSERT INTO manifests (tenant_id, tool_id, manifest_hash) VALUES (?1, ?2, ?3)
                          ON CONFLICT (tenant_id, tool_id) DO UPDATE SET manifest_hash = ?3",
@@ -728,7 +612,7 @@ impl Batch<'_, '_> {
                     .execute(params![tenant_id, tool_id, hash])?;
             }
             Effect::Decide { id, decided } => {
-                self.transaction
+                self.0
                     .prepare_cached(
                         "UPDATE approvals SET approved = ?3, decided_by = ?4, decided_at = ?5, note = ?6
                          WHERE tenant_id = ?1 AND id = ?2",
@@ -743,7 +627,7 @@ impl Batch<'_, '_> {
                     ])?;
             }
             Effect::Open(approval) => {
-                self.transaction
+                self.0
                     .prepare_cached(
                         "INSERT INTO approvals (tenant_id, id, action_hash, tool, resource, args, goal, agent_id,
                          user_id, reason_code, created_at, deadline)
@@ -765,22 +649,22 @@ impl Batch<'_, '_> {
                     ])?;
             }
             Effect::Issue { jti, kid, expires_at } => {
-                self.transaction
+                self.0
                     .prepare_cached("INSERT INTO passports (tenant_id, jti, expires_at) VALUES (?1, ?2, ?3)")?
                     .execute(params![tenant_id, jti, expires_at])?;
-                self.transaction
+                self.0
                     .prepare_cached(
                         "UPDATE signing_keys SET needed_until = max(needed_until, ?2) WHERE kid = ?1",
                     )?
                     .execute(params![kid, expires_at])?;
             }
             Effect::RemoveCredential { tool_id, id: _ } => {
-                self.transaction
+                self.0
                     .prepare_cached("DELETE FROM credentials WHERE tenant_id = ?1 AND tool_id = ?2")?
                     .execute(params![tenant_id, tool_id])?;
             }
             Effect::SetCredential(credential) => {
-                self.transaction
+                self.0
                     .prepare_cached(
                         "INSERT OR REPLACE INTO credentials (tenant_id, tool_id, id, sealed, set_at, expires_at)
                          VALUES (?1, ?2, ?3, ?4, ?5, ?6)",
@@ -795,7 +679,7 @@ impl Batch<'_, '_> {
                     ])?;
             }
             Effect::Revoke { jti } => {
-                self.transaction
+                self.0
                     .prepare_cached("UPDATE passports SET revoked = 1 WHERE tenant_id = ?1 AND jti = ?2")?
                     .execute(params![tenant_id, jti])?;
             }
@@ -803,41 +687,28 @@ impl Batch<'_, '_> {
         Ok(())
     }
 
-    /// What was answered to this idempotency key before, also earlier in this transaction.
-    fn answered(&self, tenant_id: &str, key_name: &str, once: &Once) -> rusqlite::Result<Option<Appended>> {
-        let known: Option<(Vec<u8>, Vec<u8>)> = self
-            .transaction
+    fn keep_answer(&mut self, tenant_id: &Arc<str>, key_name: &Arc<str>, once: Once) -> rusqlite::Result<()> {
+        self.0
             .prepare_cached(
-                "SELECT fingerprint, answer FROM answers
-                 WHERE tenant_id = ?1 AND key_name = ?2 AND idempotency_key = ?3",
+                "INSERT INTO answers (tenant_id, key_name, idempotency_key, fingerprint, answer)
+                 VALUES (?1, ?2, ?3, ?4, ?5)",
             )?
-            .query_row(params![tenant_id, key_name, once.idempotency_key], |row| {
-                Ok((row.get(0)?, row.get(1)?))
-            })
-            .optional()?;
-        Ok(known.map(|(fingerprint, answer)| match fingerprint == once.fingerprint {
-            true => Appended::Repeated(Bytes::from(answer)),
-            false => Appended::Conflict,
-        }))
+            .execute(params![
+                tenant_id,
+                key_name,
+                once.idempotency_key,
+                once.fingerprint,
+                once.answer.as_ref()
+            ])?;
+        Ok(())
     }
 
-    fn open_chain(&self, tenant_id: &str, chain_id: &str) -> rusqlite::Result<(i64, Head)> {
-        if let Some(known) = find_chain(self.transaction, tenant_id, chain_id)? {
-            return Ok(known);
-        }
-        let head = Head::default();
-        self.transaction
-            .prepare_cached("INSERT INTO chains (tenant_id, chain_id, length, head) VALUES (?1, ?2, 0, ?3)")?
-            .execute(params![tenant_id, chain_id, head.hash])?;
-        Ok((self.transaction.last_insert_rowid(), head))
-    }
-
-    fn save_heads(&self) -> rusqlite::Result<()> {
-        let mut save =
-            self.transaction.prepare_cached("UPDATE chains SET length = ?2, head = ?3 WHERE id = ?1")?;
-        for (id, head) in self.chains.values() {
-            save.execute(params![id, to_sql(head.length), head.hash])?;
-        }
+    fn save_head(&mut self, chain: i64, head: &Head) -> rusqlite::Result<()> {
+        self.0.prepare_cached("UPDATE chains SET length = ?2, head = ?3 WHERE id = ?1")?.execute(params![
+            chain,
+            to_sql(head.length),
+            head.hash
+        ])?;
         Ok(())
     }
 }

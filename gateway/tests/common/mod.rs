@@ -10,12 +10,12 @@
 )]
 
 use std::path::Path;
-use std::sync::Once;
 
 use actpass_core::Json;
 use actpass_gateway::auth::KeyHash;
 use actpass_gateway::config::Settings;
 use actpass_gateway::server::Server;
+use actpass_gateway::store::{Database, Location, Trust};
 use reqwest::{Client, RequestBuilder, Response, StatusCode};
 use tempfile::TempDir;
 
@@ -25,6 +25,8 @@ pub const EVIDENCE: &str = "/api/v1/evidence/events";
 /// A gateway of two tenants, `one` and `two`, with the keys `apk_one`, `apk_bound`, `apdv_one` and `apk_two`.
 pub struct Gateway {
     pub folder: TempDir,
+    /// Where its data are.
+    pub data: Location,
     pub server: Option<Server>,
     pub url: String,
     pub client: Client,
@@ -39,10 +41,26 @@ impl Gateway {
     pub async fn start_with(limits: &str, change: impl FnOnce(&mut Settings)) -> Self {
         let folder = TempDir::new().unwrap();
         let mut settings = Settings::parse(&config(limits), folder.path()).unwrap_or_else(|p| panic!("{p}"));
+        #[cfg(unix)]
+        if is_on_postgres() {
+            settings.data = new_database();
+        }
         change(&mut settings);
+        let data = settings.data.clone();
         let server = Server::start(settings).await.unwrap();
         let url = server.url();
-        Self { folder, server: Some(server), url, client: client() }
+        Self { folder, data, server: Some(server), url, client: client() }
+    }
+
+    /// Stops it and starts it again, on the same data.
+    pub async fn restart(&mut self, change: impl FnOnce(&mut Settings)) {
+        self.server.take().unwrap().stop().await.unwrap();
+        let mut settings = Settings::parse(&config(""), self.folder.path()).unwrap();
+        settings.data = self.data.clone();
+        change(&mut settings);
+        let server = Server::start(settings).await.unwrap();
+        self.url = server.url();
+        self.server = Some(server);
     }
 
     pub fn post(&self, path: &str, key: &str) -> RequestBuilder {
@@ -75,9 +93,52 @@ impl Gateway {
         }
     }
 
+    /// Everything in the folder of the data file, or in the database.
+    pub fn everything_kept(&self) -> Vec<u8> {
+        match &self.data {
+            Location::File(_) => {
+                let entries = std::fs::read_dir(self.folder.path()).unwrap();
+                entries.flat_map(|entry| std::fs::read(entry.unwrap().path()).unwrap()).collect()
+            }
+            #[cfg(unix)]
+            Location::Database(database) => {
+                let place = database.to_string();
+                let (_, name) = place.rsplit_once('/').unwrap();
+                let server = actpass_test_postgres::server().unwrap().unwrap();
+                let tables = "SELECT tablename FROM pg_tables WHERE schemaname = 'actpass'";
+                let tables = server.run(name, tables).unwrap();
+                let all: String = tables.lines().map(|table| format!("TABLE actpass.{table};")).collect();
+                server.run(name, &format!("SET bytea_output = escape; {all}")).unwrap().into_bytes()
+            }
+            #[cfg(not(unix))]
+            Location::Database(_) => panic!("no tests run on a database here"),
+        }
+    }
+
     pub async fn stop(mut self) {
         self.server.take().unwrap().stop().await.unwrap();
     }
+}
+
+/// Whether these tests are those of `on_postgres.rs`.
+fn is_on_postgres() -> bool {
+    module_path!().starts_with("on_postgres::")
+}
+
+/// The URL of a new database, with its password; `None` where there is no PostgreSQL.
+#[cfg(unix)]
+pub fn database_url() -> Option<String> {
+    Some(actpass_test_postgres::server().unwrap()?.database().unwrap())
+}
+
+/// A new database. Where there is no PostgreSQL, this program of tests ends.
+#[cfg(unix)]
+fn new_database() -> Location {
+    let Some(url) = database_url() else {
+        // The test runner cannot skip what it has begun; it was said that nothing here runs, and why.
+        std::process::exit(0);
+    };
+    Location::Database(Database::parse(&url, Trust::default()).unwrap())
 }
 
 pub fn client() -> Client {
@@ -86,8 +147,8 @@ pub fn client() -> Client {
 }
 
 pub fn install_provider() {
-    static INSTALLED: Once = Once::new();
-    INSTALLED.call_once(|| rustls::crypto::ring::default_provider().install_default().unwrap());
+    // It may be installed already, by another file's copy of this one.
+    let _ = rustls::crypto::ring::default_provider().install_default();
 }
 
 /// The text of a configuration; the policy is the refund pack.

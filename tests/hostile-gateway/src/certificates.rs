@@ -37,9 +37,9 @@ impl Authority {
     }
 
     /// The configuration of a server whose certificate is worth what `tls` says, or nothing for [`Tls::None`].
-    pub(crate) fn server_config(&self, tls: Tls) -> io::Result<Option<Arc<ServerConfig>>> {
+    pub(crate) fn server_config(&self, tls: Tls, http2: bool) -> io::Result<Option<Arc<ServerConfig>>> {
         let name = match tls {
-            Tls::None => return Ok(None),
+            Tls::None | Tls::OldProtocol => return Ok(None),
             Tls::Trusted | Tls::SelfSigned | Tls::Expired => vec!["127.0.0.1", "localhost"],
             Tls::WrongHost => vec!["example.test"],
         };
@@ -53,7 +53,7 @@ impl Authority {
         params.use_authority_key_identifier_extension = true;
         let until = match tls {
             Tls::Expired => days_ago(1)?,
-            Tls::None | Tls::Trusted | Tls::SelfSigned | Tls::WrongHost => days_ahead(30)?,
+            Tls::None | Tls::OldProtocol | Tls::Trusted | Tls::SelfSigned | Tls::WrongHost => days_ahead(30)?,
         };
         set_validity(&mut params, days_ago(30)?, until);
 
@@ -66,12 +66,15 @@ impl Authority {
         .map_err(failed)?;
 
         let key = PrivateKeyDer::Pkcs8(PrivatePkcs8KeyDer::from(key.serialize_der()));
-        let config = ServerConfig::builder_with_provider(Arc::new(ring::default_provider()))
+        let mut config = ServerConfig::builder_with_provider(Arc::new(ring::default_provider()))
             .with_safe_default_protocol_versions()
             .map_err(failed)?
             .with_no_client_auth()
             .with_single_cert(vec![certificate.der().clone()], key)
             .map_err(failed)?;
+        if http2 {
+            config.alpn_protocols = vec![b"h2".to_vec()];
+        }
         Ok(Some(Arc::new(config)))
     }
 }

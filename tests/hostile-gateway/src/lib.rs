@@ -28,6 +28,7 @@
 #![forbid(unsafe_code)]
 
 mod certificates;
+mod http2;
 mod play;
 mod request;
 mod script;
@@ -42,7 +43,8 @@ use socket2::{Domain, Socket, Type};
 use crate::certificates::Authority;
 pub use crate::request::Seen;
 pub use crate::script::{
-    Body, Hang, HangAt, Listen, Raw, Redirect, Reset, ResetAt, Respond, Script, Step, Tls, Trickle, Truncate,
+    Body, Goaway, Hang, HangAt, HeaderRepeat, Listen, Raw, Redirect, Reset, ResetAt, Respond, RstStream,
+    Script, Step, Tls, Trickle, Truncate,
 };
 use crate::server::{Server, Setup};
 
@@ -65,8 +67,8 @@ impl HostileGateway {
     pub fn start(script: Script) -> io::Result<Self> {
         script.check()?;
 
-        let https = script.tls != Tls::None || script.plain_on_https;
-        let authority = if https { Some(Authority::new()?) } else { None };
+        let https = (script.tls != Tls::None || script.plain_on_https) && !script.tls_on_http;
+        let authority = if https || script.tls_on_http { Some(Authority::new()?) } else { None };
         let other_host = if script.steps.iter().any(|s| matches!(s, Step::Redirect(_))) {
             Some(Server::start(listener()?, Setup::other_host())?)
         } else {
@@ -83,11 +85,13 @@ impl HostileGateway {
             (port, address)
         } else {
             let tls = match &authority {
-                Some(authority) => authority.server_config(script.tls)?,
+                Some(authority) => authority.server_config(script.tls, script.http2)?,
                 None => None,
             };
             let setup = Setup {
                 tls,
+                old_protocol: script.tls == Tls::OldProtocol,
+                http2: script.http2,
                 reset_accept: script.reset_accept,
                 idle_close_ms: script.idle_close_ms,
                 steps: script.steps,
@@ -101,7 +105,7 @@ impl HostileGateway {
         let scheme = if https { "https" } else { "http" };
         Ok(Self {
             base_url: format!("{scheme}://{address}"),
-            ca_pem: authority.map(|authority| authority.pem()),
+            ca_pem: authority.filter(|_| https).map(|authority| authority.pem()),
             port,
             other_host,
         })

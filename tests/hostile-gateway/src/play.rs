@@ -6,7 +6,7 @@ use std::io::{self, Read};
 use std::net::SocketAddr;
 use std::time::Duration;
 
-use crate::script::{Body, Hang, HangAt, Reset, ResetAt, Respond, Step, Trickle, Truncate};
+use crate::script::{Body, Hang, HangAt, Raw, Reset, ResetAt, Respond, Step, Trickle, Truncate};
 use crate::server::Stop;
 use crate::wire::Wire;
 
@@ -30,47 +30,41 @@ pub(crate) fn play(
     }
     match step {
         Step::Respond(step) => respond(step, wire, without_body),
-        Step::Raw(step) => wire.send(&step.bytes).map(|()| After::Close),
+        Step::Raw(Raw { bytes, keep_alive, .. }) => {
+            wire.send(bytes).map(|()| if *keep_alive { After::KeepAlive } else { After::Close })
+        }
         Step::Hang(step) => hang(step, wire),
         Step::Trickle(step) => trickle(step, wire, stop),
         Step::Reset(step) => reset(step, wire, stop),
         Step::Truncate(step) => truncate(step, wire),
         Step::Redirect(step) => redirect(step.status, other_host, wire),
+        // Not reached: the script was checked.
+        Step::Goaway(_) | Step::RstStream(_) => Ok(After::Close),
     }
 }
 
 fn respond(step: &Respond, wire: &mut Wire<'_>, without_body: bool) -> io::Result<After> {
-    let named = |name: &str| step.headers.keys().any(|n| n.eq_ignore_ascii_case(name));
-    let (unit, times) = unit_and_times(&step.body);
-    let len = len_of(&unit).saturating_mul(times);
-
+    let parts = parts(&step.body);
     let mut head = Head::new(step.status);
-    for (name, value) in &step.headers {
-        head.add(name, value);
+    for (name, value) in headers(step, &parts) {
+        head.add(&name, &value);
     }
-    // Those have no body, and a content-length of 0 would be wrong.
-    let never_has_body = len == 0 && matches!(step.status, 100..=199 | 204 | 304);
-    if !never_has_body {
-        if !named("content-type") {
-            head.add("content-type", JSON);
-        }
-        if !named("content-length") && !named("transfer-encoding") {
-            head.add("content-length", &len.to_string());
-        }
-    }
-    if step.close && !named("connection") {
+    if step.close && !step.names("connection") {
         head.add("connection", "close");
     }
     let mut bytes = head.finish();
 
-    if times == 1 && !without_body {
+    let Parts { first, unit, times } = parts;
+    if without_body {
+        wire.send(&bytes)?;
+    } else if times == 1 {
+        bytes.extend_from_slice(&first);
         bytes.extend_from_slice(&unit);
         wire.send(&bytes)?;
     } else {
+        bytes.extend_from_slice(&first);
         wire.send(&bytes)?;
-        if !without_body {
-            send_repeated(&unit, times, wire)?;
-        }
+        send_repeated(&unit, times, wire)?;
     }
     Ok(if step.close { After::Close } else { After::KeepAlive })
 }
@@ -121,13 +115,38 @@ fn truncate(step: &Truncate, wire: &mut Wire<'_>) -> io::Result<After> {
 }
 
 fn redirect(status: u16, other_host: Option<SocketAddr>, wire: &mut Wire<'_>) -> io::Result<After> {
-    let other_host = other_host.ok_or_else(|| io::Error::other("there is no other host"))?;
     let mut head = Head::new(status);
-    let location = format!("http://{other_host}/api/v1/actions/preflight");
-    head.add("location", &location);
+    head.add("location", &location(other_host)?);
     head.add("content-length", "0");
     wire.send(&head.finish())?;
     Ok(After::KeepAlive)
+}
+
+/// The headers of an answer, without those about the connection.
+pub(crate) fn headers(step: &Respond, parts: &Parts<'_>) -> Vec<(String, String)> {
+    let mut headers: Vec<_> = step.headers.clone().into_iter().collect();
+    if let Some(repeat) = &step.header_repeat {
+        let header = (repeat.name.clone(), repeat.text.repeat(repeat.times));
+        headers.extend(vec![header; repeat.lines]);
+    }
+    let len = len_of(&parts.first).saturating_add(len_of(&parts.unit).saturating_mul(parts.times));
+    // Those have no body, and a content-length of 0 would be wrong.
+    let never_has_body = len == 0 && matches!(step.status, 100..=199 | 204 | 304);
+    if !never_has_body {
+        if !step.names("content-type") {
+            headers.push(("content-type".into(), JSON.into()));
+        }
+        if !step.names("content-length") && !step.names("transfer-encoding") {
+            headers.push(("content-length".into(), len.to_string()));
+        }
+    }
+    headers
+}
+
+/// Where a redirect points to.
+pub(crate) fn location(other_host: Option<SocketAddr>) -> io::Result<String> {
+    let other_host = other_host.ok_or_else(|| io::Error::other("there is no other host"))?;
+    Ok(format!("http://{other_host}/api/v1/actions/preflight"))
 }
 
 /// A proper head, and the half of the body it announces.
@@ -165,13 +184,23 @@ impl Head {
     }
 }
 
-fn unit_and_times(body: &Body) -> (Cow<'_, [u8]>, u64) {
+/// A body: `first`, and then `unit`, `times` over.
+pub(crate) struct Parts<'b> {
+    pub(crate) first: Cow<'b, [u8]>,
+    pub(crate) unit: Cow<'b, [u8]>,
+    pub(crate) times: u64,
+}
+
+pub(crate) fn parts(body: &Body) -> Parts<'_> {
+    let once = |unit| Parts { first: Cow::Borrowed(b""), unit, times: 1 };
     match body {
-        Body::Empty => (Cow::Borrowed(b""), 1),
-        Body::Text(text) => (Cow::Borrowed(text.as_bytes()), 1),
-        Body::Json(json) => (Cow::Owned(json.to_string().into_bytes()), 1),
-        Body::Bytes(bytes) => (Cow::Borrowed(bytes), 1),
-        Body::Repeat { text, times } => (Cow::Borrowed(text.as_bytes()), *times),
+        Body::Empty => once(Cow::Borrowed(b"")),
+        Body::Text(text) => once(Cow::Borrowed(text.as_bytes())),
+        Body::Json(json) => once(Cow::Owned(json.to_string().into_bytes())),
+        Body::Bytes(bytes) => once(Cow::Borrowed(bytes)),
+        Body::Repeat { first, unit, times } => {
+            Parts { first: Cow::Borrowed(first), unit: Cow::Borrowed(unit), times: *times }
+        }
     }
 }
 
@@ -227,8 +256,8 @@ fn reason(status: u16) -> &'static str {
     }
 }
 
-const JSON: &str = "application/json";
+pub(crate) const JSON: &str = "application/json";
 /// The first half already says `allow`, so that a client which takes half an answer for one shows itself.
-const HALVES: (&[u8], &[u8]) =
+pub(crate) const HALVES: (&[u8], &[u8]) =
     (br#"{"decision":"allow","#, br#""reason_code":"hostile.half","evidence_event_id":"ev_half"}"#);
 const BLOCK: usize = 16 * 1024;

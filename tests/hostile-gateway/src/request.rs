@@ -62,9 +62,7 @@ impl Request {
 
     /// The SHA-256 of the canonical JSON of the body, in hex; empty if it is not JSON.
     pub(crate) fn hash(&self) -> String {
-        let body = serde_json::from_slice::<serde_json::Value>(&self.body).ok();
-        let canonical = body.and_then(|body| serde_json_canonicalizer::to_vec(&body).ok());
-        canonical.map(|canonical| hex::encode(Sha256::digest(canonical))).unwrap_or_default()
+        hash(&self.body)
     }
 
     pub(crate) fn seen(self, connection: u64) -> Seen {
@@ -76,6 +74,13 @@ impl Request {
             body: String::from_utf8_lossy(&self.body).into_owned(),
         }
     }
+}
+
+/// The SHA-256 of the canonical JSON of `body`, in hex; empty if it is not JSON.
+pub(crate) fn hash(body: &[u8]) -> String {
+    let body = serde_json::from_slice::<serde_json::Value>(body).ok();
+    let canonical = body.and_then(|body| serde_json_canonicalizer::to_vec(&body).ok());
+    canonical.map(|canonical| hex::encode(Sha256::digest(canonical))).unwrap_or_default()
 }
 
 /// Reads the requests of one connection.

@@ -20,6 +20,10 @@ pub struct Script {
     pub tls: Tls,
     /// The address says `https://` but the gateway speaks plain HTTP.
     pub plain_on_https: bool,
+    /// The address says `http://` but the gateway speaks TLS.
+    pub tls_on_http: bool,
+    /// Within TLS, HTTP/2 is spoken and nothing else.
+    pub http2: bool,
     /// Connections are opened (by the system) but never served; with TLS the handshake hangs.
     pub hang_accept: bool,
     /// Connections are reset as soon as they are open.
@@ -45,6 +49,12 @@ impl Script {
         if self.plain_on_https && self.tls != Tls::None {
             return Err(invalid("plain_on_https: cannot go with `tls`"));
         }
+        if self.tls_on_http && self.tls == Tls::None {
+            return Err(invalid("tls_on_http: needs `tls`"));
+        }
+        if self.http2 && matches!(self.tls, Tls::None | Tls::OldProtocol) {
+            return Err(invalid("http2: needs `tls` that a client can agree on"));
+        }
         if self.hang_accept && self.reset_accept {
             return Err(invalid("reset_accept: cannot go with `hang_accept`"));
         }
@@ -52,7 +62,9 @@ impl Script {
             return Err(invalid("listen: `refused` cannot go with `hang_accept` or `reset_accept`"));
         }
         for (n, step) in self.steps.iter().enumerate() {
-            step.check().map_err(|what| invalid(format!("steps[{n}].{what}")))?;
+            step.check()
+                .and_then(|()| step.check_version(self.http2))
+                .map_err(|what| invalid(format!("steps[{n}].{what}")))?;
         }
         Ok(())
     }
@@ -87,6 +99,8 @@ pub enum Tls {
     Expired,
     /// Like [`Tls::Trusted`], but for `example.test`.
     WrongHost,
+    /// Never shown: the handshake is answered with TLS 1.1, as by a server that knows nothing newer.
+    OldProtocol,
 }
 
 /// What one request is answered. In JSON an object whose member `do` names the step, with the step's members beside it.
@@ -106,6 +120,10 @@ pub enum Step {
     Truncate(Truncate),
     /// A redirect to another host.
     Redirect(Redirect),
+    /// HTTP/2: the connection is ended with a GOAWAY.
+    Goaway(Goaway),
+    /// HTTP/2: the request's stream is reset.
+    RstStream(RstStream),
 }
 
 impl Step {
@@ -118,6 +136,8 @@ impl Step {
             Self::Reset(step) => step.delay_ms,
             Self::Truncate(step) => step.delay_ms,
             Self::Redirect(step) => step.delay_ms,
+            Self::Goaway(step) => step.delay_ms,
+            Self::RstStream(step) => step.delay_ms,
         }
     }
 
@@ -141,7 +161,7 @@ impl Step {
             Self::Trickle(Trickle { body, .. }) | Self::Truncate(Truncate { body, .. }) => {
                 *body = body.replace(REQUEST_HASH, request_hash);
             }
-            Self::Hang(_) | Self::Reset(_) | Self::Redirect(_) => {}
+            Self::Hang(_) | Self::Reset(_) | Self::Redirect(_) | Self::Goaway(_) | Self::RstStream(_) => {}
         }
         self
     }
@@ -150,14 +170,34 @@ impl Step {
         match self {
             Self::Respond(step) => {
                 check_status(step.status)?;
-                check_headers(&step.headers)?;
+                check_headers(step.headers.iter().map(|(name, value)| (name.as_str(), value.as_str())))?;
+                if let Some(HeaderRepeat { name, text, .. }) = &step.header_repeat {
+                    check_headers([(name.as_str(), text.as_str())])?;
+                }
                 step.body.check()
             }
             Self::Trickle(step) => check_status(step.status),
             Self::Truncate(step) if step.missing == 0 => Err("missing: must be at least 1".into()),
             Self::Truncate(step) => check_status(step.status),
             Self::Redirect(step) => check_status(step.status),
-            Self::Raw(_) | Self::Hang(_) | Self::Reset(_) => Ok(()),
+            Self::Raw(_) | Self::Hang(_) | Self::Reset(_) | Self::Goaway(_) | Self::RstStream(_) => Ok(()),
+        }
+    }
+
+    /// Whether the step can be played over HTTP/2, or over HTTP/1.1.
+    fn check_version(&self, http2: bool) -> Result<(), String> {
+        match (self, http2) {
+            (Self::Raw(_), true) => Err("do: `raw` cannot go with `http2`".into()),
+            (Self::Hang(Hang { at: HangAt::Headers, .. }), true) => {
+                Err("at: `headers` cannot go with `http2`".into())
+            }
+            (Self::Respond(Respond { status: 100..=199, .. }), true) => {
+                Err("status: below 200 cannot go with `http2`".into())
+            }
+            (Self::Respond(Respond { close: true, .. }), true) => Err("close: cannot go with `http2`".into()),
+            (Self::Goaway(_), false) => Err("do: `goaway` needs `http2`".into()),
+            (Self::RstStream(_), false) => Err("do: `rst_stream` needs `http2`".into()),
+            _ => Ok(()),
         }
     }
 }
@@ -179,9 +219,11 @@ impl<'de> Deserialize<'de> for Step {
             "reset" => read(members).map(Self::Reset),
             "truncate" => read(members).map(Self::Truncate),
             "redirect" => read(members).map(Self::Redirect),
+            "goaway" => read(members).map(Self::Goaway),
+            "rst_stream" => read(members).map(Self::RstStream),
             _ => Err(format!(
                 "do: unknown step `{name}`, expected one of `respond`, `raw`, `hang`, `trickle`, `reset`, \
-                 `truncate`, `redirect`"
+                 `truncate`, `redirect`, `goaway`, `rst_stream`"
             )),
         }
         .map_err(D::Error::custom)
@@ -197,6 +239,8 @@ pub struct Respond {
     /// Header names and values. The right content-length is added unless they name `content-length` or
     /// `transfer-encoding`, and `content-type: application/json` unless they name `content-type`.
     pub headers: BTreeMap<String, String>,
+    /// A header that is written many times, or is very long, after the others.
+    pub header_repeat: Option<HeaderRepeat>,
     /// The body, written as it is, also when the headers announce something else.
     pub body: Body,
     /// Announces that the connection is closed after the answer, and closes it.
@@ -205,10 +249,40 @@ pub struct Respond {
     pub delay_ms: u64,
 }
 
+impl Respond {
+    /// Whether its headers name this one.
+    pub(crate) fn names(&self, name: &str) -> bool {
+        self.headers.keys().any(|given| given.eq_ignore_ascii_case(name))
+    }
+}
+
 impl Default for Respond {
     fn default() -> Self {
-        Self { status: 200, headers: BTreeMap::new(), body: Body::Empty, close: false, delay_ms: 0 }
+        Self {
+            status: 200,
+            headers: BTreeMap::new(),
+            header_repeat: None,
+            body: Body::Empty,
+            close: false,
+            delay_ms: 0,
+        }
     }
+}
+
+/// `header_repeat` of a [`Respond`]: `lines` headers of this name, each with `text` `times` over as its value.
+#[derive(Clone, Debug, Deserialize)]
+#[serde(deny_unknown_fields)]
+pub struct HeaderRepeat {
+    /// The header's name.
+    pub name: String,
+    /// What is repeated in its value.
+    pub text: String,
+    /// How often; 1 unless given.
+    #[serde(default = "once")]
+    pub times: usize,
+    /// How many such headers; 1 unless given.
+    #[serde(default = "once")]
+    pub lines: usize,
 }
 
 /// The body of a [`Respond`].
@@ -223,10 +297,13 @@ pub enum Body {
     Json(Value),
     /// Any bytes: `body_base64`.
     Bytes(Vec<u8>),
-    /// `text`, `times` over: `body_repeat`. It is made while it is sent, so it may be larger than the memory.
+    /// `first`, and then `unit`, `times` over: `body_repeat`. It is made while it is sent, so it may be larger than the
+    /// memory.
     Repeat {
+        /// What comes before.
+        first: Vec<u8>,
         /// What is repeated.
-        text: String,
+        unit: Vec<u8>,
         /// How often.
         times: u64,
     },
@@ -234,12 +311,12 @@ pub enum Body {
 
 impl Body {
     fn check(&self) -> Result<(), String> {
-        let Self::Repeat { text, times } = self else {
+        let Self::Repeat { first, unit, times } = self else {
             return Ok(());
         };
-        u64::try_from(text.len())
-            .ok()
-            .and_then(|len| len.checked_mul(*times))
+        let len = |bytes: &[u8]| u64::try_from(bytes.len()).ok();
+        len(unit)
+            .and_then(|unit| unit.checked_mul(*times)?.checked_add(len(first)?))
             .map(|_| ())
             .ok_or_else(|| "body_repeat: is longer than a content-length can say".into())
     }
@@ -251,6 +328,8 @@ impl Body {
 pub struct Raw {
     /// What is written: `text` or `base64` in JSON.
     pub bytes: Vec<u8>,
+    /// Leaves the connection open for the next request, whatever the bytes say.
+    pub keep_alive: bool,
     /// How long to wait before writing.
     pub delay_ms: u64,
 }
@@ -346,6 +425,36 @@ pub struct Redirect {
     pub delay_ms: u64,
 }
 
+/// [`Step::Goaway`]: a GOAWAY frame, and the connection is closed.
+#[derive(Clone, Debug, Deserialize)]
+#[serde(deny_unknown_fields)]
+pub struct Goaway {
+    /// When.
+    pub at: ResetAt,
+    /// The error code; 0 (`NO_ERROR`) unless given.
+    #[serde(default)]
+    pub code: u32,
+    /// Whether the frame says that the request may have been processed.
+    #[serde(default)]
+    pub processed: bool,
+    /// How long to wait before beginning.
+    #[serde(default)]
+    pub delay_ms: u64,
+}
+
+/// [`Step::RstStream`]: a RST_STREAM frame; the connection stays.
+#[derive(Clone, Debug, Deserialize)]
+#[serde(deny_unknown_fields)]
+pub struct RstStream {
+    /// When.
+    pub at: ResetAt,
+    /// The error code: 7 is `REFUSED_STREAM`, 2 `INTERNAL_ERROR`.
+    pub code: u32,
+    /// How long to wait before beginning.
+    #[serde(default)]
+    pub delay_ms: u64,
+}
+
 #[derive(Deserialize)]
 #[serde(deny_unknown_fields)]
 struct RespondMembers {
@@ -353,6 +462,7 @@ struct RespondMembers {
     status: u16,
     #[serde(default)]
     headers: BTreeMap<String, String>,
+    header_repeat: Option<HeaderRepeat>,
     body: Option<String>,
     #[serde(default, deserialize_with = "present")]
     json: Option<Value>,
@@ -367,7 +477,10 @@ struct RespondMembers {
 #[derive(Deserialize)]
 #[serde(deny_unknown_fields)]
 struct Repeat {
-    text: String,
+    text: Option<String>,
+    base64: Option<String>,
+    #[serde(default)]
+    first_base64: String,
     times: u64,
 }
 
@@ -380,7 +493,16 @@ impl TryFrom<RespondMembers> for Respond {
             (Some(text), None, None, None) => Body::Text(text),
             (None, Some(json), None, None) => Body::Json(json),
             (None, None, Some(base64), None) => Body::Bytes(decode("body_base64", &base64)?),
-            (None, None, None, Some(Repeat { text, times })) => Body::Repeat { text, times },
+            (None, None, None, Some(Repeat { text, base64, first_base64, times })) => {
+                let unit = match (text, base64) {
+                    (Some(text), None) => text.into_bytes(),
+                    (None, Some(base64)) => decode("body_repeat.base64", &base64)?,
+                    _ => {
+                        return Err("body_repeat: exactly one of `text` and `base64` must be given".into());
+                    }
+                };
+                Body::Repeat { first: decode("body_repeat.first_base64", &first_base64)?, unit, times }
+            }
             _ => {
                 return Err(
                     "body: only one of `body`, `json`, `body_base64` and `body_repeat` may be given".into()
@@ -390,6 +512,7 @@ impl TryFrom<RespondMembers> for Respond {
         Ok(Self {
             status: members.status,
             headers: members.headers,
+            header_repeat: members.header_repeat,
             body,
             close: members.close,
             delay_ms: members.delay_ms,
@@ -403,6 +526,8 @@ struct RawMembers {
     text: Option<String>,
     base64: Option<String>,
     #[serde(default)]
+    keep_alive: bool,
+    #[serde(default)]
     delay_ms: u64,
 }
 
@@ -415,7 +540,7 @@ impl TryFrom<RawMembers> for Raw {
             (None, Some(base64)) => decode("base64", &base64)?,
             _ => return Err("text: exactly one of `text` and `base64` must be given".into()),
         };
-        Ok(Self { bytes, delay_ms: members.delay_ms })
+        Ok(Self { bytes, keep_alive: members.keep_alive, delay_ms: members.delay_ms })
     }
 }
 
@@ -440,7 +565,7 @@ fn check_status(status: u16) -> Result<(), String> {
     }
 }
 
-fn check_headers(headers: &BTreeMap<String, String>) -> Result<(), String> {
+fn check_headers<'h>(headers: impl IntoIterator<Item = (&'h str, &'h str)>) -> Result<(), String> {
     for (name, value) in headers {
         let whole_name = !name.is_empty()
             && name.bytes().all(|b| b.is_ascii_graphic() && !b"\"(),/:;<=>?@[\\]{}".contains(&b));
@@ -449,6 +574,10 @@ fn check_headers(headers: &BTreeMap<String, String>) -> Result<(), String> {
         }
     }
     Ok(())
+}
+
+fn once() -> usize {
+    1
 }
 
 fn ok() -> u16 {

@@ -1,6 +1,6 @@
 //! A port that is served: one thread that accepts, and one for each connection.
 
-use std::io;
+use std::io::{self, Read, Write};
 use std::net::{Shutdown, SocketAddr, TcpListener, TcpStream};
 use std::sync::{Arc, Condvar, Mutex, MutexGuard, PoisonError, Weak};
 use std::thread::{self, JoinHandle};
@@ -9,6 +9,7 @@ use std::time::Duration;
 use rustls::ServerConfig;
 use socket2::SockRef;
 
+use crate::http2;
 use crate::play::{After, play};
 use crate::request::{Incoming, RequestReader, Seen};
 use crate::script::{Body, Respond, Step};
@@ -60,6 +61,8 @@ impl Drop for Server {
 #[derive(Debug, Default)]
 pub(crate) struct Setup {
     pub(crate) tls: Option<Arc<ServerConfig>>,
+    pub(crate) old_protocol: bool,
+    pub(crate) http2: bool,
     pub(crate) reset_accept: bool,
     pub(crate) idle_close_ms: Option<u64>,
     pub(crate) steps: Vec<Step>,
@@ -111,8 +114,8 @@ impl Stop {
 }
 
 #[derive(Debug)]
-struct Shared {
-    setup: Setup,
+pub(crate) struct Shared {
+    pub(crate) setup: Setup,
     log: Mutex<Log>,
     stop: Stop,
 }
@@ -123,7 +126,7 @@ impl Shared {
     }
 
     /// Records a request and says which step is its own.
-    fn record(&self, seen: Seen) -> Step {
+    pub(crate) fn record(&self, seen: Seen) -> Step {
         let mut log = lock(&self.log);
         log.seen.push(seen);
         let n = log.steps_played;
@@ -191,6 +194,11 @@ fn spawn(stream: TcpStream, number: u64, shared: &Arc<Shared>) -> io::Result<Con
 
 fn serve(stream: &TcpStream, connection: u64, shared: &Shared) -> io::Result<()> {
     stream.set_nodelay(true)?;
+    match &shared.setup.tls {
+        _ if shared.setup.old_protocol => return shake_hands_as_of_old(stream),
+        Some(config) if shared.setup.http2 => return http2::serve(stream, connection, config, shared),
+        _ => {}
+    }
     let mut wire = Wire::new(stream, shared.setup.tls.as_ref())?;
     let mut reader = RequestReader::default();
     loop {
@@ -222,7 +230,19 @@ fn serve(stream: &TcpStream, connection: u64, shared: &Shared) -> io::Result<()>
     }
 }
 
-fn reset_on_close(stream: &TcpStream) -> io::Result<()> {
+/// Answers whatever hello comes with that of a server that knows TLS 1.1 at most.
+fn shake_hands_as_of_old(stream: &TcpStream) -> io::Result<()> {
+    let mut stream = stream;
+    let mut buf = [0; 4096];
+    if stream.read(&mut buf)? == 0 {
+        return Ok(());
+    }
+    stream.write_all(&[SERVER_HELLO_TLS_1_1, &[0x5a; 32], SERVER_HELLO_END].concat())?;
+    while stream.read(&mut buf)? > 0 {}
+    stream.shutdown(Shutdown::Write)
+}
+
+pub(crate) fn reset_on_close(stream: &TcpStream) -> io::Result<()> {
     SockRef::from(stream).set_linger(Some(Duration::ZERO))
 }
 
@@ -232,5 +252,9 @@ fn lock<T>(mutex: &Mutex<T>) -> MutexGuard<'_, T> {
 
 const OTHER_HOST_ALLOWS: &str =
     r#"{"decision":"allow","reason_code":"other.host","evidence_event_id":"ev_other"}"#;
+/// A record and in it a ServerHello, both of version 3.2, up to the server's random bytes.
+const SERVER_HELLO_TLS_1_1: &[u8] = &[0x16, 3, 2, 0, 42, 2, 0, 0, 38, 3, 2];
+/// No session, TLS_RSA_WITH_AES_128_CBC_SHA, and no compression.
+const SERVER_HELLO_END: &[u8] = &[0, 0x00, 0x2f, 0];
 const RETRY: Duration = Duration::from_millis(10);
 const WAKE_TIMEOUT: Duration = Duration::from_millis(500);

@@ -11,6 +11,7 @@
 
 mod client;
 mod connections;
+mod http2;
 mod process;
 mod requests;
 mod scripts;

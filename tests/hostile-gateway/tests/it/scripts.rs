@@ -19,6 +19,9 @@ fn a_wrong_script_is_refused_with_the_members_name() {
         (json!(5), "invalid type: integer"),
         (json!({"plain_on_https": true, "tls": "trusted"}), "plain_on_https: cannot go with `tls`"),
         (json!({"hang_accept": true, "reset_accept": true}), "reset_accept: cannot go with"),
+        (json!({"tls_on_http": true}), "tls_on_http: needs `tls`"),
+        (json!({"http2": true}), "http2: needs `tls`"),
+        (json!({"http2": true, "tls": "old_protocol"}), "http2: needs `tls`"),
         (json!({"hang_accept": true, "listen": "refused"}), "listen: `refused` cannot go with"),
     ] {
         assert_refused(script, message);
@@ -59,9 +62,27 @@ fn a_wrong_step_is_refused_with_the_members_name() {
         (json!({"do": "truncate"}), "steps[1]: missing field `missing`"),
         (json!({"do": "truncate", "missing": 0}), "steps[1].missing: must be at least 1"),
         (json!({"do": "redirect", "location": "x"}), "steps[1]: location: unknown field"),
+        (json!({"do": "respond", "body_repeat": {"times": 1}}), "steps[1]: body_repeat: exactly one of"),
+        (json!({"do": "respond", "body_repeat": {"base64": "*", "times": 1}}), "body_repeat.base64: "),
+        (json!({"do": "respond", "header_repeat": {"name": "x y", "text": ""}}), "steps[1].headers: \"x y\""),
+        (json!({"do": "goaway", "at": "request"}), "steps[1].do: `goaway` needs `http2`"),
+        (json!({"do": "rst_stream", "at": "body", "code": 2}), "steps[1].do: `rst_stream` needs `http2`"),
+        (json!({"do": "rst_stream", "at": "body"}), "steps[1]: missing field `code`"),
     ];
     for (step, message) in wrong {
         assert_refused(json!({"steps": [{"do": "respond"}, step]}), message);
+    }
+}
+
+#[test]
+fn a_step_that_http2_has_not_is_refused() {
+    for (step, message) in [
+        (json!({"do": "raw", "text": ""}), "steps[0].do: `raw` cannot go with `http2`"),
+        (json!({"do": "hang", "at": "headers"}), "steps[0].at: `headers` cannot go with `http2`"),
+        (json!({"do": "respond", "status": 103}), "steps[0].status: below 200"),
+        (json!({"do": "respond", "close": true}), "steps[0].close: cannot go with `http2`"),
+    ] {
+        assert_refused(json!({"tls": "trusted", "http2": true, "steps": [step]}), message);
     }
 }
 
@@ -88,6 +109,11 @@ fn the_readme_names_every_member_and_step() {
         "listen",
         "tls",
         "plain_on_https",
+        "tls_on_http",
+        "http2",
+        "header_repeat",
+        "goaway",
+        "rst_stream",
         "hang_accept",
         "reset_accept",
         "idle_close_ms",

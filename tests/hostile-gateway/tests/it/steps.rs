@@ -114,6 +114,35 @@ fn raw_is_written_as_it_is() {
 }
 
 #[test]
+fn raw_can_leave_the_connection_open() {
+    let gateway = start(json!({"steps": [
+        {"do": "raw", "text": "junk", "keep_alive": true},
+        {"do": "respond", "body": "second"},
+    ]}));
+    let mut client = connect(&gateway);
+    client.get("/");
+    client.get("/");
+    let (all, _) = client.rest();
+    let all = String::from_utf8(all).unwrap();
+    assert!(all.starts_with("junkHTTP/1.1 200") && all.ends_with("second"), "{all}");
+    assert_eq!(gateway.seen()[1].connection, 1);
+}
+
+#[test]
+fn headers_and_bodies_are_repeated() {
+    let gateway = start(json!({"steps": [{
+        "do": "respond",
+        "header_repeat": {"name": "x-pad", "text": "ab", "times": 3, "lines": 2},
+        "body_repeat": {"first_base64": "PA==", "base64": "Pj4=", "times": 4},
+    }]}));
+    let answer = ask(&gateway, "/");
+    let pads = answer.headers.iter().filter(|(name, value)| name == "x-pad" && value == "ababab");
+    assert_eq!(pads.count(), 2);
+    assert_eq!(answer.text(), "<>>>>>>>>");
+    assert_eq!(answer.header("content-length"), Some("9"));
+}
+
+#[test]
 fn hang_stops_where_it_is_told() {
     for (at, expected) in [
         ("request", ""),

@@ -90,6 +90,27 @@ fn plain_on_https_speaks_plain_http() {
 }
 
 #[test]
+fn tls_on_http_speaks_tls() {
+    let gateway = start(json!({"tls": "trusted", "tls_on_http": true}));
+    assert!(gateway.base_url().starts_with("http://127.0.0.1:"));
+    assert_eq!(gateway.ca_pem(), None);
+    let mut client = connect(&gateway);
+    client.get("/");
+    // An alert.
+    assert_eq!(client.rest().0.first(), Some(&0x15));
+}
+
+#[test]
+fn an_old_protocol_is_all_that_some_know() {
+    let gateway = start(json!({"tls": "old_protocol"}));
+    assert!(gateway.base_url().starts_with("https://127.0.0.1:"));
+    // Were the hello unreadable, the error would be another.
+    let error = handshake_error(&gateway, "127.0.0.1");
+    assert!(matches!(error, Error::PeerIncompatible(_)), "{error}");
+    assert!(gateway.seen().is_empty());
+}
+
+#[test]
 fn an_unserved_connection_hangs_the_handshake() {
     let gateway = start(json!({"tls": "trusted", "hang_accept": true}));
     let stream = open(address(&gateway.base_url()));

@@ -1,3 +1,9 @@
+//! What every store must do, on each of them; and in the files below, what is one store's own.
+
+#[cfg(unix)]
+mod postgres;
+mod sqlite;
+
 use std::sync::Arc;
 
 use actpass_core::Json;
@@ -7,18 +13,135 @@ use rusqlite::Connection;
 use tempfile::TempDir;
 
 use super::{
-    Append, Appended, Approval, Binding, Claim, Decided, Effect, Instead, Once, OpenError, SqliteStore,
-    Standing, Store, StoreError,
+    Append, Appended, Approval, Binding, Claim, Database, Decided, Effect, Instead, Once, PostgresStore,
+    SqliteStore, Standing, Store, StoreError, Trust,
 };
 use crate::ledger::{Draft, Head, Verifier};
 use crate::vault::SealedCredential;
 
-fn open(folder: &TempDir) -> SqliteStore {
-    SqliteStore::open(&folder.path().join("data.db")).unwrap()
+/// Where a test has its data.
+enum Bed {
+    Sqlite(TempDir),
+    /// The database's URL.
+    Postgres(String),
 }
 
-fn outside(folder: &TempDir) -> Connection {
-    Connection::open(folder.path().join("data.db")).unwrap()
+impl Bed {
+    fn sqlite() -> Self {
+        Self::Sqlite(TempDir::new().unwrap())
+    }
+
+    /// `None` where there is no PostgreSQL.
+    #[cfg(unix)]
+    fn postgres() -> Option<Self> {
+        let server = actpass_test_postgres::server().unwrap()?;
+        Some(Self::Postgres(server.database().unwrap()))
+    }
+
+    fn another(&self) -> Self {
+        match self {
+            Self::Sqlite(_) => Self::sqlite(),
+            Self::Postgres(_) => Self::postgres().unwrap(),
+        }
+    }
+
+    async fn open(&self) -> Arc<dyn Store> {
+        match self {
+            Self::Sqlite(folder) => Arc::new(SqliteStore::open(&folder.path().join("data.db")).unwrap()),
+            Self::Postgres(url) => Arc::new(PostgresStore::open(database(url)).await.unwrap()),
+        }
+    }
+
+    async fn outside(&self) -> Outside {
+        match self {
+            Self::Sqlite(folder) => Outside::Sqlite(Connection::open(folder.path().join("data.db")).unwrap()),
+            Self::Postgres(url) => Outside::Postgres(connect(url).await),
+        }
+    }
+}
+
+fn database(url: &str) -> Database {
+    Database::parse(url, Trust::default()).unwrap()
+}
+
+async fn connect(url: &str) -> tokio_postgres::Client {
+    let (client, connection) = tokio_postgres::connect(url, tokio_postgres::NoTls).await.unwrap();
+    tokio::spawn(connection);
+    client.batch_execute("SET search_path = actpass").await.unwrap();
+    client
+}
+
+/// Another program with the same data.
+enum Outside {
+    Sqlite(Connection),
+    Postgres(tokio_postgres::Client),
+}
+
+impl Outside {
+    async fn try_run(&self, sql: &str) -> Result<(), String> {
+        match self {
+            Self::Sqlite(connection) => connection.execute_batch(sql).map_err(|error| error.to_string()),
+            Self::Postgres(client) => client.batch_execute(sql).await.map_err(|error| format!("{error:?}")),
+        }
+    }
+
+    /// Runs what each store understands.
+    async fn run(&self, sqlite: &str, postgres: &str) {
+        let sql = match self {
+            Self::Sqlite(_) => sqlite,
+            Self::Postgres(_) => postgres,
+        };
+        self.try_run(sql).await.unwrap_or_else(|error| panic!("{sql}: {error}"));
+    }
+
+    /// Nothing can be written until the release.
+    async fn hold(&self) {
+        self.run("BEGIN IMMEDIATE", "BEGIN; LOCK TABLE chains IN EXCLUSIVE MODE").await;
+    }
+
+    async fn release(&self) {
+        self.run("COMMIT", "COMMIT").await;
+    }
+}
+
+/// Runs each test on each store.
+macro_rules! on_every_store {
+    ($($test:ident),* $(,)?) => {
+        mod on_sqlite {
+            $(#[tokio::test]
+            async fn $test() {
+                super::$test(&super::Bed::sqlite()).await;
+            })*
+        }
+        #[cfg(unix)]
+        mod on_postgres {
+            $(#[tokio::test]
+            async fn $test() {
+                if let Some(bed) = super::Bed::postgres() {
+                    super::$test(&bed).await;
+                }
+            })*
+        }
+    };
+}
+
+on_every_store! {
+    a_claim_and_its_record_are_one,
+    a_credential_is_its_tenants_tools_and_is_set_and_removed_with_its_event,
+    a_failed_commit_records_nothing_and_answers_nobody,
+    a_manifest_is_approved_with_its_event_or_not_at_all,
+    a_page_is_bounded,
+    a_repeated_request_gets_the_first_answer_and_no_event,
+    an_approval_is_decided_once_and_in_time,
+    edits_in_the_data_are_found,
+    events_of_many_at_once_make_one_whole_chain,
+    metadata_without_a_canonical_form_harms_nobody_else,
+    nothing_is_answered_before_the_commit,
+    one_of_many_repetitions_at_once_is_recorded,
+    tenants_see_their_own_chains_only,
+    what_waits_together_is_committed_together,
+    what_waits_when_it_closes_is_still_recorded,
+    what_was_recorded_is_there_after_a_restart,
 }
 
 fn event(tenant: &str, chain: &str, number: usize) -> Append {
@@ -44,7 +167,7 @@ fn once(tenant: &str, key_name: &str, idempotency_key: &str, body: u8, answer: &
     append
 }
 
-async fn texts(store: &SqliteStore, tenant: &str, chain: &str) -> Vec<String> {
+async fn texts(store: &dyn Store, tenant: &str, chain: &str) -> Vec<String> {
     let mut texts = Vec::new();
     loop {
         let page = store.events(tenant, chain, texts.len() as u64, u64::MAX).await.unwrap();
@@ -55,17 +178,15 @@ async fn texts(store: &SqliteStore, tenant: &str, chain: &str) -> Vec<String> {
     }
 }
 
-async fn first_broken(store: &SqliteStore, tenant: &str, chain: &str) -> Option<u64> {
+async fn first_broken(store: &dyn Store, tenant: &str, chain: &str) -> Option<u64> {
     let head = store.head(tenant, chain).await.unwrap().unwrap();
     let mut verifier = Verifier::default();
     let _ = texts(store, tenant, chain).await.iter().all(|text| verifier.push(text));
     verifier.finish(head).first_broken
 }
 
-#[tokio::test]
-async fn events_of_many_at_once_make_one_whole_chain() {
-    let folder = TempDir::new().unwrap();
-    let store = open(&folder);
+async fn events_of_many_at_once_make_one_whole_chain(bed: &Bed) {
+    let store = bed.open().await;
     // More than a page and a batch hold.
     let recorded = join_all((0..1500).map(|number| store.append(event("t", "c", number)))).await;
 
@@ -79,31 +200,29 @@ async fn events_of_many_at_once_make_one_whole_chain() {
         .collect();
     lengths.sort_unstable();
     assert_eq!(lengths, (1..=1500).collect::<Vec<_>>());
-    assert_eq!(texts(&store, "t", "c").await.len(), 1500);
-    assert_eq!(first_broken(&store, "t", "c").await, None);
+    assert_eq!(texts(&*store, "t", "c").await.len(), 1500);
+    assert_eq!(first_broken(&*store, "t", "c").await, None);
 }
 
-#[tokio::test]
-async fn what_waits_together_is_committed_together() {
-    let folder = TempDir::new().unwrap();
-    let store = open(&folder);
-    let other = outside(&folder);
+async fn what_waits_together_is_committed_together(bed: &Bed) {
+    let store = bed.open().await;
+    let other = bed.outside().await;
     let appends = join_all((0..400).map(|number| store.append(event("t", "c", number))));
     tokio::pin!(appends);
     // Held back, so that all but the first few wait for it together.
-    other.execute_batch("BEGIN IMMEDIATE").unwrap();
+    other.hold().await;
     let results = tokio::select! {
         biased;
         _ = &mut appends => panic!("answered while nothing could be written"),
         () = tokio::task::yield_now() => {
-            other.execute_batch("COMMIT").unwrap();
+            other.release().await;
             appends.await
         }
     };
     assert!(results.iter().all(Result::is_ok));
 
     // Events of one transaction have one time: 400 appends were two transactions at most.
-    let times: std::collections::BTreeSet<_> = texts(&store, "t", "c")
+    let times: std::collections::BTreeSet<_> = texts(&*store, "t", "c")
         .await
         .iter()
         .map(|text| Json::parse(text.as_bytes()).unwrap().member("created_at").unwrap().to_string())
@@ -111,35 +230,37 @@ async fn what_waits_together_is_committed_together() {
     assert!(times.len() <= 2, "{times:?}");
 }
 
-#[tokio::test]
-async fn a_failed_commit_records_nothing_and_answers_nobody() {
-    let folder = TempDir::new().unwrap();
-    let store = open(&folder);
+async fn a_failed_commit_records_nothing_and_answers_nobody(bed: &Bed) {
+    let store = bed.open().await;
     store.append(event("t", "c", 1)).await.unwrap();
-    let other = outside(&folder);
+    let other = bed.outside().await;
     other
-        .execute_batch(
-            "CREATE TRIGGER full BEFORE INSERT ON events WHEN NEW.event LIKE '%ev_poison%'
+        .run(
+            "CREATE TRIGGER no_room BEFORE INSERT ON events WHEN NEW.event LIKE '%ev_poison%'
              BEGIN SELECT RAISE (ABORT, 'the disk is full'); END",
+            "CREATE FUNCTION no_room() RETURNS trigger LANGUAGE plpgsql AS
+             $$ BEGIN RAISE EXCEPTION 'the disk is full'; END $$;
+             CREATE TRIGGER no_room BEFORE INSERT ON events FOR EACH ROW
+             WHEN (NEW.event LIKE '%ev_poison%') EXECUTE FUNCTION no_room()",
         )
-        .unwrap();
+        .await;
 
     let mut poison = event("t", "c", 2);
     poison.event.event_id = "ev_poison".to_owned();
     // Held back, so that they are of one batch, or the poison is alone in the first.
-    other.execute_batch("BEGIN IMMEDIATE").unwrap();
+    other.hold().await;
     let both = async { tokio::join!(store.append(poison), store.append(event("t", "c", 3))) };
     tokio::pin!(both);
     let (poisoned, beside) = tokio::select! {
         biased;
         _ = &mut both => panic!("answered while nothing could be written"),
         () = tokio::task::yield_now() => {
-            other.execute_batch("COMMIT").unwrap();
+            other.release().await;
             both.await
         }
     };
     assert_eq!(poisoned, Err(StoreError::Unavailable));
-    let recorded = texts(&store, "t", "c").await;
+    let recorded = texts(&*store, "t", "c").await;
     match beside {
         Ok(_) => assert!(recorded.len() == 2 && recorded[1].contains("ev_3")),
         Err(_) => assert_eq!(recorded.len(), 1),
@@ -148,37 +269,37 @@ async fn a_failed_commit_records_nothing_and_answers_nobody() {
     // And it goes on where the last recorded event was.
     store.append(event("t", "c", 4)).await.unwrap();
     store.check().await.unwrap();
-    assert_eq!(first_broken(&store, "t", "c").await, None);
+    assert_eq!(first_broken(&*store, "t", "c").await, None);
 }
 
-#[tokio::test]
-async fn nothing_is_answered_before_the_commit() {
-    let folder = TempDir::new().unwrap();
-    let store = open(&folder);
+async fn nothing_is_answered_before_the_commit(bed: &Bed) {
+    let store = bed.open().await;
     store.append(event("t", "c", 1)).await.unwrap();
     // Every statement of an append succeeds, and then its commit fails.
-    let other = outside(&folder);
+    let other = bed.outside().await;
     other
-        .execute_batch(
+        .run(
             "CREATE TABLE needed (id INTEGER PRIMARY KEY);
              CREATE TABLE needs (id INTEGER REFERENCES needed (id) DEFERRABLE INITIALLY DEFERRED);
              CREATE TRIGGER late AFTER INSERT ON events BEGIN INSERT INTO needs VALUES (1); END",
+            "CREATE FUNCTION late() RETURNS trigger LANGUAGE plpgsql AS
+             $$ BEGIN RAISE EXCEPTION 'too late'; END $$;
+             CREATE CONSTRAINT TRIGGER late AFTER INSERT ON events DEFERRABLE INITIALLY DEFERRED
+             FOR EACH ROW EXECUTE FUNCTION late()",
         )
-        .unwrap();
+        .await;
     let answers = join_all((2..10).map(|number| store.append(event("t", "c", number)))).await;
     assert!(answers.iter().all(|answer| *answer == Err(StoreError::Unavailable)), "{answers:?}");
     assert_eq!(store.head("t", "c").await.unwrap().unwrap().length, 1);
 
-    other.execute_batch("DROP TRIGGER late").unwrap();
+    other.run("DROP TRIGGER late", "DROP TRIGGER late ON events").await;
     store.append(event("t", "c", 2)).await.unwrap();
     assert_eq!(store.head("t", "c").await.unwrap().unwrap().length, 2);
-    assert_eq!(first_broken(&store, "t", "c").await, None);
+    assert_eq!(first_broken(&*store, "t", "c").await, None);
 }
 
-#[tokio::test]
-async fn a_repeated_request_gets_the_first_answer_and_no_event() {
-    let folder = TempDir::new().unwrap();
-    let store = open(&folder);
+async fn a_repeated_request_gets_the_first_answer_and_no_event(bed: &Bed) {
+    let store = bed.open().await;
     assert!(matches!(store.append(once("t", "k", "i", 1, "first")).await, Ok(Appended::Recorded(_))));
     let again = store.append(once("t", "k", "i", 1, "second")).await;
     assert_eq!(again, Ok(Appended::Repeated(Bytes::from_static(b"first"))));
@@ -191,10 +312,8 @@ async fn a_repeated_request_gets_the_first_answer_and_no_event() {
     }
 }
 
-#[tokio::test]
-async fn one_of_many_repetitions_at_once_is_recorded() {
-    let folder = TempDir::new().unwrap();
-    let store = open(&folder);
+async fn one_of_many_repetitions_at_once_is_recorded(bed: &Bed) {
+    let store = bed.open().await;
     let answers = join_all((0..50).map(|_| store.append(once("t", "k", "i", 1, "first")))).await;
     let recorded = answers.iter().filter(|answer| matches!(answer, Ok(Appended::Recorded(_)))).count();
     let repeated = answers.iter().filter(|answer| matches!(answer, Ok(Appended::Repeated(_)))).count();
@@ -202,26 +321,22 @@ async fn one_of_many_repetitions_at_once_is_recorded() {
     assert_eq!(store.head("t", "decisions").await.unwrap().unwrap().length, 1);
 }
 
-#[tokio::test]
-async fn tenants_see_their_own_chains_only() {
-    let folder = TempDir::new().unwrap();
-    let store = open(&folder);
+async fn tenants_see_their_own_chains_only(bed: &Bed) {
+    let store = bed.open().await;
     store.append(event("t", "c", 1)).await.unwrap();
     store.append(event("u", "c", 2)).await.unwrap();
     store.append(event("u", "c", 3)).await.unwrap();
 
-    assert_eq!(texts(&store, "t", "c").await.len(), 1);
-    assert_eq!(texts(&store, "u", "c").await.len(), 2);
+    assert_eq!(texts(&*store, "t", "c").await.len(), 1);
+    assert_eq!(texts(&*store, "u", "c").await.len(), 2);
     assert_eq!(store.head("t", "c").await.unwrap().unwrap().length, 1);
     assert_eq!(store.head("v", "c").await, Ok(None));
     assert_eq!(store.head("t", "d").await, Ok(None));
-    assert!(texts(&store, "t", "d").await.is_empty());
+    assert!(texts(&*store, "t", "d").await.is_empty());
 }
 
-#[tokio::test]
-async fn a_page_is_bounded() {
-    let folder = TempDir::new().unwrap();
-    let store = open(&folder);
+async fn a_page_is_bounded(bed: &Bed) {
+    let store = bed.open().await;
     for number in 0..3 {
         let mut large = event("t", "c", number);
         large.event.goal = Some("g".repeat(700_000));
@@ -233,38 +348,35 @@ async fn a_page_is_bounded() {
     assert_eq!(page.iter().map(|event| event.seq).collect::<Vec<_>>(), [1]);
 }
 
-#[tokio::test]
-async fn what_was_recorded_is_there_after_a_restart() {
-    let folder = TempDir::new().unwrap();
-    let store = open(&folder);
+async fn what_was_recorded_is_there_after_a_restart(bed: &Bed) {
+    let store = bed.open().await;
     store.append(event("t", "c", 1)).await.unwrap();
     store.append(once("t", "k", "i", 1, "first")).await.unwrap();
     store.close().await;
-    assert!(!folder.path().join("data.db-wal").exists(), "the write-ahead log was left behind");
+    if let Bed::Sqlite(folder) = bed {
+        assert!(!folder.path().join("data.db-wal").exists(), "the write-ahead log was left behind");
+    }
     assert_eq!(store.append(event("t", "c", 2)).await, Err(StoreError::Unavailable));
     assert_eq!(store.check().await, Err(StoreError::Unavailable));
 
-    let store = open(&folder);
+    let store = bed.open().await;
     store.append(event("t", "c", 2)).await.unwrap();
     assert_eq!(store.head("t", "c").await.unwrap().unwrap().length, 2);
-    assert_eq!(first_broken(&store, "t", "c").await, None);
+    assert_eq!(first_broken(&*store, "t", "c").await, None);
     let again = store.append(once("t", "k", "i", 1, "second")).await;
     assert_eq!(again, Ok(Appended::Repeated(Bytes::from_static(b"first"))));
 }
 
-#[tokio::test]
-async fn what_waits_when_it_closes_is_still_recorded() {
-    let folder = TempDir::new().unwrap();
-    let store = Arc::new(open(&folder));
+async fn what_waits_when_it_closes_is_still_recorded(bed: &Bed) {
+    let store = bed.open().await;
     let appends = join_all((0..300).map(|number| store.append(event("t", "c", number))));
     // Polled in this order: everything is queued before the store is told to close.
     let (results, ()) = tokio::join!(biased; appends, store.close());
     assert!(results.iter().all(Result::is_ok));
-    assert_eq!(open(&folder).head("t", "c").await.unwrap().unwrap().length, 300);
+    assert_eq!(bed.open().await.head("t", "c").await.unwrap().unwrap().length, 300);
 }
 
-#[tokio::test]
-async fn edits_in_the_file_are_found() {
+async fn edits_in_the_data_are_found(bed: &Bed) {
     for (edit, expected) in [
         ("UPDATE events SET event = replace(event, 'note', 'nota') WHERE seq = 3", Some(3)),
         ("DELETE FROM events WHERE seq = 2", Some(2)),
@@ -278,52 +390,30 @@ async fn edits_in_the_file_are_found() {
         ("UPDATE chains SET head = 'x'", Some(5)),
         ("SELECT 1", None),
     ] {
-        let folder = TempDir::new().unwrap();
-        let store = open(&folder);
+        let bed = bed.another();
+        let store = bed.open().await;
         for number in 1..=5 {
             store.append(event("t", "c", number)).await.unwrap();
         }
-        let other = outside(&folder);
+        let other = bed.outside().await;
         let changes_events = edit.contains("events SET") || edit.starts_with("DELETE");
         if changes_events {
-            let refused = other.execute_batch(edit).unwrap_err().to_string();
+            let refused = other.try_run(edit).await.unwrap_err();
             assert!(refused.contains("append-only"), "{edit}: {refused}");
         }
         other
-            .execute_batch("DROP TRIGGER events_are_not_changed; DROP TRIGGER events_are_not_removed")
-            .unwrap();
-        other.execute_batch(edit).unwrap();
-        assert_eq!(first_broken(&store, "t", "c").await, expected, "{edit}");
+            .run(
+                "DROP TRIGGER events_are_not_changed; DROP TRIGGER events_are_not_removed",
+                "DROP TRIGGER events_are_not_changed ON events; DROP TRIGGER events_are_not_removed ON events",
+            )
+            .await;
+        other.run(edit, edit).await;
+        assert_eq!(first_broken(&*store, "t", "c").await, expected, "{edit}");
     }
 }
 
-#[tokio::test]
-async fn a_second_gateway_is_kept_away() {
-    let folder = TempDir::new().unwrap();
-    let path = folder.path().join("data.db");
-    let store = SqliteStore::open(&path).unwrap();
-    let error = SqliteStore::open(&path).unwrap_err();
-    assert!(matches!(error, OpenError::Locked(_)), "{error}");
-    assert!(error.to_string().contains("in use by another gateway"), "{error}");
-    store.close().await;
-    drop(store);
-    SqliteStore::open(&path).unwrap();
-}
-
-#[test]
-fn data_of_a_newer_version_is_left_alone() {
-    let folder = TempDir::new().unwrap();
-    let path = folder.path().join("data.db");
-    Connection::open(&path).unwrap().pragma_update(None, "user_version", 99).unwrap();
-    let error = SqliteStore::open(&path).unwrap_err();
-    assert!(matches!(error, OpenError::Newer(_, 99)), "{error}");
-}
-
-#[tokio::test]
-async fn a_manifest_is_approved_with_its_event_or_not_at_all() {
-    let folder = TempDir::new().unwrap();
-    let path = folder.path().join("data.db");
-    let store = SqliteStore::open(&path).unwrap();
+async fn a_manifest_is_approved_with_its_event_or_not_at_all(bed: &Bed) {
+    let store = bed.open().await;
     let approve = |tenant: &str, hash: &str, metadata: Option<Json>| {
         let mut append = event(tenant, "tools", 1);
         append.event.tool_id = Some("mail".to_owned());
@@ -339,7 +429,7 @@ async fn a_manifest_is_approved_with_its_event_or_not_at_all() {
     store.close().await;
     drop(store);
 
-    let store = SqliteStore::open(&path).unwrap();
+    let store = bed.open().await;
     let approved = async |tenant: &str, tool: &str| store.approved_manifest(tenant, tool).await.unwrap();
     assert_eq!(approved("t", "mail").await.as_deref(), Some("bb"));
     assert_eq!(approved("u", "mail").await.as_deref(), Some("cc"));
@@ -347,36 +437,8 @@ async fn a_manifest_is_approved_with_its_event_or_not_at_all() {
     store.close().await;
 }
 
-#[tokio::test]
-async fn data_of_an_older_version_is_brought_forward() {
-    let folder = TempDir::new().unwrap();
-    let path = folder.path().join("data.db");
-    let store = open(&folder);
-    store.append(event("t", "c", 1)).await.unwrap();
-    store.close().await;
-    drop(store);
-    // As the first version left it.
-    outside(&folder)
-        .execute_batch(
-            "DROP TABLE credentials; DROP TABLE approvals; DROP TABLE passports; DROP TABLE signing_keys; DROP TABLE manifests;
-             PRAGMA user_version = 1",
-        )
-        .unwrap();
-    let error = SqliteStore::open_beside(&path).unwrap_err();
-    assert!(matches!(error, OpenError::Older(_)), "{error}");
-
-    let store = open(&folder);
-    store.append(event("t", "c", 2)).await.unwrap();
-    assert_eq!(store.passport("t", "ap_1").await, Ok(None));
-    assert_eq!(store.credential("t", "tool").await, Ok(None));
-    assert_eq!(store.approved_manifest("t", "tool").await, Ok(None));
-    assert_eq!(first_broken(&store, "t", "c").await, None);
-}
-
-#[tokio::test]
-async fn a_credential_is_its_tenants_tools_and_is_set_and_removed_with_its_event() {
-    let folder = TempDir::new().unwrap();
-    let store = open(&folder);
+async fn a_credential_is_its_tenants_tools_and_is_set_and_removed_with_its_event(bed: &Bed) {
+    let store = bed.open().await;
     let credential = |tool: &str, id: &str| SealedCredential {
         id: id.to_owned(),
         tool_id: tool.to_owned(),
@@ -422,17 +484,15 @@ async fn a_credential_is_its_tenants_tools_and_is_set_and_removed_with_its_event
         assert_eq!(matches!(appended, Appended::Recorded(_)), is_so, "{tool} {id:?}");
         assert_eq!(appended == Appended::Stale, !is_so);
     }
-    assert_eq!(texts(&store, "t", "decisions").await.len(), 2);
+    assert_eq!(texts(&*store, "t", "decisions").await.len(), 2);
     assert!(matches!(store.append(remove("t", "pay", "cr_4")).await, Ok(Appended::Recorded(_))));
     assert_eq!(store.credential("t", "pay").await, Ok(None));
     assert_eq!(store.credential("u", "pay").await, Ok(Some(credential("pay", "cr_3"))));
-    assert_eq!(texts(&store, "t", "vault").await.len(), 4);
+    assert_eq!(texts(&*store, "t", "vault").await.len(), 4);
 }
 
-#[tokio::test]
-async fn a_claim_and_its_record_are_one() {
-    let folder = TempDir::new().unwrap();
-    let store = open(&folder);
+async fn a_claim_and_its_record_are_one(bed: &Bed) {
+    let store = bed.open().await;
     let instead = |number: usize| {
         let Append { event, .. } = event("t", "c", number);
         Box::new(Instead { event, answer: Bytes::from(number.to_string()) })
@@ -466,14 +526,12 @@ async fn a_claim_and_its_record_are_one() {
     assert!(matches!(store.append(revoke()).await, Ok(Appended::Recorded(_))));
     assert_eq!(store.append(revoke()).await, Ok(Appended::Stale));
     assert_eq!(store.append(claim("t")).await, Ok(Appended::Refused(Bytes::from("200"))));
-    assert_eq!(texts(&store, "t", "c").await.len(), 54);
-    assert_eq!(first_broken(&store, "t", "c").await, None);
+    assert_eq!(texts(&*store, "t", "c").await.len(), 54);
+    assert_eq!(first_broken(&*store, "t", "c").await, None);
 }
 
-#[tokio::test]
-async fn an_approval_is_decided_once_and_in_time() {
-    let folder = TempDir::new().unwrap();
-    let store = open(&folder);
+async fn an_approval_is_decided_once_and_in_time(bed: &Bed) {
+    let store = bed.open().await;
     let approval = |id: &str| Approval {
         id: id.to_owned(),
         action_hash: "h".to_owned(),
@@ -525,42 +583,12 @@ async fn an_approval_is_decided_once_and_in_time() {
     let kept = Approval { decided: Some(said(true, 199)), spent: true, ..approval("apr_1") };
     assert_eq!(store.approval("t", "apr_1").await, Ok(Some(kept)));
     assert_eq!(pending(0, 9).await, 1);
-    assert_eq!(texts(&store, "t", "c").await.len(), 6);
+    assert_eq!(texts(&*store, "t", "c").await.len(), 6);
     assert_eq!(store.head("u", "c").await, Ok(None));
 }
 
-#[test]
-fn what_is_not_a_database_is_an_error() {
-    let folder = TempDir::new().unwrap();
-    let path = folder.path().join("data.db");
-    std::fs::write(&path, "not a database, but long enough to be taken for one".repeat(100)).unwrap();
-    assert!(matches!(SqliteStore::open(&path), Err(OpenError::Sqlite(..))));
-    let nowhere = folder.path().join("none/data.db");
-    assert!(matches!(SqliteStore::open(&nowhere), Err(OpenError::Io(..))));
-}
-
-#[cfg(unix)]
-#[tokio::test]
-async fn only_the_owner_can_read_the_files() {
-    use std::os::unix::fs::PermissionsExt;
-
-    let folder = TempDir::new().unwrap();
-    let path = folder.path().join("data.db");
-    std::fs::write(&path, "").unwrap();
-    std::fs::set_permissions(&path, PermissionsExt::from_mode(0o644)).unwrap();
-    let store = open(&folder);
-    store.append(event("t", "c", 1)).await.unwrap();
-    for file in std::fs::read_dir(folder.path()).unwrap() {
-        let file = file.unwrap();
-        let mode = file.metadata().unwrap().permissions().mode();
-        assert_eq!(mode & 0o777, 0o600, "{:?}", file.file_name());
-    }
-}
-
-#[tokio::test]
-async fn metadata_without_a_canonical_form_harms_nobody_else() {
-    let folder = TempDir::new().unwrap();
-    let store = open(&folder);
+async fn metadata_without_a_canonical_form_harms_nobody_else(bed: &Bed) {
+    let store = bed.open().await;
     let mut wrong = event("t", "c", 1);
     wrong.event.metadata = Some(Json::parse(br#"{"n": 9007199254740993}"#).unwrap());
     let (wrong, right) = tokio::join!(store.append(wrong), store.append(event("t", "d", 2)));

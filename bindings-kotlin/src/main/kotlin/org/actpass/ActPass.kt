@@ -1,0 +1,366 @@
+package org.actpass
+
+import kotlin.time.Duration
+import kotlin.time.Duration.Companion.seconds
+import kotlin.time.DurationUnit
+import org.actpass.bridge.NativeCircuit
+import org.actpass.bridge.NativeClient
+import org.actpass.bridge.NativeEvent
+import org.actpass.bridge.NativeOfflineVerifyRequest
+import org.actpass.bridge.NativePassportRequest
+import org.actpass.bridge.NativeSettings
+import org.actpass.bridge.NativeVerifyRequest
+import org.actpass.bridge.nativeHashPayload
+import org.actpass.bridge.nativeSignPayload
+
+/**
+ * A client of an ActPass gateway: an agent acts only when it may.
+ *
+ * [guard] asks the gateway about an action and runs your block only when the answer allows it. A denial, a pending approval, a
+ * tool that changed, a gateway that cannot be reached: the block does not run.
+ *
+ * ```
+ * val actpass = ActPass(apiKey = key, tenantId = "your-team-id", agentId = "support_agent")
+ * val outcome = actpass.guard(
+ *     Action(
+ *         goal = "resolve_refund_request", tool = "stripe.refund.create", resource = "stripe:charge:ch_123",
+ *         args = mapOf("amount" to 4900, "currency" to "usd"),
+ *     ),
+ * ) { context -> refund("ch_123", 4900, context.credential) }
+ * when (outcome) {
+ *     is Outcome.Executed -> println(outcome.value)
+ *     is Outcome.Blocked -> println(outcome.decision.reasonCode)
+ *     is Outcome.Failed -> throw outcome.error
+ * }
+ * ```
+ *
+ * One client serves many coroutines at once; its calls share their connections. Cancelling a coroutine ends its call at once, and
+ * nothing runs.
+ *
+ * @param apiKey the key, which is the identity: `apk_…` or `apdv_…`. Without one, the environment variable `ACTPASS_API_KEY` holds it.
+ * @param tenantId the tenant, a routing hint that the gateway does not trust.
+ * @param agentId the agent's name; `sdk` if there is none.
+ * @param baseUrl the gateway's URL. Without one, the environment variable `ACTPASS_API_BASE_URL` holds it; otherwise it is that of
+ *   the hosted gateway. Plain `http` is accepted to this machine only.
+ * @param timeout the total deadline of a call, retries and waits included; above zero, one day at most.
+ * @param connectTimeout the longest that one attempt may take to connect; 5 seconds, or [timeout] if that is shorter.
+ * @param maxRetries how often a call is tried again at most, 0 to 10. Calls that are not safe to repeat are retried only where the
+ *   gateway certainly did not take them.
+ * @param circuitFailures how many calls in a row must fail to reach the gateway for the [circuit] to open; 0 turns that off. While it
+ *   is open, calls fail at once as `actpass.unreachable`, with a [retryAfter][ActPassException.retryAfter].
+ * @param mode the mode of actions that name none. Nothing in the environment can change it.
+ * @param certificateAuthorities certificates of authorities to trust besides the system's, in PEM.
+ * @param dangerAllowInsecureHttp permits plain `http` to another machine, where everyone on the way can read the key and forge
+ *   decisions.
+ * @throws ActPassException of the kind [ActPassException.Kind.CONFIG], which names the setting and what was expected.
+ */
+public class ActPass(
+    apiKey: String? = null,
+    tenantId: String? = null,
+    agentId: String? = null,
+    baseUrl: String? = null,
+    timeout: Duration = 30.seconds,
+    connectTimeout: Duration? = null,
+    maxRetries: Int = 2,
+    circuitFailures: Int = 5,
+    mode: Mode = Mode.ENFORCE,
+    certificateAuthorities: String? = null,
+    dangerAllowInsecureHttp: Boolean = false,
+) {
+    internal val native: NativeClient = enter {
+        NativeClient(
+            NativeSettings(
+                language = "kotlin",
+                apiKey = apiKey?.wellFormed("api_key"),
+                tenantId = tenantId?.wellFormed("tenant_id"),
+                agentId = agentId?.wellFormed("agent_id"),
+                baseUrl = baseUrl?.wellFormed("base_url"),
+                timeout = timeout.inSeconds,
+                connectTimeout = connectTimeout?.inSeconds,
+                maxRetries = maxRetries.toLong(),
+                circuitFailures = circuitFailures.toLong(),
+                mode = mode.native,
+                ca = certificateAuthorities?.wellFormed("ca"),
+                dangerAllowInsecureHttp = dangerAllowInsecureHttp,
+            ),
+        )
+    }
+
+    /** The gateway's URL, without a trailing slash. */
+    public val baseUrl: String = enter { native.baseUrl() }
+
+    /** The agent's name. */
+    public val agentId: String = enter { native.agentId() }
+
+    /**
+     * Whether calls go to the gateway.
+     *
+     * The circuit opens after `circuitFailures` calls in a row that could not reach the gateway, for about a second, and twice as
+     * long each time that the gateway still cannot be reached, up to 30 seconds.
+     */
+    public val circuit: Circuit
+        get() =
+            when (val state = enter { native.circuit() }) {
+                is NativeCircuit.Closed -> Circuit.Closed
+                is NativeCircuit.HalfOpen -> Circuit.HalfOpen
+                is NativeCircuit.Open -> Circuit.Open(state.retryAfter.seconds)
+            }
+
+    /**
+     * Asks for a decision, and runs nothing.
+     *
+     * @return the decision as the gateway sent it. A 401 or 403 that explains itself with a decision other than `allow` is that
+     *   decision.
+     * @throws ActPassException there is no decision; its [kind][ActPassException.kind] and [code][ActPassException.code] say why.
+     */
+    public suspend fun preflight(action: Action): Decision {
+        val asked = enter { action.native() }
+        return Decision(call { native.preflight(asked, null) })
+    }
+
+    /**
+     * Asks for a decision, and runs [execute] only when the decision allows it.
+     *
+     * [execute] runs at most once, after the verdict, in the coroutine of the caller, with its context. In the mode [Mode.ENFORCE] it
+     * runs on `allow` only, in [Mode.STRICT] only if the decision is recorded as well, in [Mode.WARN] also on `warn`, in [Mode.MONITOR]
+     * always.
+     *
+     * A gate that fails throws nothing: it is reported as blocked, with a decision that the SDK made: `deny` with a reason such as
+     * `actpass.unreachable`, and what to check in its [Decision.explain].
+     *
+     * @param action what the agent is about to do.
+     * @param recordOutcome whether to record in the gateway's ledger how the block ended. What came of it is in [Execution.evidence] or
+     *   [Execution.evidenceError], and changes nothing else. A hash of the result is recorded with it where the result is JSON.
+     * @param execute what to run. What it returns and what it throws is reported as it is, the very object. Only what stops a program or
+     *   a coroutine is passed on: the cancellation of the own coroutine, an interrupt, and the errors of the virtual machine.
+     * @throws ActPassException of the kind [ActPassException.Kind.ARGUMENT] for what cannot be sent: nothing was sent or run, in any mode.
+     */
+    public suspend fun <T> guard(
+        action: Action,
+        recordOutcome: Boolean = false,
+        execute: suspend (ExecutionContext) -> T,
+    ): Outcome<T> {
+        val asked = enter { action.native() }
+        return settle(call { native.authorize(asked, null) }, recordOutcome, execute)
+    }
+
+    /**
+     * Guards an action that was blocked because a person had to approve it, once somebody decided: in this process or another.
+     *
+     * The gateway holds the action against the one that was approved, so a changed copy runs nothing. The rest is as with [guard].
+     *
+     * @param pending what [Outcome.Blocked.approval] was then.
+     * @param passport the passport that the action spends, if it needs one; it is not kept.
+     * @param waitForApproval as [Action.waitForApproval].
+     * @param recordOutcome as for [guard].
+     * @param execute as for [guard].
+     */
+    public suspend fun <T> resume(
+        pending: PendingApproval,
+        passport: String? = null,
+        waitForApproval: Duration? = null,
+        recordOutcome: Boolean = false,
+        execute: suspend (ExecutionContext) -> T,
+    ): Outcome<T> {
+        val spent = enter { passport?.wellFormed("passport") }
+        val verdict = call { native.authorizePending(pending.json, spent, waitForApproval?.inSeconds, null) }
+        return settle(verdict, recordOutcome, execute)
+    }
+
+    /**
+     * Waits until somebody decided about an approval, and says where it stands then. It may still be pending.
+     *
+     * @param id the approval: [Decision.approvalRequestId] or [PendingApproval.id].
+     * @param wait for how long; 30 days at most. With zero it is one look.
+     * @throws ActPassException as [ActPass.preflight].
+     */
+    public suspend fun waitForApproval(id: String, wait: Duration): Approval {
+        val wanted = enter { id.wellFormed("approval_request_id") }
+        return Approval(call { native.waitForApproval(wanted, wait.inSeconds, null) })
+    }
+
+    /**
+     * Asks for a passport: signed leave to ask for certain actions for a few minutes, once.
+     *
+     * @param audience whom it is shown to, such as `mcp://stripe-production`.
+     * @param goal what the agent is to achieve.
+     * @param allowedTools the tools that it may ask for.
+     * @param allowedResources the resources that it may ask for.
+     * @param resourceConstraints values that bound the arguments: `mapOf("max_amount" to 10000, "currency" to "usd")`.
+     * @param userId who delegated.
+     * @param ttlSeconds for how many seconds it holds; the gateway's default if not given.
+     * @param riskTier `low`, `medium`, `high` or `critical`.
+     * @param approvalRequestId the approval that it stands for: it is then for that one action, and using it spends the approval.
+     * @throws ActPassException as [ActPass.preflight]. The call is not repeated where the gateway may have taken it.
+     */
+    public suspend fun issuePassport(
+        audience: String,
+        goal: String,
+        allowedTools: List<String>,
+        allowedResources: List<String> = emptyList(),
+        resourceConstraints: Map<String, Any?> = emptyMap(),
+        userId: String? = null,
+        ttlSeconds: Int? = null,
+        riskTier: String = "medium",
+        approvalRequestId: String? = null,
+    ): IssuedPassport {
+        val wanted = enter {
+            NativePassportRequest(
+                audience = audience.wellFormed("audience"),
+                goal = goal.wellFormed("goal"),
+                allowedTools = allowedTools.map { it.wellFormed("allowed_tools") },
+                allowedResources = allowedResources.map { it.wellFormed("allowed_resources") },
+                resourceConstraints = json("resource_constraints", resourceConstraints),
+                userId = userId?.wellFormed("user_id"),
+                riskTier = riskTier.wellFormed("risk_tier"),
+                ttlSeconds = ttlSeconds?.toLong(),
+                approvalRequestId = approvalRequestId?.wellFormed("approval_request_id"),
+            )
+        }
+        return IssuedPassport(call { native.issuePassport(wanted, null) })
+    }
+
+    /**
+     * Has the gateway verify a passport as shown to [audience]; the other parameters must match if given. One that is not valid throws
+     * nothing.
+     *
+     * @throws ActPassException as [ActPass.preflight].
+     */
+    public suspend fun verifyPassport(
+        token: String,
+        audience: String,
+        agentId: String? = null,
+        userId: String? = null,
+        currentToolManifestHash: String? = null,
+        policyHash: String? = null,
+    ): PassportVerification {
+        val wanted = enter {
+            NativeVerifyRequest(
+                token = token.wellFormed("token"),
+                audience = audience.wellFormed("audience"),
+                agentId = agentId?.wellFormed("agent_id"),
+                userId = userId?.wellFormed("user_id"),
+                currentToolManifestHash = currentToolManifestHash?.wellFormed("current_tool_manifest_hash"),
+                policyHash = policyHash?.wellFormed("policy_hash"),
+            )
+        }
+        return PassportVerification(call { native.verifyPassport(wanted, null) })
+    }
+
+    /**
+     * Verifies a passport with the gateway's public keys, which are fetched once and kept.
+     *
+     * The signature (Ed25519), the issuer, the audience and the time are checked, and the tenant of this client, the agent and the user
+     * if given. Clocks may differ by 10 seconds. That a passport was revoked or spent only the gateway knows. The keys are fetched again
+     * after 10 minutes, and for a key that is not among them (at most every 30 seconds); if that fails, those at hand serve until they
+     * are an hour old.
+     *
+     * @param token the passport.
+     * @param audience whom it is shown to.
+     * @param issuer who must have issued it; the gateway, by its [ActPass.baseUrl], if not given.
+     * @param agentId the agent that it must be made out to.
+     * @param userId who must have delegated.
+     * @throws ActPassException where there are no keys to verify with. A passport that is not valid throws nothing.
+     */
+    public suspend fun verifyPassportOffline(
+        token: String,
+        audience: String,
+        issuer: String? = null,
+        agentId: String? = null,
+        userId: String? = null,
+    ): PassportVerification {
+        val wanted = enter {
+            NativeOfflineVerifyRequest(
+                token = token.wellFormed("token"),
+                audience = audience.wellFormed("audience"),
+                issuer = issuer?.wellFormed("issuer"),
+                agentId = agentId?.wellFormed("agent_id"),
+                userId = userId?.wellFormed("user_id"),
+            )
+        }
+        return PassportVerification(call { native.verifyPassportOffline(wanted, null) })
+    }
+
+    /**
+     * Revokes the passport named [jti] (`ap_…`), and says whether it was.
+     *
+     * @throws ActPassException as [ActPass.preflight].
+     */
+    public suspend fun revokePassport(jti: String, reason: String? = null): Boolean {
+        val (name, why) = enter { jti.wellFormed("jti") to reason?.wellFormed("reason") }
+        return call { native.revokePassport(name, why, null) }.revoked
+    }
+
+    /**
+     * Appends an event of your own to a chain of the gateway's tamper-evident ledger.
+     *
+     * @param eventType what happened, by your own naming.
+     * @param chainId the chain; it begins with its first event.
+     * @param toolId the tool.
+     * @param decision the word of the decision that it followed.
+     * @param reasonCode that decision's reason code.
+     * @param metadata anything else: maps, lists, strings, numbers, booleans and null.
+     * @param requestHash [ActPass.hashPayload] of what was asked for.
+     * @param responseHash [ActPass.hashPayload] of what came out of it.
+     * @throws ActPassException as [ActPass.preflight]. The call is not repeated where the gateway may have taken it.
+     */
+    public suspend fun recordEvidence(
+        eventType: String,
+        chainId: String,
+        toolId: String? = null,
+        decision: String? = null,
+        reasonCode: String? = null,
+        metadata: Map<String, Any?>? = null,
+        requestHash: String? = null,
+        responseHash: String? = null,
+    ): RecordedEvidence {
+        val event = enter {
+            NativeEvent(
+                eventType = eventType.wellFormed("event_type"),
+                chainId = chainId.wellFormed("chain_id"),
+                toolId = toolId?.wellFormed("tool_id"),
+                decision = decision?.wellFormed("decision"),
+                reasonCode = reasonCode?.wellFormed("reason_code"),
+                metadata = metadata?.let { json("metadata", it) },
+                requestHash = requestHash?.wellFormed("request_hash"),
+                responseHash = responseHash?.wellFormed("response_hash"),
+            )
+        }
+        return RecordedEvidence(call { native.recordEvidence(event, null) })
+    }
+
+    /** Where it leads, and nothing secret. */
+    override fun toString(): String = "ActPass(baseUrl=$baseUrl, agentId=$agentId)"
+
+    public companion object {
+        /**
+         * The SHA-256, in hex, of the canonical JSON (RFC 8785) of [payload]: maps, lists, strings, numbers, booleans and null.
+         *
+         * @throws ActPassException of the kind [ActPassException.Kind.ARGUMENT] where it has no canonical form: not JSON, NaN, an
+         *   integer beyond ±(2^53 - 1), a lone surrogate.
+         */
+        public fun hashPayload(payload: Any?): String = enter { nativeHashPayload(json("payload", payload)) }
+
+        /**
+         * The HMAC-SHA256 under [secret], in hex, of the canonical JSON of [payload].
+         *
+         * @throws ActPassException as [hashPayload].
+         */
+        public fun signPayload(payload: Any?, secret: String): String =
+            enter { nativeSignPayload(secret.wellFormed("secret").encodeToByteArray(), json("payload", payload)) }
+    }
+}
+
+/** Whether calls go to the gateway. */
+public sealed class Circuit {
+    /** They do. */
+    public data object Closed : Circuit()
+
+    /** One call tries whether the gateway is back; the others fail at once. */
+    public data object HalfOpen : Circuit()
+
+    /** They fail at once, for [retryAfter] still. */
+    public data class Open(public val retryAfter: Duration) : Circuit()
+}
+
+internal val Duration.inSeconds: Double get() = toDouble(DurationUnit.SECONDS)

@@ -1,0 +1,178 @@
+package org.actpass
+
+import kotlin.coroutines.coroutineContext
+import kotlinx.coroutines.CancellationException
+import kotlinx.coroutines.NonCancellable
+import kotlinx.coroutines.ensureActive
+import kotlinx.coroutines.isActive
+import kotlinx.coroutines.withContext
+import org.actpass.bridge.NativeBlocked
+import org.actpass.bridge.NativeContext
+import org.actpass.bridge.NativePermit
+import org.actpass.bridge.NativeSettled
+import org.actpass.bridge.NativeVerdict
+import org.actpass.bridge.nativeCanonicalOutcome
+
+/** Runs what the verdict permits, and reports. */
+internal suspend fun <T> ActPass.settle(
+    verdict: NativeVerdict,
+    recordOutcome: Boolean,
+    execute: suspend (ExecutionContext) -> T,
+): Outcome<T> =
+    when (verdict) {
+        is NativeVerdict.Blocked -> Outcome.Blocked(verdict.blocked)
+        is NativeVerdict.Proceed -> verdict.permit.use { permit -> run(permit, recordOutcome, execute) }
+    }
+
+private suspend fun <T> ActPass.run(
+    permit: NativePermit,
+    recordOutcome: Boolean,
+    execute: suspend (ExecutionContext) -> T,
+): Outcome<T> {
+    // A coroutine that was cancelled while the verdict was on its way runs nothing either.
+    coroutineContext.ensureActive()
+    val context = ExecutionContext(enter { permit.spend() })
+    val value =
+        try {
+            execute(context)
+        } catch (error: Throwable) {
+            if (error.stops()) throw error
+            val evidence = if (recordOutcome) record(permit, returned = false, response = null) else null
+            return Outcome.Failed(error, Execution(enter { permit.settle(returned = false) }, evidence))
+        }
+    val evidence = if (recordOutcome) record(permit, returned = true, response = jsonOrNull(value)) else null
+    return Outcome.Executed(value, Execution(enter { permit.settle(returned = true) }, evidence))
+}
+
+/** Whether it stops the coroutine or the program, and is no way in which an action fails. */
+private suspend fun Throwable.stops(): Boolean =
+    when (this) {
+        is CancellationException -> !coroutineContext.isActive
+        is InterruptedException, is VirtualMachineError, is LinkageError -> true
+        else -> false
+    }
+
+/** Records how an action ended. This goes on where the coroutine is cancelled: the action has run. */
+private suspend fun ActPass.record(permit: NativePermit, returned: Boolean, response: String?): Result<RecordedEvidence> =
+    withContext(NonCancellable) {
+        try {
+            Result.success(RecordedEvidence(call { native.recordOutcome(permit, returned, response, null) }))
+        } catch (error: ActPassException) {
+            Result.failure(error)
+        }
+    }
+
+/** What a permitted block is given. */
+public class ExecutionContext internal constructor(native: NativeContext) {
+    /** The secret that the gateway's vault holds for the tool; null where it holds none. */
+    public val credential: Credential? = native.credential?.let(::Credential)
+
+    /** The decision under which the block runs. */
+    public val decision: Decision = Decision(native.decision)
+
+    /** Without the credential. */
+    override fun toString(): String = "ExecutionContext(credential=$credential, decision=$decision)"
+}
+
+/** What a guard reports. */
+public sealed class Outcome<out T> {
+    /** The decision: the gateway's, or the one that the SDK made. */
+    public abstract val decision: Decision
+
+    /** The block ran and returned [value], the very object. */
+    public class Executed<out T> internal constructor(
+        /** What it returned. */
+        public val value: T,
+        /** Under what it ran. */
+        public val execution: Execution,
+    ) : Outcome<T>() {
+        override val decision: Decision get() = execution.decision
+
+        override fun toString(): String = "Executed(value=$value, execution=$execution)"
+    }
+
+    /** The block did not run. */
+    public class Blocked internal constructor(native: NativeBlocked) : Outcome<Nothing>() {
+        override val decision: Decision = Decision(native.decision)
+
+        /** How the gate failed; null where the gateway decided. */
+        public val error: ActPassException? = native.failure?.exception()
+
+        /** What to keep in order to run the action once a person has approved it; null where nothing can be waited for. */
+        public val approval: PendingApproval? = native.approval?.let(::PendingApproval)
+
+        override fun toString(): String = "Blocked(decision=$decision, error=$error, approval=$approval)"
+    }
+
+    /** The block ran and threw [error], the very object. */
+    public class Failed internal constructor(
+        /** What it threw. */
+        public val error: Throwable,
+        /** Under what it ran. */
+        public val execution: Execution,
+    ) : Outcome<Nothing>() {
+        override val decision: Decision get() = execution.decision
+
+        override fun toString(): String = "Failed(error=$error, execution=$execution)"
+    }
+
+    /** Whether the block ran. */
+    public val wasExecuted: Boolean
+        get() =
+            when (this) {
+                is Blocked -> false
+                is Executed, is Failed -> true
+            }
+
+    /** What the block returned, where it did. */
+    public fun valueOrNull(): T? =
+        when (this) {
+            is Executed -> value
+            is Blocked, is Failed -> null
+        }
+
+    /**
+     * What the block threw; else how the gate failed, an [ActPassException], also where [Mode.MONITOR] ran the block all the same.
+     */
+    public fun errorOrNull(): Throwable? =
+        when (this) {
+            is Blocked -> error
+            is Executed -> execution.gateError
+            is Failed -> error
+        }
+
+    /**
+     * `{"decision", "error", "executed"}` in canonical JSON, equal in every language. `error` is `null` or `{"kind", "status"}`, the
+     * kind being `action` for what the block threw.
+     *
+     * @throws ActPassException where the decision holds an integer that canonical JSON cannot carry.
+     */
+    public fun canonicalJson(): String {
+        val gateError =
+            when (this) {
+                is Blocked -> error
+                is Executed -> execution.gateError
+                is Failed -> null
+            }
+        val kind = if (this is Failed) "action" else gateError?.kindName
+        return enter { nativeCanonicalOutcome(wasExecuted, decision.json, kind, gateError?.status?.toUShort()) }
+    }
+}
+
+/** Under what a block ran. */
+public class Execution internal constructor(settled: NativeSettled, recorded: Result<RecordedEvidence>?) {
+    /** The decision. */
+    public val decision: Decision = Decision(settled.decision)
+
+    /** How the gate failed, where [Mode.MONITOR] ran the block all the same. */
+    public val gateError: ActPassException? = settled.failure?.exception()
+
+    /** The ledger entry of how it ended, where that was to be recorded and was. */
+    public val evidence: RecordedEvidence? = recorded?.getOrNull()
+
+    /** Why it was not, where it was to be. */
+    public val evidenceError: ActPassException? = recorded?.exceptionOrNull() as ActPassException?
+
+    override fun toString(): String =
+        "Execution(decision=$decision, gateError=$gateError, evidence=$evidence, evidenceError=$evidenceError)"
+}

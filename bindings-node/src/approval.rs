@@ -1,0 +1,11 @@
+//! The arguments of `waitForApproval`.
+
+use std::time::Duration;
+
+use actpass_core::Error;
+
+use crate::convert::Members;
+
+pub(crate) fn awaited(members: &Members) -> Result<(String, Duration), Error> {
+    Ok((members.string("approvalRequestId")?, members.wait("timeoutMs")?.unwrap_or_default()))
+}

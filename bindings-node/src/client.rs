@@ -1,0 +1,199 @@
+//! The client.
+
+use std::future::Future;
+use std::sync::Arc;
+use std::time::Duration;
+
+use actpass_core::{ActPass, Action, Error, ErrorKind, Secret};
+use napi_derive::napi;
+
+use crate::convert::Members;
+use crate::runtime::{Answer, Door, enter};
+use crate::{approval, evidence, guard, passport};
+
+/// The native half of a client.
+#[napi]
+pub struct Client(ActPass);
+
+#[napi]
+impl Client {
+    /// Makes a client from the JSON text of its settings.
+    #[napi(constructor)]
+    pub fn new(settings: String) -> napi::Result<Self> {
+        let settings = Secret::new(settings);
+        enter(|| {
+            let settings = Members::of_settings(&settings)?;
+            let mut builder =
+                ActPass::builder().user_agent(concat!("actpass-node/", env!("CARGO_PKG_VERSION")));
+            if let Some(key) = settings.optional("apiKey")? {
+                builder = builder.api_key(key);
+            }
+            if let Some(tenant_id) = settings.optional("tenantId")? {
+                builder = builder.tenant_id(tenant_id);
+            }
+            if let Some(agent_id) = settings.optional("agentId")? {
+                builder = builder.agent_id(agent_id);
+            }
+            if let Some(base_url) = settings.optional("baseUrl")? {
+                builder = builder.base_url(base_url);
+            }
+            if let Some(timeout) = milliseconds(&settings, "timeoutMs")? {
+                builder = builder.timeout(timeout);
+            }
+            if let Some(timeout) = milliseconds(&settings, "connectTimeoutMs")? {
+                builder = builder.connect_timeout(timeout);
+            }
+            if let Some(retries) = settings.whole("maxRetries")? {
+                builder = builder.max_retries(retries);
+            }
+            if let Some(failures) = settings.whole("circuitFailures")? {
+                builder = builder.circuit_failures(failures);
+            }
+            if let Some(mode) = settings.optional("mode")? {
+                let as_config = |error: Error| Error::new(ErrorKind::Config, error.to_string());
+                builder = builder.mode(mode.parse().map_err(as_config)?);
+            }
+            if let Some(ca) = settings.optional("ca")? {
+                builder = builder.ca(ca);
+            }
+            builder = builder.danger_allow_insecure_http(settings.switch("dangerAllowInsecureHttp")?);
+            Ok(Self(builder.build()?))
+        })
+    }
+
+    /// Whether calls go to the gateway.
+    #[napi(getter)]
+    pub fn circuit(&self) -> &'static str {
+        self.0.circuit().as_str()
+    }
+
+    /// Begins a preflight.
+    #[napi]
+    pub fn preflight(&self, door: &Door, id: i64, input: String) -> napi::Result<()> {
+        self.start(door, id, input, guard::action, async |actpass, action| {
+            actpass.preflight(&action).await.map(|decision| decision.as_json().to_owned())
+        })
+    }
+
+    /// Begins the first step of a guard.
+    #[napi]
+    pub fn authorize(&self, door: &Door, id: i64, input: String) -> napi::Result<()> {
+        self.rule(door, id, input, guard::guarded)
+    }
+
+    /// Begins the first step of a guard of an action that waited for a person.
+    #[napi]
+    pub fn resume(&self, door: &Door, id: i64, input: String) -> napi::Result<()> {
+        self.rule(door, id, input, guard::resumed)
+    }
+
+    /// Begins to wait for a person's decision.
+    #[napi]
+    pub fn wait_for_approval(&self, door: &Door, id: i64, input: String) -> napi::Result<()> {
+        self.start(door, id, input, approval::awaited, async |actpass, (id, wait)| {
+            actpass.wait_for_approval(&id, wait).await.map(|approval| approval.as_json().to_owned())
+        })
+    }
+
+    /// Begins to record how a permitted action ended, before it is settled.
+    #[napi]
+    pub fn record_outcome(&self, door: &Door, id: i64, input: String) -> napi::Result<()> {
+        let convert = |members: &Members| evidence::outcome(members, door);
+        self.start(door, id, input, convert, async |actpass, event| {
+            actpass.record_evidence(&event).await.map(|recorded| recorded.as_json().to_owned())
+        })
+    }
+
+    /// Begins to ask for a passport.
+    #[napi]
+    pub fn issue_passport(&self, door: &Door, id: i64, input: String) -> napi::Result<()> {
+        self.start(door, id, input, passport::issue, async |actpass, wanted| {
+            actpass.issue_passport(&wanted).await.map(|issued| issued.as_json().to_owned())
+        })
+    }
+
+    /// Begins to have a passport verified.
+    #[napi]
+    pub fn verify_passport(&self, door: &Door, id: i64, input: String) -> napi::Result<()> {
+        self.start(door, id, input, passport::verify, async |actpass, wanted| {
+            actpass.verify_passport(&wanted).await.map(|verified| verified.as_json().to_owned())
+        })
+    }
+
+    /// Begins to verify a passport with the gateway's public keys.
+    #[napi]
+    pub fn verify_passport_offline(&self, door: &Door, id: i64, input: String) -> napi::Result<()> {
+        self.start(door, id, input, passport::verify_offline, async |actpass, wanted| {
+            actpass.verify_passport_offline(&wanted).await.map(|verified| verified.as_json().to_owned())
+        })
+    }
+
+    /// Begins to revoke a passport.
+    #[napi]
+    pub fn revoke_passport(&self, door: &Door, id: i64, input: String) -> napi::Result<()> {
+        self.start(door, id, input, passport::revoke, async |actpass, (jti, reason)| {
+            let revoked = actpass.revoke_passport(&jti, reason.as_deref()).await;
+            revoked.map(|revoked| revoked.as_json().to_owned())
+        })
+    }
+
+    /// Begins to record an event.
+    #[napi]
+    pub fn record_evidence(&self, door: &Door, id: i64, input: String) -> napi::Result<()> {
+        self.start(door, id, input, evidence::event, async |actpass, event| {
+            actpass.record_evidence(&event).await.map(|recorded| recorded.as_json().to_owned())
+        })
+    }
+}
+
+impl Client {
+    /// Converts the input of a guard and begins its first step, which ends with a verdict whatever happens.
+    fn rule(
+        &self,
+        door: &Door,
+        id: i64,
+        input: String,
+        convert: fn(&Members) -> Result<Action, Error>,
+    ) -> napi::Result<()> {
+        let input = Secret::new(input);
+        enter(|| {
+            let action = Arc::new(convert(&Members::of_call(&input)?)?);
+            let (actpass, asked) = (self.0.clone(), Arc::clone(&action));
+            let call = async move { actpass.authorize(&asked).await.map(Answer::Verdict) };
+            let actpass = self.0.clone();
+            door.start(id, call, move |error| actpass.unasked(&action, error).map(Answer::Verdict));
+            Ok(())
+        })
+    }
+
+    /// Converts the input of a call and begins the call, which ends with a JSON text.
+    fn start<T, F>(
+        &self,
+        door: &Door,
+        id: i64,
+        input: String,
+        convert: impl FnOnce(&Members) -> Result<T, Error>,
+        call: impl FnOnce(ActPass, T) -> F,
+    ) -> napi::Result<()>
+    where
+        F: Future<Output = Result<String, Error>> + Send + 'static,
+    {
+        let input = Secret::new(input);
+        enter(|| {
+            let input = convert(&Members::of_call(&input)?)?;
+            let call = call(self.0.clone(), input);
+            door.start(id, async move { call.await.map(Answer::Text) }, Err);
+            Ok(())
+        })
+    }
+}
+
+fn milliseconds(settings: &Members, member: &str) -> Result<Option<Duration>, Error> {
+    let Some(value) = settings.number(member, "milliseconds as a number")? else {
+        return Ok(None);
+    };
+    let range = "expected milliseconds above 0 and at most 86400000";
+    actpass_core::seconds(member, value / 1e3)
+        .map(Some)
+        .map_err(|_| settings.wrong(member, format_args!("{range}, found {value}")))
+}

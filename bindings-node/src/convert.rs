@@ -1,0 +1,135 @@
+//! What the face hands over: the JSON text of an object, its members named as in TypeScript.
+
+use std::time::Duration;
+
+use actpass_core::json::Document;
+use actpass_core::{Error, ErrorKind, Json, Secret};
+
+/// The members of a call's input or of the settings.
+pub(crate) struct Members {
+    document: Document,
+    kind: ErrorKind,
+}
+
+impl Members {
+    /// The input of a call: what is wrong in it is an argument.
+    pub(crate) fn of_call(text: &Secret) -> Result<Self, Error> {
+        Self::parse(text, ErrorKind::Argument)
+    }
+
+    /// The settings of a client.
+    pub(crate) fn of_settings(text: &Secret) -> Result<Self, Error> {
+        Self::parse(text, ErrorKind::Config)
+    }
+
+    fn parse(text: &Secret, kind: ErrorKind) -> Result<Self, Error> {
+        let document =
+            Document::parse(text.expose().as_bytes()).map_err(|problem| Error::new(kind, problem))?;
+        Ok(Self { document, kind })
+    }
+
+    /// A string that must be there.
+    pub(crate) fn string(&self, member: &str) -> Result<String, Error> {
+        self.optional(member)?.ok_or_else(|| self.wrong(member, "expected a string, found nothing"))
+    }
+
+    /// A string that may be left out.
+    pub(crate) fn optional(&self, member: &str) -> Result<Option<String>, Error> {
+        if self.document.text_of(member).is_none() {
+            return Ok(None);
+        }
+        match self.document.string(member) {
+            Some(text) => Ok(Some(text.into_owned())),
+            None => Err(self.wrong_type(member, "a string")),
+        }
+    }
+
+    /// A list of strings; none where it is left out.
+    pub(crate) fn strings(&self, member: &str) -> Result<Vec<String>, Error> {
+        let Some(list) = self.document.member(member) else {
+            return Ok(Vec::new());
+        };
+        let Json::Array(items) = list else {
+            return Err(self.wrong_type(member, "a list of strings"));
+        };
+        let string =
+            |item: &Json| match item.as_str() {
+                Some(text) => Ok(text.to_owned()),
+                None => Err(self
+                    .wrong(member, format_args!("expected a list of strings, found {} in it", item.kind()))),
+            };
+        items.iter().map(string).collect()
+    }
+
+    /// A number that may be left out.
+    pub(crate) fn number(&self, member: &str, expected: &str) -> Result<Option<f64>, Error> {
+        match self.document.member(member) {
+            None => Ok(None),
+            Some(Json::Number(number)) => Ok(Some(number.as_f64())),
+            Some(Json::Array(_) | Json::Bool(_) | Json::Null | Json::Object(_) | Json::String(_)) => {
+                Err(self.wrong_type(member, expected))
+            }
+        }
+    }
+
+    /// A whole number from 0 that may be left out.
+    pub(crate) fn whole(&self, member: &str) -> Result<Option<u32>, Error> {
+        const EXPECTED: &str = "a whole number from 0";
+        self.number(member, EXPECTED)?
+            .map(|number| {
+                number
+                    .to_string()
+                    .parse()
+                    .map_err(|_| self.wrong(member, format_args!("expected {EXPECTED}, found {number}")))
+            })
+            .transpose()
+    }
+
+    /// The number that the face gave to a call.
+    pub(crate) fn call(&self, member: &str) -> Result<i64, Error> {
+        self.document
+            .text_of(member)
+            .and_then(|text| text.parse().ok())
+            .ok_or_else(|| self.wrong_type(member, "the number of a call"))
+    }
+
+    /// A time to wait, in milliseconds from 0, that may be left out.
+    pub(crate) fn wait(&self, member: &str) -> Result<Option<Duration>, Error> {
+        const EXPECTED: &str = "milliseconds from 0";
+        self.number(member, EXPECTED)?
+            .map(|number| {
+                Duration::try_from_secs_f64(number / 1e3)
+                    .map_err(|_| self.wrong(member, format_args!("expected {EXPECTED}, found {number}")))
+            })
+            .transpose()
+    }
+
+    /// `true` or `false`; `false` where it is left out.
+    pub(crate) fn switch(&self, member: &str) -> Result<bool, Error> {
+        match self.document.text_of(member) {
+            None | Some("false") => Ok(false),
+            Some("true") => Ok(true),
+            Some(_) => Err(self.wrong_type(member, "true or false")),
+        }
+    }
+
+    /// The JSON text of a member.
+    pub(crate) fn text(&self, member: &str) -> Option<&str> {
+        self.document.text_of(member)
+    }
+
+    /// A member as it is.
+    pub(crate) fn json(&self, member: &str) -> Option<Json> {
+        self.document.member(member)
+    }
+
+    pub(crate) fn wrong(&self, member: &str, problem: impl std::fmt::Display) -> Error {
+        Error::new(self.kind, format!("{member}: {problem}"))
+    }
+
+    fn wrong_type(&self, member: &str, expected: &str) -> Error {
+        let found = self.document.member(member);
+        let found = found.as_ref().map_or("nothing", Json::kind);
+        self.wrong(member, format_args!("expected {expected}, found {found}"))
+    }
+}

@@ -1,0 +1,91 @@
+//! Errors of the core as JSON texts, of which the face makes instances of its classes.
+
+use actpass_core::json::{Style, Text};
+use actpass_core::{Error, ErrorKind};
+
+/// The error for the face to throw.
+pub(crate) fn raise(error: &Error) -> napi::Error {
+    napi::Error::from_reason(describe(error))
+}
+
+/// The JSON text of `error`.
+pub(crate) fn describe(error: &Error) -> String {
+    let mut text = Text::new(Style::Compact);
+    text.raw("{");
+    let mut members = 0;
+    let mut string = |text: &mut Text, key: &str, value: &str| {
+        text.comma(members);
+        text.key(key);
+        text.string(value);
+        members += 1;
+    };
+    string(&mut text, "name", class_name(error.kind()));
+    string(&mut text, "message", &message(error));
+    string(&mut text, "code", error.code());
+    string(&mut text, "kind", error.kind().name());
+    if let Some(body) = error.body() {
+        string(&mut text, "body", body);
+    }
+    if let Some(operation) = error.operation() {
+        string(&mut text, "operation", operation.name());
+    }
+    if let Some(id) = error.request_id() {
+        string(&mut text, "requestId", id);
+    }
+    text.raw(&format!(r#","retryable":{}"#, error.is_retryable()));
+    if let Some(status) = error.status() {
+        text.raw(&format!(r#","status":{status}"#));
+    }
+    if let Some(wait) = error.retry_after() {
+        text.raw(&format!(r#","retryAfterMs":{}"#, wait.as_millis()));
+    }
+    text.raw(r#","causes":["#);
+    let causes = std::iter::successors(std::error::Error::source(error), |cause| cause.source());
+    for (at, cause) in causes.enumerate() {
+        text.comma(at);
+        text.string(&cause.to_string());
+    }
+    text.raw("]}");
+    text.into_string()
+}
+
+/// The core names settings and arguments by the wire's names, TypeScript by its own.
+fn message(error: &Error) -> String {
+    let message = error.to_string();
+    if !matches!(error.kind(), ErrorKind::Argument | ErrorKind::Config) {
+        return message;
+    }
+    match message.split_once(": ") {
+        Some((member, problem)) if member.chars().all(|c| c.is_ascii_lowercase() || c == '_') => {
+            let problem = problem.replace("danger_allow_insecure_http", "dangerAllowInsecureHttp");
+            format!("{}: {problem}", camel_case(member))
+        }
+        Some(_) | None => message,
+    }
+}
+
+fn camel_case(name: &str) -> String {
+    let mut words = name.split('_');
+    let mut spelled = words.next().unwrap_or_default().to_owned();
+    for word in words {
+        let mut letters = word.chars();
+        spelled.extend(letters.next().map(|first| first.to_ascii_uppercase()));
+        spelled.push_str(letters.as_str());
+    }
+    spelled
+}
+
+fn class_name(kind: ErrorKind) -> &'static str {
+    match kind {
+        ErrorKind::Argument => "ActPassArgumentError",
+        ErrorKind::Authentication => "ActPassAuthenticationError",
+        ErrorKind::Config => "ActPassConfigError",
+        ErrorKind::Connection => "ActPassConnectionError",
+        ErrorKind::Internal => "ActPassInternalError",
+        ErrorKind::Permission => "ActPassPermissionError",
+        ErrorKind::RateLimit => "ActPassRateLimitError",
+        ErrorKind::Response => "ActPassResponseError",
+        ErrorKind::Status => "ActPassStatusError",
+        ErrorKind::Timeout => "ActPassTimeoutError",
+    }
+}

@@ -1,0 +1,13 @@
+//! `native.node`: what the TypeScript face calls. It converts to the core and back, and means nothing of its own.
+
+#![allow(clippy::needless_pass_by_value, reason = "napi hands values over")]
+#![cfg_attr(test, allow(dead_code, reason = "a test build registers nothing with Node"))]
+
+mod approval;
+mod client;
+mod convert;
+mod error;
+mod evidence;
+mod guard;
+mod passport;
+mod runtime;

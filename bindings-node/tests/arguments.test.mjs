@@ -1,0 +1,275 @@
+/** Settings and arguments: what is refused, under which name, before anything is sent. */
+
+import assert from 'node:assert/strict';
+import { describe, test } from 'node:test';
+import { inspect } from 'node:util';
+import { ActPass, ActPassArgumentError, ActPassConfigError, createActPass, hashPayload } from '@actpass/sdk';
+import { ACTION, ALLOW, API_KEY, capturing, newClient, rejection, run } from './support.mjs';
+
+function thrown(body) {
+  try {
+    body();
+  } catch (error) {
+    return error;
+  }
+  return assert.fail('nothing was thrown');
+}
+
+describe('a setting', () => {
+  const wrong = [
+    [{ apikey: 'apk_dev' }, /^apikey: expected one of apiKey, tenantId, /],
+    [{ api_key: 'apk_dev' }, /^api_key: expected one of apiKey, /],
+    [{ timeout: 5 }, /^timeout: expected one of .*timeoutMs/],
+    [{ apiKey: 7 }, /^apiKey: expected a string, found a number$/],
+    [{ apiKey: null }, /^apiKey: expected a string, found null$/],
+    [{ apiKey: '' }, /^apiKey: expected a key, found an empty string$/],
+    [{ apiKey: 'apk secret' }, /^apiKey: expected visible ASCII/],
+    [{ tenantId: 7 }, /^tenantId: expected a string, found a number$/],
+    [{ tenantId: 'é' }, /^tenantId: expected printable ASCII/],
+    [{ agentId: ['a'] }, /^agentId: expected a string, found /],
+    [{ baseUrl: 'gate.example' }, /^baseUrl: expected /],
+    [{ baseUrl: 'http://gate.example' }, /^baseUrl: expected https.*dangerAllowInsecureHttp permits it/],
+    [{ baseUrl: new URL('https://gate.example'), x: 1 }, /^x: expected one of/],
+    [{ timeoutMs: '5000' }, /^timeoutMs: expected milliseconds as a number, found a string$/],
+    [{ timeoutMs: 0 }, /^timeoutMs: expected milliseconds above 0 and at most 86400000, found 0$/],
+    [{ timeoutMs: -1 }, /^timeoutMs: expected milliseconds above 0/],
+    [{ timeoutMs: Number.NaN }, /^timeoutMs: expected .*found NaN$/],
+    [{ timeoutMs: Infinity }, /^timeoutMs: expected .*found Infinity$/],
+    [{ timeoutMs: 86_400_001 }, /^timeoutMs: expected milliseconds above 0/],
+    [{ connectTimeoutMs: true }, /^connectTimeoutMs: expected milliseconds as a number, found /],
+    [{ connectTimeoutMs: 1e12 }, /^connectTimeoutMs: expected milliseconds above 0/],
+    [{ maxRetries: 1.5 }, /^maxRetries: expected a whole number from 0, found 1.5$/],
+    [{ maxRetries: -1 }, /^maxRetries: expected a whole number from 0, found -1$/],
+    [{ maxRetries: '2' }, /^maxRetries: expected a whole number from 0, found a string$/],
+    [{ maxRetries: 11 }, /^maxRetries: expected 0 to 10, found 11$/],
+    [{ circuitFailures: -1 }, /^circuitFailures: expected a whole number from 0, found -1$/],
+    [{ mode: 'Enforce' }, /^mode: expected enforce, strict, warn or monitor, found "Enforce"$/],
+    [{ mode: 1 }, /^mode: expected a string, found a number$/],
+    [{ ca: 'no certificate' }, /^ca: expected certificates in PEM, found none$/],
+    [{ ca: 7 }, /^ca: expected a string, found a number$/],
+    [{ ca: new Uint8Array([1, 2]) }, /^ca: expected certificates in PEM, found none$/],
+    [{ dangerAllowInsecureHttp: 'yes' }, /^dangerAllowInsecureHttp: expected true or false, found a string$/],
+    [{ dangerAllowInsecureHttp: 1 }, /^dangerAllowInsecureHttp: expected true or false, found a number$/],
+    [{ agentId: () => 'a' }, /^agentId: expected values that are JSON, found a function$/],
+  ];
+  for (const [options, message] of wrong) {
+    test(`${inspect(options)} is refused by its name`, () => {
+      const given = { apiKey: API_KEY, ...options };
+      for (const make of [() => new ActPass(given), () => createActPass(given)]) {
+        const error = thrown(make);
+        assert.ok(error instanceof ActPassConfigError);
+        assert.ok(!(error instanceof ActPassArgumentError));
+        assert.equal(error.code, 'actpass.invalid_config');
+        assert.match(error.message, message);
+      }
+    });
+  }
+
+  for (const options of [null, 'apk_dev', 7, true]) {
+    test(`${options} is no object of settings`, () => {
+      assert.match(thrown(() => new ActPass(options)).message, /^expected an object of apiKey and others, found /);
+    });
+  }
+
+  test('that is undefined counts as not given', () => {
+    new ActPass({ apiKey: API_KEY, tenantId: undefined, timeoutMs: undefined, ca: undefined, mode: undefined });
+  });
+
+  test('all of them are taken', () => {
+    new ActPass({
+      apiKey: API_KEY,
+      tenantId: 't',
+      agentId: 'a',
+      baseUrl: 'http://10.0.0.1',
+      timeoutMs: 1.5,
+      connectTimeoutMs: 100,
+      maxRetries: 0,
+      circuitFailures: 0,
+      mode: 'strict',
+      dangerAllowInsecureHttp: true,
+    });
+  });
+
+  test('the key and the URL come from the environment where they are not given', async () => {
+    await capturing(
+      () => ALLOW,
+      async (baseUrl, captured) => {
+        const code = `import { ActPass } from '@actpass/sdk';
+          await new ActPass().preflight({ goal: 'g', tool: 't', args: {} });`;
+        const env = { ACTPASS_API_KEY: API_KEY, ACTPASS_API_BASE_URL: `${baseUrl}/` };
+        assert.equal((await run(process.execPath, ['--input-type=module', '-e', code], { env })).code, 0);
+        assert.ok(captured[0].headers.authorization === `Bearer ${API_KEY}`);
+        assert.equal(captured[0].path, '/api/v1/actions/preflight');
+      },
+    );
+  });
+
+  test('the client shows none of them', () => {
+    const actpass = newClient('https://gate.example');
+    const shown = inspect(actpass, { showHidden: true, depth: 9 }) + JSON.stringify(actpass);
+    assert.ok(!shown.includes('_secret'));
+  });
+});
+
+describe('an argument', () => {
+  const cyclic = {};
+  cyclic.self = cyclic;
+  const deep = (levels) => (levels === 0 ? 1 : { deeper: deep(levels - 1) });
+  const wrong = [
+    [{ goal: undefined }, /^goal: expected a string, found nothing$/],
+    [{ goal: null }, /^goal: expected a string, found null$/],
+    [{ goal: 7 }, /^goal: expected a string, found a number$/],
+    [{ goal: '' }, /^goal: expected a non-empty string$/],
+    [{ tool: '' }, /^tool: expected a non-empty string$/],
+    [{ args: undefined }, /^args: expected an object, found nothing$/],
+    [{ args: null }, /^args: expected an object$/],
+    [{ args: [] }, /^args: expected an object$/],
+    [{ args: 'amount=4900' }, /^args: expected an object$/],
+    [{ args: { amount: Number.NaN } }, /^args: expected values that are JSON, found NaN$/],
+    [{ args: { amount: Infinity } }, /^args: expected values that are JSON, found Infinity$/],
+    [{ args: { amount: 1n } }, /^args: expected values that are JSON, found a bigint$/],
+    [{ args: { amount: () => 1 } }, /^args: expected values that are JSON, found a function$/],
+    [{ args: { amount: Symbol('s') } }, /^args: expected values that are JSON, found a symbol$/],
+    [{ args: { amounts: [1, undefined] } }, /^args: expected values that are JSON, found undefined$/],
+    [{ args: { amounts: new Map([['a', 1]]) } }, /^args: expected values that are JSON, found an instance of Map$/],
+    [{ args: { amounts: new Set([1]) } }, /^args: expected values that are JSON, found an instance of Set$/],
+    [{ args: { amount: Object(1) } }, /^args: expected values that are JSON, found an instance of Number$/],
+    [{ args: { pattern: /a/ } }, /^args: expected values that are JSON, found an instance of RegExp$/],
+    [{ args: { later: Promise.resolve(1) } }, /^args: expected values that are JSON, found an instance of Promise$/],
+    [{ args: { at: new Date(Number.NaN) } }, undefined],
+    [{ args: { text: '\ud800' } }, /^args: expected text in Unicode, found a lone surrogate$/],
+    [{ args: { '\udfff': 1 } }, /^args: expected text in Unicode, found a lone surrogate$/],
+    [{ args: cyclic }, /^args: nested past 128 levels$/],
+    [{ args: deep(128) }, /^args: .*128 levels/],
+    [{ args: deep(127) }, undefined],
+    [{ args: {}, argz: {} }, /^argz: expected one of goal, tool, args, /],
+    [{ user_id: 'u' }, /^user_id: expected one of .*userId/],
+    [{ resource: 7 }, /^resource: expected a string, found a number$/],
+    [{ userId: null }, /^userId: expected a string, found null$/],
+    [{ passport: {} }, /^passport: expected a string, found /],
+    [{ mode: 'off' }, /^mode: expected enforce, strict, warn or monitor, found "off"$/],
+    [{ idempotencyKey: '' }, /^idempotencyKey: expected a non-empty string$/],
+    [{ idempotencyKey: 7 }, /^idempotencyKey: expected a string, found a number$/],
+    [{ audience: 7 }, /^audience: expected a string/],
+    [{ approvalRequestId: 7 }, /^approvalRequestId: expected a string/],
+    [{ toolManifestHash: 7 }, /^toolManifestHash: expected a string/],
+  ];
+  test('that cannot be sent is thrown in every mode; nothing is sent, nothing runs', () =>
+    capturing(
+      () => ALLOW,
+      async (baseUrl, captured) => {
+        const actpass = newClient(baseUrl);
+        for (const [members, message] of wrong) {
+          if (message === undefined) {
+            continue;
+          }
+          for (const mode of ['enforce', 'monitor']) {
+            const call = actpass.guard({ ...ACTION, mode, ...members, execute: () => assert.fail('it ran') });
+            const error = await rejection(call);
+            assert.ok(error instanceof ActPassArgumentError, inspect(members));
+            assert.match(error.message, message);
+            assert.equal(error.code, 'actpass.invalid_argument');
+          }
+          assert.match((await rejection(actpass.preflight({ ...ACTION, ...members }))).message, message);
+        }
+        assert.deepEqual(captured, []);
+      },
+    ));
+
+  test('that can be sent is sent as it is', () =>
+    capturing(
+      () => ALLOW,
+      async (baseUrl, captured) => {
+        const sent = async (args) => {
+          await newClient(baseUrl).preflight({ ...ACTION, args });
+          return captured.pop().body.match(/"args": (.*), "user_id"/)[1];
+        };
+        const bare = Object.assign(Object.create(null), { a: 1 });
+        assert.equal(await sent({}), '{}');
+        assert.equal(await sent(bare), '{"a": 1}');
+        assert.equal(
+          await sent({ a: undefined, b: [null, true, -0, 1e21, 0.1] }),
+          '{"b": [null, true, 0, 1e+21, 0.1]}',
+        );
+        assert.equal(await sent({ snake_case: { camelCase: 1 } }), '{"snake_case": {"camelCase": 1}}');
+        assert.equal(await sent({ 'é\n"': '€😀\x7f' }), '{"\\u00e9\\n\\"": "\\u20ac\\ud83d\\ude00\\u007f"}');
+        assert.equal(
+          await sent({ at: new Date(0), url: new URL('https://a.example/') }),
+          '{"at": "1970-01-01T00:00:00.000Z", "url": "https://a.example/"}',
+        );
+        assert.equal(await sent({ at: new Date(Number.NaN) }), '{"at": null}');
+        assert.equal(await sent(JSON.parse('{"__proto__": 1}')), '{"__proto__": 1}');
+        await sent(deep(127));
+      },
+    ));
+
+  test('is read once: what a getter says first is what is sent', () =>
+    capturing(
+      () => ALLOW,
+      async (baseUrl, captured) => {
+        let reads = 0;
+        const args = {
+          get amount() {
+            reads += 1;
+            return reads === 1 ? 4900 : Number.NaN;
+          },
+        };
+        await newClient(baseUrl).preflight({ ...ACTION, args });
+        assert.equal(JSON.parse(captured[0].body).args.amount, 4900);
+        assert.equal(reads, 1);
+      },
+    ));
+
+  test('an error of a getter or of toJSON is thrown as it is', async () => {
+    const own = new Error('own');
+    const args = {
+      toJSON() {
+        throw own;
+      },
+    };
+    assert.equal(await rejection(newClient('http://127.0.0.1:9').preflight({ ...ACTION, args })), own);
+    assert.equal(
+      thrown(() => hashPayload(args)),
+      own,
+    );
+  });
+});
+
+test('the arguments of the other calls are checked by name', async () => {
+  const actpass = newClient('http://127.0.0.1:9');
+  const issue = { audience: 'a', goal: 'g', allowedTools: ['t'] };
+  const calls = [
+    [
+      () => actpass.issuePassport({ ...issue, allowedTools: 't' }),
+      /^allowedTools: expected a list of strings, found a string$/,
+    ],
+    [
+      () => actpass.issuePassport({ ...issue, allowedTools: undefined }),
+      /^allowedTools: expected a list of strings, found nothing$/,
+    ],
+    [
+      () => actpass.issuePassport({ ...issue, allowedTools: [7] }),
+      /^allowedTools: expected a list of strings, found a number in it$/,
+    ],
+    [
+      () => actpass.issuePassport({ ...issue, ttlSeconds: 1.5 }),
+      /^ttlSeconds: expected a whole number from 0, found 1.5$/,
+    ],
+    [() => actpass.issuePassport({ ...issue, resourceConstraints: [] }), /^resourceConstraints: expected an object$/],
+    [() => actpass.issuePassport({ ...issue, allowed_tools: [] }), /^allowed_tools: expected one of /],
+    [() => actpass.verifyPassport({ audience: 'a' }), /^token: expected a string, found nothing$/],
+    [() => actpass.verifyPassport({ token: '', audience: 'a' }), /^token: expected a non-empty string$/],
+    [() => actpass.verifyPassportOffline({ token: 't', audience: '' }), /^audience: expected a non-empty string$/],
+    [() => actpass.revokePassport(), /^jti: expected a string, found nothing$/],
+    [() => actpass.revokePassport('ap_1', 7), /^reason: expected a string, found a number$/],
+    [() => actpass.recordEvidence({ eventType: 'e' }), /^chainId: expected a string, found nothing$/],
+    [() => actpass.recordEvidence({ eventType: 'e', chainId: 'c', metadata: 7 }), /^metadata: expected an object$/],
+    [() => actpass.recordEvidence(), /^expected an object of eventType and others, found undefined$/],
+    [() => actpass.guard(), /^expected an object of goal and others, found undefined$/],
+  ];
+  for (const [call, message] of calls) {
+    const error = await rejection(call());
+    assert.ok(error instanceof ActPassArgumentError, `${error}`);
+    assert.match(error.message, message);
+  }
+});

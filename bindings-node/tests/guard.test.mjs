@@ -1,0 +1,347 @@
+/** What runs, when, where and how often; and what a guard reports. */
+
+import assert from 'node:assert/strict';
+import { AsyncLocalStorage } from 'node:async_hooks';
+import { createRequire } from 'node:module';
+import { describe, test } from 'node:test';
+import { ActPassConnectionError, ActPassError, ActPassInternalError, canonicalOutcome } from '@actpass/sdk';
+import {
+  ACTION,
+  ALLOW,
+  answer,
+  CREDENTIAL,
+  everythingShown,
+  Hostile,
+  MODES,
+  newClient,
+  rejection,
+  withGateway,
+} from './support.mjs';
+
+const hostile = new Hostile();
+const { native } = createRequire(import.meta.url)('../dist/native.js');
+
+describe('the table of the guard contract', { concurrency: 4 }, () => {
+  const recorded = { evidence_event_id: 'ev_1' };
+  const bound = { request_hash: '{{request_hash}}' };
+  const rows = {
+    allow: { answer: { decision: 'allow', ...recorded, ...bound }, runs: ['enforce', 'strict', 'warn', 'monitor'] },
+    'allow, unrecorded': { answer: { decision: 'allow', ...bound }, runs: ['enforce', 'warn', 'monitor'] },
+    'allow, recorded under no name': {
+      answer: { decision: 'allow', evidence_event_id: '', ...bound },
+      runs: ['enforce', 'warn', 'monitor'],
+    },
+    'allow, unbound': {
+      answer: { decision: 'allow', ...recorded },
+      runs: ['enforce', 'warn', 'monitor'],
+      failedInStrict: 'actpass.invalid_response',
+    },
+    'allow of another request': {
+      answer: { decision: 'allow', ...recorded, request_hash: '00'.repeat(32) },
+      runs: ['monitor'],
+      failed: 'actpass.invalid_response',
+    },
+    warn: { answer: { decision: 'warn', ...recorded }, runs: ['warn', 'monitor'] },
+    deny: { answer: { decision: 'deny', ...recorded }, runs: ['monitor'] },
+    require_approval: { answer: { decision: 'require_approval', ...recorded }, runs: ['monitor'] },
+    require_tool_reapproval: { answer: { decision: 'require_tool_reapproval', ...recorded }, runs: ['monitor'] },
+    'an unknown word': { answer: { decision: 'permit', ...recorded }, runs: ['monitor'] },
+    'a word with a space': { answer: { decision: ' allow', ...recorded }, runs: ['monitor'] },
+    'a word in capitals': { answer: { decision: 'ALLOW', ...recorded }, runs: ['monitor'] },
+    'no word': { answer: { ...recorded }, runs: ['monitor'], failed: 'actpass.invalid_response' },
+    true: { answer: { decision: true, ...recorded }, runs: ['monitor'], failed: 'actpass.invalid_response' },
+    'a list': { answer: { decision: ['allow'], ...recorded }, runs: ['monitor'], failed: 'actpass.invalid_response' },
+  };
+  for (const [name, row] of Object.entries(rows)) {
+    for (const mode of MODES) {
+      test(`${name} in ${mode}`, () =>
+        hostile.play([answer(row.answer)], async ({ baseUrl, seen }) => {
+          let runs = 0;
+          const outcome = await newClient(baseUrl).guard({
+            ...ACTION,
+            mode,
+            execute: () => {
+              runs += 1;
+            },
+          });
+          const executed = row.runs.includes(mode);
+          assert.equal(runs, executed ? 1 : 0);
+          assert.equal(outcome.executed, executed);
+          assert.equal('result' in outcome, executed);
+          const failed = row.failed ?? (mode === 'strict' ? row.failedInStrict : undefined);
+          assert.equal(outcome.error?.code, failed);
+          if (failed) {
+            assert.deepEqual([outcome.decision.decision, outcome.decision.reason_code], ['deny', failed]);
+          } else if (!executed && row.answer.decision === 'allow') {
+            assert.deepEqual([outcome.decision.decision, outcome.decision.reason_code], ['deny', 'actpass.unrecorded']);
+          } else {
+            const { request_hash: hash } = outcome.decision;
+            assert.deepEqual(outcome.decision, {
+              ...row.answer,
+              ...(row.answer.request_hash && { request_hash: hash }),
+            });
+          }
+          assert.equal(JSON.parse((await seen())[0].body).mode, mode);
+        }));
+    }
+  }
+
+  const failures = {
+    'nobody listens': [{ listen: 'refused' }, 'actpass.unreachable', 'ActPassConnectionError'],
+    'a reset': [{ steps: [{ do: 'reset', at: 'request' }] }, 'actpass.unreachable', 'ActPassConnectionError'],
+    'no answer': [{ steps: [{ do: 'hang', at: 'request' }] }, 'actpass.timeout', 'ActPassTimeoutError'],
+    'half an answer': [{ steps: [{ do: 'hang', at: 'body' }] }, 'actpass.timeout', 'ActPassTimeoutError'],
+    401: [{ steps: [answer({}, { status: 401 })] }, 'actpass.unauthenticated', 'ActPassAuthenticationError'],
+    403: [{ steps: [answer({}, { status: 403 })] }, 'actpass.forbidden', 'ActPassPermissionError'],
+    429: [{ steps: [answer({}, { status: 429 })] }, 'actpass.rate_limited', 'ActPassRateLimitError'],
+    'an allow in a 500': [{ steps: [answer(ALLOW, { status: 500 })] }, 'actpass.gateway_error', 'ActPassStatusError'],
+    'an allow in a 401': [
+      { steps: [answer(ALLOW, { status: 401 })] },
+      'actpass.unauthenticated',
+      'ActPassAuthenticationError',
+    ],
+    'a redirect': [{ steps: [{ do: 'redirect' }] }, 'actpass.gateway_error', 'ActPassStatusError'],
+    'no JSON': [{ steps: [{ do: 'respond', body: '<html>' }] }, 'actpass.invalid_response', 'ActPassResponseError'],
+    'a key twice': [
+      { steps: [{ do: 'respond', body: '{"decision":"deny","decision":"allow"}' }] },
+      'actpass.invalid_response',
+      'ActPassResponseError',
+    ],
+    'a body past 1 MiB': [
+      { steps: [{ do: 'respond', body_repeat: { text: ' ', times: 1024 * 1024 + 1 } }] },
+      'actpass.invalid_response',
+      'ActPassResponseError',
+    ],
+  };
+  for (const [name, [script, code, className]] of Object.entries(failures)) {
+    for (const mode of MODES) {
+      test(`${name} in ${mode}`, () =>
+        hostile.play(script, async ({ baseUrl, otherSeen }) => {
+          let runs = 0;
+          const outcome = await newClient(baseUrl, code === 'actpass.timeout' ? { timeoutMs: 400 } : {}).guard({
+            ...ACTION,
+            mode,
+            execute: () => {
+              runs += 1;
+              return 'ran';
+            },
+          });
+          assert.equal(runs, mode === 'monitor' ? 1 : 0);
+          assert.equal(outcome.executed, mode === 'monitor');
+          assert.equal(outcome.result, mode === 'monitor' ? 'ran' : undefined);
+          assert.deepEqual([outcome.decision.decision, outcome.decision.reason_code], ['deny', code]);
+          assert.deepEqual(outcome.decision.explain.matched_rules, []);
+          assert.ok(outcome.decision.explain.summary && outcome.decision.explain.next_steps.length > 0);
+          assert.deepEqual([outcome.error.name, outcome.error.code], [className, code]);
+          assert.ok(outcome.error instanceof ActPassError);
+          assert.deepEqual(await otherSeen(), []);
+          const shown = everythingShown(outcome).includes('_secret');
+          assert.ok(!shown);
+        }));
+    }
+  }
+});
+
+describe('execute', () => {
+  const allowed =
+    (body, script = [answer(ALLOW)]) =>
+    () =>
+      hostile.play(script, ({ baseUrl }) => body(newClient(baseUrl)));
+
+  test(
+    'returns the very value, thrown errors are the very ones',
+    allowed(async (actpass) => {
+      const thenable = (value) => ({ then: (done) => done(value) });
+      for (const value of [{ cyclic: null }, Symbol('s'), 7n, undefined, null, () => 1, new Map(), Number.NaN]) {
+        for (const execute of [() => value, async () => value, () => thenable(value)]) {
+          const outcome = await actpass.guard({ ...ACTION, execute });
+          assert.ok(Object.is(outcome.result, value));
+          assert.deepEqual(Object.keys(outcome), ['decision', 'executed', 'result']);
+        }
+        const later = async () => {
+          await null;
+          throw value;
+        };
+        const now = () => {
+          throw value;
+        };
+        for (const execute of [now, later, () => Promise.reject(value)]) {
+          const outcome = await actpass.guard({ ...ACTION, execute });
+          assert.ok(Object.is(outcome.error, value));
+          assert.deepEqual(Object.keys(outcome), ['decision', 'executed', 'error']);
+          assert.equal(outcome.executed, true);
+          assert.ok(canonicalOutcome(outcome).endsWith('"error":{"kind":"action","status":null},"executed":true}'));
+        }
+      }
+    }),
+  );
+
+  test(
+    'an error of the SDK that it throws is its own, not the gate’s',
+    allowed(async (actpass) => {
+      const own = new ActPassConnectionError('of another call', { code: 'actpass.unreachable', kind: 'connection' });
+      const outcome = await actpass.guard({
+        ...ACTION,
+        execute: () => {
+          throw own;
+        },
+      });
+      assert.equal(outcome.error, own);
+      assert.ok(canonicalOutcome(outcome).includes('"kind":"action"'));
+    }),
+  );
+
+  test(
+    'sees the caller’s AsyncLocalStorage, sync and async, and keeps calls apart',
+    allowed(async (actpass) => {
+      const storage = new AsyncLocalStorage();
+      const one = (value) =>
+        storage.run(value, async () => {
+          const { result } = await actpass.guard({
+            ...ACTION,
+            execute: async () => {
+              const before = storage.getStore();
+              await new Promise(setImmediate);
+              return [before, storage.getStore()];
+            },
+          });
+          return [...result, storage.getStore()];
+        });
+      const seen = await Promise.all(Array.from({ length: 100 }, (_, at) => one(at)));
+      assert.deepEqual(
+        seen,
+        Array.from({ length: 100 }, (_, at) => [at, at, at]),
+      );
+      assert.equal(storage.getStore(), undefined);
+    }),
+  );
+
+  test(
+    'is handed the credential, and nobody else is',
+    allowed(
+      async (actpass) => {
+        let given;
+        const outcome = await actpass.guard({
+          ...ACTION,
+          execute: (context) => {
+            given = context;
+          },
+        });
+        assert.ok(given.credential.token === CREDENTIAL);
+        assert.equal(given.credential.expires_at, 'soon');
+        assert.deepEqual(given.decision, ALLOW);
+        assert.deepEqual(outcome.decision, ALLOW);
+        const shown = everythingShown(outcome).includes(CREDENTIAL);
+        assert.ok(!shown);
+      },
+      [answer({ ...ALLOW, credential: { token: CREDENTIAL, expires_at: 'soon' } })],
+    ),
+  );
+
+  test(
+    'is handed null where there is no credential, and the outcome is not what it changes',
+    allowed(async (actpass) => {
+      const outcome = await actpass.guard({
+        ...ACTION,
+        execute: ({ credential, decision }) => {
+          decision.decision = 'deny';
+          return credential;
+        },
+      });
+      assert.equal(outcome.result, null);
+      assert.equal(outcome.decision.decision, 'allow');
+    }),
+  );
+
+  test('that is no function is refused before anything is sent', () =>
+    hostile.play([answer(ALLOW)], async ({ baseUrl, seen }) => {
+      for (const execute of [undefined, null, 'refund', {}]) {
+        const error = await rejection(newClient(baseUrl).guard({ ...ACTION, mode: 'monitor', execute }));
+        assert.equal(error.name, 'ActPassArgumentError');
+        assert.match(error.message, /^execute: expected a function, found /);
+      }
+      assert.deepEqual(await seen(), []);
+    }));
+
+  test('runs at most once whatever is retried', () =>
+    hostile.play(
+      [{ do: 'reset', at: 'request' }, answer({}, { status: 503 }), answer(ALLOW)],
+      async ({ baseUrl, seen }) => {
+        let runs = 0;
+        await newClient(baseUrl, { maxRetries: 3 }).guard({
+          ...ACTION,
+          execute: () => {
+            runs += 1;
+          },
+        });
+        assert.equal(runs, 1);
+        assert.equal((await seen()).length, 3);
+      },
+    ));
+});
+
+test('a guard within a guard, and one that throws out of execute', () =>
+  hostile.play([answer(ALLOW)], async ({ baseUrl }) => {
+    const actpass = newClient(baseUrl);
+    const outcome = await actpass.guard({
+      ...ACTION,
+      execute: async () => (await actpass.guard({ ...ACTION, execute: () => 'inner' })).result,
+    });
+    assert.equal(outcome.result, 'inner');
+  }));
+
+test('the refunds of the first page', () =>
+  withGateway(async ({ baseUrl, stop }) => {
+    const actpass = newClient(baseUrl, { apiKey: 'apk_dev', agentId: 'support_agent' });
+    const refund = async (amount, mode) => {
+      const { executed, decision } = await actpass.guard({
+        ...ACTION,
+        args: { amount, currency: 'usd' },
+        mode,
+        execute: () => 're_1',
+      });
+      return [executed, decision.reason_code];
+    };
+    assert.deepEqual(await refund(4900), [true, 'refund.small_in_scope']);
+    assert.deepEqual(await refund(25_000), [false, 'refund.medium_needs_approval']);
+    assert.deepEqual(await refund(90_000), [false, 'refund.over_limit']);
+    await stop();
+    assert.deepEqual(await refund(4900), [false, 'actpass.unreachable']);
+    assert.deepEqual(await refund(4900, 'monitor'), [true, 'actpass.unreachable']);
+  }));
+
+test('no variable of the environment changes the mode', () =>
+  hostile.play([answer({ decision: 'deny' })], async ({ baseUrl }) => {
+    for (const name of ['ACTPASS_MODE', 'ACTPASS_ENFORCE', 'MODE']) {
+      process.env[name] = 'monitor';
+    }
+    const outcome = await newClient(baseUrl).guard({ ...ACTION, execute: () => assert.fail('it ran') });
+    assert.equal(outcome.executed, false);
+  }));
+
+describe('a call that breaks', { skip: !native.breakNextCall && 'a release build breaks none' }, () => {
+  for (const mode of MODES) {
+    test(`by a panic is a failed gate in ${mode}`, async () => {
+      native.breakNextCall('panic');
+      const outcome = await newClient('http://127.0.0.1:9').guard({ ...ACTION, mode, execute: () => 'ran' });
+      assert.equal(outcome.executed, mode === 'monitor');
+      assert.equal(outcome.decision.reason_code, 'actpass.internal');
+      assert.ok(outcome.error instanceof ActPassInternalError);
+    });
+  }
+
+  test('by a panic rejects where there is no guard', async () => {
+    native.breakNextCall('panic');
+    const error = await rejection(newClient('http://127.0.0.1:9').preflight(ACTION));
+    assert.ok(error instanceof ActPassInternalError);
+  });
+
+  test('that never ends can be abandoned', async () => {
+    native.breakNextCall('hang');
+    const reason = new Error('enough');
+    const signal = AbortSignal.timeout(50);
+    const error = await rejection(newClient('http://127.0.0.1:9').preflight({ ...ACTION, signal }));
+    assert.equal(error, signal.reason);
+    assert.notEqual(error, reason);
+  });
+});

@@ -1,0 +1,246 @@
+/** The package as a stranger gets it: packed, installed into a fresh folder, used from it. */
+
+import assert from 'node:assert/strict';
+import {
+  cpSync,
+  mkdirSync,
+  mkdtempSync,
+  readdirSync,
+  readFileSync,
+  renameSync,
+  rmSync,
+  symlinkSync,
+  writeFileSync,
+} from 'node:fs';
+import { createRequire } from 'node:module';
+import { tmpdir } from 'node:os';
+import { join } from 'node:path';
+import { after, before, describe, test } from 'node:test';
+import { PACKAGE, run, withGateway } from './support.mjs';
+
+const SNIPPET = readFileSync(join(PACKAGE, 'tests', 'fixtures', 'snippet.txt'), 'utf8');
+const JAVASCRIPT = SNIPPET.replace('ACTPASS_API_KEY!', 'ACTPASS_API_KEY');
+const REFUND = `async function refund(charge, amount) { return { charge, amount }; }`;
+const SHOW = `console.log(decision.decision, JSON.stringify(result), error?.code);`;
+const TSC = createRequire(import.meta.url)
+  .resolve('typescript/package.json')
+  .replace('package.json', 'bin/tsc');
+const STRICT = [
+  '--strict',
+  '--exactOptionalPropertyTypes',
+  '--noUncheckedIndexedAccess',
+  '--target',
+  'es2022',
+  '--types',
+  'node',
+];
+
+let folder;
+const npm = (...args) => run('npm', [...args, '--no-audit', '--no-fund', '--offline'], { cwd: folder });
+const installed = (...parts) => join(folder, 'node_modules', '@actpass', 'sdk', ...parts);
+
+before(async () => {
+  folder = mkdtempSync(join(tmpdir(), 'actpass-stranger-'));
+  const packed = await run('npm', ['pack', '--silent', '--pack-destination', folder]);
+  assert.equal(packed.code, 0, packed.stderr);
+  const tarball = readdirSync(folder).find((name) => name.endsWith('.tgz'));
+  writeFileSync(join(folder, 'package.json'), '{"name": "stranger", "private": true}');
+  const done = await npm('install', join(folder, tarball));
+  assert.equal(done.code, 0, done.stderr);
+  mkdirSync(join(folder, 'node_modules', '@types'));
+  symlinkSync(join(PACKAGE, 'node_modules', '@types', 'node'), join(folder, 'node_modules', '@types', 'node'));
+  symlinkSync(join(PACKAGE, 'node_modules', 'undici-types'), join(folder, 'node_modules', 'undici-types'));
+});
+after(() => rmSync(folder, { recursive: true, force: true }));
+
+function write(name, text) {
+  writeFileSync(join(folder, name), text);
+  return name;
+}
+
+test('the package holds what it needs and nothing else', () => {
+  const files = readdirSync(installed(), { recursive: true, withFileTypes: true })
+    .filter((entry) => entry.isFile())
+    .map((entry) => entry.name);
+  for (const wanted of [
+    'package.json',
+    'README.md',
+    'LICENSE-MIT',
+    'LICENSE-APACHE',
+    'index.js',
+    'index.mjs',
+    'index.d.ts',
+    'index.d.mts',
+  ]) {
+    assert.ok(files.includes(wanted), wanted);
+  }
+  assert.deepEqual(
+    files.filter((name) => /\.(rs|toml|test\.mjs|map)$/.test(name) || /^tsconfig|lock/.test(name)),
+    [],
+  );
+  assert.equal(files.filter((name) => name.endsWith('.node')).length, 1);
+});
+
+describe('the first page of the documentation, with a gateway and without', () => {
+  const programs = {
+    'an ES module': () =>
+      write('esm.mjs', `import { ActPass } from '@actpass/sdk';\n${REFUND}\n${JAVASCRIPT}\n${SHOW}`),
+    CommonJS: () =>
+      write(
+        'cjs.cjs',
+        `const { ActPass } = require('@actpass/sdk');\n${REFUND}\n(async () => {\n${JAVASCRIPT}\n${SHOW}\n})();`,
+      ),
+    'TypeScript under --strict': async () => {
+      const typed = 'async function refund(charge: string, amount: number) { return { charge, amount }; }';
+      const show = SHOW.replace('error?.code', 'error instanceof ActPassError ? error.code : undefined');
+      write('typed.mts', `import { ActPass, ActPassError } from '@actpass/sdk';\n${typed}\n${SNIPPET}\n${show}`);
+      const compiled = await run(process.execPath, [TSC, ...STRICT, '--module', 'nodenext', 'typed.mts'], {
+        cwd: folder,
+      });
+      assert.equal(compiled.code, 0, compiled.stdout);
+      return 'typed.mjs';
+    },
+  };
+  for (const [name, make] of Object.entries(programs)) {
+    test(name, async () => {
+      const program = await make();
+      await withGateway(async ({ baseUrl, stop }) => {
+        const env = { ACTPASS_API_KEY: 'apk_dev', ACTPASS_API_BASE_URL: baseUrl };
+        const allowed = await run(process.execPath, [program], { cwd: folder, env });
+        assert.deepEqual([allowed.stdout, allowed.stderr], ['allow {"charge":"ch_123","amount":4900} undefined\n', '']);
+        await stop();
+        const blocked = await run(process.execPath, [program], { cwd: folder, env });
+        assert.deepEqual([blocked.stdout, blocked.stderr], ['deny undefined actpass.unreachable\n', '']);
+      });
+    });
+  }
+});
+
+test('import and require give one implementation', async () => {
+  write(
+    'both.mjs',
+    `import { createRequire } from 'node:module';
+    import * as imported from '@actpass/sdk';
+    const required = createRequire(import.meta.url)('@actpass/sdk');
+    const names = Object.keys(imported).filter((name) => name !== 'default' && name !== 'module.exports');
+    console.log(names.length > 10, names.every((name) => imported[name] === required[name]));`,
+  );
+  assert.equal((await run(process.execPath, ['both.mjs'], { cwd: folder })).stdout, 'true true\n');
+});
+
+describe('a user’s programs', () => {
+  for (const program of ['good', 'bad']) {
+    for (const [kind, extension, options] of [
+      ['an ES module', 'mts', ['--module', 'nodenext']],
+      ['CommonJS', 'cts', ['--module', 'nodenext']],
+      ['a bundler', 'ts', ['--module', 'esnext', '--moduleResolution', 'bundler']],
+    ]) {
+      test(`${program}.ts as ${kind}`, async () => {
+        const name = `${program}.${extension}`;
+        cpSync(join(PACKAGE, 'tests', 'types', `${program}.ts`), join(folder, name));
+        const done = await run(process.execPath, [TSC, ...STRICT, ...options, '--noEmit', name], { cwd: folder });
+        assert.deepEqual([done.code, done.stdout], [0, '']);
+      });
+    }
+  }
+
+  test('every export has documentation', () => {
+    let documented = 0;
+    const dist = installed('dist');
+    for (const file of readdirSync(dist).filter((name) => name.endsWith('.d.ts'))) {
+      const lines = readFileSync(join(dist, file), 'utf8').split('\n');
+      for (const [at, line] of lines.entries()) {
+        const isMember = /^ {4}(readonly )?[a-zA-Z]\w*(<.*)?[?:(]/.test(line) && !/^ {4}constructor/.test(line);
+        if (/^export (declare )?(class|function|interface|type) \w/.test(line) || isMember) {
+          documented += 1;
+          const overload = isMember && lines[at - 1].trim().startsWith(line.trim().split('<')[0].split('(')[0]);
+          assert.ok(lines[at - 1].trim().endsWith('*/') || overload, `${file}:${at + 1}: ${line}`);
+        }
+      }
+    }
+    assert.ok(documented > 150, `${documented}`);
+  });
+});
+
+test('what is published: the package without a binary, and one for each platform', async () => {
+  const published = join(folder, 'published');
+  const laidOut = await run(process.execPath, [join(PACKAGE, 'scripts', 'platforms.mjs'), published]);
+  assert.deepEqual([laidOut.code, laidOut.stdout], [0, '7 platforms\n']);
+  const manifest = (platform) => JSON.parse(readFileSync(join(published, platform, 'package.json'), 'utf8'));
+  assert.deepEqual(
+    readdirSync(published)
+      .filter((platform) => platform !== 'sdk')
+      .map((platform) => manifest(platform).name),
+    Object.keys(manifest('sdk').optionalDependencies).sort(),
+  );
+  const { name, os, cpu, libc, main } = manifest('linux-arm64-musl');
+  assert.deepEqual(
+    { name, os, cpu, libc, main },
+    {
+      name: '@actpass/sdk-linux-arm64-musl',
+      os: ['linux'],
+      cpu: ['arm64'],
+      libc: ['musl'],
+      main: 'actpass.linux-arm64-musl.node',
+    },
+  );
+
+  const binary = readdirSync(join(PACKAGE, 'dist')).find((file) => file.endsWith('.node'));
+  const platform = binary.split('.')[1];
+  assert.equal(manifest(platform).main, binary);
+  cpSync(join(PACKAGE, 'dist', binary), join(published, platform, binary));
+  const tarballs = [];
+  for (const directory of ['sdk', platform]) {
+    const packed = await run('npm', ['pack', '--silent', '--pack-destination', published], {
+      cwd: join(published, directory),
+    });
+    tarballs.push(join(published, packed.stdout.trim()));
+  }
+  const elsewhere = join(folder, 'elsewhere');
+  mkdirSync(elsewhere);
+  writeFileSync(join(elsewhere, 'package.json'), '{"name": "elsewhere", "private": true}');
+  const options = ['--no-audit', '--no-fund', '--offline'];
+  const done = await run('npm', ['install', ...tarballs, ...options], { cwd: elsewhere });
+  assert.equal(done.code, 0, done.stderr);
+  const used = await run(process.execPath, ['-p', "require('@actpass/sdk').hashPayload({}).length"], {
+    cwd: elsewhere,
+  });
+  assert.equal(used.stdout, '64\n');
+});
+
+describe('a platform without its module', () => {
+  const attempt = (prelude) => {
+    write(
+      'missing.cjs',
+      `${prelude}; try { require('@actpass/sdk') } catch (error) { console.log(error.message, error.cause?.errors?.length) }`,
+    );
+    return run(process.execPath, ['missing.cjs'], { cwd: folder });
+  };
+
+  test('is named', async () => {
+    const fake = (platform, arch) =>
+      `Object.defineProperty(process, 'platform', { value: '${platform}' }); Object.defineProperty(process, 'arch', { value: '${arch}' })`;
+    const message = (await attempt(fake('freebsd', 'mips'))).stdout;
+    assert.match(message, /no native module for freebsd-mips: expected the package @actpass\/sdk-freebsd-mips /);
+    assert.match((await attempt(fake('win32', 'x64'))).stdout, /@actpass\/sdk-win32-x64-msvc /);
+    assert.match(
+      (await attempt(fake('linux', 'riscv64'))).stdout,
+      /sdk-linux-riscv64-gnu or @actpass\/sdk-linux-riscv64-musl/,
+    );
+  });
+
+  test('takes the one from the package of the platform', async () => {
+    const dist = installed('dist');
+    const binary = readdirSync(dist).find((name) => name.endsWith('.node'));
+    const beside = join(folder, 'node_modules', '@actpass', `sdk-${binary.split('.')[1]}`);
+    mkdirSync(beside);
+    renameSync(join(dist, binary), join(beside, binary));
+    try {
+      assert.match((await attempt('')).stdout, /no native module for/);
+      writeFileSync(join(beside, 'package.json'), JSON.stringify({ name: 'x', main: binary }));
+      assert.equal((await attempt('')).stdout, '');
+    } finally {
+      renameSync(join(beside, binary), join(dist, binary));
+    }
+  });
+});

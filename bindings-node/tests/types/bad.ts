@@ -1,0 +1,95 @@
+/** What must not compile: each `@ts-expect-error` fails the test where there is no error. */
+
+import { ActPass, type ActPassOptions, type Decision } from '@actpass/sdk';
+
+const actpass = new ActPass({ apiKey: 'apk_dev' });
+const action = { goal: 'g', tool: 't', args: {} };
+const execute = () => 7;
+
+// @ts-expect-error a misspelled setting
+new ActPass({ apikey: 'apk_dev' });
+// @ts-expect-error seconds under the name of 1.1.3
+new ActPass({ apiKey: 'apk_dev', timeout: 30 });
+// @ts-expect-error a mistyped setting
+new ActPass({ apiKey: 7 });
+// @ts-expect-error a number as text
+new ActPass({ timeoutMs: '30000' });
+// @ts-expect-error a mode that is none
+const options: ActPassOptions = { mode: 'off' };
+// @ts-expect-error null is not "not given"
+new ActPass({ tenantId: null });
+
+export async function calls(): Promise<void> {
+  // @ts-expect-error no goal
+  await actpass.guard({ tool: 't', args: {}, execute });
+  // @ts-expect-error no args
+  await actpass.guard({ goal: 'g', tool: 't', execute });
+  // @ts-expect-error nothing to execute
+  await actpass.guard(action);
+  // @ts-expect-error no function
+  await actpass.guard({ ...action, execute: 7 });
+  // @ts-expect-error a misspelled member
+  await actpass.guard({ ...action, execute, resourse: 'x' });
+  // @ts-expect-error the wire's spelling
+  await actpass.guard({ ...action, execute, user_id: 'u' });
+  // @ts-expect-error a mode that is none
+  await actpass.guard({ ...action, execute, mode: 'Enforce' });
+  // @ts-expect-error args that are no object
+  await actpass.guard({ ...action, args: 'amount=4900', execute });
+  // @ts-expect-error another context than the one that is given
+  await actpass.guard({ ...action, execute: (context: { key: string }) => context.key });
+  // @ts-expect-error the credential may be null
+  await actpass.guard({ ...action, execute: ({ credential }) => credential.token });
+  // @ts-expect-error the promise is not awaited
+  actpass.guard({ ...action, execute }).executed;
+
+  const outcome = await actpass.guard({ ...action, execute });
+  // @ts-expect-error it may not have run
+  const result: number = outcome.result;
+  if (!outcome.executed) {
+    // @ts-expect-error it did not run
+    const none: number = outcome.result;
+    // @ts-expect-error what blocks is not `allow`
+    const allowed: boolean = outcome.decision.decision === 'allow';
+    console.log(none, allowed);
+  }
+  // @ts-expect-error what was thrown may be anything
+  console.log(outcome.executed && outcome.error.message);
+  // @ts-expect-error outcomes have no such member
+  console.log(outcome.allowed, result, options);
+
+  const decision: Decision = outcome.decision;
+  // @ts-expect-error only `require_approval` has it
+  console.log(decision.approval_request_id);
+  // @ts-expect-error no word of a decision
+  console.log(decision.decision === 'Allow');
+  if (decision.decision === 'deny') {
+    // @ts-expect-error narrowed
+    console.log(decision.would_be);
+  }
+  // @ts-expect-error a misspelled member
+  console.log(decision.reasonCode);
+
+  // @ts-expect-error a preflight executes nothing
+  await actpass.preflight({ ...action, execute });
+  // @ts-expect-error a string is no list
+  await actpass.issuePassport({ audience: 'a', goal: 'g', allowedTools: 't' });
+  // @ts-expect-error no audience
+  await actpass.verifyPassport({ token: 't' });
+  // @ts-expect-error no jti
+  await actpass.revokePassport();
+  // @ts-expect-error no chain
+  await actpass.recordEvidence({ eventType: 'e' });
+  // @ts-expect-error an id is not what is resumed
+  await actpass.resume('apr_1', { execute });
+
+  const safe = actpass.protect(async (charge: string) => charge.length, { tool: 't', goal: 'g' });
+  // @ts-expect-error the protected function takes what the function takes
+  await safe(7);
+  // @ts-expect-error and returns what it returns
+  const text: string = await safe('ch_123');
+  // @ts-expect-error no goal
+  actpass.protect(async () => text, { tool: 't' });
+  // @ts-expect-error made of arguments that it has not
+  actpass.protect(async (charge: string) => charge, { tool: 't', goal: 'g', resource: (at: number) => `${at}` });
+}

@@ -1,0 +1,129 @@
+internal import ActPassBridge
+
+/// A client of an ActPass gateway: an agent acts only when it may.
+///
+/// ``guard(_:recordOutcome:isolation:execute:)`` asks the gateway about an action and runs your closure only when the
+/// answer allows it. A denial, a pending approval, a tool that changed, a gateway that cannot be reached: the closure does
+/// not run.
+///
+/// ```swift
+/// let actpass = try ActPass(apiKey: key, tenantID: "your-team-id", agentID: "support_agent")
+/// let outcome = try await actpass.guard(
+///     Action(goal: "resolve_refund_request", tool: "stripe.refund.create", resource: "stripe:charge:ch_123",
+///            args: ["amount": 4900, "currency": "usd"])
+/// ) { context in
+///     try await refund("ch_123", 4900, credential: context.credential)
+/// }
+/// switch outcome {
+/// case .executed(let receipt, _): print(receipt)
+/// case .blocked(let decision, _): print(decision.reasonCode)
+/// case .failed(let error, _): throw error
+/// }
+/// ```
+///
+/// One client serves many tasks at once; its calls share their connections. Cancelling a task ends its call at once, and
+/// nothing runs: the call throws `CancellationError`.
+///
+/// The types of this module can be named through the client as well, as in `ActPass.Action`, where another module has a
+/// type of the same name.
+public final class ActPass: Sendable {
+    let native: NativeClient
+    /// The gateway's URL, without a trailing slash.
+    public let baseURL: String
+    /// The agent's name.
+    public let agentID: String
+
+    /// Makes a client. Nothing is sent, and no thread is started.
+    ///
+    /// - Parameters:
+    ///   - apiKey: The key, which is the identity: `apk_…` or `apdv_…`. Without one, the environment variable
+    ///     `ACTPASS_API_KEY` holds it.
+    ///   - tenantID: The tenant, a routing hint that the gateway does not trust.
+    ///   - agentID: The agent's name; `sdk` if there is none.
+    ///   - baseURL: The gateway's URL. Without one, the environment variable `ACTPASS_API_BASE_URL` holds it; otherwise it is
+    ///     that of the hosted gateway. Plain `http` is accepted to this machine only.
+    ///   - timeout: The total deadline of a call, retries and waits included; above zero, one day at most.
+    ///   - connectTimeout: The longest that one attempt may take to connect; 5 seconds, or `timeout` if that is shorter.
+    ///   - maxRetries: How often a call is tried again at most, 0 to 10. Calls that are not safe to repeat are retried only
+    ///     where the gateway certainly did not take them.
+    ///   - circuitFailures: How many calls in a row must fail to reach the gateway for the ``circuit`` to open; 0 turns that
+    ///     off. While it is open, calls fail at once as `actpass.unreachable`, with a ``ActPassError/retryAfter``.
+    ///   - mode: The mode of actions that name none. Nothing in the environment can change it.
+    ///   - certificateAuthorities: Certificates of authorities to trust besides the system's, in PEM.
+    ///   - dangerAllowInsecureHTTP: Permits plain `http` to another machine, where everyone on the way can read the key and
+    ///     forge decisions.
+    /// - Throws: ``ActPassError`` of the kind ``ActPassError/Kind/config``, which names the setting and what was expected.
+    public init(
+        apiKey: String? = nil,
+        tenantID: String? = nil,
+        agentID: String? = nil,
+        baseURL: String? = nil,
+        timeout: Duration = .seconds(30),
+        connectTimeout: Duration? = nil,
+        maxRetries: Int = 2,
+        circuitFailures: Int = 5,
+        mode: Mode = .enforce,
+        certificateAuthorities: String? = nil,
+        dangerAllowInsecureHTTP: Bool = false
+    ) throws {
+        let settings = NativeSettings(
+            language: "swift",
+            apiKey: apiKey,
+            tenantId: tenantID,
+            agentId: agentID,
+            baseUrl: baseURL,
+            timeout: timeout.inSeconds,
+            connectTimeout: connectTimeout?.inSeconds,
+            maxRetries: Int64(maxRetries),
+            circuitFailures: Int64(circuitFailures),
+            mode: mode.native,
+            ca: certificateAuthorities,
+            dangerAllowInsecureHttp: dangerAllowInsecureHTTP
+        )
+        let native = try enter { try NativeClient(settings: settings) }
+        self.native = native
+        self.baseURL = try enter { try native.baseUrl() }
+        self.agentID = try enter { try native.agentId() }
+    }
+
+    /// Whether calls go to the gateway.
+    ///
+    /// The circuit opens after `circuitFailures` calls in a row that could not reach the gateway, for about a second, and twice
+    /// as long each time that the gateway still cannot be reached, up to 30 seconds.
+    public var circuit: Circuit {
+        switch try? native.circuit() {
+        case .closed, nil: .closed
+        case .halfOpen: .halfOpen
+        case .open(let seconds): .open(retryAfter: .seconds(seconds))
+        }
+    }
+
+    /// Whether calls go to the gateway.
+    public enum Circuit: Sendable, Hashable {
+        /// They do.
+        case closed
+        /// One call tries whether the gateway is back; the others fail at once.
+        case halfOpen
+        /// They fail at once, for this long still.
+        case open(retryAfter: Duration)
+    }
+
+    /// Asks for a decision, and runs nothing.
+    ///
+    /// - Returns: The decision as the gateway sent it. A 401 or 403 that explains itself with a decision other than `allow`
+    ///   is that decision.
+    /// - Throws: ``ActPassError``: there is no decision, and its ``ActPassError/kind`` and ``ActPassError/code`` say why;
+    ///   `CancellationError`.
+    public func preflight(_ action: Action) async throws -> Decision {
+        let (native, asked) = (native, action.native)
+        return Decision(try await call { try await native.preflight(action: asked, cancel: $0) })
+    }
+}
+
+extension ActPass: CustomStringConvertible, CustomReflectable {
+    /// Where it leads, and nothing secret.
+    public var description: String { "ActPass(baseURL: \"\(baseURL)\", agentID: \"\(agentID)\")" }
+
+    /// What a debugger shows: the same as ``description``.
+    public var customMirror: Mirror { Mirror(self, children: ["baseURL": baseURL, "agentID": agentID]) }
+}

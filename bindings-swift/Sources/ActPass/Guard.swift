@@ -1,0 +1,228 @@
+internal import ActPassBridge
+
+/// What a guard reports.
+public typealias Outcome<Value> = ActPass.Outcome<Value>
+
+/// What a permitted closure is given.
+public typealias ExecutionContext = ActPass.ExecutionContext
+
+extension ActPass {
+    /// Asks for a decision, and runs `execute` only when the decision allows it.
+    ///
+    /// `execute` runs at most once, after the verdict, in the task and the isolation of the caller: task-local values are
+    /// visible in it, and it may use what belongs to the caller's actor. In the mode ``Mode/enforce`` it runs on `allow` only,
+    /// in ``Mode/strict`` only if the decision is recorded as well, in ``Mode/warn`` also on `warn`, in ``Mode/monitor`` always.
+    ///
+    /// A gate that fails throws nothing: it is reported as blocked, with a decision that the SDK made: `deny` with a reason
+    /// such as `actpass.unreachable`, and what to check in its ``Decision/explain``.
+    ///
+    /// - Parameters:
+    ///   - action: What the agent is about to do.
+    ///   - recordOutcome: Whether to record in the gateway's ledger how the closure ended. What came of it is in
+    ///     ``Execution/evidence`` or ``Execution/evidenceError``, and changes nothing else. A hash of the result is recorded
+    ///     with it where the result is `Encodable` and has a canonical form.
+    ///   - isolation: The actor that `execute` runs on: the caller's, without any doing.
+    ///   - execute: What to run. What it returns and what it throws is reported as it is, the very value.
+    /// - Returns: What happened.
+    /// - Throws: ``ActPassError`` of the kind ``ActPassError/Kind/argument`` for what cannot be sent: nothing was sent or run, in
+    ///   any mode. `CancellationError` where the task was cancelled: before the verdict nothing was run, and one that
+    ///   `execute` throws in a cancelled task is passed on.
+    public func `guard`<Value>(
+        _ action: Action,
+        recordOutcome: Bool = false,
+        isolation: isolated (any Actor)? = #isolation,
+        execute: (ExecutionContext) async throws -> sending Value
+    ) async throws -> Outcome<Value> {
+        let (native, asked) = (native, action.native)
+        let verdict = try await call { try await native.authorize(action: asked, cancel: $0) }
+        return try await settle(verdict, recordOutcome: recordOutcome, execute: execute)
+    }
+
+    /// Guards an action that was blocked because a person had to approve it, once somebody decided: in this process or
+    /// another.
+    ///
+    /// The gateway holds the action against the one that was approved, so a changed copy runs nothing. The rest is as with
+    /// ``guard(_:recordOutcome:isolation:execute:)``.
+    ///
+    /// - Parameters:
+    ///   - pending: What ``Block/approval`` was then.
+    ///   - passport: The passport that the action spends, if it needs one; it is not kept.
+    ///   - waitForApproval: As ``Action/waitForApproval``.
+    ///   - recordOutcome: As for ``guard(_:recordOutcome:isolation:execute:)``.
+    ///   - isolation: As for ``guard(_:recordOutcome:isolation:execute:)``.
+    ///   - execute: As for ``guard(_:recordOutcome:isolation:execute:)``.
+    public func resume<Value>(
+        _ pending: PendingApproval,
+        passport: String? = nil,
+        waitForApproval: Duration? = nil,
+        recordOutcome: Bool = false,
+        isolation: isolated (any Actor)? = #isolation,
+        execute: (ExecutionContext) async throws -> sending Value
+    ) async throws -> Outcome<Value> {
+        let (native, kept, wait) = (native, pending.json, waitForApproval?.inSeconds)
+        let verdict = try await call {
+            try await native.authorizePending(
+                pending: kept, passport: passport, waitForApproval: wait, cancel: $0)
+        }
+        return try await settle(verdict, recordOutcome: recordOutcome, execute: execute)
+    }
+
+    /// Runs what the verdict permits, and reports.
+    private func settle<Value>(
+        _ verdict: NativeVerdict,
+        recordOutcome: Bool,
+        isolation: isolated (any Actor)? = #isolation,
+        execute: (ExecutionContext) async throws -> sending Value
+    ) async throws -> Outcome<Value> {
+        switch verdict {
+        case .blocked(let blocked):
+            return .blocked(Decision(blocked.decision), Block(blocked))
+        case .proceed(let permit):
+            // A task that was cancelled while the verdict was on its way runs nothing either.
+            try Task.checkCancellation()
+            let context = ExecutionContext(try enter { try permit.spend() })
+            let value: Value
+            do {
+                value = try await execute(context)
+            } catch let error as CancellationError where Task.isCancelled {
+                throw error
+            } catch {
+                let evidence = recordOutcome ? await record(permit, returned: false, response: nil) : nil
+                return .failed(error, Execution(try enter { try permit.settle(returned: false) }, evidence))
+            }
+            let evidence = recordOutcome ? await record(permit, returned: true, response: text(of: value)) : nil
+            return .executed(value, Execution(try enter { try permit.settle(returned: true) }, evidence))
+        }
+    }
+
+    /// Records how an action ended. This goes on where the task is cancelled: the action has run.
+    private func record(
+        _ permit: NativePermit, returned: Bool, response: String?
+    ) async -> Result<RecordedEvidence, ActPassError> {
+        do {
+            let recorded = try await native.recordOutcome(
+                permit: permit, returned: returned, response: response, cancel: nil)
+            return .success(RecordedEvidence(recorded))
+        } catch {
+            return .failure(failure(of: error))
+        }
+    }
+
+    /// The JSON text of a result that has one.
+    private func text<Value>(of value: Value) -> String? {
+        guard let encodable = value as? any Encodable else { return nil }
+        return try? JSONValue(encoding: encodable, as: "result").json
+    }
+
+    /// What a permitted closure is given.
+    public struct ExecutionContext: Sendable, Hashable {
+        /// The secret that the gateway's vault holds for the tool; `nil` where it holds none.
+        public let credential: Credential?
+        /// The decision under which the closure runs.
+        public let decision: Decision
+
+        init(_ native: NativeContext) {
+            credential = native.credential.map(Credential.init)
+            decision = Decision(native.decision)
+        }
+    }
+
+    /// What a guard reports.
+    public enum Outcome<Value> {
+        /// The closure ran and returned this, the very value.
+        case executed(Value, Execution)
+        /// The closure did not run: the gateway's decision, or the one that the SDK made because the gate failed.
+        case blocked(Decision, Block)
+        /// The closure ran and threw this, the very error.
+        case failed(any Error, Execution)
+
+        /// The decision: the gateway's, or the one that the SDK made.
+        public var decision: Decision {
+            switch self {
+            case .blocked(let decision, _): decision
+            case .executed(_, let execution), .failed(_, let execution): execution.decision
+            }
+        }
+
+        /// Whether the closure ran.
+        public var wasExecuted: Bool {
+            switch self {
+            case .blocked: false
+            case .executed, .failed: true
+            }
+        }
+
+        /// What the closure returned, where it did.
+        public var value: Value? {
+            switch self {
+            case .executed(let value, _): value
+            case .blocked, .failed: nil
+            }
+        }
+
+        /// What the closure threw; else how the gate failed, an ``ActPassError``, also where ``Mode/monitor`` ran the closure
+        /// all the same.
+        public var error: (any Error)? {
+            switch self {
+            case .executed(_, let execution): execution.gateError
+            case .blocked(_, let block): block.error
+            case .failed(let error, _): error
+            }
+        }
+
+        /// `{"decision", "error", "executed"}` in canonical JSON, equal in every language. `error` is `null` or `{"kind",
+        /// "status"}`, the kind being `action` for an error of the closure.
+        ///
+        /// - Throws: ``ActPassError`` where the decision holds an integer that canonical JSON cannot carry.
+        public func canonicalJSON() throws -> String {
+            let (kind, status): (String?, Int?) =
+                switch self {
+                case .executed(_, let execution): (execution.gateError?.kindName, execution.gateError?.status)
+                case .blocked(_, let block): (block.error?.kindName, block.error?.status)
+                case .failed: ("action", nil)
+                }
+            return try enter {
+                try nativeCanonicalOutcome(
+                    executed: wasExecuted, decision: decision.json, error: kind,
+                    status: status.flatMap(UInt16.init(exactly:)))
+            }
+        }
+    }
+
+    /// Under what a closure ran.
+    public struct Execution: Sendable, Hashable {
+        /// The decision.
+        public let decision: Decision
+        /// How the gate failed, where ``Mode/monitor`` ran the closure all the same.
+        public let gateError: ActPassError?
+        /// The ledger entry of how it ended, where that was to be recorded and was.
+        public let evidence: RecordedEvidence?
+        /// Why it was not, where it was to be.
+        public let evidenceError: ActPassError?
+
+        init(_ settled: NativeSettled, _ recorded: Result<RecordedEvidence, ActPassError>?) {
+            decision = Decision(settled.decision)
+            gateError = settled.failure.map { ActPassError($0) }
+            switch recorded {
+            case .success(let event)?: (evidence, evidenceError) = (event, nil)
+            case .failure(let error)?: (evidence, evidenceError) = (nil, error)
+            case nil: (evidence, evidenceError) = (nil, nil)
+            }
+        }
+    }
+
+    /// Why a closure did not run, besides the decision.
+    public struct Block: Sendable, Hashable {
+        /// How the gate failed; `nil` where the gateway decided.
+        public let error: ActPassError?
+        /// What to keep in order to run the action once a person has approved it; `nil` where nothing can be waited for.
+        public let approval: PendingApproval?
+
+        init(_ native: NativeBlocked) {
+            error = native.failure.map { ActPassError($0) }
+            approval = native.approval.map(PendingApproval.init)
+        }
+    }
+}
+
+extension ActPass.Outcome: Sendable where Value: Sendable {}

@@ -1,0 +1,36 @@
+import Foundation
+internal import ActPassBridge
+
+extension ActPass {
+    /// The SHA-256, in hex, of the canonical JSON (RFC 8785) of `payload`.
+    ///
+    /// ```swift
+    /// try ActPass.hashPayload(["currency": "usd", "amount": 4900])
+    /// // b8254cdaf74420349cd61cd59255812d66cf264b642850b3746a88420ab48ca2
+    /// ```
+    ///
+    /// - Throws: ``ActPassError`` of the kind ``ActPassError/Kind/argument`` where it has no canonical form: NaN, an integer beyond
+    ///   ±(2^53 - 1).
+    public static func hashPayload(_ payload: JSONValue) throws -> String {
+        try enter { try nativeHashPayload(payload: payload.json) }
+    }
+
+    /// The same for a value of a type of your own.
+    @_disfavoredOverload
+    public static func hashPayload(_ payload: some Encodable) throws -> String {
+        try hashPayload(try JSONValue(encoding: payload, as: "payload"))
+    }
+
+    /// The HMAC-SHA256 under `secret`, in hex, of the canonical JSON of `payload`.
+    ///
+    /// - Throws: As ``hashPayload(_:)-(JSONValue)``.
+    public static func signPayload(_ payload: JSONValue, secret: String) throws -> String {
+        try enter { try nativeSignPayload(secret: Data(secret.utf8), payload: payload.json) }
+    }
+
+    /// The same for a value of a type of your own.
+    @_disfavoredOverload
+    public static func signPayload(_ payload: some Encodable, secret: String) throws -> String {
+        try signPayload(try JSONValue(encoding: payload, as: "payload"), secret: secret)
+    }
+}

@@ -1,0 +1,370 @@
+import Foundation
+internal import ActPassBridge
+
+/// A JSON value. It can be written as a literal:
+///
+/// ```swift
+/// let args: JSONValue = ["amount": 4900, "currency": "usd", "tags": ["late", nil]]
+/// let fromVariables: JSONValue = ["amount": JSONValue(cents), "note": JSONValue(note)]
+/// ```
+///
+/// A number keeps its text, so nothing is lost of one that came from a gateway.
+public enum JSONValue: Sendable, Hashable {
+    /// `null`
+    case null
+    /// `true` or `false`
+    case bool(Bool)
+    /// A number.
+    case number(JSONNumber)
+    /// A string.
+    case string(String)
+    /// An array.
+    case array([JSONValue])
+    /// An object.
+    case object([String: JSONValue])
+
+    /// A boolean.
+    public init(_ value: Bool) { self = .bool(value) }
+    /// A whole number.
+    public init(_ value: some BinaryInteger) { self = .number(JSONNumber(value)) }
+    /// A number. NaN and infinity are none in JSON: a call with them throws.
+    public init(_ value: Double) { self = .number(JSONNumber(value)) }
+    /// A string.
+    public init(_ value: some StringProtocol) { self = .string(String(value)) }
+
+    /// Encodes a value of a type of your own.
+    ///
+    /// - Parameters:
+    ///   - value: The value.
+    ///   - encoder: How; by default with `JSONEncoder`'s defaults.
+    /// - Throws: ``ActPassError`` of the kind ``ActPassError/Kind/argument`` where that fails, for NaN among other things.
+    public init(encoding value: some Encodable, with encoder: JSONEncoder = JSONEncoder()) throws {
+        try self.init(encoding: value, as: "value", with: encoder)
+    }
+
+    init(encoding value: some Encodable, as member: String, with encoder: JSONEncoder = JSONEncoder()) throws {
+        if let value = value as? JSONValue {
+            self = value
+            return
+        }
+        let text: String
+        do {
+            text = String(decoding: try encoder.encode(value), as: UTF8.self)
+        } catch {
+            throw argumentError(member, "cannot be encoded: \(error)")
+        }
+        try self.init(parsing: text)
+    }
+
+    /// Reads a JSON text.
+    ///
+    /// - Throws: ``ActPassError`` of the kind ``ActPassError/Kind/argument`` for what is not exactly one value, or could be read in two
+    ///   ways: a key given twice, more than 128 levels.
+    public init(parsing text: String) throws {
+        try enter { try nativeCheckJson(text: text) }
+        var reader = Reader(text)
+        self = reader.value()
+        if reader.dropped {
+            throw argumentError("json", "expected each key once, found two that are the same text in Unicode")
+        }
+    }
+
+    /// Reads a text that was checked before.
+    init(checked text: String) {
+        var reader = Reader(text)
+        self = reader.value()
+    }
+
+    /// Its JSON text, the members of objects in order of their names.
+    public var json: String {
+        var text = ""
+        write(to: &text)
+        return text
+    }
+
+    /// The boolean, if it is one.
+    public var boolValue: Bool? { if case .bool(let value) = self { value } else { nil } }
+    /// The whole number, if it is one that fits.
+    public var intValue: Int? { if case .number(let value) = self { value.intValue } else { nil } }
+    /// The number, as near as a double comes to it, if it is one.
+    public var doubleValue: Double? { if case .number(let value) = self { value.doubleValue } else { nil } }
+    /// The string, if it is one.
+    public var stringValue: String? { if case .string(let value) = self { value } else { nil } }
+    /// The items, if it is an array.
+    public var arrayValue: [JSONValue]? { if case .array(let value) = self { value } else { nil } }
+    /// The members, if it is an object.
+    public var objectValue: [String: JSONValue]? { if case .object(let value) = self { value } else { nil } }
+
+    /// The member of an object, if it is one and has it.
+    public subscript(name: String) -> JSONValue? { objectValue?[name] }
+}
+
+/// A number of JSON, by its text.
+public struct JSONNumber: Sendable, Hashable, CustomStringConvertible {
+    /// The number as it is written.
+    public let description: String
+
+    /// A whole number.
+    public init(_ value: some BinaryInteger) { description = String(value) }
+    /// A number. NaN and infinity are none in JSON: a call with them throws.
+    public init(_ value: Double) { description = "\(value)" }
+    init(text: some StringProtocol) { description = String(text) }
+
+    /// The whole number, if it is one that fits.
+    public var intValue: Int? { Int(description) }
+    /// The number, as near as a double comes to it.
+    public var doubleValue: Double { Double(description) ?? .nan }
+}
+
+extension JSONNumber: ExpressibleByIntegerLiteral, ExpressibleByFloatLiteral {
+    /// `4900`
+    public init(integerLiteral value: Int) { self.init(value) }
+    /// `49.5`
+    public init(floatLiteral value: Double) { self.init(value) }
+}
+
+extension JSONValue: ExpressibleByNilLiteral, ExpressibleByBooleanLiteral, ExpressibleByIntegerLiteral,
+    ExpressibleByFloatLiteral, ExpressibleByStringInterpolation, ExpressibleByArrayLiteral,
+    ExpressibleByDictionaryLiteral
+{
+    /// `nil`, which is `null`.
+    public init(nilLiteral: ()) { self = .null }
+    /// `true`
+    public init(booleanLiteral value: Bool) { self = .bool(value) }
+    /// `4900`
+    public init(integerLiteral value: Int) { self = .number(JSONNumber(value)) }
+    /// `49.5`
+    public init(floatLiteral value: Double) { self = .number(JSONNumber(value)) }
+    /// `"usd"`
+    public init(stringLiteral value: String) { self = .string(value) }
+    /// `["late", nil]`
+    public init(arrayLiteral items: JSONValue...) { self = .array(items) }
+    /// `["amount": 4900]`; of a key that is given twice the last value counts.
+    public init(dictionaryLiteral members: (String, JSONValue)...) {
+        self = .object(Dictionary(members) { _, last in last })
+    }
+}
+
+extension JSONValue: CustomStringConvertible {
+    /// Its JSON text.
+    public var description: String { json }
+}
+
+extension JSONValue: Codable {
+    /// Decodes any value.
+    public init(from decoder: any Decoder) throws {
+        let container = try decoder.singleValueContainer()
+        if container.decodeNil() {
+            self = .null
+        } else if let value = try? container.decode(Bool.self) {
+            self = .bool(value)
+        } else if let value = try? container.decode(Int64.self) {
+            self = .number(JSONNumber(value))
+        } else if let value = try? container.decode(UInt64.self) {
+            self = .number(JSONNumber(value))
+        } else if let value = try? container.decode(Double.self) {
+            self = .number(JSONNumber(value))
+        } else if let value = try? container.decode(String.self) {
+            self = .string(value)
+        } else if let value = try? container.decode([JSONValue].self) {
+            self = .array(value)
+        } else {
+            self = .object(try container.decode([String: JSONValue].self))
+        }
+    }
+
+    /// Encodes the value.
+    public func encode(to encoder: any Encoder) throws {
+        var container = encoder.singleValueContainer()
+        switch self {
+        case .null: try container.encodeNil()
+        case .bool(let value): try container.encode(value)
+        case .string(let value): try container.encode(value)
+        case .array(let items): try container.encode(items)
+        case .object(let members): try container.encode(members)
+        case .number(let number):
+            if let value = Int64(number.description) {
+                try container.encode(value)
+            } else if let value = UInt64(number.description) {
+                try container.encode(value)
+            } else {
+                try container.encode(number.doubleValue)
+            }
+        }
+    }
+}
+
+// MARK: - Text
+
+extension JSONValue {
+    /// Without recursion, so that no depth of nesting can exhaust the stack; the core refuses what is too deep.
+    private func write(to text: inout String) {
+        enum Piece {
+            case value(JSONValue)
+            case text(String)
+        }
+        var rest: [Piece] = [.value(self)]
+        while let piece = rest.popLast() {
+            switch piece {
+            case .text(let piece): text += piece
+            case .value(.null): text += "null"
+            case .value(.bool(let value)): text += value ? "true" : "false"
+            case .value(.number(let number)): text += number.description
+            case .value(.string(let value)): Self.write(value, to: &text)
+            case .value(.array(let items)):
+                text += "["
+                rest.append(.text("]"))
+                for (at, item) in items.enumerated().reversed() {
+                    rest.append(.value(item))
+                    if at > 0 { rest.append(.text(",")) }
+                }
+            case .value(.object(let members)):
+                text += "{"
+                rest.append(.text("}"))
+                let ordered = members.sorted { $0.key < $1.key }
+                for (at, member) in ordered.enumerated().reversed() {
+                    rest.append(.value(member.value))
+                    var key = at > 0 ? "," : ""
+                    Self.write(member.key, to: &key)
+                    rest.append(.text(key + ":"))
+                }
+            }
+        }
+    }
+
+    private static func write(_ string: String, to text: inout String) {
+        text += "\""
+        for scalar in string.unicodeScalars {
+            switch scalar {
+            case "\"": text += "\\\""
+            case "\\": text += "\\\\"
+            case "\n": text += "\\n"
+            case "\r": text += "\\r"
+            case "\t": text += "\\t"
+            case _ where scalar.value < 0x20:
+                let hex = String(scalar.value, radix: 16)
+                text += "\\u" + String(repeating: "0", count: 4 - hex.count) + hex
+            default: text.unicodeScalars.append(scalar)
+            }
+        }
+        text += "\""
+    }
+
+    /// Reads a text that the core has checked: one value of at most 128 levels. What cannot be is read as `null`.
+    private struct Reader {
+        private let bytes: [UInt8]
+        private var at = 0
+        /// Two keys that differ in their bytes and not as text met in a dictionary; the first was kept.
+        private(set) var dropped = false
+
+        init(_ text: String) { bytes = Array(text.utf8) }
+
+        mutating func value() -> JSONValue {
+            skipSpace()
+            switch peek() {
+            case UInt8(ascii: "{"): return object()
+            case UInt8(ascii: "["): return array()
+            case UInt8(ascii: "\""): return .string(string())
+            case UInt8(ascii: "t"): return word("true", .bool(true))
+            case UInt8(ascii: "f"): return word("false", .bool(false))
+            case UInt8(ascii: "n"), nil: return word("null", .null)
+            default: return number()
+            }
+        }
+
+        private mutating func object() -> JSONValue {
+            at += 1
+            var members: [String: JSONValue] = [:]
+            while true {
+                skipSpace()
+                switch peek() {
+                case UInt8(ascii: "\""):
+                    let key = string()
+                    skipSpace()
+                    at += 1
+                    let member = value()
+                    if members[key] == nil {
+                        members[key] = member
+                    } else {
+                        dropped = true
+                    }
+                case UInt8(ascii: ","): at += 1
+                default:
+                    at += 1
+                    return .object(members)
+                }
+            }
+        }
+
+        private mutating func array() -> JSONValue {
+            at += 1
+            var items: [JSONValue] = []
+            while true {
+                skipSpace()
+                switch peek() {
+                case UInt8(ascii: "]"), nil:
+                    at += 1
+                    return .array(items)
+                case UInt8(ascii: ","): at += 1
+                default: items.append(value())
+                }
+            }
+        }
+
+        private mutating func string() -> String {
+            at += 1
+            var text: [UInt8] = []
+            while let byte = peek(), byte != UInt8(ascii: "\"") {
+                at += 1
+                guard byte == UInt8(ascii: "\\"), let escaped = peek() else {
+                    text.append(byte)
+                    continue
+                }
+                at += 1
+                switch escaped {
+                case UInt8(ascii: "b"): text.append(0x08)
+                case UInt8(ascii: "f"): text.append(0x0C)
+                case UInt8(ascii: "n"): text.append(0x0A)
+                case UInt8(ascii: "r"): text.append(0x0D)
+                case UInt8(ascii: "t"): text.append(0x09)
+                case UInt8(ascii: "u"): text += utf8(ofEscape: unit())
+                default: text.append(escaped)
+                }
+            }
+            at += 1
+            return String(decoding: text, as: UTF8.self)
+        }
+
+        private mutating func utf8(ofEscape first: UInt16) -> [UInt8] {
+            var units = [first]
+            if UTF16.isLeadSurrogate(first) {
+                at += 2
+                units.append(unit())
+            }
+            return Array(String(decoding: units, as: UTF16.self).utf8)
+        }
+
+        private mutating func unit() -> UInt16 {
+            let digits = bytes[min(at, bytes.count)..<min(at + 4, bytes.count)]
+            at += 4
+            return UInt16(String(decoding: digits, as: UTF8.self), radix: 16) ?? 0xFFFD
+        }
+
+        private mutating func number() -> JSONValue {
+            let start = at
+            repeat { at += 1 } while peek().map("+-.eE0123456789".utf8.contains) ?? false
+            return .number(JSONNumber(text: String(decoding: bytes[start..<at], as: UTF8.self)))
+        }
+
+        private mutating func word(_ word: String, _ value: JSONValue) -> JSONValue {
+            at += word.utf8.count
+            return value
+        }
+
+        private mutating func skipSpace() {
+            while let byte = peek(), byte == 0x20 || (0x09...0x0D).contains(byte) { at += 1 }
+        }
+
+        private func peek() -> UInt8? { at < bytes.count ? bytes[at] : nil }
+    }
+}

@@ -1,0 +1,130 @@
+internal import ActPassBridge
+
+extension ActPass {
+    /// Asks for a passport: signed leave to ask for certain actions for a few minutes, once.
+    ///
+    /// - Parameters:
+    ///   - audience: Whom it is shown to, such as `mcp://stripe-production`.
+    ///   - goal: What the agent is to achieve.
+    ///   - allowedTools: The tools that it may ask for.
+    ///   - allowedResources: The resources that it may ask for.
+    ///   - resourceConstraints: Values that bound the arguments, a JSON object: `["max_amount": 10000, "currency": "usd"]`.
+    ///   - userID: Who delegated.
+    ///   - ttlSeconds: For how many seconds it holds; the gateway's default if not given.
+    ///   - riskTier: `low`, `medium`, `high` or `critical`.
+    ///   - approvalRequestID: The approval that it stands for: it is then for that one action, and using it spends the approval.
+    /// - Throws: ``ActPassError``, as ``preflight(_:)``; `CancellationError`. The call is not repeated where the gateway may have
+    ///   taken it.
+    public func issuePassport(
+        audience: String,
+        goal: String,
+        allowedTools: [String],
+        allowedResources: [String] = [],
+        resourceConstraints: JSONValue = [:],
+        userID: String? = nil,
+        ttlSeconds: Int? = nil,
+        riskTier: String = "medium",
+        approvalRequestID: String? = nil
+    ) async throws -> IssuedPassport {
+        let native = native
+        let wanted = NativePassportRequest(
+            audience: audience, goal: goal, allowedTools: allowedTools, allowedResources: allowedResources,
+            resourceConstraints: resourceConstraints.json, userId: userID, riskTier: riskTier,
+            ttlSeconds: ttlSeconds.map(Int64.init), approvalRequestId: approvalRequestID)
+        return IssuedPassport(try await call { try await native.issuePassport(wanted: wanted, cancel: $0) })
+    }
+
+    /// Has the gateway verify a passport as shown to `audience`; the other parameters must match if given.
+    ///
+    /// - Returns: Whether it is valid. One that is not throws nothing.
+    /// - Throws: ``ActPassError``, as ``preflight(_:)``; `CancellationError`.
+    public func verifyPassport(
+        _ token: String,
+        audience: String,
+        agentID: String? = nil,
+        userID: String? = nil,
+        currentToolManifestHash: String? = nil,
+        policyHash: String? = nil
+    ) async throws -> PassportVerification {
+        let native = native
+        let wanted = NativeVerifyRequest(
+            token: token, audience: audience, agentId: agentID, userId: userID,
+            currentToolManifestHash: currentToolManifestHash, policyHash: policyHash)
+        return PassportVerification(try await call { try await native.verifyPassport(wanted: wanted, cancel: $0) })
+    }
+
+    /// Verifies a passport with the gateway's public keys, which are fetched once and kept.
+    ///
+    /// The signature (Ed25519), the issuer, the audience and the time are checked, and the tenant of this client, the agent
+    /// and the user if given. Clocks may differ by 10 seconds. That a passport was revoked or spent only the gateway knows.
+    /// The keys are fetched again after 10 minutes, and for a key that is not among them (at most every 30 seconds); if that
+    /// fails, those at hand serve until they are an hour old.
+    ///
+    /// - Parameters:
+    ///   - token: The passport.
+    ///   - audience: Whom it is shown to.
+    ///   - issuer: Who must have issued it; the gateway, by its ``baseURL``, if not given.
+    ///   - agentID: The agent that it must be made out to.
+    ///   - userID: Who must have delegated.
+    /// - Throws: ``ActPassError`` where there are no keys to verify with; `CancellationError`. A passport that is not valid throws
+    ///   nothing.
+    public func verifyPassportOffline(
+        _ token: String,
+        audience: String,
+        issuer: String? = nil,
+        agentID: String? = nil,
+        userID: String? = nil
+    ) async throws -> PassportVerification {
+        let native = native
+        let wanted = NativeOfflineVerifyRequest(
+            token: token, audience: audience, issuer: issuer, agentId: agentID, userId: userID)
+        return PassportVerification(
+            try await call { try await native.verifyPassportOffline(wanted: wanted, cancel: $0) })
+    }
+
+    /// Revokes the passport named `jti` (`ap_…`).
+    ///
+    /// - Returns: Whether it was.
+    /// - Throws: ``ActPassError``, as ``preflight(_:)``; `CancellationError`.
+    public func revokePassport(_ jti: String, reason: String? = nil) async throws -> Bool {
+        let native = native
+        return try await call { try await native.revokePassport(jti: jti, reason: reason, cancel: $0) }.revoked
+    }
+
+    /// A passport that was issued. It shows itself to nobody who does not ask for ``token``.
+    public struct IssuedPassport: Sendable, Hashable, CustomStringConvertible {
+        let hiddenToken: Hidden
+        let hiddenJSON: Hidden
+
+        /// The passport itself, a compact JWS; a secret. Give it to ``Action/passport``.
+        public var token: String { hiddenToken.exposed }
+        /// All members of the answer, such as `jwks_uri`, `jti` and `expires_at`; the token is among them.
+        public var members: [String: JSONValue] { JSONValue(checked: hiddenJSON.exposed).objectValue ?? [:] }
+        /// Nothing of it.
+        public var description: String { "IssuedPassport([redacted])" }
+
+        init(_ native: NativeIssued) {
+            hiddenToken = Hidden(native.token)
+            hiddenJSON = Hidden(native.json)
+        }
+    }
+
+    /// Whether a passport is valid.
+    public struct PassportVerification: Sendable, Hashable {
+        /// Whether it is.
+        public let isValid: Bool
+        /// What is wrong with it, codes such as `passport.expired`.
+        public let errors: [String]
+        /// The whole answer, a JSON object.
+        public let json: String
+
+        /// What the passport says, if it is valid.
+        public var claims: [String: JSONValue]? { JSONValue(checked: json).objectValue?["claims"]?.objectValue }
+
+        init(_ native: NativeVerification) {
+            isValid = native.valid
+            errors = native.errors
+            json = native.json
+        }
+    }
+}

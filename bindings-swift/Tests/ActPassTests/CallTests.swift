@@ -1,0 +1,208 @@
+import ActPass
+import XCTest
+
+/// The other calls, against the real gateway where it has them.
+final class CallTests: XCTestCase {
+    func testRefundsByThePolicy() async throws {
+        let gateway = try Gateway()
+        defer { gateway.stop() }
+        let client = try gateway.client()
+        var reasons: [String] = []
+        for (amount, runs) in [(4900, true), (25_000, false), (90_000, false)] {
+            var action = refund
+            action.args = ["amount": JSONValue(amount), "currency": "usd"]
+            action.mode = .strict
+            let outcome = try await client.guard(action) { _ in amount }
+            XCTAssertEqual(outcome.wasExecuted, runs)
+            XCTAssertEqual(outcome.value, runs ? amount : nil)
+            XCTAssertNotNil(outcome.decision.evidenceEventID)
+            reasons.append(outcome.decision.reasonCode)
+        }
+        XCTAssertEqual(reasons, ["refund.small_in_scope", "refund.medium_needs_approval", "refund.over_limit"])
+        gateway.stop()
+        let stopped = try await client.guard(refund) { _ in 1 }
+        guard case .blocked(let decision, let block) = stopped else { return XCTFail("\(stopped)") }
+        XCTAssertEqual(decision.reasonCode, "actpass.unreachable")
+        XCTAssertEqual(block.error?.kind, .connection)
+        XCTAssertEqual(block.error?.isRetryable, true)
+        XCTAssertFalse(decision.explain.nextSteps.isEmpty)
+    }
+
+    func testPreflight() async throws {
+        let gateway = try Gateway()
+        defer { gateway.stop() }
+        let client = try gateway.client()
+        let decision = try await client.preflight(refund)
+        XCTAssertEqual(decision.word, .allow)
+        XCTAssertEqual(decision.riskTier, "high")
+        XCTAssertEqual(decision.explain.matchedRules, ["small_refund_auto_approve"])
+        XCTAssertNotNil(decision["request_hash"]?.stringValue)
+
+        let refused = try ActPass.quick(gateway.baseURL, apiKey: "apk_nobody_secret")
+        let error = try await failure { try await refused.preflight(refund) }
+        XCTAssertEqual(error.kind, .authentication)
+        XCTAssertEqual(error.code, "actpass.unauthenticated")
+        XCTAssertEqual(error.status, 401)
+        XCTAssertEqual(error.operation, "preflight")
+        XCTAssertFalse(everythingShown(error).contains("secret"))
+    }
+
+    func testPassports() async throws {
+        let gateway = try Gateway()
+        defer { gateway.stop() }
+        let client = try ActPass(apiKey: "apk_dev", agentID: "support_agent", baseURL: gateway.baseURL)
+        let audience = "mcp://stripe-production"
+        let issued = try await client.issuePassport(
+            audience: audience, goal: refund.goal, allowedTools: [refund.tool], allowedResources: [refund.resource],
+            resourceConstraints: ["max_amount": 10_000, "currency": "usd"], ttlSeconds: 120)
+        XCTAssertFalse(everythingShown(issued).contains(issued.token))
+        let jti = try XCTUnwrap(issued.members["jti"]?.stringValue)
+
+        let verified = try await client.verifyPassport(issued.token, audience: audience)
+        XCTAssertTrue(verified.isValid, "\(verified.errors)")
+        let issuer = try XCTUnwrap(verified.claims?["iss"]?.stringValue)
+        let offline = try await client.verifyPassportOffline(issued.token, audience: audience, issuer: issuer)
+        XCTAssertEqual(offline.errors, [])
+        XCTAssertTrue(offline.isValid)
+        XCTAssertEqual(offline.claims?["jti"]?.stringValue, jti)
+        let elsewhere = try await client.verifyPassportOffline(issued.token, audience: "mcp://other", issuer: issuer)
+        XCTAssertEqual(elsewhere.errors, ["passport.audience"])
+        XCTAssertNil(elsewhere.claims)
+        let noPassport = try await client.verifyPassportOffline("not.a.passport", audience: audience)
+        XCTAssertEqual(noPassport.errors, ["passport.malformed"])
+
+        var action = refund
+        action.audience = audience
+        action.passport = issued.token
+        XCTAssertFalse(everythingShown(action).contains(issued.token))
+        let first = try await client.guard(action) { _ in 1 }
+        XCTAssertTrue(first.wasExecuted, first.decision.json)
+        let second = try await client.guard(action) { _ in 2 }
+        XCTAssertFalse(second.wasExecuted, second.decision.json)
+
+        let revoked = try await client.revokePassport(jti, reason: "the test is over")
+        XCTAssertTrue(revoked)
+        let after = try await client.verifyPassport(issued.token, audience: audience)
+        XCTAssertFalse(after.isValid)
+    }
+
+    func testEvidence() async throws {
+        let gateway = try Gateway()
+        defer { gateway.stop() }
+        let client = try gateway.client()
+        let recorded = try await client.recordEvidence(
+            "refund.sent", chainID: "case_42", toolID: refund.tool, metadata: ["receipt": "re_1"],
+            responseHash: ActPass.hashPayload("re_1"))
+        XCTAssertTrue(recorded.eventID.hasPrefix("ev_"))
+        XCTAssertEqual(recorded.currentEventHash?.count, 64)
+        let error = try await failure { try await client.recordEvidence("refund.sent", chainID: "c", metadata: [1]) }
+        XCTAssertTrue(error.message.contains("metadata: expected an object"), error.message)
+    }
+
+    /// A person approves while the guard holds, and what ran is recorded.
+    func testAnApprovalIsWaitedFor() async throws {
+        let gateway = try Gateway()
+        defer { gateway.stop() }
+        let client = try gateway.client()
+        var action = refund
+        action.args = ["amount": 25_000, "currency": "usd"]
+        let blocked = try await client.guard(action) { _ in 1 }
+        guard case .blocked(let decision, let block) = blocked else { return XCTFail("\(blocked)") }
+        XCTAssertEqual(decision.word, .requireApproval)
+        let pending = try XCTUnwrap(block.approval)
+        XCTAssertEqual(pending.id, decision.approvalRequestID)
+        let looked = try await client.waitForApproval(pending.id, upTo: .zero)
+        XCTAssertEqual(looked.status, .pending)
+
+        XCTAssertEqual(pending.members["args"], action.args)
+        // Kept, and brought back by another client.
+        let kept = try JSONDecoder().decode([PendingApproval].self, from: JSONEncoder().encode([pending]))[0]
+        XCTAssertEqual(kept, pending)
+        async let resumed = gateway.client().resume(kept, waitForApproval: .seconds(20), recordOutcome: true) { _ in
+            ["receipt": "re_1"]
+        }
+        try await Task.sleep(for: .milliseconds(200))
+        try await gateway.operate("/api/v1/approvals/\(pending.id)/approve")
+        let outcome = try await resumed
+        guard case .executed(let value, let execution) = outcome else { return XCTFail("\(outcome)") }
+        XCTAssertEqual(value, ["receipt": "re_1"])
+        XCTAssertNil(execution.evidenceError)
+        XCTAssertEqual(execution.evidence?.eventID.hasPrefix("ev_"), true)
+        let approval = try await client.waitForApproval(pending.id, upTo: .seconds(5))
+        XCTAssertEqual(approval.status, .approved)
+
+        let again = try await client.resume(pending) { _ in 2 }
+        XCTAssertFalse(again.wasExecuted, "an approval is spent once: \(again.decision.json)")
+    }
+
+    func testTheCircuitOpens() async throws {
+        let client = try ActPass(apiKey: apiKey, baseURL: "http://127.0.0.1:9", maxRetries: 0, circuitFailures: 1)
+        XCTAssertEqual(client.circuit, .closed)
+        _ = try await failure { try await client.preflight(refund) }
+        guard case .open = client.circuit else { return XCTFail("\(client.circuit)") }
+        let outcome = try await client.guard(refund) { _ in 1 }
+        XCTAssertEqual(outcome.decision.reasonCode, "actpass.unreachable")
+        XCTAssertNotNil((outcome.error as? ActPassError)?.retryAfter)
+    }
+
+    func testARejectedOrUndecidedActionDoesNotRun() async throws {
+        let asked: JSONValue = [
+            "decision": "require_approval", "reason_code": "refund.medium", "approval_request_id": "apr_1",
+        ]
+        for (status, reason) in [("rejected", "approval.rejected"), ("pending", "actpass.approval_timeout")] {
+            let gateway = try Hostile.play(steps: answer(asked), answer(["id": "apr_1", "status": .string(status)]))
+            defer { gateway.stop() }
+            var action = refund
+            action.waitForApproval = .milliseconds(300)
+            let outcome = try await ActPass.quick(gateway.baseURL).guard(action) { _ in 1 }
+            guard case .blocked(let decision, let block) = outcome else { return XCTFail("\(outcome)") }
+            XCTAssertEqual(decision.reasonCode, reason)
+            XCTAssertNil(block.error)
+            XCTAssertEqual(block.approval == nil, status == "rejected")
+        }
+    }
+
+    func testAWaitForAnApprovalCanBeCancelled() async throws {
+        let asked: JSONValue = ["decision": "require_approval", "approval_request_id": "apr_1"]
+        let gateway = try Hostile.play(steps: answer(asked), answer(["id": "apr_1", "status": "pending"]))
+        defer { gateway.stop() }
+        let client = try ActPass.quick(gateway.baseURL)
+        var action = refund
+        action.waitForApproval = .seconds(600)
+        let (held, runs) = (action, Counter())
+        let task = Task { try await client.guard(held) { _ in runs.count() } }
+        while try gateway.seen().count < 2 { try await Task.sleep(for: .milliseconds(5)) }
+        let ended = await within(.milliseconds(100)) {
+            task.cancel()
+            return await task.result
+        }
+        XCTAssertThrowsError(try ended.get()) { XCTAssertTrue($0 is CancellationError, "\($0)") }
+        XCTAssertEqual(runs.total, 0)
+    }
+
+    func testHowAnActionEndedIsRecorded() async throws {
+        let recorded: JSONValue = ["event_id": "ev_2", "current_event_hash": "ab"]
+        let gateway = try Hostile.play(
+            steps: answer(allow), answer(recorded), answer(allow), answer(recorded), answer(allow),
+            ["do": "respond", "status": 500])
+        defer { gateway.stop() }
+        let client = try ActPass.quick(gateway.baseURL)
+        let returned = try await client.guard(refund, recordOutcome: true) { _ in ["receipt": 7] }
+        guard case .executed(_, let execution) = returned else { return XCTFail("\(returned)") }
+        XCTAssertEqual(execution.evidence?.eventID, "ev_2")
+        let failed = try await client.guard(refund, recordOutcome: true) { _ -> Int in throw Problem("no") }
+        guard case .failed(_, let ran) = failed else { return XCTFail("\(failed)") }
+        XCTAssertEqual(ran.evidence?.currentEventHash, "ab")
+        let unrecorded = try await client.guard(refund, recordOutcome: true) { _ in 1 }
+        guard case .executed(1, let lost) = unrecorded else { return XCTFail("\(unrecorded)") }
+        XCTAssertNil(lost.evidence)
+        XCTAssertEqual(lost.evidenceError?.kind, .status)
+
+        let bodies = try gateway.seen().map { try JSONValue(parsing: $0["body"]?.stringValue ?? "") }
+        XCTAssertEqual(bodies[1]["metadata"]?["ended"], "returned")
+        XCTAssertEqual(bodies[1]["response_hash"]?.stringValue, try ActPass.hashPayload(["receipt": 7]))
+        XCTAssertEqual(bodies[1]["request_hash"]?.stringValue, try ActPass.hashPayload(bodies[0]))
+        XCTAssertEqual(bodies[3]["metadata"]?["ended"], "failed")
+        XCTAssertEqual(bodies[3]["response_hash"], .null)
+    }
+}

@@ -1,0 +1,249 @@
+import ActPass
+import XCTest
+
+/// What a guard promises besides the table, which the vectors hold.
+final class GuardTests: XCTestCase {
+    @TaskLocal static var trace = "none"
+
+    final class Receipt {
+        let number: Int
+        init(_ number: Int) { self.number = number }
+    }
+
+    final class Refused: Error {}
+
+    func testWhatItReturnsAndThrowsIsTheVeryValue() async throws {
+        let gateway = try Hostile.play(steps: answer(allow))
+        defer { gateway.stop() }
+        let client = try ActPass.quick(gateway.baseURL)
+
+        let made = await MadeReceipt()
+        let returned = try await client.guard(refund) { _ in made }
+        XCTAssertTrue(returned.value === made)
+        XCTAssertNil(returned.error)
+
+        let refused = Refused()
+        let thrown = try await client.guard(refund) { _ -> Int in throw refused }
+        guard case .failed(let error, let execution) = thrown else { return XCTFail("\(thrown)") }
+        XCTAssertTrue(error as? Refused === refused)
+        XCTAssertEqual(execution.decision.reasonCode, "refund.small_in_scope")
+        XCTAssertTrue(thrown.wasExecuted)
+        XCTAssertTrue(try thrown.canonicalJSON().hasSuffix(#""error":{"kind":"action","status":null},"executed":true}"#))
+    }
+
+    final class MadeReceipt: Sendable {
+        init() async {}
+    }
+
+    func testTaskLocalsAreVisible() async throws {
+        let gateway = try Hostile.play(steps: answer(allow))
+        defer { gateway.stop() }
+        let client = try ActPass.quick(gateway.baseURL)
+        let outcome = try await Self.$trace.withValue("trace-1") {
+            try await client.guard(refund) { _ in
+                await Task.yield()
+                return Self.trace
+            }
+        }
+        XCTAssertEqual(outcome.value, "trace-1")
+    }
+
+    func testTheCallersIsolationIsKept() async throws {
+        try await Self.guardOnTheMainActor()
+    }
+
+    @MainActor
+    private static func guardOnTheMainActor() async throws {
+        let gateway = try Hostile.play(steps: answer(allow))
+        defer { gateway.stop() }
+        let client = try ActPass.quick(gateway.baseURL)
+        // Neither is Sendable, and the closure may use both, on the main actor.
+        var count = 0
+        let receipt = Receipt(7)
+        let outcome = try await client.guard(refund) { context in
+            MainActor.assertIsolated()
+            count += receipt.number
+            await Task.yield()
+            MainActor.assertIsolated()
+            return context.decision.word
+        }
+        XCTAssertEqual(count, 7)
+        XCTAssertEqual(outcome.value, .allow)
+        let bank = Bank()
+        let total = try await bank.pay(client)
+        XCTAssertEqual(total, 4900)
+    }
+
+    actor Bank {
+        private var paid = 0
+        private var last: Receipt?
+
+        func pay(_ client: ActPass) async throws -> Int {
+            _ = try await client.guard(refund) { _ in
+                assertIsolated()
+                paid += 4900
+                last = Receipt(paid)
+            }
+            return last?.number ?? 0
+        }
+    }
+
+    /// A result that is not Sendable reaches a caller that has no actor.
+    func testAResultNeedNotBeSendable() async throws {
+        let gateway = try Hostile.play(steps: answer(allow))
+        defer { gateway.stop() }
+        let outcome = try await ActPass.quick(gateway.baseURL).guard(refund) { _ in Receipt(1) }
+        XCTAssertEqual(outcome.value?.number, 1)
+    }
+
+    func testACancelledCallEndsAtOnceAndRunsNothing() async throws {
+        for mode in Mode.allCases {
+            let gateway = try Hostile.play(steps: ["do": "hang", "at": "request"])
+            defer { gateway.stop() }
+            let client = try ActPass.quick(gateway.baseURL, timeout: .seconds(30), mode: mode)
+            let runs = Counter()
+            let task = Task { try await client.guard(refund) { _ in runs.count() } }
+            while try gateway.seen().isEmpty { try await Task.sleep(for: .milliseconds(5)) }
+            let ended = await within(.milliseconds(100)) {
+                task.cancel()
+                return await task.result
+            }
+            XCTAssertThrowsError(try ended.get()) { XCTAssertTrue($0 is CancellationError, "\($0)") }
+            try await Task.sleep(for: .milliseconds(50))
+            XCTAssertEqual(runs.total, 0)
+        }
+    }
+
+    func testATaskThatIsCancelledAlreadySendsAndRunsNothing() async throws {
+        let gateway = try Hostile.play(steps: answer(allow))
+        defer { gateway.stop() }
+        let client = try ActPass.quick(gateway.baseURL, mode: .monitor)
+        let runs = Counter()
+        let task = Task {
+            while !Task.isCancelled { await Task.yield() }
+            _ = try await client.guard(refund) { _ in runs.count() }
+        }
+        task.cancel()
+        let ended = await task.result
+        XCTAssertThrowsError(try ended.get()) { XCTAssertTrue($0 is CancellationError, "\($0)") }
+        XCTAssertEqual(runs.total, 0)
+        XCTAssertEqual(try gateway.seen().count, 0)
+    }
+
+    func testTheCancellationOfTheOwnTaskIsPassedOnAndAnotherIsAnError() async throws {
+        let gateway = try Hostile.play(steps: answer(allow))
+        defer { gateway.stop() }
+        let client = try ActPass.quick(gateway.baseURL)
+        let started = Counter()
+        let task = Task {
+            try await client.guard(refund) { _ in
+                started.count()
+                try await Task.sleep(for: .seconds(30))
+            }
+        }
+        while started.total == 0 { try await Task.sleep(for: .milliseconds(5)) }
+        task.cancel()
+        let ended = await task.result
+        XCTAssertThrowsError(try ended.get()) { XCTAssertTrue($0 is CancellationError, "\($0)") }
+
+        let own = try await client.guard(refund) { _ -> Int in throw CancellationError() }
+        guard case .failed(let error, _) = own else { return XCTFail("\(own)") }
+        XCTAssertTrue(error is CancellationError)
+    }
+
+    /// What ran is reported, also where the task was cancelled while it ran.
+    func testAnActionThatFinishesAfterACancelIsReported() async throws {
+        let gateway = try Hostile.play(steps: answer(allow))
+        defer { gateway.stop() }
+        let client = try ActPass.quick(gateway.baseURL)
+        let started = Counter()
+        let task = Task {
+            try await client.guard(refund) { _ in
+                started.count()
+                while !Task.isCancelled { await Task.yield() }
+                return "refunded"
+            }
+        }
+        while started.total == 0 { try await Task.sleep(for: .milliseconds(5)) }
+        task.cancel()
+        let outcome = try await task.value
+        XCTAssertEqual(outcome.value, "refunded")
+    }
+
+    func testTenThousandCallsRunEachClosureOnce() async throws {
+        let gateway = try Hostile.play(steps: answer(allow))
+        defer { gateway.stop() }
+        let client = try ActPass.quick(gateway.baseURL, timeout: .seconds(60))
+        let runs = Counter()
+        try await concurrently(10_000, width: 64) { number in
+            let outcome = try await client.guard(refund) { _ in
+                runs.count(number)
+                return number
+            }
+            XCTAssertEqual(outcome.value, number)
+        }
+        XCTAssertEqual(runs.total, 10_000)
+        XCTAssertEqual(runs.all.count, 10_000)
+        XCTAssertTrue(runs.all.values.allSatisfy { $0 == 1 })
+    }
+
+    func testAManyTimesCancelledClientStillWorks() async throws {
+        let gateway = try Hostile.play(steps: ["do": "respond", "json": allow, "delay_ms": 20])
+        defer { gateway.stop() }
+        let client = try ActPass.quick(gateway.baseURL)
+        let runs = Counter()
+        try await concurrently(300, width: 16) { number in
+            let task = Task { try await client.guard(refund) { _ in runs.count(number) } }
+            try await Task.sleep(for: .milliseconds(number % 40))
+            task.cancel()
+            _ = await task.result
+        }
+        XCTAssertTrue(runs.all.values.allSatisfy { $0 == 1 })
+        let outcome = try await client.guard(refund) { _ in "still" }
+        XCTAssertEqual(outcome.value, "still")
+    }
+
+    // The library of the tests breaks on request; that of a package cannot.
+
+    func testAPanicDeniesAndMonitorRuns() async throws {
+        let client = try ActPass.quick("http://127.0.0.1:9")
+        for mode in Mode.allCases {
+            var action = refund
+            action.tool = "actpass.test.panic"
+            action.mode = mode
+            let runs = Counter()
+            let outcome = try await client.guard(action) { _ in runs.count() }
+            XCTAssertEqual(runs.total, mode == .monitor ? 1 : 0, "\(mode)")
+            XCTAssertEqual(outcome.wasExecuted, mode == .monitor)
+            XCTAssertEqual(outcome.decision.word, .deny)
+            XCTAssertEqual(outcome.decision.reasonCode, "actpass.internal")
+            XCTAssertEqual((outcome.error as? ActPassError)?.kind, .internal)
+        }
+    }
+
+    func testAPanicInAConversionIsAnError() async throws {
+        let client = try ActPass.quick("http://127.0.0.1:9", mode: .monitor)
+        var action = refund
+        action.tool = "actpass.test.panic_in_conversion"
+        let runs = Counter()
+        let error = try await failure { try await client.guard(action) { _ in runs.count() } }
+        XCTAssertEqual(error.kind, .internal)
+        XCTAssertEqual(error.code, "actpass.internal")
+        XCTAssertEqual(runs.total, 0)
+    }
+
+    func testACallThatNeverEndsCanBeCancelled() async throws {
+        let client = try ActPass.quick("http://127.0.0.1:9")
+        var action = refund
+        action.tool = "actpass.test.never_ends"
+        let asked = action
+        let runs = Counter()
+        let task = Task { try await client.guard(asked) { _ in runs.count() } }
+        try await Task.sleep(for: .milliseconds(50))
+        await within(.milliseconds(100)) {
+            task.cancel()
+            _ = await task.result
+        }
+        XCTAssertEqual(runs.total, 0)
+    }
+}

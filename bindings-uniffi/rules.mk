@@ -1,0 +1,118 @@
+# Swift and Kotlin, from one crate. Included by the Makefile.
+
+UNIFFI_SOURCES := $(shell find bindings-uniffi -name '*.rs' -o -name '*.toml')
+SWIFT_FLAGS := -Xswiftc -warnings-as-errors
+SWIFT_NATIVE := bindings-swift/Native/libactpass_uniffi.a
+KOTLIN := target/kotlin
+KOTLIN_TESTS := org.actpass.ArgumentTest org.actpass.VectorTest
+# The names by which JNA looks for a library in a jar.
+JNA_PLATFORM := linux-$(subst _,-,$(shell uname -m))
+
+.PHONY: swift swift-toolchain test-swift test-swift-now demo-swift kotlin kotlin-toolchain test-kotlin test-kotlin-now test-native \
+	verify-generated generate-bindings
+
+swift-toolchain:
+	@scripts/with-swift 2>/dev/null || scripts/swift-toolchain
+
+kotlin-toolchain:
+	@scripts/kotlin-toolchain
+
+# The toolchain, the native library where the package looks for it, the tests, and a package that depends on this one.
+swift: swift-toolchain $(SWIFT_NATIVE)
+	$(MAKE) --no-print-directory test-swift-now target/swift/example.built
+	@echo "make swift: depend on it with .package(path: \"$(CURDIR)/bindings-swift\")"
+
+target/release/libactpass_uniffi.a: $(RUST_SOURCES) $(UNIFFI_SOURCES)
+	$(CARGO) build --release --locked -p actpass-uniffi
+	@touch $@
+
+$(SWIFT_NATIVE): target/release/libactpass_uniffi.a
+	@mkdir -p $(@D)
+	@! grep -q 'actpass\.test\.' $< || { echo "$< holds the hooks of the tests" >&2; exit 1; }
+	cp $< $@
+
+# SwiftPM does not see that a static library changed.
+target/swift/example.built: $(SWIFT_NATIVE) $(shell find bindings-swift/Sources bindings-swift/Generated examples/swift -name '*.swift')
+	@rm -f target/swift/example/release/refund
+	scripts/swift-build -c release --package-path examples/swift --scratch-path $(CURDIR)/target/swift/example $(SWIFT_FLAGS)
+	@touch $@
+
+demo-swift: target/release/actpass-gateway target/swift/example.built
+	@echo
+	@echo 'The same from Swift:'
+	@scripts/with-swift target/swift/example/release/refund target/release/actpass-gateway .actpass/demo/refunds-swift.jsonl
+
+# What the tests of both languages call: the library of the tests, whose calls break on request, and two gateways.
+test-native:
+	$(CARGO) build --locked -p actpass-gateway -p actpass-hostile-gateway
+	$(CARGO) build --locked -p actpass-uniffi --features test-hooks
+
+TEST_ENVIRONMENT = RUST_BACKTRACE=0 ACTPASS_NATIVE=$(CURDIR)/target/debug ACTPASS_VECTORS=$(CURDIR)/tests/vectors \
+	ACTPASS_GATEWAY=$(CURDIR)/$(GATEWAY) ACTPASS_HOSTILE_GATEWAY=$(CURDIR)/$(HOSTILE)
+
+test-swift:
+	@if scripts/with-swift 2>/dev/null; then $(MAKE) --no-print-directory test-swift-now; \
+		else scripts/skipped 'the tests of Swift' 'no Swift 6: make swift-toolchain'; fi
+
+test-swift-now: test-native
+	@mkdir -p target/test-output && rm -f target/test-output/swift*.log
+	$(TEST_ENVIRONMENT) scripts/swift-build --build-tests --package-path bindings-swift \
+		--scratch-path $(CURDIR)/target/swift/tests $(SWIFT_FLAGS)
+	$(TEST_ENVIRONMENT) scripts/keep-output target/test-output/swift.log scripts/with-swift swift test --skip-build \
+		--package-path bindings-swift --scratch-path $(CURDIR)/target/swift/tests $(SWIFT_FLAGS)
+	$(TEST_ENVIRONMENT) scripts/swift-build --package-path examples/swift --scratch-path $(CURDIR)/target/swift/tests-example $(SWIFT_FLAGS)
+	$(TEST_ENVIRONMENT) scripts/keep-output target/test-output/swift-example.log \
+		scripts/with-swift target/swift/tests-example/debug/refund $(GATEWAY) target/swift/refunds.jsonl
+	@printf '{"amount":4900,"charge":"ch_1"}\n{"amount":1200,"charge":"ch_5"}\n' | diff - target/swift/refunds.jsonl
+
+# The compiler, a jar with the native library in it, the tests, and those that need no breaking library with the jar.
+kotlin: kotlin-toolchain $(KOTLIN)/actpass.jar
+	$(MAKE) --no-print-directory test-kotlin-now
+	$(TEST_ENVIRONMENT) scripts/test-kotlin $(KOTLIN)/actpass.jar:$(KOTLIN)/tests $(KOTLIN_TESTS)
+	@echo "make kotlin: $(KOTLIN)/actpass.jar"
+
+$(KOTLIN)/bridge.built: $(shell find bindings-kotlin/Generated -type f)
+	rm -rf $(KOTLIN)/bridge
+	scripts/kotlinc -nowarn -jvm-target 11 -d $(KOTLIN)/bridge bindings-kotlin/Generated
+	@touch $@
+
+$(KOTLIN)/main.built: $(KOTLIN)/bridge.built $(shell find bindings-kotlin/src/main -name '*.kt')
+	rm -rf $(KOTLIN)/main
+	CP=$(KOTLIN)/bridge scripts/kotlinc -Werror -Xexplicit-api=strict -module-name actpass -jvm-target 11 -d $(KOTLIN)/main \
+		bindings-kotlin/src/main/kotlin
+	@touch $@
+
+$(KOTLIN)/tests.built: $(KOTLIN)/main.built $(shell find bindings-kotlin/src/test -name '*.kt')
+	rm -rf $(KOTLIN)/tests
+	CP=$(KOTLIN)/bridge:$(KOTLIN)/main:$$(scripts/kotlin-toolchain path junit) scripts/kotlinc -Werror -module-name actpass-tests \
+		-Xfriend-paths=$(KOTLIN)/main -jvm-target 17 -d $(KOTLIN)/tests bindings-kotlin/src/test/kotlin
+	@touch $@
+
+$(KOTLIN)/actpass.jar: $(KOTLIN)/main.built target/release/libactpass_uniffi.a
+	@mkdir -p $(KOTLIN)/native/$(JNA_PLATFORM)
+	cp target/release/libactpass_uniffi.so $(KOTLIN)/native/$(JNA_PLATFORM)/
+	jar --create --file $@ -C $(KOTLIN)/bridge . -C $(KOTLIN)/main . -C $(KOTLIN)/native .
+
+test-kotlin:
+	@if scripts/kotlin-toolchain installed; then $(MAKE) --no-print-directory test-kotlin-now; \
+		else scripts/skipped 'the tests of Kotlin' 'no compiler, JNA or JUnit: make kotlin-toolchain'; fi
+
+test-kotlin-now: test-native $(KOTLIN)/tests.built
+	@mkdir -p target/test-output && rm -f target/test-output/kotlin*.log
+	$(TEST_ENVIRONMENT) NATIVE=$(CURDIR)/target/debug scripts/keep-output target/test-output/kotlin.log \
+		scripts/test-kotlin $(KOTLIN)/bridge:$(KOTLIN)/main:$(KOTLIN)/tests \
+		$(KOTLIN_TESTS) org.actpass.CallTest org.actpass.GuardTest
+
+verify-generated: test-native
+	$(CARGO) build --locked -p actpass-bindgen
+	rm -rf target/generated
+	target/debug/actpass-bindgen target/debug/libactpass_uniffi.so target/generated/swift target/generated/kotlin
+	diff -r target/generated/swift bindings-swift/Generated
+	diff -r target/generated/kotlin bindings-kotlin/Generated
+	scripts/features --check
+
+generate-bindings: test-native
+	$(CARGO) build --locked -p actpass-bindgen
+	rm -rf bindings-swift/Generated bindings-kotlin/Generated
+	target/debug/actpass-bindgen target/debug/libactpass_uniffi.so bindings-swift/Generated bindings-kotlin/Generated
+	scripts/features

@@ -1,0 +1,311 @@
+//! The client.
+
+use std::sync::Arc;
+
+use actpass_core::{ActPass, Action, Circuit, Error, ErrorKind, Json, wait_seconds};
+
+use crate::approval::{NativeApproval, kept};
+use crate::error::NativeError;
+use crate::evidence::{NativeEvent, NativeRecorded};
+use crate::guard::{NativeAction, NativeDecision, NativeMode, NativePermit, NativeVerdict};
+use crate::passport::{
+    NativeIssued, NativeOfflineVerifyRequest, NativePassportRequest, NativeRevocation, NativeVerification,
+    NativeVerifyRequest,
+};
+use crate::runtime::{NativeCancel, broken, enter, wait};
+
+/// The settings of a client.
+#[derive(uniffi::Record)]
+pub(crate) struct NativeSettings {
+    /// The language of the face.
+    pub(crate) language: String,
+    /// The key.
+    pub(crate) api_key: Option<String>,
+    /// The tenant.
+    pub(crate) tenant_id: Option<String>,
+    /// The agent's name.
+    pub(crate) agent_id: Option<String>,
+    /// The gateway's URL.
+    pub(crate) base_url: Option<String>,
+    /// The total deadline of a call, in seconds.
+    pub(crate) timeout: Option<f64>,
+    /// The longest that an attempt may take to connect, in seconds.
+    pub(crate) connect_timeout: Option<f64>,
+    /// How often a call is tried again at most.
+    pub(crate) max_retries: Option<i64>,
+    /// How many calls in a row must fail to reach the gateway for the circuit to open.
+    pub(crate) circuit_failures: Option<i64>,
+    /// The mode of actions that name none.
+    pub(crate) mode: Option<NativeMode>,
+    /// Certificates of authorities to trust besides the system's, in PEM.
+    pub(crate) ca: Option<String>,
+    /// Permits plain http to another machine.
+    pub(crate) danger_allow_insecure_http: bool,
+}
+
+impl NativeSettings {
+    fn build(self) -> Result<ActPass, Error> {
+        let mut builder = ActPass::builder()
+            .user_agent(format!("actpass-{}/{}", self.language, env!("CARGO_PKG_VERSION")))
+            .danger_allow_insecure_http(self.danger_allow_insecure_http);
+        if let Some(key) = self.api_key {
+            builder = builder.api_key(key);
+        }
+        if let Some(tenant_id) = self.tenant_id {
+            builder = builder.tenant_id(tenant_id);
+        }
+        if let Some(agent_id) = self.agent_id {
+            builder = builder.agent_id(agent_id);
+        }
+        if let Some(base_url) = self.base_url {
+            builder = builder.base_url(base_url);
+        }
+        if let Some(seconds) = self.timeout {
+            builder = builder.timeout(actpass_core::seconds("timeout", seconds)?);
+        }
+        if let Some(seconds) = self.connect_timeout {
+            builder = builder.connect_timeout(actpass_core::seconds("connect_timeout", seconds)?);
+        }
+        if let Some(retries) = self.max_retries {
+            builder = builder.max_retries(whole("max_retries", retries)?);
+        }
+        if let Some(failures) = self.circuit_failures {
+            builder = builder.circuit_failures(whole("circuit_failures", failures)?);
+        }
+        if let Some(mode) = self.mode {
+            builder = builder.mode(mode.into());
+        }
+        if let Some(pem) = self.ca {
+            builder = builder.ca(pem);
+        }
+        builder.build()
+    }
+}
+
+fn whole(member: &str, number: i64) -> Result<u32, Error> {
+    u32::try_from(number).map_err(|_| {
+        let problem = format!("{member}: expected a whole number from 0, found {number}");
+        Error::new(ErrorKind::Config, problem)
+    })
+}
+
+/// Whether calls go to the gateway.
+#[derive(Clone, Copy, Debug, uniffi::Enum)]
+pub(crate) enum NativeCircuit {
+    /// They do.
+    Closed,
+    /// One call tries whether the gateway is back.
+    HalfOpen,
+    /// They fail at once.
+    Open {
+        /// For how many seconds still.
+        retry_after: f64,
+    },
+}
+
+impl From<Circuit> for NativeCircuit {
+    fn from(circuit: Circuit) -> Self {
+        match circuit {
+            Circuit::Closed => Self::Closed,
+            Circuit::HalfOpen => Self::HalfOpen,
+            Circuit::Open { retry_after } => Self::Open { retry_after: retry_after.as_secs_f64() },
+        }
+    }
+}
+
+/// The native half of a client.
+#[derive(uniffi::Object)]
+pub(crate) struct NativeClient(ActPass);
+
+#[uniffi::export]
+impl NativeClient {
+    /// Checks the settings; nothing is sent.
+    #[uniffi::constructor]
+    pub(crate) fn new(settings: NativeSettings) -> Result<Arc<Self>, NativeError> {
+        enter(|| Ok(Arc::new(Self(settings.build()?))))
+    }
+
+    /// The gateway's URL.
+    pub(crate) fn base_url(&self) -> Result<String, NativeError> {
+        enter(|| Ok(self.0.base_url().to_owned()))
+    }
+
+    /// The agent's name.
+    pub(crate) fn agent_id(&self) -> Result<String, NativeError> {
+        enter(|| Ok(self.0.agent_id().to_owned()))
+    }
+
+    /// Whether calls go to the gateway.
+    pub(crate) fn circuit(&self) -> Result<NativeCircuit, NativeError> {
+        enter(|| Ok(self.0.circuit().into()))
+    }
+
+    /// Asks for a decision.
+    pub(crate) async fn preflight(
+        &self,
+        action: NativeAction,
+        cancel: Option<Arc<NativeCancel>>,
+    ) -> Result<NativeDecision, NativeError> {
+        let action = convert(action)?;
+        let call = self.call(async move |actpass| actpass.preflight(&action).await);
+        Ok(NativeDecision::from(&wait(cancel, call, Err).await?))
+    }
+
+    /// Asks for a verdict.
+    pub(crate) async fn authorize(
+        &self,
+        action: NativeAction,
+        cancel: Option<Arc<NativeCancel>>,
+    ) -> Result<NativeVerdict, NativeError> {
+        let tool = action.tool.clone();
+        self.rule(convert(action)?, tool, cancel).await
+    }
+
+    /// Asks for a verdict about an action that was kept.
+    pub(crate) async fn authorize_pending(
+        &self,
+        pending: String,
+        passport: Option<String>,
+        wait_for_approval: Option<f64>,
+        cancel: Option<Arc<NativeCancel>>,
+    ) -> Result<NativeVerdict, NativeError> {
+        let action = enter(|| Ok(kept(&pending, passport, wait_for_approval)?))?;
+        self.rule(action, String::new(), cancel).await
+    }
+
+    /// Waits until somebody decided about an approval, for `seconds` at most.
+    pub(crate) async fn wait_for_approval(
+        &self,
+        id: String,
+        seconds: f64,
+        cancel: Option<Arc<NativeCancel>>,
+    ) -> Result<NativeApproval, NativeError> {
+        let longest = wait_seconds("wait", seconds)?;
+        let call = self.call(async move |actpass| actpass.wait_for_approval(&id, longest).await);
+        Ok(NativeApproval::from(&wait(cancel, call, Err).await?))
+    }
+
+    /// Asks for a passport.
+    pub(crate) async fn issue_passport(
+        &self,
+        wanted: NativePassportRequest,
+        cancel: Option<Arc<NativeCancel>>,
+    ) -> Result<NativeIssued, NativeError> {
+        let wanted = enter(|| Ok(wanted.convert()?))?;
+        let call = self.call(async move |actpass| actpass.issue_passport(&wanted).await);
+        Ok(NativeIssued::from(&wait(cancel, call, Err).await?))
+    }
+
+    /// Has the gateway verify a passport.
+    pub(crate) async fn verify_passport(
+        &self,
+        wanted: NativeVerifyRequest,
+        cancel: Option<Arc<NativeCancel>>,
+    ) -> Result<NativeVerification, NativeError> {
+        let wanted = enter(|| Ok(wanted.convert()))?;
+        let call = self.call(async move |actpass| actpass.verify_passport(&wanted).await);
+        Ok(NativeVerification::from(&wait(cancel, call, Err).await?))
+    }
+
+    /// Verifies a passport with the gateway's public keys.
+    pub(crate) async fn verify_passport_offline(
+        &self,
+        wanted: NativeOfflineVerifyRequest,
+        cancel: Option<Arc<NativeCancel>>,
+    ) -> Result<NativeVerification, NativeError> {
+        let wanted = enter(|| Ok(wanted.convert()))?;
+        let call = self.call(async move |actpass| actpass.verify_passport_offline(&wanted).await);
+        Ok(NativeVerification::from(&wait(cancel, call, Err).await?))
+    }
+
+    /// Revokes a passport.
+    pub(crate) async fn revoke_passport(
+        &self,
+        jti: String,
+        reason: Option<String>,
+        cancel: Option<Arc<NativeCancel>>,
+    ) -> Result<NativeRevocation, NativeError> {
+        let call = self.call(async move |actpass| actpass.revoke_passport(&jti, reason.as_deref()).await);
+        Ok(NativeRevocation::from(&wait(cancel, call, Err).await?))
+    }
+
+    /// Records an event.
+    pub(crate) async fn record_evidence(
+        &self,
+        event: NativeEvent,
+        cancel: Option<Arc<NativeCancel>>,
+    ) -> Result<NativeRecorded, NativeError> {
+        let event = enter(|| Ok(event.convert()?))?;
+        let call = self.call(async move |actpass| actpass.record_evidence(&event).await);
+        Ok(NativeRecorded::from(&wait(cancel, call, Err).await?))
+    }
+
+    /// Records how the action of a permit ended; `response` is the JSON text of what it returned.
+    pub(crate) async fn record_outcome(
+        &self,
+        permit: Arc<NativePermit>,
+        returned: bool,
+        response: Option<String>,
+        cancel: Option<Arc<NativeCancel>>,
+    ) -> Result<NativeRecorded, NativeError> {
+        let event = enter(|| permit.evidence(returned, response.as_deref()))?;
+        let call = self.call(async move |actpass| actpass.record_evidence(&event).await);
+        Ok(NativeRecorded::from(&wait(cancel, call, Err).await?))
+    }
+}
+
+impl NativeClient {
+    /// A call of the core that borrows nothing from here.
+    fn call<F, T>(&self, call: F) -> impl Future<Output = T> + use<F, T>
+    where
+        F: AsyncFnOnce(ActPass) -> T,
+    {
+        let actpass = self.0.clone();
+        async move { call(actpass).await }
+    }
+
+    async fn rule(
+        &self,
+        action: Action,
+        tool: String,
+        cancel: Option<Arc<NativeCancel>>,
+    ) -> Result<NativeVerdict, NativeError> {
+        let (actpass, asked) = (self.0.clone(), action.clone());
+        let call = async move {
+            broken::call(&tool).await;
+            actpass.authorize(&asked).await
+        };
+        let verdict = wait(cancel, call, |failure| self.0.unasked(&action, failure)).await?;
+        enter(|| Ok(verdict.into()))
+    }
+}
+
+fn convert(action: NativeAction) -> Result<Action, NativeError> {
+    enter(|| {
+        broken::conversion(&action.tool);
+        Ok(action.convert()?)
+    })
+}
+
+/// A JSON value from its text; `member` is its name in messages.
+pub(crate) fn json(member: &str, text: &str) -> Result<Json, Error> {
+    Json::parse(text.as_bytes()).map_err(|problem| Error::argument(member, problem))
+}
+
+/// Checks that a text is one JSON value, which nobody could read in two ways.
+#[uniffi::export]
+pub(crate) fn native_check_json(text: String) -> Result<(), NativeError> {
+    enter(|| json("json", &text).map(drop).map_err(Into::into))
+}
+
+/// The SHA-256 of the canonical JSON of a value.
+#[uniffi::export]
+pub(crate) fn native_hash_payload(payload: String) -> Result<String, NativeError> {
+    enter(|| Ok(actpass_core::hash_payload(&json("payload", &payload)?)?))
+}
+
+/// The HMAC-SHA256 of the canonical JSON of a value.
+#[uniffi::export]
+pub(crate) fn native_sign_payload(secret: Vec<u8>, payload: String) -> Result<String, NativeError> {
+    enter(|| Ok(actpass_core::sign_payload(&secret, &json("payload", &payload)?)?))
+}

@@ -1,0 +1,60 @@
+//! Events of the caller's own.
+
+use actpass_core::{Error, EvidenceEvent, RecordedEvidence};
+
+use crate::client::json;
+
+/// An event to record.
+#[derive(uniffi::Record)]
+pub(crate) struct NativeEvent {
+    /// What happened.
+    pub(crate) event_type: String,
+    /// The chain.
+    pub(crate) chain_id: String,
+    /// The tool.
+    pub(crate) tool_id: Option<String>,
+    /// The word of the decision that it followed.
+    pub(crate) decision: Option<String>,
+    /// That decision's reason code.
+    pub(crate) reason_code: Option<String>,
+    /// The JSON text of an object.
+    pub(crate) metadata: Option<String>,
+    /// The hash of what was asked for.
+    pub(crate) request_hash: Option<String>,
+    /// The hash of what came out of it.
+    pub(crate) response_hash: Option<String>,
+}
+
+impl NativeEvent {
+    pub(crate) fn convert(self) -> Result<EvidenceEvent, Error> {
+        let mut event = EvidenceEvent::new(self.event_type, self.chain_id);
+        event.tool_id = self.tool_id;
+        event.decision = self.decision;
+        event.reason_code = self.reason_code;
+        event.metadata = self.metadata.map(|metadata| json("metadata", &metadata)).transpose()?;
+        event.request_hash = self.request_hash;
+        event.response_hash = self.response_hash;
+        Ok(event)
+    }
+}
+
+/// An event that is in the ledger.
+#[derive(uniffi::Record)]
+pub(crate) struct NativeRecorded {
+    /// Its name there.
+    pub(crate) event_id: String,
+    /// Its hash, which the next one of the chain covers.
+    pub(crate) current_event_hash: Option<String>,
+    /// The whole of the answer.
+    pub(crate) json: String,
+}
+
+impl From<&RecordedEvidence> for NativeRecorded {
+    fn from(recorded: &RecordedEvidence) -> Self {
+        Self {
+            event_id: recorded.event_id().into_owned(),
+            current_event_hash: recorded.current_event_hash().map(Into::into),
+            json: recorded.as_json().to_owned(),
+        }
+    }
+}

@@ -1,0 +1,122 @@
+//! The one door to the core: one background thread makes the calls of the whole process. A call ends at once when its task is
+//! cancelled or what waits for it is dropped, and a panic in it is an error like any other.
+
+use std::future::Future;
+use std::panic::{AssertUnwindSafe, catch_unwind};
+use std::sync::Arc;
+
+use actpass_core::{Error, ErrorKind};
+use once_cell::sync::OnceCell;
+use tokio::runtime::{Builder, Runtime};
+use tokio::sync::watch;
+use tokio::task::JoinHandle;
+
+use crate::error::NativeError;
+
+/// Tells a call that its task was cancelled. Swift needs it; in Kotlin the call is dropped.
+#[derive(uniffi::Object)]
+pub(crate) struct NativeCancel(watch::Sender<bool>);
+
+#[uniffi::export]
+impl NativeCancel {
+    /// Not cancelled.
+    #[uniffi::constructor]
+    pub(crate) fn new() -> Arc<Self> {
+        Arc::new(Self(watch::Sender::new(false)))
+    }
+
+    /// Ends the calls that were given this, also those that are made later.
+    pub(crate) fn cancel(&self) {
+        self.0.send_replace(true);
+    }
+}
+
+impl NativeCancel {
+    async fn cancelled(&self) {
+        // It fails only where the sender is gone, and it is ours.
+        let _ = self.0.subscribe().wait_for(|cancelled| *cancelled).await;
+    }
+}
+
+/// Makes `call` on the background thread and waits for it.
+///
+/// `lost` is its end where it has none of its own: there is no thread, or it panicked.
+pub(crate) async fn wait<T: Send + 'static>(
+    cancel: Option<Arc<NativeCancel>>,
+    call: impl Future<Output = Result<T, Error>> + Send + 'static,
+    lost: impl FnOnce(Error) -> Result<T, Error>,
+) -> Result<T, NativeError> {
+    let mut task = match runtime() {
+        Ok(runtime) => Aborting(runtime.spawn(call)),
+        Err(error) => return Ok(lost(error)?),
+    };
+    let ended = match cancel {
+        None => (&mut task.0).await,
+        Some(cancel) => tokio::select! {
+            biased;
+            () = cancel.cancelled() => return Err(NativeError::Cancelled),
+            ended = &mut task.0 => ended,
+        },
+    };
+    Ok(ended.unwrap_or_else(|_panic| lost(panicked()))?)
+}
+
+/// Runs a conversion; a panic in it is an error like any other.
+pub(crate) fn enter<T>(body: impl FnOnce() -> Result<T, NativeError>) -> Result<T, NativeError> {
+    catch_unwind(AssertUnwindSafe(body)).unwrap_or_else(|_panic| Err(panicked().into()))
+}
+
+pub(crate) fn panicked() -> Error {
+    Error::new(ErrorKind::Internal, "a panic in the SDK")
+}
+
+/// A task that ends when nobody waits for it any more.
+struct Aborting<T>(JoinHandle<T>);
+
+impl<T> Drop for Aborting<T> {
+    fn drop(&mut self) {
+        self.0.abort();
+    }
+}
+
+/// Started with the first call. One thread: it waits for the network, and more were not faster.
+fn runtime() -> Result<&'static Runtime, Error> {
+    static RUNTIME: OnceCell<Runtime> = OnceCell::new();
+    RUNTIME.get_or_try_init(|| {
+        Builder::new_multi_thread().worker_threads(1).thread_name("actpass").enable_all().build().map_err(
+            |error| Error::new(ErrorKind::Internal, format!("no runtime: {error}")).with_source(error),
+        )
+    })
+}
+
+/// Calls that break, for the tests of what happens then. A package has none.
+#[cfg(feature = "test-hooks")]
+pub(crate) mod broken {
+    /// The tools whose calls break.
+    const PANICS: &str = "actpass.test.panic";
+    const PANICS_IN_CONVERSION: &str = "actpass.test.panic_in_conversion";
+    const NEVER_ENDS: &str = "actpass.test.never_ends";
+
+    #[expect(clippy::panic, reason = "that is what is tested")]
+    pub(crate) fn conversion(tool: &str) {
+        if tool == PANICS_IN_CONVERSION {
+            panic!("broken on purpose");
+        }
+    }
+
+    #[expect(clippy::panic, reason = "that is what is tested")]
+    pub(crate) async fn call(tool: &str) {
+        match tool {
+            PANICS => panic!("broken on purpose"),
+            NEVER_ENDS => std::future::pending().await,
+            _ => {}
+        }
+    }
+}
+
+#[cfg(not(feature = "test-hooks"))]
+pub(crate) mod broken {
+    pub(crate) fn conversion(_tool: &str) {}
+
+    pub(crate) async fn call(_tool: &str) {}
+}

@@ -1,0 +1,301 @@
+//! The ledger in a PostgreSQL database, which several gateways may share.
+//!
+//! Each gateway has one task that writes. It takes everything that waits, runs it as one transaction, and answers only
+//! after the commit. A transaction locks the tenants that it is about, so that gateways take turns with each of
+//! them; then what is there is read, and it is decided in memory what each append comes to, as over every store; then all of it
+//! is written. That is three exchanges with the server, however many appends share them.
+
+mod database;
+mod reading;
+mod rows;
+mod schema;
+mod text;
+mod writing;
+
+use std::error::Error;
+use std::sync::{Arc, Mutex, MutexGuard, PoisonError};
+use std::time::{Duration, Instant};
+
+use async_trait::async_trait;
+use tokio::task::JoinHandle;
+use tokio_postgres::Client;
+
+pub use self::database::{Database, Trust};
+use self::reading::{
+    PAGE_BYTES, PAGE_EVENTS, Readers, all, approval_of, credential_of, event_of, first, head_of,
+    signing_key_of,
+};
+pub(super) use self::reading::{read_chain, read_keys};
+use self::text::{Kept, Text};
+use self::writing::Writer;
+use super::queue::{Job, Jobs};
+use super::{Append, Appended, Approval, Rotation, Standing, Store, StoreError, StoredEvent};
+use crate::ledger::Head;
+use crate::passport::SealedKey;
+use crate::vault::SealedCredential;
+
+/// How long a batch may take, with all that is tried again. Less than a request waits.
+const DEADLINE: Duration = Duration::from_secs(12);
+
+/// How long to wait before connecting is tried again, at first and at most.
+const RECONNECT: (Duration, Duration) = (Duration::from_millis(50), Duration::from_secs(2));
+
+/// What a connection is told before anything else. What waits for a lock that another gateway holds gives up before its
+/// batch has to; and who holds locks and falls silent loses them.
+const SESSION: &str = "
+SET client_min_messages = warning;
+SET statement_timeout = '10s';
+SET lock_timeout = '5s';
+SET idle_in_transaction_session_timeout = '5s';
+SELECT set_config('synchronous_commit', 'on', false)
+WHERE current_setting('synchronous_commit') NOT IN ('on', 'remote_apply');
+";
+
+/// Statements look up a few rows in tables that grow fast, by their keys. A plan that was made while a table was small
+/// must not read all of it later.
+const PLANS: &str = "
+SET plan_cache_mode = force_generic_plan;
+SET enable_hashjoin = off;
+SET enable_mergejoin = off;
+SET enable_seqscan = off;
+";
+
+/// The ledger in a PostgreSQL database; see [`PostgresStore::open`].
+#[derive(Debug)]
+pub struct PostgresStore {
+    jobs: Jobs,
+    readers: Readers,
+    writer: Mutex<Option<JoinHandle<()>>>,
+}
+
+/// Why a database cannot be used.
+#[derive(Clone, Debug, thiserror::Error)]
+pub enum DatabaseError {
+    /// Its texts are not UTF-8.
+    #[error("{0}: has the encoding {1}; expected UTF8")]
+    Encoding(String, String),
+    /// A newer version of the gateway made its tables.
+    #[error(
+        "{0}: has schema version {1}; this gateway knows versions up to {max}, so use a newer one",
+        max = schema::SCHEMA_VERSION
+    )]
+    Newer(String, i32),
+    /// An older version of the gateway made its tables, or none did.
+    #[error("{0}: was made by an older version of the gateway, or by none; start this version on it once")]
+    Older(String),
+    /// Its tables cannot be made.
+    #[error("{0}: the tables cannot be made: {1}")]
+    Schema(String, String),
+    /// It cannot be reached, or does not let the gateway in.
+    #[error("{0}: {1}")]
+    Unreachable(String, String),
+}
+
+impl PostgresStore {
+    /// Connects to the database and makes its tables, in the schema `actpass`, or brings them forward.
+    ///
+    /// # Errors
+    ///
+    /// If it cannot be reached or used, or a newer version made its tables.
+    pub async fn open(database: Database) -> Result<Self, DatabaseError> {
+        let mut client = database.connect().await?;
+        warn_of_risks(&client).await;
+        schema::bring_forward(&mut client, &database).await?;
+        Self::open_beside(database).await
+    }
+
+    /// Connects to a database whose tables are there. For what an operator does from the command line.
+    ///
+    /// # Errors
+    ///
+    /// As [`PostgresStore::open`]; if its tables are those of another version.
+    pub async fn open_beside(database: Database) -> Result<Self, DatabaseError> {
+        let server = Arc::new(Server { database, trouble: Mutex::default() });
+        let writer = Writer::open(Arc::clone(&server)).await?;
+        let (jobs, queue) = Jobs::new();
+        let readers = Readers::new(server);
+        Ok(Self { jobs, readers, writer: Mutex::new(Some(tokio::spawn(writer.run(queue)))) })
+    }
+}
+
+/// What a server is set to loses what it said was committed: an operator should know.
+async fn warn_of_risks(client: &Client) {
+    let fsync = client.query_one("SELECT current_setting('fsync')", &[]).await;
+    if fsync.and_then(|row| row.try_get::<_, String>(0)).is_ok_and(|fsync| fsync != "on") {
+        tracing::warn!("the database server has fsync off: what it recorded may not survive a crash");
+    }
+}
+
+#[async_trait]
+impl Store for PostgresStore {
+    async fn append(&self, append: Append) -> Result<Appended, StoreError> {
+        self.jobs.ask(|answer| Job::Append(Box::new(append), answer)).await
+    }
+
+    async fn head(&self, tenant_id: &str, chain_id: &str) -> Result<Option<Head>, StoreError> {
+        let rows = self.readers.read(|reader| &reader.head, &[&Text(tenant_id), &Text(chain_id)]).await?;
+        first(&rows, head_of)
+    }
+
+    async fn events(
+        &self,
+        tenant_id: &str,
+        chain_id: &str,
+        after: u64,
+        until: u64,
+    ) -> Result<Vec<StoredEvent>, StoreError> {
+        let range = (to_sql(after), to_sql(until));
+        let rows = self
+            .readers
+            .read(
+                |reader| &reader.events,
+                &[&Text(tenant_id), &Text(chain_id), &range.0, &range.1, &PAGE_EVENTS, &PAGE_BYTES],
+            )
+            .await?;
+        all(&rows, event_of)
+    }
+
+    async fn approved_manifest(&self, tenant_id: &str, tool_id: &str) -> Result<Option<String>, StoreError> {
+        let rows = self.readers.read(|reader| &reader.manifest, &[&Text(tenant_id), &Text(tool_id)]).await?;
+        first(&rows, |row| Ok(row.try_get::<_, Kept>(0)?.0))
+    }
+
+    async fn passport(&self, tenant_id: &str, jti: &str) -> Result<Option<Standing>, StoreError> {
+        let rows = self.readers.read(|reader| &reader.passport, &[&Text(tenant_id), &Text(jti)]).await?;
+        first(&rows, |row| Ok(Standing { revoked: row.try_get(0)?, used: row.try_get(1)? }))
+    }
+
+    async fn approval(&self, tenant_id: &str, id: &str) -> Result<Option<Approval>, StoreError> {
+        let rows = self.readers.read(|reader| &reader.approval, &[&Text(tenant_id), &Text(id)]).await?;
+        first(&rows, approval_of)
+    }
+
+    async fn pending_approvals(
+        &self,
+        tenant_id: &str,
+        now: i64,
+        limit: u32,
+    ) -> Result<Vec<Approval>, StoreError> {
+        let limit = i64::from(limit);
+        let rows = self.readers.read(|reader| &reader.pending, &[&Text(tenant_id), &now, &limit]).await?;
+        all(&rows, approval_of)
+    }
+
+    async fn credential(
+        &self,
+        tenant_id: &str,
+        tool_id: &str,
+    ) -> Result<Option<SealedCredential>, StoreError> {
+        let rows =
+            self.readers.read(|reader| &reader.credential, &[&Text(tenant_id), &Text(tool_id)]).await?;
+        first(&rows, credential_of)
+    }
+
+    async fn credentials(&self, tenant_id: &str) -> Result<Vec<SealedCredential>, StoreError> {
+        let rows = self.readers.read(|reader| &reader.credentials, &[&Text(tenant_id)]).await?;
+        all(&rows, credential_of)
+    }
+
+    async fn signing_keys(&self) -> Result<Vec<SealedKey>, StoreError> {
+        let rows = self.readers.read(|reader| &reader.signing_keys, &[]).await?;
+        all(&rows, signing_key_of)
+    }
+
+    async fn add_signing_key(&self, key: SealedKey, rotation: Rotation) -> Result<(), StoreError> {
+        self.jobs.ask(|answer| Job::AddKey(Box::new(key), rotation, answer)).await
+    }
+
+    async fn check(&self) -> Result<(), StoreError> {
+        self.readers.read(|reader| &reader.nothing, &[]).await?;
+        self.jobs.ask(Job::Check).await
+    }
+
+    async fn close(&self) {
+        if !self.jobs.stop().await {
+            return;
+        }
+        let writer = self.writer.lock().unwrap_or_else(PoisonError::into_inner).take();
+        if let Some(writer) = writer {
+            // A writer that panicked was reported by the panic itself; there is nothing left to finish.
+            let _ = writer.await;
+        }
+        self.readers.release();
+    }
+}
+
+/// The server, and whether it is worth trying to connect to it.
+#[derive(Debug)]
+struct Server {
+    database: Database,
+    trouble: Mutex<Option<Trouble>>,
+}
+
+#[derive(Debug)]
+struct Trouble {
+    error: DatabaseError,
+    pause: Duration,
+    until: Instant,
+}
+
+impl Server {
+    /// A connection that is ready for this version's statements. After a failure the next ones fail at once for a while:
+    /// what nobody can record is refused sooner than it is waited for.
+    async fn connect(&self) -> Result<Client, DatabaseError> {
+        if let Some(trouble) = &*self.trouble()
+            && Instant::now() < trouble.until
+        {
+            return Err(trouble.error.clone());
+        }
+        let connected = self.prepare().await;
+        let mut trouble = self.trouble();
+        *trouble = connected.as_ref().err().map(|error| {
+            let pause = trouble.as_ref().map_or(RECONNECT.0, |last| RECONNECT.1.min(last.pause * 2));
+            Trouble { error: error.clone(), pause, until: Instant::now() + pause }
+        });
+        connected
+    }
+
+    async fn prepare(&self) -> Result<Client, DatabaseError> {
+        let client = self.database.connect().await?;
+        let encoding: Result<String, _> = async {
+            client.batch_execute(SESSION).await?;
+            client.query_one("SELECT current_setting('server_encoding')", &[]).await?.try_get(0)
+        }
+        .await;
+        match encoding.map_err(|error| self.error(&error))?.as_str() {
+            "UTF8" => {}
+            other => return Err(DatabaseError::Encoding(self.database.to_string(), other.to_owned())),
+        }
+        // A newer gateway may have brought the tables forward since the last connection.
+        schema::check(&client, &self.database).await?;
+        Ok(client)
+    }
+
+    fn error(&self, error: &tokio_postgres::Error) -> DatabaseError {
+        DatabaseError::Unreachable(self.database.to_string(), describe(error))
+    }
+
+    fn trouble(&self) -> MutexGuard<'_, Option<Trouble>> {
+        self.trouble.lock().unwrap_or_else(PoisonError::into_inner)
+    }
+}
+
+/// What went wrong, for the log: the server's message without its details, which can hold what clients sent.
+fn describe(error: &tokio_postgres::Error) -> String {
+    match error.as_db_error() {
+        Some(said) => format!("{}: {} ({})", said.severity(), said.message(), said.code().code()),
+        None => match error.source() {
+            Some(source) => format!("{error}: {source}"),
+            None => error.to_string(),
+        },
+    }
+}
+
+/// PostgreSQL's integers are signed; no chain comes near their end.
+fn to_sql(number: u64) -> i64 {
+    i64::try_from(number).unwrap_or(i64::MAX)
+}
+
+fn from_sql(number: i64) -> u64 {
+    u64::try_from(number).unwrap_or(0)
+}

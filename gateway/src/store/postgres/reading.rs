@@ -1,0 +1,273 @@
+//! The connections that read.
+
+use std::sync::{Arc, Mutex, MutexGuard, PoisonError};
+
+use tokio::sync::Semaphore;
+use tokio_postgres::types::ToSql;
+use tokio_postgres::{Client, Row, Statement};
+
+use super::super::{Approval, Decided, OpenError, StoreError, StoredEvent};
+use super::text::{Kept, Text};
+use super::{DEADLINE, Database, DatabaseError, PLANS, Server, describe, from_sql, to_sql};
+use crate::ledger::Head;
+use crate::passport::SealedKey;
+use crate::vault::SealedCredential;
+
+/// How many connections read at once at most.
+const READERS: usize = 4;
+
+/// How many events, and how many bytes of them, [`Store::events`] hands out at once.
+pub(super) const PAGE_EVENTS: i64 = 512;
+pub(super) const PAGE_BYTES: i64 = 1 << 20;
+
+/// The columns that [`approval_of`] reads.
+const APPROVAL: &str =
+    "SELECT id, action_hash, tool, resource, args, goal, agent_id, user_id, reason_code, created_at,
+    deadline, approved, decided_by, decided_at, note, spent FROM actpass.approvals WHERE tenant_id = $1";
+
+/// The columns that [`credential_of`] reads.
+const CREDENTIAL: &str =
+    "SELECT id, tool_id, sealed, set_at, expires_at FROM actpass.credentials WHERE tenant_id = $1";
+
+/// A few connections that only read.
+#[derive(Debug)]
+pub(super) struct Readers {
+    server: Arc<Server>,
+    idle: Mutex<Vec<Reading>>,
+    permits: Semaphore,
+}
+
+impl Readers {
+    pub(super) fn new(server: Arc<Server>) -> Self {
+        Self { server, idle: Mutex::default(), permits: Semaphore::new(READERS) }
+    }
+
+    /// Lets go of the connections that nobody uses.
+    pub(super) fn release(&self) {
+        self.idle().clear();
+    }
+
+    pub(super) async fn read(
+        &self,
+        statement: fn(&Reading) -> &Statement,
+        parameters: &[&(dyn ToSql + Sync)],
+    ) -> Result<Vec<Row>, StoreError> {
+        let reading = async {
+            let _permit = self.permits.acquire().await.map_err(|_| StoreError::Unavailable)?;
+            loop {
+                let idle = self.idle().pop();
+                let was_idle = idle.is_some();
+                let reader = match idle {
+                    Some(reader) => reader,
+                    None => Reading::open(&self.server).await.map_err(|error| {
+                        tracing::error!(%error, "the ledger could not be read");
+                        StoreError::Unavailable
+                    })?,
+                };
+                match reader.client.query(statement(&reader), parameters).await {
+                    Ok(rows) => {
+                        self.idle().push(reader);
+                        return Ok(rows);
+                    }
+                    // It was lost while nobody used it, and so may be the other idle ones.
+                    Err(_) if was_idle && reader.client.is_closed() => {}
+                    Err(error) => {
+                        tracing::error!(error = describe(&error), "the ledger could not be read");
+                        return Err(StoreError::Unavailable);
+                    }
+                }
+            }
+        };
+        tokio::time::timeout(DEADLINE, reading).await.unwrap_or_else(|_| {
+            tracing::error!("the database did not answer in time");
+            Err(StoreError::Unavailable)
+        })
+    }
+
+    fn idle(&self) -> MutexGuard<'_, Vec<Reading>> {
+        self.idle.lock().unwrap_or_else(PoisonError::into_inner)
+    }
+}
+
+/// A connection that reads.
+#[derive(Debug)]
+pub(super) struct Reading {
+    client: Client,
+    pub(super) approval: Statement,
+    pub(super) credential: Statement,
+    pub(super) credentials: Statement,
+    pub(super) events: Statement,
+    pub(super) head: Statement,
+    pub(super) manifest: Statement,
+    pub(super) nothing: Statement,
+    pub(super) passport: Statement,
+    pub(super) pending: Statement,
+    pub(super) signing_keys: Statement,
+}
+
+impl Reading {
+    async fn open(server: &Server) -> Result<Self, DatabaseError> {
+        let client = server.connect().await?;
+        Self::prepare(client).await.map_err(|error| server.error(&error))
+    }
+
+    async fn prepare(client: Client) -> Result<Self, tokio_postgres::Error> {
+        client.batch_execute(PLANS).await?;
+        client.batch_execute("SET default_transaction_read_only = on").await?;
+        Ok(Self {
+            approval: client.prepare(&format!("{APPROVAL} AND id = $2")).await?,
+            credential: client.prepare(&format!("{CREDENTIAL} AND tool_id = $2")).await?,
+            credentials: client.prepare(&format!("{CREDENTIAL} ORDER BY tool_id")).await?,
+            // As many as fit a page: those before which there is less than a page.
+            events: client
+                .prepare(
+                    "SELECT seq, event FROM (
+                         SELECT seq, event,
+                             sum(octet_length(event)) OVER (ORDER BY seq) - octet_length(event) AS before
+                         FROM (
+                             SELECT seq, event FROM actpass.events
+                             WHERE chain = (
+                                 SELECT id FROM actpass.chains WHERE tenant_id = $1 AND chain_id = $2
+                             ) AND seq > $3 AND seq <= $4
+                             ORDER BY seq LIMIT $5
+                         ) AS candidates
+                     ) AS page WHERE before < $6 ORDER BY seq",
+                )
+                .await?,
+            head: client
+                .prepare(
+                    "SELECT length, head FROM actpass.chains
+                     WHERE tenant_id = $1 AND chain_id = $2 AND length > 0",
+                )
+                .await?,
+            manifest: client
+                .prepare("SELECT manifest_hash FROM actpass.manifests WHERE tenant_id = $1 AND tool_id = $2")
+                .await?,
+            nothing: client.prepare("SELECT 1").await?,
+            passport: client
+                .prepare("SELECT revoked, used FROM actpass.passports WHERE tenant_id = $1 AND jti = $2")
+                .await?,
+            pending: client
+                .prepare(&format!(
+                    "{APPROVAL} AND approved IS NULL AND deadline > $2 ORDER BY deadline, id LIMIT $3"
+                ))
+                .await?,
+            signing_keys: client
+                .prepare("SELECT kid, sealed, active, needed_until FROM actpass.signing_keys ORDER BY id")
+                .await?,
+            client,
+        })
+    }
+}
+
+/// As [`super::super::read_chain`], from a database.
+pub(in super::super) async fn read_chain<E: From<OpenError>>(
+    database: &Database,
+    tenant_id: &str,
+    chain_id: &str,
+    mut each: impl FnMut(&StoredEvent) -> Result<(), E>,
+) -> Result<Option<Head>, E> {
+    let server = Server { database: database.clone(), trouble: Mutex::default() };
+    let failed = |error: tokio_postgres::Error| OpenError::from(server.error(&error));
+    let reader = Reading::open(&server).await.map_err(OpenError::from)?;
+    let (tenant_id, chain_id) = (Text(tenant_id), Text(chain_id));
+    let found = reader.client.query_opt(&reader.head, &[&tenant_id, &chain_id]).await.map_err(failed)?;
+    let Some(head) = found.as_ref().map(head_of).transpose().map_err(failed)? else {
+        return Ok(None);
+    };
+    let (mut after, until) = (0, to_sql(head.length));
+    loop {
+        let columns: [&(dyn ToSql + Sync); 6] =
+            [&tenant_id, &chain_id, &after, &until, &PAGE_EVENTS, &PAGE_BYTES];
+        let page = reader.client.query(&reader.events, &columns).await.map_err(failed)?;
+        if page.is_empty() {
+            return Ok(Some(head));
+        }
+        for row in &page {
+            let event = event_of(row).map_err(failed)?;
+            after = to_sql(event.seq);
+            each(&event)?;
+        }
+    }
+}
+
+/// As [`super::super::read_keys`], from a database.
+pub(in super::super) async fn read_keys(database: &Database) -> Result<Vec<SealedKey>, OpenError> {
+    let server = Server { database: database.clone(), trouble: Mutex::default() };
+    let reader = Reading::open(&server).await?;
+    let rows = reader.client.query(&reader.signing_keys, &[]).await.map_err(|error| server.error(&error))?;
+    let keys = rows.iter().map(signing_key_of).collect::<Result<_, _>>();
+    keys.map_err(|error| server.error(&error).into())
+}
+
+pub(super) fn signing_key_of(row: &Row) -> Result<SealedKey, tokio_postgres::Error> {
+    Ok(SealedKey {
+        kid: row.try_get(0)?,
+        sealed: row.try_get(1)?,
+        active: row.try_get(2)?,
+        needed_until: row.try_get(3)?,
+    })
+}
+
+pub(super) fn first<T>(
+    rows: &[Row],
+    read: impl Fn(&Row) -> Result<T, tokio_postgres::Error>,
+) -> Result<Option<T>, StoreError> {
+    rows.first().map(read).transpose().map_err(|error| unreadable(&error))
+}
+
+pub(super) fn all<T>(
+    rows: &[Row],
+    read: impl Fn(&Row) -> Result<T, tokio_postgres::Error>,
+) -> Result<Vec<T>, StoreError> {
+    rows.iter().map(read).collect::<Result<_, _>>().map_err(|error| unreadable(&error))
+}
+
+fn unreadable(error: &tokio_postgres::Error) -> StoreError {
+    tracing::error!(error = describe(error), "the ledger holds what no gateway wrote");
+    StoreError::Unavailable
+}
+
+pub(super) fn head_of(row: &Row) -> Result<Head, tokio_postgres::Error> {
+    Ok(Head { length: from_sql(row.try_get(0)?), hash: row.try_get(1)? })
+}
+
+pub(super) fn event_of(row: &Row) -> Result<StoredEvent, tokio_postgres::Error> {
+    Ok(StoredEvent { seq: from_sql(row.try_get(0)?), text: row.try_get(1)? })
+}
+
+pub(super) fn approval_of(row: &Row) -> Result<Approval, tokio_postgres::Error> {
+    let text = |column: usize| Ok(row.try_get::<_, Kept>(column)?.0);
+    let optional = |column: usize| Ok(row.try_get::<_, Option<Kept>>(column)?.map(|kept| kept.0));
+    let decided = match row.try_get(11)? {
+        None => None,
+        Some(approved) => {
+            Some(Decided { approved, by: text(12)?, at: row.try_get(13)?, note: optional(14)? })
+        }
+    };
+    Ok(Approval {
+        id: text(0)?,
+        action_hash: row.try_get(1)?,
+        tool: text(2)?,
+        resource: optional(3)?,
+        args: text(4)?,
+        goal: text(5)?,
+        agent_id: optional(6)?,
+        user_id: optional(7)?,
+        reason_code: text(8)?,
+        created_at: row.try_get(9)?,
+        deadline: row.try_get(10)?,
+        decided,
+        spent: row.try_get(15)?,
+    })
+}
+
+pub(super) fn credential_of(row: &Row) -> Result<SealedCredential, tokio_postgres::Error> {
+    Ok(SealedCredential {
+        id: row.try_get::<_, Kept>(0)?.0,
+        tool_id: row.try_get::<_, Kept>(1)?.0,
+        sealed: row.try_get(2)?,
+        set_at: row.try_get(3)?,
+        expires_at: row.try_get(4)?,
+    })
+}

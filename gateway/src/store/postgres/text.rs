@@ -1,0 +1,56 @@
+//! Texts as PostgreSQL can keep them.
+
+use std::error::Error;
+
+use bytes::BytesMut;
+use tokio_postgres::types::{FromSql, IsNull, ToSql, Type, to_sql_checked};
+
+/// Text as it is kept: PostgreSQL has no U+0000 in its texts, and clients may send it.
+///
+/// A backslash and a zero stand for it, and two backslashes for one.
+#[derive(Clone, Copy, Debug)]
+pub(super) struct Text<'a>(pub(super) &'a str);
+
+impl ToSql for Text<'_> {
+    fn to_sql(&self, ty: &Type, out: &mut BytesMut) -> Result<IsNull, Box<dyn Error + Sync + Send>> {
+        match self.0.contains(['\\', '\0']) {
+            true => self.0.replace('\\', "\\\\").replace('\0', "\\0").to_sql(ty, out),
+            false => self.0.to_sql(ty, out),
+        }
+    }
+
+    fn accepts(ty: &Type) -> bool {
+        <&str as ToSql>::accepts(ty)
+    }
+
+    to_sql_checked!();
+}
+
+/// What [`Text`] kept.
+pub(super) struct Kept(pub(super) String);
+
+impl<'a> FromSql<'a> for Kept {
+    fn from_sql(ty: &Type, raw: &'a [u8]) -> Result<Self, Box<dyn Error + Sync + Send>> {
+        let kept = <&str as FromSql>::from_sql(ty, raw)?;
+        if !kept.contains('\\') {
+            return Ok(Self(kept.to_owned()));
+        }
+        let mut text = String::with_capacity(kept.len());
+        let mut characters = kept.chars();
+        while let Some(character) = characters.next() {
+            text.push(match character {
+                '\\' => match characters.next() {
+                    Some('0') => '\0',
+                    Some('\\') => '\\',
+                    Some(_) | None => return Err("a backslash stands alone".into()),
+                },
+                other => other,
+            });
+        }
+        Ok(Self(text))
+    }
+
+    fn accepts(ty: &Type) -> bool {
+        <&str as FromSql>::accepts(ty)
+    }
+}

@@ -1,0 +1,679 @@
+//! The connection that writes.
+
+use std::collections::{BTreeSet, HashSet};
+use std::error::Error;
+use std::sync::Arc;
+use std::time::{Duration, SystemTime};
+
+use bytes::Bytes;
+use futures_util::future::{try_join_all, try_join3};
+use sha2::{Digest, Sha256};
+use tokio::sync::mpsc;
+use tokio_postgres::error::{Severity, SqlState};
+use tokio_postgres::types::ToSql;
+use tokio_postgres::{Client, Row, Statement};
+
+use super::super::batch::{Answer, ApprovalStanding, Batch};
+use super::super::queue::{self, Job, Round};
+use super::super::{Append, Appended, Approval, Rotation, Standing, StoreError};
+use super::rows::{self, Loaded, LoadedApproval, LoadedPassport, Needs};
+use super::text::{Kept, Text};
+use super::{DEADLINE, DatabaseError, PLANS, Server, describe, from_sql, to_sql};
+use crate::ledger::{GENESIS, Head};
+use crate::passport::SealedKey;
+
+/// How often a batch that certainly left nothing behind is tried.
+const ATTEMPTS: u32 = 5;
+
+/// How long to wait before a batch is tried again, at first; twice as long each time.
+const PAUSE: Duration = Duration::from_millis(5);
+
+/// How many bytes of events go to the server in one statement.
+const INSERT_BYTES: usize = 4 << 20;
+
+/// What writes: one task, which does one thing after the other.
+pub(super) struct Writer {
+    server: Arc<Server>,
+    connection: Option<Writing>,
+    /// Whether the last transaction failed.
+    failing: bool,
+}
+
+/// Why nothing may be answered.
+#[derive(Debug, thiserror::Error)]
+enum Failure {
+    /// A row is not as it was read, although it is locked.
+    #[error("{0} rows were changed where {1} had to be")]
+    Changed(u64, usize),
+    #[error(transparent)]
+    Connect(#[from] DatabaseError),
+    /// Working in memory failed.
+    #[error("a batch could not be made: {0}")]
+    Made(String),
+    /// The transaction did not take place.
+    #[error("{}", describe(.0))]
+    Undone(#[from] tokio_postgres::Error),
+    /// The transaction may have taken place.
+    #[error("it is not known whether a batch was recorded, and none of it was answered: {}", describe(.0))]
+    Unknown(tokio_postgres::Error),
+}
+
+impl Failure {
+    /// Whether it certainly left nothing behind and may go well the next time.
+    fn is_passing(&self) -> bool {
+        let Self::Undone(error) = self else {
+            return false;
+        };
+        match error.code() {
+            None => error.is_closed() || error.source().is_some_and(|source| source.is::<std::io::Error>()),
+            Some(code) => [
+                // The server was restarted, or an administrator ended the connection.
+                SqlState::ADMIN_SHUTDOWN,
+                SqlState::CRASH_SHUTDOWN,
+                // Another gateway was first.
+                SqlState::T_R_DEADLOCK_DETECTED,
+                SqlState::T_R_SERIALIZATION_FAILURE,
+                SqlState::UNIQUE_VIOLATION,
+            ]
+            .contains(code),
+        }
+    }
+}
+
+impl Writer {
+    /// A writer that is connected.
+    pub(super) async fn open(server: Arc<Server>) -> Result<Self, DatabaseError> {
+        let connection = Some(Writing::open(&server).await?);
+        Ok(Self { server, connection, failing: false })
+    }
+
+    /// Works until told to stop, or until nobody is left to ask for anything.
+    pub(super) async fn run(mut self, mut queue: mpsc::Receiver<Job>) {
+        while let Some(first) = queue.recv().await {
+            let Round { keys, appends, answers, checks } = Round::gather(first, &mut queue);
+            for (key, rotation, answer) in keys {
+                let added = self.in_time(async |writer| writer.add_key(&key, rotation).await).await;
+                let _ = answer.send(added.ok_or(StoreError::Unavailable));
+            }
+            if !appends.is_empty() {
+                let outcomes = self.in_time(async |writer| writer.transact(appends).await).await;
+                self.failing = outcomes.is_none();
+                queue::answer_all(answers, outcomes);
+            }
+            if !checks.is_empty() {
+                let works = self.in_time(async |writer| writer.check().await).await;
+                for answer in checks {
+                    let _ = answer.send(works.ok_or(StoreError::Unavailable));
+                }
+            }
+        }
+    }
+
+    /// What comes of `job`. A connection that it left in the middle of something is not used again.
+    async fn in_time<T>(&mut self, job: impl AsyncFnOnce(&mut Self) -> Result<T, Failure>) -> Option<T> {
+        match tokio::time::timeout(DEADLINE, job(self)).await {
+            Ok(Ok(done)) => return Some(done),
+            Ok(Err(error)) => tracing::error!(%error, "the ledger could not be written"),
+            Err(_) => tracing::error!("the database did not answer in time"),
+        }
+        self.connection = None;
+        None
+    }
+
+    async fn connected(&mut self) -> Result<&mut Writing, DatabaseError> {
+        let usable = self.connection.take().filter(|connection| !connection.client.is_closed());
+        let connection = match usable {
+            Some(connection) => connection,
+            None => Writing::open(&self.server).await?,
+        };
+        Ok(self.connection.insert(connection))
+    }
+
+    /// Runs all of `appends` in one transaction, and again if another gateway or a lost connection undid it.
+    async fn transact(&mut self, appends: Vec<Append>) -> Result<Vec<Result<Appended, StoreError>>, Failure> {
+        let mut attempt = 1;
+        loop {
+            let connection = self.connected().await?;
+            let failure = match connection.transact(appends.clone()).await {
+                Ok(outcomes) => return Ok(outcomes),
+                Err(failure) => failure,
+            };
+            // What the connection was in the middle of ends with it.
+            self.connection = None;
+            if attempt == ATTEMPTS || !failure.is_passing() {
+                return Err(failure);
+            }
+            tracing::warn!(error = %failure, attempt, "a batch is tried again");
+            tokio::time::sleep(PAUSE * 2_u32.pow(attempt)).await;
+            attempt += 1;
+        }
+    }
+
+    async fn add_key(&mut self, key: &SealedKey, rotation: Rotation) -> Result<(), Failure> {
+        let transaction = self.connected().await?.client.transaction().await?;
+        // Two gateways that start at once on a new database make one key.
+        transaction.batch_execute("LOCK TABLE actpass.signing_keys IN SHARE ROW EXCLUSIVE MODE").await?;
+        let others: i64 =
+            transaction.query_one("SELECT count(*) FROM actpass.signing_keys", &[]).await?.try_get(0)?;
+        if rotation == Rotation::Next || others == 0 {
+            transaction.execute("UPDATE actpass.signing_keys SET active = false", &[]).await?;
+            transaction
+                .execute(
+                    "INSERT INTO actpass.signing_keys (kid, sealed, active, needed_until)
+                     VALUES ($1, $2, $3, $4)",
+                    &[&key.kid, &key.sealed, &key.active, &key.needed_until],
+                )
+                .await?;
+        }
+        Ok(transaction.commit().await?)
+    }
+
+    /// After a failure only a write can tell whether writing works again.
+    async fn check(&mut self) -> Result<(), Failure> {
+        let failing = self.failing;
+        let connection = self.connected().await?;
+        match failing {
+            true => connection.client.execute(&connection.touch, &[]).await?,
+            false => connection.client.execute("SELECT 1", &[]).await?,
+        };
+        self.failing = false;
+        Ok(())
+    }
+}
+
+/// The connection that writes.
+#[derive(Debug)]
+struct Writing {
+    client: Client,
+    answers: Statement,
+    approvals: Statement,
+    change_approvals: Statement,
+    change_passports: Statement,
+    chains: Statement,
+    clock: Statement,
+    credentials: Statement,
+    insert_events: Statement,
+    insert_passports: Statement,
+    keep_answers: Statement,
+    keep_manifests: Statement,
+    lock: Statement,
+    make_chains: Statement,
+    need_keys: Statement,
+    open_approval: Statement,
+    passports: Statement,
+    remove_credentials: Statement,
+    save_heads: Statement,
+    set_credentials: Statement,
+    touch: Statement,
+}
+
+impl Writing {
+    async fn open(server: &Server) -> Result<Self, DatabaseError> {
+        let client = server.connect().await?;
+        Self::prepare(client).await.map_err(|error| server.error(&error))
+    }
+
+    async fn prepare(client: Client) -> Result<Self, tokio_postgres::Error> {
+        client.batch_execute(PLANS).await?;
+        Ok(Self {
+            answers: client
+                .prepare(
+                    "SELECT tenant_id, key_name, idempotency_key, fingerprint, answer FROM actpass.answers
+                     JOIN unnest($1::text[], $2::text[], $3::text[])
+                         AS wanted (tenant_id, key_name, idempotency_key)
+                         USING (tenant_id, key_name, idempotency_key)",
+                )
+                .await?,
+            approvals: client
+                .prepare(
+                    "SELECT tenant_id, id, deadline, approved, spent FROM actpass.approvals
+                     JOIN unnest($1::text[], $2::text[]) AS wanted (tenant_id, id) USING (tenant_id, id)",
+                )
+                .await?,
+            change_approvals: client
+                .prepare(
+                    "UPDATE actpass.approvals
+                     SET approved = coalesce(approvals.approved, change.approved),
+                         decided_by = coalesce(approvals.decided_by, change.decided_by),
+                         decided_at = coalesce(approvals.decided_at, change.decided_at),
+                         note = coalesce(approvals.note, change.note),
+                         spent = change.spent
+                     FROM unnest($1::text[], $2::text[], $3::boolean[], $4::text[], $5::bigint[], $6::text[],
+                         $7::boolean[]) AS change (tenant_id, id, approved, decided_by, decided_at, note, spent)
+                     WHERE approvals.tenant_id = change.tenant_id AND approvals.id = change.id",
+                )
+                .await?,
+            change_passports: client
+                .prepare(
+                    "UPDATE actpass.passports SET revoked = change.revoked, used = change.used
+                     FROM unnest($1::text[], $2::text[], $3::boolean[], $4::boolean[])
+                         AS change (tenant_id, jti, revoked, used)
+                     WHERE passports.tenant_id = change.tenant_id AND passports.jti = change.jti",
+                )
+                .await?,
+            chains: client
+                .prepare(
+                    "SELECT tenant_id, chain_id, id, length, head FROM actpass.chains
+                     JOIN unnest($1::text[], $2::text[]) AS wanted (tenant_id, chain_id)
+                         USING (tenant_id, chain_id)",
+                )
+                .await?,
+            credentials: client
+                .prepare(
+                    "SELECT tenant_id, tool_id, id FROM actpass.credentials
+                     JOIN unnest($1::text[], $2::text[]) AS wanted (tenant_id, tool_id)
+                         USING (tenant_id, tool_id)",
+                )
+                .await?,
+            clock: client.prepare("SELECT clock_timestamp()").await?,
+            insert_events: client
+                .prepare(
+                    "INSERT INTO actpass.events (chain, seq, event)
+                     SELECT * FROM unnest($1::bigint[], $2::bigint[], $3::text[])",
+                )
+                .await?,
+            insert_passports: client
+                .prepare(
+                    "INSERT INTO actpass.passports (tenant_id, jti, expires_at, revoked, used)
+                     SELECT * FROM unnest($1::text[], $2::text[], $3::bigint[], $4::boolean[], $5::boolean[])",
+                )
+                .await?,
+            keep_answers: client
+                .prepare(
+                    "INSERT INTO actpass.answers (tenant_id, key_name, idempotency_key, fingerprint, answer)
+                     SELECT * FROM unnest($1::text[], $2::text[], $3::text[], $4::bytea[], $5::bytea[])",
+                )
+                .await?,
+            keep_manifests: client
+                .prepare(
+                    "INSERT INTO actpass.manifests (tenant_id, tool_id, manifest_hash)
+                     SELECT * FROM unnest($1::text[], $2::text[], $3::text[])
+                     ON CONFLICT (tenant_id, tool_id) DO UPDATE SET manifest_hash = excluded.manifest_hash",
+                )
+                .await?,
+            lock: client.prepare("SELECT pg_advisory_xact_lock(tenant) FROM unnest($1::bigint[]) AS tenant").await?,
+            make_chains: client
+                .prepare(
+                    "INSERT INTO actpass.chains (tenant_id, chain_id, length, head)
+                     SELECT tenant_id, chain_id, 0, $3 FROM unnest($1::text[], $2::text[])
+                         AS wanted (tenant_id, chain_id)
+                     WHERE NOT EXISTS (
+                         SELECT FROM actpass.chains
+                         WHERE chains.tenant_id = wanted.tenant_id AND chains.chain_id = wanted.chain_id
+                     )",
+                )
+                .await?,
+            need_keys: client
+                .prepare(
+                    "UPDATE actpass.signing_keys SET needed_until = needed.until
+                     FROM unnest($1::text[], $2::bigint[]) AS needed (kid, until)
+                     WHERE signing_keys.kid = needed.kid AND signing_keys.needed_until < needed.until",
+                )
+                .await?,
+            open_approval: client
+                .prepare(
+                    "INSERT INTO actpass.approvals (tenant_id, id, action_hash, tool, resource, args, goal,
+                         agent_id, user_id, reason_code, created_at, deadline)
+                     VALUES ($1, $2, $3, $4, $5, $6, $7, $8, $9, $10, $11, $12)",
+                )
+                .await?,
+            passports: client
+                .prepare(
+                    "SELECT tenant_id, jti, revoked, used FROM actpass.passports
+                     JOIN unnest($1::text[], $2::text[]) AS wanted (tenant_id, jti) USING (tenant_id, jti)",
+                )
+                .await?,
+            save_heads: client
+                .prepare(
+                    "UPDATE actpass.chains SET length = new.length, head = new.head
+                     FROM unnest($1::bigint[], $2::bigint[], $3::text[]) AS new (id, length, head)
+                     WHERE chains.id = new.id",
+                )
+                .await?,
+            remove_credentials: client
+                .prepare(
+                    "DELETE FROM actpass.credentials
+                     USING unnest($1::text[], $2::text[]) AS removed (tenant_id, tool_id)
+                     WHERE credentials.tenant_id = removed.tenant_id AND credentials.tool_id = removed.tool_id",
+                )
+                .await?,
+            set_credentials: client
+                .prepare(
+                    "INSERT INTO actpass.credentials (tenant_id, tool_id, id, sealed, set_at, expires_at)
+                     SELECT * FROM unnest($1::text[], $2::text[], $3::text[], $4::bytea[], $5::bigint[],
+                         $6::bigint[])
+                     ON CONFLICT (tenant_id, tool_id) DO UPDATE
+                     SET id = excluded.id, sealed = excluded.sealed, set_at = excluded.set_at,
+                         expires_at = excluded.expires_at",
+                )
+                .await?,
+            touch: client
+                .prepare(
+                    "UPDATE actpass.chains SET length = length
+                     WHERE id = (SELECT id FROM actpass.chains ORDER BY id LIMIT 1)",
+                )
+                .await?,
+            client,
+        })
+    }
+
+    async fn transact(&self, appends: Vec<Append>) -> Result<Vec<Result<Appended, StoreError>>, Failure> {
+        let (now, loaded) = self.load(&Needs::of(&appends)).await?;
+        // Hashing a large batch takes long enough to hold up connections.
+        let made = tokio::task::spawn_blocking(move || {
+            let mut batch = Batch::new(loaded, now);
+            let outcomes =
+                appends.into_iter().map(|append| batch.append(append)).collect::<Result<_, _>>()?;
+            Ok::<_, rows::NotLoaded>((outcomes, batch.finish()?))
+        });
+        let (outcomes, loaded) = made
+            .await
+            .map_err(|error| Failure::Made(error.to_string()))?
+            .map_err(|error| Failure::Made(error.to_string()))?;
+        self.write(&loaded).await?;
+        self.commit().await?;
+        Ok(outcomes)
+    }
+
+    /// Begins the transaction, locks and reads: one exchange, in which the server takes one statement after the other,
+    /// and each sees what was committed before it.
+    async fn load(&self, needs: &Needs) -> Result<(SystemTime, Loaded), tokio_postgres::Error> {
+        let tenants = lock_numbers(&needs.tenants);
+        let chains = columns_of(&needs.chains);
+        let passports = columns_of(&needs.passports);
+        let approvals = columns_of(&needs.approvals);
+        let credentials = columns_of(&needs.credentials);
+        let mut asked = (Vec::new(), Vec::new(), Vec::new());
+        for (tenant_id, key_name, key) in &needs.answers {
+            asked.0.push(Text(tenant_id));
+            asked.1.push(Text(key_name));
+            asked.2.push(Text(key));
+        }
+        type Columns<'a, const N: usize> = [&'a (dyn ToSql + Sync); N];
+        let tenant_columns: Columns<'_, 1> = [&tenants];
+        let chain_columns: Columns<'_, 3> = [&chains.0, &chains.1, &GENESIS];
+        let passport_columns: Columns<'_, 2> = [&passports.0, &passports.1];
+        let approval_columns: Columns<'_, 2> = [&approvals.0, &approvals.1];
+        let credential_columns: Columns<'_, 2> = [&credentials.0, &credentials.1];
+        let asked_columns: Columns<'_, 3> = [&asked.0, &asked.1, &asked.2];
+        let client = &self.client;
+        let (_, _, _, chains, passports, approvals, credentials, answers, now) = tokio::try_join!(
+            biased;
+            client.batch_execute("BEGIN ISOLATION LEVEL READ COMMITTED READ WRITE"),
+            client.execute(&self.lock, &tenant_columns),
+            client.execute(&self.make_chains, &chain_columns),
+            client.query(&self.chains, &chain_columns[..2]),
+            unless(passports.0.is_empty(), client.query(&self.passports, &passport_columns)),
+            unless(approvals.0.is_empty(), client.query(&self.approvals, &approval_columns)),
+            unless(credentials.0.is_empty(), client.query(&self.credentials, &credential_columns)),
+            unless(asked.0.is_empty(), client.query(&self.answers, &asked_columns)),
+            // The server's clock, so that a chain that many gateways write to has one.
+            client.query_one(&self.clock, &[]),
+        )?;
+        let mut loaded = Loaded::default();
+        for row in chains {
+            let head = Head { length: from_sql(row.try_get(3)?), hash: row.try_get(4)? };
+            loaded.chains.insert(name_of(&row)?, (row.try_get(2)?, head));
+        }
+        for row in passports {
+            let standing = Standing { revoked: row.try_get(2)?, used: row.try_get(3)? };
+            let passport = LoadedPassport { standing, issued: None, is_changed: false };
+            loaded.passports.insert(name_of(&row)?, passport);
+        }
+        for row in approvals {
+            let standing = ApprovalStanding {
+                deadline: row.try_get(2)?,
+                approved: row.try_get(3)?,
+                spent: row.try_get(4)?,
+            };
+            let approval = LoadedApproval { standing, decided: None, is_changed: false };
+            loaded.approvals.insert(name_of(&row)?, approval);
+        }
+        for row in credentials {
+            loaded.credentials.insert(name_of(&row)?, row.try_get::<_, Kept>(2)?.0);
+        }
+        for row in answers {
+            let (tenant_id, key_name) = name_of(&row)?;
+            let asked_by = (tenant_id, key_name.into(), row.try_get::<_, Kept>(2)?.0);
+            let answer = Bytes::from(row.try_get::<_, Vec<u8>>(4)?);
+            loaded.answers.insert(asked_by, Answer { fingerprint: row.try_get(3)?, answer });
+        }
+        Ok((now.try_get(0)?, loaded))
+    }
+
+    async fn write(&self, loaded: &Loaded) -> Result<(), Failure> {
+        tokio::try_join!(
+            biased;
+            self.insert_events(&loaded.events),
+            self.save_heads(loaded),
+            self.keep_answers(loaded),
+            self.write_passports(loaded),
+            self.write_approvals(loaded),
+            self.keep_manifests(loaded),
+            self.change_credentials(loaded),
+        )?;
+        Ok(())
+    }
+
+    async fn insert_events(&self, events: &[(i64, i64, String)]) -> Result<(), Failure> {
+        let mut columns = (Vec::new(), Vec::new(), Vec::new());
+        let mut bytes = 0;
+        for (index, (chain, seq, text)) in events.iter().enumerate() {
+            columns.0.push(chain);
+            columns.1.push(seq);
+            columns.2.push(text);
+            bytes += text.len();
+            if bytes >= INSERT_BYTES || index + 1 == events.len() {
+                let (chains, seqs, texts) = std::mem::take(&mut columns);
+                self.client.execute(&self.insert_events, &[&chains, &seqs, &texts]).await?;
+                bytes = 0;
+            }
+        }
+        Ok(())
+    }
+
+    async fn save_heads(&self, loaded: &Loaded) -> Result<(), Failure> {
+        let mut columns = (Vec::new(), Vec::new(), Vec::new());
+        for (chain, head) in &loaded.heads {
+            columns.0.push(chain);
+            columns.1.push(to_sql(head.length));
+            columns.2.push(&head.hash);
+        }
+        self.change(&self.save_heads, columns.0.len(), &[&columns.0, &columns.1, &columns.2]).await
+    }
+
+    async fn keep_answers(&self, loaded: &Loaded) -> Result<(), Failure> {
+        let mut columns = (Vec::new(), Vec::new(), Vec::new(), Vec::new(), Vec::new());
+        for (tenant_id, key_name, once) in &loaded.kept {
+            columns.0.push(Text(tenant_id));
+            columns.1.push(Text(key_name));
+            columns.2.push(Text(&once.idempotency_key));
+            columns.3.push(once.fingerprint.as_slice());
+            columns.4.push(once.answer.as_ref());
+        }
+        let (t, k, i, f, a) = (&columns.0, &columns.1, &columns.2, &columns.3, &columns.4);
+        self.change(&self.keep_answers, t.len(), &[t, k, i, f, a]).await
+    }
+
+    async fn write_passports(&self, loaded: &Loaded) -> Result<(), Failure> {
+        let mut issued = (Vec::new(), Vec::new(), Vec::new(), Vec::new(), Vec::new());
+        let mut changed = (Vec::new(), Vec::new(), Vec::new(), Vec::new());
+        for ((tenant_id, jti), passport) in &loaded.passports {
+            let (tenant_id, jti, standing) = (Text(tenant_id), Text(jti), passport.standing);
+            if let Some(expires_at) = passport.issued {
+                issued.0.push(tenant_id);
+                issued.1.push(jti);
+                issued.2.push(expires_at);
+                issued.3.push(standing.revoked);
+                issued.4.push(standing.used);
+            } else if passport.is_changed {
+                changed.0.push(tenant_id);
+                changed.1.push(jti);
+                changed.2.push(standing.revoked);
+                changed.3.push(standing.used);
+            }
+        }
+        let issued_columns: [&(dyn ToSql + Sync); 5] =
+            [&issued.0, &issued.1, &issued.2, &issued.3, &issued.4];
+        let changed_columns: [&(dyn ToSql + Sync); 4] = [&changed.0, &changed.1, &changed.2, &changed.3];
+        let (mut kids, mut until) = (Vec::new(), Vec::new());
+        for (kid, needed) in &loaded.needed {
+            kids.push(kid);
+            until.push(needed);
+        }
+        let need = async {
+            if !kids.is_empty() {
+                self.client.execute(&self.need_keys, &[&kids, &until]).await?;
+            }
+            Ok::<_, Failure>(())
+        };
+        let insert = self.change(&self.insert_passports, issued.0.len(), &issued_columns);
+        let update = self.change(&self.change_passports, changed.0.len(), &changed_columns);
+        try_join3(insert, update, need).await?;
+        Ok(())
+    }
+
+    async fn write_approvals(&self, loaded: &Loaded) -> Result<(), Failure> {
+        try_join_all(
+            loaded.opened.iter().map(|(tenant_id, approval)| self.open_approval(tenant_id, approval)),
+        )
+        .await?;
+        let mut columns =
+            (Vec::new(), Vec::new(), Vec::new(), Vec::new(), Vec::new(), Vec::new(), Vec::new());
+        for ((tenant_id, id), approval) in loaded.approvals.iter().filter(|(_, found)| found.is_changed) {
+            let decided = approval.decided.as_ref();
+            columns.0.push(Text(tenant_id));
+            columns.1.push(Text(id));
+            columns.2.push(decided.map(|decided| decided.approved));
+            columns.3.push(decided.map(|decided| Text(&decided.by)));
+            columns.4.push(decided.map(|decided| decided.at));
+            columns.5.push(decided.and_then(|decided| decided.note.as_deref()).map(Text));
+            columns.6.push(approval.standing.spent);
+        }
+        let (t, i, a, b, at, n, s) =
+            (&columns.0, &columns.1, &columns.2, &columns.3, &columns.4, &columns.5, &columns.6);
+        self.change(&self.change_approvals, t.len(), &[t, i, a, b, at, n, s]).await
+    }
+
+    async fn open_approval(&self, tenant_id: &str, approval: &Approval) -> Result<(), Failure> {
+        self.client
+            .execute(
+                &self.open_approval,
+                &[
+                    &Text(tenant_id),
+                    &Text(&approval.id),
+                    &approval.action_hash,
+                    &Text(&approval.tool),
+                    &approval.resource.as_deref().map(Text),
+                    &Text(&approval.args),
+                    &Text(&approval.goal),
+                    &approval.agent_id.as_deref().map(Text),
+                    &approval.user_id.as_deref().map(Text),
+                    &Text(&approval.reason_code),
+                    &approval.created_at,
+                    &approval.deadline,
+                ],
+            )
+            .await?;
+        Ok(())
+    }
+
+    async fn keep_manifests(&self, loaded: &Loaded) -> Result<(), Failure> {
+        let mut columns = (Vec::new(), Vec::new(), Vec::new());
+        for ((tenant_id, tool_id), hash) in &loaded.manifests {
+            columns.0.push(Text(tenant_id));
+            columns.1.push(Text(tool_id));
+            columns.2.push(Text(hash));
+        }
+        self.change(&self.keep_manifests, columns.0.len(), &[&columns.0, &columns.1, &columns.2]).await
+    }
+
+    async fn change_credentials(&self, loaded: &Loaded) -> Result<(), Failure> {
+        let mut set = (Vec::new(), Vec::new(), Vec::new(), Vec::new(), Vec::new(), Vec::new());
+        let mut removed = (Vec::new(), Vec::new());
+        for ((tenant_id, tool_id), credential) in &loaded.changed {
+            match credential {
+                Some(credential) => {
+                    set.0.push(Text(tenant_id));
+                    set.1.push(Text(tool_id));
+                    set.2.push(Text(&credential.id));
+                    set.3.push(credential.sealed.as_slice());
+                    set.4.push(credential.set_at);
+                    set.5.push(credential.expires_at);
+                }
+                None => {
+                    removed.0.push(Text(tenant_id));
+                    removed.1.push(Text(tool_id));
+                }
+            }
+        }
+        let columns: [&(dyn ToSql + Sync); 6] = [&set.0, &set.1, &set.2, &set.3, &set.4, &set.5];
+        self.change(&self.set_credentials, set.0.len(), &columns).await?;
+        // One that was set and removed in this batch was never there.
+        if !removed.0.is_empty() {
+            self.client.execute(&self.remove_credentials, &[&removed.0, &removed.1]).await?;
+        }
+        Ok(())
+    }
+
+    /// Runs a statement that must touch `rows` rows, unless there are none.
+    async fn change(
+        &self,
+        statement: &Statement,
+        rows: usize,
+        columns: &[&(dyn ToSql + Sync)],
+    ) -> Result<(), Failure> {
+        if rows == 0 {
+            return Ok(());
+        }
+        let changed = self.client.execute(statement, columns).await?;
+        match u64::try_from(rows).is_ok_and(|rows| rows == changed) {
+            true => Ok(()),
+            false => Err(Failure::Changed(changed, rows)),
+        }
+    }
+
+    /// Only an error that the server itself reports, and after which it goes on, says that nothing was recorded.
+    ///
+    /// A server that waits for its standbys must not be cut short by the statement's timeout: it would say that the
+    /// transaction is committed, on itself alone.
+    async fn commit(&self) -> Result<(), Failure> {
+        let committed = self.client.batch_execute("SET LOCAL statement_timeout = 0; COMMIT").await;
+        committed.map_err(|error| {
+            let severity = error.as_db_error().and_then(|error| error.parsed_severity());
+            match severity {
+                Some(Severity::Error) => Failure::Undone(error),
+                _ => Failure::Unknown(error),
+            }
+        })
+    }
+}
+
+/// What `query` finds, or nothing without asking.
+async fn unless(
+    nothing: bool,
+    query: impl Future<Output = Result<Vec<Row>, tokio_postgres::Error>>,
+) -> Result<Vec<Row>, tokio_postgres::Error> {
+    if nothing { Ok(Vec::new()) } else { query.await }
+}
+
+/// The tenant and the name in a row's first columns.
+fn name_of(row: &Row) -> Result<rows::Name, tokio_postgres::Error> {
+    Ok((row.try_get::<_, Kept>(0)?.0.into(), row.try_get::<_, Kept>(1)?.0))
+}
+
+/// The names in columns: the tenants, and what is theirs.
+fn columns_of(names: &HashSet<rows::Name>) -> (Vec<Text<'_>>, Vec<Text<'_>>) {
+    names.iter().map(|(tenant_id, name)| (Text(tenant_id), Text(name))).unzip()
+}
+
+/// The numbers that stand for tenants among the database's locks, in the order in which every gateway takes them. Should
+/// two tenants have one number, they take turns with each other.
+fn lock_numbers(tenants: &HashSet<Arc<str>>) -> Vec<i64> {
+    let number = |tenant_id: &Arc<str>| {
+        let hash = Sha256::digest(format!("actpass tenant\0{tenant_id}"));
+        hash.first_chunk().map_or(0, |first| i64::from_be_bytes(*first))
+    };
+    let numbers: BTreeSet<i64> = tenants.iter().map(number).collect();
+    numbers.into_iter().collect()
+}

@@ -1,0 +1,527 @@
+//! What is PostgreSQL's own: gateways that share it, connections that are lost, what the server is and who may do what.
+
+use std::sync::Arc;
+use std::sync::atomic::{AtomicBool, AtomicUsize, Ordering};
+use std::time::{Duration, Instant};
+
+use actpass_test_postgres::{PASSWORD, Server, server};
+use bytes::Bytes;
+use futures_util::future::join_all;
+use rustls::pki_types::CertificateDer;
+use rustls::pki_types::pem::PemObject;
+use tokio::io::{AsyncReadExt, AsyncWriteExt};
+use tokio::net::{TcpListener, TcpStream};
+
+use super::super::{DatabaseError, Rotation};
+use super::*;
+use crate::passport::SealedKey;
+
+/// The server and a new database, or the end of a test that cannot run.
+macro_rules! database_or_return {
+    () => {
+        match server().unwrap() {
+            Some(server) => (server, server.database().unwrap()),
+            None => return,
+        }
+    };
+}
+
+async fn open(url: &str) -> PostgresStore {
+    PostgresStore::open(database(url)).await.unwrap()
+}
+
+fn name_of(url: &str) -> &str {
+    url.rsplit_once('/').unwrap().1
+}
+
+/// What a query prints, without its last line's end.
+fn ask(server: &Server, url: &str, sql: &str) -> String {
+    server.run(name_of(url), sql).unwrap().trim_end().to_owned()
+}
+
+fn claim(number: usize) -> Append {
+    let instead = |answer: &'static str| {
+        let Append { event, .. } = event("t", "c", number);
+        Box::new(Instead { event, answer: Bytes::from_static(answer.as_bytes()) })
+    };
+    Append {
+        claims: vec![Claim::Passport {
+            jti: "ap_1".to_owned(),
+            replayed: instead("replayed"),
+            revoked: instead("revoked"),
+        }],
+        ..event("t", "c", number)
+    }
+}
+
+fn set_credential(id: &str) -> Append {
+    let credential = SealedCredential {
+        id: id.to_owned(),
+        tool_id: "pay".to_owned(),
+        sealed: vec![1],
+        set_at: 1,
+        expires_at: None,
+    };
+    Append { effect: Some(Effect::SetCredential(Box::new(credential))), ..event("t", "vault", 1) }
+}
+
+/// What was found absent must stay so until the record of it is there, on whatever chain the other is.
+#[tokio::test(flavor = "multi_thread", worker_threads = 2)]
+async fn a_credential_that_another_gateway_sets_comes_before_a_decision_or_after_it() {
+    for _ in 0..10 {
+        let (_, url) = database_or_return!();
+        let stores = [open(&url).await, open(&url).await];
+        let binding = Some(Binding { tool_id: "pay".to_owned(), credential_id: None });
+        let deciding = (0..40).map(|number| {
+            let binding = binding.clone();
+            stores[0].append(Append { binding, ..event("t", "decisions", number) })
+        });
+        let (decided, set) = tokio::join!(join_all(deciding), stores[1].append(set_credential("cr_1")));
+        set.unwrap();
+        let created_at = |text: &String| {
+            let event = Json::parse(text.as_bytes()).unwrap();
+            event.member("created_at").unwrap().as_str().unwrap().to_owned()
+        };
+        let set_at = created_at(&texts(&stores[1], "t", "vault").await[0]);
+        let decisions = texts(&stores[1], "t", "decisions").await;
+        assert!(decisions.iter().all(|decision| created_at(decision) <= set_at), "{set_at} {decisions:?}");
+        let recorded = decided.iter().filter(|answer| matches!(answer, Ok(Appended::Recorded(_)))).count();
+        let stale = decided.iter().filter(|answer| **answer == Ok(Appended::Stale)).count();
+        assert_eq!((recorded, recorded + stale), (decisions.len(), 40));
+        let late = stores[0].append(Append { binding: binding.clone(), ..event("t", "decisions", 1) }).await;
+        assert_eq!(late, Ok(Appended::Stale));
+    }
+}
+
+#[tokio::test(flavor = "multi_thread", worker_threads = 2)]
+async fn gateways_on_one_database_write_one_chain_and_take_a_thing_once() {
+    let (_, url) = database_or_return!();
+    let stores = [open(&url).await, open(&url).await, open(&url).await];
+    let issue = Effect::Issue { jti: "ap_1".to_owned(), kid: "k".to_owned(), expires_at: 9 };
+    stores[0].append(Append { effect: Some(issue), ..event("t", "c", 0) }).await.unwrap();
+    let appends = (0..1500).map(|number| {
+        let append = match number % 3 {
+            0 => claim(number),
+            // The same key at every gateway, at about the same time.
+            1 => once("t", "k", &(number / 30).to_string(), 1, "first"),
+            // Chains of two tenants, in every order.
+            _ => event(if number % 2 == 0 { "t" } else { "u" }, &(number % 7).to_string(), number),
+        };
+        stores[number / 3 % 3].append(append)
+    });
+    let answers: Vec<_> = join_all(appends).await.into_iter().map(Result::unwrap).collect();
+    let of_kind = |kind: usize, wanted: fn(&Appended) -> bool| {
+        answers.iter().enumerate().filter(|(number, answer)| number % 3 == kind && wanted(answer)).count()
+    };
+    let is_recorded: fn(&Appended) -> bool = |answer| matches!(answer, Appended::Recorded(_));
+    assert_eq!((of_kind(0, is_recorded), of_kind(1, is_recorded), of_kind(2, is_recorded)), (1, 50, 500));
+    assert_eq!(of_kind(0, |answer| *answer == Appended::Refused(Bytes::from_static(b"replayed"))), 499);
+    assert_eq!(of_kind(1, |answer| *answer == Appended::Repeated(Bytes::from_static(b"first"))), 450);
+
+    let mut events = 0;
+    for (tenant, chain) in ["t", "u"].iter().flat_map(|tenant| {
+        ["c", "decisions", "0", "1", "2", "3", "4", "5", "6"].map(|chain| (*tenant, chain))
+    }) {
+        for store in &stores {
+            if let Some(head) = store.head(tenant, chain).await.unwrap() {
+                assert_eq!(texts(store, tenant, chain).await.len() as u64, head.length);
+                assert_eq!(first_broken(store, tenant, chain).await, None, "{tenant} {chain}");
+            }
+        }
+        events += texts(&stores[0], tenant, chain).await.len();
+    }
+    assert_eq!(events, 1 + 500 + 50 + 500);
+}
+
+#[tokio::test]
+async fn gateways_that_start_at_once_make_one_set_of_tables_and_one_key() {
+    let (_, url) = database_or_return!();
+    let stores = join_all((0..5).map(|_| open(&url))).await;
+    let key = |number: u8| SealedKey {
+        kid: number.to_string(),
+        sealed: vec![number],
+        active: true,
+        needed_until: 0,
+    };
+    let adding =
+        stores.iter().zip(0..).map(|(store, number)| store.add_signing_key(key(number), Rotation::First));
+    join_all(adding).await.into_iter().for_each(Result::unwrap);
+    assert_eq!(stores[0].signing_keys().await.unwrap().len(), 1);
+
+    stores[1].add_signing_key(key(9), Rotation::Next).await.unwrap();
+    let keys = stores[2].signing_keys().await.unwrap();
+    assert_eq!(keys.iter().map(|key| key.active).collect::<Vec<_>>(), [false, true]);
+    let issue = |expires_at| Append {
+        effect: Some(Effect::Issue { jti: format!("ap_{expires_at}"), kid: "9".to_owned(), expires_at }),
+        ..event("t", "c", 1)
+    };
+    // The later one is not taken back by the earlier one.
+    for expires_at in [70, 50] {
+        stores[3].append(issue(expires_at)).await.unwrap();
+    }
+    assert_eq!(stores[4].signing_keys().await.unwrap()[1].needed_until, 70);
+}
+
+#[tokio::test]
+async fn a_database_that_a_gateway_cannot_use_says_why() {
+    let (server, url) = database_or_return!();
+    let nothing = PostgresStore::open_beside(database(&url)).await.unwrap_err();
+    assert!(matches!(nothing, DatabaseError::Older(_)), "{nothing}");
+    drop(open(&url).await);
+    ask(server, &url, "INSERT INTO actpass.migrations VALUES (99)");
+    let newer = PostgresStore::open(database(&url)).await.unwrap_err();
+    assert!(matches!(newer, DatabaseError::Newer(_, 99)), "{newer}");
+    let beside = PostgresStore::open_beside(database(&url)).await.unwrap_err();
+    assert!(matches!(beside, DatabaseError::Newer(_, 99)), "{beside}");
+
+    server
+        .run("postgres", "CREATE DATABASE ascii ENCODING 'SQL_ASCII' LOCALE 'C' TEMPLATE template0")
+        .unwrap();
+    let ascii = url.replace(name_of(&url), "ascii");
+    let encoding = PostgresStore::open(database(&ascii)).await.unwrap_err();
+    assert!(matches!(encoding, DatabaseError::Encoding(..)), "{encoding}");
+
+    for (wrong, expected) in [
+        (url.replace("postgres:pg", "postgres:no"), "password authentication failed"),
+        (url.replace(name_of(&url), "nowhere"), "does not exist"),
+        (format!("postgresql://postgres:{PASSWORD}@127.0.0.1:1/l"), "refused"),
+    ] {
+        let error = PostgresStore::open(database(&wrong)).await.unwrap_err();
+        let shown = format!("{error} {error:?}");
+        assert!(shown.contains(expected) && shown.contains("the database 127.0.0.1:"), "{shown}");
+        assert!(!shown.contains("_password_secret"), "{shown}");
+    }
+}
+
+#[tokio::test]
+async fn every_text_is_kept_as_it_is() {
+    let (_, url) = database_or_return!();
+    let store = open(&url).await;
+    let odd = "a\0b\\0c\\\u{1F512}\u{FFFF}";
+    let mut append = once("t", odd, odd, 1, "first");
+    append.event.chain_id = odd.to_owned();
+    append.event.goal = Some(odd.to_owned());
+    append.event.tenant_id = odd.into();
+    let approval = Approval {
+        id: odd.to_owned(),
+        action_hash: "h".to_owned(),
+        tool: odd.to_owned(),
+        resource: Some(odd.to_owned()),
+        args: "{}".to_owned(),
+        goal: odd.to_owned(),
+        agent_id: Some(odd.to_owned()),
+        user_id: Some(odd.to_owned()),
+        reason_code: odd.to_owned(),
+        created_at: 1,
+        deadline: 9,
+        decided: None,
+        spent: false,
+    };
+    append.effect = Some(Effect::Open(Box::new(approval.clone())));
+    let beside = store.append(event("t", "c", 1));
+    let (odd_one, beside) = tokio::join!(store.append(append.clone()), beside);
+    assert!(matches!((&odd_one, &beside), (Ok(Appended::Recorded(_)), Ok(Appended::Recorded(_)))));
+    assert_eq!(store.append(append.clone()).await, Ok(Appended::Repeated(Bytes::from_static(b"first"))));
+    assert_eq!(store.approval(odd, odd).await, Ok(Some(approval)));
+    assert_eq!(first_broken(&store, odd, odd).await, None);
+    assert_eq!(store.head(odd, "a").await, Ok(None));
+    assert_eq!(store.passport("\0", "\0").await, Ok(None));
+
+    append.once = None;
+    append.effect = Some(Effect::ApproveManifest { tool_id: odd.to_owned(), hash: odd.to_owned() });
+    store.append(append.clone()).await.unwrap();
+    assert_eq!(store.approved_manifest(odd, odd).await, Ok(Some(odd.to_owned())));
+    let decided = Decided { approved: true, by: odd.to_owned(), at: 3, note: Some(odd.to_owned()) };
+    append.effect = Some(Effect::Decide { id: odd.to_owned(), decided: decided.clone() });
+    store.append(append).await.unwrap();
+    assert_eq!(store.approval(odd, odd).await.unwrap().unwrap().decided, Some(decided));
+}
+
+/// Makes every event's insertion run `body`, with the sequence `tried` to count in: it is not undone with a transaction.
+fn on_insert(server: &Server, url: &str, when: &str, body: &str) {
+    let timing = match when {
+        "commit" => "CREATE CONSTRAINT TRIGGER hook AFTER INSERT ON events DEFERRABLE INITIALLY DEFERRED",
+        _ => "CREATE TRIGGER hook BEFORE INSERT ON events",
+    };
+    let sql = format!(
+        "SET search_path = actpass; CREATE SEQUENCE tried;
+         CREATE FUNCTION hook() RETURNS trigger LANGUAGE plpgsql AS $$ BEGIN {body} RETURN NEW; END $$;
+         {timing} FOR EACH ROW EXECUTE FUNCTION hook()"
+    );
+    ask(server, url, &sql);
+}
+
+#[tokio::test]
+async fn a_batch_that_another_gateway_undid_is_tried_again_and_not_for_ever() {
+    for (code, least, times, recorded) in [
+        ("40001", 3, 3, true),
+        ("40P01", 2, 2, true),
+        ("23505", 5, 5, true),
+        ("40001", 99, 5, false),
+        ("53100", 99, 1, false),
+    ] {
+        let (server, url) = database_or_return!();
+        let store = open(&url).await;
+        let body = format!(
+            "IF nextval('actpass.tried') < {least} THEN RAISE EXCEPTION 'not now' USING ERRCODE = '{code}'; END IF;"
+        );
+        on_insert(server, &url, "insert", &body);
+        let answer = store.append(event("t", "c", 1)).await;
+        assert_eq!(answer.is_ok(), recorded, "{code} {least}: {answer:?}");
+        assert_eq!(ask(server, &url, "SELECT last_value FROM actpass.tried"), times.to_string(), "{code}");
+        assert_eq!(ask(server, &url, "SELECT count(*) FROM actpass.events"), u8::from(recorded).to_string());
+        ask(server, &url, "DROP FUNCTION actpass.hook CASCADE");
+        store.check().await.unwrap();
+        store.append(event("t", "c", 2)).await.unwrap();
+        assert_eq!(first_broken(&store, "t", "c").await, None);
+    }
+}
+
+#[tokio::test]
+async fn a_connection_that_is_lost_before_the_commit_costs_nothing() {
+    let (server, url) = database_or_return!();
+    let store = open(&url).await;
+    store.append(event("t", "c", 1)).await.unwrap();
+    store.head("t", "c").await.unwrap();
+    let end_all = "SELECT count(pg_terminate_backend(pid)) FROM pg_stat_activity
+                   WHERE application_name = 'actpass-gateway' AND datname = current_database()";
+    for number in 2..5 {
+        assert!(ask(server, &url, end_all).parse::<u32>().unwrap() >= 2);
+        store.append(event("t", "c", number)).await.unwrap();
+        store.check().await.unwrap();
+    }
+    let body = "IF nextval('actpass.tried') = 1 THEN PERFORM pg_terminate_backend(pg_backend_pid()); END IF;";
+    on_insert(server, &url, "insert", body);
+    store.append(event("t", "c", 5)).await.unwrap();
+    assert_eq!(store.head("t", "c").await.unwrap().unwrap().length, 5);
+    assert_eq!(first_broken(&store, "t", "c").await, None);
+}
+
+#[tokio::test]
+async fn a_commit_that_ends_with_the_connection_is_not_tried_again() {
+    let (server, url) = database_or_return!();
+    let store = open(&url).await;
+    on_insert(
+        server,
+        &url,
+        "commit",
+        "PERFORM nextval('actpass.tried'); PERFORM pg_terminate_backend(pg_backend_pid());",
+    );
+    assert_eq!(store.append(event("t", "c", 1)).await, Err(StoreError::Unavailable));
+    assert_eq!(ask(server, &url, "SELECT last_value FROM actpass.tried"), "1");
+    ask(server, &url, "DROP FUNCTION actpass.hook CASCADE");
+    store.append(event("t", "c", 2)).await.unwrap();
+    assert_eq!(first_broken(&store, "t", "c").await, None);
+}
+
+/// Passes bytes on to the server, and while told to, ends a connection when the server says that it committed.
+async fn between(url: &str, cut: Arc<AtomicBool>, cuts: Arc<AtomicUsize>) -> String {
+    let at = url.split_once('@').unwrap().1.split_once('/').unwrap().0.to_owned();
+    let listener = TcpListener::bind("127.0.0.1:0").await.unwrap();
+    let through = url.replace(&at, &listener.local_addr().unwrap().to_string());
+    tokio::spawn(async move {
+        loop {
+            let (client, _) = listener.accept().await.unwrap();
+            let server = TcpStream::connect(&at).await.unwrap();
+            let (cut, cuts) = (Arc::clone(&cut), Arc::clone(&cuts));
+            tokio::spawn(async move {
+                let (mut from_client, mut to_client) = client.into_split();
+                let (mut from_server, mut to_server) = server.into_split();
+                let there =
+                    tokio::spawn(async move { tokio::io::copy(&mut from_client, &mut to_server).await });
+                let mut bytes = vec![0; 1 << 16];
+                while let Ok(count @ 1..) = from_server.read(&mut bytes).await {
+                    let said = &bytes[..count];
+                    if cut.load(Ordering::SeqCst) && said.windows(7).any(|word| word == b"COMMIT\0") {
+                        cuts.fetch_add(1, Ordering::SeqCst);
+                        break;
+                    }
+                    if to_client.write_all(said).await.is_err() {
+                        break;
+                    }
+                }
+                there.abort();
+            });
+        }
+    });
+    through
+}
+
+#[tokio::test]
+async fn a_commit_whose_answer_is_lost_is_not_answered_and_not_repeated() {
+    let (_, url) = database_or_return!();
+    let (cut, cuts) = (Arc::new(AtomicBool::new(false)), Arc::new(AtomicUsize::new(0)));
+    let store = open(&between(&url, Arc::clone(&cut), Arc::clone(&cuts)).await).await;
+    let other = open(&url).await;
+    assert!(matches!(store.append(once("t", "k", "0", 1, "first")).await, Ok(Appended::Recorded(_))));
+
+    cut.store(true, Ordering::SeqCst);
+    let lost = store.append(once("t", "k", "1", 1, "first")).await;
+    assert_eq!((lost, cuts.load(Ordering::SeqCst)), (Err(StoreError::Unavailable), 1));
+    cut.store(false, Ordering::SeqCst);
+    // It was recorded, once; and who asks again, at whichever gateway, learns what came of it.
+    assert_eq!(other.head("t", "decisions").await.unwrap().unwrap().length, 2);
+    for store in [&store, &other] {
+        let again = store.append(once("t", "k", "1", 1, "second")).await;
+        assert_eq!(again, Ok(Appended::Repeated(Bytes::from_static(b"first"))));
+    }
+    assert_eq!(first_broken(&store, "t", "decisions").await, None);
+}
+
+#[tokio::test]
+async fn a_server_that_is_gone_is_noticed_and_found_again() {
+    let (server, url) = database_or_return!();
+    let store = open(&url).await;
+    let database = name_of(&url);
+    // Nobody gets in, and whoever is in is out.
+    server.run("postgres", &format!("ALTER DATABASE {database} ALLOW_CONNECTIONS false")).unwrap();
+    let end_all =
+        format!("SELECT count(pg_terminate_backend(pid)) FROM pg_stat_activity WHERE datname = '{database}'");
+    server.run("postgres", &end_all).unwrap();
+    assert_eq!(store.append(event("t", "c", 1)).await, Err(StoreError::Unavailable));
+    // And for a while at once, without a try.
+    let started = Instant::now();
+    let mut failed = 0;
+    while started.elapsed() < Duration::from_millis(200) {
+        assert_eq!(store.append(event("t", "c", 1)).await, Err(StoreError::Unavailable));
+        assert_eq!(store.check().await, Err(StoreError::Unavailable));
+        failed += 1;
+    }
+    assert!(failed > 50, "{failed}: each of them waited for a connection");
+
+    server.run("postgres", &format!("ALTER DATABASE {database} ALLOW_CONNECTIONS true")).unwrap();
+    let found = async {
+        while store.check().await.is_err() {
+            tokio::time::sleep(Duration::from_millis(20)).await;
+        }
+    };
+    tokio::time::timeout(Duration::from_secs(10), found).await.unwrap();
+    store.append(event("t", "c", 1)).await.unwrap();
+    assert_eq!(store.head("t", "c").await.unwrap().unwrap().length, 1);
+}
+
+#[tokio::test]
+async fn a_commit_waits_for_the_disk_whatever_the_server_is_set_to() {
+    for (set, found) in [("off", "on"), ("local", "on"), ("on", "on"), ("remote_apply", "remote_apply")] {
+        let (server, url) = database_or_return!();
+        server
+            .run("postgres", &format!("ALTER DATABASE {} SET synchronous_commit = {set}", name_of(&url)))
+            .unwrap();
+        let store = open(&url).await;
+        ask(server, &url, "CREATE TABLE actpass.seen (commits text, statements text)");
+        on_insert(
+            server,
+            &url,
+            "commit",
+            "INSERT INTO actpass.seen
+             VALUES (current_setting('synchronous_commit'), current_setting('statement_timeout'));",
+        );
+        store.append(event("t", "c", 1)).await.unwrap();
+        // And nothing cuts the wait for a standby short.
+        assert_eq!(ask(server, &url, "SELECT * FROM actpass.seen"), format!("{found}|0"), "{set}");
+    }
+}
+
+#[tokio::test]
+async fn a_role_with_few_rights_is_enough_and_cannot_change_events() {
+    let (server, url) = database_or_return!();
+    open(&url).await.close().await;
+    // As the documentation says.
+    let readme = include_str!("../../../README.md");
+    let (grants, _) = readme.split_once("```sql\n").unwrap().1.split_once("```").unwrap();
+    ask(server, &url, &format!("CREATE ROLE gateway LOGIN PASSWORD '{PASSWORD}'; {grants}"));
+    let url = url.replace("postgres:pg", "gateway:pg");
+    let store = open(&url).await;
+    let issue = Effect::Issue { jti: "ap_1".to_owned(), kid: "k".to_owned(), expires_at: 9 };
+    store.append(Append { effect: Some(issue), ..event("t", "c", 1) }).await.unwrap();
+    assert!(matches!(store.append(claim(2)).await, Ok(Appended::Recorded(_))));
+    store.append(once("t", "k", "i", 1, "first")).await.unwrap();
+    let key = SealedKey { kid: "k".to_owned(), sealed: vec![1], active: true, needed_until: 0 };
+    store.add_signing_key(key, Rotation::First).await.unwrap();
+    for id in ["cr_1", "cr_2"] {
+        store.append(set_credential(id)).await.unwrap();
+    }
+    let effect = Effect::RemoveCredential { tool_id: "pay".to_owned(), id: "cr_2".to_owned() };
+    let removed = store.append(Append { effect: Some(effect), ..event("t", "vault", 1) }).await;
+    assert!(matches!(removed, Ok(Appended::Recorded(_))), "{removed:?}");
+    store.check().await.unwrap();
+
+    let outside = connect(&url).await;
+    for edit in [
+        "UPDATE events SET seq = 9",
+        "DELETE FROM events",
+        "TRUNCATE events",
+        "DROP TRIGGER events_are_not_removed ON events",
+        "ALTER TABLE events DISABLE TRIGGER ALL",
+    ] {
+        let error = outside.batch_execute(edit).await.unwrap_err();
+        assert_eq!(error.code(), Some(&tokio_postgres::error::SqlState::INSUFFICIENT_PRIVILEGE), "{edit}");
+    }
+    let owner = connect(&url.replace("gateway:pg", "postgres:pg")).await;
+    for edit in ["TRUNCATE events", "SET session_replication_role = replica; DELETE FROM events"] {
+        let error = owner.batch_execute(edit).await.unwrap_err();
+        assert!(format!("{error:?}").contains("append-only"), "{edit}: {error:?}");
+    }
+}
+
+#[tokio::test]
+async fn tls_is_verified() {
+    let (server, url) = database_or_return!();
+    let certificate = |pem: &str| CertificateDer::from_pem_slice(pem.as_bytes()).unwrap();
+    let stranger = rcgen::generate_simple_self_signed(["localhost".to_owned()]).unwrap().cert.pem();
+    let open = async |url: &str, authority: &str| {
+        let trust = Trust { authorities: Some(vec![certificate(authority)]), danger_allow_plain: false };
+        PostgresStore::open(Database::parse(url, trust).unwrap()).await
+    };
+    let tls = format!("{}?sslmode=require", url.replace("127.0.0.1", "localhost"));
+    let store = open(&tls, server.authority()).await.unwrap();
+    store.append(event("t", "c", 1)).await.unwrap();
+    let plain = "SELECT count(*) FROM pg_stat_ssl JOIN pg_stat_activity USING (pid)
+                 WHERE application_name = 'actpass-gateway' AND datname = current_database() AND NOT ssl";
+    assert_eq!(ask(server, &url, plain), "0");
+
+    for (url, authority) in
+        [(&tls, stranger.as_str()), (&tls.replace("localhost", "127.0.0.1"), server.authority())]
+    {
+        let error = open(url, authority).await.unwrap_err().to_string();
+        assert!(error.contains("certificate"), "{error}");
+    }
+}
+
+#[tokio::test]
+async fn no_statement_reads_a_table_that_grows_to_find_a_row() {
+    let (server, url) = database_or_return!();
+    // What a session read is known when it has ended.
+    let ended = async |store: PostgresStore| {
+        store.close().await;
+        drop(store);
+        let sql = "SELECT count(*) FROM pg_stat_activity WHERE application_name = 'actpass-gateway'
+                   AND datname = current_database()";
+        while ask(server, &url, sql) != "0" {
+            tokio::time::sleep(Duration::from_millis(10)).await;
+        }
+    };
+    // Making the tables reads them.
+    ended(open(&url).await).await;
+    ask(server, &url, "SELECT pg_stat_reset()");
+    let store = open(&url).await;
+    let spent = |number: usize| {
+        let Append { event: instead, .. } = event("t", "c", number);
+        let spent = Box::new(Instead { event: instead, answer: Bytes::new() });
+        Claim::Approval { id: "apr_1".to_owned(), spent }
+    };
+    for number in 0..20 {
+        let mut append = once("t", "k", &number.to_string(), 1, "first");
+        append.claims = claim(number).claims;
+        append.claims.push(spent(number));
+        store.append(append).await.unwrap();
+        store.events("t", "c", 0, 9).await.unwrap();
+        store.passport("t", "ap_1").await.unwrap();
+        store.approval("t", "apr_1").await.unwrap();
+    }
+    ended(store).await;
+    for table in ["answers", "approvals", "events", "passports"] {
+        let sql = format!("SELECT seq_scan, idx_scan > 0 FROM pg_stat_user_tables WHERE relname = '{table}'");
+        assert_eq!(ask(server, &url, &sql), "0|t", "{table}");
+    }
+}

@@ -1,0 +1,88 @@
+//! What is SQLite's own.
+
+use rusqlite::Connection;
+use tempfile::TempDir;
+
+use super::super::{OpenError, SqliteStore, Store};
+use super::{event, first_broken};
+
+fn open(folder: &TempDir) -> SqliteStore {
+    SqliteStore::open(&folder.path().join("data.db")).unwrap()
+}
+
+#[tokio::test]
+async fn a_second_gateway_is_kept_away() {
+    let folder = TempDir::new().unwrap();
+    let path = folder.path().join("data.db");
+    let store = SqliteStore::open(&path).unwrap();
+    let error = SqliteStore::open(&path).unwrap_err();
+    assert!(matches!(error, OpenError::Locked(_)), "{error}");
+    assert!(error.to_string().contains("in use by another gateway"), "{error}");
+    store.close().await;
+    drop(store);
+    SqliteStore::open(&path).unwrap();
+}
+
+#[test]
+fn data_of_a_newer_version_is_left_alone() {
+    let folder = TempDir::new().unwrap();
+    let path = folder.path().join("data.db");
+    Connection::open(&path).unwrap().pragma_update(None, "user_version", 99).unwrap();
+    let error = SqliteStore::open(&path).unwrap_err();
+    assert!(matches!(error, OpenError::Newer(_, 99)), "{error}");
+}
+
+#[tokio::test]
+async fn data_of_an_older_version_is_brought_forward() {
+    let folder = TempDir::new().unwrap();
+    let path = folder.path().join("data.db");
+    let store = open(&folder);
+    store.append(event("t", "c", 1)).await.unwrap();
+    store.close().await;
+    drop(store);
+    // As the first version left it.
+    Connection::open(&path)
+        .unwrap()
+        .execute_batch(
+            "DROP TABLE credentials; DROP TABLE approvals; DROP TABLE passports; DROP TABLE signing_keys; DROP TABLE manifests;
+             PRAGMA user_version = 1",
+        )
+        .unwrap();
+    let error = SqliteStore::open_beside(&path).unwrap_err();
+    assert!(matches!(error, OpenError::Older(_)), "{error}");
+
+    let store = open(&folder);
+    store.append(event("t", "c", 2)).await.unwrap();
+    assert_eq!(store.passport("t", "ap_1").await, Ok(None));
+    assert_eq!(store.credential("t", "tool").await, Ok(None));
+    assert_eq!(store.approved_manifest("t", "tool").await, Ok(None));
+    assert_eq!(first_broken(&store, "t", "c").await, None);
+}
+
+#[test]
+fn what_is_not_a_database_is_an_error() {
+    let folder = TempDir::new().unwrap();
+    let path = folder.path().join("data.db");
+    std::fs::write(&path, "not a database, but long enough to be taken for one".repeat(100)).unwrap();
+    assert!(matches!(SqliteStore::open(&path), Err(OpenError::Sqlite(..))));
+    let nowhere = folder.path().join("none/data.db");
+    assert!(matches!(SqliteStore::open(&nowhere), Err(OpenError::Io(..))));
+}
+
+#[cfg(unix)]
+#[tokio::test]
+async fn only_the_owner_can_read_the_files() {
+    use std::os::unix::fs::PermissionsExt;
+
+    let folder = TempDir::new().unwrap();
+    let path = folder.path().join("data.db");
+    std::fs::write(&path, "").unwrap();
+    std::fs::set_permissions(&path, PermissionsExt::from_mode(0o644)).unwrap();
+    let store = open(&folder);
+    store.append(event("t", "c", 1)).await.unwrap();
+    for file in std::fs::read_dir(folder.path()).unwrap() {
+        let file = file.unwrap();
+        let mode = file.metadata().unwrap().permissions().mode();
+        assert_eq!(mode & 0o777, 0o600, "{:?}", file.file_name());
+    }
+}

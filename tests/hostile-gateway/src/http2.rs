@@ -1,0 +1,260 @@
+//! HTTP/2 within TLS: answers as a step says, and ends streams and connections as HTTP/1.1 cannot.
+
+use std::collections::VecDeque;
+use std::future;
+use std::io;
+use std::net::TcpStream;
+use std::pin::Pin;
+use std::sync::{Arc, Mutex, MutexGuard, PoisonError};
+use std::task::{Context, Poll, ready};
+use std::time::Duration;
+
+use bytes::Bytes;
+use h2::server::SendResponse;
+use h2::{Reason, RecvStream, SendStream};
+use http::{HeaderName, HeaderValue, Request, Response};
+use rustls::ServerConfig;
+use tokio::io::{AsyncRead, AsyncWrite, ReadBuf};
+use tokio::time::sleep;
+use tokio_rustls::TlsAcceptor;
+use tokio_rustls::server::TlsStream;
+
+use crate::play::{After, HALVES, JSON, Parts, headers, location, parts};
+use crate::request::{Seen, hash};
+use crate::script::{Goaway, HangAt, ResetAt, Respond, RstStream, Step};
+use crate::server::{Shared, reset_on_close};
+
+/// Serves a connection until its end; `stream` is shut down to stop it.
+pub(crate) fn serve(
+    stream: &TcpStream,
+    connection: u64,
+    config: &Arc<ServerConfig>,
+    shared: &Shared,
+) -> io::Result<()> {
+    let runtime = tokio::runtime::Builder::new_current_thread().enable_all().build()?;
+    let own = stream.try_clone()?;
+    own.set_nonblocking(true)?;
+    runtime.block_on(async {
+        let tcp = tokio::net::TcpStream::from_std(own)?;
+        let tls = TlsAcceptor::from(Arc::clone(config)).accept(tcp).await?;
+        let wire = Wire(Arc::new(Mutex::new(tls)));
+        if converse(&wire, connection, shared).await? == After::Reset {
+            reset_on_close(stream)?;
+        } else {
+            future::poll_fn(|context| wire.clone().as_mut().poll_shutdown(context)).await?;
+        }
+        Ok(())
+    })
+}
+
+type Asked = (Request<RecvStream>, SendResponse<Bytes>);
+
+async fn converse(wire: &Wire, connection: u64, shared: &Shared) -> io::Result<After> {
+    let mut peer = h2::server::handshake(wire.clone()).await.map_err(io::Error::other)?;
+    let mut waiting: VecDeque<Asked> = VecDeque::new();
+    loop {
+        let asked = match waiting.pop_front() {
+            Some(asked) => asked,
+            None => match peer.accept().await {
+                Some(asked) => asked.map_err(io::Error::other)?,
+                None => return Ok(After::Close),
+            },
+        };
+        let mut answering = Box::pin(answer(asked, wire, connection, shared));
+        // The connection has to be driven for the answer to get anywhere.
+        let after = loop {
+            tokio::select! {
+                after = &mut answering => break after?,
+                asked = peer.accept() => match asked {
+                    Some(asked) => waiting.push_back(asked.map_err(io::Error::other)?),
+                    None => return Ok(After::Close),
+                },
+            }
+        };
+        if after != After::KeepAlive {
+            return Ok(after);
+        }
+    }
+}
+
+async fn answer(asked: Asked, wire: &Wire, connection: u64, shared: &Shared) -> io::Result<After> {
+    let (request, mut peer) = asked;
+    let stream_id = peer.stream_id().as_u32();
+    let (head, mut incoming) = request.into_parts();
+    let mut body = Vec::new();
+    while let Some(data) = incoming.data().await {
+        let data = data.map_err(io::Error::other)?;
+        incoming.flow_control().release_capacity(data.len()).map_err(io::Error::other)?;
+        body.extend_from_slice(&data);
+    }
+    let seen = Seen {
+        connection,
+        method: head.method.to_string(),
+        path: head.uri.path_and_query().map(ToString::to_string).unwrap_or_default(),
+        headers: head
+            .headers
+            .iter()
+            .map(|(name, value)| (name.to_string(), String::from_utf8_lossy(value.as_bytes()).into_owned()))
+            .collect(),
+        body: String::from_utf8_lossy(&body).into_owned(),
+    };
+    let step = shared.record(seen).about(&hash(&body));
+    sleep(Duration::from_millis(step.delay_ms())).await;
+    match step {
+        Step::Respond(step) => respond(&step, &mut peer),
+        Step::Redirect(step) => {
+            let location = location(shared.setup.other_host)?;
+            begin(&mut peer, step.status, &[("location".into(), location)], true)?;
+            Ok(After::KeepAlive)
+        }
+        Step::Truncate(step) => {
+            let announced =
+                step.body.len().saturating_add(usize::try_from(step.missing).unwrap_or(usize::MAX));
+            let mut stream = begin(&mut peer, step.status, &proper(announced), false)?;
+            send(&mut stream, step.body.into_bytes(), true)?;
+            Ok(After::KeepAlive)
+        }
+        Step::Trickle(step) => {
+            let mut stream = begin(&mut peer, step.status, &proper(step.body.len()), false)?;
+            for byte in step.body.into_bytes() {
+                send(&mut stream, vec![byte], false)?;
+                sleep(Duration::from_millis(step.interval_ms)).await;
+            }
+            send(&mut stream, Vec::new(), true)?;
+            Ok(After::KeepAlive)
+        }
+        Step::Hang(step) => {
+            let _half = (step.at != HangAt::Request).then(|| half_an_answer(&mut peer)).transpose()?;
+            future::pending().await
+        }
+        Step::Reset(step) => {
+            let _half = half_if(step.at, &mut peer).await?;
+            Ok(After::Reset)
+        }
+        Step::RstStream(RstStream { at, code, .. }) => {
+            match half_if(at, &mut peer).await? {
+                Some(mut stream) => stream.send_reset(Reason::from(code)),
+                None => peer.send_reset(Reason::from(code)),
+            }
+            Ok(After::KeepAlive)
+        }
+        Step::Goaway(Goaway { at, code, processed, .. }) => {
+            let _half = half_if(at, &mut peer).await?;
+            wire.goaway(if processed { stream_id } else { 0 }, code).await?;
+            Ok(After::Close)
+        }
+        // Not reached: the script was checked.
+        Step::Raw(_) => Ok(After::Close),
+    }
+}
+
+fn respond(step: &Respond, peer: &mut SendResponse<Bytes>) -> io::Result<After> {
+    let parts = parts(&step.body);
+    let headers = headers(step, &parts);
+    let Parts { first, unit, times } = parts;
+    let mut body = first.into_owned();
+    for _ in 0..times {
+        body.extend_from_slice(&unit);
+    }
+    let mut stream = begin(peer, step.status, &headers, body.is_empty())?;
+    if !body.is_empty() {
+        send(&mut stream, body, true)?;
+    }
+    Ok(After::KeepAlive)
+}
+
+fn proper(content_length: usize) -> [(String, String); 2] {
+    [("content-type".into(), JSON.into()), ("content-length".into(), content_length.to_string())]
+}
+
+/// The first half of an answer, if the end comes after it, and the time for it to be read.
+async fn half_if(at: ResetAt, peer: &mut SendResponse<Bytes>) -> io::Result<Option<SendStream<Bytes>>> {
+    match at {
+        ResetAt::Request => Ok(None),
+        ResetAt::Body => {
+            let stream = half_an_answer(peer)?;
+            sleep(Duration::from_millis(50)).await;
+            Ok(Some(stream))
+        }
+    }
+}
+
+fn half_an_answer(peer: &mut SendResponse<Bytes>) -> io::Result<SendStream<Bytes>> {
+    let (half, rest) = HALVES;
+    let mut stream = begin(peer, 200, &proper(half.len().saturating_add(rest.len())), false)?;
+    send(&mut stream, half.to_vec(), false)?;
+    Ok(stream)
+}
+
+fn begin(
+    peer: &mut SendResponse<Bytes>,
+    status: u16,
+    headers: &[(String, String)],
+    end: bool,
+) -> io::Result<SendStream<Bytes>> {
+    let mut response = Response::builder().status(status).body(()).map_err(io::Error::other)?;
+    for (name, value) in headers {
+        let name = HeaderName::from_bytes(name.as_bytes()).map_err(io::Error::other)?;
+        response.headers_mut().append(name, HeaderValue::from_str(value).map_err(io::Error::other)?);
+    }
+    peer.send_response(response, end).map_err(io::Error::other)
+}
+
+/// What the peer does not take yet waits in memory.
+fn send(stream: &mut SendStream<Bytes>, bytes: Vec<u8>, end: bool) -> io::Result<()> {
+    stream.send_data(Bytes::from(bytes), end).map_err(io::Error::other)
+}
+
+/// A connection that two can write to: the library, and [`Wire::goaway`] when the library is between two frames.
+#[derive(Clone)]
+struct Wire(Arc<Mutex<TlsStream<tokio::net::TcpStream>>>);
+
+impl Wire {
+    fn lock(&self) -> MutexGuard<'_, TlsStream<tokio::net::TcpStream>> {
+        self.0.lock().unwrap_or_else(PoisonError::into_inner)
+    }
+
+    /// Writes a GOAWAY frame by hand: the library names no stream before the last one that it handed out.
+    async fn goaway(&self, last_stream: u32, code: u32) -> io::Result<()> {
+        let mut frame = vec![0, 0, 8, 7, 0, 0, 0, 0, 0];
+        frame.extend_from_slice(&last_stream.to_be_bytes());
+        frame.extend_from_slice(&code.to_be_bytes());
+        let mut written = 0;
+        future::poll_fn(|context| {
+            let mut wire = self.lock();
+            while let Some(rest @ [_, ..]) = frame.get(written..) {
+                written = written.saturating_add(ready!(Pin::new(&mut *wire).poll_write(context, rest))?);
+            }
+            Pin::new(&mut *wire).poll_flush(context)
+        })
+        .await
+    }
+
+    fn as_mut(&mut self) -> Pin<&mut Self> {
+        Pin::new(self)
+    }
+}
+
+impl AsyncRead for Wire {
+    fn poll_read(
+        self: Pin<&mut Self>,
+        context: &mut Context<'_>,
+        buf: &mut ReadBuf<'_>,
+    ) -> Poll<io::Result<()>> {
+        Pin::new(&mut *self.lock()).poll_read(context, buf)
+    }
+}
+
+impl AsyncWrite for Wire {
+    fn poll_write(self: Pin<&mut Self>, context: &mut Context<'_>, buf: &[u8]) -> Poll<io::Result<usize>> {
+        Pin::new(&mut *self.lock()).poll_write(context, buf)
+    }
+
+    fn poll_flush(self: Pin<&mut Self>, context: &mut Context<'_>) -> Poll<io::Result<()>> {
+        Pin::new(&mut *self.lock()).poll_flush(context)
+    }
+
+    fn poll_shutdown(self: Pin<&mut Self>, context: &mut Context<'_>) -> Poll<io::Result<()>> {
+        Pin::new(&mut *self.lock()).poll_shutdown(context)
+    }
+}
