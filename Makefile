@@ -2,6 +2,7 @@
 # make test    everything, every language; prints the counts
 # make lint    formatting, clippy, rustdoc, ruff, mypy, licences
 # make python  builds the Python package and installs it into .venv/
+# make wheels  the wheel for CPython 3.9 and later, checked; make test-pythons runs the suite with it on each CPython here
 # make node    builds, tests and packs the Node package, into target/npm/
 # make swift   brings Swift where there is none, builds and tests the Swift package; make kotlin: the same for Kotlin
 # make bench   what the client adds to a call, side by side
@@ -19,13 +20,15 @@ GATEWAY := target/debug/actpass-gateway
 HOSTILE := target/debug/actpass-hostile-gateway
 MATURIN := maturin>=1.16,<2
 NODE_VERSIONS ?= 20 22 24
-TEST_TOOLS := pytest>=8,<10 mypy>=1.15,<3 playwright>=1.55,<2 ruff>=0.12,<1 schemathesis>=4.32,<5
+# What the Python suite needs, on each CPython; what is not there is skipped by name.
+SUITE_TOOLS := pytest>=8,<10 mypy>=1.15,<3 pyright>=1.1.390,<2 anyio>=4 gunicorn>=22 opentelemetry-sdk>=1.25 trio>=0.27 uvloop>=0.19
+TEST_TOOLS := $(SUITE_TOOLS) playwright>=1.55,<2 ruff>=0.12,<1 schemathesis>=4.32,<5
 PYTHON_SOURCES := $(shell find bindings-python/src bindings-python/python -name '*.rs' -o -name '*.py' -o -name '*.pyi') \
 	bindings-python/Cargo.toml bindings-python/pyproject.toml
 RUST_SOURCES := Cargo.toml Cargo.lock $(shell find core/src gateway/src gateway/templates policies -type f)
 
 .DELETE_ON_ERROR:
-.PHONY: demo test test-rust test-python test-page test-api leaks lint python bench bench-gateway fuzz break verify generate clean demo-node test-node test-node-here lint-node lint-node-here node node-face node-release
+.PHONY: demo test test-rust test-python wheels test-pythons test-page test-api leaks lint python bench bench-gateway fuzz break verify generate clean demo-node test-node test-node-here lint-node lint-node-here node node-face node-release
 
 demo: python target/release/actpass-gateway
 	@echo
@@ -99,6 +102,19 @@ test-python: $(TEST_VENV)/installed
 		ACTPASS_GATEWAY=$(CURDIR)/$(GATEWAY) ACTPASS_HOSTILE_GATEWAY=$(CURDIR)/$(HOSTILE) \
 		ACTPASS_TEST_LOG=$(CURDIR)/target/test-output/python-events.log \
 		$(CURDIR)/scripts/keep-output $(CURDIR)/target/test-output/python.log $(CURDIR)/$(TEST_VENV)/bin/python -m pytest -q
+
+wheels: $(VENV)/bin/maturin
+	rm -rf target/wheels/dist
+	$(VENV)/bin/maturin build --release --locked --quiet -m bindings-python/Cargo.toml -o target/wheels/dist
+	$(foreach python,$(FREE_THREADED),$(VENV)/bin/maturin build --release --locked --quiet -i $(python) \
+		-m bindings-python/Cargo.toml -o target/wheels/dist &&) true
+	scripts/check-wheel target/wheels/dist/actpass-*-abi3-*.whl
+
+# PYTHONS names the interpreters; otherwise those in PATH and under pyenv are taken.
+test-pythons: wheels
+	$(CARGO) build --locked -p actpass-gateway -p actpass-hostile-gateway
+	ACTPASS_GATEWAY=$(CURDIR)/$(GATEWAY) ACTPASS_HOSTILE_GATEWAY=$(CURDIR)/$(HOSTILE) \
+		scripts/each-python target/wheels/dist/actpass-*-abi3-*.whl target/pythons $(foreach tool,$(SUITE_TOOLS),'$(tool)')
 
 bindings-node/node_modules/.installed: bindings-node/package.json bindings-node/package-lock.json
 	cd bindings-node && npm ci --silent --no-audit --no-fund

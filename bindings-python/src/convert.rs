@@ -1,5 +1,6 @@
 //! Python objects to JSON text and back, without a tree between.
 
+use std::sync::OnceLock;
 use std::time::Duration;
 
 use actpass_core::json::{self, Builder, MAX_DEPTH, ReadError, Style, Text};
@@ -179,6 +180,31 @@ impl Writer<'_> {
         let text = PyFloat::new(number.py(), value).repr()?;
         self.text.raw(&text.to_cow()?);
         Ok(())
+    }
+}
+
+/// A function of the face, looked up once.
+///
+/// Not by a lock that is held during an import: a fork meanwhile would leave it held in the child for ever.
+pub(crate) struct Function {
+    module: &'static str,
+    name: &'static str,
+    found: OnceLock<Py<PyAny>>,
+}
+
+impl Function {
+    pub(crate) const fn of(module: &'static str, name: &'static str) -> Self {
+        Self { module, name, found: OnceLock::new() }
+    }
+
+    pub(crate) fn bound<'py>(&self, py: Python<'py>) -> PyResult<Bound<'py, PyAny>> {
+        if let Some(found) = self.found.get() {
+            return Ok(found.bind(py).clone());
+        }
+        let found = py.import(self.module)?.getattr(self.name)?;
+        // Another thread may have been first, with the same.
+        let _ = self.found.set(found.clone().unbind());
+        Ok(found)
     }
 }
 

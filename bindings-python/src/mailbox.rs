@@ -13,9 +13,9 @@ use pyo3::exceptions::PyNotImplementedError;
 use pyo3::gc::{PyTraverseError, PyVisit};
 use pyo3::intern;
 use pyo3::prelude::*;
-use pyo3::sync::PyOnceLock;
 use pyo3::types::{PyDict, PyTuple};
 
+use crate::convert::Function;
 use crate::runtime::enter;
 
 /// The answers for one event loop.
@@ -78,11 +78,7 @@ impl Mailbox {
             }
             match enter(py, || open(py)) {
                 Ok(answer) => future.call_method1(intern!(py, "set_result"), (answer,))?,
-                Err(error) => {
-                    future.call_method1(intern!(py, "set_exception"), (error.into_value(py),))?;
-                    // Looked at, so that asyncio does not call it forgotten where the task ends before it wakes.
-                    future.call_method0(intern!(py, "exception"))?
-                }
+                Err(error) => future.call_method1(intern!(py, "set_exception"), (error.into_value(py),))?,
             };
         }
         Ok(())
@@ -99,8 +95,8 @@ impl Mailbox {
     pub(crate) fn of_the_running_loop<'py>(
         py: Python<'py>,
     ) -> PyResult<(Bound<'py, Self>, Bound<'py, PyAny>)> {
-        static RUNNING: PyOnceLock<Py<PyAny>> = PyOnceLock::new();
-        let found = RUNNING.import(py, "actpass._loop", "running")?.call0()?;
+        static RUNNING: Function = Function::of("actpass._loop", "running");
+        let found = RUNNING.bound(py)?.call0()?;
         let found = found.cast_into::<PyTuple>()?;
         Ok((found.get_item(0)?.cast_into()?, found.get_item(1)?))
     }

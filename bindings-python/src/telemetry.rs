@@ -12,10 +12,10 @@ use std::sync::{Arc, Mutex, PoisonError};
 use std::task::{Context, Poll};
 use std::time::{SystemTime, UNIX_EPOCH};
 
+use crate::convert::Function;
 use actpass_core::ActPass;
 use pyo3::exceptions::PyException;
 use pyo3::prelude::*;
-use pyo3::sync::PyOnceLock;
 use tracing::field::{Field, Visit};
 use tracing::span::{Attributes, Id, Record};
 use tracing::subscriber::{Interest, set_global_default};
@@ -32,8 +32,8 @@ pub(crate) struct Watch {
 impl Watch {
     /// Sees what trace is current, and whether anybody listens.
     pub(crate) fn begin(py: Python<'_>) -> PyResult<Self> {
-        static BEGIN: PyOnceLock<Py<PyAny>> = PyOnceLock::new();
-        let told = BEGIN.import(py, "actpass._telemetry", "begin")?.call0();
+        static BEGIN: Function = Function::of("actpass._telemetry", "begin");
+        let told = BEGIN.bound(py)?.call0();
         let told = told.and_then(|told| told.extract::<(Option<String>, u8)>());
         let (traceparent, level) = despite(py, told)?.unwrap_or_default();
         let log = (level > 0).then(|| Arc::new(Log { level, lines: Mutex::default() }));
@@ -56,15 +56,12 @@ impl Watch {
 
     /// Hands the log lines over.
     pub(crate) fn end(&self, py: Python<'_>) -> PyResult<()> {
-        static LOG: PyOnceLock<Py<PyAny>> = PyOnceLock::new();
+        static LOG: Function = Function::of("actpass._telemetry", "log");
         let Some(log) = &self.log else {
             return Ok(());
         };
         for line in mem::take(&mut *log.lines.lock().unwrap_or_else(PoisonError::into_inner)) {
-            despite(
-                py,
-                LOG.import(py, "actpass._telemetry", "log")?.call1((line.level, line.text, line.at)),
-            )?;
+            despite(py, LOG.bound(py)?.call1((line.level, line.text, line.at)))?;
         }
         Ok(())
     }

@@ -6,6 +6,7 @@ import asyncio
 import contextvars
 import gc
 import inspect
+import json
 import logging
 import os
 import subprocess
@@ -249,9 +250,7 @@ def test_a_cancellation_inside_the_function_is_passed_on_and_recorded(hostile: H
             task.cancel()
             with within(0.2), pytest.raises(asyncio.CancelledError):
                 await task
-            with within(5):
-                while len(gateway.seen()) < 2:
-                    await asyncio.sleep(0.01)
+            await until(lambda: len(gateway.seen()) == 2)
 
     recorded = answer({"event_id": "ev_2", "current_event_hash": "00"})
     with hostile.play(answer(ALLOW), recorded) as gateway:
@@ -264,26 +263,56 @@ def test_a_cancellation_inside_the_function_is_passed_on_and_recorded(hostile: H
 running: asyncio.Event
 
 
-def test_recording_is_not_cancelled_with_the_task(hostile: Hostile) -> None:
-    callback = Callback()
+def test_recording_is_not_cancelled_with_the_task() -> None:
+    over: list[str] = []
+
+    async def serve(reader: asyncio.StreamReader, writer: asyncio.StreamWriter) -> None:
+        said = {"/api/v1/actions/preflight": ALLOW, "/api/v1/evidence/events": {"event_id": "ev_2"}}
+        while True:
+            head = (await reader.readuntil(b"\r\n\r\n")).decode().lower()
+            await reader.readexactly(int(head.split("content-length: ")[1].split("\r\n")[0]))
+            path = head.split()[1]
+            if path.endswith("/events"):
+                recording.set()
+                try:
+                    await asyncio.wait_for(reader.read(1), 0.5)
+                    over.append("hung up")
+                except asyncio.TimeoutError:
+                    over.append("waits")
+            body = json.dumps(said[path]).encode()
+            writer.write(b"HTTP/1.1 200 OK\r\ncontent-length: %d\r\n\r\n%b" % (len(body), body))
+            if over:
+                writer.close()
+                return
 
     async def main() -> None:
-        async with new_async_client(gateway.base_url) as client:
-            task = asyncio.ensure_future(client.guard(execute_fn=callback, record_outcome=True, **ACTION))
-            while not callback.runs:
-                await asyncio.sleep(0.01)
+        global recording
+        recording = asyncio.Event()
+        server = await asyncio.start_server(serve, "127.0.0.1", 0)
+        base_url = f"http://127.0.0.1:{server.sockets[0].getsockname()[1]}"
+        async with server, new_async_client(base_url) as client:
+            call = client.guard(execute_fn=lambda _: 1, record_outcome=True, **ACTION)
+            task = asyncio.ensure_future(call)
+            await asyncio.wait_for(recording.wait(), 5)
             task.cancel()
-            with within(0.2), pytest.raises(asyncio.CancelledError):
+            with within(0.3), pytest.raises(asyncio.CancelledError):
                 await task
-            with within(5):
-                while len(gateway.seen()) < 2:
-                    await asyncio.sleep(0.01)
-            out: Any = await client.guard(execute_fn=callback, record_outcome=True, **ACTION)
-            assert out["evidence"]["event_id"] == "ev_2"
+            await until(lambda: bool(over))
+            await asyncio.sleep(0.1)
+        assert over == ["waits"]
 
-    recorded = answer({"event_id": "ev_2", "current_event_hash": "00"})
-    with hostile.play(answer(ALLOW), {**recorded, "delay_ms": 300}, answer(ALLOW), recorded) as gateway:
-        run_loop(main())
+    run_loop(main())
+
+
+recording: asyncio.Event
+
+
+async def until(done: Callable[[], bool], seconds: float = 5) -> None:
+    """Wait until it is done, and fail if that takes too long."""
+    limit = time.monotonic() + seconds
+    while not done():
+        assert time.monotonic() < limit, f"not done within {seconds} s"
+        await asyncio.sleep(0.01)
 
 
 def echo(base_url: str, calls: int = 64, rounds: int = 3) -> Coroutine[Any, Any, None]:
@@ -406,6 +435,43 @@ def test_without_a_loop_it_says_so() -> None:
     call = new_async_client("http://127.0.0.1:9").preflight(**ACTION)
     with pytest.raises(ActPassConfigError, match="found none"):
         call.send(None)
+
+
+def test_a_callback_of_the_loop_is_no_task() -> None:
+    async def main() -> None:
+        loop = asyncio.get_running_loop()
+        over: asyncio.Future[None] = loop.create_future()
+
+        def call() -> None:
+            with pytest.raises(ActPassConfigError, match="expected a task of asyncio"):
+                new_async_client("http://127.0.0.1:9").preflight(**ACTION).send(None)
+            over.set_result(None)
+
+        loop.call_soon(call)
+        await asyncio.wait_for(over, 5)
+
+    run_loop(main())
+
+
+def test_a_loop_keeps_nothing_of_its_first_caller() -> None:
+    class Mine:
+        pass
+
+    async def first(client: AsyncActPassClient) -> Any:
+        mine = Mine()
+        VARIABLE.set(mine)  # type: ignore[arg-type]
+        await client.preflight("g", "t", {})
+        return weakref.ref(mine)
+
+    async def main() -> None:
+        async with new_async_client(base_url) as client:
+            known = await asyncio.ensure_future(first(client))
+            await client.preflight("g", "t", {})
+            gc.collect()
+            assert known() is None
+
+    with echoing() as base_url:
+        run_loop(main())
 
 
 def test_a_closed_client() -> None:

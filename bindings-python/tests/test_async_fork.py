@@ -5,6 +5,7 @@ from __future__ import annotations
 import asyncio
 import concurrent.futures
 import json
+import logging
 import multiprocessing
 import os
 import signal
@@ -27,6 +28,12 @@ pytestmark = [
 ]
 
 inherited: AsyncActPassClient | None = None
+
+
+@pytest.fixture(autouse=True)
+def _quiet(monkeypatch: pytest.MonkeyPatch) -> None:
+    """Log nothing: where threads write to log files, a child can hang in Python's own file object."""
+    monkeypatch.setattr(logging.getLogger("actpass"), "disabled", True)
 
 
 @pytest.fixture

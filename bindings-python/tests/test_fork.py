@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import json
+import logging
 import multiprocessing
 import os
 import resource
@@ -20,6 +21,12 @@ pytestmark = pytest.mark.skipif(not hasattr(os, "fork"), reason="this system has
 
 CALLS = 50
 inherited: ActPassClient | None = None
+
+
+@pytest.fixture(autouse=True)
+def _quiet(monkeypatch: pytest.MonkeyPatch) -> None:
+    """Log nothing: where threads write to log files, a child can hang in Python's own file object."""
+    monkeypatch.setattr(logging.getLogger("actpass"), "disabled", True)
 
 
 @pytest.fixture

@@ -263,6 +263,7 @@ def test_a_denial(hostile: Hostile) -> None:
     assert blocked.decision == DENIED
     assert (blocked.tool, blocked.code, blocked.retryable) == (NAMES["tool"], "refund.over_limit", False)
     assert (blocked.kind, blocked.approval, blocked.__cause__) == ("blocked", None, None)
+    assert blocked.message == str(blocked)
     assert str(blocked) == (
         "stripe.refund.create was not run: deny (refund.over_limit). Refunds above 500 are made by people. "
         "Ask a person. Offer credit. Do not call it again with the same arguments: it would be blocked again."

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import ast
 import os
 import re
 import types
@@ -185,7 +186,9 @@ def test_the_snippet_of_the_readme(
     gateway: Gateway, monkeypatch: pytest.MonkeyPatch, capsys: pytest.CaptureFixture[str]
 ) -> None:
     readme = (TESTS.parent / "README.md").read_text(encoding="utf-8")
-    [snippet] = re.findall(r"```python\n(.*?)```", readme, re.DOTALL)
+    snippet, *others = re.findall(r"```python\n(.*?)```", readme, re.DOTALL)
+    for other in others:
+        compile(other, "README.md", "exec", flags=ast.PyCF_ALLOW_TOP_LEVEL_AWAIT)
     names = run_snippets(gateway, monkeypatch, snippet)
     assert capsys.readouterr().out == "allow refund.small_in_scope\n"
     assert names["out"]["executed"] is True

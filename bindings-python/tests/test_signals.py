@@ -185,3 +185,90 @@ def test_a_deadline_that_passes_in_one_thread_leaves_the_others_alone(hostile: H
                 assert decision["asked"]["goal"] == name
     [out] = answers
     assert (out["executed"], out["decision"]["reason_code"]) == (False, "actpass.timeout")
+
+
+#: As the first program, many times in one process: how long each interrupt took, in milliseconds, worst last.
+HOW_FAST = """
+import os, signal, sys, threading, time
+from support import ACTION, new_client
+
+signal.signal(signal.SIGINT, signal.default_int_handler)
+client = new_client(sys.argv[1], timeout=30)
+took = []
+for at in range(12):
+    sent = []
+
+    def interrupt():
+        time.sleep(0.1 + at * 0.007)
+        sent.append(time.monotonic())
+        os.kill(os.getpid(), signal.SIGINT)
+
+    threading.Thread(target=interrupt, daemon=True).start()
+    try:
+        client.guard(execute_fn=lambda _: sys.exit("ran"), mode="monitor", **ACTION)
+    except KeyboardInterrupt:
+        took.append(1000 * (time.monotonic() - sent[0]))
+print(*sorted(took))
+"""
+
+
+def test_an_interrupt_takes_less_than_100_ms(hostile: Hostile) -> None:
+    with hostile.play(*[HANGS["request"]] * 12) as gateway:
+        done = run_python(HOW_FAST, gateway.base_url, timeout=30)
+    took = [float(word) for word in done.stdout.split()]
+    assert len(took) == 12, done.stderr
+    # The median, because a machine that does much else wakes nobody on time; without the care it is 30 s.
+    assert took[6] < 100, took
+    assert took[-1] < 1000, took
+
+
+ENDS = """
+import sys, threading, time
+from support import ACTION, new_client
+
+client = new_client(sys.argv[1], timeout=30)
+for _ in range(3):
+    threading.Thread(target=lambda: client.guard(execute_fn=print, **ACTION), daemon=True).start()
+time.sleep(0.4)
+"""
+
+
+def test_a_thread_that_waits_does_not_hold_up_the_end_of_the_program(hostile: Hostile) -> None:
+    with hostile.play(*[HANGS["request"]] * 3) as gateway, within(10):
+        done = run_python(ENDS, gateway.base_url, timeout=20)
+    assert (done.returncode, done.stdout, done.stderr) == (0, "", "")
+
+
+IN_ANOTHER_INTERPRETER = """
+import sys
+try:
+    import _interpreters as interpreters
+except ImportError:
+    import _xxsubinterpreters as interpreters
+from support import new_client
+client = new_client("http://127.0.0.1:9")
+for _ in range(3):
+    another = interpreters.create()
+    code = f'''
+import sys
+sys.path[:] = {sys.path!r}
+try:
+    import actpass
+except ImportError as error:
+    print("refused")
+else:
+    print(actpass.ActPassClient("apk", base_url="http://127.0.0.1:9", max_retries=0).guard(
+        "g", "t", {{}}, print)["executed"])
+'''
+    run = getattr(interpreters, "run_string")
+    run(another, code)
+    interpreters.destroy(another)
+assert client.guard("g", "t", {}, print)["executed"] is False
+"""
+
+
+def test_another_interpreter_of_the_process_is_refused_or_served_but_nothing_crashes() -> None:
+    done = run_python(IN_ANOTHER_INTERPRETER, timeout=30)
+    assert done.returncode == 0, done.stderr
+    assert set(done.stdout.split()) <= {"refused", "False"}
+    assert len(done.stdout.split()) == 3, done.stderr

@@ -338,7 +338,7 @@ class AsyncActPassClient(Settings):
             user_id: Who delegated.
             ttl_seconds: For how many seconds it holds. Default: the gateway's.
             risk_tier: ``low``, ``medium``, ``high`` or ``critical``.
-            approval_request_id: The approval that it stands for: it is then for that one action, and spends the approval.
+            approval_request_id: The approval that it stands for: it is then for that one action, and spends it.
 
         Returns:
             ``token`` (the passport, a secret: give it to ``passport=``), ``jwks_uri`` and what else the gateway says.

@@ -89,6 +89,7 @@ class ActionBlocked(ActPassError):  # noqa: N818
     """A protected function did not run. Its text is written for a model: what happened, why, and what to do now.
 
     Attributes:
+        message: That text, which ``str`` gives too.
         tool: The tool that the function is.
         decision: The decision, the gateway's or the one that the SDK made because the gate failed. Its ``reason_code``
             is also ``code``.
@@ -100,6 +101,7 @@ class ActionBlocked(ActPassError):  # noqa: N818
     """
 
     kind = "blocked"
+    message: str
     tool: str
     decision: Decision
     approval: PendingApproval | None
@@ -110,8 +112,9 @@ class ActionBlocked(ActPassError):  # noqa: N818
         decision = outcome["decision"]
         code = decision.get("reason_code")
         self.retryable = failure is not None and bool(failure.retryable)
+        self.message = _for_a_model(tool, outcome, retryable=self.retryable)
         super().__init__(
-            _for_a_model(tool, outcome, retryable=self.retryable),
+            self.message,
             getattr(failure, "status", None),
             None,
             code if isinstance(code, str) else None,

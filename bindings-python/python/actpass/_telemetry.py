@@ -37,7 +37,7 @@ def begin() -> tuple[str | None, int]:
     if logging is not None:
         logger = logging.getLogger(LOGGER)
         listened = max(logger.getEffectiveLevel(), logging.root.manager.disable + 1)
-        level = listened if listened <= _LEVELS and logger.hasHandlers() else 0
+        level = listened if listened <= _LEVELS and not logger.disabled and logger.hasHandlers() else 0
     return traceparent, level
 
 
