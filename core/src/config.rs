@@ -3,7 +3,8 @@
 use std::net::IpAddr;
 use std::time::Duration;
 
-use reqwest::header::HeaderValue;
+use http::Uri;
+use http::header::HeaderValue;
 use rustls_pki_types::CertificateDer;
 use rustls_pki_types::pem::PemObject;
 use url::{Host, Url};
@@ -159,7 +160,7 @@ pub(crate) fn extra_ca(pem: Option<&[u8]>) -> Result<Vec<CertificateDer<'static>
 #[derive(Clone, Debug)]
 pub(crate) struct BaseUrl {
     text: String,
-    endpoints: [Url; Operation::ALL.len()],
+    endpoints: [Uri; Operation::ALL.len()],
     is_https: bool,
 }
 
@@ -198,7 +199,7 @@ impl BaseUrl {
         };
         let text = url.as_str().trim_end_matches('/').to_owned();
         let endpoint = |operation: Operation| {
-            Url::parse(&format!("{text}{}", operation.path())).map_err(|error| {
+            Uri::try_from(format!("{text}{}", operation.path())).map_err(|error| {
                 Error::config("base_url", format_args!("expected an absolute http(s) URL: {error}"))
             })
         };
@@ -215,7 +216,7 @@ impl BaseUrl {
         self.is_https
     }
 
-    pub(crate) fn endpoint(&self, request: &Request) -> Result<Url, Error> {
+    pub(crate) fn endpoint(&self, request: &Request) -> Result<Uri, Error> {
         let [preflight, issue, verify, revoke, evidence, jwks, approval] = &self.endpoints;
         let endpoint = match request.operation {
             Operation::Approval => approval,
@@ -228,7 +229,7 @@ impl BaseUrl {
         };
         match request.below.as_str() {
             "" => Ok(endpoint.clone()),
-            below => Url::parse(&format!("{endpoint}{below}")).map_err(|error| {
+            below => Uri::try_from(format!("{endpoint}{below}")).map_err(|error| {
                 Error::new(ErrorKind::Internal, format!("{}: {error}", request.operation.name()))
             }),
         }
@@ -259,7 +260,7 @@ mod tests {
             ("http://[::1]:1", "http://[::1]:1/api/v1/actions/preflight"),
         ] {
             let url = BaseUrl::parse(text, false).unwrap();
-            assert_eq!(url.endpoint(&Request::new(Operation::Preflight, "")).unwrap().as_str(), expected);
+            assert_eq!(url.endpoint(&Request::new(Operation::Preflight, "")).unwrap(), expected);
         }
         for text in [
             "",

@@ -44,6 +44,7 @@ mod background;
 mod breaker;
 mod client;
 mod config;
+mod connect;
 mod decision;
 mod error;
 mod evidence;

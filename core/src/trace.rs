@@ -3,7 +3,7 @@
 use std::fmt;
 use std::str::FromStr;
 
-use reqwest::header::HeaderValue;
+use http::header::HeaderValue;
 
 use crate::error::Error;
 

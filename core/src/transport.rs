@@ -7,22 +7,30 @@ use std::fmt;
 use std::future::Future;
 use std::io;
 use std::pin::Pin;
+use std::time::Duration;
 
 use bytes::Bytes;
-use reqwest::header::{
-    ACCEPT_ENCODING, AUTHORIZATION, CONTENT_TYPE, HeaderMap, HeaderName, HeaderValue, RETRY_AFTER, USER_AGENT,
+use http::header::{
+    ACCEPT, ACCEPT_ENCODING, AUTHORIZATION, CONTENT_TYPE, HeaderMap, HeaderName, HeaderValue, RETRY_AFTER,
+    USER_AGENT,
 };
-use reqwest::redirect;
+use http::{Method, Response};
+use http_body_util::{BodyExt, Full};
+use hyper::body::{Body, Incoming};
+use hyper_util::client::legacy;
+use hyper_util::rt::{TokioExecutor, TokioTimer};
 
 use crate::client::Operation;
 use crate::config::{BaseUrl, Config};
+use crate::connect::Connector;
 use crate::error::{Error, ErrorKind};
-use crate::tls;
 use crate::trace::Traceparent;
 
 /// The largest body that is read from an answer: 1 MiB.
 pub const MAX_BODY: usize = 1024 * 1024;
 
+/// After this long without a call a connection is closed.
+const IDLE_TIMEOUT: Duration = Duration::from_secs(90);
 const JSON: HeaderValue = HeaderValue::from_static("application/json");
 
 /// Carries one attempt of a call.
@@ -190,88 +198,78 @@ pub struct Failure {
 /// The shipped transport: HTTP/1.1 and HTTP/2 over one pool of kept connections, TLS always verified, redirects never
 /// followed.
 pub struct HttpTransport {
-    client: reqwest::Client,
+    client: legacy::Client<Connector, Full<Bytes>>,
     base_url: BaseUrl,
+    headers: HeaderMap,
 }
 
 impl HttpTransport {
     pub(crate) fn new(config: &Config) -> Result<Self, Error> {
-        let is_https = config.base_url.is_https();
-        let tls = match (is_https, config.extra_ca.as_slice()) {
-            (false, _) => tls::none()?,
-            (true, []) => tls::shared()?,
-            (true, extra) => tls::with_extra_ca(extra)?,
-        };
-        let mut builder = reqwest::Client::builder()
-            .tls_backend_preconfigured(tls)
-            .redirect(redirect::Policy::none())
-            // How often a call is tried is the client's to say. By itself this one would repeat what HTTP/2 refuses.
-            .retry(reqwest::retry::never())
-            .referer(false)
-            .connect_timeout(config.connect_timeout)
-            .default_headers(headers(config));
-        if !is_https {
-            // A proxy would see the key. Over https it sees a tunnel, so there the system's proxy settings hold.
-            builder = builder.no_proxy();
-        }
-        let client = builder.build().map_err(|error| {
-            Error::new(ErrorKind::Config, "the HTTP client cannot be built").with_source(error)
-        })?;
-        Ok(Self { client, base_url: config.base_url.clone() })
+        let client = legacy::Client::builder(TokioExecutor::new())
+            .pool_timer(TokioTimer::new())
+            .pool_idle_timeout(IDLE_TIMEOUT)
+            .build(Connector::new(config)?);
+        Ok(Self { client, base_url: config.base_url.clone(), headers: headers(config) })
     }
 
     async fn exchange(&self, request: Request) -> Result<Answer, Failure> {
-        let url = self.base_url.endpoint(&request).map_err(|error| Failure { error, never_sent: true })?;
-        let mut sent = match request.operation.is_read() {
-            true => self.client.get(url),
-            false => self.client.post(url).header(CONTENT_TYPE, JSON).body(request.body),
-        };
-        if let Some(traceparent) = &request.traceparent {
-            sent = sent.header(HeaderName::from_static("traceparent"), traceparent.header());
+        let uri = self.base_url.endpoint(&request).map_err(|error| Failure { error, never_sent: true })?;
+        let is_read = request.operation.is_read();
+        let mut sent = http::Request::new(Full::new(request.body));
+        *sent.uri_mut() = uri;
+        *sent.headers_mut() = self.headers.clone();
+        if !is_read {
+            *sent.method_mut() = Method::POST;
+            sent.headers_mut().insert(CONTENT_TYPE, JSON);
         }
-        let mut response = sent.send().await.map_err(|error| self.no_answer(error))?;
+        if let Some(traceparent) = &request.traceparent {
+            sent.headers_mut().insert(HeaderName::from_static("traceparent"), traceparent.header());
+        }
+        let response = self
+            .client
+            .request(sent)
+            .await
+            .map_err(|error| Failure { never_sent: error.is_connect(), error: self.no_answer(error) })?;
         let header = |name: HeaderName| Some(response.headers().get(name)?.to_str().ok()?.to_owned());
         let (retry_after, request_id) =
             (header(RETRY_AFTER), header(HeaderName::from_static("x-request-id")));
         let status = response.status().as_u16();
-        let body = self.read_body(&mut response).await?;
+        let body = self.read_body(response).await?;
         Ok(Answer { status, retry_after, request_id, body })
     }
 
     async fn read_body(
         &self,
-        response: &mut reqwest::Response,
+        mut response: Response<Incoming>,
     ) -> Result<Result<Vec<u8>, BodyError>, Failure> {
-        let announced =
-            response.content_length().and_then(|length| usize::try_from(length).ok()).unwrap_or(0);
+        let announced = response.body().size_hint().exact();
+        let announced = announced.and_then(|length| usize::try_from(length).ok()).unwrap_or(0);
         if announced > MAX_BODY {
             return Ok(Err(BodyError::TooLarge));
         }
         let mut body = Vec::with_capacity(announced);
-        loop {
-            match response.chunk().await {
-                Ok(None) => return Ok(Ok(body)),
-                Ok(Some(chunk)) if body.len() + chunk.len() > MAX_BODY => {
-                    return Ok(Err(BodyError::TooLarge));
+        while let Some(frame) = response.body_mut().frame().await {
+            match frame.map(http_body::Frame::into_data) {
+                Ok(Ok(data)) if body.len() + data.len() > MAX_BODY => return Ok(Err(BodyError::TooLarge)),
+                Ok(Ok(data)) => body.extend_from_slice(&data),
+                Ok(Err(_trailers)) => {}
+                Err(error) if was_reset(&error) => {
+                    return Err(Failure { never_sent: false, error: self.no_answer(error) });
                 }
-                Ok(Some(chunk)) => body.extend_from_slice(&chunk),
-                Err(error) if was_reset(&error) => return Err(self.no_answer(error)),
                 Err(_) => return Ok(Err(BodyError::CutShort)),
             }
         }
+        Ok(Ok(body))
     }
 
-    fn no_answer(&self, error: reqwest::Error) -> Failure {
+    fn no_answer(&self, error: impl std::error::Error + Send + Sync + 'static) -> Error {
         let (kind, what) = match () {
-            () if error.is_timeout() => (ErrorKind::Timeout, "no connection in time to"),
+            () if took_too_long(&error) => (ErrorKind::Timeout, "no connection in time to"),
             () if is_not_http(&error) => (ErrorKind::Response, "no HTTP from"),
             () => (ErrorKind::Connection, "cannot reach"),
         };
-        Failure {
-            never_sent: error.is_connect(),
-            error: Error::new(kind, format!("{what} {}: {}", self.base_url.as_str(), root_cause(&error)))
-                .with_source(error.without_url()),
-        }
+        Error::new(kind, format!("{what} {}: {}", self.base_url.as_str(), root_cause(&error)))
+            .with_source(error)
     }
 }
 
@@ -289,6 +287,7 @@ impl fmt::Debug for HttpTransport {
 
 fn headers(config: &Config) -> HeaderMap {
     let mut headers = HeaderMap::from_iter([
+        (ACCEPT, HeaderValue::from_static("*/*")),
         (AUTHORIZATION, config.authorization.clone()),
         (ACCEPT_ENCODING, HeaderValue::from_static("identity")),
         (USER_AGENT, config.user_agent.clone()),
@@ -299,12 +298,20 @@ fn headers(config: &Config) -> HeaderMap {
     headers
 }
 
+type Cause<'e> = &'e (dyn std::error::Error + 'static);
+
 /// The innermost cause, which says most in fewest words.
-fn root_cause(error: &reqwest::Error) -> String {
+fn root_cause(error: Cause<'_>) -> String {
     causes(error).last().map_or_else(|| "no cause given".to_owned(), ToString::to_string)
 }
 
-fn was_reset(error: &reqwest::Error) -> bool {
+fn took_too_long(error: Cause<'_>) -> bool {
+    causes(error).filter_map(|cause| cause.downcast_ref::<io::Error>()).any(|error| {
+        error.kind() == io::ErrorKind::TimedOut
+    })
+}
+
+fn was_reset(error: Cause<'_>) -> bool {
     causes(error).any(|cause| {
         // HTTP/2 keeps the system's error to itself, and calls the mere end of a connection a broken pipe.
         let http2 = cause.downcast_ref::<h2::Error>().and_then(h2::Error::get_io);
@@ -318,10 +325,10 @@ fn was_reset(error: &reqwest::Error) -> bool {
     })
 }
 
-fn is_not_http(error: &reqwest::Error) -> bool {
+fn is_not_http(error: Cause<'_>) -> bool {
     causes(error).any(|cause| cause.downcast_ref::<hyper::Error>().is_some_and(hyper::Error::is_parse))
 }
 
-fn causes(error: &reqwest::Error) -> impl Iterator<Item = &(dyn std::error::Error + 'static)> {
-    std::iter::successors(std::error::Error::source(error), |cause| cause.source())
+fn causes(error: Cause<'_>) -> impl Iterator<Item = Cause<'_>> {
+    std::iter::successors(Some(error), |cause| cause.source())
 }
