@@ -306,9 +306,9 @@ fn root_cause(error: Cause<'_>) -> String {
 }
 
 fn took_too_long(error: Cause<'_>) -> bool {
-    causes(error).filter_map(|cause| cause.downcast_ref::<io::Error>()).any(|error| {
-        error.kind() == io::ErrorKind::TimedOut
-    })
+    causes(error)
+        .filter_map(|cause| cause.downcast_ref::<io::Error>())
+        .any(|error| error.kind() == io::ErrorKind::TimedOut)
 }
 
 fn was_reset(error: Cause<'_>) -> bool {

@@ -13,7 +13,10 @@ mod common;
 
 use std::collections::HashSet;
 use std::future::Future;
+use std::io::{Read, Write};
+use std::net::{TcpListener, TcpStream};
 use std::pin::Pin;
+use std::sync::{Arc, Mutex};
 use std::time::{Duration, Instant};
 
 use actpass_core::transport::{Failure, MAX_BODY};
@@ -776,6 +779,58 @@ fn a_proxy_of_the_environment_does_not_see_the_key() {
         let seen = proxy.seen();
         assert!(!seen.is_empty() && seen.iter().all(|seen| seen.method == "CONNECT"), "{seen:?}");
         assert!(!format!("{seen:?}").contains(KEY), "{seen:?}");
+    }
+}
+
+#[test]
+fn over_https_a_proxy_of_the_environment_carries_the_call_and_reads_none_of_it() {
+    let proxy = TcpListener::bind("127.0.0.1:0").unwrap();
+    let url = format!("http://user:pass_secret@{}", proxy.local_addr().unwrap());
+    let seen = Arc::new(Mutex::new(Vec::new()));
+    let carried = Arc::clone(&seen);
+    // It ends with the test's process.
+    std::thread::spawn(move || carry(proxy.accept().unwrap().0, &carried));
+    in_child(
+        "over_https_a_proxy_of_the_environment_carries_the_call_and_reads_none_of_it",
+        &[("HTTPS_PROXY", &url)],
+        || {
+            let secure = common::scripted(json!({"tls": "trusted", "steps": [respond(allow())]}));
+            let client = builder(&secure).ca(secure.ca_pem().unwrap()).build().unwrap();
+            let decision = block_on(client.preflight(&action())).unwrap();
+            assert_eq!(decision.word(), &DecisionWord::Allow);
+            assert_eq!(secure.seen().len(), 1);
+        },
+    );
+    if std::env::var_os("ACTPASS_TEST_CHILD").is_none() {
+        let seen = String::from_utf8_lossy(&seen.lock().unwrap()).into_owned();
+        assert!(seen.starts_with("CONNECT 127.0.0.1:"), "{seen}");
+        // user:pass_secret
+        assert!(
+            seen.to_ascii_lowercase().contains("proxy-authorization: basic dxnlcjpwyxnzx3nly3jlda=="),
+            "{seen}"
+        );
+        assert!(!seen.contains(KEY) && !seen.contains("preflight"), "{seen}");
+    }
+}
+
+/// Opens the tunnel that `client` asks for, and keeps what goes to the gateway through it.
+fn carry(mut client: TcpStream, seen: &Mutex<Vec<u8>>) {
+    let mut head = Vec::new();
+    while !head.ends_with(b"\r\n\r\n") {
+        let mut byte = [0];
+        client.read_exact(&mut byte).unwrap();
+        head.extend(byte);
+    }
+    let target = String::from_utf8_lossy(&head).split(' ').nth(1).unwrap().to_owned();
+    seen.lock().unwrap().extend(head);
+    let mut gateway = TcpStream::connect(target).unwrap();
+    client.write_all(b"HTTP/1.1 200 OK\r\n\r\n").unwrap();
+    let (mut answers, mut to_client) = (gateway.try_clone().unwrap(), client.try_clone().unwrap());
+    std::thread::spawn(move || std::io::copy(&mut answers, &mut to_client));
+    let mut buffer = [0; 4096];
+    while let Ok(length @ 1..) = client.read(&mut buffer) {
+        seen.lock().unwrap().extend(&buffer[..length]);
+        gateway.write_all(&buffer[..length]).unwrap();
     }
 }
 
