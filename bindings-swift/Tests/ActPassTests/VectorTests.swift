@@ -17,11 +17,14 @@ final class VectorTests: XCTestCase {
         let done = Counter()
         let lines = Lines()
         try await concurrently(runs.count, width: 6) { at in
-            let (problems, line) = try await Self.play(runs[at])
-            for problem in problems {
-                XCTFail("\(runs[at].vector.name) in \(runs[at].mode): \(problem)")
+            let fail = { XCTFail("\(runs[at].vector.name) in \(runs[at].mode): \($0)") }
+            do {
+                let (problems, line) = try await Self.play(runs[at])
+                problems.forEach(fail)
+                lines.keep(line, at: at)
+            } catch {
+                fail("threw \(error)")
             }
-            lines.keep(line, at: at)
             done.count(at)
         }
         try lines.write("swift.jsonl")

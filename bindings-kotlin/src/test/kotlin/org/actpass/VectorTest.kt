@@ -37,7 +37,7 @@ class VectorTest {
             val width = Semaphore(6)
             runs.map { run ->
                 async {
-                    val (problems, line) = width.withPermit { play(run) }
+                    val (problems, line) = width.withPermit { runCatching { play(run) } }.getOrElse { listOf("threw $it") to "" }
                     done.incrementAndGet()
                     problems.map { "${run.name} in ${run.mode.wire}: $it" } to line
                 }
