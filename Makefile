@@ -92,10 +92,10 @@ $(TEST_VENV)/bin/maturin: Makefile
 $(TEST_VENV)/bin/schemathesis: | $(TEST_VENV)/bin/maturin
 	$(TEST_VENV)/bin/pip install --quiet $(foreach tool,$(TEST_TOOLS),'$(tool)')
 
-# The wheel as a stranger gets it, but for the optimisation.
+# The wheel as a stranger gets it, but for the optimisation and for calls that break on request.
 $(TEST_VENV)/installed: $(TEST_VENV)/bin/maturin $(PYTHON_SOURCES) $(RUST_SOURCES)
 	rm -rf target/wheels/dev
-	$(TEST_VENV)/bin/maturin build --profile dev --locked --quiet -m bindings-python/Cargo.toml -o target/wheels/dev
+	$(TEST_VENV)/bin/maturin build --profile dev --features test-hooks --locked --quiet -m bindings-python/Cargo.toml -o target/wheels/dev
 	$(TEST_VENV)/bin/pip install --quiet --force-reinstall target/wheels/dev/actpass-*.whl
 	@touch $@
 

@@ -17,7 +17,7 @@ final class VectorTests: XCTestCase {
         let done = Counter()
         let lines = Lines()
         try await concurrently(runs.count, width: 6) { at in
-            let fail = { XCTFail("\(runs[at].vector.name) in \(runs[at].mode): \($0)") }
+            let fail = { (problem: String) in XCTFail("\(runs[at].vector.name) in \(runs[at].mode): \(problem)") }
             do {
                 let (problems, line) = try await Self.play(runs[at])
                 problems.forEach(fail)
