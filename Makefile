@@ -103,7 +103,7 @@ test-python: $(TEST_VENV)/installed
 	@mkdir -p target/test-output && rm -f target/test-output/python*.log $(ACTPASS_OUTCOMES)/python-*.jsonl
 	$(CARGO) build --locked -p actpass-gateway -p actpass-hostile-gateway
 	cd bindings-python/tests && \
-		ACTPASS_GATEWAY=$(CURDIR)/$(GATEWAY) ACTPASS_HOSTILE_GATEWAY=$(CURDIR)/$(HOSTILE) \
+		RUST_BACKTRACE=0 ACTPASS_GATEWAY=$(CURDIR)/$(GATEWAY) ACTPASS_HOSTILE_GATEWAY=$(CURDIR)/$(HOSTILE) \
 		ACTPASS_TEST_LOG=$(CURDIR)/target/test-output/python-events.log \
 		$(CURDIR)/scripts/keep-output $(CURDIR)/target/test-output/python.log $(CURDIR)/$(TEST_VENV)/bin/python -m pytest -q
 

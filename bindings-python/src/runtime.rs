@@ -39,10 +39,6 @@ impl Door {
         let watch = Watch::begin(py)?;
         let how = broken::next();
         let started = |actpass: ActPass| watch.over(broken::call(how, call(watch.trace(actpass))));
-        let convert = move |py, answer| {
-            broken::answer(how);
-            convert(py, answer)
-        };
         match self {
             Self::Background(background) => {
                 let (mailbox, future) = Mailbox::of_the_running_loop(py)?;
@@ -50,6 +46,7 @@ impl Door {
                 let call = background.start(started, move |answer| {
                     letter.send(move |py| {
                         watch.end(py)?;
+                        broken::answer(how);
                         convert(py, answer)
                     });
                 });
@@ -58,6 +55,7 @@ impl Door {
             Self::Calling(host) => {
                 let answer = py.detach(|| host.wait(started, interrupted));
                 watch.end(py)?;
+                broken::answer(how);
                 convert(py, answer?)
             }
         }
