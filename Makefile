@@ -8,7 +8,8 @@
 # make bench   what the client adds to a call, side by side
 # make bench-gateway  what the gateway records in a second, on each store
 # make fuzz    looks for bytes that break something: FUZZ_SECONDS (300) for each target
-# make break   removes the checks of the guard one by one: each removal must turn vectors red
+# make outcomes  plays the vectors in every language that is here and compares what came of them, byte for byte
+# make break   removes the checks of the guard one by one: each removal must turn vectors red in every language that is here
 # make verify  files that are generated or repeated are what they should be
 # make generate writes those that are generated
 
@@ -27,8 +28,11 @@ PYTHON_SOURCES := $(shell find bindings-python/src bindings-python/python -name 
 	bindings-python/Cargo.toml bindings-python/pyproject.toml
 RUST_SOURCES := Cargo.toml Cargo.lock $(shell find core/src gateway/src gateway/templates policies -type f)
 
+# Where the runners of the vectors write what came of each run.
+export ACTPASS_OUTCOMES := $(CURDIR)/target/outcomes
+
 .DELETE_ON_ERROR:
-.PHONY: demo test test-rust test-python wheels test-pythons test-page test-api leaks lint python bench bench-gateway fuzz break verify generate clean demo-node test-node test-node-here lint-node lint-node-here node node-face node-release
+.PHONY: demo test parity outcomes test-rust test-python wheels test-pythons test-page test-api leaks lint python bench bench-gateway fuzz break verify generate clean outcomes-node demo-node test-node test-node-here lint-node lint-node-here node node-face node-release
 
 demo: python target/release/actpass-gateway
 	@echo
@@ -69,12 +73,12 @@ $(VENV)/installed: $(VENV)/bin/maturin $(PYTHON_SOURCES) $(RUST_SOURCES)
 	$(VENV)/bin/pip install --quiet --force-reinstall target/wheels/release/actpass-*.whl
 	@touch $@
 
-test: test-rust test-python test-node test-swift test-kotlin test-page test-api leaks
+test: test-rust test-python test-node test-swift test-kotlin parity test-page test-api leaks
 	@echo "make test: all passed"
 
 # Whatever the tests print, passing or not, is kept, so that `leaks` can look for secrets in it.
 test-rust:
-	@mkdir -p target/test-output && rm -f target/test-output/rust*.log
+	@mkdir -p target/test-output && rm -f target/test-output/rust*.log $(ACTPASS_OUTCOMES)/rust.jsonl
 	scripts/keep-output target/test-output/rust.log $(CARGO) test --workspace --locked -- --nocapture
 
 # Again when the list of tools is another.
@@ -88,18 +92,18 @@ $(TEST_VENV)/bin/maturin: Makefile
 $(TEST_VENV)/bin/schemathesis: | $(TEST_VENV)/bin/maturin
 	$(TEST_VENV)/bin/pip install --quiet $(foreach tool,$(TEST_TOOLS),'$(tool)')
 
-# The wheel as a stranger gets it, but for the optimisation.
+# The wheel as a stranger gets it, but for the optimisation and for calls that break on request.
 $(TEST_VENV)/installed: $(TEST_VENV)/bin/maturin $(PYTHON_SOURCES) $(RUST_SOURCES)
 	rm -rf target/wheels/dev
-	$(TEST_VENV)/bin/maturin build --profile dev --locked --quiet -m bindings-python/Cargo.toml -o target/wheels/dev
+	$(TEST_VENV)/bin/maturin build --profile dev --features test-hooks --locked --quiet -m bindings-python/Cargo.toml -o target/wheels/dev
 	$(TEST_VENV)/bin/pip install --quiet --force-reinstall target/wheels/dev/actpass-*.whl
 	@touch $@
 
 test-python: $(TEST_VENV)/installed
-	@mkdir -p target/test-output && rm -f target/test-output/python*.log
+	@mkdir -p target/test-output && rm -f target/test-output/python*.log $(ACTPASS_OUTCOMES)/python-*.jsonl
 	$(CARGO) build --locked -p actpass-gateway -p actpass-hostile-gateway
 	cd bindings-python/tests && \
-		ACTPASS_GATEWAY=$(CURDIR)/$(GATEWAY) ACTPASS_HOSTILE_GATEWAY=$(CURDIR)/$(HOSTILE) \
+		RUST_BACKTRACE=0 ACTPASS_GATEWAY=$(CURDIR)/$(GATEWAY) ACTPASS_HOSTILE_GATEWAY=$(CURDIR)/$(HOSTILE) \
 		ACTPASS_TEST_LOG=$(CURDIR)/target/test-output/python-events.log \
 		$(CURDIR)/scripts/keep-output $(CURDIR)/target/test-output/python.log $(CURDIR)/$(TEST_VENV)/bin/python -m pytest -q
 
@@ -137,6 +141,7 @@ node:
 	mkdir -p target/npm && cd bindings-node && npm pack --silent --pack-destination ../target/npm
 
 test-node:
+	@rm -f $(ACTPASS_OUTCOMES)/node.jsonl
 	@if scripts/have-node; then $(MAKE) --no-print-directory test-node-here; \
 	elif [ $$? = 1 ]; then echo "SKIPPED: the tests of the Node package"; else exit 1; fi
 
@@ -159,6 +164,25 @@ test-api: $(TEST_VENV)/bin/schemathesis
 	$(CARGO) build --locked -p actpass-gateway
 	scripts/keep-output target/test-output/api.log \
 		scripts/check-api $(GATEWAY) $(TEST_VENV)/bin/schemathesis target/test-output/api-gateway.log
+
+# One contract, every language: what came of each vector is the same everywhere.
+parity: test-rust test-python test-node test-swift test-kotlin
+	scripts/compare-outcomes $(ACTPASS_OUTCOMES)
+
+outcomes: $(TEST_VENV)/installed test-native
+	@rm -rf $(ACTPASS_OUTCOMES)
+	$(CARGO) test --quiet --locked -p actpass-core --test vectors
+	cd bindings-python/tests && ACTPASS_HOSTILE_GATEWAY=$(CURDIR)/$(HOSTILE) \
+		$(CURDIR)/$(TEST_VENV)/bin/python -m pytest -q test_vectors.py
+	@if scripts/have-node; then $(MAKE) --no-print-directory outcomes-node; else [ $$? = 1 ]; fi
+	@if scripts/with-swift 2>/dev/null; then $(MAKE) --no-print-directory outcomes-swift; fi
+	@if scripts/kotlin-toolchain installed; then $(MAKE) --no-print-directory outcomes-kotlin; fi
+	scripts/compare-outcomes $(ACTPASS_OUTCOMES)
+
+outcomes-node: node-face
+	$(CARGO) build --locked -p actpass-node
+	node bindings-node/scripts/place.mjs target/debug
+	cd bindings-node && ACTPASS_HOSTILE_GATEWAY=$(CURDIR)/$(HOSTILE) node --test --test-reporter=dot tests/vectors.test.mjs
 
 leaks: test-rust test-python test-node test-swift test-kotlin test-page test-api
 	scripts/find-leaks tests/secrets.txt target/test-output

@@ -8,7 +8,7 @@ KOTLIN_TESTS := org.actpass.ArgumentTest org.actpass.VectorTest
 # The names by which JNA looks for a library in a jar.
 JNA_PLATFORM := linux-$(subst _,-,$(shell uname -m))
 
-.PHONY: swift swift-toolchain test-swift test-swift-now demo-swift kotlin kotlin-toolchain test-kotlin test-kotlin-now test-native \
+.PHONY: swift swift-toolchain swift-tests test-swift test-swift-now outcomes-swift demo-swift outcomes-kotlin kotlin kotlin-toolchain test-kotlin test-kotlin-now test-native \
 	verify-generated generate-bindings
 
 swift-toolchain:
@@ -51,13 +51,20 @@ TEST_ENVIRONMENT = RUST_BACKTRACE=0 ACTPASS_NATIVE=$(CURDIR)/target/debug ACTPAS
 	ACTPASS_GATEWAY=$(CURDIR)/$(GATEWAY) ACTPASS_HOSTILE_GATEWAY=$(CURDIR)/$(HOSTILE)
 
 test-swift:
+	@rm -f $(ACTPASS_OUTCOMES)/swift.jsonl
 	@if scripts/with-swift 2>/dev/null; then $(MAKE) --no-print-directory test-swift-now; \
 		else scripts/skipped 'the tests of Swift' 'no Swift 6: make swift-toolchain'; fi
 
-test-swift-now: test-native
-	@mkdir -p target/test-output && rm -f target/test-output/swift*.log
+swift-tests: test-native
 	$(TEST_ENVIRONMENT) scripts/swift-build --build-tests --package-path bindings-swift \
 		--scratch-path $(CURDIR)/target/swift/tests $(SWIFT_FLAGS)
+
+outcomes-swift: swift-tests
+	$(TEST_ENVIRONMENT) scripts/with-swift swift test --skip-build --filter VectorTests \
+		--package-path bindings-swift --scratch-path $(CURDIR)/target/swift/tests $(SWIFT_FLAGS)
+
+test-swift-now: swift-tests
+	@mkdir -p target/test-output && rm -f target/test-output/swift*.log
 	$(TEST_ENVIRONMENT) scripts/keep-output target/test-output/swift.log scripts/with-swift swift test --skip-build \
 		--package-path bindings-swift --scratch-path $(CURDIR)/target/swift/tests $(SWIFT_FLAGS)
 	$(TEST_ENVIRONMENT) scripts/swift-build --package-path examples/swift --scratch-path $(CURDIR)/target/swift/tests-example $(SWIFT_FLAGS)
@@ -93,7 +100,12 @@ $(KOTLIN)/actpass.jar: $(KOTLIN)/main.built target/release/libactpass_uniffi.a
 	cp target/release/libactpass_uniffi.so $(KOTLIN)/native/$(JNA_PLATFORM)/
 	jar --create --file $@ -C $(KOTLIN)/bridge . -C $(KOTLIN)/main . -C $(KOTLIN)/native .
 
+outcomes-kotlin: test-native $(KOTLIN)/tests.built
+	$(TEST_ENVIRONMENT) NATIVE=$(CURDIR)/target/debug scripts/test-kotlin $(KOTLIN)/bridge:$(KOTLIN)/main:$(KOTLIN)/tests \
+		org.actpass.VectorTest
+
 test-kotlin:
+	@rm -f $(ACTPASS_OUTCOMES)/kotlin.jsonl
 	@if scripts/kotlin-toolchain installed; then $(MAKE) --no-print-directory test-kotlin-now; \
 		else scripts/skipped 'the tests of Kotlin' 'no compiler, JNA or JUnit: make kotlin-toolchain'; fi
 

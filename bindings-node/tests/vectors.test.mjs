@@ -1,15 +1,17 @@
 /** Each vector of `tests/vectors` in each mode that it names; see the README there. */
 
 import assert from 'node:assert/strict';
-import { readFileSync } from 'node:fs';
+import { mkdirSync, readFileSync, writeFileSync } from 'node:fs';
 import { join } from 'node:path';
 import { after, describe, test } from 'node:test';
 import { ActPass, canonicalOutcome } from '@actpass/sdk';
 import { ACTION, everythingShown, Hostile, MODES, VECTORS, vectorFiles } from './support.mjs';
 
 const KEY = 'apk_vector_secret';
-const MEMBERS = ['description', 'client', 'action', 'gateway', 'expect'];
-const CLIENT = ['timeout', 'connect_timeout', 'max_retries', 'trust_ca'];
+/** Of an action that gives none, so that every language sends the same request. */
+const IDEMPOTENCY_KEY = 'vector_key';
+const MEMBERS = ['description', 'client', 'action', 'calls_before', 'gateway', 'expect'];
+const CLIENT = ['timeout', 'connect_timeout', 'max_retries', 'circuit_failures', 'trust_ca'];
 /** The vectors' spelling of an action's members, and ours. */
 const SPELLED = {
   goal: 'goal',
@@ -27,8 +29,17 @@ const EXPECTED = ['executed', 'decision', 'error', 'requests_sent', 'credential'
 
 const hostile = new Hostile();
 const names = vectorFiles();
-const runs = names.flatMap((name) => Object.keys(read(name).expect).map((mode) => [name, mode]));
+const runs = names.flatMap(runsOf);
+/** What came of each run, as a line. */
+const lines = runs.map(() => '');
 let done = 0;
+
+/** Each mode of a vector; of a failure, the two that any failure has once more without a circuit breaker. */
+function runsOf(name) {
+  const modes = Object.keys(read(name).expect).sort();
+  const again = name.startsWith('failures/') ? ['enforce', 'monitor'] : [];
+  return modes.flatMap((mode) => (again.includes(mode) ? [false, true] : [false]).map((off) => [name, mode, off]));
+}
 
 /** Reads a vector, and refuses what no vector has. */
 function read(name) {
@@ -55,8 +66,14 @@ function read(name) {
   return vector;
 }
 
-function newClient(vector, gateway) {
-  const { timeout = 5, connect_timeout: connect, max_retries: maxRetries = 0, trust_ca: trust } = vector.client ?? {};
+function newClient(vector, gateway, circuitOff) {
+  const {
+    timeout = 5,
+    connect_timeout: connect,
+    max_retries: maxRetries = 0,
+    circuit_failures: circuitFailures,
+    trust_ca: trust,
+  } = vector.client ?? {};
   return new ActPass({
     apiKey: KEY,
     agentId: 'vectors',
@@ -64,27 +81,38 @@ function newClient(vector, gateway) {
     timeoutMs: timeout * 1000,
     connectTimeoutMs: connect === undefined ? undefined : connect * 1000,
     maxRetries,
+    circuitFailures: circuitOff ? 0 : circuitFailures,
     ca: trust ? gateway.ca : undefined,
   });
 }
 
-async function play(name, mode) {
+async function play(at, name, mode, circuitOff) {
   const vector = read(name);
   const expected = vector.expect[mode];
-  const given = Object.entries(vector.action ?? {}).map(([key, value]) => [SPELLED[key], value]);
+  const { idempotency_key: key = IDEMPOTENCY_KEY, ...others } = vector.action ?? {};
+  const given = Object.entries(others).map(([member, value]) => [SPELLED[member], value]);
   await hostile.play(vector.gateway, async (gateway) => {
-    const actpass = newClient(vector, gateway);
+    const actpass = newClient(vector, gateway, circuitOff);
+    const action = { ...ACTION, ...Object.fromEntries(given), idempotencyKey: key ?? undefined, mode };
+    for (let before = vector.calls_before ?? 0; before > 0; before -= 1) {
+      await actpass.guard({ ...action, execute: () => null });
+    }
     const contexts = [];
     const returned = { of: 'the action' };
     const outcome = await actpass.guard({
-      ...ACTION,
-      ...Object.fromEntries(given),
-      mode,
+      ...action,
       execute: (context) => {
         contexts.push(context);
         return returned;
       },
     });
+    const canonical = canonicalOutcome(outcome);
+    const seen = await gateway.seen();
+    // Every secret in a vector holds this word. Only their number is compared, so that a failure shows none.
+    const leaks = everythingShown({ ...outcome, result: null, actpass }).split('secret').length - 1;
+    lines[at] =
+      `{"circuit_off":${circuitOff},"leaks":${leaks},"mode":"${mode}","outcome":${canonical},` +
+      `"requests_sent":${seen.length},"runs":${contexts.length},"vector":"${name}"}\n`;
 
     assert.equal(contexts.length, expected.executed ? 1 : 0);
     assert.equal(outcome.executed, expected.executed);
@@ -94,7 +122,6 @@ async function play(name, mode) {
       assert.deepEqual(outcome.decision[member], value, member);
     }
     const error = expected.error && { kind: expected.error.kind, status: expected.error.status };
-    const canonical = canonicalOutcome(outcome);
     assert.equal(canonical, canonicalJson({ decision: outcome.decision, error, executed: expected.executed }));
     assert.equal('error' in outcome, error !== null);
     assert.deepEqual(
@@ -102,17 +129,16 @@ async function play(name, mode) {
       contexts.map(() => expected.credential),
     );
 
-    const seen = await gateway.seen();
     assert.equal(seen.length, expected.requests_sent);
     for (const request of seen) {
       assert.deepEqual([request.method, request.path], ['POST', '/api/v1/actions/preflight']);
       assert.ok(Object.fromEntries(request.headers).authorization === `Bearer ${KEY}`);
       assert.ok(request.body === seen[0].body);
-      assert.ok(JSON.parse(request.body).idempotency_key);
+      const sent = JSON.parse(request.body).idempotency_key;
+      assert.ok(key === null ? sent.length === 36 : sent === key);
     }
     assert.deepEqual(await gateway.otherSeen(), []);
-    // Every secret in a vector holds this word. Only a boolean is compared, so that a failure shows none.
-    assert.ok(!everythingShown({ ...outcome, result: null, actpass }).includes('secret'));
+    assert.equal(leaks, 0);
   });
   done += 1;
 }
@@ -133,12 +159,20 @@ function canonicalJson(value) {
 
 // Most of the time is spent in waiting for deadlines.
 describe('vectors', { concurrency: 8 }, () => {
-  for (const [name, mode] of runs) {
-    test(`${name} in ${mode}`, () => play(name, mode));
+  for (const [at, [name, mode, circuitOff]] of runs.entries()) {
+    const how = circuitOff ? ' without a circuit breaker' : '';
+    test(`${name} in ${mode}${how}`, () => play(at, name, mode, circuitOff));
   }
 
   after(() => {
-    assert.deepEqual([...new Set(names.map((name) => name.split('/')[0]))], ['failures', 'retries', 'table']);
+    if (process.env.ACTPASS_OUTCOMES) {
+      mkdirSync(process.env.ACTPASS_OUTCOMES, { recursive: true });
+      writeFileSync(join(process.env.ACTPASS_OUTCOMES, 'node.jsonl'), lines.join(''));
+    }
+    assert.deepEqual(
+      [...new Set(names.map((name) => name.split('/')[0]))],
+      ['circuit', 'failures', 'retries', 'table'],
+    );
     assert.equal(done, runs.length);
     console.log(`${names.length} vectors, ${done} runs passed`);
   });

@@ -20,6 +20,10 @@ mod _native {
     #[pymodule_export]
     use crate::mailbox::{Call, Mailbox};
 
+    #[cfg(feature = "test-hooks")]
+    #[pymodule_export]
+    use crate::runtime::broken::break_next_call;
+
     #[pymodule_export]
     const DEFAULT_BASE_URL: &str = actpass_core::DEFAULT_BASE_URL;
     #[pymodule_export]

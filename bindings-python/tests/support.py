@@ -500,7 +500,7 @@ def all_secrets() -> list[str]:
     """Return the secrets of the tests and of the vectors."""
     words = {"apk_vector_secret"}
     for path in VECTORS.glob("*/*.json"):
-        words.update(re.findall(r"[A-Za-z0-9]\w*_secret\b", path.read_text(encoding="utf-8")))
+        words.update(re.findall(r"\b[A-Za-z0-9]\w*_secret\b", path.read_text(encoding="utf-8")))
     return SECRETS + sorted(words)
 
 

@@ -29,6 +29,8 @@ use tracing_subscriber::fmt::format::FmtSpan;
 const KEY: &str = "apk_vector_secret";
 /// Every secret in a vector holds this word, and nothing else that a call shows does.
 const MARK: &str = "secret";
+/// The idempotency key of an action that gives none, so that every language sends the same request.
+const IDEMPOTENCY_KEY: &str = "vector_key";
 const WORKERS: usize = 4;
 
 #[test]
@@ -37,30 +39,41 @@ fn every_vector() {
     let paths = files();
     let vectors: Vec<_> = paths.iter().map(|path| Vector::read(path)).collect();
     assert!(!vectors.is_empty(), "no vectors");
-    for area in ["failures", "table", "retries"] {
+    for area in ["circuit", "failures", "retries", "table"] {
         assert!(vectors.iter().any(|vector| vector.name.starts_with(area)), "no vectors in {area}");
     }
 
-    let runs: Vec<_> = vectors
-        .iter()
-        .flat_map(|vector| vector.expect.iter().map(move |(mode, expected)| (vector, mode, expected)))
-        .collect();
+    let runs: Vec<_> = vectors.iter().flat_map(Vector::runs).collect();
     let next = AtomicUsize::new(0);
     let failures = Mutex::new(Vec::new());
+    let outcomes = Mutex::new(BTreeMap::new());
     std::thread::scope(|scope| {
         for _ in 0..WORKERS {
             scope.spawn(|| {
-                while let Some((vector, mode, expected)) = runs.get(next.fetch_add(1, Ordering::SeqCst)) {
-                    let played = catch_unwind(AssertUnwindSafe(|| play(vector, mode, expected)));
-                    let problems = played.unwrap_or_else(|panic| vec![describe(panic.as_ref())]);
+                while let Some(run) = runs.get(next.fetch_add(1, Ordering::SeqCst)) {
+                    let name = format!("{} in {}", run.vector.name, run.mode);
+                    let played = catch_unwind(AssertUnwindSafe(|| play(run)));
+                    let problems = match played {
+                        Ok((problems, outcome)) => {
+                            outcomes.lock().unwrap().insert(run.key(), outcome);
+                            problems
+                        }
+                        Err(panic) => vec![describe(panic.as_ref())],
+                    };
                     for problem in problems {
-                        eprintln!("{} in {mode}: {problem}", vector.name);
-                        failures.lock().unwrap().push(format!("{} in {mode}: {problem}", vector.name));
+                        eprintln!("{name}: {problem}");
+                        failures.lock().unwrap().push(format!("{name}: {problem}"));
                     }
                 }
             });
         }
     });
+
+    if let Some(folder) = std::env::var_os("ACTPASS_OUTCOMES") {
+        std::fs::create_dir_all(&folder).unwrap();
+        let lines: Vec<String> = outcomes.into_inner().unwrap().into_values().collect();
+        std::fs::write(Path::new(&folder).join("rust.jsonl"), lines.concat()).unwrap();
+    }
 
     let logged = log.text();
     assert!(logged.contains("actpass.call"), "nothing was logged");
@@ -78,23 +91,45 @@ fn every_vector() {
     println!("{} vectors, {} runs passed", vectors.len(), runs.len());
 }
 
-/// Plays `vector` in `mode` and says everything that is not as expected.
-fn play(vector: &Vector, mode: &str, expected: &Expected) -> Vec<String> {
+/// A vector in one of its modes.
+struct Run<'v> {
+    vector: &'v Vector,
+    mode: &'v str,
+    expected: &'v Expected,
+    /// Played without a circuit breaker, whatever the vector says of it.
+    circuit_off: bool,
+}
+
+impl<'v> Run<'v> {
+    fn key(&self) -> (&'v str, &'v str, bool) {
+        (&self.vector.name, self.mode, self.circuit_off)
+    }
+}
+
+/// Plays a run, and says everything that is not as expected and what came of it, as a line.
+fn play(&Run { vector, mode, expected, circuit_off }: &Run<'_>) -> (Vec<String>, String) {
     let script = Script::from_json(vector.gateway.clone()).unwrap();
     let gateway = HostileGateway::start(script).unwrap();
-    let client = vector.client.build(&gateway).unwrap();
+    let client = vector.client.build(&gateway, circuit_off).unwrap();
     let action = vector.action.build(mode.parse().unwrap());
 
     let runs = AtomicUsize::new(0);
     let mut credential = None;
     let mut shown = String::new();
-    let outcome = common::block_on(client.guard(&action, |context| {
-        runs.fetch_add(1, Ordering::SeqCst);
-        credential = context.credential().map(|credential| credential.token().to_owned());
-        shown = format!("{context:?}");
-        async { Ok::<_, io::Error>(()) }
-    }))
-    .unwrap();
+    let outcome = common::block_on(async {
+        for _ in 0..vector.calls_before {
+            drop(client.guard(&action, |_| async { Ok::<_, io::Error>(()) }).await.unwrap());
+        }
+        client
+            .guard(&action, |context| {
+                runs.fetch_add(1, Ordering::SeqCst);
+                credential = context.credential().map(|credential| credential.token().to_owned());
+                shown = format!("{context:?}");
+                async { Ok::<_, io::Error>(()) }
+            })
+            .await
+            .unwrap()
+    });
 
     let mut problems = Vec::new();
     let mut check = |what: &str, holds: bool, found: &dyn std::fmt::Debug| {
@@ -139,21 +174,32 @@ fn play(vector: &Vector, mode: &str, expected: &Expected) -> Vec<String> {
 
     let seen: Vec<_> = gateway.seen().into_iter().filter(|seen| seen.method != "?").collect();
     check(&format!("{} requests sent", expected.requests_sent), seen.len() == expected.requests_sent, &seen);
-    check("each request is a preflight with the key", seen.iter().all(is_ours), &seen);
+    let ours = seen.iter().all(|seen| is_ours(seen, &vector.action));
+    check("each request is a preflight with the keys", ours, &seen);
     check("each retry repeats the request", seen.windows(2).all(|pair| pair[0].body == pair[1].body), &seen);
     check("the other host saw nothing", gateway.other_seen().is_empty(), &gateway.other_seen());
 
     let shown = format!("{shown}\n{}", everything_shown(&client, &action, &outcome));
-    check("no secret shows", !shown.contains(MARK), &shown);
-    problems
+    let leaks = shown.matches(MARK).count();
+    check("no secret shows", leaks == 0, &shown);
+    let line = format!(
+        r#"{{"circuit_off":{circuit_off},"leaks":{leaks},"mode":"{mode}","outcome":{canonical},"requests_sent":{},"runs":{runs},"vector":"{}"}}"#,
+        seen.len(),
+        vector.name,
+    );
+    (problems, line + "\n")
 }
 
-fn is_ours(seen: &Seen) -> bool {
+fn is_ours(seen: &Seen, action: &Overrides) -> bool {
     let body: Value = serde_json::from_str(&seen.body).unwrap_or_default();
+    let key = body["idempotency_key"].as_str().unwrap_or_default();
     seen.method == "POST"
         && seen.path == "/api/v1/actions/preflight"
         && common::header(seen, "authorization") == Some("Bearer apk_vector_secret")
-        && body["idempotency_key"].as_str().is_some_and(|key| !key.is_empty())
+        && match action.given_key() {
+            Some(given) => key == given,
+            None => key.len() == 36 && key != IDEMPOTENCY_KEY,
+        }
 }
 
 /// Everything that a program could print of a call.
@@ -207,6 +253,9 @@ struct Vector {
     client: Client,
     #[serde(default)]
     action: Overrides,
+    /// How many calls the client makes of the same action before the one that is judged.
+    #[serde(default)]
+    calls_before: u32,
     gateway: Value,
     expect: BTreeMap<String, Expected>,
     #[serde(skip)]
@@ -246,6 +295,15 @@ impl Vector {
         vector.secrets.insert(KEY.to_owned());
         vector
     }
+
+    /// Each mode; of a failure, the two that any failure has once more without a circuit breaker.
+    fn runs(&self) -> impl Iterator<Item = Run<'_>> {
+        self.expect.iter().flat_map(move |(mode, expected)| {
+            let again = self.name.starts_with("failures/") && ["enforce", "monitor"].contains(&mode.as_str());
+            let run = move |circuit_off| Run { vector: self, mode, expected, circuit_off };
+            [false, true].into_iter().filter(move |off| !off || again).map(run)
+        })
+    }
 }
 
 #[derive(Default, Deserialize)]
@@ -254,11 +312,12 @@ struct Client {
     timeout: Option<f64>,
     connect_timeout: Option<f64>,
     max_retries: Option<u32>,
+    circuit_failures: Option<u32>,
     trust_ca: bool,
 }
 
 impl Client {
-    fn build(&self, gateway: &HostileGateway) -> Result<ActPass, Error> {
+    fn build(&self, gateway: &HostileGateway, circuit_off: bool) -> Result<ActPass, Error> {
         let mut builder = ActPass::builder()
             .api_key(KEY)
             .agent_id("vectors")
@@ -267,6 +326,9 @@ impl Client {
             .max_retries(self.max_retries.unwrap_or(0));
         if let Some(seconds) = self.connect_timeout {
             builder = builder.connect_timeout(Duration::from_secs_f64(seconds));
+        }
+        if let Some(failures) = circuit_off.then_some(0).or(self.circuit_failures) {
+            builder = builder.circuit_failures(failures);
         }
         if self.trust_ca {
             builder = builder.ca(gateway.ca_pem().expect("`trust_ca` needs a gateway with https"));
@@ -284,13 +346,19 @@ struct Overrides {
     args: Option<Map<String, Value>>,
     user_id: Option<String>,
     passport: Option<String>,
-    idempotency_key: Option<String>,
+    /// `null` asks for the SDK's own.
+    #[serde(deserialize_with = "given")]
+    idempotency_key: Option<Option<String>>,
     audience: Option<String>,
     approval_request_id: Option<String>,
     tool_manifest_hash: Option<String>,
 }
 
 impl Overrides {
+    fn given_key(&self) -> Option<&str> {
+        self.idempotency_key.as_ref().map_or(Some(IDEMPOTENCY_KEY), Option::as_deref)
+    }
+
     fn build(&self, mode: Mode) -> Action {
         let or = |given: &Option<String>, default: &str| given.clone().unwrap_or_else(|| default.to_owned());
         let args = self
@@ -308,7 +376,7 @@ impl Overrides {
         if let Some(passport) = &self.passport {
             action = action.passport(passport.as_str());
         }
-        if let Some(key) = &self.idempotency_key {
+        if let Some(key) = self.given_key() {
             action = action.idempotency_key(key);
         }
         if let Some(audience) = &self.audience {
@@ -347,6 +415,13 @@ struct ExpectedError {
 /// Unlike an `Option` of its own, this tells `null` from nothing.
 fn required<'de, T: Deserialize<'de>, D: Deserializer<'de>>(deserializer: D) -> Result<Option<T>, D::Error> {
     Option::deserialize(deserializer)
+}
+
+/// Tells a `null` that is given from nothing, too.
+fn given<'de, T: Deserialize<'de>, D: Deserializer<'de>>(
+    deserializer: D,
+) -> Result<Option<Option<T>>, D::Error> {
+    Option::deserialize(deserializer).map(Some)
 }
 
 /// Everything that this process logs, at every level, of every library.

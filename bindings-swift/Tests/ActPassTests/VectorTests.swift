@@ -5,25 +5,35 @@ import XCTest
 /// Each vector of `tests/vectors` in each mode that it names; see the README there.
 final class VectorTests: XCTestCase {
     private static let key = "apk_vector_secret"
+    /// Of an action that gives none, so that every language sends the same request.
+    private static let idempotencyKey = "vector_key"
 
     func testEveryVector() async throws {
-        let runs = try Self.vectors().flatMap { vector in vector.expect.map { Run(vector: vector, mode: $0, expected: $1) } }
+        let runs = try Self.vectors().flatMap(\.runs)
         let files = Set(runs.map(\.vector.name))
-        for area in ["failures", "table", "retries"] {
+        for area in ["circuit", "failures", "retries", "table"] {
             XCTAssertTrue(files.contains { $0.hasPrefix(area + "/") }, "no vectors in \(area)")
         }
         let done = Counter()
+        let lines = Lines()
         try await concurrently(runs.count, width: 6) { at in
-            for problem in try await Self.play(runs[at]) {
-                XCTFail("\(runs[at].vector.name) in \(runs[at].mode): \(problem)")
+            let fail = { (problem: String) in XCTFail("\(runs[at].vector.name) in \(runs[at].mode): \(problem)") }
+            do {
+                let (problems, line) = try await Self.play(runs[at])
+                problems.forEach(fail)
+                lines.keep(line, at: at)
+            } catch {
+                fail("threw \(error)")
             }
             done.count(at)
         }
+        try lines.write("swift.jsonl")
         XCTAssertEqual(done.all, Dictionary(uniqueKeysWithValues: runs.indices.map { ($0, 1) }))
         print("\(files.count) vectors, \(done.total) runs passed")
     }
 
-    private static func play(_ run: Run) async throws -> [String] {
+    /// Everything that is not as expected, and what came of the run, as a line.
+    private static func play(_ run: Run) async throws -> ([String], String) {
         let vector = run.vector
         let gateway = try Hostile.play(vector.gateway)
         defer { gateway.stop() }
@@ -33,15 +43,18 @@ final class VectorTests: XCTestCase {
             timeout: .seconds(settings["timeout"]?.doubleValue ?? 5),
             connectTimeout: (settings["connect_timeout"]?.doubleValue).map { .seconds($0) },
             maxRetries: settings["max_retries"]?.intValue ?? 0,
+            circuitFailures: run.circuitOff ? 0 : settings["circuit_failures"]?.intValue ?? 5,
             certificateAuthorities: settings["trust_ca"] == true ? gateway.ca : nil)
         let member = { vector.action[$0]?.stringValue }
+        let key = vector.action["idempotency_key"] == nil ? idempotencyKey : member("idempotency_key")
         let action = Action(
             goal: member("goal") ?? "resolve_refund_request", tool: member("tool") ?? "stripe.refund.create",
             resource: member("resource") ?? "stripe:charge:ch_123",
             args: vector.action["args"] ?? ["amount": 4900, "currency": "usd"], userID: member("user_id"),
             passport: member("passport"), mode: Mode(rawValue: run.mode),
-            idempotencyKey: member("idempotency_key"), audience: member("audience"),
+            idempotencyKey: key, audience: member("audience"),
             approvalRequestID: member("approval_request_id"), toolManifestHash: member("tool_manifest_hash"))
+        for _ in 0..<vector.callsBefore { _ = try await client.guard(action) { _ in "done" } }
         var contexts: [ExecutionContext] = []
         let outcome = try await client.guard(action) { context in
             contexts.append(context)
@@ -81,21 +94,42 @@ final class VectorTests: XCTestCase {
         for request in seen {
             check("a preflight", request["method"] == "POST" && request["path"] == "/api/v1/actions/preflight", request)
             let headers = request["headers"]?.arrayValue ?? []
-            check("the key", headers.contains(["authorization", .string("Bearer \(key)")]), headers.count)
+            check("the key", headers.contains(["authorization", .string("Bearer \(Self.key)")]), headers.count)
             check("the same body again", request["body"] == seen[0]["body"], request)
-            let body = try JSONValue(parsing: request["body"]?.stringValue ?? "")
-            check("an idempotency key", body["idempotency_key"]?.stringValue?.isEmpty == false, body)
+            let sent = try JSONValue(parsing: request["body"]?.stringValue ?? "")["idempotency_key"]?.stringValue
+            check("the idempotency key", key == nil ? sent?.utf8.count == 36 : sent == key, sent as Any)
         }
         check("nothing at the other host", try gateway.otherSeen().isEmpty, "something")
         // Every secret in a vector holds this word. It is not shown where a test fails either.
         let shown = [client, action, outcome, contexts, gateError as Any].map(everythingShown).joined() + canonical
-        check("no secret to show", !shown.contains("secret"), "one")
-        return problems
+        let leaks = shown.components(separatedBy: "secret").count - 1
+        check("no secret to show", leaks == 0, leaks)
+        let line =
+            #"{"circuit_off":\#(run.circuitOff),"leaks":\#(leaks),"mode":"\#(run.mode)","outcome":\#(canonical),"#
+            + #""requests_sent":\#(seen.count),"runs":\#(contexts.count),"vector":"\#(vector.name)"}"#
+        return (problems, line + "\n")
+    }
+
+    /// What came of each run, in the order of the runs.
+    private final class Lines: @unchecked Sendable {
+        private let lock = NSLock()
+        private var lines: [Int: String] = [:]
+
+        func keep(_ line: String, at: Int) { lock.withLock { lines[at] = line } }
+
+        func write(_ name: String) throws {
+            guard let folder = ProcessInfo.processInfo.environment["ACTPASS_OUTCOMES"] else { return }
+            try FileManager.default.createDirectory(atPath: folder, withIntermediateDirectories: true)
+            let text = lock.withLock { lines.sorted { $0.key < $1.key }.map(\.value).joined() }
+            try Data(text.utf8).write(to: URL(fileURLWithPath: folder).appendingPathComponent(name))
+        }
     }
 
     private struct Run {
         let vector: Vector
         let mode: String
+        /// Played without a circuit breaker, whatever the vector says of it.
+        let circuitOff: Bool
         let expected: JSONValue
     }
 
@@ -103,8 +137,19 @@ final class VectorTests: XCTestCase {
         let name: String
         let client: [String: JSONValue]
         let action: [String: JSONValue]
+        let callsBefore: Int
         let gateway: JSONValue
         let expect: [String: JSONValue]
+
+        /// Each mode; of a failure, the two that any failure has once more without a circuit breaker.
+        var runs: [Run] {
+            let again = name.hasPrefix("failures/") ? ["enforce", "monitor"] : []
+            return expect.sorted { $0.key < $1.key }.flatMap { mode, expected in
+                (again.contains(mode) ? [false, true] : [false]).map { off in
+                    Run(vector: self, mode: mode, circuitOff: off, expected: expected)
+                }
+            }
+        }
     }
 
     /// All vectors; what no vector has is refused.
@@ -124,7 +169,7 @@ final class VectorTests: XCTestCase {
                 return members
             }
             let whole = try members(
-                .object(vector), ["client", "action"], needed: ["description", "gateway", "expect"])
+                .object(vector), ["client", "action", "calls_before"], needed: ["description", "gateway", "expect"])
             let expect = try members(whole["expect"], Set(Mode.allCases.map(\.rawValue)))
             guard !expect.isEmpty else { throw Problem("\(name): nothing is expected") }
             for expected in expect.values {
@@ -136,13 +181,15 @@ final class VectorTests: XCTestCase {
             }
             return Vector(
                 name: name,
-                client: try members(whole["client"], ["timeout", "connect_timeout", "max_retries", "trust_ca"]),
+                client: try members(
+                    whole["client"], ["timeout", "connect_timeout", "max_retries", "circuit_failures", "trust_ca"]),
                 action: try members(
                     whole["action"],
                     [
                         "goal", "tool", "resource", "args", "user_id", "passport", "idempotency_key", "audience",
                         "approval_request_id", "tool_manifest_hash",
                     ]),
+                callsBefore: whole["calls_before"]?.intValue ?? 0,
                 gateway: whole["gateway"] ?? .null,
                 expect: expect)
         }

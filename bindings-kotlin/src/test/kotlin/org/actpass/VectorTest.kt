@@ -15,31 +15,46 @@ import org.junit.Test
 
 /** Each vector of `tests/vectors` in each mode that it names; see the README there. */
 class VectorTest {
-    private class Run(val name: String, val vector: Map<String, Any?>, val mode: Mode, val expected: Map<String, Any?>)
+    private class Run(
+        val name: String,
+        val vector: Map<String, Any?>,
+        val mode: Mode,
+        /** Played without a circuit breaker, whatever the vector says of it. */
+        val circuitOff: Boolean,
+        val expected: Map<String, Any?>,
+    )
 
     @Test
     fun everyVector() {
         val files = File(System.getenv("ACTPASS_VECTORS")).walk().filter { it.extension == "json" }.sorted().toList()
         val runs = files.flatMap(::read)
-        for (area in listOf("failures", "table", "retries")) {
+        for (area in listOf("circuit", "failures", "retries", "table")) {
             assertTrue("no vectors in $area", runs.any { it.name.startsWith("$area/") })
         }
         assertEquals(files.size, runs.map { it.name }.distinct().size)
         val done = AtomicInteger()
-        val problems = runBlocking(Dispatchers.Default) {
+        val played = runBlocking(Dispatchers.Default) {
             val width = Semaphore(6)
             runs.map { run ->
                 async {
-                    width.withPermit { play(run) }.also { done.incrementAndGet() }.map { "${run.name} in ${run.mode}: $it" }
+                    val (problems, line) = width.withPermit { runCatching { play(run) } }.getOrElse { listOf("threw $it") to "" }
+                    done.incrementAndGet()
+                    problems.map { "${run.name} in ${run.mode.wire}: $it" } to line
                 }
-            }.awaitAll().flatten()
+            }.awaitAll()
         }
+        System.getenv("ACTPASS_OUTCOMES")?.let { folder ->
+            File(folder).mkdirs()
+            File(folder, "kotlin.jsonl").writeText(played.joinToString("") { (_, line) -> line })
+        }
+        val problems = played.flatMap { (problems, _) -> problems }
         assertEquals(problems.joinToString("\n"), 0, problems.size)
         assertEquals(runs.size, done.get())
         println("${files.size} vectors, $done runs passed")
     }
 
-    private suspend fun play(run: Run): List<String> = Hostile.playScript(part(run.vector["gateway"])).use { gateway ->
+    /** Everything that is not as expected, and what came of the run, as a line. */
+    private suspend fun play(run: Run): Pair<List<String>, String> = Hostile.playScript(part(run.vector["gateway"])).use { gateway ->
         val settings = part(run.vector["client"])
         val given = part(run.vector["action"])
         fun seconds(name: String) = (settings[name] as Number?)?.toDouble()?.seconds
@@ -51,9 +66,11 @@ class VectorTest {
                 timeout = seconds("timeout") ?: 5.seconds,
                 connectTimeout = seconds("connect_timeout"),
                 maxRetries = (settings["max_retries"] as Long? ?: 0).toInt(),
+                circuitFailures = if (run.circuitOff) 0 else (settings["circuit_failures"] as Long? ?: 5).toInt(),
                 certificateAuthorities = if (settings["trust_ca"] == true) gateway.ca else null,
             )
         fun text(name: String) = given[name] as String?
+        val idempotencyKey = if ("idempotency_key" in given) text("idempotency_key") else IDEMPOTENCY_KEY
         val action =
             Action(
                 goal = text("goal") ?: refund.goal,
@@ -63,11 +80,12 @@ class VectorTest {
                 userId = text("user_id"),
                 passport = text("passport"),
                 mode = run.mode,
-                idempotencyKey = text("idempotency_key"),
+                idempotencyKey = idempotencyKey,
                 audience = text("audience"),
                 approvalRequestId = text("approval_request_id"),
                 toolManifestHash = text("tool_manifest_hash"),
             )
+        repeat((run.vector["calls_before"] as Long? ?: 0).toInt()) { client.guard(action) { "done" } }
         val contexts = mutableListOf<ExecutionContext>()
         val outcome = client.guard(action) { context ->
             contexts += context
@@ -108,17 +126,24 @@ class VectorTest {
             val headers = request["headers"] as List<*>
             check("the key", listOf("authorization", "Bearer $KEY") in headers) { headers.size }
             check("the same body again", request["body"] == seen[0]["body"]) { request }
-            val key = members(request["body"] as String)["idempotency_key"] as String?
-            check("an idempotency key", !key.isNullOrEmpty()) { request }
+            val sent = members(request["body"] as String)["idempotency_key"] as String?
+            check("the idempotency key", if (idempotencyKey == null) sent?.length == 36 else sent == idempotencyKey) { sent }
         }
         check("nothing at the other host", gateway.otherSeen().isEmpty()) { "something" }
         // Every secret in a vector holds this word. It is not shown where a test fails either.
         val shown = listOf(client, action, outcome, contexts, gateError).joinToString { everythingShown(it) } + canonical
-        check("no secret to show", "secret" !in shown) { "one" }
-        problems
+        val leaks = shown.split("secret").size - 1
+        check("no secret to show", leaks == 0) { leaks }
+        val line =
+            """{"circuit_off":${run.circuitOff},"leaks":$leaks,"mode":"${run.mode.wire}","outcome":$canonical,""" +
+                """"requests_sent":${seen.size},"runs":${contexts.size},"vector":"${run.name}"}"""
+        problems to line + "\n"
     }
 
-    /** The runs of a vector; what no vector has is refused. */
+    /**
+     * The runs of a vector: each mode, and of a failure the two that any failure has once more without a circuit breaker. What no
+     * vector has is refused.
+     */
     private fun read(file: File): List<Run> {
         val name = "${file.parentFile.name}/${file.nameWithoutExtension}"
         val text = file.readText()
@@ -129,8 +154,8 @@ class VectorTest {
             check(members.keys.containsAll(needed) && (known + needed).containsAll(members.keys)) { "$name: ${members.keys}" }
             return members
         }
-        only(vector, setOf("client", "action"), setOf("description", "gateway", "expect"))
-        only(vector["client"], setOf("timeout", "connect_timeout", "max_retries", "trust_ca"))
+        only(vector, setOf("client", "action", "calls_before"), setOf("description", "gateway", "expect"))
+        only(vector["client"], setOf("timeout", "connect_timeout", "max_retries", "circuit_failures", "trust_ca"))
         only(
             vector["action"],
             setOf(
@@ -140,10 +165,12 @@ class VectorTest {
         )
         val expect = only(vector["expect"], Mode.entries.map { it.wire }.toSet())
         check(expect.isNotEmpty()) { "$name: nothing is expected" }
-        return expect.map { (mode, value) ->
+        val again = if (name.startsWith("failures/")) setOf("enforce", "monitor") else emptySet()
+        return expect.toSortedMap().flatMap { (mode, value) ->
             val expected = only(value, setOf("credential"), setOf("executed", "decision", "error", "requests_sent"))
             expected["error"]?.let { only(it, emptySet(), setOf("kind", "status")) }
-            Run(name, vector, Mode.entries.single { it.wire == mode }, expected)
+            val known = Mode.entries.single { it.wire == mode }
+            (if (mode in again) listOf(false, true) else listOf(false)).map { off -> Run(name, vector, known, off, expected) }
         }
     }
 
@@ -152,5 +179,8 @@ class VectorTest {
 
     private companion object {
         const val KEY = "apk_vector_secret"
+
+        /** Of an action that gives none, so that every language sends the same request. */
+        const val IDEMPOTENCY_KEY = "vector_key"
     }
 }
