@@ -494,9 +494,10 @@ class AsyncActPassClient(Settings):
         """Return a decorator whose function runs only when the decision about its arguments allows it.
 
         The arguments of a call, bound to their names and with defaults filled in, are what the gateway judges, and what
-        the function is called with. ``self`` and ``cls`` are never sent. A function with ``**names`` has those sent as
-        arguments of their own. The function keeps its name, documentation, signature and type. It
-        must be ``async def``: a plain one would block the event loop.
+        the function is called with: a list or dict among them that changes meanwhile runs nothing. The ``self`` or
+        ``cls`` of a method is not sent. A function with ``**names`` has those sent as arguments of their own.
+        Generators are refused: their bodies would run later, unguarded. The function keeps its name, documentation,
+        signature and type. It must be ``async def``: a plain one would block the event loop.
 
         Args:
             tool: The tool that the function is.
@@ -508,6 +509,7 @@ class AsyncActPassClient(Settings):
             include: The arguments that are sent. Default: all.
             exclude: Arguments that are not sent: what is not JSON, such as a database handle. Nobody judges them.
             redact: Arguments that are sent as ``"[redacted]"``; or a dict of functions that make what is sent of them.
+                They are called once more before the function runs, to see that nothing has changed.
             user_id: On whose behalf the agent acts, or a function without parameters that says so for each call.
             passport: The passport that each call spends, or a function without parameters that gets it.
             audience: To whom the passport is shown.
@@ -516,7 +518,7 @@ class AsyncActPassClient(Settings):
             record_outcome: As for :meth:`guard`.
 
         Raises:
-            ActPassConfigError: A name is none of the function's, when it is decorated.
+            ActPassConfigError: When it is decorated: a name is none of the function's, or it cannot be protected.
             ActionBlocked: The function did not run, when it is called. It has the decision, ``retryable``, and a text
                 that a model can act on.
             ActPassArgumentError: An argument cannot be sent, or changed while the gateway was asked. Nothing ran.
