@@ -216,7 +216,7 @@ class AsyncActPassClient(Settings):
             asyncio.CancelledError: The task was cancelled. Before the verdict: nothing runs. While the function ran: it
                 has been cancelled too, and with ``record_outcome`` the ledger is told, as far as that still succeeds.
         """
-        _run.check_callable(execute_fn)
+        _run.check_callable(execute_fn, awaited=True)
         with operation("guard", tool, mode, self) as told:
             permit, blocked = await answer(
                 self._native.authorize(
@@ -291,7 +291,7 @@ class AsyncActPassClient(Settings):
         Raises:
             ActPassArgumentError: ``pending`` is not such a dict; the message names the member.
         """
-        _run.check_callable(execute_fn)
+        _run.check_callable(execute_fn, awaited=True)
         with operation("resume", *_run.shown(pending), self) as told:
             permit, blocked = await answer(self._native.resume(pending, passport, wait_for_approval, record_outcome))
             outcome: GuardOutput[Any] = await _run.run_async(permit, blocked, pending["tool"], execute_fn, told)

@@ -1,7 +1,9 @@
 """Private: the native half. Use the package `actpass`."""
 
 from asyncio import Future
-from typing import Any, Callable
+from typing import Any, Callable, Literal
+
+from ._types import Mode
 
 DEFAULT_BASE_URL: str
 VERSION: str
@@ -41,9 +43,9 @@ class Client:
     @property
     def timeout(self) -> float: ...
     @property
-    def mode(self) -> str: ...
+    def mode(self) -> Mode: ...
     @property
-    def circuit(self) -> str: ...
+    def circuit(self) -> Literal["closed", "open", "half_open"]: ...
     def close(self) -> None: ...
 
 class Permit:
