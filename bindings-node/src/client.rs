@@ -157,12 +157,21 @@ impl Client {
     ) -> napi::Result<()> {
         let input = Secret::new(input);
         enter(|| {
-            let action = Arc::new(convert(&Members::of_call(&input)?)?);
-            let (actpass, asked) = (self.0.clone(), Arc::clone(&action));
+            let members = Members::of_call(&input)?;
+            let action = Arc::new(convert(&members)?);
+            let (actpass, asked) = (self.traced(&members)?, Arc::clone(&action));
             let call = async move { actpass.authorize(&asked).await.map(Answer::Verdict) };
             let actpass = self.0.clone();
             door.start(id, call, move |error| actpass.unasked(&action, error).map(Answer::Verdict));
             Ok(())
+        })
+    }
+
+    /// The client by which a call is part of the trace that it names.
+    fn traced(&self, members: &Members) -> Result<ActPass, Error> {
+        Ok(match members.optional("traceparent")? {
+            Some(traceparent) => self.0.in_trace(traceparent.parse()?),
+            None => self.0.clone(),
         })
     }
 
@@ -180,8 +189,9 @@ impl Client {
     {
         let input = Secret::new(input);
         enter(|| {
-            let input = convert(&Members::of_call(&input)?)?;
-            let call = call(self.0.clone(), input);
+            let members = Members::of_call(&input)?;
+            let input = convert(&members)?;
+            let call = call(self.traced(&members)?, input);
             door.start(id, async move { call.await.map(Answer::Text) }, Err);
             Ok(())
         })

@@ -10,6 +10,7 @@ import {
 } from './errors.js';
 import { describe, isPlain, toInput, toJson, wrongArgument } from './json.js';
 import { type Batch, type CallName, type Client, How, native } from './native.js';
+import { type Told, traced, watching } from './telemetry.js';
 import type {
   ActPassOptions,
   Approval,
@@ -21,6 +22,7 @@ import type {
   GuardOutcome,
   IssuedPassport,
   IssuePassportOptions,
+  Mode,
   PassportRevocation,
   PassportVerification,
   PendingApproval,
@@ -89,9 +91,11 @@ const AWAIT = ['approvalRequestId', 'timeoutMs'];
 const GUARD = [...ACTION, 'waitForApprovalMs'];
 const RESUME = ['pending', 'passport', 'waitForApprovalMs'];
 const OUTCOME = ['call', 'returned', 'response'];
+/** What every call may name. */
+const TRACE = 'traceparent';
 /** What the face itself sees to. */
 const OF_FACE = ['execute', 'recordOutcome', 'signal'];
-const PROTECT = [...GUARD, 'recordOutcome', 'signal'];
+const PROTECT = [...GUARD, TRACE, 'recordOutcome', 'signal'];
 
 /**
  * A client of an ActPass gateway.
@@ -113,6 +117,7 @@ const PROTECT = [...GUARD, 'recordOutcome', 'signal'];
  */
 export class ActPass {
   readonly #native: Client;
+  readonly #mode: Mode;
 
   /**
    * Checks the settings. Nothing is sent and no thread is started.
@@ -124,6 +129,7 @@ export class ActPass {
     const given = ca instanceof Uint8Array ? { ...options, ca: Buffer.from(ca).toString('latin1') } : options;
     const settings = toInput(given, SETTINGS, [], wrongSetting);
     this.#native = converting(() => new native.Client(settings));
+    this.#mode = options.mode ?? 'enforce';
   }
 
   /**
@@ -135,7 +141,11 @@ export class ActPass {
    * @throws {@link ActPassError} There is no decision; the class and `code` say why.
    */
   async preflight(action: PreflightOptions): Promise<Decision> {
-    return this.#call<Decision>('preflight', action, ACTION);
+    return this.#watching('preflight', action, async (told) => {
+      const decision = await this.#ask<Decision>('preflight', action, ACTION);
+      told.decided(decision);
+      return decision;
+    });
   }
 
   /**
@@ -164,7 +174,9 @@ export class ActPass {
    * ```
    */
   async guard<T>(action: GuardOptions<T>): Promise<GuardOutcome<T>> {
-    return this.#run('authorize', toInput(action, GUARD, OF_FACE), action);
+    return this.#watching('guard', action, (told) =>
+      this.#run('authorize', toInput(action, [...GUARD, TRACE], OF_FACE), action, told),
+    );
   }
 
   /**
@@ -182,7 +194,9 @@ export class ActPass {
    * ```
    */
   async resume<T>(pending: PendingApproval, options: ResumeOptions<T>): Promise<GuardOutcome<T>> {
-    return this.#run('resume', toInput({ ...options, pending }, RESUME, OF_FACE), options);
+    return this.#watching('resume', pending, (told) =>
+      this.#run('resume', toInput({ ...options, pending }, [...RESUME, TRACE], OF_FACE), options, told),
+    );
   }
 
   /**
@@ -332,50 +346,84 @@ export class ActPass {
   }
 
   /** The two steps of a guard, and what runs between them. */
-  async #run<T>(name: 'authorize' | 'resume', input: string, options: ExecuteOptions<T>): Promise<GuardOutcome<T>> {
-    const { execute, signal, recordOutcome = false } = options;
+  async #run<T>(
+    name: 'authorize' | 'resume',
+    input: string,
+    options: ExecuteOptions<T>,
+    told: Told,
+  ): Promise<GuardOutcome<T>> {
+    const { execute, signal, traceparent, recordOutcome = false } = options;
     if (typeof execute !== 'function') {
       throw wrongArgument(`execute: expected a function, found ${describe(execute)}`);
     }
     if (typeof recordOutcome !== 'boolean') {
       throw wrongArgument(`recordOutcome: expected true or false, found ${describe(recordOutcome)}`);
     }
-    const { call, permitted, text } = take(await begin(this.#native, name, input, signal), signal);
+    const asked = traced(input, traceparent);
+    const { call, permitted, text } = take(await begin(this.#native, name, asked, signal), signal);
     if (!permitted) {
-      return reported(text) as GuardOutcome<T>;
+      const outcome = reported(text) as GuardOutcome<T>;
+      told.decided(outcome.decision, outcome.error);
+      told.ended(false, outcome.error);
+      return outcome;
     }
     const context = JSON.parse(converting(() => door.spend(call))) as ExecutionContext;
+    told.decided(context.decision);
     let result: T;
     try {
       result = await execute(context);
     } catch (error) {
-      const recorded = recordOutcome ? await this.#record(call, false) : undefined;
+      told.ended(true, error);
+      const recorded = recordOutcome ? await this.#record(call, traceparent, false) : undefined;
       return { ...reported(converting(() => door.failed(call))), error, ...recorded } as GuardOutcome<T>;
     }
-    const recorded = recordOutcome ? await this.#record(call, true, result) : undefined;
-    return { ...reported(converting(() => door.returned(call))), result, ...recorded } as GuardOutcome<T>;
+    const recorded = recordOutcome ? await this.#record(call, traceparent, true, result) : undefined;
+    const outcome = reported(converting(() => door.returned(call))) as GuardOutcome<T>;
+    told.ended(true, outcome.error);
+    return { ...outcome, result, ...recorded } as GuardOutcome<T>;
   }
 
   /** Records how the action of `call` ended. It ended so whether this succeeds or not. */
-  async #record(call: number, returned: boolean, result?: unknown): Promise<Recorded> {
+  async #record(call: number, traceparent: string | undefined, returned: boolean, result?: unknown): Promise<Recorded> {
     try {
-      const outcome = { call, returned };
-      let input = toInput(outcome, OUTCOME);
+      const outcome = { call, traceparent, returned };
+      let input = toInput(outcome, [...OUTCOME, TRACE]);
       try {
-        input = toInput({ ...outcome, response: result }, OUTCOME);
+        input = toInput({ ...outcome, response: result }, [...OUTCOME, TRACE]);
       } catch {
         // What is no JSON has no hash.
       }
-      const { text } = take(await begin(this.#native, 'recordOutcome', input, undefined), undefined);
+      const asked = traced(input, traceparent);
+      const { text } = take(await begin(this.#native, 'recordOutcome', asked, undefined), undefined);
       return { evidence: JSON.parse(text) as RecordedEvidence };
     } catch (error) {
       return { evidenceError: error as ActPassError };
     }
   }
 
+  /** A call that is about no decision. */
   async #call<A>(name: CallName, options: CallOptions & object, known: readonly string[]): Promise<A> {
-    const input = toInput(options, known, ['signal']);
+    const operation = name.replace(/[A-Z]/g, (letter) => `_${letter.toLowerCase()}`);
+    return watching(
+      operation,
+      () => ({}),
+      () => this.#ask<A>(name, options, known),
+    );
+  }
+
+  async #ask<A>(name: CallName, options: CallOptions & object, known: readonly string[]): Promise<A> {
+    const input = traced(toInput(options, [...known, TRACE], ['signal']), options.traceparent);
     return JSON.parse(take(await begin(this.#native, name, input, options.signal), options.signal).text) as A;
+  }
+
+  /** Makes a call that is about an action. */
+  #watching<R>(operation: string, action: unknown, call: (told: Told) => Promise<R>): Promise<R> {
+    const about = () => {
+      const { tool, mode = this.#mode } = action as { tool?: unknown; mode?: unknown };
+      const told = Object.entries({ 'actpass.tool': tool, 'actpass.mode': mode });
+      return Object.fromEntries(told.filter(([, value]) => typeof value === 'string')) as Record<string, string>;
+    };
+    return watching(operation, about, call);
   }
 }
 

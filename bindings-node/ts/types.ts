@@ -61,6 +61,11 @@ export interface ActPassOptions {
 export interface CallOptions {
   /** Ends the wait: the call rejects with the signal's reason at once, and nothing runs. */
   signal?: AbortSignal | undefined;
+  /**
+   * The trace that the call is part of, as W3C Trace Context writes it. Default: the current span of OpenTelemetry, if the
+   * program has set that up.
+   */
+  traceparent?: string | undefined;
 }
 
 /** What an agent is about to do, and why. */

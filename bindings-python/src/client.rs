@@ -8,7 +8,7 @@ use pyo3::prelude::*;
 use pyo3::types::{PyBytes, PyInt, PyString};
 
 use crate::convert::{
-    from_json, is_bool, json, number, optional, seconds_argument, string, to_json, wrong_type,
+    from_json, is_bool, json, number, optional, read_json, seconds_argument, string, to_json, wrong_type,
 };
 use crate::error::raise;
 use crate::evidence::EvidenceArguments;
@@ -295,6 +295,12 @@ impl Client {
 #[pyfunction]
 pub(crate) fn json_text(py: Python<'_>, member: &str, value: Needed<'_, '_>) -> PyResult<String> {
     enter(py, || to_json(member, value))
+}
+
+/// The value of such a text: what nobody else can change.
+#[pyfunction]
+pub(crate) fn json_value<'py>(py: Python<'py>, member: &str, text: &str) -> PyResult<Bound<'py, PyAny>> {
+    enter(py, || read_json(py, member, text))
 }
 
 /// The SHA-256 of the canonical JSON of a value.

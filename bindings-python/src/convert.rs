@@ -1,5 +1,7 @@
 //! Python objects to JSON text and back, without a tree between.
 
+use std::borrow::Cow;
+use std::fmt;
 use std::sync::OnceLock;
 use std::time::Duration;
 
@@ -11,21 +13,26 @@ use pyo3::types::{PyBool, PyDict, PyFloat, PyInt, PyList, PyString, PyTuple};
 use crate::error::raise;
 
 /// The JSON text of `value`, as Python's `json.dumps` writes it by default, but for what is not JSON: NaN, the infinities
-/// and lone surrogates are errors that name `member`.
+/// and lone surrogates are errors that name `member`, and where in it they are.
 pub(crate) fn to_json(member: &str, value: &Bound<'_, PyAny>) -> PyResult<String> {
-    let mut writer = Writer { member, text: Text::new(Style::Wire) };
-    writer.value(value, 0)?;
+    let mut writer = Writer { text: Text::new(Style::Wire) };
+    writer.value(value, 0).map_err(|wrong| wrong.named(value.py(), member))?;
     Ok(writer.text.into_string())
 }
 
 /// The Python object of a JSON text that the core has read before.
 pub(crate) fn from_json<'py>(py: Python<'py>, text: &str) -> PyResult<Bound<'py, PyAny>> {
+    read_json(py, "json", text)
+}
+
+/// The Python object of a JSON text; `member` is its name in messages.
+pub(crate) fn read_json<'py>(py: Python<'py>, member: &str, text: &str) -> PyResult<Bound<'py, PyAny>> {
     json::read(text.as_bytes(), &mut Objects { py }).map_err(|error| match error {
         ReadError::Builder(error) => error,
         ReadError::DuplicateKey(_)
         | ReadError::NumberOutOfRange(_)
         | ReadError::Syntax(..)
-        | ReadError::TooDeep(_) => argument(py, "json", error),
+        | ReadError::TooDeep(_) => argument(py, member, error),
     })
 }
 
@@ -72,31 +79,67 @@ pub(crate) fn strings(member: &str, value: &Bound<'_, PyAny>) -> PyResult<Vec<St
     value.try_iter()?.map(|item| string(member, &item?)).collect()
 }
 
-pub(crate) fn argument(py: Python<'_>, member: &str, problem: impl std::fmt::Display) -> PyErr {
+pub(crate) fn argument(py: Python<'_>, member: &str, problem: impl fmt::Display) -> PyErr {
     raise(py, &Error::argument(member, problem))
 }
 
 pub(crate) fn wrong_type(member: &str, expected: &str, found: &Bound<'_, PyAny>) -> PyErr {
-    let problem = match found.get_type().name() {
+    argument(found.py(), member, instead(expected, found))
+}
+
+fn instead(expected: &str, found: &Bound<'_, PyAny>) -> String {
+    match found.get_type().name() {
         Ok(name) => format!("expected {expected}, found {name}"),
         Err(_) => format!("expected {expected}"),
-    };
-    argument(found.py(), member, problem)
+    }
 }
 
-fn str_of<'s>(member: &str, text: &'s Bound<'_, PyString>) -> PyResult<std::borrow::Cow<'s, str>> {
-    text.to_cow().map_err(|_| argument(text.py(), member, "expected text in Unicode, found a lone surrogate"))
+fn str_of<'s>(member: &str, text: &'s Bound<'_, PyString>) -> PyResult<Cow<'s, str>> {
+    text.to_cow().map_err(|_| argument(text.py(), member, SURROGATE))
 }
 
-struct Writer<'m> {
-    member: &'m str,
+const SURROGATE: &str = "expected text in Unicode, found a lone surrogate";
+
+/// Why a value has no JSON text.
+struct Wrong {
+    problem: String,
+    /// From the value to where the problem is, such as `.order.items[0]`; unknown where it is too deep to be read.
+    place: Option<String>,
+}
+
+impl Wrong {
+    fn new(problem: impl Into<String>) -> Self {
+        Self { problem: problem.into(), place: Some(String::new()) }
+    }
+
+    fn too_deep() -> Self {
+        Self { problem: format!("nested past {MAX_DEPTH} levels"), place: None }
+    }
+
+    /// The same, seen from one level further out.
+    fn inside(mut self, step: fmt::Arguments<'_>) -> Self {
+        /// In bytes: what is longer says nothing to a reader.
+        const LONGEST: usize = 200;
+        self.place = self.place.filter(|place| place.len() < LONGEST).map(|place| format!("{step}{place}"));
+        self
+    }
+
+    fn named(self, py: Python<'_>, member: &str) -> PyErr {
+        match self.place.as_deref().map(|place| place.trim_start_matches('.')) {
+            None | Some("") => argument(py, member, self.problem),
+            Some(place) => argument(py, member, format_args!("{} at {place}", self.problem)),
+        }
+    }
+}
+
+struct Writer {
     text: Text,
 }
 
-impl Writer<'_> {
-    fn value(&mut self, value: &Bound<'_, PyAny>, depth: usize) -> PyResult<()> {
+impl Writer {
+    fn value(&mut self, value: &Bound<'_, PyAny>, depth: usize) -> Result<(), Wrong> {
         if let Ok(text) = value.cast::<PyString>() {
-            self.text.string(&str_of(self.member, text)?);
+            self.text.string(&Self::str_of(text)?);
         } else if value.is_none() {
             self.text.raw("null");
         } else if let Ok(value) = value.cast::<PyBool>() {
@@ -106,81 +149,100 @@ impl Writer<'_> {
         } else if let Ok(number) = value.cast::<PyFloat>() {
             self.float(number)?;
         } else if let Ok(members) = value.cast::<PyDict>() {
-            self.object(members, self.deeper(value, depth)?)?;
+            self.object(members, Self::deeper(depth)?)?;
         } else if let Ok(items) = value.cast::<PyList>() {
-            self.items(items.iter(), self.deeper(value, depth)?)?;
+            self.items(items.iter(), Self::deeper(depth)?)?;
         } else if let Ok(items) = value.cast::<PyTuple>() {
-            self.items(items.iter(), self.deeper(value, depth)?)?;
+            self.items(items.iter(), Self::deeper(depth)?)?;
         } else {
-            return Err(wrong_type(self.member, "values that are JSON", value));
+            return Err(Wrong::new(instead("values that are JSON", value)));
         }
         Ok(())
     }
 
-    fn deeper(&self, value: &Bound<'_, PyAny>, depth: usize) -> PyResult<usize> {
+    fn deeper(depth: usize) -> Result<usize, Wrong> {
         match depth < MAX_DEPTH {
             true => Ok(depth + 1),
-            false => Err(argument(value.py(), self.member, format_args!("nested past {MAX_DEPTH} levels"))),
+            false => Err(Wrong::too_deep()),
         }
     }
 
-    fn items<'py>(&mut self, items: impl Iterator<Item = Bound<'py, PyAny>>, depth: usize) -> PyResult<()> {
+    fn str_of<'s>(text: &'s Bound<'_, PyString>) -> Result<Cow<'s, str>, Wrong> {
+        text.to_cow().map_err(|_| Wrong::new(SURROGATE))
+    }
+
+    fn items<'py>(
+        &mut self,
+        items: impl Iterator<Item = Bound<'py, PyAny>>,
+        depth: usize,
+    ) -> Result<(), Wrong> {
         self.text.raw("[");
         for (at, item) in items.enumerate() {
             self.text.comma(at);
-            self.value(&item, depth)?;
+            self.value(&item, depth).map_err(|wrong| wrong.inside(format_args!("[{at}]")))?;
         }
         self.text.raw("]");
         Ok(())
     }
 
-    fn object(&mut self, members: &Bound<'_, PyDict>, depth: usize) -> PyResult<()> {
+    fn object(&mut self, members: &Bound<'_, PyDict>, depth: usize) -> Result<(), Wrong> {
         self.text.raw("{");
         for (at, (key, value)) in members.iter().enumerate() {
             self.text.comma(at);
             match key.cast::<PyString>() {
-                Ok(key) => self.text.key(&str_of(self.member, key)?),
+                Ok(key) => self.text.key(&Self::str_of(key)?),
                 Err(_) => self.odd_key(&key)?,
             }
-            self.value(&value, depth)?;
+            self.value(&value, depth).map_err(|wrong| match name_of(&key) {
+                Some(name) => wrong.inside(format_args!(".{name}")),
+                None => wrong.inside(format_args!("[…]")),
+            })?;
         }
         self.text.raw("}");
         Ok(())
     }
 
     /// `json.dumps` writes `None`, booleans and numbers as keys by their JSON text, and so does this.
-    fn odd_key(&mut self, key: &Bound<'_, PyAny>) -> PyResult<()> {
+    fn odd_key(&mut self, key: &Bound<'_, PyAny>) -> Result<(), Wrong> {
         let is_plain = key.is_none() || key.is_instance_of::<PyInt>() || key.is_instance_of::<PyFloat>();
         if !is_plain {
-            return Err(wrong_type(self.member, "strings as keys", key));
+            return Err(Wrong::new(instead("strings as keys", key)));
         }
-        let mut writer = Writer { member: self.member, text: Text::new(Style::Wire) };
+        let mut writer = Self { text: Text::new(Style::Wire) };
         writer.value(key, 0)?;
         self.text.key(writer.text.as_str());
         Ok(())
     }
 
-    fn integer(&mut self, number: &Bound<'_, PyInt>) -> PyResult<()> {
+    fn integer(&mut self, number: &Bound<'_, PyInt>) -> Result<(), Wrong> {
         if let Ok(small) = number.extract::<i64>() {
             self.text.raw(&small.to_string());
             return Ok(());
         }
         // Of `int` itself, because a subclass may print as it likes.
         let text = number.py().get_type::<PyInt>().call_method1("__repr__", (number,));
-        let text = text.map_err(|_| argument(number.py(), self.member, "an integer has too many digits"))?;
-        self.text.raw(&text.cast::<PyString>().map_err(PyErr::from)?.to_cow()?);
+        let text = text.and_then(|text| text.extract::<String>());
+        self.text.raw(&text.map_err(|_| Wrong::new("an integer has too many digits"))?);
         Ok(())
     }
 
-    fn float(&mut self, number: &Bound<'_, PyFloat>) -> PyResult<()> {
+    fn float(&mut self, number: &Bound<'_, PyFloat>) -> Result<(), Wrong> {
         let value = number.value();
-        if !value.is_finite() {
-            return Err(argument(number.py(), self.member, "NaN and infinity are not JSON"));
+        let text = PyFloat::new(number.py(), value).repr().and_then(|text| text.extract::<String>());
+        match text {
+            Ok(text) if value.is_finite() => self.text.raw(&text),
+            _ => return Err(Wrong::new("NaN and infinity are not JSON")),
         }
-        let text = PyFloat::new(number.py(), value).repr()?;
-        self.text.raw(&text.to_cow()?);
         Ok(())
     }
+}
+
+/// A key that can be shown: one that is made like a name. Others may hold anything.
+fn name_of(key: &Bound<'_, PyAny>) -> Option<String> {
+    const LONGEST: usize = 64;
+    let name: String = key.extract().ok()?;
+    let is_name = name.len() <= LONGEST && name.chars().all(|c| c.is_alphanumeric() || c == '_');
+    is_name.then_some(name)
 }
 
 /// A function of the face, looked up once.

@@ -14,7 +14,7 @@ mod telemetry;
 #[pyo3::pymodule(gil_used = true)]
 mod _native {
     #[pymodule_export]
-    use crate::client::{Client, hash_payload, json_text, sign_payload};
+    use crate::client::{Client, hash_payload, json_text, json_value, sign_payload};
     #[pymodule_export]
     use crate::guard::{Permit, canonical_outcome};
     #[pymodule_export]

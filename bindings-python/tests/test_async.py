@@ -13,13 +13,14 @@ import subprocess
 import sys
 import threading
 import time
+import types
 import weakref
 from collections.abc import AsyncIterator, Coroutine
 from contextlib import asynccontextmanager
 from typing import Any, Callable
 
 import pytest
-from actpass import ActPassClient, ActPassConfigError, ActPassError, AsyncActPassClient
+from actpass import ActPassArgumentError, ActPassClient, ActPassConfigError, ActPassError, AsyncActPassClient
 from support import (
     ACTION,
     ALLOW,
@@ -137,6 +138,47 @@ def test_what_is_denied_does_not_run(hostile: Hostile) -> None:
     with hostile.play(*[answer({"decision": "deny"})] * 4) as gateway:
         run_loop(main())
     assert callback.runs == 1
+
+
+def test_generators_are_refused_before_anything_is_sent(hostile: Hostile) -> None:
+    def generator_function(_: Any) -> Any:
+        yield pytest.fail("it ran")
+
+    async def asynchronous(_: Any) -> Any:
+        yield pytest.fail("it ran")
+
+    async def main() -> None:
+        async with new_async_client(gateway.base_url) as client:
+            for function in (generator_function, asynchronous):
+                with pytest.raises(ActPassArgumentError, match="found a generator function"):
+                    await client.guard(execute_fn=function, mode="monitor", **ACTION)
+            awaitable: Any = types.coroutine(lambda _: (yield from asyncio.sleep(0, 7).__await__()))
+            out: Any = await client.guard(execute_fn=awaitable, **ACTION)
+            assert (out["result"], len(gateway.seen())) == (7, 1)
+
+    with hostile.play(answer(ALLOW)) as gateway:
+        run_loop(main())
+
+
+@pytest.mark.skipif(sys.version_info < (3, 12), reason="tasks are not eager there")
+def test_eager_tasks(hostile: Hostile) -> None:
+    callback = Callback()
+
+    async def main() -> None:
+        asyncio.get_running_loop().set_task_factory(asyncio.eager_task_factory)  # type: ignore[attr-defined]
+        async with new_async_client(gateway.base_url, timeout=30) as client:
+            outs: Any = await asyncio.gather(*[client.guard(execute_fn=callback, **ACTION) for _ in range(4)])
+            assert [out["result"] is callback.result for out in outs] == [True] * 4
+            task = asyncio.ensure_future(client.guard(execute_fn=callback, **ACTION))
+            while len(gateway.seen()) < 5:
+                await asyncio.sleep(0.01)
+            task.cancel()
+            with within(0.2), pytest.raises(asyncio.CancelledError):
+                await task
+
+    with hostile.play(*[answer(ALLOW)] * 4, HANG) as gateway:
+        run_loop(main())
+    assert callback.runs == 4
 
 
 @asynccontextmanager

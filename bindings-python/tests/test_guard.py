@@ -8,6 +8,7 @@ import gc
 import os
 import threading
 import time
+import types
 import weakref
 from collections.abc import Iterator
 from typing import Any
@@ -282,6 +283,45 @@ def test_what_cannot_be_called_is_refused_before_anything_is_sent(
     with pytest.raises(ActPassArgumentError, match=f"execute_fn: .*{type(function).__name__}") as raised:
         client.guard(execute_fn=function, mode=mode, **ACTION)
     assert raised.value.code == "actpass.invalid_argument"
+    assert allowing.seen() == []
+
+
+async def coroutine_function(_: Any) -> None:
+    pytest.fail("it ran")
+
+
+def generator_function(_: Any) -> Any:
+    yield pytest.fail("it ran")
+
+
+async def asynchronous_generator_function(_: Any) -> Any:
+    yield pytest.fail("it ran")
+
+
+class Methods:
+    async def later(self, _: Any) -> None:
+        pytest.fail("it ran")
+
+
+@pytest.mark.parametrize(
+    ("function", "problem"),
+    [
+        (coroutine_function, "found async def: use AsyncActPassClient"),
+        (Methods().later, "found async def: use AsyncActPassClient"),
+        (types.coroutine(lambda _: (yield)), "found async def: use AsyncActPassClient"),
+        (generator_function, "found a generator function"),
+        (asynchronous_generator_function, "found a generator function"),
+    ],
+)
+def test_what_would_run_later_is_refused_before_anything_is_sent(
+    client: ActPassClient, allowing: Played, function: Any, problem: str
+) -> None:
+    for mode in MODES:
+        with pytest.raises(ActPassArgumentError, match=problem):
+            client.guard(execute_fn=function, mode=mode, **ACTION)
+    pending: Any = {"approval_request_id": "a", "goal": "g", "tool": "t", "args": {}}
+    with pytest.raises(ActPassArgumentError, match=problem):
+        client.resume(pending, function)
     assert allowing.seen() == []
 
 

@@ -3,10 +3,17 @@
 from __future__ import annotations
 
 import asyncio
+import contextlib
 import contextvars
 import copy
+import dataclasses
+import datetime
+import decimal
+import enum
+import functools
 import inspect
 import json
+import pathlib
 import pickle
 import threading
 import time
@@ -134,9 +141,57 @@ def test_what_is_sent_is_chosen(gateway: Played, client: ActPassClient) -> None:
     last = client.protect(**NAMES, exclude={"db"}, redact={"card": lambda card: card[-1:]})(use)
     assert last(handle, "4242", 3) == (handle, "4242", 3)
     assert judged(gateway)["args"] == {"card": "2", "amount": 3}
-    with pytest.raises(ActPassArgumentError, match="args: expected values that are JSON, found object"):
+    with pytest.raises(ActPassArgumentError, match="args: expected values that are JSON, found object at db"):
         client.protect(**NAMES)(use)(handle, "4242", 3)
     assert len(gateway.seen()) == 3
+
+
+@dataclasses.dataclass
+class Order:
+    amount: int
+
+
+class Currency(enum.Enum):
+    USD = "usd"
+
+
+class Word(str, enum.Enum):
+    USD = "usd"
+
+
+class Number(enum.IntEnum):
+    ONE = 1
+
+
+@pytest.mark.parametrize(
+    ("value", "at"),
+    [
+        (Order(3), "found Order at amount"),
+        (decimal.Decimal("4.90"), "found Decimal at amount"),
+        (datetime.datetime(2026, 1, 1), "found datetime at amount"),
+        (pathlib.PurePosixPath("a"), "found PurePosixPath at amount"),
+        (Currency.USD, "found Currency at amount"),
+        (b"3", "found bytes at amount"),
+        ({3}, "found set at amount"),
+        ({"total": [1, {"of": decimal.Decimal(1)}]}, r"found Decimal at amount\.total\[1\]\.of"),
+        ({"a b": object()}, r"found object at amount\[…\]"),
+        (float("nan"), "NaN and infinity are not JSON at amount"),
+    ],
+)
+def test_an_argument_that_cannot_be_sent_is_named(gateway: Played, client: ActPassClient, value: Any, at: str) -> None:
+    @client.protect(**NAMES)
+    def pay(charge: str, amount: Any) -> None:
+        pytest.fail("it ran")
+
+    with pytest.raises(ActPassArgumentError, match=rf"\Aargs: .*{at}\Z"):
+        pay("ch_1", value)
+    assert gateway.seen() == []
+
+
+def test_an_argument_that_is_json_by_its_base_is_sent_as_that(gateway: Played, client: ActPassClient) -> None:
+    protected = client.protect(**NAMES)(lambda *values: values)  # type: ignore[misc]
+    assert protected(Word.USD, Number.ONE) == (Word.USD, Number.ONE)
+    assert judged(gateway)["args"] == {"values": ["usd", 1]}
 
 
 @pytest.mark.parametrize(
@@ -189,9 +244,19 @@ def test_what_cannot_be_protected(client: ActPassClient) -> None:
     async def generate() -> Any:
         yield 1
 
-    for wrong in (7, type, staticmethod(print), generate):
-        with pytest.raises(ActPassConfigError, match="protect: expected a function"):
-            client.protect(**NAMES)(wrong)  # type: ignore[arg-type]
+    def steps(amount: int) -> Any:
+        yield amount
+
+    class Steps:
+        def __call__(self, amount: int) -> Any:
+            yield amount
+
+    generators = [generate, steps, Steps(), functools.partial(steps, 1), contextlib.contextmanager(steps)]
+    for wrong in (7, type, staticmethod(print), classmethod(print), *generators):  # type: ignore[arg-type]
+        for any_client in (client, new_async_client("http://127.0.0.1:9")):
+            with pytest.raises(ActPassConfigError, match="protect: expected a function") as caught:
+                any_client.protect(**NAMES)(wrong)  # type: ignore[arg-type]
+            assert ("would run later" in str(caught.value)) == (wrong in generators)
     with pytest.raises(ActPassConfigError, match="would block the event loop"):
         new_async_client("http://127.0.0.1:9").protect(**NAMES)(lambda: None)  # type: ignore[arg-type, misc]
 
@@ -234,6 +299,149 @@ def test_a_name_by_position_and_by_name(gateway: Played, client: ActPassClient) 
     with pytest.raises(ActPassArgumentError, match="'amount' once"):
         odd(1, amount=1_000_000)
     assert gateway.seen() == []
+
+
+def test_nothing_hides_an_argument_of_the_same_name(gateway: Played, client: ActPassClient) -> None:
+    @client.protect(**NAMES)
+    def pay(*amounts: int, **more: Any) -> None:
+        pytest.fail("it ran")
+
+    with pytest.raises(ActPassArgumentError, match="'amounts' once"):
+        pay(1_000_000, amounts=[1])
+    assert gateway.seen() == []
+
+
+def test_an_argument_that_is_named_as_a_receiver_is_judged(gateway: Played, client: ActPassClient) -> None:
+    @client.protect(**NAMES)
+    def book(cls: Any, seats: int) -> Any:
+        return cls
+
+    class Desk:
+        @staticmethod
+        @client.protect(**NAMES)
+        def book(cls: str, seats: int) -> str:
+            return cls
+
+    assert (book("first", 2), Desk.book("first", 2)) == ("first", "first")
+    assert [json.loads(one["body"])["args"] for one in gateway.seen()] == [{"cls": "first", "seats": 2}] * 2
+    with pytest.raises(ActPassArgumentError, match="found Desk at cls"):
+        book(Desk(), 2)
+
+
+def test_callables_of_any_kind(gateway: Played, client: ActPassClient) -> None:
+    class Pay:
+        def __call__(self, amount: int, currency: str = "usd") -> Any:
+            return amount, currency
+
+    def pay(charge: str, amount: int) -> Any:
+        return charge, amount
+
+    assert client.protect(**NAMES)(Pay())(3) == (3, "usd")
+    assert client.protect(**NAMES)(Pay().__call__)(3) == (3, "usd")
+    assert client.protect(**NAMES)(functools.partial(pay, "ch_1"))(amount=3) == ("ch_1", 3)
+    assert client.protect(**NAMES)(functools.partial(pay, amount=3))("ch_1") == ("ch_1", 3)
+    assert client.protect(**NAMES)(lambda amount: amount)(3) == 3  # type: ignore[misc]
+    assert client.protect(**NAMES)(client.protect(**NAMES)(pay))("ch_1", 3) == ("ch_1", 3)
+    assert [json.loads(one["body"])["args"] for one in gateway.seen()] == [
+        {"amount": 3, "currency": "usd"},
+        {"amount": 3, "currency": "usd"},
+        {"amount": 3},
+        {"charge": "ch_1", "amount": 3},
+        {"amount": 3},
+        {"charge": "ch_1", "amount": 3},
+        {"charge": "ch_1", "amount": 3},
+    ]
+
+
+@pytest.mark.parametrize("asynchronous", [True, False])
+def test_coroutine_callables_of_any_kind(hostile: Hostile, asynchronous: bool) -> None:
+    """Each is awaited inside the guard: it has ended when the outcome is reported."""
+
+    class Pay:
+        async def __call__(self, amount: int) -> int:
+            await asyncio.sleep(0)
+            return amount
+
+    async def pay(amount: int) -> int:
+        return await Pay()(amount)
+
+    async def main() -> None:
+        new: Any = new_async_client if asynchronous else new_client
+        client: ActPassClient = new(gateway.base_url)
+        once = client.protect(**NAMES)(pay)
+        for function in (Pay(), functools.partial(Pay()), functools.partial(pay), Pay().__call__, once):
+            protected: Any = client.protect(**NAMES, record_outcome=True)(function)
+            assert inspect.iscoroutinefunction(protected)
+            assert await protected(3) == 3
+            recorded = json.loads(gateway.seen()[-1]["body"])
+            assert recorded["metadata"]["ended"] == "returned"
+
+    recorded = answer({"event_id": "ev_2", "current_event_hash": "00"})
+    with hostile.play(*[answer(ALLOW), recorded] * 4, *[answer(ALLOW)] * 2, recorded) as gateway:
+        run_loop(main())
+
+
+def test_a_coroutine_that_a_plain_function_returns_is_not_let_out(client: ActPassClient) -> None:
+    async def pay(amount: int) -> None:
+        pytest.fail("it ran")
+
+    @functools.wraps(pay)
+    def unaware(*args: Any) -> Any:
+        return pay(*args)
+
+    with pytest.raises(ActPassConfigError, match="put @protect directly above the async def"):
+        client.protect(**NAMES)(unaware)(3)
+
+
+def test_a_default_that_changed_is_judged_as_it_is(gateway: Played, client: ActPassClient) -> None:
+    @client.protect(**NAMES)
+    def pay(amount: int, kept: list[int] = []) -> list[int]:  # noqa: B006
+        kept.append(amount)
+        return kept
+
+    assert pay(1) == [1]
+    assert pay(2) == [1, 2]
+    assert [json.loads(one["body"])["args"]["kept"] for one in gateway.seen()] == [[], [1]]
+
+
+def test_arguments_that_change_before_they_are_sent(gateway: Played, client: ActPassClient) -> None:
+    """The arguments are read once: what is asked about is what they were at the call."""
+    items = [{"amount": 1}]
+    ran: list[Any] = []
+
+    def subject() -> str:
+        items[0]["amount"] = 1_000_000
+        return "u"
+
+    protected = client.protect(**NAMES, user_id=subject)(lambda items: ran.append(items))  # type: ignore[misc]
+    with pytest.raises(ActPassArgumentError, match="they changed meanwhile"):
+        protected(items)
+    assert (judged(gateway)["args"], ran) == ({"items": [{"amount": 1}]}, [])
+    with pytest.raises(ActPassArgumentError, match=r"\Aargs: "):
+        protected({1: "a", "1": "b"})
+
+
+def test_asynchronous_arguments_that_change_meanwhile_run_nothing(hostile: Hostile) -> None:
+    items: list[Any] = [{"amount": 1}]
+    ran: list[Any] = []
+
+    async def main() -> None:
+        async with new_async_client(gateway.base_url) as client:
+
+            @client.protect(**NAMES)
+            async def pay(items: Any) -> None:
+                ran.append(items)
+
+            call = asyncio.ensure_future(pay(items))
+            while not gateway.seen():
+                await asyncio.sleep(0.01)
+            items[0]["amount"] = 1_000_000
+            with pytest.raises(ActPassArgumentError, match="they changed meanwhile, nothing ran"):
+                await call
+
+    with hostile.play(answer(ALLOW, delay_ms=300)) as gateway:
+        run_loop(main())
+    assert ran == []
 
 
 DENIED = {

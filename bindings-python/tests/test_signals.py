@@ -239,6 +239,57 @@ def test_a_thread_that_waits_does_not_hold_up_the_end_of_the_program(hostile: Ho
     assert (done.returncode, done.stdout, done.stderr) == (0, "", "")
 
 
+#: Calls at each point of the interpreter's end: of exit handlers, of finalizers, of a thread that is still there.
+AT_THE_END = """
+import asyncio, atexit, sys, threading, time
+from actpass import ActPassError
+from support import new_async_client, new_client
+
+client, awaiting = new_client(sys.argv[1]), new_async_client(sys.argv[1])
+
+def ask(name):
+    out = client.guard(name, "tool", {}, lambda ctx: ctx["decision"]["asked"]["goal"])
+    print(out["result"], flush=True)
+
+async def ask_later(name):
+    print((await awaiting.guard(name, "tool", {}, lambda ctx: ctx["decision"]["asked"]["goal"]))["result"], flush=True)
+
+class Last:
+    def __del__(self):
+        try:
+            ask("finalizer")
+        except (ImportError, TypeError, AttributeError, ActPassError):  # The interpreter may have taken its parts away.
+            print("too late", flush=True)
+
+def endless():
+    while True:
+        client.preflight("thread", "tool", {})
+
+async def endless_later():
+    while True:
+        await awaiting.preflight("thread", "tool", {})
+
+last = Last()
+asyncio.run(ask_later("loop"))
+atexit.register(ask, "exit handler")
+atexit.register(lambda: asyncio.run(ask_later("loop of an exit handler")))
+threading.Thread(target=endless, daemon=True).start()
+threading.Thread(target=lambda: asyncio.run(endless_later()), daemon=True).start()
+time.sleep(0.2)
+sys.modules["kept until the end"] = last
+"""
+
+
+def test_calls_while_the_interpreter_ends() -> None:
+    with echoing() as base_url:
+        for _ in range(3):
+            done = run_python(AT_THE_END, base_url, timeout=30)
+            said = done.stdout.splitlines()
+            assert (done.returncode, done.stderr) == (0, "")
+            assert said[:3] == ["loop", "loop of an exit handler", "exit handler"]
+            assert said[3:] in ([], ["finalizer"], ["too late"])
+
+
 IN_ANOTHER_INTERPRETER = """
 import sys
 try:

@@ -3,8 +3,10 @@
 from __future__ import annotations
 
 import threading
+import time
 from typing import Any
 
+import pytest
 from actpass import ActPassConfigError
 from support import Callback, echoing, new_client, together, within
 
@@ -30,6 +32,43 @@ def test_each_call_runs_its_own_function_once() -> None:
 
         together(THREADS, run)
     assert runs == [[f"{at}/{call}" for call in range(CALLS)] for at in range(THREADS)]
+
+
+@pytest.mark.parametrize("guarded", [False, True])
+def test_no_thread_waits_for_another_that_waits(guarded: bool) -> None:
+    """64 answers that take 300 ms each are there after one such time, and Python goes on meanwhile."""
+    delay, counted = 0.3, []
+    over = threading.Event()
+
+    def count() -> None:
+        while not over.wait(0.005):
+            counted.append(time.monotonic())
+
+    with echoing() as base_url, new_client(base_url, timeout=30) as client:
+
+        def run(at: int) -> Any:
+            arguments = {"delay": delay, "name": at}
+            if not guarded:
+                answer: Any = client.preflight("goal", "tool", arguments)
+                return answer["asked"]["args"]["name"]
+            return client.guard("goal", "tool", arguments, lambda ctx: ctx["decision"]["asked"]["args"]["name"])[
+                "result"
+            ]
+
+        counter = threading.Thread(target=count)
+        counter.start()
+        try:
+            started = time.monotonic()
+            assert together(THREADS, run) == list(range(THREADS))
+            took = time.monotonic() - started
+        finally:
+            over.set()
+            counter.join()
+    # One after another they take 19 s.
+    assert took < THREADS * delay / 4, f"{took:.1f} s"
+    assert len(counted) > 10
+    longest = max(later - sooner for sooner, later in zip(counted, counted[1:]))
+    assert longest < delay, f"Python stood still for {longest:.2f} s"
 
 
 def test_a_client_for_each_thread() -> None:

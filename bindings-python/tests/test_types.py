@@ -21,7 +21,7 @@ from actpass import ActPassClient, _async, _client, _native
 from support import PACKAGE, TESTS, Published
 
 GOOD = """
-from typing import Any, Dict, Optional
+from typing import Any, Dict, Literal, Optional
 
 import actpass
 from actpass import ActPassClient, ActPassError, Decision, DecisionWord, ExecutionContext, GuardOutput, Mode
@@ -66,6 +66,8 @@ with ActPassClient("apk", timeout=5, mode=mode, ca=b"pem", max_retries=0) as cli
     digest: str = ActPassClient.hash_payload([1, "a", None])
     signature: str = client.sign_payload("key", {"a": 1})
     canonical: str = actpass.canonical_outcome(out)
+    assert_type(client.mode, Mode)
+    assert_type(client.circuit, Literal["closed", "open", "half_open"])
     url: str = create_actpass("apk", base_url=actpass.DEFAULT_BASE_URL).base_url
 
 try:

@@ -771,6 +771,11 @@ public protocol NativeClientProtocol: AnyObject, Sendable {
     func circuit() throws  -> NativeCircuit
     
     /**
+     * The same client, whose calls are part of a trace.
+     */
+    func inTrace(traceparent: String) throws  -> NativeClient
+    
+    /**
      * Asks for a passport.
      */
     func issuePassport(wanted: NativePassportRequest, cancel: NativeCancel?) async throws  -> NativeIssued
@@ -949,6 +954,19 @@ open func circuit()throws  -> NativeCircuit  {
         uniffiCallStatus in
     uniffi_actpass_uniffi_fn_method_nativeclient_circuit(
             self.uniffiCloneHandle(),uniffiCallStatus
+    )
+})
+}
+    
+    /**
+     * The same client, whose calls are part of a trace.
+     */
+open func inTrace(traceparent: String)throws  -> NativeClient  {
+    return try  FfiConverterTypeNativeClient_lift(try rustCallWithError(FfiConverterTypeNativeError_lift) {
+        uniffiCallStatus in
+    uniffi_actpass_uniffi_fn_method_nativeclient_in_trace(
+            self.uniffiCloneHandle(),
+        FfiConverterString.lower(traceparent),uniffiCallStatus
     )
 })
 }
@@ -4171,6 +4189,9 @@ private let initializationResult: InitializationResult = {
         return InitializationResult.apiChecksumMismatch
     }
     if (uniffi_actpass_uniffi_checksum_method_nativeclient_circuit() != 22756) {
+        return InitializationResult.apiChecksumMismatch
+    }
+    if (uniffi_actpass_uniffi_checksum_method_nativeclient_in_trace() != 55961) {
         return InitializationResult.apiChecksumMismatch
     }
     if (uniffi_actpass_uniffi_checksum_method_nativeclient_issue_passport() != 20368) {

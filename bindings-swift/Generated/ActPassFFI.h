@@ -283,6 +283,11 @@ RustBuffer uniffi_actpass_uniffi_fn_method_nativeclient_base_url(uint64_t ptr, R
 RustBuffer uniffi_actpass_uniffi_fn_method_nativeclient_circuit(uint64_t ptr, RustCallStatus *_Nonnull out_status
 );
 #endif
+#ifndef UNIFFI_FFIDEF_UNIFFI_ACTPASS_UNIFFI_FN_METHOD_NATIVECLIENT_IN_TRACE
+#define UNIFFI_FFIDEF_UNIFFI_ACTPASS_UNIFFI_FN_METHOD_NATIVECLIENT_IN_TRACE
+uint64_t uniffi_actpass_uniffi_fn_method_nativeclient_in_trace(uint64_t ptr, RustBuffer traceparent, RustCallStatus *_Nonnull out_status
+);
+#endif
 #ifndef UNIFFI_FFIDEF_UNIFFI_ACTPASS_UNIFFI_FN_METHOD_NATIVECLIENT_ISSUE_PASSPORT
 #define UNIFFI_FFIDEF_UNIFFI_ACTPASS_UNIFFI_FN_METHOD_NATIVECLIENT_ISSUE_PASSPORT
 uint64_t uniffi_actpass_uniffi_fn_method_nativeclient_issue_passport(uint64_t ptr, RustBuffer wanted, RustBuffer cancel
@@ -729,6 +734,12 @@ uint16_t uniffi_actpass_uniffi_checksum_method_nativeclient_base_url(void
 #ifndef UNIFFI_FFIDEF_UNIFFI_ACTPASS_UNIFFI_CHECKSUM_METHOD_NATIVECLIENT_CIRCUIT
 #define UNIFFI_FFIDEF_UNIFFI_ACTPASS_UNIFFI_CHECKSUM_METHOD_NATIVECLIENT_CIRCUIT
 uint16_t uniffi_actpass_uniffi_checksum_method_nativeclient_circuit(void
+    
+);
+#endif
+#ifndef UNIFFI_FFIDEF_UNIFFI_ACTPASS_UNIFFI_CHECKSUM_METHOD_NATIVECLIENT_IN_TRACE
+#define UNIFFI_FFIDEF_UNIFFI_ACTPASS_UNIFFI_CHECKSUM_METHOD_NATIVECLIENT_IN_TRACE
+uint16_t uniffi_actpass_uniffi_checksum_method_nativeclient_in_trace(void
     
 );
 #endif

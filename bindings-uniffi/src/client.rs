@@ -125,6 +125,11 @@ impl NativeClient {
         enter(|| Ok(Arc::new(Self(settings.build()?))))
     }
 
+    /// The same client, whose calls are part of a trace.
+    pub(crate) fn in_trace(&self, traceparent: String) -> Result<Arc<Self>, NativeError> {
+        enter(|| Ok(Arc::new(Self(self.0.in_trace(traceparent.parse()?)))))
+    }
+
     /// The gateway's URL.
     pub(crate) fn base_url(&self) -> Result<String, NativeError> {
         enter(|| Ok(self.0.base_url().to_owned()))

@@ -102,7 +102,8 @@ export async function whatExecuteReturns(): Promise<void> {
 }
 
 export async function theOtherCalls(signal: AbortSignal, mode: Mode | undefined): Promise<void> {
-  const decision: Decision = await actpass.preflight({ ...action, mode, signal, userId: undefined });
+  const traceparent = '00-0af7651916cd43dd8448eb211c80319c-b7ad6b7169203331-01';
+  const decision: Decision = await actpass.preflight({ ...action, mode, signal, traceparent, userId: undefined });
   const passport: IssuedPassport = await actpass.issuePassport({
     audience: 'a',
     goal: 'g',
@@ -111,7 +112,7 @@ export async function theOtherCalls(signal: AbortSignal, mode: Mode | undefined)
   });
   const verified: boolean = (await actpass.verifyPassport({ token: passport.token, audience: 'a' })).valid;
   const offline = await actpass.verifyPassportOffline({ token: passport.token, audience: 'a', issuer: 'i' });
-  const revoked: boolean = (await actpass.revokePassport('ap_1', 'over', { signal })).revoked;
+  const revoked: boolean = (await actpass.revokePassport('ap_1', 'over', { signal, traceparent: undefined })).revoked;
   const recorded: string = (await actpass.recordEvidence({ eventType: 'e', chainId: 'c' })).event_id;
   const { status } = await actpass.waitForApproval('apr_1', { timeoutMs: 1000 });
   holds<Same<typeof status, 'pending' | 'approved' | 'rejected' | 'expired'>>();

@@ -216,7 +216,7 @@ class AsyncActPassClient(Settings):
             asyncio.CancelledError: The task was cancelled. Before the verdict: nothing runs. While the function ran: it
                 has been cancelled too, and with ``record_outcome`` the ledger is told, as far as that still succeeds.
         """
-        _run.check_callable(execute_fn)
+        _run.check_callable(execute_fn, awaited=True)
         with operation("guard", tool, mode, self) as told:
             permit, blocked = await answer(
                 self._native.authorize(
@@ -291,7 +291,7 @@ class AsyncActPassClient(Settings):
         Raises:
             ActPassArgumentError: ``pending`` is not such a dict; the message names the member.
         """
-        _run.check_callable(execute_fn)
+        _run.check_callable(execute_fn, awaited=True)
         with operation("resume", *_run.shown(pending), self) as told:
             permit, blocked = await answer(self._native.resume(pending, passport, wait_for_approval, record_outcome))
             outcome: GuardOutput[Any] = await _run.run_async(permit, blocked, pending["tool"], execute_fn, told)
@@ -494,9 +494,10 @@ class AsyncActPassClient(Settings):
         """Return a decorator whose function runs only when the decision about its arguments allows it.
 
         The arguments of a call, bound to their names and with defaults filled in, are what the gateway judges, and what
-        the function is called with. ``self`` and ``cls`` are never sent. A function with ``**names`` has those sent as
-        arguments of their own. The function keeps its name, documentation, signature and type. It
-        must be ``async def``: a plain one would block the event loop.
+        the function is called with: a list or dict among them that changes meanwhile runs nothing. The ``self`` or
+        ``cls`` of a method is not sent. A function with ``**names`` has those sent as arguments of their own.
+        Generators are refused: their bodies would run later, unguarded. The function keeps its name, documentation,
+        signature and type. It must be ``async def``: a plain one would block the event loop.
 
         Args:
             tool: The tool that the function is.
@@ -508,6 +509,7 @@ class AsyncActPassClient(Settings):
             include: The arguments that are sent. Default: all.
             exclude: Arguments that are not sent: what is not JSON, such as a database handle. Nobody judges them.
             redact: Arguments that are sent as ``"[redacted]"``; or a dict of functions that make what is sent of them.
+                They are called once more before the function runs, to see that nothing has changed.
             user_id: On whose behalf the agent acts, or a function without parameters that says so for each call.
             passport: The passport that each call spends, or a function without parameters that gets it.
             audience: To whom the passport is shown.
@@ -516,7 +518,7 @@ class AsyncActPassClient(Settings):
             record_outcome: As for :meth:`guard`.
 
         Raises:
-            ActPassConfigError: A name is none of the function's, when it is decorated.
+            ActPassConfigError: When it is decorated: a name is none of the function's, or it cannot be protected.
             ActionBlocked: The function did not run, when it is called. It has the decision, ``retryable``, and a text
                 that a model can act on.
             ActPassArgumentError: An argument cannot be sent, or changed while the gateway was asked. Nothing ran.

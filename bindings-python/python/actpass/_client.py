@@ -12,6 +12,7 @@ from ._types import T
 
 if TYPE_CHECKING:
     from types import TracebackType
+    from typing import Literal
 
     from typing_extensions import Self
 
@@ -124,12 +125,12 @@ class Settings:
         return self._native.timeout
 
     @property
-    def mode(self) -> str:
+    def mode(self) -> Mode:
         """The mode of calls that name none."""
         return self._native.mode
 
     @property
-    def circuit(self) -> str:
+    def circuit(self) -> Literal["closed", "open", "half_open"]:
         """Whether calls go to the gateway: ``closed`` (they do), ``open`` (they fail at once) or ``half_open``.
 
         It opens after ``circuit_failures`` calls in a row that could not reach the gateway, for about a second, and
@@ -271,7 +272,8 @@ class ActPassClient(Settings):
             goal: This and all that is not listed here: as for :meth:`preflight`.
             tool: The tool that it is about to use.
             args: The tool's arguments.
-            execute_fn: What is to run.
+            execute_fn: What is to run: a function that is done when it returns. ``async def`` is for
+                :class:`~actpass.AsyncActPassClient`.
             resource: What the tool acts on.
             user_id: On whose behalf the agent acts.
             passport: The passport that the action spends.
@@ -302,7 +304,7 @@ class ActPassClient(Settings):
         >>> out["executed"], out["decision"]["reason_code"]
         (False, 'actpass.unreachable')
         """
-        _run.check_callable(execute_fn)
+        _run.check_callable(execute_fn, awaited=False)
         with operation("guard", tool, mode, self) as told:
             permit, blocked = self._native.authorize(
                 (
@@ -340,7 +342,8 @@ class ActPassClient(Settings):
 
         Args:
             pending: What :meth:`guard` reported as ``approval``, also after a way through JSON.
-            execute_fn: What is to run.
+            execute_fn: What is to run: a function that is done when it returns. ``async def`` is for
+                :class:`~actpass.AsyncActPassClient`.
             passport: A passport, if the action needs one: ``pending`` holds no secret.
             wait_for_approval: As for :meth:`guard`. Default: it is not held, and comes back as blocked if nobody has
                 decided yet.
@@ -357,7 +360,7 @@ class ActPassClient(Settings):
         >>> client.resume(pending, lambda ctx: print("ran"))["decision"]["reason_code"]
         'actpass.unreachable'
         """
-        _run.check_callable(execute_fn)
+        _run.check_callable(execute_fn, awaited=False)
         with operation("resume", *_run.shown(pending), self) as told:
             permit, blocked = self._native.resume(pending, passport, wait_for_approval, record_outcome)
             return _run.run(permit, blocked, pending["tool"], execute_fn, told)
@@ -557,9 +560,11 @@ class ActPassClient(Settings):
         """Return a decorator whose function runs only when the decision about its arguments allows it.
 
         The arguments of a call, bound to their names and with defaults filled in, are what the gateway judges, and what
-        the function is called with. ``self`` and ``cls`` are never sent. A function with ``**names`` has those sent as
-        arguments of their own. The function keeps its name, documentation, signature and type, and may be
-        ``async def``: then its calls are made as :class:`~actpass.AsyncActPassClient` makes them.
+        the function is called with: a list or dict among them that changes meanwhile runs nothing. The ``self`` or
+        ``cls`` of a method is not sent. A function with ``**names`` has those sent as arguments of their own.
+        Generators are refused: their bodies would run later, unguarded. The function keeps its name, documentation,
+        signature and type, and may be ``async def``: then its calls are made as :class:`~actpass.AsyncActPassClient`
+        makes them.
 
         Args:
             tool: The tool that the function is.
@@ -571,6 +576,7 @@ class ActPassClient(Settings):
             include: The arguments that are sent. Default: all.
             exclude: Arguments that are not sent: what is not JSON, such as a database handle. Nobody judges them.
             redact: Arguments that are sent as ``"[redacted]"``; or a dict of functions that make what is sent of them.
+                They are called once more before the function runs, to see that nothing has changed.
             user_id: On whose behalf the agent acts, or a function without parameters that says so for each call.
             passport: The passport that each call spends, or a function without parameters that gets it.
             audience: To whom the passport is shown.
@@ -579,7 +585,7 @@ class ActPassClient(Settings):
             record_outcome: As for :meth:`guard`.
 
         Raises:
-            ActPassConfigError: A name is none of the function's, when it is decorated.
+            ActPassConfigError: When it is decorated: a name is none of the function's, or it cannot be protected.
             ActionBlocked: The function did not run, when it is called. It has the decision, ``retryable``, and a text
                 that a model can act on.
             ActPassArgumentError: An argument cannot be sent, or changed while the gateway was asked. Nothing ran.

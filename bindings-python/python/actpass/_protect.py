@@ -5,7 +5,7 @@ from __future__ import annotations
 import functools
 import inspect
 import string
-from collections.abc import Collection, Mapping
+from collections.abc import Collection, Iterator, Mapping
 from typing import TYPE_CHECKING, Any, Callable, TypeVar
 
 from . import _native
@@ -25,6 +25,8 @@ R = TypeVar("R")
 REDACTED = "[redacted]"
 #: What cannot change while the gateway is asked.
 _FIXED = (str, int, float, bool, type(None))
+#: What no method of a program's own classes is called on.
+_JSON = (*_FIXED, dict, list, tuple)
 
 
 class Protection:
@@ -64,11 +66,16 @@ class Protection:
             raise _wrong("protect", "expected a function: put @staticmethod or @classmethod above @protect")
         if not callable(function) or inspect.isclass(function):
             raise _wrong("protect", f"expected a function, found {type(function).__name__}")
-        if inspect.isasyncgenfunction(function):
-            raise _wrong("protect", "expected a function or coroutine function, found an asynchronous generator")
         judged = _Judged(self, function)
+        for one in _layers(function):
+            if _is(inspect.isgeneratorfunction, one) or _is(inspect.isasyncgenfunction, one):
+                raise _wrong(
+                    "protect",
+                    "expected a function that is done when it returns, found a generator function: its body would run "
+                    "later, unguarded; protect the function that does one step",
+                )
         wrapper: Any
-        if inspect.iscoroutinefunction(function):
+        if _is_coroutine_function(function):
             wrapper = self._around_coroutine(function, judged)
         else:
             wrapper = self._around_function(function, judged)
@@ -91,7 +98,15 @@ class Protection:
 
             def run(_: object) -> Any:
                 unchanged()
-                return function(*bound.args, **bound.kwargs)
+                result = function(*bound.args, **bound.kwargs)
+                if inspect.iscoroutine(result):
+                    result.close()
+                    raise _wrong(
+                        "protect",
+                        "expected a function that is done when it returns, found one that returns a coroutine, which "
+                        "was not run: put @protect directly above the async def",
+                    )
+                return result
 
             return self._end(client.guard(execute_fn=run, **action))
 
@@ -128,10 +143,11 @@ class _Judged:
         self._signature = inspect.signature(function)
         parameters = list(self._signature.parameters.values())
         first = parameters[0] if parameters else None
-        self._unsent = {first.name} if first is not None and first.name in {"self", "cls"} else set()
+        self._receiver = first.name if first is not None and first.name in {"self", "cls"} else None
+        self._is_method = _is_in_a_class(function)
         self._open = next((p.name for p in parameters if p.kind is p.VAR_KEYWORD), None)
         self._names = {p.name for p in parameters if p.name != self._open}
-        self._fixed = tuple(p.name for p in parameters if p.kind is p.POSITIONAL_ONLY)
+        self._fixed = tuple(p.name for p in parameters if p.kind in {p.POSITIONAL_ONLY, p.VAR_POSITIONAL})
         for name, given in (
             ("include", protection._include or ()),
             ("exclude", protection._exclude),
@@ -150,6 +166,11 @@ class _Judged:
         bound.apply_defaults()
         named = self._named(bound)
         sent = self._sent(named)
+        judged = None
+        if not all(type(value) in _FIXED for value in sent.values()):
+            judged = _native.json_text("args", sent)
+            # What is asked about is that very text, whatever another thread does to the arguments meanwhile.
+            sent = _native.json_value("args", judged)
         action = {
             "goal": protection._goal,
             "tool": protection._tool,
@@ -159,7 +180,6 @@ class _Judged:
             "passport": _now(protection._passport),
             **protection._options,
         }
-        judged = None if all(type(value) in _FIXED for value in sent.values()) else _native.json_text("args", sent)
 
         def unchanged() -> None:
             if judged is not None and _native.json_text("args", self._sent(named)) != judged:
@@ -171,7 +191,9 @@ class _Judged:
         return action, bound, unchanged
 
     def _named(self, bound: inspect.BoundArguments) -> dict[str, Any]:
-        named = {name: value for name, value in bound.arguments.items() if name not in self._unsent}
+        named = dict(bound.arguments)
+        if self._receiver is not None and self._is_receiver(named[self._receiver]):
+            del named[self._receiver]
         if self._open is not None:
             extra = named.pop(self._open, {})
             for name in self._fixed:
@@ -182,6 +204,10 @@ class _Judged:
                     )
             named.update(extra)
         return named
+
+    def _is_receiver(self, first: object) -> bool:
+        """Return whether ``first`` is the object or class of a method, and not an argument that has such a name."""
+        return self._is_method and type(first) not in _JSON
 
     def _sent(self, named: dict[str, Any]) -> dict[str, Any]:
         protection = self._protection
@@ -236,6 +262,30 @@ class _Judged:
             return template.format_map(named)
 
         return fill
+
+
+def _layers(function: Wrapped | None) -> Iterator[Wrapped]:
+    """Give the function, and those that it is made around."""
+    while function is not None:
+        yield function
+        function = function.func if isinstance(function, functools.partial) else getattr(function, "__wrapped__", None)
+
+
+def _is(kind: Callable[[object], bool], function: Wrapped) -> bool:
+    """Return whether a function, or what is called of an object, is of a kind."""
+    return kind(function) or kind(getattr(type(function), "__call__", None))  # noqa: B004
+
+
+def _is_coroutine_function(function: Wrapped) -> bool:
+    while isinstance(function, functools.partial):
+        function = function.func
+    return _is(inspect.iscoroutinefunction, function)
+
+
+def _is_in_a_class(function: Wrapped) -> bool:
+    """Return whether it was written in the body of a class, as far as its name tells."""
+    around = getattr(function, "__qualname__", "").rpartition(".")[0]
+    return bool(around) and not around.endswith("<locals>")
 
 
 def _now(given: Any) -> Any:

@@ -14,12 +14,24 @@ if TYPE_CHECKING:
     from ._types import ExecutionContext, GuardOutput
 
 
-def check_callable(found: object) -> None:
-    """Refuse what cannot be called before anything is sent."""
+#: The flags of functions of which a call runs nothing, as ``inspect`` numbers them.
+_GENERATOR, _COROUTINE, _AWAITABLE_GENERATOR, _ASYNC_GENERATOR = 0x20, 0x80, 0x100, 0x200
+
+
+def check_callable(found: object, *, awaited: bool) -> None:
+    """Refuse what cannot be called, or would run later and unguarded, before anything is sent."""
     if not callable(found):
-        raise ActPassArgumentError(
-            f"execute_fn: expected a callable, found {type(found).__name__}", code="actpass.invalid_argument"
-        )
+        raise _wrong(f"expected a callable, found {type(found).__name__}")
+    flags = getattr(getattr(found, "__code__", None), "co_flags", 0)
+    if flags & (_COROUTINE | _AWAITABLE_GENERATOR):
+        if not awaited:
+            raise _wrong("expected a function that is done when it returns, found async def: use AsyncActPassClient")
+    elif flags & (_GENERATOR | _ASYNC_GENERATOR):
+        raise _wrong("expected a function that is done when it returns, found a generator function")
+
+
+def _wrong(problem: str) -> ActPassArgumentError:
+    return ActPassArgumentError(f"execute_fn: {problem}", code="actpass.invalid_argument")
 
 
 def spend(permit: _native.Permit, tool: str) -> ExecutionContext:

@@ -86,6 +86,25 @@ public final class ActPass: Sendable {
         self.agentID = try enter { try native.agentId() }
     }
 
+    private init(_ other: ActPass, native: NativeClient) {
+        self.native = native
+        baseURL = other.baseURL
+        agentID = other.agentID
+    }
+
+    /// The same client, whose calls are part of a trace: they carry it to the gateway. All else is shared.
+    ///
+    /// ```swift
+    /// let outcome = try await actpass.inTrace(current).guard(action) { context in … }
+    /// ```
+    ///
+    /// - Parameter traceparent: The trace as W3C Trace Context (version 00) writes it:
+    ///   `00-0af7651916cd43dd8448eb211c80319c-b7ad6b7169203331-01`.
+    /// - Throws: ``ActPassError`` of the kind ``ActPassError/Kind/argument`` where it is not written so.
+    public func inTrace(_ traceparent: String) throws -> ActPass {
+        ActPass(self, native: try enter { try native.inTrace(traceparent: traceparent) })
+    }
+
     /// Whether calls go to the gateway.
     ///
     /// The circuit opens after `circuitFailures` calls in a row that could not reach the gateway, for about a second, and twice

@@ -47,6 +47,32 @@ final class CallTests: XCTestCase {
         XCTAssertFalse(everythingShown(error).contains("secret"))
     }
 
+    func testTheTraceGoesToTheGateway() async throws {
+        let current = "00-0af7651916cd43dd8448eb211c80319c-b7ad6b7169203331-01"
+        let recorded: JSONValue = ["event_id": "ev_2", "current_event_hash": "ab"]
+        let gateway = try Hostile.play(
+            steps: answer(allow), answer(allow), answer(recorded), answer(recorded), answer(allow))
+        defer { gateway.stop() }
+        let client = try ActPass.quick(gateway.baseURL)
+        let traced = try client.inTrace(current)
+        XCTAssertEqual("\(traced)", "\(client)")
+        _ = try await traced.preflight(refund)
+        let outcome = try await traced.guard(refund, recordOutcome: true) { _ in 1 }
+        XCTAssertEqual(outcome.value, 1)
+        _ = try await traced.recordEvidence("e", chainID: "c")
+        _ = try await client.preflight(refund)
+        let sent = try gateway.seen().map { request in
+            (request["headers"]?.arrayValue ?? []).first { $0.arrayValue?.first == "traceparent" }?.arrayValue?.last?.stringValue
+        }
+        XCTAssertEqual(sent, [current, current, current, current, nil])
+        for wrong in ["", "x", current.uppercased(), current + "\r\n"] {
+            XCTAssertThrowsError(try client.inTrace(wrong)) { error in
+                XCTAssertEqual((error as? ActPassError)?.kind, .argument)
+                XCTAssertTrue("\(error)".contains("traceparent: expected"), "\(error)")
+            }
+        }
+    }
+
     func testPassports() async throws {
         let gateway = try Gateway()
         defer { gateway.stop() }

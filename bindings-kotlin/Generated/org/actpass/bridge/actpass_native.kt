@@ -706,6 +706,8 @@ internal object IntegrityCheckingUniffiLib {
     ): Int
     external fun uniffi_actpass_uniffi_checksum_method_nativeclient_circuit(
     ): Int
+    external fun uniffi_actpass_uniffi_checksum_method_nativeclient_in_trace(
+    ): Int
     external fun uniffi_actpass_uniffi_checksum_method_nativeclient_issue_passport(
     ): Int
     external fun uniffi_actpass_uniffi_checksum_method_nativeclient_preflight(
@@ -768,6 +770,8 @@ internal object UniffiLib {
     ): RustBuffer.ByValue
     external fun uniffi_actpass_uniffi_fn_method_nativeclient_circuit(`ptr`: Long,uniffi_out_err: UniffiRustCallStatus, 
     ): RustBuffer.ByValue
+    external fun uniffi_actpass_uniffi_fn_method_nativeclient_in_trace(`ptr`: Long,`traceparent`: RustBuffer.ByValue,uniffi_out_err: UniffiRustCallStatus, 
+    ): Long
     external fun uniffi_actpass_uniffi_fn_method_nativeclient_issue_passport(`ptr`: Long,`wanted`: RustBuffer.ByValue,`cancel`: RustBuffer.ByValue,
     ): Long
     external fun uniffi_actpass_uniffi_fn_method_nativeclient_preflight(`ptr`: Long,`action`: RustBuffer.ByValue,`cancel`: RustBuffer.ByValue,
@@ -967,6 +971,9 @@ private fun uniffiCheckApiChecksums(lib: IntegrityCheckingUniffiLib) {
         throw RuntimeException("UniFFI API checksum mismatch: try cleaning and rebuilding your project")
     }
     if ((lib.uniffi_actpass_uniffi_checksum_method_nativeclient_circuit() and 0xFFFF) != 22756) {
+        throw RuntimeException("UniFFI API checksum mismatch: try cleaning and rebuilding your project")
+    }
+    if ((lib.uniffi_actpass_uniffi_checksum_method_nativeclient_in_trace() and 0xFFFF) != 55961) {
         throw RuntimeException("UniFFI API checksum mismatch: try cleaning and rebuilding your project")
     }
     if ((lib.uniffi_actpass_uniffi_checksum_method_nativeclient_issue_passport() and 0xFFFF) != 20368) {
@@ -1781,6 +1788,11 @@ public interface NativeClientInterface {
     fun `circuit`(): NativeCircuit
     
     /**
+     * The same client, whose calls are part of a trace.
+     */
+    fun `inTrace`(`traceparent`: kotlin.String): NativeClient
+    
+    /**
      * Asks for a passport.
      */
     suspend fun `issuePassport`(`wanted`: NativePassportRequest, `cancel`: NativeCancel?): NativeIssued
@@ -2038,6 +2050,24 @@ open class NativeClient: Disposable, AutoCloseable, NativeClientInterface
     UniffiLib.uniffi_actpass_uniffi_fn_method_nativeclient_circuit(
         it,
         _status)
+}
+    }
+    )
+    }
+    
+
+    
+    /**
+     * The same client, whose calls are part of a trace.
+     */
+    @Throws(NativeException::class)override fun `inTrace`(`traceparent`: kotlin.String): NativeClient {
+            return FfiConverterTypeNativeClient.lift(
+    callWithHandle {
+    uniffiRustCallWithError(NativeException) { _status ->
+    UniffiLib.uniffi_actpass_uniffi_fn_method_nativeclient_in_trace(
+        it,
+        
+        FfiConverterString.lower(`traceparent`),_status)
 }
     }
     )

@@ -36,61 +36,80 @@ import org.actpass.bridge.nativeSignPayload
  *
  * One client serves many coroutines at once; its calls share their connections. Cancelling a coroutine ends its call at once, and
  * nothing runs.
- *
- * @param apiKey the key, which is the identity: `apk_…` or `apdv_…`. Without one, the environment variable `ACTPASS_API_KEY` holds it.
- * @param tenantId the tenant, a routing hint that the gateway does not trust.
- * @param agentId the agent's name; `sdk` if there is none.
- * @param baseUrl the gateway's URL. Without one, the environment variable `ACTPASS_API_BASE_URL` holds it; otherwise it is that of
- *   the hosted gateway. Plain `http` is accepted to this machine only.
- * @param timeout the total deadline of a call, retries and waits included; above zero, one day at most.
- * @param connectTimeout the longest that one attempt may take to connect; 5 seconds, or [timeout] if that is shorter.
- * @param maxRetries how often a call is tried again at most, 0 to 10. Calls that are not safe to repeat are retried only where the
- *   gateway certainly did not take them.
- * @param circuitFailures how many calls in a row must fail to reach the gateway for the [circuit] to open; 0 turns that off. While it
- *   is open, calls fail at once as `actpass.unreachable`, with a [retryAfter][ActPassException.retryAfter].
- * @param mode the mode of actions that name none. Nothing in the environment can change it.
- * @param certificateAuthorities certificates of authorities to trust besides the system's, in PEM.
- * @param dangerAllowInsecureHttp permits plain `http` to another machine, where everyone on the way can read the key and forge
- *   decisions.
- * @throws ActPassException of the kind [ActPassException.Kind.CONFIG], which names the setting and what was expected.
  */
-public class ActPass(
-    apiKey: String? = null,
-    tenantId: String? = null,
-    agentId: String? = null,
-    baseUrl: String? = null,
-    timeout: Duration = 30.seconds,
-    connectTimeout: Duration? = null,
-    maxRetries: Int = 2,
-    circuitFailures: Int = 5,
-    mode: Mode = Mode.ENFORCE,
-    certificateAuthorities: String? = null,
-    dangerAllowInsecureHttp: Boolean = false,
-) {
-    internal val native: NativeClient = enter {
-        NativeClient(
-            NativeSettings(
-                language = "kotlin",
-                apiKey = apiKey?.wellFormed("api_key"),
-                tenantId = tenantId?.wellFormed("tenant_id"),
-                agentId = agentId?.wellFormed("agent_id"),
-                baseUrl = baseUrl?.wellFormed("base_url"),
-                timeout = timeout.inSeconds,
-                connectTimeout = connectTimeout?.inSeconds,
-                maxRetries = maxRetries.toLong(),
-                circuitFailures = circuitFailures.toLong(),
-                mode = mode.native,
-                ca = certificateAuthorities?.wellFormed("ca"),
-                dangerAllowInsecureHttp = dangerAllowInsecureHttp,
-            ),
-        )
-    }
+public class ActPass private constructor(internal val native: NativeClient) {
+    /**
+     * Checks the settings. Nothing is sent, and no thread is started.
+     *
+     * @param apiKey the key, which is the identity: `apk_…` or `apdv_…`. Without one, the environment variable `ACTPASS_API_KEY` holds it.
+     * @param tenantId the tenant, a routing hint that the gateway does not trust.
+     * @param agentId the agent's name; `sdk` if there is none.
+     * @param baseUrl the gateway's URL. Without one, the environment variable `ACTPASS_API_BASE_URL` holds it; otherwise it is that of
+     *   the hosted gateway. Plain `http` is accepted to this machine only.
+     * @param timeout the total deadline of a call, retries and waits included; above zero, one day at most.
+     * @param connectTimeout the longest that one attempt may take to connect; 5 seconds, or [timeout] if that is shorter.
+     * @param maxRetries how often a call is tried again at most, 0 to 10. Calls that are not safe to repeat are retried only where the
+     *   gateway certainly did not take them.
+     * @param circuitFailures how many calls in a row must fail to reach the gateway for the [circuit] to open; 0 turns that off. While it
+     *   is open, calls fail at once as `actpass.unreachable`, with a [retryAfter][ActPassException.retryAfter].
+     * @param mode the mode of actions that name none. Nothing in the environment can change it.
+     * @param certificateAuthorities certificates of authorities to trust besides the system's, in PEM.
+     * @param dangerAllowInsecureHttp permits plain `http` to another machine, where everyone on the way can read the key and forge
+     *   decisions.
+     * @throws ActPassException of the kind [ActPassException.Kind.CONFIG], which names the setting and what was expected.
+     */
+    public constructor(
+        apiKey: String? = null,
+        tenantId: String? = null,
+        agentId: String? = null,
+        baseUrl: String? = null,
+        timeout: Duration = 30.seconds,
+        connectTimeout: Duration? = null,
+        maxRetries: Int = 2,
+        circuitFailures: Int = 5,
+        mode: Mode = Mode.ENFORCE,
+        certificateAuthorities: String? = null,
+        dangerAllowInsecureHttp: Boolean = false,
+    ) : this(
+        enter {
+            NativeClient(
+                NativeSettings(
+                    language = "kotlin",
+                    apiKey = apiKey?.wellFormed("api_key"),
+                    tenantId = tenantId?.wellFormed("tenant_id"),
+                    agentId = agentId?.wellFormed("agent_id"),
+                    baseUrl = baseUrl?.wellFormed("base_url"),
+                    timeout = timeout.inSeconds,
+                    connectTimeout = connectTimeout?.inSeconds,
+                    maxRetries = maxRetries.toLong(),
+                    circuitFailures = circuitFailures.toLong(),
+                    mode = mode.native,
+                    ca = certificateAuthorities?.wellFormed("ca"),
+                    dangerAllowInsecureHttp = dangerAllowInsecureHttp,
+                ),
+            )
+        },
+    )
 
     /** The gateway's URL, without a trailing slash. */
     public val baseUrl: String = enter { native.baseUrl() }
 
     /** The agent's name. */
     public val agentId: String = enter { native.agentId() }
+
+    /**
+     * The same client, whose calls are part of a trace: they carry it to the gateway. All else is shared.
+     *
+     * ```
+     * val outcome = actpass.inTrace(current).guard(action) { context -> … }
+     * ```
+     *
+     * @param traceparent the trace as W3C Trace Context (version 00) writes it:
+     *   `00-0af7651916cd43dd8448eb211c80319c-b7ad6b7169203331-01`.
+     * @throws ActPassException of the kind [ActPassException.Kind.ARGUMENT] where it is not written so.
+     */
+    public fun inTrace(traceparent: String): ActPass =
+        ActPass(enter { native.inTrace(traceparent.wellFormed("traceparent")) })
 
     /**
      * Whether calls go to the gateway.

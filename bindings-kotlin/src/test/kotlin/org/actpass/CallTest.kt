@@ -40,6 +40,30 @@ class CallTest {
     }
 
     @Test
+    fun theTraceGoesToTheGateway(): Unit = runBlocking {
+        val current = "00-0af7651916cd43dd8448eb211c80319c-b7ad6b7169203331-01"
+        val recorded = answer(mapOf("event_id" to "ev_2", "current_event_hash" to "ab"))
+        Hostile.play(answer(allow), answer(allow), recorded, recorded, answer(allow)).use { gateway ->
+            val client = quick(gateway.baseUrl)
+            val traced = client.inTrace(current)
+            assertEquals(client.baseUrl to client.agentId, traced.baseUrl to traced.agentId)
+            traced.preflight(refund)
+            assertEquals(1, traced.guard(refund, recordOutcome = true) { 1 }.valueOrNull())
+            traced.recordEvidence(eventType = "e", chainId = "c")
+            client.preflight(refund)
+            val sent = gateway.seen().map { request ->
+                (request["headers"] as List<*>).map { it as List<*> }.firstOrNull { it[0] == "traceparent" }?.get(1)
+            }
+            assertEquals(listOf(current, current, current, current, null), sent)
+            for (wrong in listOf("", "x", current.uppercase(), "$current\r\n", "\ud800")) {
+                val error = runCatching { client.inTrace(wrong) }.exceptionOrNull() as ActPassException
+                assertEquals(ActPassException.Kind.ARGUMENT, error.kind)
+                assertTrue(error.message, "traceparent: expected" in error.message.orEmpty())
+            }
+        }
+    }
+
+    @Test
     fun preflight(): Unit = runBlocking {
         Gateway().use { gateway ->
             val decision = gateway.client().preflight(refund)

@@ -1,0 +1,276 @@
+/** What calls tell the program's OpenTelemetry; the names are those of `docs/telemetry.md`. */
+
+import assert from 'node:assert/strict';
+import { readFileSync } from 'node:fs';
+import { afterEach, before, beforeEach, describe, test } from 'node:test';
+import { ActPass } from '@actpass/sdk';
+import { context, metrics, trace } from '@opentelemetry/api';
+import {
+  AggregationTemporality,
+  InMemoryMetricExporter,
+  MeterProvider,
+  PeriodicExportingMetricReader,
+} from '@opentelemetry/sdk-metrics';
+import { InMemorySpanExporter, NodeTracerProvider, SimpleSpanProcessor } from '@opentelemetry/sdk-trace-node';
+import { ACTION, ALLOW, answer, Hostile, newClient, rejection } from './support.mjs';
+
+const hostile = new Hostile();
+const DENY = answer({ decision: 'deny', reason_code: 'refund.over_limit' });
+const RECORDED = answer({ event_id: 'ev_2', current_event_hash: '00' });
+const GIVEN = '00-0af7651916cd43dd8448eb211c80319c-b7ad6b7169203331-01';
+
+/** The `traceparent` of each request. */
+async function sentTo(gateway) {
+  return (await gateway.seen()).map((one) => new Map(one.headers).get('traceparent'));
+}
+
+function textOf(span) {
+  const { traceId, spanId, traceFlags } = span.spanContext();
+  return `00-${traceId}-${spanId}-0${traceFlags}`;
+}
+
+describe('without OpenTelemetry', () => {
+  test('no trace is sent, and no package is needed', async () => {
+    const manifest = JSON.parse(readFileSync(new URL('../package.json', import.meta.url), 'utf8'));
+    assert.equal(manifest.dependencies, undefined);
+    await hostile.play([answer(ALLOW)], async (gateway) => {
+      await newClient(gateway.baseUrl).preflight(ACTION);
+      assert.deepEqual(await sentTo(gateway), [undefined]);
+    });
+  });
+
+  test('the trace that a call names is sent, of every request of it', async () => {
+    await hostile.play([answer(ALLOW), RECORDED, answer(ALLOW), RECORDED], async (gateway) => {
+      const actpass = newClient(gateway.baseUrl);
+      const { executed } = await actpass.guard({
+        ...ACTION,
+        traceparent: GIVEN,
+        recordOutcome: true,
+        execute: () => 1,
+      });
+      assert.ok(executed);
+      await actpass.protect(() => 1, { ...ACTION, args: () => ({}), traceparent: GIVEN })();
+      await actpass.recordEvidence({ eventType: 'e', chainId: 'c', traceparent: GIVEN });
+      assert.deepEqual(await sentTo(gateway), [GIVEN, GIVEN, GIVEN, GIVEN]);
+    });
+  });
+
+  test('one that is none is an error that names it; nothing is sent and nothing runs', async () => {
+    await hostile.play([answer(ALLOW)], async (gateway) => {
+      const actpass = newClient(gateway.baseUrl);
+      for (const traceparent of ['', 'x', GIVEN.toUpperCase(), `${GIVEN}\r\n`, 7, null]) {
+        for (const mode of ['enforce', 'monitor']) {
+          const execute = () => assert.fail('it ran');
+          const error = await rejection(actpass.guard({ ...ACTION, mode, traceparent, execute }));
+          assert.equal(error.code, 'actpass.invalid_argument');
+          assert.match(error.message, /^traceparent: /);
+        }
+      }
+      assert.deepEqual(await gateway.seen(), []);
+    });
+  });
+});
+
+describe('with OpenTelemetry', () => {
+  const exporter = new InMemorySpanExporter();
+  const points = new InMemoryMetricExporter(AggregationTemporality.CUMULATIVE);
+  const reader = new PeriodicExportingMetricReader({ exporter: points, exportIntervalMillis: 3_600_000 });
+  const provider = new NodeTracerProvider({ spanProcessors: [new SimpleSpanProcessor(exporter)] });
+  const meters = new MeterProvider({ readers: [reader] });
+  let tracer;
+
+  before(() => {
+    provider.register();
+    metrics.setGlobalMeterProvider(meters);
+    tracer = trace.getTracer('tests');
+  });
+
+  beforeEach(() => exporter.reset());
+
+  afterEach(() => exporter.reset());
+
+  /** What was told of each span, oldest first. */
+  function spans() {
+    return exporter
+      .getFinishedSpans()
+      .map(({ name, attributes, status, kind }) => ({ name, attributes, status, kind }));
+  }
+
+  test('the current trace goes to the gateway, and the function is inside', async () => {
+    let inside;
+    await hostile.play([answer(ALLOW), RECORDED], async (gateway) => {
+      const actpass = newClient(gateway.baseUrl);
+      await tracer.startActiveSpan('outside', async (outside) => {
+        await actpass.guard({
+          ...ACTION,
+          recordOutcome: true,
+          execute: async () => {
+            await null;
+            inside = tracer.startSpan('inside');
+            inside.end();
+          },
+        });
+        assert.equal(trace.getActiveSpan(), outside);
+        outside.end();
+      });
+      const [within, guard, outside] = exporter.getFinishedSpans();
+      assert.deepEqual([within.name, guard.name, outside.name], ['inside', 'actpass.guard', 'outside']);
+      assert.equal(guard.parentSpanContext.spanId, outside.spanContext().spanId);
+      assert.equal(within.parentSpanContext.spanId, guard.spanContext().spanId);
+      assert.deepEqual(await sentTo(gateway), [textOf(guard), textOf(guard)]);
+    });
+  });
+
+  test('a call that names a trace is part of that one', async () => {
+    await hostile.play([answer(ALLOW)], async (gateway) => {
+      await tracer.startActiveSpan('outside', async (outside) => {
+        await newClient(gateway.baseUrl).preflight({ ...ACTION, traceparent: GIVEN });
+        outside.end();
+      });
+      assert.deepEqual(await sentTo(gateway), [GIVEN]);
+    });
+  });
+
+  test('many at a time keep their own', async () => {
+    const count = 16;
+    await hostile.play(Array(count).fill(answer(ALLOW)), async (gateway) => {
+      const actpass = newClient(gateway.baseUrl);
+      const one = (at) =>
+        tracer.startActiveSpan(`outside ${at}`, async (outside) => {
+          await actpass.guard({
+            ...ACTION,
+            args: { at },
+            execute: () => assert.notEqual(trace.getActiveSpan(), outside),
+          });
+          outside.end();
+          return outside.spanContext().traceId;
+        });
+      const traces = await Promise.all(Array.from({ length: count }, (_, at) => one(at)));
+      for (const request of await gateway.seen()) {
+        const { at } = JSON.parse(request.body).args;
+        assert.equal(new Map(request.headers).get('traceparent').split('-')[1], traces[at]);
+      }
+    });
+  });
+
+  test('a span says what was decided and whether it ran', async () => {
+    await hostile.play([answer(ALLOW), DENY, answer(ALLOW), answer({}, { status: 500 })], async (gateway) => {
+      const actpass = newClient(gateway.baseUrl, { mode: 'warn' });
+      await actpass.guard({ ...ACTION, execute: () => 1 });
+      await actpass.guard({ ...ACTION, mode: 'enforce', execute: () => 1 });
+      await actpass.guard({ ...ACTION, execute: () => Promise.reject(new RangeError('secret')) });
+      await actpass.guard({ ...ACTION, execute: () => 1 });
+      await rejection(actpass.guard({ ...ACTION, args: 7, execute: () => 1 }));
+    });
+    const about = { 'actpass.operation': 'guard', 'actpass.tool': ACTION.tool, 'actpass.mode': 'warn' };
+    const allowed = {
+      ...about,
+      'actpass.decision': 'allow',
+      'actpass.reason_code': ALLOW.reason_code,
+      'actpass.evidence_event_id': ALLOW.evidence_event_id,
+      'actpass.executed': true,
+    };
+    const [ran, denied, failed, unreachable, wrong] = spans();
+    assert.deepEqual(ran, { name: 'actpass.guard', kind: 2, status: { code: 0 }, attributes: allowed });
+    assert.deepEqual(denied.attributes, {
+      ...about,
+      'actpass.mode': 'enforce',
+      'actpass.decision': 'deny',
+      'actpass.reason_code': 'refund.over_limit',
+      'actpass.executed': false,
+    });
+    assert.deepEqual(denied.status, { code: 0 });
+    assert.deepEqual([failed.attributes, failed.status], [{ ...allowed, 'error.type': 'RangeError' }, { code: 2 }]);
+    assert.equal(unreachable.attributes['error.type'], 'actpass.gateway_error');
+    assert.equal(unreachable.attributes['actpass.executed'], false);
+    assert.deepEqual([wrong.attributes['error.type'], wrong.status], ['actpass.invalid_argument', { code: 2 }]);
+    assert.ok(!JSON.stringify(spans()).includes('secret'));
+  });
+
+  test('every call has a span, by the names of all languages', async () => {
+    const table = readFileSync(new URL('../../docs/telemetry.md', import.meta.url), 'utf8');
+    const actpass = newClient('http://127.0.0.1:9');
+    const calls = {
+      preflight: () => actpass.preflight(ACTION),
+      guard: () => actpass.guard({ ...ACTION, execute: () => 1 }),
+      resume: () => actpass.resume({}, { execute: () => 1 }),
+      wait_for_approval: () => actpass.waitForApproval('apr_1'),
+      issue_passport: () => actpass.issuePassport({ audience: 'a', goal: 'g', allowedTools: ['t'] }),
+      verify_passport: () => actpass.verifyPassport({ token: 't', audience: 'a' }),
+      verify_passport_offline: () => actpass.verifyPassportOffline({ token: 't', audience: 'a' }),
+      revoke_passport: () => actpass.revokePassport('ap_1'),
+      record_evidence: () => actpass.recordEvidence({ eventType: 'e', chainId: 'c' }),
+    };
+    for (const [name, call] of Object.entries(calls)) {
+      exporter.reset();
+      await call().catch(() => {});
+      const [span] = spans();
+      assert.deepEqual([span.name, span.attributes['actpass.operation']], [`actpass.${name}`, name]);
+      assert.ok(table.includes(`\`actpass.${name}\``), name);
+      for (const attribute of Object.keys(span.attributes)) {
+        assert.ok(table.includes(`\`${attribute}\``), attribute);
+      }
+    }
+  });
+
+  test('how long the gateway took is measured', async () => {
+    await hostile.play([answer({ decision: 'warn' }, { delay_ms: 60 })], async (gateway) => {
+      await newClient(gateway.baseUrl).guard({
+        ...ACTION,
+        mode: 'warn',
+        execute: () => new Promise((resolve) => setTimeout(resolve, 400)),
+      });
+    });
+    await reader.forceFlush();
+    const [{ scopeMetrics }] = points.getMetrics().slice(-1);
+    const [metric] = scopeMetrics.flatMap((scope) => scope.metrics);
+    assert.deepEqual([metric.descriptor.name, metric.descriptor.unit], ['actpass.client.duration', 's']);
+    const ours = metric.dataPoints.filter(
+      ({ attributes }) => attributes['actpass.operation'] === 'guard' && attributes['actpass.decision'] === 'warn',
+    );
+    const [{ attributes, value }] = ours;
+    assert.deepEqual(attributes, { 'actpass.operation': 'guard', 'actpass.decision': 'warn' });
+    assert.equal(value.buckets.boundaries[0], 0.0005);
+    assert.ok(value.max >= 0.06, `${value.max}`);
+    assert.ok(value.max < 0.4, 'the function is in it');
+  });
+
+  test('one that is broken changes nothing', async () => {
+    const key = Symbol.for('opentelemetry.js.api.1');
+    const kept = globalThis[key];
+    const fail = () => {
+      throw new Error('of the program');
+    };
+    const broken = [
+      7,
+      { trace: { getTracer: fail } },
+      { trace: {}, metrics: {}, context: {} },
+      { trace: kept.trace, context: { active: () => context.active(), with: fail } },
+      { trace: kept.trace, context: { active: fail, with: fail }, metrics: { getMeter: fail } },
+      {
+        trace: { getTracer: () => ({ startSpan: () => ({ setAttribute: fail, end: fail, spanContext: fail }) }) },
+        context: kept.context,
+      },
+      {
+        trace: { getTracer: () => ({ startSpan: () => ({ spanContext: () => ({ traceId: '"', spanId: 1 }) }) }) },
+        context: kept.context,
+      },
+    ];
+    await hostile.play(Array(2 * broken.length).fill(answer(ALLOW)), async (gateway) => {
+      const actpass = newClient(gateway.baseUrl);
+      try {
+        for (const api of broken) {
+          globalThis[key] = api;
+          let runs = 0;
+          const { executed, result } = await actpass.guard({ ...ACTION, execute: () => (runs += 1) });
+          assert.deepEqual([executed, result, runs], [true, 1, 1]);
+          const error = await rejection(actpass.protect(fail, ACTION)());
+          assert.equal(error.message, 'of the program');
+        }
+      } finally {
+        globalThis[key] = kept;
+      }
+      assert.equal((await gateway.seen()).length, 2 * broken.length);
+    });
+  });
+});
