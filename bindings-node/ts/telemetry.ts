@@ -54,15 +54,12 @@ export interface Told {
 const NOBODY: Told = { decided() {}, ended() {} };
 
 /** @internal Makes `call`, as a span that is current meanwhile if the program listens. */
-export async function watching<R>(
-  operation: string,
-  about: () => Attributes,
-  call: (told: Told) => Promise<R>,
-): Promise<R> {
+export function watching<R>(operation: string, about: () => Attributes, call: (told: Told) => Promise<R>): Promise<R> {
   const watch = attempt(() => Watch.begin(operation, about));
-  if (watch === undefined) {
-    return call(NOBODY);
-  }
+  return watch === undefined ? call(NOBODY) : watched(watch, call);
+}
+
+async function watched<R>(watch: Watch, call: (told: Told) => Promise<R>): Promise<R> {
   try {
     return await watch.over(() => call(watch));
   } catch (error) {
