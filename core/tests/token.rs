@@ -5,7 +5,8 @@ use std::sync::Once;
 
 use actpass_core::Json;
 use actpass_core::token::{
-    Bearer, Claims, MAX_BYTES, PublicKey, Refusal, Time, Typ, Unverified, encode, signing_input,
+    Bearer, Claims, MAX_BYTES, MAX_JWKS_BYTES, PublicKey, Refusal, Time, Typ, Unverified, encode,
+    signing_input,
 };
 use jsonwebtoken::crypto::{CryptoProvider, JwtSigner, JwtVerifier, KeyUtils};
 use jsonwebtoken::signature::{self, Signer, Verifier};
@@ -44,6 +45,35 @@ fn the_one_form_is_read() {
     let written = signing_input(Typ::Passport, "k1", &Json::parse(CLAIMS.as_bytes()).unwrap());
     assert_eq!(sign(HEADER, CLAIMS).rsplit_once('.').unwrap().0, written);
     assert_eq!(open(&sign(HEADER, CLAIMS)).unwrap().as_json().to_string(), CLAIMS);
+}
+
+#[test]
+fn tokens_and_key_sets_are_read_up_to_their_limits() {
+    for (length, expected) in [(MAX_BYTES, true), (MAX_BYTES + 1, false)] {
+        // Base64 has no texts of some lengths; white space in the header makes up for it.
+        let token = (0..4)
+            .flat_map(|spaces| {
+                let header = format!("{HEADER}{}", " ".repeat(spaces));
+                (MAX_BYTES / 4 * 3 - 500..MAX_BYTES / 4 * 3).map(move |long| (header.clone(), long))
+            })
+            .find(|(header, claims)| encode(header).len() + 2 + (claims * 4).div_ceil(3) + 86 == length)
+            .map(|(header, claims)| {
+                sign(&header, &CLAIMS.replace("\"w\"", &padded(claims - CLAIMS.len() + 1)))
+            })
+            .unwrap();
+        assert_eq!(token.len(), length);
+        assert_eq!(open(&token).map_err(|refusal| refusal == Refusal::Malformed).is_ok(), expected);
+    }
+    for (length, expected) in [(MAX_JWKS_BYTES, true), (MAX_JWKS_BYTES + 1, false)] {
+        let set = format!("{{\"keys\": [], \"x\": {}}}", padded(length - 21));
+        assert_eq!(set.len(), length);
+        assert_eq!(PublicKey::read_set(set.as_bytes()).is_ok(), expected);
+    }
+}
+
+/// A JSON string that many bytes long, without its quotes.
+fn padded(length: usize) -> String {
+    format!("\"{}\"", "x".repeat(length))
 }
 
 #[test]
