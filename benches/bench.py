@@ -1,8 +1,8 @@
 """Measures what clients, gateway and their parts cost, side by side, and writes the figures and the page about them.
 
-`make bench` runs it; `make bench BENCH=quick` tries it out, in few rounds, and writes under target/bench/ only. Settings,
-in the environment: ROUNDS, CALLS and SECONDS (of each measurement, at most), EVENTS (of the long chain), FLAT_CALLS,
-PYTHONS (further interpreters, whose TLS is measured), SECTIONS (names of those to run).
+`make bench` runs it; `make bench BENCH=quick` tries it out, in few rounds, and writes under target/bench/ only.
+Settings, in the environment: ROUNDS, CALLS and SECONDS (of each measurement, at most), EVENTS (of the long chain),
+FLAT_CALLS, PYTHONS (further interpreters, whose TLS is measured), SECTIONS (names of those to run).
 
 Each section is on its own: one that fails is named on the page and makes this fail at the end, and the others are
 measured still.
@@ -166,7 +166,7 @@ def about() -> dict[str, Any]:
         },
         "versions": {
             "rustc": said("rustc", "--version"),
-            "python": said(str(PYTHON), "--version") or platform.python_version(),
+            "python": platform.python_version(),
             "node": said("node", "--version"),
             "java": (said("java", "-version", errors=True) or "").split("\n")[0],
             "swift": swift_version(),
@@ -217,7 +217,7 @@ def build() -> None:
     make("rust", "bench-build")
     make("gateway", "target/release/actpass-gateway")
     if make("python", "python"):
-        results["about"]["versions"]["python"] = said(str(PYTHON), "--version")
+        results["about"]["versions"]["python"] = (said(str(PYTHON), "--version") or "").removeprefix("Python ")
         attempt("python peers", lambda: python_peers(PYTHON))
     if said("scripts/have-node") is None:
         miss("Node: `node` 20.11 or later and npm are not there")

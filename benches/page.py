@@ -160,7 +160,7 @@ def machine(results: dict[str, Any]) -> str:
     """Say on what it was measured, and how noisy that was."""
     about = results["about"]
     where, versions, settings = about["machine"], about["versions"], about["settings"]
-    there = ", ".join(f"{name} {version}" for name, version in versions.items() if version)
+    there = ", ".join(f"{name} {bare(version, name)}" for name, version in versions.items() if version)
     return "\n".join(
         [
             f"**{about['date']}**, `{about['command']}`, commit `{about['commit']}`.",
@@ -178,6 +178,11 @@ def machine(results: dict[str, Any]) -> str:
             "- Processor time is the client's own, user and system, over all its threads.",
         ]
     )
+
+
+def bare(version: str, name: str) -> str:
+    """Return a version without the name before it."""
+    return version.removeprefix(f"{name} ").removeprefix(f"{name}-").removeprefix("openjdk version ")
 
 
 def average(figures: Sequence[float]) -> str:
@@ -547,11 +552,15 @@ class Goal:
         bounds = [
             f"{sign} {number(bound, self.digits if bound % 1 else 0)} {self.unit}" for bound in (self.must, self.aim)
         ]
+        if self.must == self.aim:
+            bounds[1] = ""
         if self.figure is None:
             return [self.what, "not measured", "", *bounds, "**not measured**"]
         median = self.figure.median
         met = [median >= bound if self.least else median <= bound for bound in (self.must, self.aim)]
-        said = "aim reached" if met[1] else "reached" if met[0] else "**missed**"
+        said = (
+            ("reached" if self.must == self.aim else "aim reached") if met[1] else "reached" if met[0] else "**missed**"
+        )
         return [
             self.what,
             f"{number(self.figure.median, self.digits)} {self.unit}",
@@ -580,7 +589,7 @@ def goals(results: dict[str, Any]) -> str:
     counted = ratio(*([instructions[name]] if name in instructions else None for name in ("guard", "published")))
     late = Figure.of([one / 1e3 for one in load("sqlite", "p99") or []])
     tls = [at(results, "clients_tls", "1", name, "p50") for name in ("python.guard", "python.published")]
-    own_version = (at(results, "about", "versions", "python") or "").removeprefix("Python ")
+    own_version = at(results, "about", "versions", "python") or ""
     is_old = version_of(own_version) < (3, 12)
     starts = at(results, "footprint", "starts") or {}
     peaks = at(results, "footprint", "memory_after_calls") or {}
