@@ -23,9 +23,11 @@ import socket
 import subprocess
 import sys
 import tempfile
+import threading
 import time
 import traceback
 from collections.abc import Iterator
+from concurrent.futures import ThreadPoolExecutor
 from pathlib import Path
 from typing import Any, Callable
 
@@ -54,6 +56,8 @@ CALLS = int(setting("CALLS", 2000, 200))
 SECONDS = setting("SECONDS", 0.4, 0.1)
 EVENTS = int(setting("EVENTS", 1_000_000, 5_000))
 FLAT_CALLS = int(setting("FLAT_CALLS", 1_000_000, 5_000))
+#: How long anything may take that is waited for, in seconds.
+LONGEST = 900
 #: How long a round of preflights is.
 LOAD_SECONDS = SECONDS * 4
 
@@ -306,9 +310,12 @@ class Process:
         return self.process.pid
 
     def line(self) -> str:
-        """Return its next line."""
+        """Return its next line. One that hangs is ended."""
         assert self.process.stdout is not None
+        patience = threading.Timer(LONGEST, self.process.kill)
+        patience.start()
         line = self.process.stdout.readline()
+        patience.cancel()
         if not line:
             self.process.wait()
             self.log.seek(0)
@@ -867,12 +874,16 @@ def python_instructions() -> None:
         raise RuntimeError("the Python package was not built")
     figures = results.setdefault("python_instructions", {})
     calls = 50
-    with fixed_answers() as (_, plain, _, _):
-        for name in ("guard", "published"):
-            once, twice = (
-                counted(python_command(PYTHON, plain, None, "--once", name, str(count))) for count in (calls, 2 * calls)
-            )
-            figures[name] = round((twice - once) / calls)
+    with fixed_answers() as (_, plain, _, _), ThreadPoolExecutor(len(cores())) as together:
+        counts = {
+            name: [
+                together.submit(counted, python_command(PYTHON, plain, None, "--once", name, str(count)))
+                for count in (calls, 2 * calls)
+            ]
+            for name in ("guard", "published")
+        }
+        for name, (once, twice) in counts.items():
+            figures[name] = round((twice.result() - once.result()) / calls)
 
 
 def counted(command: list[str]) -> int:
