@@ -264,7 +264,7 @@ def by_published() -> Callable[[], object]:
     sys.modules["actpass_published"] = module
     spec.loader.exec_module(module)
     client = module.ActPassClient(KEY, base_url=settings.url)
-    return lambda: executed(client.guard(**ACTION, execute_fn=lambda ctx: None))
+    return lambda: allowed(client.guard(**ACTION, execute_fn=lambda ctx: None)["decision"])
 
 
 def by_requests() -> Callable[[], object]:
