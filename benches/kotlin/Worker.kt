@@ -34,7 +34,7 @@ fun main(arguments: Array<String>) {
     val contenders = mapOf("guard" to guarded(url, authority), "httpclient" to byHttpClient(url, authority))
     val kept = mutableListOf<suspend () -> Unit>()
     println("""{"contenders": ["guard", "httpclient"], "java": "${System.getProperty("java.version")}"}""")
-    for (line in generateSequence(::readLine)) {
+    for (line in generateSequence(::readlnOrNull)) {
         val words = line.split(" ")
         val answer =
             try {
