@@ -5,8 +5,9 @@
 # make wheels  the wheel for CPython 3.9 and later, checked; make test-pythons runs the suite with it on each CPython here
 # make node    builds, tests and packs the Node package, into target/npm/
 # make swift   brings Swift where there is none, builds and tests the Swift package; make kotlin: the same for Kotlin
-# make bench   what the client adds to a call, side by side
-# make bench-gateway  what the gateway records in a second, on each store
+# make bench   what clients and gateway cost, side by side, written to docs/benchmarks/; make bench BENCH=quick tries it out
+# make bench-gateway  the gateway's part of it
+# make instructions  writes how many instructions the hot paths take, which make test-instructions compares
 # make fuzz    looks for bytes that break something: FUZZ_SECONDS (300) for each target
 # make outcomes  plays the vectors in every language that is here and compares what came of them, byte for byte
 # make break   removes the checks of the guard one by one: each removal must turn vectors red in every language that is here
@@ -32,7 +33,7 @@ RUST_SOURCES := Cargo.toml Cargo.lock $(shell find core/src gateway/src gateway/
 export ACTPASS_OUTCOMES := $(CURDIR)/target/outcomes
 
 .DELETE_ON_ERROR:
-.PHONY: demo test parity outcomes test-rust test-python wheels test-pythons test-page test-api leaks lint python bench bench-gateway fuzz break verify generate clean outcomes-node demo-node test-node test-node-here lint-node lint-node-here node node-face node-release
+.PHONY: demo test parity outcomes test-rust test-python wheels test-pythons test-page test-api leaks lint python bench bench-build bench-gateway instructions instructions-build test-instructions fuzz break verify generate clean outcomes-node demo-node test-node test-node-here lint-node lint-node-here node node-face node-release
 
 demo: python target/release/actpass-gateway
 	@echo
@@ -73,7 +74,7 @@ $(VENV)/installed: $(VENV)/bin/maturin $(PYTHON_SOURCES) $(RUST_SOURCES)
 	$(VENV)/bin/pip install --quiet --force-reinstall target/wheels/release/actpass-*.whl
 	@touch $@
 
-test: test-rust test-python test-node test-swift test-kotlin parity test-page test-api leaks
+test: test-rust test-python test-node test-swift test-kotlin parity test-page test-api test-instructions leaks
 	@echo "make test: all passed"
 
 # Whatever the tests print, passing or not, is kept, so that `leaks` can look for secrets in it.
@@ -203,19 +204,42 @@ lint-node:
 lint-node-here: node-face
 	cd bindings-node && npm run --silent lint
 
-# On one core, so that where the scheduler puts server and client is not what is measured.
-PIN := $(shell command -v taskset >/dev/null && echo taskset -c 0)
-bench: python
-	$(CARGO) build --release --locked -p actpass-benches
-	$(PIN) target/release/actpass-benches
-	$(PIN) $(VENV)/bin/python benches/python.py target/release/actpass-benches
-	@if scripts/have-node; then $(MAKE) --no-print-directory node-release && \
-		$(PIN) node benches/node.mjs bindings-node target/release/actpass-benches; \
-	elif [ $$? = 1 ]; then echo "SKIPPED: the Node package beside its peers"; else exit 1; fi
+# Everything that costs time or memory, beside its peers; docs/benchmarks/repeating.md has the settings. BENCH=quick tries it out.
+bench:
+	@scripts/need-python $(PYTHON)
+	@$(PYTHON) benches/bench.py
 
-bench-gateway: target/release/actpass-gateway
-	$(CARGO) build --release --locked -p actpass-benches
-	target/release/actpass-bench-gateway target/release/actpass-gateway policies/refunds.json
+bench-gateway:
+	@$(MAKE) --no-print-directory bench SECTIONS='gateway gateway_rules gateway_tenants chain'
+
+BENCH_SETTINGS := BENCH ROUNDS CALLS SECONDS EVENTS FLAT_CALLS PYTHONS SECTIONS
+export $(BENCH_SETTINGS)
+
+bench-build:
+	$(CARGO) build --release --locked -p actpass-benches --bin actpass-benches
+
+target/swift/worker.built: $(SWIFT_NATIVE) $(shell find bindings-swift/Sources bindings-swift/Generated benches/swift -name '*.swift')
+	@rm -f target/swift/worker/release/worker
+	scripts/swift-build -c release --package-path benches/swift --scratch-path $(CURDIR)/target/swift/worker $(SWIFT_FLAGS)
+	@touch $@
+
+$(KOTLIN)/worker.built: $(KOTLIN)/actpass.jar benches/kotlin/Worker.kt
+	rm -rf $(KOTLIN)/worker
+	CP=$(KOTLIN)/actpass.jar scripts/kotlinc -Werror -module-name worker -jvm-target 17 -d $(KOTLIN)/worker benches/kotlin
+	@touch $@
+
+# Optimised, for what is not optimised counts other things, in a profile of its own that is cheap to build: see Cargo.toml.
+INSTRUCTIONS := target/instructions/actpass-instructions
+test-instructions:
+	@if command -v valgrind >/dev/null; then $(MAKE) --no-print-directory instructions-build && \
+		scripts/instructions check $(INSTRUCTIONS) benches/instructions.json; \
+	else scripts/skipped 'the count of instructions' 'no valgrind: Debian has it'; fi
+
+instructions: instructions-build
+	scripts/instructions write $(INSTRUCTIONS) benches/instructions.json
+
+instructions-build:
+	$(CARGO) build --profile instructions --locked -p actpass-benches --bin actpass-instructions
 
 FUZZ_SECONDS ?= 300
 fuzz:

@@ -1,25 +1,33 @@
 /**
- * What the Node client adds to a call, beside global `fetch`, `undici`, `axios` and `node:http` doing the same by hand, in
- * interleaved rounds: one call at a time, and 64 at once.
+ * The clients of Node, measured on command.
  *
- * Usage: node.mjs SDK BENCH, the folder of the built package `@actpass/sdk` and the path of the program `actpass-benches`,
- * whose fixed-answer server they all ask. The peers are installed into `target/peers/node`.
+ * Usage: node.mjs SDK PEERS URL [CA], the folders of the built package `@actpass/sdk` and of the installed peers.
+ *
+ * A worker reads a command a line and answers each with a JSON object on a line:
+ *
+ * - `measure NAME WIDTH CALLS SECONDS`: so many calls, so many at once, for so long at most.
+ * - `clients NAME COUNT`: makes so many more clients, which make one call each and stay.
+ * - `border`: what crossing into the addon costs, in nanoseconds.
+ *
+ * Each contender is loaded when it is first asked for.
  */
 
-import { execFileSync, spawn } from 'node:child_process';
 import { randomUUID } from 'node:crypto';
 import { once } from 'node:events';
-import { existsSync, mkdirSync, writeFileSync } from 'node:fs';
-import { Agent, request as httpRequest } from 'node:http';
+import { readFileSync } from 'node:fs';
+import http from 'node:http';
+import https from 'node:https';
 import { createRequire } from 'node:module';
 import { resolve } from 'node:path';
 import { performance } from 'node:perf_hooks';
 import { createInterface } from 'node:readline';
 
-const ROUNDS = Number(process.env.ROUNDS ?? 7);
-const CALLS = Number(process.env.CALLS ?? 2_000);
-const AT_ONCE = 64;
-const PEERS = { axios: '1.21.1', undici: '7.30.2' };
+const [sdk, peersFolder, baseUrl, authority] = process.argv.slice(2);
+if (baseUrl === undefined) {
+  console.error('usage: node.mjs SDK PEERS URL [CA]');
+  process.exit(2);
+}
+const WIDEST = 64;
 const KEY = 'apk_bench';
 const ACTION = {
   goal: 'resolve_refund_request',
@@ -27,36 +35,67 @@ const ACTION = {
   resource: 'stripe:charge:ch_123',
   args: { amount: 4900, currency: 'usd' },
 };
+const ca = authority === undefined ? undefined : readFileSync(authority, 'utf8');
+const path = '/api/v1/actions/preflight';
+const url = `${baseUrl}${path}`;
+const headers = {
+  authorization: `Bearer ${KEY}`,
+  'content-type': 'application/json',
+};
+const own = createRequire(resolve(sdk, 'package.json'));
+const peers = createRequire(resolve(peersFolder, 'package.json'));
 
-async function main(sdk, bench) {
-  const server = spawn(bench, ['serve'], {
-    stdio: ['pipe', 'pipe', 'inherit'],
-  });
-  const [baseUrl] = await once(createInterface({ input: server.stdout }), 'line');
-  const contenders = await newContenders(sdk, baseUrl);
-  const rounds = new Map(contenders.map(({ name }) => [name, { single: [], many: [] }]));
-  for (let round = 0; round <= ROUNDS; round += 1) {
-    for (const { name, call } of contenders) {
-      const single = await measure(call, 1);
-      const many = await measure(call, AT_ONCE);
-      // The first round warms up.
-      if (round > 0) {
-        rounds.get(name).single.push(single);
-        rounds.get(name).many.push(many);
+async function main() {
+  const callers = new Map();
+  const kept = [];
+  const commands = {
+    async measure(name, width, calls, seconds) {
+      if (!callers.has(name)) {
+        callers.set(name, contenders[name]());
       }
+      return measure(callers.get(name), Number(width), Number(calls), Number(seconds));
+    },
+    async clients(name, count) {
+      for (let index = 0; index < Number(count); index += 1) {
+        const call = contenders[name]();
+        await call();
+        kept.push(call);
+      }
+      return { clients: kept.length };
+    },
+    border,
+  };
+  say({
+    contenders: Object.keys(contenders),
+    node: process.versions.node,
+    versions: versions(),
+  });
+  for await (const line of createInterface({ input: process.stdin })) {
+    const [command, ...words] = line.split(' ');
+    try {
+      say(await commands[command](...words));
+    } catch (error) {
+      say({ error: String(error) });
     }
   }
-  report(rounds);
-  server.stdin.end();
+}
+
+function say(answer) {
+  process.stdout.write(`${JSON.stringify(answer)}\n`);
+}
+
+function versions() {
+  const version = (name) => peers(`${name}/package.json`).version;
+  return { axios: version('axios'), undici: version('undici') };
 }
 
 /** Makes the calls, `width` at a time. */
-async function measure(call, width) {
+async function measure(call, width, calls, seconds) {
   const times = [];
-  let left = CALLS;
+  let left = calls;
   const started = performance.now();
   const worker = async () => {
-    while (left > 0) {
+    while (left > 0 && performance.now() - started < seconds * 1e3) {
       left -= 1;
       const start = performance.now();
       await call();
@@ -64,143 +103,139 @@ async function measure(call, width) {
     }
   };
   await Promise.all(Array.from({ length: width }, worker));
-  const rate = CALLS / ((performance.now() - started) / 1e3);
+  const took = (performance.now() - started) / 1e3;
   times.sort((a, b) => a - b);
-  return { p50: times[CALLS >> 1], p99: times[Math.floor(CALLS * 0.99)], rate };
+  const at = (part) => times[Math.floor((times.length * part) / 100)] ?? null;
+  return { calls: times.length, seconds: took, p50: at(50), p99: at(99) };
 }
 
-async function newContenders(sdk, baseUrl) {
-  const require = createRequire(resolve(sdk, 'package.json'));
-  const { ActPass } = require(resolve(sdk));
-  const peers = createRequire(installPeers());
-  const { Pool } = peers('undici');
-  const axios = peers('axios');
-
-  const actpass = new ActPass({ apiKey: KEY, baseUrl });
-  const url = `${baseUrl}/api/v1/actions/preflight`;
-  const headers = {
-    authorization: `Bearer ${KEY}`,
-    'content-type': 'application/json',
-  };
-  const body = () =>
-    JSON.stringify({
-      agent_id: 'sdk',
-      ...ACTION,
-      user_id: null,
-      passport: null,
-      mode: 'enforce',
-      idempotency_key: randomUUID(),
-      audience: null,
-    });
-  const execute = async () => ({ refunded: true });
-  const runIfAllowed = async (decision) => {
-    if (decision.decision !== 'allow') {
-      throw new Error('blocked');
-    }
-    return { decision, result: await execute({ decision }) };
-  };
-
-  const pool = new Pool(baseUrl, { connections: AT_ONCE });
-  const agent = new Agent({ keepAlive: true });
-  const byHttp = axios.create({ httpAgent: agent });
-  return [
-    {
-      name: '@actpass/sdk, guard',
-      call: async () => {
-        const { executed } = await actpass.guard({ ...ACTION, execute });
-        if (!executed) {
-          throw new Error('blocked');
-        }
-      },
-    },
-    {
-      name: 'undici.request, by hand',
-      call: async () => {
-        const answer = await pool.request({
-          path: '/api/v1/actions/preflight',
-          method: 'POST',
-          headers,
-          body: body(),
-        });
-        return runIfAllowed(await answer.body.json());
-      },
-    },
-    {
-      name: 'node:http kept alive, by hand',
-      call: async () => {
-        const request = httpRequest(url, { method: 'POST', agent, headers });
-        request.end(body());
-        const [answer] = await once(request, 'response');
-        let text = '';
-        for await (const chunk of answer.setEncoding('utf8')) {
-          text += chunk;
-        }
-        return runIfAllowed(JSON.parse(text));
-      },
-    },
-    {
-      name: 'axios, by hand',
-      call: async () => runIfAllowed((await byHttp.post(url, body(), { headers })).data),
-    },
-    {
-      name: 'fetch, by hand',
-      call: async () => {
-        const answer = await fetch(url, {
-          method: 'POST',
-          headers,
-          body: body(),
-        });
-        return runIfAllowed(await answer.json());
-      },
-    },
-  ];
-}
-
-/** Installs the peers once; a path inside their folder. */
-function installPeers() {
-  const folder = resolve('target/peers/node');
-  const manifest = resolve(folder, 'package.json');
-  if (!existsSync(manifest)) {
-    mkdirSync(folder, { recursive: true });
-    const packages = Object.entries(PEERS).map(([name, version]) => `${name}@${version}`);
-    const options = ['--silent', '--no-audit', '--no-fund', '--ignore-scripts', '--prefix', folder];
-    execFileSync('npm', ['install', ...options, ...packages], {
-      stdio: 'inherit',
-    });
-    writeFileSync(resolve(folder, '.installed'), '');
-  }
-  return manifest;
-}
-
-function report(rounds) {
-  const median = (values) => values.toSorted((a, b) => a - b)[values.length >> 1];
-  const figures = (list) => ({
-    p50: median(list.map(({ p50 }) => p50)),
-    p99: median(list.map(({ p99 }) => p99)),
-    rate: median(list.map(({ rate }) => rate)),
+/** What a guard sends, written as each client's user would. */
+function body() {
+  return JSON.stringify({
+    agent_id: 'sdk',
+    ...ACTION,
+    user_id: null,
+    passport: null,
+    mode: 'enforce',
+    idempotency_key: randomUUID(),
+    audience: null,
   });
-  console.log(`\nNode ${process.versions.node}, ${CALLS} calls a round, ${ROUNDS} rounds interleaved; microseconds`);
-  for (const [kind, title] of [
-    ['single', 'one at a time'],
-    ['many', `${AT_ONCE} at once`],
-  ]) {
-    const base = figures(rounds.get('undici.request, by hand')[kind]);
-    console.log(
-      `${title.padEnd(34)} ${['p50', 'p99', 'calls/s'].map((head) => head.padStart(9)).join('')}  p50 x undici  p99 x undici`,
-    );
-    for (const [name, list] of rounds) {
-      const { p50, p99, rate } = figures(list[kind]);
-      console.log(
-        `  ${name.padEnd(32)} ${[p50, p99, rate].map((value) => value.toFixed(0).padStart(9)).join('')}` +
-          `${(p50 / base.p50).toFixed(2).padStart(14)}${(p99 / base.p99).toFixed(2).padStart(14)}`,
-      );
-    }
-  }
 }
 
-const [sdk, bench] = process.argv.slice(2);
-if (sdk === undefined || bench === undefined) {
-  console.error('usage: node.mjs SDK BENCH');
-  process.exit(2);
+/** Does what a guard does with an answer. */
+async function runIfAllowed(decision) {
+  if (decision.decision !== 'allow') {
+    throw new Error('blocked');
+  }
+  return { decision, result: await execute({ decision }) };
 }
-await main(sdk, bench);
+
+async function execute() {
+  return { refunded: true };
+}
+
+function newClient() {
+  const { ActPass } = own(resolve(sdk));
+  return new ActPass({
+    apiKey: KEY,
+    baseUrl,
+    ...(ca === undefined ? {} : { ca }),
+  });
+}
+
+/** An agent that keeps its connections. */
+function agent() {
+  return ca === undefined ? new http.Agent({ keepAlive: true }) : new https.Agent({ keepAlive: true, ca });
+}
+
+const contenders = {
+  guard() {
+    const actpass = newClient();
+    return async () => {
+      const { executed } = await actpass.guard({ ...ACTION, execute });
+      if (!executed) {
+        throw new Error('blocked');
+      }
+    };
+  },
+  undici() {
+    const { Pool } = peers('undici');
+    const pool = new Pool(baseUrl, { connections: WIDEST, connect: { ca } });
+    return async () => {
+      const answer = await pool.request({
+        path,
+        method: 'POST',
+        headers,
+        body: body(),
+      });
+      return runIfAllowed(await answer.body.json());
+    };
+  },
+  http() {
+    const kept = agent();
+    const { request: newRequest } = ca === undefined ? http : https;
+    return async () => {
+      const request = newRequest(url, { method: 'POST', agent: kept, headers });
+      request.end(body());
+      const [answer] = await once(request, 'response');
+      let text = '';
+      for await (const chunk of answer.setEncoding('utf8')) {
+        text += chunk;
+      }
+      return runIfAllowed(JSON.parse(text));
+    };
+  },
+  axios() {
+    const axios = peers('axios');
+    const kept = agent();
+    const client = axios.create({ httpAgent: kept, httpsAgent: kept });
+    return async () => runIfAllowed((await client.post(url, body(), { headers })).data);
+  },
+  // Whom it trusts stands in NODE_EXTRA_CA_CERTS.
+  fetch() {
+    return async () => {
+      const answer = await fetch(url, {
+        method: 'POST',
+        headers,
+        body: body(),
+      });
+      return runIfAllowed(await answer.json());
+    };
+  },
+};
+
+function border() {
+  const { hashPayload } = own(resolve(sdk));
+  const actpass = newClient();
+  const item = { sku: 'article-1', count: 3, note: 'left at the door' };
+  const of = (size) => ({
+    amount: 4900,
+    currency: 'usd',
+    items: Array(Math.floor(size / 60)).fill(item),
+  });
+  const [small, large] = [of(1_000), of(100_000)];
+  return {
+    empty_call: nanoseconds(() => actpass.circuit),
+    hash_payload_1_kb: nanoseconds(() => hashPayload(small)),
+    hash_payload_100_kb: nanoseconds(() => hashPayload(large)),
+  };
+}
+
+/** How long a call takes: the median of some batches. */
+function nanoseconds(call) {
+  const batch = (calls) => {
+    const start = performance.now();
+    for (let index = 0; index < calls; index += 1) {
+      call();
+    }
+    return ((performance.now() - start) * 1e6) / calls;
+  };
+  let calls = 1;
+  while (batch(calls) * calls < 1e6) {
+    calls *= 2;
+  }
+  const batches = Array.from({ length: 21 }, () => batch(calls));
+  return batches.toSorted((a, b) => a - b)[10];
+}
+
+await main();

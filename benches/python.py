@@ -1,32 +1,29 @@
-"""What the Python clients add to a call, beside 1.1.3 and the libraries of the field, in interleaved rounds.
+"""The clients of Python, measured on command.
 
-Usage: python.py BENCH, the path of the program ``actpass-benches``, whose fixed-answer server they all ask.
+Usage: python.py URL [--ca FILE] [--published FOLDER] [--path FOLDER]... [--once NAME CALLS]
+
+A worker reads a command a line and answers each with a JSON object on a line:
+
+- ``measure NAME WIDTH CALLS SECONDS``: so many calls, so many at once, for so long at most. The clients that block
+  call from threads.
+- ``clients NAME COUNT``: makes so many more clients, which make one call each and stay.
+- ``border``: what crossing into the native module costs, in nanoseconds.
+
+Each contender is imported when it is first asked for. With ``--once`` it makes so many calls and ends, to be counted.
 """
 
 from __future__ import annotations
 
-import asyncio
-import contextlib
-import http.client
+import argparse
+import importlib.metadata
 import importlib.util
-import io
 import json
-import statistics
-import subprocess
 import sys
+import threading
 import time
-from collections.abc import Awaitable
 from pathlib import Path
 from typing import Any, Callable
-from urllib.parse import urlsplit
 
-import actpass
-
-ROUNDS, CALLS = 7, 500
-#: How many calls are under way at once, for the clients of event loops.
-AT_ONCE = (1, 16, 64)
-PEERS = Path("target/peers")
-LIBRARIES = ("aiohttp", "httpx", "pycurl", "requests", "uvloop")
 ACTION: dict[str, Any] = {
     "goal": "resolve_refund_request",
     "tool": "stripe.refund.create",
@@ -34,174 +31,183 @@ ACTION: dict[str, Any] = {
     "resource": "stripe:charge:ch_123",
 }
 PATH = "/api/v1/actions/preflight"
-HEADERS = {"authorization": "Bearer apk_bench", "content-type": "application/json"}
+KEY = "apk_bench"
+HEADERS = {"authorization": f"Bearer {KEY}", "content-type": "application/json"}
+NAMES = ("aiohttp", "httpx", "pycurl", "requests", "uvloop")
+
+settings: argparse.Namespace
 
 
-def main(bench: str) -> None:
-    """Measure and print the tables."""
-    fetch_peers()
-    with subprocess.Popen([bench, "serve"], stdin=subprocess.PIPE, stdout=subprocess.PIPE, text=True) as server:
-        assert server.stdout is not None
-        url = server.stdout.readline().strip()
-        blocking(url)
-        event_loops(url)
-        assert server.stdin is not None
-        server.stdin.close()
-    imports()
+def main() -> None:
+    """Serve commands until there are no more."""
+    global settings  # noqa: PLW0603
+    parser = argparse.ArgumentParser()
+    parser.add_argument("url")
+    parser.add_argument("--ca")
+    parser.add_argument("--published", type=Path)
+    parser.add_argument("--path", action="append", default=[])
+    parser.add_argument("--once", nargs=2)
+    settings = parser.parse_args()
+    sys.path[:0] = settings.path
+    if settings.once:
+        name, calls = settings.once
+        call = BLOCKING[name]()
+        for _ in range(int(calls)):
+            call()
+        return
+    worker = Worker()
+    say({"contenders": [*BLOCKING, *LOOPS], "python": sys.version.split()[0], "versions": versions()})
+    for line in sys.stdin:
+        try:
+            say(worker.obey(*line.split()))
+        except Exception as error:
+            say({"error": f"{type(error).__name__}: {error}"})
 
 
-def fetch_peers() -> None:
-    """Install what is measured beside this package; the published client, which has its name, apart from the rest."""
-    for folder, packages in ((PEERS, ("actpass==1.1.3",)), (PEERS / "field", LIBRARIES)):
-        if not (folder / "done").exists():
-            pip = [sys.executable, "-m", "pip", "install", "--quiet", "--upgrade", "--target", str(folder), *packages]
-            subprocess.run(pip, check=True)
-            (folder / "done").touch()
-    sys.path.append(str(PEERS / "field"))
+def say(answer: object) -> None:
+    """Answer a command."""
+    print(json.dumps(answer), flush=True)
 
 
-def blocking(url: str) -> None:
-    """Measure one call at a time on the calling thread."""
-    import httpx  # noqa: PLC0415
-    import requests  # noqa: PLC0415
-
-    ours = actpass.ActPassClient("apk_bench", base_url=url)
-    published = load_published().ActPassClient("apk_bench", base_url=url)
-    by_hand = http.client.HTTPConnection(urlsplit(url).netloc)
-    session, modern = requests.Session(), httpx.Client()
-    session.trust_env = False
-    refund = ours.protect(tool=ACTION["tool"], goal=ACTION["goal"], resource="stripe:charge:{charge}")(
-        lambda charge: None
-    )
-    contenders: dict[str, Callable[[], object]] = {
-        "actpass 1.1.3, guard": lambda: published.guard(**ACTION, execute_fn=lambda ctx: None),
-        "requests, a session": lambda: allowed(session.post(url + PATH, body(), headers=HEADERS).json()),
-        "httpx, a client": lambda: allowed(modern.post(url + PATH, content=body(), headers=HEADERS).json()),
-        "http.client kept alive, by hand": lambda: ask_by_hand(by_hand),
-        "pycurl kept alive, by hand": by_curl(url),
-        "this package, preflight": lambda: ours.preflight(**ACTION),
-        "this package, guard": lambda: ours.guard(**ACTION, execute_fn=lambda ctx: None),
-        "this package, protect": lambda: refund("ch_123"),
-    }
-    rounds: dict[str, list[tuple[float, float]]] = {name: [] for name in contenders}
-    for round_number in range(ROUNDS + 1):
-        for name, call in contenders.items():
-            percentiles = measure(call)
-            if round_number:  # The first round warms up.
-                rounds[name].append(percentiles)
-    report("one at a time, blocking", "actpass 1.1.3, guard", rounds)
-    by_hand.close()
+def versions() -> dict[str, str]:
+    """Return which versions of the field are there."""
+    found = {}
+    for name in NAMES:
+        try:
+            found[name] = importlib.metadata.version(name)
+        except importlib.metadata.PackageNotFoundError:
+            continue
+    return found
 
 
-def event_loops(url: str) -> None:
-    """Measure the clients of event loops, so many calls at once, on asyncio and on uvloop."""
-    import aiohttp  # noqa: PLC0415
-    import httpx  # noqa: PLC0415
-    import uvloop  # noqa: PLC0415
+class Worker:
+    """Obeys commands. What it made for one it keeps for the next: connections, threads, loops."""
 
-    @contextlib.asynccontextmanager
-    async def contenders() -> Any:
-        connector = aiohttp.TCPConnector(limit=0)
-        limits = httpx.Limits(max_connections=None)
-        async with (
-            aiohttp.ClientSession(connector=connector) as session,
-            httpx.AsyncClient(limits=limits, timeout=60) as modern,
-            actpass.AsyncActPassClient("apk_bench", base_url=url) as ours,
-        ):
+    def __init__(self) -> None:
+        """Begin with nothing."""
+        self._callers: dict[str, Callable[[], object]] = {}
+        self._pools: dict[int, Any] = {}
+        self._loops: dict[str, tuple[Any, Any]] = {}
+        self._kept: list[Any] = []
 
-            async def by_aiohttp() -> object:
-                async with session.post(url + PATH, data=body(), headers=HEADERS) as answer:
-                    return allowed(await answer.json())
+    def obey(self, command: str, *words: str) -> dict[str, Any]:
+        """Do what a line says."""
+        if command == "measure":
+            name, width, calls, seconds = words
+            budget = Budget(int(calls), float(seconds))
+            times = self._times(name, int(width), budget)
+            return budget.report(times)
+        if command == "clients":
+            name, count = words
+            for _ in range(int(count)):
+                call = BLOCKING[name]()
+                call()
+                self._kept.append(call)
+            return {"clients": len(self._kept)}
+        if command == "border":
+            return border()
+        raise ValueError(f"no such command: {command}")
 
-            async def by_httpx() -> object:
-                return allowed((await modern.post(url + PATH, content=body(), headers=HEADERS)).json())
+    def _times(self, name: str, width: int, budget: Budget) -> list[float]:
+        if name in LOOPS:
+            return self._on_loop(name, width, budget)
+        if name not in self._callers:
+            self._callers[name] = BLOCKING[name]()
+        call = self._callers[name]
+        if width == 1:
+            return repeat(call, budget)
+        return self._in_threads(call, width, budget)
 
-            yield {
-                "aiohttp, a session": by_aiohttp,
-                "httpx, a client": by_httpx,
-                "this package, preflight": lambda: ours.preflight(**ACTION),
-                "this package, guard": lambda: ours.guard(**ACTION, execute_fn=lambda ctx: None),
-            }
+    def _in_threads(self, call: Callable[[], object], width: int, budget: Budget) -> list[float]:
+        from concurrent.futures import ThreadPoolExecutor  # noqa: PLC0415
 
-    async def run(at_once: int) -> None:
-        async with contenders() as callers:
-            rounds: dict[str, list[tuple[float, float]]] = {name: [] for name in callers}
-            rates: dict[str, list[float]] = {name: [] for name in callers}
-            for round_number in range(ROUNDS + 1):
-                for name, call in callers.items():
-                    times, rate = await measure_loop(call, at_once)
-                    if round_number:
-                        rounds[name].append(times)
-                        rates[name].append(rate)
-            loop = type(asyncio.get_running_loop()).__module__.split(".")[0]
-            report(f"{at_once} at once, {loop}", "aiohttp, a session", rounds, rates)
+        if width not in self._pools:
+            self._pools[width] = ThreadPoolExecutor(width)
+        together = threading.Barrier(width)
 
-    for new_loop in (asyncio.new_event_loop, uvloop.new_event_loop):
-        for at_once in AT_ONCE:
-            loop = new_loop()
-            loop.run_until_complete(run(at_once))
-            loop.close()
+        def work() -> list[float]:
+            if together.wait() == 0:
+                budget.begin()
+            return repeat(call, budget)
 
+        workers = [self._pools[width].submit(work) for _ in range(width)]
+        return [took for worker in workers for took in worker.result()]
 
-async def measure_loop(call: Callable[[], Awaitable[object]], at_once: int) -> tuple[tuple[float, float], float]:
-    """Return the 50th and 99th percentile in microseconds, and the calls a second."""
-    times: list[float] = []
+    def _on_loop(self, name: str, width: int, budget: Budget) -> list[float]:
+        import asyncio  # noqa: PLC0415
 
-    async def work(count: int) -> None:
-        for _ in range(count):
-            start = time.perf_counter_ns()
-            await call()
-            times.append((time.perf_counter_ns() - start) / 1e3)
+        kind, make = LOOPS[name]
+        if name not in self._loops:
+            if kind == "uvloop":
+                import uvloop  # noqa: PLC0415
 
-    began = time.perf_counter()
-    await asyncio.gather(*[work(max(CALLS // at_once, 4)) for _ in range(at_once)])
-    rate = len(times) / (time.perf_counter() - began)
-    times.sort()
-    return (times[len(times) // 2], times[len(times) * 99 // 100]), rate
+                loop = uvloop.new_event_loop()
+            else:
+                loop = asyncio.new_event_loop()
+            asyncio.set_event_loop(loop)
+            self._loops[name] = loop, loop.run_until_complete(make())
+        loop, call = self._loops[name]
 
+        async def work() -> list[float]:
+            times = []
+            while budget.goes_on():
+                start = time.perf_counter_ns()
+                await call()
+                times.append((time.perf_counter_ns() - start) / 1e3)
+            return times
 
-def imports() -> None:
-    """Measure what importing costs, and how much is installed."""
-    print(f"\n{'import, fresh interpreter':<34} {'ms':>8} {'modules':>8} {'MB installed, with what it needs':>34}")
-    where = {
-        "actpass": Path(actpass.__file__).parents[1],
-        "actpass 1.1.3": PEERS,
-        **dict.fromkeys(("requests", "httpx", "aiohttp"), PEERS / "field"),
-    }
-    for name, folder in where.items():
-        code = (
-            f"import sys; sys.path.insert(0, {str(folder)!r}); import time; before = len(sys.modules); "
-            f"start = time.perf_counter(); import {name.split()[0]}; "
-            "print(1000 * (time.perf_counter() - start), len(sys.modules) - before)"
-        )
-        runs = []
-        for _ in range(15):
-            done = subprocess.run([sys.executable, "-I", "-c", code], capture_output=True, text=True, check=True)
-            runs.append([float(word) for word in done.stdout.split()])
-        took = statistics.median(run[0] for run in runs)
-        print(f"{name:<34} {took:>8.1f} {runs[0][1]:>8.0f} {installed(name, folder):>34.1f}")
+        async def works() -> list[list[float]]:
+            return await asyncio.gather(*[work() for _ in range(width)])
+
+        budget.begin()
+        return [took for times in loop.run_until_complete(works()) for took in times]
 
 
-def installed(name: str, folder: Path) -> float:
-    """Return the size in MB of a package and of what it needs, without what is compiled on the way."""
-    needs = {
-        "requests": ("requests", "urllib3", "idna", "certifi", "charset_normalizer"),
-        "httpx": ("httpx", "httpcore", "h11", "anyio", "idna", "certifi"),
-        "aiohttp": (
-            "aiohttp",
-            "aiosignal",
-            "attr",
-            "attrs",
-            "frozenlist",
-            "multidict",
-            "propcache",
-            "yarl",
-            "idna",
-            "aiohappyeyeballs",
-        ),
-    }.get(name, ("actpass",))
-    files = [file for one in needs for file in (folder / one).rglob("*") if file.is_file() and file.suffix != ".pyc"]
-    return sum(file.stat().st_size for file in files) / 1e6
+class Budget:
+    """How many calls are made, and for how long at most."""
+
+    def __init__(self, calls: int, seconds: float) -> None:
+        """Begin now."""
+        self._left, self._seconds = calls, seconds
+        self.begin()
+
+    def begin(self) -> None:
+        """Begin again."""
+        self._began = time.perf_counter()
+
+    def goes_on(self) -> bool:
+        """Whether there is another call to make; under the GIL two callers may at worst both take the last one."""
+        self._left -= 1
+        return self._left >= 0 and time.perf_counter() - self._began < self._seconds
+
+    def report(self, times: list[float]) -> dict[str, Any]:
+        """Return the calls, the seconds, and percentiles in microseconds."""
+        seconds = time.perf_counter() - self._began
+        times.sort()
+        at = [times[len(times) * part // 100] if times else None for part in (50, 99)]
+        return {"calls": len(times), "seconds": seconds, "p50": at[0], "p99": at[1]}
+
+
+def repeat(call: Callable[[], object], budget: Budget) -> list[float]:
+    """Call until the budget is spent; return how long each call took, in microseconds."""
+    times = []
+    while budget.goes_on():
+        start = time.perf_counter_ns()
+        call()
+        times.append((time.perf_counter_ns() - start) / 1e3)
+    return times
+
+
+def authority() -> str | None:
+    """Return the PEM text of whom to trust besides the system's."""
+    return Path(settings.ca).read_text() if settings.ca else None
+
+
+def trust() -> Any:
+    """Return the TLS settings of the libraries of the field, which trust what the system does and our authority."""
+    import ssl  # noqa: PLC0415
+
+    return ssl.create_default_context(cadata=authority()) if settings.ca else True
 
 
 def body() -> str:
@@ -211,74 +217,219 @@ def body() -> str:
 
 def allowed(decision: Any) -> object:
     """Do what a guard does with an answer."""
-    return None if decision["decision"] == "allow" else decision
+    if decision["decision"] != "allow":
+        raise ValueError(decision)
+    return None
 
 
-def by_curl(url: str) -> Callable[[], object]:
-    """Return a call by a handle of pycurl that is kept."""
-    import pycurl  # noqa: PLC0415
-
-    handle = pycurl.Curl()
-    handle.setopt(pycurl.URL, url + PATH)
-    handle.setopt(pycurl.HTTPHEADER, [f"{name}: {value}" for name, value in HEADERS.items()])
-
-    def ask() -> object:
-        said = io.BytesIO()
-        handle.setopt(pycurl.POSTFIELDS, body())
-        handle.setopt(pycurl.WRITEDATA, said)
-        handle.perform()
-        return allowed(json.loads(said.getvalue()))
-
-    return ask
+def executed(outcome: Any) -> None:
+    """Make sure that the guard let the action run."""
+    if not outcome["executed"]:
+        raise ValueError(outcome)
 
 
-def measure(call: Callable[[], object]) -> tuple[float, float]:
-    """Return the 50th and 99th percentile in microseconds."""
-    times = []
-    for _ in range(CALLS):
-        start = time.perf_counter_ns()
-        call()
-        times.append((time.perf_counter_ns() - start) / 1e3)
-    times.sort()
-    return times[CALLS // 2], times[CALLS * 99 // 100]
+def own() -> Any:
+    """Return a client of this package."""
+    import actpass  # noqa: PLC0415
+
+    return actpass.ActPassClient(KEY, base_url=settings.url, ca=authority())
 
 
-def report(
-    title: str,
-    base: str,
-    rounds: dict[str, list[tuple[float, float]]],
-    rates: dict[str, list[float]] | None = None,
-) -> None:
-    """Print medians over the rounds, and ratios to ``base``."""
-    against = statistics.median(p50 for p50, _ in rounds[base])
-    print(
-        f"\nPython {sys.version.split()[0]}, {title}; {CALLS} calls a round, {ROUNDS} rounds interleaved; microseconds"
+def by_guard() -> Callable[[], object]:
+    """Return a guard of this package."""
+    client = own()
+    return lambda: executed(client.guard(**ACTION, execute_fn=lambda ctx: None))
+
+
+def by_preflight() -> Callable[[], object]:
+    """Return a preflight of this package."""
+    client = own()
+    return lambda: allowed(client.preflight(**ACTION))
+
+
+def by_protect() -> Callable[[], object]:
+    """Return a protected function of this package."""
+    protected = own().protect(tool=ACTION["tool"], goal=ACTION["goal"], resource="stripe:charge:{charge}")(
+        lambda charge: None
     )
-    ratio = "x " + base.partition(",")[0]
-    print(f"{'':<34} {'p50':>8} {'p99':>8} {ratio:>16} {'p50 min..max':>16} {'calls/s':>8}")
-    for name, figures in rounds.items():
-        p50s = [p50 for p50, _ in figures]
-        p50, p99 = statistics.median(p50s), statistics.median(p99 for _, p99 in figures)
-        spread = f"{min(p50s):.0f}..{max(p50s):.0f}"
-        rate = f"{statistics.median(rates[name]):>8.0f}" if rates else ""
-        print(f"{name:<34} {p50:>8.1f} {p99:>8.1f} {p50 / against:>16.2f} {spread:>16} {rate}")
+    return lambda: protected("ch_123")
 
 
-def ask_by_hand(connection: http.client.HTTPConnection) -> object:
-    """Do what a guard does, without any library."""
-    connection.request("POST", PATH, body(), HEADERS)
-    return allowed(json.loads(connection.getresponse().read()))
-
-
-def load_published() -> Any:
-    """Load the published client under another name."""
-    spec = importlib.util.spec_from_file_location("actpass_published", PEERS / "actpass" / "__init__.py")
-    assert spec is not None and spec.loader is not None
+def by_published() -> Callable[[], object]:
+    """Return a guard of the published client, which is loaded under another name."""
+    spec = importlib.util.spec_from_file_location("actpass_published", settings.published / "actpass" / "__init__.py")
+    if spec is None or spec.loader is None:
+        raise ImportError("actpass 1.1.3 is not there")
     module = importlib.util.module_from_spec(spec)
     sys.modules["actpass_published"] = module
     spec.loader.exec_module(module)
-    return module
+    client = module.ActPassClient(KEY, base_url=settings.url)
+    return lambda: allowed(client.guard(**ACTION, execute_fn=lambda ctx: None)["decision"])
+
+
+def by_requests() -> Callable[[], object]:
+    """Return a call by requests, a session for each thread."""
+    import requests  # noqa: PLC0415
+
+    local = threading.local()
+
+    def call() -> object:
+        if not hasattr(local, "session"):
+            local.session = requests.Session()
+            # Otherwise it looks for a proxy and a netrc at each call.
+            local.session.trust_env = False
+            local.session.verify = settings.ca or True
+        return allowed(local.session.post(settings.url + PATH, body(), headers=HEADERS).json())
+
+    return call
+
+
+def by_httpx() -> Callable[[], object]:
+    """Return a call by httpx, one client for all threads."""
+    import httpx  # noqa: PLC0415
+
+    limits = httpx.Limits(max_connections=None, max_keepalive_connections=None)
+    client = httpx.Client(verify=trust(), trust_env=False, limits=limits, timeout=60)
+    return lambda: allowed(client.post(settings.url + PATH, content=body(), headers=HEADERS).json())
+
+
+def by_http_client() -> Callable[[], object]:
+    """Return a call without any library, a kept connection for each thread."""
+    import http.client  # noqa: PLC0415
+    from urllib.parse import urlsplit  # noqa: PLC0415
+
+    address = urlsplit(settings.url).netloc
+    local = threading.local()
+
+    def call() -> object:
+        if not hasattr(local, "connection"):
+            local.connection = (
+                http.client.HTTPSConnection(address, context=trust())
+                if settings.ca
+                else http.client.HTTPConnection(address)
+            )
+        local.connection.request("POST", PATH, body(), HEADERS)
+        return allowed(json.loads(local.connection.getresponse().read()))
+
+    return call
+
+
+def by_pycurl() -> Callable[[], object]:
+    """Return a call by pycurl, a kept handle for each thread."""
+    import io  # noqa: PLC0415
+
+    import pycurl  # noqa: PLC0415
+
+    local = threading.local()
+
+    def call() -> object:
+        if not hasattr(local, "handle"):
+            local.handle = pycurl.Curl()
+            local.handle.setopt(pycurl.URL, settings.url + PATH)
+            local.handle.setopt(pycurl.NOSIGNAL, 1)
+            local.handle.setopt(pycurl.HTTPHEADER, [f"{name}: {value}" for name, value in HEADERS.items()])
+            if settings.ca:
+                local.handle.setopt(pycurl.CAINFO, settings.ca)
+        said = io.BytesIO()
+        local.handle.setopt(pycurl.POSTFIELDS, body())
+        local.handle.setopt(pycurl.WRITEDATA, said)
+        local.handle.perform()
+        return allowed(json.loads(said.getvalue()))
+
+    return call
+
+
+async def on_guard() -> Any:
+    """Return a guard of this package, for an event loop."""
+    import actpass  # noqa: PLC0415
+
+    client = actpass.AsyncActPassClient(KEY, base_url=settings.url, ca=authority())
+
+    async def call() -> None:
+        executed(await client.guard(**ACTION, execute_fn=lambda ctx: None))
+
+    return call
+
+
+async def on_aiohttp() -> Any:
+    """Return a call by aiohttp."""
+    import aiohttp  # noqa: PLC0415
+
+    session = aiohttp.ClientSession(connector=aiohttp.TCPConnector(limit=0, ssl=trust()))
+
+    async def call() -> object:
+        async with session.post(settings.url + PATH, data=body(), headers=HEADERS) as answer:
+            return allowed(await answer.json())
+
+    return call
+
+
+async def on_httpx() -> Any:
+    """Return a call by httpx, for an event loop."""
+    import httpx  # noqa: PLC0415
+
+    limits = httpx.Limits(max_connections=None, max_keepalive_connections=None)
+    client = httpx.AsyncClient(verify=trust(), trust_env=False, limits=limits, timeout=60)
+
+    async def call() -> object:
+        return allowed((await client.post(settings.url + PATH, content=body(), headers=HEADERS)).json())
+
+    return call
+
+
+BLOCKING: dict[str, Callable[[], Callable[[], object]]] = {
+    "guard": by_guard,
+    "preflight": by_preflight,
+    "protect": by_protect,
+    "published": by_published,
+    "pycurl": by_pycurl,
+    "http_client": by_http_client,
+    "httpx": by_httpx,
+    "requests": by_requests,
+}
+LOOPS: dict[str, tuple[str, Callable[[], Any]]] = {
+    "async_guard": ("asyncio", on_guard),
+    "aiohttp": ("asyncio", on_aiohttp),
+    "httpx_async": ("asyncio", on_httpx),
+    "uvloop_guard": ("uvloop", on_guard),
+    "uvloop_aiohttp": ("uvloop", on_aiohttp),
+}
+
+
+def border() -> dict[str, float]:
+    """Return what crossing into the native module costs, in nanoseconds."""
+    import actpass  # noqa: PLC0415
+
+    native = own()._native
+
+    def arguments(size: int) -> dict[str, Any]:
+        item = {"sku": "article-1", "count": 3, "note": "left at the door"}
+        return {"amount": 4900, "currency": "usd", "items": [item] * (size // 60)}
+
+    small, large = arguments(1_000), arguments(100_000)
+    return {
+        "empty_call": nanoseconds(lambda: native.circuit),
+        "hash_payload_1_kb": nanoseconds(lambda: actpass.hash_payload(small)),
+        "hash_payload_100_kb": nanoseconds(lambda: actpass.hash_payload(large)),
+    }
+
+
+def nanoseconds(call: Callable[[], object]) -> float:
+    """Return how long a call takes; the median of some batches, what a loop itself takes subtracted."""
+
+    def batch(call: Callable[[], object], calls: int) -> float:
+        start = time.perf_counter_ns()
+        for _ in range(calls):
+            call()
+        return (time.perf_counter_ns() - start) / calls
+
+    calls = 1
+    while batch(call, calls) * calls < 1e6:
+        calls *= 2
+    median = sorted(batch(call, calls) for _ in range(21))[10]
+    loop = sorted(batch(lambda: None, 10_000) for _ in range(21))[10]
+    return max(median - loop, 0.0)
 
 
 if __name__ == "__main__":
-    main(sys.argv[1])
+    main()

@@ -1,0 +1,86 @@
+//! Makes one kind of call so many times and ends, for valgrind to count what it takes: `actpass-instructions CASE CALLS`.
+//! The difference between two counts is what the calls between them took. `scripts/instructions` runs it.
+//!
+//! Everything is in one thread, the answering server too, so that a scheduler decides nothing.
+
+use std::hint::black_box;
+use std::net::SocketAddr;
+
+use actpass_benches::samples::{ANSWER, Asked, KEY, action, action_of, arguments, policy};
+use actpass_benches::{Failure, server};
+use actpass_core::transport::FixedAnswer;
+use actpass_core::{ActPass, Action, Json, hash_payload};
+use actpass_gateway::policy::Policy;
+use tokio::runtime::{Builder, Runtime};
+
+const LARGE: usize = 100_000;
+
+fn main() -> Result<(), Failure> {
+    let mut arguments = std::env::args().skip(1);
+    let (Some(case), Some(calls)) = (arguments.next(), arguments.next()) else {
+        return Err("usage: actpass-instructions CASE CALLS".into());
+    };
+    let calls = calls.parse()?;
+    match case.as_str() {
+        "guard" => in_memory(&action(), calls),
+        "guard_100_kb" => in_memory(&action_of(LARGE), calls),
+        "guard_http" => over_http(&action(), calls),
+        "guard_http_100_kb" => over_http(&action_of(LARGE), calls),
+        "hash_payload_100_kb" => hash(calls),
+        "policy_3_rules" => evaluate(3, calls),
+        "policy_100_rules" => evaluate(100, calls),
+        "policy_10000_rules" => evaluate(10_000, calls),
+        _ => Err(format!("no case is called {case}").into()),
+    }
+}
+
+/// The guard alone: no network.
+fn in_memory(action: &Action, calls: usize) -> Result<(), Failure> {
+    let answer = FixedAnswer::new(200, ANSWER);
+    let actpass = ActPass::builder().api_key(KEY).transport(answer).build()?;
+    guard(&runtime()?, &actpass, action, calls)
+}
+
+/// The guard over a kept connection, and with it the little that the server does.
+fn over_http(action: &Action, calls: usize) -> Result<(), Failure> {
+    let runtime = runtime()?;
+    let server: SocketAddr = runtime.block_on(server::in_this_thread())?;
+    let actpass = ActPass::builder().api_key(KEY).base_url(format!("http://{server}")).build()?;
+    guard(&runtime, &actpass, action, calls)
+}
+
+fn guard(runtime: &Runtime, actpass: &ActPass, action: &Action, calls: usize) -> Result<(), Failure> {
+    runtime.block_on(async {
+        for _ in 0..calls {
+            let outcome = actpass.guard(action, async |_| Ok::<_, ()>(())).await?;
+            if !outcome.executed() {
+                return Err(outcome.decision().as_json().into());
+            }
+        }
+        Ok(())
+    })
+}
+
+fn hash(calls: usize) -> Result<(), Failure> {
+    let payload = Json::parse(arguments(LARGE).as_bytes())?;
+    for _ in 0..calls {
+        black_box(hash_payload(black_box(&payload))?);
+    }
+    Ok(())
+}
+
+fn evaluate(rules: usize, calls: usize) -> Result<(), Failure> {
+    let policy = Policy::parse(policy(rules)?.as_bytes())?;
+    let asked = Asked::new()?;
+    for _ in 0..calls {
+        let rule = policy.first_match(black_box(&asked.input()));
+        if rule.is_none_or(|rule| rule.name() != "small_refund_auto_approve") {
+            return Err("another rule decided".into());
+        }
+    }
+    Ok(())
+}
+
+fn runtime() -> Result<Runtime, std::io::Error> {
+    Builder::new_current_thread().enable_all().build()
+}

@@ -1,0 +1,43 @@
+//! What a gateway decides and records in a second: a new idempotency key each call, so that every call is a decision.
+
+use std::net::SocketAddr;
+use std::time::Duration;
+
+use futures_util::future::try_join_all;
+
+use crate::Failure;
+use crate::samples::{KEY, body};
+use crate::worker::{Round, connect, exchange};
+
+/// Calls over new connections until the round is over; how long each call took.
+///
+/// # Errors
+///
+/// If a call is not allowed.
+pub fn preflights(
+    gateway: SocketAddr,
+    round: &Round,
+    prefix: &str,
+    keys: &[&str],
+) -> Result<Vec<Duration>, Failure> {
+    let runtime = tokio::runtime::Builder::new_current_thread().enable_all().build()?;
+    runtime.block_on(async {
+        let callers = (0..round.width).map(async |number| {
+            let key = keys.get(number % keys.len().max(1)).copied().unwrap_or(KEY);
+            let mut sender = connect(gateway, None).await?;
+            let mut count = 0;
+            round
+                .repeat(async || {
+                    count += 1;
+                    let body = body(&format!("{prefix}-{number}-{count}"));
+                    let answer = exchange(&mut sender, gateway, key, body).await?;
+                    match answer.starts_with(br#"{"decision":"allow""#) {
+                        true => Ok(()),
+                        false => Err(String::from_utf8_lossy(&answer).into()),
+                    }
+                })
+                .await
+        });
+        Ok(try_join_all(callers).await?.concat())
+    })
+}

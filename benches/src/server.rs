@@ -1,0 +1,146 @@
+//! Servers that answer every request alike, so that a client is measured without a gateway.
+
+use std::io::{BufRead, BufReader, Read, Write};
+use std::net::{SocketAddr, TcpListener, TcpStream};
+use std::path::Path;
+use std::sync::Arc;
+
+use rcgen::generate_simple_self_signed;
+use rustls::pki_types::{PrivateKeyDer, PrivatePkcs8KeyDer};
+use rustls::{ServerConfig, ServerConnection, StreamOwned};
+use tokio::io::{AsyncReadExt, AsyncWriteExt};
+
+use crate::Failure;
+use crate::samples::ANSWER;
+
+/// The addresses of a server over plain HTTP and of one over TLS, with a thread for each connection. Whom to trust is written
+/// to `authority`, in PEM.
+///
+/// # Errors
+///
+/// If it cannot listen.
+pub fn in_threads(authority: &Path) -> Result<(SocketAddr, SocketAddr), Failure> {
+    let certified = generate_simple_self_signed(["localhost".to_owned(), "127.0.0.1".to_owned()])?;
+    std::fs::write(authority, certified.cert.pem())?;
+    let key = PrivateKeyDer::from(PrivatePkcs8KeyDer::from(certified.signing_key.serialize_der()));
+    let provider = Arc::new(rustls::crypto::ring::default_provider());
+    let config = ServerConfig::builder_with_provider(provider)
+        .with_safe_default_protocol_versions()?
+        .with_no_client_auth()
+        .with_single_cert(vec![certified.cert.der().clone()], key)?;
+    let config = Arc::new(config);
+    let plain = listen(|stream| serve(stream))?;
+    let secure = listen(move |stream| {
+        if let Ok(connection) = ServerConnection::new(Arc::clone(&config)) {
+            serve(StreamOwned::new(connection, stream));
+        }
+    })?;
+    Ok((plain, secure))
+}
+
+fn listen(serve: impl Fn(TcpStream) + Send + Sync + 'static) -> Result<SocketAddr, std::io::Error> {
+    let listener = TcpListener::bind("127.0.0.1:0")?;
+    let address = listener.local_addr()?;
+    let serve = Arc::new(serve);
+    std::thread::spawn(move || {
+        for stream in listener.incoming().flatten() {
+            let serve = Arc::clone(&serve);
+            std::thread::spawn(move || {
+                let _ = stream.set_nodelay(true);
+                serve(stream);
+            });
+        }
+    });
+    Ok(address)
+}
+
+fn serve(stream: impl Read + Write) {
+    let answer = answer();
+    let mut stream = BufReader::new(stream);
+    while read_message(&mut stream).is_ok_and(|length| length > 0) {
+        let sent = stream.get_mut().write_all(answer.as_bytes()).and_then(|()| stream.get_mut().flush());
+        if sent.is_err() {
+            return;
+        }
+    }
+}
+
+fn answer() -> String {
+    format!(
+        "HTTP/1.1 200 OK\r\ncontent-type: application/json\r\ncontent-length: {}\r\n\r\n{ANSWER}",
+        ANSWER.len()
+    )
+}
+
+/// Reads a message's header section and its body; how long it was, 0 at the end.
+///
+/// # Errors
+///
+/// If the connection breaks, or the message is not one.
+pub fn read_message(stream: &mut impl BufRead) -> Result<usize, Failure> {
+    let (mut line, mut length, mut total) = (String::new(), 0, 0);
+    loop {
+        line.clear();
+        let read = stream.read_line(&mut line)?;
+        total += read;
+        if read == 0 || line == "\r\n" {
+            break;
+        }
+        let lower = line.to_ascii_lowercase();
+        if let Some(value) = lower.strip_prefix("content-length:") {
+            length = value.trim().parse()?;
+        }
+    }
+    let mut body = vec![0; length];
+    stream.read_exact(&mut body)?;
+    Ok(total + length)
+}
+
+/// The address of a server that is a task of this runtime.
+///
+/// # Errors
+///
+/// If it cannot listen.
+pub async fn in_this_thread() -> Result<SocketAddr, std::io::Error> {
+    let listener = tokio::net::TcpListener::bind("127.0.0.1:0").await?;
+    let address = listener.local_addr()?;
+    tokio::spawn(async move {
+        while let Ok((stream, _)) = listener.accept().await {
+            tokio::spawn(answer_all(stream));
+        }
+    });
+    Ok(address)
+}
+
+/// Reads as little into the requests as will do: what it takes is counted with the client.
+async fn answer_all(mut stream: tokio::net::TcpStream) {
+    let answer = answer();
+    let mut buffer = vec![0; 256 * 1024];
+    let mut filled = 0;
+    while let Ok(read @ 1..) = stream.read(buffer.get_mut(filled..).unwrap_or_default()).await {
+        filled += read;
+        if length(buffer.get(..filled).unwrap_or_default()).is_some_and(|length| filled >= length) {
+            filled = 0;
+            if stream.write_all(answer.as_bytes()).await.is_err() {
+                return;
+            }
+        }
+    }
+}
+
+/// How long the request will be, once its header section is there.
+fn length(request: &[u8]) -> Option<usize> {
+    let (mut at, mut length) = (0, 0);
+    loop {
+        let rest = request.get(at..)?;
+        let line = rest.get(..rest.iter().position(|byte| *byte == b'\n')?)?;
+        at += line.len() + 1;
+        if line == b"\r" {
+            return Some(at + length);
+        }
+        let (name, value) = line.split_at(line.iter().position(|byte| *byte == b':').unwrap_or(0));
+        if name.eq_ignore_ascii_case(b"content-length") {
+            length = std::str::from_utf8(value.get(1..)?).ok()?.trim().parse().ok()?;
+        }
+    }
+}

@@ -1,0 +1,421 @@
+//! The clients that are Rust's, measured on command: what the clients of the other languages are measured beside.
+//!
+//! A worker reads a command a line and answers each with a JSON object on a line:
+//!
+//! - `measure NAME WIDTH CALLS SECONDS`: so many calls, so many at once, for so long at most.
+//! - `clients NAME COUNT`: makes so many more clients, which make one call each and stay.
+//! - `load ADDRESS WIDTH CALLS SECONDS PREFIX KEYS`: preflights with a new idempotency key each; with more than one key,
+//!   each connection takes the next.
+
+use std::io::{BufReader, Write};
+use std::net::{SocketAddr, TcpStream};
+use std::sync::Arc;
+use std::sync::atomic::{AtomicUsize, Ordering};
+use std::time::{Duration, Instant};
+
+use actpass_core::runtime::Host;
+use actpass_core::{ActPass, ActPassBuilder, Outcome};
+use bytes::Bytes;
+use futures_util::future::try_join_all;
+use hyper::client::conn::http1::SendRequest;
+use hyper_util::rt::TokioIo;
+use rustls::pki_types::pem::PemObject;
+use rustls::pki_types::{CertificateDer, ServerName};
+use rustls::{ClientConfig, RootCertStore};
+use serde_json::{Value, json};
+use tokio::runtime::{Builder, Runtime};
+use tokio_rustls::TlsConnector;
+
+use crate::samples::{ANSWER, KEY, PATH, action, body};
+use crate::{Failure, load, server};
+
+/// Serves commands until there are no more.
+///
+/// # Errors
+///
+/// If it cannot even begin.
+pub fn run(url: &str, authority: Option<&[u8]>) -> Result<(), Failure> {
+    let mut contenders = contenders(&Target::new(url, authority)?)?;
+    let mut kept = Vec::new();
+    let names: Vec<_> = contenders.iter().map(|(name, _)| *name).collect();
+    say(&json!({"contenders": names}))?;
+    for line in std::io::stdin().lines() {
+        let line = line?;
+        let words: Vec<&str> = line.split(' ').collect();
+        let answer = match words.as_slice() {
+            ["measure", name, width, calls, seconds] => {
+                let round = Round::new(width.parse()?, calls.parse()?, seconds.parse()?);
+                contenders
+                    .iter_mut()
+                    .find(|(known, _)| known == name)
+                    .ok_or_else(|| format!("no contender is called {name}").into())
+                    .and_then(|(_, contender)| contender.measure(&round))
+                    .map(|times| round.report(times))
+            }
+            ["clients", "guard", count] => more_clients(url, authority, count.parse()?).map(|clients| {
+                kept.extend(clients);
+                json!({"clients": kept.len()})
+            }),
+            ["load", address, width, calls, seconds, prefix, keys @ ..] => {
+                let round = Round::new(width.parse()?, calls.parse()?, seconds.parse()?);
+                load::preflights(address.parse()?, &round, prefix, keys).map(|times| round.report(times))
+            }
+            _ => Err(format!("no such command: {line}").into()),
+        };
+        say(&answer.unwrap_or_else(|failure| json!({"error": failure.to_string()})))?;
+    }
+    Ok(())
+}
+
+fn say(answer: &Value) -> Result<(), std::io::Error> {
+    let mut output = std::io::stdout().lock();
+    writeln!(output, "{answer}")?;
+    output.flush()
+}
+
+/// Where the calls go.
+#[derive(Clone)]
+struct Target {
+    url: String,
+    address: SocketAddr,
+    authority: Option<Vec<u8>>,
+}
+
+impl Target {
+    fn new(url: &str, authority: Option<&[u8]>) -> Result<Self, Failure> {
+        let (_, address) = url.split_once("://").ok_or("expected a URL")?;
+        Ok(Self { url: url.to_owned(), address: address.parse()?, authority: authority.map(<[u8]>::to_vec) })
+    }
+
+    fn builder(&self) -> ActPassBuilder {
+        let builder = ActPass::builder().api_key(KEY).base_url(self.url.as_str());
+        match &self.authority {
+            Some(pem) => builder.ca(pem.as_slice()),
+            None => builder,
+        }
+    }
+
+    fn tls(&self) -> Result<Option<TlsConnector>, Failure> {
+        let Some(pem) = &self.authority else {
+            return Ok(None);
+        };
+        let mut roots = RootCertStore::empty();
+        roots.add(CertificateDer::from_pem_slice(pem)?)?;
+        let provider = Arc::new(rustls::crypto::ring::default_provider());
+        let config = ClientConfig::builder_with_provider(provider)
+            .with_safe_default_protocol_versions()?
+            .with_root_certificates(roots)
+            .with_no_client_auth();
+        Ok(Some(TlsConnector::from(Arc::new(config))))
+    }
+}
+
+/// How many calls are made, by how many callers at once, and for how long at most.
+#[derive(Debug)]
+pub struct Round {
+    /// How many callers call at once.
+    pub width: usize,
+    left: AtomicUsize,
+    longest: Duration,
+    began: Instant,
+}
+
+impl Round {
+    fn new(width: usize, calls: usize, seconds: f64) -> Self {
+        let longest = Duration::from_secs_f64(seconds);
+        Self { width, left: AtomicUsize::new(calls), longest, began: Instant::now() }
+    }
+
+    /// Whether there is another call to make.
+    pub fn goes_on(&self) -> bool {
+        self.began.elapsed() < self.longest
+            && self
+                .left
+                .fetch_update(Ordering::Relaxed, Ordering::Relaxed, |left| left.checked_sub(1))
+                .is_ok()
+    }
+
+    /// Calls until the round is over; how long each call took.
+    ///
+    /// # Errors
+    ///
+    /// The first that a call ends with.
+    pub async fn repeat(
+        &self,
+        mut call: impl AsyncFnMut() -> Result<(), Failure>,
+    ) -> Result<Vec<Duration>, Failure> {
+        let mut times = Vec::new();
+        while self.goes_on() {
+            let start = Instant::now();
+            call().await?;
+            times.push(start.elapsed());
+        }
+        Ok(times)
+    }
+
+    fn report(&self, mut times: Vec<Duration>) -> Value {
+        let seconds = self.began.elapsed().as_secs_f64();
+        times.sort();
+        let at = |part: usize| times.get(times.len() * part / 100).map(|time| time.as_secs_f64() * 1e6);
+        json!({"calls": times.len(), "seconds": seconds, "p50": at(50), "p99": at(99)})
+    }
+}
+
+/// Something that can ask for decisions.
+trait Contender {
+    /// How long each call took.
+    fn measure(&mut self, round: &Round) -> Result<Vec<Duration>, Failure>;
+}
+
+type Named = (&'static str, Box<dyn Contender>);
+
+fn contenders(target: &Target) -> Result<Vec<Named>, Failure> {
+    let background = Builder::new_multi_thread().worker_threads(1).enable_all().build()?;
+    let mut contenders: Vec<Named> = vec![
+        (
+            "hyper",
+            Box::new(Hyper { runtime: current_thread()?, senders: Vec::new(), target: target.clone() }),
+        ),
+        ("reqwest", Box::new(Reqwest::new(target)?)),
+        ("guard", Box::new(Guard { runtime: current_thread()?, actpass: target.builder().build()? })),
+        ("host", Box::new(HostGuard(Host::new(target.builder())?))),
+        ("background", Box::new(Guard { runtime: background, actpass: target.builder().build()? })),
+    ];
+    if target.authority.is_none() {
+        contenders.push(("socket", Box::new(RawSocket::new(target)?)));
+    }
+    Ok(contenders)
+}
+
+fn more_clients(url: &str, authority: Option<&[u8]>, count: usize) -> Result<Vec<Guard>, Failure> {
+    let target = Target::new(url, authority)?;
+    (0..count)
+        .map(|_| {
+            let mut client = Guard { runtime: current_thread()?, actpass: target.builder().build()? };
+            client.measure(&Round::new(1, 1, 60.0))?;
+            Ok(client)
+        })
+        .collect()
+}
+
+/// The guard as a Rust program uses it.
+struct Guard {
+    runtime: Runtime,
+    actpass: ActPass,
+}
+
+impl Contender for Guard {
+    fn measure(&mut self, round: &Round) -> Result<Vec<Duration>, Failure> {
+        let caller = || {
+            round.repeat(async || {
+                let action = action();
+                ran(&self.actpass.guard(&action, async |_| Ok::<_, ()>(())).await?)
+            })
+        };
+        let times = self.runtime.block_on(try_join_all((0..round.width).map(|_| caller())))?;
+        Ok(times.concat())
+    }
+}
+
+/// The guard as a host language without a runtime uses it: the calling thread waits.
+struct HostGuard(Host);
+
+impl HostGuard {
+    fn caller(&self, round: &Round) -> Result<Vec<Duration>, Failure> {
+        let mut times = Vec::new();
+        while round.goes_on() {
+            let start = Instant::now();
+            let action = action();
+            let call = async |actpass: ActPass| actpass.guard(&action, async |_| Ok::<_, ()>(())).await;
+            ran(&self.0.wait(call, || Ok::<_, std::convert::Infallible>(()))??)?;
+            times.push(start.elapsed());
+        }
+        Ok(times)
+    }
+}
+
+impl Contender for HostGuard {
+    fn measure(&mut self, round: &Round) -> Result<Vec<Duration>, Failure> {
+        if round.width == 1 {
+            return self.caller(round);
+        }
+        std::thread::scope(|scope| {
+            let callers: Vec<_> = (0..round.width).map(|_| scope.spawn(|| self.caller(round))).collect();
+            let times: Result<Vec<_>, Failure> =
+                callers.into_iter().map(|caller| caller.join().map_err(|_| "a panic")?).collect();
+            Ok(times?.concat())
+        })
+    }
+}
+
+fn ran(outcome: &Outcome<(), ()>) -> Result<(), Failure> {
+    match outcome.executed() {
+        true => Ok(()),
+        false => Err(outcome.decision().as_json().into()),
+    }
+}
+
+/// The floor: hyper on a current-thread runtime, a connection for each caller, nothing parsed.
+struct Hyper {
+    runtime: Runtime,
+    senders: Vec<SendRequest<String>>,
+    target: Target,
+}
+
+impl Contender for Hyper {
+    fn measure(&mut self, round: &Round) -> Result<Vec<Duration>, Failure> {
+        let tls = self.target.tls()?;
+        let address = self.target.address;
+        while self.senders.len() < round.width {
+            self.senders.push(self.runtime.block_on(connect(address, tls.as_ref()))?);
+        }
+        let callers = self.senders.iter_mut().take(round.width);
+        let callers = callers.map(|sender| round.repeat(async || by_hyper(sender, address).await));
+        Ok(self.runtime.block_on(try_join_all(callers))?.concat())
+    }
+}
+
+/// A connection, driven by a task of this runtime.
+///
+/// # Errors
+///
+/// If it does not come about.
+pub async fn connect(
+    address: SocketAddr,
+    tls: Option<&TlsConnector>,
+) -> Result<SendRequest<String>, Failure> {
+    let stream = tokio::net::TcpStream::connect(address).await?;
+    stream.set_nodelay(true)?;
+    let Some(tls) = tls else {
+        let (sender, connection) = hyper::client::conn::http1::handshake(TokioIo::new(stream)).await?;
+        tokio::spawn(connection);
+        return Ok(sender);
+    };
+    let stream = tls.connect(ServerName::from(address.ip()), stream).await?;
+    let (sender, connection) = hyper::client::conn::http1::handshake(TokioIo::new(stream)).await?;
+    tokio::spawn(connection);
+    Ok(sender)
+}
+
+async fn by_hyper(sender: &mut SendRequest<String>, address: SocketAddr) -> Result<(), Failure> {
+    let body = body("0192f0c1-0000-7000-8000-000000000000");
+    match exchange(sender, address, KEY, body).await? == ANSWER.as_bytes() {
+        true => Ok(()),
+        false => Err("another answer".into()),
+    }
+}
+
+/// Asks once by hyper and reads the answer's body.
+///
+/// # Errors
+///
+/// If there is no answer.
+pub async fn exchange(
+    sender: &mut SendRequest<String>,
+    address: SocketAddr,
+    key: &str,
+    body: String,
+) -> Result<Vec<u8>, Failure> {
+    let request = http::Request::post(PATH)
+        .header("host", address.to_string())
+        .header("authorization", format!("Bearer {key}"))
+        .header("content-type", "application/json")
+        .body(body)?;
+    let mut response = sender.send_request(request).await?;
+    let mut answer = Vec::new();
+    while let Some(frame) = next_frame(&mut response).await {
+        answer.extend_from_slice(&frame?);
+    }
+    Ok(answer)
+}
+
+async fn next_frame(
+    response: &mut http::Response<hyper::body::Incoming>,
+) -> Option<Result<Bytes, hyper::Error>> {
+    let frame = std::future::poll_fn(|context| {
+        hyper::body::Body::poll_frame(std::pin::Pin::new(response.body_mut()), context)
+    });
+    frame.await.map(|frame| frame.map(|frame| frame.into_data().unwrap_or_default()))
+}
+
+/// The same by reqwest.
+struct Reqwest {
+    runtime: Runtime,
+    client: reqwest::Client,
+    url: String,
+}
+
+impl Reqwest {
+    fn new(target: &Target) -> Result<Self, Failure> {
+        // reqwest asks for the provider of the process.
+        let _ = rustls::crypto::ring::default_provider().install_default();
+        let mut builder = reqwest::Client::builder().no_proxy();
+        if let Some(pem) = &target.authority {
+            builder = builder.tls_certs_only([reqwest::Certificate::from_pem(pem)?]);
+        }
+        Ok(Self {
+            runtime: current_thread()?,
+            client: builder.build()?,
+            url: format!("{}{PATH}", target.url),
+        })
+    }
+}
+
+impl Contender for Reqwest {
+    fn measure(&mut self, round: &Round) -> Result<Vec<Duration>, Failure> {
+        let caller = || {
+            round.repeat(async || {
+                let request = self.client.post(self.url.as_str()).bearer_auth(KEY);
+                let request = request.header("content-type", "application/json");
+                let answer = request.body(body("0192f0c1-0000-7000-8000-000000000000")).send().await?;
+                match answer.bytes().await? == ANSWER.as_bytes() {
+                    true => Ok(()),
+                    false => Err("another answer".into()),
+                }
+            })
+        };
+        let times = self.runtime.block_on(try_join_all((0..round.width).map(|_| caller())))?;
+        Ok(times.concat())
+    }
+}
+
+/// What the kernel costs: bytes over a socket, one call at a time.
+struct RawSocket {
+    stream: BufReader<TcpStream>,
+    request: String,
+}
+
+impl RawSocket {
+    fn new(target: &Target) -> Result<Self, Failure> {
+        let stream = TcpStream::connect(target.address)?;
+        stream.set_nodelay(true)?;
+        let body = body("0192f0c1-0000-7000-8000-000000000000");
+        let request = format!(
+            "POST {PATH} HTTP/1.1\r\nhost: {}\r\nauthorization: Bearer {KEY}\r\n\
+             content-type: application/json\r\ncontent-length: {}\r\n\r\n{body}",
+            target.address,
+            body.len()
+        );
+        Ok(Self { stream: BufReader::new(stream), request })
+    }
+}
+
+impl Contender for RawSocket {
+    fn measure(&mut self, round: &Round) -> Result<Vec<Duration>, Failure> {
+        if round.width > 1 {
+            return Err("one call at a time only".into());
+        }
+        let mut times = Vec::new();
+        while round.goes_on() {
+            let start = Instant::now();
+            self.stream.get_mut().write_all(self.request.as_bytes())?;
+            server::read_message(&mut self.stream)?;
+            times.push(start.elapsed());
+        }
+        Ok(times)
+    }
+}
+
+fn current_thread() -> Result<Runtime, std::io::Error> {
+    Builder::new_current_thread().enable_all().build()
+}
