@@ -7,6 +7,7 @@
 # make swift   brings Swift where there is none, builds and tests the Swift package; make kotlin: the same for Kotlin
 # make bench   what the client adds to a call, side by side
 # make bench-gateway  what the gateway records in a second, on each store
+# make soak    real clients over a bad network to gateways that are killed, 30 minutes or SOAK_SECONDS
 # make fuzz    looks for bytes that break something: FUZZ_SECONDS (300) for each target
 # make break   removes the checks of the guard one by one: each removal must turn vectors red
 # make verify  files that are generated or repeated are what they should be
@@ -28,7 +29,7 @@ PYTHON_SOURCES := $(shell find bindings-python/src bindings-python/python -name 
 RUST_SOURCES := Cargo.toml Cargo.lock $(shell find core/src gateway/src gateway/templates policies -type f)
 
 .DELETE_ON_ERROR:
-.PHONY: demo test test-rust test-python wheels test-pythons test-page test-api leaks lint python bench bench-gateway fuzz break verify generate clean demo-node test-node test-node-here lint-node lint-node-here node node-face node-release
+.PHONY: demo test test-rust test-python wheels test-pythons test-page test-api test-soak soak leaks lint python bench bench-gateway fuzz break verify generate clean demo-node test-node test-node-here lint-node lint-node-here node node-face node-debug node-release
 
 demo: python target/release/actpass-gateway
 	@echo
@@ -69,7 +70,7 @@ $(VENV)/installed: $(VENV)/bin/maturin $(PYTHON_SOURCES) $(RUST_SOURCES)
 	$(VENV)/bin/pip install --quiet --force-reinstall target/wheels/release/actpass-*.whl
 	@touch $@
 
-test: test-rust test-python test-node test-swift test-kotlin test-page test-api leaks
+test: test-rust test-python test-node test-swift test-kotlin test-page test-api test-soak leaks
 	@echo "make test: all passed"
 
 # Whatever the tests print, passing or not, is kept, so that `leaks` can look for secrets in it.
@@ -125,6 +126,10 @@ node-face: bindings-node/node_modules/.installed
 	rm -rf bindings-node/dist/*.js bindings-node/dist/*.ts bindings-node/dist/*.mjs bindings-node/dist/*.mts
 	cd bindings-node && npm run --silent build
 
+node-debug: node-face
+	$(CARGO) build --locked -p actpass-node
+	node bindings-node/scripts/place.mjs target/debug
+
 node-release: node-face
 	$(CARGO) build --release --locked -p actpass-node
 	node bindings-node/scripts/place.mjs target/release
@@ -160,15 +165,22 @@ test-api: $(TEST_VENV)/bin/schemathesis
 	scripts/keep-output target/test-output/api.log \
 		scripts/check-api $(GATEWAY) $(TEST_VENV)/bin/schemathesis target/test-output/api-gateway.log
 
-leaks: test-rust test-python test-node test-swift test-kotlin test-page test-api
+# Two minutes of what `make soak` does for long.
+test-soak: $(TEST_VENV)/installed
+	@mkdir -p target/test-output && rm -f target/test-output/soak*.log
+	$(CARGO) build --locked -p actpass-gateway -p actpass-soak
+	@if scripts/have-node 2>/dev/null; then $(MAKE) --no-print-directory node-debug; fi
+	scripts/keep-output target/test-output/soak.log scripts/soak debug $(or $(SOAK_SECONDS),120) $(TEST_VENV)/bin/python
+
+leaks: test-rust test-python test-node test-swift test-kotlin test-page test-api test-soak
 	scripts/find-leaks tests/secrets.txt target/test-output
 
 lint: $(TEST_VENV)/bin/maturin lint-node
 	$(CARGO) fmt --all --check
 	$(CARGO) clippy --workspace --all-targets --locked -- -D warnings
 	RUSTDOCFLAGS='-D warnings' $(CARGO) doc --workspace --no-deps --locked
-	$(TEST_VENV)/bin/ruff check bindings-python examples benches tests/page
-	$(TEST_VENV)/bin/ruff format --check bindings-python examples benches tests/page
+	$(TEST_VENV)/bin/ruff check bindings-python examples benches tests/page tests/soak
+	$(TEST_VENV)/bin/ruff format --check bindings-python examples benches tests/page tests/soak
 	$(TEST_VENV)/bin/mypy --config-file bindings-python/pyproject.toml bindings-python/python/actpass
 	scripts/deny $(CARGO)
 
@@ -192,6 +204,11 @@ bench: python
 bench-gateway: target/release/actpass-gateway
 	$(CARGO) build --release --locked -p actpass-benches
 	target/release/actpass-bench-gateway target/release/actpass-gateway policies/refunds.json
+
+soak: python target/release/actpass-gateway
+	$(CARGO) build --release --locked -p actpass-soak
+	@if scripts/have-node 2>/dev/null; then $(MAKE) --no-print-directory node-release; fi
+	scripts/soak release $(or $(SOAK_SECONDS),1800) $(VENV)/bin/python
 
 FUZZ_SECONDS ?= 300
 fuzz:

@@ -187,7 +187,10 @@ mod tests {
         let calls: Vec<_> = (0..32).map(Call::numbered).collect();
         for mode in [Mode::Enforce, Mode::Monitor, Mode::Strict] {
             for amount in AMOUNTS {
-                assert!(calls.iter().any(|call| call.mode == mode && call.amount == amount), "{mode:?} {amount}");
+                assert!(
+                    calls.iter().any(|call| call.mode == mode && call.amount == amount),
+                    "{mode:?} {amount}"
+                );
             }
         }
         assert!(calls.iter().any(|call| call.fails && call.amount <= MOST_ALLOWED));

@@ -85,7 +85,8 @@ impl Recipe {
         let mut line = String::new();
         timeout(LONGEST_START, out.read_line(&mut line)).await??;
         let address = line.trim_end().rsplit_once("://").and_then(|(_, address)| address.parse().ok());
-        let address = address.ok_or_else(|| format!("{} does not start: {line:?}", self.program.display()))?;
+        let address =
+            address.ok_or_else(|| format!("{} does not start: {line:?}", self.program.display()))?;
         Ok(Running { child, address, _out: out })
     }
 
@@ -101,10 +102,14 @@ impl Recipe {
             .args(["evidence", "export", "decisions", "--tenant", "dev", "--data"])
             .arg(&self.data)
             .stdout(std::fs::File::create(&file)?)
+            .stderr(Stdio::piped())
             .kill_on_drop(true)
-            .status();
-        if !exported.await?.success() {
-            return Err(format!("the chain in {} is not exported as whole", self.data.display()).into());
+            .spawn()?
+            .wait_with_output()
+            .await?;
+        if !exported.status.success() {
+            let complaint = String::from_utf8_lossy(&exported.stderr);
+            return Err(format!("the chain in {} is not exported: {complaint}", self.data.display()).into());
         }
         let mut verify = Command::new(&self.program);
         let verified = verify.args(["evidence", "verify"]).arg(&file).kill_on_drop(true).output().await?;

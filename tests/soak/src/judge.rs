@@ -188,7 +188,9 @@ impl Judgement {
         for id in journals.ran.keys() {
             match reports.get(id.as_str()) {
                 Some(1) => {}
-                found => judgement.violations.push(format!("{id} ran, and has {found:?} reports instead of one")),
+                found => {
+                    judgement.violations.push(format!("{id} ran, and has {found:?} reports instead of one"));
+                }
             }
         }
         for ledger in ledgers {
@@ -214,8 +216,12 @@ impl Judgement {
                 let reason = reported.reason.clone().unwrap_or_default();
                 *tally.by_failure.entry(reason).or_default() += 1;
             }
-            (false, None) if reported.reason.as_deref() == Some("actpass.unrecorded") => tally.by_unrecorded += 1,
-            (false, None) if ["deny", "require_approval"].contains(&reported.word.as_str()) => tally.by_policy += 1,
+            (false, None) if reported.reason.as_deref() == Some("actpass.unrecorded") => {
+                tally.by_unrecorded += 1;
+            }
+            (false, None) if ["deny", "require_approval"].contains(&reported.word.as_str()) => {
+                tally.by_policy += 1;
+            }
             (false, None) => tally.by_unknown_word += 1,
         }
     }
@@ -229,12 +235,14 @@ impl Judgement {
                 continue;
             }
             if ledger.sealed {
-                self.violations.push(format!("{} recorded a request that nobody sent: {event:?}", ledger.gateway));
+                self.violations
+                    .push(format!("{} recorded a request that nobody sent: {event:?}", ledger.gateway));
             }
             match event.decision.as_deref() {
                 Some("allow") => {
                     way.allowed_changed += 1;
-                    way.allowed_denied += u64::from(asked.is_some_and(|(_, call)| call.amount > MOST_ALLOWED));
+                    way.allowed_denied +=
+                        u64::from(asked.is_some_and(|(_, call)| call.amount > MOST_ALLOWED));
                 }
                 _ => way.other_changed += 1,
             }
@@ -245,8 +253,11 @@ impl Judgement {
     fn demand_enough(&mut self, ledgers: &[Ledger]) {
         for ((series, gateway), tally) in &self.tallies {
             let failures: u64 = tally.by_failure.values().sum();
-            let counts =
-                [("executed", tally.executed), ("blocked by policy", tally.by_policy), ("blocked by failure", failures)];
+            let counts = [
+                ("executed", tally.executed),
+                ("blocked by policy", tally.by_policy),
+                ("blocked by failure", failures),
+            ];
             for (what, _) in counts.into_iter().filter(|(_, count)| *count == 0) {
                 self.violations.push(format!("{series} at {gateway}: nothing was {what}"));
             }
@@ -278,9 +289,6 @@ impl Case<'_> {
         if reported.executed == ran.is_empty() {
             return Err(format!("reported as executed: {}, ran {} times", reported.executed, ran.len()));
         }
-        if reported.hash.as_deref().is_some_and(|hash| hash != self.hash) {
-            return Err("a decision about another request was reported".to_owned());
-        }
         if call.mode == Mode::Monitor && ran.is_empty() {
             return Err("it did not run in monitor".to_owned());
         }
@@ -293,8 +301,14 @@ impl Case<'_> {
             }
         }
         match ran {
-            [ran] if call.mode != Mode::Monitor => self.judge_run(ran, way),
-            _ => self.judge_evidence(reported.evidence.as_deref()),
+            [ran] if call.mode != Mode::Monitor => self.judge_run(ran, way)?,
+            _ => self.judge_evidence(reported.evidence.as_deref())?,
+        }
+        match reported.hash.as_deref() {
+            Some(hash) if hash != self.hash => {
+                Err("a decision about another request was reported".to_owned())
+            }
+            _ => Ok(()),
         }
     }
 
@@ -309,9 +323,10 @@ impl Case<'_> {
         if (self.reported.kind.is_some()) != self.call.fails {
             return Err("its own error is not what was reported".to_owned());
         }
-        let mut allowed = self.ledger.about(self.hash).filter(|event| {
-            event.event_type == "decision" && event.decision.as_deref() == Some("allow")
-        });
+        let mut allowed = self
+            .ledger
+            .about(self.hash)
+            .filter(|event| event.event_type == "decision" && event.decision.as_deref() == Some("allow"));
         let (Some(event), None) = (allowed.next(), allowed.next()) else {
             return Err("it ran, and the ledger has not one allow for it".to_owned());
         };
@@ -326,7 +341,9 @@ impl Case<'_> {
         }
         match ran.evidence.as_deref() {
             Some(evidence) if evidence == event.event_id => Ok(()),
-            _ if self.ledger.sealed => Err(format!("it ran under {:?} and not {}", ran.evidence, event.event_id)),
+            _ if self.ledger.sealed => {
+                Err(format!("it ran under {:?} and not {}", ran.evidence, event.event_id))
+            }
             None if self.call.mode == Mode::Strict => Err("it ran unrecorded in strict".to_owned()),
             Some(evidence) if !one_byte_apart(evidence, &event.event_id) => {
                 Err(format!("it ran under {evidence}, and the ledger has {}", event.event_id))
@@ -358,7 +375,8 @@ impl Case<'_> {
 
 /// Whether one byte is another, as after one bit was flipped. It may be one that JSON writes longer.
 fn one_byte_apart(one: &str, other: &str) -> bool {
-    one.len() == other.len() && one.bytes().zip(other.bytes()).filter(|(one, other)| one != other).count() == 1
+    one.len() == other.len()
+        && one.bytes().zip(other.bytes()).filter(|(one, other)| one != other).count() == 1
 }
 
 #[cfg(test)]
@@ -388,23 +406,50 @@ mod tests {
             (allowed().with(|case| case.events[0].decision = Some("deny".into())), "not one allow for it"),
             (allowed().with(|case| case.events[0].request_hash = Some("0".into())), "not one allow for it"),
             (Case::new(3).allowed(), "the policy does not allow it"),
-            (allowed().with(|case| { case.ran.clear(); case.reported[0].executed = false; }), "it was blocked by \"allow\""),
-            (Case::new(3).denied().sealed().with(|case| case.reported[0].word = "denx".into()), "it was blocked by \"denx\""),
+            (
+                allowed().with(|case| {
+                    case.ran.clear();
+                    case.reported[0].executed = false;
+                }),
+                "it was blocked by \"allow\"",
+            ),
+            (
+                Case::new(3).denied().sealed().with(|case| case.reported[0].word = "denx".into()),
+                "it was blocked by \"denx\"",
+            ),
             (Case::new(2).allowed(), "the policy does not allow it"),
             (Case::new(3).denied().ran(), "reported as executed: false, ran 1 times"),
             (Case::new(0).failed().ran(), "reported as executed: false, ran 1 times"),
-            (allowed().with(|case| case.reported[0].kind = Some("response".into())), "although the gate failed"),
-            (allowed().evidence(Some("ev_of_another")), "it ran under ev_of_another, and the ledger has ev_0"),
+            (
+                allowed().with(|case| case.reported[0].kind = Some("response".into())),
+                "although the gate failed",
+            ),
+            (
+                allowed().evidence(Some("ev_of_another")),
+                "it ran under ev_of_another, and the ledger has ev_0",
+            ),
             (Case::new(9).allowed().evidence(None), "unrecorded in strict"),
             (Case::new(9).allowed().hash(None), "by an answer that names no request"),
             (allowed().hash(Some("0")), "a decision about another request was reported"),
-            (Case::new(3).denied().with(|case| case.events.clear()), "ev_3 was told and is not in the ledger"),
-            (Case::new(3).denied().with(|case| case.events[0].request_hash = None), "event of another request"),
-            (Case::new(19).failed().with(|case| case.reported[0].executed = false), "it did not run in monitor"),
+            (
+                Case::new(3).denied().with(|case| case.events.clear()),
+                "ev_3 was told and is not in the ledger",
+            ),
+            (
+                Case::new(3).denied().with(|case| case.events[0].request_hash = None),
+                "event of another request",
+            ),
+            (
+                Case::new(19).failed().with(|case| case.reported[0].executed = false),
+                "it did not run in monitor",
+            ),
             (allowed().sealed().evidence(Some("ev_1")), "it ran under Some(\"ev_1\") and not ev_0"),
             (allowed().sealed().hash(None), "by an answer that names no request"),
             (
-                Case::new(0).failed().sealed().with(|case| case.events.push(event("ev_x", 0, "allow", "changed"))),
+                Case::new(0)
+                    .failed()
+                    .sealed()
+                    .with(|case| case.events.push(event("ev_x", 0, "allow", "changed"))),
                 "recorded a request that nobody sent",
             ),
         ] {

@@ -129,7 +129,11 @@ async fn run(soak: &Soak) -> Result<Vec<String>> {
     for ((worker, (before, after)), load) in workers.iter().zip(rests).zip(during.workers) {
         violations.extend(leaked(worker.name(), before, after));
         violations.extend(grew(worker.name(), &load, worker.allowance()));
-        processes.push(report::Process { name: worker.name().to_owned(), load, rest: Some((*before, *after)) });
+        processes.push(report::Process {
+            name: worker.name().to_owned(),
+            load,
+            rest: Some((*before, *after)),
+        });
     }
     let rests = rest_before.gateways.iter().zip(&rest_after.gateways);
     for ((site, (before, after)), load) in sites.iter().zip(rests).zip(during.gateways) {
@@ -326,13 +330,17 @@ async fn at_rest(workers: &mut [Worker], sites: &mut [Site]) -> Result<Rest> {
     for site in sites.iter() {
         site.proxy.set_calm(true);
     }
-    // No circuit is open any more, and no connection is left from the load, when the calls are made that tell clients so.
+    // So that no circuit is open any more.
     tokio::time::sleep(SETTLE).await;
+    for worker in workers.iter_mut() {
+        worker.rest().await?;
+    }
+    // A client that nobody calls need not notice that its connections are gone; so it is called.
     for site in sites.iter() {
         site.proxy.close_all();
     }
     for worker in workers.iter_mut() {
-        worker.rest().await?;
+        worker.call().await?;
     }
     tokio::time::sleep(SETTLE).await;
     let take = |process| Sample::take(process, Duration::ZERO);

@@ -99,7 +99,8 @@ pub fn leaked(name: &str, before: &Sample, after: &Sample) -> Vec<String> {
 /// How far memory grew under the load, from the median of the second quarter to that of the last, if that is more than
 /// `allowance` KiB.
 pub fn grew(name: &str, series: &Series, allowance: u64) -> Option<String> {
-    let (before, after) = (series.median(1, |sample| sample.memory)?, series.median(3, |sample| sample.memory)?);
+    let (before, after) =
+        (series.median(1, |sample| sample.memory)?, series.median(3, |sample| sample.memory)?);
     (after > before + allowance).then(|| {
         format!("{name} grew from {before} to {after} KiB under the load, {allowance} KiB more are allowed")
     })

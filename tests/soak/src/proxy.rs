@@ -1,6 +1,5 @@
 //! A TCP proxy between clients and a gateway, that does to connections what a bad network does.
 
-use std::future::Future;
 use std::net::SocketAddr;
 use std::sync::atomic::{AtomicBool, AtomicU64, Ordering};
 use std::sync::{Arc, Mutex, PoisonError};
@@ -208,21 +207,19 @@ struct Direction<'c> {
 }
 
 impl Direction<'_> {
-    fn pump<R, W>(mut self, mut from: R, mut to: W) -> impl Future<Output = End>
+    async fn pump<R, W>(mut self, mut from: R, mut to: W) -> End
     where
         R: AsyncRead + Unpin,
         W: AsyncWrite + Unpin,
     {
-        async move {
-            let mut buffer = vec![0; 16 * 1024];
-            loop {
-                let Ok(length @ 1..) = from.read(&mut buffer).await else {
-                    return End::Closed;
-                };
-                let piece = buffer.get(..length).unwrap_or_default().to_vec();
-                if let Some(end) = self.pass(piece, &mut to).await {
-                    return end;
-                }
+        let mut buffer = vec![0; 16 * 1024];
+        loop {
+            let Ok(length @ 1..) = from.read(&mut buffer).await else {
+                return End::Closed;
+            };
+            let piece = buffer.get(..length).unwrap_or_default().to_vec();
+            if let Some(end) = self.pass(piece, &mut to).await {
+                return end;
             }
         }
     }

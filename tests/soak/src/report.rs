@@ -36,15 +36,24 @@ pub struct Gateway<'r> {
 /// What the calls came to.
 pub fn calls(judgement: &Judgement) -> String {
     let mut rows = vec![
-        ["client", "gateway", "calls", "ran", "of these failed", "ran in monitor", "blocked by policy", "gate failed"]
-            .map(str::to_owned)
-            .to_vec(),
+        [
+            "client",
+            "gateway",
+            "calls",
+            "ran",
+            "of these failed",
+            "ran in monitor",
+            "blocked by policy",
+            "gate failed",
+        ]
+        .map(str::to_owned)
+        .to_vec(),
     ];
     let mut total = Tally::default();
     let row = |series: &str, gateway: &str, tally: &Tally| {
         let failures = tally.by_failure.values().sum();
-        let figures =
-            [tally.calls, tally.executed, tally.failed, tally.observed, tally.by_policy, failures].map(number);
+        let figures = [tally.calls, tally.executed, tally.failed, tally.observed, tally.by_policy, failures]
+            .map(number);
         [series.to_owned(), gateway.to_owned()].into_iter().chain(figures).collect::<Vec<_>>()
     };
     for ((series, gateway), tally) in &judgement.tallies {
@@ -62,7 +71,8 @@ pub fn reasons(judgement: &Judgement) -> String {
         add(by_series.entry(series).or_default(), tally);
     }
     let reasons: BTreeSet<_> = by_series.values().flat_map(|tally| tally.by_failure.keys()).collect();
-    let mut rows = vec![["blocked by"].into_iter().chain(by_series.keys().copied()).map(str::to_owned).collect()];
+    let mut rows =
+        vec![["blocked by"].into_iter().chain(by_series.keys().copied()).map(str::to_owned).collect()];
     let mut row = |name: String, figure: &dyn Fn(&Tally) -> u64| {
         rows.push([name].into_iter().chain(by_series.values().map(|tally| number(figure(tally)))).collect());
     };
@@ -88,10 +98,14 @@ pub fn network(gateways: &[Gateway<'_>], judgement: &Judgement) -> String {
     }
     row("gateway killed", &|gateway| number(gateway.kills));
     let way = |gateway: &Gateway<'_>| judgement.on_the_way.get(gateway.name).cloned().unwrap_or_default();
-    row("another request than was sent allowed, run by nobody", &|gateway| number(way(gateway).allowed_changed));
+    row("another request than was sent allowed, run by nobody", &|gateway| {
+        number(way(gateway).allowed_changed)
+    });
     row("of these, denied as it was sent", &|gateway| number(way(gateway).allowed_denied));
     row("another request than was sent not allowed", &|gateway| number(way(gateway).other_changed));
-    row("ran as recorded, its evidence id damaged on the way", &|gateway| number(way(gateway).damaged_evidence));
+    row("ran as recorded, its evidence id damaged on the way", &|gateway| {
+        number(way(gateway).damaged_evidence)
+    });
     row("ran as recorded, its request hash lost on the way", &|gateway| number(way(gateway).unbound));
     row("events in the ledger", &|gateway| number(gateway.events as u64));
     row("`evidence verify`", &|gateway| gateway.verified.to_owned());
@@ -100,7 +114,8 @@ pub fn network(gateways: &[Gateway<'_>], judgement: &Judgement) -> String {
 
 /// What the processes held.
 pub fn processes(processes: &[Process]) -> String {
-    let columns = ["process", "KiB, second quarter", "KiB, last quarter", "descriptors", "sockets", "threads"];
+    let columns =
+        ["process", "KiB, second quarter", "KiB, last quarter", "descriptors", "sockets", "threads"];
     let mut rows = vec![columns.map(str::to_owned).to_vec()];
     for process in processes {
         let memory = |quarter| process.load.median(quarter, |sample| sample.memory).unwrap_or_default();
@@ -152,7 +167,7 @@ fn number(number: u64) -> String {
     let digits = number.to_string();
     let mut text = String::new();
     for (at, digit) in digits.chars().enumerate() {
-        if at > 0 && (digits.len() - at) % 3 == 0 {
+        if at > 0 && (digits.len() - at).is_multiple_of(3) {
             text.push(',');
         }
         text.push(digit);

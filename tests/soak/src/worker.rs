@@ -1,8 +1,9 @@
 //! A worker: a program in some language that makes guarded calls.
 //!
-//! It is started with the path of its [`Orders`] and obeys lines on its standard input. `go` starts the load. `rest` ends it, and has each
-//! client make two calls one after another, so that connections that were closed are noticed; then the worker
-//! says `resting`. `end` closes the clients; the worker then exits with code 0. At the end of the input it exits with another.
+//! It is started with the path of its [`Orders`], says `ready`, and obeys lines on its standard input. `go` starts the load. `rest` ends it;
+//! when nothing is under way any more, the worker says `resting`. `call` has each client make two calls, one after the other, so that
+//! connections that were closed are noticed; then the worker says `called`. `end` closes the clients, and the worker exits with
+//! code 0. At the end of the input it exits with another.
 
 use std::path::{Path, PathBuf};
 use std::process::Stdio;
@@ -110,6 +111,16 @@ impl Worker {
     pub async fn rest(&mut self) -> Result<()> {
         self.say("rest").await?;
         self.hear("resting", LONGEST_REST).await
+    }
+
+    /// Has each of its clients make two calls.
+    ///
+    /// # Errors
+    ///
+    /// If it ended, or does not end these calls.
+    pub async fn call(&mut self) -> Result<()> {
+        self.say("call").await?;
+        self.hear("called", LONGEST_REST).await
     }
 
     /// Has it close its clients and end.

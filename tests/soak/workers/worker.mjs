@@ -47,11 +47,15 @@ class Worker {
     );
   }
 
-  /** Ends the load, and makes two calls with each client. */
+  /** Ends the load. */
   async rest() {
     this.#loaded = false;
     await Promise.all(this.#tasks);
     this.#tasks = [];
+  }
+
+  /** Makes two calls with each client. */
+  async callWithEach() {
     for (const one of this.#clients) {
       await this.#call(one);
       await this.#call(one);
@@ -120,6 +124,9 @@ async function main(folder, path) {
     } else if (order === 'rest') {
       await worker.rest();
       console.log('resting');
+    } else if (order === 'call') {
+      await worker.callWithEach();
+      console.log('called');
     } else if (order === 'end') {
       // What is left then keeps no process alive.
       process.stdin.destroy();

@@ -113,13 +113,16 @@ class Threads:
             thread.start()
 
     def rest(self) -> None:
-        """End the load, and make two calls with each client."""
+        """End the load."""
         self._resting.set()
         for thread in self._threads:
             thread.join()
         self._threads = []
         for failed in self._failed:
             raise failed
+
+    def call_with_each(self) -> None:
+        """Make two calls with each client."""
         for client in self._clients:
             self._call(*client)
             self._call(*client)
@@ -133,7 +136,7 @@ class Threads:
         try:
             while not self._resting.wait(pause(self._orders)):
                 self._call(gateway, client)
-        except BaseException as error:  # noqa: BLE001
+        except BaseException as error:
             self._failed.append(error)
 
     def _call(self, gateway: dict[str, Any], client: ActPassClient) -> None:
@@ -168,10 +171,13 @@ class Tasks:
         ]
 
     async def rest(self) -> None:
-        """End the load, and make two calls with each client."""
+        """End the load."""
         self._resting.set()
         await asyncio.gather(*self._tasks)
         self._tasks = []
+
+    async def call_with_each(self) -> None:
+        """Make two calls with each client."""
         for client in self._clients:
             await self._call(*client)
             await self._call(*client)
@@ -229,8 +235,12 @@ async def main(path: str) -> None:
             tasks.go()
         elif order == "rest":
             await asyncio.gather(asyncio.to_thread(threads.rest), tasks.rest())
-            gc.collect()
             print("resting", flush=True)
+        elif order == "call":
+            await asyncio.to_thread(threads.call_with_each)
+            await tasks.call_with_each()
+            gc.collect()
+            print("called", flush=True)
         elif order == "end":
             threads.close()
             await tasks.close()

@@ -30,6 +30,10 @@ async fn main() -> Result<()> {
                 worker.rest(&mut load).await?;
                 println!("resting");
             }
+            "call" => {
+                worker.call_with_each().await?;
+                println!("called");
+            }
             "end" => return Ok(()),
             other => return Err(format!("unknown order {other:?}").into()),
         }
@@ -48,7 +52,8 @@ struct Worker {
 impl Worker {
     fn new(orders: Orders) -> Result<Self> {
         let journal = OpenOptions::new().append(true).open(&orders.journal)?;
-        let clients = orders.gateways.iter().map(|gateway| client(gateway, &orders)).collect::<Result<_>>()?;
+        let clients =
+            orders.gateways.iter().map(|gateway| client(gateway, &orders)).collect::<Result<_>>()?;
         Ok(Self {
             orders,
             clients,
@@ -80,6 +85,10 @@ impl Worker {
         while let Some(ended) = load.join_next().await {
             ended??;
         }
+        Ok(())
+    }
+
+    async fn call_with_each(&self) -> Result<()> {
         for at in 0..self.clients.len() {
             self.call(at).await?;
             self.call(at).await?;
@@ -92,7 +101,7 @@ impl Worker {
             return Err("no such gateway".into());
         };
         let number = self.last.fetch_add(1, Ordering::Relaxed);
-        let fresh = number % self.orders.fresh_client_each == 0;
+        let fresh = number.is_multiple_of(self.orders.fresh_client_each);
         let client = if fresh { client(gateway, &self.orders)? } else { shared.clone() };
         let (id, call) = (format!("rust-{number}"), Call::numbered(number));
         let action = Action::new(AGENT, TOOL)
@@ -102,7 +111,8 @@ impl Worker {
             .idempotency_key(id.as_str());
         let execute = async |context: ExecutionContext| {
             let (evidence, hash) = (text(context.decision(), "evidence_event_id"), hash(context.decision()));
-            self.write(&Line::Ran(Ran { id: id.clone(), evidence, hash })).map_err(|error| error.to_string())?;
+            self.write(&Line::Ran(Ran { id: id.clone(), evidence, hash }))
+                .map_err(|error| error.to_string())?;
             if call.fails { Err("the action failed".to_owned()) } else { Ok(()) }
         };
         let outcome = client.guard(&action, execute).await?;
