@@ -1,7 +1,9 @@
 //! A gateway as a process that is killed and started again on the same data.
 
+use std::collections::BTreeMap;
 use std::ffi::OsString;
-use std::fs::OpenOptions;
+use std::fs::{File, OpenOptions};
+use std::io::BufRead;
 use std::net::SocketAddr;
 use std::path::{Path, PathBuf};
 use std::process::Stdio;
@@ -75,7 +77,6 @@ impl Recipe {
         let log = OpenOptions::new().create(true).append(true).open(&self.log)?;
         let mut child = Command::new(&self.program)
             .args(&self.arguments)
-            .env("RUST_LOG", "error")
             .stdin(Stdio::null())
             .stdout(Stdio::piped())
             .stderr(log)
@@ -90,6 +91,19 @@ impl Recipe {
         Ok(Running { child, address, _out: out })
     }
 
+    /// Reads its log.
+    ///
+    /// # Errors
+    ///
+    /// If it cannot be read.
+    pub fn read_log(&self) -> Result<Log> {
+        let mut log = Log::default();
+        for line in std::io::BufReader::new(File::open(&self.log)?).lines() {
+            log.add(&line?);
+        }
+        Ok(log)
+    }
+
     /// Takes the chain of decisions out of its data, beside which no gateway need run, and has the gateway's own program verify
     /// it; the export, and what the program said.
     ///
@@ -101,7 +115,7 @@ impl Recipe {
         let exported = Command::new(&self.program)
             .args(["evidence", "export", "decisions", "--tenant", "dev", "--data"])
             .arg(&self.data)
-            .stdout(std::fs::File::create(&file)?)
+            .stdout(File::create(&file)?)
             .stderr(Stdio::piped())
             .kill_on_drop(true)
             .spawn()?
@@ -119,6 +133,27 @@ impl Recipe {
             return Err(format!("{} does not verify: {said} {complaint}", file.display()).into());
         }
         Ok((file, said))
+    }
+}
+
+/// What a gateway wrote into its log, over all its lives.
+#[derive(Clone, Debug, Default, PartialEq, Eq)]
+pub struct Log {
+    /// How often it answered with each status.
+    pub statuses: BTreeMap<String, u64>,
+    /// That it failed inside, a line each.
+    pub complaints: Vec<String>,
+}
+
+impl Log {
+    fn add(&mut self, line: &str) {
+        let status = line.split_once(" answered status=").and_then(|(_, rest)| rest.split(' ').next());
+        if let Some(status) = status {
+            *self.statuses.entry(status.to_owned()).or_default() += 1;
+        }
+        if status == Some("500") || line.contains(" ERROR ") || line.contains("panicked") {
+            self.complaints.push(line.to_owned());
+        }
     }
 }
 
@@ -165,5 +200,27 @@ impl Running {
             status if status.success() => Ok(()),
             status => Err(format!("a gateway ended with {status}").into()),
         }
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    #[test]
+    fn a_gateway_that_fails_inside_is_found_by_its_log() {
+        let mut log = Log::default();
+        let line = |level: &str, status: u16| {
+            format!(
+                "2026-01-01T00:00:00Z {level} request{{}}: actpass_gateway::http: answered status={status} micros=9"
+            )
+        };
+        [line(" INFO", 200), line(" INFO", 200), line(" INFO", 400)].iter().for_each(|line| log.add(line));
+        assert_eq!(log.statuses.get("200"), Some(&2));
+        assert_eq!(log.complaints, [""; 0]);
+        [line(" INFO", 500), line("ERROR", 503), "thread 'main' panicked at".to_owned()]
+            .iter()
+            .for_each(|line| log.add(line));
+        assert_eq!(log.complaints.len(), 3);
     }
 }

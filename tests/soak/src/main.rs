@@ -117,10 +117,10 @@ async fn run(soak: &Soak) -> Result<Vec<String>> {
     let warm_up = Duration::from_secs((soak.seconds / 8).clamp(10, 90));
     let load = Duration::from_secs(soak.seconds).saturating_sub(warm_up);
     let mut before = Watch::new(&workers);
-    under_load(&mut workers, &mut sites, &mut rng, &mut before, warm_up).await?;
+    under_load("warming up, ", &mut workers, &mut sites, &mut rng, &mut before, warm_up).await?;
     let rest_before = at_rest(&mut workers, &mut sites).await?;
     let mut during = Watch::new(&workers);
-    under_load(&mut workers, &mut sites, &mut rng, &mut during, load).await?;
+    under_load("", &mut workers, &mut sites, &mut rng, &mut during, load).await?;
     let rest_after = at_rest(&mut workers, &mut sites).await?;
 
     let mut violations = Vec::new();
@@ -150,21 +150,24 @@ async fn run(soak: &Soak) -> Result<Vec<String>> {
         journals.read(&worker.end().await?)?;
     }
     let mut ledgers = Vec::new();
-    let mut verified = Vec::new();
+    let mut said = Vec::new();
     for site in &mut sites {
-        let (ledger, said) = site.close(&soak.keep).await?;
+        let (ledger, verified) = site.close(&soak.keep).await?;
+        let log = site.recipe.read_log()?;
+        violations.extend(log.complaints.iter().map(|line| format!("gateway {}: {line}", site.name)));
         ledgers.push(ledger);
-        verified.push(said);
+        said.push((verified, log));
     }
     let judgement = Judgement::of(&journals, &ledgers)?;
     let gateways: Vec<_> = sites
         .iter()
         .zip(&ledgers)
-        .zip(&verified)
-        .map(|((site, ledger), verified)| report::Gateway {
+        .zip(&said)
+        .map(|((site, ledger), (verified, log))| report::Gateway {
             name: site.name,
             proxy: &site.proxy,
             kills: site.kills.load(Ordering::Relaxed),
+            log,
             events: ledger.length(),
             verified,
         })
@@ -265,6 +268,7 @@ impl Watch {
 
 /// Has all work for `time`. For the first two thirds of it gateways are killed; then they live on, so that what they leak shows.
 async fn under_load(
+    phase: &str,
     workers: &mut [Worker],
     sites: &mut [Site],
     rng: &mut Rng,
@@ -290,7 +294,7 @@ async fn under_load(
         }
         watch.look(workers, sites, began.elapsed())?;
         if began.elapsed().as_secs() >= minute * 60 {
-            println!("{}", minute_line(minute, workers, sites, watch)?);
+            println!("{phase}{}", minute_line(minute, workers, sites, watch)?);
             minute += 1;
         }
     }

@@ -3,6 +3,7 @@
 use std::collections::{BTreeMap, BTreeSet};
 
 use crate::faults::Fault;
+use crate::gateway::Log;
 use crate::judge::{Judgement, Tally};
 use crate::measure::{Sample, Series};
 use crate::proxy::Proxy;
@@ -27,6 +28,8 @@ pub struct Gateway<'r> {
     pub proxy: &'r Proxy,
     /// How often it was killed.
     pub kills: u64,
+    /// What it logged.
+    pub log: &'r Log,
     /// How many events its ledger has.
     pub events: usize,
     /// What its program says about the ledger.
@@ -97,6 +100,11 @@ pub fn network(gateways: &[Gateway<'_>], judgement: &Judgement) -> String {
         row(fault.name(), &|gateway| number(gateway.proxy.faults().of(fault)));
     }
     row("gateway killed", &|gateway| number(gateway.kills));
+    let statuses: BTreeSet<_> = gateways.iter().flat_map(|gateway| gateway.log.statuses.keys()).collect();
+    for status in statuses {
+        let count = |gateway: &Gateway<'_>| gateway.log.statuses.get(status).copied().unwrap_or_default();
+        row(&format!("answered {status}"), &|gateway| number(count(gateway)));
+    }
     let way = |gateway: &Gateway<'_>| judgement.on_the_way.get(gateway.name).cloned().unwrap_or_default();
     row("another request than was sent allowed, run by nobody", &|gateway| {
         number(way(gateway).allowed_changed)
