@@ -8,6 +8,7 @@
 # make bench   what clients and gateway cost, side by side, written to docs/benchmarks/; make bench BENCH=quick tries it out
 # make bench-gateway  the gateway's part of it
 # make instructions  writes how many instructions the hot paths take, which make test-instructions compares
+# make soak    real clients over a bad network to gateways that are killed, 30 minutes or SOAK_SECONDS
 # make fuzz    looks for bytes that break something: FUZZ_SECONDS (300) for each target
 # make outcomes  plays the vectors in every language that is here and compares what came of them, byte for byte
 # make break   removes the checks of the guard one by one: each removal must turn vectors red in every language that is here
@@ -33,7 +34,7 @@ RUST_SOURCES := Cargo.toml Cargo.lock $(shell find core/src gateway/src gateway/
 export ACTPASS_OUTCOMES := $(CURDIR)/target/outcomes
 
 .DELETE_ON_ERROR:
-.PHONY: demo test parity outcomes test-rust test-python wheels test-pythons test-page test-api leaks lint python bench bench-build bench-gateway instructions instructions-build test-instructions fuzz break verify generate clean outcomes-node demo-node test-node test-node-here lint-node lint-node-here node node-face node-release
+.PHONY: demo test parity outcomes test-rust test-python wheels test-pythons test-page test-api test-soak soak leaks lint python bench bench-build bench-gateway instructions instructions-build test-instructions fuzz break verify generate clean outcomes-node demo-node test-node test-node-here lint-node lint-node-here node node-debug node-face node-release
 
 demo: python target/release/actpass-gateway
 	@echo
@@ -74,7 +75,7 @@ $(VENV)/installed: $(VENV)/bin/maturin $(PYTHON_SOURCES) $(RUST_SOURCES)
 	$(VENV)/bin/pip install --quiet --force-reinstall target/wheels/release/actpass-*.whl
 	@touch $@
 
-test: test-rust test-python test-node test-swift test-kotlin parity test-page test-api test-instructions leaks
+test: test-rust test-python test-node test-swift test-kotlin parity test-page test-api test-instructions test-soak leaks
 	@echo "make test: all passed"
 
 # Whatever the tests print, passing or not, is kept, so that `leaks` can look for secrets in it.
@@ -130,6 +131,10 @@ node-face: bindings-node/node_modules/.installed
 	rm -rf bindings-node/dist/*.js bindings-node/dist/*.ts bindings-node/dist/*.mjs bindings-node/dist/*.mts
 	cd bindings-node && npm run --silent build
 
+node-debug: node-face
+	$(CARGO) build --locked -p actpass-node
+	node bindings-node/scripts/place.mjs target/debug
+
 node-release: node-face
 	$(CARGO) build --release --locked -p actpass-node
 	node bindings-node/scripts/place.mjs target/release
@@ -180,20 +185,25 @@ outcomes: $(TEST_VENV)/installed test-native
 	@if scripts/kotlin-toolchain installed; then $(MAKE) --no-print-directory outcomes-kotlin; fi
 	scripts/compare-outcomes $(ACTPASS_OUTCOMES)
 
-outcomes-node: node-face
-	$(CARGO) build --locked -p actpass-node
-	node bindings-node/scripts/place.mjs target/debug
+outcomes-node: node-debug
 	cd bindings-node && ACTPASS_HOSTILE_GATEWAY=$(CURDIR)/$(HOSTILE) node --test --test-reporter=dot tests/vectors.test.mjs
 
-leaks: test-rust test-python test-node test-swift test-kotlin test-page test-api
+# Two minutes of what `make soak` does for long.
+test-soak: $(TEST_VENV)/installed
+	@mkdir -p target/test-output && rm -f target/test-output/soak*.log
+	$(CARGO) build --locked -p actpass-gateway -p actpass-soak
+	@if scripts/have-node 2>/dev/null; then $(MAKE) --no-print-directory node-debug; fi
+	scripts/keep-output target/test-output/soak.log scripts/soak debug $(or $(SOAK_SECONDS),120) $(TEST_VENV)/bin/python
+
+leaks: test-rust test-python test-node test-swift test-kotlin test-page test-api test-soak
 	scripts/find-leaks tests/secrets.txt target/test-output
 
 lint: $(TEST_VENV)/bin/maturin lint-node
 	$(CARGO) fmt --all --check
 	$(CARGO) clippy --workspace --all-targets --locked -- -D warnings
 	RUSTDOCFLAGS='-D warnings' $(CARGO) doc --workspace --no-deps --locked
-	$(TEST_VENV)/bin/ruff check bindings-python examples benches tests/page
-	$(TEST_VENV)/bin/ruff format --check bindings-python examples benches tests/page
+	$(TEST_VENV)/bin/ruff check bindings-python examples benches tests/page tests/soak
+	$(TEST_VENV)/bin/ruff format --check bindings-python examples benches tests/page tests/soak
 	$(TEST_VENV)/bin/mypy --config-file bindings-python/pyproject.toml bindings-python/python/actpass
 	scripts/deny $(CARGO)
 
@@ -240,6 +250,11 @@ instructions: instructions-build
 
 instructions-build:
 	$(CARGO) build --profile instructions --locked -p actpass-benches --bin actpass-instructions
+
+soak: python target/release/actpass-gateway
+	$(CARGO) build --release --locked -p actpass-soak
+	@if scripts/have-node 2>/dev/null; then $(MAKE) --no-print-directory node-release; fi
+	scripts/soak release $(or $(SOAK_SECONDS),1800) $(VENV)/bin/python
 
 FUZZ_SECONDS ?= 300
 fuzz:

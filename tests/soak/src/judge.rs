@@ -1,0 +1,592 @@
+//! Holds what ran against what the ledger says.
+
+use std::collections::{BTreeMap, HashMap};
+use std::fs::File;
+use std::io::{BufRead, BufReader};
+use std::path::Path;
+
+use serde::Deserialize;
+
+use crate::Result;
+use crate::call::{Call, Line, MOST_ALLOWED, Mode, Ran, Reported, resource};
+
+/// What the journals of workers say.
+#[derive(Debug, Default)]
+pub struct Journals {
+    reported: Vec<Reported>,
+    ran: HashMap<String, Vec<Ran>>,
+}
+
+impl Journals {
+    /// Adds a worker's journal.
+    ///
+    /// # Errors
+    ///
+    /// If a line is not what a worker writes.
+    pub fn read(&mut self, path: &Path) -> Result<()> {
+        for line in BufReader::new(File::open(path)?).lines() {
+            let line = line?;
+            let read = serde_json::from_str(&line);
+            self.add(read.map_err(|error| format!("{}: {error}: {line}", path.display()))?);
+        }
+        Ok(())
+    }
+
+    /// Adds a line.
+    pub fn add(&mut self, line: Line) {
+        match line {
+            Line::Call(reported) => self.reported.push(reported),
+            Line::Ran(ran) => self.ran.entry(ran.id.clone()).or_default().push(ran),
+        }
+    }
+}
+
+/// A decision as the ledger has it.
+#[derive(Clone, Debug, Deserialize)]
+pub struct Event {
+    /// Its id.
+    pub event_id: String,
+    /// What kind of event it is.
+    pub event_type: String,
+    /// What was to be acted on.
+    pub resource: Option<String>,
+    /// What was decided.
+    pub decision: Option<String>,
+    /// The hash of the request.
+    pub request_hash: Option<String>,
+}
+
+/// What a gateway recorded.
+#[derive(Debug)]
+pub struct Ledger {
+    gateway: String,
+    /// Whether clients could see that bytes were changed on the way.
+    sealed: bool,
+    events: HashMap<String, Event>,
+    by_hash: HashMap<String, Vec<String>>,
+}
+
+impl Ledger {
+    /// Reads the export of a gateway's decisions. `sealed` says whether its clients are connected by TLS.
+    ///
+    /// # Errors
+    ///
+    /// If a line is no event.
+    pub fn read(gateway: &str, sealed: bool, export: &Path) -> Result<Self> {
+        let mut events = Vec::new();
+        for line in BufReader::new(File::open(export)?).lines() {
+            let line = line?;
+            if line.starts_with(r#"{"signature""#) {
+                continue;
+            }
+            events.push(serde_json::from_str(&line)?);
+        }
+        Ok(Self::new(gateway, sealed, events))
+    }
+
+    /// The ledger with these events.
+    pub fn new(gateway: &str, sealed: bool, events: Vec<Event>) -> Self {
+        let mut by_hash: HashMap<String, Vec<String>> = HashMap::new();
+        for event in &events {
+            if let Some(hash) = &event.request_hash {
+                by_hash.entry(hash.clone()).or_default().push(event.event_id.clone());
+            }
+        }
+        let events = events.into_iter().map(|event| (event.event_id.clone(), event)).collect();
+        Self { gateway: gateway.to_owned(), sealed, events, by_hash }
+    }
+
+    /// The gateway that wrote it.
+    pub fn gateway(&self) -> &str {
+        &self.gateway
+    }
+
+    /// How many events it has.
+    pub fn length(&self) -> usize {
+        self.events.len()
+    }
+
+    fn about<'l>(&'l self, hash: &str) -> impl Iterator<Item = &'l Event> {
+        self.by_hash.get(hash).into_iter().flatten().filter_map(|id| self.events.get(id))
+    }
+}
+
+/// How often something came about, for a series of calls at a gateway.
+#[derive(Clone, Debug, Default, PartialEq, Eq)]
+pub struct Tally {
+    /// Calls.
+    pub calls: u64,
+    /// In `enforce` or `strict`, the action ran.
+    pub executed: u64,
+    /// The same, and ended with an error of its own.
+    pub failed: u64,
+    /// In `monitor`, where the action always runs.
+    pub observed: u64,
+    /// The gateway decided that it may not run.
+    pub by_policy: u64,
+    /// By its reason, the gate failed, so that it did not run.
+    pub by_failure: BTreeMap<String, u64>,
+    /// The word of the decision arrived as one that nobody knows.
+    pub by_unknown_word: u64,
+    /// It was allowed, in `strict`, and where it is recorded did not arrive.
+    pub by_unrecorded: u64,
+}
+
+/// What the judge found.
+#[derive(Debug, Default)]
+pub struct Judgement {
+    /// What must not be, each as a sentence.
+    pub violations: Vec<String>,
+    /// By series and gateway.
+    pub tallies: BTreeMap<(String, String), Tally>,
+    /// By gateway.
+    pub on_the_way: BTreeMap<String, OnTheWay>,
+}
+
+/// What was changed on the way and came out.
+#[derive(Clone, Debug, Default, PartialEq, Eq)]
+pub struct OnTheWay {
+    /// The gateway was asked about another request than was sent, allowed it, and nothing ran by that.
+    pub allowed_changed: u64,
+    /// Of these, a request that the policy does not allow as it was sent.
+    pub allowed_denied: u64,
+    /// The gateway was asked about another request than was sent, and did not allow it.
+    pub other_changed: u64,
+    /// An action ran that the ledger allows, under an `evidence_event_id` in which one byte is another, or without one.
+    pub damaged_evidence: u64,
+    /// An action ran that the ledger allows, by an answer that named no request any more.
+    pub unbound: u64,
+}
+
+impl Judgement {
+    /// Judges `journals` by `ledgers`.
+    ///
+    /// # Errors
+    ///
+    /// If a journal speaks of calls or gateways that are none.
+    pub fn of(journals: &Journals, ledgers: &[Ledger]) -> Result<Self> {
+        let mut judgement = Self::default();
+        let mut reports: HashMap<&str, u64> = HashMap::new();
+        // The request hash of each call, for the events that name it.
+        let mut sent: HashMap<String, (String, Call)> = HashMap::new();
+        for reported in &journals.reported {
+            let id = reported.id.as_str();
+            *reports.entry(id).or_default() += 1;
+            let (series, call) = Call::named(id).ok_or_else(|| format!("{id} is no call"))?;
+            let ledger = ledgers.iter().find(|ledger| ledger.gateway == reported.gateway);
+            let ledger = ledger.ok_or_else(|| format!("{} is no gateway", reported.gateway))?;
+            let hash = call.request_hash(id)?;
+            let ran = journals.ran.get(id).map(Vec::as_slice).unwrap_or_default();
+            judgement.tally(series, reported, call);
+            let case = Case { reported, call, hash: &hash, ran, ledger };
+            let way = judgement.on_the_way.entry(ledger.gateway.clone()).or_default();
+            if let Err(problem) = case.judge(way) {
+                judgement.violations.push(format!("{id} at {}: {problem}", ledger.gateway));
+            }
+            sent.insert(resource(id), (hash, call));
+        }
+        for id in journals.ran.keys() {
+            match reports.get(id.as_str()) {
+                Some(1) => {}
+                found => {
+                    judgement.violations.push(format!("{id} ran, and has {found:?} reports instead of one"));
+                }
+            }
+        }
+        for ledger in ledgers {
+            judgement.look_for_changed(ledger, &sent);
+        }
+        judgement.demand_enough(ledgers);
+        Ok(judgement)
+    }
+
+    fn tally(&mut self, series: &str, reported: &Reported, call: Call) {
+        let tally = self.tallies.entry((series.to_owned(), reported.gateway.clone())).or_default();
+        tally.calls += 1;
+        if call.mode == Mode::Monitor {
+            tally.observed += 1;
+            return;
+        }
+        match (reported.executed, reported.kind.as_deref()) {
+            (true, kind) => {
+                tally.executed += 1;
+                tally.failed += u64::from(kind == Some("action"));
+            }
+            (false, Some(_)) => {
+                let reason = reported.reason.clone().unwrap_or_default();
+                *tally.by_failure.entry(reason).or_default() += 1;
+            }
+            (false, None) if reported.reason.as_deref() == Some("actpass.unrecorded") => {
+                tally.by_unrecorded += 1;
+            }
+            (false, None) if ["deny", "require_approval"].contains(&reported.word.as_str()) => {
+                tally.by_policy += 1;
+            }
+            (false, None) => tally.by_unknown_word += 1,
+        }
+    }
+
+    /// Counts what gateways were asked about that nobody sent so. Over TLS that cannot be.
+    fn look_for_changed(&mut self, ledger: &Ledger, sent: &HashMap<String, (String, Call)>) {
+        let way = self.on_the_way.entry(ledger.gateway.clone()).or_default();
+        for event in ledger.events.values().filter(|event| event.event_type == "decision") {
+            let asked = event.resource.as_ref().and_then(|resource| sent.get(resource));
+            if asked.is_some_and(|(hash, _)| event.request_hash.as_ref() == Some(hash)) {
+                continue;
+            }
+            if ledger.sealed {
+                self.violations
+                    .push(format!("{} recorded a request that nobody sent: {event:?}", ledger.gateway));
+            }
+            match event.decision.as_deref() {
+                Some("allow") => {
+                    way.allowed_changed += 1;
+                    way.allowed_denied +=
+                        u64::from(asked.is_some_and(|(_, call)| call.amount > MOST_ALLOWED));
+                }
+                _ => way.other_changed += 1,
+            }
+        }
+    }
+
+    /// A run in which too little happened shows nothing.
+    fn demand_enough(&mut self, ledgers: &[Ledger]) {
+        for ((series, gateway), tally) in &self.tallies {
+            let failures: u64 = tally.by_failure.values().sum();
+            let counts = [
+                ("executed", tally.executed),
+                ("blocked by policy", tally.by_policy),
+                ("blocked by failure", failures),
+            ];
+            for (what, _) in counts.into_iter().filter(|(_, count)| *count == 0) {
+                self.violations.push(format!("{series} at {gateway}: nothing was {what}"));
+            }
+        }
+        for ledger in ledgers.iter().filter(|ledger| !ledger.sealed) {
+            if self.on_the_way.get(&ledger.gateway).is_none_or(|way| way.allowed_denied == 0) {
+                let gateway = &ledger.gateway;
+                self.violations.push(format!("{gateway}: no denied request was changed into an allowed one"));
+            }
+        }
+    }
+}
+
+/// One call, and all that is known of it.
+struct Case<'c> {
+    reported: &'c Reported,
+    call: Call,
+    hash: &'c str,
+    ran: &'c [Ran],
+    ledger: &'c Ledger,
+}
+
+impl Case<'_> {
+    fn judge(&self, way: &mut OnTheWay) -> std::result::Result<(), String> {
+        let Self { reported, call, ran, .. } = self;
+        if ran.len() > 1 {
+            return Err(format!("it ran {} times", ran.len()));
+        }
+        if reported.executed == ran.is_empty() {
+            return Err(format!("reported as executed: {}, ran {} times", reported.executed, ran.len()));
+        }
+        if call.mode == Mode::Monitor && ran.is_empty() {
+            return Err("it did not run in monitor".to_owned());
+        }
+        let decided = ["deny", "require_approval"].contains(&reported.word.as_str());
+        if ran.is_empty() && reported.kind.is_none() && !decided {
+            // Over TLS nothing arrives as something else, and what is allowed is not blocked for nothing.
+            let unrecorded = reported.reason.as_deref() == Some("actpass.unrecorded");
+            if self.ledger.sealed || (reported.word == "allow" && !unrecorded) {
+                return Err(format!("it was blocked by {:?} {:?}", reported.word, reported.reason));
+            }
+        }
+        match ran {
+            [ran] if call.mode != Mode::Monitor => self.judge_run(ran, way)?,
+            _ => self.judge_evidence(reported.evidence.as_deref())?,
+        }
+        match reported.hash.as_deref() {
+            Some(hash) if hash != self.hash => {
+                Err("a decision about another request was reported".to_owned())
+            }
+            _ => Ok(()),
+        }
+    }
+
+    /// It ran, in a mode where it may run only if it is allowed.
+    fn judge_run(&self, ran: &Ran, way: &mut OnTheWay) -> std::result::Result<(), String> {
+        if self.call.amount > MOST_ALLOWED {
+            return Err("it ran, and the policy does not allow it".to_owned());
+        }
+        if !matches!(self.reported.kind.as_deref(), None | Some("action")) {
+            return Err(format!("it ran although the gate failed: {:?}", self.reported.kind));
+        }
+        if (self.reported.kind.is_some()) != self.call.fails {
+            return Err("its own error is not what was reported".to_owned());
+        }
+        let mut allowed = self
+            .ledger
+            .about(self.hash)
+            .filter(|event| event.event_type == "decision" && event.decision.as_deref() == Some("allow"));
+        let (Some(event), None) = (allowed.next(), allowed.next()) else {
+            return Err("it ran, and the ledger has not one allow for it".to_owned());
+        };
+        if ran.evidence != self.reported.evidence || ran.hash != self.reported.hash {
+            return Err("it was given another decision than was reported".to_owned());
+        }
+        if ran.hash.is_none() {
+            if self.ledger.sealed || self.call.mode == Mode::Strict {
+                return Err("it ran by an answer that names no request".to_owned());
+            }
+            way.unbound += 1;
+        }
+        match ran.evidence.as_deref() {
+            Some(evidence) if evidence == event.event_id => Ok(()),
+            _ if self.ledger.sealed => {
+                Err(format!("it ran under {:?} and not {}", ran.evidence, event.event_id))
+            }
+            None if self.call.mode == Mode::Strict => Err("it ran unrecorded in strict".to_owned()),
+            Some(evidence) if !one_byte_apart(evidence, &event.event_id) => {
+                Err(format!("it ran under {evidence}, and the ledger has {}", event.event_id))
+            }
+            _ => {
+                way.damaged_evidence += 1;
+                Ok(())
+            }
+        }
+    }
+
+    /// An event that a client was told of is in the ledger, and about the request.
+    fn judge_evidence(&self, told: Option<&str>) -> std::result::Result<(), String> {
+        let Some(told) = told else {
+            return Ok(());
+        };
+        match self.ledger.events.get(told) {
+            Some(event) if event.request_hash.as_deref() == Some(self.hash) => Ok(()),
+            Some(_) => Err(format!("{told} is the event of another request")),
+            None if !self.ledger.sealed
+                && self.ledger.about(self.hash).any(|event| one_byte_apart(told, &event.event_id)) =>
+            {
+                Ok(())
+            }
+            None => Err(format!("{told} was told and is not in the ledger")),
+        }
+    }
+}
+
+/// Whether one byte is another, as after one bit was flipped. It may be one that JSON writes longer.
+fn one_byte_apart(one: &str, other: &str) -> bool {
+    one.len() == other.len()
+        && one.bytes().zip(other.bytes()).filter(|(one, other)| one != other).count() == 1
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    // Calls 0 (allowed, enforce), 2 (for a person, enforce), 3 (denied, enforce), 9 (allowed, strict), 19 (denied, monitor).
+    #[test]
+    fn what_is_as_it_should_be_is_not_complained_about() {
+        assert_eq!(Case::new(0).allowed().judged(), [""; 0]);
+        assert_eq!(Case::new(8).allowed().judged(), [""; 0]);
+        assert_eq!(Case::new(9).allowed().judged(), [""; 0]);
+        assert_eq!(Case::new(3).denied().judged(), [""; 0]);
+        assert_eq!(Case::new(0).failed().judged(), [""; 0]);
+        assert_eq!(Case::new(19).failed().ran().judged(), [""; 0]);
+    }
+
+    #[test]
+    fn each_violation_is_found() {
+        let allowed = || Case::new(0).allowed();
+        for (case, complaint) in [
+            (allowed().ran(), "it ran 2 times"),
+            (allowed().with(|case| case.ran.clear()), "reported as executed: true, ran 0 times"),
+            (allowed().with(|case| case.reported.clear()), "has None reports instead of one"),
+            (allowed().with(|case| case.events.clear()), "the ledger has not one allow for it"),
+            (allowed().with(|case| case.events.extend(case.events.clone())), "not one allow for it"),
+            (allowed().with(|case| case.events[0].decision = Some("deny".into())), "not one allow for it"),
+            (allowed().with(|case| case.events[0].request_hash = Some("0".into())), "not one allow for it"),
+            (Case::new(3).allowed(), "the policy does not allow it"),
+            (
+                allowed().with(|case| {
+                    case.ran.clear();
+                    case.reported[0].executed = false;
+                }),
+                "it was blocked by \"allow\"",
+            ),
+            (
+                Case::new(3).denied().sealed().with(|case| case.reported[0].word = "denx".into()),
+                "it was blocked by \"denx\"",
+            ),
+            (Case::new(2).allowed(), "the policy does not allow it"),
+            (Case::new(3).denied().ran(), "reported as executed: false, ran 1 times"),
+            (Case::new(0).failed().ran(), "reported as executed: false, ran 1 times"),
+            (
+                allowed().with(|case| case.reported[0].kind = Some("response".into())),
+                "although the gate failed",
+            ),
+            (
+                allowed().evidence(Some("ev_of_another")),
+                "it ran under ev_of_another, and the ledger has ev_0",
+            ),
+            (Case::new(9).allowed().evidence(None), "unrecorded in strict"),
+            (Case::new(9).allowed().hash(None), "by an answer that names no request"),
+            (allowed().hash(Some("0")), "a decision about another request was reported"),
+            (
+                Case::new(3).denied().with(|case| case.events.clear()),
+                "ev_3 was told and is not in the ledger",
+            ),
+            (
+                Case::new(3).denied().with(|case| case.events[0].request_hash = None),
+                "event of another request",
+            ),
+            (
+                Case::new(19).failed().with(|case| case.reported[0].executed = false),
+                "it did not run in monitor",
+            ),
+            (allowed().sealed().evidence(Some("ev_1")), "it ran under Some(\"ev_1\") and not ev_0"),
+            (allowed().sealed().hash(None), "by an answer that names no request"),
+            (
+                Case::new(0)
+                    .failed()
+                    .sealed()
+                    .with(|case| case.events.push(event("ev_x", 0, "allow", "changed"))),
+                "recorded a request that nobody sent",
+            ),
+        ] {
+            let judged = case.judged();
+            assert_eq!(judged.is_empty(), complaint.is_empty(), "{complaint}: {judged:?}");
+            assert!(judged.iter().all(|found| found.contains(complaint)), "{complaint}: {judged:?}");
+        }
+    }
+
+    #[test]
+    fn what_was_changed_on_the_way_is_counted() {
+        let changed = event("ev_x", 3, "allow", "changed");
+        let (_, way) = Case::new(3).failed().with(|case| case.events.push(changed)).judge();
+        assert_eq!((way.allowed_changed, way.allowed_denied), (1, 1));
+        let (violations, way) = Case::new(0).allowed().evidence(Some("ev_1")).judge();
+        assert_eq!((violations.len(), way.damaged_evidence), (0, 1));
+        let (violations, way) = Case::new(0).allowed().hash(None).judge();
+        assert_eq!((violations.len(), way.unbound), (0, 1));
+    }
+
+    #[test]
+    fn a_run_in_which_nothing_happened_shows_nothing() {
+        let mut journals = Journals::default();
+        let case = Case::new(0).allowed();
+        case.reported.into_iter().for_each(|reported| journals.add(Line::Call(reported)));
+        case.ran.into_iter().for_each(|ran| journals.add(Line::Ran(ran)));
+        let judged = Judgement::of(&journals, &[Ledger::new("plain", false, case.events)]).unwrap();
+        let expected = [
+            "node at plain: nothing was blocked by policy",
+            "node at plain: nothing was blocked by failure",
+            "plain: no denied request was changed into an allowed one",
+        ];
+        assert_eq!(judged.violations, expected);
+    }
+
+    /// A call, what was written down about it, and what the ledger has.
+    struct Case {
+        id: String,
+        number: u64,
+        sealed: bool,
+        reported: Vec<Reported>,
+        ran: Vec<Ran>,
+        events: Vec<Event>,
+    }
+
+    impl Case {
+        fn new(number: u64) -> Self {
+            let id = format!("node-{number}");
+            Self { id, number, sealed: false, reported: Vec::new(), ran: Vec::new(), events: Vec::new() }
+        }
+
+        fn allowed(self) -> Self {
+            let kind = Call::numbered(self.number).fails.then_some("action");
+            self.reported(true, "allow", "refund.small_in_scope", kind).ran()
+        }
+
+        fn denied(self) -> Self {
+            self.reported(false, "deny", "refund.over_limit", None)
+        }
+
+        fn failed(self) -> Self {
+            let executed = Call::numbered(self.number).mode == Mode::Monitor;
+            let case = self.reported(executed, "deny", "actpass.unreachable", Some("connection"));
+            case.with(|case| case.events.clear()).evidence(None).hash(None)
+        }
+
+        fn reported(mut self, executed: bool, word: &str, reason: &str, kind: Option<&str>) -> Self {
+            let hash = Call::numbered(self.number).request_hash(&self.id).unwrap();
+            let evidence = format!("ev_{}", self.number);
+            self.events.push(event(&evidence, self.number, word, &hash));
+            self.reported.push(Reported {
+                id: self.id.clone(),
+                gateway: "plain".to_owned(),
+                executed,
+                word: word.to_owned(),
+                reason: Some(reason.to_owned()),
+                kind: kind.map(str::to_owned),
+                evidence: Some(evidence),
+                hash: Some(hash),
+            });
+            self
+        }
+
+        fn ran(mut self) -> Self {
+            let Reported { id, evidence, hash, .. } = self.reported[0].clone();
+            self.ran.push(Ran { id, evidence, hash });
+            self
+        }
+
+        fn sealed(self) -> Self {
+            self.with(|case| case.sealed = true)
+        }
+
+        fn evidence(self, evidence: Option<&str>) -> Self {
+            self.with(|case| {
+                case.reported.iter_mut().for_each(|reported| reported.evidence = evidence.map(str::to_owned));
+                case.ran.iter_mut().for_each(|ran| ran.evidence = evidence.map(str::to_owned));
+            })
+        }
+
+        fn hash(self, hash: Option<&str>) -> Self {
+            self.with(|case| {
+                case.reported.iter_mut().for_each(|reported| reported.hash = hash.map(str::to_owned));
+                case.ran.iter_mut().for_each(|ran| ran.hash = hash.map(str::to_owned));
+            })
+        }
+
+        fn with(mut self, change: impl FnOnce(&mut Self)) -> Self {
+            change(&mut self);
+            self
+        }
+
+        fn judged(self) -> Vec<String> {
+            self.judge().0
+        }
+
+        /// What is complained about, but for that too little happened.
+        fn judge(self) -> (Vec<String>, OnTheWay) {
+            let mut journals = Journals::default();
+            self.reported.into_iter().for_each(|reported| journals.add(Line::Call(reported)));
+            self.ran.into_iter().for_each(|ran| journals.add(Line::Ran(ran)));
+            let ledger = Ledger::new("plain", self.sealed, self.events);
+            let mut judgement = Judgement::of(&journals, &[ledger]).unwrap();
+            judgement.violations.retain(|violation| {
+                !violation.contains("nothing was") && !violation.contains("no denied request")
+            });
+            (judgement.violations, judgement.on_the_way.remove("plain").unwrap_or_default())
+        }
+    }
+
+    fn event(id: &str, number: u64, decision: &str, hash: &str) -> Event {
+        Event {
+            event_id: id.to_owned(),
+            event_type: "decision".to_owned(),
+            resource: Some(resource(&format!("node-{number}"))),
+            decision: Some(decision.to_owned()),
+            request_hash: Some(hash.to_owned()),
+        }
+    }
+}

@@ -1,0 +1,355 @@
+//! Runs the soak test: starts gateways, the network before them and the workers; kills gateways; and judges at the end.
+
+#![forbid(unsafe_code)]
+
+use std::path::{Path, PathBuf};
+use std::process::ExitCode;
+use std::sync::Arc;
+use std::sync::atomic::{AtomicU64, Ordering};
+use std::time::{Duration, Instant};
+
+use actpass_soak::Result;
+use actpass_soak::call::Endpoint;
+use actpass_soak::gateway::{Recipe, Running};
+use actpass_soak::judge::{Journals, Judgement, Ledger};
+use actpass_soak::measure::{Sample, Series, grew, leaked};
+use actpass_soak::proxy::Proxy;
+use actpass_soak::report;
+use actpass_soak::worker::Worker;
+use clap::Parser;
+use fastrand::Rng;
+use tokio::signal::unix::{SignalKind, signal};
+use tokio::task::JoinHandle;
+
+/// Calls under way at once, for each client.
+const TASKS: usize = 4;
+/// By how many KiB the memory of a gateway, and of this program, may seem to grow.
+const ALLOWANCE: u64 = 16 * 1024;
+/// The network and the gateways settle before anything is measured at rest.
+const SETTLE: Duration = Duration::from_secs(4);
+const BETWEEN_SAMPLES: Duration = Duration::from_millis(500);
+
+/// Real clients and real gateways for a long time over a bad network.
+#[derive(Debug, Parser)]
+struct Soak {
+    /// For how many seconds, warming up included
+    #[arg(long, default_value_t = 1800)]
+    seconds: u64,
+    /// What goes wrong is drawn from this; a random one if there is none
+    #[arg(long)]
+    seed: Option<u64>,
+    /// The program actpass-gateway
+    #[arg(long)]
+    gateway: PathBuf,
+    /// The policy of the gateways: that of refunds
+    #[arg(long)]
+    policy: PathBuf,
+    /// A worker: its name, = and its command, of words without blanks
+    #[arg(long = "worker", value_name = "NAME=COMMAND", required = true)]
+    workers: Vec<String>,
+    /// Where data and journals are left if something is wrong; a folder that is not there yet
+    #[arg(long)]
+    keep: PathBuf,
+}
+
+#[tokio::main]
+async fn main() -> ExitCode {
+    let soak = Soak::parse();
+    let ended = tokio::select! {
+        ended = run(&soak) => ended,
+        () = interrupted() => Err("interrupted".into()),
+    };
+    match ended {
+        Ok(violations) if violations.is_empty() => {
+            let _ = std::fs::remove_dir_all(&soak.keep);
+            println!("\nsoak: passed");
+            ExitCode::SUCCESS
+        }
+        Ok(violations) => {
+            println!("\n{} violations; data and journals are in {}", violations.len(), soak.keep.display());
+            for violation in violations.iter().take(50) {
+                println!("- {violation}");
+            }
+            println!("soak: FAILED");
+            ExitCode::FAILURE
+        }
+        Err(error) => {
+            println!("soak: FAILED: {error}; data and journals are in {}", soak.keep.display());
+            ExitCode::FAILURE
+        }
+    }
+}
+
+/// When this program is told to end; what it started ends with it.
+async fn interrupted() {
+    let (Ok(mut interrupt), Ok(mut terminate)) =
+        (signal(SignalKind::interrupt()), signal(SignalKind::terminate()))
+    else {
+        return std::future::pending().await;
+    };
+    tokio::select! {
+        _ = interrupt.recv() => {}
+        _ = terminate.recv() => {}
+    }
+}
+
+async fn run(soak: &Soak) -> Result<Vec<String>> {
+    std::fs::create_dir_all(&soak.keep)?;
+    let seed = soak.seed.unwrap_or_else(|| fastrand::u64(..));
+    let mut rng = Rng::with_seed(seed);
+    println!("soak: {} seconds, seed {seed}", soak.seconds);
+
+    let (tls, certificate) = Recipe::tls(&soak.gateway, &soak.policy, &soak.keep)?;
+    let plain = Recipe::plain(&soak.gateway, &soak.keep);
+    let mut sites = Vec::new();
+    for (name, recipe, ca) in [("plain", plain, None), ("tls", tls, Some(certificate))] {
+        sites.push(Site::start(name, recipe, ca, rng.u64(..)).await?);
+    }
+    let endpoints: Vec<_> = sites.iter().map(Site::endpoint).collect();
+    let mut workers = Vec::new();
+    for worker in &soak.workers {
+        let (name, command) = worker.split_once('=').ok_or("--worker: expected NAME=COMMAND")?;
+        let command: Vec<_> = command.split(' ').map(str::to_owned).collect();
+        workers.push(Worker::start(name, &command, &endpoints, TASKS, &soak.keep).await?);
+    }
+
+    // What is made once, and kept, is made before anything is measured.
+    let warm_up = Duration::from_secs((soak.seconds / 8).clamp(10, 90));
+    let load = Duration::from_secs(soak.seconds).saturating_sub(warm_up);
+    let mut before = Watch::new(&workers);
+    under_load("warming up, ", &mut workers, &mut sites, &mut rng, &mut before, warm_up).await?;
+    let rest_before = at_rest(&mut workers, &mut sites).await?;
+    let mut during = Watch::new(&workers);
+    under_load("", &mut workers, &mut sites, &mut rng, &mut during, load).await?;
+    let rest_after = at_rest(&mut workers, &mut sites).await?;
+
+    let mut violations = Vec::new();
+    let mut processes = Vec::new();
+    let rests = rest_before.workers.iter().zip(&rest_after.workers);
+    for ((worker, (before, after)), load) in workers.iter().zip(rests).zip(during.workers) {
+        violations.extend(leaked(worker.name(), before, after));
+        violations.extend(grew(worker.name(), &load, worker.allowance()));
+        processes.push(report::Process {
+            name: worker.name().to_owned(),
+            load,
+            rest: Some((*before, *after)),
+        });
+    }
+    let rests = rest_before.gateways.iter().zip(&rest_after.gateways);
+    for ((site, (before, after)), load) in sites.iter().zip(rests).zip(during.gateways) {
+        let name = format!("gateway {}, since it was killed last", site.name);
+        violations.extend(leaked(&name, before, after));
+        violations.extend(grew(&name, &load, ALLOWANCE));
+        processes.push(report::Process { name, load, rest: Some((*before, *after)) });
+    }
+    violations.extend(grew("the proxy", &during.proxy, ALLOWANCE));
+    processes.push(report::Process { name: "the proxy".to_owned(), load: during.proxy, rest: None });
+
+    let mut journals = Journals::default();
+    for worker in workers {
+        journals.read(&worker.end().await?)?;
+    }
+    let mut ledgers = Vec::new();
+    let mut said = Vec::new();
+    for site in &mut sites {
+        let (ledger, verified) = site.close(&soak.keep).await?;
+        let log = site.recipe.read_log()?;
+        violations.extend(log.complaints.iter().map(|line| format!("gateway {}: {line}", site.name)));
+        ledgers.push(ledger);
+        said.push((verified, log));
+    }
+    let judgement = Judgement::of(&journals, &ledgers)?;
+    let gateways: Vec<_> = sites
+        .iter()
+        .zip(&ledgers)
+        .zip(&said)
+        .map(|((site, ledger), (verified, log))| report::Gateway {
+            name: site.name,
+            proxy: &site.proxy,
+            kills: site.kills.load(Ordering::Relaxed),
+            log,
+            events: ledger.length(),
+            verified,
+        })
+        .collect();
+    println!("\n{}\n{}", report::calls(&judgement), report::reasons(&judgement));
+    println!("{}\n{}", report::network(&gateways, &judgement), report::processes(&processes));
+    for gateway in &gateways {
+        if gateway.kills == 0 || gateway.proxy.faults().total() == 0 {
+            violations.push(format!("{}: nothing went wrong", gateway.name));
+        }
+    }
+    violations.extend(judgement.violations);
+    Ok(violations)
+}
+
+/// A gateway, the network before it, and who kills it.
+struct Site {
+    name: &'static str,
+    ca: Option<String>,
+    recipe: Recipe,
+    proxy: Arc<Proxy>,
+    running: Option<Running>,
+    kills: Arc<AtomicU64>,
+}
+
+impl Site {
+    async fn start(name: &'static str, recipe: Recipe, ca: Option<String>, seed: u64) -> Result<Self> {
+        let proxy = Arc::new(Proxy::start(seed).await?);
+        let running = recipe.start().await?;
+        proxy.lead_to(Some(running.address()));
+        Ok(Self { name, ca, recipe, proxy, running: Some(running), kills: Arc::default() })
+    }
+
+    fn endpoint(&self) -> Endpoint {
+        let scheme = if self.ca.is_some() { "https" } else { "http" };
+        let url = format!("{scheme}://{}", self.proxy.address());
+        Endpoint { name: self.name.to_owned(), url, ca: self.ca.clone() }
+    }
+
+    /// Kills the gateway now and then until `until`, and starts it again each time.
+    fn kill_until(&mut self, until: Instant, rng: &mut Rng) -> Result<JoinHandle<Result<Running>>> {
+        let mut running = self.running.take().ok_or("the gateway is being killed already")?;
+        let (recipe, proxy, kills) = (self.recipe.clone(), Arc::clone(&self.proxy), Arc::clone(&self.kills));
+        let mut rng = rng.fork();
+        Ok(tokio::spawn(async move {
+            loop {
+                let life = Duration::from_millis(rng.u64(1_000..12_000));
+                if Instant::now() + life > until {
+                    tokio::time::sleep(until.saturating_duration_since(Instant::now())).await;
+                    return Ok(running);
+                }
+                tokio::time::sleep(life).await;
+                running.kill().await?;
+                kills.fetch_add(1, Ordering::Relaxed);
+                proxy.lead_to(None);
+                tokio::time::sleep(Duration::from_millis(rng.u64(..2_500))).await;
+                running = recipe.start().await?;
+                proxy.lead_to(Some(running.address()));
+            }
+        }))
+    }
+
+    async fn close(&mut self, folder: &Path) -> Result<(Ledger, String)> {
+        self.running.take().ok_or("no gateway runs")?.end().await?;
+        let (export, said) = self.recipe.export(folder).await?;
+        Ok((Ledger::read(self.name, self.ca.is_some(), &export)?, said))
+    }
+}
+
+/// What processes hold under a load.
+struct Watch {
+    workers: Vec<Series>,
+    gateways: Vec<Series>,
+    proxy: Series,
+}
+
+impl Watch {
+    fn new(workers: &[Worker]) -> Self {
+        let none = |count| vec![Series::default(); count];
+        Self { workers: none(workers.len()), gateways: none(2), proxy: Series::default() }
+    }
+
+    fn look(&mut self, workers: &[Worker], sites: &[Site], at: Duration) -> Result<()> {
+        for (series, worker) in self.workers.iter_mut().zip(workers) {
+            let sample = Sample::take(worker.process(), at);
+            series.push(sample.map_err(|error| format!("{} is gone: {error}", worker.name()))?);
+        }
+        for (series, site) in self.gateways.iter_mut().zip(sites) {
+            if let Some(running) = &site.running {
+                let sample = Sample::take(running.process(), at);
+                series.push(sample.map_err(|error| format!("gateway {} is gone: {error}", site.name))?);
+            }
+        }
+        self.proxy.push(Sample::take(std::process::id(), at)?);
+        Ok(())
+    }
+}
+
+/// Has all work for `time`. For the first two thirds of it gateways are killed; then they live on, so that what they leak shows.
+async fn under_load(
+    phase: &str,
+    workers: &mut [Worker],
+    sites: &mut [Site],
+    rng: &mut Rng,
+    watch: &mut Watch,
+    time: Duration,
+) -> Result<()> {
+    let began = Instant::now();
+    let killed_until = began + time * 2 / 3;
+    let mut killers = Vec::new();
+    for site in sites.iter_mut() {
+        site.proxy.set_calm(false);
+        killers.push(Some(site.kill_until(killed_until, rng)?));
+    }
+    for worker in workers.iter_mut() {
+        worker.go().await?;
+    }
+    let mut minute = 1;
+    while began.elapsed() < time {
+        tokio::time::sleep(BETWEEN_SAMPLES).await;
+        for (site, killer) in sites.iter_mut().zip(&mut killers) {
+            let Some(finished) = killer.take_if(|killer| killer.is_finished()) else { continue };
+            site.running = Some(finished.await??);
+        }
+        watch.look(workers, sites, began.elapsed())?;
+        if began.elapsed().as_secs() >= minute * 60 {
+            println!("{phase}{}", minute_line(minute, workers, sites, watch)?);
+            minute += 1;
+        }
+    }
+    for (site, killer) in sites.iter_mut().zip(killers) {
+        if let Some(killer) = killer {
+            site.running = Some(killer.await??);
+        }
+    }
+    Ok(())
+}
+
+fn minute_line(minute: u64, workers: &[Worker], sites: &[Site], watch: &Watch) -> Result<String> {
+    let mut line = format!("minute {minute}:");
+    let faults: u64 = sites.iter().map(|site| site.proxy.faults().total()).sum();
+    let kills: u64 = sites.iter().map(|site| site.kills.load(Ordering::Relaxed)).sum();
+    line.push_str(&format!(" {faults} faults, {kills} kills;"));
+    for (worker, series) in workers.iter().zip(&watch.workers) {
+        let lines = std::fs::metadata(worker.journal())?.len() / 1024;
+        let sample = series.last().unwrap_or_default();
+        let Sample { memory, descriptors, threads, .. } = sample;
+        line.push_str(&format!(
+            " {} journal {lines} KiB, memory {memory} KiB, {descriptors} descriptors, {threads} threads;",
+            worker.name()
+        ));
+    }
+    Ok(line)
+}
+
+/// What processes hold at rest.
+struct Rest {
+    workers: Vec<Sample>,
+    gateways: Vec<Sample>,
+}
+
+/// Ends the load, and says what is held with all clients still open and one connection each.
+async fn at_rest(workers: &mut [Worker], sites: &mut [Site]) -> Result<Rest> {
+    for site in sites.iter() {
+        site.proxy.set_calm(true);
+    }
+    // So that no circuit is open any more.
+    tokio::time::sleep(SETTLE).await;
+    for worker in workers.iter_mut() {
+        worker.rest().await?;
+    }
+    // A client that nobody calls need not notice that its connections are gone; so it is called.
+    for site in sites.iter() {
+        site.proxy.close_all();
+    }
+    for worker in workers.iter_mut() {
+        worker.call().await?;
+    }
+    tokio::time::sleep(SETTLE).await;
+    let take = |process| Sample::take(process, Duration::ZERO);
+    let workers = workers.iter().map(|worker| take(worker.process())).collect::<std::io::Result<_>>()?;
+    let gateways = sites.iter().filter_map(|site| site.running.as_ref());
+    let gateways = gateways.map(|running| take(running.process())).collect::<std::io::Result<_>>()?;
+    Ok(Rest { workers, gateways })
+}

@@ -1,0 +1,196 @@
+//! The tables that a run prints at its end, in Markdown.
+
+use std::collections::{BTreeMap, BTreeSet};
+
+use crate::faults::Fault;
+use crate::gateway::Log;
+use crate::judge::{Judgement, Tally};
+use crate::measure::{Sample, Series};
+use crate::proxy::Proxy;
+
+/// A process over the whole run.
+#[derive(Clone, Debug)]
+pub struct Process {
+    /// Its name.
+    pub name: String,
+    /// Under the load.
+    pub load: Series,
+    /// At rest before and after the load; `None` for what is not brought to rest.
+    pub rest: Option<(Sample, Sample)>,
+}
+
+/// A gateway over the whole run.
+#[derive(Debug)]
+pub struct Gateway<'r> {
+    /// Its name.
+    pub name: &'r str,
+    /// The network before it.
+    pub proxy: &'r Proxy,
+    /// How often it was killed.
+    pub kills: u64,
+    /// What it logged.
+    pub log: &'r Log,
+    /// How many events its ledger has.
+    pub events: usize,
+    /// What its program says about the ledger.
+    pub verified: &'r str,
+}
+
+/// What the calls came to.
+pub fn calls(judgement: &Judgement) -> String {
+    let mut rows = vec![
+        [
+            "client",
+            "gateway",
+            "calls",
+            "ran",
+            "of these failed",
+            "ran in monitor",
+            "blocked by policy",
+            "gate failed",
+        ]
+        .map(str::to_owned)
+        .to_vec(),
+    ];
+    let mut total = Tally::default();
+    let row = |series: &str, gateway: &str, tally: &Tally| {
+        let failures = tally.by_failure.values().sum();
+        let figures = [tally.calls, tally.executed, tally.failed, tally.observed, tally.by_policy, failures]
+            .map(number);
+        [series.to_owned(), gateway.to_owned()].into_iter().chain(figures).collect::<Vec<_>>()
+    };
+    for ((series, gateway), tally) in &judgement.tallies {
+        rows.push(row(series, gateway, tally));
+        add(&mut total, tally);
+    }
+    rows.push(row("all", "", &total));
+    table(&rows)
+}
+
+/// Why actions did not run where the gateway did not decide so, by client.
+pub fn reasons(judgement: &Judgement) -> String {
+    let mut by_series: BTreeMap<&str, Tally> = BTreeMap::new();
+    for ((series, _), tally) in &judgement.tallies {
+        add(by_series.entry(series).or_default(), tally);
+    }
+    let reasons: BTreeSet<_> = by_series.values().flat_map(|tally| tally.by_failure.keys()).collect();
+    let mut rows =
+        vec![["blocked by"].into_iter().chain(by_series.keys().copied()).map(str::to_owned).collect()];
+    let mut row = |name: String, figure: &dyn Fn(&Tally) -> u64| {
+        rows.push([name].into_iter().chain(by_series.values().map(|tally| number(figure(tally)))).collect());
+    };
+    for reason in reasons {
+        row(format!("`{reason}`"), &|tally| tally.by_failure.get(reason).copied().unwrap_or_default());
+    }
+    row("a word that nobody knows".to_owned(), &|tally| tally.by_unknown_word);
+    row("`actpass.unrecorded`".to_owned(), &|tally| tally.by_unrecorded);
+    table(&rows)
+}
+
+/// What the network did, what it came to, and what the ledgers say.
+pub fn network(gateways: &[Gateway<'_>], judgement: &Judgement) -> String {
+    let mut rows: Vec<Vec<String>> = Vec::new();
+    let mut row = |name: &str, figure: &dyn Fn(&Gateway<'_>) -> String| {
+        rows.push([name.to_owned()].into_iter().chain(gateways.iter().map(figure)).collect());
+    };
+    row("", &|gateway| gateway.name.to_owned());
+    row("connections", &|gateway| number(gateway.proxy.connections()));
+    row("no gateway there", &|gateway| number(gateway.proxy.unreachable()));
+    for fault in Fault::ALL {
+        row(fault.name(), &|gateway| number(gateway.proxy.faults().of(fault)));
+    }
+    row("gateway killed", &|gateway| number(gateway.kills));
+    let statuses: BTreeSet<_> = gateways.iter().flat_map(|gateway| gateway.log.statuses.keys()).collect();
+    for status in statuses {
+        let count = |gateway: &Gateway<'_>| gateway.log.statuses.get(status).copied().unwrap_or_default();
+        row(&format!("answered {status}"), &|gateway| number(count(gateway)));
+    }
+    let way = |gateway: &Gateway<'_>| judgement.on_the_way.get(gateway.name).cloned().unwrap_or_default();
+    row("another request than was sent allowed, run by nobody", &|gateway| {
+        number(way(gateway).allowed_changed)
+    });
+    row("of these, denied as it was sent", &|gateway| number(way(gateway).allowed_denied));
+    row("another request than was sent not allowed", &|gateway| number(way(gateway).other_changed));
+    row("ran as recorded, its evidence id damaged on the way", &|gateway| {
+        number(way(gateway).damaged_evidence)
+    });
+    row("ran as recorded, its request hash lost on the way", &|gateway| number(way(gateway).unbound));
+    row("events in the ledger", &|gateway| number(gateway.events as u64));
+    row("`evidence verify`", &|gateway| gateway.verified.to_owned());
+    table(&rows)
+}
+
+/// What the processes held.
+pub fn processes(processes: &[Process]) -> String {
+    let columns =
+        ["process", "KiB, second quarter", "KiB, last quarter", "descriptors", "sockets", "threads"];
+    let mut rows = vec![columns.map(str::to_owned).to_vec()];
+    for process in processes {
+        let memory = |quarter| process.load.median(quarter, |sample| sample.memory).unwrap_or_default();
+        let figure = |figure: fn(&Sample) -> u64| {
+            let load = process.load.median(3, figure).unwrap_or_default();
+            match &process.rest {
+                Some((before, after)) => format!("{} → {load} → {}", figure(before), figure(after)),
+                None => load.to_string(),
+            }
+        };
+        rows.push(vec![
+            process.name.clone(),
+            number(memory(1)),
+            number(memory(3)),
+            figure(|sample| sample.descriptors),
+            figure(|sample| sample.sockets),
+            figure(|sample| sample.threads),
+        ]);
+    }
+    table(&rows)
+}
+
+fn add(total: &mut Tally, tally: &Tally) {
+    total.calls += tally.calls;
+    total.executed += tally.executed;
+    total.failed += tally.failed;
+    total.observed += tally.observed;
+    total.by_policy += tally.by_policy;
+    total.by_unknown_word += tally.by_unknown_word;
+    total.by_unrecorded += tally.by_unrecorded;
+    for (reason, count) in &tally.by_failure {
+        *total.by_failure.entry(reason.clone()).or_default() += count;
+    }
+}
+
+fn table(rows: &[Vec<String>]) -> String {
+    let mut text = String::new();
+    for (at, row) in rows.iter().enumerate() {
+        text.push_str(&format!("| {} |\n", row.join(" | ")));
+        if at == 0 {
+            text.push_str(&format!("|{}\n", "---|".repeat(row.len())));
+        }
+    }
+    text
+}
+
+/// In groups of three digits.
+fn number(number: u64) -> String {
+    let digits = number.to_string();
+    let mut text = String::new();
+    for (at, digit) in digits.chars().enumerate() {
+        if at > 0 && (digits.len() - at).is_multiple_of(3) {
+            text.push(',');
+        }
+        text.push(digit);
+    }
+    text
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    #[test]
+    fn numbers_and_tables_are_readable() {
+        assert_eq!([0, 999, 1000, 1_234_567].map(number), ["0", "999", "1,000", "1,234,567"]);
+        let rows = [["a", "b"], ["c", "d"]].map(|row| row.map(str::to_owned).to_vec());
+        assert_eq!(table(&rows), "| a | b |\n|---|---|\n| c | d |\n");
+    }
+}

@@ -1,0 +1,155 @@
+//! A worker: a program in some language that makes guarded calls.
+//!
+//! It is started with the path of its [`Orders`], says `ready`, and obeys lines on its standard input. `go` starts the load. `rest` ends it;
+//! when nothing is under way any more, the worker says `resting`. `call` has each client make two calls, one after the other, so that
+//! connections that were closed are noticed; then the worker says `called`. `end` closes the clients, and the worker exits with
+//! code 0. At the end of the input it exits with another.
+
+use std::path::{Path, PathBuf};
+use std::process::Stdio;
+use std::time::Duration;
+
+use tokio::io::{AsyncBufReadExt, AsyncWriteExt, BufReader};
+use tokio::process::{Child, ChildStdin, ChildStdout, Command};
+use tokio::time::timeout;
+
+use crate::Result;
+use crate::call::{Endpoint, Orders};
+
+const LONGEST_START: Duration = Duration::from_secs(60);
+const LONGEST_REST: Duration = Duration::from_secs(60);
+const LONGEST_END: Duration = Duration::from_secs(30);
+
+/// A worker's process; dropped, it is killed.
+#[derive(Debug)]
+pub struct Worker {
+    name: String,
+    journal: PathBuf,
+    child: Child,
+    orders: ChildStdin,
+    answers: BufReader<ChildStdout>,
+    allowance: u64,
+}
+
+impl Worker {
+    /// Starts the worker `name`, whose `command` takes its orders as one more argument.
+    ///
+    /// # Errors
+    ///
+    /// If it does not start.
+    pub async fn start(
+        name: &str,
+        command: &[String],
+        gateways: &[Endpoint],
+        tasks: usize,
+        folder: &Path,
+    ) -> Result<Self> {
+        let journal = folder.join(name).with_extension("journal");
+        std::fs::write(&journal, "")?;
+        let orders = Orders {
+            journal: journal.to_string_lossy().into_owned(),
+            gateways: gateways.to_vec(),
+            tasks,
+            pause_ms: 200,
+            timeout_ms: 2500,
+            fresh_client_each: 50,
+        };
+        let path = folder.join(name).with_extension("orders.json");
+        std::fs::write(&path, serde_json::to_vec(&orders)?)?;
+        let (program, arguments) = command.split_first().ok_or("an empty command")?;
+        let mut child = Command::new(program)
+            .args(arguments)
+            .arg(path)
+            .stdin(Stdio::piped())
+            .stdout(Stdio::piped())
+            .kill_on_drop(true)
+            .spawn()
+            .map_err(|error| format!("{name}: {program}: {error}"))?;
+        let orders = child.stdin.take().ok_or("no standard input")?;
+        let answers = BufReader::new(child.stdout.take().ok_or("no standard output")?);
+        // Node's collector takes its time, and pages that it gave back are counted until the system needs them.
+        let allowance = if name == "node" { 24 * 1024 } else { 8 * 1024 };
+        let mut worker = Self { name: name.to_owned(), journal, child, orders, answers, allowance };
+        worker.hear("ready", LONGEST_START).await?;
+        Ok(worker)
+    }
+
+    /// Its name.
+    pub fn name(&self) -> &str {
+        &self.name
+    }
+
+    /// What it wrote down.
+    pub fn journal(&self) -> &Path {
+        &self.journal
+    }
+
+    /// Its process.
+    pub fn process(&self) -> u32 {
+        self.child.id().unwrap_or_default()
+    }
+
+    /// By how many KiB its memory may seem to grow.
+    pub fn allowance(&self) -> u64 {
+        self.allowance
+    }
+
+    /// Starts the load.
+    ///
+    /// # Errors
+    ///
+    /// If it ended.
+    pub async fn go(&mut self) -> Result<()> {
+        self.say("go").await
+    }
+
+    /// Ends the load, and waits until nothing is under way.
+    ///
+    /// # Errors
+    ///
+    /// If it ended, or does not come to rest.
+    pub async fn rest(&mut self) -> Result<()> {
+        self.say("rest").await?;
+        self.hear("resting", LONGEST_REST).await
+    }
+
+    /// Has each of its clients make two calls.
+    ///
+    /// # Errors
+    ///
+    /// If it ended, or does not end these calls.
+    pub async fn call(&mut self) -> Result<()> {
+        self.say("call").await?;
+        self.hear("called", LONGEST_REST).await
+    }
+
+    /// Has it close its clients and end.
+    ///
+    /// # Errors
+    ///
+    /// If it does not, or not with code 0.
+    pub async fn end(mut self) -> Result<PathBuf> {
+        self.say("end").await?;
+        match timeout(LONGEST_END, self.child.wait()).await {
+            Ok(status) if status.as_ref().is_ok_and(std::process::ExitStatus::success) => Ok(self.journal),
+            Ok(status) => Err(format!("{} ended with {}", self.name, status?).into()),
+            Err(_) => Err(format!("{} does not end", self.name).into()),
+        }
+    }
+
+    async fn say(&mut self, word: &str) -> Result<()> {
+        let said = self.orders.write_all(format!("{word}\n").as_bytes()).await;
+        said.map_err(|error| format!("{} does not listen: {error}", self.name).into())
+    }
+
+    async fn hear(&mut self, word: &str, longest: Duration) -> Result<()> {
+        let mut line = String::new();
+        match timeout(longest, self.answers.read_line(&mut line)).await {
+            Err(_) => Err(format!("{} does not say {word}", self.name).into()),
+            Ok(read) => match read.map(|_| line.trim_end() == word) {
+                Ok(true) => Ok(()),
+                _ => Err(format!("{} said {line:?} and not {word}", self.name).into()),
+            },
+        }
+    }
+}
