@@ -174,7 +174,7 @@ impl Draft {
     /// # Errors
     ///
     /// If `metadata` has no canonical form; see [`recordable`].
-    pub fn seal(self, head: &Head, created_at: SystemTime) -> Result<Sealed, actpass_core::Error> {
+    pub fn seal(&self, head: &Head, created_at: SystemTime) -> Result<Sealed, actpass_core::Error> {
         let seq = head.length.saturating_add(1);
         if let Some(metadata) = &self.metadata {
             recordable(metadata)?;

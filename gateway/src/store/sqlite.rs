@@ -503,7 +503,7 @@ impl Writer {
                 let _ = answer.send(self.add_key(&key, rotation));
             }
             if !appends.is_empty() {
-                let written = self.transact(appends);
+                let written = self.transact(&appends);
                 self.failing = written.is_err();
                 let written = written.inspect_err(|error| {
                     tracing::error!(%error, events = answers.len(), "the ledger could not be written");
@@ -531,11 +531,11 @@ impl Writer {
     }
 
     /// What came of the appends, and how many bytes were recorded.
-    fn transact(&mut self, appends: Vec<Append>) -> rusqlite::Result<(Outcomes, usize)> {
+    fn transact(&mut self, appends: &[Append]) -> rusqlite::Result<(Outcomes, usize)> {
         let transaction = self.connection.transaction_with_behavior(TransactionBehavior::Immediate)?;
         let writing = Writing { transaction: &transaction, bytes: 0 };
         let mut batch = Batch::new(writing, SystemTime::now());
-        let outcomes = appends.into_iter().map(|append| batch.append(append)).collect::<Result<_, _>>()?;
+        let outcomes = appends.iter().map(|append| batch.append(append)).collect::<Result<_, _>>()?;
         let bytes = batch.finish()?.bytes;
         transaction.commit()?;
         Ok((outcomes, bytes))
@@ -641,7 +641,7 @@ impl Rows for Writing<'_, '_> {
         Ok(())
     }
 
-    fn apply(&mut self, tenant_id: &Arc<str>, effect: Effect) -> rusqlite::Result<()> {
+    fn apply(&mut self, tenant_id: &Arc<str>, effect: &Effect) -> rusqlite::Result<()> {
         match effect {
             Effect::ApproveManifest { tool_id, hash } => {
                 self.transaction
@@ -727,20 +727,20 @@ impl Rows for Writing<'_, '_> {
         Ok(())
     }
 
-    fn keep_answer(&mut self, tenant_id: &Arc<str>, key_name: &Arc<str>, once: Once) -> rusqlite::Result<()> {
-        self.bytes += once.answer.len();
+    fn keep_answer(
+        &mut self,
+        tenant_id: &Arc<str>,
+        key_name: &Arc<str>,
+        once: &Once,
+        answer: &Bytes,
+    ) -> rusqlite::Result<()> {
+        self.bytes += answer.len();
         self.transaction
             .prepare_cached(
                 "INSERT INTO answers (tenant_id, key_name, idempotency_key, fingerprint, answer)
                  VALUES (?1, ?2, ?3, ?4, ?5)",
             )?
-            .execute(params![
-                tenant_id,
-                key_name,
-                once.idempotency_key,
-                once.fingerprint,
-                once.answer.as_ref()
-            ])?;
+            .execute(params![tenant_id, key_name, once.idempotency_key, once.fingerprint, answer.as_ref()])?;
         Ok(())
     }
 
