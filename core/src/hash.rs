@@ -4,7 +4,7 @@ use hmac::{Hmac, KeyInit, Mac};
 use sha2::{Digest, Sha256};
 
 use crate::error::Error;
-use crate::json::Json;
+use crate::json::{Json, Style, Text};
 
 /// The canonical JSON (RFC 8785, JCS) of `value`, in UTF-8.
 ///
@@ -21,7 +21,9 @@ use crate::json::Json;
 /// # Ok::<(), actpass_core::Error>(())
 /// ```
 pub fn canonical_json(value: &Json) -> Result<Vec<u8>, Error> {
-    serde_json_canonicalizer::to_vec(value).map_err(|error| Error::argument("payload", error.to_string()))
+    let mut out = Text::new(Style::Compact);
+    value.write_canonical(&mut out).map_err(|problem| Error::argument("payload", problem))?;
+    Ok(out.into_string().into_bytes())
 }
 
 /// The SHA-256 of the canonical JSON of `value`, as 64 lower-case hex digits: `request_hash` and `response_hash` of

@@ -367,6 +367,45 @@ impl Json {
             Self::String(text) => out.string(text),
         }
     }
+
+    /// Appends the canonical text to `out`, which is compact; `Err` says why there is none.
+    pub(crate) fn write_canonical(&self, out: &mut Text) -> Result<(), String> {
+        match self {
+            Self::Array(items) => {
+                out.raw("[");
+                for (at, item) in items.iter().enumerate() {
+                    out.comma(at);
+                    item.write_canonical(out)?;
+                }
+                out.raw("]");
+            }
+            Self::Number(number) => number.write_canonical(out)?,
+            Self::Object(members) => {
+                let mut sorted: Vec<_> = members.iter().collect();
+                sorted.sort_unstable_by(|(a, _), (b, _)| by_utf16(a, b));
+                if sorted.windows(2).any(|pair| matches!(pair, [(a, _), (b, _)] if a == b)) {
+                    return Err("duplicate object key".to_owned());
+                }
+                out.raw("{");
+                for (at, (key, value)) in sorted.into_iter().enumerate() {
+                    out.comma(at);
+                    out.key(key);
+                    value.write_canonical(out)?;
+                }
+                out.raw("}");
+            }
+            Self::Bool(_) | Self::Null | Self::String(_) => self.write(out),
+        }
+        Ok(())
+    }
+}
+
+/// The order of members in canonical JSON. UTF-8 has the same but beside surrogates.
+fn by_utf16(a: &str, b: &str) -> Ordering {
+    match a.is_ascii() && b.is_ascii() {
+        true => a.cmp(b),
+        false => a.encode_utf16().cmp(b.encode_utf16()),
+    }
 }
 
 /// The compact JSON text.
@@ -415,9 +454,7 @@ impl Serialize for Json {
             Self::Null => serializer.serialize_unit(),
             Self::Number(number) => match number.as_canonical() {
                 Some(value) => serializer.serialize_f64(value),
-                None => Err(S::Error::custom(format_args!(
-                    "the integer {number} is beyond ±(2^53-1) and has no canonical form"
-                ))),
+                None => Err(S::Error::custom(number.not_canonical())),
             },
             Self::Object(members) => {
                 let mut map = serializer.serialize_map(Some(members.len()))?;
@@ -480,13 +517,36 @@ impl Number {
         }
     }
 
+    fn write_canonical(&self, out: &mut Text) -> Result<(), String> {
+        if !self.is_integer() {
+            let text =
+                serde_json_canonicalizer::to_string(&self.as_f64()).map_err(|error| error.to_string())?;
+            out.raw(&text);
+            return Ok(());
+        }
+        // A double's exact integers are written as they are read, but for one.
+        match self.as_safe_integer().ok_or_else(|| self.not_canonical())? {
+            0 => out.raw("0"),
+            _ => out.raw(&self.0),
+        }
+        Ok(())
+    }
+
+    fn not_canonical(&self) -> String {
+        format!("the integer {self} is beyond ±(2^53-1) and has no canonical form")
+    }
+
     /// The double that canonical JSON writes; `None` for an integer that a double cannot carry.
     fn as_canonical(&self) -> Option<f64> {
         if !self.is_integer() {
             return Some(self.as_f64());
         }
-        let value: i64 = self.0.parse().ok()?;
-        (-MAX_SAFE_INTEGER..=MAX_SAFE_INTEGER).contains(&value).then(|| self.as_f64())
+        self.as_safe_integer().map(|_| self.as_f64())
+    }
+
+    /// The integer that this is, if a double carries it.
+    fn as_safe_integer(&self) -> Option<i64> {
+        self.0.parse().ok().filter(|value| (-MAX_SAFE_INTEGER..=MAX_SAFE_INTEGER).contains(value))
     }
 }
 
@@ -864,10 +924,8 @@ impl Text {
     pub fn string(&mut self, text: &str) {
         self.out.push('"');
         let mut rest = text;
-        // By bytes, which is faster: what stands before the first that is escaped is whole characters.
-        while let Some((plain, tail)) =
-            rest.bytes().position(|byte| self.escapes(byte)).and_then(|at| rest.split_at_checked(at))
-        {
+        while let Some(at) = self.first_escaped(rest) {
+            let (plain, tail) = rest.split_at(at);
             self.out.push_str(plain);
             let mut chars = tail.chars();
             if let Some(c) = chars.next() {
@@ -889,8 +947,15 @@ impl Text {
         self.out
     }
 
-    fn escapes(&self, byte: u8) -> bool {
-        matches!(byte, b'"' | b'\\' | 0..=0x1f) || (self.style == Style::Wire && !matches!(byte, b' '..=b'~'))
+    /// Where the first character begins that must be escaped. No byte within a longer character is one of these.
+    fn first_escaped(&self, text: &str) -> Option<usize> {
+        let mut bytes = text.bytes();
+        match self.style {
+            Style::Compact => bytes.position(|byte| matches!(byte, b'"' | b'\\' | 0..=0x1f)),
+            Style::Wire => {
+                bytes.position(|byte| !matches!(byte, b' '..=b'~') || matches!(byte, b'"' | b'\\'))
+            }
+        }
     }
 
     fn escape(&mut self, c: char) {

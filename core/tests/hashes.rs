@@ -188,6 +188,43 @@ proptest! {
     }
 }
 
+proptest! {
+    #![proptest_config(ProptestConfig { failure_persistence: None, ..ProptestConfig::with_cases(500) })]
+
+    #[test]
+    fn any_payload_is_as_the_library_writes_it(text in json_text()) {
+        let value = Json::parse(text.as_bytes()).unwrap();
+        let written = canonical_json(&value).map_err(|error| error.to_string());
+        let expected = serde_json_canonicalizer::to_vec(&value).map_err(|error| format!("payload: {error}"));
+        prop_assert_eq!(written, expected);
+    }
+}
+
+/// JSON texts with any keys and strings, and numbers of any form.
+fn json_text() -> impl Strategy<Value = String> {
+    let text = || any::<String>().prop_map(|text| Value::from(text).to_string());
+    let leaf = prop_oneof![
+        "null|true|false",
+        "-?(0|[1-9][0-9]{0,17})",
+        "-?(0|[1-9][0-9]{0,20})\\.[0-9]{1,20}",
+        "-?[0-9](\\.[0-9]{1,4})?[eE][+-]?[0-9]{1,2}",
+        text(),
+    ];
+    leaf.prop_recursive(4, 48, 6, move |inner| {
+        let key = prop_oneof![
+            "[a-c\u{e9}\u{ffff}\u{10000}]{0,3}".prop_map(|key| Value::from(key).to_string()),
+            text()
+        ];
+        prop_oneof![
+            proptest::collection::vec(inner.clone(), 0..6).prop_map(|items| format!("[{}]", items.join(","))),
+            proptest::collection::btree_map(key, inner, 0..6).prop_map(|members: BTreeMap<_, _>| {
+                let members: Vec<_> = members.iter().map(|(key, member)| format!("{key}:{member}")).collect();
+                format!("{{{}}}", members.join(","))
+            }),
+        ]
+    })
+}
+
 /// Objects with ASCII keys, safe integers, any strings, booleans, null.
 fn payload() -> impl Strategy<Value = Value> {
     const SAFE: i64 = (1 << 53) - 1;

@@ -332,7 +332,8 @@ fn serve(settings: Settings, known: Option<&str>) -> Result<(), Failure> {
 /// What is left is written when the guard is dropped.
 fn start_log(format: LogFormat) -> WorkerGuard {
     let own = Targets::new().with_target("actpass_gateway", LevelFilter::INFO);
-    let (writer, guard) = tracing_appender::non_blocking(io::stderr());
+    // That thread flushes whenever nothing more waits for it.
+    let (writer, guard) = tracing_appender::non_blocking(io::BufWriter::new(io::stderr()));
     let lines = tracing_subscriber::fmt::layer().with_writer(writer).with_ansi(false);
     let registry = tracing_subscriber::registry().with(own);
     // Only a second call in one process fails, and then there is a log already.

@@ -12,6 +12,7 @@ use sha2::{Digest, Sha256};
 use crate::approvals::{self, Status, reason};
 use crate::auth::Key;
 use crate::ledger::{self, Draft, PolicyRef};
+use crate::members::Members;
 use crate::passport::coverage::{Covered, uncovered};
 use crate::passport::{self, Claims, Refusal};
 use crate::policy::{Decision, Input, NO_MATCH, Policy, RiskTier, Rule};
@@ -320,7 +321,7 @@ impl<'a> Case<'a> {
         let credential_id =
             self.facts.credential.as_ref().filter(|_| ruling.allows()).map(|bound| &*bound.id);
         let answer = ruling.answer(request.mode, &event_id, request_hash, credential_id);
-        let answer = Bytes::from(answer.to_string());
+        let answer = Bytes::from(answer);
         let shown = self.facts.passport.as_ref().and_then(|passport| passport.as_ref().ok());
         let event = Draft {
             event_id,
@@ -552,27 +553,25 @@ impl<'p> Ruling<'p> {
         event_id: &str,
         request_hash: Option<&str>,
         credential_id: Option<&str>,
-    ) -> Json {
+    ) -> String {
         let warns = mode == Mode::Warn && !self.allows();
-        let texts = |texts: Vec<String>| Json::Array(texts.into_iter().map(Json::String).collect());
-        let explain = object([
-            ("summary", Some(Json::from(&*self.summary))),
-            ("matched_rules", Some(texts(self.matched_rules()))),
-            ("next_steps", Some(texts(self.next_steps.clone()))),
-        ]);
-        object([
-            ("decision", Some(Json::from(if warns { "warn" } else { self.decision }))),
-            ("reason_code", Some(Json::from(self.reason))),
-            ("risk_tier", Some(Json::from(self.risk_tier.as_str()))),
-            ("explain", Some(explain)),
-            ("evidence_event_id", Some(Json::from(event_id))),
-            ("evidence_chain_id", Some(Json::from(ledger::DECISIONS))),
-            ("approval_request_id", self.pending().map(Json::from)),
-            ("request_hash", request_hash.map(Json::from)),
-            ("policy_hash", Some(Json::from(self.policy.hash()))),
-            ("credential_id", credential_id.map(Json::from)),
-            ("would_be", warns.then(|| Json::from(self.decision))),
-        ])
+        let mut explain = Members::new();
+        explain.string("summary", Some(&self.summary));
+        explain.strings("matched_rules", self.rule.iter().map(|rule| rule.name()));
+        explain.strings("next_steps", self.next_steps.iter().map(String::as_str));
+        let mut answer = Members::new();
+        answer.string("decision", Some(if warns { "warn" } else { self.decision }));
+        answer.string("reason_code", Some(self.reason));
+        answer.string("risk_tier", Some(self.risk_tier.as_str()));
+        answer.raw("explain", &explain.finish());
+        answer.string("evidence_event_id", Some(event_id));
+        answer.string("evidence_chain_id", Some(ledger::DECISIONS));
+        answer.string("approval_request_id", self.pending());
+        answer.string("request_hash", request_hash);
+        answer.string("policy_hash", Some(self.policy.hash()));
+        answer.string("credential_id", credential_id);
+        answer.string("would_be", warns.then_some(self.decision));
+        answer.finish()
     }
 }
 

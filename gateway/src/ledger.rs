@@ -7,8 +7,9 @@
 use std::sync::Arc;
 use std::time::SystemTime;
 
-use actpass_core::json::Number;
 use actpass_core::{Json, canonical_json, hash_payload, sha256_hex};
+
+use crate::members::Members;
 
 /// The `previous_event_hash` of a chain's first event.
 pub const GENESIS: &str = "0000000000000000000000000000000000000000000000000000000000000000";
@@ -173,15 +174,14 @@ impl Draft {
     /// # Errors
     ///
     /// If `metadata` has no canonical form; see [`recordable`].
-    pub fn seal(self, head: &Head, created_at: SystemTime) -> Result<Sealed, actpass_core::Error> {
+    pub fn seal(&self, head: &Head, created_at: SystemTime) -> Result<Sealed, actpass_core::Error> {
         let seq = head.length.saturating_add(1);
         if let Some(metadata) = &self.metadata {
             recordable(metadata)?;
         }
-        let canonical = canonical_json(&self.into_json(seq, &head.hash, created_at))?;
-        let hash = sha256_hex(&canonical);
         // What was hashed is what is kept: the canonical text, with its hash as one more member.
-        let mut text = String::from_utf8_lossy(&canonical).into_owned();
+        let mut text = self.canonical(seq, &head.hash, created_at)?;
+        let hash = sha256_hex(text.as_bytes());
         text.pop();
         text.push_str(r#","current_event_hash":""#);
         text.push_str(&hash);
@@ -189,46 +189,50 @@ impl Draft {
         Ok(Sealed { text, head: Head { length: seq, hash } })
     }
 
-    fn into_json(self, seq: u64, previous: &str, created_at: SystemTime) -> Json {
-        let text = |text: String| Some(Json::String(text));
-        let (policy_id, policy_version, policy_hash) = match self.policy {
-            Some(policy) => (text(policy.id), Some(policy.version), text(policy.hash)),
-            None => (None, None, None),
-        };
-        let rules =
-            self.matched_rules.map(|rules| Json::Array(rules.into_iter().map(Json::String).collect()));
-        let members = [
-            ("event_id", text(self.event_id)),
-            ("chain_id", text(self.chain_id)),
-            ("seq", Some(Json::Number(Number::from(i64::try_from(seq).unwrap_or(i64::MAX))))),
-            ("event_type", text(self.event_type)),
-            ("created_at", text(humantime::format_rfc3339_millis(created_at).to_string())),
-            ("tenant_id", Some(Json::from(&*self.tenant_id))),
-            ("key_name", Some(Json::from(&*self.key_name))),
-            ("agent_id", self.agent_id.map(Json::String)),
-            ("claimed_agent_id", self.claimed_agent_id.map(Json::String)),
-            ("user_id", self.user_id.map(Json::String)),
-            ("tool_id", self.tool_id.map(Json::String)),
-            ("resource", self.resource.map(Json::String)),
-            ("goal", self.goal.map(Json::String)),
-            ("mode", self.mode.map(Json::from)),
-            ("decision", self.decision.map(Json::String)),
-            ("reason_code", self.reason_code.map(Json::String)),
-            ("matched_rules", rules),
-            ("policy_id", policy_id),
-            ("policy_version", policy_version),
-            ("policy_hash", policy_hash),
-            ("request_hash", self.request_hash.map(Json::String)),
-            ("response_hash", self.response_hash.map(Json::String)),
-            ("approval_request_id", self.approval_request_id.map(Json::String)),
-            ("passport_jti", self.passport_jti.map(Json::String)),
-            ("credential_id", self.credential_id.map(Json::String)),
-            ("metadata", self.metadata),
-            ("previous_event_hash", Some(Json::from(previous))),
-        ];
-        Json::Object(
-            members.into_iter().filter_map(|(name, value)| Some((name.to_owned(), value?))).collect(),
-        )
+    /// The canonical JSON of the event: its members in their order, without white space.
+    fn canonical(
+        &self,
+        seq: u64,
+        previous: &str,
+        created_at: SystemTime,
+    ) -> Result<String, actpass_core::Error> {
+        let created_at = humantime::format_rfc3339_millis(created_at).to_string();
+        let policy = self.policy.as_ref();
+        let mut event = Members::new();
+        event.string("agent_id", self.agent_id.as_deref());
+        event.string("approval_request_id", self.approval_request_id.as_deref());
+        event.string("chain_id", Some(&self.chain_id));
+        event.string("claimed_agent_id", self.claimed_agent_id.as_deref());
+        event.string("created_at", Some(&created_at));
+        event.string("credential_id", self.credential_id.as_deref());
+        event.string("decision", self.decision.as_deref());
+        event.string("event_id", Some(&self.event_id));
+        event.string("event_type", Some(&self.event_type));
+        event.string("goal", self.goal.as_deref());
+        event.string("key_name", Some(&self.key_name));
+        if let Some(rules) = &self.matched_rules {
+            event.strings("matched_rules", rules.iter().map(String::as_str));
+        }
+        if let Some(metadata) = &self.metadata {
+            event.raw("metadata", &String::from_utf8_lossy(&canonical_json(metadata)?));
+        }
+        event.string("mode", self.mode);
+        event.string("passport_jti", self.passport_jti.as_deref());
+        event.string("policy_hash", policy.map(|policy| policy.hash.as_str()));
+        event.string("policy_id", policy.map(|policy| policy.id.as_str()));
+        if let Some(policy) = policy {
+            event.raw("policy_version", &String::from_utf8_lossy(&canonical_json(&policy.version)?));
+        }
+        event.string("previous_event_hash", Some(previous));
+        event.string("reason_code", self.reason_code.as_deref());
+        event.string("request_hash", self.request_hash.as_deref());
+        event.string("resource", self.resource.as_deref());
+        event.string("response_hash", self.response_hash.as_deref());
+        event.raw("seq", &seq.to_string());
+        event.string("tenant_id", Some(&self.tenant_id));
+        event.string("tool_id", self.tool_id.as_deref());
+        event.string("user_id", self.user_id.as_deref());
+        Ok(event.finish())
     }
 }
 
@@ -448,6 +452,45 @@ mod tests {
         let (mut texts, head) = chain(3);
         texts.push(draft(4).seal(&head, UNIX_EPOCH).unwrap().text);
         assert_eq!(verify(&texts, &head), Some(4));
+    }
+
+    #[test]
+    fn what_is_hashed_is_the_canonical_json_of_all_members() {
+        let text = |text: &str| Some(text.to_owned());
+        let draft = Draft {
+            key_name: "k\u{e9}\"".into(),
+            agent_id: text("a"),
+            claimed_agent_id: text("b"),
+            user_id: text("u\n"),
+            tool_id: text("t"),
+            resource: text(""),
+            goal: text("g"),
+            mode: Some("enforce"),
+            reason_code: text("r"),
+            matched_rules: Some(vec!["one".to_owned(), "t\\wo".to_owned()]),
+            policy: Some(PolicyRef {
+                id: "p".to_owned(),
+                version: Json::parse(b"1.50").unwrap(),
+                hash: "h".to_owned(),
+            }),
+            request_hash: text("rq"),
+            response_hash: text("rs"),
+            approval_request_id: text("apr"),
+            passport_jti: text("jti"),
+            credential_id: text("cred"),
+            metadata: Some(Json::parse(br#"{"z": 1.0, "a": null}"#).unwrap()),
+            ..draft(1)
+        };
+        let sealed = draft.seal(&Head::default(), UNIX_EPOCH).unwrap();
+        let Ok(Json::Object(mut members)) = Json::parse(sealed.text.as_bytes()) else { panic!("no object") };
+        let (name, hash) = members.pop().unwrap();
+        assert_eq!((name.as_str(), hash.as_str()), ("current_event_hash", Some(sealed.head.hash.as_str())));
+        assert_eq!(members.len(), 27);
+        let canonical = String::from_utf8(canonical_json(&Json::Object(members)).unwrap()).unwrap();
+        let whole =
+            format!(r#"{},"current_event_hash":"{}"}}"#, canonical.trim_end_matches('}'), sealed.head.hash);
+        assert_eq!(sealed.text, whole);
+        assert_eq!(sha256_hex(canonical.as_bytes()), sealed.head.hash);
     }
 
     #[test]

@@ -15,6 +15,7 @@ pub mod decide;
 pub mod evidence;
 mod http;
 pub mod ledger;
+mod members;
 pub mod passport;
 pub mod policy;
 pub mod problems;

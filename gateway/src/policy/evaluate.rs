@@ -32,9 +32,34 @@ impl Policy {
     /// The first rule whose conditions all hold; `None` means deny.
     pub fn first_match(&self, input: &Input<'_>) -> Option<&Rule> {
         let mut values = Values { paths: &self.paths, input, found: vec![None; self.paths.len()] };
-        self.rules
-            .iter()
-            .find(|rule| rule.when.iter().all(|condition| condition.test.holds(values.at(condition.path))))
+        let mut first = None;
+        for table in &self.index.tables {
+            if let Some(text) = values.at(table.path).and_then(Json::as_str) {
+                for candidates in table.candidates(text) {
+                    first = self.earliest(candidates, &mut values, first);
+                }
+            }
+        }
+        self.earliest(&self.index.rest, &mut values, first).map(|(_, rule)| rule)
+    }
+
+    /// The first of the `candidates`, which are in order, whose conditions all hold, unless `known` is before it.
+    fn earliest<'p>(
+        &'p self,
+        candidates: &[usize],
+        values: &mut Values<'_, '_>,
+        known: Option<(usize, &'p Rule)>,
+    ) -> Option<(usize, &'p Rule)> {
+        let end = known.map_or(usize::MAX, |(number, _)| number);
+        let mut before = candidates.iter().take_while(|number| **number < end);
+        let found = before.find_map(|number| {
+            let rule = self.rules.get(*number)?;
+            rule.when
+                .iter()
+                .all(|condition| condition.test.holds(values.at(condition.path)))
+                .then_some((*number, rule))
+        });
+        found.or(known)
     }
 }
 
@@ -59,7 +84,7 @@ impl<'a> Values<'_, 'a> {
 }
 
 impl Path {
-    fn walk<'a>(&self, input: &Input<'a>) -> Option<&'a Json> {
+    pub(super) fn walk<'a>(&self, input: &Input<'a>) -> Option<&'a Json> {
         let root = match self.root {
             Root::AgentId => input.agent_id,
             Root::Args => input.args,

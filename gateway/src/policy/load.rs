@@ -7,6 +7,7 @@ use actpass_core::json::Number;
 use actpass_core::{Json, canonical_json, sha256_hex};
 use regex::RegexBuilder;
 
+use super::index::Index;
 use super::model::{
     Bound, Condition, Decision, List, Path, Policy, Relation, RiskTier, Root, Rule, Segment, Test,
 };
@@ -37,7 +38,8 @@ impl Policy {
         let version = loader.version(members.get("version"));
         let rules = loader.rules(members.get("rules"));
         let hash = sha256_hex(&exact_form(&policy));
-        loader.problems.or(Self { id, version, hash, paths: loader.paths, rules })
+        let index = Index::of(&rules);
+        loader.problems.or(Self { id, version, hash, paths: loader.paths, rules, index })
     }
 }
 

@@ -11,6 +11,7 @@
 
 mod cases;
 mod evaluate;
+mod index;
 mod load;
 mod model;
 #[cfg(test)]

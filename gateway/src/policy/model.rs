@@ -7,6 +7,8 @@ use actpass_core::Json;
 use actpass_core::json::Number;
 use regex::Regex;
 
+use super::index::Index;
+
 /// A policy that was checked whole; see [`Policy::parse`].
 #[derive(Clone, Debug)]
 pub struct Policy {
@@ -16,6 +18,7 @@ pub struct Policy {
     /// Every path that a condition names, once: conditions refer to them by index.
     pub(super) paths: Vec<Path>,
     pub(super) rules: Vec<Rule>,
+    pub(super) index: Index,
 }
 
 impl Policy {

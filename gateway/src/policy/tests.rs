@@ -1,5 +1,9 @@
 use actpass_core::{Json, hash_payload};
+use proptest::collection::vec;
+use proptest::prelude::*;
+use proptest::sample::select;
 
+use super::index::Index;
 use super::{Cases, Input, Policy};
 
 /// Whether the condition holds for these arguments.
@@ -366,10 +370,114 @@ fn ten_thousand_rules_are_checked_and_tried() {
     let (args, tool) = (Json::parse(br#"{"x": 0}"#).unwrap(), Json::from("tool9999"));
     let input = Input { args: Some(&args), tool: Some(&tool), ..Input::default() };
     assert_eq!(policy.first_match(&input).map(|rule| rule.name()), Some("r9999"));
+    assert_eq!(tried(&policy, &input), [9_999]);
 
     lists.push(lists[5_000]);
     let problems = Policy::parse(rules(&lists).as_bytes()).unwrap_err().to_string();
     assert!(problems.contains("\"r10000\"") && problems.contains("\"r5000\""), "{problems}");
+}
+
+/// The rules that are tried at most, in no order.
+fn tried(policy: &Policy, input: &Input<'_>) -> Vec<usize> {
+    let candidates = policy.index.tables.iter().flat_map(|table| {
+        let text = policy.paths[table.path].walk(input).and_then(Json::as_str);
+        text.into_iter().flat_map(|text| table.candidates(text))
+    });
+    candidates.flatten().chain(&policy.index.rest).copied().collect()
+}
+
+#[test]
+fn rules_are_found_by_what_tells_them_apart() {
+    let names: Vec<_> = (0..100).map(|n| format!("\"c{n}\"")).collect();
+    let one_tool = ("tool", "==", "\"refunds.create\"");
+    let lists: Vec<_> = names.iter().map(|name| [one_tool, ("args.customer", "==", name.as_str())]).collect();
+    let mut lists: Vec<&[_]> = lists.iter().map(|list| list.as_slice()).collect();
+    let some = [("args.customer", "in", r#"["c7", "c8"]"#), ("args.rush", "==", "true")];
+    let begins = [("args.customer", "starts_with", "\"c9\""), ("args.rush", "==", "false")];
+    let any = [("args.amount", ">", "10000")];
+    lists.extend([some.as_slice(), begins.as_slice(), any.as_slice()]);
+    let policy = Policy::parse(rules(&lists).as_bytes()).unwrap();
+    let tool = Json::from("refunds.create");
+    for (customer, expected) in
+        [("c7", &[7, 100, 102][..]), ("c95", &[95, 101, 102]), ("c9", &[9, 101, 102]), ("", &[102])]
+    {
+        let args = Json::Object(vec![("customer".to_owned(), Json::from(customer))]);
+        let input = Input { args: Some(&args), tool: Some(&tool), ..Input::default() };
+        assert_eq!(tried(&policy, &input), expected, "{customer}");
+    }
+}
+
+proptest! {
+    #![proptest_config(ProptestConfig { failure_persistence: None, ..ProptestConfig::with_cases(2_000) })]
+
+    #[test]
+    fn the_first_rule_in_order_decides_whatever_is_indexed(
+        conditions in vec(vec(condition_of_any_kind(), 0..4), 0..24),
+        inputs in vec((select(TEXTS), select(TEXTS), any_args()), 1..8),
+    ) {
+        // A condition of its own for each, which always holds: no rule may be a part of another.
+        let own: Vec<_> = (0..conditions.len()).map(|n| format!("\"{n}\"")).collect();
+        let lists: Vec<Vec<_>> = conditions
+            .iter()
+            .zip(&own)
+            .map(|(list, own)| list.iter().copied().chain([("goal", "!=", own.as_str())]).collect())
+            .collect();
+        let lists: Vec<_> = lists.iter().map(Vec::as_slice).collect();
+        let policy = Policy::parse(rules(&lists).as_bytes()).unwrap();
+        let rest = (0..conditions.len()).collect();
+        let in_order = Policy { index: Index { tables: Vec::new(), rest }, ..policy.clone() };
+        let goal = Json::from("goal");
+        for (tool, resource, args) in inputs {
+            let args = Json::parse(args.as_bytes()).unwrap();
+            let (tool, resource) = (Json::from(tool), Json::from(resource));
+            for resource in [None, Some(&resource)] {
+                let input = Input {
+                    args: Some(&args), goal: Some(&goal), resource, tool: Some(&tool), ..Input::default()
+                };
+                let (found, expected) = (policy.first_match(&input), in_order.first_match(&input));
+                prop_assert_eq!(found.map(|rule| rule.name()), expected.map(|rule| rule.name()));
+            }
+        }
+    }
+}
+
+const TEXTS: &[&str] = &["", "a", "ab", "abc", "b", "\u{e9}", "\u{e9}a"];
+
+fn condition_of_any_kind() -> impl Strategy<Value = (&'static str, &'static str, &'static str)> {
+    let path = select(&["tool", "resource", "args.x", "args.x", "args.list.0"][..]);
+    let test = select(
+        &[
+            ("==", "\"a\""),
+            ("==", "\"ab\""),
+            ("==", "\"\u{e9}\""),
+            ("==", "\"\""),
+            ("==", "1"),
+            ("in", r#"["a", "b"]"#),
+            ("in", r#"["ab", "a", "a", ""]"#),
+            ("in", "[1, 2]"),
+            ("starts_with", "\"\""),
+            ("starts_with", "\"a\""),
+            ("starts_with", "\"ab\""),
+            ("starts_with", "\"\u{e9}\""),
+            ("not_in", r#"["a"]"#),
+            ("!=", "\"a\""),
+            ("contains", "\"b\""),
+            ("exists", "true"),
+            ("exists", "false"),
+            ("<", "\"b\""),
+        ][..],
+    );
+    (path, test).prop_map(|(path, (operator, value))| (path, operator, value))
+}
+
+fn any_args() -> impl Strategy<Value = String> {
+    let text = || select(TEXTS).prop_map(|text| format!("\"{text}\""));
+    let value = || prop_oneof![3 => text(), 1 => Just("1.0".to_owned()), 1 => Just("null".to_owned())];
+    prop_oneof![
+        (value(), value()).prop_map(|(x, item)| format!(r#"{{"x": {x}, "list": [{item}]}}"#)),
+        value().prop_map(|x| format!(r#"{{"x": {x}}}"#)),
+        Just("{}".to_owned()),
+    ]
 }
 
 #[test]

@@ -37,13 +37,14 @@ pub(super) trait Rows {
 
     fn take(&mut self, tenant_id: &str, claim: &Claim) -> Result<(), Self::Error>;
 
-    fn apply(&mut self, tenant_id: &Arc<str>, effect: Effect) -> Result<(), Self::Error>;
+    fn apply(&mut self, tenant_id: &Arc<str>, effect: &Effect) -> Result<(), Self::Error>;
 
     fn keep_answer(
         &mut self,
         tenant_id: &Arc<str>,
         key_name: &Arc<str>,
-        once: Once,
+        once: &Once,
+        answer: &Bytes,
     ) -> Result<(), Self::Error>;
 
     fn save_head(&mut self, chain: i64, head: &Head) -> Result<(), Self::Error>;
@@ -78,41 +79,37 @@ impl<R: Rows> Batch<R> {
     }
 
     /// The outer error is the whole transaction's, the inner one this append's alone.
-    pub(super) fn append(&mut self, append: Append) -> Result<Result<Appended, StoreError>, R::Error> {
-        let Append { mut event, mut once, claims, binding, effect } = append;
-        let key_name = Arc::clone(&event.key_name);
-        let tenant_id = Arc::clone(&event.tenant_id);
-        if let Some(once) = &once
-            && let Some(earlier) = self.rows.answer(&tenant_id, &key_name, &once.idempotency_key)?
+    pub(super) fn append(&mut self, append: &Append) -> Result<Result<Appended, StoreError>, R::Error> {
+        let Append { event, once, claims, binding, effect } = append;
+        let (tenant_id, key_name) = (&event.tenant_id, &event.key_name);
+        if let Some(once) = once
+            && let Some(earlier) = self.rows.answer(tenant_id, key_name, &once.idempotency_key)?
         {
             return Ok(Ok(match earlier.fingerprint == once.fingerprint {
                 true => Appended::Repeated(earlier.answer),
                 false => Appended::Conflict,
             }));
         }
-        if let Some(effect) = &effect
-            && self.is_stale(&tenant_id, effect)?
+        if let Some(effect) = effect
+            && self.is_stale(tenant_id, effect)?
         {
             return Ok(Ok(Appended::Stale));
         }
-        if let Some(binding) = &binding
-            && self.rows.credential(&tenant_id, &binding.tool_id)? != binding.credential_id
+        if let Some(binding) = binding
+            && self.rows.credential(tenant_id, &binding.tool_id)? != binding.credential_id
         {
             return Ok(Ok(Appended::Stale));
         }
         // Nobody else writes what this transaction reads, so what is free here is free below.
         let mut refused = None;
-        for claim in &claims {
-            if let Some(instead) = self.refusal(&tenant_id, claim)? {
-                event = instead.event.clone();
-                if let Some(once) = &mut once {
-                    once.answer = instead.answer.clone();
-                }
-                refused = Some(instead.answer.clone());
+        for claim in claims {
+            refused = self.refusal(tenant_id, claim)?;
+            if refused.is_some() {
                 break;
             }
         }
-        let chain = (Arc::clone(&tenant_id), event.chain_id.clone());
+        let event = refused.map_or(event, |instead| &instead.event);
+        let chain = (Arc::clone(tenant_id), event.chain_id.clone());
         let (id, head) = match self.chains.remove(&chain) {
             Some(known) => known,
             None => self.rows.open_chain(&chain.0, &chain.1)?,
@@ -124,18 +121,22 @@ impl<R: Rows> Batch<R> {
         let head = sealed.head.clone();
         self.rows.insert_event(id, sealed)?;
         if refused.is_none() {
-            for claim in &claims {
-                self.rows.take(&tenant_id, claim)?;
+            for claim in claims {
+                self.rows.take(tenant_id, claim)?;
             }
             if let Some(effect) = effect {
-                self.rows.apply(&tenant_id, effect)?;
+                self.rows.apply(tenant_id, effect)?;
             }
         }
         if let Some(once) = once {
-            self.rows.keep_answer(&tenant_id, &key_name, once)?;
+            let answer = refused.map_or(&once.answer, |instead| &instead.answer);
+            self.rows.keep_answer(tenant_id, key_name, once, answer)?;
         }
         self.chains.insert(chain, (id, head.clone()));
-        Ok(Ok(refused.map_or(Appended::Recorded(head), Appended::Refused)))
+        Ok(Ok(match refused {
+            None => Appended::Recorded(head),
+            Some(instead) => Appended::Refused(instead.answer.clone()),
+        }))
     }
 
     /// Writes the heads. What is left is to commit.

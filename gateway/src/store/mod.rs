@@ -1,6 +1,7 @@
 //! Where events live.
 
 mod batch;
+mod checkpoint;
 mod postgres;
 mod queue;
 mod sqlite;

@@ -18,6 +18,7 @@ use rusqlite::{Connection, OpenFlags, OptionalExtension, Row, Transaction, Trans
 use tokio::sync::{Semaphore, mpsc};
 
 use super::batch::{Answer, ApprovalStanding, Batch, Rows};
+use super::checkpoint::Checkpointer;
 use super::postgres::DatabaseError;
 use super::queue::{self, Job, Jobs, Round};
 use super::{
@@ -148,6 +149,13 @@ const READERS: usize = 4;
 /// How long a statement waits for another program that holds the file.
 const BUSY_TIMEOUT: Duration = Duration::from_secs(5);
 
+/// How many statements a connection keeps prepared; there are fewer.
+const STATEMENTS: usize = 64;
+
+/// How much of the file the writer keeps in memory: -1 is 1 KiB. Idempotency keys come in no order, so each is
+/// looked for on another page of their index.
+const CACHE_KIB: i64 = -16 * 1024;
+
 /// How many events, and how many bytes of them, [`Store::events`] hands out at once.
 const PAGE_EVENTS: usize = 512;
 const PAGE_BYTES: usize = 1 << 20;
@@ -229,8 +237,12 @@ impl SqliteStore {
         if version > SCHEMA_VERSION {
             return Err(OpenError::Newer(path.to_owned(), version));
         }
+        let folding = Connection::open(path).map_err(sqlite)?;
+        set_up(&folding).map_err(sqlite)?;
+        let checkpointer =
+            Checkpointer::start(folding).map_err(|error| OpenError::Io(path.to_owned(), error))?;
         let (jobs, queue) = Jobs::new();
-        let mut writer = Writer { connection, failing: false, _lock: lock };
+        let mut writer = Writer { checkpointer: Some(checkpointer), connection, failing: false, _lock: lock };
         let thread = std::thread::Builder::new()
             .name("ledger".to_owned())
             .spawn(move || writer.run(queue))
@@ -448,9 +460,7 @@ fn prepare(connection: &mut Connection) -> rusqlite::Result<i64> {
         return Ok(version);
     }
     connection.pragma_update(None, "journal_mode", "WAL")?;
-    connection.pragma_update(None, "synchronous", "FULL")?;
-    connection.pragma_update(None, "foreign_keys", "ON")?;
-    connection.pragma_update(None, "trusted_schema", "OFF")?;
+    set_up(connection)?;
     if version < SCHEMA_VERSION {
         let transaction = connection.transaction_with_behavior(TransactionBehavior::Exclusive)?;
         for migration in MIGRATIONS.iter().skip(usize::try_from(version).unwrap_or(0)) {
@@ -462,7 +472,22 @@ fn prepare(connection: &mut Connection) -> rusqlite::Result<i64> {
     Ok(version)
 }
 
+/// What every connection that writes is told.
+fn set_up(connection: &Connection) -> rusqlite::Result<()> {
+    connection.busy_timeout(BUSY_TIMEOUT)?;
+    connection.pragma_update(None, "synchronous", "FULL")?;
+    connection.pragma_update(None, "foreign_keys", "ON")?;
+    connection.pragma_update(None, "trusted_schema", "OFF")?;
+    connection.pragma_update(None, "cache_size", CACHE_KIB)?;
+    // A commit must not wait for it: see `Checkpointer`.
+    connection.pragma_update(None, "wal_autocheckpoint", 0)?;
+    connection.set_prepared_statement_cache_capacity(STATEMENTS);
+    Ok(())
+}
+
 struct Writer {
+    /// Until the writer ends.
+    checkpointer: Option<Checkpointer>,
     connection: Connection,
     /// Whether the last transaction failed.
     failing: bool,
@@ -478,15 +503,20 @@ impl Writer {
                 let _ = answer.send(self.add_key(&key, rotation));
             }
             if !appends.is_empty() {
-                let outcomes = self.transact(appends);
-                self.failing = outcomes.is_err();
-                let outcomes = outcomes.inspect_err(|error| {
+                let written = self.transact(&appends);
+                self.failing = written.is_err();
+                let written = written.inspect_err(|error| {
                     tracing::error!(%error, events = answers.len(), "the ledger could not be written");
                 });
-                queue::answer_all(answers, outcomes.ok());
+                let (outcomes, bytes) = written.ok().unzip();
+                queue::answer_all(answers, outcomes);
+                if let (Some(checkpointer), Some(bytes)) = (&mut self.checkpointer, bytes) {
+                    checkpointer.recorded(bytes, &self.connection);
+                }
             }
             self.answer_checks(checks);
         }
+        self.checkpointer = None;
         // Everything is durable already; this only leaves one tidy file behind.
         if let Err(error) = self.connection.query_one("PRAGMA wal_checkpoint(TRUNCATE)", [], |_| Ok(())) {
             tracing::warn!(%error, "the write-ahead log could not be folded into the data file");
@@ -500,13 +530,15 @@ impl Writer {
         })
     }
 
-    fn transact(&mut self, appends: Vec<Append>) -> rusqlite::Result<Vec<Result<Appended, StoreError>>> {
+    /// What came of the appends, and how many bytes were recorded.
+    fn transact(&mut self, appends: &[Append]) -> rusqlite::Result<(Outcomes, usize)> {
         let transaction = self.connection.transaction_with_behavior(TransactionBehavior::Immediate)?;
-        let mut batch = Batch::new(Writing(&transaction), SystemTime::now());
-        let outcomes = appends.into_iter().map(|append| batch.append(append)).collect::<Result<_, _>>()?;
-        batch.finish()?;
+        let writing = Writing { transaction: &transaction, bytes: 0 };
+        let mut batch = Batch::new(writing, SystemTime::now());
+        let outcomes = appends.iter().map(|append| batch.append(append)).collect::<Result<_, _>>()?;
+        let bytes = batch.finish()?.bytes;
         transaction.commit()?;
-        Ok(outcomes)
+        Ok((outcomes, bytes))
     }
 
     /// After a failure only a write can tell whether writing works again.
@@ -524,8 +556,15 @@ impl Writer {
     }
 }
 
+/// What came of each append of a batch.
+type Outcomes = Vec<Result<Appended, StoreError>>;
+
 /// A transaction of many appends.
-struct Writing<'t, 'c>(&'t Transaction<'c>);
+struct Writing<'t, 'c> {
+    transaction: &'t Transaction<'c>,
+    /// How many bytes of events and answers it records.
+    bytes: usize,
+}
 
 impl Rows for Writing<'_, '_> {
     type Error = rusqlite::Error;
@@ -536,7 +575,7 @@ impl Rows for Writing<'_, '_> {
         key_name: &str,
         idempotency_key: &str,
     ) -> rusqlite::Result<Option<Answer>> {
-        self.0
+        self.transaction
             .prepare_cached(
                 "SELECT fingerprint, answer FROM answers
                  WHERE tenant_id = ?1 AND key_name = ?2 AND idempotency_key = ?3",
@@ -548,7 +587,7 @@ impl Rows for Writing<'_, '_> {
     }
 
     fn approval(&self, tenant_id: &str, id: &str) -> rusqlite::Result<Option<ApprovalStanding>> {
-        self.0
+        self.transaction
             .prepare_cached(
                 "SELECT deadline, approved, spent FROM approvals WHERE tenant_id = ?1 AND id = ?2",
             )?
@@ -559,29 +598,30 @@ impl Rows for Writing<'_, '_> {
     }
 
     fn credential(&self, tenant_id: &str, tool_id: &str) -> rusqlite::Result<Option<String>> {
-        self.0
+        self.transaction
             .prepare_cached("SELECT id FROM credentials WHERE tenant_id = ?1 AND tool_id = ?2")?
             .query_row(params![tenant_id, tool_id], |row| row.get(0))
             .optional()
     }
 
     fn passport(&self, tenant_id: &str, jti: &str) -> rusqlite::Result<Option<Standing>> {
-        find_passport(self.0, tenant_id, jti)
+        find_passport(self.transaction, tenant_id, jti)
     }
 
     fn open_chain(&mut self, tenant_id: &str, chain_id: &str) -> rusqlite::Result<(i64, Head)> {
-        if let Some(known) = find_chain(self.0, tenant_id, chain_id)? {
+        if let Some(known) = find_chain(self.transaction, tenant_id, chain_id)? {
             return Ok(known);
         }
         let head = Head::default();
-        self.0
+        self.transaction
             .prepare_cached("INSERT INTO chains (tenant_id, chain_id, length, head) VALUES (?1, ?2, 0, ?3)")?
             .execute(params![tenant_id, chain_id, head.hash])?;
-        Ok((self.0.last_insert_rowid(), head))
+        Ok((self.transaction.last_insert_rowid(), head))
     }
 
     fn insert_event(&mut self, chain: i64, event: Sealed) -> rusqlite::Result<()> {
-        self.0
+        self.bytes += event.text.len();
+        self.transaction
             .prepare_cached("INSERT INTO events (chain, seq, event) VALUES (?1, ?2, ?3)")?
             .execute(params![chain, to_sql(event.head.length), event.text])?;
         Ok(())
@@ -590,21 +630,21 @@ impl Rows for Writing<'_, '_> {
     fn take(&mut self, tenant_id: &str, claim: &Claim) -> rusqlite::Result<()> {
         match claim {
             Claim::Approval { id, .. } => self
-                .0
+                .transaction
                 .prepare_cached("UPDATE approvals SET spent = 1 WHERE tenant_id = ?1 AND id = ?2")?
                 .execute(params![tenant_id, id])?,
             Claim::Passport { jti, .. } => self
-                .0
+                .transaction
                 .prepare_cached("UPDATE passports SET used = 1 WHERE tenant_id = ?1 AND jti = ?2")?
                 .execute(params![tenant_id, jti])?,
         };
         Ok(())
     }
 
-    fn apply(&mut self, tenant_id: &Arc<str>, effect: Effect) -> rusqlite::Result<()> {
+    fn apply(&mut self, tenant_id: &Arc<str>, effect: &Effect) -> rusqlite::Result<()> {
         match effect {
             Effect::ApproveManifest { tool_id, hash } => {
-                self.0
+                self.transaction
                     .prepare_cached(
                         "INSERT INTO manifests (tenant_id, tool_id, manifest_hash) VALUES (?1, ?2, ?3)
                          ON CONFLICT (tenant_id, tool_id) DO UPDATE SET manifest_hash = ?3",
@@ -612,7 +652,7 @@ impl Rows for Writing<'_, '_> {
                     .execute(params![tenant_id, tool_id, hash])?;
             }
             Effect::Decide { id, decided } => {
-                self.0
+                self.transaction
                     .prepare_cached(
                         "UPDATE approvals SET approved = ?3, decided_by = ?4, decided_at = ?5, note = ?6
                          WHERE tenant_id = ?1 AND id = ?2",
@@ -627,7 +667,7 @@ impl Rows for Writing<'_, '_> {
                     ])?;
             }
             Effect::Open(approval) => {
-                self.0
+                self.transaction
                     .prepare_cached(
                         "INSERT INTO approvals (tenant_id, id, action_hash, tool, resource, args, goal, agent_id,
                          user_id, reason_code, created_at, deadline)
@@ -649,22 +689,22 @@ impl Rows for Writing<'_, '_> {
                     ])?;
             }
             Effect::Issue { jti, kid, expires_at } => {
-                self.0
+                self.transaction
                     .prepare_cached("INSERT INTO passports (tenant_id, jti, expires_at) VALUES (?1, ?2, ?3)")?
                     .execute(params![tenant_id, jti, expires_at])?;
-                self.0
+                self.transaction
                     .prepare_cached(
                         "UPDATE signing_keys SET needed_until = max(needed_until, ?2) WHERE kid = ?1",
                     )?
                     .execute(params![kid, expires_at])?;
             }
             Effect::RemoveCredential { tool_id, id: _ } => {
-                self.0
+                self.transaction
                     .prepare_cached("DELETE FROM credentials WHERE tenant_id = ?1 AND tool_id = ?2")?
                     .execute(params![tenant_id, tool_id])?;
             }
             Effect::SetCredential(credential) => {
-                self.0
+                self.transaction
                     .prepare_cached(
                         "INSERT OR REPLACE INTO credentials (tenant_id, tool_id, id, sealed, set_at, expires_at)
                          VALUES (?1, ?2, ?3, ?4, ?5, ?6)",
@@ -679,7 +719,7 @@ impl Rows for Writing<'_, '_> {
                     ])?;
             }
             Effect::Revoke { jti } => {
-                self.0
+                self.transaction
                     .prepare_cached("UPDATE passports SET revoked = 1 WHERE tenant_id = ?1 AND jti = ?2")?
                     .execute(params![tenant_id, jti])?;
             }
@@ -687,28 +727,27 @@ impl Rows for Writing<'_, '_> {
         Ok(())
     }
 
-    fn keep_answer(&mut self, tenant_id: &Arc<str>, key_name: &Arc<str>, once: Once) -> rusqlite::Result<()> {
-        self.0
+    fn keep_answer(
+        &mut self,
+        tenant_id: &Arc<str>,
+        key_name: &Arc<str>,
+        once: &Once,
+        answer: &Bytes,
+    ) -> rusqlite::Result<()> {
+        self.bytes += answer.len();
+        self.transaction
             .prepare_cached(
                 "INSERT INTO answers (tenant_id, key_name, idempotency_key, fingerprint, answer)
                  VALUES (?1, ?2, ?3, ?4, ?5)",
             )?
-            .execute(params![
-                tenant_id,
-                key_name,
-                once.idempotency_key,
-                once.fingerprint,
-                once.answer.as_ref()
-            ])?;
+            .execute(params![tenant_id, key_name, once.idempotency_key, once.fingerprint, answer.as_ref()])?;
         Ok(())
     }
 
     fn save_head(&mut self, chain: i64, head: &Head) -> rusqlite::Result<()> {
-        self.0.prepare_cached("UPDATE chains SET length = ?2, head = ?3 WHERE id = ?1")?.execute(params![
-            chain,
-            to_sql(head.length),
-            head.hash
-        ])?;
+        self.transaction
+            .prepare_cached("UPDATE chains SET length = ?2, head = ?3 WHERE id = ?1")?
+            .execute(params![chain, to_sql(head.length), head.hash])?;
         Ok(())
     }
 }

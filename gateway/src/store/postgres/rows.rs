@@ -4,6 +4,8 @@
 use std::collections::{HashMap, HashSet};
 use std::sync::Arc;
 
+use bytes::Bytes;
+
 use super::super::batch::{Answer, ApprovalStanding, Rows};
 use super::super::{Append, Approval, Binding, Claim, Decided, Effect, Once, Standing};
 use crate::ledger::{Draft, Head, Sealed};
@@ -93,7 +95,8 @@ pub(super) struct Loaded {
     /// Chain, number and text.
     pub(super) events: Vec<(i64, i64, String)>,
     pub(super) heads: Vec<(i64, Head)>,
-    pub(super) kept: Vec<(Arc<str>, Arc<str>, Once)>,
+    /// Which of the answers are new.
+    pub(super) kept: Vec<AskedBy>,
     pub(super) manifests: HashMap<Name, String>,
     /// Until when a signing key is needed.
     pub(super) needed: HashMap<String, i64>,
@@ -171,42 +174,42 @@ impl Rows for Loaded {
         Ok(())
     }
 
-    fn apply(&mut self, tenant_id: &Arc<str>, effect: Effect) -> Result<(), NotLoaded> {
-        let of_tenant = |name: String| (Arc::clone(tenant_id), name);
+    fn apply(&mut self, tenant_id: &Arc<str>, effect: &Effect) -> Result<(), NotLoaded> {
+        let of_tenant = |name: &str| (Arc::clone(tenant_id), name.to_owned());
         match effect {
             Effect::ApproveManifest { tool_id, hash } => {
-                self.manifests.insert(of_tenant(tool_id), hash);
+                self.manifests.insert(of_tenant(tool_id), hash.clone());
             }
             Effect::Decide { id, decided } => {
                 let approval = self.approvals.get_mut(&of_tenant(id)).ok_or(NotLoaded)?;
                 approval.standing.approved = Some(decided.approved);
-                approval.decided = Some(decided);
+                approval.decided = Some(decided.clone());
                 approval.is_changed = true;
             }
             Effect::Open(approval) => {
                 let standing = ApprovalStanding { deadline: approval.deadline, approved: None, spent: false };
                 let opened = LoadedApproval { standing, decided: None, is_changed: false };
-                self.approvals.insert(of_tenant(approval.id.clone()), opened);
-                self.opened.push((Arc::clone(tenant_id), *approval));
+                self.approvals.insert(of_tenant(&approval.id), opened);
+                self.opened.push((Arc::clone(tenant_id), Approval::clone(approval)));
             }
             Effect::Issue { jti, kid, expires_at } => {
                 let issued = LoadedPassport {
                     standing: Standing::default(),
-                    issued: Some(expires_at),
+                    issued: Some(*expires_at),
                     is_changed: false,
                 };
                 self.passports.insert(of_tenant(jti), issued);
-                let needed = self.needed.entry(kid).or_insert(expires_at);
-                *needed = expires_at.max(*needed);
+                let needed = self.needed.entry(kid.clone()).or_insert(*expires_at);
+                *needed = (*expires_at).max(*needed);
             }
             Effect::RemoveCredential { tool_id, id: _ } => {
-                self.credentials.remove(&of_tenant(tool_id.clone()));
+                self.credentials.remove(&of_tenant(tool_id));
                 self.changed.insert(of_tenant(tool_id), None);
             }
             Effect::SetCredential(credential) => {
-                let name = of_tenant(credential.tool_id.clone());
+                let name = of_tenant(&credential.tool_id);
                 self.credentials.insert(name.clone(), credential.id.clone());
-                self.changed.insert(name, Some(*credential));
+                self.changed.insert(name, Some(SealedCredential::clone(credential)));
             }
             Effect::Revoke { jti } => {
                 let passport = self.passports.get_mut(&of_tenant(jti)).ok_or(NotLoaded)?;
@@ -221,12 +224,13 @@ impl Rows for Loaded {
         &mut self,
         tenant_id: &Arc<str>,
         key_name: &Arc<str>,
-        once: Once,
+        once: &Once,
+        answer: &Bytes,
     ) -> Result<(), NotLoaded> {
         let asked_by = (Arc::clone(tenant_id), Arc::clone(key_name), once.idempotency_key.clone());
-        let answer = Answer { fingerprint: once.fingerprint.to_vec(), answer: once.answer.clone() };
+        self.kept.push(asked_by.clone());
+        let answer = Answer { fingerprint: once.fingerprint.to_vec(), answer: answer.clone() };
         self.answers.insert(asked_by, answer);
-        self.kept.push((Arc::clone(tenant_id), Arc::clone(key_name), once));
         Ok(())
     }
 

@@ -131,10 +131,11 @@ impl Writer {
 
     /// Runs all of `appends` in one transaction, and again if another gateway or a lost connection undid it.
     async fn transact(&mut self, appends: Vec<Append>) -> Result<Vec<Result<Appended, StoreError>>, Failure> {
+        let appends = Arc::new(appends);
         let mut attempt = 1;
         loop {
             let connection = self.connected().await?;
-            let failure = match connection.transact(appends.clone()).await {
+            let failure = match connection.transact(&appends).await {
                 Ok(outcomes) => return Ok(outcomes),
                 Err(failure) => failure,
             };
@@ -357,13 +358,16 @@ impl Writing {
         })
     }
 
-    async fn transact(&self, appends: Vec<Append>) -> Result<Vec<Result<Appended, StoreError>>, Failure> {
-        let (now, loaded) = self.load(&Needs::of(&appends)).await?;
+    async fn transact(
+        &self,
+        appends: &Arc<Vec<Append>>,
+    ) -> Result<Vec<Result<Appended, StoreError>>, Failure> {
+        let (now, loaded) = self.load(&Needs::of(appends)).await?;
+        let appends = Arc::clone(appends);
         // Hashing a large batch takes long enough to hold up connections.
         let made = tokio::task::spawn_blocking(move || {
             let mut batch = Batch::new(loaded, now);
-            let outcomes =
-                appends.into_iter().map(|append| batch.append(append)).collect::<Result<_, _>>()?;
+            let outcomes = appends.iter().map(|append| batch.append(append)).collect::<Result<_, _>>()?;
             Ok::<_, rows::NotLoaded>((outcomes, batch.finish()?))
         });
         let (outcomes, loaded) = made
@@ -484,12 +488,14 @@ impl Writing {
 
     async fn keep_answers(&self, loaded: &Loaded) -> Result<(), Failure> {
         let mut columns = (Vec::new(), Vec::new(), Vec::new(), Vec::new(), Vec::new());
-        for (tenant_id, key_name, once) in &loaded.kept {
+        for asked_by in &loaded.kept {
+            let Some(kept) = loaded.answers.get(asked_by) else { continue };
+            let (tenant_id, key_name, key) = asked_by;
             columns.0.push(Text(tenant_id));
             columns.1.push(Text(key_name));
-            columns.2.push(Text(&once.idempotency_key));
-            columns.3.push(once.fingerprint.as_slice());
-            columns.4.push(once.answer.as_ref());
+            columns.2.push(Text(key));
+            columns.3.push(kept.fingerprint.as_slice());
+            columns.4.push(kept.answer.as_ref());
         }
         let (t, k, i, f, a) = (&columns.0, &columns.1, &columns.2, &columns.3, &columns.4);
         self.change(&self.keep_answers, t.len(), &[t, k, i, f, a]).await

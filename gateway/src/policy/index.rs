@@ -1,0 +1,140 @@
+//! Which rules can match at all, found by the texts that they require.
+
+use std::collections::HashMap;
+
+use super::model::{Condition, List, Rule, Test};
+
+/// A policy's rules, by what they require of one path. Most of a large policy's rules name a tool, and a call is of one: the
+/// others need not be tried.
+#[derive(Clone, Debug, Default)]
+pub(super) struct Index {
+    pub(super) tables: Vec<Table>,
+    /// The rules that are in no table.
+    pub(super) rest: Vec<usize>,
+}
+
+/// The rules that require one of some texts, or beginnings of texts, at a path. Each list of rules is in their order.
+#[derive(Clone, Debug)]
+pub(super) struct Table {
+    /// Which of the policy's paths.
+    pub(super) path: usize,
+    whole: HashMap<String, Vec<usize>>,
+    starts: HashMap<String, Vec<usize>>,
+    /// How long the beginnings are, in bytes; each length once.
+    lengths: Vec<usize>,
+}
+
+impl Table {
+    fn at(path: usize) -> Self {
+        Self { path, whole: HashMap::new(), starts: HashMap::new(), lengths: Vec::new() }
+    }
+
+    /// The rules that can match where `text` is at the path. No other rule of the table can.
+    pub(super) fn candidates<'s>(&'s self, text: &'s str) -> impl Iterator<Item = &'s [usize]> {
+        let starts = self.lengths.iter().filter_map(move |length| self.starts.get(text.get(..*length)?));
+        self.whole.get(text).into_iter().chain(starts).map(Vec::as_slice)
+    }
+
+    fn add(&mut self, rule: usize, required: Required<'_>) {
+        match required {
+            Required::Start(start) => {
+                self.starts.entry(start.to_owned()).or_default().push(rule);
+                if !self.lengths.contains(&start.len()) {
+                    self.lengths.push(start.len());
+                }
+            }
+            Required::OneOf(texts) => {
+                for text in texts {
+                    self.whole.entry(text.to_owned()).or_default().push(rule);
+                }
+            }
+        }
+    }
+}
+
+impl Index {
+    pub(super) fn of(rules: &[Rule]) -> Self {
+        let counts = Counts::of(rules);
+        let mut index = Self::default();
+        let mut tables: HashMap<usize, Table> = HashMap::new();
+        for (number, rule) in rules.iter().enumerate() {
+            let cheapest = rule
+                .when
+                .iter()
+                .filter_map(|condition| Some((counts.cost(condition)?, condition)))
+                .min_by(|(a, _), (b, _)| a.total_cmp(b));
+            match cheapest.and_then(|(_, condition)| Some((condition.path, condition.test.required()?))) {
+                Some((path, required)) => {
+                    tables.entry(path).or_insert_with(|| Table::at(path)).add(number, required);
+                }
+                None => index.rest.push(number),
+            }
+        }
+        index.tables = tables.into_values().collect();
+        index.tables.sort_unstable_by_key(|table| table.path);
+        index
+    }
+}
+
+/// What a text must be so that a condition can hold.
+enum Required<'t> {
+    OneOf(Vec<&'t str>),
+    Start(&'t str),
+}
+
+impl Test {
+    fn required(&self) -> Option<Required<'_>> {
+        match self {
+            Self::Equal(value) => value.as_str().map(|text| Required::OneOf(vec![text])),
+            Self::In(List::Strings(texts)) => {
+                Some(Required::OneOf(texts.iter().map(String::as_str).collect()))
+            }
+            Self::StartsWith(start) => Some(Required::Start(start)),
+            Self::In(List::Values(_))
+            | Self::Contains(_)
+            | Self::EndsWith(_)
+            | Self::Exists(_)
+            | Self::Matches(_)
+            | Self::NotEqual(_)
+            | Self::NotIn(_)
+            | Self::Order(..) => None,
+        }
+    }
+}
+
+/// How many rules require something of a path, and how many the same text.
+#[derive(Default)]
+struct Counts<'r> {
+    paths: HashMap<usize, u32>,
+    texts: HashMap<(usize, &'r str), u32>,
+}
+
+impl<'r> Counts<'r> {
+    fn of(rules: &'r [Rule]) -> Self {
+        let mut counts = Self::default();
+        for condition in rules.iter().flat_map(|rule| &rule.when) {
+            let texts = match condition.test.required() {
+                Some(Required::OneOf(texts)) => texts,
+                Some(Required::Start(start)) => vec![start],
+                None => continue,
+            };
+            *counts.paths.entry(condition.path).or_default() += 1;
+            for text in texts {
+                *counts.texts.entry((condition.path, text)).or_default() += 1;
+            }
+        }
+        counts
+    }
+
+    /// What a rule costs an evaluation if it is kept under this condition, against 1 if it is always tried: its part of
+    /// looking at the path, and how often it is tried. `None` if that is no less.
+    fn cost(&self, condition: &Condition) -> Option<f64> {
+        let of_text = |text| self.texts.get(&(condition.path, text)).copied().map_or(0.0, f64::from);
+        let of_path = self.paths.get(&condition.path).copied().map_or(0.0, f64::from);
+        let tried: f64 = match condition.test.required()? {
+            Required::OneOf(texts) => texts.into_iter().map(of_text).sum(),
+            Required::Start(start) => of_text(start),
+        };
+        Some((tried + 1.0) / of_path).filter(|cost| *cost < 1.0)
+    }
+}
