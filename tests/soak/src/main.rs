@@ -24,7 +24,7 @@ use tokio::task::JoinHandle;
 /// Calls under way at once, for each client.
 const TASKS: usize = 4;
 /// By how many KiB the memory of a gateway, and of this program, may seem to grow.
-const ALLOWANCE: u64 = 16 * 1024;
+const ALLOWANCE: u64 = 8 * 1024;
 /// The network and the gateways settle before anything is measured at rest.
 const SETTLE: Duration = Duration::from_secs(4);
 const BETWEEN_SAMPLES: Duration = Duration::from_millis(500);
@@ -127,7 +127,7 @@ async fn run(soak: &Soak) -> Result<Vec<String>> {
     let mut processes = Vec::new();
     let rests = rest_before.workers.iter().zip(&rest_after.workers);
     for ((worker, (before, after)), load) in workers.iter().zip(rests).zip(during.workers) {
-        violations.extend(leaked(worker.name(), before, after));
+        violations.extend(leaked(worker.name(), before, after, worker.allowance()));
         violations.extend(grew(worker.name(), &load, worker.allowance()));
         processes.push(report::Process {
             name: worker.name().to_owned(),
@@ -138,7 +138,7 @@ async fn run(soak: &Soak) -> Result<Vec<String>> {
     let rests = rest_before.gateways.iter().zip(&rest_after.gateways);
     for ((site, (before, after)), load) in sites.iter().zip(rests).zip(during.gateways) {
         let name = format!("gateway {}, since it was killed last", site.name);
-        violations.extend(leaked(&name, before, after));
+        violations.extend(leaked(&name, before, after, ALLOWANCE));
         violations.extend(grew(&name, &load, ALLOWANCE));
         processes.push(report::Process { name, load, rest: Some((*before, *after)) });
     }

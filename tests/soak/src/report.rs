@@ -120,27 +120,24 @@ pub fn network(gateways: &[Gateway<'_>], judgement: &Judgement) -> String {
     table(&rows)
 }
 
-/// What the processes held.
+/// What the processes held: at rest, under the load, at rest again. Of memory, which matters as it grows, two medians of the load.
 pub fn processes(processes: &[Process]) -> String {
-    let columns =
-        ["process", "KiB, second quarter", "KiB, last quarter", "descriptors", "sockets", "threads"];
+    let columns = ["process", "memory, KiB", "descriptors", "sockets", "threads"];
     let mut rows = vec![columns.map(str::to_owned).to_vec()];
     for process in processes {
-        let memory = |quarter| process.load.median(quarter, |sample| sample.memory).unwrap_or_default();
-        let figure = |figure: fn(&Sample) -> u64| {
-            let load = process.load.median(3, figure).unwrap_or_default();
-            match &process.rest {
-                Some((before, after)) => format!("{} → {load} → {}", figure(before), figure(after)),
-                None => load.to_string(),
-            }
+        let figures = |figure: fn(&Sample) -> u64, quarters: &[usize]| {
+            let load =
+                quarters.iter().map(|quarter| process.load.median(*quarter, figure).unwrap_or_default());
+            let before = process.rest.iter().map(|(before, _)| figure(before));
+            let after = process.rest.iter().map(|(_, after)| figure(after));
+            before.chain(load).chain(after).map(number).collect::<Vec<_>>().join(" → ")
         };
         rows.push(vec![
             process.name.clone(),
-            number(memory(1)),
-            number(memory(3)),
-            figure(|sample| sample.descriptors),
-            figure(|sample| sample.sockets),
-            figure(|sample| sample.threads),
+            figures(|sample| sample.memory, &[1, 3]),
+            figures(|sample| sample.descriptors, &[3]),
+            figures(|sample| sample.sockets, &[3]),
+            figures(|sample| sample.threads, &[3]),
         ]);
     }
     table(&rows)

@@ -68,7 +68,7 @@ impl Worker {
         let orders = child.stdin.take().ok_or("no standard input")?;
         let answers = BufReader::new(child.stdout.take().ok_or("no standard output")?);
         // Node's collector takes its time, and pages that it gave back are counted until the system needs them.
-        let allowance = if name == "node" { 24 * 1024 } else { 8 * 1024 };
+        let allowance = if name == "node" { 16 * 1024 } else { 4 * 1024 };
         let mut worker = Self { name: name.to_owned(), journal, child, orders, answers, allowance };
         worker.hear("ready", LONGEST_START).await?;
         Ok(worker)
