@@ -890,6 +890,9 @@ pub struct Text {
     out: String,
 }
 
+/// How many bytes of a text are looked at together.
+const BLOCK: usize = 16;
+
 impl Text {
     /// An empty text.
     pub fn new(style: Style) -> Self {
@@ -949,13 +952,15 @@ impl Text {
 
     /// Where the first character begins that must be escaped. No byte within a longer character is one of these.
     fn first_escaped(&self, text: &str) -> Option<usize> {
-        let mut bytes = text.bytes();
-        match self.style {
-            Style::Compact => bytes.position(|byte| matches!(byte, b'"' | b'\\' | 0..=0x1f)),
-            Style::Wire => {
-                bytes.position(|byte| !matches!(byte, b' '..=b'~') || matches!(byte, b'"' | b'\\'))
-            }
-        }
+        let bytes = text.as_bytes();
+        let wire = self.style == Style::Wire;
+        let escapes = |byte: &u8| {
+            matches!(*byte, b'"' | b'\\') | (*byte < b' ') | (wire & matches!(*byte, 0x7f..=0xff))
+        };
+        // Most texts have none, and whole blocks without one are many bytes at a time.
+        let plain = |block: &&[u8]| !block.iter().fold(false, |found, byte| found | escapes(byte));
+        let skipped = bytes.chunks_exact(BLOCK).take_while(plain).count() * BLOCK;
+        bytes.get(skipped..)?.iter().position(escapes).map(|at| skipped + at)
     }
 
     fn escape(&mut self, c: char) {
