@@ -149,12 +149,11 @@ def test_generators_are_refused_before_anything_is_sent(hostile: Hostile) -> Non
 
     async def main() -> None:
         async with new_async_client(gateway.base_url) as client:
-            for function in (generator_function, asynchronous):
+            old_style: Any = types.coroutine(lambda _: (yield from asyncio.sleep(0, 7).__await__()))
+            for function in (generator_function, asynchronous, old_style):
                 with pytest.raises(ActPassArgumentError, match="found a generator function"):
                     await client.guard(execute_fn=function, mode="monitor", **ACTION)
-            awaitable: Any = types.coroutine(lambda _: (yield from asyncio.sleep(0, 7).__await__()))
-            out: Any = await client.guard(execute_fn=awaitable, **ACTION)
-            assert (out["result"], len(gateway.seen())) == (7, 1)
+            assert gateway.seen() == []
 
     with hostile.play(answer(ALLOW)) as gateway:
         run_loop(main())

@@ -308,7 +308,7 @@ class Methods:
     [
         (coroutine_function, "found async def: use AsyncActPassClient"),
         (Methods().later, "found async def: use AsyncActPassClient"),
-        (types.coroutine(lambda _: (yield)), "found async def: use AsyncActPassClient"),
+        (types.coroutine(lambda _: (yield)), "found a generator function"),
         (generator_function, "found a generator function"),
         (asynchronous_generator_function, "found a generator function"),
     ],

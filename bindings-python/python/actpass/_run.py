@@ -15,7 +15,7 @@ if TYPE_CHECKING:
 
 
 #: The flags of functions of which a call runs nothing, as ``inspect`` numbers them.
-_GENERATOR, _COROUTINE, _AWAITABLE_GENERATOR, _ASYNC_GENERATOR = 0x20, 0x80, 0x100, 0x200
+_GENERATOR, _COROUTINE, _ASYNC_GENERATOR = 0x20, 0x80, 0x200
 
 
 def check_callable(found: object, *, awaited: bool) -> None:
@@ -23,10 +23,9 @@ def check_callable(found: object, *, awaited: bool) -> None:
     if not callable(found):
         raise _wrong(f"expected a callable, found {type(found).__name__}")
     flags = getattr(getattr(found, "__code__", None), "co_flags", 0)
-    if flags & (_COROUTINE | _AWAITABLE_GENERATOR):
-        if not awaited:
-            raise _wrong("expected a function that is done when it returns, found async def: use AsyncActPassClient")
-    elif flags & (_GENERATOR | _ASYNC_GENERATOR):
+    if flags & _COROUTINE and not awaited:
+        raise _wrong("expected a function that is done when it returns, found async def: use AsyncActPassClient")
+    if flags & (_GENERATOR | _ASYNC_GENERATOR):
         raise _wrong("expected a function that is done when it returns, found a generator function")
 
 
