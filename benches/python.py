@@ -409,8 +409,8 @@ def border() -> dict[str, float]:
     small, large = arguments(1_000), arguments(100_000)
     return {
         "empty_call": nanoseconds(lambda: native.circuit),
-        "hash_payload_1_kb": nanoseconds(lambda: actpass.hash_payload(small)),
-        "hash_payload_100_kb": nanoseconds(lambda: actpass.hash_payload(large)),
+        "hash_payload_1_kb": nanoseconds(lambda: actpass.ActPassClient.hash_payload(small)),
+        "hash_payload_100_kb": nanoseconds(lambda: actpass.ActPassClient.hash_payload(large)),
     }
 
 
