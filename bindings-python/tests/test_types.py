@@ -364,7 +364,8 @@ def parameters_of(node: ast.FunctionDef | Any) -> list[str]:
 
 def test_the_stub_matches_the_native_module() -> None:
     stub = stub_names(ast.parse((Path(actpass.__file__).parent / "_native.pyi").read_text(encoding="utf-8")).body)
-    assert stub.keys() == public(_native)
+    # The hooks of the tests are in no wheel that is shipped.
+    assert stub.keys() == public(_native) - {"break_next_call"}
     for name, node in stub.items():
         value = getattr(_native, name)
         if isinstance(node, ast.FunctionDef):
