@@ -29,7 +29,7 @@ pub fn in_threads(authority: &Path) -> Result<(SocketAddr, SocketAddr), Failure>
         .with_no_client_auth()
         .with_single_cert(vec![certified.cert.der().clone()], key)?;
     let config = Arc::new(config);
-    let plain = listen(|stream| serve(stream))?;
+    let plain = listen(serve)?;
     let secure = listen(move |stream| {
         if let Ok(connection) = ServerConnection::new(Arc::clone(&config)) {
             serve(StreamOwned::new(connection, stream));

@@ -5,8 +5,6 @@
 // - `measure NAME WIDTH CALLS SECONDS`: so many calls, so many at once, for so long at most.
 // - `clients NAME COUNT`: makes so many more clients, which make one call each and stay.
 // - `border`: what crossing into the native library costs, in nanoseconds.
-//
-// Whom URLSession trusts on Linux stands in URLSessionCertificateAuthorityInfoFile.
 
 import ActPass
 import Foundation
