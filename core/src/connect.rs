@@ -47,16 +47,14 @@ impl Connector {
         tcp.set_keepalive(Some(KEEPALIVE));
         tcp.set_keepalive_interval(Some(KEEPALIVE));
         tcp.set_keepalive_retries(Some(KEEPALIVE_PROBES));
-        let (tls, proxies) = match (config.base_url.is_https(), config.extra_ca.as_slice()) {
-            // A proxy would see the key. Over https it sees a tunnel, so there the system's proxy settings hold.
-            (false, _) => (tls::none()?, None),
-            (true, []) => (tls::shared()?, Some(Proxies::new(&tls::shared()?))),
-            (true, extra) => {
-                let tls = tls::with_extra_ca(extra)?;
-                let proxies = Proxies::new(&tls);
-                (tls, Some(proxies))
-            }
+        let is_https = config.base_url.is_https();
+        let tls = match (is_https, config.extra_ca.as_slice()) {
+            (false, _) => tls::none()?,
+            (true, []) => tls::shared()?,
+            (true, extra) => tls::with_extra_ca(extra)?,
         };
+        // A proxy would see the key. Over https it sees a tunnel, so there the system's proxy settings hold.
+        let proxies = is_https.then(|| Proxies::new(&tls));
         let route = Route { tcp, proxies };
         Ok(Self { route: HttpsConnector::from((route, tls)), timeout: config.connect_timeout })
     }
