@@ -42,6 +42,7 @@ mod action;
 mod approval;
 mod background;
 mod breaker;
+mod cause;
 mod client;
 mod config;
 mod connect;
@@ -53,6 +54,7 @@ mod hash;
 pub mod json;
 mod offline;
 mod passport;
+mod proxy;
 mod redact;
 mod request;
 mod retry;
@@ -82,4 +84,5 @@ pub use passport::{
     IssuedPassport, OfflineVerifyRequest, PassportRequest, Revocation, Verification, VerifyRequest,
 };
 pub use secret::Secret;
+pub use tls::CaVariable;
 pub use trace::Traceparent;
