@@ -63,6 +63,8 @@ pub(crate) enum Hop {
 pub(crate) enum CertificateProblem {
     /// A CA certificate, not given as `ca`, used as a server's own.
     AuthorityAsServer,
+    /// A signature is of another key than the authority's, or the server's.
+    BadSignature,
     Expired,
     NotYetValid,
     Other,
@@ -240,6 +242,15 @@ impl Explanation {
                 [
                     "Give exactly this certificate as ca, or in a file named by SSL_CERT_FILE.",
                     "Or make a server certificate with basicConstraints CA:FALSE.",
+                ],
+            ),
+            CertificateProblem::BadSignature => Self::new(
+                format!(
+                    "A signature in the certificate or the handshake of the {peer} is not by the expected key."
+                ),
+                [
+                    "If the authority has a new key, give its new certificate as ca, or name its file in SSL_CERT_FILE.",
+                    "Check that the server uses the private key of its certificate.",
                 ],
             ),
             CertificateProblem::Expired => Self::new(

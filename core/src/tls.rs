@@ -360,6 +360,7 @@ pub(crate) fn certificate_problem(error: &CertificateError) -> CertificateProble
     #[expect(clippy::wildcard_enum_match_arm, reason = "the library's enum is open")]
     match error {
         error if is_authority_as_server(error) => CertificateProblem::AuthorityAsServer,
+        CertificateError::BadSignature => CertificateProblem::BadSignature,
         CertificateError::Expired | CertificateError::ExpiredContext { .. } => CertificateProblem::Expired,
         CertificateError::NotValidForName | CertificateError::NotValidForNameContext { .. } => {
             CertificateProblem::WrongName

@@ -322,9 +322,14 @@ impl HttpTransport {
         }
     }
 
-    /// Which authorities are trusted, and how to add one: for an error about a certificate that none of them signed.
+    /// Which authorities are trusted, and how to add one: for an error about a certificate that none of them
+    /// signed.
     fn trusted(&self, cause: &Cause) -> String {
-        let Cause::Certificate { problem: CertificateProblem::Untrusted, .. } = cause else {
+        let Cause::Certificate {
+            problem: CertificateProblem::BadSignature | CertificateProblem::Untrusted,
+            ..
+        } = cause
+        else {
             return String::new();
         };
         let variables: Vec<_> = std::iter::once("SSL_CERT_FILE")
