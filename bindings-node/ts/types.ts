@@ -223,6 +223,10 @@ export interface DecisionBase {
   request_hash?: string;
   /** The hash of the policy that decided. */
   policy_hash?: string;
+  /** Whether the gateway repeats an earlier answer to a request with the same idempotency key. */
+  replayed?: boolean | null;
+  /** How long ago the gateway first recorded the repeated answer, in milliseconds. */
+  replay_age_ms?: number | null;
   /** Which vaulted credential `execute` is handed. */
   credential_id?: string;
 }

@@ -24,6 +24,8 @@ pub(crate) enum Cause {
     ConnectTimeout,
     /// The connection ended after it was open.
     Interrupted,
+    /// The connection ended within the TLS handshake.
+    InterruptedHandshake,
     /// A decision without a member that it must have, or with one of the wrong type.
     Malformed,
     /// The answer about an approval cannot be used.
@@ -160,6 +162,13 @@ impl Explanation {
                 [
                     "Check whether the gateway, or a load balancer in front of it, was restarted or closes connections.",
                     "Check that the scheme of the base URL (http or https) is the one that the port serves.",
+                ],
+            ),
+            Cause::InterruptedHandshake => Self::new(
+                "The peer at the gateway's address ended the connection during the TLS handshake.",
+                [
+                    "Check that the port of the base URL serves https and not plain http.",
+                    "Check for a firewall or load balancer that cuts the connection.",
                 ],
             ),
             Cause::Malformed => Self::new(

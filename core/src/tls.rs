@@ -8,15 +8,18 @@ use std::collections::HashSet;
 use std::env;
 use std::ffi::OsString;
 use std::fmt;
-use std::path::Path;
+use std::path::PathBuf;
 use std::sync::Arc;
+use std::time::SystemTime;
 
+use arc_swap::ArcSwapOption;
 use once_cell::race::OnceBox;
 use rustls::client::danger::{HandshakeSignatureValid, ServerCertVerified, ServerCertVerifier};
 use rustls::client::{WebPkiServerVerifier, verify_server_name};
 use rustls::server::ParsedCertificate;
 use rustls::{CertificateError, ClientConfig, DigitallySignedStruct, RootCertStore, SignatureScheme};
 use rustls_pki_types::{CertificateDer, ServerName, UnixTime};
+use sha2::{Digest, Sha256};
 
 use crate::cause::CertificateProblem;
 use crate::error::Error;
@@ -26,7 +29,10 @@ const DIRECTORIES: &str = "SSL_CERT_DIR";
 
 /// The system's authorities and the configuration that trusts them alone, made once for the process: to read them takes
 /// milliseconds. Two threads may both make one, and one is kept. There is no lock that a `fork()` could leave held.
-static SYSTEM: OnceBox<(Authorities, Trust)> = OnceBox::new();
+static SYSTEM: OnceBox<Loaded> = OnceBox::new();
+
+/// The same of the authorities that the environment named last.
+static NAMED: ArcSwapOption<(Vec<Stamp>, Loaded)> = ArcSwapOption::const_empty();
 
 /// An environment variable by which the clients of a host language name certificate authorities.
 ///
@@ -82,19 +88,15 @@ impl Trust {
     ///
     /// [`ErrorKind::Config`](crate::ErrorKind::Config), naming the setting or the variable.
     pub(crate) fn load(ca: &[CertificateDer<'static>], variables: &[CaVariable]) -> Result<Self, Error> {
-        let (replacing, adding) = Bundle::all(variables, &|name| env::var_os(name))?;
-        if replacing.is_empty() && adding.is_empty() && ca.is_empty() {
-            return system().map(|(_, trust)| trust.clone());
-        }
-        let mut authorities = match replacing.is_empty() {
-            true => system()?.0.clone(),
-            false => Authorities::none(),
+        let named = Named::all(variables, &|name| env::var_os(name))?;
+        let loaded = match named.is_empty() {
+            true => system()?.clone(),
+            false => Loaded::named(&named)?,
         };
-        for bundle in replacing.into_iter().chain(adding) {
-            authorities.add_bundle(bundle)?;
+        match ca.is_empty() {
+            true => Ok(loaded.trust),
+            false => loaded.authorities.with_given(ca)?.trust(),
         }
-        authorities.add_given(ca)?;
-        authorities.trust()
     }
 
     pub(crate) fn config(&self) -> &ClientConfig {
@@ -102,26 +104,72 @@ impl Trust {
     }
 }
 
-fn system() -> Result<&'static (Authorities, Trust), Error> {
-    SYSTEM.get_or_try_init(|| {
-        let authorities = Authorities::system()?;
+/// Authorities, and the configuration that trusts them.
+#[derive(Clone)]
+struct Loaded {
+    authorities: Authorities,
+    trust: Trust,
+}
+
+impl Loaded {
+    fn new(authorities: Authorities) -> Result<Self, Error> {
         let trust = authorities.clone().trust()?;
-        Ok(Box::new((authorities, trust)))
-    })
+        Ok(Self { authorities, trust })
+    }
+
+    fn named(named: &[Named]) -> Result<Self, Error> {
+        let stamps: Option<Vec<_>> = named.iter().map(Stamp::of).collect();
+        let kept = NAMED.load();
+        if let (Some(stamps), Some(kept)) = (&stamps, kept.as_deref())
+            && kept.0 == *stamps
+        {
+            return Ok(kept.1.clone());
+        }
+        let mut authorities = match named.iter().any(|named| named.replaces) {
+            true => Authorities::none(),
+            false => system()?.authorities.clone(),
+        };
+        for named in named {
+            authorities.add_named(named)?;
+        }
+        let loaded = Self::new(authorities)?;
+        if let Some(stamps) = stamps {
+            NAMED.store(Some(Arc::new((stamps, loaded.clone()))));
+        }
+        Ok(loaded)
+    }
+}
+
+fn system() -> Result<&'static Loaded, Error> {
+    SYSTEM.get_or_try_init(|| Loaded::new(Authorities::system()?).map(Box::new))
 }
 
 /// Certificates that are trusted.
 #[derive(Clone)]
 struct Authorities {
-    roots: RootCertStore,
-    /// Those given or named one by one, each of which is also trusted as a server's own.
-    named: HashSet<CertificateDer<'static>>,
+    roots: Arc<RootCertStore>,
+    /// Each certificate is one root, however often it is named.
+    known: HashSet<Fingerprint>,
+    /// Certificates given or named one by one, each of which is also trusted as a server's own.
+    named: HashSet<Fingerprint>,
     sources: Vec<String>,
+}
+
+/// SHA-256 of a certificate.
+type Fingerprint = [u8; 32];
+
+fn fingerprint(certificate: &CertificateDer<'_>) -> Fingerprint {
+    Sha256::digest(certificate).into()
 }
 
 impl Authorities {
     fn none() -> Self {
-        Self { roots: RootCertStore::empty(), named: HashSet::new(), sources: Vec::new() }
+        Self {
+            roots: Arc::new(RootCertStore::empty()),
+            known: HashSet::new(),
+            named: HashSet::new(),
+            sources: Vec::new(),
+        }
     }
 
     /// The system's, or those bundled with this library if the system has none.
@@ -131,51 +179,72 @@ impl Authorities {
             let problem = format_args!("the system's certificate authorities cannot be read: {problem}");
             return Err(Error::config("tls", problem));
         }
-        let mut roots = RootCertStore::empty();
-        roots.add_parsable_certificates(found.certs);
-        let source = match roots.is_empty() {
-            false => format!("{} of the system", roots.len()),
-            true => {
+        let mut authorities = Self::none();
+        match authorities.add(&found.certs) {
+            0 => {
                 tracing::debug!("the system has no certificate authorities; using the bundled ones");
-                roots.extend(webpki_roots::TLS_SERVER_ROOTS.iter().cloned());
-                format!("{} bundled with the SDK, because the system has none", roots.len())
+                let bundled = webpki_roots::TLS_SERVER_ROOTS;
+                Arc::make_mut(&mut authorities.roots).extend(bundled.iter().cloned());
+                let source = format!("{} bundled with the SDK, because the system has none", bundled.len());
+                authorities.sources.push(source);
             }
-        };
-        Ok(Self { roots, named: HashSet::new(), sources: vec![source] })
+            added => authorities.sources.push(format!("{added} of the system")),
+        }
+        Ok(authorities)
     }
 
-    fn add_bundle(&mut self, bundle: Bundle) -> Result<(), Error> {
-        let Bundle { variable, path, certificates, one_by_one } = bundle;
-        let (added, ignored) = self.roots.add_parsable_certificates(certificates.iter().cloned());
-        if added == 0 {
-            let problem = format_args!("expected CA certificates in PEM, found none that is valid in {path}");
-            return Err(Error::config(variable, problem));
+    /// Adds those that can be parsed, and says how many of them are known now. A certificate that cannot be is not trusted.
+    fn add(&mut self, certificates: &[CertificateDer<'static>]) -> usize {
+        let roots = Arc::make_mut(&mut self.roots);
+        let mut usable = 0;
+        for certificate in certificates {
+            let fingerprint = fingerprint(certificate);
+            let is_known = self.known.contains(&fingerprint);
+            if is_known || roots.add(certificate.clone()).is_ok() {
+                self.known.insert(fingerprint);
+                usable += 1;
+            }
         }
-        if ignored > 0 {
-            tracing::warn!(variable, ignored, "certificates that cannot be parsed are not trusted");
+        usable
+    }
+
+    fn add_named(&mut self, named: &Named) -> Result<(), Error> {
+        let certificates = named.read()?;
+        let path = named.path.display();
+        let usable = self.add(&certificates);
+        if usable == 0 {
+            let problem = format_args!("expected CA certificates in PEM, found none in {path}");
+            return Err(Error::config(named.variable, problem));
         }
-        if one_by_one {
-            self.named.extend(certificates);
+        if usable < certificates.len() {
+            let ignored = certificates.len() - usable;
+            tracing::warn!(
+                variable = named.variable,
+                ignored,
+                "certificates that cannot be parsed are not trusted"
+            );
         }
-        self.sources.push(format!("{added} of {variable} ({path})"));
+        if !named.is_directory {
+            self.named.extend(certificates.iter().map(fingerprint));
+        }
+        self.sources.push(format!("{usable} of {} ({path})", named.variable));
         Ok(())
     }
 
-    fn add_given(&mut self, ca: &[CertificateDer<'static>]) -> Result<(), Error> {
+    fn with_given(mut self, ca: &[CertificateDer<'static>]) -> Result<Self, Error> {
+        let roots = Arc::make_mut(&mut self.roots);
         for certificate in ca {
-            self.roots
+            roots
                 .add(certificate.clone())
                 .map_err(|error| Error::config("ca", format_args!("expected a CA certificate: {error}")))?;
-            self.named.insert(certificate.clone());
+            self.named.insert(fingerprint(certificate));
         }
-        if !ca.is_empty() {
-            self.sources.push(format!("{} of ca", ca.len()));
-        }
-        Ok(())
+        self.sources.push(format!("{} of ca", ca.len()));
+        Ok(self)
     }
 
     fn trust(self) -> Result<Trust, Error> {
-        let Self { roots, named, sources } = self;
+        let Self { roots, named, sources, known: _ } = self;
         let provider = Arc::new(rustls::crypto::ring::default_provider());
         let builder = ClientConfig::builder_with_provider(Arc::clone(&provider))
             .with_safe_default_protocol_versions()
@@ -183,7 +252,7 @@ impl Authorities {
         let mut config = match named.is_empty() {
             true => builder.with_root_certificates(roots).with_no_client_auth(),
             false => {
-                let by_authority = WebPkiServerVerifier::builder_with_provider(Arc::new(roots), provider)
+                let by_authority = WebPkiServerVerifier::builder_with_provider(roots, provider)
                     .build()
                     .map_err(|error| Error::config("tls", error))?;
                 let verifier = Arc::new(Verifier { by_authority, named });
@@ -208,90 +277,86 @@ impl fmt::Debug for Trust {
     }
 }
 
-/// The certificates of what a variable names.
-struct Bundle {
+/// A file or directory of certificates that the environment names.
+struct Named {
     variable: &'static str,
-    path: String,
-    certificates: Vec<CertificateDer<'static>>,
-    one_by_one: bool,
+    path: PathBuf,
+    is_directory: bool,
+    replaces: bool,
 }
 
-impl Bundle {
-    /// What the environment names: instead of the system's authorities, and beside them.
+impl Named {
     fn all(
         variables: &[CaVariable],
         environment: &dyn Fn(&str) -> Option<OsString>,
-    ) -> Result<(Vec<Self>, Vec<Self>), Error> {
-        let (mut replacing, mut adding) = (Vec::new(), Vec::new());
-        if let Some(file) = environment(FILE) {
-            replacing.push(Self::file(FILE, Path::new(&file))?);
+    ) -> Result<Vec<Self>, Error> {
+        let mut named = Vec::new();
+        let empty = |variable, what| {
+            let problem =
+                format!("expected {what}, found an empty value; unset it to trust the system's authorities");
+            Err(Error::config(variable, problem))
+        };
+        if let Some(path) = environment(FILE).map(PathBuf::from) {
+            if path.as_os_str().is_empty() {
+                return empty(FILE, "a file of CA certificates in PEM");
+            }
+            named.push(Self { variable: FILE, path, is_directory: false, replaces: true });
         }
         if let Some(list) = environment(DIRECTORIES) {
-            let mut certificates = Vec::new();
-            for directory in env::split_paths(&list).filter(|path| !path.as_os_str().is_empty()) {
-                certificates.extend(read(DIRECTORIES, None, Some(&directory))?);
+            let before = named.len();
+            let paths = env::split_paths(&list).filter(|path| !path.as_os_str().is_empty());
+            named.extend(paths.map(|path| Self {
+                variable: DIRECTORIES,
+                path,
+                is_directory: true,
+                replaces: true,
+            }));
+            if named.len() == before {
+                return empty(DIRECTORIES, "directories of CA certificates in PEM");
             }
-            replacing.push(Self::of(DIRECTORIES, Path::new(&list), certificates, false)?);
         }
         for variable in variables {
             // An empty value names nothing, as for the clients that the variable comes from.
-            let Some(path) = environment(variable.name).filter(|path| !path.is_empty()) else {
-                continue;
-            };
-            let path = Path::new(&path);
-            match (variable.replaces, path.is_dir()) {
-                (true, true) => {
-                    let certificates = read(variable.name, None, Some(path))?;
-                    replacing.push(Self::of(variable.name, path, certificates, false)?);
-                }
-                (true, false) => replacing.push(Self::file(variable.name, path)?),
-                (false, _) => adding.push(Self::file(variable.name, path)?),
+            if let Some(path) = environment(variable.name).filter(|path| !path.is_empty()).map(PathBuf::from)
+            {
+                let is_directory = variable.replaces && path.is_dir();
+                named.push(Self { variable: variable.name, path, is_directory, replaces: variable.replaces });
             }
         }
-        Ok((replacing, adding))
+        Ok(named)
     }
 
-    fn file(variable: &'static str, path: &Path) -> Result<Self, Error> {
-        if path.as_os_str().is_empty() {
-            let problem = "expected a file of CA certificates in PEM, found an empty value; unset it to trust the system's";
-            return Err(Error::config(variable, problem));
-        }
-        let certificates = read(variable, Some(path), None)?;
-        Self::of(variable, path, certificates, true)
-    }
-
-    fn of(
-        variable: &'static str,
-        path: &Path,
-        certificates: Vec<CertificateDer<'static>>,
-        one_by_one: bool,
-    ) -> Result<Self, Error> {
-        let path = path.display().to_string();
-        match certificates.is_empty() {
-            true => Err(Error::config(
-                variable,
-                format_args!("expected CA certificates in PEM, found none in {path:?}"),
+    fn read(&self) -> Result<Vec<CertificateDer<'static>>, Error> {
+        let found = match self.is_directory {
+            true => rustls_native_certs::load_certs_from_paths(None, Some(&self.path)),
+            false => rustls_native_certs::load_certs_from_paths(Some(&self.path), None),
+        };
+        match found.errors.first() {
+            Some(problem) => Err(Error::config(
+                self.variable,
+                format_args!("expected CA certificates in PEM, found {}: {problem}", self.path.display()),
             )),
-            false => Ok(Self { variable, path, certificates, one_by_one }),
+            None => Ok(found.certs),
         }
     }
 }
 
-fn read(
+/// What tells that a named file or directory is the one that was read before.
+#[derive(PartialEq)]
+struct Stamp {
     variable: &'static str,
-    file: Option<&Path>,
-    directory: Option<&Path>,
-) -> Result<Vec<CertificateDer<'static>>, Error> {
-    let found = rustls_native_certs::load_certs_from_paths(file, directory);
-    match found.errors.into_iter().next() {
-        Some(problem) => Err(Error::config(
-            variable,
-            format_args!(
-                "expected CA certificates in PEM, found {}: {problem}",
-                file.or(directory).unwrap_or(Path::new("")).display()
-            ),
-        )),
-        None => Ok(found.certs),
+    path: PathBuf,
+    replaces: bool,
+    length: u64,
+    modified: SystemTime,
+}
+
+impl Stamp {
+    fn of(named: &Named) -> Option<Self> {
+        let &Named { variable, ref path, replaces, .. } = named;
+        let found = std::fs::metadata(path).ok()?;
+        let modified = found.modified().ok()?;
+        Some(Self { variable, path: path.clone(), replaces, length: found.len(), modified })
     }
 }
 
@@ -301,7 +366,7 @@ fn read(
 #[derive(Debug)]
 struct Verifier {
     by_authority: Arc<WebPkiServerVerifier>,
-    named: HashSet<CertificateDer<'static>>,
+    named: HashSet<Fingerprint>,
 }
 
 impl ServerCertVerifier for Verifier {
@@ -318,7 +383,7 @@ impl ServerCertVerifier for Verifier {
         match verified {
             // This error comes after the check of the validity period, and before that of the name.
             Err(rustls::Error::InvalidCertificate(error))
-                if is_authority_as_server(&error) && self.named.contains(certificate) =>
+                if is_authority_as_server(&error) && self.named.contains(&fingerprint(certificate)) =>
             {
                 verify_server_name(&ParsedCertificate::try_from(certificate)?, name)?;
                 Ok(ServerCertVerified::assertion())

@@ -301,7 +301,13 @@ impl HttpTransport {
                 let cause = Cause::Certificate { of: Hop::Gateway, problem };
                 (ErrorKind::Connection, "cannot reach", Some(cause))
             }
-            ConnectProblem::Interrupted => (ErrorKind::Connection, "cannot reach", Some(Cause::Interrupted)),
+            ConnectProblem::Interrupted => {
+                let is_handshake = causes(&error)
+                    .filter_map(|cause| cause.downcast_ref::<legacy::Error>())
+                    .any(legacy::Error::is_connect);
+                let cause = if is_handshake { Cause::InterruptedHandshake } else { Cause::Interrupted };
+                (ErrorKind::Connection, "cannot reach", Some(cause))
+            }
             ConnectProblem::NotTls => (ErrorKind::Connection, "no TLS from", Some(Cause::NotTls)),
             ConnectProblem::Other => (ErrorKind::Connection, "cannot reach", None),
             ConnectProblem::Refused => (ErrorKind::Connection, "cannot reach", Some(Cause::Refused)),

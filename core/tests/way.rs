@@ -407,9 +407,8 @@ fn a_proxy_that_fails_is_named_with_its_setting_and_without_its_password() {
 
 #[test]
 fn a_proxy_that_cannot_be_reached_is_named() {
-    // A port on which nobody listens.
-    let url = url_of(&TcpListener::bind("127.0.0.1:0").unwrap(), "http://");
-    in_child("a_proxy_that_cannot_be_reached_is_named", &[("https_proxy", &url)], || {
+    let proxy = scripted(json!({"listen": "refused"}));
+    in_child("a_proxy_that_cannot_be_reached_is_named", &[("https_proxy", &proxy.base_url())], || {
         let gateway = secure();
         let (error, summary, steps) = fails(trusting(&gateway));
         let proxy = std::env::var("https_proxy").unwrap();
