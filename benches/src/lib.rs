@@ -6,5 +6,7 @@ pub mod samples;
 pub mod server;
 pub mod worker;
 
+use actpass_gateway::policy;
+
 /// What ends a measurement early.
 pub type Failure = Box<dyn std::error::Error + Send + Sync>;

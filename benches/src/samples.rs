@@ -4,6 +4,8 @@ use std::fmt::Write;
 
 use actpass_core::{Action, Json};
 
+use crate::policy::Input;
+
 /// The path of a preflight.
 pub const PATH: &str = "/api/v1/actions/preflight";
 
@@ -12,6 +14,14 @@ pub const KEY: &str = "apk_bench";
 
 /// What the fixed-answer servers answer.
 pub const ANSWER: &str = r#"{"decision":"allow","reason_code":"refund.small_in_scope","risk_tier":"high","explain":{"summary":"Small refund.","matched_rules":["small_refund_auto_approve"],"next_steps":[]},"evidence_event_id":"ev_0192f0c1"}"#;
+
+/// [`ANSWER`] as a whole HTTP/1.1 response.
+pub fn response() -> String {
+    format!(
+        "HTTP/1.1 200 OK\r\ncontent-type: application/json\r\ncontent-length: {}\r\n\r\n{ANSWER}",
+        ANSWER.len()
+    )
+}
 
 /// The refund policy, whose three rules end every longer policy.
 const REFUNDS: &str = include_str!("../../policies/refunds.json");
@@ -111,14 +121,14 @@ impl Asked {
     }
 
     /// The same, for a policy.
-    pub fn input(&self) -> actpass_gateway::policy::Input<'_> {
-        actpass_gateway::policy::Input {
+    pub fn input(&self) -> Input<'_> {
+        Input {
             agent_id: Some(&self.agent_id),
             args: Some(&self.args),
             goal: Some(&self.goal),
             resource: Some(&self.resource),
             tool: Some(&self.tool),
-            ..actpass_gateway::policy::Input::default()
+            ..Input::default()
         }
     }
 }

@@ -8,10 +8,9 @@ use std::sync::Arc;
 use rcgen::generate_simple_self_signed;
 use rustls::pki_types::{PrivateKeyDer, PrivatePkcs8KeyDer};
 use rustls::{ServerConfig, ServerConnection, StreamOwned};
-use tokio::io::{AsyncReadExt, AsyncWriteExt};
 
 use crate::Failure;
-use crate::samples::ANSWER;
+use crate::samples::response;
 
 /// The addresses of a server over plain HTTP and of one over TLS, with a thread for each connection. Whom to trust is written
 /// to `authority`, in PEM.
@@ -55,7 +54,7 @@ fn listen(serve: impl Fn(TcpStream) + Send + Sync + 'static) -> Result<SocketAdd
 }
 
 fn serve(stream: impl Read + Write) {
-    let answer = answer();
+    let answer = response();
     let mut stream = BufReader::new(stream);
     while read_message(&mut stream).is_ok_and(|length| length > 0) {
         let sent = stream.get_mut().write_all(answer.as_bytes()).and_then(|()| stream.get_mut().flush());
@@ -63,13 +62,6 @@ fn serve(stream: impl Read + Write) {
             return;
         }
     }
-}
-
-fn answer() -> String {
-    format!(
-        "HTTP/1.1 200 OK\r\ncontent-type: application/json\r\ncontent-length: {}\r\n\r\n{ANSWER}",
-        ANSWER.len()
-    )
 }
 
 /// Reads a message's header section and its body; how long it was, 0 at the end.
@@ -94,53 +86,4 @@ pub fn read_message(stream: &mut impl BufRead) -> Result<usize, Failure> {
     let mut body = vec![0; length];
     stream.read_exact(&mut body)?;
     Ok(total + length)
-}
-
-/// The address of a server that is a task of this runtime.
-///
-/// # Errors
-///
-/// If it cannot listen.
-pub async fn in_this_thread() -> Result<SocketAddr, std::io::Error> {
-    let listener = tokio::net::TcpListener::bind("127.0.0.1:0").await?;
-    let address = listener.local_addr()?;
-    tokio::spawn(async move {
-        while let Ok((stream, _)) = listener.accept().await {
-            tokio::spawn(answer_all(stream));
-        }
-    });
-    Ok(address)
-}
-
-/// Reads as little into the requests as will do: what it takes is counted with the client.
-async fn answer_all(mut stream: tokio::net::TcpStream) {
-    let answer = answer();
-    let mut buffer = vec![0; 256 * 1024];
-    let mut filled = 0;
-    while let Ok(read @ 1..) = stream.read(buffer.get_mut(filled..).unwrap_or_default()).await {
-        filled += read;
-        if length(buffer.get(..filled).unwrap_or_default()).is_some_and(|length| filled >= length) {
-            filled = 0;
-            if stream.write_all(answer.as_bytes()).await.is_err() {
-                return;
-            }
-        }
-    }
-}
-
-/// How long the request will be, once its header section is there.
-fn length(request: &[u8]) -> Option<usize> {
-    let (mut at, mut length) = (0, 0);
-    loop {
-        let rest = request.get(at..)?;
-        let line = rest.get(..rest.iter().position(|byte| *byte == b'\n')?)?;
-        at += line.len() + 1;
-        if line == b"\r" {
-            return Some(at + length);
-        }
-        let (name, value) = line.split_at(line.iter().position(|byte| *byte == b':').unwrap_or(0));
-        if name.eq_ignore_ascii_case(b"content-length") {
-            length = std::str::from_utf8(value.get(1..)?).ok()?.trim().parse().ok()?;
-        }
-    }
 }

@@ -21,7 +21,7 @@ use std::time::Duration;
 
 use actpass_core::runtime::{Background, Host};
 use actpass_core::{ActPass, Error, ErrorKind, EvidenceEvent, Mode, Verdict};
-use common::{KEY, action, allow, body, builder, gateway, header, respond, scripted};
+use common::{KEY, action, allow, body, builder, gateway, header, respond};
 use serde_json::json;
 
 const LONG: Duration = Duration::from_secs(20);
@@ -63,12 +63,11 @@ fn calls_share_connections_and_one_thread() {
 
 #[test]
 fn a_connection_that_the_server_closed_while_idle_fails_no_call() {
-    let recorded = respond(json!({"event_id": "ev_1"}));
-    let gateway = scripted(json!({"idle_close_ms": 60, "steps": [recorded]}));
+    let gateway = gateway(json!([respond(json!({"event_id": "ev_1"}))]));
     let host = Background::new(builder(&gateway)).unwrap();
     for call in 0..12 {
         record(&host, "event").unwrap_or_else(|error| panic!("call {call}: {error}"));
-        thread::sleep(Duration::from_millis(200));
+        gateway.close_connections();
     }
     assert_eq!(gateway.seen().len(), 12, "each was sent once");
 }

@@ -17,7 +17,7 @@ use std::panic::AssertUnwindSafe;
 use std::rc::Rc;
 use std::sync::Arc;
 use std::sync::atomic::{AtomicUsize, Ordering};
-use std::time::{Duration, Instant};
+use std::time::Duration;
 
 use actpass_core::transport::{Answer, BodyError, Failure, Request, SendFuture, Transport};
 use actpass_core::{ActPass, Action, Blocked, Error, ErrorKind, Json, Mode, Outcome, Permit, Verdict};
@@ -104,9 +104,7 @@ fn timeout_denies() {
         for step in [&late, &trickle, &hang("request"), &hang("headers"), &hang("body")] {
             let gateway = gateway(json!([step]));
             let client = common::builder(&gateway).timeout(soon).max_retries(2).build().unwrap();
-            let began = Instant::now();
             assert_gate_failed(mode, ErrorKind::Timeout, &guarded(&client, mode));
-            assert!(began.elapsed() < Duration::from_secs(1), "{mode} {step}: {:?}", began.elapsed());
         }
     }
 }
@@ -352,27 +350,34 @@ fn cancelled_never_runs() {
             Ok::<_, Error>(())
         }
     };
-    let slow = gateway(json!([{"do": "respond", "json": allow(), "delay_ms": 300}]));
+    let slow = gateway(json!([{"do": "respond", "json": allow(), "delay_ms": 60_000}]));
     let client = client(&slow);
+    let seen = |count: usize| {
+        let slow = &slow;
+        common::eventually("the calls are on their way", move || slow.seen().len() == count)
+    };
     block_on(async {
-        for mode in MODES {
+        for (mode, before) in MODES.into_iter().zip((0..).step_by(2)) {
             // Never waited for.
             drop(client.guard(&action().mode(mode), execute(&runs)));
             // Dropped while it waits for the verdict, which comes later.
             let action = action().mode(mode);
             let guard = client.guard(&action, execute(&runs));
-            assert!(tokio::time::timeout(Duration::from_millis(100), guard).await.is_err());
+            tokio::select! {
+                ended = guard => panic!("{mode}: {ended:?}"),
+                () = seen(before + 1) => {}
+            }
             // A task that is aborted.
             let task = tokio::spawn({
                 let (client, action, execute) = (client.clone(), action.clone(), execute(&runs));
                 async move { client.guard(&action, execute).await.map(|outcome| outcome.executed()) }
             });
-            tokio::time::sleep(Duration::from_millis(100)).await;
+            seen(before + 2).await;
             task.abort();
             assert!(task.await.unwrap_err().is_cancelled());
         }
-        tokio::time::sleep(Duration::from_millis(500)).await;
-        assert_eq!(slow.seen().len(), 2 * MODES.len(), "the calls were on their way");
+        slow.release();
+        slow.close_connections();
         assert_eq!(runs.load(Ordering::SeqCst), 0);
 
         // The same call, waited for, does run: only the cancelling stopped it.

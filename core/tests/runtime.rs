@@ -13,36 +13,37 @@ mod common;
 
 use std::collections::HashSet;
 use std::convert::Infallible;
-use std::sync::atomic::{AtomicUsize, Ordering};
+use std::sync::atomic::{AtomicBool, AtomicUsize, Ordering};
 use std::sync::{Arc, Barrier};
 use std::thread;
-use std::time::{Duration, Instant};
+use std::time::Duration;
 
 use actpass_core::runtime::Host;
 use actpass_core::transport::FixedAnswer;
 use actpass_core::{ActPass, Error, ErrorKind, EvidenceEvent, Mode, Verdict};
 use actpass_hostile_gateway::HostileGateway;
-use common::{KEY, action, allow, block_on, body, builder, gateway, respond, scripted};
+use common::{KEY, action, allow, block_on, body, builder, gateway, respond, scripted, wait_until};
 use serde_json::json;
 
 #[test]
 fn a_connection_that_the_server_closed_while_idle_fails_no_call() {
-    closed_while_idle("none", 40);
+    closed_while_idle("none");
 }
 
 #[test]
 fn nor_does_one_over_tls() {
-    closed_while_idle("trusted", 12);
+    closed_while_idle("trusted");
 }
 
 /// Events of the ledger are not sent twice, so nothing but a live connection helps.
-fn closed_while_idle(tls: &str, calls: usize) {
+fn closed_while_idle(tls: &str) {
+    let calls = 40;
     let recorded = respond(json!({"event_id": "ev_1"}));
-    let gateway = scripted(json!({"tls": tls, "idle_close_ms": 100, "steps": [recorded]}));
+    let gateway = scripted(json!({"tls": tls, "steps": [recorded]}));
     let host = host(&gateway);
     for call in 0..calls {
         record(&host, "event").unwrap_or_else(|error| panic!("call {call}: {error}"));
-        thread::sleep(Duration::from_millis(250));
+        gateway.close_connections();
     }
     let connections: HashSet<_> = gateway.seen().iter().map(|seen| seen.connection).collect();
     assert_eq!(
@@ -57,10 +58,7 @@ fn closed_while_idle(tls: &str, calls: usize) {
 #[test]
 fn nor_do_many_that_many_threads_want_at_once() {
     const THREADS: usize = 16;
-    let gateway = scripted(json!({
-        "idle_close_ms": 100,
-        "steps": [respond(json!({"event_id": "ev_1"}))],
-    }));
+    let gateway = gateway(json!([respond(json!({"event_id": "ev_1"}))]));
     let host = host(&gateway);
     for round in 0..12 {
         let start = Barrier::new(THREADS);
@@ -73,7 +71,7 @@ fn nor_do_many_that_many_threads_want_at_once() {
                 });
             }
         });
-        thread::sleep(Duration::from_millis(250));
+        gateway.close_connections();
     }
     let connections: HashSet<_> = gateway.seen().iter().map(|seen| seen.connection).collect();
     assert!(connections.len() >= 12, "the server closed no connection");
@@ -140,15 +138,16 @@ fn many_threads_share_one_host() {
 
 #[test]
 fn calls_of_many_threads_wait_side_by_side() {
-    let slow = gateway(json!([{"do": "respond", "json": {"event_id": "ev_1"}, "delay_ms": 500}]));
+    let slow = gateway(json!([{"do": "respond", "json": {"event_id": "ev_1"}, "delay_ms": 60_000}]));
     let host = host(&slow);
-    let began = Instant::now();
     thread::scope(|scope| {
         for _ in 0..16 {
             scope.spawn(|| record(&host, "event").unwrap());
         }
+        // No call is answered before all were sent.
+        wait_until("16 requests at once", || slow.seen().len() == 16);
+        slow.release();
     });
-    assert!(began.elapsed() < Duration::from_secs(4), "one after another takes 8 s: {:?}", began.elapsed());
 }
 
 #[test]
@@ -168,13 +167,11 @@ fn an_interruption_abandons_a_hanging_call_and_runs_nothing() {
                     client.guard(&action().mode(mode), execute).await.map(|outcome| outcome.executed())
                 }
             };
-            let began = Instant::now();
             let interrupted = host.wait(guard, || match asked.fetch_add(1, Ordering::SeqCst) {
                 0 | 1 => Ok(()),
                 _ => Err("stop"),
             });
             assert_eq!(interrupted.unwrap_err(), "stop");
-            assert!(began.elapsed() < Duration::from_secs(1), "{at}: {:?}", began.elapsed());
             assert_eq!((runs.load(Ordering::SeqCst), asked.load(Ordering::SeqCst)), (0, 3));
 
             // The host goes on, and what was abandoned stays so.
@@ -201,23 +198,26 @@ fn a_panic_while_waiting_blocks_and_lets_monitor_run() {
 
 #[test]
 fn an_interruption_of_one_thread_leaves_the_others_waiting() {
-    let steps = json!([{"do": "respond", "json": {"event_id": "ev_1"}, "delay_ms": 700}]);
+    let steps = json!([{"do": "respond", "json": {"event_id": "ev_1"}, "delay_ms": 60_000}]);
     let gateway = gateway(steps);
     let host = host(&gateway);
+    let stop = AtomicBool::new(false);
     thread::scope(|scope| {
         // The first to wait drives the connections of all.
         let first = scope.spawn(|| {
-            let began = Instant::now();
             host.wait(
                 |client: ActPass| async move {
                     client.record_evidence(&EvidenceEvent::new("first", "c")).await.map(drop)
                 },
-                || if began.elapsed() > Duration::from_millis(300) { Err("stop") } else { Ok(()) },
+                || if stop.load(Ordering::SeqCst) { Err("stop") } else { Ok(()) },
             )
         });
-        thread::sleep(Duration::from_millis(100));
+        wait_until("the first request", || gateway.seen().len() == 1);
         let others: Vec<_> = (0..4).map(|_| scope.spawn(|| record(&host, "other"))).collect();
+        wait_until("the others' requests", || gateway.seen().len() == 5);
+        stop.store(true, Ordering::SeqCst);
         assert_eq!(first.join().unwrap().unwrap_err(), "stop");
+        gateway.release();
         for other in others {
             other.join().unwrap().unwrap();
         }
@@ -228,13 +228,11 @@ fn an_interruption_of_one_thread_leaves_the_others_waiting() {
 fn the_deadline_holds_in_every_thread() {
     let gateway = gateway(json!([{"do": "hang", "at": "request"}]));
     let host = Host::new(builder(&gateway).timeout(Duration::from_millis(300))).unwrap();
-    let began = Instant::now();
     thread::scope(|scope| {
         for _ in 0..8 {
             scope.spawn(|| assert_eq!(record(&host, "event").unwrap_err().kind(), ErrorKind::Timeout));
         }
     });
-    assert!(began.elapsed() < Duration::from_secs(3), "{:?}", began.elapsed());
 }
 
 #[test]

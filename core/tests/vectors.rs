@@ -31,7 +31,7 @@ const KEY: &str = "apk_vector_secret";
 const MARK: &str = "secret";
 /// The idempotency key of an action that gives none, so that every language sends the same request.
 const IDEMPOTENCY_KEY: &str = "vector_key";
-const WORKERS: usize = 4;
+const WORKERS: usize = 8;
 
 #[test]
 fn every_vector() {
@@ -80,8 +80,10 @@ fn every_vector() {
     let secrets: BTreeSet<_> = vectors.iter().flat_map(|vector| vector.secrets.iter()).collect();
     assert!(secrets.len() > 10 && secrets.iter().any(|secret| *secret == KEY));
     for secret in secrets {
-        let leak = logged.lines().find(|line| line.contains(secret));
-        assert_eq!(leak, None, "{secret} was logged");
+        // Lines are looked at only to report one: there are a million of them.
+        if logged.contains(secret) {
+            panic!("{secret} was logged: {:?}", logged.lines().find(|line| line.contains(secret)));
+        }
     }
 
     let failures = failures.into_inner().unwrap();

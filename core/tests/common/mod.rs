@@ -109,6 +109,21 @@ pub fn block_on<F: Future>(future: F) -> F::Output {
     })
 }
 
+/// Waits until `condition` holds, and panics if it never does.
+pub async fn eventually(what: &str, condition: impl Fn() -> bool) {
+    let holds = async {
+        while !condition() {
+            tokio::time::sleep(Duration::from_millis(2)).await;
+        }
+    };
+    tokio::time::timeout(Duration::from_secs(25), holds).await.unwrap_or_else(|_| panic!("never: {what}"));
+}
+
+/// The same on a thread.
+pub fn wait_until(what: &str, condition: impl Fn() -> bool) {
+    block_on(eventually(what, condition));
+}
+
 /// The value of the header `name` of a request.
 pub fn header<'s>(seen: &'s Seen, name: &str) -> Option<&'s str> {
     seen.headers.iter().find_map(|(n, value)| (n == name).then_some(value.as_str()))

@@ -2,7 +2,7 @@
 
 use std::collections::HashMap;
 
-use super::model::{Condition, List, Rule, Test};
+use super::model::{Condition, FixedState, List, Rule, Test};
 
 /// A policy's rules, by what they require of one path. Most of a large policy's rules name a tool, and a call is of one: the
 /// others need not be tried.
@@ -18,15 +18,15 @@ pub(super) struct Index {
 pub(super) struct Table {
     /// Which of the policy's paths.
     pub(super) path: usize,
-    whole: HashMap<String, Vec<usize>>,
-    starts: HashMap<String, Vec<usize>>,
+    whole: HashMap<String, Vec<usize>, FixedState>,
+    starts: HashMap<String, Vec<usize>, FixedState>,
     /// How long the beginnings are, in bytes; each length once.
     lengths: Vec<usize>,
 }
 
 impl Table {
     fn at(path: usize) -> Self {
-        Self { path, whole: HashMap::new(), starts: HashMap::new(), lengths: Vec::new() }
+        Self { path, whole: HashMap::default(), starts: HashMap::default(), lengths: Vec::new() }
     }
 
     /// The rules that can match where `text` is at the path. No other rule of the table can.

@@ -2,6 +2,7 @@
 
 use std::collections::HashSet;
 use std::fmt;
+use std::hash::{BuildHasherDefault, DefaultHasher};
 
 use actpass_core::Json;
 use actpass_core::json::Number;
@@ -186,10 +187,16 @@ pub(super) enum Bound {
     Text(String),
 }
 
+/// Hashes with a fixed seed, so that an evaluation costs the same in every process.
+///
+/// Only the operator, who writes the policy, inserts keys. A request looks keys up and inserts none, so it cannot make a
+/// look-up longer than the policy made it.
+pub(super) type FixedState = BuildHasherDefault<DefaultHasher>;
+
 /// Values of one type. Strings are looked up, so that a long list of allowed ones costs no more than a short one.
 #[derive(Clone, Debug)]
 pub(super) enum List {
-    Strings(HashSet<String>),
+    Strings(HashSet<String, FixedState>),
     Values(Vec<Json>),
 }
 

@@ -11,7 +11,7 @@ use std::time::Duration;
 
 use bytes::Bytes;
 use h2::server::SendResponse;
-use h2::{Reason, RecvStream, SendStream};
+use h2::{Ping, PingPong, Reason, RecvStream, SendStream};
 use http::{HeaderName, HeaderValue, Request, Response};
 use rustls::ServerConfig;
 use tokio::io::{AsyncRead, AsyncWrite, ReadBuf};
@@ -51,6 +51,7 @@ type Asked = (Request<RecvStream>, SendResponse<Bytes>);
 
 async fn converse(wire: &Wire, connection: u64, shared: &Shared) -> io::Result<After> {
     let mut peer = h2::server::handshake(wire.clone()).await.map_err(io::Error::other)?;
+    let mut pings = peer.ping_pong().ok_or_else(|| io::Error::other("the pings are taken"))?;
     let mut waiting: VecDeque<Asked> = VecDeque::new();
     loop {
         let asked = match waiting.pop_front() {
@@ -60,7 +61,7 @@ async fn converse(wire: &Wire, connection: u64, shared: &Shared) -> io::Result<A
                 None => return Ok(After::Close),
             },
         };
-        let mut answering = Box::pin(answer(asked, wire, connection, shared));
+        let mut answering = Box::pin(answer(asked, wire, &mut pings, connection, shared));
         // The connection has to be driven for the answer to get anywhere.
         let after = loop {
             tokio::select! {
@@ -77,7 +78,13 @@ async fn converse(wire: &Wire, connection: u64, shared: &Shared) -> io::Result<A
     }
 }
 
-async fn answer(asked: Asked, wire: &Wire, connection: u64, shared: &Shared) -> io::Result<After> {
+async fn answer(
+    asked: Asked,
+    wire: &Wire,
+    pings: &mut PingPong,
+    connection: u64,
+    shared: &Shared,
+) -> io::Result<After> {
     let (request, mut peer) = asked;
     let stream_id = peer.stream_id().as_u32();
     let (head, mut incoming) = request.into_parts();
@@ -128,18 +135,18 @@ async fn answer(asked: Asked, wire: &Wire, connection: u64, shared: &Shared) -> 
             future::pending().await
         }
         Step::Reset(step) => {
-            let _half = half_if(step.at, &mut peer).await?;
+            let _half = half_if(step.at, &mut peer, pings).await?;
             Ok(After::Reset)
         }
         Step::RstStream(RstStream { at, code, .. }) => {
-            match half_if(at, &mut peer).await? {
+            match half_if(at, &mut peer, pings).await? {
                 Some(mut stream) => stream.send_reset(Reason::from(code)),
                 None => peer.send_reset(Reason::from(code)),
             }
             Ok(After::KeepAlive)
         }
         Step::Goaway(Goaway { at, code, processed, .. }) => {
-            let _half = half_if(at, &mut peer).await?;
+            let _half = half_if(at, &mut peer, pings).await?;
             wire.goaway(if processed { stream_id } else { 0 }, code).await?;
             Ok(After::Close)
         }
@@ -167,13 +174,23 @@ fn proper(content_length: usize) -> [(String, String); 2] {
     [("content-type".into(), JSON.into()), ("content-length".into(), content_length.to_string())]
 }
 
-/// The first half of an answer, if the end comes after it, and the time for it to be read.
-async fn half_if(at: ResetAt, peer: &mut SendResponse<Bytes>) -> io::Result<Option<SendStream<Bytes>>> {
+/// Sends the first half of an answer, if the end comes after it, and waits until the client has read it.
+///
+/// Without that wait the client may read the half only after the end. It then writes its acknowledgements to a connection that
+/// is reset already, and reports the failed write instead of the reset.
+async fn half_if(
+    at: ResetAt,
+    peer: &mut SendResponse<Bytes>,
+    pings: &mut PingPong,
+) -> io::Result<Option<SendStream<Bytes>>> {
     match at {
         ResetAt::Request => Ok(None),
         ResetAt::Body => {
             let stream = half_an_answer(peer)?;
-            sleep(Duration::from_millis(50)).await;
+            // Frames are answered in order. The library sends the first ping before the half, the second after it.
+            for _ in 0..2 {
+                pings.ping(Ping::opaque()).await.map_err(io::Error::other)?;
+            }
             Ok(Some(stream))
         }
     }

@@ -133,6 +133,20 @@ impl HostileGateway {
         }
     }
 
+    /// Closes the connections that are open (FIN), also those on which a request waits, and returns when that is done.
+    pub fn close_connections(&self) {
+        if let Port::Served(server) = &self.port {
+            server.close_connections();
+        }
+    }
+
+    /// Ends the waits of HTTP/1.1 answers: the `delay_ms` and `interval_ms` of the steps under way and of all later ones.
+    pub fn release(&self) {
+        if let Port::Served(server) = &self.port {
+            server.release();
+        }
+    }
+
     /// What the host that the script's [`Step::Redirect`] points to was sent so far.
     #[must_use]
     pub fn other_seen(&self) -> Vec<Seen> {

@@ -39,8 +39,10 @@ impl Gateways {
             return Err(format!("line: must have exactly one member, {COMMANDS}"));
         };
         match name.as_str() {
-            "start" => self.start(argument),
+            "close" => self.close(&argument),
+            "release" => self.release(&argument),
             "seen" => self.seen(&argument),
+            "start" => self.start(argument),
             "stop" => self.stop(&argument),
             _ => Err(format!("unknown command, expected {COMMANDS}")),
         }
@@ -60,9 +62,22 @@ impl Gateways {
         Ok(answer)
     }
 
+    fn close(&self, id: &Value) -> Result<Value, String> {
+        self.running(id)?.close_connections();
+        Ok(json!({ "closed": id }))
+    }
+
+    fn release(&self, id: &Value) -> Result<Value, String> {
+        self.running(id)?.release();
+        Ok(json!({ "released": id }))
+    }
+
+    fn running(&self, id: &Value) -> Result<&HostileGateway, String> {
+        id.as_u64().and_then(|id| self.running.get(&id)).ok_or_else(|| no_gateway(id))
+    }
+
     fn seen(&self, id: &Value) -> Result<Value, String> {
-        let gateway = id.as_u64().and_then(|id| self.running.get(&id));
-        let gateway = gateway.ok_or_else(|| no_gateway(id))?;
+        let gateway = self.running(id)?;
         Ok(json!({ "seen": gateway.seen(), "other_seen": gateway.other_seen() }))
     }
 
@@ -77,4 +92,4 @@ fn no_gateway(id: &Value) -> String {
     format!("no gateway with the id {id} is running")
 }
 
-const COMMANDS: &str = "one of `start`, `seen`, `stop`";
+const COMMANDS: &str = "one of `close`, `release`, `seen`, `start`, `stop`";

@@ -25,7 +25,12 @@ pub(crate) struct Server {
 impl Server {
     pub(crate) fn start(listener: TcpListener, setup: Setup) -> io::Result<Self> {
         let address = listener.local_addr()?;
-        let shared = Arc::new(Shared { setup, log: Mutex::default(), stop: Stop::default() });
+        let shared = Arc::new(Shared {
+            setup,
+            log: Mutex::default(),
+            connections: Mutex::default(),
+            stop: Stop::default(),
+        });
         let accepting = thread::Builder::new().name("hostile-gateway".into()).spawn({
             let shared = Arc::clone(&shared);
             move || accept(&listener, &shared)
@@ -39,6 +44,24 @@ impl Server {
 
     pub(crate) fn seen(&self) -> Vec<Seen> {
         lock(&self.shared.log).seen.clone()
+    }
+
+    pub(crate) fn close_connections(&self) {
+        loop {
+            let open: Vec<_> = lock(&self.shared.connections).iter().filter_map(Weak::upgrade).collect();
+            if open.is_empty() {
+                return;
+            }
+            for stream in open {
+                // The connection's thread reads the end, and closes. It fails only on a connection that is closed already.
+                let _ = stream.shutdown(Shutdown::Read);
+            }
+            thread::sleep(RETRY);
+        }
+    }
+
+    pub(crate) fn release(&self) {
+        self.shared.stop.release();
     }
 }
 
@@ -90,25 +113,42 @@ impl Setup {
     }
 }
 
-/// Tells threads that wait to end.
+/// Tells threads that wait to end, or to go on.
 #[derive(Debug, Default)]
 pub(crate) struct Stop {
-    stopped: Mutex<bool>,
+    state: Mutex<Waiting>,
     changed: Condvar,
 }
 
+#[derive(Clone, Copy, Debug, Default, PartialEq, Eq)]
+enum Waiting {
+    #[default]
+    AsLongAsSaid,
+    NoLonger,
+    Stopped,
+}
+
 impl Stop {
-    /// Waits for `time`, or for the stop if that comes sooner. Returns whether it came.
+    /// Waits for `time`, or for the stop or the release if that comes sooner. Returns whether the stop came.
     pub(crate) fn wait(&self, time: Duration) -> bool {
-        let (stopped, _) = self
+        let (state, _) = self
             .changed
-            .wait_timeout_while(lock(&self.stopped), time, |stopped| !*stopped)
+            .wait_timeout_while(lock(&self.state), time, |state| *state == Waiting::AsLongAsSaid)
             .unwrap_or_else(PoisonError::into_inner);
-        *stopped
+        *state == Waiting::Stopped
     }
 
     fn now(&self) {
-        *lock(&self.stopped) = true;
+        *lock(&self.state) = Waiting::Stopped;
+        self.changed.notify_all();
+    }
+
+    fn release(&self) {
+        let mut state = lock(&self.state);
+        if *state == Waiting::AsLongAsSaid {
+            *state = Waiting::NoLonger;
+        }
+        drop(state);
         self.changed.notify_all();
     }
 }
@@ -117,12 +157,14 @@ impl Stop {
 pub(crate) struct Shared {
     pub(crate) setup: Setup,
     log: Mutex<Log>,
+    /// What was accepted; a connection that is closed cannot be upgraded.
+    connections: Mutex<Vec<Weak<TcpStream>>>,
     stop: Stop,
 }
 
 impl Shared {
     fn is_stopped(&self) -> bool {
-        *lock(&self.stop.stopped)
+        *lock(&self.stop.state) == Waiting::Stopped
     }
 
     /// Records a request and says which step is its own.
@@ -163,7 +205,7 @@ fn accept(listener: &TcpListener, shared: &Arc<Shared>) {
             // Without a thread to serve it, the connection is closed.
             Ok((stream, _)) => connections.extend(spawn(stream, number, shared).ok()),
             Err(_) => {
-                shared.stop.wait(RETRY);
+                thread::sleep(RETRY);
             }
         }
     }
@@ -184,6 +226,11 @@ fn accept(listener: &TcpListener, shared: &Arc<Shared>) {
 fn spawn(stream: TcpStream, number: u64, shared: &Arc<Shared>) -> io::Result<Connection> {
     let stream = Arc::new(stream);
     let weak = Arc::downgrade(&stream);
+    {
+        let mut connections = lock(&shared.connections);
+        connections.retain(|connection| connection.strong_count() > 0);
+        connections.push(Weak::clone(&weak));
+    }
     let shared = Arc::clone(shared);
     let thread = thread::Builder::new().name(format!("hostile-gateway-{number}")).spawn(move || {
         // An error is the peer that went away, or the stop.

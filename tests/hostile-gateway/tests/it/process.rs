@@ -68,7 +68,7 @@ fn what_is_wrong_is_said_and_the_process_goes_on() {
         ("", "line: "),
         ("nonsense", "line: "),
         ("[]", "line: invalid type"),
-        ("{}", "line: must have exactly one member, one of `start`, `seen`, `stop`"),
+        ("{}", "line: must have exactly one member, one of `close`, `release`, `seen`, `start`, `stop`"),
         (r#"{"seen": 1, "stop": 1}"#, "line: must have exactly one member"),
         (r#"{"restart": 1}"#, "restart: unknown command"),
         (r#"{"seen": "1"}"#, "seen: no gateway with the id \"1\""),

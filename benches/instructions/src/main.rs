@@ -2,16 +2,37 @@
 //! The difference between two counts is what the calls between them took. `scripts/instructions` runs it.
 //!
 //! Everything is in one thread, the answering server too, so that a scheduler decides nothing.
+//!
+//! The policies are compiled from the gateway's sources: to build the rest of the gateway, optimised, takes five times as long as
+//! everything that is counted.
+
+#[expect(
+    dead_code,
+    unreachable_pub,
+    unused_imports,
+    reason = "the gateway's, of which this program uses a part"
+)]
+#[path = "../../../gateway/src/policy/mod.rs"]
+mod policy;
+#[expect(dead_code, unreachable_pub, reason = "the gateway's, of which this program uses a part")]
+#[path = "../../../gateway/src/problems.rs"]
+mod problems;
+#[expect(dead_code, unreachable_pub, reason = "the benchmarks', of which this program uses a part")]
+#[path = "../../src/samples.rs"]
+mod samples;
+mod server;
 
 use std::hint::black_box;
 use std::net::SocketAddr;
 
-use actpass_benches::samples::{ANSWER, Asked, KEY, action, action_of, arguments, policy};
-use actpass_benches::{Failure, server};
 use actpass_core::transport::FixedAnswer;
 use actpass_core::{ActPass, Action, Json, hash_payload};
-use actpass_gateway::policy::Policy;
 use tokio::runtime::{Builder, Runtime};
+
+use crate::policy::Policy;
+use crate::samples::{ANSWER, Asked, KEY, action, action_of, arguments};
+
+type Failure = Box<dyn std::error::Error + Send + Sync>;
 
 const LARGE: usize = 100_000;
 
@@ -70,12 +91,12 @@ fn hash(calls: usize) -> Result<(), Failure> {
 }
 
 fn evaluate(rules: usize, calls: usize) -> Result<(), Failure> {
-    let policy = Policy::parse(policy(rules)?.as_bytes())?;
+    let policy = Policy::parse(samples::policy(rules)?.as_bytes())?;
     counted_evaluations(&policy, &Asked::new()?, calls)
 }
 
-/// All that is counted of the cases of policies: loading one is a thousand times more than evaluating it, and its maps have
-/// random seeds.
+/// All that is counted of the cases of policies: loading one is a thousand times more than evaluating it, and the maps that only
+/// loading uses have random seeds.
 #[inline(never)]
 fn counted_evaluations(policy: &Policy, asked: &Asked, calls: usize) -> Result<(), Failure> {
     for _ in 0..calls {
