@@ -75,6 +75,18 @@ impl Decision {
         )
     }
 
+    /// The decision that the SDK makes when the arguments changed after the gateway judged them.
+    pub(crate) fn arguments_changed() -> Self {
+        Self::denied(
+            "actpass.arguments_changed",
+            "The arguments changed after the gateway judged them, so the action did not run.",
+            &[
+                "Pass a copy of the arguments, which nothing changes while the gateway decides.",
+                "Ask again about the present arguments; a spent approval or passport stays spent.",
+            ],
+        )
+    }
+
     /// The decision that the SDK makes about an action that it held for the approval `id`, which it does not have.
     pub(crate) fn unapproved(id: &str, status: ApprovalStatus) -> Self {
         let (word, reason_code, summary, next_step) = match status {
@@ -400,5 +412,9 @@ mod tests {
             assert!(!explain.next_steps.is_empty());
         }
         assert_eq!(Decision::unrecorded().reason_code().as_deref(), Some("actpass.unrecorded"));
+        let changed = Decision::arguments_changed();
+        assert_eq!(changed.word(), &DecisionWord::Deny);
+        assert_eq!(changed.reason_code().as_deref(), Some("actpass.arguments_changed"));
+        assert_eq!(changed.explain().next_steps.len(), 2);
     }
 }

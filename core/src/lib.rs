@@ -51,6 +51,7 @@ mod evidence;
 pub mod guard;
 mod hash;
 pub mod json;
+mod observe;
 mod offline;
 mod passport;
 mod redact;

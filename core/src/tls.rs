@@ -7,6 +7,7 @@ use rustls::{ClientConfig, RootCertStore};
 use rustls_pki_types::CertificateDer;
 
 use crate::error::Error;
+use crate::observe::observe;
 
 /// Both are built by whoever comes first; two threads may both build and one result is kept. There is no lock that a
 /// `fork()` could leave held.
@@ -42,7 +43,7 @@ fn load_roots() -> RootCertStore {
     let mut roots = RootCertStore::empty();
     roots.add_parsable_certificates(rustls_native_certs::load_native_certs().certs);
     if roots.is_empty() {
-        tracing::debug!("the system has no certificate authorities; using the bundled ones");
+        observe(|| tracing::debug!("the system has no certificate authorities; using the bundled ones"));
         roots.extend(webpki_roots::TLS_SERVER_ROOTS.iter().cloned());
     }
     roots

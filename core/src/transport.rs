@@ -18,12 +18,13 @@ use http::{Method, Response};
 use http_body_util::{BodyExt, Full};
 use hyper::body::{Body, Incoming};
 use hyper_util::client::legacy;
-use hyper_util::rt::{TokioExecutor, TokioTimer};
+use hyper_util::rt::TokioTimer;
 
 use crate::client::Operation;
 use crate::config::{BaseUrl, Config};
 use crate::connect::Connector;
 use crate::error::{Error, ErrorKind};
+use crate::observe::{Unobserved, UnobservedTasks};
 use crate::trace::Traceparent;
 
 /// The largest body that is read from an answer: 1 MiB.
@@ -205,7 +206,7 @@ pub struct HttpTransport {
 
 impl HttpTransport {
     pub(crate) fn new(config: &Config) -> Result<Self, Error> {
-        let client = legacy::Client::builder(TokioExecutor::new())
+        let client = legacy::Client::builder(UnobservedTasks)
             .pool_timer(TokioTimer::new())
             .pool_idle_timeout(IDLE_TIMEOUT)
             .build(Connector::new(config)?);
@@ -275,7 +276,7 @@ impl HttpTransport {
 
 impl Transport for HttpTransport {
     fn send(&self, request: Request) -> SendFuture<'_> {
-        Box::pin(self.exchange(request))
+        Box::pin(Unobserved::new(self.exchange(request)))
     }
 }
 
