@@ -12,7 +12,6 @@ use futures_util::FutureExt;
 use rustls_pki_types::CertificateDer;
 use serde::Serialize;
 use tokio::time::Instant;
-use tracing::Instrument;
 use uuid::{NoContext, Timestamp, Uuid};
 
 use crate::action::Action;
@@ -25,6 +24,7 @@ use crate::error::{Error, ErrorKind};
 use crate::evidence::{EvidenceEvent, RecordedEvidence};
 use crate::guard::{Answered, ExecutionContext, Mode, Outcome, Verdict};
 use crate::json::{Document, Json};
+use crate::observe::{Span, observe};
 use crate::offline::{self, KeyCache};
 use crate::passport::{
     IssuedPassport, OfflineVerifyRequest, PassportRequest, Revocation, Verification, VerifyRequest,
@@ -150,7 +150,7 @@ impl ActPass {
     /// meanwhile is asked again until the time is over.
     pub async fn authorize(&self, action: &Action) -> Result<Verdict, Error> {
         let verdict = self.authorize_or_hold(action).await?;
-        verdict.log(action);
+        observe(|| verdict.log(action));
         Ok(verdict)
     }
 
@@ -305,7 +305,9 @@ impl ActPass {
             Verdict::Proceed(permit) => {
                 let (context, settlement) = permit.spend();
                 let ended = execute(context).await;
-                let response = ended.as_ref().ok().and_then(|result| serde_json::to_vec(result).ok());
+                // What its serialization does, a panic included, changes nothing about what the action returned.
+                let response =
+                    ended.as_ref().ok().and_then(|result| observe(|| serde_json::to_vec(result).ok())?);
                 let response = response.and_then(|json| Json::parse(&json).ok());
                 let event = settlement.evidence(ended.is_ok(), response.as_ref());
                 let recorded = self.record_evidence(&event).await;
@@ -514,21 +516,23 @@ impl ActPass {
     async fn call(&self, request: Request) -> Result<(Answer, LostAttempts), Error> {
         let request = Request { traceparent: self.1.clone(), ..request };
         let operation = request.operation;
-        let span = tracing::debug_span!(
-            "actpass.call",
-            operation = operation.name(),
-            attempts = tracing::field::Empty,
-            status = tracing::field::Empty,
-            error = tracing::field::Empty,
-        );
+        let span = Span::new(|| {
+            tracing::debug_span!(
+                "actpass.call",
+                operation = operation.name(),
+                attempts = tracing::field::Empty,
+                status = tracing::field::Empty,
+                error = tracing::field::Empty,
+            )
+        });
         let admission = self.0.breaker.admit().map_err(|error| {
             span.record("error", error.code());
             error.with_operation(operation)
         })?;
         let timeout = self.0.config.timeout;
         let deadline = Instant::now() + timeout;
-        let attempts = AssertUnwindSafe(self.attempts(request, deadline)).catch_unwind();
-        let ended = match tokio::time::timeout_at(deadline, attempts).instrument(span.clone()).await {
+        let attempts = AssertUnwindSafe(self.attempts(request, deadline, &span)).catch_unwind();
+        let ended = match span.around(tokio::time::timeout_at(deadline, attempts)).await {
             Ok(Ok(ended)) => ended,
             Ok(Err(_panic)) => Err(Error::new(ErrorKind::Internal, "a panic in the SDK")),
             Err(_elapsed) => Err(Error::new(
@@ -548,11 +552,18 @@ impl ActPass {
         };
         let (status, code) =
             (ended.as_ref().ok().map(|(answer, _)| answer.status), ended.as_ref().err().map(Error::code));
-        tracing::debug!(parent: &span, operation = operation.name(), status, code, "the call ended");
+        span.event(|span| {
+            tracing::debug!(parent: span, operation = operation.name(), status, code, "the call ended");
+        });
         ended.map_err(|error| error.with_operation(operation))
     }
 
-    async fn attempts(&self, request: Request, deadline: Instant) -> Result<(Answer, LostAttempts), Error> {
+    async fn attempts(
+        &self,
+        request: Request,
+        deadline: Instant,
+        span: &Span,
+    ) -> Result<(Answer, LostAttempts), Error> {
         let mut retry = 0;
         let mut lost = LostAttempts::default();
         loop {
@@ -564,13 +575,15 @@ impl ActPass {
                 // A wait that the deadline cuts off would turn a known failure into a time-out.
                 .filter(|wait| Instant::now() + *wait < deadline);
             let Some(wait) = wait else {
-                tracing::Span::current().record("attempts", retry + 1);
+                span.record("attempts", retry + 1);
                 return attempt.map(|answer| (answer, lost)).map_err(|failure| failure.error);
             };
             if retry::may_be_taken(&attempt) {
                 lost.first.get_or_insert(began);
             }
-            tracing::debug!(retry = retry + 1, wait_ms = wait.as_secs_f64() * 1e3, "trying again");
+            observe(|| {
+                tracing::debug!(retry = retry + 1, wait_ms = wait.as_secs_f64() * 1e3, "trying again");
+            });
             tokio::time::sleep(wait).await;
             retry += 1;
         }

@@ -77,6 +77,18 @@ impl Decision {
         Self::made(DecisionWord::Deny, "actpass.unrecorded", &explanation, &[(APPROVAL_ID, approval)])
     }
 
+    /// The decision that the SDK makes when the arguments changed after the gateway judged them.
+    pub(crate) fn arguments_changed() -> Self {
+        let explanation = Explanation::new(
+            "The arguments changed after the gateway judged them, so the action did not run.",
+            [
+                "Pass a copy of the arguments, which nothing changes while the gateway decides.",
+                "Ask again about the present arguments; a spent approval or passport stays spent.",
+            ],
+        );
+        Self::made(DecisionWord::Deny, "actpass.arguments_changed", &explanation, &[])
+    }
+
     /// The decision that the SDK makes when the gateway repeated `answer`, which it had given to another call. It keeps
     /// what identifies the first answer.
     pub(crate) fn replayed(answer: &Self, approval: Option<&str>) -> Self {
@@ -481,6 +493,10 @@ mod tests {
             assert!(!explain.next_steps.is_empty());
         }
         assert_eq!(Decision::unrecorded(None).reason_code().as_deref(), Some("actpass.unrecorded"));
+        let changed = Decision::arguments_changed();
+        assert_eq!(changed.word(), &DecisionWord::Deny);
+        assert_eq!(changed.reason_code().as_deref(), Some("actpass.arguments_changed"));
+        assert_eq!(changed.explain().next_steps.len(), 2);
     }
 
     #[test]

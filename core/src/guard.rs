@@ -209,7 +209,7 @@ impl Verdict {
             Err(error) => (Decision::for_failure(&error, named), None, Some(error)),
         };
         let (decision, error) = match ruling {
-            Ruling::Run => return Self::Proceed(Permit { decision, credential, error, request }),
+            Ruling::Run => return Self::Proceed(Permit { decision, credential, error, request, mode }),
             Ruling::Block => (decision, error),
             Ruling::BlockReplayed => (Decision::replayed(&decision, named), None),
             Ruling::BlockUnbound => {
@@ -323,7 +323,7 @@ impl Blocked {
 /// ```compile_fail,E0451
 /// // Not to be made by hand, ...
 /// fn forge(decision: actpass_core::Decision) -> actpass_core::Permit {
-///     actpass_core::Permit { decision, credential: None, error: None, request: Default::default() }
+///     actpass_core::Permit { decision, credential: None, error: None, request: Default::default(), mode: Default::default() }
 /// }
 /// ```
 ///
@@ -341,12 +341,45 @@ pub struct Permit {
     credential: Option<Credential>,
     error: Option<Error>,
     request: Bytes,
+    mode: Mode,
 }
 
 impl Permit {
+    /// Rules again, for a binding that finds that the arguments are no longer those that were judged.
+    ///
+    /// Blocks with the reason `actpass.arguments_changed`. In `monitor` the action still runs, without a credential: what
+    /// enforce would have allowed is reported as that denial, any other decision stays.
+    ///
+    /// ```
+    /// # use actpass_core::transport::FixedAnswer;
+    /// # tokio::runtime::Builder::new_current_thread().enable_all().build().unwrap().block_on(async {
+    /// use actpass_core::{ActPass, Action, Verdict};
+    ///
+    /// let answer = FixedAnswer::new(200, r#"{"decision": "allow"}"#);
+    /// let actpass = ActPass::builder().api_key("apk_dev").transport(answer).build()?;
+    /// let action = Action::new("resolve_refund_request", "stripe.refund.create");
+    /// let Verdict::Proceed(permit) = actpass.authorize(&action).await? else { panic!("blocked") };
+    /// let Verdict::Blocked(blocked) = permit.arguments_changed() else { panic!("allowed") };
+    /// assert_eq!(blocked.decision().reason_code().as_deref(), Some("actpass.arguments_changed"));
+    /// # Ok::<(), actpass_core::Error>(())
+    /// # }).unwrap();
+    /// ```
+    pub fn arguments_changed(self) -> Verdict {
+        match self.mode {
+            Mode::Enforce | Mode::Strict | Mode::Warn => {
+                let decision = Decision::arguments_changed();
+                Verdict::Blocked(Blocked { decision, error: None, approval: None })
+            }
+            Mode::Monitor if *self.decision.word() == DecisionWord::Allow => {
+                Verdict::Proceed(Self { decision: Decision::arguments_changed(), credential: None, ..self })
+            }
+            Mode::Monitor => Verdict::Proceed(self),
+        }
+    }
+
     /// Spends the permit: what the action is given, and what turns its end into an [`Outcome`].
     pub fn spend(self) -> (ExecutionContext, Settlement) {
-        let Self { decision, credential, error, request } = self;
+        let Self { decision, credential, error, request, mode: _ } = self;
         let context = ExecutionContext { decision: decision.clone(), credential };
         (context, Settlement { decision, error, request })
     }

@@ -52,6 +52,7 @@ mod evidence;
 pub mod guard;
 mod hash;
 pub mod json;
+mod observe;
 mod offline;
 mod passport;
 mod proxy;

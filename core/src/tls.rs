@@ -23,6 +23,7 @@ use sha2::{Digest, Sha256};
 
 use crate::cause::CertificateProblem;
 use crate::error::Error;
+use crate::observe::observe;
 
 const FILE: &str = "SSL_CERT_FILE";
 const DIRECTORIES: &str = "SSL_CERT_DIR";
@@ -182,7 +183,7 @@ impl Authorities {
         let mut authorities = Self::none();
         match authorities.add(&found.certs) {
             0 => {
-                tracing::debug!("the system has no certificate authorities; using the bundled ones");
+                observe(|| tracing::debug!("the system has no certificate authorities; using the bundled ones"));
                 let bundled = webpki_roots::TLS_SERVER_ROOTS;
                 Arc::make_mut(&mut authorities.roots).extend(bundled.iter().cloned());
                 let source = format!("{} bundled with the SDK, because the system has none", bundled.len());
@@ -218,11 +219,13 @@ impl Authorities {
         }
         if usable < certificates.len() {
             let ignored = certificates.len() - usable;
-            tracing::warn!(
-                variable = named.variable,
-                ignored,
-                "certificates that cannot be parsed are not trusted"
-            );
+            observe(|| {
+                tracing::warn!(
+                    variable = named.variable,
+                    ignored,
+                    "certificates that cannot be parsed are not trusted"
+                );
+            });
         }
         if !named.is_directory {
             self.named.extend(certificates.iter().map(fingerprint));

@@ -18,7 +18,7 @@ use http::{Method, Response};
 use http_body_util::{BodyExt, Full};
 use hyper::body::{Body, Incoming};
 use hyper_util::client::legacy;
-use hyper_util::rt::{TokioExecutor, TokioTimer};
+use hyper_util::rt::TokioTimer;
 
 use crate::cause::{Cause, CertificateProblem, Hop, ProxyProblem};
 use crate::client::Operation;
@@ -27,6 +27,7 @@ use crate::connect::{
     ConnectProblem, Connector, Failing, ProxyFailure, Source, causes, connect_problem, root_cause,
 };
 use crate::error::{Error, ErrorKind};
+use crate::observe::{Unobserved, UnobservedTasks};
 use crate::tls::CaVariable;
 use crate::trace::Traceparent;
 
@@ -220,7 +221,7 @@ pub struct HttpTransport {
 
 impl HttpTransport {
     pub(crate) fn new(config: &Config) -> Self {
-        let client = legacy::Client::builder(TokioExecutor::new())
+        let client = legacy::Client::builder(UnobservedTasks)
             .pool_timer(TokioTimer::new())
             .pool_idle_timeout(IDLE_TIMEOUT)
             .build(Connector::new(config));
@@ -351,7 +352,7 @@ impl HttpTransport {
 
 impl Transport for HttpTransport {
     fn send(&self, request: Request) -> SendFuture<'_> {
-        Box::pin(self.exchange(request))
+        Box::pin(Unobserved::new(self.exchange(request)))
     }
 }
 

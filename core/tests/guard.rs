@@ -561,6 +561,44 @@ fn strict_runs_nothing_unrecorded() {
 }
 
 #[test]
+fn changed_arguments_block_outside_monitor() {
+    let allowed = r#"{"decision":"allow","evidence_event_id":"ev_1","request_hash":"{{request_hash}}",
+        "credential":{"token":"tok_secret"}}"#;
+    for (mode, answer) in MODES.map(|mode| (mode, allowed)).into_iter().chain([
+        (Mode::Monitor, r#"{"decision":"deny","reason_code":"refund.over_limit"}"#),
+        (Mode::Monitor, "{}"),
+        (Mode::Warn, r#"{"decision":"warn","reason_code":"refund.over_limit"}"#),
+    ]) {
+        let gateway = gateway(json!([{"do": "respond", "body": answer}]));
+        let verdict = block_on(client(&gateway).authorize(&action().mode(mode))).unwrap();
+        let Verdict::Proceed(permit) = verdict else { panic!("{mode}: blocked") };
+        match (mode, permit.arguments_changed()) {
+            (Mode::Monitor, Verdict::Proceed(permit)) => {
+                let (context, settlement) = permit.spend();
+                assert!(context.credential().is_none(), "{answer}");
+                let outcome = settlement.settle(Ok::<_, ()>(()));
+                let expected = match answer {
+                    "{}" => "actpass.invalid_response",
+                    _ if answer == allowed => "actpass.arguments_changed",
+                    _ => "refund.over_limit",
+                };
+                assert_eq!(outcome.decision().word().as_str(), "deny");
+                assert_eq!(outcome.decision().reason_code().as_deref(), Some(expected));
+                assert_eq!(gate_error(&outcome).is_some(), answer == "{}");
+            }
+            (Mode::Enforce | Mode::Strict | Mode::Warn, Verdict::Blocked(blocked)) => {
+                let decision = blocked.decision();
+                assert_eq!(decision.word().as_str(), "deny");
+                assert_eq!(decision.reason_code().as_deref(), Some("actpass.arguments_changed"));
+                assert!(!decision.explain().summary.is_empty() && !decision.explain().next_steps.is_empty());
+                assert!(blocked.error().is_none(), "policy, not failure");
+            }
+            (mode, verdict) => panic!("{mode}: {verdict:?}"),
+        }
+    }
+}
+
+#[test]
 fn strict_runs_nothing_unbound() {
     for hash in ["", r#","request_hash":null"#] {
         let body = format!(
