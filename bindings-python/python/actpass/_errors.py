@@ -48,41 +48,64 @@ class ActPassError(Exception):
 class ActPassConfigError(ActPassError, ValueError):
     """A setting is missing or wrong; the message names it. Nothing was sent."""
 
+    kind = "config"
+
 
 class ActPassArgumentError(ActPassConfigError, TypeError):
-    """An argument cannot be sent: not JSON, nested too deep, empty, of the wrong type. Nothing was sent or run."""
+    """An argument is wrong: not JSON, nested too deep, empty, of the wrong type. If raised, nothing was sent or run.
+
+    As the ``error`` of an outcome: the function ran, and what it returned is no result but a body that has not run.
+    """
+
+    kind = "argument"
 
 
 class ActPassConnectionError(ActPassError):
     """The gateway could not be reached: name, connection, TLS, or a connection that was reset."""
 
+    kind = "connection"
+
 
 class ActPassTimeoutError(ActPassError):
     """The deadline passed before there was an answer."""
+
+    kind = "timeout"
 
 
 class ActPassStatusError(ActPassError):
     """The gateway answered with an error status. Redirects count as such: they are never followed."""
 
+    kind = "status"
+
 
 class ActPassAuthenticationError(ActPassStatusError):
     """401: the gateway does not know the API key."""
+
+    kind = "authentication"
 
 
 class ActPassPermissionError(ActPassStatusError):
     """403: the API key may not do this."""
 
+    kind = "permission"
+
 
 class ActPassRateLimitError(ActPassStatusError):
     """429, still so after the last retry; ``retry_after`` says how long to wait if the gateway said so."""
+
+    kind = "rate_limit"
 
 
 class ActPassResponseError(ActPassError):
     """A 2xx answer that cannot be used: not JSON, cut short, too large, or without what it must hold."""
 
+    kind = "response"
+
 
 class ActPassInternalError(ActPassError):
     """A defect of the SDK; please report it."""
+
+    kind = "internal"
 
 
 class ActionBlocked(ActPassError):  # noqa: N818

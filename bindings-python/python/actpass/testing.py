@@ -21,6 +21,7 @@ from typing import TYPE_CHECKING, Any
 import pytest
 
 from . import _run
+from ._telemetry import observe
 
 if TYPE_CHECKING:
     from ._async import AsyncActPassClient
@@ -262,7 +263,7 @@ def actpass_gateway(
 
     def noting(permit: Any, tool: str) -> Any:
         context = spend(permit, tool)
-        gateway.executed.append(tool)
+        observe("actpass_gateway", lambda: gateway.executed.append(tool))
         return context
 
     with contextlib.closing(gateway):
