@@ -134,7 +134,7 @@ class _Judged:
         self._protection = protection
         try:
             self._signature = _run.signature_of(function)
-        except ValueError:
+        except (TypeError, ValueError):
             raise _wrong(
                 "protect", "expected a function with a signature, found one that has none: protect a def that calls it"
             ) from None

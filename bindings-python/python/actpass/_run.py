@@ -125,7 +125,7 @@ def _takes_the_context(found: Any) -> bool:
 def _takes(function: FunctionType, given: int) -> bool | None:
     """Return whether a function of Python's own takes so many; ``None`` if it passes them on to another."""
     code = function.__code__
-    if code.co_flags & _VARARGS and hasattr(function, "__wrapped__"):
+    if code.co_flags & _VARARGS and not function.__dict__.keys().isdisjoint(("__wrapped__", "__signature__")):
         return None
     named = code.co_varnames[code.co_argcount : code.co_argcount + code.co_kwonlyargcount]
     needed = code.co_argcount - len(function.__defaults__ or ())
@@ -282,11 +282,16 @@ def _close(body: Any) -> None:
 
 
 def _cancel(future: Any) -> None:
+    def cancel() -> None:
+        future.cancel()
+        # Nobody else will ask for its error, of which the loop would complain.
+        future.add_done_callback(lambda ended: ended.cancelled() or ended.exception())
+
     loop = future.get_loop()
     if loop is sys.modules["asyncio"]._get_running_loop():
-        future.cancel()
+        cancel()
     elif not loop.is_closed():
-        loop.call_soon_threadsafe(future.cancel)
+        loop.call_soon_threadsafe(cancel)
 
 
 def _is_awaitable(result: Any) -> bool:
