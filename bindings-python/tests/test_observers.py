@@ -4,6 +4,8 @@ from __future__ import annotations
 
 import asyncio
 import contextlib
+import contextvars
+import functools
 import io
 import json
 import logging
@@ -219,7 +221,9 @@ class Recorded:
     def guard(self, asynchronous: bool, does: Callable[[Any], object] | None = None) -> Any:
         does = does or self.act
         if not asynchronous:
-            return self._client.guard(execute_fn=does, record_outcome=True, **ACTION)
+            # A span that cannot be detached stays current in this context.
+            guard = functools.partial(self._client.guard, execute_fn=does, record_outcome=True, **ACTION)
+            return contextvars.copy_context().run(guard)
         return self._loop.run_until_complete(self._async_client.guard(execute_fn=does, record_outcome=True, **ACTION))
 
     def ended(self) -> list[str]:
@@ -562,9 +566,12 @@ def test_the_recording_of_an_outcome_that_breaks_does_not_lose_it(gateway: Captu
                 assert out["evidence_error"].code == "actpass.internal"
 
 
-def test_ctrl_c_while_an_outcome_is_recorded_carries_it(hostile: Any) -> None:
+def test_ctrl_c_while_an_outcome_is_recorded_carries_it(hostile: Any, request: pytest.FixtureRequest) -> None:
     from support import ALLOW, answer
 
+    # A shell that starts the tests in the background has them ignore it.
+    before = signal.signal(signal.SIGINT, signal.default_int_handler)
+    request.addfinalizer(lambda: signal.signal(signal.SIGINT, before))
     result = object()
 
     def interrupt(_: Any) -> object:

@@ -174,9 +174,23 @@ def _for_a_model(tool: str, outcome: Mapping[str, Any], *, retryable: bool) -> s
         )
     elif retryable:
         said.append("This may pass: the same call may be tried again later.")
+    elif outcome.get("error") is not None:
+        said.append(_UNTIL_FIXED)
     else:
-        said.append("Do not call it again with the same arguments: it would be blocked again.")
+        said.append(_AGAIN.get(why if isinstance(why, str) else "") or _AGAIN.get(decision["decision"], _NEVER))
     return " ".join(said)
+
+
+_NEVER = "Do not call it again with the same arguments: it would be blocked again."
+_UNTIL_FIXED = "Do not call it again until that is fixed."
+#: Whether the same call can help, by the reason code or else by the word of the decision.
+_AGAIN = {
+    "actpass.replayed": "Do not call it again before it is known whether it ran.",
+    "actpass.unrecorded": _UNTIL_FIXED,
+    "approval.expired": "The same call asks for approval again.",
+    "require_approval": "A person has to approve this first: do not call it again until they have.",
+    "require_tool_reapproval": "The tool has to be approved again first: do not call it again until it has been.",
+}
 
 
 def _sentence(text: str) -> str:
