@@ -183,7 +183,9 @@ impl Authorities {
         let mut authorities = Self::none();
         match authorities.add(&found.certs) {
             0 => {
-                observe(|| tracing::debug!("the system has no certificate authorities; using the bundled ones"));
+                observe(|| {
+                    tracing::debug!("the system has no certificate authorities; using the bundled ones")
+                });
                 let bundled = webpki_roots::TLS_SERVER_ROOTS;
                 Arc::make_mut(&mut authorities.roots).extend(bundled.iter().cloned());
                 let source = format!("{} bundled with the SDK, because the system has none", bundled.len());
