@@ -36,11 +36,7 @@ fn add_operators(keyring: &mut Keyring) {
     for (key, name, beside) in [(ALICE, "alice", "apk_one"), (BOB, "bob", "apk_one"), (EVE, "eve", "apk_two")]
     {
         let tenant = Arc::clone(&keyring.find(beside).unwrap().tenant);
-        let limiter = None;
-        keyring.add(
-            KeyHash::of(key),
-            Key { name: name.into(), tenant, role: Role::Operator, agent: None, limiter },
-        );
+        keyring.add(KeyHash::of(key), Key::new(name, tenant, Role::Operator, None));
     }
 }
 
@@ -509,15 +505,22 @@ async fn what_is_too_large_for_the_list_is_decided_where_all_of_it_is() {
     let (_, one) = alice.get(&format!("/approvals/{many}")).await;
     assert!(one.contains("&#34;key9999&#34;: 9999\n}"));
     assert_eq!(alice.decide(&many, "approve", "").await.0, 303);
+    // Nothing is approved where a part of it is folded.
+    assert!(!page.contains(&format!("action=\"/approvals/{long}/")));
+    assert!(page.contains(&format!("<a href=\"/approvals/{long}\">See all of it and decide</a>")));
+    let (_, one) = alice.get(&format!("/approvals/{long}")).await;
+    assert!(!one.contains("<details") && one.contains("word end") && one.contains("class=\"approve\""));
     assert_eq!(alice.decide(&long, "reject", "").await.0, 303);
 
     // Together they are too many, though none is alone.
-    let each = format!(r#"{{"amount": 25000, "currency": "usd", "memo": "{}"}}"#, "x".repeat(15_000));
-    for _ in 0..20 {
+    let memos: Vec<_> = (0..25).map(|n| format!(r#""memo{n}": "{}""#, "x".repeat(390))).collect();
+    let each = format!(r#"{{"amount": 25000, "currency": "usd", {}}}"#, memos.join(","));
+    let shown = 256 * 1024 / Json::parse(each.as_bytes()).unwrap().to_string().len();
+    for _ in 0..shown + 3 {
         ask_with(&gateway, "apk_one", &each).await;
     }
     let (_, page) = alice.get("/").await;
-    assert_eq!(page.matches("<button class=\"approve\">").count(), 17);
+    assert_eq!(page.matches("<button class=\"approve\">").count(), shown);
     assert_eq!(page.matches("See all of them and decide").count(), 3);
     gateway.stop().await;
 }

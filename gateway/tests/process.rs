@@ -129,7 +129,7 @@ async fn a_termination_finishes_what_was_begun() {
     let mut half = std::net::TcpStream::connect(url.strip_prefix("http://").unwrap()).unwrap();
     let body = refund("4900", "");
     let head = format!(
-        "POST {PREFLIGHT} HTTP/1.1\r\nhost: x\r\nauthorization: Bearer apk_dev\r\nexpect: 100-continue\r\n\
+        "POST {PREFLIGHT} HTTP/1.1\r\nhost: localhost\r\nauthorization: Bearer apk_dev\r\nexpect: 100-continue\r\n\
          content-type: application/json\r\ncontent-length: {}\r\n\r\n",
         body.len()
     );

@@ -1,6 +1,7 @@
 //! What each route does.
 
 use std::sync::Arc;
+use std::time::Instant;
 
 use actpass_core::json::Number;
 use actpass_core::{Json, Secret};
@@ -18,9 +19,9 @@ use super::receive::{Call, Caller};
 use super::{App, passports};
 use crate::auth::{Key, Role};
 use crate::decide::{self, Bound, Decided, Facts, Manifest, Shown};
-use crate::ledger::{Head, Verifier};
+use crate::ledger::{APPROVAL_APPROVED, APPROVAL_REJECTED, Head, Verifier};
 use crate::request::{Evidence, InvalidMember, Preflight, ToolApproval};
-use crate::store::{Append, Appended, StoreError, StoredEvent};
+use crate::store::{Append, Appended, Author, StoreError, StoredEvent, Subject};
 use crate::vault::{self, SealedCredential};
 
 /// Bodies above this many bytes are worked on beside the threads that serve connections.
@@ -61,7 +62,17 @@ pub(super) async fn preflight(State(app): State<Arc<App>>, call: Call) -> Result
         };
         let expires_at = credential.as_ref().and_then(|credential| credential.expires_at);
         let bound = credential.as_ref().map(|found| Bound { id: found.id.clone(), expired: expired(found) });
-        let decided = asks.decide(&app, Facts { credential: bound, ..facts.clone() }).await?;
+        let mut decided = asks.decide(&app, Facts { credential: bound.clone(), ..facts.clone() }).await?;
+        // Held until it is recorded, so that a key never has more pending requests than it may.
+        let opening = if decided.opens() { Some(asks.key.opening.lock().await) } else { None };
+        if opening.is_some() && is_crowded(&app, &asks.key, facts.now).await? {
+            decided = asks
+                .decide(
+                    &app,
+                    Facts { credential: bound, crowded: Some(app.pending_approvals), ..facts.clone() },
+                )
+                .await?;
+        }
         let answer = match record(&app, decided.append).await? {
             Appended::Conflict => return Err(ApiError::Conflict),
             Appended::Recorded(_) => match secret.filter(|_| decided.hands_out) {
@@ -75,9 +86,34 @@ pub(super) async fn preflight(State(app): State<Arc<App>>, call: Call) -> Result
                 continue;
             }
         };
+        log(&asks.tool, &answer);
         return Ok(json(StatusCode::OK, answer));
     }
     Err(ApiError::Busy)
+}
+
+/// Whether the key has as many pending approval requests as it may.
+async fn is_crowded(app: &App, key: &Key, now: i64) -> Result<bool, ApiError> {
+    let pending = in_time(app, app.store.pending_of(&key.tenant.id, &key.name, now)).await?;
+    Ok(pending >= u64::from(app.pending_approvals))
+}
+
+/// Tells the log what was decided; never what the answer carries beside that.
+fn log(tool: &str, answer: &[u8]) {
+    let span = tracing::Span::current();
+    if span.is_disabled() {
+        return;
+    }
+    span.record("tool", tool);
+    if let Ok(answer) = Json::parse(answer) {
+        for (field, member) in
+            [("decision", "decision"), ("reason", "reason_code"), ("event_id", "evidence_event_id")]
+        {
+            if let Some(value) = answer.member(member).and_then(Json::as_str) {
+                span.record(field, value);
+            }
+        }
+    }
 }
 
 /// A preflight, and what it asks to be looked up.
@@ -228,16 +264,30 @@ pub(super) async fn tools(State(app): State<Arc<App>>, call: Call) -> Result<Res
     request_body = Evidence,
     responses(
         (status = 200, description = "The event is recorded", body = Recorded),
+        (status = 403, description = "The end of an action that was not decided for this key or its agent"),
     ),
     security(("key" = []))
 )]
 pub(super) async fn evidence(State(app): State<Arc<App>>, call: Call) -> Result<Response, ApiError> {
     let Call { key, body: raw } = call;
-    let append = work(&app, raw.len(), move || {
+    let author = Arc::clone(&key);
+    let (append, decided) = work(&app, raw.len(), move || {
         let body = parse(&raw)?;
-        Ok(decide::witness(&key, &Evidence::read(&body)?))
+        let evidence = Evidence::read(&body)?;
+        let decided = evidence.decided_request().map(str::to_owned);
+        Ok((decide::witness(&key, &evidence), decided))
     })
     .await?;
+    // How an action ended, only who was allowed it can say.
+    if let Some(request_hash) = decided
+        && author.role == Role::Agent
+        && !is_own(&app, &author, Subject::Decision, &request_hash).await?
+    {
+        return Err(ApiError::NotOwn(
+            "request_hash: there is no decision about such a request of this key or its agent; expected the hash that \
+             the decision carries",
+        ));
+    }
     let event_id = append.event.event_id.clone();
     match record(&app, append).await? {
         Appended::Recorded(head) => {
@@ -282,6 +332,7 @@ pub(super) async fn chain(
     let until = range.limit.map_or(head.length, |limit| head.length.min(range.after.saturating_add(limit)));
     let opening = format!(r#"{{"chain_id":{},"events":["#, Json::from(&*chain_id));
     let source = Source { app, tenant_id: Arc::clone(&key.tenant.id), chain_id, until };
+    let source = Seen { source, key };
     let state = Export::Opening(opening, source, range.after);
     Ok(json(StatusCode::OK, Body::from_stream(stream::try_unfold(state, Export::next))))
 }
@@ -348,9 +399,19 @@ pub(super) async fn examine(source: &Source, mut verifier: Verifier) -> Result<V
     ),
 )]
 pub(super) async fn health(State(app): State<Arc<App>>) -> Result<Response, ApiError> {
+    let asked = Instant::now();
     let check = async {
-        let _alone = app.checking.lock().await;
-        app.store.check().await
+        let mut last = app.checking.lock().await;
+        // What was begun after this was asked answers it: however many ask, one check is under way and one waits.
+        if let Some((begun, found)) = *last
+            && begun >= asked
+        {
+            return found;
+        }
+        let begun = Instant::now();
+        let found = app.store.check().await;
+        *last = Some((begun, found));
+        found
     };
     in_time(&app, check).await?;
     Ok(json(StatusCode::OK, r#"{"status":"ok"}"#))
@@ -449,31 +510,74 @@ impl Source {
 
 /// The answer with a chain's events, as it goes out: never all of it in memory.
 enum Export {
-    Opening(String, Source, u64),
-    Events(Source, u64, &'static str),
+    Opening(String, Seen, u64),
+    Events(Seen, u64, &'static str),
     Done,
 }
 
 impl Export {
     /// The next piece. An error cuts the answer short, so that a part of a chain never looks like all of it.
     async fn next(self) -> Result<Option<(Bytes, Self)>, std::io::Error> {
-        let (mut piece, source, after, comma) = match self {
-            Self::Opening(opening, source, after) => (opening, source, after, ""),
-            Self::Events(source, after, comma) => (String::new(), source, after, comma),
+        let (mut piece, seen, mut after, mut comma) = match self {
+            Self::Opening(opening, seen, after) => (opening, seen, after, ""),
+            Self::Events(seen, after, comma) => (String::new(), seen, after, comma),
             Self::Done => return Ok(None),
         };
-        let page =
-            source.page(after).await.map_err(|_| std::io::Error::other("the ledger could not be read"))?;
-        let Some(last) = page.last().map(|event| event.seq) else {
-            piece.push_str("]}");
-            return Ok(Some((Bytes::from(piece), Self::Done)));
-        };
-        let mut comma = comma;
-        for event in &page {
-            piece.push_str(comma);
-            piece.push_str(&event.text);
-            comma = ",";
+        let broken = |_: ApiError| std::io::Error::other("the ledger could not be read");
+        loop {
+            let page = seen.source.page(after).await.map_err(broken)?;
+            let Some(last) = page.last().map(|event| event.seq) else {
+                piece.push_str("]}");
+                return Ok(Some((Bytes::from(piece), Self::Done)));
+            };
+            after = last;
+            for event in &page {
+                if seen.shows(event).await.map_err(broken)? {
+                    piece.push_str(comma);
+                    piece.push_str(&event.text);
+                    comma = ",";
+                }
+            }
+            // An empty piece is none.
+            if !piece.is_empty() {
+                return Ok(Some((Bytes::from(piece), Self::Events(seen, after, comma))));
+            }
         }
-        Ok(Some((Bytes::from(piece), Self::Events(source, last, comma))))
     }
+}
+
+/// A chain as a key sees it.
+struct Seen {
+    source: Source,
+    key: Arc<Key>,
+}
+
+impl Seen {
+    /// Whether the key may read the event: a key that is bound to an agent reads what that agent caused, and what was
+    /// decided about that agent's approval requests.
+    async fn shows(&self, event: &StoredEvent) -> Result<bool, ApiError> {
+        let Some(agent) = self.key.confined_to() else {
+            return Ok(true);
+        };
+        let Ok(event) = Json::parse(event.text.as_bytes()) else {
+            return Ok(false);
+        };
+        let text = |name: &str| event.member(name).and_then(Json::as_str);
+        if text("key_name").is_some_and(|name| self.key.owns(name, text("agent_id"))) {
+            return Ok(true);
+        }
+        let decides = matches!(text("event_type"), Some(APPROVAL_APPROVED | APPROVAL_REJECTED));
+        let Some(id) = text("approval_request_id").filter(|_| decides) else {
+            return Ok(false);
+        };
+        let Source { app, tenant_id, .. } = &self.source;
+        let approval = in_time(app, app.store.approval(tenant_id, id)).await?;
+        Ok(approval.is_some_and(|approval| approval.agent_id.as_deref() == Some(agent)))
+    }
+}
+
+/// Whether the key, or whoever acted for the agent that it is bound to, caused the event about `id`.
+pub(super) async fn is_own(app: &App, key: &Key, subject: Subject, id: &str) -> Result<bool, ApiError> {
+    let author = Author { key_name: &key.name, agent: key.bound_agent() };
+    in_time(app, app.store.caused(&key.tenant.id, subject, id, author)).await
 }
