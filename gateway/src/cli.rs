@@ -789,7 +789,8 @@ fn check_policy(file: &Path) -> Result<(), Failure> {
     for finding in &findings {
         let word = if finding.is_defect() { "error" } else { "warning" };
         defects += usize::from(finding.is_defect());
-        print(format_args!("{word}: {finding}"))?;
+        // Beside what describes the policy, which programs read.
+        eprintln!("{word}: {finding}");
     }
     match defects {
         0 => Ok(()),

@@ -4,7 +4,7 @@
 //! What is said to be impossible is impossible; what is not found may be impossible all the same.
 
 use std::cmp::Ordering;
-use std::collections::HashMap;
+use std::collections::{HashMap, HashSet};
 use std::fmt;
 
 use actpass_core::Json;
@@ -210,11 +210,13 @@ impl<'p> Look<'p> {
     /// Looks at the rule; the error is why its conditions never hold together.
     fn at(paths: &'p [Path], rule: &'p Rule) -> Result<Self, String> {
         let mut tests: HashMap<usize, Vec<&Test>> = HashMap::new();
+        let mut compared = HashSet::new();
         for condition in &rule.when {
             tests.entry(condition.path).or_default().push(&condition.test);
             if let Test::Compare(comparison, other) = condition.test {
                 // That there is a value at the other path too is all that is said of it alone.
                 tests.entry(other).or_default();
+                compared.insert(other);
                 if other == condition.path && !may_hold_of_itself(comparison) {
                     let path = paths.get(other).map(Path::to_string).unwrap_or_default();
                     return Err(format!("{path} is compared with itself"));
@@ -224,9 +226,8 @@ impl<'p> Look<'p> {
         let mut numbers: Vec<_> = tests.keys().copied().collect();
         numbers.sort_unstable();
         let needed = |number: usize| {
-            tests
-                .get(&number)
-                .is_some_and(|tests| tests.is_empty() || tests.iter().any(|test| needs_value(test)))
+            compared.contains(&number)
+                || tests.get(&number).is_some_and(|tests| tests.iter().any(|test| needs_value(test)))
         };
         let mut found = HashMap::new();
         for number in numbers {
