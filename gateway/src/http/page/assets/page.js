@@ -10,7 +10,9 @@
 
   // Beside this script's folder, whatever path a proxy shows the page below; and with the filter of this page.
   const live = new URL("../live", document.currentScript.src);
-  live.search = location.search;
+  const query = new URLSearchParams(location.search);
+  query.delete("decided");
+  live.search = query;
 
   const requests = document.getElementById("requests");
   const stale = document.getElementById("stale");
