@@ -50,7 +50,7 @@ pub(crate) fn run(data: &[u8]) {
         false => (format!("{line}{}", escaped(rest)), &b""[..]),
     };
     let mut request = format!(
-        "{path} HTTP/1.1\r\nhost: gateway\r\nauthorization: Bearer {key}\r\ncontent-type: application/json\r\n\
+        "{path} HTTP/1.1\r\nhost: localhost\r\nauthorization: Bearer {key}\r\ncontent-type: application/json\r\n\
          connection: close\r\ncontent-length: {}\r\n\r\n",
         body.len()
     )
@@ -128,9 +128,9 @@ pub(crate) fn seeds() -> Vec<Vec<u8>> {
         seeds.push([&[route, who], body.as_bytes()].concat());
     }
     for raw in [
-        "GET /healthz HTTP/1.1\r\nhost: x\r\n\r\n".to_owned(),
-        format!("POST /api/v1/actions/preflight HTTP/1.1\r\nhost: x\r\nauthorization: Bearer apk_fuzz\r\ncontent-type: application/json\r\ncontent-length: {}\r\n\r\n{preflight}", preflight.len()),
-        "POST /api/v1/actions/preflight HTTP/1.1\r\nhost: x\r\nauthorization: Bearer apk_fuzz\r\ntransfer-encoding: chunked\r\n\r\n2\r\n{}\r\n0\r\n\r\n".to_owned(),
+        "GET /healthz HTTP/1.1\r\nhost: localhost\r\n\r\n".to_owned(),
+        format!("POST /api/v1/actions/preflight HTTP/1.1\r\nhost: localhost\r\nauthorization: Bearer apk_fuzz\r\ncontent-type: application/json\r\ncontent-length: {}\r\n\r\n{preflight}", preflight.len()),
+        "POST /api/v1/actions/preflight HTTP/1.1\r\nhost: localhost\r\nauthorization: Bearer apk_fuzz\r\ntransfer-encoding: chunked\r\n\r\n2\r\n{}\r\n0\r\n\r\n".to_owned(),
         "PRI * HTTP/2.0\r\n\r\nSM\r\n\r\n".to_owned(),
     ] {
         seeds.push([&[255], raw.as_bytes()].concat());

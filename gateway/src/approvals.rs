@@ -28,6 +28,8 @@ pub mod reason {
     pub const REJECTED: &str = "approval.rejected";
     /// It was used before.
     pub const SPENT: &str = "approval.spent";
+    /// As many requests of the key wait as may.
+    pub const TOO_MANY_PENDING: &str = "approval.too_many_pending";
     /// The tenant has no such approval.
     pub const UNKNOWN: &str = "approval.unknown";
 }
@@ -46,6 +48,14 @@ pub enum Status {
 }
 
 impl Status {
+    /// Every status.
+    pub const ALL: [Self; 4] = [Self::Approved, Self::Expired, Self::Pending, Self::Rejected];
+
+    /// The status of this word.
+    pub fn parse(word: &str) -> Option<Self> {
+        Self::ALL.into_iter().find(|status| status.as_str() == word)
+    }
+
     /// The word on the wire.
     pub const fn as_str(self) -> &'static str {
         match self {
@@ -83,6 +93,21 @@ impl Approval {
         decided.at.saturating_add(self.deadline.saturating_sub(self.created_at))
     }
 
+    /// The hash of the action that it shows; `None` if that has no canonical form. It is [`Approval::action_hash`], unless
+    /// the record was changed.
+    pub fn shown_hash(&self) -> Option<String> {
+        let args = Json::parse(self.args.as_bytes()).ok()?;
+        let or_null = |text: &Option<String>| text.as_deref().map_or(Json::Null, Json::from);
+        hash_of_action([
+            ("tool", Json::from(&*self.tool)),
+            ("resource", or_null(&self.resource)),
+            ("args", args),
+            ("goal", Json::from(&*self.goal)),
+            ("agent_id", or_null(&self.agent_id)),
+            ("user_id", or_null(&self.user_id)),
+        ])
+    }
+
     /// Whether a person approved it, in time or not.
     pub fn is_approved(&self) -> bool {
         self.proven && self.decided.as_ref().is_some_and(|decided| decided.approved)
@@ -105,14 +130,18 @@ pub fn asker(key: &Key) -> String {
 /// The hash that an approval is bound to; `None` if the action has no canonical form.
 pub fn action_hash(request: &Preflight<'_>, agent: Option<&Json>) -> Option<String> {
     let or_null = |value: Option<&Json>| value.cloned().unwrap_or(Json::Null);
-    let action = Json::Object(vec![
-        ("tool".to_owned(), request.tool.as_json().clone()),
-        ("resource".to_owned(), or_null(request.resource.map(|resource| resource.as_json()))),
-        ("args".to_owned(), request.args.clone()),
-        ("goal".to_owned(), request.goal.as_json().clone()),
-        ("agent_id".to_owned(), or_null(agent)),
-        ("user_id".to_owned(), or_null(request.user_id.map(|user| user.as_json()))),
-    ]);
+    hash_of_action([
+        ("tool", request.tool.as_json().clone()),
+        ("resource", or_null(request.resource.map(|resource| resource.as_json()))),
+        ("args", request.args.clone()),
+        ("goal", request.goal.as_json().clone()),
+        ("agent_id", or_null(agent)),
+        ("user_id", or_null(request.user_id.map(|user| user.as_json()))),
+    ])
+}
+
+fn hash_of_action(members: [(&str, Json); 6]) -> Option<String> {
+    let action = Json::Object(members.into_iter().map(|(name, value)| (name.to_owned(), value)).collect());
     hash_payload(&action).ok()
 }
 

@@ -4,12 +4,12 @@ use std::collections::HashMap;
 use std::fmt;
 use std::sync::Arc;
 
-use actpass_core::{Json, Secret};
+use actpass_core::{Json, Mode, Secret};
 use governor::DefaultDirectRateLimiter;
 use sha2::{Digest, Sha256};
 use subtle::ConstantTimeEq;
 
-use crate::policy::Policy;
+use crate::policy::{Policy, RiskTier};
 
 /// The longest key that is looked at, in bytes; a longer one is unknown.
 pub const MAX_KEY_BYTES: usize = 512;
@@ -104,6 +104,12 @@ pub fn generate(role: Role) -> Result<Secret, getrandom::Error> {
     Ok(Secret::new(format!("{}{}", role.prefix(), hex::encode(bytes))))
 }
 
+/// Keys that are in the documentation, and which anyone can use.
+pub const PUBLIC_KEYS: [&str; 2] = ["apk_dev", "apdv_dev"];
+
+/// A key with fewer characters than this can be guessed.
+pub const SHORT_KEY: usize = 32;
+
 /// A tenant: whose events, keys and chains no other sees.
 #[derive(Debug)]
 pub struct Tenant {
@@ -126,6 +132,154 @@ pub struct Key {
     pub agent: Option<Json>,
     /// How often it may call; `None` if as often as it likes.
     pub limiter: Option<DefaultDirectRateLimiter>,
+    /// What it may ask for.
+    pub grants: Grants,
+    /// Held while an approval request is opened, so that the number of pending requests is exact.
+    pub opening: tokio::sync::Mutex<()>,
+}
+
+impl Key {
+    /// A key without limits of its own, for [`Grants::of`] the role and the agent.
+    pub fn new(name: &str, tenant: Arc<Tenant>, role: Role, agent: Option<Json>) -> Self {
+        let grants = Grants::of(role, agent.is_some());
+        Self {
+            name: name.into(),
+            tenant,
+            role,
+            agent,
+            limiter: None,
+            grants,
+            opening: tokio::sync::Mutex::default(),
+        }
+    }
+
+    /// The agent that it is bound to.
+    pub fn bound_agent(&self) -> Option<&str> {
+        self.agent.as_ref().and_then(Json::as_str)
+    }
+
+    /// The agent outside of whose records it sees nothing; `None` for an operator's key, and for a key that is bound to
+    /// no agent.
+    pub fn confined_to(&self) -> Option<&str> {
+        self.bound_agent().filter(|_| self.role == Role::Agent)
+    }
+
+    /// Whether what the key `key_name` did for `agent` is this key's own: done by itself, or for the agent that it is
+    /// bound to. Everything is an operator's.
+    pub fn owns(&self, key_name: &str, agent: Option<&str>) -> bool {
+        let for_agent = self.bound_agent().is_some_and(|bound| agent == Some(bound));
+        self.role == Role::Operator || key_name == &*self.name || for_agent
+    }
+}
+
+/// Why a request is outside of what its key may ask for.
+pub mod reason {
+    /// The key may not ask in this mode.
+    pub const MODE: &str = "key.mode_not_allowed";
+    /// The key may not ask for this tool.
+    pub const TOOL: &str = "key.tool_not_allowed";
+    /// The key may not act for this user.
+    pub const USER: &str = "key.user_not_allowed";
+}
+
+/// What a key may ask for.
+#[derive(Clone, Debug, PartialEq, Eq)]
+pub struct Grants {
+    /// The modes of its preflights.
+    pub modes: Vec<Mode>,
+    /// The tools of its preflights, and of its passports.
+    pub tools: Patterns,
+    /// The users that its preflights may name; `None` if any. A preflight that names no user is always allowed.
+    pub users: Option<Patterns>,
+    /// The users that its passports may name.
+    pub passport_users: Patterns,
+    /// The tools that its passports may name.
+    pub passport_tools: Patterns,
+    /// The risk tiers that its passports may have.
+    pub risk_tiers: Vec<RiskTier>,
+    /// How long its passports may hold, in seconds.
+    pub max_ttl_seconds: i64,
+}
+
+impl Grants {
+    /// The defaults.
+    ///
+    /// A key that is bound to an agent issues passports for itself: without a user, in the tier `medium`. A key that is
+    /// bound to no agent belongs to a service that speaks for its agents and their users, and may name any.
+    pub fn of(role: Role, bound: bool) -> Self {
+        let confined = bound && role == Role::Agent;
+        Self {
+            modes: MODES.to_vec(),
+            tools: Patterns::any(),
+            users: None,
+            passport_users: if confined { Patterns::default() } else { Patterns::any() },
+            passport_tools: Patterns::any(),
+            risk_tiers: if confined { vec![RiskTier::Medium] } else { RiskTier::ALL.to_vec() },
+            max_ttl_seconds: crate::passport::MAX_TTL,
+        }
+    }
+}
+
+/// Every mode.
+pub const MODES: [Mode; 4] = [Mode::Enforce, Mode::Strict, Mode::Warn, Mode::Monitor];
+
+/// Names, in which `*` stands for any characters or none.
+#[derive(Clone, Debug, Default, PartialEq, Eq)]
+pub struct Patterns(Vec<String>);
+
+impl Patterns {
+    /// These patterns.
+    pub fn new(patterns: Vec<String>) -> Self {
+        Self(patterns)
+    }
+
+    /// What every name matches.
+    pub fn any() -> Self {
+        Self(vec!["*".to_owned()])
+    }
+
+    /// Whether a pattern matches all of `name`.
+    ///
+    /// ```
+    /// use actpass_gateway::auth::Patterns;
+    ///
+    /// let tools = Patterns::new(vec!["stripe.*".to_owned(), "crm.read".to_owned()]);
+    /// assert!(tools.matches("stripe.refunds.create") && tools.matches("crm.read"));
+    /// assert!(!tools.matches("stripe") && !tools.matches("crm.read2"));
+    /// ```
+    pub fn matches(&self, name: &str) -> bool {
+        self.0.iter().any(|pattern| matches_pattern(pattern, name))
+    }
+}
+
+/// As a person reads it: `stripe.*, crm.read`.
+impl fmt::Display for Patterns {
+    fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
+        match self.0.is_empty() {
+            true => f.write_str("none"),
+            false => f.write_str(&self.0.join(", ")),
+        }
+    }
+}
+
+/// The parts between the stars must follow each other: the first at the start, the last at the end, the others at the
+/// first place where they are found.
+fn matches_pattern(pattern: &str, name: &str) -> bool {
+    let Some((first, rest)) = pattern.split_once('*') else {
+        return pattern == name;
+    };
+    let (middle, last) = rest.rsplit_once('*').map_or((None, rest), |(middle, last)| (Some(middle), last));
+    let inner = name.strip_prefix(first).and_then(|inner| inner.strip_suffix(last));
+    let Some(mut inner) = inner else {
+        return false;
+    };
+    for part in middle.into_iter().flat_map(|middle| middle.split('*')) {
+        match inner.split_once(part) {
+            Some((_, after)) => inner = after,
+            None => return false,
+        }
+    }
+    true
 }
 
 /// All keys of a gateway.
@@ -192,6 +346,36 @@ mod tests {
     }
 
     #[test]
+    fn patterns_match_whole_names() {
+        for (pattern, name, expected) in [
+            ("a", "a", true),
+            ("a", "ab", false),
+            ("", "", true),
+            ("", "a", false),
+            ("*", "", true),
+            ("*", "a.b", true),
+            ("stripe.*", "stripe.refunds.create", true),
+            ("stripe.*", "stripe", false),
+            ("stripe.*", "xstripe.a", false),
+            ("*.read", "crm.read", true),
+            ("*.read", "crm.reads", false),
+            ("a*b", "ab", true),
+            ("a*b", "a-b-b", true),
+            ("a*a", "a", false),
+            ("a*b*c", "a1b2c", true),
+            ("a*b*c", "acb", false),
+            ("a*bb*b", "abb", false),
+            ("**", "x", true),
+            ("stripe.*", "Stripe.a", false),
+            ("\u{e9}*", "\u{e9}a", true),
+        ] {
+            let patterns = Patterns::new(vec![pattern.to_owned()]);
+            assert_eq!(patterns.matches(name), expected, "{pattern} {name}");
+        }
+        assert!(!Patterns::default().matches(""));
+    }
+
+    #[test]
     fn new_keys_differ_and_name_their_role() {
         let keys: Vec<_> = (0..8).map(|_| generate(Role::Agent).unwrap()).collect();
         assert!(keys.iter().all(|key| key.expose().starts_with("apk_") && key.expose().len() == 68));
@@ -204,10 +388,7 @@ mod tests {
         let policy = Policy::parse(br#"{"id": "p", "version": 1, "rules": []}"#).unwrap();
         let tenant = Arc::new(Tenant { id: "t".into(), policy });
         let mut keyring = Keyring::default();
-        keyring.add(
-            KeyHash::of(key),
-            Key { name: "agent".into(), tenant, role: Role::Agent, agent: None, limiter: None },
-        );
+        keyring.add(KeyHash::of(key), Key::new("agent", tenant, Role::Agent, None));
         keyring
     }
 }

@@ -5,21 +5,22 @@ use std::io::{self, BufRead, IsTerminal, Read, Write};
 use std::net::SocketAddr;
 use std::path::{Path, PathBuf};
 use std::process::ExitCode;
-use std::time::UNIX_EPOCH;
+use std::time::{Duration, UNIX_EPOCH};
 
 use actpass_core::Secret;
 use actpass_core::token::PublicKey;
 use clap::{Args, Parser, Subcommand, ValueEnum};
-use tracing_appender::non_blocking::WorkerGuard;
+use tracing_appender::non_blocking::{ErrorCounter, WorkerGuard};
 use tracing_subscriber::filter::{LevelFilter, Targets};
 use tracing_subscriber::layer::SubscriberExt;
 use tracing_subscriber::util::SubscriberInitExt;
 use zeroize::Zeroizing;
 
-use crate::auth::{self, KeyHash, MAX_KEY_BYTES, Role};
+use crate::auth::{self, KeyHash, MAX_KEY_BYTES, Role, SHORT_KEY};
 use crate::clock::{Clock, LAST_SECOND, rfc3339};
-use crate::config::{LogFormat, MASTER_KEY_VARIABLE, Settings};
+use crate::config::{LogFormat, LogLevel, MASTER_KEY_VARIABLE, Settings, parse_listen};
 use crate::evidence::{self, Chain, Expected, Verified};
+use crate::files;
 use crate::http::openapi;
 use crate::passport::{Keys, Ring};
 use crate::policy::{Cases, Policy};
@@ -37,9 +38,12 @@ const WRONG_SETTINGS: u8 = 2;
 /// Runs the program with the process's arguments.
 pub fn run() -> ExitCode {
     let outcome = match Cli::parse().command {
+        Command::Config(ConfigCommand::Check { config, deny_warnings }) => {
+            check_config(&config, deny_warnings)
+        }
         Command::Dev(dev) => Settings::dev(dev.listen, dev.data, dev.policy.as_deref())
             .map_err(Failure::Settings)
-            .and_then(|settings| serve(settings, Some("apdv_dev"), dev.accept_missing_wal)),
+            .and_then(|settings| serve(settings, dev.log_level, Some("apdv_dev"), dev.accept_missing_wal)),
         Command::Evidence(EvidenceCommand::Export { chain, source, tenant }) => {
             export_evidence(Chain { tenant_id: &tenant, chain_id: &chain }, source)
         }
@@ -55,9 +59,9 @@ pub fn run() -> ExitCode {
         Command::Tools(ToolsCommand::Check { file, lock }) => check_tools(&file, &lock),
         Command::Tools(ToolsCommand::Scan { file, lock }) => scan_tools(&file, &lock),
         Command::Vault(command) => vault(command),
-        Command::Serve { config, accept_missing_wal } => Settings::load(&config)
+        Command::Serve { config, log_level, accept_missing_wal } => Settings::load(&config)
             .map_err(Failure::Settings)
-            .and_then(|settings| serve(settings, None, accept_missing_wal)),
+            .and_then(|settings| serve(settings, log_level, None, accept_missing_wal)),
     };
     match outcome {
         Ok(()) => ExitCode::SUCCESS,
@@ -79,6 +83,9 @@ struct Cli {
 
 #[derive(Debug, Subcommand)]
 enum Command {
+    /// Checks settings without starting a gateway
+    #[command(subcommand)]
+    Config(ConfigCommand),
     /// Runs a gateway for a first try and for tests, with keys that everyone knows
     Dev(Dev),
     /// Exports chains of the ledger and checks exports
@@ -104,6 +111,9 @@ enum Command {
         /// was recorded last may be lost
         #[arg(long)]
         accept_missing_wal: bool,
+        /// Which lines the log has, whatever the settings say
+        #[arg(long, value_enum, value_name = "LEVEL")]
+        log_level: Option<LogLevelArgument>,
     },
     /// Keeps the tools of an MCP server as they were approved, and finds what changed
     #[command(subcommand)]
@@ -113,10 +123,45 @@ enum Command {
     Vault(VaultCommand),
 }
 
+#[derive(Debug, Subcommand)]
+enum ConfigCommand {
+    /// Prints everything that is wrong with the settings, and what is probably not meant
+    Check {
+        /// The settings, a TOML file
+        #[arg(long, value_name = "FILE")]
+        config: PathBuf,
+        /// Fails also if something is only probably not meant
+        #[arg(long)]
+        deny_warnings: bool,
+    },
+}
+
+#[derive(Clone, Copy, Debug, ValueEnum)]
+enum LogLevelArgument {
+    Error,
+    Warn,
+    Info,
+    Debug,
+}
+
+impl From<LogLevelArgument> for LogLevel {
+    fn from(level: LogLevelArgument) -> Self {
+        match level {
+            LogLevelArgument::Error => Self::Error,
+            LogLevelArgument::Warn => Self::Warn,
+            LogLevelArgument::Info => Self::Info,
+            LogLevelArgument::Debug => Self::Debug,
+        }
+    }
+}
+
 #[derive(Args, Debug)]
 struct Dev {
+    /// Which lines the log has
+    #[arg(long, value_enum, value_name = "LEVEL")]
+    log_level: Option<LogLevelArgument>,
     /// Where to listen: a loopback address; port 0 takes a free one
-    #[arg(long, value_name = "ADDRESS", default_value = "127.0.0.1:8787")]
+    #[arg(long, value_name = "ADDRESS", default_value = "127.0.0.1:8787", value_parser = parse_listen)]
     listen: SocketAddr,
     /// The policy that decides; the refund policy if there is none
     #[arg(long, value_name = "FILE")]
@@ -307,17 +352,26 @@ impl Failure {
 }
 
 /// `known` is an operator's key that everyone knows.
-fn serve(settings: Settings, known: Option<&str>, accepts_missing_wal: bool) -> Result<(), Failure> {
-    let _log = start_log(settings.log);
+fn serve(
+    settings: Settings,
+    level: Option<LogLevelArgument>,
+    known: Option<&str>,
+    accepts_missing_wal: bool,
+) -> Result<(), Failure> {
+    let log = start_log(settings.log, level.map_or(settings.log_level, LogLevel::from));
     if let (true, Location::File(data)) = (accepts_missing_wal, &settings.data)
         && data.try_exists().map_err(Failure::new)?
     {
         accept_missing_wal(data).map_err(Failure::new)?;
     }
+    for warning in &settings.warnings {
+        tracing::warn!("{warning}");
+    }
     let runtime = tokio::runtime::Builder::new_multi_thread().enable_all().build().map_err(Failure::new)?;
     runtime.block_on(async {
         // From before anything is there to be stopped.
         let signals = Signals::new().map_err(Failure::new)?;
+        tokio::spawn(report_dropped(log.dropped.clone()));
         let server = Server::start(settings).await.map_err(Failure::new)?;
         let mut out = io::stdout();
         // Whoever started the gateway may have closed its end of the pipe; the gateway works all the same.
@@ -338,15 +392,49 @@ fn serve(settings: Settings, known: Option<&str>, accepts_missing_wal: bool) -> 
     })
 }
 
+/// Says how many lines the log lost, whenever there are more.
+async fn report_dropped(dropped: ErrorCounter) {
+    let mut known = 0;
+    let mut looks = tokio::time::interval(DROPPED_EVERY);
+    loop {
+        looks.tick().await;
+        let now = dropped.dropped_lines();
+        if now > known {
+            tracing::warn!(
+                lines = now - known,
+                total = now,
+                "log lines were dropped: nobody took them in time"
+            );
+            known = now;
+        }
+    }
+}
+
+/// How often it is looked whether lines of the log were dropped.
+const DROPPED_EVERY: Duration = Duration::from_secs(10);
+
+/// The log, which is written until this is dropped.
+struct Log {
+    dropped: ErrorCounter,
+    _guard: WorkerGuard,
+}
+
 /// Sends the gateway's own log lines to the standard error. Those of its libraries are left out: theirs are not checked
 /// for what they show.
 ///
 /// A thread of its own writes them, and drops lines rather than wait: a log that nobody reads must not stop the gateway.
 /// What is left is written when the guard is dropped.
-fn start_log(format: LogFormat) -> WorkerGuard {
-    let own = Targets::new().with_target("actpass_gateway", LevelFilter::INFO);
+fn start_log(format: LogFormat, level: LogLevel) -> Log {
+    let level = match level {
+        LogLevel::Error => LevelFilter::ERROR,
+        LogLevel::Warn => LevelFilter::WARN,
+        LogLevel::Info => LevelFilter::INFO,
+        LogLevel::Debug => LevelFilter::DEBUG,
+    };
+    let own = Targets::new().with_target("actpass_gateway", level);
     // That thread flushes whenever nothing more waits for it.
     let (writer, guard) = tracing_appender::non_blocking(io::BufWriter::new(io::stderr()));
+    let dropped = writer.error_counter();
     let lines = tracing_subscriber::fmt::layer().with_writer(writer).with_ansi(false);
     let registry = tracing_subscriber::registry().with(own);
     // Only a second call in one process fails, and then there is a log already.
@@ -359,11 +447,12 @@ fn start_log(format: LogFormat) -> WorkerGuard {
         let place = panic.location().map(ToString::to_string);
         tracing::error!(place, "panicked");
     }));
-    guard
+    Log { dropped, _guard: guard }
 }
 
 #[cfg(unix)]
 struct Signals {
+    hangup: tokio::signal::unix::Signal,
     interrupt: tokio::signal::unix::Signal,
     terminate: tokio::signal::unix::Signal,
 }
@@ -373,13 +462,24 @@ impl Signals {
     fn new() -> io::Result<Self> {
         use tokio::signal::unix::{SignalKind, signal};
 
-        Ok(Self { interrupt: signal(SignalKind::interrupt())?, terminate: signal(SignalKind::terminate())? })
+        Ok(Self {
+            hangup: signal(SignalKind::hangup())?,
+            interrupt: signal(SignalKind::interrupt())?,
+            terminate: signal(SignalKind::terminate())?,
+        })
     }
 
+    /// Waits for a signal that stops the gateway. A hangup does not: whoever sends one means that settings be read again,
+    /// or has closed the terminal.
     async fn any(mut self) -> &'static str {
-        tokio::select! {
-            _ = self.interrupt.recv() => "SIGINT",
-            _ = self.terminate.recv() => "SIGTERM",
+        loop {
+            tokio::select! {
+                Some(()) = self.hangup.recv() => {
+                    tracing::warn!("SIGHUP is ignored: settings are read when the gateway starts, so restart it");
+                }
+                _ = self.interrupt.recv() => return "SIGINT",
+                _ = self.terminate.recv() => return "SIGTERM",
+            }
         }
     }
 }
@@ -663,11 +763,36 @@ fn hash_key() -> Result<(), Failure> {
             format!("expected a key on the standard input: 1 to {MAX_KEY_BYTES} visible ASCII characters");
         return Err(Failure::Failed(problem));
     }
+    let distinct = key.bytes().collect::<std::collections::HashSet<_>>().len();
+    if key.len() < SHORT_KEY || distinct < SHORT_KEY / 4 {
+        eprintln!(
+            "warning: this key can be guessed: it has {} characters, {distinct} different ones; expected a random one \
+             of at least {SHORT_KEY}, as `key new` makes it",
+            key.len()
+        );
+    }
     print(hash_line(&KeyHash::of(key)))
 }
 
 fn hash_line(hash: &KeyHash) -> String {
     format!("hash = \"{hash}\"")
+}
+
+fn check_config(config: &Path, deny_warnings: bool) -> Result<(), Failure> {
+    let settings = Settings::load(config).map_err(Failure::Settings)?;
+    for warning in &settings.warnings {
+        print(format_args!("warning: {warning}"))?;
+    }
+    print(format_args!(
+        "{}: can be used; {} tenants, {} warnings",
+        config.display(),
+        settings.tenants.len(),
+        settings.warnings.len()
+    ))?;
+    match settings.warnings.is_empty() || !deny_warnings {
+        true => Ok(()),
+        false => Err(Failure::new("there are warnings, and --deny-warnings was given")),
+    }
 }
 
 fn check_policy(file: &Path) -> Result<(), Failure> {
@@ -678,7 +803,19 @@ fn check_policy(file: &Path) -> Result<(), Failure> {
         policy.id(),
         policy.hash(),
         policy.rules().len()
-    ))
+    ))?;
+    let findings = policy.findings();
+    let mut defects = 0_usize;
+    for finding in &findings {
+        let word = if finding.is_defect() { "error" } else { "warning" };
+        defects += usize::from(finding.is_defect());
+        // Beside what describes the policy, which programs read.
+        eprintln!("{word}: {finding}");
+    }
+    match defects {
+        0 => Ok(()),
+        _ => Err(Failure::Failed(format!("{}: {defects} rules never decide anything", file.display()))),
+    }
 }
 
 fn test_policy(file: &Path, cases: &Path) -> Result<(), Failure> {
@@ -707,7 +844,8 @@ fn test_policy(file: &Path, cases: &Path) -> Result<(), Failure> {
 
 /// What `parse` makes of the file; its problems name the file.
 fn read_checked<T>(file: &Path, parse: impl Fn(&[u8]) -> Result<T, Problems>) -> Result<T, Failure> {
-    let text = fs::read(file).map_err(|error| Failure::Failed(format!("{}: {error}", file.display())))?;
+    let text =
+        files::read_bytes(file).map_err(|error| Failure::Failed(format!("{}: {error}", file.display())))?;
     parse(&text).map_err(|found| {
         let mut problems = Problems::default();
         problems.add_all(file.display(), &found);

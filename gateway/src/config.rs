@@ -10,14 +10,18 @@ use std::time::Duration;
 
 use actpass_core::Json;
 use governor::{DefaultDirectRateLimiter, Quota};
+use ipnet::IpNet;
 use rustls::ServerConfig;
 use rustls::pki_types::pem::PemObject;
 use rustls::pki_types::{CertificateDer, PrivateKeyDer};
 use toml::{Table, Value};
 
-use crate::auth::{Key, KeyHash, Keyring, Role, Tenant};
-use crate::clock::Clock;
-use crate::policy::Policy;
+use crate::auth::{Grants, Key, KeyHash, Keyring, MODES, PUBLIC_KEYS, Patterns, Role, Tenant};
+use crate::clock::{Clock, rfc3339};
+use crate::files;
+use crate::hosts::{Authority, Hosts};
+use crate::passport;
+use crate::policy::{Policy, RiskTier};
 use crate::problems::Problems;
 use crate::seal::MasterKey;
 use crate::store::{Database, Location, Trust};
@@ -59,6 +63,95 @@ pub struct Settings {
     pub keep_seconds: i64,
     /// What time it is.
     pub clock: Clock,
+    /// The names under which it answers.
+    pub hosts: Hosts,
+    /// The proxies whose `X-Forwarded-For` is believed.
+    pub trusted_proxies: Vec<IpNet>,
+    /// How many connections it takes.
+    pub connections: ConnectionLimits,
+    /// How many approval requests of one key may be pending: 100 if not set.
+    pub pending_approvals: u32,
+    /// The path below which a proxy shows the page, without a slash at its end; empty for the root.
+    pub base_path: String,
+    /// Which lines the log has.
+    pub log_level: LogLevel,
+    /// What is not wrong, and probably not meant: each with the member's name.
+    pub warnings: Vec<String>,
+}
+
+/// How many connections a gateway takes.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub struct ConnectionLimits {
+    /// In all: 4096 if not set, and fewer where the process may open fewer files.
+    pub total: usize,
+    /// From one address, and from one /64 network of IPv6: 1024 if not set. A trusted proxy has no such limit.
+    pub per_address: usize,
+}
+
+impl Default for ConnectionLimits {
+    fn default() -> Self {
+        Self { total: 4096, per_address: 1024 }
+    }
+}
+
+/// Which lines a log has: those of this level and of the levels before it.
+#[derive(Clone, Copy, Debug, Default, PartialEq, Eq)]
+pub enum LogLevel {
+    /// What does not work.
+    Error,
+    /// And what is probably not meant.
+    Warn,
+    /// And every request.
+    #[default]
+    Info,
+    /// And what helps to find a defect.
+    Debug,
+}
+
+impl LogLevel {
+    /// Every level.
+    pub const ALL: [Self; 4] = [Self::Error, Self::Warn, Self::Info, Self::Debug];
+
+    /// The word in a configuration.
+    pub const fn as_str(self) -> &'static str {
+        match self {
+            Self::Error => "error",
+            Self::Warn => "warn",
+            Self::Info => "info",
+            Self::Debug => "debug",
+        }
+    }
+
+    /// The level of this word.
+    pub fn parse(word: &str) -> Option<Self> {
+        Self::ALL.into_iter().find(|level| level.as_str() == word)
+    }
+}
+
+/// Reads where to listen: an IP address and a port, or `localhost` and a port, which is 127.0.0.1.
+///
+/// # Errors
+///
+/// What was expected, if it is anything else.
+pub fn parse_listen(text: &str) -> Result<SocketAddr, String> {
+    if let Ok(address) = text.parse() {
+        return Ok(address);
+    }
+    let localhost = text.strip_prefix("localhost:").and_then(|port| port.parse().ok());
+    localhost.map(|port| SocketAddr::from(([127, 0, 0, 1], port))).ok_or_else(|| {
+        let hint = match text.rsplit_once(':') {
+            Some((host, port)) if port.parse::<u16>().is_ok() && host.matches(':').count() > 1 => {
+                "; an IPv6 address stands in brackets"
+            }
+            Some((_, port)) if port.parse::<u16>().is_ok() => {
+                "; other names than localhost can have many addresses, so give the address"
+            }
+            _ => "",
+        };
+        format!(
+            "expected an address and a port such as \"127.0.0.1:8787\" or \"localhost:8787\", found {text:?}{hint}"
+        )
+    })
 }
 
 /// The environment variable with the master key.
@@ -91,6 +184,8 @@ pub enum LogFormat {
 /// How long a client or the store may take.
 #[derive(Clone, Copy, Debug)]
 pub struct Timeouts {
+    /// An answer of which the client takes nothing: 30 s.
+    pub answer: Duration,
     /// A body, from its first byte to its last: 30 s.
     pub body: Duration,
     /// The headers of a request, and how long a connection may be idle before them: 10 s.
@@ -104,6 +199,7 @@ pub struct Timeouts {
 impl Default for Timeouts {
     fn default() -> Self {
         Self {
+            answer: Duration::from_secs(30),
             body: Duration::from_secs(30),
             headers: Duration::from_secs(10),
             stop: Duration::from_secs(10),
@@ -119,7 +215,7 @@ impl Settings {
     ///
     /// Everything that is wrong, each with the member's name.
     pub fn load(path: &Path) -> Result<Self, Problems> {
-        let text = std::fs::read_to_string(path).map_err(|error| Problems::one(path.display(), error))?;
+        let text = files::read_text(path).map_err(|error| Problems::one(path.display(), error))?;
         let folder = path.parent().unwrap_or(Path::new(""));
         Self::parse(&text, folder)
     }
@@ -137,7 +233,7 @@ impl Settings {
                 .map_or(1, |span| 1 + text.bytes().take(span.start).filter(|b| *b == b'\n').count());
             Problems::one(format_args!("line {line}"), error.message().lines().next().unwrap_or_default())
         })?;
-        Reader { problems: Problems::default(), folder }.settings(table)
+        Reader { problems: Problems::default(), warnings: Vec::new(), folder }.settings(table)
     }
 
     /// The settings of `actpass-gateway dev`: the tenant `dev`, the keys `apk_dev` and `apdv_dev`, and the refund
@@ -168,9 +264,7 @@ impl Settings {
         for (secret, name, role) in
             [("apk_dev", "dev-agent", Role::Agent), ("apdv_dev", "dev-operator", Role::Operator)]
         {
-            let key =
-                Key { name: name.into(), tenant: Arc::clone(&tenant), role, agent: None, limiter: None };
-            keyring.add(KeyHash::of(secret), key);
+            keyring.add(KeyHash::of(secret), Key::new(name, Arc::clone(&tenant), role, None));
         }
         Ok(Self {
             listen,
@@ -187,6 +281,13 @@ impl Settings {
             finds_approvals: true,
             keep_seconds: DEFAULT_KEEP_SECONDS,
             clock: Clock::default(),
+            hosts: Hosts::Loopback,
+            trusted_proxies: Vec::new(),
+            connections: ConnectionLimits::default(),
+            pending_approvals: DEFAULT_PENDING_APPROVALS,
+            base_path: String::new(),
+            log_level: LogLevel::default(),
+            warnings: Vec::new(),
         })
     }
 }
@@ -200,10 +301,27 @@ const KEEP_SECONDS: std::ops::RangeInclusive<u64> = 1..=31_536_000;
 
 const DEFAULT_BODY_BYTES: usize = 1 << 20;
 
+const DEFAULT_PENDING_APPROVALS: u32 = 100;
+
+/// A certificate that expires within so many seconds is one to replace: 30 days.
+const EXPIRES_SOON: i64 = 30 * 24 * 60 * 60;
+
+/// Bodies larger than this are hardly meant: each request that arrives can take as much memory.
+const LARGE_BODY: usize = 64 << 20;
+
+/// Bodies smaller than this do not hold a usual preflight.
+const SMALL_BODY: usize = 1 << 10;
+
+/// More requests a second than any gateway answers.
+const HIGH_RATE: u32 = 100_000;
+
+/// A key of 32 random bytes has about 30 different ones; with fewer than this it was not random.
+const DISTINCT_BYTES: usize = 12;
+
 /// Reads a policy file; problems are those of the member `place`.
 fn load_policy(place: &str, path: &Path) -> Result<Policy, Problems> {
     let place = format!("{place}: {}", path.display());
-    let text = std::fs::read(path).map_err(|error| Problems::one(&place, error))?;
+    let text = files::read_bytes(path).map_err(|error| Problems::one(&place, error))?;
     Policy::parse(&text).map_err(|found| {
         let mut problems = Problems::default();
         problems.add_all(&place, &found);
@@ -221,6 +339,7 @@ fn make_private_folder(folder: &Path) -> std::io::Result<()> {
 
 struct Reader<'f> {
     problems: Problems,
+    warnings: Vec<String>,
     folder: &'f Path,
 }
 
@@ -230,6 +349,10 @@ impl Reader<'_> {
         let listen = self.listen(&mut root);
         let data = self.data(&mut root);
         let log = self.log(&mut root);
+        let log_level = self.log_level(&mut root);
+        let hosts = self.hosts(&mut root);
+        let trusted_proxies = self.trusted_proxies(&mut root);
+        let base_path = self.page(&mut root);
         let danger = root.optional_bool("danger_allow_plain_http", &mut self.problems).unwrap_or(false);
         let issuer = self.issuer(&mut root);
         let master_key = self.master_key(&mut root);
@@ -256,6 +379,11 @@ impl Reader<'_> {
         let (Some(listen), Some(data)) = (listen, data) else {
             return Err(self.problems);
         };
+        if let MasterKeySource::Given(_) = &master_key {
+            self.warn_of_issuer(issuer.as_deref(), listen);
+        }
+        let hosts =
+            Hosts::Named(hosts.into_iter().chain(issuer.as_deref().and_then(Authority::of_url)).collect());
         let timeouts = Timeouts::default();
         let mut tenants: Vec<_> = tenants.into_keys().collect();
         tenants.sort_unstable();
@@ -274,19 +402,148 @@ impl Reader<'_> {
             finds_approvals,
             keep_seconds,
             clock: Clock::default(),
+            hosts,
+            trusted_proxies,
+            connections: limits.connections,
+            pending_approvals: limits.pending_approvals,
+            base_path,
+            log_level,
+            warnings: self.warnings,
         })
+    }
+
+    fn warn(&mut self, place: impl fmt::Display, problem: impl fmt::Display) {
+        self.warnings.push(format!("{place}: {problem}"));
+    }
+
+    /// Passports name their issuer, and whoever verifies one fetches the keys from there.
+    fn warn_of_issuer(&mut self, issuer: Option<&str>, listen: SocketAddr) {
+        let Some(issuer) = issuer else {
+            if listen.ip().is_unspecified() {
+                let problem = format_args!(
+                    "missing, so passports name {listen}, which nobody can reach; expected the gateway's URL, such \
+                     as \"https://gateway.example\""
+                );
+                self.warn("issuer", problem);
+            }
+            return;
+        };
+        let authority = Authority::of_url(issuer);
+        if authority.as_ref().and_then(Authority::address).is_some_and(|address| address.is_unspecified()) {
+            let problem =
+                format_args!("{issuer:?} is an address that nobody can reach; expected the gateway's URL");
+            self.warn("issuer", problem);
+        } else if authority.is_some_and(|authority| authority.is_loopback()) && !listen.ip().is_loopback() {
+            self.warn(
+                "issuer",
+                format_args!("{issuer:?} is on this machine only, and the gateway listens beyond it"),
+            );
+        }
+    }
+
+    fn log_level(&mut self, root: &mut Section) -> LogLevel {
+        let Some(word) = root.optional_text("log_level", &mut self.problems) else {
+            return LogLevel::default();
+        };
+        LogLevel::parse(&word).unwrap_or_else(|| {
+            let words = LogLevel::ALL.map(LogLevel::as_str).join(", ");
+            self.problems.add("log_level", format_args!("expected one of {words}, found {word:?}"));
+            LogLevel::default()
+        })
+    }
+
+    fn hosts(&mut self, root: &mut Section) -> Vec<Authority> {
+        let names = root.optional_texts("hosts", &mut self.problems).unwrap_or_default();
+        let mut hosts = Vec::with_capacity(names.len());
+        for name in names {
+            match Authority::parse(&name) {
+                Some(host) => hosts.push(host),
+                None => {
+                    let expected = "expected names, each perhaps with a port, such as \"gateway.example\"";
+                    self.problems.add("hosts", format_args!("{expected}, found {name:?}"));
+                }
+            }
+        }
+        hosts
+    }
+
+    fn trusted_proxies(&mut self, root: &mut Section) -> Vec<IpNet> {
+        let texts = root.optional_texts("trusted_proxies", &mut self.problems).unwrap_or_default();
+        let mut networks = Vec::with_capacity(texts.len());
+        for text in texts {
+            let address = || text.parse::<std::net::IpAddr>().map(IpNet::from);
+            match text.parse::<IpNet>().or_else(|_| address()) {
+                Ok(network) if network.prefix_len() == 0 => {
+                    let problem = format_args!("{text:?} is every address, so any client could name another");
+                    self.problems.add("trusted_proxies", problem);
+                }
+                Ok(network) => networks.push(network),
+                Err(_) => {
+                    let expected = "expected addresses or networks such as \"10.0.0.0/8\"";
+                    self.problems.add("trusted_proxies", format_args!("{expected}, found {text:?}"));
+                }
+            }
+        }
+        networks
+    }
+
+    fn page(&mut self, root: &mut Section) -> String {
+        let Some(mut section) = root.section("page", &mut self.problems) else {
+            return String::new();
+        };
+        let path = section.optional_text("base_path", &mut self.problems).unwrap_or_default();
+        section.finish(&mut self.problems);
+        let segment = |segment: &str| {
+            !segment.is_empty()
+                && segment != "."
+                && segment != ".."
+                && segment.bytes().all(|byte| byte.is_ascii_alphanumeric() || b"-._~".contains(&byte))
+        };
+        let is_path =
+            path.is_empty() || path.strip_prefix('/').is_some_and(|path| path.split('/').all(segment));
+        if !is_path {
+            let expected = "expected a path of letters, digits and -._~ without a slash at its end, such as \"/actpass\"";
+            self.problems.add("page.base_path", format_args!("{expected}, found {path:?}"));
+        }
+        path
+    }
+
+    /// What a key may ask for, and what its passports may claim.
+    fn grants(&mut self, section: &mut Section, role: Option<Role>, bound: bool) -> Grants {
+        let mut grants = Grants::of(role.unwrap_or(Role::Agent), bound);
+        if let Some(words) = section.optional_words("modes", &mut self.problems, &MODES, |mode| mode.as_str())
+        {
+            grants.modes = words;
+        }
+        let tiers =
+            section.optional_words("risk_tiers", &mut self.problems, &RiskTier::ALL, |tier| tier.as_str());
+        if let Some(tiers) = tiers {
+            grants.risk_tiers = tiers;
+        }
+        if let Some(tools) = section.optional_texts("tools", &mut self.problems).map(Patterns::new) {
+            grants.passport_tools = tools.clone();
+            grants.tools = tools;
+        }
+        if let Some(tools) = section.optional_texts("allowed_tools", &mut self.problems) {
+            grants.passport_tools = Patterns::new(tools);
+        }
+        if let Some(users) = section.optional_texts("users", &mut self.problems).map(Patterns::new) {
+            grants.passport_users = users.clone();
+            grants.users = Some(users);
+        }
+        if let Some(seconds) = section.positive("max_ttl_seconds", &mut self.problems) {
+            grants.max_ttl_seconds = i64::from(seconds.get());
+            if grants.max_ttl_seconds > passport::MAX_TTL {
+                let problem = format_args!("expected an integer of 1 to {}", passport::MAX_TTL);
+                self.problems.add(section.member("max_ttl_seconds"), problem);
+            }
+        }
+        grants
     }
 
     fn listen(&mut self, root: &mut Section) -> Option<SocketAddr> {
         let text = root.text("listen", &mut self.problems)?;
-        let parsed = text.parse().ok();
-        if parsed.is_none() {
-            self.problems.add(
-                "listen",
-                format_args!("expected an address and a port such as \"127.0.0.1:8787\", found {text:?}"),
-            );
-        }
-        parsed
+        parse_listen(&text).map_err(|problem| self.problems.add("listen", problem)).ok()
     }
 
     /// The URL is never shown: it has a password.
@@ -364,8 +621,17 @@ impl Reader<'_> {
                 self.problems.add("master_key_file", problem);
                 return MasterKeySource::Missing;
             }
-            (Some(file), None) => match std::fs::read_to_string(&file) {
-                Ok(text) => (format!("master_key_file: {}", file.display()), Some(text)),
+            (Some(file), None) => match files::read_text(&file) {
+                Ok(text) => {
+                    if files::is_open_to_others(&file) {
+                        let problem = format_args!(
+                            "{}: others than its owner can use this file; expected the mode 0600 or 0400",
+                            file.display()
+                        );
+                        self.warn("master_key_file", problem);
+                    }
+                    (format!("master_key_file: {}", file.display()), Some(text.to_string()))
+                }
                 Err(error) => {
                     self.problems.add("master_key_file", format_args!("{}: {error}", file.display()));
                     return MasterKeySource::Missing;
@@ -373,7 +639,14 @@ impl Reader<'_> {
             },
         };
         match text.map(zeroize::Zeroizing::new).and_then(|text| MasterKey::parse(&text)) {
-            Some(key) => MasterKeySource::Given(key),
+            Some(key) => {
+                if key.distinct_bytes() < DISTINCT_BYTES {
+                    let problem = "has few different bytes, so it was not made at random and can be guessed; make one with \
+                                   `openssl rand -hex 32`";
+                    self.warn(place, problem);
+                }
+                MasterKeySource::Given(key)
+            }
             None => {
                 self.problems.add(place, "expected 32 bytes as 64 hex digits or base64");
                 MasterKeySource::Missing
@@ -413,18 +686,62 @@ impl Reader<'_> {
     }
 
     fn limits(&mut self, root: &mut Section) -> Limits {
-        let mut limits = Limits { body_bytes: DEFAULT_BODY_BYTES, quota: None };
+        let mut limits = Limits {
+            body_bytes: DEFAULT_BODY_BYTES,
+            quota: None,
+            connections: ConnectionLimits::default(),
+            pending_approvals: DEFAULT_PENDING_APPROVALS,
+        };
         let Some(mut section) = root.section("limits", &mut self.problems) else {
             return limits;
         };
         if let Some(bytes) = section.positive("body_bytes", &mut self.problems) {
             limits.body_bytes = usize::try_from(bytes.get()).unwrap_or(usize::MAX);
+            if limits.body_bytes > LARGE_BODY {
+                let problem = format_args!(
+                    "{bytes} is more than {LARGE_BODY}, and each request can take as much memory"
+                );
+                self.warn("limits.body_bytes", problem);
+            }
+            if limits.body_bytes < SMALL_BODY {
+                let problem =
+                    format_args!("{bytes} is less than {SMALL_BODY}, so usual requests are refused");
+                self.warn("limits.body_bytes", problem);
+            }
+        }
+        let count = |number: Option<NonZeroU32>| number.and_then(|number| usize::try_from(number.get()).ok());
+        let total = count(section.positive("connections", &mut self.problems));
+        let per_address = count(section.positive("connections_per_address", &mut self.problems));
+        limits.connections.total = total.unwrap_or(limits.connections.total);
+        // Never more than there are in all.
+        limits.connections.per_address =
+            per_address.unwrap_or(limits.connections.per_address).min(limits.connections.total);
+        if per_address.is_some_and(|per_address| per_address > limits.connections.total) {
+            let problem = format_args!("is more than limits.connections, {}", limits.connections.total);
+            self.warn("limits.connections_per_address", problem);
+        }
+        if let Some(pending) = section.positive("pending_approvals", &mut self.problems) {
+            limits.pending_approvals = pending.get();
+            if limits.pending_approvals > 10_000 {
+                self.warn("limits.pending_approvals", "more than 10000, which nobody can decide about");
+            }
         }
         let per_second = section.positive("requests_per_second", &mut self.problems);
         let has_burst = section.has("burst");
         let burst = section.positive("burst", &mut self.problems);
         if has_burst && per_second.is_none() {
             self.problems.add("limits.burst", "needs limits.requests_per_second");
+        }
+        if per_second.is_some_and(|rate| rate.get() > HIGH_RATE) {
+            let problem =
+                format_args!("more than {HIGH_RATE}, which limits nothing; leave it out for no limit");
+            self.warn("limits.requests_per_second", problem);
+        }
+        if let (Some(rate), Some(burst)) = (per_second, burst)
+            && burst < rate
+        {
+            let problem = format_args!("{burst} is less than limits.requests_per_second, {rate}");
+            self.warn("limits.burst", problem);
         }
         limits.quota = per_second.map(|rate| Quota::per_second(rate).allow_burst(burst.unwrap_or(rate)));
         section.finish(&mut self.problems);
@@ -440,6 +757,7 @@ impl Reader<'_> {
         let chain = self.certificates("tls.certificate", &certificate?);
         let key = self.private_key(key?);
         let (chain, key) = (chain?, key?);
+        self.warn_of_expiry(&chain);
         let provider = Arc::new(rustls::crypto::ring::default_provider());
         let config = ServerConfig::builder_with_provider(provider)
             .with_safe_default_protocol_versions()
@@ -458,7 +776,10 @@ impl Reader<'_> {
 
     fn certificates(&mut self, place: &str, path: &str) -> Option<Vec<CertificateDer<'static>>> {
         let path = self.folder.join(path);
-        let chain = CertificateDer::pem_file_iter(&path).and_then(Iterator::collect::<Result<Vec<_>, _>>);
+        let chain = files::read_bytes(&path).and_then(|bytes| {
+            let chain = CertificateDer::pem_slice_iter(&bytes).collect::<Result<Vec<_>, _>>();
+            chain.map_err(|error| error.to_string())
+        });
         match chain {
             Ok(chain) if !chain.is_empty() => return Some(chain),
             Ok(_) => {
@@ -469,10 +790,55 @@ impl Reader<'_> {
         None
     }
 
+    fn warn_of_expiry(&mut self, chain: &[CertificateDer<'_>]) {
+        let now = Clock::default().seconds();
+        for (index, certificate) in chain.iter().enumerate() {
+            // What is no X.509 at all, rustls refuses.
+            let Ok((_, parsed)) = x509_parser::parse_x509_certificate(certificate) else {
+                continue;
+            };
+            let validity = parsed.validity();
+            let (from, until) = (validity.not_before.timestamp(), validity.not_after.timestamp());
+            let problem = match (from > now, until - now) {
+                (true, _) => format!("holds only from {}", rfc3339(from)),
+                (false, ..0) => format!("has expired at {}, so clients refuse it", rfc3339(until)),
+                (false, 0..EXPIRES_SOON) => format!("expires soon, at {}", rfc3339(until)),
+                (false, _) => continue,
+            };
+            self.warn("tls.certificate", format_args!("certificate {} of the file {problem}", index + 1));
+        }
+    }
+
     fn private_key(&mut self, path: String) -> Option<PrivateKeyDer<'static>> {
         let path = self.folder.join(path);
-        PrivateKeyDer::from_pem_file(&path)
-            .map_err(|error| self.problems.add("tls.key", format_args!("{}: {error}", path.display())))
+        let read = || {
+            let bytes = files::read_bytes(&path)?;
+            // PKCS #8 names it in the label, the older forms in a header.
+            let is_encrypted = [b"-----BEGIN ENCRYPTED PRIVATE KEY".as_slice(), b"Proc-Type: 4,ENCRYPTED"]
+                .into_iter()
+                .any(|mark| bytes.windows(mark.len()).any(|window| window == mark));
+            if is_encrypted {
+                return Err(
+                    "is encrypted, and nobody is there to enter its passphrase when the gateway starts; \
+                            decrypt it with `openssl pkey -in KEY -out DECRYPTED` into a file that only the \
+                            gateway can read"
+                        .to_owned(),
+                );
+            }
+            PrivateKeyDer::from_pem_slice(&bytes).map_err(|error| match error {
+                rustls::pki_types::pem::Error::NoItemsFound => "holds no PEM private key".to_owned(),
+                other => other.to_string(),
+            })
+        };
+        let key = read();
+        if key.is_ok() && files::is_open_to_others(&path) {
+            let problem = format_args!(
+                "{}: others than its owner can use this file; expected the mode 0600 or 0400",
+                path.display()
+            );
+            self.warn("tls.key", problem);
+        }
+        key.map_err(|problem| self.problems.add("tls.key", format_args!("{}: {problem}", path.display())))
             .ok()
     }
 
@@ -494,6 +860,11 @@ impl Reader<'_> {
             let Some(id) = id else {
                 continue;
             };
+            if let Some(policy) = &policy {
+                for finding in policy.findings().iter().filter(|finding| finding.is_defect()) {
+                    self.warn(&place, finding);
+                }
+            }
             let tenant = policy.map(|policy| Arc::new(Tenant { id: id.as_str().into(), policy }));
             if tenants.insert(id.clone(), tenant).is_some() {
                 self.problems.add(section.member("id"), format_args!("the tenant {id:?} is given twice"));
@@ -512,7 +883,13 @@ impl Reader<'_> {
             let tenant = section.text("tenant", &mut self.problems);
             let role = section.role("role", &mut self.problems);
             let agent = section.optional_name("agent", &mut self.problems);
+            let grants = self.grants(&mut section, role, agent.is_some());
             section.finish(&mut self.problems);
+            if let Some(public) =
+                hash.and_then(|hash| PUBLIC_KEYS.into_iter().find(|key| KeyHash::of(key) == hash))
+            {
+                self.warn(section.member("hash"), format_args!("of {public}, a key that everyone knows"));
+            }
 
             if let Some(name) = &name
                 && !names.insert(name.clone())
@@ -533,11 +910,9 @@ impl Reader<'_> {
                 (name, hash, known.and_then(Option::as_ref), role)
             {
                 let key = Key {
-                    name: name.as_str().into(),
-                    tenant: Arc::clone(tenant),
-                    role,
-                    agent: agent.map(Json::String),
                     limiter: limits.quota.map(DefaultDirectRateLimiter::direct),
+                    grants,
+                    ..Key::new(&name, Arc::clone(tenant), role, agent.map(Json::String))
                 };
                 keyring.add(hash, key);
             }
@@ -551,6 +926,8 @@ type Tenants = HashMap<String, Option<Arc<Tenant>>>;
 struct Limits {
     body_bytes: usize,
     quota: Option<Quota>,
+    connections: ConnectionLimits,
+    pending_approvals: u32,
 }
 
 /// A table whose members are taken out as they are checked, so that what is left is unknown.
@@ -599,6 +976,48 @@ impl Section {
             None => problems.add(self.member(name), expected("a non-empty string", &value)),
         }
         None
+    }
+
+    /// A list of non-empty strings, which may be empty itself.
+    fn optional_texts(&mut self, name: &str, problems: &mut Problems) -> Option<Vec<String>> {
+        let value = self.members.remove(name)?;
+        let texts = value.as_array().and_then(|items| {
+            items
+                .iter()
+                .map(|item| item.as_str().filter(|text| !text.is_empty()).map(str::to_owned))
+                .collect()
+        });
+        if texts.is_none() {
+            let found =
+                if value.is_array() { "another list".to_owned() } else { value.type_str().to_owned() };
+            problems
+                .add(self.member(name), format_args!("expected a list of non-empty strings, found {found}"));
+        }
+        texts
+    }
+
+    /// A list of some of the words, at least one.
+    fn optional_words<T: Copy>(
+        &mut self,
+        name: &str,
+        problems: &mut Problems,
+        all: &[T],
+        word: impl Fn(T) -> &'static str,
+    ) -> Option<Vec<T>> {
+        let texts = self.optional_texts(name, problems)?;
+        let known = || all.iter().map(|item| word(*item)).collect::<Vec<_>>().join(", ");
+        if texts.is_empty() {
+            problems.add(self.member(name), format_args!("expected at least one of {}, found none", known()));
+        }
+        let mut words = Vec::with_capacity(texts.len());
+        for text in texts {
+            match all.iter().find(|item| word(**item) == text) {
+                Some(item) => words.push(*item),
+                None => problems
+                    .add(self.member(name), format_args!("expected some of {}, found {text:?}", known())),
+            }
+        }
+        Some(words)
     }
 
     fn name(&mut self, name: &str, problems: &mut Problems) -> Option<String> {

@@ -11,7 +11,7 @@ use bytes::Bytes;
 use sha2::{Digest, Sha256};
 
 use crate::approvals::{self, Status, reason};
-use crate::auth::Key;
+use crate::auth::{self, Key};
 use crate::ledger::{self, Draft, PolicyRef};
 use crate::members::Members;
 use crate::passport::coverage::{Covered, uncovered};
@@ -86,12 +86,24 @@ pub struct Facts {
     pub keep_seconds: i64,
     /// Which manifest of the tool is approved, if the request names one.
     pub pinned: Option<Pinned>,
+    /// How many approval requests of one key may be pending, if this key has as many.
+    pub crowded: Option<u32>,
     /// What the manifest is that the request names.
     pub manifest: Manifest,
     /// The credential of the tool, if it has one. Only an `allow` depends on it.
     pub credential: Option<Bound>,
     /// What came of verifying the passport that the request shows, if it shows one.
     pub passport: Option<Result<Shown, Refusal>>,
+}
+
+impl Decided {
+    /// The hash of the action for which it opens an approval request.
+    pub fn opens(&self) -> Option<&str> {
+        match &self.append.effect {
+            Some(Effect::Open { approval, .. }) => Some(&approval.action_hash),
+            Some(_) | None => None,
+        }
+    }
 }
 
 /// A credential of a tool.
@@ -235,6 +247,9 @@ struct Case<'a> {
 impl<'a> Case<'a> {
     fn rule(&self, policy: &'a Policy) -> Judgement<'a> {
         let tool = self.request.tool.as_str();
+        if let Some((reason, member, granted)) = self.outside_of_key() {
+            return Ruling::outside_of_key(policy, tool, &self.key.name, reason, member, &granted).into();
+        }
         match self.facts.manifest {
             Manifest::Approved => {}
             Manifest::Changed => {
@@ -274,6 +289,20 @@ impl<'a> Case<'a> {
             });
         }
         judgement
+    }
+
+    /// Why the request is outside of what its key may ask for: the reason, the member, and what is granted.
+    fn outside_of_key(&self) -> Option<(&'static str, &'static str, String)> {
+        let (grants, request) = (&self.key.grants, self.request);
+        if !grants.modes.contains(&request.mode) {
+            let modes: Vec<_> = grants.modes.iter().map(|mode| mode.as_str()).collect();
+            return Some((auth::reason::MODE, "mode", modes.join(", ")));
+        }
+        if !grants.tools.matches(request.tool.as_str()) {
+            return Some((auth::reason::TOOL, "tool", grants.tools.to_string()));
+        }
+        let (users, user) = (grants.users.as_ref()?, request.user_id?.as_str());
+        (!users.matches(user)).then(|| (auth::reason::USER, "user_id", users.to_string()))
     }
 
     /// What becomes of a ruling by a person's approval. Only what the policy leaves to a person is touched.
@@ -378,6 +407,9 @@ impl<'a> Case<'a> {
             return ruling.into();
         }
         let request = self.request;
+        if let Some(limit) = self.facts.crowded {
+            return ruling.crowded(limit, request.tool.as_str()).into();
+        }
         let (id, now) = (approvals::new_id(), self.facts.now);
         let approval = Approval {
             id: id.clone(),
@@ -688,6 +720,52 @@ impl<'p> Ruling<'p> {
         }
     }
 
+    /// A request that its key may not make; no rule is asked about it.
+    fn outside_of_key(
+        policy: &'p Policy,
+        tool: &str,
+        key: &str,
+        reason: &'p str,
+        member: &str,
+        granted: &str,
+    ) -> Self {
+        Self {
+            decision: Decision::Deny.as_str(),
+            reason,
+            risk_tier: RiskTier::High,
+            rule: None,
+            summary: format!(
+                "The API key {key:?} may not make this call of the tool {tool:?}: its {member} is not among those \
+                 that the key may use ({reason})."
+            ),
+            next_steps: vec![format!(
+                "Do not run it. Use a {member} that the key may use ({granted}), or ask the gateway's operator for a \
+                 key that may."
+            )],
+            policy,
+            approval: None,
+        }
+    }
+
+    /// An approval request too many.
+    fn crowded(self, limit: u32, tool: &str) -> Self {
+        let reason = reason::TOO_MANY_PENDING;
+        Self {
+            decision: Decision::Deny.as_str(),
+            reason,
+            summary: format!(
+                "The tool {tool:?} needs a person's approval, and {limit} requests of this API key wait for one \
+                 already ({reason})."
+            ),
+            next_steps: vec![
+                "Do not run it. Ask again after requests of this key were decided, or have expired."
+                    .to_owned(),
+            ],
+            approval: None,
+            ..self
+        }
+    }
+
     /// A tool whose manifest nobody approved; no rule is asked about it.
     fn drifted(policy: &'p Policy, tool: &str, reason: &'p str, what: &str) -> Self {
         Self {
@@ -725,7 +803,8 @@ impl<'p> Ruling<'p> {
         request_hash: Option<&str>,
         credential_id: Option<&str>,
     ) -> String {
-        let warns = mode == Mode::Warn && !self.allows();
+        // A key that may not ask in this mode gets no softer answer by it.
+        let warns = mode == Mode::Warn && !self.allows() && self.reason != auth::reason::MODE;
         let mut explain = Members::new();
         explain.string("summary", Some(&self.summary));
         explain.strings("matched_rules", self.rule.iter().map(|rule| rule.name()));

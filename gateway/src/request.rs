@@ -178,6 +178,14 @@ impl<'b> Evidence<'b> {
     }
 }
 
+impl<'b> Evidence<'b> {
+    /// The `request_hash` of the decision whose action's end this is; `None` if it is no such event.
+    pub fn decided_request(&self) -> Option<&'b str> {
+        let is_outcome = self.chain_id.as_str() == DECISIONS && self.event_type.as_str() == ACTION_OUTCOME;
+        self.request_hash.filter(|_| is_outcome).map(Text::as_str)
+    }
+}
+
 fn reserved(member: &str, word: &str) -> InvalidMember {
     InvalidMember::new(
         member,
@@ -187,6 +195,7 @@ fn reserved(member: &str, word: &str) -> InvalidMember {
 
 /// A tool that an operator approves.
 #[derive(Clone, Debug, ToSchema)]
+#[serde(deny_unknown_fields)]
 pub struct ToolApproval<'b> {
     /// What the tool is called in requests.
     #[schema(value_type = String, min_length = 1, max_length = 256)]
@@ -203,7 +212,7 @@ impl<'b> ToolApproval<'b> {
     ///
     /// The first member that is not what it must be.
     pub fn read(body: &'b Json) -> Result<Self, InvalidMember> {
-        let members = Members::of(body)?;
+        let members = Members::only(body, &["tool_id", "manifest"])?;
         let tool_id = members.text("tool_id", 256)?;
         let manifest = members.object("manifest")?;
         let manifest_hash = manifest_hash(manifest).map_err(|error| InvalidMember::new("manifest", error))?;
@@ -314,6 +323,7 @@ impl<'b> VerifyPassport<'b> {
 
 /// What a person says about an approval.
 #[derive(Clone, Debug, ToSchema)]
+#[serde(deny_unknown_fields)]
 pub struct Opinion<'b> {
     /// What the person notes.
     #[schema(value_type = Option<String>, max_length = 2000)]
@@ -327,7 +337,7 @@ impl<'b> Opinion<'b> {
     ///
     /// The first member that is not what it must be.
     pub fn read(body: &'b Json) -> Result<Self, InvalidMember> {
-        Ok(Self { note: Members::of(body)?.optional_text("note", 2000)? })
+        Ok(Self { note: Members::only(body, &["note"])?.optional_text("note", 2000)? })
     }
 }
 
@@ -384,6 +394,20 @@ impl<'b> Members<'b> {
             ));
         }
         Ok(Self(body))
+    }
+
+    /// An object with no other members than these. What a person decides must not be something else than what the body
+    /// seems to say.
+    fn only(body: &'b Json, known: &[&str]) -> Result<Self, InvalidMember> {
+        let members = Self::of(body)?;
+        let unknown =
+            body.as_object().into_iter().flatten().find(|(name, _)| !known.contains(&name.as_str()));
+        match unknown {
+            None => Ok(members),
+            Some((name, _)) => {
+                Err(InvalidMember::new(name, format_args!("unknown member; known are {}", known.join(", "))))
+            }
+        }
     }
 
     /// The member; `null` is the same as absence.

@@ -43,6 +43,11 @@ impl MasterKey {
         })
     }
 
+    /// How many different bytes it has: 32 random ones have about 30.
+    pub(crate) fn distinct_bytes(&self) -> usize {
+        self.0.iter().collect::<std::collections::HashSet<_>>().len()
+    }
+
     /// Reads the key in the file, or makes the file, readable by its owner alone, with a new key.
     ///
     /// # Errors

@@ -1,21 +1,32 @@
 //! A gateway that listens, until it is stopped.
 
+use std::convert::Infallible;
 use std::io;
-use std::net::{SocketAddr, TcpListener};
+use std::net::SocketAddr;
 use std::path::{Path, PathBuf};
 use std::sync::Arc;
 use std::time::Duration;
 
-use axum_server::Handle;
-use axum_server::accept::NoDelayAcceptor;
-use axum_server::tls_rustls::{RustlsAcceptor, RustlsConfig};
-use tokio::sync::{Mutex, Semaphore};
-use tokio::task::JoinHandle;
+use axum::Router;
+use axum::body::Body;
+use hyper::body::Incoming;
+use hyper::service::service_fn;
+use hyper_util::rt::{TokioExecutor, TokioIo, TokioTimer};
+use hyper_util::server::conn::auto;
+use ipnet::IpNet;
+use tokio::io::{AsyncRead, AsyncWrite};
+use tokio::net::{TcpListener, TcpStream};
+use tokio::sync::{Mutex, Semaphore, watch};
+use tokio::task::{JoinHandle, JoinSet};
+use tokio::time::{Instant, MissedTickBehavior};
+use tokio_rustls::TlsAcceptor;
+use tower_service::Service;
 
 use crate::approvals::Notices;
 use crate::clock::Clock;
-use crate::config::{MasterKeySource, Settings};
-use crate::http::{App, Page, router};
+use crate::config::{ConnectionLimits, MasterKeySource, Settings, Timeouts};
+use crate::connections::{Admitted, AnswerBody, Connections, Fate, Impatient, Patience};
+use crate::http::{App, Attempts, Page, router, under_base_path};
 use crate::passport::Keys;
 use crate::passport::keys::KeyError;
 use crate::seal::{MasterKey, SealError};
@@ -25,21 +36,38 @@ use crate::vault::Vault;
 /// How many requests one HTTP/2 connection may have in flight.
 const STREAMS: u32 = 256;
 
+/// How many requests of one HTTP/2 connection may be reset before they are looked at. A client that resets more is sent
+/// away.
+const RESETS: usize = 20;
+
 /// How large the headers of a request may be, in bytes.
 const HEADER_BYTES: u16 = 32 * 1024;
 
 /// How long a client of an HTTP/2 connection may be silent before it is asked whether it is there.
 const PING: Duration = Duration::from_secs(20);
 
+/// How long an HTTP/2 connection may be without a request.
+const IDLE: Duration = Duration::from_secs(60);
+
+/// How often it is looked at how a connection gets on.
+const LOOK: Duration = Duration::from_secs(1);
+
+/// How long to wait after no connection could be taken, and how often at most that is logged.
+const ACCEPT_AGAIN: Duration = Duration::from_millis(50);
+const LOG_EVERY: Duration = Duration::from_secs(10);
+
+/// How many files are left for the store, the log and what else is opened.
+#[cfg(unix)]
+const RESERVED_FILES: u64 = 128;
+
 /// A gateway that listens; see [`Server::start`].
 #[derive(Debug)]
 pub struct Server {
     address: SocketAddr,
     scheme: &'static str,
-    handle: Handle<SocketAddr>,
-    serving: JoinHandle<io::Result<()>>,
+    stop: watch::Sender<bool>,
+    serving: JoinHandle<()>,
     store: Arc<dyn Store>,
-    grace: Duration,
     notices: Notices,
 }
 
@@ -80,7 +108,7 @@ impl Server {
     pub async fn start_with(settings: Settings, store: Arc<dyn Store>) -> Result<Self, ServerError> {
         let listen = settings.listen;
         let listening = |error| ServerError::Listen(listen, error);
-        let listener = TcpListener::bind(listen).map_err(listening)?;
+        let listener = TcpListener::bind(listen).await.map_err(listening)?;
         let address = listener.local_addr().map_err(listening)?;
         let timeouts = settings.timeouts;
         let notices = Notices::default();
@@ -107,36 +135,27 @@ impl Server {
             body_timeout: timeouts.body,
             store_timeout: timeouts.store,
             checking: Mutex::default(),
-            page: Page::new(settings.tls.is_some()),
+            page: Page::new(settings.tls.is_some(), settings.base_path.as_str().into()),
             heavy: Semaphore::new(std::thread::available_parallelism().map_or(1, usize::from)),
+            hosts: settings.hosts,
+            trusted_proxies: settings.trusted_proxies.clone(),
+            attempts: Attempts::default(),
+            pending_approvals: settings.pending_approvals,
         });
-        let handle = Handle::new();
-        let mut server = axum_server::from_tcp(listener)
-            .map_err(listening)?
-            .acceptor(NoDelayAcceptor::new())
-            .handle(handle.clone())
-            .first_request_timeout(timeouts.headers);
-        server
-            .http_builder()
-            .http1()
-            .header_read_timeout(timeouts.headers)
-            .max_buf_size(usize::from(HEADER_BYTES))
-            .http2()
-            .max_concurrent_streams(STREAMS)
-            .max_header_list_size(u32::from(HEADER_BYTES))
-            .keep_alive_interval(PING)
-            .keep_alive_timeout(timeouts.headers);
-        let routes = router(app).into_make_service();
-        let serving = match settings.tls {
-            None => tokio::spawn(server.serve(routes)),
-            Some(tls) => {
-                let acceptor = RustlsAcceptor::new(RustlsConfig::from_config(tls))
-                    .handshake_timeout(timeouts.headers)
-                    .acceptor(NoDelayAcceptor::new());
-                tokio::spawn(server.acceptor(acceptor).serve(routes))
-            }
+        let limits = within_files(settings.connections);
+        let (stop, stopping) = watch::channel(false);
+        let doors = Doors {
+            builder: builder(&timeouts),
+            routes: router(app),
+            base_path: settings.base_path.into(),
+            timeouts,
+            tls: settings.tls.map(TlsAcceptor::from),
+            connections: Connections::new(limits),
+            trusted_proxies: settings.trusted_proxies.into(),
+            stopping,
         };
-        Ok(Self { address, scheme, handle, serving, store, grace: timeouts.stop, notices })
+        let serving = tokio::spawn(serve(listener, doors));
+        Ok(Self { address, scheme, stop, serving, store, notices })
     }
 
     /// Where it listens.
@@ -164,16 +183,12 @@ impl Server {
             Some(served) => served,
             None => {
                 self.notices.stop();
-                self.handle.graceful_shutdown(Some(self.grace));
+                self.stop.send_replace(true);
                 self.serving.await
             }
         };
         self.store.close().await;
-        match served {
-            Ok(Ok(())) => Ok(()),
-            Ok(Err(error)) => Err(ServerError::Serve(error)),
-            Err(error) => Err(ServerError::Serve(io::Error::other(error))),
-        }
+        served.map_err(|error| ServerError::Serve(io::Error::other(error)))
     }
 
     /// Stops at once, as [`Server::run_until`] does.
@@ -198,11 +213,193 @@ async fn catch_up(clock: &Clock, store: &dyn Store) -> Result<(), KeyError> {
     if ahead_ms > AHEAD {
         tracing::warn!(
             ahead_ms,
-            "the ledger's last event is later than the system clock; time goes on from that event: set the clock, and              if the event's time was wrong, go on with a new data store"
+            "the ledger's last event is later than the system clock; time goes on from that event: set the clock, and if the event's time was wrong, go on with a new data store"
         );
     }
     clock.at_least(recorded);
     Ok(())
+}
+
+/// What every connection is served with.
+#[derive(Clone)]
+struct Doors {
+    builder: auto::Builder<TokioExecutor>,
+    routes: Router,
+    base_path: Arc<str>,
+    timeouts: Timeouts,
+    tls: Option<TlsAcceptor>,
+    connections: Arc<Connections>,
+    trusted_proxies: Arc<[IpNet]>,
+    stopping: watch::Receiver<bool>,
+}
+
+fn builder(timeouts: &Timeouts) -> auto::Builder<TokioExecutor> {
+    let mut builder = auto::Builder::new(TokioExecutor::new());
+    builder
+        .http1()
+        .timer(TokioTimer::new())
+        .header_read_timeout(timeouts.headers)
+        .max_buf_size(usize::from(HEADER_BYTES));
+    builder
+        .http2()
+        .timer(TokioTimer::new())
+        .max_concurrent_streams(STREAMS)
+        .max_pending_accept_reset_streams(RESETS)
+        .max_header_list_size(u32::from(HEADER_BYTES))
+        .keep_alive_interval(PING)
+        .keep_alive_timeout(timeouts.headers);
+    builder
+}
+
+/// Takes connections until the gateway stops, then waits for those that are there, as long as they may take.
+async fn serve(listener: TcpListener, mut doors: Doors) {
+    let mut tasks = JoinSet::new();
+    let mut logged: Option<Instant> = None;
+    loop {
+        let accepted = tokio::select! {
+            accepted = listener.accept() => accepted,
+            Some(_) = tasks.join_next() => continue,
+            _ = doors.stopping.wait_for(|stopping| *stopping) => break,
+        };
+        let (stream, peer) = match accepted {
+            Ok(accepted) => accepted,
+            // The client went away before it was its turn.
+            Err(error)
+                if matches!(
+                    error.kind(),
+                    io::ErrorKind::ConnectionAborted
+                        | io::ErrorKind::ConnectionRefused
+                        | io::ErrorKind::ConnectionReset
+                        | io::ErrorKind::Interrupted
+                ) =>
+            {
+                continue;
+            }
+            // No more files, or no memory. What is open ends by its deadlines, and then there is a place again.
+            Err(error) => {
+                if logged.is_none_or(|logged| logged.elapsed() >= LOG_EVERY) {
+                    logged = Some(Instant::now());
+                    tracing::error!(%error, open = tasks.len(), "no connection could be taken");
+                }
+                tokio::time::sleep(ACCEPT_AGAIN).await;
+                continue;
+            }
+        };
+        let Ok(local) = stream.local_addr() else {
+            continue;
+        };
+        let address = peer.ip().to_canonical();
+        let is_proxy = doors.trusted_proxies.iter().any(|network| network.contains(&address));
+        if let Some(admitted) = doors.connections.admit(peer, local, is_proxy) {
+            tasks.spawn(connect(stream, admitted, doors.clone()));
+        }
+    }
+    drop(listener);
+    let rest = async { while tasks.join_next().await.is_some() {} };
+    if tokio::time::timeout(doors.timeouts.stop, rest).await.is_err() {
+        tracing::warn!(open = tasks.len(), "connections were cut off: they took longer than a stop may take");
+        tasks.shutdown().await;
+    }
+}
+
+/// Serves a connection until it ends, or has to.
+async fn connect(stream: TcpStream, admitted: Admitted, doors: Doors) {
+    // Small answers must not wait for more of them. Without it they are slower, and the same.
+    let _ = stream.set_nodelay(true);
+    let connection = Arc::clone(&admitted.connection);
+    let stream = Impatient::new(stream, doors.timeouts.answer);
+    let mut stopping = doors.stopping.clone();
+    let tls = doors.tls.clone();
+    let serving = async {
+        match tls {
+            None => drive(stream, &admitted, doors).await,
+            Some(tls) => {
+                let handshake = tokio::time::timeout(doors.timeouts.headers, tls.accept(stream));
+                let shaken = tokio::select! {
+                    shaken = handshake => shaken,
+                    _ = stopping.wait_for(|stopping| *stopping) => return,
+                };
+                match shaken {
+                    Ok(Ok(stream)) => drive(stream, &admitted, doors).await,
+                    Ok(Err(error)) => tracing::debug!(%error, "a TLS handshake failed"),
+                    Err(_) => tracing::debug!("a TLS handshake took too long"),
+                }
+            }
+        }
+    };
+    tokio::select! {
+        () = serving => {}
+        () = connection.evicted() => {}
+    }
+}
+
+async fn drive(stream: impl AsyncRead + AsyncWrite + Unpin + 'static, admitted: &Admitted, doors: Doors) {
+    let connection = &admitted.connection;
+    let (routes, base_path) = (&doors.routes, &doors.base_path);
+    let service = service_fn(|mut request: hyper::Request<Incoming>| {
+        let answering = connection.begin();
+        request.extensions_mut().insert(Arc::clone(connection));
+        let request = under_base_path(request.map(Body::new), base_path);
+        let mut routes = routes.clone();
+        async move {
+            let response = routes.call(request).await?;
+            Ok::<_, Infallible>(response.map(|body| AnswerBody::new(body, answering)))
+        }
+    });
+    let serving = doors.builder.serve_connection(TokioIo::new(stream), service);
+    tokio::pin!(serving);
+    let patience = Patience { headers: doors.timeouts.headers, idle: IDLE, answer: doors.timeouts.answer };
+    let mut looks = tokio::time::interval(LOOK.min(doors.timeouts.headers));
+    looks.set_missed_tick_behavior(MissedTickBehavior::Delay);
+    let mut stopping = doors.stopping.clone();
+    let mut retired = false;
+    loop {
+        let retires = tokio::select! {
+            // What a client does wrong is no news.
+            _ = serving.as_mut() => return,
+            _ = stopping.wait_for(|stopping| *stopping), if !retired => true,
+            _ = looks.tick() => match connection.fate(&patience, Instant::now()) {
+                Fate::Stays => false,
+                Fate::Retires => !retired,
+                Fate::Ends => return,
+            },
+        };
+        if retires {
+            retired = true;
+            serving.as_mut().graceful_shutdown();
+        }
+    }
+}
+
+/// The limits, with fewer connections where the process may open fewer files. It may open as many as it is ever allowed
+/// from now on.
+#[cfg(unix)]
+fn within_files(limits: ConnectionLimits) -> ConnectionLimits {
+    use rustix::process::{Resource, Rlimit, getrlimit, setrlimit};
+
+    let files = getrlimit(Resource::Nofile);
+    let raised = Rlimit { current: files.maximum, maximum: files.maximum };
+    let files = match setrlimit(Resource::Nofile, raised) {
+        Ok(()) => files.maximum,
+        Err(_) => files.current,
+    };
+    let room = files.map_or(u64::MAX, |files| files.saturating_sub(RESERVED_FILES).max(1));
+    let room = usize::try_from(room).unwrap_or(usize::MAX);
+    if room < limits.total {
+        let (wanted, files) = (limits.total, files.unwrap_or(u64::MAX));
+        tracing::warn!(
+            wanted,
+            room,
+            files,
+            "fewer connections than set: the process may not open more files"
+        );
+    }
+    ConnectionLimits { total: limits.total.min(room), per_address: limits.per_address.min(room) }
+}
+
+#[cfg(not(unix))]
+fn within_files(limits: ConnectionLimits) -> ConnectionLimits {
+    limits
 }
 
 /// The file beside a data file that has its master key.

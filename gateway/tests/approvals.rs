@@ -148,7 +148,7 @@ async fn who_may_decide_and_when() {
     }
     assert_eq!(look(&gateway, "apk_one", "").await.0, 403);
     assert_eq!(look(&gateway, "apk_two", &format!("/{id}")).await.0, 404);
-    assert_eq!(look(&gateway, "apdv_one", "?status=approved").await.0, 422);
+    assert_eq!(look(&gateway, "apdv_one", "?status=done").await.0, 422);
     assert_is(&gateway.decide("apk_two", &naming("25000", &id, "")).await, "deny", "approval.unknown");
     assert_is(&gateway.decide("apk_one", &naming("25000", "apr_0", "")).await, "deny", "approval.unknown");
 

@@ -240,3 +240,223 @@ fn the_packs_decide_as_their_cases_say() {
         assert!(untested.is_empty(), "no case of {name} is decided by {untested:?}");
     }
 }
+
+/// The settings of the usual file with these lines at its top, in a folder with these files.
+fn with(lines: &str, files: &[(&str, &[u8])]) -> Result<Settings, String> {
+    let folder = TempDir::new().unwrap();
+    for (name, bytes) in files {
+        std::fs::write(folder.path().join(name), bytes).unwrap();
+    }
+    let text = common::config("").replacen("[limits]", &format!("{lines}\n[limits]"), 1);
+    std::fs::write(folder.path().join("gateway.toml"), text).unwrap();
+    Settings::load(&folder.path().join("gateway.toml")).map_err(|problems| problems.to_string())
+}
+
+#[test]
+fn new_members_are_checked() {
+    for (lines, expected) in [
+        ("hosts = \"gateway.example\"", "hosts: expected a list of non-empty strings, found string"),
+        ("hosts = [\"https://gateway.example\"]", "hosts: expected names"),
+        ("hosts = [\"*.example\"]", "hosts: expected names"),
+        ("hosts = [\"user@gateway.example\"]", "hosts: expected names"),
+        ("hosts = [1]", "hosts: expected a list of non-empty strings, found another list"),
+        ("trusted_proxies = [\"10.0.0.0/33\"]", "trusted_proxies: expected addresses or networks"),
+        ("trusted_proxies = [\"proxy.example\"]", "trusted_proxies: expected addresses or networks"),
+        ("trusted_proxies = [\"0.0.0.0/0\"]", "trusted_proxies: \"0.0.0.0/0\" is every address"),
+        ("log_level = \"trace\"", "log_level: expected one of error, warn, info, debug"),
+        ("page = 1", "page: expected a table"),
+    ] {
+        let problems = with(lines, &[]).unwrap_err();
+        assert!(problems.contains(expected), "{lines}: {problems}");
+    }
+    for path in ["actpass", "/actpass/", "/", "//x", "/a/../b", "/a b", "/a?b", "/\u{e9}"] {
+        let text = common::config("") + &format!("\n[page]\nbase_path = \"{path}\"\n");
+        let problems = Settings::parse(&text, TempDir::new().unwrap().path()).unwrap_err().to_string();
+        assert!(problems.contains("page.base_path: expected a path"), "{path}: {problems}");
+    }
+    for (members, expected) in [
+        ("modes = []", "modes: expected at least one of enforce, strict, warn, monitor"),
+        (
+            "modes = [\"observe\"]",
+            "modes: expected some of enforce, strict, warn, monitor, found \"observe\"",
+        ),
+        ("modes = \"strict\"", "modes: expected a list"),
+        ("tools = [\"\"]", "tools: expected a list of non-empty strings"),
+        ("risk_tiers = [\"extreme\"]", "risk_tiers: expected some of low, medium, high, critical"),
+        ("users = [1]", "users: expected a list"),
+        ("max_ttl_seconds = 3601", "max_ttl_seconds: expected an integer of 1 to 3600"),
+        ("max_ttl_seconds = 0", "max_ttl_seconds: expected an integer"),
+        ("allowed_tool = [\"t\"]", "allowed_tool: unknown member"),
+    ] {
+        let hash = KeyHash::of("k");
+        let key = format!("[[keys]]\nname = \"k\"\nhash = \"{hash}\"\ntenant = \"one\"\nrole = \"agent\"\n");
+        let text = common::config("") + &key + members;
+        let problems = Settings::parse(&text, TempDir::new().unwrap().path()).unwrap_err().to_string();
+        assert!(problems.contains(&format!("keys[4].{expected}")), "{members}: {problems}");
+    }
+}
+
+#[test]
+fn addresses_to_listen_at_are_read() {
+    use actpass_gateway::config::parse_listen;
+
+    for (text, expected) in [
+        ("localhost:8787", "127.0.0.1:8787"),
+        ("127.0.0.1:8787", "127.0.0.1:8787"),
+        ("[::1]:8787", "[::1]:8787"),
+        ("0.0.0.0:1", "0.0.0.0:1"),
+    ] {
+        assert_eq!(parse_listen(text).map(|address| address.to_string()).as_deref(), Ok(expected));
+    }
+    for (text, expected) in [
+        ("localhost", "found \"localhost\""),
+        ("localhost:99999", "expected an address and a port"),
+        ("gateway.example:8787", "so give the address"),
+        ("::1:8787", "stands in brackets"),
+        ("8787", "expected an address and a port"),
+        ("", "expected an address and a port"),
+    ] {
+        assert!(parse_listen(text).unwrap_err().contains(expected), "{text}");
+    }
+}
+
+#[test]
+fn files_from_other_editors_are_read_or_named() {
+    let plain = common::config("");
+    let utf_16: Vec<u8> = format!("\u{feff}{plain}").encode_utf16().flat_map(u16::to_le_bytes).collect();
+    let folder = TempDir::new().unwrap();
+    let file = folder.path().join("gateway.toml");
+    for (bytes, expected) in [
+        (format!("\u{feff}{plain}").into_bytes(), None),
+        (plain.replace('\n', "\r\n").into_bytes(), None),
+        (utf_16, Some("is in UTF-16; expected UTF-8")),
+        (b"listen = \"\xff\"".to_vec(), Some("is not UTF-8")),
+    ] {
+        std::fs::write(&file, bytes).unwrap();
+        let found = Settings::load(&file).err().map(|problems| problems.to_string());
+        assert_eq!(found.is_none(), expected.is_none(), "{found:?}");
+        assert!(found.unwrap_or_default().contains(expected.unwrap_or_default()));
+    }
+    let key: String = (0..32).map(|byte| format!("{:02x}", byte * 5)).collect();
+    let lines = "master_key_file = \"master.key\"";
+    for text in [format!("\u{feff}{key}\r\n"), format!("{key}\n")] {
+        with(lines, &[("master.key", text.as_bytes())]).unwrap();
+    }
+    let utf_16: Vec<u8> = key.encode_utf16().flat_map(u16::to_le_bytes).collect();
+    let problems = with(lines, &[("master.key", &utf_16)]).unwrap_err();
+    assert!(problems.contains("master_key_file: ") && problems.contains("UTF-16"), "{problems}");
+    assert!(!problems.contains(&key));
+}
+
+/// A certificate for these days from now, and its key.
+fn certificate(from: i64, until: i64) -> (String, String) {
+    let mut parameters = rcgen::CertificateParams::new(vec!["gateway.example".to_owned()]).unwrap();
+    let day = |days: i64| {
+        let now = std::time::SystemTime::now();
+        let seconds = std::time::Duration::from_secs(days.unsigned_abs() * 86_400);
+        if days < 0 { now - seconds } else { now + seconds }.into()
+    };
+    (parameters.not_before, parameters.not_after) = (day(from), day(until));
+    let key = rcgen::KeyPair::generate().unwrap();
+    (parameters.self_signed(&key).unwrap().pem(), key.serialize_pem())
+}
+
+#[test]
+fn certificates_and_keys_are_looked_at() {
+    let tls = |certificate: &[u8], key: &[u8]| {
+        let folder = TempDir::new().unwrap();
+        for (name, bytes) in [("certificate.pem", certificate), ("key.pem", key)] {
+            std::fs::write(folder.path().join(name), bytes).unwrap();
+        }
+        let table = "[tls]\ncertificate = \"certificate.pem\"\nkey = \"key.pem\"\n";
+        let text = common::config("").replacen("[limits]", &format!("{table}[limits]"), 1);
+        let found = Settings::parse(&text, folder.path());
+        found.map(|settings| settings.warnings.join("\n")).map_err(|problems| problems.to_string())
+    };
+    let (good, key) = certificate(-1, 365);
+    let warnings = tls(good.as_bytes(), key.as_bytes()).unwrap();
+    assert!(!warnings.contains("tls.certificate"), "{warnings}");
+    assert!(tls(format!("\u{feff}{good}").replace('\n', "\r\n").as_bytes(), key.as_bytes()).is_ok());
+    for (from, until, expected) in
+        [(-10, -1, "has expired at"), (-1, 29, "expires soon, at"), (1, 365, "holds only from")]
+    {
+        let (certificate, key) = certificate(from, until);
+        let warnings = tls(certificate.as_bytes(), key.as_bytes()).unwrap();
+        assert!(
+            warnings.contains("tls.certificate: certificate 1 of the file") && warnings.contains(expected),
+            "{warnings}"
+        );
+    }
+    let pkcs_8 = "-----BEGIN ENCRYPTED PRIVATE KEY-----\nMIIB\n-----END ENCRYPTED PRIVATE KEY-----\n";
+    let pkcs_1 = "-----BEGIN RSA PRIVATE KEY-----\nProc-Type: 4,ENCRYPTED\nDEK-Info: AES-256-CBC,00\n\nMIIB\n-----END RSA PRIVATE KEY-----\n";
+    for encrypted in [pkcs_8, pkcs_1] {
+        let problems = tls(good.as_bytes(), encrypted.as_bytes()).unwrap_err();
+        assert!(
+            problems.contains("tls.key: ")
+                && problems.contains("is encrypted")
+                && problems.contains("openssl pkey"),
+            "{problems}"
+        );
+    }
+    let utf_16: Vec<u8> = key.encode_utf16().flat_map(u16::to_le_bytes).collect();
+    assert!(tls(good.as_bytes(), &utf_16).unwrap_err().contains("UTF-16"));
+    assert!(tls(good.as_bytes(), good.as_bytes()).unwrap_err().contains("holds no PEM private key"));
+}
+
+#[test]
+fn what_is_probably_not_meant_is_warned_of() {
+    let warnings = |text: &str| {
+        Settings::parse(text, TempDir::new().unwrap().path())
+            .unwrap_or_else(|problems| panic!("{problems}"))
+            .warnings
+            .join("\n")
+    };
+    assert_eq!(warnings(&common::config("")), "");
+    for (limits, expected) in [
+        ("body_bytes = 100000000", "limits.body_bytes: "),
+        ("body_bytes = 10", "limits.body_bytes: "),
+        ("requests_per_second = 1000000", "limits.requests_per_second: "),
+        ("requests_per_second = 10\nburst = 1", "limits.burst: "),
+        ("connections = 10\nconnections_per_address = 11", "limits.connections_per_address: "),
+        ("pending_approvals = 1000000", "limits.pending_approvals: "),
+    ] {
+        assert!(warnings(&common::config(limits)).starts_with(expected), "{limits}");
+    }
+    let public =
+        common::config("").replace(&KeyHash::of("apk_one").to_string(), &KeyHash::of("apk_dev").to_string());
+    assert!(warnings(&public).contains("keys[0].hash: of apk_dev, a key that everyone knows"));
+
+    let key: String = (0..32).map(|byte| format!("{:02x}", byte * 5)).collect();
+    let master = [("master.key", key.as_bytes())];
+    let of = |lines: &str| {
+        with(&format!("master_key_file = \"master.key\"\n{lines}"), &master).unwrap().warnings.join("\n")
+    };
+    assert!(
+        of("issuer = \"https://0.0.0.0:8443\"")
+            .contains("issuer: \"https://0.0.0.0:8443\" is an address that nobody can reach")
+    );
+    assert!(of("issuer = \"https://[::]:8443\"").contains("that nobody can reach"));
+    assert!(!of("issuer = \"https://gateway.example\"").contains("issuer"));
+    for weak in ["00".repeat(32), "07".repeat(32), "0123456789abcdef".repeat(4)] {
+        let found = with("master_key_file = \"master.key\"", &[("master.key", weak.as_bytes())])
+            .unwrap()
+            .warnings
+            .join("\n");
+        assert!(found.contains("few different bytes") && !found.contains(&weak), "{found}");
+    }
+    #[cfg(unix)]
+    {
+        use std::os::unix::fs::PermissionsExt;
+
+        for (mode, open) in [(0o600, false), (0o400, false), (0o640, true), (0o604, true)] {
+            let folder = TempDir::new().unwrap();
+            let file = folder.path().join("master.key");
+            std::fs::write(&file, &key).unwrap();
+            std::fs::set_permissions(&file, std::fs::Permissions::from_mode(mode)).unwrap();
+            let text =
+                common::config("").replacen("[limits]", "master_key_file = \"master.key\"\n[limits]", 1);
+            let found = Settings::parse(&text, folder.path()).unwrap().warnings.join("\n");
+            assert_eq!(found.contains("others than its owner"), open, "{mode:o}: {found}");
+        }
+    }
+}

@@ -14,7 +14,8 @@ use actpass_gateway::ledger::Head;
 use actpass_gateway::passport::SealedKey;
 use actpass_gateway::server::Server;
 use actpass_gateway::store::{
-    Append, Appended, Approval, Location, Rotation, Standing, Store, StoreError, StoredEvent,
+    Append, Appended, Approval, Author, Listing, Location, Rotation, Standing, Store, StoreError,
+    StoredEvent, Subject,
 };
 use actpass_gateway::vault::SealedCredential;
 use async_trait::async_trait;
@@ -330,7 +331,7 @@ async fn keys_are_asked_for_before_anything_else() {
 #[tokio::test]
 async fn an_unknown_key_is_answered_without_its_body() {
     let gateway = Gateway::start().await;
-    let head = "POST /api/v1/actions/preflight HTTP/1.1\r\nhost: x\r\nauthorization: Bearer apk_unknown\r\n\
+    let head = "POST /api/v1/actions/preflight HTTP/1.1\r\nhost: localhost\r\nauthorization: Bearer apk_unknown\r\n\
                 content-type: application/json\r\ncontent-length: 1000\r\n\r\n";
     let answer = raw(&gateway, head).await;
     assert!(answer.starts_with("HTTP/1.1 401 "), "{answer}");
@@ -721,7 +722,7 @@ async fn slow_bodies_and_headers_are_cut_off() {
         settings.timeouts.headers = Duration::from_millis(200);
     })
     .await;
-    let head = "POST /api/v1/actions/preflight HTTP/1.1\r\nhost: x\r\nauthorization: Bearer apk_one\r\n\
+    let head = "POST /api/v1/actions/preflight HTTP/1.1\r\nhost: localhost\r\nauthorization: Bearer apk_one\r\n\
                 content-type: application/json\r\ncontent-length: 1000\r\n\r\n{";
     let answer = raw(&gateway, head).await;
     assert!(answer.starts_with("HTTP/1.1 408 ") && answer.contains("body_timeout"), "{answer}");
@@ -740,7 +741,7 @@ async fn malformed_http_is_survived() {
         let answer = raw(&gateway, bytes).await;
         assert!(answer.is_empty() || answer.starts_with("HTTP/1.1 400 "), "{bytes:?}: {answer}");
     }
-    let too_long = format!("GET / HTTP/1.1\r\nhost: x\r\nx: {}\r\n\r\n", "x".repeat(100_000));
+    let too_long = format!("GET / HTTP/1.1\r\nhost: localhost\r\nx: {}\r\n\r\n", "x".repeat(100_000));
     let answer = raw(&gateway, &too_long).await;
     assert!(answer.is_empty() || answer.starts_with("HTTP/1.1 431 "), "{answer}");
     gateway.decide("apk_one", &refund("1", "")).await;
@@ -817,7 +818,13 @@ impl Store for Broken {
     async fn approval(&self, _: &str, _: &str) -> Result<Option<Approval>, StoreError> {
         self.fail().await
     }
-    async fn pending_approvals(&self, _: &str, _: i64, _: u32) -> Result<Vec<Approval>, StoreError> {
+    async fn approvals(&self, _: &str, _: Listing) -> Result<Vec<Approval>, StoreError> {
+        self.fail().await
+    }
+    async fn pending_of(&self, _: &str, _: &str, _: i64) -> Result<u64, StoreError> {
+        self.fail().await
+    }
+    async fn caused(&self, _: &str, _: Subject, _: &str, _: Author<'_>) -> Result<bool, StoreError> {
         self.fail().await
     }
     async fn live_approval(&self, _: &str, _: &str, _: &str, _: i64) -> Result<Option<Approval>, StoreError> {

@@ -170,16 +170,9 @@ async fn an_allow_ends_with_the_policy_that_gave_it() {
                 change(settings);
                 let mut keyring = actpass_gateway::auth::Keyring::default();
                 let tenant = actpass_gateway::auth::Tenant { id: "one".into(), policy: policy_of(decision) };
-                keyring.add(
-                    actpass_gateway::auth::KeyHash::of("apk_one"),
-                    actpass_gateway::auth::Key {
-                        name: "name-of-apk-one".into(),
-                        tenant: Arc::new(tenant),
-                        role: actpass_gateway::auth::Role::Agent,
-                        agent: None,
-                        limiter: None,
-                    },
-                );
+                let role = actpass_gateway::auth::Role::Agent;
+                let key = actpass_gateway::auth::Key::new("name-of-apk-one", Arc::new(tenant), role, None);
+                keyring.add(actpass_gateway::auth::KeyHash::of("apk_one"), key);
                 settings.keyring = keyring;
             })
             .await;

@@ -38,11 +38,7 @@ fn add_operators(keyring: &mut Keyring) {
     for (key, name, beside) in [(ALICE, "alice", "apk_one"), (BOB, "bob", "apk_one"), (EVE, "eve", "apk_two")]
     {
         let tenant = Arc::clone(&keyring.find(beside).unwrap().tenant);
-        let limiter = None;
-        keyring.add(
-            KeyHash::of(key),
-            Key { name: name.into(), tenant, role: Role::Operator, agent: None, limiter },
-        );
+        keyring.add(KeyHash::of(key), Key::new(name, tenant, Role::Operator, None));
     }
 }
 
@@ -511,15 +507,22 @@ async fn what_is_too_large_for_the_list_is_decided_where_all_of_it_is() {
     let (_, one) = alice.get(&format!("/approvals/{many}")).await;
     assert!(one.contains("&#34;key9999&#34;: 9999\n}"));
     assert_eq!(alice.decide(&many, "approve", "").await.0, 303);
+    // Nothing is approved where a part of it is folded.
+    assert!(!page.contains(&format!("action=\"/approvals/{long}/")));
+    assert!(page.contains(&format!("<a href=\"/approvals/{long}\">See all of it and decide</a>")));
+    let (_, one) = alice.get(&format!("/approvals/{long}")).await;
+    assert!(!one.contains("<details") && one.contains("word end") && one.contains("class=\"approve\""));
     assert_eq!(alice.decide(&long, "reject", "").await.0, 303);
 
     // Together they are too many, though none is alone.
-    let each = format!(r#"{{"amount": 25000, "currency": "usd", "memo": "{}"}}"#, "x".repeat(15_000));
-    for _ in 0..20 {
+    let memos: Vec<_> = (0..25).map(|n| format!(r#""memo{n}": "{}""#, "x".repeat(390))).collect();
+    let each = format!(r#"{{"amount": 25000, "currency": "usd", {}}}"#, memos.join(","));
+    let shown = 256 * 1024 / Json::parse(each.as_bytes()).unwrap().to_string().len();
+    for _ in 0..shown + 3 {
         ask_with(&gateway, "apk_one", &each).await;
     }
     let (_, page) = alice.get("/").await;
-    assert_eq!(page.matches("<button class=\"approve\">").count(), 17);
+    assert_eq!(page.matches("<button class=\"approve\">").count(), shown);
     assert_eq!(page.matches("See all of them and decide").count(), 3);
     gateway.stop().await;
 }
@@ -817,5 +820,151 @@ async fn over_https_the_cookie_is_for_https_alone() {
     let cookie = answer.headers()["set-cookie"].to_str().unwrap();
     assert!(cookie.starts_with("__Host-actpass=") && cookie.ends_with("; Secure"), "{cookie}");
     assert!(alice.get("/").await.1.contains("Nothing waits"));
+    gateway.stop().await;
+}
+
+#[tokio::test]
+async fn what_is_not_seen_as_it_is_has_no_approve_button() {
+    let (gateway, _) = start().await;
+    let mut alice = Browser::logged_in(&gateway, ALICE).await;
+    for (more, why) in [
+        (r#""memo": "invoice\u202egpj.exe""#, "cannot be seen"),
+        (r#""memo": "a\u200bb""#, "cannot be seen"),
+        (r#""memo": "\u0007""#, "cannot be seen"),
+        (r#""to": "p\u0430ypal""#, "look like others"),
+        (r#""\u0430mount": 1"#, "look alike"),
+        (r#""Amount": 1"#, "look alike"),
+        (r#""amount ": 1"#, "look alike"),
+        (r#""nested": [{"total": 1, "tota1": 2}]"#, "look alike"),
+    ] {
+        let id = ask_with(&gateway, "apk_one", &format!(r#"{{"amount": 25000, "currency": "usd", {more}}}"#))
+            .await;
+        for path in ["/".to_owned(), format!("/approvals/{id}")] {
+            let (_, page) = alice.get(&path).await;
+            assert!(!page.contains("class=\"approve\""), "{more} {path}");
+            assert!(page.contains("class=\"reject\"") && page.contains(why), "{more} {path}: {page}");
+            assert!(page.contains(&format!("POST /api/v1/approvals/{id}/approve")), "{more} {path}");
+        }
+        // The form itself is refused too; by the API it is decided, and rejecting goes always.
+        let (status, page) = alice.decide(&id, "approve", "").await;
+        assert!(status == 409 && page.contains("nothing was decided"), "{more}: {status}");
+        assert_eq!(status_of(&gateway, &id).await, "pending");
+        assert_eq!(alice.decide(&id, "reject", "").await.0, 303, "{more}");
+    }
+    let id = ask_with(&gateway, "apk_one", r#"{"amount": 25000, "currency": "usd", "memo": "caf\u00e9 \u05e9\u05dc\u05d5\u05dd 1990\u20132000"}"#).await;
+    assert_eq!(alice.decide(&id, "approve", "").await.0, 303);
+
+    let long: Vec<_> = (0..30_000).map(|key| format!(r#""key{key}": {key}"#)).collect();
+    let id = ask_with(
+        &gateway,
+        "apk_one",
+        &format!(r#"{{"amount": 25000, "currency": "usd", {}}}"#, long.join(",")),
+    )
+    .await;
+    let (_, page) = alice.get(&format!("/approvals/{id}")).await;
+    assert!(!page.contains("class=\"approve\"") && page.contains("too many to show"), "too long");
+    gateway.stop().await;
+}
+
+#[tokio::test]
+async fn requests_beyond_a_page_are_reached_and_filtered() {
+    let (gateway, _) = start_with("pending_approvals = 200").await;
+    for number in 0..120 {
+        ask_with(&gateway, "apk_bound", &format!(r#"{{"amount": {}, "currency": "usd"}}"#, 20_000 + number))
+            .await;
+    }
+    let other = ask(&gateway).await;
+    let mut alice = Browser::logged_in(&gateway, ALICE).await;
+    let (_, page) = alice.get("/").await;
+    assert_eq!(heading(&page), "100+ waiting");
+    assert!(!page.contains(&format!("id=\"{other}\"")));
+    let more =
+        page.split_once("<p class=\"more\"><a href=\"").unwrap().1.split_once('"').unwrap().0.to_owned();
+    let (_, next) = alice.get(&more).await;
+    assert_eq!(heading(&next), "21 waiting");
+    assert!(next.contains(&format!("id=\"{other}\"")) && !next.contains("class=\"more\""));
+    for path in ["/?agent=sdk", "/live?agent=sdk&tool=refunds.create"] {
+        let (_, page) = alice.get(path).await;
+        assert!(heading(&page) == "1 waiting" && page.contains(&other), "{path}");
+    }
+    assert_eq!(heading(&alice.get("/?tool=none").await.1), "Nothing waits");
+    gateway.stop().await;
+}
+
+#[tokio::test]
+async fn the_page_works_below_a_path() {
+    let gateway = Gateway::start_with("", |settings| {
+        add_operators(&mut settings.keyring);
+        settings.base_path = "/actpass".to_owned();
+    })
+    .await;
+    let id = ask(&gateway).await;
+    // Whether the proxy takes the path away or not, it is the same page.
+    for root in ["", "/actpass"] {
+        let mut alice = Browser::of(&gateway);
+        let (_, form) = alice.get(&format!("{root}/")).await;
+        assert!(
+            form.contains("action=\"/actpass/login\"") && form.contains("href=\"/actpass/assets/"),
+            "{form}"
+        );
+        let response =
+            alice.send(&format!("{root}/login"), &[("token", &token(&form)), ("key", ALICE)]).await;
+        assert_eq!(
+            (response.status().as_u16(), &response.headers()["location"]),
+            (303, &"/actpass/".parse().unwrap())
+        );
+        let cookies: Vec<_> = response
+            .headers()
+            .get_all("set-cookie")
+            .iter()
+            .map(|line| line.to_str().unwrap().to_owned())
+            .collect();
+        assert!(
+            !cookies.is_empty() && cookies.iter().all(|line| line.contains("; Path=/actpass;")),
+            "{cookies:?}"
+        );
+        let (status, page) = alice.get(&format!("{root}/approvals/{id}")).await;
+        assert_eq!(status, 200);
+        for (start, _) in page.match_indices("=\"/") {
+            assert!(page[start..].starts_with("=\"/actpass/"), "{}", &page[start..start + 40]);
+        }
+        let style =
+            page.split_once("rel=\"stylesheet\" href=\"").unwrap().1.split_once('"').unwrap().0.to_owned();
+        assert_eq!(alice.get(&style).await.0, 200);
+        assert_eq!(alice.get(style.strip_prefix("/actpass").unwrap()).await.0, 200);
+    }
+    let decided = gateway
+        .post(&format!("/actpass/api/v1/approvals/{id}/approve"), ALICE)
+        .body("{}")
+        .send()
+        .await
+        .unwrap();
+    assert_eq!(decided.status(), 200, "the API is below it too");
+    gateway.stop().await;
+}
+
+#[tokio::test]
+async fn wrong_keys_lock_no_person_out() {
+    let (gateway, _) = start().await;
+    let mut browser = Browser::of(&gateway);
+    let token = token(&browser.get("/").await.1);
+    let cookie = browser.cookie();
+    let guess = |number: usize| {
+        let request = gateway.client.post(format!("{}/login", gateway.url)).header("origin", &gateway.url);
+        let request =
+            request.header("cookie", &cookie).header("content-type", "application/x-www-form-urlencoded");
+        request.body(format!("token={token}&key=apdv_guess_{number}")).send()
+    };
+    let storm = join_all((0..300).map(guess));
+    let (storm, person) = tokio::join!(storm, async {
+        let mut statuses = Vec::new();
+        for _ in 0..5 {
+            statuses.push(Browser::of(&gateway).log_in(ALICE).await.0.as_u16());
+        }
+        statuses
+    });
+    assert_eq!(person, [303; 5], "a right key in the middle of the storm");
+    let refused = storm.iter().filter(|answer| answer.as_ref().unwrap().status() == 429).count();
+    assert!(refused >= 300 - 16 - 16, "{refused}");
     gateway.stop().await;
 }

@@ -129,7 +129,7 @@ async fn a_termination_finishes_what_was_begun() {
     let mut half = std::net::TcpStream::connect(url.strip_prefix("http://").unwrap()).unwrap();
     let body = refund("4900", "");
     let head = format!(
-        "POST {PREFLIGHT} HTTP/1.1\r\nhost: x\r\nauthorization: Bearer apk_dev\r\nexpect: 100-continue\r\n\
+        "POST {PREFLIGHT} HTTP/1.1\r\nhost: localhost\r\nauthorization: Bearer apk_dev\r\nexpect: 100-continue\r\n\
          content-type: application/json\r\ncontent-length: {}\r\n\r\n",
         body.len()
     );
@@ -496,6 +496,144 @@ fn policies_are_checked_and_tested() {
         assert_eq!(output.status.code(), Some(code), "{arguments:?}: {}", err(&output));
         assert_eq!(out(&output), printed, "{arguments:?}");
         assert!(err(&output).contains(complained), "{arguments:?}: {}", err(&output));
+    }
+}
+
+#[test]
+fn rules_that_never_decide_fail_the_check_and_open_arguments_are_warned_of() {
+    let folder = TempDir::new().unwrap();
+    let policy = |when: &str, decision: &str| {
+        format!(
+            r#"{{"id": "p", "version": 1, "rules": [{{"name": "r", "when": [{when}], "decision": "{decision}", "reason": "x"}}]}}"#
+        )
+    };
+    let never = policy(r#"{"path": "tool", "operator": "<=", "value": 5}"#, "allow");
+    let open = policy(r#"{"path": "args.amount", "operator": "<=", "value": 5}"#, "allow");
+    for (text, code, complained) in [
+        (&never, 1, "error: rule \"r\": can never hold"),
+        (&open, 0, "warning: rule \"r\": allows any other argument"),
+        (&open.replace("allow", "deny"), 0, ""),
+    ] {
+        std::fs::write(folder.path().join("policy.json"), text).unwrap();
+        let output = run(folder.path(), &["policy", "check", "policy.json"]);
+        assert_eq!(output.status.code(), Some(code), "{}", err(&output));
+        assert!(err(&output).contains(complained), "{}", err(&output));
+        assert_eq!(err(&output).is_empty(), complained.is_empty());
+        assert!(out(&output).ends_with("rules    1\n"), "{}", out(&output));
+    }
+}
+
+#[tokio::test]
+async fn a_hangup_cuts_nothing_off() {
+    let folder = TempDir::new().unwrap();
+    let gateway = Running::dev(folder.path());
+    let client = common::client();
+    decide(&client, &gateway.url, "apk_dev", refund("1", "")).await.unwrap();
+    for _ in 0..3 {
+        let process = gateway.child.id().to_string();
+        assert!(Command::new("kill").args(["-HUP", &process]).status().unwrap().success());
+        let answer = decide(&client, &gateway.url, "apk_dev", refund("1", "")).await.unwrap();
+        assert_eq!(text(&answer, "decision"), Some("allow"));
+    }
+    let (code, _, log) = gateway.end("TERM");
+    assert_eq!(code, Some(0));
+    assert!(log.contains("SIGHUP is ignored"), "{log}");
+}
+
+#[tokio::test]
+async fn the_log_says_who_asked_what_and_what_was_decided() {
+    let folder = TempDir::new().unwrap();
+    let settings = common::config("").replace("[limits]", "log = \"json\"\n[limits]");
+    std::fs::write(folder.path().join("gateway.toml"), settings).unwrap();
+    let client = common::client();
+    let ask = async |url: &str| {
+        let request = client.post(format!("{url}{PREFLIGHT}")).bearer_auth("apk_one");
+        let request = request
+            .header("content-type", "application/json")
+            .header("traceparent", "00-0af7651916cd43dd8448eb211c80319c-b7ad6b7169203331-01");
+        let body = request.body(refund("4900", "")).send().await.unwrap().bytes().await.unwrap();
+        text(&Json::parse(&body).unwrap(), "evidence_event_id").unwrap().to_owned()
+    };
+    let gateway = Running::serve(folder.path());
+    let event = ask(&gateway.url).await;
+    let (_, _, log) = gateway.end("TERM");
+    let line = log.lines().find(|line| line.contains("\"answered\"")).unwrap();
+    let line = Json::parse(line.as_bytes()).unwrap();
+    for (field, expected) in [
+        ("span.peer", "127.0.0.1"),
+        ("span.trace_id", "0af7651916cd43dd8448eb211c80319c"),
+        ("span.tool", "refunds.create"),
+        ("span.decision", "allow"),
+        ("span.reason", "refund.small_in_scope"),
+        ("span.event_id", event.as_str()),
+        ("span.key", "name-of-apk-one"),
+        ("span.method", "POST"),
+        ("span.route", PREFLIGHT),
+    ] {
+        assert_eq!(text(&line, field), Some(expected), "{field} of {line}");
+    }
+    // With another level there is less; the command line has the last word.
+    for arguments in [&["--log-level", "warn"][..], &["--log-level", "error"]] {
+        let arguments = [&["serve", "--config", "gateway.toml"], arguments].concat();
+        let gateway = Running::start(folder.path(), &arguments);
+        ask(&gateway.url).await;
+        let (_, _, log) = gateway.end("TERM");
+        assert!(!log.contains("answered"), "{log}");
+    }
+}
+
+#[test]
+fn settings_are_checked_without_starting() {
+    let folder = TempDir::new().unwrap();
+    let check = |text: &str, more: &[&str]| {
+        std::fs::write(folder.path().join("gateway.toml"), text).unwrap();
+        run(folder.path(), &[&["config", "check", "--config", "gateway.toml"], more].concat())
+    };
+    let whole = common::config("");
+    let good = check(&whole, &["--deny-warnings"]);
+    assert_eq!(good.status.code(), Some(0), "{}{}", out(&good), err(&good));
+    assert!(out(&good).contains("gateway.toml: can be used; 2 tenants, 0 warnings"), "{}", out(&good));
+    assert!(!folder.path().join("data.db").exists(), "nothing was started");
+
+    let wrong = check(&common::config("body_bytes = 0\nburst = 1"), &[]);
+    assert_eq!(wrong.status.code(), Some(2));
+    assert!(
+        err(&wrong).contains("limits.body_bytes: ") && err(&wrong).contains("limits.burst: "),
+        "{}",
+        err(&wrong)
+    );
+
+    std::fs::write(folder.path().join("master.key"), "00".repeat(32)).unwrap();
+    let doubtful = common::config("body_bytes = 1000000000")
+        .replace("[limits]", "master_key_file = \"master.key\"\ndanger_allow_plain_http = true\n[limits]")
+        .replace("127.0.0.1:0", "0.0.0.0:8787");
+    let found = check(&doubtful, &[]);
+    assert_eq!(found.status.code(), Some(0), "{}", err(&found));
+    for warning in ["warning: limits.body_bytes: ", "warning: issuer: missing", "few different bytes"] {
+        assert!(out(&found).contains(warning), "{warning}: {}", out(&found));
+    }
+    assert_eq!(check(&doubtful, &["--deny-warnings"]).status.code(), Some(1));
+}
+
+#[test]
+fn a_weak_key_is_warned_of() {
+    let folder = TempDir::new().unwrap();
+    for (key, weak) in [
+        ("apk_short", true),
+        (&*"a".repeat(64), true),
+        (&*out(&run(folder.path(), &["key", "new"])).lines().next().unwrap().to_owned(), false),
+    ] {
+        let mut child = command(folder.path(), &["key", "hash"])
+            .stdin(Stdio::piped())
+            .stdout(Stdio::piped())
+            .stderr(Stdio::piped())
+            .spawn()
+            .unwrap();
+        child.stdin.take().unwrap().write_all(key.as_bytes()).unwrap();
+        let output = child.wait_with_output().unwrap();
+        assert_eq!(output.status.code(), Some(0));
+        assert_eq!(err(&output).contains("can be guessed"), weak, "{}", err(&output));
+        assert!(!err(&output).contains(key));
     }
 }
 

@@ -32,7 +32,7 @@ def session(page):
 
 
 @both
-def test_hostile_arguments_are_text_and_are_approved_with_a_note(gateway, operator, script):
+def test_hostile_arguments_are_text_and_can_only_be_rejected_here(gateway, operator, script):
     approval = gateway.ask(HOSTILE, goal="Pay <b>now</b>\nand ask nobody")
     page = operator(java_script_enabled=script)
     expect(page).to_have_title("(1) Approvals · ActPass")
@@ -44,13 +44,16 @@ def test_hostile_arguments_are_text_and_are_approved_with_a_note(gateway, operat
     expect(card.locator(".hides")).to_be_visible()
 
     card.get_by_label("Note").fill("asked the customer\nand the bank")
-    card.get_by_role("button", name="Approve").click()
-    expect(page.locator(".done")).to_contain_text("refunds.create is approved by alice at")
+    # What cannot be seen as it is cannot be approved where it is seen.
+    expect(card.locator(".withheld")).to_contain_text("cannot be approved here")
+    assert card.get_by_role("button", name="Approve").count() == 0
+    card.get_by_role("button", name="Reject").click()
+    expect(page.locator(".done")).to_contain_text("refunds.create is rejected by alice at")
     expect(page.get_by_role("heading", name="Nothing waits")).to_be_visible()
     expect(page).to_have_title("Approvals · ActPass")
     assert page.locator("article").count() == 0
     decided = gateway.approval(approval)
-    assert (decided["status"], decided["decided_by"]) == ("approved", "alice")
+    assert (decided["status"], decided["decided_by"]) == ("rejected", "alice")
 
     page.locator("#last").get_by_role("link", name="refunds.create").first.click()
     expect(page.locator("blockquote")).to_have_text("asked the customer\nand the bank")

@@ -21,13 +21,14 @@ use crate::clock::rfc3339;
 use crate::decide::{object, signed};
 use crate::ledger::{self, Draft};
 use crate::request::{InvalidMember, Opinion};
-use crate::store::{Append, Appended, Approval, Decided, Effect};
+use crate::store::{Append, Appended, Approval, Decided, Effect, Listing};
 
 /// How long a request may wait for a decision, in seconds.
 const MAX_WAIT: u64 = 25;
 
-/// How many pending approvals are listed.
+/// How many approvals are listed, and how many at most.
 pub(super) const LISTED: u32 = 100;
+const MAX_LISTED: u32 = 1000;
 
 type Asked = Result<Query<Vec<(String, String)>>, QueryRejection>;
 
@@ -56,6 +57,9 @@ pub(super) async fn read(
     let mut listener = app.notices.listen();
     loop {
         let approval = find(&app, &key, &id).await?;
+        if key.confined_to().is_some_and(|agent| approval.agent_id.as_deref() != Some(agent)) {
+            return Err(ApiError::NotFound("approval"));
+        }
         let waits = approval.status(app.clock.seconds()) == Status::Pending && Instant::now() < until;
         // Nothing of the store is held while it waits.
         if !waits || tokio::time::timeout_at(until, listener.news(&id)).await == Ok(false) {
@@ -69,9 +73,13 @@ pub(super) async fn read(
     path = "/api/v1/approvals",
     operation_id = "list_approvals",
     tag = "approvals",
-    params(("status" = inline(Option<answers::Pending>), Query, description = "Which ones; only pending ones are listed")),
+    params(("status" = inline(Option<answers::Listed>), Query, description = "Which ones; pending ones if left out"),
+        ("agent" = Option<String>, Query, description = "Only those of this agent"),
+        ("tool" = Option<String>, Query, description = "Only those of this tool"),
+        ("after" = Option<String>, Query, description = "Only those after this approval: the `next` of the page before"),
+        ("limit" = Option<u32>, Query, minimum = 1, maximum = 1000, description = "How many at most, 100 if left out")),
     responses(
-        (status = 200, description = "What is to be decided", body = answers::Approvals),
+        (status = 200, description = "A page of approvals, the nearest deadline first", body = answers::Approvals),
         (status = 403, description = "An agent's key may not do this; expected an operator's"),
     ),
     security(("key" = []))
@@ -83,14 +91,73 @@ pub(super) async fn list(
 ) -> Result<Response, ApiError> {
     operators_only(&key)?;
     let Query(query) = query.map_err(|_| ApiError::InvalidPath)?;
-    if query.iter().any(|(name, value)| name == "status" && value != "pending") {
-        let problem = "expected pending, found another word".to_owned();
-        return Err(InvalidMember { member: "status".to_owned(), problem }.into());
+    let listing = read_listing(&query, app.clock.seconds())?;
+    if let Some(after) = &listing.after
+        && in_time(&app, app.store.approval(&key.tenant.id, after)).await?.is_none()
+    {
+        let problem = "expected the id of an approval, as `next` of the page before has it".to_owned();
+        return Err(InvalidMember { member: "after".to_owned(), problem }.into());
     }
-    let now = app.clock.seconds();
-    let pending = in_time(&app, app.store.pending_approvals(&key.tenant.id, now, LISTED)).await?;
-    let pending = pending.iter().map(describe).collect::<Result<_, _>>()?;
-    Ok(json(StatusCode::OK, object([("approvals", Some(Json::Array(pending)))]).to_string()))
+    let now = listing.now;
+    let (found, next) = page_of(&app, &key, listing).await?;
+    let bytes = found.iter().map(|approval| approval.args.len()).sum();
+    let answer = move || {
+        let found = found.iter().map(|approval| describe(approval, now)).collect::<Result<_, _>>()?;
+        Ok(object([("approvals", Some(Json::Array(found))), ("next", next.map(Json::String))]).to_string())
+    };
+    Ok(json(StatusCode::OK, work(&app, bytes, answer).await?))
+}
+
+/// A page of a tenant's approvals, and where the next one begins, if there is one.
+pub(super) async fn page_of(
+    app: &App,
+    key: &Key,
+    mut listing: Listing,
+) -> Result<(Vec<Approval>, Option<String>), ApiError> {
+    let wanted = usize::try_from(listing.limit).unwrap_or(usize::MAX);
+    // One more shows whether there is another page.
+    listing.limit = listing.limit.saturating_add(1);
+    let mut found = in_time(app, app.store.approvals(&key.tenant.id, listing)).await?;
+    let is_last = found.len() <= wanted;
+    found.truncate(wanted);
+    let next = found.last().filter(|_| !is_last).map(|approval| approval.id.clone());
+    Ok((found, next))
+}
+
+fn read_listing(query: &[(String, String)], now: i64) -> Result<Listing, InvalidMember> {
+    let mut listing = Listing { now, status: Some(Status::Pending), limit: LISTED, ..Listing::default() };
+    let mut given = Vec::new();
+    for (name, value) in query {
+        let wrong = |problem: String| InvalidMember { member: name.clone(), problem };
+        if given.contains(&name) {
+            return Err(wrong("expected one, found two".to_owned()));
+        }
+        given.push(name);
+        match name.as_str() {
+            "status" if value == "all" => listing.status = None,
+            "status" => match Status::parse(value) {
+                Some(status) => listing.status = Some(status),
+                None => {
+                    let problem = "expected pending, approved, rejected, expired or all, found another word";
+                    return Err(wrong(problem.to_owned()));
+                }
+            },
+            "agent" => listing.agent = Some(value.clone()),
+            "tool" => listing.tool = Some(value.clone()),
+            "after" => listing.after = Some(value.clone()),
+            "limit" => {
+                let limit = value.parse().ok().filter(|limit| (1..=MAX_LISTED).contains(limit));
+                listing.limit =
+                    limit.ok_or_else(|| wrong(format!("expected an integer of 1 to {MAX_LISTED}")))?;
+            }
+            _ => {
+                return Err(wrong(
+                    "unknown parameter; known are status, agent, tool, after, limit".to_owned(),
+                ));
+            }
+        }
+    }
+    Ok(listing)
 }
 
 #[utoipa::path(
@@ -104,7 +171,7 @@ pub(super) async fn list(
         (status = 200, description = "The approval, approved", body = answers::Approval),
         (status = 403, description = "An agent's key may not do this; expected an operator's"),
         (status = 404, description = "There is no such approval"),
-        (status = 409, description = "The approval is decided already, or past its deadline"),
+        (status = 409, description = "The approval is decided already, past its deadline, or was changed in the data"),
     ),
     security(("key" = []))
 )]
@@ -127,7 +194,7 @@ pub(super) async fn approve(
         (status = 200, description = "The approval, rejected", body = answers::Approval),
         (status = 403, description = "An agent's key may not do this; expected an operator's"),
         (status = 404, description = "There is no such approval"),
-        (status = 409, description = "The approval is decided already, or past its deadline"),
+        (status = 409, description = "The approval is decided already, past its deadline, or was changed in the data"),
     ),
     security(("key" = []))
 )]
@@ -163,6 +230,11 @@ pub(super) async fn settle(
 ) -> Result<Approval, ApiError> {
     operators_only(key)?;
     let id = &approval.id;
+    // What is decided about is what was shown: the record itself, and not what it says of itself.
+    if approval.shown_hash().as_ref() != Some(&approval.action_hash) {
+        tracing::error!(id, "an approval does not match its action hash: it was changed in the data");
+        return Err(ApiError::ApprovalAltered);
+    }
     let decided = Decided { approved, by: key.name.to_string(), at: app.clock.seconds(), note };
     let event = Draft {
         event_id: ledger::new_event_id(),
@@ -227,11 +299,11 @@ fn answer(app: &App, approval: &Approval) -> Response {
 }
 
 /// What a person must see to decide.
-fn describe(approval: &Approval) -> Result<Json, ApiError> {
+fn describe(approval: &Approval, now: i64) -> Result<Json, ApiError> {
     let or_null = |text: &Option<String>| Some(text.as_deref().map_or(Json::Null, Json::from));
     Ok(object([
         ("id", Some(Json::from(&*approval.id))),
-        ("status", Some(Json::from(Status::Pending.as_str()))),
+        ("status", Some(Json::from(approval.status(now).as_str()))),
         ("action_hash", Some(Json::from(&*approval.action_hash))),
         ("tool", Some(Json::from(&*approval.tool))),
         ("resource", or_null(&approval.resource)),

@@ -11,6 +11,7 @@ use crate::store::StoreError;
 
 #[derive(Clone, Debug, PartialEq, Eq)]
 pub(super) enum ApiError {
+    ApprovalAltered,
     BodyTimeout,
     BodyTooLarge(usize),
     BodyUnreadable,
@@ -19,16 +20,21 @@ pub(super) enum ApiError {
     Decided(&'static str),
     Forbidden,
     Internal,
+    InvalidHost(&'static str),
     InvalidJson(String),
     InvalidMember(String),
     InvalidPath,
     MethodNotAllowed,
     NotFound(&'static str),
     NoMasterKey,
+    NotGranted(String),
+    NotOwn(&'static str),
     RateLimited(u64),
     Unauthenticated,
     Unavailable,
     UnsupportedMediaType(&'static str),
+    WrongHost,
+    WrongKeys(u64),
 }
 
 /// The code of an error, beside its answer, for the log.
@@ -38,6 +44,7 @@ pub(super) struct Code(pub(super) &'static str);
 impl ApiError {
     pub(super) fn status_and_code(&self) -> (StatusCode, &'static str) {
         match self {
+            Self::ApprovalAltered => (StatusCode::CONFLICT, "approval_altered"),
             Self::BodyTimeout => (StatusCode::REQUEST_TIMEOUT, "body_timeout"),
             Self::BodyTooLarge(_) => (StatusCode::PAYLOAD_TOO_LARGE, "body_too_large"),
             Self::BodyUnreadable => (StatusCode::BAD_REQUEST, "body_unreadable"),
@@ -46,21 +53,31 @@ impl ApiError {
             Self::Decided(_) => (StatusCode::CONFLICT, "already_decided"),
             Self::Forbidden => (StatusCode::FORBIDDEN, "forbidden"),
             Self::Internal => (StatusCode::INTERNAL_SERVER_ERROR, "internal"),
+            Self::InvalidHost(_) => (StatusCode::BAD_REQUEST, "invalid_host"),
             Self::InvalidJson(_) => (StatusCode::BAD_REQUEST, "invalid_json"),
             Self::InvalidMember(_) => (StatusCode::UNPROCESSABLE_ENTITY, "invalid_member"),
             Self::InvalidPath => (StatusCode::BAD_REQUEST, "invalid_path"),
             Self::MethodNotAllowed => (StatusCode::METHOD_NOT_ALLOWED, "method_not_allowed"),
             Self::NotFound(_) => (StatusCode::NOT_FOUND, "not_found"),
             Self::NoMasterKey => (StatusCode::NOT_IMPLEMENTED, "not_implemented"),
+            Self::NotGranted(_) => (StatusCode::FORBIDDEN, "not_granted"),
+            Self::NotOwn(_) => (StatusCode::FORBIDDEN, "not_own"),
             Self::RateLimited(_) => (StatusCode::TOO_MANY_REQUESTS, "rate_limited"),
             Self::Unauthenticated => (StatusCode::UNAUTHORIZED, "unauthenticated"),
             Self::Unavailable => (StatusCode::SERVICE_UNAVAILABLE, "unavailable"),
             Self::UnsupportedMediaType(_) => (StatusCode::UNSUPPORTED_MEDIA_TYPE, "unsupported_media_type"),
+            Self::WrongHost => (StatusCode::MISDIRECTED_REQUEST, "wrong_host"),
+            Self::WrongKeys(_) => (StatusCode::TOO_MANY_REQUESTS, "wrong_keys"),
         }
     }
 
     pub(super) fn message(&self) -> String {
         match self {
+            Self::ApprovalAltered => {
+                "this approval is not the one that was asked for: its record does not match its action_hash, so it was \
+                 changed in the data; look at the ledger, and let the agent ask again"
+                    .to_owned()
+            }
             Self::BodyTimeout => "the body did not arrive in time".to_owned(),
             Self::BodyTooLarge(limit) => format!("the body is larger than {limit} bytes"),
             Self::BodyUnreadable => "the body could not be read to its end".to_owned(),
@@ -72,7 +89,10 @@ impl ApiError {
             Self::Decided(status) => format!("this approval can no longer be decided: it is {status}"),
             Self::Forbidden => "an agent's key may not do this; expected an operator's".to_owned(),
             Self::Internal => "the gateway failed; its log has the request id".to_owned(),
-            Self::InvalidJson(problem) | Self::InvalidMember(problem) => problem.clone(),
+            Self::InvalidHost(problem) => (*problem).to_owned(),
+            Self::InvalidJson(problem) | Self::InvalidMember(problem) | Self::NotGranted(problem) => {
+                problem.clone()
+            }
             Self::InvalidPath => "the path or the query is not percent-encoded UTF-8".to_owned(),
             Self::MethodNotAllowed => "this path does not take this method; see the Allow header".to_owned(),
             Self::NotFound(what) => format!("there is no such {what}"),
@@ -80,6 +100,7 @@ impl ApiError {
                 "this gateway has neither passports nor credentials, because it has no master key: set master_key_file in its settings or \
                  the environment variable {MASTER_KEY_VARIABLE}"
             ),
+            Self::NotOwn(problem) => (*problem).to_owned(),
             Self::RateLimited(seconds) => {
                 format!("this API key calls more often than it may; try again in {seconds} s")
             }
@@ -88,6 +109,15 @@ impl ApiError {
             }
             Self::Unavailable => "the ledger cannot be used, so nothing was decided".to_owned(),
             Self::UnsupportedMediaType(expected) => (*expected).to_owned(),
+            Self::WrongHost => {
+                "this gateway does not answer under this host; expected one of `hosts` in its settings (of localhost \
+                 alone, if it was started with dev)"
+                    .to_owned()
+            }
+            Self::WrongKeys(seconds) => format!(
+                "too many requests without a key of this gateway came from this address; try again with a right key, or \
+                 in {seconds} s"
+            ),
         }
     }
 }
@@ -106,27 +136,32 @@ impl IntoResponse for ApiError {
             Self::Busy => {
                 headers.insert(header::RETRY_AFTER, HeaderValue::from_static("1"));
             }
-            Self::RateLimited(seconds) => {
+            Self::RateLimited(seconds) | Self::WrongKeys(seconds) => {
                 headers.insert(header::RETRY_AFTER, HeaderValue::from(seconds));
             }
             Self::Unauthenticated => {
                 headers.insert(header::WWW_AUTHENTICATE, HeaderValue::from_static("Bearer"));
             }
-            Self::BodyTimeout
+            Self::ApprovalAltered
+            | Self::BodyTimeout
             | Self::BodyTooLarge(_)
             | Self::BodyUnreadable
             | Self::Conflict
             | Self::Decided(_)
             | Self::Forbidden
             | Self::Internal
+            | Self::InvalidHost(_)
             | Self::InvalidJson(_)
             | Self::InvalidMember(_)
             | Self::InvalidPath
             | Self::MethodNotAllowed
             | Self::NotFound(_)
             | Self::NoMasterKey
+            | Self::NotGranted(_)
+            | Self::NotOwn(_)
             | Self::Unavailable
-            | Self::UnsupportedMediaType(_) => {}
+            | Self::UnsupportedMediaType(_)
+            | Self::WrongHost => {}
         }
         response
     }

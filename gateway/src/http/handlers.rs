@@ -1,6 +1,7 @@
 //! What each route does.
 
 use std::sync::Arc;
+use std::time::Instant;
 
 use actpass_core::json::Number;
 use actpass_core::{Json, Secret};
@@ -19,9 +20,9 @@ use super::{App, passports};
 use crate::approvals;
 use crate::auth::{Key, Role};
 use crate::decide::{self, Bound, Decided, Facts, Manifest, Shown};
-use crate::ledger::{self, Head, Verifier};
+use crate::ledger::{self, APPROVAL_APPROVED, APPROVAL_REJECTED, Head, Verifier};
 use crate::request::{Evidence, InvalidMember, Preflight, ToolApproval};
-use crate::store::{Append, Appended, Earlier, Effect, Pinned, StoreError, StoredEvent};
+use crate::store::{Append, Appended, Author, Earlier, Pinned, StoreError, StoredEvent, Subject};
 use crate::vault::{self, SealedCredential};
 
 /// Bodies above this many bytes are worked on beside the threads that serve connections.
@@ -69,12 +70,23 @@ pub(super) async fn preflight(State(app): State<Arc<App>>, call: Call) -> Result
         });
         let facts = Facts { credential: bound, ..facts };
         let before = facts.earlier.clone();
-        let decided = asks.decide(&app, facts).await?;
-        let request_hash = decided.request_hash;
-        let opens = match &decided.append.effect {
-            Some(Effect::Open { approval, .. }) => Some(approval.action_hash.clone()),
-            Some(_) | None => None,
+        let mut decided = asks.decide(&app, facts.clone()).await?;
+        let opens = decided.opens().map(str::to_owned);
+        // Held until the request is recorded, so that a key never has more pending requests than it may.
+        let _opening = match &opens {
+            Some(_) => Some(asks.key.opening.lock().await),
+            None => None,
         };
+        if opens.is_some() && is_crowded(&app, &asks.key, facts.now).await? {
+            // The action may have an open request already, which is then the one it waits for.
+            if app.finds_approvals && action_hash.is_none() {
+                earlier = before;
+                action_hash = opens;
+                continue;
+            }
+            decided = asks.decide(&app, Facts { crowded: Some(app.pending_approvals), ..facts }).await?;
+        }
+        let request_hash = decided.request_hash;
         let age = before.as_ref().and_then(|before| before.allowed.as_ref()).map(|allowed| allowed.at);
         let age = age.map(|at| app.clock.millis().saturating_sub(at));
         let answer = match record(&app, decided.append).await? {
@@ -111,6 +123,7 @@ pub(super) async fn preflight(State(app): State<Arc<App>>, call: Call) -> Result
                 continue;
             }
         };
+        log(&asks.tool, &answer);
         return Ok(json(StatusCode::OK, answer));
     }
     Err(ApiError::Busy)
@@ -122,6 +135,30 @@ const HANDED_OUT_AGAIN_MS: i64 = 300_000;
 
 fn replayed(answer: &[u8], request_hash: Option<&str>, age_ms: i64) -> Result<Bytes, ApiError> {
     decide::mark_replayed(answer, request_hash, age_ms).ok_or(ApiError::Internal)
+}
+
+/// Whether the key has as many pending approval requests as it may.
+async fn is_crowded(app: &App, key: &Key, now: i64) -> Result<bool, ApiError> {
+    let pending = in_time(app, app.store.pending_of(&key.tenant.id, &key.name, now)).await?;
+    Ok(pending >= u64::from(app.pending_approvals))
+}
+
+/// Tells the log what was decided; never what the answer carries beside that.
+fn log(tool: &str, answer: &[u8]) {
+    let span = tracing::Span::current();
+    if span.is_disabled() {
+        return;
+    }
+    span.record("tool", tool);
+    if let Ok(answer) = Json::parse(answer) {
+        for (field, member) in
+            [("decision", "decision"), ("reason", "reason_code"), ("event_id", "evidence_event_id")]
+        {
+            if let Some(value) = answer.member(member).and_then(Json::as_str) {
+                span.record(field, value);
+            }
+        }
+    }
 }
 
 /// A preflight, and what it asks to be looked up.
@@ -247,6 +284,7 @@ async fn learn(
         finds_approvals: app.finds_approvals,
         earlier,
         keep_seconds: app.keep_seconds,
+        crowded: None,
         manifest,
         pinned,
         passport,
@@ -302,16 +340,30 @@ pub(super) async fn tools(State(app): State<Arc<App>>, call: Call) -> Result<Res
     request_body = Evidence,
     responses(
         (status = 200, description = "The event is recorded", body = Recorded),
+        (status = 403, description = "The end of an action that was not decided for this key or its agent"),
     ),
     security(("key" = []))
 )]
 pub(super) async fn evidence(State(app): State<Arc<App>>, call: Call) -> Result<Response, ApiError> {
     let Call { key, body: raw } = call;
-    let append = work(&app, raw.len(), move || {
+    let author = Arc::clone(&key);
+    let (append, decided) = work(&app, raw.len(), move || {
         let body = parse(&raw)?;
-        Ok(decide::witness(&key, &Evidence::read(&body)?))
+        let evidence = Evidence::read(&body)?;
+        let decided = evidence.decided_request().map(str::to_owned);
+        Ok((decide::witness(&key, &evidence), decided))
     })
     .await?;
+    // How an action ended, only who was allowed it can say.
+    if let Some(request_hash) = decided
+        && author.role == Role::Agent
+        && !is_own(&app, &author, Subject::Decision, &request_hash).await?
+    {
+        return Err(ApiError::NotOwn(
+            "request_hash: there is no decision about such a request of this key or its agent; expected the hash that \
+             the decision carries",
+        ));
+    }
     let event_id = append.event.event_id.clone();
     match record(&app, append).await? {
         Appended::Recorded(head) => {
@@ -358,6 +410,7 @@ pub(super) async fn chain(
     let until = range.limit.map_or(head.length, |limit| head.length.min(range.after.saturating_add(limit)));
     let opening = format!(r#"{{"chain_id":{},"events":["#, Json::from(&*chain_id));
     let source = Source { app, tenant_id: Arc::clone(&key.tenant.id), chain_id, until };
+    let source = Seen { source, key };
     let state = Export::Opening(opening, source, range.after);
     Ok(json(StatusCode::OK, Body::from_stream(stream::try_unfold(state, Export::next))))
 }
@@ -424,9 +477,19 @@ pub(super) async fn examine(source: &Source, mut verifier: Verifier) -> Result<V
     ),
 )]
 pub(super) async fn health(State(app): State<Arc<App>>) -> Result<Response, ApiError> {
+    let asked = Instant::now();
     let check = async {
-        let _alone = app.checking.lock().await;
-        app.store.check().await
+        let mut last = app.checking.lock().await;
+        // What was begun after this was asked answers it: however many ask, one check is under way and one waits.
+        if let Some((begun, found)) = *last
+            && begun >= asked
+        {
+            return found;
+        }
+        let begun = Instant::now();
+        let found = app.store.check().await;
+        *last = Some((begun, found));
+        found
     };
     in_time(&app, check).await?;
     Ok(json(StatusCode::OK, r#"{"status":"ok"}"#))
@@ -525,31 +588,74 @@ impl Source {
 
 /// The answer with a chain's events, as it goes out: never all of it in memory.
 enum Export {
-    Opening(String, Source, u64),
-    Events(Source, u64, &'static str),
+    Opening(String, Seen, u64),
+    Events(Seen, u64, &'static str),
     Done,
 }
 
 impl Export {
     /// The next piece. An error cuts the answer short, so that a part of a chain never looks like all of it.
     async fn next(self) -> Result<Option<(Bytes, Self)>, std::io::Error> {
-        let (mut piece, source, after, comma) = match self {
-            Self::Opening(opening, source, after) => (opening, source, after, ""),
-            Self::Events(source, after, comma) => (String::new(), source, after, comma),
+        let (mut piece, seen, mut after, mut comma) = match self {
+            Self::Opening(opening, seen, after) => (opening, seen, after, ""),
+            Self::Events(seen, after, comma) => (String::new(), seen, after, comma),
             Self::Done => return Ok(None),
         };
-        let page =
-            source.page(after).await.map_err(|_| std::io::Error::other("the ledger could not be read"))?;
-        let Some(last) = page.last().map(|event| event.seq) else {
-            piece.push_str("]}");
-            return Ok(Some((Bytes::from(piece), Self::Done)));
-        };
-        let mut comma = comma;
-        for event in &page {
-            piece.push_str(comma);
-            piece.push_str(&event.text);
-            comma = ",";
+        let broken = |_: ApiError| std::io::Error::other("the ledger could not be read");
+        loop {
+            let page = seen.source.page(after).await.map_err(broken)?;
+            let Some(last) = page.last().map(|event| event.seq) else {
+                piece.push_str("]}");
+                return Ok(Some((Bytes::from(piece), Self::Done)));
+            };
+            after = last;
+            for event in &page {
+                if seen.shows(event).await.map_err(broken)? {
+                    piece.push_str(comma);
+                    piece.push_str(&event.text);
+                    comma = ",";
+                }
+            }
+            // An empty piece is none.
+            if !piece.is_empty() {
+                return Ok(Some((Bytes::from(piece), Self::Events(seen, after, comma))));
+            }
         }
-        Ok(Some((Bytes::from(piece), Self::Events(source, last, comma))))
     }
+}
+
+/// A chain as a key sees it.
+struct Seen {
+    source: Source,
+    key: Arc<Key>,
+}
+
+impl Seen {
+    /// Whether the key may read the event: a key that is bound to an agent reads what that agent caused, and what was
+    /// decided about that agent's approval requests.
+    async fn shows(&self, event: &StoredEvent) -> Result<bool, ApiError> {
+        let Some(agent) = self.key.confined_to() else {
+            return Ok(true);
+        };
+        let Ok(event) = Json::parse(event.text.as_bytes()) else {
+            return Ok(false);
+        };
+        let text = |name: &str| event.member(name).and_then(Json::as_str);
+        if text("key_name").is_some_and(|name| self.key.owns(name, text("agent_id"))) {
+            return Ok(true);
+        }
+        let decides = matches!(text("event_type"), Some(APPROVAL_APPROVED | APPROVAL_REJECTED));
+        let Some(id) = text("approval_request_id").filter(|_| decides) else {
+            return Ok(false);
+        };
+        let Source { app, tenant_id, .. } = &self.source;
+        let approval = in_time(app, app.store.approval(tenant_id, id)).await?;
+        Ok(approval.is_some_and(|approval| approval.agent_id.as_deref() == Some(agent)))
+    }
+}
+
+/// Whether the key, or whoever acted for the agent that it is bound to, caused the event about `id`.
+pub(super) async fn is_own(app: &App, key: &Key, subject: Subject, id: &str) -> Result<bool, ApiError> {
+    let author = Author { key_name: &key.name, agent: key.bound_agent() };
+    in_time(app, app.store.caused(&key.tenant.id, subject, id, author)).await
 }

@@ -1,8 +1,10 @@
 //! The gateway's HTTP interface.
 
 mod approvals;
+mod attempts;
 mod error;
 mod handlers;
+mod host;
 pub(crate) mod openapi;
 mod page;
 mod passports;
@@ -17,19 +19,22 @@ use axum::middleware::{self, Next};
 use axum::response::{IntoResponse, Response};
 use axum::routing::get;
 use http::{HeaderName, HeaderValue, header};
+use ipnet::IpNet;
 use tokio::sync::Semaphore;
 use tower_http::catch_panic::CatchPanicLayer;
 use tracing::Instrument;
 use utoipa_axum::router::OpenApiRouter;
 use utoipa_axum::routes;
 
+pub(crate) use self::attempts::Attempts;
 use self::error::ApiError;
 pub(crate) use self::page::Page;
 use crate::approvals::Notices;
 use crate::auth::Keyring;
 use crate::clock::Clock;
+use crate::hosts::Hosts;
 use crate::passport::Keys;
-use crate::store::Store;
+use crate::store::{Store, StoreError};
 use crate::vault::Vault;
 
 const REQUEST_ID: HeaderName = HeaderName::from_static("x-request-id");
@@ -64,15 +69,24 @@ pub(crate) struct App {
     /// How long the store may take to record an event.
     pub store_timeout: Duration,
     /// Held while the store is checked: asking often must not keep it from its work.
-    pub checking: tokio::sync::Mutex<()>,
+    pub checking: tokio::sync::Mutex<Option<(Instant, Result<(), StoreError>)>>,
     /// How many large bodies and verifications are worked on at once.
     pub heavy: Semaphore,
     /// What the page for the people who approve keeps.
     pub page: Page,
+    /// The names under which it answers.
+    pub hosts: Hosts,
+    /// The proxies whose `X-Forwarded-For` is believed.
+    pub trusted_proxies: Vec<IpNet>,
+    /// The wrong keys of each address.
+    pub attempts: Attempts,
+    /// How many approval requests of one key may be pending.
+    pub pending_approvals: u32,
 }
 
 /// Every route of the gateway.
 pub(crate) fn router(app: Arc<App>) -> Router {
+    let check_host = middleware::from_fn_with_state(Arc::clone(&app), host::check);
     let (described, _) = routes().split_for_parts();
     let api = described
         .route("/openapi.json", get(openapi::openapi))
@@ -80,7 +94,24 @@ pub(crate) fn router(app: Arc<App>) -> Router {
         .fallback(async || ApiError::NotFound("path"))
         .method_not_allowed_fallback(async || ApiError::MethodNotAllowed)
         .with_state(app);
-    dress(api)
+    dress(api.layer(check_host))
+}
+
+/// The request without the path below which a proxy shows the gateway; as it is, if the proxy took that path away.
+pub(crate) fn under_base_path(mut request: Request, base_path: &str) -> Request {
+    let uri = request.uri();
+    let below = uri.path().strip_prefix(base_path).filter(|rest| rest.is_empty() || rest.starts_with('/'));
+    let Some(path) = below.filter(|_| !base_path.is_empty()) else {
+        return request;
+    };
+    let path = if path.is_empty() { "/" } else { path };
+    let query = uri.query().map(|query| format!("?{query}")).unwrap_or_default();
+    let mut parts = uri.clone().into_parts();
+    parts.path_and_query = format!("{path}{query}").parse().ok();
+    if let Ok(uri) = http::Uri::from_parts(parts) {
+        *request.uri_mut() = uri;
+    }
+    request
 }
 
 /// The routes for programs, each with its description.
@@ -120,8 +151,14 @@ async fn accompany(request: Request, next: Next) -> Response {
         id,
         method = %request.method(),
         route,
+        peer = tracing::field::Empty,
+        trace_id = tracing::field::Empty,
         tenant = tracing::field::Empty,
-        key = tracing::field::Empty
+        key = tracing::field::Empty,
+        tool = tracing::field::Empty,
+        decision = tracing::field::Empty,
+        reason = tracing::field::Empty,
+        event_id = tracing::field::Empty
     );
     let mut response = next.run(request).instrument(span.clone()).await;
 
@@ -144,6 +181,23 @@ mod tests {
     use tower::ServiceExt;
 
     use super::*;
+
+    #[test]
+    fn the_base_path_is_taken_away() {
+        for (base, path, expected) in [
+            ("/actpass", "/actpass", "/"),
+            ("/actpass", "/actpass/", "/"),
+            ("/actpass", "/actpass/live?a=b", "/live?a=b"),
+            ("/actpass", "/actpass?a=b", "/?a=b"),
+            ("/actpass", "/actpassx", "/actpassx"),
+            ("/actpass", "/live", "/live"),
+            ("/actpass", "https://h.example/actpass/live", "https://h.example/live"),
+            ("", "/live", "/live"),
+        ] {
+            let request = Request::builder().uri(path).body(Body::empty()).unwrap();
+            assert_eq!(under_base_path(request, base).uri().to_string(), expected, "{base} {path}");
+        }
+    }
 
     #[tokio::test]
     async fn a_panic_is_an_answer() {

@@ -78,7 +78,7 @@ fn add_failures(operation: &mut Operation) {
     if operation.request_body.is_some() {
         add(
             "400",
-            "The body is not JSON, has a key twice, is nested past 128 levels, or broke off; or the path is not percent-encoded UTF-8",
+            "The body is not JSON, has a key twice, is nested past 128 levels, or broke off; or the path is not percent-encoded UTF-8; or the Host header is wrong",
         );
         add("408", "The body did not arrive in time");
         add("413", "The body is larger than the gateway takes");
@@ -86,15 +86,20 @@ fn add_failures(operation: &mut Operation) {
         add("422", "A member is missing, of the wrong type, too long or reserved; the message names it");
     }
     if path || query {
-        add("400", "The path or the query is not percent-encoded UTF-8");
+        add("400", "The path or the query is not percent-encoded UTF-8, or the Host header is wrong");
     }
     if query {
         add("422", "A parameter of the query is not what it must be; the message names it");
     }
     if operation.security.is_some() {
         add("401", "No API key, two, or an unknown one");
-        add("429", "This key calls more often than it may");
+        add(
+            "429",
+            "This key calls more often than it may, or too many requests without a key came from this address",
+        );
     }
+    add("400", "There is no Host header, there are two, or it is another than that of the request's target");
+    add("421", "The gateway does not answer under this host");
     add("500", "A defect; the gateway's log has the request id");
     add("503", "The gateway cannot do it now; nothing is known to be recorded");
     for (status, response) in &mut operation.responses.responses {
@@ -280,8 +285,12 @@ pub(super) mod answers {
     /// Which approvals are listed.
     #[derive(ToSchema)]
     #[schema(rename_all = "snake_case")]
-    pub(in crate::http) enum Pending {
+    pub(in crate::http) enum Listed {
         Pending,
+        Approved,
+        Rejected,
+        Expired,
+        All,
     }
 
     /// An approval.
@@ -302,11 +311,13 @@ pub(super) mod answers {
         deadline: String,
     }
 
-    /// What is to be decided.
+    /// A page of approvals.
     #[derive(ToSchema)]
     pub(in crate::http) struct Approvals {
-        /// The 100 with the nearest deadline.
+        /// The nearest deadline first.
         approvals: Vec<PendingApproval>,
+        /// What `after` must be for the next page; left out if this is the last one.
+        next: Option<String>,
     }
 
     /// An approval, with what a person must see to decide.
@@ -531,7 +542,14 @@ mod tests {
                 let expected = if takes { Ok(()) } else { Err(member.to_owned()) };
                 assert_eq!(found, expected, "{name}.{member}: {shown:?}");
             };
-            takes("described nowhere", Some(Json::Null), true);
+            let is_open = schema.member("additionalProperties") != Some(&Json::Bool(false));
+            assert_eq!(
+                is_open,
+                !["Opinion", "ToolApproval"].contains(&name),
+                "what an operator decides is exact"
+            );
+            takes("described nowhere", Some(Json::Null), is_open);
+            takes("described nowhere", Some(Json::Bool(false)), is_open);
             read(&Json::Array(Vec::new())).unwrap_err();
             let mut minimal = all.clone();
             minimal.retain(|(name, _)| required.contains(&&**name));

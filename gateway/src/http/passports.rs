@@ -11,18 +11,18 @@ use http::StatusCode;
 
 use super::App;
 use super::error::{ApiError, json};
-use super::handlers::{in_time, parse, record, work};
+use super::handlers::{in_time, is_own, parse, record, work};
 use super::openapi::answers::{Issued, JwkSet, Revoked, Verified};
 use super::receive::Call;
 use crate::approvals::Status;
-use crate::auth::Key;
+use crate::auth::{Key, Role};
 use crate::clock::rfc3339;
 use crate::decide::{MANIFEST_CHANGED, object, signed};
 use crate::ledger::{self, Draft};
 use crate::passport::keys::KeyError;
 use crate::passport::{self, Claims, Keys, Refusal, Ring};
 use crate::request::{InvalidMember, Issue, Revoke, VerifyPassport};
-use crate::store::{Append, Appended, Approval, Effect, StoreError};
+use crate::store::{Append, Appended, Approval, Effect, StoreError, Subject};
 
 #[utoipa::path(
     post,
@@ -32,6 +32,7 @@ use crate::store::{Append, Appended, Approval, Effect, StoreError};
     request_body = Issue,
     responses(
         (status = 200, description = "A new passport", body = Issued),
+        (status = 403, description = "The key may not issue such a passport"),
         (status = 501, description = "The gateway has no master key, and so neither passports nor credentials"),
     ),
     security(("key" = []))
@@ -45,6 +46,8 @@ pub(super) async fn issue(State(app): State<Arc<App>>, call: Call) -> Result<Res
 
     let agent = key.agent.as_ref().and_then(Json::as_str).or(request.agent_id.map(|agent| agent.as_str()));
     let user = request.user_id.map(|user| user.as_str());
+    let ttl_seconds = ttl_within_grants(&key, &request, &body)?;
+    within_grants(&key, &request)?;
     let jti = format!("ap_{}", uuid::Uuid::now_v7().simple());
     let issued_at = app.clock.seconds();
     let approval = match request.approval_request_id {
@@ -52,7 +55,7 @@ pub(super) async fn issue(State(app): State<Arc<App>>, call: Call) -> Result<Res
         Some(id) => Some(approved(&app, &key, id.as_str(), issued_at).await?),
     };
     let approval = approval.as_ref();
-    let expires_at = issued_at.saturating_add(request.ttl_seconds);
+    let expires_at = issued_at.saturating_add(ttl_seconds);
     let time = |seconds| Some(Json::Number(Number::from(seconds)));
     let or_null = |text: Option<&str>| Some(text.map_or(Json::Null, Json::from));
     let claims = object([
@@ -180,6 +183,7 @@ pub(super) async fn verify(State(app): State<Arc<App>>, call: Call) -> Result<Re
     request_body = Revoke,
     responses(
         (status = 200, description = "Whether the passport is revoked", body = Revoked),
+        (status = 403, description = "The passport is neither the key's nor its agent's"),
         (status = 501, description = "The gateway has no master key, and so neither passports nor credentials"),
     ),
     security(("key" = []))
@@ -192,6 +196,12 @@ pub(super) async fn revoke(State(app): State<Arc<App>>, call: Call) -> Result<Re
     let jti = request.jti.as_str();
     let revoked = match in_time(&app, app.store.passport(&key.tenant.id, jti)).await? {
         None => false,
+        Some(_) if key.role == Role::Agent && !is_own(&app, &key, Subject::Passport, jti).await? => {
+            return Err(ApiError::NotOwn(
+                "jti: this passport was issued by another key, and not to the agent of this one; expected one of its \
+                 own, or an operator's key",
+            ));
+        }
         Some(standing) if standing.revoked => true,
         Some(_) => {
             let event = Draft {
@@ -231,6 +241,45 @@ pub(super) async fn jwks(State(app): State<Arc<App>>) -> Result<Response, ApiErr
     Ok(json(StatusCode::OK, set.to_string()))
 }
 
+/// Whether the key may issue such a passport: what a passport claims, its issuer must be allowed to claim.
+fn within_grants(key: &Key, request: &Issue<'_>) -> Result<(), ApiError> {
+    let grants = &key.grants;
+    let refused = |member: &str, found: &str, granted: &dyn std::fmt::Display| {
+        Err(ApiError::NotGranted(format!(
+            "{member}: this key may not issue a passport with {found:?}; expected one of those in its settings: {granted}"
+        )))
+    };
+    if let Json::Array(tools) = request.allowed_tools
+        && let Some(tool) =
+            tools.iter().filter_map(Json::as_str).find(|tool| !grants.passport_tools.matches(tool))
+    {
+        return refused("allowed_tools", tool, &grants.passport_tools);
+    }
+    if let Some(user) = request.user_id.map(|user| user.as_str())
+        && !grants.passport_users.matches(user)
+    {
+        return refused("user_id", user, &grants.passport_users);
+    }
+    if !grants.risk_tiers.contains(&request.risk_tier) {
+        let tiers: Vec<_> = grants.risk_tiers.iter().map(|tier| tier.as_str()).collect();
+        return refused("risk_tier", request.risk_tier.as_str(), &tiers.join(", "));
+    }
+    Ok(())
+}
+
+/// For how many seconds the passport holds. A request that does not say gets no more than the key may give.
+fn ttl_within_grants(key: &Key, request: &Issue<'_>, body: &Json) -> Result<i64, ApiError> {
+    let most = key.grants.max_ttl_seconds;
+    let is_given = body.member("ttl_seconds").is_some_and(|given| *given != Json::Null);
+    match request.ttl_seconds {
+        seconds if seconds <= most => Ok(seconds),
+        _ if !is_given => Ok(most),
+        _ => Err(ApiError::NotGranted(format!(
+            "ttl_seconds: this key may issue passports for {most} seconds at most"
+        ))),
+    }
+}
+
 /// What a token claims, or why it claims nothing.
 pub(super) async fn open(app: &App, token: &str) -> Result<Result<Claims, Refusal>, ApiError> {
     let keys = keys(app)?;
@@ -244,6 +293,9 @@ pub(super) async fn open(app: &App, token: &str) -> Result<Result<Claims, Refusa
 /// The tenant's approval, if it could be used now. Whether it still can is looked at when it is.
 async fn approved(app: &App, key: &Key, id: &str, now: i64) -> Result<Approval, ApiError> {
     let approval = in_time(app, app.store.approval(&key.tenant.id, id)).await?;
+    // Another agent's is none.
+    let approval = approval
+        .filter(|approval| key.confined_to().is_none_or(|agent| approval.agent_id.as_deref() == Some(agent)));
     let found = match &approval {
         None => "unknown",
         Some(approval) if approval.spent => "used",

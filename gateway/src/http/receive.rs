@@ -13,7 +13,9 @@ use http::{HeaderMap, header};
 
 use super::App;
 use super::error::ApiError;
+use super::host::Client;
 use crate::auth::Key;
+use crate::connections::Connection;
 
 /// How long the rest of a body is taken in and thrown away after it was refused.
 const DRAIN: Duration = Duration::from_secs(2);
@@ -28,8 +30,13 @@ impl FromRequestParts<Arc<App>> for Caller {
     type Rejection = ApiError;
 
     async fn from_request_parts(parts: &mut Parts, app: &Arc<App>) -> Result<Self, ApiError> {
-        let key =
-            bearer(&parts.headers).and_then(|key| app.keyring.find(key)).ok_or(ApiError::Unauthenticated)?;
+        let Some(key) = bearer(&parts.headers).and_then(|key| app.keyring.find(key)) else {
+            app.attempts.count(parts.extensions.get::<Client>().map(|client| client.0))?;
+            return Err(ApiError::Unauthenticated);
+        };
+        if let Some(connection) = parts.extensions.get::<Arc<Connection>>() {
+            connection.authenticate();
+        }
         tracing::Span::current().record("tenant", &*key.tenant.id).record("key", &*key.name);
         within_limit(key)?;
         Ok(Self(Arc::clone(key)))

@@ -4,7 +4,7 @@ use std::cmp::Ordering;
 
 use actpass_core::Json;
 
-use super::model::{Bound, List, Path, Policy, Relation, Root, Rule, Test};
+use super::model::{Bound, Comparison, Condition, List, Path, Policy, Relation, Root, Rule, Test};
 
 /// What a policy looks at. `None` is a missing path; a member that is JSON `null` must be passed as it is only inside
 /// of `args` and `passport`.
@@ -54,10 +54,7 @@ impl Policy {
         let mut before = candidates.iter().take_while(|number| **number < end);
         let found = before.find_map(|number| {
             let rule = self.rules.get(*number)?;
-            rule.when
-                .iter()
-                .all(|condition| condition.test.holds(values.at(condition.path)))
-                .then_some((*number, rule))
+            rule.when.iter().all(|condition| condition.holds(values)).then_some((*number, rule))
         });
         found.or(known)
     }
@@ -103,16 +100,70 @@ impl Path {
     }
 }
 
+impl Condition {
+    fn holds(&self, values: &mut Values<'_, '_>) -> bool {
+        let actual = values.at(self.path);
+        match &self.test {
+            Test::Compare(comparison, other) => match (actual, values.at(*other)) {
+                (Some(actual), Some(other)) => comparison.holds(actual, other),
+                (_, None) | (None, _) => false,
+            },
+            test => test.holds(actual),
+        }
+    }
+}
+
+impl Comparison {
+    pub(super) fn holds(self, actual: &Json, other: &Json) -> bool {
+        let texts = || Some((actual.as_str()?, other.as_str()?));
+        // As in a list that is written out, all items must be of the value's own type.
+        let items = || match other {
+            Json::Array(items) if items.iter().all(|item| same_type(actual, item)) => Some(items),
+            Json::Array(_)
+            | Json::Bool(_)
+            | Json::Null
+            | Json::Number(_)
+            | Json::Object(_)
+            | Json::String(_) => None,
+        };
+        let has = |items: &Vec<Json>| items.iter().any(|item| actual.same_value(item));
+        match self {
+            Self::Contains => contains(actual, other),
+            Self::EndsWith => texts().is_some_and(|(text, end)| text.ends_with(end)),
+            Self::Equal => actual.same_value(other),
+            Self::In => items().is_some_and(has),
+            Self::NotEqual => same_type(actual, other) && !actual.same_value(other),
+            Self::NotIn => items().is_some_and(|items| !has(items)),
+            Self::Order(relation) => order(actual, other).is_some_and(|order| relation.holds(order)),
+            Self::StartsWith => texts().is_some_and(|(text, start)| text.starts_with(start)),
+        }
+    }
+}
+
+/// How two numbers, or two texts, compare; `None` if they are anything else.
+fn order(a: &Json, b: &Json) -> Option<Ordering> {
+    match (a, b) {
+        (Json::Number(a), Json::Number(b)) => Some(a.compare(b)),
+        (Json::String(a), Json::String(b)) => Some(a.cmp(b)),
+        _ => None,
+    }
+}
+
 impl Test {
-    fn holds(&self, actual: Option<&Json>) -> bool {
+    /// Whether it holds for the value at its path. A comparison with another value holds for none.
+    pub(super) fn holds(&self, actual: Option<&Json>) -> bool {
         let Some(actual) = actual else {
             return matches!(self, Self::Exists(false));
         };
         match self {
+            Self::Compare(..) => false,
             Self::Contains(part) => contains(actual, part),
             Self::EndsWith(end) => actual.as_str().is_some_and(|text| text.ends_with(end)),
             Self::Equal(value) => actual.same_value(value),
             Self::Exists(expected) => *expected,
+            Self::HasOnly(names) => {
+                actual.as_object().is_some_and(|members| members.iter().all(|(name, _)| names.contains(name)))
+            }
             Self::In(list) => list.holds(actual) == Some(true),
             Self::Matches(pattern) => actual.as_str().is_some_and(|text| pattern.is_match(text)),
             Self::NotEqual(value) => same_type(actual, value) && !actual.same_value(value),
@@ -124,7 +175,7 @@ impl Test {
 }
 
 impl Relation {
-    fn holds(self, order: Ordering) -> bool {
+    pub(super) fn holds(self, order: Ordering) -> bool {
         match self {
             Self::AtLeast => order.is_ge(),
             Self::AtMost => order.is_le(),
@@ -165,6 +216,6 @@ fn contains(whole: &Json, part: &Json) -> bool {
     }
 }
 
-fn same_type(a: &Json, b: &Json) -> bool {
+pub(super) fn same_type(a: &Json, b: &Json) -> bool {
     std::mem::discriminant(a) == std::mem::discriminant(b)
 }

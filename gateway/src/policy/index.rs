@@ -91,9 +91,11 @@ impl Test {
             }
             Self::StartsWith(start) => Some(Required::Start(start)),
             Self::In(List::Values(_))
+            | Self::Compare(..)
             | Self::Contains(_)
             | Self::EndsWith(_)
             | Self::Exists(_)
+            | Self::HasOnly(_)
             | Self::Matches(_)
             | Self::NotEqual(_)
             | Self::NotIn(_)

@@ -9,7 +9,7 @@ use regex::RegexBuilder;
 
 use super::index::Index;
 use super::model::{
-    Bound, Condition, Decision, List, Path, Policy, Relation, RiskTier, Root, Rule, Segment, Test,
+    Bound, Comparison, Condition, Decision, List, Path, Policy, Relation, RiskTier, Root, Rule, Segment, Test,
 };
 use crate::problems::Problems;
 
@@ -130,16 +130,33 @@ impl Loader {
     }
 
     fn condition(&mut self, place: &str, condition: &Json) -> Option<(Condition, usize)> {
-        let members = self.members(place, condition, &["path", "operator", "value"])?;
+        let members = self.members(place, condition, &["path", "operator", "value", "value_path"])?;
         let path_text = self.text(format_args!("{place}.path"), members.get("path"));
         let path = path_text.as_deref().and_then(|text| self.path(&format!("{place}.path"), text));
         let operator = self.text(format_args!("{place}.operator"), members.get("operator"));
         let value = members.get("value").copied();
-        if value.is_none() {
-            self.problems.add(format_args!("{place}.value"), "missing");
-        }
-        let (operator, value) = (operator?, value?);
-        let test = match test(&operator, value) {
+        let (value, other) = match (value, members.get("value_path")) {
+            (Some(value), None) => (Some(value), None),
+            (None, Some(path)) => {
+                let text = self.text(format_args!("{place}.value_path"), Some(path))?;
+                (Some(*path), Some(self.path(&format!("{place}.value_path"), &text)?))
+            }
+            (None, None) => {
+                self.problems.add(format_args!("{place}.value"), "missing; expected it, or value_path");
+                (None, None)
+            }
+            (Some(_), Some(_)) => {
+                self.problems
+                    .add(format_args!("{place}.value_path"), "there is value too; expected one of them");
+                (None, None)
+            }
+        };
+        let (mut operator, value) = (operator?, value?);
+        let found = match other {
+            None => test(&operator, value),
+            Some(other) => comparison(&operator).map(|comparison| Test::Compare(comparison, other)),
+        };
+        let test = match found {
             Ok(test) => test,
             Err(Wrong::Operator) => {
                 let problem =
@@ -153,6 +170,10 @@ impl Loader {
             }
         };
         let path = path?;
+        if other.is_some() {
+            // The same text as a value is another condition.
+            operator.insert_str(0, "value_path ");
+        }
         let identity = self.conditions.identity(path, operator, value);
         Some((Condition { path, test }, identity))
     }
@@ -370,7 +391,7 @@ impl Segment {
     }
 }
 
-const OPERATORS: [&str; 13] = [
+const OPERATORS: [&str; 14] = [
     "==",
     "!=",
     "<",
@@ -384,6 +405,7 @@ const OPERATORS: [&str; 13] = [
     "ends_with",
     "matches",
     "exists",
+    "has_only",
 ];
 
 enum Wrong {
@@ -411,8 +433,42 @@ fn test(operator: &str, value: &Json) -> Result<Test, Wrong> {
                 .map_err(|error| Wrong::Value(format!("not a pattern: {}", one_line(&error))))?,
         ),
         "exists" => Test::Exists(boolean(value)?),
+        "has_only" => Test::HasOnly(names(value)?),
         _ => return Err(Wrong::Operator),
     })
+}
+
+/// How the operator compares a value with that at another path.
+fn comparison(operator: &str) -> Result<Comparison, Wrong> {
+    Ok(match operator {
+        "==" => Comparison::Equal,
+        "!=" => Comparison::NotEqual,
+        "<" => Comparison::Order(Relation::Less),
+        "<=" => Comparison::Order(Relation::AtMost),
+        ">" => Comparison::Order(Relation::Greater),
+        ">=" => Comparison::Order(Relation::AtLeast),
+        "in" => Comparison::In,
+        "not_in" => Comparison::NotIn,
+        "contains" => Comparison::Contains,
+        "starts_with" => Comparison::StartsWith,
+        "ends_with" => Comparison::EndsWith,
+        "matches" | "exists" | "has_only" => {
+            return Err(Wrong::Value(format!("{operator} takes no value_path; expected value")));
+        }
+        _ => return Err(Wrong::Operator),
+    })
+}
+
+/// The names of members, of which there may be none.
+fn names(value: &Json) -> Result<HashSet<String>, Wrong> {
+    let Json::Array(items) = value else {
+        return Err(expected("an array of strings", value));
+    };
+    items
+        .iter()
+        .map(|item| item.as_str().map(str::to_owned))
+        .collect::<Option<_>>()
+        .ok_or_else(|| Wrong::Value("expected an array of strings, found another array".to_owned()))
 }
 
 fn bound(value: &Json) -> Result<Bound, Wrong> {

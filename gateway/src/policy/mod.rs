@@ -10,6 +10,7 @@
 //! - Numbers compare by value, exactly: `1` equals `1.0`, and no large integer is rounded.
 
 mod cases;
+mod check;
 mod evaluate;
 mod index;
 mod load;
@@ -18,6 +19,7 @@ mod model;
 mod tests;
 
 pub use cases::{Case, Cases, Mismatch};
+pub use check::{Finding, FindingKind};
 pub use evaluate::Input;
 pub use model::{Decision, Policy, RiskTier, Rule};
 

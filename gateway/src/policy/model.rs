@@ -161,16 +161,33 @@ pub(super) struct Condition {
 
 #[derive(Clone, Debug)]
 pub(super) enum Test {
+    /// Against the value at another of the policy's paths.
+    Compare(Comparison, usize),
     Contains(Json),
     EndsWith(String),
     Equal(Json),
     Exists(bool),
+    /// An object with no other members than these.
+    HasOnly(HashSet<String>),
     In(List),
     Matches(Regex),
     NotEqual(Json),
     NotIn(List),
     Order(Relation, Bound),
     StartsWith(String),
+}
+
+/// How two values are compared.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub(super) enum Comparison {
+    Contains,
+    EndsWith,
+    Equal,
+    In,
+    NotEqual,
+    NotIn,
+    Order(Relation),
+    StartsWith,
 }
 
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
@@ -250,6 +267,14 @@ impl Root {
 pub(super) struct Path {
     pub(super) root: Root,
     pub(super) segments: Vec<Segment>,
+}
+
+/// As it is written in a policy.
+impl fmt::Display for Path {
+    fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
+        f.write_str(self.root.name())?;
+        self.segments.iter().try_for_each(|segment| write!(f, ".{}", segment.name))
+    }
 }
 
 /// A step of a path: into the member of this name, or into the item at this index.

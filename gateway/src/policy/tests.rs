@@ -540,3 +540,324 @@ fn wrong_cases_are_problems() {
         assert!(problems.contains(expected), "{text}\nexpected: {expected}\nfound:    {problems}");
     }
 }
+
+/// The findings of a policy of these rules, `(decision, conditions)` each.
+fn findings(rules: &[(&str, &str)]) -> Vec<String> {
+    let rules: Vec<_> = rules
+        .iter()
+        .enumerate()
+        .map(|(number, (decision, when))| {
+            format!(r#"{{"name": "r{number}", "when": [{when}], "decision": "{decision}", "reason": "x"}}"#)
+        })
+        .collect();
+    let text = format!(r#"{{"id": "p", "version": 1, "rules": [{}]}}"#, rules.join(","));
+    let policy = Policy::parse(text.as_bytes()).unwrap_or_else(|problems| panic!("{text}: {problems}"));
+    policy.findings().iter().map(ToString::to_string).collect()
+}
+
+/// Conditions as they are written: `path operator value; …`.
+fn when(text: &str) -> String {
+    let conditions: Vec<_> = text
+        .split(';')
+        .map(str::trim)
+        .filter(|text| !text.is_empty())
+        .map(|text| {
+            let [path, operator, value] = text.splitn(3, ' ').collect::<Vec<_>>()[..] else {
+                panic!("{text}")
+            };
+            let member = if value.starts_with("args.") { "value_path" } else { "value" };
+            let value = if member == "value" { value.to_owned() } else { format!("\"{value}\"") };
+            format!(r#"{{"path": "{path}", "operator": "{operator}", "{member}": {value}}}"#)
+        })
+        .collect();
+    conditions.join(",")
+}
+
+#[test]
+fn rules_that_can_never_hold_are_found() {
+    for conditions in [
+        "tool <= 5",
+        "tool == 5",
+        "tool in [1, 2]",
+        "tool contains 1",
+        "tool has_only []",
+        "tool == \"a\"; tool == \"b\"",
+        "tool == \"a\"; tool != \"a\"",
+        "tool == \"a\"; tool != 1",
+        "tool == \"a\"; tool in [\"b\", \"c\"]",
+        "tool in [\"a\", \"b\"]; tool not_in [\"a\", \"b\"]",
+        "tool == \"a\"; tool starts_with \"b\"",
+        "tool == \"a\"; tool ends_with \"b\"",
+        "tool == \"a\"; tool matches \"^b\"",
+        "tool starts_with \"a\"; tool starts_with \"b\"",
+        "tool ends_with \"a\"; tool ends_with \"ab\"",
+        "tool == \"\"",
+        "goal in [\"\"]",
+        "tool exists false",
+        "goal exists false",
+        "args exists false",
+        "args == 1",
+        "args starts_with \"a\"",
+        "risk_tier == \"extreme\"",
+        "risk_tier == \"Low\"",
+        "risk_tier not_in [\"low\", \"medium\", \"high\", \"critical\"]",
+        "user_id > 1",
+        "args.x exists false; args.x == 1",
+        "args.x exists false; args.x exists true",
+        "args.x exists false; args.x.y == 1",
+        "args.x == 1; args.x == 2",
+        "args.x == 1; args.x == \"1\"",
+        "args.x == 1; args.x.y exists true",
+        "args.x == {\"y\": 1}; args.x.y == 2",
+        "args.x == [1]; args.x.1 exists true",
+        "args.x > 5; args.x < 5",
+        "args.x >= 5; args.x < 5",
+        "args.x > 9007199254740993; args.x < 9007199254740993",
+        "args.x > 0.1000000000000000055; args.x <= 0.1",
+        "args.x > 5; args.x < \"9\"",
+        "args.x > \"b\"; args.x < \"a\"",
+        "args.x in [1, 2]; args.x > 2",
+        "args.x == 10; args.x <= 9.99",
+        "args.x != true; args.x != false",
+        "args.x != null; args.x != null; args.x == null",
+        "args.x contains 1; args.x starts_with \"a\"",
+        "args has_only [\"a\"]; args.b == 1",
+        "args has_only []; args.b exists true",
+        "args.x has_only [\"a\"]; args.x.b.c == 1",
+        "args.x has_only [\"a\"]; args.x == 5",
+        "args.a < args.a",
+        "args.a != args.a",
+        "args.a < args.b; args.b < args.a",
+        "args.a == args.b; args.a > args.b",
+        "args.a <= args.b; args.b <= args.a; args.a != args.b",
+        "args.a exists false; args.b == args.a",
+    ] {
+        let found = findings(&[("deny", &when(conditions))]);
+        assert!(found.len() == 1 && found[0].contains("can never hold"), "{conditions}: {found:?}");
+    }
+    for conditions in [
+        "",
+        "tool == \"a\"; tool != \"b\"",
+        "tool in [\"a\", \"b\"]; tool not_in [\"a\"]",
+        "tool starts_with \"a\"; tool starts_with \"ab\"",
+        "tool starts_with \"a\"; tool ends_with \"b\"",
+        "user_id exists false",
+        "passport exists false",
+        "risk_tier in [\"low\", \"extreme\"]",
+        "args.x >= 5; args.x <= 5",
+        "args.x > 9007199254740992; args.x < 9007199254740994",
+        "args.x > 0.1; args.x < 0.1000000000000000055",
+        "args.x == {\"y\": 1}; args.x.y == 1.0",
+        "args.x == [1]; args.x.0 exists true",
+        "args.x != 1; args.x != 2",
+        "args.x contains \"a\"; args.x starts_with \"a\"",
+        "args.x contains 1; args.x contains 2",
+        "args has_only [\"a\"]; args.a == 1; args.b exists false",
+        "args.x.y exists false; args.x has_only [\"a\"]",
+        "args.a <= args.a",
+        "args.a <= args.b; args.b <= args.a",
+        "args.a in args.b",
+        "args.a exists false; args.b exists false",
+    ] {
+        let found = findings(&[("deny", &when(conditions))]);
+        assert!(found.is_empty(), "{conditions}: {found:?}");
+    }
+}
+
+#[test]
+fn rules_behind_one_that_always_holds_are_found() {
+    for (earlier, later) in [
+        ("tool exists true", "tool == \"a\""),
+        ("args exists true; goal exists true", "args.x == 1"),
+        ("tool in [\"a\", \"b\"]", "tool == \"a\""),
+        ("tool starts_with \"a\"", "tool == \"ab\""),
+        ("tool starts_with \"a\"", "tool starts_with \"ab\"; args.x == 1"),
+        ("args.x <= 100", "args.x <= 50"),
+        ("args.x <= 100", "args.x < 100"),
+        ("args.x > 0", "args.x >= 1; args.x <= 5"),
+        ("args.x exists true", "args.x.y == 1"),
+        ("args has_only [\"a\", \"b\"]", "args has_only [\"a\"]"),
+        ("args.x != \"a\"", "args.x not_in [\"a\", \"b\"]"),
+    ] {
+        let found = findings(&[("deny", &when(earlier)), ("deny", &when(later))]);
+        assert!(
+            found.len() == 1 && found[0].contains("the rule \"r0\" before it"),
+            "{earlier} / {later}: {found:?}"
+        );
+    }
+    for (earlier, later) in [
+        ("user_id exists true", "tool == \"a\""),
+        ("tool == \"a\"", "tool in [\"a\", \"b\"]"),
+        ("args.x <= 50", "args.x <= 100"),
+        ("args.x < 100", "args.x <= 100"),
+        ("args.x <= \"5\"", "args.x <= 5"),
+        ("args.x exists false", "args.y == 1"),
+        ("args has_only [\"a\"]", "args has_only [\"a\", \"b\"]"),
+        ("args.a <= args.b", "args.a <= args.c"),
+        ("args.x not_in [\"a\", \"b\"]", "args.x != \"a\""),
+        // One that never holds hides nothing.
+        ("tool exists true; tool <= 5", "tool == \"a\""),
+    ] {
+        let found = findings(&[("deny", &when(earlier)), ("deny", &when(later))]);
+        assert!(!found.iter().any(|found| found.contains("before it")), "{earlier} / {later}: {found:?}");
+    }
+}
+
+#[test]
+fn allow_rules_that_leave_arguments_open_are_found() {
+    let open = findings(&[("allow", &when("tool == \"t\"; args.amount <= 5; args.to.id == args.from"))]);
+    assert_eq!(open.len(), 1);
+    assert!(open[0].contains(r#""value": ["amount","to","from"]"#), "{open:?}");
+    for (decision, conditions) in [
+        ("allow", "args has_only [\"amount\"]; args.amount <= 5"),
+        ("allow", "args has_only []"),
+        ("allow", "args == {\"a\": 1}"),
+        ("deny", "tool == \"t\""),
+        ("require_approval", "tool == \"t\""),
+    ] {
+        assert_eq!(findings(&[(decision, &when(conditions))]), Vec::<String>::new(), "{conditions}");
+    }
+}
+
+#[test]
+fn no_other_members() {
+    for (names, args, expected) in [
+        (r#"["a", "b"]"#, r#"{"a": 1, "b": 2}"#, true),
+        (r#"["a", "b"]"#, r#"{"b": null}"#, true),
+        (r#"["a", "b"]"#, "{}", true),
+        (r#"["a", "b"]"#, r#"{"a": 1, "c": 2}"#, false),
+        (r#"["a"]"#, r#"{"A": 1}"#, false),
+        (r#"["a"]"#, r#"{"a ": 1}"#, false),
+        ("[]", "{}", true),
+        ("[]", r#"{"": 1}"#, false),
+        (r#"["a"]"#, r#"{"a": {"b": 1}}"#, true),
+    ] {
+        assert_eq!(holds("args", "has_only", names, args), expected, "{names} {args}");
+    }
+    check(&[
+        ("has_only", r#"["a"]"#, r#"{"a": 1}"#, true),
+        ("has_only", r#"["a"]"#, r#"{"b": 1}"#, false),
+        ("has_only", r#"["a"]"#, "[]", false),
+        ("has_only", "[]", "null", false),
+        ("has_only", r#"["a"]"#, "\"a\"", false),
+    ]);
+    assert!(!holds("args.y", "has_only", "[]", "{}"));
+}
+
+#[test]
+fn values_are_compared_with_each_other() {
+    let holds = |operator: &str, x: &str, y: &str| {
+        let condition = format!(r#"{{"path": "args.x", "operator": "{operator}", "value_path": "args.y"}}"#);
+        let text = format!(
+            r#"{{"id": "p", "version": 1, "rules": [{{"name": "r", "when": [{condition}], "decision": "allow", "reason": "r"}}]}}"#
+        );
+        let policy = Policy::parse(text.as_bytes()).unwrap();
+        let members = [("x", x), ("y", y)].into_iter().filter(|(_, value)| !value.is_empty());
+        let args =
+            members.map(|(name, value)| (name.to_owned(), Json::parse(value.as_bytes()).unwrap())).collect();
+        policy.first_match(&Input { args: Some(&Json::Object(args)), ..Input::default() }).is_some()
+    };
+    for (operator, x, y, expected) in [
+        ("==", "1", "1.0", true),
+        ("==", "9007199254740993", "9007199254740992", false),
+        ("==", "\"a\"", "\"a\"", true),
+        ("!=", "1", "2", true),
+        ("!=", "1", "\"2\"", false),
+        ("<=", "9007199254740993", "9007199254740992", false),
+        ("<=", "9007199254740992", "9007199254740993", true),
+        ("<", "1", "\"2\"", false),
+        (">", "\"b\"", "\"a\"", true),
+        (">=", "null", "null", false),
+        ("in", "1", "[2, 1.0]", true),
+        ("in", "1", "[2]", false),
+        ("in", "1", "[1, \"2\"]", false),
+        ("in", "1", "[]", false),
+        ("in", "1", "1", false),
+        ("not_in", "1", "[2]", true),
+        ("not_in", "1", "[\"2\"]", false),
+        ("not_in", "1", "{}", false),
+        ("contains", "[1, 2]", "2", true),
+        ("contains", "\"abc\"", "\"b\"", true),
+        ("starts_with", "\"abc\"", "\"ab\"", true),
+        ("ends_with", "\"abc\"", "\"ab\"", false),
+        ("starts_with", "1", "1", false),
+    ] {
+        assert_eq!(holds(operator, x, y), expected, "{x} {operator} {y}");
+        for (x, y) in [("", y), (x, ""), ("", "")] {
+            assert!(!holds(operator, x, y), "{x} {operator} {y}: one is missing");
+        }
+    }
+}
+
+#[test]
+fn wrong_comparisons_are_problems() {
+    for (condition, expected) in [
+        (r#"{"path": "args.x", "operator": "=="}"#, "when[0].value: missing; expected it, or value_path"),
+        (
+            r#"{"path": "args.x", "operator": "==", "value": 1, "value_path": "args.y"}"#,
+            "when[0].value_path: there is value too",
+        ),
+        (
+            r#"{"path": "args.x", "operator": "==", "value_path": 1}"#,
+            "when[0].value_path: expected a non-empty string",
+        ),
+        (
+            r#"{"path": "args.x", "operator": "==", "value_path": "y"}"#,
+            "when[0].value_path: unknown path root",
+        ),
+        (
+            r#"{"path": "args.x", "operator": "matches", "value_path": "args.y"}"#,
+            "matches takes no value_path",
+        ),
+        (r#"{"path": "args.x", "operator": "exists", "value_path": "args.y"}"#, "exists takes no value_path"),
+        (r#"{"path": "args", "operator": "has_only", "value": "a"}"#, "expected an array of strings"),
+        (r#"{"path": "args", "operator": "has_only", "value": ["a", 1]}"#, "expected an array of strings"),
+    ] {
+        let text = format!(
+            r#"{{"id": "p", "version": 1, "rules": [{{"name": "r", "when": [{condition}], "decision": "allow", "reason": "r"}}]}}"#
+        );
+        let problems = Policy::parse(text.as_bytes()).unwrap_err().to_string();
+        assert!(problems.contains(expected), "{condition}: {problems}");
+    }
+    // A value and a path of the same text are two conditions.
+    let policy = |second: &str| {
+        format!(
+            r#"{{"id": "p", "version": 1, "rules": [
+                {{"name": "a", "when": [{{"path": "args.x", "operator": "==", "value_path": "args.y"}}], "decision": "deny", "reason": "r"}},
+                {{"name": "b", "when": [{{"path": "args.x", "operator": "==", {second}}}], "decision": "deny", "reason": "r"}}]}}"#
+        )
+    };
+    assert!(Policy::parse(policy(r#""value": "args.y""#).as_bytes()).is_ok());
+    assert!(Policy::parse(policy(r#""value_path": "args.y""#).as_bytes()).is_err(), "unreachable");
+}
+
+proptest! {
+    #![proptest_config(ProptestConfig { failure_persistence: None, ..ProptestConfig::with_cases(3_000) })]
+
+    /// What is said never to decide never does.
+    #[test]
+    fn what_is_found_to_be_dead_is_dead(
+        conditions in vec(vec(condition_of_any_kind(), 0..5), 1..6),
+        inputs in vec((select(TEXTS), select(TEXTS), any_args()), 1..12),
+    ) {
+        let lists: Vec<_> = conditions.iter().map(Vec::as_slice).collect();
+        // A policy with a rule that is a part of another is refused as it is.
+        if let Ok(policy) = Policy::parse(rules(&lists).as_bytes()) {
+            let dead: Vec<_> =
+                policy.findings().into_iter().filter(super::Finding::is_defect).map(|found| found.rule).collect();
+            for (tool, resource, args) in inputs.iter().filter(|(tool, ..)| !tool.is_empty()) {
+                let args = Json::parse(args.as_bytes()).unwrap();
+                let (tool, resource) = (Json::from(*tool), Json::from(*resource));
+                let goal = Json::from("g");
+                for resource in [None, Some(&resource)] {
+                    let input = Input {
+                        args: Some(&args), goal: Some(&goal), resource, tool: Some(&tool), ..Input::default()
+                    };
+                    if let Some(rule) = policy.first_match(&input) {
+                        prop_assert!(!dead.contains(&rule.name().to_owned()), "{} of {:?}", rule.name(), conditions);
+                    }
+                }
+            }
+        }
+    }
+}

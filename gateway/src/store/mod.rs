@@ -3,6 +3,7 @@
 mod batch;
 mod checkpoint;
 mod file;
+mod finding;
 mod postgres;
 mod proof;
 mod queue;
@@ -17,6 +18,7 @@ use std::sync::Arc;
 use async_trait::async_trait;
 use bytes::Bytes;
 
+pub use self::finding::{Author, Listing, Subject};
 pub use self::postgres::{Database, DatabaseError, PostgresStore, Trust};
 pub use self::sqlite::{OpenError, SqliteStore, accept_missing_wal};
 use crate::clock::Clock;
@@ -190,8 +192,8 @@ pub trait Store: Send + Sync + fmt::Debug {
     /// If the store does not answer.
     async fn last_recorded(&self) -> Result<Option<i64>, StoreError>;
 
-    /// The approvals of a tenant that nobody decided about and whose deadline is after `now`, the oldest first, `limit`
-    /// of them at most.
+    /// The approvals of a tenant that nobody decided about and whose deadline is after `now`, the nearest deadline first,
+    /// `limit` of them at most.
     ///
     /// # Errors
     ///
@@ -201,7 +203,37 @@ pub trait Store: Send + Sync + fmt::Debug {
         tenant_id: &str,
         now: i64,
         limit: u32,
-    ) -> Result<Vec<Approval>, StoreError>;
+    ) -> Result<Vec<Approval>, StoreError> {
+        let status = Some(crate::approvals::Status::Pending);
+        self.approvals(tenant_id, Listing { now, status, limit, ..Listing::default() }).await
+    }
+
+    /// A part of a tenant's approvals, the nearest deadline first.
+    ///
+    /// # Errors
+    ///
+    /// If the store does not answer.
+    async fn approvals(&self, tenant_id: &str, listing: Listing) -> Result<Vec<Approval>, StoreError>;
+
+    /// How many of a tenant's approvals are pending at `now` that decisions about the key's requests asked for.
+    ///
+    /// # Errors
+    ///
+    /// If the store does not answer.
+    async fn pending_of(&self, tenant_id: &str, key_name: &str, now: i64) -> Result<u64, StoreError>;
+
+    /// Whether the tenant's chain of decisions has an event about `id` that `author` caused.
+    ///
+    /// # Errors
+    ///
+    /// If the store does not answer.
+    async fn caused(
+        &self,
+        tenant_id: &str,
+        subject: Subject,
+        id: &str,
+        author: Author<'_>,
+    ) -> Result<bool, StoreError>;
 
     /// The credential of a tenant's tool; `None` if it has none. What another process set or removed counts at once.
     ///

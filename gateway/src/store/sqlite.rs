@@ -21,6 +21,7 @@ use tokio::sync::{Semaphore, mpsc};
 use super::batch::{Batch, Rows, live};
 use super::checkpoint::Checkpointer;
 use super::file::{self, DataFile};
+use super::finding::{self, Author, Listing, Subject};
 use super::postgres::DatabaseError;
 use super::proof::{KeptAnswer, hold_to_ledger, recorded_at};
 use super::queue::{self, Job, Jobs, Round};
@@ -28,7 +29,7 @@ use super::{
     Append, Appended, Approval, Claim, Decided, Effect, Rotation, Standing, Store, StoreError, StoredEvent,
 };
 use crate::clock::Clock;
-use crate::ledger::{Head, Sealed};
+use crate::ledger::{DECISIONS, Head, Sealed};
 use crate::passport::SealedKey;
 use crate::vault::SealedCredential;
 
@@ -487,6 +488,7 @@ impl SqliteStore {
             return Err(OpenError::Newer(path.to_owned(), version));
         }
         if lock.is_some() {
+            connection.execute_batch(finding::SQLITE_INDEXES).map_err(sqlite)?;
             set_open(&connection, true).map_err(sqlite)?;
         }
         probe(&connection).map_err(sqlite)?;
@@ -599,20 +601,42 @@ impl Store for SqliteStore {
         self.readers.read(move |connection| find_approval(connection, &tenant_id, &id)).await
     }
 
-    async fn pending_approvals(
-        &self,
-        tenant_id: &str,
-        now: i64,
-        limit: u32,
-    ) -> Result<Vec<Approval>, StoreError> {
+    async fn approvals(&self, tenant_id: &str, listing: Listing) -> Result<Vec<Approval>, StoreError> {
         let tenant_id = tenant_id.to_owned();
         let read = move |connection: &Connection| {
-            let query =
-                format!("{APPROVAL} AND approved IS NULL AND deadline > ?2 ORDER BY deadline, id LIMIT ?3");
+            let query = format!("{APPROVAL} {}", finding::listed_in_sqlite(listing.status));
             let mut statement = connection.prepare_cached(&query)?;
-            statement.query_map(params![tenant_id, now, limit], approval_of)?.collect()
+            let Listing { now, agent, tool, after, limit, .. } = listing;
+            statement.query_map(params![tenant_id, now, agent, tool, after, limit], approval_of)?.collect()
         };
         self.readers.read(read).await
+    }
+
+    async fn pending_of(&self, tenant_id: &str, key_name: &str, now: i64) -> Result<u64, StoreError> {
+        let tenant_id = tenant_id.to_owned();
+        let [mark, _] = Author { key_name, agent: None }.marks();
+        let read = move |connection: &Connection| {
+            let mut statement = connection.prepare_cached(finding::SQLITE_PENDING_OF)?;
+            statement.query_row(params![tenant_id, DECISIONS, now, mark], |row| Ok(from_sql(row.get(0)?)))
+        };
+        self.readers.read(read).await
+    }
+
+    async fn caused(
+        &self,
+        tenant_id: &str,
+        subject: Subject,
+        id: &str,
+        author: Author<'_>,
+    ) -> Result<bool, StoreError> {
+        let (tenant_id, wanted, [key, agent]) = (tenant_id.to_owned(), id.to_owned(), author.marks());
+        let read = move |connection: &Connection| {
+            let mut statement = connection.prepare_cached(&subject.sqlite())?;
+            let event = |row: &Row<'_>| Ok(StoredEvent { seq: from_sql(row.get(0)?), text: row.get(1)? });
+            statement.query_row(params![tenant_id, DECISIONS, wanted, key, agent], event).optional()
+        };
+        let found = self.readers.read(read).await?;
+        Ok(found.is_some_and(|event| subject.is_of(&event, id, &author)))
     }
 
     async fn credential(

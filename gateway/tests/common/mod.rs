@@ -63,6 +63,15 @@ impl Gateway {
         self.server = Some(server);
     }
 
+    /// Starts it on these data, after it was stopped.
+    pub async fn restart_on(&mut self, data: Location) {
+        let mut settings = Settings::parse(&config(""), self.folder.path()).unwrap();
+        settings.data = data;
+        let server = Server::start(settings).await.unwrap();
+        self.url = server.url();
+        self.server = Some(server);
+    }
+
     pub fn post(&self, path: &str, key: &str) -> RequestBuilder {
         self.client
             .post(format!("{}{path}", self.url))

@@ -26,20 +26,22 @@ use tokio::sync::Semaphore;
 
 use self::chain::{Extent, Last, Verified};
 use self::guard::Form;
-use self::session::{Cookie, Operator, Sessions, Use};
+use self::session::{Cookie, Cookies, Operator, Sessions, Use};
 use super::App;
-use super::approvals::{LISTED, find, settle};
+use super::approvals::{LISTED, find, page_of, settle};
 use super::error::{ApiError, Code};
 use super::handlers::{in_time, work};
+use super::host::Client;
 use super::receive::{drain, within_limit};
+use crate::approvals::Status;
 use crate::auth::{KeyHash, Role};
 use crate::request::Opinion;
-use crate::store::Approval;
+use crate::store::{Approval, Listing};
 
 /// How long an answer to a wrong key takes, so that trying keys is slow.
 const WRONG_KEY: Duration = Duration::from_secs(1);
 
-/// How many answers to wrong keys may be due at once. No key is looked at beyond that.
+/// How many answers to wrong keys may be due at once. Beyond that, wrong keys are turned away; a right one never is.
 const WRONG_KEYS: usize = 16;
 
 /// What the page keeps.
@@ -50,16 +52,41 @@ pub(crate) struct Page {
     attempts: Arc<Semaphore>,
     /// Whether the gateway itself ends TLS.
     tls: bool,
+    cookies: Cookies,
+    /// The path below which the page is, without a slash at its end.
+    base: Arc<str>,
 }
 
 impl Page {
-    pub(crate) fn new(tls: bool) -> Self {
+    pub(crate) fn new(tls: bool, base: Arc<str>) -> Self {
+        let cookies = Cookies::new(Arc::clone(&base));
         Self {
-            sessions: Sessions::default(),
+            sessions: Sessions::new(cookies.clone()),
             verified: Verified::default(),
             attempts: Arc::new(Semaphore::new(WRONG_KEYS)),
             tls,
+            cookies,
+            base,
         }
+    }
+
+    /// Whether the gateway itself ends TLS.
+    pub(super) fn has_tls(&self) -> bool {
+        self.tls
+    }
+
+    /// Whether the request is of somebody who is logged in.
+    pub(super) fn knows(&self, app: &App, headers: &HeaderMap) -> bool {
+        headers.contains_key(header::COOKIE)
+            && self
+                .sessions
+                .find(headers, &app.keyring, self.tls, app.clock.seconds(), Use::Refresh)
+                .is_some()
+    }
+
+    /// A redirect to a path of the page.
+    fn redirect(&self, path: &str) -> Response {
+        Redirect::to(&format!("{}{path}", self.base)).into_response()
     }
 }
 
@@ -113,30 +140,55 @@ async fn index(
             Some((_, id)) => in_time(&app, app.store.approval(&operator.key.tenant.id, id)).await?,
             None => None,
         };
-        overview(&app, &operator, done).await
+        overview(&app, &operator, done, &query).await
     };
     finish(&app, &headers, answer).await
 }
 
 /// What refreshes the page: the same, but not a sign that anybody is there.
-async fn live(State(app): State<Arc<App>>, headers: HeaderMap) -> Response {
+async fn live(
+    State(app): State<Arc<App>>,
+    headers: HeaderMap,
+    query: Result<Query<Vec<(String, String)>>, QueryRejection>,
+) -> Response {
     let answer = async {
         let operator = operator(&app, &headers, Use::Refresh).ok_or(Refusal::LoggedOut)?;
-        overview(&app, &operator, None).await
+        let query = query.map(|Query(query)| query).unwrap_or_default();
+        overview(&app, &operator, None, &query).await
     };
     finish(&app, &headers, answer).await
 }
 
-async fn overview(app: &Arc<App>, operator: &Operator, done: Option<Approval>) -> Result<Response, Refusal> {
+async fn overview(
+    app: &Arc<App>,
+    operator: &Operator,
+    done: Option<Approval>,
+    query: &[(String, String)],
+) -> Result<Response, Refusal> {
     within_limit(&operator.key)?;
     let tenant_id = &operator.key.tenant.id;
     let now = app.clock.seconds();
-    let pending = in_time(app, app.store.pending_approvals(tenant_id, now, LISTED)).await?;
+    let given = |name: &str| {
+        let value = query.iter().find(|(given, _)| given == name).map(|(_, value)| value.clone());
+        value.filter(|value| !value.is_empty())
+    };
+    let filter =
+        view::Filter { agent: given("agent").unwrap_or_default(), tool: given("tool").unwrap_or_default() };
+    let listing = Listing {
+        now,
+        status: Some(Status::Pending),
+        agent: given("agent"),
+        tool: given("tool"),
+        after: given("after"),
+        limit: LISTED,
+    };
+    let (pending, next) = page_of(app, &operator.key, listing).await?;
     let chain = app.page.verified.look(app, tenant_id, Extent::New).await?;
     let last = Last::read(app, tenant_id, &chain.head).await?;
     let bytes = pending.iter().map(|approval| approval.args.len()).sum();
     let operator = operator.clone();
-    let overview = view::Overview { operator, now, pending, done, chain, last };
+    let base = Arc::clone(&app.page.base);
+    let overview = view::Overview { base, operator, now, pending, next, filter, done, chain, last };
     Ok(work(app, bytes, move || overview.render()).await?)
 }
 
@@ -164,7 +216,8 @@ async fn show_one(
 ) -> Result<Response, ApiError> {
     let now = app.clock.seconds();
     let bytes = approval.args.len();
-    work(app, bytes, move || view::One { operator, now, approval, problem }.render()).await
+    let base = Arc::clone(&app.page.base);
+    work(app, bytes, move || view::One { base, operator, now, approval, problem }.render()).await
 }
 
 async fn approve(
@@ -194,15 +247,19 @@ async fn decide(
         let (operator, form) = submitted(&app, request, &["action_hash", "note", "token"]).await?;
         let Path(id) = id.map_err(|_| ApiError::InvalidPath)?;
         let approval = find(&app, &operator.key, &id).await?;
-        // What is approved is what was seen.
-        if !session::same(form.field("action_hash"), &approval.action_hash) {
+        // What is approved is what was seen: the hash of what the record shows, and not the one that it claims.
+        if !session::same(form.field("action_hash"), approval.shown_hash().as_deref().unwrap_or_default()) {
             let problem = "This form was about another action than this request, so nothing was decided. \
                            Below is what is asked for.";
             return Err(Refusal::Conflict(Box::new((operator, approval, problem.to_owned()))));
         }
+        if approved && let Some(withheld) = view::withheld(&approval)? {
+            let problem = format!("{} So it cannot be approved here, and nothing was decided.", withheld.why);
+            return Err(Refusal::Conflict(Box::new((operator, approval, problem))));
+        }
         let note = read_note(form.field("note"))?;
         match settle(&app, &operator.key, &approval, approved, note).await {
-            Ok(decided) => Ok(Redirect::to(&format!("/?decided={}", decided.id)).into_response()),
+            Ok(decided) => Ok(app.page.redirect(&format!("/?decided={}", decided.id))),
             Err(ApiError::Decided(_)) => {
                 let now = find(&app, &operator.key, &id).await?;
                 let problem = view::too_late(&now, app.clock.seconds());
@@ -230,13 +287,14 @@ async fn verify(State(app): State<Arc<App>>, request: Request) -> Response {
     let answer = async {
         let (operator, _) = submitted(&app, request, &["token"]).await?;
         app.page.verified.look(&app, &operator.key.tenant.id, Extent::Again).await?;
-        Ok(Redirect::to("/#chain").into_response())
+        Ok(app.page.redirect("/#chain"))
     };
     finish(&app, &headers, answer).await
 }
 
 async fn login(State(app): State<Arc<App>>, request: Request) -> Response {
     let headers = request.headers().clone();
+    let client = request.extensions().get::<Client>().map(|client| client.0);
     let answer = async {
         let (parts, body) = request.into_parts();
         let secure = match guard::same_origin(&headers, &parts.uri, app.page.tls) {
@@ -251,11 +309,13 @@ async fn login(State(app): State<Arc<App>>, request: Request) -> Response {
         if !session::same(form.field("token"), expected) {
             return Err(Refusal::LoginForm);
         }
-        let attempts = Arc::clone(&app.page.attempts);
-        let attempt = attempts.try_acquire_owned().map_err(|_| Refusal::TooManyAttempts)?;
         let presented = Secret::new(form.field("key").trim());
         let key = app.keyring.find(presented.expose()).filter(|key| key.role == Role::Operator);
+        // A right key is never turned away, however many wrong ones come at the same time.
         let Some(key) = key else {
+            app.attempts.count(client).map_err(|_| Refusal::TooManyAttempts)?;
+            let attempts = Arc::clone(&app.page.attempts);
+            let attempt = attempts.try_acquire_owned().map_err(|_| Refusal::TooManyAttempts)?;
             // It goes on if the caller goes away: who does not wait for the answer tries no faster.
             let slowly = tokio::spawn(async move {
                 tokio::time::sleep(WRONG_KEY).await;
@@ -272,8 +332,9 @@ async fn login(State(app): State<Arc<App>>, request: Request) -> Response {
         let opened = app.page.sessions.open(KeyHash::of(presented.expose()), secure, app.clock.seconds());
         let id = opened.map_err(|_| ApiError::Internal)?;
         tracing::info!("logged in");
-        let mut response = Redirect::to("/").into_response();
-        let cookies = [Cookie::Session.set(&id, secure), Cookie::Login.unset(app.page.tls)];
+        let mut response = app.page.redirect("/");
+        let cookies = &app.page.cookies;
+        let cookies = [cookies.set(Cookie::Session, &id, secure), cookies.unset(Cookie::Login, app.page.tls)];
         for cookie in cookies.into_iter().flatten() {
             response.headers_mut().append(header::SET_COOKIE, cookie);
         }
@@ -287,8 +348,10 @@ async fn logout(State(app): State<Arc<App>>, request: Request) -> Response {
     let answer = async {
         let (operator, _) = submitted(&app, request, &["token"]).await?;
         app.page.sessions.close(&operator);
-        let mut response = Redirect::to("/").into_response();
-        for cookie in [true, false].into_iter().filter_map(|secure| Cookie::Session.unset(secure)) {
+        let mut response = app.page.redirect("/");
+        for cookie in
+            [true, false].into_iter().filter_map(|secure| app.page.cookies.unset(Cookie::Session, secure))
+        {
             response.headers_mut().append(header::SET_COOKIE, cookie);
         }
         Ok(response)
@@ -330,15 +393,15 @@ async fn submitted(app: &App, request: Request, fields: &[&str]) -> Result<(Oper
 
 /// The login form's token, as the browser has it.
 fn login_token<'h>(app: &App, headers: &'h HeaderMap) -> Option<&'h str> {
-    Cookie::Login.read(headers, app.page.tls)
+    app.page.cookies.read(Cookie::Login, headers, app.page.tls)
 }
 
 fn login_form(app: &App, headers: &HeaderMap, status: StatusCode, problem: Option<&str>) -> Response {
     // A form that is open in another tab stays good.
     let known = login_token(app, headers).map(|token| Ok(Secret::new(token)));
     let answer = known.unwrap_or_else(session::random).map_err(|_| ApiError::Internal).and_then(|token| {
-        let mut response = view::login(status, problem, &token)?;
-        let cookie = Cookie::Login.set(&token, app.page.tls).ok_or(ApiError::Internal)?;
+        let mut response = view::login(&app.page.base, status, problem, &token)?;
+        let cookie = app.page.cookies.set(Cookie::Login, &token, app.page.tls).ok_or(ApiError::Internal)?;
         response.headers_mut().append(header::SET_COOKIE, cookie);
         Ok(response)
     });
@@ -359,7 +422,8 @@ async fn finish(
 /// The answer to a request that is not done.
 async fn refuse(app: &App, headers: &HeaderMap, refusal: Refusal) -> Response {
     let failed = |status, code, message: &str| {
-        let mut response = view::failure(status, message).unwrap_or_else(IntoResponse::into_response);
+        let mut response =
+            view::failure(&app.page.base, status, message).unwrap_or_else(IntoResponse::into_response);
         response.extensions_mut().insert(Code(code));
         response
     };

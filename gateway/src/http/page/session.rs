@@ -22,7 +22,10 @@ const PER_KEY: usize = 32;
 
 /// Everybody who is logged in to this process.
 #[derive(Default)]
-pub(super) struct Sessions(Mutex<HashMap<Name, Session>>);
+pub(super) struct Sessions {
+    cookies: Cookies,
+    open: Mutex<HashMap<Name, Session>>,
+}
 
 /// The SHA-256 of a session's id: what finding it tells by its time is about the hash of what the caller sent.
 type Name = [u8; 32];
@@ -52,6 +55,10 @@ pub(super) enum Use {
 }
 
 impl Sessions {
+    pub(super) fn new(cookies: Cookies) -> Self {
+        Self { cookies, open: Mutex::default() }
+    }
+
     /// Logs the holder of a key in: the session's id, which nothing here keeps.
     pub(super) fn open(&self, key: KeyHash, secure: bool, now: i64) -> Result<Secret, getrandom::Error> {
         let (id, token) = (random()?, random()?);
@@ -76,10 +83,10 @@ impl Sessions {
         now: i64,
         counts: Use,
     ) -> Option<Operator> {
-        let (id, secure) = match cookie(headers, Cookie::Session.name(true)) {
+        let (id, secure) = match self.cookies.read(Cookie::Session, headers, true) {
             Some(id) => (id, true),
             None if tls => return None,
-            None => (cookie(headers, Cookie::Session.name(false))?, false),
+            None => (self.cookies.read(Cookie::Session, headers, false)?, false),
         };
         let name = name_of(&Secret::new(id));
         let mut sessions = self.lock();
@@ -101,7 +108,7 @@ impl Sessions {
 
     fn lock(&self) -> MutexGuard<'_, HashMap<Name, Session>> {
         // Nothing is left half done where this could panic.
-        self.0.lock().unwrap_or_else(PoisonError::into_inner)
+        self.open.lock().unwrap_or_else(PoisonError::into_inner)
     }
 }
 
@@ -126,40 +133,55 @@ pub(super) enum Cookie {
     Session,
 }
 
-impl Cookie {
-    /// A browser takes and sends a cookie named `__Host-…` over https only, and to this host alone.
-    const fn name(self, secure: bool) -> &'static str {
-        match (self, secure) {
-            (Self::Login, true) => "__Host-actpass-login",
-            (Self::Login, false) => "actpass-login",
-            (Self::Session, true) => "__Host-actpass",
-            (Self::Session, false) => "actpass",
+/// How the page's cookies are read and written.
+#[derive(Clone, Debug, Default)]
+pub(super) struct Cookies {
+    /// The path below which the page is, without a slash at its end.
+    base_path: Arc<str>,
+}
+
+impl Cookies {
+    pub(super) fn new(base_path: Arc<str>) -> Self {
+        Self { base_path }
+    }
+
+    /// A browser takes and sends a cookie named `__Secure-…` over https only, and one named `__Host-…` to this host alone
+    /// too. That one must be for all paths, and below a base path there are others' pages beside.
+    fn name(&self, cookie: Cookie, secure: bool) -> &'static str {
+        match (cookie, secure, self.base_path.is_empty()) {
+            (Cookie::Login, true, true) => "__Host-actpass-login",
+            (Cookie::Login, true, false) => "__Secure-actpass-login",
+            (Cookie::Login, false, _) => "actpass-login",
+            (Cookie::Session, true, true) => "__Host-actpass",
+            (Cookie::Session, true, false) => "__Secure-actpass",
+            (Cookie::Session, false, _) => "actpass",
         }
     }
 
     /// Its value, if it is one of ours, once.
-    pub(super) fn read(self, headers: &HeaderMap, secure: bool) -> Option<&str> {
-        cookie(headers, self.name(secure))
+    pub(super) fn read<'h>(&self, cookie: Cookie, headers: &'h HeaderMap, secure: bool) -> Option<&'h str> {
+        find_cookie(headers, self.name(cookie, secure))
     }
 
     /// The header that sets it.
-    pub(super) fn set(self, value: &Secret, secure: bool) -> Option<HeaderValue> {
-        let age = match self {
-            Self::Login => String::new(),
-            Self::Session => format!("; Max-Age={LIFETIME}"),
+    pub(super) fn set(&self, cookie: Cookie, value: &Secret, secure: bool) -> Option<HeaderValue> {
+        let age = match cookie {
+            Cookie::Login => String::new(),
+            Cookie::Session => format!("; Max-Age={LIFETIME}"),
         };
-        self.header(value.expose(), &age, secure)
+        self.header(cookie, value.expose(), &age, secure)
     }
 
     /// The header that takes it away.
-    pub(super) fn unset(self, secure: bool) -> Option<HeaderValue> {
-        self.header("", "; Max-Age=0", secure)
+    pub(super) fn unset(&self, cookie: Cookie, secure: bool) -> Option<HeaderValue> {
+        self.header(cookie, "", "; Max-Age=0", secure)
     }
 
-    fn header(self, value: &str, age: &str, secure: bool) -> Option<HeaderValue> {
-        let name = self.name(secure);
+    fn header(&self, cookie: Cookie, value: &str, age: &str, secure: bool) -> Option<HeaderValue> {
+        let name = self.name(cookie, secure);
+        let path = if self.base_path.is_empty() { "/" } else { &self.base_path };
         let secure = if secure { "; Secure" } else { "" };
-        let header = format!("{name}={value}; Path=/; HttpOnly; SameSite=Strict{age}{secure}");
+        let header = format!("{name}={value}; Path={path}; HttpOnly; SameSite=Strict{age}{secure}");
         let mut header = HeaderValue::from_str(&header).ok()?;
         header.set_sensitive(true);
         Some(header)
@@ -167,7 +189,7 @@ impl Cookie {
 }
 
 /// The cookie `name`, if there is one and no other of that name, and it has the form of an id.
-fn cookie<'h>(headers: &'h HeaderMap, name: &str) -> Option<&'h str> {
+fn find_cookie<'h>(headers: &'h HeaderMap, name: &str) -> Option<&'h str> {
     let lines = headers.get_all(header::COOKIE).iter().filter_map(|line| line.to_str().ok());
     let pairs = lines.flat_map(|line| line.split(';')).filter_map(|pair| pair.trim().split_once('='));
     let mut values = pairs.filter(|(found, _)| *found == name).map(|(_, value)| value);
@@ -205,14 +227,7 @@ mod tests {
         let tenant = Arc::new(Tenant { id: "t".into(), policy });
         let mut keyring = Keyring::default();
         for (key, role) in keys {
-            let of = Key {
-                name: (*key).into(),
-                tenant: Arc::clone(&tenant),
-                role: *role,
-                agent: None,
-                limiter: None,
-            };
-            keyring.add(KeyHash::of(key), of);
+            keyring.add(KeyHash::of(key), Key::new(key, Arc::clone(&tenant), *role, None));
         }
         keyring
     }
@@ -288,6 +303,23 @@ mod tests {
         twice.append(header::COOKIE, HeaderValue::from_str(&format!("actpass={}", "0".repeat(64))).unwrap());
         assert_eq!(find(&twice, false), None, "two of the same name: one of them was put there by another");
         assert_eq!(find(&with("actpass", &id), false).as_deref(), Some(KEY));
+    }
+
+    #[test]
+    fn below_a_base_path_cookies_are_for_that_path() {
+        let cookies = Cookies::new("/actpass".into());
+        let set = |secure| {
+            let header = cookies.set(Cookie::Session, &Secret::new("id"), secure).unwrap();
+            header.to_str().unwrap().to_owned()
+        };
+        let age = format!("Path=/actpass; HttpOnly; SameSite=Strict; Max-Age={LIFETIME}");
+        assert_eq!(set(true), format!("__Secure-actpass=id; {age}; Secure"));
+        assert_eq!(set(false), format!("actpass=id; {age}"));
+        let sessions = Sessions::new(cookies);
+        let id = sessions.open(KeyHash::of(KEY), true, 0).unwrap();
+        let find = |name| sessions.find(&with(name, &id), &operators(), true, 0, Use::Counts).is_some();
+        assert!(find("__Secure-actpass"));
+        assert!(!find("__Host-actpass"));
     }
 
     #[test]

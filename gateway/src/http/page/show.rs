@@ -2,7 +2,10 @@
 //!
 //! Nothing here is HTML: a text becomes pieces, and the template escapes each.
 
+use std::collections::HashMap;
+
 use actpass_core::Json;
+use unicode_security::skeleton;
 
 /// A string of more characters than this is folded.
 const LONG: usize = 400;
@@ -38,28 +41,43 @@ pub(super) struct Shown {
     pieces: Vec<Piece>,
     /// Where the lines after the first begin.
     lines: Vec<usize>,
+    long: Folds,
+}
+
+/// What is folded of a JSON text.
+#[derive(Clone, Copy, Debug, Default, PartialEq, Eq)]
+pub(super) enum Folds {
+    /// Long strings.
+    Long,
+    #[default]
+    Nothing,
 }
 
 impl Shown {
     /// A name: a single line.
     pub(super) fn name(text: &str) -> Self {
         let mut shown = Self::default();
-        shown.apart(text, Escape::Unseen);
+        shown.apart(text, Escape::Unseen, Kind::Name);
         shown
     }
 
     /// What a person or an agent wrote, with its lines.
     pub(super) fn prose(text: &str) -> Self {
         let mut shown = Self::default();
-        shown.apart(text, Escape::UnseenButLines);
+        shown.apart(text, Escape::UnseenButLines, Kind::Prose);
         shown
     }
 
     /// JSON, a member a line, each number as it came. With what is folded unfolded, it is the same JSON.
-    pub(super) fn json(value: &Json) -> Self {
-        let mut shown = Self::default();
+    pub(super) fn json(value: &Json, folds: Folds) -> Self {
+        let mut shown = Self { long: folds, ..Self::default() };
         shown.value(value, 0);
         shown
+    }
+
+    /// Whether a part of it is folded.
+    pub(super) fn folds(&self) -> bool {
+        self.pieces.iter().any(|piece| matches!(piece, Piece::Fold(_)))
     }
 
     /// The first `lines` lines, the others, and how many these are.
@@ -114,7 +132,7 @@ impl Shown {
                 self.plain("{");
                 for (index, (name, value)) in members.iter().enumerate() {
                     self.next(index, depth + 1);
-                    self.string(name);
+                    self.string(name, Kind::Name);
                     self.plain(": ");
                     self.value(value, depth + 1);
                 }
@@ -122,7 +140,7 @@ impl Shown {
                 self.plain("}");
             }
             Json::Object(_) => self.plain("{}"),
-            Json::String(text) => self.string(text),
+            Json::String(text) => self.string(text, Kind::Prose),
         }
     }
 
@@ -140,33 +158,35 @@ impl Shown {
         self.pieces.push(Piece::Plain(" ".repeat(2 * depth.min(12))));
     }
 
-    fn string(&mut self, text: &str) {
+    fn string(&mut self, text: &str, kind: Kind) {
         let characters = text.chars().count();
         self.plain("\"");
-        if characters > LONG {
+        if characters > LONG && self.long == Folds::Long {
             let part =
                 text.char_indices().nth(PREVIEW).map_or(text, |(end, _)| text.get(..end).unwrap_or(text));
             self.pieces.push(Piece::Fold(characters));
-            self.apart(part, Escape::Json);
+            self.apart(part, Escape::Json, kind);
             self.pieces.push(Piece::Whole);
-            self.apart(text, Escape::Json);
+            self.apart(text, Escape::Json, kind);
             self.pieces.push(Piece::EndFold);
         } else {
-            self.apart(text, Escape::Json);
+            self.apart(text, Escape::Json, kind);
         }
         self.plain("\"");
     }
 
-    fn apart(&mut self, text: &str, escape: Escape) {
+    fn apart(&mut self, text: &str, escape: Escape, kind: Kind) {
         // What is ASCII has no direction of its own.
         let apart = !text.is_ascii();
         if apart {
             self.pieces.push(Piece::Apart);
         }
+        let alike = if apart { look_alikes(text, kind) } else { Vec::new() };
         let mut marks = 0;
-        for character in text.chars() {
+        for (index, character) in text.chars().enumerate() {
             marks = if is_mark(character) { marks + 1 } else { 0 };
             match escape.of(character) {
+                None if alike.get(index) == Some(&true) => self.unseen(character),
                 None if marks <= MARKS => self.character(character),
                 None | Some(Escaped::Unseen) => self.unseen(character),
                 Some(Escaped::As(escaped)) => self.plain(escaped),
@@ -197,6 +217,69 @@ impl Shown {
             Some(Piece::Unseen(last)) => last.push_str(&escaped),
             Some(_) | None => self.pieces.push(Piece::Unseen(escaped)),
         }
+    }
+}
+
+/// What a text is: in a name, every character tells it apart from another.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+enum Kind {
+    Name,
+    Prose,
+}
+
+/// Which characters look like ASCII ones and are others, where a reader would take them for those: in a word that has
+/// ASCII letters or digits beside them; in a name, also in a word that can be read as ASCII as a whole, and outside of words.
+fn look_alikes(text: &str, kind: Kind) -> Vec<bool> {
+    let characters: Vec<char> = text.chars().collect();
+    let mut alike = vec![false; characters.len()];
+    let mut start = 0;
+    while let Some(first) = characters.get(start) {
+        let in_word = |character: &char| character.is_alphanumeric() || is_mark(*character);
+        let is_word = in_word(first);
+        let rest = characters.get(start..).unwrap_or_default();
+        let length = match is_word {
+            true => rest.iter().take_while(|character| in_word(character)).count(),
+            false => 1,
+        };
+        let word = rest.get(..length).unwrap_or_default();
+        let marked: Vec<bool> = word.iter().map(|character| is_look_alike(*character)).collect();
+        let all = word.iter().zip(&marked).all(|(character, marked)| character.is_ascii() || *marked);
+        let confuses = match kind {
+            Kind::Name => all || word.iter().any(char::is_ascii),
+            Kind::Prose => is_word && word.iter().any(char::is_ascii),
+        };
+        if confuses && let Some(part) = alike.get_mut(start..start + length) {
+            part.copy_from_slice(&marked);
+        }
+        start += length.max(1);
+    }
+    alike
+}
+
+/// Whether a character is no ASCII one and looks like one or more of them.
+fn is_look_alike(character: char) -> bool {
+    !character.is_ascii() && skeleton(character.encode_utf8(&mut [0; 4])).all(|seen| seen.is_ascii())
+}
+
+/// Two names of one object, somewhere in the value, that look alike and are different.
+pub(super) fn colliding(value: &Json) -> Option<(String, String)> {
+    match value {
+        Json::Array(items) => items.iter().find_map(colliding),
+        Json::Object(members) => {
+            let mut seen: HashMap<String, &str> = HashMap::with_capacity(members.len());
+            for (name, value) in members {
+                let lower = name.trim().to_lowercase();
+                let looks: String = skeleton(&lower).filter(|character| !character.is_whitespace()).collect();
+                if let Some(other) = seen.insert(looks, name) {
+                    return Some((other.to_owned(), name.clone()));
+                }
+                if let Some(found) = colliding(value) {
+                    return Some(found);
+                }
+            }
+            None
+        }
+        Json::Bool(_) | Json::Null | Json::Number(_) | Json::String(_) => None,
     }
 }
 
@@ -282,7 +365,7 @@ mod tests {
     }
 
     fn json(text: &str) -> Shown {
-        Shown::json(&Json::parse(text.as_bytes()).unwrap())
+        Shown::json(&Json::parse(text.as_bytes()).unwrap(), Folds::Long)
     }
 
     #[test]
@@ -302,7 +385,7 @@ mod tests {
             &format!("{}1{}", "[".repeat(100), "]".repeat(100)),
         ] {
             let value = Json::parse(text.as_bytes()).unwrap();
-            let shown = read(&Shown::json(&value), "", "");
+            let shown = read(&Shown::json(&value, Folds::Long), "", "");
             assert_eq!(Json::parse(shown.as_bytes()).unwrap(), value, "{shown}");
         }
     }
@@ -332,7 +415,7 @@ mod tests {
                 assert_eq!(seen(&shown), format!("a[{escaped}]b"), "{:x}", u32::from(character));
             }
             assert_eq!(
-                seen(&Shown::json(&Json::from(&*format!("a{character}b")))),
+                seen(&Shown::json(&Json::from(&*format!("a{character}b")), Folds::Long)),
                 format!("\"a[{escaped}]b\"")
             );
         }
@@ -342,6 +425,46 @@ mod tests {
         }
         assert_eq!(seen(&Shown::name("a\nb")), "a[\\u000a]b");
         assert_eq!(seen(&Shown::prose("a\nb")), "a\nb");
+    }
+
+    #[test]
+    fn characters_that_look_like_others_are_made_visible() {
+        for (text, expected) in [
+            ("p\u{430}ypal", "p[\\u0430]ypal"),
+            ("\u{ff50}ay", "[\\uff50]ay"),
+            ("pay\u{3bf}ut.create", "pay[\\u03bf]ut.create"),
+            ("\u{441}\u{43e}\u{440}\u{443}", "[\\u0441\\u043e\\u0440\\u0443]"),
+            ("a\u{2010}b", "a[\\u2010]b"),
+            ("\u{43f}\u{43b}\u{430}\u{442}\u{451}\u{436}", "\u{43f}\u{43b}\u{430}\u{442}\u{451}\u{436}"),
+            ("caf\u{e9}", "caf\u{e9}"),
+            ("Stra\u{df}e", "Stra\u{df}e"),
+        ] {
+            assert_eq!(seen(&Shown::name(text)), expected, "{text}");
+        }
+        // In prose a whole word of another script is a word of another language, and a dash is a dash.
+        for text in ["\u{441}\u{43e}\u{440}\u{443}", "1990\u{2013}2000", "it\u{2019}s"] {
+            assert_eq!(seen(&Shown::prose(text)), text);
+            assert!(!Shown::json(&Json::from(text), Folds::Nothing).hides());
+        }
+        assert!(Shown::prose("send to p\u{430}ypal").hides());
+        assert!(json("{\"\u{430}mount\": 1}").hides());
+    }
+
+    #[test]
+    fn names_that_look_alike_are_found() {
+        let found = |text: &str| colliding(&Json::parse(text.as_bytes()).unwrap());
+        for text in [
+            "{\"amount\": 1, \"\u{430}mount\": 2}",
+            r#"{"amount": 1, "Amount": 2}"#,
+            r#"{"amount": 1, "amount ": 2}"#,
+            r#"{"total": 1, "tota1": 2}"#,
+            r#"{"a": [{"b": {"modern": 1, "modem": 2}}]}"#,
+        ] {
+            assert!(found(text).is_some(), "{text}");
+        }
+        for text in [r#"{"amount": 1, "currency": 2}"#, r#"{"a": {"b": 1}, "c": {"b": 1}}"#, "{}", "[1, 1]"] {
+            assert_eq!(found(text), None, "{text}");
+        }
     }
 
     #[test]
@@ -374,7 +497,7 @@ mod tests {
         let shown = json(&format!("[{}]", vec!["1"; 100].join(",")));
         let (first, rest, more) = shown.split(30);
         assert_eq!(more, 72);
-        let text = |pieces: &[Piece]| seen(&Shown { pieces: pieces.to_vec(), lines: Vec::new() });
+        let text = |pieces: &[Piece]| seen(&Shown { pieces: pieces.to_vec(), ..Shown::default() });
         assert_eq!(text(first).lines().count(), 30);
         assert_eq!(text(first) + &text(rest), seen(&shown));
         let shown = json("[1, 2]");

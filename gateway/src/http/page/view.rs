@@ -1,16 +1,17 @@
 //! What is on the page, for the templates.
 
+use std::sync::Arc;
+
 use actpass_core::{Json, Secret};
 use askama::Template;
 use axum::response::Response;
 use http::{HeaderValue, StatusCode, header};
 
-use super::super::approvals::LISTED;
 use super::super::error::ApiError;
 use super::assets::{ASSETS, Assets};
 use super::chain::{Chain, Last, State};
 use super::session::Operator;
-use super::show::{Piece, Shown};
+use super::show::{Folds, Piece, Shown, colliding};
 use crate::approvals::Status;
 use crate::clock::rfc3339;
 use crate::store::Approval;
@@ -21,6 +22,9 @@ const ARGUMENTS: usize = 16 * 1024;
 
 /// The same for the arguments of all requests together.
 const ALL_ARGUMENTS: usize = 256 * 1024;
+
+/// Arguments of more bytes than this are nowhere on the page: nobody reads them all.
+const OWN_ARGUMENTS: usize = 256 * 1024;
 
 /// How many lines of arguments are seen among other requests before they are folded.
 const LINES: usize = 30;
@@ -40,33 +44,44 @@ fn page(status: StatusCode, template: &impl Template) -> Result<Response, ApiErr
 #[derive(Template)]
 #[template(path = "failure.html")]
 struct Failure<'a> {
+    base: &'a str,
     assets: &'a Assets,
     message: &'a str,
 }
 
 /// A page that says only what is wrong.
-pub(super) fn failure(status: StatusCode, message: &str) -> Result<Response, ApiError> {
-    page(status, &Failure { assets: &ASSETS, message })
+pub(super) fn failure(base: &str, status: StatusCode, message: &str) -> Result<Response, ApiError> {
+    page(status, &Failure { base, assets: &ASSETS, message })
 }
 
 #[derive(Template)]
 #[template(path = "login.html")]
 struct Login<'a> {
+    base: &'a str,
     assets: &'a Assets,
     problem: Option<&'a str>,
     token: &'a str,
 }
 
 /// The login form.
-pub(super) fn login(status: StatusCode, problem: Option<&str>, token: &Secret) -> Result<Response, ApiError> {
-    page(status, &Login { assets: &ASSETS, problem, token: token.expose() })
+pub(super) fn login(
+    base: &str,
+    status: StatusCode,
+    problem: Option<&str>,
+    token: &Secret,
+) -> Result<Response, ApiError> {
+    page(status, &Login { base, assets: &ASSETS, problem, token: token.expose() })
 }
 
 /// All that waits, and the state of the ledger.
 pub(super) struct Overview {
+    pub(super) base: Arc<str>,
     pub(super) operator: Operator,
     pub(super) now: i64,
     pub(super) pending: Vec<Approval>,
+    /// After which one the next page begins, if there is one.
+    pub(super) next: Option<String>,
+    pub(super) filter: Filter,
     /// What was decided by the form that led here.
     pub(super) done: Option<Approval>,
     pub(super) chain: Chain,
@@ -76,6 +91,10 @@ pub(super) struct Overview {
 #[derive(Template)]
 #[template(path = "overview.html")]
 struct OverviewPage<'a> {
+    base: &'a str,
+    filter: &'a Filter,
+    /// The query of the next page.
+    next: Option<String>,
     assets: &'a Assets,
     who: Who<'a>,
     as_of: String,
@@ -94,12 +113,15 @@ impl Overview {
             let bytes = approval.args.len();
             let shown = bytes <= ARGUMENTS && bytes <= left;
             left -= if shown { bytes } else { 0 };
-            cards.push(Card::of(approval, self.now, shown)?);
+            cards.push(Card::of(approval, self.now, shown, Folds::Long)?);
         }
-        let more = if u32::try_from(cards.len()).is_ok_and(|cards| cards >= LISTED) { "+" } else { "" };
+        let more = if self.next.is_some() { "+" } else { "" };
         page(
             StatusCode::OK,
             &OverviewPage {
+                base: &self.base,
+                filter: &self.filter,
+                next: self.next.as_ref().map(|next| self.filter.query(next)),
                 assets: &ASSETS,
                 who: Who::of(&self.operator),
                 as_of: utc(self.now),
@@ -113,8 +135,32 @@ impl Overview {
     }
 }
 
+/// Which requests are shown; empty for all.
+pub(super) struct Filter {
+    pub(super) agent: String,
+    pub(super) tool: String,
+}
+
+impl Filter {
+    fn is_set(&self) -> bool {
+        !self.agent.is_empty() || !self.tool.is_empty()
+    }
+
+    /// The query of what comes after the approval `after`.
+    fn query(&self, after: &str) -> String {
+        let mut query = form_urlencoded::Serializer::new(String::new());
+        for (name, value) in [("agent", &*self.agent), ("tool", &*self.tool), ("after", after)] {
+            if !value.is_empty() {
+                query.append_pair(name, value);
+            }
+        }
+        query.finish()
+    }
+}
+
 /// Everything about one request.
 pub(super) struct One {
+    pub(super) base: Arc<str>,
     pub(super) operator: Operator,
     pub(super) now: i64,
     pub(super) approval: Approval,
@@ -124,6 +170,7 @@ pub(super) struct One {
 #[derive(Template)]
 #[template(path = "one.html")]
 struct OnePage<'a> {
+    base: &'a str,
     assets: &'a Assets,
     who: Who<'a>,
     card: Card<'a>,
@@ -138,15 +185,34 @@ impl One {
         page(
             StatusCode::OK,
             &OnePage {
+                base: &self.base,
                 assets: &ASSETS,
                 who: Who::of(&self.operator),
-                card: Card::of(&self.approval, self.now, true)?,
+                card: Card::of(
+                    &self.approval,
+                    self.now,
+                    self.approval.args.len() <= OWN_ARGUMENTS,
+                    Folds::Nothing,
+                )?,
                 problem: self.problem.as_deref(),
                 status: status.as_str(),
                 outcome: Outcome::of(&self.approval, status),
             },
         )
     }
+}
+
+/// Why a request cannot be approved on the page.
+pub(super) struct Withheld {
+    pub(super) why: String,
+    /// The record is not what was asked for: nobody can decide about it.
+    altered: bool,
+}
+
+/// Why a request cannot be approved on its own page; `None` if it can.
+pub(super) fn withheld(approval: &Approval) -> Result<Option<Withheld>, ApiError> {
+    let shown = approval.args.len() <= OWN_ARGUMENTS;
+    Ok(Card::of(approval, approval.created_at, shown, Folds::Nothing)?.withheld)
 }
 
 /// Why a form came too late.
@@ -200,21 +266,21 @@ struct Card<'a> {
     bytes: usize,
     /// Where they are shown.
     arguments: Option<Shown>,
+    /// Why it cannot be approved here.
+    withheld: Option<Withheld>,
 }
 
 impl<'a> Card<'a> {
-    fn of(approval: &'a Approval, now: i64, shown: bool) -> Result<Self, ApiError> {
-        let arguments = match shown {
-            true => {
-                let value = Json::parse(approval.args.as_bytes()).map_err(|_| ApiError::Internal)?;
-                Some(Shown::json(&value))
-            }
+    fn of(approval: &'a Approval, now: i64, shown: bool, folds: Folds) -> Result<Self, ApiError> {
+        let value = match shown {
+            true => Some(Json::parse(approval.args.as_bytes()).map_err(|_| ApiError::Internal)?),
             false => None,
         };
+        let arguments = value.as_ref().map(|value| Shown::json(value, folds));
         let left = approval.deadline.saturating_sub(now);
         let present =
             |text: &Option<String>| text.as_deref().filter(|text| !text.is_empty()).map(Shown::name);
-        Ok(Self {
+        let mut card = Self {
             id: &approval.id,
             action_hash: &approval.action_hash,
             tool: Shown::name(&approval.tool),
@@ -230,7 +296,41 @@ impl<'a> Card<'a> {
             hurry: left < 120,
             bytes: approval.args.len(),
             arguments,
-        })
+            withheld: None,
+        };
+        card.withheld = card.why_withheld(approval, value.as_ref());
+        Ok(card)
+    }
+
+    /// Only what is seen whole, and as it is, can be approved where it is seen.
+    fn why_withheld(&self, approval: &Approval, arguments: Option<&Json>) -> Option<Withheld> {
+        let because = |why: String| Some(Withheld { why, altered: false });
+        if approval.shown_hash().as_ref() != Some(&approval.action_hash) {
+            let why =
+                "This is not what the agent asked for: the record was changed after the request was made.";
+            return Some(Withheld { why: why.to_owned(), altered: true });
+        }
+        let Some(arguments) = arguments else {
+            return because(format!("Its {} bytes of arguments are too many to be shown.", self.bytes));
+        };
+        if let Some((one, other)) = colliding(arguments) {
+            let (one, other) = (Shown::name(&one).plain_text(), Shown::name(&other).plain_text());
+            return because(format!("Two of its arguments have names that look alike: {one} and {other}."));
+        }
+        if self.hides() {
+            let why = "It has characters that cannot be seen, that change how others are seen, or that look like others.";
+            return because(why.to_owned());
+        }
+        None
+    }
+
+    fn is_altered(&self) -> bool {
+        self.withheld.as_ref().is_some_and(|withheld| withheld.altered)
+    }
+
+    /// Whether a part of it is seen only after a click.
+    fn is_folded(&self) -> bool {
+        self.folded().2 > 0 || self.arguments.as_ref().is_some_and(Shown::folds)
     }
 
     /// Whether anything in it is marked.

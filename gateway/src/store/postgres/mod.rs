@@ -30,10 +30,12 @@ pub(super) use self::reading::{read_chain, read_keys};
 use self::text::{Kept, Text};
 use self::writing::Writer;
 use super::batch::live;
+use super::finding::{Author, Listing, Subject};
 use super::queue::{Job, Jobs};
 use super::{Append, Appended, Approval, Rotation, Standing, Store, StoreError, StoredEvent};
+use crate::approvals::Status;
 use crate::clock::{Clock, millis_of};
-use crate::ledger::Head;
+use crate::ledger::{DECISIONS, Head};
 use crate::passport::SealedKey;
 use crate::vault::SealedCredential;
 
@@ -223,15 +225,47 @@ impl Store for PostgresStore {
         first(&rows, approval_of)
     }
 
-    async fn pending_approvals(
+    async fn approvals(&self, tenant_id: &str, listing: Listing) -> Result<Vec<Approval>, StoreError> {
+        let Listing { now, status, agent, tool, after, limit } = listing;
+        let texts = [agent, tool, after];
+        let [agent, tool, after] = texts.each_ref().map(|text| text.as_deref().map(Text));
+        let limit = i64::from(limit);
+        // A closure would have to be of each status; a function pointer captures nothing.
+        let statement: fn(&reading::Reading) -> &tokio_postgres::Statement = match status {
+            None => |reader| &reader.listed[0],
+            Some(Status::Approved) => |reader| &reader.listed[1],
+            Some(Status::Expired) => |reader| &reader.listed[2],
+            Some(Status::Pending) => |reader| &reader.listed[3],
+            Some(Status::Rejected) => |reader| &reader.listed[4],
+        };
+        let rows =
+            self.readers.read(statement, &[&Text(tenant_id), &now, &agent, &tool, &after, &limit]).await?;
+        all(&rows, approval_of)
+    }
+
+    async fn pending_of(&self, tenant_id: &str, key_name: &str, now: i64) -> Result<u64, StoreError> {
+        let [mark, _] = Author { key_name, agent: None }.marks();
+        let columns: &[&(dyn tokio_postgres::types::ToSql + Sync)] =
+            &[&Text(tenant_id), &DECISIONS, &now, &mark];
+        let rows = self.readers.read(|reader| &reader.pending_of, columns).await?;
+        Ok(first(&rows, |row| Ok(from_sql(row.try_get(0)?)))?.unwrap_or(0))
+    }
+
+    async fn caused(
         &self,
         tenant_id: &str,
-        now: i64,
-        limit: u32,
-    ) -> Result<Vec<Approval>, StoreError> {
-        let limit = i64::from(limit);
-        let rows = self.readers.read(|reader| &reader.pending, &[&Text(tenant_id), &now, &limit]).await?;
-        all(&rows, approval_of)
+        subject: Subject,
+        id: &str,
+        author: Author<'_>,
+    ) -> Result<bool, StoreError> {
+        let [key, agent] = author.marks();
+        let statement: fn(&reading::Reading) -> &tokio_postgres::Statement = match subject {
+            Subject::Approval => |reader| &reader.caused[0],
+            Subject::Decision => |reader| &reader.caused[1],
+            Subject::Passport => |reader| &reader.caused[2],
+        };
+        let rows = self.readers.read(statement, &[&Text(tenant_id), &DECISIONS, &id, &key, &agent]).await?;
+        Ok(first(&rows, event_of)?.is_some_and(|event| subject.is_of(&event, id, &author)))
     }
 
     async fn credential(

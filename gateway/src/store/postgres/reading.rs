@@ -6,6 +6,7 @@ use tokio::sync::Semaphore;
 use tokio_postgres::types::ToSql;
 use tokio_postgres::{Client, Row, Statement};
 
+use super::super::finding::{self, STATUSES, Subject};
 use super::super::proof::hold_to_ledger;
 use super::super::{Approval, Decided, OpenError, StoreError, StoredEvent};
 use super::schema::{member, of_approval, of_passport, of_tool, spends};
@@ -165,7 +166,11 @@ pub(super) struct Reading {
     pub(super) manifest: Statement,
     pub(super) nothing: Statement,
     pub(super) passport: Statement,
-    pub(super) pending: Statement,
+    pub(super) pending_of: Statement,
+    /// In the order of [`STATUSES`].
+    pub(super) listed: [Statement; 5],
+    /// In the order of [`Subject::ALL`].
+    pub(super) caused: [Statement; 3],
     pub(super) signing_keys: Statement,
     pub(super) tool_event: Statement,
 }
@@ -179,7 +184,21 @@ impl Reading {
     async fn prepare(client: Client) -> Result<Self, tokio_postgres::Error> {
         client.batch_execute(PLANS).await?;
         client.batch_execute("SET default_transaction_read_only = on").await?;
+        let [a, b, c, d, e] =
+            STATUSES.map(|status| format!("{APPROVAL} {}", finding::listed_in_postgres(status)));
+        let listed = [
+            client.prepare(&a).await?,
+            client.prepare(&b).await?,
+            client.prepare(&c).await?,
+            client.prepare(&d).await?,
+            client.prepare(&e).await?,
+        ];
+        let [a, b, c] = Subject::ALL.map(Subject::postgres);
+        let caused = [client.prepare(&a).await?, client.prepare(&b).await?, client.prepare(&c).await?];
         Ok(Self {
+            listed,
+            caused,
+            pending_of: client.prepare(finding::POSTGRES_PENDING_OF).await?,
             approval: client.prepare(&format!("{APPROVAL} AND id = $2")).await?,
             credential: client.prepare(&format!("{CREDENTIAL} AND tool_id = $2")).await?,
             credentials: client.prepare(&format!("{CREDENTIAL} ORDER BY tool_id")).await?,
@@ -226,11 +245,6 @@ impl Reading {
                     "SELECT ",
                     passport_standing!(),
                     " FROM actpass.passports WHERE tenant_id = $1 AND jti = $2"
-                ))
-                .await?,
-            pending: client
-                .prepare(&format!(
-                    "{APPROVAL} AND approved IS NULL AND deadline > $2 ORDER BY deadline, id LIMIT $3"
                 ))
                 .await?,
             signing_keys: client

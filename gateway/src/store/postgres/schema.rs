@@ -3,6 +3,7 @@
 use tokio_postgres::Client;
 use tokio_postgres::error::SqlState;
 
+use super::super::finding::POSTGRES_INDEXES;
 use super::{Database, DatabaseError, describe};
 
 /// The form of the data that this version reads and writes.
@@ -277,13 +278,26 @@ ALTER TABLE actpass.signing_keys ENABLE ALWAYS TRIGGER signing_keys_are_not_chan
 /// while others wait.
 pub(super) async fn bring_forward(client: &mut Client, database: &Database) -> Result<(), DatabaseError> {
     // Whoever runs the gateway day by day need not be allowed to make tables.
-    if version(client, database).await? == SCHEMA_VERSION {
-        return Ok(());
+    if version(client, database).await? != SCHEMA_VERSION {
+        match migrate(client).await {
+            Ok(found) if found > SCHEMA_VERSION => {
+                return Err(DatabaseError::Newer(database.to_string(), found));
+            }
+            Ok(_) => {}
+            Err(error) => return Err(DatabaseError::Schema(database.to_string(), describe(&error))),
+        }
     }
-    match migrate(client).await {
-        Ok(found) if found > SCHEMA_VERSION => Err(DatabaseError::Newer(database.to_string(), found)),
-        Ok(_) => Ok(()),
-        Err(error) => Err(DatabaseError::Schema(database.to_string(), describe(&error))),
+    index(client).await;
+    Ok(())
+}
+
+/// Makes the indexes that are missing. They change no answer, only how long it takes; so a role that may not make them
+/// does without.
+async fn index(client: &Client) {
+    if let Err(error) = client.batch_execute(POSTGRES_INDEXES).await
+        && error.code() != Some(&SqlState::INSUFFICIENT_PRIVILEGE)
+    {
+        tracing::warn!(error = describe(&error), "the indexes of the ledger could not be made");
     }
 }
 

@@ -8,6 +8,12 @@
   const HIDDEN = 15000;
   const TIMEOUT = 20000;
 
+  // Beside this script's folder, whatever path a proxy shows the page below; and with the filter of this page.
+  const live = new URL("../live", document.currentScript.src);
+  const query = new URLSearchParams(location.search);
+  query.delete("decided");
+  live.search = query;
+
   const requests = document.getElementById("requests");
   const stale = document.getElementById("stale");
   let timer;
@@ -67,7 +73,7 @@
 
   function refresh() {
     const request = new XMLHttpRequest();
-    request.open("GET", "/live");
+    request.open("GET", live);
     request.responseType = "document";
     request.timeout = TIMEOUT;
     request.onloadend = () => {

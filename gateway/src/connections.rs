@@ -1,0 +1,515 @@
+//! Connections: how many there are, whose they are, and how long each stage of one may take.
+//!
+//! Nobody without a key takes connections from those who have one. There is a limit in all, below what the process may
+//! open, and one for each address. Where a limit is reached, a new connection takes the place of the oldest one on which no
+//! key was shown yet; one with a key never gives way. And each stage has a deadline: the TLS handshake, the headers, the
+//! body, the answer, the time between requests.
+
+use std::collections::{BTreeMap, HashMap};
+use std::io;
+use std::net::{IpAddr, Ipv6Addr, SocketAddr};
+use std::pin::Pin;
+use std::sync::atomic::{AtomicBool, AtomicU64, Ordering};
+use std::sync::{Arc, Mutex, MutexGuard, PoisonError};
+use std::task::{Context, Poll, ready};
+use std::time::Duration;
+
+use bytes::Bytes;
+use http_body::{Body, Frame, SizeHint};
+use tokio::io::{AsyncRead, AsyncWrite, ReadBuf};
+use tokio::sync::Notify;
+use tokio::time::{Instant, Sleep};
+
+use crate::config::ConnectionLimits;
+
+/// How many connections may be on their way out at once.
+const LEAVING: usize = 64;
+
+/// How often at most it is logged that connections are turned away.
+const LOG_EVERY: Duration = Duration::from_secs(10);
+
+/// Whose connections are counted together: an address, or a /64 network of IPv6, of which one host has all addresses.
+pub(crate) fn origin(address: IpAddr) -> IpAddr {
+    match address.to_canonical() {
+        IpAddr::V6(address) => {
+            let [a, b, c, d, ..] = address.segments();
+            Ipv6Addr::new(a, b, c, d, 0, 0, 0, 0).into()
+        }
+        address @ IpAddr::V4(_) => address,
+    }
+}
+
+/// All connections.
+#[derive(Debug)]
+pub(crate) struct Connections {
+    limits: ConnectionLimits,
+    open: Mutex<Open>,
+}
+
+#[derive(Debug, Default)]
+struct Open {
+    next: u64,
+    /// The oldest first.
+    by_age: BTreeMap<u64, Arc<Connection>>,
+    by_origin: HashMap<IpAddr, usize>,
+    leaving: usize,
+    /// Since when it was not logged, and how many were turned away and evicted since.
+    turned_away: (Option<Instant>, u64, u64),
+}
+
+impl Connections {
+    pub(crate) fn new(limits: ConnectionLimits) -> Arc<Self> {
+        Arc::new(Self { limits, open: Mutex::default() })
+    }
+
+    /// Takes a connection in; `None` if there is no place for it. `is_proxy`: it carries the requests of many.
+    pub(crate) fn admit(
+        self: &Arc<Self>,
+        peer: SocketAddr,
+        local: SocketAddr,
+        is_proxy: bool,
+    ) -> Option<Admitted> {
+        let mut open = self.lock();
+        let origin = origin(peer.ip());
+        let of_origin = open.by_origin.get(&origin).copied().unwrap_or(0);
+        let is_full = open.by_age.len() >= self.limits.total.saturating_add(open.leaving);
+        let has_place = match (is_full, !is_proxy && of_origin >= self.limits.per_address) {
+            (false, false) => true,
+            (_, true) => open.evict(Some(origin)),
+            (true, false) => open.evict(None),
+        };
+        if !has_place {
+            open.turned_away.1 += 1;
+            open.log();
+            return None;
+        }
+        let id = open.next;
+        open.next += 1;
+        let connection = Arc::new(Connection {
+            peer,
+            local,
+            origin,
+            authenticated: AtomicBool::new(false),
+            leaves: AtomicBool::new(false),
+            evicted: Notify::new(),
+            requests: AtomicU64::new(0),
+            begun: Instant::now(),
+            traffic: Mutex::new(Traffic { last: Instant::now(), next: 0, answering: HashMap::new() }),
+        });
+        open.by_age.insert(id, Arc::clone(&connection));
+        *open.by_origin.entry(origin).or_default() += 1;
+        Some(Admitted { connections: Arc::clone(self), id, connection })
+    }
+
+    /// How many there are.
+    #[cfg(test)]
+    fn count(&self) -> usize {
+        self.lock().by_age.len()
+    }
+
+    fn lock(&self) -> MutexGuard<'_, Open> {
+        // Nothing is left half done where this could panic.
+        self.open.lock().unwrap_or_else(PoisonError::into_inner)
+    }
+}
+
+impl Open {
+    /// Ends the oldest connection on which no key was shown, of this origin or of any; `false` if there is none.
+    fn evict(&mut self, origin: Option<IpAddr>) -> bool {
+        if self.leaving >= LEAVING {
+            return false;
+        }
+        let oldest = self.by_age.values().find(|connection| {
+            origin.is_none_or(|origin| origin == connection.origin)
+                && !connection.authenticated.load(Ordering::Relaxed)
+                && !connection.leaves.load(Ordering::Relaxed)
+        });
+        let Some(oldest) = oldest.map(Arc::clone) else {
+            return false;
+        };
+        oldest.leaves.store(true, Ordering::Relaxed);
+        oldest.evicted.notify_one();
+        self.leaving += 1;
+        if let Some(count) = self.by_origin.get_mut(&oldest.origin) {
+            *count = count.saturating_sub(1);
+        }
+        self.turned_away.2 += 1;
+        self.log();
+        true
+    }
+
+    fn log(&mut self) {
+        let (since, refused, evicted) = self.turned_away;
+        if since.is_none_or(|since| since.elapsed() >= LOG_EVERY) {
+            let open = self.by_age.len();
+            tracing::warn!(open, refused, evicted, "connections were turned away: a limit is reached");
+            self.turned_away = (Some(Instant::now()), 0, 0);
+        }
+    }
+}
+
+/// A connection that was taken in. It counts until this is dropped.
+#[derive(Debug)]
+pub(crate) struct Admitted {
+    connections: Arc<Connections>,
+    id: u64,
+    pub(crate) connection: Arc<Connection>,
+}
+
+impl Drop for Admitted {
+    fn drop(&mut self) {
+        let mut open = self.connections.lock();
+        open.by_age.remove(&self.id);
+        match self.connection.leaves.load(Ordering::Relaxed) {
+            true => open.leaving = open.leaving.saturating_sub(1),
+            false => {
+                if let Some(count) = open.by_origin.get_mut(&self.connection.origin) {
+                    *count = count.saturating_sub(1);
+                }
+            }
+        }
+        if open.by_origin.get(&self.connection.origin) == Some(&0) {
+            open.by_origin.remove(&self.connection.origin);
+        }
+    }
+}
+
+/// A connection, as its requests see it.
+#[derive(Debug)]
+pub(crate) struct Connection {
+    /// Who opened it: a client, or a proxy.
+    pub(crate) peer: SocketAddr,
+    /// The address at which it came in.
+    pub(crate) local: SocketAddr,
+    origin: IpAddr,
+    authenticated: AtomicBool,
+    leaves: AtomicBool,
+    evicted: Notify,
+    requests: AtomicU64,
+    begun: Instant,
+    traffic: Mutex<Traffic>,
+}
+
+/// What goes on.
+#[derive(Debug)]
+struct Traffic {
+    /// When the last request began or ended.
+    last: Instant,
+    next: u64,
+    /// The requests that are not answered to their end: since when their answers make no progress, once they are there.
+    answering: HashMap<u64, Option<Instant>>,
+}
+
+/// How long a connection may be in each state.
+#[derive(Clone, Copy, Debug)]
+pub(crate) struct Patience {
+    /// Before its first request, and between two if no key was shown.
+    pub(crate) headers: Duration,
+    /// Between two requests.
+    pub(crate) idle: Duration,
+    /// Without any progress of an answer that is there.
+    pub(crate) answer: Duration,
+}
+
+/// What becomes of a connection.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub(crate) enum Fate {
+    /// It goes on.
+    Stays,
+    /// It gets no more requests.
+    Retires,
+    /// It ends at once.
+    Ends,
+}
+
+impl Connection {
+    /// A key was shown on it.
+    pub(crate) fn authenticate(&self) {
+        self.authenticated.store(true, Ordering::Relaxed);
+    }
+
+    /// Waits until it has to give way.
+    pub(crate) async fn evicted(&self) {
+        self.evicted.notified().await;
+    }
+
+    /// A request begins; it lasts until its answer is dropped.
+    pub(crate) fn begin(self: &Arc<Self>) -> Answering {
+        self.requests.fetch_add(1, Ordering::Relaxed);
+        let mut traffic = self.traffic();
+        let id = traffic.next;
+        traffic.next += 1;
+        traffic.last = Instant::now();
+        traffic.answering.insert(id, None);
+        Answering { connection: Arc::clone(self), id }
+    }
+
+    /// What becomes of it now.
+    pub(crate) fn fate(&self, patience: &Patience, now: Instant) -> Fate {
+        let traffic = self.traffic();
+        let stalled =
+            |since: &Option<Instant>| since.is_some_and(|since| now.duration_since(since) >= patience.answer);
+        if traffic.answering.values().any(stalled) {
+            return Fate::Ends;
+        }
+        if !traffic.answering.is_empty() {
+            return Fate::Stays;
+        }
+        if self.requests.load(Ordering::Relaxed) == 0 {
+            return if now.duration_since(self.begun) >= patience.headers { Fate::Ends } else { Fate::Stays };
+        }
+        let (idle, limit) = (
+            now.duration_since(traffic.last),
+            match self.authenticated.load(Ordering::Relaxed) {
+                true => patience.idle,
+                false => patience.headers.min(patience.idle),
+            },
+        );
+        match idle {
+            idle if idle >= limit.saturating_mul(2) => Fate::Ends,
+            idle if idle >= limit => Fate::Retires,
+            _ => Fate::Stays,
+        }
+    }
+
+    fn traffic(&self) -> MutexGuard<'_, Traffic> {
+        self.traffic.lock().unwrap_or_else(PoisonError::into_inner)
+    }
+}
+
+/// A request that is not answered to its end.
+#[derive(Debug)]
+pub(crate) struct Answering {
+    connection: Arc<Connection>,
+    id: u64,
+}
+
+impl Answering {
+    fn progress(&self) {
+        self.connection.traffic().answering.insert(self.id, Some(Instant::now()));
+    }
+}
+
+impl Drop for Answering {
+    fn drop(&mut self) {
+        let mut traffic = self.connection.traffic();
+        traffic.answering.remove(&self.id);
+        traffic.last = Instant::now();
+    }
+}
+
+/// The body of an answer, which says how it gets on.
+#[derive(Debug)]
+pub(crate) struct AnswerBody {
+    body: axum::body::Body,
+    answering: Answering,
+}
+
+impl AnswerBody {
+    pub(crate) fn new(body: axum::body::Body, answering: Answering) -> Self {
+        answering.progress();
+        Self { body, answering }
+    }
+}
+
+impl Body for AnswerBody {
+    type Data = Bytes;
+    type Error = axum::Error;
+
+    fn poll_frame(
+        mut self: Pin<&mut Self>,
+        context: &mut Context<'_>,
+    ) -> Poll<Option<Result<Frame<Bytes>, axum::Error>>> {
+        let frame = ready!(Pin::new(&mut self.body).poll_frame(context));
+        self.answering.progress();
+        Poll::Ready(frame)
+    }
+
+    fn is_end_stream(&self) -> bool {
+        self.body.is_end_stream()
+    }
+
+    fn size_hint(&self) -> SizeHint {
+        self.body.size_hint()
+    }
+}
+
+/// A stream to a client that must take what is written to it: nothing for as long as the limit is an error.
+#[derive(Debug)]
+pub(crate) struct Impatient<S> {
+    stream: S,
+    limit: Duration,
+    waiting: Option<Pin<Box<Sleep>>>,
+}
+
+impl<S> Impatient<S> {
+    pub(crate) fn new(stream: S, limit: Duration) -> Self {
+        Self { stream, limit, waiting: None }
+    }
+
+    fn watch<T>(&mut self, context: &mut Context<'_>, polled: Poll<io::Result<T>>) -> Poll<io::Result<T>> {
+        if polled.is_ready() {
+            self.waiting = None;
+            return polled;
+        }
+        let limit = self.limit;
+        let waiting = self.waiting.get_or_insert_with(|| Box::pin(tokio::time::sleep(limit)));
+        ready!(waiting.as_mut().poll(context));
+        Poll::Ready(Err(io::ErrorKind::TimedOut.into()))
+    }
+}
+
+impl<S: AsyncRead + Unpin> AsyncRead for Impatient<S> {
+    fn poll_read(
+        mut self: Pin<&mut Self>,
+        context: &mut Context<'_>,
+        buffer: &mut ReadBuf<'_>,
+    ) -> Poll<io::Result<()>> {
+        Pin::new(&mut self.stream).poll_read(context, buffer)
+    }
+}
+
+impl<S: AsyncWrite + Unpin> AsyncWrite for Impatient<S> {
+    fn poll_write(
+        mut self: Pin<&mut Self>,
+        context: &mut Context<'_>,
+        bytes: &[u8],
+    ) -> Poll<io::Result<usize>> {
+        let polled = Pin::new(&mut self.stream).poll_write(context, bytes);
+        self.watch(context, polled)
+    }
+
+    fn poll_flush(mut self: Pin<&mut Self>, context: &mut Context<'_>) -> Poll<io::Result<()>> {
+        let polled = Pin::new(&mut self.stream).poll_flush(context);
+        self.watch(context, polled)
+    }
+
+    fn poll_shutdown(mut self: Pin<&mut Self>, context: &mut Context<'_>) -> Poll<io::Result<()>> {
+        let polled = Pin::new(&mut self.stream).poll_shutdown(context);
+        self.watch(context, polled)
+    }
+
+    fn is_write_vectored(&self) -> bool {
+        self.stream.is_write_vectored()
+    }
+
+    fn poll_write_vectored(
+        mut self: Pin<&mut Self>,
+        context: &mut Context<'_>,
+        slices: &[io::IoSlice<'_>],
+    ) -> Poll<io::Result<usize>> {
+        let polled = Pin::new(&mut self.stream).poll_write_vectored(context, slices);
+        self.watch(context, polled)
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    const PATIENCE: Patience = Patience {
+        headers: Duration::from_secs(10),
+        idle: Duration::from_secs(60),
+        answer: Duration::from_secs(30),
+    };
+
+    fn connections(total: usize, per_address: usize) -> Arc<Connections> {
+        Connections::new(ConnectionLimits { total, per_address })
+    }
+
+    fn admit(connections: &Arc<Connections>, address: [u8; 4]) -> Option<Admitted> {
+        let here = SocketAddr::from(([127, 0, 0, 1], 1));
+        connections.admit(SocketAddr::from((address, 1)), here, false)
+    }
+
+    #[test]
+    fn a_network_counts_as_one() {
+        for (address, expected) in [
+            ("10.0.0.1", "10.0.0.1"),
+            ("::ffff:10.0.0.1", "10.0.0.1"),
+            ("2001:db8:1:2:3:4:5:6", "2001:db8:1:2::"),
+        ] {
+            assert_eq!(origin(address.parse().unwrap()), expected.parse::<IpAddr>().unwrap());
+        }
+    }
+
+    #[tokio::test]
+    async fn new_connections_replace_the_oldest_without_a_key() {
+        let connections = connections(3, 10);
+        let first = admit(&connections, [10, 0, 0, 1]).unwrap();
+        first.connection.authenticate();
+        let second = admit(&connections, [10, 0, 0, 2]).unwrap();
+        let third = admit(&connections, [10, 0, 0, 3]).unwrap();
+        let fourth = admit(&connections, [10, 0, 0, 4]).unwrap();
+        assert!(!first.connection.leaves.load(Ordering::Relaxed), "a key was shown on it");
+        assert!(second.connection.leaves.load(Ordering::Relaxed), "the oldest without a key");
+        assert!(!third.connection.leaves.load(Ordering::Relaxed));
+        second.connection.evicted().await;
+        third.connection.authenticate();
+        fourth.connection.authenticate();
+        drop(second);
+        assert!(admit(&connections, [10, 0, 0, 5]).is_none(), "every one has a key");
+        assert_eq!(connections.count(), 3);
+        drop((first, third, fourth));
+        let open = connections.lock();
+        assert_eq!((open.by_age.len(), open.by_origin.len(), open.leaving), (0, 0, 0));
+    }
+
+    #[test]
+    fn an_address_has_its_own_limit_and_a_proxy_none() {
+        let connections = connections(100, 2);
+        let [one, two] = [1, 2].map(|_| admit(&connections, [10, 0, 0, 1]).unwrap());
+        let other = admit(&connections, [10, 0, 0, 2]).unwrap();
+        let three = admit(&connections, [10, 0, 0, 1]).unwrap();
+        assert!(one.connection.leaves.load(Ordering::Relaxed));
+        assert!(!other.connection.leaves.load(Ordering::Relaxed), "of another address");
+        drop(one);
+        two.connection.authenticate();
+        three.connection.authenticate();
+        assert!(admit(&connections, [10, 0, 0, 1]).is_none());
+        let here = SocketAddr::from(([127, 0, 0, 1], 1));
+        assert!(connections.admit(SocketAddr::from(([10, 0, 0, 1], 1)), here, true).is_some());
+        assert!(admit(&connections, [10, 0, 0, 3]).is_some());
+    }
+
+    #[test]
+    fn each_stage_has_its_end() {
+        let connections = connections(10, 10);
+        let start = Instant::now();
+        let fate = |admitted: &Admitted, seconds: u64| {
+            admitted.connection.fate(&PATIENCE, start + Duration::from_secs(seconds))
+        };
+        let silent = admit(&connections, [10, 0, 0, 1]).unwrap();
+        assert_eq!(fate(&silent, 5), Fate::Stays);
+        assert_eq!(fate(&silent, 15), Fate::Ends, "no request came");
+
+        let asked = admit(&connections, [10, 0, 0, 1]).unwrap();
+        let request = asked.connection.begin();
+        assert_eq!(fate(&asked, 1000), Fate::Stays, "handlers have deadlines of their own");
+        let answer = AnswerBody::new("text".into(), request);
+        assert_eq!(fate(&asked, 20), Fate::Stays);
+        assert_eq!(fate(&asked, 40), Fate::Ends, "nobody takes the answer");
+        drop(answer);
+        assert_eq!(fate(&asked, 5), Fate::Stays);
+        assert_eq!(fate(&asked, 15), Fate::Retires, "no key was shown");
+        asked.connection.authenticate();
+        assert_eq!(fate(&asked, 15), Fate::Stays);
+        assert_eq!(fate(&asked, 70), Fate::Retires);
+        assert_eq!(fate(&asked, 130), Fate::Ends);
+    }
+
+    #[tokio::test]
+    async fn who_reads_nothing_is_not_written_to_for_ever() {
+        use tokio::io::{AsyncReadExt, AsyncWriteExt};
+
+        let (mut client, server) = tokio::io::duplex(16);
+        let mut server = Impatient::new(server, Duration::from_secs(3600));
+        server.write_all(&[0; 16]).await.unwrap();
+        let mut taken = [0; 32];
+        let (written, read) = tokio::join!(server.write_all(&[1; 16]), client.read_exact(&mut taken));
+        assert!(written.is_ok() && read.is_ok(), "who reads is waited for");
+        let mut server = Impatient::new(server.stream, Duration::from_millis(10));
+        let error = server.write_all(&[2; 64]).await.unwrap_err();
+        assert_eq!(error.kind(), io::ErrorKind::TimedOut);
+    }
+}

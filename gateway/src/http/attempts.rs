@@ -1,0 +1,90 @@
+//! Keys that are wrong: how many of them one address may show.
+//!
+//! Only a wrong key counts, and a right one is looked for first: whoever shares an address with somebody who tries keys gets
+//! through all the same.
+
+use std::net::IpAddr;
+use std::num::NonZeroU32;
+use std::sync::{Mutex, PoisonError};
+use std::time::{Duration, Instant};
+
+use governor::clock::{Clock, DefaultClock};
+use governor::{DefaultDirectRateLimiter, DefaultKeyedRateLimiter, Quota};
+
+use super::error::ApiError;
+use crate::connections::origin;
+
+/// How many wrong keys an address may show at once, and then each second.
+const BURST: NonZeroU32 = NonZeroU32::MIN.saturating_add(99);
+const PER_SECOND: NonZeroU32 = NonZeroU32::MIN.saturating_add(9);
+
+/// How many addresses are told apart. Those beyond are counted as one.
+const ADDRESSES: usize = 10_000;
+
+/// How often at most the addresses that are no longer needed are looked for.
+const CLEAN_EVERY: Duration = Duration::from_secs(1);
+
+#[derive(Debug)]
+pub(crate) struct Attempts {
+    known: DefaultKeyedRateLimiter<IpAddr>,
+    others: DefaultDirectRateLimiter,
+    cleaned: Mutex<Option<Instant>>,
+}
+
+impl Default for Attempts {
+    fn default() -> Self {
+        let quota = Quota::per_second(PER_SECOND).allow_burst(BURST);
+        Self {
+            known: DefaultKeyedRateLimiter::keyed(quota),
+            others: DefaultDirectRateLimiter::direct(quota),
+            cleaned: Mutex::default(),
+        }
+    }
+}
+
+impl Attempts {
+    /// Counts a wrong key; the error if there were too many from there.
+    pub(super) fn count(&self, client: Option<IpAddr>) -> Result<(), ApiError> {
+        let has_room = self.known.len() < ADDRESSES || self.clean();
+        let counted = match client.filter(|_| has_room) {
+            Some(client) => self.known.check_key(&origin(client)),
+            None => self.others.check(),
+        };
+        counted.map_err(|not_until| {
+            let wait = not_until.wait_time_from(DefaultClock::default().now());
+            ApiError::WrongKeys(wait.as_secs().saturating_add(1))
+        })
+    }
+
+    /// Forgets the addresses that may show as many as any; whether there is room then.
+    fn clean(&self) -> bool {
+        let mut cleaned = self.cleaned.lock().unwrap_or_else(PoisonError::into_inner);
+        if cleaned.is_none_or(|cleaned| cleaned.elapsed() >= CLEAN_EVERY) {
+            self.known.retain_recent();
+            *cleaned = Some(Instant::now());
+        }
+        self.known.len() < ADDRESSES
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    #[test]
+    fn each_address_has_its_own_count_and_memory_is_bounded() {
+        let attempts = Attempts::default();
+        let address = |number: u32| Some(IpAddr::from(number.to_be_bytes()));
+        let refused = (0..=BURST.get()).filter(|_| attempts.count(address(1)).is_err()).count();
+        assert!(refused >= 1, "the first beyond the burst");
+        assert!(attempts.count(address(2)).is_ok(), "another address");
+        for number in 0..2 * u32::try_from(ADDRESSES).unwrap() {
+            let _ = attempts.count(address(number));
+        }
+        assert!(attempts.known.len() <= ADDRESSES);
+        let network = ["2001:db8::1", "2001:db8::2"].map(|text| text.parse::<IpAddr>().ok());
+        let attempts = Attempts::default();
+        while attempts.count(network[0]).is_ok() {}
+        assert!(attempts.count(network[1]).is_err(), "of the same /64");
+    }
+}

@@ -1,0 +1,215 @@
+//! For whom a request is, and whose it is: its host, and the address of its client.
+
+use std::net::IpAddr;
+use std::sync::Arc;
+
+use axum::extract::{Request, State};
+use axum::middleware::Next;
+use axum::response::{IntoResponse, Response};
+use http::uri::Authority as UriAuthority;
+use http::{HeaderMap, HeaderName, HeaderValue, Uri, Version, header};
+use ipnet::IpNet;
+
+use super::App;
+use super::error::ApiError;
+use super::receive::drain;
+use crate::connections::Connection;
+use crate::hosts::Authority;
+
+/// For how long a browser is to use TLS alone: a year.
+const STRICT_TRANSPORT: &str = "max-age=31536000";
+
+const FORWARDED_FOR: HeaderName = HeaderName::from_static("x-forwarded-for");
+
+/// The address of the client: the connection's, or what a trusted proxy says.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub(super) struct Client(pub(super) IpAddr);
+
+/// Lets nothing through that is not for this gateway; before anybody asks whose key it is.
+pub(super) async fn check(State(app): State<Arc<App>>, mut request: Request, next: Next) -> Response {
+    let connection = request.extensions().get::<Arc<Connection>>().map(Arc::clone);
+    let local = connection.as_ref().map(|connection| connection.local.ip());
+    if let Some(connection) = &connection {
+        let client = client(connection.peer.ip(), request.headers(), &app.trusted_proxies);
+        tracing::Span::current().record("peer", tracing::field::display(client));
+        request.extensions_mut().insert(Client(client));
+        if app.page.knows(&app, request.headers()) {
+            connection.authenticate();
+        }
+    }
+    let trace = request.headers().get("traceparent").and_then(|value| trace_id(value.to_str().ok()?));
+    if let Some(trace) = trace {
+        tracing::Span::current().record("trace_id", trace);
+    }
+    let refused = match authority(request.version(), request.uri(), request.headers()) {
+        Err(problem) => Some(ApiError::InvalidHost(problem)),
+        Ok(authority) if app.hosts.accept(&authority, local) => None,
+        Ok(_) => Some(ApiError::WrongHost),
+    };
+    let mut response = match refused {
+        Some(error) => {
+            drain(request.into_body());
+            error.into_response()
+        }
+        None => next.run(request).await,
+    };
+    if app.page.has_tls() {
+        let value = HeaderValue::from_static(STRICT_TRANSPORT);
+        response.headers_mut().insert(header::STRICT_TRANSPORT_SECURITY, value);
+    }
+    response
+}
+
+/// What the request is for: the one `Host`, and the authority of its target, which is the same if both are there.
+fn authority(version: Version, uri: &Uri, headers: &HeaderMap) -> Result<Authority, &'static str> {
+    let mut hosts = headers.get_all(header::HOST).iter();
+    let host = match (hosts.next(), hosts.next()) {
+        (host, None) => host.map(|host| {
+            let host = host.to_str().ok().and_then(Authority::parse);
+            host.ok_or("host: expected a name or an address, and perhaps a port")
+        }),
+        (_, Some(_)) => return Err("host: expected one, found two"),
+    };
+    let host = host.transpose()?;
+    let target = uri.authority().map(UriAuthority::as_str).map(|authority| {
+        Authority::parse(authority)
+            .ok_or("the request's target: expected a name or an address, and perhaps a port")
+    });
+    match (host, target.transpose()?) {
+        (Some(host), Some(target)) if host == target => Ok(host),
+        (Some(_), Some(_)) => Err("host: is another than that of the request's target"),
+        // HTTP/2 and HTTP/3 have it in the target alone.
+        (None, Some(target)) if version >= Version::HTTP_2 => Ok(target),
+        (Some(host), None) => Ok(host),
+        (None, _) => Err("host: missing"),
+    }
+}
+
+/// Who a request is from: the last address of `X-Forwarded-For` that is no trusted proxy's, if the connection is one's. What
+/// stands before that address, the client itself may have written.
+fn client(peer: IpAddr, headers: &HeaderMap, trusted: &[IpNet]) -> IpAddr {
+    let is_trusted = |address: &IpAddr| trusted.iter().any(|network| network.contains(address));
+    let mut client = peer.to_canonical();
+    if !is_trusted(&client) {
+        return client;
+    }
+    let lines: Vec<_> = headers.get_all(FORWARDED_FOR).iter().collect();
+    let entries = lines.iter().rev().flat_map(|line| line.to_str().unwrap_or_default().rsplit(','));
+    for entry in entries {
+        let Some(address) = forwarded(entry.trim()) else {
+            break;
+        };
+        client = address;
+        if !is_trusted(&client) {
+            break;
+        }
+    }
+    client
+}
+
+/// An entry of `X-Forwarded-For`: an address, which some proxies write with a port.
+fn forwarded(entry: &str) -> Option<IpAddr> {
+    let address = entry.parse().ok().or_else(|| Authority::parse(entry)?.address())?;
+    Some(address.to_canonical())
+}
+
+/// The trace that a `traceparent` header names.
+fn trace_id(value: &str) -> Option<&str> {
+    let mut parts = value.split('-');
+    let (version, trace, span, flags) = (parts.next()?, parts.next()?, parts.next()?, parts.next()?);
+    let is_hex = |text: &str, length: usize| {
+        text.len() == length
+            && text.bytes().all(|byte| byte.is_ascii_digit() || (b'a'..=b'f').contains(&byte))
+    };
+    let is_whole = is_hex(version, 2)
+        && version != "ff"
+        && is_hex(trace, 32)
+        && is_hex(span, 16)
+        && is_hex(flags, 2)
+        && trace.bytes().any(|byte| byte != b'0');
+    is_whole.then_some(trace)
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    #[test]
+    fn a_request_names_one_host() {
+        let [one, other, user] = ["gateway.example", "other.example", "user@gateway.example"];
+        for (version, uri, hosts, expected) in [
+            (Version::HTTP_11, "/", &[one][..], Some(one)),
+            (Version::HTTP_11, "/", &["Gateway.Example"], Some(one)),
+            (Version::HTTP_11, "/", &[], None),
+            (Version::HTTP_10, "/", &[], None),
+            (Version::HTTP_11, "/", &[one, one], None),
+            (Version::HTTP_11, "/", &[one, other], None),
+            (Version::HTTP_11, "/", &[user], None),
+            (Version::HTTP_11, "/", &[""], None),
+            (Version::HTTP_11, "/", &["a, b"], None),
+            (Version::HTTP_11, "http://gateway.example/", &[one], Some(one)),
+            (Version::HTTP_11, "http://gateway.example/", &[other], None),
+            (Version::HTTP_11, "http://gateway.example/", &[], None),
+            (Version::HTTP_11, "http://user@gateway.example/", &[one], None),
+            (Version::HTTP_2, "https://gateway.example/", &[], Some(one)),
+            (Version::HTTP_2, "https://gateway.example/", &[one], Some(one)),
+            (Version::HTTP_2, "https://gateway.example/", &[other], None),
+            (Version::HTTP_2, "https://gateway.example:1/", &[one], None),
+            (Version::HTTP_2, "https://user@gateway.example/", &[], None),
+            (Version::HTTP_2, "/", &[], None),
+        ] {
+            let mut headers = HeaderMap::new();
+            for host in hosts {
+                headers.append(header::HOST, HeaderValue::from_str(host).unwrap());
+            }
+            let found = authority(version, &uri.parse().unwrap(), &headers).ok();
+            assert_eq!(found, expected.and_then(Authority::parse), "{version:?} {uri} {hosts:?}");
+        }
+    }
+
+    #[test]
+    fn forwarded_addresses_are_believed_from_trusted_proxies_only() {
+        let trusted: Vec<IpNet> = vec!["10.0.0.0/8".parse().unwrap(), "fd00::/8".parse().unwrap()];
+        for (peer, lines, expected) in [
+            ("192.0.2.1", &["198.51.100.1"][..], "192.0.2.1"),
+            ("10.0.0.1", &["198.51.100.1"], "198.51.100.1"),
+            ("::ffff:10.0.0.1", &["198.51.100.1"], "198.51.100.1"),
+            ("10.0.0.1", &["1.1.1.1, 198.51.100.1"], "198.51.100.1"),
+            ("10.0.0.1", &["1.1.1.1", "198.51.100.1"], "198.51.100.1"),
+            ("10.0.0.1", &["198.51.100.1, 10.0.0.2"], "198.51.100.1"),
+            ("10.0.0.1", &["198.51.100.1:443"], "198.51.100.1"),
+            ("10.0.0.1", &["[2001:db8::1]:443"], "2001:db8::1"),
+            ("10.0.0.1", &["2001:db8::1"], "2001:db8::1"),
+            ("10.0.0.1", &["198.51.100.1, unknown"], "10.0.0.1"),
+            ("10.0.0.1", &["198.51.100.1, unknown, 10.0.0.3"], "10.0.0.3"),
+            ("10.0.0.1", &[""], "10.0.0.1"),
+            ("10.0.0.1", &[], "10.0.0.1"),
+            ("fd00::1", &["10.0.0.9"], "10.0.0.9"),
+        ] {
+            let mut headers = HeaderMap::new();
+            for line in lines {
+                headers.append(FORWARDED_FOR, HeaderValue::from_str(line).unwrap());
+            }
+            let found = client(peer.parse().unwrap(), &headers, &trusted);
+            assert_eq!(found, expected.parse::<IpAddr>().unwrap(), "{peer} {lines:?}");
+        }
+    }
+
+    #[test]
+    fn trace_ids_are_those_of_the_specification() {
+        let trace = "0af7651916cd43dd8448eb211c80319c";
+        assert_eq!(trace_id(&format!("00-{trace}-b7ad6b7169203331-01")), Some(trace));
+        assert_eq!(trace_id(&format!("01-{trace}-b7ad6b7169203331-01-more")), Some(trace));
+        for wrong in [
+            "".to_owned(),
+            trace.to_owned(),
+            format!("00-{}-b7ad6b7169203331-01", "0".repeat(32)),
+            format!("00-{}-b7ad6b7169203331-01", trace.to_uppercase()),
+            format!("ff-{trace}-b7ad6b7169203331-01"),
+            format!("00-{trace}-b7ad6b7169203331"),
+            format!("00-{trace}x-b7ad6b7169203331-01"),
+        ] {
+            assert_eq!(trace_id(&wrong), None, "{wrong}");
+        }
+    }
+}

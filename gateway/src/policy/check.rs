@@ -1,0 +1,537 @@
+//! What is probably not meant in a policy that is right: rules that can never decide, and `allow` rules that look at some
+//! arguments and let every other through.
+//!
+//! What is said to be impossible is impossible; what is not found may be impossible all the same.
+
+use std::cmp::Ordering;
+use std::collections::{HashMap, HashSet};
+use std::fmt;
+
+use actpass_core::Json;
+
+use super::evaluate::same_type;
+use super::model::{
+    Bound, Comparison, Condition, Decision, List, Path, Policy, Relation, RiskTier, Root, Rule, Test,
+};
+
+/// In a policy of more rules, each rule is looked at alone and not compared with every earlier one.
+const COMPARED: usize = 2000;
+
+/// Something about a rule that is probably not meant.
+#[derive(Clone, Debug, PartialEq, Eq)]
+pub struct Finding {
+    /// The rule's name.
+    pub rule: String,
+    /// What was found.
+    pub kind: FindingKind,
+}
+
+/// What was found about a rule.
+#[derive(Clone, Debug, PartialEq, Eq)]
+pub enum FindingKind {
+    /// Its conditions never hold together, and why.
+    NeverHolds(String),
+    /// It allows whatever the arguments are, those that it names aside.
+    OpenArguments(Vec<String>),
+    /// Whenever it matches, an earlier rule, of this name, has decided.
+    Shadowed(String),
+}
+
+impl Finding {
+    /// Whether the rule never decides anything, and so is wrong.
+    pub fn is_defect(&self) -> bool {
+        match self.kind {
+            FindingKind::NeverHolds(_) | FindingKind::Shadowed(_) => true,
+            FindingKind::OpenArguments(_) => false,
+        }
+    }
+}
+
+impl fmt::Display for Finding {
+    fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
+        write!(f, "rule {:?}: ", self.rule)?;
+        match &self.kind {
+            FindingKind::NeverHolds(why) => write!(f, "can never hold: {why}"),
+            FindingKind::OpenArguments(named) => {
+                let names = Json::Array(named.iter().map(|name| Json::from(&**name)).collect());
+                write!(
+                    f,
+                    "allows any other argument than those it looks at; add {{\"path\": \"args\", \"operator\": \
+                     \"has_only\", \"value\": {names}}} if there are no others"
+                )
+            }
+            FindingKind::Shadowed(earlier) => {
+                write!(f, "can never be reached: the rule {earlier:?} before it matches whenever it does")
+            }
+        }
+    }
+}
+
+impl Policy {
+    /// What is probably not meant in it, in the order of its rules.
+    pub fn findings(&self) -> Vec<Finding> {
+        let mut findings = Vec::new();
+        let looks: Vec<_> = self.rules.iter().map(|rule| Look::at(&self.paths, rule)).collect();
+        for (index, (rule, look)) in self.rules.iter().zip(&looks).enumerate() {
+            let mut add = |kind| findings.push(Finding { rule: rule.name.clone(), kind });
+            if let Err(why) = look {
+                add(FindingKind::NeverHolds(why.clone()));
+                continue;
+            }
+            if let Ok(look) = look
+                && self.rules.len() <= COMPARED
+                && let Some(earlier) = self
+                    .rules
+                    .iter()
+                    .zip(&looks)
+                    .take(index)
+                    .find_map(|(earlier, of)| (of.is_ok() && look.implies(earlier)).then_some(earlier))
+            {
+                add(FindingKind::Shadowed(earlier.name.clone()));
+                continue;
+            }
+            if rule.decision == Decision::Allow && !self.closes_arguments(rule) {
+                add(FindingKind::OpenArguments(self.arguments_of(rule)));
+            }
+        }
+        findings
+    }
+
+    /// Whether it says what all of the arguments are.
+    fn closes_arguments(&self, rule: &Rule) -> bool {
+        rule.when.iter().any(|condition| {
+            let is_args = self
+                .paths
+                .get(condition.path)
+                .is_some_and(|path| path.root == Root::Args && path.segments.is_empty());
+            is_args && matches!(condition.test, Test::HasOnly(_) | Test::Equal(_) | Test::In(_))
+        })
+    }
+
+    /// The names of the arguments that it looks at.
+    fn arguments_of(&self, rule: &Rule) -> Vec<String> {
+        let mut names = Vec::new();
+        for condition in &rule.when {
+            let other = match condition.test {
+                Test::Compare(_, other) => Some(other),
+                _ => None,
+            };
+            for path in [Some(condition.path), other].into_iter().flatten() {
+                let path = self.paths.get(path).filter(|path| path.root == Root::Args);
+                let name = path.and_then(|path| path.segments.first()).map(|segment| segment.name.clone());
+                if matches!(condition.test, Test::Exists(false)) {
+                    continue;
+                }
+                names.extend(name.filter(|name| !names.contains(name)));
+            }
+        }
+        names
+    }
+}
+
+/// The types of values.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+struct Kinds(u8);
+
+impl Kinds {
+    const ANY: Self = Self(0b11_1111);
+    const ARRAY: Self = Self(1);
+    const BOOL: Self = Self(1 << 1);
+    const NULL: Self = Self(1 << 2);
+    const NUMBER: Self = Self(1 << 3);
+    const OBJECT: Self = Self(1 << 4);
+    const STRING: Self = Self(1 << 5);
+
+    const fn or(self, other: Self) -> Self {
+        Self(self.0 | other.0)
+    }
+
+    const fn and(self, other: Self) -> Self {
+        Self(self.0 & other.0)
+    }
+
+    const fn of(value: &Json) -> Self {
+        match value {
+            Json::Array(_) => Self::ARRAY,
+            Json::Bool(_) => Self::BOOL,
+            Json::Null => Self::NULL,
+            Json::Number(_) => Self::NUMBER,
+            Json::Object(_) => Self::OBJECT,
+            Json::String(_) => Self::STRING,
+        }
+    }
+
+    /// Of which type a value is for which the test holds.
+    fn required(test: &Test) -> Self {
+        match test {
+            Test::Compare(comparison, _) => match comparison {
+                Comparison::Contains => Self::ARRAY.or(Self::STRING),
+                Comparison::EndsWith | Comparison::StartsWith => Self::STRING,
+                Comparison::Order(_) => Self::NUMBER.or(Self::STRING),
+                Comparison::Equal | Comparison::In | Comparison::NotEqual | Comparison::NotIn => Self::ANY,
+            },
+            Test::Contains(part) if part.as_str().is_some() => Self::ARRAY.or(Self::STRING),
+            Test::Contains(_) => Self::ARRAY,
+            Test::EndsWith(_) | Test::Matches(_) | Test::StartsWith(_) => Self::STRING,
+            Test::Equal(value) | Test::NotEqual(value) => Self::of(value),
+            Test::Exists(_) => Self::ANY,
+            Test::HasOnly(_) => Self::OBJECT,
+            Test::In(List::Strings(_)) | Test::NotIn(List::Strings(_)) => Self::STRING,
+            Test::In(List::Values(values)) | Test::NotIn(List::Values(values)) => {
+                values.first().map_or(Self::ANY, Self::of)
+            }
+            Test::Order(_, Bound::Number(_)) => Self::NUMBER,
+            Test::Order(_, Bound::Text(_)) => Self::STRING,
+        }
+    }
+}
+
+/// Whether a value must be there for the test to hold.
+fn needs_value(test: &Test) -> bool {
+    !matches!(test, Test::Exists(false))
+}
+
+/// A rule whose conditions may hold together: what they say of each path.
+struct Look<'p> {
+    paths: &'p [Path],
+    rule: &'p Rule,
+    /// By the path's number.
+    found: HashMap<usize, Found<'p>>,
+}
+
+/// What the conditions of a rule say of a path.
+struct Found<'p> {
+    tests: Vec<&'p Test>,
+    /// Every value that is possible, if they are few.
+    candidates: Option<Vec<Json>>,
+}
+
+impl<'p> Look<'p> {
+    /// Looks at the rule; the error is why its conditions never hold together.
+    fn at(paths: &'p [Path], rule: &'p Rule) -> Result<Self, String> {
+        let mut tests: HashMap<usize, Vec<&Test>> = HashMap::new();
+        let mut compared = HashSet::new();
+        for condition in &rule.when {
+            tests.entry(condition.path).or_default().push(&condition.test);
+            if let Test::Compare(comparison, other) = condition.test {
+                // That there is a value at the other path too is all that is said of it alone.
+                tests.entry(other).or_default();
+                compared.insert(other);
+                if other == condition.path && !may_hold_of_itself(comparison) {
+                    let path = paths.get(other).map(Path::to_string).unwrap_or_default();
+                    return Err(format!("{path} is compared with itself"));
+                }
+            }
+        }
+        let mut numbers: Vec<_> = tests.keys().copied().collect();
+        numbers.sort_unstable();
+        let needed = |number: usize| {
+            compared.contains(&number)
+                || tests.get(&number).is_some_and(|tests| tests.iter().any(|test| needs_value(test)))
+        };
+        let mut found = HashMap::new();
+        for number in numbers {
+            let (Some(path), Some(of_path)) = (paths.get(number), tests.get(&number)) else {
+                continue;
+            };
+            let deeper: Vec<(usize, &Path)> = tests
+                .keys()
+                .filter_map(|other| Some((*other, paths.get(*other)?)))
+                .filter(|(other, deeper)| *other != number && deeper.is_below(path))
+                .collect();
+            let has_needed_below = deeper.iter().any(|(other, _)| needed(*other));
+            let is_missing = of_path.iter().any(|test| !needs_value(test));
+            if is_missing && (needed(number) || has_needed_below) {
+                return Err(format!("{path} must be missing and there at once"));
+            }
+            if is_missing && path.is_always_there() {
+                return Err(format!("{path} is always there"));
+            }
+            if is_missing {
+                found.insert(number, Found { tests: of_path.clone(), candidates: None });
+                continue;
+            }
+            let mut kinds = path.kinds();
+            for test in of_path {
+                kinds = kinds.and(Kinds::required(test));
+            }
+            if has_needed_below {
+                kinds = kinds.and(Kinds::OBJECT.or(Kinds::ARRAY));
+            }
+            if kinds.0 == 0 {
+                return Err(format!("no value of {path} is of the type that every condition needs"));
+            }
+            let candidates = candidates(path, kinds, of_path);
+            let candidates = candidates.map(|mut candidates| {
+                candidates.retain(|value| {
+                    of_path.iter().all(|test| matches!(test, Test::Compare(..)) || test.holds(Some(value)))
+                        && deeper.iter().all(|(other, deeper)| {
+                            let below = deeper.walk_below(path, value);
+                            tests.get(other).is_none_or(|tests| {
+                                tests.iter().all(|test| match test {
+                                    Test::Compare(..) => below.is_some(),
+                                    test => test.holds(below),
+                                })
+                            })
+                        })
+                });
+                candidates
+            });
+            if candidates.as_ref().is_some_and(Vec::is_empty) {
+                return Err(format!("no value of {path} meets every condition"));
+            }
+            check_bounds(path, of_path)?;
+            check_members(path, of_path, &deeper, needed)?;
+            found.insert(number, Found { tests: of_path.clone(), candidates });
+        }
+        check_pairs(paths, &rule.when)?;
+        Ok(Self { paths, rule, found })
+    }
+
+    /// Whether every condition of `earlier` holds whenever all of this rule's do.
+    fn implies(&self, earlier: &Rule) -> bool {
+        earlier.when.iter().all(|condition| self.implies_condition(condition))
+    }
+
+    fn implies_condition(&self, condition: &Condition) -> bool {
+        let Some(path) = self.paths.get(condition.path) else {
+            return false;
+        };
+        if let Test::Compare(comparison, other) = condition.test {
+            return self.rule.when.iter().any(|own| {
+                own.path == condition.path
+                    && matches!(own.test, Test::Compare(of, with) if of == comparison && with == other)
+            });
+        }
+        if matches!(condition.test, Test::Exists(true)) {
+            return path.is_always_there()
+                || self.found.iter().any(|(number, found)| {
+                    let at_or_below = *number == condition.path
+                        || self.paths.get(*number).is_some_and(|other| other.is_below(path));
+                    at_or_below
+                        && (found.tests.is_empty() || found.tests.iter().any(|test| needs_value(test)))
+                });
+        }
+        let Some(found) = self.found.get(&condition.path) else {
+            return false;
+        };
+        if let Some(candidates) = &found.candidates {
+            return candidates.iter().all(|value| condition.test.holds(Some(value)));
+        }
+        found.tests.iter().any(|own| implies_test(own, &condition.test))
+    }
+}
+
+impl Path {
+    /// Whether it leads into what is at `above`.
+    fn is_below(&self, above: &Self) -> bool {
+        self.root == above.root
+            && self.segments.len() > above.segments.len()
+            && self.segments.starts_with(&above.segments)
+    }
+
+    /// What is at this path, which is below `above`, if `value` is there.
+    fn walk_below<'v>(&self, above: &Self, value: &'v Json) -> Option<&'v Json> {
+        let rest = self.segments.get(above.segments.len()..)?;
+        rest.iter().try_fold(value, |value, segment| match value {
+            Json::Object(_) => value.member(&segment.name),
+            Json::Array(items) => items.get(segment.index?),
+            Json::Bool(_) | Json::Null | Json::Number(_) | Json::String(_) => None,
+        })
+    }
+
+    /// Whether every request has it.
+    fn is_always_there(&self) -> bool {
+        self.segments.is_empty() && matches!(self.root, Root::Args | Root::Goal | Root::Tool)
+    }
+
+    /// Of which types its value can be.
+    fn kinds(&self) -> Kinds {
+        match (self.segments.is_empty(), self.root.is_object()) {
+            (true, true) => Kinds::OBJECT,
+            (true, false) => Kinds::STRING,
+            (false, _) => Kinds::ANY,
+        }
+    }
+}
+
+/// Every value that can be at the path, if they are few.
+fn candidates(path: &Path, kinds: Kinds, tests: &[&Test]) -> Option<Vec<Json>> {
+    let named = tests.iter().find_map(|test| match test {
+        Test::Equal(value) => Some(vec![value.clone()]),
+        Test::In(List::Strings(texts)) => Some(texts.iter().map(|text| Json::from(&**text)).collect()),
+        Test::In(List::Values(values)) => Some(values.clone()),
+        _ => None,
+    });
+    let possible = |value: &Json| match path.root {
+        // A request without them is refused.
+        Root::Goal | Root::Tool => value.as_str() != Some(""),
+        Root::RiskTier => value.as_str().is_some_and(|word| RiskTier::parse(word).is_some()),
+        Root::AgentId | Root::Args | Root::Passport | Root::Resource | Root::UserId => true,
+    };
+    if let Some(mut named) = named {
+        named.retain(|value| !path.segments.is_empty() || possible(value));
+        return Some(named);
+    }
+    if path.root == Root::RiskTier {
+        return Some(RiskTier::ALL.iter().map(|tier| Json::from(tier.as_str())).collect());
+    }
+    let null = (kinds.and(Kinds::NULL).0 != 0).then_some(Json::Null);
+    let booleans = [true, false].into_iter().filter(|_| kinds.and(Kinds::BOOL).0 != 0).map(Json::Bool);
+    let is_finite = kinds.and(Kinds::NULL.or(Kinds::BOOL)) == kinds;
+    is_finite.then(|| null.into_iter().chain(booleans).collect())
+}
+
+/// How two bounds of one type compare.
+fn compare(a: &Bound, b: &Bound) -> Option<Ordering> {
+    match (a, b) {
+        (Bound::Number(a), Bound::Number(b)) => Some(a.compare(b)),
+        (Bound::Text(a), Bound::Text(b)) => Some(a.cmp(b)),
+        (Bound::Number(_), Bound::Text(_)) | (Bound::Text(_), Bound::Number(_)) => None,
+    }
+}
+
+/// Bounds between which there is nothing, and beginnings that no text has both.
+fn check_bounds(path: &Path, tests: &[&Test]) -> Result<(), String> {
+    for (index, one) in tests.iter().enumerate() {
+        for other in tests.iter().skip(index + 1) {
+            let excludes = match (one, other) {
+                (Test::Order(a, of_a), Test::Order(b, of_b)) => {
+                    let (is_low, is_high) = (|r: Relation| r.is_low(), |r: Relation| !r.is_low());
+                    let (low, high) = match () {
+                        () if is_low(*a) && is_high(*b) => ((*a, of_a), (*b, of_b)),
+                        () if is_low(*b) && is_high(*a) => ((*b, of_b), (*a, of_a)),
+                        () => continue,
+                    };
+                    let strict = low.0 == Relation::Greater || high.0 == Relation::Less;
+                    match compare(low.1, high.1) {
+                        Some(Ordering::Greater) => true,
+                        Some(Ordering::Equal) => strict,
+                        Some(Ordering::Less) | None => false,
+                    }
+                }
+                (Test::StartsWith(a), Test::StartsWith(b)) => {
+                    !a.starts_with(b.as_str()) && !b.starts_with(a.as_str())
+                }
+                (Test::EndsWith(a), Test::EndsWith(b)) => {
+                    !a.ends_with(b.as_str()) && !b.ends_with(a.as_str())
+                }
+                _ => false,
+            };
+            if excludes {
+                return Err(format!("no value of {path} meets every condition"));
+            }
+        }
+    }
+    Ok(())
+}
+
+impl Relation {
+    /// Whether it bounds from below.
+    const fn is_low(self) -> bool {
+        matches!(self, Self::AtLeast | Self::Greater)
+    }
+}
+
+/// Members that must be there and must not.
+fn check_members(
+    path: &Path,
+    tests: &[&Test],
+    deeper: &[(usize, &Path)],
+    needed: impl Fn(usize) -> bool,
+) -> Result<(), String> {
+    for (number, below) in deeper {
+        let Some(member) = below.segments.get(path.segments.len()) else {
+            continue;
+        };
+        let is_shut_out =
+            tests.iter().any(|test| matches!(test, Test::HasOnly(names) if !names.contains(&member.name)));
+        if is_shut_out && needed(*number) {
+            return Err(format!("{path} has no member {:?}, and {below} must be there", member.name));
+        }
+    }
+    Ok(())
+}
+
+/// Whether a value can be so compared with itself.
+fn may_hold_of_itself(comparison: Comparison) -> bool {
+    match comparison {
+        Comparison::Contains | Comparison::EndsWith | Comparison::Equal | Comparison::StartsWith => true,
+        Comparison::Order(relation) => relation.holds(Ordering::Equal),
+        Comparison::In | Comparison::NotEqual => false,
+        // An empty list has no item, and is of no other type than itself.
+        Comparison::NotIn => true,
+    }
+}
+
+/// Which orders of two values a comparison leaves: less, equal, greater.
+fn orders(comparison: Comparison) -> Option<[bool; 3]> {
+    match comparison {
+        Comparison::Equal => Some([false, true, false]),
+        Comparison::NotEqual => Some([true, false, true]),
+        Comparison::Order(relation) => {
+            Some([Ordering::Less, Ordering::Equal, Ordering::Greater].map(|order| relation.holds(order)))
+        }
+        Comparison::Contains
+        | Comparison::EndsWith
+        | Comparison::In
+        | Comparison::NotIn
+        | Comparison::StartsWith => None,
+    }
+}
+
+/// Two paths of which every order is excluded.
+fn check_pairs(paths: &[Path], conditions: &[Condition]) -> Result<(), String> {
+    let mut left: HashMap<(usize, usize), [bool; 3]> = HashMap::new();
+    for condition in conditions {
+        let Test::Compare(comparison, other) = condition.test else {
+            continue;
+        };
+        let Some([less, equal, greater]) = orders(comparison) else {
+            continue;
+        };
+        let (pair, found) = match condition.path <= other {
+            true => ((condition.path, other), [less, equal, greater]),
+            false => ((other, condition.path), [greater, equal, less]),
+        };
+        let possible = left.entry(pair).or_insert([true; 3]);
+        for (possible, found) in possible.iter_mut().zip(found) {
+            *possible &= found;
+        }
+        if *possible == [false; 3] {
+            let name = |number: usize| paths.get(number).map(Path::to_string).unwrap_or_default();
+            return Err(format!("{} and {} cannot compare in every way", name(pair.0), name(pair.1)));
+        }
+    }
+    Ok(())
+}
+
+/// Whether `other` holds for every value for which `own` does.
+fn implies_test(own: &Test, other: &Test) -> bool {
+    match (own, other) {
+        (Test::Order(a, of_a), Test::Order(b, of_b)) if a.is_low() == b.is_low() => {
+            let order = compare(of_a, of_b);
+            let strict_enough = *a == *b || matches!(a, Relation::Greater | Relation::Less);
+            match order {
+                Some(Ordering::Equal) => strict_enough,
+                Some(Ordering::Greater) => a.is_low(),
+                Some(Ordering::Less) => !a.is_low(),
+                None => false,
+            }
+        }
+        (Test::StartsWith(own), Test::StartsWith(other)) => own.starts_with(other.as_str()),
+        (Test::EndsWith(own), Test::EndsWith(other)) => own.ends_with(other.as_str()),
+        (Test::HasOnly(own), Test::HasOnly(other)) => own.is_subset(other),
+        (Test::Equal(a), Test::Equal(b)) | (Test::NotEqual(a), Test::NotEqual(b)) => a.same_value(b),
+        (Test::NotIn(List::Strings(own)), Test::NotIn(List::Strings(other))) => other.is_subset(own),
+        (Test::NotIn(List::Strings(own)), Test::NotEqual(Json::String(other))) => own.contains(other),
+        (Test::NotIn(List::Values(own)), Test::NotIn(List::Values(other))) => {
+            let has = |item: &Json| own.iter().any(|own| same_type(own, item) && own.same_value(item));
+            other.iter().all(has)
+        }
+        (Test::Contains(a), Test::Contains(b)) => a.same_value(b),
+        (Test::Matches(a), Test::Matches(b)) => a.as_str() == b.as_str(),
+        (Test::Exists(a), Test::Exists(b)) => a == b,
+        _ => false,
+    }
+}
