@@ -27,7 +27,7 @@ use crate::problems::Problems;
 use crate::request::MAX_TOOL_CHARACTERS;
 use crate::seal::MasterKey;
 use crate::server::{self, Server};
-use crate::store::{Appended, Location, Store, accept_missing_wal, read_chain, read_keys};
+use crate::store::{Appended, Location, Store, accept_missing_wal, backup, read_chain, read_keys};
 use crate::tools::{Tools, ToolsError};
 use crate::vault::{self, MAX_SECRET_BYTES, Vault};
 
@@ -37,6 +37,7 @@ const WRONG_SETTINGS: u8 = 2;
 /// Runs the program with the process's arguments.
 pub fn run() -> ExitCode {
     let outcome = match Cli::parse().command {
+        Command::Backup { file, source } => make_backup(&file, source),
         Command::Dev(dev) => Settings::dev(dev.listen, dev.data, dev.policy.as_deref())
             .map_err(Failure::Settings)
             .and_then(|settings| serve(settings, Some("apdv_dev"), dev.accept_missing_wal)),
@@ -79,6 +80,13 @@ struct Cli {
 
 #[derive(Debug, Subcommand)]
 enum Command {
+    /// Copies the data file, also while the gateway runs: of one moment, whole and checked; the master key is not in it
+    Backup {
+        /// The copy: a name that no file has yet
+        file: PathBuf,
+        #[command(flatten)]
+        source: Source,
+    },
     /// Runs a gateway for a first try and for tests, with keys that everyone knows
     Dev(Dev),
     /// Exports chains of the ledger and checks exports
@@ -399,6 +407,18 @@ impl Signals {
             Err(_) => std::future::pending().await,
         }
     }
+}
+
+fn make_backup(to: &Path, source: Source) -> Result<(), Failure> {
+    let data = match source {
+        Source { config: Some(config), .. } => Settings::load(&config).map_err(Failure::Settings)?.data,
+        Source { config: None, data } => Location::File(data.unwrap_or_default()),
+    };
+    let Location::File(data) = data else {
+        return Err(Failure::new("the data are in PostgreSQL: back them up with pg_dump or pg_basebackup"));
+    };
+    let copied = backup(&data, to).map_err(Failure::new)?;
+    print(format_args!("{}: {} events in {} chains, all whole", to.display(), copied.events, copied.chains))
 }
 
 fn export_evidence(chain: Chain<'_>, source: Source) -> Result<(), Failure> {

@@ -1,5 +1,6 @@
 //! Where events live.
 
+mod backup;
 mod batch;
 mod checkpoint;
 mod file;
@@ -17,6 +18,7 @@ use std::sync::Arc;
 use async_trait::async_trait;
 use bytes::Bytes;
 
+pub use self::backup::{BackupError, Copied, backup};
 pub use self::postgres::{Database, DatabaseError, PostgresStore, Trust};
 pub use self::sqlite::{OpenError, SqliteStore, accept_missing_wal};
 use crate::clock::Clock;

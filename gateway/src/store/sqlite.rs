@@ -715,7 +715,7 @@ fn connect_reader(path: &Path) -> rusqlite::Result<Connection> {
 }
 
 /// A connection that writes. The path is absolute, and so is taken as it is.
-fn connect(path: &Path) -> rusqlite::Result<Connection> {
+pub(super) fn connect(path: &Path) -> rusqlite::Result<Connection> {
     let flags = OpenFlags::SQLITE_OPEN_READ_WRITE | OpenFlags::SQLITE_OPEN_NO_MUTEX;
     let connection = Connection::open_with_flags(path, flags)?;
     // A write-ahead log that is gone means that something was lost: see `was_left_open`.
@@ -739,7 +739,9 @@ fn was_left_open(path: &Path) -> Result<bool, OpenError> {
 /// Notes in the data file itself, not in its log alone, whether a gateway has it.
 fn set_open(connection: &Connection, is_open: bool) -> rusqlite::Result<()> {
     connection.execute("UPDATE state SET is_open = ?1", [is_open])?;
-    connection.query_one("PRAGMA wal_checkpoint(TRUNCATE)", [], |_| Ok(()))
+    // While it is open, the log is never empty: see `DataFile::has_wal`.
+    let fold = if is_open { "PRAGMA wal_checkpoint(FULL)" } else { "PRAGMA wal_checkpoint(TRUNCATE)" };
+    connection.query_one(fold, [], |_| Ok(()))
 }
 
 /// Writes and commits as much as a decision does.
@@ -1296,6 +1298,16 @@ fn add_signing_key(connection: &mut Connection, key: &SealedKey, rotation: Rotat
         params![key.kid, key.sealed, key.active, key.needed_until],
     )?;
     transaction.commit()
+}
+
+/// The next events of a chain after `after`, as [`Store::events`] hands them out.
+pub(super) fn read_page_of(
+    connection: &Connection,
+    tenant_id: &str,
+    chain_id: &str,
+    after: u64,
+) -> rusqlite::Result<Vec<StoredEvent>> {
+    read_page(connection, tenant_id, chain_id, after, u64::MAX)
 }
 
 fn read_page(
