@@ -17,10 +17,12 @@ use tracing_subscriber::util::SubscriberInitExt;
 use zeroize::Zeroizing;
 
 use crate::auth::{self, KeyHash, MAX_KEY_BYTES, Role};
+use crate::checkpoints::{Checkpoint, Collector};
 use crate::clock::{Clock, LAST_SECOND, rfc3339};
 use crate::config::{LogFormat, MASTER_KEY_VARIABLE, Settings};
-use crate::evidence::{self, Chain, Expected, Verified};
+use crate::evidence::{self, Chain, Expected, ExportError, Verified};
 use crate::http::openapi;
+use crate::ledger::{self, Head};
 use crate::passport::{Keys, Ring};
 use crate::policy::{Cases, Policy};
 use crate::problems::Problems;
@@ -41,8 +43,8 @@ pub fn run() -> ExitCode {
         Command::Dev(dev) => Settings::dev(dev.listen, dev.data, dev.policy.as_deref())
             .map_err(Failure::Settings)
             .and_then(|settings| serve(settings, Some("apdv_dev"), dev.accept_missing_wal)),
-        Command::Evidence(EvidenceCommand::Export { chain, source, tenant }) => {
-            export_evidence(Chain { tenant_id: &tenant, chain_id: &chain }, source)
+        Command::Evidence(EvidenceCommand::Export { chain, source, tenant, checkpoint }) => {
+            export_evidence(Chain { tenant_id: &tenant, chain_id: &chain }, source, checkpoint.as_deref())
         }
         Command::Evidence(EvidenceCommand::Verify(verify)) => verify_evidence(&verify),
         Command::Key(KeyCommand::Hash) => hash_key(),
@@ -149,6 +151,10 @@ enum EvidenceCommand {
         /// Whose chain it is
         #[arg(long, value_name = "ID")]
         tenant: String,
+        /// A checkpoint of the chain that was kept elsewhere: its event or its signature. What contradicts it, or one in
+        /// the data, is not signed
+        #[arg(long, value_name = "FILE")]
+        checkpoint: Option<PathBuf>,
     },
     /// Checks an export, without any gateway
     Verify(Verify),
@@ -178,6 +184,9 @@ struct Verify {
     /// Fails unless there is a signature, and --jwks to check it with
     #[arg(long)]
     require_signature: bool,
+    /// A checkpoint of the chain that was kept elsewhere: its event or its signature; needs --jwks
+    #[arg(long, value_name = "FILE", requires = "jwks")]
+    checkpoint: Option<PathBuf>,
 }
 
 #[derive(Debug, Subcommand)]
@@ -421,7 +430,7 @@ fn make_backup(to: &Path, source: Source) -> Result<(), Failure> {
     print(format_args!("{}: {} events in {} chains, all whole", to.display(), copied.events, copied.chains))
 }
 
-fn export_evidence(chain: Chain<'_>, source: Source) -> Result<(), Failure> {
+fn export_evidence(chain: Chain<'_>, source: Source, checkpoint: Option<&Path>) -> Result<(), Failure> {
     let (data, master) = match source {
         Source { config: Some(config), .. } => {
             let settings = Settings::load(&config).map_err(Failure::Settings)?;
@@ -444,13 +453,35 @@ fn export_evidence(chain: Chain<'_>, source: Source) -> Result<(), Failure> {
     let read = |each: &mut evidence::Each<'_>| {
         read_chain(&data, chain.tenant_id, chain.chain_id, |event| each(event))
     };
+    let mut collector = Collector::new(chain.chain_id, signer.as_ref().ok());
+    read_chain(&data, chain.tenant_id, ledger::CHECKPOINTS, |event| {
+        collector.push(&event.text).map_err(ExportError::from)
+    })
+    .map_err(Failure::new)?;
+    let mut checkpoints = collector.found;
+    if let Some(file) = checkpoint {
+        let keys = signer.as_ref().map(Ring::public_keys).unwrap_or_default();
+        checkpoints.push(read_checkpoint(file, &keys, Some(chain))?);
+    }
     let mut out = io::BufWriter::new(io::stdout().lock());
-    evidence::export(chain, read, signer.as_ref().ok(), Clock::default().seconds(), &mut out)
-        .map_err(Failure::new)?;
+    let now = Clock::default().seconds();
+    evidence::export(chain, read, signer.as_ref().ok(), &checkpoints, now, &mut out).map_err(Failure::new)?;
     if let Err(reason) = signer {
         eprintln!("not signed: {reason}");
     }
     Ok(())
+}
+
+/// How a chain stood at the checkpoint in the file.
+fn read_checkpoint(file: &Path, keys: &[PublicKey], of: Option<Chain<'_>>) -> Result<Head, Failure> {
+    let failed = |error: &dyn std::fmt::Display| Failure::Failed(format!("{}: {error}", file.display()));
+    let text = fs::read_to_string(file).map_err(|error| failed(&error))?;
+    let found = Checkpoint::read(&text, keys).map_err(|error| failed(&error))?;
+    if of.is_some_and(|of| (of.tenant_id, of.chain_id) != (&*found.tenant_id, &*found.chain_id)) {
+        let (chain, tenant) = (found.chain_id, found.tenant_id);
+        return Err(failed(&format_args!("is a checkpoint of the chain {chain:?} of the tenant {tenant:?}")));
+    }
+    Ok(found.head)
 }
 
 /// The master key of a data file whose gateway's settings are not known.
@@ -481,8 +512,16 @@ fn verify_evidence(verify: &Verify) -> Result<(), Failure> {
             Some(PublicKey::read_set(&text).map_err(unread)?)
         }
     };
-    let expected =
-        Expected { head: verify.head.as_deref(), keys: keys.as_deref(), signature: verify.require_signature };
+    let checkpoint = match &verify.checkpoint {
+        None => None,
+        Some(file) => Some(read_checkpoint(file, keys.as_deref().unwrap_or_default(), None)?),
+    };
+    let expected = Expected {
+        head: verify.head.as_deref(),
+        keys: keys.as_deref(),
+        signature: verify.require_signature,
+        checkpoint: checkpoint.as_ref(),
+    };
     let verified = match file == Path::new("-") {
         true => evidence::verify(io::stdin().lock(), &expected),
         false => {

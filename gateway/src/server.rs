@@ -13,6 +13,7 @@ use tokio::sync::{Mutex, Semaphore};
 use tokio::task::JoinHandle;
 
 use crate::approvals::Notices;
+use crate::checkpoints::Checkpoints;
 use crate::clock::Clock;
 use crate::config::{MasterKeySource, Settings};
 use crate::http::{App, Page, router};
@@ -38,6 +39,8 @@ pub struct Server {
     scheme: &'static str,
     handle: Handle<SocketAddr>,
     serving: JoinHandle<io::Result<()>>,
+    /// What makes checkpoints.
+    noting: JoinHandle<()>,
     store: Arc<dyn Store>,
     grace: Duration,
     notices: Notices,
@@ -92,6 +95,7 @@ impl Server {
             }
             None => (None, None),
         };
+        let checkpoints = Checkpoints::new(settings.checkpoints, settings.clock.clone());
         let app = Arc::new(App {
             keyring: settings.keyring,
             store: Arc::clone(&store),
@@ -109,6 +113,10 @@ impl Server {
             checking: Mutex::default(),
             page: Page::new(settings.tls.is_some()),
             heavy: Semaphore::new(std::thread::available_parallelism().map_or(1, usize::from)),
+        });
+        let noting = tokio::spawn({
+            let app = Arc::clone(&app);
+            async move { checkpoints.run(&*app.store, app.keys.as_ref(), &settings.tenants).await }
         });
         let handle = Handle::new();
         let mut server = axum_server::from_tcp(listener)
@@ -136,7 +144,7 @@ impl Server {
                 tokio::spawn(server.acceptor(acceptor).serve(routes))
             }
         };
-        Ok(Self { address, scheme, handle, serving, store, grace: timeouts.stop, notices })
+        Ok(Self { address, scheme, handle, serving, noting, store, grace: timeouts.stop, notices })
     }
 
     /// Where it listens.
@@ -168,6 +176,7 @@ impl Server {
                 self.serving.await
             }
         };
+        self.noting.abort();
         self.store.close().await;
         match served {
             Ok(Ok(())) => Ok(()),

@@ -49,7 +49,7 @@ const CHANGES: usize = 8;
 pub(super) async fn preflight(State(app): State<Arc<App>>, call: Call) -> Result<Response, ApiError> {
     let Call { key, body: raw } = call;
     let bytes = raw.len();
-    let asks = Arc::new(work(&app, bytes, move || Asks::read(key, raw)).await?);
+    let asks = Arc::new(work(&app, bytes, move || Asks::read(key, &raw)).await?);
     // Most requests are new, most tools have no credential, and most actions no open request. That it is so is seen where
     // the decision is recorded, without another look.
     let (mut earlier, mut credential, mut action_hash) = (None, None, None);
@@ -136,8 +136,8 @@ struct Asks {
 }
 
 impl Asks {
-    fn read(key: Arc<Key>, raw: Bytes) -> Result<Self, ApiError> {
-        let body = parse(&raw)?;
+    fn read(key: Arc<Key>, raw: &[u8]) -> Result<Self, ApiError> {
+        let body = parse(raw)?;
         let request = Preflight::read(&body)?;
         let tool = request.tool.as_str().to_owned();
         let passport = request.passport.map(|passport| Secret::new(passport.as_str()));

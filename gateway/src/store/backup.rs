@@ -76,9 +76,9 @@ pub fn backup(data: &Path, to: &Path) -> Result<Copied, BackupError> {
     let copied = copy(&source, &made.0)?;
     File::open(&made.0).and_then(|file| file.sync_all()).map_err(failed)?;
     // A link fails where there is something by now, and a rename would replace it.
-    fs::hard_link(&made.0, &whole).map_err(|error| match error.kind() {
-        io::ErrorKind::AlreadyExists => BackupError::Exists(to.to_owned()),
-        _ => failed(error),
+    fs::hard_link(&made.0, &whole).map_err(|error| match error.kind() == io::ErrorKind::AlreadyExists {
+        true => BackupError::Exists(to.to_owned()),
+        false => failed(error),
     })?;
     drop(made);
     #[cfg(unix)]
