@@ -46,6 +46,7 @@ pub fn run() -> ExitCode {
         Command::Evidence(EvidenceCommand::Export { chain, source, tenant, checkpoint }) => {
             export_evidence(Chain { tenant_id: &tenant, chain_id: &chain }, source, checkpoint.as_deref())
         }
+        Command::Evidence(EvidenceCommand::Audit { source, tenant }) => audit_evidence(source, &tenant),
         Command::Evidence(EvidenceCommand::Verify(verify)) => verify_evidence(&verify),
         Command::Key(KeyCommand::Hash) => hash_key(),
         Command::Key(KeyCommand::New { role }) => new_key(role.into()),
@@ -155,6 +156,14 @@ enum EvidenceCommand {
         /// the data, is not signed
         #[arg(long, value_name = "FILE")]
         checkpoint: Option<PathBuf>,
+    },
+    /// Finds approvals, passports and manifests in the data that no event in the ledger stands for; a gateway may run meanwhile
+    Audit {
+        #[command(flatten)]
+        source: Source,
+        /// Whose data
+        #[arg(long, value_name = "ID")]
+        tenant: String,
     },
     /// Checks an export, without any gateway
     Verify(Verify),
@@ -415,6 +424,27 @@ impl Signals {
             Ok(()) => "Ctrl-C",
             Err(_) => std::future::pending().await,
         }
+    }
+}
+
+fn audit_evidence(source: Source, tenant: &str) -> Result<(), Failure> {
+    let data = match source {
+        Source { config: Some(config), .. } => Settings::load(&config).map_err(Failure::Settings)?.data,
+        Source { config: None, data } => Location::File(data.unwrap_or_default()),
+    };
+    let runtime = tokio::runtime::Builder::new_current_thread().enable_all().build().map_err(Failure::new)?;
+    let unproven = runtime.block_on(async {
+        let store = data.open_beside().await.map_err(Failure::new)?;
+        let unproven = store.unproven(tenant).await.map_err(Failure::new);
+        store.close().await;
+        unproven
+    })?;
+    for line in &unproven {
+        print(line)?;
+    }
+    match unproven.len() {
+        0 => print("every approval, passport and manifest follows from the ledger"),
+        count => Err(Failure::Failed(format!("{count} do not follow from the ledger"))),
     }
 }
 

@@ -188,6 +188,46 @@ async fn a_ledger_that_was_rewritten_contradicts_its_checkpoints_and_is_not_sign
 }
 
 #[tokio::test]
+async fn an_approval_without_its_event_grants_nothing_and_is_found() {
+    let gateway = Gateway::start().await;
+    let asked = gateway.decide("apk_one", &refund("25000", "")).await;
+    let id = text(&asked, "approval_request_id").unwrap();
+    let verify = async || {
+        let path = "/api/v1/evidence/chains/decisions/verify";
+        common::json(gateway.get(path, "apk_one").send().await.unwrap()).await.1
+    };
+    let whole = verify().await;
+    assert_eq!((whole.member("valid"), whole.member("unproven")), (Some(&Json::Bool(true)), None));
+    let file = rusqlite::Connection::open(gateway.folder.path().join("data.db")).unwrap();
+    file.execute(
+        "UPDATE approvals SET approved = 1, decided_by = 'name-of-apdv-one', decided_at = created_at",
+        [],
+    )
+    .unwrap();
+    let named = refund("25000", &format!(r#", "approval_request_id": "{id}""#));
+    let denied = gateway.decide("apk_one", &named).await;
+    assert_eq!(
+        (text(&denied, "decision"), text(&denied, "reason_code")),
+        (Some("deny"), Some("approval.not_proven"))
+    );
+    // Found by its action, it grants nothing either, and keeps nobody from asking.
+    let again = gateway.decide("apk_one", &refund("25000", "")).await;
+    assert_eq!(text(&again, "decision"), Some("require_approval"));
+    assert_ne!(text(&again, "approval_request_id"), Some(id));
+    let events = gateway.events("apk_one", "decisions").await;
+    assert_eq!(text(&events[1], "reason_code"), Some("approval.not_proven"), "it is recorded");
+    let forged = verify().await;
+    assert_eq!(forged.member("valid"), Some(&Json::Bool(false)), "{forged}");
+    assert!(forged.member("unproven").unwrap().to_string().contains(id), "{forged}");
+    let audit = run(gateway.folder.path(), &["evidence", "audit", "--data", "data.db", "--tenant", "one"]);
+    assert_eq!(audit.status.code(), Some(1));
+    assert!(String::from_utf8_lossy(&audit.stdout).contains(id), "{}", err(&audit));
+    let other = run(gateway.folder.path(), &["evidence", "audit", "--data", "data.db", "--tenant", "two"]);
+    assert_eq!(other.status.code(), Some(0), "{}", err(&other));
+    gateway.stop().await;
+}
+
+#[tokio::test]
 async fn a_gateway_makes_checkpoints_by_itself_also_without_a_master_key() {
     for (source, is_signed) in
         [(MasterKeySource::Missing, false), (MasterKeySource::Given(MasterKey::parse(MASTER).unwrap()), true)]

@@ -185,6 +185,14 @@ pub trait Store: Send + Sync + fmt::Debug {
         tool_id: &str,
     ) -> Result<Option<String>, StoreError>;
 
+    /// Which of a tenant's rows say something that no event records, and which events the rows forgot: in words, each with
+    /// its id. For whoever audits; what is decided looks at each row by itself.
+    ///
+    /// # Errors
+    ///
+    /// If the store does not answer.
+    async fn unproven(&self, tenant_id: &str) -> Result<Vec<String>, StoreError>;
+
     /// When the last event of all tenants was recorded, in milliseconds since 1970; `None` if there is none.
     ///
     /// # Errors

@@ -22,13 +22,13 @@ use super::batch::{Batch, Rows, live};
 use super::checkpoint::Checkpointer;
 use super::file::{self, DataFile};
 use super::postgres::DatabaseError;
-use super::proof::{KeptAnswer, hold_to_ledger, recorded_at};
+use super::proof::{KeptAnswer, describe_unproven, hold_to_ledger, recorded_at};
 use super::queue::{self, Job, Jobs, Round};
 use super::{
     Append, Appended, Approval, Claim, Decided, Effect, Rotation, Standing, Store, StoreError, StoredEvent,
 };
 use crate::clock::Clock;
-use crate::ledger::{Head, Sealed};
+use crate::ledger::{Head, Sealed, TOOLS};
 use crate::passport::SealedKey;
 use crate::vault::SealedCredential;
 
@@ -334,6 +334,34 @@ const PASSPORT: &str = concat!(
     ") FROM passports WHERE tenant_id = ?1 AND jti = ?2"
 );
 
+/// The passports whose rows and events differ.
+const UNPROVEN_PASSPORTS: &str = concat!(
+    "SELECT jti FROM passports WHERE tenant_id = ?1 AND (NOT EXISTS (SELECT 1 FROM events INDEXED BY events_by_passport
+    WHERE chain = ",
+    decisions!(),
+    " AND ",
+    member!("passport_jti"),
+    " = passports.jti AND ",
+    of_passport!(),
+    r#" AND instr(event, '"event_type":"passport.issued"') > 0)
+    OR (revoked = 0 AND EXISTS (SELECT 1 FROM events INDEXED BY events_by_passport WHERE chain = "#,
+    decisions!(),
+    " AND ",
+    member!("passport_jti"),
+    " = passports.jti AND ",
+    of_passport!(),
+    r#" AND instr(event, '"event_type":"passport.revoked"') > 0))
+    OR (used = 0 AND EXISTS (SELECT 1 FROM events INDEXED BY events_by_passport WHERE chain = "#,
+    decisions!(),
+    " AND ",
+    member!("passport_jti"),
+    " = passports.jti AND ",
+    of_passport!(),
+    " AND ",
+    spends!(),
+    ")))"
+);
+
 /// The last event about a tool.
 const TOOL_EVENT: &str = concat!(
     "SELECT event FROM events INDEXED BY events_by_tool
@@ -583,6 +611,11 @@ impl Store for SqliteStore {
             statement.query_row(params![tenant_id, chain_id, tool_id], |row| row.get(0)).optional()
         };
         self.readers.read(read).await
+    }
+
+    async fn unproven(&self, tenant_id: &str) -> Result<Vec<String>, StoreError> {
+        let tenant_id = tenant_id.to_owned();
+        self.readers.read(move |connection| find_unproven(connection, &tenant_id)).await
     }
 
     async fn last_recorded(&self) -> Result<Option<i64>, StoreError> {
@@ -1213,6 +1246,24 @@ fn find_approvals_for(
         format!("{APPROVAL} AND action_hash = ?2 AND asker = ?3 AND spent = 0 ORDER BY created_at, id");
     let mut statement = connection.prepare_cached(&query)?;
     statement.query_map(params![tenant_id, action_hash, asker], approval_of)?.collect()
+}
+
+fn find_unproven(connection: &Connection, tenant_id: &str) -> rusqlite::Result<Vec<String>> {
+    let mut decided = connection.prepare(&format!("{APPROVAL} AND approved IS NOT NULL"))?;
+    let approvals = decided.query_map(params![tenant_id], approval_of)?.collect::<Result<Vec<_>, _>>()?;
+    let mut passports = connection.prepare(UNPROVEN_PASSPORTS)?;
+    let passports = passports.query_map(params![tenant_id], |row| row.get(0))?.collect::<Result<_, _>>()?;
+    let mut approved =
+        connection.prepare("SELECT tool_id, manifest_hash FROM manifests WHERE tenant_id = ?1")?;
+    let approved = approved.query_map(params![tenant_id], |row| Ok((row.get(0)?, row.get(1)?)))?;
+    let mut manifests = Vec::new();
+    for row in approved {
+        let (tool_id, hash): (String, String) = row?;
+        let mut event = connection.prepare_cached(TOOL_EVENT)?;
+        let event = event.query_row(params![tenant_id, TOOLS, tool_id], |row| row.get(0)).optional()?;
+        manifests.push((tool_id, hash, event));
+    }
+    Ok(describe_unproven(&approvals, passports, manifests))
 }
 
 fn find_manifest(

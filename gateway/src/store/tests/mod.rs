@@ -134,6 +134,7 @@ on_every_store! {
     a_spent_mark_that_was_taken_away_is_found_in_the_ledger,
     one_request_is_open_for_an_action_at_a_time,
     what_is_only_added_to_is_not_changed_by_any_statement,
+    what_no_event_stands_for_is_found_by_an_audit,
     a_credential_is_its_tenants_tools_and_is_set_and_removed_with_its_event,
     a_failed_commit_records_nothing_and_answers_nobody,
     a_manifest_is_approved_with_its_event_or_not_at_all,
@@ -723,6 +724,66 @@ async fn a_row_that_no_event_stands_for_grants_nothing(bed: &Bed) {
     let moved = "UPDATE approvals SET tenant_id = 't' WHERE id = 'apr_2'";
     other.run(moved, moved).await;
     assert!(matches!(store.append(spending(Some("apr_2"), None)).await, Ok(Appended::Recorded(_))));
+}
+
+async fn what_no_event_stands_for_is_found_by_an_audit(bed: &Bed) {
+    let store = bed.open().await;
+    let of = |kind: &str, jti: &str, effect: Effect| {
+        let mut append = event("t", "decisions", 1);
+        append.event.event_type = kind.to_owned();
+        append.event.passport_jti = Some(jti.to_owned());
+        append.effect = Some(effect);
+        append
+    };
+    let issue = |jti: &str| {
+        let effect = Effect::Issue { jti: jti.to_owned(), kid: "k".to_owned(), expires_at: FAR };
+        of("passport.issued", jti, effect)
+    };
+    let approve_tool = |tool: &str, hash: &str| {
+        let mut append = event("t", "tools", 1);
+        append.event.event_type = "tool.approved".to_owned();
+        append.event.tool_id = Some(tool.to_owned());
+        append.event.metadata = Some(object([("manifest_hash", Some(Json::from(hash)))]));
+        append.effect = Some(Effect::ApproveManifest { tool_id: tool.to_owned(), hash: hash.to_owned() });
+        append
+    };
+    let yes = || Decided { approved: true, by: "alice".to_owned(), at: FAR + 1, note: None };
+    for id in ["apr_1", "apr_2", "apr_3"] {
+        store.append(opening(id, false)).await.unwrap();
+    }
+    store.append(decision("t", &asked("apr_1"), yes())).await.unwrap();
+    for jti in ["ap_1", "ap_2", "ap_3"] {
+        store.append(issue(jti)).await.unwrap();
+    }
+    store.append(spending(Some("apr_1"), Some("ap_1"))).await.unwrap();
+    let revoke = of("passport.revoked", "ap_2", Effect::Revoke { jti: "ap_2".to_owned() });
+    store.append(revoke).await.unwrap();
+    for (tool, hash) in [("mail\"\\\u{e9}", "aa"), ("mail\"\\\u{e9}", "bb"), ("pay", "cc")] {
+        store.append(approve_tool(tool, hash)).await.unwrap();
+    }
+    assert_eq!(store.unproven("t").await, Ok(Vec::new()));
+    assert_eq!(store.unproven("u").await, Ok(Vec::new()));
+
+    let other = bed.outside().await;
+    let drop_trigger = "DROP TRIGGER passports_stay_used";
+    other.run(drop_trigger, &format!("{drop_trigger} ON passports")).await;
+    for forged in [
+        "UPDATE approvals SET approved = true, decided_by = 'alice', decided_at = 4000000001 WHERE id = 'apr_2'",
+        "UPDATE passports SET used = false WHERE jti = 'ap_1'",
+        "UPDATE passports SET revoked = false WHERE jti = 'ap_2'",
+        "INSERT INTO passports (tenant_id, jti, expires_at, revoked, used) VALUES ('t', 'ap_9', 1, false, false)",
+        "UPDATE manifests SET manifest_hash = 'aa' WHERE manifest_hash = 'bb'",
+        "INSERT INTO manifests (tenant_id, tool_id, manifest_hash) VALUES ('t', 'new', 'dd')",
+    ] {
+        other.run(forged, forged).await;
+    }
+    let mut found = store.unproven("t").await.unwrap();
+    found.sort_unstable();
+    let of_kind = |kind: &str| found.iter().filter(|line| line.starts_with(kind)).count();
+    assert_eq!((of_kind("approval apr_2"), of_kind("manifest of"), found.len()), (1, 2, 6), "{found:?}");
+    for jti in ["ap_1", "ap_2", "ap_9"] {
+        assert_eq!(of_kind(&format!("passport {jti}:")), 1, "{found:?}");
+    }
 }
 
 async fn a_spent_mark_that_was_taken_away_is_found_in_the_ledger(bed: &Bed) {
