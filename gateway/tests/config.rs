@@ -264,7 +264,7 @@ fn the_packs_decide_as_their_cases_say() {
 
 #[test]
 fn answers_approvals_and_checkpoints_are_as_they_are_set() {
-    let folder = tempfile::TempDir::new().unwrap();
+    let folder = TempDir::new().unwrap();
     let read = |text: &str| {
         let text = common::config("").replacen("[limits]", &format!("{text}[limits]"), 1);
         let settings = Settings::parse(&text, folder.path()).unwrap_or_else(|problems| panic!("{problems}"));

@@ -13,8 +13,8 @@ use rusqlite::Connection;
 use tempfile::TempDir;
 
 use super::{
-    Append, Appended, Approval, Binding, Claim, Database, Decided, Effect, Instead, Once, PostgresStore,
-    SqliteStore, Standing, Store, StoreError, Trust,
+    Append, Appended, Approval, Basis, Binding, Claim, Database, Decided, Effect, Instead, Once, Pinned,
+    PostgresStore, SqliteStore, Standing, Store, StoreError, Trust,
 };
 use crate::clock::rfc3339;
 use crate::decide::object;
@@ -131,6 +131,7 @@ on_every_store! {
     a_claim_and_its_record_are_one,
     a_kept_answer_that_does_not_follow_from_its_event_is_not_repeated,
     a_row_that_no_event_stands_for_grants_nothing,
+    an_answer_is_repeated_while_what_it_rested_on_is_in_the_store,
     a_spent_mark_that_was_taken_away_is_found_in_the_ledger,
     one_request_is_open_for_an_action_at_a_time,
     what_is_only_added_to_is_not_changed_by_any_statement,
@@ -879,6 +880,59 @@ async fn a_kept_answer_that_does_not_follow_from_its_event_is_not_repeated(bed: 
         other.run(restore, restore).await;
         assert!(earlier("j", 1).await.is_allow);
     }
+}
+
+async fn an_answer_is_repeated_while_what_it_rested_on_is_in_the_store(bed: &Bed) {
+    let store = bed.open().await;
+    for id in ["apr_1", "apr_2"] {
+        store.append(opening(id, false)).await.unwrap();
+    }
+    let yes = Decided { approved: true, by: "alice".to_owned(), at: FAR + 1, note: None };
+    store.append(decision("t", &asked("apr_1"), yes)).await.unwrap();
+    let effect = Some(Effect::Issue { jti: "ap_1".to_owned(), kid: "k".to_owned(), expires_at: FAR });
+    store.append(Append { effect, ..event("t", "decisions", 1) }).await.unwrap();
+    store.append(spending(Some("apr_1"), Some("ap_1"))).await.unwrap();
+    let Ok(Appended::Recorded(head)) = store.append(once("t", "key", "i", 1, "first")).await else {
+        panic!()
+    };
+    let repeat = |approval: Option<&str>, passport: Option<&str>| {
+        let mut append = once("t", "key", "i", 1, "second");
+        let basis = Basis { approval: approval.map(str::to_owned), passport: passport.map(str::to_owned) };
+        let once = append.once.as_mut().unwrap();
+        (once.earlier, once.repeats) = (Some(head.length), Some(basis));
+        append
+    };
+    let holds = async |append: Append| match store.append(append).await {
+        Ok(Appended::Repeated) => true,
+        Ok(Appended::Stale) => false,
+        other => panic!("{other:?}"),
+    };
+    // That both are spent does not matter: this answer spent them.
+    assert!(holds(repeat(None, None)).await);
+    assert!(holds(repeat(Some("apr_1"), Some("ap_1"))).await);
+    for (approval, passport) in
+        [(Some("apr_2"), None), (Some("apr_9"), None), (None, Some("ap_9")), (Some("apr_1"), Some("ap_9"))]
+    {
+        assert!(!holds(repeat(approval, passport)).await, "{approval:?} {passport:?}");
+    }
+    let pinned = |hash: Option<&str>| {
+        let manifest = Pinned { tool_id: "mail".to_owned(), hash: hash.map(str::to_owned) };
+        Append { manifest: Some(manifest), ..repeat(None, None) }
+    };
+    assert!(holds(pinned(None)).await && !holds(pinned(Some("aa"))).await);
+    assert!(!holds(Append { holds_until: Some(1), ..repeat(None, None) }).await);
+    assert!(holds(Append { holds_until: Some(FAR), ..repeat(None, None) }).await);
+    let mut revoke = event("t", "decisions", 5);
+    revoke.event.event_type = "passport.revoked".to_owned();
+    revoke.event.passport_jti = Some("ap_1".to_owned());
+    revoke.effect = Some(Effect::Revoke { jti: "ap_1".to_owned() });
+    store.append(revoke).await.unwrap();
+    assert!(!holds(repeat(None, Some("ap_1"))).await);
+    // What was answered since comes before a repetition.
+    let mut anew = once("t", "key", "i", 1, "third");
+    anew.once.as_mut().unwrap().earlier = Some(head.length);
+    assert!(matches!(store.append(anew).await, Ok(Appended::Recorded(_))));
+    assert!(was_answered(&store.append(repeat(None, None)).await.unwrap(), "third"));
 }
 
 async fn one_request_is_open_for_an_action_at_a_time(bed: &Bed) {
