@@ -96,7 +96,11 @@ def test_the_modes(gateway: Gateway) -> None:
 def test_the_same_key_gives_the_first_answer_again(gateway: Gateway) -> None:
     with gateway.client() as client:
         first = client.preflight(**refund(4900, idempotency_key="once"))
-        assert client.preflight(**refund(4900, idempotency_key="once")) == first
+        again: Any = client.preflight(**refund(4900, idempotency_key="once"))
+        assert "replayed" not in first
+        assert again.pop("replayed") is True
+        assert again.pop("replay_age_ms") >= 0
+        assert again == first
         out: Any = client.guard(execute_fn=Callback(), **refund(4901, idempotency_key="once"))
     assert (out["executed"], out["error"].status, out["decision"]["reason_code"]) == (
         False,

@@ -17,18 +17,20 @@ use tracing_subscriber::util::SubscriberInitExt;
 use zeroize::Zeroizing;
 
 use crate::auth::{self, KeyHash, MAX_KEY_BYTES, Role, SHORT_KEY};
+use crate::checkpoints::{Checkpoint, Collector};
 use crate::clock::{Clock, LAST_SECOND, rfc3339};
 use crate::config::{LogFormat, LogLevel, MASTER_KEY_VARIABLE, Settings, parse_listen};
-use crate::evidence::{self, Chain, Expected, Verified};
+use crate::evidence::{self, Chain, Expected, ExportError, Verified};
 use crate::files;
 use crate::http::openapi;
+use crate::ledger::{self, Head};
 use crate::passport::{Keys, Ring};
 use crate::policy::{Cases, Policy};
 use crate::problems::Problems;
 use crate::request::MAX_TOOL_CHARACTERS;
 use crate::seal::MasterKey;
 use crate::server::{self, Server};
-use crate::store::{Appended, Location, Store, accept_missing_wal, read_chain, read_keys};
+use crate::store::{Appended, Location, Store, accept_missing_wal, backup, read_chain, read_keys};
 use crate::tools::{Tools, ToolsError};
 use crate::vault::{self, MAX_SECRET_BYTES, Vault};
 
@@ -38,15 +40,17 @@ const WRONG_SETTINGS: u8 = 2;
 /// Runs the program with the process's arguments.
 pub fn run() -> ExitCode {
     let outcome = match Cli::parse().command {
+        Command::Backup { file, source } => make_backup(&file, source),
         Command::Config(ConfigCommand::Check { config, deny_warnings }) => {
             check_config(&config, deny_warnings)
         }
         Command::Dev(dev) => Settings::dev(dev.listen, dev.data, dev.policy.as_deref())
             .map_err(Failure::Settings)
             .and_then(|settings| serve(settings, dev.log_level, Some("apdv_dev"), dev.accept_missing_wal)),
-        Command::Evidence(EvidenceCommand::Export { chain, source, tenant }) => {
-            export_evidence(Chain { tenant_id: &tenant, chain_id: &chain }, source)
+        Command::Evidence(EvidenceCommand::Export { chain, source, tenant, checkpoint }) => {
+            export_evidence(Chain { tenant_id: &tenant, chain_id: &chain }, source, checkpoint.as_deref())
         }
+        Command::Evidence(EvidenceCommand::Audit { source, tenant }) => audit_evidence(source, &tenant),
         Command::Evidence(EvidenceCommand::Verify(verify)) => verify_evidence(&verify),
         Command::Key(KeyCommand::Hash) => hash_key(),
         Command::Key(KeyCommand::New { role }) => new_key(role.into()),
@@ -83,6 +87,13 @@ struct Cli {
 
 #[derive(Debug, Subcommand)]
 enum Command {
+    /// Copies the data file, also while the gateway runs: of one moment, whole and checked; the master key is not in it
+    Backup {
+        /// The copy: a name that no file has yet
+        file: PathBuf,
+        #[command(flatten)]
+        source: Source,
+    },
     /// Checks settings without starting a gateway
     #[command(subcommand)]
     Config(ConfigCommand),
@@ -186,6 +197,18 @@ enum EvidenceCommand {
         /// Whose chain it is
         #[arg(long, value_name = "ID")]
         tenant: String,
+        /// A checkpoint of the chain that was kept elsewhere: its event or its signature. What contradicts it, or one in
+        /// the data, is not signed
+        #[arg(long, value_name = "FILE")]
+        checkpoint: Option<PathBuf>,
+    },
+    /// Finds approvals, passports and manifests in the data that no event in the ledger stands for; a gateway may run meanwhile
+    Audit {
+        #[command(flatten)]
+        source: Source,
+        /// Whose data
+        #[arg(long, value_name = "ID")]
+        tenant: String,
     },
     /// Checks an export, without any gateway
     Verify(Verify),
@@ -215,6 +238,9 @@ struct Verify {
     /// Fails unless there is a signature, and --jwks to check it with
     #[arg(long)]
     require_signature: bool,
+    /// A checkpoint of the chain that was kept elsewhere: its event or its signature; needs --jwks
+    #[arg(long, value_name = "FILE", requires = "jwks")]
+    checkpoint: Option<PathBuf>,
 }
 
 #[derive(Debug, Subcommand)]
@@ -501,7 +527,40 @@ impl Signals {
     }
 }
 
-fn export_evidence(chain: Chain<'_>, source: Source) -> Result<(), Failure> {
+fn audit_evidence(source: Source, tenant: &str) -> Result<(), Failure> {
+    let data = match source {
+        Source { config: Some(config), .. } => Settings::load(&config).map_err(Failure::Settings)?.data,
+        Source { config: None, data } => Location::File(data.unwrap_or_default()),
+    };
+    let runtime = tokio::runtime::Builder::new_current_thread().enable_all().build().map_err(Failure::new)?;
+    let unproven = runtime.block_on(async {
+        let store = data.open_beside().await.map_err(Failure::new)?;
+        let unproven = store.unproven(tenant).await.map_err(Failure::new);
+        store.close().await;
+        unproven
+    })?;
+    for line in &unproven {
+        print(line)?;
+    }
+    match unproven.len() {
+        0 => print("every approval, passport and manifest follows from the ledger"),
+        count => Err(Failure::Failed(format!("{count} do not follow from the ledger"))),
+    }
+}
+
+fn make_backup(to: &Path, source: Source) -> Result<(), Failure> {
+    let data = match source {
+        Source { config: Some(config), .. } => Settings::load(&config).map_err(Failure::Settings)?.data,
+        Source { config: None, data } => Location::File(data.unwrap_or_default()),
+    };
+    let Location::File(data) = data else {
+        return Err(Failure::new("the data are in PostgreSQL: back them up with pg_dump or pg_basebackup"));
+    };
+    let copied = backup(&data, to).map_err(Failure::new)?;
+    print(format_args!("{}: {} events in {} chains, all whole", to.display(), copied.events, copied.chains))
+}
+
+fn export_evidence(chain: Chain<'_>, source: Source, checkpoint: Option<&Path>) -> Result<(), Failure> {
     let (data, master) = match source {
         Source { config: Some(config), .. } => {
             let settings = Settings::load(&config).map_err(Failure::Settings)?;
@@ -524,13 +583,35 @@ fn export_evidence(chain: Chain<'_>, source: Source) -> Result<(), Failure> {
     let read = |each: &mut evidence::Each<'_>| {
         read_chain(&data, chain.tenant_id, chain.chain_id, |event| each(event))
     };
+    let mut collector = Collector::new(chain.chain_id, signer.as_ref().ok());
+    read_chain(&data, chain.tenant_id, ledger::CHECKPOINTS, |event| {
+        collector.push(&event.text).map_err(ExportError::from)
+    })
+    .map_err(Failure::new)?;
+    let mut checkpoints = collector.found;
+    if let Some(file) = checkpoint {
+        let keys = signer.as_ref().map(Ring::public_keys).unwrap_or_default();
+        checkpoints.push(read_checkpoint(file, &keys, Some(chain))?);
+    }
     let mut out = io::BufWriter::new(io::stdout().lock());
-    evidence::export(chain, read, signer.as_ref().ok(), Clock::default().seconds(), &mut out)
-        .map_err(Failure::new)?;
+    let now = Clock::default().seconds();
+    evidence::export(chain, read, signer.as_ref().ok(), &checkpoints, now, &mut out).map_err(Failure::new)?;
     if let Err(reason) = signer {
         eprintln!("not signed: {reason}");
     }
     Ok(())
+}
+
+/// How a chain stood at the checkpoint in the file.
+fn read_checkpoint(file: &Path, keys: &[PublicKey], of: Option<Chain<'_>>) -> Result<Head, Failure> {
+    let failed = |error: &dyn std::fmt::Display| Failure::Failed(format!("{}: {error}", file.display()));
+    let text = fs::read_to_string(file).map_err(|error| failed(&error))?;
+    let found = Checkpoint::read(&text, keys).map_err(|error| failed(&error))?;
+    if of.is_some_and(|of| (of.tenant_id, of.chain_id) != (&*found.tenant_id, &*found.chain_id)) {
+        let (chain, tenant) = (found.chain_id, found.tenant_id);
+        return Err(failed(&format_args!("is a checkpoint of the chain {chain:?} of the tenant {tenant:?}")));
+    }
+    Ok(found.head)
 }
 
 /// The master key of a data file whose gateway's settings are not known.
@@ -561,8 +642,16 @@ fn verify_evidence(verify: &Verify) -> Result<(), Failure> {
             Some(PublicKey::read_set(&text).map_err(unread)?)
         }
     };
-    let expected =
-        Expected { head: verify.head.as_deref(), keys: keys.as_deref(), signature: verify.require_signature };
+    let checkpoint = match &verify.checkpoint {
+        None => None,
+        Some(file) => Some(read_checkpoint(file, keys.as_deref().unwrap_or_default(), None)?),
+    };
+    let expected = Expected {
+        head: verify.head.as_deref(),
+        keys: keys.as_deref(),
+        signature: verify.require_signature,
+        checkpoint: checkpoint.as_ref(),
+    };
     let verified = match file == Path::new("-") {
         true => evidence::verify(io::stdin().lock(), &expected),
         false => {

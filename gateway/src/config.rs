@@ -17,6 +17,7 @@ use rustls::pki_types::{CertificateDer, PrivateKeyDer};
 use toml::{Table, Value};
 
 use crate::auth::{Grants, Key, KeyHash, Keyring, MODES, PUBLIC_KEYS, Patterns, Role, Tenant};
+use crate::checkpoints::Interval;
 use crate::clock::{Clock, rfc3339};
 use crate::files;
 use crate::hosts::{Authority, Hosts};
@@ -61,6 +62,8 @@ pub struct Settings {
     pub finds_approvals: bool,
     /// For how many seconds an answer is kept under its idempotency key: 86400 if not set.
     pub keep_seconds: i64,
+    /// How often chains of the ledger are checkpointed: each 1000 events or each hour if not set.
+    pub checkpoints: Interval,
     /// What time it is.
     pub clock: Clock,
     /// The names under which it answers.
@@ -280,6 +283,7 @@ impl Settings {
             approval_seconds: DEFAULT_APPROVAL_SECONDS,
             finds_approvals: true,
             keep_seconds: DEFAULT_KEEP_SECONDS,
+            checkpoints: Interval::default(),
             clock: Clock::default(),
             hosts: Hosts::Loopback,
             trusted_proxies: Vec::new(),
@@ -358,6 +362,7 @@ impl Reader<'_> {
         let master_key = self.master_key(&mut root);
         let (approval_seconds, finds_approvals) = self.approvals(&mut root);
         let keep_seconds = self.idempotency(&mut root);
+        let checkpoints = self.checkpoints(&mut root);
         let limits = self.limits(&mut root);
         let has_tls = root.has("tls");
         let tls = self.tls(&mut root);
@@ -401,6 +406,7 @@ impl Reader<'_> {
             approval_seconds,
             finds_approvals,
             keep_seconds,
+            checkpoints,
             clock: Clock::default(),
             hosts,
             trusted_proxies,
@@ -683,6 +689,21 @@ impl Reader<'_> {
             self.problems.add("idempotency.keep", problem);
         }
         seconds.and_then(|seconds| i64::try_from(seconds).ok()).unwrap_or(DEFAULT_KEEP_SECONDS)
+    }
+
+    fn checkpoints(&mut self, root: &mut Section) -> Interval {
+        let mut interval = Interval::default();
+        let Some(mut section) = root.section("ledger", &mut self.problems) else {
+            return interval;
+        };
+        if let Some(events) = section.positive("checkpoint_events", &mut self.problems) {
+            interval.events = events.get().into();
+        }
+        if let Some(seconds) = section.positive("checkpoint_seconds", &mut self.problems) {
+            interval.seconds = seconds.get();
+        }
+        section.finish(&mut self.problems);
+        interval
     }
 
     fn limits(&mut self, root: &mut Section) -> Limits {

@@ -185,7 +185,7 @@ fn fingerprint(body: &Json) -> [u8; 32] {
             let named = |(name, _): &&(String, Json)| name != APPROVAL;
             Json::Object(members.iter().filter(named).cloned().collect())
         }
-        other => other.clone(),
+        Json::Array(_) | Json::Bool(_) | Json::Null | Json::Number(_) | Json::String(_) => body.clone(),
     };
     match canonical_json(&body) {
         Ok(canonical) => Sha256::digest(canonical).into(),
@@ -542,10 +542,10 @@ impl<'a> Case<'a> {
 
 /// When a passport expires, in seconds since 1970.
 fn expiry_of(claims: &Claims) -> Option<i64> {
-    match claims.as_json().member("exp")? {
-        Json::Number(number) => number.as_str().parse().ok(),
-        _ => None,
-    }
+    let Json::Number(number) = claims.as_json().member("exp")? else {
+        return None;
+    };
+    number.as_str().parse().ok()
 }
 
 /// The event that a client wants recorded.

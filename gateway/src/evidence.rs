@@ -11,9 +11,10 @@ use actpass_core::Json;
 use actpass_core::json::Number;
 use actpass_core::token::{PublicKey, Refusal, Typ, Unverified};
 
+use crate::checkpoints::{Checkpoint, CheckpointError};
 use crate::clock::rfc3339;
 use crate::decide::object;
-use crate::ledger::{Defect, Head, Verifier};
+use crate::ledger::{self, Defect, Head, Verifier};
 use crate::passport::Ring;
 use crate::passport::keys::KeyError;
 use crate::store::{OpenError, StoredEvent};
@@ -39,6 +40,16 @@ pub enum ExportError {
     /// An event is not what was recorded in its place. All events were written, and no signature.
     #[error("event {0} is not what was recorded, so the export is not signed: {1}")]
     Broken(u64, Defect),
+    /// A checkpoint of the chain cannot be believed.
+    #[error("a checkpoint in the data is not one that this gateway made, so the export is not signed: {0}")]
+    Checkpoint(#[from] CheckpointError),
+    /// The chain is not the one of which a checkpoint was made. No signature was written.
+    #[error(
+        "the chain contradicts the checkpoint of its event {}, whose hash is {}: the ledger was rewritten, so the export is not signed",
+        .0.length,
+        .0.hash
+    )]
+    Contradicted(Head),
     /// The tenant has no such chain.
     #[error("the tenant {tenant_id:?} has no chain {chain_id:?}")]
     NoSuchChain {
@@ -79,7 +90,8 @@ pub enum ExportError {
 }
 
 /// Writes a chain to `out`, an event a line, as it is kept, and how it ends, signed with the active key of `signer` at
-/// `now`, in seconds since 1970. `read` hands out the chain's events, in order, and its head.
+/// `now`, in seconds since 1970. `read` hands out the chain's events, in order, and its head; `checkpoints` is how it stood
+/// before.
 ///
 /// # Errors
 ///
@@ -88,15 +100,18 @@ pub fn export(
     chain: Chain<'_>,
     read: impl FnOnce(&mut Each<'_>) -> Result<Option<Head>, ExportError>,
     signer: Option<&Ring>,
+    checkpoints: &[Head],
     now: i64,
     out: &mut impl Write,
 ) -> Result<Head, ExportError> {
     let (mut found, mut broken) = (0, None);
+    let mut kept = Kept::new(checkpoints);
     let mut verifier = Verifier::default();
     let head = read(&mut |event| {
         found += 1;
         if broken.is_none() {
             broken = verifier.examine(&event.text).err().map(|defect| ExportError::Broken(found, defect));
+            kept.compare(verifier.head());
         }
         out.write_all(event.text.as_bytes())?;
         out.write_all(b"\n").map_err(ExportError::Write)
@@ -109,6 +124,9 @@ pub fn export(
     let whole = head.and_then(|head| match (broken, verifier.head()) {
         _ if found != head.length => Err(ExportError::Incomplete { found, expected: head.length }),
         (Some(broken), _) => Err(broken),
+        _ if kept.contradicted().is_some() => {
+            Err(kept.contradicted().map_or_else(unknown, ExportError::Contradicted))
+        }
         (None, last) if *last != head => {
             Err(ExportError::OtherHead { found: last.hash.clone(), expected: head.hash })
         }
@@ -120,6 +138,35 @@ pub fn export(
     }
     out.flush()?;
     whole
+}
+
+/// Heads that a chain had, which are compared with what it is.
+struct Kept {
+    /// By length.
+    heads: Vec<Head>,
+    contradicted: Option<Head>,
+}
+
+impl Kept {
+    fn new(heads: &[Head]) -> Self {
+        let mut heads = heads.to_vec();
+        heads.sort_by_key(|head| std::cmp::Reverse(head.length));
+        Self { heads, contradicted: None }
+    }
+
+    /// Looks at the chain up to here.
+    fn compare(&mut self, head: &Head) {
+        while let Some(kept) = self.heads.pop_if(|kept| kept.length <= head.length) {
+            if kept != *head && self.contradicted.is_none() {
+                self.contradicted = Some(kept);
+            }
+        }
+    }
+
+    /// The first head that the chain did not have, once all of it was seen.
+    fn contradicted(&self) -> Option<Head> {
+        self.contradicted.clone().or_else(|| self.heads.last().cloned())
+    }
 }
 
 /// What the signature is of.
@@ -160,6 +207,16 @@ pub enum VerifyError {
         /// In what way it is broken.
         defect: Defect,
     },
+    /// A checkpoint in the export is not signed by one of these keys, or says something else than was signed.
+    #[error("line {0}: event {0}: {1}")]
+    Checkpoint(u64, CheckpointError),
+    /// The chain is not the one of which a checkpoint was made.
+    #[error(
+        "the chain contradicts the checkpoint of its event {}, whose hash is {}: it was rewritten or cut off",
+        .0.length,
+        .0.hash
+    )]
+    Contradicted(Head),
     /// There is nothing to check.
     #[error("there are no events")]
     Empty,
@@ -215,6 +272,8 @@ pub struct Expected<'a> {
     pub keys: Option<&'a [PublicKey]>,
     /// Whether there must be a signature that can be checked.
     pub signature: bool,
+    /// How the chain stood at a checkpoint that was kept elsewhere.
+    pub checkpoint: Option<&'a Head>,
 }
 
 /// A chain that is whole.
@@ -269,6 +328,7 @@ impl fmt::Display for Signature {
 pub fn verify(export: impl BufRead, expected: &Expected<'_>) -> Result<Verified, VerifyError> {
     let mut verifier = Verifier::default();
     let (mut last, mut signature) = (String::new(), None);
+    let mut kept = Kept::new(expected.checkpoint.map(std::slice::from_ref).unwrap_or_default());
     for (line, text) in (1..).zip(export.split(b'\n')) {
         // What is no text is no event, and must not become one by being mended.
         let text = String::from_utf8(text?).unwrap_or_default();
@@ -281,7 +341,14 @@ pub fn verify(export: impl BufRead, expected: &Expected<'_>) -> Result<Verified,
         }
         let seq = verifier.head().length.saturating_add(1);
         verifier.examine(&text).map_err(|defect| VerifyError::Broken { seq, name: name(&text), defect })?;
+        kept.compare(verifier.head());
+        if let (Some(keys), true) = (expected.keys, is_signed_checkpoint(&text)) {
+            Checkpoint::read(&text, keys).map_err(|error| VerifyError::Checkpoint(seq, error))?;
+        }
         last = text;
+    }
+    if let Some(head) = kept.contradicted() {
+        return Err(VerifyError::Contradicted(head));
     }
     let found = verifier.head().clone();
     match expected.head {
@@ -302,6 +369,15 @@ pub fn verify(export: impl BufRead, expected: &Expected<'_>) -> Result<Verified,
             Ok(Verified { head: found, signature })
         }
     }
+}
+
+fn is_signed_checkpoint(event: &str) -> bool {
+    // Most events are none, and need not be read a second time.
+    event.contains(ledger::CHECKPOINT)
+        && Json::parse(event.as_bytes()).is_ok_and(|event| {
+            event.member("event_type").and_then(Json::as_str) == Some(ledger::CHECKPOINT)
+                && event.member("metadata").is_some_and(|metadata| metadata.member("signature").is_some())
+        })
 }
 
 /// The token on a line that holds nothing else.
@@ -332,6 +408,8 @@ fn check_signature(
     };
     let read = || {
         let claims = Json::parse(&payload).ok()?;
+        // A checkpoint is no signature of an export.
+        claims.member("exported_at")?;
         let Json::Number(length) = claims.member("length")? else {
             return None;
         };
@@ -396,7 +474,7 @@ mod tests {
         let chain = Chain { tenant_id: "t", chain_id: "c" };
         let data = Location::File(path.to_owned());
         let read = |each: &mut Each<'_>| read_chain(&data, "t", "c", |event| each(event));
-        let exported = export(chain, read, Some(&ring), 0, &mut out);
+        let exported = export(chain, read, Some(&ring), &[], 0, &mut out);
         (exported, String::from_utf8(out).unwrap())
     }
 

@@ -47,10 +47,17 @@ pub const CREDENTIAL_SET: &str = "credential.set";
 /// The type of the event that a tool's credential was removed. Only the gateway uses it.
 pub const CREDENTIAL_REMOVED: &str = "credential.removed";
 
+/// The chain that holds how a tenant's other chains stood. Only the gateway writes to it.
+pub const CHECKPOINTS: &str = "checkpoints";
+
+/// The type of the event that says how a chain stood. Only the gateway uses it.
+pub const CHECKPOINT: &str = "ledger.checkpoint";
+
 /// The types that a client's event cannot have.
 pub const RESERVED: &[&str] = &[
     APPROVAL_APPROVED,
     APPROVAL_REJECTED,
+    CHECKPOINT,
     CREDENTIAL_REMOVED,
     CREDENTIAL_SET,
     DECISION,
@@ -60,7 +67,7 @@ pub const RESERVED: &[&str] = &[
 ];
 
 /// The chains that a client's event cannot be on.
-pub const RESERVED_CHAINS: &[&str] = &[DECISIONS, TOOLS, VAULT];
+pub const RESERVED_CHAINS: &[&str] = &[CHECKPOINTS, DECISIONS, TOOLS, VAULT];
 
 /// An event before it has its place in its chain.
 ///

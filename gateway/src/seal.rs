@@ -48,7 +48,7 @@ impl MasterKey {
         self.0.iter().collect::<std::collections::HashSet<_>>().len()
     }
 
-    /// Reads the key in the file, or makes the file, readable by its owner alone, with a new key.
+    /// Reads the key in the file, or makes the file with a new key; either way it is readable by its owner alone then.
     ///
     /// # Errors
     ///
@@ -69,6 +69,9 @@ impl MasterKey {
                 Ok(key)
             }
             Err(error) if error.kind() == std::io::ErrorKind::AlreadyExists => {
+                #[cfg(unix)]
+                std::fs::set_permissions(path, std::os::unix::fs::PermissionsExt::from_mode(0o600))
+                    .map_err(failed)?;
                 let text = Zeroizing::new(std::fs::read_to_string(path).map_err(failed)?);
                 Self::parse(&text).ok_or_else(|| SealError::MasterKey(path.display().to_string()))
             }

@@ -23,6 +23,7 @@ use tokio_rustls::TlsAcceptor;
 use tower_service::Service;
 
 use crate::approvals::Notices;
+use crate::checkpoints::Checkpoints;
 use crate::clock::Clock;
 use crate::config::{ConnectionLimits, MasterKeySource, Settings, Timeouts};
 use crate::connections::{Admitted, AnswerBody, Connections, Fate, Impatient, Patience};
@@ -67,6 +68,8 @@ pub struct Server {
     scheme: &'static str,
     stop: watch::Sender<bool>,
     serving: JoinHandle<()>,
+    /// What makes checkpoints.
+    noting: JoinHandle<()>,
     store: Arc<dyn Store>,
     notices: Notices,
 }
@@ -120,6 +123,7 @@ impl Server {
             }
             None => (None, None),
         };
+        let checkpoints = Checkpoints::new(settings.checkpoints, settings.clock.clone());
         let app = Arc::new(App {
             keyring: settings.keyring,
             store: Arc::clone(&store),
@@ -142,6 +146,10 @@ impl Server {
             attempts: Attempts::default(),
             pending_approvals: settings.pending_approvals,
         });
+        let noting = tokio::spawn({
+            let app = Arc::clone(&app);
+            async move { checkpoints.run(&*app.store, app.keys.as_ref(), &settings.tenants).await }
+        });
         let limits = within_files(settings.connections);
         let (stop, stopping) = watch::channel(false);
         let doors = Doors {
@@ -155,7 +163,7 @@ impl Server {
             stopping,
         };
         let serving = tokio::spawn(serve(listener, doors));
-        Ok(Self { address, scheme, stop, serving, store, notices })
+        Ok(Self { address, scheme, stop, serving, noting, store, notices })
     }
 
     /// Where it listens.
@@ -187,6 +195,7 @@ impl Server {
                 self.serving.await
             }
         };
+        self.noting.abort();
         self.store.close().await;
         served.map_err(|error| ServerError::Serve(io::Error::other(error)))
     }

@@ -117,6 +117,27 @@ fn every_wrong_member_is_named() {
         ("[limits]", "issuer = \"https://gateway.example/\"\n[limits]", "issuer: expected a URL"),
         ("[limits]", "master_key_file = \"none.key\"\n[limits]", "master_key_file: "),
         ("[limits]", "master_key_file = \"bad.json\"\n[limits]", "bad.json: expected 32 bytes"),
+        ("[limits]", "[idempotency]\nkeep = \"0s\"\n[limits]", "idempotency.keep: expected"),
+        ("[limits]", "[idempotency]\nkeep = \"366d\"\n[limits]", "idempotency.keep: expected"),
+        ("[limits]", "[idempotency]\nkeep = \"soon\"\n[limits]", "idempotency.keep: expected"),
+        ("[limits]", "[idempotency]\nkeep = \"\"\n[limits]", "idempotency.keep: expected"),
+        ("[limits]", "[idempotency]\nkeep = \"1.5s\"\n[limits]", "idempotency.keep: expected"),
+        ("[limits]", "[idempotency]\nkeep = \"500ms\"\n[limits]", "idempotency.keep: expected"),
+        ("[limits]", "[idempotency]\nkeep = 86400\n[limits]", "idempotency.keep: expected"),
+        ("[limits]", "[idempotency]\nkeep = \"-1h\"\n[limits]", "idempotency.keep: expected"),
+        ("[limits]", "[idempotency]\nkept = \"1h\"\n[limits]", "idempotency.kept: unknown member"),
+        ("[limits]", "[approvals]\nreuse = 1\n[limits]", "approvals.reuse: expected true or false"),
+        (
+            "[limits]",
+            "[ledger]\ncheckpoint_events = 0\n[limits]",
+            "ledger.checkpoint_events: expected an integer of 1",
+        ),
+        (
+            "[limits]",
+            "[ledger]\ncheckpoint_seconds = -5\n[limits]",
+            "ledger.checkpoint_seconds: expected an integer of 1",
+        ),
+        ("[limits]", "[ledger]\nevents = 1\n[limits]", "ledger.events: unknown member"),
         (
             "[limits]",
             "[approvals]\ndeadline_seconds = 9\n[limits]",
@@ -459,4 +480,23 @@ fn what_is_probably_not_meant_is_warned_of() {
             assert_eq!(found.contains("others than its owner"), open, "{mode:o}: {found}");
         }
     }
+}
+
+#[test]
+fn answers_approvals_and_checkpoints_are_as_they_are_set() {
+    let folder = TempDir::new().unwrap();
+    let read = |text: &str| {
+        let text = common::config("").replacen("[limits]", &format!("{text}[limits]"), 1);
+        let settings = Settings::parse(&text, folder.path()).unwrap_or_else(|problems| panic!("{problems}"));
+        let checkpoints = (settings.checkpoints.events, settings.checkpoints.seconds);
+        (settings.keep_seconds, settings.finds_approvals, checkpoints)
+    };
+    assert_eq!(read(""), (86_400, true, (1000, 3600)));
+    for (keep, seconds) in
+        [("24h", 86_400), ("1s", 1), ("90m", 5_400), ("365d", 31_536_000), ("1h 30m", 5_400)]
+    {
+        assert_eq!(read(&format!("[idempotency]\nkeep = \"{keep}\"\n")).0, seconds, "{keep}");
+    }
+    assert!(!read("[approvals]\nreuse = false\n").1);
+    assert_eq!(read("[ledger]\ncheckpoint_events = 7\ncheckpoint_seconds = 9\n").2, (7, 9));
 }

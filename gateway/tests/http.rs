@@ -833,6 +833,9 @@ impl Store for Broken {
     async fn last_tool_event(&self, _: &str, _: &str, _: &str) -> Result<Option<String>, StoreError> {
         self.fail().await
     }
+    async fn unproven(&self, _: &str) -> Result<Vec<String>, StoreError> {
+        self.fail().await
+    }
     async fn last_recorded(&self) -> Result<Option<i64>, StoreError> {
         self.fail().await
     }

@@ -50,7 +50,7 @@ const CHANGES: usize = 8;
 pub(super) async fn preflight(State(app): State<Arc<App>>, call: Call) -> Result<Response, ApiError> {
     let Call { key, body: raw } = call;
     let bytes = raw.len();
-    let asks = Arc::new(work(&app, bytes, move || Asks::read(key, raw)).await?);
+    let asks = Arc::new(work(&app, bytes, move || Asks::read(key, &raw)).await?);
     // Most requests are new, most tools have no credential, and most actions no open request. That it is so is seen where
     // the decision is recorded, without another look.
     let (mut earlier, mut credential, mut action_hash) = (None, None, None);
@@ -173,8 +173,8 @@ struct Asks {
 }
 
 impl Asks {
-    fn read(key: Arc<Key>, raw: Bytes) -> Result<Self, ApiError> {
-        let body = parse(&raw)?;
+    fn read(key: Arc<Key>, raw: &[u8]) -> Result<Self, ApiError> {
+        let body = parse(raw)?;
         let request = Preflight::read(&body)?;
         let tool = request.tool.as_str().to_owned();
         let passport = request.passport.map(|passport| Secret::new(passport.as_str()));
@@ -436,14 +436,22 @@ pub(super) async fn verify(
     let head = find(&app, &key.tenant.id, &chain_id).await?;
     let source =
         Source { app: Arc::clone(&app), tenant_id: Arc::clone(&key.tenant.id), chain_id, until: head.length };
+    let unproven = match &*source.chain_id {
+        ledger::DECISIONS => in_time(&app, app.store.unproven(&key.tenant.id)).await?,
+        _ => Vec::new(),
+    };
     let found = examine(&source, Verifier::default()).await?.finish(head);
-    let answer = Json::Object(vec![
-        ("valid".to_owned(), Json::Bool(found.first_broken.is_none())),
+    let mut answer = vec![
+        ("valid".to_owned(), Json::Bool(found.first_broken.is_none() && unproven.is_empty())),
         ("length".to_owned(), number(found.length)),
         ("head".to_owned(), Json::String(found.head)),
         ("first_broken".to_owned(), found.first_broken.map_or(Json::Null, number)),
-    ]);
-    Ok(json(StatusCode::OK, answer.to_string()))
+    ];
+    if !unproven.is_empty() {
+        let unproven = unproven.into_iter().map(Json::String).collect();
+        answer.push(("unproven".to_owned(), Json::Array(unproven)));
+    }
+    Ok(json(StatusCode::OK, Json::Object(answer).to_string()))
 }
 
 /// Looks at the events of a chain that `verifier` has not seen, as far as they go or are whole.

@@ -431,6 +431,10 @@ pub(super) mod answers {
         /// The first event that is not what was recorded, or is gone.
         #[schema(required = true)]
         first_broken: Option<u64>,
+        /// On the chain of decisions: the approvals, passports and manifests in the data store that do not follow from the
+        /// ledger, in words; left out if there are none.
+        #[schema(nullable = false)]
+        unproven: Option<Vec<String>>,
     }
 
     /// A tool's manifest, approved.

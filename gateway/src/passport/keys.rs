@@ -122,6 +122,11 @@ impl Ring {
         Ok((token, key.public.kid().to_owned()))
     }
 
+    /// The public keys, of those too that no longer sign.
+    pub fn public_keys(&self) -> Vec<PublicKey> {
+        self.0.iter().map(|key| key.public.clone()).collect()
+    }
+
     /// What a passport claims, if a key of this gateway signed it.
     ///
     /// # Errors

@@ -78,8 +78,10 @@ impl DataFile {
         &self.path
     }
 
+    /// Whether there is anything in a write-ahead log. While a gateway has the file there always is, and who only looks
+    /// at a file without one leaves an empty one behind.
     pub(super) fn has_wal(&self) -> bool {
-        companion(&self.path, "-wal").exists()
+        fs::metadata(companion(&self.path, "-wal")).is_ok_and(|metadata| metadata.len() > 0)
     }
 
     /// Takes note of which files must stay in place. They must all be there.
@@ -122,7 +124,7 @@ pub(super) fn existing(named: &Path) -> Result<PathBuf, OpenError> {
 }
 
 /// Refuses names that SQLite reads as something else than a file of that name.
-fn check_name(named: &Path) -> Result<(), OpenError> {
+pub(super) fn check_name(named: &Path) -> Result<(), OpenError> {
     let text = named.to_string_lossy();
     let last = named.file_name().map(|name| name.to_string_lossy()).unwrap_or_default();
     if last.is_empty() || last == ":memory:" || last.starts_with("file:") || text.starts_with("file:") {

@@ -1,5 +1,6 @@
 //! Where events live.
 
+mod backup;
 mod batch;
 mod checkpoint;
 mod file;
@@ -18,6 +19,7 @@ use std::sync::Arc;
 use async_trait::async_trait;
 use bytes::Bytes;
 
+pub use self::backup::{BackupError, Copied, backup};
 pub use self::finding::{Author, Listing, Subject};
 pub use self::postgres::{Database, DatabaseError, PostgresStore, Trust};
 pub use self::sqlite::{OpenError, SqliteStore, accept_missing_wal};
@@ -184,6 +186,14 @@ pub trait Store: Send + Sync + fmt::Debug {
         chain_id: &str,
         tool_id: &str,
     ) -> Result<Option<String>, StoreError>;
+
+    /// Which of a tenant's rows say something that no event records, and which events the rows forgot: in words, each with
+    /// its id. For whoever audits; what is decided looks at each row by itself.
+    ///
+    /// # Errors
+    ///
+    /// If the store does not answer.
+    async fn unproven(&self, tenant_id: &str) -> Result<Vec<String>, StoreError>;
 
     /// When the last event of all tenants was recorded, in milliseconds since 1970; `None` if there is none.
     ///

@@ -105,6 +105,26 @@ fn decides(event: &Json, approval: &Approval, decided: &Decided) -> bool {
         && until
 }
 
+/// What is wrong with a tenant's rows, in words: `approvals` are those that are decided, held to the ledger; `passports`
+/// are those without an event that issued them, or whose row forgot one that used or revoked them; `manifests` are the
+/// tools and the hashes in the rows, with the last event about each tool.
+pub(super) fn describe_unproven(
+    approvals: &[Approval],
+    passports: Vec<String>,
+    manifests: Vec<(String, String, Option<String>)>,
+) -> Vec<String> {
+    let approvals = approvals.iter().filter(|approval| !approval.proven);
+    let approvals =
+        approvals.map(|approval| format!("approval {}: no event records its decision", approval.id));
+    let passports = passports.into_iter().map(|jti| format!("passport {jti}: its row and its events differ"));
+    let is_unproven = |(_, hash, event): &(String, String, Option<String>)| {
+        !event.as_deref().is_some_and(|event| crate::decide::was_approved(event, hash))
+    };
+    let manifests = manifests.into_iter().filter(is_unproven);
+    let manifests = manifests.map(|(tool, ..)| format!("manifest of {tool:?}: no event approves it"));
+    approvals.chain(passports).chain(manifests).collect()
+}
+
 /// When an event was recorded, in milliseconds since 1970.
 pub(super) fn recorded_at(event: &str) -> Option<i64> {
     text_of(&parse(event)?, "created_at").and_then(millis_of)

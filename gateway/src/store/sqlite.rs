@@ -23,13 +23,13 @@ use super::checkpoint::Checkpointer;
 use super::file::{self, DataFile};
 use super::finding::{self, Author, Listing, Subject};
 use super::postgres::DatabaseError;
-use super::proof::{KeptAnswer, hold_to_ledger, recorded_at};
+use super::proof::{KeptAnswer, describe_unproven, hold_to_ledger, recorded_at};
 use super::queue::{self, Job, Jobs, Round};
 use super::{
     Append, Appended, Approval, Claim, Decided, Effect, Rotation, Standing, Store, StoreError, StoredEvent,
 };
 use crate::clock::Clock;
-use crate::ledger::{DECISIONS, Head, Sealed};
+use crate::ledger::{DECISIONS, Head, Sealed, TOOLS};
 use crate::passport::SealedKey;
 use crate::vault::SealedCredential;
 
@@ -335,6 +335,34 @@ const PASSPORT: &str = concat!(
     ") FROM passports WHERE tenant_id = ?1 AND jti = ?2"
 );
 
+/// The passports whose rows and events differ.
+const UNPROVEN_PASSPORTS: &str = concat!(
+    "SELECT jti FROM passports WHERE tenant_id = ?1 AND (NOT EXISTS (SELECT 1 FROM events INDEXED BY events_by_passport
+    WHERE chain = ",
+    decisions!(),
+    " AND ",
+    member!("passport_jti"),
+    " = passports.jti AND ",
+    of_passport!(),
+    r#" AND instr(event, '"event_type":"passport.issued"') > 0)
+    OR (revoked = 0 AND EXISTS (SELECT 1 FROM events INDEXED BY events_by_passport WHERE chain = "#,
+    decisions!(),
+    " AND ",
+    member!("passport_jti"),
+    " = passports.jti AND ",
+    of_passport!(),
+    r#" AND instr(event, '"event_type":"passport.revoked"') > 0))
+    OR (used = 0 AND EXISTS (SELECT 1 FROM events INDEXED BY events_by_passport WHERE chain = "#,
+    decisions!(),
+    " AND ",
+    member!("passport_jti"),
+    " = passports.jti AND ",
+    of_passport!(),
+    " AND ",
+    spends!(),
+    ")))"
+);
+
 /// The last event about a tool.
 const TOOL_EVENT: &str = concat!(
     "SELECT event FROM events INDEXED BY events_by_tool
@@ -587,6 +615,11 @@ impl Store for SqliteStore {
         self.readers.read(read).await
     }
 
+    async fn unproven(&self, tenant_id: &str) -> Result<Vec<String>, StoreError> {
+        let tenant_id = tenant_id.to_owned();
+        self.readers.read(move |connection| find_unproven(connection, &tenant_id)).await
+    }
+
     async fn last_recorded(&self) -> Result<Option<i64>, StoreError> {
         self.readers.read(last_recorded).await
     }
@@ -739,7 +772,7 @@ fn connect_reader(path: &Path) -> rusqlite::Result<Connection> {
 }
 
 /// A connection that writes. The path is absolute, and so is taken as it is.
-fn connect(path: &Path) -> rusqlite::Result<Connection> {
+pub(super) fn connect(path: &Path) -> rusqlite::Result<Connection> {
     let flags = OpenFlags::SQLITE_OPEN_READ_WRITE | OpenFlags::SQLITE_OPEN_NO_MUTEX;
     let connection = Connection::open_with_flags(path, flags)?;
     // A write-ahead log that is gone means that something was lost: see `was_left_open`.
@@ -763,7 +796,9 @@ fn was_left_open(path: &Path) -> Result<bool, OpenError> {
 /// Notes in the data file itself, not in its log alone, whether a gateway has it.
 fn set_open(connection: &Connection, is_open: bool) -> rusqlite::Result<()> {
     connection.execute("UPDATE state SET is_open = ?1", [is_open])?;
-    connection.query_one("PRAGMA wal_checkpoint(TRUNCATE)", [], |_| Ok(()))
+    // While it is open, the log is never empty: see `DataFile::has_wal`.
+    let fold = if is_open { "PRAGMA wal_checkpoint(FULL)" } else { "PRAGMA wal_checkpoint(TRUNCATE)" };
+    connection.query_one(fold, [], |_| Ok(()))
 }
 
 /// Writes and commits as much as a decision does.
@@ -1237,6 +1272,24 @@ fn find_approvals_for(
     statement.query_map(params![tenant_id, action_hash, asker], approval_of)?.collect()
 }
 
+fn find_unproven(connection: &Connection, tenant_id: &str) -> rusqlite::Result<Vec<String>> {
+    let mut decided = connection.prepare(&format!("{APPROVAL} AND approved IS NOT NULL"))?;
+    let approvals = decided.query_map(params![tenant_id], approval_of)?.collect::<Result<Vec<_>, _>>()?;
+    let mut passports = connection.prepare(UNPROVEN_PASSPORTS)?;
+    let passports = passports.query_map(params![tenant_id], |row| row.get(0))?.collect::<Result<_, _>>()?;
+    let mut approved =
+        connection.prepare("SELECT tool_id, manifest_hash FROM manifests WHERE tenant_id = ?1")?;
+    let approved = approved.query_map(params![tenant_id], |row| Ok((row.get(0)?, row.get(1)?)))?;
+    let mut manifests = Vec::new();
+    for row in approved {
+        let (tool_id, hash): (String, String) = row?;
+        let mut event = connection.prepare_cached(TOOL_EVENT)?;
+        let event = event.query_row(params![tenant_id, TOOLS, tool_id], |row| row.get(0)).optional()?;
+        manifests.push((tool_id, hash, event));
+    }
+    Ok(describe_unproven(&approvals, passports, manifests))
+}
+
 fn find_manifest(
     connection: &Connection,
     tenant_id: &str,
@@ -1320,6 +1373,16 @@ fn add_signing_key(connection: &mut Connection, key: &SealedKey, rotation: Rotat
         params![key.kid, key.sealed, key.active, key.needed_until],
     )?;
     transaction.commit()
+}
+
+/// The next events of a chain after `after`, as [`Store::events`] hands them out.
+pub(super) fn read_page_of(
+    connection: &Connection,
+    tenant_id: &str,
+    chain_id: &str,
+    after: u64,
+) -> rusqlite::Result<Vec<StoredEvent>> {
+    read_page(connection, tenant_id, chain_id, after, u64::MAX)
 }
 
 fn read_page(

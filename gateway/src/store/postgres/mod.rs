@@ -31,11 +31,12 @@ use self::text::{Kept, Text};
 use self::writing::Writer;
 use super::batch::live;
 use super::finding::{Author, Listing, Subject};
+use super::proof::describe_unproven;
 use super::queue::{Job, Jobs};
 use super::{Append, Appended, Approval, Rotation, Standing, Store, StoreError, StoredEvent};
 use crate::approvals::Status;
 use crate::clock::{Clock, millis_of};
-use crate::ledger::{DECISIONS, Head};
+use crate::ledger::{DECISIONS, Head, TOOLS};
 use crate::passport::SealedKey;
 use crate::vault::SealedCredential;
 
@@ -207,6 +208,21 @@ impl Store for PostgresStore {
             .read(|reader| &reader.tool_event, &[&Text(tenant_id), &Text(chain_id), &tool_id])
             .await?;
         first(&rows, |row| row.try_get(0))
+    }
+
+    async fn unproven(&self, tenant_id: &str) -> Result<Vec<String>, StoreError> {
+        let tenant = Text(tenant_id);
+        let decided = self.readers.read(|reader| &reader.decided, &[&tenant]).await?;
+        let passports = self.readers.read(|reader| &reader.unproven_passports, &[&tenant]).await?;
+        let passports = all(&passports, |row| Ok(row.try_get::<_, Kept>(0)?.0))?;
+        let rows = self.readers.read(|reader| &reader.manifests, &[&tenant]).await?;
+        let text = |row: &tokio_postgres::Row, column: usize| Ok(row.try_get::<_, Kept>(column)?.0);
+        let mut manifests = Vec::new();
+        for (tool_id, hash) in all(&rows, |row| Ok((text(row, 0)?, text(row, 1)?)))? {
+            let event = self.last_tool_event(tenant_id, TOOLS, &tool_id).await?;
+            manifests.push((tool_id, hash, event));
+        }
+        Ok(describe_unproven(&all(&decided, approval_of)?, passports, manifests))
     }
 
     async fn last_recorded(&self) -> Result<Option<i64>, StoreError> {

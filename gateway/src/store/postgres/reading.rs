@@ -173,6 +173,9 @@ pub(super) struct Reading {
     pub(super) caused: [Statement; 3],
     pub(super) signing_keys: Statement,
     pub(super) tool_event: Statement,
+    pub(super) decided: Statement,
+    pub(super) manifests: Statement,
+    pub(super) unproven_passports: Statement,
 }
 
 impl Reading {
@@ -249,6 +252,26 @@ impl Reading {
                 .await?,
             signing_keys: client
                 .prepare("SELECT kid, sealed, active, needed_until FROM actpass.signing_keys ORDER BY id")
+                .await?,
+            decided: client.prepare(&format!("{APPROVAL} AND approved IS NOT NULL")).await?,
+            manifests: client
+                .prepare("SELECT tool_id, manifest_hash FROM actpass.manifests WHERE tenant_id = $1")
+                .await?,
+            unproven_passports: client
+                .prepare(concat!(
+                    "SELECT jti FROM actpass.passports
+                     LEFT JOIN LATERAL (SELECT ",
+                    passport_standing!(),
+                    ") AS held (revoked_ever, used_ever) ON true
+                     WHERE tenant_id = $1 AND (revoked <> revoked_ever OR used <> used_ever OR NOT EXISTS (
+                         SELECT FROM actpass.events WHERE chain = ",
+                    decisions_of!("passports"),
+                    " AND ",
+                    member!("passport_jti"),
+                    " = passports.jti AND ",
+                    of_passport!(),
+                    r#" AND strpos(event, '"event_type":"passport.issued"') > 0))"#
+                ))
                 .await?,
             tool_event: client
                 .prepare(concat!(

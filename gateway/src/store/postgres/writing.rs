@@ -464,7 +464,7 @@ impl Writing {
         appends: &Arc<Vec<Append>>,
         clock: &Clock,
     ) -> Result<Vec<Result<Appended, StoreError>>, Failure> {
-        let (latest, loaded) = self.load(&Needs::of(appends)).await?;
+        let (latest, loaded) = Box::pin(self.load(&Needs::of(appends))).await?;
         // The server's clock, or what another gateway recorded, may be later than this one's clock shows.
         clock.at_least(latest);
         let now = clock.millis();

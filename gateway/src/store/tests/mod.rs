@@ -13,8 +13,8 @@ use rusqlite::Connection;
 use tempfile::TempDir;
 
 use super::{
-    Append, Appended, Approval, Binding, Claim, Database, Decided, Effect, Instead, Once, PostgresStore,
-    SqliteStore, Standing, Store, StoreError, Trust,
+    Append, Appended, Approval, Basis, Binding, Claim, Database, Decided, Effect, Instead, Once, Pinned,
+    PostgresStore, SqliteStore, Standing, Store, StoreError, Trust,
 };
 use crate::clock::rfc3339;
 use crate::decide::object;
@@ -129,6 +129,13 @@ macro_rules! on_every_store {
 
 on_every_store! {
     a_claim_and_its_record_are_one,
+    a_kept_answer_that_does_not_follow_from_its_event_is_not_repeated,
+    a_row_that_no_event_stands_for_grants_nothing,
+    an_answer_is_repeated_while_what_it_rested_on_is_in_the_store,
+    a_spent_mark_that_was_taken_away_is_found_in_the_ledger,
+    one_request_is_open_for_an_action_at_a_time,
+    what_is_only_added_to_is_not_changed_by_any_statement,
+    what_no_event_stands_for_is_found_by_an_audit,
     a_credential_is_its_tenants_tools_and_is_set_and_removed_with_its_event,
     a_failed_commit_records_nothing_and_answers_nobody,
     a_manifest_is_approved_with_its_event_or_not_at_all,
@@ -616,6 +623,425 @@ async fn an_approval_is_decided_once_and_in_time(bed: &Bed) {
     assert_eq!(pending(0, 9).await, 1);
     assert_eq!(texts(&*store, "t", "c").await.len(), 5);
     assert_eq!(store.head("u", "c").await, Ok(None));
+}
+
+/// An approval that was asked for by `key:key` and may be decided for a long time.
+fn asked(id: &str) -> Approval {
+    Approval {
+        id: id.to_owned(),
+        action_hash: "h".to_owned(),
+        tool: "pay".to_owned(),
+        resource: None,
+        args: "{}".to_owned(),
+        goal: "g".to_owned(),
+        agent_id: None,
+        asker: "key:key".to_owned(),
+        user_id: None,
+        reason_code: "r".to_owned(),
+        created_at: FAR,
+        deadline: FAR + 100,
+        decided: None,
+        spent: false,
+        proven: true,
+    }
+}
+
+fn opening(id: &str, alone: bool) -> Append {
+    let effect = Some(Effect::Open { approval: Box::new(asked(id)), alone });
+    Append { effect, ..event("t", "decisions", 1) }
+}
+
+/// A decision that spends an approval and a passport, where they are named.
+fn spending(approval: Option<&str>, passport: Option<&str>) -> Append {
+    let mut append = event("t", "decisions", 3);
+    append.event.event_type = "decision".to_owned();
+    append.event.decision = Some("allow".to_owned());
+    append.event.mode = Some("enforce");
+    append.event.approval_request_id = approval.map(str::to_owned);
+    append.event.passport_jti = passport.map(str::to_owned);
+    let instead = || {
+        let Append { event, .. } = event("t", "decisions", 4);
+        Box::new(Instead { event, answer: Bytes::from_static(b"refused") })
+    };
+    append.claims.extend(approval.map(|id| Claim::Approval { id: id.to_owned(), spent: Some(instead()) }));
+    append.claims.extend(passport.map(|jti| Claim::Passport {
+        jti: jti.to_owned(),
+        replayed: instead(),
+        revoked: instead(),
+    }));
+    append
+}
+
+fn refused() -> Result<Appended, StoreError> {
+    Ok(Appended::Refused(Bytes::from_static(b"refused")))
+}
+
+async fn a_row_that_no_event_stands_for_grants_nothing(bed: &Bed) {
+    let store = bed.open().await;
+    for id in ["apr_1", "apr_2", "apr_3"] {
+        store.append(opening(id, false)).await.unwrap();
+    }
+    let yes = || Decided { approved: true, by: "alice".to_owned(), at: FAR + 1, note: None };
+    store.append(decision("t", &asked("apr_2"), yes())).await.unwrap();
+    let no = Decided { approved: false, ..yes() };
+    store.append(decision("t", &asked("apr_3"), no)).await.unwrap();
+    let other = bed.outside().await;
+    let forge = |set: &str, id: &str| format!("UPDATE approvals SET {set} WHERE id = '{id}'");
+    let forged = forge("approved = true, decided_by = 'alice', decided_at = 4000000001", "apr_1");
+    other.run(&forged, &forged).await;
+    let found = store.approval("t", "apr_1").await.unwrap().unwrap();
+    assert_eq!((found.proven, found.is_approved(), found.is_leave(FAR + 2)), (false, false, false));
+    assert_eq!(found.status(FAR + 2), crate::approvals::Status::Expired);
+    assert_eq!(store.append(spending(Some("apr_1"), None)).await, refused());
+    // Nor is one found by its action, and it keeps nobody from asking anew.
+    assert_eq!(store.live_approval("t", "h", "key:key", FAR + 2).await.unwrap().unwrap().id, "apr_2");
+
+    // What was decided stays; and without the triggers, what is changed no longer follows from its event.
+    let drop_triggers = "DROP TRIGGER approvals_are_decided_once";
+    other.run(drop_triggers, &format!("{drop_triggers} ON approvals")).await;
+    let was = store.approval("t", "apr_2").await.unwrap().unwrap();
+    assert!(was.proven && was.is_leave(FAR + 2));
+    for (set, back) in [
+        ("action_hash = 'other'", "action_hash = 'h'"),
+        ("tool = 'refund'", "tool = 'pay'"),
+        ("decided_by = 'mallory'", "decided_by = 'alice'"),
+        ("decided_at = 4000000099", "decided_at = 4000000001"),
+        ("deadline = 4000009999", "deadline = 4000000100"),
+        ("created_at = 3000000000", "created_at = 4000000000"),
+        ("approved = false", "approved = true"),
+    ] {
+        other.run(&forge(set, "apr_2"), &forge(set, "apr_2")).await;
+        let found = store.approval("t", "apr_2").await.unwrap().unwrap();
+        assert!(!found.proven && !found.is_leave(FAR + 2), "{set}");
+        assert_eq!(store.append(spending(Some("apr_2"), None)).await, refused(), "{set}");
+        other.run(&forge(back, "apr_2"), &forge(back, "apr_2")).await;
+    }
+    other.run(&forge("approved = true", "apr_3"), &forge("approved = true", "apr_3")).await;
+    assert_eq!(store.append(spending(Some("apr_3"), None)).await, refused());
+    // Another tenant's event stands for nothing here.
+    let moved = "UPDATE approvals SET tenant_id = 'u' WHERE id = 'apr_2'";
+    other.run(moved, moved).await;
+    assert!(!store.approval("u", "apr_2").await.unwrap().unwrap().proven);
+    let moved = "UPDATE approvals SET tenant_id = 't' WHERE id = 'apr_2'";
+    other.run(moved, moved).await;
+    assert!(matches!(store.append(spending(Some("apr_2"), None)).await, Ok(Appended::Recorded(_))));
+}
+
+async fn what_no_event_stands_for_is_found_by_an_audit(bed: &Bed) {
+    let store = bed.open().await;
+    let of = |kind: &str, jti: &str, effect: Effect| {
+        let mut append = event("t", "decisions", 1);
+        append.event.event_type = kind.to_owned();
+        append.event.passport_jti = Some(jti.to_owned());
+        append.effect = Some(effect);
+        append
+    };
+    let issue = |jti: &str| {
+        let effect = Effect::Issue { jti: jti.to_owned(), kid: "k".to_owned(), expires_at: FAR };
+        of("passport.issued", jti, effect)
+    };
+    let approve_tool = |tool: &str, hash: &str| {
+        let mut append = event("t", "tools", 1);
+        append.event.event_type = "tool.approved".to_owned();
+        append.event.tool_id = Some(tool.to_owned());
+        append.event.metadata = Some(object([("manifest_hash", Some(Json::from(hash)))]));
+        append.effect = Some(Effect::ApproveManifest { tool_id: tool.to_owned(), hash: hash.to_owned() });
+        append
+    };
+    let yes = || Decided { approved: true, by: "alice".to_owned(), at: FAR + 1, note: None };
+    for id in ["apr_1", "apr_2", "apr_3"] {
+        store.append(opening(id, false)).await.unwrap();
+    }
+    store.append(decision("t", &asked("apr_1"), yes())).await.unwrap();
+    for jti in ["ap_1", "ap_2", "ap_3"] {
+        store.append(issue(jti)).await.unwrap();
+    }
+    store.append(spending(Some("apr_1"), Some("ap_1"))).await.unwrap();
+    let revoke = of("passport.revoked", "ap_2", Effect::Revoke { jti: "ap_2".to_owned() });
+    store.append(revoke).await.unwrap();
+    for (tool, hash) in [("mail\"\\\u{e9}", "aa"), ("mail\"\\\u{e9}", "bb"), ("pay", "cc")] {
+        store.append(approve_tool(tool, hash)).await.unwrap();
+    }
+    assert_eq!(store.unproven("t").await, Ok(Vec::new()));
+    assert_eq!(store.unproven("u").await, Ok(Vec::new()));
+
+    let other = bed.outside().await;
+    let drop_trigger = "DROP TRIGGER passports_stay_used";
+    other.run(drop_trigger, &format!("{drop_trigger} ON passports")).await;
+    for forged in [
+        "UPDATE approvals SET approved = true, decided_by = 'alice', decided_at = 4000000001 WHERE id = 'apr_2'",
+        "UPDATE passports SET used = false WHERE jti = 'ap_1'",
+        "UPDATE passports SET revoked = false WHERE jti = 'ap_2'",
+        "INSERT INTO passports (tenant_id, jti, expires_at, revoked, used) VALUES ('t', 'ap_9', 1, false, false)",
+        "UPDATE manifests SET manifest_hash = 'aa' WHERE manifest_hash = 'bb'",
+        "INSERT INTO manifests (tenant_id, tool_id, manifest_hash) VALUES ('t', 'new', 'dd')",
+    ] {
+        other.run(forged, forged).await;
+    }
+    let mut found = store.unproven("t").await.unwrap();
+    found.sort_unstable();
+    let of_kind = |kind: &str| found.iter().filter(|line| line.starts_with(kind)).count();
+    assert_eq!((of_kind("approval apr_2"), of_kind("manifest of"), found.len()), (1, 2, 6), "{found:?}");
+    for jti in ["ap_1", "ap_2", "ap_9"] {
+        assert_eq!(of_kind(&format!("passport {jti}:")), 1, "{found:?}");
+    }
+}
+
+async fn a_spent_mark_that_was_taken_away_is_found_in_the_ledger(bed: &Bed) {
+    let store = bed.open().await;
+    store.append(opening("apr_1", false)).await.unwrap();
+    let yes = Decided { approved: true, by: "alice".to_owned(), at: FAR + 1, note: None };
+    store.append(decision("t", &asked("apr_1"), yes)).await.unwrap();
+    for jti in ["ap_1", "ap_2"] {
+        let effect = Some(Effect::Issue { jti: jti.to_owned(), kid: "k".to_owned(), expires_at: FAR });
+        store.append(Append { effect, ..event("t", "decisions", 1) }).await.unwrap();
+    }
+    assert!(matches!(store.append(spending(Some("apr_1"), Some("ap_1"))).await, Ok(Appended::Recorded(_))));
+    let mut revoke = event("t", "decisions", 5);
+    revoke.event.event_type = "passport.revoked".to_owned();
+    revoke.event.passport_jti = Some("ap_2".to_owned());
+    revoke.effect = Some(Effect::Revoke { jti: "ap_2".to_owned() });
+    store.append(revoke).await.unwrap();
+
+    let other = bed.outside().await;
+    let resets = ["UPDATE approvals SET spent = false", "UPDATE passports SET used = false, revoked = false"];
+    for reset in resets {
+        assert!(other.try_run(reset).await.is_err(), "{reset}");
+    }
+    let triggers = ["approvals_are_decided_once", "passports_stay_used"];
+    for (trigger, table) in triggers.into_iter().zip(["approvals", "passports"]) {
+        other.run(&format!("DROP TRIGGER {trigger}"), &format!("DROP TRIGGER {trigger} ON {table}")).await;
+    }
+    for reset in resets {
+        other.run(reset, reset).await;
+    }
+    assert!(store.approval("t", "apr_1").await.unwrap().unwrap().spent);
+    let used = Standing { used: true, revoked: false };
+    assert_eq!(store.passport("t", "ap_1").await, Ok(Some(used)));
+    let revoked = Standing { used: false, revoked: true };
+    assert_eq!(store.passport("t", "ap_2").await, Ok(Some(revoked)));
+    assert_eq!(store.append(spending(Some("apr_1"), None)).await, refused());
+    assert_eq!(store.append(spending(None, Some("ap_1"))).await, refused());
+    assert_eq!(store.append(spending(None, Some("ap_2"))).await, refused());
+    assert_eq!(store.live_approval("t", "h", "key:key", FAR + 2).await, Ok(None));
+}
+
+async fn a_kept_answer_that_does_not_follow_from_its_event_is_not_repeated(bed: &Bed) {
+    let store = bed.open().await;
+    let answer = br#"{"decision":"allow","evidence_event_id":"ev_3"}"#;
+    let keyed = |name: &str, body: u8| {
+        let fingerprint = [body; 32];
+        let mut append = spending(None, None);
+        append.event.idempotency_hash = Some(crate::ledger::idempotency_hash(name, &fingerprint));
+        append.once = Some(Once {
+            idempotency_key: name.to_owned(),
+            fingerprint,
+            answer: Bytes::from_static(answer),
+            allows: true,
+            keep_seconds: 1_000_000_000,
+            earlier: None,
+            repeats: None,
+        });
+        append
+    };
+    let earlier = async |name: &str, body: u8| match store.append(keyed(name, body)).await {
+        Ok(Appended::Earlier(earlier)) => *earlier,
+        other => panic!("{other:?}"),
+    };
+    for name in ["i", "j"] {
+        assert!(matches!(store.append(keyed(name, 1)).await, Ok(Appended::Recorded(_))));
+    }
+    let found = earlier("i", 1).await;
+    assert!(found.is_allow && found.allowed.is_some());
+    let other = bed.outside().await;
+    for (sqlite, postgres) in [
+        (
+            "UPDATE answers SET fingerprint = zeroblob(32)",
+            "UPDATE answers SET fingerprint = decode(repeat('00', 32), 'hex')",
+        ),
+        ("UPDATE answers SET seq = 1", "UPDATE answers SET seq = 1"),
+        ("UPDATE answers SET seq = 99", "UPDATE answers SET seq = 99"),
+        (
+            r#"UPDATE answers SET answer = CAST('{"decision":"allow","evidence_event_id":"ev_9"}' AS BLOB)"#,
+            r#"UPDATE answers SET answer = '{"decision":"allow","evidence_event_id":"ev_9"}'::bytea"#,
+        ),
+        (
+            r#"UPDATE answers SET answer = CAST('{"decision":"allow","evidence_event_id":"ev_3","credential_id":"c"}' AS BLOB)"#,
+            r#"UPDATE answers SET answer = '{"decision":"allow","evidence_event_id":"ev_3","credential_id":"c"}'::bytea"#,
+        ),
+    ] {
+        let of_j = " WHERE idempotency_key = 'j'";
+        other.run(&format!("{sqlite}{of_j}"), &format!("{postgres}{of_j}")).await;
+        let body = if sqlite.contains("fingerprint") { 0 } else { 1 };
+        let found = earlier("j", body).await;
+        assert!(!found.is_allow && found.allowed.is_some(), "{sqlite}");
+        let restore = "UPDATE answers SET (fingerprint, seq, answer) = (
+            SELECT fingerprint, 2, answer FROM answers WHERE idempotency_key = 'i') WHERE idempotency_key = 'j'";
+        other.run(restore, restore).await;
+        assert!(earlier("j", 1).await.is_allow);
+    }
+}
+
+async fn an_answer_is_repeated_while_what_it_rested_on_is_in_the_store(bed: &Bed) {
+    let store = bed.open().await;
+    for id in ["apr_1", "apr_2"] {
+        store.append(opening(id, false)).await.unwrap();
+    }
+    let yes = Decided { approved: true, by: "alice".to_owned(), at: FAR + 1, note: None };
+    store.append(decision("t", &asked("apr_1"), yes)).await.unwrap();
+    let effect = Some(Effect::Issue { jti: "ap_1".to_owned(), kid: "k".to_owned(), expires_at: FAR });
+    store.append(Append { effect, ..event("t", "decisions", 1) }).await.unwrap();
+    store.append(spending(Some("apr_1"), Some("ap_1"))).await.unwrap();
+    let Ok(Appended::Recorded(head)) = store.append(once("t", "key", "i", 1, "first")).await else {
+        panic!()
+    };
+    let repeat = |approval: Option<&str>, passport: Option<&str>| {
+        let mut append = once("t", "key", "i", 1, "second");
+        let basis = Basis { approval: approval.map(str::to_owned), passport: passport.map(str::to_owned) };
+        let once = append.once.as_mut().unwrap();
+        (once.earlier, once.repeats) = (Some(head.length), Some(basis));
+        append
+    };
+    let holds = async |append: Append| match store.append(append).await {
+        Ok(Appended::Repeated) => true,
+        Ok(Appended::Stale) => false,
+        other => panic!("{other:?}"),
+    };
+    // That both are spent does not matter: this answer spent them.
+    assert!(holds(repeat(None, None)).await);
+    assert!(holds(repeat(Some("apr_1"), Some("ap_1"))).await);
+    for (approval, passport) in
+        [(Some("apr_2"), None), (Some("apr_9"), None), (None, Some("ap_9")), (Some("apr_1"), Some("ap_9"))]
+    {
+        assert!(!holds(repeat(approval, passport)).await, "{approval:?} {passport:?}");
+    }
+    let pinned = |hash: Option<&str>| {
+        let manifest = Pinned { tool_id: "mail".to_owned(), hash: hash.map(str::to_owned) };
+        Append { manifest: Some(manifest), ..repeat(None, None) }
+    };
+    assert!(holds(pinned(None)).await && !holds(pinned(Some("aa"))).await);
+    assert!(!holds(Append { holds_until: Some(1), ..repeat(None, None) }).await);
+    assert!(holds(Append { holds_until: Some(FAR), ..repeat(None, None) }).await);
+    let mut revoke = event("t", "decisions", 5);
+    revoke.event.event_type = "passport.revoked".to_owned();
+    revoke.event.passport_jti = Some("ap_1".to_owned());
+    revoke.effect = Some(Effect::Revoke { jti: "ap_1".to_owned() });
+    store.append(revoke).await.unwrap();
+    assert!(!holds(repeat(None, Some("ap_1"))).await);
+    // What was answered since comes before a repetition.
+    let mut anew = once("t", "key", "i", 1, "third");
+    anew.once.as_mut().unwrap().earlier = Some(head.length);
+    assert!(matches!(store.append(anew).await, Ok(Appended::Recorded(_))));
+    assert!(was_answered(&store.append(repeat(None, None)).await.unwrap(), "third"));
+}
+
+async fn one_request_is_open_for_an_action_at_a_time(bed: &Bed) {
+    let (one, other) = match bed {
+        // One gateway has a data file.
+        Bed::Sqlite(_) => {
+            let store = bed.open().await;
+            (Arc::clone(&store), store)
+        }
+        Bed::Postgres(_) => (bed.open().await, bed.open().await),
+    };
+    let ids: Vec<_> = (0..40).map(|number| format!("apr_{number}")).collect();
+    let stores = [one, other];
+    let opened =
+        join_all(ids.iter().enumerate().map(|(number, id)| stores[number % 2].append(opening(id, true))))
+            .await;
+    let count = |wanted: fn(&Appended) -> bool| {
+        opened.iter().filter(|answer| wanted(answer.as_ref().unwrap())).count()
+    };
+    let recorded = count(|answer| matches!(answer, Appended::Recorded(_)));
+    assert_eq!((recorded, count(|answer| *answer == Appended::Stale)), (1, 39));
+    let live = stores[1].live_approval("t", "h", "key:key", FAR + 1).await.unwrap().unwrap();
+    assert_eq!(stores[1].live_approval("t", "h", "key:other", FAR + 1).await, Ok(None));
+    assert_eq!(stores[1].live_approval("u", "h", "key:key", FAR + 1).await, Ok(None));
+    assert_eq!(stores[1].live_approval("t", "h", "key:key", FAR + 100).await, Ok(None));
+    let yes = Decided { approved: true, by: "alice".to_owned(), at: FAR + 1, note: None };
+    stores[0].append(decision("t", &live, yes)).await.unwrap();
+    assert_eq!(stores[1].append(opening("apr_a", true)).await, Ok(Appended::Stale), "it waits to be spent");
+    stores[1].append(spending(Some(&live.id), None)).await.unwrap();
+    assert!(matches!(stores[0].append(opening("apr_b", true)).await, Ok(Appended::Recorded(_))));
+}
+
+async fn what_is_only_added_to_is_not_changed_by_any_statement(bed: &Bed) {
+    let store = bed.open().await;
+    store.append(opening("apr_1", false)).await.unwrap();
+    let yes = Decided { approved: true, by: "alice".to_owned(), at: FAR + 1, note: None };
+    store.append(decision("t", &asked("apr_1"), yes)).await.unwrap();
+    let effect = Some(Effect::Issue { jti: "ap_1".to_owned(), kid: "k".to_owned(), expires_at: FAR });
+    store.append(Append { effect, ..event("t", "decisions", 1) }).await.unwrap();
+    store.append(spending(Some("apr_1"), Some("ap_1"))).await.unwrap();
+    let key =
+        crate::passport::SealedKey { kid: "k".to_owned(), sealed: vec![1], active: true, needed_until: 0 };
+    store.add_signing_key(key, super::Rotation::First).await.unwrap();
+
+    let both = [
+        "UPDATE events SET event = '{}'",
+        "UPDATE events SET seq = 99 WHERE seq = 1",
+        "DELETE FROM events",
+        "INSERT INTO events SELECT * FROM events WHERE seq = 1",
+        "INSERT INTO events (chain, seq, event) SELECT chain, seq, '{}' FROM events WHERE seq = 1
+         ON CONFLICT (chain, seq) DO UPDATE SET event = '{}'",
+        "DELETE FROM chains",
+        "UPDATE chains SET length = 1",
+        "UPDATE chains SET tenant_id = 'u'",
+        "UPDATE chains SET chain_id = 'c'",
+        "DELETE FROM approvals",
+        "UPDATE approvals SET spent = false",
+        "UPDATE approvals SET approved = NULL",
+        "UPDATE approvals SET approved = false",
+        "UPDATE approvals SET decided_by = 'mallory'",
+        "UPDATE approvals SET args = '[]'",
+        "UPDATE approvals SET id = 'apr_9'",
+        "UPDATE approvals SET asker = 'key:mallory'",
+        "DELETE FROM passports",
+        "UPDATE passports SET used = false",
+        "UPDATE passports SET jti = 'ap_9'",
+        "UPDATE passports SET expires_at = 5000000000",
+        "DELETE FROM signing_keys",
+        "UPDATE signing_keys SET kid = 'mine'",
+    ];
+    let sqlite = [
+        "INSERT OR REPLACE INTO events (id, chain, seq, event) SELECT id, chain, seq, '{}' FROM events WHERE seq = 1",
+        "REPLACE INTO events (chain, seq, event) SELECT chain, seq, '{}' FROM events WHERE seq = 2",
+        "INSERT OR REPLACE INTO events (id, chain, seq, event) SELECT id, chain, 99, '{}' FROM events WHERE seq = 1",
+        "UPDATE OR REPLACE events SET seq = 1 WHERE seq = 2",
+        "UPDATE OR IGNORE events SET seq = 98 WHERE seq = 2",
+        "INSERT OR REPLACE INTO chains (id, tenant_id, chain_id, length, head) SELECT id, tenant_id, chain_id, 0, '' FROM chains",
+        "REPLACE INTO chains (tenant_id, chain_id, length, head) SELECT tenant_id, chain_id, 0, '' FROM chains",
+        "INSERT OR REPLACE INTO approvals SELECT * FROM approvals",
+        "INSERT OR REPLACE INTO passports (tenant_id, jti, expires_at) SELECT tenant_id, jti, expires_at FROM passports",
+        "INSERT INTO passports (tenant_id, jti, expires_at) SELECT tenant_id, jti, expires_at FROM passports WHERE true
+         ON CONFLICT (tenant_id, jti) DO UPDATE SET used = 0",
+        "UPDATE OR REPLACE approvals SET spent = 0",
+        "REPLACE INTO signing_keys (kid, sealed, active, needed_until) SELECT kid, x'00', 1, 0 FROM signing_keys",
+    ];
+    let postgres = [
+        "TRUNCATE events",
+        "TRUNCATE chains CASCADE",
+        "TRUNCATE approvals",
+        "TRUNCATE passports",
+        "TRUNCATE signing_keys",
+        "SET session_replication_role = replica; UPDATE approvals SET spent = false",
+        "SET session_replication_role = replica; DELETE FROM passports",
+    ];
+    let before = texts(&*store, "t", "decisions").await;
+    let other = bed.outside().await;
+    let own = match bed {
+        Bed::Sqlite(_) => sqlite.as_slice(),
+        Bed::Postgres(_) => postgres.as_slice(),
+    };
+    for statement in both.iter().chain(own) {
+        assert!(other.try_run(statement).await.is_err(), "{statement}");
+    }
+    assert_eq!(texts(&*store, "t", "decisions").await, before);
+    assert_eq!(first_broken(&*store, "t", "decisions").await, None);
+    let approval = store.approval("t", "apr_1").await.unwrap().unwrap();
+    assert!(approval.spent && approval.is_approved());
+    assert_eq!(store.passport("t", "ap_1").await, Ok(Some(Standing { used: true, revoked: false })));
+    assert_eq!(store.signing_keys().await.unwrap().len(), 1);
 }
 
 async fn metadata_without_a_canonical_form_harms_nobody_else(bed: &Bed) {

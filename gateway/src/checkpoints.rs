@@ -1,0 +1,323 @@
+//! Checkpoints: how a chain stood at a moment, signed, recorded as an event, and given out, so that a ledger that is
+//! rewritten later contradicts what others have kept.
+//!
+//! A checkpoint is an event of the type `ledger.checkpoint` on the tenant's chain `checkpoints`. Its `metadata` names the
+//! chain, its `length` and its `head`, and holds the `signature`: a compact JWS of these, of the time, and of the
+//! checkpoint before it, by the key that signs passports. A gateway without a master key records them unsigned.
+
+use std::collections::HashMap;
+use std::sync::Arc;
+use std::time::Duration;
+
+use actpass_core::Json;
+use actpass_core::json::Number;
+use actpass_core::token::{PublicKey, Refusal, Typ, Unverified};
+
+use crate::clock::{Clock, rfc3339};
+use crate::decide::object;
+use crate::ledger::{self, Draft, Head};
+use crate::passport::{Keys, Ring};
+use crate::store::{Append, Store, StoreError};
+
+/// The chains that are checkpointed: those that only the gateway writes to.
+const CHAINS: [&str; 3] = [ledger::DECISIONS, ledger::TOOLS, ledger::VAULT];
+
+/// Who an event names that the gateway itself causes.
+const GATEWAY: &str = "(gateway)";
+
+/// How often it is looked whether a checkpoint is due, at most.
+const LOOK: Duration = Duration::from_secs(5);
+
+/// How often chains are checkpointed.
+#[derive(Clone, Copy, Debug)]
+pub struct Interval {
+    /// After how many events.
+    pub events: u64,
+    /// After how many seconds, if there is any new event.
+    pub seconds: u32,
+}
+
+impl Default for Interval {
+    /// 1000 events, or an hour.
+    fn default() -> Self {
+        Self { events: 1000, seconds: 3600 }
+    }
+}
+
+/// How a chain stood at a checkpoint.
+#[derive(Clone, Debug, PartialEq, Eq)]
+pub struct Checkpoint {
+    /// The tenant.
+    pub tenant_id: String,
+    /// The chain.
+    pub chain_id: String,
+    /// How it ended.
+    pub head: Head,
+}
+
+/// Why something is no checkpoint of this gateway.
+#[derive(Debug, thiserror::Error)]
+pub enum CheckpointError {
+    /// It has no signature, or nothing that is read as one.
+    #[error("expected a checkpoint: a ledger.checkpoint event with a signature, or the signature alone")]
+    NoSignature,
+    /// Its event says something else than what was signed.
+    #[error("the checkpoint's event does not say what was signed")]
+    OtherEvent,
+    /// Its signature is not good.
+    #[error("the checkpoint's signature {0}")]
+    Signature(Refusal),
+}
+
+impl Checkpoint {
+    /// Reads a checkpoint's event, or its signature alone, and verifies it with one of `keys`.
+    ///
+    /// # Errors
+    ///
+    /// If it is none, none of the keys signed it, or its event says something else.
+    pub fn read(text: &str, keys: &[PublicKey]) -> Result<Self, CheckpointError> {
+        let event = Json::parse(text.trim().as_bytes()).ok();
+        let metadata = event.as_ref().and_then(|event| event.member("metadata"));
+        let token = match (&event, metadata.and_then(|metadata| metadata.member("signature"))) {
+            (Some(Json::Object(_)), signature) => {
+                signature.and_then(Json::as_str).ok_or(CheckpointError::NoSignature)?
+            }
+            (_, _) => text.trim(),
+        };
+        let unread = |refusal| match refusal == Refusal::Malformed {
+            true => CheckpointError::NoSignature,
+            false => CheckpointError::Signature(refusal),
+        };
+        let signature = Unverified::chain_head(token).map_err(unread)?;
+        let key = keys.iter().find(|key| key.kid() == signature.kid());
+        let key = key.ok_or(CheckpointError::Signature(Refusal::UnknownKey))?;
+        let payload = signature.verify(key).map_err(CheckpointError::Signature)?;
+        let claims = Json::parse(&payload).map_err(|_| CheckpointError::NoSignature)?;
+        let signed = Self::of(&claims).ok_or(CheckpointError::NoSignature)?;
+        let same = metadata.is_none_or(|metadata| {
+            ["chain_id", "length", "head"].iter().all(|name| metadata.member(name) == claims.member(name))
+        });
+        if same { Ok(signed) } else { Err(CheckpointError::OtherEvent) }
+    }
+
+    fn of(claims: &Json) -> Option<Self> {
+        let text = |name| claims.member(name).and_then(Json::as_str).map(str::to_owned);
+        // The signature of an export says when that was made instead.
+        text("checkpoint_at")?;
+        Some(Self { tenant_id: text("tenant_id")?, chain_id: text("chain_id")?, head: head_in(claims)? })
+    }
+}
+
+/// What an unsigned or signed checkpoint says of a chain.
+fn head_in(object: &Json) -> Option<Head> {
+    let Json::Number(length) = object.member("length")? else {
+        return None;
+    };
+    Some(Head { length: length.as_str().parse().ok()?, hash: object.member("head")?.as_str()?.to_owned() })
+}
+
+/// What the gateway knows of the last checkpoint of a chain.
+#[derive(Clone, Debug)]
+struct Last {
+    length: u64,
+    /// In milliseconds since 1970.
+    at: i64,
+    /// The hash of the checkpoint's event; `None` if there was none.
+    event: Option<String>,
+}
+
+/// Makes checkpoints of the chains of tenants, when they are due.
+#[derive(Debug)]
+pub struct Checkpoints {
+    interval: Interval,
+    clock: Clock,
+    started: i64,
+    last: HashMap<(Arc<str>, &'static str), Last>,
+}
+
+impl Checkpoints {
+    /// None is due yet: the first interval begins now.
+    pub fn new(interval: Interval, clock: Clock) -> Self {
+        let started = clock.millis();
+        Self { interval, clock, started, last: HashMap::new() }
+    }
+
+    /// Makes those that are due, until it is dropped.
+    pub async fn run(mut self, store: &dyn Store, keys: Option<&Keys>, tenants: &[String]) {
+        let pause = LOOK.min(Duration::from_secs(self.interval.seconds.into()));
+        loop {
+            tokio::time::sleep(pause).await;
+            if let Err(error) = self.make(store, keys, tenants).await {
+                tracing::warn!(%error, "checkpoints could not be made; they are tried again");
+            }
+        }
+    }
+
+    /// Makes those that are due now: how many.
+    ///
+    /// # Errors
+    ///
+    /// If the store does not answer.
+    pub async fn make(
+        &mut self,
+        store: &dyn Store,
+        keys: Option<&Keys>,
+        tenants: &[String],
+    ) -> Result<usize, StoreError> {
+        let mut made = 0;
+        for tenant_id in tenants {
+            let tenant_id: Arc<str> = tenant_id.as_str().into();
+            for chain_id in CHAINS {
+                let Some(head) = store.head(&tenant_id, chain_id).await? else {
+                    continue;
+                };
+                let place = (Arc::clone(&tenant_id), chain_id);
+                let last = match self.last.get(&place) {
+                    Some(last) => last.clone(),
+                    None => self.find_last(store, &tenant_id, chain_id).await?,
+                };
+                let events = head.length.saturating_sub(last.length);
+                let millis = self.clock.millis().saturating_sub(last.at);
+                let is_due = events >= self.interval.events
+                    || (events > 0 && millis >= i64::from(self.interval.seconds) * 1000);
+                let last = match is_due {
+                    true => {
+                        made += 1;
+                        self.record(store, keys, &tenant_id, chain_id, &head, last.event).await?
+                    }
+                    false => last,
+                };
+                self.last.insert(place, last);
+            }
+        }
+        Ok(made)
+    }
+
+    /// The last checkpoint of a chain that is recorded.
+    async fn find_last(
+        &self,
+        store: &dyn Store,
+        tenant_id: &str,
+        chain_id: &str,
+    ) -> Result<Last, StoreError> {
+        let mut last = Last { length: 0, at: self.started, event: None };
+        let mut after = 0;
+        loop {
+            let page = store.events(tenant_id, ledger::CHECKPOINTS, after, u64::MAX).await?;
+            let Some(end) = page.last() else {
+                return Ok(last);
+            };
+            after = end.seq;
+            for event in page {
+                let Ok(event) = Json::parse(event.text.as_bytes()) else { continue };
+                let Some(metadata) = event.member("metadata") else { continue };
+                let text = |name| metadata.member(name).and_then(Json::as_str);
+                if let (Some(chain), Some(head)) = (text("chain_id"), head_in(metadata))
+                    && chain == chain_id
+                {
+                    let hash = event.member("current_event_hash").and_then(Json::as_str);
+                    last = Last { length: head.length, event: hash.map(str::to_owned), ..last };
+                }
+            }
+        }
+    }
+
+    async fn record(
+        &self,
+        store: &dyn Store,
+        keys: Option<&Keys>,
+        tenant_id: &Arc<str>,
+        chain_id: &str,
+        head: &Head,
+        previous: Option<String>,
+    ) -> Result<Last, StoreError> {
+        let at = self.clock.millis();
+        let length = Json::Number(Number::from(i64::try_from(head.length).unwrap_or(i64::MAX)));
+        let signature = match keys {
+            None => None,
+            Some(keys) => {
+                let claims = object([
+                    ("tenant_id", Some(Json::from(&**tenant_id))),
+                    ("chain_id", Some(Json::from(chain_id))),
+                    ("length", Some(length.clone())),
+                    ("head", Some(Json::from(&*head.hash))),
+                    ("checkpoint_at", Some(Json::String(rfc3339(at.div_euclid(1000))))),
+                    ("previous", previous.as_deref().map(Json::from)),
+                ]);
+                let ring = keys.read(store).await.map_err(|error| {
+                    tracing::error!(%error, "a checkpoint could not be signed");
+                    StoreError::Unavailable
+                })?;
+                let signed = ring.sign(Typ::ChainHead, &claims).map_err(|_| StoreError::Unavailable)?;
+                Some(signed.0)
+            }
+        };
+        let event = Draft {
+            event_id: ledger::new_event_id(),
+            tenant_id: Arc::clone(tenant_id),
+            chain_id: ledger::CHECKPOINTS.to_owned(),
+            event_type: ledger::CHECKPOINT.to_owned(),
+            key_name: GATEWAY.into(),
+            metadata: Some(object([
+                ("chain_id", Some(Json::from(chain_id))),
+                ("length", Some(length)),
+                ("head", Some(Json::from(&*head.hash))),
+                ("previous", previous.as_deref().map(Json::from)),
+                ("signature", signature.as_deref().map(Json::from)),
+            ])),
+            ..Draft::default()
+        };
+        let recorded = match store.append(Append::of(event)).await? {
+            crate::store::Appended::Recorded(recorded) => recorded,
+            // It has no idempotency key, and takes and changes nothing.
+            crate::store::Appended::Conflict
+            | crate::store::Appended::Earlier(_)
+            | crate::store::Appended::Refused(_)
+            | crate::store::Appended::Repeated
+            | crate::store::Appended::Stale => return Err(StoreError::Unavailable),
+        };
+        let (length, head, signature) = (head.length, &*head.hash, signature.as_deref().unwrap_or("none"));
+        tracing::info!(tenant = &**tenant_id, chain = chain_id, length, head, signature, "checkpoint");
+        Ok(Last { length, at, event: Some(recorded.hash) })
+    }
+}
+
+/// Collects the checkpoints of one chain from a tenant's chain of checkpoints, event by event.
+#[derive(Debug)]
+pub struct Collector<'a> {
+    chain_id: &'a str,
+    keys: Vec<PublicKey>,
+    /// Those of the chain.
+    pub found: Vec<Head>,
+}
+
+impl<'a> Collector<'a> {
+    /// Of `chain_id`, signed by a key of `signer`; unsigned ones if there is none.
+    pub fn new(chain_id: &'a str, signer: Option<&Ring>) -> Self {
+        let keys = signer.map(Ring::public_keys).unwrap_or_default();
+        Self { chain_id, keys, found: Vec::new() }
+    }
+
+    /// Looks at the next event.
+    ///
+    /// # Errors
+    ///
+    /// If there are keys and none signed it.
+    pub fn push(&mut self, text: &str) -> Result<(), CheckpointError> {
+        let event = Json::parse(text.as_bytes()).map_err(|_| CheckpointError::NoSignature)?;
+        let metadata = event.member("metadata");
+        let is_here = metadata.and_then(|metadata| metadata.member("chain_id")).and_then(Json::as_str)
+            == Some(self.chain_id);
+        if !is_here {
+            return Ok(());
+        }
+        // A gateway that got its master key later has unsigned ones before.
+        let is_signed = metadata.is_some_and(|metadata| metadata.member("signature").is_some());
+        let head = match is_signed && !self.keys.is_empty() {
+            true => Some(Checkpoint::read(text, &self.keys)?.head),
+            false => metadata.and_then(head_in),
+        };
+        self.found.extend(head);
+        Ok(())
+    }
+}

@@ -1,0 +1,253 @@
+//! Checkpoints of the ledger: made when they are due, given out, and what contradicts one is found.
+#![cfg(unix)]
+#![allow(clippy::unwrap_used, clippy::expect_used, clippy::panic, clippy::indexing_slicing, reason = "tests")]
+
+mod common;
+
+use std::path::Path;
+use std::process::{Command, Output, Stdio};
+use std::sync::Arc;
+use std::sync::atomic::{AtomicU64, Ordering};
+use std::time::{Duration, UNIX_EPOCH};
+
+use actpass_core::token::PublicKey;
+use actpass_core::{Json, hash_payload};
+use actpass_gateway::checkpoints::{Checkpoint, Checkpoints, Interval};
+use actpass_gateway::clock::Clock;
+use actpass_gateway::config::MasterKeySource;
+use actpass_gateway::passport::Keys;
+use actpass_gateway::seal::MasterKey;
+use common::{EVIDENCE, Gateway, refund, text};
+
+const MASTER: &str = "0707070707070707070707070707070707070707070707070707070707070707";
+
+fn run(folder: &Path, arguments: &[&str]) -> Output {
+    let mut command = Command::new(env!("CARGO_BIN_EXE_actpass-gateway"));
+    command.current_dir(folder).args(arguments).env("ACTPASS_MASTER_KEY", MASTER);
+    command.stdin(Stdio::null()).output().unwrap()
+}
+
+fn export(folder: &Path, more: &[&str]) -> Output {
+    let arguments = ["evidence", "export", "decisions", "--data", "data.db", "--tenant", "one"];
+    run(folder, &[arguments.as_slice(), more].concat())
+}
+
+fn err(output: &Output) -> String {
+    String::from_utf8_lossy(&output.stderr).into_owned()
+}
+
+fn is_signed(output: &Output) -> bool {
+    String::from_utf8_lossy(&output.stdout).contains("{\"signature\":")
+}
+
+/// Changes an event and makes all hashes good again, as whoever has the data file and no key can.
+fn rewrite(path: &Path) {
+    let file = rusqlite::Connection::open(path).unwrap();
+    file.execute_batch(
+        "DROP TRIGGER events_are_not_changed; DROP TRIGGER events_are_not_removed; DROP TRIGGER chains_are_not_removed",
+    )
+    .unwrap();
+    let chain: i64 = file
+        .query_one("SELECT id FROM chains WHERE tenant_id = 'one' AND chain_id = 'decisions'", [], |row| {
+            row.get(0)
+        })
+        .unwrap();
+    let mut previous = "0".repeat(64);
+    let mut seq = 1;
+    while let Ok(event) = file.query_one(
+        "SELECT event FROM events WHERE chain = ?1 AND seq = ?2",
+        rusqlite::params![chain, seq],
+        |row| row.get::<_, String>(0),
+    ) {
+        let Ok(Json::Object(mut members)) = Json::parse(event.as_bytes()) else { panic!("{event}") };
+        members.retain(|(name, _)| name != "current_event_hash");
+        for (name, value) in &mut members {
+            match &**name {
+                "previous_event_hash" => *value = Json::from(&*previous),
+                "goal" if seq == 2 => *value = Json::from("something else"),
+                _ => {}
+            }
+        }
+        let hash = hash_payload(&Json::Object(members.clone())).unwrap();
+        members.push(("current_event_hash".to_owned(), Json::from(&*hash)));
+        file.execute(
+            "UPDATE events SET event = ?3 WHERE chain = ?1 AND seq = ?2",
+            rusqlite::params![chain, seq, Json::Object(members).to_string()],
+        )
+        .unwrap();
+        (previous, seq) = (hash, seq + 1);
+    }
+    file.execute("UPDATE chains SET head = ?2 WHERE id = ?1", rusqlite::params![chain, previous]).unwrap();
+}
+
+#[tokio::test]
+async fn a_ledger_that_was_rewritten_contradicts_its_checkpoints_and_is_not_signed() {
+    let time = Arc::new(AtomicU64::new(2_000_000_000));
+    let read = Arc::clone(&time);
+    let clock = Clock::new(move || UNIX_EPOCH + Duration::from_secs(read.load(Ordering::SeqCst)));
+    let own = clock.clone();
+    let gateway = Gateway::start_with("", |settings| {
+        settings.master_key = MasterKeySource::Given(MasterKey::parse(MASTER).unwrap());
+        settings.clock = own;
+    })
+    .await;
+    let folder = gateway.folder.path().to_owned();
+    let store = gateway.data.open_beside().await.unwrap();
+    let keys = Keys::open(&*store, MasterKey::parse(MASTER).unwrap()).await.unwrap();
+    let interval = Interval { events: 5, seconds: 3600 };
+    let mut checkpoints = Checkpoints::new(interval, clock);
+    let tenants = ["one".to_owned(), "two".to_owned()];
+    let mut make = async |decisions: usize| {
+        for _ in 0..decisions {
+            gateway.decide("apk_one", &refund("1", "")).await;
+        }
+        checkpoints.make(&*store, Some(&keys), &tenants).await.unwrap()
+    };
+    // After so many events, or so many seconds, and never of what was checkpointed already.
+    let made = [make(4).await, make(1).await, make(0).await, make(3).await];
+    assert_eq!(made, [0, 1, 0, 0]);
+    time.fetch_add(3599, Ordering::SeqCst);
+    assert_eq!(make(0).await, 0);
+    time.fetch_add(1, Ordering::SeqCst);
+    assert_eq!((make(0).await, make(0).await), (1, 0));
+    // Another process goes on where the last one was.
+    let mut after =
+        Checkpoints::new(interval, Clock::new(|| UNIX_EPOCH + Duration::from_secs(2_000_009_999)));
+    assert_eq!(after.make(&*store, Some(&keys), &tenants).await.unwrap(), 0);
+
+    let events = gateway.events("apk_one", "checkpoints").await;
+    let lengths: Vec<_> = events
+        .iter()
+        .map(|event| event.member("metadata").unwrap().member("length").unwrap().to_string())
+        .collect();
+    assert_eq!(lengths, ["5", "8"]);
+    assert_eq!(text(&events[1], "metadata.previous"), text(&events[0], "current_event_hash"));
+    let jwks = gateway.get("/.well-known/jwks.json", "apk_one").send().await.unwrap().bytes().await.unwrap();
+    let public = PublicKey::read_set(&jwks).unwrap();
+    let read = Checkpoint::read(&events[1].to_string(), &public).unwrap();
+    assert_eq!((&*read.tenant_id, &*read.chain_id, read.head.length), ("one", "decisions", 8));
+    let alone = text(&events[1], "metadata.signature").unwrap();
+    assert_eq!(Checkpoint::read(alone, &public).unwrap(), read);
+    for (from, to) in [("\"length\":8", "\"length\":7"), ("\"decisions\"", "\"tools\""), (alone, "x.y.z")] {
+        assert!(Checkpoint::read(&events[1].to_string().replace(from, to), &public).is_err(), "{from}");
+    }
+    // Clients make none.
+    for body in [
+        r#"{"event_type": "note", "chain_id": "checkpoints"}"#,
+        r#"{"event_type": "ledger.checkpoint", "chain_id": "c"}"#,
+    ] {
+        assert_eq!(
+            gateway.post(EVIDENCE, "apdv_one").body(body).send().await.unwrap().status(),
+            422,
+            "{body}"
+        );
+    }
+    gateway.decide("apk_one", &refund("1", "")).await;
+    std::fs::write(folder.join("kept.json"), events[1].to_string()).unwrap();
+    std::fs::write(folder.join("jwks.json"), &jwks).unwrap();
+    store.close().await;
+    drop(store);
+    let mut gateway = gateway;
+    gateway.server.take().unwrap().stop().await.unwrap();
+
+    let whole = export(&folder, &["--checkpoint", "kept.json"]);
+    assert!(whole.status.success() && is_signed(&whole), "{}", err(&whole));
+    std::fs::write(folder.join("whole.jsonl"), &whole.stdout).unwrap();
+    let checked = ["--jwks", "jwks.json", "--checkpoint", "kept.json"];
+    let verify = |file: &str| run(&folder, &[&["evidence", "verify", file], checked.as_slice()].concat());
+    assert!(verify("whole.jsonl").status.success(), "{}", err(&verify("whole.jsonl")));
+    // Their own chain is checked with the same keys.
+    let own = run(&folder, &["evidence", "export", "checkpoints", "--data", "data.db", "--tenant", "one"]);
+    std::fs::write(folder.join("own.jsonl"), &own.stdout).unwrap();
+    let own = run(&folder, &["evidence", "verify", "own.jsonl", "--jwks", "jwks.json"]);
+    assert!(own.status.success(), "{}", err(&own));
+
+    rewrite(&folder.join("data.db"));
+    let rewritten = export(&folder, &[]);
+    assert!(!rewritten.status.success() && !is_signed(&rewritten));
+    assert!(err(&rewritten).contains("contradicts the checkpoint of its event 5"), "{}", err(&rewritten));
+    std::fs::write(folder.join("rewritten.jsonl"), &rewritten.stdout).unwrap();
+    assert!(err(&verify("rewritten.jsonl")).contains("contradicts the checkpoint of its event 8"));
+    // Without the checkpoints in the data, the one that was kept elsewhere tells.
+    let file = rusqlite::Connection::open(folder.join("data.db")).unwrap();
+    file.execute_batch(
+        "DELETE FROM events WHERE chain = (SELECT id FROM chains WHERE tenant_id = 'one' AND chain_id = 'checkpoints');
+         DELETE FROM chains WHERE tenant_id = 'one' AND chain_id = 'checkpoints'",
+    )
+    .unwrap();
+    assert!(is_signed(&export(&folder, &[])), "nothing in the data tells any more");
+    let kept = export(&folder, &["--checkpoint", "kept.json"]);
+    assert!(!kept.status.success() && !is_signed(&kept), "{}", err(&kept));
+    // One that nobody signed, or that is another chain's, is no checkpoint.
+    std::fs::write(folder.join("forged.json"), events[1].to_string().replace("\"length\":8", "\"length\":5"))
+        .unwrap();
+    for file in ["forged.json", "jwks.json"] {
+        let refused = export(&folder, &["--checkpoint", file]);
+        assert!(!refused.status.success() && !is_signed(&refused), "{file}");
+    }
+}
+
+#[tokio::test]
+async fn an_approval_without_its_event_grants_nothing_and_is_found() {
+    let gateway = Gateway::start().await;
+    let asked = gateway.decide("apk_one", &refund("25000", "")).await;
+    let id = text(&asked, "approval_request_id").unwrap();
+    let verify = async || {
+        let path = "/api/v1/evidence/chains/decisions/verify";
+        common::json(gateway.get(path, "apk_one").send().await.unwrap()).await.1
+    };
+    let whole = verify().await;
+    assert_eq!((whole.member("valid"), whole.member("unproven")), (Some(&Json::Bool(true)), None));
+    let file = rusqlite::Connection::open(gateway.folder.path().join("data.db")).unwrap();
+    file.execute(
+        "UPDATE approvals SET approved = 1, decided_by = 'name-of-apdv-one', decided_at = created_at",
+        [],
+    )
+    .unwrap();
+    let named = refund("25000", &format!(r#", "approval_request_id": "{id}""#));
+    let denied = gateway.decide("apk_one", &named).await;
+    assert_eq!(
+        (text(&denied, "decision"), text(&denied, "reason_code")),
+        (Some("deny"), Some("approval.not_proven"))
+    );
+    // Found by its action, it grants nothing either, and keeps nobody from asking.
+    let again = gateway.decide("apk_one", &refund("25000", "")).await;
+    assert_eq!(text(&again, "decision"), Some("require_approval"));
+    assert_ne!(text(&again, "approval_request_id"), Some(id));
+    let events = gateway.events("apk_one", "decisions").await;
+    assert_eq!(text(&events[1], "reason_code"), Some("approval.not_proven"), "it is recorded");
+    let forged = verify().await;
+    assert_eq!(forged.member("valid"), Some(&Json::Bool(false)), "{forged}");
+    assert!(forged.member("unproven").unwrap().to_string().contains(id), "{forged}");
+    let audit = run(gateway.folder.path(), &["evidence", "audit", "--data", "data.db", "--tenant", "one"]);
+    assert_eq!(audit.status.code(), Some(1));
+    assert!(String::from_utf8_lossy(&audit.stdout).contains(id), "{}", err(&audit));
+    let other = run(gateway.folder.path(), &["evidence", "audit", "--data", "data.db", "--tenant", "two"]);
+    assert_eq!(other.status.code(), Some(0), "{}", err(&other));
+    gateway.stop().await;
+}
+
+#[tokio::test]
+async fn a_gateway_makes_checkpoints_by_itself_also_without_a_master_key() {
+    for (source, is_signed) in
+        [(MasterKeySource::Missing, false), (MasterKeySource::Given(MasterKey::parse(MASTER).unwrap()), true)]
+    {
+        let gateway = Gateway::start_with("", |settings| {
+            settings.master_key = source;
+            settings.checkpoints = Interval { events: 1, seconds: 1 };
+        })
+        .await;
+        gateway.decide("apk_one", &refund("1", "")).await;
+        let path = "/api/v1/evidence/chains/checkpoints";
+        let mut tries = 0;
+        while gateway.get(path, "apk_one").send().await.unwrap().status() != 200 {
+            tries += 1;
+            assert!(tries < 600, "none was made");
+            tokio::time::sleep(Duration::from_millis(100)).await;
+        }
+        let events = gateway.events("apk_one", "checkpoints").await;
+        assert_eq!(text(&events[0], "metadata.chain_id"), Some("decisions"));
+        assert_eq!(text(&events[0], "metadata.signature").is_some(), is_signed);
+        gateway.stop().await;
+    }
+}
