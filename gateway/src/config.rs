@@ -846,9 +846,11 @@ impl Reader<'_> {
                         .to_owned(),
                 );
             }
-            PrivateKeyDer::from_pem_slice(&bytes).map_err(|error| match error {
-                rustls::pki_types::pem::Error::NoItemsFound => "holds no PEM private key".to_owned(),
-                other => other.to_string(),
+            PrivateKeyDer::from_pem_slice(&bytes).map_err(|error| {
+                match matches!(error, rustls::pki_types::pem::Error::NoItemsFound) {
+                    true => "holds no PEM private key".to_owned(),
+                    false => error.to_string(),
+                }
             })
         };
         let key = read();

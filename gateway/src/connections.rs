@@ -62,26 +62,25 @@ impl Connections {
         Arc::new(Self { limits, open: Mutex::default() })
     }
 
-    /// Takes a connection in; `None` if there is no place for it. `is_proxy`: it carries the requests of many.
-    pub(crate) fn admit(
-        self: &Arc<Self>,
-        peer: SocketAddr,
-        local: SocketAddr,
-        is_proxy: bool,
-    ) -> Option<Admitted> {
+    /// Takes a connection in, if there is a place for it. `is_proxy`: it carries the requests of many.
+    pub(crate) fn admit(self: &Arc<Self>, peer: SocketAddr, local: SocketAddr, is_proxy: bool) -> Admission {
         let mut open = self.lock();
         let origin = origin(peer.ip());
         let of_origin = open.by_origin.get(&origin).copied().unwrap_or(0);
         let is_full = open.by_age.len() >= self.limits.total.saturating_add(open.leaving);
-        let has_place = match (is_full, !is_proxy && of_origin >= self.limits.per_address) {
-            (false, false) => true,
+        let place = match (is_full, !is_proxy && of_origin >= self.limits.per_address) {
+            (false, false) => Place::Free,
             (_, true) => open.evict(Some(origin)),
             (true, false) => open.evict(None),
         };
-        if !has_place {
-            open.turned_away.1 += 1;
-            open.log();
-            return None;
+        match place {
+            Place::Free => {}
+            Place::Later => return Admission::Later,
+            Place::Taken => {
+                open.turned_away.1 += 1;
+                open.log();
+                return Admission::Refused;
+            }
         }
         let id = open.next;
         open.next += 1;
@@ -98,7 +97,7 @@ impl Connections {
         });
         open.by_age.insert(id, Arc::clone(&connection));
         *open.by_origin.entry(origin).or_default() += 1;
-        Some(Admitted { connections: Arc::clone(self), id, connection })
+        Admission::Admitted(Admitted { connections: Arc::clone(self), id, connection })
     }
 
     /// How many there are.
@@ -114,10 +113,10 @@ impl Connections {
 }
 
 impl Open {
-    /// Ends the oldest connection on which no key was shown, of this origin or of any; `false` if there is none.
-    fn evict(&mut self, origin: Option<IpAddr>) -> bool {
+    /// Ends the oldest connection on which no key was shown, of this origin or of any, if there is one.
+    fn evict(&mut self, origin: Option<IpAddr>) -> Place {
         if self.leaving >= LEAVING {
-            return false;
+            return Place::Later;
         }
         let oldest = self.by_age.values().find(|connection| {
             origin.is_none_or(|origin| origin == connection.origin)
@@ -125,7 +124,7 @@ impl Open {
                 && !connection.leaves.load(Ordering::Relaxed)
         });
         let Some(oldest) = oldest.map(Arc::clone) else {
-            return false;
+            return Place::Taken;
         };
         oldest.leaves.store(true, Ordering::Relaxed);
         oldest.evicted.notify_one();
@@ -135,7 +134,7 @@ impl Open {
         }
         self.turned_away.2 += 1;
         self.log();
-        true
+        Place::Free
     }
 
     fn log(&mut self) {
@@ -146,6 +145,24 @@ impl Open {
             self.turned_away = (Some(Instant::now()), 0, 0);
         }
     }
+}
+
+/// Whether there is a place for one connection more.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+enum Place {
+    Free,
+    /// As soon as those that give way are gone.
+    Later,
+    Taken,
+}
+
+/// What became of a connection that wants in.
+#[derive(Debug)]
+pub(crate) enum Admission {
+    Admitted(Admitted),
+    /// There is a place as soon as others, which give way, are gone.
+    Later,
+    Refused,
 }
 
 /// A connection that was taken in. It counts until this is dropped.
@@ -419,7 +436,23 @@ mod tests {
 
     fn admit(connections: &Arc<Connections>, address: [u8; 4]) -> Option<Admitted> {
         let here = SocketAddr::from(([127, 0, 0, 1], 1));
-        connections.admit(SocketAddr::from((address, 1)), here, false)
+        match connections.admit(SocketAddr::from((address, 1)), here, false) {
+            Admission::Admitted(admitted) => Some(admitted),
+            Admission::Later | Admission::Refused => None,
+        }
+    }
+
+    #[test]
+    fn a_burst_waits_for_those_that_give_way() {
+        let connections = connections(LEAVING + 10, LEAVING + 10);
+        let mut all: Vec<_> =
+            (0..LEAVING + 10).map(|_| admit(&connections, [10, 0, 0, 1]).unwrap()).collect();
+        all.extend((0..LEAVING).map(|_| admit(&connections, [10, 0, 0, 1]).unwrap()));
+        let here = SocketAddr::from(([127, 0, 0, 1], 1));
+        let next = || connections.admit(SocketAddr::from(([10, 0, 0, 1], 1)), here, false);
+        assert!(matches!(next(), Admission::Later), "so many are on their way out");
+        drop(all.remove(0));
+        assert!(matches!(next(), Admission::Admitted(_)));
     }
 
     #[test]
@@ -468,7 +501,8 @@ mod tests {
         three.connection.authenticate();
         assert!(admit(&connections, [10, 0, 0, 1]).is_none());
         let here = SocketAddr::from(([127, 0, 0, 1], 1));
-        assert!(connections.admit(SocketAddr::from(([10, 0, 0, 1], 1)), here, true).is_some());
+        let proxy = connections.admit(SocketAddr::from(([10, 0, 0, 1], 1)), here, true);
+        assert!(matches!(proxy, Admission::Admitted(_)));
         assert!(admit(&connections, [10, 0, 0, 3]).is_some());
     }
 

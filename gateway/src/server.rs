@@ -26,7 +26,7 @@ use crate::approvals::Notices;
 use crate::checkpoints::Checkpoints;
 use crate::clock::Clock;
 use crate::config::{ConnectionLimits, MasterKeySource, Settings, Timeouts};
-use crate::connections::{Admitted, AnswerBody, Connections, Fate, Impatient, Patience};
+use crate::connections::{Admission, Admitted, AnswerBody, Connections, Fate, Impatient, Patience};
 use crate::http::{App, Attempts, Page, router, under_base_path};
 use crate::passport::Keys;
 use crate::passport::keys::KeyError;
@@ -56,6 +56,10 @@ const LOOK: Duration = Duration::from_secs(1);
 /// How long to wait after no connection could be taken, and how often at most that is logged.
 const ACCEPT_AGAIN: Duration = Duration::from_millis(50);
 const LOG_EVERY: Duration = Duration::from_secs(10);
+
+/// How long to wait for connections that give way, and how often.
+const ADMIT_AGAIN: Duration = Duration::from_millis(1);
+const ADMIT_TRIES: usize = 1000;
 
 /// How many files are left for the store, the log and what else is opened.
 #[cfg(unix)]
@@ -299,8 +303,16 @@ async fn serve(listener: TcpListener, mut doors: Doors) {
         };
         let address = peer.ip().to_canonical();
         let is_proxy = doors.trusted_proxies.iter().any(|network| network.contains(&address));
-        if let Some(admitted) = doors.connections.admit(peer, local, is_proxy) {
-            tasks.spawn(connect(stream, admitted, doors.clone()));
+        // Those that give way are gone as soon as their tasks ran.
+        for _ in 0..ADMIT_TRIES {
+            match doors.connections.admit(peer, local, is_proxy) {
+                Admission::Admitted(admitted) => {
+                    tasks.spawn(connect(stream, admitted, doors.clone()));
+                    break;
+                }
+                Admission::Later => tokio::time::sleep(ADMIT_AGAIN).await,
+                Admission::Refused => break,
+            }
         }
     }
     drop(listener);

@@ -925,8 +925,8 @@ async fn the_page_works_below_a_path() {
         );
         let (status, page) = alice.get(&format!("{root}/approvals/{id}")).await;
         assert_eq!(status, 200);
-        for (start, _) in page.match_indices("=\"/") {
-            assert!(page[start..].starts_with("=\"/actpass/"), "{}", &page[start..start + 40]);
+        for link in page.split("=\"/").skip(1) {
+            assert!(link.starts_with("actpass/"), "{}", link.lines().next().unwrap_or_default());
         }
         let style =
             page.split_once("rel=\"stylesheet\" href=\"").unwrap().1.split_once('"').unwrap().0.to_owned();

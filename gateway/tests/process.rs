@@ -582,6 +582,36 @@ async fn the_log_says_who_asked_what_and_what_was_decided() {
     }
 }
 
+#[cfg(target_os = "linux")]
+#[tokio::test]
+async fn no_more_files_is_logged_and_survived() {
+    use rustix::process::{Pid, Resource, Rlimit, prlimit};
+
+    let folder = TempDir::new().unwrap();
+    let gateway = Running::dev(folder.path());
+    let client = common::client();
+    // A connection that is there goes on, whatever happens to new ones.
+    decide(&client, &gateway.url, "apk_dev", refund("1", "")).await.unwrap();
+    let process = i32::try_from(gateway.child.id()).ok().and_then(Pid::from_raw);
+    let open = std::fs::read_dir(format!("/proc/{}/fd", gateway.child.id())).unwrap().count() as u64;
+    let limit = |files: u64| Rlimit { current: Some(files), maximum: Some(files.max(4096)) };
+    prlimit(process, Resource::Nofile, limit(open + 2)).unwrap();
+    let address = gateway.url.strip_prefix("http://").unwrap();
+    let waiting: Vec<_> = (0..20).map(|_| std::net::TcpStream::connect(address).unwrap()).collect();
+    let logged = || std::fs::read_to_string(&gateway.log).unwrap().contains("no connection could be taken");
+    while !logged() {
+        tokio::time::sleep(std::time::Duration::from_millis(20)).await;
+    }
+    prlimit(process, Resource::Nofile, limit(4096)).unwrap();
+    drop(waiting);
+    let other = common::client();
+    let answer = decide(&other, &gateway.url, "apk_dev", refund("1", "")).await.unwrap();
+    assert_eq!(text(&answer, "decision"), Some("allow"));
+    let (code, _, log) = gateway.end("TERM");
+    assert_eq!(code, Some(0));
+    assert!(log.matches("no connection could be taken").count() <= 2, "as often as every 10 s: {log}");
+}
+
 #[test]
 fn settings_are_checked_without_starting() {
     let folder = TempDir::new().unwrap();

@@ -34,6 +34,7 @@ async fn a_gateway_with_a_certificate_is_https() {
     };
     let response = post(&trusting, &url).await.unwrap();
     assert_eq!(response.status(), 200);
+    assert_eq!(response.headers()["strict-transport-security"], "max-age=31536000");
     assert_eq!(response.version(), reqwest::Version::HTTP_2);
 
     let strange = Client::builder().no_proxy().tls_certs_only([]).build().unwrap();

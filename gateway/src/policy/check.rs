@@ -112,10 +112,7 @@ impl Policy {
     fn arguments_of(&self, rule: &Rule) -> Vec<String> {
         let mut names = Vec::new();
         for condition in &rule.when {
-            let other = match condition.test {
-                Test::Compare(_, other) => Some(other),
-                _ => None,
-            };
+            let other = if let Test::Compare(_, other) = condition.test { Some(other) } else { None };
             for path in [Some(condition.path), other].into_iter().flatten() {
                 let path = self.paths.get(path).filter(|path| path.root == Root::Args);
                 let name = path.and_then(|path| path.segments.first()).map(|segment| segment.name.clone());
@@ -268,9 +265,9 @@ impl<'p> Look<'p> {
                         && deeper.iter().all(|(other, deeper)| {
                             let below = deeper.walk_below(path, value);
                             tests.get(other).is_none_or(|tests| {
-                                tests.iter().all(|test| match test {
-                                    Test::Compare(..) => below.is_some(),
-                                    test => test.holds(below),
+                                tests.iter().all(|test| match matches!(test, Test::Compare(..)) {
+                                    true => below.is_some(),
+                                    false => test.holds(below),
                                 })
                             })
                         })
@@ -357,11 +354,17 @@ impl Path {
 
 /// Every value that can be at the path, if they are few.
 fn candidates(path: &Path, kinds: Kinds, tests: &[&Test]) -> Option<Vec<Json>> {
-    let named = tests.iter().find_map(|test| match test {
-        Test::Equal(value) => Some(vec![value.clone()]),
-        Test::In(List::Strings(texts)) => Some(texts.iter().map(|text| Json::from(&**text)).collect()),
-        Test::In(List::Values(values)) => Some(values.clone()),
-        _ => None,
+    let named = tests.iter().find_map(|test| {
+        if let Test::Equal(value) = test {
+            return Some(vec![value.clone()]);
+        }
+        let Test::In(list) = test else {
+            return None;
+        };
+        Some(match list {
+            List::Strings(texts) => texts.iter().map(|text| Json::from(&**text)).collect(),
+            List::Values(values) => values.clone(),
+        })
     });
     let possible = |value: &Json| match path.root {
         // A request without them is refused.

@@ -103,12 +103,12 @@ impl Path {
 impl Condition {
     fn holds(&self, values: &mut Values<'_, '_>) -> bool {
         let actual = values.at(self.path);
-        match &self.test {
-            Test::Compare(comparison, other) => match (actual, values.at(*other)) {
-                (Some(actual), Some(other)) => comparison.holds(actual, other),
-                (_, None) | (None, _) => false,
-            },
-            test => test.holds(actual),
+        let Test::Compare(comparison, other) = &self.test else {
+            return self.test.holds(actual);
+        };
+        match (actual, values.at(*other)) {
+            (Some(actual), Some(other)) => comparison.holds(actual, other),
+            (_, None) | (None, _) => false,
         }
     }
 }
