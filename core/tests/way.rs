@@ -347,7 +347,7 @@ fn a_proxy_that_fails_is_named_with_its_setting_and_without_its_password() {
         (
             "HTTPS_PROXY",
             http,
-            Box::new(|client| std::mem::forget(client)),
+            Box::new(std::mem::forget),
             ErrorKind::Timeout,
             "",
             "did not open a tunnel to the gateway in time",
@@ -467,7 +467,7 @@ fn a_gateway_that_fails_behind_a_proxy_is_not_the_proxys_fault() {
 
 #[test]
 fn a_deadline_names_the_proxy() {
-    let (listener, _) = proxy(|client| std::mem::forget(client));
+    let (listener, _) = proxy(std::mem::forget);
     in_child("a_deadline_names_the_proxy", &[("HTTPS_PROXY", &url_of(&listener, "http://"))], || {
         let (error, _, _) = fails(trusting(&secure()).timeout(Duration::from_millis(500)));
         assert_eq!(error.kind(), ErrorKind::Timeout);
@@ -617,7 +617,7 @@ fn an_empty_name_of_an_authority_is_an_error_where_tls_libraries_take_it_for_one
                 match refused.as_str() {
                     "" => assert!(built.is_ok()),
                     name => {
-                        assert!(built.unwrap_err().to_string().starts_with(&format!("{name}: expected ")))
+                        assert!(built.unwrap_err().to_string().starts_with(&format!("{name}: expected ")));
                     }
                 }
             },
