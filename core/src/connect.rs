@@ -201,7 +201,10 @@ impl Tunnel {
             let problem = if error.is_parse() { ProxyProblem::Protocol } else { ProxyProblem::Interrupted };
             self.failed(problem, root_cause(&error))
         };
-        let (mut sender, connection) = http1::handshake(hop).await.map_err(broken)?;
+        // Some proxies know the names of headers in one spelling only.
+        let mut http = http1::Builder::new();
+        http.title_case_headers(true);
+        let (mut sender, connection) = http.handshake(hop).await.map_err(broken)?;
         let connection = pin!(connection.with_upgrades());
         let answer = pin!(async {
             let response = sender.send_request(request).await.map_err(broken)?;
