@@ -5,9 +5,8 @@ from __future__ import annotations
 from pathlib import Path
 
 import pytest
-from support import ACTION, ALLOW, Hostile, answer, new_client
-
 from actpass import ActPassConfigError, ActPassConnectionError
+from support import ACTION, ALLOW, Hostile, answer, new_client
 
 NAMED = ("SSL_CERT_FILE", "SSL_CERT_DIR", "REQUESTS_CA_BUNDLE", "CURL_CA_BUNDLE")
 
@@ -33,7 +32,9 @@ def test_a_named_authority_is_trusted(
 
 def test_an_untrusted_authority_says_how_to_add_one(hostile: Hostile) -> None:
     with hostile.play(answer(ALLOW), tls="self_signed") as gateway, new_client(gateway.base_url) as client:
-        with pytest.raises(ActPassConnectionError, match=r"; trusted authorities: \d+ (of the system|bundled)") as caught:
+        with pytest.raises(
+            ActPassConnectionError, match=r"; trusted authorities: \d+ (of the system|bundled)"
+        ) as caught:
             client.preflight(**ACTION)
         assert "SSL_CERT_FILE or REQUESTS_CA_BUNDLE or CURL_CA_BUNDLE" in str(caught.value)
 
