@@ -2,6 +2,9 @@
 
 import assert from 'node:assert/strict';
 import { generateKeyPairSync, sign } from 'node:crypto';
+import { mkdtempSync, rmSync, writeFileSync } from 'node:fs';
+import { tmpdir } from 'node:os';
+import { join } from 'node:path';
 import { describe, test } from 'node:test';
 import { ActPass } from '@actpass/sdk';
 import {
@@ -179,6 +182,26 @@ test('https with an authority of one’s own, as text and as bytes, and without 
       assert.deepEqual(await newClient(baseUrl, { ca: given }).preflight(ACTION), ALLOW);
     }
     assert.equal((await rejection(newClient(baseUrl).preflight(ACTION))).code, 'actpass.unreachable');
+  }));
+
+test('NODE_EXTRA_CA_CERTS names authorities, and must name some', () =>
+  hostile.play({ tls: 'trusted', steps: [answer(ALLOW)] }, async ({ baseUrl, ca }) => {
+    const folder = mkdtempSync(join(tmpdir(), 'actpass-'));
+    const before = process.env.NODE_EXTRA_CA_CERTS;
+    try {
+      process.env.NODE_EXTRA_CA_CERTS = join(folder, 'ca.pem');
+      const missing = /^NODE_EXTRA_CA_CERTS: expected CA certificates in PEM, found /;
+      assert.throws(() => newClient(baseUrl), { name: 'ActPassConfigError', message: missing });
+      writeFileSync(process.env.NODE_EXTRA_CA_CERTS, ca);
+      assert.deepEqual(await newClient(baseUrl).preflight(ACTION), ALLOW);
+    } finally {
+      rmSync(folder, { recursive: true });
+      if (before === undefined) {
+        delete process.env.NODE_EXTRA_CA_CERTS;
+      } else {
+        process.env.NODE_EXTRA_CA_CERTS = before;
+      }
+    }
   }));
 
 describe('verifyPassportOffline', () => {

@@ -84,7 +84,10 @@ export interface Action {
   passport?: string | undefined;
   /** How the answer is treated. Default: the client's. */
   mode?: Mode | undefined;
-  /** What makes a repetition known as one. Default: a fresh UUIDv7, kept on retries. */
+  /**
+   * What makes a repetition known as one: a second call with the same key runs nothing. Default: a fresh UUIDv7, kept on
+   * retries.
+   */
   idempotencyKey?: string | undefined;
   /** To whom the passport is shown. */
   audience?: string | undefined;

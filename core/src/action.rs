@@ -98,7 +98,10 @@ impl Action {
         self
     }
 
-    /// Sets what makes a repetition of this request known as one; a fresh UUIDv7 for each call by default.
+    /// Sets the key by which the gateway knows a repetition of this request; a fresh UUIDv7 for each call by default.
+    ///
+    /// A second call with the same key runs nothing: see [`guard`](crate::guard). Do not share a key between concurrent
+    /// calls.
     #[must_use]
     pub fn idempotency_key(mut self, key: impl Into<String>) -> Self {
         self.idempotency_key = Some(key.into());

@@ -287,7 +287,7 @@ impl Explanation {
                 format!("The certificate of the {peer} is for another name."),
                 [
                     "Use a name that the certificate lists; the error shows them.",
-                    "Or issue a certificate for this name.",
+                    "Or issue a certificate whose subjectAltName has this name (openssl req -addext subjectAltName=DNS:NAME or IP:ADDRESS).",
                 ],
             ),
         }

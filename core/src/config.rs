@@ -297,25 +297,25 @@ impl BaseUrl {
     }
 }
 
-/// The part of `url` before the path of a call, if it ends in one: in `/api/v1`, in a call below it, or in that of the
-/// public keys.
+/// The part of `url` before the path of a call, if it ends in one: in `/api/v1`, or in a call of the gateway's below it
+/// or beside it.
 fn before_call(url: &Url) -> Option<String> {
     const ROOT: &str = "/api/v1";
+    /// Those that a client does not make.
+    const OTHERS: [&str; 5] =
+        ["/api/v1/budgets", "/api/v1/halts", "/api/v1/tools", "/healthz", "/openapi.json"];
+    let calls = || Operation::ALL.iter().map(|operation| operation.path()).chain(OTHERS);
+    let first = |below: &str| below.split('/').nth(1).map(str::to_owned);
     let path = url.path().trim_end_matches('/').to_ascii_lowercase();
-    let mut calls = Operation::ALL.iter().map(|operation| operation.path());
-    let ends_in_call = |at: usize| {
-        let rest = path.get(at + ROOT.len()..).unwrap_or_default();
-        let group = |call: &str| call.strip_prefix(ROOT)?.split('/').nth(1).map(str::to_owned);
-        rest.is_empty()
-            || rest.strip_prefix('/').and_then(|rest| rest.split('/').next()).is_some_and(|first| {
-                Operation::ALL.iter().any(|operation| group(operation.path()).as_deref() == Some(first))
-            })
+    let is_call = |below: &str| {
+        let mut groups = calls().filter_map(|call| call.strip_prefix(ROOT));
+        below.is_empty() || below.starts_with('/') && groups.any(|group| first(group) == first(below))
     };
     let at = path
         .match_indices(ROOT)
+        .find(|(at, root)| is_call(path.get(at + root.len()..).unwrap_or_default()))
         .map(|(at, _)| at)
-        .find(|at| ends_in_call(*at))
-        .or_else(|| calls.find_map(|call| path.strip_suffix(call).map(str::len)))?;
+        .or_else(|| calls().find_map(|call| path.strip_suffix(call).map(str::len)))?;
     let mut base = url.clone();
     base.set_path(url.path().get(..at)?);
     Some(base.as_str().trim_end_matches('/').to_owned())
@@ -424,6 +424,9 @@ mod tests {
             ("https://gate.example/api/v1/approvals/apr_1", "https://gate.example"),
             ("https://gate.example/api/v1/team/api/v1", "https://gate.example/api/v1/team"),
             ("https://gate.example/.well-known/jwks.json", "https://gate.example"),
+            ("https://gate.example/x/healthz", "https://gate.example/x"),
+            ("https://gate.example/api/v1/tools/", "https://gate.example"),
+            ("https://gate.example//api/v1", "https://gate.example"),
         ] {
             let error = BaseUrl::parse(text, false).unwrap_err().to_string();
             assert!(error.contains(&format!("the client adds: {base} instead of ")), "{text}: {error}");

@@ -201,7 +201,10 @@ impl Tunnel {
             let problem = if error.is_parse() { ProxyProblem::Protocol } else { ProxyProblem::Interrupted };
             self.failed(problem, root_cause(&error))
         };
-        let (mut sender, connection) = http1::handshake(hop).await.map_err(broken)?;
+        // Some proxies know the names of headers in one spelling only.
+        let mut http = http1::Builder::new();
+        http.title_case_headers(true);
+        let (mut sender, connection) = http.handshake(hop).await.map_err(broken)?;
         let connection = pin!(connection.with_upgrades());
         let answer = pin!(async {
             let response = sender.send_request(request).await.map_err(broken)?;
@@ -230,7 +233,7 @@ impl Tunnel {
             Protocol::Socks5 { .. } => {
                 let mut socks = SocksV5::new(address, Made(Some(hop)));
                 if let Some(given) = &self.proxy.credentials {
-                    socks = socks.with_auth(given.user.clone(), given.password.clone());
+                    socks = socks.with_auth(given.user.clone(), given.password.expose().to_owned());
                 }
                 socks.call(gateway).await.map_err(|error| error.to_string())
             }
@@ -361,9 +364,12 @@ pub(crate) fn connect_problem(error: Source<'_>) -> ConnectProblem {
             _ => {}
         }
     }
+    // As which of these an ended connection shows depends on when it ended.
     let broke = |cause: Source<'_>| {
         cause.is::<h2::Error>()
-            || cause.downcast_ref::<hyper::Error>().is_some_and(hyper::Error::is_incomplete_message)
+            || cause.downcast_ref::<hyper::Error>().is_some_and(|error| {
+                error.is_incomplete_message() || error.is_canceled() || error.is_closed()
+            })
     };
     match causes(error).any(broke) {
         true => ConnectProblem::Interrupted,

@@ -20,6 +20,7 @@ use url::{Host, Url};
 
 use crate::config::{BaseUrl, is_localhost};
 use crate::error::Error;
+use crate::secret::Secret;
 
 const SYSTEM: &str = "the system's proxy settings";
 const FORMS: &str =
@@ -41,7 +42,7 @@ pub(crate) struct Proxy {
 #[derive(Clone)]
 pub(crate) struct Credentials {
     pub(crate) user: String,
-    pub(crate) password: String,
+    pub(crate) password: Secret,
 }
 
 /// How a proxy is asked for a tunnel.
@@ -146,13 +147,13 @@ impl Proxy {
             return bad("user name and password must be UTF-8");
         };
         let credentials = (!url.username().is_empty() || url.password().is_some())
-            .then_some(Credentials { user, password });
+            .then_some(Credentials { user, password: Secret::new(password) });
         match (protocol, &credentials) {
             (Protocol::Socks4 { .. }, Some(_)) => {
                 return bad("SOCKS4 has no passwords; use socks5 or socks5h");
             }
             (Protocol::Socks5 { .. }, Some(given))
-                if given.user.len() > 255 || given.password.len() > 255 =>
+                if given.user.len() > 255 || given.password.expose().len() > 255 =>
             {
                 return bad("SOCKS5 user names and passwords have at most 255 bytes");
             }
@@ -180,7 +181,7 @@ impl Proxy {
     /// The `proxy-authorization` header for an HTTP proxy, marked sensitive.
     pub(crate) fn authorization(&self) -> Option<HeaderValue> {
         let Credentials { user, password } = self.credentials.as_ref()?;
-        let encoded = BASE64_STANDARD.encode(format!("{user}:{password}"));
+        let encoded = BASE64_STANDARD.encode(format!("{user}:{}", password.expose()));
         let mut header = HeaderValue::try_from(format!("Basic {encoded}")).ok()?;
         header.set_sensitive(true);
         Some(header)

@@ -182,6 +182,10 @@ impl Authorities {
         }
         let mut authorities = Self::none();
         match authorities.add(&found.certs) {
+            0 if !found.certs.is_empty() => {
+                let problem = "the system's certificate authorities cannot be used: none can be parsed";
+                return Err(Error::config("tls", problem));
+            }
             0 => {
                 observe(|| {
                     tracing::debug!("the system has no certificate authorities; using the bundled ones")

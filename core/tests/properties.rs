@@ -44,6 +44,8 @@ mod model {
         if mode == Mode::Monitor {
             return true;
         }
+        // Whether the gateway may have taken an attempt whose answer did not come.
+        let mut lost = false;
         for (n, attempt) in attempts.iter().enumerate() {
             let last = n as u32 == max_retries;
             let again = match attempt {
@@ -54,18 +56,25 @@ mod model {
                 Attempt::Answers { .. } | Attempt::Never | Attempt::Panics => false,
             };
             if again && !last {
+                lost |= match attempt {
+                    Attempt::Answers { status: 429, .. }
+                    | Attempt::Answers { status: 503, retry_after: Some(_), .. } => false,
+                    Attempt::Answers { .. } | Attempt::Fails | Attempt::Never | Attempt::Panics => true,
+                };
                 continue;
             }
             return match attempt {
-                Attempt::Answers { status: 200..=299, body: Ok(body), .. } => allows(mode, body, request),
+                Attempt::Answers { status: 200..=299, body: Ok(body), .. } => {
+                    allows(mode, body, request, lost)
+                }
                 Attempt::Answers { .. } | Attempt::Fails | Attempt::Never | Attempt::Panics => false,
             };
         }
         panic!("there are as many attempts as a call can make")
     }
 
-    /// Whether a 2xx answer of this body lets the action run.
-    fn allows(mode: Mode, body: &[u8], request: &str) -> bool {
+    /// Whether a 2xx answer of this body lets the action run. No call here takes as long as the longest age.
+    fn allows(mode: Mode, body: &[u8], request: &str, lost: bool) -> bool {
         let Some(Value::Object(decision)) = read(body) else { return false };
         let text = |name: &str| decision.get(name).and_then(Value::as_str);
         let null_or = |name: &str, valid: &dyn Fn(&Value) -> bool| match decision.get(name) {
@@ -75,7 +84,13 @@ mod model {
         let request_hash = sha256_hex(&canonical(&read(request.as_bytes()).unwrap()));
         if !null_or("request_hash", &|hash| *hash == Value::String(request_hash.clone()))
             || !null_or("credential", &|credential| credential.get("token").is_some_and(Value::is_string))
+            || !null_or("replayed", &Value::is_boolean)
+            || !null_or("replay_age_ms", &Value::is_u64)
         {
+            return false;
+        }
+        let is_old = decision.get("replay_age_ms").and_then(Value::as_u64).is_some_and(|age| age > 0);
+        if decision.get("replayed") == Some(&Value::Bool(true)) && (!lost || is_old) {
             return false;
         }
         let recorded = text("evidence_event_id").is_some_and(|id| !id.is_empty());
@@ -410,10 +425,22 @@ fn member() -> impl Strategy<Value = String> {
             r#""request_hash":"{{request_hash}}""#,
             r#""reason_code":"x""#,
             r#""credential":{"token":"t"}"#,
+            r#""replayed":true"#,
+            r#""replay_age_ms":0"#,
+            r#""replay_age_ms":1000000000"#,
+            r#""replay_age_ms":1.5"#,
         ][..],
     );
     let names = select(
-        &["decision", "evidence_event_id", "request_hash", "credential", "approval_request_id", "x"][..],
+        &[
+            "decision",
+            "evidence_event_id",
+            "request_hash",
+            "credential",
+            "approval_request_id",
+            "replayed",
+            "x",
+        ][..],
     );
     let any = (names.prop_flat_map(key), space(), value())
         .prop_map(|(key, space, value)| format!("{key}:{space}{value}"));

@@ -194,6 +194,41 @@ fn socks_proxies_carry_the_call() {
 }
 
 #[test]
+fn http_proxies_carry_the_call_however_they_say_yes() {
+    for answer in [
+        "HTTP/1.1 200 OK\r\n\r\n",
+        "HTTP/1.0 200 Connection established\r\n\r\n",
+        "HTTP/1.1 200\r\nProxy-Agent: test\r\nContent-Length: 0\r\n\r\n",
+        "HTTP/1.1 200 OK\r\nTransfer-Encoding: chunked\r\nConnection: close\r\n\r\n",
+        "HTTP/1.1 299 Fine\r\n\r\n",
+    ] {
+        let heads = Arc::new(Mutex::new(Vec::new()));
+        let seen = Arc::clone(&heads);
+        let (listener, _) = proxy(move |mut client| {
+            let head = read_head(&mut client);
+            let target = head.split(' ').nth(1).unwrap().to_owned();
+            seen.lock().unwrap().push(head);
+            client.write_all(answer.as_bytes()).unwrap();
+            carry(client, &target);
+        });
+        let url = url_of(&listener, "http://us%65r:p%40ss@");
+        in_child("http_proxies_carry_the_call_however_they_say_yes", &[("https_proxy", &url)], || {
+            assert_eq!(ask(trusting(&secure())).unwrap(), DecisionWord::Allow);
+        });
+        if is_child() {
+            return;
+        }
+        let heads = heads.lock().unwrap();
+        let host = heads[0].split(' ').nth(1).unwrap();
+        // user:p@ss
+        let expected = format!(
+            "CONNECT {host} HTTP/1.1\r\nHost: {host}\r\nProxy-Authorization: Basic dXNlcjpwQHNz\r\n\r\n"
+        );
+        assert_eq!(*heads, [expected], "{answer}");
+    }
+}
+
+#[test]
 fn a_socks_proxy_resolves_names_if_its_scheme_says_so() {
     for (scheme, expected) in [("socks5h://", "3 gate.invalid"), ("socks4a://", "gate.invalid")] {
         let seen = Arc::new(Mutex::new(Vec::new()));
@@ -347,7 +382,7 @@ fn a_proxy_that_fails_is_named_with_its_setting_and_without_its_password() {
         (
             "HTTPS_PROXY",
             http,
-            Box::new(|client| std::mem::forget(client)),
+            Box::new(std::mem::forget),
             ErrorKind::Timeout,
             "",
             "did not open a tunnel to the gateway in time",
@@ -467,7 +502,7 @@ fn a_gateway_that_fails_behind_a_proxy_is_not_the_proxys_fault() {
 
 #[test]
 fn a_deadline_names_the_proxy() {
-    let (listener, _) = proxy(|client| std::mem::forget(client));
+    let (listener, _) = proxy(std::mem::forget);
     in_child("a_deadline_names_the_proxy", &[("HTTPS_PROXY", &url_of(&listener, "http://"))], || {
         let (error, _, _) = fails(trusting(&secure()).timeout(Duration::from_millis(500)));
         assert_eq!(error.kind(), ErrorKind::Timeout);
@@ -617,7 +652,7 @@ fn an_empty_name_of_an_authority_is_an_error_where_tls_libraries_take_it_for_one
                 match refused.as_str() {
                     "" => assert!(built.is_ok()),
                     name => {
-                        assert!(built.unwrap_err().to_string().starts_with(&format!("{name}: expected ")))
+                        assert!(built.unwrap_err().to_string().starts_with(&format!("{name}: expected ")));
                     }
                 }
             },

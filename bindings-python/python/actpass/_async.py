@@ -194,7 +194,7 @@ class AsyncActPassClient(Settings):
             user_id: On whose behalf the agent acts.
             passport: The passport that the action spends.
             mode: ``enforce``, ``strict``, ``warn`` or ``monitor``. Default: the client's.
-            idempotency_key: What makes a repetition known as one.
+            idempotency_key: What makes a repetition known as one: a second call with the same key runs nothing.
             audience: To whom the passport is shown.
             approval_request_id: The approved request that the action spends.
             tool_manifest_hash: The hash of the tool's definition as the agent sees it.

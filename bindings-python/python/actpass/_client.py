@@ -161,7 +161,7 @@ class ActPassClient(Settings):
         max_retries: How often a call is tried again at most, 0 to 10. Calls that are not safe to repeat are
             retried only where the gateway certainly did not take them.
         mode: The mode of calls that name none. Nothing in the environment can change it.
-        ca: Certificates of authorities to trust besides the system's, in PEM, as ``str`` or ``bytes``.
+        ca: Certificates to trust as well, as authorities and as a server's own, in PEM, as ``str`` or ``bytes``.
         circuit_failures: How many calls in a row must fail to reach the gateway for the circuit to open; 0 is never.
             While it is open, calls fail at once as ``actpass.unreachable`` with a ``retry_after``; see :attr:`circuit`.
         danger_allow_insecure_http: Permits plain ``http`` to another machine, where everyone on the way can read the
@@ -278,7 +278,7 @@ class ActPassClient(Settings):
             user_id: On whose behalf the agent acts.
             passport: The passport that the action spends.
             mode: ``enforce``, ``strict``, ``warn`` or ``monitor``. Default: the client's.
-            idempotency_key: What makes a repetition known as one.
+            idempotency_key: What makes a repetition known as one: a second call with the same key runs nothing.
             audience: To whom the passport is shown.
             approval_request_id: The approved request that the action spends.
             tool_manifest_hash: The hash of the tool's definition as the agent sees it.
