@@ -187,6 +187,18 @@ describe('with OpenTelemetry', () => {
     assert.ok(!JSON.stringify(spans()).includes('secret'));
   });
 
+  test('a function that throws nothing at all has failed', async () => {
+    await hostile.play([answer(ALLOW)], async (gateway) => {
+      const outcome = await newClient(gateway.baseUrl).guard({ ...ACTION, execute: () => Promise.reject() });
+      assert.deepEqual([outcome.executed, 'result' in outcome, outcome.error], [true, false, undefined]);
+    });
+    const [{ attributes, status }] = spans();
+    assert.deepEqual(
+      [attributes['error.type'], attributes['actpass.executed'], status],
+      ['undefined', true, { code: 2 }],
+    );
+  });
+
   test('every call has a span, by the names of all languages', async () => {
     const table = readFileSync(new URL('../../docs/telemetry.md', import.meta.url), 'utf8');
     const actpass = newClient('http://127.0.0.1:9');

@@ -386,7 +386,8 @@ export class ActPass {
         throw wrongArgument(`${member}: expected a result, found ${found}, whose body has not run and never will`);
       }
     } catch (error) {
-      told.ended(true, error);
+      told.ended(true);
+      told.failed(error);
       const recorded = recordOutcome ? await this.#record(call, traceparent, false) : undefined;
       return { ...reported(converting(() => door.failed(call))), error, ...recorded } as GuardOutcome<T>;
     }

@@ -49,9 +49,11 @@ export interface Told {
   decided(decision: Decision, error?: unknown): void;
   /** What came of an action that may have run. */
   ended(executed: boolean, error?: unknown): void;
+  /** What failed, which may be `undefined` where a function threw that. */
+  failed(error: unknown): void;
 }
 
-const NOBODY: Told = { decided() {}, ended() {} };
+const NOBODY: Told = { decided() {}, ended() {}, failed() {} };
 
 /** @internal Makes `call`, as a span that is current meanwhile if the program listens. */
 export function watching<R>(operation: string, about: () => Attributes, call: (told: Told) => Promise<R>): Promise<R> {
@@ -216,6 +218,9 @@ function now(): number {
 }
 
 function typeOf(error: unknown): string {
+  if (error === undefined || error === null) {
+    return `${error}`;
+  }
   const { code, constructor, name } = Object(error) as { code?: unknown; constructor?: Function; name?: unknown };
   return typeof code === 'string' && code.startsWith(PREFIX) ? code : `${constructor?.name || name || typeof error}`;
 }
