@@ -323,6 +323,20 @@ test('a blocked call carries what is known of the failure', () =>
     assert.equal(error.cause.kind, 'status');
   }));
 
+test('a member of all objects is not the result of a function that threw', () =>
+  hostile.play([answer(ALLOW)], async ({ baseUrl }) => {
+    const own = new Error('own');
+    Object.defineProperty(Object.prototype, 'result', { value: 'polluted', configurable: true });
+    try {
+      const refund = newClient(baseUrl).protect(() => Promise.reject(own), OPTIONS);
+      assert.equal(await rejection(refund()), own);
+      const outcome = await newClient(baseUrl).guard({ ...ACTION, execute: () => Promise.reject(own) });
+      assert.match(canonicalOutcome(outcome), /"kind":"action"/);
+    } finally {
+      delete Object.prototype.result;
+    }
+  }));
+
 describe('a result that cannot be written down', () => {
   const cyclic = {};
   cyclic.self = cyclic;

@@ -431,6 +431,10 @@ describe('an observer that fails changes no outcome', () => {
     'metrics that are no object': api(`{ metrics: 7, trace: 'text' }`),
     'a clock': `performance.now = fail;` + api(`{ ${tracer(`() => (${span('() => ({})')})`)} }`),
     'a console that throws': `console.warn = fail; console.error = fail;` + api(`{ trace: { getTracer: fail } }`),
+    'no console at all': `delete globalThis.console;${api(`{ trace: { getTracer: fail } }`)}`,
+    'no clock at all': `delete globalThis.performance;${api(`{ ${tracer(`() => (${span('() => ({})')})`)} }`)}`,
+    'a symbol registry of nonsense': `const own = Symbol.for; Symbol.for = (name) => (name.startsWith('opentelemetry') ? 7 : own(name));`,
+    'a prototype of all objects': `Object.prototype.trace = { getTracer: fail }; globalThis[key] = {};`,
     'a console that rejects': `console.warn = reject;` + api(`{ trace: { getTracer: fail } }`),
     'an error that cannot be printed': api(
       `{ trace: { getTracer() { throw { toString: fail, [Symbol.toPrimitive]: fail }; } } }`,
