@@ -24,7 +24,7 @@ use crate::client::Operation;
 use crate::config::{BaseUrl, Config};
 use crate::connect::Connector;
 use crate::error::{Error, ErrorKind};
-use crate::observe::{Unobserved, UnobservedTasks};
+use crate::observe::{UnobservedTasks, unobserved};
 use crate::trace::Traceparent;
 
 /// The largest body that is read from an answer: 1 MiB.
@@ -276,7 +276,7 @@ impl HttpTransport {
 
 impl Transport for HttpTransport {
     fn send(&self, request: Request) -> SendFuture<'_> {
-        Box::pin(Unobserved::new(self.exchange(request)))
+        Box::pin(unobserved(self.exchange(request)))
     }
 }
 
