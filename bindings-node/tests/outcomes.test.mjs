@@ -290,7 +290,7 @@ describe('arguments that change between the question and the run', () => {
       assert.equal(JSON.parse((await seen())[0].body).args.amount, 100);
     }));
 
-  test('an option that returns a promise is refused, and its rejection is nobody’s', () =>
+  test('an option that returns a promise is refused, and its rejection is handled', () =>
     hostile.play([slow(ALLOW)], async ({ baseUrl, seen }) => {
       for (const name of ['args', 'resource', 'userId', 'goal', 'passport', 'idempotencyKey', 'approvalRequestId']) {
         const options = { ...OPTIONS, [name]: async () => assert.fail('later') };

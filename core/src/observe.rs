@@ -1,7 +1,7 @@
 //! The one way to the program's `tracing` subscriber. A subscriber that panics changes nothing about a call.
 //!
-//! The panic ends here: the process's panic hook has reported it, by default on standard error. The transport's own crates
-//! know no such border, so they run without a subscriber ([`unobserved`]).
+//! The panic ends here: the panic hook has reported it, by default on standard error. The crates of the transport write to the
+//! same subscriber without this border, so they run without one ([`unobserved`]).
 
 use std::future::{Future, poll_fn};
 use std::panic::{AssertUnwindSafe, catch_unwind};
