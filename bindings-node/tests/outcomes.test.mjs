@@ -290,7 +290,7 @@ describe('arguments that change between the question and the run', () => {
       assert.equal(JSON.parse((await seen())[0].body).args.amount, 100);
     }));
 
-  test('an option that returns a promise is refused, and its rejection is nobody’s', () =>
+  test('an option that returns a promise is refused, and its rejection is handled', () =>
     hostile.play([slow(ALLOW)], async ({ baseUrl, seen }) => {
       for (const name of ['args', 'resource', 'userId', 'goal', 'passport', 'idempotencyKey', 'approvalRequestId']) {
         const options = { ...OPTIONS, [name]: async () => assert.fail('later') };
@@ -321,6 +321,20 @@ test('a blocked call carries what is known of the failure', () =>
     assert.deepEqual([error.name, error.code, error.kind], ['ActionBlockedError', 'actpass.gateway_error', 'blocked']);
     assert.deepEqual([error.status, error.retryable, error.operation], [503, true, 'preflight']);
     assert.equal(error.cause.kind, 'status');
+  }));
+
+test('a member of all objects is not the result of a function that threw', () =>
+  hostile.play([answer(ALLOW)], async ({ baseUrl }) => {
+    const own = new Error('own');
+    Object.defineProperty(Object.prototype, 'result', { value: 'polluted', configurable: true });
+    try {
+      const refund = newClient(baseUrl).protect(() => Promise.reject(own), OPTIONS);
+      assert.equal(await rejection(refund()), own);
+      const outcome = await newClient(baseUrl).guard({ ...ACTION, execute: () => Promise.reject(own) });
+      assert.match(canonicalOutcome(outcome), /"kind":"action"/);
+    } finally {
+      delete Object.prototype.result;
+    }
   }));
 
 describe('a result that cannot be written down', () => {

@@ -65,12 +65,33 @@ test('blocked is thrown, with the decision, and nothing runs', () =>
     },
   ));
 
+test('its message says why, in one line, whatever the gateway explains', async () => {
+  for (const [explain, message] of [
+    [{ summary: 'A refund over\n$500 needs\u0000a person.' }, ': A refund over $500 needs a person.'],
+    [{ summary: 'x'.repeat(1000) }, `: ${'x'.repeat(300)}`],
+    [{ summary: '' }, ''],
+    [{ summary: ['a list'] }, ': a list'],
+    [undefined, ''],
+    [null, ''],
+    ['text', ''],
+  ]) {
+    await hostile.play(
+      [answer({ decision: 'deny', reason_code: 'refund.over_limit', explain })],
+      async ({ baseUrl }) => {
+        const error = await rejection(newClient(baseUrl).protect(async () => assert.fail('it ran'), OPTIONS)());
+        assert.equal(error.message, `the action was not run: deny (refund.over_limit)${message}`);
+      },
+    );
+  }
+});
+
 test('a gate that fails blocks, and is the cause', () =>
   hostile.play({ listen: 'refused' }, async ({ baseUrl }) => {
     const actpass = newClient(baseUrl);
     const error = await rejection(actpass.protect(async () => assert.fail('it ran'), OPTIONS)());
     assert.deepEqual([error.name, error.code], ['ActionBlockedError', 'actpass.unreachable']);
     assert.ok(error.cause instanceof ActPassConnectionError);
+    assert.equal(error.message, `the action was not run: deny (actpass.unreachable): ${error.cause.message}`);
     assert.equal(await actpass.protect(async () => 'ran', { ...OPTIONS, mode: 'monitor' })(), 'ran');
   }));
 

@@ -187,6 +187,18 @@ describe('with OpenTelemetry', () => {
     assert.ok(!JSON.stringify(spans()).includes('secret'));
   });
 
+  test('a function that throws nothing at all has failed', async () => {
+    await hostile.play([answer(ALLOW)], async (gateway) => {
+      const outcome = await newClient(gateway.baseUrl).guard({ ...ACTION, execute: () => Promise.reject() });
+      assert.deepEqual([outcome.executed, 'result' in outcome, outcome.error], [true, false, undefined]);
+    });
+    const [{ attributes, status }] = spans();
+    assert.deepEqual(
+      [attributes['error.type'], attributes['actpass.executed'], status],
+      ['undefined', true, { code: 2 }],
+    );
+  });
+
   test('every call has a span, by the names of all languages', async () => {
     const table = readFileSync(new URL('../../docs/telemetry.md', import.meta.url), 'utf8');
     const actpass = newClient('http://127.0.0.1:9');
@@ -419,6 +431,10 @@ describe('an observer that fails changes no outcome', () => {
     'metrics that are no object': api(`{ metrics: 7, trace: 'text' }`),
     'a clock': `performance.now = fail;` + api(`{ ${tracer(`() => (${span('() => ({})')})`)} }`),
     'a console that throws': `console.warn = fail; console.error = fail;` + api(`{ trace: { getTracer: fail } }`),
+    'no console at all': `delete globalThis.console;${api(`{ trace: { getTracer: fail } }`)}`,
+    'no clock at all': `delete globalThis.performance;${api(`{ ${tracer(`() => (${span('() => ({})')})`)} }`)}`,
+    'a symbol registry of nonsense': `const own = Symbol.for; Symbol.for = (name) => (name.startsWith('opentelemetry') ? 7 : own(name));`,
+    'a prototype of all objects': `Object.prototype.trace = { getTracer: fail }; globalThis[key] = {};`,
     'a console that rejects': `console.warn = reject;` + api(`{ trace: { getTracer: fail } }`),
     'an error that cannot be printed': api(
       `{ trace: { getTracer() { throw { toString: fail, [Symbol.toPrimitive]: fail }; } } }`,

@@ -1,9 +1,9 @@
-/** Functions whose call runs nothing, and results whose body has not run: neither is the end of an action. */
+/** Detects functions whose call runs nothing, and results whose body has not run. */
 
 import { types } from 'node:util';
 import { describe, wrongArgument } from './json.js';
 
-/** What a call of such a function returns is refused by {@link unrun} as well; this finds it before anything is sent. */
+/** The tags of generator functions, also of bound ones and of proxies. */
 const GENERATOR_FUNCTIONS = ['GeneratorFunction', 'AsyncGeneratorFunction'];
 /** The tags of iterators over existing data, such as `Map Iterator`: they run nothing of the program. */
 const DATA_ITERATOR = / Iterator$/;
@@ -11,8 +11,8 @@ const DATA_ITERATOR = / Iterator$/;
 const CLASS = /^class(?=[\s{/])(?!\s*\()/;
 
 /**
- * @internal Checks that a call of `run` runs it; `member` is its name in messages. Generator functions are refused, bound
- * and proxied ones too, and so are classes and revoked proxies.
+ * @internal Checks that a call of `run` runs its body; `member` is its name in messages. Rejects generator functions (bound
+ * and proxied ones too), classes and revoked proxies.
  */
 export function checkFunction(member: string, run: unknown): void {
   if (typeof run !== 'function') {
@@ -36,8 +36,8 @@ function uncallable(run: Function): string | undefined {
 }
 
 /**
- * @internal What `result` is, for messages, if its body runs only when somebody iterates: a generator, or another iterator
- * that is none over existing data. It is closed. `undefined` for any other result, a stream among them.
+ * @internal Closes `result` and returns what it is, for messages, if its body runs only when it is iterated: a generator, or
+ * an iterator over anything but existing data. Returns `undefined` for any other result, such as a stream.
  */
 export function unrun(result: unknown): string | undefined {
   try {
@@ -47,7 +47,7 @@ export function unrun(result: unknown): string | undefined {
     }
     return found;
   } catch {
-    // A proxy that cannot be looked at is what the function returned.
+    // A proxy that cannot be inspected is a result like any other.
     return undefined;
   }
 }
@@ -75,14 +75,14 @@ function kindOf(result: unknown): string | undefined {
   return typeof iterator === 'function' && !DATA_ITERATOR.test(tagOf(result)) ? 'an iterator' : undefined;
 }
 
-/** Ends an iterator, so that what it holds is let go. How it takes that is of no interest. */
+/** Closes an iterator, so that it releases what it holds. Its errors are ignored. */
 function close(iterator: { return?: unknown }): void {
   try {
     if (typeof iterator.return === 'function') {
       Promise.resolve(iterator.return()).catch(() => {});
     }
   } catch {
-    // As above.
+    // The result is refused whether it closes or not.
   }
 }
 

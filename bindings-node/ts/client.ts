@@ -267,7 +267,7 @@ export class ActPass {
       if (!outcome.executed) {
         throw new ActionBlockedError(outcome.decision, outcome.error);
       }
-      if ('result' in outcome) {
+      if (Object.hasOwn(outcome, 'result')) {
         return outcome.result as Awaited<R>;
       }
       throw outcome.error;
@@ -386,7 +386,8 @@ export class ActPass {
         throw wrongArgument(`${member}: expected a result, found ${found}, whose body has not run and never will`);
       }
     } catch (error) {
-      told.ended(true, error);
+      told.ended(true);
+      told.failed(error);
       const recorded = recordOutcome ? await this.#record(call, traceparent, false) : undefined;
       return { ...reported(converting(() => door.failed(call))), error, ...recorded } as GuardOutcome<T>;
     }
@@ -491,7 +492,7 @@ export function signPayload(secret: string, payload: unknown): string {
 export function canonicalOutcome(outcome: GuardOutcome<unknown>): string {
   const { executed, decision, error } = outcome;
   const text = toJson('decision', decision);
-  const ofGate = !executed || 'result' in outcome;
+  const ofGate = !executed || Object.hasOwn(outcome, 'result');
   const { kind, status } = (ofGate ? (error ?? {}) : { kind: 'action' }) as Partial<ActPassError>;
   return converting(() => native.canonicalOutcome(executed, text, kind ?? null, status ?? null));
 }

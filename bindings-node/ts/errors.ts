@@ -143,7 +143,8 @@ export class ActionBlockedError extends ActPassError {
 
   constructor(decision: Exclude<Decision, { decision: 'allow' }>, cause?: ActPassError) {
     const code = decision.reason_code ?? 'actpass.blocked';
-    super(`the action was not run: ${decision.decision} (${code})`, {
+    const why = `${cause?.message ?? decision.explain?.summary ?? ''}`.replace(/[\p{Cc}\s]+/gu, ' ').slice(0, 300);
+    super(`the action was not run: ${decision.decision} (${code})${why && `: ${why}`}`, {
       code,
       kind: 'blocked',
       ...(cause && { ...(cause as object), code, kind: 'blocked', cause }),

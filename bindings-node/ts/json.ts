@@ -107,7 +107,7 @@ function container(member: string, value: object, depth: number, wrong: Wrong): 
   if (typeof toJSON === 'function') {
     const made: unknown = toJSON.call(value, member);
     if (types.isPromise(made)) {
-      // It is refused below, and nobody else awaits it.
+      // It is rejected as an argument below; its own rejection must not end the process.
       made.catch(() => {});
     }
     return write(member, made, depth + 1, wrong);

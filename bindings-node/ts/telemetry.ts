@@ -49,9 +49,11 @@ export interface Told {
   decided(decision: Decision, error?: unknown): void;
   /** What came of an action that may have run. */
   ended(executed: boolean, error?: unknown): void;
+  /** What failed, which may be `undefined` where a function threw that. */
+  failed(error: unknown): void;
 }
 
-const NOBODY: Told = { decided() {}, ended() {} };
+const NOBODY: Told = { decided() {}, ended() {}, failed() {} };
 
 /** @internal Makes `call`, as a span that is current meanwhile if the program listens. */
 export function watching<R>(operation: string, about: () => Attributes, call: (told: Told) => Promise<R>): Promise<R> {
@@ -153,7 +155,7 @@ class Watch implements Told {
     if (context !== undefined && inside !== undefined) {
       tell(() => {
         const returned = context.with(inside, once);
-        // The outcome of the call is `made`; what a context manager makes of it is nobody's.
+        // The outcome of the call is `made`. A promise that the context manager derives from it may reject as well.
         drop(returned, () => {});
       });
     }
@@ -184,7 +186,7 @@ class Watch implements Told {
   }
 
   failed(error: unknown): void {
-    // An error is the program's own object, whose members may throw.
+    // The members of a program's own error may throw.
     const type = tell(() => typeOf(error)) ?? typeof error;
     if (!this.#isMeasured) {
       this.#attributes['error.type'] = type;
@@ -216,13 +218,16 @@ function now(): number {
 }
 
 function typeOf(error: unknown): string {
+  if (error === undefined || error === null) {
+    return `${error}`;
+  }
   const { code, constructor, name } = Object(error) as { code?: unknown; constructor?: Function; name?: unknown };
   return typeof code === 'string' && code.startsWith(PREFIX) ? code : `${constructor?.name || name || typeof error}`;
 }
 
 /**
- * @internal Runs `call`, which calls code that observes: what it returned, or `undefined` where it threw or promised
- * something. The first failure of the process is printed, the others are dropped.
+ * @internal Runs `call`, which calls an observer. Returns its value, or `undefined` if it threw or returned a promise. The
+ * first failure of the process is printed, the others are dropped.
  */
 export function tell<R>(call: () => R): R | undefined {
   try {
@@ -234,7 +239,7 @@ export function tell<R>(call: () => R): R | undefined {
   }
 }
 
-/** Whether `returned` is a promise, whose rejection then goes to `rejected` and is nobody else's. */
+/** Whether `returned` is a promise. Its rejection goes to `rejected` and is handled there. */
 function drop(returned: unknown, rejected: (error: unknown) => void): boolean {
   const { then } = Object(returned) as { then?: unknown };
   if (typeof then !== 'function') {
@@ -261,6 +266,6 @@ function say(error: unknown): void {
       () => {},
     );
   } catch {
-    // There is nobody left to tell.
+    // Reporting failed as well; the outcome stands.
   }
 }

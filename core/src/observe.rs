@@ -1,7 +1,7 @@
 //! The one way to the program's `tracing` subscriber. A subscriber that panics changes nothing about a call.
 //!
-//! The panic ends here: the process's panic hook has reported it, by default on standard error. The transport's own crates
-//! know no such border, so they run without a subscriber ([`Unobserved`]).
+//! The panic ends here: the panic hook has reported it, by default on standard error. The crates of the transport write to the
+//! same subscriber without this border, so they run without one ([`unobserved`]).
 
 use std::future::{Future, poll_fn};
 use std::panic::{AssertUnwindSafe, catch_unwind};
@@ -74,32 +74,28 @@ impl Drop for Span {
     }
 }
 
-/// A future that runs, and is dropped, without a subscriber.
-pub(crate) struct Unobserved<'f, T>(Option<BoxFuture<'f, T>>);
-
-type BoxFuture<'f, T> = Pin<Box<dyn Future<Output = T> + Send + 'f>>;
-
-impl<'f, T> Unobserved<'f, T> {
-    pub(crate) fn new(future: impl Future<Output = T> + Send + 'f) -> Self {
-        Self(Some(Box::pin(future)))
-    }
+/// Runs `future`, and drops it, without a subscriber.
+pub(crate) async fn unobserved<F: Future>(future: F) -> F::Output {
+    let mut future = pin!(Some(future));
+    Unobserved(future.as_mut()).await
 }
 
-impl<T> Future for Unobserved<'_, T> {
-    type Output = T;
+struct Unobserved<'f, F>(Pin<&'f mut Option<F>>);
 
-    fn poll(mut self: Pin<&mut Self>, context: &mut Context<'_>) -> Poll<T> {
-        match &mut self.0 {
-            Some(future) => with_default(&Dispatch::none(), || future.as_mut().poll(context)),
+impl<F: Future> Future for Unobserved<'_, F> {
+    type Output = F::Output;
+
+    fn poll(mut self: Pin<&mut Self>, context: &mut Context<'_>) -> Poll<F::Output> {
+        match self.0.as_mut().as_pin_mut() {
+            Some(future) => with_default(&Dispatch::none(), || future.poll(context)),
             None => Poll::Pending,
         }
     }
 }
 
-impl<T> Drop for Unobserved<'_, T> {
+impl<F> Drop for Unobserved<'_, F> {
     fn drop(&mut self) {
-        let future = self.0.take();
-        with_default(&Dispatch::none(), || drop(future));
+        with_default(&Dispatch::none(), || self.0.set(None));
     }
 }
 
@@ -109,6 +105,6 @@ pub(crate) struct UnobservedTasks;
 
 impl<F: Future<Output: Send + 'static> + Send + 'static> Executor<F> for UnobservedTasks {
     fn execute(&self, task: F) {
-        tokio::spawn(Unobserved::new(task));
+        tokio::spawn(unobserved(task));
     }
 }

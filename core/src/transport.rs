@@ -27,7 +27,7 @@ use crate::connect::{
     ConnectProblem, Connector, Failing, ProxyFailure, Source, causes, connect_problem, root_cause,
 };
 use crate::error::{Error, ErrorKind};
-use crate::observe::{Unobserved, UnobservedTasks};
+use crate::observe::{UnobservedTasks, unobserved};
 use crate::tls::CaVariable;
 use crate::trace::Traceparent;
 
@@ -352,7 +352,7 @@ impl HttpTransport {
 
 impl Transport for HttpTransport {
     fn send(&self, request: Request) -> SendFuture<'_> {
-        Box::pin(Unobserved::new(self.exchange(request)))
+        Box::pin(unobserved(self.exchange(request)))
     }
 }
 

@@ -13,6 +13,7 @@ mod common;
 
 use std::cell::Cell;
 use std::fmt;
+use std::time::Duration;
 
 use actpass_core::{ActPass, Outcome, Verdict};
 use common::{action, allow, block_on, builder, gateway, respond, scripted};
@@ -177,6 +178,37 @@ fn over_http2_too() {
         BREAKS.set(place);
         assert!(block_on(guarded(&client)).executed(), "{place:?}");
         BREAKS.set(At::Never);
+    }
+}
+
+#[test]
+fn a_call_that_is_dropped_ends_without_a_panic() {
+    breaking();
+    let hang = json!([{"do": "hang", "at": "request"}]);
+    for place in PLACES {
+        for script in
+            [json!({"steps": hang.clone()}), json!({"tls": "trusted", "http2": true, "steps": hang.clone()})]
+        {
+            let gateway = scripted(script);
+            let mut builder = builder(&gateway);
+            if let Some(pem) = gateway.ca_pem() {
+                builder = builder.ca(pem);
+            }
+            let client = builder.build().unwrap();
+            let asked = async {
+                while gateway.seen().is_empty() {
+                    tokio::time::sleep(Duration::from_millis(2)).await;
+                }
+            };
+            BREAKS.set(place);
+            block_on(async {
+                tokio::select! {
+                    outcome = guarded(&client) => panic!("{outcome:?}"),
+                    () = asked => {}
+                }
+            });
+            BREAKS.set(At::Never);
+        }
     }
 }
 

@@ -198,7 +198,7 @@ final class CallTests: XCTestCase {
         let (held, runs) = (action, Counter())
         let task = Task { try await client.guard(held) { _ in runs.count() } }
         while try gateway.seen().count < 2 { try await Task.sleep(for: .milliseconds(5)) }
-        let ended = await within(.milliseconds(100)) {
+        let ended = await within(.seconds(5)) {
             task.cancel()
             return await task.result
         }

@@ -210,7 +210,8 @@ extension XCTestCase {
         throw Problem("no error")
     }
 
-    /// Expects that `body` takes less than this.
+    /// Expects that `body` takes less than this: far less than the deadline of the call that it ends, and far more than a
+    /// busy machine takes.
     func within<T>(_ limit: Duration, file: StaticString = #filePath, line: UInt = #line, _ body: () async throws -> T)
         async rethrows -> T
     {

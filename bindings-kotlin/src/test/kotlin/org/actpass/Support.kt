@@ -151,7 +151,7 @@ inline fun failure(body: () -> Any?): ActPassException {
     error("unreachable")
 }
 
-/** Expects that [body] takes less than [limit]. */
+/** Expects that [body] takes less than [limit]: far less than the deadline of the call that it ends, and far more than a busy machine takes. */
 inline fun <T> within(limit: Duration, body: () -> T): T {
     val (result, took) = measureTimedValue(body)
     assertTrue("took $took, allowed are $limit", took < limit)
