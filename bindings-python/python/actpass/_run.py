@@ -251,27 +251,33 @@ def _is_future(kind: type) -> bool:
 
 def _advice(kind: type, member: str = "execute_fn") -> str | None:
     """Return what to do instead of returning a body of this type; ``None`` if its objects are no bodies."""
+    if id(kind) in _PLAIN or id(kind) in _CONTAINERS:
+        return None
     if _has(kind, "__await__"):
         return _ADVICE[member]
     if issubclass(kind, _CONTEXT):
         return "enter it in the function"
-    if _has(kind, "__anext__", "asend", "athrow") or _only_iterates(kind):
+    if _has(kind, "__anext__") and (_has(kind, "asend", "athrow") or _only_iterates(kind)):
         return "return its items as a list: [item async for item in items]"
-    if _has(kind, "__next__", "send", "throw", "close") or id(kind) in _LAZY:
+    if _has(kind, "__next__") and (_has(kind, "send", "throw", "close") or id(kind) in _LAZY):
         return "return its items as a list"
     return None
 
 
 def _only_iterates(kind: type) -> bool:
     """Return whether objects of a class are for ``async for`` and nothing else: an open file can also be read."""
-    if not _has(kind, "__aiter__", "__anext__"):
-        return False
     names = {name for base in kind.__mro__ for name in vars(base) if not name.startswith("_")}
     return names <= {"aclose", "close"}
 
 
 def _has(kind: type, *names: str) -> bool:
-    return all(any(name in vars(base) for base in kind.__mro__) for name in names)
+    for name in names:
+        for base in kind.__mro__:
+            if name in base.__dict__:
+                break
+        else:
+            return False
+    return True
 
 
 def _close(body: Any) -> None:
