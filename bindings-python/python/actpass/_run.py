@@ -339,6 +339,9 @@ def run(
         result = execute_fn(context)
     except Exception as error:
         outcome, recorded = permit.failed(error)
+    except BaseException:
+        permit.abandoned()
+        raise
     else:
         outcome, recorded = _returned(permit, result)
     if recorded is not None:
