@@ -27,11 +27,6 @@ if TYPE_CHECKING:
 
 #: The flags of functions with ``*args``, and of those of which a call runs nothing, as ``inspect`` numbers them.
 _VARARGS, _GENERATOR, _COROUTINE, _ITERABLE_COROUTINE, _ASYNC_GENERATOR = 0x04, 0x20, 0x80, 0x100, 0x200
-#: How the standard library marks what returns a coroutine: the module and name of the mark, and the attribute.
-_MARKS = (
-    ("inspect", "_is_coroutine_mark", "_is_coroutine_marker"),
-    ("asyncio.coroutines", "_is_coroutine", "_is_coroutine"),
-)
 #: How many layers of a callable are looked at.
 _LAYERS = 64
 
@@ -76,12 +71,12 @@ def _shape_of_layer(layer: object) -> Shape:
 
 
 def _is_marked(function: object) -> bool:
-    """Return whether a function says that it returns a coroutine, as ``inspect.markcoroutinefunction`` has it."""
-    for module, name, attribute in _MARKS:
-        mark = getattr(sys.modules.get(module), name, None)
-        if mark is not None and _get(function, attribute) is mark:
-            return True
-    return False
+    """Return whether a function says that it returns a coroutine: by ``inspect``, or by ``asyncio`` before 3.12."""
+    inspect = sys.modules.get("inspect")
+    if inspect is not None and _get(function, "_is_coroutine_marker") is not None:
+        return bool(inspect.iscoroutinefunction(function))
+    mark = getattr(sys.modules.get("asyncio.coroutines"), "_is_coroutine", None)
+    return mark is not None and _get(function, "_is_coroutine") is mark
 
 
 def _layers(found: Any, most: int) -> Iterator[tuple[Any, bool]]:
