@@ -2,7 +2,9 @@
 
 use std::sync::{Mutex, PoisonError};
 
-use actpass_core::{ActPass, Action, Decision, Outcome, Settlement, Verdict, canonical_outcome as canonical};
+use actpass_core::{
+    ActPass, Action, Decision, Ended, Outcome, Settlement, Verdict, canonical_outcome as canonical,
+};
 use pyo3::IntoPyObjectExt;
 use pyo3::exceptions::{PyException, PyRuntimeError};
 use pyo3::prelude::*;
@@ -136,11 +138,15 @@ impl Permit {
         self.settle(py, Err(error))
     }
 
-    /// Records an action that was broken off, without waiting for it.
-    fn abandoned(&self) {
+    /// Records an action that was stopped, without waiting for it. What stopped it is not to be replaced, so a failure
+    /// is dropped.
+    fn abandoned(&self, py: Python<'_>) {
         if let (State::Running(settlement), Some(door)) = (self.replace(State::Settled), &self.recorder) {
-            let event = settlement.evidence(false, None);
-            door.tell(|actpass| async move { actpass.record_evidence(&event).await });
+            let _ = enter(py, || {
+                let event = settlement.evidence_of(Ended::Cancelled, None);
+                door.tell(|actpass| async move { actpass.record_stop(&event).await });
+                Ok(())
+            });
         }
     }
 }

@@ -61,7 +61,7 @@ impl Door {
         }
     }
 
-    /// Makes a call that nobody waits for, where that is possible.
+    /// Makes a call that nobody waits for, on the background thread, as far as that can be had.
     pub(crate) fn tell<T, F>(&self, call: impl FnOnce(ActPass) -> F)
     where
         T: Send + 'static,
@@ -69,7 +69,11 @@ impl Door {
     {
         match self {
             Self::Background(background) => drop(background.start(call, drop)),
-            Self::Calling(_) => (),
+            Self::Calling(host) => {
+                if let Ok(background) = Background::beside(host) {
+                    drop(background.start(call, drop));
+                }
+            }
         }
     }
 

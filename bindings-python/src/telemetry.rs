@@ -14,7 +14,7 @@ use std::time::{SystemTime, UNIX_EPOCH};
 
 use crate::convert::Function;
 use actpass_core::ActPass;
-use pyo3::exceptions::{PyMemoryError, PyRecursionError};
+use pyo3::exceptions::PyException;
 use pyo3::prelude::*;
 use tracing::field::{Field, Visit};
 use tracing::span::{Attributes, Id, Record};
@@ -34,8 +34,9 @@ impl Watch {
     pub(crate) fn begin(py: Python<'_>) -> PyResult<Self> {
         static BEGIN: Function = Function::of("actpass._telemetry", "begin");
         let told = BEGIN.bound(py)?.call0();
-        let told = told.and_then(|told| told.extract::<(Option<String>, u8)>());
-        let (traceparent, level) = despite(py, told)?.unwrap_or_default();
+        let told = told.and_then(|told| told.extract::<(Option<String>, u8, Option<Py<PyAny>>)>());
+        let (traceparent, level, stop) = despite(py, told)?.unwrap_or_default();
+        passing(py, stop)?;
         let log = (level > 0).then(|| Arc::new(Log { level, lines: Mutex::default() }));
         // One that is malformed is left away: a trace is no reason to block an action.
         Ok(Self { traceparent: traceparent.and_then(|text| text.parse().ok()), log })
@@ -61,24 +62,27 @@ impl Watch {
             return Ok(());
         };
         for line in mem::take(&mut *log.lines.lock().unwrap_or_else(PoisonError::into_inner)) {
-            despite(py, LOG.bound(py)?.call1((line.level, line.text, line.at)))?;
+            let told = LOG.bound(py)?.call1((line.level, line.text, line.at));
+            let stop = despite(py, told)?.filter(|stop| !stop.is_none());
+            passing(py, stop.map(Bound::unbind))?;
         }
         Ok(())
     }
 }
 
-/// The result of `told`. `actpass._telemetry` drops and reports what observers raise, and lets pass what signals raise,
-/// so that passes here too. What it cannot catch is that the interpreter has no room left to enter it.
+/// The result of `told`. `actpass._telemetry` drops and reports what observers raise; here are dropped its own failures,
+/// such as that of an interpreter without room left, or that is being taken down. What stops the program passes.
 fn despite<T>(py: Python<'_>, told: PyResult<T>) -> PyResult<Option<T>> {
     match told {
         Ok(told) => Ok(Some(told)),
-        Err(error)
-            if error.is_instance_of::<PyRecursionError>(py) || error.is_instance_of::<PyMemoryError>(py) =>
-        {
-            Ok(None)
-        }
+        Err(error) if error.is_instance_of::<PyException>(py) => Ok(None),
         Err(stop) => Err(stop),
     }
+}
+
+/// Raises what a signal raised while an observer ran.
+fn passing(py: Python<'_>, stop: Option<Py<PyAny>>) -> PyResult<()> {
+    stop.map_or(Ok(()), |stop| Err(PyErr::from_value(stop.into_bound(py))))
 }
 
 /// Has the core's log lines come here.

@@ -299,6 +299,7 @@ def test_a_cancellation_inside_the_function_is_passed_on_and_recorded(hostile: H
         evidence = gateway.seen()[1]
     assert evidence["path"] == "/api/v1/evidence/events"
     assert '"action.outcome"' in evidence["body"]
+    assert json.loads(evidence["body"])["metadata"]["ended"] == "cancelled"
 
 
 running: asyncio.Event

@@ -234,3 +234,23 @@ def test_every_call_says_which_it_was(hostile: Hostile, name: str) -> None:
             error = raised.value
     assert error.operation == ("preflight" if name == "guard" else name)
     assert str(error) == f"{error.operation}: the gateway answered 500: no"
+
+
+def test_kinds_are_those_of_the_core() -> None:
+    """Also of errors that the package itself makes; a word for each class."""
+    classes = [one for one in vars(actpass).values() if isinstance(one, type) and issubclass(one, ActPassError)]
+    kinds = {one.__name__: one.kind for one in classes}
+    assert kinds == {
+        "ActPassError": "internal",
+        "ActionBlocked": "blocked",
+        "ActPassArgumentError": "argument",
+        "ActPassAuthenticationError": "authentication",
+        "ActPassConfigError": "config",
+        "ActPassConnectionError": "connection",
+        "ActPassInternalError": "internal",
+        "ActPassPermissionError": "permission",
+        "ActPassRateLimitError": "rate_limit",
+        "ActPassResponseError": "response",
+        "ActPassStatusError": "status",
+        "ActPassTimeoutError": "timeout",
+    }

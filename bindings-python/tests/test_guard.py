@@ -5,6 +5,7 @@ from __future__ import annotations
 import asyncio
 import contextvars
 import gc
+import json
 import os
 import threading
 import time
@@ -26,6 +27,7 @@ from support import (
     Hostile,
     Played,
     answer,
+    capturing,
     everything_shown,
     new_client,
     request_hash,
@@ -386,3 +388,48 @@ def test_the_canonical_outcome(client: ActPassClient) -> None:
     assert canonical_outcome(ran) == f'{{"decision":{{{decision}}},{end}'
     failed: dict[str, Any] = {"decision": {"decision": "allow"}, "executed": True, "error": ValueError("x")}
     assert '"error":{"kind":"action","status":null}' in canonical_outcome(failed)
+
+
+class Stopped(BaseException):
+    """What stops a program, of the program's own."""
+
+
+@pytest.mark.parametrize("stop", [KeyboardInterrupt, SystemExit, GeneratorExit, asyncio.CancelledError, Stopped])
+def test_what_stops_the_function_passes_on_and_is_recorded(stop: type[BaseException]) -> None:
+    raised = stop()
+
+    def act(_: Any) -> None:
+        raise raised
+
+    with capturing() as server, new_client(server.base_url) as client:
+        with pytest.raises(stop) as caught:
+            client.guard(execute_fn=act, record_outcome=True, **ACTION)
+        assert caught.value is raised
+        until = time.monotonic() + 20
+        while len(server.captured) < 2 and time.monotonic() < until:
+            time.sleep(0.01)
+        decided, recorded = server.take()
+    assert decided.path.endswith("/preflight")
+    event = json.loads(recorded.body)
+    assert (event["event_type"], event["metadata"]["ended"]) == ("action.outcome", "cancelled")
+
+
+def test_a_stop_does_not_wait_for_its_recording(hostile: Hostile) -> None:
+    """The gateway never answers the recording; the stop is there long before the client would give up."""
+
+    def act(_: Any) -> None:
+        raise KeyboardInterrupt
+
+    with hostile.play(answer(ALLOW), {"do": "hang", "at": "request"}) as gateway:
+        client = new_client(gateway.base_url, timeout=600)
+        with pytest.raises(KeyboardInterrupt):
+            client.guard(execute_fn=act, record_outcome=True, **ACTION)
+
+
+def test_a_stop_is_not_recorded_unasked(allowing: Played, client: ActPassClient) -> None:
+    def act(_: Any) -> None:
+        raise SystemExit
+
+    with pytest.raises(SystemExit):
+        client.guard(execute_fn=act, **ACTION)
+    assert len(allowing.seen()) == 1

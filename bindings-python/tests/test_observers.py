@@ -164,7 +164,6 @@ PLACES: dict[str, Callable[[pytest.MonkeyPatch, Broken], Any]] = {
     ),
     "handler.emit": lambda patch, body: handler(patch, emit=body),
     "handler.handle": lambda patch, body: handler(patch, handle=body),
-    "handler.acquire": lambda patch, body: handler(patch, acquire=body),
     "filter": lambda patch, body: handler(patch, added_filter=body),
     "logger's filter": lambda patch, body: patch.setattr(logging.getLogger("actpass"), "filters", [body]),
     "formatter": formatter,

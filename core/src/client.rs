@@ -38,6 +38,9 @@ use crate::token::{PublicKey, Unverified};
 use crate::trace::Traceparent;
 use crate::transport::{Answer, BodyError, HttpTransport, Request, Transport};
 
+/// For how long it is tried to record that an action was stopped.
+const STOP_RECORDED_WITHIN: Duration = Duration::from_secs(1);
+
 /// A client of an ActPass gateway. Cloning is cheap, and all clones share the same connections.
 ///
 /// Its methods need a tokio runtime with its timer and I/O enabled; [`crate::runtime::Host`] brings one to programs that
@@ -458,6 +461,21 @@ impl ActPass {
         let body = request::evidence(event)?;
         let document = self.document(Request::new(Operation::RecordEvidence, body), None).await?;
         RecordedEvidence::parse(document).map_err(|problem| invalid(Operation::RecordEvidence, &problem))
+    }
+
+    /// Records that an action was stopped: [`ActPass::record_evidence`], given up after one second, because the
+    /// program that was stopped does not wait for it.
+    ///
+    /// # Errors
+    ///
+    /// As [`ActPass::record_evidence`]; [`ErrorKind::Timeout`] after one second.
+    pub async fn record_stop(&self, event: &EvidenceEvent) -> Result<RecordedEvidence, Error> {
+        tokio::time::timeout(STOP_RECORDED_WITHIN, self.record_evidence(event)).await.unwrap_or_else(
+            |_elapsed| {
+                let problem = format!("no answer within {} s", STOP_RECORDED_WITHIN.as_secs_f64());
+                Err(Error::new(ErrorKind::Timeout, problem).with_operation(Operation::RecordEvidence))
+            },
+        )
     }
 
     fn preflight_body(&self, action: &Action) -> Result<Bytes, Error> {

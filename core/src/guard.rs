@@ -422,6 +422,31 @@ impl ExecutionContext {
     }
 }
 
+/// How an action ended, as the ledger records it.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub enum Ended {
+    /// It had begun and was stopped: the program or its task ends.
+    Cancelled,
+    /// It ended with an error of its own.
+    Failed,
+    /// It returned.
+    Returned,
+    /// A framework's control-flow signal suspended it.
+    Suspended,
+}
+
+impl Ended {
+    /// Its word in the event.
+    pub const fn as_str(self) -> &'static str {
+        match self {
+            Self::Cancelled => "cancelled",
+            Self::Failed => "failed",
+            Self::Returned => "returned",
+            Self::Suspended => "suspended",
+        }
+    }
+}
+
 /// Turns how the action ended into the [`Outcome`] that the guard reports.
 ///
 /// It comes from [`Permit::spend`]; see [`Verdict`] for an example.
@@ -440,9 +465,14 @@ impl Settlement {
     /// `returned` says whether it returned or ended with an error of its own; `response` is what it returned, where that
     /// is JSON, of which the hash is recorded.
     pub fn evidence(&self, returned: bool, response: Option<&Json>) -> EvidenceEvent {
+        self.evidence_of(if returned { Ended::Returned } else { Ended::Failed }, response)
+    }
+
+    /// The same event for an action that ended so; `response` is what it returned, if it returned.
+    pub fn evidence_of(&self, ended: Ended, response: Option<&Json>) -> EvidenceEvent {
         let text = |name: &str| self.decision.member(name)?.as_str().map(str::to_owned);
         let request = Json::parse(&self.request).unwrap_or(Json::Null);
-        let ended = Json::from(if returned { "returned" } else { "failed" });
+        let ended = Json::from(ended.as_str());
         let decided = text("evidence_event_id").map_or(Json::Null, Json::String);
         EvidenceEvent {
             event_type: ACTION_OUTCOME.to_owned(),

@@ -77,7 +77,8 @@ pub use decision::{Credential, Decision, DecisionWord, Explain};
 pub use error::{Error, ErrorKind, Fault};
 pub use evidence::{EvidenceEvent, RecordedEvidence};
 pub use guard::{
-    ACTION_OUTCOME, Blocked, ExecutionContext, Mode, Outcome, Permit, Settlement, Verdict, canonical_outcome,
+    ACTION_OUTCOME, Blocked, Ended, ExecutionContext, Mode, Outcome, Permit, Settlement, Verdict,
+    canonical_outcome,
 };
 pub use hash::{canonical_json, hash_payload, sha256_hex, sign_payload};
 pub use json::Json;

@@ -189,7 +189,7 @@ class AsyncActPassClient(Settings):
             goal: This and all that is not listed here: as for :meth:`preflight`.
             tool: The tool that it is about to use.
             args: The tool's arguments.
-            execute_fn: What is to run.
+            execute_fn: What is to run: a function of one argument, the context. Generator functions are refused.
             resource: What the tool acts on.
             user_id: On whose behalf the agent acts.
             passport: The passport that the action spends.
@@ -206,13 +206,16 @@ class AsyncActPassClient(Settings):
         Returns:
             A dict: ``decision`` and ``executed`` always; ``result`` when the function ran and returned; ``error``
             when it ran and raised (that very exception) or when the gate failed (an
-            :class:`~actpass.ActPassError`). If the gate failed, the decision is one that the SDK made: ``deny``
-            with a ``reason_code`` such as ``actpass.unreachable``, and what to check in ``explain``. ``approval``, a
-            small dict to keep and give to :meth:`resume`, when a person has to decide first. With ``record_outcome``,
+            :class:`~actpass.ActPassError`). A coroutine, generator or other body that it returned and that nobody would
+            run is an ``error`` too (an :class:`~actpass.ActPassArgumentError`), and is closed.
+            If the gate failed, the decision is one that the SDK made: ``deny`` with a ``reason_code`` such as
+            ``actpass.unreachable``, and what to check in ``explain``. ``approval``, a small dict to keep and give to
+            :meth:`resume`, when a person has to decide first. With ``record_outcome``,
             what came of that: ``evidence`` (the ledger's answer) or ``evidence_error``.
 
         Raises:
-            ActPassArgumentError: Something cannot be sent. Nothing was sent and nothing ran, in any mode.
+            ActPassArgumentError: Something cannot be sent, or ``execute_fn`` cannot be called with the context or would
+                run later. Nothing was sent and nothing ran, in any mode.
             asyncio.CancelledError: The task was cancelled. Before the verdict: nothing runs. While the function ran: it
                 has been cancelled too, and with ``record_outcome`` the ledger is told, as far as that still succeeds.
         """
@@ -279,7 +282,7 @@ class AsyncActPassClient(Settings):
 
         Args:
             pending: What :meth:`guard` reported as ``approval``, also after a way through JSON.
-            execute_fn: What is to run.
+            execute_fn: What is to run: a function of one argument, the context. Generator functions are refused.
             passport: A passport, if the action needs one: ``pending`` holds no secret.
             wait_for_approval: As for :meth:`guard`. Default: it is not held, and comes back as blocked if nobody has
                 decided yet.

@@ -272,8 +272,8 @@ class ActPassClient(Settings):
             goal: This and all that is not listed here: as for :meth:`preflight`.
             tool: The tool that it is about to use.
             args: The tool's arguments.
-            execute_fn: What is to run: a function that is done when it returns. ``async def`` is for
-                :class:`~actpass.AsyncActPassClient`.
+            execute_fn: What is to run: a function of one argument, the context, that is done when it returns.
+                ``async def`` is for :class:`~actpass.AsyncActPassClient`; generator functions are refused.
             resource: What the tool acts on.
             user_id: On whose behalf the agent acts.
             passport: The passport that the action spends.
@@ -290,14 +290,18 @@ class ActPassClient(Settings):
         Returns:
             A dict: ``decision`` and ``executed`` always; ``result`` when the function ran and returned; ``error``
             when it ran and raised (that very exception) or when the gate failed (an
-            :class:`~actpass.ActPassError`). If the gate failed, the decision is one that the SDK made: ``deny``
-            with a ``reason_code`` such as ``actpass.unreachable``, and what to check in ``explain``. ``approval``, a
-            small dict to keep and give to :meth:`resume`, when a person has to decide first. With ``record_outcome``,
+            :class:`~actpass.ActPassError`). A coroutine, generator or other body that it returned and that nobody would
+            run is an ``error`` too (an :class:`~actpass.ActPassArgumentError`), and is closed.
+            If the gate failed, the decision is one that the SDK made: ``deny`` with a ``reason_code`` such as
+            ``actpass.unreachable``, and what to check in ``explain``. ``approval``, a small dict to keep and give to
+            :meth:`resume`, when a person has to decide first. With ``record_outcome``,
             what came of that: ``evidence`` (the ledger's answer) or ``evidence_error``.
 
         Raises:
-            ActPassArgumentError: Something cannot be sent. Nothing was sent and nothing ran, in any mode.
-            KeyboardInterrupt: And whatever else stops a program; it is never swallowed.
+            ActPassArgumentError: Something cannot be sent, or ``execute_fn`` cannot be called with the context or would
+                run later. Nothing was sent and nothing ran, in any mode.
+            KeyboardInterrupt: And whatever else stops a program; it is never swallowed. If the function has run, its
+                attribute ``actpass_outcome`` is the outcome.
 
         >>> client = ActPassClient(api_key="apk_dev", base_url="http://127.0.0.1:9", max_retries=0)
         >>> out = client.guard("demo", "demo.tool", {}, lambda ctx: print("ran"))
@@ -342,8 +346,8 @@ class ActPassClient(Settings):
 
         Args:
             pending: What :meth:`guard` reported as ``approval``, also after a way through JSON.
-            execute_fn: What is to run: a function that is done when it returns. ``async def`` is for
-                :class:`~actpass.AsyncActPassClient`.
+            execute_fn: What is to run: a function of one argument, the context, that is done when it returns.
+                ``async def`` is for :class:`~actpass.AsyncActPassClient`; generator functions are refused.
             passport: A passport, if the action needs one: ``pending`` holds no secret.
             wait_for_approval: As for :meth:`guard`. Default: it is not held, and comes back as blocked if nobody has
                 decided yet.

@@ -27,11 +27,6 @@ if TYPE_CHECKING:
 
 #: The flags of functions with ``*args``, and of those of which a call runs nothing, as ``inspect`` numbers them.
 _VARARGS, _GENERATOR, _COROUTINE, _ITERABLE_COROUTINE, _ASYNC_GENERATOR = 0x04, 0x20, 0x80, 0x100, 0x200
-#: How the standard library marks what returns a coroutine: the module and name of the mark, and the attribute.
-_MARKS = (
-    ("inspect", "_is_coroutine_mark", "_is_coroutine_marker"),
-    ("asyncio.coroutines", "_is_coroutine", "_is_coroutine"),
-)
 #: How many layers of a callable are looked at.
 _LAYERS = 64
 
@@ -76,12 +71,12 @@ def _shape_of_layer(layer: object) -> Shape:
 
 
 def _is_marked(function: object) -> bool:
-    """Return whether a function says that it returns a coroutine, as ``inspect.markcoroutinefunction`` has it."""
-    for module, name, attribute in _MARKS:
-        mark = getattr(sys.modules.get(module), name, None)
-        if mark is not None and _get(function, attribute) is mark:
-            return True
-    return False
+    """Return whether a function says that it returns a coroutine: by ``inspect``, or by ``asyncio`` before 3.12."""
+    inspect = sys.modules.get("inspect")
+    if inspect is not None and _get(function, "_is_coroutine_marker") is not None:
+        return bool(inspect.iscoroutinefunction(function))
+    mark = getattr(sys.modules.get("asyncio.coroutines"), "_is_coroutine", None)
+    return mark is not None and _get(function, "_is_coroutine") is mark
 
 
 def _layers(found: Any, most: int) -> Iterator[tuple[Any, bool]]:
@@ -251,27 +246,33 @@ def _is_future(kind: type) -> bool:
 
 def _advice(kind: type, member: str = "execute_fn") -> str | None:
     """Return what to do instead of returning a body of this type; ``None`` if its objects are no bodies."""
+    if id(kind) in _PLAIN or id(kind) in _CONTAINERS:
+        return None
     if _has(kind, "__await__"):
         return _ADVICE[member]
     if issubclass(kind, _CONTEXT):
         return "enter it in the function"
-    if _has(kind, "__anext__", "asend", "athrow") or _only_iterates(kind):
+    if _has(kind, "__anext__") and (_has(kind, "asend", "athrow") or _only_iterates(kind)):
         return "return its items as a list: [item async for item in items]"
-    if _has(kind, "__next__", "send", "throw", "close") or id(kind) in _LAZY:
+    if _has(kind, "__next__") and (_has(kind, "send", "throw", "close") or id(kind) in _LAZY):
         return "return its items as a list"
     return None
 
 
 def _only_iterates(kind: type) -> bool:
     """Return whether objects of a class are for ``async for`` and nothing else: an open file can also be read."""
-    if not _has(kind, "__aiter__", "__anext__"):
-        return False
     names = {name for base in kind.__mro__ for name in vars(base) if not name.startswith("_")}
     return names <= {"aclose", "close"}
 
 
 def _has(kind: type, *names: str) -> bool:
-    return all(any(name in vars(base) for base in kind.__mro__) for name in names)
+    for name in names:
+        for base in kind.__mro__:
+            if name in base.__dict__:
+                break
+        else:
+            return False
+    return True
 
 
 def _close(body: Any) -> None:
@@ -333,6 +334,9 @@ def run(
         result = execute_fn(context)
     except Exception as error:
         outcome, recorded = permit.failed(error)
+    except BaseException:
+        permit.abandoned()
+        raise
     else:
         outcome, recorded = _returned(permit, result)
     if recorded is not None:

@@ -65,14 +65,20 @@ def carry(stop: BaseException, outcome: object) -> None:
         stop.actpass_outcome = outcome  # type: ignore[attr-defined]
 
 
-def begin() -> tuple[str | None, int]:
-    """Return the ``traceparent`` of the current span, and the level from which the log is listened to, or 0."""
+def begin() -> tuple[str | None, int, BaseException | None]:
+    """Return the ``traceparent`` of the current span, the level from which the log is listened to, and what to raise.
+
+    The level is 0 where nobody listens. What is raised here, and is not returned, is dropped.
+    """
     if _observing.get():
-        return None, 0
+        return None, 0, None
     trace, logging = sys.modules.get("opentelemetry.trace"), sys.modules.get("logging")
-    traceparent = None if trace is None else observe(_TRACING, _traceparent, trace)
-    level = None if logging is None else observe(_LOGGING, _level, logging)
-    return traceparent, level or 0
+    try:
+        traceparent = None if trace is None else observe(_TRACING, _traceparent, trace)
+        level = None if logging is None else observe(_LOGGING, _level, logging)
+    except BaseException as stop:
+        return None, 0, stop
+    return traceparent, level or 0, None
 
 
 def _traceparent(trace: Any) -> str | None:
@@ -88,9 +94,13 @@ def _level(logging: Any) -> int:
     return listened if 0 < listened <= _LEVELS and not logger.disabled and logger.hasHandlers() else 0
 
 
-def log(level: int, text: str, at: float) -> None:
-    """Hand a line of the core's log to ``logging``, with the time ``at`` which it was written."""
-    observe(_LOGGING, _log, level, text, at)
+def log(level: int, text: str, at: float) -> BaseException | None:
+    """Hand a line of the core's log to ``logging``, with the time ``at`` which it was written; return what to raise."""
+    try:
+        observe(_LOGGING, _log, level, text, at)
+    except BaseException as stop:
+        return stop
+    return None
 
 
 def _log(level: int, text: str, at: float) -> None:
