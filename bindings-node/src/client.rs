@@ -4,7 +4,7 @@ use std::future::Future;
 use std::sync::Arc;
 use std::time::Duration;
 
-use actpass_core::{ActPass, Action, Error, ErrorKind, Secret};
+use actpass_core::{ActPass, Action, CaVariable, Error, ErrorKind, Secret};
 use napi_derive::napi;
 
 use crate::convert::Members;
@@ -56,7 +56,9 @@ impl Client {
             if let Some(ca) = settings.optional("ca")? {
                 builder = builder.ca(ca);
             }
-            builder = builder.danger_allow_insecure_http(settings.switch("dangerAllowInsecureHttp")?);
+            builder = builder
+                .ca_variables([CaVariable::adding("NODE_EXTRA_CA_CERTS")])
+                .danger_allow_insecure_http(settings.switch("dangerAllowInsecureHttp")?);
             Ok(Self(builder.build()?))
         })
     }

@@ -2,7 +2,7 @@
 
 use actpass_core::json::{Style, Text};
 use actpass_core::{
-    Action, Decision, Error, ErrorKind, EvidenceEvent, Json, Outcome, PendingApproval, Settlement,
+    Action, Decision, Error, ErrorKind, EvidenceEvent, Json, Outcome, PendingApproval, Settlement, Verdict,
     canonical_outcome as canonical,
 };
 use napi_derive::napi;
@@ -85,6 +85,14 @@ impl Permit {
         let credential = context.credential().map_or("null", |credential| credential.as_json());
         let given = format!(r#"{{"credential":{credential},"decision":{}}}"#, context.decision().as_json());
         Ok((given, Self::Running(settlement)))
+    }
+
+    /// Rules again on an action whose arguments are no longer those that were judged.
+    pub(crate) fn arguments_changed(self) -> Result<Verdict, Error> {
+        match self {
+            Self::Granted(permit) => Ok(permit.arguments_changed()),
+            Self::Running(_) => Err(Error::new(ErrorKind::Internal, "the permit is spent")),
+        }
     }
 
     /// The event that records how the running action ended.

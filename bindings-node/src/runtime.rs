@@ -119,6 +119,18 @@ impl Door {
         })
     }
 
+    /// Rules again on a permitted call whose arguments changed: the outcome if that blocks it, nothing if it may still run.
+    #[napi]
+    pub fn arguments_changed(&self, call: i64) -> napi::Result<Option<String>> {
+        enter(|| match self.permit(call)?.arguments_changed()? {
+            Verdict::Blocked(blocked) => Ok(Some(report(&Outcome::Blocked(blocked)))),
+            Verdict::Proceed(permit) => {
+                self.calls.borrow_mut().insert(call, Stage::Permitted(Permit::Granted(permit)));
+                Ok(None)
+            }
+        })
+    }
+
     /// The outcome of an action that returned, without its result.
     #[napi]
     pub fn returned(&self, call: i64) -> napi::Result<String> {
@@ -200,7 +212,10 @@ impl<L: FnOnce(Error) -> Ended> Arrival<L> {
 
 impl<L: FnOnce(Error) -> Ended> Drop for Arrival<L> {
     fn drop(&mut self) {
-        self.lose(Error::new(ErrorKind::Internal, "the call was dropped, or a panic in the SDK ended it"));
+        self.lose(match std::thread::panicking() {
+            true => panicked(),
+            false => Error::new(ErrorKind::Internal, "the call was dropped before it ended"),
+        });
     }
 }
 

@@ -12,7 +12,7 @@ import {
   PeriodicExportingMetricReader,
 } from '@opentelemetry/sdk-metrics';
 import { InMemorySpanExporter, NodeTracerProvider, SimpleSpanProcessor } from '@opentelemetry/sdk-trace-node';
-import { ACTION, ALLOW, answer, Hostile, newClient, rejection } from './support.mjs';
+import { ACTION, ALLOW, answer, Hostile, newClient, rejection, runModule } from './support.mjs';
 
 const hostile = new Hostile();
 const DENY = answer({ decision: 'deny', reason_code: 'refund.over_limit' });
@@ -235,6 +235,44 @@ describe('with OpenTelemetry', () => {
     assert.ok(value.max < 0.4, 'the function is in it');
   });
 
+  test('a processor, sampler, exporter or reader of its own that fails changes nothing', async () => {
+    const key = Symbol.for('opentelemetry.js.api.1');
+    const kept = globalThis[key];
+    const fail = () => {
+      throw new Error('of the program');
+    };
+    const quiet = { onStart() {}, onEnd() {}, forceFlush: async () => {}, shutdown: async () => {} };
+    const exporting = (exported) => new SimpleSpanProcessor({ export: exported, shutdown: async () => {} });
+    const providers = {
+      'a processor at the start': { spanProcessors: [{ ...quiet, onStart: fail }] },
+      'a processor at the end': { spanProcessors: [{ ...quiet, onEnd: fail }] },
+      'a processor while ending': { spanProcessors: [{ ...quiet, onEnding: fail }] },
+      'a sampler': { sampler: { shouldSample: fail }, spanProcessors: [quiet] },
+      'a sampler of nonsense': { sampler: { shouldSample: () => undefined }, spanProcessors: [quiet] },
+      'ids of nonsense': { idGenerator: { generateTraceId: () => 7, generateSpanId: fail }, spanProcessors: [quiet] },
+      'an exporter that throws': { spanProcessors: [exporting(fail)] },
+      'an exporter that reports a failure': { spanProcessors: [exporting((_, done) => done({ code: 1 }))] },
+      'an exporter that never ends': { spanProcessors: [exporting(() => {})] },
+    };
+    await hostile.play([answer(ALLOW)], async (gateway) => {
+      const actpass = newClient(gateway.baseUrl);
+      for (const [name, settings] of Object.entries(providers)) {
+        const broken = new NodeTracerProvider(settings);
+        globalThis[key] = { context: kept.context, trace: broken };
+        try {
+          const own = new Error('own');
+          let runs = 0;
+          const returned = await actpass.guard({ ...ACTION, execute: () => (runs += 1) });
+          assert.deepEqual([returned.executed, returned.result], [true, 1], name);
+          assert.equal((await actpass.guard({ ...ACTION, execute: () => Promise.reject(own) })).error, own, name);
+          assert.equal(await actpass.protect(() => (runs += 1), { ...ACTION, args: {} })(), 2, name);
+        } finally {
+          globalThis[key] = kept;
+        }
+      }
+    });
+  });
+
   test('one that is broken changes nothing', async () => {
     const key = Symbol.for('opentelemetry.js.api.1');
     const kept = globalThis[key];
@@ -271,6 +309,190 @@ describe('with OpenTelemetry', () => {
         globalThis[key] = kept;
       }
       assert.equal((await gateway.seen()).length, 2 * broken.length);
+    });
+  });
+});
+
+/** A program of its own, whose OpenTelemetry and console are what `setUp` makes of them. */
+async function programWith(setUp, flags = []) {
+  const code = `
+    import { ActPass } from '@actpass/sdk';
+    import { createServer } from 'node:http';
+    const fail = () => { throw new Error('of the observer'); };
+    const reject = () => Promise.reject(new Error('of the observer'));
+    const later = () => ({ then: (_, no) => setTimeout(() => no(new Error('of the observer')), 1) });
+    const key = Symbol.for('opentelemetry.js.api.1');
+    ${setUp}
+    const server = createServer((request, response) => {
+      request.resume();
+      const isEvidence = request.url.endsWith('/events');
+      response.end(JSON.stringify(isEvidence ? { event_id: 'ev_2' } : { decision: 'allow' }));
+    });
+    server.listen(0, '127.0.0.1', async () => {
+      const baseUrl = 'http://127.0.0.1:' + server.address().port;
+      const actpass = new ActPass({ apiKey: 'apk_dev', baseUrl, maxRetries: 0 });
+      const action = { goal: 'g', tool: 't', args: {}, recordOutcome: true };
+      const result = {};
+      let runs = 0;
+      for (let round = 0; round < 2; round += 1) {
+        const returned = await actpass.guard({ ...action, execute: () => ((runs += 1), result) });
+        const own = new Error('own');
+        const thrown = await actpass.guard({ ...action, execute: () => { runs += 1; throw own; } });
+        const safe = actpass.protect(async () => ((runs += 1), result), { goal: 'g', tool: 't' });
+        const kept = [returned.result === result, returned.evidence?.event_id === 'ev_2', thrown.error === own,
+          thrown.evidence?.event_id === 'ev_2', (await safe()) === result, (await actpass.preflight({ goal: 'g', tool: 't', args: {} })).decision === 'allow'];
+        if (kept.includes(false)) process.stdout.write(JSON.stringify(kept));
+      }
+      // What was rejected meanwhile would end the process here.
+      await new Promise((resolve) => setTimeout(resolve, 20));
+      process.stdout.write('runs ' + runs);
+      server.close();
+      server.closeAllConnections();
+    });`;
+  return runModule(code, { flags });
+}
+
+describe('an observer that fails changes no outcome', () => {
+  const span = (how) =>
+    `{ spanContext: ${how}, setAttribute: ${how}, setStatus: ${how}, recordException: ${how}, addEvent: ${how}, end: ${how} }`;
+  const api = (members) => `globalThis[key] = ${members};`;
+  const context = `{ active: () => ({ getValue: () => undefined, setValue() { return this; } }), with: (_, call) => call() }`;
+  const tracer = (startSpan) => `trace: { getTracer: () => ({ startSpan: ${startSpan} }) }`;
+  const programs = {
+    'a getter of the global object': `Object.defineProperty(globalThis, key, { get: fail });`,
+    'a symbol registry': `const own = Symbol.for; Symbol.for = (name) => (name.startsWith('opentelemetry') ? fail() : own(name));`,
+    'a proxy in its place': api(`new Proxy({}, { get: fail })`),
+    'a getter of the API': api(
+      `{ get trace() { return fail(); }, get metrics() { return fail(); }, get context() { return fail(); } }`,
+    ),
+    'a getter of the API, only the second time':
+      `let reads = 0;` + api(`{ get trace() { return (reads += 1) % 2 ? {} : fail(); } }`),
+    'a provider of tracers': api(`{ trace: { getTracer: fail } }`),
+    'a provider of tracers that rejects': api(`{ trace: { getTracer: reject } }`),
+    'a sampler': api(`{ ${tracer('fail')}, context: ${context} }`),
+    'a tracer that rejects': api(`{ ${tracer('reject')}, context: ${context} }`),
+    'a tracer that rejects later': api(`{ ${tracer('later')}, context: ${context} }`),
+    'a tracer that starts nothing': api(`{ ${tracer('() => undefined')}, context: ${context} }`),
+    'a tracer that starts nonsense': api(`{ ${tracer('() => 7')}, context: ${context} }`),
+    'a span that throws': api(`{ ${tracer(`() => (${span('fail')})`)}, context: ${context} }`),
+    'a span that rejects': api(`{ ${tracer(`() => (${span('reject')})`)}, context: ${context} }`),
+    'a span that rejects later': api(`{ ${tracer(`() => (${span('later')})`)}, context: ${context} }`),
+    'a span whose members throw': api(`{ ${tracer('() => new Proxy({}, { get: fail })')}, context: ${context} }`),
+    'a context manager without contexts': api(
+      `{ ${tracer(`() => (${span('() => ({})')})`)}, context: { active: fail, with: fail } }`,
+    ),
+    'a context manager that never calls': api(
+      `{ ${tracer(`() => (${span('() => ({})')})`)}, context: { ...${context}, with: () => undefined } }`,
+    ),
+    'a context manager that calls twice': api(
+      `{ ${tracer(`() => (${span('() => ({})')})`)}, context: { ...${context}, with: (_, call) => (call(), call()) } }`,
+    ),
+    'a context manager that calls later': api(
+      `{ ${tracer(`() => (${span('() => ({})')})`)}, context: { ...${context}, with: (_, call) => void setTimeout(call, 1) } }`,
+    ),
+    'a context manager that calls and throws': api(
+      `{ ${tracer(`() => (${span('() => ({})')})`)}, context: { ...${context}, with: (_, call) => (call(), fail()) } }`,
+    ),
+    'a context manager that awaits and rejects': api(
+      `{ ${tracer(`() => (${span('() => ({})')})`)}, context: { ...${context}, with: async (_, call) => { await call(); fail(); } } }`,
+    ),
+    'a context without values': api(
+      `{ ${tracer(`() => (${span('() => ({})')})`)}, context: { active: () => ({ getValue: fail, setValue: fail }), with: fail } }`,
+    ),
+    'a meter': api(`{ metrics: { getMeter: fail } }`),
+    'a meter that rejects': api(`{ metrics: { getMeter: () => ({ createHistogram: reject }) } }`),
+    'a meter provider that rejects': api(`{ metrics: { getMeter: reject } }`),
+    'a current context that rejects': api(`{ trace: {}, context: { active: reject, with: reject } }`),
+    'a current span that rejects': api(
+      `{ trace: {}, context: { active: () => ({ getValue: reject, setValue: reject }), with: reject } }`,
+    ),
+    'a current span whose identity rejects': api(
+      `{ trace: {}, context: { active: () => ({ getValue: () => (${span('reject')}) }) } }`,
+    ),
+    'an identity of nonsense': api(
+      `{ trace: {}, context: { active: () => ({ getValue: () => (${span('() => ({ traceId: {}, spanId: Symbol(), traceFlags: 1n })')}) }) } }`,
+    ),
+    'a histogram': api(`{ metrics: { getMeter: () => ({ createHistogram: () => ({ record: fail }) }) } }`),
+    'a histogram that rejects': api(
+      `{ metrics: { getMeter: () => ({ createHistogram: () => ({ record: reject }) }) } }`,
+    ),
+    'metrics that are no object': api(`{ metrics: 7, trace: 'text' }`),
+    'a clock': `performance.now = fail;` + api(`{ ${tracer(`() => (${span('() => ({})')})`)} }`),
+    'a console that throws': `console.warn = fail; console.error = fail;` + api(`{ trace: { getTracer: fail } }`),
+    'a console that rejects': `console.warn = reject;` + api(`{ trace: { getTracer: fail } }`),
+    'an error that cannot be printed': api(
+      `{ trace: { getTracer() { throw { toString: fail, [Symbol.toPrimitive]: fail }; } } }`,
+    ),
+    'an error that is nothing': api(`{ trace: { getTracer() { throw undefined; } } }`),
+  };
+  for (const [name, setUp] of Object.entries(programs)) {
+    test(name, async () => {
+      const { code, stdout, stderr } = await programWith(setUp);
+      assert.deepEqual([code, stdout], [0, 'runs 6'], stderr);
+      assert.ok(stderr.split('\n').length <= 2, `more than one line: ${stderr}`);
+    });
+  }
+
+  test('is said once, by its error', async () => {
+    const { stderr } = await programWith(programs['a span that throws']);
+    assert.equal(
+      stderr,
+      'actpass: code that observes calls failed; outcomes are unchanged, further failures are silent: Error: of the observer\n',
+    );
+  });
+
+  test('nothing is said where nothing failed', async () => {
+    const { stderr } = await programWith(api(`{ ${tracer(`() => (${span('() => ({})')})`)}, context: ${context} }`));
+    assert.equal(stderr, '');
+  });
+
+  test('an error of the function whose members throw is still its error', async () => {
+    const own = new Proxy(new Error('own'), {
+      get: () => {
+        throw new Error('unreadable');
+      },
+    });
+    await hostile.play([answer(ALLOW)], async ({ baseUrl }) => {
+      const execute = () => {
+        throw own;
+      };
+      const outcome = await newClient(baseUrl).guard({ ...ACTION, execute });
+      assert.ok(outcome.error === own);
+    });
+  });
+
+  test('a signal of the program’s own making ends nothing but its call', async () => {
+    await hostile.play([answer(ALLOW, { delay_ms: 20 })], async ({ baseUrl }) => {
+      const signal = {
+        aborted: false,
+        throwIfAborted() {},
+        addEventListener(_, listener) {
+          this.listener = listener;
+        },
+        removeEventListener() {
+          throw new Error('of the signal');
+        },
+      };
+      const actpass = newClient(baseUrl);
+      const call = (more) => actpass.guard({ ...ACTION, ...more, execute: () => 1 });
+      const outcomes = await Promise.all([call({ signal }), call({ signal }), call({}), call({})]);
+      assert.deepEqual(
+        outcomes.map(({ result }) => result),
+        [1, 1, 1, 1],
+      );
+      // An abort that comes while the function runs, or later, takes nothing back.
+      const late = await call({ signal: { ...signal, aborted: false } });
+      assert.equal(late.result, 1);
+      const running = await actpass.guard({
+        ...ACTION,
+        signal,
+        recordOutcome: false,
+        execute: () => {
+          signal.listener();
+          return 'ran';
+        },
+      });
+      assert.equal(running.result, 'ran');
     });
   });
 });

@@ -171,7 +171,7 @@ describe('vectors', { concurrency: 8 }, () => {
     }
     assert.deepEqual(
       [...new Set(names.map((name) => name.split('/')[0]))],
-      ['circuit', 'failures', 'retries', 'table'],
+      ['circuit', 'failures', 'replays', 'retries', 'table'],
     );
     assert.equal(done, runs.length);
     console.log(`${names.length} vectors, ${done} runs passed`);

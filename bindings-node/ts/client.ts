@@ -1,5 +1,7 @@
 /** The client: TypeScript's idiom over the native half, which holds all meaning. */
 
+import { types } from 'node:util';
+import { checkFunction, unrun } from './body.js';
 import {
   ActionBlockedError,
   ActPassConfigError,
@@ -8,9 +10,9 @@ import {
   rethrow,
   toError,
 } from './errors.js';
-import { describe, isPlain, toInput, toJson, wrongArgument } from './json.js';
+import { describe, isPlain, toInput, toJson, toMember, Written, wrongArgument } from './json.js';
 import { type Batch, type CallName, type Client, How, native } from './native.js';
-import { type Told, traced, watching } from './telemetry.js';
+import { type Told, tell, traced, watching } from './telemetry.js';
 import type {
   ActPassOptions,
   Approval,
@@ -96,6 +98,8 @@ const TRACE = 'traceparent';
 /** What the face itself sees to. */
 const OF_FACE = ['execute', 'recordOutcome', 'signal'];
 const PROTECT = [...GUARD, TRACE, 'recordOutcome', 'signal'];
+/** What a decision is about and a caller can change while the gateway is asked; the rest only carries the question. */
+const JUDGED = ['goal', 'args', 'resource', 'userId'] as const;
 
 /**
  * A client of an ActPass gateway.
@@ -174,9 +178,7 @@ export class ActPass {
    * ```
    */
   async guard<T>(action: GuardOptions<T>): Promise<GuardOutcome<T>> {
-    return this.#watching('guard', action, (told) =>
-      this.#run('authorize', toInput(action, [...GUARD, TRACE], OF_FACE), action, told),
-    );
+    return this.#guard(action);
   }
 
   /**
@@ -195,7 +197,7 @@ export class ActPass {
    */
   async resume<T>(pending: PendingApproval, options: ResumeOptions<T>): Promise<GuardOutcome<T>> {
     return this.#watching('resume', pending, (told) =>
-      this.#run('resume', toInput({ ...options, pending }, [...RESUME, TRACE], OF_FACE), options, told),
+      this.#run('resume', toInput({ ...options, pending }, [...RESUME, TRACE], OF_FACE), options, told, {}),
     );
   }
 
@@ -220,7 +222,9 @@ export class ActPass {
    * called with.
    *
    * The returned function rejects with an {@link ActionBlockedError} when it may not run, and with what `run` throws when it
-   * throws. Arguments should not be changed by the caller before it has run: what was judged is what they were at the call.
+   * throws. What `goal`, `args`, `resource` and `userId` make of the arguments is judged as it is at the call, and made once
+   * more right before `run` is called: a difference blocks with `actpass.arguments_changed`. So these functions must depend
+   * on the arguments alone. What `run` reads of its arguments later, after an `await`, is no longer compared.
    *
    * @example
    * ```ts
@@ -232,6 +236,8 @@ export class ActPass {
    * });
    * await safeRefund('ch_123', 4900);
    * ```
+   *
+   * @throws {@link ActPassArgumentError} An option is unknown, or `run` is no function that runs when it is called.
    */
   protect<F extends (...args: never[]) => Promise<unknown>>(run: F, options: ProtectOptions<Parameters<F>>): F;
   protect<A extends unknown[], R>(
@@ -242,26 +248,22 @@ export class ActPass {
     run: (...args: A) => R,
     options: ProtectOptions<A>,
   ): (...args: A) => Promise<Awaited<R>> {
-    if (typeof run !== 'function') {
-      throw wrongArgument(`run: expected a function, found ${describe(run)}`);
-    }
+    checkFunction('run', run);
     for (const name of Object.keys(options)) {
       if (!PROTECT.includes(name)) {
         throw wrongArgument(`${name}: expected one of ${PROTECT.join(', ')}`);
       }
     }
     const actpass = this;
+    const given: Record<string, unknown> = { ...options, args: options.args ?? whole };
     const guarded = async function (this: unknown, ...args: A): Promise<Awaited<R>> {
-      const action = Object.fromEntries(
-        Object.entries({ ...options, args: options.args ?? whole }).map(([name, value]) => [
-          name,
-          typeof value === 'function' ? value(...args) : value,
-        ]),
-      ) as unknown as GuardOptions<Awaited<R>>;
-      const outcome = await actpass.guard<Awaited<R>>({
-        ...action,
-        execute: () => run.apply(this, args) as Awaited<R>,
-      });
+      const asked = Object.fromEntries(PROTECT.map((name) => [name, ofCall(name, given[name], args)]));
+      const judged = JUDGED.map((name) => written(name, asked[name]));
+      const isChanged = () =>
+        JUDGED.some((name, at) => written(name, ofCall(name, given[name], args))?.text !== judged[at]?.text);
+      const execute = () => run.apply(this, args) as Awaited<R>;
+      const action = { ...asked, ...Object.fromEntries(JUDGED.map((name, at) => [name, judged[at]])), execute };
+      const outcome = await actpass.#guard(action as object as GuardOptions<Awaited<R>>, { member: 'run', isChanged });
       if (!outcome.executed) {
         throw new ActionBlockedError(outcome.decision, outcome.error);
       }
@@ -345,24 +347,31 @@ export class ActPass {
     return signPayload(secret, payload);
   }
 
+  #guard<T>(action: GuardOptions<T>, body: Body = {}): Promise<GuardOutcome<T>> {
+    return this.#watching('guard', action, (told) =>
+      this.#run('authorize', toInput(action, [...GUARD, TRACE], OF_FACE), action, told, body),
+    );
+  }
+
   /** The two steps of a guard, and what runs between them. */
   async #run<T>(
     name: 'authorize' | 'resume',
     input: string,
     options: ExecuteOptions<T>,
     told: Told,
+    { member = 'execute', isChanged }: Body,
   ): Promise<GuardOutcome<T>> {
     const { execute, signal, traceparent, recordOutcome = false } = options;
-    if (typeof execute !== 'function') {
-      throw wrongArgument(`execute: expected a function, found ${describe(execute)}`);
-    }
+    checkFunction(member, execute);
     if (typeof recordOutcome !== 'boolean') {
       throw wrongArgument(`recordOutcome: expected true or false, found ${describe(recordOutcome)}`);
     }
     const asked = traced(input, traceparent);
     const { call, permitted, text } = take(await begin(this.#native, name, asked, signal), signal);
-    if (!permitted) {
-      const outcome = reported(text) as GuardOutcome<T>;
+    // Nothing of the program runs between this comparison and `execute`.
+    const blocked = permitted ? this.#compare(call, isChanged) : text;
+    if (blocked !== null) {
+      const outcome = reported(blocked) as GuardOutcome<T>;
       told.decided(outcome.decision, outcome.error);
       told.ended(false, outcome.error);
       return outcome;
@@ -372,6 +381,10 @@ export class ActPass {
     let result: T;
     try {
       result = await execute(context);
+      const found = unrun(result);
+      if (found !== undefined) {
+        throw wrongArgument(`${member}: expected a result, found ${found}, whose body has not run and never will`);
+      }
     } catch (error) {
       told.ended(true, error);
       const recorded = recordOutcome ? await this.#record(call, traceparent, false) : undefined;
@@ -381,6 +394,18 @@ export class ActPass {
     const outcome = reported(converting(() => door.returned(call))) as GuardOutcome<T>;
     told.ended(true, outcome.error);
     return { ...outcome, result, ...recorded } as GuardOutcome<T>;
+  }
+
+  /** What blocks a permitted call whose arguments changed; `null` if it may run. */
+  #compare(call: number, isChanged: Body['isChanged'] = () => false): string | null {
+    let changed: boolean;
+    try {
+      changed = isChanged();
+    } catch {
+      // What can no longer be written down is not what was judged.
+      changed = true;
+    }
+    return changed ? converting(() => door.argumentsChanged(call)) : null;
   }
 
   /** Records how the action of `call` ended. It ended so whether this succeeds or not. */
@@ -508,14 +533,19 @@ function begin(client: Client, name: CallName, input: string, signal: AbortSigna
   }
   return new Promise((resolve, reject) => {
     signal.throwIfAborted();
+    let hasEnded = false;
     const abandon = () => {
-      leave(call);
-      door.cancel(call);
-      reject(signal.reason);
+      if (!hasEnded) {
+        leave(call);
+        door.cancel(call);
+        reject(signal.reason);
+      }
     };
     const call = enter(client, name, input, (ended) => {
-      signal.removeEventListener('abort', abandon);
+      hasEnded = true;
       resolve(ended);
+      // A signal may be of the program's own making; the other calls of the batch still have to end.
+      tell(() => signal.removeEventListener('abort', abandon));
     });
     signal.addEventListener('abort', abandon, { once: true });
   });
@@ -555,6 +585,32 @@ function take(ended: Ended, signal: AbortSignal | undefined): Ended {
 function reported(text: string): object {
   const outcome = JSON.parse(text) as { error?: DescribedError };
   return outcome.error === undefined ? outcome : { ...outcome, error: toError(outcome.error) };
+}
+
+/** What a guard has to know of the function that it runs, besides the function. */
+interface Body {
+  /** The function's name in messages. Default: `execute`. */
+  member?: string;
+  /** Whether the function would run with other arguments than those that were judged. */
+  isChanged?: () => boolean;
+}
+
+/** The value of an option of `protect` for a call with `args`. */
+function ofCall(name: string, option: unknown, args: unknown[]): unknown {
+  if (typeof option !== 'function') {
+    return option;
+  }
+  const value: unknown = option(...args);
+  if (types.isPromise(value)) {
+    value.catch(() => {});
+    throw wrongArgument(`${name}: expected a function that returns its value, found one that returns a promise`);
+  }
+  return value;
+}
+
+/** The JSON text of a member, which nothing changes any more; `undefined` where it is not given. */
+function written(name: string, value: unknown): Written | undefined {
+  return value === undefined ? undefined : new Written(toMember(name, value));
 }
 
 /** What a protected function is called with, where nothing says how the policy sees it. */

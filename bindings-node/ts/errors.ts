@@ -146,8 +146,7 @@ export class ActionBlockedError extends ActPassError {
     super(`the action was not run: ${decision.decision} (${code})`, {
       code,
       kind: 'blocked',
-      ...(cause && { cause }),
-      ...(cause?.status !== undefined && { status: cause.status }),
+      ...(cause && { ...(cause as object), code, kind: 'blocked', cause }),
     });
     this.decision = decision;
   }

@@ -3,6 +3,7 @@
  * they are asked twice. The layout is the wire's, so that every language sends the same bytes.
  */
 
+import { types } from 'node:util';
 import { ActPassArgumentError, type ActPassError } from './errors.js';
 
 const MAX_DEPTH = 128;
@@ -13,6 +14,11 @@ type Wrong = (message: string) => ActPassError;
 /** @internal An error of a call's arguments. */
 export const wrongArgument: Wrong = (message) =>
   new ActPassArgumentError(message, { code: 'actpass.invalid_argument', kind: 'argument' });
+
+/** @internal A value whose JSON text was written before. */
+export class Written {
+  constructor(readonly text: string) {}
+}
 
 /**
  * @internal The JSON text of `given`, an object whose members are all among `known`; those that are `undefined` are left
@@ -36,7 +42,8 @@ export function toInput(
       throw wrong(`${name}: expected one of ${[...known, ...kept].join(', ')}`);
     }
     if (value !== undefined) {
-      text += `${text && ', '}"${name}": ${write(name, value, 1, wrong)}`;
+      const written = value instanceof Written ? value.text : write(name, value, 1, wrong);
+      text += `${text && ', '}"${name}": ${written}`;
     }
   }
   return `{${text}}`;
@@ -45,6 +52,11 @@ export function toInput(
 /** @internal The JSON text of `value`; `member` is its name in messages. */
 export function toJson(member: string, value: unknown): string {
   return write(member, value, 0, wrongArgument);
+}
+
+/** @internal The JSON text of a member of an input. */
+export function toMember(member: string, value: unknown): string {
+  return write(member, value, 1, wrongArgument);
 }
 
 /** @internal What `value` is, for messages. */
@@ -93,7 +105,12 @@ function container(member: string, value: object, depth: number, wrong: Wrong): 
   }
   const { toJSON } = value as { toJSON?: unknown };
   if (typeof toJSON === 'function') {
-    return write(member, toJSON.call(value, member), depth + 1, wrong);
+    const made: unknown = toJSON.call(value, member);
+    if (types.isPromise(made)) {
+      // It is refused below, and nobody else awaits it.
+      made.catch(() => {});
+    }
+    return write(member, made, depth + 1, wrong);
   }
   if (!isPlain(value)) {
     throw wrong(`${member}: expected values that are JSON, found ${describe(value)}`);

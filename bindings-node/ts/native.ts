@@ -14,6 +14,7 @@ export interface Door {
   hold(): void;
   release(): void;
   cancel(call: number): void;
+  argumentsChanged(call: number): string | null;
   spend(call: number): string;
   returned(call: number): string;
   failed(call: number): string;
@@ -73,12 +74,15 @@ function load(): Native {
       causes.push(error);
     }
   }
+  const platform = `${process.platform}-${process.arch}`;
   const packages = names.map((name) => `@actpass/sdk-${name}`).join(' or ');
-  throw new Error(
-    `@actpass/sdk has no native module for ${process.platform}-${process.arch}: expected the package ${packages} ` +
-      'to be installed beside it (are optional dependencies left out?)',
-    { cause: new AggregateError(causes, 'none could be loaded') },
-  );
+  const broken = causes.find((cause) => (cause as { code?: unknown } | null)?.code !== 'MODULE_NOT_FOUND');
+  const problem =
+    broken === undefined
+      ? `has no native module for ${platform}: expected the package ${packages} to be installed beside it ` +
+        '(are optional dependencies left out?)'
+      : `cannot load its native module for ${platform}: ${broken instanceof Error ? broken.message : broken}`;
+  throw new Error(`@actpass/sdk ${problem}`, { cause: new AggregateError(causes, 'none could be loaded') });
 }
 
 /** @internal */

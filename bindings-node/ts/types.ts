@@ -101,7 +101,8 @@ export interface PreflightOptions extends Action, CallOptions {}
 export interface ExecuteOptions<T> extends CallOptions {
   /**
    * What to run if it may: called at most once, after the verdict, on the caller's thread and in the caller's
-   * `AsyncLocalStorage` context.
+   * `AsyncLocalStorage` context. What it returns is awaited. A generator function and a class are refused before anything is
+   * sent; a generator or another iterator that it returns has run nothing, and is reported as `error`.
    */
   execute: (context: ExecutionContext) => T | PromiseLike<T>;
   /**
@@ -223,6 +224,10 @@ export interface DecisionBase {
   request_hash?: string;
   /** The hash of the policy that decided. */
   policy_hash?: string;
+  /** Whether the gateway repeats an earlier answer to a request with the same idempotency key. */
+  replayed?: boolean | null;
+  /** How long ago the gateway first recorded the repeated answer, in milliseconds. */
+  replay_age_ms?: number | null;
   /** Which vaulted credential `execute` is handed. */
   credential_id?: string;
 }
@@ -456,15 +461,18 @@ export interface RecordedEvidence {
 /** A value, or a function that makes it of what a protected function is called with. */
 export type OfCall<A extends readonly unknown[], V> = V | ((...args: A) => V);
 
-/** How a function is protected. */
+/**
+ * How a function is protected. `goal`, `args`, `resource` and `userId` are made twice, at the call and right before the
+ * function runs, and a difference blocks; the others once.
+ */
 export interface ProtectOptions<A extends readonly unknown[]> extends CallOptions {
   /** What the agent wants to achieve. */
   goal: OfCall<A, string>;
   /** The tool that the function is. */
   tool: string;
   /**
-   * The tool's arguments as the policy sees them. Default: what the function is called with, if that is one object literal;
-   * otherwise none.
+   * The tool's arguments as the policy sees them. Default: what the function is called with, if that is one object literal,
+   * nothing if it is called with nothing, otherwise `{ arguments: [...] }`.
    */
   args?: OfCall<A, object> | undefined;
   /** What the tool acts on. */

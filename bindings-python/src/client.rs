@@ -3,7 +3,7 @@
 use std::sync::Arc;
 
 use actpass_core::runtime::{Background, Host};
-use actpass_core::{ActPass, Action, Error, ErrorKind, PendingApproval, Secret};
+use actpass_core::{ActPass, Action, CaVariable, Error, ErrorKind, PendingApproval, Secret};
 use pyo3::prelude::*;
 use pyo3::types::{PyBytes, PyInt, PyString};
 
@@ -65,6 +65,7 @@ impl Client {
                 builder = builder.connect_timeout(seconds("connect_timeout", timeout)?);
             }
             builder = builder
+                .ca_variables(["REQUESTS_CA_BUNDLE", "CURL_CA_BUNDLE"].map(CaVariable::replacing))
                 .max_retries(whole_number("max_retries", max_retries)?)
                 .circuit_failures(whole_number("circuit_failures", circuit_failures)?)
                 .mode(needed_setting("mode", mode)?.parse().map_err(|error| as_config(py, &error))?)

@@ -8,7 +8,7 @@ use pyo3::exceptions::{PyException, PyRuntimeError};
 use pyo3::prelude::*;
 use pyo3::types::{PyDict, PyString};
 
-use crate::convert::{argument, from_json, json, optional, seconds_argument, string, to_json};
+use crate::convert::{Function, argument, from_json, json, optional, seconds_argument, string, to_json};
 use crate::error::{exception, raise};
 use crate::runtime::{Door, enter};
 
@@ -152,9 +152,12 @@ impl Permit {
         let State::Running(settlement) = self.replace(State::Settled) else {
             return Err(PyRuntimeError::new_err("the permit is not running"));
         };
-        let recording =
-            self.recorder.as_ref().map(|door| record(py, door, &settlement, &ended)).transpose()?;
-        Ok((report(py, settlement.settle(ended))?, recording))
+        let recording = self.recorder.as_ref().map(|door| record(py, door, &settlement, &ended)).transpose();
+        let outcome = report(py, settlement.settle(ended))?;
+        match recording {
+            Ok(recording) => Ok((outcome, recording)),
+            Err(stop) => Err(carrying(py, stop, &outcome)),
+        }
     }
 
     fn replace(&self, state: State) -> State {
@@ -170,23 +173,31 @@ fn record<'py>(
     settlement: &Settlement,
     ended: &Result<Py<PyAny>, Py<PyAny>>,
 ) -> PyResult<Bound<'py, PyAny>> {
-    enter(py, || {
+    let recorded = enter(py, || {
         // What is not JSON has no hash.
         let response = ended.as_ref().ok().and_then(|result| json("result", result.bind(py)).ok());
         let event = settlement.evidence(ended.is_ok(), response.as_ref());
         let call = |actpass: ActPass| async move { actpass.record_evidence(&event).await };
-        let recorded = door.call(py, call, |py, recorded| match recorded {
+        door.call(py, call, |py, recorded| match recorded {
             Ok(recorded) => member(py, "evidence", from_json(py, recorded.as_json())?),
             Err(error) => member(py, "evidence_error", exception(py, &error)?),
-        });
-        match recorded {
-            // What a handler of signals raised.
-            Err(error) if error.is_instance_of::<PyException>(py) => {
-                member(py, "evidence_error", error.into_value(py).into_bound(py).into_any())
-            }
-            recorded => recorded,
+        })
+    });
+    match recorded {
+        // What a handler of signals raised, or a defect of the SDK: the action has run, and is reported.
+        Err(error) if error.is_instance_of::<PyException>(py) => {
+            member(py, "evidence_error", error.into_value(py).into_bound(py).into_any())
         }
-    })
+        recorded => recorded,
+    }
+}
+
+/// What stops the program, with the outcome of the action that has run.
+fn carrying(py: Python<'_>, stop: PyErr, outcome: &Bound<'_, PyAny>) -> PyErr {
+    static CARRY: Function = Function::of("actpass._telemetry", "carry");
+    // If the outcome cannot be attached, the stop still passes.
+    let _ = CARRY.bound(py).and_then(|carry| carry.call1((stop.value(py), outcome)));
+    stop
 }
 
 fn member<'py>(py: Python<'py>, name: &str, value: Bound<'py, PyAny>) -> PyResult<Bound<'py, PyAny>> {

@@ -14,7 +14,7 @@ use std::time::{SystemTime, UNIX_EPOCH};
 
 use crate::convert::Function;
 use actpass_core::ActPass;
-use pyo3::exceptions::PyException;
+use pyo3::exceptions::{PyMemoryError, PyRecursionError};
 use pyo3::prelude::*;
 use tracing::field::{Field, Visit};
 use tracing::span::{Attributes, Id, Record};
@@ -67,13 +67,14 @@ impl Watch {
     }
 }
 
-/// What `told` came to. That somebody could not be told must not change what a guard does, so it is only reported; what
-/// stops the program passes.
+/// The result of `told`. `actpass._telemetry` drops and reports what observers raise, and lets pass what signals raise,
+/// so that passes here too. What it cannot catch is that the interpreter has no room left to enter it.
 fn despite<T>(py: Python<'_>, told: PyResult<T>) -> PyResult<Option<T>> {
     match told {
         Ok(told) => Ok(Some(told)),
-        Err(error) if error.is_instance_of::<PyException>(py) => {
-            error.write_unraisable(py, None);
+        Err(error)
+            if error.is_instance_of::<PyRecursionError>(py) || error.is_instance_of::<PyMemoryError>(py) =>
+        {
             Ok(None)
         }
         Err(stop) => Err(stop),

@@ -307,6 +307,7 @@ class CapturingServer(ThreadingHTTPServer):
 
 class _CapturingHandler(BaseHTTPRequestHandler):
     protocol_version = "HTTP/1.1"
+    disable_nagle_algorithm = True
     server: CapturingServer
 
     def do_POST(self) -> None:

@@ -502,6 +502,30 @@ def test_an_approval_that_is_awaited(hostile: Hostile) -> None:
     assert "A person has to approve this first (approval apr_1)" in str(blocked)
 
 
+@pytest.mark.parametrize(
+    ("said", "last"),
+    [
+        ({"decision": "deny", "reason_code": "refund.over_limit"}, "it would be blocked again."),
+        ({"decision": "warn"}, "it would be blocked again."),
+        ({"decision": "quarantine"}, "it would be blocked again."),
+        ({"decision": ["deny"]}, "Do not call it again until that is fixed."),
+        ({"decision": "require_approval"}, "A person has to approve this first: do not call it again until they have."),
+        ({"decision": "require_tool_reapproval"}, "The tool has to be approved again first: do not call it again"),
+        ({"decision": "deny", "reason_code": "approval.expired"}, "The same call asks for approval again."),
+        ({"decision": "deny", "reason_code": "actpass.replayed"}, "before it is known whether it ran."),
+    ],
+)
+def test_whether_another_call_can_help_follows_from_the_cause(hostile: Hostile, said: Any, last: str) -> None:
+    assert last in str(blocked_by(hostile, answer(said)))
+
+
+def test_an_allow_that_is_not_recorded_is_no_matter_of_the_arguments(hostile: Hostile) -> None:
+    unrecorded = {"decision": "allow", "request_hash": "{{request_hash}}"}
+    blocked = blocked_by(hostile, answer(unrecorded), mode="strict")
+    assert blocked.code == "actpass.unrecorded"
+    assert str(blocked).endswith("Do not call it again until that is fixed.")
+
+
 def test_odd_explanations_are_left_away(hostile: Hostile) -> None:
     for explain in (7, {"summary": 7, "next_steps": "x"}, {"next_steps": [1, None, ""]}, None):
         blocked = blocked_by(hostile, answer({"decision": "deny", "reason_code": 7, "explain": explain}))

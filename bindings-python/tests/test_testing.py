@@ -7,6 +7,7 @@ import os
 import subprocess
 import sys
 from pathlib import Path
+from typing import Any
 
 from support import PACKAGE, WATCH, binary, within
 
@@ -194,3 +195,17 @@ def test_a_users_tests_fail_where_they_should(tmp_path: Path) -> None:
 def test_the_real_gateway(tmp_path: Path) -> None:
     said = run_tests(tmp_path, REAL, f"--actpass-gateway={binary('ACTPASS_GATEWAY')}")
     assert "1 passed" in said, said
+
+
+def test_a_gateway_that_does_not_start_says_why(tmp_path: Path) -> None:
+    program = tmp_path / "gateway"
+    program.write_text("#!/bin/sh\necho 'error: data: expected a file' >&2\nexit 2\n", encoding="utf-8")
+    program.chmod(0o755)
+    said = run_tests(tmp_path, REAL, f"--actpass-gateway={program}")
+    assert "did not start: error: data: expected a file" in said
+
+
+def test_an_action_that_the_test_said_nothing_about_says_what_to_do(actpass_gateway: Any) -> None:
+    decision = actpass_gateway.client().preflight("g", "stripe.refund.create", {})
+    [step] = decision["explain"]["next_steps"]
+    assert "actpass_gateway.allow('stripe.refund.create')" in step

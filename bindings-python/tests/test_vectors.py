@@ -192,6 +192,6 @@ def test_vector(plays: dict[Run, Future[Played]], run: Run) -> None:
 
 def test_each_vector_ran_in_each_of_its_modes() -> None:
     assert len(FILES) > 0, f"no vectors in {VECTORS}"
-    assert {path.parent.name for path in FILES} >= {"circuit", "failures", "retries", "table"}
+    assert {path.parent.name for path in FILES} >= {"circuit", "failures", "replays", "retries", "table"}
     assert list(done) == RUNS, f"{len(done)} of {len(RUNS)} runs"
     print(f"{len(FILES)} vectors, {len(done)} runs passed")

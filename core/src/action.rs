@@ -144,3 +144,26 @@ pub(crate) fn check_object(member: &str, text: &str) -> Result<(), Error> {
         false => Err(Error::argument(member, "expected an object")),
     }
 }
+
+/// The most digits of an integer that certainly has a canonical form.
+const SAFE_DIGITS: usize = 15;
+
+/// Checks that `text`, a JSON value, has a canonical form, without which no answer can name the request by its hash.
+pub(crate) fn check_canonical(member: &str, text: &str) -> Result<(), Error> {
+    // Only an integer can have none, and most texts have no number long enough.
+    if text
+        .as_bytes()
+        .chunk_by(|a, b| a.is_ascii_digit() && b.is_ascii_digit())
+        .all(|run| run.len() <= SAFE_DIGITS)
+    {
+        return Ok(());
+    }
+    let value = Json::parse(text.as_bytes()).map_err(|error| Error::argument(member, error))?;
+    value.write_canonical(&mut Text::new(Style::Compact)).map_err(|error| {
+        let error = error.in_member(member);
+        Error::argument(
+            error.path(),
+            format_args!("{}, which strict mode demands; send it as a string", error.problem()),
+        )
+    })
+}

@@ -51,21 +51,21 @@ impl Background {
     ///
     /// As [`ActPassBuilder::build`].
     pub fn new(builder: ActPassBuilder) -> Result<Self, Error> {
-        Self::with_settings(Settings::new(builder)?)
+        Ok(Self::with_settings(Settings::new(builder)?))
     }
 
     /// Makes a client with the settings of `host`, and with connections of its own.
     ///
     /// # Errors
     ///
-    /// As [`ActPassBuilder::build`].
+    /// None at present.
     pub fn beside(host: &Host) -> Result<Self, Error> {
-        Self::with_settings(Settings::clone(host))
+        Ok(Self::with_settings(Settings::clone(host)))
     }
 
-    fn with_settings(settings: Settings) -> Result<Self, Error> {
-        let client = ArcSwap::from_pointee(Client::new(&settings)?);
-        Ok(Self { settings, client })
+    fn with_settings(settings: Settings) -> Self {
+        let client = ArcSwap::from_pointee(Client::new(&settings));
+        Self { settings, client }
     }
 
     /// Whether calls of this process go to the gateway: see [`ActPass::circuit`].
@@ -118,7 +118,7 @@ impl Background {
         let client = match current.process == process {
             true => current,
             false => {
-                let mine = Arc::new(Client::new(&self.settings)?);
+                let mine = Arc::new(Client::new(&self.settings));
                 let before = self.client.compare_and_swap(&current, Arc::clone(&mine));
                 match Arc::ptr_eq(&before, &current) {
                     true => mine,
@@ -179,9 +179,9 @@ struct Client {
 }
 
 impl Client {
-    fn new(settings: &Settings) -> Result<Self, Error> {
-        let client = ActPass::with_config(settings.config().clone())?;
-        Ok(Self { process: std::process::id(), client: Some(client) })
+    fn new(settings: &Settings) -> Self {
+        let client = ActPass::with_config(settings.config().clone());
+        Self { process: std::process::id(), client: Some(client) }
     }
 }
 

@@ -10,6 +10,7 @@ use std::time::Duration;
 
 use tokio::time::Instant;
 
+use crate::cause::Cause;
 use crate::error::{Error, ErrorKind};
 use crate::retry;
 
@@ -170,10 +171,10 @@ fn open(opened: u32) -> State {
 
 fn refused(left: Duration) -> Error {
     let problem = format!(
-        "not asked: it could not be reached lately, and is tried again in {:.1} s",
+        "circuit open: earlier calls could not reach the gateway; next attempt in {:.1} s",
         left.as_secs_f64()
     );
-    Error::new(ErrorKind::Connection, problem).with_retry_after(left)
+    Error::new(ErrorKind::Connection, problem).with_cause(Cause::CircuitOpen).with_retry_after(left)
 }
 
 #[cfg(test)]

@@ -9,20 +9,22 @@ use std::time::{Duration, SystemTime};
 
 use bytes::Bytes;
 use futures_util::FutureExt;
+use rustls_pki_types::CertificateDer;
 use serde::Serialize;
 use tokio::time::Instant;
-use tracing::Instrument;
 use uuid::{NoContext, Timestamp, Uuid};
 
 use crate::action::Action;
 use crate::approval::{self, Approval, ApprovalStatus};
 use crate::breaker::{Breaker, Circuit, DEFAULT_CIRCUIT_FAILURES};
-use crate::config::{self, BaseUrl, Config};
-use crate::decision::{Decision, DecisionWord};
+use crate::cause::Cause;
+use crate::config::{self, BaseUrl, Config, Way};
+use crate::decision::{Decision, DecisionWord, Replay};
 use crate::error::{Error, ErrorKind};
 use crate::evidence::{EvidenceEvent, RecordedEvidence};
 use crate::guard::{Answered, ExecutionContext, Mode, Outcome, Verdict};
 use crate::json::{Document, Json};
+use crate::observe::{Span, observe};
 use crate::offline::{self, KeyCache};
 use crate::passport::{
     IssuedPassport, OfflineVerifyRequest, PassportRequest, Revocation, Verification, VerifyRequest,
@@ -31,6 +33,7 @@ use crate::redact;
 use crate::request;
 use crate::retry;
 use crate::secret::Secret;
+use crate::tls::CaVariable;
 use crate::token::{PublicKey, Unverified};
 use crate::trace::Traceparent;
 use crate::transport::{Answer, BodyError, HttpTransport, Request, Transport};
@@ -81,9 +84,9 @@ impl ActPass {
         ActPassBuilder::default()
     }
 
-    pub(crate) fn with_config(config: Config) -> Result<Self, Error> {
-        let transport = Box::new(HttpTransport::new(&config)?);
-        Ok(Self(Arc::new(Inner::new(config, transport)), None))
+    pub(crate) fn with_config(config: Config) -> Self {
+        let transport = Box::new(HttpTransport::new(&config));
+        Self(Arc::new(Inner::new(config, transport)), None)
     }
 
     /// The same client, whose calls are part of the trace that `traceparent` names: they carry it to the gateway.
@@ -147,19 +150,24 @@ impl ActPass {
     /// meanwhile is asked again until the time is over.
     pub async fn authorize(&self, action: &Action) -> Result<Verdict, Error> {
         let verdict = self.authorize_or_hold(action).await?;
-        verdict.log(action);
+        observe(|| verdict.log(action));
         Ok(verdict)
     }
 
     async fn authorize_or_hold(&self, action: &Action) -> Result<Verdict, Error> {
         let verdict = self.rule(action).await?;
-        let (Some(wait), Some(pending)) = (action.wait_for_approval, verdict.pending()) else {
+        let (Some(wait), Some((asked, pending))) = (action.wait_for_approval, verdict.pending()) else {
             return Ok(verdict);
         };
-        let approved = Action { passport: action.passport.clone(), ..pending.action() };
+        // The caller's key identifies the action before and after the approval: a gateway repeats nothing but an `allow`.
+        let approved = Action {
+            passport: action.passport.clone(),
+            idempotency_key: action.idempotency_key.clone(),
+            ..pending.action()
+        };
         match self.wait_for_approval(pending.id(), wait).await.map(|approval| approval.status()) {
             Ok(ApprovalStatus::Approved) => self.rule(&approved).await,
-            Ok(status) => Ok(Verdict::unapproved(pending.clone(), status)),
+            Ok(status) => Ok(Verdict::unapproved(asked, pending.clone(), status)),
             Err(error) => self.unasked(&approved, error),
         }
     }
@@ -297,7 +305,9 @@ impl ActPass {
             Verdict::Proceed(permit) => {
                 let (context, settlement) = permit.spend();
                 let ended = execute(context).await;
-                let response = ended.as_ref().ok().and_then(|result| serde_json::to_vec(result).ok());
+                // What its serialization does, a panic included, changes nothing about what the action returned.
+                let response =
+                    ended.as_ref().ok().and_then(|result| observe(|| serde_json::to_vec(result).ok())?);
                 let response = response.and_then(|json| Json::parse(&json).ok());
                 let event = settlement.evidence(ended.is_ok(), response.as_ref());
                 let recorded = self.record_evidence(&event).await;
@@ -464,11 +474,18 @@ impl ActPass {
     async fn ask(&self, action: &Action, body: Bytes) -> Result<Answered, Error> {
         let operation = Operation::Preflight;
         let passport = action.passport.as_ref();
-        let answer = self.call(Request::new(operation, body.clone())).await?;
-        let decided = answer.body.as_ref().map_err(ToString::to_string).and_then(|answered| {
-            let (decision, credential) = Decision::parse_with_credential(answered)?;
+        let (answer, lost) = self.call(Request::new(operation, body.clone())).await?;
+        let malformed = |problem: String| (Cause::Malformed, problem);
+        let decided = answer.body.as_ref().map_err(|problem| (problem.cause(), problem.to_string()));
+        let decided = decided.and_then(|answered| {
+            let (decision, credential) = Decision::parse_with_credential(answered).map_err(|problem| {
+                let cause = Document::parse(answered).map_or(Cause::NotAnObject, |_| Cause::Malformed);
+                (cause, problem)
+            })?;
             let bound = decision.is_bound(&body)?;
-            Ok(Answered { decision, credential, refused: !is_success(answer.status), bound })
+            let replay = decision.replay().map_err(malformed)?;
+            let repeats_another = replay.is_some_and(|replay| !lost.may_have_got(replay));
+            Ok(Answered { decision, credential, refused: !is_success(answer.status), bound, repeats_another })
         });
         match decided {
             Ok(answered) if !answered.refused => Ok(answered),
@@ -477,8 +494,8 @@ impl ActPass {
             {
                 Ok(answered)
             }
-            Err(problem) if is_success(answer.status) => {
-                Err(invalid(operation, &format!("not a decision: {problem}")))
+            Err((cause, problem)) if is_success(answer.status) => {
+                Err(invalid(operation, &format!("not a decision: {problem}")).with_cause(cause))
             }
             Ok(_) | Err(_) => Err(self.refusal(operation, &answer, passport)),
         }
@@ -487,7 +504,7 @@ impl ActPass {
     /// A call whose 2xx answer is a JSON object.
     async fn document(&self, request: Request, token: Option<&Secret>) -> Result<Document, Error> {
         let operation = request.operation;
-        let answer = self.call(request).await?;
+        let (answer, _) = self.call(request).await?;
         if !is_success(answer.status) {
             return Err(self.refusal(operation, &answer, token));
         }
@@ -496,49 +513,61 @@ impl ActPass {
     }
 
     /// One call: attempts, waits and all under one deadline, and a panic no further than here.
-    async fn call(&self, request: Request) -> Result<Answer, Error> {
+    async fn call(&self, request: Request) -> Result<(Answer, LostAttempts), Error> {
         let request = Request { traceparent: self.1.clone(), ..request };
         let operation = request.operation;
-        let span = tracing::debug_span!(
-            "actpass.call",
-            operation = operation.name(),
-            attempts = tracing::field::Empty,
-            status = tracing::field::Empty,
-            error = tracing::field::Empty,
-        );
+        let span = Span::new(|| {
+            tracing::debug_span!(
+                "actpass.call",
+                operation = operation.name(),
+                attempts = tracing::field::Empty,
+                status = tracing::field::Empty,
+                error = tracing::field::Empty,
+            )
+        });
         let admission = self.0.breaker.admit().map_err(|error| {
             span.record("error", error.code());
             error.with_operation(operation)
         })?;
         let timeout = self.0.config.timeout;
         let deadline = Instant::now() + timeout;
-        let attempts = AssertUnwindSafe(self.attempts(request, deadline)).catch_unwind();
-        let ended = match tokio::time::timeout_at(deadline, attempts).instrument(span.clone()).await {
+        let attempts = AssertUnwindSafe(self.attempts(request, deadline, &span)).catch_unwind();
+        let ended = match span.around(tokio::time::timeout_at(deadline, attempts)).await {
             Ok(Ok(ended)) => ended,
             Ok(Err(_panic)) => Err(Error::new(ErrorKind::Internal, "a panic in the SDK")),
             Err(_elapsed) => Err(Error::new(
                 ErrorKind::Timeout,
                 format!(
-                    "no answer from {} within {} s",
+                    "no answer from {} within {} s{}",
                     self.0.config.base_url.as_str(),
-                    timeout.as_secs_f64()
+                    timeout.as_secs_f64(),
+                    self.0.config.way.through(),
                 ),
             )),
         };
         admission.settle(ended.as_ref().err());
         match &ended {
-            Ok(answer) => span.record("status", answer.status),
+            Ok((answer, _)) => span.record("status", answer.status),
             Err(error) => span.record("error", error.code()),
         };
         let (status, code) =
-            (ended.as_ref().ok().map(|answer| answer.status), ended.as_ref().err().map(Error::code));
-        tracing::debug!(parent: &span, operation = operation.name(), status, code, "the call ended");
+            (ended.as_ref().ok().map(|(answer, _)| answer.status), ended.as_ref().err().map(Error::code));
+        span.event(|span| {
+            tracing::debug!(parent: span, operation = operation.name(), status, code, "the call ended");
+        });
         ended.map_err(|error| error.with_operation(operation))
     }
 
-    async fn attempts(&self, request: Request, deadline: Instant) -> Result<Answer, Error> {
+    async fn attempts(
+        &self,
+        request: Request,
+        deadline: Instant,
+        span: &Span,
+    ) -> Result<(Answer, LostAttempts), Error> {
         let mut retry = 0;
+        let mut lost = LostAttempts::default();
         loop {
+            let began = Instant::now();
             let attempt = self.0.transport.send(request.clone()).await;
             let again = retry < self.0.config.max_retries && retry::permits(request.operation, &attempt);
             let wait = again
@@ -546,10 +575,15 @@ impl ActPass {
                 // A wait that the deadline cuts off would turn a known failure into a time-out.
                 .filter(|wait| Instant::now() + *wait < deadline);
             let Some(wait) = wait else {
-                tracing::Span::current().record("attempts", retry + 1);
-                return attempt.map_err(|failure| failure.error);
+                span.record("attempts", retry + 1);
+                return attempt.map(|answer| (answer, lost)).map_err(|failure| failure.error);
             };
-            tracing::debug!(retry = retry + 1, wait_ms = wait.as_secs_f64() * 1e3, "trying again");
+            if retry::may_be_taken(&attempt) {
+                lost.first.get_or_insert(began);
+            }
+            observe(|| {
+                tracing::debug!(retry = retry + 1, wait_ms = wait.as_secs_f64() * 1e3, "trying again");
+            });
             tokio::time::sleep(wait).await;
             retry += 1;
         }
@@ -582,13 +616,39 @@ impl fmt::Debug for ActPass {
     }
 }
 
+/// The attempts of a call before the last one that the gateway may have taken, their answers lost.
+#[derive(Clone, Copy, Debug, Default)]
+struct LostAttempts {
+    /// When the first of them began.
+    first: Option<Instant>,
+}
+
+impl LostAttempts {
+    /// Whether the answer that the gateway now repeats may have been the answer to a lost attempt. The gateway recorded
+    /// that answer after the attempt began, so it is not older than the attempt, rounded up to a millisecond.
+    fn may_have_got(&self, replay: Replay) -> bool {
+        self.first.is_some_and(|began| {
+            replay.age_ms.is_none_or(|age| u128::from(age) <= began.elapsed().as_nanos().div_ceil(1_000_000))
+        })
+    }
+}
+
 fn is_success(status: u16) -> bool {
     (200..300).contains(&status)
 }
 
 fn invalid(operation: Operation, problem: &str) -> Error {
-    Error::new(ErrorKind::Response, format!("the gateway's answer cannot be used: {problem}"))
-        .with_operation(operation)
+    let error = Error::new(ErrorKind::Response, format!("the gateway's answer cannot be used: {problem}"))
+        .with_operation(operation);
+    match operation {
+        Operation::Approval => error.with_cause(Cause::NotAnApproval),
+        Operation::Preflight
+        | Operation::IssuePassport
+        | Operation::VerifyPassport
+        | Operation::RevokePassport
+        | Operation::RecordEvidence
+        | Operation::Jwks => error,
+    }
 }
 
 fn retry_after(answer: &Answer) -> Option<Duration> {
@@ -630,6 +690,7 @@ pub struct ActPassBuilder {
     max_retries: Option<u32>,
     mode: Mode,
     ca: Option<Vec<u8>>,
+    ca_variables: Vec<CaVariable>,
     allow_insecure_http: bool,
     user_agent: Option<String>,
     transport: Option<Box<dyn Transport>>,
@@ -701,10 +762,22 @@ impl ActPassBuilder {
         self
     }
 
-    /// Trusts the certificate authorities in this PEM text besides those of the system.
+    /// Trusts the certificates in this PEM text as well: as authorities, and each as a server's own certificate too.
+    ///
+    /// Otherwise trusted are the authorities of the file that `SSL_CERT_FILE` names and the directories that
+    /// `SSL_CERT_DIR` names, if one of the two is set; else those of the system; else, where the system has none,
+    /// those bundled with this library.
     #[must_use]
     pub fn ca(mut self, pem: impl Into<Vec<u8>>) -> Self {
         self.ca = Some(pem.into());
+        self
+    }
+
+    /// Names the environment variables by which the clients of a host language name certificate authorities, for
+    /// bindings to it; none by default. Like `SSL_CERT_FILE`, a variable that names what cannot be read is an error.
+    #[must_use]
+    pub fn ca_variables(mut self, variables: impl IntoIterator<Item = CaVariable>) -> Self {
+        self.ca_variables = variables.into_iter().collect();
         self
     }
 
@@ -736,11 +809,12 @@ impl ActPassBuilder {
     ///
     /// [`ErrorKind::Config`], naming the setting and what was expected.
     pub fn build(mut self) -> Result<ActPass, Error> {
-        let transport = self.transport.take();
-        let config = self.config()?;
-        match transport {
-            Some(transport) => Ok(ActPass(Arc::new(Inner::new(config, transport)), None)),
-            None => ActPass::with_config(config),
+        match self.transport.take() {
+            Some(transport) => {
+                let config = self.config_with(|_, _, _| Way::none())?;
+                Ok(ActPass(Arc::new(Inner::new(config, transport)), None))
+            }
+            None => Ok(ActPass::with_config(self.config()?)),
         }
     }
 
@@ -749,6 +823,13 @@ impl ActPassBuilder {
         if self.transport.is_some() {
             return Err(Error::config("transport", "expected none: a host makes its own in each process"));
         }
+        self.config_with(Way::to)
+    }
+
+    fn config_with(
+        self,
+        way: impl FnOnce(&BaseUrl, &[CertificateDer<'static>], Vec<CaVariable>) -> Result<Way, Error>,
+    ) -> Result<Config, Error> {
         let (api_key, authorization) = config::api_key(self.api_key)?;
         let timeout = config::timeout("timeout", self.timeout.unwrap_or(config::DEFAULT_TIMEOUT))?;
         let connect_timeout = match self.connect_timeout {
@@ -759,18 +840,20 @@ impl ActPassBuilder {
             self.user_agent.unwrap_or_else(|| concat!("actpass-rust/", env!("CARGO_PKG_VERSION")).to_owned());
         let user_agent = config::header("user_agent", Some(user_agent))?
             .ok_or_else(|| Error::config("user_agent", "expected a name, found an empty string"))?;
+        let base_url = BaseUrl::choose(self.base_url, self.allow_insecure_http)?;
+        let ca = config::extra_ca(self.ca.as_deref())?;
         Ok(Config {
             api_key,
             authorization,
             tenant_id: config::header("tenant_id", self.tenant_id)?,
             agent_id: self.agent_id.filter(|id| !id.is_empty()).unwrap_or_else(|| "sdk".to_owned()),
-            base_url: BaseUrl::choose(self.base_url, self.allow_insecure_http)?,
             timeout,
             connect_timeout,
             circuit_failures: self.circuit_failures.unwrap_or(DEFAULT_CIRCUIT_FAILURES),
             max_retries: config::max_retries(self.max_retries.unwrap_or(config::DEFAULT_MAX_RETRIES))?,
             mode: self.mode,
-            extra_ca: config::extra_ca(self.ca.as_deref())?,
+            way: way(&base_url, &ca, self.ca_variables)?,
+            base_url,
             user_agent,
         })
     }

@@ -1,6 +1,6 @@
 //! Settings, parsed once: past this module nothing about them is checked again.
 
-use std::net::IpAddr;
+use std::sync::Arc;
 use std::time::Duration;
 
 use http::Uri;
@@ -12,7 +12,9 @@ use url::{Host, Url};
 use crate::client::Operation;
 use crate::error::{Error, ErrorKind};
 use crate::guard::Mode;
+use crate::proxy::Proxy;
 use crate::secret::Secret;
+use crate::tls::{CaVariable, Trust};
 use crate::transport::Request;
 
 /// Where the hosted gateway answers.
@@ -43,8 +45,45 @@ pub(crate) struct Config {
     pub(crate) circuit_failures: u32,
     pub(crate) max_retries: u32,
     pub(crate) mode: Mode,
-    pub(crate) extra_ca: Vec<CertificateDer<'static>>,
     pub(crate) user_agent: HeaderValue,
+    pub(crate) way: Way,
+}
+
+/// The way to the gateway: fixed with the client, the same in each process that uses it.
+#[derive(Clone, Debug)]
+pub(crate) struct Way {
+    pub(crate) proxy: Option<Arc<Proxy>>,
+    pub(crate) trust: Trust,
+    /// What else names authorities, for messages.
+    pub(crate) ca_variables: Vec<CaVariable>,
+}
+
+impl Way {
+    /// # Errors
+    ///
+    /// [`ErrorKind::Config`], naming the setting or the environment variable.
+    pub(crate) fn to(
+        base_url: &BaseUrl,
+        ca: &[CertificateDer<'static>],
+        ca_variables: Vec<CaVariable>,
+    ) -> Result<Self, Error> {
+        // A proxy would see the key. Over https it sees a tunnel.
+        let (proxy, trust) = match base_url.is_https() {
+            true => (Proxy::choose(base_url)?.map(Arc::new), Trust::load(ca, &ca_variables)?),
+            false => (None, Trust::nobody()?),
+        };
+        Ok(Self { proxy, trust, ca_variables })
+    }
+
+    /// No way: something else than HTTP carries the calls.
+    pub(crate) fn none() -> Result<Self, Error> {
+        Ok(Self { proxy: None, trust: Trust::nobody()?, ca_variables: Vec::new() })
+    }
+
+    /// ` (through the proxy …)`, for messages; empty without a proxy.
+    pub(crate) fn through(&self) -> String {
+        self.proxy.as_ref().map_or_else(String::new, |proxy| format!(" (through the proxy {proxy})"))
+    }
 }
 
 /// Makes a length of time from seconds, as host languages give it; `member` is its name in messages.
@@ -162,6 +201,8 @@ pub(crate) struct BaseUrl {
     text: String,
     endpoints: [Uri; Operation::ALL.len()],
     is_https: bool,
+    host: Host<String>,
+    port: u16,
 }
 
 impl BaseUrl {
@@ -175,7 +216,7 @@ impl BaseUrl {
         }
     }
 
-    fn parse(text: &str, allow_insecure_http: bool) -> Result<Self, Error> {
+    pub(crate) fn parse(text: &str, allow_insecure_http: bool) -> Result<Self, Error> {
         let bad = |problem: &str| Err(Error::config("base_url", problem));
         let url = Url::parse(text).map_err(|error| {
             Error::config("base_url", format_args!("expected an absolute http(s) URL: {error}"))
@@ -197,6 +238,18 @@ impl BaseUrl {
             }
             _ => return bad("expected an https URL, or http to this host"),
         };
+        if let Some(base) = before_call(&url) {
+            return Err(Error::config(
+                "base_url",
+                format_args!(
+                    "expected the gateway's URL without the path of a call, which the client adds: {base} instead of {url}"
+                ),
+            ));
+        }
+        let Some((host, port)) = url.host().map(|host| host.to_owned()).zip(url.port_or_known_default())
+        else {
+            return bad("expected an absolute http(s) URL: it has no host");
+        };
         let text = url.as_str().trim_end_matches('/').to_owned();
         let endpoint = |operation: Operation| {
             Uri::try_from(format!("{text}{}", operation.path())).map_err(|error| {
@@ -205,7 +258,7 @@ impl BaseUrl {
         };
         let [preflight, issue, verify, revoke, evidence, jwks, approval] = Operation::ALL.map(endpoint);
         let endpoints = [preflight?, issue?, verify?, revoke?, evidence?, jwks?, approval?];
-        Ok(Self { endpoints, text, is_https })
+        Ok(Self { endpoints, text, is_https, host, port })
     }
 
     pub(crate) fn as_str(&self) -> &str {
@@ -214,6 +267,14 @@ impl BaseUrl {
 
     pub(crate) fn is_https(&self) -> bool {
         self.is_https
+    }
+
+    pub(crate) fn host(&self) -> &Host<String> {
+        &self.host
+    }
+
+    pub(crate) fn port(&self) -> u16 {
+        self.port
     }
 
     pub(crate) fn endpoint(&self, request: &Request) -> Result<Uri, Error> {
@@ -236,13 +297,51 @@ impl BaseUrl {
     }
 }
 
+/// The part of `url` before the path of a call, if it ends in one: in `/api/v1`, in a call below it, or in that of the
+/// public keys.
+fn before_call(url: &Url) -> Option<String> {
+    const ROOT: &str = "/api/v1";
+    let path = url.path().trim_end_matches('/').to_ascii_lowercase();
+    let mut calls = Operation::ALL.iter().map(|operation| operation.path());
+    let ends_in_call = |at: usize| {
+        let rest = path.get(at + ROOT.len()..).unwrap_or_default();
+        let group = |call: &str| call.strip_prefix(ROOT)?.split('/').nth(1).map(str::to_owned);
+        rest.is_empty()
+            || rest.strip_prefix('/').and_then(|rest| rest.split('/').next()).is_some_and(|first| {
+                Operation::ALL.iter().any(|operation| group(operation.path()).as_deref() == Some(first))
+            })
+    };
+    let at = path
+        .match_indices(ROOT)
+        .map(|(at, _)| at)
+        .find(|at| ends_in_call(*at))
+        .or_else(|| calls.find_map(|call| path.strip_suffix(call).map(str::len)))?;
+    let mut base = url.clone();
+    base.set_path(url.path().get(..at)?);
+    Some(base.as_str().trim_end_matches('/').to_owned())
+}
+
+/// Whether `url` is on this machine: `localhost` and the names below it (RFC 6761), 127.0.0.0/8, also written as IPv6,
+/// and `[::1]`.
 fn is_loopback(url: &Url) -> bool {
     match url.host() {
-        Some(Host::Domain(name)) => name == "localhost",
-        Some(Host::Ipv4(address)) => IpAddr::from(address).is_loopback(),
-        Some(Host::Ipv6(address)) => IpAddr::from(address).is_loopback(),
+        Some(Host::Domain(name)) => is_localhost(name),
+        Some(Host::Ipv4(address)) => address.is_loopback(),
+        Some(Host::Ipv6(address)) => {
+            address.is_loopback() || address.to_ipv4_mapped().is_some_and(|address| address.is_loopback())
+        }
         None => false,
     }
+}
+
+/// Whether the host `name` is `localhost` or below it, which never leaves this machine.
+pub(crate) fn is_localhost(name: &str) -> bool {
+    let name = name.strip_suffix('.').unwrap_or(name);
+    let below =
+        name.len().checked_sub("localhost".len()).and_then(|at| Some((name.get(..at)?, name.get(at..)?)));
+    below.is_some_and(|(below, top)| {
+        top.eq_ignore_ascii_case("localhost") && (below.is_empty() || below.ends_with('.'))
+    })
 }
 
 #[cfg(test)]
@@ -258,6 +357,20 @@ mod tests {
             ("http://127.0.0.1:8787", "http://127.0.0.1:8787/api/v1/actions/preflight"),
             ("http://localhost:1", "http://localhost:1/api/v1/actions/preflight"),
             ("http://[::1]:1", "http://[::1]:1/api/v1/actions/preflight"),
+            ("http://LocalHost.:1", "http://localhost.:1/api/v1/actions/preflight"),
+            ("http://x.localhost", "http://x.localhost/api/v1/actions/preflight"),
+            ("http://a.b.localhost.", "http://a.b.localhost./api/v1/actions/preflight"),
+            ("http://127.8.9.10", "http://127.8.9.10/api/v1/actions/preflight"),
+            ("http://2130706433", "http://127.0.0.1/api/v1/actions/preflight"),
+            ("http://0x7f.1", "http://127.0.0.1/api/v1/actions/preflight"),
+            ("http://0177.0.0.1", "http://127.0.0.1/api/v1/actions/preflight"),
+            ("http://127.0.0.1.", "http://127.0.0.1/api/v1/actions/preflight"),
+            ("http://[::ffff:127.0.0.1]:1", "http://[::ffff:7f00:1]:1/api/v1/actions/preflight"),
+            ("http://[::ffff:7f01:203]", "http://[::ffff:7f01:203]/api/v1/actions/preflight"),
+            ("https://gate.example/api", "https://gate.example/api/api/v1/actions/preflight"),
+            ("https://gate.example/api/v1/team", "https://gate.example/api/v1/team/api/v1/actions/preflight"),
+            ("https://gate.example/api/v10", "https://gate.example/api/v10/api/v1/actions/preflight"),
+            ("https://gate.example/x-api/v1x", "https://gate.example/x-api/v1x/api/v1/actions/preflight"),
         ] {
             let url = BaseUrl::parse(text, false).unwrap();
             assert_eq!(url.endpoint(&Request::new(Operation::Preflight, "")).unwrap(), expected);
@@ -276,11 +389,45 @@ mod tests {
             "http://localhost.example",
             "https://",
             "http://0.0.0.0",
+            "http://0",
+            "http://[::]",
+            "http://[::127.0.0.1]",
+            "http://[64:ff9b::127.0.0.1]",
+            "http://[::ffff:0.0.0.0]",
+            "http://[::ffff:10.0.0.1]",
+            "http://[fe80::1]",
+            "http://128.0.0.1",
+            "http://127.0.0.1.nip.io",
+            "http://localhost.example.",
+            "http://notlocalhost",
+            "http://localhost.localdomain",
+            "http://localhost..",
         ] {
             let error = BaseUrl::parse(text, false).unwrap_err();
             assert!(error.to_string().starts_with("base_url: expected "), "{text}: {error}");
         }
         assert!(BaseUrl::parse("http://10.0.0.1", true).is_ok());
+    }
+
+    #[test]
+    fn rejects_base_urls_with_the_path_of_a_call() {
+        for (text, base) in [
+            ("https://gate.example/api/v1", "https://gate.example"),
+            ("https://gate.example/api/v1/", "https://gate.example"),
+            ("https://gate.example/API/V1", "https://gate.example"),
+            ("http://127.0.0.1:8787/api/v1", "http://127.0.0.1:8787"),
+            ("https://gate.example/behind/a/proxy/api/v1//", "https://gate.example/behind/a/proxy"),
+            ("https://gate.example/api/v1/actions/preflight", "https://gate.example"),
+            ("https://gate.example/x/api/v1/actions", "https://gate.example/x"),
+            ("https://gate.example/api/v1/passports/issue", "https://gate.example"),
+            ("https://gate.example/api/v1/evidence/events/", "https://gate.example"),
+            ("https://gate.example/api/v1/approvals/apr_1", "https://gate.example"),
+            ("https://gate.example/api/v1/team/api/v1", "https://gate.example/api/v1/team"),
+            ("https://gate.example/.well-known/jwks.json", "https://gate.example"),
+        ] {
+            let error = BaseUrl::parse(text, false).unwrap_err().to_string();
+            assert!(error.contains(&format!("the client adds: {base} instead of ")), "{text}: {error}");
+        }
     }
 
     #[test]

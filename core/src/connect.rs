@@ -1,25 +1,35 @@
-//! How a connection to the gateway comes about: through the system's proxy where there is one, then TLS, all in bounded
-//! time.
+//! How a connection to the gateway comes about: through a proxy if there is one, then TLS, all in bounded time.
 
+use std::fmt;
 use std::future::Future;
 use std::io;
-use std::pin::Pin;
+use std::net::{IpAddr, Ipv4Addr, Ipv6Addr, SocketAddr};
+use std::pin::{Pin, pin};
 use std::sync::Arc;
+use std::sync::atomic::{AtomicBool, Ordering};
 use std::task::{Context, Poll};
 use std::time::Duration;
+use std::vec;
 
-use http::Uri;
+use bytes::Bytes;
+use futures_util::future::{self, Either};
+use http::header::{HOST, PROXY_AUTHORIZATION};
+use http::{Method, Request, StatusCode, Uri};
+use http_body_util::Empty;
+use hyper::client::conn::http1;
 use hyper_rustls::{HttpsConnector, MaybeHttpsStream};
 use hyper_util::client::legacy::connect::HttpConnector;
-use hyper_util::client::legacy::connect::proxy::Tunnel;
-use hyper_util::client::proxy::matcher::Matcher;
+use hyper_util::client::legacy::connect::dns::{GaiResolver, Name};
+use hyper_util::client::legacy::connect::proxy::{SocksV4, SocksV5};
 use hyper_util::rt::TokioIo;
 use rustls::ClientConfig;
+use rustls::client::Resumption;
 use tokio::net::TcpStream;
 use tower_service::Service;
 
-use crate::config::Config;
-use crate::error::Error;
+use crate::cause::{CertificateProblem, ProxyProblem};
+use crate::config::{Config, is_localhost};
+use crate::proxy::{Protocol, Proxy};
 use crate::tls;
 
 /// A peer that is gone without a word is noticed after a minute, also where a call may wait for longer.
@@ -28,35 +38,39 @@ const KEEPALIVE_PROBES: u32 = 3;
 
 type BoxError = Box<dyn std::error::Error + Send + Sync>;
 type Connecting<S> = Pin<Box<dyn Future<Output = Result<S, BoxError>> + Send>>;
+type Tcp = HttpConnector<Resolver>;
 /// A connection to the gateway, or to the proxy on the way to it.
 type Hop = MaybeHttpsStream<TokioIo<TcpStream>>;
 
 /// Makes connections, each within the connect timeout.
 #[derive(Clone)]
 pub(crate) struct Connector {
-    route: HttpsConnector<Route>,
-    timeout: Duration,
+    tcp: Tcp,
+    tls: Arc<ClientConfig>,
+    tunnel: Option<Tunnel>,
+    /// `None` if the call's own deadline is not later.
+    timeout: Option<Duration>,
 }
 
 impl Connector {
-    pub(crate) fn new(config: &Config) -> Result<Self, Error> {
-        let mut tcp = HttpConnector::new();
+    pub(crate) fn new(config: &Config) -> Self {
+        let timeout = Some(config.connect_timeout).filter(|timeout| *timeout < config.timeout);
+        let mut tcp = HttpConnector::new_with_resolver(Resolver(GaiResolver::new()));
         tcp.enforce_http(false);
         tcp.set_nodelay(true);
-        tcp.set_connect_timeout(Some(config.connect_timeout));
+        tcp.set_connect_timeout(timeout);
         tcp.set_keepalive(Some(KEEPALIVE));
         tcp.set_keepalive_interval(Some(KEEPALIVE));
         tcp.set_keepalive_retries(Some(KEEPALIVE_PROBES));
-        let is_https = config.base_url.is_https();
-        let tls = match (is_https, config.extra_ca.as_slice()) {
-            (false, _) => tls::none()?,
-            (true, []) => tls::shared()?,
-            (true, extra) => tls::with_extra_ca(extra)?,
-        };
-        // A proxy would see the key. Over https it sees a tunnel, so there the system's proxy settings hold.
-        let proxies = is_https.then(|| Proxies::new(&tls));
-        let route = Route { tcp, proxies };
-        Ok(Self { route: HttpsConnector::from((route, tls)), timeout: config.connect_timeout })
+        let mut tls = config.way.trust.config().clone();
+        // Sessions are kept behind a lock, which a `fork()` could leave held: each process has its own.
+        tls.resumption = Resumption::default();
+        let tunnel = config.way.proxy.as_ref().map(|proxy| {
+            let mut tls = tls.clone();
+            tls.alpn_protocols.clear();
+            Tunnel { proxy: Arc::clone(proxy), tls: Arc::new(tls) }
+        });
+        Self { tcp, tls: Arc::new(tls), tunnel, timeout }
     }
 }
 
@@ -66,37 +80,37 @@ impl Service<Uri> for Connector {
     type Future = Connecting<Self::Response>;
 
     fn poll_ready(&mut self, context: &mut Context<'_>) -> Poll<Result<(), BoxError>> {
-        self.route.poll_ready(context)
+        self.tcp.poll_ready(context).map_err(Into::into)
     }
 
     fn call(&mut self, gateway: Uri) -> Self::Future {
-        let connecting = tokio::time::timeout(self.timeout, self.route.call(gateway));
+        let is_open = Arc::new(AtomicBool::new(false));
+        let route =
+            Route { tcp: self.tcp.clone(), tunnel: self.tunnel.clone(), is_open: Arc::clone(&is_open) };
+        let connecting = HttpsConnector::from((route, Arc::clone(&self.tls))).call(gateway);
+        let Some(timeout) = self.timeout else {
+            return connecting;
+        };
+        let tunnel = self.tunnel.clone();
+        let connecting = tokio::time::timeout(timeout, connecting);
         Box::pin(async move {
-            connecting.await.unwrap_or_else(|_elapsed| Err(io::Error::from(io::ErrorKind::TimedOut).into()))
+            connecting.await.unwrap_or_else(|_elapsed| match tunnel {
+                Some(tunnel) if !is_open.load(Ordering::Relaxed) => {
+                    Err(tunnel.failed(ProxyProblem::Timeout, "no tunnel in time").into())
+                }
+                Some(_) | None => Err(io::Error::from(io::ErrorKind::TimedOut).into()),
+            })
         })
     }
 }
 
-/// The system's proxies, and how to speak to those that are spoken to over TLS.
-#[derive(Clone)]
-struct Proxies {
-    system: Arc<Matcher>,
-    tls: Arc<ClientConfig>,
-}
-
-impl Proxies {
-    fn new(gateway: &ClientConfig) -> Self {
-        let mut tls = gateway.clone();
-        tls.alpn_protocols.clear();
-        Self { system: Arc::new(Matcher::from_system()), tls: Arc::new(tls) }
-    }
-}
-
-/// The way to the gateway below TLS: straight, or by a tunnel.
+/// The way to the gateway below TLS: straight, or through a tunnel.
 #[derive(Clone)]
 struct Route {
-    tcp: HttpConnector,
-    proxies: Option<Proxies>,
+    tcp: Tcp,
+    tunnel: Option<Tunnel>,
+    /// Whether the way is open, so that what fails from here on is the gateway's.
+    is_open: Arc<AtomicBool>,
 }
 
 impl Service<Uri> for Route {
@@ -109,18 +123,358 @@ impl Service<Uri> for Route {
     }
 
     fn call(&mut self, gateway: Uri) -> Self::Future {
-        let proxies = self.proxies.as_ref();
-        let Some((proxy, tls)) =
-            proxies.and_then(|proxies| Some((proxies.system.intercept(&gateway)?, proxies.tls.clone())))
-        else {
-            let connecting = self.tcp.call(gateway);
-            return Box::pin(async move { Ok(connecting.await?.into()) });
-        };
-        let mut tunnel = Tunnel::new(proxy.uri().clone(), HttpsConnector::from((self.tcp.clone(), tls)));
-        if let Some(authorization) = proxy.basic_auth() {
-            tunnel = tunnel.with_auth(authorization.clone());
+        let (mut tcp, is_open) = (self.tcp.clone(), Arc::clone(&self.is_open));
+        match self.tunnel.clone() {
+            None => Box::pin(async move { Ok(tcp.call(gateway).await?.into()) }),
+            Some(tunnel) => Box::pin(async move {
+                let hop = tunnel.open(tcp, &gateway).await?;
+                is_open.store(true, Ordering::Relaxed);
+                Ok(hop)
+            }),
         }
-        let connecting = tunnel.call(gateway);
-        Box::pin(async move { Ok(connecting.await?) })
+    }
+}
+
+/// Opens tunnels through a proxy.
+#[derive(Clone)]
+struct Tunnel {
+    proxy: Arc<Proxy>,
+    /// For a proxy that is spoken to over TLS.
+    tls: Arc<ClientConfig>,
+}
+
+impl Tunnel {
+    async fn open(&self, tcp: Tcp, gateway: &Uri) -> Result<Hop, BoxError> {
+        let resolves = match self.proxy.protocol {
+            Protocol::Connect => {
+                let hop = self.connect(tcp).await?;
+                return Ok(self.ask(hop, gateway).await?);
+            }
+            Protocol::Socks4 { resolves } | Protocol::Socks5 { resolves } => resolves,
+        };
+        if resolves {
+            let hop = self.connect(tcp).await?;
+            return Ok(self.negotiate(hop, gateway.clone()).await?);
+        }
+        let mut failed =
+            self.failed(ProxyProblem::NotConnected, "the gateway's host has no address that it can take");
+        for address in self.addresses(gateway).await? {
+            let hop = self.connect(tcp.clone()).await?;
+            match self.negotiate(hop, address).await {
+                Ok(hop) => return Ok(hop),
+                Err(failure) => failed = failure,
+            }
+        }
+        Err(failed.into())
+    }
+
+    /// A connection to the proxy.
+    async fn connect(&self, tcp: Tcp) -> Result<Hop, ProxyFailure> {
+        let mut connector = HttpsConnector::from((tcp, Arc::clone(&self.tls)));
+        connector.call(self.proxy.address.clone()).await.map_err(|error| {
+            let problem = match connect_problem(&*error) {
+                ConnectProblem::Certificate(problem) => Failing::Certificate(problem),
+                ConnectProblem::NotTls => Failing::Proxy(ProxyProblem::Protocol),
+                ConnectProblem::Unresolved => Failing::Proxy(ProxyProblem::Unresolved),
+                ConnectProblem::Timeout => Failing::Proxy(ProxyProblem::Timeout),
+                ConnectProblem::Interrupted => Failing::Proxy(ProxyProblem::Interrupted),
+                ConnectProblem::Refused
+                | ConnectProblem::Tls
+                | ConnectProblem::Unroutable
+                | ConnectProblem::Other => Failing::Proxy(ProxyProblem::Unreachable),
+            };
+            self.failure(problem, root_cause(&*error))
+        })
+    }
+
+    /// Asks an HTTP proxy for the tunnel.
+    async fn ask(&self, hop: Hop, gateway: &Uri) -> Result<Hop, ProxyFailure> {
+        let target = format!("{}:{}", gateway.host().unwrap_or_default(), gateway.port_u16().unwrap_or(443));
+        let mut request = Request::builder().method(Method::CONNECT).uri(&target).header(HOST, &target);
+        if let Some(authorization) = self.proxy.authorization() {
+            request = request.header(PROXY_AUTHORIZATION, authorization);
+        }
+        let request = request
+            .body(Empty::<Bytes>::new())
+            .map_err(|error| self.failed(ProxyProblem::Protocol, error.to_string()))?;
+        let broken = |error: hyper::Error| {
+            let problem = if error.is_parse() { ProxyProblem::Protocol } else { ProxyProblem::Interrupted };
+            self.failed(problem, root_cause(&error))
+        };
+        let (mut sender, connection) = http1::handshake(hop).await.map_err(broken)?;
+        let connection = pin!(connection.with_upgrades());
+        let answer = pin!(async {
+            let response = sender.send_request(request).await.map_err(broken)?;
+            match response.status() {
+                status if status.is_success() => hyper::upgrade::on(response).await.map_err(broken),
+                status => Err(self.failed(answered(status), format!("it answered {status}"))),
+            }
+        });
+        let answer = match future::select(answer, connection).await {
+            Either::Left((answer, _)) => answer?,
+            Either::Right((_, answer)) => answer.await?,
+        };
+        match answer.downcast::<Hop>() {
+            Ok(parts) if parts.read_buf.is_empty() => Ok(parts.io),
+            Ok(_) | Err(_) => Err(self.failed(ProxyProblem::Protocol, "it sent more than its answer")),
+        }
+    }
+
+    /// Asks a SOCKS proxy for the tunnel.
+    async fn negotiate(&self, hop: Hop, gateway: Uri) -> Result<Hop, ProxyFailure> {
+        let address = self.proxy.address.clone();
+        let tunnel: Result<Hop, String> = match self.proxy.protocol {
+            Protocol::Connect | Protocol::Socks4 { .. } => {
+                SocksV4::new(address, Made(Some(hop))).call(gateway).await.map_err(|error| error.to_string())
+            }
+            Protocol::Socks5 { .. } => {
+                let mut socks = SocksV5::new(address, Made(Some(hop)));
+                if let Some(given) = &self.proxy.credentials {
+                    socks = socks.with_auth(given.user.clone(), given.password.clone());
+                }
+                socks.call(gateway).await.map_err(|error| error.to_string())
+            }
+        };
+        tunnel.map_err(|problem| self.failed(negotiation_problem(&problem), problem))
+    }
+
+    /// The gateway's addresses, for a SOCKS proxy that is not to resolve its name.
+    async fn addresses(&self, gateway: &Uri) -> Result<Vec<Uri>, BoxError> {
+        let host = gateway.host().unwrap_or_default();
+        if host.trim_matches(['[', ']']).parse::<IpAddr>().is_ok() {
+            return Ok(vec![gateway.clone()]);
+        }
+        let port = gateway.port_u16().unwrap_or(443);
+        let found = tokio::net::lookup_host((host, port)).await;
+        let found =
+            found.map_err(|error| Unresolved { host: host.to_owned(), problem: error.to_string() })?;
+        Ok(found.map(|address| Uri::try_from(format!("https://{address}/"))).collect::<Result<_, _>>()?)
+    }
+
+    fn failed(&self, problem: ProxyProblem, what: impl Into<String>) -> ProxyFailure {
+        self.failure(Failing::Proxy(problem), what.into())
+    }
+
+    fn failure(&self, problem: Failing, what: String) -> ProxyFailure {
+        ProxyFailure { proxy: Arc::clone(&self.proxy), problem, what }
+    }
+}
+
+/// What an HTTP proxy means by a status outside 2xx.
+fn answered(status: StatusCode) -> ProxyProblem {
+    match status.as_u16() {
+        401 | 407 => ProxyProblem::Authentication,
+        403 => ProxyProblem::Forbidden,
+        _ => ProxyProblem::NotConnected,
+    }
+}
+
+/// What a SOCKS proxy means. The library tells its errors by their text alone; a test holds each.
+fn negotiation_problem(problem: &str) -> ProxyProblem {
+    let says = |text: &str| problem.contains(text);
+    match () {
+        () if says("user/pass authentication")
+            || says("authentication incorrectly")
+            || says("credentials") =>
+        {
+            ProxyProblem::Authentication
+        }
+        () if says("not allowed") => ProxyProblem::Forbidden,
+        () if says("io error") => ProxyProblem::Interrupted,
+        () if says("failed parsing") => ProxyProblem::Protocol,
+        () => ProxyProblem::NotConnected,
+    }
+}
+
+/// The proxy failed, not the gateway.
+#[derive(Debug)]
+pub(crate) struct ProxyFailure {
+    pub(crate) proxy: Arc<Proxy>,
+    pub(crate) problem: Failing,
+    what: String,
+}
+
+/// How a proxy fails.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub(crate) enum Failing {
+    Certificate(CertificateProblem),
+    Proxy(ProxyProblem),
+}
+
+impl fmt::Display for ProxyFailure {
+    fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
+        f.write_str(&self.what)
+    }
+}
+
+impl std::error::Error for ProxyFailure {}
+
+/// Why no connection to a host came about, or why it ended.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub(crate) enum ConnectProblem {
+    Certificate(CertificateProblem),
+    Interrupted,
+    NotTls,
+    Other,
+    Refused,
+    Timeout,
+    Tls,
+    Unresolved,
+    Unroutable,
+}
+
+/// Finds the problem in an error and its sources.
+pub(crate) fn connect_problem(error: Source<'_>) -> ConnectProblem {
+    for cause in causes(error) {
+        if cause.is::<Unresolved>() {
+            return ConnectProblem::Unresolved;
+        }
+        if let Some(error) = cause.downcast_ref::<rustls::Error>() {
+            #[expect(clippy::wildcard_enum_match_arm, reason = "the library's enum is open")]
+            return match error {
+                rustls::Error::InvalidCertificate(error) => {
+                    ConnectProblem::Certificate(tls::certificate_problem(error))
+                }
+                rustls::Error::InvalidMessage(_) => ConnectProblem::NotTls,
+                _ => ConnectProblem::Tls,
+            };
+        }
+    }
+    // HTTP/2 keeps the system's error to itself.
+    let systems = causes(error).filter_map(|cause| {
+        let http2 = cause.downcast_ref::<h2::Error>().and_then(h2::Error::get_io);
+        cause.downcast_ref::<io::Error>().or(http2)
+    });
+    for error in systems {
+        #[expect(clippy::wildcard_enum_match_arm, reason = "the library's enum is open")]
+        match error.kind() {
+            io::ErrorKind::ConnectionRefused => return ConnectProblem::Refused,
+            io::ErrorKind::HostUnreachable | io::ErrorKind::NetworkUnreachable => {
+                return ConnectProblem::Unroutable;
+            }
+            io::ErrorKind::TimedOut => return ConnectProblem::Timeout,
+            io::ErrorKind::BrokenPipe
+            | io::ErrorKind::ConnectionAborted
+            | io::ErrorKind::ConnectionReset
+            | io::ErrorKind::NotConnected
+            | io::ErrorKind::UnexpectedEof => return ConnectProblem::Interrupted,
+            _ => {}
+        }
+    }
+    let broke = |cause: Source<'_>| {
+        cause.is::<h2::Error>()
+            || cause.downcast_ref::<hyper::Error>().is_some_and(hyper::Error::is_incomplete_message)
+    };
+    match causes(error).any(broke) {
+        true => ConnectProblem::Interrupted,
+        false => ConnectProblem::Other,
+    }
+}
+
+pub(crate) type Source<'e> = &'e (dyn std::error::Error + 'static);
+
+/// The innermost cause, which says most in fewest words.
+pub(crate) fn root_cause(error: Source<'_>) -> String {
+    causes(error).last().map_or_else(|| "no cause given".to_owned(), ToString::to_string)
+}
+
+/// `error` and its sources, with what an error of the system's kind was made of.
+pub(crate) fn causes(error: Source<'_>) -> impl Iterator<Item = Source<'_>> {
+    std::iter::successors(Some(error), |cause| {
+        let inner = cause.downcast_ref::<io::Error>().and_then(io::Error::get_ref);
+        match inner {
+            Some(inner) => Some(inner as Source<'_>),
+            None => cause.source(),
+        }
+    })
+}
+
+/// A connection that is there already, for a library that wants to make one.
+struct Made(Option<Hop>);
+
+impl Service<Uri> for Made {
+    type Response = Hop;
+    type Error = io::Error;
+    type Future = future::Ready<io::Result<Hop>>;
+
+    fn poll_ready(&mut self, _: &mut Context<'_>) -> Poll<io::Result<()>> {
+        Poll::Ready(Ok(()))
+    }
+
+    fn call(&mut self, _: Uri) -> Self::Future {
+        future::ready(self.0.take().ok_or_else(|| io::ErrorKind::NotConnected.into()))
+    }
+}
+
+/// The system's name resolution, but for `localhost` and the names below it: they are this machine without being looked
+/// up (RFC 6761), so that no name server can lead plain http elsewhere.
+#[derive(Clone, Debug)]
+struct Resolver(GaiResolver);
+
+impl Resolver {
+    async fn lookup(&mut self, name: Name) -> Result<vec::IntoIter<SocketAddr>, Unresolved> {
+        if is_localhost(name.as_str()) {
+            let addresses = [Ipv4Addr::LOCALHOST.into(), Ipv6Addr::LOCALHOST.into()];
+            return Ok(Vec::from(addresses.map(|address| SocketAddr::new(address, 0))).into_iter());
+        }
+        let host = name.as_str().to_owned();
+        let unresolved = |problem: String| Unresolved { host: host.clone(), problem };
+        let found = self.0.call(name).await.map_err(|error| unresolved(error.to_string()))?;
+        let found: Vec<_> = found.collect();
+        match found.is_empty() {
+            true => Err(unresolved("no address".to_owned())),
+            false => Ok(found.into_iter()),
+        }
+    }
+}
+
+impl Service<Name> for Resolver {
+    type Response = vec::IntoIter<SocketAddr>;
+    type Error = Unresolved;
+    type Future = Pin<Box<dyn Future<Output = Result<Self::Response, Unresolved>> + Send>>;
+
+    fn poll_ready(&mut self, _: &mut Context<'_>) -> Poll<Result<(), Unresolved>> {
+        Poll::Ready(Ok(()))
+    }
+
+    fn call(&mut self, name: Name) -> Self::Future {
+        let mut resolver = self.clone();
+        Box::pin(async move { resolver.lookup(name).await })
+    }
+}
+
+/// A host name without an address.
+#[derive(Debug)]
+pub(crate) struct Unresolved {
+    host: String,
+    problem: String,
+}
+
+impl fmt::Display for Unresolved {
+    fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
+        write!(f, "the host name {} cannot be resolved: {}", self.host, self.problem)
+    }
+}
+
+impl std::error::Error for Unresolved {}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    #[test]
+    fn tells_what_a_socks_proxy_means_by_its_librarys_texts() {
+        for (text, problem) in [
+            ("SOCKS error: server does not support user/pass authentication", ProxyProblem::Authentication),
+            ("SOCKS error: server implements authentication incorrectly", ProxyProblem::Authentication),
+            ("SOCKS error: credentials not accepted", ProxyProblem::Authentication),
+            ("SOCKS error: connection not allowed", ProxyProblem::Forbidden),
+            ("SOCKS error: io error during SOCKS handshake", ProxyProblem::Interrupted),
+            ("SOCKS error: failed parsing server response", ProxyProblem::Protocol),
+            ("SOCKS error: host unreachable", ProxyProblem::NotConnected),
+            ("SOCKS error: server failed to execute command", ProxyProblem::NotConnected),
+        ] {
+            assert_eq!(negotiation_problem(text), problem, "{text}");
+        }
     }
 }

@@ -5,10 +5,13 @@ use std::fmt;
 use std::sync::Arc;
 
 use crate::approval::ApprovalStatus;
-use crate::error::ErrorKind;
-use crate::hash::hash_payload;
-use crate::json::{Document, Json, Style, Text};
+use crate::cause::{Cause, Explanation};
+use crate::error::Error;
+use crate::hash::sha256_hex;
+use crate::json::{Document, Json, NotCanonical, Style, Text};
 use crate::secret::Secret;
+
+const APPROVAL_ID: &str = "approval_request_id";
 
 /// A decision: the document that the gateway answered, every member as it came, without the credential.
 ///
@@ -60,23 +63,51 @@ impl Decision {
         Ok((Self(Arc::new(Inner { document, word })), credential))
     }
 
-    /// The decision that the SDK makes when the gate failed.
-    pub(crate) fn for_failure(kind: ErrorKind) -> Self {
-        let (summary, next_steps) = kind.explanation();
-        Self::denied(kind.code(), summary, next_steps)
+    /// The decision that the SDK makes when the gate failed. `approval` is the approval that the action names, if any.
+    pub(crate) fn for_failure(error: &Error, approval: Option<&str>) -> Self {
+        Self::made(DecisionWord::Deny, error.code(), &Explanation::of(error), &[(APPROVAL_ID, approval)])
     }
 
     /// The decision that the SDK makes in strict mode when the gateway's `allow` names no ledger entry.
-    pub(crate) fn unrecorded() -> Self {
-        Self::denied(
-            "actpass.unrecorded",
+    pub(crate) fn unrecorded(approval: Option<&str>) -> Self {
+        let explanation = Explanation::new(
             "The gateway allowed the action without recording it, and strict mode runs nothing unrecorded.",
-            &["Check that the gateway writes evidence: its decisions must carry evidence_event_id."],
-        )
+            ["Check that the gateway writes evidence: its decisions must carry evidence_event_id."],
+        );
+        Self::made(DecisionWord::Deny, "actpass.unrecorded", &explanation, &[(APPROVAL_ID, approval)])
     }
 
-    /// The decision that the SDK makes about an action that it held for the approval `id`, which it does not have.
-    pub(crate) fn unapproved(id: &str, status: ApprovalStatus) -> Self {
+    /// The decision that the SDK makes when the arguments changed after the gateway judged them.
+    pub(crate) fn arguments_changed() -> Self {
+        let explanation = Explanation::new(
+            "The arguments changed after the gateway judged them, so the action did not run.",
+            [
+                "Pass a copy of the arguments, which nothing changes while the gateway decides.",
+                "Ask again about the present arguments; a spent approval or passport stays spent.",
+            ],
+        );
+        Self::made(DecisionWord::Deny, "actpass.arguments_changed", &explanation, &[])
+    }
+
+    /// The decision that the SDK makes when the gateway repeated `answer`, which it had given to another call. It keeps
+    /// what identifies the first answer.
+    pub(crate) fn replayed(answer: &Self, approval: Option<&str>) -> Self {
+        let explanation = Explanation::new(
+            "The gateway repeated its answer to an earlier request with this idempotency key: the action may have run \
+             before, so it was not run again.",
+            [
+                "Look up evidence_event_id in the gateway's ledger: an action.outcome event that names it says how the \
+                 action ended.",
+                "Check the action's target, such as the payment provider, for the action's effect.",
+                "If the action is to run a second time, use a new idempotency key.",
+            ],
+        );
+        answer.followed_by(DecisionWord::Deny, "actpass.replayed", &explanation, approval)
+    }
+
+    /// The decision that the SDK makes about an action that it held for the approval `id`, which was not approved.
+    /// `answer` is the decision that asked for it.
+    pub(crate) fn unapproved(answer: &Self, id: &str, status: ApprovalStatus) -> Self {
         let (word, reason_code, summary, next_step) = match status {
             ApprovalStatus::Approved | ApprovalStatus::Pending => (
                 DecisionWord::RequireApproval,
@@ -94,33 +125,48 @@ impl Decision {
                 (DecisionWord::Deny, "approval.rejected", "A person rejected the action.", "Do not run it.")
             }
         };
-        Self::made(word, reason_code, summary, &[next_step], Some(id))
+        let explanation = Explanation::new(summary, [next_step]);
+        answer.followed_by(word, reason_code, &explanation, Some(id))
     }
 
-    fn denied(reason_code: &str, summary: &str, next_steps: &[&str]) -> Self {
-        Self::made(DecisionWord::Deny, reason_code, summary, next_steps, None)
+    /// A decision that the SDK makes because of this one; it keeps what identifies this one in the ledger.
+    fn followed_by(
+        &self,
+        word: DecisionWord,
+        reason_code: &str,
+        explanation: &Explanation,
+        approval: Option<&str>,
+    ) -> Self {
+        let [event, chain, request] = ["evidence_event_id", "evidence_chain_id", "request_hash"]
+            .map(|name| (name, self.0.document.string(name)));
+        let kept = [&event, &chain, &request].map(|(name, value)| (*name, value.as_deref()));
+        let [event, chain, request] = kept;
+        Self::made(word, reason_code, explanation, &[(APPROVAL_ID, approval), event, chain, request])
     }
 
+    /// A decision of the SDK with those of the `members` that have a value.
     fn made(
         word: DecisionWord,
         reason_code: &str,
-        summary: &str,
-        next_steps: &[&str],
-        approval_request_id: Option<&str>,
+        explanation: &Explanation,
+        members: &[(&str, Option<&str>)],
     ) -> Self {
         let mut text = Text::new(Style::Compact);
         text.raw(r#"{"decision":"#);
         text.string(word.as_str());
         text.raw(r#","reason_code":"#);
         text.string(reason_code);
-        if let Some(id) = approval_request_id {
-            text.raw(r#","approval_request_id":"#);
-            text.string(id);
+        for (name, value) in members {
+            if let Some(value) = value {
+                text.raw(",");
+                text.key(name);
+                text.string(value);
+            }
         }
         text.raw(r#","explain":{"summary":"#);
-        text.string(summary);
+        text.string(&explanation.summary);
         text.raw(r#","matched_rules":[],"next_steps":["#);
-        for (at, step) in next_steps.iter().enumerate() {
+        for (at, step) in explanation.next_steps.iter().enumerate() {
             text.comma(at);
             text.string(step);
         }
@@ -167,7 +213,7 @@ impl Decision {
 
     /// The approval that was requested, where the decision is `require_approval`.
     pub fn approval_request_id(&self) -> Option<Cow<'_, str>> {
-        self.0.document.string("approval_request_id")
+        self.0.document.string(APPROVAL_ID)
     }
 
     /// Any member by its name, also those that this version does not know.
@@ -190,25 +236,71 @@ impl Decision {
     ///
     /// # Errors
     ///
-    /// If it names another.
-    pub(crate) fn is_bound(&self, request: &[u8]) -> Result<bool, String> {
-        match self.member("request_hash") {
-            None | Some(Json::Null) => Ok(false),
-            Some(named) => {
-                let hash = Json::parse(request).ok().and_then(|request| hash_payload(&request).ok());
-                match named.as_str() == hash.as_deref() && hash.is_some() {
-                    true => Ok(true),
-                    false => {
-                        Err("it answers another request: its `request_hash` is not this one's".to_owned())
-                    }
-                }
+    /// If it names another, or if the request has no canonical form and so no hash.
+    pub(crate) fn is_bound(&self, request: &[u8]) -> Result<bool, (Cause, String)> {
+        let Some(named) = self.member("request_hash").filter(|named| *named != Json::Null) else {
+            return Ok(false);
+        };
+        let hash = request_hash(request).map_err(|unhashable| {
+            let cause = Cause::NotCanonical { path: unhashable.path().to_owned() };
+            (cause, format!("its `request_hash` cannot be checked: {unhashable}"))
+        })?;
+        match named.as_str() == Some(hash.as_str()) {
+            true => Ok(true),
+            false => Err((
+                Cause::AnotherRequest,
+                "it answers another request: its `request_hash` is not this one's".to_owned(),
+            )),
+        }
+    }
+
+    /// Whether the gateway repeats an earlier answer, and which.
+    ///
+    /// # Errors
+    ///
+    /// If `replayed` is neither a boolean nor `null`, or `replay_age_ms` neither an integer from 0 nor `null`.
+    pub(crate) fn replay(&self) -> Result<Option<Replay>, String> {
+        let age_ms = match self.member("replay_age_ms") {
+            None | Some(Json::Null) => None,
+            Some(Json::Number(number)) if is_whole(number.as_str()) => {
+                // An age beyond 64 bits is older than any call.
+                Some(number.as_str().parse().unwrap_or(u64::MAX))
             }
+            Some(_) => return Err("its member `replay_age_ms` is not an integer from 0".to_owned()),
+        };
+        match self.member("replayed") {
+            None | Some(Json::Null | Json::Bool(false)) => Ok(None),
+            Some(Json::Bool(true)) => Ok(Some(Replay { age_ms })),
+            Some(_) => Err("its member `replayed` is not a boolean".to_owned()),
         }
     }
 
     pub(crate) fn is_recorded(&self) -> bool {
         self.evidence_event_id().is_some_and(|id| !id.is_empty())
     }
+}
+
+/// An answer that the gateway repeats for an idempotency key.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub(crate) struct Replay {
+    /// How long ago the gateway first recorded the answer, in milliseconds, if it says so.
+    pub(crate) age_ms: Option<u64>,
+}
+
+fn is_whole(number: &str) -> bool {
+    number.bytes().all(|byte| byte.is_ascii_digit())
+}
+
+/// The hash of a request's body.
+///
+/// # Errors
+///
+/// If the body has no canonical form.
+fn request_hash(body: &[u8]) -> Result<String, NotCanonical> {
+    let body = Json::parse(body).unwrap_or(Json::Null);
+    let mut canonical = Text::new(Style::Compact);
+    body.write_canonical(&mut canonical)?;
+    Ok(sha256_hex(canonical.as_str().as_bytes()))
 }
 
 impl fmt::Debug for Decision {
@@ -344,6 +436,7 @@ impl fmt::Debug for Credential {
 #[cfg(test)]
 mod tests {
     use super::*;
+    use crate::error::ErrorKind;
 
     #[test]
     fn reads_the_words() {
@@ -392,13 +485,47 @@ mod tests {
     #[test]
     fn the_decisions_of_the_sdk_have_the_promised_members() {
         for kind in ErrorKind::ALL {
-            let decision = Decision::for_failure(kind);
+            let decision = Decision::for_failure(&Error::new(kind, "a test"), None);
             assert_eq!(decision.word(), &DecisionWord::Deny);
             assert_eq!(decision.reason_code().as_deref(), Some(kind.code()));
             let explain = decision.explain();
             assert!(explain.summary.ends_with('.') && explain.matched_rules.is_empty());
             assert!(!explain.next_steps.is_empty());
         }
-        assert_eq!(Decision::unrecorded().reason_code().as_deref(), Some("actpass.unrecorded"));
+        assert_eq!(Decision::unrecorded(None).reason_code().as_deref(), Some("actpass.unrecorded"));
+        let changed = Decision::arguments_changed();
+        assert_eq!(changed.word(), &DecisionWord::Deny);
+        assert_eq!(changed.reason_code().as_deref(), Some("actpass.arguments_changed"));
+        assert_eq!(changed.explain().next_steps.len(), 2);
+    }
+
+    #[test]
+    fn reads_replays() {
+        let replay = |members: &str| {
+            Decision::parse(format!(r#"{{"decision":"allow"{members}}}"#).as_bytes()).unwrap().replay()
+        };
+        let aged = |age_ms| Ok(Some(Replay { age_ms }));
+        for members in ["", r#","replayed":null"#, r#","replayed":false"#, r#","replay_age_ms":5"#] {
+            assert_eq!(replay(members), Ok(None), "{members}");
+        }
+        assert_eq!(replay(r#","replayed":true"#), aged(None));
+        assert_eq!(replay(r#","replayed":true,"replay_age_ms":null"#), aged(None));
+        assert_eq!(replay(r#","replayed":true,"replay_age_ms":0"#), aged(Some(0)));
+        assert_eq!(
+            replay(r#","replayed":true,"replay_age_ms":99999999999999999999999"#),
+            aged(Some(u64::MAX))
+        );
+        for wrong in ["\"true\"", "1", "0", "[]", "{}", "\"\""] {
+            assert!(
+                replay(&format!(r#","replayed":{wrong}"#)).unwrap_err().contains("`replayed`"),
+                "{wrong}"
+            );
+        }
+        for wrong in ["-1", "-0", "1.5", "1.0", "1e3", "\"5\"", "true", "[5]", "{}"] {
+            for replayed in ["true", "false", "null"] {
+                let members = format!(r#","replayed":{replayed},"replay_age_ms":{wrong}"#);
+                assert!(replay(&members).unwrap_err().contains("`replay_age_ms`"), "{members}");
+            }
+        }
     }
 }

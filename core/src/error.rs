@@ -8,6 +8,7 @@ use std::fmt;
 use std::sync::Arc;
 use std::time::Duration;
 
+use crate::cause::Cause;
 use crate::client::Operation;
 
 /// What went wrong.
@@ -32,6 +33,7 @@ struct Inner {
     body: Option<String>,
     request_id: Option<String>,
     retry_after: Option<Duration>,
+    cause: Option<Cause>,
     source: Option<Arc<dyn std::error::Error + Send + Sync>>,
 }
 
@@ -103,6 +105,7 @@ impl Error {
             body: None,
             request_id: None,
             retry_after: None,
+            cause: None,
             source: None,
         }))
     }
@@ -122,6 +125,16 @@ impl Error {
     /// An argument of a call that is wrong: `member` is its name.
     pub fn argument(member: &str, problem: impl fmt::Display) -> Self {
         Self::new(ErrorKind::Argument, format!("{member}: {problem}"))
+    }
+
+    /// States the cause more precisely than the kind does.
+    pub(crate) fn with_cause(mut self, cause: Cause) -> Self {
+        self.0.cause = Some(cause);
+        self
+    }
+
+    pub(crate) fn cause(&self) -> Option<&Cause> {
+        self.0.cause.as_ref()
     }
 
     pub(crate) fn with_operation(mut self, operation: Operation) -> Self {
@@ -268,61 +281,6 @@ impl ErrorKind {
             Self::Connection | Self::Timeout => Fault::Network,
             Self::RateLimit | Self::Response | Self::Status => Fault::Gateway,
             Self::Internal => Fault::Sdk,
-        }
-    }
-
-    /// The sentence that explains a decision made for this failure, and what to check.
-    pub(crate) const fn explanation(self) -> (&'static str, &'static [&'static str]) {
-        match self {
-            Self::Argument => {
-                ("An argument cannot be sent.", &["Correct the argument that the error names."])
-            }
-            Self::Authentication => (
-                "The gateway does not know the API key.",
-                &[
-                    "Check the API key and that it belongs to this gateway.",
-                    "Check that the base URL is that of the gateway you mean.",
-                ],
-            ),
-            Self::Config => {
-                ("A setting of the client is wrong.", &["Correct the setting that the error names."])
-            }
-            Self::Connection => (
-                "The gateway could not be reached.",
-                &[
-                    "Check that the gateway runs and that the base URL is right.",
-                    "Check name resolution, firewalls, and the certificate where it is https.",
-                ],
-            ),
-            Self::Internal => {
-                ("The SDK failed in itself.", &["Report it with the error's message and the version."])
-            }
-            Self::Permission => (
-                "The API key may not ask for this decision.",
-                &["Check the role of the API key at the gateway."],
-            ),
-            Self::RateLimit => (
-                "The gateway answers no more calls of this key for now.",
-                &["Slow down, or raise the key's limit at the gateway."],
-            ),
-            Self::Response => (
-                "The gateway's answer is not a decision.",
-                &[
-                    "Check that the base URL leads to an ActPass gateway and not to a proxy's page.",
-                    "Check the gateway's version and its log.",
-                ],
-            ),
-            Self::Status => (
-                "The gateway answered with an error.",
-                &["Check the gateway's log.", "Check the base URL: redirects are never followed."],
-            ),
-            Self::Timeout => (
-                "The gateway did not answer before the deadline.",
-                &[
-                    "Check the gateway's load and the network to it.",
-                    "Raise the timeout if the deadline is too short for this network.",
-                ],
-            ),
         }
     }
 }

@@ -16,6 +16,11 @@
 //! answers, `request_hash`. A `request_hash` of another request is no valid decision in any mode. A decision in an answer outside 2xx
 //! (a gateway may say 401 or 403 and explain itself with one) runs nothing outside `monitor`, whatever its word.
 //!
+//! An answer with `replayed: true` repeats an earlier one for the idempotency key. Outside `monitor` it runs nothing unless
+//! this same call may have got the first one: an earlier attempt of the call may have reached the gateway, and
+//! `replay_age_ms`, if the gateway sends it, is not more than the time since that attempt began. A blocked replay is
+//! reported as `deny`, `actpass.replayed`.
+//!
 //! # Properties
 //!
 //! Each is held by a test of the same name in `core/tests/guard.rs`.
@@ -26,6 +31,7 @@
 //! - `panic_denies`: a panic inside the gate blocks and goes no further.
 //! - `unknown_word_denies`: a decision word that is not known, or only looks like `allow`, blocks.
 //! - `malformed_denies`: an answer that is not a decision blocks.
+//! - `replay_denies`: a repeated answer blocks, unless this call's own lost attempt got the first one.
 //! - `redirect_denies`: a redirect blocks, and nothing is sent to where it points.
 //! - `cancelled_never_runs`: a call that is dropped before the verdict runs nothing.
 //! - `runs_at_most_once`: retries and resets never run the action twice.
@@ -39,6 +45,7 @@ use bytes::Bytes;
 
 use crate::action::Action;
 use crate::approval::{ApprovalStatus, PendingApproval};
+use crate::cause::Cause;
 use crate::client::Operation;
 use crate::decision::{Credential, Decision, DecisionWord};
 use crate::error::{Error, ErrorKind};
@@ -116,8 +123,10 @@ pub(crate) struct Answered {
     pub(crate) credential: Option<Credential>,
     /// Whether it came with a status outside 2xx.
     pub(crate) refused: bool,
-    /// Whether it names the very request that it answers.
+    /// Whether it names the request that it answers.
     pub(crate) bound: bool,
+    /// Whether it repeats an answer that the gateway first gave to another call.
+    pub(crate) repeats_another: bool,
 }
 
 /// The answer to "may it run?".
@@ -163,14 +172,15 @@ impl Verdict {
             Ok(answered) => match (mode, answered.decision.word()) {
                 (Mode::Monitor, _) => Ruling::Run,
                 (Mode::Enforce | Mode::Strict | Mode::Warn, _) if answered.refused => Ruling::Block,
-                (Mode::Enforce | Mode::Warn, DecisionWord::Allow) | (Mode::Warn, DecisionWord::Warn) => {
-                    Ruling::Run
-                }
                 (Mode::Strict, DecisionWord::Allow) if !answered.decision.is_recorded() => {
                     Ruling::BlockUnrecorded
                 }
                 (Mode::Strict, DecisionWord::Allow) if !answered.bound => Ruling::BlockUnbound,
-                (Mode::Strict, DecisionWord::Allow) => Ruling::Run,
+                (Mode::Enforce | Mode::Strict | Mode::Warn, DecisionWord::Allow)
+                | (Mode::Warn, DecisionWord::Warn) => match answered.repeats_another {
+                    true => Ruling::BlockReplayed,
+                    false => Ruling::Run,
+                },
                 (
                     Mode::Enforce | Mode::Strict | Mode::Warn,
                     DecisionWord::Deny
@@ -186,36 +196,39 @@ impl Verdict {
             Ok(answered) if !answered.refused => answered.decision.awaits().map(Cow::into_owned),
             Ok(_) | Err(_) => None,
         };
+        // An approval that the action names is not lost with a denial of the SDK's own.
+        let named = action.approval_request_id.as_deref().filter(|id| !id.is_empty());
+        let made_by_sdk = gate.is_err() || !matches!(ruling, Ruling::Block | Ruling::Run);
+        let awaited = awaited.or_else(|| named.filter(|_| made_by_sdk).map(str::to_owned));
         let (decision, credential, error) = match gate {
             Ok(answered) => {
                 // A credential belongs to an allowed action only, also where monitor runs another.
                 let allowed = !answered.refused && *answered.decision.word() == DecisionWord::Allow;
                 (answered.decision, answered.credential.filter(|_| allowed), None)
             }
-            Err(error) => (Decision::for_failure(error.kind()), None, Some(error)),
+            Err(error) => (Decision::for_failure(&error, named), None, Some(error)),
         };
-        match ruling {
-            Ruling::Block => {
-                let approval = awaited.map(|id| Box::new(PendingApproval::new(id, action, mode)));
-                Self::Blocked(Blocked { decision, error, approval })
-            }
+        let (decision, error) = match ruling {
+            Ruling::Run => return Self::Proceed(Permit { decision, credential, error, request, mode }),
+            Ruling::Block => (decision, error),
+            Ruling::BlockReplayed => (Decision::replayed(&decision, named), None),
             Ruling::BlockUnbound => {
                 let problem =
                     "the gateway's answer cannot be used: it has no request_hash, which strict mode demands";
-                let error = Error::new(ErrorKind::Response, problem).with_operation(Operation::Preflight);
-                let decision = Decision::for_failure(error.kind());
-                Self::Blocked(Blocked { decision, error: Some(error), approval: None })
+                let error = Error::new(ErrorKind::Response, problem)
+                    .with_cause(Cause::Unbound)
+                    .with_operation(Operation::Preflight);
+                (Decision::for_failure(&error, named), Some(error))
             }
-            Ruling::BlockUnrecorded => {
-                Self::Blocked(Blocked { decision: Decision::unrecorded(), error: None, approval: None })
-            }
-            Ruling::Run => Self::Proceed(Permit { decision, credential, error, request }),
-        }
+            Ruling::BlockUnrecorded => (Decision::unrecorded(named), None),
+        };
+        let approval = awaited.map(|id| Box::new(PendingApproval::new(id, action, mode)));
+        Self::Blocked(Blocked { decision, error, approval })
     }
 
-    /// The action was held for `pending`, which is not approved.
-    pub(crate) fn unapproved(pending: PendingApproval, status: ApprovalStatus) -> Self {
-        let decision = Decision::unapproved(pending.id(), status);
+    /// The action was held for `pending`, which is not approved; `asked` is the decision that asked for the approval.
+    pub(crate) fn unapproved(asked: &Decision, pending: PendingApproval, status: ApprovalStatus) -> Self {
+        let decision = Decision::unapproved(asked, pending.id(), status);
         let approval = (status == ApprovalStatus::Pending).then(|| Box::new(pending));
         Self::Blocked(Blocked { decision, error: None, approval })
     }
@@ -247,17 +260,20 @@ impl Verdict {
         }
     }
 
-    /// What the action waits for, if it does.
-    pub(crate) fn pending(&self) -> Option<&PendingApproval> {
+    /// The decision that asks for an approval, and what to wait for, if the action waits.
+    pub(crate) fn pending(&self) -> Option<(&Decision, &PendingApproval)> {
         match self {
-            Self::Blocked(blocked) => blocked.approval(),
-            Self::Proceed(_) => None,
+            Self::Blocked(blocked) if blocked.decision.awaits().is_some() => {
+                Some((&blocked.decision, blocked.approval()?))
+            }
+            Self::Blocked(_) | Self::Proceed(_) => None,
         }
     }
 }
 
 enum Ruling {
     Block,
+    BlockReplayed,
     BlockUnbound,
     BlockUnrecorded,
     Run,
@@ -307,7 +323,7 @@ impl Blocked {
 /// ```compile_fail,E0451
 /// // Not to be made by hand, ...
 /// fn forge(decision: actpass_core::Decision) -> actpass_core::Permit {
-///     actpass_core::Permit { decision, credential: None, error: None, request: Default::default() }
+///     actpass_core::Permit { decision, credential: None, error: None, request: Default::default(), mode: Default::default() }
 /// }
 /// ```
 ///
@@ -325,12 +341,45 @@ pub struct Permit {
     credential: Option<Credential>,
     error: Option<Error>,
     request: Bytes,
+    mode: Mode,
 }
 
 impl Permit {
+    /// Rules again, for a binding that finds that the arguments are no longer those that were judged.
+    ///
+    /// Blocks with the reason `actpass.arguments_changed`. In `monitor` the action still runs, without a credential: what
+    /// enforce would have allowed is reported as that denial, any other decision stays.
+    ///
+    /// ```
+    /// # use actpass_core::transport::FixedAnswer;
+    /// # tokio::runtime::Builder::new_current_thread().enable_all().build().unwrap().block_on(async {
+    /// use actpass_core::{ActPass, Action, Verdict};
+    ///
+    /// let answer = FixedAnswer::new(200, r#"{"decision": "allow"}"#);
+    /// let actpass = ActPass::builder().api_key("apk_dev").transport(answer).build()?;
+    /// let action = Action::new("resolve_refund_request", "stripe.refund.create");
+    /// let Verdict::Proceed(permit) = actpass.authorize(&action).await? else { panic!("blocked") };
+    /// let Verdict::Blocked(blocked) = permit.arguments_changed() else { panic!("allowed") };
+    /// assert_eq!(blocked.decision().reason_code().as_deref(), Some("actpass.arguments_changed"));
+    /// # Ok::<(), actpass_core::Error>(())
+    /// # }).unwrap();
+    /// ```
+    pub fn arguments_changed(self) -> Verdict {
+        match self.mode {
+            Mode::Enforce | Mode::Strict | Mode::Warn => {
+                let decision = Decision::arguments_changed();
+                Verdict::Blocked(Blocked { decision, error: None, approval: None })
+            }
+            Mode::Monitor if *self.decision.word() == DecisionWord::Allow => {
+                Verdict::Proceed(Self { decision: Decision::arguments_changed(), credential: None, ..self })
+            }
+            Mode::Monitor => Verdict::Proceed(self),
+        }
+    }
+
     /// Spends the permit: what the action is given, and what turns its end into an [`Outcome`].
     pub fn spend(self) -> (ExecutionContext, Settlement) {
-        let Self { decision, credential, error, request } = self;
+        let Self { decision, credential, error, request, mode: _ } = self;
         let context = ExecutionContext { decision: decision.clone(), credential };
         (context, Settlement { decision, error, request })
     }

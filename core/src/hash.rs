@@ -11,7 +11,7 @@ use crate::json::{Json, Style, Text};
 /// # Errors
 ///
 /// [`ErrorKind::Argument`](crate::ErrorKind::Argument) for an integer beyond ±(2^53 - 1), which canonical JSON cannot
-/// carry.
+/// carry; the message names its path, such as `ids[2]`.
 ///
 /// ```
 /// use actpass_core::{Json, canonical_json};
@@ -22,7 +22,7 @@ use crate::json::{Json, Style, Text};
 /// ```
 pub fn canonical_json(value: &Json) -> Result<Vec<u8>, Error> {
     let mut out = Text::new(Style::Compact);
-    value.write_canonical(&mut out).map_err(|problem| Error::argument("payload", problem))?;
+    value.write_canonical(&mut out).map_err(|error| Error::argument("payload", error))?;
     Ok(out.into_string().into_bytes())
 }
 

@@ -368,35 +368,83 @@ impl Json {
         }
     }
 
-    /// Appends the canonical text to `out`, which is compact; `Err` says why there is none.
-    pub(crate) fn write_canonical(&self, out: &mut Text) -> Result<(), String> {
+    /// Appends the canonical text to `out`, which is compact; `Err` says why there is none, and where.
+    pub(crate) fn write_canonical(&self, out: &mut Text) -> Result<(), NotCanonical> {
         match self {
             Self::Array(items) => {
                 out.raw("[");
                 for (at, item) in items.iter().enumerate() {
                     out.comma(at);
-                    item.write_canonical(out)?;
+                    item.write_canonical(out).map_err(|error| error.within(format!("[{at}]")))?;
                 }
                 out.raw("]");
             }
-            Self::Number(number) => number.write_canonical(out)?,
+            Self::Number(number) => number.write_canonical(out).map_err(NotCanonical::new)?,
             Self::Object(members) => {
                 let mut sorted: Vec<_> = members.iter().collect();
                 sorted.sort_unstable_by(|(a, _), (b, _)| by_utf16(a, b));
                 if sorted.windows(2).any(|pair| matches!(pair, [(a, _), (b, _)] if a == b)) {
-                    return Err("duplicate object key".to_owned());
+                    return Err(NotCanonical::new("duplicate object key".to_owned()));
                 }
                 out.raw("{");
                 for (at, (key, value)) in sorted.into_iter().enumerate() {
                     out.comma(at);
                     out.key(key);
-                    value.write_canonical(out)?;
+                    value.write_canonical(out).map_err(|error| error.in_member(key))?;
                 }
                 out.raw("}");
             }
             Self::Bool(_) | Self::Null | Self::String(_) => self.write(out),
         }
         Ok(())
+    }
+}
+
+/// Why a value has no canonical form.
+#[derive(Debug)]
+pub(crate) struct NotCanonical {
+    /// The steps to the number, such as `.args`, `[2]`; none for the value itself.
+    path: String,
+    problem: String,
+}
+
+impl NotCanonical {
+    fn new(problem: String) -> Self {
+        Self { path: String::new(), problem }
+    }
+
+    fn within(mut self, step: String) -> Self {
+        self.path = step + &self.path;
+        self
+    }
+
+    /// The same problem, of the member `key` of an object.
+    pub(crate) fn in_member(self, key: &str) -> Self {
+        let is_plain = |c: char| c.is_alphanumeric() || matches!(c, '_' | '-');
+        match !key.is_empty() && key.chars().all(is_plain) {
+            true => self.within(format!(".{key}")),
+            false => self.within(format!("[{key:?}]")),
+        }
+    }
+
+    /// Where in the value, such as `args.ids[2]`; empty for the value itself.
+    pub(crate) fn path(&self) -> &str {
+        self.path.strip_prefix('.').unwrap_or(&self.path)
+    }
+
+    /// The problem without its path.
+    pub(crate) fn problem(&self) -> &str {
+        &self.problem
+    }
+}
+
+/// One line: the path, if there is one, and the problem.
+impl fmt::Display for NotCanonical {
+    fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
+        match self.path() {
+            "" => f.write_str(&self.problem),
+            path => write!(f, "{path}: {}", self.problem),
+        }
     }
 }
 

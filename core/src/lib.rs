@@ -42,6 +42,7 @@ mod action;
 mod approval;
 mod background;
 mod breaker;
+mod cause;
 mod client;
 mod config;
 mod connect;
@@ -51,8 +52,10 @@ mod evidence;
 pub mod guard;
 mod hash;
 pub mod json;
+mod observe;
 mod offline;
 mod passport;
+mod proxy;
 mod redact;
 mod request;
 mod retry;
@@ -82,4 +85,5 @@ pub use passport::{
     IssuedPassport, OfflineVerifyRequest, PassportRequest, Revocation, Verification, VerifyRequest,
 };
 pub use secret::Secret;
+pub use tls::CaVariable;
 pub use trace::Traceparent;

@@ -21,6 +21,9 @@ pub(crate) fn preflight(
     needed("tool", &action.tool)?;
     needed("idempotency_key", idempotency_key)?;
     action::check_object("args", &action.args)?;
+    if mode == Mode::Strict {
+        action::check_canonical("args", &action.args)?;
+    }
     let mut body = Body::new();
     body.string("agent_id", agent_id);
     body.string("goal", &action.goal);

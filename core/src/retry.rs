@@ -13,19 +13,13 @@ const LONGEST_WAIT: Duration = Duration::from_secs(5);
 
 /// Whether the attempt's end permits another one.
 ///
-/// A call that may be repeated is retried on anything that a second attempt may mend. One that may not is retried
-/// only where the gateway certainly did not take it.
+/// An idempotent call is retried on anything that a second attempt may mend. Any other call is retried only if the
+/// gateway certainly did not take the attempt.
 pub(crate) fn permits(operation: Operation, attempt: &Result<Answer, Failure>) -> bool {
-    let repeatable = operation.is_idempotent();
-    match attempt {
-        Ok(answer) => match answer.status {
-            429 => true,
-            503 => repeatable || answer.retry_after.is_some(),
-            502 | 504 => repeatable,
-            _ => false,
-        },
+    let transient = match attempt {
+        Ok(answer) => matches!(answer.status, 429 | 502..=504),
         Err(failure) => match failure.error.kind() {
-            ErrorKind::Connection | ErrorKind::Timeout => repeatable || failure.never_sent,
+            ErrorKind::Connection | ErrorKind::Timeout => true,
             ErrorKind::Argument
             | ErrorKind::Authentication
             | ErrorKind::Config
@@ -35,6 +29,20 @@ pub(crate) fn permits(operation: Operation, attempt: &Result<Answer, Failure>) -
             | ErrorKind::Response
             | ErrorKind::Status => false,
         },
+    };
+    transient && (operation.is_idempotent() || !may_be_taken(attempt))
+}
+
+/// Whether the gateway may have acted on the attempt although its answer is missing: everything but a connection that
+/// never came about, 429, and 503 with `Retry-After`.
+pub(crate) fn may_be_taken(attempt: &Result<Answer, Failure>) -> bool {
+    match attempt {
+        Ok(answer) => match answer.status {
+            429 => false,
+            503 => answer.retry_after.is_none(),
+            _ => true,
+        },
+        Err(failure) => !failure.never_sent,
     }
 }
 
@@ -102,6 +110,24 @@ mod tests {
             for kind in [ErrorKind::Response, ErrorKind::Internal, ErrorKind::Config] {
                 assert!(!permits(operation, &failed(kind, false)));
             }
+        }
+    }
+
+    #[test]
+    fn attempts_that_the_gateway_may_have_taken() {
+        for (attempt, taken) in [
+            (answered(429, None), false),
+            (answered(429, Some("1")), false),
+            (answered(503, Some("1")), false),
+            (answered(503, None), true),
+            (answered(502, Some("1")), true),
+            (answered(504, None), true),
+            (failed(ErrorKind::Connection, true), false),
+            (failed(ErrorKind::Connection, false), true),
+            (failed(ErrorKind::Timeout, true), false),
+            (failed(ErrorKind::Timeout, false), true),
+        ] {
+            assert_eq!(may_be_taken(&attempt), taken, "{attempt:?}");
         }
     }
 

@@ -277,7 +277,7 @@ impl Engine {
         let runtime = Builder::new_current_thread().enable_all().build().map_err(|error| {
             Error::new(ErrorKind::Internal, format!("no runtime: {error}")).with_source(error)
         })?;
-        let client = ActPass::with_config(config)?;
+        let client = ActPass::with_config(config);
         Ok(Self { process: std::process::id(), parts: Some((runtime, client)) })
     }
 

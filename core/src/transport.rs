@@ -18,12 +18,17 @@ use http::{Method, Response};
 use http_body_util::{BodyExt, Full};
 use hyper::body::{Body, Incoming};
 use hyper_util::client::legacy;
-use hyper_util::rt::{TokioExecutor, TokioTimer};
+use hyper_util::rt::TokioTimer;
 
+use crate::cause::{Cause, CertificateProblem, Hop, ProxyProblem};
 use crate::client::Operation;
-use crate::config::{BaseUrl, Config};
-use crate::connect::Connector;
+use crate::config::{BaseUrl, Config, Way};
+use crate::connect::{
+    ConnectProblem, Connector, Failing, ProxyFailure, Source, causes, connect_problem, root_cause,
+};
 use crate::error::{Error, ErrorKind};
+use crate::observe::{Unobserved, UnobservedTasks};
+use crate::tls::CaVariable;
 use crate::trace::Traceparent;
 
 /// The largest body that is read from an answer: 1 MiB.
@@ -169,6 +174,15 @@ pub enum BodyError {
     TooLarge,
 }
 
+impl BodyError {
+    pub(crate) fn cause(self) -> Cause {
+        match self {
+            Self::CutShort => Cause::BodyCutShort,
+            Self::TooLarge => Cause::BodyTooLarge,
+        }
+    }
+}
+
 impl fmt::Display for BodyError {
     fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
         match self {
@@ -191,7 +205,8 @@ impl fmt::Display for BodyError {
 pub struct Failure {
     /// What happened.
     pub error: Error,
-    /// Whether it is certain that the gateway did not take the request, because no connection came about.
+    /// Whether it is certain that the gateway did not take the request: no connection came about, or the gateway refused
+    /// the HTTP/2 stream.
     pub never_sent: bool,
 }
 
@@ -201,15 +216,16 @@ pub struct HttpTransport {
     client: legacy::Client<Connector, Full<Bytes>>,
     base_url: BaseUrl,
     headers: HeaderMap,
+    way: Way,
 }
 
 impl HttpTransport {
-    pub(crate) fn new(config: &Config) -> Result<Self, Error> {
-        let client = legacy::Client::builder(TokioExecutor::new())
+    pub(crate) fn new(config: &Config) -> Self {
+        let client = legacy::Client::builder(UnobservedTasks)
             .pool_timer(TokioTimer::new())
             .pool_idle_timeout(IDLE_TIMEOUT)
-            .build(Connector::new(config)?);
-        Ok(Self { client, base_url: config.base_url.clone(), headers: headers(config) })
+            .build(Connector::new(config));
+        Self { client, base_url: config.base_url.clone(), headers: headers(config), way: config.way.clone() }
     }
 
     async fn exchange(&self, request: Request) -> Result<Answer, Failure> {
@@ -225,11 +241,10 @@ impl HttpTransport {
         if let Some(traceparent) = &request.traceparent {
             sent.headers_mut().insert(HeaderName::from_static("traceparent"), traceparent.header());
         }
-        let response = self
-            .client
-            .request(sent)
-            .await
-            .map_err(|error| Failure { never_sent: error.is_connect(), error: self.no_answer(error) })?;
+        let response = self.client.request(sent).await.map_err(|error| Failure {
+            never_sent: error.is_connect() || was_refused(&error),
+            error: self.no_answer(error),
+        })?;
         let header = |name: HeaderName| Some(response.headers().get(name)?.to_str().ok()?.to_owned());
         let (retry_after, request_id) =
             (header(RETRY_AFTER), header(HeaderName::from_static("x-request-id")));
@@ -263,19 +278,81 @@ impl HttpTransport {
     }
 
     fn no_answer(&self, error: impl std::error::Error + Send + Sync + 'static) -> Error {
-        let (kind, what) = match () {
-            () if took_too_long(&error) => (ErrorKind::Timeout, "no connection in time to"),
-            () if is_not_http(&error) => (ErrorKind::Response, "no HTTP from"),
-            () => (ErrorKind::Connection, "cannot reach"),
+        let base_url = self.base_url.as_str();
+        let failed_proxy = causes(&error).find_map(|cause| cause.downcast_ref::<ProxyFailure>());
+        if let Some(failure) = failed_proxy {
+            let setting = failure.proxy.setting.clone();
+            let (kind, cause) = match failure.problem {
+                Failing::Certificate(problem) => {
+                    (ErrorKind::Connection, Cause::Certificate { of: Hop::Proxy(setting), problem })
+                }
+                Failing::Proxy(problem @ ProxyProblem::Timeout) => {
+                    (ErrorKind::Timeout, Cause::Proxy { setting, problem })
+                }
+                Failing::Proxy(problem) => (ErrorKind::Connection, Cause::Proxy { setting, problem }),
+            };
+            let trusted = self.trusted(&cause);
+            let message =
+                format!("cannot reach {base_url} through the proxy {}: {failure}{trusted}", failure.proxy);
+            return Error::new(kind, message).with_cause(cause).with_source(error);
+        }
+        let (kind, what, cause) = match connect_problem(&error) {
+            _ if is_not_http(&error) => (ErrorKind::Response, "no HTTP from", Some(Cause::NotHttp)),
+            ConnectProblem::Certificate(problem) => {
+                let cause = Cause::Certificate { of: Hop::Gateway, problem };
+                (ErrorKind::Connection, "cannot reach", Some(cause))
+            }
+            ConnectProblem::Interrupted => {
+                let is_handshake = causes(&error)
+                    .filter_map(|cause| cause.downcast_ref::<legacy::Error>())
+                    .any(legacy::Error::is_connect);
+                let cause = if is_handshake { Cause::InterruptedHandshake } else { Cause::Interrupted };
+                (ErrorKind::Connection, "cannot reach", Some(cause))
+            }
+            ConnectProblem::NotTls => (ErrorKind::Connection, "no TLS from", Some(Cause::NotTls)),
+            ConnectProblem::Other => (ErrorKind::Connection, "cannot reach", None),
+            ConnectProblem::Refused => (ErrorKind::Connection, "cannot reach", Some(Cause::Refused)),
+            ConnectProblem::Timeout => {
+                (ErrorKind::Timeout, "no connection in time to", Some(Cause::ConnectTimeout))
+            }
+            ConnectProblem::Tls => (ErrorKind::Connection, "cannot reach", Some(Cause::TlsHandshake)),
+            ConnectProblem::Unresolved => (ErrorKind::Connection, "cannot reach", Some(Cause::Unresolved)),
+            ConnectProblem::Unroutable => (ErrorKind::Connection, "cannot reach", Some(Cause::Unroutable)),
         };
-        Error::new(kind, format!("{what} {}: {}", self.base_url.as_str(), root_cause(&error)))
-            .with_source(error)
+        let trusted = cause.as_ref().map(|cause| self.trusted(cause)).unwrap_or_default();
+        let through = self.way.through();
+        let message = format!("{what} {base_url}{through}: {}{trusted}", root_cause(&error));
+        let failed = Error::new(kind, message).with_source(error);
+        match cause {
+            Some(cause) => failed.with_cause(cause),
+            None => failed,
+        }
+    }
+
+    /// Which authorities are trusted, and how to add one: for an error about a certificate that none of them
+    /// signed.
+    fn trusted(&self, cause: &Cause) -> String {
+        let Cause::Certificate {
+            problem: CertificateProblem::BadSignature | CertificateProblem::Untrusted,
+            ..
+        } = cause
+        else {
+            return String::new();
+        };
+        let variables: Vec<_> = std::iter::once("SSL_CERT_FILE")
+            .chain(self.way.ca_variables.iter().map(CaVariable::name))
+            .collect();
+        format!(
+            "; trusted authorities: {}; to trust another, give its certificate as ca or name its file in {}",
+            self.way.trust,
+            variables.join(" or ")
+        )
     }
 }
 
 impl Transport for HttpTransport {
     fn send(&self, request: Request) -> SendFuture<'_> {
-        Box::pin(self.exchange(request))
+        Box::pin(Unobserved::new(self.exchange(request)))
     }
 }
 
@@ -298,20 +375,7 @@ fn headers(config: &Config) -> HeaderMap {
     headers
 }
 
-type Cause<'e> = &'e (dyn std::error::Error + 'static);
-
-/// The innermost cause, which says most in fewest words.
-fn root_cause(error: Cause<'_>) -> String {
-    causes(error).last().map_or_else(|| "no cause given".to_owned(), ToString::to_string)
-}
-
-fn took_too_long(error: Cause<'_>) -> bool {
-    causes(error)
-        .filter_map(|cause| cause.downcast_ref::<io::Error>())
-        .any(|error| error.kind() == io::ErrorKind::TimedOut)
-}
-
-fn was_reset(error: Cause<'_>) -> bool {
+fn was_reset(error: Source<'_>) -> bool {
     causes(error).any(|cause| {
         // HTTP/2 keeps the system's error to itself, and calls the mere end of a connection a broken pipe.
         let http2 = cause.downcast_ref::<h2::Error>().and_then(h2::Error::get_io);
@@ -325,10 +389,13 @@ fn was_reset(error: Cause<'_>) -> bool {
     })
 }
 
-fn is_not_http(error: Cause<'_>) -> bool {
+fn is_not_http(error: Source<'_>) -> bool {
     causes(error).any(|cause| cause.downcast_ref::<hyper::Error>().is_some_and(hyper::Error::is_parse))
 }
 
-fn causes(error: Cause<'_>) -> impl Iterator<Item = Cause<'_>> {
-    std::iter::successors(Some(error), |cause| cause.source())
+/// Whether the gateway says that it did not process the request (RFC 9113, section 8.7).
+fn was_refused(error: Source<'_>) -> bool {
+    causes(error).filter_map(|cause| cause.downcast_ref::<h2::Error>()).any(|error| {
+        error.is_reset() && error.is_remote() && error.reason() == Some(h2::Reason::REFUSED_STREAM)
+    })
 }

@@ -30,7 +30,8 @@ fn respond(json: &Value) -> Value {
 
 fn asked() -> Value {
     respond(
-        &json!({"decision": "require_approval", "reason_code": "refund.medium", "approval_request_id": "apr_1"}),
+        &json!({"decision": "require_approval", "reason_code": "refund.medium", "approval_request_id": "apr_1",
+            "evidence_event_id": "ev_1"}),
     )
 }
 
@@ -92,13 +93,42 @@ fn an_approved_action_runs_once_and_is_the_one_that_was_asked_about() {
 
     let (mut first, mut second) = (body(&seen[0]), body(&seen[3]));
     assert_eq!(second["approval_request_id"], "apr_1");
-    assert_ne!(first["idempotency_key"], second["idempotency_key"], "another request has another key");
+    assert_eq!((&first["idempotency_key"], &second["idempotency_key"]), (&json!("mine"), &json!("mine")));
     for body in [&mut first, &mut second] {
-        body.as_object_mut().unwrap().remove("idempotency_key");
         body.as_object_mut().unwrap().remove("approval_request_id");
     }
     assert_eq!(first, Value::Object(second.as_object().unwrap().clone()), "nothing else differs");
     assert_eq!(first["passport"], "a.b.c");
+}
+
+#[test]
+fn a_key_of_the_sdk_is_another_one_after_the_approval() {
+    let gateway = gateway(&[asked(), stands("approved"), allowed()]);
+    let (_, runs) = guard(&client(&gateway), &refund().wait_for_approval(WAIT));
+    let seen = gateway.seen();
+    assert_eq!((runs, seen.len()), (1, 3));
+    assert_ne!(body(&seen[0])["idempotency_key"], body(&seen[2])["idempotency_key"]);
+}
+
+#[test]
+fn a_repeated_answer_after_the_approval_runs_nothing() {
+    let replayed = respond(&json!({"decision": "allow", "evidence_event_id": "ev_2", "replayed": true,
+        "credential": {"token": "tok_after_approval", "expires_at": null}}));
+    let reset = json!({"do": "reset", "at": "request"});
+    for (steps, expected) in [(vec![replayed.clone()], 0), (vec![reset, replayed], 1)] {
+        let gateway = gateway(&[vec![asked(), stands("approved")], steps].concat());
+        let client = ActPass::builder().api_key("apk_1").base_url(gateway.base_url()).build().unwrap();
+        let action = refund().idempotency_key("mine").wait_for_approval(WAIT);
+        let (outcome, runs) = guard(&client, &action);
+        assert_eq!(runs, expected);
+        if let Outcome::Blocked(blocked) = &outcome {
+            let decision = blocked.decision();
+            assert_eq!(decision.reason_code().as_deref(), Some("actpass.replayed"));
+            assert_eq!(decision.evidence_event_id().as_deref(), Some("ev_2"));
+            assert_eq!(decision.approval_request_id().as_deref(), Some("apr_1"));
+            assert!(!format!("{outcome:?}").contains("tok_after_approval"));
+        }
+    }
 }
 
 #[test]
@@ -124,6 +154,11 @@ fn what_is_not_approved_does_not_run() {
         assert_eq!(decision.approval_request_id().as_deref(), Some("apr_1"));
         assert!(blocked.error().is_none());
         assert_eq!(blocked.approval().map(PendingApproval::id), waits.then_some("apr_1"), "{reason}");
+        assert_eq!(
+            decision.evidence_event_id().as_deref(),
+            Some("ev_1"),
+            "the evidence of the question is kept"
+        );
     }
 }
 
@@ -149,6 +184,8 @@ fn a_gate_that_fails_while_it_is_waited_for_blocks() {
         assert_eq!(runs, 0);
         assert_eq!(blocked.decision().reason_code().as_deref(), Some(reason));
         assert_eq!(blocked.error().map(|error| error.kind()), Some(kind));
+        assert_eq!(blocked.decision().approval_request_id().as_deref(), Some("apr_1"), "it is not lost");
+        assert_eq!(blocked.approval().map(PendingApproval::id), Some("apr_1"), "nor is the handle");
         assert_eq!(gateway.seen().len(), 2, "{reason}: nothing more is asked");
     }
 }

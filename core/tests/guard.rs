@@ -19,7 +19,7 @@ use std::sync::Arc;
 use std::sync::atomic::{AtomicUsize, Ordering};
 use std::time::Duration;
 
-use actpass_core::transport::{Answer, BodyError, Failure};
+use actpass_core::transport::{Answer, BodyError, Failure, Request, SendFuture, Transport};
 use actpass_core::{ActPass, Action, Blocked, Error, ErrorKind, Json, Mode, Outcome, Permit, Verdict};
 use common::{
     Canned, GUARDING, KEY, MODES, Never, Panicking, action, allow, assert_gate_failed, block_on, client,
@@ -227,6 +227,101 @@ fn malformed_denies() {
             let answer = Answer { body: Err(problem), ..Answer::new(200, "") };
             assert_gate_failed(mode, ErrorKind::Response, &guarded(&over(Canned::new([Ok(answer)])), mode));
         }
+    }
+}
+
+#[test]
+fn replay_denies() {
+    let replay = |age: Option<u64>| {
+        json!({"decision": "allow", "evidence_event_id": "ev_1", "evidence_chain_id": "decisions",
+            "request_hash": "{{request_hash}}", "replayed": true, "replay_age_ms": age,
+            "credential": {"token": "tok_secret"}})
+        .to_string()
+    };
+    let answers = |status, age| Ok(Answer::new(status, replay(age)));
+    let fails = |kind, never_sent| Err(Failure { error: Error::new(kind, "a test"), never_sent });
+    let busy = |status, retry_after: Option<&str>| {
+        Ok(Answer { retry_after: retry_after.map(str::to_owned), ..Answer::new(status, "") })
+    };
+    for (before, age, runs) in [
+        // Nothing of this call came before, or nothing that the gateway took.
+        (vec![], None, false),
+        (vec![], Some(0), false),
+        (vec![fails(ErrorKind::Connection, true)], Some(0), false),
+        (vec![fails(ErrorKind::Timeout, true)], None, false),
+        (vec![busy(429, None)], None, false),
+        (vec![busy(429, Some("0"))], Some(0), false),
+        (vec![busy(503, Some("0"))], None, false),
+        (vec![busy(429, None), fails(ErrorKind::Connection, true)], None, false),
+        // An attempt of this call may have got the answer that is repeated.
+        (vec![fails(ErrorKind::Connection, false)], None, true),
+        (vec![fails(ErrorKind::Timeout, false)], None, true),
+        (vec![busy(502, None)], Some(0), true),
+        (vec![busy(503, None)], None, true),
+        (vec![busy(504, Some("0"))], None, true),
+        (vec![busy(502, None), busy(429, None)], None, true),
+        // The answer is older than that attempt.
+        (vec![fails(ErrorKind::Connection, false)], Some(600_000), false),
+        (vec![busy(502, None)], Some(u64::MAX), false),
+    ] {
+        for mode in MODES {
+            let transport = Canned::new(before.iter().cloned().chain([answers(200, age)]));
+            let client = ActPass::builder().api_key(KEY).transport(transport.clone()).build().unwrap();
+            let (ran, outcome) = guarded(&client, mode);
+            let expected = runs || mode == Mode::Monitor;
+            assert_eq!(
+                (ran, outcome.executed()),
+                (usize::from(expected), expected),
+                "{mode} {before:?} {age:?}"
+            );
+            assert_eq!(transport.requests().len(), before.len() + 1);
+            let decision = outcome.decision();
+            assert!(gate_error(&outcome).is_none());
+            assert_eq!(decision.evidence_event_id().as_deref(), Some("ev_1"));
+            if !expected {
+                assert_eq!(decision.word().as_str(), "deny");
+                assert_eq!(decision.reason_code().as_deref(), Some("actpass.replayed"));
+                assert!(
+                    decision.member("request_hash").is_some()
+                        && decision.member("evidence_chain_id").is_some()
+                );
+                let explain = decision.explain();
+                assert!(explain.summary.contains("may have run before"), "{}", explain.summary);
+                assert!(explain.next_steps[0].contains("action.outcome"), "{:?}", explain.next_steps);
+                assert!(!format!("{outcome:?}").contains("tok_secret"));
+            }
+        }
+    }
+    let decision = block_on(over(Canned::new([answers(200, None)])).preflight(&action())).unwrap();
+    assert_eq!((decision.word().as_str(), decision.member("replayed")), ("allow", Some(Json::Bool(true))));
+}
+
+/// Waits, then ends the attempt so.
+#[derive(Clone, Debug)]
+struct After(Duration, Canned);
+
+impl Transport for After {
+    fn send(&self, request: Request) -> SendFuture<'_> {
+        Box::pin(async move {
+            tokio::time::sleep(self.0).await;
+            self.1.send(request).await
+        })
+    }
+}
+
+#[tokio::test(start_paused = true)]
+async fn a_repeated_answer_is_not_older_than_the_lost_attempt() {
+    // Each attempt takes 50 ms. An attempt that was not taken, and a wait of 1 s; one that was lost, and a wait of at most
+    // 200 ms; and the repeated answer.
+    for (age, runs) in [(0, true), (100, true), (300, false), (301, false), (1_100, false), (1_300, false)] {
+        let asked = Answer { retry_after: Some("1".to_owned()), ..Answer::new(429, "") };
+        let lost = Failure { error: Error::new(ErrorKind::Connection, "a test"), never_sent: false };
+        let replay = json!({"decision": "allow", "replayed": true, "replay_age_ms": age}).to_string();
+        let canned = Canned::new([Ok(asked), Err(lost), Ok(Answer::new(200, replay))]);
+        let transport = After(Duration::from_millis(50), canned);
+        let client = ActPass::builder().api_key(KEY).transport(transport).build().unwrap();
+        let (ran, _) = counted(&client, &action()).await;
+        assert_eq!(ran, usize::from(runs), "{age}");
     }
 }
 
@@ -466,6 +561,44 @@ fn strict_runs_nothing_unrecorded() {
 }
 
 #[test]
+fn changed_arguments_block_outside_monitor() {
+    let allowed = r#"{"decision":"allow","evidence_event_id":"ev_1","request_hash":"{{request_hash}}",
+        "credential":{"token":"tok_secret"}}"#;
+    for (mode, answer) in MODES.map(|mode| (mode, allowed)).into_iter().chain([
+        (Mode::Monitor, r#"{"decision":"deny","reason_code":"refund.over_limit"}"#),
+        (Mode::Monitor, "{}"),
+        (Mode::Warn, r#"{"decision":"warn","reason_code":"refund.over_limit"}"#),
+    ]) {
+        let gateway = gateway(json!([{"do": "respond", "body": answer}]));
+        let verdict = block_on(client(&gateway).authorize(&action().mode(mode))).unwrap();
+        let Verdict::Proceed(permit) = verdict else { panic!("{mode}: blocked") };
+        match (mode, permit.arguments_changed()) {
+            (Mode::Monitor, Verdict::Proceed(permit)) => {
+                let (context, settlement) = permit.spend();
+                assert!(context.credential().is_none(), "{answer}");
+                let outcome = settlement.settle(Ok::<_, ()>(()));
+                let expected = match answer {
+                    "{}" => "actpass.invalid_response",
+                    _ if answer == allowed => "actpass.arguments_changed",
+                    _ => "refund.over_limit",
+                };
+                assert_eq!(outcome.decision().word().as_str(), "deny");
+                assert_eq!(outcome.decision().reason_code().as_deref(), Some(expected));
+                assert_eq!(gate_error(&outcome).is_some(), answer == "{}");
+            }
+            (Mode::Enforce | Mode::Strict | Mode::Warn, Verdict::Blocked(blocked)) => {
+                let decision = blocked.decision();
+                assert_eq!(decision.word().as_str(), "deny");
+                assert_eq!(decision.reason_code().as_deref(), Some("actpass.arguments_changed"));
+                assert!(!decision.explain().summary.is_empty() && !decision.explain().next_steps.is_empty());
+                assert!(blocked.error().is_none(), "policy, not failure");
+            }
+            (mode, verdict) => panic!("{mode}: {verdict:?}"),
+        }
+    }
+}
+
+#[test]
 fn strict_runs_nothing_unbound() {
     for hash in ["", r#","request_hash":null"#] {
         let body = format!(
@@ -501,11 +634,81 @@ fn an_answer_to_another_request_denies() {
             assert_eq!(error.kind(), ErrorKind::Response);
         }
     }
-    // What has no canonical form has no hash that could be right.
-    let args = Action::new("g", "t").args_text(r#"{"n": 9007199254740993}"#);
-    let body = format!(r#"{{"decision":"allow","request_hash":"{right}"}}"#);
-    let error = block_on(over(Canned::answer(200, body)).preflight(&args)).unwrap_err();
-    assert_eq!(error.kind(), ErrorKind::Response);
+}
+
+#[test]
+fn an_integer_without_a_canonical_form_is_named_in_every_mode() {
+    let args = r#"{"orders": [1, {"order_id": 9007199254740993}], "note": "1234567890123456789"}"#;
+    let action = |mode| Action::new("g", "t").args_text(args).mode(mode);
+    for mode in [Mode::Enforce, Mode::Warn, Mode::Monitor] {
+        // The gateway cannot name such a request either; one that does answers something else.
+        let body = r#"{"decision":"allow","evidence_event_id":"ev_1","request_hash":"abc"}"#;
+        let (ran, outcome) = block_on(counted(&over(Canned::answer(200, body)), &action(mode)));
+        assert_eq!(ran, usize::from(mode == Mode::Monitor));
+        let explain = outcome.decision().explain();
+        assert!(explain.summary.contains("args.orders[1].order_id"), "{}", explain.summary);
+        assert_eq!(explain.next_steps, ["Send args.orders[1].order_id as a string."]);
+        let error = gate_error(&outcome).unwrap().to_string();
+        assert!(error.contains("args.orders[1].order_id: the integer 9007199254740993 is beyond"), "{error}");
+
+        let (ran, _) =
+            block_on(counted(&over(Canned::answer(200, r#"{"decision":"allow"}"#)), &action(mode)));
+        assert_eq!(ran, 1, "{mode} demands no hash");
+    }
+    // Nothing could ever bind the answer, so nothing is asked, and no approval or passport is spent.
+    let transport = Canned::answer(200, r#"{"decision":"allow","evidence_event_id":"ev_1"}"#);
+    let client = over(transport.clone());
+    let strict = action(Mode::Strict);
+    let guarded = block_on(client.guard(&strict, async |_| Ok::<(), ()>(()))).unwrap_err();
+    let asked = block_on(client.preflight(&strict)).unwrap_err();
+    for error in [guarded, asked] {
+        assert_eq!(error.kind(), ErrorKind::Argument);
+        assert_eq!(
+            error.to_string(),
+            "args.orders[1].order_id: the integer 9007199254740993 is beyond ±(2^53-1) and has no canonical form, \
+             which strict mode demands; send it as a string"
+        );
+    }
+    assert!(transport.requests().is_empty());
+    for fine in
+        ["9007199254740991", "-9007199254740991", "9007199254740993.5", "1e300", "\"9007199254740993\""]
+    {
+        let action = Action::new("g", "t").args_text(format!(r#"{{"n": {fine}}}"#)).mode(Mode::Strict);
+        let (ran, _) = block_on(counted(&over(Canned::answer(200, allow().to_string())), &action));
+        assert_eq!(ran, 1, "{fine}");
+    }
+}
+
+#[test]
+fn an_approval_that_is_known_is_not_lost_with_a_failure() {
+    let named = || action().approval_request_id("apr_1");
+    for (answer, reason) in [
+        (Ok(Answer::new(500, "")), "actpass.gateway_error"),
+        (Ok(Answer::new(200, "<html>")), "actpass.invalid_response"),
+        (Ok(Answer::new(200, r#"{"decision":"allow"}"#)), "actpass.unrecorded"),
+        (
+            Ok(Answer::new(200, r#"{"decision":"allow","evidence_event_id":"ev"}"#)),
+            "actpass.invalid_response",
+        ),
+        (
+            Ok(Answer::new(200, allow().to_string().replacen('{', r#"{"replayed":true,"#, 1))),
+            "actpass.replayed",
+        ),
+        (
+            Err(Failure { error: Error::new(ErrorKind::Connection, "a test"), never_sent: true }),
+            "actpass.unreachable",
+        ),
+    ] {
+        let client = over(Canned::new([answer]));
+        let (ran, outcome) = block_on(counted(&client, &named().mode(Mode::Strict)));
+        let Outcome::Blocked(blocked) = &outcome else { panic!("{reason}: it ran") };
+        assert_eq!((ran, blocked.decision().reason_code().as_deref()), (0, Some(reason)));
+        assert_eq!(blocked.decision().approval_request_id().as_deref(), Some("apr_1"), "{reason}");
+        assert_eq!(blocked.approval().map(|pending| pending.id()), Some("apr_1"), "{reason}");
+    }
+    // What the gateway decided stays as it came.
+    let (_, outcome) = block_on(counted(&over(Canned::answer(200, r#"{"decision":"deny"}"#)), &named()));
+    assert_eq!(outcome.decision().as_json(), r#"{"decision":"deny"}"#);
 }
 
 #[test]

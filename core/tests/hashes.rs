@@ -140,6 +140,24 @@ fn integers_that_a_double_cannot_carry_are_errors() {
 }
 
 #[test]
+fn an_integer_without_a_canonical_form_is_named_with_its_path() {
+    for (text, path) in [
+        ("9007199254740992", ""),
+        (r#"{"order_id":9007199254740992}"#, "order_id: "),
+        (r#"{"a":[1,{"b-c":[9007199254740992]}]}"#, "a[1].b-c[0]: "),
+        (r#"{"a b":{"":9007199254740992}}"#, r#"["a b"][""]: "#),
+        (r#"{"a.b":9007199254740992}"#, r#"["a.b"]: "#),
+        ("[[9007199254740992]]", "[0][0]: "),
+    ] {
+        let error = canonical_json(&Json::parse(text.as_bytes()).unwrap()).unwrap_err().to_string();
+        let expected = format!(
+            "payload: {path}the integer 9007199254740992 is beyond ±(2^53-1) and has no canonical form"
+        );
+        assert_eq!(error, expected);
+    }
+}
+
+#[test]
 fn keys_are_sorted_by_utf_16() {
     // U+10000 is D800 DC00 in UTF-16, before U+FFFF, and after it in UTF-8.
     let value = Json::parse("{\"\u{ffff}\":1,\"\u{10000}\":2,\"z\":3,\"\":4,\"Z\":5}".as_bytes()).unwrap();
@@ -194,9 +212,14 @@ proptest! {
     #[test]
     fn any_payload_is_as_the_library_writes_it(text in json_text()) {
         let value = Json::parse(text.as_bytes()).unwrap();
-        let written = canonical_json(&value).map_err(|error| error.to_string());
-        let expected = serde_json_canonicalizer::to_vec(&value).map_err(|error| format!("payload: {error}"));
-        prop_assert_eq!(written, expected);
+        match (canonical_json(&value), serde_json_canonicalizer::to_vec(&value)) {
+            (Ok(written), expected) => prop_assert_eq!(written, expected.unwrap()),
+            // The path comes before the problem.
+            (Err(error), expected) => {
+                let (error, problem) = (error.to_string(), expected.unwrap_err().to_string());
+                prop_assert!(error.starts_with("payload: ") && error.ends_with(&problem), "{} {}", error, problem);
+            }
+        }
     }
 }
 

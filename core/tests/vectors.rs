@@ -39,7 +39,7 @@ fn every_vector() {
     let paths = files();
     let vectors: Vec<_> = paths.iter().map(|path| Vector::read(path)).collect();
     assert!(!vectors.is_empty(), "no vectors");
-    for area in ["circuit", "failures", "retries", "table"] {
+    for area in ["circuit", "failures", "replays", "retries", "table"] {
         assert!(vectors.iter().any(|vector| vector.name.starts_with(area)), "no vectors in {area}");
     }
 

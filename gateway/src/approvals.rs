@@ -6,8 +6,9 @@ use std::time::Duration;
 use actpass_core::{Json, hash_payload};
 use tokio::sync::{broadcast, watch};
 
+use crate::auth::Key;
 use crate::request::Preflight;
-use crate::store::Approval;
+use crate::store::{Approval, Decided};
 
 /// Why an action that needs an approval is not let through, or is.
 pub mod reason {
@@ -19,6 +20,8 @@ pub mod reason {
     pub const EXPIRED: &str = "approval.expired";
     /// The action has no canonical form, so no approval can be bound to it.
     pub const NOT_HASHABLE: &str = "approval.not_hashable";
+    /// What the data store says was decided does not follow from the ledger.
+    pub const NOT_PROVEN: &str = "approval.not_proven";
     /// Nobody has decided yet.
     pub const PENDING: &str = "approval.pending";
     /// A person rejected it.
@@ -59,25 +62,44 @@ impl Approval {
     ///
     /// What was approved must be used within as long as there was to decide: no leave stays open for ever.
     pub fn status(&self, now: i64) -> Status {
-        let window = self.deadline.saturating_sub(self.created_at);
         match &self.decided {
+            // A decision that no event records grants nothing.
+            Some(_) if !self.proven => Status::Expired,
             None if now >= self.deadline => Status::Expired,
             None => Status::Pending,
             Some(decided) if !decided.approved => Status::Rejected,
-            Some(decided) if !self.spent && now >= decided.at.saturating_add(window) => Status::Expired,
+            Some(decided) if !self.spent && now >= self.usable_until(decided) => Status::Expired,
             Some(_) => Status::Approved,
         }
     }
 
+    /// Whether it was approved and is within its time at `now`, spent or not.
+    pub fn is_leave(&self, now: i64) -> bool {
+        self.is_approved() && self.decided.as_ref().is_some_and(|decided| now < self.usable_until(decided))
+    }
+
+    /// Until when what was decided may be used, in seconds since 1970.
+    pub fn usable_until(&self, decided: &Decided) -> i64 {
+        decided.at.saturating_add(self.deadline.saturating_sub(self.created_at))
+    }
+
     /// Whether a person approved it, in time or not.
     pub fn is_approved(&self) -> bool {
-        self.decided.as_ref().is_some_and(|decided| decided.approved)
+        self.proven && self.decided.as_ref().is_some_and(|decided| decided.approved)
     }
 }
 
 /// A new, time-ordered approval id.
 pub fn new_id() -> String {
     format!("apr_{}", uuid::Uuid::now_v7().simple())
+}
+
+/// Who asks, as far as the gateway knows it; see [`Approval::asker`].
+pub fn asker(key: &Key) -> String {
+    match key.agent.as_ref().and_then(Json::as_str) {
+        Some(agent) => format!("agent:{agent}"),
+        None => format!("key:{}", key.name),
+    }
 }
 
 /// The hash that an approval is bound to; `None` if the action has no canonical form.
@@ -159,7 +181,6 @@ impl Listener {
 #[cfg(test)]
 mod tests {
     use super::*;
-    use crate::store::Decided;
 
     fn approval(decided: Option<(bool, i64)>, spent: bool) -> Approval {
         Approval {
@@ -170,6 +191,7 @@ mod tests {
             args: "{}".to_owned(),
             goal: "g".to_owned(),
             agent_id: None,
+            asker: "key:k".to_owned(),
             user_id: None,
             reason_code: "r".to_owned(),
             created_at: 100,
@@ -181,6 +203,7 @@ mod tests {
                 note: None,
             }),
             spent,
+            proven: true,
         }
     }
 

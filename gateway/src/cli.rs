@@ -27,7 +27,7 @@ use crate::problems::Problems;
 use crate::request::MAX_TOOL_CHARACTERS;
 use crate::seal::MasterKey;
 use crate::server::{self, Server};
-use crate::store::{Appended, Location, Store, read_chain, read_keys};
+use crate::store::{Appended, Location, Store, accept_missing_wal, read_chain, read_keys};
 use crate::tools::{Tools, ToolsError};
 use crate::vault::{self, MAX_SECRET_BYTES, Vault};
 
@@ -39,7 +39,7 @@ pub fn run() -> ExitCode {
     let outcome = match Cli::parse().command {
         Command::Dev(dev) => Settings::dev(dev.listen, dev.data, dev.policy.as_deref())
             .map_err(Failure::Settings)
-            .and_then(|settings| serve(settings, Some("apdv_dev"))),
+            .and_then(|settings| serve(settings, Some("apdv_dev"), dev.accept_missing_wal)),
         Command::Evidence(EvidenceCommand::Export { chain, source, tenant }) => {
             export_evidence(Chain { tenant_id: &tenant, chain_id: &chain }, source)
         }
@@ -55,9 +55,9 @@ pub fn run() -> ExitCode {
         Command::Tools(ToolsCommand::Check { file, lock }) => check_tools(&file, &lock),
         Command::Tools(ToolsCommand::Scan { file, lock }) => scan_tools(&file, &lock),
         Command::Vault(command) => vault(command),
-        Command::Serve { config } => {
-            Settings::load(&config).map_err(Failure::Settings).and_then(|settings| serve(settings, None))
-        }
+        Command::Serve { config, accept_missing_wal } => Settings::load(&config)
+            .map_err(Failure::Settings)
+            .and_then(|settings| serve(settings, None, accept_missing_wal)),
     };
     match outcome {
         Ok(()) => ExitCode::SUCCESS,
@@ -100,6 +100,10 @@ enum Command {
         /// The settings, a TOML file
         #[arg(long, value_name = "FILE")]
         config: PathBuf,
+        /// Starts although the data file was in use when it was copied or left, and its write-ahead log is missing: what
+        /// was recorded last may be lost
+        #[arg(long)]
+        accept_missing_wal: bool,
     },
     /// Keeps the tools of an MCP server as they were approved, and finds what changed
     #[command(subcommand)]
@@ -120,6 +124,10 @@ struct Dev {
     /// The data file; .actpass/dev.db if there is none
     #[arg(long, value_name = "FILE")]
     data: Option<PathBuf>,
+    /// Starts although the data file was in use when it was copied or left, and its write-ahead log is missing: what was
+    /// recorded last may be lost
+    #[arg(long)]
+    accept_missing_wal: bool,
 }
 
 #[derive(Debug, Subcommand)]
@@ -299,8 +307,13 @@ impl Failure {
 }
 
 /// `known` is an operator's key that everyone knows.
-fn serve(settings: Settings, known: Option<&str>) -> Result<(), Failure> {
+fn serve(settings: Settings, known: Option<&str>, accepts_missing_wal: bool) -> Result<(), Failure> {
     let _log = start_log(settings.log);
+    if let (true, Location::File(data)) = (accepts_missing_wal, &settings.data)
+        && data.try_exists().map_err(Failure::new)?
+    {
+        accept_missing_wal(data).map_err(Failure::new)?;
+    }
     let runtime = tokio::runtime::Builder::new_multi_thread().enable_all().build().map_err(Failure::new)?;
     runtime.block_on(async {
         // From before anything is there to be stopped.
@@ -543,9 +556,10 @@ fn vault(command: VaultCommand) -> Result<(), Failure> {
             match store.append(vault::remove(tenant, &credential)).await.map_err(Failure::new)? {
                 Appended::Recorded(_) => print(format_args!("removed {}", credential.id)),
                 Appended::Stale => Err(Failure::new("it was replaced just now, and is still there")),
-                other @ (Appended::Conflict | Appended::Refused(_) | Appended::Repeated(_)) => {
-                    Err(Failure::Failed(format!("it was not removed: {other:?}")))
-                }
+                other @ (Appended::Conflict
+                | Appended::Earlier(_)
+                | Appended::Refused(_)
+                | Appended::Repeated) => Err(Failure::Failed(format!("it was not removed: {other:?}"))),
             }
         }),
         VaultCommand::Set { tool, expires, place } => on_vault(&place, async |settings, store, tenant| {
@@ -566,8 +580,9 @@ fn vault(command: VaultCommand) -> Result<(), Failure> {
             match store.append(vault::set(tenant, credential)).await.map_err(Failure::new)? {
                 Appended::Recorded(_) => print(format_args!("set {id}")),
                 other @ (Appended::Conflict
+                | Appended::Earlier(_)
                 | Appended::Refused(_)
-                | Appended::Repeated(_)
+                | Appended::Repeated
                 | Appended::Stale) => Err(Failure::Failed(format!("it was not set: {other:?}"))),
             }
         }),

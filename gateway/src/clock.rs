@@ -1,23 +1,86 @@
 //! What time it is, for everything that expires.
 
 use std::fmt;
-use std::sync::Arc;
-use std::time::{Duration, SystemTime, UNIX_EPOCH};
+use std::sync::{Arc, Mutex, PoisonError};
+use std::time::{Duration, Instant, SystemTime, UNIX_EPOCH};
 
-/// A clock: the system's, or one that a test sets.
+/// A clock: the system's, or one that a test sets. Clones are one clock.
+///
+/// It never steps back, and never runs behind what the ledger recorded last: what has expired once stays expired. While
+/// its source is behind, the clock goes on from where it was at the pace of the machine's monotonic clock.
 #[derive(Clone)]
-pub struct Clock(Arc<dyn Fn() -> SystemTime + Send + Sync>);
+pub struct Clock {
+    source: Arc<dyn Fn() -> SystemTime + Send + Sync>,
+    shown: Arc<Mutex<Shown>>,
+}
+
+/// What a clock showed last.
+#[derive(Debug, Default)]
+struct Shown {
+    /// Milliseconds since 1970.
+    latest: i64,
+    /// While the source is behind: since when, and what the clock showed then.
+    behind: Option<(Instant, i64)>,
+}
+
+impl Shown {
+    /// Goes on from `millis`. A source that is behind already stays known to be.
+    fn go_on_from(&mut self, millis: i64) {
+        self.latest = millis;
+        self.behind = self.behind.map(|_| (Instant::now(), millis));
+    }
+}
+
+/// A step back of less than this many milliseconds is not logged: clocks of two machines differ by that much.
+const SMALL_STEP: i64 = 1_000;
 
 impl Clock {
-    /// A clock that shows what `now` says.
+    /// A clock that shows what `now` says, as long as that does not step back.
     pub fn new(now: impl Fn() -> SystemTime + Send + Sync + 'static) -> Self {
-        Self(Arc::new(now))
+        Self { source: Arc::new(now), shown: Arc::default() }
     }
 
     /// The time in whole seconds since 1970.
     pub fn seconds(&self) -> i64 {
-        let since = (self.0)().duration_since(UNIX_EPOCH).unwrap_or_default();
-        i64::try_from(since.as_secs()).unwrap_or(i64::MAX)
+        self.millis().div_euclid(1000)
+    }
+
+    /// The time in milliseconds since 1970. Logs once when the source steps back by a second or more.
+    pub fn millis(&self) -> i64 {
+        let source = self.source_millis();
+        let mut shown = self.shown.lock().unwrap_or_else(PoisonError::into_inner);
+        if source >= shown.latest {
+            *shown = Shown { latest: source, behind: None };
+            return source;
+        }
+        let latest = shown.latest;
+        let (since, from) = *shown.behind.get_or_insert_with(|| {
+            let step_ms = latest - source;
+            if step_ms >= SMALL_STEP {
+                tracing::warn!(
+                    step_ms,
+                    "the system clock is behind the time that was last recorded; time goes on from there"
+                );
+            }
+            (Instant::now(), latest)
+        });
+        let elapsed = i64::try_from(since.elapsed().as_millis()).unwrap_or(i64::MAX);
+        shown.latest = from.saturating_add(elapsed);
+        shown.latest
+    }
+
+    /// Lets the clock show at least `millis` from now on, milliseconds since 1970: that much was recorded.
+    pub fn at_least(&self, millis: i64) {
+        let mut shown = self.shown.lock().unwrap_or_else(PoisonError::into_inner);
+        if millis > shown.latest {
+            shown.go_on_from(millis);
+        }
+    }
+
+    /// What the source says, in milliseconds since 1970, whatever the clock shows.
+    pub(crate) fn source_millis(&self) -> i64 {
+        let since = (self.source)().duration_since(UNIX_EPOCH).unwrap_or_default();
+        i64::try_from(since.as_millis()).unwrap_or(i64::MAX)
     }
 }
 
@@ -42,4 +105,55 @@ pub fn rfc3339(seconds: i64) -> String {
     let seconds = seconds.clamp(0, LAST_SECOND);
     let time = UNIX_EPOCH + Duration::from_secs(u64::try_from(seconds).unwrap_or(0));
     humantime::format_rfc3339_seconds(time).to_string()
+}
+
+/// Milliseconds since 1970 as a time; what is before 1970 or past [`LAST_SECOND`] is shown as that.
+pub(crate) fn time_of(millis: i64) -> SystemTime {
+    let millis = millis.clamp(0, LAST_SECOND * 1000 + 999);
+    UNIX_EPOCH + Duration::from_millis(u64::try_from(millis).unwrap_or(0))
+}
+
+/// Milliseconds since 1970 of an RFC 3339 time; `None` for any other text.
+pub(crate) fn millis_of(rfc3339: &str) -> Option<i64> {
+    let since = humantime::parse_rfc3339(rfc3339).ok()?.duration_since(UNIX_EPOCH).ok()?;
+    i64::try_from(since.as_millis()).ok()
+}
+
+#[cfg(test)]
+mod tests {
+    use std::sync::atomic::{AtomicI64, Ordering};
+
+    use super::*;
+
+    #[test]
+    fn a_clock_never_steps_back() {
+        let source = Arc::new(AtomicI64::new(5_000));
+        let read = Arc::clone(&source);
+        let clock = Clock::new(move || time_of(read.load(Ordering::SeqCst)));
+        assert_eq!((clock.millis(), clock.seconds()), (5_000, 5));
+        for (set, least) in [(1_000, 5_000), (4_999, 5_000), (0, 5_000), (6_000, 6_000)] {
+            source.store(set, Ordering::SeqCst);
+            let shown = clock.millis();
+            assert!(shown >= least && clock.clone().millis() >= shown, "{set}: {shown}");
+        }
+        clock.at_least(9_000);
+        assert!(clock.millis() >= 9_000);
+        clock.at_least(1_000);
+        assert!(clock.millis() >= 9_000);
+        // While the source is behind, time goes on all the same: nothing is valid for longer than it says.
+        let before = clock.millis();
+        std::thread::sleep(Duration::from_millis(20));
+        assert!(clock.millis() >= before + 20);
+        source.store(60_000, Ordering::SeqCst);
+        assert_eq!(clock.millis(), 60_000);
+    }
+
+    #[test]
+    fn times_are_read_as_they_are_written() {
+        for millis in [0, 1, 1_795_836_000_123, LAST_SECOND * 1000 + 999] {
+            let text = humantime::format_rfc3339_millis(time_of(millis)).to_string();
+            assert_eq!(millis_of(&text), Some(millis), "{text}");
+        }
+        assert_eq!(millis_of("yesterday"), None);
+    }
 }

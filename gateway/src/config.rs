@@ -53,6 +53,10 @@ pub struct Settings {
     pub master_key: MasterKeySource,
     /// For how many seconds an approval may be decided: 900 if not set.
     pub approval_seconds: i64,
+    /// Whether a request meets the open request for the same action instead of opening another: true if not set.
+    pub finds_approvals: bool,
+    /// For how many seconds an answer is kept under its idempotency key: 86400 if not set.
+    pub keep_seconds: i64,
     /// What time it is.
     pub clock: Clock,
 }
@@ -180,12 +184,19 @@ impl Settings {
             issuer: None,
             master_key: MasterKeySource::BesideData,
             approval_seconds: DEFAULT_APPROVAL_SECONDS,
+            finds_approvals: true,
+            keep_seconds: DEFAULT_KEEP_SECONDS,
             clock: Clock::default(),
         })
     }
 }
 
 const DEFAULT_APPROVAL_SECONDS: i64 = 900;
+
+const DEFAULT_KEEP_SECONDS: i64 = 86_400;
+
+/// How long an answer may be kept under its idempotency key, in seconds.
+const KEEP_SECONDS: std::ops::RangeInclusive<u64> = 1..=31_536_000;
 
 const DEFAULT_BODY_BYTES: usize = 1 << 20;
 
@@ -222,7 +233,8 @@ impl Reader<'_> {
         let danger = root.optional_bool("danger_allow_plain_http", &mut self.problems).unwrap_or(false);
         let issuer = self.issuer(&mut root);
         let master_key = self.master_key(&mut root);
-        let approval_seconds = self.approvals(&mut root);
+        let (approval_seconds, finds_approvals) = self.approvals(&mut root);
+        let keep_seconds = self.idempotency(&mut root);
         let limits = self.limits(&mut root);
         let has_tls = root.has("tls");
         let tls = self.tls(&mut root);
@@ -259,6 +271,8 @@ impl Reader<'_> {
             issuer,
             master_key,
             approval_seconds,
+            finds_approvals,
+            keep_seconds,
             clock: Clock::default(),
         })
     }
@@ -367,16 +381,35 @@ impl Reader<'_> {
         }
     }
 
-    fn approvals(&mut self, root: &mut Section) -> i64 {
+    fn approvals(&mut self, root: &mut Section) -> (i64, bool) {
         let Some(mut section) = root.section("approvals", &mut self.problems) else {
-            return DEFAULT_APPROVAL_SECONDS;
+            return (DEFAULT_APPROVAL_SECONDS, true);
         };
+        let reuse = section.optional_bool("reuse", &mut self.problems).unwrap_or(true);
         let seconds = section.positive("deadline_seconds", &mut self.problems).map(|s| i64::from(s.get()));
         if seconds.is_some_and(|seconds| !(10..=86_400).contains(&seconds)) {
             self.problems.add("approvals.deadline_seconds", "expected an integer of 10 to 86400");
         }
         section.finish(&mut self.problems);
-        seconds.unwrap_or(DEFAULT_APPROVAL_SECONDS)
+        (seconds.unwrap_or(DEFAULT_APPROVAL_SECONDS), reuse)
+    }
+
+    fn idempotency(&mut self, root: &mut Section) -> i64 {
+        let Some(mut section) = root.section("idempotency", &mut self.problems) else {
+            return DEFAULT_KEEP_SECONDS;
+        };
+        let text = section.optional_text("keep", &mut self.problems);
+        section.finish(&mut self.problems);
+        let Some(text) = text else {
+            return DEFAULT_KEEP_SECONDS;
+        };
+        let seconds = humantime::parse_duration(&text).ok().filter(|duration| duration.subsec_nanos() == 0);
+        let seconds = seconds.map(|duration| duration.as_secs()).filter(|s| KEEP_SECONDS.contains(s));
+        if seconds.is_none() {
+            let problem = format_args!("expected a duration of 1s to 365d such as \"24h\", found {text:?}");
+            self.problems.add("idempotency.keep", problem);
+        }
+        seconds.and_then(|seconds| i64::try_from(seconds).ok()).unwrap_or(DEFAULT_KEEP_SECONDS)
     }
 
     fn limits(&mut self, root: &mut Section) -> Limits {

@@ -4,6 +4,7 @@
 
 use std::sync::Arc;
 
+use actpass_core::json::Number;
 use actpass_core::token::Bearer;
 use actpass_core::{Json, Mode, canonical_json};
 use bytes::Bytes;
@@ -17,7 +18,9 @@ use crate::passport::coverage::{Covered, uncovered};
 use crate::passport::{self, Claims, Refusal};
 use crate::policy::{Decision, Input, NO_MATCH, Policy, RiskTier, Rule};
 use crate::request::{Evidence, Preflight, ToolApproval};
-use crate::store::{Append, Approval, Binding, Claim, Effect, Instead, Once, Standing};
+use crate::store::{
+    Append, Approval, Basis, Binding, Claim, Earlier, Effect, Instead, Once, Pinned, Standing,
+};
 use crate::vault;
 
 /// A decision that was made, and may be answered once its event is durable.
@@ -25,6 +28,10 @@ use crate::vault;
 pub struct Decided {
     /// The answer's body, without the credential that it may be sent with.
     pub answer: Bytes,
+    /// Whether it is an `allow`, if nothing it claims is refused.
+    pub allows: bool,
+    /// The hash of the body, if it has a canonical form.
+    pub request_hash: Option<String>,
     /// Whether the tool's credential goes out with it.
     pub hands_out: bool,
     /// What must be recorded before.
@@ -66,9 +73,19 @@ pub struct Facts {
     pub now: i64,
     /// For how many seconds an approval may be decided.
     pub approval_seconds: i64,
-    /// The approval that the request names or else its passport stands for, if there is one; the inner `None` if there is
-    /// no such.
+    /// The approval that the request names or else its passport stands for, if there is one, or what an earlier answer
+    /// under its idempotency key rested on; the inner `None` if there is no such.
     pub approval: Option<Option<Approval>>,
+    /// The live request for the same action, where the request names no approval.
+    pub live_approval: Option<Approval>,
+    /// Whether approvals are found by their action.
+    pub finds_approvals: bool,
+    /// What was answered under the request's idempotency key before.
+    pub earlier: Option<Earlier>,
+    /// For how many seconds an answer is kept under its idempotency key.
+    pub keep_seconds: i64,
+    /// Which manifest of the tool is approved, if the request names one.
+    pub pinned: Option<Pinned>,
     /// What the manifest is that the request names.
     pub manifest: Manifest,
     /// The credential of the tool, if it has one. Only an `allow` depends on it.
@@ -84,6 +101,8 @@ pub struct Bound {
     pub id: String,
     /// Whether it no longer holds.
     pub expired: bool,
+    /// Until when it holds, in seconds since 1970; `None` if nobody said.
+    pub expires_at: Option<i64>,
 }
 
 /// A passport whose signature is good.
@@ -95,33 +114,88 @@ pub struct Shown {
     pub standing: Option<Standing>,
 }
 
-/// Decides about `request`, which is `body`, which came as the bytes `raw`.
-pub fn decide(key: &Key, request: &Preflight<'_>, body: &Json, raw: &[u8], facts: &Facts) -> Decided {
+/// Decides about `request`, which is `body`.
+pub fn decide(key: &Key, request: &Preflight<'_>, body: &Json, facts: &Facts) -> Decided {
     let policy = &key.tenant.policy;
     let agent = key.agent.as_ref().or(request.agent_id.map(|agent| agent.as_json()));
-    // Not every body has a canonical form; then no hash is claimed, and only the same bytes are the same request.
-    let canonical = canonical_json(body).ok();
-    let fingerprint: [u8; 32] = Sha256::digest(canonical.as_deref().unwrap_or(raw)).into();
-    let case = Case { key, request, agent, request_hash: canonical.map(|_| hex::encode(fingerprint)), facts };
+    // Not every body has a canonical form; then no hash is claimed, and only the same text is the same request.
+    let digest = canonical_json(body).ok().map(|canonical| <[u8; 32]>::from(Sha256::digest(canonical)));
+    let request_hash = digest.map(hex::encode);
+    let fingerprint = request.idempotency_key.map(|_| match digest {
+        Some(digest) if body.member(APPROVAL).is_none() => digest,
+        Some(_) | None => fingerprint(body),
+    });
+    let bound = request.idempotency_key.zip(fingerprint.as_ref());
+    let idempotency_hash = bound.map(|(name, print)| ledger::idempotency_hash(name.as_str(), print));
+    let case = Case { key, request, agent, request_hash, idempotency_hash, facts, renews: false };
 
-    let Judgement { ruling, claims, effect } = case.rule(policy);
+    let judgement = case.rule(policy);
+    let repeats = facts.earlier.as_ref().and_then(|earlier| case.repeats(policy, earlier));
+    let holds_until = match &repeats {
+        Some((_, holds_until)) => *holds_until,
+        None => judgement.holds_until,
+    };
+    let Judgement { ruling, claims, effect, .. } = judgement;
     let allows = ruling.allows();
     let Instead { event, answer } = case.outcome(&ruling);
-    let once = request.idempotency_key.map(|idempotency_key| Once {
-        idempotency_key: idempotency_key.as_str().to_owned(),
+    let once = request.idempotency_key.zip(fingerprint).map(|(name, fingerprint)| Once {
+        idempotency_key: name.as_str().to_owned(),
         fingerprint,
         answer: answer.clone(),
+        allows,
+        keep_seconds: facts.keep_seconds,
+        earlier: facts.earlier.as_ref().map(|earlier| earlier.seq),
+        repeats: repeats.map(|(basis, _)| basis),
     });
     // What is handed out, or not, must be the tool's when it is recorded.
     let binding = allows.then(|| Binding {
         tool_id: request.tool.as_str().to_owned(),
         credential_id: facts.credential.as_ref().map(|bound| bound.id.clone()),
     });
+    let manifest = facts.pinned.clone();
     Decided {
         answer,
-        hands_out: allows && facts.credential.is_some(),
-        append: Append { event, once, claims, binding, effect },
+        allows,
+        request_hash: case.request_hash.clone(),
+        hands_out: case.hands_out(&ruling) && facts.credential.is_some(),
+        append: Append { event, once, claims, binding, manifest, holds_until, effect },
     }
+}
+
+/// The member that names the approval that a request spends.
+const APPROVAL: &str = "approval_request_id";
+
+/// What makes two bodies under one idempotency key the same request. The approval that a request names is left out: a
+/// request that was asked without one and then with the one that it opened is the same.
+fn fingerprint(body: &Json) -> [u8; 32] {
+    let body = match body {
+        Json::Object(members) => {
+            let named = |(name, _): &&(String, Json)| name != APPROVAL;
+            Json::Object(members.iter().filter(named).cloned().collect())
+        }
+        other => other.clone(),
+    };
+    match canonical_json(&body) {
+        Ok(canonical) => Sha256::digest(canonical).into(),
+        Err(_) => Sha256::digest(body.to_string()).into(),
+    }
+}
+
+/// An earlier answer under the same idempotency key, or an `allow` under a key that was answered `allow` before: the
+/// answer says so, how old the first `allow` is, and which body it answers now.
+pub fn mark_replayed(answer: &[u8], request_hash: Option<&str>, age_ms: i64) -> Option<Bytes> {
+    let Json::Object(mut members) = Json::parse(answer).ok()? else {
+        return None;
+    };
+    match (members.iter_mut().find(|(name, _)| name == "request_hash"), request_hash) {
+        (Some((_, kept)), Some(hash)) => *kept = Json::from(hash),
+        (Some(_), None) => members.retain(|(name, _)| name != "request_hash"),
+        (None, Some(hash)) => members.push(("request_hash".to_owned(), Json::from(hash))),
+        (None, None) => {}
+    }
+    members.push(("replayed".to_owned(), Json::Bool(true)));
+    members.push(("replay_age_ms".to_owned(), Json::Number(Number::from(age_ms.max(0)))));
+    Some(Bytes::from(Json::Object(members).to_string()))
 }
 
 /// What enforce decides, what must be claimed for it, and what changes with it.
@@ -129,12 +203,21 @@ struct Judgement<'a> {
     ruling: Ruling<'a>,
     claims: Vec<Claim>,
     effect: Option<Effect>,
+    /// Until when it can be decided so, in seconds since 1970.
+    holds_until: Option<i64>,
+    /// The approval that it rests on.
+    approval: Option<String>,
 }
 
 impl<'a> From<Ruling<'a>> for Judgement<'a> {
     fn from(ruling: Ruling<'a>) -> Self {
-        Self { ruling, claims: Vec::new(), effect: None }
+        Self { ruling, claims: Vec::new(), effect: None, holds_until: None, approval: None }
     }
+}
+
+/// The earlier of two times, of which either may be none.
+fn earliest(one: Option<i64>, other: Option<i64>) -> Option<i64> {
+    one.into_iter().chain(other).min()
 }
 
 /// A request, and everything that its decision is made of.
@@ -143,7 +226,10 @@ struct Case<'a> {
     request: &'a Preflight<'a>,
     agent: Option<&'a Json>,
     request_hash: Option<String>,
+    idempotency_hash: Option<String>,
     facts: &'a Facts,
+    /// Whether it is asked if an earlier `allow` would hold now, which used up what it took.
+    renews: bool,
 }
 
 impl<'a> Case<'a> {
@@ -166,6 +252,12 @@ impl<'a> Case<'a> {
         };
         let rule = policy.first_match(&self.input(shown.map(|shown| &shown.claims)));
         let mut judgement = self.consent(Ruling::new(policy, rule, tool));
+        if judgement.ruling.allows() {
+            let expires_at = shown.and_then(|shown| expiry_of(&shown.claims));
+            judgement.holds_until = earliest(judgement.holds_until, expires_at);
+            let credential = self.facts.credential.as_ref().and_then(|bound| bound.expires_at);
+            judgement.holds_until = earliest(judgement.holds_until, credential);
+        }
         // Before anything is used up for it.
         if judgement.ruling.allows() && self.facts.credential.as_ref().is_some_and(|bound| bound.expired) {
             return judgement.ruling.without_credential(tool).into();
@@ -173,6 +265,7 @@ impl<'a> Case<'a> {
         if let Some(shown) = shown
             && judgement.ruling.allows()
             && self.spends()
+            && !self.renews
         {
             judgement.claims.push(Claim::Passport {
                 jti: shown.claims.jti().to_owned(),
@@ -193,15 +286,26 @@ impl<'a> Case<'a> {
             return ruling.unapproved(reason::NOT_HASHABLE, tool).into();
         };
         let approval = match &self.facts.approval {
-            None => return self.open(ruling, action_hash),
+            None => match &self.facts.live_approval {
+                Some(live) => return self.meet(ruling, live),
+                None => return self.open(ruling, action_hash),
+            },
             Some(None) => return ruling.unapproved(reason::UNKNOWN, tool).into(),
             Some(Some(approval)) => approval,
         };
         let named = Ruling { approval: Some(approval.id.clone()), ..ruling };
-        if approval.action_hash != action_hash {
+        if approval.action_hash != action_hash || !self.may_use(approval) {
             return named.unapproved(reason::ACTION_MISMATCH, tool).into();
         }
-        if approval.spent {
+        if approval.decided.is_some() && !approval.proven {
+            return named.unapproved(reason::NOT_PROVEN, tool).into();
+        }
+        // An approval that an earlier answer under the same key spent counts by its time alone.
+        let renews = self.renews && self.spends();
+        if renews && approval.spent && !approval.is_leave(self.facts.now) {
+            return named.unapproved(reason::EXPIRED, tool).into();
+        }
+        if approval.spent && !renews {
             return named.unapproved(reason::SPENT, tool).into();
         }
         match approval.status(self.facts.now) {
@@ -209,16 +313,63 @@ impl<'a> Case<'a> {
             Status::Pending => Ruling { reason: reason::PENDING, ..named }.into(),
             Status::Rejected => named.unapproved(reason::REJECTED, tool).into(),
             Status::Approved => {
-                let claims = match self.spends() {
-                    true => vec![Claim::Approval {
-                        id: approval.id.clone(),
-                        spent: Box::new(self.outcome(&named.clone().unapproved(reason::SPENT, tool))),
-                    }],
-                    false => Vec::new(),
-                };
-                Judgement { ruling: named.approved(tool), claims, effect: None }
+                let spent = self.outcome(&named.clone().unapproved(reason::SPENT, tool));
+                self.spend(named, approval, Some(Box::new(spent)))
             }
         }
+    }
+
+    /// An approval that holds; it is spent with the decision.
+    fn spend(&self, ruling: Ruling<'a>, approval: &Approval, spent: Option<Box<Instead>>) -> Judgement<'a> {
+        let claims = match self.spends() && !self.renews {
+            true => vec![Claim::Approval { id: approval.id.clone(), spent }],
+            false => Vec::new(),
+        };
+        let ruling = Ruling { approval: Some(approval.id.clone()), ..ruling };
+        Judgement {
+            ruling: ruling.approved(self.request.tool.as_str()),
+            claims,
+            effect: None,
+            holds_until: approval.decided.as_ref().map(|decided| approval.usable_until(decided)),
+            approval: Some(approval.id.clone()),
+        }
+    }
+
+    /// A live request for the same action: it is spent if it is approved, or else it is the one to wait for.
+    fn meet(&self, ruling: Ruling<'a>, live: &Approval) -> Judgement<'a> {
+        match live.status(self.facts.now) {
+            Status::Approved => self.spend(ruling, live, None),
+            Status::Expired | Status::Pending | Status::Rejected => {
+                Ruling { approval: Some(live.id.clone()), ..ruling }.into()
+            }
+        }
+    }
+
+    /// Whether the caller is who asked, where the gateway knows which agent that was.
+    fn may_use(&self, approval: &Approval) -> bool {
+        !approval.asker.starts_with("agent:") || approval.asker == approvals::asker(self.key)
+    }
+
+    /// What the earlier answer under the same key rested on, and until when, if it is still what would be answered but
+    /// for what it used up itself.
+    fn repeats(&self, policy: &'a Policy, earlier: &Earlier) -> Option<(Basis, Option<i64>)> {
+        let renewing = Case { request_hash: None, idempotency_hash: None, renews: true, ..*self };
+        let renewed = Some(earlier).filter(|earlier| earlier.is_allow).map(|_| renewing.rule(policy))?;
+        let passport = match &self.facts.passport {
+            Some(Ok(shown)) => Some(shown.claims.jti().to_owned()),
+            Some(Err(_)) | None => None,
+        };
+        let basis = Basis { approval: renewed.approval, passport };
+        let credential = self.facts.credential.as_ref().map(|bound| &bound.id);
+        let is_same = basis == earlier.basis && earlier.credential.iter().all(|id| Some(id) == credential);
+        (renewed.ruling.allows() && is_same).then_some((basis, renewed.holds_until))
+    }
+
+    /// Whether an `allow` may carry the tool's credential: in a mode that spends nothing, only what no approval and no
+    /// passport allows.
+    fn hands_out(&self, ruling: &Ruling<'_>) -> bool {
+        let rests_on_leave = ruling.approval.is_some() || self.facts.passport.is_some();
+        ruling.allows() && (self.spends() || !rests_on_leave)
     }
 
     /// Asks a person, if the answer is meant to be acted on.
@@ -236,15 +387,17 @@ impl<'a> Case<'a> {
             args: request.args.to_string(),
             goal: request.goal.as_str().to_owned(),
             agent_id: self.agent.and_then(Json::as_str).map(str::to_owned),
+            asker: approvals::asker(self.key),
             user_id: request.user_id.map(|user| user.as_str().to_owned()),
             reason_code: ruling.reason.to_owned(),
             created_at: now,
             deadline: now.saturating_add(self.facts.approval_seconds),
             decided: None,
             spent: false,
+            proven: true,
         };
-        let effect = Some(Effect::Open(Box::new(approval)));
-        Judgement { ruling: Ruling { approval: Some(id), ..ruling }, claims: Vec::new(), effect }
+        let effect = Some(Effect::Open { approval: Box::new(approval), alone: self.facts.finds_approvals });
+        Judgement { effect, ..Ruling { approval: Some(id), ..ruling }.into() }
     }
 
     /// The passport, if there is one, after everything about it was compared with the request.
@@ -275,7 +428,7 @@ impl<'a> Case<'a> {
         match uncovered(&shown.claims, &covered) {
             Some(refusal) => Err(refusal),
             None if !self.is_approved_action(&shown.claims) => Err(Refusal::Approval),
-            None if standing.used => Err(Refusal::Replayed),
+            None if standing.used && !(self.renews && self.spends()) => Err(Refusal::Replayed),
             None => Ok(Some(shown)),
         }
     }
@@ -319,7 +472,7 @@ impl<'a> Case<'a> {
         let event_id = ledger::new_event_id();
         let request_hash = self.request_hash.as_deref();
         let credential_id =
-            self.facts.credential.as_ref().filter(|_| ruling.allows()).map(|bound| &*bound.id);
+            self.facts.credential.as_ref().filter(|_| self.hands_out(ruling)).map(|bound| &*bound.id);
         let answer = ruling.answer(request.mode, &event_id, request_hash, credential_id);
         let answer = Bytes::from(answer);
         let shown = self.facts.passport.as_ref().and_then(|passport| passport.as_ref().ok());
@@ -331,6 +484,7 @@ impl<'a> Case<'a> {
             tool_id: Some(request.tool.as_str().to_owned()),
             resource: request.resource.map(|resource| resource.as_str().to_owned()),
             goal: Some(request.goal.as_str().to_owned()),
+            idempotency_hash: self.idempotency_hash.clone(),
             mode: Some(request.mode.as_str()),
             decision: Some(ruling.decision.to_owned()),
             reason_code: Some(ruling.reason.to_owned()),
@@ -351,6 +505,14 @@ impl<'a> Case<'a> {
             )
         };
         Instead { event, answer }
+    }
+}
+
+/// When a passport expires, in seconds since 1970.
+fn expiry_of(claims: &Claims) -> Option<i64> {
+    match claims.as_json().member("exp")? {
+        Json::Number(number) => number.as_str().parse().ok(),
+        _ => None,
     }
 }
 
@@ -384,6 +546,15 @@ pub fn approve_tool(key: &Key, approval: &ToolApproval<'_>) -> Append {
         ..signed(key, None, None)
     };
     Append { effect: Some(Effect::ApproveManifest { tool_id, hash }), ..Append::of(event) }
+}
+
+/// Whether the text of an event says that a manifest with this hash was approved.
+pub fn was_approved(event: &str, hash: &str) -> bool {
+    Json::parse(event.as_bytes()).is_ok_and(|event| {
+        let said = event.member("metadata").and_then(|metadata| metadata.member("manifest_hash"));
+        event.member("event_type").and_then(Json::as_str) == Some(ledger::TOOL_APPROVED)
+            && said.and_then(Json::as_str) == Some(hash)
+    })
 }
 
 /// An event with the members that say who caused it.

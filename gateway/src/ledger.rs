@@ -89,6 +89,8 @@ pub struct Draft {
     pub resource: Option<String>,
     /// What the agent is trying to achieve.
     pub goal: Option<String>,
+    /// What binds the event to the idempotency key and the body that it was decided for; see [`idempotency_hash`].
+    pub idempotency_hash: Option<String>,
     /// The request's mode.
     pub mode: Option<&'static str>,
     /// What enforce decides, in every mode; for a client's event, what the client says.
@@ -122,6 +124,11 @@ pub struct PolicyRef {
     pub version: Json,
     /// The policy's hash.
     pub hash: String,
+}
+
+/// The SHA-256, in hex, of an idempotency key and the fingerprint of the body that it came with.
+pub fn idempotency_hash(idempotency_key: &str, fingerprint: &[u8; 32]) -> String {
+    sha256_hex(&[fingerprint, idempotency_key.as_bytes()].concat())
 }
 
 /// A new, time-ordered event id.
@@ -209,6 +216,7 @@ impl Draft {
         event.string("event_id", Some(&self.event_id));
         event.string("event_type", Some(&self.event_type));
         event.string("goal", self.goal.as_deref());
+        event.string("idempotency_hash", self.idempotency_hash.as_deref());
         event.string("key_name", Some(&self.key_name));
         if let Some(rules) = &self.matched_rules {
             event.strings("matched_rules", rules.iter().map(String::as_str));

@@ -13,6 +13,7 @@ use tokio::sync::{Mutex, Semaphore};
 use tokio::task::JoinHandle;
 
 use crate::approvals::Notices;
+use crate::clock::Clock;
 use crate::config::{MasterKeySource, Settings};
 use crate::http::{App, Page, router};
 use crate::passport::Keys;
@@ -66,7 +67,8 @@ impl Server {
     ///
     /// If the data or the address cannot be used.
     pub async fn start(settings: Settings) -> Result<Self, ServerError> {
-        let store = settings.data.open().await?;
+        let store = settings.data.open(&settings.clock).await?;
+        catch_up(&settings.clock, &*store).await?;
         Self::start_with(settings, store).await
     }
 
@@ -97,6 +99,8 @@ impl Server {
             keys,
             vault,
             approval_seconds: settings.approval_seconds,
+            finds_approvals: settings.finds_approvals,
+            keep_seconds: settings.keep_seconds,
             notices: notices.clone(),
             clock: settings.clock,
             body_bytes: settings.body_bytes,
@@ -180,6 +184,25 @@ impl Server {
     pub async fn stop(self) -> Result<(), ServerError> {
         self.run_until(std::future::ready(())).await
     }
+}
+
+/// A ledger that is ahead of the system's clock by more than this many milliseconds is warned of.
+const AHEAD: i64 = 60_000;
+
+/// Sets the clock to the ledger's last event, if it is behind.
+async fn catch_up(clock: &Clock, store: &dyn Store) -> Result<(), KeyError> {
+    let Some(recorded) = store.last_recorded().await? else {
+        return Ok(());
+    };
+    let ahead_ms = recorded.saturating_sub(clock.source_millis());
+    if ahead_ms > AHEAD {
+        tracing::warn!(
+            ahead_ms,
+            "the ledger's last event is later than the system clock; time goes on from that event: set the clock, and              if the event's time was wrong, go on with a new data store"
+        );
+    }
+    clock.at_least(recorded);
+    Ok(())
 }
 
 /// The file beside a data file that has its master key.

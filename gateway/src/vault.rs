@@ -135,6 +135,14 @@ pub fn set(tenant_id: &str, credential: SealedCredential) -> Append {
     Append { effect: Some(Effect::SetCredential(Box::new(credential))), ..Append::of(event) }
 }
 
+/// Whether the text of an event says that the credential `id` was set.
+pub fn was_set(event: &str, id: &str) -> bool {
+    Json::parse(event.as_bytes()).is_ok_and(|event| {
+        let text = |name| event.member(name).and_then(Json::as_str);
+        text("event_type") == Some(ledger::CREDENTIAL_SET) && text("credential_id") == Some(id)
+    })
+}
+
 /// What removes a tool's credential; stale if it is no longer this one.
 pub fn remove(tenant_id: &str, credential: &SealedCredential) -> Append {
     let event = Draft {

@@ -20,6 +20,18 @@ async fn start() -> (Gateway, Arc<AtomicU64>) {
     (gateway, time)
 }
 
+/// A gateway at which each request for approval is another one.
+async fn start_without_reuse() -> (Gateway, Arc<AtomicU64>) {
+    let time = Arc::new(AtomicU64::new(1_800_000_000));
+    let change = with(&time);
+    let gateway = Gateway::start_with("", |settings| {
+        change(settings);
+        settings.finds_approvals = false;
+    })
+    .await;
+    (gateway, time)
+}
+
 fn with(time: &Arc<AtomicU64>) -> impl FnOnce(&mut Settings) + use<> {
     let time = Arc::clone(time);
     move |settings| {
@@ -108,7 +120,7 @@ async fn what_was_approved_runs_once_and_nothing_else_does() {
     assert_eq!(first.member("approval_request_id"), None);
     let rules = first.member("explain").unwrap().member("matched_rules").unwrap().to_string();
     assert_eq!(rules, r#"["medium_refund_needs_approval"]"#);
-    assert_eq!(gateway.decide("apk_one", &body).await, first);
+    common::assert_repeats(&gateway.decide("apk_one", &body).await, &first);
     assert_is(&gateway.decide("apk_one", &naming("25000", &id, "")).await, "deny", "approval.spent");
 
     let events = gateway.events("apk_one", "decisions").await;
@@ -124,7 +136,7 @@ async fn what_was_approved_runs_once_and_nothing_else_does() {
 
 #[tokio::test]
 async fn who_may_decide_and_when() {
-    let (gateway, time) = start().await;
+    let (gateway, time) = start_without_reuse().await;
     let id = ask(&gateway).await;
     for word in ["approve", "reject"] {
         let (status, answer) = say(&gateway, "apk_one", &id, word, "{}").await;
@@ -173,15 +185,14 @@ async fn who_may_decide_and_when() {
     assert_eq!(text(&look(&gateway, "apk_one", &format!("/{late}")).await.1, "status"), Some("expired"));
     assert_is(&gateway.decide("apk_one", &naming("25000", &late, "")).await, "deny", "approval.expired");
     assert_eq!(look(&gateway, "apdv_one", "").await.1.to_string(), r#"{"approvals":[]}"#);
-    // What was approved is not open for ever.
-    time.fetch_add(899, Ordering::SeqCst);
+    // What was approved is not open for ever, and a clock that steps back does not revive it.
+    time.fetch_add(898, Ordering::SeqCst);
+    let looked = gateway.decide("apk_one", &naming("25000", &approved, r#", "mode": "monitor""#)).await;
+    assert_is(&looked, "allow", "approval.approved");
+    time.fetch_add(1, Ordering::SeqCst);
     assert_is(&gateway.decide("apk_one", &naming("25000", &approved, "")).await, "deny", "approval.expired");
-    time.fetch_sub(1, Ordering::SeqCst);
-    assert_is(
-        &gateway.decide("apk_one", &naming("25000", &approved, "")).await,
-        "allow",
-        "approval.approved",
-    );
+    time.fetch_sub(100, Ordering::SeqCst);
+    assert_is(&gateway.decide("apk_one", &naming("25000", &approved, "")).await, "deny", "approval.expired");
     gateway.stop().await;
 }
 
@@ -197,7 +208,9 @@ async fn only_what_is_acted_on_opens_a_request() {
     let body = refund("25000", r#", "mode": "strict", "idempotency_key": "i""#);
     let first = gateway.decide("apk_one", &body).await;
     assert!(text(&first, "approval_request_id").is_some());
-    assert_eq!(gateway.decide("apk_one", &body).await, first);
+    let again = gateway.decide("apk_one", &body).await;
+    assert_eq!(text(&again, "approval_request_id"), text(&first, "approval_request_id"));
+    assert_ne!(text(&again, "evidence_event_id"), text(&first, "evidence_event_id"));
     let unhashable = refund("25000, \"n\": 9007199254740993", "");
     assert_is(&gateway.decide("apk_one", &unhashable).await, "deny", "approval.not_hashable");
     let (_, list) = look(&gateway, "apdv_one", "").await;
@@ -208,7 +221,7 @@ async fn only_what_is_acted_on_opens_a_request() {
 
 #[tokio::test]
 async fn one_of_many_at_once_spends_an_approval() {
-    let (gateway, _) = start().await;
+    let (gateway, _) = start_without_reuse().await;
     let id = ask(&gateway).await;
     let said =
         join_all(["approve", "reject", "approve"].map(|word| say(&gateway, "apdv_one", &id, word, "{}")))
@@ -314,7 +327,7 @@ async fn a_passport_can_stand_for_an_approval() {
     let body = refund("25000", &with(&token, r#", "idempotency_key": "i""#));
     let allowed = gateway.decide("apk_one", &body).await;
     assert_is(&allowed, "allow", "approval.approved");
-    assert_eq!(gateway.decide("apk_one", &body).await, allowed);
+    common::assert_repeats(&gateway.decide("apk_one", &body).await, &allowed);
     // The passport is used up, and so is the approval, for whoever else stands for it or names it.
     let body = refund("25000", &with(&token, ""));
     assert_is(&gateway.decide("apk_one", &body).await, "deny", "passport.replayed");
@@ -398,7 +411,7 @@ async fn a_stop_lets_those_who_wait_go() {
 
 #[tokio::test]
 async fn a_restart_keeps_approvals() {
-    let (mut gateway, time) = start().await;
+    let (mut gateway, time) = start_without_reuse().await;
     let (open, approved, spent) = (ask(&gateway).await, ask(&gateway).await, ask(&gateway).await);
     approve(&gateway, &approved).await;
     approve(&gateway, &spent).await;

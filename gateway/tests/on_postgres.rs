@@ -7,6 +7,8 @@
 mod approvals;
 #[path = "http.rs"]
 mod http;
+#[path = "idempotency.rs"]
+mod idempotency;
 #[path = "passports.rs"]
 mod passports;
 #[path = "vault.rs"]

@@ -15,7 +15,7 @@ use actpass_gateway::store::{Append, Appended, Store};
 use actpass_gateway::vault::{self, SealedCredential, Vault};
 use common::{Gateway, PREFLIGHT, json, refund, text};
 
-const NOW: i64 = 1_700_000_000;
+const NOW: i64 = 2_000_000_000;
 const TOKEN: &str = "gateway_vault_secret";
 
 /// A gateway with a vault, a clock, and its data opened beside it.
@@ -91,7 +91,7 @@ async fn an_allowed_call_of_a_bound_tool_gets_the_credential_and_nothing_keeps_i
         let answer = fixture.decide(&format!(r#", "mode": "{mode}""#)).await;
         assert_eq!(text(&answer, "decision"), Some("allow"));
         assert_eq!(text(&answer, "credential.token"), Some(TOKEN), "{mode}");
-        assert_eq!(text(&answer, "credential.expires_at"), Some("2023-11-14T22:14:20Z"));
+        assert_eq!(text(&answer, "credential.expires_at"), Some("2033-05-18T03:34:20Z"));
         assert_eq!(text(&answer, "credential_id"), Some(&*sealed.id));
     }
     // What is not allowed gets none, nor does another tenant's tool of the same name, or another tool.
@@ -117,7 +117,7 @@ async fn an_allowed_call_of_a_bound_tool_gets_the_credential_and_nothing_keeps_i
         ("tool_id", "refunds.create"),
         ("credential_id", &sealed.id),
         ("key_name", "(command line)"),
-        ("metadata.expires_at", "2023-11-14T22:14:20Z"),
+        ("metadata.expires_at", "2033-05-18T03:34:20Z"),
     ] {
         assert_eq!(text(&events[0], member), Some(value), "{member}");
     }
@@ -135,39 +135,91 @@ async fn a_repetition_gets_the_same_credential_though_none_was_kept() {
     let first = fixture.decide(r#", "idempotency_key": "k""#).await;
     assert_eq!(text(&first, "credential.token"), Some(TOKEN));
     assert_eq!(first.member("credential").unwrap().member("expires_at"), Some(&Json::Null));
-    assert_eq!(fixture.decide(r#", "idempotency_key": "k""#).await, first);
+    common::assert_repeats(&fixture.decide(r#", "idempotency_key": "k""#).await, &first);
     assert_eq!(fixture.gateway.events("apk_one", "decisions").await.len(), 1);
     assert!(!has(&fixture.gateway.everything_kept(), TOKEN));
 }
 
 #[tokio::test]
-async fn a_repetition_gets_no_other_credential_than_the_first_answer_had() {
+async fn an_answer_is_not_repeated_once_its_credential_is_gone() {
     let fixture = Fixture::start().await;
-    let sealed = fixture.set("one", "refunds.create", Some(NOW + 60)).await;
+    fixture.set("one", "refunds.create", Some(NOW + 60)).await;
     let body = refund("4900", r#", "idempotency_key": "k""#);
-    assert_eq!(fixture.status(&body).await.0, 200);
-    let gone = async |why: &str| {
+    let (_, first) = fixture.status(&body).await;
+    common::assert_repeats(&fixture.status(&body).await.1, &first);
+    let anew = async |decision: &str, token: Option<&str>, why: &str| {
         let (status, answer) = fixture.status(&body).await;
-        assert_eq!((status, text(&answer, "error.code")), (409, Some("credential_gone")), "{why}");
-        assert!(!answer.to_string().contains(TOKEN));
+        assert_eq!((status, text(&answer, "decision")), (200, Some(decision)), "{why}: {answer}");
+        assert_ne!(text(&answer, "evidence_event_id"), text(&first, "evidence_event_id"), "{why}");
+        assert_eq!(text(&answer, "credential.token"), token, "{why}");
+        // An `allow` under a key that was answered `allow` before is no new leave.
+        let marked = answer.member("replayed") == Some(&Json::Bool(true));
+        assert_eq!(marked, decision == "allow", "{why}: {answer}");
+        answer
     };
     fixture.now.store(NOW + 60, Ordering::SeqCst);
-    gone("expired").await;
-    fixture.now.store(NOW, Ordering::SeqCst);
-    assert_eq!(fixture.status(&body).await.0, 200);
+    anew("deny", None, "expired").await;
     let next = fixture.set("one", "refunds.create", None).await;
-    gone("replaced").await;
+    let replaced = anew("allow", Some(TOKEN), "replaced").await;
+    assert_eq!(text(&replaced, "credential_id"), Some(&*next.id));
+    let age = replaced.member("replay_age_ms").unwrap().to_string();
+    assert!(age.parse::<i64>().unwrap() >= 60_000, "{age}");
+    // That one is the answer now.
+    common::assert_repeats(&fixture.status(&body).await.1, &replaced);
     fixture.append(vault::remove("one", &next)).await;
-    gone("removed").await;
+    anew("allow", None, "removed").await;
+    assert_eq!(fixture.gateway.events("apk_one", "decisions").await.len(), 4);
+
     // What was allowed without one is repeated without one.
     let plain = refund("4900", r#", "idempotency_key": "plain""#);
     let (_, first) = fixture.status(&plain).await;
-    fixture.set("one", "refunds.create", None).await;
-    assert_eq!(fixture.status(&plain).await, (200, first.clone()));
+    let sealed = fixture.set("one", "refunds.create", None).await;
+    common::assert_repeats(&fixture.status(&plain).await.1, &first);
     assert_eq!(first.member("credential"), None);
     // Removing what is no longer there changes and records nothing.
+    fixture.set("one", "refunds.create", None).await;
     assert_eq!(fixture.beside.append(vault::remove("one", &sealed)).await, Ok(Appended::Stale));
-    assert_eq!(fixture.gateway.events("apk_one", "vault").await.len(), 4);
+    assert_eq!(fixture.gateway.events("apk_one", "vault").await.len(), 5);
+}
+
+#[tokio::test]
+async fn a_repetition_long_after_carries_no_credential() {
+    let fixture = Fixture::start().await;
+    fixture.set("one", "refunds.create", None).await;
+    let body = refund("4900", r#", "idempotency_key": "k""#);
+    let (_, first) = fixture.status(&body).await;
+    assert_eq!(text(&first, "credential.token"), Some(TOKEN));
+    for (at, carries) in [(299, true), (300, false)] {
+        fixture.now.store(NOW + at, Ordering::SeqCst);
+        let (_, again) = fixture.status(&body).await;
+        assert_eq!(text(&again, "evidence_event_id"), text(&first, "evidence_event_id"));
+        assert_eq!(again.member("credential").is_some(), carries, "{at}");
+    }
+}
+
+#[tokio::test]
+async fn a_mode_that_spends_nothing_gets_no_credential_for_a_passport_or_an_approval() {
+    let fixture = Fixture::start().await;
+    fixture.set("one", "refunds.create", None).await;
+    let passport = fixture.passport().await;
+    let asked = fixture.gateway.decide("apk_one", &refund("25000", "")).await;
+    let id = text(&asked, "approval_request_id").unwrap();
+    let approve = fixture.gateway.post(&format!("/api/v1/approvals/{id}/approve"), "apdv_one").body("{}");
+    assert_eq!(approve.send().await.unwrap().status(), 200);
+    for (amount, shown) in [("4900", passport), ("25000", format!(r#", "approval_request_id": "{id}""#))] {
+        for mode in ["monitor", "warn"] {
+            let body = refund(amount, &format!(r#"{shown}, "mode": "{mode}""#));
+            let looked = fixture.gateway.decide("apk_one", &body).await;
+            assert_eq!(text(&looked, "decision"), Some("allow"), "{looked}");
+            assert_eq!((looked.member("credential"), looked.member("credential_id")), (None, None));
+        }
+        let spent = fixture.gateway.decide("apk_one", &refund(amount, &shown)).await;
+        assert_eq!(text(&spent, "credential.token"), Some(TOKEN), "{spent}");
+    }
+    for event in fixture.gateway.events("apk_one", "decisions").await {
+        let spends = text(&event, "mode") == Some("enforce") && text(&event, "decision") == Some("allow");
+        assert_eq!(event.member("credential_id").is_some(), spends, "{event}");
+    }
 }
 
 #[tokio::test]

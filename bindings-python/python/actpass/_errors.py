@@ -48,41 +48,64 @@ class ActPassError(Exception):
 class ActPassConfigError(ActPassError, ValueError):
     """A setting is missing or wrong; the message names it. Nothing was sent."""
 
+    kind = "config"
+
 
 class ActPassArgumentError(ActPassConfigError, TypeError):
-    """An argument cannot be sent: not JSON, nested too deep, empty, of the wrong type. Nothing was sent or run."""
+    """An argument is wrong: not JSON, nested too deep, empty, of the wrong type. If raised, nothing was sent or run.
+
+    As the ``error`` of an outcome: the function ran, and what it returned is no result but a body that has not run.
+    """
+
+    kind = "argument"
 
 
 class ActPassConnectionError(ActPassError):
     """The gateway could not be reached: name, connection, TLS, or a connection that was reset."""
 
+    kind = "connection"
+
 
 class ActPassTimeoutError(ActPassError):
     """The deadline passed before there was an answer."""
+
+    kind = "timeout"
 
 
 class ActPassStatusError(ActPassError):
     """The gateway answered with an error status. Redirects count as such: they are never followed."""
 
+    kind = "status"
+
 
 class ActPassAuthenticationError(ActPassStatusError):
     """401: the gateway does not know the API key."""
+
+    kind = "authentication"
 
 
 class ActPassPermissionError(ActPassStatusError):
     """403: the API key may not do this."""
 
+    kind = "permission"
+
 
 class ActPassRateLimitError(ActPassStatusError):
     """429, still so after the last retry; ``retry_after`` says how long to wait if the gateway said so."""
+
+    kind = "rate_limit"
 
 
 class ActPassResponseError(ActPassError):
     """A 2xx answer that cannot be used: not JSON, cut short, too large, or without what it must hold."""
 
+    kind = "response"
+
 
 class ActPassInternalError(ActPassError):
     """A defect of the SDK; please report it."""
+
+    kind = "internal"
 
 
 class ActionBlocked(ActPassError):  # noqa: N818
@@ -151,9 +174,23 @@ def _for_a_model(tool: str, outcome: Mapping[str, Any], *, retryable: bool) -> s
         )
     elif retryable:
         said.append("This may pass: the same call may be tried again later.")
+    elif outcome.get("error") is not None:
+        said.append(_UNTIL_FIXED)
     else:
-        said.append("Do not call it again with the same arguments: it would be blocked again.")
+        said.append(_AGAIN.get(why if isinstance(why, str) else "") or _AGAIN.get(decision["decision"], _NEVER))
     return " ".join(said)
+
+
+_NEVER = "Do not call it again with the same arguments: it would be blocked again."
+_UNTIL_FIXED = "Do not call it again until that is fixed."
+#: Whether the same call can help, by the reason code or else by the word of the decision.
+_AGAIN = {
+    "actpass.replayed": "Do not call it again before it is known whether it ran.",
+    "actpass.unrecorded": _UNTIL_FIXED,
+    "approval.expired": "The same call asks for approval again.",
+    "require_approval": "A person has to approve this first: do not call it again until they have.",
+    "require_tool_reapproval": "The tool has to be approved again first: do not call it again until it has been.",
+}
 
 
 def _sentence(text: str) -> str:

@@ -5,10 +5,10 @@ from __future__ import annotations
 import functools
 import inspect
 import string
-from collections.abc import Collection, Iterator, Mapping
+from collections.abc import Collection, Mapping
 from typing import TYPE_CHECKING, Any, Callable, TypeVar
 
-from . import _native
+from . import _native, _run
 from ._errors import ActionBlocked, ActPassArgumentError, ActPassConfigError
 
 if TYPE_CHECKING:
@@ -67,15 +67,15 @@ class Protection:
         if not callable(function) or inspect.isclass(function):
             raise _wrong("protect", f"expected a function, found {type(function).__name__}")
         judged = _Judged(self, function)
-        for one in _layers(function):
-            if _is(inspect.isgeneratorfunction, one) or _is(inspect.isasyncgenfunction, one):
-                raise _wrong(
-                    "protect",
-                    "expected a function that is done when it returns, found a generator function: its body would run "
-                    "later, unguarded; protect the function that does one step",
-                )
+        shape = _run.shape_of(function)
+        if shape == "generator function":
+            raise _wrong(
+                "protect",
+                "expected a function that is done when it returns, found a generator function: its body would run "
+                "later, unguarded; protect the function that does one step",
+            )
         wrapper: Any
-        if _is_coroutine_function(function):
+        if shape == "coroutine function":
             wrapper = self._around_coroutine(function, judged)
         else:
             wrapper = self._around_function(function, judged)
@@ -98,15 +98,7 @@ class Protection:
 
             def run(_: object) -> Any:
                 unchanged()
-                result = function(*bound.args, **bound.kwargs)
-                if inspect.iscoroutine(result):
-                    result.close()
-                    raise _wrong(
-                        "protect",
-                        "expected a function that is done when it returns, found one that returns a coroutine, which "
-                        "was not run: put @protect directly above the async def",
-                    )
-                return result
+                return _done(function(*bound.args, **bound.kwargs))
 
             return self._end(client.guard(execute_fn=run, **action))
 
@@ -121,7 +113,7 @@ class Protection:
 
             async def run(_: object) -> Any:
                 unchanged()
-                return await function(*bound.args, **bound.kwargs)
+                return _done(await function(*bound.args, **bound.kwargs))
 
             return self._end(await asynchronous().guard(execute_fn=run, **action))
 
@@ -140,7 +132,12 @@ class _Judged:
 
     def __init__(self, protection: Protection, function: Wrapped) -> None:
         self._protection = protection
-        self._signature = inspect.signature(function)
+        try:
+            self._signature = _run.signature_of(function)
+        except (TypeError, ValueError):
+            raise _wrong(
+                "protect", "expected a function with a signature, found one that has none: protect a def that calls it"
+            ) from None
         parameters = list(self._signature.parameters.values())
         first = parameters[0] if parameters else None
         self._receiver = first.name if first is not None and first.name in {"self", "cls"} else None
@@ -227,7 +224,7 @@ class _Judged:
             return self._template(resource)
         if not callable(resource):
             raise _wrong("resource", f"expected a template or a function, found {type(resource).__name__}")
-        parameters = inspect.signature(resource).parameters.values()
+        parameters = _run.signature_of(resource).parameters.values()
         if any(p.kind is p.VAR_KEYWORD for p in parameters):
             return lambda named: resource(**named)
         wanted = [p.name for p in parameters if p.kind in {p.POSITIONAL_OR_KEYWORD, p.KEYWORD_ONLY}]
@@ -264,22 +261,12 @@ class _Judged:
         return fill
 
 
-def _layers(function: Wrapped | None) -> Iterator[Wrapped]:
-    """Give the function, and those that it is made around."""
-    while function is not None:
-        yield function
-        function = function.func if isinstance(function, functools.partial) else getattr(function, "__wrapped__", None)
-
-
-def _is(kind: Callable[[object], bool], function: Wrapped) -> bool:
-    """Return whether a function, or what is called of an object, is of a kind."""
-    return kind(function) or kind(getattr(type(function), "__call__", None))  # noqa: B004
-
-
-def _is_coroutine_function(function: Wrapped) -> bool:
-    while isinstance(function, functools.partial):
-        function = function.func
-    return _is(inspect.iscoroutinefunction, function)
+def _done(result: Any) -> Any:
+    """Return a result; one that is a body which has not run is the function's mistake."""
+    problem = _run.unrun(result, "protect")
+    if problem is not None:
+        raise problem
+    return result
 
 
 def _is_in_a_class(function: Wrapped) -> bool:

@@ -2,35 +2,307 @@
 
 from __future__ import annotations
 
-from collections.abc import Awaitable
+import contextlib
+import functools
+import itertools
+import sys
+from collections.abc import Iterator
+from types import BuiltinFunctionType, FunctionType, GeneratorType, MethodType, WrapperDescriptorType
 from typing import TYPE_CHECKING, Any, Callable
 
 from ._errors import ActPassArgumentError
+from ._telemetry import carry
 from ._types import T
 
 if TYPE_CHECKING:
+    from inspect import Signature
+    from typing import Literal
+
     from . import _native
     from ._telemetry import Operation
     from ._types import ExecutionContext, GuardOutput
 
+    Shape = Literal["coroutine function", "generator function", "function"]
 
-#: The flags of functions of which a call runs nothing, as ``inspect`` numbers them.
-_GENERATOR, _COROUTINE, _ASYNC_GENERATOR = 0x20, 0x80, 0x200
+
+#: The flags of functions with ``*args``, and of those of which a call runs nothing, as ``inspect`` numbers them.
+_VARARGS, _GENERATOR, _COROUTINE, _ITERABLE_COROUTINE, _ASYNC_GENERATOR = 0x04, 0x20, 0x80, 0x100, 0x200
+#: How the standard library marks what returns a coroutine: the module and name of the mark, and the attribute.
+_MARKS = (
+    ("inspect", "_is_coroutine_mark", "_is_coroutine_marker"),
+    ("asyncio.coroutines", "_is_coroutine", "_is_coroutine"),
+)
+#: How many layers of a callable are looked at.
+_LAYERS = 64
 
 
 def check_callable(found: object, *, awaited: bool) -> None:
-    """Refuse what cannot be called, or would run later and unguarded, before anything is sent."""
+    """Refuse, before anything is sent, what cannot be called with the context or would run later and unguarded."""
     if not callable(found):
         raise _wrong(f"expected a callable, found {type(found).__name__}")
-    flags = getattr(getattr(found, "__code__", None), "co_flags", 0)
-    if flags & _COROUTINE and not awaited:
+    shape = shape_of(found)
+    if shape == "coroutine function" and not awaited:
         raise _wrong("expected a function that is done when it returns, found async def: use AsyncActPassClient")
+    if shape == "generator function":
+        raise _wrong(
+            "expected a function that is done when it returns, found a generator function, of which a call runs "
+            "nothing: return what it yields as a list"
+        )
+    if not _takes_the_context(found):
+        raise _wrong(
+            f"expected a function that can be called with the execution context alone, found {_name(found)}"
+            f"{_parameters(found)}: write lambda ctx: …"
+        )
+
+
+def shape_of(function: Any) -> Shape:
+    """Return what a call of ``function`` does, as far as the function shows it, also through what it is made of."""
+    if type(function) is FunctionType and not function.__dict__:
+        return _shape_of_layer(function)
+    for layer, is_called in _layers(function, _LAYERS):
+        shape = _shape_of_layer(layer)
+        # What wraps a coroutine function may well run it, and is asked about when it has returned.
+        if shape == "generator function" or (shape == "coroutine function" and is_called):
+            return shape
+    return "function"
+
+
+def _shape_of_layer(layer: object) -> Shape:
+    flags = _get(_get(layer, "__code__"), "co_flags")
+    flags = flags if isinstance(flags, int) else 0
     if flags & (_GENERATOR | _ASYNC_GENERATOR):
-        raise _wrong("expected a function that is done when it returns, found a generator function")
+        return "generator function"
+    return "coroutine function" if flags & _COROUTINE or _is_marked(layer) else "function"
 
 
-def _wrong(problem: str) -> ActPassArgumentError:
-    return ActPassArgumentError(f"execute_fn: {problem}", code="actpass.invalid_argument")
+def _is_marked(function: object) -> bool:
+    """Return whether a function says that it returns a coroutine, as ``inspect.markcoroutinefunction`` has it."""
+    for module, name, attribute in _MARKS:
+        mark = getattr(sys.modules.get(module), name, None)
+        if mark is not None and _get(function, attribute) is mark:
+            return True
+    return False
+
+
+def _layers(found: Any, most: int) -> Iterator[tuple[Any, bool]]:
+    """Give what a call of ``found`` calls in the end, and (``False``) what it says to be made around."""
+    is_called = True
+    while found is not None and most > 0:
+        most -= 1
+        yield found, is_called
+        method = _get(found, "__partialmethod__") or _get(found, "_partialmethod")
+        if isinstance(found, functools.partial) or isinstance(method, functools.partialmethod):
+            found = found.func if isinstance(found, functools.partial) else method.func
+        elif isinstance(found, (MethodType, staticmethod)):
+            found = found.__func__
+        else:
+            call = _get(type(found), "__call__")
+            if not isinstance(call, (WrapperDescriptorType, BuiltinFunctionType)):
+                for layer, is_calls in _layers(call, most):
+                    yield layer, is_called and is_calls
+            found, is_called = _get(found, "__wrapped__"), False
+
+
+def _get(found: object, name: str) -> Any:
+    """Return an attribute of what the program gave, where nothing is certain; ``None`` if it has none."""
+    try:
+        return getattr(found, name, None)
+    except Exception:
+        return None
+
+
+def _takes_the_context(found: Any) -> bool:
+    """Return whether ``found`` can be called with one positional argument; ``True`` where it does not say."""
+    function, given = (found.__func__, 2) if type(found) is MethodType else (found, 1)
+    if type(function) is FunctionType and (plain := _takes(function, given)) is not None:
+        return plain
+    try:
+        signature = signature_of(found)
+    except Exception:  # It has none, or none that can be read.
+        return True
+    try:
+        signature.bind(None)
+    except TypeError:
+        return False
+    return True
+
+
+def _takes(function: FunctionType, given: int) -> bool | None:
+    """Return whether a function of Python's own takes so many; ``None`` if it passes them on to another."""
+    code = function.__code__
+    if code.co_flags & _VARARGS and not function.__dict__.keys().isdisjoint(("__wrapped__", "__signature__")):
+        return None
+    named = code.co_varnames[code.co_argcount : code.co_argcount + code.co_kwonlyargcount]
+    needed = code.co_argcount - len(function.__defaults__ or ())
+    may = code.co_argcount >= given or code.co_flags & _VARARGS
+    return bool(may) and needed <= given and all(name in (function.__kwdefaults__ or {}) for name in named)
+
+
+def _name(found: object) -> str:
+    name = _get(found, "__qualname__")
+    return name if isinstance(name, str) else type(found).__qualname__
+
+
+def signature_of(function: Callable[..., Any]) -> Signature:
+    """Return the signature of ``function``, whose annotations need not be defined at run time."""
+    import inspect  # noqa: PLC0415
+
+    if sys.version_info >= (3, 14):
+        from annotationlib import Format  # noqa: PLC0415
+
+        return inspect.signature(function, annotation_format=Format.FORWARDREF)
+    return inspect.signature(function)
+
+
+def _parameters(found: Any) -> str:
+    """Return the parameters of ``found`` as text, without defaults and annotations, which may be anything."""
+    try:
+        signature = signature_of(found)
+        plain = [one.replace(default=one.empty, annotation=one.empty) for one in signature.parameters.values()]
+        return str(signature.replace(parameters=plain, return_annotation=signature.empty))
+    except Exception:
+        return ""
+
+
+def _wrong(problem: str, member: str = "execute_fn") -> ActPassArgumentError:
+    return ActPassArgumentError(f"{member}: {problem}", code="actpass.invalid_argument")
+
+
+def _ids(*kinds: type) -> frozenset[int]:
+    """Return what identifies these types. They never go; and a type may refuse to be hashed or compared."""
+    return frozenset(map(id, kinds))
+
+
+#: What calls a function of the program's when it is iterated, not before.
+_LAZY = _ids(
+    map,
+    filter,
+    type(iter(int, 1)),
+    itertools.dropwhile,
+    itertools.filterfalse,
+    itertools.starmap,
+    itertools.takewhile,
+)
+#: What the calls of ``contextlib.contextmanager`` functions return: a generator that has not begun.
+_CONTEXT: Any = getattr(contextlib, "_GeneratorContextManagerBase", ())
+#: What has no body.
+_PLAIN = _ids(type(None), bool, int, float, str, bytes)
+#: The results that are looked into.
+_CONTAINERS = _ids(dict, frozenset, list, set, tuple)
+
+_ADVICE = {
+    "execute_fn": "await it in the function, with an AsyncActPassClient",
+    "protect": "put @protect directly above the async def",
+}
+
+
+def unrun(result: Any, member: str = "execute_fn") -> ActPassArgumentError | None:
+    """Return what is wrong with a result that is a body which nobody will run, or holds such bodies. They are closed.
+
+    A body is told by its type alone: an object of the program's may make attributes up, or raise at any of them.
+    """
+    kind = type(result)
+    if id(kind) in _PLAIN:
+        return None
+    is_container = id(kind) in _CONTAINERS
+    bodies = _inside(result.values() if kind is dict else result) if is_container else [result]
+    bodies = [body for body in bodies if _is_unrun(body)]
+    if not bodies:
+        return None
+    where = f" in a {kind.__name__}" if is_container else ""
+    found = type(bodies[0])
+    problem = _wrong(
+        f"expected a result, found a body that has not run, of type {found.__name__}{where}: {_advice(found, member)}",
+        member,
+    )
+    for body in bodies:
+        try:
+            _close(body)
+        except Exception as error:
+            problem.__cause__ = error
+    return problem
+
+
+def _inside(given: Any) -> list[Any]:
+    """Return the items that may be bodies."""
+    items = list(given)  # No other thread can change that.
+    try:
+        kinds = set(map(type, items))
+    except TypeError:  # One cannot be hashed.
+        return items
+    return items if any(_advice(kind) is not None for kind in kinds) else []
+
+
+def _is_unrun(result: Any) -> bool:
+    kind = type(result)
+    if _advice(kind) is None:
+        return False
+    if _is_future(kind):
+        return not result.done()
+    if issubclass(kind, _CONTEXT):
+        generator = result.gen
+        return _get(generator, "gi_frame") is not None or _get(generator, "ag_frame") is not None
+    return True
+
+
+def _is_future(kind: type) -> bool:
+    return _has(kind, "_asyncio_future_blocking", "get_loop", "cancel", "done")
+
+
+def _advice(kind: type, member: str = "execute_fn") -> str | None:
+    """Return what to do instead of returning a body of this type; ``None`` if its objects are no bodies."""
+    if _has(kind, "__await__"):
+        return _ADVICE[member]
+    if issubclass(kind, _CONTEXT):
+        return "enter it in the function"
+    if _has(kind, "__anext__", "asend", "athrow") or _only_iterates(kind):
+        return "return its items as a list: [item async for item in items]"
+    if _has(kind, "__next__", "send", "throw", "close") or id(kind) in _LAZY:
+        return "return its items as a list"
+    return None
+
+
+def _only_iterates(kind: type) -> bool:
+    """Return whether objects of a class are for ``async for`` and nothing else: an open file can also be read."""
+    if not _has(kind, "__aiter__", "__anext__"):
+        return False
+    names = {name for base in kind.__mro__ for name in vars(base) if not name.startswith("_")}
+    return names <= {"aclose", "close"}
+
+
+def _has(kind: type, *names: str) -> bool:
+    return all(any(name in vars(base) for base in kind.__mro__) for name in names)
+
+
+def _close(body: Any) -> None:
+    """End what has not run, so that it never does, and without the warning that nobody awaited it."""
+    kind = type(body)
+    if issubclass(kind, _CONTEXT):
+        body, kind = body.gen, type(body.gen)
+    if _is_future(kind):
+        _cancel(body)
+    elif _has(kind, "send", "throw", "close"):
+        body.close()
+    # An async generator that has not begun never will.
+
+
+def _cancel(future: Any) -> None:
+    def cancel() -> None:
+        future.cancel()
+        # Nobody else will ask for its error, of which the loop would complain.
+        future.add_done_callback(lambda ended: ended.cancelled() or ended.exception())
+
+    loop = future.get_loop()
+    if loop is sys.modules["asyncio"]._get_running_loop():
+        cancel()
+    elif not loop.is_closed():
+        loop.call_soon_threadsafe(cancel)
+
+
+def _is_awaitable(result: Any) -> bool:
+    """Return whether ``await`` takes it: also the generators of ``types.coroutine``."""
+    kind = type(result)
+    return _has(kind, "__await__") or (kind is GeneratorType and bool(result.gi_code.co_flags & _ITERABLE_COROUTINE))
 
 
 def spend(permit: _native.Permit, tool: str) -> ExecutionContext:
@@ -62,7 +334,7 @@ def run(
     except Exception as error:
         outcome, recorded = permit.failed(error)
     else:
-        outcome, recorded = permit.returned(result)
+        outcome, recorded = _returned(permit, result)
     if recorded is not None:
         outcome.update(recorded)
     told.ended(outcome)
@@ -84,7 +356,7 @@ async def run_async(
     told.decided(context["decision"])
     try:
         result = execute_fn(context)
-        if isinstance(result, Awaitable):
+        if _is_awaitable(result):
             result = await result
     except Exception as error:
         outcome, recording = permit.failed(error)
@@ -92,12 +364,23 @@ async def run_async(
         permit.abandoned()
         raise
     else:
-        outcome, recording = permit.returned(result)
+        outcome, recording = _returned(permit, result)
     if recording is not None:
         # Not cancelled with the task: the action has run, and the ledger is to know.
-        outcome.update(await recording.future)
+        try:
+            outcome.update(recording if isinstance(recording, dict) else await recording.future)
+        except Exception as error:
+            outcome["evidence_error"] = error
+        except BaseException as stop:
+            carry(stop, outcome)
+            raise
     told.ended(outcome)
     return outcome
+
+
+def _returned(permit: _native.Permit, result: Any) -> tuple[Any, Any]:
+    problem = unrun(result)
+    return permit.returned(result) if problem is None else permit.failed(problem)
 
 
 def _blocked(outcome: Any, told: Operation) -> Any:

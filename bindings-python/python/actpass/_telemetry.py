@@ -1,15 +1,19 @@
 """What calls tell the program's logging and OpenTelemetry, if it uses them; ``docs/telemetry.md`` has the names.
 
-Neither is imported here: a program that did not import them has nobody who listens.
+Neither is imported here: a program that did not import them has no observers. :func:`observe` is the only place that
+calls an observer, so that none can change, hide or prevent an outcome.
 """
 
 from __future__ import annotations
 
+import contextlib
 import sys
 import time
 from collections.abc import Mapping
-from typing import TYPE_CHECKING, Any
+from contextvars import ContextVar
+from typing import TYPE_CHECKING, Any, Callable, TypeVar
 
+from ._errors import ActPassError
 from ._native import VERSION
 
 if TYPE_CHECKING:
@@ -17,32 +21,79 @@ if TYPE_CHECKING:
 
     from ._client import Settings
 
+    R = TypeVar("R")
+
 LOGGER = "actpass"
 SPAN = "actpass."
 DURATION = "actpass.client.duration"
 #: In seconds: a call takes some tenths of a millisecond to a gateway nearby, and up to its deadline.
 BUCKETS = [0.0005, 0.001, 0.0025, 0.005, 0.01, 0.025, 0.05, 0.1, 0.25, 0.5, 1.0, 2.5, 5.0, 10.0, 30.0]
 _LEVELS = 50
+_LOGGING, _METRICS, _TRACING = "logging", "metrics", "tracing"
+_WARNING = 30
+#: How many different errors of observers are reported.
+_MOST_SAID = 64
+
+_said: dict[tuple[str, str], object] = {}
+#: True while an observer runs. The calls that an observer itself makes are not observed, which would never end.
+_observing: ContextVar[bool] = ContextVar("actpass_observing", default=False)
+
+
+def observe(what: str, call: Callable[..., R], *given: object) -> R | None:
+    """Call an observer of the program's, and drop what it raises, of whatever class, with one report of it.
+
+    What passes on is what the interpreter raised while the observer ran, not the observer: ``KeyboardInterrupt``, and
+    the exceptions of the program's signal handlers.
+    """
+    outer = _observing.set(True)
+    try:
+        return call(*given)
+    except (MemoryError, RecursionError):
+        return None  # There may be no room to report it.
+    except BaseException as error:
+        if _is_a_signals(error):
+            raise
+        _say(what, error)
+        return None
+    finally:
+        _observing.reset(outer)
+
+
+def carry(stop: BaseException, outcome: object) -> None:
+    """Attach the outcome of an action that has run to what stops the program, so that its result is not lost."""
+    with contextlib.suppress(Exception):  # A class may forbid it.
+        stop.actpass_outcome = outcome  # type: ignore[attr-defined]
 
 
 def begin() -> tuple[str | None, int]:
     """Return the ``traceparent`` of the current span, and the level from which the log is listened to, or 0."""
-    traceparent, level = None, 0
-    trace = sys.modules.get("opentelemetry.trace")
-    if trace is not None:
-        context = trace.get_current_span().get_span_context()
-        if context.is_valid:
-            traceparent = f"00-{context.trace_id:032x}-{context.span_id:016x}-{context.trace_flags:02x}"
-    logging = sys.modules.get("logging")
-    if logging is not None:
-        logger = logging.getLogger(LOGGER)
-        listened = max(logger.getEffectiveLevel(), logging.root.manager.disable + 1)
-        level = listened if listened <= _LEVELS and not logger.disabled and logger.hasHandlers() else 0
-    return traceparent, level
+    if _observing.get():
+        return None, 0
+    trace, logging = sys.modules.get("opentelemetry.trace"), sys.modules.get("logging")
+    traceparent = None if trace is None else observe(_TRACING, _traceparent, trace)
+    level = None if logging is None else observe(_LOGGING, _level, logging)
+    return traceparent, level or 0
+
+
+def _traceparent(trace: Any) -> str | None:
+    context = trace.get_current_span().get_span_context()
+    if not context.is_valid:
+        return None
+    return f"00-{context.trace_id:032x}-{context.span_id:016x}-{context.trace_flags:02x}"
+
+
+def _level(logging: Any) -> int:
+    logger = logging.getLogger(LOGGER)
+    listened = int(max(logger.getEffectiveLevel(), logging.root.manager.disable + 1))
+    return listened if 0 < listened <= _LEVELS and not logger.disabled and logger.hasHandlers() else 0
 
 
 def log(level: int, text: str, at: float) -> None:
     """Hand a line of the core's log to ``logging``, with the time ``at`` which it was written."""
+    observe(_LOGGING, _log, level, text, at)
+
+
+def _log(level: int, text: str, at: float) -> None:
     logger = sys.modules["logging"].getLogger(LOGGER)
     if logger.isEnabledFor(level):
         record = logger.makeRecord(LOGGER, level, "(actpass)", 0, text, (), None)
@@ -51,8 +102,67 @@ def log(level: int, text: str, at: float) -> None:
         logger.handle(record)
 
 
+def _say(what: str, error: BaseException) -> None:
+    """Report an observer's error once: to the logger, or to stderr where logging itself is what failed."""
+    try:
+        kind, place = type(error).__qualname__, _place(error)
+        mine = object()
+        if len(_said) >= _MOST_SAID or _said.setdefault((kind, place), mine) is not mine:
+            return
+        # Neither its message nor its traceback, in which a handler may find arguments and results.
+        text = f"telemetry error ignored: {what} raised {kind} in {place}; the call is not affected"
+        logging = sys.modules.get("logging")
+        if what == _LOGGING or logging is None or not _warned(logging, text):
+            print(f"actpass: {text}", file=sys.stderr)
+    except BaseException as another:
+        if _is_a_signals(another):
+            raise
+
+
+def _warned(logging: Any, text: str) -> bool:
+    try:
+        logging.getLogger(LOGGER).log(_WARNING, "%s", text)
+    except BaseException as another:
+        if _is_a_signals(another):
+            raise
+        return False
+    return True
+
+
+def _place(error: BaseException) -> str:
+    """Return the file, the line and the function that raised ``error``."""
+    traceback = error.__traceback__
+    while traceback is not None and traceback.tb_next is not None:
+        traceback = traceback.tb_next
+    if traceback is None:
+        return "an unknown place"
+    code = traceback.tb_frame.f_code
+    return f"{code.co_filename}:{traceback.tb_lineno} ({code.co_name})"
+
+
+def _is_a_signals(error: BaseException) -> bool:
+    """Return whether a signal raised ``error``: Ctrl-C, or a handler that the program has set."""
+    if isinstance(error, KeyboardInterrupt):
+        return True
+    signal = sys.modules.get("signal")
+    if signal is None:
+        return False
+    ran = set()
+    traceback = error.__traceback__
+    while traceback is not None:
+        ran.add(traceback.tb_frame.f_code)
+        traceback = traceback.tb_next
+    handlers = [signal.getsignal(number) for number in signal.valid_signals()]
+    return any(_code(one) in ran for one in handlers if callable(one))
+
+
+def _code(handler: Any) -> object:
+    code = getattr(handler, "__code__", None)
+    return getattr(getattr(type(handler), "__call__", None), "__code__", None) if code is None else code  # noqa: B004
+
+
 class Operation:
-    """One public call, without anybody who listens."""
+    """One public call, without observers."""
 
     __slots__ = ()
 
@@ -69,104 +179,198 @@ class Operation:
         """Note what the gate said, or how it failed."""
 
     def ended(self, outcome: Mapping[str, Any]) -> None:
-        """Note what came of an action that may have run."""
+        """Note the outcome of an action that may have run."""
 
 
-class _Told(Operation):
-    """One public call, as a span that is current meanwhile and a measurement of how long the gate took."""
+class _Observed(Operation):
+    """One public call that is observed."""
 
-    __slots__ = ("_attributes", "_began", "_histogram", "_measured", "_scope", "_span")
+    __slots__ = ("_observers", "_outcome")
 
-    def __init__(self, providers: _Providers, name: str, attributes: dict[str, Any]) -> None:
-        trace = sys.modules["opentelemetry.trace"]
-        self._attributes = {"actpass.operation": name}
-        self._histogram = providers.histogram
-        self._measured = False
-        self._span = providers.tracer.start_span(
-            SPAN + name, kind=trace.SpanKind.CLIENT, attributes={**self._attributes, **attributes}
-        )
-        self._scope = trace.use_span(
-            self._span, end_on_exit=True, record_exception=False, set_status_on_exception=False
-        )
-        self._began = time.perf_counter()
+    def __init__(self, observers: list[_Duration | _Span]) -> None:
+        self._observers = observers
+        self._outcome: object = None
 
     def __enter__(self) -> Operation:
-        self._scope.__enter__()
+        try:
+            self._tell("began")
+        except BaseException:
+            self._tell("left", None)
+            raise
         return self
 
     def __exit__(
         self, kind: type[BaseException] | None, error: BaseException | None, traceback: TracebackType | None
     ) -> None:
-        if error is not None:
-            self._failed(error)
-        self._measure()
-        self._scope.__exit__(kind, error, traceback)
+        self._tell("left", error)
 
     def decided(self, decision: Mapping[str, Any], error: object = None) -> None:
+        self._tell("decided", decision, error)
+
+    def ended(self, outcome: Mapping[str, Any]) -> None:
+        self._outcome = outcome
+        self._tell("ended", outcome)
+
+    def _tell(self, event: str, *given: object) -> None:
+        stop = None
+        for observer in self._observers:
+            try:
+                observe(observer.what, getattr(observer, event), *given)
+            except BaseException as error:  # A signal's. The others are told first: a span has to end.
+                stop = error
+        if stop is not None:
+            if self._outcome is not None:
+                carry(stop, self._outcome)
+            raise stop
+
+
+class _Duration:
+    """How long the gate took, as a measurement."""
+
+    __slots__ = ("_attributes", "_began", "_histogram", "_measured")
+
+    what = _METRICS
+
+    def __init__(self, histogram: Any, name: str) -> None:
+        self._histogram = histogram
+        self._attributes = {"actpass.operation": name}
+        self._measured = False
+        self._began = time.perf_counter()
+
+    def began(self) -> None:
+        self._began = time.perf_counter()
+
+    def decided(self, decision: Mapping[str, Any], error: object) -> None:
         self._attributes["actpass.decision"] = str(decision["decision"])
+        self._measure(error)
+
+    def ended(self, outcome: Mapping[str, Any]) -> None:
+        """Note nothing: the function is not part of it."""
+
+    def left(self, error: object) -> None:
+        self._measure(error)
+
+    def _measure(self, error: object) -> None:
+        if not self._measured:
+            self._measured = True
+            if error is not None:
+                self._attributes["error.type"] = _error_type(error)
+            self._histogram.record(time.perf_counter() - self._began, self._attributes)
+
+
+class _Span:
+    """The call as a span, which is current while the call lasts."""
+
+    __slots__ = ("_given", "_name", "_scope", "_span", "_tracer")
+
+    what = _TRACING
+
+    def __init__(self, tracer: Any, name: str, given: dict[str, Any]) -> None:
+        self._tracer = tracer
+        self._name = name
+        self._given = given
+        self._span: Any = None
+        self._scope: Any = None
+
+    def began(self) -> None:
+        trace = sys.modules["opentelemetry.trace"]
+        # The arguments of a call are not checked yet.
+        attributes = {key: value for key, value in self._given.items() if isinstance(value, str)}
+        self._span = self._tracer.start_span(
+            SPAN + self._name,
+            kind=trace.SpanKind.CLIENT,
+            attributes={"actpass.operation": self._name, **attributes},
+        )
+        scope = trace.use_span(self._span, end_on_exit=False, record_exception=False, set_status_on_exception=False)
+        scope.__enter__()
+        self._scope = scope
+
+    def decided(self, decision: Mapping[str, Any], error: object) -> None:
+        if self._span is None:
+            return
         self._span.set_attribute("actpass.decision", str(decision["decision"]))
         for member in ("reason_code", "evidence_event_id"):
             if isinstance(decision.get(member), str):
                 self._span.set_attribute(f"actpass.{member}", decision[member])
-        if error is not None:
-            self._failed(error)
-        self._measure()
+        self._failed(error)
 
     def ended(self, outcome: Mapping[str, Any]) -> None:
-        error = outcome.get("error")
-        self._span.set_attribute("actpass.executed", outcome["executed"])
-        if error is not None:
+        if self._span is not None:
+            self._span.set_attribute("actpass.executed", outcome["executed"])
+            self._failed(outcome.get("error"))
+
+    def left(self, error: object) -> None:
+        if self._span is None:
+            return
+        try:
             self._failed(error)
+        finally:
+            try:
+                if self._scope is not None:
+                    self._scope.__exit__(None, None, None)
+            finally:
+                self._span.end()
 
     def _failed(self, error: object) -> None:
+        if error is not None:
+            self._span.set_attribute("error.type", _error_type(error))
+            self._span.set_status(sys.modules["opentelemetry.trace"].StatusCode.ERROR)
+
+
+def _error_type(error: object) -> str:
+    code = None
+    with contextlib.suppress(Exception):  # It may be an exception of the program's.
         code = getattr(error, "code", None)
-        name = code if isinstance(code, str) and code.startswith("actpass.") else type(error).__qualname__
-        if not self._measured:
-            self._attributes["error.type"] = name
-        self._span.set_attribute("error.type", name)
-        self._span.set_status(sys.modules["opentelemetry.trace"].StatusCode.ERROR)
-
-    def _measure(self) -> None:
-        if not self._measured:
-            self._measured = True
-            if self._histogram is not None:
-                self._histogram.record(time.perf_counter() - self._began, self._attributes)
-
-
-class _Providers:
-    """What the program's OpenTelemetry gave, for as long as it stays the same."""
-
-    def __init__(self, trace: Any, metrics: Any) -> None:
-        self.trace_provider = trace.get_tracer_provider()
-        self.meter_provider = metrics.get_meter_provider() if metrics is not None else None
-        self.tracer = trace.get_tracer("actpass", VERSION)
-        self.histogram = None
-        if metrics is not None:
-            meter = metrics.get_meter("actpass", VERSION)
-            about = {"unit": "s", "description": "How long a call of the gateway took, retries and waits included."}
-            try:
-                self.histogram = meter.create_histogram(DURATION, **about, explicit_bucket_boundaries_advisory=BUCKETS)
-            except TypeError:  # An older API has no advice.
-                self.histogram = meter.create_histogram(DURATION, **about)
-
-    def are(self, trace: Any, metrics: Any) -> bool:
-        return trace.get_tracer_provider() is self.trace_provider and (
-            metrics is None or metrics.get_meter_provider() is self.meter_provider
-        )
+    return code if isinstance(code, str) and code.startswith("actpass.") else type(error).__qualname__
 
 
 _NOBODY = Operation()
-_providers: _Providers | None = None
+#: What the program's OpenTelemetry gave, each with its provider, for as long as that stays the same.
+_tracer_of: tuple[Any, Any] = (None, None)
+_histogram_of: tuple[Any, Any] = (None, None)
+
+
+def _tracer(trace: Any) -> Any:
+    global _tracer_of  # noqa: PLW0603
+    provider = trace.get_tracer_provider()
+    if _tracer_of[0] is not provider:
+        _tracer_of = provider, trace.get_tracer("actpass", VERSION)
+    return _tracer_of[1]
+
+
+def _histogram(metrics: Any) -> Any:
+    global _histogram_of  # noqa: PLW0603
+    provider = metrics.get_meter_provider()
+    if _histogram_of[0] is not provider:
+        meter = metrics.get_meter("actpass", VERSION)
+        about = {"unit": "s", "description": "How long a call of the gateway took, retries and waits included."}
+        try:
+            made = meter.create_histogram(DURATION, **about, explicit_bucket_boundaries_advisory=BUCKETS)
+        except TypeError:  # An older API has no advice.
+            made = meter.create_histogram(DURATION, **about)
+        _histogram_of = provider, made
+    return _histogram_of[1]
 
 
 def operation(name: str, tool: object = None, mode: object = None, client: Settings | None = None) -> Operation:
     """Return what to enter for the time of a public call; a span if the program has imported OpenTelemetry."""
     trace = sys.modules.get("opentelemetry.trace")
-    if trace is None:
+    if trace is None or _observing.get():
         return _NOBODY
-    global _providers  # noqa: PLW0603
     metrics = sys.modules.get("opentelemetry.metrics")
-    if _providers is None or not _providers.are(trace, metrics):
-        _providers = _Providers(trace, metrics)
-    given = {"actpass.tool": tool, "actpass.mode": mode or (client and client.mode)}
-    return _Told(_providers, name, {key: value for key, value in given.items() if isinstance(value, str)})
+    histogram = None if metrics is None else observe(_METRICS, _histogram, metrics)
+    tracer = observe(_TRACING, _tracer, trace)
+    observers: list[_Duration | _Span] = []
+    if histogram is not None:
+        observers.append(_Duration(histogram, name))
+    if tracer is not None:
+        given = {"actpass.tool": tool, "actpass.mode": _mode(client) if mode is None else mode}
+        observers.append(_Span(tracer, name, given))
+    return _Observed(observers) if observers else _NOBODY
+
+
+def _mode(client: Settings | None) -> str | None:
+    try:
+        return None if client is None else client.mode
+    except ActPassError:  # It is closed, as the call itself will say.
+        return None

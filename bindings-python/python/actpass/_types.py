@@ -40,9 +40,12 @@ class Decision(_Decided, total=False):
     risk_tier: str
     explain: Explain
     evidence_event_id: str
+    evidence_chain_id: str
     approval_request_id: str
     request_hash: str
     would_be: str
+    replayed: bool | None
+    replay_age_ms: int | None
 
 
 class _Credential(TypedDict):

@@ -15,12 +15,14 @@ gateway instead, in its development mode, with its own policy.
 from __future__ import annotations
 
 import contextlib
+import pathlib
 from collections.abc import Iterator, Mapping
 from typing import TYPE_CHECKING, Any
 
 import pytest
 
 from . import _run
+from ._telemetry import observe
 
 if TYPE_CHECKING:
     from ._async import AsyncActPassClient
@@ -211,7 +213,11 @@ class ScriptedGateway(_Gateway):
         elif self._next:
             answer = self._next.pop(0)
         else:
-            unscripted = deny("test.unscripted", summary="The test said nothing about this action.")
+            unscripted = deny(
+                "test.unscripted",
+                summary="The test said nothing about this action.",
+                next_steps=[f"Say before what to answer, such as actpass_gateway.allow({action.get('tool')!r})."],
+            )
             answer = self._always.get(action.get("tool"), self._always.get(None, unscripted))
         return answer.status, answer.decision
 
@@ -224,15 +230,18 @@ class RealGateway(_Gateway):
         import subprocess  # noqa: PLC0415
 
         command = [program, "dev", "--listen", "127.0.0.1:0", "--data", f"{directory}/actpass.db"]
-        self._process = subprocess.Popen(
-            command, stdin=subprocess.DEVNULL, stdout=subprocess.PIPE, stderr=subprocess.DEVNULL, text=True
-        )
+        log = pathlib.Path(directory, "gateway.log")
+        with log.open("wb") as stderr:
+            self._process = subprocess.Popen(
+                command, stdin=subprocess.DEVNULL, stdout=subprocess.PIPE, stderr=stderr, text=True
+            )
         assert self._process.stdout is not None
         said = self._process.stdout.readline().strip()
         prefix = "listening on "
         if not said.startswith(prefix):
             self.close()
-            pytest.fail(f"{program} did not start: {said!r}", pytrace=False)
+            why = log.read_text(encoding="utf-8", errors="replace").strip() or f"its first line is {said!r}"
+            pytest.fail(f"{program} did not start: {why}", pytrace=False)
         super().__init__(said[len(prefix) :], "apk_dev")
 
     def close(self) -> None:
@@ -262,7 +271,7 @@ def actpass_gateway(
 
     def noting(permit: Any, tool: str) -> Any:
         context = spend(permit, tool)
-        gateway.executed.append(tool)
+        observe("actpass_gateway", lambda: gateway.executed.append(tool))
         return context
 
     with contextlib.closing(gateway):

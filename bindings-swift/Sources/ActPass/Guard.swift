@@ -22,7 +22,9 @@ extension ActPass {
     ///     ``Execution/evidence`` or ``Execution/evidenceError``, and changes nothing else. A hash of the result is recorded
     ///     with it where the result is `Encodable` and has a canonical form.
     ///   - isolation: The actor that `execute` runs on: the caller's, without any doing.
-    ///   - execute: What to run. What it returns and what it throws is reported as it is, the very value.
+    ///   - execute: What to run. What it returns and what it throws is reported as it is, the very value. A lazy sequence of the
+    ///     standard library (`lazy.map`, `AsyncMapSequence` and their like) is no result, because its body has not run: it is
+    ///     reported as ``Outcome/failed(_:_:)``, of the kind ``ActPassError/Kind/argument``.
     /// - Returns: What happened.
     /// - Throws: ``ActPassError`` of the kind ``ActPassError/Kind/argument`` for what cannot be sent: nothing was sent or run, in
     ///   any mode. `CancellationError` where the task was cancelled: before the verdict nothing was run, and one that
@@ -84,6 +86,7 @@ extension ActPass {
             let value: Value
             do {
                 value = try await execute(context)
+                try refuseUnrun(value)
             } catch let error as CancellationError where Task.isCancelled {
                 throw error
             } catch {
@@ -93,6 +96,14 @@ extension ActPass {
             let evidence = recordOutcome ? await record(permit, returned: true, response: text(of: value)) : nil
             return .executed(value, Execution(try enter { try permit.settle(returned: true) }, evidence))
         }
+    }
+
+    /// Refuses a result whose body runs only when somebody iterates: nothing has run.
+    private func refuseUnrun<Value>(_ value: Value) throws {
+        guard let unrun = value as? any Unrun else { return }
+        throw argumentError(
+            "execute",
+            "expected a result, found a \(unrun.nameOfUnrun), whose body has not run and never will")
     }
 
     /// Records how an action ended. This goes on where the task is cancelled: the action has run.

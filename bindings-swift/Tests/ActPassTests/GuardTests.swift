@@ -151,6 +151,131 @@ final class GuardTests: XCTestCase {
         XCTAssertTrue(error is CancellationError)
     }
 
+    /// What another task is cancelled for stops nothing here, and only a cancellation stops the own task.
+    func testOtherErrorsOfCancellationAreReported() async throws {
+        let gateway = try Hostile.play(steps: answer(allow))
+        defer { gateway.stop() }
+        let client = try ActPass.quick(gateway.baseURL)
+        let other = try await client.guard(refund) { _ -> Int in
+            let task = Task<Int, any Error> {
+                try await Task.sleep(for: .seconds(30))
+                return 1
+            }
+            task.cancel()
+            return try await task.value
+        }
+        guard case .failed(let error, _) = other else { return XCTFail("\(other)") }
+        XCTAssertTrue(error is CancellationError)
+
+        let started = Counter()
+        let own = Task {
+            try await client.guard(refund) { _ -> Int in
+                started.count()
+                while !Task.isCancelled { await Task.yield() }
+                throw Refused()
+            }
+        }
+        while started.total == 0 { try await Task.sleep(for: .milliseconds(5)) }
+        own.cancel()
+        let outcome = try await own.value
+        XCTAssertTrue(outcome.error is Refused)
+    }
+
+    func testABodyThatHasNotRunIsAnError() async throws {
+        let gateway = try Hostile.play(steps: answer(allow), answer(["event_id": "ev_2"]), answer(allow))
+        defer { gateway.stop() }
+        let client = try ActPass.quick(gateway.baseURL)
+        let runs = Counter()
+        let run: @Sendable (Int) -> Int = {
+            runs.count()
+            return $0
+        }
+        let recorded = try await client.guard(refund, recordOutcome: true) { _ in [1].lazy.map(run) }
+        guard case .failed(_, let execution) = recorded else { return XCTFail("\(recorded)") }
+        XCTAssertEqual(execution.evidence?.eventID, "ev_2")
+        let event = try JSONValue(parsing: gateway.seen()[1]["body"]?.stringValue ?? "")
+        XCTAssertEqual(event["metadata"]?["ended"], "failed")
+
+        let stream: @Sendable () -> AsyncStream<Int> = { AsyncStream { $0.finish() } }
+        try await assertUnrun(client, "LazyMapSequence") { [1].lazy.map(run) }
+        try await assertUnrun(client, "LazyMapSequence") { Set([1]).lazy.compactMap { run($0) as Int? } }
+        try await assertUnrun(client, "LazyFilterSequence") { [1].lazy.filter { run($0) > 0 } }
+        try await assertUnrun(client, "LazySequence") { [1].lazy.flatMap { [run($0)] } }
+        try await assertUnrun(client, "LazyPrefixWhileSequence") { [1].lazy.prefix { run($0) > 0 } }
+        try await assertUnrun(client, "LazyDropWhileSequence") { [1].lazy.drop { run($0) > 0 } }
+        try await assertUnrun(client, "UnfoldSequence") { sequence(state: 1) { run($0) as Int? } }
+        try await assertUnrun(client, "AsyncMapSequence") { stream().map { run($0) } }
+        try await assertUnrun(client, "AsyncThrowingMapSequence") { stream().map { try Self.failing(run($0)) } }
+        try await assertUnrun(client, "AsyncFilterSequence") { stream().filter { run($0) > 0 } }
+        try await assertUnrun(client, "AsyncCompactMapSequence") { stream().compactMap { run($0) as Int? } }
+        try await assertUnrun(client, "AsyncFlatMapSequence") { stream().flatMap { _ in stream() } }
+        try await assertUnrun(client, "AsyncPrefixWhileSequence") { stream().prefix { run($0) > 0 } }
+        try await assertUnrun(client, "AsyncDropWhileSequence") { stream().drop { run($0) > 0 } }
+        try await assertUnrun(client, "LazyMapSequence") { Optional([1].lazy.map(run)) }
+        XCTAssertEqual(runs.total, 0)
+    }
+
+    private func assertUnrun<Value>(
+        _ client: ActPass, _ name: String, line: UInt = #line, _ body: @Sendable () -> sending Value
+    ) async throws {
+        let outcome = try await client.guard(refund) { _ in body() }
+        guard case .failed(let error as ActPassError, _) = outcome else {
+            return XCTFail("\(outcome)", line: line)
+        }
+        XCTAssertEqual(error.kind, .argument, line: line)
+        XCTAssertEqual(
+            error.message, "execute: expected a result, found a \(name), whose body has not run and never will",
+            line: line)
+        XCTAssertTrue(outcome.wasExecuted, line: line)
+    }
+
+    private static func failing(_ number: Int) throws -> Int { number }
+
+    func testWhatRunsByItselfIsAResult() async throws {
+        let gateway = try Hostile.play(steps: answer(allow))
+        defer { gateway.stop() }
+        let client = try ActPass.quick(gateway.baseURL)
+        let numbers = try await client.guard(refund) { _ in [1, 2] }
+        XCTAssertEqual(numbers.value, [1, 2])
+        let stream = try await client.guard(refund) { _ in
+            AsyncStream<Int> {
+                $0.yield(7)
+                $0.finish()
+            }
+        }
+        var seen: [Int] = []
+        for await number in try XCTUnwrap(stream.value) { seen.append(number) }
+        XCTAssertEqual(seen, [7])
+        let closure = try await client.guard(refund) { _ in { @Sendable in 7 } }
+        XCTAssertEqual(closure.value?(), 7)
+        let task = try await client.guard(refund) { _ in Task { 7 } }
+        let awaited = await task.value?.value
+        XCTAssertEqual(awaited, 7)
+    }
+
+    /// What cannot be encoded is still the result.
+    func testAResultThatCannotBeWrittenIsStillTheResult() async throws {
+        struct Unwritable: Encodable, Equatable {
+            let number: Double
+            func encode(to encoder: any Encoder) throws { throw Refused() }
+        }
+        let results: [any Encodable & Equatable & Sendable] = [
+            Unwritable(number: 1), Double.nan, Double.infinity, [Double.nan], ["a": Double.infinity],
+        ]
+        for result in results {
+            let gateway = try Hostile.play(steps: answer(allow), answer(["event_id": "ev_2"]))
+            defer { gateway.stop() }
+            let outcome = try await ActPass.quick(gateway.baseURL)
+                .guard(refund, recordOutcome: true) { _ in result }
+            guard case .executed(let value, let execution) = outcome else { return XCTFail("\(outcome)") }
+            XCTAssertEqual("\(value)", "\(result)")
+            XCTAssertEqual(execution.evidence?.eventID, "ev_2")
+            let event = try JSONValue(parsing: gateway.seen()[1]["body"]?.stringValue ?? "")
+            XCTAssertEqual(event["response_hash"], .null)
+            XCTAssertEqual(event["metadata"]?["ended"], "returned")
+        }
+    }
+
     /// What ran is reported, also where the task was cancelled while it ran.
     func testAnActionThatFinishesAfterACancelIsReported() async throws {
         let gateway = try Hostile.play(steps: answer(allow))

@@ -11,7 +11,7 @@ final class VectorTests: XCTestCase {
     func testEveryVector() async throws {
         let runs = try Self.vectors().flatMap(\.runs)
         let files = Set(runs.map(\.vector.name))
-        for area in ["circuit", "failures", "retries", "table"] {
+        for area in ["circuit", "failures", "replays", "retries", "table"] {
             XCTAssertTrue(files.contains { $0.hasPrefix(area + "/") }, "no vectors in \(area)")
         }
         let done = Counter()

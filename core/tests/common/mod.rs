@@ -148,6 +148,9 @@ pub fn in_child(test: &str, environment: &[(&str, &str)], child: impl FnOnce()) 
     for name in ["HTTP_PROXY", "HTTPS_PROXY", "ALL_PROXY", "NO_PROXY"] {
         command.env_remove(name).env_remove(name.to_ascii_lowercase());
     }
+    for name in ["SSL_CERT_FILE", "SSL_CERT_DIR", "NODE_EXTRA_CA_CERTS", "REQUESTS_CA_BUNDLE"] {
+        command.env_remove(name);
+    }
     let output = command.envs(environment.iter().copied()).env(MARK, test).output().unwrap();
     let said =
         format!("{}{}", String::from_utf8_lossy(&output.stdout), String::from_utf8_lossy(&output.stderr));

@@ -163,6 +163,7 @@ pub(super) async fn settle(
 ) -> Result<Approval, ApiError> {
     operators_only(key)?;
     let id = &approval.id;
+    let decided = Decided { approved, by: key.name.to_string(), at: app.clock.seconds(), note };
     let event = Draft {
         event_id: ledger::new_event_id(),
         chain_id: ledger::DECISIONS.to_owned(),
@@ -172,11 +173,11 @@ pub(super) async fn settle(
         metadata: Some(object([
             ("action_hash", Some(Json::from(&*approval.action_hash))),
             ("decided_by", Some(Json::from(&*key.name))),
-            ("has_note", Some(Json::Bool(note.is_some()))),
+            ("has_note", Some(Json::Bool(decided.note.is_some()))),
+            ("usable_until", Some(Json::String(rfc3339(approval.usable_until(&decided))))),
         ])),
         ..signed(key, key.agent.as_ref().and_then(Json::as_str), None)
     };
-    let decided = Decided { approved, by: key.name.to_string(), at: app.clock.seconds(), note };
     let effect = Effect::Decide { id: id.clone(), decided };
     match record(app, Append { effect: Some(effect), ..Append::of(event) }).await? {
         Appended::Recorded(_) => app.notices.decided(id),
@@ -184,7 +185,9 @@ pub(super) async fn settle(
             let now = find(app, key, id).await?;
             return Err(ApiError::Decided(now.status(app.clock.seconds()).as_str()));
         }
-        Appended::Conflict | Appended::Refused(_) | Appended::Repeated(_) => return Err(ApiError::Internal),
+        Appended::Conflict | Appended::Earlier(_) | Appended::Refused(_) | Appended::Repeated => {
+            return Err(ApiError::Internal);
+        }
     }
     find(app, key, id).await
 }

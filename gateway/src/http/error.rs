@@ -16,7 +16,6 @@ pub(super) enum ApiError {
     BodyUnreadable,
     Busy,
     Conflict,
-    CredentialGone,
     Decided(&'static str),
     Forbidden,
     Internal,
@@ -44,7 +43,6 @@ impl ApiError {
             Self::BodyUnreadable => (StatusCode::BAD_REQUEST, "body_unreadable"),
             Self::Busy => (StatusCode::SERVICE_UNAVAILABLE, "busy"),
             Self::Conflict => (StatusCode::CONFLICT, "idempotency_conflict"),
-            Self::CredentialGone => (StatusCode::CONFLICT, "credential_gone"),
             Self::Decided(_) => (StatusCode::CONFLICT, "already_decided"),
             Self::Forbidden => (StatusCode::FORBIDDEN, "forbidden"),
             Self::Internal => (StatusCode::INTERNAL_SERVER_ERROR, "internal"),
@@ -69,11 +67,6 @@ impl ApiError {
             Self::Busy => "the gateway has more to record than it can take; try again".to_owned(),
             Self::Conflict => {
                 "idempotency_key: was used for another request; expected a new one, or the same body"
-                    .to_owned()
-            }
-            Self::CredentialGone => {
-                "idempotency_key: the first answer carried a credential that was replaced or \
-                                     removed since, or has expired; expected a new key"
                     .to_owned()
             }
             Self::Decided(status) => format!("this approval can no longer be decided: it is {status}"),
@@ -123,7 +116,6 @@ impl IntoResponse for ApiError {
             | Self::BodyTooLarge(_)
             | Self::BodyUnreadable
             | Self::Conflict
-            | Self::CredentialGone
             | Self::Decided(_)
             | Self::Forbidden
             | Self::Internal

@@ -16,11 +16,12 @@ use super::error::{ApiError, json};
 use super::openapi::answers::{Chain, ChainVerified, Decision, Health, Recorded, ToolApproved};
 use super::receive::{Call, Caller};
 use super::{App, passports};
+use crate::approvals;
 use crate::auth::{Key, Role};
 use crate::decide::{self, Bound, Decided, Facts, Manifest, Shown};
-use crate::ledger::{Head, Verifier};
+use crate::ledger::{self, Head, Verifier};
 use crate::request::{Evidence, InvalidMember, Preflight, ToolApproval};
-use crate::store::{Append, Appended, StoreError, StoredEvent};
+use crate::store::{Append, Appended, Earlier, Effect, Pinned, StoreError, StoredEvent};
 use crate::vault::{self, SealedCredential};
 
 /// Bodies above this many bytes are worked on beside the threads that serve connections.
@@ -30,7 +31,7 @@ const LARGE: usize = 64 * 1024;
 const MAX_SEQ: u64 = i64::MAX.unsigned_abs();
 
 /// How often a tool's credential may change while one call of the tool is decided.
-const CHANGES: usize = 5;
+const CHANGES: usize = 8;
 
 #[utoipa::path(
     post,
@@ -39,8 +40,8 @@ const CHANGES: usize = 5;
     tag = "decisions",
     request_body = Preflight,
     responses(
-        (status = 200, description = "What is decided, recorded; with an idempotency key that was used, the first answer again", body = Decision),
-        (status = 409, description = "The idempotency key was used for another body, or the credential of the first answer is gone"),
+        (status = 200, description = "What is decided, recorded; with an idempotency key that was answered `allow`, that answer again while it holds", body = Decision),
+        (status = 409, description = "The idempotency key was used for another body"),
         (status = 501, description = "The gateway has no master key, and so neither passports nor credentials"),
     ),
     security(("key" = []))
@@ -49,29 +50,64 @@ pub(super) async fn preflight(State(app): State<Arc<App>>, call: Call) -> Result
     let Call { key, body: raw } = call;
     let bytes = raw.len();
     let asks = Arc::new(work(&app, bytes, move || Asks::read(key, raw)).await?);
-    let facts = learn(&app, &asks).await?;
-    // Most tools have no credential. That this one has none is seen where the decision is recorded, without another look.
-    let mut credential = None;
+    // Most requests are new, most tools have no credential, and most actions no open request. That it is so is seen where
+    // the decision is recorded, without another look.
+    let (mut earlier, mut credential, mut action_hash) = (None, None, None);
     for _ in 0..CHANGES {
+        let facts = learn(&app, &asks, earlier.take(), action_hash.as_deref()).await?;
         let expired = |credential: &SealedCredential| credential.has_expired(facts.now);
         // What cannot be opened must stop the call before anything is recorded.
         let secret = match &credential {
-            Some(credential) if !expired(credential) => Some(open_credential(&app, &asks, credential)?),
+            Some(credential) if !expired(credential) => Some(open_credential(&app, &asks, credential).await?),
             Some(_) | None => None,
         };
         let expires_at = credential.as_ref().and_then(|credential| credential.expires_at);
-        let bound = credential.as_ref().map(|found| Bound { id: found.id.clone(), expired: expired(found) });
-        let decided = asks.decide(&app, Facts { credential: bound, ..facts.clone() }).await?;
+        let bound = credential.as_ref().map(|found| Bound {
+            id: found.id.clone(),
+            expired: expired(found),
+            expires_at,
+        });
+        let facts = Facts { credential: bound, ..facts };
+        let before = facts.earlier.clone();
+        let decided = asks.decide(&app, facts).await?;
+        let request_hash = decided.request_hash;
+        let opens = match &decided.append.effect {
+            Some(Effect::Open { approval, .. }) => Some(approval.action_hash.clone()),
+            Some(_) | None => None,
+        };
+        let age = before.as_ref().and_then(|before| before.allowed.as_ref()).map(|allowed| allowed.at);
+        let age = age.map(|at| app.clock.millis().saturating_sub(at));
         let answer = match record(&app, decided.append).await? {
             Appended::Conflict => return Err(ApiError::Conflict),
-            Appended::Recorded(_) => match secret.filter(|_| decided.hands_out) {
-                Some(secret) => vault::hand_out(&decided.answer, &secret, expires_at),
-                None => decided.answer,
-            },
+            Appended::Earlier(found) => {
+                earlier = Some(*found);
+                continue;
+            }
+            Appended::Recorded(_) => {
+                // A key that was answered `allow` before gives no new leave.
+                let answer = match age.filter(|_| decided.allows) {
+                    Some(age) => replayed(&decided.answer, request_hash.as_deref(), age)?,
+                    None => decided.answer,
+                };
+                match secret.filter(|_| decided.hands_out) {
+                    Some(secret) => vault::hand_out(&answer, &secret, expires_at),
+                    None => answer,
+                }
+            }
             Appended::Refused(answer) => answer,
-            Appended::Repeated(answer) => repeat(&app, &asks, answer).await?,
+            Appended::Repeated => {
+                let before = before.as_ref().ok_or(ApiError::Internal)?;
+                let age = age.unwrap_or(i64::MAX);
+                let answer = replayed(&before.answer, request_hash.as_deref(), age)?;
+                match secret.filter(|_| before.credential.is_some() && age < HANDED_OUT_AGAIN_MS) {
+                    Some(secret) => vault::hand_out(&answer, &secret, expires_at),
+                    None => answer,
+                }
+            }
             Appended::Stale => {
                 credential = find_credential(&app, &asks).await?;
+                earlier = before;
+                action_hash = opens.or(action_hash);
                 continue;
             }
         };
@@ -80,11 +116,19 @@ pub(super) async fn preflight(State(app): State<Arc<App>>, call: Call) -> Result
     Err(ApiError::Busy)
 }
 
+/// For how long after the first `allow` a repetition still carries the credential: no longer than a caller's permit from
+/// that answer may be used.
+const HANDED_OUT_AGAIN_MS: i64 = 300_000;
+
+fn replayed(answer: &[u8], request_hash: Option<&str>, age_ms: i64) -> Result<Bytes, ApiError> {
+    decide::mark_replayed(answer, request_hash, age_ms).ok_or(ApiError::Internal)
+}
+
 /// A preflight, and what it asks to be looked up.
 struct Asks {
     key: Arc<Key>,
     body: Json,
-    raw: Bytes,
+    body_bytes: usize,
     tool: String,
     passport: Option<Secret>,
     approval: Option<String>,
@@ -99,42 +143,36 @@ impl Asks {
         let passport = request.passport.map(|passport| Secret::new(passport.as_str()));
         let approval = request.approval_request_id.map(|id| id.as_str().to_owned());
         let manifest = request.tool_manifest_hash.map(|hash| hash.as_str().to_owned());
-        Ok(Self { key, body, raw, tool, passport, approval, manifest })
+        Ok(Self { tool, passport, approval, manifest, body_bytes: raw.len(), key, body })
     }
 
     async fn decide(self: &Arc<Self>, app: &App, facts: Facts) -> Result<Decided, ApiError> {
         let asks = Arc::clone(self);
-        work(app, self.raw.len(), move || {
+        work(app, self.body_bytes, move || {
             let request = Preflight::read(&asks.body)?;
-            Ok(decide::decide(&asks.key, &request, &asks.body, &asks.raw, &facts))
+            Ok(decide::decide(&asks.key, &request, &asks.body, &facts))
         })
         .await
     }
-}
-
-/// The answer that was given before, with the credential that it was given with. Never with another one: who was
-/// allowed once is not thereby allowed what was set since.
-async fn repeat(app: &App, asks: &Asks, answer: Bytes) -> Result<Bytes, ApiError> {
-    let first = Json::parse(&answer).map_err(|_| ApiError::Internal)?;
-    let Some(id) = first.member("credential_id").and_then(Json::as_str) else {
-        return Ok(answer);
-    };
-    let now = app.clock.seconds();
-    let credential = find_credential(app, asks).await?;
-    let same = credential.filter(|credential| credential.id == id && !credential.has_expired(now));
-    let credential = same.ok_or(ApiError::CredentialGone)?;
-    let secret = open_credential(app, asks, &credential)?;
-    Ok(vault::hand_out(&answer, &secret, credential.expires_at))
 }
 
 async fn find_credential(app: &App, asks: &Asks) -> Result<Option<SealedCredential>, ApiError> {
     in_time(app, app.store.credential(&asks.key.tenant.id, &asks.tool)).await
 }
 
-fn open_credential(app: &App, asks: &Asks, credential: &SealedCredential) -> Result<Secret, ApiError> {
+async fn open_credential(app: &App, asks: &Asks, credential: &SealedCredential) -> Result<Secret, ApiError> {
     let vault = app.vault.as_ref().ok_or(ApiError::NoMasterKey)?;
+    let id = &*credential.id;
+    // An earlier credential that was put back opens; the ledger knows that it was replaced.
+    let event = app.store.last_tool_event(&asks.key.tenant.id, ledger::VAULT, &asks.tool);
+    if !in_time(app, event).await?.is_some_and(|event| vault::was_set(&event, id)) {
+        tracing::error!(
+            id,
+            "the credential in the data store is not the one that the ledger says was set last"
+        );
+        return Err(ApiError::Internal);
+    }
     vault.open(&asks.key.tenant.id, &asks.tool, credential).ok_or_else(|| {
-        let id = &*credential.id;
         tracing::error!(
             id,
             "the master key does not open this credential, or it was changed in the data file"
@@ -143,8 +181,14 @@ fn open_credential(app: &App, asks: &Asks, credential: &SealedCredential) -> Res
     })
 }
 
-/// Finds out what the decision depends on.
-async fn learn(app: &App, asks: &Asks) -> Result<Facts, ApiError> {
+/// Finds out what the decision depends on. `earlier` is what was answered under its idempotency key before; `action_hash`
+/// is the action's, if there may be a live request for it.
+async fn learn(
+    app: &App,
+    asks: &Asks,
+    earlier: Option<Earlier>,
+    action_hash: Option<&str>,
+) -> Result<Facts, ApiError> {
     let tenant_id = &asks.key.tenant.id;
     let passport = match &asks.passport {
         None => None,
@@ -160,25 +204,53 @@ async fn learn(app: &App, asks: &Asks) -> Result<Facts, ApiError> {
         Some(Ok(shown)) => shown.claims.approval_request_id(),
         Some(Err(_)) | None => None,
     };
-    let approval = match asks.approval.as_deref().or(stood_for) {
-        None => None,
-        Some(id) => Some(in_time(app, app.store.approval(tenant_id, id)).await?),
-    };
-    let manifest = match &asks.manifest {
-        None => Manifest::Approved,
+    // A key that was answered `allow` by an approval stays with that one: it takes no second.
+    let allowed_by = earlier.as_ref().and_then(|earlier| earlier.allowed.as_ref());
+    let allowed_by = allowed_by.and_then(|allowed| allowed.basis.approval.as_deref());
+    let now = app.clock.seconds();
+    let (mut approval, mut live_approval) = (None, None);
+    match (allowed_by.or(asks.approval.as_deref()).or(stood_for), action_hash) {
+        (Some(id), _) => approval = Some(in_time(app, app.store.approval(tenant_id, id)).await?),
+        (None, Some(hash)) if app.finds_approvals => {
+            let asker = approvals::asker(&asks.key);
+            live_approval = in_time(app, app.store.live_approval(tenant_id, hash, &asker, now)).await?;
+        }
+        (None, Some(_) | None) => {}
+    }
+    let (manifest, pinned) = match &asks.manifest {
+        None => (Manifest::Approved, None),
         Some(hash) => {
             let approved = in_time(app, app.store.approved_manifest(tenant_id, &asks.tool)).await?;
-            Manifest::of(approved.as_deref(), hash)
+            let mut manifest = Manifest::of(approved.as_deref(), hash);
+            if let (Manifest::Approved, Some(approved)) = (manifest, &approved) {
+                let event = app.store.last_tool_event(tenant_id, ledger::TOOLS, &asks.tool);
+                let proven =
+                    in_time(app, event).await?.is_some_and(|event| decide::was_approved(&event, approved));
+                if !proven {
+                    let tool = &*asks.tool;
+                    tracing::error!(
+                        tool,
+                        "the approved manifest of this tool does not follow from the ledger"
+                    );
+                    manifest = Manifest::Changed;
+                }
+            }
+            (manifest, Some(Pinned { tool_id: asks.tool.clone(), hash: approved }))
         }
     };
     Ok(Facts {
         issuer: Arc::clone(&app.issuer),
-        now: app.clock.seconds(),
+        now,
         approval_seconds: app.approval_seconds,
         approval,
+        live_approval,
+        finds_approvals: app.finds_approvals,
+        earlier,
+        keep_seconds: app.keep_seconds,
         manifest,
+        pinned,
         passport,
-        ..Facts::default()
+        credential: None,
     })
 }
 
@@ -214,9 +286,11 @@ pub(super) async fn tools(State(app): State<Arc<App>>, call: Call) -> Result<Res
             Ok(json(StatusCode::OK, answer.to_string()))
         }
         // An approval has no idempotency key: twice is as good as once.
-        Appended::Conflict | Appended::Refused(_) | Appended::Repeated(_) | Appended::Stale => {
-            Err(ApiError::Internal)
-        }
+        Appended::Conflict
+        | Appended::Earlier(_)
+        | Appended::Refused(_)
+        | Appended::Repeated
+        | Appended::Stale => Err(ApiError::Internal),
     }
 }
 
@@ -248,9 +322,11 @@ pub(super) async fn evidence(State(app): State<Arc<App>>, call: Call) -> Result<
             Ok(json(StatusCode::OK, answer.to_string()))
         }
         // Evidence has no idempotency key, and takes and changes nothing.
-        Appended::Conflict | Appended::Refused(_) | Appended::Repeated(_) | Appended::Stale => {
-            Err(ApiError::Internal)
-        }
+        Appended::Conflict
+        | Appended::Earlier(_)
+        | Appended::Refused(_)
+        | Appended::Repeated
+        | Appended::Stale => Err(ApiError::Internal),
     }
 }
 

@@ -49,6 +49,10 @@ pub(crate) struct App {
     pub vault: Option<Vault>,
     /// For how many seconds an approval may be decided.
     pub approval_seconds: i64,
+    /// Whether approvals are found by their action.
+    pub finds_approvals: bool,
+    /// For how many seconds an answer is kept under its idempotency key.
+    pub keep_seconds: i64,
     /// Who waits for an approval.
     pub notices: Notices,
     /// What time it is.

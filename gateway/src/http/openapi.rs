@@ -208,6 +208,13 @@ pub(super) mod answers {
         /// What enforce would decide; with `warn`.
         #[schema(nullable = false)]
         would_be: Option<DecisionWord>,
+        /// `true` on an `allow` whose idempotency key was answered `allow` before: it gives no new leave to act.
+        #[schema(nullable = false)]
+        replayed: Option<bool>,
+        /// How long ago the first `allow` under the idempotency key was recorded, in milliseconds, by the gateway's clock;
+        /// with `replayed`.
+        #[schema(nullable = false, minimum = 0)]
+        replay_age_ms: Option<i64>,
     }
 
     /// A passport.
@@ -366,6 +373,9 @@ pub(super) mod answers {
         resource: Option<String>,
         #[schema(nullable = false)]
         goal: Option<String>,
+        /// SHA-256 of the body's fingerprint and the idempotency key; on decisions with one.
+        #[schema(nullable = false, pattern = "^[0-9a-f]{64}$")]
+        idempotency_hash: Option<String>,
         #[schema(nullable = false)]
         mode: Option<String>,
         #[schema(nullable = false)]

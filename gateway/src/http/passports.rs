@@ -93,7 +93,11 @@ pub(super) async fn issue(State(app): State<Arc<App>>, call: Call) -> Result<Res
     let effect = Effect::Issue { jti: jti.clone(), kid, expires_at };
     match record(&app, Append { effect: Some(effect), ..Append::of(event) }).await? {
         Appended::Recorded(_) => {}
-        Appended::Conflict | Appended::Refused(_) | Appended::Repeated(_) | Appended::Stale => {
+        Appended::Conflict
+        | Appended::Earlier(_)
+        | Appended::Refused(_)
+        | Appended::Repeated
+        | Appended::Stale => {
             return Err(ApiError::Internal);
         }
     }
@@ -202,7 +206,7 @@ pub(super) async fn revoke(State(app): State<Arc<App>>, call: Call) -> Result<Re
             match record(&app, Append { effect: Some(effect), ..Append::of(event) }).await? {
                 // Stale: another request revoked it just now.
                 Appended::Recorded(_) | Appended::Stale => true,
-                Appended::Conflict | Appended::Refused(_) | Appended::Repeated(_) => {
+                Appended::Conflict | Appended::Earlier(_) | Appended::Refused(_) | Appended::Repeated => {
                     return Err(ApiError::Internal);
                 }
             }

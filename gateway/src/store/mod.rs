@@ -2,7 +2,9 @@
 
 mod batch;
 mod checkpoint;
+mod file;
 mod postgres;
+mod proof;
 mod queue;
 mod sqlite;
 #[cfg(test)]
@@ -16,7 +18,8 @@ use async_trait::async_trait;
 use bytes::Bytes;
 
 pub use self::postgres::{Database, DatabaseError, PostgresStore, Trust};
-pub use self::sqlite::{OpenError, SqliteStore};
+pub use self::sqlite::{OpenError, SqliteStore, accept_missing_wal};
+use crate::clock::Clock;
 use crate::ledger::{Draft, Head};
 use crate::passport::SealedKey;
 use crate::vault::SealedCredential;
@@ -31,15 +34,18 @@ pub enum Location {
 }
 
 impl Location {
-    /// Opens the data of a gateway, and makes them first if they are not there.
+    /// Opens the data of a gateway, and makes them first if they are not there. Events get the time of `clock`, which is
+    /// never behind the last event from then on.
     ///
     /// # Errors
     ///
     /// As [`SqliteStore::open`] and [`PostgresStore::open`].
-    pub async fn open(&self) -> Result<Arc<dyn Store>, OpenError> {
+    pub async fn open(&self, clock: &Clock) -> Result<Arc<dyn Store>, OpenError> {
         Ok(match self {
-            Self::Database(database) => Arc::new(PostgresStore::open(database.clone()).await?),
-            Self::File(path) => Arc::new(SqliteStore::open(path)?),
+            Self::Database(database) => {
+                Arc::new(PostgresStore::open_with(database.clone(), clock.clone()).await?)
+            }
+            Self::File(path) => Arc::new(SqliteStore::open_with(path, clock.clone())?),
         })
     }
 
@@ -151,6 +157,39 @@ pub trait Store: Send + Sync + fmt::Debug {
     /// If the store does not answer.
     async fn approval(&self, tenant_id: &str, id: &str) -> Result<Option<Approval>, StoreError>;
 
+    /// A tenant's live request for an action: one that `asker` opened, and that may be spent at `now` or still be decided;
+    /// the former first.
+    ///
+    /// # Errors
+    ///
+    /// If the store does not answer.
+    async fn live_approval(
+        &self,
+        tenant_id: &str,
+        action_hash: &str,
+        asker: &str,
+        now: i64,
+    ) -> Result<Option<Approval>, StoreError>;
+
+    /// The last event about a tool on a tenant's chain of tools or of the vault, its JSON text.
+    ///
+    /// # Errors
+    ///
+    /// If the store does not answer.
+    async fn last_tool_event(
+        &self,
+        tenant_id: &str,
+        chain_id: &str,
+        tool_id: &str,
+    ) -> Result<Option<String>, StoreError>;
+
+    /// When the last event of all tenants was recorded, in milliseconds since 1970; `None` if there is none.
+    ///
+    /// # Errors
+    ///
+    /// If the store does not answer.
+    async fn last_recorded(&self) -> Result<Option<i64>, StoreError>;
+
     /// The approvals of a tenant that nobody decided about and whose deadline is after `now`, the oldest first, `limit`
     /// of them at most.
     ///
@@ -209,8 +248,10 @@ pub trait Store: Send + Sync + fmt::Debug {
 
 /// An event to append, and what must become true with it, all or nothing.
 ///
-/// In one transaction, in this order: `once` (an earlier answer ends it), what the effect changes, `binding` (either may
-/// be stale), `claims` (the first that fails puts something else in the event's place), and then all of it is written.
+/// In one transaction, in this order: `once` (a key that was used for another body, or under which something was answered
+/// that was not taken into account, ends it), `holds_until`, what the effect changes, `binding` and `manifest` (each may be
+/// stale), whether the earlier answer is repeated, `claims` (the first that fails puts something else in the event's
+/// place, or is stale), and then all of it is written.
 #[derive(Clone, Debug, Default)]
 pub struct Append {
     /// The event.
@@ -221,8 +262,21 @@ pub struct Append {
     pub claims: Vec<Claim>,
     /// What must be so, or else the append is stale.
     pub binding: Option<Binding>,
+    /// What must be so, or else the append is stale.
+    pub manifest: Option<Pinned>,
+    /// The append is stale from then on, in seconds since 1970: what it rests on has expired.
+    pub holds_until: Option<i64>,
     /// What changes with the event.
     pub effect: Option<Effect>,
+}
+
+/// Which manifest of a tool of the event's tenant is approved.
+#[derive(Clone, Debug, PartialEq, Eq)]
+pub struct Pinned {
+    /// The tool.
+    pub tool_id: String,
+    /// The `manifest_hash`; `None` if the tool has none.
+    pub hash: Option<String>,
 }
 
 /// Which credential a tool of the event's tenant has.
@@ -257,8 +311,8 @@ pub enum Claim {
     Approval {
         /// The approval's id.
         id: String,
-        /// If it was used before.
-        spent: Box<Instead>,
+        /// If it was used before; `None` makes the append stale then.
+        spent: Option<Box<Instead>>,
     },
 }
 
@@ -289,7 +343,12 @@ pub enum Effect {
         decided: Decided,
     },
     /// An approval is asked for.
-    Open(Box<Approval>),
+    Open {
+        /// The approval.
+        approval: Box<Approval>,
+        /// Whether it is stale if there is a live request for the same action by the same asker.
+        alone: bool,
+    },
     /// A passport is known to have been issued.
     Issue {
         /// The passport's id.
@@ -332,6 +391,9 @@ pub struct Approval {
     pub goal: String,
     /// The agent.
     pub agent_id: Option<String>,
+    /// Who asked, as far as the gateway knows it: `agent:` and the agent that the API key is bound to, or else `key:` and
+    /// the key's name. Empty for requests that an older version opened.
+    pub asker: String,
     /// Whom the agent acts for.
     pub user_id: Option<String>,
     /// Why the policy requires an approval.
@@ -344,6 +406,8 @@ pub struct Approval {
     pub decided: Option<Decided>,
     /// Whether a request used it.
     pub spent: bool,
+    /// Whether what was decided follows from the ledger; nothing else grants anything.
+    pub proven: bool,
 }
 
 /// What a person decided about an [`Approval`].
@@ -377,7 +441,7 @@ pub enum Rotation {
     Next,
 }
 
-/// A request that must take effect once, and the answer it gets each time.
+/// A request that must take effect once, and the answer to keep.
 #[derive(Clone, Debug)]
 pub struct Once {
     /// The client's key for it, unique to the tenant and the API key.
@@ -386,6 +450,49 @@ pub struct Once {
     pub fingerprint: [u8; 32],
     /// The answer to keep.
     pub answer: Bytes,
+    /// Whether that answer is an `allow`: only such a one is ever repeated.
+    pub allows: bool,
+    /// For how many seconds the answer is kept.
+    pub keep_seconds: i64,
+    /// Which earlier answer was taken into account, by the `seq` of its event.
+    pub earlier: Option<u64>,
+    /// What the earlier answer rested on, if it still holds as far as is known before the transaction. It is repeated then.
+    pub repeats: Option<Basis>,
+}
+
+/// What an `allow` rests on besides the policy.
+#[derive(Clone, Debug, Default, PartialEq, Eq)]
+pub struct Basis {
+    /// An approval's id.
+    pub approval: Option<String>,
+    /// A passport's id.
+    pub passport: Option<String>,
+}
+
+/// What was answered under an idempotency key before.
+#[derive(Clone, Debug, PartialEq, Eq)]
+pub struct Earlier {
+    /// The latest answer.
+    pub answer: Bytes,
+    /// The `seq` of its event on the chain of decisions.
+    pub seq: u64,
+    /// What it rested on.
+    pub basis: Basis,
+    /// The credential that it was handed out with.
+    pub credential: Option<String>,
+    /// Whether it is an `allow` and follows from the ledger.
+    pub is_allow: bool,
+    /// The first `allow` under this key, if there was one.
+    pub allowed: Option<Allowed>,
+}
+
+/// The first `allow` under an idempotency key.
+#[derive(Clone, Debug, PartialEq, Eq)]
+pub struct Allowed {
+    /// When it was recorded, in milliseconds since 1970; 0 if the ledger does not say.
+    pub at: i64,
+    /// What it rested on.
+    pub basis: Basis,
 }
 
 /// What came of an [`Append`].
@@ -393,13 +500,15 @@ pub struct Once {
 pub enum Appended {
     /// The idempotency key was used for another request. Nothing was appended.
     Conflict,
+    /// Something was answered under the key that was not taken into account. Nothing was appended.
+    Earlier(Box<Earlier>),
     /// The event is durable, and this is its chain's head with it.
     Recorded(Head),
     /// A claim failed: what was to be recorded instead is durable, and this is the answer with it.
     Refused(Bytes),
-    /// The same request was answered before, so. Nothing was appended.
-    Repeated(Bytes),
-    /// What the effect was to change, or the binding, is not as it must be. Nothing was appended.
+    /// The earlier answer still holds and is to be repeated. Nothing was appended.
+    Repeated,
+    /// What the effect was to change, or what the append rests on, is not as it must be. Nothing was appended.
     Stale,
 }
 

@@ -5,35 +5,38 @@
 //! connections, which the write-ahead log lets read while the writer writes.
 
 use std::cmp::Ordering;
-use std::fs::{File, OpenOptions, TryLockError};
+use std::fs::File;
 use std::io;
 use std::path::{Path, PathBuf};
 use std::sync::{Arc, Mutex, PoisonError};
 use std::thread::JoinHandle;
-use std::time::{Duration, SystemTime};
+use std::time::Duration;
 
 use async_trait::async_trait;
 use bytes::Bytes;
+use rusqlite::config::DbConfig;
 use rusqlite::{Connection, OpenFlags, OptionalExtension, Row, Transaction, TransactionBehavior, params};
 use tokio::sync::{Semaphore, mpsc};
 
-use super::batch::{Answer, ApprovalStanding, Batch, Rows};
+use super::batch::{Batch, Rows, live};
 use super::checkpoint::Checkpointer;
+use super::file::{self, DataFile};
 use super::postgres::DatabaseError;
+use super::proof::{KeptAnswer, hold_to_ledger, recorded_at};
 use super::queue::{self, Job, Jobs, Round};
 use super::{
-    Append, Appended, Approval, Claim, Decided, Effect, Once, Rotation, Standing, Store, StoreError,
-    StoredEvent,
+    Append, Appended, Approval, Claim, Decided, Effect, Rotation, Standing, Store, StoreError, StoredEvent,
 };
+use crate::clock::Clock;
 use crate::ledger::{Head, Sealed};
 use crate::passport::SealedKey;
 use crate::vault::SealedCredential;
 
 /// The form of the data that this version reads and writes.
-const SCHEMA_VERSION: i64 = 5;
+const SCHEMA_VERSION: i64 = 6;
 
 /// What leads to each version from the one before; the first from nothing.
-const MIGRATIONS: [&str; 5] = [LEDGER, MANIFESTS, PASSPORTS, APPROVALS, CREDENTIALS];
+const MIGRATIONS: [&str; 6] = [LEDGER, MANIFESTS, PASSPORTS, APPROVALS, CREDENTIALS, PROOFS];
 
 const LEDGER: &str = "
 CREATE TABLE chains (
@@ -134,15 +137,229 @@ CREATE TABLE credentials (
 ) STRICT;
 ";
 
+/// An event that used up what it names, as text: an `allow` in a mode that spends.
+macro_rules! spends {
+    () => {
+        r#"(instr(event, '"event_type":"decision"') > 0 AND instr(event, '"decision":"allow"') > 0
+            AND (instr(event, '"mode":"enforce"') > 0 OR instr(event, '"mode":"strict"') > 0))"#
+    };
+}
+
+/// The events that [`events_by_approval`](PROOFS) holds: those that decide or spend an approval. A quote within a string
+/// is escaped in JSON, so a client's text is no match.
+macro_rules! of_approval {
+    () => {
+        concat!(
+            r#"instr(event, '"approval_request_id":"') > 0
+                AND (instr(event, '"event_type":"approval.') > 0 OR "#,
+            spends!(),
+            ")"
+        )
+    };
+}
+
+/// The events that [`events_by_passport`](PROOFS) holds: those that issue, revoke or spend a passport.
+macro_rules! of_passport {
+    () => {
+        concat!(
+            r#"instr(event, '"passport_jti":"') > 0 AND (instr(event, '"event_type":"passport.') > 0 OR "#,
+            spends!(),
+            ")"
+        )
+    };
+}
+
+/// The events that [`events_by_tool`](PROOFS) holds: those that approve a manifest, or set or remove a credential.
+macro_rules! of_tool {
+    () => {
+        r#"(instr(event, '"event_type":"tool.approved"') > 0 OR instr(event, '"event_type":"credential.') > 0)"#
+    };
+}
+
+/// A member of an event.
+macro_rules! member {
+    ($name:literal) => {
+        concat!("CASE WHEN json_valid(event) THEN json_extract(event, '$.", $name, "') END")
+    };
+}
+
+/// The tenant's chain of decisions; the tenant is the first parameter.
+macro_rules! decisions {
+    () => {
+        "(SELECT id FROM chains WHERE tenant_id = ?1 AND chain_id = 'decisions')"
+    };
+}
+
+/// Answers that end, approvals that are found by their action, indexes by which rows are held to the ledger, and triggers
+/// against every statement that would change what is only added to. `INSERT OR REPLACE` removes rows without any trigger
+/// for removal, so it is refused before.
+const PROOFS: &str = concat!(
+    r#"
+ALTER TABLE answers ADD COLUMN expires_at INTEGER NOT NULL DEFAULT 0;
+ALTER TABLE answers ADD COLUMN seq INTEGER NOT NULL DEFAULT 0;
+ALTER TABLE answers ADD COLUMN allowed_seq INTEGER;
+UPDATE answers SET expires_at = CAST(strftime('%s', 'now') AS INTEGER) + 86400,
+    allowed_seq = CASE WHEN substr(answer, 1, 19) = CAST('{"decision":"allow"' AS BLOB) THEN 0 END;
+CREATE INDEX answers_by_end ON answers (expires_at);
+
+ALTER TABLE approvals ADD COLUMN asker TEXT NOT NULL DEFAULT '';
+CREATE INDEX approvals_by_action ON approvals (tenant_id, action_hash) WHERE spent = 0;
+
+CREATE INDEX events_by_approval ON events (chain, "#,
+    member!("approval_request_id"),
+    ", seq) WHERE ",
+    of_approval!(),
+    ";
+CREATE INDEX events_by_passport ON events (chain, ",
+    member!("passport_jti"),
+    ", seq) WHERE ",
+    of_passport!(),
+    ";
+CREATE INDEX events_by_tool ON events (chain, ",
+    member!("tool_id"),
+    ", seq) WHERE ",
+    of_tool!(),
+    r#";
+
+CREATE TABLE state (
+    id      INTEGER PRIMARY KEY CHECK (id = 1),
+    is_open INTEGER NOT NULL,
+    probe   BLOB NOT NULL
+) STRICT;
+INSERT INTO state (id, is_open, probe) VALUES (1, 0, x'');
+
+CREATE TRIGGER events_are_not_replaced BEFORE INSERT ON events
+WHEN EXISTS (SELECT 1 FROM events WHERE id = NEW.id OR (chain = NEW.chain AND seq = NEW.seq))
+BEGIN SELECT RAISE (ABORT, 'the ledger is append-only'); END;
+
+CREATE TRIGGER chains_are_not_replaced BEFORE INSERT ON chains
+WHEN EXISTS (
+    SELECT 1 FROM chains WHERE id = NEW.id OR (tenant_id = NEW.tenant_id AND chain_id = NEW.chain_id)
+)
+BEGIN SELECT RAISE (ABORT, 'the ledger is append-only'); END;
+
+CREATE TRIGGER chains_are_not_removed BEFORE DELETE ON chains
+BEGIN SELECT RAISE (ABORT, 'the ledger is append-only'); END;
+
+CREATE TRIGGER chains_only_grow BEFORE UPDATE ON chains
+WHEN NEW.id IS NOT OLD.id OR NEW.tenant_id IS NOT OLD.tenant_id OR NEW.chain_id IS NOT OLD.chain_id
+    OR NEW.length < OLD.length
+BEGIN SELECT RAISE (ABORT, 'the ledger is append-only'); END;
+
+CREATE TRIGGER approvals_are_not_replaced BEFORE INSERT ON approvals
+WHEN EXISTS (SELECT 1 FROM approvals WHERE tenant_id = NEW.tenant_id AND id = NEW.id)
+BEGIN SELECT RAISE (ABORT, 'an approval stays as it was decided'); END;
+
+CREATE TRIGGER approvals_are_not_removed BEFORE DELETE ON approvals
+BEGIN SELECT RAISE (ABORT, 'an approval stays as it was decided'); END;
+
+CREATE TRIGGER approvals_are_decided_once BEFORE UPDATE ON approvals
+WHEN NEW.tenant_id IS NOT OLD.tenant_id OR NEW.id IS NOT OLD.id OR NEW.action_hash IS NOT OLD.action_hash
+    OR NEW.tool IS NOT OLD.tool OR NEW.resource IS NOT OLD.resource OR NEW.args IS NOT OLD.args
+    OR NEW.goal IS NOT OLD.goal OR NEW.agent_id IS NOT OLD.agent_id OR NEW.user_id IS NOT OLD.user_id
+    OR NEW.reason_code IS NOT OLD.reason_code OR NEW.created_at IS NOT OLD.created_at
+    OR NEW.deadline IS NOT OLD.deadline OR NEW.asker IS NOT OLD.asker OR NEW.spent < OLD.spent
+    OR (OLD.approved IS NOT NULL AND (NEW.approved IS NOT OLD.approved OR NEW.decided_by IS NOT OLD.decided_by
+        OR NEW.decided_at IS NOT OLD.decided_at OR NEW.note IS NOT OLD.note))
+BEGIN SELECT RAISE (ABORT, 'an approval stays as it was decided'); END;
+
+CREATE TRIGGER passports_are_not_replaced BEFORE INSERT ON passports
+WHEN EXISTS (SELECT 1 FROM passports WHERE tenant_id = NEW.tenant_id AND jti = NEW.jti)
+BEGIN SELECT RAISE (ABORT, 'a passport stays used and revoked'); END;
+
+CREATE TRIGGER passports_are_not_removed BEFORE DELETE ON passports
+BEGIN SELECT RAISE (ABORT, 'a passport stays used and revoked'); END;
+
+CREATE TRIGGER passports_stay_used BEFORE UPDATE ON passports
+WHEN NEW.tenant_id IS NOT OLD.tenant_id OR NEW.jti IS NOT OLD.jti OR NEW.expires_at IS NOT OLD.expires_at
+    OR NEW.used < OLD.used OR NEW.revoked < OLD.revoked
+BEGIN SELECT RAISE (ABORT, 'a passport stays used and revoked'); END;
+
+CREATE TRIGGER signing_keys_are_not_replaced BEFORE INSERT ON signing_keys
+WHEN EXISTS (SELECT 1 FROM signing_keys WHERE id = NEW.id OR kid = NEW.kid)
+BEGIN SELECT RAISE (ABORT, 'a signing key stays as it was made'); END;
+
+CREATE TRIGGER signing_keys_are_not_removed BEFORE DELETE ON signing_keys
+BEGIN SELECT RAISE (ABORT, 'a signing key stays as it was made'); END;
+
+CREATE TRIGGER signing_keys_are_not_changed BEFORE UPDATE ON signing_keys
+WHEN NEW.id IS NOT OLD.id OR NEW.kid IS NOT OLD.kid OR NEW.sealed IS NOT OLD.sealed
+BEGIN SELECT RAISE (ABORT, 'a signing key stays as it was made'); END;
+"#
+);
+
 /// The columns that [`credential_of`] reads.
 const CREDENTIAL: &str =
     "SELECT id, tool_id, sealed, set_at, expires_at FROM credentials WHERE tenant_id = ?1";
 
 /// The columns that [`approval_of`] reads.
-const APPROVAL: &str =
+const APPROVAL: &str = concat!(
     "SELECT id, action_hash, tool, resource, args, goal, agent_id, user_id, reason_code, created_at,
-    deadline, approved, decided_by, decided_at, note, spent FROM approvals WHERE tenant_id = ?1";
+    deadline, approved, decided_by, decided_at, note, spent, asker,
+    (SELECT event FROM events INDEXED BY events_by_approval WHERE chain = ",
+    decisions!(),
+    " AND ",
+    member!("approval_request_id"),
+    " = approvals.id AND ",
+    of_approval!(),
+    r#" AND instr(event, '"event_type":"approval.') > 0 ORDER BY seq LIMIT 1),
+    EXISTS (SELECT 1 FROM events INDEXED BY events_by_approval WHERE chain = "#,
+    decisions!(),
+    " AND ",
+    member!("approval_request_id"),
+    " = approvals.id AND ",
+    of_approval!(),
+    " AND ",
+    spends!(),
+    ") FROM approvals WHERE tenant_id = ?1"
+);
 
+/// What became of a passport, by its row and by the ledger.
+const PASSPORT: &str = concat!(
+    "SELECT revoked OR EXISTS (SELECT 1 FROM events INDEXED BY events_by_passport WHERE chain = ",
+    decisions!(),
+    " AND ",
+    member!("passport_jti"),
+    " = ?2 AND ",
+    of_passport!(),
+    r#" AND instr(event, '"event_type":"passport.revoked"') > 0),
+    used OR EXISTS (SELECT 1 FROM events INDEXED BY events_by_passport WHERE chain = "#,
+    decisions!(),
+    " AND ",
+    member!("passport_jti"),
+    " = ?2 AND ",
+    of_passport!(),
+    " AND ",
+    spends!(),
+    ") FROM passports WHERE tenant_id = ?1 AND jti = ?2"
+);
+
+/// The last event about a tool.
+const TOOL_EVENT: &str = concat!(
+    "SELECT event FROM events INDEXED BY events_by_tool
+    WHERE chain = (SELECT id FROM chains WHERE tenant_id = ?1 AND chain_id = ?2) AND ",
+    member!("tool_id"),
+    " = ?3 AND ",
+    of_tool!(),
+    " ORDER BY seq DESC LIMIT 1"
+);
+
+/// An answer, with the events that it names.
+const ANSWER: &str = concat!(
+    "SELECT fingerprint, answer, expires_at, seq, allowed_seq,
+    (SELECT event FROM events WHERE chain = ",
+    decisions!(),
+    " AND events.seq = answers.seq), (SELECT event FROM events WHERE chain = ",
+    decisions!(),
+    " AND events.seq = answers.allowed_seq)
+    FROM answers WHERE tenant_id = ?1 AND key_name = ?2 AND idempotency_key = ?3"
+);
+
+/// How many answers that are kept no longer are removed with a batch, beside as many as the batch adds.
+const PRUNED: usize = 64;
+
+/// How many bytes a check writes: more than an ordinary decision.
+const PROBE_BYTES: usize = 16 * 1024;
 /// How many connections read at once at most.
 const READERS: usize = 4;
 
@@ -177,6 +394,24 @@ pub enum OpenError {
     /// The database cannot be used.
     #[error(transparent)]
     Database(#[from] DatabaseError),
+    /// SQLite would read its name as something else than a file's.
+    #[error(
+        "{0}: expected the name of a file; for one that is called so, or begins with `file:`, use another name"
+    )]
+    Name(PathBuf),
+    /// It is no ordinary file.
+    #[error("{0}: is {1}; expected a file, or a name that no file has yet")]
+    NotAFile(PathBuf, &'static str),
+    /// It may be read but not written.
+    #[error("{0}: cannot be written; expected a file and a directory that the gateway may write to")]
+    ReadOnly(PathBuf),
+    /// It is a copy without its write-ahead log.
+    #[error(
+        "{0}: was in use when it was copied or left, and its write-ahead log ({0}-wal) is missing: decisions that were \
+         answered may be lost. Put the log beside it, or use a copy that `actpass-gateway backup` made; if nothing is \
+         missing because another program folded the log into the file, start once with --accept-missing-wal"
+    )]
+    MissingWal(PathBuf),
     /// Another gateway has it.
     #[error("{0}: in use by another gateway; two must not write one data file")]
     Locked(PathBuf),
@@ -201,9 +436,23 @@ impl SqliteStore {
     ///
     /// # Errors
     ///
-    /// If it cannot be made or read, another gateway has it, or a newer version made it.
+    /// If it cannot be made or read, is no ordinary file, lacks its write-ahead log, another gateway has it, or a newer
+    /// version made it.
     pub fn open(path: &Path) -> Result<Self, OpenError> {
-        Self::open_with(path, Some(lock(path)?))
+        Self::open_with(path, Clock::default())
+    }
+
+    /// As [`SqliteStore::open`]; events get the time of `clock`.
+    ///
+    /// # Errors
+    ///
+    /// As [`SqliteStore::open`].
+    pub fn open_with(path: &Path, clock: Clock) -> Result<Self, OpenError> {
+        let (file, lock) = DataFile::open(path)?;
+        if !file.has_wal() && was_left_open(file.path())? {
+            return Err(OpenError::MissingWal(path.to_owned()));
+        }
+        Self::start(path, file, clock, Some(lock))
     }
 
     /// Opens a data file that is there, also while a gateway has it: each change is one transaction, and the gateway
@@ -213,50 +462,70 @@ impl SqliteStore {
     ///
     /// As [`SqliteStore::open`]; if there is no such file; if its gateway is of another version.
     pub fn open_beside(path: &Path) -> Result<Self, OpenError> {
-        let io = |error| OpenError::Io(path.to_owned(), error);
-        if !path.try_exists().map_err(io)? {
-            return Err(io(io::ErrorKind::NotFound.into()));
-        }
-        let version = Connection::open_with_flags(path, OpenFlags::SQLITE_OPEN_READ_ONLY)
+        let file = DataFile::beside(path)?;
+        let version = connect_reader(file.path())
             .and_then(|connection| {
                 connection.query_one("PRAGMA user_version", [], |row| row.get::<_, i64>(0))
             })
             .map_err(|error| OpenError::Sqlite(path.to_owned(), error))?;
         match version.cmp(&SCHEMA_VERSION) {
-            Ordering::Equal => Self::open_with(path, None),
+            Ordering::Equal => Self::start(path, file, Clock::default(), None),
             Ordering::Greater => Err(OpenError::Newer(path.to_owned(), version)),
             Ordering::Less => Err(OpenError::Older(path.to_owned())),
         }
     }
 
-    fn open_with(path: &Path, lock: Option<File>) -> Result<Self, OpenError> {
+    /// A gateway has the lock.
+    fn start(path: &Path, mut file: DataFile, clock: Clock, lock: Option<File>) -> Result<Self, OpenError> {
         let sqlite = |error| OpenError::Sqlite(path.to_owned(), error);
-        make_private(path).map_err(|error| OpenError::Io(path.to_owned(), error))?;
-        let mut connection = Connection::open(path).map_err(sqlite)?;
+        let mut connection = connect(file.path()).map_err(sqlite)?;
+        if connection.is_readonly("main").map_err(sqlite)? {
+            return Err(OpenError::ReadOnly(path.to_owned()));
+        }
         let version = prepare(&mut connection).map_err(sqlite)?;
         if version > SCHEMA_VERSION {
             return Err(OpenError::Newer(path.to_owned(), version));
         }
-        let folding = Connection::open(path).map_err(sqlite)?;
+        if lock.is_some() {
+            set_open(&connection, true).map_err(sqlite)?;
+        }
+        probe(&connection).map_err(sqlite)?;
+        file::make_private(file.path()).map_err(|error| OpenError::Io(path.to_owned(), error))?;
+        file.remember()?;
+        let folding = connect(file.path()).map_err(sqlite)?;
         set_up(&folding).map_err(sqlite)?;
         let checkpointer =
             Checkpointer::start(folding).map_err(|error| OpenError::Io(path.to_owned(), error))?;
         let (jobs, queue) = Jobs::new();
-        let mut writer = Writer { checkpointer: Some(checkpointer), connection, failing: false, _lock: lock };
+        let file = Arc::new(file);
+        let mut writer =
+            Writer { checkpointer: Some(checkpointer), connection, clock, file: Arc::clone(&file), lock };
         let thread = std::thread::Builder::new()
             .name("ledger".to_owned())
             .spawn(move || writer.run(queue))
             .map_err(|error| OpenError::Io(path.to_owned(), error))?;
         Ok(Self {
             jobs,
-            readers: Arc::new(Readers {
-                path: path.to_owned(),
-                idle: Mutex::default(),
-                permits: Semaphore::new(READERS),
-            }),
+            readers: Arc::new(Readers { idle: Mutex::default(), permits: Semaphore::new(READERS), file }),
             writer: Mutex::new(Some(thread)),
         })
     }
+}
+
+/// Says that the data file `path` lacks nothing, though its write-ahead log is missing: another program folded it.
+///
+/// # Errors
+///
+/// If there is no such file, or it cannot be written.
+pub fn accept_missing_wal(path: &Path) -> Result<(), OpenError> {
+    let (file, _lock) = DataFile::open(path)?;
+    let sqlite = |error| OpenError::Sqlite(path.to_owned(), error);
+    if !file.has_wal() && was_left_open(file.path())? {
+        tracing::warn!(file = %path.display(), "starting without the write-ahead log: decisions may be missing");
+        let connection = connect(file.path()).map_err(sqlite)?;
+        connection.execute("UPDATE state SET is_open = 0", []).map_err(sqlite)?;
+    }
+    Ok(())
 }
 
 #[async_trait]
@@ -284,13 +553,40 @@ impl Store for SqliteStore {
 
     async fn approved_manifest(&self, tenant_id: &str, tool_id: &str) -> Result<Option<String>, StoreError> {
         let (tenant_id, tool_id) = (tenant_id.to_owned(), tool_id.to_owned());
+        self.readers.read(move |connection| find_manifest(connection, &tenant_id, &tool_id)).await
+    }
+
+    async fn live_approval(
+        &self,
+        tenant_id: &str,
+        action_hash: &str,
+        asker: &str,
+        now: i64,
+    ) -> Result<Option<Approval>, StoreError> {
+        let (tenant_id, action_hash, asker) =
+            (tenant_id.to_owned(), action_hash.to_owned(), asker.to_owned());
         let read = move |connection: &Connection| {
-            connection
-                .prepare_cached("SELECT manifest_hash FROM manifests WHERE tenant_id = ?1 AND tool_id = ?2")?
-                .query_row(params![tenant_id, tool_id], |row| row.get(0))
-                .optional()
+            Ok(live(find_approvals_for(connection, &tenant_id, &action_hash, &asker)?, now))
         };
         self.readers.read(read).await
+    }
+
+    async fn last_tool_event(
+        &self,
+        tenant_id: &str,
+        chain_id: &str,
+        tool_id: &str,
+    ) -> Result<Option<String>, StoreError> {
+        let (tenant_id, chain_id, tool_id) = (tenant_id.to_owned(), chain_id.to_owned(), tool_id.to_owned());
+        let read = move |connection: &Connection| {
+            let mut statement = connection.prepare_cached(TOOL_EVENT)?;
+            statement.query_row(params![tenant_id, chain_id, tool_id], |row| row.get(0)).optional()
+        };
+        self.readers.read(read).await
+    }
+
+    async fn last_recorded(&self) -> Result<Option<i64>, StoreError> {
+        self.readers.read(last_recorded).await
     }
 
     async fn passport(&self, tenant_id: &str, jti: &str) -> Result<Option<Standing>, StoreError> {
@@ -372,7 +668,7 @@ pub(super) fn read_chain<E: From<OpenError>>(
     mut each: impl FnMut(&StoredEvent) -> Result<(), E>,
 ) -> Result<Option<Head>, E> {
     let failed = |error| OpenError::Sqlite(path.to_owned(), error);
-    let connection = connect_reader(path).map_err(failed)?;
+    let connection = connect_reader(&file::existing(path)?).map_err(failed)?;
     let version = connection.query_one("PRAGMA user_version", [], |row| row.get(0)).map_err(failed)?;
     if version > SCHEMA_VERSION {
         return Err(OpenError::Newer(path.to_owned(), version).into());
@@ -401,7 +697,7 @@ pub(super) fn read_chain<E: From<OpenError>>(
 /// If the file cannot be read or is a newer version's.
 pub(super) fn read_keys(path: &Path) -> Result<Vec<SealedKey>, OpenError> {
     let failed = |error| OpenError::Sqlite(path.to_owned(), error);
-    let connection = connect_reader(path).map_err(failed)?;
+    let connection = connect_reader(&file::existing(path)?).map_err(failed)?;
     let version: i64 = connection.query_one("PRAGMA user_version", [], |row| row.get(0)).map_err(failed)?;
     match version {
         ..3 => Ok(Vec::new()),
@@ -418,38 +714,48 @@ fn connect_reader(path: &Path) -> rusqlite::Result<Connection> {
     Ok(connection)
 }
 
-/// Holds the lock that keeps a second gateway away from `path`, until it is dropped.
-///
-/// It is on a file beside the data file: closing the data file itself anywhere in the process would also give up the
-/// locks that SQLite holds on it.
-fn lock(path: &Path) -> Result<File, OpenError> {
-    let mut beside = path.as_os_str().to_owned();
-    beside.push(".lock");
-    let beside = PathBuf::from(beside);
-    let failed = |error| OpenError::Io(beside.clone(), error);
-    let file = private_file().open(&beside).map_err(failed)?;
-    match file.try_lock() {
-        Ok(()) => Ok(file),
-        Err(TryLockError::WouldBlock) => Err(OpenError::Locked(path.to_owned())),
-        Err(TryLockError::Error(error)) => Err(failed(error)),
-    }
+/// A connection that writes. The path is absolute, and so is taken as it is.
+fn connect(path: &Path) -> rusqlite::Result<Connection> {
+    let flags = OpenFlags::SQLITE_OPEN_READ_WRITE | OpenFlags::SQLITE_OPEN_NO_MUTEX;
+    let connection = Connection::open_with_flags(path, flags)?;
+    // A write-ahead log that is gone means that something was lost: see `was_left_open`.
+    connection.set_db_config(DbConfig::SQLITE_DBCONFIG_NO_CKPT_ON_CLOSE, true)?;
+    Ok(connection)
 }
 
-/// Makes the file with its permissions, or corrects them. SQLite gives its other files the same ones.
-fn make_private(path: &Path) -> io::Result<()> {
-    let file = private_file().open(path)?;
-    #[cfg(unix)]
-    file.set_permissions(std::os::unix::fs::PermissionsExt::from_mode(0o600))?;
-    drop(file);
+/// Whether a gateway had the file when it was copied, or did not end in order. What it recorded last is in the write-ahead
+/// log then.
+fn was_left_open(path: &Path) -> Result<bool, OpenError> {
+    let read = |connection: Connection| {
+        let version: i64 = connection.query_one("PRAGMA user_version", [], |row| row.get(0))?;
+        match version {
+            6..=SCHEMA_VERSION => connection.query_one("SELECT is_open FROM state", [], |row| row.get(0)),
+            _ => Ok(false),
+        }
+    };
+    connect_reader(path).and_then(read).map_err(|error| OpenError::Sqlite(path.to_owned(), error))
+}
+
+/// Notes in the data file itself, not in its log alone, whether a gateway has it.
+fn set_open(connection: &Connection, is_open: bool) -> rusqlite::Result<()> {
+    connection.execute("UPDATE state SET is_open = ?1", [is_open])?;
+    connection.query_one("PRAGMA wal_checkpoint(TRUNCATE)", [], |_| Ok(()))
+}
+
+/// Writes and commits as much as a decision does.
+fn probe(connection: &Connection) -> rusqlite::Result<()> {
+    connection
+        .execute("UPDATE state SET probe = randomblob(?1)", [i64::try_from(PROBE_BYTES).unwrap_or(0)])?;
     Ok(())
 }
 
-fn private_file() -> OpenOptions {
-    let mut options = OpenOptions::new();
-    options.read(true).write(true).create(true).truncate(false);
-    #[cfg(unix)]
-    std::os::unix::fs::OpenOptionsExt::mode(&mut options, 0o600);
-    options
+/// When the last event was recorded, in milliseconds since 1970.
+fn last_recorded(connection: &Connection) -> rusqlite::Result<Option<i64>> {
+    let event: Option<String> = connection
+        .prepare_cached("SELECT event FROM events ORDER BY id DESC LIMIT 1")?
+        .query_row([], |row| row.get(0))
+        .optional()?;
+    Ok(event.as_deref().and_then(recorded_at))
 }
 
 /// Sets the connection up and makes the tables of a new file. The schema version it found.
@@ -489,9 +795,10 @@ struct Writer {
     /// Until the writer ends.
     checkpointer: Option<Checkpointer>,
     connection: Connection,
-    /// Whether the last transaction failed.
-    failing: bool,
-    _lock: Option<File>,
+    clock: Clock,
+    file: Arc<DataFile>,
+    /// A gateway's. Dropped after the connections.
+    lock: Option<File>,
 }
 
 impl Writer {
@@ -503,9 +810,7 @@ impl Writer {
                 let _ = answer.send(self.add_key(&key, rotation));
             }
             if !appends.is_empty() {
-                let written = self.transact(&appends);
-                self.failing = written.is_err();
-                let written = written.inspect_err(|error| {
+                let written = self.in_place(|writer| writer.transact(&appends)).inspect_err(|error| {
                     tracing::error!(%error, events = answers.len(), "the ledger could not be written");
                 });
                 let (outcomes, bytes) = written.ok().unzip();
@@ -517,14 +822,34 @@ impl Writer {
             self.answer_checks(checks);
         }
         self.checkpointer = None;
+        if !self.file.is_in_place() {
+            return;
+        }
         // Everything is durable already; this only leaves one tidy file behind.
-        if let Err(error) = self.connection.query_one("PRAGMA wal_checkpoint(TRUNCATE)", [], |_| Ok(())) {
+        let tidied = match self.lock.is_some() {
+            // What is folded whole needs no log.
+            true => set_open(&self.connection, false).and_then(|()| {
+                self.connection.set_db_config(DbConfig::SQLITE_DBCONFIG_NO_CKPT_ON_CLOSE, false).map(|_| ())
+            }),
+            false => self.connection.query_one("PRAGMA wal_checkpoint(PASSIVE)", [], |_| Ok(())),
+        };
+        if let Err(error) = tidied {
             tracing::warn!(%error, "the write-ahead log could not be folded into the data file");
         }
     }
 
+    /// Does `job` only while the open file is the one at its path. What was written to another one is not recorded.
+    fn in_place<T>(&mut self, job: impl FnOnce(&mut Self) -> rusqlite::Result<T>) -> Result<T, WriteError> {
+        if !self.file.is_in_place() {
+            return Err(WriteError::NotInPlace);
+        }
+        let done = job(self)?;
+        if self.file.is_in_place() { Ok(done) } else { Err(WriteError::NotInPlace) }
+    }
+
     fn add_key(&mut self, key: &SealedKey, rotation: Rotation) -> Result<(), StoreError> {
-        add_signing_key(&mut self.connection, key, rotation).map_err(|error| {
+        let added = self.in_place(|writer| add_signing_key(&mut writer.connection, key, rotation));
+        added.map_err(|error| {
             tracing::error!(%error, "a signing key could not be kept");
             StoreError::Unavailable
         })
@@ -533,27 +858,58 @@ impl Writer {
     /// What came of the appends, and how many bytes were recorded.
     fn transact(&mut self, appends: &[Append]) -> rusqlite::Result<(Outcomes, usize)> {
         let transaction = self.connection.transaction_with_behavior(TransactionBehavior::Immediate)?;
+        // Another process may have recorded something later than this one's clock shows.
+        if let Some(last) = last_recorded(&transaction)? {
+            self.clock.at_least(last);
+        }
+        let now = self.clock.millis();
         let writing = Writing { transaction: &transaction, bytes: 0 };
-        let mut batch = Batch::new(writing, SystemTime::now());
+        let mut batch = Batch::new(writing, now);
         let outcomes = appends.iter().map(|append| batch.append(append)).collect::<Result<_, _>>()?;
         let bytes = batch.finish()?.bytes;
+        prune(&transaction, now.div_euclid(1000), PRUNED.max(2 * appends.len()))?;
         transaction.commit()?;
         Ok((outcomes, bytes))
     }
 
-    /// After a failure only a write can tell whether writing works again.
+    /// Only a write can tell whether writing works.
     fn answer_checks(&mut self, checks: Vec<queue::Answer<()>>) {
         if checks.is_empty() {
             return;
         }
-        if self.failing {
-            self.failing = self.connection.pragma_update(None, "user_version", SCHEMA_VERSION).is_err();
+        let probed = self.in_place(|writer| probe(&writer.connection));
+        let works = probed.map_err(|error| {
+            tracing::error!(%error, "the ledger could not be written");
+            StoreError::Unavailable
+        });
+        if let (Ok(()), Some(checkpointer)) = (works, &mut self.checkpointer) {
+            checkpointer.recorded(PROBE_BYTES, &self.connection);
         }
-        let works = if self.failing { Err(StoreError::Unavailable) } else { Ok(()) };
         for answer in checks {
             let _ = answer.send(works);
         }
     }
+}
+
+/// Why nothing was recorded.
+#[derive(Debug, thiserror::Error)]
+enum WriteError {
+    #[error("the data file is no longer the one at its path")]
+    NotInPlace,
+    #[error(transparent)]
+    Sqlite(#[from] rusqlite::Error),
+}
+
+/// Removes some of the answers that are kept no longer at `now`, in seconds since 1970.
+fn prune(transaction: &Transaction<'_>, now: i64, limit: usize) -> rusqlite::Result<()> {
+    transaction
+        .prepare_cached(
+            "DELETE FROM answers WHERE rowid IN (
+                 SELECT rowid FROM answers INDEXED BY answers_by_end WHERE expires_at <= ?1 LIMIT ?2
+             )",
+        )?
+        .execute(params![now, i64::try_from(limit).unwrap_or(i64::MAX)])?;
+    Ok(())
 }
 
 /// What came of each append of a batch.
@@ -574,27 +930,38 @@ impl Rows for Writing<'_, '_> {
         tenant_id: &str,
         key_name: &str,
         idempotency_key: &str,
-    ) -> rusqlite::Result<Option<Answer>> {
+    ) -> rusqlite::Result<Option<KeptAnswer>> {
         self.transaction
-            .prepare_cached(
-                "SELECT fingerprint, answer FROM answers
-                 WHERE tenant_id = ?1 AND key_name = ?2 AND idempotency_key = ?3",
-            )?
+            .prepare_cached(ANSWER)?
             .query_row(params![tenant_id, key_name, idempotency_key], |row| {
-                Ok(Answer { fingerprint: row.get(0)?, answer: Bytes::from(row.get::<_, Vec<u8>>(1)?) })
+                Ok(KeptAnswer {
+                    fingerprint: row.get(0)?,
+                    answer: Bytes::from(row.get::<_, Vec<u8>>(1)?),
+                    expires_at: row.get(2)?,
+                    seq: from_sql(row.get(3)?),
+                    event: row.get(5)?,
+                    allowed_seq: row.get::<_, Option<i64>>(4)?.map(from_sql),
+                    allowed_event: row.get(6)?,
+                })
             })
             .optional()
     }
 
-    fn approval(&self, tenant_id: &str, id: &str) -> rusqlite::Result<Option<ApprovalStanding>> {
-        self.transaction
-            .prepare_cached(
-                "SELECT deadline, approved, spent FROM approvals WHERE tenant_id = ?1 AND id = ?2",
-            )?
-            .query_row(params![tenant_id, id], |row| {
-                Ok(ApprovalStanding { deadline: row.get(0)?, approved: row.get(1)?, spent: row.get(2)? })
-            })
-            .optional()
+    fn approval(&self, tenant_id: &str, id: &str) -> rusqlite::Result<Option<Approval>> {
+        find_approval(self.transaction, tenant_id, id)
+    }
+
+    fn approvals_for(
+        &self,
+        tenant_id: &str,
+        action_hash: &str,
+        asker: &str,
+    ) -> rusqlite::Result<Vec<Approval>> {
+        find_approvals_for(self.transaction, tenant_id, action_hash, asker)
+    }
+
+    fn manifest(&self, tenant_id: &str, tool_id: &str) -> rusqlite::Result<Option<String>> {
+        find_manifest(self.transaction, tenant_id, tool_id)
     }
 
     fn credential(&self, tenant_id: &str, tool_id: &str) -> rusqlite::Result<Option<String>> {
@@ -666,12 +1033,12 @@ impl Rows for Writing<'_, '_> {
                         decided.note
                     ])?;
             }
-            Effect::Open(approval) => {
+            Effect::Open { approval, .. } => {
                 self.transaction
                     .prepare_cached(
                         "INSERT INTO approvals (tenant_id, id, action_hash, tool, resource, args, goal, agent_id,
-                         user_id, reason_code, created_at, deadline)
-                         VALUES (?1, ?2, ?3, ?4, ?5, ?6, ?7, ?8, ?9, ?10, ?11, ?12)",
+                         user_id, reason_code, created_at, deadline, asker)
+                         VALUES (?1, ?2, ?3, ?4, ?5, ?6, ?7, ?8, ?9, ?10, ?11, ?12, ?13)",
                     )?
                     .execute(params![
                         tenant_id,
@@ -685,7 +1052,8 @@ impl Rows for Writing<'_, '_> {
                         approval.user_id,
                         approval.reason_code,
                         approval.created_at,
-                        approval.deadline
+                        approval.deadline,
+                        approval.asker
                     ])?;
             }
             Effect::Issue { jti, kid, expires_at } => {
@@ -706,8 +1074,10 @@ impl Rows for Writing<'_, '_> {
             Effect::SetCredential(credential) => {
                 self.transaction
                     .prepare_cached(
-                        "INSERT OR REPLACE INTO credentials (tenant_id, tool_id, id, sealed, set_at, expires_at)
-                         VALUES (?1, ?2, ?3, ?4, ?5, ?6)",
+                        "INSERT INTO credentials (tenant_id, tool_id, id, sealed, set_at, expires_at)
+                         VALUES (?1, ?2, ?3, ?4, ?5, ?6)
+                         ON CONFLICT (tenant_id, tool_id)
+                         DO UPDATE SET id = ?3, sealed = ?4, set_at = ?5, expires_at = ?6",
                     )?
                     .execute(params![
                         tenant_id,
@@ -731,16 +1101,27 @@ impl Rows for Writing<'_, '_> {
         &mut self,
         tenant_id: &Arc<str>,
         key_name: &Arc<str>,
-        once: &Once,
-        answer: &Bytes,
+        idempotency_key: &str,
+        kept: KeptAnswer,
     ) -> rusqlite::Result<()> {
-        self.bytes += answer.len();
+        self.bytes += kept.answer.len();
         self.transaction
             .prepare_cached(
-                "INSERT INTO answers (tenant_id, key_name, idempotency_key, fingerprint, answer)
-                 VALUES (?1, ?2, ?3, ?4, ?5)",
+                "INSERT INTO answers (tenant_id, key_name, idempotency_key, fingerprint, answer, expires_at, seq,
+                 allowed_seq) VALUES (?1, ?2, ?3, ?4, ?5, ?6, ?7, ?8)
+                 ON CONFLICT (tenant_id, key_name, idempotency_key)
+                 DO UPDATE SET fingerprint = ?4, answer = ?5, expires_at = ?6, seq = ?7, allowed_seq = ?8",
             )?
-            .execute(params![tenant_id, key_name, once.idempotency_key, once.fingerprint, answer.as_ref()])?;
+            .execute(params![
+                tenant_id,
+                key_name,
+                idempotency_key,
+                kept.fingerprint,
+                kept.answer.as_ref(),
+                kept.expires_at,
+                to_sql(kept.seq),
+                kept.allowed_seq.map(to_sql)
+            ])?;
         Ok(())
     }
 
@@ -755,9 +1136,9 @@ impl Rows for Writing<'_, '_> {
 /// A few connections that only read, on threads that may wait.
 #[derive(Debug)]
 struct Readers {
-    path: PathBuf,
     idle: Mutex<Vec<Connection>>,
     permits: Semaphore,
+    file: Arc<DataFile>,
 }
 
 impl Readers {
@@ -768,11 +1149,14 @@ impl Readers {
         let _permit = self.permits.acquire().await.map_err(|_| StoreError::Unavailable)?;
         let readers = Arc::clone(self);
         let done = tokio::task::spawn_blocking(move || {
+            if !readers.file.is_in_place() {
+                return Err(WriteError::NotInPlace);
+            }
             let idle = readers.idle().pop();
-            let connection = idle.map_or_else(|| connect_reader(&readers.path), Ok)?;
+            let connection = idle.map_or_else(|| connect_reader(readers.file.path()), Ok)?;
             let value = read(&connection)?;
             readers.idle().push(connection);
-            Ok::<_, rusqlite::Error>(value)
+            Ok(value)
         });
         match done.await {
             Ok(Ok(value)) => Ok(value),
@@ -804,7 +1188,7 @@ fn find_chain(
 
 fn find_passport(connection: &Connection, tenant_id: &str, jti: &str) -> rusqlite::Result<Option<Standing>> {
     connection
-        .prepare_cached("SELECT revoked, used FROM passports WHERE tenant_id = ?1 AND jti = ?2")?
+        .prepare_cached(PASSPORT)?
         .query_row(params![tenant_id, jti], |row| Ok(Standing { revoked: row.get(0)?, used: row.get(1)? }))
         .optional()
 }
@@ -816,12 +1200,36 @@ fn find_approval(connection: &Connection, tenant_id: &str, id: &str) -> rusqlite
         .optional()
 }
 
+/// Those that are not spent, the oldest first.
+fn find_approvals_for(
+    connection: &Connection,
+    tenant_id: &str,
+    action_hash: &str,
+    asker: &str,
+) -> rusqlite::Result<Vec<Approval>> {
+    let query =
+        format!("{APPROVAL} AND action_hash = ?2 AND asker = ?3 AND spent = 0 ORDER BY created_at, id");
+    let mut statement = connection.prepare_cached(&query)?;
+    statement.query_map(params![tenant_id, action_hash, asker], approval_of)?.collect()
+}
+
+fn find_manifest(
+    connection: &Connection,
+    tenant_id: &str,
+    tool_id: &str,
+) -> rusqlite::Result<Option<String>> {
+    connection
+        .prepare_cached("SELECT manifest_hash FROM manifests WHERE tenant_id = ?1 AND tool_id = ?2")?
+        .query_row(params![tenant_id, tool_id], |row| row.get(0))
+        .optional()
+}
+
 fn approval_of(row: &Row<'_>) -> rusqlite::Result<Approval> {
     let decided = match row.get(11)? {
         None => None,
         Some(approved) => Some(Decided { approved, by: row.get(12)?, at: row.get(13)?, note: row.get(14)? }),
     };
-    Ok(Approval {
+    let approval = Approval {
         id: row.get(0)?,
         action_hash: row.get(1)?,
         tool: row.get(2)?,
@@ -835,7 +1243,10 @@ fn approval_of(row: &Row<'_>) -> rusqlite::Result<Approval> {
         deadline: row.get(10)?,
         decided,
         spent: row.get(15)?,
-    })
+        asker: row.get(16)?,
+        proven: false,
+    };
+    Ok(hold_to_ledger(approval, row.get::<_, Option<String>>(17)?.as_deref(), row.get(18)?))
 }
 
 fn find_credential(

@@ -187,6 +187,21 @@ pub fn text<'j>(json: &'j Json, path: &str) -> Option<&'j str> {
     path.split('.').try_fold(json, |json, name| json.member(name)).and_then(Json::as_str)
 }
 
+/// That an answer is an earlier one again, and says so.
+#[track_caller]
+pub fn assert_repeats(again: &Json, first: &Json) {
+    assert_eq!(again.member("replayed"), Some(&Json::Bool(true)), "{again}");
+    let age = again.member("replay_age_ms").unwrap().to_string();
+    assert!(age.parse::<u64>().is_ok(), "{age}");
+    let without = |answer: &Json| -> Vec<(String, Json)> {
+        let members = answer.as_object().unwrap().iter();
+        let mut members: Vec<_> = members.filter(|(name, _)| !name.starts_with("replay")).cloned().collect();
+        members.sort_by(|(one, _), (other, _)| one.cmp(other));
+        members
+    };
+    assert_eq!(without(again), without(first));
+}
+
 /// A refund of this many cents.
 pub fn refund(amount: &str, more: &str) -> String {
     format!(

@@ -16,6 +16,7 @@ use std::error::Error;
 use std::sync::{Arc, Mutex, MutexGuard, PoisonError};
 use std::time::{Duration, Instant};
 
+use actpass_core::{Json, canonical_json};
 use async_trait::async_trait;
 use tokio::task::JoinHandle;
 use tokio_postgres::Client;
@@ -28,8 +29,10 @@ use self::reading::{
 pub(super) use self::reading::{read_chain, read_keys};
 use self::text::{Kept, Text};
 use self::writing::Writer;
+use super::batch::live;
 use super::queue::{Job, Jobs};
 use super::{Append, Appended, Approval, Rotation, Standing, Store, StoreError, StoredEvent};
+use crate::clock::{Clock, millis_of};
 use crate::ledger::Head;
 use crate::passport::SealedKey;
 use crate::vault::SealedCredential;
@@ -98,10 +101,19 @@ impl PostgresStore {
     ///
     /// If it cannot be reached or used, or a newer version made its tables.
     pub async fn open(database: Database) -> Result<Self, DatabaseError> {
+        Self::open_with(database, Clock::default()).await
+    }
+
+    /// As [`PostgresStore::open`]; events get the time of `clock`, or the server's if that is later.
+    ///
+    /// # Errors
+    ///
+    /// As [`PostgresStore::open`].
+    pub async fn open_with(database: Database, clock: Clock) -> Result<Self, DatabaseError> {
         let mut client = database.connect().await?;
         warn_of_risks(&client).await;
         schema::bring_forward(&mut client, &database).await?;
-        Self::open_beside(database).await
+        Self::start(database, clock).await
     }
 
     /// Connects to a database whose tables are there. For what an operator does from the command line.
@@ -110,8 +122,12 @@ impl PostgresStore {
     ///
     /// As [`PostgresStore::open`]; if its tables are those of another version.
     pub async fn open_beside(database: Database) -> Result<Self, DatabaseError> {
+        Self::start(database, Clock::default()).await
+    }
+
+    async fn start(database: Database, clock: Clock) -> Result<Self, DatabaseError> {
         let server = Arc::new(Server { database, trouble: Mutex::default() });
-        let writer = Writer::open(Arc::clone(&server)).await?;
+        let writer = Writer::open(Arc::clone(&server), clock).await?;
         let (jobs, queue) = Jobs::new();
         let readers = Readers::new(server);
         Ok(Self { jobs, readers, writer: Mutex::new(Some(tokio::spawn(writer.run(queue)))) })
@@ -158,6 +174,43 @@ impl Store for PostgresStore {
     async fn approved_manifest(&self, tenant_id: &str, tool_id: &str) -> Result<Option<String>, StoreError> {
         let rows = self.readers.read(|reader| &reader.manifest, &[&Text(tenant_id), &Text(tool_id)]).await?;
         first(&rows, |row| Ok(row.try_get::<_, Kept>(0)?.0))
+    }
+
+    async fn live_approval(
+        &self,
+        tenant_id: &str,
+        action_hash: &str,
+        asker: &str,
+        now: i64,
+    ) -> Result<Option<Approval>, StoreError> {
+        let rows = self
+            .readers
+            .read(|reader| &reader.live_approval, &[&Text(tenant_id), &action_hash, &Text(asker)])
+            .await?;
+        Ok(live(all(&rows, approval_of)?, now))
+    }
+
+    async fn last_tool_event(
+        &self,
+        tenant_id: &str,
+        chain_id: &str,
+        tool_id: &str,
+    ) -> Result<Option<String>, StoreError> {
+        // As it is between the quotes of the event's JSON.
+        let tool_id = canonical_json(&Json::from(tool_id)).map_err(|_| StoreError::NotCanonical)?;
+        let tool_id = String::from_utf8_lossy(&tool_id);
+        let tool_id = tool_id.strip_prefix('"').and_then(|text| text.strip_suffix('"')).unwrap_or_default();
+        let rows = self
+            .readers
+            .read(|reader| &reader.tool_event, &[&Text(tenant_id), &Text(chain_id), &tool_id])
+            .await?;
+        first(&rows, |row| row.try_get(0))
+    }
+
+    async fn last_recorded(&self) -> Result<Option<i64>, StoreError> {
+        let rows = self.readers.read(|reader| &reader.last_recorded, &[]).await?;
+        let text: Option<Option<String>> = first(&rows, |row| row.try_get(0))?;
+        Ok(text.flatten().as_deref().and_then(millis_of))
     }
 
     async fn passport(&self, tenant_id: &str, jti: &str) -> Result<Option<Standing>, StoreError> {

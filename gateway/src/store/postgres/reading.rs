@@ -6,7 +6,9 @@ use tokio::sync::Semaphore;
 use tokio_postgres::types::ToSql;
 use tokio_postgres::{Client, Row, Statement};
 
+use super::super::proof::hold_to_ledger;
 use super::super::{Approval, Decided, OpenError, StoreError, StoredEvent};
+use super::schema::{member, of_approval, of_passport, of_tool, spends};
 use super::text::{Kept, Text};
 use super::{DEADLINE, Database, DatabaseError, PLANS, Server, describe, from_sql, to_sql};
 use crate::ledger::Head;
@@ -20,10 +22,70 @@ const READERS: usize = 4;
 pub(super) const PAGE_EVENTS: i64 = 512;
 pub(super) const PAGE_BYTES: i64 = 1 << 20;
 
-/// The columns that [`approval_of`] reads.
-const APPROVAL: &str =
-    "SELECT id, action_hash, tool, resource, args, goal, agent_id, user_id, reason_code, created_at,
-    deadline, approved, decided_by, decided_at, note, spent FROM actpass.approvals WHERE tenant_id = $1";
+/// The chain of decisions of the tenant of a row.
+macro_rules! decisions_of {
+    ($row:literal) => {
+        concat!(
+            "(SELECT id FROM actpass.chains WHERE chains.tenant_id = ",
+            $row,
+            ".tenant_id AND chains.chain_id = 'decisions')"
+        )
+    };
+}
+
+/// The columns that [`approval_of`] reads, of rows called `approvals`.
+macro_rules! approval_columns {
+    () => {
+        concat!(
+            "SELECT approvals.id, action_hash, tool, resource, args, goal, agent_id, user_id, reason_code, created_at,
+            deadline, approved, decided_by, decided_at, note, spent, asker,
+            (SELECT event FROM actpass.events WHERE chain = ",
+            decisions_of!("approvals"),
+            " AND ",
+            member!("approval_request_id"),
+            " = approvals.id AND ",
+            of_approval!(),
+            r#" AND strpos(event, '"event_type":"approval.') > 0 ORDER BY seq LIMIT 1),
+            EXISTS (SELECT FROM actpass.events WHERE chain = "#,
+            decisions_of!("approvals"),
+            " AND ",
+            member!("approval_request_id"),
+            " = approvals.id AND ",
+            of_approval!(),
+            " AND ",
+            spends!(),
+            "), approvals.tenant_id"
+        )
+    };
+}
+
+/// The statement with which [`approval_of`] reads.
+const APPROVAL: &str = concat!(approval_columns!(), " FROM actpass.approvals WHERE tenant_id = $1");
+
+/// What became of a passport, by its row and by the ledger; of rows called `passports`.
+macro_rules! passport_standing {
+    () => {
+        concat!(
+            "revoked OR EXISTS (SELECT FROM actpass.events WHERE chain = ",
+            decisions_of!("passports"),
+            " AND ",
+            member!("passport_jti"),
+            " = passports.jti AND ",
+            of_passport!(),
+            r#" AND strpos(event, '"event_type":"passport.revoked"') > 0),
+            used OR EXISTS (SELECT FROM actpass.events WHERE chain = "#,
+            decisions_of!("passports"),
+            " AND ",
+            member!("passport_jti"),
+            " = passports.jti AND ",
+            of_passport!(),
+            " AND ",
+            spends!(),
+            ")"
+        )
+    };
+}
+pub(super) use {approval_columns, decisions_of, passport_standing};
 
 /// The columns that [`credential_of`] reads.
 const CREDENTIAL: &str =
@@ -98,11 +160,14 @@ pub(super) struct Reading {
     pub(super) credentials: Statement,
     pub(super) events: Statement,
     pub(super) head: Statement,
+    pub(super) last_recorded: Statement,
+    pub(super) live_approval: Statement,
     pub(super) manifest: Statement,
     pub(super) nothing: Statement,
     pub(super) passport: Statement,
     pub(super) pending: Statement,
     pub(super) signing_keys: Statement,
+    pub(super) tool_event: Statement,
 }
 
 impl Reading {
@@ -140,12 +205,28 @@ impl Reading {
                      WHERE tenant_id = $1 AND chain_id = $2 AND length > 0",
                 )
                 .await?,
+            last_recorded: client
+                .prepare(concat!(
+                    "SELECT max(",
+                    member!("created_at"),
+                    ") FROM actpass.chains JOIN actpass.events ON chain = chains.id AND seq = chains.length"
+                ))
+                .await?,
+            live_approval: client
+                .prepare(&format!(
+                    "{APPROVAL} AND action_hash = $2 AND asker = $3 AND NOT spent ORDER BY created_at, id"
+                ))
+                .await?,
             manifest: client
                 .prepare("SELECT manifest_hash FROM actpass.manifests WHERE tenant_id = $1 AND tool_id = $2")
                 .await?,
             nothing: client.prepare("SELECT 1").await?,
             passport: client
-                .prepare("SELECT revoked, used FROM actpass.passports WHERE tenant_id = $1 AND jti = $2")
+                .prepare(concat!(
+                    "SELECT ",
+                    passport_standing!(),
+                    " FROM actpass.passports WHERE tenant_id = $1 AND jti = $2"
+                ))
                 .await?,
             pending: client
                 .prepare(&format!(
@@ -154,6 +235,16 @@ impl Reading {
                 .await?,
             signing_keys: client
                 .prepare("SELECT kid, sealed, active, needed_until FROM actpass.signing_keys ORDER BY id")
+                .await?,
+            tool_event: client
+                .prepare(concat!(
+                    "SELECT event FROM actpass.events
+                     WHERE chain = (SELECT id FROM actpass.chains WHERE tenant_id = $1 AND chain_id = $2) AND ",
+                    member!("tool_id"),
+                    " = $3 AND ",
+                    of_tool!(),
+                    " ORDER BY seq DESC LIMIT 1"
+                ))
                 .await?,
             client,
         })
@@ -245,7 +336,7 @@ pub(super) fn approval_of(row: &Row) -> Result<Approval, tokio_postgres::Error> 
             Some(Decided { approved, by: text(12)?, at: row.try_get(13)?, note: optional(14)? })
         }
     };
-    Ok(Approval {
+    let approval = Approval {
         id: text(0)?,
         action_hash: row.try_get(1)?,
         tool: text(2)?,
@@ -259,7 +350,10 @@ pub(super) fn approval_of(row: &Row) -> Result<Approval, tokio_postgres::Error> 
         deadline: row.try_get(10)?,
         decided,
         spent: row.try_get(15)?,
-    })
+        asker: text(16)?,
+        proven: false,
+    };
+    Ok(hold_to_ledger(approval, row.try_get(17)?, row.try_get(18)?))
 }
 
 pub(super) fn credential_of(row: &Row) -> Result<SealedCredential, tokio_postgres::Error> {

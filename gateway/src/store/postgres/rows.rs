@@ -4,10 +4,9 @@
 use std::collections::{HashMap, HashSet};
 use std::sync::Arc;
 
-use bytes::Bytes;
-
-use super::super::batch::{Answer, ApprovalStanding, Rows};
-use super::super::{Append, Approval, Binding, Claim, Decided, Effect, Once, Standing};
+use super::super::batch::Rows;
+use super::super::proof::KeptAnswer;
+use super::super::{Append, Approval, Basis, Binding, Claim, Effect, Once, Pinned, Standing};
 use crate::ledger::{Draft, Head, Sealed};
 use crate::vault::SealedCredential;
 
@@ -20,6 +19,10 @@ pub(super) type AskedBy = (Arc<str>, Arc<str>, String);
 /// What a batch will read.
 #[derive(Debug, Default)]
 pub(super) struct Needs {
+    /// Tenant, hash of the action and asker of requests that may be open.
+    pub(super) actions: HashSet<(Arc<str>, String, String)>,
+    /// Tools whose manifest it is about.
+    pub(super) manifests: HashSet<Name>,
     pub(super) chains: HashSet<Name>,
     pub(super) answers: HashSet<AskedBy>,
     pub(super) approvals: HashSet<Name>,
@@ -32,14 +35,21 @@ pub(super) struct Needs {
 impl Needs {
     pub(super) fn of(appends: &[Append]) -> Self {
         let mut needs = Self::default();
-        for Append { event, once, claims, binding, effect } in appends {
+        for Append { event, once, claims, binding, manifest, holds_until: _, effect } in appends {
             needs.tenants.insert(Arc::clone(&event.tenant_id));
             let of_tenant = |name: &str| (Arc::clone(&event.tenant_id), name.to_owned());
             let chain_of = |event: &Draft| of_tenant(&event.chain_id);
             needs.chains.insert(chain_of(event));
-            if let Some(Once { idempotency_key, .. }) = once {
+            if let Some(Once { idempotency_key, repeats, .. }) = once {
                 let (tenant_id, key) = of_tenant(idempotency_key);
                 needs.answers.insert((tenant_id, Arc::clone(&event.key_name), key));
+                if let Some(Basis { approval, passport }) = repeats {
+                    needs.approvals.extend(approval.as_deref().map(of_tenant));
+                    needs.passports.extend(passport.as_deref().map(of_tenant));
+                }
+            }
+            if let Some(Pinned { tool_id, .. }) = manifest {
+                needs.manifests.insert(of_tenant(tool_id));
             }
             if let Some(Binding { tool_id, .. }) = binding {
                 needs.credentials.insert(of_tenant(tool_id));
@@ -48,7 +58,7 @@ impl Needs {
                 match claim {
                     Claim::Approval { id, spent } => {
                         needs.approvals.insert(of_tenant(id));
-                        needs.chains.insert(chain_of(&spent.event));
+                        needs.chains.extend(spent.as_ref().map(|spent| chain_of(&spent.event)));
                     }
                     Claim::Passport { jti, replayed, revoked } => {
                         needs.passports.insert(of_tenant(jti));
@@ -61,6 +71,11 @@ impl Needs {
                 Some(Effect::Decide { id, .. }) => {
                     needs.approvals.insert(of_tenant(id));
                 }
+                Some(Effect::Open { approval, alone: true }) => {
+                    let Approval { action_hash, asker, .. } = &**approval;
+                    let tenant_id = Arc::clone(&event.tenant_id);
+                    needs.actions.insert((tenant_id, action_hash.clone(), asker.clone()));
+                }
                 Some(Effect::Revoke { jti }) => {
                     needs.passports.insert(of_tenant(jti));
                 }
@@ -70,7 +85,7 @@ impl Needs {
                 Some(
                     Effect::ApproveManifest { .. }
                     | Effect::Issue { .. }
-                    | Effect::Open(_)
+                    | Effect::Open { alone: false, .. }
                     | Effect::SetCredential(_),
                 )
                 | None => {}
@@ -83,11 +98,13 @@ impl Needs {
 /// What a batch read, and what it has to write.
 #[derive(Debug, Default)]
 pub(super) struct Loaded {
-    pub(super) answers: HashMap<AskedBy, Answer>,
+    pub(super) answers: HashMap<AskedBy, KeptAnswer>,
     pub(super) approvals: HashMap<Name, LoadedApproval>,
     pub(super) chains: HashMap<Name, (i64, Head)>,
     /// The id of the credential that a tool has.
     pub(super) credentials: HashMap<Name, String>,
+    /// The manifests that were approved last.
+    pub(super) approved: HashMap<Name, String>,
     pub(super) passports: HashMap<Name, LoadedPassport>,
 
     /// The credentials of tools that have other ones now, or none.
@@ -96,7 +113,7 @@ pub(super) struct Loaded {
     pub(super) events: Vec<(i64, i64, String)>,
     pub(super) heads: Vec<(i64, Head)>,
     /// Which of the answers are new.
-    pub(super) kept: Vec<AskedBy>,
+    pub(super) kept: HashSet<AskedBy>,
     pub(super) manifests: HashMap<Name, String>,
     /// Until when a signing key is needed.
     pub(super) needed: HashMap<String, i64>,
@@ -105,9 +122,7 @@ pub(super) struct Loaded {
 
 #[derive(Debug)]
 pub(super) struct LoadedApproval {
-    pub(super) standing: ApprovalStanding,
-    /// What was decided in this batch.
-    pub(super) decided: Option<Decided>,
+    pub(super) approval: Approval,
     pub(super) is_changed: bool,
 }
 
@@ -132,13 +147,29 @@ impl Rows for Loaded {
         tenant_id: &str,
         key_name: &str,
         idempotency_key: &str,
-    ) -> Result<Option<Answer>, NotLoaded> {
+    ) -> Result<Option<KeptAnswer>, NotLoaded> {
         let asked_by = (tenant_id.into(), key_name.into(), idempotency_key.to_owned());
         Ok(self.answers.get(&asked_by).cloned())
     }
 
-    fn approval(&self, tenant_id: &str, id: &str) -> Result<Option<ApprovalStanding>, NotLoaded> {
-        Ok(self.approvals.get(&name(tenant_id, id)).map(|approval| approval.standing))
+    fn approval(&self, tenant_id: &str, id: &str) -> Result<Option<Approval>, NotLoaded> {
+        Ok(self.approvals.get(&name(tenant_id, id)).map(|found| found.approval.clone()))
+    }
+
+    fn approvals_for(
+        &self,
+        tenant_id: &str,
+        action_hash: &str,
+        asker: &str,
+    ) -> Result<Vec<Approval>, NotLoaded> {
+        let is_for = |approval: &Approval| approval.action_hash == action_hash && approval.asker == asker;
+        let of_tenant = self.approvals.iter().filter(|((tenant, _), _)| **tenant == *tenant_id);
+        let approvals = of_tenant.map(|(_, found)| &found.approval).filter(|approval| is_for(approval));
+        Ok(approvals.cloned().collect())
+    }
+
+    fn manifest(&self, tenant_id: &str, tool_id: &str) -> Result<Option<String>, NotLoaded> {
+        Ok(self.approved.get(&name(tenant_id, tool_id)).cloned())
     }
 
     fn credential(&self, tenant_id: &str, tool_id: &str) -> Result<Option<String>, NotLoaded> {
@@ -162,7 +193,7 @@ impl Rows for Loaded {
         match claim {
             Claim::Approval { id, .. } => {
                 let approval = self.approvals.get_mut(&name(tenant_id, id)).ok_or(NotLoaded)?;
-                approval.standing.spent = true;
+                approval.approval.spent = true;
                 approval.is_changed = true;
             }
             Claim::Passport { jti, .. } => {
@@ -178,17 +209,18 @@ impl Rows for Loaded {
         let of_tenant = |name: &str| (Arc::clone(tenant_id), name.to_owned());
         match effect {
             Effect::ApproveManifest { tool_id, hash } => {
+                self.approved.insert(of_tenant(tool_id), hash.clone());
                 self.manifests.insert(of_tenant(tool_id), hash.clone());
             }
             Effect::Decide { id, decided } => {
                 let approval = self.approvals.get_mut(&of_tenant(id)).ok_or(NotLoaded)?;
-                approval.standing.approved = Some(decided.approved);
-                approval.decided = Some(decided.clone());
+                approval.approval.decided = Some(decided.clone());
+                // Its event is part of the same transaction.
+                approval.approval.proven = true;
                 approval.is_changed = true;
             }
-            Effect::Open(approval) => {
-                let standing = ApprovalStanding { deadline: approval.deadline, approved: None, spent: false };
-                let opened = LoadedApproval { standing, decided: None, is_changed: false };
+            Effect::Open { approval, .. } => {
+                let opened = LoadedApproval { approval: Approval::clone(approval), is_changed: false };
                 self.approvals.insert(of_tenant(&approval.id), opened);
                 self.opened.push((Arc::clone(tenant_id), Approval::clone(approval)));
             }
@@ -224,13 +256,12 @@ impl Rows for Loaded {
         &mut self,
         tenant_id: &Arc<str>,
         key_name: &Arc<str>,
-        once: &Once,
-        answer: &Bytes,
+        idempotency_key: &str,
+        kept: KeptAnswer,
     ) -> Result<(), NotLoaded> {
-        let asked_by = (Arc::clone(tenant_id), Arc::clone(key_name), once.idempotency_key.clone());
-        self.kept.push(asked_by.clone());
-        let answer = Answer { fingerprint: once.fingerprint.to_vec(), answer: answer.clone() };
-        self.answers.insert(asked_by, answer);
+        let asked_by = (Arc::clone(tenant_id), Arc::clone(key_name), idempotency_key.to_owned());
+        self.kept.insert(asked_by.clone());
+        self.answers.insert(asked_by, kept);
         Ok(())
     }
 

@@ -6,10 +6,10 @@ use tokio_postgres::error::SqlState;
 use super::{Database, DatabaseError, describe};
 
 /// The form of the data that this version reads and writes.
-pub(super) const SCHEMA_VERSION: i32 = 1;
+pub(super) const SCHEMA_VERSION: i32 = 2;
 
 /// What leads to each version from the one before; the first from nothing.
-const MIGRATIONS: [&str; 1] = [FIRST];
+const MIGRATIONS: [&str; 2] = [FIRST, PROOFS];
 
 /// What holds off whoever else would bring the same tables forward.
 const LOCK: i64 = 0x0061_6374_7061_7373;
@@ -112,6 +112,166 @@ FOR EACH STATEMENT EXECUTE FUNCTION actpass.refuse_change();
 ALTER TABLE actpass.events ENABLE ALWAYS TRIGGER events_are_not_changed;
 ALTER TABLE actpass.events ENABLE ALWAYS TRIGGER events_are_not_removed;
 "#;
+
+/// An event that used up what it names, as text: an `allow` in a mode that spends.
+macro_rules! spends {
+    () => {
+        r#"(strpos(event, '"event_type":"decision"') > 0 AND strpos(event, '"decision":"allow"') > 0
+            AND (strpos(event, '"mode":"enforce"') > 0 OR strpos(event, '"mode":"strict"') > 0))"#
+    };
+}
+
+/// The events that decide or spend an approval. A quote within a string is escaped in JSON, so a client's text is no
+/// match.
+macro_rules! of_approval {
+    () => {
+        concat!(
+            r#"(strpos(event, '"approval_request_id":"') > 0
+                AND (strpos(event, '"event_type":"approval.') > 0 OR "#,
+            spends!(),
+            "))"
+        )
+    };
+}
+
+/// The events that issue, revoke or spend a passport.
+macro_rules! of_passport {
+    () => {
+        concat!(
+            r#"(strpos(event, '"passport_jti":"') > 0
+                AND (strpos(event, '"event_type":"passport.') > 0 OR "#,
+            spends!(),
+            "))"
+        )
+    };
+}
+
+/// The events that approve a manifest, or set or remove a credential.
+macro_rules! of_tool {
+    () => {
+        r#"(strpos(event, '"event_type":"tool.approved"') > 0 OR strpos(event, '"event_type":"credential.') > 0)"#
+    };
+}
+
+/// A member of an event that is a string, as its JSON has it between the quotes.
+macro_rules! member {
+    ($name:literal) => {
+        concat!(r#"substring(event from '""#, $name, r#"":"((?:[^"\\]|\\.)*)"')"#)
+    };
+}
+pub(super) use {member, of_approval, of_passport, of_tool, spends};
+
+/// Answers that end, approvals that are found by their action, indexes by which rows are held to the ledger, and triggers
+/// against every statement that would change what is only added to.
+const PROOFS: &str = concat!(
+    r#"
+ALTER TABLE actpass.answers ADD COLUMN expires_at bigint NOT NULL DEFAULT 0;
+ALTER TABLE actpass.answers ADD COLUMN seq bigint NOT NULL DEFAULT 0;
+ALTER TABLE actpass.answers ADD COLUMN allowed_seq bigint;
+UPDATE actpass.answers SET expires_at = extract(epoch FROM clock_timestamp())::bigint + 86400,
+    allowed_seq = CASE WHEN substring(answer FROM 1 FOR 19) = convert_to('{"decision":"allow"', 'UTF8') THEN 0 END;
+CREATE INDEX answers_by_end ON actpass.answers (expires_at);
+
+ALTER TABLE actpass.approvals ADD COLUMN asker text COLLATE "C" NOT NULL DEFAULT '';
+CREATE INDEX approvals_by_action ON actpass.approvals (tenant_id, action_hash) WHERE NOT spent;
+
+CREATE INDEX events_by_approval ON actpass.events (chain, ("#,
+    member!("approval_request_id"),
+    "), seq) WHERE ",
+    of_approval!(),
+    ";\nCREATE INDEX events_by_passport ON actpass.events (chain, (",
+    member!("passport_jti"),
+    "), seq) WHERE ",
+    of_passport!(),
+    ";\nCREATE INDEX events_by_tool ON actpass.events (chain, (",
+    member!("tool_id"),
+    "), seq) WHERE ",
+    of_tool!(),
+    r#";
+
+CREATE TABLE actpass.probe (
+    id   integer PRIMARY KEY CHECK (id = 1),
+    data bytea NOT NULL
+);
+INSERT INTO actpass.probe (id, data) VALUES (1, '');
+
+CREATE TRIGGER chains_are_not_removed BEFORE DELETE OR TRUNCATE ON actpass.chains
+FOR EACH STATEMENT EXECUTE FUNCTION actpass.refuse_change();
+
+CREATE FUNCTION actpass.only_grow() RETURNS trigger LANGUAGE plpgsql AS
+$$ BEGIN
+    IF (NEW.id, NEW.tenant_id, NEW.chain_id) IS DISTINCT FROM (OLD.id, OLD.tenant_id, OLD.chain_id)
+        OR NEW.length < OLD.length THEN
+        RAISE EXCEPTION 'the ledger is append-only';
+    END IF;
+    RETURN NEW;
+END $$;
+
+CREATE TRIGGER chains_only_grow BEFORE UPDATE ON actpass.chains
+FOR EACH ROW EXECUTE FUNCTION actpass.only_grow();
+
+CREATE FUNCTION actpass.refuse_removal() RETURNS trigger LANGUAGE plpgsql AS
+$$ BEGIN RAISE EXCEPTION 'this table is added to and never removed from'; END $$;
+
+CREATE TRIGGER approvals_are_not_removed BEFORE DELETE OR TRUNCATE ON actpass.approvals
+FOR EACH STATEMENT EXECUTE FUNCTION actpass.refuse_removal();
+
+CREATE TRIGGER passports_are_not_removed BEFORE DELETE OR TRUNCATE ON actpass.passports
+FOR EACH STATEMENT EXECUTE FUNCTION actpass.refuse_removal();
+
+CREATE TRIGGER signing_keys_are_not_removed BEFORE DELETE OR TRUNCATE ON actpass.signing_keys
+FOR EACH STATEMENT EXECUTE FUNCTION actpass.refuse_removal();
+
+CREATE FUNCTION actpass.decide_once() RETURNS trigger LANGUAGE plpgsql AS
+$$ BEGIN
+    IF (NEW.tenant_id, NEW.id, NEW.action_hash, NEW.tool, NEW.resource, NEW.args, NEW.goal, NEW.agent_id, NEW.user_id,
+            NEW.reason_code, NEW.created_at, NEW.deadline, NEW.asker)
+        IS DISTINCT FROM (OLD.tenant_id, OLD.id, OLD.action_hash, OLD.tool, OLD.resource, OLD.args, OLD.goal,
+            OLD.agent_id, OLD.user_id, OLD.reason_code, OLD.created_at, OLD.deadline, OLD.asker)
+        OR (OLD.spent AND NOT NEW.spent)
+        OR (OLD.approved IS NOT NULL AND (NEW.approved, NEW.decided_by, NEW.decided_at, NEW.note)
+            IS DISTINCT FROM (OLD.approved, OLD.decided_by, OLD.decided_at, OLD.note)) THEN
+        RAISE EXCEPTION 'an approval stays as it was decided';
+    END IF;
+    RETURN NEW;
+END $$;
+
+CREATE TRIGGER approvals_are_decided_once BEFORE UPDATE ON actpass.approvals
+FOR EACH ROW EXECUTE FUNCTION actpass.decide_once();
+
+CREATE FUNCTION actpass.stay_used() RETURNS trigger LANGUAGE plpgsql AS
+$$ BEGIN
+    IF (NEW.tenant_id, NEW.jti, NEW.expires_at) IS DISTINCT FROM (OLD.tenant_id, OLD.jti, OLD.expires_at)
+        OR (OLD.used AND NOT NEW.used) OR (OLD.revoked AND NOT NEW.revoked) THEN
+        RAISE EXCEPTION 'a passport stays used and revoked';
+    END IF;
+    RETURN NEW;
+END $$;
+
+CREATE TRIGGER passports_stay_used BEFORE UPDATE ON actpass.passports
+FOR EACH ROW EXECUTE FUNCTION actpass.stay_used();
+
+CREATE FUNCTION actpass.keep_key() RETURNS trigger LANGUAGE plpgsql AS
+$$ BEGIN
+    IF (NEW.id, NEW.kid, NEW.sealed) IS DISTINCT FROM (OLD.id, OLD.kid, OLD.sealed) THEN
+        RAISE EXCEPTION 'a signing key stays as it was made';
+    END IF;
+    RETURN NEW;
+END $$;
+
+CREATE TRIGGER signing_keys_are_not_changed BEFORE UPDATE ON actpass.signing_keys
+FOR EACH ROW EXECUTE FUNCTION actpass.keep_key();
+
+ALTER TABLE actpass.chains ENABLE ALWAYS TRIGGER chains_are_not_removed;
+ALTER TABLE actpass.chains ENABLE ALWAYS TRIGGER chains_only_grow;
+ALTER TABLE actpass.approvals ENABLE ALWAYS TRIGGER approvals_are_not_removed;
+ALTER TABLE actpass.approvals ENABLE ALWAYS TRIGGER approvals_are_decided_once;
+ALTER TABLE actpass.passports ENABLE ALWAYS TRIGGER passports_are_not_removed;
+ALTER TABLE actpass.passports ENABLE ALWAYS TRIGGER passports_stay_used;
+ALTER TABLE actpass.signing_keys ENABLE ALWAYS TRIGGER signing_keys_are_not_removed;
+ALTER TABLE actpass.signing_keys ENABLE ALWAYS TRIGGER signing_keys_are_not_changed;
+"#
+);
 
 /// Makes the tables of a new database, or brings those of an older version forward: whole or not at all, by one gateway
 /// while others wait.

@@ -3,7 +3,7 @@
 use std::collections::{BTreeSet, HashSet};
 use std::error::Error;
 use std::sync::Arc;
-use std::time::{Duration, SystemTime};
+use std::time::{Duration, SystemTime, UNIX_EPOCH};
 
 use bytes::Bytes;
 use futures_util::future::{try_join_all, try_join3};
@@ -13,12 +13,16 @@ use tokio_postgres::error::{Severity, SqlState};
 use tokio_postgres::types::ToSql;
 use tokio_postgres::{Client, Row, Statement};
 
-use super::super::batch::{Answer, ApprovalStanding, Batch};
+use super::super::batch::Batch;
+use super::super::proof::KeptAnswer;
 use super::super::queue::{self, Job, Round};
 use super::super::{Append, Appended, Approval, Rotation, Standing, StoreError};
+use super::reading::{approval_columns, approval_of, decisions_of, passport_standing};
 use super::rows::{self, Loaded, LoadedApproval, LoadedPassport, Needs};
+use super::schema::{member, of_approval, of_passport, spends};
 use super::text::{Kept, Text};
 use super::{DEADLINE, DatabaseError, PLANS, Server, describe, from_sql, to_sql};
+use crate::clock::{Clock, millis_of};
 use crate::ledger::{GENESIS, Head};
 use crate::passport::SealedKey;
 
@@ -31,12 +35,21 @@ const PAUSE: Duration = Duration::from_millis(5);
 /// How many bytes of events go to the server in one statement.
 const INSERT_BYTES: usize = 4 << 20;
 
+/// How many answers that are kept no longer are removed after a batch, beside as many as the batch adds.
+const PRUNED: usize = 64;
+
+/// How many bytes a check writes: more than an ordinary decision.
+const PROBE_BYTES: usize = 16 * 1024;
+
 /// What writes: one task, which does one thing after the other.
 pub(super) struct Writer {
     server: Arc<Server>,
     connection: Option<Writing>,
-    /// Whether the last transaction failed.
-    failing: bool,
+    clock: Clock,
+    /// Whether it was said that answers cannot be removed.
+    cannot_prune: bool,
+    /// Whether it was said that the probe cannot be written.
+    cannot_probe: bool,
 }
 
 /// Why nothing may be answered.
@@ -82,9 +95,9 @@ impl Failure {
 
 impl Writer {
     /// A writer that is connected.
-    pub(super) async fn open(server: Arc<Server>) -> Result<Self, DatabaseError> {
+    pub(super) async fn open(server: Arc<Server>, clock: Clock) -> Result<Self, DatabaseError> {
         let connection = Some(Writing::open(&server).await?);
-        Ok(Self { server, connection, failing: false })
+        Ok(Self { server, connection, clock, cannot_prune: false, cannot_probe: false })
     }
 
     /// Works until told to stop, or until nobody is left to ask for anything.
@@ -96,9 +109,13 @@ impl Writer {
                 let _ = answer.send(added.ok_or(StoreError::Unavailable));
             }
             if !appends.is_empty() {
+                let added = appends.len();
                 let outcomes = self.in_time(async |writer| writer.transact(appends).await).await;
-                self.failing = outcomes.is_none();
+                let worked = outcomes.is_some();
                 queue::answer_all(answers, outcomes);
+                if worked {
+                    self.prune(added).await;
+                }
             }
             if !checks.is_empty() {
                 let works = self.in_time(async |writer| writer.check().await).await;
@@ -132,10 +149,11 @@ impl Writer {
     /// Runs all of `appends` in one transaction, and again if another gateway or a lost connection undid it.
     async fn transact(&mut self, appends: Vec<Append>) -> Result<Vec<Result<Appended, StoreError>>, Failure> {
         let appends = Arc::new(appends);
+        let clock = self.clock.clone();
         let mut attempt = 1;
         loop {
             let connection = self.connected().await?;
-            let failure = match connection.transact(&appends).await {
+            let failure = match connection.transact(&appends, &clock).await {
                 Ok(outcomes) => return Ok(outcomes),
                 Err(failure) => failure,
             };
@@ -169,16 +187,50 @@ impl Writer {
         Ok(transaction.commit().await?)
     }
 
-    /// After a failure only a write can tell whether writing works again.
+    /// Only a write can tell whether writing works: as much as a decision writes.
     async fn check(&mut self) -> Result<(), Failure> {
-        let failing = self.failing;
+        if !self.cannot_probe {
+            let mut data = vec![0; PROBE_BYTES];
+            // Bytes that do not compress; where there is no randomness, zeros do.
+            let _ = getrandom::fill(&mut data);
+            let connection = self.connected().await?;
+            match connection.client.execute(&connection.probe, &[&data]).await {
+                Ok(_) => return Ok(()),
+                Err(error) if error.code() == Some(&SqlState::INSUFFICIENT_PRIVILEGE) => {
+                    tracing::warn!(
+                        "no right to UPDATE actpass.probe: health checks write less than decisions do"
+                    );
+                    self.cannot_probe = true;
+                }
+                Err(error) => return Err(error.into()),
+            }
+        }
         let connection = self.connected().await?;
-        match failing {
-            true => connection.client.execute(&connection.touch, &[]).await?,
-            false => connection.client.execute("SELECT 1", &[]).await?,
-        };
-        self.failing = false;
+        connection.client.execute(&connection.touch, &[]).await?;
         Ok(())
+    }
+
+    /// Removes some of the answers that are kept no longer; nothing waits for it.
+    async fn prune(&mut self, added: usize) {
+        if self.cannot_prune {
+            return;
+        }
+        let (now, limit) = (self.clock.seconds(), PRUNED.max(2 * added));
+        let limit = i64::try_from(limit).unwrap_or(i64::MAX);
+        let Some(connection) = &self.connection else { return };
+        let columns: [&(dyn ToSql + Sync); 2] = [&now, &limit];
+        let pruning = connection.client.execute(&connection.prune, &columns);
+        match tokio::time::timeout(DEADLINE, pruning).await {
+            Ok(Ok(_)) => {}
+            Ok(Err(error)) if error.code() == Some(&SqlState::INSUFFICIENT_PRIVILEGE) => {
+                tracing::warn!(
+                    "no right to DELETE from actpass.answers: answers that are kept no longer stay there"
+                );
+                self.cannot_prune = true;
+            }
+            Ok(Err(error)) => tracing::warn!(error = describe(&error), "old answers could not be removed"),
+            Err(_) => self.connection = None,
+        }
     }
 }
 
@@ -188,6 +240,7 @@ struct Writing {
     client: Client,
     answers: Statement,
     approvals: Statement,
+    approvals_for: Statement,
     change_approvals: Statement,
     change_passports: Statement,
     chains: Statement,
@@ -199,9 +252,12 @@ struct Writing {
     keep_manifests: Statement,
     lock: Statement,
     make_chains: Statement,
+    manifests: Statement,
     need_keys: Statement,
     open_approval: Statement,
     passports: Statement,
+    probe: Statement,
+    prune: Statement,
     remove_credentials: Statement,
     save_heads: Statement,
     set_credentials: Statement,
@@ -218,18 +274,36 @@ impl Writing {
         client.batch_execute(PLANS).await?;
         Ok(Self {
             answers: client
-                .prepare(
-                    "SELECT tenant_id, key_name, idempotency_key, fingerprint, answer FROM actpass.answers
+                .prepare(concat!(
+                    "SELECT answers.tenant_id, key_name, idempotency_key, fingerprint, answer, expires_at, seq,
+                         allowed_seq,
+                         (SELECT event FROM actpass.events WHERE chain = ",
+                    decisions_of!("answers"),
+                    " AND events.seq = answers.seq),
+                         (SELECT event FROM actpass.events WHERE chain = ",
+                    decisions_of!("answers"),
+                    " AND events.seq = answers.allowed_seq)
+                     FROM actpass.answers
                      JOIN unnest($1::text[], $2::text[], $3::text[])
                          AS wanted (tenant_id, key_name, idempotency_key)
                          USING (tenant_id, key_name, idempotency_key)",
-                )
+                ))
                 .await?,
             approvals: client
-                .prepare(
-                    "SELECT tenant_id, id, deadline, approved, spent FROM actpass.approvals
+                .prepare(concat!(
+                    approval_columns!(),
+                    " FROM actpass.approvals
                      JOIN unnest($1::text[], $2::text[]) AS wanted (tenant_id, id) USING (tenant_id, id)",
-                )
+                ))
+                .await?,
+            approvals_for: client
+                .prepare(concat!(
+                    approval_columns!(),
+                    " FROM actpass.approvals
+                     JOIN unnest($1::text[], $2::text[], $3::text[]) AS wanted (tenant_id, action_hash, asker)
+                         USING (tenant_id, action_hash, asker)
+                     WHERE NOT spent",
+                ))
                 .await?,
             change_approvals: client
                 .prepare(
@@ -254,9 +328,12 @@ impl Writing {
                 .await?,
             chains: client
                 .prepare(
-                    "SELECT tenant_id, chain_id, id, length, head FROM actpass.chains
+                    concat!("SELECT tenant_id, chain_id, id, length, head,
+                         (SELECT ", member!("created_at"), " FROM actpass.events
+                          WHERE chain = chains.id AND seq = chains.length)
+                     FROM actpass.chains
                      JOIN unnest($1::text[], $2::text[]) AS wanted (tenant_id, chain_id)
-                         USING (tenant_id, chain_id)",
+                         USING (tenant_id, chain_id)"),
                 )
                 .await?,
             credentials: client
@@ -281,8 +358,14 @@ impl Writing {
                 .await?,
             keep_answers: client
                 .prepare(
-                    "INSERT INTO actpass.answers (tenant_id, key_name, idempotency_key, fingerprint, answer)
-                     SELECT * FROM unnest($1::text[], $2::text[], $3::text[], $4::bytea[], $5::bytea[])",
+                    "INSERT INTO actpass.answers (tenant_id, key_name, idempotency_key, fingerprint, answer,
+                         expires_at, seq, allowed_seq)
+                     SELECT * FROM unnest($1::text[], $2::text[], $3::text[], $4::bytea[], $5::bytea[],
+                         $6::bigint[], $7::bigint[], $8::bigint[])
+                     ON CONFLICT (tenant_id, key_name, idempotency_key) DO UPDATE
+                     SET fingerprint = excluded.fingerprint, answer = excluded.answer,
+                         expires_at = excluded.expires_at, seq = excluded.seq,
+                         allowed_seq = excluded.allowed_seq",
                 )
                 .await?,
             keep_manifests: client
@@ -304,6 +387,13 @@ impl Writing {
                      )",
                 )
                 .await?,
+            manifests: client
+                .prepare(
+                    "SELECT tenant_id, tool_id, manifest_hash FROM actpass.manifests
+                     JOIN unnest($1::text[], $2::text[]) AS wanted (tenant_id, tool_id)
+                         USING (tenant_id, tool_id)",
+                )
+                .await?,
             need_keys: client
                 .prepare(
                     "UPDATE actpass.signing_keys SET needed_until = needed.until
@@ -314,14 +404,25 @@ impl Writing {
             open_approval: client
                 .prepare(
                     "INSERT INTO actpass.approvals (tenant_id, id, action_hash, tool, resource, args, goal,
-                         agent_id, user_id, reason_code, created_at, deadline)
-                     VALUES ($1, $2, $3, $4, $5, $6, $7, $8, $9, $10, $11, $12)",
+                         agent_id, user_id, reason_code, created_at, deadline, asker)
+                     VALUES ($1, $2, $3, $4, $5, $6, $7, $8, $9, $10, $11, $12, $13)",
                 )
                 .await?,
             passports: client
-                .prepare(
-                    "SELECT tenant_id, jti, revoked, used FROM actpass.passports
+                .prepare(concat!(
+                    "SELECT passports.tenant_id, passports.jti, ",
+                    passport_standing!(),
+                    " FROM actpass.passports
                      JOIN unnest($1::text[], $2::text[]) AS wanted (tenant_id, jti) USING (tenant_id, jti)",
+                ))
+                .await?,
+            probe: client.prepare("UPDATE actpass.probe SET data = $1").await?,
+            prune: client
+                .prepare(
+                    "DELETE FROM actpass.answers WHERE ctid = ANY (ARRAY(
+                         SELECT ctid FROM actpass.answers WHERE expires_at <= $1 ORDER BY expires_at LIMIT $2
+                         FOR UPDATE SKIP LOCKED
+                     ))",
                 )
                 .await?,
             save_heads: client
@@ -361,8 +462,12 @@ impl Writing {
     async fn transact(
         &self,
         appends: &Arc<Vec<Append>>,
+        clock: &Clock,
     ) -> Result<Vec<Result<Appended, StoreError>>, Failure> {
-        let (now, loaded) = self.load(&Needs::of(appends)).await?;
+        let (latest, loaded) = self.load(&Needs::of(appends)).await?;
+        // The server's clock, or what another gateway recorded, may be later than this one's clock shows.
+        clock.at_least(latest);
+        let now = clock.millis();
         let appends = Arc::clone(appends);
         // Hashing a large batch takes long enough to hold up connections.
         let made = tokio::task::spawn_blocking(move || {
@@ -381,12 +486,21 @@ impl Writing {
 
     /// Begins the transaction, locks and reads: one exchange, in which the server takes one statement after the other,
     /// and each sees what was committed before it.
-    async fn load(&self, needs: &Needs) -> Result<(SystemTime, Loaded), tokio_postgres::Error> {
+    ///
+    /// The time is the later one of the server's clock and the last events of the chains, in milliseconds since 1970.
+    async fn load(&self, needs: &Needs) -> Result<(i64, Loaded), tokio_postgres::Error> {
         let tenants = lock_numbers(&needs.tenants);
         let chains = columns_of(&needs.chains);
         let passports = columns_of(&needs.passports);
         let approvals = columns_of(&needs.approvals);
         let credentials = columns_of(&needs.credentials);
+        let manifests = columns_of(&needs.manifests);
+        let mut actions = (Vec::new(), Vec::new(), Vec::new());
+        for (tenant_id, action_hash, asker) in &needs.actions {
+            actions.0.push(Text(tenant_id));
+            actions.1.push(action_hash.as_str());
+            actions.2.push(Text(asker));
+        }
         let mut asked = (Vec::new(), Vec::new(), Vec::new());
         for (tenant_id, key_name, key) in &needs.answers {
             asked.0.push(Text(tenant_id));
@@ -399,9 +513,11 @@ impl Writing {
         let passport_columns: Columns<'_, 2> = [&passports.0, &passports.1];
         let approval_columns: Columns<'_, 2> = [&approvals.0, &approvals.1];
         let credential_columns: Columns<'_, 2> = [&credentials.0, &credentials.1];
+        let manifest_columns: Columns<'_, 2> = [&manifests.0, &manifests.1];
+        let action_columns: Columns<'_, 3> = [&actions.0, &actions.1, &actions.2];
         let asked_columns: Columns<'_, 3> = [&asked.0, &asked.1, &asked.2];
         let client = &self.client;
-        let (_, _, _, chains, passports, approvals, credentials, answers, now) = tokio::try_join!(
+        let (_, _, _, chains, passports, approvals, open, credentials, manifests, answers, now) = tokio::try_join!(
             biased;
             client.batch_execute("BEGIN ISOLATION LEVEL READ COMMITTED READ WRITE"),
             client.execute(&self.lock, &tenant_columns),
@@ -409,13 +525,18 @@ impl Writing {
             client.query(&self.chains, &chain_columns[..2]),
             unless(passports.0.is_empty(), client.query(&self.passports, &passport_columns)),
             unless(approvals.0.is_empty(), client.query(&self.approvals, &approval_columns)),
+            unless(actions.0.is_empty(), client.query(&self.approvals_for, &action_columns)),
             unless(credentials.0.is_empty(), client.query(&self.credentials, &credential_columns)),
+            unless(manifests.0.is_empty(), client.query(&self.manifests, &manifest_columns)),
             unless(asked.0.is_empty(), client.query(&self.answers, &asked_columns)),
             // The server's clock, so that a chain that many gateways write to has one.
             client.query_one(&self.clock, &[]),
         )?;
         let mut loaded = Loaded::default();
+        let mut latest = millis_since(now.try_get(0)?);
         for row in chains {
+            let recorded = row.try_get::<_, Option<String>>(5)?;
+            latest = latest.max(recorded.as_deref().and_then(millis_of).unwrap_or(0));
             let head = Head { length: from_sql(row.try_get(3)?), hash: row.try_get(4)? };
             loaded.chains.insert(name_of(&row)?, (row.try_get(2)?, head));
         }
@@ -424,14 +545,14 @@ impl Writing {
             let passport = LoadedPassport { standing, issued: None, is_changed: false };
             loaded.passports.insert(name_of(&row)?, passport);
         }
-        for row in approvals {
-            let standing = ApprovalStanding {
-                deadline: row.try_get(2)?,
-                approved: row.try_get(3)?,
-                spent: row.try_get(4)?,
-            };
-            let approval = LoadedApproval { standing, decided: None, is_changed: false };
-            loaded.approvals.insert(name_of(&row)?, approval);
+        for row in approvals.iter().chain(&open) {
+            let approval = approval_of(row)?;
+            let tenant_id = row.try_get::<_, Kept>(19)?.0.into();
+            let name = (tenant_id, approval.id.clone());
+            loaded.approvals.insert(name, LoadedApproval { approval, is_changed: false });
+        }
+        for row in manifests {
+            loaded.approved.insert(name_of(&row)?, row.try_get::<_, Kept>(2)?.0);
         }
         for row in credentials {
             loaded.credentials.insert(name_of(&row)?, row.try_get::<_, Kept>(2)?.0);
@@ -439,10 +560,18 @@ impl Writing {
         for row in answers {
             let (tenant_id, key_name) = name_of(&row)?;
             let asked_by = (tenant_id, key_name.into(), row.try_get::<_, Kept>(2)?.0);
-            let answer = Bytes::from(row.try_get::<_, Vec<u8>>(4)?);
-            loaded.answers.insert(asked_by, Answer { fingerprint: row.try_get(3)?, answer });
+            let kept = KeptAnswer {
+                fingerprint: row.try_get(3)?,
+                answer: Bytes::from(row.try_get::<_, Vec<u8>>(4)?),
+                expires_at: row.try_get(5)?,
+                seq: from_sql(row.try_get(6)?),
+                event: row.try_get(8)?,
+                allowed_seq: row.try_get::<_, Option<i64>>(7)?.map(from_sql),
+                allowed_event: row.try_get(9)?,
+            };
+            loaded.answers.insert(asked_by, kept);
         }
-        Ok((now.try_get(0)?, loaded))
+        Ok((latest, loaded))
     }
 
     async fn write(&self, loaded: &Loaded) -> Result<(), Failure> {
@@ -488,6 +617,7 @@ impl Writing {
 
     async fn keep_answers(&self, loaded: &Loaded) -> Result<(), Failure> {
         let mut columns = (Vec::new(), Vec::new(), Vec::new(), Vec::new(), Vec::new());
+        let mut numbers = (Vec::new(), Vec::new(), Vec::new());
         for asked_by in &loaded.kept {
             let Some(kept) = loaded.answers.get(asked_by) else { continue };
             let (tenant_id, key_name, key) = asked_by;
@@ -496,9 +626,13 @@ impl Writing {
             columns.2.push(Text(key));
             columns.3.push(kept.fingerprint.as_slice());
             columns.4.push(kept.answer.as_ref());
+            numbers.0.push(kept.expires_at);
+            numbers.1.push(to_sql(kept.seq));
+            numbers.2.push(kept.allowed_seq.map(to_sql));
         }
         let (t, k, i, f, a) = (&columns.0, &columns.1, &columns.2, &columns.3, &columns.4);
-        self.change(&self.keep_answers, t.len(), &[t, k, i, f, a]).await
+        let (e, s, w) = (&numbers.0, &numbers.1, &numbers.2);
+        self.change(&self.keep_answers, t.len(), &[t, k, i, f, a, e, s, w]).await
     }
 
     async fn write_passports(&self, loaded: &Loaded) -> Result<(), Failure> {
@@ -547,14 +681,14 @@ impl Writing {
         let mut columns =
             (Vec::new(), Vec::new(), Vec::new(), Vec::new(), Vec::new(), Vec::new(), Vec::new());
         for ((tenant_id, id), approval) in loaded.approvals.iter().filter(|(_, found)| found.is_changed) {
-            let decided = approval.decided.as_ref();
+            let decided = approval.approval.decided.as_ref();
             columns.0.push(Text(tenant_id));
             columns.1.push(Text(id));
             columns.2.push(decided.map(|decided| decided.approved));
             columns.3.push(decided.map(|decided| Text(&decided.by)));
             columns.4.push(decided.map(|decided| decided.at));
             columns.5.push(decided.and_then(|decided| decided.note.as_deref()).map(Text));
-            columns.6.push(approval.standing.spent);
+            columns.6.push(approval.approval.spent);
         }
         let (t, i, a, b, at, n, s) =
             (&columns.0, &columns.1, &columns.2, &columns.3, &columns.4, &columns.5, &columns.6);
@@ -578,6 +712,7 @@ impl Writing {
                     &Text(&approval.reason_code),
                     &approval.created_at,
                     &approval.deadline,
+                    &Text(&approval.asker),
                 ],
             )
             .await?;
@@ -661,6 +796,11 @@ async fn unless(
     query: impl Future<Output = Result<Vec<Row>, tokio_postgres::Error>>,
 ) -> Result<Vec<Row>, tokio_postgres::Error> {
     if nothing { Ok(Vec::new()) } else { query.await }
+}
+
+fn millis_since(time: SystemTime) -> i64 {
+    let since = time.duration_since(UNIX_EPOCH).unwrap_or_default();
+    i64::try_from(since.as_millis()).unwrap_or(i64::MAX)
 }
 
 /// The tenant and the name in a row's first columns.

@@ -44,7 +44,12 @@ async fn data_of_an_older_version_is_brought_forward() {
     Connection::open(&path)
         .unwrap()
         .execute_batch(
-            "DROP TABLE credentials; DROP TABLE approvals; DROP TABLE passports; DROP TABLE signing_keys; DROP TABLE manifests;
+            "DROP INDEX events_by_approval; DROP INDEX events_by_passport; DROP INDEX events_by_tool;
+             DROP TRIGGER events_are_not_replaced; DROP TRIGGER chains_are_not_replaced;
+             DROP TRIGGER chains_are_not_removed; DROP TRIGGER chains_only_grow; DROP INDEX answers_by_end;
+             ALTER TABLE answers DROP COLUMN expires_at; ALTER TABLE answers DROP COLUMN seq;
+             ALTER TABLE answers DROP COLUMN allowed_seq; DROP TABLE state;
+             DROP TABLE credentials; DROP TABLE approvals; DROP TABLE passports; DROP TABLE signing_keys; DROP TABLE manifests;
              PRAGMA user_version = 1",
         )
         .unwrap();

@@ -151,7 +151,9 @@ public class ActPass private constructor(internal val native: NativeClient) {
      * @param recordOutcome whether to record in the gateway's ledger how the block ended. What came of it is in [Execution.evidence] or
      *   [Execution.evidenceError], and changes nothing else. A hash of the result is recorded with it where the result is JSON.
      * @param execute what to run. What it returns and what it throws is reported as it is, the very object. Only what stops a program or
-     *   a coroutine is passed on: the cancellation of the own coroutine, an interrupt, and the errors of the virtual machine.
+     *   a coroutine is passed on: a `CancellationException` while the own coroutine is cancelled, and an `Error`. A body that has not run
+     *   (a `Sequence`, `Iterator`, cold `Flow`, `Stream`, a `Lazy` without its value, a `Job` that was not started) is no result: it is
+     *   reported as [Outcome.Failed], of the kind [ActPassException.Kind.ARGUMENT].
      * @throws ActPassException of the kind [ActPassException.Kind.ARGUMENT] for what cannot be sent: nothing was sent or run, in any mode.
      */
     public suspend fun <T> guard(

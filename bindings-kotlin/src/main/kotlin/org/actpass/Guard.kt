@@ -1,9 +1,13 @@
 package org.actpass
 
+import java.util.stream.BaseStream
 import kotlin.coroutines.coroutineContext
 import kotlinx.coroutines.CancellationException
+import kotlinx.coroutines.Job
 import kotlinx.coroutines.NonCancellable
 import kotlinx.coroutines.ensureActive
+import kotlinx.coroutines.flow.Flow
+import kotlinx.coroutines.flow.SharedFlow
 import kotlinx.coroutines.isActive
 import kotlinx.coroutines.withContext
 import org.actpass.bridge.NativeBlocked
@@ -34,7 +38,7 @@ private suspend fun <T> ActPass.run(
     val context = ExecutionContext(enter { permit.spend() })
     val value =
         try {
-            execute(context)
+            execute(context).also(::refuseUnrun)
         } catch (error: Throwable) {
             if (error.stops()) throw error
             val evidence = if (recordOutcome) record(permit, returned = false, response = null) else null
@@ -48,18 +52,46 @@ private suspend fun <T> ActPass.run(
 private suspend fun Throwable.stops(): Boolean =
     when (this) {
         is CancellationException -> !coroutineContext.isActive
-        is InterruptedException, is VirtualMachineError, is LinkageError -> true
-        else -> false
+        else -> this is Error
     }
 
-/** Records how an action ended. This goes on where the coroutine is cancelled: the action has run. */
-private suspend fun ActPass.record(permit: NativePermit, returned: Boolean, response: String?): Result<RecordedEvidence> =
-    withContext(NonCancellable) {
-        try {
-            Result.success(RecordedEvidence(call { native.recordOutcome(permit, returned, response, null) }))
-        } catch (error: ActPassException) {
-            Result.failure(error)
+/** Refuses a result whose body runs only when somebody iterates, collects or starts it: nothing has run. */
+private fun refuseUnrun(value: Any?) {
+    val found =
+        when (value) {
+            is Sequence<*> -> "a Sequence"
+            is Iterator<*> -> "an Iterator"
+            is SharedFlow<*> -> return
+            is Flow<*> -> "a cold Flow"
+            is BaseStream<*, *> -> "a Stream".also { quietly(value::close) }
+            is Lazy<*> -> if (quietly(value::isInitialized) == false) "a Lazy without its value" else return
+            is Job -> if (value.isNew) "a Job that was not started".also { quietly(value::cancel) } else return
+            else -> return
         }
+    throw argumentError("execute", "expected a result, found $found, whose body has not run and never will")
+}
+
+private val Job.isNew: Boolean get() = quietly { !isActive && !isCompleted && !isCancelled } == true
+
+/** What [body] returns, or null where it throws: it only looks at a result, or lets go of it. */
+private inline fun <T> quietly(body: () -> T): T? =
+    try {
+        body()
+    } catch (_: Throwable) {
+        null
+    }
+
+/**
+ * Records how an action ended. This goes on where the coroutine is cancelled: the action has run. For the same reason nothing that
+ * fails here, an element of the caller's context included, takes the place of the outcome.
+ */
+private suspend fun ActPass.record(permit: NativePermit, returned: Boolean, response: String?): Result<RecordedEvidence> =
+    try {
+        withContext(NonCancellable) {
+            Result.success(RecordedEvidence(call { native.recordOutcome(permit, returned, response, null) }))
+        }
+    } catch (error: Throwable) {
+        Result.failure(error as? ActPassException ?: internalError("the outcome was not recorded: $error", error))
     }
 
 /** What a permitted block is given. */

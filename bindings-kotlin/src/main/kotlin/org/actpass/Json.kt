@@ -9,13 +9,18 @@ import java.math.BigInteger
 private const val MAX_DEPTH = 128
 
 /** The JSON text of [value]; [member] is its name in messages. */
-internal fun json(member: String, value: Any?): String = buildString { write(member, value, 0) }
+internal fun json(member: String, value: Any?): String =
+    try {
+        buildString { write(member, value, 0) }
+    } catch (_: ConcurrentModificationException) {
+        throw argumentError(member, "expected a value that stays as it is while it is written, found one that changed")
+    }
 
-/** The JSON text of a result, where it is JSON. */
+/** The JSON text of a result, where it is JSON. Whatever a collection of the program's own throws, the result is one. */
 internal fun jsonOrNull(value: Any?): String? =
     try {
         json("result", value)
-    } catch (_: ActPassException) {
+    } catch (_: Throwable) {
         null
     }
 
@@ -39,7 +44,7 @@ private fun StringBuilder.write(member: String, value: Any?, depth: Int) {
             }
             append('}')
         }
-        is Iterable<*> -> writeItems(member, value, depth)
+        is Collection<*> -> writeItems(member, value, depth)
         is Array<*> -> writeItems(member, value.asIterable(), depth)
         else -> throw argumentError(member, "expected what is JSON, found ${typeOf(value)}")
     }

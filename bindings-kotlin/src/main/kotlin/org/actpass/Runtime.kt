@@ -49,6 +49,10 @@ internal fun converted(error: Exception): ActPassException =
 internal fun argumentError(member: String, problem: String): ActPassException =
     ActPassException(nativeArgumentError(member, problem))
 
+/** The exception of what failed here, beside the native library. */
+internal fun internalError(problem: String, cause: Throwable): ActPassException =
+    ActPassException(nativePanicked().copy(text = problem)).apply { initCause(cause) }
+
 /** The text, if it is one in Unicode: the native library takes UTF-8. */
 internal fun String.wellFormed(member: String): String {
     if (!Charsets.UTF_8.newEncoder().canEncode(this)) {

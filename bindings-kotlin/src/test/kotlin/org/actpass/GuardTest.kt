@@ -3,18 +3,34 @@ package org.actpass
 import java.util.concurrent.ConcurrentHashMap
 import java.util.concurrent.Executors
 import java.util.concurrent.atomic.AtomicInteger
+import java.util.stream.IntStream
+import java.util.stream.Stream
+import kotlin.coroutines.AbstractCoroutineContextElement
+import kotlin.coroutines.CoroutineContext
 import kotlin.time.Duration.Companion.milliseconds
 import kotlin.time.Duration.Companion.seconds
 import kotlinx.coroutines.CancellationException
 import kotlinx.coroutines.CompletableDeferred
 import kotlinx.coroutines.CoroutineName
+import kotlinx.coroutines.CoroutineScope
+import kotlinx.coroutines.CoroutineStart
 import kotlinx.coroutines.Dispatchers
+import kotlinx.coroutines.Job
+import kotlinx.coroutines.ThreadContextElement
 import kotlinx.coroutines.TimeoutCancellationException
 import kotlinx.coroutines.asCoroutineDispatcher
 import kotlinx.coroutines.async
 import kotlinx.coroutines.awaitCancellation
+import kotlinx.coroutines.cancel
+import kotlinx.coroutines.cancelChildren
+import kotlinx.coroutines.coroutineScope
 import kotlinx.coroutines.currentCoroutineContext
 import kotlinx.coroutines.delay
+import kotlinx.coroutines.ensureActive
+import kotlinx.coroutines.flow.MutableSharedFlow
+import kotlinx.coroutines.flow.MutableStateFlow
+import kotlinx.coroutines.flow.flow
+import kotlinx.coroutines.flow.map
 import kotlinx.coroutines.isActive
 import kotlinx.coroutines.joinAll
 import kotlinx.coroutines.launch
@@ -22,6 +38,7 @@ import kotlinx.coroutines.runBlocking
 import kotlinx.coroutines.supervisorScope
 import kotlinx.coroutines.withContext
 import kotlinx.coroutines.withTimeout
+import kotlinx.coroutines.withTimeoutOrNull
 import kotlinx.coroutines.yield
 import org.junit.Assert.assertEquals
 import org.junit.Assert.assertFalse
@@ -29,6 +46,7 @@ import org.junit.Assert.assertNull
 import org.junit.Assert.assertSame
 import org.junit.Assert.assertThrows
 import org.junit.Assert.assertTrue
+import org.junit.Assert.fail
 import org.junit.Test
 
 /** What a guard promises besides the table, which the vectors hold. */
@@ -44,7 +62,7 @@ class GuardTest {
             assertSame(receipt, (returned as Outcome.Executed).value)
             assertNull(returned.errorOrNull())
 
-            for (refused in listOf(Refused(), AssertionError("an Error too"), NotImplementedError())) {
+            for (refused in listOf(Refused(), InterruptedException("of a thread"), CancellationException("of another job"))) {
                 val thrown = client.guard<Int>(refund) { throw refused }
                 assertSame(refused, (thrown as Outcome.Failed).error)
                 assertTrue(thrown.canonicalJson().endsWith(""""error":{"kind":"action","status":null},"executed":true}"""))
@@ -149,10 +167,189 @@ class GuardTest {
     fun whatStopsAProgramIsPassedOn(): Unit = runBlocking {
         Hostile.play(answer(allow)).use { gateway ->
             val client = quick(gateway.baseUrl)
-            for (stop in listOf(InterruptedException("stop"), OutOfMemoryError("stop"), NoClassDefFoundError("stop"))) {
+            val stops = listOf(OutOfMemoryError(), NoClassDefFoundError(), AssertionError("stop"), NotImplementedError())
+            for (stop in stops) {
                 val thrown = assertThrows(Throwable::class.java) { runBlocking { client.guard(refund) { throw stop } } }
                 assertEquals(stop.javaClass, thrown.javaClass)
             }
+        }
+    }
+
+    /** A cancelled job of its own making, inside of the block, stops nothing. */
+    @Test
+    fun theCancellationOfAnotherJobIsAnError(): Unit = runBlocking {
+        Hostile.play(answer(allow)).use { gateway ->
+            val client = quick(gateway.baseUrl)
+            val dead = Job().apply { cancel(CancellationException("of another job")) }
+            val blocks: List<suspend (ExecutionContext) -> Any?> = listOf(
+                { withTimeout(1.milliseconds) { delay(10.seconds) } },
+                { CompletableDeferred<Int>(dead).await() },
+                { dead.ensureActive() },
+                { async(dead) { 1 }.await() },
+                { coroutineScope { cancel("of a scope within") } },
+            )
+            for ((at, block) in blocks.withIndex()) {
+                val outcome = client.guard(refund, execute = block)
+                assertTrue("$at: $outcome", (outcome as Outcome.Failed).error is CancellationException)
+            }
+            assertTrue(coroutineContext.isActive)
+            // The time-out around the guard is that of the own job.
+            val around = withTimeoutOrNull(200.milliseconds) { client.guard(refund) { awaitCancellation() } }
+            assertNull(around)
+        }
+    }
+
+    @Test
+    fun aBodyThatHasNotRunIsAnError(): Unit = runBlocking {
+        Hostile.play(answer(allow), answer(mapOf("event_id" to "ev_2")), answer(allow)).use { gateway -> unrun(gateway) }
+        Hostile.play(answer(allow)).use { gateway ->
+            val client = quick(gateway.baseUrl)
+            val closed = AtomicInteger()
+            client.guard(refund) { Stream.of(1).onClose(closed::incrementAndGet) }
+            client.guard(refund) { Stream.of(1).onClose { throw Refused() } }
+            val job = async(start = CoroutineStart.LAZY) { fail("it ran") }
+            client.guard(refund) { job }
+            assertTrue(job.isCancelled)
+            assertEquals(1, closed.get())
+        }
+    }
+
+    private suspend fun CoroutineScope.unrun(gateway: Played) {
+        val client = quick(gateway.baseUrl)
+        fun ran(): Int = fail("it ran").let { 0 }
+        val bodies: Map<String, () -> Any?> = mapOf(
+            "a Sequence" to { sequence { yield(ran()) } },
+            "a Sequence over a list" to { listOf(1).asSequence().map { ran() } },
+            "an Iterator" to { iterator { yield(ran()) } },
+            "a cold Flow" to { flow { emit(ran()) } },
+            "a cold Flow over another" to { MutableStateFlow(1).map { ran() } },
+            "a Stream" to { Stream.of(1).map { ran() } },
+            "a Stream of numbers" to { IntStream.of(1).map { ran() } },
+            "a Lazy without its value" to { lazy { ran() } },
+            "a Job that was not started" to { launch(start = CoroutineStart.LAZY) { ran() } },
+            "a Job that was not started, with a result" to { async(start = CoroutineStart.LAZY) { ran() } },
+        )
+        val first = client.guard(refund, recordOutcome = true) { sequence { yield(ran()) } }
+        assertEquals("ev_2", (first as Outcome.Failed).execution.evidence?.eventId)
+        val event = members(gateway.seen()[1]["body"] as String)
+        assertEquals("failed", (event["metadata"] as Map<*, *>)["ended"])
+        for ((name, body) in bodies) {
+            val outcome = client.guard(refund) { body() }
+            val error = (outcome as Outcome.Failed).error as ActPassException
+            assertEquals(name, ActPassException.Kind.ARGUMENT, error.kind)
+            val found = name.substringBefore(" over").substringBefore(" of").substringBefore(", with")
+            assertEquals("execute: expected a result, found $found, whose body has not run and never will", error.message)
+            assertTrue(outcome.wasExecuted)
+        }
+        coroutineContext.cancelChildren()
+    }
+
+    @Test
+    fun whatRunsByItselfIsAResult(): Unit = runBlocking {
+        Hostile.play(answer(allow)).use { gateway ->
+            val client = quick(gateway.baseUrl)
+            val running = async(Dispatchers.Default) { awaitCancellation() }
+            val results = listOf(
+                MutableStateFlow(1),
+                MutableSharedFlow<Int>(),
+                lazyOf(1),
+                lazy { 1 }.also { it.value },
+                CompletableDeferred<Int>(),
+                CompletableDeferred(1),
+                Job().apply { cancel() },
+                running,
+                listOf(1),
+                suspend { 1 },
+                { 1 },
+                object : Lazy<Int> {
+                    override val value: Int get() = throw Refused()
+
+                    override fun isInitialized(): Boolean = throw Refused()
+                },
+            )
+            for (result in results) assertSame(result, client.guard(refund) { result }.valueOrNull())
+            running.cancel()
+        }
+    }
+
+    /** What is hard to write down, or to hash, is still the result. */
+    @Test
+    fun aResultThatCannotBeWrittenIsStillTheResult(): Unit = runBlocking {
+        val cyclic = mutableListOf<Any?>()
+        cyclic.add(cyclic)
+        val breaking = object : AbstractList<Int>() {
+            override val size: Int get() = 1
+
+            override fun get(index: Int): Int = throw AssertionError("it cannot be read")
+        }
+        val changing = object : AbstractMap<String, Int>() {
+            override val entries: Set<Map.Entry<String, Int>> get() = throw ConcurrentModificationException()
+        }
+        val endless = Iterable { generateSequence(1) { it + 1 }.iterator() }
+        for (result in listOf<Any>(cyclic, breaking, changing, endless, Double.NaN, "\ud800", Any(), mapOf(1 to 2))) {
+            Hostile.play(answer(allow), answer(mapOf("event_id" to "ev_2"))).use { gateway ->
+                val outcome = quick(gateway.baseUrl).guard(refund, recordOutcome = true) { result }
+                assertSame(result, (outcome as Outcome.Executed).value)
+                assertEquals("ev_2", outcome.execution.evidence?.eventId)
+                val event = members(gateway.seen()[1]["body"] as String)
+                assertNull(event["response_hash"])
+                assertEquals("returned", (event["metadata"] as Map<*, *>)["ended"])
+            }
+        }
+    }
+
+    /** An element of the caller's context that throws once, when the coroutine next enters a context. */
+    private class Breaking : ThreadContextElement<Unit>, AbstractCoroutineContextElement(Key) {
+        @Volatile var isArmed = false
+
+        override fun updateThreadContext(context: CoroutineContext) {
+            if (isArmed) {
+                isArmed = false
+                throw Refused()
+            }
+        }
+
+        override fun restoreThreadContext(context: CoroutineContext, oldState: Unit) = Unit
+
+        companion object Key : CoroutineContext.Key<Breaking>
+    }
+
+    @Test
+    fun anElementOfTheContextThatThrowsDoesNotTakeTheOutcome(): Unit = runBlocking {
+        Hostile.play(answer(allow), answer(mapOf("event_id" to "ev_2"))).use { gateway ->
+            val client = quick(gateway.baseUrl)
+            val element = Breaking()
+            val receipt = Any()
+            val outcome = withContext(element) {
+                client.guard(refund, recordOutcome = true) { receipt.also { element.isArmed = true } }
+            }
+            assertSame(receipt, (outcome as Outcome.Executed).value)
+            assertFalse("it did not throw", element.isArmed)
+            assertEquals(ActPassException.Kind.INTERNAL, outcome.execution.evidenceError?.kind)
+            assertTrue(outcome.execution.evidenceError?.cause is Refused)
+        }
+    }
+
+    @Test
+    fun theArgumentsAreThoseOfTheCall(): Unit = runBlocking {
+        Hostile.play(answer(allow) + ("delay_ms" to 40)).use { gateway ->
+            val client = quick(gateway.baseUrl)
+            val items = mutableListOf(1)
+            val args = mutableMapOf<String, Any?>("amount" to 4900, "items" to items)
+            val call = async(start = CoroutineStart.UNDISPATCHED) { client.guard(refund.copy(args = args)) { "refunded" } }
+            args["amount"] = 1_000_000
+            items.add(2)
+            assertEquals("refunded", call.await().valueOrNull())
+            val sent = members(gateway.seen()[0]["body"] as String)["args"]
+            assertEquals(mapOf("amount" to 4900L, "items" to listOf(1L)), sent)
+
+            val changing = object : AbstractMap<String, Any?>() {
+                override val entries: Set<Map.Entry<String, Any?>> get() = throw ConcurrentModificationException()
+            }
+            val error = failure { client.guard(refund.copy(args = mapOf("order" to changing))) { fail("it ran") } }
+            assertEquals(ActPassException.Kind.ARGUMENT, error.kind)
+            assertEquals("args: expected a value that stays as it is while it is written, found one that changed", error.message)
+            assertEquals(1, gateway.seen().size)
         }
     }
 

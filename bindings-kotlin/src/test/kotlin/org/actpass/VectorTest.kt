@@ -28,7 +28,7 @@ class VectorTest {
     fun everyVector() {
         val files = File(System.getenv("ACTPASS_VECTORS")).walk().filter { it.extension == "json" }.sorted().toList()
         val runs = files.flatMap(::read)
-        for (area in listOf("circuit", "failures", "retries", "table")) {
+        for (area in listOf("circuit", "failures", "replays", "retries", "table")) {
             assertTrue("no vectors in $area", runs.any { it.name.startsWith("$area/") })
         }
         assertEquals(files.size, runs.map { it.name }.distinct().size)

@@ -1,0 +1,219 @@
+//! The data file of a gateway: that it is an ordinary, private file, that one gateway alone has it, and that it is still
+//! the one at its path.
+
+use std::fs::{self, File, Metadata, OpenOptions};
+use std::io;
+use std::path::{Path, PathBuf};
+use std::sync::atomic::{AtomicBool, Ordering};
+
+use super::OpenError;
+
+/// The files that SQLite keeps beside a data file, by what is added to its name.
+const COMPANIONS: [&str; 2] = ["-wal", "-shm"];
+
+/// A data file that is open.
+#[derive(Debug)]
+pub(super) struct DataFile {
+    /// As the settings name it.
+    named: PathBuf,
+    /// Without links; what SQLite opens.
+    path: PathBuf,
+    /// The files that must stay in place, and which they are.
+    parts: Vec<(PathBuf, Identity)>,
+    is_lost: AtomicBool,
+}
+
+/// Which file is at a path, whatever it is called.
+#[cfg(unix)]
+type Identity = (u64, u64);
+#[cfg(not(unix))]
+type Identity = ();
+
+#[cfg(unix)]
+fn identity(metadata: &Metadata) -> Identity {
+    use std::os::unix::fs::MetadataExt;
+
+    (metadata.dev(), metadata.ino())
+}
+
+/// An open file cannot be removed there.
+#[cfg(not(unix))]
+fn identity(_: &Metadata) -> Identity {}
+
+impl DataFile {
+    /// Makes the file if it is not there, makes it and its companions private, and locks it for one gateway: until the
+    /// handle is dropped, which must outlive every connection to the file. Closing any handle of a file gives up the
+    /// locks that SQLite holds on it in this process.
+    pub(super) fn open(named: &Path) -> Result<(Self, File), OpenError> {
+        let failed = |error| OpenError::Io(named.to_owned(), error);
+        check_name(named)?;
+        if check_kind(named)?.is_none() {
+            match private_file().create_new(true).open(named) {
+                Ok(_) => {}
+                // Another process was first, or a link leads to where there is no file yet.
+                Err(error) if error.kind() == io::ErrorKind::AlreadyExists => {
+                    private_file().create(true).truncate(false).open(named).map(drop).map_err(failed)?;
+                }
+                Err(error) => return Err(failed(error)),
+            }
+            check_kind(named)?;
+        }
+        let path = fs::canonicalize(named).map_err(failed)?;
+        let lock = lock(named, &path)?;
+        make_private(&path).map_err(failed)?;
+        Ok((Self::at(named, path), lock))
+    }
+
+    /// A file that is there, which a gateway may have.
+    pub(super) fn beside(named: &Path) -> Result<Self, OpenError> {
+        let path = existing(named)?;
+        Ok(Self::at(named, path))
+    }
+
+    fn at(named: &Path, path: PathBuf) -> Self {
+        Self { named: named.to_owned(), path, parts: Vec::new(), is_lost: AtomicBool::new(false) }
+    }
+
+    pub(super) fn path(&self) -> &Path {
+        &self.path
+    }
+
+    pub(super) fn has_wal(&self) -> bool {
+        companion(&self.path, "-wal").exists()
+    }
+
+    /// Takes note of which files must stay in place. They must all be there.
+    pub(super) fn remember(&mut self) -> Result<(), OpenError> {
+        let companions = COMPANIONS.map(|suffix| companion(&self.path, suffix));
+        for path in [self.named.clone(), self.path.clone()].into_iter().chain(companions) {
+            let metadata = fs::metadata(&path).map_err(|error| OpenError::Io(path.clone(), error))?;
+            self.parts.push((path, identity(&metadata)));
+        }
+        Ok(())
+    }
+
+    /// Whether what is written to the open file can be found at its path. Logs once when it no longer can.
+    pub(super) fn is_in_place(&self) -> bool {
+        let is_same = |(path, known): &(PathBuf, Identity)| {
+            fs::metadata(path).is_ok_and(|metadata| identity(&metadata) == *known)
+        };
+        let gone = self.parts.iter().find(|part| !is_same(part));
+        let was_lost = self.is_lost.swap(gone.is_some(), Ordering::Relaxed);
+        match gone {
+            Some((path, _)) if !was_lost => tracing::error!(
+                file = %path.display(),
+                "a data file was removed or replaced while it is in use: nothing is decided until it is back; to start \
+                 with what is there now, restart the gateway"
+            ),
+            None if was_lost => tracing::info!("the data files are back in place"),
+            Some(_) | None => {}
+        }
+        gone.is_none()
+    }
+}
+
+/// The path, without links, of a data file that is there.
+pub(super) fn existing(named: &Path) -> Result<PathBuf, OpenError> {
+    check_name(named)?;
+    match check_kind(named)? {
+        Some(_) => fs::canonicalize(named).map_err(|error| OpenError::Io(named.to_owned(), error)),
+        None => Err(OpenError::Io(named.to_owned(), io::ErrorKind::NotFound.into())),
+    }
+}
+
+/// Refuses names that SQLite reads as something else than a file of that name.
+fn check_name(named: &Path) -> Result<(), OpenError> {
+    let text = named.to_string_lossy();
+    let last = named.file_name().map(|name| name.to_string_lossy()).unwrap_or_default();
+    if last.is_empty() || last == ":memory:" || last.starts_with("file:") || text.starts_with("file:") {
+        return Err(OpenError::Name(named.to_owned()));
+    }
+    Ok(())
+}
+
+/// That an ordinary file is at the path; `None` if nothing is.
+fn check_kind(named: &Path) -> Result<Option<Metadata>, OpenError> {
+    let metadata = match fs::metadata(named) {
+        Ok(metadata) => metadata,
+        Err(error) if error.kind() == io::ErrorKind::NotFound => return Ok(None),
+        Err(error) => return Err(OpenError::Io(named.to_owned(), error)),
+    };
+    match metadata.is_file() {
+        true => Ok(Some(metadata)),
+        false => Err(OpenError::NotAFile(named.to_owned(), kind_of(&metadata))),
+    }
+}
+
+fn kind_of(metadata: &Metadata) -> &'static str {
+    #[cfg(unix)]
+    {
+        use std::os::unix::fs::FileTypeExt;
+
+        let kind = metadata.file_type();
+        for (is_so, name) in [
+            (kind.is_fifo(), "a named pipe"),
+            (kind.is_socket(), "a socket"),
+            (kind.is_block_device() || kind.is_char_device(), "a device"),
+        ] {
+            if is_so {
+                return name;
+            }
+        }
+    }
+    if metadata.is_dir() { "a directory" } else { "no ordinary file" }
+}
+
+/// Holds the lock that keeps a second gateway away, until it is dropped.
+///
+/// It is on the file itself, so by whatever name a second gateway finds the file, it finds the lock. Here it does not
+/// touch the locks that SQLite takes, which are of another kind.
+#[cfg(target_os = "linux")]
+fn lock(named: &Path, path: &Path) -> Result<File, OpenError> {
+    let file = OpenOptions::new().read(true).write(true).open(path);
+    take(named, file.map_err(|error| OpenError::Io(named.to_owned(), error))?)
+}
+
+/// As on Linux, but on a file beside the data file: where both kinds of locks are one, SQLite could not lock its own.
+/// Another hard link to the data file is not seen.
+#[cfg(not(target_os = "linux"))]
+fn lock(named: &Path, path: &Path) -> Result<File, OpenError> {
+    let beside = companion(path, ".lock");
+    let file = private_file().create(true).truncate(false).open(&beside);
+    take(named, file.map_err(|error| OpenError::Io(beside, error))?)
+}
+
+fn take(named: &Path, file: File) -> Result<File, OpenError> {
+    match file.try_lock() {
+        Ok(()) => Ok(file),
+        Err(fs::TryLockError::WouldBlock) => Err(OpenError::Locked(named.to_owned())),
+        Err(fs::TryLockError::Error(error)) => Err(OpenError::Io(named.to_owned(), error)),
+    }
+}
+
+/// Corrects the permissions of the file and of what is beside it already. SQLite gives new companions the file's.
+pub(super) fn make_private(path: &Path) -> io::Result<()> {
+    #[cfg(unix)]
+    for file in [path.to_owned()].into_iter().chain(COMPANIONS.map(|suffix| companion(path, suffix))) {
+        let private = std::os::unix::fs::PermissionsExt::from_mode(0o600);
+        match fs::set_permissions(&file, private) {
+            Err(error) if error.kind() != io::ErrorKind::NotFound => return Err(error),
+            Ok(()) | Err(_) => {}
+        }
+    }
+    Ok(())
+}
+
+fn companion(path: &Path, suffix: &str) -> PathBuf {
+    let mut beside = path.as_os_str().to_owned();
+    beside.push(suffix);
+    beside.into()
+}
+
+/// How a file is opened that its owner alone may read.
+pub(super) fn private_file() -> OpenOptions {
+    let mut options = OpenOptions::new();
+    options.read(true).write(true);
+    #[cfg(unix)]
+    std::os::unix::fs::OpenOptionsExt::mode(&mut options, 0o600);
+    options
+}

@@ -1,0 +1,119 @@
+//! Rows that grant something follow from the ledger: what a row says counts only if an event says so too.
+//!
+//! Whoever can write to the tables without being the gateway can set a row. An event can be neither changed nor taken out
+//! of its chain without that being found, so it is looked up, by indexes over the events' own text, and compared.
+
+use actpass_core::Json;
+use bytes::Bytes;
+
+use super::{Allowed, Approval, Basis, Decided, Earlier};
+use crate::clock::{millis_of, rfc3339};
+use crate::ledger::{self, idempotency_hash};
+
+/// What a row of kept answers says, and the events that it names.
+#[derive(Clone, Debug)]
+pub(super) struct KeptAnswer {
+    pub(super) fingerprint: Vec<u8>,
+    pub(super) answer: Bytes,
+    /// In seconds since 1970.
+    pub(super) expires_at: i64,
+    pub(super) seq: u64,
+    /// The text of the event `seq`.
+    pub(super) event: Option<String>,
+    pub(super) allowed_seq: Option<u64>,
+    /// The text of the event `allowed_seq`.
+    pub(super) allowed_event: Option<String>,
+}
+
+impl KeptAnswer {
+    /// What it tells a decision. An answer that does not follow from its event is never repeated.
+    pub(super) fn earlier(&self, key_name: &str, idempotency_key: &str) -> Earlier {
+        let answer = Json::parse(&self.answer).ok();
+        let says = |name| answer.as_ref().and_then(|answer| answer.member(name)).and_then(Json::as_str);
+        let event = self.event.as_deref().and_then(parse);
+        let fingerprint = self.fingerprint.first_chunk().copied().unwrap_or_default();
+        let bound = idempotency_hash(idempotency_key, &fingerprint);
+        let follows = event.as_ref().is_some_and(|event| {
+            let text = |name| text_of(event, name);
+            text("event_type") == Some(ledger::DECISION)
+                && text("event_id") == says("evidence_event_id")
+                && text("key_name") == Some(key_name)
+                && text("idempotency_hash") == Some(&*bound)
+                && text("decision") == Some("allow")
+                && text("credential_id") == says("credential_id")
+        });
+        let claims_allow = says("decision") == Some("allow");
+        if claims_allow && event.is_some() && !follows {
+            tracing::error!(
+                key_name,
+                "an answer that is kept for an idempotency key does not follow from the ledger; it is not repeated"
+            );
+        }
+        let allowed = self.allowed_seq.map(|_| {
+            let event = self.allowed_event.as_deref().and_then(parse);
+            let at = event.as_ref().and_then(|event| text_of(event, "created_at")).and_then(millis_of);
+            Allowed { at: at.unwrap_or(0), basis: event.as_ref().map(basis_of).unwrap_or_default() }
+        });
+        Earlier {
+            basis: event.as_ref().map(basis_of).unwrap_or_default(),
+            credential: says("credential_id").map(str::to_owned),
+            is_allow: claims_allow && follows,
+            answer: self.answer.clone(),
+            seq: self.seq,
+            allowed,
+        }
+    }
+}
+
+/// What a decision rests on, by its event.
+fn basis_of(event: &Json) -> Basis {
+    let owned = |name| text_of(event, name).map(str::to_owned);
+    Basis { approval: owned("approval_request_id"), passport: owned("passport_jti") }
+}
+
+/// Completes an approval as its row has it with what the ledger says of it: the event that decided it, and whether one
+/// spent it.
+pub(super) fn hold_to_ledger(approval: Approval, event: Option<&str>, is_spent: bool) -> Approval {
+    let proven = match &approval.decided {
+        None => true,
+        Some(decided) => event.and_then(parse).is_some_and(|event| decides(&event, &approval, decided)),
+    };
+    if !proven {
+        let id = &*approval.id;
+        tracing::error!(
+            id,
+            "what was decided about this approval does not follow from the ledger; it grants nothing"
+        );
+    }
+    Approval { spent: approval.spent || is_spent, proven, ..approval }
+}
+
+fn decides(event: &Json, approval: &Approval, decided: &Decided) -> bool {
+    let text = |name| text_of(event, name);
+    let metadata = |name| event.member("metadata").and_then(|metadata| text_of(metadata, name));
+    let expected = match decided.approved {
+        true => ledger::APPROVAL_APPROVED,
+        false => ledger::APPROVAL_REJECTED,
+    };
+    // Events of older versions do not say until when; what they approved was decided before this one started.
+    let until = metadata("usable_until").is_none_or(|until| until == rfc3339(approval.usable_until(decided)));
+    text("event_type") == Some(expected)
+        && text("approval_request_id") == Some(&approval.id)
+        && text("tool_id") == Some(&approval.tool)
+        && metadata("action_hash") == Some(&approval.action_hash)
+        && metadata("decided_by") == Some(&decided.by)
+        && until
+}
+
+/// When an event was recorded, in milliseconds since 1970.
+pub(super) fn recorded_at(event: &str) -> Option<i64> {
+    text_of(&parse(event)?, "created_at").and_then(millis_of)
+}
+
+fn parse(event: &str) -> Option<Json> {
+    Json::parse(event.as_bytes()).ok()
+}
+
+fn text_of<'j>(object: &'j Json, name: &str) -> Option<&'j str> {
+    object.member(name).and_then(Json::as_str)
+}

@@ -1,0 +1,379 @@
+//! Repeated answers over the wire: what is repeated, for how long, and what a key that was used is good for.
+#![allow(clippy::unwrap_used, clippy::expect_used, clippy::panic, clippy::indexing_slicing, reason = "tests")]
+
+mod common;
+
+use std::sync::Arc;
+use std::sync::atomic::{AtomicU64, Ordering};
+use std::time::{Duration, UNIX_EPOCH};
+
+use actpass_core::{Json, hash_payload};
+use actpass_gateway::clock::Clock;
+use actpass_gateway::config::{MasterKeySource, Settings};
+use actpass_gateway::policy::Policy;
+use actpass_gateway::seal::MasterKey;
+use common::{Gateway, assert_repeats, json, refund, text};
+use futures_util::future::join_all;
+
+async fn start() -> (Gateway, Arc<AtomicU64>) {
+    let time = Arc::new(AtomicU64::new(1_800_000_000));
+    let gateway = Gateway::start_with("", with(&time)).await;
+    (gateway, time)
+}
+
+fn with(time: &Arc<AtomicU64>) -> impl FnOnce(&mut Settings) + use<> {
+    let time = Arc::clone(time);
+    move |settings| {
+        settings.master_key = MasterKeySource::Given(MasterKey::parse(&"07".repeat(32)).unwrap());
+        settings.issuer = Some("https://gateway.example".to_owned());
+        settings.clock = Clock::new(move || UNIX_EPOCH + Duration::from_secs(time.load(Ordering::SeqCst)));
+    }
+}
+
+async fn post(gateway: &Gateway, path: &str, key: &str, body: &str) -> Json {
+    let (status, answer) = json(gateway.post(path, key).body(body.to_owned()).send().await.unwrap()).await;
+    assert_eq!(status, 200, "{answer}");
+    answer
+}
+
+async fn approve(gateway: &Gateway, id: &str) {
+    post(gateway, &format!("/api/v1/approvals/{id}/approve"), "apdv_one", "{}").await;
+}
+
+fn id_of(answer: &Json) -> String {
+    assert_eq!(text(answer, "decision"), Some("require_approval"), "{answer}");
+    text(answer, "approval_request_id").unwrap().to_owned()
+}
+
+#[track_caller]
+fn assert_is(answer: &Json, decision: &str, reason: &str) {
+    let found = (text(answer, "decision"), text(answer, "reason_code"));
+    assert_eq!(found, (Some(decision), Some(reason)), "{answer}");
+}
+
+async fn events(gateway: &Gateway) -> usize {
+    gateway.events("apk_one", "decisions").await.len()
+}
+
+#[tokio::test]
+async fn a_key_outlives_the_wait_for_an_approval_and_repeats_the_allow_alone() {
+    let (gateway, time) = start().await;
+    let key = r#", "idempotency_key": "k", "mode": "strict""#;
+    let body = refund("25000", key);
+    let id = id_of(&gateway.decide("apk_one", &body).await);
+    assert_eq!(id_of(&gateway.decide("apk_one", &body).await), id);
+    approve(&gateway, &id).await;
+    // The same request, now with the approval that it opened.
+    let named = refund("25000", &format!(r#"{key}, "approval_request_id": "{id}""#));
+    let first = gateway.decide("apk_one", &named).await;
+    assert_is(&first, "allow", "approval.approved");
+    assert_eq!(first.member("replayed"), None);
+    let count = events(&gateway).await;
+    time.fetch_add(7, Ordering::SeqCst);
+    for _ in 0..3 {
+        let again = gateway.decide("apk_one", &named).await;
+        assert_repeats(&again, &first);
+        assert_eq!(again.member("replay_age_ms").unwrap().to_string(), "7000");
+    }
+    // Without the approval it is the same request, and the answer is to the body that was sent.
+    let again = gateway.decide("apk_one", &body).await;
+    assert_eq!(text(&again, "evidence_event_id"), text(&first, "evidence_event_id"));
+    let hash = hash_payload(&Json::parse(body.as_bytes()).unwrap()).unwrap();
+    assert_eq!(text(&again, "request_hash"), Some(&*hash));
+    assert_ne!(text(&first, "request_hash"), Some(&*hash));
+    assert_eq!(events(&gateway).await, count, "a repetition appends nothing");
+    // A key is bound to its body, whatever was answered.
+    for (key, amount) in [("k", "25001"), ("denied", "1")] {
+        let denied = refund("90000", r#", "idempotency_key": "denied""#);
+        assert_is(&gateway.decide("apk_one", &denied).await, "deny", "refund.over_limit");
+        let other = refund(amount, &format!(r#", "idempotency_key": "{key}""#));
+        let (status, _) =
+            json(gateway.post(common::PREFLIGHT, "apk_one").body(other).send().await.unwrap()).await;
+        assert_eq!(status, 409, "{key}");
+    }
+    gateway.stop().await;
+}
+
+#[tokio::test]
+async fn an_allow_ends_with_the_approval_it_rested_on_and_spends_no_other() {
+    let (gateway, time) = start().await;
+    let body = refund("25000", r#", "idempotency_key": "k""#);
+    let id = id_of(&gateway.decide("apk_one", &body).await);
+    approve(&gateway, &id).await;
+    let first = gateway.decide("apk_one", &body).await;
+    assert_is(&first, "allow", "approval.approved");
+    time.fetch_add(899, Ordering::SeqCst);
+    assert_repeats(&gateway.decide("apk_one", &body).await, &first);
+    time.fetch_add(1, Ordering::SeqCst);
+    let over = gateway.decide("apk_one", &body).await;
+    assert_is(&over, "deny", "approval.spent");
+    assert_ne!(text(&over, "evidence_event_id"), text(&first, "evidence_event_id"));
+    // Another approval of the same action is not spent under this key.
+    let other = id_of(&gateway.decide("apk_one", &refund("25000", "")).await);
+    approve(&gateway, &other).await;
+    let naming = refund("25000", &format!(r#", "idempotency_key": "k", "approval_request_id": "{other}""#));
+    assert_is(&gateway.decide("apk_one", &naming).await, "deny", "approval.spent");
+    assert_is(&gateway.decide("apk_one", &body).await, "deny", "approval.spent");
+    assert_is(&gateway.decide("apk_one", &refund("25000", "")).await, "allow", "approval.approved");
+    gateway.stop().await;
+}
+
+#[tokio::test]
+async fn an_allow_ends_with_its_passport() {
+    let (gateway, time) = start().await;
+    let issue = async || {
+        let body = r#"{"audience": "a", "agent_id": "sdk", "goal": "refund an order", "allowed_tools": ["refunds.create"]}"#;
+        post(&gateway, "/api/v1/passports/issue", "apk_one", body).await
+    };
+    for ends in ["revoked", "expired"] {
+        let passport = issue().await;
+        let token = text(&passport, "token").unwrap();
+        let body =
+            refund("1", &format!(r#", "passport": "{token}", "audience": "a", "idempotency_key": "{ends}""#));
+        let first = gateway.decide("apk_one", &body).await;
+        assert_is(&first, "allow", "refund.small_in_scope");
+        assert_repeats(&gateway.decide("apk_one", &body).await, &first);
+        if ends == "revoked" {
+            let jti = text(&passport, "jti").unwrap();
+            post(&gateway, "/api/v1/passports/revoke", "apk_one", &format!(r#"{{"jti": "{jti}"}}"#)).await;
+        } else {
+            time.fetch_add(300, Ordering::SeqCst);
+        }
+        let count = events(&gateway).await;
+        assert_is(&gateway.decide("apk_one", &body).await, "deny", &format!("passport.{ends}"));
+        assert_eq!(events(&gateway).await, count + 1, "the present answer is recorded");
+    }
+    gateway.stop().await;
+}
+
+/// Decides everything so.
+fn policy_of(decision: &str) -> Policy {
+    let text = format!(
+        r#"{{"id": "p", "version": 2, "rules": [
+            {{"name": "all", "when": [], "decision": "{decision}", "reason": "now.{decision}"}}]}}"#
+    );
+    Policy::parse(text.as_bytes()).unwrap_or_else(|problems| panic!("{problems}"))
+}
+
+#[tokio::test]
+async fn an_allow_ends_with_the_policy_that_gave_it() {
+    for (decision, expected) in
+        [("deny", "deny"), ("require_approval", "require_approval"), ("allow", "allow")]
+    {
+        let (mut gateway, time) = start().await;
+        let body = refund("1", r#", "idempotency_key": "k""#);
+        let first = gateway.decide("apk_one", &body).await;
+        assert_is(&first, "allow", "refund.small_in_scope");
+        let change = with(&time);
+        gateway
+            .restart(|settings| {
+                change(settings);
+                let mut keyring = actpass_gateway::auth::Keyring::default();
+                let tenant = actpass_gateway::auth::Tenant { id: "one".into(), policy: policy_of(decision) };
+                keyring.add(
+                    actpass_gateway::auth::KeyHash::of("apk_one"),
+                    actpass_gateway::auth::Key {
+                        name: "name-of-apk-one".into(),
+                        tenant: Arc::new(tenant),
+                        role: actpass_gateway::auth::Role::Agent,
+                        agent: None,
+                        limiter: None,
+                    },
+                );
+                settings.keyring = keyring;
+            })
+            .await;
+        let again = gateway.decide("apk_one", &body).await;
+        assert_eq!(text(&again, "decision"), Some(expected), "{again}");
+        match decision {
+            "allow" => assert_repeats(&again, &first),
+            _ => {
+                assert_is(&again, expected, &format!("now.{decision}"));
+                assert_ne!(text(&again, "evidence_event_id"), text(&first, "evidence_event_id"));
+                assert_eq!(again.member("replayed"), None);
+            }
+        }
+        gateway.stop().await;
+    }
+}
+
+#[tokio::test]
+async fn an_allow_ends_with_the_manifest_that_was_approved() {
+    let (gateway, _) = start().await;
+    let approve_tool = async |manifest: &str| {
+        let body = format!(r#"{{"tool_id": "refunds.create", "manifest": {{"v": "{manifest}"}}}}"#);
+        let answer = post(&gateway, "/api/v1/tools", "apdv_one", &body).await;
+        text(&answer, "manifest_hash").unwrap().to_owned()
+    };
+    let hash = approve_tool("one").await;
+    let body = refund("1", &format!(r#", "tool_manifest_hash": "{hash}", "idempotency_key": "k""#));
+    let first = gateway.decide("apk_one", &body).await;
+    assert_is(&first, "allow", "refund.small_in_scope");
+    assert_repeats(&gateway.decide("apk_one", &body).await, &first);
+    approve_tool("two").await;
+    assert_is(&gateway.decide("apk_one", &body).await, "require_tool_reapproval", "tool.manifest_changed");
+    // The definition is the old one again: allowed, but no new leave under this key.
+    approve_tool("one").await;
+    let again = gateway.decide("apk_one", &body).await;
+    assert_is(&again, "allow", "refund.small_in_scope");
+    assert_eq!(again.member("replayed"), Some(&Json::Bool(true)));
+    assert_ne!(text(&again, "evidence_event_id"), text(&first, "evidence_event_id"));
+    gateway.stop().await;
+}
+
+#[tokio::test]
+async fn answers_are_kept_for_as_long_as_is_set_and_then_pruned() {
+    let (mut gateway, time) = start().await;
+    let change = with(&time);
+    gateway
+        .restart(|settings| {
+            change(settings);
+            settings.keep_seconds = 100;
+        })
+        .await;
+    let body = |number: usize, amount: &str| refund(amount, &format!(r#", "idempotency_key": "k{number}""#));
+    let first = gateway.decide("apk_one", &body(0, "1")).await;
+    join_all((1..300).map(|number| {
+        let gateway = &gateway;
+        async move { gateway.decide("apk_one", &body(number, "1")).await }
+    }))
+    .await;
+    let waited = refund("25000", r#", "idempotency_key": "w""#);
+    let id = id_of(&gateway.decide("apk_one", &waited).await);
+    approve(&gateway, &id).await;
+    assert_is(&gateway.decide("apk_one", &waited).await, "allow", "approval.approved");
+    time.fetch_add(99, Ordering::SeqCst);
+    assert_repeats(&gateway.decide("apk_one", &body(0, "1")).await, &first);
+    time.fetch_add(1, Ordering::SeqCst);
+    // A key that is kept no longer is a new one, for any body.
+    let other = gateway.decide("apk_one", &body(0, "2")).await;
+    assert_is(&other, "allow", "refund.small_in_scope");
+    assert_eq!(other.member("replayed"), None);
+    // What was spent stays spent.
+    let named = refund("25000", &format!(r#", "idempotency_key": "w", "approval_request_id": "{id}""#));
+    assert_is(&gateway.decide("apk_one", &named).await, "deny", "approval.spent");
+    // In portions, with whatever else is recorded.
+    for _ in 0..10 {
+        gateway.decide("apk_one", &refund("1", "")).await;
+    }
+    let kept = kept_answers(&gateway).await;
+    assert_eq!(kept, 2);
+    gateway.stop().await;
+}
+
+/// How many answers the store keeps.
+async fn kept_answers(gateway: &Gateway) -> usize {
+    match &gateway.data {
+        actpass_gateway::store::Location::File(path) => {
+            let connection = rusqlite::Connection::open(path).unwrap();
+            let count = connection.query_one("SELECT count(*) FROM answers", [], |row| row.get::<_, u32>(0));
+            usize::try_from(count.unwrap()).unwrap()
+        }
+        #[cfg(unix)]
+        actpass_gateway::store::Location::Database(database) => {
+            let place = database.to_string();
+            let (_, name) = place.rsplit_once('/').unwrap();
+            let server = actpass_test_postgres::server().unwrap().unwrap();
+            // The last portion goes after its answer.
+            for _ in 0..200 {
+                let count = server.run(name, "SELECT count(*) FROM actpass.answers").unwrap();
+                if count.trim() == "2" {
+                    return 2;
+                }
+                tokio::time::sleep(Duration::from_millis(25)).await;
+            }
+            usize::MAX
+        }
+        #[cfg(not(unix))]
+        _ => panic!("no tests run on a database here"),
+    }
+}
+
+#[tokio::test]
+async fn approvals_are_found_by_their_action() {
+    let (gateway, time) = start().await;
+    let body = refund("25000", "");
+    let asked = join_all((0..30).map(|_| gateway.decide("apk_one", &body))).await;
+    let ids: std::collections::BTreeSet<_> = asked.iter().map(id_of).collect();
+    assert_eq!(ids.len(), 1, "{ids:?}");
+    let id = ids.first().unwrap();
+    // Another action, another agent, another key that says to be the same agent: requests of their own.
+    for (key, body) in [
+        ("apk_one", refund("25001", "")),
+        ("apk_one", body.replace("\"sdk\"", "\"other\"")),
+        ("apdv_one", body.clone()),
+        ("apk_bound", body.clone()),
+    ] {
+        assert_ne!(id_of(&gateway.decide(key, &body).await), *id, "{key}");
+    }
+    for mode in ["monitor", "warn"] {
+        let looked = gateway.decide("apk_one", &refund("25000", &format!(r#", "mode": "{mode}""#))).await;
+        assert_eq!(looked.member("approval_request_id"), None);
+    }
+    approve(&gateway, id).await;
+    let looked = gateway.decide("apk_one", &refund("25000", r#", "mode": "monitor""#)).await;
+    assert_eq!(text(&looked, "decision"), Some("require_approval"), "monitor finds and spends nothing");
+    // Nobody else spends it; of many who ask, one does, and the others meet one new request.
+    for key in ["apdv_one", "apk_bound"] {
+        assert_ne!(id_of(&gateway.decide(key, &body).await), *id, "{key}");
+    }
+    let answers = join_all((0..30).map(|_| gateway.decide("apk_one", &body))).await;
+    let (allowed, asked): (Vec<_>, Vec<_>) =
+        answers.iter().partition(|answer| text(answer, "decision") == Some("allow"));
+    assert_eq!(allowed.len(), 1);
+    let next: std::collections::BTreeSet<_> = asked.iter().map(|answer| id_of(answer)).collect();
+    assert_eq!((asked.len(), next.len()), (29, 1), "two payments need two approvals, one after the other");
+    assert_ne!(next.first(), Some(id));
+
+    // One that was rejected, or whose time is over, is not met again.
+    let rejected = next.first().unwrap();
+    post(&gateway, &format!("/api/v1/approvals/{rejected}/reject"), "apdv_one", "{}").await;
+    let third = id_of(&gateway.decide("apk_one", &body).await);
+    assert_ne!(third, *rejected);
+    time.fetch_add(900, Ordering::SeqCst);
+    let fourth = id_of(&gateway.decide("apk_one", &body).await);
+    assert_ne!(fourth, third);
+    // Nor what was approved and not used in time.
+    approve(&gateway, &fourth).await;
+    time.fetch_add(900, Ordering::SeqCst);
+    assert_ne!(id_of(&gateway.decide("apk_one", &body).await), fourth);
+    gateway.stop().await;
+}
+
+#[tokio::test]
+async fn an_approval_of_a_bound_agent_is_not_spent_by_a_key_that_only_says_so() {
+    let (gateway, _) = start().await;
+    let body = refund("25000", "").replace("\"sdk\"", "\"support\"");
+    let id = id_of(&gateway.decide("apk_bound", &body).await);
+    approve(&gateway, &id).await;
+    let named = body.replacen('{', &format!(r#"{{"approval_request_id": "{id}", "#), 1);
+    assert_is(&gateway.decide("apk_one", &named).await, "deny", "approval.action_mismatch");
+    assert_is(&gateway.decide("apk_bound", &named).await, "allow", "approval.approved");
+    gateway.stop().await;
+}
+
+#[tokio::test]
+async fn time_never_runs_behind_the_ledger_also_after_a_restart() {
+    let (mut gateway, time) = start().await;
+    let id = id_of(&gateway.decide("apk_one", &refund("25000", "")).await);
+    time.fetch_add(899, Ordering::SeqCst);
+    // Recorded for another tenant.
+    gateway.decide("apk_two", &refund("1", "")).await;
+    time.fetch_sub(10_000, Ordering::SeqCst);
+    gateway.restart(with(&time)).await;
+    let body = format!("/api/v1/approvals/{id}");
+    let (_, approval) = json(gateway.get(&body, "apk_one").send().await.unwrap()).await;
+    assert_eq!(text(&approval, "status"), Some("pending"), "{approval}");
+    time.fetch_add(10_001, Ordering::SeqCst);
+    let (_, approval) = json(gateway.get(&body, "apk_one").send().await.unwrap()).await;
+    assert_eq!(text(&approval, "status"), Some("expired"), "{approval}");
+    time.fetch_sub(50_000, Ordering::SeqCst);
+    let named = refund("25000", &format!(r#", "approval_request_id": "{id}""#));
+    assert_is(&gateway.decide("apk_one", &named).await, "deny", "approval.expired");
+    gateway.restart(with(&time)).await;
+    assert_is(&gateway.decide("apk_one", &named).await, "deny", "approval.expired");
+    let events = gateway.events("apk_one", "decisions").await;
+    let times: Vec<_> = events.iter().map(|event| text(event, "created_at").unwrap()).collect();
+    assert!(times.is_sorted(), "{times:?}");
+    gateway.stop().await;
+}
