@@ -30,11 +30,19 @@ PYTHON_SOURCES := $(shell find bindings-python/src bindings-python/python -name 
 	bindings-python/Cargo.toml bindings-python/pyproject.toml
 RUST_SOURCES := Cargo.toml Cargo.lock $(shell find core/src gateway/src gateway/templates policies -type f)
 
+# One build for every test, with the calls that break on request: a build of a part has other features, and compiles what they
+# share once more.
+DEBUG_BUILD := --workspace --all-targets --locked --features actpass-python/test-hooks,actpass-uniffi/test-hooks
+# Measures a part of `make test` or `make lint`.
+TIMED := $(CURDIR)/scripts/timed part
+# How many targets of `make test` run at once.
+TEST_JOBS ?= 2
+
 # Where the runners of the vectors write what came of each run.
 export ACTPASS_OUTCOMES := $(CURDIR)/target/outcomes
 
 .DELETE_ON_ERROR:
-.PHONY: demo test parity outcomes test-rust test-python wheels test-pythons test-page test-api test-soak soak leaks lint python bench bench-build bench-gateway instructions instructions-build test-instructions fuzz break verify generate clean outcomes-node demo-node test-node test-node-here lint-node lint-node-here node node-debug node-face node-release
+.PHONY: demo test test-all debug lint-all parity outcomes test-rust test-python wheels test-pythons test-page test-api test-soak soak leaks lint python bench bench-build bench-gateway instructions instructions-build test-instructions fuzz break verify generate clean outcomes-node demo-node test-node test-node-here lint-node lint-node-here node node-debug node-face node-release
 
 demo: python target/release/actpass-gateway
 	@echo
@@ -75,19 +83,31 @@ $(VENV)/installed: $(VENV)/bin/maturin $(PYTHON_SOURCES) $(RUST_SOURCES)
 	$(VENV)/bin/pip install --quiet --force-reinstall target/wheels/release/actpass-*.whl
 	@touch $@
 
-test: test-rust test-python test-node test-swift test-kotlin parity test-page test-api test-instructions test-soak leaks
+test:
+	@scripts/timed all test $(MAKE) --no-print-directory --jobs=$(TEST_JOBS) --output-sync=target test-all
+
+# Both place the Node package.
+ifneq ($(filter test-all,$(MAKECMDGOALS)),)
+test-soak: | test-node
+endif
+
+test-all: test-rust test-python test-node test-swift test-kotlin parity test-page test-api test-instructions test-soak leaks
 	@echo "make test: all passed"
 
+debug:
+	$(TIMED) 'build: Rust, dev profile' $(CARGO) build $(DEBUG_BUILD)
+
 # Whatever the tests print, passing or not, is kept, so that `leaks` can look for secrets in it.
-test-rust:
+test-rust: debug
 	@mkdir -p target/test-output && rm -f target/test-output/rust*.log $(ACTPASS_OUTCOMES)/rust.jsonl
-	scripts/keep-output target/test-output/rust.log $(CARGO) test --workspace --locked -- --nocapture
+	$(TIMED) 'tests: Rust' scripts/keep-output target/test-output/rust.log \
+		$(CARGO) test $(subst --all-targets,,$(DEBUG_BUILD)) -- --nocapture
 
 # Again when the list of tools is another.
 $(TEST_VENV)/bin/maturin: Makefile
 	@scripts/need-python $(PYTHON)
 	$(PYTHON) -m venv $(TEST_VENV)
-	$(TEST_VENV)/bin/pip install --quiet '$(MATURIN)' $(foreach tool,$(TEST_TOOLS),'$(tool)')
+	$(TIMED) 'install: Python tools' $(TEST_VENV)/bin/pip install --quiet '$(MATURIN)' $(foreach tool,$(TEST_TOOLS),'$(tool)')
 	@touch $@
 
 # For an environment that was made before this tool was needed.
@@ -97,17 +117,18 @@ $(TEST_VENV)/bin/schemathesis: | $(TEST_VENV)/bin/maturin
 # The wheel as a stranger gets it, but for the optimisation and for calls that break on request.
 $(TEST_VENV)/installed: $(TEST_VENV)/bin/maturin $(PYTHON_SOURCES) $(RUST_SOURCES)
 	rm -rf target/wheels/dev
-	$(TEST_VENV)/bin/maturin build --profile dev --features test-hooks --locked --quiet -m bindings-python/Cargo.toml -o target/wheels/dev
+	$(TIMED) 'build: Python wheel, dev profile' $(TEST_VENV)/bin/maturin build --profile dev --features test-hooks --locked --quiet \
+		-m bindings-python/Cargo.toml -o target/wheels/dev
 	$(TEST_VENV)/bin/pip install --quiet --force-reinstall target/wheels/dev/actpass-*.whl
 	@touch $@
 
-test-python: $(TEST_VENV)/installed
+test-python: $(TEST_VENV)/installed debug
 	@mkdir -p target/test-output && rm -f target/test-output/python*.log $(ACTPASS_OUTCOMES)/python-*.jsonl
-	$(CARGO) build --locked -p actpass-gateway -p actpass-hostile-gateway
 	cd bindings-python/tests && \
 		RUST_BACKTRACE=0 ACTPASS_GATEWAY=$(CURDIR)/$(GATEWAY) ACTPASS_HOSTILE_GATEWAY=$(CURDIR)/$(HOSTILE) \
 		ACTPASS_TEST_LOG=$(CURDIR)/target/test-output/python-events.log \
-		$(CURDIR)/scripts/keep-output $(CURDIR)/target/test-output/python.log $(CURDIR)/$(TEST_VENV)/bin/python -m pytest -q
+		$(TIMED) 'tests: Python' $(CURDIR)/scripts/keep-output $(CURDIR)/target/test-output/python.log \
+		$(CURDIR)/$(TEST_VENV)/bin/python -m pytest -q
 
 wheels: $(VENV)/bin/maturin
 	rm -rf target/wheels/dist
@@ -117,22 +138,20 @@ wheels: $(VENV)/bin/maturin
 	scripts/check-wheel target/wheels/dist/actpass-*-abi3-*.whl
 
 # PYTHONS names the interpreters; otherwise those in PATH and under pyenv are taken.
-test-pythons: wheels
-	$(CARGO) build --locked -p actpass-gateway -p actpass-hostile-gateway
+test-pythons: wheels debug
 	ACTPASS_GATEWAY=$(CURDIR)/$(GATEWAY) ACTPASS_HOSTILE_GATEWAY=$(CURDIR)/$(HOSTILE) \
 		scripts/each-python target/wheels/dist/actpass-*-abi3-*.whl target/pythons $(foreach tool,$(SUITE_TOOLS),'$(tool)')
 
 bindings-node/node_modules/.installed: bindings-node/package.json bindings-node/package-lock.json
-	cd bindings-node && npm ci --silent --no-audit --no-fund
+	$(TIMED) 'install: Node tools' npm ci --prefix bindings-node --silent --no-audit --no-fund
 	@touch $@
 
 # The TypeScript face, compiled beside the types that users read.
 node-face: bindings-node/node_modules/.installed
 	rm -rf bindings-node/dist/*.js bindings-node/dist/*.ts bindings-node/dist/*.mjs bindings-node/dist/*.mts
-	cd bindings-node && npm run --silent build
+	cd bindings-node && $(TIMED) 'build: TypeScript' npm run --silent build
 
-node-debug: node-face
-	$(CARGO) build --locked -p actpass-node
+node-debug: node-face debug
 	node bindings-node/scripts/place.mjs target/debug
 
 node-release: node-face
@@ -141,8 +160,7 @@ node-release: node-face
 
 node:
 	@scripts/have-node
-	$(MAKE) --no-print-directory node-release
-	$(CARGO) build --locked -p actpass-gateway -p actpass-hostile-gateway
+	$(MAKE) --no-print-directory node-release debug
 	NODE_VERSIONS='$(NODE_VERSIONS)' scripts/test-node release
 	mkdir -p target/npm && cd bindings-node && npm pack --silent --pack-destination ../target/npm
 
@@ -151,24 +169,22 @@ test-node:
 	@if scripts/have-node; then $(MAKE) --no-print-directory test-node-here; \
 	elif [ $$? = 1 ]; then echo "SKIPPED: the tests of the Node package"; else exit 1; fi
 
-test-node-here: node-face
+test-node-here: node-face debug
 	@mkdir -p target/test-output && rm -f target/test-output/node*.log
-	$(CARGO) build --locked -p actpass-gateway -p actpass-hostile-gateway -p actpass-node
-	NODE_VERSIONS='$(NODE_VERSIONS)' scripts/test-node debug
+	NODE_VERSIONS='$(NODE_VERSIONS)' $(TIMED) 'tests: Node $(NODE_VERSIONS)' scripts/test-node debug
 
 # The page in Chromium, with and without JavaScript. Where there is no Chromium it says so, and fails if CI=true.
-test-page: $(TEST_VENV)/bin/maturin
+test-page: $(TEST_VENV)/bin/maturin debug
 	@mkdir -p target/test-output && rm -f target/test-output/page*
-	$(CARGO) build --locked -p actpass-gateway
 	cd tests/page && \
 		ACTPASS_GATEWAY=$(CURDIR)/$(GATEWAY) ACTPASS_TEST_OUTPUT=$(CURDIR)/target/test-output \
-		$(CURDIR)/scripts/keep-output $(CURDIR)/target/test-output/page.log $(CURDIR)/$(TEST_VENV)/bin/python -m pytest -q -rs
+		$(TIMED) 'tests: page' $(CURDIR)/scripts/keep-output $(CURDIR)/target/test-output/page.log \
+		$(CURDIR)/$(TEST_VENV)/bin/python -m pytest -q -rs
 
 # What the gateway answers to requests that its own description allows and forbids.
-test-api: $(TEST_VENV)/bin/schemathesis
+test-api: $(TEST_VENV)/bin/schemathesis debug
 	@mkdir -p target/test-output && rm -f target/test-output/api*.log
-	$(CARGO) build --locked -p actpass-gateway
-	scripts/keep-output target/test-output/api.log \
+	$(TIMED) 'tests: HTTP API' scripts/keep-output target/test-output/api.log \
 		scripts/check-api $(GATEWAY) $(TEST_VENV)/bin/schemathesis target/test-output/api-gateway.log
 
 # One contract, every language: what came of each vector is the same everywhere.
@@ -177,7 +193,7 @@ parity: test-rust test-python test-node test-swift test-kotlin
 
 outcomes: $(TEST_VENV)/installed test-native
 	@rm -rf $(ACTPASS_OUTCOMES)
-	$(CARGO) test --quiet --locked -p actpass-core --test vectors
+	$(CARGO) test --quiet $(subst --all-targets,--test vectors,$(DEBUG_BUILD))
 	cd bindings-python/tests && ACTPASS_HOSTILE_GATEWAY=$(CURDIR)/$(HOSTILE) \
 		$(CURDIR)/$(TEST_VENV)/bin/python -m pytest -q test_vectors.py
 	@if scripts/have-node; then $(MAKE) --no-print-directory outcomes-node; else [ $$? = 1 ]; fi
@@ -189,30 +205,33 @@ outcomes-node: node-debug
 	cd bindings-node && ACTPASS_HOSTILE_GATEWAY=$(CURDIR)/$(HOSTILE) node --test --test-reporter=dot tests/vectors.test.mjs
 
 # Two minutes of what `make soak` does for long.
-test-soak: $(TEST_VENV)/installed
+test-soak: $(TEST_VENV)/installed debug
 	@mkdir -p target/test-output && rm -f target/test-output/soak*.log
-	$(CARGO) build --locked -p actpass-gateway -p actpass-soak
 	@if scripts/have-node 2>/dev/null; then $(MAKE) --no-print-directory node-debug; fi
-	scripts/keep-output target/test-output/soak.log scripts/soak debug $(or $(SOAK_SECONDS),120) $(TEST_VENV)/bin/python
+	$(TIMED) 'tests: soak' scripts/keep-output target/test-output/soak.log \
+		scripts/soak debug $(or $(SOAK_SECONDS),120) $(TEST_VENV)/bin/python
 
 leaks: test-rust test-python test-node test-swift test-kotlin test-page test-api test-soak
 	scripts/find-leaks tests/secrets.txt target/test-output
 
-lint: $(TEST_VENV)/bin/maturin lint-node
+lint:
+	@scripts/timed all lint $(MAKE) --no-print-directory lint-all
+
+lint-all: $(TEST_VENV)/bin/maturin lint-node
 	$(CARGO) fmt --all --check
-	$(CARGO) clippy --workspace --all-targets --locked -- -D warnings
-	RUSTDOCFLAGS='-D warnings' $(CARGO) doc --workspace --no-deps --locked
+	$(TIMED) 'lint: clippy' $(CARGO) clippy $(DEBUG_BUILD) -- -D warnings
+	RUSTDOCFLAGS='-D warnings' $(TIMED) 'lint: rustdoc' $(CARGO) doc --workspace --no-deps --locked
 	$(TEST_VENV)/bin/ruff check bindings-python examples benches tests/page tests/soak
 	$(TEST_VENV)/bin/ruff format --check bindings-python examples benches tests/page tests/soak
-	$(TEST_VENV)/bin/mypy --config-file bindings-python/pyproject.toml bindings-python/python/actpass
-	scripts/deny $(CARGO)
+	$(TIMED) 'lint: mypy' $(TEST_VENV)/bin/mypy --config-file bindings-python/pyproject.toml bindings-python/python/actpass
+	$(TIMED) 'lint: licences' scripts/deny $(CARGO)
 
 lint-node:
 	@if scripts/have-node; then $(MAKE) --no-print-directory lint-node-here; \
 	elif [ $$? = 1 ]; then echo "SKIPPED: lint of the Node package"; else exit 1; fi
 
 lint-node-here: node-face
-	cd bindings-node && npm run --silent lint
+	cd bindings-node && $(TIMED) 'lint: Node' npm run --silent lint
 
 # Everything that costs time or memory, beside its peers; docs/benchmarks/repeating.md has the settings. BENCH=quick tries it out.
 bench:
@@ -242,14 +261,15 @@ $(KOTLIN)/worker.built: $(KOTLIN)/actpass.jar benches/kotlin/Worker.kt
 INSTRUCTIONS := target/instructions/actpass-instructions
 test-instructions:
 	@if command -v valgrind >/dev/null; then $(MAKE) --no-print-directory instructions-build && \
-		scripts/instructions check $(INSTRUCTIONS) benches/instructions.json; \
+		$(TIMED) 'tests: instructions' scripts/instructions check $(INSTRUCTIONS) benches/instructions.json; \
 	else scripts/skipped 'the count of instructions' 'no valgrind: Debian has it'; fi
 
 instructions: instructions-build
 	scripts/instructions write $(INSTRUCTIONS) benches/instructions.json
 
 instructions-build:
-	$(CARGO) build --profile instructions --locked -p actpass-benches --bin actpass-instructions
+	$(TIMED) 'build: Rust, instructions profile' \
+		$(CARGO) build --profile instructions --locked -p actpass-instructions
 
 soak: python target/release/actpass-gateway
 	$(CARGO) build --release --locked -p actpass-soak
@@ -266,10 +286,10 @@ break:
 verify: verify-generated
 	scripts/check-paths
 	scripts/check-promises
-	$(CARGO) run --quiet --locked -p actpass-gateway -- openapi | diff docs/openapi.json -
+	$(GATEWAY) openapi | diff docs/openapi.json -
 
 generate: generate-bindings
-	$(CARGO) run --quiet --locked -p actpass-gateway -- openapi > docs/openapi.json
+	$(GATEWAY) openapi > docs/openapi.json
 
 clean:
 	rm -rf target $(VENV) .actpass bindings-node/dist bindings-node/node_modules examples/node/node_modules

@@ -43,9 +43,7 @@ demo-swift: target/release/actpass-gateway target/swift/example.built
 	@scripts/with-swift target/swift/example/release/refund target/release/actpass-gateway .actpass/demo/refunds-swift.jsonl
 
 # What the tests of both languages call: the library of the tests, whose calls break on request, and two gateways.
-test-native:
-	$(CARGO) build --locked -p actpass-gateway -p actpass-hostile-gateway
-	$(CARGO) build --locked -p actpass-uniffi --features test-hooks
+test-native: debug
 
 TEST_ENVIRONMENT = RUST_BACKTRACE=0 ACTPASS_NATIVE=$(CURDIR)/target/debug ACTPASS_VECTORS=$(CURDIR)/tests/vectors \
 	ACTPASS_GATEWAY=$(CURDIR)/$(GATEWAY) ACTPASS_HOSTILE_GATEWAY=$(CURDIR)/$(HOSTILE)
@@ -56,7 +54,7 @@ test-swift:
 		else scripts/skipped 'the tests of Swift' 'no Swift 6: make swift-toolchain'; fi
 
 swift-tests: test-native
-	$(TEST_ENVIRONMENT) scripts/swift-build --build-tests --package-path bindings-swift \
+	$(TEST_ENVIRONMENT) $(TIMED) 'build: Swift tests' scripts/swift-build --build-tests --package-path bindings-swift \
 		--scratch-path $(CURDIR)/target/swift/tests $(SWIFT_FLAGS)
 
 outcomes-swift: swift-tests
@@ -65,9 +63,10 @@ outcomes-swift: swift-tests
 
 test-swift-now: swift-tests
 	@mkdir -p target/test-output && rm -f target/test-output/swift*.log
-	$(TEST_ENVIRONMENT) scripts/keep-output target/test-output/swift.log scripts/with-swift swift test --skip-build \
+	$(TEST_ENVIRONMENT) $(TIMED) 'tests: Swift' scripts/keep-output target/test-output/swift.log scripts/with-swift swift test --skip-build \
 		--package-path bindings-swift --scratch-path $(CURDIR)/target/swift/tests $(SWIFT_FLAGS)
-	$(TEST_ENVIRONMENT) scripts/swift-build --package-path examples/swift --scratch-path $(CURDIR)/target/swift/tests-example $(SWIFT_FLAGS)
+	$(TEST_ENVIRONMENT) $(TIMED) 'build: Swift example' scripts/swift-build --package-path examples/swift \
+		--scratch-path $(CURDIR)/target/swift/tests-example $(SWIFT_FLAGS)
 	$(TEST_ENVIRONMENT) scripts/keep-output target/test-output/swift-example.log \
 		scripts/with-swift target/swift/tests-example/debug/refund $(GATEWAY) target/swift/refunds.jsonl
 	@printf '{"amount":4900,"charge":"ch_1"}\n{"amount":1200,"charge":"ch_5"}\n' | diff - target/swift/refunds.jsonl
@@ -80,18 +79,18 @@ kotlin: kotlin-toolchain $(KOTLIN)/actpass.jar
 
 $(KOTLIN)/bridge.built: $(shell find bindings-kotlin/Generated -type f)
 	rm -rf $(KOTLIN)/bridge
-	scripts/kotlinc -nowarn -jvm-target 11 -d $(KOTLIN)/bridge bindings-kotlin/Generated
+	$(TIMED) 'build: Kotlin bridge' scripts/kotlinc -nowarn -jvm-target 11 -d $(KOTLIN)/bridge bindings-kotlin/Generated
 	@touch $@
 
 $(KOTLIN)/main.built: $(KOTLIN)/bridge.built $(shell find bindings-kotlin/src/main -name '*.kt')
 	rm -rf $(KOTLIN)/main
-	CP=$(KOTLIN)/bridge scripts/kotlinc -Werror -Xexplicit-api=strict -module-name actpass -jvm-target 11 -d $(KOTLIN)/main \
+	CP=$(KOTLIN)/bridge $(TIMED) 'build: Kotlin' scripts/kotlinc -Werror -Xexplicit-api=strict -module-name actpass -jvm-target 11 -d $(KOTLIN)/main \
 		bindings-kotlin/src/main/kotlin
 	@touch $@
 
 $(KOTLIN)/tests.built: $(KOTLIN)/main.built $(shell find bindings-kotlin/src/test -name '*.kt')
 	rm -rf $(KOTLIN)/tests
-	CP=$(KOTLIN)/bridge:$(KOTLIN)/main:$$(scripts/kotlin-toolchain path junit) scripts/kotlinc -Werror -module-name actpass-tests \
+	CP=$(KOTLIN)/bridge:$(KOTLIN)/main:$$(scripts/kotlin-toolchain path junit) $(TIMED) 'build: Kotlin tests' scripts/kotlinc -Werror -module-name actpass-tests \
 		-Xfriend-paths=$(KOTLIN)/main -jvm-target 17 -d $(KOTLIN)/tests bindings-kotlin/src/test/kotlin
 	@touch $@
 
@@ -111,12 +110,11 @@ test-kotlin:
 
 test-kotlin-now: test-native $(KOTLIN)/tests.built
 	@mkdir -p target/test-output && rm -f target/test-output/kotlin*.log
-	$(TEST_ENVIRONMENT) NATIVE=$(CURDIR)/target/debug scripts/keep-output target/test-output/kotlin.log \
+	$(TEST_ENVIRONMENT) NATIVE=$(CURDIR)/target/debug $(TIMED) 'tests: Kotlin' scripts/keep-output target/test-output/kotlin.log \
 		scripts/test-kotlin $(KOTLIN)/bridge:$(KOTLIN)/main:$(KOTLIN)/tests \
 		$(KOTLIN_TESTS) org.actpass.CallTest org.actpass.GuardTest
 
 verify-generated: test-native
-	$(CARGO) build --locked -p actpass-bindgen
 	rm -rf target/generated
 	target/debug/actpass-bindgen target/debug/libactpass_uniffi.so target/generated/swift target/generated/kotlin
 	diff -r target/generated/swift bindings-swift/Generated
@@ -124,7 +122,6 @@ verify-generated: test-native
 	scripts/features --check
 
 generate-bindings: test-native
-	$(CARGO) build --locked -p actpass-bindgen
 	rm -rf bindings-swift/Generated bindings-kotlin/Generated
 	target/debug/actpass-bindgen target/debug/libactpass_uniffi.so bindings-swift/Generated bindings-kotlin/Generated
 	scripts/features

@@ -18,7 +18,7 @@ import time
 import traceback
 import urllib.request
 import warnings
-from collections.abc import Coroutine, Iterator
+from collections.abc import Coroutine, Iterator, Sequence
 from http.server import BaseHTTPRequestHandler, ThreadingHTTPServer
 from pathlib import Path
 from typing import Any, Callable, NoReturn, TypeVar
@@ -207,6 +207,18 @@ class Played:
         """Return the requests so far, without what was none."""
         return [one for one in self._hostile.tell(seen=self.id)["seen"] if one["method"] != "?"]
 
+    def has_seen(self, requests: int) -> Callable[[], bool]:
+        """Return what says whether so many requests came."""
+        return lambda: len(self.seen()) >= requests
+
+    def close_connections(self) -> None:
+        """Close what is open, and return when that is done."""
+        self._hostile.tell(close=self.id)
+
+    def release(self) -> None:
+        """End the delays of the steps, now and from now on."""
+        self._hostile.tell(release=self.id)
+
     def other_seen(self) -> list[dict[str, Any]]:
         other: list[dict[str, Any]] = self._hostile.tell(seen=self.id)["other_seen"]
         return other
@@ -330,14 +342,41 @@ def echoing(*options: str) -> Iterator[str]:
 
 
 def run_python(
-    code: str, *arguments: str, python: str = sys.executable, timeout: float = 60
+    code: str,
+    *arguments: str,
+    python: str = sys.executable,
+    options: Sequence[str] = (),
+    timeout: float = 60,
+    cues: Sequence[Callable[[], bool]] = (),
 ) -> subprocess.CompletedProcess[str]:
-    """Run a program in an interpreter of its own, with the package and these helpers at hand."""
+    """Run a program in an interpreter of its own, with the package and these helpers at hand.
+
+    After each of ``cues`` holds, it can read one more line from its standard input.
+    """
     environment = {**os.environ, "PYTHONPATH": f"{PACKAGE}{os.pathsep}{TESTS}"}
-    command = [python, "-c", code, *arguments]
-    done = subprocess.run(command, env=environment, capture_output=True, text=True, timeout=timeout, check=False)
-    WATCH.note(done.stdout, done.stderr)
-    return done
+    command = [python, *options, "-c", code, *arguments]
+    pipe = subprocess.PIPE
+    with subprocess.Popen(command, env=environment, stdin=pipe, stdout=pipe, stderr=pipe, text=True) as process:
+        try:
+            for cue in cues:
+                wait_until(lambda: cue() or process.poll() is not None)  # noqa: B023
+                process.stdin.write("go\n")  # type: ignore[union-attr]
+                process.stdin.flush()  # type: ignore[union-attr]
+            out, err = process.communicate(timeout=timeout)
+        except BrokenPipeError:
+            out, err = process.communicate(timeout=timeout)
+        finally:
+            process.kill()
+    WATCH.note(out, err)
+    return subprocess.CompletedProcess(command, process.returncode, out, err)
+
+
+def wait_until(condition: Callable[[], bool], timeout: float = 60) -> None:
+    """Wait until ``condition`` holds."""
+    deadline = time.monotonic() + timeout
+    while not condition():
+        assert time.monotonic() < deadline, "it never came about"
+        time.sleep(0.005)
 
 
 class Published:

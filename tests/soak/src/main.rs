@@ -5,14 +5,16 @@
 use std::path::{Path, PathBuf};
 use std::process::ExitCode;
 use std::sync::Arc;
-use std::sync::atomic::{AtomicU64, Ordering};
+use std::sync::atomic::{AtomicBool, AtomicU64, Ordering};
 use std::time::{Duration, Instant};
 
 use actpass_soak::Result;
 use actpass_soak::call::Endpoint;
-use actpass_soak::gateway::{Recipe, Running};
+use actpass_soak::files::Harmed;
+use actpass_soak::gateway::{Log, Recipe, Running};
 use actpass_soak::judge::{Journals, Judgement, Ledger};
 use actpass_soak::measure::{Sample, Series, grew, leaked};
+use actpass_soak::passports::{Revocations, revoke_until};
 use actpass_soak::proxy::Proxy;
 use actpass_soak::report;
 use actpass_soak::worker::Worker;
@@ -120,10 +122,15 @@ async fn run(soak: &Soak) -> Result<Vec<String>> {
     under_load("warming up, ", &mut workers, &mut sites, &mut rng, &mut before, warm_up).await?;
     let rest_before = at_rest(&mut workers, &mut sites).await?;
     let mut during = Watch::new(&workers);
+    let revoking = Revoking::start(&endpoints)?;
     under_load("", &mut workers, &mut sites, &mut rng, &mut during, load).await?;
+    let revocations = revoking.end().await?;
     let rest_after = at_rest(&mut workers, &mut sites).await?;
 
-    let mut violations = Vec::new();
+    let mut violations = revocations.violations.clone();
+    if revocations.used == 0 || revocations.denied == 0 {
+        violations.push(format!("too little was revoked: {revocations:?}"));
+    }
     let mut processes = Vec::new();
     let rests = rest_before.workers.iter().zip(&rest_after.workers);
     for ((worker, (before, after)), load) in workers.iter().zip(rests).zip(during.workers) {
@@ -155,6 +162,7 @@ async fn run(soak: &Soak) -> Result<Vec<String>> {
         let (ledger, verified) = site.close(&soak.keep).await?;
         let log = site.recipe.read_log()?;
         violations.extend(log.complaints.iter().map(|line| format!("gateway {}: {line}", site.name)));
+        violations.extend(site.judge_harm(&ledger, &log));
         ledgers.push(ledger);
         said.push((verified, log));
     }
@@ -174,6 +182,13 @@ async fn run(soak: &Soak) -> Result<Vec<String>> {
         .collect();
     println!("\n{}\n{}", report::calls(&judgement), report::reasons(&judgement));
     println!("{}\n{}", report::network(&gateways, &judgement), report::processes(&processes));
+    println!(
+        "{}",
+        report::safeguards(
+            &revocations,
+            &sites.iter().map(|site| (site.name, &site.harmed)).collect::<Vec<_>>()
+        )
+    );
     for gateway in &gateways {
         if gateway.kills == 0 || gateway.proxy.faults().total() == 0 {
             violations.push(format!("{}: nothing went wrong", gateway.name));
@@ -191,6 +206,27 @@ struct Site {
     proxy: Arc<Proxy>,
     running: Option<Running>,
     kills: Arc<AtomicU64>,
+    harmed: Harmed,
+}
+
+/// A task that revokes passports over TLS, where bytes are not changed unnoticed.
+struct Revoking {
+    ended: Arc<AtomicBool>,
+    task: JoinHandle<Result<Revocations>>,
+}
+
+impl Revoking {
+    fn start(endpoints: &[Endpoint]) -> Result<Self> {
+        let gateway = endpoints.iter().find(|gateway| gateway.ca.is_some()).ok_or("no gateway with TLS")?;
+        let ended = Arc::new(AtomicBool::new(false));
+        let task = tokio::spawn(revoke_until(gateway.clone(), Arc::clone(&ended)));
+        Ok(Self { ended, task })
+    }
+
+    async fn end(self) -> Result<Revocations> {
+        self.ended.store(true, Ordering::Relaxed);
+        self.task.await?
+    }
 }
 
 impl Site {
@@ -198,7 +234,8 @@ impl Site {
         let proxy = Arc::new(Proxy::start(seed).await?);
         let running = recipe.start().await?;
         proxy.lead_to(Some(running.address()));
-        Ok(Self { name, ca, recipe, proxy, running: Some(running), kills: Arc::default() })
+        let (running, kills, harmed) = (Some(running), Arc::default(), Harmed::default());
+        Ok(Self { name, ca, recipe, proxy, running, kills, harmed })
     }
 
     fn endpoint(&self) -> Endpoint {
@@ -207,19 +244,23 @@ impl Site {
         Endpoint { name: self.name.to_owned(), url, ca: self.ca.clone() }
     }
 
-    /// Kills the gateway now and then until `until`, and starts it again each time.
-    fn kill_until(&mut self, until: Instant, rng: &mut Rng) -> Result<JoinHandle<Result<Running>>> {
+    /// Kills the gateway now and then until `until`, and starts it again each time. In every second life its files are harmed.
+    fn kill_until(&mut self, until: Instant, rng: &mut Rng) -> Result<JoinHandle<Result<(Running, Harmed)>>> {
         let mut running = self.running.take().ok_or("the gateway is being killed already")?;
         let (recipe, proxy, kills) = (self.recipe.clone(), Arc::clone(&self.proxy), Arc::clone(&self.kills));
+        let (mut harmed, ca) = (std::mem::take(&mut self.harmed), self.ca.clone());
         let mut rng = rng.fork();
         Ok(tokio::spawn(async move {
-            loop {
+            for number in 0_u64.. {
                 let life = Duration::from_millis(rng.u64(1_000..12_000));
                 if Instant::now() + life > until {
                     tokio::time::sleep(until.saturating_duration_since(Instant::now())).await;
-                    return Ok(running);
+                    break;
                 }
                 tokio::time::sleep(life).await;
+                if number % 2 == 0 {
+                    harmed.harm(&recipe.data, running.address(), ca.as_deref(), number / 2).await?;
+                }
                 running.kill().await?;
                 kills.fetch_add(1, Ordering::Relaxed);
                 proxy.lead_to(None);
@@ -227,7 +268,20 @@ impl Site {
                 running = recipe.start().await?;
                 proxy.lead_to(Some(running.address()));
             }
+            Ok((running, harmed))
         }))
+    }
+
+    fn judge_harm(&self, ledger: &Ledger, log: &Log) -> Vec<String> {
+        let Self { name, harmed, .. } = self;
+        let lost = harmed.events.iter().filter(|event| !ledger.has(event));
+        let mut violations: Vec<_> =
+            lost.map(|event| format!("{name}: {event} was told and is not in the ledger")).collect();
+        violations.extend(harmed.violations.iter().map(|violation| format!("{name}: {violation}")));
+        if harmed.times == 0 || log.harmed == 0 {
+            violations.push(format!("{name}: {} harms to files, {} logged", harmed.times, log.harmed));
+        }
+        violations
     }
 
     async fn close(&mut self, folder: &Path) -> Result<(Ledger, String)> {
@@ -290,7 +344,8 @@ async fn under_load(
         tokio::time::sleep(BETWEEN_SAMPLES).await;
         for (site, killer) in sites.iter_mut().zip(&mut killers) {
             let Some(finished) = killer.take_if(|killer| killer.is_finished()) else { continue };
-            site.running = Some(finished.await??);
+            let (running, harmed) = finished.await??;
+            (site.running, site.harmed) = (Some(running), harmed);
         }
         watch.look(workers, sites, began.elapsed())?;
         if began.elapsed().as_secs() >= minute * 60 {
@@ -300,7 +355,8 @@ async fn under_load(
     }
     for (site, killer) in sites.iter_mut().zip(killers) {
         if let Some(killer) = killer {
-            site.running = Some(killer.await??);
+            let (running, harmed) = killer.await??;
+            (site.running, site.harmed) = (Some(running), harmed);
         }
     }
     Ok(())

@@ -3,9 +3,11 @@
 use std::collections::{BTreeMap, BTreeSet};
 
 use crate::faults::Fault;
+use crate::files::Harmed;
 use crate::gateway::Log;
 use crate::judge::{Judgement, Tally};
 use crate::measure::{Sample, Series};
+use crate::passports::Revocations;
 use crate::proxy::Proxy;
 
 /// A process over the whole run.
@@ -48,6 +50,8 @@ pub fn calls(judgement: &Judgement) -> String {
             "ran in monitor",
             "blocked by policy",
             "gate failed",
+            "made again",
+            "blocked as repeated",
         ]
         .map(str::to_owned)
         .to_vec(),
@@ -55,8 +59,17 @@ pub fn calls(judgement: &Judgement) -> String {
     let mut total = Tally::default();
     let row = |series: &str, gateway: &str, tally: &Tally| {
         let failures = tally.by_failure.values().sum();
-        let figures = [tally.calls, tally.executed, tally.failed, tally.observed, tally.by_policy, failures]
-            .map(number);
+        let figures = [
+            tally.calls,
+            tally.executed,
+            tally.failed,
+            tally.observed,
+            tally.by_policy,
+            failures,
+            tally.repeated,
+            tally.replayed,
+        ]
+        .map(number);
         [series.to_owned(), gateway.to_owned()].into_iter().chain(figures).collect::<Vec<_>>()
     };
     for ((series, gateway), tally) in &judgement.tallies {
@@ -84,6 +97,25 @@ pub fn reasons(judgement: &Judgement) -> String {
     }
     row("a word that nobody knows".to_owned(), &|tally| tally.by_unknown_word);
     row("`actpass.unrecorded`".to_owned(), &|tally| tally.by_unrecorded);
+    table(&rows)
+}
+
+/// What revoked passports and harmed files came to.
+pub fn safeguards(revocations: &Revocations, sites: &[(&str, &Harmed)]) -> String {
+    let Revocations { revoked, used, denied, failed, violations } = revocations;
+    let mut rows = vec![
+        vec!["passports".to_owned(), String::new()],
+        vec!["revoked".to_owned(), number(*revoked)],
+        vec!["of these, used before".to_owned(), number(*used)],
+        vec!["denied after the revocation was answered".to_owned(), number(*denied)],
+        vec!["failed after the revocation was answered".to_owned(), number(*failed)],
+        vec!["allowed after the revocation was answered".to_owned(), number(violations.len() as u64)],
+    ];
+    for (name, harmed) in sites {
+        rows.push(vec![format!("files of {name} removed or replaced"), number(harmed.times)]);
+        rows.push(vec!["requests answered with 503 meanwhile".to_owned(), number(harmed.refused)]);
+        rows.push(vec!["decided meanwhile".to_owned(), number(harmed.violations.len() as u64)]);
+    }
     table(&rows)
 }
 
@@ -151,6 +183,8 @@ fn add(total: &mut Tally, tally: &Tally) {
     total.by_policy += tally.by_policy;
     total.by_unknown_word += tally.by_unknown_word;
     total.by_unrecorded += tally.by_unrecorded;
+    total.repeated += tally.repeated;
+    total.replayed += tally.replayed;
     for (reason, count) in &tally.by_failure {
         *total.by_failure.entry(reason.clone()).or_default() += count;
     }

@@ -70,14 +70,23 @@ class Worker {
   async #call({ gateway, client }) {
     const number = this.#last;
     this.#last += 1;
-    const id = `node-${number}`;
     const fresh = number % this.#orders.fresh_client_each === 0;
-    const outcome = await (fresh ? this.#newClient(gateway) : client).guard({
+    const mode = MODES[Math.floor(number / AMOUNTS.length) % MODES.length];
+    await this.#guard(fresh ? this.#newClient(gateway) : client, gateway, number, mode);
+    if ([1, 7].includes(number % 8) && mode !== 'monitor' && gateway.ca !== null) {
+      await this.#guard(client, gateway, number, mode);
+      await this.#guard(this.#newClient(gateway), gateway, number, mode);
+    }
+  }
+
+  async #guard(client, gateway, number, mode) {
+    const id = `node-${number}`;
+    const outcome = await client.guard({
       goal: AGENT,
       tool: 'stripe.refund.create',
       resource: `soak:${id}`,
       args: { amount: AMOUNTS[number % AMOUNTS.length], currency: 'usd' },
-      mode: MODES[Math.floor(number / AMOUNTS.length) % MODES.length],
+      mode,
       idempotencyKey: id,
       execute: ({ decision }) => {
         this.#write({ ran: { id, evidence: decision.evidence_event_id ?? null, hash: decision.request_hash ?? null } });

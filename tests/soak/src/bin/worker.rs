@@ -104,14 +104,23 @@ impl Worker {
         let fresh = number.is_multiple_of(self.orders.fresh_client_each);
         let client = if fresh { client(gateway, &self.orders)? } else { shared.clone() };
         let (id, call) = (format!("rust-{number}"), Call::numbered(number));
+        self.guard(&client, gateway, &id, call).await?;
+        if call.repeats && gateway.ca.is_some() {
+            self.guard(&client, gateway, &id, call).await?;
+            self.guard(&self::client(gateway, &self.orders)?, gateway, &id, call).await?;
+        }
+        Ok(())
+    }
+
+    async fn guard(&self, client: &ActPass, gateway: &Endpoint, id: &str, call: Call) -> Result<()> {
         let action = Action::new(AGENT, TOOL)
-            .resource(resource(&id))
+            .resource(resource(id))
             .args(json!({"amount": call.amount, "currency": "usd"}))
             .mode(call.mode.as_str().parse()?)
-            .idempotency_key(id.as_str());
+            .idempotency_key(id);
         let execute = async |context: ExecutionContext| {
             let (evidence, hash) = (text(context.decision(), "evidence_event_id"), hash(context.decision()));
-            self.write(&Line::Ran(Ran { id: id.clone(), evidence, hash }))
+            self.write(&Line::Ran(Ran { id: id.to_owned(), evidence, hash }))
                 .map_err(|error| error.to_string())?;
             if call.fails { Err("the action failed".to_owned()) } else { Ok(()) }
         };
@@ -123,7 +132,7 @@ impl Worker {
             Outcome::Returned { gate_error, .. } => gate_error.as_ref().map(|error| error.kind().name()),
         };
         self.write(&Line::Call(Reported {
-            id: id.clone(),
+            id: id.to_owned(),
             gateway: gateway.name.clone(),
             executed: outcome.executed(),
             word: decision.word().as_str().to_owned(),

@@ -1,0 +1,146 @@
+//! Data files that are removed and replaced under a gateway that runs: it decides nothing until they are back.
+
+use std::ffi::OsString;
+use std::net::SocketAddr;
+use std::path::{Path, PathBuf};
+use std::time::{Duration, Instant};
+
+use actpass_core::{ActPass, Action};
+use serde_json::json;
+
+use crate::Result;
+use crate::call::{AGENT, KEY, TOOL};
+
+/// The resources of these requests begin with it, so that the judge tells them from those of the workers.
+pub const RESOURCE: &str = "file:";
+
+/// Requests while a file is away.
+const PROBES: usize = 8;
+/// In which a gateway must decide again once its file is back.
+const RECOVERY: Duration = Duration::from_secs(30);
+
+/// What is done to the files.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub enum Harm {
+    /// The data file is removed.
+    Removed,
+    /// Another file is in the place of the data file.
+    Replaced,
+    /// The write-ahead log is removed.
+    LogRemoved,
+}
+
+impl Harm {
+    /// Each kind in turn.
+    pub fn numbered(number: u64) -> Self {
+        match number % 3 {
+            0 => Self::Removed,
+            1 => Self::Replaced,
+            _ => Self::LogRemoved,
+        }
+    }
+
+    fn file(self, data: &Path) -> PathBuf {
+        match self {
+            Self::Removed | Self::Replaced => data.to_owned(),
+            Self::LogRemoved => with_suffix(data, "-wal"),
+        }
+    }
+}
+
+/// What the harm to files showed.
+#[derive(Clone, Debug, Default, PartialEq, Eq)]
+pub struct Harmed {
+    /// How often files were harmed and put back.
+    pub times: u64,
+    /// Requests that were answered with 503 meanwhile.
+    pub refused: u64,
+    /// Events that the gateway named once the file was back.
+    pub events: Vec<String>,
+    /// What must not be, each as a sentence.
+    pub violations: Vec<String>,
+}
+
+impl Harmed {
+    /// Harms the data of the gateway at `address`, asks it, and puts the file back.
+    ///
+    /// # Errors
+    ///
+    /// If a file cannot be moved, or the gateway does not decide again.
+    pub async fn harm(
+        &mut self,
+        data: &Path,
+        address: SocketAddr,
+        ca: Option<&str>,
+        number: u64,
+    ) -> Result<()> {
+        let harm = Harm::numbered(number);
+        let client = client(address, ca)?;
+        let file = harm.file(data);
+        let away = with_suffix(&file, ".away");
+        std::fs::rename(&file, &away).map_err(|error| format!("{}: {error}", file.display()))?;
+        if harm == Harm::Replaced {
+            std::fs::write(&file, "")?;
+        }
+        for probe in 0..PROBES {
+            let id = format!("{}-{number}-{probe}", address.port());
+            match client.preflight(&action(&id)).await {
+                Ok(decision) => self.violations.push(format!(
+                    "{harm:?}, {}: decided without its file: {}",
+                    file.display(),
+                    decision.as_json()
+                )),
+                Err(error) if error.status() == Some(503) => self.refused += 1,
+                Err(error) => {
+                    self.violations.push(format!("{harm:?}, {}: expected a 503: {error}", file.display()));
+                }
+            }
+        }
+        std::fs::rename(&away, &file)?;
+        self.times += 1;
+        self.events.push(recovered(&client, address, number).await?);
+        Ok(())
+    }
+}
+
+/// Waits until the gateway decides again, and returns the event that it names.
+async fn recovered(client: &ActPass, address: SocketAddr, number: u64) -> Result<String> {
+    let began = Instant::now();
+    for attempt in 0_u64.. {
+        let id = format!("{}-{number}-back-{attempt}", address.port());
+        match client.preflight(&action(&id)).await {
+            Ok(decision) => {
+                return Ok(decision.evidence_event_id().ok_or("a decision without an event")?.to_string());
+            }
+            Err(error) if began.elapsed() > RECOVERY => {
+                return Err(format!("a gateway does not decide after its file is back: {error}").into());
+            }
+            Err(_) => tokio::time::sleep(Duration::from_millis(50)).await,
+        }
+    }
+    Err("no attempt is left".into())
+}
+
+fn action(id: &str) -> Action {
+    Action::new(AGENT, TOOL)
+        .resource(format!("{RESOURCE}{id}"))
+        .args(json!({"amount": 4900, "currency": "usd"}))
+}
+
+/// A client that asks once, without the proxy.
+fn client(address: SocketAddr, ca: Option<&str>) -> Result<ActPass> {
+    let scheme = if ca.is_some() { "https" } else { "http" };
+    let builder = ActPass::builder().api_key(KEY).agent_id(AGENT).base_url(format!("{scheme}://{address}"));
+    let builder = builder.max_retries(0).circuit_failures(0).timeout(Duration::from_secs(20));
+    Ok(match ca {
+        Some(ca) => builder.ca(ca),
+        None => builder,
+    }
+    .build()?)
+}
+
+fn with_suffix(path: &Path, suffix: &str) -> PathBuf {
+    let mut name: OsString = path.as_os_str().to_owned();
+    name.push(suffix);
+    name.into()
+}
