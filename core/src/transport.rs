@@ -303,9 +303,10 @@ impl HttpTransport {
                 (ErrorKind::Connection, "cannot reach", Some(cause))
             }
             ConnectProblem::Interrupted => {
-                let is_handshake = causes(&error)
-                    .filter_map(|cause| cause.downcast_ref::<legacy::Error>())
-                    .any(legacy::Error::is_connect);
+                let is_handshake = self.base_url.is_https()
+                    && causes(&error)
+                        .filter_map(|cause| cause.downcast_ref::<legacy::Error>())
+                        .any(legacy::Error::is_connect);
                 let cause = if is_handshake { Cause::InterruptedHandshake } else { Cause::Interrupted };
                 (ErrorKind::Connection, "cannot reach", Some(cause))
             }
