@@ -131,15 +131,15 @@ struct Last {
 pub struct Checkpoints {
     interval: Interval,
     clock: Clock,
-    started: i64,
+    /// When it was looked first, in milliseconds since 1970.
+    started: Option<i64>,
     last: HashMap<(Arc<str>, &'static str), Last>,
 }
 
 impl Checkpoints {
-    /// None is due yet: the first interval begins now.
+    /// None is due yet: the first interval begins with the first look.
     pub fn new(interval: Interval, clock: Clock) -> Self {
-        let started = clock.millis();
-        Self { interval, clock, started, last: HashMap::new() }
+        Self { interval, clock, started: None, last: HashMap::new() }
     }
 
     /// Makes those that are due, until it is dropped.
@@ -165,6 +165,7 @@ impl Checkpoints {
         tenants: &[String],
     ) -> Result<usize, StoreError> {
         let mut made = 0;
+        let started = *self.started.get_or_insert_with(|| self.clock.millis());
         for tenant_id in tenants {
             let tenant_id: Arc<str> = tenant_id.as_str().into();
             for chain_id in CHAINS {
@@ -174,7 +175,7 @@ impl Checkpoints {
                 let place = (Arc::clone(&tenant_id), chain_id);
                 let last = match self.last.get(&place) {
                     Some(last) => last.clone(),
-                    None => self.find_last(store, &tenant_id, chain_id).await?,
+                    None => find_last(store, &tenant_id, chain_id, started).await?,
                 };
                 let events = head.length.saturating_sub(last.length);
                 let millis = self.clock.millis().saturating_sub(last.at);
@@ -191,35 +192,6 @@ impl Checkpoints {
             }
         }
         Ok(made)
-    }
-
-    /// The last checkpoint of a chain that is recorded.
-    async fn find_last(
-        &self,
-        store: &dyn Store,
-        tenant_id: &str,
-        chain_id: &str,
-    ) -> Result<Last, StoreError> {
-        let mut last = Last { length: 0, at: self.started, event: None };
-        let mut after = 0;
-        loop {
-            let page = store.events(tenant_id, ledger::CHECKPOINTS, after, u64::MAX).await?;
-            let Some(end) = page.last() else {
-                return Ok(last);
-            };
-            after = end.seq;
-            for event in page {
-                let Ok(event) = Json::parse(event.text.as_bytes()) else { continue };
-                let Some(metadata) = event.member("metadata") else { continue };
-                let text = |name| metadata.member(name).and_then(Json::as_str);
-                if let (Some(chain), Some(head)) = (text("chain_id"), head_in(metadata))
-                    && chain == chain_id
-                {
-                    let hash = event.member("current_event_hash").and_then(Json::as_str);
-                    last = Last { length: head.length, event: hash.map(str::to_owned), ..last };
-                }
-            }
-        }
     }
 
     async fn record(
@@ -279,6 +251,35 @@ impl Checkpoints {
         let (length, head, signature) = (head.length, &*head.hash, signature.as_deref().unwrap_or("none"));
         tracing::info!(tenant = &**tenant_id, chain = chain_id, length, head, signature, "checkpoint");
         Ok(Last { length, at, event: Some(recorded.hash) })
+    }
+}
+
+/// The last checkpoint of a chain that is recorded; `started` is when its interval began.
+async fn find_last(
+    store: &dyn Store,
+    tenant_id: &str,
+    chain_id: &str,
+    started: i64,
+) -> Result<Last, StoreError> {
+    let mut last = Last { length: 0, at: started, event: None };
+    let mut after = 0;
+    loop {
+        let page = store.events(tenant_id, ledger::CHECKPOINTS, after, u64::MAX).await?;
+        let Some(end) = page.last() else {
+            return Ok(last);
+        };
+        after = end.seq;
+        for event in page {
+            let Ok(event) = Json::parse(event.text.as_bytes()) else { continue };
+            let Some(metadata) = event.member("metadata") else { continue };
+            let text = |name| metadata.member(name).and_then(Json::as_str);
+            if let (Some(chain), Some(head)) = (text("chain_id"), head_in(metadata))
+                && chain == chain_id
+            {
+                let hash = event.member("current_event_hash").and_then(Json::as_str);
+                last = Last { length: head.length, event: hash.map(str::to_owned), ..last };
+            }
+        }
     }
 }
 

@@ -389,9 +389,10 @@ fn errors(verified: &Json) -> Vec<String> {
 /// gateway's keys.
 #[tokio::test]
 async fn damaged_tokens_are_denied_by_all_for_the_same_reason() {
-    let (gateway, time) = start().await;
     // A client has the system's clock.
     let now = SystemTime::now().duration_since(UNIX_EPOCH).unwrap().as_secs();
+    let time = Arc::new(AtomicU64::new(now - 1000));
+    let gateway = Gateway::start_with("", with(&time)).await;
     let issue_at = async |gateway: &Gateway, at: u64, time: &AtomicU64| {
         time.store(at, Ordering::SeqCst);
         let token = issue(gateway, "").await;

@@ -303,7 +303,9 @@ const APPROVAL: &str = concat!(
     member!("approval_request_id"),
     " = approvals.id AND ",
     of_approval!(),
-    r#" AND instr(event, '"event_type":"approval.') > 0 ORDER BY seq LIMIT 1),
+    r#" AND instr(event, '"event_type":"approval.') > 0 AND seq <= (
+        SELECT length FROM chains WHERE tenant_id = ?1 AND chain_id = 'decisions'
+    ) ORDER BY seq LIMIT 1),
     EXISTS (SELECT 1 FROM events INDEXED BY events_by_approval WHERE chain = "#,
     decisions!(),
     " AND ",
@@ -370,7 +372,7 @@ const TOOL_EVENT: &str = concat!(
     member!("tool_id"),
     " = ?3 AND ",
     of_tool!(),
-    " ORDER BY seq DESC LIMIT 1"
+    " AND seq <= (SELECT length FROM chains WHERE tenant_id = ?1 AND chain_id = ?2) ORDER BY seq DESC LIMIT 1"
 );
 
 /// An answer, with the events that it names.

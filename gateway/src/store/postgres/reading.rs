@@ -46,7 +46,10 @@ macro_rules! approval_columns {
             member!("approval_request_id"),
             " = approvals.id AND ",
             of_approval!(),
-            r#" AND strpos(event, '"event_type":"approval.') > 0 ORDER BY seq LIMIT 1),
+            r#" AND strpos(event, '"event_type":"approval.') > 0 AND seq <= (
+                SELECT length FROM actpass.chains
+                WHERE chains.tenant_id = approvals.tenant_id AND chains.chain_id = 'decisions'
+            ) ORDER BY seq LIMIT 1),
             EXISTS (SELECT FROM actpass.events WHERE chain = "#,
             decisions_of!("approvals"),
             " AND ",
@@ -280,7 +283,8 @@ impl Reading {
                     member!("tool_id"),
                     " = $3 AND ",
                     of_tool!(),
-                    " ORDER BY seq DESC LIMIT 1"
+                    " AND seq <= (SELECT length FROM actpass.chains WHERE tenant_id = $1 AND chain_id = $2)
+                     ORDER BY seq DESC LIMIT 1"
                 ))
                 .await?,
             client,

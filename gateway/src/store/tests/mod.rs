@@ -718,6 +718,11 @@ async fn a_row_that_no_event_stands_for_grants_nothing(bed: &Bed) {
     }
     other.run(&forge("approved = true", "apr_3"), &forge("approved = true", "apr_3")).await;
     assert_eq!(store.append(spending(Some("apr_3"), None)).await, refused());
+    // An event that is not part of the chain stands for nothing.
+    let beyond = r#"INSERT INTO events (chain, seq, event) SELECT id, 1000000, '{"event_type":"approval.approved","approval_request_id":"apr_1","tool_id":"pay","metadata":{"action_hash":"h","decided_by":"alice"}}' FROM chains WHERE tenant_id = 't' AND chain_id = 'decisions'"#;
+    other.run(beyond, beyond).await;
+    assert!(!store.approval("t", "apr_1").await.unwrap().unwrap().proven);
+    assert_eq!(store.append(spending(Some("apr_1"), None)).await, refused());
     // Another tenant's event stands for nothing here.
     let moved = "UPDATE approvals SET tenant_id = 'u' WHERE id = 'apr_2'";
     other.run(moved, moved).await;
