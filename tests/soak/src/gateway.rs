@@ -160,7 +160,9 @@ impl Log {
         // What `files` does to it on purpose is an error that it must log.
         let harmed = line.contains("a data file was removed or replaced");
         self.harmed += u64::from(harmed);
-        if status == Some("500") || (line.contains(" ERROR ") && !harmed) || line.contains("panicked") {
+        let follows = line.contains("the data file is no longer the one at its path");
+        let failed = line.contains(" ERROR ") && !harmed && !follows;
+        if status == Some("500") || failed || line.contains("panicked") {
             self.complaints.push(line.to_owned());
         }
     }
@@ -231,5 +233,12 @@ mod tests {
             .iter()
             .for_each(|line| log.add(line));
         assert_eq!(log.complaints.len(), 3);
+        let harmed =
+            "a data file was removed or replaced while it is in use: nothing is decided until it is back";
+        let follows = "the ledger could not be written error=the data file is no longer the one at its path";
+        [harmed, follows]
+            .iter()
+            .for_each(|what| log.add(&format!("2026-01-01T00:00:00Z ERROR store: {what}")));
+        assert_eq!((log.complaints.len(), log.harmed), (3, 1));
     }
 }
