@@ -15,7 +15,7 @@ use tokio::task::AbortHandle;
 use crate::breaker::Circuit;
 use crate::client::{ActPass, ActPassBuilder};
 use crate::error::{Error, ErrorKind};
-use crate::runtime::{Host, Settings};
+use crate::runtime::{Host, Settings, notice_closed_connections};
 
 /// The thread of this process, or of the one that this process was forked from.
 static THREAD: ArcSwapOption<Thread> = ArcSwapOption::const_empty();
@@ -105,6 +105,7 @@ impl Background {
         };
         let call = AssertUnwindSafe(call(client)).catch_unwind();
         let task = runtime.spawn(async move {
+            notice_closed_connections().await;
             done(
                 call.await
                     .unwrap_or_else(|_panic| Err(Error::new(ErrorKind::Internal, "a panic in the SDK"))),

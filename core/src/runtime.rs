@@ -112,11 +112,7 @@ impl Host {
         let call = call(client.clone());
         let mut call = pin!(async move {
             // A task, because it is run by the thread that drives, which need not be this one.
-            let seen = tokio::spawn(async {
-                tokio::task::yield_now().await;
-                tokio::task::yield_now().await;
-            });
-            let _ = seen.await;
+            let _ = tokio::spawn(notice_closed_connections()).await;
             call.await
         });
         loop {
@@ -299,4 +295,11 @@ impl Drop for Engine {
             mem::forget((runtime, client));
         }
     }
+}
+
+/// Lets a closed connection leave the pool before a request can pick it: the first yield has the thread that drives collect
+/// what the sockets have to tell, without waiting, and in the second the connections act on it.
+pub(crate) async fn notice_closed_connections() {
+    tokio::task::yield_now().await;
+    tokio::task::yield_now().await;
 }

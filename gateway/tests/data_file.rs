@@ -268,7 +268,7 @@ async fn every_file_is_private_whatever_it_is_called_and_whatever_was_there() {
 async fn a_full_disk_is_a_gateway_that_is_not_well() {
     let client = common::client();
     // What is left when a decision no longer fits differs: room for nothing, for a page, for a few.
-    for blocks in (300..=364).step_by(8) {
+    for blocks in (700..=764).step_by(8) {
         let folder = TempDir::new().unwrap();
         // No file may become larger than this; a write beyond it fails, as on a full disk.
         let limits = format!("trap '' XFSZ; ulimit -f {blocks};");

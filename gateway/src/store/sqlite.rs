@@ -390,7 +390,7 @@ const ANSWER: &str = concat!(
 const PRUNED: usize = 64;
 
 /// How many bytes a check writes: more than an ordinary decision.
-const PROBE_BYTES: usize = 16 * 1024;
+const PROBE_BYTES: usize = 96 * 1024;
 /// How many connections read at once at most.
 const READERS: usize = 4;
 

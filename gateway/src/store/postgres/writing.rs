@@ -39,7 +39,7 @@ const INSERT_BYTES: usize = 4 << 20;
 const PRUNED: usize = 64;
 
 /// How many bytes a check writes: more than an ordinary decision.
-const PROBE_BYTES: usize = 16 * 1024;
+const PROBE_BYTES: usize = 96 * 1024;
 
 /// What writes: one task, which does one thing after the other.
 pub(super) struct Writer {
