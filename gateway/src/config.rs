@@ -72,7 +72,8 @@ pub struct Settings {
     pub trusted_proxies: Vec<IpNet>,
     /// How many connections it takes.
     pub connections: ConnectionLimits,
-    /// How many approval requests of one key may be pending: 100 if not set.
+    /// How many approval requests of one agent of a key may be pending: 100 if not set. Of all agents of a key ten times as
+    /// many may be.
     pub pending_approvals: u32,
     /// The path below which a proxy shows the page, without a slash at its end; empty for the root.
     pub base_path: String,

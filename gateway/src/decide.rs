@@ -754,12 +754,11 @@ impl<'p> Ruling<'p> {
             decision: Decision::Deny.as_str(),
             reason,
             summary: format!(
-                "The tool {tool:?} needs a person's approval, and {limit} requests of this API key wait for one \
-                 already ({reason})."
+                "The tool {tool:?} needs a person's approval, and {limit} requests of this agent, or ten times as \
+                 many of this API key, wait for one already ({reason})."
             ),
             next_steps: vec![
-                "Do not run it. Ask again after requests of this key were decided, or have expired."
-                    .to_owned(),
+                "Do not run it. Ask again after pending requests were decided, or have expired.".to_owned(),
             ],
             approval: None,
             ..self

@@ -90,8 +90,13 @@ fn err(output: &Output) -> String {
 async fn a_file_that_is_no_longer_at_its_path_is_noticed_before_an_answer() {
     type Change = fn(&Path);
     let moved = |path: &Path| path.with_extension("moved");
-    let changes: [(&str, Change, bool); 8] = [
+    let changes: [(&str, Change, bool); 10] = [
         ("the file removed", |path| fs::remove_file(path).unwrap(), false),
+        (
+            "the file cut short",
+            |path| fs::OpenOptions::new().write(true).open(path).unwrap().set_len(0).unwrap(),
+            false,
+        ),
         ("the folder removed", |path| fs::remove_dir_all(path.parent().unwrap()).unwrap(), false),
         ("the file renamed", |path| fs::rename(path, path.with_extension("moved")).unwrap(), true),
         (
@@ -108,6 +113,14 @@ async fn a_file_that_is_no_longer_at_its_path_is_noticed_before_an_answer() {
             |path| {
                 fs::remove_file(path.with_extension("db-wal")).unwrap();
                 fs::write(path.with_extension("db-wal"), "").unwrap();
+            },
+            false,
+        ),
+        (
+            "the log cut short",
+            |path| {
+                let log = fs::OpenOptions::new().write(true).open(path.with_extension("db-wal")).unwrap();
+                log.set_len(0).unwrap();
             },
             false,
         ),

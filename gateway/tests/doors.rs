@@ -358,6 +358,16 @@ async fn a_key_has_so_many_pending_requests_at_most() {
     assert_eq!(text(&answer, "decision"), Some("require_approval"));
     let answer = gateway.decide("apk_bound", &refund("30001", "")).await;
     assert_eq!(text(&answer, "reason_code"), Some("approval.too_many_pending"));
+    // Of a key that speaks for several agents, each agent has as many, and all of them ten times as many.
+    let mut opened = 0;
+    for number in 0..60 {
+        let body = refund(&(20_000 + number).to_string(), "");
+        let body = body.replace("\"sdk\"", &format!("\"agent-{}\"", number / 4));
+        let answer = gateway.decide("apk_one", &body).await;
+        let is_open = text(&answer, "approval_request_id").is_some();
+        assert_eq!(is_open, number % 4 < 3 && opened < 30, "{number}: {answer}");
+        opened += i32::from(is_open);
+    }
     gateway.stop().await;
 }
 

@@ -14,7 +14,7 @@ use actpass_gateway::ledger::Head;
 use actpass_gateway::passport::SealedKey;
 use actpass_gateway::server::Server;
 use actpass_gateway::store::{
-    Append, Appended, Approval, Author, Listing, Location, Rotation, Standing, Store, StoreError,
+    Append, Appended, Approval, Author, Listing, Location, PendingOf, Rotation, Standing, Store, StoreError,
     StoredEvent, Subject,
 };
 use actpass_gateway::vault::SealedCredential;
@@ -821,7 +821,7 @@ impl Store for Broken {
     async fn approvals(&self, _: &str, _: Listing) -> Result<Vec<Approval>, StoreError> {
         self.fail().await
     }
-    async fn pending_of(&self, _: &str, _: &str, _: i64) -> Result<u64, StoreError> {
+    async fn pending_of(&self, _: &str, _: Author<'_>, _: i64) -> Result<PendingOf, StoreError> {
         self.fail().await
     }
     async fn caused(&self, _: &str, _: Subject, _: &str, _: Author<'_>) -> Result<bool, StoreError> {

@@ -77,7 +77,7 @@ pub(super) async fn preflight(State(app): State<Arc<App>>, call: Call) -> Result
             Some(_) => Some(asks.key.opening.lock().await),
             None => None,
         };
-        if opens.is_some() && is_crowded(&app, &asks.key, facts.now).await? {
+        if opens.is_some() && is_crowded(&app, &asks, facts.now).await? {
             // The action may have an open request already, which is then the one it waits for.
             if app.finds_approvals && action_hash.is_none() {
                 earlier = before;
@@ -137,10 +137,16 @@ fn replayed(answer: &[u8], request_hash: Option<&str>, age_ms: i64) -> Result<By
     decide::mark_replayed(answer, request_hash, age_ms).ok_or(ApiError::Internal)
 }
 
-/// Whether the key has as many pending approval requests as it may.
-async fn is_crowded(app: &App, key: &Key, now: i64) -> Result<bool, ApiError> {
-    let pending = in_time(app, app.store.pending_of(&key.tenant.id, &key.name, now)).await?;
-    Ok(pending >= u64::from(app.pending_approvals))
+/// How many agents of one key may each have as many pending approval requests as an agent may.
+const AGENTS_OF_A_KEY: u64 = 10;
+
+/// Whether the agent or the key has as many pending approval requests as it may.
+async fn is_crowded(app: &App, asks: &Asks, now: i64) -> Result<bool, ApiError> {
+    let key = &asks.key;
+    let asker = Author { key_name: &key.name, agent: key.bound_agent().or(asks.agent.as_deref()) };
+    let pending = in_time(app, app.store.pending_of(&key.tenant.id, asker, now)).await?;
+    let limit = u64::from(app.pending_approvals);
+    Ok(pending.agent >= limit || pending.key >= limit.saturating_mul(AGENTS_OF_A_KEY))
 }
 
 /// Tells the log what was decided; never what the answer carries beside that.
@@ -166,6 +172,8 @@ struct Asks {
     key: Arc<Key>,
     body: Json,
     body_bytes: usize,
+    /// The agent that the request names.
+    agent: Option<String>,
     tool: String,
     passport: Option<Secret>,
     approval: Option<String>,
@@ -177,10 +185,11 @@ impl Asks {
         let body = parse(raw)?;
         let request = Preflight::read(&body)?;
         let tool = request.tool.as_str().to_owned();
+        let agent = request.agent_id.map(|agent| agent.as_str().to_owned());
         let passport = request.passport.map(|passport| Secret::new(passport.as_str()));
         let approval = request.approval_request_id.map(|id| id.as_str().to_owned());
         let manifest = request.tool_manifest_hash.map(|hash| hash.as_str().to_owned());
-        Ok(Self { tool, passport, approval, manifest, body_bytes: raw.len(), key, body })
+        Ok(Self { agent, tool, passport, approval, manifest, body_bytes: raw.len(), key, body })
     }
 
     async fn decide(self: &Arc<Self>, app: &App, facts: Facts) -> Result<Decided, ApiError> {

@@ -4,7 +4,7 @@
 use std::fs::{self, File, Metadata, OpenOptions};
 use std::io;
 use std::path::{Path, PathBuf};
-use std::sync::atomic::{AtomicBool, Ordering};
+use std::sync::atomic::{AtomicBool, AtomicU64, Ordering};
 
 use super::OpenError;
 
@@ -19,8 +19,27 @@ pub(super) struct DataFile {
     /// Without links; what SQLite opens.
     path: PathBuf,
     /// The files that must stay in place, and which they are.
-    parts: Vec<(PathBuf, Identity)>,
+    parts: Vec<Part>,
     is_lost: AtomicBool,
+}
+
+/// A file that must stay in place.
+#[derive(Debug)]
+struct Part {
+    path: PathBuf,
+    identity: Identity,
+    /// How long it is at least: while the gateway runs, SQLite makes none of them shorter.
+    length: AtomicU64,
+}
+
+impl Part {
+    fn is_in_place(&self) -> bool {
+        // Before the look, which another thread may overtake.
+        let known = self.length.load(Ordering::Relaxed);
+        let Ok(metadata) = fs::metadata(&self.path) else { return false };
+        self.length.fetch_max(metadata.len(), Ordering::Relaxed);
+        identity(&metadata) == self.identity && metadata.len() >= known
+    }
 }
 
 /// Which file is at a path, whatever it is called.
@@ -44,7 +63,7 @@ impl DataFile {
     /// Makes the file if it is not there, makes it and its companions private, and locks it for one gateway: until the
     /// handle is dropped, which must outlive every connection to the file. Closing any handle of a file gives up the
     /// locks that SQLite holds on it in this process.
-    pub(super) fn open(named: &Path) -> Result<(Self, File), OpenError> {
+    pub(super) fn open(named: &Path) -> Result<(Self, Lock), OpenError> {
         let failed = |error| OpenError::Io(named.to_owned(), error);
         check_name(named)?;
         if check_kind(named)?.is_none() {
@@ -89,22 +108,20 @@ impl DataFile {
         let companions = COMPANIONS.map(|suffix| companion(&self.path, suffix));
         for path in [self.named.clone(), self.path.clone()].into_iter().chain(companions) {
             let metadata = fs::metadata(&path).map_err(|error| OpenError::Io(path.clone(), error))?;
-            self.parts.push((path, identity(&metadata)));
+            let length = AtomicU64::new(metadata.len());
+            self.parts.push(Part { identity: identity(&metadata), length, path });
         }
         Ok(())
     }
 
     /// Whether what is written to the open file can be found at its path. Logs once when it no longer can.
     pub(super) fn is_in_place(&self) -> bool {
-        let is_same = |(path, known): &(PathBuf, Identity)| {
-            fs::metadata(path).is_ok_and(|metadata| identity(&metadata) == *known)
-        };
-        let gone = self.parts.iter().find(|part| !is_same(part));
+        let gone = self.parts.iter().find(|part| !part.is_in_place());
         let was_lost = self.is_lost.swap(gone.is_some(), Ordering::Relaxed);
         match gone {
-            Some((path, _)) if !was_lost => tracing::error!(
+            Some(Part { path, .. }) if !was_lost => tracing::error!(
                 file = %path.display(),
-                "a data file was removed or replaced while it is in use: nothing is decided until it is back; to start \
+                "a data file was removed, replaced or cut short while it is in use: nothing is decided until it is back; to start \
                  with what is there now, restart the gateway"
             ),
             None if was_lost => tracing::info!("the data files are back in place"),
@@ -170,7 +187,7 @@ fn kind_of(metadata: &Metadata) -> &'static str {
 /// It is on the file itself, so by whatever name a second gateway finds the file, it finds the lock. Here it does not
 /// touch the locks that SQLite takes, which are of another kind.
 #[cfg(target_os = "linux")]
-fn lock(named: &Path, path: &Path) -> Result<File, OpenError> {
+fn lock(named: &Path, path: &Path) -> Result<Lock, OpenError> {
     let file = OpenOptions::new().read(true).write(true).open(path);
     take(named, file.map_err(|error| OpenError::Io(named.to_owned(), error))?)
 }
@@ -178,15 +195,26 @@ fn lock(named: &Path, path: &Path) -> Result<File, OpenError> {
 /// As on Linux, but on a file beside the data file: where both kinds of locks are one, SQLite could not lock its own.
 /// Another hard link to the data file is not seen.
 #[cfg(not(target_os = "linux"))]
-fn lock(named: &Path, path: &Path) -> Result<File, OpenError> {
+fn lock(named: &Path, path: &Path) -> Result<Lock, OpenError> {
     let beside = companion(path, ".lock");
     let file = private_file().create(true).truncate(false).open(&beside);
     take(named, file.map_err(|error| OpenError::Io(beside, error))?)
 }
 
-fn take(named: &Path, file: File) -> Result<File, OpenError> {
+/// The lock that keeps a second gateway away, until it is dropped.
+#[derive(Debug)]
+pub(super) struct Lock(File);
+
+impl Drop for Lock {
+    fn drop(&mut self) {
+        // To close the file alone is not enough: a process that is just being started holds a copy of the handle.
+        let _ = self.0.unlock();
+    }
+}
+
+fn take(named: &Path, file: File) -> Result<Lock, OpenError> {
     match file.try_lock() {
-        Ok(()) => Ok(file),
+        Ok(()) => Ok(Lock(file)),
         Err(fs::TryLockError::WouldBlock) => Err(OpenError::Locked(named.to_owned())),
         Err(fs::TryLockError::Error(error)) => Err(OpenError::Io(named.to_owned(), error)),
     }

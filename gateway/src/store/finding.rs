@@ -34,6 +34,15 @@ CREATE INDEX IF NOT EXISTS events_issued ON actpass.events
     WHERE strpos(event, '"event_type":"passport.issued"') > 0;
 "#;
 
+/// How many approval requests are pending.
+#[derive(Clone, Copy, Debug, Default, PartialEq, Eq)]
+pub struct PendingOf {
+    /// Of one agent of a key.
+    pub agent: u64,
+    /// Of all agents of the key.
+    pub key: u64,
+}
+
 /// What an event is about.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
 pub enum Subject {
@@ -176,9 +185,10 @@ pub(super) fn listed_in_postgres(status: Option<Status>) -> String {
     )
 }
 
-/// How many of the tenant ?1's pending approvals (the time is ?3) decisions in the chain ?2 asked for that hold ?4.
+/// How many of the tenant ?1's pending approvals (the time is ?3) decisions in the chain ?2 asked for that hold ?4: for the
+/// agent ?5, and in all.
 pub(super) const SQLITE_PENDING_OF: &str = "
-SELECT count(*) FROM approvals
+SELECT count(*) FILTER (WHERE agent_id IS ?5), count(*) FROM approvals
 WHERE tenant_id = ?1 AND approved IS NULL AND deadline > ?3 AND EXISTS (
     SELECT 1 FROM events
     WHERE chain = (SELECT id FROM chains WHERE tenant_id = ?1 AND chain_id = ?2)
@@ -188,7 +198,7 @@ WHERE tenant_id = ?1 AND approved IS NULL AND deadline > ?3 AND EXISTS (
 
 /// As [`SQLITE_PENDING_OF`].
 pub(super) const POSTGRES_PENDING_OF: &str = r#"
-SELECT count(*) FROM actpass.approvals
+SELECT count(*) FILTER (WHERE agent_id IS NOT DISTINCT FROM $5), count(*) FROM actpass.approvals
 WHERE tenant_id = $1 AND approved IS NULL AND deadline > $3 AND EXISTS (
     SELECT 1 FROM actpass.events
     WHERE chain = (SELECT id FROM actpass.chains WHERE tenant_id = $1 AND chain_id = $2)

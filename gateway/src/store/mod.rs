@@ -20,7 +20,7 @@ use async_trait::async_trait;
 use bytes::Bytes;
 
 pub use self::backup::{BackupError, Copied, backup};
-pub use self::finding::{Author, Listing, Subject};
+pub use self::finding::{Author, Listing, PendingOf, Subject};
 pub use self::postgres::{Database, DatabaseError, PostgresStore, Trust};
 pub use self::sqlite::{OpenError, SqliteStore, accept_missing_wal};
 use crate::clock::Clock;
@@ -230,7 +230,8 @@ pub trait Store: Send + Sync + fmt::Debug {
     /// # Errors
     ///
     /// If the store does not answer.
-    async fn pending_of(&self, tenant_id: &str, key_name: &str, now: i64) -> Result<u64, StoreError>;
+    async fn pending_of(&self, tenant_id: &str, asker: Author<'_>, now: i64)
+    -> Result<PendingOf, StoreError>;
 
     /// Whether the tenant's chain of decisions has an event about `id` that `author` caused.
     ///

@@ -5,7 +5,6 @@
 //! connections, which the write-ahead log lets read while the writer writes.
 
 use std::cmp::Ordering;
-use std::fs::File;
 use std::io;
 use std::path::{Path, PathBuf};
 use std::sync::{Arc, Mutex, PoisonError};
@@ -20,8 +19,8 @@ use tokio::sync::{Semaphore, mpsc};
 
 use super::batch::{Batch, Rows, live};
 use super::checkpoint::Checkpointer;
-use super::file::{self, DataFile};
-use super::finding::{self, Author, Listing, Subject};
+use super::file::{self, DataFile, Lock};
+use super::finding::{self, Author, Listing, PendingOf, Subject};
 use super::postgres::DatabaseError;
 use super::proof::{KeptAnswer, describe_unproven, hold_to_ledger, recorded_at};
 use super::queue::{self, Job, Jobs, Round};
@@ -507,7 +506,7 @@ impl SqliteStore {
     }
 
     /// A gateway has the lock.
-    fn start(path: &Path, mut file: DataFile, clock: Clock, lock: Option<File>) -> Result<Self, OpenError> {
+    fn start(path: &Path, mut file: DataFile, clock: Clock, lock: Option<Lock>) -> Result<Self, OpenError> {
         let sqlite = |error| OpenError::Sqlite(path.to_owned(), error);
         let mut connection = connect(file.path()).map_err(sqlite)?;
         if connection.is_readonly("main").map_err(sqlite)? {
@@ -647,12 +646,19 @@ impl Store for SqliteStore {
         self.readers.read(read).await
     }
 
-    async fn pending_of(&self, tenant_id: &str, key_name: &str, now: i64) -> Result<u64, StoreError> {
-        let tenant_id = tenant_id.to_owned();
-        let [mark, _] = Author { key_name, agent: None }.marks();
+    async fn pending_of(
+        &self,
+        tenant_id: &str,
+        asker: Author<'_>,
+        now: i64,
+    ) -> Result<PendingOf, StoreError> {
+        let (tenant_id, agent) = (tenant_id.to_owned(), asker.agent.map(str::to_owned));
+        let [mark, _] = asker.marks();
         let read = move |connection: &Connection| {
             let mut statement = connection.prepare_cached(finding::SQLITE_PENDING_OF)?;
-            statement.query_row(params![tenant_id, DECISIONS, now, mark], |row| Ok(from_sql(row.get(0)?)))
+            statement.query_row(params![tenant_id, DECISIONS, now, mark, agent], |row| {
+                Ok(PendingOf { agent: from_sql(row.get(0)?), key: from_sql(row.get(1)?) })
+            })
         };
         self.readers.read(read).await
     }
@@ -859,7 +865,7 @@ struct Writer {
     clock: Clock,
     file: Arc<DataFile>,
     /// A gateway's. Dropped after the connections.
-    lock: Option<File>,
+    lock: Option<Lock>,
 }
 
 impl Writer {

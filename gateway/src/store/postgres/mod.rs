@@ -30,7 +30,7 @@ pub(super) use self::reading::{read_chain, read_keys};
 use self::text::{Kept, Text};
 use self::writing::Writer;
 use super::batch::live;
-use super::finding::{Author, Listing, Subject};
+use super::finding::{Author, Listing, PendingOf, Subject};
 use super::proof::describe_unproven;
 use super::queue::{Job, Jobs};
 use super::{Append, Appended, Approval, Rotation, Standing, Store, StoreError, StoredEvent};
@@ -259,12 +259,20 @@ impl Store for PostgresStore {
         all(&rows, approval_of)
     }
 
-    async fn pending_of(&self, tenant_id: &str, key_name: &str, now: i64) -> Result<u64, StoreError> {
-        let [mark, _] = Author { key_name, agent: None }.marks();
+    async fn pending_of(
+        &self,
+        tenant_id: &str,
+        asker: Author<'_>,
+        now: i64,
+    ) -> Result<PendingOf, StoreError> {
+        let ([mark, _], agent) = (asker.marks(), asker.agent.map(Text));
         let columns: &[&(dyn tokio_postgres::types::ToSql + Sync)] =
-            &[&Text(tenant_id), &DECISIONS, &now, &mark];
+            &[&Text(tenant_id), &DECISIONS, &now, &mark, &agent];
         let rows = self.readers.read(|reader| &reader.pending_of, columns).await?;
-        Ok(first(&rows, |row| Ok(from_sql(row.try_get(0)?)))?.unwrap_or(0))
+        let counted = |row: &tokio_postgres::Row| {
+            Ok(PendingOf { agent: from_sql(row.try_get(0)?), key: from_sql(row.try_get(1)?) })
+        };
+        Ok(first(&rows, counted)?.unwrap_or_default())
     }
 
     async fn caused(
