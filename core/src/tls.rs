@@ -188,7 +188,7 @@ impl Authorities {
             }
             0 => {
                 observe(|| {
-                    tracing::debug!("the system has no certificate authorities; using the bundled ones")
+                    tracing::debug!("the system has no certificate authorities; using the bundled ones");
                 });
                 let bundled = webpki_roots::TLS_SERVER_ROOTS;
                 Arc::make_mut(&mut authorities.roots).extend(bundled.iter().cloned());

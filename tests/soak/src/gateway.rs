@@ -233,8 +233,7 @@ mod tests {
             .iter()
             .for_each(|line| log.add(line));
         assert_eq!(log.complaints.len(), 3);
-        let harmed =
-            "a data file was removed, replaced or cut short while it is in use: nothing is decided until it is back";
+        let harmed = "a data file was removed, replaced or cut short while it is in use: nothing is decided until it is back";
         let follows = "the ledger could not be written error=the data file is no longer the one at its path";
         [harmed, follows]
             .iter()
