@@ -119,6 +119,12 @@ pub fn new_id() -> String {
     format!("apr_{}", uuid::Uuid::now_v7().simple())
 }
 
+/// Whether `text` has the form of an approval id.
+pub fn is_id(text: &str) -> bool {
+    let is_digit = |byte: u8| byte.is_ascii_digit() || (b'a'..=b'f').contains(&byte);
+    text.strip_prefix("apr_").is_some_and(|digits| digits.len() == 32 && digits.bytes().all(is_digit))
+}
+
 /// Who asks, as far as the gateway knows it; see [`Approval::asker`].
 pub fn asker(key: &Key) -> String {
     match key.agent.as_ref().and_then(Json::as_str) {

@@ -329,6 +329,8 @@ async fn requests_of_one_agent_hide_no_others() {
         assert_eq!(found, 422, "{query}");
         assert!(text(&answer, "error.message").unwrap().starts_with(&format!("{member}: ")), "{answer}");
     }
+    let unknown = format!("/api/v1/approvals?after=apr_{}", "0".repeat(32));
+    assert_eq!(status(gateway.get(&unknown, "apdv_one")).await.0, 404);
     gateway.stop().await;
 }
 

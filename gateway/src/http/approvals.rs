@@ -15,7 +15,7 @@ use super::error::{ApiError, json};
 use super::handlers::{in_time, parse, record, work};
 use super::openapi::answers;
 use super::receive::{Call, Caller};
-use crate::approvals::Status;
+use crate::approvals::{self, Status};
 use crate::auth::{Key, Role};
 use crate::clock::rfc3339;
 use crate::decide::{object, signed};
@@ -76,11 +76,12 @@ pub(super) async fn read(
     params(("status" = inline(Option<answers::Listed>), Query, description = "Which ones; pending ones if left out"),
         ("agent" = Option<String>, Query, description = "Only those of this agent"),
         ("tool" = Option<String>, Query, description = "Only those of this tool"),
-        ("after" = Option<String>, Query, description = "Only those after this approval: the `next` of the page before"),
+        ("after" = Option<String>, Query, pattern = "^apr_[0-9a-f]{32}$", description = "Only those after this approval: the `next` of the page before"),
         ("limit" = Option<u32>, Query, minimum = 1, maximum = 1000, description = "How many at most, 100 if left out")),
     responses(
         (status = 200, description = "A page of approvals, the nearest deadline first", body = answers::Approvals),
         (status = 403, description = "An agent's key may not do this; expected an operator's"),
+        (status = 404, description = "There is no approval `after`"),
     ),
     security(("key" = []))
 )]
@@ -95,8 +96,7 @@ pub(super) async fn list(
     if let Some(after) = &listing.after
         && in_time(&app, app.store.approval(&key.tenant.id, after)).await?.is_none()
     {
-        let problem = "expected the id of an approval, as `next` of the page before has it".to_owned();
-        return Err(InvalidMember { member: "after".to_owned(), problem }.into());
+        return Err(ApiError::NotFound("approval"));
     }
     let now = listing.now;
     let (found, next) = page_of(&app, &key, listing).await?;
@@ -144,7 +144,11 @@ fn read_listing(query: &[(String, String)], now: i64) -> Result<Listing, Invalid
             },
             "agent" => listing.agent = Some(value.clone()),
             "tool" => listing.tool = Some(value.clone()),
-            "after" => listing.after = Some(value.clone()),
+            "after" if approvals::is_id(value) => listing.after = Some(value.clone()),
+            "after" => {
+                let problem = "expected the id of an approval, as `next` of the page before has it";
+                return Err(wrong(problem.to_owned()));
+            }
             "limit" => {
                 let limit = value.parse().ok().filter(|limit| (1..=MAX_LISTED).contains(limit));
                 listing.limit =
