@@ -97,7 +97,8 @@ impl Deref for Door {
 }
 
 fn interrupted() -> PyResult<()> {
-    Python::attach(|py| py.check_signals())
+    // An interpreter that has ended has no signals to handle; a thread that waits ends with the process.
+    Python::try_attach(|py| py.check_signals()).unwrap_or(Ok(()))
 }
 
 /// Runs a conversion; a panic in it is an error like any other.
