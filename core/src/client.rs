@@ -502,7 +502,8 @@ impl ActPass {
             })?;
             let bound = decision.is_bound(&body)?;
             let replay = decision.replay().map_err(malformed)?;
-            let repeats_another = replay.is_some_and(|replay| !lost.may_have_got(replay));
+            let repeats_another =
+                replay.is_some_and(|replay| !lost.got(replay, action.idempotency_key.is_none()));
             Ok(Answered { decision, credential, refused: !is_success(answer.status), bound, repeats_another })
         });
         match decided {
@@ -586,7 +587,7 @@ impl ActPass {
         let mut lost = LostAttempts::default();
         loop {
             let began = Instant::now();
-            let attempt = self.0.transport.send(request.clone()).await;
+            let attempt = self.0.transport.send(Request { retry, ..request.clone() }).await;
             let again = retry < self.0.config.max_retries && retry::permits(request.operation, &attempt);
             let wait = again
                 .then(|| retry::wait(retry, attempt.as_ref().ok().and_then(retry_after)))
@@ -594,7 +595,13 @@ impl ActPass {
                 .filter(|wait| Instant::now() + *wait < deadline);
             let Some(wait) = wait else {
                 span.record("attempts", retry + 1);
-                return attempt.map(|answer| (answer, lost)).map_err(|failure| failure.error);
+                return match attempt {
+                    Ok(answer) => {
+                        lost.answered = Some(began + answer.connected_after);
+                        Ok((answer, lost))
+                    }
+                    Err(failure) => Err(failure.error),
+                };
             };
             if retry::may_be_taken(&attempt) {
                 lost.first.get_or_insert(began);
@@ -639,15 +646,21 @@ impl fmt::Debug for ActPass {
 struct LostAttempts {
     /// When the first of them began.
     first: Option<Instant>,
+    /// When the attempt that was answered had a connection, so before the gateway got it.
+    answered: Option<Instant>,
 }
 
 impl LostAttempts {
-    /// Whether the answer that the gateway now repeats may have been the answer to a lost attempt. The gateway recorded
-    /// that answer after the attempt began, so it is not older than the attempt, rounded up to a millisecond.
-    fn may_have_got(&self, replay: Replay) -> bool {
-        self.first.is_some_and(|began| {
-            replay.age_ms.is_none_or(|age| u128::from(age) <= began.elapsed().as_nanos().div_ceil(1_000_000))
-        })
+    /// Whether the answer that the gateway now repeats was the answer to a lost attempt.
+    ///
+    /// An answer that was recorded before the first lost attempt began was older than the time from there to the attempt that
+    /// got it again. How long that one took to arrive says nothing. A key of the SDK's own is no other call's, so for it the
+    /// answer may have been recorded up to now.
+    fn got(&self, replay: Replay, is_own_key: bool) -> bool {
+        let until = if is_own_key { Some(Instant::now()) } else { self.answered };
+        let (Some(began), Some(until)) = (self.first, until) else { return false };
+        let most = until.saturating_duration_since(began).as_nanos().div_ceil(1_000_000);
+        replay.age_ms.is_none_or(|age| u128::from(age) <= most)
     }
 }
 

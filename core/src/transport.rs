@@ -6,10 +6,11 @@
 use std::fmt;
 use std::future::Future;
 use std::io;
-use std::pin::Pin;
-use std::time::Duration;
+use std::pin::{Pin, pin};
+use std::time::{Duration, Instant};
 
 use bytes::Bytes;
+use futures_util::future::{Either, select};
 use http::header::{
     ACCEPT, ACCEPT_ENCODING, AUTHORIZATION, CONTENT_TYPE, HeaderMap, HeaderName, HeaderValue, RETRY_AFTER,
     USER_AGENT,
@@ -18,6 +19,7 @@ use http::{Method, Response};
 use http_body_util::{BodyExt, Full};
 use hyper::body::{Body, Incoming};
 use hyper_util::client::legacy;
+use hyper_util::client::legacy::connect::capture_connection;
 use hyper_util::rt::TokioTimer;
 
 use crate::cause::{Cause, CertificateProblem, Hop, ProxyProblem};
@@ -118,12 +120,14 @@ pub struct Request {
     pub body: Bytes,
     /// The trace that the call is part of.
     pub traceparent: Option<Traceparent>,
+    /// How many attempts of the call came before; 0 for the first.
+    pub retry: u32,
 }
 
 impl Request {
     /// A request with this body and nothing below the call's own path.
     pub fn new(operation: Operation, body: impl Into<Bytes>) -> Self {
-        Self { operation, below: String::new(), body: body.into(), traceparent: None }
+        Self { operation, below: String::new(), body: body.into(), traceparent: None, retry: 0 }
     }
 
     /// The path and the query below the base URL.
@@ -150,12 +154,21 @@ pub struct Answer {
     pub request_id: Option<String>,
     /// The body, or why it could not be read.
     pub body: Result<Vec<u8>, BodyError>,
+    /// How long the attempt waited for a connection before it sent anything; zero if that is not known. Of a retry, this is
+    /// how a repeated answer of another call is told from its own.
+    pub connected_after: Duration,
 }
 
 impl Answer {
     /// An answer of this status and body without headers.
     pub fn new(status: u16, body: impl Into<Vec<u8>>) -> Self {
-        Self { status, retry_after: None, request_id: None, body: Ok(body.into()) }
+        Self {
+            status,
+            retry_after: None,
+            request_id: None,
+            body: Ok(body.into()),
+            connected_after: Duration::ZERO,
+        }
     }
 }
 
@@ -241,7 +254,28 @@ impl HttpTransport {
         if let Some(traceparent) = &request.traceparent {
             sent.headers_mut().insert(HeaderName::from_static("traceparent"), traceparent.header());
         }
-        let response = self.client.request(sent).await.map_err(|error| Failure {
+        let began = Instant::now();
+        let mut connected_after = Duration::ZERO;
+        // Only a retry can get a repeated answer that is its own, so only a retry pays for the look.
+        let captured = (request.retry > 0).then(|| capture_connection(&mut sent));
+        let mut sending = pin!(self.client.request(sent));
+        if let Some(mut captured) = captured {
+            let connected = pin!(async { drop(captured.wait_for_connection_metadata().await) });
+            match select(connected, &mut sending).await {
+                Either::Left(_) => connected_after = began.elapsed(),
+                Either::Right((response, _)) => return self.answer(response, connected_after).await,
+            }
+        }
+        let response = sending.await;
+        self.answer(response, connected_after).await
+    }
+
+    async fn answer(
+        &self,
+        response: Result<Response<Incoming>, legacy::Error>,
+        connected_after: Duration,
+    ) -> Result<Answer, Failure> {
+        let response = response.map_err(|error| Failure {
             never_sent: error.is_connect() || was_refused(&error),
             error: self.no_answer(error),
         })?;
@@ -250,7 +284,7 @@ impl HttpTransport {
             (header(RETRY_AFTER), header(HeaderName::from_static("x-request-id")));
         let status = response.status().as_u16();
         let body = self.read_body(response).await?;
-        Ok(Answer { status, retry_after, request_id, body })
+        Ok(Answer { status, retry_after, request_id, body, connected_after })
     }
 
     async fn read_body(

@@ -49,6 +49,8 @@ const CHANGES: usize = 8;
 )]
 pub(super) async fn preflight(State(app): State<Arc<App>>, call: Call) -> Result<Response, ApiError> {
     let Call { key, body: raw } = call;
+    // By this the client tells its own earlier attempt from another call, so what follows must not count.
+    let received = app.clock.millis();
     let bytes = raw.len();
     let asks = Arc::new(work(&app, bytes, move || Asks::read(key, &raw)).await?);
     // Most requests are new, most tools have no credential, and most actions no open request. That it is so is seen where
@@ -88,7 +90,7 @@ pub(super) async fn preflight(State(app): State<Arc<App>>, call: Call) -> Result
         }
         let request_hash = decided.request_hash;
         let age = before.as_ref().and_then(|before| before.allowed.as_ref()).map(|allowed| allowed.at);
-        let age = age.map(|at| app.clock.millis().saturating_sub(at));
+        let age = age.map(|at| received.saturating_sub(at).max(0));
         let answer = match record(&app, decided.append).await? {
             Appended::Conflict => return Err(ApiError::Conflict),
             Appended::Earlier(found) => {

@@ -158,7 +158,7 @@ impl Log {
             *self.statuses.entry(status.to_owned()).or_default() += 1;
         }
         // What `files` does to it on purpose is an error that it must log.
-        let harmed = line.contains("a data file was removed or replaced");
+        let harmed = line.contains("a data file was removed, replaced or cut short");
         self.harmed += u64::from(harmed);
         let follows = line.contains("the data file is no longer the one at its path");
         let failed = line.contains(" ERROR ") && !harmed && !follows;
