@@ -23,11 +23,8 @@ use fastrand::Rng;
 use tokio::signal::unix::{SignalKind, signal};
 use tokio::task::JoinHandle;
 
-/// How many more descriptors a process may hold at rest.
-const DESCRIPTORS: u64 = 3;
-
-/// How many a gateway holds besides once its store had four readers at once, each of three files, which it keeps.
-const READERS: u64 = 12;
+/// How many readers the store of a gateway has at most.
+const READERS: u64 = 4;
 
 /// Calls under way at once, for each client.
 const TASKS: usize = 4;
@@ -140,7 +137,7 @@ async fn run(soak: &Soak) -> Result<Vec<String>> {
     let mut processes = Vec::new();
     let rests = rest_before.workers.iter().zip(&rest_after.workers);
     for ((worker, (before, after)), load) in workers.iter().zip(rests).zip(during.workers) {
-        violations.extend(leaked(worker.name(), before, after, worker.allowance(), DESCRIPTORS));
+        violations.extend(leaked(worker.name(), before, after, worker.allowance(), 0));
         violations.extend(grew(worker.name(), &load, worker.allowance()));
         processes.push(report::Process {
             name: worker.name().to_owned(),
@@ -151,7 +148,7 @@ async fn run(soak: &Soak) -> Result<Vec<String>> {
     let rests = rest_before.gateways.iter().zip(&rest_after.gateways);
     for ((site, (before, after)), load) in sites.iter().zip(rests).zip(during.gateways) {
         let name = format!("gateway {}, since it was killed last", site.name);
-        violations.extend(leaked(&name, before, after, ALLOWANCE, DESCRIPTORS + READERS));
+        violations.extend(leaked(&name, before, after, ALLOWANCE, READERS));
         violations.extend(grew(&name, &load, ALLOWANCE));
         processes.push(report::Process { name, load, rest: Some((*before, *after)) });
     }
