@@ -9,7 +9,6 @@ import inspect
 import json
 import logging
 import os
-import subprocess
 import sys
 import threading
 import time
@@ -25,9 +24,7 @@ from support import (
     ACTION,
     ALLOW,
     MODES,
-    PACKAGE,
     PASSPORT,
-    TESTS,
     Callback,
     Gateway,
     Hostile,

@@ -234,7 +234,8 @@ def test_interrupts_end_one_call_after_another(hostile: Hostile) -> None:
         done = run_python(HOW_FAST, gateway.base_url, cues=[gateway.has_seen(at + 1) for at in range(12)])
     took = [float(word) for word in done.stdout.split()]
     assert len(took) == 12, done.stderr
-    # The fastest: how soon a busy machine wakes a thread says nothing. A call that does not look for signals takes 30 s.
+    # The fastest: how soon a busy machine wakes a thread says nothing. A call that does not look for signals
+    # takes 30 s.
     assert took[0] < 100, took
     assert took[-1] < 15_000, took
 

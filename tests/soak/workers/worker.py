@@ -38,7 +38,7 @@ class Calls:
         self._fresh_each = orders["fresh_client_each"]
 
     def draw(self) -> tuple[str, bool, bool, dict[str, Any]]:
-        """Return the next call's id, whether it gets a client of its own, whether it repeats, and what the guard is given."""
+        """Return the next call's id, whether it gets a client of its own and repeats, and what the guard is given."""
         number = next(self._numbers)
         call_id = f"{self._series}-{number}"
         amount = AMOUNTS[number % len(AMOUNTS)]
