@@ -4,14 +4,14 @@
 //! What is said to be impossible is impossible; what is not found may be impossible all the same.
 
 use std::cmp::Ordering;
-use std::collections::{HashMap, HashSet};
 use std::fmt;
 
 use actpass_core::Json;
 
 use super::evaluate::same_type;
 use super::model::{
-    Bound, Comparison, Condition, Decision, List, Path, Policy, Relation, RiskTier, Root, Rule, Test,
+    Bound, Comparison, Condition, Decision, HashMap, HashSet, List, Path, Policy, Relation, RiskTier, Root,
+    Rule, Test,
 };
 
 /// In a policy of more rules, each rule is looked at alone and not compared with every earlier one.
@@ -206,8 +206,8 @@ struct Found<'p> {
 impl<'p> Look<'p> {
     /// Looks at the rule; the error is why its conditions never hold together.
     fn at(paths: &'p [Path], rule: &'p Rule) -> Result<Self, String> {
-        let mut tests: HashMap<usize, Vec<&Test>> = HashMap::new();
-        let mut compared = HashSet::new();
+        let mut tests: HashMap<usize, Vec<&Test>> = HashMap::default();
+        let mut compared = HashSet::default();
         for condition in &rule.when {
             tests.entry(condition.path).or_default().push(&condition.test);
             if let Test::Compare(comparison, other) = condition.test {
@@ -226,7 +226,7 @@ impl<'p> Look<'p> {
             compared.contains(&number)
                 || tests.get(&number).is_some_and(|tests| tests.iter().any(|test| needs_value(test)))
         };
-        let mut found = HashMap::new();
+        let mut found = HashMap::default();
         for number in numbers {
             let (Some(path), Some(of_path)) = (paths.get(number), tests.get(&number)) else {
                 continue;
@@ -485,7 +485,7 @@ fn orders(comparison: Comparison) -> Option<[bool; 3]> {
 
 /// Two paths of which every order is excluded.
 fn check_pairs(paths: &[Path], conditions: &[Condition]) -> Result<(), String> {
-    let mut left: HashMap<(usize, usize), [bool; 3]> = HashMap::new();
+    let mut left: HashMap<(usize, usize), [bool; 3]> = HashMap::default();
     for condition in conditions {
         let Test::Compare(comparison, other) = condition.test else {
             continue;

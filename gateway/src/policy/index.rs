@@ -1,8 +1,6 @@
 //! Which rules can match at all, found by the texts that they require.
 
-use std::collections::HashMap;
-
-use super::model::{Condition, FixedState, List, Rule, Test};
+use super::model::{Condition, HashMap, List, Rule, Test};
 
 /// A policy's rules, by what they require of one path. Most of a large policy's rules name a tool, and a call is of one: the
 /// others need not be tried.
@@ -18,8 +16,8 @@ pub(super) struct Index {
 pub(super) struct Table {
     /// Which of the policy's paths.
     pub(super) path: usize,
-    whole: HashMap<String, Vec<usize>, FixedState>,
-    starts: HashMap<String, Vec<usize>, FixedState>,
+    whole: HashMap<String, Vec<usize>>,
+    starts: HashMap<String, Vec<usize>>,
     /// How long the beginnings are, in bytes; each length once.
     lengths: Vec<usize>,
 }
@@ -56,7 +54,7 @@ impl Index {
     pub(super) fn of(rules: &[Rule]) -> Self {
         let counts = Counts::of(rules);
         let mut index = Self::default();
-        let mut tables: HashMap<usize, Table> = HashMap::new();
+        let mut tables: HashMap<usize, Table> = HashMap::default();
         for (number, rule) in rules.iter().enumerate() {
             let cheapest = rule
                 .when

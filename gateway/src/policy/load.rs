@@ -1,6 +1,5 @@
 //! Reading a policy file and checking all of it.
 
-use std::collections::{HashMap, HashSet};
 use std::fmt;
 
 use actpass_core::json::Number;
@@ -9,7 +8,8 @@ use regex::RegexBuilder;
 
 use super::index::Index;
 use super::model::{
-    Bound, Comparison, Condition, Decision, List, Path, Policy, Relation, RiskTier, Root, Rule, Segment, Test,
+    Bound, Comparison, Condition, Decision, HashMap, HashSet, List, Path, Policy, Relation, RiskTier, Root,
+    Rule, Segment, Test,
 };
 use crate::problems::Problems;
 
@@ -61,7 +61,7 @@ impl Loader {
         };
         let mut loaded = Vec::with_capacity(rules.len());
         let mut sets = Vec::with_capacity(rules.len());
-        let mut names = HashSet::new();
+        let mut names = HashSet::default();
         for (index, rule) in rules.iter().enumerate() {
             let place = Place::of(index, rule);
             if let Some(name) = rule.member("name").and_then(Json::as_str)
@@ -241,11 +241,11 @@ impl Loader {
     /// An earlier rule can only be such a part if the rarest of its conditions is among the later's, so each is kept
     /// under that condition alone and few are compared.
     fn unreachable(&mut self, rules: &[Rule], sets: &[Vec<usize>]) {
-        let mut frequency: HashMap<usize, usize> = HashMap::new();
+        let mut frequency: HashMap<usize, usize> = HashMap::default();
         for identity in sets.iter().flatten() {
             *frequency.entry(*identity).or_default() += 1;
         }
-        let mut by_rarest: HashMap<usize, Vec<(&Rule, &[usize])>> = HashMap::new();
+        let mut by_rarest: HashMap<usize, Vec<(&Rule, &[usize])>> = HashMap::default();
         let mut always: Option<&Rule> = None;
         for (rule, set) in rules.iter().zip(sets) {
             let hides = |(_, earlier): &&(&Rule, &[usize])| is_subset(earlier, set);

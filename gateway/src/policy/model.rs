@@ -1,6 +1,5 @@
 //! What a policy is made of, after it was checked.
 
-use std::collections::HashSet;
 use std::fmt;
 use std::hash::{BuildHasherDefault, DefaultHasher};
 
@@ -210,10 +209,16 @@ pub(super) enum Bound {
 /// look-up longer than the policy made it.
 pub(super) type FixedState = BuildHasherDefault<DefaultHasher>;
 
+/// A map of that kind. Loading uses it as well: how its memory lies when it is done decides what an evaluation costs.
+pub(super) type HashMap<K, V> = std::collections::HashMap<K, V, FixedState>;
+
+/// A set of that kind.
+pub(super) type HashSet<T> = std::collections::HashSet<T, FixedState>;
+
 /// Values of one type. Strings are looked up, so that a long list of allowed ones costs no more than a short one.
 #[derive(Clone, Debug)]
 pub(super) enum List {
-    Strings(HashSet<String, FixedState>),
+    Strings(HashSet<String>),
     Values(Vec<Json>),
 }
 
