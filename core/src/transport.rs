@@ -254,27 +254,23 @@ impl HttpTransport {
         if let Some(traceparent) = &request.traceparent {
             sent.headers_mut().insert(HeaderName::from_static("traceparent"), traceparent.header());
         }
-        let began = Instant::now();
         let mut connected_after = Duration::ZERO;
-        // Only a retry can get a repeated answer that is its own, so only a retry pays for the look.
-        let captured = (request.retry > 0).then(|| capture_connection(&mut sent));
-        let mut sending = pin!(self.client.request(sent));
-        if let Some(mut captured) = captured {
-            let connected = pin!(async { drop(captured.wait_for_connection_metadata().await) });
-            match select(connected, &mut sending).await {
-                Either::Left(_) => connected_after = began.elapsed(),
-                Either::Right((response, _)) => return self.answer(response, connected_after).await,
+        let response = match request.retry {
+            0 => self.client.request(sent).await,
+            // Only a retry can get a repeated answer that is its own, so only a retry pays for the look.
+            _ => {
+                let began = Instant::now();
+                let mut captured = capture_connection(&mut sent);
+                let connected = pin!(async { drop(captured.wait_for_connection_metadata().await) });
+                match select(connected, self.client.request(sent)).await {
+                    Either::Left(((), sending)) => {
+                        connected_after = began.elapsed();
+                        sending.await
+                    }
+                    Either::Right((response, _)) => response,
+                }
             }
-        }
-        let response = sending.await;
-        self.answer(response, connected_after).await
-    }
-
-    async fn answer(
-        &self,
-        response: Result<Response<Incoming>, legacy::Error>,
-        connected_after: Duration,
-    ) -> Result<Answer, Failure> {
+        };
         let response = response.map_err(|error| Failure {
             never_sent: error.is_connect() || was_refused(&error),
             error: self.no_answer(error),
