@@ -84,6 +84,8 @@ export class Hostile {
       /** The requests so far, without what was none. */
       seen: async () => (await this.tell({ seen: started.id })).seen.filter((one) => one.method !== '?'),
       otherSeen: async () => (await this.tell({ seen: started.id })).other_seen,
+      /** Closes the connections that are open. */
+      closeConnections: () => this.tell({ close: started.id }),
     };
     try {
       return await body(gateway);
