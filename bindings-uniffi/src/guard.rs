@@ -122,7 +122,7 @@ impl From<&Decision> for NativeDecision {
         let explain = decision.explain();
         Self {
             word: decision.word().as_str().to_owned(),
-            reason_code: decision.reason_code().map(Into::into),
+            reason_code: Some(decision.reason_code().into_owned()),
             risk_tier: decision.risk_tier().map(Into::into),
             summary: explain.summary,
             matched_rules: explain.matched_rules,

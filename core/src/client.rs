@@ -18,14 +18,14 @@ use crate::action::Action;
 use crate::approval::{self, Approval, ApprovalStatus};
 use crate::breaker::{Breaker, Circuit, DEFAULT_CIRCUIT_FAILURES};
 use crate::cause::Cause;
-use crate::config::{self, BaseUrl, Config, Way};
+use crate::config::{self, BaseUrl, CallOptions, Config, Way};
 use crate::decision::{Decision, DecisionWord, Replay};
 use crate::error::{Error, ErrorKind};
 use crate::evidence::{EvidenceEvent, RecordedEvidence};
 use crate::guard::{Answered, ExecutionContext, Mode, Outcome, Verdict};
 use crate::json::{Document, Json};
 use crate::observe::{Span, observe};
-use crate::offline::{self, KeyCache};
+use crate::offline::{self, KeyCache, KeySet};
 use crate::passport::{
     IssuedPassport, OfflineVerifyRequest, PassportRequest, Revocation, Verification, VerifyRequest,
 };
@@ -34,7 +34,7 @@ use crate::request;
 use crate::retry;
 use crate::secret::Secret;
 use crate::tls::CaVariable;
-use crate::token::{PublicKey, Unverified};
+use crate::token::Unverified;
 use crate::trace::Traceparent;
 use crate::transport::{Answer, BodyError, HttpTransport, Request, Transport};
 
@@ -65,7 +65,14 @@ const STOP_RECORDED_WITHIN: Duration = Duration::from_secs(1);
 /// # }
 /// ```
 #[derive(Clone)]
-pub struct ActPass(Arc<Inner>, Option<Traceparent>);
+pub struct ActPass(Arc<Inner>, Scope);
+
+/// What holds for the calls of one handle of a client.
+#[derive(Clone, Default)]
+struct Scope {
+    traceparent: Option<Traceparent>,
+    options: CallOptions,
+}
 
 struct Inner {
     config: Config,
@@ -89,13 +96,42 @@ impl ActPass {
 
     pub(crate) fn with_config(config: Config) -> Self {
         let transport = Box::new(HttpTransport::new(&config));
-        Self(Arc::new(Inner::new(config, transport)), None)
+        Self(Arc::new(Inner::new(config, transport)), Scope::default())
     }
 
     /// The same client, whose calls are part of the trace that `traceparent` names: they carry it to the gateway.
     #[must_use]
     pub fn in_trace(&self, traceparent: Traceparent) -> Self {
-        Self(Arc::clone(&self.0), Some(traceparent))
+        Self(Arc::clone(&self.0), Scope { traceparent: Some(traceparent), ..self.1.clone() })
+    }
+
+    /// The same client, whose calls have these limits; it shares the connections and the circuit breaker of this one.
+    ///
+    /// ```
+    /// # use actpass_core::transport::FixedAnswer;
+    /// # tokio::runtime::Builder::new_current_thread().enable_all().build().unwrap().block_on(async {
+    /// use actpass_core::{ActPass, Action, CallOptions};
+    /// use std::time::Duration;
+    ///
+    /// let answer = FixedAnswer::new(200, r#"{"decision": "allow"}"#);
+    /// let actpass = ActPass::builder().api_key("apk_dev").transport(answer).build()?;
+    /// let quick = actpass.with_options(CallOptions::new(Some(Duration::from_secs(2)), Some(0))?);
+    /// quick.preflight(&Action::new("resolve_refund_request", "stripe.refund.create")).await?;
+    /// # Ok::<(), actpass_core::Error>(())
+    /// # }).unwrap();
+    /// ```
+    #[must_use]
+    pub fn with_options(&self, options: CallOptions) -> Self {
+        let options = options.or(self.1.options);
+        Self(Arc::clone(&self.0), Scope { options, ..self.1.clone() })
+    }
+
+    fn timeout(&self) -> Duration {
+        self.1.options.timeout().unwrap_or(self.0.config.timeout)
+    }
+
+    fn max_retries(&self) -> u32 {
+        self.1.options.max_retries().unwrap_or(self.0.config.max_retries)
     }
 
     /// Whether calls go to the gateway. After some that could not reach it ([`ActPassBuilder::circuit_failures`]) calls are
@@ -169,9 +205,9 @@ impl ActPass {
             ..pending.action()
         };
         match self.wait_for_approval(pending.id(), wait).await.map(|approval| approval.status()) {
-            Ok(ApprovalStatus::Approved) => self.rule(&approved).await,
+            Ok(ApprovalStatus::Approved) => Ok(self.rule(&approved).await?.held_for(asked, pending)),
             Ok(status) => Ok(Verdict::unapproved(asked, pending.clone(), status)),
-            Err(error) => self.unasked(&approved, error),
+            Err(error) => Ok(self.unasked(&approved, error)?.held_for(asked, pending)),
         }
     }
 
@@ -201,12 +237,10 @@ impl ActPass {
             let began = Instant::now();
             let left = until.saturating_duration_since(began);
             // A look must be answered within the deadline of its call.
-            let held = left.min(approval::LONGEST_LOOK).min(self.0.config.timeout.mul_f64(0.8));
+            let held = left.min(approval::LONGEST_LOOK).min(self.timeout().mul_f64(0.8));
             let request =
                 Request { below: approval::below(id, held)?, ..Request::new(Operation::Approval, "") };
-            let looked = self.document(request, None).await.and_then(|document| {
-                Approval::parse(document, id).map_err(|problem| invalid(Operation::Approval, &problem))
-            });
+            let looked = self.answer(request, None, |document| Approval::parse(document, id)).await;
             let goes_on = match &looked {
                 Ok(approval) => approval.status() == ApprovalStatus::Pending,
                 Err(error) => error.is_retryable(),
@@ -340,8 +374,8 @@ impl ActPass {
     /// ```
     pub async fn issue_passport(&self, wanted: &PassportRequest) -> Result<IssuedPassport, Error> {
         let body = request::issue(wanted, &self.0.config.agent_id)?;
-        let document = self.document(Request::new(Operation::IssuePassport, body), None).await?;
-        IssuedPassport::parse(&document).map_err(|problem| invalid(Operation::IssuePassport, &problem))
+        let request = Request::new(Operation::IssuePassport, body);
+        self.answer(request, None, |document| IssuedPassport::parse(&document)).await
     }
 
     /// Has the gateway verify a passport.
@@ -365,16 +399,16 @@ impl ActPass {
     /// ```
     pub async fn verify_passport(&self, wanted: &VerifyRequest) -> Result<Verification, Error> {
         let body = request::verify(wanted)?;
-        let document =
-            self.document(Request::new(Operation::VerifyPassport, body), Some(&wanted.token)).await?;
-        Verification::parse(document).map_err(|problem| invalid(Operation::VerifyPassport, &problem))
+        let request = Request::new(Operation::VerifyPassport, body);
+        self.answer(request, Some(&wanted.token), Verification::parse).await
     }
 
     /// Verifies a passport with the gateway's public keys, which are fetched once and kept: see
     /// [`OfflineVerifyRequest`]. It does not see that a passport was revoked or spent; the gateway does.
     ///
-    /// The keys are fetched again after 10 minutes, and for a key id that is not among them (at most every 30 s). If that
-    /// fails, those at hand serve until they are an hour old.
+    /// The keys are fetched again after 10 minutes, and at once for a key id that is not among them, but not more than once
+    /// in a second: a call within that second waits for its end. If fetching fails, the keys at hand serve until they are an
+    /// hour old.
     ///
     /// # Errors
     ///
@@ -403,17 +437,20 @@ impl ActPass {
             Err(refusal) => return Ok(Verification::of(Err(vec![refusal]))),
         };
         let fetch = async || {
-            let keys = self.document(Request::new(Operation::Jwks, ""), None).await?;
-            PublicKey::read_set(keys.as_str().as_bytes()).map_err(|problem| invalid(Operation::Jwks, problem))
+            let request = Request::new(Operation::Jwks, "");
+            self.answer(request, None, |set| KeySet::read(&set).map_err(str::to_owned)).await
         };
-        let key = self.0.keys.find(passport.kid(), fetch).await?;
+        let keys = self.0.keys.find(passport.kid(), fetch).await?;
+        let config = &self.0.config;
+        let hint = config.tenant_id.as_ref().and_then(|id| id.to_str().ok());
         let expected = offline::Expected {
-            issuer: wanted.issuer.as_deref().unwrap_or(self.0.config.base_url.as_str()),
-            tenant_id: self.0.config.tenant_id.as_ref().and_then(|id| id.to_str().ok()),
+            issuer: wanted.issuer.as_deref().or(keys.issuer()).unwrap_or(config.base_url.as_str()),
+            tenant_id: wanted.tenant_id.as_deref().or(keys.tenant_id()).or(hint),
             wanted,
             now: SystemTime::now(),
         };
-        Ok(Verification::of(offline::verify(passport, key.as_deref(), &expected)))
+        let key = keys.find(passport.kid());
+        Ok(Verification::of(offline::verify(passport, key, &expected)))
     }
 
     /// Revokes the passport named `jti`, for `reason`.
@@ -435,8 +472,7 @@ impl ActPass {
     /// ```
     pub async fn revoke_passport(&self, jti: &str, reason: Option<&str>) -> Result<Revocation, Error> {
         let body = request::revoke(jti, reason)?;
-        let document = self.document(Request::new(Operation::RevokePassport, body), None).await?;
-        Revocation::parse(document).map_err(|problem| invalid(Operation::RevokePassport, &problem))
+        self.answer(Request::new(Operation::RevokePassport, body), None, Revocation::parse).await
     }
 
     /// Appends an event to a chain of the ledger. It is not retried where the gateway may have taken the request.
@@ -459,8 +495,7 @@ impl ActPass {
     /// ```
     pub async fn record_evidence(&self, event: &EvidenceEvent) -> Result<RecordedEvidence, Error> {
         let body = request::evidence(event)?;
-        let document = self.document(Request::new(Operation::RecordEvidence, body), None).await?;
-        RecordedEvidence::parse(document).map_err(|problem| invalid(Operation::RecordEvidence, &problem))
+        self.answer(Request::new(Operation::RecordEvidence, body), None, RecordedEvidence::parse).await
     }
 
     /// Records that an action was stopped: [`ActPass::record_evidence`], given up after one second, because the
@@ -493,6 +528,7 @@ impl ActPass {
         let operation = Operation::Preflight;
         let passport = action.passport.as_ref();
         let (answer, lost) = self.call(Request::new(operation, body.clone())).await?;
+        let request_id = self.request_id(&answer, passport);
         let malformed = |problem: String| (Cause::Malformed, problem);
         let decided = answer.body.as_ref().map_err(|problem| (problem.cause(), problem.to_string()));
         let decided = decided.and_then(|answered| {
@@ -500,6 +536,7 @@ impl ActPass {
                 let cause = Document::parse(answered).map_or(Cause::NotAnObject, |_| Cause::Malformed);
                 (cause, problem)
             })?;
+            let decision = decision.with_request_id(request_id.clone());
             let bound = decision.is_bound(&body)?;
             let replay = decision.replay().map_err(malformed)?;
             let repeats_another =
@@ -514,26 +551,41 @@ impl ActPass {
                 Ok(answered)
             }
             Err((cause, problem)) if is_success(answer.status) => {
-                Err(invalid(operation, &format!("not a decision: {problem}")).with_cause(cause))
+                let error = invalid(operation, &format!("not a decision: {problem}"));
+                Err(error.with_cause(cause).with_request_id(request_id))
             }
             Ok(_) | Err(_) => Err(self.refusal(operation, &answer, passport)),
         }
     }
 
-    /// A call whose 2xx answer is a JSON object.
-    async fn document(&self, request: Request, token: Option<&Secret>) -> Result<Document, Error> {
+    /// A call whose 2xx answer is a JSON object, as `parse` reads it.
+    async fn answer<T>(
+        &self,
+        request: Request,
+        token: Option<&Secret>,
+        parse: impl FnOnce(Document) -> Result<T, String>,
+    ) -> Result<T, Error> {
         let operation = request.operation;
         let (answer, _) = self.call(request).await?;
         if !is_success(answer.status) {
             return Err(self.refusal(operation, &answer, token));
         }
-        let body = answer.body.map_err(|problem: BodyError| invalid(operation, &problem.to_string()))?;
-        Document::parse(&body).map_err(|problem| invalid(operation, &problem))
+        let request_id = self.request_id(&answer, token);
+        let body = answer.body.map_err(|problem: BodyError| problem.to_string());
+        body.and_then(|body| Document::parse(&body))
+            .and_then(parse)
+            .map_err(|problem| invalid(operation, &problem).with_request_id(request_id))
+    }
+
+    /// The `x-request-id` of an answer. A gateway that repeats a secret in it does not get it into a log.
+    fn request_id(&self, answer: &Answer, token: Option<&Secret>) -> Option<String> {
+        let secrets: Vec<&Secret> = std::iter::once(&self.0.config.api_key).chain(token).collect();
+        answer.request_id.as_ref().map(|id| redact::text(id, &secrets))
     }
 
     /// One call: attempts, waits and all under one deadline, and a panic no further than here.
     async fn call(&self, request: Request) -> Result<(Answer, LostAttempts), Error> {
-        let request = Request { traceparent: self.1.clone(), ..request };
+        let request = Request { traceparent: self.1.traceparent.clone(), ..request };
         let operation = request.operation;
         let span = Span::new(|| {
             tracing::debug_span!(
@@ -548,7 +600,7 @@ impl ActPass {
             span.record("error", error.code());
             error.with_operation(operation)
         })?;
-        let timeout = self.0.config.timeout;
+        let timeout = self.timeout();
         let deadline = Instant::now() + timeout;
         let attempts = AssertUnwindSafe(self.attempts(request, deadline, &span)).catch_unwind();
         let ended = match span.around(tokio::time::timeout_at(deadline, attempts)).await {
@@ -588,7 +640,7 @@ impl ActPass {
         loop {
             let began = Instant::now();
             let attempt = self.0.transport.send(Request { retry, ..request.clone() }).await;
-            let again = retry < self.0.config.max_retries && retry::permits(request.operation, &attempt);
+            let again = retry < self.max_retries() && retry::permits(request.operation, &attempt);
             let wait = again
                 .then(|| retry::wait(retry, attempt.as_ref().ok().and_then(retry_after)))
                 // A wait that the deadline cuts off would turn a known failure into a time-out.
@@ -625,7 +677,7 @@ impl ActPass {
         let secrets: Vec<&Secret> = std::iter::once(&self.0.config.api_key).chain(token).collect();
         let body = answer.body.as_ref().ok().and_then(|body| redact::body(body, &secrets));
         let said = body.as_deref().and_then(said).map(|said| format!(": {said}")).unwrap_or_default();
-        let request_id = answer.request_id.as_ref().map(|id| redact::text(id, &secrets));
+        let request_id = self.request_id(answer, token);
         Error::new(kind, format!("the gateway answered {}{said}", answer.status))
             .with_operation(operation)
             .with_answer(answer.status, body, request_id, retry_after(answer))
@@ -742,7 +794,7 @@ impl ActPassBuilder {
         self
     }
 
-    /// Sets the agent's name; `sdk` by default.
+    /// Sets the agent's name, which must not be empty; `sdk` by default.
     #[must_use]
     pub fn agent_id(mut self, agent_id: impl Into<String>) -> Self {
         self.agent_id = Some(agent_id.into());
@@ -843,7 +895,7 @@ impl ActPassBuilder {
         match self.transport.take() {
             Some(transport) => {
                 let config = self.config_with(|_, _, _| Way::none())?;
-                Ok(ActPass(Arc::new(Inner::new(config, transport)), None))
+                Ok(ActPass(Arc::new(Inner::new(config, transport)), Scope::default()))
             }
             None => Ok(ActPass::with_config(self.config()?)),
         }
@@ -877,7 +929,7 @@ impl ActPassBuilder {
             api_key,
             authorization,
             tenant_id: config::header("tenant_id", self.tenant_id)?,
-            agent_id: self.agent_id.filter(|id| !id.is_empty()).unwrap_or_else(|| "sdk".to_owned()),
+            agent_id: config::agent_id(self.agent_id)?,
             timeout,
             connect_timeout,
             circuit_failures: self.circuit_failures.unwrap_or(DEFAULT_CIRCUIT_FAILURES),

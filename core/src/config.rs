@@ -128,6 +128,60 @@ pub(crate) fn timeout(member: &str, value: Duration) -> Result<Duration, Error> 
     }
 }
 
+/// Limits of single calls, in the place of the client's: for [`ActPass::with_options`](crate::ActPass::with_options).
+///
+/// ```
+/// use actpass_core::CallOptions;
+/// use std::time::Duration;
+///
+/// let options = CallOptions::new(Some(Duration::from_secs(2)), Some(0))?;
+/// assert_eq!(options.timeout(), Some(Duration::from_secs(2)));
+/// let error = CallOptions::new(None, Some(11)).unwrap_err();
+/// assert_eq!(error.to_string(), "max_retries: expected 0 to 10, found 11");
+/// # Ok::<(), actpass_core::Error>(())
+/// ```
+#[derive(Clone, Copy, Debug, Default, PartialEq, Eq)]
+pub struct CallOptions {
+    timeout: Option<Duration>,
+    max_retries: Option<u32>,
+}
+
+impl CallOptions {
+    /// Sets the total deadline of a call, up to one day, and how often it is retried at most, up to 10; `None` leaves the
+    /// client's setting.
+    ///
+    /// # Errors
+    ///
+    /// [`ErrorKind::Argument`](crate::ErrorKind::Argument), naming `timeout` or `max_retries` and the value.
+    pub fn new(timeout: Option<Duration>, max_retries: Option<u32>) -> Result<Self, Error> {
+        let timeout = timeout.map(|given| self::timeout("timeout", given)).transpose();
+        let max_retries = max_retries.map(self::max_retries).transpose();
+        Ok(Self {
+            timeout: timeout.map_err(Error::into_argument)?,
+            max_retries: max_retries.map_err(Error::into_argument)?,
+        })
+    }
+
+    /// The total deadline of a call; `None` for the client's.
+    pub fn timeout(&self) -> Option<Duration> {
+        self.timeout
+    }
+
+    /// How often a call is retried at most; `None` for the client's setting.
+    pub fn max_retries(&self) -> Option<u32> {
+        self.max_retries
+    }
+
+    /// These limits, and where they leave the client's, those of `others`.
+    #[must_use]
+    pub fn or(self, others: Self) -> Self {
+        Self {
+            timeout: self.timeout.or(others.timeout),
+            max_retries: self.max_retries.or(others.max_retries),
+        }
+    }
+}
+
 fn bad_timeout(member: &str, found: f64) -> Error {
     Error::config(
         member,
@@ -167,6 +221,17 @@ pub(crate) fn api_key(given: Option<Secret>) -> Result<(Secret, HeaderValue), Er
         .map_err(|_| Error::config("api_key", "expected visible ASCII characters"))?;
     header.set_sensitive(true);
     Ok((key, header))
+}
+
+/// The agent's name: an empty one would be another agent's.
+pub(crate) fn agent_id(given: Option<String>) -> Result<String, Error> {
+    match given {
+        None => Ok("sdk".to_owned()),
+        Some(id) if id.is_empty() => {
+            Err(Error::config("agent_id", "expected a non-empty string, found an empty one"))
+        }
+        Some(id) => Ok(id),
+    }
 }
 
 /// A value that travels in a header; an empty one is none, as in the 1.1.3 client.

@@ -12,8 +12,13 @@ use crate::json::{Document, Json, NotCanonical, Style, Text};
 use crate::secret::Secret;
 
 const APPROVAL_ID: &str = "approval_request_id";
+/// The reason code of a decision whose gateway sent none.
+const UNSPECIFIED: &str = "unspecified";
 
-/// A decision: the document that the gateway answered, every member as it came, without the credential.
+/// A decision: the JSON object that the gateway answered, without the credential.
+///
+/// `reason_code` and `explain` with its members `summary`, `matched_rules` and `next_steps` are always present: a member
+/// that is missing or of another type is `"unspecified"`, `""` or `[]`. Every other member is as it came.
 ///
 /// Cloning is cheap.
 ///
@@ -22,8 +27,9 @@ const APPROVAL_ID: &str = "approval_request_id";
 ///
 /// let decision = Decision::parse(br#"{"decision": "deny", "reason_code": "refund.over_limit", "new": [1.50]}"#)?;
 /// assert_eq!(decision.word(), &DecisionWord::Deny);
-/// assert_eq!(decision.reason_code().as_deref(), Some("refund.over_limit"));
+/// assert_eq!(decision.reason_code(), "refund.over_limit");
 /// assert_eq!(decision.member("new").unwrap().to_string(), "[1.50]");
+/// assert_eq!(Decision::parse(br#"{"decision": "deny"}"#)?.reason_code(), "unspecified");
 /// # Ok::<(), String>(())
 /// ```
 #[derive(Clone, PartialEq, Eq)]
@@ -33,6 +39,7 @@ pub struct Decision(Arc<Inner>);
 struct Inner {
     document: Document,
     word: DecisionWord,
+    request_id: Option<String>,
 }
 
 impl Decision {
@@ -60,12 +67,38 @@ impl Decision {
             }
             None => return Err("it has no member `decision`".to_owned()),
         };
-        Ok((Self(Arc::new(Inner { document, word })), credential))
+        complete(&mut document);
+        Ok((Self(Arc::new(Inner { document, word, request_id: None })), credential))
     }
 
     /// The decision that the SDK makes when the gate failed. `approval` is the approval that the action names, if any.
     pub(crate) fn for_failure(error: &Error, approval: Option<&str>) -> Self {
         Self::made(DecisionWord::Deny, error.code(), &Explanation::of(error), &[(APPROVAL_ID, approval)])
+            .with_request_id(error.request_id().map(str::to_owned))
+    }
+
+    /// The decision that the SDK makes when the gate failed after `answer` had asked for an approval. It keeps what
+    /// identifies that answer in the ledger.
+    pub(crate) fn for_failure_after(answer: &Self, error: &Error, approval: Option<&str>) -> Self {
+        answer
+            .followed_by(DecisionWord::Deny, error.code(), &Explanation::of(error), approval)
+            .with_request_id(error.request_id().map(str::to_owned))
+    }
+
+    /// Adds the `x-request-id` of the answer.
+    #[must_use]
+    pub(crate) fn with_request_id(mut self, request_id: Option<String>) -> Self {
+        if request_id.is_some() {
+            match Arc::get_mut(&mut self.0) {
+                Some(inner) => inner.request_id = request_id,
+                None => {
+                    let Inner { document, word, .. } = &*self.0;
+                    self =
+                        Self(Arc::new(Inner { document: document.clone(), word: word.clone(), request_id }));
+                }
+            }
+        }
+        self
     }
 
     /// The decision that the SDK makes in strict mode when the gateway's `allow` names no ledger entry.
@@ -142,6 +175,7 @@ impl Decision {
         let kept = [&event, &chain, &request].map(|(name, value)| (*name, value.as_deref()));
         let [event, chain, request] = kept;
         Self::made(word, reason_code, explanation, &[(APPROVAL_ID, approval), event, chain, request])
+            .with_request_id(self.0.request_id.clone())
     }
 
     /// A decision of the SDK with those of the `members` that have a value.
@@ -173,7 +207,7 @@ impl Decision {
         text.raw("]}}");
         let document = Document::parse(text.as_str().as_bytes());
         debug_assert!(document.is_ok());
-        Self(Arc::new(Inner { document: document.unwrap_or_default(), word }))
+        Self(Arc::new(Inner { document: document.unwrap_or_default(), word, request_id: None }))
     }
 
     /// The member `decision`.
@@ -181,12 +215,18 @@ impl Decision {
         &self.0.word
     }
 
-    /// The stable dotted code to alert and branch on, such as `refund.small_in_scope`.
-    pub fn reason_code(&self) -> Option<Cow<'_, str>> {
-        self.0.document.string("reason_code")
+    /// The stable dotted code to alert and branch on, such as `refund.small_in_scope`; `unspecified` if the gateway sent
+    /// none.
+    pub fn reason_code(&self) -> Cow<'_, str> {
+        self.0.document.string("reason_code").unwrap_or(Cow::Borrowed(UNSPECIFIED))
     }
 
-    /// `low`, `medium`, `high` or `critical`.
+    /// The `x-request-id` of the gateway's answer, for its operators; `None` if there was no answer or it had none.
+    pub fn request_id(&self) -> Option<&str> {
+        self.0.request_id.as_deref()
+    }
+
+    /// `low`, `medium`, `high` or `critical`; `None` if the gateway sent none.
     pub fn risk_tier(&self) -> Option<Cow<'_, str>> {
         self.0.document.string("risk_tier")
     }
@@ -206,7 +246,7 @@ impl Decision {
         }
     }
 
-    /// The ledger entry of this decision.
+    /// The ledger entry of this decision; `None` if the gateway sent none.
     pub fn evidence_event_id(&self) -> Option<Cow<'_, str>> {
         self.0.document.string("evidence_event_id")
     }
@@ -221,7 +261,7 @@ impl Decision {
         self.0.document.member(name)
     }
 
-    /// The JSON text of the whole decision as the gateway sent it, the credential taken out.
+    /// The JSON text of the whole decision, without the credential.
     pub fn as_json(&self) -> &str {
         self.0.document.as_str()
     }
@@ -285,6 +325,31 @@ impl Decision {
 pub(crate) struct Replay {
     /// How long ago the gateway first recorded the answer, in milliseconds, if it says so.
     pub(crate) age_ms: Option<u64>,
+}
+
+/// Adds the members that every decision has: a member of another type counts as missing.
+fn complete(document: &mut Document) {
+    if document.string("reason_code").is_none() {
+        document.set("reason_code", &Json::from(UNSPECIFIED).to_string());
+    }
+    let text = document.text_of("explain").unwrap_or("{}");
+    let mut explain = Document::parse(text.as_bytes()).unwrap_or_default();
+    if explain.string("summary").is_none() {
+        explain.set("summary", "\"\"");
+    }
+    for name in ["matched_rules", "next_steps"] {
+        match explain.member(name) {
+            Some(Json::Array(items)) if items.iter().all(|item| item.as_str().is_some()) => {}
+            Some(Json::Array(mut items)) => {
+                items.retain(|item| item.as_str().is_some());
+                explain.set(name, &Json::Array(items).to_string());
+            }
+            Some(_) | None => explain.set(name, "[]"),
+        }
+    }
+    if document.text_of("explain") != Some(explain.as_str()) {
+        document.set("explain", explain.as_str());
+    }
 }
 
 fn is_whole(number: &str) -> bool {
@@ -469,7 +534,10 @@ mod tests {
         let body = br#"{"decision":"allow","credential":{"token":"s3cret","expires_at":"soon"},"x":[1.0]}"#;
         let (decision, credential) = Decision::parse_with_credential(body).unwrap();
         let credential = credential.unwrap();
-        assert_eq!(decision.as_json(), r#"{"decision":"allow","x":[1.0]}"#);
+        assert_eq!(
+            decision.as_json(),
+            r#"{"decision":"allow","x":[1.0],"reason_code":"unspecified","explain":{"summary":"","matched_rules":[],"next_steps":[]}}"#
+        );
         assert_eq!((credential.token(), credential.expires_at().as_deref()), ("s3cret", Some("soon")));
         assert!(!format!("{decision:?}{credential:?}").contains("s3cret"));
         let (_, none) =
@@ -487,16 +555,55 @@ mod tests {
         for kind in ErrorKind::ALL {
             let decision = Decision::for_failure(&Error::new(kind, "a test"), None);
             assert_eq!(decision.word(), &DecisionWord::Deny);
-            assert_eq!(decision.reason_code().as_deref(), Some(kind.code()));
+            assert_eq!(decision.reason_code(), kind.code());
             let explain = decision.explain();
             assert!(explain.summary.ends_with('.') && explain.matched_rules.is_empty());
             assert!(!explain.next_steps.is_empty());
         }
-        assert_eq!(Decision::unrecorded(None).reason_code().as_deref(), Some("actpass.unrecorded"));
+        assert_eq!(Decision::unrecorded(None).reason_code(), "actpass.unrecorded");
         let changed = Decision::arguments_changed();
         assert_eq!(changed.word(), &DecisionWord::Deny);
-        assert_eq!(changed.reason_code().as_deref(), Some("actpass.arguments_changed"));
+        assert_eq!(changed.reason_code(), "actpass.arguments_changed");
         assert_eq!(changed.explain().next_steps.len(), 2);
+    }
+
+    #[test]
+    fn every_decision_has_a_reason_code_and_an_explanation() {
+        let whole = r#""summary":"s","matched_rules":["r"],"next_steps":["n"]"#;
+        for (members, reason_code, explain) in [
+            ("", "unspecified", r#"{"summary":"","matched_rules":[],"next_steps":[]}"#),
+            (
+                r#","reason_code":null,"explain":null"#,
+                "unspecified",
+                r#"{"summary":"","matched_rules":[],"next_steps":[]}"#,
+            ),
+            (
+                r#","reason_code":7,"explain":"no""#,
+                "unspecified",
+                r#"{"summary":"","matched_rules":[],"next_steps":[]}"#,
+            ),
+            (
+                r#","reason_code":"","explain":{"matched_rules":"r","new":[1.50]}"#,
+                "",
+                r#"{"matched_rules":[],"new":[1.50],"summary":"","next_steps":[]}"#,
+            ),
+            (
+                r#","explain":{"summary":null,"next_steps":["a",7,"b",null]},"reason_code":"x""#,
+                "x",
+                r#"{"summary":"","next_steps":["a","b"],"matched_rules":[]}"#,
+            ),
+        ] {
+            let decision = Decision::parse(format!(r#"{{"decision":"deny"{members}}}"#).as_bytes()).unwrap();
+            assert_eq!(decision.reason_code(), reason_code, "{members}");
+            assert_eq!(decision.0.document.text_of("explain"), Some(explain), "{members}");
+            assert_eq!(decision.word(), &DecisionWord::Deny);
+            let again = Decision::parse(decision.as_json().as_bytes()).unwrap();
+            assert_eq!(again, decision, "the members are found where they stand: {members}");
+        }
+        let untouched =
+            format!(r#"{{ "explain" : {{{whole}}}, "reason_code":"a\u0041", "decision": "deny" }}"#);
+        let decision = Decision::parse(untouched.as_bytes()).unwrap();
+        assert_eq!((decision.as_json(), &*decision.reason_code()), (untouched.as_str(), "aA"));
     }
 
     #[test]

@@ -127,6 +127,17 @@ impl Error {
         Self::new(ErrorKind::Argument, format!("{member}: {problem}"))
     }
 
+    /// The same problem of a setting, as one of an argument.
+    pub(crate) fn into_argument(mut self) -> Self {
+        self.0.kind = ErrorKind::Argument;
+        self
+    }
+
+    pub(crate) fn with_request_id(mut self, request_id: Option<String>) -> Self {
+        self.0.request_id = request_id;
+        self
+    }
+
     /// States the cause more precisely than the kind does.
     pub(crate) fn with_cause(mut self, cause: Cause) -> Self {
         self.0.cause = Some(cause);

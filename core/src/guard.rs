@@ -233,6 +233,23 @@ impl Verdict {
         Self::Blocked(Blocked { decision, error: None, approval })
     }
 
+    /// This verdict on an action that was held for `pending`, which `asked` had opened. A report of a failure keeps what
+    /// identifies that decision in the ledger, and the handle is kept unless this answer settles the approval.
+    pub(crate) fn held_for(self, asked: &Decision, pending: &PendingApproval) -> Self {
+        match self {
+            Self::Blocked(Blocked { decision, error, approval }) => {
+                let decision = match &error {
+                    Some(error) => Decision::for_failure_after(asked, error, Some(pending.id())),
+                    None => decision,
+                };
+                let settled = decision.reason_code().starts_with("approval.");
+                let approval = approval.or_else(|| (!settled).then(|| Box::new(pending.clone())));
+                Self::Blocked(Blocked { decision, error, approval })
+            }
+            Self::Proceed(_) => self,
+        }
+    }
+
     /// Tells the log: a gate that failed as a warning, what is blocked as information, what may run to whoever debugs.
     pub(crate) fn log(&self, action: &Action) {
         let tool = action.tool.as_str();
@@ -241,8 +258,7 @@ impl Verdict {
                 tracing::warn!(tool, code = error.code(), "blocked, the gate failed: {error}");
             }
             Self::Blocked(Blocked { decision, error: None, .. }) => {
-                let reason_code = decision.reason_code();
-                let reason_code = reason_code.as_deref();
+                let reason_code = &*decision.reason_code();
                 tracing::info!(tool, decision = decision.word().as_str(), reason_code, "blocked");
             }
             Self::Proceed(Permit { error: Some(error), .. }) => {
@@ -253,8 +269,7 @@ impl Verdict {
                 );
             }
             Self::Proceed(Permit { decision, error: None, .. }) => {
-                let reason_code = decision.reason_code();
-                let reason_code = reason_code.as_deref();
+                let reason_code = &*decision.reason_code();
                 tracing::debug!(tool, decision = decision.word().as_str(), reason_code, "may run");
             }
         }
@@ -289,7 +304,7 @@ enum Ruling {
 /// let actpass = ActPass::builder().api_key("apk_dev").transport(FixedAnswer::new(500, "")).build()?;
 /// let action = Action::new("resolve_refund_request", "stripe.refund.create");
 /// let Verdict::Blocked(blocked) = actpass.authorize(&action).await? else { panic!("allowed") };
-/// assert_eq!(blocked.decision().reason_code().as_deref(), Some("actpass.gateway_error"));
+/// assert_eq!(blocked.decision().reason_code(), "actpass.gateway_error");
 /// assert_eq!(blocked.error().map(|error| error.kind()), Some(ErrorKind::Status));
 /// # Ok::<(), actpass_core::Error>(())
 /// # }).unwrap();
@@ -360,7 +375,7 @@ impl Permit {
     /// let action = Action::new("resolve_refund_request", "stripe.refund.create");
     /// let Verdict::Proceed(permit) = actpass.authorize(&action).await? else { panic!("blocked") };
     /// let Verdict::Blocked(blocked) = permit.arguments_changed() else { panic!("allowed") };
-    /// assert_eq!(blocked.decision().reason_code().as_deref(), Some("actpass.arguments_changed"));
+    /// assert_eq!(blocked.decision().reason_code(), "actpass.arguments_changed");
     /// # Ok::<(), actpass_core::Error>(())
     /// # }).unwrap();
     /// ```
@@ -595,10 +610,12 @@ enum ReportedError<'e> {
 /// ```
 /// use actpass_core::{Decision, canonical_outcome};
 ///
-/// let decision = Decision::parse(br#"{"reason_code": "x", "decision": "deny"}"#).unwrap();
+/// let text = br#"{"reason_code": "x", "decision": "deny", "explain": {"summary": "No."}}"#;
+/// let decision = Decision::parse(text).unwrap();
 /// assert_eq!(
 ///     canonical_outcome(false, &decision, Some(("status", Some(500))))?,
-///     r#"{"decision":{"decision":"deny","reason_code":"x"},"error":{"kind":"status","status":500},"executed":false}"#,
+///     r#"{"decision":{"decision":"deny","explain":{"matched_rules":[],"next_steps":[],"summary":"No."},"#.to_owned()
+///         + r#""reason_code":"x"},"error":{"kind":"status","status":500},"executed":false}"#,
 /// );
 /// # Ok::<(), actpass_core::Error>(())
 /// ```

@@ -857,6 +857,32 @@ impl Document {
         self.members = members;
         Some(taken)
     }
+
+    /// Gives the member `name` the value `json`, a JSON text: in its place, or at the end if it is missing.
+    pub(crate) fn set(&mut self, name: &str, json: &str) {
+        match self.members.iter().position(|(key, _)| key == name) {
+            Some(at) => {
+                let Some((_, range)) = self.members.get_mut(at) else { return };
+                let (start, end) = (range.start, range.end);
+                self.text.replace_range(start..end, json);
+                *range = start..start + json.len();
+                for (_, later) in self.members.iter_mut().skip(at + 1) {
+                    let moved = |offset: usize| offset - end + start + json.len();
+                    *later = moved(later.start)..moved(later.end);
+                }
+            }
+            None => {
+                let end = self.text.rfind('}').unwrap_or(self.text.len());
+                let mut added = Text::new(Style::Compact);
+                added.comma(self.members.len());
+                added.key(name);
+                let start = end + added.out.len();
+                added.raw(json);
+                self.text.insert_str(end, &added.out);
+                self.members.push((name.to_owned(), start..start + json.len()));
+            }
+        }
+    }
 }
 
 /// The empty object.

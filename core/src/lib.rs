@@ -28,7 +28,7 @@
 //!
 //! let large = actpass.guard(&refund(90_000), |_| async { Ok::<_, std::io::Error>("refunded") }).await?;
 //! assert!(!large.executed());
-//! assert_eq!(large.decision().reason_code().as_deref(), Some("refund.over_limit"));
+//! assert_eq!(large.decision().reason_code(), "refund.over_limit");
 //! # Ok::<(), actpass_core::Error>(())
 //! # }).unwrap();
 //! ```
@@ -71,7 +71,8 @@ pub use approval::{Approval, ApprovalStatus, PendingApproval};
 pub use breaker::{Circuit, DEFAULT_CIRCUIT_FAILURES};
 pub use client::{ActPass, ActPassBuilder, Operation};
 pub use config::{
-    DEFAULT_BASE_URL, DEFAULT_CONNECT_TIMEOUT, DEFAULT_MAX_RETRIES, DEFAULT_TIMEOUT, seconds, wait_seconds,
+    CallOptions, DEFAULT_BASE_URL, DEFAULT_CONNECT_TIMEOUT, DEFAULT_MAX_RETRIES, DEFAULT_TIMEOUT, seconds,
+    wait_seconds,
 };
 pub use decision::{Credential, Decision, DecisionWord, Explain};
 pub use error::{Error, ErrorKind, Fault};

@@ -1,12 +1,15 @@
 //! Passports verified without asking the gateway: with its public keys, which are kept for a while.
 
+use std::borrow::Cow;
 use std::sync::Arc;
 use std::time::{Duration, SystemTime, UNIX_EPOCH};
 
+use arc_swap::ArcSwapOption;
 use tokio::sync::Mutex;
 use tokio::time::Instant;
 
 use crate::error::Error;
+use crate::json::Document;
 use crate::passport::OfflineVerifyRequest;
 use crate::token::{Bearer, Claims, PublicKey, Refusal, Time, Unverified};
 
@@ -14,8 +17,10 @@ use crate::token::{Bearer, Claims, PublicKey, Refusal, Time, Unverified};
 const FRESH: Duration = Duration::from_secs(10 * 60);
 /// How old it may be where it cannot be fetched again.
 const STALE: Duration = Duration::from_secs(60 * 60);
-/// How long an unknown key id fetches nothing after a fetch.
+/// How long keys that are no longer fresh serve after a fetch that failed.
 const COOLDOWN: Duration = Duration::from_secs(30);
+/// The shortest time between the beginnings of two fetches.
+const BETWEEN_FETCHES: Duration = Duration::from_secs(1);
 /// How many seconds the gateway's clock and this one may differ.
 const LEEWAY: i64 = 10;
 
@@ -50,55 +55,94 @@ pub(crate) fn verify(
     if against.is_empty() { Ok(claims) } else { Err(against) }
 }
 
+/// The public keys of a gateway, and whose passports they sign, if the gateway says so.
+#[derive(Clone, Debug, Default)]
+pub(crate) struct KeySet {
+    keys: Vec<PublicKey>,
+    issuer: Option<String>,
+    tenant_id: Option<String>,
+}
+
+impl KeySet {
+    /// Reads a JWK Set and its additional members `issuer` and `tenant_id`, that of the API key which fetched it.
+    pub(crate) fn read(set: &Document) -> Result<Self, &'static str> {
+        let text = |name| set.string(name).filter(|text| !text.is_empty()).map(Cow::into_owned);
+        let keys = PublicKey::read_set(set.as_str().as_bytes())?;
+        Ok(Self { keys, issuer: text("issuer"), tenant_id: text("tenant_id") })
+    }
+
+    pub(crate) fn find(&self, key_id: &str) -> Option<&PublicKey> {
+        self.keys.iter().find(|key| key.kid() == key_id)
+    }
+
+    pub(crate) fn issuer(&self) -> Option<&str> {
+        self.issuer.as_deref()
+    }
+
+    pub(crate) fn tenant_id(&self) -> Option<&str> {
+        self.tenant_id.as_deref()
+    }
+}
+
 /// The gateway's keys, kept for a while.
 #[derive(Debug, Default)]
-pub(crate) struct KeyCache(Mutex<Option<Fetched>>);
+pub(crate) struct KeyCache {
+    kept: ArcSwapOption<Fetched>,
+    /// Held by the caller that fetches.
+    fetching: Mutex<()>,
+}
 
 #[derive(Debug)]
 struct Fetched {
-    keys: Vec<Arc<PublicKey>>,
+    keys: Arc<KeySet>,
     at: Instant,
-    /// When a fetch was last tried, whatever came of it.
+    /// When a fetch last began, whether it succeeded or not.
     tried: Instant,
 }
 
 impl Fetched {
-    fn find(&self, key_id: &str) -> Option<Arc<PublicKey>> {
-        self.keys.iter().find(|key| key.kid() == key_id).map(Arc::clone)
+    /// The keys, if they are good enough for a call that began at `called` and looks for `key_id`.
+    fn serve(&self, key_id: &str, called: Instant) -> Option<Arc<KeySet>> {
+        let age = called.saturating_duration_since(self.at);
+        let is_known = self.keys.find(key_id).is_some();
+        let tried_since = self.tried > called;
+        let tried_lately = called.saturating_duration_since(self.tried) < COOLDOWN;
+        ((age < FRESH && is_known) || (age < STALE && (tried_since || (is_known && tried_lately))))
+            .then(|| Arc::clone(&self.keys))
     }
 }
 
 impl KeyCache {
-    /// The key `key_id`, if the gateway has it. Only one caller fetches; the others wait for what it gets.
+    /// The keys at hand if `key_id` is among them, or else keys that were fetched after this call began. Only one caller
+    /// fetches; those that look for a key which is not at hand wait for its result, the others do not wait.
     pub(crate) async fn find(
         &self,
         key_id: &str,
-        fetch: impl AsyncFnOnce() -> Result<Vec<PublicKey>, Error>,
-    ) -> Result<Option<Arc<PublicKey>>, Error> {
-        let mut kept = self.0.lock().await;
-        let now = Instant::now();
-        if let Some(kept) = kept.as_ref() {
-            let (age, found) = (now.duration_since(kept.at), kept.find(key_id));
-            let tried_lately = now.duration_since(kept.tried) < COOLDOWN;
-            if (age < FRESH && found.is_some()) || (age < STALE && tried_lately) {
-                return Ok(found);
-            }
+        fetch: impl AsyncFnOnce() -> Result<KeySet, Error>,
+    ) -> Result<Arc<KeySet>, Error> {
+        let called = Instant::now();
+        let served = || self.kept.load().as_ref().and_then(|kept| kept.serve(key_id, called));
+        if let Some(keys) = served() {
+            return Ok(keys);
         }
-        match fetch().await {
-            Ok(keys) => {
-                let fetched = Fetched { keys: keys.into_iter().map(Arc::new).collect(), at: now, tried: now };
-                let found = fetched.find(key_id);
-                *kept = Some(fetched);
-                Ok(found)
-            }
-            Err(error) => match kept.as_mut() {
-                Some(kept) if now.duration_since(kept.at) < STALE => {
-                    kept.tried = now;
-                    Ok(kept.find(key_id))
-                }
-                Some(_) | None => Err(error),
-            },
+        let _fetching = self.fetching.lock().await;
+        if let Some(keys) = served() {
+            return Ok(keys);
         }
+        let before = self.kept.load_full();
+        if let Some(before) = &before {
+            tokio::time::sleep_until(before.tried + BETWEEN_FETCHES).await;
+        }
+        let tried = Instant::now();
+        let (keys, at) = match (fetch().await, before) {
+            (Ok(keys), _) => (Arc::new(keys), tried),
+            (Err(_), Some(before)) if tried.saturating_duration_since(before.at) < STALE => {
+                (Arc::clone(&before.keys), before.at)
+            }
+            (Err(error), _) => return Err(error),
+        };
+        self.kept.store(Some(Arc::new(Fetched { keys: Arc::clone(&keys), at, tried })));
+        Ok(keys)
     }
 }
 
@@ -115,31 +159,53 @@ mod tests {
             let found = cache.find(key, async || {
                 fetches.set(fetches.get() + 1);
                 answer
-                    .map(|id| vec![PublicKey::new(id, &[0; 32]).unwrap()])
+                    .map(|id| KeySet {
+                        keys: vec![PublicKey::new(id, &[0; 32]).unwrap()],
+                        ..KeySet::default()
+                    })
                     .ok_or_else(|| Error::new(ErrorKind::Connection, "down"))
             });
-            found.await.map(|key| key.is_some()).map_err(|error| error.kind())
+            found.await.map(|keys| keys.find(key).is_some()).map_err(|error| error.kind())
         };
         let pass = async |time: Duration| tokio::time::advance(time).await;
 
         assert_eq!(ask("k1", None).await, Err(ErrorKind::Connection));
         assert_eq!((ask("k1", Some("k1")).await, fetches.get()), (Ok(true), 2));
         assert_eq!((ask("k1", None).await, fetches.get()), (Ok(true), 2), "kept");
-        assert_eq!((ask("k2", Some("k2")).await, fetches.get()), (Ok(false), 2), "cooldown");
-        pass(COOLDOWN).await;
-        assert_eq!(
-            (ask("k2", Some("k2")).await, fetches.get()),
-            (Ok(true), 3),
-            "an unknown key is looked for"
-        );
-        pass(COOLDOWN).await;
+        let began = Instant::now();
+        assert_eq!((ask("k2", Some("k2")).await, fetches.get()), (Ok(true), 3), "a rotation is seen at once");
+        assert_eq!(began.elapsed(), BETWEEN_FETCHES, "but not more than once in a second");
         assert_eq!((ask("k3", None).await, fetches.get()), (Ok(false), 4), "a failure keeps what is there");
-        assert_eq!((ask("k3", None).await, fetches.get()), (Ok(false), 4), "cooldown after a failure too");
+        assert_eq!(
+            (ask("k2", None).await, fetches.get()),
+            (Ok(true), 4),
+            "and a known key is not fetched for"
+        );
         pass(FRESH).await;
-        assert_eq!((ask("k2", None).await, fetches.get()), (Ok(true), 5), "stale, and still good");
+        assert_eq!((ask("k2", None).await, fetches.get()), (Ok(true), 5), "no longer fresh, and still good");
         assert_eq!((ask("k2", None).await, fetches.get()), (Ok(true), 5), "cooldown while stale");
         pass(STALE).await;
         assert_eq!((ask("k2", None).await, fetches.get()), (Err(ErrorKind::Connection), 6), "too old");
         assert_eq!((ask("k2", Some("k2")).await, fetches.get()), (Ok(true), 7));
+    }
+
+    #[tokio::test(start_paused = true)]
+    async fn forged_key_ids_do_not_hold_up_others() {
+        let cache = KeyCache::default();
+        let fetches = std::cell::Cell::new(0);
+        let find = async |key: &'static str| {
+            let fetch = async || {
+                fetches.set(fetches.get() + 1);
+                Ok(KeySet { keys: vec![PublicKey::new("k1", &[0; 32]).unwrap()], ..KeySet::default() })
+            };
+            cache.find(key, fetch).await.unwrap().find(key).is_some()
+        };
+        assert!(find("k1").await);
+        let began = Instant::now();
+        let forged = futures_util::future::join_all((0..50).map(|_| find("forged")));
+        let (forged, (known, waited)) = tokio::join!(forged, async { (find("k1").await, began.elapsed()) });
+        assert_eq!((known, waited), (true, Duration::ZERO), "a known key waits for nothing");
+        assert!(!forged.contains(&true));
+        assert_eq!(fetches.get(), 2, "all forged ids share one fetch");
     }
 }

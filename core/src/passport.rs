@@ -199,8 +199,11 @@ pub struct OfflineVerifyRequest {
     pub token: Secret,
     /// Whom it is shown to.
     pub audience: String,
-    /// Who must have issued it; by default the gateway, by its base URL.
+    /// Who must have issued it; by default the issuer that the gateway names with its keys, or else its base URL.
     pub issuer: Option<String>,
+    /// The tenant that it must belong to; by default that of the API key, if the gateway names it with its keys, or else the
+    /// client's [`tenant_id`](crate::ActPassBuilder::tenant_id); any if neither is known.
+    pub tenant_id: Option<String>,
     /// The agent that it must be made out to.
     pub agent_id: Option<String>,
     /// Who must have delegated.
@@ -210,7 +213,14 @@ pub struct OfflineVerifyRequest {
 impl OfflineVerifyRequest {
     /// Verifies `token` as shown to `audience`.
     pub fn new(token: impl Into<Secret>, audience: impl Into<String>) -> Self {
-        Self { token: token.into(), audience: audience.into(), issuer: None, agent_id: None, user_id: None }
+        Self {
+            token: token.into(),
+            audience: audience.into(),
+            issuer: None,
+            tenant_id: None,
+            agent_id: None,
+            user_id: None,
+        }
     }
 }
 

@@ -59,7 +59,7 @@ const JSON: HeaderValue = HeaderValue::from_static("application/json");
 /// # tokio::runtime::Builder::new_current_thread().enable_all().build().unwrap().block_on(async {
 /// let actpass = ActPass::builder().api_key("apk_test").transport(Yes).build()?;
 /// let decision = actpass.preflight(&Action::new("demo", "demo.tool")).await?;
-/// assert_eq!(decision.reason_code().as_deref(), Some("test.yes"));
+/// assert_eq!(decision.reason_code(), "test.yes");
 /// # Ok::<(), actpass_core::Error>(())
 /// # }).unwrap();
 /// ```

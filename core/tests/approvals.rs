@@ -81,7 +81,7 @@ fn an_approved_action_runs_once_and_is_the_one_that_was_asked_about() {
     let action = refund().passport("a.b.c").idempotency_key("mine").wait_for_approval(WAIT);
     let (outcome, runs) = guard(&client(&gateway), &action);
     assert!(matches!(outcome, Outcome::Returned { result: "refunded", .. }));
-    assert_eq!((runs, outcome.decision().reason_code().as_deref()), (1, Some("approval.approved")));
+    assert_eq!((runs, &*outcome.decision().reason_code()), (1, "approval.approved"));
 
     let seen = gateway.seen();
     let paths: Vec<_> = seen.iter().map(|seen| (seen.method.as_str(), seen.path.as_str())).collect();
@@ -123,7 +123,7 @@ fn a_repeated_answer_after_the_approval_runs_nothing() {
         assert_eq!(runs, expected);
         if let Outcome::Blocked(blocked) = &outcome {
             let decision = blocked.decision();
-            assert_eq!(decision.reason_code().as_deref(), Some("actpass.replayed"));
+            assert_eq!(decision.reason_code(), "actpass.replayed");
             assert_eq!(decision.evidence_event_id().as_deref(), Some("ev_2"));
             assert_eq!(decision.approval_request_id().as_deref(), Some("apr_1"));
             assert!(!format!("{outcome:?}").contains("tok_after_approval"));
@@ -150,7 +150,7 @@ fn what_is_not_approved_does_not_run() {
         let Outcome::Blocked(blocked) = outcome else { panic!("{reason}: it ran") };
         assert_eq!(runs, 0);
         let decision = blocked.decision();
-        assert_eq!((decision.word().as_str(), decision.reason_code().as_deref()), (word, Some(reason)));
+        assert_eq!((decision.word().as_str(), &*decision.reason_code()), (word, reason));
         assert_eq!(decision.approval_request_id().as_deref(), Some("apr_1"));
         assert!(blocked.error().is_none());
         assert_eq!(blocked.approval().map(PendingApproval::id), waits.then_some("apr_1"), "{reason}");
@@ -182,10 +182,11 @@ fn a_gate_that_fails_while_it_is_waited_for_blocks() {
         let (outcome, runs) = guard(&client(&gateway), &refund().wait_for_approval(WAIT));
         let Outcome::Blocked(blocked) = outcome else { panic!("{reason}: it ran") };
         assert_eq!(runs, 0);
-        assert_eq!(blocked.decision().reason_code().as_deref(), Some(reason));
+        assert_eq!(blocked.decision().reason_code(), reason);
         assert_eq!(blocked.error().map(|error| error.kind()), Some(kind));
         assert_eq!(blocked.decision().approval_request_id().as_deref(), Some("apr_1"), "it is not lost");
         assert_eq!(blocked.approval().map(PendingApproval::id), Some("apr_1"), "nor is the handle");
+        assert_eq!(blocked.decision().evidence_event_id().as_deref(), Some("ev_1"), "nor is the evidence");
         assert_eq!(gateway.seen().len(), 2, "{reason}: nothing more is asked");
     }
 }
@@ -201,24 +202,32 @@ fn a_gateway_that_comes_back_is_asked_again() {
     let gateway = self::gateway(&[asked(), json!({"do": "respond", "status": 503})]);
     let (outcome, runs) = guard(&client(&gateway), &refund().wait_for_approval(Duration::from_millis(1_500)));
     assert_eq!((outcome.executed(), runs), (false, 0));
-    assert_eq!(outcome.decision().reason_code().as_deref(), Some("actpass.gateway_error"), "until the end");
+    assert_eq!(outcome.decision().reason_code(), "actpass.gateway_error", "until the end");
 }
 
 #[test]
 fn the_answer_after_the_approval_rules() {
-    for (answer, reason) in [
-        (json!({"decision": "deny", "reason_code": "approval.spent"}), "approval.spent"),
+    for (answer, reason, kept) in [
+        (json!({"decision": "deny", "reason_code": "approval.spent"}), "approval.spent", None),
         (
             json!({"decision": "require_approval", "reason_code": "again", "approval_request_id": "apr_2"}),
             "again",
+            Some("apr_2"),
         ),
-        (json!({"decision": "allow", "request_hash": "of another"}), "actpass.invalid_response"),
+        (json!({"decision": "deny", "reason_code": "tool.quarantined"}), "tool.quarantined", Some("apr_1")),
+        (
+            json!({"decision": "allow", "request_hash": "of another"}),
+            "actpass.invalid_response",
+            Some("apr_1"),
+        ),
     ] {
         let gateway =
             gateway(&[asked(), stands("approved"), respond(&answer), stands("approved"), allowed()]);
         let (outcome, runs) = guard(&client(&gateway), &refund().wait_for_approval(WAIT));
         assert_eq!((outcome.executed(), runs), (false, 0), "{answer}");
-        assert_eq!(outcome.decision().reason_code().as_deref(), Some(reason));
+        assert_eq!(outcome.decision().reason_code(), reason);
+        let Outcome::Blocked(blocked) = outcome else { panic!("{answer}: it ran") };
+        assert_eq!(blocked.approval().map(PendingApproval::id), kept, "{answer}");
         assert_eq!(gateway.seen().len(), 3, "it is held once");
     }
 }

@@ -140,7 +140,7 @@ fn a_panic_is_an_error_and_blocks_and_the_thread_goes_on() {
         match host.rule(&action().mode(mode), panicked).unwrap() {
             Verdict::Blocked(blocked) => {
                 assert_ne!(mode, Mode::Monitor);
-                assert_eq!(blocked.decision().reason_code().as_deref(), Some("actpass.internal"));
+                assert_eq!(blocked.decision().reason_code(), "actpass.internal");
             }
             Verdict::Proceed(permit) => {
                 assert_eq!(mode, Mode::Monitor);

@@ -21,8 +21,8 @@ use std::time::{Duration, Instant};
 
 use actpass_core::transport::{Failure, MAX_BODY};
 use actpass_core::{
-    ActPass, ActPassBuilder, Action, DecisionWord, Error, ErrorKind, EvidenceEvent, Json, Mode,
-    OfflineVerifyRequest, Operation, PassportRequest, VerifyRequest,
+    ActPass, ActPassBuilder, Action, CallOptions, DecisionWord, Error, ErrorKind, EvidenceEvent, Json, Mode,
+    OfflineVerifyRequest, Operation, PassportRequest, Verdict, VerifyRequest,
 };
 use actpass_hostile_gateway::Seen;
 use common::{KEY, action, allow, block_on, body, builder, client, gateway, header, in_child, over, respond};
@@ -393,7 +393,9 @@ fn a_decision_keeps_what_it_does_not_know() {
     let text = r#"{"x-first" : 1.50, "decision":"require_approval","big":123456789012345678901234567890,"e":1E2,"neg":-0.0, "deep":{"b":[0.10,"\u00e9"],"a":null}}"#;
     let gateway = gateway(json!([{"do": "respond", "body": text}]));
     let decision = block_on(client(&gateway).preflight(&action())).unwrap();
-    assert_eq!(decision.as_json(), text);
+    let completed =
+        r#","reason_code":"unspecified","explain":{"summary":"","matched_rules":[],"next_steps":[]}}"#;
+    assert_eq!(decision.as_json(), text.replace("null}}", "null}") + completed);
     assert_eq!(decision.word(), &DecisionWord::RequireApproval);
     for (name, value) in [
         ("x-first", "1.50"),
@@ -427,7 +429,7 @@ fn the_members_of_a_decision() {
     });
     let decision =
         block_on(over(common::Canned::answer(200, answer.to_string())).preflight(&action())).unwrap();
-    assert_eq!(decision.reason_code().as_deref(), Some("refund.medium_needs_approval"));
+    assert_eq!(decision.reason_code(), "refund.medium_needs_approval");
     assert_eq!(decision.risk_tier().as_deref(), Some("high"));
     assert_eq!(decision.evidence_event_id().as_deref(), Some("ev_1"));
     assert_eq!(decision.approval_request_id().as_deref(), Some("apr_1"));
@@ -478,6 +480,59 @@ fn the_answers_of_the_other_calls() {
                 block_on(call(&over(common::Canned::answer(status, good.as_str())), operation)).unwrap_err();
             assert_eq!((error.kind(), error.status()), (kind, Some(status)), "{operation:?}");
         }
+    }
+}
+
+#[test]
+fn decisions_and_errors_carry_the_request_id() {
+    let said = |status: u16, body: &str| json!({"do": "respond", "status": status, "headers": {"x-request-id": "req_1 apk_test"}, "body": body});
+    for (status, body) in [(200, r#"{"decision":"allow"}"#), (403, r#"{"decision":"deny"}"#)] {
+        let gateway = gateway(json!([said(status, body)]));
+        let client = builder(&gateway).api_key("apk_test").build().unwrap();
+        let decision = block_on(client.preflight(&action())).unwrap();
+        assert_eq!(decision.request_id(), Some("req_1 [redacted]"), "{body}");
+        assert!(!decision.as_json().contains("req_1"));
+    }
+    for (status, body) in [(500, ""), (200, "<html>"), (200, r#"{"decision":7}"#), (200, "[]")] {
+        let gateway = gateway(json!([said(status, body)]));
+        let client = builder(&gateway).api_key("apk_test").max_retries(0).build().unwrap();
+        let verdict = block_on(client.authorize(&action())).unwrap();
+        let Verdict::Blocked(blocked) = verdict else { panic!("{body}: allowed") };
+        assert_eq!(blocked.error().unwrap().request_id(), Some("req_1 [redacted]"), "{body}");
+        assert_eq!(blocked.decision().request_id(), Some("req_1 [redacted]"), "{body}");
+        let error = block_on(client.revoke_passport("ap_1", None)).unwrap_err();
+        assert_eq!(error.request_id(), Some("req_1 [redacted]"), "{body}");
+    }
+}
+
+#[test]
+fn options_of_a_call_replace_the_clients() {
+    let hang = json!({"do": "hang", "at": "request"});
+    let slow = gateway(json!([hang]));
+    let client = builder(&slow).timeout(Duration::from_secs(600)).build().unwrap();
+    let quick = client.with_options(CallOptions::new(Some(Duration::from_millis(80)), None).unwrap());
+    let error = block_on(quick.preflight(&action())).unwrap_err();
+    assert_eq!(error.kind(), ErrorKind::Timeout);
+    assert!(error.to_string().contains("within 0.08 s"), "{error}");
+
+    let busy = gateway(json!([{"do": "respond", "status": 503}]));
+    let client = builder(&busy).max_retries(2).build().unwrap();
+    let once = client.with_options(CallOptions::new(None, Some(0)).unwrap());
+    // What a handle does not set, it has from the handle that it was made of.
+    let once = once.with_options(CallOptions::new(Some(Duration::from_secs(20)), None).unwrap());
+    block_on(once.preflight(&action())).unwrap_err();
+    assert_eq!(busy.seen().len(), 1);
+    block_on(client.preflight(&action())).unwrap_err();
+    assert_eq!(busy.seen().len(), 1 + 3, "the client's own settings stay");
+
+    for (timeout, retries, problem) in [
+        (Some(Duration::ZERO), None, "timeout: expected seconds above 0 and at most 86400, found 0"),
+        (Some(Duration::MAX), None, "timeout: expected seconds above 0 and at most 86400, found "),
+        (None, Some(11), "max_retries: expected 0 to 10, found 11"),
+    ] {
+        let error = CallOptions::new(timeout, retries).unwrap_err();
+        assert_eq!(error.kind(), ErrorKind::Argument);
+        assert!(error.to_string().starts_with(problem), "{error}");
     }
 }
 
@@ -551,7 +606,8 @@ fn a_body_is_read_to_the_limit_and_no_further() {
         let gateway = gateway(json!([frame(sized(MAX_BODY)), frame(sized(MAX_BODY + 1))]));
         let client = client(&gateway);
         let decision = block_on(client.preflight(&action())).unwrap();
-        assert_eq!(decision.as_json().len(), MAX_BODY);
+        let pad = decision.member("pad").unwrap();
+        assert_eq!(pad.as_str().unwrap().len(), MAX_BODY - r#"{"decision":"allow","pad":""}"#.len());
         let error = block_on(client.preflight(&action())).unwrap_err();
         assert_eq!(error.kind(), ErrorKind::Response);
         assert!(error.to_string().ends_with("the body is larger than 1048576 bytes"), "{error}");

@@ -188,7 +188,7 @@ fn a_panic_while_waiting_blocks_and_lets_monitor_run() {
     let host = host(&gateway);
     let broken = || -> Result<(), Infallible> { panic!("while waiting") };
     let Ok(Ok(Verdict::Blocked(blocked))) = host.authorize(&action(), broken) else { panic!("not blocked") };
-    assert_eq!(blocked.decision().reason_code().as_deref(), Some("actpass.internal"));
+    assert_eq!(blocked.decision().reason_code(), "actpass.internal");
     assert_eq!(blocked.error().map(Error::kind), Some(ErrorKind::Internal));
     let monitored = host.authorize(&action().mode(Mode::Monitor), broken);
     assert!(matches!(monitored, Ok(Ok(Verdict::Proceed(_)))), "{monitored:?}");

@@ -341,8 +341,13 @@ struct Readers {
 
 impl Readers {
     fn new(gateway: Gateway) -> Self {
-        let offline = ActPass::builder().api_key("apk_one").tenant_id("one").base_url(&gateway.url).build();
-        Self { gateway, offline: offline.unwrap() }
+        let offline = Self::client(&gateway);
+        Self { gateway, offline }
+    }
+
+    /// What the client believes of its tenant is wrong, and the issuer is not its base URL: the gateway knows both.
+    fn client(gateway: &Gateway) -> ActPass {
+        ActPass::builder().api_key("apk_one").tenant_id("hint").base_url(&gateway.url).build().unwrap()
     }
 
     /// Why they refuse the token as it is shown to `audience`, which must be the same for all of them; `None` if they
@@ -367,7 +372,6 @@ impl Readers {
         let verified = call(&self.gateway, VERIFY, "apk_one", &body).await;
         let mut wanted = OfflineVerifyRequest::new(token, audience);
         wanted.agent_id = Some("sdk".to_owned());
-        wanted.issuer = Some("https://gateway.example".to_owned());
         let offline = self.offline.verify_passport_offline(&wanted).await.unwrap();
         for (valid, errors) in [
             (verified.member("valid") == Some(&Json::Bool(true)), errors(&verified)),
@@ -407,7 +411,7 @@ async fn damaged_tokens_are_denied_by_all_for_the_same_reason() {
     let foreign = issue_at(&other, now, &elsewhere).await;
     other.stop().await;
 
-    let readers = Readers::new(gateway);
+    let mut readers = Readers::new(gateway);
     let parts: Vec<_> = token.split('.').collect();
     let header = String::from_utf8(URL_SAFE_NO_PAD.decode(parts[0]).unwrap()).unwrap();
     let kid = text(&Json::parse(header.as_bytes()).unwrap(), "kid").unwrap().to_owned();
@@ -503,6 +507,10 @@ async fn damaged_tokens_are_denied_by_all_for_the_same_reason() {
             if changed == token {
                 continue;
             }
+            if at < parts[0].len() {
+                // A client without keys does not wait before it fetches them for an unknown key.
+                readers.offline = Readers::client(&readers.gateway);
+            }
             let reason = readers.refuse(&changed, "mcp://shop").await;
             let reason = reason.unwrap_or_else(|| panic!("byte {at} of {changed} may be changed"));
             assert!(
@@ -579,6 +587,13 @@ async fn the_public_keys_are_public() {
     }
     assert_eq!(keys[0].member("d"), None);
     assert_eq!(text(&keys[0], "x").unwrap().len(), 43);
+    assert_eq!(text(&set, "issuer"), Some("https://gateway.example"));
+    assert_eq!(set.member("tenant_id"), None);
+    for (key, tenant) in [("apk_one", Some("one")), ("apk_two", Some("two")), ("apk_unknown", None)] {
+        let (status, set) = json(gateway.get("/.well-known/jwks.json", key).send().await.unwrap()).await;
+        assert_eq!(status, 200, "{key}");
+        assert_eq!(text(&set, "tenant_id"), tenant, "{key}");
+    }
     gateway.stop().await;
 }
 

@@ -95,7 +95,7 @@ pub fn assert_gate_failed(mode: Mode, kind: ErrorKind, (runs, outcome): &(usize,
     assert_eq!(*runs, expected, "{mode}: {outcome:?}");
     assert_eq!(outcome.executed(), expected == 1, "{mode}: {outcome:?}");
     assert_eq!(outcome.decision().word().as_str(), "deny", "{mode}: {outcome:?}");
-    assert_eq!(outcome.decision().reason_code().as_deref(), Some(kind.code()), "{mode}: {outcome:?}");
+    assert_eq!(outcome.decision().reason_code(), kind.code(), "{mode}: {outcome:?}");
     assert_eq!(gate_error(outcome).map(actpass_core::Error::kind), Some(kind), "{mode}: {outcome:?}");
 }
 

@@ -259,6 +259,10 @@ pub(super) mod answers {
     #[derive(ToSchema)]
     pub(in crate::http) struct JwkSet {
         keys: Vec<Jwk>,
+        /// The `iss` of the passports that these keys sign.
+        issuer: String,
+        /// The tenant of the API key that the request names; its passports have this `tenant_id`.
+        tenant_id: Option<String>,
     }
 
     /// A public key.

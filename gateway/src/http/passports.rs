@@ -13,7 +13,7 @@ use super::App;
 use super::error::{ApiError, json};
 use super::handlers::{in_time, is_own, parse, record, work};
 use super::openapi::answers::{Issued, JwkSet, Revoked, Verified};
-use super::receive::Call;
+use super::receive::{Call, MaybeCaller};
 use crate::approvals::Status;
 use crate::auth::{Key, Role};
 use crate::clock::rfc3339;
@@ -231,14 +231,22 @@ pub(super) async fn revoke(State(app): State<Arc<App>>, call: Call) -> Result<Re
     operation_id = "jwks",
     tag = "passports",
     responses(
-        (status = 200, description = "The public keys", body = JwkSet),
+        (status = 200, description = "The public keys; to a key of this gateway, also its tenant", body = JwkSet),
         (status = 501, description = "The gateway has no master key, and so neither passports nor credentials"),
     ),
 )]
-pub(super) async fn jwks(State(app): State<Arc<App>>) -> Result<Response, ApiError> {
+pub(super) async fn jwks(
+    State(app): State<Arc<App>>,
+    MaybeCaller(caller): MaybeCaller,
+) -> Result<Response, ApiError> {
     let keys = keys(&app)?;
-    let set = in_time(&app, async { on_store(keys.jwks(&*app.store, app.clock.seconds()).await) }).await??;
-    Ok(json(StatusCode::OK, set.to_string()))
+    let keys = in_time(&app, async { on_store(keys.jwks(&*app.store, app.clock.seconds()).await) }).await??;
+    let answer = object([
+        ("keys", Some(keys)),
+        ("issuer", Some(Json::from(&*app.issuer))),
+        ("tenant_id", caller.map(|key| Json::from(&*key.tenant.id))),
+    ]);
+    Ok(json(StatusCode::OK, answer.to_string()))
 }
 
 /// Whether the key may issue such a passport: what a passport claims, its issuer must be allowed to claim.

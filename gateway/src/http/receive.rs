@@ -43,6 +43,25 @@ impl FromRequestParts<Arc<App>> for Caller {
     }
 }
 
+/// The key of a request for what anyone may read: a request without one, or with one that is unknown, has none.
+pub(super) struct MaybeCaller(pub(super) Option<Arc<Key>>);
+
+impl FromRequestParts<Arc<App>> for MaybeCaller {
+    type Rejection = ApiError;
+
+    /// An unknown key counts as an attempt, so that keys cannot be guessed here faster than elsewhere.
+    async fn from_request_parts(parts: &mut Parts, app: &Arc<App>) -> Result<Self, ApiError> {
+        if bearer(&parts.headers).is_none() {
+            return Ok(Self(None));
+        }
+        match Caller::from_request_parts(parts, app).await {
+            Ok(Caller(key)) => Ok(Self(Some(key))),
+            Err(ApiError::Unauthenticated) => Ok(Self(None)),
+            Err(error) => Err(error),
+        }
+    }
+}
+
 /// Counts a call of this key's.
 pub(super) fn within_limit(key: &Key) -> Result<(), ApiError> {
     let Some(Err(not_until)) = key.limiter.as_ref().map(|limiter| limiter.check()) else {

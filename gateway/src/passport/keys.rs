@@ -138,11 +138,10 @@ impl Ring {
         Claims::parse(&passport.verify(&signer.ok_or(Refusal::UnknownKey)?.public)?)
     }
 
-    /// The public keys that a passport which holds at `now` can be signed with, as a JWK Set (RFC 8037).
+    /// The public keys that a passport which holds at `now` can be signed with: the `keys` of a JWK Set (RFC 8037).
     pub fn jwks(&self, now: i64) -> Json {
         let needed = self.0.iter().filter(|key| key.active || key.needed_until > now);
-        let keys = needed.map(|key| key.public.to_jwk()).collect();
-        Json::Object(vec![("keys".to_owned(), Json::Array(keys))])
+        Json::Array(needed.map(|key| key.public.to_jwk()).collect())
     }
 }
 
@@ -214,7 +213,7 @@ impl Keys {
         Ok(ring)
     }
 
-    /// The JWK Set for `now`, at most a second old: anyone may ask for it, and often.
+    /// The keys of the JWK Set for `now`, at most a second old: anyone may ask for it, and often.
     ///
     /// # Errors
     ///

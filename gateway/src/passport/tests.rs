@@ -27,8 +27,8 @@ async fn ring(folder: &TempDir) -> std::sync::Arc<Ring> {
 }
 
 fn kids(ring: &Ring, now: i64) -> Vec<String> {
-    let set = ring.jwks(now);
-    let Some(Json::Array(keys)) = set.member("keys") else { panic!("{set}") };
+    let keys = ring.jwks(now);
+    let Json::Array(keys) = &keys else { panic!("{keys}") };
     keys.iter().map(|key| key.member("kid").unwrap().as_str().unwrap().to_owned()).collect()
 }
 
