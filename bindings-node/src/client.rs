@@ -1,19 +1,27 @@
 //! The client.
 
+use std::cell::RefCell;
 use std::future::Future;
 use std::sync::Arc;
 use std::time::Duration;
 
 use actpass_core::{ActPass, Action, CaVariable, Error, ErrorKind, Secret};
 use napi_derive::napi;
+use tracing::Level;
 
 use crate::convert::Members;
+use crate::log::{Log, level_of};
 use crate::runtime::{Answer, Door, enter};
 use crate::{approval, evidence, guard, passport};
 
 /// The native half of a client.
 #[napi]
-pub struct Client(ActPass);
+pub struct Client {
+    /// `None` once it is closed.
+    actpass: RefCell<Option<ActPass>>,
+    /// The least important log lines that are kept; `None` if none are.
+    log_level: Option<Level>,
+}
 
 #[napi]
 impl Client {
@@ -59,14 +67,33 @@ impl Client {
             builder = builder
                 .ca_variables([CaVariable::adding("NODE_EXTRA_CA_CERTS")])
                 .danger_allow_insecure_http(settings.switch("dangerAllowInsecureHttp")?);
-            Ok(Self(builder.build()?))
+            let log_level = settings.optional("logLevel")?.as_deref().and_then(level_of);
+            Ok(Self { actpass: RefCell::new(Some(builder.build()?)), log_level })
         })
     }
 
     /// Whether calls go to the gateway.
     #[napi(getter)]
-    pub fn circuit(&self) -> &'static str {
-        self.0.circuit().as_str()
+    pub fn circuit(&self) -> napi::Result<&'static str> {
+        enter(|| Ok(self.open()?.circuit().as_str()))
+    }
+
+    /// Lets the connections go; calls that are under way keep theirs.
+    #[napi]
+    pub fn close(&self) {
+        drop(self.actpass.borrow_mut().take());
+    }
+
+    /// Checks the input of a guard as `authorize` does, and asks nothing.
+    #[napi]
+    pub fn check(&self, input: String) -> napi::Result<()> {
+        let input = Secret::new(input);
+        enter(|| {
+            let members = Members::of_call(&input)?;
+            let action = guard::guarded(&members)?;
+            let unasked = Error::new(ErrorKind::Internal, "not asked");
+            self.traced(&members)?.unasked(&action, unasked).map(drop)
+        })
     }
 
     /// Begins a preflight.
@@ -163,17 +190,24 @@ impl Client {
             let action = Arc::new(convert(&members)?);
             let (actpass, asked) = (self.traced(&members)?, Arc::clone(&action));
             let call = async move { actpass.authorize(&asked).await.map(Answer::Verdict) };
-            let actpass = self.0.clone();
-            door.start(id, call, move |error| actpass.unasked(&action, error).map(Answer::Verdict));
+            let actpass = self.open()?;
+            let lost = move |error| actpass.unasked(&action, error).map(Answer::Verdict);
+            door.start(id, self.log_level.map(Log::new), call, lost);
             Ok(())
         })
     }
 
+    fn open(&self) -> Result<ActPass, Error> {
+        let closed = || Error::new(ErrorKind::Config, "the client is closed: make a new one");
+        self.actpass.borrow().clone().ok_or_else(closed)
+    }
+
     /// The client by which a call is part of the trace that it names.
     fn traced(&self, members: &Members) -> Result<ActPass, Error> {
+        let actpass = self.open()?;
         Ok(match members.optional("traceparent")? {
-            Some(traceparent) => self.0.in_trace(traceparent.parse()?),
-            None => self.0.clone(),
+            Some(traceparent) => actpass.in_trace(traceparent.parse()?),
+            None => actpass,
         })
     }
 
@@ -194,7 +228,7 @@ impl Client {
             let members = Members::of_call(&input)?;
             let input = convert(&members)?;
             let call = call(self.traced(&members)?, input);
-            door.start(id, async move { call.await.map(Answer::Text) }, Err);
+            door.start(id, self.log_level.map(Log::new), async move { call.await.map(Answer::Text) }, Err);
             Ok(())
         })
     }

@@ -9,5 +9,6 @@ mod convert;
 mod error;
 mod evidence;
 mod guard;
+mod log;
 mod passport;
 mod runtime;

@@ -19,6 +19,7 @@ use tokio::task::AbortHandle;
 
 use crate::error::{describe, raise};
 use crate::guard::{Permit, report};
+use crate::log::{Log, Logged};
 
 /// What came of a call.
 pub(crate) enum Answer {
@@ -30,7 +31,8 @@ pub(crate) enum Answer {
 
 type Ended = Result<Answer, Error>;
 
-/// What the face's function is called with: of each call its number, how it ended, and the text that says what came of it.
+/// What the TypeScript layer's function is called with: of each call its number, how it ended, the text of its end, and its
+/// log lines as JSON text or nothing.
 type Batch = Vec<Either<i64, String>>;
 type Waker = ThreadsafeFunction<(), (), Batch, Status, false, true>;
 type Holder = ThreadsafeFunction<(), (), Batch, Status, false, true>;
@@ -63,7 +65,7 @@ enum Stage {
 
 #[derive(Default)]
 struct Arrivals {
-    ended: Mutex<Vec<(i64, Ended)>>,
+    ended: Mutex<Vec<(i64, Ended, String)>>,
     waker: OnceLock<Waker>,
 }
 
@@ -147,14 +149,20 @@ impl Door {
 impl Door {
     /// Makes `call` on the background thread; its end arrives here under the number `id`. `lost` is its end where it has
     /// none of its own, because it panicked or was dropped.
-    pub(crate) fn start<F>(&self, id: i64, call: F, lost: impl FnOnce(Error) -> Ended + Send + 'static)
-    where
+    pub(crate) fn start<F>(
+        &self,
+        id: i64,
+        log: Option<Arc<Log>>,
+        call: F,
+        lost: impl FnOnce(Error) -> Ended + Send + 'static,
+    ) where
         F: Future<Output = Ended> + Send + 'static,
     {
-        let mut arrival = Arrival { id, arrivals: Arc::clone(&self.arrivals), lost: Some(lost) };
+        let arrivals = Arc::clone(&self.arrivals);
+        let mut arrival = Arrival { id, arrivals, log: log.clone(), lost: Some(lost) };
         let stage = match background() {
             Ok(background) => {
-                let call = broken::perhaps(call);
+                let call = Logged { call: Box::pin(broken::perhaps(call)), log };
                 let task = background.spawn(async move {
                     let ended = call.await;
                     arrival.end(ended);
@@ -194,19 +202,25 @@ impl Door {
 struct Arrival<L: FnOnce(Error) -> Ended> {
     id: i64,
     arrivals: Arc<Arrivals>,
+    log: Option<Arc<Log>>,
     lost: Option<L>,
 }
 
 impl<L: FnOnce(Error) -> Ended> Arrival<L> {
     fn end(&mut self, ended: Ended) {
         self.lost = None;
-        self.arrivals.push(self.id, ended);
+        self.push(ended);
     }
 
     fn lose(&mut self, error: Error) {
         if let Some(lost) = self.lost.take() {
-            self.arrivals.push(self.id, lost(error));
+            self.push(lost(error));
         }
+    }
+
+    fn push(&self, ended: Ended) {
+        let lines = self.log.as_ref().map(|log| log.take()).unwrap_or_default();
+        self.arrivals.push(self.id, ended, lines);
     }
 }
 
@@ -220,10 +234,10 @@ impl<L: FnOnce(Error) -> Ended> Drop for Arrival<L> {
 }
 
 impl Arrivals {
-    fn push(&self, id: i64, ended: Ended) {
+    fn push(&self, id: i64, ended: Ended, lines: String) {
         let is_first = {
             let mut waiting = lock(&self.ended);
-            waiting.push((id, ended));
+            waiting.push((id, ended, lines));
             waiting.len() == 1
         };
         // Those that follow before the JavaScript thread comes are taken along.
@@ -237,7 +251,7 @@ impl Arrivals {
 fn batch(arrivals: &Weak<Arrivals>, calls: &mut HashMap<i64, Stage>) -> Batch {
     let ended = arrivals.upgrade().map(|arrivals| std::mem::take(&mut *lock(&arrivals.ended)));
     let mut batch = Batch::new();
-    for (id, ended) in ended.into_iter().flatten() {
+    for (id, ended, lines) in ended.into_iter().flatten() {
         // A call that was cancelled meanwhile is of no interest to anybody, and its permit is dropped here.
         if calls.remove(&id).is_none() {
             continue;
@@ -254,7 +268,7 @@ fn batch(arrivals: &Weak<Arrivals>, calls: &mut HashMap<i64, Stage>) -> Batch {
             }
         }));
         let (how, text) = converted.unwrap_or_else(|_panic| (How::Failed, describe(&panicked())));
-        batch.extend([Either::A(id), Either::A(how as i64), Either::B(text)]);
+        batch.extend([Either::A(id), Either::A(how as i64), Either::B(text), Either::B(lines)]);
     }
     batch
 }

@@ -125,21 +125,98 @@ describe('an argument', () => {
     [{ args: null }, /^args: expected an object$/],
     [{ args: [] }, /^args: expected an object$/],
     [{ args: 'amount=4900' }, /^args: expected an object$/],
-    [{ args: { amount: Number.NaN } }, /^args: expected values that are JSON, found NaN$/],
-    [{ args: { amount: Infinity } }, /^args: expected values that are JSON, found Infinity$/],
-    [{ args: { amount: 1n } }, /^args: expected values that are JSON, found a bigint$/],
-    [{ args: { amount: () => 1 } }, /^args: expected values that are JSON, found a function$/],
-    [{ args: { amount: Symbol('s') } }, /^args: expected values that are JSON, found a symbol$/],
-    [{ args: { amounts: [1, undefined] } }, /^args: expected values that are JSON, found undefined$/],
-    [{ args: { amounts: new Map([['a', 1]]) } }, /^args: expected values that are JSON, found an instance of Map$/],
-    [{ args: { amounts: new Set([1]) } }, /^args: expected values that are JSON, found an instance of Set$/],
-    [{ args: { amount: Object(1) } }, /^args: expected values that are JSON, found an instance of Number$/],
-    [{ args: { pattern: /a/ } }, /^args: expected values that are JSON, found an instance of RegExp$/],
-    [{ args: { later: Promise.resolve(1) } }, /^args: expected values that are JSON, found an instance of Promise$/],
-    [{ args: { at: new Date(Number.NaN) } }, undefined],
-    [{ args: { text: '\ud800' } }, /^args: expected text in Unicode, found a lone surrogate$/],
-    [{ args: { '\udfff': 1 } }, /^args: expected text in Unicode, found a lone surrogate$/],
-    [{ args: cyclic }, /^args: nested past 128 levels$/],
+    [
+      { args: { amount: Number.NaN } },
+      /^args: expected values that are JSON, found NaN at amount: pass null or a string$/,
+    ],
+    [
+      { args: { amount: Infinity } },
+      /^args: expected values that are JSON, found Infinity at amount: pass null or a string$/,
+    ],
+    [
+      { args: { amount: 1n } },
+      /^args: expected values that are JSON, found a bigint at amount: pass Number\(value\) if it is a safe integer, else a string$/,
+    ],
+    [
+      { args: { amount: () => 1 } },
+      /^args: expected values that are JSON, found a function at amount: leave it out, or pass what it returns$/,
+    ],
+    [
+      { args: { amount: Symbol('s') } },
+      /^args: expected values that are JSON, found a symbol at amount: pass its description$/,
+    ],
+    [
+      { args: { amounts: [1, undefined] } },
+      /^args: expected values that are JSON, found undefined at amounts\[1\]: pass null, or leave the item out$/,
+    ],
+    [
+      { args: { amounts: new Map([['a', 1]]) } },
+      /^args: expected values that are JSON, found an instance of Map at amounts: pass Object\.fromEntries\(map\)$/,
+    ],
+    [
+      { args: { amounts: new Set([1]) } },
+      /^args: expected values that are JSON, found an instance of Set at amounts: pass \[\.\.\.set\]$/,
+    ],
+    [
+      { args: { amount: Object(1) } },
+      /^args: expected values that are JSON, found an instance of Number at amount: pass value\.valueOf\(\)$/,
+    ],
+    [
+      { args: { pattern: /a/ } },
+      /^args: expected values that are JSON, found an instance of RegExp at pattern: pass its source$/,
+    ],
+    [
+      { args: { later: Promise.resolve(1) } },
+      /^args: expected values that are JSON, found an instance of Promise at later: await it first$/,
+    ],
+    [
+      { args: { order: { at: [new Date(Number.NaN)] } } },
+      /^args: expected values that are JSON, found an invalid Date at order\.at\[0\]: pass null, or a valid date$/,
+    ],
+    [
+      { args: { at: { toJSON: () => null } } },
+      /^args: expected values that are JSON, found an object whose toJSON returned null at at: pass null itself, /,
+    ],
+    [{ args: { at: { toJSON: () => Number.NaN } } }, /^args: .* found NaN at at: /],
+    [
+      { args: { bytes: new Uint8Array(2) } },
+      /^args: .* found an instance of Uint8Array at bytes: pass \[\.\.\.bytes\], or /,
+    ],
+    [{ args: { bytes: Buffer.from('a') } }, /^args: .* found an instance of Buffer at bytes: .*toString\('base64'\)$/],
+    [{ args: { bytes: new ArrayBuffer(2) } }, /^args: .* found an instance of ArrayBuffer at bytes: /],
+    [{ args: { bytes: new DataView(new ArrayBuffer(2)) } }, /^args: .* found an instance of DataView at bytes: /],
+    [{ args: { error: new TypeError('x') } }, /^args: .* found an instance of TypeError at error: pass its message$/],
+    [
+      { args: { order: new (class Order {})() } },
+      /^args: .* found an instance of Order at order: pass an object literal such as \{ \.\.\.value \}, or give its class a toJSON method$/,
+    ],
+    [
+      { args: new Map() },
+      /^args: expected values that are JSON, found an instance of Map: pass Object\.fromEntries\(map\)$/,
+    ],
+    [{ args: new Array(3) }, /^args: .* found undefined at \[0\]: /],
+    [{ args: { list: [1, , 3] } }, /^args: .* found undefined at list\[1\]: /],
+    [{ args: { 'a b': { "c'd": [Number.NaN] } } }, /^args: .* found NaN at \["a b"\]\["c'd"\]\[0\]: /],
+    [{ args: { ['k'.repeat(300)]: Number.NaN } }, /^args: .* found NaN at k{200}…: /],
+    [{ args: globalThis }, /^args: /],
+    [{ args: new WeakMap() }, /^args: .* found an instance of WeakMap: /],
+    [
+      {
+        args: {
+          get total() {
+            throw new RangeError('own');
+          },
+        },
+      },
+      /^args: expected values that can be read, found one whose getter, toJSON or proxy threw at total$/,
+    ],
+    [
+      { args: { text: '\ud800' } },
+      /^args: expected text in Unicode, found a lone surrogate at text: pass text\.toWellFormed\(\)$/,
+    ],
+    [{ args: { '\udfff': 1 } }, /^args: expected text in Unicode, found a lone surrogate at \["\\udfff"\]: /],
+    [{ args: cyclic }, /^args: expected values that are JSON, found a cycle at self: leave the reference out$/],
+    [{ args: { a: [cyclic] } }, /^args: .* found a cycle at a\[0\]\.self: /],
     [{ args: deep(128) }, /^args: .*128 levels/],
     [{ args: deep(127) }, undefined],
     [{ args: {}, argz: {} }, /^argz: expected one of goal, tool, args, /],
@@ -197,7 +274,9 @@ describe('an argument', () => {
           await sent({ at: new Date(0), url: new URL('https://a.example/') }),
           '{"at": "1970-01-01T00:00:00.000Z", "url": "https://a.example/"}',
         );
-        assert.equal(await sent({ at: new Date(Number.NaN) }), '{"at": null}');
+        assert.equal(await sent({ list: Object.assign([1, 2], { toJSON: () => ['own'] }) }), '{"list": ["own"]}');
+        assert.equal(await sent(Object.freeze({ a: Object.freeze([1]) })), '{"a": [1]}');
+        assert.equal(await sent({ [Symbol('s')]: 1, a: 1 }), '{"a": 1}');
         assert.equal(await sent(JSON.parse('{"__proto__": 1}')), '{"__proto__": 1}');
         await sent(deep(127));
       },
@@ -220,18 +299,17 @@ describe('an argument', () => {
       },
     ));
 
-  test('an error of a getter or of toJSON is thrown as it is', async () => {
+  test('whose getter or toJSON throws is refused, and that error is the cause', async () => {
     const own = new Error('own');
     const args = {
       toJSON() {
         throw own;
       },
     };
-    assert.equal(await rejection(newClient('http://127.0.0.1:9').preflight({ ...ACTION, args })), own);
-    assert.equal(
-      thrown(() => hashPayload(args)),
-      own,
-    );
+    const error = await rejection(newClient('http://127.0.0.1:9').preflight({ ...ACTION, args }));
+    assert.equal(error.constructor, ActPassArgumentError);
+    assert.equal(error.cause, own);
+    assert.equal(thrown(() => hashPayload(args)).cause, own);
   });
 });
 

@@ -68,7 +68,7 @@ describe('an error of the gate', () => {
           [errorClass.name, kind, code, status, retryable, 'preflight'],
         );
         assert.match(error.stack, new RegExp(`^${errorClass.name}: preflight: `));
-        assert.match(error.stack, /at async caller/);
+        assert.match(error.stack.split('\n')[1], /^    at (async )?caller \(file:.*errors\.test\.mjs:/);
         const shown = everythingShown(error).includes('_secret');
         assert.ok(!shown);
         const { error: reported } = await actpass.guard({ ...ACTION, execute: () => assert.fail('it ran') });

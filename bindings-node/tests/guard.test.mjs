@@ -156,7 +156,7 @@ describe('execute', () => {
         for (const execute of [() => value, async () => value, () => thenable(value)]) {
           const outcome = await actpass.guard({ ...ACTION, execute });
           assert.ok(Object.is(outcome.result, value));
-          assert.deepEqual(Object.keys(outcome), ['decision', 'executed', 'result']);
+          assert.deepEqual(Object.keys(outcome), ['kind', 'decision', 'executed', 'result']);
         }
         const later = async () => {
           await null;
@@ -167,8 +167,13 @@ describe('execute', () => {
         };
         for (const execute of [now, later, () => Promise.reject(value)]) {
           const outcome = await actpass.guard({ ...ACTION, execute });
-          assert.ok(Object.is(outcome.error, value));
-          assert.deepEqual(Object.keys(outcome), ['decision', 'executed', 'error']);
+          assert.equal(outcome.kind, 'threw');
+          if (value === undefined) {
+            assert.equal(outcome.error.message, 'execute threw undefined, which says nothing of the cause');
+          } else {
+            assert.ok(Object.is(outcome.error, value));
+          }
+          assert.deepEqual(Object.keys(outcome), ['kind', 'decision', 'executed', 'error']);
           assert.equal(outcome.executed, true);
           assert.ok(canonicalOutcome(outcome).endsWith('"error":{"kind":"action","status":null},"executed":true}'));
         }

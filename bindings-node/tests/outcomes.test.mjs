@@ -319,7 +319,7 @@ test('a blocked call carries what is known of the failure', () =>
   hostile.play([answer({}, { status: 503 })], async ({ baseUrl }) => {
     const error = await rejection(newClient(baseUrl).protect(async () => assert.fail('it ran'), OPTIONS)());
     assert.deepEqual([error.name, error.code, error.kind], ['ActionBlockedError', 'actpass.gateway_error', 'blocked']);
-    assert.deepEqual([error.status, error.retryable, error.operation], [503, true, 'preflight']);
+    assert.deepEqual([error.status, error.retryable, error.operation], [503, true, 'protect']);
     assert.equal(error.cause.kind, 'status');
   }));
 

@@ -1,9 +1,10 @@
 /** Functions that run only when they may. */
 
 import assert from 'node:assert/strict';
+import { EventEmitter } from 'node:events';
 import { test } from 'node:test';
-import { ActionBlockedError, ActPassConnectionError, ActPassError } from '@actpass/sdk';
-import { ALLOW, answer, Hostile, newClient, rejection } from './support.mjs';
+import { ActionBlockedError, ActPassArgumentError, ActPassConnectionError, ActPassError } from '@actpass/sdk';
+import { ALLOW, answer, CREDENTIAL, Hostile, newClient, rejection } from './support.mjs';
 
 const hostile = new Hostile();
 const OPTIONS = { tool: 'stripe.refund.create', goal: 'resolve_refund_request' };
@@ -35,16 +36,144 @@ test('the function runs under its own this, with its own arguments, and returns 
     assert.deepEqual([sent.tool, sent.goal, sent.user_id], [OPTIONS.tool, OPTIONS.goal, 'user_7']);
   }));
 
-test('what it is called with is what is judged, where nothing else is said', () =>
+test('sends the first argument, an object literal, and nothing that a framework passes behind it', () =>
   hostile.play([answer(ALLOW)], async ({ baseUrl, seen }) => {
-    const protectedly = newClient(baseUrl).protect(async (...args) => args.length, OPTIONS);
-    assert.equal(await protectedly({ amount: 4900 }), 1);
+    const refund = newClient(baseUrl).protect(async (...args) => args, OPTIONS);
+    const input = { amount: 4900 };
+    const options = { toolCallId: 'call_1', messages: [{ role: 'user', content: 'my secret history' }], signal: {} };
+    const ran = await refund(input, options, 'more');
     assert.deepEqual((await body(seen)).args, { amount: 4900 });
-    assert.equal(await protectedly(), 0);
+    assert.ok(!JSON.stringify(await seen()).includes('history'));
+    assert.deepEqual(ran, [input, options, 'more']);
+    assert.equal(ran[1], options);
+    assert.deepEqual(await refund(), []);
     assert.deepEqual((await body(seen)).args, {});
-    assert.equal(await protectedly('ch_123', 4900), 2);
-    assert.deepEqual((await body(seen)).args, { arguments: ['ch_123', 4900] });
+    assert.deepEqual(await refund(undefined, options), [undefined, options]);
+    assert.deepEqual((await body(seen)).args, {});
   }));
+
+test('sends what its options name and nothing else', () =>
+  hostile.play([answer(ALLOW)], async ({ baseUrl, seen }) => {
+    const options = { ...OPTIONS, args: ({ amount }) => ({ amount }), resource: (_, { toolCallId }) => toolCallId };
+    const refund = newClient(baseUrl).protect(async () => 'ran', options);
+    await refund({ amount: 1, note: 'private' }, { toolCallId: 'call_1', messages: ['private'] });
+    assert.ok(!JSON.stringify(await seen()).includes('private'));
+    const { args, resource } = await body(seen);
+    assert.deepEqual([args, resource], [{ amount: 1 }, 'call_1']);
+  }));
+
+test('refuses a first argument that names nothing, before anything is sent', () =>
+  hostile.play([answer(ALLOW)], async ({ baseUrl, seen }) => {
+    const refund = newClient(baseUrl).protect(async () => assert.fail('it ran'), { ...OPTIONS, mode: 'monitor' });
+    for (const [args, found] of [
+      [['ch_123', 4900], 'a string'],
+      [[4900], '4900'],
+      [[null], 'null'],
+      [[['ch_123']], 'an array'],
+      [[() => 1], 'a function'],
+    ]) {
+      const error = await rejection(refund(...args));
+      assert.ok(error instanceof ActPassArgumentError);
+      assert.equal(
+        error.message,
+        `args: expected an object literal as the first argument of the function, found ${found}: ` +
+          'name what is judged by the option args, such as args: (charge, amount) => ({ charge, amount })',
+      );
+    }
+    class Order {}
+    assert.match((await rejection(refund(new Order()))).message, /^args: .* found an instance of Order: /);
+    assert.deepEqual(await seen(), []);
+  }));
+
+test('runs with copies of what was judged, whatever the caller changes once it runs', () =>
+  hostile.play([answer(ALLOW)], async ({ baseUrl }) => {
+    const actpass = newClient(baseUrl);
+    const change = (order) => {
+      order.amount = 1_000_000;
+      order.items.push('more');
+      order.at.setTime(1);
+      order.tags.add('more');
+      order.byId.set('a', 2);
+      delete order.nested.charge;
+    };
+    const order = () => ({
+      amount: 4900,
+      items: ['one', , 'three'],
+      at: new Date(0),
+      nested: Object.assign(Object.create(null), { charge: 'ch_123' }),
+      tags: new Set(['x']),
+      byId: new Map([['a', 1]]),
+    });
+    let begin;
+    const begun = new Promise((resolve) => {
+      begin = resolve;
+    });
+    const options = { ...OPTIONS, args: ({ amount, nested }) => ({ amount, charge: nested.charge }) };
+    const refund = actpass.protect(async (given, ...others) => {
+      begin();
+      await new Promise(setImmediate);
+      return [given, others];
+    }, options);
+    const given = order();
+    const socket = new EventEmitter();
+    const call = refund(given, socket, change);
+    await begun;
+    change(given);
+    const [ran, others] = await call;
+    assert.deepEqual(ran, order());
+    assert.notEqual(ran, given);
+    assert.deepEqual(others, [socket, change]);
+    assert.equal(others[0], socket);
+  }));
+
+test('copies cycles, symbols and what is no literal as they are', () =>
+  hostile.play([answer(ALLOW)], async ({ baseUrl }) => {
+    const refund = newClient(baseUrl).protect(async (given) => given, { ...OPTIONS, args: () => ({}) });
+    class Order extends Map {}
+    const symbol = Symbol('s');
+    const given = { order: new Order(), list: [], [symbol]: 1, run: () => 1, bytes: new Uint8Array(1) };
+    given.list.push(given);
+    Object.defineProperty(given, 'hidden', { value: 1, enumerable: false });
+    const ran = await refund(given);
+    assert.equal(ran.list[0], ran);
+    assert.ok(!Object.hasOwn(ran, 'hidden'));
+    assert.deepEqual(Reflect.ownKeys(ran), ['order', 'list', 'run', 'bytes', symbol]);
+    for (const name of ['order', 'run', 'bytes']) {
+      assert.equal(ran[name], given[name]);
+    }
+    const polluted = await refund(JSON.parse('{"__proto__": {"admin": true}}'));
+    assert.equal(polluted.admin, undefined);
+    const broken = {
+      get amount() {
+        throw new Error('own');
+      },
+    };
+    const error = await rejection(refund(broken));
+    assert.deepEqual([error.name, error.cause.message], ['ActPassArgumentError', 'own']);
+  }));
+
+test('passes the context with the credential on, before the arguments', () =>
+  hostile.play(
+    [answer({ ...ALLOW, credential: { token: CREDENTIAL, expires_at: 'soon' } })],
+    async ({ baseUrl, seen }) => {
+      const shop = {
+        refund: newClient(baseUrl).protect(
+          async function (context, ...args) {
+            return [this, context, args];
+          },
+          { ...OPTIONS, withContext: true },
+        ),
+      };
+      const [self, { credential, decision }, args] = await shop.refund({ amount: 1 }, 'more');
+      assert.equal(self, shop);
+      assert.ok(credential.token === CREDENTIAL);
+      assert.equal(decision.decision, 'allow');
+      assert.deepEqual(args, [{ amount: 1 }, 'more']);
+      assert.deepEqual((await body(seen)).args, { amount: 1 });
+      const plain = newClient(baseUrl).protect(async (...given) => given, { ...OPTIONS, withContext: false });
+      assert.deepEqual(await plain({ amount: 1 }), [{ amount: 1 }]);
+    },
+  ));
 
 test('a sync function becomes one that returns a promise', () =>
   hostile.play([answer(ALLOW)], async ({ baseUrl }) => {
@@ -104,16 +233,49 @@ test('what it throws is thrown as it is, also what looks like nothing', () =>
       }, OPTIONS);
       await refund().then(
         () => assert.fail('it returned'),
-        (error) => assert.equal(error, thrown),
+        (error) =>
+          thrown === undefined
+            ? assert.equal(error.message, 'run threw undefined, which says nothing of the cause')
+            : assert.equal(error, thrown),
       );
     }
   }));
 
-test('a misspelled option is named at once', () => {
+test('a wrong option is named where it is written', () => {
   const actpass = newClient('http://127.0.0.1:9');
-  assert.throws(
-    () => actpass.protect(async () => 1, { ...OPTIONS, resourse: 'x' }),
-    /^ActPassArgumentError: resourse: /,
-  );
+  for (const [options, message] of [
+    [{ resourse: 'x' }, /^resourse: expected one of goal, tool, args, /],
+    [{ tool: '' }, /^tool: expected a non-empty string$/],
+    [{ tool: undefined }, /^tool: expected a string, found nothing$/],
+    [{ tool: () => 't' }, /^tool: expected values that are JSON, found a function$/],
+    [{ goal: '' }, /^goal: expected a non-empty string$/],
+    [{ goal: 7 }, /^goal: expected a string, found a number$/],
+    [{ goal: undefined }, /^goal: expected a string, found nothing$/],
+    [{ mode: 'enforec' }, /^mode: expected enforce, strict, warn or monitor, found "enforec"$/],
+    [{ args: 'x' }, /^args: expected an object$/],
+    [{ args: { at: Number.NaN } }, /^args: .* found NaN at at: /],
+    [{ resource: 7 }, /^resource: expected a string, found a number$/],
+    [{ userId: null }, /^userId: expected a string, found null$/],
+    [{ audience: 7 }, /^audience: expected a string/],
+    [{ idempotencyKey: '' }, /^idempotencyKey: expected a non-empty string$/],
+    [{ toolManifestHash: 7 }, /^toolManifestHash: expected a string/],
+    [{ waitForApprovalMs: -1 }, /^waitForApprovalMs: expected milliseconds from 0, found -1$/],
+    [{ recordOutcome: 'yes' }, /^recordOutcome: expected true or false, found a string$/],
+    [{ withContext: 1 }, /^withContext: expected true or false, found 1$/],
+    [{ signal: 'abort' }, /^signal: expected an AbortSignal, found a string$/],
+    [{ traceparent: 'x' }, /^traceparent: /],
+  ]) {
+    assert.throws(
+      () => actpass.protect(async () => 1, { ...OPTIONS, ...options }),
+      (error) => error instanceof ActPassArgumentError && (assert.match(error.message, message), true),
+      `${message}`,
+    );
+  }
+  for (const options of [undefined, null, 7, 'x', () => 1]) {
+    assert.throws(
+      () => actpass.protect(async () => 1, options),
+      /^ActPassArgumentError: expected an object of goal and/,
+    );
+  }
   assert.throws(() => actpass.protect('refund', OPTIONS), /^ActPassArgumentError: run: expected a function/);
 });

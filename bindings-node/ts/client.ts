@@ -1,24 +1,43 @@
 /** The client: TypeScript's idiom over the native half, which holds all meaning. */
 
+import { AsyncLocalStorage } from 'node:async_hooks';
 import { types } from 'node:util';
 import { checkFunction, unrun } from './body.js';
+import { copied } from './copy.js';
 import {
   ActionBlockedError,
-  ActPassConfigError,
   type ActPassError,
   type DescribedError,
-  rethrow,
+  freshly,
+  leaving,
+  oneLine,
+  Site,
+  stamped,
   toError,
+  withFrames,
 } from './errors.js';
-import { describe, isPlain, toInput, toJson, toMember, Written, wrongArgument } from './json.js';
-import { type Batch, type CallName, type Client, How, native } from './native.js';
-import { type Told, tell, traced, watching } from './telemetry.js';
+import {
+  describe,
+  type Members,
+  toInput,
+  toJson,
+  toMember,
+  toMembers,
+  Written,
+  wrongArgument,
+  wrongSetting,
+} from './json.js';
+import { type Log, logOf } from './log.js';
+import { type CallName, type Client, native } from './native.js';
+import { begin, type Caller, checkSignal, converting, door, take } from './runtime.js';
+import { type Told, traced, watching } from './telemetry.js';
 import type {
   ActPassOptions,
   Approval,
+  BlockedOutcome,
   CallOptions,
+  ClientDefaults,
   Decision,
-  ExecuteOptions,
   ExecutionContext,
   GuardOptions,
   GuardOutcome,
@@ -34,6 +53,7 @@ import type {
   Recorded,
   RecordedEvidence,
   ResumeOptions,
+  Scope,
   VerifyPassportOfflineOptions,
   VerifyPassportOptions,
   WaitForApprovalOptions,
@@ -93,207 +113,384 @@ const AWAIT = ['approvalRequestId', 'timeoutMs'];
 const GUARD = [...ACTION, 'waitForApprovalMs'];
 const RESUME = ['pending', 'passport', 'waitForApprovalMs'];
 const OUTCOME = ['call', 'returned', 'response'];
-/** What every call may name. */
-const TRACE = 'traceparent';
-/** What the face itself sees to. */
-const OF_FACE = ['execute', 'recordOutcome', 'signal'];
-const PROTECT = [...GUARD, TRACE, 'recordOutcome', 'signal'];
+/** What every call may name and the native half reads. */
+const CALL = ['traceparent', 'timeoutMs', 'maxRetries'];
+/** What the TypeScript layer of a guard reads itself. */
+const OF_GUARD = ['execute', 'recordOutcome', 'signal'];
+const PROTECT = [...GUARD, ...CALL, 'recordOutcome', 'signal', 'withContext'];
+/** The options of `protect` that may be functions of the call's arguments. */
+const OF_CALL = ['goal', 'args', 'resource', 'userId', 'passport', 'idempotencyKey', 'approvalRequestId'];
+const SCOPE = ['userId', 'audience', 'signal', 'traceparent'];
+const DEFAULTS = [...SCOPE, 'mode', 'timeoutMs', 'maxRetries', 'waitForApprovalMs', 'recordOutcome'];
+/** The options and defaults of every call. */
+const OF_ANY_CALL = ['signal', ...CALL];
+/** The defaults of a call about an action. */
+const OF_PREFLIGHT = ['userId', 'audience', 'mode', ...OF_ANY_CALL];
+/** The defaults of a call about an action that is known. */
+const OF_RESUME = ['waitForApprovalMs', 'recordOutcome', ...OF_ANY_CALL];
+/** The members of an outcome. */
+const OUTCOME_MEMBERS = [
+  'kind',
+  'executed',
+  'decision',
+  'result',
+  'error',
+  'approval',
+  'evidence',
+  'evidenceError',
+  'requestId',
+];
 /** What a decision is about and a caller can change while the gateway is asked; the rest only carries the question. */
 const JUDGED = ['goal', 'args', 'resource', 'userId'] as const;
+
+/** What all clients that {@link ActPass.with} derives share. */
+interface Connection {
+  /** `undefined` once the client is closed. */
+  native: Client | undefined;
+  readonly mode: Mode;
+  readonly log: Log;
+  /** Made by the first {@link ActPass.run}, because it costs every promise of the process. */
+  scope: AsyncLocalStorage<Members> | undefined;
+}
+
+/** What the constructor is given for a client that shares the connection of another. */
+class Derived {
+  constructor(
+    readonly connection: Connection,
+    readonly defaults: Members,
+  ) {}
+}
+
+/** One call of a method. */
+interface Call extends Caller {
+  /** What the method was given, and the defaults. */
+  readonly members: Members;
+  /** Where it was called. */
+  readonly site: Site;
+  readonly told: Told;
+}
+
+/** The private members of a client; an error for anything else that a method is called on. */
+let partsOf: (client: unknown) => { connection: Connection; defaults: Members };
 
 /**
  * A client of an ActPass gateway.
  *
- * Many calls may be under way at once; connections are kept and shared by all calls of a client. Nothing of it keeps a
- * process alive but a call that is waited for. Each thread of `worker_threads` makes a client of its own.
+ * A client serves many calls at once and keeps its connections for all of them: make one and share it. It keeps the process
+ * alive only during calls. Each thread of `worker_threads` makes a client of its own.
  *
  * @example
  * ```ts
  * import { ActPass } from '@actpass/sdk';
  *
- * const actpass = new ActPass({ apiKey: process.env.ACTPASS_API_KEY!, tenantId: 'your-team-id', agentId: 'support_agent' });
+ * const actpass = new ActPass({ tenantId: 'your-team-id', agentId: 'support_agent' });
  * const { decision, result, error } = await actpass.guard({
- *   goal: 'resolve_refund_request', tool: 'stripe.refund.create', resource: 'stripe:charge:ch_123',
- *   args: { amount: 4900, currency: 'usd' }, mode: 'enforce',
- *   execute: async ({ credential }) => refund('ch_123', 4900),
+ *   goal: 'resolve_refund_request',
+ *   tool: 'stripe.refund.create',
+ *   resource: 'stripe:charge:ch_123',
+ *   args: { amount: 4900, currency: 'usd' },
+ *   execute: async ({ credential }) => ({ refunded: 'ch_123', with: credential?.token }),
  * });
+ * console.log(decision.decision, decision.reason_code, result, error);
  * ```
  */
 export class ActPass {
-  readonly #native: Client;
-  readonly #mode: Mode;
+  readonly #connection: Connection;
+  readonly #defaults: Members;
+
+  static {
+    partsOf = (client) => {
+      if (typeof client !== 'object' || client === null || !(#connection in client)) {
+        throw wrongArgument('this: expected a client: call the method on it, as in actpass.guard(...)');
+      }
+      return { connection: client.#connection, defaults: client.#defaults };
+    };
+  }
 
   /**
    * Checks the settings. Nothing is sent and no thread is started.
    *
    * @throws {@link ActPassConfigError} A setting is missing, misspelled or wrong; the message names it.
+   *
+   * @example
+   * ```ts
+   * import { ActPass } from '@actpass/sdk';
+   *
+   * const actpass = new ActPass({ apiKey: 'apk_dev', baseUrl: 'http://127.0.0.1:8787', timeoutMs: 5000, maxRetries: 1 });
+   * console.log(actpass.circuit);
+   * ```
    */
   constructor(options: ActPassOptions = {}) {
-    const ca: unknown = options?.ca;
-    const given = ca instanceof Uint8Array ? { ...options, ca: Buffer.from(ca).toString('latin1') } : options;
-    const settings = toInput(given, SETTINGS, [], wrongSetting);
-    this.#native = converting(() => new native.Client(settings));
-    this.#mode = options.mode ?? 'enforce';
+    if ((options as unknown) instanceof Derived) {
+      const { connection, defaults } = options as unknown as Derived;
+      this.#connection = connection;
+      this.#defaults = defaults;
+    } else {
+      this.#connection = placing(ActPass, () => connect(options));
+      this.#defaults = {};
+    }
   }
 
   /**
-   * Asks for a decision, and runs nothing.
+   * Asks for a decision and runs nothing.
    *
-   * @returns The decision as the gateway sent it. A 401 or 403 that explains itself with a decision other than `allow` is
-   * that decision.
-   * @throws {@link ActPassArgumentError} Something cannot be sent; nothing was.
+   * @returns The gateway's decision. A 401 or 403 whose body is a decision other than `allow` is that decision.
+   * @throws {@link ActPassArgumentError} An argument cannot be sent. Nothing was sent.
    * @throws {@link ActPassError} There is no decision; the class and `code` say why.
+   *
+   * @example
+   * ```ts
+   * import { ActPass } from '@actpass/sdk';
+   *
+   * const actpass = new ActPass();
+   * const decision = await actpass.preflight({
+   *   goal: 'send_status_update',
+   *   tool: 'gmail.send',
+   *   args: { to: 'customer@example.com' },
+   *   timeoutMs: 2000,
+   * });
+   * console.log(decision.decision, decision.reason_code, decision.risk_tier, decision.explain.matched_rules);
+   * ```
    */
   async preflight(action: PreflightOptions): Promise<Decision> {
-    return this.#watching('preflight', action, async (told) => {
-      const decision = await this.#ask<Decision>('preflight', action, ACTION);
-      told.decided(decision);
-      return decision;
-    });
-  }
-
-  /**
-   * Asks for a decision, and runs `execute` only when the decision allows it.
-   *
-   * In `enforce` it runs on `allow` only; in `strict` only if the decision is recorded as well; in `warn` also on `warn`; in
-   * `monitor` always. A gate that fails is not thrown: it is reported as a blocked decision that the SDK made, `deny` with a
-   * `reason_code` such as `actpass.unreachable`, with `error` saying what happened.
-   *
-   * @typeParam T - What `execute` returns, or what its promise resolves to.
-   * @returns What was decided, whether it ran, and what came of it.
-   * @throws {@link ActPassArgumentError} Something cannot be sent. Nothing was sent and nothing ran, in any mode.
-   * @throws The reason of `signal`, if that ended the wait. Nothing ran.
-   *
-   * @example
-   * ```ts
-   * const outcome = await actpass.guard({
-   *   goal: 'resolve_refund_request', tool: 'stripe.refund.create', args: { amount: 4900, currency: 'usd' },
-   *   execute: () => refund('ch_123', 4900),
-   * });
-   * switch (outcome.decision.decision) {
-   *   case 'allow': return outcome.result;
-   *   case 'require_approval': return askAPerson(outcome.decision.approval_request_id);
-   *   default: return `blocked: ${outcome.decision.reason_code}`;
-   * }
-   * ```
-   */
-  async guard<T>(action: GuardOptions<T>): Promise<GuardOutcome<T>> {
-    return this.#guard(action);
-  }
-
-  /**
-   * Goes on with an action that waited for a person: asks about the very same action again, naming the approval, and runs
-   * `execute` only when the decision allows it. Otherwise as {@link ActPass.guard}.
-   *
-   * @param pending - What `approval` was in the outcome of the guard, also after a time as JSON elsewhere.
-   *
-   * @example
-   * ```ts
-   * const outcome = await actpass.guard({ ...action, execute });
-   * if (outcome.approval) await keep(JSON.stringify(outcome.approval));
-   * // ... once somebody decided:
-   * await actpass.resume(JSON.parse(kept), { execute });
-   * ```
-   */
-  async resume<T>(pending: PendingApproval, options: ResumeOptions<T>): Promise<GuardOutcome<T>> {
-    return this.#watching('resume', pending, (told) =>
-      this.#run('resume', toInput({ ...options, pending }, [...RESUME, TRACE], OF_FACE), options, told, {}),
+    return calling(
+      {
+        client: this,
+        operation: 'preflight',
+        span: 'preflight',
+        about: itself,
+        above: METHODS.preflight,
+        read: (defaults) => withDefaults(toMembers(action, [...ACTION, ...CALL, 'signal']), defaults, OF_PREFLIGHT),
+      },
+      async (call) => {
+        const decision = await ask<Decision>(call, 'preflight', ACTION);
+        call.told.decided(decision);
+        return decision;
+      },
     );
   }
 
   /**
-   * Waits until somebody decided about an approval, and says where it stands then. It may still be pending.
+   * Asks for a decision, and runs `execute` only if the decision allows it.
+   *
+   * | mode | `execute` runs |
+   * |---|---|
+   * | `enforce` | on `allow` |
+   * | `strict` | on an `allow` that the gateway recorded for this request |
+   * | `warn` | on `allow` and `warn` |
+   * | `monitor` | always |
+   *
+   * A gate that fails is not thrown. It is reported as a blocked decision that the SDK made: `deny`, with a `reason_code`
+   * such as `actpass.unreachable`, and the failure in `error`.
+   *
+   * @typeParam T - What `execute` returns, or what its promise resolves to.
+   * @returns The decision and how the call ended: `kind` is `returned`, `threw` or `blocked`.
+   * @throws {@link ActPassArgumentError} An argument cannot be sent. Nothing was sent and nothing ran, in any mode.
+   * @throws The reason of `signal`, if the signal ended the wait. Nothing ran.
+   *
+   * @example
+   * ```ts
+   * import { ActPass } from '@actpass/sdk';
+   *
+   * const actpass = new ActPass();
+   *
+   * async function refund(charge: string, amount: number): Promise<string> {
+   *   const outcome = await actpass.guard({
+   *     goal: 'resolve_refund_request',
+   *     tool: 'stripe.refund.create',
+   *     resource: `stripe:charge:${charge}`,
+   *     args: { amount, currency: 'usd' },
+   *     execute: () => `refunded ${charge}`,
+   *   });
+   *   if (outcome.kind === 'blocked') {
+   *     return `blocked: ${outcome.decision.explain.summary}`;
+   *   }
+   *   return outcome.unwrap();
+   * }
+   *
+   * console.log(await refund('ch_123', 4900));
+   * ```
+   */
+  async guard<T>(action: GuardOptions<T>): Promise<GuardOutcome<T>> {
+    return calling(
+      {
+        client: this,
+        operation: 'guard',
+        span: 'guard',
+        about: itself,
+        above: METHODS.guard,
+        read: (defaults) => withDefaults(toMembers(action, [...GUARD, ...CALL, ...OF_GUARD]), defaults, DEFAULTS),
+      },
+      (call) => run<T>(call, 'authorize', GUARD, EXECUTE),
+    );
+  }
+
+  /**
+   * Resumes an action that waited for an approval: asks about the same action again, naming the approval, and runs `execute`
+   * only if the decision allows it. Otherwise as {@link ActPass.guard}.
+   *
+   * @param pending - The `approval` of a blocked outcome, also after a round trip through JSON in another process.
+   * @throws As {@link ActPass.guard}.
+   *
+   * @example
+   * ```ts
+   * import { ActPass, type PendingApproval } from '@actpass/sdk';
+   *
+   * const actpass = new ActPass();
+   * const action = { goal: 'resolve_refund_request', tool: 'stripe.refund.create', args: { amount: 25_000, currency: 'usd' } };
+   * const execute = () => 're_1';
+   *
+   * const { approval } = await actpass.guard({ ...action, execute });
+   * if (approval) {
+   *   const kept = JSON.stringify(approval); // it holds no secret
+   *   // Later, once a person has decided:
+   *   const outcome = await actpass.resume(JSON.parse(kept) as PendingApproval, { execute });
+   *   console.log(outcome.kind, outcome.decision.reason_code);
+   * }
+   * ```
+   */
+  async resume<T>(pending: PendingApproval, options: ResumeOptions<T>): Promise<GuardOutcome<T>> {
+    return calling(
+      {
+        client: this,
+        operation: 'resume',
+        span: 'resume',
+        above: METHODS.resume,
+        read: (defaults) => {
+          const given = toMembers(options, [...RESUME.slice(1), ...CALL, ...OF_GUARD]);
+          const members = withDefaults(given, defaults, OF_RESUME);
+          return { ...members, pending: new Written(toMember('pending', pending ?? null)) };
+        },
+        about: ({ pending }) => Object(JSON.parse((pending as Written).text)) as Members,
+      },
+      (call) => run<T>(call, 'resume', RESUME, EXECUTE),
+    );
+  }
+
+  /**
+   * Waits until an approval is decided, and returns its state. It may still be pending.
    *
    * @param approval - Its id, or the `approval` of an outcome.
-   * @throws {@link ActPassError} As {@link ActPass.preflight}. A look that fails in a way that may pass is repeated until the
+   * @throws {@link ActPassError} As {@link ActPass.preflight}. A failed poll that may succeed later is repeated until the
    * time is over.
+   *
+   * @example
+   * ```ts
+   * import { ActPass } from '@actpass/sdk';
+   *
+   * const actpass = new ActPass();
+   * const { approval } = await actpass.guard({
+   *   goal: 'resolve_refund_request',
+   *   tool: 'stripe.refund.create',
+   *   args: { amount: 25_000, currency: 'usd' },
+   *   execute: () => 're_1',
+   * });
+   * if (approval) {
+   *   const { status, decided_by } = await actpass.waitForApproval(approval, { timeoutMs: 100 });
+   *   console.log(status, decided_by);
+   * }
+   * ```
    */
   async waitForApproval(
     approval: string | Pick<PendingApproval, 'approval_request_id'>,
     options: WaitForApprovalOptions = {},
   ): Promise<Approval> {
-    const approvalRequestId = typeof approval === 'object' ? approval?.approval_request_id : approval;
-    const wanted = { ...options, approvalRequestId };
-    return this.#call<Approval>('waitForApproval', wanted, AWAIT);
+    const read = (defaults: Members) => {
+      const given = toMembers(options, [AWAIT[1] as string, 'traceparent', 'maxRetries', 'signal']);
+      const members = withDefaults(given, defaults, ['traceparent', 'maxRetries', 'signal']);
+      return { ...members, approvalRequestId: idOf(approval) };
+    };
+    const making = { client: this, operation: 'waitForApproval', span: 'wait_for_approval', read };
+    return calling({ ...making, above: METHODS.waitForApproval }, (call) => ask(call, 'waitForApproval', AWAIT));
   }
 
   /**
-   * Returns a function of the same type as `run` that runs it only when it may, under `this`, with the arguments that it is
-   * called with.
+   * Returns a function like `run` that runs it only if it may, under its own `this`.
    *
-   * The returned function rejects with an {@link ActionBlockedError} when it may not run, and with what `run` throws when it
-   * throws. What `goal`, `args`, `resource` and `userId` make of the arguments is judged as it is at the call, and made once
-   * more right before `run` is called: a difference blocks with `actpass.arguments_changed`. So these functions must depend
-   * on the arguments alone. What `run` reads of its arguments later, after an `await`, is no longer compared.
+   * The returned function rejects with an {@link ActionBlockedError} if the action may not run, and with what `run` throws.
+   * `goal`, `args`, `resource` and `userId` may be functions of the call's arguments; they must depend on the arguments
+   * alone. Only what they return is sent. Without `args`, that is the first argument, an object literal.
+   *
+   * What runs is what was judged: `run` gets copies, made at the call, of the object literals, arrays, dates, maps and sets
+   * among its arguments (without `args`, `resource`, `goal` and `userId` functions: of the first argument). If an argument
+   * changes before `run` begins, the call is blocked with `actpass.arguments_changed`.
+   *
+   * With `withContext`, `run` gets the {@link ExecutionContext}, with the vaulted credential, before its own arguments.
+   *
+   * @throws {@link ActPassArgumentError} An option is unknown or wrong, or `run` is not a function that runs when it is
+   * called.
    *
    * @example
    * ```ts
-   * const safeRefund = actpass.protect(refund, {
-   *   tool: 'stripe.refund.create',
-   *   goal: 'resolve_refund_request',
-   *   resource: (charge) => `stripe:charge:${charge}`,
-   *   args: (_charge, amount) => ({ amount, currency: 'usd' }),
-   * });
-   * await safeRefund('ch_123', 4900);
-   * ```
+   * import { ActPass } from '@actpass/sdk';
    *
-   * @throws {@link ActPassArgumentError} An option is unknown, or `run` is no function that runs when it is called.
+   * const actpass = new ActPass();
+   * const refund = actpass.protect(
+   *   async ({ credential }, charge: string, amount: number) => ({ charge, amount, key: credential?.token }),
+   *   {
+   *     tool: 'stripe.refund.create',
+   *     goal: 'resolve_refund_request',
+   *     resource: (charge) => `stripe:charge:${charge}`,
+   *     args: (_charge, amount) => ({ amount, currency: 'usd' }),
+   *     withContext: true,
+   *   },
+   * );
+   * console.log(await refund('ch_123', 4900));
+   * ```
    */
-  protect<F extends (...args: never[]) => Promise<unknown>>(run: F, options: ProtectOptions<Parameters<F>>): F;
   protect<A extends unknown[], R>(
-    run: (...args: A) => R,
-    options: ProtectOptions<A>,
+    run: (context: ExecutionContext, ...args: A) => R,
+    options: ProtectOptions<A> & { withContext: true },
   ): (...args: A) => Promise<Awaited<R>>;
   protect<A extends unknown[], R>(
     run: (...args: A) => R,
-    options: ProtectOptions<A>,
-  ): (...args: A) => Promise<Awaited<R>> {
-    checkFunction('run', run);
-    for (const name of Object.keys(options)) {
-      if (!PROTECT.includes(name)) {
-        throw wrongArgument(`${name}: expected one of ${PROTECT.join(', ')}`);
-      }
-    }
-    const actpass = this;
-    const given: Record<string, unknown> = { ...options, args: options.args ?? whole };
-    const guarded = async function (this: unknown, ...args: A): Promise<Awaited<R>> {
-      const asked = Object.fromEntries(PROTECT.map((name) => [name, ofCall(name, given[name], args)]));
-      const judged = JUDGED.map((name) => written(name, asked[name]));
-      const isChanged = () =>
-        JUDGED.some((name, at) => written(name, ofCall(name, given[name], args))?.text !== judged[at]?.text);
-      const execute = () => run.apply(this, args) as Awaited<R>;
-      const action = { ...asked, ...Object.fromEntries(JUDGED.map((name, at) => [name, judged[at]])), execute };
-      const outcome = await actpass.#guard(action as object as GuardOptions<Awaited<R>>, { member: 'run', isChanged });
-      if (!outcome.executed) {
-        throw new ActionBlockedError(outcome.decision, outcome.error);
-      }
-      if (Object.hasOwn(outcome, 'result')) {
-        return outcome.result as Awaited<R>;
-      }
-      throw outcome.error;
-    };
-    Object.defineProperty(guarded, 'name', { value: run.name, configurable: true });
-    Object.defineProperty(guarded, 'length', { value: run.length, configurable: true });
-    return guarded;
+    options: ProtectOptions<A> & { withContext?: false | undefined },
+  ): (...args: A) => Promise<Awaited<R>>;
+  protect<A extends unknown[], R>(run: (...args: never[]) => R, options: ProtectOptions<A>): unknown {
+    return placing(METHODS.protect, () => protecting(this, run as (...args: unknown[]) => R, options));
   }
 
   /**
-   * Asks for a passport: signed leave to ask for certain actions for a few minutes, once.
+   * Asks for a passport: a signed token that permits to ask for certain actions for a few minutes, once.
    *
-   * @throws {@link ActPassError} As {@link ActPass.preflight}. The call is not repeated where the gateway may have taken it.
+   * @throws {@link ActPassError} As {@link ActPass.preflight}. The call is not retried if the gateway may have taken it.
+   *
+   * @example
+   * ```ts
+   * import { ActPass } from '@actpass/sdk';
+   *
+   * const actpass = new ActPass();
+   * const { token, jti, expires_at } = await actpass.issuePassport({
+   *   audience: 'mcp://stripe-production',
+   *   goal: 'resolve_refund_request',
+   *   allowedTools: ['stripe.refund.create'],
+   *   resourceConstraints: { max_amount: 10_000, currency: 'usd' },
+   *   ttlSeconds: 300,
+   * });
+   * console.log(token.length > 0, jti, expires_at);
+   * ```
    */
   async issuePassport(wanted: IssuePassportOptions): Promise<IssuedPassport> {
-    return this.#call<IssuedPassport>('issuePassport', wanted, ISSUE);
+    return asking(this, 'issuePassport', wanted, ISSUE, ['userId', ...OF_ANY_CALL]);
   }
 
   /**
-   * Has the gateway verify a passport as shown to `audience`; the other members must match if given. A passport that is not
-   * valid throws nothing.
+   * Has the gateway verify a passport as presented to `audience`; the other members must match if given. An invalid passport
+   * is an answer, not an error.
    *
    * @throws {@link ActPassError} As {@link ActPass.preflight}.
+   *
+   * @example
+   * ```ts
+   * import { ActPass } from '@actpass/sdk';
+   *
+   * const actpass = new ActPass();
+   * const { valid, errors } = await actpass.verifyPassport({ token: 'eyJhbGciOi…', audience: 'mcp://stripe-production' });
+   * console.log(valid, errors);
+   * ```
    */
   async verifyPassport(wanted: VerifyPassportOptions): Promise<PassportVerification> {
-    return this.#call<PassportVerification>('verifyPassport', wanted, VERIFY);
+    return asking(this, 'verifyPassport', wanted, VERIFY);
   }
 
   /**
@@ -304,160 +501,207 @@ export class ActPass {
    * are fetched again after 10 minutes, and for a key that is not among them (at most every 30 seconds); if that fails, those
    * at hand serve until they are an hour old.
    *
-   * @throws {@link ActPassError} There are no keys to verify with. A passport that is not valid throws nothing.
+   * @throws {@link ActPassError} There are no keys to verify with. An invalid passport is an answer, not an error.
+   *
+   * @example
+   * ```ts
+   * import { ActPass } from '@actpass/sdk';
+   *
+   * const actpass = new ActPass();
+   * const audience = 'mcp://stripe-production';
+   * const { valid, claims, errors } = await actpass.verifyPassportOffline({ token: 'eyJhbGciOi…', audience });
+   * console.log(valid ? claims?.['jti'] : errors);
+   * ```
    */
   async verifyPassportOffline(wanted: VerifyPassportOfflineOptions): Promise<PassportVerification> {
-    return this.#call<PassportVerification>('verifyPassportOffline', wanted, VERIFY_OFFLINE);
+    return asking(this, 'verifyPassportOffline', wanted, VERIFY_OFFLINE);
   }
 
   /**
    * Revokes the passport named `jti` (`ap_…`), for `reason`.
    *
    * @throws {@link ActPassError} As {@link ActPass.preflight}.
+   *
+   * @example
+   * ```ts
+   * import { ActPass } from '@actpass/sdk';
+   *
+   * const actpass = new ActPass();
+   * const { revoked } = await actpass.revokePassport('ap_123', 'session ended');
+   * console.log(revoked);
+   * ```
    */
   async revokePassport(jti: string, reason?: string, options: CallOptions = {}): Promise<PassportRevocation> {
-    const wanted = { ...options, jti, reason };
-    return this.#call<PassportRevocation>('revokePassport', wanted, REVOKE);
+    const read = (defaults: Members) => {
+      const given = withDefaults(toMembers(options, OF_ANY_CALL), defaults, OF_ANY_CALL);
+      return { ...given, jti, reason };
+    };
+    const making = { client: this, operation: 'revokePassport', span: 'revoke_passport', read };
+    return calling({ ...making, above: METHODS.revokePassport }, (call) => ask(call, 'revokePassport', REVOKE));
   }
 
   /**
    * Appends an event of your own to a chain of the gateway's tamper-evident ledger.
    *
-   * @throws {@link ActPassError} As {@link ActPass.preflight}. The call is not repeated where the gateway may have taken it.
+   * @throws {@link ActPassError} As {@link ActPass.preflight}. The call is not retried if the gateway may have taken it.
+   *
+   * @example
+   * ```ts
+   * import { ActPass, hashPayload } from '@actpass/sdk';
+   *
+   * const actpass = new ActPass();
+   * const { event_id } = await actpass.recordEvidence({
+   *   eventType: 'refund.completed',
+   *   chainId: 'refunds',
+   *   metadata: { charge: 'ch_123' },
+   *   responseHash: hashPayload({ id: 're_1' }),
+   * });
+   * console.log(event_id);
+   * ```
    */
   async recordEvidence(event: RecordEvidenceOptions): Promise<RecordedEvidence> {
-    return this.#call<RecordedEvidence>('recordEvidence', event, EVIDENCE);
+    return asking(this, 'recordEvidence', event, EVIDENCE);
   }
 
   /**
-   * Whether calls go to the gateway: `closed` (they do), `open` (it could not be reached several times in a row, and calls fail
-   * at once for a while) or `half_open` (one call finds out).
+   * Returns a client with defaults for its calls; a call's own options come first. Both clients share connections, settings
+   * and {@link ActPass.close}.
+   *
+   * @throws {@link ActPassArgumentError} A default is unknown or wrong.
+   *
+   * @example
+   * ```ts
+   * import { ActPass } from '@actpass/sdk';
+   *
+   * const actpass = new ActPass();
+   * const forUser = actpass.with({ userId: 'user_7', timeoutMs: 2000, recordOutcome: true });
+   * const outcome = await forUser.guard({
+   *   goal: 'resolve_refund_request',
+   *   tool: 'stripe.refund.create',
+   *   args: { amount: 4900, currency: 'usd' },
+   *   execute: () => 're_1',
+   * });
+   * console.log(outcome.kind, outcome.evidence?.event_id);
+   * ```
+   */
+  with(defaults: ClientDefaults): ActPass {
+    return placing(METHODS.with, () => {
+      const { connection, defaults: present } = partsOf(this);
+      const given = checkDefaults(opened(connection), toMembers(defaults, DEFAULTS));
+      return new ActPass(new Derived(connection, { ...present, ...given }) as ActPassOptions);
+    });
+  }
+
+  /**
+   * Calls `body`; every call of this client and its relatives that is made inside of it, also after an `await`, has the
+   * members of `scope` unless the call, or {@link ActPass.with}, says otherwise. Scopes nest. Uses `AsyncLocalStorage`.
+   *
+   * @returns What `body` returns.
+   * @throws {@link ActPassArgumentError} A member of `scope` is unknown or wrong; otherwise what `body` throws.
+   *
+   * @example
+   * ```ts
+   * import { ActPass } from '@actpass/sdk';
+   *
+   * const actpass = new ActPass();
+   * const handle = () =>
+   *   actpass.preflight({ goal: 'send_status_update', tool: 'gmail.send', args: { to: 'customer@example.com' } });
+   * const decision = await actpass.run({ userId: 'user_7' }, handle);
+   * console.log(decision.decision);
+   * ```
+   */
+  run<R>(scope: Scope, body: () => R): R {
+    const [storage, members] = placing(METHODS.run, () => {
+      const { connection } = partsOf(this);
+      const given = checkDefaults(opened(connection), toMembers(scope, SCOPE));
+      checkFunction('body', body);
+      connection.scope ??= new AsyncLocalStorage();
+      return [connection.scope, { ...connection.scope.getStore(), ...given }];
+    });
+    return storage.run(members, body);
+  }
+
+  /**
+   * Closes the connections of this client and of all clients that share them. Calls in flight end; a later call throws an
+   * {@link ActPassConfigError}. A client that nothing refers to closes by itself; `using` closes it at the end of a block.
+   *
+   * @example
+   * ```ts
+   * import { ActPass } from '@actpass/sdk';
+   *
+   * const actpass = new ActPass();
+   * try {
+   *   await actpass.preflight({ goal: 'send_status_update', tool: 'gmail.send', args: {} });
+   * } finally {
+   *   actpass.close();
+   * }
+   * ```
+   */
+  close(): void {
+    placing(METHODS.close, () => {
+      const { connection } = partsOf(this);
+      connection.native?.close();
+      connection.native = undefined;
+    });
+  }
+
+  /** As {@link ActPass.close}, at the end of a block with `using`. */
+  [Symbol.dispose](): void {
+    this.close();
+  }
+
+  /** As {@link ActPass.close}, at the end of a block with `await using`. */
+  async [Symbol.asyncDispose](): Promise<void> {
+    this.close();
+  }
+
+  /**
+   * Whether calls go to the gateway: `closed` (they do), `open` (it could not be reached several times in a row, and calls
+   * fail at once for a while) or `half_open` (one call finds out).
    */
   get circuit(): 'closed' | 'half_open' | 'open' {
-    return this.#native.circuit;
+    return placing(METHODS.circuit, () => opened(partsOf(this).connection).circuit);
   }
 
   /** As the function {@link hashPayload}. */
   hashPayload(payload: unknown): string {
-    return hashPayload(payload);
+    return placing(METHODS.hashPayload, () => hashOf(payload));
   }
 
   /** As the function {@link signPayload}. */
   signPayload(secret: string, payload: unknown): string {
-    return signPayload(secret, payload);
-  }
-
-  #guard<T>(action: GuardOptions<T>, body: Body = {}): Promise<GuardOutcome<T>> {
-    return this.#watching('guard', action, (told) =>
-      this.#run('authorize', toInput(action, [...GUARD, TRACE], OF_FACE), action, told, body),
-    );
-  }
-
-  /** The two steps of a guard, and what runs between them. */
-  async #run<T>(
-    name: 'authorize' | 'resume',
-    input: string,
-    options: ExecuteOptions<T>,
-    told: Told,
-    { member = 'execute', isChanged }: Body,
-  ): Promise<GuardOutcome<T>> {
-    const { execute, signal, traceparent, recordOutcome = false } = options;
-    checkFunction(member, execute);
-    if (typeof recordOutcome !== 'boolean') {
-      throw wrongArgument(`recordOutcome: expected true or false, found ${describe(recordOutcome)}`);
-    }
-    const asked = traced(input, traceparent);
-    const { call, permitted, text } = take(await begin(this.#native, name, asked, signal), signal);
-    // Nothing of the program runs between this comparison and `execute`.
-    const blocked = permitted ? this.#compare(call, isChanged) : text;
-    if (blocked !== null) {
-      const outcome = reported(blocked) as GuardOutcome<T>;
-      told.decided(outcome.decision, outcome.error);
-      told.ended(false, outcome.error);
-      return outcome;
-    }
-    const context = JSON.parse(converting(() => door.spend(call))) as ExecutionContext;
-    told.decided(context.decision);
-    let result: T;
-    try {
-      result = await execute(context);
-      const found = unrun(result);
-      if (found !== undefined) {
-        throw wrongArgument(`${member}: expected a result, found ${found}, whose body has not run and never will`);
-      }
-    } catch (error) {
-      told.ended(true);
-      told.failed(error);
-      const recorded = recordOutcome ? await this.#record(call, traceparent, false) : undefined;
-      return { ...reported(converting(() => door.failed(call))), error, ...recorded } as GuardOutcome<T>;
-    }
-    const recorded = recordOutcome ? await this.#record(call, traceparent, true, result) : undefined;
-    const outcome = reported(converting(() => door.returned(call))) as GuardOutcome<T>;
-    told.ended(true, outcome.error);
-    return { ...outcome, result, ...recorded } as GuardOutcome<T>;
-  }
-
-  /** What blocks a permitted call whose arguments changed; `null` if it may run. */
-  #compare(call: number, isChanged: Body['isChanged'] = () => false): string | null {
-    let changed: boolean;
-    try {
-      changed = isChanged();
-    } catch {
-      // What can no longer be written down is not what was judged.
-      changed = true;
-    }
-    return changed ? converting(() => door.argumentsChanged(call)) : null;
-  }
-
-  /** Records how the action of `call` ended. It ended so whether this succeeds or not. */
-  async #record(call: number, traceparent: string | undefined, returned: boolean, result?: unknown): Promise<Recorded> {
-    try {
-      const outcome = { call, traceparent, returned };
-      let input = toInput(outcome, [...OUTCOME, TRACE]);
-      try {
-        input = toInput({ ...outcome, response: result }, [...OUTCOME, TRACE]);
-      } catch {
-        // What is no JSON has no hash.
-      }
-      const asked = traced(input, traceparent);
-      const { text } = take(await begin(this.#native, 'recordOutcome', asked, undefined), undefined);
-      return { evidence: JSON.parse(text) as RecordedEvidence };
-    } catch (error) {
-      return { evidenceError: error as ActPassError };
-    }
-  }
-
-  /** A call that is about no decision. */
-  async #call<A>(name: CallName, options: CallOptions & object, known: readonly string[]): Promise<A> {
-    const operation = name.replace(/[A-Z]/g, (letter) => `_${letter.toLowerCase()}`);
-    return watching(
-      operation,
-      () => ({}),
-      () => this.#ask<A>(name, options, known),
-    );
-  }
-
-  async #ask<A>(name: CallName, options: CallOptions & object, known: readonly string[]): Promise<A> {
-    const input = traced(toInput(options, [...known, TRACE], ['signal']), options.traceparent);
-    return JSON.parse(take(await begin(this.#native, name, input, options.signal), options.signal).text) as A;
-  }
-
-  /** Makes a call that is about an action. */
-  #watching<R>(operation: string, action: unknown, call: (told: Told) => Promise<R>): Promise<R> {
-    const about = () => {
-      const { tool, mode = this.#mode } = action as { tool?: unknown; mode?: unknown };
-      const told = Object.entries({ 'actpass.tool': tool, 'actpass.mode': mode });
-      return Object.fromEntries(told.filter(([, value]) => typeof value === 'string')) as Record<string, string>;
-    };
-    return watching(operation, about, call);
+    return placing(METHODS.signPayload, () => signatureOf(secret, payload));
   }
 }
 
+/** The methods as they are here: a program may put others in their place, and stacks are cut at these. */
+const METHODS = Object.fromEntries(
+  Object.entries(Object.getOwnPropertyDescriptors(ActPass.prototype)).map(([name, { get, value }]) => [
+    name,
+    get ?? value,
+  ]),
+) as Record<keyof ActPass, Function>;
+
+const itself = (members: Members): Members => members;
+
 /**
  * Returns a client with these settings; as `new ActPass(options)`.
+ *
+ * @example
+ * ```ts
+ * import { createActPass } from '@actpass/sdk';
+ *
+ * const actpass = createActPass({ agentId: 'support_agent' });
+ * console.log(actpass.circuit);
+ * ```
  */
 export function createActPass(options: ActPassOptions = {}): ActPass {
-  return new ActPass(options);
+  try {
+    return new ActPass(options);
+  } catch (error) {
+    Error.captureStackTrace?.(error as object, createActPass);
+    throw error;
+  }
 }
 
 /**
@@ -465,143 +709,377 @@ export function createActPass(options: ActPassOptions = {}): ActPass {
  *
  * @throws {@link ActPassArgumentError} `payload` has no canonical form: not JSON, NaN, an integer beyond ±(2^53 - 1), a lone
  * surrogate.
+ *
+ * @example
+ * ```ts
+ * import { hashPayload } from '@actpass/sdk';
+ *
+ * console.log(hashPayload({ currency: 'usd', amount: 4900 }) === hashPayload({ amount: 4900, currency: 'usd' }));
+ * ```
  */
 export function hashPayload(payload: unknown): string {
-  const text = toJson('payload', payload);
-  return converting(() => native.hashPayload(text));
+  return placing(hashPayload, () => hashOf(payload));
 }
 
 /**
  * Returns the HMAC-SHA256 under `secret`, in hex, of the canonical JSON of `payload`.
  *
  * @throws {@link ActPassArgumentError} As {@link hashPayload}.
+ *
+ * @example
+ * ```ts
+ * import { signPayload } from '@actpass/sdk';
+ *
+ * console.log(signPayload('signing key', { amount: 4900 }).length);
+ * ```
  */
 export function signPayload(secret: string, payload: unknown): string {
-  if (typeof secret !== 'string') {
-    throw wrongArgument(`secret: expected a string, found ${describe(secret)}`);
-  }
-  const text = toJson('payload', payload);
-  return converting(() => native.signPayload(secret, text));
+  return placing(signPayload, () => signatureOf(secret, payload));
 }
 
 /**
  * Returns `{"decision", "error", "executed"}` of a guard's outcome in canonical JSON, equal in every language.
  *
  * `error` is `null` or `{"kind", "status"}`, the kind being `action` for an error of the function that ran.
+ *
+ * @throws {@link ActPassArgumentError} `outcome` is not the outcome of a guard.
+ *
+ * @example
+ * ```ts
+ * import { ActPass, canonicalOutcome } from '@actpass/sdk';
+ *
+ * const actpass = new ActPass();
+ * const outcome = await actpass.guard({ goal: 'g', tool: 'gmail.send', args: {}, execute: () => 'sent' });
+ * console.log(canonicalOutcome(outcome));
+ * ```
  */
 export function canonicalOutcome(outcome: GuardOutcome<unknown>): string {
-  const { executed, decision, error } = outcome;
-  const text = toJson('decision', decision);
-  const ofGate = !executed || Object.hasOwn(outcome, 'result');
-  const { kind, status } = (ofGate ? (error ?? {}) : { kind: 'action' }) as Partial<ActPassError>;
-  return converting(() => native.canonicalOutcome(executed, text, kind ?? null, status ?? null));
-}
-
-/** What a call ended with. */
-interface Ended {
-  /** The number of the call. */
-  call: number;
-  failed: boolean;
-  /** The core ruled that the action may run. */
-  permitted: boolean;
-  /** What came of it. */
-  text: string;
-}
-
-/** The calls of this thread that are under way, by their numbers. */
-const underWay = new Map<number, (ended: Ended) => void>();
-let lastNumber = 0;
-
-const door = new native.Door((batch: Batch) => {
-  for (let at = 0; at < batch.length; at += 3) {
-    const call = batch[at] as number;
-    const how = batch[at + 1];
-    const resolve = underWay.get(call);
-    leave(call);
-    resolve?.({ call, failed: how === How.Failed, permitted: how === How.Permitted, text: batch[at + 2] as string });
-  }
-});
-
-/** Begins a call. The promise is rejected only by `signal`; while it is pending, the process stays alive. */
-function begin(client: Client, name: CallName, input: string, signal: AbortSignal | undefined): Promise<Ended> {
-  if (signal === undefined) {
-    return new Promise((resolve) => {
-      enter(client, name, input, resolve);
-    });
-  }
-  if (typeof signal?.addEventListener !== 'function') {
-    throw wrongArgument(`signal: expected an AbortSignal, found ${describe(signal)}`);
-  }
-  return new Promise((resolve, reject) => {
-    signal.throwIfAborted();
-    let hasEnded = false;
-    const abandon = () => {
-      if (!hasEnded) {
-        leave(call);
-        door.cancel(call);
-        reject(signal.reason);
-      }
-    };
-    const call = enter(client, name, input, (ended) => {
-      hasEnded = true;
-      resolve(ended);
-      // A signal may be of the program's own making; the other calls of the batch still have to end.
-      tell(() => signal.removeEventListener('abort', abandon));
-    });
-    signal.addEventListener('abort', abandon, { once: true });
+  return placing(canonicalOutcome, () => {
+    const { kind: how, executed, decision, error } = toMembers(outcome, OUTCOME_MEMBERS);
+    if (typeof executed !== 'boolean') {
+      throw wrongArgument(`executed: expected true or false, found ${describe(executed)}`);
+    }
+    const text = toJson('decision', decision);
+    const { kind, status } = (how === 'threw' ? { kind: 'action' } : Object(error)) as Partial<ActPassError>;
+    return converting(() => native.canonicalOutcome(executed, text, kind ?? null, status ?? null));
   });
 }
 
-/** Begins a call and returns its number. */
-function enter(client: Client, name: CallName, input: string, resolve: (ended: Ended) => void): number {
-  lastNumber += 1;
-  const call = lastNumber;
-  converting(() => client[name](door, call, input));
-  if (underWay.size === 0) {
-    door.hold();
-  }
-  underWay.set(call, resolve);
-  return call;
+/** A call that is about to be made. */
+interface Making {
+  /** What the method was called on. */
+  client: unknown;
+  /** The method's name. */
+  operation: string;
+  /** The name of the call's span. */
+  span: string;
+  /** The function of the SDK that the caller called. */
+  above: Function;
+  /** Reads what the method was given, each member once. */
+  read(defaults: Members): Members;
+  /** What the span tells of the call: `tool` and `mode`. */
+  about?(members: Members): Members;
 }
 
-function leave(call: number): void {
-  if (underWay.delete(call) && underWay.size === 0) {
-    door.release();
+/** Makes a call. What fails in it is an error of the method that was called, and has the caller's stack. */
+async function calling<R>(making: Making, body: (call: Call) => Promise<R>): Promise<R> {
+  const { operation, about } = making;
+  const site = new Site(making.above);
+  let began: { connection: Connection; members: Members } | { failure: unknown };
+  try {
+    const { connection, defaults } = partsOf(making.client);
+    began = { connection, members: making.read({ ...connection.scope?.getStore(), ...defaults }) };
+  } catch (failure) {
+    began = { failure };
   }
+  const attributes = () => {
+    if (about === undefined || 'failure' in began) {
+      return {};
+    }
+    const { tool, mode = began.connection.mode } = about(began.members);
+    const told = Object.entries({ 'actpass.tool': tool, 'actpass.mode': mode });
+    return Object.fromEntries(told.filter(([, value]) => typeof value === 'string')) as Record<string, string>;
+  };
+  return watching(making.span, attributes, async (told) => {
+    try {
+      if ('failure' in began) {
+        throw began.failure;
+      }
+      const { connection, members } = began;
+      return await body({ client: opened(connection), log: connection.log, operation, members, site, told });
+    } catch (error) {
+      throw leaving(error, site, operation);
+    }
+  });
 }
 
-/** What a call ended with, unless its caller has lost interest meanwhile. An error gets the caller's stack here. */
-function take(ended: Ended, signal: AbortSignal | undefined): Ended {
-  if (signal?.aborted) {
-    door.cancel(ended.call);
-    throw signal.reason;
-  }
-  if (ended.failed) {
-    throw toError(JSON.parse(ended.text) as DescribedError);
-  }
-  return ended;
+/** A call that is not about an action. */
+async function asking<A>(
+  client: unknown,
+  operation: 'issuePassport' | 'recordEvidence' | 'verifyPassport' | 'verifyPassportOffline',
+  given: object,
+  known: readonly string[],
+  defaulted = OF_ANY_CALL,
+): Promise<A> {
+  const read = (defaults: Members) => withDefaults(toMembers(given, [...known, ...OF_ANY_CALL]), defaults, defaulted);
+  const span = operation.replace(/[A-Z]/g, (letter) => `_${letter.toLowerCase()}`);
+  return calling({ client, operation, span, above: METHODS[operation], read }, (call) =>
+    ask<A>(call, operation, known),
+  );
 }
 
-/** The outcome that the native half reports, the gate's error made one. */
-function reported(text: string): object {
-  const outcome = JSON.parse(text) as { error?: DescribedError };
-  return outcome.error === undefined ? outcome : { ...outcome, error: toError(outcome.error) };
+async function ask<A>(call: Call, name: CallName, known: readonly string[]): Promise<A> {
+  const { signal } = call.members as CallOptions;
+  const ended = await begin(call, name, inputOf(call.members, known), signal);
+  return JSON.parse(take(ended, signal, call.operation).text) as A;
 }
 
-/** What a guard has to know of the function that it runs, besides the function. */
+/** The input of a call for the native half. */
+function inputOf(members: Members, known: readonly string[]): string {
+  const names = [...new Set([...known, ...CALL])];
+  return traced(toInput(members, names), members['traceparent'] as string | undefined);
+}
+
+/** The function of a guard. */
 interface Body {
-  /** The function's name in messages. Default: `execute`. */
-  member?: string;
-  /** Whether the function would run with other arguments than those that were judged. */
+  /** Its name in messages. */
+  member: 'execute' | 'run';
+  /** Whether it would run with other arguments than those that were judged. */
   isChanged?: () => boolean;
 }
 
+const EXECUTE: Body = { member: 'execute' };
+
+/** The two steps of a guard, and what runs between them. */
+async function run<T>(
+  call: Call,
+  name: 'authorize' | 'resume',
+  known: readonly string[],
+  { member, isChanged }: Body,
+): Promise<GuardOutcome<T>> {
+  const { members, told } = call;
+  const { execute, signal, recordOutcome = false } = members as Partial<GuardOptions<T>>;
+  checkFunction(member, execute);
+  if (typeof recordOutcome !== 'boolean') {
+    throw wrongArgument(`recordOutcome: expected true or false, found ${describe(recordOutcome)}`);
+  }
+  const ended = take(await begin(call, name, inputOf(members, known), signal), signal, call.operation);
+  // Nothing of the program runs between this comparison and the function.
+  const blocked = ended.permitted ? compare(ended.call, isChanged) : ended.text;
+  if (blocked !== null) {
+    const outcome = outcomeOf<T>(call, 'blocked', blocked, {});
+    told.decided(outcome.decision, outcome.error);
+    told.ended(false, outcome.error);
+    return outcome;
+  }
+  const context = JSON.parse(converting(() => door.spend(ended.call))) as ExecutionContext;
+  told.decided(context.decision);
+  let result: T;
+  try {
+    result = await (execute as GuardOptions<T>['execute'])(context);
+    const found = unrun(result);
+    if (found !== undefined) {
+      const problem = `${member}: expected a result, found ${found}, whose body has not run and never will`;
+      throw stamped(wrongArgument(problem), call.site, call.operation);
+    }
+  } catch (thrown) {
+    told.ended(true);
+    told.failed(thrown);
+    const recorded = recordOutcome ? await record(call, ended.call, false) : undefined;
+    const error = thrown === undefined ? unexplained(member, call.site) : thrown;
+    return outcomeOf(
+      call,
+      'threw',
+      converting(() => door.failed(ended.call)),
+      { error, ...recorded },
+    );
+  }
+  const recorded = recordOutcome ? await record(call, ended.call, true, result) : undefined;
+  const settled = converting(() => door.returned(ended.call));
+  const outcome = outcomeOf<T>(call, 'returned', settled, { result, ...recorded });
+  told.ended(true, outcome.error);
+  return outcome;
+}
+
+/** What blocks a permitted call whose arguments changed; `null` if it may run. */
+function compare(call: number, isChanged: Body['isChanged'] = () => false): string | null {
+  let changed: boolean;
+  try {
+    changed = isChanged();
+  } catch {
+    // What can no longer be written down is not what was judged.
+    changed = true;
+  }
+  return changed ? converting(() => door.argumentsChanged(call)) : null;
+}
+
+/** Records how the action of the call `number` ended. It ended so whether this succeeds or not. */
+async function record(call: Call, number: number, returned: boolean, result?: unknown): Promise<Recorded> {
+  try {
+    const outcome: Members = { ...call.members, call: number, returned };
+    let input = inputOf(outcome, OUTCOME);
+    try {
+      input = inputOf({ ...outcome, response: result }, OUTCOME);
+    } catch {
+      // What is no JSON has no hash.
+    }
+    const ended = await begin(call, 'recordOutcome', input, undefined);
+    return { evidence: JSON.parse(take(ended, undefined, call.operation).text) as RecordedEvidence };
+  } catch (error) {
+    return { evidenceError: leaving(error, call.site, call.operation) as ActPassError };
+  }
+}
+
+/** The outcome that the native half reports, with what the function returned or threw. */
+function outcomeOf<T>(
+  call: Call,
+  kind: GuardOutcome<T>['kind'],
+  reported: string,
+  members: { result?: T; error?: unknown },
+): GuardOutcome<T> {
+  const { error, ...others } = JSON.parse(reported) as { error?: DescribedError };
+  const failure = error && stamped(toError(error, call.operation), call.site);
+  const outcome = {
+    kind,
+    ...others,
+    ...(failure !== undefined && { error: failure }),
+    ...members,
+  } as GuardOutcome<T>;
+  const unwrap = (): T => unwrapped(outcome, call, () => new Site(unwrap));
+  // It is not a member of what is printed, compared or sent on as JSON.
+  return Object.defineProperty(outcome, 'unwrap', { value: unwrap });
+}
+
+/** The result of an action that ran and returned; throws otherwise. */
+function unwrapped<T>(outcome: GuardOutcome<T>, call: Pick<Call, 'members' | 'operation'>, site: () => Site): T {
+  switch (outcome.kind) {
+    case 'returned':
+      return outcome.result;
+    case 'threw':
+      throw outcome.error;
+    case 'blocked':
+      throw stamped(blockedBy(outcome, call), site());
+  }
+}
+
+function blockedBy(outcome: BlockedOutcome, { members, operation }: Pick<Call, 'members' | 'operation'>): ActPassError {
+  const { error, approval, requestId } = outcome;
+  const { tool = approval?.tool } = members as { tool?: string };
+  // Nobody else has the error of a protected function's gate, so it need not repeat the frames.
+  const cause = error && operation === 'protect' ? oneLine(error) : error;
+  return freshly(new ActionBlockedError(outcome.decision, { cause, tool, approval, operation, requestId }));
+}
+
+/** Stands for `undefined`, with which a function was rejected: it says nothing, and looks as if nothing had failed. */
+function unexplained(member: string, site: Site): Error {
+  return withFrames(new Error(`${member} threw undefined, which says nothing of the cause`), site);
+}
+
+/** The options of `protect` that are the same for every call, checked where they are written. */
+function protecting<R>(client: ActPass, body: (...args: unknown[]) => R, options: unknown): Function {
+  checkFunction('run', body);
+  const { connection } = partsOf(client);
+  const given = toMembers(options, PROTECT);
+  const { withContext = false, recordOutcome = false } = given;
+  for (const [name, value] of Object.entries({ withContext, recordOutcome })) {
+    if (typeof value !== 'boolean') {
+      throw wrongArgument(`${name}: expected true or false, found ${describe(value)}`);
+    }
+  }
+  const fixed = Object.entries(given).filter(([name, value]) => !OF_CALL.includes(name) || typeof value !== 'function');
+  checkAction(opened(connection), {
+    ...(typeof given['goal'] === 'function' && { goal: 'made by the call' }),
+    args: {},
+    ...Object.fromEntries(fixed),
+  });
+  const guarded = async function (this: unknown, ...args: unknown[]): Promise<Awaited<R>> {
+    const judged: Judged = { options: given, args, own: args, texts: new Map() };
+    const call = { operation: 'protect', members: given };
+    const site = new Site(guarded);
+    const outcome = await calling<GuardOutcome<Awaited<R>>>(
+      {
+        client,
+        operation: 'protect',
+        span: 'guard',
+        about: itself,
+        above: guarded,
+        read: (defaults) => {
+          const members = withDefaults(judge(judged), defaults, DEFAULTS);
+          const execute = (context: ExecutionContext) =>
+            body.apply(this, withContext ? [context, ...judged.own] : judged.own);
+          return { ...members, execute };
+        },
+      },
+      (begun) => run(begun, 'authorize', GUARD, { member: 'run', isChanged: () => isChanged(judged) }),
+    );
+    return unwrapped(outcome, call, () => site);
+  };
+  Object.defineProperty(guarded, 'name', { value: body.name, configurable: true });
+  Object.defineProperty(guarded, 'length', { value: body.length, configurable: true });
+  return guarded;
+}
+
+/** The arguments of one call of a protected function. */
+interface Judged {
+  /** The options of `protect`. */
+  readonly options: Members;
+  /** What the function was called with. */
+  readonly args: unknown[];
+  /** What it runs with: copies of what was judged. */
+  own: unknown[];
+  /** The JSON texts of what was judged. */
+  readonly texts: Map<string, string>;
+}
+
+/** The members of the action that a call of a protected function is. */
+function judge(judged: Judged): Members {
+  const { options, args, texts } = judged;
+  if (JUDGED.some((name) => typeof options[name] === 'function')) {
+    judged.own = copied(args);
+  } else if (options['args'] === undefined) {
+    judged.own = [...copied(args.slice(0, 1)), ...args.slice(1)];
+  }
+  const members: Members = {};
+  for (const name of PROTECT) {
+    const value = ofCall(name, options, judged.own);
+    if (value === undefined || !isJudged(name)) {
+      members[name] = value;
+    } else {
+      const text = toMember(name, value);
+      texts.set(name, text);
+      members[name] = new Written(text);
+    }
+  }
+  return members;
+}
+
+function isJudged(name: string): boolean {
+  return (JUDGED as readonly string[]).includes(name);
+}
+
+/** Whether the caller changed anything that was judged. */
+function isChanged({ options, args, texts }: Judged): boolean {
+  return [...texts].some(([name, text]) => {
+    const value = ofCall(name, options, args);
+    return value === undefined || toMember(name, value) !== text;
+  });
+}
+
 /** The value of an option of `protect` for a call with `args`. */
-function ofCall(name: string, option: unknown, args: unknown[]): unknown {
-  if (typeof option !== 'function') {
+function ofCall(name: string, options: Members, args: unknown[]): unknown {
+  const option = options[name];
+  if (name === 'args' && option === undefined) {
+    return firstOf(args);
+  }
+  if (typeof option !== 'function' || !OF_CALL.includes(name)) {
     return option;
   }
-  const value: unknown = option(...args);
+  let value: unknown;
+  try {
+    value = option(...args);
+  } catch (error) {
+    throw wrongArgument(`${name}: expected a function that returns its value, found one that threw`, error);
+  }
   if (types.isPromise(value)) {
     value.catch(() => {});
     throw wrongArgument(`${name}: expected a function that returns its value, found one that returns a promise`);
@@ -609,29 +1087,97 @@ function ofCall(name: string, option: unknown, args: unknown[]): unknown {
   return value;
 }
 
-/** The JSON text of a member, which nothing changes any more; `undefined` where it is not given. */
-function written(name: string, value: unknown): Written | undefined {
-  return value === undefined ? undefined : new Written(toMember(name, value));
-}
-
-/** What a protected function is called with, where nothing says how the policy sees it. */
-function whole(...args: unknown[]): object {
-  const [first] = args;
-  if (args.length === 0) {
+/** The arguments as the policy sees them if no option says so. */
+function firstOf([first]: unknown[]): object {
+  if (first === undefined) {
     return {};
   }
-  return args.length === 1 && isPlain(first) ? first : { arguments: args };
+  if (Array.isArray(first) || typeof first !== 'object' || first === null) {
+    throw wrongArgument(
+      `args: expected an object literal as the first argument of the function, found ${describe(first)}: ` +
+        'name what is judged by the option args, such as args: (charge, amount) => ({ charge, amount })',
+    );
+  }
+  return first;
 }
 
-function wrongSetting(message: string): ActPassError {
-  return new ActPassConfigError(message, { code: 'actpass.invalid_config', kind: 'config' });
+/** The client that a connection is made of; an error once it is closed. */
+function opened({ native: client }: Connection): Client {
+  if (client === undefined) {
+    throw wrongSetting('the client is closed: make a new one');
+  }
+  return client;
 }
 
-/** Calls the native half, whose errors arrive as texts. */
-function converting<R>(call: () => R): R {
+function connect(options: unknown): Connection {
+  const members = toMembers(options, [...SETTINGS, 'logger', 'logLevel'], wrongSetting);
+  const log = logOf(members['logger'], members['logLevel']);
+  const { ca } = members;
+  const settings = {
+    ...members,
+    ...(types.isUint8Array(ca) && { ca: Buffer.from(ca).toString('latin1') }),
+    logLevel: log.level,
+  };
+  const text = toInput(settings, [...SETTINGS, 'logLevel'], wrongSetting);
+  const client = converting(() => new native.Client(text));
+  return { native: client, mode: (members['mode'] ?? 'enforce') as Mode, log, scope: undefined };
+}
+
+/** `given`, whose members are checked as those of an action are. */
+function checkDefaults(client: Client, given: Members): Members {
+  checkAction(client, { goal: 'checked', tool: 'checked', args: {}, ...given });
+  const { recordOutcome } = given;
+  if (recordOutcome !== undefined && typeof recordOutcome !== 'boolean') {
+    throw wrongArgument(`recordOutcome: expected true or false, found ${describe(recordOutcome)}`);
+  }
+  return given;
+}
+
+/** Checks the members of an action without asking about it. */
+function checkAction(client: Client, members: Members): void {
+  if (members['signal'] !== undefined) {
+    checkSignal(members['signal']);
+  }
+  const text = toInput(members, [...GUARD, ...CALL]);
+  converting(() => client.check(text));
+}
+
+/** `members`, and of those of `defaults` that are among `known` the ones that it lacks. */
+function withDefaults(members: Members, defaults: Members, known: readonly string[]): Members {
+  const missing = known.filter((name) => members[name] === undefined && defaults[name] !== undefined);
+  return { ...members, ...Object.fromEntries(missing.map((name) => [name, defaults[name]])) };
+}
+
+/** The id that `approval` is or names. */
+function idOf(approval: unknown): unknown {
+  if (typeof approval !== 'object' || approval === null) {
+    return approval;
+  }
   try {
-    return call();
+    return (approval as Partial<PendingApproval>).approval_request_id;
   } catch (error) {
-    return rethrow(error);
+    throw wrongArgument('approval: reading its approval_request_id failed', error);
+  }
+}
+
+function hashOf(payload: unknown): string {
+  const text = toJson('payload', payload);
+  return converting(() => native.hashPayload(text));
+}
+
+function signatureOf(secret: unknown, payload: unknown): string {
+  if (typeof secret !== 'string') {
+    throw wrongArgument(`secret: expected a string, found ${describe(secret)}`);
+  }
+  const text = toJson('payload', payload);
+  return converting(() => native.signPayload(secret, text));
+}
+
+/** Runs `body` for `above`, a function of the SDK: what fails in it has the stack of the caller. */
+function placing<R>(above: Function, body: () => R): R {
+  try {
+    return body();
+  } catch (error) {
+    throw leaving(error, new Site(above));
   }
 }

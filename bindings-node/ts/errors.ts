@@ -1,4 +1,9 @@
-import type { Decision } from './types.js';
+import type { BlockingDecision, PendingApproval } from './types.js';
+
+/** Marks the prototype of each class with its name, for every copy of this module in the process. */
+const BRAND: unique symbol = Symbol.for('@actpass/sdk.error') as never;
+/** The SDK's errors that have no caller's stack yet. */
+const unstamped = new WeakSet<ActPassError>();
 
 /** What an {@link ActPassError} holds besides its message. */
 export interface ActPassErrorDetails {
@@ -10,11 +15,11 @@ export interface ActPassErrorDetails {
   status?: number;
   /** The text of an answer outside 2xx. */
   body?: string;
-  /** The call that failed. */
+  /** The name of the method that failed. */
   operation?: string;
   /** The gateway's name for the call. */
   requestId?: string;
-  /** For how many milliseconds the gateway asked to be left alone. */
+  /** The value of the `Retry-After` header in milliseconds. */
   retryAfterMs?: number;
   /** Whether the same call may succeed later. */
   retryable?: boolean;
@@ -22,10 +27,38 @@ export interface ActPassErrorDetails {
   cause?: unknown;
 }
 
+/** What an {@link ActionBlockedError} holds besides its decision. */
+export interface ActionBlockedDetails {
+  /** How the gate failed. */
+  cause?: ActPassError | undefined;
+  /** The tool of the action. */
+  tool?: string | undefined;
+  /** The handle of the approval that the action waits for. */
+  approval?: PendingApproval | undefined;
+  /** The method that was called. */
+  operation?: string | undefined;
+  /** The gateway's name for the call. */
+  requestId?: string | undefined;
+}
+
 /**
  * The base of everything that the SDK throws or reports. When in doubt, treat it as "do not execute".
  *
- * No message, stack or cause shows the API key, a passport or a credential.
+ * No message, stack or cause shows the API key, a passport or a credential. The stack begins with the caller's own frame.
+ * `instanceof` also recognizes an error of another copy of this package and of another realm (Jest, `node:vm`).
+ *
+ * @example
+ * ```ts
+ * import { ActPass, ActPassError } from '@actpass/sdk';
+ *
+ * const actpass = new ActPass();
+ * try {
+ *   await actpass.preflight({ goal: 'send_status_update', tool: 'gmail.send', args: { to: 'customer@example.com' } });
+ * } catch (error) {
+ *   if (!(error instanceof ActPassError)) throw error;
+ *   console.error(error.code, error.operation, error.requestId, error.retryable);
+ * }
+ * ```
  */
 export class ActPassError extends Error {
   /** The stable name of what happened, such as `actpass.unreachable`: branch and alert on it. */
@@ -39,17 +72,18 @@ export class ActPassError extends Error {
    * 64 KiB, or where a secret in it could not be ruled out.
    */
   declare readonly body: string | undefined;
-  /** The call that failed, such as `preflight`; `undefined` before there was one. */
+  /** The method that failed, such as `guard`; `undefined` for a constructor and for functions. */
   declare readonly operation: string | undefined;
   /** The `x-request-id` that the gateway gave the call. */
   declare readonly requestId: string | undefined;
-  /** For how many milliseconds the gateway asked to be left alone. */
+  /** The value of the `Retry-After` header in milliseconds. */
   declare readonly retryAfterMs: number | undefined;
   /** Whether the same call may succeed later. The client has already retried what it could. */
   readonly retryable: boolean;
 
-  constructor(message: string, details: ActPassErrorDetails = {}) {
-    super(message, 'cause' in details ? { cause: details.cause } : undefined);
+  constructor(message: string, given: ActPassErrorDetails = {}) {
+    const details = Object(given) as ActPassErrorDetails;
+    super(String(message), 'cause' in details ? { cause: details.cause } : undefined);
     this.code = details.code ?? 'actpass.internal';
     this.kind = details.kind ?? 'internal';
     this.retryable = details.retryable ?? false;
@@ -61,6 +95,35 @@ export class ActPassError extends Error {
   static {
     named(ActPassError, 'ActPassError');
   }
+
+  /** @internal Whether `value` is of this class, of whatever copy of it. */
+  static override [Symbol.hasInstance](value: unknown): boolean {
+    if (Function.prototype[Symbol.hasInstance].call(this, value)) {
+      return true;
+    }
+    // A class that a program derives has no brand of its own.
+    const brand = Object.hasOwn(this.prototype, BRAND) ? (this.prototype as Branded)[BRAND] : undefined;
+    return brand !== undefined && brandsOf(value).includes(brand);
+  }
+}
+
+interface Branded {
+  [BRAND]?: string;
+}
+
+/** The names of the SDK's classes that `value` is of. */
+function brandsOf(value: unknown): string[] {
+  const brands = [];
+  try {
+    for (let at = Object(value) as object | null; at !== null; at = Object.getPrototypeOf(at) as object | null) {
+      if (Object.hasOwn(at, BRAND)) {
+        brands.push((at as Branded)[BRAND] as string);
+      }
+    }
+  } catch {
+    // A proxy that cannot be inspected is no error of the SDK.
+  }
+  return brands;
 }
 
 /** A setting is missing or wrong; the message names it. Nothing was sent. */
@@ -134,22 +197,48 @@ export class ActPassInternalError extends ActPassError {
 }
 
 /**
- * A function made by {@link ActPass.protect} did not run. `code` is the decision's reason code, `cause` the failure of the
- * gate if it failed.
+ * The action did not run: thrown by `unwrap()` of a blocked outcome and by a function that {@link ActPass.protect} made.
+ *
+ * `code` is the decision's reason code. If the gate failed, `cause` is its error, of which `status`, `requestId`,
+ * `retryAfterMs` and `retryable` are repeated.
+ *
+ * @example
+ * ```ts
+ * import { ActionBlockedError, ActPass } from '@actpass/sdk';
+ *
+ * const actpass = new ActPass();
+ * const action = { goal: 'resolve_refund_request', tool: 'stripe.refund.create', args: { amount: 90_000, currency: 'usd' } };
+ * try {
+ *   const outcome = await actpass.guard({ ...action, execute: () => 're_1' });
+ *   console.log(outcome.unwrap());
+ * } catch (error) {
+ *   if (!(error instanceof ActionBlockedError)) throw error;
+ *   console.log(error.tool, error.decision.reason_code, error.approval?.approval_request_id);
+ * }
+ * ```
  */
 export class ActionBlockedError extends ActPassError {
   /** Why it did not run. */
-  readonly decision: Exclude<Decision, { decision: 'allow' }>;
+  readonly decision: BlockingDecision;
+  /** The tool of the action. */
+  declare readonly tool: string | undefined;
+  /** What to keep in order to `resume` the action; `undefined` if it waits for no approval. */
+  declare readonly approval: PendingApproval | undefined;
 
-  constructor(decision: Exclude<Decision, { decision: 'allow' }>, cause?: ActPassError) {
-    const code = decision.reason_code ?? 'actpass.blocked';
-    const why = `${cause?.message ?? decision.explain?.summary ?? ''}`.replace(/[\p{Cc}\s]+/gu, ' ').slice(0, 300);
-    super(`the action was not run: ${decision.decision} (${code})${why && `: ${why}`}`, {
+  constructor(decision: BlockingDecision, given: ActionBlockedDetails = {}) {
+    const { cause, tool, approval, operation, requestId } = Object(given) as ActionBlockedDetails;
+    const { decision: word, reason_code, explain } = Object(decision) as Partial<BlockingDecision>;
+    const code = typeof reason_code === 'string' ? reason_code : 'actpass.blocked';
+    const why = `${cause?.message ?? explain?.summary ?? ''}`.replace(/[\p{Cc}\s]+/gu, ' ').slice(0, 300);
+    const known = without({ operation, requestId });
+    super(`the action was not run: ${word} (${code})${why && `: ${why}`}`, {
+      ...(cause && { ...(cause as object), cause }),
+      ...known,
       code,
       kind: 'blocked',
-      ...(cause && { ...(cause as object), code, kind: 'blocked', cause }),
     });
     this.decision = decision;
+    Object.assign(this, without({ tool, approval }));
   }
 
   static {
@@ -177,19 +266,114 @@ export interface DescribedError extends ActPassErrorDetails {
   causes: string[];
 }
 
-/** @internal The error of which the native half made this description. */
-export function toError({ name, message, causes, ...details }: DescribedError): ActPassError {
+/** @internal The error that the native half described, of a call of the method `operation`. */
+export function toError(described: DescribedError, operation?: string): ActPassError {
+  const { name, message, causes, ...details } = described;
   const cause = causes.reduceRight<Error | undefined>(
-    (inner, text) => new Error(text, inner && { cause: inner }),
+    (inner, text) => oneLine(new Error(text, inner && { cause: inner })),
     undefined,
   );
-  return new CLASSES[name](message, cause ? { ...details, cause } : details);
+  // The native half names the request that failed, a caller knows the method.
+  const prefix = `${details.operation}: `;
+  const problem = message.startsWith(prefix) ? message.slice(prefix.length) : undefined;
+  const text = problem !== undefined && operation !== undefined ? `${operation}: ${problem}` : message;
+  const error = new CLASSES[name](text, {
+    ...details,
+    ...(operation !== undefined && { operation }),
+    ...(cause && { cause }),
+  });
+  return freshly(error);
 }
 
-/** @internal Throws what a function of the native half threw, as one of the classes here. */
-export function rethrow(thrown: unknown): never {
-  const message = thrown instanceof Error ? thrown.message : '';
-  throw message.startsWith('{"name":') ? toError(JSON.parse(message) as DescribedError) : thrown;
+/** @internal The error for what a function of the native half threw, whatever it is and whatever realm it is of. */
+export function ofNative(thrown: unknown): ActPassError {
+  try {
+    const { message } = Object(thrown) as { message?: unknown };
+    if (typeof message === 'string' && message.startsWith('{"name":')) {
+      return toError(JSON.parse(message) as DescribedError);
+    }
+  } catch {
+    // It is reported below as it is.
+  }
+  return defect(thrown);
+}
+
+/** @internal The error for what only a defect of the SDK can have thrown. */
+export function defect(thrown: unknown): ActPassError {
+  return fresh(ActPassInternalError, 'the SDK failed; please report this with its cause', {
+    code: 'actpass.internal',
+    kind: 'internal',
+    cause: thrown,
+  });
+}
+
+/** @internal An error of the SDK that gets the caller's stack when it leaves the SDK. */
+export function fresh(
+  errorClass: new (message: string, details: ActPassErrorDetails) => ActPassError,
+  message: string,
+  details: ActPassErrorDetails,
+): ActPassError {
+  return freshly(new errorClass(message, details));
+}
+
+/** @internal Where a call of `above`, a function of the SDK, was made. */
+export class Site {
+  declare readonly stack: unknown;
+
+  constructor(above: Function) {
+    Error.captureStackTrace?.(this, above);
+  }
+}
+
+/** @internal `thrown`; if the SDK made it in this call, with the stack of `site` and the name of the method. */
+export function stamped(thrown: unknown, site: Site, operation?: string): unknown {
+  if (typeof thrown !== 'object' || thrown === null || !unstamped.delete(thrown as ActPassError)) {
+    return thrown;
+  }
+  const error = thrown as ActPassError;
+  if (operation !== undefined && error.operation === undefined) {
+    Object.assign(error, { operation });
+  }
+  return withFrames(error, site);
+}
+
+/** @internal What of the program's own leaves a call as it is, such as the reason of its signal. */
+export class Passed {
+  constructor(readonly value: unknown) {}
+}
+
+/**
+ * @internal What a caller gets for what was `thrown` inside of the SDK: what is the program's own as it is, the SDK's errors
+ * with the stack of `site`, and anything else as a defect.
+ */
+export function leaving(thrown: unknown, site: Site, operation?: string): unknown {
+  if (thrown instanceof Passed) {
+    return thrown.value;
+  }
+  return stamped(unstamped.has(thrown as ActPassError) ? thrown : defect(thrown), site, operation);
+}
+
+/** @internal `error`, one of the SDK's, which gets the caller's stack when it leaves the SDK. */
+export function freshly<E extends ActPassError>(error: E): E {
+  unstamped.add(error);
+  return error;
+}
+
+/** @internal `error` with the stack of `site`. */
+export function withFrames<E extends Error>(error: E, { stack }: Site): E {
+  // A program may replace how stacks are written.
+  return typeof stack === 'string' && stack.includes('\n')
+    ? withStack(error, `${error.name}: ${error.message}${stack.slice(stack.indexOf('\n'))}`)
+    : error;
+}
+
+/** @internal `error`, whose stack is its first line: it is the cause of one that has the frames. */
+export function oneLine<E extends Error>(error: E): E {
+  return withStack(error, `${error.name}: ${error.message}`);
+}
+
+function withStack<E extends Error>(error: E, stack: string): E {
+  return Object.defineProperty(error, 'stack', { value: stack, configurable: true, writable: true });
 }
 
 /** `members` less those that are `undefined`. */
@@ -197,7 +381,8 @@ function without(members: object): object {
   return Object.fromEntries(Object.entries(members).filter(([, value]) => value !== undefined));
 }
 
-/** On the prototype, as with the errors of the language: it is shown once, and survives minifying. */
+/** Names a class on its prototype, as the errors of the language are: it is shown once, and survives minifying. */
 function named(errorClass: { readonly prototype: Error }, name: string): void {
   Object.defineProperty(errorClass.prototype, 'name', { value: name, configurable: true, writable: true });
+  Object.defineProperty(errorClass.prototype, BRAND, { value: name });
 }

@@ -4,16 +4,35 @@
  */
 
 import { types } from 'node:util';
-import { ActPassArgumentError, type ActPassError } from './errors.js';
+import { ActPassArgumentError, ActPassConfigError, type ActPassError, fresh } from './errors.js';
 
 const MAX_DEPTH = 128;
+/** The longest key or path that a message repeats. */
+const MAX_SHOWN = 200;
+/** Keys that a path shows without quotes. */
+const IDENTIFIER = /^[A-Za-z_$][\w$]*$/;
 
 /** Makes the error for a member that cannot be sent. */
-type Wrong = (message: string) => ActPassError;
+type Wrong = (message: string, cause?: unknown) => ActPassError;
+
+/** @internal The members of an object that a caller gave, each read once. */
+export type Members = { [name: string]: unknown };
 
 /** @internal An error of a call's arguments. */
-export const wrongArgument: Wrong = (message) =>
-  new ActPassArgumentError(message, { code: 'actpass.invalid_argument', kind: 'argument' });
+export const wrongArgument: Wrong = (message, cause) =>
+  fresh(ActPassArgumentError, message, {
+    code: 'actpass.invalid_argument',
+    kind: 'argument',
+    ...(cause !== undefined && { cause }),
+  });
+
+/** @internal An error of the settings. */
+export const wrongSetting: Wrong = (message, cause) =>
+  fresh(ActPassConfigError, message, {
+    code: 'actpass.invalid_config',
+    kind: 'config',
+    ...(cause !== undefined && { cause }),
+  });
 
 /** @internal A value whose JSON text was written before. */
 export class Written {
@@ -21,28 +40,44 @@ export class Written {
 }
 
 /**
- * @internal The JSON text of `given`, an object whose members are all among `known`; those that are `undefined` are left
- * out, and so are those in `kept`, which are no JSON.
+ * @internal The members of `given`, an object whose members are all among `known`, without those that are `undefined`.
+ * Each is read once, so that what is checked is what is used.
  */
-export function toInput(
-  given: unknown,
-  known: readonly string[],
-  kept: readonly string[] = [],
-  wrong = wrongArgument,
-): string {
+export function toMembers(given: unknown, known: readonly string[], wrong = wrongArgument): Members {
   if (typeof given !== 'object' || given === null) {
     throw wrong(`expected an object of ${known[0]} and others, found ${describe(given)}`);
   }
-  let text = '';
-  for (const [name, value] of Object.entries(given)) {
-    if (kept.includes(name)) {
-      continue;
-    }
+  const members = Object.create(null) as Members;
+  let names: string[];
+  try {
+    names = Object.keys(given);
+  } catch (error) {
+    throw wrong(`expected an object of ${known[0]} and others, found one whose members cannot be read`, error);
+  }
+  for (const name of names) {
     if (!known.includes(name)) {
-      throw wrong(`${name}: expected one of ${[...known, ...kept].join(', ')}`);
+      throw wrong(`${quoted(name)}: expected one of ${known.join(', ')}`);
+    }
+    let value: unknown;
+    try {
+      value = (given as Members)[name];
+    } catch (error) {
+      throw wrong(`${name}: reading it failed`, error);
     }
     if (value !== undefined) {
-      const written = value instanceof Written ? value.text : write(name, value, 1, wrong);
+      members[name] = value;
+    }
+  }
+  return members;
+}
+
+/** @internal The JSON text of those of `members` that are among `names`. */
+export function toInput(members: Members, names: readonly string[], wrong = wrongArgument): string {
+  let text = '';
+  for (const name of names) {
+    const value = members[name];
+    if (value !== undefined) {
+      const written = value instanceof Written ? value.text : new Writer(name, wrong).write(value, 1);
       text += `${text && ', '}"${name}": ${written}`;
     }
   }
@@ -51,19 +86,19 @@ export function toInput(
 
 /** @internal The JSON text of `value`; `member` is its name in messages. */
 export function toJson(member: string, value: unknown): string {
-  return write(member, value, 0, wrongArgument);
+  return new Writer(member, wrongArgument).write(value, 0);
 }
 
 /** @internal The JSON text of a member of an input. */
 export function toMember(member: string, value: unknown): string {
-  return write(member, value, 1, wrongArgument);
+  return new Writer(member, wrongArgument).write(value, 1);
 }
 
 /** @internal What `value` is, for messages. */
 export function describe(value: unknown): string {
   switch (typeof value) {
     case 'object':
-      return value === null ? 'null' : Array.isArray(value) ? 'an array' : className(value);
+      return value === null ? 'null' : describeObject(value);
     case 'number':
       return `${value}`;
     case 'undefined':
@@ -73,73 +108,8 @@ export function describe(value: unknown): string {
   }
 }
 
-function write(member: string, value: unknown, depth: number, wrong: Wrong): string {
-  switch (typeof value) {
-    case 'string':
-      return quote(member, value, wrong);
-    case 'number':
-      if (!Number.isFinite(value)) {
-        break;
-      }
-      return Object.is(value, -0) ? '0' : `${value}`;
-    case 'boolean':
-      return value ? 'true' : 'false';
-    case 'object':
-      return value === null ? 'null' : container(member, value, depth, wrong);
-    default:
-      break;
-  }
-  throw wrong(`${member}: expected values that are JSON, found ${describe(value)}`);
-}
-
-function container(member: string, value: object, depth: number, wrong: Wrong): string {
-  if (depth >= MAX_DEPTH) {
-    throw wrong(`${member}: nested past ${MAX_DEPTH} levels`);
-  }
-  if (Array.isArray(value)) {
-    let text = '';
-    for (let at = 0; at < value.length; at += 1) {
-      text += `${at ? ', ' : ''}${write(member, value[at], depth + 1, wrong)}`;
-    }
-    return `[${text}]`;
-  }
-  const { toJSON } = value as { toJSON?: unknown };
-  if (typeof toJSON === 'function') {
-    const made: unknown = toJSON.call(value, member);
-    if (types.isPromise(made)) {
-      // It is rejected as an argument below; its own rejection must not end the process.
-      made.catch(() => {});
-    }
-    return write(member, made, depth + 1, wrong);
-  }
-  if (!isPlain(value)) {
-    throw wrong(`${member}: expected values that are JSON, found ${describe(value)}`);
-  }
-  let text = '';
-  for (const [name, item] of Object.entries(value)) {
-    if (item !== undefined) {
-      text += `${text && ', '}${quote(member, name, wrong)}: ${write(member, item, depth + 1, wrong)}`;
-    }
-  }
-  return `{${text}}`;
-}
-
-function quote(member: string, text: string, wrong: Wrong): string {
-  // Nothing in it needs an escape.
-  if (/^[ !#-[\]-~]*$/.test(text)) {
-    return `"${text}"`;
-  }
-  if (!text.isWellFormed()) {
-    throw wrong(`${member}: expected text in Unicode, found a lone surrogate`);
-  }
-  return JSON.stringify(text).replace(
-    /[\x7f-\uffff]/g,
-    (unit) => `\\u${unit.charCodeAt(0).toString(16).padStart(4, '0')}`,
-  );
-}
-
 /** @internal Whether `value` is an object literal, of this realm or of another. */
-export function isPlain(value: unknown): value is object {
+export function isPlain(value: unknown): boolean {
   if (typeof value !== 'object' || value === null) {
     return false;
   }
@@ -147,7 +117,227 @@ export function isPlain(value: unknown): value is object {
   return prototype === null || Object.getPrototypeOf(prototype) === null;
 }
 
-function className(value: object): string {
-  const name: unknown = value.constructor?.name;
-  return typeof name === 'string' && name !== '' && name !== 'Object' ? `an instance of ${name}` : 'an object';
+/** Writes one value and knows where in it it is. */
+class Writer {
+  readonly #member: string;
+  readonly #wrong: Wrong;
+  /** The keys and indices that lead to the present value. */
+  readonly #path: (string | number)[] = [];
+  /** The arrays and objects that are open, outermost first. */
+  readonly #open: object[] = [];
+
+  constructor(member: string, wrong: Wrong) {
+    this.#member = member;
+    this.#wrong = wrong;
+  }
+
+  write(value: unknown, depth: number): string {
+    switch (typeof value) {
+      case 'string':
+        return this.#quote(value);
+      case 'number':
+        if (!Number.isFinite(value)) {
+          break;
+        }
+        return Object.is(value, -0) ? '0' : `${value}`;
+      case 'boolean':
+        return value ? 'true' : 'false';
+      case 'object':
+        return value === null ? 'null' : this.#container(value, depth);
+      default:
+        break;
+    }
+    throw this.#refusal(value);
+  }
+
+  #container(value: object, depth: number): string {
+    if (depth >= MAX_DEPTH) {
+      throw this.#tooDeep();
+    }
+    this.#open.push(value);
+    const text = this.#text(value, depth);
+    this.#open.pop();
+    return text;
+  }
+
+  #text(value: object, depth: number): string {
+    if (types.isDate(value) && Number.isNaN(this.#reading(() => Date.prototype.getTime.call(value)))) {
+      throw this.#refusal(value);
+    }
+    // A Buffer has a toJSON, of which nobody would think here.
+    const toJSON = ArrayBuffer.isView(value) ? undefined : this.#reading(() => (value as { toJSON?: unknown }).toJSON);
+    if (typeof toJSON === 'function') {
+      return this.#converted(value, toJSON, depth);
+    }
+    if (this.#reading(() => Array.isArray(value))) {
+      return this.#array(value as unknown[], depth);
+    }
+    if (!this.#reading(() => isPlain(value))) {
+      throw this.#refusal(value);
+    }
+    let text = '';
+    for (const name of this.#reading(() => Object.keys(value))) {
+      this.#path.push(name);
+      const item = this.#reading(() => (value as Members)[name]);
+      if (item !== undefined) {
+        text += `${text && ', '}${this.#quote(name)}: ${this.write(item, depth + 1)}`;
+      }
+      this.#path.pop();
+    }
+    return `{${text}}`;
+  }
+
+  #array(items: unknown[], depth: number): string {
+    let text = '';
+    const length = this.#reading(() => items.length);
+    for (let at = 0; at < length; at += 1) {
+      this.#path.push(at);
+      const item = this.#reading(() => items[at]);
+      text += `${at ? ', ' : ''}${this.write(item, depth + 1)}`;
+      this.#path.pop();
+    }
+    return `[${text}]`;
+  }
+
+  #converted(value: object, toJSON: Function, depth: number): string {
+    const made: unknown = this.#reading(() => toJSON.call(value, `${this.#path.at(-1) ?? ''}`));
+    if (types.isPromise(made)) {
+      // It is refused below; its own rejection must not end the process.
+      made.catch(() => {});
+    }
+    if (made === null) {
+      // Invalid dates of libraries become null this way.
+      throw this.#wrong(
+        `${this.#member}: expected values that are JSON, found ${describe(value)} whose toJSON returned ` +
+          `null${this.#place()}: pass null itself, or a valid value`,
+      );
+    }
+    return this.write(made, depth + 1);
+  }
+
+  #quote(text: string): string {
+    // Nothing in it needs an escape.
+    if (/^[ !#-[\]-~]*$/.test(text)) {
+      return `"${text}"`;
+    }
+    if (!text.isWellFormed()) {
+      throw this.#wrong(
+        `${this.#member}: expected text in Unicode, found a lone surrogate${this.#place()}: pass text.toWellFormed()`,
+      );
+    }
+    return JSON.stringify(text).replace(
+      /[\x7f-\uffff]/g,
+      (unit) => `\\u${unit.charCodeAt(0).toString(16).padStart(4, '0')}`,
+    );
+  }
+
+  /** Runs code of the program: a getter, a toJSON, a trap of a proxy. */
+  #reading<R>(read: () => R): R {
+    try {
+      return read();
+    } catch (error) {
+      throw this.#wrong(
+        `${this.#member}: expected values that can be read, found one whose getter, toJSON or proxy threw${this.#place()}`,
+        error,
+      );
+    }
+  }
+
+  #refusal(value: unknown): ActPassError {
+    const place = this.#place();
+    // A member that is no container is of one type, which the native half names.
+    const hint = place !== '' || typeof value === 'object' ? `: ${remedy(value)}` : '';
+    return this.#wrong(`${this.#member}: expected values that are JSON, found ${describe(value)}${place}${hint}`);
+  }
+
+  #tooDeep(): ActPassError {
+    const first = this.#open.findIndex((value, at) => this.#open.indexOf(value) < at);
+    return first < 0
+      ? this.#wrong(`${this.#member}: nested past ${MAX_DEPTH} levels${this.#place()}`)
+      : this.#wrong(
+          `${this.#member}: expected values that are JSON, found a cycle${this.#place(first)}: leave the reference out`,
+        );
+  }
+
+  /** ` at order.items[0].price`; nothing for the whole value. */
+  #place(length = this.#path.length): string {
+    let path = '';
+    for (const step of this.#path.slice(0, length)) {
+      const isName = typeof step === 'string' && IDENTIFIER.test(step);
+      path += isName ? `${path && '.'}${step}` : `[${typeof step === 'number' ? step : JSON.stringify(step)}]`;
+    }
+    return path && ` at ${shortened(path)}`;
+  }
+}
+
+/** How a value that is no JSON is made one. */
+function remedy(value: unknown): string {
+  switch (typeof value) {
+    case 'number':
+      return 'pass null or a string';
+    case 'bigint':
+      return 'pass Number(value) if it is a safe integer, else a string';
+    case 'undefined':
+      return 'pass null, or leave the item out';
+    case 'function':
+      return 'leave it out, or pass what it returns';
+    case 'symbol':
+      return 'pass its description';
+    default:
+      return remedyOfObject(value as object);
+  }
+}
+
+function remedyOfObject(value: object): string {
+  if (types.isDate(value)) {
+    return 'pass null, or a valid date';
+  }
+  if (types.isMap(value)) {
+    return 'pass Object.fromEntries(map)';
+  }
+  if (types.isSet(value)) {
+    return 'pass [...set]';
+  }
+  if (types.isAnyArrayBuffer(value) || ArrayBuffer.isView(value)) {
+    return "pass [...bytes], or Buffer.from(bytes).toString('base64')";
+  }
+  if (types.isPromise(value)) {
+    return 'await it first';
+  }
+  if (types.isRegExp(value)) {
+    return 'pass its source';
+  }
+  if (types.isNativeError(value)) {
+    return 'pass its message';
+  }
+  if (types.isBoxedPrimitive(value)) {
+    return 'pass value.valueOf()';
+  }
+  return 'pass an object literal such as { ...value }, or give its class a toJSON method';
+}
+
+function describeObject(value: object): string {
+  try {
+    if (Array.isArray(value)) {
+      return 'an array';
+    }
+    if (types.isDate(value) && Number.isNaN(Date.prototype.getTime.call(value))) {
+      return 'an invalid Date';
+    }
+    const name: unknown = value.constructor?.name;
+    return typeof name === 'string' && name !== '' && name !== 'Object'
+      ? `an instance of ${shortened(name)}`
+      : 'an object';
+  } catch {
+    return 'an object that cannot be read';
+  }
+}
+
+/** A name as a message shows it. */
+function quoted(name: string): string {
+  return IDENTIFIER.test(name) ? shortened(name) : shortened(JSON.stringify(name));
+}
+
+function shortened(text: string): string {
+  return text.length > MAX_SHOWN ? `${text.slice(0, MAX_SHOWN)}…` : text;
 }

@@ -3,7 +3,7 @@
 import { existsSync } from 'node:fs';
 import { join } from 'node:path';
 
-/** @internal What ended: of each call its number, how it ended, and a text that says what came of it. */
+/** @internal What ended: of each call its number, how it ended, the text of its end, and its log lines or nothing. */
 export type Batch = (number | string)[];
 
 /** @internal How a call ended, as `runtime.rs` numbers it. */
@@ -26,6 +26,8 @@ export type Begin = (door: Door, call: number, input: string) => void;
 /** @internal */
 export interface Client {
   readonly circuit: 'closed' | 'half_open' | 'open';
+  check(input: string): void;
+  close(): void;
   preflight: Begin;
   authorize: Begin;
   resume: Begin;
@@ -39,7 +41,7 @@ export interface Client {
 }
 
 /** @internal */
-export type CallName = Exclude<keyof Client, 'circuit'>;
+export type CallName = Exclude<keyof Client, 'check' | 'circuit' | 'close'>;
 
 /** @internal */
 export interface Native {

@@ -1,3 +1,5 @@
+/// <reference lib="esnext.disposable" preserve="true" />
+
 import type { ActPassError } from './errors.js';
 
 /** How a guard treats the answer. */
@@ -55,6 +57,67 @@ export interface ActPassOptions {
    * Default: `false`.
    */
   dangerAllowInsecureHttp?: boolean | undefined;
+  /** What log lines go to, such as `console` or a logger of pino or winston. Default: standard error. */
+  logger?: Logger | undefined;
+  /**
+   * The least important lines that are logged. Default: the environment variable `ACTPASS_LOG`; else `info` with a
+   * `logger` and `off` without.
+   */
+  logLevel?: LogLevel | undefined;
+}
+
+/** Which log lines are written: those of this level and of the more important ones. */
+export type LogLevel =
+  /** None. */
+  | 'off'
+  /** None yet: what fails is thrown or reported. */
+  | 'error'
+  /** A gate that failed. */
+  | 'warn'
+  /** Also each action that was blocked. */
+  | 'info'
+  /** Also each call, each retry and each action that may run. */
+  | 'debug';
+
+/**
+ * What log lines go to. Each method is called with one line, which holds no secret, when the call that it is about ends.
+ * What a method throws or rejects with changes nothing.
+ */
+export interface Logger {
+  /** Takes a line of the level `error`. */
+  error(line: string): unknown;
+  /** Takes a line of the level `warn`. */
+  warn(line: string): unknown;
+  /** Takes a line of the level `info`. */
+  info(line: string): unknown;
+  /** Takes a line of the level `debug`. */
+  debug(line: string): unknown;
+}
+
+/** What {@link ActPass.run} gives to every call that is made inside of it and does not say otherwise. */
+export interface Scope {
+  /** On whose behalf the agent acts, for `guard`, `preflight`, `protect` and `issuePassport`. */
+  userId?: string | undefined;
+  /** To whom a passport is shown, for `guard`, `preflight` and `protect`. */
+  audience?: string | undefined;
+  /** Ends the wait of every call. */
+  signal?: AbortSignal | undefined;
+  /** The trace of every call. */
+  traceparent?: string | undefined;
+}
+
+/** What {@link ActPass.with} gives to every call of the client that it returns, unless the call says otherwise. */
+export interface ClientDefaults extends Scope {
+  /** How answers are treated. */
+  mode?: Mode | undefined;
+  /** The deadline of a call, as in {@link CallOptions}; `waitForApproval` keeps its own. */
+  timeoutMs?: number | undefined;
+  /** How often a call is tried again at most, as in {@link CallOptions}. */
+  maxRetries?: number | undefined;
+  /** For how many milliseconds an action is held for an approval, as in {@link ExecuteOptions}. */
+  waitForApprovalMs?: number | undefined;
+  /** Whether the end of an action is recorded, as in {@link ExecuteOptions}. */
+  recordOutcome?: boolean | undefined;
 }
 
 /** What every call takes. */
@@ -66,15 +129,27 @@ export interface CallOptions {
    * program has set that up.
    */
   traceparent?: string | undefined;
+  /**
+   * The deadline of each request of this call in milliseconds, retries and backoff included; above 0, at most a day.
+   * Default: the client's.
+   */
+  timeoutMs?: number | undefined;
+  /** How often a request of this call is tried again at most, 0 to 10. Default: the client's. */
+  maxRetries?: number | undefined;
 }
 
-/** What an agent is about to do, and why. */
+/**
+ * What an agent is about to do, and why.
+ */
 export interface Action {
   /** What the agent wants to achieve. */
   goal: string;
   /** The tool that it is about to use. */
   tool: string;
-  /** The tool's arguments: an object of what is JSON, nested at most 127 deep. Sent as it is. */
+  /**
+   * The tool's arguments: an object of what is JSON, nested at most 127 deep. Sent as it is; a member that is `undefined`
+   * is left out, `-0` is sent as `0`.
+   */
   args: object;
   /** What the tool acts on, such as `stripe:charge:ch_123`. Default: nothing. */
   resource?: string | undefined;
@@ -177,7 +252,7 @@ export interface Approval {
   deadline?: string;
 }
 
-/** What came of recording how an action ended, where `recordOutcome` asked for it. */
+/** Whether the end of an action was recorded, if `recordOutcome` asked for it. */
 export interface Recorded {
   /** The event in the ledger. */
   evidence?: RecordedEvidence;
@@ -203,22 +278,22 @@ export interface Credential {
 
 /** Why a decision is as it is. */
 export interface Explain {
-  /** A sentence. */
-  summary?: string;
-  /** The names of the rules that decided. */
-  matched_rules?: string[];
-  /** What could be done, a sentence each. */
-  next_steps?: string[];
+  /** A sentence; empty if the gateway gave none. */
+  summary: string;
+  /** The names of the rules that decided; empty if the gateway gave none. */
+  matched_rules: string[];
+  /** What could be done, a sentence each; empty if the gateway gave none. */
+  next_steps: string[];
 }
 
-/** What every decision may hold, named as on the wire. Members that are not listed are kept as they came. */
+/** The members of every decision, named as on the wire. Members that are not listed are kept as they came. */
 export interface DecisionBase {
-  /** Stable and dotted, such as `refund.small_in_scope`: branch and alert on it. */
-  reason_code?: string;
+  /** Stable and dotted, such as `refund.small_in_scope`: branch and alert on it. `unspecified` if the gateway gave none. */
+  reason_code: string;
   /** How much the action could damage. */
   risk_tier?: RiskTier;
   /** Why, for people. */
-  explain?: Explain;
+  explain: Explain;
   /** The ledger entry of this decision. */
   evidence_event_id?: string;
   /** The chain of that entry. */
@@ -298,60 +373,115 @@ export type BlockingDecision = Exclude<Decision, AllowDecision>;
 /** The words of a decision. */
 export type DecisionWord = Exclude<Decision, UnknownDecision>['decision'];
 
-/** The action ran and returned. */
-export interface ReturnedOutcome<T> extends Recorded {
+/** What every outcome has besides its `kind`. */
+export interface OutcomeBase<T> {
   /** Whether the action ran. */
-  executed: true;
-  /** The decision under which it ran. */
-  decision: Decision;
-  /** What it returned: the very value. */
-  result: T;
-  /** What went wrong: nothing. */
-  error?: undefined;
+  readonly executed: boolean;
+  /** The gateway's decision, or one that the SDK made because the gate failed. */
+  readonly decision: Decision;
+  /** The `x-request-id` that the gateway gave the request that was decided; `undefined` if it gave none. */
+  readonly requestId?: string;
+  /**
+   * Returns what the action returned. Throws what the action threw, or an {@link ActionBlockedError} if it did not run. In
+   * `monitor`, an action that ran although the gate failed returns as any other.
+   */
+  unwrap(): T;
 }
 
-/** The gate failed, `monitor` ran the action all the same, and it returned. */
-export interface ObservedOutcome<T> extends Recorded {
+/** The action ran and returned. */
+export interface ReturnedOutcome<T> extends OutcomeBase<T>, Recorded {
+  /** How the call ended. */
+  readonly kind: 'returned';
   /** Whether the action ran. */
-  executed: true;
+  readonly executed: true;
+  /** What it returned: the same value, not a copy. */
+  readonly result: T;
+  /** What went wrong: nothing. */
+  readonly error?: undefined;
+  /** What to resume: nothing. */
+  readonly approval?: undefined;
+}
+
+/** The gate failed, `monitor` ran the action, and it returned. */
+export interface ObservedOutcome<T> extends OutcomeBase<T>, Recorded {
+  /** How the call ended. */
+  readonly kind: 'returned';
+  /** Whether the action ran. */
+  readonly executed: true;
   /** The decision that the SDK made. */
-  decision: DenyDecision;
-  /** What it returned: the very value. */
-  result: T;
+  readonly decision: DenyDecision;
+  /** What it returned: the same value, not a copy. */
+  readonly result: T;
   /** How the gate failed. */
-  error: ActPassError;
+  readonly error: ActPassError;
+  /** What to resume: nothing. */
+  readonly approval?: undefined;
 }
 
 /** The action ran and threw. */
-export interface FailedOutcome extends Recorded {
+export interface ThrewOutcome extends OutcomeBase<never>, Recorded {
+  /** How the call ended. */
+  readonly kind: 'threw';
   /** Whether the action ran. */
-  executed: true;
-  /** The decision under which it ran. */
-  decision: Decision;
+  readonly executed: true;
   /** What it returned: nothing. */
-  result?: undefined;
-  /** What it threw: the very value, of any type, as in a `catch` clause. */
-  error: NonNullable<unknown>;
+  readonly result?: undefined;
+  /**
+   * What it threw: the same value, of any type, as in a `catch` clause. `undefined`, which says nothing, is replaced by an
+   * `Error` that says so.
+   */
+  readonly error: NonNullable<unknown> | null;
+  /** What to resume: nothing. */
+  readonly approval?: undefined;
 }
 
 /** The action did not run. */
-export interface BlockedOutcome {
+export interface BlockedOutcome extends OutcomeBase<never> {
+  /** How the call ended. */
+  readonly kind: 'blocked';
   /** Whether the action ran. */
-  executed: false;
+  readonly executed: false;
   /** The gateway's decision, or one that the SDK made because the gate failed. */
-  decision: BlockingDecision;
+  readonly decision: BlockingDecision;
   /** What it returned: nothing. */
-  result?: undefined;
-  /** How the gate failed; `undefined` where the gateway decided. */
-  error?: ActPassError;
-  /** What to keep in order to `resume` once a person has approved it, where that can be waited for. */
-  approval?: PendingApproval;
+  readonly result?: undefined;
+  /** How the gate failed; `undefined` if the gateway decided. */
+  readonly error?: ActPassError;
+  /** What to keep in order to `resume` once a person has approved it; `undefined` if it waits for no approval. */
+  readonly approval?: PendingApproval;
+  /** The event in the ledger: none, because nothing ran. */
+  readonly evidence?: undefined;
+  /** Why there is none: nothing ran. */
+  readonly evidenceError?: undefined;
 }
 
 /**
- * What a guard reports. `executed` says whether the action ran; where it did and `error` is `undefined`, there is its `result`.
+ * What a guard reports. `kind` says how the call ended; `unwrap()` returns the result or throws.
+ *
+ * @example
+ * ```ts
+ * import { ActPass } from '@actpass/sdk';
+ *
+ * const actpass = new ActPass();
+ * const outcome = await actpass.guard({
+ *   goal: 'resolve_refund_request',
+ *   tool: 'stripe.refund.create',
+ *   args: { amount: 4900, currency: 'usd' },
+ *   execute: () => 're_1',
+ * });
+ * switch (outcome.kind) {
+ *   case 'returned':
+ *     console.log('refunded', outcome.result);
+ *     break;
+ *   case 'threw':
+ *     console.error('the refund failed', outcome.error);
+ *     break;
+ *   case 'blocked':
+ *     console.log('blocked', outcome.decision.reason_code, outcome.decision.explain.summary);
+ * }
+ * ```
  */
-export type GuardOutcome<T> = BlockedOutcome | FailedOutcome | ObservedOutcome<T> | ReturnedOutcome<T>;
+export type GuardOutcome<T> = BlockedOutcome | ObservedOutcome<T> | ReturnedOutcome<T> | ThrewOutcome;
 
 /** What to ask a passport for. */
 export interface IssuePassportOptions extends CallOptions {
@@ -474,8 +604,9 @@ export interface ProtectOptions<A extends readonly unknown[]> extends CallOption
   /** The tool that the function is. */
   tool: string;
   /**
-   * The tool's arguments as the policy sees them. Default: what the function is called with, if that is one object literal,
-   * nothing if it is called with nothing, otherwise `{ arguments: [...] }`.
+   * The tool's arguments as the policy sees them: nothing else of the call is sent. Default: the first argument, which must
+   * be an object literal, or nothing if the function is called with nothing. The arguments behind it, such as the options
+   * that a framework passes, are neither sent nor judged.
    */
   args?: OfCall<A, object> | undefined;
   /** What the tool acts on. */
@@ -498,4 +629,9 @@ export interface ProtectOptions<A extends readonly unknown[]> extends CallOption
   waitForApprovalMs?: number | undefined;
   /** Records how the function ended, as in a guard; a failure to record is silent here. Default: `false`. */
   recordOutcome?: boolean | undefined;
+  /**
+   * Passes the {@link ExecutionContext}, which holds the vaulted credential, to the function as an additional first
+   * argument. Default: `false`.
+   */
+  withContext?: boolean | undefined;
 }

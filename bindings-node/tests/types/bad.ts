@@ -55,6 +55,19 @@ export async function calls(): Promise<void> {
   }
   // @ts-expect-error what was thrown may be anything
   console.log(outcome.executed && outcome.error.message);
+  // @ts-expect-error no such kind
+  console.log(outcome.kind === 'failed');
+  if (outcome.kind === 'threw') {
+    // @ts-expect-error what was thrown may be anything
+    console.log(outcome.error.message);
+  }
+  if (outcome.kind === 'blocked') {
+    // @ts-expect-error it did not run
+    const none: number = outcome.result;
+    console.log(none);
+  }
+  // @ts-expect-error an outcome is not made to be changed
+  outcome.executed = true;
   // @ts-expect-error outcomes have no such member
   console.log(outcome.allowed, result, options);
 
@@ -90,6 +103,16 @@ export async function calls(): Promise<void> {
   const text: string = await safe('ch_123');
   // @ts-expect-error no goal
   actpass.protect(async () => text, { tool: 't' });
+  // @ts-expect-error the context comes first
+  actpass.protect(async (charge: string) => charge, { tool: 't', goal: 'g', withContext: true });
+  // @ts-expect-error a default that is none
+  actpass.with({ goal: 'g' });
+  // @ts-expect-error a mode is not for everybody inside
+  actpass.run({ mode: 'monitor' }, () => 1);
+  // @ts-expect-error no level
+  new ActPass({ logLevel: 'verbose' });
+  // @ts-expect-error no logger
+  new ActPass({ logger: { log: () => {} } });
   // @ts-expect-error made of arguments that it has not
   actpass.protect(async (charge: string) => charge, { tool: 't', goal: 'g', resource: (at: number) => `${at}` });
 }

@@ -7,14 +7,19 @@ import {
   ActPassError,
   ActPassTimeoutError,
   type AllowDecision,
+  type BlockingDecision,
   canonicalOutcome,
+  type ClientDefaults,
   createActPass,
   type Decision,
+  type ExecutionContext,
   type GuardOutcome,
   hashPayload,
   type IssuedPassport,
+  type Logger,
   type Mode,
   type PendingApproval,
+  type RecordedEvidence,
   type RequireApprovalDecision,
   signPayload,
 } from '@actpass/sdk';
@@ -37,9 +42,35 @@ const action = { goal: 'g', tool: 't', args: { amount: 4900 } };
 export async function outcomes(): Promise<void> {
   const outcome = await actpass.guard({ ...action, execute: () => refund('ch_123', 4900) });
   holds<Same<typeof outcome, GuardOutcome<Receipt>>>();
-  const { result, error, decision, executed } = outcome;
+  const { kind, result, error, decision, executed, approval, evidence, evidenceError, requestId, unwrap } = outcome;
+  holds<Same<typeof kind, 'blocked' | 'returned' | 'threw'>>();
   holds<Same<typeof result, Receipt | undefined>>();
+  holds<Same<typeof error, ActPassError | NonNullable<unknown> | null | undefined>>();
   holds<Same<typeof executed, boolean>>();
+  holds<Same<typeof approval, PendingApproval | undefined>>();
+  holds<Same<typeof evidence, RecordedEvidence | undefined>>();
+  holds<Same<typeof evidenceError, ActPassError | undefined>>();
+  holds<Same<typeof requestId, string | undefined>>();
+  holds<Same<ReturnType<typeof unwrap>, Receipt>>();
+  const unwrapped: Receipt = outcome.unwrap();
+  console.log(unwrapped.id);
+  switch (kind) {
+    case 'returned':
+      holds<Same<typeof result, Receipt>>();
+      holds<Same<typeof error, ActPassError | undefined>>();
+      break;
+    case 'threw':
+      holds<Same<typeof result, undefined>>();
+      holds<Same<typeof error, NonNullable<unknown> | null>>();
+      break;
+    case 'blocked':
+      holds<Same<typeof result, undefined>>();
+      holds<Same<typeof error, ActPassError | undefined>>();
+      holds<Same<typeof decision, BlockingDecision>>();
+      break;
+    default:
+      holds<Same<typeof kind, never>>();
+  }
   if (error instanceof ActPassError) {
     const code: string = error.code;
     const status: number | undefined = error.status;
@@ -78,7 +109,7 @@ export async function outcomes(): Promise<void> {
       break;
     case 'deny':
     case 'require_tool_reapproval':
-      console.log(decision.reason_code, decision.explain?.matched_rules?.join());
+      console.log(decision.reason_code.length, decision.explain.matched_rules.join(), decision.explain.summary.length);
       break;
     default: {
       const word: string = decision.decision;
@@ -139,7 +170,7 @@ export async function protectedFunctions(): Promise<void> {
   } catch (error) {
     if (error instanceof ActionBlockedError) {
       const why: Exclude<Decision, AllowDecision> = error.decision;
-      console.log(why.reason_code);
+      console.log(why.reason_code, error.tool, error.approval?.approval_request_id, error.requestId);
     }
     const late: boolean = error instanceof ActPassTimeoutError && !(error instanceof ActPassArgumentError);
     console.log(late);
@@ -156,5 +187,96 @@ export async function oneThatThrows(): Promise<string> {
   if (outcome.executed) {
     return outcome.result ?? `${outcome.error}`;
   }
-  return outcome.decision.reason_code ?? 'blocked';
+  return outcome.decision.reason_code;
+}
+
+/** A tool as frameworks such as the AI SDK declare it: the types of `execute` come from the schema. */
+interface Schema<T> {
+  parse(value: unknown): T;
+}
+interface ToolCallOptions {
+  toolCallId: string;
+  messages: { role: string }[];
+  abortSignal?: AbortSignal;
+}
+interface Tool<Input, Output> {
+  description?: string;
+  inputSchema: Schema<Input>;
+  execute?: (input: Input, options: ToolCallOptions) => AsyncIterable<Output> | PromiseLike<Output> | Output;
+}
+declare function tool<Input, Output>(definition: Tool<Input, Output>): Tool<Input, Output>;
+/** And as others do: overloads, an `execute` that is a property of a generic object, a context before the options. */
+declare function agentTool<S extends Schema<unknown>, R>(options: {
+  parameters: S;
+  execute: (input: S extends Schema<infer I> ? I : never, context?: { runId: string }) => Promise<R>;
+}): (input: S extends Schema<infer I> ? I : never) => Promise<R>;
+declare function langTool<T>(
+  run: (input: T, config: { signal?: AbortSignal }) => Promise<string>,
+  fields: { schema: Schema<T> },
+): T;
+declare const schema: Schema<{ charge: string; amount: number }>;
+
+export async function insideOfOtherLibraries(): Promise<void> {
+  const options = { tool: 'stripe.refund.create', goal: 'resolve_refund_request' } as const;
+  const inferred = tool({
+    inputSchema: schema,
+    execute: actpass.protect(async ({ charge, amount }) => ({ id: charge, amount }), {
+      ...options,
+      resource: ({ charge }) => `stripe:charge:${charge}`,
+    }),
+  });
+  holds<Same<typeof inferred, Tool<{ charge: string; amount: number }, Receipt>>>();
+  const withOptions = tool({
+    inputSchema: schema,
+    execute: actpass.protect(
+      async ({ amount }, { toolCallId, messages }) => `${toolCallId} ${messages.length} ${amount}`,
+      {
+        ...options,
+        idempotencyKey: (_input, { toolCallId }) => toolCallId,
+      },
+    ),
+  });
+  holds<Same<typeof withOptions, Tool<{ charge: string; amount: number }, string>>>();
+  const withContext = tool({
+    inputSchema: schema,
+    execute: actpass.protect(
+      async ({ credential }, { charge }, { toolCallId }) => [credential?.token, charge, toolCallId] as const,
+      { ...options, withContext: true, args: ({ amount }) => ({ amount }) },
+    ),
+  });
+  holds<
+    Same<typeof withContext, Tool<{ charge: string; amount: number }, readonly [string | undefined, string, string]>>
+  >();
+  const agent = agentTool({
+    parameters: schema,
+    execute: actpass.protect(async ({ charge }) => charge.length, options),
+  });
+  holds<Same<ReturnType<typeof agent>, Promise<number>>>();
+  const lang = langTool(
+    actpass.protect(async (input: { charge: string }, { signal }) => `${input.charge} ${signal?.aborted}`, options),
+    { schema },
+  );
+  holds<Same<typeof lang, { charge: string; amount: number }>>();
+  const alone = actpass.protect(
+    (context: ExecutionContext, charge: string) => `${charge} ${context.credential?.token}`,
+    {
+      ...options,
+      withContext: true,
+      args: (charge) => ({ charge: charge.length }),
+    },
+  );
+  const called: Promise<string> = alone('ch_123');
+  holds<Same<Parameters<typeof alone>, [charge: string]>>();
+  console.log(await called);
+}
+
+export async function scopes(logger: Logger): Promise<void> {
+  using closed = new ActPass({ logger, logLevel: 'debug' });
+  await using later = new ActPass({ logger: console });
+  const defaults: ClientDefaults = { userId: 'u', timeoutMs: 5, maxRetries: 0, recordOutcome: true };
+  const scoped: ActPass = closed.with(defaults);
+  const returned: number = scoped.run({ userId: 'u' }, () => 7);
+  const promised: Promise<string> = later.run({}, async () => 'x');
+  console.log(returned, await promised);
+  scoped.close();
 }
