@@ -155,10 +155,19 @@ interface Connection {
 
 /** What the constructor is given for a client that shares the connection of another. */
 class Derived {
-  constructor(
-    readonly connection: Connection,
-    readonly defaults: Members,
-  ) {}
+  readonly #connection: Connection;
+  readonly #defaults: Members;
+
+  constructor(connection: Connection, defaults: Members) {
+    this.#connection = connection;
+    this.#defaults = defaults;
+  }
+
+  /** The parts of `given` if it is one. No code of a program runs for that, as `instanceof` on a proxy would. */
+  static partsOf(given: unknown): { connection: Connection; defaults: Members } | undefined {
+    const isDerived = typeof given === 'object' && given !== null && #connection in given;
+    return isDerived ? { connection: given.#connection, defaults: given.#defaults } : undefined;
+  }
 }
 
 /** One call of a method. */
@@ -221,14 +230,9 @@ export class ActPass {
    * ```
    */
   constructor(options: ActPassOptions = {}) {
-    if ((options as unknown) instanceof Derived) {
-      const { connection, defaults } = options as unknown as Derived;
-      this.#connection = connection;
-      this.#defaults = defaults;
-    } else {
-      this.#connection = placing(ActPass, () => connect(options));
-      this.#defaults = {};
-    }
+    const derived = Derived.partsOf(options);
+    this.#connection = derived?.connection ?? placing(ActPass, () => connect(options));
+    this.#defaults = derived?.defaults ?? {};
   }
 
   /**
@@ -442,6 +446,7 @@ export class ActPass {
     run: (context: ExecutionContext, ...args: A) => R,
     options: ProtectOptions<A> & { withContext: true },
   ): (...args: A) => Promise<Awaited<R>>;
+  /** Without the context: `run` gets its own arguments. */
   protect<A extends unknown[], R>(
     run: (...args: A) => R,
     options: ProtectOptions<A> & { withContext?: false | undefined },
@@ -588,7 +593,7 @@ export class ActPass {
     return placing(METHODS.with, () => {
       const { connection, defaults: present } = partsOf(this);
       const given = checkDefaults(opened(connection), toMembers(defaults, DEFAULTS));
-      return new ActPass(new Derived(connection, { ...present, ...given }) as ActPassOptions);
+      return new ActPass(new Derived(connection, { ...present, ...given }) as object);
     });
   }
 
@@ -760,9 +765,19 @@ export function canonicalOutcome(outcome: GuardOutcome<unknown>): string {
       throw wrongArgument(`executed: expected true or false, found ${describe(executed)}`);
     }
     const text = toJson('decision', decision);
-    const { kind, status } = (how === 'threw' ? { kind: 'action' } : Object(error)) as Partial<ActPassError>;
+    const { kind, status } = how === 'threw' ? { kind: 'action' } : kindOf(error);
     return converting(() => native.canonicalOutcome(executed, text, kind ?? null, status ?? null));
   });
+}
+
+/** What a canonical outcome says of the gate's error. */
+function kindOf(error: unknown): { kind?: string; status?: number } {
+  try {
+    const { kind, status } = Object(error) as { kind?: unknown; status?: unknown };
+    return { ...(typeof kind === 'string' && { kind }), ...(typeof status === 'number' && { status }) };
+  } catch (cause) {
+    throw wrongArgument('error: reading its members failed', cause);
+  }
 }
 
 /** A call that is about to be made. */

@@ -83,7 +83,7 @@ export class ActPassError extends Error {
 
   constructor(message: string, given: ActPassErrorDetails = {}) {
     const details = Object(given) as ActPassErrorDetails;
-    super(String(message), 'cause' in details ? { cause: details.cause } : undefined);
+    super(textOf(message), 'cause' in details ? { cause: details.cause } : undefined);
     this.code = details.code ?? 'actpass.internal';
     this.kind = details.kind ?? 'internal';
     this.retryable = details.retryable ?? false;
@@ -229,9 +229,11 @@ export class ActionBlockedError extends ActPassError {
     const { cause, tool, approval, operation, requestId } = Object(given) as ActionBlockedDetails;
     const { decision: word, reason_code, explain } = Object(decision) as Partial<BlockingDecision>;
     const code = typeof reason_code === 'string' ? reason_code : 'actpass.blocked';
-    const why = `${cause?.message ?? explain?.summary ?? ''}`.replace(/[\p{Cc}\s]+/gu, ' ').slice(0, 300);
+    const why = textOf(cause?.message ?? explain?.summary ?? '')
+      .replace(/[\p{Cc}\s]+/gu, ' ')
+      .slice(0, 300);
     const known = without({ operation, requestId });
-    super(`the action was not run: ${word} (${code})${why && `: ${why}`}`, {
+    super(`the action was not run: ${textOf(word)} (${code})${why && `: ${why}`}`, {
       ...(cause && { ...(cause as object), cause }),
       ...known,
       code,
@@ -339,7 +341,20 @@ export function stamped(thrown: unknown, site: Site, operation?: string): unknow
 
 /** @internal What of the program's own leaves a call as it is, such as the reason of its signal. */
 export class Passed {
-  constructor(readonly value: unknown) {}
+  readonly #value: unknown;
+
+  constructor(value: unknown) {
+    this.#value = value;
+  }
+
+  get value(): unknown {
+    return this.#value;
+  }
+
+  /** Whether `thrown` is one, without any code of a program running, as `instanceof` on a proxy would. */
+  static is(thrown: unknown): thrown is Passed {
+    return typeof thrown === 'object' && thrown !== null && #value in thrown;
+  }
 }
 
 /**
@@ -347,7 +362,7 @@ export class Passed {
  * with the stack of `site`, and anything else as a defect.
  */
 export function leaving(thrown: unknown, site: Site, operation?: string): unknown {
-  if (thrown instanceof Passed) {
+  if (Passed.is(thrown)) {
     return thrown.value;
   }
   return stamped(unstamped.has(thrown as ActPassError) ? thrown : defect(thrown), site, operation);
@@ -374,6 +389,15 @@ export function oneLine<E extends Error>(error: E): E {
 
 function withStack<E extends Error>(error: E, stack: string): E {
   return Object.defineProperty(error, 'stack', { value: stack, configurable: true, writable: true });
+}
+
+/** `value` as text; nothing if it has none. */
+function textOf(value: unknown): string {
+  try {
+    return String(value);
+  } catch {
+    return '';
+  }
 }
 
 /** `members` less those that are `undefined`. */

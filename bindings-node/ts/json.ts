@@ -36,7 +36,20 @@ export const wrongSetting: Wrong = (message, cause) =>
 
 /** @internal A value whose JSON text was written before. */
 export class Written {
-  constructor(readonly text: string) {}
+  readonly #text: string;
+
+  constructor(text: string) {
+    this.#text = text;
+  }
+
+  get text(): string {
+    return this.#text;
+  }
+
+  /** Whether `value` is one, without any code of a program running, as `instanceof` on a proxy would. */
+  static is(value: unknown): value is Written {
+    return typeof value === 'object' && value !== null && #text in value;
+  }
 }
 
 /**
@@ -77,7 +90,7 @@ export function toInput(members: Members, names: readonly string[], wrong = wron
   for (const name of names) {
     const value = members[name];
     if (value !== undefined) {
-      const written = value instanceof Written ? value.text : new Writer(name, wrong).write(value, 1);
+      const written = Written.is(value) ? value.text : new Writer(name, wrong).write(value, 1);
       text += `${text && ', '}"${name}": ${written}`;
     }
   }

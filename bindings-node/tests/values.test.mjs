@@ -1,0 +1,239 @@
+/** Every public method with every kind of value: what leaves the SDK is always one of its own errors. */
+
+import assert from 'node:assert/strict';
+import { after, before, describe, test } from 'node:test';
+import { inspect } from 'node:util';
+import { runInNewContext } from 'node:vm';
+import * as sdk from '@actpass/sdk';
+import { ACTION, ALLOW, answer, Hostile, newClient } from './support.mjs';
+
+const { ActPass, ActPassError } = sdk;
+const fail = () => {
+  throw new TypeError('raw');
+};
+const traps = Object.fromEntries(Object.getOwnPropertyNames(Reflect).map((trap) => [trap, fail]));
+const revoked = Proxy.revocable({}, {});
+revoked.revoke();
+const cyclic = { self: null };
+cyclic.self = cyclic;
+let deep = 1;
+for (let level = 0; level < 20_000; level += 1) {
+  deep = [deep];
+}
+class Order {
+  amount = 1;
+}
+
+/** What a caller may pass by mistake, or by malice. */
+const VALUES = {
+  undefined,
+  null: null,
+  true: true,
+  zero: 0,
+  'minus zero': -0,
+  'a fraction': 1.5,
+  NaN: Number.NaN,
+  Infinity,
+  'a huge integer': 2 ** 70,
+  'a bigint': 1n,
+  'an empty string': '',
+  'a string': 'x',
+  'a lone surrogate': '\ud800',
+  'a string with a line break': 'a\r\nb',
+  'a symbol': Symbol('s'),
+  'a function': () => 1,
+  'an async function': async () => 1,
+  'a generator function': function* () {},
+  'a class': Order,
+  'an array': [],
+  'an array with a hole': [1, , 2],
+  'an empty object': {},
+  'an object without prototype': Object.create(null),
+  'a frozen object': Object.freeze({ a: Object.freeze([1]) }),
+  'an object of another realm': runInNewContext('({ a: [1] })'),
+  'an instance of a class': new Order(),
+  'a cycle': cyclic,
+  'what is nested too deep': deep,
+  'a getter that throws': Object.defineProperty({}, 'goal', { enumerable: true, get: fail }),
+  'a getter that throws undefined': Object.defineProperty({}, 'a', {
+    enumerable: true,
+    get() {
+      throw undefined;
+    },
+  }),
+  'a toJSON that throws': { toJSON: fail },
+  'a toJSON that rejects': { toJSON: () => Promise.reject(new Error('raw')) },
+  'a toString that throws': { toString: fail, valueOf: fail, [Symbol.toPrimitive]: fail },
+  'a proxy that throws': new Proxy({}, traps),
+  'a proxy of a function that throws': new Proxy(() => 1, traps),
+  'a proxy of an array that throws': new Proxy([], traps),
+  'a revoked proxy': revoked.proxy,
+  'an invalid date': new Date(Number.NaN),
+  'a map': new Map(),
+  'a set': new Set(),
+  'a regular expression': /a/,
+  'bytes that are none': new Uint8Array([255]),
+  'a promise': Promise.resolve(1),
+  'an error': new Error('x'),
+  'an error that looks native': new Error('{"name":'),
+  'an error that looks like one of a class': new Error('{"name":"nothing","message":"x","causes":[]}'),
+  'an outcome': { executed: true, decision: { decision: 'allow' }, kind: 'returned' },
+};
+
+/** The members of the options of each method. */
+const CALL = ['signal', 'traceparent', 'timeoutMs', 'maxRetries'];
+const MEMBERS = {
+  settings: [
+    ...['apiKey', 'tenantId', 'agentId', 'baseUrl', 'timeoutMs', 'connectTimeoutMs', 'maxRetries', 'circuitFailures'],
+    ...['mode', 'ca', 'dangerAllowInsecureHttp', 'logger', 'logLevel'],
+  ],
+  action: [
+    ...['goal', 'tool', 'args', 'resource', 'userId', 'passport', 'mode', 'idempotencyKey', 'audience'],
+    ...['approvalRequestId', 'toolManifestHash', ...CALL],
+  ],
+  guard: ['execute', 'waitForApprovalMs', 'recordOutcome'],
+  pending: ['approval_request_id', 'goal', 'tool', 'args', 'resource', 'user_id', 'mode', 'audience'],
+  issue: [
+    ...['audience', 'goal', 'allowedTools', 'allowedResources', 'resourceConstraints', 'userId', 'riskTier'],
+    ...['ttlSeconds', 'approvalRequestId', ...CALL],
+  ],
+  verify: ['token', 'audience', 'agentId', 'userId', 'currentToolManifestHash', 'policyHash', ...CALL],
+  offline: ['token', 'audience', 'issuer', 'agentId', 'userId', ...CALL],
+  event: [
+    ...['eventType', 'chainId', 'toolId', 'decision', 'reasonCode', 'metadata', 'requestHash', 'responseHash', ...CALL],
+  ],
+  wait: CALL,
+  defaults: ['userId', 'audience', 'mode', 'waitForApprovalMs', 'recordOutcome', ...CALL],
+  scope: ['userId', 'audience', 'signal', 'traceparent'],
+  outcome: ['kind', 'executed', 'decision', 'result', 'error', 'approval'],
+};
+const PENDING = { approval_request_id: 'apr_1', goal: 'g', tool: 't', args: {}, resource: '' };
+const ISSUE = { audience: 'a', goal: 'g', allowedTools: ['t'] };
+const VERIFY = { token: 't', audience: 'a' };
+const EVENT = { eventType: 'e', chainId: 'c' };
+const RUN = { execute: () => 'ran' };
+
+/** Each way in: a name and what is called with a value. */
+function entries(actpass) {
+  const { protect } = ActPass.prototype;
+  const protection = { tool: 't', goal: 'g' };
+  const guarded = actpass.protect(() => 'ran', protection);
+  const named = (member) => actpass.protect(() => 'ran', { ...protection, args: {}, [member]: (value) => value });
+  const whole = {
+    'new ActPass': (value) => new ActPass(value),
+    createActPass: (value) => sdk.createActPass(value),
+    preflight: (value) => actpass.preflight(value),
+    guard: (value) => actpass.guard(value),
+    resume: (value) => actpass.resume(value, RUN),
+    'resume, its options': (value) => actpass.resume(PENDING, value),
+    waitForApproval: (value) => actpass.waitForApproval(value),
+    'waitForApproval, its options': (value) => actpass.waitForApproval('apr_1', value),
+    protect: (value) => actpass.protect(value, protection),
+    'protect, its options': (value) => actpass.protect(() => 1, value),
+    'a protected function': (value) => guarded(value),
+    'a protected function, its second argument': (value) => guarded({}, value),
+    issuePassport: (value) => actpass.issuePassport(value),
+    verifyPassport: (value) => actpass.verifyPassport(value),
+    verifyPassportOffline: (value) => actpass.verifyPassportOffline(value),
+    revokePassport: (value) => actpass.revokePassport(value),
+    'revokePassport, its reason': (value) => actpass.revokePassport('ap_1', value),
+    'revokePassport, its options': (value) => actpass.revokePassport('ap_1', 'x', value),
+    recordEvidence: (value) => actpass.recordEvidence(value),
+    with: (value) => actpass.with(value),
+    run: (value) => actpass.run(value, () => 1),
+    'run, its function': (value) => actpass.run({}, value === VALUES['a class'] ? 7 : value),
+    hashPayload: (value) => sdk.hashPayload(value),
+    'the method hashPayload': (value) => actpass.hashPayload(value),
+    signPayload: (value) => sdk.signPayload(value, {}),
+    'signPayload, its payload': (value) => actpass.signPayload('s', value),
+    canonicalOutcome: (value) => sdk.canonicalOutcome(value),
+  };
+  const methods = {};
+  for (const name of Object.getOwnPropertyNames(ActPass.prototype)) {
+    const { get, value: method } = Object.getOwnPropertyDescriptor(ActPass.prototype, name);
+    if (name !== 'constructor') {
+      methods[`${name} on another this`] = (value) => (get ?? method).call(value, ACTION, RUN);
+    }
+  }
+  const members = (name, options, call, names) =>
+    Object.fromEntries(names.map((member) => [`${name}.${member}`, (value) => call({ ...options, [member]: value })]));
+  const options = ['goal', 'args', 'resource', 'userId', 'passport', 'idempotencyKey', 'approvalRequestId'];
+  return {
+    ...whole,
+    ...methods,
+    ...members('settings', { apiKey: 'apk_dev' }, (given) => new ActPass(given), MEMBERS.settings),
+    ...members('preflight', ACTION, (given) => actpass.preflight(given), MEMBERS.action),
+    ...members('guard', { ...ACTION, ...RUN }, (given) => actpass.guard(given), [...MEMBERS.action, ...MEMBERS.guard]),
+    ...members('pending', PENDING, (given) => actpass.resume(given, RUN), MEMBERS.pending),
+    ...members('resume', RUN, (given) => actpass.resume(PENDING, given), [...CALL, ...MEMBERS.guard, 'passport']),
+    ...members('wait', {}, (given) => actpass.waitForApproval('apr_1', given), MEMBERS.wait),
+    ...members('issuePassport', ISSUE, (given) => actpass.issuePassport(given), MEMBERS.issue),
+    ...members('verifyPassport', VERIFY, (given) => actpass.verifyPassport(given), MEMBERS.verify),
+    ...members('offline', VERIFY, (given) => actpass.verifyPassportOffline(given), MEMBERS.offline),
+    ...members('revoke', {}, (given) => actpass.revokePassport('ap_1', 'x', given), CALL),
+    ...members('recordEvidence', EVENT, (given) => actpass.recordEvidence(given), MEMBERS.event),
+    ...members('with', {}, (given) => actpass.with(given), MEMBERS.defaults),
+    ...members('run', {}, (given) => actpass.run(given, () => 1), MEMBERS.scope),
+    ...members('protect', protection, (given) => protect.call(actpass, () => 1, given), [
+      ...[...MEMBERS.action, ...MEMBERS.guard.slice(1), 'withContext'],
+    ]),
+    ...Object.fromEntries(
+      options.map((member) => [`what ${member} of protect returns`, (value) => named(member)(value)]),
+    ),
+    ...members('outcome', VALUES['an outcome'], (given) => sdk.canonicalOutcome(given), MEMBERS.outcome),
+    ...members('args', {}, (args) => actpass.preflight({ ...ACTION, args }), ['amount']),
+    'an item of args': (value) => actpass.preflight({ ...ACTION, args: { list: [value] } }),
+  };
+}
+
+/** What `call` ends with: a value or what it threw or rejected with. */
+async function endOf(call) {
+  try {
+    return { value: await call() };
+  } catch (thrown) {
+    return { thrown };
+  }
+}
+
+describe('whatever is passed', { concurrency: 4 }, () => {
+  const hostile = new Hostile();
+  const unhandled = [];
+  const note = (reason) => unhandled.push(reason);
+  before(() => process.on('unhandledRejection', note));
+  after(async () => {
+    await new Promise(setImmediate);
+    process.off('unhandledRejection', note);
+    assert.deepEqual(unhandled, []);
+  });
+  const names = Object.keys(entries(new ActPass({ apiKey: 'apk_dev' })));
+  assert.ok(names.length > 150, `${names.length}`);
+
+  for (const name of names) {
+    test(`to ${name}, nothing raw comes out`, () =>
+      hostile.play([answer(ALLOW)], async ({ baseUrl }) => {
+        const actpass = newClient(baseUrl, { maxRetries: 0, circuitFailures: 0 });
+        for (const [what, value] of Object.entries(VALUES)) {
+          // A handler of its own, for a promise that nobody else is given.
+          const { thrown, value: returned } = await endOf(() => entries(actpass)[name](value));
+          if (thrown !== undefined) {
+            assert.ok(thrown instanceof ActPassError, `${what}: ${inspect(thrown)}`);
+            assert.notEqual(thrown.kind, 'internal', `${what}: ${inspect(thrown)}`);
+            assert.ok(!/[\r\n]|^\{/.test(thrown.message), `${what}: ${thrown.message}`);
+            assert.ok(!/bindings-node\/dist/.test(thrown.stack.split('\n')[1]), `${what}: ${thrown.stack}`);
+          } else if (returned?.kind === 'threw') {
+            assert.ok(/execute/.test(name), `${what}: ${inspect(returned)}`);
+          }
+        }
+      }));
+  }
+
+  test('a constructor of an error takes it', () => {
+    for (const [what, value] of Object.entries(VALUES)) {
+      if (/toString|proxy|getter/.test(what)) {
+        continue;
+      }
+      assert.ok(new ActPassError(value, value) instanceof Error, what);
+      assert.ok(new sdk.ActionBlockedError(value, value) instanceof ActPassError, what);
+    }
+  });
+});
