@@ -301,7 +301,9 @@ function failure(reason: Reason, text: string, attempts: Attempt[]): ActPassErro
 
 /** The reason why every attempt failed, and what to do. A file that is there and cannot be loaded says more than one that is not. */
 function explain(platforms: Platform[], attempts: Attempt[]): [Reason, string] {
-  const found = attempts.filter(({ error }) => !isMissing(error));
+  const inPackage = isInPackage();
+  // What a bundler puts in the place of a binary says no more than that it is missing.
+  const found = attempts.filter(({ error }) => !isMissing(error) && (inPackage || !(error instanceof NotOurs)));
   for (const attempt of found) {
     const explained = explainAttempt(attempt);
     if (explained !== undefined) {
@@ -317,7 +319,7 @@ function explain(platforms: Platform[], attempts: Attempt[]): [Reason, string] {
     (platform) => libc === undefined || !platform.includes('linux') || platform.endsWith(libc.abi),
   );
   const names = (wanted.length > 0 ? wanted : platforms).map((platform) => `@actpass/sdk-${platform}`).join(' or ');
-  if (!isInPackage()) {
+  if (!inPackage) {
     return [
       'not_bundled',
       `it was left out of the bundle ${herePath()}: deploy the bundle with node_modules, or with ` +
