@@ -148,7 +148,7 @@ bindings-node/node_modules/.installed: bindings-node/package.json bindings-node/
 
 # The TypeScript face, compiled beside the types that users read.
 node-face: bindings-node/node_modules/.installed
-	rm -rf bindings-node/dist/*.js bindings-node/dist/*.ts bindings-node/dist/*.mjs bindings-node/dist/*.mts
+	rm -rf bindings-node/dist/esm bindings-node/dist/*.js bindings-node/dist/*.ts bindings-node/dist/*.mjs bindings-node/dist/*.mts
 	cd bindings-node && $(TIMED) 'build: TypeScript' npm run --silent build
 
 node-debug: node-face debug

@@ -12,3 +12,7 @@ mod guard;
 mod log;
 mod passport;
 mod runtime;
+
+/// The version of the native half, which the face compares with its own.
+#[napi_derive::napi]
+pub const VERSION: &str = env!("CARGO_PKG_VERSION");

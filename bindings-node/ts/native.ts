@@ -1,7 +1,6 @@
-/** The native half, and the one place that knows how to find it. Private: its shape may change in any version. */
+/** The native half. Private: its shape may change in any version. */
 
-import { existsSync } from 'node:fs';
-import { join } from 'node:path';
+import { loadNative } from './load.js';
 
 /** @internal What ended: of each call its number, how it ended, the text of its end, and its log lines or nothing. */
 export type Batch = (number | string)[];
@@ -45,6 +44,7 @@ export type CallName = Exclude<keyof Client, 'check' | 'circuit' | 'close'>;
 
 /** @internal */
 export interface Native {
+  readonly VERSION: string;
   Client: new (settings: string) => Client;
   Door: new (settled: (batch: Batch) => void) => Door;
   canonicalOutcome(executed: boolean, decision: string, kind: string | null, status: number | null): string;
@@ -52,40 +52,5 @@ export interface Native {
   signPayload(secret: string, payload: string): string;
 }
 
-/** The packages that may hold the binary for this platform, as napi-rs names them. */
-function candidates(): string[] {
-  const platform = `${process.platform}-${process.arch}`;
-  switch (process.platform) {
-    case 'linux':
-      return [`${platform}-gnu`, `${platform}-musl`];
-    case 'win32':
-      return [`${platform}-msvc`];
-    default:
-      return [platform];
-  }
-}
-
-function load(): Native {
-  const names = candidates();
-  const causes: unknown[] = [];
-  for (const name of names) {
-    const beside = join(__dirname, `actpass.${name}.node`);
-    try {
-      return require(existsSync(beside) ? beside : `@actpass/sdk-${name}`) as Native;
-    } catch (error) {
-      causes.push(error);
-    }
-  }
-  const platform = `${process.platform}-${process.arch}`;
-  const packages = names.map((name) => `@actpass/sdk-${name}`).join(' or ');
-  const broken = causes.find((cause) => (cause as { code?: unknown } | null)?.code !== 'MODULE_NOT_FOUND');
-  const problem =
-    broken === undefined
-      ? `has no native module for ${platform}: expected the package ${packages} to be installed beside it ` +
-        '(are optional dependencies left out?)'
-      : `cannot load its native module for ${platform}: ${broken instanceof Error ? broken.message : broken}`;
-  throw new Error(`@actpass/sdk ${problem}`, { cause: new AggregateError(causes, 'none could be loaded') });
-}
-
 /** @internal */
-export const native: Native = load();
+export const native: Native = loadNative() as Native;
