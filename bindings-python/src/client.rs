@@ -8,13 +8,14 @@ use pyo3::prelude::*;
 use pyo3::types::{PyBytes, PyInt, PyString};
 
 use crate::convert::{
-    from_json, is_bool, json, number, optional, read_json, seconds_argument, string, to_json, wrong_type,
+    from_json, is_bool, json, number, optional, read_json, seconds_argument, string, to_json, to_json_by,
+    type_name, wrong_type,
 };
-use crate::error::raise;
+use crate::error::{in_call, raise, raise_from};
 use crate::evidence::EvidenceArguments;
 use crate::guard::{ActionArguments, verdict};
 use crate::passport::{IssueArguments, OfflineVerifyArguments, VerifyArguments};
-use crate::runtime::{Door, enter};
+use crate::runtime::{Door, enter, enter_call};
 
 type Argument<'a, 'py> = Option<&'a Bound<'py, PyAny>>;
 type Needed<'a, 'py> = &'a Bound<'py, PyAny>;
@@ -95,23 +96,45 @@ impl Client {
         }
     }
 
-    fn preflight<'py>(&self, py: Python<'py>, action: ActionArguments<'py>) -> PyResult<Bound<'py, PyAny>> {
-        enter(py, || {
-            let action = action.convert()?;
+    #[pyo3(signature = (action, default = None))]
+    fn preflight<'py>(
+        &self,
+        py: Python<'py>,
+        action: ActionArguments<'py>,
+        default: Argument<'_, 'py>,
+    ) -> PyResult<Bound<'py, PyAny>> {
+        enter_call(py, "preflight", || {
+            let action = action.convert(default)?;
             let call = |actpass: ActPass| async move { actpass.preflight(&action).await };
-            self.ask(py, call, |decision| decision.as_json())
+            self.ask(py, "preflight", call, |decision| decision.as_json())
         })
     }
 
+    #[pyo3(signature = (action, record_outcome, default = None))]
     fn authorize<'py>(
         &self,
         py: Python<'py>,
         action: ActionArguments<'py>,
         record_outcome: Needed<'_, 'py>,
+        default: Argument<'_, 'py>,
     ) -> PyResult<Bound<'py, PyAny>> {
-        enter(py, || {
+        enter_call(py, "guard", || {
             let record = flag("record_outcome", record_outcome)?;
-            self.rule(py, action.convert()?, record)
+            self.rule(py, "guard", action.convert(default)?, record)
+        })
+    }
+
+    /// Checks the parameters of an action as `authorize` does, and sends nothing.
+    fn check(
+        &self,
+        py: Python<'_>,
+        action: ActionArguments<'_>,
+        record_outcome: Needed<'_, '_>,
+    ) -> PyResult<()> {
+        enter(py, || {
+            flag("record_outcome", record_outcome)?;
+            let action = action.convert(None)?;
+            self.door(py)?.check(&action).map_err(|error| raise(py, &error))
         })
     }
 
@@ -123,7 +146,7 @@ impl Client {
         wait_for_approval: Argument<'_, 'py>,
         record_outcome: Needed<'_, 'py>,
     ) -> PyResult<Bound<'py, PyAny>> {
-        enter(py, || {
+        enter_call(py, "resume", || {
             let mut action = pending_approval(pending)?.action();
             if let Some(passport) = optional("passport", passport)? {
                 action = action.passport(passport);
@@ -131,7 +154,7 @@ impl Client {
             if let Some(wait) = seconds_argument("wait_for_approval", wait_for_approval)? {
                 action = action.wait_for_approval(wait);
             }
-            self.rule(py, action, flag("record_outcome", record_outcome)?)
+            self.rule(py, "resume", action, flag("record_outcome", record_outcome)?)
         })
     }
 
@@ -141,26 +164,28 @@ impl Client {
         approval: Needed<'_, 'py>,
         timeout: Argument<'_, 'py>,
     ) -> PyResult<Bound<'py, PyAny>> {
-        enter(py, || {
+        enter_call(py, "wait_for_approval", || {
             let id = match approval.is_instance_of::<PyString>() {
                 true => string("approval", approval)?,
                 false => pending_approval(approval)?.id().to_owned(),
             };
             let timeout = seconds_argument("timeout", timeout)?.unwrap_or_default();
             let call = |actpass: ActPass| async move { actpass.wait_for_approval(&id, timeout).await };
-            self.ask(py, call, |approval| approval.as_json())
+            self.ask(py, "wait_for_approval", call, |approval| approval.as_json())
         })
     }
 
+    #[pyo3(signature = (wanted, default = None))]
     fn issue_passport<'py>(
         &self,
         py: Python<'py>,
         wanted: IssueArguments<'py>,
+        default: Argument<'_, 'py>,
     ) -> PyResult<Bound<'py, PyAny>> {
-        enter(py, || {
-            let wanted = wanted.convert()?;
+        enter_call(py, "issue_passport", || {
+            let wanted = wanted.convert(default)?;
             let call = |actpass: ActPass| async move { actpass.issue_passport(&wanted).await };
-            self.ask(py, call, |issued| issued.as_json())
+            self.ask(py, "issue_passport", call, |issued| issued.as_json())
         })
     }
 
@@ -169,10 +194,10 @@ impl Client {
         py: Python<'py>,
         wanted: VerifyArguments<'py>,
     ) -> PyResult<Bound<'py, PyAny>> {
-        enter(py, || {
+        enter_call(py, "verify_passport", || {
             let wanted = wanted.convert()?;
             let call = |actpass: ActPass| async move { actpass.verify_passport(&wanted).await };
-            self.ask(py, call, |verified| verified.as_json())
+            self.ask(py, "verify_passport", call, |verified| verified.as_json())
         })
     }
 
@@ -181,10 +206,10 @@ impl Client {
         py: Python<'py>,
         wanted: OfflineVerifyArguments<'py>,
     ) -> PyResult<Bound<'py, PyAny>> {
-        enter(py, || {
+        enter_call(py, "verify_passport_offline", || {
             let wanted = wanted.convert()?;
             let call = |actpass: ActPass| async move { actpass.verify_passport_offline(&wanted).await };
-            self.ask(py, call, |verified| verified.as_json())
+            self.ask(py, "verify_passport_offline", call, |verified| verified.as_json())
         })
     }
 
@@ -194,23 +219,25 @@ impl Client {
         jti: Needed<'_, 'py>,
         reason: Argument<'_, 'py>,
     ) -> PyResult<Bound<'py, PyAny>> {
-        enter(py, || {
+        enter_call(py, "revoke_passport", || {
             let (jti, reason) = (string("jti", jti)?, optional("reason", reason)?);
             let call =
                 |actpass: ActPass| async move { actpass.revoke_passport(&jti, reason.as_deref()).await };
-            self.ask(py, call, |revoked| revoked.as_json())
+            self.ask(py, "revoke_passport", call, |revoked| revoked.as_json())
         })
     }
 
+    #[pyo3(signature = (event, default = None))]
     fn record_evidence<'py>(
         &self,
         py: Python<'py>,
         event: EvidenceArguments<'py>,
+        default: Argument<'_, 'py>,
     ) -> PyResult<Bound<'py, PyAny>> {
-        enter(py, || {
-            let event = event.convert()?;
+        enter_call(py, "record_evidence", || {
+            let event = event.convert(default)?;
             let call = |actpass: ActPass| async move { actpass.record_evidence(&event).await };
-            self.ask(py, call, |recorded| recorded.as_json())
+            self.ask(py, "record_evidence", call, |recorded| recorded.as_json())
         })
     }
 
@@ -258,6 +285,7 @@ impl Client {
     fn ask<'py, T, F>(
         &self,
         py: Python<'py>,
+        called: &'static str,
         call: impl FnOnce(ActPass) -> F + Send,
         document: fn(&T) -> &str,
     ) -> PyResult<Bound<'py, PyAny>>
@@ -267,18 +295,25 @@ impl Client {
     {
         self.door(py)?.call(py, call, move |py, answer| match answer {
             Ok(answer) => from_json(py, document(&answer)),
-            Err(error) => Err(raise(py, &error)),
+            Err(error) => Err(raise_from(py, &error, Some(called))),
         })
     }
 
-    fn rule<'py>(&self, py: Python<'py>, action: Action, record: bool) -> PyResult<Bound<'py, PyAny>> {
+    fn rule<'py>(
+        &self,
+        py: Python<'py>,
+        called: &'static str,
+        action: Action,
+        record: bool,
+    ) -> PyResult<Bound<'py, PyAny>> {
         let door = Door::clone(&*self.door(py)?);
         let (ruler, action) = (door.clone(), Arc::new(action));
         let asked = Arc::clone(&action);
         let call = |actpass: ActPass| async move { actpass.authorize(&asked).await };
         door.call(py, call, move |py, ruled| {
-            let ruled = ruler.rule(&action, ruled).map_err(|error| raise(py, &error))?;
-            verdict(py, ruled, record.then_some(ruler))
+            let ruled = ruler.rule(&action, ruled);
+            let ruled = ruled.map_err(|error| in_call(py, raise(py, &error), called))?;
+            verdict(py, ruled, called, record.then_some(ruler))
         })
     }
 
@@ -292,10 +327,16 @@ impl Client {
     }
 }
 
-/// The JSON text of a value, as it is sent.
+/// The JSON text of a value, as it is sent; `default` converts what is not JSON.
 #[pyfunction]
-pub(crate) fn json_text(py: Python<'_>, member: &str, value: Needed<'_, '_>) -> PyResult<String> {
-    enter(py, || to_json(member, value))
+#[pyo3(signature = (member, value, default = None))]
+pub(crate) fn json_text(
+    py: Python<'_>,
+    member: &str,
+    value: Needed<'_, '_>,
+    default: Argument<'_, '_>,
+) -> PyResult<String> {
+    enter(py, || to_json_by(member, value, default))
 }
 
 /// The value of such a text: what nobody else can change.
@@ -329,8 +370,7 @@ pub(crate) fn sign_payload(
 
 /// A setting of the wrong type is an error of the configuration, not of a call.
 fn wrong_setting(member: &str, expected: &str, found: &Bound<'_, PyAny>) -> PyErr {
-    let found_type = found.get_type().name().map(|name| name.to_string()).unwrap_or_default();
-    let problem = format!("{member}: expected {expected}, found {found_type}");
+    let problem = format!("{member}: expected {expected}, found {}", type_name(found));
     raise(found.py(), &Error::new(ErrorKind::Config, problem))
 }
 

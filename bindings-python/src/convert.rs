@@ -7,15 +7,26 @@ use std::time::Duration;
 
 use actpass_core::json::{self, Builder, MAX_DEPTH, ReadError, Style, Text};
 use actpass_core::{Error, Json};
+use pyo3::intern;
 use pyo3::prelude::*;
 use pyo3::types::{PyBool, PyDict, PyFloat, PyInt, PyList, PyString, PyTuple};
 
 use crate::error::raise;
 
-/// The JSON text of `value`, as Python's `json.dumps` writes it by default, but for what is not JSON: NaN, the infinities
-/// and lone surrogates are errors that name `member`, and where in it they are.
+/// The JSON text of `value`, as Python's `json.dumps` writes it by default. Errors: values that are not JSON, NaN, the
+/// infinities and lone surrogates; they name `member` and the path inside it.
 pub(crate) fn to_json(member: &str, value: &Bound<'_, PyAny>) -> PyResult<String> {
-    let mut writer = Writer { text: Text::new(Style::Wire) };
+    to_json_by(member, value, None)
+}
+
+/// As [`to_json`], with a function that converts values that are not JSON, as the `default` of `json.dumps`. What it
+/// returns is checked like any other value; what it raises is raised.
+pub(crate) fn to_json_by(
+    member: &str,
+    value: &Bound<'_, PyAny>,
+    default: Option<&Bound<'_, PyAny>>,
+) -> PyResult<String> {
+    let mut writer = Writer { text: Text::new(Style::Wire), default };
     writer.value(value, 0).map_err(|wrong| wrong.named(value.py(), member))?;
     Ok(writer.text.into_string())
 }
@@ -38,7 +49,17 @@ pub(crate) fn read_json<'py>(py: Python<'py>, member: &str, text: &str) -> PyRes
 
 /// Any JSON value, for what the core takes apart.
 pub(crate) fn json(member: &str, value: &Bound<'_, PyAny>) -> PyResult<Json> {
-    Json::parse(to_json(member, value)?.as_bytes()).map_err(|error| argument(value.py(), member, error))
+    json_by(member, value, None)
+}
+
+/// As [`json`], with a function that converts values that are not JSON.
+pub(crate) fn json_by(
+    member: &str,
+    value: &Bound<'_, PyAny>,
+    default: Option<&Bound<'_, PyAny>>,
+) -> PyResult<Json> {
+    let text = to_json_by(member, value, default)?;
+    Json::parse(text.as_bytes()).map_err(|error| argument(value.py(), member, error))
 }
 
 /// A string argument.
@@ -88,10 +109,21 @@ pub(crate) fn wrong_type(member: &str, expected: &str, found: &Bound<'_, PyAny>)
 }
 
 fn instead(expected: &str, found: &Bound<'_, PyAny>) -> String {
-    match found.get_type().name() {
-        Ok(name) => format!("expected {expected}, found {name}"),
-        Err(_) => format!("expected {expected}"),
-    }
+    format!("expected {expected}, found {}", type_name(found))
+}
+
+/// The name of a value's class with its module, unless it is built in: `numpy.bool` is not `bool`.
+pub(crate) fn type_name(value: &Bound<'_, PyAny>) -> String {
+    static NAME: Function = Function::of("actpass._json", "name_of");
+    let name = NAME.bound(value.py()).and_then(|name| name.call1((value,))?.extract());
+    // A metaclass may raise at anything.
+    name.unwrap_or_else(|_| "an object whose class has no name".to_owned())
+}
+
+/// How to write a value that is not JSON.
+fn advice(value: &Bound<'_, PyAny>) -> Option<String> {
+    static ADVICE: Function = Function::of("actpass._json", "advice");
+    ADVICE.bound(value.py()).and_then(|advice| advice.call1((value,))?.extract()).ok()
 }
 
 fn str_of<'s>(member: &str, text: &'s Bound<'_, PyString>) -> PyResult<Cow<'s, str>> {
@@ -101,42 +133,71 @@ fn str_of<'s>(member: &str, text: &'s Bound<'_, PyString>) -> PyResult<Cow<'s, s
 const SURROGATE: &str = "expected text in Unicode, found a lone surrogate";
 
 /// Why a value has no JSON text.
-struct Wrong {
-    problem: String,
-    /// From the value to where the problem is, such as `.order.items[0]`; unknown where it is too deep to be read.
-    place: Option<String>,
+enum Wrong {
+    Problem {
+        problem: String,
+        /// From the value to where the problem is, such as `.order.items[0]`; unknown where it is too deep to be read.
+        place: Option<String>,
+        advice: Option<String>,
+    },
+    /// A function of the program raised.
+    Raised(PyErr),
+}
+
+impl From<PyErr> for Wrong {
+    fn from(error: PyErr) -> Self {
+        Self::Raised(error)
+    }
 }
 
 impl Wrong {
     fn new(problem: impl Into<String>) -> Self {
-        Self { problem: problem.into(), place: Some(String::new()) }
+        Self::Problem { problem: problem.into(), place: Some(String::new()), advice: None }
+    }
+
+    fn not_json(value: &Bound<'_, PyAny>) -> Self {
+        let problem = instead("values that are JSON", value);
+        Self::Problem { problem, place: Some(String::new()), advice: advice(value) }
     }
 
     fn too_deep() -> Self {
-        Self { problem: format!("nested past {MAX_DEPTH} levels"), place: None }
+        let problem = format!("nested past {MAX_DEPTH} levels");
+        Self::Problem { problem, place: None, advice: None }
     }
 
     /// The same, seen from one level further out.
-    fn inside(mut self, step: fmt::Arguments<'_>) -> Self {
+    fn inside(self, step: fmt::Arguments<'_>) -> Self {
         /// In bytes: what is longer says nothing to a reader.
         const LONGEST: usize = 200;
-        self.place = self.place.filter(|place| place.len() < LONGEST).map(|place| format!("{step}{place}"));
-        self
+        match self {
+            Self::Problem { problem, place, advice } => {
+                let place = place.filter(|place| place.len() < LONGEST).map(|place| format!("{step}{place}"));
+                Self::Problem { problem, place, advice }
+            }
+            raised @ Self::Raised(_) => raised,
+        }
     }
 
     fn named(self, py: Python<'_>, member: &str) -> PyErr {
-        match self.place.as_deref().map(|place| place.trim_start_matches('.')) {
-            None | Some("") => argument(py, member, self.problem),
-            Some(place) => argument(py, member, format_args!("{} at {place}", self.problem)),
-        }
+        let (problem, place, advice) = match self {
+            Self::Problem { problem, place, advice } => (problem, place, advice),
+            Self::Raised(error) => return error,
+        };
+        let at = match place.as_deref().map(|place| place.trim_start_matches('.')) {
+            None | Some("") => String::new(),
+            Some(place) => format!(" at {place}"),
+        };
+        let how = advice.map(|advice| format!(": {advice}")).unwrap_or_default();
+        argument(py, member, format_args!("{problem}{at}{how}"))
     }
 }
 
-struct Writer {
+struct Writer<'a, 'py> {
     text: Text,
+    default: Option<&'a Bound<'py, PyAny>>,
 }
 
-impl Writer {
+impl Writer<'_, '_> {
     fn value(&mut self, value: &Bound<'_, PyAny>, depth: usize) -> Result<(), Wrong> {
         if let Ok(text) = value.cast::<PyString>() {
             self.text.string(&Self::str_of(text)?);
@@ -155,9 +216,24 @@ impl Writer {
         } else if let Ok(items) = value.cast::<PyTuple>() {
             self.items(items.iter(), Self::deeper(depth)?)?;
         } else {
-            return Err(Wrong::new(instead("values that are JSON", value)));
+            self.converted(value, depth)?;
         }
         Ok(())
+    }
+
+    /// A value that is not JSON, as `default` converts it. Each conversion counts as a level, so that one which never
+    /// comes to an end is an error.
+    fn converted(&mut self, value: &Bound<'_, PyAny>, depth: usize) -> Result<(), Wrong> {
+        let Some(default) = self.default else {
+            return Err(Wrong::not_json(value));
+        };
+        let depth = Self::deeper(depth).map_err(|_| Wrong::Problem {
+            problem: format!("{} nested past {MAX_DEPTH} levels", instead("values that are JSON", value)),
+            place: None,
+            advice: Some("default= has to return a value that is JSON".to_owned()),
+        })?;
+        let converted = default.call1((value,))?;
+        self.value(&converted, depth)
     }
 
     fn deeper(depth: usize) -> Result<usize, Wrong> {
@@ -187,7 +263,10 @@ impl Writer {
 
     fn object(&mut self, members: &Bound<'_, PyDict>, depth: usize) -> Result<(), Wrong> {
         self.text.raw("{");
-        for (at, (key, value)) in members.iter().enumerate() {
+        for (at, member) in members_of(members)?.iter().enumerate() {
+            let (key, value) = member
+                .extract::<(Bound<'_, PyAny>, Bound<'_, PyAny>)>()
+                .map_err(|_| Wrong::new(format!("expected pairs from items() of {}", type_name(members))))?;
             self.text.comma(at);
             match key.cast::<PyString>() {
                 Ok(key) => self.text.key(&Self::str_of(key)?),
@@ -208,7 +287,7 @@ impl Writer {
         if !is_plain {
             return Err(Wrong::new(instead("strings as keys", key)));
         }
-        let mut writer = Self { text: Text::new(Style::Wire) };
+        let mut writer = Self { text: Text::new(Style::Wire), default: None };
         writer.value(key, 0)?;
         self.text.key(writer.text.as_str());
         Ok(())
@@ -235,6 +314,16 @@ impl Writer {
         }
         Ok(())
     }
+}
+
+/// The members of a dict, in a list of their own: `default` may change the dict. A subclass is what its own `items()`
+/// says, as `json.dumps` has it.
+fn members_of<'py>(members: &Bound<'py, PyDict>) -> PyResult<Bound<'py, PyList>> {
+    if members.is_exact_instance_of::<PyDict>() {
+        return Ok(members.items());
+    }
+    let items = members.call_method0(intern!(members.py(), "items"))?;
+    members.py().get_type::<PyList>().call1((items,))?.cast_into().map_err(PyErr::from)
 }
 
 /// A key that can be shown: one that is made like a name. Others may hold anything.

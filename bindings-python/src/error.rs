@@ -3,28 +3,66 @@
 use actpass_core::{Error, ErrorKind};
 use pyo3::exceptions::PyException;
 use pyo3::prelude::*;
-use pyo3::types::PyType;
+use pyo3::types::{PyDict, PyType};
 
 /// The exception for `error`, to be raised.
 pub(crate) fn raise(py: Python<'_>, error: &Error) -> PyErr {
-    match exception(py, error) {
+    raise_from(py, error, None)
+}
+
+/// The exception for `error` of the method `called`, to be raised.
+pub(crate) fn raise_from(py: Python<'_>, error: &Error, called: Option<&str>) -> PyErr {
+    match exception(py, error, called) {
         Ok(exception) => PyErr::from_value(exception),
         Err(problem) => problem,
     }
 }
 
-/// The exception for `error`, to be handed on.
-pub(crate) fn exception<'py>(py: Python<'py>, error: &Error) -> PyResult<Bound<'py, PyAny>> {
+/// The exception for `error`, to be handed on. It names the method that was `called`, not the request that failed.
+pub(crate) fn exception<'py>(
+    py: Python<'py>,
+    error: &Error,
+    called: Option<&str>,
+) -> PyResult<Bound<'py, PyAny>> {
     let class = py.import("actpass._errors")?.getattr(class_name(error.kind()))?;
     let class = class.cast_into::<PyType>().map_err(PyErr::from)?;
-    let exception = class.call1((error.to_string(), error.status(), error.body(), error.code()))?;
-    exception.setattr("kind", error.kind().name())?;
-    exception.setattr("operation", error.operation().map(|operation| operation.name()))?;
-    exception.setattr("request_id", error.request_id())?;
-    exception.setattr("retry_after", error.retry_after().map(|wait| wait.as_secs_f64()))?;
-    exception.setattr("retryable", error.is_retryable())?;
+    let request = error.operation().map(|operation| operation.name());
+    let text = error.to_string();
+    let text = match (request, called) {
+        (Some(request), Some(called)) => match text.strip_prefix(request) {
+            Some(problem) => format!("{called}{problem}"),
+            None => text,
+        },
+        _ => text,
+    };
+    let exception = class.call1((text, error.status(), error.body(), error.code()))?;
+    let members = PyDict::new(py);
+    members.set_item("kind", error.kind().name())?;
+    members.set_item("operation", called.or(request))?;
+    members.set_item("request_id", error.request_id())?;
+    members.set_item("retry_after", error.retry_after().map(|wait| wait.as_secs_f64()))?;
+    members.set_item("retryable", error.is_retryable())?;
+    exception.call_method("_complete", (), Some(&members))?;
     debug_assert!(exception.is_instance_of::<PyException>());
     Ok(exception)
+}
+
+/// Names the method in an error that does not name one, such as that of an argument.
+pub(crate) fn in_call(py: Python<'_>, error: PyErr, called: &str) -> PyErr {
+    let named = || -> PyResult<()> {
+        let value = error.value(py);
+        let base = py.import("actpass._errors")?.getattr("ActPassError")?;
+        if value.is_instance(&base)? && value.getattr("operation")?.is_none() {
+            let members = PyDict::new(py);
+            members.set_item("operation", called)?;
+            value.call_method("_complete", (), Some(&members))?;
+        }
+        Ok(())
+    };
+    match named() {
+        Ok(()) => error,
+        Err(problem) => problem,
+    }
 }
 
 fn class_name(kind: ErrorKind) -> &'static str {

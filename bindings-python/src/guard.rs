@@ -10,7 +10,9 @@ use pyo3::exceptions::{PyException, PyRuntimeError};
 use pyo3::prelude::*;
 use pyo3::types::{PyDict, PyString};
 
-use crate::convert::{Function, argument, from_json, json, optional, seconds_argument, string, to_json};
+use crate::convert::{
+    Function, argument, from_json, json, optional, seconds_argument, string, to_json, to_json_by,
+};
 use crate::error::{exception, raise};
 use crate::runtime::{Door, enter};
 
@@ -32,7 +34,8 @@ pub(crate) struct ActionArguments<'py>(
 );
 
 impl ActionArguments<'_> {
-    pub(crate) fn convert(self) -> PyResult<Action> {
+    /// `default` converts what in the arguments is not JSON.
+    pub(crate) fn convert(self, default: Option<&Bound<'_, PyAny>>) -> PyResult<Action> {
         let Self(
             goal,
             tool,
@@ -49,7 +52,7 @@ impl ActionArguments<'_> {
         ) = self;
         let mut action = Action::new(string("goal", &goal)?, string("tool", &tool)?)
             .resource(string("resource", &resource)?)
-            .args_text(to_json("args", &args)?);
+            .args_text(to_json_by("args", &args, default)?);
         if let Some(mode) = optional("mode", mode.as_ref())? {
             action = action.mode(mode.parse().map_err(|error| raise(goal.py(), &error))?);
         }
@@ -78,18 +81,20 @@ impl ActionArguments<'_> {
     }
 }
 
-/// A verdict: `(permit, None)` or `(None, outcome)`. `recorder` is the client by which the outcome is to be recorded.
-pub(crate) fn verdict(
-    py: Python<'_>,
+/// A verdict of the method `called`: `(permit, None)` or `(None, outcome)`. `recorder` is the client by which the outcome
+/// is to be recorded.
+pub(crate) fn verdict<'py>(
+    py: Python<'py>,
     verdict: Verdict,
+    called: &'static str,
     recorder: Option<Door>,
-) -> PyResult<Bound<'_, PyAny>> {
+) -> PyResult<Bound<'py, PyAny>> {
     let (permit, outcome) = match verdict {
         Verdict::Blocked(blocked) => {
-            (None, Some(report(py, Outcome::<Py<PyAny>, Py<PyAny>>::Blocked(blocked))?))
+            (None, Some(report(py, Outcome::<Py<PyAny>, Py<PyAny>>::Blocked(blocked), called)?))
         }
         Verdict::Proceed(permit) => {
-            (Some(Permit { state: Mutex::new(State::Granted(permit)), recorder }), None)
+            (Some(Permit { state: Mutex::new(State::Granted(permit)), called, recorder }), None)
         }
     };
     (permit, outcome).into_bound_py_any(py)
@@ -99,6 +104,7 @@ pub(crate) fn verdict(
 #[pyclass(frozen, module = "actpass._native")]
 pub(crate) struct Permit {
     state: Mutex<State>,
+    called: &'static str,
     recorder: Option<Door>,
 }
 
@@ -125,6 +131,14 @@ impl Permit {
             self.replace(State::Running(settlement));
             Ok(given)
         })
+    }
+
+    /// Rules again, because the arguments are no longer those that were judged: a verdict like that of `authorize`.
+    fn arguments_changed<'py>(&self, py: Python<'py>) -> PyResult<Bound<'py, PyAny>> {
+        let State::Granted(permit) = self.replace(State::Settled) else {
+            return Err(PyRuntimeError::new_err("the permit is spent"));
+        };
+        enter(py, || verdict(py, permit.arguments_changed(), self.called, self.recorder.clone()))
     }
 
     /// The outcome of an action that returned `result`, and what comes of recording it: members of the outcome, or a call
@@ -159,7 +173,7 @@ impl Permit {
             return Err(PyRuntimeError::new_err("the permit is not running"));
         };
         let recording = self.recorder.as_ref().map(|door| record(py, door, &settlement, &ended)).transpose();
-        let outcome = report(py, settlement.settle(ended))?;
+        let outcome = report(py, settlement.settle(ended), self.called)?;
         match recording {
             Ok(recording) => Ok((outcome, recording)),
             Err(stop) => Err(carrying(py, stop, &outcome)),
@@ -186,7 +200,7 @@ fn record<'py>(
         let call = |actpass: ActPass| async move { actpass.record_evidence(&event).await };
         door.call(py, call, |py, recorded| match recorded {
             Ok(recorded) => member(py, "evidence", from_json(py, recorded.as_json())?),
-            Err(error) => member(py, "evidence_error", exception(py, &error)?),
+            Err(error) => member(py, "evidence_error", exception(py, &error, None)?),
         })
     });
     match recorded {
@@ -212,7 +226,12 @@ fn member<'py>(py: Python<'py>, name: &str, value: Bound<'py, PyAny>) -> PyResul
     Ok(members.into_any())
 }
 
-fn report<'py>(py: Python<'py>, outcome: Outcome<Py<PyAny>, Py<PyAny>>) -> PyResult<Bound<'py, PyAny>> {
+fn report<'py>(
+    py: Python<'py>,
+    outcome: Outcome<Py<PyAny>, Py<PyAny>>,
+    called: &str,
+) -> PyResult<Bound<'py, PyAny>> {
+    static OUTPUT: Function = Function::of("actpass._outcome", "GuardOutput");
     enter(py, || {
         let reported = PyDict::new(py);
         reported.set_item("decision", from_json(py, outcome.decision().as_json())?)?;
@@ -234,9 +253,9 @@ fn report<'py>(py: Python<'py>, outcome: Outcome<Py<PyAny>, Py<PyAny>>) -> PyRes
             }
         };
         if let Some(error) = gate_error {
-            reported.set_item("error", exception(py, &error)?)?;
+            reported.set_item("error", exception(py, &error, Some(called))?)?;
         }
-        Ok(reported.into_any())
+        OUTPUT.bound(py)?.call1((reported,))
     })
 }
 

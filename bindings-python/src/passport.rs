@@ -4,7 +4,7 @@ use actpass_core::{OfflineVerifyRequest, PassportRequest, VerifyRequest};
 use pyo3::prelude::*;
 use pyo3::types::PyBool;
 
-use crate::convert::{json, optional, string, strings, wrong_type};
+use crate::convert::{json_by, optional, string, strings, wrong_type};
 
 /// The members of a request for a passport, in the order of the face's parameters.
 #[derive(FromPyObject)]
@@ -21,7 +21,7 @@ pub(crate) struct IssueArguments<'py>(
 );
 
 impl IssueArguments<'_> {
-    pub(crate) fn convert(self) -> PyResult<PassportRequest> {
+    pub(crate) fn convert(self, default: Option<&Bound<'_, PyAny>>) -> PyResult<PassportRequest> {
         let Self(audience, goal, tools, resources, constraints, user_id, ttl_seconds, risk_tier, approval) =
             self;
         let mut request = PassportRequest::new(
@@ -34,7 +34,7 @@ impl IssueArguments<'_> {
             request = request.allowed_resources(strings("allowed_resources", &resources)?);
         }
         if let Some(constraints) = constraints {
-            request = request.resource_constraints(json("resource_constraints", &constraints)?);
+            request = request.resource_constraints(json_by("resource_constraints", &constraints, default)?);
         }
         if let Some(user_id) = optional("user_id", user_id.as_ref())? {
             request = request.user_id(user_id);

@@ -10,7 +10,7 @@ use actpass_core::runtime::{Background, Host, Settings};
 use actpass_core::{ActPass, Circuit, Error, ErrorKind};
 use pyo3::prelude::*;
 
-use crate::error::raise;
+use crate::error::{in_call, raise};
 use crate::mailbox::Mailbox;
 use crate::telemetry::Watch;
 
@@ -109,6 +109,11 @@ pub(crate) fn enter<T>(py: Python<'_>, body: impl FnOnce() -> PyResult<T>) -> Py
     });
     catch_unwind(entered)
         .unwrap_or_else(|_panic| Err(raise(py, &Error::new(ErrorKind::Internal, "a panic in the SDK"))))
+}
+
+/// As [`enter`], for the method `called`, which its errors name.
+pub(crate) fn enter_call<T>(py: Python<'_>, called: &str, body: impl FnOnce() -> PyResult<T>) -> PyResult<T> {
+    enter(py, body).map_err(|error| in_call(py, error, called))
 }
 
 /// Calls that break, for the tests of what happens then. No wheel that is shipped has any.

@@ -141,7 +141,10 @@ def test_what_is_sent_is_chosen(gateway: Played, client: ActPassClient) -> None:
     last = client.protect(**NAMES, exclude={"db"}, redact={"card": lambda card: card[-1:]})(use)
     assert last(handle, "4242", 3) == (handle, "4242", 3)
     assert judged(gateway)["args"] == {"card": "2", "amount": 3}
-    with pytest.raises(ActPassArgumentError, match="args: expected values that are JSON, found object at db"):
+    with pytest.raises(
+        ActPassArgumentError,
+        match="args: expected values that are JSON, found object at db: convert it by default=, or leave",
+    ):
         client.protect(**NAMES)(use)(handle, "4242", 3)
     assert len(gateway.seen()) == 3
 
@@ -166,15 +169,15 @@ class Number(enum.IntEnum):
 @pytest.mark.parametrize(
     ("value", "at"),
     [
-        (Order(3), "found Order at amount"),
-        (decimal.Decimal("4.90"), "found Decimal at amount"),
-        (datetime.datetime(2026, 1, 1), "found datetime at amount"),
-        (pathlib.PurePosixPath("a"), "found PurePosixPath at amount"),
-        (Currency.USD, "found Currency at amount"),
-        (b"3", "found bytes at amount"),
-        ({3}, "found set at amount"),
-        ({"total": [1, {"of": decimal.Decimal(1)}]}, r"found Decimal at amount\.total\[1\]\.of"),
-        ({"a b": object()}, r"found object at amount\[…\]"),
+        (Order(3), r"found test_protect\.Order at amount: write dataclasses\.asdict\(value\), or .*default="),
+        (decimal.Decimal("4.90"), r"found decimal\.Decimal at amount: write str\(value\), or .*default="),
+        (datetime.datetime(2026, 1, 1), r"found datetime\.datetime at amount: write value\.isoformat\(\), or .*="),
+        (pathlib.PurePosixPath("a"), r"found pathlib\S*\.PurePosixPath at amount: write str\(value\), or .*="),
+        (Currency.USD, r"found test_protect\.Currency at amount: write value\.value, or .*="),
+        (b"3", r"found bytes at amount: write value\.decode\(\) or base64 text, or .*="),
+        ({3}, r"found set at amount: write sorted\(value\), or .*="),
+        ({"total": [1, {"of": decimal.Decimal(1)}]}, r"found decimal\.Decimal at amount\.total\[1\]\.of: write .*"),
+        ({"a b": object()}, r"found object at amount\[…\]: convert it by default=, or leave it out"),
         (float("nan"), "NaN and infinity are not JSON at amount"),
     ],
 )
@@ -285,9 +288,12 @@ def test_arguments_that_change_meanwhile_run_nothing(hostile: Hostile) -> None:
         protected = client.protect(**NAMES)(lambda items: ran.append(items))  # type: ignore[misc]
         other = threading.Thread(target=change)
         other.start()
-        with pytest.raises(ActPassArgumentError, match="they changed meanwhile, nothing ran"):
+        with pytest.raises(ActionBlocked) as caught:
             protected(items)
         other.join()
+    assert caught.value.code == caught.value.decision["reason_code"] == "actpass.arguments_changed"
+    assert caught.value.decision["explain"]["next_steps"]
+    assert not caught.value.retryable
     assert ran == []
 
 
@@ -324,7 +330,7 @@ def test_an_argument_that_is_named_as_a_receiver_is_judged(gateway: Played, clie
 
     assert (book("first", 2), Desk.book("first", 2)) == ("first", "first")
     assert [json.loads(one["body"])["args"] for one in gateway.seen()] == [{"cls": "first", "seats": 2}] * 2
-    with pytest.raises(ActPassArgumentError, match="found Desk at cls"):
+    with pytest.raises(ActPassArgumentError, match=r"found test_protect\.Desk at cls"):
         book(Desk(), 2)
 
 
@@ -414,7 +420,7 @@ def test_arguments_that_change_before_they_are_sent(gateway: Played, client: Act
         return "u"
 
     protected = client.protect(**NAMES, user_id=subject)(lambda items: ran.append(items))  # type: ignore[misc]
-    with pytest.raises(ActPassArgumentError, match="they changed meanwhile"):
+    with pytest.raises(ActionBlocked, match=r"actpass\.arguments_changed"):
         protected(items)
     assert (judged(gateway)["args"], ran) == ({"items": [{"amount": 1}]}, [])
     with pytest.raises(ActPassArgumentError, match=r"\Aargs: "):

@@ -2,13 +2,17 @@
 
 from __future__ import annotations
 
+import ast
 import importlib.metadata
 import os
+import re
 import subprocess
 import sys
+from collections.abc import Sequence
 from pathlib import Path
 from typing import Any
 
+import pytest
 from support import PACKAGE, WATCH, binary, within
 
 AGENT = """
@@ -16,8 +20,8 @@ from actpass import ActPassClient, AsyncActPassClient
 
 ran = []
 
-def refund(amount, mode=None, wait=None):
-    client = ActPassClient()  # By the environment, as the program makes it.
+def refund(amount, mode=None, wait=None, base_url=None):
+    client = ActPassClient(base_url=base_url)  # By the environment, as the program makes it.
     return client.guard("refund", "stripe.refund.create", {"amount": amount}, lambda ctx: ran.append(ctx) or amount,
                         mode=mode, wait_for_approval=wait)
 
@@ -32,7 +36,8 @@ import threading
 
 import pytest
 from actpass import ActionBlocked, ActPassConnectionError
-from actpass.testing import allow, assert_executed, assert_not_executed, deny, require_approval, unreachable, warn
+from actpass.testing import ScriptedGateway, allow, assert_executed, assert_not_executed, deny, require_approval
+from actpass.testing import unreachable, warn
 import agent
 
 
@@ -116,6 +121,45 @@ def test_the_other_calls(actpass_gateway):
     assert client.guard("g", "t", {}, lambda ctx: 1, record_outcome=True)["evidence"]["event_id"]
     with pytest.raises(AssertionError):
         actpass_gateway.assert_not_executed("t")
+
+
+def test_without_the_fixture():
+    with ScriptedGateway() as gateway:
+        gateway.allow("t")
+        client = gateway.client()
+        client.preflight("g", "t", {})
+        client.preflight("g", "t", {}, mode="monitor")
+        gateway.assert_not_executed("t")
+        client.guard("g", "t", {}, lambda ctx: 1)
+        with pytest.raises(AssertionError):
+            gateway.assert_not_executed("t")
+        gateway.assert_executed("t", times=1)
+        gateway.assert_not_asked("other")
+
+
+def test_what_blocks_an_allowed_action_did_not_run(actpass_gateway):
+    actpass_gateway.allow()
+    items = [1]
+
+    @actpass_gateway.client().protect(tool="t", goal="g", user_id=lambda: items.append(2))
+    def pay(items):
+        return items
+
+    with pytest.raises(ActionBlocked, match="arguments_changed"):
+        pay(items)
+    actpass_gateway.assert_not_executed()
+    actpass_gateway.unreachable()
+    with pytest.raises(ActPassConnectionError):
+        actpass_gateway.client().preflight("g", "t", {}, mode="monitor")
+    actpass_gateway.assert_not_executed()
+
+
+def test_patches_undone_in_the_test_hide_nothing(actpass_gateway, monkeypatch):
+    actpass_gateway.allow()
+    monkeypatch.undo()
+    agent.refund(1)
+    with pytest.raises(AssertionError):
+        actpass_gateway.assert_not_executed()
 """
 
 FAILING = """
@@ -157,6 +201,36 @@ def test_g(actpass_gateway):
     actpass_gateway.assert_asked(times=2)
 """
 
+REAL_ELSEWHERE = """
+import os
+import subprocess
+import sys
+
+import pytest
+from actpass.testing import UnknownExecution
+
+
+GUARD = ".guard('resolve_refund_request', 'stripe.refund.create', {'amount': 4900, 'currency': 'usd'}, print)"
+
+
+def test_children(actpass_gateway):
+    code = "import agent; agent.ActPassClient()" + GUARD
+    subprocess.run([sys.executable, "-c", code], check=True)
+    with pytest.raises(AssertionError):
+        actpass_gateway.assert_not_executed()
+    actpass_gateway.assert_executed("stripe.refund.create", times=1)
+
+
+def test_others(actpass_gateway, monkeypatch):
+    monkeypatch.setattr("actpass.testing._SETTLED_WITHIN", 0.1)
+    actpass_gateway.assert_not_executed()
+    environment = {name: value for name, value in os.environ.items() if not name.startswith("ACTPASS_")}
+    code = "import agent, sys; agent.ActPassClient('apk_dev', base_url=sys.argv[1])" + GUARD
+    subprocess.run([sys.executable, "-c", code, actpass_gateway.base_url], check=True, env=environment)
+    with pytest.raises(UnknownExecution):
+        actpass_gateway.assert_not_executed()
+"""
+
 REAL = """
 import agent
 
@@ -168,28 +242,269 @@ def test_it(actpass_gateway):
 """
 
 
-def run_tests(directory: Path, tests: str, *options: str) -> str:
+def run_tests(
+    directory: Path, tests: str, *options: str, python: Sequence[str] = (), plugin: str = "actpass.testing"
+) -> str:
     (directory / "agent.py").write_text(AGENT, encoding="utf-8")
     (directory / "test_agent.py").write_text(tests, encoding="utf-8")
     installed = importlib.metadata.entry_points()
     found = installed.select(group="pytest11") if hasattr(installed, "select") else installed.get("pytest11", [])
     # An installed package brings its plugin by itself.
-    plugin = [] if any(one.value == "actpass.testing" for one in found) else ["-p", "actpass.testing"]
+    named = [] if any(one.value == "_actpass_pytest" for one in found) else ["-p", plugin]
     environment = {key: value for key, value in os.environ.items() if not key.startswith("ACTPASS_")}
     environment["PYTHONPATH"] = os.pathsep.join([str(PACKAGE), str(directory)])
-    command = [sys.executable, "-W", "error", "-m", "pytest", "-q", "-p", "no:cacheprovider", *plugin, *options, "."]
-    with within(60):
-        done = subprocess.run(command, cwd=directory, env=environment, capture_output=True, text=True, check=False)
+    command = [sys.executable, "-W", "error", *python, "-m", "pytest", "-q", "-p", "no:cacheprovider"]
+    with within(120):
+        done = subprocess.run(
+            [*command, *named, *options, "."],
+            cwd=directory,
+            env=environment,
+            capture_output=True,
+            text=True,
+            check=False,
+        )
     WATCH.note(done.stdout, done.stderr)
     return done.stdout + done.stderr
 
 
 def test_a_users_tests(tmp_path: Path) -> None:
-    assert "7 passed" in run_tests(tmp_path, PASSING)
+    said = run_tests(tmp_path, PASSING)
+    assert "10 passed" in said, said
 
 
 def test_a_users_tests_fail_where_they_should(tmp_path: Path) -> None:
     assert "7 failed" in run_tests(tmp_path, FAILING)
+
+
+#: How a process can be made in which an action runs, and what makes it.
+ELSEWHERE = """
+import asyncio
+import multiprocessing
+import os
+import subprocess
+import sys
+import threading
+from concurrent.futures import ProcessPoolExecutor
+
+import pytest
+import agent
+from actpass import ActPassClient
+from actpass.testing import assert_not_executed
+
+
+def by_thread():
+    thread = threading.Thread(target=agent.refund, args=[1])
+    thread.start()
+    thread.join()
+
+def by_task():
+    asyncio.run(agent.refund_later(1))
+
+def by_fork():
+    pid = os.fork()
+    if pid == 0:
+        try:
+            agent.refund(1)
+        finally:
+            os._exit(0)
+    os.waitpid(pid, 0)
+
+def by_subprocess():
+    subprocess.run([sys.executable, "-c", "import agent; agent.refund(1)"], check=True)
+
+def by_process_of_a_process():
+    again = "['-O', '-c', 'import agent; agent.refund(1)']"
+    code = f"import subprocess, sys; subprocess.run([sys.executable, *{again}], check=True)"
+    subprocess.run([sys.executable, "-c", code], check=True)
+
+def by_start_method(method):
+    def run():
+        # A server of forks keeps the environment of the first test.
+        given = {"base_url": os.environ["ACTPASS_API_BASE_URL"]}
+        process = multiprocessing.get_context(method).Process(target=agent.refund, args=[1], kwargs=given)
+        process.start()
+        process.join()
+        if process.exitcode != 0:
+            raise RuntimeError("the child failed")
+    run.__name__ = f"by_{method}"
+    return run
+
+def by_pool():
+    with ProcessPoolExecutor(1, mp_context=multiprocessing.get_context("spawn")) as pool:
+        pool.submit(agent.refund, 1).result()
+
+def by_a_fresh_import():
+    mine = {name: sys.modules.pop(name) for name in list(sys.modules) if name.partition(".")[0] == "actpass"}
+    try:
+        import actpass
+        out = actpass.ActPassClient().guard("g", "stripe.refund.create", {}, lambda ctx: 1)
+    finally:
+        sys.modules.update(mine)
+    if not out["executed"]:
+        raise RuntimeError("it did not run")
+
+WAYS = [by_thread, by_task, by_fork, by_subprocess, by_process_of_a_process, by_pool]
+WAYS += [by_start_method(one) for one in multiprocessing.get_all_start_methods()]
+
+
+@pytest.mark.parametrize("way", WAYS, ids=lambda way: way.__name__)
+def test_it_ran(actpass_gateway, way):
+    actpass_gateway.allow()
+    way()
+    for tool in (None, "stripe.refund.create"):
+        for ask in (actpass_gateway.assert_not_executed, lambda tool: assert_not_executed(actpass_gateway, tool)):
+            try:
+                ask(tool)
+            except AssertionError:
+                pass
+            else:
+                raise RuntimeError("green although it ran")
+    actpass_gateway.assert_not_executed("another.tool")
+    actpass_gateway.assert_executed("stripe.refund.create", times=1)
+
+
+@pytest.mark.parametrize("way", WAYS, ids=lambda way: way.__name__)
+def test_it_did_not_run(actpass_gateway, way):
+    way()
+    actpass_gateway.assert_not_executed()
+    actpass_gateway.assert_asked("stripe.refund.create", times=1)
+
+
+UNSEEN = "import agent, sys; client = agent.ActPassClient('apk_test', base_url=sys.argv[1]);"
+GUARD = "client.guard('g', 't', {}, lambda ctx: 1, mode=sys.argv[2])"
+
+
+@pytest.mark.parametrize(
+    ("answer", "mode", "is_known"),
+    [("allow", "enforce", False), ("deny", "enforce", True), ("deny", "monitor", False), ("warn", "warn", False),
+     ("warn", "enforce", True), ("unreachable", "monitor", False), ("unreachable", "enforce", True)],
+)
+def test_what_cannot_be_known_is_not_answered(actpass_gateway, answer, mode, is_known, monkeypatch):
+    monkeypatch.setattr("actpass.testing._SETTLED_WITHIN", 0.1)
+    getattr(actpass_gateway, answer)()
+    environment = {name: value for name, value in os.environ.items() if not name.startswith("ACTPASS_")}
+    command = [sys.executable, "-c", UNSEEN + GUARD, actpass_gateway.base_url, mode]
+    subprocess.run(command, check=True, env=environment)
+    asks = [
+        lambda: actpass_gateway.assert_not_executed(),
+        lambda: actpass_gateway.assert_executed("t"),
+        lambda: actpass_gateway.executed,
+    ]
+    for ask in asks[:1] if is_known else asks:
+        try:
+            ask()
+        except AssertionError as error:
+            if type(error).__name__ != "UnknownExecution" or is_known:
+                raise RuntimeError("an answer") from error
+        else:
+            if not is_known:
+                raise RuntimeError("an answer")
+
+
+def test_a_forked_process_does_not_answer(actpass_gateway):
+    pid = os.fork()
+    if pid == 0:
+        try:
+            actpass_gateway.assert_not_executed()
+        except AssertionError:
+            os._exit(3)
+        finally:
+            os._exit(0)
+    if os.waitstatus_to_exitcode(os.waitpid(pid, 0)[1]) != 3:
+        raise RuntimeError("it answered")
+
+
+@pytest.mark.skipif(sys.flags.optimize > 0, reason="pytest's own")
+def test_a_fresh_import(actpass_gateway):
+    actpass_gateway.allow()
+    by_a_fresh_import()
+    with pytest.raises(AssertionError):
+        actpass_gateway.assert_not_executed()
+    actpass_gateway.assert_executed("stripe.refund.create")
+
+
+def test_a_closed_gateway_does_not_answer(actpass_gateway):
+    actpass_gateway.close()
+    with pytest.raises(AssertionError, match="closed"):
+        actpass_gateway.assert_not_executed()
+    with pytest.raises(AssertionError, match="closed"):
+        actpass_gateway.assert_not_asked()
+
+
+@pytest.mark.parametrize("wrong", ["", 3, True, b"t", ["t"]])
+def test_a_tool_that_is_none(actpass_gateway, wrong):
+    for ask in (actpass_gateway.assert_not_executed, actpass_gateway.assert_executed, actpass_gateway.assert_asked):
+        with pytest.raises(TypeError, match="tool: expected"):
+            ask(wrong)
+    for times in (True, -1, "1", 1.0):
+        with pytest.raises(TypeError, match="times: expected"):
+            actpass_gateway.assert_executed(times=times)
+
+
+NO_OUTCOMES = [None, {}, {"executed": 0}, {"executed": None}, {"decision": "deny"}, "no", ActPassClient]
+
+
+@pytest.mark.parametrize("wrong", NO_OUTCOMES)
+def test_what_is_no_outcome(wrong):
+    with pytest.raises(TypeError, match="outcome: expected"):
+        assert_not_executed(wrong)
+
+
+def test_the_outcome_of_another_tool(actpass_gateway):
+    out = actpass_gateway.client().guard("g", "t", {}, lambda ctx: 1)
+    assert_not_executed(out, "t")
+    with pytest.raises(TypeError, match="tool: expected"):
+        assert_not_executed(out, "other")
+"""
+
+
+@pytest.mark.parametrize("setting", ["plain", "optimized", "xdist"])
+def test_where_an_action_runs(tmp_path: Path, setting: str) -> None:
+    """Whatever process or thread it runs in, and without `assert` statements."""
+    options = []
+    if setting == "xdist":
+        pytest.importorskip("xdist")
+        options = ["-n", "2", "-k", "ran or did_not_run"]
+    said = run_tests(tmp_path, ELSEWHERE, *options, python=["-O"] if setting == "optimized" else [])
+    skipped = " 1 skipped," if setting == "optimized" else ""
+    passed = re.search(r"(\d+) passed,?" + skipped, said)
+    assert passed is not None and "failed" not in said and "error" not in said.lower(), said
+    assert int(passed[1]) >= (8 if setting == "xdist" else 40)
+
+
+def test_helpers_have_no_assert_statement() -> None:
+    """`python -O` removes those."""
+    import _actpass_pytest
+    import actpass._scripted
+    import actpass.testing
+
+    for module in (actpass.testing, _actpass_pytest, actpass._scripted, actpass._run):
+        tree = ast.parse(Path(str(module.__file__)).read_text(encoding="utf-8"))
+        assert not [node for node in ast.walk(tree) if isinstance(node, ast.Assert)], module.__name__
+
+
+UNUSED = """
+import sys
+
+def test_it():
+    assert not [name for name in sys.modules if name.partition(".")[0] == "actpass"]
+"""
+
+
+def test_a_run_that_does_not_use_the_plugin_imports_nothing(tmp_path: Path) -> None:
+    assert "1 passed" in run_tests(tmp_path, UNUSED, plugin="_actpass_pytest")
+
+
+def test_a_broken_native_half_does_not_break_a_run(tmp_path: Path) -> None:
+    (tmp_path / "conftest.py").write_text("import sys\nsys.modules['actpass._native'] = None\n", encoding="utf-8")
+    assert "1 passed" in run_tests(tmp_path, "def test_it(): pass", plugin="_actpass_pytest")
+    said = run_tests(tmp_path, REAL, plugin="_actpass_pytest")
+    assert "1 error" in said or "errors" in said, said
+
+
+def test_the_real_gateway_knows_too(tmp_path: Path) -> None:
+    said = run_tests(tmp_path, REAL_ELSEWHERE, f"--actpass-gateway={binary('ACTPASS_GATEWAY')}")
+    assert "2 passed" in said, said
 
 
 def test_the_real_gateway(tmp_path: Path) -> None:

@@ -237,6 +237,18 @@ impl Settings {
         self.0.mode
     }
 
+    /// Checks an action as [`ActPass::authorize`] does before it sends, and sends nothing: for a binding that is given the
+    /// parameters before the arguments.
+    ///
+    /// # Errors
+    ///
+    /// [`ErrorKind::Argument`], which names the parameter.
+    pub fn check(&self, action: &Action) -> Result<(), Error> {
+        let mode = action.mode.unwrap_or(self.0.mode);
+        let key = action.idempotency_key.as_deref().unwrap_or("unsent");
+        request::preflight(action, &self.0.agent_id, mode, key).map(drop)
+    }
+
     /// The verdict on what [`ActPass::authorize`] came to by way of a door of this module. A door may fail before there is
     /// a client that could rule: a runtime that cannot be made (a forked child may be out of file descriptors), a panic.
     /// That too is a verdict: it blocks, and lets `monitor` run.

@@ -39,14 +39,15 @@ from ._errors import (
     ActPassTimeoutError,
 )
 from ._native import VERSION as __version__
+from ._outcome import GuardOutput
 from ._types import (
     Approval,
     Credential,
     Decision,
     DecisionWord,
+    ErrorData,
     ExecutionContext,
     Explain,
-    GuardOutput,
     IssuedPassport,
     Mode,
     PassportClaims,
@@ -77,6 +78,7 @@ __all__ = [
     "Credential",
     "Decision",
     "DecisionWord",
+    "ErrorData",
     "ExecutionContext",
     "Explain",
     "GuardOutput",

@@ -3,33 +3,32 @@
 from __future__ import annotations
 
 from collections.abc import Awaitable, Collection, Mapping
-from typing import TYPE_CHECKING, Any, Callable, overload
+from types import TracebackType
+from typing import TYPE_CHECKING, Any, Callable, Optional, Union, overload
 
 from . import _run
-from ._client import Settings
+from ._client import Self, Settings
+from ._errors import ActPassError
+from ._outcome import GuardOutput
 from ._run import answer
 from ._telemetry import operation
-from ._types import T
+from ._types import (
+    Approval,
+    Decision,
+    ExecutionContext,
+    IssuedPassport,
+    Mode,
+    P,
+    PassportRevocation,
+    PassportVerification,
+    PendingApproval,
+    R,
+    RecordedEvidence,
+    T,
+)
 
 if TYPE_CHECKING:
-    from types import TracebackType
-
-    from typing_extensions import Self
-
     from . import _native
-    from ._protect import P, R
-    from ._types import (
-        Approval,
-        Decision,
-        ExecutionContext,
-        GuardOutput,
-        IssuedPassport,
-        Mode,
-        PassportRevocation,
-        PassportVerification,
-        PendingApproval,
-        RecordedEvidence,
-    )
 
 
 class AsyncActPassClient(Settings):
@@ -55,9 +54,9 @@ class AsyncActPassClient(Settings):
     _background = True
 
     @classmethod
-    def _of(cls, native: _native.Client) -> Self:
+    def _of(cls, native: _native.Client, default: Optional[Callable[[Any], Any]]) -> AsyncActPassClient:
         client = cls.__new__(cls)
-        client._hold(native)
+        client._hold(native, default)
         return client
 
     async def preflight(
@@ -66,14 +65,15 @@ class AsyncActPassClient(Settings):
         tool: str,
         args: dict[str, Any],
         resource: str = "",
-        user_id: str | None = None,
-        passport: str | None = None,
-        mode: Mode | None = None,
-        idempotency_key: str | None = None,
-        audience: str | None = None,
+        user_id: Optional[str] = None,
+        passport: Optional[str] = None,
+        mode: Optional[Mode] = None,
+        idempotency_key: Optional[str] = None,
+        audience: Optional[str] = None,
         *,
-        approval_request_id: str | None = None,
-        tool_manifest_hash: str | None = None,
+        approval_request_id: Optional[str] = None,
+        tool_manifest_hash: Optional[str] = None,
+        default: Optional[Callable[[Any], Any]] = None,
     ) -> Decision:
         """Ask for a decision, and run nothing.
 
@@ -89,6 +89,7 @@ class AsyncActPassClient(Settings):
             audience: To whom the passport is shown.
             approval_request_id: The approved request that the action spends.
             tool_manifest_hash: The hash of the tool's definition as the agent sees it.
+            default: As for :meth:`guard`.
 
         Returns:
             The decision as the gateway sent it. A 401 or 403 that explains itself with a decision other than
@@ -98,26 +99,35 @@ class AsyncActPassClient(Settings):
             ActPassArgumentError: Something cannot be sent; nothing was.
             ActPassError: There is no decision; its class and ``code`` say why.
         """
+        converter = self._converter(default, "preflight")
         with operation("preflight", tool, mode, self) as told:
-            decision: Decision = await answer(
-                self._native.preflight(
-                    (
-                        goal,
-                        tool,
-                        args,
-                        resource,
-                        user_id,
-                        passport,
-                        mode,
-                        idempotency_key,
-                        audience,
-                        approval_request_id,
-                        tool_manifest_hash,
-                        None,
+            try:
+                decision: Decision = await answer(
+                    self._native.preflight(
+                        (
+                            goal,
+                            tool,
+                            args,
+                            resource,
+                            user_id,
+                            passport,
+                            mode,
+                            idempotency_key,
+                            audience,
+                            approval_request_id,
+                            tool_manifest_hash,
+                            None,
+                        ),
+                        converter,
                     )
                 )
-            )
+            except ActPassError:
+                if _run.journals and (mode or self.mode) == "monitor":
+                    _run.note(tool, {}, ran=False)
+                raise
             told.decided(decision)
+            if _run.journals:
+                _run.note(tool, decision, ran=False)
             return decision
 
     @overload
@@ -128,16 +138,17 @@ class AsyncActPassClient(Settings):
         args: dict[str, Any],
         execute_fn: Callable[[ExecutionContext], Awaitable[T]],
         resource: str = "",
-        user_id: str | None = None,
-        passport: str | None = None,
-        mode: Mode | None = None,
-        idempotency_key: str | None = None,
-        audience: str | None = None,
+        user_id: Optional[str] = None,
+        passport: Optional[str] = None,
+        mode: Optional[Mode] = None,
+        idempotency_key: Optional[str] = None,
+        audience: Optional[str] = None,
         *,
-        approval_request_id: str | None = None,
-        tool_manifest_hash: str | None = None,
-        wait_for_approval: float | None = None,
+        approval_request_id: Optional[str] = None,
+        tool_manifest_hash: Optional[str] = None,
+        wait_for_approval: Optional[float] = None,
         record_outcome: bool = False,
+        default: Optional[Callable[[Any], Any]] = None,
     ) -> GuardOutput[T]: ...
 
     @overload
@@ -148,16 +159,17 @@ class AsyncActPassClient(Settings):
         args: dict[str, Any],
         execute_fn: Callable[[ExecutionContext], T],
         resource: str = "",
-        user_id: str | None = None,
-        passport: str | None = None,
-        mode: Mode | None = None,
-        idempotency_key: str | None = None,
-        audience: str | None = None,
+        user_id: Optional[str] = None,
+        passport: Optional[str] = None,
+        mode: Optional[Mode] = None,
+        idempotency_key: Optional[str] = None,
+        audience: Optional[str] = None,
         *,
-        approval_request_id: str | None = None,
-        tool_manifest_hash: str | None = None,
-        wait_for_approval: float | None = None,
+        approval_request_id: Optional[str] = None,
+        tool_manifest_hash: Optional[str] = None,
+        wait_for_approval: Optional[float] = None,
         record_outcome: bool = False,
+        default: Optional[Callable[[Any], Any]] = None,
     ) -> GuardOutput[T]: ...
 
     async def guard(
@@ -167,16 +179,17 @@ class AsyncActPassClient(Settings):
         args: dict[str, Any],
         execute_fn: Callable[[ExecutionContext], Any],
         resource: str = "",
-        user_id: str | None = None,
-        passport: str | None = None,
-        mode: Mode | None = None,
-        idempotency_key: str | None = None,
-        audience: str | None = None,
+        user_id: Optional[str] = None,
+        passport: Optional[str] = None,
+        mode: Optional[Mode] = None,
+        idempotency_key: Optional[str] = None,
+        audience: Optional[str] = None,
         *,
-        approval_request_id: str | None = None,
-        tool_manifest_hash: str | None = None,
-        wait_for_approval: float | None = None,
+        approval_request_id: Optional[str] = None,
+        tool_manifest_hash: Optional[str] = None,
+        wait_for_approval: Optional[float] = None,
         record_outcome: bool = False,
+        default: Optional[Callable[[Any], Any]] = None,
     ) -> GuardOutput[Any]:
         """Ask for a decision, and run ``execute_fn`` only when the decision allows it.
 
@@ -202,6 +215,9 @@ class AsyncActPassClient(Settings):
                 top of the client's ``timeout``, which is that of each request. Then the same action is asked about once
                 more. Default: it is not held.
             record_outcome: Whether the ledger is told how the action ended, on the decision's chain.
+            default: A function that converts what in ``args`` is not JSON, as for ``json.dumps``: it is called with
+                each such value and returns what to send. What it raises is raised. Default: the client's, else such
+                values are refused.
 
         Returns:
             A dict: ``decision`` and ``executed`` always; ``result`` when the function ran and returned; ``error``
@@ -219,29 +235,37 @@ class AsyncActPassClient(Settings):
             asyncio.CancelledError: The task was cancelled. Before the verdict: nothing runs. While the function ran: it
                 has been cancelled too, and with ``record_outcome`` the ledger is told, as far as that still succeeds.
         """
-        _run.check_callable(execute_fn, awaited=True)
+        action = (
+            goal,
+            tool,
+            args,
+            resource,
+            user_id,
+            passport,
+            mode,
+            idempotency_key,
+            audience,
+            approval_request_id,
+            tool_manifest_hash,
+            wait_for_approval,
+        )
+        return await self._guard(action, execute_fn, default=default, record_outcome=record_outcome)
+
+    async def _guard(
+        self,
+        action: tuple[Any, ...],
+        execute_fn: Callable[[ExecutionContext], Any],
+        *,
+        default: Optional[Callable[[Any], Any]],
+        record_outcome: object,
+        unchanged: Optional[Callable[[], bool]] = None,
+    ) -> GuardOutput[Any]:
+        """Guard ``action``, whose members are the parameters of ``authorize``, unless its arguments have changed."""
+        _run.check_callable(execute_fn, "guard", awaited=True)
+        converter, tool, mode = self._converter(default, "guard"), action[1], action[6]
         with operation("guard", tool, mode, self) as told:
-            permit, blocked = await answer(
-                self._native.authorize(
-                    (
-                        goal,
-                        tool,
-                        args,
-                        resource,
-                        user_id,
-                        passport,
-                        mode,
-                        idempotency_key,
-                        audience,
-                        approval_request_id,
-                        tool_manifest_hash,
-                        wait_for_approval,
-                    ),
-                    record_outcome,
-                )
-            )
-            outcome: GuardOutput[Any] = await _run.run_async(permit, blocked, tool, execute_fn, told)
-            return outcome
+            permit, blocked = await answer(self._native.authorize(action, record_outcome, converter))
+            return await _run.run_async(permit, blocked, tool, execute_fn, told, unchanged)
 
     @overload
     async def resume(
@@ -249,8 +273,8 @@ class AsyncActPassClient(Settings):
         pending: PendingApproval,
         execute_fn: Callable[[ExecutionContext], Awaitable[T]],
         *,
-        passport: str | None = None,
-        wait_for_approval: float | None = None,
+        passport: Optional[str] = None,
+        wait_for_approval: Optional[float] = None,
         record_outcome: bool = False,
     ) -> GuardOutput[T]: ...
 
@@ -260,8 +284,8 @@ class AsyncActPassClient(Settings):
         pending: PendingApproval,
         execute_fn: Callable[[ExecutionContext], T],
         *,
-        passport: str | None = None,
-        wait_for_approval: float | None = None,
+        passport: Optional[str] = None,
+        wait_for_approval: Optional[float] = None,
         record_outcome: bool = False,
     ) -> GuardOutput[T]: ...
 
@@ -270,8 +294,8 @@ class AsyncActPassClient(Settings):
         pending: PendingApproval,
         execute_fn: Callable[[ExecutionContext], Any],
         *,
-        passport: str | None = None,
-        wait_for_approval: float | None = None,
+        passport: Optional[str] = None,
+        wait_for_approval: Optional[float] = None,
         record_outcome: bool = False,
     ) -> GuardOutput[Any]:
         """Guard an action again that waited for a person, in this process or another.
@@ -294,13 +318,12 @@ class AsyncActPassClient(Settings):
         Raises:
             ActPassArgumentError: ``pending`` is not such a dict; the message names the member.
         """
-        _run.check_callable(execute_fn, awaited=True)
+        _run.check_callable(execute_fn, "resume", awaited=True)
         with operation("resume", *_run.shown(pending), self) as told:
             permit, blocked = await answer(self._native.resume(pending, passport, wait_for_approval, record_outcome))
-            outcome: GuardOutput[Any] = await _run.run_async(permit, blocked, pending["tool"], execute_fn, told)
-            return outcome
+            return await _run.run_async(permit, blocked, pending["tool"], execute_fn, told)
 
-    async def wait_for_approval(self, approval: PendingApproval | str, timeout: float = 0.0) -> Approval:
+    async def wait_for_approval(self, approval: Union[PendingApproval, str], timeout: float = 0.0) -> Approval:
         """Wait until a person decided, for ``timeout`` seconds at most, and return where the approval stands then.
 
         Args:
@@ -322,13 +345,13 @@ class AsyncActPassClient(Settings):
         audience: str,
         goal: str,
         allowed_tools: list[str],
-        allowed_resources: list[str] | None = None,
-        resource_constraints: dict[str, Any] | None = None,
-        user_id: str | None = None,
-        ttl_seconds: int | None = None,
+        allowed_resources: Optional[list[str]] = None,
+        resource_constraints: Optional[dict[str, Any]] = None,
+        user_id: Optional[str] = None,
+        ttl_seconds: Optional[int] = None,
         risk_tier: str = "medium",
         *,
-        approval_request_id: str | None = None,
+        approval_request_id: Optional[str] = None,
     ) -> IssuedPassport:
         """Ask for a passport: signed leave to ask for certain actions for a few minutes, once.
 
@@ -362,7 +385,8 @@ class AsyncActPassClient(Settings):
                         ttl_seconds,
                         risk_tier,
                         approval_request_id,
-                    )
+                    ),
+                    self._default,
                 )
             )
             return issued
@@ -371,10 +395,10 @@ class AsyncActPassClient(Settings):
         self,
         token: str,
         audience: str,
-        agent_id: str | None = None,
-        user_id: str | None = None,
-        current_tool_manifest_hash: str | None = None,
-        policy_hash: str | None = None,
+        agent_id: Optional[str] = None,
+        user_id: Optional[str] = None,
+        current_tool_manifest_hash: Optional[str] = None,
+        policy_hash: Optional[str] = None,
     ) -> PassportVerification:
         """Have the gateway verify a passport as shown to ``audience``; the other parameters must match if given.
 
@@ -397,9 +421,9 @@ class AsyncActPassClient(Settings):
         token: str,
         audience: str,
         *,
-        issuer: str | None = None,
-        agent_id: str | None = None,
-        user_id: str | None = None,
+        issuer: Optional[str] = None,
+        agent_id: Optional[str] = None,
+        user_id: Optional[str] = None,
     ) -> PassportVerification:
         """Verify a passport with the gateway's public keys, which are fetched once and kept.
 
@@ -427,7 +451,7 @@ class AsyncActPassClient(Settings):
             )
             return verified
 
-    async def revoke_passport(self, jti: str, reason: str | None = None) -> PassportRevocation:
+    async def revoke_passport(self, jti: str, reason: Optional[str] = None) -> PassportRevocation:
         """Revoke the passport named ``jti`` (``ap_…``), for ``reason``.
 
         Returns:
@@ -444,12 +468,12 @@ class AsyncActPassClient(Settings):
         self,
         event_type: str,
         chain_id: str,
-        tool_id: str | None = None,
-        decision: str | None = None,
-        reason_code: str | None = None,
-        metadata: dict[str, Any] | None = None,
-        request_hash: str | None = None,
-        response_hash: str | None = None,
+        tool_id: Optional[str] = None,
+        decision: Optional[str] = None,
+        reason_code: Optional[str] = None,
+        metadata: Optional[dict[str, Any]] = None,
+        request_hash: Optional[str] = None,
+        response_hash: Optional[str] = None,
     ) -> RecordedEvidence:
         """Append an event of your own to a chain of the gateway's tamper-evident ledger.
 
@@ -472,7 +496,8 @@ class AsyncActPassClient(Settings):
         with operation("record_evidence"):
             recorded: RecordedEvidence = await answer(
                 self._native.record_evidence(
-                    (event_type, chain_id, tool_id, decision, reason_code, metadata, request_hash, response_hash)
+                    (event_type, chain_id, tool_id, decision, reason_code, metadata, request_hash, response_hash),
+                    self._default,
                 )
             )
             return recorded
@@ -482,23 +507,25 @@ class AsyncActPassClient(Settings):
         *,
         tool: str,
         goal: str,
-        resource: str | Callable[..., str] = "",
-        mode: Mode | None = None,
-        include: Collection[str] | None = None,
+        resource: Union[str, Callable[..., str]] = "",
+        mode: Optional[Mode] = None,
+        include: Optional[Collection[str]] = None,
         exclude: Collection[str] = (),
-        redact: Collection[str] | Mapping[str, Callable[[Any], object]] = (),
-        user_id: str | Callable[[], str | None] | None = None,
-        passport: str | Callable[[], str | None] | None = None,
-        audience: str | None = None,
-        tool_manifest_hash: str | None = None,
-        wait_for_approval: float | None = None,
+        redact: Union[Collection[str], Mapping[str, Callable[[Any], object]]] = (),
+        user_id: Union[str, Callable[[], Optional[str]], None] = None,
+        passport: Union[str, Callable[[], Optional[str]], None] = None,
+        audience: Optional[str] = None,
+        tool_manifest_hash: Optional[str] = None,
+        wait_for_approval: Optional[float] = None,
         record_outcome: bool = False,
+        default: Optional[Callable[[Any], Any]] = None,
     ) -> Callable[[Callable[P, R]], Callable[P, R]]:
         """Return a decorator whose function runs only when the decision about its arguments allows it.
 
         The arguments of a call, bound to their names and with defaults filled in, are what the gateway judges, and what
-        the function is called with: a list or dict among them that changes meanwhile runs nothing. The ``self`` or
-        ``cls`` of a method is not sent. A function with ``**names`` has those sent as arguments of their own.
+        the function is called with. If a list or dict among them changes while the gateway decides, the call is
+        blocked with ``actpass.arguments_changed`` (in ``monitor`` it runs, and that denial is reported). The ``self``
+        or ``cls`` of a method is not sent. A function with ``**names`` has those sent as arguments of their own.
         Generators are refused: their bodies would run later, unguarded. The function keeps its name, documentation,
         signature and type. It must be ``async def``: a plain one would block the event loop.
 
@@ -519,12 +546,15 @@ class AsyncActPassClient(Settings):
             tool_manifest_hash: The hash of the tool's definition as the agent sees it.
             wait_for_approval: As for :meth:`guard`.
             record_outcome: As for :meth:`guard`.
+            default: As for :meth:`guard`, for the function's arguments. It is called once more before the function
+                runs, to see that nothing has changed.
 
         Raises:
-            ActPassConfigError: When it is decorated: a name is none of the function's, or it cannot be protected.
+            ActPassConfigError: When it is decorated: a parameter is invalid, a name is none of the function's, or the
+                function cannot be protected. The message names the parameter.
             ActionBlocked: The function did not run, when it is called. It has the decision, ``retryable``, and a text
                 that a model can act on.
-            ActPassArgumentError: An argument cannot be sent, or changed while the gateway was asked. Nothing ran.
+            ActPassArgumentError: An argument cannot be sent. Nothing ran.
         """
         from ._protect import Protection  # noqa: PLC0415
 
@@ -538,17 +568,16 @@ class AsyncActPassClient(Settings):
             redact=redact,
             user_id=user_id,
             passport=passport,
-            options={
-                "mode": mode,
-                "audience": audience,
-                "tool_manifest_hash": tool_manifest_hash,
-                "wait_for_approval": wait_for_approval,
-                "record_outcome": record_outcome,
-            },
+            mode=mode,
+            audience=audience,
+            tool_manifest_hash=tool_manifest_hash,
+            wait_for_approval=wait_for_approval,
+            record_outcome=record_outcome,
+            default=self._converter(default, "protect"),
         )
         return protection.decorate
 
-    def _asynchronous(self) -> AsyncActPassClient:
+    def _asynchronous(self) -> Settings:
         return self
 
     async def close(self) -> None:
@@ -558,15 +587,15 @@ class AsyncActPassClient(Settings):
     #: The name by which :func:`contextlib.aclosing` closes.
     aclose = close
 
-    async def __aenter__(self) -> Self:
+    async def __aenter__(self: Self) -> Self:
         """Return the client itself."""
         return self
 
     async def __aexit__(
         self,
-        kind: type[BaseException] | None,
-        error: BaseException | None,
-        traceback: TracebackType | None,
+        kind: Optional[type[BaseException]],
+        error: Optional[BaseException],
+        traceback: Optional[TracebackType],
     ) -> None:
         """Close the client."""
         await self.close()

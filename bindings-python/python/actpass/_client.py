@@ -3,61 +3,68 @@
 from __future__ import annotations
 
 import contextlib
-from collections.abc import Collection, Mapping
-from typing import TYPE_CHECKING, Any, Callable
+from collections.abc import Awaitable, Collection, Coroutine, Mapping
+from types import TracebackType
+from typing import Any, Callable, Literal, NoReturn, Optional, TypeVar, Union, overload
 
 from . import _native, _run
-from ._telemetry import operation
-from ._types import T
-
-if TYPE_CHECKING:
-    from types import TracebackType
-    from typing import Literal
-
-    from typing_extensions import Self
-
-    from ._async import AsyncActPassClient
-    from ._protect import P, R
-    from ._types import (
-        Approval,
-        Decision,
-        ExecutionContext,
-        GuardOutput,
-        IssuedPassport,
-        Mode,
-        PassportRevocation,
-        PassportVerification,
-        PendingApproval,
-        RecordedEvidence,
-    )
+from ._errors import ActPassArgumentError, ActPassConfigError, ActPassError
+from ._json import name_of
+from ._outcome import GuardOutput
+from ._telemetry import log_by_environment, operation
+from ._types import (
+    Approval,
+    AsyncFunctionNeedsAsyncActPassClient,
+    Decision,
+    ExecutionContext,
+    IssuedPassport,
+    Mode,
+    P,
+    PassportRevocation,
+    PassportVerification,
+    PendingApproval,
+    R,
+    RecordedEvidence,
+    T,
+)
 
 #: Where the hosted gateway answers.
 DEFAULT_BASE_URL: str = _native.DEFAULT_BASE_URL
+
+#: A client of either kind, or a subclass of the program's.
+Self = TypeVar("Self", bound="Settings")
 
 
 class Settings:
     """What both clients are made of: the settings, and the native half that holds all meaning."""
 
-    __slots__ = ("__weakref__", "_native", "_shown")
+    __slots__ = ("__weakref__", "_default", "_native", "_shown")
 
     _background = False
 
     def __init__(
         self,
-        api_key: str | None = None,
-        tenant_id: str | None = None,
-        agent_id: str | None = None,
-        base_url: str | None = None,
+        api_key: Optional[str] = None,
+        tenant_id: Optional[str] = None,
+        agent_id: Optional[str] = None,
+        base_url: Optional[str] = None,
         timeout: float = 30.0,
         *,
-        connect_timeout: float | None = None,
+        connect_timeout: Optional[float] = None,
         max_retries: int = 2,
         mode: Mode = "enforce",
-        ca: str | bytes | None = None,
+        ca: Union[str, bytes, None] = None,
         circuit_failures: int = 5,
         danger_allow_insecure_http: bool = False,
+        default: Optional[Callable[[Any], Any]] = None,
     ) -> None:
         """Check the settings. Nothing is sent and no thread is started."""
+        log_by_environment()
+        if default is not None and not callable(default):
+            raise ActPassConfigError(
+                f"default: expected a function of one value, found {name_of(default)}",
+                code="actpass.invalid_config",
+            )
         self._hold(
             _native.Client(
                 api_key,
@@ -72,11 +79,13 @@ class Settings:
                 circuit_failures,
                 danger_allow_insecure_http,
                 self._background,
-            )
+            ),
+            default,
         )
 
-    def _hold(self, native: _native.Client) -> None:
+    def _hold(self, native: _native.Client, default: Optional[Callable[[Any], Any]]) -> None:
         self._native = native
+        self._default = default
         self._shown = f"base_url={native.base_url!r}, tenant_id={native.tenant_id!r}, agent_id={native.agent_id!r}"
 
     @staticmethod
@@ -110,7 +119,7 @@ class Settings:
         return self._native.base_url
 
     @property
-    def tenant_id(self) -> str | None:
+    def tenant_id(self) -> Optional[str]:
         """The tenant, if one was given."""
         return self._native.tenant_id
 
@@ -142,6 +151,29 @@ class Settings:
         """Show where it leads, and nothing secret."""
         return f"{type(self).__name__}({self._shown})"
 
+    def __reduce__(self) -> NoReturn:
+        """Refuse to be pickled or copied: the client holds the API key."""
+        raise ActPassArgumentError(
+            f"client: expected something that can be pickled or copied, found {type(self).__name__}, which holds the "
+            "API key: share the client within a process, and create one in each process",
+            code="actpass.invalid_argument",
+        )
+
+    def _converter(self, default: Optional[Callable[[Any], Any]], called: str) -> Optional[Callable[[Any], Any]]:
+        """Return what converts the values of a call that are not JSON."""
+        if default is None:
+            return self._default
+        if not callable(default):
+            raise _run.wrong(f"expected a function of one value, found {name_of(default)}", "default", called)
+        return default
+
+    @classmethod
+    def __get_pydantic_core_schema__(cls, source: Any, handler: Any) -> Any:
+        """Tell pydantic, if the program uses it, that a field or parameter may be a client."""
+        from ._pydantic import client_schema  # noqa: PLC0415
+
+        return client_schema(cls)
+
 
 class ActPassClient(Settings):
     """A client of an ActPass gateway. Safe to use from many threads at once, and on both sides of ``os.fork()``.
@@ -166,6 +198,7 @@ class ActPassClient(Settings):
             While it is open, calls fail at once as ``actpass.unreachable`` with a ``retry_after``; see :attr:`circuit`.
         danger_allow_insecure_http: Permits plain ``http`` to another machine, where everyone on the way can read the
             key and forge decisions.
+        default: A function that converts what in arguments is not JSON, as for ``json.dumps``: see :meth:`guard`.
 
     Raises:
         ActPassConfigError: A setting is missing or wrong; the message names it.
@@ -177,7 +210,7 @@ class ActPassClient(Settings):
 
     __slots__ = ("_beside",)
 
-    _beside: AsyncActPassClient
+    _beside: Settings
 
     def preflight(
         self,
@@ -185,14 +218,15 @@ class ActPassClient(Settings):
         tool: str,
         args: dict[str, Any],
         resource: str = "",
-        user_id: str | None = None,
-        passport: str | None = None,
-        mode: Mode | None = None,
-        idempotency_key: str | None = None,
-        audience: str | None = None,
+        user_id: Optional[str] = None,
+        passport: Optional[str] = None,
+        mode: Optional[Mode] = None,
+        idempotency_key: Optional[str] = None,
+        audience: Optional[str] = None,
         *,
-        approval_request_id: str | None = None,
-        tool_manifest_hash: str | None = None,
+        approval_request_id: Optional[str] = None,
+        tool_manifest_hash: Optional[str] = None,
+        default: Optional[Callable[[Any], Any]] = None,
     ) -> Decision:
         """Ask for a decision, and run nothing.
 
@@ -208,6 +242,7 @@ class ActPassClient(Settings):
             audience: To whom the passport is shown.
             approval_request_id: The approved request that the action spends.
             tool_manifest_hash: The hash of the tool's definition as the agent sees it.
+            default: As for :meth:`guard`.
 
         Returns:
             The decision as the gateway sent it. A 401 or 403 that explains itself with a decision other than
@@ -224,26 +259,57 @@ class ActPassClient(Settings):
         ...     print(error.code)
         actpass.unreachable
         """
+        converter = self._converter(default, "preflight")
         with operation("preflight", tool, mode, self) as told:
-            decision: Decision = self._native.preflight(
-                (
-                    goal,
-                    tool,
-                    args,
-                    resource,
-                    user_id,
-                    passport,
-                    mode,
-                    idempotency_key,
-                    audience,
-                    approval_request_id,
-                    tool_manifest_hash,
-                    None,
+            try:
+                decision: Decision = self._native.preflight(
+                    (
+                        goal,
+                        tool,
+                        args,
+                        resource,
+                        user_id,
+                        passport,
+                        mode,
+                        idempotency_key,
+                        audience,
+                        approval_request_id,
+                        tool_manifest_hash,
+                        None,
+                    ),
+                    converter,
                 )
-            )
+            except ActPassError:
+                if _run.journals and (mode or self.mode) == "monitor":
+                    _run.note(tool, {}, ran=False)
+                raise
             told.decided(decision)
+            if _run.journals:
+                _run.note(tool, decision, ran=False)
             return decision
 
+    @overload
+    def guard(  # type: ignore[overload-overlap]
+        self,
+        goal: str,
+        tool: str,
+        args: dict[str, Any],
+        execute_fn: Callable[[ExecutionContext], Awaitable[Any]],
+        resource: str = "",
+        user_id: Optional[str] = None,
+        passport: Optional[str] = None,
+        mode: Optional[Mode] = None,
+        idempotency_key: Optional[str] = None,
+        audience: Optional[str] = None,
+        *,
+        approval_request_id: Optional[str] = None,
+        tool_manifest_hash: Optional[str] = None,
+        wait_for_approval: Optional[float] = None,
+        record_outcome: bool = False,
+        default: Optional[Callable[[Any], Any]] = None,
+    ) -> Coroutine[Any, Any, AsyncFunctionNeedsAsyncActPassClient]: ...
+
+    @overload
     def guard(
         self,
         goal: str,
@@ -251,17 +317,38 @@ class ActPassClient(Settings):
         args: dict[str, Any],
         execute_fn: Callable[[ExecutionContext], T],
         resource: str = "",
-        user_id: str | None = None,
-        passport: str | None = None,
-        mode: Mode | None = None,
-        idempotency_key: str | None = None,
-        audience: str | None = None,
+        user_id: Optional[str] = None,
+        passport: Optional[str] = None,
+        mode: Optional[Mode] = None,
+        idempotency_key: Optional[str] = None,
+        audience: Optional[str] = None,
         *,
-        approval_request_id: str | None = None,
-        tool_manifest_hash: str | None = None,
-        wait_for_approval: float | None = None,
+        approval_request_id: Optional[str] = None,
+        tool_manifest_hash: Optional[str] = None,
+        wait_for_approval: Optional[float] = None,
         record_outcome: bool = False,
-    ) -> GuardOutput[T]:
+        default: Optional[Callable[[Any], Any]] = None,
+    ) -> GuardOutput[T]: ...
+
+    def guard(  # type: ignore[misc]
+        self,
+        goal: str,
+        tool: str,
+        args: dict[str, Any],
+        execute_fn: Callable[[ExecutionContext], Any],
+        resource: str = "",
+        user_id: Optional[str] = None,
+        passport: Optional[str] = None,
+        mode: Optional[Mode] = None,
+        idempotency_key: Optional[str] = None,
+        audience: Optional[str] = None,
+        *,
+        approval_request_id: Optional[str] = None,
+        tool_manifest_hash: Optional[str] = None,
+        wait_for_approval: Optional[float] = None,
+        record_outcome: bool = False,
+        default: Optional[Callable[[Any], Any]] = None,
+    ) -> GuardOutput[Any]:
         """Ask for a decision, and run ``execute_fn`` only when the decision allows it.
 
         ``execute_fn`` is called with ``{"credential": {...} or None, "decision": {...}}``, at most once, on the calling
@@ -286,6 +373,9 @@ class ActPassClient(Settings):
                 top of the client's ``timeout``, which is that of each request. Then the same action is asked about once
                 more. Default: it is not held.
             record_outcome: Whether the ledger is told how the action ended, on the decision's chain.
+            default: A function that converts what in ``args`` is not JSON, as for ``json.dumps``: it is called with
+                each such value and returns what to send. What it raises is raised. Default: the client's, else such
+                values are refused.
 
         Returns:
             A dict: ``decision`` and ``executed`` always; ``result`` when the function ran and returned; ``error``
@@ -308,36 +398,69 @@ class ActPassClient(Settings):
         >>> out["executed"], out["decision"]["reason_code"]
         (False, 'actpass.unreachable')
         """
-        _run.check_callable(execute_fn, awaited=False)
-        with operation("guard", tool, mode, self) as told:
-            permit, blocked = self._native.authorize(
-                (
-                    goal,
-                    tool,
-                    args,
-                    resource,
-                    user_id,
-                    passport,
-                    mode,
-                    idempotency_key,
-                    audience,
-                    approval_request_id,
-                    tool_manifest_hash,
-                    wait_for_approval,
-                ),
-                record_outcome,
-            )
-            return _run.run(permit, blocked, tool, execute_fn, told)
+        action = (
+            goal,
+            tool,
+            args,
+            resource,
+            user_id,
+            passport,
+            mode,
+            idempotency_key,
+            audience,
+            approval_request_id,
+            tool_manifest_hash,
+            wait_for_approval,
+        )
+        return self._guard(action, execute_fn, default=default, record_outcome=record_outcome)
 
+    def _guard(
+        self,
+        action: tuple[Any, ...],
+        execute_fn: Callable[[ExecutionContext], Any],
+        *,
+        default: Optional[Callable[[Any], Any]],
+        record_outcome: object,
+        unchanged: Optional[Callable[[], bool]] = None,
+    ) -> GuardOutput[Any]:
+        """Guard ``action``, whose members are the parameters of ``authorize``, unless its arguments have changed."""
+        _run.check_callable(execute_fn, "guard", awaited=False)
+        converter, tool, mode = self._converter(default, "guard"), action[1], action[6]
+        with operation("guard", tool, mode, self) as told:
+            permit, blocked = self._native.authorize(action, record_outcome, converter)
+            return _run.run(permit, blocked, tool, execute_fn, told, unchanged)
+
+    @overload
+    def resume(  # type: ignore[overload-overlap]
+        self,
+        pending: PendingApproval,
+        execute_fn: Callable[[ExecutionContext], Awaitable[Any]],
+        *,
+        passport: Optional[str] = None,
+        wait_for_approval: Optional[float] = None,
+        record_outcome: bool = False,
+    ) -> Coroutine[Any, Any, AsyncFunctionNeedsAsyncActPassClient]: ...
+
+    @overload
     def resume(
         self,
         pending: PendingApproval,
         execute_fn: Callable[[ExecutionContext], T],
         *,
-        passport: str | None = None,
-        wait_for_approval: float | None = None,
+        passport: Optional[str] = None,
+        wait_for_approval: Optional[float] = None,
         record_outcome: bool = False,
-    ) -> GuardOutput[T]:
+    ) -> GuardOutput[T]: ...
+
+    def resume(  # type: ignore[misc]
+        self,
+        pending: PendingApproval,
+        execute_fn: Callable[[ExecutionContext], Any],
+        *,
+        passport: Optional[str] = None,
+        wait_for_approval: Optional[float] = None,
+        record_outcome: bool = False,
+    ) -> GuardOutput[Any]:
         """Guard an action again that waited for a person, in this process or another.
 
         The action is the one in ``pending``, its arguments in ``pending["args"]`` for ``execute_fn`` to use. The
@@ -364,12 +487,12 @@ class ActPassClient(Settings):
         >>> client.resume(pending, lambda ctx: print("ran"))["decision"]["reason_code"]
         'actpass.unreachable'
         """
-        _run.check_callable(execute_fn, awaited=False)
+        _run.check_callable(execute_fn, "resume", awaited=False)
         with operation("resume", *_run.shown(pending), self) as told:
             permit, blocked = self._native.resume(pending, passport, wait_for_approval, record_outcome)
             return _run.run(permit, blocked, pending["tool"], execute_fn, told)
 
-    def wait_for_approval(self, approval: PendingApproval | str, timeout: float = 0.0) -> Approval:
+    def wait_for_approval(self, approval: Union[PendingApproval, str], timeout: float = 0.0) -> Approval:
         """Wait until a person decided, for ``timeout`` seconds at most, and return where the approval stands then.
 
         Args:
@@ -391,13 +514,13 @@ class ActPassClient(Settings):
         audience: str,
         goal: str,
         allowed_tools: list[str],
-        allowed_resources: list[str] | None = None,
-        resource_constraints: dict[str, Any] | None = None,
-        user_id: str | None = None,
-        ttl_seconds: int | None = None,
+        allowed_resources: Optional[list[str]] = None,
+        resource_constraints: Optional[dict[str, Any]] = None,
+        user_id: Optional[str] = None,
+        ttl_seconds: Optional[int] = None,
         risk_tier: str = "medium",
         *,
-        approval_request_id: str | None = None,
+        approval_request_id: Optional[str] = None,
     ) -> IssuedPassport:
         """Ask for a passport: signed leave to ask for certain actions for a few minutes, once.
 
@@ -430,7 +553,8 @@ class ActPassClient(Settings):
                     ttl_seconds,
                     risk_tier,
                     approval_request_id,
-                )
+                ),
+                self._default,
             )
             return issued
 
@@ -438,10 +562,10 @@ class ActPassClient(Settings):
         self,
         token: str,
         audience: str,
-        agent_id: str | None = None,
-        user_id: str | None = None,
-        current_tool_manifest_hash: str | None = None,
-        policy_hash: str | None = None,
+        agent_id: Optional[str] = None,
+        user_id: Optional[str] = None,
+        current_tool_manifest_hash: Optional[str] = None,
+        policy_hash: Optional[str] = None,
     ) -> PassportVerification:
         """Have the gateway verify a passport as shown to ``audience``; the other parameters must match if given.
 
@@ -462,9 +586,9 @@ class ActPassClient(Settings):
         token: str,
         audience: str,
         *,
-        issuer: str | None = None,
-        agent_id: str | None = None,
-        user_id: str | None = None,
+        issuer: Optional[str] = None,
+        agent_id: Optional[str] = None,
+        user_id: Optional[str] = None,
     ) -> PassportVerification:
         """Verify a passport with the gateway's public keys, which are fetched once and kept.
 
@@ -496,7 +620,7 @@ class ActPassClient(Settings):
             )
             return verified
 
-    def revoke_passport(self, jti: str, reason: str | None = None) -> PassportRevocation:
+    def revoke_passport(self, jti: str, reason: Optional[str] = None) -> PassportRevocation:
         """Revoke the passport named ``jti`` (``ap_…``), for ``reason``.
 
         Returns:
@@ -513,12 +637,12 @@ class ActPassClient(Settings):
         self,
         event_type: str,
         chain_id: str,
-        tool_id: str | None = None,
-        decision: str | None = None,
-        reason_code: str | None = None,
-        metadata: dict[str, Any] | None = None,
-        request_hash: str | None = None,
-        response_hash: str | None = None,
+        tool_id: Optional[str] = None,
+        decision: Optional[str] = None,
+        reason_code: Optional[str] = None,
+        metadata: Optional[dict[str, Any]] = None,
+        request_hash: Optional[str] = None,
+        response_hash: Optional[str] = None,
     ) -> RecordedEvidence:
         """Append an event of your own to a chain of the gateway's tamper-evident ledger.
 
@@ -540,7 +664,8 @@ class ActPassClient(Settings):
         """
         with operation("record_evidence"):
             recorded: RecordedEvidence = self._native.record_evidence(
-                (event_type, chain_id, tool_id, decision, reason_code, metadata, request_hash, response_hash)
+                (event_type, chain_id, tool_id, decision, reason_code, metadata, request_hash, response_hash),
+                self._default,
             )
             return recorded
 
@@ -549,23 +674,25 @@ class ActPassClient(Settings):
         *,
         tool: str,
         goal: str,
-        resource: str | Callable[..., str] = "",
-        mode: Mode | None = None,
-        include: Collection[str] | None = None,
+        resource: Union[str, Callable[..., str]] = "",
+        mode: Optional[Mode] = None,
+        include: Optional[Collection[str]] = None,
         exclude: Collection[str] = (),
-        redact: Collection[str] | Mapping[str, Callable[[Any], object]] = (),
-        user_id: str | Callable[[], str | None] | None = None,
-        passport: str | Callable[[], str | None] | None = None,
-        audience: str | None = None,
-        tool_manifest_hash: str | None = None,
-        wait_for_approval: float | None = None,
+        redact: Union[Collection[str], Mapping[str, Callable[[Any], object]]] = (),
+        user_id: Union[str, Callable[[], Optional[str]], None] = None,
+        passport: Union[str, Callable[[], Optional[str]], None] = None,
+        audience: Optional[str] = None,
+        tool_manifest_hash: Optional[str] = None,
+        wait_for_approval: Optional[float] = None,
         record_outcome: bool = False,
+        default: Optional[Callable[[Any], Any]] = None,
     ) -> Callable[[Callable[P, R]], Callable[P, R]]:
         """Return a decorator whose function runs only when the decision about its arguments allows it.
 
         The arguments of a call, bound to their names and with defaults filled in, are what the gateway judges, and what
-        the function is called with: a list or dict among them that changes meanwhile runs nothing. The ``self`` or
-        ``cls`` of a method is not sent. A function with ``**names`` has those sent as arguments of their own.
+        the function is called with. If a list or dict among them changes while the gateway decides, the call is
+        blocked with ``actpass.arguments_changed`` (in ``monitor`` it runs, and that denial is reported). The ``self``
+        or ``cls`` of a method is not sent. A function with ``**names`` has those sent as arguments of their own.
         Generators are refused: their bodies would run later, unguarded. The function keeps its name, documentation,
         signature and type, and may be ``async def``: then its calls are made as :class:`~actpass.AsyncActPassClient`
         makes them.
@@ -587,12 +714,15 @@ class ActPassClient(Settings):
             tool_manifest_hash: The hash of the tool's definition as the agent sees it.
             wait_for_approval: As for :meth:`guard`.
             record_outcome: As for :meth:`guard`.
+            default: As for :meth:`guard`, for the function's arguments. It is called once more before the function
+                runs, to see that nothing has changed.
 
         Raises:
-            ActPassConfigError: When it is decorated: a name is none of the function's, or it cannot be protected.
+            ActPassConfigError: When it is decorated: a parameter is invalid, a name is none of the function's, or the
+                function cannot be protected. The message names the parameter.
             ActionBlocked: The function did not run, when it is called. It has the decision, ``retryable``, and a text
                 that a model can act on.
-            ActPassArgumentError: An argument cannot be sent, or changed while the gateway was asked. Nothing ran.
+            ActPassArgumentError: An argument cannot be sent. Nothing ran.
 
         >>> client = ActPassClient(api_key="apk_dev", base_url="http://127.0.0.1:9", max_retries=0)
         >>> @client.protect(tool="stripe.refund.create", goal="refund", resource="stripe:charge:{charge}")
@@ -616,24 +746,23 @@ class ActPassClient(Settings):
             redact=redact,
             user_id=user_id,
             passport=passport,
-            options={
-                "mode": mode,
-                "audience": audience,
-                "tool_manifest_hash": tool_manifest_hash,
-                "wait_for_approval": wait_for_approval,
-                "record_outcome": record_outcome,
-            },
+            mode=mode,
+            audience=audience,
+            tool_manifest_hash=tool_manifest_hash,
+            wait_for_approval=wait_for_approval,
+            record_outcome=record_outcome,
+            default=self._converter(default, "protect"),
         )
         return protection.decorate
 
-    def _asynchronous(self) -> AsyncActPassClient:
+    def _asynchronous(self) -> Settings:
         """Return the client by which protected ``async def`` functions ask."""
         from ._async import AsyncActPassClient  # noqa: PLC0415
 
         try:
             return self._beside
         except AttributeError:
-            self._beside = AsyncActPassClient._of(self._native.background())
+            self._beside = AsyncActPassClient._of(self._native.background(), self._default)
             return self._beside
 
     def close(self) -> None:
@@ -642,25 +771,25 @@ class ActPassClient(Settings):
         with contextlib.suppress(AttributeError):
             self._beside._native.close()
 
-    def __enter__(self) -> Self:
+    def __enter__(self: Self) -> Self:
         """Return the client itself."""
         return self
 
     def __exit__(
         self,
-        kind: type[BaseException] | None,
-        error: BaseException | None,
-        traceback: TracebackType | None,
+        kind: Optional[type[BaseException]],
+        error: Optional[BaseException],
+        traceback: Optional[TracebackType],
     ) -> None:
         """Close the client."""
         self.close()
 
 
 def create_actpass(
-    api_key: str | None = None,
-    tenant_id: str | None = None,
-    agent_id: str | None = None,
-    base_url: str | None = None,
+    api_key: Optional[str] = None,
+    tenant_id: Optional[str] = None,
+    agent_id: Optional[str] = None,
+    base_url: Optional[str] = None,
 ) -> ActPassClient:
     """Return a client with these settings and the defaults for all others; see :class:`ActPassClient`.
 

@@ -2,16 +2,17 @@
 
 from __future__ import annotations
 
-from typing import TYPE_CHECKING, Any
+from collections.abc import Mapping
+from typing import Any, Optional
 
-if TYPE_CHECKING:
-    from collections.abc import Mapping
-
-    from ._types import Decision, PendingApproval
+from ._types import Decision, ErrorData, PendingApproval
 
 
 class ActPassError(Exception):
     """The base of everything that the SDK raises or reports. When in doubt, treat it as "do not execute".
+
+    An error survives ``pickle``, ``copy``, process pools and Celery's serializers with its members and its cause.
+    :meth:`to_dict` is its form for JSON.
 
     Attributes:
         status: The HTTP status of an answer outside 2xx; ``None`` where there was no such answer.
@@ -19,30 +20,95 @@ class ActPassError(Exception):
             larger than 64 KiB, or where a secret in it could not be ruled out.
         code: The stable name of what happened, such as ``actpass.unreachable``: branch and alert on it.
         kind: The short name of the kind, such as ``connection``.
-        operation: The call that failed, such as ``preflight``; ``None`` before there was one.
+        operation: The method that failed, such as ``guard``; ``None`` outside of a call.
         request_id: The ``x-request-id`` that the gateway gave the call.
-        retry_after: For how many seconds the gateway asked to be left alone.
+        retry_after: Value of the ``Retry-After`` header, in seconds.
         retryable: Whether the same call may succeed later. The client has already retried what it could.
+
+    >>> error = ActPassError("the gateway is away", code="actpass.unreachable")
+    >>> str(error), error.code, error.retryable
+    ('the gateway is away', 'actpass.unreachable', False)
     """
 
     kind: str = "internal"
-    operation: str | None = None
-    request_id: str | None = None
-    retry_after: float | None = None
+    operation: Optional[str] = None
+    request_id: Optional[str] = None
+    retry_after: Optional[float] = None
     retryable: bool = False
 
     def __init__(
         self,
         message: str,
-        status: int | None = None,
-        body: str | None = None,
-        code: str | None = None,
+        status: Optional[int] = None,
+        body: Optional[str] = None,
+        code: Optional[str] = None,
     ) -> None:
         """Keep ``message`` and what the gateway answered."""
         super().__init__(message)
         self.status = status
         self.body = body
         self.code = code
+        if isinstance(status, Mapping):  # The second of `args`, from a serializer that keeps nothing else.
+            self._restore(status)
+
+    def to_dict(self) -> ErrorData:
+        """Return the error as data for JSON: its type, text and members, and its causes. It holds no secret.
+
+        >>> error = ActPassTimeoutError("no answer within 30 s", code="actpass.timeout")
+        >>> error.to_dict()["type"], error.to_dict()["message"], error.to_dict()["code"]
+        ('ActPassTimeoutError', 'no answer within 30 s', 'actpass.timeout')
+        """
+        return error_data(self)
+
+    #: The method by which some JSON encoders, such as Celery's, ask an object for its form.
+    __json__ = to_dict
+
+    def __str__(self) -> str:
+        """Return the message."""
+        return str(self.args[0]) if self.args else ""
+
+    def __repr__(self) -> str:
+        """Return the class and the message."""
+        return f"{type(self).__name__}({str(self)!r})"
+
+    def __reduce__(self) -> tuple[Any, ...]:
+        """Keep every member and the cause, whatever the parameters of a subclass are."""
+        state = {
+            **vars(self),
+            "__cause__": _portable(self.__cause__),
+            "__suppress_context__": self.__suppress_context__,
+        }
+        return _made, (type(self), self.args), state
+
+    @classmethod
+    def __get_pydantic_core_schema__(cls, source: Any, handler: Any) -> Any:
+        """Tell pydantic, if the program uses it: an instance, serialized as :meth:`to_dict` does."""
+        from ._pydantic import error_schema  # noqa: PLC0415
+
+        return error_schema(cls, source, handler)
+
+    def _complete(self, **members: Any) -> None:
+        """Set members, and let `args` have all of them: some serializers keep nothing else of an exception."""
+        for name, value in members.items():
+            setattr(self, name, value)
+        self.args = (*self.args[:1], self._members())
+
+    def _members(self) -> dict[str, Any]:
+        members = {name: getattr(self, name, None) for name in _MEMBERS}
+        kept = {name: value for name, value in members.items() if value is not None}
+        if self.__cause__ is not None:
+            kept["cause"] = error_data(self.__cause__)
+        return kept
+
+    def _restore(self, members: Mapping[str, Any]) -> None:
+        for name in ("status", "body", "code"):
+            setattr(self, name, None)
+        for name in _MEMBERS:
+            if name in members:
+                setattr(self, name, members[name])
+        if isinstance(members.get("cause"), Mapping):
+            self.__cause__ = error_of(members["cause"])
+        self.args = (*self.args[:1], dict(members))
 
 
 class ActPassConfigError(ActPassError, ValueError):
@@ -127,15 +193,25 @@ class ActionBlocked(ActPassError):  # noqa: N818
     message: str
     tool: str
     decision: Decision
-    approval: PendingApproval | None
+    approval: Optional[PendingApproval]
 
     def __init__(self, tool: str, outcome: Mapping[str, Any]) -> None:
-        """Say what a guard's ``outcome`` means to whoever wanted to use ``tool``."""
+        """Say what a guard's ``outcome`` means to whoever wanted to use ``tool``.
+
+        >>> blocked = ActionBlocked("crm.note.add", {"decision": {"decision": "deny", "reason_code": "crm.closed"}})
+        >>> print(blocked)  # doctest: +ELLIPSIS
+        crm.note.add was not run: deny (crm.closed). Do not call it again with the same arguments: ...
+        """
         failure = outcome.get("error")
+        if isinstance(failure, Mapping):
+            failure = error_of(failure)
         decision = outcome["decision"]
         code = decision.get("reason_code")
-        self.retryable = failure is not None and bool(failure.retryable)
-        self.message = _for_a_model(tool, outcome, retryable=self.retryable)
+        self.retryable = bool(getattr(failure, "retryable", False))
+        if isinstance(outcome.get("tool"), str):  # The second of `args`: see `ActPassError`.
+            self.message, tool = tool, outcome["tool"]
+        else:
+            self.message = _for_a_model(tool, {**outcome, "error": failure}, retryable=self.retryable)
         super().__init__(
             self.message,
             getattr(failure, "status", None),
@@ -146,14 +222,77 @@ class ActionBlocked(ActPassError):  # noqa: N818
         self.decision = decision
         self.approval = outcome.get("approval")
         self.operation = "guard"
-        self.request_id = getattr(failure, "request_id", None)
+        self.request_id = outcome.get("request_id") or getattr(failure, "request_id", None)
         self.retry_after = getattr(failure, "retry_after", None)
         self.__cause__ = failure
+        self._complete()
 
-    def __reduce__(self) -> tuple[Any, ...]:
-        """Keep what is needed to cross to another process."""
-        outcome = {"decision": self.decision, "approval": self.approval, "error": self.__cause__}
-        return type(self), (self.tool, outcome)
+    def _members(self) -> dict[str, Any]:
+        error = None if self.__cause__ is None else error_data(self.__cause__)
+        members = {"tool": self.tool, "decision": self.decision, "approval": self.approval}
+        return {**members, "error": error, "request_id": self.request_id}
+
+
+#: The members of every error that its class does not have.
+_MEMBERS = ("status", "body", "code", "kind", "operation", "request_id", "retry_after", "retryable")
+#: How many causes are followed.
+_CAUSES = 8
+
+
+def error_data(error: BaseException, causes: int = _CAUSES) -> ErrorData:
+    """Return an exception, also one of the program's, as data for JSON."""
+    ours = isinstance(error, ActPassError)
+    cause = error.__cause__
+    try:
+        message = str(error)
+    except Exception:  # An exception of the program's may fail at that.
+        message = ""
+    data: ErrorData = {
+        "type": type(error).__name__,
+        "message": message,
+        "kind": error.kind if isinstance(error, ActPassError) else "action",
+        "code": error.code if isinstance(error, ActPassError) else None,
+        "operation": error.operation if isinstance(error, ActPassError) else None,
+        "status": error.status if isinstance(error, ActPassError) else None,
+        "request_id": error.request_id if isinstance(error, ActPassError) else None,
+        "retry_after": error.retry_after if isinstance(error, ActPassError) else None,
+        "retryable": ours and bool(getattr(error, "retryable", False)),
+        "cause": error_data(cause, causes - 1) if cause is not None and causes > 0 else None,
+    }
+    return data
+
+
+def error_of(data: Mapping[str, Any], causes: int = _CAUSES) -> BaseException:
+    """Return the exception that :func:`error_data` described; one of the program's as ``Exception`` with its text."""
+    message = str(data.get("message", ""))
+    kind = globals().get(str(data.get("type")))
+    error: BaseException
+    if isinstance(kind, type) and issubclass(kind, ActPassError) and kind is not ActionBlocked:
+        error = kind(message)
+        error._complete(**{name: data[name] for name in _MEMBERS if name in data})
+    else:
+        error = Exception(f"{data.get('type')}: {message}")
+    cause = data.get("cause")
+    if isinstance(cause, Mapping) and causes > 0:
+        error.__cause__ = error_of(cause, causes - 1)
+    return error
+
+
+def _made(kind: type[ActPassError], given: tuple[Any, ...]) -> ActPassError:
+    return kind.__new__(kind, *given)
+
+
+def _portable(cause: Optional[BaseException]) -> Optional[BaseException]:
+    """Return a cause that can be pickled: one of the program's that cannot be is replaced by its text."""
+    if cause is None or isinstance(cause, ActPassError):
+        return cause
+    import pickle  # noqa: PLC0415
+
+    try:
+        pickle.loads(pickle.dumps(cause))
+    except Exception:
+        return error_of(error_data(cause))
+    return cause
 
 
 def _for_a_model(tool: str, outcome: Mapping[str, Any], *, retryable: bool) -> str:
@@ -185,6 +324,7 @@ _NEVER = "Do not call it again with the same arguments: it would be blocked agai
 _UNTIL_FIXED = "Do not call it again until that is fixed."
 #: Whether the same call can help, by the reason code or else by the word of the decision.
 _AGAIN = {
+    "actpass.arguments_changed": "The same call may be made again, with arguments that nothing changes meanwhile.",
     "actpass.replayed": "Do not call it again before it is known whether it ran.",
     "actpass.unrecorded": _UNTIL_FIXED,
     "approval.expired": "The same call asks for approval again.",

@@ -6,21 +6,19 @@ import functools
 import inspect
 import string
 from collections.abc import Collection, Mapping
-from typing import TYPE_CHECKING, Any, Callable, TypeVar
+from typing import TYPE_CHECKING, Any, Callable
 
 from . import _native, _run
-from ._errors import ActionBlocked, ActPassArgumentError, ActPassConfigError
+from ._errors import ActPassArgumentError, ActPassConfigError
+from ._json import name_of
 
 if TYPE_CHECKING:
-    from typing_extensions import ParamSpec
-
     from ._async import AsyncActPassClient
     from ._client import ActPassClient
+    from ._outcome import GuardOutput
+    from ._types import P, R
 
-    P = ParamSpec("P")
     Wrapped = Callable[..., Any]
-
-R = TypeVar("R")
 
 REDACTED = "[redacted]"
 #: What cannot change while the gateway is asked.
@@ -44,11 +42,22 @@ class Protection:
         redact: Collection[str] | Mapping[str, Callable[[Any], object]],
         user_id: str | Callable[[], str | None] | None,
         passport: str | Callable[[], str | None] | None,
-        options: dict[str, Any],
+        mode: object,
+        audience: object,
+        tool_manifest_hash: object,
+        wait_for_approval: object,
+        record_outcome: object,
+        default: Callable[[Any], Any] | None,
     ) -> None:
         for name, names in (("include", include), ("exclude", exclude), ("redact", redact)):
-            if isinstance(names, str):
+            if isinstance(names, (str, bytes)):
                 raise _wrong(name, f"expected a collection of names, found a string: [{names!r}]?")
+            if names is not None and not isinstance(names, Collection):
+                raise _wrong(name, f"expected a collection of names, found {name_of(names)}")
+        if isinstance(redact, Mapping):
+            for name, function in redact.items():
+                if not callable(function):
+                    raise _wrong("redact", f"expected a function for {name!r}, found {name_of(function)}")
         self._client = client
         self._tool = tool
         self._goal = goal
@@ -58,7 +67,31 @@ class Protection:
         self._redact = redact if isinstance(redact, Mapping) else dict.fromkeys(redact, lambda _: REDACTED)
         self._user_id = user_id
         self._passport = passport
-        self._options = options
+        self._rest = (mode, audience, tool_manifest_hash, wait_for_approval)
+        self._record_outcome = record_outcome
+        self.default = default
+        # What is given for each call is checked at each call.
+        given = {name: None if callable(one) else one for name, one in (("u", user_id), ("p", passport))}
+        client._native.check(self.action({}, "", given["u"], given["p"]), record_outcome)
+
+    def action(self, args: object, resource: object, user_id: object, passport: object) -> tuple[Any, ...]:
+        """Return the parameters of ``authorize``."""
+        mode, audience, tool_manifest_hash, wait = self._rest
+        key = approval = None
+        return (
+            self._goal,
+            self._tool,
+            args,
+            resource,
+            user_id,
+            passport,
+            mode,
+            key,
+            audience,
+            approval,
+            tool_manifest_hash,
+            wait,
+        )
 
     def decorate(self, function: Callable[P, R]) -> Callable[P, R]:
         """Return ``function``, protected."""
@@ -97,34 +130,30 @@ class Protection:
             action, bound, unchanged = judged.action(args, kwargs)
 
             def run(_: object) -> Any:
-                unchanged()
                 return _done(function(*bound.args, **bound.kwargs))
 
-            return self._end(client.guard(execute_fn=run, **action))
+            return client._guard(action, run, **self._how(unchanged)).unwrap()
 
         return protected
 
     def _around_coroutine(self, function: Wrapped, judged: _Judged) -> Wrapped:
-        asynchronous = self._client._asynchronous
+        asynchronous: Callable[[], Any] = self._client._asynchronous
 
         @functools.wraps(function)
         async def protected(*args: Any, **kwargs: Any) -> Any:
             action, bound, unchanged = judged.action(args, kwargs)
 
             async def run(_: object) -> Any:
-                unchanged()
                 return _done(await function(*bound.args, **bound.kwargs))
 
-            return self._end(await asynchronous().guard(execute_fn=run, **action))
+            outcome: GuardOutput[Any] = await asynchronous()._guard(action, run, **self._how(unchanged))
+            return outcome.unwrap()
 
         return protected
 
-    def _end(self, outcome: Any) -> Any:
-        if not outcome["executed"]:
-            raise ActionBlocked(self._tool, outcome)
-        if "result" in outcome:
-            return outcome["result"]
-        raise outcome["error"]
+    def _how(self, unchanged: Callable[[], bool]) -> dict[str, Any]:
+        # The arguments are JSON by now.
+        return {"default": None, "record_outcome": self._record_outcome, "unchanged": unchanged}
 
 
 class _Judged:
@@ -156,8 +185,8 @@ class _Judged:
 
     def action(
         self, args: tuple[Any, ...], kwargs: dict[str, Any]
-    ) -> tuple[dict[str, Any], inspect.BoundArguments, Callable[[], None]]:
-        """Return the parameters of the guard, the call's arguments, and what refuses arguments that have changed."""
+    ) -> tuple[tuple[Any, ...], inspect.BoundArguments, Callable[[], bool]]:
+        """Return the parameters of ``authorize``, the call's arguments, and whether those are still what is judged."""
         protection = self._protection
         bound = self._signature.bind(*args, **kwargs)
         bound.apply_defaults()
@@ -165,25 +194,18 @@ class _Judged:
         sent = self._sent(named)
         judged = None
         if not all(type(value) in _FIXED for value in sent.values()):
-            judged = _native.json_text("args", sent)
+            judged = _native.json_text("args", sent, protection.default)
             # What is asked about is that very text, whatever another thread does to the arguments meanwhile.
             sent = _native.json_value("args", judged)
-        action = {
-            "goal": protection._goal,
-            "tool": protection._tool,
-            "args": sent,
-            "resource": self._make_resource(named),
-            "user_id": _now(protection._user_id),
-            "passport": _now(protection._passport),
-            **protection._options,
-        }
+        action = protection.action(
+            sent, self._make_resource(named), _now(protection._user_id), _now(protection._passport)
+        )
 
-        def unchanged() -> None:
-            if judged is not None and _native.json_text("args", self._sent(named)) != judged:
-                raise ActPassArgumentError(
-                    "args: expected the arguments that were judged, found others: they changed meanwhile, nothing ran",
-                    code="actpass.invalid_argument",
-                )
+        def unchanged() -> bool:
+            try:
+                return judged is None or _native.json_text("args", self._sent(named), protection.default) == judged
+            except ActPassArgumentError:  # They are not even JSON any more.
+                return False
 
         return action, bound, unchanged
 
@@ -223,7 +245,7 @@ class _Judged:
         if isinstance(resource, str):
             return self._template(resource)
         if not callable(resource):
-            raise _wrong("resource", f"expected a template or a function, found {type(resource).__name__}")
+            raise _wrong("resource", f"expected a template or a function, found {name_of(resource)}")
         parameters = _run.signature_of(resource).parameters.values()
         if any(p.kind is p.VAR_KEYWORD for p in parameters):
             return lambda named: resource(**named)

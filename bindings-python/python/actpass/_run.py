@@ -5,22 +5,24 @@ from __future__ import annotations
 import contextlib
 import functools
 import itertools
+import json
+import os
 import sys
 from collections.abc import Iterator
 from types import BuiltinFunctionType, FunctionType, GeneratorType, MethodType, WrapperDescriptorType
 from typing import TYPE_CHECKING, Any, Callable
 
-from ._errors import ActPassArgumentError
+from ._errors import ActPassArgumentError, ActPassConfigError
 from ._telemetry import carry
-from ._types import T
 
 if TYPE_CHECKING:
     from inspect import Signature
     from typing import Literal
 
     from . import _native
+    from ._outcome import GuardOutput
     from ._telemetry import Operation
-    from ._types import ExecutionContext, GuardOutput
+    from ._types import ExecutionContext
 
     Shape = Literal["coroutine function", "generator function", "function"]
 
@@ -31,23 +33,30 @@ _VARARGS, _GENERATOR, _COROUTINE, _ITERABLE_COROUTINE, _ASYNC_GENERATOR = 0x04, 
 _LAYERS = 64
 
 
-def check_callable(found: object, *, awaited: bool) -> None:
+def check_callable(found: object, called: str, *, awaited: bool) -> None:
     """Refuse, before anything is sent, what cannot be called with the context or would run later and unguarded."""
+    problem = _problem_of(found, awaited=awaited)
+    if problem is not None:
+        raise wrong(problem, "execute_fn", called)
+
+
+def _problem_of(found: object, *, awaited: bool) -> str | None:
     if not callable(found):
-        raise _wrong(f"expected a callable, found {type(found).__name__}")
+        return f"expected a callable, found {type(found).__name__}"
     shape = shape_of(found)
     if shape == "coroutine function" and not awaited:
-        raise _wrong("expected a function that is done when it returns, found async def: use AsyncActPassClient")
+        return "expected a function that is done when it returns, found async def: use AsyncActPassClient"
     if shape == "generator function":
-        raise _wrong(
+        return (
             "expected a function that is done when it returns, found a generator function, of which a call runs "
             "nothing: return what it yields as a list"
         )
     if not _takes_the_context(found):
-        raise _wrong(
+        return (
             f"expected a function that can be called with the execution context alone, found {_name(found)}"
             f"{_parameters(found)}: write lambda ctx: …"
         )
+    return None
 
 
 def shape_of(function: Any) -> Shape:
@@ -159,8 +168,11 @@ def _parameters(found: Any) -> str:
         return ""
 
 
-def _wrong(problem: str, member: str = "execute_fn") -> ActPassArgumentError:
-    return ActPassArgumentError(f"{member}: {problem}", code="actpass.invalid_argument")
+def wrong(problem: str, member: str, called: str | None = None) -> ActPassArgumentError:
+    """Return the error of a parameter; ``called`` is the method."""
+    error = ActPassArgumentError(f"{member}: {problem}", code="actpass.invalid_argument")
+    error._complete(operation=called)
+    return error
 
 
 def _ids(*kinds: type) -> frozenset[int]:
@@ -206,7 +218,7 @@ def unrun(result: Any, member: str = "execute_fn") -> ActPassArgumentError | Non
         return None
     where = f" in a {kind.__name__}" if is_container else ""
     found = type(bodies[0])
-    problem = _wrong(
+    problem = wrong(
         f"expected a result, found a body that has not run, of type {found.__name__}{where}: {_advice(found, member)}",
         member,
     )
@@ -215,6 +227,7 @@ def unrun(result: Any, member: str = "execute_fn") -> ActPassArgumentError | Non
             _close(body)
         except Exception as error:
             problem.__cause__ = error
+            problem._complete()
     return problem
 
 
@@ -309,7 +322,45 @@ def _is_awaitable(result: Any) -> bool:
 def spend(permit: _native.Permit, tool: str) -> ExecutionContext:
     """Return what the function is given. This is the last step before any guarded function runs."""
     context: ExecutionContext = permit.spend()
+    if journals:
+        note(tool, context["decision"], ran=True)
     return context
+
+
+#: Variable that names the journal of a test's gateway to the processes that the test starts.
+JOURNAL = "ACTPASS_TEST_JOURNAL"
+#: The journals: files in which the gateways of tests, :mod:`actpass.testing`, have executions noted. Empty elsewhere.
+journals: list[str] = [path for path in [os.environ.get(JOURNAL)] if path]
+
+
+def note(tool: str, decision: Any, request_id: str | None = None, *, ran: bool) -> None:
+    """Note in the journals that a guarded function is about to run, or that a call ended without running one.
+
+    Raises:
+        ActPassConfigError: A journal cannot be written. Nothing has run: a test must not miss an execution.
+    """
+    line = {"ran": ran, "tool": tool, "event": decision.get("evidence_event_id"), "request": request_id}
+    text = (json.dumps(line) + "\n").encode()
+    for path in list(journals):
+        try:
+            opened = os.open(path, os.O_WRONLY | os.O_APPEND)
+        except FileNotFoundError:  # Its gateway is closed: nobody will ask.
+            continue
+        except OSError as error:
+            raise _unwritable(error) from error
+        try:
+            if os.write(opened, text) != len(text):
+                raise _unwritable("the disk is full")
+        except OSError as error:
+            raise _unwritable(error) from error
+        finally:
+            os.close(opened)
+
+
+def _unwritable(problem: object) -> ActPassConfigError:
+    return ActPassConfigError(
+        f"{JOURNAL}: expected a file that can be written, found {problem}; nothing ran", code="actpass.invalid_config"
+    )
 
 
 def shown(pending: Any) -> tuple[object, object]:
@@ -321,13 +372,14 @@ def run(
     permit: _native.Permit | None,
     outcome: Any,
     tool: str,
-    execute_fn: Callable[[ExecutionContext], T],
+    execute_fn: Callable[[ExecutionContext], Any],
     told: Operation,
-) -> GuardOutput[T]:
+    unchanged: Callable[[], bool] | None = None,
+) -> GuardOutput[Any]:
     """Run what may run, and return what is reported; ``outcome`` is that of what may not."""
+    permit, outcome = _ruled(permit, outcome, unchanged)
     if permit is None:
-        blocked: GuardOutput[T] = _blocked(outcome, told)
-        return blocked
+        return _blocked(outcome, tool, told)
     context = spend(permit, tool)
     told.decided(context["decision"])
     try:
@@ -341,9 +393,7 @@ def run(
         outcome, recorded = _returned(permit, result)
     if recorded is not None:
         outcome.update(recorded)
-    told.ended(outcome)
-    reported: GuardOutput[T] = outcome
-    return reported
+    return _ended(outcome, tool, told)
 
 
 async def run_async(
@@ -352,10 +402,12 @@ async def run_async(
     tool: str,
     execute_fn: Callable[[ExecutionContext], Any],
     told: Operation,
-) -> Any:
+    unchanged: Callable[[], bool] | None = None,
+) -> GuardOutput[Any]:
     """Run what may run in the caller's task, and return what is reported."""
+    permit, outcome = _ruled(permit, outcome, unchanged)
     if permit is None:
-        return _blocked(outcome, told)
+        return _blocked(outcome, tool, told)
     context = spend(permit, tool)
     told.decided(context["decision"])
     try:
@@ -378,8 +430,14 @@ async def run_async(
         except BaseException as stop:
             carry(stop, outcome)
             raise
-    told.ended(outcome)
-    return outcome
+    return _ended(outcome, tool, told)
+
+
+def _ruled(permit: _native.Permit | None, outcome: Any, unchanged: Callable[[], bool] | None) -> Any:
+    """Return the verdict; what was judged must be what runs."""
+    if permit is None or unchanged is None or unchanged():
+        return permit, outcome
+    return permit.arguments_changed()
 
 
 def _returned(permit: _native.Permit, result: Any) -> tuple[Any, Any]:
@@ -387,8 +445,16 @@ def _returned(permit: _native.Permit, result: Any) -> tuple[Any, Any]:
     return permit.returned(result) if problem is None else permit.failed(problem)
 
 
-def _blocked(outcome: Any, told: Operation) -> Any:
+def _blocked(outcome: Any, tool: str, told: Operation) -> GuardOutput[Any]:
+    # A decision of the SDK's own answers no request: where it blocks, no mode runs anything.
+    if journals and (outcome.request_id or "evidence_event_id" in outcome["decision"]):
+        note(tool, outcome["decision"], outcome.request_id, ran=False)
     told.decided(outcome["decision"], outcome.get("error"))
+    return _ended(outcome, tool, told)
+
+
+def _ended(outcome: GuardOutput[Any], tool: str, told: Operation) -> GuardOutput[Any]:
+    outcome._tool = tool
     told.ended(outcome)
     return outcome
 

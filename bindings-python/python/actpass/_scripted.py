@@ -7,6 +7,7 @@ import json
 import socket
 import threading
 import time
+import uuid
 from http.server import BaseHTTPRequestHandler, ThreadingHTTPServer
 from typing import Any, Callable
 
@@ -15,6 +16,8 @@ from ._errors import ActPassArgumentError
 
 #: Status and decision, or ``None`` to hang up.
 Decide = Callable[[dict[str, Any]], "tuple[int, dict[str, Any] | None]"]
+#: Takes what was asked, the status, the answer and its request id, before the answer is sent.
+Answered = Callable[[dict[str, Any], int, "dict[str, Any] | None", str], None]
 
 
 class Server(ThreadingHTTPServer):
@@ -24,10 +27,11 @@ class Server(ThreadingHTTPServer):
     # A closed test does not wait for a client that keeps its connection.
     block_on_close = False
 
-    def __init__(self, decide: Decide) -> None:
+    def __init__(self, decide: Decide, answered: Answered) -> None:
         """Listen, and answer from now on."""
         super().__init__(("127.0.0.1", 0), _Handler)
         self.decide = decide
+        self.answered = answered
         self.approvals: dict[str, str] = {}
         self._lock = threading.Lock()
         self._count = 0
@@ -61,7 +65,7 @@ class Server(ThreadingHTTPServer):
             self._open.discard(request)
         super().shutdown_request(request)
 
-    def reply(self, path: str, asked: dict[str, Any]) -> tuple[int, dict[str, Any] | None]:
+    def reply(self, path: str, asked: dict[str, Any], request_id: str = "") -> tuple[int, dict[str, Any] | None]:
         """Return status and body of the answer; no body is a connection that closes."""
         with self._lock:
             self._count += 1
@@ -69,9 +73,10 @@ class Server(ThreadingHTTPServer):
         if path.endswith("/actions/preflight"):
             with self._lock:
                 status, decision = self.decide(asked)
-            if decision is None:
-                return status, None
-            return status, {"evidence_event_id": f"ev_{count}", **_bound(asked), **decision}
+                if decision is not None:
+                    decision = {"evidence_event_id": f"ev_{count}", **_bound(asked), **decision}
+                self.answered(asked, status, decision, request_id)
+            return status, decision
         jwks = f"{self.base_url}/.well-known/jwks.json"
         known: dict[str, dict[str, Any]] = {
             "/api/v1/evidence/events": {"event_id": f"ev_{count}", "current_event_hash": f"{count:064x}"},
@@ -118,9 +123,10 @@ class _Handler(BaseHTTPRequestHandler):
 
     def do_POST(self) -> None:
         body = self.rfile.read(int(self.headers["content-length"]))
-        self._answer(*self.server.reply(self.path, json.loads(body)))
+        request_id = f"req_{uuid.uuid4().hex}"
+        self._answer(*self.server.reply(self.path, json.loads(body), request_id), request_id)
 
-    def _answer(self, status: int, body: dict[str, Any] | None) -> None:
+    def _answer(self, status: int, body: dict[str, Any] | None, request_id: str | None = None) -> None:
         if body is None:
             self.close_connection = True
             _hang_up(self.connection)
@@ -129,6 +135,8 @@ class _Handler(BaseHTTPRequestHandler):
         self.send_response(status)
         self.send_header("content-type", "application/json")
         self.send_header("content-length", str(len(said)))
+        if request_id is not None:
+            self.send_header("x-request-id", request_id)
         self.end_headers()
         self.wfile.write(said)
 

@@ -7,6 +7,7 @@ calls an observer, so that none can change, hide or prevent an outcome.
 from __future__ import annotations
 
 import contextlib
+import os
 import sys
 import time
 from collections.abc import Mapping
@@ -169,6 +170,41 @@ def _is_a_signals(error: BaseException) -> bool:
 def _code(handler: Any) -> object:
     code = getattr(handler, "__code__", None)
     return getattr(getattr(type(handler), "__call__", None), "__code__", None) if code is None else code  # noqa: B004
+
+
+#: The words of ``ACTPASS_LOG``: the level from which the logger ``actpass`` writes.
+_WORDS = {"off": 60, "error": 40, "warn": 30, "info": 20, "debug": 10}
+_logs_by = ""
+
+
+def log_by_environment() -> None:
+    """Set up the logger ``actpass`` to write to stderr, if ``ACTPASS_LOG`` says so; once for each of its values."""
+    global _logs_by  # noqa: PLW0603
+    word = os.environ.get("ACTPASS_LOG", "")
+    if word == _logs_by:
+        return
+    _logs_by = word
+    observe(_LOGGING, _log_from, word)
+
+
+def _log_from(word: str) -> None:
+    level = _WORDS.get(word.strip().lower()) if word else None
+    if level is None:
+        if word:
+            expected = "expected off, error, warn, info or debug"
+            print(f"actpass: ACTPASS_LOG: {expected}, found {word[:32]!r}: it is ignored", file=sys.stderr)
+        return
+    import logging  # noqa: PLC0415
+
+    logger = logging.getLogger(LOGGER)
+    logger.setLevel(level)
+    if not any(getattr(one, "actpass_log", False) for one in logger.handlers):
+        handler = logging.StreamHandler()
+        handler.setFormatter(logging.Formatter("%(asctime)s %(levelname)s %(name)s: %(message)s"))
+        # A program that has set up its own logging gets each line from that.
+        handler.addFilter(lambda _: not logging.root.handlers)
+        handler.actpass_log = True  # type: ignore[attr-defined]
+        logger.addHandler(handler)
 
 
 class Operation:

@@ -3,9 +3,24 @@
 from __future__ import annotations
 
 import sys
-from typing import TYPE_CHECKING, Any, Literal, TypedDict, TypeVar
+from typing import TYPE_CHECKING, Any, Literal, Optional, TypeVar, Union
+
+if TYPE_CHECKING or sys.version_info >= (3, 12):
+    from typing import TypedDict
+else:
+    try:  # What pydantic asks for before Python 3.12; it brings the module.
+        from typing_extensions import TypedDict
+    except ImportError:
+        from typing import TypedDict
 
 T = TypeVar("T")
+R = TypeVar("R")
+if TYPE_CHECKING or sys.version_info >= (3, 10):
+    from typing import ParamSpec
+
+    P = ParamSpec("P")
+else:
+    P = ...  # `Callable[P, R]` then is any callable.
 
 #: How a guard treats the answer: run on ``allow`` (``enforce``), only when recorded too (``strict``), also on ``warn``
 #: (``warn``), or always, to observe (``monitor``).
@@ -18,8 +33,11 @@ DecisionWord = Literal["allow", "deny", "require_approval", "require_tool_reappr
 RiskTier = Literal["low", "medium", "high", "critical"]
 
 
-class Explain(TypedDict, total=False):
-    """Why a decision is as it is."""
+class Explain(TypedDict):
+    """Why a decision is as it is: a sentence, the names of the rules that matched, and what to do next.
+
+    All three are always there, empty if the gateway sent none.
+    """
 
     summary: str
     matched_rules: list[str]
@@ -27,25 +45,32 @@ class Explain(TypedDict, total=False):
 
 
 class _Decided(TypedDict):
-    decision: DecisionWord | str
+    decision: Union[DecisionWord, str]
     reason_code: str
+    explain: Explain
 
 
 class Decision(_Decided, total=False):
-    """What the gateway decided; members that are not listed here are kept as they came, for ``get``.
+    """What the gateway decided, or the SDK if the gate failed.
 
-    Gateways send a ``reason_code``, and the SDK's own decisions have one. A decision without it counts all the same.
+    ``decision``, ``reason_code`` (``unspecified`` if the gateway sent none) and ``explain`` are always there; the other
+    members only if they came. Members that are not listed here are kept as they came, for ``get``.
     """
 
     risk_tier: str
-    explain: Explain
     evidence_event_id: str
     evidence_chain_id: str
     approval_request_id: str
+    credential_id: str
+    policy_hash: str
     request_hash: str
     would_be: str
-    replayed: bool | None
-    replay_age_ms: int | None
+    replayed: Optional[bool]
+    replay_age_ms: Optional[int]
+
+
+class AsyncFunctionNeedsAsyncActPassClient:
+    """Nothing returns it: what a type checker shows where a blocking client is given an ``async def`` function."""
 
 
 class _Credential(TypedDict):
@@ -55,13 +80,13 @@ class _Credential(TypedDict):
 class Credential(_Credential, total=False):
     """A secret that the gateway's vault holds for the tool."""
 
-    expires_at: str | None
+    expires_at: Optional[str]
 
 
 class ExecutionContext(TypedDict):
     """What ``execute_fn`` is given: the vaulted credential, if there is one, and the decision."""
 
-    credential: Credential | None
+    credential: Optional[Credential]
     decision: Decision
 
 
@@ -101,39 +126,27 @@ class Approval(_Approval, total=False):
     """Where an approval stands."""
 
     action_hash: str
-    decided_by: str | None
-    decided_at: str | None
+    decided_by: Optional[str]
+    decided_at: Optional[str]
     deadline: str
 
 
-if TYPE_CHECKING or sys.version_info >= (3, 11):
-    if sys.version_info >= (3, 11):
-        from typing import Generic
-    else:
-        from typing import Generic
+class ErrorData(TypedDict):
+    """An error as data for JSON: what ``to_dict`` of an :class:`~actpass.ActPassError` returns.
 
-        from typing_extensions import TypedDict
+    ``kind`` is ``action`` for an exception of the function that ran. ``retry_after`` is in seconds.
+    """
 
-    class _Reported(TypedDict):
-        decision: Decision
-        executed: bool
-
-    class GuardOutput(_Reported, Generic[T], total=False):
-        """What ``guard`` reports.
-
-        ``result`` is there when the function ran and returned, ``error`` when it ran and raised (the very exception) or
-        when the gate failed (an :class:`~actpass.ActPassError`). ``approval`` is there when a person has to decide
-        first, ``evidence`` or ``evidence_error`` when the outcome was to be recorded.
-        """
-
-        result: T
-        error: Exception
-        approval: PendingApproval
-        evidence: RecordedEvidence
-        evidence_error: Exception
-
-else:  # A TypedDict cannot be generic there; at run time it is a dict anyway.
-    GuardOutput = dict[str, Any]
+    type: str
+    message: str
+    kind: str
+    code: Optional[str]
+    operation: Optional[str]
+    status: Optional[int]
+    request_id: Optional[str]
+    retry_after: Optional[float]
+    retryable: bool
+    cause: Optional[ErrorData]
 
 
 class _Passport(TypedDict):
@@ -154,8 +167,8 @@ class PassportClaims(TypedDict, total=False):
     iss: str
     aud: str
     tenant_id: str
-    agent_id: str | None
-    user_id: str | None
+    agent_id: Optional[str]
+    user_id: Optional[str]
     goal: str
     allowed_tools: list[str]
     allowed_resources: list[str]
@@ -183,3 +196,17 @@ class PassportRevocation(TypedDict):
     """Whether a passport was revoked."""
 
     revoked: bool
+
+
+if not TYPE_CHECKING:
+    for _open in (
+        Decision,
+        Credential,
+        RecordedEvidence,
+        Approval,
+        IssuedPassport,
+        PassportClaims,
+        PassportVerification,
+    ):
+        # To pydantic: members that are not listed are kept.
+        _open.__pydantic_config__ = {"extra": "allow"}

@@ -1,38 +1,53 @@
-"""A pytest plugin to test agents without a gateway: the fixture ``actpass_gateway`` is one that answers by script.
+"""A test kit for agents: a gateway that answers by script, in the test's own process.
 
     def test_a_large_refund_is_not_made(actpass_gateway):
         actpass_gateway.deny("stripe.refund.create", reason_code="refund.over_limit")
         my_agent.handle("please refund 900 dollars")     # makes its own ActPassClient(), or is given one
         actpass_gateway.assert_not_executed("stripe.refund.create")
 
-The plugin is there as soon as the package is installed. While a test uses the fixture, ``ACTPASS_API_KEY`` and
-``ACTPASS_API_BASE_URL`` lead clients to it that the test or its subject makes without settings of their own. It
-listens on this machine only and runs in the test's process; the client, its transport and its guard are the real ones.
-A gateway that was told nothing denies everything. With ``pytest --actpass-gateway=PROGRAM`` the fixture is the real
-gateway instead, in its development mode, with its own policy.
+The pytest fixture ``actpass_gateway`` is there as soon as the package is installed. While a test uses it,
+``ACTPASS_API_KEY`` and ``ACTPASS_API_BASE_URL`` lead clients to it that the test or its subject makes without settings
+of their own. Elsewhere, :class:`ScriptedGateway` is a context manager. It listens on this machine only and runs in the
+test's process; the client, its transport and its guard are the real ones. A gateway that was told nothing denies
+everything. With ``pytest --actpass-gateway=PROGRAM`` the fixture is the real gateway instead, in its development mode,
+with its own policy.
+
+**What counts as executed.** A guarded function that was called, in this process or in one that this process started
+after the gateway: by ``fork``, ``spawn``, ``subprocess``, a pool. (``spawn`` and ``subprocess`` pass the environment
+on; if you pass another, merge ``gateway.environment`` into it.) If the gateway allowed an action and no process has
+told whether it ran, the helpers raise :class:`UnknownExecution`, an ``AssertionError``, instead of a guess: such as
+after a request by another program, or by a process that was started before the gateway. Every helper that fails raises
+an ``AssertionError``, also under ``python -O``.
 """
 
 from __future__ import annotations
 
+import atexit
 import contextlib
+import json
+import os
 import pathlib
-from collections.abc import Iterator, Mapping
-from typing import TYPE_CHECKING, Any
-
-import pytest
+import tempfile
+import time
+from collections import Counter
+from collections.abc import Mapping
+from types import TracebackType
+from typing import Any, NoReturn, Optional, TypeVar
 
 from . import _run
-from ._telemetry import observe
+from ._async import AsyncActPassClient
+from ._client import ActPassClient
+from ._errors import ActPassConfigError
+from ._json import name_of
 
-if TYPE_CHECKING:
-    from ._async import AsyncActPassClient
-    from ._client import ActPassClient
+with contextlib.suppress(ImportError):  # The kit itself does not need pytest.
+    from _actpass_pytest import actpass_gateway as actpass_gateway  # noqa: PLC0414
 
 __all__ = [
     "Answer",
     "RealGateway",
     "ScriptedGateway",
-    "actpass_gateway",
+    "UnknownExecution",
     "allow",
     "assert_executed",
     "assert_not_executed",
@@ -44,12 +59,20 @@ __all__ = [
 
 #: The key that clients of a test's gateway have.
 API_KEY = "apk_test"
+#: For how many seconds an action that was allowed may be on its way to the function or to its end.
+_SETTLED_WITHIN = 2.0
+
+Gateway = TypeVar("Gateway", bound="_Gateway")
+
+
+class UnknownExecution(AssertionError):  # noqa: N818
+    """The gateway cannot know whether an action ran, so that neither answer would be right."""
 
 
 class Answer:
     """What a scripted gateway answers to a preflight; made by :func:`allow` and its like."""
 
-    def __init__(self, decision: Mapping[str, Any] | None, status: int = 200) -> None:
+    def __init__(self, decision: Optional[Mapping[str, Any]], status: int = 200) -> None:
         """Answer ``decision``, or hang up where it is ``None``."""
         self.decision = None if decision is None else dict(decision)
         self.status = status
@@ -59,51 +82,101 @@ class Answer:
         return "unreachable()" if self.decision is None else f"Answer({self.decision.get('decision')!r})"
 
 
-def allow(reason_code: str = "test.allow", *, credential: str | None = None, **members: Any) -> Answer:
-    """Return an answer that allows, with a vaulted credential of this token if one is given."""
+def allow(reason_code: str = "test.allow", *, credential: Optional[str] = None, **members: Any) -> Answer:
+    """Return an answer that allows, with a vaulted credential of this token if one is given.
+
+    >>> allow(credential="sk_test")
+    Answer('allow')
+    """
     vaulted = {} if credential is None else {"credential": {"token": credential, "expires_at": None}}
     return _decision("allow", reason_code, vaulted, members)
 
 
-def deny(reason_code: str = "test.deny", *, summary: str = "", next_steps: list[str] | None = None, **m: Any) -> Answer:
-    """Return an answer that denies."""
+def deny(
+    reason_code: str = "test.deny", *, summary: str = "", next_steps: Optional[list[str]] = None, **m: Any
+) -> Answer:
+    """Return an answer that denies.
+
+    >>> deny("refund.over_limit", summary="Refunds end at 100 dollars.").decision["explain"]["summary"]
+    'Refunds end at 100 dollars.'
+    """
     explain = {"explain": {"summary": summary, "matched_rules": [], "next_steps": next_steps or []}}
     return _decision("deny", reason_code, explain, m)
 
 
 def warn(reason_code: str = "test.warn", **members: Any) -> Answer:
-    """Return an answer that warns: it runs in the modes ``warn`` and ``monitor`` only."""
+    """Return an answer that warns: it runs in the modes ``warn`` and ``monitor`` only.
+
+    >>> warn("refund.unusual").decision["reason_code"]
+    'refund.unusual'
+    """
     return _decision("warn", reason_code, {}, members)
 
 
 def require_approval(reason_code: str = "test.require_approval", *, id: str = "apr_test", **members: Any) -> Answer:  # noqa: A002
-    """Return an answer that wants a person's approval first; see :meth:`ScriptedGateway.approve`."""
+    """Return an answer that wants a person's approval first; see :meth:`ScriptedGateway.approve`.
+
+    >>> require_approval(id="apr_7").decision["approval_request_id"]
+    'apr_7'
+    """
     return _decision("require_approval", reason_code, {"approval_request_id": id}, members)
 
 
 def unreachable() -> Answer:
-    """Return the answer of a gateway that cannot be reached: none, the connection is closed."""
+    """Return the answer of a gateway that cannot be reached: none, the connection is closed.
+
+    >>> unreachable()
+    unreachable()
+    """
     return Answer(None)
 
 
 def _decision(word: str, reason_code: str, more: Mapping[str, Any], members: Mapping[str, Any]) -> Answer:
+    if "decision" in members:
+        raise TypeError(f"decision: expected no such member of an answer that is {word!r}")
     return Answer({"decision": word, "reason_code": reason_code, **more, **members})
 
 
-def assert_not_executed(outcome: Any, tool: str | None = None) -> None:
-    """Fail if something ran: ``outcome`` is what ``guard`` reported, or a test's gateway."""
-    if isinstance(outcome, Mapping):
-        assert outcome["executed"] is False, f"it ran: {outcome['decision']}"
-    else:
+def assert_not_executed(outcome: Any, tool: Optional[str] = None) -> None:
+    """Fail if something ran: ``outcome`` is what ``guard`` reported, or a test's gateway.
+
+    Raises:
+        AssertionError: It ran, or the gateway cannot know (:class:`UnknownExecution`).
+        TypeError: ``outcome`` is neither.
+
+    >>> assert_not_executed({"decision": {"decision": "deny"}, "executed": False})
+    """
+    if isinstance(outcome, _Gateway):
         outcome.assert_not_executed(tool)
+    elif _executed(outcome, tool):
+        raise AssertionError(f"it ran: {outcome.get('decision')}")
 
 
-def assert_executed(outcome: Any, tool: str | None = None) -> None:
-    """Fail if nothing ran: ``outcome`` is what ``guard`` reported, or a test's gateway."""
-    if isinstance(outcome, Mapping):
-        assert outcome["executed"] is True, f"it did not run: {outcome['decision']}"
-    else:
+def assert_executed(outcome: Any, tool: Optional[str] = None) -> None:
+    """Fail if nothing ran: ``outcome`` is what ``guard`` reported, or a test's gateway.
+
+    Raises:
+        AssertionError: It did not run, or the gateway cannot know (:class:`UnknownExecution`).
+        TypeError: ``outcome`` is neither.
+
+    >>> assert_executed({"decision": {"decision": "allow"}, "executed": True, "result": 7})
+    """
+    if isinstance(outcome, _Gateway):
         outcome.assert_executed(tool)
+    elif not _executed(outcome, tool):
+        raise AssertionError(f"it did not run: {outcome.get('decision')}")
+
+
+def _executed(outcome: Any, tool: Optional[str]) -> bool:
+    executed = outcome.get("executed") if isinstance(outcome, Mapping) else None
+    if not isinstance(executed, bool):
+        raise TypeError(
+            f"outcome: expected what guard reported, or a test's gateway, found {name_of(outcome)} "
+            "without a boolean 'executed'"
+        )
+    if tool is not None and getattr(outcome, "_tool", None) != tool:
+        raise TypeError(f"tool: expected the tool of the outcome, {getattr(outcome, '_tool', None)!r}, found {tool!r}")
+    return executed
 
 
 class _Gateway:
@@ -112,51 +185,189 @@ class _Gateway:
     def __init__(self, base_url: str, api_key: str) -> None:
         self.base_url = base_url
         self.api_key = api_key
-        #: The tools of the guarded functions that ran since the test began, in their order.
-        self.executed: list[str] = []
+        self._process_id = os.getpid()
+        self._closed = False
+        self._journal = _journal()
+        #: What is noted behind this ran while the gateway was there.
+        self._begins = self._journal.stat().st_size
+
+    @property
+    def environment(self) -> dict[str, str]:
+        """The variables that lead a process to this gateway and have it note what it executes."""
+        return {
+            "ACTPASS_API_KEY": self.api_key,
+            "ACTPASS_API_BASE_URL": self.base_url,
+            _run.JOURNAL: str(self._journal),
+        }
+
+    @property
+    def executed(self) -> list[str]:
+        """The tools of the guarded functions that ran since the gateway was made, in their order.
+
+        Raises:
+            UnknownExecution: The gateway allowed an action, and no process has told what came of it.
+        """
+        until = time.monotonic() + _SETTLED_WITHIN
+        while True:
+            # In this order: what is answered after the journal was read is not unknown, but later.
+            allowed = self._allowed()
+            noted = self._noted()
+            unknown = _unmatched(allowed, noted)
+            if not unknown or time.monotonic() > until:
+                break
+            time.sleep(0.01)
+        ran = [note["tool"] for note in noted if note["ran"]]
+        if unknown:
+            raise UnknownExecution(
+                f"{', '.join(unknown)}: allowed, and it is not known whether it ran: no process has told. Give the "
+                "processes that ask, and those that they start, the environment of the gateway (`environment`); what "
+                "another program does with an answer cannot be seen. Assert on the effect of the action instead. "
+                f"Known to have run: {ran}"
+            )
+        return ran
 
     def client(self, **settings: Any) -> ActPassClient:
         """Return a client of this gateway that gives up quickly."""
-        from ._client import ActPassClient  # noqa: PLC0415
-
         return ActPassClient(**self._settings(settings))
 
     def async_client(self, **settings: Any) -> AsyncActPassClient:
         """Return the same for an event loop."""
-        from ._async import AsyncActPassClient  # noqa: PLC0415
-
         return AsyncActPassClient(**self._settings(settings))
 
     def _settings(self, settings: dict[str, Any]) -> dict[str, Any]:
         return {"api_key": self.api_key, "base_url": self.base_url, "timeout": 5, "max_retries": 0, **settings}
 
-    def assert_executed(self, tool: str | None = None, times: int | None = None) -> None:
-        """Fail unless a guarded function ran, of ``tool`` if one is named, and so often if ``times`` is given."""
-        ran = [one for one in self.executed if tool in {None, one}]
-        assert ran if times is None else len(ran) == times, (
-            f"{tool or 'something'} should have run; ran: {self.executed}"
-        )
+    def assert_executed(self, tool: Optional[str] = None, times: Optional[int] = None) -> None:
+        """Fail unless a guarded function ran, of ``tool`` if one is named, and exactly ``times`` if that is given.
 
-    def assert_not_executed(self, tool: str | None = None) -> None:
-        """Fail if any guarded function ran, of ``tool`` if one is named."""
-        assert tool not in {None, *self.executed} if tool else not self.executed, f"ran: {self.executed}"
+        Raises:
+            AssertionError: It did not run, or the gateway cannot know (:class:`UnknownExecution`).
+        """
+        _check(tool, times)
+        executed = self.executed
+        ran = [one for one in executed if tool in {None, one}]
+        if not (ran if times is None else len(ran) == times):
+            often = "" if times is None else f" {times} times"
+            raise AssertionError(f"{tool or 'something'} should have run{often}; ran: {executed}")
+
+    def assert_not_executed(self, tool: Optional[str] = None) -> None:
+        """Fail if any guarded function ran, of ``tool`` if one is named, in whatever process.
+
+        It says nothing of a tool that nobody asked about, such as one that is misspelled: see ``assert_asked``.
+
+        Raises:
+            AssertionError: It ran, or the gateway cannot know (:class:`UnknownExecution`).
+        """
+        _check(tool)
+        executed = self.executed
+        if any(tool in {None, one} for one in executed):
+            raise AssertionError(f"ran: {executed}")
+
+    def close(self) -> None:
+        """Stop it."""
+        self._closed = True
+
+    def __enter__(self: Gateway) -> Gateway:
+        """Return the gateway itself."""
+        return self
+
+    def __exit__(
+        self,
+        kind: Optional[type[BaseException]],
+        error: Optional[BaseException],
+        traceback: Optional[TracebackType],
+    ) -> None:
+        """Stop it."""
+        self.close()
+
+    def _allowed(self) -> list[_Allowed]:
+        """Return the answers by which an action may have run."""
+        raise NotImplementedError
+
+    def _noted(self) -> list[dict[str, Any]]:
+        if os.getpid() != self._process_id:
+            raise UnknownExecution("a forked process cannot know: ask the gateway in the process that made it")
+        if self._closed:
+            raise UnknownExecution("the gateway is closed: ask it while it is open")
+        try:
+            noted = self._journal.read_bytes()[self._begins :]
+        except OSError as error:
+            raise UnknownExecution(f"what ran cannot be read: {error}") from error
+        return [json.loads(line) for line in noted.splitlines()]
+
+
+def _journal() -> pathlib.Path:
+    """Return the journal of this process. All its gateways share it, for processes that outlive one: pools, servers."""
+    mine = _journals.get(os.getpid())
+    if mine is None:
+        descriptor, path = tempfile.mkstemp(prefix="actpass-", suffix=".jsonl")
+        os.close(descriptor)
+        mine = _journals[os.getpid()] = pathlib.Path(path)
+        _run.journals.append(path)
+        atexit.register(_remove, mine, os.getpid())
+    return mine
+
+
+def _remove(journal: pathlib.Path, process_id: int) -> None:
+    if os.getpid() == process_id:  # A forked process leaves it to the other.
+        journal.unlink(missing_ok=True)
+
+
+#: By the process that made it.
+_journals: dict[int, pathlib.Path] = {}
+
+
+#: The tool of an answer, its request id and its event; neither where the connection was closed.
+_Allowed = tuple[str, Optional[str], Optional[str]]
+
+
+def _unmatched(allowed: list[_Allowed], noted: list[dict[str, Any]]) -> list[str]:
+    """Return the tools of the answers of which no process has told what came."""
+    requests = Counter(note["request"] for note in noted if note["request"] is not None)
+    events = Counter((note["tool"], note["event"]) for note in noted if note["request"] is None)
+    unknown = []
+    for tool, request, event in allowed:
+        if request is not None and requests[request]:
+            continue
+        if events[tool, event]:
+            events[tool, event] -= 1
+            continue
+        unknown.append(tool)
+    return unknown
+
+
+def _check(tool: Optional[str], times: Optional[int] = None) -> None:
+    if tool is not None and not (isinstance(tool, str) and tool):
+        raise TypeError(f"tool: expected the name of a tool, found {tool!r}")
+    if times is not None and (isinstance(times, bool) or not isinstance(times, int) or times < 0):
+        raise TypeError(f"times: expected a whole number from 0, found {times!r}")
 
 
 class ScriptedGateway(_Gateway):
-    """A gateway in the test's own process that answers what the test says."""
+    """A gateway in the test's own process that answers what the test says; a context manager.
+
+    >>> with ScriptedGateway() as gateway:
+    ...     gateway.allow("crm.note.add")
+    ...     out = gateway.client().guard("demo", "crm.note.add", {"text": "hi"}, lambda ctx: "added")
+    ...     gateway.assert_executed("crm.note.add", times=1)
+    ...     out["result"], gateway.actions[0]["args"]
+    ('added', {'text': 'hi'})
+    """
 
     def __init__(self) -> None:
         """Listen on a port of this machine."""
         from ._scripted import Server  # noqa: PLC0415
 
-        self._server = Server(self._decide)
-        super().__init__(self._server.base_url, API_KEY)
-        #: The bodies of the preflights so far.
+        #: The bodies of the preflights so far, each retry among them.
         self.actions: list[dict[str, Any]] = []
-        self._always: dict[str | None, Answer] = {}
+        self._always: dict[Optional[str], Answer] = {}
         self._next: list[Answer] = []
+        self._may_run: list[_Allowed] = []
+        self._hung_up: set[tuple[str, str]] = set()
+        self._server = Server(self._decide, self._answered)
+        super().__init__(self._server.base_url, API_KEY)
 
-    def answer(self, answer: Answer, tool: str | None = None) -> None:
+    def answer(self, answer: Answer, tool: Optional[str] = None) -> None:
         """Answer so from now on, to actions of ``tool`` or, if none is named, of any."""
         if tool is None:
             self._always.clear()
@@ -166,19 +377,19 @@ class ScriptedGateway(_Gateway):
         """Answer the next actions so, of whatever tool, one each; then as before."""
         self._next += answers
 
-    def allow(self, tool: str | None = None, reason_code: str = "test.allow", **members: Any) -> None:
+    def allow(self, tool: Optional[str] = None, reason_code: str = "test.allow", **members: Any) -> None:
         """Allow from now on: see :func:`allow`."""
         self.answer(allow(reason_code, **members), tool)
 
-    def deny(self, tool: str | None = None, reason_code: str = "test.deny", **members: Any) -> None:
+    def deny(self, tool: Optional[str] = None, reason_code: str = "test.deny", **members: Any) -> None:
         """Deny from now on: see :func:`deny`."""
         self.answer(deny(reason_code, **members), tool)
 
-    def warn(self, tool: str | None = None, reason_code: str = "test.warn", **members: Any) -> None:
+    def warn(self, tool: Optional[str] = None, reason_code: str = "test.warn", **members: Any) -> None:
         """Warn from now on: see :func:`warn`."""
         self.answer(warn(reason_code, **members), tool)
 
-    def require_approval(self, tool: str | None = None, **members: Any) -> None:
+    def require_approval(self, tool: Optional[str] = None, **members: Any) -> None:
         """Want an approval from now on: see :func:`require_approval`."""
         self.answer(require_approval(**members), tool)
 
@@ -190,21 +401,47 @@ class ScriptedGateway(_Gateway):
         """Reject what was to be approved."""
         self._server.approvals[id] = "rejected"
 
-    def unreachable(self, tool: str | None = None) -> None:
+    def unreachable(self, tool: Optional[str] = None) -> None:
         """Cannot be reached from now on."""
         self.answer(unreachable(), tool)
 
-    def assert_asked(self, tool: str | None = None, times: int | None = None) -> None:
+    def assert_asked(self, tool: Optional[str] = None, times: Optional[int] = None) -> None:
         """Fail unless a decision was asked for, about ``tool`` if one is named, and so often if ``times`` is given."""
+        _check(tool, times)
+        self._noted()
         asked = [one["tool"] for one in self.actions]
         matching = [one for one in asked if tool in {None, one}]
-        assert matching if times is None else len(matching) == times, f"asked about: {asked}"
+        if not (matching if times is None else len(matching) == times):
+            raise AssertionError(f"asked about: {asked}")
+
+    def assert_not_asked(self, tool: Optional[str] = None) -> None:
+        """Fail if a decision was asked for, about ``tool`` if one is named."""
+        self.assert_asked(tool, times=0)
 
     def close(self) -> None:
         """Stop listening."""
-        self._server.close()
+        if os.getpid() == self._process_id:  # A forked process has no thread to stop.
+            self._server.close()
+        super().close()
 
-    def _decide(self, action: dict[str, Any]) -> tuple[int, dict[str, Any] | None]:
+    def _answered(
+        self, asked: dict[str, Any], status: int, decision: Optional[dict[str, Any]], request_id: str
+    ) -> None:
+        tool, mode = str(asked.get("tool")), asked.get("mode")
+        if decision is None:
+            key = (tool, str(asked.get("idempotency_key")))
+            if mode == "monitor" and key not in self._hung_up:  # A retry is the same action.
+                self._hung_up.add(key)
+                self._may_run.append((tool, None, None))
+            return
+        allows = decision["decision"] == "allow" or (decision["decision"] == "warn" and mode == "warn")
+        if mode == "monitor" or (allows and 200 <= status < 300):  # noqa: PLR2004
+            self._may_run.append((tool, request_id, decision.get("evidence_event_id")))
+
+    def _allowed(self) -> list[_Allowed]:
+        return list(self._may_run)
+
+    def _decide(self, action: dict[str, Any]) -> tuple[int, Optional[dict[str, Any]]]:
         self.actions.append(action)
         approval = action.get("approval_request_id")
         if approval is not None and self._server.approvals.get(approval) == "approved":
@@ -235,47 +472,51 @@ class RealGateway(_Gateway):
             self._process = subprocess.Popen(
                 command, stdin=subprocess.DEVNULL, stdout=subprocess.PIPE, stderr=stderr, text=True
             )
-        assert self._process.stdout is not None
-        said = self._process.stdout.readline().strip()
+        said = self._process.stdout.readline().strip() if self._process.stdout is not None else ""
         prefix = "listening on "
         if not said.startswith(prefix):
-            self.close()
+            self._stop()
             why = log.read_text(encoding="utf-8", errors="replace").strip() or f"its first line is {said!r}"
-            pytest.fail(f"{program} did not start: {why}", pytrace=False)
+            _fail(f"{program} did not start: {why}")
         super().__init__(said[len(prefix) :], "apk_dev")
 
     def close(self) -> None:
         """Stop it."""
+        if os.getpid() == self._process_id:
+            self._stop()
+        super().close()
+
+    def _stop(self) -> None:
         self._process.terminate()
         self._process.wait(10)
         if self._process.stdout is not None:
             self._process.stdout.close()
 
+    def _allowed(self) -> list[_Allowed]:
+        import urllib.request  # noqa: PLC0415
 
-def pytest_addoption(parser: pytest.Parser) -> None:
-    """Add the option."""
-    parser.getgroup("actpass").addoption(
-        "--actpass-gateway", metavar="PROGRAM", help="run the real gateway for the fixture actpass_gateway"
-    )
+        request = urllib.request.Request(
+            f"{self.base_url}/api/v1/evidence/chains/decisions", headers={"authorization": "Bearer apdv_dev"}
+        )
+        # The ledger has the decision of enforce, whatever the mode.
+        opener = urllib.request.build_opener(urllib.request.ProxyHandler({}))
+        try:
+            with opener.open(request, timeout=10) as answer:
+                events = json.loads(answer.read())["events"]
+        except OSError as error:
+            if getattr(error, "code", None) == 404:  # noqa: PLR2004
+                return []  # Nothing was decided yet.
+            raise UnknownExecution(f"what was decided cannot be read: {error}") from error
+        return [
+            (str(event.get("tool_id")), None, event["event_id"])
+            for event in events
+            if "mode" in event and (event.get("decision") == "allow" or event["mode"] in {"monitor", "warn"})
+        ]
 
 
-@pytest.fixture
-def actpass_gateway(
-    request: pytest.FixtureRequest, monkeypatch: pytest.MonkeyPatch, tmp_path_factory: pytest.TempPathFactory
-) -> Iterator[ScriptedGateway | RealGateway]:
-    """Give a gateway for this test, to which clients without settings of their own lead."""
-    program = request.config.getoption("--actpass-gateway")
-    gateway: ScriptedGateway | RealGateway
-    gateway = RealGateway(program, str(tmp_path_factory.mktemp("actpass"))) if program else ScriptedGateway()
-    spend = _run.spend
-
-    def noting(permit: Any, tool: str) -> Any:
-        context = spend(permit, tool)
-        observe("actpass_gateway", lambda: gateway.executed.append(tool))
-        return context
-
-    with contextlib.closing(gateway):
-        monkeypatch.setenv("ACTPASS_API_KEY", gateway.api_key)
-        monkeypatch.setenv("ACTPASS_API_BASE_URL", gateway.base_url)
-        monkeypatch.setattr(_run, "spend", noting)
-        yield gateway
+def _fail(problem: str) -> NoReturn:
+    try:
+        import pytest  # noqa: PLC0415
+    except ImportError:
+        raise ActPassConfigError(problem, code="actpass.invalid_config") from None
+    pytest.fail(problem, pytrace=False)

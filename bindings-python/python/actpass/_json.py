@@ -1,0 +1,66 @@
+"""What an error about a value that is not JSON advises: how to convert it."""
+
+from __future__ import annotations
+
+import sys
+from collections.abc import Iterator, Mapping, Set
+from typing import Any
+
+#: By the module and name of a class, for which nothing is imported.
+_BY_CLASS = {
+    "array.array": "list(value)",
+    "builtins.bytearray": "value.decode() or base64 text",
+    "builtins.bytes": "value.decode() or base64 text",
+    "builtins.complex": "[value.real, value.imag]",
+    "builtins.frozenset": "sorted(value)",
+    "builtins.memoryview": "bytes(value).decode() or base64 text",
+    "builtins.range": "list(value)",
+    "builtins.set": "sorted(value)",
+    "collections.deque": "list(value)",
+    "datetime.date": "value.isoformat()",
+    "datetime.datetime": "value.isoformat()",
+    "datetime.time": "value.isoformat()",
+    "datetime.timedelta": "value.total_seconds()",
+    "decimal.Decimal": "str(value)",
+    "enum.Enum": "value.value",
+    "fractions.Fraction": "str(value)",
+    "ipaddress._BaseAddress": "str(value)",
+    "ipaddress._BaseNetwork": "str(value)",
+    "numpy.generic": "value.item()",
+    "numpy.ndarray": "value.tolist()",
+    "pathlib.PurePath": "str(value)",
+    "uuid.UUID": "str(value)",
+}
+#: By a member of a class.
+_BY_MEMBER = {
+    "model_dump": 'value.model_dump(mode="json")',
+    "__dataclass_fields__": "dataclasses.asdict(value)",
+    "__attrs_attrs__": "attrs.asdict(value)",
+    "tolist": "value.tolist()",
+}
+
+
+def advice(value: object) -> str:
+    """Return how to write ``value`` as JSON, as text for an error; nothing of ``value`` itself is called."""
+    how = _advice(type(value))
+    return f"write {how}, or convert it by default=" if how else "convert it by default=, or leave it out"
+
+
+def _advice(kind: type) -> str | None:
+    for base in kind.__mro__:
+        found = _BY_CLASS.get(f"{base.__module__}.{base.__qualname__}")
+        if found is not None:
+            return found
+    for name, how in _BY_MEMBER.items():
+        if any(name in vars(base) for base in kind.__mro__):
+            return how
+    abstract = ((Mapping, "dict(value)"), (Set, "sorted(value)"), (Iterator, "list(value)"))
+    return next((how for base, how in abstract if base.__subclasscheck__(kind)), None)
+
+
+def name_of(value: Any) -> str:
+    """Return the name of the class of ``value``, with its module unless that is ``builtins`` or ``__main__``."""
+    kind = type(value)
+    name = kind.__qualname__.rpartition("<locals>.")[2]
+    module = sys.intern(str(kind.__module__))
+    return name if module in {"builtins", "__main__"} else f"{module}.{name}"

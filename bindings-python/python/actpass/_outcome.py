@@ -1,0 +1,156 @@
+"""What ``guard`` reports: a dict, with the ways to take its result and to make it data."""
+
+from __future__ import annotations
+
+from collections.abc import Mapping
+from typing import TYPE_CHECKING, Any, Callable, Dict, Generic, Literal, Optional, TypeVar, Union, overload  # noqa: UP035
+
+from ._errors import ActionBlocked, error_data
+from ._types import Decision, PendingApproval, RecordedEvidence, T
+
+D = TypeVar("D")
+_ERRORS = ("error", "evidence_error")
+
+
+class GuardOutput(Dict[str, Any], Generic[T]):  # noqa: UP006
+    """What ``guard`` and ``resume`` report: a dict with these members.
+
+    ``decision`` and ``executed`` are always there. ``result`` is there if the function ran and returned; ``error`` if
+    it ran and raised (that exception itself) or if the gate failed (an :class:`~actpass.ActPassError`).
+    ``approval`` is there if a person has to decide first; ``evidence`` or ``evidence_error`` if the outcome was to be
+    recorded.
+
+    Attributes:
+        request_id: The ``x-request-id`` of the gateway's answer, for its operators; ``None`` if it sent none.
+
+    >>> from actpass import ActPassClient
+    >>> client = ActPassClient(api_key="apk_dev", base_url="http://127.0.0.1:9", max_retries=0)
+    >>> out = client.guard("demo", "demo.tool", {}, lambda ctx: print("ran"))
+    >>> out["executed"], out["decision"]["reason_code"], out.to_dict()["error"]["retryable"]
+    (False, 'actpass.unreachable', True)
+    """
+
+    request_id: Optional[str]
+    _tool: str
+
+    def __init__(self, members: Mapping[str, Any] = {}, /, *, tool: str = "", request_id: Optional[str] = None) -> None:
+        """Hold ``members``, such as a test makes up; ``tool`` is named by what :meth:`unwrap` raises."""
+        super().__init__(members)
+        self.request_id = request_id
+        self._tool = tool
+
+    def unwrap(self) -> T:
+        """Return the function's result, or raise.
+
+        Raises:
+            ActionBlocked: The function did not run.
+            Exception: The exception that the function raised, itself.
+
+        >>> GuardOutput({"decision": {"decision": "allow"}, "executed": True, "result": 7}).unwrap()
+        7
+        """
+        if not self["executed"]:
+            raise ActionBlocked(self._tool, {**self._members(), "request_id": self.request_id})
+        if "result" in self:
+            result: T = self["result"]
+            return result
+        error: Exception = self["error"]
+        raise error
+
+    def to_dict(self) -> dict[str, Any]:
+        """Return the outcome as a plain dict for JSON, with ``error`` and ``evidence_error`` as data.
+
+        ``result`` is the object that the function returned: if that is not JSON, convert it, or give
+        :meth:`to_json` a ``default``. ``request_id`` is there if the gateway sent one.
+
+        >>> failed = GuardOutput({"decision": {"decision": "allow"}, "executed": True, "error": KeyError("ch_1")})
+        >>> failed.to_dict()["error"]["type"]
+        'KeyError'
+        """
+        data = {name: _as_data(name, value) for name, value in self.items()}
+        return data if self.request_id is None else {**data, "request_id": self.request_id}
+
+    #: The method by which some JSON encoders, such as Celery's, ask an object for its form.
+    __json__ = to_dict
+
+    def to_json(self, *, default: Optional[Callable[[Any], Any]] = None) -> str:
+        """Return :meth:`to_dict` as JSON text.
+
+        Args:
+            default: As for ``json.dumps``: it converts what in ``result`` is not JSON.
+
+        Raises:
+            ActPassArgumentError: ``result`` is not JSON; the message names the place and how to convert it.
+
+        >>> GuardOutput({"decision": {"decision": "allow"}, "executed": True, "result": {1}}).to_json(default=list)
+        '{"decision": {"decision": "allow"}, "executed": true, "result": [1]}'
+        """
+        from . import _native  # noqa: PLC0415
+
+        return _native.json_text("outcome", self.to_dict(), default)
+
+    def copy(self) -> GuardOutput[T]:
+        """Return a shallow copy."""
+        return type(self)(self, tool=self._tool, request_id=self.request_id)
+
+    def __reduce__(self) -> tuple[Any, ...]:
+        """Keep the members and the attributes."""
+        return _made, (type(self), self._members(), vars(self))
+
+    def _members(self) -> dict[str, Any]:
+        return super().copy()
+
+    if TYPE_CHECKING:
+
+        @overload  # type: ignore[override]
+        def __getitem__(self, name: Literal["decision"], /) -> Decision: ...
+        @overload
+        def __getitem__(self, name: Literal["executed"], /) -> bool: ...
+        @overload
+        def __getitem__(self, name: Literal["result"], /) -> T: ...
+        @overload
+        def __getitem__(self, name: Literal["error", "evidence_error"], /) -> Exception: ...
+        @overload
+        def __getitem__(self, name: Literal["approval"], /) -> PendingApproval: ...
+        @overload
+        def __getitem__(self, name: Literal["evidence"], /) -> RecordedEvidence: ...
+        def __getitem__(self, name: str, /) -> Any: ...
+
+        @overload  # type: ignore[override]
+        def get(self, name: Literal["decision"], default: object = ..., /) -> Decision: ...
+        @overload
+        def get(self, name: Literal["executed"], default: object = ..., /) -> bool: ...
+        @overload
+        def get(self, name: Literal["result"], /) -> Optional[T]: ...
+        @overload
+        def get(self, name: Literal["result"], default: D, /) -> Union[T, D]: ...
+        @overload
+        def get(self, name: Literal["error", "evidence_error"], /) -> Optional[Exception]: ...
+        @overload
+        def get(self, name: Literal["error", "evidence_error"], default: D, /) -> Union[Exception, D]: ...
+        @overload
+        def get(self, name: Literal["approval"], /) -> Optional[PendingApproval]: ...
+        @overload
+        def get(self, name: Literal["approval"], default: D, /) -> Union[PendingApproval, D]: ...
+        @overload
+        def get(self, name: Literal["evidence"], /) -> Optional[RecordedEvidence]: ...
+        @overload
+        def get(self, name: Literal["evidence"], default: D, /) -> Union[RecordedEvidence, D]: ...
+        def get(self, name: str, default: Any = None, /) -> Any: ...
+
+    @classmethod
+    def __get_pydantic_core_schema__(cls, source: Any, handler: Any) -> Any:
+        """Tell pydantic, if the program uses it: the members are validated, and serialized as :meth:`to_dict` does."""
+        from ._pydantic import outcome_schema  # noqa: PLC0415
+
+        return outcome_schema(cls, source, handler)
+
+
+def _made(kind: type[GuardOutput[Any]], members: dict[str, Any], attributes: dict[str, Any]) -> GuardOutput[Any]:
+    outcome = kind(members)
+    vars(outcome).update(attributes)
+    return outcome
+
+
+def _as_data(name: str, value: Any) -> Any:
+    return error_data(value) if name in _ERRORS and isinstance(value, BaseException) else value
