@@ -224,6 +224,7 @@ lint-all: $(TEST_VENV)/bin/maturin lint-node
 	$(TEST_VENV)/bin/ruff check bindings-python examples benches tests/page tests/soak
 	$(TEST_VENV)/bin/ruff format --check bindings-python examples benches tests/page tests/soak
 	$(TIMED) 'lint: mypy' $(TEST_VENV)/bin/mypy --config-file bindings-python/pyproject.toml bindings-python/python/actpass
+	scripts/break-the-guard --check
 	$(TIMED) 'lint: licences' scripts/deny $(CARGO)
 
 lint-node:
