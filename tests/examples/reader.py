@@ -1,0 +1,50 @@
+"""Runs a block of the documentation: reader.py FILE PLACE.
+
+The names below are what the reader has in the program around the block. A block of a test is run by pytest, and one that
+awaits in an event loop.
+"""
+
+from __future__ import annotations
+
+import ast
+import asyncio
+import inspect
+import os
+import sys
+from pathlib import Path
+from types import SimpleNamespace
+from typing import Any
+
+from actpass import ActPassClient
+
+
+def names() -> dict[str, Any]:
+    client = ActPassClient(agent_id="support_agent")
+    action = {"goal": "resolve_refund_request", "tool": "stripe.refund.create", "args": {"amount": 4900, "currency": "usd"}}
+
+    def create(charge: str, amount: int) -> dict[str, Any]:
+        return {"id": "re_1", "charge": charge, "amount": amount}
+
+    stripe = SimpleNamespace(Refund=SimpleNamespace(create=create))
+    return {"__name__": "block", "client": client, "action": action, "stripe": stripe, "os": os}
+
+
+def main() -> None:
+    file, place = sys.argv[1:]
+    text = Path(file).read_text(encoding="utf-8")
+    if "def test_" in text:
+        import pytest
+
+        test = Path(file).with_suffix(".py")
+        test.write_text(text)
+        sys.exit(pytest.main(["-q", "-p", "no:cacheprovider", "--rootdir", str(test.parent), str(test)]))
+    code = compile(text, place, "exec", flags=ast.PyCF_ALLOW_TOP_LEVEL_AWAIT)
+    found = names()
+    if code.co_flags & inspect.CO_COROUTINE:
+        asyncio.run(eval(code, found))
+    else:
+        exec(code, found)
+
+
+if __name__ == "__main__":
+    main()
