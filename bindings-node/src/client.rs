@@ -5,7 +5,7 @@ use std::future::Future;
 use std::sync::Arc;
 use std::time::Duration;
 
-use actpass_core::{ActPass, Action, CaVariable, Error, ErrorKind, Secret};
+use actpass_core::{ActPass, Action, CaVariable, CallOptions, Error, ErrorKind, Secret};
 use napi_derive::napi;
 use tracing::Level;
 
@@ -13,6 +13,15 @@ use crate::convert::Members;
 use crate::log::{Log, level_of};
 use crate::runtime::{Answer, Door, enter};
 use crate::{approval, evidence, guard, passport};
+
+/// What `timeoutMs` of a call is.
+#[derive(Clone, Copy)]
+enum Deadline {
+    /// The deadline of each of its requests.
+    Call,
+    /// Something else: each request has the client's.
+    Client,
+}
 
 /// The native half of a client.
 #[napi]
@@ -92,14 +101,14 @@ impl Client {
             let members = Members::of_call(&input)?;
             let action = guard::guarded(&members)?;
             let unasked = Error::new(ErrorKind::Internal, "not asked");
-            self.traced(&members)?.unasked(&action, unasked).map(drop)
+            self.scoped(&members, Deadline::Call)?.unasked(&action, unasked).map(drop)
         })
     }
 
     /// Begins a preflight.
     #[napi]
     pub fn preflight(&self, door: &Door, id: i64, input: String) -> napi::Result<()> {
-        self.start(door, id, input, guard::action, async |actpass, action| {
+        self.start(door, id, input, Deadline::Call, guard::action, async |actpass, action| {
             actpass.preflight(&action).await.map(|decision| decision.as_json().to_owned())
         })
     }
@@ -119,7 +128,7 @@ impl Client {
     /// Begins to wait for a person's decision.
     #[napi]
     pub fn wait_for_approval(&self, door: &Door, id: i64, input: String) -> napi::Result<()> {
-        self.start(door, id, input, approval::awaited, async |actpass, (id, wait)| {
+        self.start(door, id, input, Deadline::Client, approval::awaited, async |actpass, (id, wait)| {
             actpass.wait_for_approval(&id, wait).await.map(|approval| approval.as_json().to_owned())
         })
     }
@@ -128,7 +137,7 @@ impl Client {
     #[napi]
     pub fn record_outcome(&self, door: &Door, id: i64, input: String) -> napi::Result<()> {
         let convert = |members: &Members| evidence::outcome(members, door);
-        self.start(door, id, input, convert, async |actpass, event| {
+        self.start(door, id, input, Deadline::Call, convert, async |actpass, event| {
             actpass.record_evidence(&event).await.map(|recorded| recorded.as_json().to_owned())
         })
     }
@@ -136,7 +145,7 @@ impl Client {
     /// Begins to ask for a passport.
     #[napi]
     pub fn issue_passport(&self, door: &Door, id: i64, input: String) -> napi::Result<()> {
-        self.start(door, id, input, passport::issue, async |actpass, wanted| {
+        self.start(door, id, input, Deadline::Call, passport::issue, async |actpass, wanted| {
             actpass.issue_passport(&wanted).await.map(|issued| issued.as_json().to_owned())
         })
     }
@@ -144,7 +153,7 @@ impl Client {
     /// Begins to have a passport verified.
     #[napi]
     pub fn verify_passport(&self, door: &Door, id: i64, input: String) -> napi::Result<()> {
-        self.start(door, id, input, passport::verify, async |actpass, wanted| {
+        self.start(door, id, input, Deadline::Call, passport::verify, async |actpass, wanted| {
             actpass.verify_passport(&wanted).await.map(|verified| verified.as_json().to_owned())
         })
     }
@@ -152,7 +161,7 @@ impl Client {
     /// Begins to verify a passport with the gateway's public keys.
     #[napi]
     pub fn verify_passport_offline(&self, door: &Door, id: i64, input: String) -> napi::Result<()> {
-        self.start(door, id, input, passport::verify_offline, async |actpass, wanted| {
+        self.start(door, id, input, Deadline::Call, passport::verify_offline, async |actpass, wanted| {
             actpass.verify_passport_offline(&wanted).await.map(|verified| verified.as_json().to_owned())
         })
     }
@@ -160,7 +169,7 @@ impl Client {
     /// Begins to revoke a passport.
     #[napi]
     pub fn revoke_passport(&self, door: &Door, id: i64, input: String) -> napi::Result<()> {
-        self.start(door, id, input, passport::revoke, async |actpass, (jti, reason)| {
+        self.start(door, id, input, Deadline::Call, passport::revoke, async |actpass, (jti, reason)| {
             let revoked = actpass.revoke_passport(&jti, reason.as_deref()).await;
             revoked.map(|revoked| revoked.as_json().to_owned())
         })
@@ -169,7 +178,7 @@ impl Client {
     /// Begins to record an event.
     #[napi]
     pub fn record_evidence(&self, door: &Door, id: i64, input: String) -> napi::Result<()> {
-        self.start(door, id, input, evidence::event, async |actpass, event| {
+        self.start(door, id, input, Deadline::Call, evidence::event, async |actpass, event| {
             actpass.record_evidence(&event).await.map(|recorded| recorded.as_json().to_owned())
         })
     }
@@ -188,7 +197,7 @@ impl Client {
         enter(|| {
             let members = Members::of_call(&input)?;
             let action = Arc::new(convert(&members)?);
-            let (actpass, asked) = (self.traced(&members)?, Arc::clone(&action));
+            let (actpass, asked) = (self.scoped(&members, Deadline::Call)?, Arc::clone(&action));
             let call = async move { actpass.authorize(&asked).await.map(Answer::Verdict) };
             let actpass = self.open()?;
             let lost = move |error| actpass.unasked(&action, error).map(Answer::Verdict);
@@ -202,9 +211,14 @@ impl Client {
         self.actpass.borrow().clone().ok_or_else(closed)
     }
 
-    /// The client by which a call is part of the trace that it names.
-    fn traced(&self, members: &Members) -> Result<ActPass, Error> {
-        let actpass = self.open()?;
+    /// The client with the trace and the limits that a call names.
+    fn scoped(&self, members: &Members, deadline: Deadline) -> Result<ActPass, Error> {
+        let timeout = match deadline {
+            Deadline::Call => milliseconds(members, "timeoutMs")?,
+            Deadline::Client => None,
+        };
+        let options = CallOptions::new(timeout, members.whole("maxRetries")?)?;
+        let actpass = self.open()?.with_options(options);
         Ok(match members.optional("traceparent")? {
             Some(traceparent) => actpass.in_trace(traceparent.parse()?),
             None => actpass,
@@ -217,6 +231,7 @@ impl Client {
         door: &Door,
         id: i64,
         input: String,
+        deadline: Deadline,
         convert: impl FnOnce(&Members) -> Result<T, Error>,
         call: impl FnOnce(ActPass, T) -> F,
     ) -> napi::Result<()>
@@ -227,7 +242,7 @@ impl Client {
         enter(|| {
             let members = Members::of_call(&input)?;
             let input = convert(&members)?;
-            let call = call(self.traced(&members)?, input);
+            let call = call(self.scoped(&members, deadline)?, input);
             door.start(id, self.log_level.map(Log::new), async move { call.await.map(Answer::Text) }, Err);
             Ok(())
         })

@@ -112,7 +112,7 @@ impl Permit {
     }
 }
 
-/// The JSON text of `{decision, executed, error?, approval?}`, the error being the gate's.
+/// The JSON text of `{decision, executed, requestId?, error?, approval?}`, the error being the gate's.
 pub(crate) fn report(outcome: &Outcome<(), ()>) -> String {
     let (gate_error, approval) = match outcome {
         Outcome::Blocked(blocked) => (blocked.error(), blocked.approval()),
@@ -123,6 +123,10 @@ pub(crate) fn report(outcome: &Outcome<(), ()>) -> String {
     text.raw(r#"{"decision":"#);
     text.raw(outcome.decision().as_json());
     text.raw(if outcome.executed() { r#","executed":true"# } else { r#","executed":false"# });
+    if let Some(id) = outcome.decision().request_id() {
+        text.raw(r#","requestId":"#);
+        text.string(id);
+    }
     if let Some(error) = gate_error {
         text.raw(r#","error":"#);
         text.raw(&describe(error));

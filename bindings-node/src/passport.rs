@@ -44,6 +44,7 @@ pub(crate) fn verify(members: &Members) -> Result<VerifyRequest, Error> {
 pub(crate) fn verify_offline(members: &Members) -> Result<OfflineVerifyRequest, Error> {
     let mut request = OfflineVerifyRequest::new(members.string("token")?, members.string("audience")?);
     request.issuer = members.optional("issuer")?;
+    request.tenant_id = members.optional("tenantId")?;
     request.agent_id = members.optional("agentId")?;
     request.user_id = members.optional("userId")?;
     Ok(request)

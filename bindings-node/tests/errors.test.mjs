@@ -7,7 +7,18 @@ import { join } from 'node:path';
 import { describe, test } from 'node:test';
 import { types } from 'node:util';
 import * as imported from '@actpass/sdk';
-import { ACTION, ALLOW, answer, everythingShown, Hostile, newClient, PASSPORT, ROOT, rejection } from './support.mjs';
+import {
+  ACTION,
+  ALLOW,
+  answer,
+  everythingShown,
+  Hostile,
+  newClient,
+  PASSPORT,
+  ROOT,
+  rejection,
+  UNEXPLAINED,
+} from './support.mjs';
 
 const hostile = new Hostile();
 // Some versions of Node add these to what a CommonJS module exports.
@@ -107,7 +118,11 @@ describe('an error of the gate', () => {
 
   test('a 403 that is a decision is no error', () =>
     hostile.play([answer({ decision: 'deny', reason_code: 'x' }, { status: 403 })], async ({ baseUrl }) => {
-      assert.deepEqual(await newClient(baseUrl).preflight(ACTION), { decision: 'deny', reason_code: 'x' });
+      assert.deepEqual(await newClient(baseUrl).preflight(ACTION), {
+        decision: 'deny',
+        reason_code: 'x',
+        explain: UNEXPLAINED,
+      });
     }));
 });
 

@@ -15,6 +15,7 @@ import {
   MODES,
   newClient,
   rejection,
+  UNEXPLAINED,
   withGateway,
 } from './support.mjs';
 
@@ -77,6 +78,8 @@ describe('the table of the guard contract', { concurrency: 4 }, () => {
           } else {
             const { request_hash: hash } = outcome.decision;
             assert.deepEqual(outcome.decision, {
+              reason_code: 'unspecified',
+              explain: UNEXPLAINED,
               ...row.answer,
               ...(row.answer.request_hash && { request_hash: hash }),
             });

@@ -199,7 +199,7 @@ test('its message says why, in one line, whatever the gateway explains', async (
     [{ summary: 'A refund over\n$500 needs\u0000a person.' }, ': A refund over $500 needs a person.'],
     [{ summary: 'x'.repeat(1000) }, `: ${'x'.repeat(300)}`],
     [{ summary: '' }, ''],
-    [{ summary: ['a list'] }, ': a list'],
+    [{ summary: ['a list'] }, ''],
     [undefined, ''],
     [null, ''],
     ['text', ''],

@@ -28,7 +28,14 @@ export const ACTION = {
   args: { amount: 4900, currency: 'usd' },
   resource: 'stripe:charge:ch_123',
 };
-export const ALLOW = { decision: 'allow', reason_code: 'refund.small_in_scope', evidence_event_id: 'ev_1' };
+/** What a decision has if the gateway explains nothing. */
+export const UNEXPLAINED = { summary: '', matched_rules: [], next_steps: [] };
+export const ALLOW = {
+  decision: 'allow',
+  reason_code: 'refund.small_in_scope',
+  evidence_event_id: 'ev_1',
+  explain: UNEXPLAINED,
+};
 export const MODES = ['enforce', 'strict', 'warn', 'monitor'];
 
 /** A step of a hostile gateway that answers `json`. */

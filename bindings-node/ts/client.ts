@@ -97,7 +97,7 @@ const ISSUE = [
   'approvalRequestId',
 ];
 const VERIFY = ['token', 'audience', 'agentId', 'userId', 'currentToolManifestHash', 'policyHash'];
-const VERIFY_OFFLINE = ['token', 'audience', 'issuer', 'agentId', 'userId'];
+const VERIFY_OFFLINE = ['token', 'audience', 'issuer', 'tenantId', 'agentId', 'userId'];
 const REVOKE = ['jti', 'reason'];
 const EVIDENCE = [
   'eventType',
@@ -501,10 +501,11 @@ export class ActPass {
   /**
    * Verifies a passport with the gateway's public keys, which are fetched once and kept.
    *
-   * The signature (Ed25519), the issuer, the audience and the time are checked, and the tenant of this client, the agent and
-   * the user if given. Clocks may differ by 10 seconds. That a passport was revoked or spent only the gateway knows. The keys
-   * are fetched again after 10 minutes, and for a key that is not among them (at most every 30 seconds); if that fails, those
-   * at hand serve until they are an hour old.
+   * The signature (Ed25519), the issuer, the audience, the tenant and the time are checked, and the agent and the user if
+   * given. Issuer and tenant are the call's, else those that the gateway names with its keys, else the client's. Clocks may
+   * differ by 10 seconds. Only the gateway knows whether a passport was revoked or spent. The keys are fetched again after
+   * 10 minutes, and at once for a key that is not among them (at most once a second); if that fails, the present keys serve
+   * until they are an hour old.
    *
    * @throws {@link ActPassError} There are no keys to verify with. An invalid passport is an answer, not an error.
    *

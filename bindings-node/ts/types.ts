@@ -231,8 +231,8 @@ export interface PendingApproval {
 }
 
 /** How to wait for a person. */
-export interface WaitForApprovalOptions extends CallOptions {
-  /** For how many milliseconds at most. Default: 0, which is one look. */
+export interface WaitForApprovalOptions extends Omit<CallOptions, 'timeoutMs'> {
+  /** For how many milliseconds at most; each request has the client's deadline. Default: 0, which is one poll. */
   timeoutMs?: number | undefined;
 }
 
@@ -539,8 +539,10 @@ export interface VerifyPassportOfflineOptions extends CallOptions {
   token: string;
   /** Whom it is shown to. */
   audience: string;
-  /** Who must have issued it. Default: the gateway, by its URL. */
+  /** Who must have issued it. Default: whom the gateway names with its keys, else the gateway's URL. */
   issuer?: string | undefined;
+  /** The tenant that it must be of. Default: the one that the gateway names with its keys, else the client's, if it has one. */
+  tenantId?: string | undefined;
   /** The agent that it must be made out to. */
   agentId?: string | undefined;
   /** Who must have delegated. */
