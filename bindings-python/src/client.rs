@@ -3,17 +3,17 @@
 use std::sync::Arc;
 
 use actpass_core::runtime::{Background, Host};
-use actpass_core::{ActPass, Action, CaVariable, Error, ErrorKind, PendingApproval, Secret};
+use actpass_core::{ActPass, Action, CaVariable, CallOptions, Error, ErrorKind, PendingApproval, Secret};
 use pyo3::prelude::*;
-use pyo3::types::{PyBytes, PyInt, PyString};
+use pyo3::types::{PyBytes, PyString};
 
 use crate::convert::{
-    from_json, is_bool, json, number, optional, read_json, seconds_argument, string, to_json, to_json_by,
-    type_name, wrong_type,
+    from_json, json, number, optional, read_json, seconds_argument, string, to_json, to_json_by, type_name,
+    whole_number, wrong_type,
 };
 use crate::error::{in_call, raise, raise_from};
 use crate::evidence::EvidenceArguments;
-use crate::guard::{ActionArguments, verdict};
+use crate::guard::{ActionArguments, CallArguments, verdict};
 use crate::passport::{IssueArguments, OfflineVerifyArguments, VerifyArguments};
 use crate::runtime::{Door, enter, enter_call};
 
@@ -23,7 +23,9 @@ type Needed<'a, 'py> = &'a Bound<'py, PyAny>;
 /// The native half of a client.
 #[pyclass(frozen, module = "actpass._native")]
 pub(crate) struct Client {
-    door: arc_swap::ArcSwapOption<Door>,
+    /// Shared by the clients that differ in their options alone.
+    door: Arc<arc_swap::ArcSwapOption<Door>>,
+    options: CallOptions,
 }
 
 #[pymethods]
@@ -67,8 +69,8 @@ impl Client {
             }
             builder = builder
                 .ca_variables(["REQUESTS_CA_BUNDLE", "CURL_CA_BUNDLE"].map(CaVariable::replacing))
-                .max_retries(whole_number("max_retries", max_retries)?)
-                .circuit_failures(whole_number("circuit_failures", circuit_failures)?)
+                .max_retries(whole_setting("max_retries", max_retries)?)
+                .circuit_failures(whole_setting("circuit_failures", circuit_failures)?)
                 .mode(needed_setting("mode", mode)?.parse().map_err(|error| as_config(py, &error))?)
                 .danger_allow_insecure_http(switch(
                     "danger_allow_insecure_http",
@@ -87,57 +89,71 @@ impl Client {
 
     /// A client with the same settings whose calls are made beside the interpreter.
     fn background(&self, py: Python<'_>) -> PyResult<Self> {
-        match &*self.door(py)? {
-            Door::Background(background) => Ok(Self::of(Door::Background(Arc::clone(background)))),
-            Door::Calling(host) => {
-                let background = Background::beside(host).map_err(|error| raise(py, &error))?;
-                Ok(Self::of(Door::Background(Arc::new(background))))
-            }
-        }
+        let background = match &*self.door(py)? {
+            Door::Background(background) => Arc::clone(background),
+            Door::Calling(host) => Arc::new(Background::beside(host).map_err(|error| raise(py, &error))?),
+        };
+        Ok(Self { options: self.options, ..Self::of(Door::Background(background)) })
     }
 
-    #[pyo3(signature = (action, default = None))]
+    /// A client that shares everything with this one but the limits of its calls.
+    fn with_options(&self, py: Python<'_>, options: CallArguments<'_>) -> PyResult<Self> {
+        enter_call(py, "with_options", || {
+            let options = options.convert(py)?.or(self.options);
+            Ok(Self { door: Arc::clone(&self.door), options })
+        })
+    }
+
+    #[pyo3(signature = (action, default = None, options = None))]
     fn preflight<'py>(
         &self,
         py: Python<'py>,
         action: ActionArguments<'py>,
         default: Argument<'_, 'py>,
+        options: Option<CallArguments<'py>>,
     ) -> PyResult<Bound<'py, PyAny>> {
         enter_call(py, "preflight", || {
+            let options = self.options(py, options)?;
             let action = action.convert(default)?;
             let call = |actpass: ActPass| async move { actpass.preflight(&action).await };
-            self.ask(py, "preflight", call, |decision| decision.as_json())
+            self.ask(py, "preflight", options, call, |decision| decision.as_json())
         })
     }
 
-    #[pyo3(signature = (action, record_outcome, default = None))]
+    #[pyo3(signature = (action, record_outcome, default = None, options = None))]
     fn authorize<'py>(
         &self,
         py: Python<'py>,
         action: ActionArguments<'py>,
         record_outcome: Needed<'_, 'py>,
         default: Argument<'_, 'py>,
+        options: Option<CallArguments<'py>>,
     ) -> PyResult<Bound<'py, PyAny>> {
         enter_call(py, "guard", || {
+            let options = self.options(py, options)?;
             let record = flag("record_outcome", record_outcome)?;
-            self.rule(py, "guard", action.convert(default)?, record)
+            self.rule(py, "guard", options, action.convert(default)?, record)
         })
     }
 
     /// Checks the parameters of an action as `authorize` does, and sends nothing.
+    #[pyo3(signature = (action, record_outcome, options = None))]
     fn check(
         &self,
         py: Python<'_>,
         action: ActionArguments<'_>,
         record_outcome: Needed<'_, '_>,
+        options: Option<CallArguments<'_>>,
     ) -> PyResult<()> {
-        enter(py, || {
+        enter_call(py, "protect", || {
             flag("record_outcome", record_outcome)?;
+            self.options(py, options)?;
             let action = action.convert(None)?;
             self.door(py)?.check(&action).map_err(|error| raise(py, &error))
         })
     }
 
+    #[pyo3(signature = (pending, passport, wait_for_approval, record_outcome, options = None))]
     fn resume<'py>(
         &self,
         py: Python<'py>,
@@ -145,8 +161,10 @@ impl Client {
         passport: Argument<'_, 'py>,
         wait_for_approval: Argument<'_, 'py>,
         record_outcome: Needed<'_, 'py>,
+        options: Option<CallArguments<'py>>,
     ) -> PyResult<Bound<'py, PyAny>> {
         enter_call(py, "resume", || {
+            let options = self.options(py, options)?;
             let mut action = pending_approval(pending)?.action();
             if let Some(passport) = optional("passport", passport)? {
                 action = action.passport(passport);
@@ -154,90 +172,106 @@ impl Client {
             if let Some(wait) = seconds_argument("wait_for_approval", wait_for_approval)? {
                 action = action.wait_for_approval(wait);
             }
-            self.rule(py, "resume", action, flag("record_outcome", record_outcome)?)
+            self.rule(py, "resume", options, action, flag("record_outcome", record_outcome)?)
         })
     }
 
+    #[pyo3(signature = (approval, timeout, options = None))]
     fn wait_for_approval<'py>(
         &self,
         py: Python<'py>,
         approval: Needed<'_, 'py>,
         timeout: Argument<'_, 'py>,
+        options: Option<CallArguments<'py>>,
     ) -> PyResult<Bound<'py, PyAny>> {
         enter_call(py, "wait_for_approval", || {
+            let options = self.options(py, options)?;
             let id = match approval.is_instance_of::<PyString>() {
                 true => string("approval", approval)?,
                 false => pending_approval(approval)?.id().to_owned(),
             };
             let timeout = seconds_argument("timeout", timeout)?.unwrap_or_default();
             let call = |actpass: ActPass| async move { actpass.wait_for_approval(&id, timeout).await };
-            self.ask(py, "wait_for_approval", call, |approval| approval.as_json())
+            self.ask(py, "wait_for_approval", options, call, |approval| approval.as_json())
         })
     }
 
-    #[pyo3(signature = (wanted, default = None))]
+    #[pyo3(signature = (wanted, default = None, options = None))]
     fn issue_passport<'py>(
         &self,
         py: Python<'py>,
         wanted: IssueArguments<'py>,
         default: Argument<'_, 'py>,
+        options: Option<CallArguments<'py>>,
     ) -> PyResult<Bound<'py, PyAny>> {
         enter_call(py, "issue_passport", || {
+            let options = self.options(py, options)?;
             let wanted = wanted.convert(default)?;
             let call = |actpass: ActPass| async move { actpass.issue_passport(&wanted).await };
-            self.ask(py, "issue_passport", call, |issued| issued.as_json())
+            self.ask(py, "issue_passport", options, call, |issued| issued.as_json())
         })
     }
 
+    #[pyo3(signature = (wanted, options = None))]
     fn verify_passport<'py>(
         &self,
         py: Python<'py>,
         wanted: VerifyArguments<'py>,
+        options: Option<CallArguments<'py>>,
     ) -> PyResult<Bound<'py, PyAny>> {
         enter_call(py, "verify_passport", || {
+            let options = self.options(py, options)?;
             let wanted = wanted.convert()?;
             let call = |actpass: ActPass| async move { actpass.verify_passport(&wanted).await };
-            self.ask(py, "verify_passport", call, |verified| verified.as_json())
+            self.ask(py, "verify_passport", options, call, |verified| verified.as_json())
         })
     }
 
+    #[pyo3(signature = (wanted, options = None))]
     fn verify_passport_offline<'py>(
         &self,
         py: Python<'py>,
         wanted: OfflineVerifyArguments<'py>,
+        options: Option<CallArguments<'py>>,
     ) -> PyResult<Bound<'py, PyAny>> {
         enter_call(py, "verify_passport_offline", || {
+            let options = self.options(py, options)?;
             let wanted = wanted.convert()?;
             let call = |actpass: ActPass| async move { actpass.verify_passport_offline(&wanted).await };
-            self.ask(py, "verify_passport_offline", call, |verified| verified.as_json())
+            self.ask(py, "verify_passport_offline", options, call, |verified| verified.as_json())
         })
     }
 
+    #[pyo3(signature = (jti, reason, options = None))]
     fn revoke_passport<'py>(
         &self,
         py: Python<'py>,
         jti: Needed<'_, 'py>,
         reason: Argument<'_, 'py>,
+        options: Option<CallArguments<'py>>,
     ) -> PyResult<Bound<'py, PyAny>> {
         enter_call(py, "revoke_passport", || {
+            let options = self.options(py, options)?;
             let (jti, reason) = (string("jti", jti)?, optional("reason", reason)?);
             let call =
                 |actpass: ActPass| async move { actpass.revoke_passport(&jti, reason.as_deref()).await };
-            self.ask(py, "revoke_passport", call, |revoked| revoked.as_json())
+            self.ask(py, "revoke_passport", options, call, |revoked| revoked.as_json())
         })
     }
 
-    #[pyo3(signature = (event, default = None))]
+    #[pyo3(signature = (event, default = None, options = None))]
     fn record_evidence<'py>(
         &self,
         py: Python<'py>,
         event: EvidenceArguments<'py>,
         default: Argument<'_, 'py>,
+        options: Option<CallArguments<'py>>,
     ) -> PyResult<Bound<'py, PyAny>> {
         enter_call(py, "record_evidence", || {
+            let options = self.options(py, options)?;
             let event = event.convert(default)?;
             let call = |actpass: ActPass| async move { actpass.record_evidence(&event).await };
-            self.ask(py, "record_evidence", call, |recorded| recorded.as_json())
+            self.ask(py, "record_evidence", options, call, |recorded| recorded.as_json())
         })
     }
 
@@ -258,7 +292,8 @@ impl Client {
 
     #[getter]
     fn timeout(&self, py: Python<'_>) -> PyResult<f64> {
-        Ok(self.door(py)?.timeout().as_secs_f64())
+        let timeout = self.door(py)?.timeout();
+        Ok(self.options.timeout().unwrap_or(timeout).as_secs_f64())
     }
 
     #[getter]
@@ -278,7 +313,14 @@ impl Client {
 
 impl Client {
     fn of(door: Door) -> Self {
-        Self { door: arc_swap::ArcSwapOption::from_pointee(door) }
+        let door = Arc::new(arc_swap::ArcSwapOption::from_pointee(door));
+        Self { door, options: CallOptions::default() }
+    }
+
+    /// The limits of a call: its own, and where it has none, those of the client.
+    fn options(&self, py: Python<'_>, given: Option<CallArguments<'_>>) -> PyResult<CallOptions> {
+        let given = given.map(|given| given.convert(py)).transpose()?.unwrap_or_default();
+        Ok(given.or(self.options))
     }
 
     /// A call that comes to a document.
@@ -286,6 +328,7 @@ impl Client {
         &self,
         py: Python<'py>,
         called: &'static str,
+        options: CallOptions,
         call: impl FnOnce(ActPass) -> F + Send,
         document: fn(&T) -> &str,
     ) -> PyResult<Bound<'py, PyAny>>
@@ -293,7 +336,7 @@ impl Client {
         T: Send + 'static,
         F: Future<Output = Result<T, Error>> + Send + 'static,
     {
-        self.door(py)?.call(py, call, move |py, answer| match answer {
+        self.door(py)?.call(py, options, call, move |py, answer| match answer {
             Ok(answer) => from_json(py, document(&answer)),
             Err(error) => Err(raise_from(py, &error, Some(called))),
         })
@@ -303,6 +346,7 @@ impl Client {
         &self,
         py: Python<'py>,
         called: &'static str,
+        options: CallOptions,
         action: Action,
         record: bool,
     ) -> PyResult<Bound<'py, PyAny>> {
@@ -310,7 +354,7 @@ impl Client {
         let (ruler, action) = (door.clone(), Arc::new(action));
         let asked = Arc::clone(&action);
         let call = |actpass: ActPass| async move { actpass.authorize(&asked).await };
-        door.call(py, call, move |py, ruled| {
+        door.call(py, options, call, move |py, ruled| {
             let ruled = ruler.rule(&action, ruled);
             let ruled = ruled.map_err(|error| in_call(py, raise(py, &error), called))?;
             verdict(py, ruled, called, record.then_some(ruler))
@@ -392,9 +436,8 @@ fn seconds(member: &str, value: Needed<'_, '_>) -> PyResult<std::time::Duration>
     actpass_core::seconds(member, seconds).map_err(|error| raise(value.py(), &error))
 }
 
-fn whole_number(member: &str, value: Needed<'_, '_>) -> PyResult<u32> {
-    let number = value.extract::<u32>().ok().filter(|_| value.is_instance_of::<PyInt>() && !is_bool(value));
-    number.ok_or_else(|| wrong_setting(member, "a whole number from 0", value))
+fn whole_setting(member: &str, value: Needed<'_, '_>) -> PyResult<u32> {
+    whole_number(member, value).map_err(|_| wrong_setting(member, "a whole number from 0", value))
 }
 
 fn switch(member: &str, value: Needed<'_, '_>) -> PyResult<bool> {

@@ -88,6 +88,12 @@ pub(crate) fn seconds_argument(member: &str, value: Option<&Bound<'_, PyAny>>) -
     actpass_core::wait_seconds(member, seconds).map(Some).map_err(|error| raise(value.py(), &error))
 }
 
+/// A whole number from 0, as an argument of a call.
+pub(crate) fn whole_number(member: &str, value: &Bound<'_, PyAny>) -> PyResult<u32> {
+    let number = value.extract::<u32>().ok().filter(|_| value.is_instance_of::<PyInt>() && !is_bool(value));
+    number.ok_or_else(|| wrong_type(member, "a whole number from 0", value))
+}
+
 pub(crate) fn is_bool(value: &Bound<'_, PyAny>) -> bool {
     value.is_instance_of::<PyBool>()
 }
@@ -211,10 +217,13 @@ impl Writer<'_, '_> {
             self.float(number)?;
         } else if let Ok(members) = value.cast::<PyDict>() {
             self.object(members, Self::deeper(depth)?)?;
-        } else if let Ok(items) = value.cast::<PyList>() {
+        } else if let Ok(items) = value.cast_exact::<PyList>() {
             self.items(items.iter(), Self::deeper(depth)?)?;
-        } else if let Ok(items) = value.cast::<PyTuple>() {
+        } else if let Ok(items) = value.cast_exact::<PyTuple>() {
             self.items(items.iter(), Self::deeper(depth)?)?;
+        } else if value.is_instance_of::<PyList>() || value.is_instance_of::<PyTuple>() {
+            // A subclass is what it gives when it is iterated, as `json.dumps` has it.
+            self.items(list_of(value)?.iter(), Self::deeper(depth)?)?;
         } else {
             self.converted(value, depth)?;
         }
@@ -322,8 +331,11 @@ fn members_of<'py>(members: &Bound<'py, PyDict>) -> PyResult<Bound<'py, PyList>>
     if members.is_exact_instance_of::<PyDict>() {
         return Ok(members.items());
     }
-    let items = members.call_method0(intern!(members.py(), "items"))?;
-    members.py().get_type::<PyList>().call1((items,))?.cast_into().map_err(PyErr::from)
+    list_of(&members.call_method0(intern!(members.py(), "items"))?)
+}
+
+fn list_of<'py>(items: &Bound<'py, PyAny>) -> PyResult<Bound<'py, PyList>> {
+    items.py().get_type::<PyList>().call1((items,))?.cast_into().map_err(PyErr::from)
 }
 
 /// A key that can be shown: one that is made like a name. Others may hold anything.

@@ -1,9 +1,10 @@
 //! The two steps of the guard. The face runs the caller's function between them, in the caller's own thread.
 
-use std::sync::{Mutex, PoisonError};
+use std::sync::{Mutex, OnceLock, PoisonError};
 
 use actpass_core::{
-    ActPass, Action, Decision, Ended, Outcome, Settlement, Verdict, canonical_outcome as canonical,
+    ActPass, Action, CallOptions, Decision, Ended, Outcome, Settlement, Verdict,
+    canonical_outcome as canonical,
 };
 use pyo3::IntoPyObjectExt;
 use pyo3::exceptions::{PyException, PyRuntimeError};
@@ -12,6 +13,7 @@ use pyo3::types::{PyDict, PyString};
 
 use crate::convert::{
     Function, argument, from_json, json, optional, seconds_argument, string, to_json, to_json_by,
+    whole_number,
 };
 use crate::error::{exception, raise};
 use crate::runtime::{Door, enter};
@@ -81,6 +83,19 @@ impl ActionArguments<'_> {
     }
 }
 
+/// The limits of one call: `timeout` and `max_retries`.
+#[derive(FromPyObject)]
+pub(crate) struct CallArguments<'py>(Option<Bound<'py, PyAny>>, Option<Bound<'py, PyAny>>);
+
+impl CallArguments<'_> {
+    pub(crate) fn convert(self, py: Python<'_>) -> PyResult<CallOptions> {
+        let Self(timeout, max_retries) = self;
+        let timeout = seconds_argument("timeout", timeout.as_ref())?;
+        let max_retries = max_retries.map(|retries| whole_number("max_retries", &retries)).transpose()?;
+        CallOptions::new(timeout, max_retries).map_err(|error| raise(py, &error))
+    }
+}
+
 /// A verdict of the method `called`: `(permit, None)` or `(None, outcome)`. `recorder` is the client by which the outcome
 /// is to be recorded.
 pub(crate) fn verdict<'py>(
@@ -94,7 +109,8 @@ pub(crate) fn verdict<'py>(
             (None, Some(report(py, Outcome::<Py<PyAny>, Py<PyAny>>::Blocked(blocked), called)?))
         }
         Verdict::Proceed(permit) => {
-            (Some(Permit { state: Mutex::new(State::Granted(permit)), called, recorder }), None)
+            let state = Mutex::new(State::Granted(permit));
+            (Some(Permit { state, request_id: OnceLock::new(), called, recorder }), None)
         }
     };
     (permit, outcome).into_bound_py_any(py)
@@ -104,6 +120,8 @@ pub(crate) fn verdict<'py>(
 #[pyclass(frozen, module = "actpass._native")]
 pub(crate) struct Permit {
     state: Mutex<State>,
+    /// Known once it is spent.
+    request_id: OnceLock<String>,
     called: &'static str,
     recorder: Option<Door>,
 }
@@ -128,9 +146,18 @@ impl Permit {
                 context.credential().map(|credential| from_json(py, credential.as_json())).transpose()?;
             given.set_item("credential", credential)?;
             given.set_item("decision", from_json(py, context.decision().as_json())?)?;
+            if let Some(request_id) = context.decision().request_id() {
+                let _ = self.request_id.set(request_id.to_owned());
+            }
             self.replace(State::Running(settlement));
             Ok(given)
         })
+    }
+
+    /// The `x-request-id` of the decision, once the permit is spent.
+    #[getter]
+    fn request_id(&self) -> Option<&str> {
+        self.request_id.get().map(String::as_str)
     }
 
     /// Rules again, because the arguments are no longer those that were judged: a verdict like that of `authorize`.
@@ -198,7 +225,7 @@ fn record<'py>(
         let response = ended.as_ref().ok().and_then(|result| json("result", result.bind(py)).ok());
         let event = settlement.evidence(ended.is_ok(), response.as_ref());
         let call = |actpass: ActPass| async move { actpass.record_evidence(&event).await };
-        door.call(py, call, |py, recorded| match recorded {
+        door.call(py, CallOptions::default(), call, |py, recorded| match recorded {
             Ok(recorded) => member(py, "evidence", from_json(py, recorded.as_json())?),
             Err(error) => member(py, "evidence_error", exception(py, &error, None)?),
         })
@@ -234,6 +261,7 @@ fn report<'py>(
     static OUTPUT: Function = Function::of("actpass._outcome", "GuardOutput");
     enter(py, || {
         let reported = PyDict::new(py);
+        let request_id = outcome.decision().request_id().map(str::to_owned);
         reported.set_item("decision", from_json(py, outcome.decision().as_json())?)?;
         reported.set_item("executed", outcome.executed())?;
         let gate_error = match outcome {
@@ -255,7 +283,9 @@ fn report<'py>(
         if let Some(error) = gate_error {
             reported.set_item("error", exception(py, &error, Some(called))?)?;
         }
-        OUTPUT.bound(py)?.call1((reported,))
+        let attributes = PyDict::new(py);
+        attributes.set_item("request_id", request_id)?;
+        OUTPUT.bound(py)?.call((reported,), Some(&attributes))
     })
 }
 

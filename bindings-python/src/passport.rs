@@ -82,12 +82,14 @@ pub(crate) struct OfflineVerifyArguments<'py>(
     Option<Bound<'py, PyAny>>,
     Option<Bound<'py, PyAny>>,
     Option<Bound<'py, PyAny>>,
+    Option<Bound<'py, PyAny>>,
 );
 
 impl OfflineVerifyArguments<'_> {
     pub(crate) fn convert(self) -> PyResult<OfflineVerifyRequest> {
-        let Self(token, audience, issuer, agent_id, user_id) = self;
+        let Self(token, audience, issuer, agent_id, user_id, tenant_id) = self;
         let mut request = OfflineVerifyRequest::new(string("token", &token)?, string("audience", &audience)?);
+        request.tenant_id = optional("tenant_id", tenant_id.as_ref())?;
         request.issuer = optional("issuer", issuer.as_ref())?;
         request.agent_id = optional("agent_id", agent_id.as_ref())?;
         request.user_id = optional("user_id", user_id.as_ref())?;

@@ -7,7 +7,7 @@ use std::panic::{AssertUnwindSafe, catch_unwind};
 use std::sync::Arc;
 
 use actpass_core::runtime::{Background, Host, Settings};
-use actpass_core::{ActPass, Circuit, Error, ErrorKind};
+use actpass_core::{ActPass, CallOptions, Circuit, Error, ErrorKind};
 use pyo3::prelude::*;
 
 use crate::error::{in_call, raise};
@@ -29,6 +29,7 @@ impl Door {
     pub(crate) fn call<'py, T, F>(
         &self,
         py: Python<'py>,
+        options: CallOptions,
         call: impl FnOnce(ActPass) -> F + Send,
         convert: impl for<'a> FnOnce(Python<'a>, Result<T, Error>) -> PyResult<Bound<'a, PyAny>> + Send + 'static,
     ) -> PyResult<Bound<'py, PyAny>>
@@ -38,7 +39,9 @@ impl Door {
     {
         let watch = Watch::begin(py)?;
         let how = broken::next();
-        let started = |actpass: ActPass| watch.over(broken::call(how, call(watch.trace(actpass))));
+        let started = |actpass: ActPass| {
+            watch.over(broken::call(how, call(watch.trace(actpass.with_options(options)))))
+        };
         match self {
             Self::Background(background) => {
                 let (mailbox, future) = Mailbox::of_the_running_loop(py)?;

@@ -47,9 +47,23 @@ ACTION: dict[str, Any] = {
     "args": {"amount": 4900, "currency": "usd"},
     "resource": "stripe:charge:ch_123",
 }
-ALLOW = {"decision": "allow", "reason_code": "refund.small_in_scope", "evidence_event_id": "ev_1"}
+#: What the SDK fills in where a gateway sent no explanation.
+EXPLAIN: dict[str, Any] = {"summary": "", "matched_rules": [], "next_steps": []}
+ALLOW = {
+    "decision": "allow",
+    "reason_code": "refund.small_in_scope",
+    "explain": EXPLAIN,
+    "evidence_event_id": "ev_1",
+}
 #: The same, from a scripted gateway that says which request it answers.
 BOUND = {**ALLOW, "request_hash": "{{request_hash}}"}
+
+
+def whole(decision: dict[str, Any]) -> dict[str, Any]:
+    """Return a decision as the SDK hands it out."""
+    return {"reason_code": "unspecified", "explain": EXPLAIN, **decision}
+
+
 MODES: tuple[Mode, ...] = ("enforce", "strict", "warn", "monitor")
 
 #: A good answer for each call.

@@ -3,10 +3,15 @@
 from __future__ import annotations
 
 import collections
+import contextlib
+import dataclasses
 import datetime
 import decimal
 import enum
+import fractions
+import ipaddress
 import json
+import pathlib
 import re
 import types
 import uuid
@@ -218,7 +223,7 @@ SECONDS = (0, -1, NAN, INFINITY, 86_401, 1e300, 10**400, "1", True, [1])
 BAD_SETTINGS: dict[str, tuple[Any, ...]] = {
     "api_key": (None, "", "a b", f"{API_KEY}\n", "\tkey", "k\xe9y", "key\0", 1, API_KEY.encode(), LONE),
     "tenant_id": (1, "a\nb", "\xe9", b"x", LONE),
-    "agent_id": (1, b"x", LONE),
+    "agent_id": (1, b"x", LONE, ""),
     "base_url": (
         1,
         "gate.example",
@@ -385,8 +390,10 @@ def test_what_comes_back_is_what_json_loads_reads(hostile: Hostile) -> None:
         decision = client.preflight(**ACTION)
         context = Callback()
         out = client.guard(execute_fn=context, **ACTION)
+    explain: dict[str, Any] = {"summary": "", "matched_rules": [], "next_steps": []}
+    expected = {**json.loads(text), "reason_code": "unspecified", "explain": explain}
     for found in (decision, out["decision"], context.contexts[0]["decision"]):
-        assert repr(found) == repr(json.loads(text))
+        assert repr(found) == repr(expected)
 
 
 def test_a_fresh_idempotency_key_for_each_call(hostile: Hostile) -> None:
@@ -405,3 +412,346 @@ def test_a_fresh_idempotency_key_for_each_call(hostile: Hostile) -> None:
 def test_what_is_no_outcome_has_no_canonical_form(outcome: Any) -> None:
     with pytest.raises(ActPassArgumentError):
         canonical_outcome(outcome)
+
+
+class Wire(dict):  # type: ignore[type-arg]
+    """A mapping that says other things of itself than its insides hold."""
+
+    def items(self) -> Any:
+        return [("amount", 4900), ("deep", Wire2({"hidden": 1}))]
+
+
+class Wire2(dict):  # type: ignore[type-arg]
+    def items(self) -> Any:
+        return iter((("shown", True),))
+
+
+class Lower(dict):  # type: ignore[type-arg]
+    """Only what is asked for by name is another."""
+
+    def __getitem__(self, name: str) -> Any:
+        return "not sent"
+
+
+class Few(list):  # type: ignore[type-arg]
+    def __iter__(self) -> Any:
+        return iter(["sent"])
+
+
+class Pair(tuple):  # type: ignore[type-arg]
+    def __iter__(self) -> Any:
+        return iter(["sent"])
+
+
+class Lying(str):
+    def __str__(self) -> str:
+        return "not sent"
+
+    def encode(self, *_: Any) -> bytes:
+        return b"not sent"
+
+
+class Level(enum.IntFlag):
+    READ = 1
+    WRITE = 2
+
+
+SUBCLASSES: dict[str, Any] = {
+    "a_dict_of_its_own_items": Wire(amount=1),
+    "in_a_list": {"a": [Wire(amount=1), {"b": Wire2(amount=1)}]},
+    "a_dict_of_its_own_getitem": Lower(amount=1),
+    "a_list_of_its_own_iter": {"a": Few([1, 2]), "b": collections.UserList([1]).data},
+    "a_tuple_of_its_own_iter": {"a": Pair((1, 2))},
+    "a_str_of_its_own_str": {"a": Lying("sent"), Lying("key"): 1},
+    "flags": {"a": Level.READ | Level.WRITE},
+    "a_counter": {"a": collections.Counter("aab")},
+    "bool_enum": {"a": enum.Enum("Yes", {"YES": True}).YES.value},  # type: ignore[attr-defined]
+}
+
+
+@pytest.mark.parametrize("name", SUBCLASSES)
+def test_subclasses_are_sent_as_json_dumps_has_them(hostile: Hostile, name: str) -> None:
+    value = SUBCLASSES[name]
+    with hostile.play(answer(ALLOW)) as gateway, new_client(gateway.base_url) as client:
+        client.preflight("g", "t", value)
+        assert client.guard("g", "t", value, lambda _: None)["executed"]
+        client.protect(tool="t", goal="g")(lambda value: None)(value)  # type: ignore[misc]
+        bodies = [one["body"] for one in gateway.seen()]
+    assert [f'"args": {json.dumps(value)}, "user_id"' in body for body in bodies] == [True, True, False]
+    assert f'"args": {{"value": {json.dumps(value)}}}, "user_id"' in bodies[2]
+
+
+class NoPairs(dict):  # type: ignore[type-arg]
+    def items(self) -> Any:
+        return [("a", 1, 2)]
+
+
+class Broken(dict):  # type: ignore[type-arg]
+    def items(self) -> Any:
+        raise LookupError("mine")
+
+
+class Growing(dict):  # type: ignore[type-arg]
+    """It changes the dict that it is in."""
+
+    def items(self) -> Any:
+        GROWING["a"][str(len(GROWING["a"]))] = 1
+        return super().items()
+
+
+GROWING: dict[str, Any] = {"a": {"x": Growing()}}
+
+
+def test_items_that_are_none(silent: Played) -> None:
+    with new_client(silent.base_url) as client:
+        for wrong in (NoPairs(a=1), {"a": [NoPairs(a=1)]}):
+            with pytest.raises(ActPassArgumentError, match=r"args: expected pairs from items\(\) of \S*NoPairs"):
+                client.preflight("g", "t", wrong)
+        with pytest.raises(LookupError, match="mine"):
+            client.preflight("g", "t", {"a": Broken()})
+
+
+def test_a_dict_that_changes_while_it_is_read(hostile: Hostile) -> None:
+    with hostile.play(answer(ALLOW)) as gateway, new_client(gateway.base_url) as client:
+        client.preflight("g", "t", GROWING)
+        assert '"args": {"a": {"x": {}}}' in gateway.seen()[-1]["body"]
+
+
+@dataclasses.dataclass
+class Order:
+    amount: int
+
+
+class Size2(enum.Enum):
+    LARGE = "l"
+
+
+class Node:
+    __slots__ = ()
+
+
+#: What is found, and the advice.
+ODD: dict[str, tuple[Any, str, str]] = {
+    "decimal": (decimal.Decimal("4.90"), "decimal.Decimal", "str(value)"),
+    "fraction": (fractions.Fraction(1, 3), "fractions.Fraction", "str(value)"),
+    "datetime": (datetime.datetime(2026, 1, 1), "datetime.datetime", "value.isoformat()"),
+    "date": (datetime.date(2026, 1, 1), "datetime.date", "value.isoformat()"),
+    "time": (datetime.time(12), "datetime.time", "value.isoformat()"),
+    "timedelta": (datetime.timedelta(1), "datetime.timedelta", "value.total_seconds()"),
+    "uuid": (uuid.UUID(int=1), "uuid.UUID", "str(value)"),
+    "enum": (Size2.LARGE, "test_arguments.Size2", "value.value"),
+    "dataclass": (Order(1), "test_arguments.Order", "dataclasses.asdict(value)"),
+    "set": ({1}, "set", "sorted(value)"),
+    "frozenset": (frozenset({1}), "frozenset", "sorted(value)"),
+    "bytes": (b"x", "bytes", "value.decode()"),
+    "bytearray": (bytearray(b"x"), "bytearray", "value.decode()"),
+    "memoryview": (memoryview(b"x"), "memoryview", "bytes(value)"),
+    "path": (pathlib.PurePosixPath("a"), "PurePosixPath", "str(value)"),
+    "mapping": (types.MappingProxyType({"a": 1}), "mappingproxy", "dict(value)"),
+    "user_dict": (collections.UserDict(a=1), "collections.UserDict", "dict(value)"),
+    "keys": ({}.keys(), "dict_keys", "sorted(value)"),
+    "deque": (collections.deque([1]), "collections.deque", "list(value)"),
+    "range": (range(3), "range", "list(value)"),
+    "generator": ((n for n in [1]), "generator", "list(value)"),
+    "complex": (1j, "complex", "[value.real, value.imag]"),
+    "address": (ipaddress.ip_address("127.0.0.1"), "ipaddress.IPv4Address", "str(value)"),
+    "object": (object(), "object", "convert it by default="),
+    "slots": (Node(), "test_arguments.Node", "convert it by default="),
+    "class": (int, "type", "convert it by default="),
+}
+
+
+def with_third_parties() -> dict[str, tuple[Any, str, str]]:
+    found = dict(ODD)
+    with contextlib.suppress(ImportError):
+        import numpy
+
+        boolean = type(numpy.True_).__name__
+        found["numpy_bool"] = (numpy.True_, f"numpy.{boolean}", "value.item()")
+        found["numpy_int"] = (numpy.int64(3), "numpy.int64", "value.item()")
+        found["numpy_float32"] = (numpy.float32(3), "numpy.float32", "value.item()")
+        found["numpy_array"] = (numpy.array([1]), "numpy.ndarray", "value.tolist()")
+        found["numpy_datetime"] = (numpy.datetime64("2026-01-01"), "numpy.datetime64", "value.item()")
+    with contextlib.suppress(ImportError):
+        import pydantic
+
+        model = pydantic.create_model("Money", amount=(int, 3))
+        found["pydantic"] = (model(), "Money", 'value.model_dump(mode="json")')
+    return found
+
+
+@pytest.mark.parametrize("name", with_third_parties())
+def test_what_is_not_json_is_named_with_its_place_and_how_to_convert_it(silent: Played, name: str) -> None:
+    value, found, how = with_third_parties()[name]
+    with new_client(silent.base_url) as client:
+        for args, place in (({"order": {"items": [0, value]}}, "order.items[1]"), ({"a": (value,)}, "a[0]")):
+            for call in (client.preflight, lambda *given: client.guard(*given, lambda _: None)):
+                with pytest.raises(ActPassArgumentError) as raised:
+                    call("g", "t", args)
+                said = str(raised.value)
+                assert re.search(rf"\Aargs: expected values that are JSON, found \S*{re.escape(found)} at ", said), said
+                assert f" at {place}: " in said
+                assert how in said
+                assert "default=" in said
+
+
+def test_numbers_of_numpy_that_are_floats_are_sent_as_that(hostile: Hostile) -> None:
+    numpy = pytest.importorskip("numpy")
+    with hostile.play(answer(ALLOW)) as gateway, new_client(gateway.base_url) as client:
+        client.preflight("g", "t", {"a": numpy.float64(1.5)})
+        assert '"args": {"a": 1.5}' in gateway.seen()[-1]["body"]
+        for wrong in (float("nan"), float("inf")):
+            with pytest.raises(ActPassArgumentError, match="NaN and infinity are not JSON at a"):
+                client.preflight("g", "t", {"a": numpy.float64(wrong)})
+
+
+def test_a_hook_converts_what_is_not_json(hostile: Hostile) -> None:
+    """On the client and for a call; its result is read like any value; what the function gets stays as it is."""
+    when, order = datetime.date(2026, 1, 2), Order(3)
+    args = {"when": when, "orders": [order, {"of": (order,)}], "plain": 1}
+
+    def write(value: Any) -> Any:
+        return dataclasses.asdict(value) if dataclasses.is_dataclass(value) else value.isoformat()  # type: ignore[arg-type]
+
+    written = json.dumps(args, default=write)
+    with hostile.play(answer({**ALLOW, **ANSWERS["/api/v1/evidence/events"]})) as gateway:
+        with new_client(gateway.base_url) as client:
+            client.preflight("g", "t", args, default=write)
+            client.guard("g", "t", args, lambda _: None, default=write)
+            protected = client.protect(tool="t", goal="g", default=write)(lambda **given: given)
+            assert protected(**args)["orders"][0] is order
+        with new_client(gateway.base_url, default=write) as client:
+            client.preflight("g", "t", args)
+            client.guard("g", "t", args, lambda _: None)
+            client.with_options(timeout=3).guard("g", "t", args, lambda _: None)
+            client.protect(tool="t", goal="g")(lambda **given: given)(**args)
+            client.record_evidence("e", "c", metadata=args)
+            # That of the call comes before that of the client.
+            client.preflight("g", "t", {"when": when}, default=lambda value: "its own")
+        bodies = [one["body"] for one in gateway.seen()]
+    assert [written in body for body in bodies] == [True] * 8 + [False]
+    assert '"args": {"when": "its own"}' in bodies[-1]
+
+
+def test_a_hook_that_cannot(silent: Played) -> None:
+    error = LookupError("mine")
+
+    def fail(value: Any) -> Any:
+        raise error
+
+    class Other:
+        pass
+
+    with new_client(silent.base_url) as client:
+        ran = Callback()
+        for call in (client.preflight, lambda *given, **more: client.guard(*given, ran, **more)):
+            with pytest.raises(LookupError) as raised:
+                call("g", "t", {"a": object()}, default=fail)
+            assert raised.value is error
+            for default in (lambda value: value, lambda value: Other(), lambda value: [Other()]):
+                with pytest.raises(ActPassArgumentError, match="nested past 128 levels"):
+                    call("g", "t", {"a": object()}, default=default)
+            with pytest.raises(ActPassArgumentError, match=r"NaN and infinity are not JSON at a\.b"):
+                call("g", "t", {"a": object()}, default=lambda value: {"b": NAN})
+            with pytest.raises(ActPassArgumentError, match="expected strings as keys, found bytes at a"):
+                call("g", "t", {"a": object()}, default=lambda value: {b"b": 1})
+            for wrong in (3, "str", [str]):
+                with pytest.raises(ActPassArgumentError, match=r"\Adefault: expected a function") as refused:
+                    call("g", "t", {}, default=wrong)
+                assert refused.value.operation in {"preflight", "guard"}
+        assert ran.runs == 0
+        with pytest.raises(ActPassArgumentError, match=r"\Adefault: expected a function"):
+            client.with_options(default=3)  # type: ignore[arg-type]
+    with pytest.raises(ActPassConfigError, match=r"\Adefault: expected a function"):
+        new_client(silent.base_url, default=3)
+
+
+def test_a_hook_for_all_arguments_and_never_for_what_is_json(hostile: Hostile) -> None:
+    seen: list[Any] = []
+
+    def write(value: Any) -> Any:
+        seen.append(value)
+        return {"amount": 1}
+
+    value = types.MappingProxyType({"amount": 1})
+    with hostile.play(answer(ALLOW)) as gateway, new_client(gateway.base_url) as client:
+        client.preflight("g", "t", value, default=write)  # type: ignore[arg-type]
+        client.preflight("g", "t", {"a": [1, "b", None, True, 1.5, {}, ()]}, default=write)
+        assert '"args": {"amount": 1}' in gateway.seen()[0]["body"]
+    assert seen == [value]
+
+
+def test_a_hook_that_changes_what_it_is_given(hostile: Hostile) -> None:
+    args: dict[str, Any] = {"a": object(), "b": 1}
+
+    def write(value: Any) -> Any:
+        args.clear()
+        args.update({str(n): n for n in range(50)})
+        return 2
+
+    with hostile.play(answer(ALLOW)) as gateway, new_client(gateway.base_url) as client:
+        client.preflight("g", "t", args, default=write)
+        assert '"args": {"a": 2, "b": 1}' in gateway.seen()[-1]["body"]
+
+
+LIMITS: dict[str, tuple[Any, ...]] = {
+    "timeout": (0, -1, NAN, INFINITY, 86_401, "1", True, [1]),
+    "max_retries": (-1, 11, 1.5, 2**40, "1", True),
+}
+
+
+@pytest.mark.parametrize("name", LIMITS)
+def test_limits_that_are_none(silent: Played, name: str) -> None:
+    with new_client(silent.base_url) as client:
+        calls: list[Any] = [
+            lambda **limit: client.preflight("g", "t", {}, **limit),
+            lambda **limit: client.guard("g", "t", {}, lambda _: None, **limit),
+            lambda **limit: client.issue_passport("a", "g", ["t"], **limit),
+            lambda **limit: client.verify_passport("t", "a", **limit),
+            lambda **limit: client.verify_passport_offline("t", "a", **limit),
+            lambda **limit: client.revoke_passport("ap_1", **limit),
+            lambda **limit: client.record_evidence("e", "c", **limit),
+            lambda **limit: client.protect(tool="t", goal="g", **limit),
+            client.with_options,
+        ]
+        for value in LIMITS[name]:
+            for call in calls:
+                with pytest.raises(ActPassArgumentError, match=rf"\A{name}: expected"):
+                    call(**{name: value})
+
+
+def test_limits_of_a_call_and_of_a_client(hostile: Hostile) -> None:
+    busy = answer({}, status=503)
+    with hostile.play(*[busy] * 20) as gateway, new_client(gateway.base_url, max_retries=2) as client:
+        said = []
+        for call in (
+            lambda: client.guard(execute_fn=lambda _: None, **ACTION),
+            lambda: client.guard(execute_fn=lambda _: None, max_retries=0, **ACTION),
+            lambda: client.with_options(max_retries=1).guard(execute_fn=lambda _: None, **ACTION),
+            lambda: client.with_options(max_retries=1).guard(execute_fn=lambda _: None, max_retries=0, **ACTION),
+            lambda: client.with_options(max_retries=1).with_options(timeout=9).guard(execute_fn=print, **ACTION),
+        ):
+            before = len(gateway.seen())
+            assert not call()["executed"]
+            said.append(len(gateway.seen()) - before)
+        assert said == [3, 1, 2, 1, 2]
+    with hostile.play({"do": "hang", "at": "request"}) as gateway, new_client(gateway.base_url, timeout=60) as client:
+        for call in (
+            lambda: client.guard(execute_fn=lambda _: None, timeout=0.2, **ACTION),
+            lambda: client.with_options(timeout=0.2).guard(execute_fn=lambda _: None, **ACTION),
+        ):
+            assert call()["decision"]["reason_code"] == "actpass.timeout"
+        assert (client.timeout, client.with_options(timeout=0.2).timeout) == (60.0, 0.2)
+
+
+def test_a_client_with_other_options_is_of_the_same_kind_and_closes_with_it() -> None:
+    class Mine(ActPassClient):
+        name = "mine"
+
+    client = Mine(API_KEY, "tenant", "agent", "http://127.0.0.1:9")
+    client.name = "another"
+    other = client.with_options(timeout=1)
+    assert (type(other), other.name, repr(other)) == (Mine, "another", repr(client))
+    other.close()
+    with pytest.raises(ActPassConfigError, match="closed"):
+        client.preflight(**ACTION)

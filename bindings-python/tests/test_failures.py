@@ -8,7 +8,7 @@ from typing import Any
 
 import actpass
 import pytest
-from support import ACTION, ALLOW, CALLS, Callback, Hostile, answer, new_client, within
+from support import ACTION, ALLOW, CALLS, Callback, Hostile, answer, new_client, whole, within
 
 
 @dataclass
@@ -152,10 +152,10 @@ def test_a_refusal_that_explains_itself_is_that_decision(hostile: Hostile, statu
     decision = {"decision": word, "reason_code": "key.revoked"}
     callback = Callback()
     with hostile.play(answer(decision, status=status)) as gateway, new_client(gateway.base_url) as client:
-        assert client.preflight(**ACTION) == decision
+        assert client.preflight(**ACTION) == whole(decision)
         for mode in ("enforce", "strict", "warn", "monitor"):
             out: Any = client.guard(execute_fn=callback, mode=mode, **ACTION)
-            assert out["decision"] == decision
+            assert out["decision"] == whole(decision)
             assert "error" not in out
             assert out["executed"] is (mode == "monitor")
     assert callback.runs == 1
@@ -182,7 +182,7 @@ def test_a_word_that_looks_like_allow_runs_nothing(hostile: Hostile) -> None:
         with hostile.play(answer(decision)) as gateway, new_client(gateway.base_url) as client:
             for mode in ("enforce", "strict", "warn"):
                 out: Any = client.guard(execute_fn=callback, mode=mode, **ACTION)
-                assert (out["decision"], out["executed"], callback.runs) == (decision, False, 0)
+                assert (out["decision"], out["executed"], callback.runs) == (whole(decision), False, 0)
 
 
 def test_a_failed_gate_in_monitor_reports_the_functions_own_error_first(hostile: Hostile) -> None:

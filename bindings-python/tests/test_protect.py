@@ -243,6 +243,107 @@ def test_mistakes_are_told_when_it_is_decorated(client: ActPassClient, options: 
     assert problem in str(caught.value)
 
 
+@pytest.mark.parametrize("asynchronous", [True, False])
+@pytest.mark.parametrize(
+    ("member", "values"),
+    [
+        ("tool", ("", None, 3, b"t", ["t"], "a\ud800")),
+        ("goal", ("", None, 3, b"g")),
+        ("mode", ("enforec", "", "Enforce", 3, ["strict"])),
+        ("include", (3, "amount", b"amount", object())),
+        ("exclude", (3, "amount")),
+        ("redact", (3, "amount", {"amount": "x"})),
+        ("resource", (3, None, b"r")),
+        ("user_id", (3, b"u")),
+        ("passport", (3, b"p")),
+        ("audience", (3, b"a", ["a"])),
+        ("tool_manifest_hash", (3, b"a")),
+        ("wait_for_approval", (-1, "1", True, float("nan"), float("inf"), 10**9)),
+        ("record_outcome", (1, "yes", None)),
+        ("default", (3, "str")),
+        ("timeout", (0, -1, "1", True, float("nan"))),
+        ("max_retries", (-1, 11, 1.5, "1", True)),
+    ],
+)
+def test_options_are_refused_where_they_are_written(member: str, values: tuple[Any, ...], asynchronous: bool) -> None:
+    """Before there is a function, by the name of the option."""
+    client: Any = (new_async_client if asynchronous else new_client)("http://127.0.0.1:9")
+
+    def pay(amount: int) -> None:
+        pass
+
+    async def pay_later(amount: int) -> None:
+        pass
+
+    for value in values:
+        with pytest.raises(ActPassConfigError, match=rf"\A{member}: expected") as caught:
+            client.protect(**{**NAMES, member: value})(pay_later if asynchronous else pay)
+        if member not in {"include", "exclude", "redact", "resource"}:
+            assert caught.value.operation == "protect"
+
+
+def test_options_that_are_functions_are_checked_for_each_call(gateway: Played, client: ActPassClient) -> None:
+    for member in ("user_id", "passport", "resource"):
+        protected = client.protect(**NAMES, **{member: lambda: 3})(lambda: pytest.fail("it ran"))
+        with pytest.raises(ActPassArgumentError, match=rf"\A{member}: expected a string, found int"):
+            protected()
+    assert gateway.seen() == []
+
+
+@pytest.mark.parametrize("mode", ["enforce", "strict", "warn", "monitor"])
+@pytest.mark.parametrize("asynchronous", [True, False])
+def test_changed_arguments_block_as_a_decision(hostile: Hostile, mode: Any, asynchronous: bool) -> None:
+    """The ruling is the core's: `monitor` runs, and reports the denial; nothing else runs."""
+    said = {**ALLOW, "request_hash": "{{request_hash}}"}
+    items: list[Any] = [1]
+    ran: list[Any] = []
+
+    def change() -> str:
+        items.append(2)
+        return "u"
+
+    with hostile.play(answer(said, headers={"x-request-id": "req_7"})) as gateway:
+        client: Any = (new_async_client if asynchronous else new_client)(gateway.base_url)
+        judge = client.protect(**NAMES, user_id=change, mode=mode)
+        if asynchronous:
+
+            async def pay_later(items: Any) -> str:
+                ran.append(list(items))
+                return "paid"
+
+            def call() -> Any:
+                return run_loop(judge(pay_later)(items))
+        else:
+
+            def call() -> Any:
+                return judge(lambda items: ran.append(list(items)) or "paid")(items)
+
+        if mode == "monitor":
+            assert call() == "paid"
+            assert ran == [[1, 2]]
+            return
+        with pytest.raises(ActionBlocked) as caught:
+            call()
+    assert ran == []
+    blocked = caught.value
+    assert (blocked.code, blocked.retryable, blocked.__cause__) == ("actpass.arguments_changed", False, None)
+    assert blocked.decision["evidence_event_id"] == "ev_1", "what allowed it is named"
+    assert blocked.request_id == "req_7"
+    assert "The same call may be made again" in str(blocked)
+
+
+def test_arguments_that_are_no_longer_json_have_changed(gateway: Played, client: ActPassClient) -> None:
+    items: list[Any] = [1]
+
+    def change() -> str:
+        items.append(object())
+        return "u"
+
+    protected = client.protect(**NAMES, user_id=change)(lambda items: pytest.fail("it ran"))
+    with pytest.raises(ActionBlocked, match=r"actpass\.arguments_changed"):
+        protected(items)
+
+
 def test_what_cannot_be_protected(client: ActPassClient) -> None:
     async def generate() -> Any:
         yield 1

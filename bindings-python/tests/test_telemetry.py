@@ -12,7 +12,7 @@ from typing import Any
 
 import pytest
 from actpass import ActPassError, _telemetry
-from support import ACTION, ALLOW, TESTS, Hostile, answer, new_async_client, new_client, run_python
+from support import ACTION, ALLOW, API_KEY, PASSPORT, TESTS, Hostile, answer, new_async_client, new_client, run_python
 
 TABLE = TESTS.parents[1] / "docs" / "telemetry.md"
 DENY = answer({"decision": "deny", "reason_code": "refund.over_limit"})
@@ -267,3 +267,50 @@ def test_the_table_has_the_names() -> None:
         source = (TESTS.parent / "python" / "actpass" / call).read_text(encoding="utf-8")
         for name in re.findall(r'operation\("([a-z_]+)"', source):
             assert f"`actpass.{name}`" in table, name
+
+
+LOGGED = """
+import logging, sys
+if sys.argv[2] == "configured":
+    logging.basicConfig(level=logging.DEBUG, format="program: %(message)s")
+from support import ACTION, API_KEY, PASSPORT, new_client
+client = new_client(sys.argv[1], max_retries=0)
+client = new_client(sys.argv[1], max_retries=0)
+client.guard(execute_fn=print, passport=PASSPORT, **ACTION)
+"""
+
+
+@pytest.mark.parametrize(
+    ("word", "said"),
+    [
+        (None, []),
+        ("", []),
+        ("off", []),
+        ("error", []),
+        ("warn", ["WARNING actpass: blocked, the gate failed"]),
+        ("Info", ["WARNING actpass: blocked, the gate failed"]),
+        ("debug", ["DEBUG actpass: the call ended", "WARNING actpass: blocked, the gate failed"]),
+        ("verbose", ["actpass: ACTPASS_LOG: expected off, error, warn, info or debug, found 'verbose': it is ignored"]),
+    ],
+)
+def test_a_variable_turns_the_log_on(hostile: Hostile, monkeypatch: pytest.MonkeyPatch, word: Any, said: Any) -> None:
+    monkeypatch.delenv("ACTPASS_LOG", raising=False)
+    if word is not None:
+        monkeypatch.setenv("ACTPASS_LOG", word)
+    with hostile.play(answer({"error": {"message": f"no {API_KEY}"}}, status=500)) as gateway:
+        done = run_python(LOGGED, gateway.base_url, "plain")
+    lines = done.stderr.splitlines()
+    assert done.returncode == 0
+    assert len(lines) == len(said), lines
+    for line, expected in zip(lines, said):
+        assert expected in line
+    assert API_KEY not in done.stderr
+    assert PASSPORT not in done.stderr
+
+
+def test_a_program_that_logs_itself_gets_each_line_once(hostile: Hostile, monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setenv("ACTPASS_LOG", "warn")
+    with hostile.play(answer({}, status=500)) as gateway:
+        done = run_python(LOGGED, gateway.base_url, "configured")
+    [line] = done.stderr.splitlines()
+    assert line.startswith("program: blocked, the gate failed")

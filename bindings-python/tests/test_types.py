@@ -12,20 +12,23 @@ import shutil
 import subprocess
 import sys
 import types
+import typing
 from pathlib import Path
 from typing import Any
 
 import actpass
 import pytest
-from actpass import ActPassClient, _async, _client, _native
-from support import PACKAGE, TESTS, Published
+from actpass import ActPassClient, GuardOutput, _async, _client, _native
+from support import ALLOW, PACKAGE, TESTS, Hostile, Published, answer
 
 GOOD = """
-from typing import Any, Dict, Literal, Optional
+import datetime
+import json
+from typing import Any, Dict, List, Literal, Optional, cast
 
 import actpass
 from actpass import ActPassClient, ActPassError, Decision, DecisionWord, ExecutionContext, GuardOutput, Mode
-from actpass import create_actpass
+from actpass import PendingApproval, create_actpass
 from typing_extensions import assert_type
 
 
@@ -45,7 +48,11 @@ mode: Mode = "strict"
 with ActPassClient("apk", timeout=5, mode=mode, ca=b"pem", max_retries=0) as client:
     decision = client.preflight(goal="g", tool="t", args={"amount": 1}, resource="r", mode="monitor")
     assert_type(decision, Decision)
-    summary: Optional[str] = decision["explain"].get("summary") if "explain" in decision else None
+    summary: str = decision["explain"]["summary"]
+    rules: List[str] = decision["explain"]["matched_rules"] + decision["explain"]["next_steps"]
+    reason: str = decision["reason_code"]
+    tier: Optional[str] = decision.get("risk_tier")
+    chain: Optional[str] = decision.get("evidence_chain_id")
     approval: Optional[str] = decision.get("approval_request_id")
     out = client.guard("g", "t", {"amount": 1}, refund, passport="p")
     assert_type(out, GuardOutput[Refund])
@@ -57,8 +64,20 @@ with ActPassClient("apk", timeout=5, mode=mode, ca=b"pem", max_retries=0) as cli
         code: Optional[str] = error.code
         status: Optional[int] = error.status
         wait: Optional[float] = error.retry_after
+        data: Dict[str, Any] = {**error.to_dict()}
     number = client.guard("g", "t", {}, execute_fn=lambda ctx: 7)
     assert_type(number, GuardOutput[int])
+    assert_type(number.unwrap(), int)
+    assert_type(number.to_dict(), Dict[str, Any])
+    assert_type(number.get("result"), Optional[int])
+    assert_type(number.get("result", "none"), "int | str")
+    assert_type(number.get("approval"), Optional[PendingApproval])
+    print(json.dumps(number.to_dict()), number.to_json(default=str), number.request_id, len(number), "error" in number)
+    quick = client.with_options(timeout=2.5, max_retries=0, default=str)
+    assert_type(quick, ActPassClient)
+    when = quick.guard("g", "t", {"when": datetime.date.today()}, lambda ctx: 1, timeout=1, max_retries=1, default=str)
+    untyped = client.guard("g", "t", {}, cast(Any, refund))
+    made: GuardOutput[int] = GuardOutput({"decision": decision, "executed": True, "result": 1}, tool="t")
     token: str = client.issue_passport("a", "g", ["t"], resource_constraints={"max": 1}, ttl_seconds=60)["token"]
     valid: bool = client.verify_passport(token, "a")["valid"]
     revoked: bool = client.revoke_passport("ap_1", "over")["revoked"]
@@ -181,8 +200,10 @@ def test_it(actpass_gateway: ScriptedGateway) -> None:
 
 #: Each line is one mistake.
 BAD = """
-from actpass import ActPassClient, ActPassError
+from actpass import ActPassClient, ActPassError, ExecutionContext, PendingApproval
 client = ActPassClient("apk")
+async def later(ctx: ExecutionContext) -> int: return 1
+pending: PendingApproval = {"approval_request_id": "a", "goal": "g", "tool": "t", "args": {}}
 client.preflight("g", "t")
 client.preflight("g", "t", [])
 client.preflight("g", "t", {}, mode="off")
@@ -192,6 +213,15 @@ client.guard("g", "t", {}, lambda ctx: ctx["credentials"])
 client.guard("g", "t", {}, lambda ctx: ctx["credential"]["token"])
 client.guard("g", "t", {}, lambda ctx: 1)["result"].upper()
 client.guard("g", "t", {}, lambda ctx: 1)["results"]
+client.guard("g", "t", {}, lambda ctx: 1).unwrap().upper()
+client.guard("g", "t", {}, later)
+client.guard("g", "t", {}, later)["executed"]
+client.resume(pending, later)
+client.guard("g", "t", {}, lambda ctx: 1, timeout="1")
+client.guard("g", "t", {}, lambda ctx: 1, default=3)
+client.with_options(timeouts=1)
+client.preflight("g", "t", {})["risk_tier"].upper().risk
+client.preflight("g", "t", {})["explain"]["rules"]
 client.preflight("g", "t", {})["reason"]
 client.issue_passport("a", "g", "t")
 client.sign_payload(b"key", {})
@@ -283,7 +313,7 @@ def test_a_program_without_mistakes(check: Any, program: str) -> None:
     assert check(program) == {}
 
 
-@pytest.mark.parametrize(("program", "begins"), [(BAD, 4), (BAD_ASYNC, 7)], ids=["blocking", "async"])
+@pytest.mark.parametrize(("program", "begins"), [(BAD, 6), (BAD_ASYNC, 7)], ids=["blocking", "async"])
 def test_a_program_of_mistakes(check: Any, program: str, begins: int) -> None:
     errors = check(program)
     lines = program.splitlines()
@@ -305,7 +335,10 @@ def test_the_package_says_that_it_is_typed() -> None:
 
 
 def test_doctests() -> None:
-    results = [doctest.testmod(module) for module in (actpass, _async, _client)]
+    import actpass.testing
+
+    modules = (actpass, _async, _client, actpass._errors, actpass._outcome, actpass._types, actpass.testing)
+    results = [doctest.testmod(module) for module in modules]
     assert sum(result.failed for result in results) == 0
     assert sum(result.attempted for result in results) >= 10
 
@@ -402,3 +435,180 @@ def test_positions_are_those_of_the_published_client(published: Published) -> No
         assert all(one.default is not inspect.Parameter.empty for one in more), name
     assert set(theirs["names"]) <= set(actpass.__all__)
     assert theirs["url"] == actpass.DEFAULT_BASE_URL
+
+
+EXPORTED = [name for name in actpass.__all__ if not isinstance(getattr(actpass, name), str)]
+CLASSES = [name for name in EXPORTED if inspect.isclass(getattr(actpass, name))]
+
+
+def callables() -> dict[str, Any]:
+    """Return every function and method that is exported."""
+    import actpass.testing
+
+    found: dict[str, Any] = {}
+    for module in (actpass, actpass.testing):
+        for name in module.__all__:
+            value = getattr(module, name)
+            if inspect.isfunction(value):
+                found[f"{module.__name__}.{name}"] = value
+            if inspect.isclass(value):
+                for member in dir(value):
+                    method = inspect.getattr_static(value, member)
+                    method = getattr(method, "__func__", method)
+                    if inspect.isfunction(method) and (
+                        not member.startswith("_") or member in {"__init__", "__enter__"}
+                    ):
+                        found[f"{module.__name__}.{name}.{member}"] = method
+    return found
+
+
+@pytest.mark.parametrize("name", callables())
+def test_hints_and_signatures_are_there_at_run_time(name: str) -> None:
+    function = callables()[name]
+    inspect.signature(function)
+    typing.get_type_hints(function)
+
+
+@pytest.mark.parametrize("name", CLASSES)
+def test_hints_of_classes_are_there_at_run_time(name: str) -> None:
+    typing.get_type_hints(getattr(actpass, name))
+
+
+def test_outcomes_are_generic_at_run_time() -> None:
+    alias: Any = GuardOutput[int]
+    assert typing.get_args(alias) == (int,)
+    assert typing.get_origin(alias) is GuardOutput
+    assert typing.get_args(typing.Optional[alias])[0] == alias
+    made = GuardOutput[int]({"decision": {"decision": "allow"}, "executed": True, "result": 1})
+    assert (type(made), made.unwrap(), isinstance(made, dict)) == (GuardOutput, 1, True)
+
+
+EXPLAIN = {"summary": "", "matched_rules": [], "next_steps": []}
+DECISION = {"decision": "deny", "reason_code": "x", "explain": EXPLAIN}
+ERROR: dict[str, Any] = {
+    **dict.fromkeys(("code", "operation", "status", "request_id", "retry_after", "cause")),
+    "type": "ActPassError",
+    "message": "m",
+    "kind": "internal",
+    "retryable": False,
+}
+#: What is valid of each exported type, and is kept whole.
+VALID: dict[str, Any] = {
+    "Approval": {"id": "apr_1", "status": "pending", "of_tomorrow": 1},
+    "Credential": {"token": "t", "of_tomorrow": 1},
+    "Decision": {**DECISION, "of_tomorrow": {"a": 1}},
+    "DecisionWord": "deny",
+    "ErrorData": {**ERROR, "cause": ERROR},
+    "ExecutionContext": {"credential": None, "decision": DECISION},
+    "Explain": EXPLAIN,
+    "GuardOutput": {"decision": DECISION, "executed": False, "error": ERROR, "request_id": "req_1"},
+    "IssuedPassport": {"token": "t", "of_tomorrow": 1},
+    "Mode": "strict",
+    "PassportClaims": {"iss": "i", "of_tomorrow": 1},
+    "PassportRevocation": {"revoked": True},
+    "PassportVerification": {"valid": True, "claims": {"jti": "ap_1"}},
+    "PendingApproval": {"approval_request_id": "a", "goal": "g", "tool": "t", "args": {"a": [1]}},
+    "RecordedEvidence": {"event_id": "ev_1", "of_tomorrow": 1},
+    "RiskTier": "low",
+}
+
+
+def test_every_exported_type_is_known_to_pydantic() -> None:
+    pydantic = pytest.importorskip("pydantic")
+    errors = {name for name in CLASSES if issubclass(getattr(actpass, name), BaseException)}
+    assert set(EXPORTED) - errors - set(VALID) == {
+        "ActPassClient",
+        "AsyncActPassClient",
+        "canonical_outcome",
+        "create_actpass",
+    }
+    for name, value in VALID.items():
+        adapter = pydantic.TypeAdapter(getattr(actpass, name))
+        assert json.loads(adapter.dump_json(adapter.validate_python(value))) == value, name
+        assert json.loads(adapter.dump_json(adapter.validate_json(json.dumps(value)))) == value, name
+        assert adapter.json_schema(mode="serialization"), name
+    for name in errors:
+        adapter = pydantic.TypeAdapter(getattr(actpass, name))
+        assert adapter.json_schema(mode="serialization")["properties"].keys() == ERROR.keys()
+    error = actpass.ActPassTimeoutError("m", code="actpass.timeout")
+    assert pydantic.TypeAdapter(actpass.ActPassError).dump_python(error) == error.to_dict()
+    for kind in (actpass.ActPassClient, actpass.AsyncActPassClient):
+        client = kind("apk", base_url="http://127.0.0.1:9")
+        assert pydantic.TypeAdapter(kind).validate_python(client) is client
+        with pytest.raises(pydantic.ValidationError):
+            pydantic.TypeAdapter(kind).validate_python("client")
+
+
+def test_outcomes_of_a_type_are_validated() -> None:
+    pydantic = pytest.importorskip("pydantic")
+
+    class Answer(pydantic.BaseModel):  # type: ignore[misc, name-defined]
+        outcome: GuardOutput[int]
+        decision: actpass.Decision
+
+    whole = {"decision": DECISION, "executed": True, "result": 7}
+    made = Answer(outcome=GuardOutput(whole, tool="t", request_id="req_1"), decision=DECISION)
+    assert (type(made.outcome), made.outcome.unwrap(), made.outcome.request_id) == (GuardOutput, 7, "req_1")
+    assert json.loads(made.model_dump_json())["outcome"] == {**whole, "request_id": "req_1"}
+    for wrong in ({**whole, "result": "seven"}, {**whole, "executed": "yes"}, {"executed": True}, "no", None):
+        with pytest.raises(pydantic.ValidationError):
+            Answer(outcome=wrong, decision=DECISION)
+
+
+def test_calls_are_validated_by_pydantic() -> None:
+    pydantic = pytest.importorskip("pydantic")
+    client = ActPassClient("apk", base_url="http://127.0.0.1:9", max_retries=0)
+    guard = pydantic.validate_call(client.guard)
+    assert guard("g", "t", {}, lambda ctx: 1)["decision"]["reason_code"] == "actpass.unreachable"
+    with pytest.raises(pydantic.ValidationError):
+        guard("g", "t", [], lambda ctx: 1)
+    with pytest.raises(pydantic.ValidationError):
+        pydantic.validate_call(client.preflight)("g", "t", {}, mode="off")
+
+
+def test_fastapi_answers_every_exported_type() -> None:
+    fastapi = pytest.importorskip("fastapi")
+    app = fastapi.FastAPI()
+    for name, value in VALID.items():
+        app.get(f"/{name}", response_model=getattr(actpass, name))(lambda value=value: value)
+    app.get("/Typed")(typed_answer)
+    schema = app.openapi()
+    assert len(schema["paths"]) == len(VALID) + 1
+    for route in app.routes:
+        value = VALID.get(getattr(route, "path", "/")[1:])
+        if value is not None:
+            field = route.response_field
+            content = field.validate(value, {}, loc=("response",))
+            assert content[1] in (None, [])
+            assert json.loads(json.dumps(field.serialize(content[0]))) == value
+
+
+def typed_answer() -> GuardOutput[int]:
+    raise NotImplementedError
+
+
+#: As the documentation of the package has it.
+PAGE = TESTS.parents[1] / "bindings-python" / "README.md"
+
+
+@pytest.mark.parametrize(
+    "said", [{"decision": "deny"}, {"decision": "allow"}, ALLOW, {"decision": "deny", "explain": None}]
+)
+def test_the_first_example_runs_on_every_decision(
+    hostile: Hostile, said: Any, capsys: pytest.CaptureFixture[str], monkeypatch: pytest.MonkeyPatch
+) -> None:
+    example = PAGE.read_text(encoding="utf-8").split("```python\n")[1].split("```")[0]
+    refunds = types.SimpleNamespace(Refund=types.SimpleNamespace(create=lambda **given: given))
+    with hostile.play(answer(said)) as gateway:
+        monkeypatch.setenv("ACTPASS_API_KEY", "apk_dev")
+        monkeypatch.setenv("ACTPASS_API_BASE_URL", gateway.base_url)
+        names: dict[str, Any] = {"stripe": refunds}
+        exec(compile(example, "README.md", "exec"), names)
+        names["client"].close()
+    assert capsys.readouterr().out == f"{said['decision']} {said.get('reason_code', 'unspecified')}\n"
+    for decision in (names["d"], names["out"]["decision"]):
+        assert isinstance(decision["explain"]["summary"], str)
+        assert isinstance(decision["explain"]["matched_rules"], list)
+        assert isinstance(decision["explain"]["next_steps"], list)
+        assert decision.get("risk_tier") == said.get("risk_tier")
+    assert names["out"]["executed"] == (said["decision"] == "allow")

@@ -110,8 +110,9 @@ impl Decision {
         Self::made(DecisionWord::Deny, "actpass.unrecorded", &explanation, &[(APPROVAL_ID, approval)])
     }
 
-    /// The decision that the SDK makes when the arguments changed after the gateway judged them.
-    pub(crate) fn arguments_changed() -> Self {
+    /// The decision that the SDK makes when the arguments changed after the gateway judged them. It keeps what identifies
+    /// the gateway's `answer` in the ledger.
+    pub(crate) fn arguments_changed(answer: &Self) -> Self {
         let explanation = Explanation::new(
             "The arguments changed after the gateway judged them, so the action did not run.",
             [
@@ -119,7 +120,7 @@ impl Decision {
                 "Ask again about the present arguments; a spent approval or passport stays spent.",
             ],
         );
-        Self::made(DecisionWord::Deny, "actpass.arguments_changed", &explanation, &[])
+        answer.followed_by(DecisionWord::Deny, "actpass.arguments_changed", &explanation, None)
     }
 
     /// The decision that the SDK makes when the gateway repeated `answer`, which it had given to another call. It keeps
@@ -561,7 +562,9 @@ mod tests {
             assert!(!explain.next_steps.is_empty());
         }
         assert_eq!(Decision::unrecorded(None).reason_code(), "actpass.unrecorded");
-        let changed = Decision::arguments_changed();
+        let allowed = Decision::parse(br#"{"decision":"allow","evidence_event_id":"ev_1","risk_tier":"low"}"#);
+        let changed = Decision::arguments_changed(&allowed.unwrap());
+        assert_eq!(changed.evidence_event_id().as_deref(), Some("ev_1"));
         assert_eq!(changed.word(), &DecisionWord::Deny);
         assert_eq!(changed.reason_code(), "actpass.arguments_changed");
         assert_eq!(changed.explain().next_steps.len(), 2);

@@ -382,11 +382,12 @@ impl Permit {
     pub fn arguments_changed(self) -> Verdict {
         match self.mode {
             Mode::Enforce | Mode::Strict | Mode::Warn => {
-                let decision = Decision::arguments_changed();
+                let decision = Decision::arguments_changed(&self.decision);
                 Verdict::Blocked(Blocked { decision, error: None, approval: None })
             }
             Mode::Monitor if *self.decision.word() == DecisionWord::Allow => {
-                Verdict::Proceed(Self { decision: Decision::arguments_changed(), credential: None, ..self })
+                let decision = Decision::arguments_changed(&self.decision);
+                Verdict::Proceed(Self { decision, credential: None, ..self })
             }
             Mode::Monitor => Verdict::Proceed(self),
         }

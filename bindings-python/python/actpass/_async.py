@@ -7,7 +7,7 @@ from types import TracebackType
 from typing import TYPE_CHECKING, Any, Callable, Optional, Union, overload
 
 from . import _run
-from ._client import Self, Settings
+from ._client import Limits, Self, Settings, limits
 from ._errors import ActPassError
 from ._outcome import GuardOutput
 from ._run import answer
@@ -74,6 +74,8 @@ class AsyncActPassClient(Settings):
         approval_request_id: Optional[str] = None,
         tool_manifest_hash: Optional[str] = None,
         default: Optional[Callable[[Any], Any]] = None,
+        timeout: Optional[float] = None,
+        max_retries: Optional[int] = None,
     ) -> Decision:
         """Ask for a decision, and run nothing.
 
@@ -90,6 +92,8 @@ class AsyncActPassClient(Settings):
             approval_request_id: The approved request that the action spends.
             tool_manifest_hash: The hash of the tool's definition as the agent sees it.
             default: As for :meth:`guard`.
+            timeout: The total deadline of this call, in seconds. Default: the client's.
+            max_retries: How often this call is retried at most. Default: the client's.
 
         Returns:
             The decision as the gateway sent it. A 401 or 403 that explains itself with a decision other than
@@ -119,6 +123,7 @@ class AsyncActPassClient(Settings):
                             None,
                         ),
                         converter,
+                        limits(timeout, max_retries),
                     )
                 )
             except ActPassError:
@@ -149,6 +154,8 @@ class AsyncActPassClient(Settings):
         wait_for_approval: Optional[float] = None,
         record_outcome: bool = False,
         default: Optional[Callable[[Any], Any]] = None,
+        timeout: Optional[float] = None,
+        max_retries: Optional[int] = None,
     ) -> GuardOutput[T]: ...
 
     @overload
@@ -170,6 +177,8 @@ class AsyncActPassClient(Settings):
         wait_for_approval: Optional[float] = None,
         record_outcome: bool = False,
         default: Optional[Callable[[Any], Any]] = None,
+        timeout: Optional[float] = None,
+        max_retries: Optional[int] = None,
     ) -> GuardOutput[T]: ...
 
     async def guard(
@@ -190,6 +199,8 @@ class AsyncActPassClient(Settings):
         wait_for_approval: Optional[float] = None,
         record_outcome: bool = False,
         default: Optional[Callable[[Any], Any]] = None,
+        timeout: Optional[float] = None,
+        max_retries: Optional[int] = None,
     ) -> GuardOutput[Any]:
         """Ask for a decision, and run ``execute_fn`` only when the decision allows it.
 
@@ -218,6 +229,8 @@ class AsyncActPassClient(Settings):
             default: A function that converts what in ``args`` is not JSON, as for ``json.dumps``: it is called with
                 each such value and returns what to send. What it raises is raised. Default: the client's, else such
                 values are refused.
+            timeout: The total deadline of each request of this call, in seconds. Default: the client's.
+            max_retries: How often each is retried at most. Default: the client's.
 
         Returns:
             A dict: ``decision`` and ``executed`` always; ``result`` when the function ran and returned; ``error``
@@ -249,7 +262,9 @@ class AsyncActPassClient(Settings):
             tool_manifest_hash,
             wait_for_approval,
         )
-        return await self._guard(action, execute_fn, default=default, record_outcome=record_outcome)
+        return await self._guard(
+            action, execute_fn, default=default, record_outcome=record_outcome, options=limits(timeout, max_retries)
+        )
 
     async def _guard(
         self,
@@ -258,13 +273,14 @@ class AsyncActPassClient(Settings):
         *,
         default: Optional[Callable[[Any], Any]],
         record_outcome: object,
+        options: Limits,
         unchanged: Optional[Callable[[], bool]] = None,
     ) -> GuardOutput[Any]:
         """Guard ``action``, whose members are the parameters of ``authorize``, unless its arguments have changed."""
         _run.check_callable(execute_fn, "guard", awaited=True)
         converter, tool, mode = self._converter(default, "guard"), action[1], action[6]
         with operation("guard", tool, mode, self) as told:
-            permit, blocked = await answer(self._native.authorize(action, record_outcome, converter))
+            permit, blocked = await answer(self._native.authorize(action, record_outcome, converter, options))
             return await _run.run_async(permit, blocked, tool, execute_fn, told, unchanged)
 
     @overload
@@ -276,6 +292,8 @@ class AsyncActPassClient(Settings):
         passport: Optional[str] = None,
         wait_for_approval: Optional[float] = None,
         record_outcome: bool = False,
+        timeout: Optional[float] = None,
+        max_retries: Optional[int] = None,
     ) -> GuardOutput[T]: ...
 
     @overload
@@ -287,6 +305,8 @@ class AsyncActPassClient(Settings):
         passport: Optional[str] = None,
         wait_for_approval: Optional[float] = None,
         record_outcome: bool = False,
+        timeout: Optional[float] = None,
+        max_retries: Optional[int] = None,
     ) -> GuardOutput[T]: ...
 
     async def resume(
@@ -297,6 +317,8 @@ class AsyncActPassClient(Settings):
         passport: Optional[str] = None,
         wait_for_approval: Optional[float] = None,
         record_outcome: bool = False,
+        timeout: Optional[float] = None,
+        max_retries: Optional[int] = None,
     ) -> GuardOutput[Any]:
         """Guard an action again that waited for a person, in this process or another.
 
@@ -311,6 +333,8 @@ class AsyncActPassClient(Settings):
             wait_for_approval: As for :meth:`guard`. Default: it is not held, and comes back as blocked if nobody has
                 decided yet.
             record_outcome: As for :meth:`guard`.
+            timeout: As for :meth:`guard`.
+            max_retries: As for :meth:`guard`.
 
         Returns:
             As :meth:`guard`.
@@ -320,7 +344,9 @@ class AsyncActPassClient(Settings):
         """
         _run.check_callable(execute_fn, "resume", awaited=True)
         with operation("resume", *_run.shown(pending), self) as told:
-            permit, blocked = await answer(self._native.resume(pending, passport, wait_for_approval, record_outcome))
+            permit, blocked = await answer(
+                self._native.resume(pending, passport, wait_for_approval, record_outcome, limits(timeout, max_retries))
+            )
             return await _run.run_async(permit, blocked, pending["tool"], execute_fn, told)
 
     async def wait_for_approval(self, approval: Union[PendingApproval, str], timeout: float = 0.0) -> Approval:
@@ -352,6 +378,8 @@ class AsyncActPassClient(Settings):
         risk_tier: str = "medium",
         *,
         approval_request_id: Optional[str] = None,
+        timeout: Optional[float] = None,
+        max_retries: Optional[int] = None,
     ) -> IssuedPassport:
         """Ask for a passport: signed leave to ask for certain actions for a few minutes, once.
 
@@ -365,6 +393,8 @@ class AsyncActPassClient(Settings):
             ttl_seconds: For how many seconds it holds. Default: the gateway's.
             risk_tier: ``low``, ``medium``, ``high`` or ``critical``.
             approval_request_id: The approval that it stands for: it is then for that one action, and spends it.
+            timeout: The total deadline of this call, in seconds. Default: the client's.
+            max_retries: How often this call is retried at most. Default: the client's.
 
         Returns:
             ``token`` (the passport, a secret: give it to ``passport=``), ``jwks_uri`` and what else the gateway says.
@@ -387,6 +417,7 @@ class AsyncActPassClient(Settings):
                         approval_request_id,
                     ),
                     self._default,
+                    limits(timeout, max_retries),
                 )
             )
             return issued
@@ -399,8 +430,21 @@ class AsyncActPassClient(Settings):
         user_id: Optional[str] = None,
         current_tool_manifest_hash: Optional[str] = None,
         policy_hash: Optional[str] = None,
+        *,
+        timeout: Optional[float] = None,
+        max_retries: Optional[int] = None,
     ) -> PassportVerification:
-        """Have the gateway verify a passport as shown to ``audience``; the other parameters must match if given.
+        """Have the gateway verify a passport as shown to ``audience``.
+
+        Args:
+            token: The passport.
+            audience: To whom it is shown.
+            agent_id: The agent that it must be made out to.
+            user_id: Who must have delegated.
+            current_tool_manifest_hash: The hash of a tool's definition, which must be one that was approved.
+            policy_hash: The hash of the policy that must be in force.
+            timeout: The total deadline of this call, in seconds. Default: the client's.
+            max_retries: How often this call is retried at most. Default: the client's.
 
         Returns:
             ``valid`` and ``errors``. A passport that is not valid raises nothing.
@@ -411,7 +455,8 @@ class AsyncActPassClient(Settings):
         with operation("verify_passport"):
             verified: PassportVerification = await answer(
                 self._native.verify_passport(
-                    (token, audience, agent_id, user_id, current_tool_manifest_hash, policy_hash)
+                    (token, audience, agent_id, user_id, current_tool_manifest_hash, policy_hash),
+                    limits(timeout, max_retries),
                 )
             )
             return verified
@@ -424,13 +469,16 @@ class AsyncActPassClient(Settings):
         issuer: Optional[str] = None,
         agent_id: Optional[str] = None,
         user_id: Optional[str] = None,
+        tenant_id: Optional[str] = None,
+        timeout: Optional[float] = None,
+        max_retries: Optional[int] = None,
     ) -> PassportVerification:
         """Verify a passport with the gateway's public keys, which are fetched once and kept.
 
-        The signature (Ed25519), the issuer, the audience and the time are checked, and the tenant of this client, the
-        agent and the user if given. Clocks may differ by 10 seconds. That a passport was revoked or spent only the
-        gateway knows. The keys are fetched again after 10 minutes, and for a key that is not among them (at most every
-        30 seconds); if that fails, those at hand serve until they are an hour old.
+        The signature (Ed25519), the issuer, the audience, the time and the tenant are checked, and the agent and the
+        user if given. Clocks may differ by 10 seconds. Only the gateway knows whether a passport was revoked or spent.
+        The keys are fetched again after 10 minutes, and at once for a key that is not among them (at most once in a
+        second); if that fails, those at hand serve until they are an hour old.
 
         Args:
             token: The passport.
@@ -438,6 +486,9 @@ class AsyncActPassClient(Settings):
             issuer: Who must have issued it. Default: the gateway, by :attr:`base_url`.
             agent_id: The agent that it must be made out to.
             user_id: Who must have delegated.
+            tenant_id: Whose it must be. Default: the tenant that the gateway's keys name, else the client's.
+            timeout: The total deadline of this call, in seconds. Default: the client's.
+            max_retries: How often this call is retried at most. Default: the client's.
 
         Returns:
             ``valid``, ``errors`` (codes such as ``passport.expired``) and, if valid, ``claims``.
@@ -447,12 +498,27 @@ class AsyncActPassClient(Settings):
         """
         with operation("verify_passport_offline"):
             verified: PassportVerification = await answer(
-                self._native.verify_passport_offline((token, audience, issuer, agent_id, user_id))
+                self._native.verify_passport_offline(
+                    (token, audience, issuer, agent_id, user_id, tenant_id), limits(timeout, max_retries)
+                )
             )
             return verified
 
-    async def revoke_passport(self, jti: str, reason: Optional[str] = None) -> PassportRevocation:
-        """Revoke the passport named ``jti`` (``ap_…``), for ``reason``.
+    async def revoke_passport(
+        self,
+        jti: str,
+        reason: Optional[str] = None,
+        *,
+        timeout: Optional[float] = None,
+        max_retries: Optional[int] = None,
+    ) -> PassportRevocation:
+        """Revoke a passport.
+
+        Args:
+            jti: Its id, ``ap_…``.
+            reason: Why, for the ledger.
+            timeout: The total deadline of this call, in seconds. Default: the client's.
+            max_retries: How often this call is retried at most. Default: the client's.
 
         Returns:
             ``revoked``.
@@ -461,7 +527,9 @@ class AsyncActPassClient(Settings):
             ActPassError: As :meth:`preflight`.
         """
         with operation("revoke_passport"):
-            revoked: PassportRevocation = await answer(self._native.revoke_passport(jti, reason))
+            revoked: PassportRevocation = await answer(
+                self._native.revoke_passport(jti, reason, limits(timeout, max_retries))
+            )
             return revoked
 
     async def record_evidence(
@@ -474,6 +542,9 @@ class AsyncActPassClient(Settings):
         metadata: Optional[dict[str, Any]] = None,
         request_hash: Optional[str] = None,
         response_hash: Optional[str] = None,
+        *,
+        timeout: Optional[float] = None,
+        max_retries: Optional[int] = None,
     ) -> RecordedEvidence:
         """Append an event of your own to a chain of the gateway's tamper-evident ledger.
 
@@ -485,7 +556,9 @@ class AsyncActPassClient(Settings):
             reason_code: That decision's reason code.
             metadata: Anything else, a dict of what is JSON.
             request_hash: :meth:`hash_payload` of what was asked for.
-            response_hash: :meth:`hash_payload` of what came out of it.
+            response_hash: :meth:`hash_payload` of the result.
+            timeout: The total deadline of this call, in seconds. Default: the client's.
+            max_retries: How often this call is retried at most. Default: the client's.
 
         Returns:
             ``event_id`` and ``current_event_hash``.
@@ -498,6 +571,7 @@ class AsyncActPassClient(Settings):
                 self._native.record_evidence(
                     (event_type, chain_id, tool_id, decision, reason_code, metadata, request_hash, response_hash),
                     self._default,
+                    limits(timeout, max_retries),
                 )
             )
             return recorded
@@ -519,6 +593,8 @@ class AsyncActPassClient(Settings):
         wait_for_approval: Optional[float] = None,
         record_outcome: bool = False,
         default: Optional[Callable[[Any], Any]] = None,
+        timeout: Optional[float] = None,
+        max_retries: Optional[int] = None,
     ) -> Callable[[Callable[P, R]], Callable[P, R]]:
         """Return a decorator whose function runs only when the decision about its arguments allows it.
 
@@ -548,6 +624,8 @@ class AsyncActPassClient(Settings):
             record_outcome: As for :meth:`guard`.
             default: As for :meth:`guard`, for the function's arguments. It is called once more before the function
                 runs, to see that nothing has changed.
+            timeout: As for :meth:`guard`.
+            max_retries: As for :meth:`guard`.
 
         Raises:
             ActPassConfigError: When it is decorated: a parameter is invalid, a name is none of the function's, or the
@@ -574,6 +652,7 @@ class AsyncActPassClient(Settings):
             wait_for_approval=wait_for_approval,
             record_outcome=record_outcome,
             default=self._converter(default, "protect"),
+            options=limits(timeout, max_retries),
         )
         return protection.decorate
 

@@ -35,6 +35,15 @@ DEFAULT_BASE_URL: str = _native.DEFAULT_BASE_URL
 Self = TypeVar("Self", bound="Settings")
 
 
+#: The limits of a call: its timeout and its number of retries.
+Limits = Optional[tuple[object, object]]
+
+
+def limits(timeout: object, max_retries: object) -> Limits:
+    """Return the limits of a call, if it has any of its own."""
+    return None if timeout is None and max_retries is None else (timeout, max_retries)
+
+
 class Settings:
     """What both clients are made of: the settings, and the native half that holds all meaning."""
 
@@ -147,6 +156,35 @@ class Settings:
         """
         return self._native.circuit
 
+    def with_options(
+        self: Self,
+        *,
+        timeout: Optional[float] = None,
+        max_retries: Optional[int] = None,
+        default: Optional[Callable[[Any], Any]] = None,
+    ) -> Self:
+        """Return a client that differs in these options; it shares the connections and the circuit with this one.
+
+        Closing either closes both.
+
+        Args:
+            timeout: The total deadline of a call, in seconds, above 0, at most 86400. Default: this client's.
+            max_retries: How often a call is retried at most, 0 to 10. Default: this client's.
+            default: What converts what in arguments is not JSON. Default: this client's.
+
+        Raises:
+            ActPassArgumentError: An option is invalid; the message names it.
+
+        >>> client = ActPassClient(api_key="apk_dev", base_url="http://127.0.0.1:8787")
+        >>> client.with_options(timeout=2, max_retries=0).timeout, client.timeout
+        (2.0, 30.0)
+        """
+        other = type(self).__new__(type(self))
+        if hasattr(self, "__dict__"):  # Of a subclass of the program's.
+            vars(other).update(vars(self))
+        other._hold(self._native.with_options((timeout, max_retries)), self._converter(default, "with_options"))
+        return other
+
     def __repr__(self) -> str:
         """Show where it leads, and nothing secret."""
         return f"{type(self).__name__}({self._shown})"
@@ -227,6 +265,8 @@ class ActPassClient(Settings):
         approval_request_id: Optional[str] = None,
         tool_manifest_hash: Optional[str] = None,
         default: Optional[Callable[[Any], Any]] = None,
+        timeout: Optional[float] = None,
+        max_retries: Optional[int] = None,
     ) -> Decision:
         """Ask for a decision, and run nothing.
 
@@ -243,6 +283,8 @@ class ActPassClient(Settings):
             approval_request_id: The approved request that the action spends.
             tool_manifest_hash: The hash of the tool's definition as the agent sees it.
             default: As for :meth:`guard`.
+            timeout: The total deadline of this call, in seconds. Default: the client's.
+            max_retries: How often this call is retried at most. Default: the client's.
 
         Returns:
             The decision as the gateway sent it. A 401 or 403 that explains itself with a decision other than
@@ -278,6 +320,7 @@ class ActPassClient(Settings):
                         None,
                     ),
                     converter,
+                    limits(timeout, max_retries),
                 )
             except ActPassError:
                 if _run.journals and (mode or self.mode) == "monitor":
@@ -307,6 +350,8 @@ class ActPassClient(Settings):
         wait_for_approval: Optional[float] = None,
         record_outcome: bool = False,
         default: Optional[Callable[[Any], Any]] = None,
+        timeout: Optional[float] = None,
+        max_retries: Optional[int] = None,
     ) -> Coroutine[Any, Any, AsyncFunctionNeedsAsyncActPassClient]: ...
 
     @overload
@@ -328,6 +373,8 @@ class ActPassClient(Settings):
         wait_for_approval: Optional[float] = None,
         record_outcome: bool = False,
         default: Optional[Callable[[Any], Any]] = None,
+        timeout: Optional[float] = None,
+        max_retries: Optional[int] = None,
     ) -> GuardOutput[T]: ...
 
     def guard(  # type: ignore[misc]
@@ -348,6 +395,8 @@ class ActPassClient(Settings):
         wait_for_approval: Optional[float] = None,
         record_outcome: bool = False,
         default: Optional[Callable[[Any], Any]] = None,
+        timeout: Optional[float] = None,
+        max_retries: Optional[int] = None,
     ) -> GuardOutput[Any]:
         """Ask for a decision, and run ``execute_fn`` only when the decision allows it.
 
@@ -376,6 +425,8 @@ class ActPassClient(Settings):
             default: A function that converts what in ``args`` is not JSON, as for ``json.dumps``: it is called with
                 each such value and returns what to send. What it raises is raised. Default: the client's, else such
                 values are refused.
+            timeout: The total deadline of each request of this call, in seconds. Default: the client's.
+            max_retries: How often each is retried at most. Default: the client's.
 
         Returns:
             A dict: ``decision`` and ``executed`` always; ``result`` when the function ran and returned; ``error``
@@ -412,7 +463,9 @@ class ActPassClient(Settings):
             tool_manifest_hash,
             wait_for_approval,
         )
-        return self._guard(action, execute_fn, default=default, record_outcome=record_outcome)
+        return self._guard(
+            action, execute_fn, default=default, record_outcome=record_outcome, options=limits(timeout, max_retries)
+        )
 
     def _guard(
         self,
@@ -421,13 +474,14 @@ class ActPassClient(Settings):
         *,
         default: Optional[Callable[[Any], Any]],
         record_outcome: object,
+        options: Limits,
         unchanged: Optional[Callable[[], bool]] = None,
     ) -> GuardOutput[Any]:
         """Guard ``action``, whose members are the parameters of ``authorize``, unless its arguments have changed."""
         _run.check_callable(execute_fn, "guard", awaited=False)
         converter, tool, mode = self._converter(default, "guard"), action[1], action[6]
         with operation("guard", tool, mode, self) as told:
-            permit, blocked = self._native.authorize(action, record_outcome, converter)
+            permit, blocked = self._native.authorize(action, record_outcome, converter, options)
             return _run.run(permit, blocked, tool, execute_fn, told, unchanged)
 
     @overload
@@ -439,6 +493,8 @@ class ActPassClient(Settings):
         passport: Optional[str] = None,
         wait_for_approval: Optional[float] = None,
         record_outcome: bool = False,
+        timeout: Optional[float] = None,
+        max_retries: Optional[int] = None,
     ) -> Coroutine[Any, Any, AsyncFunctionNeedsAsyncActPassClient]: ...
 
     @overload
@@ -450,6 +506,8 @@ class ActPassClient(Settings):
         passport: Optional[str] = None,
         wait_for_approval: Optional[float] = None,
         record_outcome: bool = False,
+        timeout: Optional[float] = None,
+        max_retries: Optional[int] = None,
     ) -> GuardOutput[T]: ...
 
     def resume(  # type: ignore[misc]
@@ -460,6 +518,8 @@ class ActPassClient(Settings):
         passport: Optional[str] = None,
         wait_for_approval: Optional[float] = None,
         record_outcome: bool = False,
+        timeout: Optional[float] = None,
+        max_retries: Optional[int] = None,
     ) -> GuardOutput[Any]:
         """Guard an action again that waited for a person, in this process or another.
 
@@ -475,6 +535,8 @@ class ActPassClient(Settings):
             wait_for_approval: As for :meth:`guard`. Default: it is not held, and comes back as blocked if nobody has
                 decided yet.
             record_outcome: As for :meth:`guard`.
+            timeout: As for :meth:`guard`.
+            max_retries: As for :meth:`guard`.
 
         Returns:
             As :meth:`guard`.
@@ -489,7 +551,9 @@ class ActPassClient(Settings):
         """
         _run.check_callable(execute_fn, "resume", awaited=False)
         with operation("resume", *_run.shown(pending), self) as told:
-            permit, blocked = self._native.resume(pending, passport, wait_for_approval, record_outcome)
+            permit, blocked = self._native.resume(
+                pending, passport, wait_for_approval, record_outcome, limits(timeout, max_retries)
+            )
             return _run.run(permit, blocked, pending["tool"], execute_fn, told)
 
     def wait_for_approval(self, approval: Union[PendingApproval, str], timeout: float = 0.0) -> Approval:
@@ -521,6 +585,8 @@ class ActPassClient(Settings):
         risk_tier: str = "medium",
         *,
         approval_request_id: Optional[str] = None,
+        timeout: Optional[float] = None,
+        max_retries: Optional[int] = None,
     ) -> IssuedPassport:
         """Ask for a passport: signed leave to ask for certain actions for a few minutes, once.
 
@@ -534,6 +600,8 @@ class ActPassClient(Settings):
             ttl_seconds: For how many seconds it holds. Default: the gateway's.
             risk_tier: ``low``, ``medium``, ``high`` or ``critical``.
             approval_request_id: The approval that it stands for: it is then for that one action, and spends it.
+            timeout: The total deadline of this call, in seconds. Default: the client's.
+            max_retries: How often this call is retried at most. Default: the client's.
 
         Returns:
             ``token`` (the passport, a secret: give it to ``passport=``), ``jwks_uri`` and what else the gateway says.
@@ -555,6 +623,7 @@ class ActPassClient(Settings):
                     approval_request_id,
                 ),
                 self._default,
+                limits(timeout, max_retries),
             )
             return issued
 
@@ -566,8 +635,21 @@ class ActPassClient(Settings):
         user_id: Optional[str] = None,
         current_tool_manifest_hash: Optional[str] = None,
         policy_hash: Optional[str] = None,
+        *,
+        timeout: Optional[float] = None,
+        max_retries: Optional[int] = None,
     ) -> PassportVerification:
-        """Have the gateway verify a passport as shown to ``audience``; the other parameters must match if given.
+        """Have the gateway verify a passport as shown to ``audience``.
+
+        Args:
+            token: The passport.
+            audience: To whom it is shown.
+            agent_id: The agent that it must be made out to.
+            user_id: Who must have delegated.
+            current_tool_manifest_hash: The hash of a tool's definition, which must be one that was approved.
+            policy_hash: The hash of the policy that must be in force.
+            timeout: The total deadline of this call, in seconds. Default: the client's.
+            max_retries: How often this call is retried at most. Default: the client's.
 
         Returns:
             ``valid`` and ``errors``. A passport that is not valid raises nothing.
@@ -577,7 +659,8 @@ class ActPassClient(Settings):
         """
         with operation("verify_passport"):
             verified: PassportVerification = self._native.verify_passport(
-                (token, audience, agent_id, user_id, current_tool_manifest_hash, policy_hash)
+                (token, audience, agent_id, user_id, current_tool_manifest_hash, policy_hash),
+                limits(timeout, max_retries),
             )
             return verified
 
@@ -589,13 +672,16 @@ class ActPassClient(Settings):
         issuer: Optional[str] = None,
         agent_id: Optional[str] = None,
         user_id: Optional[str] = None,
+        tenant_id: Optional[str] = None,
+        timeout: Optional[float] = None,
+        max_retries: Optional[int] = None,
     ) -> PassportVerification:
         """Verify a passport with the gateway's public keys, which are fetched once and kept.
 
-        The signature (Ed25519), the issuer, the audience and the time are checked, and the tenant of this client, the
-        agent and the user if given. Clocks may differ by 10 seconds. That a passport was revoked or spent only the
-        gateway knows. The keys are fetched again after 10 minutes, and for a key that is not among them (at most every
-        30 seconds); if that fails, those at hand serve until they are an hour old.
+        The signature (Ed25519), the issuer, the audience, the time and the tenant are checked, and the agent and the
+        user if given. Clocks may differ by 10 seconds. Only the gateway knows whether a passport was revoked or spent.
+        The keys are fetched again after 10 minutes, and at once for a key that is not among them (at most once in a
+        second); if that fails, those at hand serve until they are an hour old.
 
         Args:
             token: The passport.
@@ -603,6 +689,9 @@ class ActPassClient(Settings):
             issuer: Who must have issued it. Default: the gateway, by :attr:`base_url`.
             agent_id: The agent that it must be made out to.
             user_id: Who must have delegated.
+            tenant_id: Whose it must be. Default: the tenant that the gateway's keys name, else the client's.
+            timeout: The total deadline of this call, in seconds. Default: the client's.
+            max_retries: How often this call is retried at most. Default: the client's.
 
         Returns:
             ``valid``, ``errors`` (codes such as ``passport.expired``) and, if valid, ``claims``.
@@ -616,12 +705,25 @@ class ActPassClient(Settings):
         """
         with operation("verify_passport_offline"):
             verified: PassportVerification = self._native.verify_passport_offline(
-                (token, audience, issuer, agent_id, user_id)
+                (token, audience, issuer, agent_id, user_id, tenant_id), limits(timeout, max_retries)
             )
             return verified
 
-    def revoke_passport(self, jti: str, reason: Optional[str] = None) -> PassportRevocation:
-        """Revoke the passport named ``jti`` (``ap_…``), for ``reason``.
+    def revoke_passport(
+        self,
+        jti: str,
+        reason: Optional[str] = None,
+        *,
+        timeout: Optional[float] = None,
+        max_retries: Optional[int] = None,
+    ) -> PassportRevocation:
+        """Revoke a passport.
+
+        Args:
+            jti: Its id, ``ap_…``.
+            reason: Why, for the ledger.
+            timeout: The total deadline of this call, in seconds. Default: the client's.
+            max_retries: How often this call is retried at most. Default: the client's.
 
         Returns:
             ``revoked``.
@@ -630,7 +732,7 @@ class ActPassClient(Settings):
             ActPassError: As :meth:`preflight`.
         """
         with operation("revoke_passport"):
-            revoked: PassportRevocation = self._native.revoke_passport(jti, reason)
+            revoked: PassportRevocation = self._native.revoke_passport(jti, reason, limits(timeout, max_retries))
             return revoked
 
     def record_evidence(
@@ -643,6 +745,9 @@ class ActPassClient(Settings):
         metadata: Optional[dict[str, Any]] = None,
         request_hash: Optional[str] = None,
         response_hash: Optional[str] = None,
+        *,
+        timeout: Optional[float] = None,
+        max_retries: Optional[int] = None,
     ) -> RecordedEvidence:
         """Append an event of your own to a chain of the gateway's tamper-evident ledger.
 
@@ -654,7 +759,9 @@ class ActPassClient(Settings):
             reason_code: That decision's reason code.
             metadata: Anything else, a dict of what is JSON.
             request_hash: :meth:`hash_payload` of what was asked for.
-            response_hash: :meth:`hash_payload` of what came out of it.
+            response_hash: :meth:`hash_payload` of the result.
+            timeout: The total deadline of this call, in seconds. Default: the client's.
+            max_retries: How often this call is retried at most. Default: the client's.
 
         Returns:
             ``event_id`` and ``current_event_hash``.
@@ -666,6 +773,7 @@ class ActPassClient(Settings):
             recorded: RecordedEvidence = self._native.record_evidence(
                 (event_type, chain_id, tool_id, decision, reason_code, metadata, request_hash, response_hash),
                 self._default,
+                limits(timeout, max_retries),
             )
             return recorded
 
@@ -686,6 +794,8 @@ class ActPassClient(Settings):
         wait_for_approval: Optional[float] = None,
         record_outcome: bool = False,
         default: Optional[Callable[[Any], Any]] = None,
+        timeout: Optional[float] = None,
+        max_retries: Optional[int] = None,
     ) -> Callable[[Callable[P, R]], Callable[P, R]]:
         """Return a decorator whose function runs only when the decision about its arguments allows it.
 
@@ -716,6 +826,8 @@ class ActPassClient(Settings):
             record_outcome: As for :meth:`guard`.
             default: As for :meth:`guard`, for the function's arguments. It is called once more before the function
                 runs, to see that nothing has changed.
+            timeout: As for :meth:`guard`.
+            max_retries: As for :meth:`guard`.
 
         Raises:
             ActPassConfigError: When it is decorated: a parameter is invalid, a name is none of the function's, or the
@@ -752,6 +864,7 @@ class ActPassClient(Settings):
             wait_for_approval=wait_for_approval,
             record_outcome=record_outcome,
             default=self._converter(default, "protect"),
+            options=limits(timeout, max_retries),
         )
         return protection.decorate
 
@@ -805,7 +918,7 @@ def canonical_outcome(outcome: Mapping[str, Any]) -> str:
     ``error`` is ``null`` or ``{"kind", "status"}``, the kind being ``action`` for an exception of the function
     that ran.
 
-    >>> canonical_outcome({"executed": True, "decision": {"decision": "allow"}, "result": 1})
-    '{"decision":{"decision":"allow"},"error":null,"executed":true}'
+    >>> canonical_outcome({"executed": True, "decision": {"decision": "allow"}, "result": 1})  # doctest: +ELLIPSIS
+    '{"decision":{"decision":"allow",...},"error":null,"executed":true}'
     """
     return _native.canonical_outcome(outcome)

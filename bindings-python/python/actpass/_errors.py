@@ -15,6 +15,7 @@ class ActPassError(Exception):
     :meth:`to_dict` is its form for JSON.
 
     Attributes:
+        message: The text, which ``str`` gives too.
         status: The HTTP status of an answer outside 2xx; ``None`` where there was no such answer.
         body: The text of an answer outside 2xx, every secret taken out; ``None`` where there was none, where it was
             larger than 64 KiB, or where a secret in it could not be ruled out.
@@ -45,11 +46,14 @@ class ActPassError(Exception):
     ) -> None:
         """Keep ``message`` and what the gateway answered."""
         super().__init__(message)
+        self.message = message
         self.status = status
         self.body = body
         self.code = code
         if isinstance(status, Mapping):  # The second of `args`, from a serializer that keeps nothing else.
             self._restore(status)
+        elif code is not None:  # As the SDK makes it.
+            self._complete()
 
     def to_dict(self) -> ErrorData:
         """Return the error as data for JSON: its type, text and members, and its causes. It holds no secret.
@@ -97,7 +101,7 @@ class ActPassError(Exception):
         members = {name: getattr(self, name, None) for name in _MEMBERS}
         kept = {name: value for name, value in members.items() if value is not None}
         if self.__cause__ is not None:
-            kept["cause"] = error_data(self.__cause__)
+            kept["cause"] = _described(self.__cause__)
         return kept
 
     def _restore(self, members: Mapping[str, Any]) -> None:
@@ -178,7 +182,7 @@ class ActionBlocked(ActPassError):  # noqa: N818
     """A protected function did not run. Its text is written for a model: what happened, why, and what to do now.
 
     Attributes:
-        message: That text, which ``str`` gives too.
+        message: That text.
         tool: The tool that the function is.
         decision: The decision, the gateway's or the one that the SDK made because the gate failed. Its ``reason_code``
             is also ``code``.
@@ -190,7 +194,6 @@ class ActionBlocked(ActPassError):  # noqa: N818
     """
 
     kind = "blocked"
-    message: str
     tool: str
     decision: Decision
     approval: Optional[PendingApproval]
@@ -209,18 +212,18 @@ class ActionBlocked(ActPassError):  # noqa: N818
         code = decision.get("reason_code")
         self.retryable = bool(getattr(failure, "retryable", False))
         if isinstance(outcome.get("tool"), str):  # The second of `args`: see `ActPassError`.
-            self.message, tool = tool, outcome["tool"]
+            message, tool = tool, outcome["tool"]
         else:
-            self.message = _for_a_model(tool, {**outcome, "error": failure}, retryable=self.retryable)
+            message = _for_a_model(tool, {**outcome, "error": failure}, retryable=self.retryable)
+        self.tool = tool
+        self.decision = decision
+        self.approval = outcome.get("approval")
         super().__init__(
-            self.message,
+            message,
             getattr(failure, "status", None),
             None,
             code if isinstance(code, str) else None,
         )
-        self.tool = tool
-        self.decision = decision
-        self.approval = outcome.get("approval")
         self.operation = "guard"
         self.request_id = outcome.get("request_id") or getattr(failure, "request_id", None)
         self.retry_after = getattr(failure, "retry_after", None)
@@ -228,7 +231,7 @@ class ActionBlocked(ActPassError):  # noqa: N818
         self._complete()
 
     def _members(self) -> dict[str, Any]:
-        error = None if self.__cause__ is None else error_data(self.__cause__)
+        error = None if self.__cause__ is None else _described(self.__cause__)
         members = {"tool": self.tool, "decision": self.decision, "approval": self.approval}
         return {**members, "error": error, "request_id": self.request_id}
 
@@ -241,6 +244,8 @@ _CAUSES = 8
 
 def error_data(error: BaseException, causes: int = _CAUSES) -> ErrorData:
     """Return an exception, also one of the program's, as data for JSON."""
+    if isinstance(error, _OfAnotherProcess):
+        return error.args[1]  # type: ignore[no-any-return]
     ours = isinstance(error, ActPassError)
     cause = error.__cause__
     try:
@@ -257,7 +262,7 @@ def error_data(error: BaseException, causes: int = _CAUSES) -> ErrorData:
         "request_id": error.request_id if isinstance(error, ActPassError) else None,
         "retry_after": error.retry_after if isinstance(error, ActPassError) else None,
         "retryable": ours and bool(getattr(error, "retryable", False)),
-        "cause": error_data(cause, causes - 1) if cause is not None and causes > 0 else None,
+        "cause": {**error_data(cause, causes - 1)} if cause is not None and causes > 0 else None,
     }
     return data
 
@@ -271,11 +276,24 @@ def error_of(data: Mapping[str, Any], causes: int = _CAUSES) -> BaseException:
         error = kind(message)
         error._complete(**{name: data[name] for name in _MEMBERS if name in data})
     else:
-        error = Exception(f"{data.get('type')}: {message}")
+        error = _OfAnotherProcess(f"{data.get('type')}: {message}", dict(data))
     cause = data.get("cause")
     if isinstance(cause, Mapping) and causes > 0:
         error.__cause__ = error_of(cause, causes - 1)
     return error
+
+
+class _OfAnotherProcess(Exception):  # noqa: N818
+    """An exception of the program's that came as data."""
+
+    def __str__(self) -> str:
+        return str(self.args[0])
+
+
+def _described(error: BaseException) -> dict[str, Any]:
+    """Return an exception as data from which :func:`error_of` makes it again, with all of its members."""
+    data = error_data(error)
+    return {**data, **error._members()} if isinstance(error, ActPassError) else {**data}
 
 
 def _made(kind: type[ActPassError], given: tuple[Any, ...]) -> ActPassError:

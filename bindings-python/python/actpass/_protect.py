@@ -14,7 +14,7 @@ from ._json import name_of
 
 if TYPE_CHECKING:
     from ._async import AsyncActPassClient
-    from ._client import ActPassClient
+    from ._client import ActPassClient, Limits
     from ._outcome import GuardOutput
     from ._types import P, R
 
@@ -48,6 +48,7 @@ class Protection:
         wait_for_approval: object,
         record_outcome: object,
         default: Callable[[Any], Any] | None,
+        options: Limits,
     ) -> None:
         for name, names in (("include", include), ("exclude", exclude), ("redact", redact)):
             if isinstance(names, (str, bytes)):
@@ -69,10 +70,11 @@ class Protection:
         self._passport = passport
         self._rest = (mode, audience, tool_manifest_hash, wait_for_approval)
         self._record_outcome = record_outcome
+        self._options = options
         self.default = default
         # What is given for each call is checked at each call.
         given = {name: None if callable(one) else one for name, one in (("u", user_id), ("p", passport))}
-        client._native.check(self.action({}, "", given["u"], given["p"]), record_outcome)
+        client._native.check(self.action({}, "", given["u"], given["p"]), record_outcome, options)
 
     def action(self, args: object, resource: object, user_id: object, passport: object) -> tuple[Any, ...]:
         """Return the parameters of ``authorize``."""
@@ -153,7 +155,12 @@ class Protection:
 
     def _how(self, unchanged: Callable[[], bool]) -> dict[str, Any]:
         # The arguments are JSON by now.
-        return {"default": None, "record_outcome": self._record_outcome, "unchanged": unchanged}
+        return {
+            "default": None,
+            "record_outcome": self._record_outcome,
+            "options": self._options,
+            "unchanged": unchanged,
+        }
 
 
 class _Judged:

@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 from collections.abc import Mapping
-from typing import TYPE_CHECKING, Any, get_args
+from typing import TYPE_CHECKING, Any, get_args, get_type_hints
 
 from pydantic_core import core_schema
 
@@ -44,6 +44,15 @@ def outcome_schema(kind: type[GuardOutput[Any]], source: Any, handler: Any) -> A
             lambda value, inner: inner(_with_request_id(value)), schema=core_schema.typed_dict_schema(fields)
         ),
     )
+
+
+def dict_schema(kind: Any, handler: Any) -> Any:
+    """Return the schema of a ``TypedDict``. Members that it does not list are kept."""
+    fields = {
+        name: core_schema.typed_dict_field(handler.generate_schema(hint), required=name in kind.__required_keys__)
+        for name, hint in get_type_hints(kind).items()
+    }
+    return core_schema.typed_dict_schema(fields, cls=kind, cls_name=kind.__name__, extra_behavior="allow")
 
 
 def error_schema(kind: type, source: Any, handler: Any) -> Any:

@@ -323,7 +323,7 @@ def spend(permit: _native.Permit, tool: str) -> ExecutionContext:
     """Return what the function is given. This is the last step before any guarded function runs."""
     context: ExecutionContext = permit.spend()
     if journals:
-        note(tool, context["decision"], ran=True)
+        note(tool, context["decision"], permit.request_id, ran=True)
     return context
 
 

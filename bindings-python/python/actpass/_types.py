@@ -3,15 +3,7 @@
 from __future__ import annotations
 
 import sys
-from typing import TYPE_CHECKING, Any, Literal, Optional, TypeVar, Union
-
-if TYPE_CHECKING or sys.version_info >= (3, 12):
-    from typing import TypedDict
-else:
-    try:  # What pydantic asks for before Python 3.12; it brings the module.
-        from typing_extensions import TypedDict
-    except ImportError:
-        from typing import TypedDict
+from typing import TYPE_CHECKING, Any, Literal, Optional, TypedDict, TypeVar, Union
 
 T = TypeVar("T")
 R = TypeVar("R")
@@ -135,6 +127,7 @@ class ErrorData(TypedDict):
     """An error as data for JSON: what ``to_dict`` of an :class:`~actpass.ActPassError` returns.
 
     ``kind`` is ``action`` for an exception of the function that ran. ``retry_after`` is in seconds.
+    ``cause`` is another such dict.
     """
 
     type: str
@@ -146,7 +139,7 @@ class ErrorData(TypedDict):
     request_id: Optional[str]
     retry_after: Optional[float]
     retryable: bool
-    cause: Optional[ErrorData]
+    cause: Optional[dict[str, Any]]
 
 
 class _Passport(TypedDict):
@@ -198,15 +191,13 @@ class PassportRevocation(TypedDict):
     revoked: bool
 
 
-if not TYPE_CHECKING:
-    for _open in (
-        Decision,
-        Credential,
-        RecordedEvidence,
-        Approval,
-        IssuedPassport,
-        PassportClaims,
-        PassportVerification,
-    ):
-        # To pydantic: members that are not listed are kept.
-        _open.__pydantic_config__ = {"extra": "allow"}
+def _schema(kind: Any, source: Any, handler: Any) -> Any:
+    """Tell pydantic what a dict of this kind holds. Before Python 3.12 it does not take one of ``typing`` by itself."""
+    from ._pydantic import dict_schema  # noqa: PLC0415
+
+    return dict_schema(kind, handler)
+
+
+for _one in list(vars().values()):
+    if isinstance(_one, type) and hasattr(_one, "__required_keys__"):
+        _one.__get_pydantic_core_schema__ = classmethod(_schema)  # type: ignore[attr-defined]
