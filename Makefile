@@ -8,6 +8,7 @@
 # make bench   what clients and gateway cost, side by side, written to docs/benchmarks/; make bench BENCH=quick tries it out
 # make bench-gateway  the gateway's part of it
 # make instructions  writes how many instructions the hot paths take, which make test-instructions compares
+# make test-examples  compiles and runs the code blocks of the documentation; part of make test
 # make soak    real clients over a bad network to gateways that are killed, 30 minutes or SOAK_SECONDS
 # make fuzz    looks for bytes that break something: FUZZ_SECONDS (300) for each target
 # make outcomes  plays the vectors in every language that is here and compares what came of them, byte for byte
@@ -42,7 +43,7 @@ TEST_JOBS ?= 2
 export ACTPASS_OUTCOMES := $(CURDIR)/target/outcomes
 
 .DELETE_ON_ERROR:
-.PHONY: demo test test-all debug lint-all parity outcomes test-rust test-python wheels test-pythons test-page test-api test-soak soak leaks lint python bench bench-build bench-gateway instructions instructions-build test-instructions fuzz break verify generate clean outcomes-node demo-node test-node test-node-here lint-node lint-node-here node node-debug node-face node-release
+.PHONY: demo test test-all debug lint-all parity outcomes test-rust test-python wheels test-pythons test-page test-api test-examples test-soak soak leaks lint python bench bench-build bench-gateway instructions instructions-build test-instructions fuzz break verify generate clean outcomes-node demo-node test-node test-node-here lint-node lint-node-here node node-debug node-face node-release
 
 demo: python target/release/actpass-gateway
 	@echo
@@ -91,7 +92,7 @@ ifneq ($(filter test-all,$(MAKECMDGOALS)),)
 test-soak: | test-node
 endif
 
-test-all: test-rust test-python test-node test-swift test-kotlin parity test-page test-api test-instructions test-soak leaks
+test-all: test-rust test-python test-node test-swift test-kotlin test-examples parity test-page test-api test-instructions test-soak leaks
 	@echo "make test: all passed"
 
 debug:
@@ -211,7 +212,13 @@ test-soak: $(TEST_VENV)/installed debug
 	$(TIMED) 'tests: soak' scripts/keep-output target/test-output/soak.log \
 		scripts/soak debug $(or $(SOAK_SECONDS),120) $(TEST_VENV)/bin/python
 
-leaks: test-rust test-python test-node test-swift test-kotlin test-page test-api test-soak
+# After the tests of the languages, whose builds it uses.
+test-examples: $(TEST_VENV)/installed test-node test-swift test-kotlin
+	@mkdir -p target/test-output
+	$(TIMED) 'tests: code blocks of the documentation' scripts/keep-output target/test-output/examples.log \
+		$(TEST_VENV)/bin/python scripts/test-examples $(GATEWAY)
+
+leaks: test-rust test-python test-node test-swift test-kotlin test-page test-api test-examples test-soak
 	scripts/find-leaks tests/secrets.txt target/test-output
 
 lint:

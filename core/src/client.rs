@@ -46,13 +46,16 @@ const STOP_RECORDED_WITHIN: Duration = Duration::from_secs(1);
 /// Its methods need a tokio runtime with its timer and I/O enabled; [`crate::runtime::Host`] brings one to programs that
 /// have none.
 ///
-/// ```no_run
-/// # async fn refund(_: &str, _: u64) -> Result<String, std::io::Error> { Ok(String::new()) }
+/// ```
+/// # use actpass_core::transport::FixedAnswer;
+/// # async fn refund(_: &str, _: u64) -> Result<String, std::io::Error> { Ok("re_1".to_owned()) }
 /// # #[tokio::main(flavor = "current_thread")] async fn main() -> Result<(), Box<dyn std::error::Error>> {
 /// use actpass_core::{ActPass, Action, Outcome};
 /// use serde_json::json;
 ///
-/// let actpass = ActPass::builder().tenant_id("your-team-id").agent_id("support_agent").build()?;
+/// let actpass = ActPass::builder().api_key("apk_dev").base_url("http://127.0.0.1:8787").build()?;
+/// # let answer = FixedAnswer::new(200, r#"{"decision": "allow"}"#);
+/// # let actpass = ActPass::builder().api_key("apk_dev").transport(answer).build()?;
 /// let action = Action::new("resolve_refund_request", "stripe.refund.create")
 ///     .resource("stripe:charge:ch_123")
 ///     .args(json!({"amount": 4900, "currency": "usd"}));

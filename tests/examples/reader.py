@@ -9,8 +9,10 @@ from __future__ import annotations
 import ast
 import asyncio
 import inspect
+import io
 import os
 import sys
+import urllib.request
 from pathlib import Path
 from types import SimpleNamespace
 from typing import Any
@@ -38,6 +40,12 @@ def main() -> None:
         test = Path(file).with_suffix(".py")
         test.write_text(text)
         sys.exit(pytest.main(["-q", "-p", "no:cacheprovider", "--rootdir", str(test.parent), str(test)]))
+    if "sys.stdin" in text:
+        # It reads a chain, of which this is the first event.
+        names()["client"].preflight(**names()["action"])
+        chain = f"{os.environ['ACTPASS_API_BASE_URL']}/api/v1/evidence/chains/decisions"
+        key = {"authorization": f"Bearer {os.environ['ACTPASS_API_KEY']}"}
+        sys.stdin = io.TextIOWrapper(urllib.request.urlopen(urllib.request.Request(chain, headers=key)))
     code = compile(text, place, "exec", flags=ast.PyCF_ALLOW_TOP_LEVEL_AWAIT)
     found = names()
     if code.co_flags & inspect.CO_COROUTINE:

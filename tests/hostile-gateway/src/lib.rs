@@ -4,6 +4,31 @@
 //! [`HostileGateway::start`] plays it on a free port of 127.0.0.1 until the gateway is dropped.
 //!
 //! ```
+//! # struct Client(String);
+//! # impl Client { fn preflight(&self) -> std::io::Result<()> {
+//! #     use std::io::{Read, Write};
+//! #     let mut stream = std::net::TcpStream::connect(self.0.trim_start_matches("https://"))?;
+//! #     stream.write_all(b"no handshake\r\n\r\n")?;
+//! #     Err(stream.read(&mut [0]).err().unwrap_or(std::io::ErrorKind::ConnectionReset.into()))
+//! # } }
+//! # fn client_for(base_url: String, _: Option<&str>) -> Client { Client(base_url) }
+//! use actpass_hostile_gateway::{HostileGateway, Script};
+//! use serde_json::json;
+//!
+//! let gateway = HostileGateway::start(Script::from_json(json!({
+//!     "tls": "trusted",
+//!     "steps": [
+//!         {"do": "reset", "at": "request"},
+//!         {"do": "respond", "json": {"decision": "allow"}},
+//!     ],
+//! }))?)?;
+//!
+//! let client = client_for(gateway.base_url(), gateway.ca_pem());
+//! assert!(client.preflight().is_err());
+//! # Ok::<(), std::io::Error>(())
+//! ```
+//!
+//! ```
 //! use std::io::{Read, Write};
 //! use std::net::TcpStream;
 //!
