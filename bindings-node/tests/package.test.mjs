@@ -6,15 +6,15 @@ import { createRequire } from 'node:module';
 import { tmpdir } from 'node:os';
 import { join } from 'node:path';
 import { after, before, describe, test } from 'node:test';
-import { PACKAGE, run, withGateway } from './support.mjs';
+import { PACKAGE, pageSnippets, run, withGateway } from './support.mjs';
 
-const snippet = (name) => readFileSync(join(PACKAGE, 'tests', 'fixtures', 'page', `${name}.txt`), 'utf8');
+const { setup, guard } = pageSnippets();
 /** The page's first two snippets; its guard stands in a function, as its \`return\` shows. */
-const PAGE = `${snippet('setup')}
+const PAGE = `${setup}
 const log = console;
 const notify = console.log;
 async function refund() {
-${snippet('guard')}
+${guard}
 }
 console.log(JSON.stringify(await refund()));`;
 const JAVASCRIPT = PAGE.replace('ACTPASS_API_KEY!', 'ACTPASS_API_KEY');

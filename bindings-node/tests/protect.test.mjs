@@ -126,6 +126,26 @@ test('runs with copies of what was judged, whatever the caller changes once it r
     assert.equal(others[0], socket);
   }));
 
+test('runs with a copy of its first argument if no option names others, and with the others themselves', () =>
+  hostile.play([answer(ALLOW)], async ({ baseUrl }) => {
+    let begin;
+    const begun = new Promise((resolve) => {
+      begin = resolve;
+    });
+    const refund = newClient(baseUrl).protect(async (given, options) => {
+      begin();
+      await new Promise(setImmediate);
+      return [given.items[0].amount, options];
+    }, OPTIONS);
+    const [given, options] = [{ items: [{ amount: 4900 }] }, { messages: [] }];
+    const call = refund(given, options);
+    await begun;
+    given.items[0].amount = 1_000_000;
+    const [amount, same] = await call;
+    assert.equal(amount, 4900);
+    assert.equal(same, options);
+  }));
+
 test('copies cycles, symbols and what is no literal as they are', () =>
   hostile.play([answer(ALLOW)], async ({ baseUrl }) => {
     const refund = newClient(baseUrl).protect(async (given) => given, { ...OPTIONS, args: () => ({}) });

@@ -262,6 +262,8 @@ describe('close', () => {
 
   test('closes the connections at once', async () => {
     const server = createServer((_, response) => response.end(JSON.stringify(ALLOW)));
+    // It does not close idle connections itself.
+    server.keepAliveTimeout = 0;
     server.listen(0, '127.0.0.1');
     await once(server, 'listening');
     try {

@@ -3,7 +3,7 @@
 import assert from 'node:assert/strict';
 import { execFile, spawn } from 'node:child_process';
 import { once } from 'node:events';
-import { accessSync, appendFileSync, constants, mkdtempSync, readdirSync, rmSync } from 'node:fs';
+import { accessSync, appendFileSync, constants, mkdtempSync, readdirSync, readFileSync, rmSync } from 'node:fs';
 import { createServer } from 'node:http';
 import { tmpdir } from 'node:os';
 import { join } from 'node:path';
@@ -194,6 +194,22 @@ export function everythingShown(value) {
   const text = shown.join('\n');
   note(text);
   return text;
+}
+
+/** The TypeScript snippets of the documentation's first page, each verbatim and whole. */
+export function pageSnippets() {
+  const page = readFileSync(join(ROOT, 'tests', 'examples', 'sdk-page.txt'), 'utf8');
+  const between = (from, to) => {
+    const [start, end] = [page.indexOf(from), page.indexOf(to)];
+    assert.ok(start >= 0 && end > start, from);
+    return page.slice(start, end).trim();
+  };
+  return {
+    setup: between('import { ActPass }', 'Decide, then act'),
+    guard: between('const { decision, result, error }', 'Decision only'),
+    preflight: between('const d = ', 'Passports\n'),
+    passports: between('const { token }', 'Python — actpass'),
+  };
 }
 
 /** What a promise was rejected with. */

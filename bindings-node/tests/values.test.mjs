@@ -1,6 +1,7 @@
 /** Every public method with every kind of value: what leaves the SDK is always one of its own errors. */
 
 import assert from 'node:assert/strict';
+import { createRequire } from 'node:module';
 import { after, before, describe, test } from 'node:test';
 import { inspect } from 'node:util';
 import { runInNewContext } from 'node:vm';
@@ -235,5 +236,59 @@ describe('whatever is passed', { concurrency: 4 }, () => {
       assert.ok(new ActPassError(value, value) instanceof Error, what);
       assert.ok(new sdk.ActionBlockedError(value, value) instanceof ActPassError, what);
     }
+  });
+});
+
+describe('a defect of the SDK', () => {
+  const { native } = createRequire(import.meta.url)('../dist/native.js');
+  const { hashPayload } = native;
+  const odd = [
+    undefined,
+    null,
+    7,
+    'x',
+    Symbol('s'),
+    new TypeError('raw'),
+    { message: '{"name":' },
+    { message: 7 },
+    () => 1,
+  ];
+
+  for (const thrown of [...odd, new Proxy({}, traps), revoked.proxy]) {
+    test(`in the native half, which throws ${typeof thrown}, is an ActPassInternalError`, () => {
+      native.hashPayload = () => {
+        throw thrown;
+      };
+      try {
+        sdk.hashPayload({});
+        assert.fail('nothing was thrown');
+      } catch (error) {
+        assert.equal(error.constructor, sdk.ActPassInternalError);
+        assert.deepEqual([error.code, error.kind], ['actpass.internal', 'internal']);
+        assert.equal(error.cause, thrown);
+      } finally {
+        native.hashPayload = hashPayload;
+      }
+    });
+  }
+
+  test('behind it is one too, whatever it throws', () => {
+    const hostile = new Hostile();
+    return hostile.play([answer(ALLOW)], async ({ baseUrl }) => {
+      const actpass = newClient(baseUrl);
+      const { parse } = JSON;
+      const raw = new SyntaxError('raw');
+      JSON.parse = () => {
+        throw raw;
+      };
+      const calls = [actpass.preflight(ACTION), actpass.guard({ ...ACTION, execute: () => assert.fail('it ran') })];
+      const ended = await Promise.allSettled(calls);
+      JSON.parse = parse;
+      for (const { reason } of ended) {
+        assert.equal(reason.constructor, sdk.ActPassInternalError);
+        assert.equal(reason.cause, raw);
+        assert.match(reason.stack.split('\n')[1], /values\.test\.mjs/);
+      }
+    });
   });
 });
