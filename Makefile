@@ -9,6 +9,8 @@
 # make bench-gateway  the gateway's part of it
 # make instructions  writes how many instructions the hot paths take, which make test-instructions compares
 # make test-examples  compiles and runs the code blocks of the documentation; part of make test
+# make test-environments  the packages in every bundler, framework, test runner and process model of docs/environments.md;
+#              make write-environments writes its tables; make test has those that are quick
 # make soak    real clients over a bad network to gateways that are killed, 30 minutes or SOAK_SECONDS
 # make fuzz    looks for bytes that break something: FUZZ_SECONDS (300) for each target
 # make outcomes  plays the vectors in every language that is here and compares what came of them, byte for byte
@@ -43,7 +45,7 @@ TEST_JOBS ?= 2
 export ACTPASS_OUTCOMES := $(CURDIR)/target/outcomes
 
 .DELETE_ON_ERROR:
-.PHONY: demo test test-all debug lint-all parity outcomes test-rust test-python wheels test-pythons test-page test-api test-examples test-soak soak leaks lint python bench bench-build bench-gateway instructions instructions-build test-instructions fuzz break verify generate clean outcomes-node demo-node test-node test-node-here lint-node lint-node-here node node-debug node-face node-release
+.PHONY: demo test test-all debug lint-all parity outcomes test-rust test-python wheels test-pythons test-page test-api test-examples test-soak soak leaks lint python bench bench-build bench-gateway instructions instructions-build test-instructions fuzz break verify generate clean test-environments test-environments-light write-environments outcomes-node demo-node test-node test-node-here lint-node lint-node-here node node-debug node-face node-release
 
 demo: python target/release/actpass-gateway
 	@echo
@@ -87,12 +89,14 @@ $(VENV)/installed: $(VENV)/bin/maturin $(PYTHON_SOURCES) $(RUST_SOURCES)
 test:
 	@scripts/timed all test $(MAKE) --no-print-directory --jobs=$(TEST_JOBS) --output-sync=target test-all
 
-# Both place the Node package.
+# All of them place the Node package.
 ifneq ($(filter test-all,$(MAKECMDGOALS)),)
 test-soak: | test-node
+test-environments-light: | test-soak
+test-examples: | test-environments-light
 endif
 
-test-all: test-rust test-python test-node test-swift test-kotlin test-examples parity test-page test-api test-instructions test-soak leaks
+test-all: test-rust test-python test-node test-swift test-kotlin test-examples parity test-page test-api test-instructions test-soak test-environments-light leaks
 	@echo "make test: all passed"
 
 debug:
@@ -164,6 +168,7 @@ node:
 	$(MAKE) --no-print-directory node-release debug
 	NODE_VERSIONS='$(NODE_VERSIONS)' scripts/test-node release
 	mkdir -p target/npm && cd bindings-node && npm pack --silent --pack-destination ../target/npm
+	scripts/check-addon --release target/npm/actpass-sdk-*.tgz
 
 test-node:
 	@rm -f $(ACTPASS_OUTCOMES)/node.jsonl
@@ -218,6 +223,17 @@ test-examples: $(TEST_VENV)/installed test-node test-swift test-kotlin
 	$(TIMED) 'tests: code blocks of the documentation' scripts/keep-output target/test-output/examples.log \
 		$(TEST_VENV)/bin/python scripts/test-examples $(GATEWAY)
 
+# The packages as they are published, in the environments that docs/environments.md lists. Without Node only those of Python run.
+test-environments: ENVIRONMENTS :=
+test-environments-light: ENVIRONMENTS := --light
+write-environments: ENVIRONMENTS := --write
+test-environments test-environments-light write-environments: $(TEST_VENV)/installed debug
+	@if scripts/have-node; then $(MAKE) --no-print-directory node-debug && \
+		$(TIMED) 'tests: environments' $(PYTHON) tests/environments/run.py $(ENVIRONMENTS); \
+	elif [ $$? = 1 ]; then echo "SKIPPED: the environments of the Node package"; \
+		$(TIMED) 'tests: environments' $(PYTHON) tests/environments/run.py --package Python $(ENVIRONMENTS); \
+	else exit 1; fi
+
 leaks: test-rust test-python test-node test-swift test-kotlin test-page test-api test-examples test-soak
 	scripts/find-leaks tests/secrets.txt target/test-output
 
@@ -228,8 +244,8 @@ lint-all: $(TEST_VENV)/bin/maturin lint-node
 	$(CARGO) fmt --all --check
 	$(TIMED) 'lint: clippy' $(CARGO) clippy $(DEBUG_BUILD) -- -D warnings
 	RUSTDOCFLAGS='-D warnings' $(TIMED) 'lint: rustdoc' $(CARGO) doc --workspace --no-deps --locked
-	$(TEST_VENV)/bin/ruff check bindings-python examples benches tests/page tests/soak
-	$(TEST_VENV)/bin/ruff format --check bindings-python examples benches tests/page tests/soak
+	$(TEST_VENV)/bin/ruff check bindings-python examples benches tests/environments tests/page tests/soak
+	$(TEST_VENV)/bin/ruff format --check bindings-python examples benches tests/environments tests/page tests/soak
 	$(TIMED) 'lint: mypy' $(TEST_VENV)/bin/mypy --config-file bindings-python/pyproject.toml bindings-python/python/actpass
 	scripts/break-the-guard --check
 	$(TIMED) 'lint: licences' scripts/deny $(CARGO)

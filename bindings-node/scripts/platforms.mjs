@@ -24,6 +24,7 @@ if (folder === undefined) {
 }
 const root = resolve(import.meta.dirname, '..');
 const {
+  config,
   devDependencies: _,
   napi,
   scripts: __,
@@ -52,6 +53,7 @@ function platformPackage(target) {
       os: [os],
       cpu: [cpu],
       ...(libc && { libc: [libc] }),
+      ...(libc === 'glibc' && { config }),
       main,
       files: [main],
     },

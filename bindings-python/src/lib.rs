@@ -5,6 +5,7 @@ mod convert;
 mod error;
 mod evidence;
 mod guard;
+mod interpreter;
 mod mailbox;
 mod passport;
 mod runtime;
@@ -30,7 +31,8 @@ mod _native {
     const VERSION: &str = env!("CARGO_PKG_VERSION");
 
     #[pymodule_init]
-    fn init(_module: &pyo3::Bound<'_, pyo3::types::PyModule>) -> pyo3::PyResult<()> {
+    fn init(module: &pyo3::Bound<'_, pyo3::types::PyModule>) -> pyo3::PyResult<()> {
+        crate::interpreter::check(module.py())?;
         crate::telemetry::listen();
         Ok(())
     }

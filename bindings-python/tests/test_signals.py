@@ -324,7 +324,7 @@ sys.path[:] = {sys.path!r}
 try:
     import actpass
 except ImportError as error:
-    print("refused")
+    print("threads or processes instead of subinterpreters" in str(error))
 else:
     print(actpass.ActPassClient("apk", base_url="http://127.0.0.1:9", max_retries=0).guard(
         "g", "t", {{}}, print)["executed"])
@@ -336,8 +336,7 @@ assert client.guard("g", "t", {}, print)["executed"] is False
 """
 
 
-def test_another_interpreter_of_the_process_is_refused_or_served_but_nothing_crashes() -> None:
+def test_another_interpreter_of_the_process_is_refused() -> None:
     done = run_python(IN_ANOTHER_INTERPRETER, timeout=30)
     assert done.returncode == 0, done.stderr
-    assert set(done.stdout.split()) <= {"refused", "False"}
-    assert len(done.stdout.split()) == 3, done.stderr
+    assert done.stdout.split() == ["True"] * 3, done.stderr

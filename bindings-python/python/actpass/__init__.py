@@ -22,6 +22,13 @@ approval, a tool that changed, a gateway that cannot be reached: your function d
 that are tools. :mod:`actpass.testing` has what tests of agents need.
 """
 
+try:
+    from . import _native as _native
+except ImportError as _error:
+    from ._load import explain as _explain
+
+    raise _explain(_error) from _error
+
 from ._async import AsyncActPassClient
 from ._client import DEFAULT_BASE_URL, ActPassClient, canonical_outcome, create_actpass
 from ._errors import (

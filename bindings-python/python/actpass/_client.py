@@ -9,6 +9,7 @@ from typing import Any, Callable, Literal, NoReturn, Optional, TypeVar, Union, o
 
 from . import _native, _run
 from ._errors import ActPassArgumentError, ActPassConfigError, ActPassError
+from ._gevent import cooperative
 from ._json import name_of
 from ._outcome import GuardOutput
 from ._telemetry import log_by_environment, operation
@@ -93,7 +94,7 @@ class Settings:
         )
 
     def _hold(self, native: _native.Client, default: Optional[Callable[[Any], Any]]) -> None:
-        self._native = native
+        self._native = native if self._background else cooperative(native)
         self._default = default
         self._shown = f"base_url={native.base_url!r}, tenant_id={native.tenant_id!r}, agent_id={native.agent_id!r}"
 

@@ -1,0 +1,75 @@
+"""What the package says where its native half cannot be loaded."""
+
+from __future__ import annotations
+
+import shutil
+import subprocess
+import sys
+import zipfile
+from pathlib import Path
+
+import actpass
+import pytest
+from actpass import _load
+
+SOURCE = Path(actpass.__file__).parent
+
+
+def sources(folder: Path) -> Path:
+    """Copy the package without its native half."""
+    to = folder / "actpass"
+    shutil.copytree(SOURCE, to, ignore=shutil.ignore_patterns("_native.*.so", "_native*.pyd", "__pycache__"))
+    return to
+
+
+def refusal(folder: Path) -> str:
+    """Import the package from ``folder`` in a process of its own, and return the last line of what is raised."""
+    code = f"import sys; sys.path.insert(0, {str(folder)!r}); import actpass; print(actpass.__file__)"
+    done = subprocess.run([sys.executable, "-S", "-c", code], capture_output=True, text=True, timeout=60, check=False)
+    assert done.returncode != 0, done.stdout
+    return done.stderr.splitlines()[-1]
+
+
+def test_an_archive_is_refused(tmp_path: Path) -> None:
+    package = sources(tmp_path)
+    archive = tmp_path / "program.pyz"
+    with zipfile.ZipFile(archive, "w") as packed:
+        for path in package.glob("*.py"):
+            packed.write(path, f"actpass/{path.name}")
+    said = refusal(archive)
+    assert said.startswith(f"ImportError: cannot load the native half of actpass: {archive} is an archive"), said
+    assert "shiv or pex" in said
+
+
+def test_sources_without_a_native_half_are_refused(tmp_path: Path) -> None:
+    package = sources(tmp_path)
+    said = refusal(tmp_path)
+    assert f"{package} has no native module: install a wheel (pip install actpass)" in said
+
+
+@pytest.mark.parametrize("name", ["_native.cpython-38-darwin.so", "_native.pyd", "_native.cp39-win_amd64.pyd"])
+def test_a_native_half_of_another_platform_is_refused(tmp_path: Path, name: str) -> None:
+    (sources(tmp_path) / name).write_bytes(b"")
+    assert f"{name} is not for cpython {sys.version_info[0]}.{sys.version_info[1]} on {sys.platform}" in refusal(
+        tmp_path
+    )
+
+
+@pytest.mark.skipif(sys.platform != "linux", reason="reads what the linker of Linux says")
+def test_a_damaged_native_half_is_named_by_the_linker(tmp_path: Path) -> None:
+    (sources(tmp_path) / "_native.abi3.so").write_bytes(b"\x7fELF")
+    assert "cannot load the native half of actpass: " in refusal(tmp_path)
+    assert "file too short" in refusal(tmp_path)
+
+
+@pytest.mark.parametrize("quotes", ["`'", "''"])
+def test_a_glibc_that_is_too_old_is_named(quotes: str) -> None:
+    text = f"libc.so.6: version {quotes[0]}GLIBC_2.99{quotes[1]} not found (required by _native.abi3.so)"
+    said = _load.explain(ImportError(text))
+    assert str(said).endswith("glibc 2.99 or later is needed: run on a newer Linux distribution")
+    assert said.name == "actpass._native"
+
+
+def test_another_reason_is_kept() -> None:
+    said = _load.explain(ImportError("libgcc_s.so.1: cannot open shared object file"))
+    assert str(said) == "cannot load the native half of actpass: libgcc_s.so.1: cannot open shared object file"

@@ -1,0 +1,50 @@
+"""What a shared library for Linux needs of the system: read from its dynamic section, for the checks of packages."""
+
+import re
+import struct
+
+#: What manylinux promises to be there.
+ALLOWED = {"libc.so.6", "libm.so.6", "libgcc_s.so.1", "libpthread.so.0", "libdl.so.2", "librt.so.1"}
+ALLOWED_LOADER = re.compile(r"ld-linux.*\.so\.\d")
+
+
+def dynamic(binary: bytes) -> tuple[set[str], set[str]]:
+    """Return the libraries that a 64-bit ELF library needs, and the versions of symbols that it wants of them."""
+    assert binary[:6] == b"\x7fELF\x02\x01", "not a 64-bit little-endian ELF library"
+    (table,) = struct.unpack_from("<Q", binary, 40)
+    size, count = struct.unpack_from("<HH", binary, 58)
+    needed, versions = set(), set()
+    sections = [struct.unpack_from("<IIQQQQIIQQ", binary, table + at * size) for at in range(count)]
+
+    def text(strings: tuple, at: int) -> str:
+        start = strings[4] + at
+        return binary[start : binary.index(b"\0", start)].decode()
+
+    for section in sections:
+        kind, offset, length, link, entries = section[1], section[4], section[5], section[6], section[7]
+        if kind == 6:  # SHT_DYNAMIC
+            for at in range(offset, offset + length, 16):
+                tag, value = struct.unpack_from("<QQ", binary, at)
+                if tag == 1:  # DT_NEEDED
+                    needed.add(text(sections[link], value))
+        if kind == 0x6FFFFFFE:  # SHT_GNU_verneed
+            at = offset
+            for _ in range(entries):
+                _, auxiliaries, _, first, following = struct.unpack_from("<HHIII", binary, at)
+                inner = at + first
+                for _ in range(auxiliaries):
+                    _, _, _, name, onward = struct.unpack_from("<IHHII", binary, inner)
+                    versions.add(text(sections[link], name))
+                    inner += onward
+                at += following
+    return needed, versions
+
+
+def newest_glibc(versions: set[str]) -> int:
+    """Return N of the newest `GLIBC_2.N` among versions of symbols."""
+    return max((int(version.split(".")[1]) for version in versions if version.startswith("GLIBC_2.")), default=0)
+
+
+def unexpected(needed: set[str]) -> set[str]:
+    """Return the libraries that not every Linux has."""
+    return {name for name in needed - ALLOWED if not ALLOWED_LOADER.fullmatch(name)}

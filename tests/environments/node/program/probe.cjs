@@ -1,0 +1,21 @@
+/** probe.mjs as CommonJS. */
+
+const { ActPass } = require('@actpass/sdk');
+
+exports.probe = async () => {
+  const actpass = new ActPass();
+  const ran = [];
+  const refund = (amount) =>
+    actpass.guard({
+      goal: 'resolve_refund_request',
+      tool: 'stripe.refund.create',
+      args: { amount, currency: 'usd' },
+      execute: async () => {
+        ran.push(amount);
+        return amount;
+      },
+    });
+  const allowed = await refund(4900);
+  const denied = await refund(90000);
+  return JSON.stringify({ result: allowed.result, denied: denied.decision.reason_code, ran });
+};

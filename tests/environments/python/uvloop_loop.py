@@ -1,0 +1,6 @@
+"""A program on uvloop."""
+
+import uvloop
+from probe import probe_async
+
+print(uvloop.run(probe_async()))

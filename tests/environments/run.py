@@ -1,0 +1,104 @@
+#!/usr/bin/env python3
+"""Run the packages in the environments that docs/environments.md lists, and hold its tables equal to what came of it.
+
+usage: run.py [--light] [--write] [NAME...]
+
+`--light` runs those that `make test` has time for; a NAME is a part of a row's name. `--write` writes the tables after
+a whole run; without it, a row that differs from the document is a failure.
+"""
+
+from __future__ import annotations
+
+import argparse
+import concurrent.futures
+import re
+import shutil
+import sys
+import time
+
+import node_environments
+import python_environments
+from harness import ROOT, TARGET, Box, Environment, Row, gateway, play
+
+DOCUMENT = ROOT / "docs" / "environments.md"
+HEAD = "| environment | version | result | line, or what is said without it |\n|---|---|---|---|\n"
+
+
+def main() -> int:
+    """Run, compare, and return how many rows failed."""
+    parser = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
+    parser.add_argument("--light", action="store_true")
+    parser.add_argument("--write", action="store_true")
+    parser.add_argument("--jobs", type=int, default=2)
+    parser.add_argument("--package", choices=["Node", "Python"])
+    parser.add_argument("names", nargs="*")
+    options = parser.parse_args()
+    everything = [*node_environments.rows(), *python_environments.rows()]
+    chosen = [
+        row
+        for row in everything
+        if (row.light or not options.light)
+        and (not options.package or row.package == options.package)
+        and (not options.names or any(name in row.name for name in options.names))
+    ]
+    if not chosen:
+        parser.error("no environment has such a name")
+    whole = len(chosen) == len(everything)
+    with gateway() as base_url, concurrent.futures.ThreadPoolExecutor(options.jobs) as executor:
+        rows = list(executor.map(lambda environment: timed(environment, base_url), chosen))
+    failed = [row for row in rows if row.problem]
+    if not failed and options.write and whole:
+        DOCUMENT.write_text(written(rows), encoding="utf-8")
+    elif not failed and not options.write:
+        failed = compared(rows, whole=whole)
+    for row in failed:
+        print(f"\nFAILED {row.environment.package}: {row.environment.name}: {row.problem}", file=sys.stderr)
+    print(f"{len(rows) - len(failed)} passed, {len(failed)} failed")
+    return 1 if failed else 0
+
+
+def timed(environment: Environment, base_url: str) -> Row:
+    began = time.monotonic()
+
+    def make_box(environment: Environment, line: bool) -> Box:
+        name = re.sub(r"\W+", "-", f"{environment.package} {environment.name}").strip("-").lower()
+        folder = TARGET / "boxes" / f"{name}{'-line' if line else ''}"
+        shutil.rmtree(folder, ignore_errors=True)
+        folder.mkdir(parents=True)
+        return Box(folder, base_url, line)
+
+    try:
+        row = play(environment, make_box)
+    except Exception as error:
+        row = Row(environment, "", f"{type(error).__name__}: {error}")
+    took = time.monotonic() - began
+    print(f"{environment.package}: {environment.name}: {row.cell or 'FAILED'} ({took:.1f} s)", flush=True)
+    return row
+
+
+def written(rows: list[Row]) -> str:
+    """Return the document with these tables."""
+    text = DOCUMENT.read_text(encoding="utf-8")
+    for package in ("Node", "Python"):
+        table = HEAD + "".join(f"{row.markdown()}\n" for row in rows if row.environment.package == package)
+        pattern = rf"(<!-- table: {package} -->\n).*?(<!-- end -->)"
+        text, count = re.subn(pattern, lambda found, table=table: found[1] + table + found[2], text, flags=re.DOTALL)
+        assert count == 1, f"{DOCUMENT.name} has no place for the table of {package}"
+    return text
+
+
+def compared(rows: list[Row], *, whole: bool) -> list[Row]:
+    """Return the rows that the document has otherwise."""
+    text = DOCUMENT.read_text(encoding="utf-8")
+    different = [
+        Row(row.environment, "", f"the document does not say: {row.markdown()}")
+        for row in rows
+        if row.markdown() not in text
+    ]
+    if whole and not different and text != written(rows):
+        different.append(Row(rows[0].environment, "", f"{DOCUMENT.name} has rows that did not run; run with --write"))
+    return different
+
+
+if __name__ == "__main__":
+    sys.exit(main())
