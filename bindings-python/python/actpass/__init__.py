@@ -22,6 +22,8 @@ approval, a tool that changed, a gateway that cannot be reached: your function d
 that are tools. :mod:`actpass.testing` has what tests of agents need.
 """
 
+# First: where the native half cannot be loaded, such as in a second interpreter of a process, its own error says so.
+from . import _native
 from ._async import AsyncActPassClient
 from ._client import DEFAULT_BASE_URL, ActPassClient, canonical_outcome, create_actpass
 from ._errors import (
@@ -38,7 +40,6 @@ from ._errors import (
     ActPassStatusError,
     ActPassTimeoutError,
 )
-from ._native import VERSION as __version__
 from ._outcome import GuardOutput
 from ._types import (
     Approval,
@@ -57,6 +58,8 @@ from ._types import (
     RecordedEvidence,
     RiskTier,
 )
+
+__version__: str = _native.VERSION
 
 __all__ = [
     "DEFAULT_BASE_URL",
