@@ -27,7 +27,8 @@ HOSTILE := target/debug/actpass-hostile-gateway
 MATURIN := maturin>=1.16,<2
 NODE_VERSIONS ?= 20 22 24
 # What the Python suite needs, on each CPython; what is not there is skipped by name.
-SUITE_TOOLS := pytest>=8,<10 mypy>=1.15,<3 pyright>=1.1.390,<2 anyio>=4 gunicorn>=22 opentelemetry-sdk>=1.25 trio>=0.27 uvloop>=0.19
+SUITE_TOOLS := pytest>=8,<10 pytest-xdist>=3.6,<4 mypy>=1.15,<3 pyright>=1.1.390,<2 anyio>=4 gunicorn>=22 opentelemetry-sdk>=1.25 \
+	trio>=0.27 uvloop>=0.19 celery>=5.4,<6 django>=4.2,<6 fastapi>=0.115,<1 flask>=3,<4 numpy>=1.26,<3 pydantic>=2.10,<3
 TEST_TOOLS := $(SUITE_TOOLS) playwright>=1.55,<2 ruff>=0.12,<1 schemathesis>=4.32,<5
 PYTHON_SOURCES := $(shell find bindings-python/src bindings-python/python -name '*.rs' -o -name '*.py' -o -name '*.pyi') \
 	bindings-python/Cargo.toml bindings-python/pyproject.toml
@@ -244,9 +245,9 @@ lint-all: $(TEST_VENV)/bin/maturin lint-node
 	$(CARGO) fmt --all --check
 	$(TIMED) 'lint: clippy' $(CARGO) clippy $(DEBUG_BUILD) -- -D warnings
 	RUSTDOCFLAGS='-D warnings' $(TIMED) 'lint: rustdoc' $(CARGO) doc --workspace --no-deps --locked
-	$(TEST_VENV)/bin/ruff check bindings-python examples benches tests/environments tests/page tests/soak
-	$(TEST_VENV)/bin/ruff format --check bindings-python examples benches tests/environments tests/page tests/soak
-	$(TIMED) 'lint: mypy' $(TEST_VENV)/bin/mypy --config-file bindings-python/pyproject.toml bindings-python/python/actpass
+	$(TEST_VENV)/bin/ruff check bindings-python examples benches tests/environments tests/examples tests/page tests/soak
+	$(TEST_VENV)/bin/ruff format --check bindings-python examples benches tests/environments tests/examples tests/page tests/soak
+	$(TIMED) 'lint: mypy' $(TEST_VENV)/bin/mypy --config-file bindings-python/pyproject.toml bindings-python/python
 	scripts/break-the-guard --check
 	$(TIMED) 'lint: licences' scripts/deny $(CARGO)
 

@@ -120,16 +120,16 @@ fn instead(expected: &str, found: &Bound<'_, PyAny>) -> String {
 
 /// The name of a value's class with its module, unless it is built in: `numpy.bool` is not `bool`.
 pub(crate) fn type_name(value: &Bound<'_, PyAny>) -> String {
-    static NAME: Function = Function::of("actpass._json", "name_of");
-    let name = NAME.bound(value.py()).and_then(|name| name.call1((value,))?.extract());
+    let module = value.py().import("actpass._json");
+    let name = module.and_then(|module| module.call_method1("name_of", (value,))?.extract());
     // A metaclass may raise at anything.
     name.unwrap_or_else(|_| "an object whose class has no name".to_owned())
 }
 
 /// How to write a value that is not JSON.
 fn advice(value: &Bound<'_, PyAny>) -> Option<String> {
-    static ADVICE: Function = Function::of("actpass._json", "advice");
-    ADVICE.bound(value.py()).and_then(|advice| advice.call1((value,))?.extract()).ok()
+    let module = value.py().import("actpass._json");
+    module.and_then(|module| module.call_method1("advice", (value,))?.extract()).ok()
 }
 
 fn str_of<'s>(member: &str, text: &'s Bound<'_, PyString>) -> PyResult<Cow<'s, str>> {

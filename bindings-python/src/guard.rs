@@ -258,7 +258,6 @@ fn report<'py>(
     outcome: Outcome<Py<PyAny>, Py<PyAny>>,
     called: &str,
 ) -> PyResult<Bound<'py, PyAny>> {
-    static OUTPUT: Function = Function::of("actpass._outcome", "GuardOutput");
     enter(py, || {
         let reported = PyDict::new(py);
         let request_id = outcome.decision().request_id().map(str::to_owned);
@@ -285,7 +284,8 @@ fn report<'py>(
         }
         let attributes = PyDict::new(py);
         attributes.set_item("request_id", request_id)?;
-        OUTPUT.bound(py)?.call((reported,), Some(&attributes))
+        // Not kept: a class belongs to its interpreter, of which a process may have several.
+        py.import("actpass._outcome")?.getattr("GuardOutput")?.call((reported,), Some(&attributes))
     })
 }
 

@@ -137,6 +137,17 @@ def test_without_the_fixture():
         gateway.assert_not_asked("other")
 
 
+def test_it_counts_anew(actpass_gateway):
+    actpass_gateway.allow()
+    agent.refund(1)
+    actpass_gateway.executed = []
+    actpass_gateway.assert_not_executed()
+    agent.refund(1)
+    actpass_gateway.assert_executed(times=1)
+    with pytest.raises(TypeError, match="which begins anew"):
+        actpass_gateway.executed = ["t"]
+
+
 def test_what_blocks_an_allowed_action_did_not_run(actpass_gateway):
     actpass_gateway.allow()
     items = [1]
@@ -269,7 +280,7 @@ def run_tests(
 
 def test_a_users_tests(tmp_path: Path) -> None:
     said = run_tests(tmp_path, PASSING)
-    assert "10 passed" in said, said
+    assert "11 passed" in said, said
 
 
 def test_a_users_tests_fail_where_they_should(tmp_path: Path) -> None:

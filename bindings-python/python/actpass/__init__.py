@@ -22,6 +22,7 @@ approval, a tool that changed, a gateway that cannot be reached: your function d
 that are tools. :mod:`actpass.testing` has what tests of agents need.
 """
 
+# First: if the native half cannot be loaded, its own error says why.
 try:
     from . import _native as _native
 except ImportError as _error:
@@ -45,7 +46,6 @@ from ._errors import (
     ActPassStatusError,
     ActPassTimeoutError,
 )
-from ._native import VERSION as __version__
 from ._outcome import GuardOutput
 from ._types import (
     Approval,
@@ -64,6 +64,8 @@ from ._types import (
     RecordedEvidence,
     RiskTier,
 )
+
+__version__: str = _native.VERSION
 
 __all__ = [
     "DEFAULT_BASE_URL",

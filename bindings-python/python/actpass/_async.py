@@ -678,3 +678,13 @@ class AsyncActPassClient(Settings):
     ) -> None:
         """Close the client."""
         await self.close()
+
+
+def running() -> tuple[_native.Mailbox, Any]:
+    """Return the mailbox of the running event loop, and a new future of it; for the native half.
+
+    ``asyncio`` is imported with the first call. The import stands here, where what bundles programs finds it.
+    """
+    from . import _loop  # noqa: PLC0415
+
+    return _loop.running()

@@ -190,6 +190,8 @@ class _Gateway:
         self._journal = _journal()
         #: What is noted behind this ran while the gateway was there.
         self._begins = self._journal.stat().st_size
+        #: How many answers are not counted any more.
+        self._skipped = 0
 
     @property
     def environment(self) -> dict[str, str]:
@@ -210,7 +212,7 @@ class _Gateway:
         until = time.monotonic() + _SETTLED_WITHIN
         while True:
             # In this order: what is answered after the journal was read is not unknown, but later.
-            allowed = self._allowed()
+            allowed = self._allowed()[self._skipped :]
             noted = self._noted()
             unknown = _unmatched(allowed, noted)
             if not unknown or time.monotonic() > until:
@@ -225,6 +227,14 @@ class _Gateway:
                 f"Known to have run: {ran}"
             )
         return ran
+
+    @executed.setter
+    def executed(self, executed: Optional[list[str]]) -> None:
+        """Begin anew: of what ran so far, nothing is counted any more."""
+        if executed:
+            raise TypeError(f"executed: expected [], which begins anew, found {executed!r}")
+        self._begins = self._journal.stat().st_size
+        self._skipped = len(self._allowed())
 
     def client(self, **settings: Any) -> ActPassClient:
         """Return a client of this gateway that gives up quickly."""
@@ -323,11 +333,13 @@ _Allowed = tuple[str, Optional[str], Optional[str]]
 
 def _unmatched(allowed: list[_Allowed], noted: list[dict[str, Any]]) -> list[str]:
     """Return the tools of the answers of which no process has told what came."""
-    requests = Counter(note["request"] for note in noted if note["request"] is not None)
-    events = Counter((note["tool"], note["event"]) for note in noted if note["request"] is None)
+    requests = {note["request"] for note in noted if note["request"] is not None}
+    # By their events: what the ledger has, and the notes of `preflight`, which do not know the request.
+    by_request = {request for _, request, _ in allowed if request is not None} & requests
+    events = Counter((note["tool"], note["event"]) for note in noted if note["request"] not in by_request)
     unknown = []
     for tool, request, event in allowed:
-        if request is not None and requests[request]:
+        if request in by_request:
             continue
         if events[tool, event]:
             events[tool, event] -= 1
