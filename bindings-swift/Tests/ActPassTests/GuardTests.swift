@@ -292,7 +292,8 @@ final class GuardTests: XCTestCase {
         task.cancel()
         let ended = await task.result
         XCTAssertThrowsError(try ended.get()) { XCTAssertTrue($0 is CancellationError, "\($0)") }
-        while try gateway.seen().count < 2 { try await Task.sleep(for: .milliseconds(5)) }
+        for _ in 0..<6_000 where try gateway.seen().count < 2 { try await Task.sleep(for: .milliseconds(10)) }
+        guard try gateway.seen().count == 2 else { return XCTFail("nothing was recorded") }
         let event = try JSONValue(parsing: gateway.seen()[1]["body"]?.stringValue ?? "")
         XCTAssertEqual(event["event_type"], "action.outcome")
         XCTAssertEqual(event["metadata"]?["ended"], "cancelled")

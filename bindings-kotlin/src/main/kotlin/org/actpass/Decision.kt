@@ -48,8 +48,8 @@ public class Decision internal constructor(native: NativeDecision) {
     /** A member by its name on the wire. */
     public operator fun get(name: String): Any? = members[name]
 
-    /** The decision as it came. */
-    override fun toString(): String = "Decision($json)"
+    /** The word, the reason code and the summary: `deny (refund.too_large): the amount is over the limit`. */
+    override fun toString(): String = "$word ($reasonCode)" + if (explain.summary.isEmpty()) "" else ": ${explain.summary}"
 
     override fun equals(other: Any?): Boolean = other is Decision && other.json == json
 

@@ -128,7 +128,8 @@ public sealed class Outcome<out T> {
     ) : Outcome<T>() {
         override val decision: Decision get() = execution.decision
 
-        override fun toString(): String = "Executed(value=$value, execution=$execution)"
+        /** The value, and under which decision: `executed re_1: allow (refund.small_in_scope)`. */
+        override fun toString(): String = "executed $value: $execution"
     }
 
     /** The block did not run. */
@@ -150,7 +151,9 @@ public sealed class Outcome<out T> {
             native.approval?.let(::PendingApproval),
         )
 
-        override fun toString(): String = "Blocked(decision=$decision, error=$error, approval=$approval)"
+        /** Why it did not run: `blocked: deny (refund.too_large): the amount is over the limit`. */
+        override fun toString(): String =
+            "blocked: $decision" + (error?.let { " [${it.message}]" } ?: "") + (approval?.let { ", $it" } ?: "")
     }
 
     /** The block ran and threw [error], the very object. */
@@ -162,7 +165,8 @@ public sealed class Outcome<out T> {
     ) : Outcome<Nothing>() {
         override val decision: Decision get() = execution.decision
 
-        override fun toString(): String = "Failed(error=$error, execution=$execution)"
+        /** The error, and under which decision. */
+        override fun toString(): String = "failed with $error: $execution"
     }
 
     /** Whether the block ran. */
@@ -246,6 +250,8 @@ constructor(
         recorded?.exceptionOrNull() as ActPassException?,
     )
 
+    /** The decision, how the gate failed, and the ledger entry. */
     override fun toString(): String =
-        "Execution(decision=$decision, gateError=$gateError, evidence=$evidence, evidenceError=$evidenceError)"
+        "$decision" + (gateError?.let { " [${it.message}]" } ?: "") + (evidence?.let { ", recorded as ${it.eventId}" } ?: "") +
+            (evidenceError?.let { ", not recorded: ${it.message}" } ?: "")
 }

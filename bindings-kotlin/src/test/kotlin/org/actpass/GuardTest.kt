@@ -347,7 +347,8 @@ class GuardTest {
                     job.cancel()
                     assertThrows(Throwable::class.java) { runBlocking { job.await() } }
                 }
-                while (gateway.seen().size < 2) delay(5.milliseconds)
+                withTimeoutOrNull(60.seconds) { while (gateway.seen().size < 2) delay(5.milliseconds) }
+                assertEquals("nothing was recorded", 2, gateway.seen().size)
                 val event = members(gateway.seen()[1]["body"] as String)
                 assertEquals("action.outcome", event["event_type"])
                 assertEquals("cancelled", (event["metadata"] as Map<*, *>)["ended"])

@@ -118,6 +118,23 @@ class TestingTest {
         assertEquals(1, gateway.client(mode = Mode.MONITOR).guard(action) { 1 }.unwrap())
     }
 
+    @Test
+    fun whatIsPrintedReadsWell(): Unit = runBlocking {
+        val gateway = ScriptedGateway()
+        gateway.answerNext(Answer.allow(), Answer.deny("refund.too_large", "the amount is over the limit"))
+        val client = gateway.client()
+        assertEquals("executed re_1: allow (test.allow)", "${client.guard(action) { "re_1" }}")
+        assertEquals("blocked: deny (refund.too_large): the amount is over the limit", "${client.guard(action) { 1 }}")
+        gateway.answerNext(Answer.requireApproval("apr_1"), Answer.allow(), Answer.failure(500), Answer.allow())
+        assertEquals("blocked: require_approval (test.require_approval), PendingApproval(apr_1)", "${client.guard(action) { 1 }}")
+        val failed = client.guard<Int>(action) { throw IllegalStateException("no card") }
+        assertEquals("failed with java.lang.IllegalStateException: no card: allow (test.allow)", "$failed")
+        val lost = "${client.guard(action) { 1 }}"
+        assertTrue(lost, lost.startsWith("blocked: deny (actpass.gateway_error): ") && "500" in lost)
+        val recorded = "${client.guard(action, recordOutcome = true) { 1 }}"
+        assertTrue(recorded, recorded.startsWith("executed 1: allow (test.allow), recorded as ev_"))
+    }
+
     /** A program's own functions over these types can be tested without a client. */
     @Test
     fun everyTypeCanBeMade() {
