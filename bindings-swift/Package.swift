@@ -16,18 +16,24 @@ let linking: [LinkerSetting] = [.unsafeFlags(["-L\(folder)", "-Xlinker", "-rpath
 let package = Package(
     name: "ActPass",
     platforms: [.macOS(.v13), .iOS(.v16)],
-    products: [.library(name: "ActPass", targets: ["ActPass"])],
+    products: [
+        .library(name: "ActPass", targets: ["ActPass"]),
+        .library(name: "ActPassTesting", targets: ["ActPassTesting"]),
+    ],
     targets: [
         native,
         .target(
             name: "ActPassBridge",
-            dependencies: ["ActPassFFI"],
+            dependencies: ["ActPassFFI", "ActPassSecret"],
             path: "Generated",
             exclude: ["ActPassFFI.h", "ActPassFFI.modulemap"],
             linkerSettings: linking
         ),
-        .target(name: "ActPass", dependencies: ["ActPassBridge"]),
-        .testTarget(name: "ActPassTests", dependencies: ["ActPass"]),
+        .target(name: "ActPassSecret"),
+        .target(name: "ActPass", dependencies: ["ActPassBridge", "ActPassSecret"]),
+        .target(name: "ActPassTesting", dependencies: ["ActPass", "ActPassBridge"]),
+        .testTarget(
+            name: "ActPassTests", dependencies: ["ActPass", "ActPassBridge", "ActPassSecret", "ActPassTesting"]),
     ],
     swiftLanguageModes: [.v6]
 )

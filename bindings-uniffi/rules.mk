@@ -4,7 +4,7 @@ UNIFFI_SOURCES := $(shell find bindings-uniffi -name '*.rs' -o -name '*.toml')
 SWIFT_FLAGS := -Xswiftc -warnings-as-errors
 SWIFT_NATIVE := bindings-swift/Native/libactpass_uniffi.a
 KOTLIN := target/kotlin
-KOTLIN_TESTS := org.actpass.ArgumentTest org.actpass.VectorTest
+KOTLIN_TESTS := org.actpass.ArgumentTest org.actpass.JavaTest org.actpass.TestingTest org.actpass.VectorTest
 # The names by which JNA looks for a library in a jar.
 JNA_PLATFORM := linux-$(subst _,-,$(shell uname -m))
 
@@ -77,9 +77,10 @@ kotlin: kotlin-toolchain $(KOTLIN)/actpass.jar
 	$(TEST_ENVIRONMENT) scripts/test-kotlin $(KOTLIN)/actpass.jar:$(KOTLIN)/tests $(KOTLIN_TESTS)
 	@echo "make kotlin: $(KOTLIN)/actpass.jar"
 
-$(KOTLIN)/bridge.built: $(shell find bindings-kotlin/Generated -type f)
+$(KOTLIN)/bridge.built: $(shell find bindings-kotlin/Generated bindings-kotlin/src/bridge -type f)
 	rm -rf $(KOTLIN)/bridge
-	$(TIMED) 'build: Kotlin bridge' scripts/kotlinc -nowarn -jvm-target 11 -d $(KOTLIN)/bridge bindings-kotlin/Generated
+	$(TIMED) 'build: Kotlin bridge' scripts/kotlinc -nowarn -jvm-target 11 -d $(KOTLIN)/bridge bindings-kotlin/Generated \
+		bindings-kotlin/src/bridge/kotlin
 	@touch $@
 
 $(KOTLIN)/main.built: $(KOTLIN)/bridge.built $(shell find bindings-kotlin/src/main -name '*.kt')
@@ -88,10 +89,12 @@ $(KOTLIN)/main.built: $(KOTLIN)/bridge.built $(shell find bindings-kotlin/src/ma
 		bindings-kotlin/src/main/kotlin
 	@touch $@
 
-$(KOTLIN)/tests.built: $(KOTLIN)/main.built $(shell find bindings-kotlin/src/test -name '*.kt')
+$(KOTLIN)/tests.built: $(KOTLIN)/main.built $(shell find bindings-kotlin/src/test examples/java -name '*.kt' -o -name '*.java')
 	rm -rf $(KOTLIN)/tests
 	CP=$(KOTLIN)/bridge:$(KOTLIN)/main:$$(scripts/kotlin-toolchain path junit) $(TIMED) 'build: Kotlin tests' scripts/kotlinc -Werror -module-name actpass-tests \
 		-Xfriend-paths=$(KOTLIN)/main -jvm-target 17 -d $(KOTLIN)/tests bindings-kotlin/src/test/kotlin
+	javac --release 17 -Xlint:all,-classfile -Werror -d $(KOTLIN)/tests -cp $(KOTLIN)/bridge:$(KOTLIN)/main:$(KOTLIN)/tests:$$(scripts/kotlin-toolchain path \
+		stdlib):$$(scripts/kotlin-toolchain path junit) $$(find bindings-kotlin/src/test/java examples/java -name '*.java')
 	@touch $@
 
 $(KOTLIN)/actpass.jar: $(KOTLIN)/main.built target/release/libactpass_uniffi.a
@@ -112,7 +115,10 @@ test-kotlin-now: test-native $(KOTLIN)/tests.built
 	@mkdir -p target/test-output && rm -f target/test-output/kotlin*.log
 	$(TEST_ENVIRONMENT) NATIVE=$(CURDIR)/target/debug $(TIMED) 'tests: Kotlin' scripts/keep-output target/test-output/kotlin.log \
 		scripts/test-kotlin $(KOTLIN)/bridge:$(KOTLIN)/main:$(KOTLIN)/tests \
-		$(KOTLIN_TESTS) org.actpass.CallTest org.actpass.GuardTest
+		$(KOTLIN_TESTS) org.actpass.CallTest org.actpass.GuardTest org.actpass.SecretTest
+	$(TEST_ENVIRONMENT) NATIVE=$(CURDIR)/target/debug scripts/keep-output target/test-output/kotlin-java-example.log \
+		scripts/test-kotlin --main $(KOTLIN)/bridge:$(KOTLIN)/main:$(KOTLIN)/tests Refund $(GATEWAY) $(KOTLIN)/refunds-java.jsonl
+	@printf '{"amount":4900,"charge":"ch_1"}\n{"amount":1200,"charge":"ch_5"}\n' | diff - $(KOTLIN)/refunds-java.jsonl
 
 verify-generated: test-native
 	rm -rf target/generated

@@ -3,6 +3,7 @@
 
 // swiftlint:disable all
 import Foundation
+import ActPassSecret
 
 // Depending on the consumer's build setup, the low-level FFI code
 // might be in a separate module, or it might be compiled inline into
@@ -460,7 +461,13 @@ fileprivate final class UniffiHandleMap<T>: @unchecked Sendable {
 
 
 // Public interface members begin here.
-
+// Magic number for the Rust proxy to call using the same mechanism as every other method,
+// to free the callback once it's dropped by Rust.
+private let IDX_CALLBACK_FREE: Int32 = 0
+// Callback return codes
+private let UNIFFI_CALLBACK_SUCCESS: Int32 = 0
+private let UNIFFI_CALLBACK_ERROR: Int32 = 1
+private let UNIFFI_CALLBACK_UNEXPECTED_ERROR: Int32 = 2
 
 #if swift(>=5.8)
 @_documentation(visibility: private)
@@ -577,24 +584,6 @@ fileprivate struct FfiConverterString: FfiConverter {
         let len = Int32(value.utf8.count)
         writeInt(&buf, len)
         writeBytes(&buf, value.utf8)
-    }
-}
-
-#if swift(>=5.8)
-@_documentation(visibility: private)
-#endif
-fileprivate struct FfiConverterData: FfiConverterRustBuffer {
-    typealias SwiftType = Data
-
-    public static func read(from buf: inout (data: Data, offset: Data.Index)) throws -> Data {
-        let len: Int32 = try readInt(&buf)
-        return Data(try readBytes(&buf, count: Int(len)))
-    }
-
-    public static func write(_ value: Data, into buf: inout [UInt8]) {
-        let len = Int32(value.count)
-        writeInt(&buf, len)
-        writeBytes(&buf, value)
     }
 }
 
@@ -758,7 +747,7 @@ public protocol NativeClientProtocol: AnyObject, Sendable {
     /**
      * Asks for a verdict about an action that was kept.
      */
-    func authorizePending(pending: String, passport: String?, waitForApproval: Double?, cancel: NativeCancel?) async throws  -> NativeVerdict
+    func authorizePending(pending: String, passport: Secret?, waitForApproval: Double?, cancel: NativeCancel?) async throws  -> NativeVerdict
     
     /**
      * The gateway's URL.
@@ -796,6 +785,11 @@ public protocol NativeClientProtocol: AnyObject, Sendable {
     func recordOutcome(permit: NativePermit, returned: Bool, response: String?, cancel: NativeCancel?) async throws  -> NativeRecorded
     
     /**
+     * Records that the action of a permit was stopped, without waiting for it.
+     */
+    func recordStop(permit: NativePermit) throws 
+    
+    /**
      * Revokes a passport.
      */
     func revokePassport(jti: String, reason: String?, cancel: NativeCancel?) async throws  -> NativeRevocation
@@ -814,6 +808,11 @@ public protocol NativeClientProtocol: AnyObject, Sendable {
      * Waits until somebody decided about an approval, for `seconds` at most.
      */
     func waitForApproval(id: String, seconds: Double, cancel: NativeCancel?) async throws  -> NativeApproval
+    
+    /**
+     * The same client, whose calls have these limits.
+     */
+    func withOptions(timeout: Double?, maxRetries: Int64?) throws  -> NativeClient
     
 }
 /**
@@ -859,14 +858,17 @@ open class NativeClient: NativeClientProtocol, @unchecked Sendable {
         return try! rustCall { uniffi_actpass_uniffi_fn_clone_nativeclient(self.handle, $0) }
     }
     /**
-     * Checks the settings; nothing is sent.
+     * Checks the settings; nothing is sent. A script answers in place of a gateway.
      */
-public convenience init(settings: NativeSettings)throws  {
+public convenience init(settings: NativeSettings, logger: NativeLogger?, logLevel: NativeLogLevel, script: NativeScript?)throws  {
     let handle =
         try rustCallWithError(FfiConverterTypeNativeError_lift) {
         uniffiCallStatus in
     uniffi_actpass_uniffi_fn_constructor_nativeclient_new(
-        FfiConverterTypeNativeSettings_lower(settings),uniffiCallStatus
+        FfiConverterTypeNativeSettings_lower(settings),
+        FfiConverterOptionTypeNativeLogger.lower(logger),
+        FfiConverterTypeNativeLogLevel_lower(logLevel),
+        FfiConverterOptionTypeNativeScript.lower(script),uniffiCallStatus
     )
 }
     self.init(unsafeFromHandle: handle)
@@ -918,12 +920,12 @@ open func authorize(action: NativeAction, cancel: NativeCancel?)async throws  ->
     /**
      * Asks for a verdict about an action that was kept.
      */
-open func authorizePending(pending: String, passport: String?, waitForApproval: Double?, cancel: NativeCancel?)async throws  -> NativeVerdict  {
+open func authorizePending(pending: String, passport: Secret?, waitForApproval: Double?, cancel: NativeCancel?)async throws  -> NativeVerdict  {
     return
         try  await uniffiRustCallAsync(
             rustFutureFunc: {
                 uniffi_actpass_uniffi_fn_method_nativeclient_authorize_pending(
-                        self.uniffiCloneHandle(),FfiConverterString.lower(pending),FfiConverterOptionString.lower(passport),FfiConverterOptionDouble.lower(waitForApproval),FfiConverterOptionTypeNativeCancel.lower(cancel)
+                        self.uniffiCloneHandle(),FfiConverterString.lower(pending),FfiConverterOptionTypeSecret.lower(passport),FfiConverterOptionDouble.lower(waitForApproval),FfiConverterOptionTypeNativeCancel.lower(cancel)
                 )
             },
             pollFunc: ffi_actpass_uniffi_rust_future_poll_rust_buffer,
@@ -1048,6 +1050,18 @@ open func recordOutcome(permit: NativePermit, returned: Bool, response: String?,
 }
     
     /**
+     * Records that the action of a permit was stopped, without waiting for it.
+     */
+open func recordStop(permit: NativePermit)throws   {try rustCallWithError(FfiConverterTypeNativeError_lift) {
+        uniffiCallStatus in
+    uniffi_actpass_uniffi_fn_method_nativeclient_record_stop(
+            self.uniffiCloneHandle(),
+        FfiConverterTypeNativePermit_lower(permit),uniffiCallStatus
+    )
+}
+}
+    
+    /**
      * Revokes a passport.
      */
 open func revokePassport(jti: String, reason: String?, cancel: NativeCancel?)async throws  -> NativeRevocation  {
@@ -1123,6 +1137,20 @@ open func waitForApproval(id: String, seconds: Double, cancel: NativeCancel?)asy
         )
 }
     
+    /**
+     * The same client, whose calls have these limits.
+     */
+open func withOptions(timeout: Double?, maxRetries: Int64?)throws  -> NativeClient  {
+    return try  FfiConverterTypeNativeClient_lift(try rustCallWithError(FfiConverterTypeNativeError_lift) {
+        uniffiCallStatus in
+    uniffi_actpass_uniffi_fn_method_nativeclient_with_options(
+            self.uniffiCloneHandle(),
+        FfiConverterOptionDouble.lower(timeout),
+        FfiConverterOptionInt64.lower(maxRetries),uniffiCallStatus
+    )
+})
+}
+    
 
     
 }
@@ -1166,6 +1194,216 @@ public func FfiConverterTypeNativeClient_lift(_ handle: UInt64) throws -> Native
 #endif
 public func FfiConverterTypeNativeClient_lower(_ value: NativeClient) -> UInt64 {
     return FfiConverterTypeNativeClient.lower(value)
+}
+
+
+
+
+
+
+/**
+ * The logger of a face.
+ */
+public protocol NativeLogger: AnyObject, Sendable {
+    
+    /**
+     * Takes a line.
+     */
+    func log(event: NativeLogEvent) 
+    
+}
+/**
+ * The logger of a face.
+ */
+open class NativeLoggerImpl: NativeLogger, @unchecked Sendable {
+    fileprivate let handle: UInt64
+
+    /// Used to instantiate a [FFIObject] without an actual handle, for fakes in tests, mostly.
+#if swift(>=5.8)
+    @_documentation(visibility: private)
+#endif
+    public struct NoHandle {
+        public init() {}
+    }
+
+    // TODO: We'd like this to be `private` but for Swifty reasons,
+    // we can't implement `FfiConverter` without making this `required` and we can't
+    // make it `required` without making it `public`.
+#if swift(>=5.8)
+    @_documentation(visibility: private)
+#endif
+    required public init(unsafeFromHandle handle: UInt64) {
+        self.handle = handle
+    }
+
+    // This constructor can be used to instantiate a fake object.
+    // - Parameter noHandle: Placeholder value so we can have a constructor separate from the default empty one that may be implemented for classes extending [FFIObject].
+    //
+    // - Warning:
+    //     Any object instantiated with this constructor cannot be passed to an actual Rust-backed object. Since there isn't a backing handle the FFI lower functions will crash.
+#if swift(>=5.8)
+    @_documentation(visibility: private)
+#endif
+    public init(noHandle: NoHandle) {
+        self.handle = 0
+    }
+
+#if swift(>=5.8)
+    @_documentation(visibility: private)
+#endif
+    public func uniffiCloneHandle() -> UInt64 {
+        return try! rustCall { uniffi_actpass_uniffi_fn_clone_nativelogger(self.handle, $0) }
+    }
+    // No primary constructor declared for this class.
+
+    deinit {
+        if handle == 0 {
+            // Mock objects have handle=0 don't try to free them
+            return
+        }
+
+        try! rustCall { uniffi_actpass_uniffi_fn_free_nativelogger(handle, $0) }
+    }
+
+    
+
+    
+    /**
+     * Takes a line.
+     */
+open func log(event: NativeLogEvent)  {try! rustCall() {
+        uniffiCallStatus in
+    uniffi_actpass_uniffi_fn_method_nativelogger_log(
+            self.uniffiCloneHandle(),
+        FfiConverterTypeNativeLogEvent_lower(event),uniffiCallStatus
+    )
+}
+}
+    
+
+    
+}
+
+
+
+// Put the implementation in a struct so we don't pollute the top-level namespace
+fileprivate struct UniffiCallbackInterfaceNativeLogger {
+
+    // Create the VTable using a series of closures.
+    // Swift automatically converts these into C callback functions.
+    //
+    // Store the vtable directly.
+    static let vtable: UniffiVTableCallbackInterfaceNativeLogger = UniffiVTableCallbackInterfaceNativeLogger(
+        uniffiFree: { (uniffiHandle: UInt64) -> () in
+            do {
+                try FfiConverterTypeNativeLogger.handleMap.remove(handle: uniffiHandle)
+            } catch {
+                print("Uniffi callback interface NativeLogger: handle missing in uniffiFree")
+            }
+        },
+        uniffiClone: { (uniffiHandle: UInt64) -> UInt64 in
+            do {
+                return try FfiConverterTypeNativeLogger.handleMap.clone(handle: uniffiHandle)
+            } catch {
+                fatalError("Uniffi callback interface NativeLogger: handle missing in uniffiClone")
+            }
+        },
+        log: { (
+            uniffiHandle: UInt64,
+            event: RustBuffer,
+            uniffiOutReturn: UnsafeMutableRawPointer,
+            uniffiCallStatus: UnsafeMutablePointer<RustCallStatus>
+        ) in
+            let makeCall = {
+                () throws -> () in
+                guard let uniffiObj = try? FfiConverterTypeNativeLogger.handleMap.get(handle: uniffiHandle) else {
+                    throw UniffiInternalError.unexpectedStaleHandle
+                }
+                return uniffiObj.log(
+                     event: try FfiConverterTypeNativeLogEvent_lift(event)
+                )
+            }
+
+            
+            let writeReturn = { () }
+            uniffiTraitInterfaceCall(
+                callStatus: uniffiCallStatus,
+                makeCall: makeCall,
+                writeReturn: writeReturn
+            )
+        }
+    )
+
+    // Rust stores this pointer for future callback invocations, so it must live
+    // for the process lifetime (not just for the init function call).
+    //
+    // `nonisolated(unsafe)` is needed under Swift 6 strict concurrency.
+    // This is safe because the pointee is initialized once during static init
+    // and never mutated by either side of the FFI.  Its fields are C function pointers.
+    nonisolated(unsafe) static let vtablePtr: UnsafePointer<UniffiVTableCallbackInterfaceNativeLogger> = {
+        let ptr = UnsafeMutablePointer<UniffiVTableCallbackInterfaceNativeLogger>.allocate(capacity: 1)
+        ptr.initialize(to: vtable)
+        return UnsafePointer(ptr)
+    }()
+}
+
+private func uniffiCallbackInitNativeLogger() {
+    uniffi_actpass_uniffi_fn_init_callback_vtable_nativelogger(UniffiCallbackInterfaceNativeLogger.vtablePtr)
+}
+
+#if swift(>=5.8)
+@_documentation(visibility: private)
+#endif
+public struct FfiConverterTypeNativeLogger: FfiConverter {
+    fileprivate static let handleMap = UniffiHandleMap<NativeLogger>()
+
+    typealias FfiType = UInt64
+    typealias SwiftType = NativeLogger
+
+    public static func lift(_ handle: UInt64) throws -> NativeLogger {
+        if ((handle & 1) == 0) {
+            // Rust-generated handle, construct a new class that uses the handle to implement the
+            // interface
+            return NativeLoggerImpl(unsafeFromHandle: handle)
+        } else {
+            // Swift-generated handle, get the object from the handle map
+            return try handleMap.remove(handle: handle)
+        }
+    }
+
+    public static func lower(_ value: NativeLogger) -> UInt64 {
+         if let rustImpl = value as? NativeLoggerImpl {
+             // Rust-implemented object.  Clone the handle and return it
+            return rustImpl.uniffiCloneHandle()
+         } else {
+            // Swift object, generate a new vtable handle and return that.
+            return handleMap.insert(obj: value)
+         }
+    }
+
+    public static func read(from buf: inout (data: Data, offset: Data.Index)) throws -> NativeLogger {
+        let handle: UInt64 = try readInt(&buf)
+        return try lift(handle)
+    }
+
+    public static func write(_ value: NativeLogger, into buf: inout [UInt8]) {
+        writeInt(&buf, lower(value))
+    }
+}
+
+
+#if swift(>=5.8)
+@_documentation(visibility: private)
+#endif
+public func FfiConverterTypeNativeLogger_lift(_ handle: UInt64) throws -> NativeLogger {
+    return try FfiConverterTypeNativeLogger.lift(handle)
+}
+
+#if swift(>=5.8)
+@_documentation(visibility: private)
+#endif
+public func FfiConverterTypeNativeLogger_lower(_ value: NativeLogger) -> UInt64 {
+    return FfiConverterTypeNativeLogger.lower(value)
 }
 
 
@@ -1318,6 +1556,199 @@ public func FfiConverterTypeNativePermit_lower(_ value: NativePermit) -> UInt64 
 
 
 
+
+
+/**
+ * What answers in place of a gateway.
+ */
+public protocol NativeScriptProtocol: AnyObject, Sendable {
+    
+    /**
+     * Answers preflights about a tool so from now on; about every other tool if none is named.
+     */
+    func answer(answer: NativeAnswer, tool: String?) throws 
+    
+    /**
+     * Answers the next preflight so that has no earlier answer of this kind, once.
+     */
+    func answerNext(answer: NativeAnswer) throws 
+    
+    /**
+     * Decides about an approval.
+     */
+    func decide(id: String, approved: Bool) 
+    
+    /**
+     * The requests so far.
+     */
+    func requests()  -> [NativeRequest]
+    
+}
+/**
+ * What answers in place of a gateway.
+ */
+open class NativeScript: NativeScriptProtocol, @unchecked Sendable {
+    fileprivate let handle: UInt64
+
+    /// Used to instantiate a [FFIObject] without an actual handle, for fakes in tests, mostly.
+#if swift(>=5.8)
+    @_documentation(visibility: private)
+#endif
+    public struct NoHandle {
+        public init() {}
+    }
+
+    // TODO: We'd like this to be `private` but for Swifty reasons,
+    // we can't implement `FfiConverter` without making this `required` and we can't
+    // make it `required` without making it `public`.
+#if swift(>=5.8)
+    @_documentation(visibility: private)
+#endif
+    required public init(unsafeFromHandle handle: UInt64) {
+        self.handle = handle
+    }
+
+    // This constructor can be used to instantiate a fake object.
+    // - Parameter noHandle: Placeholder value so we can have a constructor separate from the default empty one that may be implemented for classes extending [FFIObject].
+    //
+    // - Warning:
+    //     Any object instantiated with this constructor cannot be passed to an actual Rust-backed object. Since there isn't a backing handle the FFI lower functions will crash.
+#if swift(>=5.8)
+    @_documentation(visibility: private)
+#endif
+    public init(noHandle: NoHandle) {
+        self.handle = 0
+    }
+
+#if swift(>=5.8)
+    @_documentation(visibility: private)
+#endif
+    public func uniffiCloneHandle() -> UInt64 {
+        return try! rustCall { uniffi_actpass_uniffi_fn_clone_nativescript(self.handle, $0) }
+    }
+    /**
+     * A script that denies every action.
+     */
+public convenience init() {
+    let handle =
+        try! rustCall() {
+        uniffiCallStatus in
+    uniffi_actpass_uniffi_fn_constructor_nativescript_new(uniffiCallStatus
+    )
+}
+    self.init(unsafeFromHandle: handle)
+}
+
+    deinit {
+        if handle == 0 {
+            // Mock objects have handle=0 don't try to free them
+            return
+        }
+
+        try! rustCall { uniffi_actpass_uniffi_fn_free_nativescript(handle, $0) }
+    }
+
+    
+
+    
+    /**
+     * Answers preflights about a tool so from now on; about every other tool if none is named.
+     */
+open func answer(answer: NativeAnswer, tool: String?)throws   {try rustCallWithError(FfiConverterTypeNativeError_lift) {
+        uniffiCallStatus in
+    uniffi_actpass_uniffi_fn_method_nativescript_answer(
+            self.uniffiCloneHandle(),
+        FfiConverterTypeNativeAnswer_lower(answer),
+        FfiConverterOptionString.lower(tool),uniffiCallStatus
+    )
+}
+}
+    
+    /**
+     * Answers the next preflight so that has no earlier answer of this kind, once.
+     */
+open func answerNext(answer: NativeAnswer)throws   {try rustCallWithError(FfiConverterTypeNativeError_lift) {
+        uniffiCallStatus in
+    uniffi_actpass_uniffi_fn_method_nativescript_answer_next(
+            self.uniffiCloneHandle(),
+        FfiConverterTypeNativeAnswer_lower(answer),uniffiCallStatus
+    )
+}
+}
+    
+    /**
+     * Decides about an approval.
+     */
+open func decide(id: String, approved: Bool)  {try! rustCall() {
+        uniffiCallStatus in
+    uniffi_actpass_uniffi_fn_method_nativescript_decide(
+            self.uniffiCloneHandle(),
+        FfiConverterString.lower(id),
+        FfiConverterBool.lower(approved),uniffiCallStatus
+    )
+}
+}
+    
+    /**
+     * The requests so far.
+     */
+open func requests() -> [NativeRequest]  {
+    return try!  FfiConverterSequenceTypeNativeRequest.lift(try! rustCall() {
+        uniffiCallStatus in
+    uniffi_actpass_uniffi_fn_method_nativescript_requests(
+            self.uniffiCloneHandle(),uniffiCallStatus
+    )
+})
+}
+    
+
+    
+}
+
+
+#if swift(>=5.8)
+@_documentation(visibility: private)
+#endif
+public struct FfiConverterTypeNativeScript: FfiConverter {
+    typealias FfiType = UInt64
+    typealias SwiftType = NativeScript
+
+    public static func lift(_ handle: UInt64) throws -> NativeScript {
+        return NativeScript(unsafeFromHandle: handle)
+    }
+
+    public static func lower(_ value: NativeScript) -> UInt64 {
+        return value.uniffiCloneHandle()
+    }
+
+    public static func read(from buf: inout (data: Data, offset: Data.Index)) throws -> NativeScript {
+        let handle: UInt64 = try readInt(&buf)
+        return try lift(handle)
+    }
+
+    public static func write(_ value: NativeScript, into buf: inout [UInt8]) {
+        writeInt(&buf, lower(value))
+    }
+}
+
+
+#if swift(>=5.8)
+@_documentation(visibility: private)
+#endif
+public func FfiConverterTypeNativeScript_lift(_ handle: UInt64) throws -> NativeScript {
+    return try FfiConverterTypeNativeScript.lift(handle)
+}
+
+#if swift(>=5.8)
+@_documentation(visibility: private)
+#endif
+public func FfiConverterTypeNativeScript_lower(_ value: NativeScript) -> UInt64 {
+    return FfiConverterTypeNativeScript.lower(value)
+}
+
+
+
+
 /**
  * What an agent is about to do.
  */
@@ -1345,7 +1776,7 @@ public struct NativeAction: Equatable, Hashable {
     /**
      * The passport that it spends.
      */
-    public let passport: String?
+    public let passport: Secret?
     /**
      * The mode; the client's if not given.
      */
@@ -1391,7 +1822,7 @@ public struct NativeAction: Equatable, Hashable {
          */userId: String?, 
         /**
          * The passport that it spends.
-         */passport: String?, 
+         */passport: Secret?, 
         /**
          * The mode; the client's if not given.
          */mode: NativeMode?, 
@@ -1445,7 +1876,7 @@ public struct FfiConverterTypeNativeAction: FfiConverterRustBuffer {
                 resource: FfiConverterString.read(from: &buf), 
                 args: FfiConverterString.read(from: &buf), 
                 userId: FfiConverterOptionString.read(from: &buf), 
-                passport: FfiConverterOptionString.read(from: &buf), 
+                passport: FfiConverterOptionTypeSecret.read(from: &buf), 
                 mode: FfiConverterOptionTypeNativeMode.read(from: &buf), 
                 idempotencyKey: FfiConverterOptionString.read(from: &buf), 
                 audience: FfiConverterOptionString.read(from: &buf), 
@@ -1461,7 +1892,7 @@ public struct FfiConverterTypeNativeAction: FfiConverterRustBuffer {
         FfiConverterString.write(value.resource, into: &buf)
         FfiConverterString.write(value.args, into: &buf)
         FfiConverterOptionString.write(value.userId, into: &buf)
-        FfiConverterOptionString.write(value.passport, into: &buf)
+        FfiConverterOptionTypeSecret.write(value.passport, into: &buf)
         FfiConverterOptionTypeNativeMode.write(value.mode, into: &buf)
         FfiConverterOptionString.write(value.idempotencyKey, into: &buf)
         FfiConverterOptionString.write(value.audience, into: &buf)
@@ -1484,6 +1915,75 @@ public func FfiConverterTypeNativeAction_lift(_ buf: RustBuffer) throws -> Nativ
 #endif
 public func FfiConverterTypeNativeAction_lower(_ value: NativeAction) -> RustBuffer {
     return FfiConverterTypeNativeAction.lower(value)
+}
+
+
+/**
+ * The answer to a preflight.
+ */
+public struct NativeAnswer: Equatable, Hashable {
+    /**
+     * The HTTP status.
+     */
+    public let status: UInt16
+    /**
+     * The JSON text of the decision; none for a gateway that cannot be reached.
+     */
+    public let decision: String?
+
+    // Default memberwise initializers are never public by default, so we
+    // declare one manually.
+    public init(
+        /**
+         * The HTTP status.
+         */status: UInt16, 
+        /**
+         * The JSON text of the decision; none for a gateway that cannot be reached.
+         */decision: String?) {
+        self.status = status
+        self.decision = decision
+    }
+
+    
+
+    
+}
+
+#if compiler(>=6)
+extension NativeAnswer: Sendable {}
+#endif
+
+#if swift(>=5.8)
+@_documentation(visibility: private)
+#endif
+public struct FfiConverterTypeNativeAnswer: FfiConverterRustBuffer {
+    public static func read(from buf: inout (data: Data, offset: Data.Index)) throws -> NativeAnswer {
+        return
+            try NativeAnswer(
+                status: FfiConverterUInt16.read(from: &buf), 
+                decision: FfiConverterOptionString.read(from: &buf)
+        )
+    }
+
+    public static func write(_ value: NativeAnswer, into buf: inout [UInt8]) {
+        FfiConverterUInt16.write(value.status, into: &buf)
+        FfiConverterOptionString.write(value.decision, into: &buf)
+    }
+}
+
+
+#if swift(>=5.8)
+@_documentation(visibility: private)
+#endif
+public func FfiConverterTypeNativeAnswer_lift(_ buf: RustBuffer) throws -> NativeAnswer {
+    return try FfiConverterTypeNativeAnswer.lift(buf)
+}
+
+#if swift(>=5.8)
+@_documentation(visibility: private)
+#endif
+public func FfiConverterTypeNativeAnswer_lower(_ value: NativeAnswer) -> RustBuffer {
+    return FfiConverterTypeNativeAnswer.lower(value)
 }
 
 
@@ -1721,28 +2221,28 @@ public struct NativeCredential: Equatable, Hashable {
     /**
      * The secret.
      */
-    public let token: String
+    public let token: Secret
     /**
      * When it ends.
      */
     public let expiresAt: String?
     /**
-     * The whole of it.
+     * The whole of it; it holds the secret.
      */
-    public let json: String
+    public let json: Secret
 
     // Default memberwise initializers are never public by default, so we
     // declare one manually.
     public init(
         /**
          * The secret.
-         */token: String, 
+         */token: Secret, 
         /**
          * When it ends.
          */expiresAt: String?, 
         /**
-         * The whole of it.
-         */json: String) {
+         * The whole of it; it holds the secret.
+         */json: Secret) {
         self.token = token
         self.expiresAt = expiresAt
         self.json = json
@@ -1764,16 +2264,16 @@ public struct FfiConverterTypeNativeCredential: FfiConverterRustBuffer {
     public static func read(from buf: inout (data: Data, offset: Data.Index)) throws -> NativeCredential {
         return
             try NativeCredential(
-                token: FfiConverterString.read(from: &buf), 
+                token: FfiConverterTypeSecret.read(from: &buf), 
                 expiresAt: FfiConverterOptionString.read(from: &buf), 
-                json: FfiConverterString.read(from: &buf)
+                json: FfiConverterTypeSecret.read(from: &buf)
         )
     }
 
     public static func write(_ value: NativeCredential, into buf: inout [UInt8]) {
-        FfiConverterString.write(value.token, into: &buf)
+        FfiConverterTypeSecret.write(value.token, into: &buf)
         FfiConverterOptionString.write(value.expiresAt, into: &buf)
-        FfiConverterString.write(value.json, into: &buf)
+        FfiConverterTypeSecret.write(value.json, into: &buf)
     }
 }
 
@@ -1804,7 +2304,7 @@ public struct NativeDecision: Equatable, Hashable {
     /**
      * Its stable reason.
      */
-    public let reasonCode: String?
+    public let reasonCode: String
     /**
      * How much the action could damage.
      */
@@ -1830,6 +2330,10 @@ public struct NativeDecision: Equatable, Hashable {
      */
     public let approvalRequestId: String?
     /**
+     * The gateway's name for the request.
+     */
+    public let requestId: String?
+    /**
      * The whole of it.
      */
     public let json: String
@@ -1842,7 +2346,7 @@ public struct NativeDecision: Equatable, Hashable {
          */word: String, 
         /**
          * Its stable reason.
-         */reasonCode: String?, 
+         */reasonCode: String, 
         /**
          * How much the action could damage.
          */riskTier: String?, 
@@ -1862,6 +2366,9 @@ public struct NativeDecision: Equatable, Hashable {
          * The approval to wait for.
          */approvalRequestId: String?, 
         /**
+         * The gateway's name for the request.
+         */requestId: String?, 
+        /**
          * The whole of it.
          */json: String) {
         self.word = word
@@ -1872,6 +2379,7 @@ public struct NativeDecision: Equatable, Hashable {
         self.nextSteps = nextSteps
         self.evidenceEventId = evidenceEventId
         self.approvalRequestId = approvalRequestId
+        self.requestId = requestId
         self.json = json
     }
 
@@ -1892,26 +2400,28 @@ public struct FfiConverterTypeNativeDecision: FfiConverterRustBuffer {
         return
             try NativeDecision(
                 word: FfiConverterString.read(from: &buf), 
-                reasonCode: FfiConverterOptionString.read(from: &buf), 
+                reasonCode: FfiConverterString.read(from: &buf), 
                 riskTier: FfiConverterOptionString.read(from: &buf), 
                 summary: FfiConverterString.read(from: &buf), 
                 matchedRules: FfiConverterSequenceString.read(from: &buf), 
                 nextSteps: FfiConverterSequenceString.read(from: &buf), 
                 evidenceEventId: FfiConverterOptionString.read(from: &buf), 
                 approvalRequestId: FfiConverterOptionString.read(from: &buf), 
+                requestId: FfiConverterOptionString.read(from: &buf), 
                 json: FfiConverterString.read(from: &buf)
         )
     }
 
     public static func write(_ value: NativeDecision, into buf: inout [UInt8]) {
         FfiConverterString.write(value.word, into: &buf)
-        FfiConverterOptionString.write(value.reasonCode, into: &buf)
+        FfiConverterString.write(value.reasonCode, into: &buf)
         FfiConverterOptionString.write(value.riskTier, into: &buf)
         FfiConverterString.write(value.summary, into: &buf)
         FfiConverterSequenceString.write(value.matchedRules, into: &buf)
         FfiConverterSequenceString.write(value.nextSteps, into: &buf)
         FfiConverterOptionString.write(value.evidenceEventId, into: &buf)
         FfiConverterOptionString.write(value.approvalRequestId, into: &buf)
+        FfiConverterOptionString.write(value.requestId, into: &buf)
         FfiConverterString.write(value.json, into: &buf)
     }
 }
@@ -2215,23 +2725,23 @@ public func FfiConverterTypeNativeFailure_lower(_ value: NativeFailure) -> RustB
  */
 public struct NativeIssued: Equatable, Hashable {
     /**
-     * The passport, a secret.
+     * The passport.
      */
-    public let token: String
+    public let token: Secret
     /**
      * The whole of the answer; it holds the token.
      */
-    public let json: String
+    public let json: Secret
 
     // Default memberwise initializers are never public by default, so we
     // declare one manually.
     public init(
         /**
-         * The passport, a secret.
-         */token: String, 
+         * The passport.
+         */token: Secret, 
         /**
          * The whole of the answer; it holds the token.
-         */json: String) {
+         */json: Secret) {
         self.token = token
         self.json = json
     }
@@ -2252,14 +2762,14 @@ public struct FfiConverterTypeNativeIssued: FfiConverterRustBuffer {
     public static func read(from buf: inout (data: Data, offset: Data.Index)) throws -> NativeIssued {
         return
             try NativeIssued(
-                token: FfiConverterString.read(from: &buf), 
-                json: FfiConverterString.read(from: &buf)
+                token: FfiConverterTypeSecret.read(from: &buf), 
+                json: FfiConverterTypeSecret.read(from: &buf)
         )
     }
 
     public static func write(_ value: NativeIssued, into buf: inout [UInt8]) {
-        FfiConverterString.write(value.token, into: &buf)
-        FfiConverterString.write(value.json, into: &buf)
+        FfiConverterTypeSecret.write(value.token, into: &buf)
+        FfiConverterTypeSecret.write(value.json, into: &buf)
     }
 }
 
@@ -2280,13 +2790,92 @@ public func FfiConverterTypeNativeIssued_lower(_ value: NativeIssued) -> RustBuf
 
 
 /**
+ * A log line.
+ */
+public struct NativeLogEvent: Equatable, Hashable {
+    /**
+     * How important it is.
+     */
+    public let level: NativeLogLevel
+    /**
+     * What happened.
+     */
+    public let message: String
+    /**
+     * Its fields.
+     */
+    public let fields: [String: String]
+
+    // Default memberwise initializers are never public by default, so we
+    // declare one manually.
+    public init(
+        /**
+         * How important it is.
+         */level: NativeLogLevel, 
+        /**
+         * What happened.
+         */message: String, 
+        /**
+         * Its fields.
+         */fields: [String: String]) {
+        self.level = level
+        self.message = message
+        self.fields = fields
+    }
+
+    
+
+    
+}
+
+#if compiler(>=6)
+extension NativeLogEvent: Sendable {}
+#endif
+
+#if swift(>=5.8)
+@_documentation(visibility: private)
+#endif
+public struct FfiConverterTypeNativeLogEvent: FfiConverterRustBuffer {
+    public static func read(from buf: inout (data: Data, offset: Data.Index)) throws -> NativeLogEvent {
+        return
+            try NativeLogEvent(
+                level: FfiConverterTypeNativeLogLevel.read(from: &buf), 
+                message: FfiConverterString.read(from: &buf), 
+                fields: FfiConverterDictionaryStringString.read(from: &buf)
+        )
+    }
+
+    public static func write(_ value: NativeLogEvent, into buf: inout [UInt8]) {
+        FfiConverterTypeNativeLogLevel.write(value.level, into: &buf)
+        FfiConverterString.write(value.message, into: &buf)
+        FfiConverterDictionaryStringString.write(value.fields, into: &buf)
+    }
+}
+
+
+#if swift(>=5.8)
+@_documentation(visibility: private)
+#endif
+public func FfiConverterTypeNativeLogEvent_lift(_ buf: RustBuffer) throws -> NativeLogEvent {
+    return try FfiConverterTypeNativeLogEvent.lift(buf)
+}
+
+#if swift(>=5.8)
+@_documentation(visibility: private)
+#endif
+public func FfiConverterTypeNativeLogEvent_lower(_ value: NativeLogEvent) -> RustBuffer {
+    return FfiConverterTypeNativeLogEvent.lower(value)
+}
+
+
+/**
  * What to verify with the gateway's public keys.
  */
 public struct NativeOfflineVerifyRequest: Equatable, Hashable {
     /**
      * The passport.
      */
-    public let token: String
+    public let token: Secret
     /**
      * Whom it is shown to.
      */
@@ -2303,13 +2892,17 @@ public struct NativeOfflineVerifyRequest: Equatable, Hashable {
      * Who must have delegated.
      */
     public let userId: String?
+    /**
+     * The tenant that it must be of.
+     */
+    public let tenantId: String?
 
     // Default memberwise initializers are never public by default, so we
     // declare one manually.
     public init(
         /**
          * The passport.
-         */token: String, 
+         */token: Secret, 
         /**
          * Whom it is shown to.
          */audience: String, 
@@ -2321,12 +2914,16 @@ public struct NativeOfflineVerifyRequest: Equatable, Hashable {
          */agentId: String?, 
         /**
          * Who must have delegated.
-         */userId: String?) {
+         */userId: String?, 
+        /**
+         * The tenant that it must be of.
+         */tenantId: String?) {
         self.token = token
         self.audience = audience
         self.issuer = issuer
         self.agentId = agentId
         self.userId = userId
+        self.tenantId = tenantId
     }
 
     
@@ -2345,20 +2942,22 @@ public struct FfiConverterTypeNativeOfflineVerifyRequest: FfiConverterRustBuffer
     public static func read(from buf: inout (data: Data, offset: Data.Index)) throws -> NativeOfflineVerifyRequest {
         return
             try NativeOfflineVerifyRequest(
-                token: FfiConverterString.read(from: &buf), 
+                token: FfiConverterTypeSecret.read(from: &buf), 
                 audience: FfiConverterString.read(from: &buf), 
                 issuer: FfiConverterOptionString.read(from: &buf), 
                 agentId: FfiConverterOptionString.read(from: &buf), 
-                userId: FfiConverterOptionString.read(from: &buf)
+                userId: FfiConverterOptionString.read(from: &buf), 
+                tenantId: FfiConverterOptionString.read(from: &buf)
         )
     }
 
     public static func write(_ value: NativeOfflineVerifyRequest, into buf: inout [UInt8]) {
-        FfiConverterString.write(value.token, into: &buf)
+        FfiConverterTypeSecret.write(value.token, into: &buf)
         FfiConverterString.write(value.audience, into: &buf)
         FfiConverterOptionString.write(value.issuer, into: &buf)
         FfiConverterOptionString.write(value.agentId, into: &buf)
         FfiConverterOptionString.write(value.userId, into: &buf)
+        FfiConverterOptionString.write(value.tenantId, into: &buf)
     }
 }
 
@@ -2666,6 +3265,75 @@ public func FfiConverterTypeNativeRecorded_lower(_ value: NativeRecorded) -> Rus
 
 
 /**
+ * A request that a script was asked.
+ */
+public struct NativeRequest: Equatable, Hashable {
+    /**
+     * The path and the query.
+     */
+    public let path: String
+    /**
+     * The JSON text of the body; empty where the call only reads.
+     */
+    public let body: String
+
+    // Default memberwise initializers are never public by default, so we
+    // declare one manually.
+    public init(
+        /**
+         * The path and the query.
+         */path: String, 
+        /**
+         * The JSON text of the body; empty where the call only reads.
+         */body: String) {
+        self.path = path
+        self.body = body
+    }
+
+    
+
+    
+}
+
+#if compiler(>=6)
+extension NativeRequest: Sendable {}
+#endif
+
+#if swift(>=5.8)
+@_documentation(visibility: private)
+#endif
+public struct FfiConverterTypeNativeRequest: FfiConverterRustBuffer {
+    public static func read(from buf: inout (data: Data, offset: Data.Index)) throws -> NativeRequest {
+        return
+            try NativeRequest(
+                path: FfiConverterString.read(from: &buf), 
+                body: FfiConverterString.read(from: &buf)
+        )
+    }
+
+    public static func write(_ value: NativeRequest, into buf: inout [UInt8]) {
+        FfiConverterString.write(value.path, into: &buf)
+        FfiConverterString.write(value.body, into: &buf)
+    }
+}
+
+
+#if swift(>=5.8)
+@_documentation(visibility: private)
+#endif
+public func FfiConverterTypeNativeRequest_lift(_ buf: RustBuffer) throws -> NativeRequest {
+    return try FfiConverterTypeNativeRequest.lift(buf)
+}
+
+#if swift(>=5.8)
+@_documentation(visibility: private)
+#endif
+public func FfiConverterTypeNativeRequest_lower(_ value: NativeRequest) -> RustBuffer {
+    return FfiConverterTypeNativeRequest.lower(value)
+}
+
+
+/**
  * Whether a passport was revoked.
  */
 public struct NativeRevocation: Equatable, Hashable {
@@ -2741,11 +3409,11 @@ public struct NativeSettings: Equatable, Hashable {
     /**
      * The language of the face.
      */
-    public let language: String
+    public let language: NativeLanguage
     /**
      * The key.
      */
-    public let apiKey: String?
+    public let apiKey: Secret?
     /**
      * The tenant.
      */
@@ -2792,10 +3460,10 @@ public struct NativeSettings: Equatable, Hashable {
     public init(
         /**
          * The language of the face.
-         */language: String, 
+         */language: NativeLanguage, 
         /**
          * The key.
-         */apiKey: String?, 
+         */apiKey: Secret?, 
         /**
          * The tenant.
          */tenantId: String?, 
@@ -2856,8 +3524,8 @@ public struct FfiConverterTypeNativeSettings: FfiConverterRustBuffer {
     public static func read(from buf: inout (data: Data, offset: Data.Index)) throws -> NativeSettings {
         return
             try NativeSettings(
-                language: FfiConverterString.read(from: &buf), 
-                apiKey: FfiConverterOptionString.read(from: &buf), 
+                language: FfiConverterTypeNativeLanguage.read(from: &buf), 
+                apiKey: FfiConverterOptionTypeSecret.read(from: &buf), 
                 tenantId: FfiConverterOptionString.read(from: &buf), 
                 agentId: FfiConverterOptionString.read(from: &buf), 
                 baseUrl: FfiConverterOptionString.read(from: &buf), 
@@ -2872,8 +3540,8 @@ public struct FfiConverterTypeNativeSettings: FfiConverterRustBuffer {
     }
 
     public static func write(_ value: NativeSettings, into buf: inout [UInt8]) {
-        FfiConverterString.write(value.language, into: &buf)
-        FfiConverterOptionString.write(value.apiKey, into: &buf)
+        FfiConverterTypeNativeLanguage.write(value.language, into: &buf)
+        FfiConverterOptionTypeSecret.write(value.apiKey, into: &buf)
         FfiConverterOptionString.write(value.tenantId, into: &buf)
         FfiConverterOptionString.write(value.agentId, into: &buf)
         FfiConverterOptionString.write(value.baseUrl, into: &buf)
@@ -3058,7 +3726,7 @@ public struct NativeVerifyRequest: Equatable, Hashable {
     /**
      * The passport.
      */
-    public let token: String
+    public let token: Secret
     /**
      * Whom it is shown to.
      */
@@ -3085,7 +3753,7 @@ public struct NativeVerifyRequest: Equatable, Hashable {
     public init(
         /**
          * The passport.
-         */token: String, 
+         */token: Secret, 
         /**
          * Whom it is shown to.
          */audience: String, 
@@ -3125,7 +3793,7 @@ public struct FfiConverterTypeNativeVerifyRequest: FfiConverterRustBuffer {
     public static func read(from buf: inout (data: Data, offset: Data.Index)) throws -> NativeVerifyRequest {
         return
             try NativeVerifyRequest(
-                token: FfiConverterString.read(from: &buf), 
+                token: FfiConverterTypeSecret.read(from: &buf), 
                 audience: FfiConverterString.read(from: &buf), 
                 agentId: FfiConverterOptionString.read(from: &buf), 
                 userId: FfiConverterOptionString.read(from: &buf), 
@@ -3135,7 +3803,7 @@ public struct FfiConverterTypeNativeVerifyRequest: FfiConverterRustBuffer {
     }
 
     public static func write(_ value: NativeVerifyRequest, into buf: inout [UInt8]) {
-        FfiConverterString.write(value.token, into: &buf)
+        FfiConverterTypeSecret.write(value.token, into: &buf)
         FfiConverterString.write(value.audience, into: &buf)
         FfiConverterOptionString.write(value.agentId, into: &buf)
         FfiConverterOptionString.write(value.userId, into: &buf)
@@ -3591,6 +4259,166 @@ public func FfiConverterTypeNativeErrorKind_lower(_ value: NativeErrorKind) -> R
 
 
 /**
+ * A language, by how it spells the names of settings and arguments.
+ */
+
+public enum NativeLanguage: Equatable, Hashable {
+    
+    /**
+     * `baseUrl`
+     */
+    case kotlin
+    /**
+     * `baseURL`
+     */
+    case swift
+
+
+
+
+
+}
+
+#if compiler(>=6)
+extension NativeLanguage: Sendable {}
+#endif
+
+#if swift(>=5.8)
+@_documentation(visibility: private)
+#endif
+public struct FfiConverterTypeNativeLanguage: FfiConverterRustBuffer {
+    typealias SwiftType = NativeLanguage
+
+    public static func read(from buf: inout (data: Data, offset: Data.Index)) throws -> NativeLanguage {
+        let variant: Int32 = try readInt(&buf)
+        switch variant {
+        
+        case 1: return .kotlin
+        
+        case 2: return .swift
+        
+        default: throw UniffiInternalError.unexpectedEnumCase
+        }
+    }
+
+    public static func write(_ value: NativeLanguage, into buf: inout [UInt8]) {
+        switch value {
+        
+        
+        case .kotlin:
+            writeInt(&buf, Int32(1))
+        
+        
+        case .swift:
+            writeInt(&buf, Int32(2))
+        
+        }
+    }
+}
+
+
+#if swift(>=5.8)
+@_documentation(visibility: private)
+#endif
+public func FfiConverterTypeNativeLanguage_lift(_ buf: RustBuffer) throws -> NativeLanguage {
+    return try FfiConverterTypeNativeLanguage.lift(buf)
+}
+
+#if swift(>=5.8)
+@_documentation(visibility: private)
+#endif
+public func FfiConverterTypeNativeLanguage_lower(_ value: NativeLanguage) -> RustBuffer {
+    return FfiConverterTypeNativeLanguage.lower(value)
+}
+
+
+
+/**
+ * The levels of log lines.
+ */
+
+public enum NativeLogLevel: Equatable, Hashable {
+    
+    /**
+     * Each call: what may run, retries, how calls end.
+     */
+    case debug
+    /**
+     * What is blocked.
+     */
+    case info
+    /**
+     * Gates that failed.
+     */
+    case warning
+
+
+
+
+
+}
+
+#if compiler(>=6)
+extension NativeLogLevel: Sendable {}
+#endif
+
+#if swift(>=5.8)
+@_documentation(visibility: private)
+#endif
+public struct FfiConverterTypeNativeLogLevel: FfiConverterRustBuffer {
+    typealias SwiftType = NativeLogLevel
+
+    public static func read(from buf: inout (data: Data, offset: Data.Index)) throws -> NativeLogLevel {
+        let variant: Int32 = try readInt(&buf)
+        switch variant {
+        
+        case 1: return .debug
+        
+        case 2: return .info
+        
+        case 3: return .warning
+        
+        default: throw UniffiInternalError.unexpectedEnumCase
+        }
+    }
+
+    public static func write(_ value: NativeLogLevel, into buf: inout [UInt8]) {
+        switch value {
+        
+        
+        case .debug:
+            writeInt(&buf, Int32(1))
+        
+        
+        case .info:
+            writeInt(&buf, Int32(2))
+        
+        
+        case .warning:
+            writeInt(&buf, Int32(3))
+        
+        }
+    }
+}
+
+
+#if swift(>=5.8)
+@_documentation(visibility: private)
+#endif
+public func FfiConverterTypeNativeLogLevel_lift(_ buf: RustBuffer) throws -> NativeLogLevel {
+    return try FfiConverterTypeNativeLogLevel.lift(buf)
+}
+
+#if swift(>=5.8)
+@_documentation(visibility: private)
+#endif
+public func FfiConverterTypeNativeLogLevel_lower(_ value: NativeLogLevel) -> RustBuffer {
+    return FfiConverterTypeNativeLogLevel.lower(value)
+}
+
+
+
+/**
  * The modes, one for each of the core.
  */
 
@@ -3894,6 +4722,54 @@ fileprivate struct FfiConverterOptionTypeNativeCancel: FfiConverterRustBuffer {
 #if swift(>=5.8)
 @_documentation(visibility: private)
 #endif
+fileprivate struct FfiConverterOptionTypeNativeLogger: FfiConverterRustBuffer {
+    typealias SwiftType = NativeLogger?
+
+    public static func write(_ value: SwiftType, into buf: inout [UInt8]) {
+        guard let value = value else {
+            writeInt(&buf, Int8(0))
+            return
+        }
+        writeInt(&buf, Int8(1))
+        FfiConverterTypeNativeLogger.write(value, into: &buf)
+    }
+
+    public static func read(from buf: inout (data: Data, offset: Data.Index)) throws -> SwiftType {
+        switch try readInt(&buf) as Int8 {
+        case 0: return nil
+        case 1: return try FfiConverterTypeNativeLogger.read(from: &buf)
+        default: throw UniffiInternalError.unexpectedOptionalTag
+        }
+    }
+}
+
+#if swift(>=5.8)
+@_documentation(visibility: private)
+#endif
+fileprivate struct FfiConverterOptionTypeNativeScript: FfiConverterRustBuffer {
+    typealias SwiftType = NativeScript?
+
+    public static func write(_ value: SwiftType, into buf: inout [UInt8]) {
+        guard let value = value else {
+            writeInt(&buf, Int8(0))
+            return
+        }
+        writeInt(&buf, Int8(1))
+        FfiConverterTypeNativeScript.write(value, into: &buf)
+    }
+
+    public static func read(from buf: inout (data: Data, offset: Data.Index)) throws -> SwiftType {
+        switch try readInt(&buf) as Int8 {
+        case 0: return nil
+        case 1: return try FfiConverterTypeNativeScript.read(from: &buf)
+        default: throw UniffiInternalError.unexpectedOptionalTag
+        }
+    }
+}
+
+#if swift(>=5.8)
+@_documentation(visibility: private)
+#endif
 fileprivate struct FfiConverterOptionTypeNativeCredential: FfiConverterRustBuffer {
     typealias SwiftType = NativeCredential?
 
@@ -3990,6 +4866,30 @@ fileprivate struct FfiConverterOptionTypeNativeMode: FfiConverterRustBuffer {
 #if swift(>=5.8)
 @_documentation(visibility: private)
 #endif
+fileprivate struct FfiConverterOptionTypeSecret: FfiConverterRustBuffer {
+    typealias SwiftType = Secret?
+
+    public static func write(_ value: SwiftType, into buf: inout [UInt8]) {
+        guard let value = value else {
+            writeInt(&buf, Int8(0))
+            return
+        }
+        writeInt(&buf, Int8(1))
+        FfiConverterTypeSecret.write(value, into: &buf)
+    }
+
+    public static func read(from buf: inout (data: Data, offset: Data.Index)) throws -> SwiftType {
+        switch try readInt(&buf) as Int8 {
+        case 0: return nil
+        case 1: return try FfiConverterTypeSecret.read(from: &buf)
+        default: throw UniffiInternalError.unexpectedOptionalTag
+        }
+    }
+}
+
+#if swift(>=5.8)
+@_documentation(visibility: private)
+#endif
 fileprivate struct FfiConverterSequenceString: FfiConverterRustBuffer {
     typealias SwiftType = [String]
 
@@ -4011,6 +4911,104 @@ fileprivate struct FfiConverterSequenceString: FfiConverterRustBuffer {
         return seq
     }
 }
+
+#if swift(>=5.8)
+@_documentation(visibility: private)
+#endif
+fileprivate struct FfiConverterSequenceTypeNativeRequest: FfiConverterRustBuffer {
+    typealias SwiftType = [NativeRequest]
+
+    public static func write(_ value: [NativeRequest], into buf: inout [UInt8]) {
+        let len = Int32(value.count)
+        writeInt(&buf, len)
+        for item in value {
+            FfiConverterTypeNativeRequest.write(item, into: &buf)
+        }
+    }
+
+    public static func read(from buf: inout (data: Data, offset: Data.Index)) throws -> [NativeRequest] {
+        let len: Int32 = try readInt(&buf)
+        var seq = [NativeRequest]()
+        seq.reserveCapacity(Int(len))
+        for _ in 0 ..< len {
+            seq.append(try FfiConverterTypeNativeRequest.read(from: &buf))
+        }
+        return seq
+    }
+}
+
+#if swift(>=5.8)
+@_documentation(visibility: private)
+#endif
+fileprivate struct FfiConverterDictionaryStringString: FfiConverterRustBuffer {
+    public static func write(_ value: [String: String], into buf: inout [UInt8]) {
+        let len = Int32(value.count)
+        writeInt(&buf, len)
+        for (key, value) in value {
+            FfiConverterString.write(key, into: &buf)
+            FfiConverterString.write(value, into: &buf)
+        }
+    }
+
+    public static func read(from buf: inout (data: Data, offset: Data.Index)) throws -> [String: String] {
+        let len: Int32 = try readInt(&buf)
+        var dict = [String: String]()
+        dict.reserveCapacity(Int(len))
+        for _ in 0..<len {
+            let key = try FfiConverterString.read(from: &buf)
+            let value = try FfiConverterString.read(from: &buf)
+            dict[key] = value
+        }
+        return dict
+    }
+}
+
+
+
+
+
+
+#if swift(>=5.8)
+@_documentation(visibility: private)
+#endif
+public struct FfiConverterTypeSecret: FfiConverter {
+
+    public static func read(from buf: inout (data: Data, offset: Data.Index)) throws -> Secret {
+        let builtinValue = try FfiConverterString.read(from: &buf)
+        return Secret(builtinValue)
+    }
+
+    public static func write(_ value: Secret, into buf: inout [UInt8]) {
+        let builtinValue = value.exposed
+        return FfiConverterString.write(builtinValue, into: &buf)
+    }
+
+    public static func lift(_ value: RustBuffer) throws -> Secret {
+        let builtinValue = try FfiConverterString.lift(value)
+        return Secret(builtinValue)
+    }
+
+    public static func lower(_ value: Secret) -> RustBuffer {
+        let builtinValue = value.exposed
+        return FfiConverterString.lower(builtinValue)
+    }
+}
+
+
+#if swift(>=5.8)
+@_documentation(visibility: private)
+#endif
+public func FfiConverterTypeSecret_lift(_ value: RustBuffer) throws -> Secret {
+    return try FfiConverterTypeSecret.lift(value)
+}
+
+#if swift(>=5.8)
+@_documentation(visibility: private)
+#endif
+public func FfiConverterTypeSecret_lower(_ value: Secret) -> RustBuffer {
+    return FfiConverterTypeSecret.lower(value)
+}
+
 private let UNIFFI_RUST_FUTURE_POLL_READY: Int8 = 0
 private let UNIFFI_RUST_FUTURE_POLL_WAKE: Int8 = 1
 
@@ -4071,11 +5069,12 @@ public func nativePendingApproval(json: String)throws  -> NativePending  {
 })
 }
 /**
- * Checks that a text is one JSON value, which nobody could read in two ways.
+ * Checks that a text is one JSON value, which nobody could read in two ways; `member` is its name in messages.
  */
-public func nativeCheckJson(text: String)throws   {try rustCallWithError(FfiConverterTypeNativeError_lift) {
+public func nativeCheckJson(member: String, text: String)throws   {try rustCallWithError(FfiConverterTypeNativeError_lift) {
         uniffiCallStatus in
     uniffi_actpass_uniffi_fn_func_native_check_json(
+        FfiConverterString.lower(member),
         FfiConverterString.lower(text),uniffiCallStatus
     )
 }
@@ -4094,11 +5093,11 @@ public func nativeHashPayload(payload: String)throws  -> String  {
 /**
  * The HMAC-SHA256 of the canonical JSON of a value.
  */
-public func nativeSignPayload(secret: Data, payload: String)throws  -> String  {
+public func nativeSignPayload(secret: Secret, payload: String)throws  -> String  {
     return try  FfiConverterString.lift(try rustCallWithError(FfiConverterTypeNativeError_lift) {
         uniffiCallStatus in
     uniffi_actpass_uniffi_fn_func_native_sign_payload(
-        FfiConverterData.lower(secret),
+        FfiConverterTypeSecret_lower(secret),
         FfiConverterString.lower(payload),uniffiCallStatus
     )
 })
@@ -4116,12 +5115,52 @@ public func nativeArgumentError(member: String, problem: String) -> NativeFailur
 })
 }
 /**
+ * An error of this kind, as a face makes one for tests.
+ */
+public func nativeFailure(kind: NativeErrorKind, text: String) -> NativeFailure  {
+    return try!  FfiConverterTypeNativeFailure_lift(try! rustCall() {
+        uniffiCallStatus in
+    uniffi_actpass_uniffi_fn_func_native_failure(
+        FfiConverterTypeNativeErrorKind_lower(kind),
+        FfiConverterString.lower(text),uniffiCallStatus
+    )
+})
+}
+/**
+ * The message of `failure` with its setting or argument spelled as the language spells it.
+ *
+ * The core names them as the wire does: `base_url: expected …`.
+ */
+public func nativeMessage(failure: NativeFailure, language: NativeLanguage) -> String  {
+    return try!  FfiConverterString.lift(try! rustCall() {
+        uniffiCallStatus in
+    uniffi_actpass_uniffi_fn_func_native_message(
+        FfiConverterTypeNativeFailure_lower(failure),
+        FfiConverterTypeNativeLanguage_lower(language),uniffiCallStatus
+    )
+})
+}
+/**
  * The error of a panic that the generated code caught.
  */
 public func nativePanicked() -> NativeFailure  {
     return try!  FfiConverterTypeNativeFailure_lift(try! rustCall() {
         uniffiCallStatus in
     uniffi_actpass_uniffi_fn_func_native_panicked(uniffiCallStatus
+    )
+})
+}
+/**
+ * The text of the error of an action that was blocked: one line, for developers.
+ */
+public func nativeBlockedText(tool: String, word: String, reasonCode: String, why: String) -> String  {
+    return try!  FfiConverterString.lift(try! rustCall() {
+        uniffiCallStatus in
+    uniffi_actpass_uniffi_fn_func_native_blocked_text(
+        FfiConverterString.lower(tool),
+        FfiConverterString.lower(word),
+        FfiConverterString.lower(reasonCode),
+        FfiConverterString.lower(why),uniffiCallStatus
     )
 })
 }
@@ -4136,6 +5175,17 @@ public func nativeCanonicalOutcome(executed: Bool, decision: String, error: Stri
         FfiConverterString.lower(decision),
         FfiConverterOptionString.lower(error),
         FfiConverterOptionUInt16.lower(status),uniffiCallStatus
+    )
+})
+}
+/**
+ * A decision, read as an answer of a gateway is.
+ */
+public func nativeDecision(json: String)throws  -> NativeDecision  {
+    return try  FfiConverterTypeNativeDecision_lift(try rustCallWithError(FfiConverterTypeNativeError_lift) {
+        uniffiCallStatus in
+    uniffi_actpass_uniffi_fn_func_native_decision(
+        FfiConverterString.lower(json),uniffiCallStatus
     )
 })
 }
@@ -4158,22 +5208,34 @@ private let initializationResult: InitializationResult = {
     if (uniffi_actpass_uniffi_checksum_func_native_pending_approval() != 28918) {
         return InitializationResult.apiChecksumMismatch
     }
-    if (uniffi_actpass_uniffi_checksum_func_native_check_json() != 25366) {
+    if (uniffi_actpass_uniffi_checksum_func_native_check_json() != 6758) {
         return InitializationResult.apiChecksumMismatch
     }
     if (uniffi_actpass_uniffi_checksum_func_native_hash_payload() != 2641) {
         return InitializationResult.apiChecksumMismatch
     }
-    if (uniffi_actpass_uniffi_checksum_func_native_sign_payload() != 16607) {
+    if (uniffi_actpass_uniffi_checksum_func_native_sign_payload() != 45376) {
         return InitializationResult.apiChecksumMismatch
     }
     if (uniffi_actpass_uniffi_checksum_func_native_argument_error() != 15162) {
         return InitializationResult.apiChecksumMismatch
     }
+    if (uniffi_actpass_uniffi_checksum_func_native_failure() != 4357) {
+        return InitializationResult.apiChecksumMismatch
+    }
+    if (uniffi_actpass_uniffi_checksum_func_native_message() != 18709) {
+        return InitializationResult.apiChecksumMismatch
+    }
     if (uniffi_actpass_uniffi_checksum_func_native_panicked() != 7821) {
         return InitializationResult.apiChecksumMismatch
     }
+    if (uniffi_actpass_uniffi_checksum_func_native_blocked_text() != 47323) {
+        return InitializationResult.apiChecksumMismatch
+    }
     if (uniffi_actpass_uniffi_checksum_func_native_canonical_outcome() != 35637) {
+        return InitializationResult.apiChecksumMismatch
+    }
+    if (uniffi_actpass_uniffi_checksum_func_native_decision() != 4910) {
         return InitializationResult.apiChecksumMismatch
     }
     if (uniffi_actpass_uniffi_checksum_method_nativeclient_agent_id() != 48935) {
@@ -4182,7 +5244,7 @@ private let initializationResult: InitializationResult = {
     if (uniffi_actpass_uniffi_checksum_method_nativeclient_authorize() != 34093) {
         return InitializationResult.apiChecksumMismatch
     }
-    if (uniffi_actpass_uniffi_checksum_method_nativeclient_authorize_pending() != 832) {
+    if (uniffi_actpass_uniffi_checksum_method_nativeclient_authorize_pending() != 28053) {
         return InitializationResult.apiChecksumMismatch
     }
     if (uniffi_actpass_uniffi_checksum_method_nativeclient_base_url() != 24530) {
@@ -4206,6 +5268,9 @@ private let initializationResult: InitializationResult = {
     if (uniffi_actpass_uniffi_checksum_method_nativeclient_record_outcome() != 38184) {
         return InitializationResult.apiChecksumMismatch
     }
+    if (uniffi_actpass_uniffi_checksum_method_nativeclient_record_stop() != 14209) {
+        return InitializationResult.apiChecksumMismatch
+    }
     if (uniffi_actpass_uniffi_checksum_method_nativeclient_revoke_passport() != 33657) {
         return InitializationResult.apiChecksumMismatch
     }
@@ -4218,22 +5283,44 @@ private let initializationResult: InitializationResult = {
     if (uniffi_actpass_uniffi_checksum_method_nativeclient_wait_for_approval() != 31414) {
         return InitializationResult.apiChecksumMismatch
     }
+    if (uniffi_actpass_uniffi_checksum_method_nativeclient_with_options() != 35509) {
+        return InitializationResult.apiChecksumMismatch
+    }
     if (uniffi_actpass_uniffi_checksum_method_nativepermit_settle() != 61019) {
         return InitializationResult.apiChecksumMismatch
     }
     if (uniffi_actpass_uniffi_checksum_method_nativepermit_spend() != 33456) {
         return InitializationResult.apiChecksumMismatch
     }
+    if (uniffi_actpass_uniffi_checksum_method_nativelogger_log() != 42758) {
+        return InitializationResult.apiChecksumMismatch
+    }
     if (uniffi_actpass_uniffi_checksum_method_nativecancel_cancel() != 48110) {
         return InitializationResult.apiChecksumMismatch
     }
-    if (uniffi_actpass_uniffi_checksum_constructor_nativeclient_new() != 49882) {
+    if (uniffi_actpass_uniffi_checksum_method_nativescript_answer() != 6095) {
+        return InitializationResult.apiChecksumMismatch
+    }
+    if (uniffi_actpass_uniffi_checksum_method_nativescript_answer_next() != 39861) {
+        return InitializationResult.apiChecksumMismatch
+    }
+    if (uniffi_actpass_uniffi_checksum_method_nativescript_decide() != 10499) {
+        return InitializationResult.apiChecksumMismatch
+    }
+    if (uniffi_actpass_uniffi_checksum_method_nativescript_requests() != 55142) {
+        return InitializationResult.apiChecksumMismatch
+    }
+    if (uniffi_actpass_uniffi_checksum_constructor_nativeclient_new() != 15053) {
         return InitializationResult.apiChecksumMismatch
     }
     if (uniffi_actpass_uniffi_checksum_constructor_nativecancel_new() != 51102) {
         return InitializationResult.apiChecksumMismatch
     }
+    if (uniffi_actpass_uniffi_checksum_constructor_nativescript_new() != 3087) {
+        return InitializationResult.apiChecksumMismatch
+    }
 
+    uniffiCallbackInitNativeLogger()
     return InitializationResult.ok
 }()
 

@@ -243,6 +243,22 @@ typedef void (*UniffiForeignFutureCompleteVoid)(uint64_t, UniffiForeignFutureRes
     );
 
 #endif
+#ifndef UNIFFI_FFIDEF_CALLBACK_INTERFACE_NATIVE_LOGGER_METHOD0
+#define UNIFFI_FFIDEF_CALLBACK_INTERFACE_NATIVE_LOGGER_METHOD0
+typedef void (*UniffiCallbackInterfaceNativeLoggerMethod0)(uint64_t, RustBuffer, void* _Nonnull, 
+        RustCallStatus *_Nonnull uniffiCallStatus
+    );
+
+#endif
+#ifndef UNIFFI_FFIDEF_V_TABLE_CALLBACK_INTERFACE_NATIVE_LOGGER
+#define UNIFFI_FFIDEF_V_TABLE_CALLBACK_INTERFACE_NATIVE_LOGGER
+typedef struct UniffiVTableCallbackInterfaceNativeLogger {
+    UniffiCallbackInterfaceFree _Nonnull uniffiFree;
+    UniffiCallbackInterfaceClone _Nonnull uniffiClone;
+    UniffiCallbackInterfaceNativeLoggerMethod0 _Nonnull log;
+} UniffiVTableCallbackInterfaceNativeLogger;
+
+#endif
 #ifndef UNIFFI_FFIDEF_UNIFFI_ACTPASS_UNIFFI_FN_CLONE_NATIVECLIENT
 #define UNIFFI_FFIDEF_UNIFFI_ACTPASS_UNIFFI_FN_CLONE_NATIVECLIENT
 uint64_t uniffi_actpass_uniffi_fn_clone_nativeclient(uint64_t handle, RustCallStatus *_Nonnull out_status
@@ -255,7 +271,7 @@ void uniffi_actpass_uniffi_fn_free_nativeclient(uint64_t handle, RustCallStatus 
 #endif
 #ifndef UNIFFI_FFIDEF_UNIFFI_ACTPASS_UNIFFI_FN_CONSTRUCTOR_NATIVECLIENT_NEW
 #define UNIFFI_FFIDEF_UNIFFI_ACTPASS_UNIFFI_FN_CONSTRUCTOR_NATIVECLIENT_NEW
-uint64_t uniffi_actpass_uniffi_fn_constructor_nativeclient_new(RustBuffer settings, RustCallStatus *_Nonnull out_status
+uint64_t uniffi_actpass_uniffi_fn_constructor_nativeclient_new(RustBuffer settings, RustBuffer logger, RustBuffer log_level, RustBuffer script, RustCallStatus *_Nonnull out_status
 );
 #endif
 #ifndef UNIFFI_FFIDEF_UNIFFI_ACTPASS_UNIFFI_FN_METHOD_NATIVECLIENT_AGENT_ID
@@ -308,6 +324,11 @@ uint64_t uniffi_actpass_uniffi_fn_method_nativeclient_record_evidence(uint64_t p
 uint64_t uniffi_actpass_uniffi_fn_method_nativeclient_record_outcome(uint64_t ptr, uint64_t permit, int8_t returned, RustBuffer response, RustBuffer cancel
 );
 #endif
+#ifndef UNIFFI_FFIDEF_UNIFFI_ACTPASS_UNIFFI_FN_METHOD_NATIVECLIENT_RECORD_STOP
+#define UNIFFI_FFIDEF_UNIFFI_ACTPASS_UNIFFI_FN_METHOD_NATIVECLIENT_RECORD_STOP
+void uniffi_actpass_uniffi_fn_method_nativeclient_record_stop(uint64_t ptr, uint64_t permit, RustCallStatus *_Nonnull out_status
+);
+#endif
 #ifndef UNIFFI_FFIDEF_UNIFFI_ACTPASS_UNIFFI_FN_METHOD_NATIVECLIENT_REVOKE_PASSPORT
 #define UNIFFI_FFIDEF_UNIFFI_ACTPASS_UNIFFI_FN_METHOD_NATIVECLIENT_REVOKE_PASSPORT
 uint64_t uniffi_actpass_uniffi_fn_method_nativeclient_revoke_passport(uint64_t ptr, RustBuffer jti, RustBuffer reason, RustBuffer cancel
@@ -328,6 +349,11 @@ uint64_t uniffi_actpass_uniffi_fn_method_nativeclient_verify_passport_offline(ui
 uint64_t uniffi_actpass_uniffi_fn_method_nativeclient_wait_for_approval(uint64_t ptr, RustBuffer id, double seconds, RustBuffer cancel
 );
 #endif
+#ifndef UNIFFI_FFIDEF_UNIFFI_ACTPASS_UNIFFI_FN_METHOD_NATIVECLIENT_WITH_OPTIONS
+#define UNIFFI_FFIDEF_UNIFFI_ACTPASS_UNIFFI_FN_METHOD_NATIVECLIENT_WITH_OPTIONS
+uint64_t uniffi_actpass_uniffi_fn_method_nativeclient_with_options(uint64_t ptr, RustBuffer timeout, RustBuffer max_retries, RustCallStatus *_Nonnull out_status
+);
+#endif
 #ifndef UNIFFI_FFIDEF_UNIFFI_ACTPASS_UNIFFI_FN_CLONE_NATIVEPERMIT
 #define UNIFFI_FFIDEF_UNIFFI_ACTPASS_UNIFFI_FN_CLONE_NATIVEPERMIT
 uint64_t uniffi_actpass_uniffi_fn_clone_nativepermit(uint64_t handle, RustCallStatus *_Nonnull out_status
@@ -346,6 +372,26 @@ RustBuffer uniffi_actpass_uniffi_fn_method_nativepermit_settle(uint64_t ptr, int
 #ifndef UNIFFI_FFIDEF_UNIFFI_ACTPASS_UNIFFI_FN_METHOD_NATIVEPERMIT_SPEND
 #define UNIFFI_FFIDEF_UNIFFI_ACTPASS_UNIFFI_FN_METHOD_NATIVEPERMIT_SPEND
 RustBuffer uniffi_actpass_uniffi_fn_method_nativepermit_spend(uint64_t ptr, RustCallStatus *_Nonnull out_status
+);
+#endif
+#ifndef UNIFFI_FFIDEF_UNIFFI_ACTPASS_UNIFFI_FN_CLONE_NATIVELOGGER
+#define UNIFFI_FFIDEF_UNIFFI_ACTPASS_UNIFFI_FN_CLONE_NATIVELOGGER
+uint64_t uniffi_actpass_uniffi_fn_clone_nativelogger(uint64_t handle, RustCallStatus *_Nonnull out_status
+);
+#endif
+#ifndef UNIFFI_FFIDEF_UNIFFI_ACTPASS_UNIFFI_FN_FREE_NATIVELOGGER
+#define UNIFFI_FFIDEF_UNIFFI_ACTPASS_UNIFFI_FN_FREE_NATIVELOGGER
+void uniffi_actpass_uniffi_fn_free_nativelogger(uint64_t handle, RustCallStatus *_Nonnull out_status
+);
+#endif
+#ifndef UNIFFI_FFIDEF_UNIFFI_ACTPASS_UNIFFI_FN_INIT_CALLBACK_VTABLE_NATIVELOGGER
+#define UNIFFI_FFIDEF_UNIFFI_ACTPASS_UNIFFI_FN_INIT_CALLBACK_VTABLE_NATIVELOGGER
+void uniffi_actpass_uniffi_fn_init_callback_vtable_nativelogger(const UniffiVTableCallbackInterfaceNativeLogger* _Nonnull vtable
+);
+#endif
+#ifndef UNIFFI_FFIDEF_UNIFFI_ACTPASS_UNIFFI_FN_METHOD_NATIVELOGGER_LOG
+#define UNIFFI_FFIDEF_UNIFFI_ACTPASS_UNIFFI_FN_METHOD_NATIVELOGGER_LOG
+void uniffi_actpass_uniffi_fn_method_nativelogger_log(uint64_t ptr, RustBuffer event, RustCallStatus *_Nonnull out_status
 );
 #endif
 #ifndef UNIFFI_FFIDEF_UNIFFI_ACTPASS_UNIFFI_FN_CLONE_NATIVECANCEL
@@ -369,6 +415,42 @@ uint64_t uniffi_actpass_uniffi_fn_constructor_nativecancel_new(RustCallStatus *_
 void uniffi_actpass_uniffi_fn_method_nativecancel_cancel(uint64_t ptr, RustCallStatus *_Nonnull out_status
 );
 #endif
+#ifndef UNIFFI_FFIDEF_UNIFFI_ACTPASS_UNIFFI_FN_CLONE_NATIVESCRIPT
+#define UNIFFI_FFIDEF_UNIFFI_ACTPASS_UNIFFI_FN_CLONE_NATIVESCRIPT
+uint64_t uniffi_actpass_uniffi_fn_clone_nativescript(uint64_t handle, RustCallStatus *_Nonnull out_status
+);
+#endif
+#ifndef UNIFFI_FFIDEF_UNIFFI_ACTPASS_UNIFFI_FN_FREE_NATIVESCRIPT
+#define UNIFFI_FFIDEF_UNIFFI_ACTPASS_UNIFFI_FN_FREE_NATIVESCRIPT
+void uniffi_actpass_uniffi_fn_free_nativescript(uint64_t handle, RustCallStatus *_Nonnull out_status
+);
+#endif
+#ifndef UNIFFI_FFIDEF_UNIFFI_ACTPASS_UNIFFI_FN_CONSTRUCTOR_NATIVESCRIPT_NEW
+#define UNIFFI_FFIDEF_UNIFFI_ACTPASS_UNIFFI_FN_CONSTRUCTOR_NATIVESCRIPT_NEW
+uint64_t uniffi_actpass_uniffi_fn_constructor_nativescript_new(RustCallStatus *_Nonnull out_status
+    
+);
+#endif
+#ifndef UNIFFI_FFIDEF_UNIFFI_ACTPASS_UNIFFI_FN_METHOD_NATIVESCRIPT_ANSWER
+#define UNIFFI_FFIDEF_UNIFFI_ACTPASS_UNIFFI_FN_METHOD_NATIVESCRIPT_ANSWER
+void uniffi_actpass_uniffi_fn_method_nativescript_answer(uint64_t ptr, RustBuffer answer, RustBuffer tool, RustCallStatus *_Nonnull out_status
+);
+#endif
+#ifndef UNIFFI_FFIDEF_UNIFFI_ACTPASS_UNIFFI_FN_METHOD_NATIVESCRIPT_ANSWER_NEXT
+#define UNIFFI_FFIDEF_UNIFFI_ACTPASS_UNIFFI_FN_METHOD_NATIVESCRIPT_ANSWER_NEXT
+void uniffi_actpass_uniffi_fn_method_nativescript_answer_next(uint64_t ptr, RustBuffer answer, RustCallStatus *_Nonnull out_status
+);
+#endif
+#ifndef UNIFFI_FFIDEF_UNIFFI_ACTPASS_UNIFFI_FN_METHOD_NATIVESCRIPT_DECIDE
+#define UNIFFI_FFIDEF_UNIFFI_ACTPASS_UNIFFI_FN_METHOD_NATIVESCRIPT_DECIDE
+void uniffi_actpass_uniffi_fn_method_nativescript_decide(uint64_t ptr, RustBuffer id, int8_t approved, RustCallStatus *_Nonnull out_status
+);
+#endif
+#ifndef UNIFFI_FFIDEF_UNIFFI_ACTPASS_UNIFFI_FN_METHOD_NATIVESCRIPT_REQUESTS
+#define UNIFFI_FFIDEF_UNIFFI_ACTPASS_UNIFFI_FN_METHOD_NATIVESCRIPT_REQUESTS
+RustBuffer uniffi_actpass_uniffi_fn_method_nativescript_requests(uint64_t ptr, RustCallStatus *_Nonnull out_status
+);
+#endif
 #ifndef UNIFFI_FFIDEF_UNIFFI_ACTPASS_UNIFFI_FN_FUNC_NATIVE_PENDING_APPROVAL
 #define UNIFFI_FFIDEF_UNIFFI_ACTPASS_UNIFFI_FN_FUNC_NATIVE_PENDING_APPROVAL
 RustBuffer uniffi_actpass_uniffi_fn_func_native_pending_approval(RustBuffer json, RustCallStatus *_Nonnull out_status
@@ -376,7 +458,7 @@ RustBuffer uniffi_actpass_uniffi_fn_func_native_pending_approval(RustBuffer json
 #endif
 #ifndef UNIFFI_FFIDEF_UNIFFI_ACTPASS_UNIFFI_FN_FUNC_NATIVE_CHECK_JSON
 #define UNIFFI_FFIDEF_UNIFFI_ACTPASS_UNIFFI_FN_FUNC_NATIVE_CHECK_JSON
-void uniffi_actpass_uniffi_fn_func_native_check_json(RustBuffer text, RustCallStatus *_Nonnull out_status
+void uniffi_actpass_uniffi_fn_func_native_check_json(RustBuffer member, RustBuffer text, RustCallStatus *_Nonnull out_status
 );
 #endif
 #ifndef UNIFFI_FFIDEF_UNIFFI_ACTPASS_UNIFFI_FN_FUNC_NATIVE_HASH_PAYLOAD
@@ -394,15 +476,35 @@ RustBuffer uniffi_actpass_uniffi_fn_func_native_sign_payload(RustBuffer secret, 
 RustBuffer uniffi_actpass_uniffi_fn_func_native_argument_error(RustBuffer member, RustBuffer problem, RustCallStatus *_Nonnull out_status
 );
 #endif
+#ifndef UNIFFI_FFIDEF_UNIFFI_ACTPASS_UNIFFI_FN_FUNC_NATIVE_FAILURE
+#define UNIFFI_FFIDEF_UNIFFI_ACTPASS_UNIFFI_FN_FUNC_NATIVE_FAILURE
+RustBuffer uniffi_actpass_uniffi_fn_func_native_failure(RustBuffer kind, RustBuffer text, RustCallStatus *_Nonnull out_status
+);
+#endif
+#ifndef UNIFFI_FFIDEF_UNIFFI_ACTPASS_UNIFFI_FN_FUNC_NATIVE_MESSAGE
+#define UNIFFI_FFIDEF_UNIFFI_ACTPASS_UNIFFI_FN_FUNC_NATIVE_MESSAGE
+RustBuffer uniffi_actpass_uniffi_fn_func_native_message(RustBuffer failure, RustBuffer language, RustCallStatus *_Nonnull out_status
+);
+#endif
 #ifndef UNIFFI_FFIDEF_UNIFFI_ACTPASS_UNIFFI_FN_FUNC_NATIVE_PANICKED
 #define UNIFFI_FFIDEF_UNIFFI_ACTPASS_UNIFFI_FN_FUNC_NATIVE_PANICKED
 RustBuffer uniffi_actpass_uniffi_fn_func_native_panicked(RustCallStatus *_Nonnull out_status
     
 );
 #endif
+#ifndef UNIFFI_FFIDEF_UNIFFI_ACTPASS_UNIFFI_FN_FUNC_NATIVE_BLOCKED_TEXT
+#define UNIFFI_FFIDEF_UNIFFI_ACTPASS_UNIFFI_FN_FUNC_NATIVE_BLOCKED_TEXT
+RustBuffer uniffi_actpass_uniffi_fn_func_native_blocked_text(RustBuffer tool, RustBuffer word, RustBuffer reason_code, RustBuffer why, RustCallStatus *_Nonnull out_status
+);
+#endif
 #ifndef UNIFFI_FFIDEF_UNIFFI_ACTPASS_UNIFFI_FN_FUNC_NATIVE_CANONICAL_OUTCOME
 #define UNIFFI_FFIDEF_UNIFFI_ACTPASS_UNIFFI_FN_FUNC_NATIVE_CANONICAL_OUTCOME
 RustBuffer uniffi_actpass_uniffi_fn_func_native_canonical_outcome(int8_t executed, RustBuffer decision, RustBuffer error, RustBuffer status, RustCallStatus *_Nonnull out_status
+);
+#endif
+#ifndef UNIFFI_FFIDEF_UNIFFI_ACTPASS_UNIFFI_FN_FUNC_NATIVE_DECISION
+#define UNIFFI_FFIDEF_UNIFFI_ACTPASS_UNIFFI_FN_FUNC_NATIVE_DECISION
+RustBuffer uniffi_actpass_uniffi_fn_func_native_decision(RustBuffer json, RustCallStatus *_Nonnull out_status
 );
 #endif
 #ifndef UNIFFI_FFIDEF_FFI_ACTPASS_UNIFFI_RUSTBUFFER_ALLOC
@@ -695,15 +797,39 @@ uint16_t uniffi_actpass_uniffi_checksum_func_native_argument_error(void
     
 );
 #endif
+#ifndef UNIFFI_FFIDEF_UNIFFI_ACTPASS_UNIFFI_CHECKSUM_FUNC_NATIVE_FAILURE
+#define UNIFFI_FFIDEF_UNIFFI_ACTPASS_UNIFFI_CHECKSUM_FUNC_NATIVE_FAILURE
+uint16_t uniffi_actpass_uniffi_checksum_func_native_failure(void
+    
+);
+#endif
+#ifndef UNIFFI_FFIDEF_UNIFFI_ACTPASS_UNIFFI_CHECKSUM_FUNC_NATIVE_MESSAGE
+#define UNIFFI_FFIDEF_UNIFFI_ACTPASS_UNIFFI_CHECKSUM_FUNC_NATIVE_MESSAGE
+uint16_t uniffi_actpass_uniffi_checksum_func_native_message(void
+    
+);
+#endif
 #ifndef UNIFFI_FFIDEF_UNIFFI_ACTPASS_UNIFFI_CHECKSUM_FUNC_NATIVE_PANICKED
 #define UNIFFI_FFIDEF_UNIFFI_ACTPASS_UNIFFI_CHECKSUM_FUNC_NATIVE_PANICKED
 uint16_t uniffi_actpass_uniffi_checksum_func_native_panicked(void
     
 );
 #endif
+#ifndef UNIFFI_FFIDEF_UNIFFI_ACTPASS_UNIFFI_CHECKSUM_FUNC_NATIVE_BLOCKED_TEXT
+#define UNIFFI_FFIDEF_UNIFFI_ACTPASS_UNIFFI_CHECKSUM_FUNC_NATIVE_BLOCKED_TEXT
+uint16_t uniffi_actpass_uniffi_checksum_func_native_blocked_text(void
+    
+);
+#endif
 #ifndef UNIFFI_FFIDEF_UNIFFI_ACTPASS_UNIFFI_CHECKSUM_FUNC_NATIVE_CANONICAL_OUTCOME
 #define UNIFFI_FFIDEF_UNIFFI_ACTPASS_UNIFFI_CHECKSUM_FUNC_NATIVE_CANONICAL_OUTCOME
 uint16_t uniffi_actpass_uniffi_checksum_func_native_canonical_outcome(void
+    
+);
+#endif
+#ifndef UNIFFI_FFIDEF_UNIFFI_ACTPASS_UNIFFI_CHECKSUM_FUNC_NATIVE_DECISION
+#define UNIFFI_FFIDEF_UNIFFI_ACTPASS_UNIFFI_CHECKSUM_FUNC_NATIVE_DECISION
+uint16_t uniffi_actpass_uniffi_checksum_func_native_decision(void
     
 );
 #endif
@@ -767,6 +893,12 @@ uint16_t uniffi_actpass_uniffi_checksum_method_nativeclient_record_outcome(void
     
 );
 #endif
+#ifndef UNIFFI_FFIDEF_UNIFFI_ACTPASS_UNIFFI_CHECKSUM_METHOD_NATIVECLIENT_RECORD_STOP
+#define UNIFFI_FFIDEF_UNIFFI_ACTPASS_UNIFFI_CHECKSUM_METHOD_NATIVECLIENT_RECORD_STOP
+uint16_t uniffi_actpass_uniffi_checksum_method_nativeclient_record_stop(void
+    
+);
+#endif
 #ifndef UNIFFI_FFIDEF_UNIFFI_ACTPASS_UNIFFI_CHECKSUM_METHOD_NATIVECLIENT_REVOKE_PASSPORT
 #define UNIFFI_FFIDEF_UNIFFI_ACTPASS_UNIFFI_CHECKSUM_METHOD_NATIVECLIENT_REVOKE_PASSPORT
 uint16_t uniffi_actpass_uniffi_checksum_method_nativeclient_revoke_passport(void
@@ -791,6 +923,12 @@ uint16_t uniffi_actpass_uniffi_checksum_method_nativeclient_wait_for_approval(vo
     
 );
 #endif
+#ifndef UNIFFI_FFIDEF_UNIFFI_ACTPASS_UNIFFI_CHECKSUM_METHOD_NATIVECLIENT_WITH_OPTIONS
+#define UNIFFI_FFIDEF_UNIFFI_ACTPASS_UNIFFI_CHECKSUM_METHOD_NATIVECLIENT_WITH_OPTIONS
+uint16_t uniffi_actpass_uniffi_checksum_method_nativeclient_with_options(void
+    
+);
+#endif
 #ifndef UNIFFI_FFIDEF_UNIFFI_ACTPASS_UNIFFI_CHECKSUM_METHOD_NATIVEPERMIT_SETTLE
 #define UNIFFI_FFIDEF_UNIFFI_ACTPASS_UNIFFI_CHECKSUM_METHOD_NATIVEPERMIT_SETTLE
 uint16_t uniffi_actpass_uniffi_checksum_method_nativepermit_settle(void
@@ -803,9 +941,39 @@ uint16_t uniffi_actpass_uniffi_checksum_method_nativepermit_spend(void
     
 );
 #endif
+#ifndef UNIFFI_FFIDEF_UNIFFI_ACTPASS_UNIFFI_CHECKSUM_METHOD_NATIVELOGGER_LOG
+#define UNIFFI_FFIDEF_UNIFFI_ACTPASS_UNIFFI_CHECKSUM_METHOD_NATIVELOGGER_LOG
+uint16_t uniffi_actpass_uniffi_checksum_method_nativelogger_log(void
+    
+);
+#endif
 #ifndef UNIFFI_FFIDEF_UNIFFI_ACTPASS_UNIFFI_CHECKSUM_METHOD_NATIVECANCEL_CANCEL
 #define UNIFFI_FFIDEF_UNIFFI_ACTPASS_UNIFFI_CHECKSUM_METHOD_NATIVECANCEL_CANCEL
 uint16_t uniffi_actpass_uniffi_checksum_method_nativecancel_cancel(void
+    
+);
+#endif
+#ifndef UNIFFI_FFIDEF_UNIFFI_ACTPASS_UNIFFI_CHECKSUM_METHOD_NATIVESCRIPT_ANSWER
+#define UNIFFI_FFIDEF_UNIFFI_ACTPASS_UNIFFI_CHECKSUM_METHOD_NATIVESCRIPT_ANSWER
+uint16_t uniffi_actpass_uniffi_checksum_method_nativescript_answer(void
+    
+);
+#endif
+#ifndef UNIFFI_FFIDEF_UNIFFI_ACTPASS_UNIFFI_CHECKSUM_METHOD_NATIVESCRIPT_ANSWER_NEXT
+#define UNIFFI_FFIDEF_UNIFFI_ACTPASS_UNIFFI_CHECKSUM_METHOD_NATIVESCRIPT_ANSWER_NEXT
+uint16_t uniffi_actpass_uniffi_checksum_method_nativescript_answer_next(void
+    
+);
+#endif
+#ifndef UNIFFI_FFIDEF_UNIFFI_ACTPASS_UNIFFI_CHECKSUM_METHOD_NATIVESCRIPT_DECIDE
+#define UNIFFI_FFIDEF_UNIFFI_ACTPASS_UNIFFI_CHECKSUM_METHOD_NATIVESCRIPT_DECIDE
+uint16_t uniffi_actpass_uniffi_checksum_method_nativescript_decide(void
+    
+);
+#endif
+#ifndef UNIFFI_FFIDEF_UNIFFI_ACTPASS_UNIFFI_CHECKSUM_METHOD_NATIVESCRIPT_REQUESTS
+#define UNIFFI_FFIDEF_UNIFFI_ACTPASS_UNIFFI_CHECKSUM_METHOD_NATIVESCRIPT_REQUESTS
+uint16_t uniffi_actpass_uniffi_checksum_method_nativescript_requests(void
     
 );
 #endif
@@ -818,6 +986,12 @@ uint16_t uniffi_actpass_uniffi_checksum_constructor_nativeclient_new(void
 #ifndef UNIFFI_FFIDEF_UNIFFI_ACTPASS_UNIFFI_CHECKSUM_CONSTRUCTOR_NATIVECANCEL_NEW
 #define UNIFFI_FFIDEF_UNIFFI_ACTPASS_UNIFFI_CHECKSUM_CONSTRUCTOR_NATIVECANCEL_NEW
 uint16_t uniffi_actpass_uniffi_checksum_constructor_nativecancel_new(void
+    
+);
+#endif
+#ifndef UNIFFI_FFIDEF_UNIFFI_ACTPASS_UNIFFI_CHECKSUM_CONSTRUCTOR_NATIVESCRIPT_NEW
+#define UNIFFI_FFIDEF_UNIFFI_ACTPASS_UNIFFI_CHECKSUM_CONSTRUCTOR_NATIVESCRIPT_NEW
+uint16_t uniffi_actpass_uniffi_checksum_constructor_nativescript_new(void
     
 );
 #endif

@@ -1,6 +1,6 @@
 //! Approvals.
 
-use actpass_core::{Action, Approval, ApprovalStatus, Error, PendingApproval, wait_seconds};
+use actpass_core::{Action, Approval, ApprovalStatus, Error, PendingApproval, Secret, wait_seconds};
 
 use crate::error::NativeError;
 use crate::guard::NativePending;
@@ -62,10 +62,10 @@ pub(crate) fn native_pending_approval(json: String) -> Result<NativePending, Nat
 }
 
 /// The action that was kept, to be asked about again.
-pub(crate) fn kept(json: &str, passport: Option<String>, wait: Option<f64>) -> Result<Action, Error> {
+pub(crate) fn kept(json: &str, passport: Option<Secret>, wait: Option<f64>) -> Result<Action, Error> {
     let mut action = PendingApproval::parse(json)?.action();
     if let Some(passport) = passport {
-        action = action.passport(passport);
+        action = action.passport(passport.expose());
     }
     if let Some(seconds) = wait {
         action = action.wait_for_approval(wait_seconds("wait_for_approval", seconds)?);

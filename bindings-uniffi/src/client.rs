@@ -2,25 +2,32 @@
 
 use std::sync::Arc;
 
-use actpass_core::{ActPass, Action, Circuit, Error, ErrorKind, Json, wait_seconds};
+use actpass_core::{
+    ActPass, ActPassBuilder, Action, CallOptions, Circuit, Ended, Error, ErrorKind, Secret, wait_seconds,
+};
+use tracing::dispatcher::{Dispatch, with_default};
+use tracing::instrument::WithSubscriber;
 
 use crate::approval::{NativeApproval, kept};
-use crate::error::NativeError;
+use crate::error::{NativeError, NativeLanguage};
 use crate::evidence::{NativeEvent, NativeRecorded};
 use crate::guard::{NativeAction, NativeDecision, NativeMode, NativePermit, NativeVerdict};
+use crate::log::{NativeLogLevel, NativeLogger, subscriber};
 use crate::passport::{
     NativeIssued, NativeOfflineVerifyRequest, NativePassportRequest, NativeRevocation, NativeVerification,
     NativeVerifyRequest,
 };
-use crate::runtime::{NativeCancel, broken, enter, wait};
+use crate::place::{json, wrong_args};
+use crate::runtime::{NativeCancel, broken, detach, enter, wait};
+use crate::scripted::NativeScript;
 
 /// The settings of a client.
 #[derive(uniffi::Record)]
 pub(crate) struct NativeSettings {
     /// The language of the face.
-    pub(crate) language: String,
+    pub(crate) language: NativeLanguage,
     /// The key.
-    pub(crate) api_key: Option<String>,
+    pub(crate) api_key: Option<Secret>,
     /// The tenant.
     pub(crate) tenant_id: Option<String>,
     /// The agent's name.
@@ -44,12 +51,16 @@ pub(crate) struct NativeSettings {
 }
 
 impl NativeSettings {
-    fn build(self) -> Result<ActPass, Error> {
+    fn builder(self) -> Result<ActPassBuilder, Error> {
+        let language = match self.language {
+            NativeLanguage::Kotlin => "kotlin",
+            NativeLanguage::Swift => "swift",
+        };
         let mut builder = ActPass::builder()
-            .user_agent(format!("actpass-{}/{}", self.language, env!("CARGO_PKG_VERSION")))
+            .user_agent(format!("actpass-{language}/{}", env!("CARGO_PKG_VERSION")))
             .danger_allow_insecure_http(self.danger_allow_insecure_http);
         if let Some(key) = self.api_key {
-            builder = builder.api_key(key);
+            builder = builder.api_key(key.expose());
         }
         if let Some(tenant_id) = self.tenant_id {
             builder = builder.tenant_id(tenant_id);
@@ -78,7 +89,7 @@ impl NativeSettings {
         if let Some(pem) = self.ca {
             builder = builder.ca(pem);
         }
-        builder.build()
+        Ok(builder)
     }
 }
 
@@ -115,34 +126,73 @@ impl From<Circuit> for NativeCircuit {
 
 /// The native half of a client.
 #[derive(uniffi::Object)]
-pub(crate) struct NativeClient(ActPass);
+pub(crate) struct NativeClient {
+    actpass: ActPass,
+    /// Where log lines of the calls go; none where the client has no logger.
+    log: Dispatch,
+}
 
 #[uniffi::export]
 impl NativeClient {
-    /// Checks the settings; nothing is sent.
+    /// Checks the settings; nothing is sent. A script answers in place of a gateway.
     #[uniffi::constructor]
-    pub(crate) fn new(settings: NativeSettings) -> Result<Arc<Self>, NativeError> {
-        enter(|| Ok(Arc::new(Self(settings.build()?))))
+    pub(crate) fn new(
+        settings: NativeSettings,
+        logger: Option<Arc<dyn NativeLogger>>,
+        log_level: NativeLogLevel,
+        script: Option<Arc<NativeScript>>,
+    ) -> Result<Arc<Self>, NativeError> {
+        enter(|| {
+            let builder = settings.builder()?;
+            let actpass = match script {
+                Some(script) => builder.transport(script.transport()),
+                None => builder,
+            }
+            .build()?;
+            let log = match logger {
+                Some(logger) => subscriber(logger, log_level)?,
+                None => Dispatch::none(),
+            };
+            Ok(Arc::new(Self { actpass, log }))
+        })
     }
 
     /// The same client, whose calls are part of a trace.
     pub(crate) fn in_trace(&self, traceparent: String) -> Result<Arc<Self>, NativeError> {
-        enter(|| Ok(Arc::new(Self(self.0.in_trace(traceparent.parse()?)))))
+        enter(|| {
+            let actpass = self.actpass.in_trace(traceparent.parse()?);
+            Ok(Arc::new(Self { actpass, log: self.log.clone() }))
+        })
+    }
+
+    /// The same client, whose calls have these limits.
+    pub(crate) fn with_options(
+        &self,
+        timeout: Option<f64>,
+        max_retries: Option<i64>,
+    ) -> Result<Arc<Self>, NativeError> {
+        enter(|| {
+            let timeout = timeout.map(|seconds| actpass_core::seconds("timeout", seconds)).transpose();
+            let retries = max_retries.map(|retries| whole("max_retries", retries)).transpose();
+            let wrong = |error: Error| Error::new(ErrorKind::Argument, error.to_string());
+            let options = CallOptions::new(timeout.map_err(wrong)?, retries.map_err(wrong)?)?;
+            Ok(Arc::new(Self { actpass: self.actpass.with_options(options), log: self.log.clone() }))
+        })
     }
 
     /// The gateway's URL.
     pub(crate) fn base_url(&self) -> Result<String, NativeError> {
-        enter(|| Ok(self.0.base_url().to_owned()))
+        enter(|| Ok(self.actpass.base_url().to_owned()))
     }
 
     /// The agent's name.
     pub(crate) fn agent_id(&self) -> Result<String, NativeError> {
-        enter(|| Ok(self.0.agent_id().to_owned()))
+        enter(|| Ok(self.actpass.agent_id().to_owned()))
     }
 
     /// Whether calls go to the gateway.
     pub(crate) fn circuit(&self) -> Result<NativeCircuit, NativeError> {
-        enter(|| Ok(self.0.circuit().into()))
+        enter(|| Ok(self.actpass.circuit().into()))
     }
 
     /// Asks for a decision.
@@ -151,9 +201,11 @@ impl NativeClient {
         action: NativeAction,
         cancel: Option<Arc<NativeCancel>>,
     ) -> Result<NativeDecision, NativeError> {
+        let args = action.args.clone();
         let action = convert(action)?;
         let call = self.call(async move |actpass| actpass.preflight(&action).await);
-        Ok(NativeDecision::from(&wait(cancel, call, Err).await?))
+        let decision = wait(cancel, call, Err).await.map_err(|error| located(error, &args))?;
+        Ok(NativeDecision::from(&decision))
     }
 
     /// Asks for a verdict.
@@ -162,15 +214,15 @@ impl NativeClient {
         action: NativeAction,
         cancel: Option<Arc<NativeCancel>>,
     ) -> Result<NativeVerdict, NativeError> {
-        let tool = action.tool.clone();
-        self.rule(convert(action)?, tool, cancel).await
+        let (tool, args) = (action.tool.clone(), action.args.clone());
+        self.rule(convert(action)?, tool, cancel).await.map_err(|error| located(error, &args))
     }
 
     /// Asks for a verdict about an action that was kept.
     pub(crate) async fn authorize_pending(
         &self,
         pending: String,
-        passport: Option<String>,
+        passport: Option<Secret>,
         wait_for_approval: Option<f64>,
         cancel: Option<Arc<NativeCancel>>,
     ) -> Result<NativeVerdict, NativeError> {
@@ -253,9 +305,18 @@ impl NativeClient {
         response: Option<String>,
         cancel: Option<Arc<NativeCancel>>,
     ) -> Result<NativeRecorded, NativeError> {
-        let event = enter(|| permit.evidence(returned, response.as_deref()))?;
+        let ended = if returned { Ended::Returned } else { Ended::Failed };
+        let event = enter(|| permit.evidence(ended, response.as_deref()))?;
         let call = self.call(async move |actpass| actpass.record_evidence(&event).await);
         Ok(NativeRecorded::from(&wait(cancel, call, Err).await?))
+    }
+
+    /// Records that the action of a permit was stopped, without waiting for it.
+    pub(crate) fn record_stop(&self, permit: Arc<NativePermit>) -> Result<(), NativeError> {
+        enter(|| {
+            let event = permit.evidence(Ended::Cancelled, None)?;
+            Ok(detach(self.call(async move |actpass| drop(actpass.record_stop(&event).await)))?)
+        })
     }
 }
 
@@ -265,8 +326,8 @@ impl NativeClient {
     where
         F: AsyncFnOnce(ActPass) -> T,
     {
-        let actpass = self.0.clone();
-        async move { call(actpass).await }
+        let actpass = self.actpass.clone();
+        async move { call(actpass).await }.with_subscriber(self.log.clone())
     }
 
     async fn rule(
@@ -275,13 +336,24 @@ impl NativeClient {
         tool: String,
         cancel: Option<Arc<NativeCancel>>,
     ) -> Result<NativeVerdict, NativeError> {
-        let (actpass, asked) = (self.0.clone(), action.clone());
-        let call = async move {
+        let asked = action.clone();
+        let call = self.call(async move |actpass| {
             broken::call(&tool).await;
             actpass.authorize(&asked).await
-        };
-        let verdict = wait(cancel, call, |failure| self.0.unasked(&action, failure)).await?;
+        });
+        let lost = |failure| with_default(&self.log, || self.actpass.unasked(&action, failure));
+        let verdict = wait(cancel, call, lost).await?;
         enter(|| Ok(verdict.into()))
+    }
+}
+
+/// The error of a call about an action, with the place in its arguments if it is about those.
+fn located(error: NativeError, args: &str) -> NativeError {
+    match &error {
+        NativeError::Failed { failure } if failure.text.starts_with("args: ") => {
+            wrong_args(args).map_or(error, NativeError::from)
+        }
+        NativeError::Cancelled | NativeError::Failed { .. } => error,
     }
 }
 
@@ -292,15 +364,10 @@ fn convert(action: NativeAction) -> Result<Action, NativeError> {
     })
 }
 
-/// A JSON value from its text; `member` is its name in messages.
-pub(crate) fn json(member: &str, text: &str) -> Result<Json, Error> {
-    Json::parse(text.as_bytes()).map_err(|problem| Error::argument(member, problem))
-}
-
-/// Checks that a text is one JSON value, which nobody could read in two ways.
+/// Checks that a text is one JSON value, which nobody could read in two ways; `member` is its name in messages.
 #[uniffi::export]
-pub(crate) fn native_check_json(text: String) -> Result<(), NativeError> {
-    enter(|| json("json", &text).map(drop).map_err(Into::into))
+pub(crate) fn native_check_json(member: String, text: String) -> Result<(), NativeError> {
+    enter(|| json(&member, &text).map(drop).map_err(Into::into))
 }
 
 /// The SHA-256 of the canonical JSON of a value.
@@ -311,6 +378,6 @@ pub(crate) fn native_hash_payload(payload: String) -> Result<String, NativeError
 
 /// The HMAC-SHA256 of the canonical JSON of a value.
 #[uniffi::export]
-pub(crate) fn native_sign_payload(secret: Vec<u8>, payload: String) -> Result<String, NativeError> {
-    enter(|| Ok(actpass_core::sign_payload(&secret, &json("payload", &payload)?)?))
+pub(crate) fn native_sign_payload(secret: Secret, payload: String) -> Result<String, NativeError> {
+    enter(|| Ok(actpass_core::sign_payload(secret.expose().as_bytes(), &json("payload", &payload)?)?))
 }

@@ -44,6 +44,23 @@ impl From<ErrorKind> for NativeErrorKind {
     }
 }
 
+impl From<NativeErrorKind> for ErrorKind {
+    fn from(kind: NativeErrorKind) -> Self {
+        match kind {
+            NativeErrorKind::Argument => Self::Argument,
+            NativeErrorKind::Authentication => Self::Authentication,
+            NativeErrorKind::Config => Self::Config,
+            NativeErrorKind::Connection => Self::Connection,
+            NativeErrorKind::Internal => Self::Internal,
+            NativeErrorKind::Permission => Self::Permission,
+            NativeErrorKind::RateLimit => Self::RateLimit,
+            NativeErrorKind::Response => Self::Response,
+            NativeErrorKind::Status => Self::Status,
+            NativeErrorKind::Timeout => Self::Timeout,
+        }
+    }
+}
+
 /// What there is to know about an error.
 #[derive(Clone, Debug, uniffi::Record)]
 pub(crate) struct NativeFailure {
@@ -111,10 +128,80 @@ pub(crate) fn internal(problem: &str) -> NativeError {
     Error::new(ErrorKind::Internal, problem).into()
 }
 
+/// An error of this kind, as a face makes one for tests.
+#[uniffi::export]
+pub(crate) fn native_failure(kind: NativeErrorKind, text: String) -> NativeFailure {
+    NativeFailure::from(&Error::new(kind.into(), text))
+}
+
 /// The error of an argument that a face could not make JSON of.
 #[uniffi::export]
 pub(crate) fn native_argument_error(member: String, problem: String) -> NativeFailure {
     NativeFailure::from(&Error::argument(&member, problem))
+}
+
+/// A language, by how it spells the names of settings and arguments.
+#[derive(Clone, Copy, Debug, uniffi::Enum)]
+pub(crate) enum NativeLanguage {
+    /// `baseUrl`
+    Kotlin,
+    /// `baseURL`
+    Swift,
+}
+
+/// The message of `failure` with its setting or argument spelled as the language spells it.
+///
+/// The core names them as the wire does: `base_url: expected …`.
+#[uniffi::export]
+pub(crate) fn native_message(failure: NativeFailure, language: NativeLanguage) -> String {
+    match failure.kind {
+        NativeErrorKind::Argument | NativeErrorKind::Config => respelled(&failure.text, language),
+        NativeErrorKind::Authentication
+        | NativeErrorKind::Connection
+        | NativeErrorKind::Internal
+        | NativeErrorKind::Permission
+        | NativeErrorKind::RateLimit
+        | NativeErrorKind::Response
+        | NativeErrorKind::Status
+        | NativeErrorKind::Timeout => failure.text,
+    }
+}
+
+/// The name at the beginning of `message` is the SDK's. What follows it in the path belongs to the caller, and stays.
+fn respelled(message: &str, language: NativeLanguage) -> String {
+    const ESCAPE: &str = "danger_allow_insecure_http";
+    let end = message.find(|c: char| !c.is_ascii_lowercase() && c != '_').unwrap_or(message.len());
+    let (name, rest) = message.split_at(end);
+    match rest.chars().next() {
+        Some(':' | '.' | '[') => {
+            let rest = rest.replace(ESCAPE, &spelled(ESCAPE, language));
+            format!("{}{rest}", spelled(name, language))
+        }
+        Some(_) | None => message.to_owned(),
+    }
+}
+
+fn spelled(name: &str, language: NativeLanguage) -> String {
+    match (name, language) {
+        ("ca", _) => return "certificateAuthorities".to_owned(),
+        ("wait", NativeLanguage::Swift) => return "upTo".to_owned(),
+        _ => {}
+    }
+    let mut words = name.split('_');
+    let mut spelled = words.next().unwrap_or_default().to_owned();
+    for word in words {
+        let is_acronym = matches!((word, language), ("http" | "id" | "url", NativeLanguage::Swift));
+        let mut letters = word.chars();
+        match letters.next() {
+            _ if is_acronym => spelled.push_str(&word.to_ascii_uppercase()),
+            Some(first) => {
+                spelled.push(first.to_ascii_uppercase());
+                spelled.push_str(letters.as_str());
+            }
+            None => {}
+        }
+    }
+    spelled
 }
 
 /// The error of a panic that the generated code caught.

@@ -2,7 +2,7 @@
 
 use actpass_core::{Error, EvidenceEvent, RecordedEvidence};
 
-use crate::client::json;
+use crate::place::json;
 
 /// An event to record.
 #[derive(uniffi::Record)]

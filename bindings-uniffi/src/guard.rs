@@ -3,8 +3,8 @@
 use std::sync::{Arc, Mutex, PoisonError};
 
 use actpass_core::{
-    Action, Blocked, Credential, Decision, Error, EvidenceEvent, Json, Mode, Outcome, Settlement, Verdict,
-    wait_seconds,
+    Action, Blocked, Credential, Decision, Ended, Error, EvidenceEvent, Json, Mode, Outcome, Secret, Settlement,
+    Verdict, wait_seconds,
 };
 
 use crate::error::{NativeError, NativeFailure, internal};
@@ -48,7 +48,7 @@ pub(crate) struct NativeAction {
     /// On whose behalf it acts.
     pub(crate) user_id: Option<String>,
     /// The passport that it spends.
-    pub(crate) passport: Option<String>,
+    pub(crate) passport: Option<Secret>,
     /// The mode; the client's if not given.
     pub(crate) mode: Option<NativeMode>,
     /// What makes a repetition known as one.
@@ -70,7 +70,7 @@ impl NativeAction {
             action = action.user_id(user_id);
         }
         if let Some(passport) = self.passport {
-            action = action.passport(passport);
+            action = action.passport(passport.expose());
         }
         if let Some(mode) = self.mode {
             action = action.mode(mode.into());
@@ -100,7 +100,7 @@ pub(crate) struct NativeDecision {
     /// The decision's word.
     pub(crate) word: String,
     /// Its stable reason.
-    pub(crate) reason_code: Option<String>,
+    pub(crate) reason_code: String,
     /// How much the action could damage.
     pub(crate) risk_tier: Option<String>,
     /// A sentence.
@@ -113,6 +113,8 @@ pub(crate) struct NativeDecision {
     pub(crate) evidence_event_id: Option<String>,
     /// The approval to wait for.
     pub(crate) approval_request_id: Option<String>,
+    /// The gateway's name for the request.
+    pub(crate) request_id: Option<String>,
     /// The whole of it.
     pub(crate) json: String,
 }
@@ -122,13 +124,14 @@ impl From<&Decision> for NativeDecision {
         let explain = decision.explain();
         Self {
             word: decision.word().as_str().to_owned(),
-            reason_code: Some(decision.reason_code().into_owned()),
+            reason_code: decision.reason_code().into_owned(),
             risk_tier: decision.risk_tier().map(Into::into),
             summary: explain.summary,
             matched_rules: explain.matched_rules,
             next_steps: explain.next_steps,
             evidence_event_id: decision.evidence_event_id().map(Into::into),
             approval_request_id: decision.approval_request_id().map(Into::into),
+            request_id: decision.request_id().map(Into::into),
             json: decision.as_json().to_owned(),
         }
     }
@@ -138,19 +141,19 @@ impl From<&Decision> for NativeDecision {
 #[derive(uniffi::Record)]
 pub(crate) struct NativeCredential {
     /// The secret.
-    pub(crate) token: String,
+    pub(crate) token: Secret,
     /// When it ends.
     pub(crate) expires_at: Option<String>,
-    /// The whole of it.
-    pub(crate) json: String,
+    /// The whole of it; it holds the secret.
+    pub(crate) json: Secret,
 }
 
 impl From<&Credential> for NativeCredential {
     fn from(credential: &Credential) -> Self {
         Self {
-            token: credential.token().to_owned(),
+            token: Secret::new(credential.token()),
             expires_at: credential.expires_at(),
-            json: credential.as_json().to_owned(),
+            json: Secret::new(credential.as_json()),
         }
     }
 }
@@ -278,18 +281,39 @@ impl NativePermit {
     /// The event that records how the action ended; `response` is the JSON text of what it returned.
     pub(crate) fn evidence(
         &self,
-        returned: bool,
+        ended: Ended,
         response: Option<&str>,
     ) -> Result<EvidenceEvent, NativeError> {
         let response = response.and_then(|text| Json::parse(text.as_bytes()).ok());
         match &*self.0.lock().unwrap_or_else(PoisonError::into_inner) {
-            State::Running(settlement) => Ok(settlement.evidence(returned, response.as_ref())),
+            State::Running(settlement) => Ok(settlement.evidence_of(ended, response.as_ref())),
             State::Granted(_) | State::Settled => Err(internal("the permit is not running")),
         }
     }
 
     fn replace(&self, state: State) -> State {
         std::mem::replace(&mut *self.0.lock().unwrap_or_else(PoisonError::into_inner), state)
+    }
+}
+
+/// A decision, read as an answer of a gateway is.
+#[uniffi::export]
+pub(crate) fn native_decision(json: String) -> Result<NativeDecision, NativeError> {
+    enter(|| {
+        let decision =
+            Decision::parse(json.as_bytes()).map_err(|problem| Error::argument("json", problem))?;
+        Ok(NativeDecision::from(&decision))
+    })
+}
+
+/// The text of the error of an action that was blocked: one line, for developers.
+#[uniffi::export]
+pub(crate) fn native_blocked_text(tool: String, word: String, reason_code: String, why: String) -> String {
+    let why = why.split(|c: char| c.is_whitespace() || c.is_control()).filter(|word| !word.is_empty());
+    let why: Vec<&str> = why.collect();
+    match why.as_slice() {
+        [] => format!("{tool} was not run: {word} ({reason_code})"),
+        why => format!("{tool} was not run: {word} ({reason_code}): {}", why.join(" ")),
     }
 }
 

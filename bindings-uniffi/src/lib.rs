@@ -15,7 +15,11 @@ mod client;
 mod error;
 mod evidence;
 mod guard;
+mod log;
 mod passport;
+mod place;
 mod runtime;
+mod scripted;
+mod secret;
 
 uniffi::setup_scaffolding!("actpass_native");

@@ -1,10 +1,10 @@
 //! The passport calls.
 
 use actpass_core::{
-    Error, IssuedPassport, OfflineVerifyRequest, PassportRequest, Revocation, Verification, VerifyRequest,
+    Error, IssuedPassport, OfflineVerifyRequest, PassportRequest, Revocation, Secret, Verification, VerifyRequest,
 };
 
-use crate::client::json;
+use crate::place::json;
 
 /// What to ask a passport for.
 #[derive(uniffi::Record)]
@@ -50,15 +50,15 @@ impl NativePassportRequest {
 /// A passport that was issued.
 #[derive(uniffi::Record)]
 pub(crate) struct NativeIssued {
-    /// The passport, a secret.
-    pub(crate) token: String,
+    /// The passport.
+    pub(crate) token: Secret,
     /// The whole of the answer; it holds the token.
-    pub(crate) json: String,
+    pub(crate) json: Secret,
 }
 
 impl From<&IssuedPassport> for NativeIssued {
     fn from(issued: &IssuedPassport) -> Self {
-        Self { token: issued.token().to_owned(), json: issued.as_json().to_owned() }
+        Self { token: Secret::new(issued.token()), json: Secret::new(issued.as_json()) }
     }
 }
 
@@ -66,7 +66,7 @@ impl From<&IssuedPassport> for NativeIssued {
 #[derive(uniffi::Record)]
 pub(crate) struct NativeVerifyRequest {
     /// The passport.
-    pub(crate) token: String,
+    pub(crate) token: Secret,
     /// Whom it is shown to.
     pub(crate) audience: String,
     /// The agent that it must be made out to.
@@ -81,7 +81,7 @@ pub(crate) struct NativeVerifyRequest {
 
 impl NativeVerifyRequest {
     pub(crate) fn convert(self) -> VerifyRequest {
-        let mut request = VerifyRequest::new(self.token, self.audience);
+        let mut request = VerifyRequest::new(self.token.expose(), self.audience);
         request.agent_id = self.agent_id;
         request.user_id = self.user_id;
         request.current_tool_manifest_hash = self.current_tool_manifest_hash;
@@ -94,7 +94,7 @@ impl NativeVerifyRequest {
 #[derive(uniffi::Record)]
 pub(crate) struct NativeOfflineVerifyRequest {
     /// The passport.
-    pub(crate) token: String,
+    pub(crate) token: Secret,
     /// Whom it is shown to.
     pub(crate) audience: String,
     /// Who must have issued it.
@@ -103,14 +103,17 @@ pub(crate) struct NativeOfflineVerifyRequest {
     pub(crate) agent_id: Option<String>,
     /// Who must have delegated.
     pub(crate) user_id: Option<String>,
+    /// The tenant that it must be of.
+    pub(crate) tenant_id: Option<String>,
 }
 
 impl NativeOfflineVerifyRequest {
     pub(crate) fn convert(self) -> OfflineVerifyRequest {
-        let mut request = OfflineVerifyRequest::new(self.token, self.audience);
+        let mut request = OfflineVerifyRequest::new(self.token.expose(), self.audience);
         request.issuer = self.issuer;
         request.agent_id = self.agent_id;
         request.user_id = self.user_id;
+        request.tenant_id = self.tenant_id;
         request
     }
 }

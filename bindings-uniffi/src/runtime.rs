@@ -61,6 +61,11 @@ pub(crate) async fn wait<T: Send + 'static>(
     Ok(ended.unwrap_or_else(|_panic| lost(panicked()))?)
 }
 
+/// Makes `call` on the background thread, and waits for nothing.
+pub(crate) fn detach(call: impl Future<Output = ()> + Send + 'static) -> Result<(), Error> {
+    runtime().map(|runtime| drop(runtime.spawn(call)))
+}
+
 /// Runs a conversion; a panic in it is an error like any other.
 pub(crate) fn enter<T>(body: impl FnOnce() -> Result<T, NativeError>) -> Result<T, NativeError> {
     catch_unwind(AssertUnwindSafe(body)).unwrap_or_else(|_panic| Err(panicked().into()))

@@ -1,4 +1,5 @@
-internal import ActPassBridge
+package import ActPassBridge
+internal import ActPassSecret
 
 /// A client of an ActPass gateway: an agent acts only when it may.
 ///
@@ -20,6 +21,8 @@ internal import ActPassBridge
 /// case .failed(let error, _): throw error
 /// }
 /// ```
+///
+/// ``Outcome/unwrap()`` gives the value or throws.
 ///
 /// One client serves many tasks at once; its calls share their connections. Cancelling a task ends its call at once, and
 /// nothing runs: the call throws `CancellationError`.
@@ -52,8 +55,9 @@ public final class ActPass: Sendable {
     ///   - certificateAuthorities: Certificates of authorities to trust besides the system's, in PEM.
     ///   - dangerAllowInsecureHTTP: Permits plain `http` to another machine, where everyone on the way can read the key and
     ///     forge decisions.
+    ///   - logger: Takes the log lines of this client's calls; nobody if not given.
     /// - Throws: ``ActPassError`` of the kind ``ActPassError/Kind/config``, which names the setting and what was expected.
-    public init(
+    public convenience init(
         apiKey: String? = nil,
         tenantID: String? = nil,
         agentID: String? = nil,
@@ -64,11 +68,12 @@ public final class ActPass: Sendable {
         circuitFailures: Int = 5,
         mode: Mode = .enforce,
         certificateAuthorities: String? = nil,
-        dangerAllowInsecureHTTP: Bool = false
+        dangerAllowInsecureHTTP: Bool = false,
+        logger: Logger? = nil
     ) throws {
         let settings = NativeSettings(
-            language: "swift",
-            apiKey: apiKey,
+            language: .swift,
+            apiKey: apiKey.map(Secret.init),
             tenantId: tenantID,
             agentId: agentID,
             baseUrl: baseURL,
@@ -80,7 +85,27 @@ public final class ActPass: Sendable {
             ca: certificateAuthorities,
             dangerAllowInsecureHttp: dangerAllowInsecureHTTP
         )
-        let native = try enter { try NativeClient(settings: settings) }
+        try self.init(settings, logger: logger, script: nil)
+    }
+
+    /// A client of a script, for `ActPassTesting`.
+    package convenience init(
+        script: NativeScript, agentID: String, timeout: Duration, mode: Mode, logger: Logger?
+    ) throws {
+        let settings = NativeSettings(
+            language: .swift, apiKey: Secret("apk_scripted"), tenantId: nil, agentId: agentID,
+            baseUrl: "http://127.0.0.1", timeout: timeout.inSeconds, connectTimeout: nil, maxRetries: 0,
+            circuitFailures: 0, mode: mode.native, ca: nil, dangerAllowInsecureHttp: false)
+        try self.init(settings, logger: logger, script: script)
+    }
+
+    /// A client of a gateway, or of a script that answers in its place.
+    private init(_ settings: NativeSettings, logger: Logger?, script: NativeScript?) throws {
+        let native = try enter {
+            try NativeClient(
+                settings: settings, logger: logger.map(LogBridge.init), logLevel: logger?.level.native ?? .info,
+                script: script)
+        }
         self.native = native
         self.baseURL = try enter { try native.baseUrl() }
         self.agentID = try enter { try native.agentId() }
@@ -103,6 +128,22 @@ public final class ActPass: Sendable {
     /// - Throws: ``ActPassError`` of the kind ``ActPassError/Kind/argument`` where it is not written so.
     public func inTrace(_ traceparent: String) throws -> ActPass {
         ActPass(self, native: try enter { try native.inTrace(traceparent: traceparent) })
+    }
+
+    /// The same client, whose calls have other limits; it shares the connections and the circuit with this one.
+    ///
+    /// ```swift
+    /// let decision = try await actpass.with(timeout: .seconds(2), maxRetries: 0).preflight(action)
+    /// ```
+    ///
+    /// - Parameters:
+    ///   - timeout: The total deadline of a call, retries and waits included; above zero, one day at most. That of this
+    ///     client if not given.
+    ///   - maxRetries: How often a call is tried again at most, 0 to 10. That of this client if not given.
+    /// - Throws: ``ActPassError`` of the kind ``ActPassError/Kind/argument``, which names the limit and what was expected.
+    public func with(timeout: Duration? = nil, maxRetries: Int? = nil) throws -> ActPass {
+        let (seconds, retries) = (timeout?.inSeconds, maxRetries.map(Int64.init))
+        return ActPass(self, native: try enter { try native.withOptions(timeout: seconds, maxRetries: retries) })
     }
 
     /// Whether calls go to the gateway.

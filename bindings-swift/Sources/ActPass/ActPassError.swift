@@ -51,6 +51,27 @@ public struct ActPassError: Error, Sendable, Hashable {
     }
 }
 
+extension ActPassError {
+    /// Makes an error, for tests.
+    ///
+    /// - Parameters:
+    ///   - kind: What kind of thing went wrong; ``code`` follows from it.
+    ///   - message: One line.
+    ///   - operation: The call that failed.
+    ///   - status: The HTTP status of an answer outside 2xx.
+    ///   - requestID: The `x-request-id` of the answer.
+    ///   - retryAfter: How long the gateway asked to wait.
+    public init(
+        _ kind: Kind, _ message: String, operation: String? = nil, status: Int? = nil, requestID: String? = nil,
+        retryAfter: Duration? = nil
+    ) {
+        let failure = nativeFailure(kind: kind.native, text: message)
+        self.init(
+            kind: kind, code: failure.code, message: message, operation: operation, status: status, body: nil,
+            requestID: requestID, retryAfter: retryAfter, isRetryable: failure.retryable, kindName: failure.kindName)
+    }
+}
+
 extension ActPassError: CustomStringConvertible, LocalizedError {
     /// One line: the call, if there was one, and what went wrong.
     public var description: String { message }
@@ -64,7 +85,7 @@ extension ActPassError {
         self.init(
             kind: Kind(failure.kind),
             code: failure.code,
-            message: failure.text,
+            message: nativeMessage(failure: failure, language: .swift),
             operation: failure.operation,
             status: failure.status.map(Int.init),
             body: failure.body,
@@ -77,6 +98,21 @@ extension ActPassError {
 }
 
 extension ActPassError.Kind {
+    var native: NativeErrorKind {
+        switch self {
+        case .argument: .argument
+        case .authentication: .authentication
+        case .config: .config
+        case .connection: .connection
+        case .internal: .internal
+        case .permission: .permission
+        case .rateLimit: .rateLimit
+        case .response: .response
+        case .status: .status
+        case .timeout: .timeout
+        }
+    }
+
     init(_ kind: NativeErrorKind) {
         switch kind {
         case .argument: self = .argument

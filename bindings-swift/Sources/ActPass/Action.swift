@@ -1,4 +1,5 @@
 internal import ActPassBridge
+internal import ActPassSecret
 
 /// What an agent is about to do, and why.
 public typealias Action = ActPass.Action
@@ -63,12 +64,12 @@ extension ActPass {
         /// such an action is reported as blocked at once. This time comes on top of the client's timeout, which is that of
         /// each request.
         public var waitForApproval: Duration?
-        var hiddenPassport: Hidden?
+        var hiddenPassport: Secret?
 
         /// The passport that the action spends.
         public var passport: String? {
             get { hiddenPassport?.exposed }
-            set { hiddenPassport = newValue.map(Hidden.init) }
+            set { hiddenPassport = newValue.map(Secret.init) }
         }
 
         /// Makes an action; all but goal and tool may be left out.
@@ -97,7 +98,7 @@ extension ActPass {
             self.approvalRequestID = approvalRequestID
             self.toolManifestHash = toolManifestHash
             self.waitForApproval = waitForApproval
-            self.hiddenPassport = passport.map(Hidden.init)
+            self.hiddenPassport = passport.map(Secret.init)
         }
 
         /// Makes an action with arguments of a type of your own, which must encode to a JSON object.
@@ -132,6 +133,42 @@ extension ActPass {
             )
         }
 
+        /// Makes an action with arguments from variables, also optional ones; `nil` is `null`, and a date is ISO 8601.
+        ///
+        /// ```swift
+        /// let (cents, currency, note) = (4900, "usd", String?.none)
+        /// let action = try Action(goal: "resolve_refund_request", tool: "stripe.refund.create",
+        ///                         args: ["amount": cents, "currency": currency, "note": note])
+        /// ```
+        ///
+        /// - Throws: ``ActPassError`` of the kind ``ActPassError/Kind/argument``, naming the argument that cannot be encoded.
+        @_disfavoredOverload
+        public init(
+            goal: String,
+            tool: String,
+            resource: String = "",
+            args: [String: (any Encodable)?],
+            userID: String? = nil,
+            passport: String? = nil,
+            mode: Mode? = nil,
+            idempotencyKey: String? = nil,
+            audience: String? = nil,
+            approvalRequestID: String? = nil,
+            toolManifestHash: String? = nil,
+            waitForApproval: Duration? = nil
+        ) throws {
+            var members: [String: JSONValue] = [:]
+            for (name, value) in args {
+                members[name] = try value.map { try JSONValue(encoding: $0, as: "args.\(name)") } ?? .null
+            }
+            self.init(
+                goal: goal, tool: tool, resource: resource, args: .object(members),
+                userID: userID, passport: passport, mode: mode, idempotencyKey: idempotencyKey, audience: audience,
+                approvalRequestID: approvalRequestID, toolManifestHash: toolManifestHash,
+                waitForApproval: waitForApproval
+            )
+        }
+
         var native: NativeAction {
             NativeAction(
                 goal: goal,
@@ -139,7 +176,7 @@ extension ActPass {
                 resource: resource,
                 args: args.json,
                 userId: userID,
-                passport: passport,
+                passport: hiddenPassport,
                 mode: mode?.native,
                 idempotencyKey: idempotencyKey,
                 audience: audience,

@@ -20,11 +20,14 @@ extension ActPass {
 
     /// An action that waits for a person: small, without secrets, and made to be kept until somebody decided, also in
     /// another process. ``resume(_:passport:waitForApproval:recordOutcome:isolation:execute:)`` guards it again.
-    public struct PendingApproval: Sendable, Hashable, Codable {
+    public struct PendingApproval: Sendable, Hashable, Codable, CustomStringConvertible {
         /// The approval's id.
         public let id: String
         /// All of it as a JSON object, to keep.
         public let json: String
+
+        /// Its id: `PendingApproval(apr_123)`.
+        public var description: String { "PendingApproval(\(id))" }
 
         /// All members; `args` holds the action's arguments, for the closure to use what was approved.
         public var members: [String: JSONValue] { JSONValue(checked: json).objectValue ?? [:] }
@@ -66,6 +69,16 @@ extension ActPass {
         /// All members.
         public var members: [String: JSONValue] { JSONValue(checked: json).objectValue ?? [:] }
 
+        /// Makes one, for tests.
+        public init(id: String, status: Status, decidedBy: String? = nil) {
+            self.status = status
+            self.decidedBy = decidedBy
+            let members: JSONValue = [
+                "id": .string(id), "status": .string(status.rawValue), "decided_by": .init(decidedBy),
+            ]
+            json = members.json
+        }
+
         init(_ native: NativeApproval) {
             status = Status(native.status)
             decidedBy = native.decidedBy
@@ -73,7 +86,7 @@ extension ActPass {
         }
 
         /// What became of an approval.
-        public enum Status: Sendable, Hashable, CaseIterable {
+        public enum Status: String, Sendable, Hashable, CaseIterable {
             /// A person approved it.
             case approved
             /// Its deadline passed.

@@ -1,4 +1,5 @@
 internal import ActPassBridge
+internal import ActPassSecret
 
 /// What the gateway decided, kept whole.
 public typealias Decision = ActPass.Decision
@@ -11,10 +12,10 @@ extension ActPass {
     public struct Decision: Sendable, Hashable, CustomStringConvertible {
         /// The decision itself.
         public let word: Word
-        /// The stable, dotted reason, such as `refund.small_in_scope`: branch and alert on it. Empty where the gateway gave
+        /// The stable, dotted reason, such as `refund.small_in_scope`: branch and alert on it. `unspecified` if the gateway sent
         /// none.
         public let reasonCode: String
-        /// How much the action could damage: `low`, `medium`, `high` or `critical`.
+        /// How much the action could damage: `low`, `medium`, `high` or `critical`; `nil` if the gateway sent none.
         public let riskTier: String?
         /// Why it is as it is.
         public let explain: Explain
@@ -22,6 +23,8 @@ extension ActPass {
         public let evidenceEventID: String?
         /// The approval that can be waited for.
         public let approvalRequestID: String?
+        /// The `x-request-id` of the gateway's answer; `nil` if it sent none.
+        public let requestID: String?
         /// The whole decision as it came, a JSON object; a credential was taken out.
         public let json: String
 
@@ -31,17 +34,28 @@ extension ActPass {
         /// A member by its name on the wire.
         public subscript(name: String) -> JSONValue? { members[name] }
 
-        /// The decision as it came.
-        public var description: String { "Decision(\(json))" }
+        /// The word, the reason code and the summary: `deny (refund.too_large): the amount is over the limit`.
+        public var description: String {
+            let why = explain.summary.isEmpty ? "" : ": \(explain.summary)"
+            return "\(word) (\(reasonCode))\(why)"
+        }
+
+        /// Reads a decision as an answer of a gateway is read, for tests: `Decision(["decision": "deny"])`.
+        ///
+        /// - Throws: ``ActPassError`` of the kind ``ActPassError/Kind/argument`` for what is not a decision.
+        public init(_ json: JSONValue) throws {
+            self.init(try enter { try nativeDecision(json: json.json) })
+        }
 
         init(_ native: NativeDecision) {
             word = Word(rawValue: native.word)
-            reasonCode = native.reasonCode ?? ""
+            reasonCode = native.reasonCode
             riskTier = native.riskTier
             explain = Explain(
                 summary: native.summary, matchedRules: native.matchedRules, nextSteps: native.nextSteps)
             evidenceEventID = native.evidenceEventId
             approvalRequestID = native.approvalRequestId
+            requestID = native.requestId
             json = native.json
         }
 
@@ -92,17 +106,17 @@ extension ActPass {
         public struct Explain: Sendable, Hashable {
             /// A sentence; empty where there is none.
             public let summary: String
-            /// The rules that matched.
+            /// The rules that matched; empty if the gateway sent none.
             public let matchedRules: [String]
-            /// What can be done about it, in sentences.
+            /// What can be done about it, in sentences; empty if the gateway sent none.
             public let nextSteps: [String]
         }
     }
 
     /// A secret that the gateway's vault holds for a tool. It shows itself to nobody who does not ask for ``token``.
     public struct Credential: Sendable, Hashable, CustomStringConvertible {
-        let hiddenToken: Hidden
-        let hiddenJSON: Hidden
+        let hiddenToken: Secret
+        let hiddenJSON: Secret
         /// When it ends, as the gateway wrote it.
         public let expiresAt: String?
 
@@ -113,9 +127,16 @@ extension ActPass {
         /// Nothing of it.
         public var description: String { "Credential([redacted])" }
 
+        /// Makes a credential, for tests.
+        public init(token: String, expiresAt: String? = nil) {
+            hiddenToken = Secret(token)
+            hiddenJSON = Secret(JSONValue(["token": .string(token), "expires_at": .init(expiresAt)]).json)
+            self.expiresAt = expiresAt
+        }
+
         init(_ native: NativeCredential) {
-            hiddenToken = Hidden(native.token)
-            hiddenJSON = Hidden(native.json)
+            hiddenToken = native.token
+            hiddenJSON = native.json
             expiresAt = native.expiresAt
         }
     }

@@ -40,6 +40,13 @@ extension ActPass {
         /// The whole answer, a JSON object.
         public let json: String
 
+        /// Makes one, for tests.
+        public init(eventID: String, currentEventHash: String? = nil) {
+            self.eventID = eventID
+            self.currentEventHash = currentEventHash
+            json = JSONValue(["event_id": .string(eventID), "current_event_hash": .init(currentEventHash)]).json
+        }
+
         init(_ native: NativeRecorded) {
             eventID = native.eventId
             currentEventHash = native.currentEventHash

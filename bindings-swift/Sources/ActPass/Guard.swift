@@ -1,4 +1,5 @@
 internal import ActPassBridge
+internal import ActPassSecret
 
 /// What a guard reports.
 public typealias Outcome<Value> = ActPass.Outcome<Value>
@@ -20,7 +21,8 @@ extension ActPass {
     ///   - action: What the agent is about to do.
     ///   - recordOutcome: Whether to record in the gateway's ledger how the closure ended. What came of it is in
     ///     ``Execution/evidence`` or ``Execution/evidenceError``, and changes nothing else. A hash of the result is recorded
-    ///     with it where the result is `Encodable` and has a canonical form.
+    ///     with it where the result is `Encodable` and has a canonical form. An action that is cancelled while it runs is
+    ///     recorded as `cancelled`, within one second and without delaying the cancellation.
     ///   - isolation: The actor that `execute` runs on: the caller's, without any doing.
     ///   - execute: What to run. What it returns and what it throws is reported as it is, the very value. A lazy sequence of the
     ///     standard library (`lazy.map`, `AsyncMapSequence` and their like) is no result, because its body has not run: it is
@@ -37,7 +39,24 @@ extension ActPass {
     ) async throws -> Outcome<Value> {
         let (native, asked) = (native, action.native)
         let verdict = try await call { try await native.authorize(action: asked, cancel: $0) }
-        return try await settle(verdict, recordOutcome: recordOutcome, execute: execute)
+        return try await settle(verdict, tool: action.tool, recordOutcome: recordOutcome, execute: execute)
+    }
+
+    /// The same for a function by its name, a stored closure or a method, which return what is `Sendable`.
+    ///
+    /// ```swift
+    /// let outcome = try await actpass.guard(action, execute: bank.refund)
+    /// ```
+    @_disfavoredOverload
+    public func `guard`<Value: Sendable>(
+        _ action: Action,
+        recordOutcome: Bool = false,
+        isolation: isolated (any Actor)? = #isolation,
+        execute: (ExecutionContext) async throws -> Value
+    ) async throws -> Outcome<Value> {
+        try await self.guard(action, recordOutcome: recordOutcome, isolation: isolation) { context in
+            try await execute(context)
+        }
     }
 
     /// Guards an action that was blocked because a person had to approve it, once somebody decided: in this process or
@@ -62,23 +81,44 @@ extension ActPass {
         execute: (ExecutionContext) async throws -> sending Value
     ) async throws -> Outcome<Value> {
         let (native, kept, wait) = (native, pending.json, waitForApproval?.inSeconds)
+        let spent = passport.map(Secret.init)
         let verdict = try await call {
             try await native.authorizePending(
-                pending: kept, passport: passport, waitForApproval: wait, cancel: $0)
+                pending: kept, passport: spent, waitForApproval: wait, cancel: $0)
         }
-        return try await settle(verdict, recordOutcome: recordOutcome, execute: execute)
+        let tool = pending.members["tool"]?.stringValue ?? ""
+        return try await settle(verdict, tool: tool, recordOutcome: recordOutcome, execute: execute)
+    }
+
+    /// The same for a function by its name, a stored closure or a method, which return what is `Sendable`.
+    @_disfavoredOverload
+    public func resume<Value: Sendable>(
+        _ pending: PendingApproval,
+        passport: String? = nil,
+        waitForApproval: Duration? = nil,
+        recordOutcome: Bool = false,
+        isolation: isolated (any Actor)? = #isolation,
+        execute: (ExecutionContext) async throws -> Value
+    ) async throws -> Outcome<Value> {
+        try await resume(
+            pending, passport: passport, waitForApproval: waitForApproval, recordOutcome: recordOutcome,
+            isolation: isolation
+        ) { context in
+            try await execute(context)
+        }
     }
 
     /// Runs what the verdict permits, and reports.
     private func settle<Value>(
         _ verdict: NativeVerdict,
+        tool: String,
         recordOutcome: Bool,
         isolation: isolated (any Actor)? = #isolation,
         execute: (ExecutionContext) async throws -> sending Value
     ) async throws -> Outcome<Value> {
         switch verdict {
         case .blocked(let blocked):
-            return .blocked(Decision(blocked.decision), Block(blocked))
+            return .blocked(Decision(blocked.decision), Block(blocked, tool: tool))
         case .proceed(let permit):
             // A task that was cancelled while the verdict was on its way runs nothing either.
             try Task.checkCancellation()
@@ -88,6 +128,8 @@ extension ActPass {
                 value = try await execute(context)
                 try refuseUnrun(value)
             } catch let error as CancellationError where Task.isCancelled {
+                // Nothing waits for this record, and its failure does not replace the cancellation.
+                if recordOutcome { try? native.recordStop(permit: permit) }
                 throw error
             } catch {
                 let evidence = recordOutcome ? await record(permit, returned: false, response: nil) : nil
@@ -132,6 +174,12 @@ extension ActPass {
         /// The decision under which the closure runs.
         public let decision: Decision
 
+        /// Makes one, for tests of a function that a guard runs.
+        public init(decision: Decision, credential: Credential? = nil) {
+            self.decision = decision
+            self.credential = credential
+        }
+
         init(_ native: NativeContext) {
             credential = native.credential.map(Credential.init)
             decision = Decision(native.decision)
@@ -160,6 +208,23 @@ extension ActPass {
             switch self {
             case .blocked: false
             case .executed, .failed: true
+            }
+        }
+
+        /// What the closure returned, or the reason why there is nothing.
+        ///
+        /// ```swift
+        /// let receipt = try await actpass.guard(action) { _ in try await refund() }.unwrap()
+        /// ```
+        ///
+        /// - Throws: ``ActionBlocked`` if the closure did not run; what the closure threw, the very error, if it did.
+        public func unwrap() throws -> Value {
+            switch self {
+            case .executed(let value, _): return value
+            case .blocked(let decision, let block):
+                throw ActionBlocked(
+                    tool: block.tool, decision: decision, error: block.error, approval: block.approval)
+            case .failed(let error, _): throw error
             }
         }
 
@@ -211,6 +276,17 @@ extension ActPass {
         /// Why it was not, where it was to be.
         public let evidenceError: ActPassError?
 
+        /// Makes one, for tests.
+        public init(
+            decision: Decision, gateError: ActPassError? = nil, evidence: RecordedEvidence? = nil,
+            evidenceError: ActPassError? = nil
+        ) {
+            self.decision = decision
+            self.gateError = gateError
+            self.evidence = evidence
+            self.evidenceError = evidenceError
+        }
+
         init(_ settled: NativeSettled, _ recorded: Result<RecordedEvidence, ActPassError>?) {
             decision = Decision(settled.decision)
             gateError = settled.failure.map { ActPassError($0) }
@@ -228,8 +304,18 @@ extension ActPass {
         public let error: ActPassError?
         /// What to keep in order to run the action once a person has approved it; `nil` where nothing can be waited for.
         public let approval: PendingApproval?
+        /// The tool that was not used.
+        public let tool: String
 
-        init(_ native: NativeBlocked) {
+        /// Makes one, for tests.
+        public init(tool: String, error: ActPassError? = nil, approval: PendingApproval? = nil) {
+            self.tool = tool
+            self.error = error
+            self.approval = approval
+        }
+
+        init(_ native: NativeBlocked, tool: String) {
+            self.tool = tool
             error = native.failure.map { ActPassError($0) }
             approval = native.approval.map(PendingApproval.init)
         }
@@ -237,3 +323,29 @@ extension ActPass {
 }
 
 extension ActPass.Outcome: Sendable where Value: Sendable {}
+
+extension ActPass.Outcome: CustomStringConvertible, CustomDebugStringConvertible {
+    /// What happened, and under which decision: `blocked: deny (refund.too_large): the amount is over the limit`.
+    public var description: String {
+        switch self {
+        case .executed(let value, let execution):
+            "executed \(String(reflecting: value)): \(execution)"
+        case .blocked(let decision, let block):
+            "blocked: \(decision)\(block.error.map { " [\($0)]" } ?? "")\(block.approval.map { ", \($0)" } ?? "")"
+        case .failed(let error, let execution):
+            "failed with \(String(reflecting: error)): \(execution)"
+        }
+    }
+
+    /// The same, for debuggers.
+    public var debugDescription: String { description }
+}
+
+extension ActPass.Execution: CustomStringConvertible {
+    /// The decision, how the gate failed, and the ledger entry.
+    public var description: String {
+        "\(decision)\(gateError.map { " [\($0)]" } ?? "")"
+            + "\(evidence.map { ", recorded as \($0.eventID)" } ?? "")"
+            + "\(evidenceError.map { ", not recorded: \($0)" } ?? "")"
+    }
+}

@@ -1,5 +1,5 @@
-import Foundation
 internal import ActPassBridge
+internal import ActPassSecret
 
 extension ActPass {
     /// The SHA-256, in hex, of the canonical JSON (RFC 8785) of `payload`.
@@ -25,7 +25,7 @@ extension ActPass {
     ///
     /// - Throws: As ``hashPayload(_:)-(JSONValue)``.
     public static func signPayload(_ payload: JSONValue, secret: String) throws -> String {
-        try enter { try nativeSignPayload(secret: Data(secret.utf8), payload: payload.json) }
+        try enter { try nativeSignPayload(secret: Secret(secret), payload: payload.json) }
     }
 
     /// The same for a value of a type of your own.

@@ -4,8 +4,17 @@ internal import ActPassBridge
 /// A JSON value. It can be written as a literal:
 ///
 /// ```swift
-/// let args: JSONValue = ["amount": 4900, "currency": "usd", "tags": ["late", nil]]
-/// let fromVariables: JSONValue = ["amount": JSONValue(cents), "note": JSONValue(note)]
+/// var args: JSONValue = ["amount": 4900, "currency": "usd", "tags": ["late", nil]]
+/// ```
+///
+/// and from variables, also optional ones, for which `nil` is `null`:
+///
+/// ```swift
+/// let (cents, note, due) = (4900, String?.none, Date(timeIntervalSince1970: 1_750_000_000))
+/// var order: JSONValue = ["amount": .init(cents), "note": .init(note), "due": .init(due)]
+/// order["customer"]["name"] = "Ada"
+/// print(order)
+/// // {"amount":4900,"customer":{"name":"Ada"},"due":"2025-06-15T15:06:40Z","note":null}
 /// ```
 ///
 /// A number keeps its text, so nothing is lost of one that came from a gateway.
@@ -25,35 +34,92 @@ public enum JSONValue: Sendable, Hashable {
 
     /// A boolean.
     public init(_ value: Bool) { self = .bool(value) }
+    /// A boolean or `null`.
+    public init(_ value: Bool?) { self = value.map { .bool($0) } ?? .null }
     /// A whole number.
     public init(_ value: some BinaryInteger) { self = .number(JSONNumber(value)) }
-    /// A number. NaN and infinity are none in JSON: a call with them throws.
+    /// A whole number or `null`.
+    public init(_ value: (some BinaryInteger)?) { self = value.map { .number(JSONNumber($0)) } ?? .null }
+    /// A number. NaN and infinity are none in JSON: a call with them throws, and names their place.
     public init(_ value: Double) { self = .number(JSONNumber(value)) }
+    /// A number or `null`.
+    public init(_ value: Double?) { self = value.map { .number(JSONNumber($0)) } ?? .null }
+    /// A number, with the digits that it is shown with.
+    public init(_ value: Float) { self = .number(JSONNumber(text: "\(value)")) }
+    /// A number or `null`.
+    public init(_ value: Float?) { self = value.map { JSONValue($0) } ?? .null }
+    /// A decimal number, with all of its digits.
+    public init(_ value: Decimal) { self = .number(JSONNumber(text: value.description)) }
+    /// A decimal number or `null`.
+    public init(_ value: Decimal?) { self = value.map { JSONValue($0) } ?? .null }
     /// A string.
     public init(_ value: some StringProtocol) { self = .string(String(value)) }
+    /// A string or `null`.
+    public init(_ value: (some StringProtocol)?) { self = value.map { .string(String($0)) } ?? .null }
+    /// A point in time as ISO 8601 writes it, in UTC: `2026-03-14T15:09:26Z`, with milliseconds if it has any. A date outside of
+    /// the years 1583 to 9999 becomes NaN, so that a call with it throws.
+    public init(_ value: Date) { self = value.iso8601.map { .string($0) } ?? .init(Double.nan) }
+    /// A point in time or `null`.
+    public init(_ value: Date?) { self = value.map { JSONValue($0) } ?? .null }
+    /// The text of a UUID, in lower case.
+    public init(_ value: UUID) { self = .string(value.uuidString.lowercased()) }
+    /// The text of a UUID or `null`.
+    public init(_ value: UUID?) { self = value.map { JSONValue($0) } ?? .null }
+    /// The text of a URL.
+    public init(_ value: URL) { self = .string(value.absoluteString) }
+    /// The text of a URL or `null`.
+    public init(_ value: URL?) { self = value.map { JSONValue($0) } ?? .null }
+    /// The value itself.
+    public init(_ value: JSONValue) { self = value }
+    /// The value itself or `null`.
+    public init(_ value: JSONValue?) { self = value ?? .null }
+    /// An array.
+    public init(_ items: [JSONValue]) { self = .array(items) }
+    /// An array of strings.
+    public init(_ items: [some StringProtocol]) { self = .array(items.map { .string(String($0)) }) }
+    /// An array of whole numbers.
+    public init(_ items: [some BinaryInteger]) { self = .array(items.map { .number(JSONNumber($0)) }) }
+    /// An array of numbers.
+    public init(_ items: [Double]) { self = .array(items.map { .number(JSONNumber($0)) }) }
+    /// An object.
+    public init(_ members: [String: JSONValue]) { self = .object(members) }
+    /// An object of strings.
+    public init(_ members: [String: some StringProtocol]) {
+        self = .object(members.mapValues { .string(String($0)) })
+    }
 
     /// Encodes a value of a type of your own.
     ///
     /// - Parameters:
     ///   - value: The value.
-    ///   - encoder: How; by default with `JSONEncoder`'s defaults.
-    /// - Throws: ``ActPassError`` of the kind ``ActPassError/Kind/argument`` where that fails, for NaN among other things.
-    public init(encoding value: some Encodable, with encoder: JSONEncoder = JSONEncoder()) throws {
+    ///   - encoder: How; by default as `JSONEncoder` does, and dates as ``init(_:)-(Date)`` does.
+    /// - Throws: ``ActPassError`` of the kind ``ActPassError/Kind/argument``, naming the place: `value.order.price: …`.
+    public init(encoding value: some Encodable, with encoder: JSONEncoder? = nil) throws {
         try self.init(encoding: value, as: "value", with: encoder)
     }
 
-    init(encoding value: some Encodable, as member: String, with encoder: JSONEncoder = JSONEncoder()) throws {
+    init(encoding value: some Encodable, as member: String, with encoder: JSONEncoder? = nil) throws {
         if let value = value as? JSONValue {
             self = value
             return
         }
         let text: String
         do {
-            text = String(decoding: try encoder.encode(value), as: UTF8.self)
+            text = String(decoding: try (encoder ?? .actPass).encode(value), as: UTF8.self)
+        } catch EncodingError.invalidValue(let found, let context) {
+            throw argumentError(context.codingPath.path(from: member), Self.problem(found, context))
         } catch {
             throw argumentError(member, "cannot be encoded: \(error)")
         }
-        try self.init(parsing: text)
+        try self.init(parsing: text, as: member)
+    }
+
+    private static func problem(_ found: Any, _ context: EncodingError.Context) -> String {
+        switch found {
+        case let number as Double where !number.isFinite: "expected a finite number, found \(number)"
+        case let number as Float where !number.isFinite: "expected a finite number, found \(number)"
+        default: "cannot be encoded: \(context.debugDescription)"
+        }
     }
 
     /// Reads a JSON text.
@@ -61,11 +127,15 @@ public enum JSONValue: Sendable, Hashable {
     /// - Throws: ``ActPassError`` of the kind ``ActPassError/Kind/argument`` for what is not exactly one value, or could be read in two
     ///   ways: a key given twice, more than 128 levels.
     public init(parsing text: String) throws {
-        try enter { try nativeCheckJson(text: text) }
+        try self.init(parsing: text, as: "json")
+    }
+
+    private init(parsing text: String, as member: String) throws {
+        try enter { try nativeCheckJson(member: member, text: text) }
         var reader = Reader(text)
         self = reader.value()
         if reader.dropped {
-            throw argumentError("json", "expected each key once, found two that are the same text in Unicode")
+            throw argumentError(member, "expected each key once, found two that are the same text in Unicode")
         }
     }
 
@@ -82,12 +152,33 @@ public enum JSONValue: Sendable, Hashable {
         return text
     }
 
+    /// A value of a type of your own; dates as ISO 8601 writes them.
+    ///
+    /// ```swift
+    /// struct Refund: Decodable { var amount: Int; var currency: String }
+    /// let args: JSONValue = ["amount": 4900, "currency": "usd"]
+    /// let refund = try args.decoded(as: Refund.self)
+    /// ```
+    ///
+    /// - Throws: `DecodingError`, as `JSONDecoder` does.
+    public func decoded<Value: Decodable>(as type: Value.Type = Value.self) throws -> Value {
+        try JSONDecoder.actPass.decode(type, from: Data(json.utf8))
+    }
+
+    /// Whether it is `null`.
+    public var isNull: Bool { self == .null }
     /// The boolean, if it is one.
     public var boolValue: Bool? { if case .bool(let value) = self { value } else { nil } }
     /// The whole number, if it is one that fits.
     public var intValue: Int? { if case .number(let value) = self { value.intValue } else { nil } }
     /// The number, as near as a double comes to it, if it is one.
     public var doubleValue: Double? { if case .number(let value) = self { value.doubleValue } else { nil } }
+    /// The number with all of its digits, if it is one.
+    public var decimalValue: Decimal? {
+        if case .number(let value) = self { Decimal(string: value.description, locale: nil) } else { nil }
+    }
+    /// The point in time, if it is a string as ISO 8601 writes one, with a time zone.
+    public var dateValue: Date? { stringValue.flatMap(Date.init(iso8601:)) }
     /// The string, if it is one.
     public var stringValue: String? { if case .string(let value) = self { value } else { nil } }
     /// The items, if it is an array.
@@ -96,7 +187,129 @@ public enum JSONValue: Sendable, Hashable {
     public var objectValue: [String: JSONValue]? { if case .object(let value) = self { value } else { nil } }
 
     /// The member of an object, if it is one and has it.
-    public subscript(name: String) -> JSONValue? { objectValue?[name] }
+    ///
+    /// Setting makes a value that is no object one first; `nil` removes the member, and `.null` is a value like any other.
+    ///
+    /// ```swift
+    /// var args: JSONValue = [:]
+    /// args["order"]["amount"] = 4900
+    /// args["order"]["note"] = .null
+    /// ```
+    public subscript(name: String) -> JSONValue? {
+        get { objectValue?[name] }
+        set {
+            var members = objectValue ?? [:]
+            // Without the second reference, setting copies nothing.
+            self = .null
+            members[name] = newValue
+            self = .object(members)
+        }
+    }
+
+    /// The item of an array, if it is one and has it.
+    ///
+    /// Setting replaces the item; `nil` removes it. The index one past the last appends.
+    ///
+    /// - Precondition: To set, the value is an array, and the index is not beyond one past its last item.
+    public subscript(index: Int) -> JSONValue? {
+        get {
+            guard let items = arrayValue, items.indices.contains(index) else { return Optional.none }
+            return items[index]
+        }
+        set {
+            guard var items = arrayValue else { preconditionFailure("expected an array, found \(json)") }
+            self = .null
+            switch newValue {
+            case let item? where index == items.count: items.append(item)
+            case let item?: items[index] = item
+            case nil: items.remove(at: index)
+            }
+            self = .array(items)
+        }
+    }
+
+}
+
+extension JSONValue? {
+    /// As ``JSONValue/subscript(_:)-(String)``; nothing becomes an object when a member of it is set.
+    public subscript(name: String) -> JSONValue? {
+        get { self?[name] }
+        set {
+            if case (.none, .none) = (self, newValue) { return }
+            var value = self ?? .null
+            value[name] = newValue
+            self = value
+        }
+    }
+
+    /// As ``JSONValue/subscript(_:)-(Int)``.
+    public subscript(index: Int) -> JSONValue? {
+        get { self?[index] }
+        set {
+            var value = self ?? .array([])
+            value[index] = newValue
+            self = value
+        }
+    }
+}
+
+extension [any CodingKey] {
+    /// `member.order.items[2]`
+    fileprivate func path(from member: String) -> String {
+        reduce(into: member) { $0 += $1.intValue.map { "[\($0)]" } ?? ".\($1.stringValue)" }
+    }
+}
+
+extension JSONEncoder {
+    fileprivate static var actPass: JSONEncoder {
+        let encoder = JSONEncoder()
+        encoder.dateEncodingStrategy = .custom { date, encoder in
+            var container = encoder.singleValueContainer()
+            guard let text = date.iso8601 else {
+                let problem = "expected a date of the years 1583 to 9999"
+                throw EncodingError.invalidValue(
+                    date, .init(codingPath: encoder.codingPath, debugDescription: problem))
+            }
+            try container.encode(text)
+        }
+        return encoder
+    }
+}
+
+extension JSONDecoder {
+    fileprivate static var actPass: JSONDecoder {
+        let decoder = JSONDecoder()
+        decoder.dateDecodingStrategy = .custom { decoder in
+            let container = try decoder.singleValueContainer()
+            guard let date = Date(iso8601: try container.decode(String.self)) else {
+                throw DecodingError.dataCorruptedError(
+                    in: container, debugDescription: "expected a date as ISO 8601 writes it")
+            }
+            return date
+        }
+        return decoder
+    }
+}
+
+extension Date {
+    fileprivate var iso8601: String? {
+        guard (-12_212_553_600..<253_402_300_799.9995).contains(timeIntervalSince1970) else { return nil }
+        let milliseconds = (timeIntervalSince1970 * 1000).rounded()
+        let hasFraction = milliseconds.truncatingRemainder(dividingBy: 1000) != 0
+        let rounded = Date(timeIntervalSince1970: milliseconds / 1000)
+        return (hasFraction ? Date.ISO8601FormatStyle.fractional : .whole).format(rounded)
+    }
+
+    fileprivate init?(iso8601 text: String) {
+        let styles = [Date.ISO8601FormatStyle.whole, .fractional]
+        guard let date = styles.lazy.compactMap({ try? $0.parse(text) }).first else { return nil }
+        self = date
+    }
+}
+
+extension Date.ISO8601FormatStyle {
+    fileprivate static var whole: Self { Self() }
+    fileprivate static var fractional: Self { Self(includingFractionalSeconds: true) }
 }
 
 /// A number of JSON, by its text.

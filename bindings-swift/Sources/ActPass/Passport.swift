@@ -1,4 +1,5 @@
 internal import ActPassBridge
+internal import ActPassSecret
 
 extension ActPass {
     /// Asks for a passport: signed leave to ask for certain actions for a few minutes, once.
@@ -48,24 +49,25 @@ extension ActPass {
     ) async throws -> PassportVerification {
         let native = native
         let wanted = NativeVerifyRequest(
-            token: token, audience: audience, agentId: agentID, userId: userID,
+            token: Secret(token), audience: audience, agentId: agentID, userId: userID,
             currentToolManifestHash: currentToolManifestHash, policyHash: policyHash)
         return PassportVerification(try await call { try await native.verifyPassport(wanted: wanted, cancel: $0) })
     }
 
     /// Verifies a passport with the gateway's public keys, which are fetched once and kept.
     ///
-    /// The signature (Ed25519), the issuer, the audience and the time are checked, and the tenant of this client, the agent
-    /// and the user if given. Clocks may differ by 10 seconds. That a passport was revoked or spent only the gateway knows.
-    /// The keys are fetched again after 10 minutes, and for a key that is not among them (at most every 30 seconds); if that
-    /// fails, those at hand serve until they are an hour old.
+    /// The signature (Ed25519), the issuer, the audience, the tenant and the time are checked, and the agent and the user if
+    /// given. Clocks may differ by 10 seconds. That a passport was revoked or spent only the gateway knows. The keys are
+    /// fetched again after 10 minutes, and for a key that is not among them (at most once a second); if that fails, those at
+    /// hand serve until they are an hour old.
     ///
     /// - Parameters:
     ///   - token: The passport.
     ///   - audience: Whom it is shown to.
-    ///   - issuer: Who must have issued it; the gateway, by its ``baseURL``, if not given.
+    ///   - issuer: Who must have issued it; the issuer that the key set names if not given, else the ``baseURL``.
     ///   - agentID: The agent that it must be made out to.
     ///   - userID: Who must have delegated.
+    ///   - tenantID: The tenant that it must be of; that of the key set if not given, else that of this client, else any.
     /// - Throws: ``ActPassError`` where there are no keys to verify with; `CancellationError`. A passport that is not valid throws
     ///   nothing.
     public func verifyPassportOffline(
@@ -73,11 +75,13 @@ extension ActPass {
         audience: String,
         issuer: String? = nil,
         agentID: String? = nil,
-        userID: String? = nil
+        userID: String? = nil,
+        tenantID: String? = nil
     ) async throws -> PassportVerification {
         let native = native
         let wanted = NativeOfflineVerifyRequest(
-            token: token, audience: audience, issuer: issuer, agentId: agentID, userId: userID)
+            token: Secret(token), audience: audience, issuer: issuer, agentId: agentID, userId: userID,
+            tenantId: tenantID)
         return PassportVerification(
             try await call { try await native.verifyPassportOffline(wanted: wanted, cancel: $0) })
     }
@@ -93,19 +97,32 @@ extension ActPass {
 
     /// A passport that was issued. It shows itself to nobody who does not ask for ``token``.
     public struct IssuedPassport: Sendable, Hashable, CustomStringConvertible {
-        let hiddenToken: Hidden
-        let hiddenJSON: Hidden
+        let hiddenToken: Secret
+        let hiddenJSON: Secret
 
         /// The passport itself, a compact JWS; a secret. Give it to ``Action/passport``.
         public var token: String { hiddenToken.exposed }
-        /// All members of the answer, such as `jwks_uri`, `jti` and `expires_at`; the token is among them.
+        /// The passport's id (`ap_…`), by which ``ActPass/revokePassport(_:reason:)`` knows it; `nil` if the gateway sent none.
+        public var jti: String? { members["jti"]?.stringValue }
+        /// When it expires, as the gateway wrote it; `nil` if the gateway sent none.
+        public var expiresAt: String? { members["expires_at"]?.stringValue }
+        /// Where the gateway's public keys are; `nil` if the gateway sent none.
+        public var jwksURI: String? { members["jwks_uri"]?.stringValue }
+        /// All members of the answer, in the wire's names; the token is among them.
         public var members: [String: JSONValue] { JSONValue(checked: hiddenJSON.exposed).objectValue ?? [:] }
         /// Nothing of it.
         public var description: String { "IssuedPassport([redacted])" }
 
+        /// Makes one, for tests.
+        public init(token: String, jti: String? = nil, expiresAt: String? = nil) {
+            hiddenToken = Secret(token)
+            hiddenJSON = Secret(
+                JSONValue(["token": .string(token), "jti": .init(jti), "expires_at": .init(expiresAt)]).json)
+        }
+
         init(_ native: NativeIssued) {
-            hiddenToken = Hidden(native.token)
-            hiddenJSON = Hidden(native.json)
+            hiddenToken = native.token
+            hiddenJSON = native.json
         }
     }
 
@@ -117,6 +134,15 @@ extension ActPass {
         public let errors: [String]
         /// The whole answer, a JSON object.
         public let json: String
+
+        /// Makes one, for tests.
+        public init(isValid: Bool, errors: [String] = [], claims: JSONValue? = nil) {
+            self.isValid = isValid
+            self.errors = errors
+            var members: JSONValue = ["valid": .bool(isValid), "errors": .init(errors)]
+            members["claims"] = claims
+            json = members.json
+        }
 
         /// What the passport says, if it is valid.
         public var claims: [String: JSONValue]? { JSONValue(checked: json).objectValue?["claims"]?.objectValue }

@@ -13,11 +13,16 @@ final class ArgumentTests: XCTestCase {
             ("tool: expected a non-empty string", { $0.tool = "" }),
             ("args: expected an object", { $0.args = [1] }),
             ("args: expected an object", { $0.args = nil }),
-            ("args", { $0.args = ["amount": JSONValue(Double.nan)] }),
-            ("args", { $0.args = ["amount": JSONValue(Double.infinity)] }),
-            ("args", { $0.args = deep }),
-            ("idempotency_key: expected a non-empty string", { $0.idempotencyKey = "" }),
-            ("wait_for_approval: expected seconds from 0", { $0.waitForApproval = .seconds(-1) }),
+            ("args.amount: expected a finite number, found nan", { $0.args = ["amount": JSONValue(Double.nan)] }),
+            ("args.amount: expected a finite number, found inf", { $0.args = ["amount": JSONValue(Double.infinity)] }),
+            ("args.a.b[1]: expected a finite number, found -inf", { $0.args = ["a": ["b": [1, .init(-Float.infinity)]]] }),
+            ("args[0]", { $0.args = [.init(Double.nan)] }),
+            ("args.due: expected a finite number", { $0.args = ["due": .init(Date(timeIntervalSince1970: .nan))] }),
+            (#"args.say "hi".x: expected a finite number"#, { $0.args = [#"say "hi""#: ["x": .init(Double.nan)]] }),
+            ("args.b: expected a finite number", { $0.args = ["a": "}],nan", "b": .init(Double.nan)] }),
+            ("args.a.a.a.a.a.a.a.a…: nested past 128 levels", { $0.args = deep }),
+            ("idempotencyKey: expected a non-empty string", { $0.idempotencyKey = "" }),
+            ("waitForApproval: expected seconds from 0", { $0.waitForApproval = .seconds(-1) }),
         ]
         for mode in Mode.allCases {
             let client = try ActPass.quick(gateway.baseURL, mode: mode)
@@ -49,17 +54,17 @@ final class ArgumentTests: XCTestCase {
 
     func testSettingsThatAreWrongAreNamed() throws {
         let cases: [(String, () throws -> ActPass)] = [
-            ("api_key", { try ActPass(apiKey: "") }),
-            ("base_url", { try ActPass(apiKey: "apk_x", baseURL: "gateway") }),
-            ("base_url", { try ActPass(apiKey: "apk_x", baseURL: "http://gateway.example") }),
+            ("apiKey", { try ActPass(apiKey: "") }),
+            ("baseURL", { try ActPass(apiKey: "apk_x", baseURL: "gateway") }),
+            ("baseURL", { try ActPass(apiKey: "apk_x", baseURL: "http://gateway.example") }),
             ("timeout", { try ActPass(apiKey: "apk_x", timeout: .zero) }),
             ("timeout", { try ActPass(apiKey: "apk_x", timeout: .seconds(-1)) }),
-            ("connect_timeout", { try ActPass(apiKey: "apk_x", connectTimeout: .zero) }),
-            ("max_retries", { try ActPass(apiKey: "apk_x", maxRetries: -1) }),
-            ("max_retries", { try ActPass(apiKey: "apk_x", maxRetries: .max) }),
-            ("circuit_failures", { try ActPass(apiKey: "apk_x", circuitFailures: -1) }),
-            ("tenant_id", { try ActPass(apiKey: "apk_x", tenantID: "a\nb") }),
-            ("ca", { try ActPass(apiKey: "apk_x", certificateAuthorities: "no PEM") }),
+            ("connectTimeout", { try ActPass(apiKey: "apk_x", connectTimeout: .zero) }),
+            ("maxRetries", { try ActPass(apiKey: "apk_x", maxRetries: -1) }),
+            ("maxRetries", { try ActPass(apiKey: "apk_x", maxRetries: .max) }),
+            ("circuitFailures", { try ActPass(apiKey: "apk_x", circuitFailures: -1) }),
+            ("tenantID", { try ActPass(apiKey: "apk_x", tenantID: "a\nb") }),
+            ("certificateAuthorities", { try ActPass(apiKey: "apk_x", certificateAuthorities: "no PEM") }),
         ]
         for (member, make) in cases {
             XCTAssertThrowsError(try make(), member) { error in
@@ -69,11 +74,135 @@ final class ArgumentTests: XCTestCase {
         }
         XCTAssertNoThrow(
             try ActPass(apiKey: "apk_x", baseURL: "http://gateway.example", dangerAllowInsecureHTTP: true))
+        XCTAssertThrowsError(try ActPass(apiKey: "apk_x", baseURL: "http://gateway.example")) {
+            XCTAssertTrue("\($0)".contains("dangerAllowInsecureHTTP"), "\($0)")
+        }
         let client = try ActPass(apiKey: apiKey, agentID: "tests", baseURL: "https://gateway.example/")
         XCTAssertEqual(client.baseURL, "https://gateway.example")
         XCTAssertEqual("\(client)", #"ActPass(baseURL: "https://gateway.example", agentID: "tests")"#)
         XCTAssertFalse(everythingShown(client).contains(apiKey))
         XCTAssertNil(Mode(rawValue: "Enforce"))
+    }
+
+    func testArgumentsOfCallsAreSpelledAsInSwift() async throws {
+        let client = try ActPass.quick("http://127.0.0.1:9")
+        let cases: [(String, () async throws -> Any)] = [
+            ("ttlSeconds", {
+                try await client.issuePassport(audience: "a", goal: "g", allowedTools: ["t"], ttlSeconds: -1)
+            }),
+            ("resourceConstraints.max[0]", {
+                try await client.issuePassport(
+                    audience: "a", goal: "g", allowedTools: ["t"],
+                    resourceConstraints: ["max": [.init(Double.nan)]])
+            }),
+            ("chainID", { try await client.recordEvidence("e", chainID: "") }),
+            ("metadata.a", { try await client.recordEvidence("e", chainID: "c", metadata: ["a": .init(Double.nan)]) }),
+            ("upTo", { try await client.waitForApproval("apr_1", upTo: .seconds(-1)) }),
+            ("payload.a", { try ActPass.hashPayload(["a": .init(Double.infinity)]) }),
+        ]
+        for (member, call) in cases {
+            let error = try await failure { try await call() }
+            XCTAssertEqual(error.kind, .argument)
+            XCTAssertTrue(error.message.hasPrefix("\(member): "), error.message)
+        }
+    }
+
+    func testArgumentsFromVariables() throws {
+        let (cents, note, due) = (4900, String?.none, Date(timeIntervalSince1970: 1_750_000_000))
+        let (exact, id) = (Decimal(string: "12.340000000000000001")!, UUID(uuidString: "A0000000-0000-4000-8000-000000000001")!)
+        let tags = ["late", "eu"]
+        let args: JSONValue = [
+            "amount": .init(cents), "note": .init(note), "due": .init(due), "exact": .init(exact), "id": .init(id),
+            "tags": .init(tags), "flag": .init(Bool?.some(true)), "count": .init(UInt8?.none), "share": .init(Float(0.1)),
+            "at": .init(Date?.some(due.addingTimeInterval(0.25))), "url": .init(URL(string: "https://a.example/x")),
+        ]
+        XCTAssertEqual(
+            args.json,
+            #"{"amount":4900,"at":"2025-06-15T15:06:40.250Z","count":null,"due":"2025-06-15T15:06:40Z","#
+                + #""exact":12.340000000000000001,"flag":true,"id":"a0000000-0000-4000-8000-000000000001","note":null,"#
+                + #""share":0.1,"tags":["late","eu"],"url":"https://a.example/x"}"#)
+        XCTAssertEqual(args["due"]?.dateValue, due)
+        XCTAssertEqual(args["at"]?.dateValue, due.addingTimeInterval(0.25))
+        XCTAssertEqual(args["exact"]?.decimalValue, exact)
+        XCTAssertEqual(args["note"]?.isNull, true)
+        XCTAssertNil(args["amount"]?.dateValue)
+        // Before 1970 and at the ends of what ISO 8601 writes with four digits.
+        XCTAssertEqual(JSONValue(Date(timeIntervalSince1970: -0.5)), "1969-12-31T23:59:59.500Z")
+        XCTAssertEqual(JSONValue(Date(timeIntervalSince1970: -12_212_553_600)), "1583-01-01T00:00:00Z")
+        XCTAssertEqual(JSONValue(Date(timeIntervalSince1970: 253_402_300_799)), "9999-12-31T23:59:59Z")
+        XCTAssertEqual(JSONValue(Date(timeIntervalSince1970: 0.9996)), "1970-01-01T00:00:01Z")
+        XCTAssertThrowsError(try ActPass.hashPayload(.init(Date(timeIntervalSince1970: 1e15))))
+    }
+
+    func testAnActionTakesVariables() throws {
+        let (cents, currency, note, due) = (4900, "usd", String?.none, Date(timeIntervalSince1970: 1_750_000_000))
+        let flag: Bool? = true
+        let nested: JSONValue = ["a": [1, "x"]]
+        let mixed = try Action(
+            goal: "g", tool: "t",
+            args: [
+                "amount": cents, "currency": currency, "note": note, "due": due, "flag": flag, "tags": ["a", "b"],
+                "nested": nested, "none": nil,
+            ])
+        let same: [String: Int] = ["amount": cents]
+        XCTAssertEqual(
+            mixed.args,
+            [
+                "amount": 4900, "currency": "usd", "note": nil, "due": "2025-06-15T15:06:40Z", "flag": true,
+                "tags": ["a", "b"], "nested": ["a": [1, "x"]], "none": nil,
+            ])
+        XCTAssertEqual(try Action(goal: "g", tool: "t", args: same).args, ["amount": 4900])
+        XCTAssertEqual(try Action(goal: "g", tool: "t", args: ["amount": cents]).args, ["amount": 4900])
+        // Literals need no `try`.
+        XCTAssertEqual(Action(goal: "g", tool: "t", args: ["amount": 4900, "tags": ["a", 1, nil]]).args["tags"], ["a", 1, nil])
+        XCTAssertThrowsError(try Action(goal: "g", tool: "t", args: ["name": currency, "price": Double.nan])) {
+            XCTAssertEqual("\($0)", "args.price: expected a finite number, found nan")
+        }
+    }
+
+    func testEncodableArguments() throws {
+        struct Order: Codable, Equatable {
+            struct Line: Codable, Equatable { var price: Double }
+            var due = Date(timeIntervalSince1970: 1_750_000_000)
+            var note: String?
+            var lines = [Line(price: 1.5)]
+        }
+        let action = try Action(goal: "g", tool: "t", args: Order())
+        XCTAssertEqual(action.args, ["due": "2025-06-15T15:06:40Z", "lines": [["price": 1.5]]])
+        XCTAssertEqual(try action.args.decoded(as: Order.self), Order())
+        let cases: [(String, Order)] = [
+            ("args.lines[1].price: expected a finite number, found nan", Order(lines: [.init(price: 1), .init(price: .nan)])),
+            ("args.lines[0].price: expected a finite number, found inf", Order(lines: [.init(price: .infinity)])),
+            ("args.due: cannot be encoded: expected a date of the years 1583 to 9999", Order(due: Date(timeIntervalSince1970: 1e15))),
+        ]
+        for (message, order) in cases {
+            XCTAssertThrowsError(try Action(goal: "g", tool: "t", args: order)) { XCTAssertEqual("\($0)", message) }
+        }
+        XCTAssertThrowsError(try ActPass.hashPayload([Double.nan])) {
+            XCTAssertEqual("\($0)", "payload[0]: expected a finite number, found nan")
+        }
+    }
+
+    func testMembersCanBeSet() {
+        var json: JSONValue = [:]
+        json["a"]["b"] = 1
+        json["a"]["c"]["d"] = "deep"
+        json["items"] = [1, 2]
+        json["items"][0] = 7
+        json["items"][2] = ["x": nil]
+        json["items"][2]["x"] = true
+        XCTAssertEqual(json.json, #"{"a":{"b":1,"c":{"d":"deep"}},"items":[7,2,{"x":true}]}"#)
+        json["a"]["c"] = nil
+        json["a"]["b"] = .null
+        json["items"][1] = nil
+        json["none"]["x"] = nil
+        XCTAssertEqual(json.json, #"{"a":{"b":null},"items":[7,{"x":true}]}"#)
+        json["a"]?["e"] = 2
+        XCTAssertEqual(json["a"]["e"], 2)
+        XCTAssertNil(json["a"]["missing"]["x"])
+        XCTAssertNil(json["items"][9])
+        json["items"]["now"] = "an object"
+        XCTAssertEqual(json["items"], ["now": "an object"])
     }
 
     func testNothingShowsAPassport() throws {

@@ -82,7 +82,11 @@ final class CallTests: XCTestCase {
             audience: audience, goal: refund.goal, allowedTools: [refund.tool], allowedResources: [refund.resource],
             resourceConstraints: ["max_amount": 10_000, "currency": "usd"], ttlSeconds: 120)
         XCTAssertFalse(everythingShown(issued).contains(issued.token))
-        let jti = try XCTUnwrap(issued.members["jti"]?.stringValue)
+        let jti = try XCTUnwrap(issued.jti)
+        XCTAssertEqual(issued.members["jti"]?.stringValue, jti)
+        XCTAssertNotNil(issued.members["expires_at"]?.dateValue)
+        XCTAssertEqual(issued.expiresAt, issued.members["expires_at"]?.stringValue)
+        XCTAssertEqual(issued.jwksURI?.hasSuffix("/.well-known/jwks.json"), true)
 
         let verified = try await client.verifyPassport(issued.token, audience: audience)
         XCTAssertTrue(verified.isValid, "\(verified.errors)")
@@ -159,6 +163,46 @@ final class CallTests: XCTestCase {
 
         let again = try await client.resume(pending) { _ in 2 }
         XCTAssertFalse(again.wasExecuted, "an approval is spent once: \(again.decision.json)")
+    }
+
+    func testLimitsOfCallsAreThoseOfTheHandle() async throws {
+        let gateway = try Hostile.play(steps: ["do": "respond", "status": 503, "body": ""])
+        defer { gateway.stop() }
+        let client = try ActPass(apiKey: apiKey, baseURL: gateway.baseURL, maxRetries: 0, circuitFailures: 0)
+        _ = try await client.guard(refund) { _ in 1 }
+        XCTAssertEqual(try gateway.seen().count, 1)
+        _ = try await client.with(maxRetries: 1).guard(refund) { _ in 1 }
+        XCTAssertEqual(try gateway.seen().count, 3)
+
+        let silent = try Hostile.play(steps: ["do": "hang", "at": "request"])
+        defer { silent.stop() }
+        let trace = "00-0af7651916cd43dd8448eb211c80319c-b7ad6b7169203331-01"
+        let quick = try ActPass.quick(silent.baseURL, timeout: .seconds(600)).with(timeout: .milliseconds(200))
+        let outcome = try await quick.inTrace(trace).guard(refund) { _ in 1 }
+        XCTAssertEqual(outcome.decision.reasonCode, "actpass.timeout")
+        for (member, make) in [
+            ("timeout", { try client.with(timeout: .zero) }), ("timeout", { try client.with(timeout: .seconds(-1)) }),
+            ("maxRetries", { try client.with(maxRetries: 11) }), ("maxRetries", { try client.with(maxRetries: -1) }),
+        ] as [(String, () throws -> ActPass)] {
+            XCTAssertThrowsError(try make()) {
+                XCTAssertEqual(($0 as? ActPassError)?.kind, .argument)
+                XCTAssertTrue("\($0)".hasPrefix("\(member): "), "\($0)")
+            }
+        }
+    }
+
+    func testRequestIDsAreOnDecisionsAndErrors() async throws {
+        let headers: JSONValue = ["x-request-id": "req_7"]
+        let gateway = try Hostile.play(
+            steps: ["do": "respond", "json": ["decision": "deny"], "headers": headers],
+            ["do": "respond", "status": 500, "json": [:], "headers": headers])
+        defer { gateway.stop() }
+        let client = try ActPass.quick(gateway.baseURL)
+        let denied = try await client.guard(refund) { _ in 1 }
+        XCTAssertEqual(denied.decision.requestID, "req_7")
+        let failed = try await client.guard(refund) { _ in 1 }
+        XCTAssertEqual((failed.error as? ActPassError)?.requestID, "req_7")
+        XCTAssertEqual(failed.decision.requestID, "req_7")
     }
 
     func testTheCircuitOpens() async throws {

@@ -276,6 +276,30 @@ final class GuardTests: XCTestCase {
         }
     }
 
+    /// The record of a stop is sent, and delays nothing: the gateway here answers it never.
+    func testAnActionThatIsStoppedIsRecorded() async throws {
+        let gateway = try Hostile.play(steps: answer(allow), ["do": "hang", "at": "request"])
+        defer { gateway.stop() }
+        let client = try ActPass.quick(gateway.baseURL)
+        let started = Counter()
+        let task = Task {
+            try await client.guard(refund, recordOutcome: true) { _ in
+                started.count()
+                try await Task.sleep(for: .seconds(60))
+            }
+        }
+        while started.total == 0 { try await Task.sleep(for: .milliseconds(5)) }
+        task.cancel()
+        let ended = await task.result
+        XCTAssertThrowsError(try ended.get()) { XCTAssertTrue($0 is CancellationError, "\($0)") }
+        for _ in 0..<6_000 where try gateway.seen().count < 2 { try await Task.sleep(for: .milliseconds(10)) }
+        guard try gateway.seen().count == 2 else { return XCTFail("nothing was recorded") }
+        let event = try JSONValue(parsing: gateway.seen()[1]["body"]?.stringValue ?? "")
+        XCTAssertEqual(event["event_type"], "action.outcome")
+        XCTAssertEqual(event["metadata"]?["ended"], "cancelled")
+        XCTAssertEqual(event["response_hash"], .null)
+    }
+
     /// What ran is reported, also where the task was cancelled while it ran.
     func testAnActionThatFinishesAfterACancelIsReported() async throws {
         let gateway = try Hostile.play(steps: answer(allow))

@@ -657,6 +657,28 @@ internal open class UniffiForeignFutureResultVoid(
 internal interface UniffiForeignFutureCompleteVoid : com.sun.jna.Callback {
     fun callback(`callbackData`: Long,`result`: UniffiForeignFutureResultVoid.UniffiByValue,)
 }
+internal interface UniffiCallbackInterfaceNativeLoggerMethod0 : com.sun.jna.Callback {
+    fun callback(`uniffiHandle`: Long,`event`: RustBuffer.ByValue,`uniffiOutReturn`: Pointer,uniffiCallStatus: UniffiRustCallStatus,)
+}
+@Structure.FieldOrder("uniffiFree", "uniffiClone", "log")
+internal open class UniffiVTableCallbackInterfaceNativeLogger(
+    @JvmField internal var `uniffiFree`: UniffiCallbackInterfaceFree? = null,
+    @JvmField internal var `uniffiClone`: UniffiCallbackInterfaceClone? = null,
+    @JvmField internal var `log`: UniffiCallbackInterfaceNativeLoggerMethod0? = null,
+) : Structure() {
+    class UniffiByValue(
+        `uniffiFree`: UniffiCallbackInterfaceFree? = null,
+        `uniffiClone`: UniffiCallbackInterfaceClone? = null,
+        `log`: UniffiCallbackInterfaceNativeLoggerMethod0? = null,
+    ): UniffiVTableCallbackInterfaceNativeLogger(`uniffiFree`,`uniffiClone`,`log`,), Structure.ByValue
+
+   internal fun uniffiSetValue(other: UniffiVTableCallbackInterfaceNativeLogger) {
+        `uniffiFree` = other.`uniffiFree`
+        `uniffiClone` = other.`uniffiClone`
+        `log` = other.`log`
+    }
+
+}
 
 // A JNA Library to expose the extern-C FFI definitions.
 // This is an implementation detail which will be called internally by the public API.
@@ -692,9 +714,17 @@ internal object IntegrityCheckingUniffiLib {
     ): Int
     external fun uniffi_actpass_uniffi_checksum_func_native_argument_error(
     ): Int
+    external fun uniffi_actpass_uniffi_checksum_func_native_failure(
+    ): Int
+    external fun uniffi_actpass_uniffi_checksum_func_native_message(
+    ): Int
     external fun uniffi_actpass_uniffi_checksum_func_native_panicked(
     ): Int
+    external fun uniffi_actpass_uniffi_checksum_func_native_blocked_text(
+    ): Int
     external fun uniffi_actpass_uniffi_checksum_func_native_canonical_outcome(
+    ): Int
+    external fun uniffi_actpass_uniffi_checksum_func_native_decision(
     ): Int
     external fun uniffi_actpass_uniffi_checksum_method_nativeclient_agent_id(
     ): Int
@@ -716,6 +746,8 @@ internal object IntegrityCheckingUniffiLib {
     ): Int
     external fun uniffi_actpass_uniffi_checksum_method_nativeclient_record_outcome(
     ): Int
+    external fun uniffi_actpass_uniffi_checksum_method_nativeclient_record_stop(
+    ): Int
     external fun uniffi_actpass_uniffi_checksum_method_nativeclient_revoke_passport(
     ): Int
     external fun uniffi_actpass_uniffi_checksum_method_nativeclient_verify_passport(
@@ -724,15 +756,29 @@ internal object IntegrityCheckingUniffiLib {
     ): Int
     external fun uniffi_actpass_uniffi_checksum_method_nativeclient_wait_for_approval(
     ): Int
+    external fun uniffi_actpass_uniffi_checksum_method_nativeclient_with_options(
+    ): Int
     external fun uniffi_actpass_uniffi_checksum_method_nativepermit_settle(
     ): Int
     external fun uniffi_actpass_uniffi_checksum_method_nativepermit_spend(
     ): Int
+    external fun uniffi_actpass_uniffi_checksum_method_nativelogger_log(
+    ): Int
     external fun uniffi_actpass_uniffi_checksum_method_nativecancel_cancel(
+    ): Int
+    external fun uniffi_actpass_uniffi_checksum_method_nativescript_answer(
+    ): Int
+    external fun uniffi_actpass_uniffi_checksum_method_nativescript_answer_next(
+    ): Int
+    external fun uniffi_actpass_uniffi_checksum_method_nativescript_decide(
+    ): Int
+    external fun uniffi_actpass_uniffi_checksum_method_nativescript_requests(
     ): Int
     external fun uniffi_actpass_uniffi_checksum_constructor_nativeclient_new(
     ): Int
     external fun uniffi_actpass_uniffi_checksum_constructor_nativecancel_new(
+    ): Int
+    external fun uniffi_actpass_uniffi_checksum_constructor_nativescript_new(
     ): Int
     external fun ffi_actpass_uniffi_uniffi_contract_version(
     ): Int
@@ -750,6 +796,7 @@ internal object UniffiLib {
 
     init {
         Native.register(UniffiLib::class.java, findLibraryName(componentName = "actpass_native"))
+        uniffiCallbackInterfaceNativeLogger.register(this)
         
     }
 
@@ -758,7 +805,7 @@ internal object UniffiLib {
     ): Long
     external fun uniffi_actpass_uniffi_fn_free_nativeclient(`handle`: Long,uniffi_out_err: UniffiRustCallStatus, 
     ): Unit
-    external fun uniffi_actpass_uniffi_fn_constructor_nativeclient_new(`settings`: RustBuffer.ByValue,uniffi_out_err: UniffiRustCallStatus, 
+    external fun uniffi_actpass_uniffi_fn_constructor_nativeclient_new(`settings`: RustBuffer.ByValue,`logger`: RustBuffer.ByValue,`logLevel`: RustBuffer.ByValue,`script`: RustBuffer.ByValue,uniffi_out_err: UniffiRustCallStatus, 
     ): Long
     external fun uniffi_actpass_uniffi_fn_method_nativeclient_agent_id(`ptr`: Long,uniffi_out_err: UniffiRustCallStatus, 
     ): RustBuffer.ByValue
@@ -780,6 +827,8 @@ internal object UniffiLib {
     ): Long
     external fun uniffi_actpass_uniffi_fn_method_nativeclient_record_outcome(`ptr`: Long,`permit`: Long,`returned`: Byte,`response`: RustBuffer.ByValue,`cancel`: RustBuffer.ByValue,
     ): Long
+    external fun uniffi_actpass_uniffi_fn_method_nativeclient_record_stop(`ptr`: Long,`permit`: Long,uniffi_out_err: UniffiRustCallStatus, 
+    ): Unit
     external fun uniffi_actpass_uniffi_fn_method_nativeclient_revoke_passport(`ptr`: Long,`jti`: RustBuffer.ByValue,`reason`: RustBuffer.ByValue,`cancel`: RustBuffer.ByValue,
     ): Long
     external fun uniffi_actpass_uniffi_fn_method_nativeclient_verify_passport(`ptr`: Long,`wanted`: RustBuffer.ByValue,`cancel`: RustBuffer.ByValue,
@@ -787,6 +836,8 @@ internal object UniffiLib {
     external fun uniffi_actpass_uniffi_fn_method_nativeclient_verify_passport_offline(`ptr`: Long,`wanted`: RustBuffer.ByValue,`cancel`: RustBuffer.ByValue,
     ): Long
     external fun uniffi_actpass_uniffi_fn_method_nativeclient_wait_for_approval(`ptr`: Long,`id`: RustBuffer.ByValue,`seconds`: Double,`cancel`: RustBuffer.ByValue,
+    ): Long
+    external fun uniffi_actpass_uniffi_fn_method_nativeclient_with_options(`ptr`: Long,`timeout`: RustBuffer.ByValue,`maxRetries`: RustBuffer.ByValue,uniffi_out_err: UniffiRustCallStatus, 
     ): Long
     external fun uniffi_actpass_uniffi_fn_clone_nativepermit(`handle`: Long,uniffi_out_err: UniffiRustCallStatus, 
     ): Long
@@ -796,6 +847,14 @@ internal object UniffiLib {
     ): RustBuffer.ByValue
     external fun uniffi_actpass_uniffi_fn_method_nativepermit_spend(`ptr`: Long,uniffi_out_err: UniffiRustCallStatus, 
     ): RustBuffer.ByValue
+    external fun uniffi_actpass_uniffi_fn_clone_nativelogger(`handle`: Long,uniffi_out_err: UniffiRustCallStatus, 
+    ): Long
+    external fun uniffi_actpass_uniffi_fn_free_nativelogger(`handle`: Long,uniffi_out_err: UniffiRustCallStatus, 
+    ): Unit
+    external fun uniffi_actpass_uniffi_fn_init_callback_vtable_nativelogger(`vtable`: UniffiVTableCallbackInterfaceNativeLogger,
+    ): Unit
+    external fun uniffi_actpass_uniffi_fn_method_nativelogger_log(`ptr`: Long,`event`: RustBuffer.ByValue,uniffi_out_err: UniffiRustCallStatus, 
+    ): Unit
     external fun uniffi_actpass_uniffi_fn_clone_nativecancel(`handle`: Long,uniffi_out_err: UniffiRustCallStatus, 
     ): Long
     external fun uniffi_actpass_uniffi_fn_free_nativecancel(`handle`: Long,uniffi_out_err: UniffiRustCallStatus, 
@@ -804,9 +863,23 @@ internal object UniffiLib {
     ): Long
     external fun uniffi_actpass_uniffi_fn_method_nativecancel_cancel(`ptr`: Long,uniffi_out_err: UniffiRustCallStatus, 
     ): Unit
+    external fun uniffi_actpass_uniffi_fn_clone_nativescript(`handle`: Long,uniffi_out_err: UniffiRustCallStatus, 
+    ): Long
+    external fun uniffi_actpass_uniffi_fn_free_nativescript(`handle`: Long,uniffi_out_err: UniffiRustCallStatus, 
+    ): Unit
+    external fun uniffi_actpass_uniffi_fn_constructor_nativescript_new(uniffi_out_err: UniffiRustCallStatus, 
+    ): Long
+    external fun uniffi_actpass_uniffi_fn_method_nativescript_answer(`ptr`: Long,`answer`: RustBuffer.ByValue,`tool`: RustBuffer.ByValue,uniffi_out_err: UniffiRustCallStatus, 
+    ): Unit
+    external fun uniffi_actpass_uniffi_fn_method_nativescript_answer_next(`ptr`: Long,`answer`: RustBuffer.ByValue,uniffi_out_err: UniffiRustCallStatus, 
+    ): Unit
+    external fun uniffi_actpass_uniffi_fn_method_nativescript_decide(`ptr`: Long,`id`: RustBuffer.ByValue,`approved`: Byte,uniffi_out_err: UniffiRustCallStatus, 
+    ): Unit
+    external fun uniffi_actpass_uniffi_fn_method_nativescript_requests(`ptr`: Long,uniffi_out_err: UniffiRustCallStatus, 
+    ): RustBuffer.ByValue
     external fun uniffi_actpass_uniffi_fn_func_native_pending_approval(`json`: RustBuffer.ByValue,uniffi_out_err: UniffiRustCallStatus, 
     ): RustBuffer.ByValue
-    external fun uniffi_actpass_uniffi_fn_func_native_check_json(`text`: RustBuffer.ByValue,uniffi_out_err: UniffiRustCallStatus, 
+    external fun uniffi_actpass_uniffi_fn_func_native_check_json(`member`: RustBuffer.ByValue,`text`: RustBuffer.ByValue,uniffi_out_err: UniffiRustCallStatus, 
     ): Unit
     external fun uniffi_actpass_uniffi_fn_func_native_hash_payload(`payload`: RustBuffer.ByValue,uniffi_out_err: UniffiRustCallStatus, 
     ): RustBuffer.ByValue
@@ -814,9 +887,17 @@ internal object UniffiLib {
     ): RustBuffer.ByValue
     external fun uniffi_actpass_uniffi_fn_func_native_argument_error(`member`: RustBuffer.ByValue,`problem`: RustBuffer.ByValue,uniffi_out_err: UniffiRustCallStatus, 
     ): RustBuffer.ByValue
+    external fun uniffi_actpass_uniffi_fn_func_native_failure(`kind`: RustBuffer.ByValue,`text`: RustBuffer.ByValue,uniffi_out_err: UniffiRustCallStatus, 
+    ): RustBuffer.ByValue
+    external fun uniffi_actpass_uniffi_fn_func_native_message(`failure`: RustBuffer.ByValue,`language`: RustBuffer.ByValue,uniffi_out_err: UniffiRustCallStatus, 
+    ): RustBuffer.ByValue
     external fun uniffi_actpass_uniffi_fn_func_native_panicked(uniffi_out_err: UniffiRustCallStatus, 
     ): RustBuffer.ByValue
+    external fun uniffi_actpass_uniffi_fn_func_native_blocked_text(`tool`: RustBuffer.ByValue,`word`: RustBuffer.ByValue,`reasonCode`: RustBuffer.ByValue,`why`: RustBuffer.ByValue,uniffi_out_err: UniffiRustCallStatus, 
+    ): RustBuffer.ByValue
     external fun uniffi_actpass_uniffi_fn_func_native_canonical_outcome(`executed`: Byte,`decision`: RustBuffer.ByValue,`error`: RustBuffer.ByValue,`status`: RustBuffer.ByValue,uniffi_out_err: UniffiRustCallStatus, 
+    ): RustBuffer.ByValue
+    external fun uniffi_actpass_uniffi_fn_func_native_decision(`json`: RustBuffer.ByValue,uniffi_out_err: UniffiRustCallStatus, 
     ): RustBuffer.ByValue
     external fun ffi_actpass_uniffi_rustbuffer_alloc(`size`: Long,uniffi_out_err: UniffiRustCallStatus, 
     ): RustBuffer.ByValue
@@ -940,22 +1021,34 @@ private fun uniffiCheckApiChecksums(lib: IntegrityCheckingUniffiLib) {
     if ((lib.uniffi_actpass_uniffi_checksum_func_native_pending_approval() and 0xFFFF) != 28918) {
         throw RuntimeException("UniFFI API checksum mismatch: try cleaning and rebuilding your project")
     }
-    if ((lib.uniffi_actpass_uniffi_checksum_func_native_check_json() and 0xFFFF) != 25366) {
+    if ((lib.uniffi_actpass_uniffi_checksum_func_native_check_json() and 0xFFFF) != 6758) {
         throw RuntimeException("UniFFI API checksum mismatch: try cleaning and rebuilding your project")
     }
     if ((lib.uniffi_actpass_uniffi_checksum_func_native_hash_payload() and 0xFFFF) != 2641) {
         throw RuntimeException("UniFFI API checksum mismatch: try cleaning and rebuilding your project")
     }
-    if ((lib.uniffi_actpass_uniffi_checksum_func_native_sign_payload() and 0xFFFF) != 16607) {
+    if ((lib.uniffi_actpass_uniffi_checksum_func_native_sign_payload() and 0xFFFF) != 45376) {
         throw RuntimeException("UniFFI API checksum mismatch: try cleaning and rebuilding your project")
     }
     if ((lib.uniffi_actpass_uniffi_checksum_func_native_argument_error() and 0xFFFF) != 15162) {
         throw RuntimeException("UniFFI API checksum mismatch: try cleaning and rebuilding your project")
     }
+    if ((lib.uniffi_actpass_uniffi_checksum_func_native_failure() and 0xFFFF) != 4357) {
+        throw RuntimeException("UniFFI API checksum mismatch: try cleaning and rebuilding your project")
+    }
+    if ((lib.uniffi_actpass_uniffi_checksum_func_native_message() and 0xFFFF) != 18709) {
+        throw RuntimeException("UniFFI API checksum mismatch: try cleaning and rebuilding your project")
+    }
     if ((lib.uniffi_actpass_uniffi_checksum_func_native_panicked() and 0xFFFF) != 7821) {
         throw RuntimeException("UniFFI API checksum mismatch: try cleaning and rebuilding your project")
     }
+    if ((lib.uniffi_actpass_uniffi_checksum_func_native_blocked_text() and 0xFFFF) != 47323) {
+        throw RuntimeException("UniFFI API checksum mismatch: try cleaning and rebuilding your project")
+    }
     if ((lib.uniffi_actpass_uniffi_checksum_func_native_canonical_outcome() and 0xFFFF) != 35637) {
+        throw RuntimeException("UniFFI API checksum mismatch: try cleaning and rebuilding your project")
+    }
+    if ((lib.uniffi_actpass_uniffi_checksum_func_native_decision() and 0xFFFF) != 4910) {
         throw RuntimeException("UniFFI API checksum mismatch: try cleaning and rebuilding your project")
     }
     if ((lib.uniffi_actpass_uniffi_checksum_method_nativeclient_agent_id() and 0xFFFF) != 48935) {
@@ -964,7 +1057,7 @@ private fun uniffiCheckApiChecksums(lib: IntegrityCheckingUniffiLib) {
     if ((lib.uniffi_actpass_uniffi_checksum_method_nativeclient_authorize() and 0xFFFF) != 34093) {
         throw RuntimeException("UniFFI API checksum mismatch: try cleaning and rebuilding your project")
     }
-    if ((lib.uniffi_actpass_uniffi_checksum_method_nativeclient_authorize_pending() and 0xFFFF) != 832) {
+    if ((lib.uniffi_actpass_uniffi_checksum_method_nativeclient_authorize_pending() and 0xFFFF) != 28053) {
         throw RuntimeException("UniFFI API checksum mismatch: try cleaning and rebuilding your project")
     }
     if ((lib.uniffi_actpass_uniffi_checksum_method_nativeclient_base_url() and 0xFFFF) != 24530) {
@@ -988,6 +1081,9 @@ private fun uniffiCheckApiChecksums(lib: IntegrityCheckingUniffiLib) {
     if ((lib.uniffi_actpass_uniffi_checksum_method_nativeclient_record_outcome() and 0xFFFF) != 38184) {
         throw RuntimeException("UniFFI API checksum mismatch: try cleaning and rebuilding your project")
     }
+    if ((lib.uniffi_actpass_uniffi_checksum_method_nativeclient_record_stop() and 0xFFFF) != 14209) {
+        throw RuntimeException("UniFFI API checksum mismatch: try cleaning and rebuilding your project")
+    }
     if ((lib.uniffi_actpass_uniffi_checksum_method_nativeclient_revoke_passport() and 0xFFFF) != 33657) {
         throw RuntimeException("UniFFI API checksum mismatch: try cleaning and rebuilding your project")
     }
@@ -1000,19 +1096,40 @@ private fun uniffiCheckApiChecksums(lib: IntegrityCheckingUniffiLib) {
     if ((lib.uniffi_actpass_uniffi_checksum_method_nativeclient_wait_for_approval() and 0xFFFF) != 31414) {
         throw RuntimeException("UniFFI API checksum mismatch: try cleaning and rebuilding your project")
     }
+    if ((lib.uniffi_actpass_uniffi_checksum_method_nativeclient_with_options() and 0xFFFF) != 35509) {
+        throw RuntimeException("UniFFI API checksum mismatch: try cleaning and rebuilding your project")
+    }
     if ((lib.uniffi_actpass_uniffi_checksum_method_nativepermit_settle() and 0xFFFF) != 61019) {
         throw RuntimeException("UniFFI API checksum mismatch: try cleaning and rebuilding your project")
     }
     if ((lib.uniffi_actpass_uniffi_checksum_method_nativepermit_spend() and 0xFFFF) != 33456) {
         throw RuntimeException("UniFFI API checksum mismatch: try cleaning and rebuilding your project")
     }
+    if ((lib.uniffi_actpass_uniffi_checksum_method_nativelogger_log() and 0xFFFF) != 42758) {
+        throw RuntimeException("UniFFI API checksum mismatch: try cleaning and rebuilding your project")
+    }
     if ((lib.uniffi_actpass_uniffi_checksum_method_nativecancel_cancel() and 0xFFFF) != 48110) {
         throw RuntimeException("UniFFI API checksum mismatch: try cleaning and rebuilding your project")
     }
-    if ((lib.uniffi_actpass_uniffi_checksum_constructor_nativeclient_new() and 0xFFFF) != 49882) {
+    if ((lib.uniffi_actpass_uniffi_checksum_method_nativescript_answer() and 0xFFFF) != 6095) {
+        throw RuntimeException("UniFFI API checksum mismatch: try cleaning and rebuilding your project")
+    }
+    if ((lib.uniffi_actpass_uniffi_checksum_method_nativescript_answer_next() and 0xFFFF) != 39861) {
+        throw RuntimeException("UniFFI API checksum mismatch: try cleaning and rebuilding your project")
+    }
+    if ((lib.uniffi_actpass_uniffi_checksum_method_nativescript_decide() and 0xFFFF) != 10499) {
+        throw RuntimeException("UniFFI API checksum mismatch: try cleaning and rebuilding your project")
+    }
+    if ((lib.uniffi_actpass_uniffi_checksum_method_nativescript_requests() and 0xFFFF) != 55142) {
+        throw RuntimeException("UniFFI API checksum mismatch: try cleaning and rebuilding your project")
+    }
+    if ((lib.uniffi_actpass_uniffi_checksum_constructor_nativeclient_new() and 0xFFFF) != 15053) {
         throw RuntimeException("UniFFI API checksum mismatch: try cleaning and rebuilding your project")
     }
     if ((lib.uniffi_actpass_uniffi_checksum_constructor_nativecancel_new() and 0xFFFF) != 51102) {
+        throw RuntimeException("UniFFI API checksum mismatch: try cleaning and rebuilding your project")
+    }
+    if ((lib.uniffi_actpass_uniffi_checksum_constructor_nativescript_new() and 0xFFFF) != 3087) {
         throw RuntimeException("UniFFI API checksum mismatch: try cleaning and rebuilding your project")
     }
 }
@@ -1146,7 +1263,38 @@ object UniffiWithHandle
  *
  * @suppress
  * */
-object NoHandle
+object NoHandle// Magic number for the Rust proxy to call using the same mechanism as every other method,
+// to free the callback once it's dropped by Rust.
+internal const val IDX_CALLBACK_FREE = 0
+// Callback return codes
+internal const val UNIFFI_CALLBACK_SUCCESS = 0
+internal const val UNIFFI_CALLBACK_ERROR = 1
+internal const val UNIFFI_CALLBACK_UNEXPECTED_ERROR = 2
+
+/**
+ * @suppress
+ */
+public abstract class FfiConverterCallbackInterface<CallbackInterface: Any>: FfiConverter<CallbackInterface, Long> {
+    internal val handleMap = UniffiHandleMap<CallbackInterface>()
+
+    internal fun drop(handle: Long) {
+        handleMap.remove(handle)
+    }
+
+    override fun lift(value: Long): CallbackInterface {
+        return handleMap.get(value)
+    }
+
+    override fun read(buf: ByteBuffer) = lift(buf.getLong())
+
+    override fun lower(value: CallbackInterface) = handleMap.insert(value)
+
+    override fun allocationSize(value: CallbackInterface) = 8UL
+
+    override fun write(value: CallbackInterface, buf: ByteBuffer) {
+        buf.putLong(lower(value))
+    }
+}
 /**
  * The cleaner interface for Object finalization code to run.
  * This is the entry point to any implementation that we're using.
@@ -1362,25 +1510,6 @@ public object FfiConverterString: FfiConverter<String, RustBuffer.ByValue> {
         val byteBuf = toUtf8(value)
         buf.putInt(byteBuf.limit())
         buf.put(byteBuf)
-    }
-}
-
-/**
- * @suppress
- */
-public object FfiConverterByteArray: FfiConverterRustBuffer<ByteArray> {
-    override fun read(buf: ByteBuffer): ByteArray {
-        val len = buf.getInt()
-        val byteArr = ByteArray(len)
-        buf.get(byteArr)
-        return byteArr
-    }
-    override fun allocationSize(value: ByteArray): ULong {
-        return 4UL + value.size.toULong()
-    }
-    override fun write(value: ByteArray, buf: ByteBuffer) {
-        buf.putInt(value.size)
-        buf.put(value)
     }
 }
 
@@ -1775,7 +1904,7 @@ public interface NativeClientInterface {
     /**
      * Asks for a verdict about an action that was kept.
      */
-    suspend fun `authorizePending`(`pending`: kotlin.String, `passport`: kotlin.String?, `waitForApproval`: kotlin.Double?, `cancel`: NativeCancel?): NativeVerdict
+    suspend fun `authorizePending`(`pending`: kotlin.String, `passport`: Secret?, `waitForApproval`: kotlin.Double?, `cancel`: NativeCancel?): NativeVerdict
     
     /**
      * The gateway's URL.
@@ -1813,6 +1942,11 @@ public interface NativeClientInterface {
     suspend fun `recordOutcome`(`permit`: NativePermit, `returned`: kotlin.Boolean, `response`: kotlin.String?, `cancel`: NativeCancel?): NativeRecorded
     
     /**
+     * Records that the action of a permit was stopped, without waiting for it.
+     */
+    fun `recordStop`(`permit`: NativePermit)
+    
+    /**
      * Revokes a passport.
      */
     suspend fun `revokePassport`(`jti`: kotlin.String, `reason`: kotlin.String?, `cancel`: NativeCancel?): NativeRevocation
@@ -1831,6 +1965,11 @@ public interface NativeClientInterface {
      * Waits until somebody decided about an approval, for `seconds` at most.
      */
     suspend fun `waitForApproval`(`id`: kotlin.String, `seconds`: kotlin.Double, `cancel`: NativeCancel?): NativeApproval
+    
+    /**
+     * The same client, whose calls have these limits.
+     */
+    fun `withOptions`(`timeout`: kotlin.Double?, `maxRetries`: kotlin.Long?): NativeClient
     
     companion object
 }
@@ -1863,15 +2002,18 @@ open class NativeClient: Disposable, AutoCloseable, NativeClientInterface
         this.cleanable = null
     }
     /**
-     * Checks the settings; nothing is sent.
+     * Checks the settings; nothing is sent. A script answers in place of a gateway.
      */
-    constructor(`settings`: NativeSettings) :
+    constructor(`settings`: NativeSettings, `logger`: NativeLogger?, `logLevel`: NativeLogLevel, `script`: NativeScript?) :
         this(UniffiWithHandle, 
     uniffiRustCallWithError(NativeException) { _status ->
     UniffiLib.uniffi_actpass_uniffi_fn_constructor_nativeclient_new(
     
         
-        FfiConverterTypeNativeSettings.lower(`settings`),_status)
+        FfiConverterTypeNativeSettings.lower(`settings`),
+        FfiConverterOptionalTypeNativeLogger.lower(`logger`),
+        FfiConverterTypeNativeLogLevel.lower(`logLevel`),
+        FfiConverterOptionalTypeNativeScript.lower(`script`),_status)
 }
     )
 
@@ -2000,14 +2142,14 @@ open class NativeClient: Disposable, AutoCloseable, NativeClientInterface
      */
     @Throws(NativeException::class)
     @Suppress("ASSIGNED_BUT_NEVER_ACCESSED_VARIABLE")
-    override suspend fun `authorizePending`(`pending`: kotlin.String, `passport`: kotlin.String?, `waitForApproval`: kotlin.Double?, `cancel`: NativeCancel?) : NativeVerdict {
+    override suspend fun `authorizePending`(`pending`: kotlin.String, `passport`: Secret?, `waitForApproval`: kotlin.Double?, `cancel`: NativeCancel?) : NativeVerdict {
         return uniffiRustCallAsync(
         callWithHandle { uniffiHandle ->
             UniffiLib.uniffi_actpass_uniffi_fn_method_nativeclient_authorize_pending(
                 uniffiHandle,
                 
         FfiConverterString.lower(`pending`),
-        FfiConverterOptionalString.lower(`passport`),
+        FfiConverterOptionalTypeSecret.lower(`passport`),
         FfiConverterOptionalDouble.lower(`waitForApproval`),
         FfiConverterOptionalTypeNativeCancel.lower(`cancel`),
             )
@@ -2182,6 +2324,23 @@ open class NativeClient: Disposable, AutoCloseable, NativeClientInterface
 
     
     /**
+     * Records that the action of a permit was stopped, without waiting for it.
+     */
+    @Throws(NativeException::class)override fun `recordStop`(`permit`: NativePermit)
+        = 
+    callWithHandle {
+    uniffiRustCallWithError(NativeException) { _status ->
+    UniffiLib.uniffi_actpass_uniffi_fn_method_nativeclient_record_stop(
+        it,
+        
+        FfiConverterTypeNativePermit.lower(`permit`),_status)
+}
+    }
+    
+    
+
+    
+    /**
      * Revokes a passport.
      */
     @Throws(NativeException::class)
@@ -2287,6 +2446,25 @@ open class NativeClient: Disposable, AutoCloseable, NativeClientInterface
     }
 
     
+    /**
+     * The same client, whose calls have these limits.
+     */
+    @Throws(NativeException::class)override fun `withOptions`(`timeout`: kotlin.Double?, `maxRetries`: kotlin.Long?): NativeClient {
+            return FfiConverterTypeNativeClient.lift(
+    callWithHandle {
+    uniffiRustCallWithError(NativeException) { _status ->
+    UniffiLib.uniffi_actpass_uniffi_fn_method_nativeclient_with_options(
+        it,
+        
+        FfiConverterOptionalDouble.lower(`timeout`),
+        FfiConverterOptionalLong.lower(`maxRetries`),_status)
+}
+    }
+    )
+    }
+    
+
+    
 
     
 
@@ -2320,6 +2498,329 @@ public object FfiConverterTypeNativeClient: FfiConverter<NativeClient, Long> {
     override fun allocationSize(value: NativeClient) = 8UL
 
     override fun write(value: NativeClient, buf: ByteBuffer) {
+        buf.putLong(lower(value))
+    }
+}
+
+
+// This template implements a class for working with a Rust struct via a handle
+// to the live Rust struct on the other side of the FFI.
+//
+// There's some subtlety here, because we have to be careful not to operate on a Rust
+// struct after it has been dropped, and because we must expose a public API for freeing
+// theq Kotlin wrapper object in lieu of reliable finalizers. The core requirements are:
+//
+//   * Each instance holds an opaque handle to the underlying Rust struct.
+//     Method calls need to read this handle from the object's state and pass it in to
+//     the Rust FFI.
+//
+//   * When an instance is no longer needed, its handle should be passed to a
+//     special destructor function provided by the Rust FFI, which will drop the
+//     underlying Rust struct.
+//
+//   * Given an instance, calling code is expected to call the special
+//     `destroy` method in order to free it after use, either by calling it explicitly
+//     or by using a higher-level helper like the `use` method. Failing to do so risks
+//     leaking the underlying Rust struct.
+//
+//   * We can't assume that calling code will do the right thing, and must be prepared
+//     to handle Kotlin method calls executing concurrently with or even after a call to
+//     `destroy`, and to handle multiple (possibly concurrent!) calls to `destroy`.
+//
+//   * We must never allow Rust code to operate on the underlying Rust struct after
+//     the destructor has been called, and must never call the destructor more than once.
+//     Doing so may trigger memory unsafety.
+//
+//   * To mitigate many of the risks of leaking memory and use-after-free unsafety, a `Cleaner`
+//     is implemented to call the destructor when the Kotlin object becomes unreachable.
+//     This is done in a background thread. This is not a panacea, and client code should be aware that
+//      1. the thread may starve if some there are objects that have poorly performing
+//     `drop` methods or do significant work in their `drop` methods.
+//      2. the thread is shared across the whole library. This can be tuned by using `android_cleaner = true`,
+//         or `android = true` in the [`kotlin` section of the `uniffi.toml` file](https://mozilla.github.io/uniffi-rs/kotlin/configuration.html).
+//
+// If we try to implement this with mutual exclusion on access to the handle, there is the
+// possibility of a race between a method call and a concurrent call to `destroy`:
+//
+//    * Thread A starts a method call, reads the value of the handle, but is interrupted
+//      before it can pass the handle over the FFI to Rust.
+//    * Thread B calls `destroy` and frees the underlying Rust struct.
+//    * Thread A resumes, passing the already-read handle value to Rust and triggering
+//      a use-after-free.
+//
+// One possible solution would be to use a `ReadWriteLock`, with each method call taking
+// a read lock (and thus allowed to run concurrently) and the special `destroy` method
+// taking a write lock (and thus blocking on live method calls). However, we aim not to
+// generate methods with any hidden blocking semantics, and a `destroy` method that might
+// block if called incorrectly seems to meet that bar.
+//
+// So, we achieve our goals by giving each instance an associated `AtomicLong` counter to track
+// the number of in-flight method calls, and an `AtomicBoolean` flag to indicate whether `destroy`
+// has been called. These are updated according to the following rules:
+//
+//    * The initial value of the counter is 1, indicating a live object with no in-flight calls.
+//      The initial value for the flag is false.
+//
+//    * At the start of each method call, we atomically check the counter.
+//      If it is 0 then the underlying Rust struct has already been destroyed and the call is aborted.
+//      If it is nonzero them we atomically increment it by 1 and proceed with the method call.
+//
+//    * At the end of each method call, we atomically decrement and check the counter.
+//      If it has reached zero then we destroy the underlying Rust struct.
+//
+//    * When `destroy` is called, we atomically flip the flag from false to true.
+//      If the flag was already true we silently fail.
+//      Otherwise we atomically decrement and check the counter.
+//      If it has reached zero then we destroy the underlying Rust struct.
+//
+// Astute readers may observe that this all sounds very similar to the way that Rust's `Arc<T>` works,
+// and indeed it is, with the addition of a flag to guard against multiple calls to `destroy`.
+//
+// The overall effect is that the underlying Rust struct is destroyed only when `destroy` has been
+// called *and* all in-flight method calls have completed, avoiding violating any of the expectations
+// of the underlying Rust code.
+//
+// This makes a cleaner a better alternative to _not_ calling `destroy()` as
+// and when the object is finished with, but the abstraction is not perfect: if the Rust object's `drop`
+// method is slow, and/or there are many objects to cleanup, and it's on a low end Android device, then the cleaner
+// thread may be starved, and the app will leak memory.
+//
+// In this case, `destroy`ing manually may be a better solution.
+//
+// The cleaner can live side by side with the manual calling of `destroy`. In the order of responsiveness, uniffi objects
+// with Rust peers are reclaimed:
+//
+// 1. By calling the `destroy` method of the object, which calls `rustObject.free()`. If that doesn't happen:
+// 2. When the object becomes unreachable, AND the Cleaner thread gets to call `rustObject.free()`. If the thread is starved then:
+// 3. The memory is reclaimed when the process terminates.
+//
+// [1] https://stackoverflow.com/questions/24376768/can-java-finalize-an-object-when-it-is-still-in-scope/24380219
+//
+
+
+/**
+ * The logger of a face.
+ */
+public interface NativeLogger {
+    
+    /**
+     * Takes a line.
+     */
+    fun `log`(`event`: NativeLogEvent)
+    
+    companion object
+}
+
+/**
+ * The logger of a face.
+ */
+open class NativeLoggerImpl: Disposable, AutoCloseable, NativeLogger
+{
+
+    @Suppress("UNUSED_PARAMETER")
+    /**
+     * @suppress
+     */
+    constructor(withHandle: UniffiWithHandle, handle: Long) {
+        this.handle = handle
+        this.cleanable = UniffiLib.CLEANER.register(this, UniffiCleanAction(handle))
+    }
+
+    /**
+     * @suppress
+     *
+     * This constructor can be used to instantiate a fake object. Only used for tests. Any
+     * attempt to actually use an object constructed this way will fail as there is no
+     * connected Rust object.
+     */
+    @Suppress("UNUSED_PARAMETER")
+    constructor(noHandle: NoHandle) {
+        this.handle = 0
+        this.cleanable = null
+    }
+
+    protected val handle: Long
+    protected val cleanable: UniffiCleaner.Cleanable?
+
+    private val wasDestroyed = AtomicBoolean(false)
+    private val callCounter = AtomicLong(1)
+
+    /**
+     * Whether the current object has been destroyed and its reference is gone in the Rust side.
+     */
+    val uniffiIsDestroyed: Boolean get() = wasDestroyed.get()
+
+    override fun destroy() {
+        // Only allow a single call to this method.
+        // TODO: maybe we should log a warning if called more than once?
+        if (this.wasDestroyed.compareAndSet(false, true)) {
+            // This decrement always matches the initial count of 1 given at creation time.
+            if (this.callCounter.decrementAndGet() == 0L) {
+                cleanable?.clean()
+            }
+        }
+    }
+
+    @Synchronized
+    override fun close() {
+        this.destroy()
+    }
+
+    internal inline fun <R> callWithHandle(block: (handle: Long) -> R): R {
+        // Check and increment the call counter, to keep the object alive.
+        // This needs a compare-and-set retry loop in case of concurrent updates.
+        do {
+            val c = this.callCounter.get()
+            if (c == 0L) {
+                throw IllegalStateException("${this.javaClass.simpleName} object has already been destroyed")
+            }
+            if (c == Long.MAX_VALUE) {
+                throw IllegalStateException("${this.javaClass.simpleName} call counter would overflow")
+            }
+        } while (! this.callCounter.compareAndSet(c, c + 1L))
+        // Now we can safely do the method call without the handle being freed concurrently.
+        try {
+            return block(this.uniffiCloneHandle())
+        } finally {
+            // This decrement always matches the increment we performed above.
+            if (this.callCounter.decrementAndGet() == 0L) {
+                cleanable?.clean()
+            }
+        }
+    }
+
+    // Use a static inner class instead of a closure so as not to accidentally
+    // capture `this` as part of the cleanable's action.
+    private class UniffiCleanAction(private val handle: Long) : Runnable {
+        override fun run() {
+            if (handle == 0.toLong()) {
+                // Fake object created with `NoHandle`, don't try to free.
+                return;
+            }
+            uniffiRustCall { status ->
+                UniffiLib.uniffi_actpass_uniffi_fn_free_nativelogger(handle, status)
+            }
+        }
+    }
+
+    /**
+     * @suppress
+     */
+    fun uniffiCloneHandle(): Long {
+        if (handle == 0.toLong()) {
+            throw InternalException("uniffiCloneHandle() called on NoHandle object");
+        }
+        return uniffiRustCall() { status ->
+            UniffiLib.uniffi_actpass_uniffi_fn_clone_nativelogger(handle, status)
+        }
+    }
+
+    
+    /**
+     * Takes a line.
+     */override fun `log`(`event`: NativeLogEvent)
+        = 
+    callWithHandle {
+    uniffiRustCall() { _status ->
+    UniffiLib.uniffi_actpass_uniffi_fn_method_nativelogger_log(
+        it,
+        
+        FfiConverterTypeNativeLogEvent.lower(`event`),_status)
+}
+    }
+    
+    
+
+    
+
+    
+
+
+    
+    
+    /**
+     * @suppress
+     */
+    companion object
+    
+}
+
+
+
+// Put the implementation in an object so we don't pollute the top-level namespace
+internal object uniffiCallbackInterfaceNativeLogger {
+    internal object `log`: UniffiCallbackInterfaceNativeLoggerMethod0 {
+        override fun callback(`uniffiHandle`: Long,`event`: RustBuffer.ByValue,`uniffiOutReturn`: Pointer,uniffiCallStatus: UniffiRustCallStatus,) {
+            val uniffiObj = FfiConverterTypeNativeLogger.handleMap.get(uniffiHandle)
+            val makeCall = { ->
+                uniffiObj.`log`(
+                    FfiConverterTypeNativeLogEvent.lift(`event`),
+                )
+            }
+            val writeReturn = { _: Unit -> Unit }
+            uniffiTraitInterfaceCall(uniffiCallStatus, makeCall, writeReturn)
+        }
+    }
+
+    internal object uniffiFree: UniffiCallbackInterfaceFree {
+        override fun callback(handle: Long) {
+            FfiConverterTypeNativeLogger.handleMap.remove(handle)
+        }
+    }
+
+    internal object uniffiClone: UniffiCallbackInterfaceClone {
+        override fun callback(handle: Long): Long {
+            return FfiConverterTypeNativeLogger.handleMap.clone(handle)
+        }
+    }
+
+    internal var vtable = UniffiVTableCallbackInterfaceNativeLogger.UniffiByValue(
+        uniffiFree,
+        uniffiClone,
+        `log`,
+    )
+
+    // Registers the foreign callback with the Rust side.
+    // This method is generated for each callback interface.
+    internal fun register(lib: UniffiLib) {
+        lib.uniffi_actpass_uniffi_fn_init_callback_vtable_nativelogger(vtable)
+    }
+}
+
+/**
+ * @suppress
+ */
+public object FfiConverterTypeNativeLogger: FfiConverter<NativeLogger, Long> {
+    internal val handleMap = UniffiHandleMap<NativeLogger>()
+
+    override fun lower(value: NativeLogger): Long {
+        if (value is NativeLoggerImpl) {
+             // Rust-implemented object.  Clone the handle and return it
+            return value.uniffiCloneHandle()
+         } else {
+            // Kotlin object, generate a new vtable handle and return that.
+            return handleMap.insert(value)
+         }
+    }
+
+    override fun lift(value: Long): NativeLogger {
+        if ((value and 1.toLong()) == 0.toLong()) {
+            // Rust-generated handle, construct a new class that uses the handle to implement the
+            // interface
+            return NativeLoggerImpl(UniffiWithHandle, value)
+        } else {
+            // Kotlin-generated handle, get the object from the handle map
+            return handleMap.remove(value)
+        }
+    }
+
+    override fun read(buf: ByteBuffer): NativeLogger {
+        return lift(buf.getLong())
+    }
+
+    override fun allocationSize(value: NativeLogger) = 8UL
+
+    override fun write(value: NativeLogger, buf: ByteBuffer) {
         buf.putLong(lower(value))
     }
 }
@@ -2616,6 +3117,351 @@ public object FfiConverterTypeNativePermit: FfiConverter<NativePermit, Long> {
 }
 
 
+// This template implements a class for working with a Rust struct via a handle
+// to the live Rust struct on the other side of the FFI.
+//
+// There's some subtlety here, because we have to be careful not to operate on a Rust
+// struct after it has been dropped, and because we must expose a public API for freeing
+// theq Kotlin wrapper object in lieu of reliable finalizers. The core requirements are:
+//
+//   * Each instance holds an opaque handle to the underlying Rust struct.
+//     Method calls need to read this handle from the object's state and pass it in to
+//     the Rust FFI.
+//
+//   * When an instance is no longer needed, its handle should be passed to a
+//     special destructor function provided by the Rust FFI, which will drop the
+//     underlying Rust struct.
+//
+//   * Given an instance, calling code is expected to call the special
+//     `destroy` method in order to free it after use, either by calling it explicitly
+//     or by using a higher-level helper like the `use` method. Failing to do so risks
+//     leaking the underlying Rust struct.
+//
+//   * We can't assume that calling code will do the right thing, and must be prepared
+//     to handle Kotlin method calls executing concurrently with or even after a call to
+//     `destroy`, and to handle multiple (possibly concurrent!) calls to `destroy`.
+//
+//   * We must never allow Rust code to operate on the underlying Rust struct after
+//     the destructor has been called, and must never call the destructor more than once.
+//     Doing so may trigger memory unsafety.
+//
+//   * To mitigate many of the risks of leaking memory and use-after-free unsafety, a `Cleaner`
+//     is implemented to call the destructor when the Kotlin object becomes unreachable.
+//     This is done in a background thread. This is not a panacea, and client code should be aware that
+//      1. the thread may starve if some there are objects that have poorly performing
+//     `drop` methods or do significant work in their `drop` methods.
+//      2. the thread is shared across the whole library. This can be tuned by using `android_cleaner = true`,
+//         or `android = true` in the [`kotlin` section of the `uniffi.toml` file](https://mozilla.github.io/uniffi-rs/kotlin/configuration.html).
+//
+// If we try to implement this with mutual exclusion on access to the handle, there is the
+// possibility of a race between a method call and a concurrent call to `destroy`:
+//
+//    * Thread A starts a method call, reads the value of the handle, but is interrupted
+//      before it can pass the handle over the FFI to Rust.
+//    * Thread B calls `destroy` and frees the underlying Rust struct.
+//    * Thread A resumes, passing the already-read handle value to Rust and triggering
+//      a use-after-free.
+//
+// One possible solution would be to use a `ReadWriteLock`, with each method call taking
+// a read lock (and thus allowed to run concurrently) and the special `destroy` method
+// taking a write lock (and thus blocking on live method calls). However, we aim not to
+// generate methods with any hidden blocking semantics, and a `destroy` method that might
+// block if called incorrectly seems to meet that bar.
+//
+// So, we achieve our goals by giving each instance an associated `AtomicLong` counter to track
+// the number of in-flight method calls, and an `AtomicBoolean` flag to indicate whether `destroy`
+// has been called. These are updated according to the following rules:
+//
+//    * The initial value of the counter is 1, indicating a live object with no in-flight calls.
+//      The initial value for the flag is false.
+//
+//    * At the start of each method call, we atomically check the counter.
+//      If it is 0 then the underlying Rust struct has already been destroyed and the call is aborted.
+//      If it is nonzero them we atomically increment it by 1 and proceed with the method call.
+//
+//    * At the end of each method call, we atomically decrement and check the counter.
+//      If it has reached zero then we destroy the underlying Rust struct.
+//
+//    * When `destroy` is called, we atomically flip the flag from false to true.
+//      If the flag was already true we silently fail.
+//      Otherwise we atomically decrement and check the counter.
+//      If it has reached zero then we destroy the underlying Rust struct.
+//
+// Astute readers may observe that this all sounds very similar to the way that Rust's `Arc<T>` works,
+// and indeed it is, with the addition of a flag to guard against multiple calls to `destroy`.
+//
+// The overall effect is that the underlying Rust struct is destroyed only when `destroy` has been
+// called *and* all in-flight method calls have completed, avoiding violating any of the expectations
+// of the underlying Rust code.
+//
+// This makes a cleaner a better alternative to _not_ calling `destroy()` as
+// and when the object is finished with, but the abstraction is not perfect: if the Rust object's `drop`
+// method is slow, and/or there are many objects to cleanup, and it's on a low end Android device, then the cleaner
+// thread may be starved, and the app will leak memory.
+//
+// In this case, `destroy`ing manually may be a better solution.
+//
+// The cleaner can live side by side with the manual calling of `destroy`. In the order of responsiveness, uniffi objects
+// with Rust peers are reclaimed:
+//
+// 1. By calling the `destroy` method of the object, which calls `rustObject.free()`. If that doesn't happen:
+// 2. When the object becomes unreachable, AND the Cleaner thread gets to call `rustObject.free()`. If the thread is starved then:
+// 3. The memory is reclaimed when the process terminates.
+//
+// [1] https://stackoverflow.com/questions/24376768/can-java-finalize-an-object-when-it-is-still-in-scope/24380219
+//
+
+
+/**
+ * What answers in place of a gateway.
+ */
+public interface NativeScriptInterface {
+    
+    /**
+     * Answers preflights about a tool so from now on; about every other tool if none is named.
+     */
+    fun `answer`(`answer`: NativeAnswer, `tool`: kotlin.String?)
+    
+    /**
+     * Answers the next preflight so that has no earlier answer of this kind, once.
+     */
+    fun `answerNext`(`answer`: NativeAnswer)
+    
+    /**
+     * Decides about an approval.
+     */
+    fun `decide`(`id`: kotlin.String, `approved`: kotlin.Boolean)
+    
+    /**
+     * The requests so far.
+     */
+    fun `requests`(): List<NativeRequest>
+    
+    companion object
+}
+
+/**
+ * What answers in place of a gateway.
+ */
+open class NativeScript: Disposable, AutoCloseable, NativeScriptInterface
+{
+
+    @Suppress("UNUSED_PARAMETER")
+    /**
+     * @suppress
+     */
+    constructor(withHandle: UniffiWithHandle, handle: Long) {
+        this.handle = handle
+        this.cleanable = UniffiLib.CLEANER.register(this, UniffiCleanAction(handle))
+    }
+
+    /**
+     * @suppress
+     *
+     * This constructor can be used to instantiate a fake object. Only used for tests. Any
+     * attempt to actually use an object constructed this way will fail as there is no
+     * connected Rust object.
+     */
+    @Suppress("UNUSED_PARAMETER")
+    constructor(noHandle: NoHandle) {
+        this.handle = 0
+        this.cleanable = null
+    }
+    /**
+     * A script that denies every action.
+     */
+    constructor() :
+        this(UniffiWithHandle, 
+    uniffiRustCall() { _status ->
+    UniffiLib.uniffi_actpass_uniffi_fn_constructor_nativescript_new(
+    
+        _status)
+}
+    )
+
+    protected val handle: Long
+    protected val cleanable: UniffiCleaner.Cleanable?
+
+    private val wasDestroyed = AtomicBoolean(false)
+    private val callCounter = AtomicLong(1)
+
+    /**
+     * Whether the current object has been destroyed and its reference is gone in the Rust side.
+     */
+    val uniffiIsDestroyed: Boolean get() = wasDestroyed.get()
+
+    override fun destroy() {
+        // Only allow a single call to this method.
+        // TODO: maybe we should log a warning if called more than once?
+        if (this.wasDestroyed.compareAndSet(false, true)) {
+            // This decrement always matches the initial count of 1 given at creation time.
+            if (this.callCounter.decrementAndGet() == 0L) {
+                cleanable?.clean()
+            }
+        }
+    }
+
+    @Synchronized
+    override fun close() {
+        this.destroy()
+    }
+
+    internal inline fun <R> callWithHandle(block: (handle: Long) -> R): R {
+        // Check and increment the call counter, to keep the object alive.
+        // This needs a compare-and-set retry loop in case of concurrent updates.
+        do {
+            val c = this.callCounter.get()
+            if (c == 0L) {
+                throw IllegalStateException("${this.javaClass.simpleName} object has already been destroyed")
+            }
+            if (c == Long.MAX_VALUE) {
+                throw IllegalStateException("${this.javaClass.simpleName} call counter would overflow")
+            }
+        } while (! this.callCounter.compareAndSet(c, c + 1L))
+        // Now we can safely do the method call without the handle being freed concurrently.
+        try {
+            return block(this.uniffiCloneHandle())
+        } finally {
+            // This decrement always matches the increment we performed above.
+            if (this.callCounter.decrementAndGet() == 0L) {
+                cleanable?.clean()
+            }
+        }
+    }
+
+    // Use a static inner class instead of a closure so as not to accidentally
+    // capture `this` as part of the cleanable's action.
+    private class UniffiCleanAction(private val handle: Long) : Runnable {
+        override fun run() {
+            if (handle == 0.toLong()) {
+                // Fake object created with `NoHandle`, don't try to free.
+                return;
+            }
+            uniffiRustCall { status ->
+                UniffiLib.uniffi_actpass_uniffi_fn_free_nativescript(handle, status)
+            }
+        }
+    }
+
+    /**
+     * @suppress
+     */
+    fun uniffiCloneHandle(): Long {
+        if (handle == 0.toLong()) {
+            throw InternalException("uniffiCloneHandle() called on NoHandle object");
+        }
+        return uniffiRustCall() { status ->
+            UniffiLib.uniffi_actpass_uniffi_fn_clone_nativescript(handle, status)
+        }
+    }
+
+    
+    /**
+     * Answers preflights about a tool so from now on; about every other tool if none is named.
+     */
+    @Throws(NativeException::class)override fun `answer`(`answer`: NativeAnswer, `tool`: kotlin.String?)
+        = 
+    callWithHandle {
+    uniffiRustCallWithError(NativeException) { _status ->
+    UniffiLib.uniffi_actpass_uniffi_fn_method_nativescript_answer(
+        it,
+        
+        FfiConverterTypeNativeAnswer.lower(`answer`),
+        FfiConverterOptionalString.lower(`tool`),_status)
+}
+    }
+    
+    
+
+    
+    /**
+     * Answers the next preflight so that has no earlier answer of this kind, once.
+     */
+    @Throws(NativeException::class)override fun `answerNext`(`answer`: NativeAnswer)
+        = 
+    callWithHandle {
+    uniffiRustCallWithError(NativeException) { _status ->
+    UniffiLib.uniffi_actpass_uniffi_fn_method_nativescript_answer_next(
+        it,
+        
+        FfiConverterTypeNativeAnswer.lower(`answer`),_status)
+}
+    }
+    
+    
+
+    
+    /**
+     * Decides about an approval.
+     */override fun `decide`(`id`: kotlin.String, `approved`: kotlin.Boolean)
+        = 
+    callWithHandle {
+    uniffiRustCall() { _status ->
+    UniffiLib.uniffi_actpass_uniffi_fn_method_nativescript_decide(
+        it,
+        
+        FfiConverterString.lower(`id`),
+        FfiConverterBoolean.lower(`approved`),_status)
+}
+    }
+    
+    
+
+    
+    /**
+     * The requests so far.
+     */override fun `requests`(): List<NativeRequest> {
+            return FfiConverterSequenceTypeNativeRequest.lift(
+    callWithHandle {
+    uniffiRustCall() { _status ->
+    UniffiLib.uniffi_actpass_uniffi_fn_method_nativescript_requests(
+        it,
+        _status)
+}
+    }
+    )
+    }
+    
+
+    
+
+    
+
+
+    
+    
+    /**
+     * @suppress
+     */
+    companion object
+    
+}
+
+
+/**
+ * @suppress
+ */
+public object FfiConverterTypeNativeScript: FfiConverter<NativeScript, Long> {
+    override fun lower(value: NativeScript): Long {
+        return value.uniffiCloneHandle()
+    }
+
+    override fun lift(value: Long): NativeScript {
+        return NativeScript(UniffiWithHandle, value)
+    }
+
+    override fun read(buf: ByteBuffer): NativeScript {
+        return lift(buf.getLong())
+    }
+
+    override fun allocationSize(value: NativeScript) = 8UL
+
+    override fun write(value: NativeScript, buf: ByteBuffer) {
+        buf.putLong(lower(value))
+    }
+}
+
+
 
 /**
  * What an agent is about to do.
@@ -2649,7 +3495,7 @@ data class NativeAction (
     /**
      * The passport that it spends.
      */
-    val `passport`: kotlin.String?
+    val `passport`: Secret?
     , 
     /**
      * The mode; the client's if not given.
@@ -2701,7 +3547,7 @@ public object FfiConverterTypeNativeAction: FfiConverterRustBuffer<NativeAction>
             FfiConverterString.read(buf),
             FfiConverterString.read(buf),
             FfiConverterOptionalString.read(buf),
-            FfiConverterOptionalString.read(buf),
+            FfiConverterOptionalTypeSecret.read(buf),
             FfiConverterOptionalTypeNativeMode.read(buf),
             FfiConverterOptionalString.read(buf),
             FfiConverterOptionalString.read(buf),
@@ -2717,7 +3563,7 @@ public object FfiConverterTypeNativeAction: FfiConverterRustBuffer<NativeAction>
             FfiConverterString.allocationSize(value.`resource`) +
             FfiConverterString.allocationSize(value.`args`) +
             FfiConverterOptionalString.allocationSize(value.`userId`) +
-            FfiConverterOptionalString.allocationSize(value.`passport`) +
+            FfiConverterOptionalTypeSecret.allocationSize(value.`passport`) +
             FfiConverterOptionalTypeNativeMode.allocationSize(value.`mode`) +
             FfiConverterOptionalString.allocationSize(value.`idempotencyKey`) +
             FfiConverterOptionalString.allocationSize(value.`audience`) +
@@ -2732,13 +3578,60 @@ public object FfiConverterTypeNativeAction: FfiConverterRustBuffer<NativeAction>
             FfiConverterString.write(value.`resource`, buf)
             FfiConverterString.write(value.`args`, buf)
             FfiConverterOptionalString.write(value.`userId`, buf)
-            FfiConverterOptionalString.write(value.`passport`, buf)
+            FfiConverterOptionalTypeSecret.write(value.`passport`, buf)
             FfiConverterOptionalTypeNativeMode.write(value.`mode`, buf)
             FfiConverterOptionalString.write(value.`idempotencyKey`, buf)
             FfiConverterOptionalString.write(value.`audience`, buf)
             FfiConverterOptionalString.write(value.`approvalRequestId`, buf)
             FfiConverterOptionalString.write(value.`toolManifestHash`, buf)
             FfiConverterOptionalDouble.write(value.`waitForApproval`, buf)
+    }
+}
+
+
+
+/**
+ * The answer to a preflight.
+ */
+data class NativeAnswer (
+    /**
+     * The HTTP status.
+     */
+    val `status`: kotlin.UShort
+    , 
+    /**
+     * The JSON text of the decision; none for a gateway that cannot be reached.
+     */
+    val `decision`: kotlin.String?
+    
+){
+    
+
+    
+
+    
+    companion object
+}
+
+/**
+ * @suppress
+ */
+public object FfiConverterTypeNativeAnswer: FfiConverterRustBuffer<NativeAnswer> {
+    override fun read(buf: ByteBuffer): NativeAnswer {
+        return NativeAnswer(
+            FfiConverterUShort.read(buf),
+            FfiConverterOptionalString.read(buf),
+        )
+    }
+
+    override fun allocationSize(value: NativeAnswer) = (
+            FfiConverterUShort.allocationSize(value.`status`) +
+            FfiConverterOptionalString.allocationSize(value.`decision`)
+    )
+
+    override fun write(value: NativeAnswer, buf: ByteBuffer) {
+            FfiConverterUShort.write(value.`status`, buf)
+            FfiConverterOptionalString.write(value.`decision`, buf)
     }
 }
 
@@ -2908,7 +3801,7 @@ data class NativeCredential (
     /**
      * The secret.
      */
-    val `token`: kotlin.String
+    val `token`: Secret
     , 
     /**
      * When it ends.
@@ -2916,9 +3809,9 @@ data class NativeCredential (
     val `expiresAt`: kotlin.String?
     , 
     /**
-     * The whole of it.
+     * The whole of it; it holds the secret.
      */
-    val `json`: kotlin.String
+    val `json`: Secret
     
 ){
     
@@ -2935,22 +3828,22 @@ data class NativeCredential (
 public object FfiConverterTypeNativeCredential: FfiConverterRustBuffer<NativeCredential> {
     override fun read(buf: ByteBuffer): NativeCredential {
         return NativeCredential(
-            FfiConverterString.read(buf),
+            FfiConverterTypeSecret.read(buf),
             FfiConverterOptionalString.read(buf),
-            FfiConverterString.read(buf),
+            FfiConverterTypeSecret.read(buf),
         )
     }
 
     override fun allocationSize(value: NativeCredential) = (
-            FfiConverterString.allocationSize(value.`token`) +
+            FfiConverterTypeSecret.allocationSize(value.`token`) +
             FfiConverterOptionalString.allocationSize(value.`expiresAt`) +
-            FfiConverterString.allocationSize(value.`json`)
+            FfiConverterTypeSecret.allocationSize(value.`json`)
     )
 
     override fun write(value: NativeCredential, buf: ByteBuffer) {
-            FfiConverterString.write(value.`token`, buf)
+            FfiConverterTypeSecret.write(value.`token`, buf)
             FfiConverterOptionalString.write(value.`expiresAt`, buf)
-            FfiConverterString.write(value.`json`, buf)
+            FfiConverterTypeSecret.write(value.`json`, buf)
     }
 }
 
@@ -2968,7 +3861,7 @@ data class NativeDecision (
     /**
      * Its stable reason.
      */
-    val `reasonCode`: kotlin.String?
+    val `reasonCode`: kotlin.String
     , 
     /**
      * How much the action could damage.
@@ -3001,6 +3894,11 @@ data class NativeDecision (
     val `approvalRequestId`: kotlin.String?
     , 
     /**
+     * The gateway's name for the request.
+     */
+    val `requestId`: kotlin.String?
+    , 
+    /**
      * The whole of it.
      */
     val `json`: kotlin.String
@@ -3021,11 +3919,12 @@ public object FfiConverterTypeNativeDecision: FfiConverterRustBuffer<NativeDecis
     override fun read(buf: ByteBuffer): NativeDecision {
         return NativeDecision(
             FfiConverterString.read(buf),
-            FfiConverterOptionalString.read(buf),
+            FfiConverterString.read(buf),
             FfiConverterOptionalString.read(buf),
             FfiConverterString.read(buf),
             FfiConverterSequenceString.read(buf),
             FfiConverterSequenceString.read(buf),
+            FfiConverterOptionalString.read(buf),
             FfiConverterOptionalString.read(buf),
             FfiConverterOptionalString.read(buf),
             FfiConverterString.read(buf),
@@ -3034,25 +3933,27 @@ public object FfiConverterTypeNativeDecision: FfiConverterRustBuffer<NativeDecis
 
     override fun allocationSize(value: NativeDecision) = (
             FfiConverterString.allocationSize(value.`word`) +
-            FfiConverterOptionalString.allocationSize(value.`reasonCode`) +
+            FfiConverterString.allocationSize(value.`reasonCode`) +
             FfiConverterOptionalString.allocationSize(value.`riskTier`) +
             FfiConverterString.allocationSize(value.`summary`) +
             FfiConverterSequenceString.allocationSize(value.`matchedRules`) +
             FfiConverterSequenceString.allocationSize(value.`nextSteps`) +
             FfiConverterOptionalString.allocationSize(value.`evidenceEventId`) +
             FfiConverterOptionalString.allocationSize(value.`approvalRequestId`) +
+            FfiConverterOptionalString.allocationSize(value.`requestId`) +
             FfiConverterString.allocationSize(value.`json`)
     )
 
     override fun write(value: NativeDecision, buf: ByteBuffer) {
             FfiConverterString.write(value.`word`, buf)
-            FfiConverterOptionalString.write(value.`reasonCode`, buf)
+            FfiConverterString.write(value.`reasonCode`, buf)
             FfiConverterOptionalString.write(value.`riskTier`, buf)
             FfiConverterString.write(value.`summary`, buf)
             FfiConverterSequenceString.write(value.`matchedRules`, buf)
             FfiConverterSequenceString.write(value.`nextSteps`, buf)
             FfiConverterOptionalString.write(value.`evidenceEventId`, buf)
             FfiConverterOptionalString.write(value.`approvalRequestId`, buf)
+            FfiConverterOptionalString.write(value.`requestId`, buf)
             FfiConverterString.write(value.`json`, buf)
     }
 }
@@ -3270,14 +4171,14 @@ public object FfiConverterTypeNativeFailure: FfiConverterRustBuffer<NativeFailur
  */
 data class NativeIssued (
     /**
-     * The passport, a secret.
+     * The passport.
      */
-    val `token`: kotlin.String
+    val `token`: Secret
     , 
     /**
      * The whole of the answer; it holds the token.
      */
-    val `json`: kotlin.String
+    val `json`: Secret
     
 ){
     
@@ -3294,19 +4195,74 @@ data class NativeIssued (
 public object FfiConverterTypeNativeIssued: FfiConverterRustBuffer<NativeIssued> {
     override fun read(buf: ByteBuffer): NativeIssued {
         return NativeIssued(
-            FfiConverterString.read(buf),
-            FfiConverterString.read(buf),
+            FfiConverterTypeSecret.read(buf),
+            FfiConverterTypeSecret.read(buf),
         )
     }
 
     override fun allocationSize(value: NativeIssued) = (
-            FfiConverterString.allocationSize(value.`token`) +
-            FfiConverterString.allocationSize(value.`json`)
+            FfiConverterTypeSecret.allocationSize(value.`token`) +
+            FfiConverterTypeSecret.allocationSize(value.`json`)
     )
 
     override fun write(value: NativeIssued, buf: ByteBuffer) {
-            FfiConverterString.write(value.`token`, buf)
-            FfiConverterString.write(value.`json`, buf)
+            FfiConverterTypeSecret.write(value.`token`, buf)
+            FfiConverterTypeSecret.write(value.`json`, buf)
+    }
+}
+
+
+
+/**
+ * A log line.
+ */
+data class NativeLogEvent (
+    /**
+     * How important it is.
+     */
+    val `level`: NativeLogLevel
+    , 
+    /**
+     * What happened.
+     */
+    val `message`: kotlin.String
+    , 
+    /**
+     * Its fields.
+     */
+    val `fields`: Map<kotlin.String, kotlin.String>
+    
+){
+    
+
+    
+
+    
+    companion object
+}
+
+/**
+ * @suppress
+ */
+public object FfiConverterTypeNativeLogEvent: FfiConverterRustBuffer<NativeLogEvent> {
+    override fun read(buf: ByteBuffer): NativeLogEvent {
+        return NativeLogEvent(
+            FfiConverterTypeNativeLogLevel.read(buf),
+            FfiConverterString.read(buf),
+            FfiConverterMapStringString.read(buf),
+        )
+    }
+
+    override fun allocationSize(value: NativeLogEvent) = (
+            FfiConverterTypeNativeLogLevel.allocationSize(value.`level`) +
+            FfiConverterString.allocationSize(value.`message`) +
+            FfiConverterMapStringString.allocationSize(value.`fields`)
+    )
+
+    override fun write(value: NativeLogEvent, buf: ByteBuffer) {
+            FfiConverterTypeNativeLogLevel.write(value.`level`, buf)
+            FfiConverterString.write(value.`message`, buf)
+            FfiConverterMapStringString.write(value.`fields`, buf)
     }
 }
 
@@ -3319,7 +4275,7 @@ data class NativeOfflineVerifyRequest (
     /**
      * The passport.
      */
-    val `token`: kotlin.String
+    val `token`: Secret
     , 
     /**
      * Whom it is shown to.
@@ -3340,6 +4296,11 @@ data class NativeOfflineVerifyRequest (
      * Who must have delegated.
      */
     val `userId`: kotlin.String?
+    , 
+    /**
+     * The tenant that it must be of.
+     */
+    val `tenantId`: kotlin.String?
     
 ){
     
@@ -3356,8 +4317,9 @@ data class NativeOfflineVerifyRequest (
 public object FfiConverterTypeNativeOfflineVerifyRequest: FfiConverterRustBuffer<NativeOfflineVerifyRequest> {
     override fun read(buf: ByteBuffer): NativeOfflineVerifyRequest {
         return NativeOfflineVerifyRequest(
+            FfiConverterTypeSecret.read(buf),
             FfiConverterString.read(buf),
-            FfiConverterString.read(buf),
+            FfiConverterOptionalString.read(buf),
             FfiConverterOptionalString.read(buf),
             FfiConverterOptionalString.read(buf),
             FfiConverterOptionalString.read(buf),
@@ -3365,19 +4327,21 @@ public object FfiConverterTypeNativeOfflineVerifyRequest: FfiConverterRustBuffer
     }
 
     override fun allocationSize(value: NativeOfflineVerifyRequest) = (
-            FfiConverterString.allocationSize(value.`token`) +
+            FfiConverterTypeSecret.allocationSize(value.`token`) +
             FfiConverterString.allocationSize(value.`audience`) +
             FfiConverterOptionalString.allocationSize(value.`issuer`) +
             FfiConverterOptionalString.allocationSize(value.`agentId`) +
-            FfiConverterOptionalString.allocationSize(value.`userId`)
+            FfiConverterOptionalString.allocationSize(value.`userId`) +
+            FfiConverterOptionalString.allocationSize(value.`tenantId`)
     )
 
     override fun write(value: NativeOfflineVerifyRequest, buf: ByteBuffer) {
-            FfiConverterString.write(value.`token`, buf)
+            FfiConverterTypeSecret.write(value.`token`, buf)
             FfiConverterString.write(value.`audience`, buf)
             FfiConverterOptionalString.write(value.`issuer`, buf)
             FfiConverterOptionalString.write(value.`agentId`, buf)
             FfiConverterOptionalString.write(value.`userId`, buf)
+            FfiConverterOptionalString.write(value.`tenantId`, buf)
     }
 }
 
@@ -3589,6 +4553,53 @@ public object FfiConverterTypeNativeRecorded: FfiConverterRustBuffer<NativeRecor
 
 
 /**
+ * A request that a script was asked.
+ */
+data class NativeRequest (
+    /**
+     * The path and the query.
+     */
+    val `path`: kotlin.String
+    , 
+    /**
+     * The JSON text of the body; empty where the call only reads.
+     */
+    val `body`: kotlin.String
+    
+){
+    
+
+    
+
+    
+    companion object
+}
+
+/**
+ * @suppress
+ */
+public object FfiConverterTypeNativeRequest: FfiConverterRustBuffer<NativeRequest> {
+    override fun read(buf: ByteBuffer): NativeRequest {
+        return NativeRequest(
+            FfiConverterString.read(buf),
+            FfiConverterString.read(buf),
+        )
+    }
+
+    override fun allocationSize(value: NativeRequest) = (
+            FfiConverterString.allocationSize(value.`path`) +
+            FfiConverterString.allocationSize(value.`body`)
+    )
+
+    override fun write(value: NativeRequest, buf: ByteBuffer) {
+            FfiConverterString.write(value.`path`, buf)
+            FfiConverterString.write(value.`body`, buf)
+    }
+}
+
+
+
+/**
  * Whether a passport was revoked.
  */
 data class NativeRevocation (
@@ -3642,12 +4653,12 @@ data class NativeSettings (
     /**
      * The language of the face.
      */
-    val `language`: kotlin.String
+    val `language`: NativeLanguage
     , 
     /**
      * The key.
      */
-    val `apiKey`: kotlin.String?
+    val `apiKey`: Secret?
     , 
     /**
      * The tenant.
@@ -3714,8 +4725,8 @@ data class NativeSettings (
 public object FfiConverterTypeNativeSettings: FfiConverterRustBuffer<NativeSettings> {
     override fun read(buf: ByteBuffer): NativeSettings {
         return NativeSettings(
-            FfiConverterString.read(buf),
-            FfiConverterOptionalString.read(buf),
+            FfiConverterTypeNativeLanguage.read(buf),
+            FfiConverterOptionalTypeSecret.read(buf),
             FfiConverterOptionalString.read(buf),
             FfiConverterOptionalString.read(buf),
             FfiConverterOptionalString.read(buf),
@@ -3730,8 +4741,8 @@ public object FfiConverterTypeNativeSettings: FfiConverterRustBuffer<NativeSetti
     }
 
     override fun allocationSize(value: NativeSettings) = (
-            FfiConverterString.allocationSize(value.`language`) +
-            FfiConverterOptionalString.allocationSize(value.`apiKey`) +
+            FfiConverterTypeNativeLanguage.allocationSize(value.`language`) +
+            FfiConverterOptionalTypeSecret.allocationSize(value.`apiKey`) +
             FfiConverterOptionalString.allocationSize(value.`tenantId`) +
             FfiConverterOptionalString.allocationSize(value.`agentId`) +
             FfiConverterOptionalString.allocationSize(value.`baseUrl`) +
@@ -3745,8 +4756,8 @@ public object FfiConverterTypeNativeSettings: FfiConverterRustBuffer<NativeSetti
     )
 
     override fun write(value: NativeSettings, buf: ByteBuffer) {
-            FfiConverterString.write(value.`language`, buf)
-            FfiConverterOptionalString.write(value.`apiKey`, buf)
+            FfiConverterTypeNativeLanguage.write(value.`language`, buf)
+            FfiConverterOptionalTypeSecret.write(value.`apiKey`, buf)
             FfiConverterOptionalString.write(value.`tenantId`, buf)
             FfiConverterOptionalString.write(value.`agentId`, buf)
             FfiConverterOptionalString.write(value.`baseUrl`, buf)
@@ -3871,7 +4882,7 @@ data class NativeVerifyRequest (
     /**
      * The passport.
      */
-    val `token`: kotlin.String
+    val `token`: Secret
     , 
     /**
      * Whom it is shown to.
@@ -3913,7 +4924,7 @@ data class NativeVerifyRequest (
 public object FfiConverterTypeNativeVerifyRequest: FfiConverterRustBuffer<NativeVerifyRequest> {
     override fun read(buf: ByteBuffer): NativeVerifyRequest {
         return NativeVerifyRequest(
-            FfiConverterString.read(buf),
+            FfiConverterTypeSecret.read(buf),
             FfiConverterString.read(buf),
             FfiConverterOptionalString.read(buf),
             FfiConverterOptionalString.read(buf),
@@ -3923,7 +4934,7 @@ public object FfiConverterTypeNativeVerifyRequest: FfiConverterRustBuffer<Native
     }
 
     override fun allocationSize(value: NativeVerifyRequest) = (
-            FfiConverterString.allocationSize(value.`token`) +
+            FfiConverterTypeSecret.allocationSize(value.`token`) +
             FfiConverterString.allocationSize(value.`audience`) +
             FfiConverterOptionalString.allocationSize(value.`agentId`) +
             FfiConverterOptionalString.allocationSize(value.`userId`) +
@@ -3932,7 +4943,7 @@ public object FfiConverterTypeNativeVerifyRequest: FfiConverterRustBuffer<Native
     )
 
     override fun write(value: NativeVerifyRequest, buf: ByteBuffer) {
-            FfiConverterString.write(value.`token`, buf)
+            FfiConverterTypeSecret.write(value.`token`, buf)
             FfiConverterString.write(value.`audience`, buf)
             FfiConverterOptionalString.write(value.`agentId`, buf)
             FfiConverterOptionalString.write(value.`userId`, buf)
@@ -4256,6 +5267,100 @@ public object FfiConverterTypeNativeErrorKind: FfiConverterRustBuffer<NativeErro
     override fun allocationSize(value: NativeErrorKind) = 4UL
 
     override fun write(value: NativeErrorKind, buf: ByteBuffer) {
+        buf.putInt(value.ordinal + 1)
+    }
+}
+
+
+
+
+
+/**
+ * A language, by how it spells the names of settings and arguments.
+ */
+
+enum class NativeLanguage {
+    
+    /**
+     * `baseUrl`
+     */
+    KOTLIN,
+    /**
+     * `baseURL`
+     */
+    SWIFT;
+
+    
+
+
+    companion object
+}
+
+
+/**
+ * @suppress
+ */
+public object FfiConverterTypeNativeLanguage: FfiConverterRustBuffer<NativeLanguage> {
+    override fun read(buf: ByteBuffer) = try {
+        
+        NativeLanguage.entries[buf.getInt() - 1]
+        
+    } catch (e: IndexOutOfBoundsException) {
+        throw RuntimeException("invalid enum value, something is very wrong!!", e)
+    }
+
+    override fun allocationSize(value: NativeLanguage) = 4UL
+
+    override fun write(value: NativeLanguage, buf: ByteBuffer) {
+        buf.putInt(value.ordinal + 1)
+    }
+}
+
+
+
+
+
+/**
+ * The levels of log lines.
+ */
+
+enum class NativeLogLevel {
+    
+    /**
+     * Each call: what may run, retries, how calls end.
+     */
+    DEBUG,
+    /**
+     * What is blocked.
+     */
+    INFO,
+    /**
+     * Gates that failed.
+     */
+    WARNING;
+
+    
+
+
+    companion object
+}
+
+
+/**
+ * @suppress
+ */
+public object FfiConverterTypeNativeLogLevel: FfiConverterRustBuffer<NativeLogLevel> {
+    override fun read(buf: ByteBuffer) = try {
+        
+        NativeLogLevel.entries[buf.getInt() - 1]
+        
+    } catch (e: IndexOutOfBoundsException) {
+        throw RuntimeException("invalid enum value, something is very wrong!!", e)
+    }
+
+    override fun allocationSize(value: NativeLogLevel) = 4UL
+
+    override fun write(value: NativeLogLevel, buf: ByteBuffer) {
         buf.putInt(value.ordinal + 1)
     }
 }
@@ -4599,6 +5704,70 @@ public object FfiConverterOptionalTypeNativeCancel: FfiConverterRustBuffer<Nativ
 /**
  * @suppress
  */
+public object FfiConverterOptionalTypeNativeLogger: FfiConverterRustBuffer<NativeLogger?> {
+    override fun read(buf: ByteBuffer): NativeLogger? {
+        if (buf.get().toInt() == 0) {
+            return null
+        }
+        return FfiConverterTypeNativeLogger.read(buf)
+    }
+
+    override fun allocationSize(value: NativeLogger?): ULong {
+        if (value == null) {
+            return 1UL
+        } else {
+            return 1UL + FfiConverterTypeNativeLogger.allocationSize(value)
+        }
+    }
+
+    override fun write(value: NativeLogger?, buf: ByteBuffer) {
+        if (value == null) {
+            buf.put(0)
+        } else {
+            buf.put(1)
+            FfiConverterTypeNativeLogger.write(value, buf)
+        }
+    }
+}
+
+
+
+
+/**
+ * @suppress
+ */
+public object FfiConverterOptionalTypeNativeScript: FfiConverterRustBuffer<NativeScript?> {
+    override fun read(buf: ByteBuffer): NativeScript? {
+        if (buf.get().toInt() == 0) {
+            return null
+        }
+        return FfiConverterTypeNativeScript.read(buf)
+    }
+
+    override fun allocationSize(value: NativeScript?): ULong {
+        if (value == null) {
+            return 1UL
+        } else {
+            return 1UL + FfiConverterTypeNativeScript.allocationSize(value)
+        }
+    }
+
+    override fun write(value: NativeScript?, buf: ByteBuffer) {
+        if (value == null) {
+            buf.put(0)
+        } else {
+            buf.put(1)
+            FfiConverterTypeNativeScript.write(value, buf)
+        }
+    }
+}
+
+
+
+
+/**
+ * @suppress
+ */
 public object FfiConverterOptionalTypeNativeCredential: FfiConverterRustBuffer<NativeCredential?> {
     override fun read(buf: ByteBuffer): NativeCredential? {
         if (buf.get().toInt() == 0) {
@@ -4727,6 +5896,38 @@ public object FfiConverterOptionalTypeNativeMode: FfiConverterRustBuffer<NativeM
 /**
  * @suppress
  */
+public object FfiConverterOptionalTypeSecret: FfiConverterRustBuffer<Secret?> {
+    override fun read(buf: ByteBuffer): Secret? {
+        if (buf.get().toInt() == 0) {
+            return null
+        }
+        return FfiConverterTypeSecret.read(buf)
+    }
+
+    override fun allocationSize(value: Secret?): ULong {
+        if (value == null) {
+            return 1UL
+        } else {
+            return 1UL + FfiConverterTypeSecret.allocationSize(value)
+        }
+    }
+
+    override fun write(value: Secret?, buf: ByteBuffer) {
+        if (value == null) {
+            buf.put(0)
+        } else {
+            buf.put(1)
+            FfiConverterTypeSecret.write(value, buf)
+        }
+    }
+}
+
+
+
+
+/**
+ * @suppress
+ */
 public object FfiConverterSequenceString: FfiConverterRustBuffer<List<kotlin.String>> {
     override fun read(buf: ByteBuffer): List<kotlin.String> {
         val len = buf.getInt()
@@ -4746,6 +5947,108 @@ public object FfiConverterSequenceString: FfiConverterRustBuffer<List<kotlin.Str
         value.iterator().forEach {
             FfiConverterString.write(it, buf)
         }
+    }
+}
+
+
+
+
+/**
+ * @suppress
+ */
+public object FfiConverterSequenceTypeNativeRequest: FfiConverterRustBuffer<List<NativeRequest>> {
+    override fun read(buf: ByteBuffer): List<NativeRequest> {
+        val len = buf.getInt()
+        return List<NativeRequest>(len) {
+            FfiConverterTypeNativeRequest.read(buf)
+        }
+    }
+
+    override fun allocationSize(value: List<NativeRequest>): ULong {
+        val sizeForLength = 4UL
+        val sizeForItems = value.map { FfiConverterTypeNativeRequest.allocationSize(it) }.sum()
+        return sizeForLength + sizeForItems
+    }
+
+    override fun write(value: List<NativeRequest>, buf: ByteBuffer) {
+        buf.putInt(value.size)
+        value.iterator().forEach {
+            FfiConverterTypeNativeRequest.write(it, buf)
+        }
+    }
+}
+
+
+
+
+/**
+ * @suppress
+ */
+public object FfiConverterMapStringString: FfiConverterRustBuffer<Map<kotlin.String, kotlin.String>> {
+    override fun read(buf: ByteBuffer): Map<kotlin.String, kotlin.String> {
+        val len = buf.getInt()
+        return buildMap<kotlin.String, kotlin.String>(len) {
+            repeat(len) {
+                val k = FfiConverterString.read(buf)
+                val v = FfiConverterString.read(buf)
+                this[k] = v
+            }
+        }
+    }
+
+    override fun allocationSize(value: Map<kotlin.String, kotlin.String>): ULong {
+        val spaceForMapSize = 4UL
+        val spaceForChildren = value.map { (k, v) ->
+            FfiConverterString.allocationSize(k) +
+            FfiConverterString.allocationSize(v)
+        }.sum()
+        return spaceForMapSize + spaceForChildren
+    }
+
+    override fun write(value: Map<kotlin.String, kotlin.String>, buf: ByteBuffer) {
+        buf.putInt(value.size)
+        // The parens on `(k, v)` here ensure we're calling the right method,
+        // which is important for compatibility with older android devices.
+        // Ref https://blog.danlew.net/2017/03/16/kotlin-puzzler-whose-line-is-it-anyways/
+        value.forEach { (k, v) ->
+            FfiConverterString.write(k, buf)
+            FfiConverterString.write(v, buf)
+        }
+    }
+}
+
+
+
+
+
+
+/**
+ * @suppress
+ */
+public object FfiConverterTypeSecret: FfiConverter<Secret, RustBuffer.ByValue> {
+    override fun lift(value: RustBuffer.ByValue): Secret {
+        val builtinValue = FfiConverterString.lift(value)
+        return Secret(builtinValue)
+    }
+
+    override fun lower(value: Secret): RustBuffer.ByValue {
+        val builtinValue = value.exposed
+        return FfiConverterString.lower(builtinValue)
+    }
+
+    override fun read(buf: ByteBuffer): Secret {
+        val builtinValue = FfiConverterString.read(buf)
+        return Secret(builtinValue)
+    }
+
+    override fun allocationSize(value: Secret): ULong {
+        val builtinValue = value.exposed
+        return FfiConverterString.allocationSize(builtinValue)
+    }
+
+    override fun write(value: Secret, buf: ByteBuffer) {
+        val builtinValue = value.exposed
+        FfiConverterString.write(builtinValue, buf)
     }
 }
 
@@ -4772,14 +6075,15 @@ public object FfiConverterSequenceString: FfiConverterRustBuffer<List<kotlin.Str
     
 
         /**
-         * Checks that a text is one JSON value, which nobody could read in two ways.
+         * Checks that a text is one JSON value, which nobody could read in two ways; `member` is its name in messages.
          */
-    @Throws(NativeException::class) fun `nativeCheckJson`(`text`: kotlin.String)
+    @Throws(NativeException::class) fun `nativeCheckJson`(`member`: kotlin.String, `text`: kotlin.String)
         = 
     uniffiRustCallWithError(NativeException) { _status ->
     UniffiLib.uniffi_actpass_uniffi_fn_func_native_check_json(
     
         
+        FfiConverterString.lower(`member`),
         FfiConverterString.lower(`text`),_status)
 }
     
@@ -4803,13 +6107,13 @@ public object FfiConverterSequenceString: FfiConverterRustBuffer<List<kotlin.Str
         /**
          * The HMAC-SHA256 of the canonical JSON of a value.
          */
-    @Throws(NativeException::class) fun `nativeSignPayload`(`secret`: kotlin.ByteArray, `payload`: kotlin.String): kotlin.String {
+    @Throws(NativeException::class) fun `nativeSignPayload`(`secret`: Secret, `payload`: kotlin.String): kotlin.String {
             return FfiConverterString.lift(
     uniffiRustCallWithError(NativeException) { _status ->
     UniffiLib.uniffi_actpass_uniffi_fn_func_native_sign_payload(
     
         
-        FfiConverterByteArray.lower(`secret`),
+        FfiConverterTypeSecret.lower(`secret`),
         FfiConverterString.lower(`payload`),_status)
 }
     )
@@ -4832,6 +6136,38 @@ public object FfiConverterSequenceString: FfiConverterRustBuffer<List<kotlin.Str
     
 
         /**
+         * An error of this kind, as a face makes one for tests.
+         */ fun `nativeFailure`(`kind`: NativeErrorKind, `text`: kotlin.String): NativeFailure {
+            return FfiConverterTypeNativeFailure.lift(
+    uniffiRustCall() { _status ->
+    UniffiLib.uniffi_actpass_uniffi_fn_func_native_failure(
+    
+        
+        FfiConverterTypeNativeErrorKind.lower(`kind`),
+        FfiConverterString.lower(`text`),_status)
+}
+    )
+    }
+    
+
+        /**
+         * The message of `failure` with its setting or argument spelled as the language spells it.
+         *
+         * The core names them as the wire does: `base_url: expected …`.
+         */ fun `nativeMessage`(`failure`: NativeFailure, `language`: NativeLanguage): kotlin.String {
+            return FfiConverterString.lift(
+    uniffiRustCall() { _status ->
+    UniffiLib.uniffi_actpass_uniffi_fn_func_native_message(
+    
+        
+        FfiConverterTypeNativeFailure.lower(`failure`),
+        FfiConverterTypeNativeLanguage.lower(`language`),_status)
+}
+    )
+    }
+    
+
+        /**
          * The error of a panic that the generated code caught.
          */ fun `nativePanicked`(): NativeFailure {
             return FfiConverterTypeNativeFailure.lift(
@@ -4839,6 +6175,23 @@ public object FfiConverterSequenceString: FfiConverterRustBuffer<List<kotlin.Str
     UniffiLib.uniffi_actpass_uniffi_fn_func_native_panicked(
     
         _status)
+}
+    )
+    }
+    
+
+        /**
+         * The text of the error of an action that was blocked: one line, for developers.
+         */ fun `nativeBlockedText`(`tool`: kotlin.String, `word`: kotlin.String, `reasonCode`: kotlin.String, `why`: kotlin.String): kotlin.String {
+            return FfiConverterString.lift(
+    uniffiRustCall() { _status ->
+    UniffiLib.uniffi_actpass_uniffi_fn_func_native_blocked_text(
+    
+        
+        FfiConverterString.lower(`tool`),
+        FfiConverterString.lower(`word`),
+        FfiConverterString.lower(`reasonCode`),
+        FfiConverterString.lower(`why`),_status)
 }
     )
     }
@@ -4857,6 +6210,21 @@ public object FfiConverterSequenceString: FfiConverterRustBuffer<List<kotlin.Str
         FfiConverterString.lower(`decision`),
         FfiConverterOptionalString.lower(`error`),
         FfiConverterOptionalUShort.lower(`status`),_status)
+}
+    )
+    }
+    
+
+        /**
+         * A decision, read as an answer of a gateway is.
+         */
+    @Throws(NativeException::class) fun `nativeDecision`(`json`: kotlin.String): NativeDecision {
+            return FfiConverterTypeNativeDecision.lift(
+    uniffiRustCallWithError(NativeException) { _status ->
+    UniffiLib.uniffi_actpass_uniffi_fn_func_native_decision(
+    
+        
+        FfiConverterString.lower(`json`),_status)
 }
     )
     }

@@ -3,13 +3,18 @@ package org.actpass
 import kotlin.time.Duration
 import kotlin.time.Duration.Companion.seconds
 import kotlin.time.DurationUnit
+import kotlin.time.toJavaDuration
+import kotlin.time.toKotlinDuration
 import org.actpass.bridge.NativeCircuit
 import org.actpass.bridge.NativeClient
 import org.actpass.bridge.NativeEvent
+import org.actpass.bridge.NativeLanguage
 import org.actpass.bridge.NativeOfflineVerifyRequest
 import org.actpass.bridge.NativePassportRequest
+import org.actpass.bridge.NativeScript
 import org.actpass.bridge.NativeSettings
 import org.actpass.bridge.NativeVerifyRequest
+import org.actpass.bridge.Secret
 import org.actpass.bridge.nativeHashPayload
 import org.actpass.bridge.nativeSignPayload
 
@@ -34,10 +39,12 @@ import org.actpass.bridge.nativeSignPayload
  * }
  * ```
  *
- * One client serves many coroutines at once; its calls share their connections. Cancelling a coroutine ends its call at once, and
- * nothing runs.
+ * [Outcome.unwrap] gives the value or throws. One client serves many coroutines at once; its calls share their connections. Cancelling
+ * a coroutine ends its call at once, and nothing runs.
+ *
+ * From Java: [ActPass.builder], and the forms of the calls that block ([guardBlocking]) or give a future ([guardAsync]).
  */
-public class ActPass private constructor(internal val native: NativeClient) {
+public class ActPass private constructor(internal val native: NativeClient) : JavaForms() {
     /**
      * Checks the settings. Nothing is sent, and no thread is started.
      *
@@ -56,8 +63,11 @@ public class ActPass private constructor(internal val native: NativeClient) {
      * @param certificateAuthorities certificates of authorities to trust besides the system's, in PEM.
      * @param dangerAllowInsecureHttp permits plain `http` to another machine, where everyone on the way can read the key and forge
      *   decisions.
+     * @param logger takes the log lines of this client's calls; nobody if not given.
+     * @param logLevel the lowest level that is logged.
      * @throws ActPassException of the kind [ActPassException.Kind.CONFIG], which names the setting and what was expected.
      */
+    @Throws(ActPassException::class)
     public constructor(
         apiKey: String? = null,
         tenantId: String? = null,
@@ -70,12 +80,14 @@ public class ActPass private constructor(internal val native: NativeClient) {
         mode: Mode = Mode.ENFORCE,
         certificateAuthorities: String? = null,
         dangerAllowInsecureHttp: Boolean = false,
+        logger: Logger? = null,
+        logLevel: LogLevel = LogLevel.INFO,
     ) : this(
         enter {
             NativeClient(
                 NativeSettings(
-                    language = "kotlin",
-                    apiKey = apiKey?.wellFormed("api_key"),
+                    language = NativeLanguage.KOTLIN,
+                    apiKey = apiKey?.wellFormed("api_key")?.let(::Secret),
                     tenantId = tenantId?.wellFormed("tenant_id"),
                     agentId = agentId?.wellFormed("agent_id"),
                     baseUrl = baseUrl?.wellFormed("base_url"),
@@ -87,9 +99,39 @@ public class ActPass private constructor(internal val native: NativeClient) {
                     ca = certificateAuthorities?.wellFormed("ca"),
                     dangerAllowInsecureHttp = dangerAllowInsecureHttp,
                 ),
+                logger?.let(::LogBridge),
+                logLevel.native,
+                null,
             )
         },
     )
+
+    /** A client of a script, for the package `testing`. */
+    internal constructor(script: NativeScript, agentId: String, timeout: Duration, mode: Mode, logger: Logger?, logLevel: LogLevel) : this(
+        enter {
+            NativeClient(
+                NativeSettings(
+                    language = NativeLanguage.KOTLIN,
+                    apiKey = Secret("apk_scripted"),
+                    tenantId = null,
+                    agentId = agentId.wellFormed("agent_id"),
+                    baseUrl = "http://127.0.0.1",
+                    timeout = timeout.inSeconds,
+                    connectTimeout = null,
+                    maxRetries = 0,
+                    circuitFailures = 0,
+                    mode = mode.native,
+                    ca = null,
+                    dangerAllowInsecureHttp = false,
+                ),
+                logger?.let(::LogBridge),
+                logLevel.native,
+                script,
+            )
+        },
+    )
+
+    override val self: ActPass get() = this
 
     /** The gateway's URL, without a trailing slash. */
     public val baseUrl: String = enter { native.baseUrl() }
@@ -108,8 +150,24 @@ public class ActPass private constructor(internal val native: NativeClient) {
      *   `00-0af7651916cd43dd8448eb211c80319c-b7ad6b7169203331-01`.
      * @throws ActPassException of the kind [ActPassException.Kind.ARGUMENT] where it is not written so.
      */
+    @Throws(ActPassException::class)
     public fun inTrace(traceparent: String): ActPass =
         ActPass(enter { native.inTrace(traceparent.wellFormed("traceparent")) })
+
+    /**
+     * The same client, whose calls have other limits; it shares the connections and the circuit with this one.
+     *
+     * ```
+     * val decision = actpass.with(timeout = 2.seconds, maxRetries = 0).preflight(action)
+     * ```
+     *
+     * @param timeout the total deadline of a call, retries and waits included; above zero, one day at most. That of this client if not
+     *   given.
+     * @param maxRetries how often a call is tried again at most, 0 to 10. That of this client if not given.
+     * @throws ActPassException of the kind [ActPassException.Kind.ARGUMENT], which names the limit and what was expected.
+     */
+    public fun with(timeout: Duration? = null, maxRetries: Int? = null): ActPass =
+        ActPass(enter { native.withOptions(timeout?.inSeconds, maxRetries?.toLong()) })
 
     /**
      * Whether calls go to the gateway.
@@ -149,7 +207,8 @@ public class ActPass private constructor(internal val native: NativeClient) {
      *
      * @param action what the agent is about to do.
      * @param recordOutcome whether to record in the gateway's ledger how the block ended. What came of it is in [Execution.evidence] or
-     *   [Execution.evidenceError], and changes nothing else. A hash of the result is recorded with it where the result is JSON.
+     *   [Execution.evidenceError], and changes nothing else. A hash of the result is recorded with it where the result is JSON. An
+     *   action that is stopped while it runs is recorded as `cancelled`, within one second and without delaying the stop.
      * @param execute what to run. What it returns and what it throws is reported as it is, the very object. Only what stops a program or
      *   a coroutine is passed on: a `CancellationException` while the own coroutine is cancelled, and an `Error`. A body that has not run
      *   (a `Sequence`, `Iterator`, cold `Flow`, `Stream`, a `Lazy` without its value, a `Job` that was not started) is no result: it is
@@ -162,7 +221,7 @@ public class ActPass private constructor(internal val native: NativeClient) {
         execute: suspend (ExecutionContext) -> T,
     ): Outcome<T> {
         val asked = enter { action.native() }
-        return settle(call { native.authorize(asked, null) }, recordOutcome, execute)
+        return settle(call { native.authorize(asked, null) }, action.tool, recordOutcome, execute)
     }
 
     /**
@@ -183,9 +242,9 @@ public class ActPass private constructor(internal val native: NativeClient) {
         recordOutcome: Boolean = false,
         execute: suspend (ExecutionContext) -> T,
     ): Outcome<T> {
-        val spent = enter { passport?.wellFormed("passport") }
+        val spent = enter { passport?.wellFormed("passport")?.let(::Secret) }
         val verdict = call { native.authorizePending(pending.json, spent, waitForApproval?.inSeconds, null) }
-        return settle(verdict, recordOutcome, execute)
+        return settle(verdict, pending.tool, recordOutcome, execute)
     }
 
     /**
@@ -257,7 +316,7 @@ public class ActPass private constructor(internal val native: NativeClient) {
     ): PassportVerification {
         val wanted = enter {
             NativeVerifyRequest(
-                token = token.wellFormed("token"),
+                token = Secret(token.wellFormed("token")),
                 audience = audience.wellFormed("audience"),
                 agentId = agentId?.wellFormed("agent_id"),
                 userId = userId?.wellFormed("user_id"),
@@ -271,16 +330,16 @@ public class ActPass private constructor(internal val native: NativeClient) {
     /**
      * Verifies a passport with the gateway's public keys, which are fetched once and kept.
      *
-     * The signature (Ed25519), the issuer, the audience and the time are checked, and the tenant of this client, the agent and the user
-     * if given. Clocks may differ by 10 seconds. That a passport was revoked or spent only the gateway knows. The keys are fetched again
-     * after 10 minutes, and for a key that is not among them (at most every 30 seconds); if that fails, those at hand serve until they
-     * are an hour old.
+     * The signature (Ed25519), the issuer, the audience, the tenant and the time are checked, and the agent and the user if given. Clocks
+     * may differ by 10 seconds. That a passport was revoked or spent only the gateway knows. The keys are fetched again after 10 minutes,
+     * and for a key that is not among them (at most once a second); if that fails, those at hand serve until they are an hour old.
      *
      * @param token the passport.
      * @param audience whom it is shown to.
-     * @param issuer who must have issued it; the gateway, by its [ActPass.baseUrl], if not given.
+     * @param issuer who must have issued it; the issuer that the key set names if not given, else the [ActPass.baseUrl].
      * @param agentId the agent that it must be made out to.
      * @param userId who must have delegated.
+     * @param tenantId the tenant that it must be of; that of the key set if not given, else that of this client, else any.
      * @throws ActPassException where there are no keys to verify with. A passport that is not valid throws nothing.
      */
     public suspend fun verifyPassportOffline(
@@ -289,14 +348,16 @@ public class ActPass private constructor(internal val native: NativeClient) {
         issuer: String? = null,
         agentId: String? = null,
         userId: String? = null,
+        tenantId: String? = null,
     ): PassportVerification {
         val wanted = enter {
             NativeOfflineVerifyRequest(
-                token = token.wellFormed("token"),
+                token = Secret(token.wellFormed("token")),
                 audience = audience.wellFormed("audience"),
                 issuer = issuer?.wellFormed("issuer"),
                 agentId = agentId?.wellFormed("agent_id"),
                 userId = userId?.wellFormed("user_id"),
+                tenantId = tenantId?.wellFormed("tenant_id"),
             )
         }
         return PassportVerification(call { native.verifyPassportOffline(wanted, null) })
@@ -360,6 +421,8 @@ public class ActPass private constructor(internal val native: NativeClient) {
          * @throws ActPassException of the kind [ActPassException.Kind.ARGUMENT] where it has no canonical form: not JSON, NaN, an
          *   integer beyond ±(2^53 - 1), a lone surrogate.
          */
+        @JvmStatic
+        @Throws(ActPassException::class)
         public fun hashPayload(payload: Any?): String = enter { nativeHashPayload(json("payload", payload)) }
 
         /**
@@ -367,8 +430,92 @@ public class ActPass private constructor(internal val native: NativeClient) {
          *
          * @throws ActPassException as [hashPayload].
          */
+        @JvmStatic
+        @Throws(ActPassException::class)
         public fun signPayload(payload: Any?, secret: String): String =
-            enter { nativeSignPayload(secret.wellFormed("secret").encodeToByteArray(), json("payload", payload)) }
+            enter { nativeSignPayload(Secret(secret.wellFormed("secret")), json("payload", payload)) }
+
+        /**
+         * A builder, for Java.
+         *
+         * ```java
+         * ActPass actpass = ActPass.builder().apiKey("apk_dev").timeout(Duration.ofSeconds(10)).build();
+         * ```
+         */
+        @JvmStatic
+        public fun builder(): Builder = Builder()
+    }
+
+    /** Makes an [ActPass], for Java. What is not set has the default of the constructor. */
+    public class Builder internal constructor() {
+        private var apiKey: String? = null
+        private var tenantId: String? = null
+        private var agentId: String? = null
+        private var baseUrl: String? = null
+        private var timeout: Duration = 30.seconds
+        private var connectTimeout: Duration? = null
+        private var maxRetries: Int = 2
+        private var circuitFailures: Int = 5
+        private var mode: Mode = Mode.ENFORCE
+        private var certificateAuthorities: String? = null
+        private var dangerAllowInsecureHttp: Boolean = false
+        private var logger: Logger? = null
+        private var logLevel: LogLevel = LogLevel.INFO
+
+        /** Sets the key, which is the identity: `apk_…` or `apdv_…`. By default the environment variable `ACTPASS_API_KEY` holds it. */
+        public fun apiKey(apiKey: String?): Builder = apply { this.apiKey = apiKey }
+
+        /** Sets the tenant, a routing hint that the gateway does not trust. */
+        public fun tenantId(tenantId: String?): Builder = apply { this.tenantId = tenantId }
+
+        /** Sets the agent's name; `sdk` by default. */
+        public fun agentId(agentId: String?): Builder = apply { this.agentId = agentId }
+
+        /**
+         * Sets the gateway's URL. By default the environment variable `ACTPASS_API_BASE_URL` holds it, or it is that of the hosted gateway.
+         */
+        public fun baseUrl(baseUrl: String?): Builder = apply { this.baseUrl = baseUrl }
+
+        /** Sets the total deadline of a call; 30 seconds by default, one day at most. */
+        public fun timeout(timeout: java.time.Duration): Builder = apply { this.timeout = timeout.toKotlinDuration() }
+
+        /** Sets the longest that one attempt may take to connect; 5 seconds by default, or the timeout if that is shorter. */
+        public fun connectTimeout(timeout: java.time.Duration?): Builder = apply { connectTimeout = timeout?.toKotlinDuration() }
+
+        /** Sets how often a call is tried again at most, 0 to 10; 2 by default. */
+        public fun maxRetries(maxRetries: Int): Builder = apply { this.maxRetries = maxRetries }
+
+        /** Sets how many calls in a row must fail to reach the gateway for the circuit to open; 5 by default, 0 for never. */
+        public fun circuitFailures(failures: Int): Builder = apply { circuitFailures = failures }
+
+        /** Sets the mode of actions that name none; [Mode.ENFORCE] by default. */
+        public fun mode(mode: Mode): Builder = apply { this.mode = mode }
+
+        /** Sets certificates of authorities to trust besides the system's, in PEM. */
+        public fun certificateAuthorities(pem: String?): Builder = apply { certificateAuthorities = pem }
+
+        /** Permits plain `http` to another machine, where everyone on the way can read the key and forge decisions. */
+        public fun dangerAllowInsecureHttp(allow: Boolean): Builder = apply { dangerAllowInsecureHttp = allow }
+
+        /** Sets what takes the log lines of the client's calls, of `level` and above; [LogLevel.INFO] by default. */
+        @JvmOverloads
+        public fun logger(logger: Logger?, level: LogLevel = LogLevel.INFO): Builder =
+            apply {
+                this.logger = logger
+                logLevel = level
+            }
+
+        /**
+         * The client. Nothing is sent.
+         *
+         * @throws ActPassException of the kind [ActPassException.Kind.CONFIG], which names the setting and what was expected.
+         */
+        @Throws(ActPassException::class)
+        public fun build(): ActPass =
+            ActPass(
+                apiKey, tenantId, agentId, baseUrl, timeout, connectTimeout, maxRetries, circuitFailures, mode, certificateAuthorities,
+                dangerAllowInsecureHttp, logger, logLevel,
+            )
     }
 }
 
@@ -381,7 +528,10 @@ public sealed class Circuit {
     public data object HalfOpen : Circuit()
 
     /** They fail at once, for [retryAfter] still. */
-    public data class Open(public val retryAfter: Duration) : Circuit()
+    public data class Open(public val retryAfter: Duration) : Circuit() {
+        /** [retryAfter], for Java. */
+        public fun retryAfterAsJava(): java.time.Duration = retryAfter.toJavaDuration()
+    }
 }
 
 internal val Duration.inSeconds: Double get() = toDouble(DurationUnit.SECONDS)

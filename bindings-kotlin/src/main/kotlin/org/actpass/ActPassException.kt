@@ -2,15 +2,40 @@ package org.actpass
 
 import kotlin.time.Duration
 import kotlin.time.Duration.Companion.seconds
+import kotlin.time.toJavaDuration
 import org.actpass.bridge.NativeErrorKind
 import org.actpass.bridge.NativeFailure
+import org.actpass.bridge.NativeLanguage
+import org.actpass.bridge.nativeFailure
+import org.actpass.bridge.nativeMessage
 
 /**
  * What went wrong at the gate, or on the way to it. When in doubt, take it for "do not execute".
  *
  * Nothing in it shows the API key, a passport or a credential.
  */
-public class ActPassException internal constructor(failure: NativeFailure) : Exception(failure.text) {
+public class ActPassException internal constructor(failure: NativeFailure) :
+    RuntimeException(nativeMessage(failure, NativeLanguage.KOTLIN)) {
+    /**
+     * Makes an exception, for tests.
+     *
+     * @param kind what kind of thing went wrong; the [code] follows from it.
+     * @param message one line.
+     * @param operation the call that failed.
+     * @param status the HTTP status of an answer outside 2xx.
+     * @param requestId the `x-request-id` of the answer.
+     */
+    @JvmOverloads
+    public constructor(
+        kind: Kind,
+        message: String,
+        operation: String? = null,
+        status: Int? = null,
+        requestId: String? = null,
+    ) : this(
+        nativeFailure(kind.native, message).copy(operation = operation, status = status?.toUShort(), requestId = requestId),
+    )
+
     /** What kind of thing went wrong. */
     public val kind: Kind = Kind.of(failure.kind)
 
@@ -32,8 +57,11 @@ public class ActPassException internal constructor(failure: NativeFailure) : Exc
     /** The `x-request-id` that the gateway gave the call. */
     public val requestId: String? = failure.requestId
 
-    /** How long the gateway asked to be left alone. */
+    /** How long the gateway asked to be left alone. From Java: [retryAfterAsJava]. */
     public val retryAfter: Duration? = failure.retryAfter?.seconds
+
+    /** [retryAfter], for Java. */
+    public fun retryAfterAsJava(): java.time.Duration? = retryAfter?.toJavaDuration()
 
     /** Whether the same call may succeed later. The client has already retried what it could. */
     public val isRetryable: Boolean = failure.retryable
@@ -72,6 +100,24 @@ public class ActPassException internal constructor(failure: NativeFailure) : Exc
         /** The deadline passed before there was an answer. */
         TIMEOUT,
         ;
+
+        /** The kind's name, the same in every language: `rate_limit`. */
+        override fun toString(): String = name.lowercase()
+
+        internal val native: NativeErrorKind
+            get() =
+                when (this) {
+                    ARGUMENT -> NativeErrorKind.ARGUMENT
+                    AUTHENTICATION -> NativeErrorKind.AUTHENTICATION
+                    CONFIG -> NativeErrorKind.CONFIG
+                    CONNECTION -> NativeErrorKind.CONNECTION
+                    INTERNAL -> NativeErrorKind.INTERNAL
+                    PERMISSION -> NativeErrorKind.PERMISSION
+                    RATE_LIMIT -> NativeErrorKind.RATE_LIMIT
+                    RESPONSE -> NativeErrorKind.RESPONSE
+                    STATUS -> NativeErrorKind.STATUS
+                    TIMEOUT -> NativeErrorKind.TIMEOUT
+                }
 
         internal companion object {
             fun of(kind: NativeErrorKind): Kind =

@@ -1,8 +1,11 @@
 package org.actpass
 
 import kotlin.time.Duration
+import kotlin.time.toKotlinDuration
 import org.actpass.bridge.NativeAction
 import org.actpass.bridge.NativeMode
+import org.actpass.bridge.Secret
+import org.actpass.bridge.nativeCheckJson
 
 /** How a guard treats the gateway's answer. */
 public enum class Mode(
@@ -30,10 +33,13 @@ public enum class Mode(
                 WARN -> NativeMode.WARN
                 MONITOR -> NativeMode.MONITOR
             }
+
+    /** The mode's name on the wire. */
+    override fun toString(): String = wire
 }
 
 /**
- * What an agent is about to do, and why.
+ * What an agent is about to do, and why. From Java: [Action.builder].
  *
  * Whether it can be sent is checked when it is: a call with arguments that are not JSON, are nested more than 127 deep, or hold NaN
  * throws an [ActPassException] of the kind [ActPassException.Kind.ARGUMENT], and nothing is sent or run.
@@ -41,7 +47,9 @@ public enum class Mode(
  * @property goal what the agent wants to achieve.
  * @property tool the tool that it is about to use.
  * @property resource what the tool acts on, such as `stripe:charge:ch_123`.
- * @property args the tool's arguments: maps, lists, strings, numbers, booleans and null.
+ * @property args the tool's arguments: maps with strings as keys, lists, sets, arrays, strings, numbers (unsigned ones, [java.math.BigDecimal]
+ *   and [java.math.BigInteger] among them), booleans and null. An enum is its name; a [java.util.UUID] or URI its text; what `java.time`
+ *   and `kotlin.time` have for points in time, dates and durations its ISO 8601 text. For an object of another class use [parseArgs].
  * @property userId on whose behalf the agent acts.
  * @property passport the passport that the action spends.
  * @property mode the mode; that of the client if there is none.
@@ -81,7 +89,7 @@ public data class Action(
             resource = resource.wellFormed("resource"),
             args = json("args", args),
             userId = userId?.wellFormed("user_id"),
-            passport = passport?.wellFormed("passport"),
+            passport = passport?.wellFormed("passport")?.let(::Secret),
             mode = mode?.native,
             idempotencyKey = idempotencyKey?.wellFormed("idempotency_key"),
             audience = audience?.wellFormed("audience"),
@@ -89,4 +97,75 @@ public data class Action(
             toolManifestHash = toolManifestHash?.wellFormed("tool_manifest_hash"),
             waitForApproval = waitForApproval?.inSeconds,
         )
+
+    public companion object {
+        /**
+         * A builder, for Java.
+         *
+         * ```java
+         * Action action = Action.builder("resolve_refund_request", "stripe.refund.create")
+         *     .args(Map.of("amount", 4900, "currency", "usd"))
+         *     .build();
+         * ```
+         */
+        @JvmStatic
+        public fun builder(goal: String, tool: String): Builder = Builder(goal, tool)
+
+        /**
+         * Arguments from the text of a JSON object, as a JSON library writes it for a class of your own.
+         *
+         * ```
+         * val action = Action("resolve_refund_request", "stripe.refund.create", args = Action.parseArgs("""{"amount": 4900}"""))
+         * ```
+         *
+         * @throws ActPassException of the kind [ActPassException.Kind.ARGUMENT] for what is not one JSON object.
+         */
+        @JvmStatic
+        @Throws(ActPassException::class)
+        public fun parseArgs(json: String): Map<String, Any?> {
+            enter { nativeCheckJson("args", json.wellFormed("args")) }
+            @Suppress("UNCHECKED_CAST")
+            return Reader(json).value() as? Map<String, Any?> ?: throw argumentError("args", "expected an object")
+        }
+    }
+
+    /** Makes an [Action], for Java. What is not set is left out. */
+    public class Builder internal constructor(goal: String, tool: String) {
+        private var action = Action(goal, tool)
+
+        /** Sets [Action.resource]. */
+        public fun resource(resource: String): Builder = set { copy(resource = resource) }
+
+        /** Sets [Action.args]. */
+        public fun args(args: Map<String, Any?>): Builder = set { copy(args = args) }
+
+        /** Sets [Action.userId]. */
+        public fun userId(userId: String?): Builder = set { copy(userId = userId) }
+
+        /** Sets [Action.passport]. */
+        public fun passport(passport: String?): Builder = set { copy(passport = passport) }
+
+        /** Sets [Action.mode]. */
+        public fun mode(mode: Mode?): Builder = set { copy(mode = mode) }
+
+        /** Sets [Action.idempotencyKey]. */
+        public fun idempotencyKey(key: String?): Builder = set { copy(idempotencyKey = key) }
+
+        /** Sets [Action.audience]. */
+        public fun audience(audience: String?): Builder = set { copy(audience = audience) }
+
+        /** Sets [Action.approvalRequestId]. */
+        public fun approvalRequestId(id: String?): Builder = set { copy(approvalRequestId = id) }
+
+        /** Sets [Action.toolManifestHash]. */
+        public fun toolManifestHash(hash: String?): Builder = set { copy(toolManifestHash = hash) }
+
+        /** Sets [Action.waitForApproval]. */
+        public fun waitForApproval(wait: java.time.Duration?): Builder = set { copy(waitForApproval = wait?.toKotlinDuration()) }
+
+        /** The action. */
+        public fun build(): Action = action
+
+        private inline fun set(change: Action.() -> Action): Builder = apply { action = action.change() }
+    }
 }

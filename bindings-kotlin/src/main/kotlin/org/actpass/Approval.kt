@@ -25,9 +25,14 @@ public class PendingApproval internal constructor(native: NativePending) {
      * @throws ActPassException of the kind [ActPassException.Kind.ARGUMENT], naming the member that is missing, unknown or not what it
      *   must be.
      */
+    @Throws(ActPassException::class)
     public constructor(json: String) : this(enter { nativePendingApproval(json.wellFormed("pending")) })
 
-    override fun toString(): String = "PendingApproval($json)"
+    /** The tool of the action. */
+    internal val tool: String get() = members["tool"] as? String ?: ""
+
+    /** Its id. */
+    override fun toString(): String = "PendingApproval($id)"
 
     override fun equals(other: Any?): Boolean = other is PendingApproval && other.json == json
 
@@ -36,6 +41,16 @@ public class PendingApproval internal constructor(native: NativePending) {
 
 /** Where an approval stands. */
 public class Approval internal constructor(native: NativeApproval) {
+    /** Makes one, for tests. */
+    @JvmOverloads
+    public constructor(id: String, status: Status, decidedBy: String? = null) : this(
+        NativeApproval(
+            status.native,
+            decidedBy,
+            json("approval", mapOf("id" to id, "status" to status.wire, "decided_by" to decidedBy)),
+        ),
+    )
+
     /** What became of it. */
     public val status: Status = Status.of(native.status)
 
@@ -64,6 +79,21 @@ public class Approval internal constructor(native: NativeApproval) {
         /** A person rejected it. */
         REJECTED,
         ;
+
+        /** The word as it stands on the wire. */
+        public val wire: String get() = name.lowercase()
+
+        /** The word as it stands on the wire. */
+        override fun toString(): String = wire
+
+        internal val native: NativeApprovalStatus
+            get() =
+                when (this) {
+                    APPROVED -> NativeApprovalStatus.APPROVED
+                    EXPIRED -> NativeApprovalStatus.EXPIRED
+                    PENDING -> NativeApprovalStatus.PENDING
+                    REJECTED -> NativeApprovalStatus.REJECTED
+                }
 
         internal companion object {
             fun of(status: NativeApprovalStatus): Status =

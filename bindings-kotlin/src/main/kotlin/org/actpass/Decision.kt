@@ -2,16 +2,26 @@ package org.actpass
 
 import org.actpass.bridge.NativeCredential
 import org.actpass.bridge.NativeDecision
+import org.actpass.bridge.Secret
+import org.actpass.bridge.nativeDecision
 
 /** What the gateway decided, kept whole: the members that have no property of their own are in [members]. */
 public class Decision internal constructor(native: NativeDecision) {
+    /**
+     * Reads a decision as an answer of a gateway is read, for tests: `Decision("""{"decision": "deny"}""")`.
+     *
+     * @throws ActPassException of the kind [ActPassException.Kind.ARGUMENT] for what is not a decision.
+     */
+    @Throws(ActPassException::class)
+    public constructor(json: String) : this(enter { nativeDecision(json.wellFormed("json")) })
+
     /** The decision itself. */
     public val word: DecisionWord = DecisionWord.of(native.word)
 
-    /** The stable, dotted reason, such as `refund.small_in_scope`: branch and alert on it. Null where the gateway gave none. */
-    public val reasonCode: String? = native.reasonCode
+    /** The stable, dotted reason, such as `refund.small_in_scope`: branch and alert on it. `unspecified` if the gateway sent none. */
+    public val reasonCode: String = native.reasonCode
 
-    /** How much the action could damage: `low`, `medium`, `high` or `critical`. */
+    /** How much the action could damage: `low`, `medium`, `high` or `critical`; null if the gateway sent none. */
     public val riskTier: String? = native.riskTier
 
     /** Why it is as it is. */
@@ -22,6 +32,9 @@ public class Decision internal constructor(native: NativeDecision) {
 
     /** The approval that can be waited for. */
     public val approvalRequestId: String? = native.approvalRequestId
+
+    /** The `x-request-id` of the gateway's answer; null if it sent none. */
+    public val requestId: String? = native.requestId
 
     /** The whole decision as it came, a JSON object; a credential was taken out. */
     public val json: String = native.json
@@ -35,8 +48,8 @@ public class Decision internal constructor(native: NativeDecision) {
     /** A member by its name on the wire. */
     public operator fun get(name: String): Any? = members[name]
 
-    /** The decision as it came. */
-    override fun toString(): String = "Decision($json)"
+    /** The word, the reason code and the summary: `deny (refund.too_large): the amount is over the limit`. */
+    override fun toString(): String = "$word ($reasonCode)" + if (explain.summary.isEmpty()) "" else ": ${explain.summary}"
 
     override fun equals(other: Any?): Boolean = other is Decision && other.json == json
 
@@ -66,6 +79,9 @@ public sealed class DecisionWord(
     /** Another word, as it came. */
     public data class Other(private val word: String) : DecisionWord(word)
 
+    /** The word as it stands on the wire. */
+    final override fun toString(): String = wire
+
     internal companion object {
         fun of(word: String): DecisionWord =
             when (word) {
@@ -83,8 +99,8 @@ public sealed class DecisionWord(
  * Why a decision is as it is.
  *
  * @property summary a sentence; empty where there is none.
- * @property matchedRules the rules that matched.
- * @property nextSteps what can be done about it, in sentences.
+ * @property matchedRules the rules that matched; empty if the gateway sent none.
+ * @property nextSteps what can be done about it, in sentences; empty if the gateway sent none.
  */
 public data class Explain(
     public val summary: String,
@@ -94,14 +110,20 @@ public data class Explain(
 
 /** A secret that the gateway's vault holds for a tool. It shows itself to nobody who does not ask for [token]. */
 public class Credential internal constructor(private val native: NativeCredential) {
+    /** Makes a credential, for tests. */
+    @JvmOverloads
+    public constructor(token: String, expiresAt: String? = null) : this(
+        NativeCredential(Secret(token), expiresAt, Secret(json("credential", mapOf("token" to token, "expires_at" to expiresAt)))),
+    )
+
     /** The secret. */
-    public val token: String get() = native.token
+    public val token: String get() = native.token.exposed
 
     /** When it ends, as the gateway wrote it. */
     public val expiresAt: String? get() = native.expiresAt
 
     /** All members; the token is among them. */
-    public val members: Map<String, Any?> get() = members(native.json)
+    public val members: Map<String, Any?> get() = members(native.json.exposed)
 
     /** Nothing of it. */
     override fun toString(): String = "Credential([redacted])"

@@ -4,6 +4,16 @@ import org.actpass.bridge.NativeRecorded
 
 /** An event that is in the ledger. */
 public class RecordedEvidence internal constructor(native: NativeRecorded) {
+    /** Makes one, for tests. */
+    @JvmOverloads
+    public constructor(eventId: String, currentEventHash: String? = null) : this(
+        NativeRecorded(
+            eventId,
+            currentEventHash,
+            json("evidence", mapOf("event_id" to eventId, "current_event_hash" to currentEventHash)),
+        ),
+    )
+
     /** Its name there. */
     public val eventId: String = native.eventId
 

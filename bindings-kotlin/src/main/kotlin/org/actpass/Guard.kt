@@ -20,11 +20,12 @@ import org.actpass.bridge.nativeCanonicalOutcome
 /** Runs what the verdict permits, and reports. */
 internal suspend fun <T> ActPass.settle(
     verdict: NativeVerdict,
+    tool: String,
     recordOutcome: Boolean,
     execute: suspend (ExecutionContext) -> T,
 ): Outcome<T> =
     when (verdict) {
-        is NativeVerdict.Blocked -> Outcome.Blocked(verdict.blocked)
+        is NativeVerdict.Blocked -> Outcome.Blocked(verdict.blocked, tool)
         is NativeVerdict.Proceed -> verdict.permit.use { permit -> run(permit, recordOutcome, execute) }
     }
 
@@ -40,7 +41,11 @@ private suspend fun <T> ActPass.run(
         try {
             execute(context).also(::refuseUnrun)
         } catch (error: Throwable) {
-            if (error.stops()) throw error
+            if (error.stops()) {
+                // Nothing waits for this record, and its failure does not replace what stops the action.
+                if (recordOutcome) quietly { native.recordStop(permit) }
+                throw error
+            }
             val evidence = if (recordOutcome) record(permit, returned = false, response = null) else null
             return Outcome.Failed(error, Execution(enter { permit.settle(returned = false) }, evidence))
         }
@@ -94,13 +99,16 @@ private suspend fun ActPass.record(permit: NativePermit, returned: Boolean, resp
         Result.failure(error as? ActPassException ?: internalError("the outcome was not recorded: $error", error))
     }
 
-/** What a permitted block is given. */
-public class ExecutionContext internal constructor(native: NativeContext) {
-    /** The secret that the gateway's vault holds for the tool; null where it holds none. */
-    public val credential: Credential? = native.credential?.let(::Credential)
-
-    /** The decision under which the block runs. */
-    public val decision: Decision = Decision(native.decision)
+/**
+ * What a permitted block is given.
+ *
+ * @property decision the decision under which the block runs.
+ * @property credential the secret that the gateway's vault holds for the tool; null where it holds none.
+ */
+public class ExecutionContext
+@JvmOverloads
+constructor(public val decision: Decision, public val credential: Credential? = null) {
+    internal constructor(native: NativeContext) : this(Decision(native.decision), native.credential?.let(::Credential))
 
     /** Without the credential. */
     override fun toString(): String = "ExecutionContext(credential=$credential, decision=$decision)"
@@ -112,7 +120,7 @@ public sealed class Outcome<out T> {
     public abstract val decision: Decision
 
     /** The block ran and returned [value], the very object. */
-    public class Executed<out T> internal constructor(
+    public class Executed<out T>(
         /** What it returned. */
         public val value: T,
         /** Under what it ran. */
@@ -120,24 +128,36 @@ public sealed class Outcome<out T> {
     ) : Outcome<T>() {
         override val decision: Decision get() = execution.decision
 
-        override fun toString(): String = "Executed(value=$value, execution=$execution)"
+        /** The value, and under which decision: `executed re_1: allow (refund.small_in_scope)`. */
+        override fun toString(): String = "executed $value: $execution"
     }
 
     /** The block did not run. */
-    public class Blocked internal constructor(native: NativeBlocked) : Outcome<Nothing>() {
-        override val decision: Decision = Decision(native.decision)
-
+    public class Blocked
+    @JvmOverloads
+    constructor(
+        /** The tool that was not used. */
+        public val tool: String,
+        override val decision: Decision,
         /** How the gate failed; null where the gateway decided. */
-        public val error: ActPassException? = native.failure?.exception()
-
+        public val error: ActPassException? = null,
         /** What to keep in order to run the action once a person has approved it; null where nothing can be waited for. */
-        public val approval: PendingApproval? = native.approval?.let(::PendingApproval)
+        public val approval: PendingApproval? = null,
+    ) : Outcome<Nothing>() {
+        internal constructor(native: NativeBlocked, tool: String) : this(
+            tool,
+            Decision(native.decision),
+            native.failure?.exception(),
+            native.approval?.let(::PendingApproval),
+        )
 
-        override fun toString(): String = "Blocked(decision=$decision, error=$error, approval=$approval)"
+        /** Why it did not run: `blocked: deny (refund.too_large): the amount is over the limit`. */
+        override fun toString(): String =
+            "blocked: $decision" + (error?.let { " [${it.message}]" } ?: "") + (approval?.let { ", $it" } ?: "")
     }
 
     /** The block ran and threw [error], the very object. */
-    public class Failed internal constructor(
+    public class Failed(
         /** What it threw. */
         public val error: Throwable,
         /** Under what it ran. */
@@ -145,7 +165,8 @@ public sealed class Outcome<out T> {
     ) : Outcome<Nothing>() {
         override val decision: Decision get() = execution.decision
 
-        override fun toString(): String = "Failed(error=$error, execution=$execution)"
+        /** The error, and under which decision. */
+        override fun toString(): String = "failed with $error: $execution"
     }
 
     /** Whether the block ran. */
@@ -155,6 +176,20 @@ public sealed class Outcome<out T> {
                 is Blocked -> false
                 is Executed, is Failed -> true
             }
+
+    /**
+     * What the block returned.
+     *
+     * @throws ActionBlocked if the block did not run.
+     * @throws Throwable what the block threw, the very object, if it did.
+     */
+    @Throws(Exception::class)
+    public fun unwrap(): T =
+        when (this) {
+            is Executed -> value
+            is Blocked -> throw ActionBlocked(tool, decision, error, approval)
+            is Failed -> throw error
+        }
 
     /** What the block returned, where it did. */
     public fun valueOrNull(): T? =
@@ -179,6 +214,7 @@ public sealed class Outcome<out T> {
      *
      * @throws ActPassException where the decision holds an integer that canonical JSON cannot carry.
      */
+    @Throws(ActPassException::class)
     public fun canonicalJson(): String {
         val gateError =
             when (this) {
@@ -191,20 +227,31 @@ public sealed class Outcome<out T> {
     }
 }
 
-/** Under what a block ran. */
-public class Execution internal constructor(settled: NativeSettled, recorded: Result<RecordedEvidence>?) {
-    /** The decision. */
-    public val decision: Decision = Decision(settled.decision)
+/**
+ * Under what a block ran.
+ *
+ * @property decision the decision.
+ * @property gateError how the gate failed, where [Mode.MONITOR] ran the block all the same.
+ * @property evidence the ledger entry of how it ended, where that was to be recorded and was.
+ * @property evidenceError why it was not, where it was to be.
+ */
+public class Execution
+@JvmOverloads
+constructor(
+    public val decision: Decision,
+    public val gateError: ActPassException? = null,
+    public val evidence: RecordedEvidence? = null,
+    public val evidenceError: ActPassException? = null,
+) {
+    internal constructor(settled: NativeSettled, recorded: Result<RecordedEvidence>?) : this(
+        Decision(settled.decision),
+        settled.failure?.exception(),
+        recorded?.getOrNull(),
+        recorded?.exceptionOrNull() as ActPassException?,
+    )
 
-    /** How the gate failed, where [Mode.MONITOR] ran the block all the same. */
-    public val gateError: ActPassException? = settled.failure?.exception()
-
-    /** The ledger entry of how it ended, where that was to be recorded and was. */
-    public val evidence: RecordedEvidence? = recorded?.getOrNull()
-
-    /** Why it was not, where it was to be. */
-    public val evidenceError: ActPassException? = recorded?.exceptionOrNull() as ActPassException?
-
+    /** The decision, how the gate failed, and the ledger entry. */
     override fun toString(): String =
-        "Execution(decision=$decision, gateError=$gateError, evidence=$evidence, evidenceError=$evidenceError)"
+        "$decision" + (gateError?.let { " [${it.message}]" } ?: "") + (evidence?.let { ", recorded as ${it.eventId}" } ?: "") +
+            (evidenceError?.let { ", not recorded: ${it.message}" } ?: "")
 }

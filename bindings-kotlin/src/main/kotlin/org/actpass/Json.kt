@@ -2,19 +2,24 @@ package org.actpass
 
 import java.math.BigDecimal
 import java.math.BigInteger
+import java.net.URI
+import java.net.URL
+import java.time.Instant
+import java.time.ZonedDateTime
+import java.time.temporal.Temporal
+import java.time.temporal.TemporalAmount
+import java.util.Date
+import java.util.Optional
+import java.util.UUID
+import kotlin.time.Duration
 
-// JSON as Kotlin's own maps, lists, strings, numbers, booleans and null.
+// JSON as Kotlin's own maps, lists, strings, numbers, booleans and null, and what has one obvious form in it.
 
-/** How many arrays and objects may be open at once; what lies deeper the core refuses, and this need not walk through it. */
+/** How many arrays and objects may be open at once. The core refuses deeper ones, so that nothing of them is written. */
 private const val MAX_DEPTH = 128
 
 /** The JSON text of [value]; [member] is its name in messages. */
-internal fun json(member: String, value: Any?): String =
-    try {
-        buildString { write(member, value, 0) }
-    } catch (_: ConcurrentModificationException) {
-        throw argumentError(member, "expected a value that stays as it is while it is written, found one that changed")
-    }
+internal fun json(member: String, value: Any?): String = buildString { write(member, value, 0) }
 
 /** The JSON text of a result, where it is JSON. Whatever a collection of the program's own throws, the result is one. */
 internal fun jsonOrNull(value: Any?): String? =
@@ -25,38 +30,90 @@ internal fun jsonOrNull(value: Any?): String? =
     }
 
 private fun StringBuilder.write(member: String, value: Any?, depth: Int) {
-    if (depth > MAX_DEPTH) throw argumentError(member, "nested past $MAX_DEPTH levels")
     when (value) {
         null -> append("null")
-        is String -> writeString(value)
+        is CharSequence -> writeString(value.toString())
+        is Char -> writeString(value.toString())
         is Boolean -> append(value)
+        is Enum<*> -> writeString(value.name)
         is Double -> writeFinite(member, value, value.isFinite())
         is Float -> writeFinite(member, value, value.isFinite())
         is Int, is Long, is Short, is Byte, is BigInteger, is BigDecimal -> append(value)
-        is Map<*, *> -> {
-            append('{')
-            value.entries.forEachIndexed { at, (key, item) ->
-                if (at > 0) append(',')
-                if (key !is String) throw argumentError(member, "expected strings as keys, found ${typeOf(key)}")
-                writeString(key)
-                append(':')
-                write("$member.$key", item, depth + 1)
-            }
-            append('}')
-        }
+        is UInt, is ULong, is UShort, is UByte -> append(value)
+        is Map<*, *> -> reading(member) { writeMembers(member, value, depth) }
         is Collection<*> -> writeItems(member, value, depth)
         is Array<*> -> writeItems(member, value.asIterable(), depth)
-        else -> throw argumentError(member, "expected what is JSON, found ${typeOf(value)}")
+        is IntArray -> writeItems(member, value.asIterable(), depth)
+        is LongArray -> writeItems(member, value.asIterable(), depth)
+        is ShortArray -> writeItems(member, value.asIterable(), depth)
+        is DoubleArray -> writeItems(member, value.asIterable(), depth)
+        is FloatArray -> writeItems(member, value.asIterable(), depth)
+        is BooleanArray -> writeItems(member, value.asIterable(), depth)
+        is Optional<*> -> write(member, value.orElse(null), depth)
+        else -> writeString(textOf(value) ?: throw argumentError(member, problemOf(value)))
     }
 }
 
-private fun StringBuilder.writeItems(member: String, items: Iterable<*>, depth: Int) {
-    append('[')
-    items.forEachIndexed { at, item ->
-        if (at > 0) append(',')
-        write("$member[$at]", item, depth + 1)
+/** The one text of a value that has one; null if it has none. */
+private fun textOf(value: Any): String? =
+    when (value) {
+        is UUID, is URI, is URL, is Instant, is kotlin.time.Instant -> value.toString()
+        is Duration -> value.toIsoString()
+        // A zone's name in brackets is no part of ISO 8601.
+        is ZonedDateTime -> value.toOffsetDateTime().toString()
+        is Date -> Instant.ofEpochMilli(value.time).toString()
+        is Temporal, is TemporalAmount -> value.toString().takeIf { value.javaClass.name.startsWith("java.time.") }
+        else -> null
     }
-    append(']')
+
+private fun problemOf(value: Any): String {
+    val hint =
+        when (value) {
+            is ByteArray, is CharArray -> "write it as text first, for instance in Base64"
+            is Iterable<*>, is Sequence<*>, is Iterator<*> -> "convert it with toList()"
+            is Function<*> -> "call it, and pass what it returns"
+            else -> "convert it to a map, or write it with a JSON library and pass Action.parseArgs(text)"
+        }
+    return "expected a value that is JSON, found ${typeOf(value)}; $hint"
+}
+
+private fun StringBuilder.writeMembers(member: String, members: Map<*, *>, depth: Int) {
+    append('{')
+    if (depth <= MAX_DEPTH) {
+        members.entries.forEachIndexed { at, (key, item) ->
+            if (at > 0) append(',')
+            val name = keyOf(key) ?: throw argumentError(member, "expected strings as keys, found ${typeOf(key)}")
+            writeString(name)
+            append(':')
+            write("$member.$name", item, depth + 1)
+        }
+    }
+    append('}')
+}
+
+private fun StringBuilder.writeItems(member: String, items: Iterable<*>, depth: Int): Unit =
+    reading(member) {
+        append('[')
+        if (depth <= MAX_DEPTH) {
+            items.forEachIndexed { at, item ->
+                if (at > 0) append(',')
+                write("$member[$at]", item, depth + 1)
+            }
+        }
+        append(']')
+    }
+
+/** Names the collection that throws while it is read: it may be the program's own. */
+private inline fun reading(member: String, read: () -> Unit) {
+    try {
+        read()
+    } catch (error: ActPassException) {
+        throw error
+    } catch (_: ConcurrentModificationException) {
+        throw argumentError(member, "expected a value that stays as it is while it is written, found one that changed")
+    } catch (error: RuntimeException) {
+        throw argumentError(member, "cannot be read: a collection threw ${error.javaClass.name}").apply { initCause(error) }
+    }
 }
 
 private fun StringBuilder.writeFinite(member: String, value: Number, isFinite: Boolean) {
@@ -80,6 +137,13 @@ private fun StringBuilder.writeString(text: String) {
     }
     append('"')
 }
+
+private fun keyOf(key: Any?): String? =
+    when (key) {
+        is String -> key
+        is Enum<*> -> key.name
+        else -> null
+    }
 
 private fun typeOf(value: Any?): String = value?.javaClass?.name ?: "null"
 

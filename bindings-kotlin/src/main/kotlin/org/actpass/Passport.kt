@@ -2,14 +2,30 @@ package org.actpass
 
 import org.actpass.bridge.NativeIssued
 import org.actpass.bridge.NativeVerification
+import org.actpass.bridge.Secret
 
 /** A passport that was issued. It shows itself to nobody who does not ask for [token]. */
 public class IssuedPassport internal constructor(private val native: NativeIssued) {
-    /** The passport itself, a compact JWS; a secret. Give it to [Action.passport]. */
-    public val token: String get() = native.token
+    /** Makes one, for tests. */
+    @JvmOverloads
+    public constructor(token: String, jti: String? = null, expiresAt: String? = null) : this(
+        NativeIssued(Secret(token), Secret(json("passport", mapOf("token" to token, "jti" to jti, "expires_at" to expiresAt)))),
+    )
 
-    /** All members of the answer, such as `jwks_uri`, `jti` and `expires_at`; the token is among them. */
-    public val members: Map<String, Any?> get() = members(native.json)
+    /** The passport itself, a compact JWS; a secret. Give it to [Action.passport]. */
+    public val token: String get() = native.token.exposed
+
+    /** The passport's id (`ap_…`), by which [ActPass.revokePassport] knows it; null if the gateway sent none. */
+    public val jti: String? get() = members["jti"] as? String
+
+    /** When it expires, as the gateway wrote it; null if the gateway sent none. */
+    public val expiresAt: String? get() = members["expires_at"] as? String
+
+    /** Where the gateway's public keys are; null if the gateway sent none. */
+    public val jwksUri: String? get() = members["jwks_uri"] as? String
+
+    /** All members of the answer, by the names of the wire; the token is among them. */
+    public val members: Map<String, Any?> get() = members(native.json.exposed)
 
     /** Nothing of it. */
     override fun toString(): String = "IssuedPassport([redacted])"
@@ -17,6 +33,16 @@ public class IssuedPassport internal constructor(private val native: NativeIssue
 
 /** Whether a passport is valid. */
 public class PassportVerification internal constructor(native: NativeVerification) {
+    /** Makes one, for tests. */
+    @JvmOverloads
+    public constructor(isValid: Boolean, errors: List<String> = emptyList(), claims: Map<String, Any?>? = null) : this(
+        NativeVerification(
+            isValid,
+            errors,
+            json("verification", mapOf("valid" to isValid, "errors" to errors) + (claims?.let { mapOf("claims" to it) } ?: emptyMap())),
+        ),
+    )
+
     /** Whether it is. */
     public val isValid: Boolean = native.valid
 

@@ -126,7 +126,7 @@ class CallTest {
             assertTrue(recorded.eventId.startsWith("ev_"))
             assertEquals(64, recorded.currentEventHash?.length)
             val error = failure { client.recordEvidence("", "case_42") }
-            assertEquals("event_type: expected a non-empty string", error.message)
+            assertEquals("eventType: expected a non-empty string", error.message)
         }
     }
 

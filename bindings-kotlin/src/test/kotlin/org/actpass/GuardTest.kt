@@ -330,6 +330,33 @@ class GuardTest {
         }
     }
 
+    /** The record of a stop is sent, and delays nothing: the gateway here answers it never. */
+    @Test
+    fun anActionThatIsStoppedIsRecorded(): Unit = runBlocking {
+        val stops: List<suspend (CompletableDeferred<Unit>) -> Nothing> = listOf(
+            { it.complete(Unit).let { awaitCancellation() } },
+            { it.complete(Unit).let { throw AssertionError("stop") } },
+        )
+        for (stop in stops) {
+            Hostile.play(answer(allow), mapOf("do" to "hang", "at" to "request")).use { gateway ->
+                val client = quick(gateway.baseUrl)
+                val started = CompletableDeferred<Unit>()
+                supervisorScope {
+                    val job = async(Dispatchers.Default) { client.guard(refund, recordOutcome = true) { stop(started) } }
+                    started.await()
+                    job.cancel()
+                    assertThrows(Throwable::class.java) { runBlocking { job.await() } }
+                }
+                withTimeoutOrNull(60.seconds) { while (gateway.seen().size < 2) delay(5.milliseconds) }
+                assertEquals("nothing was recorded", 2, gateway.seen().size)
+                val event = members(gateway.seen()[1]["body"] as String)
+                assertEquals("action.outcome", event["event_type"])
+                assertEquals("cancelled", (event["metadata"] as Map<*, *>)["ended"])
+                assertNull(event["response_hash"])
+            }
+        }
+    }
+
     @Test
     fun theArgumentsAreThoseOfTheCall(): Unit = runBlocking {
         Hostile.play(answer(allow) + ("delay_ms" to 40)).use { gateway ->
@@ -348,7 +375,7 @@ class GuardTest {
             }
             val error = failure { client.guard(refund.copy(args = mapOf("order" to changing))) { fail("it ran") } }
             assertEquals(ActPassException.Kind.ARGUMENT, error.kind)
-            assertEquals("args: expected a value that stays as it is while it is written, found one that changed", error.message)
+            assertEquals("args.order: expected a value that stays as it is while it is written, found one that changed", error.message)
             assertEquals(1, gateway.seen().size)
         }
     }

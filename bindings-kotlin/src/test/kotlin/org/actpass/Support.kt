@@ -13,6 +13,7 @@ import java.util.concurrent.TimeUnit
 import kotlin.time.Duration
 import kotlin.time.Duration.Companion.seconds
 import kotlin.time.measureTimedValue
+import org.actpass.bridge.Secret
 import org.junit.Assert.assertTrue
 import org.junit.Assert.fail
 
@@ -136,7 +137,7 @@ private fun StringBuilder.show(value: Any?, depth: Int) {
     append(value).append('\n')
     if (value is Throwable) append(StringWriter().also { value.printStackTrace(PrintWriter(it)) })
     if (value == null || depth > 3 || !value.javaClass.name.startsWith("org.actpass.")) return
-    if (value is Credential || value is IssuedPassport || value is Action) return
+    if (value is Credential || value is IssuedPassport || value is Action || value is Secret) return
     for (method in value.javaClass.methods) {
         if (method.name.startsWith("get") && method.parameterCount == 0) show(method.invoke(value), depth + 1)
     }

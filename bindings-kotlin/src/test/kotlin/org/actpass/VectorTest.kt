@@ -147,7 +147,7 @@ class VectorTest {
     private fun read(file: File): List<Run> {
         val name = "${file.parentFile.name}/${file.nameWithoutExtension}"
         val text = file.readText()
-        enter { org.actpass.bridge.nativeCheckJson(text) }
+        enter { org.actpass.bridge.nativeCheckJson("json", text) }
         val vector = members(text)
         fun only(value: Any?, known: Set<String>, needed: Set<String> = emptySet()): Map<String, Any?> {
             val members = part(value)

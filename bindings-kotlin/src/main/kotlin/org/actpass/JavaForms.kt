@@ -1,0 +1,232 @@
+package org.actpass
+
+import java.util.concurrent.CompletableFuture
+import java.util.concurrent.CompletionStage
+import java.util.concurrent.Executor
+import java.util.concurrent.ForkJoinPool
+import kotlin.time.toKotlinDuration
+import kotlinx.coroutines.CoroutineScope
+import kotlinx.coroutines.asCoroutineDispatcher
+import kotlinx.coroutines.future.await
+import kotlinx.coroutines.future.future
+import kotlinx.coroutines.runBlocking
+
+/** What a guard runs, for Java. It may throw what it likes; the outcome has the very object. */
+public fun interface Execute<out T> {
+    /** Runs the action. */
+    @Throws(Exception::class)
+    public fun run(context: ExecutionContext): T
+}
+
+/**
+ * The calls of an [ActPass] for Java, under two names each.
+ *
+ * The form that ends in `Blocking` blocks the thread until the call has ended; the action of a guard runs on that thread. Interrupting
+ * the thread ends the call at once, and nothing runs.
+ *
+ * The form that ends in `Async` gives a future; the action of a guard runs on an executor, by default the common pool. Cancelling the
+ * future ends the call at once. A future that fails has the [ActPassException] as the cause of what `join` throws.
+ */
+public sealed class JavaForms {
+    internal abstract val self: ActPass
+
+    /** [ActPass.with], for Java; null leaves the limit of this client. */
+    @Throws(ActPassException::class)
+    public fun withOptions(timeout: java.time.Duration?, maxRetries: Int?): ActPass = self.with(timeout?.toKotlinDuration(), maxRetries)
+
+    /** [ActPass.preflight], on this thread. */
+    @Throws(ActPassException::class, InterruptedException::class)
+    public fun preflightBlocking(action: Action): Decision = runBlocking { self.preflight(action) }
+
+    /** [ActPass.preflight], as a future. */
+    public fun preflightAsync(action: Action): CompletableFuture<Decision> = later { preflight(action) }
+
+    /**
+     * [ActPass.guard], on this thread.
+     *
+     * ```java
+     * Outcome<String> outcome = actpass.guardBlocking(action, context -> refund(context.getCredential()));
+     * ```
+     */
+    @JvmOverloads
+    @Throws(ActPassException::class, InterruptedException::class)
+    public fun <T> guardBlocking(action: Action, execute: Execute<T>, recordOutcome: Boolean = false): Outcome<T> =
+        runBlocking { self.guard(action, recordOutcome) { execute.run(it) } }
+
+    /** [ActPass.guard], as a future; the action runs on [executor]. */
+    @JvmOverloads
+    public fun <T> guardAsync(
+        action: Action,
+        execute: Execute<T>,
+        recordOutcome: Boolean = false,
+        executor: Executor = ForkJoinPool.commonPool(),
+    ): CompletableFuture<Outcome<T>> = later(executor) { guard(action, recordOutcome) { execute.run(it) } }
+
+    /** [ActPass.guard] of an action that is a future of its own: the outcome is that of the stage which [execute] returns. */
+    @JvmOverloads
+    public fun <T> guardStageAsync(
+        action: Action,
+        execute: Execute<CompletionStage<T>>,
+        recordOutcome: Boolean = false,
+        executor: Executor = ForkJoinPool.commonPool(),
+    ): CompletableFuture<Outcome<T>> = later(executor) { guard(action, recordOutcome) { execute.run(it).await() } }
+
+    /** [ActPass.resume], on this thread. */
+    @JvmOverloads
+    @Throws(ActPassException::class, InterruptedException::class)
+    public fun <T> resumeBlocking(
+        pending: PendingApproval,
+        execute: Execute<T>,
+        passport: String? = null,
+        waitForApproval: java.time.Duration? = null,
+        recordOutcome: Boolean = false,
+    ): Outcome<T> = runBlocking { self.resume(pending, passport, waitForApproval?.toKotlinDuration(), recordOutcome) { execute.run(it) } }
+
+    /** [ActPass.resume], as a future; the action runs on [executor]. */
+    @JvmOverloads
+    public fun <T> resumeAsync(
+        pending: PendingApproval,
+        execute: Execute<T>,
+        passport: String? = null,
+        waitForApproval: java.time.Duration? = null,
+        recordOutcome: Boolean = false,
+        executor: Executor = ForkJoinPool.commonPool(),
+    ): CompletableFuture<Outcome<T>> =
+        later(executor) { resume(pending, passport, waitForApproval?.toKotlinDuration(), recordOutcome) { execute.run(it) } }
+
+    /** [ActPass.waitForApproval], on this thread. */
+    @Throws(ActPassException::class, InterruptedException::class)
+    public fun waitForApprovalBlocking(id: String, wait: java.time.Duration): Approval =
+        runBlocking { self.waitForApproval(id, wait.toKotlinDuration()) }
+
+    /** [ActPass.waitForApproval], as a future. */
+    public fun waitForApprovalAsync(id: String, wait: java.time.Duration): CompletableFuture<Approval> =
+        later { waitForApproval(id, wait.toKotlinDuration()) }
+
+    /** [ActPass.issuePassport], on this thread. */
+    @JvmOverloads
+    @Throws(ActPassException::class, InterruptedException::class)
+    public fun issuePassportBlocking(
+        audience: String,
+        goal: String,
+        allowedTools: List<String>,
+        allowedResources: List<String> = emptyList(),
+        resourceConstraints: Map<String, Any?> = emptyMap(),
+        userId: String? = null,
+        ttlSeconds: Int? = null,
+        riskTier: String = "medium",
+        approvalRequestId: String? = null,
+    ): IssuedPassport =
+        runBlocking {
+            self.issuePassport(
+                audience, goal, allowedTools, allowedResources, resourceConstraints, userId, ttlSeconds, riskTier, approvalRequestId,
+            )
+        }
+
+    /** [ActPass.issuePassport], as a future. */
+    @JvmOverloads
+    public fun issuePassportAsync(
+        audience: String,
+        goal: String,
+        allowedTools: List<String>,
+        allowedResources: List<String> = emptyList(),
+        resourceConstraints: Map<String, Any?> = emptyMap(),
+        userId: String? = null,
+        ttlSeconds: Int? = null,
+        riskTier: String = "medium",
+        approvalRequestId: String? = null,
+    ): CompletableFuture<IssuedPassport> =
+        later {
+            issuePassport(
+                audience, goal, allowedTools, allowedResources, resourceConstraints, userId, ttlSeconds, riskTier, approvalRequestId,
+            )
+        }
+
+    /** [ActPass.verifyPassport], on this thread. */
+    @JvmOverloads
+    @Throws(ActPassException::class, InterruptedException::class)
+    public fun verifyPassportBlocking(
+        token: String,
+        audience: String,
+        agentId: String? = null,
+        userId: String? = null,
+        currentToolManifestHash: String? = null,
+        policyHash: String? = null,
+    ): PassportVerification = runBlocking { self.verifyPassport(token, audience, agentId, userId, currentToolManifestHash, policyHash) }
+
+    /** [ActPass.verifyPassport], as a future. */
+    @JvmOverloads
+    public fun verifyPassportAsync(
+        token: String,
+        audience: String,
+        agentId: String? = null,
+        userId: String? = null,
+        currentToolManifestHash: String? = null,
+        policyHash: String? = null,
+    ): CompletableFuture<PassportVerification> =
+        later { verifyPassport(token, audience, agentId, userId, currentToolManifestHash, policyHash) }
+
+    /** [ActPass.verifyPassportOffline], on this thread. */
+    @JvmOverloads
+    @Throws(ActPassException::class, InterruptedException::class)
+    public fun verifyPassportOfflineBlocking(
+        token: String,
+        audience: String,
+        issuer: String? = null,
+        agentId: String? = null,
+        userId: String? = null,
+        tenantId: String? = null,
+    ): PassportVerification = runBlocking { self.verifyPassportOffline(token, audience, issuer, agentId, userId, tenantId) }
+
+    /** [ActPass.verifyPassportOffline], as a future. */
+    @JvmOverloads
+    public fun verifyPassportOfflineAsync(
+        token: String,
+        audience: String,
+        issuer: String? = null,
+        agentId: String? = null,
+        userId: String? = null,
+        tenantId: String? = null,
+    ): CompletableFuture<PassportVerification> = later { verifyPassportOffline(token, audience, issuer, agentId, userId, tenantId) }
+
+    /** [ActPass.revokePassport], on this thread. */
+    @JvmOverloads
+    @Throws(ActPassException::class, InterruptedException::class)
+    public fun revokePassportBlocking(jti: String, reason: String? = null): Boolean = runBlocking { self.revokePassport(jti, reason) }
+
+    /** [ActPass.revokePassport], as a future. */
+    @JvmOverloads
+    public fun revokePassportAsync(jti: String, reason: String? = null): CompletableFuture<Boolean> = later { revokePassport(jti, reason) }
+
+    /** [ActPass.recordEvidence], on this thread. */
+    @JvmOverloads
+    @Throws(ActPassException::class, InterruptedException::class)
+    public fun recordEvidenceBlocking(
+        eventType: String,
+        chainId: String,
+        toolId: String? = null,
+        decision: String? = null,
+        reasonCode: String? = null,
+        metadata: Map<String, Any?>? = null,
+        requestHash: String? = null,
+        responseHash: String? = null,
+    ): RecordedEvidence =
+        runBlocking { self.recordEvidence(eventType, chainId, toolId, decision, reasonCode, metadata, requestHash, responseHash) }
+
+    /** [ActPass.recordEvidence], as a future. */
+    @JvmOverloads
+    public fun recordEvidenceAsync(
+        eventType: String,
+        chainId: String,
+        toolId: String? = null,
+        decision: String? = null,
+        reasonCode: String? = null,
+        metadata: Map<String, Any?>? = null,
+        requestHash: String? = null,
+        responseHash: String? = null,
+    ): CompletableFuture<RecordedEvidence> =
+        later { recordEvidence(eventType, chainId, toolId, decision, reasonCode, metadata, requestHash, responseHash) }
+
+    private fun <T> later(executor: Executor = ForkJoinPool.commonPool(), call: suspend ActPass.() -> T): CompletableFuture<T> =
+        CoroutineScope(executor.asCoroutineDispatcher()).future { self.call() }
+}

@@ -1,0 +1,188 @@
+import ActPass
+import ActPassTesting
+import XCTest
+
+/// What a guard runs may be written in each way in which Swift writes a function.
+final class FunctionFormTests: XCTestCase {
+    struct Receipt: Sendable, Equatable { var id: String }
+
+    final class Unsendable {
+        let number: Int
+        init(_ number: Int) { self.number = number }
+    }
+
+    struct Refused: Error {}
+
+    private static let allowing: ActPass = {
+        let gateway = ScriptedGateway()
+        gateway.answer(.allow())
+        return try! gateway.client()
+    }()
+
+    private func asked() throws -> (ActPass, Action) {
+        (Self.allowing, Action(goal: "resolve_refund_request", tool: "stripe.refund.create"))
+    }
+
+    static func refund(_ context: ExecutionContext) async throws -> Receipt { Receipt(id: "named") }
+    static func refundNow(_ context: ExecutionContext) -> Receipt { Receipt(id: "sync") }
+    static func refuse(_ context: ExecutionContext) throws -> Receipt { throw Refused() }
+    static func nothing(_ context: ExecutionContext) async {}
+    @MainActor static func onMain(_ context: ExecutionContext) async throws -> Receipt {
+        MainActor.assertIsolated()
+        return Receipt(id: "main")
+    }
+
+    struct Shop: Sendable {
+        var charge: @Sendable (ExecutionContext) async throws -> Receipt = { _ in Receipt(id: "stored") }
+        func pay(_ context: ExecutionContext) async throws -> Receipt { Receipt(id: "struct") }
+    }
+
+    final class Desk: Sendable {
+        func pay(_ context: ExecutionContext) async throws -> Receipt { Receipt(id: "class") }
+    }
+
+    actor Bank {
+        private(set) var paid = 0
+
+        func pay(_ context: ExecutionContext) async throws -> Receipt {
+            assertIsolated()
+            paid += 4900
+            return Receipt(id: "actor")
+        }
+
+        func payNow(_ context: ExecutionContext) -> Receipt {
+            assertIsolated()
+            paid += 4900
+            return Receipt(id: "own")
+        }
+
+        /// Guards its own methods.
+        func serve(_ client: ActPass, _ action: Action) async throws -> [Receipt] {
+            let outcomes = [
+                try await client.guard(action, execute: pay),
+                try await client.guard(action, execute: self.payNow),
+            ]
+            return try outcomes.map { try $0.unwrap() }
+        }
+    }
+
+    @MainActor final class Screen {
+        private var taps = 0
+
+        func pay(_ context: ExecutionContext) async throws -> Receipt {
+            MainActor.assertIsolated()
+            taps += 1
+            return Receipt(id: "screen \(taps)")
+        }
+
+        func tap(_ client: ActPass, _ action: Action) async throws -> [Receipt] {
+            let stored: @MainActor (ExecutionContext) async throws -> Receipt = { context in
+                try await self.pay(context)
+            }
+            let outcomes = [
+                try await client.guard(action, execute: pay),
+                try await client.guard(action, execute: stored),
+            ]
+            return try outcomes.map { try $0.unwrap() }
+        }
+    }
+
+    func testFunctionsByName() async throws {
+        let (client, action) = try asked()
+        var outcomes = [
+            try await client.guard(action, execute: Self.refund),
+            try await client.guard(action, execute: Self.refundNow),
+            try await client.guard(action, execute: Self.onMain),
+        ]
+        func local(_ context: ExecutionContext) async -> Receipt { Receipt(id: "local") }
+        outcomes.append(try await client.guard(action, execute: local))
+        XCTAssertEqual(outcomes.compactMap(\.value?.id), ["named", "sync", "main", "local"])
+        let refused = try await client.guard(action, execute: Self.refuse)
+        XCTAssertTrue(refused.error is Refused)
+        let nothing = try await client.guard(action, execute: Self.nothing)
+        XCTAssertTrue(nothing.wasExecuted)
+    }
+
+    func testStoredClosuresAndMethods() async throws {
+        let (client, action) = try asked()
+        let stored: (ExecutionContext) async throws -> Receipt = { _ in Receipt(id: "let") }
+        let sendable: @Sendable (ExecutionContext) async throws -> Receipt = { _ in Receipt(id: "sendable") }
+        let inferred = { (_: ExecutionContext) in Receipt(id: "inferred") }
+        let outcomes = [
+            try await client.guard(action, execute: stored),
+            try await client.guard(action, execute: sendable),
+            try await client.guard(action, execute: inferred),
+            try await client.guard(action, execute: Shop().charge),
+            try await client.guard(action, execute: Shop().pay),
+            try await client.guard(action, execute: Desk().pay),
+        ]
+        XCTAssertEqual(
+            outcomes.compactMap(\.value?.id), ["let", "sendable", "inferred", "stored", "struct", "class"])
+    }
+
+    func testMethodsOfActorsKeepTheirIsolation() async throws {
+        let (client, action) = try asked()
+        let bank = Bank()
+        let outcome = try await client.guard(action, execute: bank.pay)
+        XCTAssertEqual(outcome.value, Receipt(id: "actor"))
+        let own = try await bank.serve(client, action)
+        XCTAssertEqual(own.map(\.id), ["actor", "own"])
+        let paid = await bank.paid
+        XCTAssertEqual(paid, 3 * 4900)
+        let taps = try await Screen().tap(client, action)
+        XCTAssertEqual(taps.map(\.id), ["screen 1", "screen 2"])
+    }
+
+    func testFunctionsThatAreParameters() async throws {
+        let (client, action) = try asked()
+        func wrapped<Value: Sendable>(
+            _ body: (ExecutionContext) async throws -> Value
+        ) async throws -> Outcome<Value> {
+            try await client.guard(action, execute: body)
+        }
+        func passedOn<Value>(
+            _ body: (ExecutionContext) async throws -> sending Value
+        ) async throws -> Outcome<Value> {
+            try await client.guard(action, execute: body)
+        }
+        let wrap = try await wrapped { _ in 1 }
+        XCTAssertEqual(wrap.value, 1)
+        let pass = try await passedOn { _ in Unsendable(2) }
+        XCTAssertEqual(pass.value?.number, 2)
+    }
+
+    func testClosureLiteralsAreAsBefore() async throws {
+        let (client, action) = try asked()
+        var count = 0
+        let outcome = try await client.guard(action) { _ in
+            for _ in 0..<3 { count += 1 }
+            return Unsendable(count)
+        }
+        XCTAssertEqual(outcome.value?.number, 3)
+        let void = try await client.guard(action) { _ in }
+        XCTAssertTrue(void.wasExecuted)
+        let single = try await client.guard(action) { try await Self.refund($0) }
+        XCTAssertEqual(single.value?.id, "named")
+    }
+
+    func testResumeTakesTheSameForms() async throws {
+        let gateway = ScriptedGateway()
+        gateway.answer(.requireApproval(id: "apr_1"))
+        let client = try gateway.client()
+        let action = Action(goal: "g", tool: "stripe.refund.create")
+        guard case .blocked(_, let block) = try await client.guard(action, execute: Self.refund) else {
+            return XCTFail("it ran")
+        }
+        let pending = try XCTUnwrap(block.approval)
+        gateway.answer(.allow())
+        let bank = Bank()
+        let stored: (ExecutionContext) async throws -> Receipt = { _ in Receipt(id: "let") }
+        let outcomes = [
+            try await client.resume(pending, execute: Self.refund),
+            try await client.resume(pending, execute: stored),
+            try await client.resume(pending, execute: bank.pay),
+            try await client.resume(pending) { _ in Receipt(id: "literal") },
+        ]
+        XCTAssertEqual(outcomes.compactMap(\.value?.id), ["named", "let", "actor", "literal"])
+    }
+}

@@ -1,0 +1,233 @@
+import ActPass
+import ActPassTesting
+import XCTest
+
+/// The kit with which users test their own code, and what their code reads.
+final class TestingTests: XCTestCase {
+    private let action = Action(
+        goal: "resolve_refund_request", tool: "stripe.refund.create", args: ["amount": 4900])
+
+    func testAScriptAnswersThroughTheRealGuard() async throws {
+        let gateway = ScriptedGateway()
+        let client = try gateway.client()
+        let unscripted = try await client.guard(action) { _ in 1 }
+        XCTAssertEqual(unscripted.decision.reasonCode, "test.unscripted")
+        XCTAssertFalse(unscripted.wasExecuted)
+
+        gateway.answer(.allow(credential: "sk_test_secret"), tool: "stripe.refund.create")
+        gateway.answerNext(.deny(reasonCode: "refund.too_large", summary: "the amount is over the limit"), .unreachable)
+        let denied = try await client.guard(action) { _ in 1 }
+        XCTAssertEqual(denied.decision.reasonCode, "refund.too_large")
+        let lost = try await client.guard(action) { _ in 1 }
+        XCTAssertEqual(lost.decision.reasonCode, "actpass.unreachable")
+        XCTAssertEqual((lost.error as? ActPassError)?.kind, .connection)
+        for mode in Mode.allCases {
+            let allowed = try await gateway.client(mode: mode).guard(action) { $0.credential?.token }
+            XCTAssertEqual(try allowed.unwrap(), "sk_test_secret", "\(mode)")
+        }
+        XCTAssertEqual(gateway.actions.count, 3 + Mode.allCases.count)
+        XCTAssertEqual(gateway.actions[0]["args"]?["amount"], 4900)
+        let other = try await client.guard(Action(goal: "g", tool: "other")) { _ in 1 }
+        XCTAssertFalse(other.wasExecuted)
+    }
+
+    func testEachAnswerMeansWhatItsNameSays() async throws {
+        let expected: [(ScriptedGateway.Answer, Mode, String, Bool)] = [
+            (.allow(), .strict, "test.allow", true),
+            (.deny(), .warn, "test.deny", false),
+            (.warn(), .enforce, "test.warn", false),
+            (.warn(), .warn, "test.warn", true),
+            (.requireApproval(), .enforce, "test.require_approval", false),
+            (.failure(status: 500), .enforce, "actpass.gateway_error", false),
+            (.failure(status: 500), .monitor, "actpass.gateway_error", true),
+            (.unreachable, .monitor, "actpass.unreachable", true),
+            (.decision(["decision": "maybe", "reason_code": "x.y"]), .enforce, "x.y", false),
+        ]
+        for (answer, mode, reason, executed) in expected {
+            let gateway = ScriptedGateway()
+            gateway.answer(answer)
+            let outcome = try await gateway.client(mode: mode).guard(action) { _ in 1 }
+            XCTAssertEqual(outcome.decision.reasonCode, reason)
+            XCTAssertEqual(outcome.wasExecuted, executed, reason)
+        }
+    }
+
+    func testAScriptedApprovalIsWaitedFor() async throws {
+        let gateway = ScriptedGateway()
+        gateway.answer(.allow())
+        gateway.answerNext(.requireApproval(id: "apr_1"))
+        let client = try gateway.client()
+        var held = action
+        held.waitForApproval = .seconds(20)
+        gateway.approve("apr_1")
+        let approved = try await client.guard(held) { _ in "refunded" }
+        XCTAssertEqual(approved.value, "refunded")
+        gateway.answerNext(.requireApproval(id: "apr_2"))
+        gateway.reject("apr_2")
+        let rejected = try await client.guard(held) { _ in "refunded" }
+        XCTAssertEqual(rejected.decision.reasonCode, "approval.rejected")
+        XCTAssertFalse(rejected.wasExecuted)
+    }
+
+    func testOtherCallsOfAScript() async throws {
+        let gateway = ScriptedGateway()
+        gateway.answer(.allow())
+        let client = try gateway.client()
+        let passport = try await client.issuePassport(audience: "a", goal: "g", allowedTools: ["t"])
+        XCTAssertEqual(passport.jti?.hasPrefix("ap_"), true)
+        let verified = try await client.verifyPassport(passport.token, audience: "a")
+        XCTAssertTrue(verified.isValid)
+        let revoked = try await client.revokePassport("ap_1")
+        XCTAssertTrue(revoked)
+        _ = try await client.guard(action, recordOutcome: true) { _ in 1 }
+        XCTAssertEqual(gateway.evidence.count, 1)
+        XCTAssertEqual(gateway.evidence[0]["metadata"]?["ended"], "returned")
+    }
+
+    func testUnwrapGivesTheValueOrThrows() async throws {
+        struct Refused: Error, Equatable {}
+        let gateway = ScriptedGateway()
+        gateway.answer(.allow())
+        let client = try gateway.client()
+        let receipt = try await client.guard(action) { _ in "re_1" }.unwrap()
+        XCTAssertEqual(receipt, "re_1")
+        do {
+            _ = try await client.guard(action) { _ -> Int in throw Refused() }.unwrap()
+            XCTFail("it returned")
+        } catch let error as Refused {
+            XCTAssertEqual(error, Refused())
+        }
+        gateway.answer(.requireApproval(id: "apr_7", reasonCode: "refund.medium"))
+        let blocked = try await blockedBy { try await client.guard(self.action) { _ in 1 }.unwrap() }
+        XCTAssertEqual(blocked.tool, "stripe.refund.create")
+        XCTAssertEqual(blocked.approval?.id, "apr_7")
+        XCTAssertFalse(blocked.isRetryable)
+        XCTAssertEqual("\(blocked)", "stripe.refund.create was not run: require_approval (refund.medium)")
+        let resumed = try await blockedBy { try await client.resume(blocked.approval!) { _ in 1 }.unwrap() }
+        XCTAssertEqual(resumed.tool, "stripe.refund.create")
+
+        gateway.answer(.unreachable)
+        let lost = try await blockedBy { try await client.guard(self.action) { _ in 1 }.unwrap() }
+        XCTAssertEqual(lost.error?.kind, .connection)
+        XCTAssertTrue(lost.isRetryable)
+        XCTAssertEqual(lost.localizedDescription, lost.description)
+        XCTAssertTrue(lost.description.hasPrefix("stripe.refund.create was not run: deny (actpass.unreachable): "))
+        let observed = try await gateway.client(mode: .monitor).guard(action) { _ in 1 }.unwrap()
+        XCTAssertEqual(observed, 1)
+    }
+
+    private func blockedBy(_ body: () async throws -> Int) async throws -> ActionBlocked {
+        do {
+            let value = try await body()
+            throw Problem("returned \(value)")
+        } catch let blocked as ActionBlocked {
+            return blocked
+        }
+    }
+
+    func testWhatIsPrintedReadsWell() async throws {
+        let gateway = ScriptedGateway()
+        gateway.answerNext(.allow(), .deny(reasonCode: "refund.too_large", summary: "the amount is over the limit"))
+        let client = try gateway.client()
+        let executed = try await client.guard(action) { _ in ["receipt": "re_1"] }
+        XCTAssertEqual("\(executed)", #"executed ["receipt": "re_1"]: allow (test.allow)"#)
+        let denied = try await client.guard(action) { _ in 1 }
+        XCTAssertEqual("\(denied)", "blocked: deny (refund.too_large): the amount is over the limit")
+        XCTAssertEqual(String(reflecting: denied), "\(denied)")
+        gateway.answerNext(.requireApproval(id: "apr_1"), .allow())
+        let asked = try await client.guard(action) { _ in 1 }
+        XCTAssertEqual("\(asked)", "blocked: require_approval (test.require_approval), PendingApproval(apr_1)")
+        let failed = try await client.guard(action) { _ -> Int in throw Problem("no card") }
+        XCTAssertEqual("\(failed)", "failed with no card: allow (test.allow)")
+        gateway.answerNext(.failure(status: 500))
+        let lost = try await client.guard(action) { _ in 1 }
+        XCTAssertTrue("\(lost)".hasPrefix("blocked: deny (actpass.gateway_error): "), "\(lost)")
+        XCTAssertTrue("\(lost)".contains("500"), "\(lost)")
+    }
+
+    /// A program's own functions over these types can be tested without a client.
+    func testEveryTypeCanBeMade() throws {
+        let decision = try Decision(["decision": "deny", "reason_code": "refund.too_large", "risk_tier": "high"])
+        XCTAssertEqual(decision.word, .deny)
+        XCTAssertEqual(decision.riskTier, "high")
+        let bare = try Decision(["decision": "deny"])
+        XCTAssertEqual(bare.reasonCode, "unspecified")
+        XCTAssertEqual(bare.explain.matchedRules + bare.explain.nextSteps, [])
+        XCTAssertThrowsError(try Decision(["reason_code": "x"]))
+        let error = ActPassError(.timeout, "no answer", operation: "preflight")
+        XCTAssertEqual(error.code, "actpass.timeout")
+        XCTAssertTrue(error.isRetryable)
+        let outcome: Outcome<Int> = .blocked(decision, .init(tool: "t", error: error))
+        XCTAssertThrowsError(try outcome.unwrap()) {
+            XCTAssertEqual($0 as? ActionBlocked, ActionBlocked(tool: "t", decision: decision, error: error))
+        }
+        XCTAssertEqual(
+            try outcome.canonicalJSON(),
+            #"{"decision":{"decision":"deny","explain":{"matched_rules":[],"next_steps":[],"summary":""},"#
+                + #""reason_code":"refund.too_large","risk_tier":"high"},"error":{"kind":"timeout","status":null},"executed":false}"#)
+        let context = ExecutionContext(decision: decision, credential: Credential(token: "sk_made_secret"))
+        XCTAssertEqual(context.credential?.token, "sk_made_secret")
+        XCTAssertFalse(everythingShown(context).contains("secret"))
+        let execution = ActPass.Execution(decision: decision, evidence: .init(eventID: "ev_1"))
+        XCTAssertEqual(Outcome.executed(7, execution).value, 7)
+        XCTAssertEqual(Approval(id: "apr_1", status: .rejected, decidedBy: "ada").members["status"], "rejected")
+        let passport = ActPass.IssuedPassport(token: "made_secret", jti: "ap_1", expiresAt: "2099-01-01T00:00:00Z")
+        XCTAssertEqual(passport.jti, "ap_1")
+        XCTAssertEqual(passport.expiresAt, "2099-01-01T00:00:00Z")
+        XCTAssertFalse(everythingShown(passport).contains("secret"))
+        let verification = ActPass.PassportVerification(isValid: true, claims: ["jti": "ap_1"])
+        XCTAssertEqual(verification.claims?["jti"], "ap_1")
+    }
+
+    func testALoggerGetsTheLines() async throws {
+        let lines = AsyncStream.makeStream(of: ActPass.Logger.Event.self)
+        let gateway = ScriptedGateway()
+        gateway.answerNext(.deny(reasonCode: "refund.too_large"), .unreachable, .allow(credential: "sk_log_secret"))
+        let client = try gateway.client(logger: .init(level: .debug) { lines.continuation.yield($0) })
+        var secretive = action
+        secretive.passport = passport
+        for _ in 0..<3 { _ = try await client.guard(secretive) { _ in 1 } }
+        var seen: [ActPass.Logger.Event] = []
+        for await line in lines.stream {
+            seen.append(line)
+            if line.message == "may run" { break }
+        }
+        let denied = try XCTUnwrap(seen.first { $0.message == "blocked" })
+        XCTAssertEqual(denied.level, .info)
+        XCTAssertEqual(denied.fields["reason_code"], "refund.too_large")
+        XCTAssertEqual(denied.description, "blocked decision=deny reason_code=refund.too_large tool=stripe.refund.create")
+        XCTAssertTrue(seen.contains { $0.level == .warning && $0.fields["code"] == "actpass.unreachable" })
+        XCTAssertFalse(everythingShown(seen).contains("secret"))
+    }
+
+    func testALoggerHearsFromItsLevelOnAndFromItsClientAlone() async throws {
+        let lines = AsyncStream.makeStream(of: ActPass.Logger.Event.self)
+        let gateway = ScriptedGateway()
+        gateway.answer(.allow())
+        let client = try gateway.client(logger: .init(level: .warning) { lines.continuation.yield($0) })
+        _ = try await client.guard(action) { _ in 1 }
+        gateway.answerNext(.unreachable)
+        _ = try await gateway.client().guard(action) { _ in 1 }
+        gateway.answerNext(.deny(), .failure(status: 418))
+        for _ in 0..<2 { _ = try await client.guard(action) { _ in 1 } }
+        var first: ActPass.Logger.Event?
+        for await line in lines.stream {
+            first = line
+            break
+        }
+        XCTAssertEqual(first?.fields["code"], "actpass.gateway_error")
+    }
+
+    /// A logger that never returns delays no call.
+    func testALoggerThatBlocksDelaysNothing() async throws {
+        let release = DispatchSemaphore(value: 0)
+        defer { release.signal() }
+        let gateway = ScriptedGateway()
+        gateway.answer(.allow())
+        let client = try gateway.client(logger: .init(level: .debug) { _ in release.wait(); release.signal() })
+        for number in 0..<2_000 {
+            let outcome = try await client.guard(action) { _ in number }
+            XCTAssertEqual(outcome.value, number)
+        }
+    }
+}

@@ -1,0 +1,193 @@
+//! A gateway by script, for the tests of programs that use the SDK. It needs no network; the guard over it is the real one.
+
+use std::collections::{HashMap, VecDeque};
+use std::sync::{Arc, Mutex, MutexGuard, PoisonError};
+use std::time::{Duration, Instant};
+
+use actpass_core::transport::{Answer, Failure, Request, SendFuture, Transport};
+use actpass_core::{Error, ErrorKind, Json, Operation, hash_payload};
+
+use crate::place::json;
+use crate::error::NativeError;
+use crate::runtime::enter;
+
+/// How often a held look at an approval looks again.
+const LOOK_AGAIN: Duration = Duration::from_millis(5);
+
+/// The answer to a preflight.
+#[derive(Clone, Debug, uniffi::Record)]
+pub(crate) struct NativeAnswer {
+    /// The HTTP status.
+    pub(crate) status: u16,
+    /// The JSON text of the decision; none for a gateway that cannot be reached.
+    pub(crate) decision: Option<String>,
+}
+
+/// What answers in place of a gateway.
+#[derive(Debug, Default, uniffi::Object)]
+pub(crate) struct NativeScript(Mutex<Script>);
+
+#[derive(Debug, Default)]
+struct Script {
+    next: VecDeque<NativeAnswer>,
+    by_tool: HashMap<String, NativeAnswer>,
+    otherwise: Option<NativeAnswer>,
+    approvals: HashMap<String, &'static str>,
+    requests: Vec<(String, String)>,
+}
+
+/// A request that a script was asked.
+#[derive(Debug, uniffi::Record)]
+pub(crate) struct NativeRequest {
+    /// The path and the query.
+    pub(crate) path: String,
+    /// The JSON text of the body; empty where the call only reads.
+    pub(crate) body: String,
+}
+
+#[uniffi::export]
+impl NativeScript {
+    /// A script that denies every action.
+    #[uniffi::constructor]
+    pub(crate) fn new() -> Arc<Self> {
+        Arc::default()
+    }
+
+    /// Answers preflights about a tool so from now on; about every other tool if none is named.
+    pub(crate) fn answer(&self, answer: NativeAnswer, tool: Option<String>) -> Result<(), NativeError> {
+        enter(|| {
+            check(&answer)?;
+            match tool {
+                Some(tool) => drop(self.script().by_tool.insert(tool, answer)),
+                None => self.script().otherwise = Some(answer),
+            }
+            Ok(())
+        })
+    }
+
+    /// Answers the next preflight so that has no earlier answer of this kind, once.
+    pub(crate) fn answer_next(&self, answer: NativeAnswer) -> Result<(), NativeError> {
+        enter(|| {
+            check(&answer)?;
+            self.script().next.push_back(answer);
+            Ok(())
+        })
+    }
+
+    /// Decides about an approval.
+    pub(crate) fn decide(&self, id: String, approved: bool) {
+        self.script().approvals.insert(id, if approved { "approved" } else { "rejected" });
+    }
+
+    /// The requests so far.
+    pub(crate) fn requests(&self) -> Vec<NativeRequest> {
+        let requests = self.script().requests.clone();
+        requests.into_iter().map(|(path, body)| NativeRequest { path, body }).collect()
+    }
+}
+
+impl NativeScript {
+    pub(crate) fn transport(self: Arc<Self>) -> impl Transport {
+        Scripted(self)
+    }
+
+    fn script(&self) -> MutexGuard<'_, Script> {
+        self.0.lock().unwrap_or_else(PoisonError::into_inner)
+    }
+
+    async fn reply(&self, request: Request) -> Result<Answer, Failure> {
+        let body = String::from_utf8_lossy(&request.body).into_owned();
+        let count = {
+            let mut script = self.script();
+            script.requests.push((request.path(), body.clone()));
+            script.requests.len()
+        };
+        let known = |text: String| Ok(Answer::new(200, text));
+        match request.operation {
+            Operation::Preflight => self.decision(&body, count),
+            Operation::Approval => Ok(self.approval(&request.below).await),
+            Operation::IssuePassport => {
+                known(format!(r#"{{"token":"test.passport.{count}","jti":"ap_{count}"}}"#))
+            }
+            Operation::Jwks => known(r#"{"keys":[]}"#.to_owned()),
+            Operation::RecordEvidence => {
+                known(format!(r#"{{"event_id":"ev_{count}","current_event_hash":"{count:064x}"}}"#))
+            }
+            Operation::RevokePassport => known(r#"{"revoked":true}"#.to_owned()),
+            Operation::VerifyPassport => known(r#"{"valid":true,"errors":[]}"#.to_owned()),
+        }
+    }
+
+    fn decision(&self, asked: &str, count: usize) -> Result<Answer, Failure> {
+        let asked = Json::parse(asked.as_bytes()).unwrap_or(Json::Null);
+        let tool = asked.member("tool").and_then(Json::as_str).unwrap_or_default();
+        let mut script = self.script();
+        let answer = script.next.pop_front();
+        let answer = answer.or_else(|| script.by_tool.get(tool).cloned()).or_else(|| script.otherwise.clone());
+        let answer = answer.unwrap_or_else(|| NativeAnswer {
+            status: 200,
+            decision: Some(
+                r#"{"decision":"deny","reason_code":"test.unscripted","explain":{"summary":"the script has no answer for this tool"}}"#
+                    .to_owned(),
+            ),
+        });
+        let Some(decision) = answer.decision else {
+            let error = Error::new(ErrorKind::Connection, "cannot reach the scripted gateway");
+            return Err(Failure { error, never_sent: true });
+        };
+        Ok(Answer::new(answer.status, recorded(&decision, &asked, count)))
+    }
+
+    /// What an approval says, held as a gateway holds it until somebody decided.
+    async fn approval(&self, below: &str) -> Answer {
+        let (id, query) = below.split_once('?').unwrap_or((below, ""));
+        let id = id.trim_matches('/');
+        let wait = query.split_once("wait=").and_then(|(_, wait)| wait.split('&').next()?.parse().ok());
+        let until = Instant::now() + Duration::from_secs(wait.unwrap_or(0).min(25));
+        loop {
+            let status = self.script().approvals.get(id).copied();
+            if status.is_none() && Instant::now() < until {
+                tokio::time::sleep(LOOK_AGAIN).await;
+                continue;
+            }
+            let members = [
+                ("id", Json::from(id)),
+                ("status", Json::from(status.unwrap_or("pending"))),
+                ("decided_by", status.map_or(Json::Null, |_| Json::from("test"))),
+            ];
+            let answer = Json::Object(members.map(|(name, value)| (name.to_owned(), value)).into());
+            return Answer::new(200, answer.to_string());
+        }
+    }
+}
+
+/// The decision as a gateway that keeps a ledger sends it: with its entry there, and the request that it answers.
+fn recorded(decision: &str, asked: &Json, count: usize) -> String {
+    let Ok(Json::Object(mut members)) = Json::parse(decision.as_bytes()) else {
+        return decision.to_owned();
+    };
+    let event = Json::String(format!("ev_{count}"));
+    let bound = hash_payload(asked).ok().map(Json::String);
+    for (name, value) in [("evidence_event_id", Some(event)), ("request_hash", bound)] {
+        if let Some(value) = value.filter(|_| members.iter().all(|(member, _)| member != name)) {
+            members.push((name.to_owned(), value));
+        }
+    }
+    Json::Object(members).to_string()
+}
+
+fn check(answer: &NativeAnswer) -> Result<(), Error> {
+    match &answer.decision {
+        Some(decision) => json("decision", decision).map(drop),
+        None => Ok(()),
+    }
+}
+
+#[derive(Debug)]
+struct Scripted(Arc<NativeScript>);
+
+impl Transport for Scripted {
+    fn send(&self, request: Request) -> SendFuture<'_> {
+        Box::pin(self.0.reply(request))
+    }
+}
