@@ -18,6 +18,7 @@ import {
 } from './errors.js';
 import {
   describe,
+  joined,
   type Members,
   toInput,
   toJson,
@@ -232,7 +233,7 @@ export class ActPass {
   constructor(options: ActPassOptions = {}) {
     const derived = Derived.partsOf(options);
     this.#connection = derived?.connection ?? placing(ActPass, () => connect(options));
-    this.#defaults = derived?.defaults ?? {};
+    this.#defaults = derived?.defaults ?? joined();
   }
 
   /**
@@ -363,7 +364,7 @@ export class ActPass {
         read: (defaults) => {
           const given = toMembers(options, [...RESUME.slice(1), ...CALL, ...OF_GUARD]);
           const members = withDefaults(given, defaults, OF_RESUME);
-          return { ...members, pending: new Written(toMember('pending', pending ?? null)) };
+          return joined(members, { pending: new Written(toMember('pending', pending ?? null)) });
         },
         about: ({ pending }) => Object(JSON.parse((pending as Written).text)) as Members,
       },
@@ -402,7 +403,7 @@ export class ActPass {
     const read = (defaults: Members) => {
       const given = toMembers(options, [AWAIT[1] as string, 'traceparent', 'maxRetries', 'signal']);
       const members = withDefaults(given, defaults, ['traceparent', 'maxRetries', 'signal']);
-      return { ...members, approvalRequestId: idOf(approval) };
+      return joined(members, { approvalRequestId: idOf(approval) });
     };
     const making = { client: this, operation: 'waitForApproval', span: 'wait_for_approval', read };
     return calling({ ...making, above: METHODS.waitForApproval }, (call) => ask(call, 'waitForApproval', AWAIT));
@@ -540,7 +541,7 @@ export class ActPass {
   async revokePassport(jti: string, reason?: string, options: CallOptions = {}): Promise<PassportRevocation> {
     const read = (defaults: Members) => {
       const given = withDefaults(toMembers(options, OF_ANY_CALL), defaults, OF_ANY_CALL);
-      return { ...given, jti, reason };
+      return joined(given, { jti, reason });
     };
     const making = { client: this, operation: 'revokePassport', span: 'revoke_passport', read };
     return calling({ ...making, above: METHODS.revokePassport }, (call) => ask(call, 'revokePassport', REVOKE));
@@ -594,7 +595,7 @@ export class ActPass {
     return placing(METHODS.with, () => {
       const { connection, defaults: present } = partsOf(this);
       const given = checkDefaults(opened(connection), toMembers(defaults, DEFAULTS));
-      return new ActPass(new Derived(connection, { ...present, ...given }) as object);
+      return new ActPass(new Derived(connection, joined(present, given)) as object);
     });
   }
 
@@ -622,7 +623,7 @@ export class ActPass {
       const given = checkDefaults(opened(connection), toMembers(scope, SCOPE));
       checkFunction('body', body);
       connection.scope ??= new AsyncLocalStorage();
-      return [connection.scope, { ...connection.scope.getStore(), ...given }];
+      return [connection.scope, joined(connection.scope.getStore(), given)];
     });
     return storage.run(members, body);
   }
@@ -804,7 +805,7 @@ async function calling<R>(making: Making, body: (call: Call) => Promise<R>): Pro
   let began: { connection: Connection; members: Members } | { failure: unknown };
   try {
     const { connection, defaults } = partsOf(making.client);
-    began = { connection, members: making.read({ ...connection.scope?.getStore(), ...defaults }) };
+    began = { connection, members: making.read(joined(connection.scope?.getStore(), defaults)) };
   } catch (failure) {
     began = { failure };
   }
@@ -932,10 +933,10 @@ function compare(call: number, isChanged: Body['isChanged'] = () => false): stri
 /** Records how the action of the call `number` ended. It ended so whether this succeeds or not. */
 async function record(call: Call, number: number, returned: boolean, result?: unknown): Promise<Recorded> {
   try {
-    const outcome: Members = { ...call.members, call: number, returned };
+    const outcome = joined(call.members, { call: number, returned });
     let input = inputOf(outcome, OUTCOME);
     try {
-      input = inputOf({ ...outcome, response: result }, OUTCOME);
+      input = inputOf(joined(outcome, { response: result }), OUTCOME);
     } catch {
       // What is no JSON has no hash.
     }
@@ -953,7 +954,7 @@ function outcomeOf<T>(
   reported: string,
   members: { result?: T; error?: unknown },
 ): GuardOutcome<T> {
-  const { error, ...others } = JSON.parse(reported) as { error?: DescribedError };
+  const { error, ...others } = joined(JSON.parse(reported) as object) as { error?: DescribedError };
   const failure = error && stamped(toError(error, call.operation), call.site);
   const outcome = {
     kind,
@@ -979,7 +980,7 @@ function unwrapped<T>(outcome: GuardOutcome<T>, call: Pick<Call, 'members' | 'op
 }
 
 function blockedBy(outcome: BlockedOutcome, { members, operation }: Pick<Call, 'members' | 'operation'>): ActPassError {
-  const { error, approval, requestId } = outcome;
+  const { error, approval, requestId } = joined(outcome) as unknown as BlockedOutcome;
   const { tool = approval?.tool } = members as { tool?: string };
   // Nobody else has the error of a protected function's gate, so it need not repeat the frames.
   const cause = error && operation === 'protect' ? oneLine(error) : error;
@@ -1003,11 +1004,8 @@ function protecting<R>(client: ActPass, body: (...args: unknown[]) => R, options
     }
   }
   const fixed = Object.entries(given).filter(([name, value]) => !OF_CALL.includes(name) || typeof value !== 'function');
-  checkAction(opened(connection), {
-    ...(typeof given['goal'] === 'function' && { goal: 'made by the call' }),
-    args: {},
-    ...Object.fromEntries(fixed),
-  });
+  const placeholders = { args: {}, ...(typeof given['goal'] === 'function' && { goal: 'made by the call' }) };
+  checkAction(opened(connection), joined(placeholders, Object.fromEntries(fixed)));
   const guarded = async function (this: unknown, ...args: unknown[]): Promise<Awaited<R>> {
     const judged: Judged = { options: given, args, own: args, texts: new Map() };
     const call = { operation: 'protect', members: given };
@@ -1023,7 +1021,7 @@ function protecting<R>(client: ActPass, body: (...args: unknown[]) => R, options
           const members = withDefaults(judge(judged), defaults, DEFAULTS);
           const execute = (context: ExecutionContext) =>
             body.apply(this, withContext ? [context, ...judged.own] : judged.own);
-          return { ...members, execute };
+          return joined(members, { execute });
         },
       },
       (begun) => run(begun, 'authorize', GUARD, { member: 'run', isChanged: () => isChanged(judged) }),
@@ -1055,7 +1053,7 @@ function judge(judged: Judged): Members {
   } else if (options['args'] === undefined) {
     judged.own = [...copied(args.slice(0, 1)), ...args.slice(1)];
   }
-  const members: Members = {};
+  const members = joined();
   for (const name of PROTECT) {
     const value = ofCall(name, options, judged.own);
     if (value === undefined || !isJudged(name)) {
@@ -1129,11 +1127,9 @@ function connect(options: unknown): Connection {
   const members = toMembers(options, [...SETTINGS, 'logger', 'logLevel'], wrongSetting);
   const log = logOf(members['logger'], members['logLevel']);
   const { ca } = members;
-  const settings = {
-    ...members,
-    ...(types.isUint8Array(ca) && { ca: Buffer.from(ca).toString('latin1') }),
+  const settings = joined(members, types.isUint8Array(ca) ? { ca: Buffer.from(ca).toString('latin1') } : undefined, {
     logLevel: log.level,
-  };
+  });
   const text = toInput(settings, [...SETTINGS, 'logLevel'], wrongSetting);
   const client = converting(() => new native.Client(text));
   return { native: client, mode: (members['mode'] ?? 'enforce') as Mode, log, scope: undefined };
@@ -1141,7 +1137,7 @@ function connect(options: unknown): Connection {
 
 /** `given`, whose members are checked as those of an action are. */
 function checkDefaults(client: Client, given: Members): Members {
-  checkAction(client, { goal: 'checked', tool: 'checked', args: {}, ...given });
+  checkAction(client, joined({ goal: 'checked', tool: 'checked', args: {} }, given));
   const { recordOutcome } = given;
   if (recordOutcome !== undefined && typeof recordOutcome !== 'boolean') {
     throw wrongArgument(`recordOutcome: expected true or false, found ${describe(recordOutcome)}`);
@@ -1161,7 +1157,7 @@ function checkAction(client: Client, members: Members): void {
 /** `members`, and of those of `defaults` that are among `known` the ones that it lacks. */
 function withDefaults(members: Members, defaults: Members, known: readonly string[]): Members {
   const missing = known.filter((name) => members[name] === undefined && defaults[name] !== undefined);
-  return { ...members, ...Object.fromEntries(missing.map((name) => [name, defaults[name]])) };
+  return joined(members, Object.fromEntries(missing.map((name) => [name, defaults[name]])));
 }
 
 /** The id that `approval` is or names. */
