@@ -114,7 +114,9 @@ impl Subscriber for Collector {
         event.record(&mut line);
         CURRENT.with_borrow(|log| {
             if let Some(log) = log {
-                let line = (*event.metadata().level(), line.message + &line.fields);
+                // A line stays one line, whatever a tool or a gateway is named.
+                let text = (line.message + &line.fields).replace(char::is_control, " ");
+                let line = (*event.metadata().level(), text);
                 log.lines.lock().unwrap_or_else(PoisonError::into_inner).push(line);
             }
         });

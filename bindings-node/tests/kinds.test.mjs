@@ -125,6 +125,28 @@ describe('unwrap', () => {
       });
     }));
 
+  test('throws an error whose JSON has its message, its members and its cause', () =>
+    hostile.play([answer({}, { status: 503, headers: { 'x-request-id': 'req_1' } })], async ({ baseUrl }) => {
+      const outcome = await newClient(baseUrl).guard({ ...ACTION, execute: () => assert.fail('it ran') });
+      const error = await rejection((async () => outcome.unwrap())());
+      const { decision, cause, ...members } = JSON.parse(JSON.stringify(error));
+      assert.deepEqual(decision, outcome.decision);
+      assert.deepEqual(members, {
+        name: 'ActionBlockedError',
+        message: error.message,
+        code: 'actpass.gateway_error',
+        kind: 'blocked',
+        status: 503,
+        body: '{}',
+        operation: 'guard',
+        requestId: 'req_1',
+        retryable: true,
+        tool: ACTION.tool,
+      });
+      assert.deepEqual([cause.name, cause.message], ['ActPassStatusError', outcome.error.message]);
+      assert.equal(JSON.parse(JSON.stringify(outcome)).error.message, outcome.error.message);
+    }));
+
   test('shows no credential', () =>
     hostile.play([answer({ ...HELD, credential: { token: CREDENTIAL } })], async ({ baseUrl }) => {
       const outcome = await newClient(baseUrl).guard({ ...ACTION, execute: () => assert.fail('it ran') });

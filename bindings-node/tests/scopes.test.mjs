@@ -385,6 +385,15 @@ describe('the log', () => {
       },
     ));
 
+  test('is one line for each line, whatever a tool or a reason holds', () =>
+    hostile.play([answer({ decision: 'deny', reason_code: 'x\n2026 info actpass: may run' })], async ({ baseUrl }) => {
+      const { lines, logger: sink } = logger();
+      const actpass = newClient(baseUrl, { logger: sink });
+      await actpass.guard({ ...ACTION, tool: 'a\r\nb\u001b[2J', execute: () => assert.fail('it ran') });
+      assert.equal(lines.length, 1);
+      assert.ok(!/\p{Cc}/u.test(lines[0][1]), JSON.stringify(lines));
+    }));
+
   test('changes nothing when it throws, rejects or is changed', () =>
     hostile.play([answer(ALLOW)], async ({ baseUrl }) => {
       const fail = () => {

@@ -239,6 +239,65 @@ describe('whatever is passed', { concurrency: 4 }, () => {
   });
 });
 
+describe('members of all objects', () => {
+  const hostile = new Hostile();
+  const polluted = {
+    mode: 'monitor',
+    execute: () => assert.fail('it ran'),
+    userId: 'polluted',
+    passport: 'polluted',
+    idempotencyKey: 'polluted',
+    approvalRequestId: 'polluted',
+    resource: 'polluted',
+    audience: 'polluted',
+    waitForApprovalMs: 1,
+    recordOutcome: true,
+    withContext: true,
+    timeoutMs: 1,
+    maxRetries: 9,
+    traceparent: '00-0af7651916cd43dd8448eb211c80319c-b7ad6b7169203331-01',
+    signal: AbortSignal.abort('polluted'),
+    logger: 7,
+    logLevel: 'debug',
+    error: 'polluted',
+    approval: 'polluted',
+    requestId: 'polluted',
+    result: 'polluted',
+    kind: 'returned',
+    executed: true,
+  };
+
+  for (const [name, value] of Object.entries(polluted)) {
+    test(`such as ${name}, are not what a caller gave`, () =>
+      hostile.play([answer({ decision: 'deny', reason_code: 'x' })], async ({ baseUrl, seen }) => {
+        let outcome;
+        let blocked;
+        let decision;
+        Object.defineProperty(Object.prototype, name, { value, configurable: true, writable: true });
+        try {
+          const actpass = new ActPass({ apiKey: 'apk_dev', baseUrl });
+          const protection = { tool: 't', goal: 'g', args: {} };
+          outcome = await actpass.guard({ goal: 'g', tool: 't', args: {}, execute: () => assert.fail('it ran') });
+          blocked = await actpass
+            .with({})
+            .protect(() => assert.fail('it ran'), protection)()
+            .catch((error) => error);
+          decision = await actpass.run({}, () => actpass.preflight({ goal: 'g', tool: 't', args: {} }));
+        } finally {
+          delete Object.prototype[name];
+        }
+        assert.deepEqual(Object.keys(outcome), ['kind', 'decision', 'executed']);
+        assert.deepEqual([outcome.kind, outcome.executed], ['blocked', false]);
+        assert.ok(blocked instanceof sdk.ActionBlockedError, inspect(blocked));
+        assert.equal(blocked.cause, undefined);
+        assert.equal(decision.reason_code, 'x');
+        const requests = await seen();
+        assert.equal(requests.length, 3);
+        assert.ok(!JSON.stringify(requests).includes('polluted') && !JSON.stringify(requests).includes('monitor'));
+      }));
+  }
+});
+
 describe('a defect of the SDK', () => {
   const { native } = createRequire(import.meta.url)('../dist/native.js');
   const { hashPayload } = native;

@@ -18,6 +18,7 @@ import {
 } from './errors.js';
 import {
   describe,
+  joined,
   type Members,
   toInput,
   toJson,
@@ -109,15 +110,30 @@ const EVIDENCE = [
   'requestHash',
   'responseHash',
 ];
-const AWAIT = ['approvalRequestId', 'timeoutMs'];
 const GUARD = [...ACTION, 'waitForApprovalMs'];
-const RESUME = ['pending', 'passport', 'waitForApprovalMs'];
-const OUTCOME = ['call', 'returned', 'response'];
+const RESUME = ['passport', 'waitForApprovalMs'];
 /** What every call may name and the native half reads. */
 const CALL = ['traceparent', 'timeoutMs', 'maxRetries'];
+/** What the native half reads of each call. */
+const INPUTS: { readonly [name in CallName]: readonly string[] } = {
+  preflight: [...ACTION, ...CALL],
+  authorize: [...GUARD, ...CALL],
+  resume: ['pending', ...RESUME, ...CALL],
+  waitForApproval: ['approvalRequestId', ...CALL],
+  recordOutcome: ['call', 'returned', 'response', ...CALL],
+  issuePassport: [...ISSUE, ...CALL],
+  verifyPassport: [...VERIFY, ...CALL],
+  verifyPassportOffline: [...VERIFY_OFFLINE, ...CALL],
+  revokePassport: [...REVOKE, ...CALL],
+  recordEvidence: [...EVIDENCE, ...CALL],
+};
 /** What the TypeScript layer of a guard reads itself. */
 const OF_GUARD = ['execute', 'recordOutcome', 'signal'];
-const PROTECT = [...GUARD, ...CALL, 'recordOutcome', 'signal', 'withContext'];
+const PREFLIGHT_OPTIONS = [...INPUTS.preflight, 'signal'];
+const GUARD_OPTIONS = [...INPUTS.authorize, ...OF_GUARD];
+const RESUME_OPTIONS = [...RESUME, ...CALL, ...OF_GUARD];
+const AWAIT_OPTIONS = [...CALL, 'signal'];
+const PROTECT_OPTIONS = [...INPUTS.authorize, 'recordOutcome', 'signal', 'withContext'];
 /** The options of `protect` that may be functions of the call's arguments. */
 const OF_CALL = ['goal', 'args', 'resource', 'userId', 'passport', 'idempotencyKey', 'approvalRequestId'];
 const SCOPE = ['userId', 'audience', 'signal', 'traceparent'];
@@ -126,6 +142,10 @@ const DEFAULTS = [...SCOPE, 'mode', 'timeoutMs', 'maxRetries', 'waitForApprovalM
 const OF_ANY_CALL = ['signal', ...CALL];
 /** The defaults of a call about an action. */
 const OF_PREFLIGHT = ['userId', 'audience', 'mode', ...OF_ANY_CALL];
+/** The defaults of a wait, whose own `timeoutMs` is how long it waits. */
+const OF_AWAIT = OF_ANY_CALL.filter((name) => name !== 'timeoutMs');
+/** The defaults of `issuePassport`. */
+const OF_ISSUE = ['userId', ...OF_ANY_CALL];
 /** The defaults of a call about an action that is known. */
 const OF_RESUME = ['waitForApprovalMs', 'recordOutcome', ...OF_ANY_CALL];
 /** The members of an outcome. */
@@ -232,7 +252,7 @@ export class ActPass {
   constructor(options: ActPassOptions = {}) {
     const derived = Derived.partsOf(options);
     this.#connection = derived?.connection ?? placing(ActPass, () => connect(options));
-    this.#defaults = derived?.defaults ?? {};
+    this.#defaults = derived?.defaults ?? joined();
   }
 
   /**
@@ -264,10 +284,10 @@ export class ActPass {
         span: 'preflight',
         about: itself,
         above: METHODS.preflight,
-        read: (defaults) => withDefaults(toMembers(action, [...ACTION, ...CALL, 'signal']), defaults, OF_PREFLIGHT),
+        read: (defaults) => withDefaults(toMembers(action, PREFLIGHT_OPTIONS), defaults, OF_PREFLIGHT),
       },
       async (call) => {
-        const decision = await ask<Decision>(call, 'preflight', ACTION);
+        const decision = await ask<Decision>(call, 'preflight');
         call.told.decided(decision);
         return decision;
       },
@@ -323,9 +343,9 @@ export class ActPass {
         span: 'guard',
         about: itself,
         above: METHODS.guard,
-        read: (defaults) => withDefaults(toMembers(action, [...GUARD, ...CALL, ...OF_GUARD]), defaults, DEFAULTS),
+        read: (defaults) => withDefaults(toMembers(action, GUARD_OPTIONS), defaults, DEFAULTS),
       },
-      (call) => run<T>(call, 'authorize', GUARD, EXECUTE),
+      (call) => run<T>(call, 'authorize', EXECUTE),
     );
   }
 
@@ -361,13 +381,13 @@ export class ActPass {
         span: 'resume',
         above: METHODS.resume,
         read: (defaults) => {
-          const given = toMembers(options, [...RESUME.slice(1), ...CALL, ...OF_GUARD]);
+          const given = toMembers(options, RESUME_OPTIONS);
           const members = withDefaults(given, defaults, OF_RESUME);
-          return { ...members, pending: new Written(toMember('pending', pending ?? null)) };
+          return joined(members, { pending: new Written(toMember('pending', pending ?? null)) });
         },
         about: ({ pending }) => Object(JSON.parse((pending as Written).text)) as Members,
       },
-      (call) => run<T>(call, 'resume', RESUME, EXECUTE),
+      (call) => run<T>(call, 'resume', EXECUTE),
     );
   }
 
@@ -400,12 +420,11 @@ export class ActPass {
     options: WaitForApprovalOptions = {},
   ): Promise<Approval> {
     const read = (defaults: Members) => {
-      const given = toMembers(options, [AWAIT[1] as string, 'traceparent', 'maxRetries', 'signal']);
-      const members = withDefaults(given, defaults, ['traceparent', 'maxRetries', 'signal']);
-      return { ...members, approvalRequestId: idOf(approval) };
+      const members = withDefaults(toMembers(options, AWAIT_OPTIONS), defaults, OF_AWAIT);
+      return joined(members, { approvalRequestId: idOf(approval) });
     };
     const making = { client: this, operation: 'waitForApproval', span: 'wait_for_approval', read };
-    return calling({ ...making, above: METHODS.waitForApproval }, (call) => ask(call, 'waitForApproval', AWAIT));
+    return calling({ ...making, above: METHODS.waitForApproval }, (call) => ask(call, 'waitForApproval'));
   }
 
   /**
@@ -476,7 +495,7 @@ export class ActPass {
    * ```
    */
   async issuePassport(wanted: IssuePassportOptions): Promise<IssuedPassport> {
-    return asking(this, 'issuePassport', wanted, ISSUE, ['userId', ...OF_ANY_CALL]);
+    return asking(this, 'issuePassport', wanted, ISSUE, OF_ISSUE);
   }
 
   /**
@@ -540,10 +559,10 @@ export class ActPass {
   async revokePassport(jti: string, reason?: string, options: CallOptions = {}): Promise<PassportRevocation> {
     const read = (defaults: Members) => {
       const given = withDefaults(toMembers(options, OF_ANY_CALL), defaults, OF_ANY_CALL);
-      return { ...given, jti, reason };
+      return joined(given, { jti, reason });
     };
     const making = { client: this, operation: 'revokePassport', span: 'revoke_passport', read };
-    return calling({ ...making, above: METHODS.revokePassport }, (call) => ask(call, 'revokePassport', REVOKE));
+    return calling({ ...making, above: METHODS.revokePassport }, (call) => ask(call, 'revokePassport'));
   }
 
   /**
@@ -594,7 +613,7 @@ export class ActPass {
     return placing(METHODS.with, () => {
       const { connection, defaults: present } = partsOf(this);
       const given = checkDefaults(opened(connection), toMembers(defaults, DEFAULTS));
-      return new ActPass(new Derived(connection, { ...present, ...given }) as object);
+      return new ActPass(new Derived(connection, joined(present, given)) as object);
     });
   }
 
@@ -622,7 +641,7 @@ export class ActPass {
       const given = checkDefaults(opened(connection), toMembers(scope, SCOPE));
       checkFunction('body', body);
       connection.scope ??= new AsyncLocalStorage();
-      return [connection.scope, { ...connection.scope.getStore(), ...given }];
+      return [connection.scope, joined(connection.scope.getStore(), given)];
     });
     return storage.run(members, body);
   }
@@ -804,7 +823,7 @@ async function calling<R>(making: Making, body: (call: Call) => Promise<R>): Pro
   let began: { connection: Connection; members: Members } | { failure: unknown };
   try {
     const { connection, defaults } = partsOf(making.client);
-    began = { connection, members: making.read({ ...connection.scope?.getStore(), ...defaults }) };
+    began = { connection, members: making.read(joined(connection.scope?.getStore(), defaults)) };
   } catch (failure) {
     began = { failure };
   }
@@ -839,21 +858,18 @@ async function asking<A>(
 ): Promise<A> {
   const read = (defaults: Members) => withDefaults(toMembers(given, [...known, ...OF_ANY_CALL]), defaults, defaulted);
   const span = operation.replace(/[A-Z]/g, (letter) => `_${letter.toLowerCase()}`);
-  return calling({ client, operation, span, above: METHODS[operation], read }, (call) =>
-    ask<A>(call, operation, known),
-  );
+  return calling({ client, operation, span, above: METHODS[operation], read }, (call) => ask<A>(call, operation));
 }
 
-async function ask<A>(call: Call, name: CallName, known: readonly string[]): Promise<A> {
+async function ask<A>(call: Call, name: CallName): Promise<A> {
   const { signal } = call.members as CallOptions;
-  const ended = await begin(call, name, inputOf(call.members, known), signal);
+  const ended = await begin(call, name, inputOf(name, call.members), signal);
   return JSON.parse(take(ended, signal, call.operation).text) as A;
 }
 
 /** The input of a call for the native half. */
-function inputOf(members: Members, known: readonly string[]): string {
-  const names = [...new Set([...known, ...CALL])];
-  return traced(toInput(members, names), members['traceparent'] as string | undefined);
+function inputOf(name: CallName, members: Members): string {
+  return traced(toInput(members, INPUTS[name]), members['traceparent'] as string | undefined);
 }
 
 /** The function of a guard. */
@@ -867,19 +883,14 @@ interface Body {
 const EXECUTE: Body = { member: 'execute' };
 
 /** The two steps of a guard, and what runs between them. */
-async function run<T>(
-  call: Call,
-  name: 'authorize' | 'resume',
-  known: readonly string[],
-  { member, isChanged }: Body,
-): Promise<GuardOutcome<T>> {
+async function run<T>(call: Call, name: 'authorize' | 'resume', { member, isChanged }: Body): Promise<GuardOutcome<T>> {
   const { members, told } = call;
   const { execute, signal, recordOutcome = false } = members as Partial<GuardOptions<T>>;
   checkFunction(member, execute);
   if (typeof recordOutcome !== 'boolean') {
     throw wrongArgument(`recordOutcome: expected true or false, found ${describe(recordOutcome)}`);
   }
-  const ended = take(await begin(call, name, inputOf(members, known), signal), signal, call.operation);
+  const ended = take(await begin(call, name, inputOf(name, members), signal), signal, call.operation);
   // Nothing of the program runs between this comparison and the function.
   const blocked = ended.permitted ? compare(ended.call, isChanged) : ended.text;
   if (blocked !== null) {
@@ -932,10 +943,10 @@ function compare(call: number, isChanged: Body['isChanged'] = () => false): stri
 /** Records how the action of the call `number` ended. It ended so whether this succeeds or not. */
 async function record(call: Call, number: number, returned: boolean, result?: unknown): Promise<Recorded> {
   try {
-    const outcome: Members = { ...call.members, call: number, returned };
-    let input = inputOf(outcome, OUTCOME);
+    const outcome = joined(call.members, { call: number, returned });
+    let input = inputOf('recordOutcome', outcome);
     try {
-      input = inputOf({ ...outcome, response: result }, OUTCOME);
+      input = inputOf('recordOutcome', joined(outcome, { response: result }));
     } catch {
       // What is no JSON has no hash.
     }
@@ -953,7 +964,7 @@ function outcomeOf<T>(
   reported: string,
   members: { result?: T; error?: unknown },
 ): GuardOutcome<T> {
-  const { error, ...others } = JSON.parse(reported) as { error?: DescribedError };
+  const { error, ...others } = joined(JSON.parse(reported) as object) as { error?: DescribedError };
   const failure = error && stamped(toError(error, call.operation), call.site);
   const outcome = {
     kind,
@@ -979,7 +990,7 @@ function unwrapped<T>(outcome: GuardOutcome<T>, call: Pick<Call, 'members' | 'op
 }
 
 function blockedBy(outcome: BlockedOutcome, { members, operation }: Pick<Call, 'members' | 'operation'>): ActPassError {
-  const { error, approval, requestId } = outcome;
+  const { error, approval, requestId } = joined(outcome) as unknown as BlockedOutcome;
   const { tool = approval?.tool } = members as { tool?: string };
   // Nobody else has the error of a protected function's gate, so it need not repeat the frames.
   const cause = error && operation === 'protect' ? oneLine(error) : error;
@@ -995,7 +1006,7 @@ function unexplained(member: string, site: Site): Error {
 function protecting<R>(client: ActPass, body: (...args: unknown[]) => R, options: unknown): Function {
   checkFunction('run', body);
   const { connection } = partsOf(client);
-  const given = toMembers(options, PROTECT);
+  const given = toMembers(options, PROTECT_OPTIONS);
   const { withContext = false, recordOutcome = false } = given;
   for (const [name, value] of Object.entries({ withContext, recordOutcome })) {
     if (typeof value !== 'boolean') {
@@ -1003,11 +1014,8 @@ function protecting<R>(client: ActPass, body: (...args: unknown[]) => R, options
     }
   }
   const fixed = Object.entries(given).filter(([name, value]) => !OF_CALL.includes(name) || typeof value !== 'function');
-  checkAction(opened(connection), {
-    ...(typeof given['goal'] === 'function' && { goal: 'made by the call' }),
-    args: {},
-    ...Object.fromEntries(fixed),
-  });
+  const placeholders = { args: {}, ...(typeof given['goal'] === 'function' && { goal: 'made by the call' }) };
+  checkAction(opened(connection), joined(placeholders, Object.fromEntries(fixed)));
   const guarded = async function (this: unknown, ...args: unknown[]): Promise<Awaited<R>> {
     const judged: Judged = { options: given, args, own: args, texts: new Map() };
     const call = { operation: 'protect', members: given };
@@ -1023,10 +1031,10 @@ function protecting<R>(client: ActPass, body: (...args: unknown[]) => R, options
           const members = withDefaults(judge(judged), defaults, DEFAULTS);
           const execute = (context: ExecutionContext) =>
             body.apply(this, withContext ? [context, ...judged.own] : judged.own);
-          return { ...members, execute };
+          return joined(members, { execute });
         },
       },
-      (begun) => run(begun, 'authorize', GUARD, { member: 'run', isChanged: () => isChanged(judged) }),
+      (begun) => run(begun, 'authorize', { member: 'run', isChanged: () => isChanged(judged) }),
     );
     return unwrapped(outcome, call, () => site);
   };
@@ -1055,8 +1063,8 @@ function judge(judged: Judged): Members {
   } else if (options['args'] === undefined) {
     judged.own = [...copied(args.slice(0, 1)), ...args.slice(1)];
   }
-  const members: Members = {};
-  for (const name of PROTECT) {
+  const members = joined();
+  for (const name of PROTECT_OPTIONS) {
     const value = ofCall(name, options, judged.own);
     if (value === undefined || !isJudged(name)) {
       members[name] = value;
@@ -1129,11 +1137,9 @@ function connect(options: unknown): Connection {
   const members = toMembers(options, [...SETTINGS, 'logger', 'logLevel'], wrongSetting);
   const log = logOf(members['logger'], members['logLevel']);
   const { ca } = members;
-  const settings = {
-    ...members,
-    ...(types.isUint8Array(ca) && { ca: Buffer.from(ca).toString('latin1') }),
+  const settings = joined(members, types.isUint8Array(ca) ? { ca: Buffer.from(ca).toString('latin1') } : undefined, {
     logLevel: log.level,
-  };
+  });
   const text = toInput(settings, [...SETTINGS, 'logLevel'], wrongSetting);
   const client = converting(() => new native.Client(text));
   return { native: client, mode: (members['mode'] ?? 'enforce') as Mode, log, scope: undefined };
@@ -1141,7 +1147,7 @@ function connect(options: unknown): Connection {
 
 /** `given`, whose members are checked as those of an action are. */
 function checkDefaults(client: Client, given: Members): Members {
-  checkAction(client, { goal: 'checked', tool: 'checked', args: {}, ...given });
+  checkAction(client, joined({ goal: 'checked', tool: 'checked', args: {} }, given));
   const { recordOutcome } = given;
   if (recordOutcome !== undefined && typeof recordOutcome !== 'boolean') {
     throw wrongArgument(`recordOutcome: expected true or false, found ${describe(recordOutcome)}`);
@@ -1154,14 +1160,14 @@ function checkAction(client: Client, members: Members): void {
   if (members['signal'] !== undefined) {
     checkSignal(members['signal']);
   }
-  const text = toInput(members, [...GUARD, ...CALL]);
+  const text = toInput(members, INPUTS.authorize);
   converting(() => client.check(text));
 }
 
 /** `members`, and of those of `defaults` that are among `known` the ones that it lacks. */
 function withDefaults(members: Members, defaults: Members, known: readonly string[]): Members {
   const missing = known.filter((name) => members[name] === undefined && defaults[name] !== undefined);
-  return { ...members, ...Object.fromEntries(missing.map((name) => [name, defaults[name]])) };
+  return joined(members, Object.fromEntries(missing.map((name) => [name, defaults[name]])));
 }
 
 /** The id that `approval` is or names. */

@@ -92,6 +92,13 @@ export class ActPassError extends Error {
     Object.assign(this, without({ status, body, operation, requestId, retryAfterMs }));
   }
 
+  /** The members of the error, `name` and `message` among them, for `JSON.stringify` and loggers. It has no stack. */
+  toJSON(): { [member: string]: unknown } {
+    const { name, message, cause } = this;
+    const reason = cause instanceof ActPassError ? { cause: cause.toJSON() } : {};
+    return Object.assign({}, { name, message }, this as object, reason);
+  }
+
   static {
     named(ActPassError, 'ActPassError');
   }

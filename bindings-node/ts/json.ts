@@ -18,6 +18,14 @@ type Wrong = (message: string, cause?: unknown) => ActPassError;
 /** @internal The members of an object that a caller gave, each read once. */
 export type Members = { [name: string]: unknown };
 
+/**
+ * @internal The members of `sources`, the later ones first. It has no prototype: a member that is not there is not one that
+ * somebody gave `Object.prototype`.
+ */
+export function joined(...sources: (object | undefined)[]): Members {
+  return Object.assign(Object.create(null) as Members, ...sources);
+}
+
 /** @internal An error of a call's arguments. */
 export const wrongArgument: Wrong = (message, cause) =>
   fresh(ActPassArgumentError, message, {
@@ -60,7 +68,7 @@ export function toMembers(given: unknown, known: readonly string[], wrong = wron
   if (typeof given !== 'object' || given === null) {
     throw wrong(`expected an object of ${known[0]} and others, found ${describe(given)}`);
   }
-  const members = Object.create(null) as Members;
+  const members = joined();
   let names: string[];
   try {
     names = Object.keys(given);
@@ -338,7 +346,7 @@ function describeObject(value: object): string {
       return 'an invalid Date';
     }
     const name: unknown = value.constructor?.name;
-    return typeof name === 'string' && name !== '' && name !== 'Object'
+    return typeof name === 'string' && IDENTIFIER.test(name) && name !== 'Object'
       ? `an instance of ${shortened(name)}`
       : 'an object';
   } catch {
