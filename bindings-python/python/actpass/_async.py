@@ -678,3 +678,8 @@ class AsyncActPassClient(Settings):
     ) -> None:
         """Close the client."""
         await self.close()
+
+
+def _found_by_bundlers() -> None:
+    """Import what only the native half imports, and only when it is needed: bundlers follow import statements."""
+    from . import _loop  # noqa: F401, PLC0415
