@@ -2,6 +2,8 @@
 
 from __future__ import annotations
 
+import modulefinder
+import re
 import shutil
 import subprocess
 import sys
@@ -11,6 +13,7 @@ from pathlib import Path
 import actpass
 import pytest
 from actpass import _load
+from support import TESTS
 
 SOURCE = Path(actpass.__file__).parent
 
@@ -73,3 +76,12 @@ def test_a_glibc_that_is_too_old_is_named(quotes: str) -> None:
 def test_another_reason_is_kept() -> None:
     said = _load.explain(ImportError("libgcc_s.so.1: cannot open shared object file"))
     assert str(said) == "cannot load the native half of actpass: libgcc_s.so.1: cannot open shared object file"
+
+
+def test_bundlers_find_what_only_the_native_half_imports() -> None:
+    finder = modulefinder.ModuleFinder([str(SOURCE.parent)])
+    finder.import_hook("actpass")
+    rust = "".join(path.read_text(encoding="utf-8") for path in (TESTS.parent / "src").glob("*.rs"))
+    imported = set(re.findall(r'"(actpass\.[a-z_]+)"', rust))
+    assert "actpass._loop" in imported
+    assert imported - finder.modules.keys() == set()

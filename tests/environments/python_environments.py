@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import os
 import re
 import shutil
 import subprocess
@@ -144,10 +145,8 @@ MAIN = "import asyncio\nfrom probe import probe, probe_async\nprint(probe())\npr
 def nuitka(box: Box) -> str:
     program(box)
     box.write("main.py", MAIN)
-    box.run(
-        tools("full") / "python", "-m", "nuitka", "--standalone", "--assume-yes-for-downloads", "--output-dir=out",
-        "--quiet", "main.py",
-    )  # fmt: skip
+    command = [tools("full") / "python", "-m", "nuitka", "--standalone", "--output-dir=out", "--quiet", "main.py"]
+    box.run(*command, PATH=f"{tools('full')}:{os.environ['PATH']}")
     return times(2, box.run(box.away("out/main.dist") / "main.dist" / "main.bin"))
 
 
