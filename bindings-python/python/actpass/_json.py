@@ -28,11 +28,11 @@ _BY_CLASS = {
     "ipaddress._BaseNetwork": "str(value)",
     "numpy.generic": "value.item()",
     "numpy.ndarray": "value.tolist()",
-    "pathlib.PurePath": "str(value)",
     "uuid.UUID": "str(value)",
 }
 #: By a member of a class.
 _BY_MEMBER = {
+    "__fspath__": "str(value)",
     "model_dump": 'value.model_dump(mode="json")',
     "__dataclass_fields__": "dataclasses.asdict(value)",
     "__attrs_attrs__": "attrs.asdict(value)",
