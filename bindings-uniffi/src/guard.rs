@@ -3,8 +3,8 @@
 use std::sync::{Arc, Mutex, PoisonError};
 
 use actpass_core::{
-    Action, Blocked, Credential, Decision, Ended, Error, EvidenceEvent, Json, Mode, Outcome, Secret, Settlement,
-    Verdict, wait_seconds,
+    Action, Blocked, Credential, Decision, Ended, Error, EvidenceEvent, Json, Mode, Outcome, Secret,
+    Settlement, Verdict, wait_seconds,
 };
 
 use crate::error::{NativeError, NativeFailure, internal};

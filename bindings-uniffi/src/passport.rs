@@ -1,7 +1,8 @@
 //! The passport calls.
 
 use actpass_core::{
-    Error, IssuedPassport, OfflineVerifyRequest, PassportRequest, Revocation, Secret, Verification, VerifyRequest,
+    Error, IssuedPassport, OfflineVerifyRequest, PassportRequest, Revocation, Secret, Verification,
+    VerifyRequest,
 };
 
 use crate::place::json;

@@ -8,8 +8,7 @@ const STEPS: usize = 8;
 /// A longer key is cut after this many characters.
 const KEY: usize = 64;
 /// What faces write for a number that JSON does not have.
-const NOT_FINITE: [&str; 8] =
-    ["NaN", "nan", "Infinity", "-Infinity", "infinity", "-infinity", "inf", "-inf"];
+const NOT_FINITE: [&str; 8] = ["NaN", "nan", "Infinity", "-Infinity", "infinity", "-infinity", "inf", "-inf"];
 
 /// A JSON value from its text; `member` is its name in messages.
 pub(crate) fn json(member: &str, text: &str) -> Result<Json, Error> {

@@ -7,8 +7,8 @@ use std::time::{Duration, Instant};
 use actpass_core::transport::{Answer, Failure, Request, SendFuture, Transport};
 use actpass_core::{Error, ErrorKind, Json, Operation, hash_payload};
 
-use crate::place::json;
 use crate::error::NativeError;
+use crate::place::json;
 use crate::runtime::enter;
 
 /// How often a held look at an approval looks again.
@@ -123,7 +123,8 @@ impl NativeScript {
         let tool = asked.member("tool").and_then(Json::as_str).unwrap_or_default();
         let mut script = self.script();
         let answer = script.next.pop_front();
-        let answer = answer.or_else(|| script.by_tool.get(tool).cloned()).or_else(|| script.otherwise.clone());
+        let answer =
+            answer.or_else(|| script.by_tool.get(tool).cloned()).or_else(|| script.otherwise.clone());
         let answer = answer.unwrap_or_else(|| NativeAnswer {
             status: 200,
             decision: Some(

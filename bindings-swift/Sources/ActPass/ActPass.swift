@@ -8,7 +8,13 @@ internal import ActPassSecret
 /// not run.
 ///
 /// ```swift
-/// let actpass = try ActPass(apiKey: key, tenantID: "your-team-id", agentID: "support_agent")
+/// import ActPass
+///
+/// func refund(_ charge: String, _ cents: Int, credential: Credential?) async throws -> String {
+///     "refunded \(cents) of \(charge)"
+/// }
+///
+/// let actpass = try ActPass(apiKey: "apk_dev", agentID: "support_agent", baseURL: "http://127.0.0.1:8787")
 /// let outcome = try await actpass.guard(
 ///     Action(goal: "resolve_refund_request", tool: "stripe.refund.create", resource: "stripe:charge:ch_123",
 ///            args: ["amount": 4900, "currency": "usd"])
@@ -120,7 +126,13 @@ public final class ActPass: Sendable {
     /// The same client, whose calls are part of a trace: they carry it to the gateway. All else is shared.
     ///
     /// ```swift
-    /// let outcome = try await actpass.inTrace(current).guard(action) { context in … }
+    /// import ActPass
+    ///
+    /// let actpass = try ActPass(apiKey: "apk_dev", baseURL: "http://127.0.0.1:8787")
+    /// let traceparent = "00-0af7651916cd43dd8448eb211c80319c-b7ad6b7169203331-01"
+    /// let action = Action(goal: "resolve_refund_request", tool: "stripe.refund.create", args: ["amount": 4900, "currency": "usd"])
+    /// let outcome = try await actpass.inTrace(traceparent).guard(action) { _ in "refunded" }
+    /// print(outcome)
     /// ```
     ///
     /// - Parameter traceparent: The trace as W3C Trace Context (version 00) writes it:
@@ -133,7 +145,12 @@ public final class ActPass: Sendable {
     /// The same client, whose calls have other limits; it shares the connections and the circuit with this one.
     ///
     /// ```swift
+    /// import ActPass
+    ///
+    /// let actpass = try ActPass(apiKey: "apk_dev", baseURL: "http://127.0.0.1:8787")
+    /// let action = Action(goal: "resolve_refund_request", tool: "stripe.refund.create", args: ["amount": 4900, "currency": "usd"])
     /// let decision = try await actpass.with(timeout: .seconds(2), maxRetries: 0).preflight(action)
+    /// print(decision)
     /// ```
     ///
     /// - Parameters:

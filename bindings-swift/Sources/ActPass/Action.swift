@@ -32,8 +32,11 @@ extension ActPass {
     /// What an agent is about to do, and why.
     ///
     /// ```swift
+    /// import ActPass
+    ///
     /// let action = Action(goal: "resolve_refund_request", tool: "stripe.refund.create",
     ///                     args: ["amount": 4900, "currency": "usd"], mode: .strict)
+    /// print(action.args)
     /// ```
     ///
     /// Whether it can be sent is checked when it is: a call with arguments that are no JSON object, are nested more than 127
@@ -104,9 +107,12 @@ extension ActPass {
         /// Makes an action with arguments of a type of your own, which must encode to a JSON object.
         ///
         /// ```swift
+        /// import ActPass
+        ///
         /// struct Refund: Encodable { var amount: Int; var currency: String }
         /// let action = try Action(goal: "resolve_refund_request", tool: "stripe.refund.create",
         ///                         args: Refund(amount: 4900, currency: "usd"))
+        /// print(action.args)
         /// ```
         ///
         /// - Throws: ``ActPassError`` of the kind ``ActPassError/Kind/argument`` where the arguments cannot be encoded.
@@ -136,9 +142,12 @@ extension ActPass {
         /// Makes an action with arguments from variables, also optional ones; `nil` is `null`, and a date is ISO 8601.
         ///
         /// ```swift
+        /// import ActPass
+        ///
         /// let (cents, currency, note) = (4900, "usd", String?.none)
         /// let action = try Action(goal: "resolve_refund_request", tool: "stripe.refund.create",
         ///                         args: ["amount": cents, "currency": currency, "note": note])
+        /// print(action.args)
         /// ```
         ///
         /// - Throws: ``ActPassError`` of the kind ``ActPassError/Kind/argument``, naming the argument that cannot be encoded.

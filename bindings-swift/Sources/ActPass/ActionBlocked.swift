@@ -4,8 +4,13 @@ internal import ActPassBridge
 /// An action did not run. ``ActPass/Outcome/unwrap()`` throws it.
 ///
 /// ```swift
+/// import ActPass
+///
+/// let actpass = try ActPass(apiKey: "apk_dev", baseURL: "http://127.0.0.1:8787")
+/// let action = Action(goal: "resolve_refund_request", tool: "stripe.refund.create", args: ["amount": 4900, "currency": "usd"])
 /// do {
-///     let receipt = try await actpass.guard(action) { _ in try await refund() }.unwrap()
+///     let receipt = try await actpass.guard(action) { _ in "refunded" }.unwrap()
+///     print(receipt)
 /// } catch let blocked as ActionBlocked {
 ///     print(blocked.decision.reasonCode, blocked.approval?.id ?? "no approval to wait for")
 /// }

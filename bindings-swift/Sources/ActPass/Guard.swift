@@ -45,7 +45,17 @@ extension ActPass {
     /// The same for a function by its name, a stored closure or a method, which return what is `Sendable`.
     ///
     /// ```swift
+    /// import ActPass
+    ///
+    /// actor Bank {
+    ///     func refund(_ context: ExecutionContext) async throws -> String { "refunded" }
+    /// }
+    ///
+    /// let bank = Bank()
+    /// let actpass = try ActPass(apiKey: "apk_dev", baseURL: "http://127.0.0.1:8787")
+    /// let action = Action(goal: "resolve_refund_request", tool: "stripe.refund.create", args: ["amount": 4900, "currency": "usd"])
     /// let outcome = try await actpass.guard(action, execute: bank.refund)
+    /// print(outcome)
     /// ```
     @_disfavoredOverload
     public func `guard`<Value: Sendable>(
@@ -187,7 +197,8 @@ extension ActPass {
     }
 
     /// What a guard reports.
-    public enum Outcome<Value> {
+    // Indirect, so that it is small: Swift 6.0 miscompiles an `async let` of a large result beside a task group.
+    public indirect enum Outcome<Value> {
         /// The closure ran and returned this, the very value.
         case executed(Value, Execution)
         /// The closure did not run: the gateway's decision, or the one that the SDK made because the gate failed.
@@ -214,7 +225,12 @@ extension ActPass {
         /// What the closure returned, or the reason why there is nothing.
         ///
         /// ```swift
-        /// let receipt = try await actpass.guard(action) { _ in try await refund() }.unwrap()
+        /// import ActPass
+        ///
+        /// let actpass = try ActPass(apiKey: "apk_dev", baseURL: "http://127.0.0.1:8787")
+        /// let action = Action(goal: "resolve_refund_request", tool: "stripe.refund.create", args: ["amount": 4900, "currency": "usd"])
+        /// let receipt = try await actpass.guard(action) { _ in "refunded" }.unwrap()
+        /// print(receipt)
         /// ```
         ///
         /// - Throws: ``ActionBlocked`` if the closure did not run; what the closure threw, the very error, if it did.

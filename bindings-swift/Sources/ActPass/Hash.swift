@@ -5,7 +5,9 @@ extension ActPass {
     /// The SHA-256, in hex, of the canonical JSON (RFC 8785) of `payload`.
     ///
     /// ```swift
-    /// try ActPass.hashPayload(["currency": "usd", "amount": 4900])
+    /// import ActPass
+    ///
+    /// print(try ActPass.hashPayload(["currency": "usd", "amount": 4900]))
     /// // b8254cdaf74420349cd61cd59255812d66cf264b642850b3746a88420ab48ca2
     /// ```
     ///

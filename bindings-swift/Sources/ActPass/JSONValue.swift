@@ -4,12 +4,18 @@ internal import ActPassBridge
 /// A JSON value. It can be written as a literal:
 ///
 /// ```swift
-/// var args: JSONValue = ["amount": 4900, "currency": "usd", "tags": ["late", nil]]
+/// import ActPass
+///
+/// let args: JSONValue = ["amount": 4900, "currency": "usd", "tags": ["late", nil]]
+/// print(args)
 /// ```
 ///
 /// and from variables, also optional ones, for which `nil` is `null`:
 ///
 /// ```swift
+/// import ActPass
+/// import Foundation
+///
 /// let (cents, note, due) = (4900, String?.none, Date(timeIntervalSince1970: 1_750_000_000))
 /// var order: JSONValue = ["amount": .init(cents), "note": .init(note), "due": .init(due)]
 /// order["customer"]["name"] = "Ada"
@@ -155,9 +161,12 @@ public enum JSONValue: Sendable, Hashable {
     /// A value of a type of your own; dates as ISO 8601 writes them.
     ///
     /// ```swift
+    /// import ActPass
+    ///
     /// struct Refund: Decodable { var amount: Int; var currency: String }
     /// let args: JSONValue = ["amount": 4900, "currency": "usd"]
     /// let refund = try args.decoded(as: Refund.self)
+    /// print(refund.amount)
     /// ```
     ///
     /// - Throws: `DecodingError`, as `JSONDecoder` does.
@@ -191,9 +200,13 @@ public enum JSONValue: Sendable, Hashable {
     /// Setting makes a value that is no object one first; `nil` removes the member, and `.null` is a value like any other.
     ///
     /// ```swift
+    /// import ActPass
+    ///
     /// var args: JSONValue = [:]
     /// args["order"]["amount"] = 4900
     /// args["order"]["note"] = .null
+    /// print(args)
+    /// // {"order":{"amount":4900,"note":null}}
     /// ```
     public subscript(name: String) -> JSONValue? {
         get { objectValue?[name] }

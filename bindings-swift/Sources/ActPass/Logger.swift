@@ -4,7 +4,10 @@ extension ActPass {
     /// Takes the log lines of a client's calls. They hold no secret, no argument and no result.
     ///
     /// ```swift
+    /// import ActPass
+    ///
     /// let actpass = try ActPass(apiKey: "apk_dev", logger: .init(level: .debug) { print($0) })
+    /// print(actpass)
     /// ```
     ///
     /// A thread of the SDK calls the logger, one line at a time. A logger that is slow delays no call: 1024 lines wait for

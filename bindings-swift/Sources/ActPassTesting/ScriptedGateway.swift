@@ -4,13 +4,17 @@ internal import ActPassBridge
 /// A gateway by script, for the tests of programs that use ActPass. It needs no network; the guard over it is the real one.
 ///
 /// ```swift
+/// import ActPass
+/// import ActPassTesting
+///
 /// let gateway = ScriptedGateway()
 /// gateway.answer(.allow(), tool: "stripe.refund.create")
 /// let outcome = try await gateway.client().guard(
 ///     Action(goal: "resolve_refund_request", tool: "stripe.refund.create", args: ["amount": 4900])
 /// ) { _ in "refunded" }
-/// XCTAssertEqual(try outcome.unwrap(), "refunded")
-/// XCTAssertEqual(gateway.actions[0]["args"]?["amount"], 4900)
+/// let receipt = try outcome.unwrap()
+/// assert(receipt == "refunded")
+/// assert(gateway.actions[0]["args"]?["amount"] == 4900)
 /// ```
 ///
 /// A tool without an answer is denied, `test.unscripted`. Evidence is recorded, and passports are issued and valid. A scripted

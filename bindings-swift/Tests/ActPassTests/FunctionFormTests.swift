@@ -32,6 +32,14 @@ final class FunctionFormTests: XCTestCase {
         return Receipt(id: "main")
     }
 
+    protocol Paying: Sendable {
+        func pay(_ context: ExecutionContext) async throws -> Receipt
+    }
+
+    struct Payer: Paying {
+        func pay(_ context: ExecutionContext) async throws -> Receipt { Receipt(id: "of a protocol") }
+    }
+
     struct Shop: Sendable {
         var charge: @Sendable (ExecutionContext) async throws -> Receipt = { _ in Receipt(id: "stored") }
         func pay(_ context: ExecutionContext) async throws -> Receipt { Receipt(id: "struct") }
@@ -163,6 +171,39 @@ final class FunctionFormTests: XCTestCase {
         XCTAssertTrue(void.wasExecuted)
         let single = try await client.guard(action) { try await Self.refund($0) }
         XCTAssertEqual(single.value?.id, "named")
+    }
+
+    func testFunctionsOfOtherKinds() async throws {
+        let (client, action) = try asked()
+        let some: any Paying = Payer()
+        let typed: (ExecutionContext) async throws(Refused) -> Receipt = { _ throws(Refused) in throw Refused() }
+        let several: [@Sendable (ExecutionContext) async -> Receipt] = [{ _ in Receipt(id: "of an array") }]
+        let maybe: ((ExecutionContext) async throws -> Receipt)? = { _ in Receipt(id: "of an optional") }
+        func made<Value: Sendable>(_ value: Value) -> (ExecutionContext) async throws -> Value { { _ in value } }
+        let outcomes = [
+            try await client.guard(action, execute: some.pay),
+            try await client.guard(action, execute: several[0]),
+            try await client.guard(action, execute: XCTUnwrap(maybe)),
+            try await client.guard(action, execute: made(Receipt(id: "made"))),
+        ]
+        XCTAssertEqual(outcomes.compactMap(\.value?.id), ["of a protocol", "of an array", "of an optional", "made"])
+        let refused = try await client.guard(action, execute: typed)
+        XCTAssertTrue(refused.error is Refused)
+        let nested = try await client.guard(action) { _ in try await client.guard(action, execute: Self.refund) }
+        XCTAssertEqual(nested.value?.value?.id, "named")
+    }
+
+    /// Swift 6.0 ends the process where the outcome is large.
+    func testAGuardUnderAsyncLetBesideATaskGroup() async throws {
+        let (client, action) = try asked()
+        async let early = client.guard(action) { _ in 5 }
+        let grouped = try await withThrowingTaskGroup(of: Outcome<Int>.self) { group in
+            group.addTask { try await client.guard(action) { _ in 1 } }
+            return try await group.next()
+        }
+        let value = try await early.value
+        XCTAssertEqual(value, 5)
+        XCTAssertEqual(grouped?.value, 1)
     }
 
     func testResumeTakesTheSameForms() async throws {

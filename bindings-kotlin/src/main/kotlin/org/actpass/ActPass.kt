@@ -24,18 +24,27 @@ import org.actpass.bridge.nativeSignPayload
  * [guard] asks the gateway about an action and runs your block only when the answer allows it. A denial, a pending approval, a
  * tool that changed, a gateway that cannot be reached: the block does not run.
  *
- * ```
- * val actpass = ActPass(apiKey = key, tenantId = "your-team-id", agentId = "support_agent")
- * val outcome = actpass.guard(
- *     Action(
- *         goal = "resolve_refund_request", tool = "stripe.refund.create", resource = "stripe:charge:ch_123",
- *         args = mapOf("amount" to 4900, "currency" to "usd"),
- *     ),
- * ) { context -> refund("ch_123", 4900, context.credential) }
- * when (outcome) {
- *     is Outcome.Executed -> println(outcome.value)
- *     is Outcome.Blocked -> println(outcome.decision.reasonCode)
- *     is Outcome.Failed -> throw outcome.error
+ * ```kotlin
+ * import org.actpass.ActPass
+ * import org.actpass.Action
+ * import org.actpass.Credential
+ * import org.actpass.Outcome
+ *
+ * suspend fun refund(charge: String, cents: Int, credential: Credential?): String = "refunded $cents of $charge"
+ *
+ * suspend fun main() {
+ *     val actpass = ActPass(apiKey = "apk_dev", agentId = "support_agent", baseUrl = "http://127.0.0.1:8787")
+ *     val outcome = actpass.guard(
+ *         Action(
+ *             goal = "resolve_refund_request", tool = "stripe.refund.create", resource = "stripe:charge:ch_123",
+ *             args = mapOf("amount" to 4900, "currency" to "usd"),
+ *         ),
+ *     ) { context -> refund("ch_123", 4900, context.credential) }
+ *     when (outcome) {
+ *         is Outcome.Executed -> println(outcome.value)
+ *         is Outcome.Blocked -> println(outcome.decision.reasonCode)
+ *         is Outcome.Failed -> throw outcome.error
+ *     }
  * }
  * ```
  *
@@ -142,8 +151,16 @@ public class ActPass private constructor(internal val native: NativeClient) : Ja
     /**
      * The same client, whose calls are part of a trace: they carry it to the gateway. All else is shared.
      *
-     * ```
-     * val outcome = actpass.inTrace(current).guard(action) { context -> … }
+     * ```kotlin
+     * import org.actpass.ActPass
+     * import org.actpass.Action
+     *
+     * suspend fun main() {
+     *     val actpass = ActPass("apk_dev", baseUrl = "http://127.0.0.1:8787")
+     *     val action = Action("resolve_refund_request", "stripe.refund.create", args = mapOf("amount" to 4900, "currency" to "usd"))
+     *     val traceparent = "00-0af7651916cd43dd8448eb211c80319c-b7ad6b7169203331-01"
+     *     println(actpass.inTrace(traceparent).guard(action) { "refunded" })
+     * }
      * ```
      *
      * @param traceparent the trace as W3C Trace Context (version 00) writes it:
@@ -157,8 +174,16 @@ public class ActPass private constructor(internal val native: NativeClient) : Ja
     /**
      * The same client, whose calls have other limits; it shares the connections and the circuit with this one.
      *
-     * ```
-     * val decision = actpass.with(timeout = 2.seconds, maxRetries = 0).preflight(action)
+     * ```kotlin
+     * import kotlin.time.Duration.Companion.seconds
+     * import org.actpass.ActPass
+     * import org.actpass.Action
+     *
+     * suspend fun main() {
+     *     val actpass = ActPass("apk_dev", baseUrl = "http://127.0.0.1:8787")
+     *     val action = Action("resolve_refund_request", "stripe.refund.create", args = mapOf("amount" to 4900, "currency" to "usd"))
+     *     println(actpass.with(timeout = 2.seconds, maxRetries = 0).preflight(action))
+     * }
      * ```
      *
      * @param timeout the total deadline of a call, retries and waits included; above zero, one day at most. That of this client if not
@@ -439,7 +464,15 @@ public class ActPass private constructor(internal val native: NativeClient) : Ja
          * A builder, for Java.
          *
          * ```java
-         * ActPass actpass = ActPass.builder().apiKey("apk_dev").timeout(Duration.ofSeconds(10)).build();
+         * import java.time.Duration;
+         * import org.actpass.ActPass;
+         *
+         * public final class MakeClient {
+         *     public static void main(String[] arguments) throws Exception {
+         *         ActPass actpass = ActPass.builder().apiKey("apk_dev").timeout(Duration.ofSeconds(10)).build();
+         *         System.out.println(actpass);
+         *     }
+         * }
          * ```
          */
         @JvmStatic

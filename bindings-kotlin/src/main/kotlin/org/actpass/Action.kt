@@ -103,9 +103,17 @@ public data class Action(
          * A builder, for Java.
          *
          * ```java
-         * Action action = Action.builder("resolve_refund_request", "stripe.refund.create")
-         *     .args(Map.of("amount", 4900, "currency", "usd"))
-         *     .build();
+         * import java.util.Map;
+         * import org.actpass.Action;
+         *
+         * public final class MakeAction {
+         *     public static void main(String[] arguments) throws Exception {
+         *         Action action = Action.builder("resolve_refund_request", "stripe.refund.create")
+         *             .args(Map.of("amount", 4900, "currency", "usd"))
+         *             .build();
+         *         System.out.println(action);
+         *     }
+         * }
          * ```
          */
         @JvmStatic
@@ -114,8 +122,13 @@ public data class Action(
         /**
          * Arguments from the text of a JSON object, as a JSON library writes it for a class of your own.
          *
-         * ```
-         * val action = Action("resolve_refund_request", "stripe.refund.create", args = Action.parseArgs("""{"amount": 4900}"""))
+         * ```kotlin
+         * import org.actpass.Action
+         *
+         * fun main() {
+         *     val action = Action("resolve_refund_request", "stripe.refund.create", args = Action.parseArgs("""{"amount": 4900}"""))
+         *     println(action.args)
+         * }
          * ```
          *
          * @throws ActPassException of the kind [ActPassException.Kind.ARGUMENT] for what is not one JSON object.

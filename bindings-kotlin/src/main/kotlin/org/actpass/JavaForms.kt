@@ -45,7 +45,19 @@ public sealed class JavaForms {
      * [ActPass.guard], on this thread.
      *
      * ```java
-     * Outcome<String> outcome = actpass.guardBlocking(action, context -> refund(context.getCredential()));
+     * import java.util.Map;
+     * import org.actpass.ActPass;
+     * import org.actpass.Action;
+     * import org.actpass.Outcome;
+     *
+     * public final class GuardRefund {
+     *     public static void main(String[] arguments) throws Exception {
+     *         ActPass actpass = ActPass.builder().apiKey("apk_dev").baseUrl("http://127.0.0.1:8787").build();
+     *         Action action = Action.builder("resolve_refund_request", "stripe.refund.create").args(Map.of("amount", 4900, "currency", "usd")).build();
+     *         Outcome<String> outcome = actpass.guardBlocking(action, context -> "refunded");
+     *         System.out.println(outcome);
+     *     }
+     * }
      * ```
      */
     @JvmOverloads

@@ -1,9 +1,11 @@
 package org.actpass
 
+import java.io.File
 import java.math.BigDecimal
 import java.math.BigInteger
 import java.net.URI
 import java.net.URL
+import java.nio.file.Path
 import java.time.Instant
 import java.time.ZonedDateTime
 import java.time.temporal.Temporal
@@ -50,7 +52,16 @@ private fun StringBuilder.write(member: String, value: Any?, depth: Int) {
         is FloatArray -> writeItems(member, value.asIterable(), depth)
         is BooleanArray -> writeItems(member, value.asIterable(), depth)
         is Optional<*> -> write(member, value.orElse(null), depth)
-        else -> writeString(textOf(value) ?: throw argumentError(member, problemOf(value)))
+        is Duration -> {
+            if (value.isInfinite()) throw argumentError(member, "expected a finite duration, found $value")
+            writeString(value.toIsoString())
+        }
+        else -> {
+            val text = textOf(value) ?: throw argumentError(member, problemOf(value))
+            // Four digits are what every reader of ISO 8601 takes.
+            if (text.startsWith('+') || text.startsWith('-')) throw argumentError(member, "expected a date of the years 0 to 9999, found $text")
+            writeString(text)
+        }
     }
 }
 
@@ -58,7 +69,6 @@ private fun StringBuilder.write(member: String, value: Any?, depth: Int) {
 private fun textOf(value: Any): String? =
     when (value) {
         is UUID, is URI, is URL, is Instant, is kotlin.time.Instant -> value.toString()
-        is Duration -> value.toIsoString()
         // A zone's name in brackets is no part of ISO 8601.
         is ZonedDateTime -> value.toOffsetDateTime().toString()
         is Date -> Instant.ofEpochMilli(value.time).toString()
@@ -70,6 +80,7 @@ private fun problemOf(value: Any): String {
     val hint =
         when (value) {
             is ByteArray, is CharArray -> "write it as text first, for instance in Base64"
+            is Path, is File -> "pass its toString()"
             is Iterable<*>, is Sequence<*>, is Iterator<*> -> "convert it with toList()"
             is Function<*> -> "call it, and pass what it returns"
             else -> "convert it to a map, or write it with a JSON library and pass Action.parseArgs(text)"

@@ -8,8 +8,15 @@ import org.actpass.bridge.NativeLogger
 /**
  * Takes the log lines of a client's calls. They hold no secret, no argument and no result.
  *
- * ```
- * val actpass = ActPass("apk_dev", logger = Logger { println(it) }, logLevel = LogLevel.DEBUG)
+ * ```kotlin
+ * import org.actpass.ActPass
+ * import org.actpass.LogLevel
+ * import org.actpass.Logger
+ *
+ * fun main() {
+ *     val actpass = ActPass("apk_dev", logger = Logger { println(it) }, logLevel = LogLevel.DEBUG)
+ *     println(actpass)
+ * }
  * ```
  *
  * A thread of the SDK calls the logger, one line at a time. A logger that is slow delays no call: 1024 lines wait for it at most, later

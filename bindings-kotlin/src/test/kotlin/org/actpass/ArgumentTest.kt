@@ -49,6 +49,13 @@ class ArgumentTest {
                 "library and pass Action.parseArgs(text)" to refund.copy(args = mapOf("b" to listOf(Line(1)))),
             "args.bytes: expected a value that is JSON, found [B; write it as text first" to
                 refund.copy(args = mapOf("bytes" to byteArrayOf(1))),
+            "args.wait: expected a finite duration, found Infinity" to refund.copy(args = mapOf("wait" to Duration.INFINITE)),
+            "args.at: expected a date of the years 0 to 9999, found +1000000000-12-31" to refund.copy(args = mapOf("at" to Instant.MAX)),
+            "args.at: expected a date of the years 0 to 9999, found +292278994" to refund.copy(args = mapOf("at" to Date(Long.MAX_VALUE))),
+            "args.path: expected a value that is JSON, found " to refund.copy(args = mapOf("path" to java.nio.file.Path.of("/x"))),
+            "args.key: expected strings as keys, found java.lang.Integer" to refund.copy(args = mapOf("key" to mapOf(1 to 2))),
+            "args.pair: expected a value that is JSON, found kotlin.Pair; convert it to a map" to
+                refund.copy(args = mapOf("pair" to (1 to 2))),
             "args.s: expected a value that is JSON, found " to refund.copy(args = mapOf("s" to sequenceOf(1))),
             "args.f: expected a value that is JSON, found " to refund.copy(args = mapOf("f" to { 1 })),
             "args.d[1]: expected a finite number, found Infinity" to

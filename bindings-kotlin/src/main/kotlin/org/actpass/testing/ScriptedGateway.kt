@@ -16,13 +16,18 @@ import org.actpass.wellFormed
 /**
  * A gateway by script, for the tests of programs that use ActPass. It needs no network; the guard over it is the real one.
  *
- * ```
- * val gateway = ScriptedGateway()
- * gateway.answer(Answer.allow(), tool = "stripe.refund.create")
- * val action = Action("resolve_refund_request", "stripe.refund.create", args = mapOf("amount" to 4900))
- * val outcome = gateway.client().guard(action) { "refunded" }
- * assertEquals("refunded", outcome.unwrap())
- * assertEquals(mapOf("amount" to 4900L), gateway.actions[0]["args"])
+ * ```kotlin
+ * import org.actpass.Action
+ * import org.actpass.testing.Answer
+ * import org.actpass.testing.ScriptedGateway
+ *
+ * suspend fun main() {
+ *     val gateway = ScriptedGateway()
+ *     gateway.answer(Answer.allow(), tool = "stripe.refund.create")
+ *     val action = Action("resolve_refund_request", "stripe.refund.create", args = mapOf("amount" to 4900))
+ *     check(gateway.client().guard(action) { "refunded" }.unwrap() == "refunded")
+ *     check(gateway.actions[0]["args"] == mapOf("amount" to 4900L))
+ * }
  * ```
  *
  * A tool without an answer is denied, `test.unscripted`. Evidence is recorded, and passports are issued and valid. A scripted gateway is
