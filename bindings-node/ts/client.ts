@@ -42,6 +42,7 @@ import type {
   ExecutionContext,
   GuardOptions,
   GuardOutcome,
+  Inferred,
   IssuedPassport,
   IssuePassportOptions,
   Mode,
@@ -463,12 +464,12 @@ export class ActPass {
    */
   protect<A extends unknown[], R>(
     run: (context: ExecutionContext, ...args: A) => R,
-    options: ProtectOptions<A> & { withContext: true },
+    options: ProtectOptions<Inferred<A>> & { withContext: true },
   ): (...args: A) => Promise<Awaited<R>>;
   /** Without the context: `run` gets its own arguments. */
   protect<A extends unknown[], R>(
     run: (...args: A) => R,
-    options: ProtectOptions<A> & { withContext?: false | undefined },
+    options: ProtectOptions<Inferred<A>> & { withContext?: false | undefined },
   ): (...args: A) => Promise<Awaited<R>>;
   protect<A extends unknown[], R>(run: (...args: never[]) => R, options: ProtectOptions<A>): unknown {
     return placing(METHODS.protect, () => protecting(this, run as (...args: unknown[]) => R, options));

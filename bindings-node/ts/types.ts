@@ -593,6 +593,12 @@ export interface RecordedEvidence {
   current_event_hash?: string;
 }
 
+/**
+ * `A` itself. A generic function infers `A` from other places first, so that a function of fewer parameters here does not
+ * make optional parameters there required.
+ */
+export type Inferred<A extends readonly unknown[]> = { [K in keyof A]: A[K] };
+
 /** A value, or a function that makes it of what a protected function is called with. */
 export type OfCall<A extends readonly unknown[], V> = V | ((...args: A) => V);
 

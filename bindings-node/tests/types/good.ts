@@ -162,6 +162,21 @@ export async function protectedFunctions(): Promise<void> {
     args: (_charge, amount) => ({ amount }),
   });
   holds<Same<typeof safe, typeof refund>>();
+  const optional = actpass.protect(async (charge: string, note?: string, ...tags: number[]) => [charge, note, tags], {
+    tool: 't',
+    goal: 'g',
+    args: (charge) => ({ charge }),
+    resource: (_charge, note) => note ?? '',
+  });
+  holds<Same<Parameters<typeof optional>, [charge: string, note?: string | undefined, ...tags: number[]]>>();
+  await optional('ch_123');
+  const generic = actpass.protect(async <T extends object>(order: T) => order, {
+    tool: 't',
+    goal: 'g',
+    args: (it) => it,
+  });
+  const same: { id: number } = await generic({ id: 1 });
+  console.log(same.id);
   const twice = actpass.protect((value: number) => value * 2, { tool: 't', goal: (value) => `double ${value}` });
   holds<Same<typeof twice, (value: number) => Promise<number>>>();
   try {
