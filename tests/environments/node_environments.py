@@ -49,11 +49,11 @@ def tools(name: str) -> Path:
 
 
 def pinned(name: str) -> str:
-    """Return the version of a tool as the lock files pin it."""
-    for folder in ("light", "full", "next-15", "next-16"):
-        lock = json.loads((NODE / folder / "package-lock.json").read_text(encoding="utf-8"))
-        if (package := lock["packages"].get(f"node_modules/{name}")) and not (name == "next" and folder == "next-16"):
-            return package["version"]
+    """Return the version of a tool as a `package.json` pins it."""
+    for folder in ("light", "full"):
+        manifest = json.loads((NODE / folder / "package.json").read_text(encoding="utf-8"))
+        if version := manifest["dependencies"].get(name):
+            return version.rpartition("@")[2]
     raise KeyError(name)
 
 
@@ -676,7 +676,14 @@ def rows() -> list[Environment]:
             bun("--compile", "--outfile=out/program", main="main.mjs"),
             version=version("bun"),
         ),
-        Environment("Node", "Deno", deno, version=version("deno"), line="`--allow-ffi`", error="--allow-ffi"),
+        Environment(
+            "Node",
+            "Deno",
+            deno,
+            version=version("deno"),
+            line="`--allow-ffi`",
+            error="run again with the --allow-ffi flag",
+        ),
         Environment("Node", "Jest", jest, light=True, version=version("jest")),
         Environment("Node", "Jest, jsdom", jsdom, version=version("jest-environment-jsdom")),
         Environment("Node", "Mocha", mocha, version=version("mocha")),

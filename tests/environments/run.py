@@ -3,8 +3,8 @@
 
 usage: run.py [--light] [--write] [NAME...]
 
-`--light` runs those that `make test` has time for; a NAME is a part of a row's name. `--write` writes the tables after
-a whole run; without it, a row that differs from the document is a failure.
+`--light` runs those that `make test` has time for; a NAME is a part of a row's name. `--write` writes the rows that ran
+and worked as declared; without it, a row that differs from the document is a failure.
 """
 
 from __future__ import annotations
@@ -47,10 +47,10 @@ def main() -> int:
     with gateway() as base_url, concurrent.futures.ThreadPoolExecutor(options.jobs) as executor:
         rows = list(executor.map(lambda environment: timed(environment, base_url), chosen))
     failed = [row for row in rows if row.problem]
-    if not failed and options.write and whole:
-        DOCUMENT.write_text(written(rows), encoding="utf-8")
-    elif not failed and not options.write:
-        failed = compared(rows, whole=whole)
+    if options.write:
+        DOCUMENT.write_text(written(everything, rows), encoding="utf-8")
+    else:
+        failed += compared(everything, [row for row in rows if not row.problem], whole=whole)
     for row in failed:
         print(f"\nFAILED {row.environment.package}: {row.environment.name}: {row.problem}", file=sys.stderr)
     print(f"{len(rows) - len(failed)} passed, {len(failed)} failed")
@@ -76,27 +76,32 @@ def timed(environment: Environment, base_url: str) -> Row:
     return row
 
 
-def written(rows: list[Row]) -> str:
-    """Return the document with these tables."""
+def written(everything: list[Environment], rows: list[Row]) -> str:
+    """Return the document with these rows in place; those that did not run stay, and unknown ones go."""
     text = DOCUMENT.read_text(encoding="utf-8")
+    ran = {(row.environment.package, row.environment.name): row.markdown() for row in rows if not row.problem}
     for package in ("Node", "Python"):
-        table = HEAD + "".join(f"{row.markdown()}\n" for row in rows if row.environment.package == package)
-        pattern = rf"(<!-- table: {package} -->\n).*?(<!-- end -->)"
-        text, count = re.subn(pattern, lambda found, table=table: found[1] + table + found[2], text, flags=re.DOTALL)
-        assert count == 1, f"{DOCUMENT.name} has no place for the table of {package}"
+        pattern = rf"(<!-- table: {package} -->\n)(.*?)(<!-- end -->)"
+        found = re.search(pattern, text, re.DOTALL)
+        assert found, f"{DOCUMENT.name} has no place for the table of {package}"
+        lines = found[2].splitlines()
+        kept = {line.split(" | ")[0].removeprefix("| "): line for line in lines if line.startswith("| ")}
+        names = [row.name for row in everything if row.package == package]
+        table = [ran.get((package, name)) or kept.get(name, "") for name in names]
+        text = text.replace(found[0], "".join([found[1], HEAD, *(f"{line}\n" for line in table if line), found[3]]))
     return text
 
 
-def compared(rows: list[Row], *, whole: bool) -> list[Row]:
+def compared(everything: list[Environment], rows: list[Row], *, whole: bool) -> list[Row]:
     """Return the rows that the document has otherwise."""
     text = DOCUMENT.read_text(encoding="utf-8")
     different = [
         Row(row.environment, "", f"the document does not say: {row.markdown()}")
         for row in rows
-        if row.markdown() not in text
+        if row.markdown() not in text.splitlines()
     ]
-    if whole and not different and text != written(rows):
-        different.append(Row(rows[0].environment, "", f"{DOCUMENT.name} has rows that did not run; run with --write"))
+    if whole and not different and text != written(everything, rows):
+        different.append(Row(rows[0].environment, "", f"{DOCUMENT.name} has rows of no environment; run with --write"))
     return different
 
 
