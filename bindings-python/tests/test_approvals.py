@@ -10,8 +10,19 @@ from collections.abc import Iterator
 from typing import Any
 
 import pytest
-from actpass import ActPassArgumentError, ActPassStatusError
-from support import ACTION, Callback, Gateway, Hostile, answer, new_client, request_hash, run_python
+from actpass import ActionBlocked, ActPassArgumentError, ActPassStatusError
+from support import (
+    ACTION,
+    Callback,
+    Gateway,
+    Hostile,
+    answer,
+    new_async_client,
+    new_client,
+    request_hash,
+    run_loop,
+    run_python,
+)
 
 REFUND = {**ACTION, "args": {"amount": 25000, "currency": "usd"}}
 ASKED = answer(
@@ -54,6 +65,38 @@ def test_what_is_not_approved_does_not_run(hostile: Hostile, status: str, wait: 
     assert (out["decision"]["decision"], out["decision"]["reason_code"]) == (word, reason)
     assert "error" not in out
     assert ("approval" in out) is (status == "pending")
+
+
+#: What may end the wait for an approval, and the code of the decision.
+ENDS: dict[str, tuple[dict[str, Any], str]] = {
+    "nobody_decided": (answer({"id": "apr_1", "status": "pending"}), "actpass.approval_timeout"),
+    "the_gateway_died": ({"do": "reset", "at": "request"}, "actpass.unreachable"),
+    "the_key_was_revoked": (answer({}, status=401), "actpass.unauthenticated"),
+    "nonsense": (answer([]), "actpass.invalid_response"),
+}
+
+
+@pytest.mark.parametrize("asynchronous", [False, True])
+@pytest.mark.parametrize("name", ENDS)
+def test_a_wait_that_ends_keeps_the_handle_and_the_evidence(hostile: Hostile, name: str, asynchronous: bool) -> None:
+    step, code = ENDS[name]
+    ids = {"evidence_event_id": "ev_1", "evidence_chain_id": "decisions"}
+    asked = answer({"decision": "require_approval", "approval_request_id": "apr_1", **ids})
+    callback = Callback()
+    with hostile.play(asked, step, step, step) as gateway:
+        new: Any = new_async_client if asynchronous else new_client
+        called = new(gateway.base_url, max_retries=0).guard(execute_fn=callback, wait_for_approval=0.1, **REFUND)
+        out: Any = run_loop(called) if asynchronous else called
+    assert (out["executed"], callback.runs) == (False, 0)
+    assert out["decision"]["reason_code"] == code
+    assert {member: out["decision"].get(member) for member in ids} == ids
+    assert out["approval"]["approval_request_id"] == out["decision"]["approval_request_id"] == "apr_1"
+    with pytest.raises(ActionBlocked, match="apr_1") as blocked:
+        out.unwrap()
+    assert blocked.value.approval == out["approval"]
+    if "error" in out:
+        assert out["error"].operation == "guard"
+        assert str(out["error"]).startswith("guard: ")
 
 
 #: A program that is interrupted while it waits for a person.

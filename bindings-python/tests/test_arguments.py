@@ -150,6 +150,7 @@ def test_what_cannot_be_sent(silent: Played, member: str, value: Any) -> None:
             assert (raised.value.code, raised.value.kind) == ("actpass.invalid_argument", "argument")
             assert (raised.value.status, raised.value.retryable) == (None, False)
             assert isinstance(raised.value, TypeError)
+            assert raised.value.operation == "guard"
         with pytest.raises(ActPassArgumentError, match=rf"\A{member}: "):
             client.preflight(**arguments)
     with new_client(silent.base_url, mode="monitor") as client, pytest.raises(ActPassArgumentError):

@@ -396,6 +396,20 @@ def test_what_the_native_half_imports_is_imported_by_the_package_too() -> None:
     assert wanted <= found
 
 
+@pytest.mark.parametrize("kind", [ActPassClient, actpass.AsyncActPassClient, GuardOutput])
+def test_every_method_has_an_example(kind: Any) -> None:
+    bare = []
+    for name in dir(kind):
+        value = inspect.getattr_static(kind, name)
+        if name.startswith("_") or isinstance(value, type(dict.get)) or name in {"aclose", "copy", "fromkeys"}:
+            continue
+        if inspect.isroutine(getattr(kind, name)) or isinstance(value, property):
+            document = inspect.getdoc(getattr(kind, name)) or ""
+            if ">>> " not in document and not hasattr(dict, name):
+                bare.append(name)
+    assert bare == []
+
+
 def stub_names(body: list[ast.stmt]) -> dict[str, ast.stmt]:
     names: dict[str, ast.stmt] = {}
     for node in body:

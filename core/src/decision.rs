@@ -562,7 +562,8 @@ mod tests {
             assert!(!explain.next_steps.is_empty());
         }
         assert_eq!(Decision::unrecorded(None).reason_code(), "actpass.unrecorded");
-        let allowed = Decision::parse(br#"{"decision":"allow","evidence_event_id":"ev_1","risk_tier":"low"}"#);
+        let allowed =
+            Decision::parse(br#"{"decision":"allow","evidence_event_id":"ev_1","risk_tier":"low"}"#);
         let changed = Decision::arguments_changed(&allowed.unwrap());
         assert_eq!(changed.evidence_event_id().as_deref(), Some("ev_1"));
         assert_eq!(changed.word(), &DecisionWord::Deny);

@@ -590,7 +590,11 @@ fn changed_arguments_block_outside_monitor() {
                 let decision = blocked.decision();
                 assert_eq!(decision.word().as_str(), "deny");
                 assert_eq!(decision.reason_code(), "actpass.arguments_changed");
-                assert_eq!(decision.evidence_event_id().is_some(), answer == allowed, "what allowed it is named");
+                assert_eq!(
+                    decision.evidence_event_id().is_some(),
+                    answer == allowed,
+                    "what allowed it is named"
+                );
                 assert!(!decision.explain().summary.is_empty() && !decision.explain().next_steps.is_empty());
                 assert!(blocked.error().is_none(), "policy, not failure");
             }

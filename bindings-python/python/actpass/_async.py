@@ -102,6 +102,15 @@ class AsyncActPassClient(Settings):
         Raises:
             ActPassArgumentError: Something cannot be sent; nothing was.
             ActPassError: There is no decision; its class and ``code`` say why.
+
+        >>> import asyncio
+        >>> from actpass.testing import ScriptedGateway
+        >>> async def main():
+        ...     with ScriptedGateway() as gateway:
+        ...         async with gateway.async_client() as client:
+        ...             return (await client.preflight("demo", "demo.tool", {"n": 1}))["reason_code"]
+        >>> asyncio.run(main())
+        'test.unscripted'
         """
         converter = self._converter(default, "preflight")
         with operation("preflight", tool, mode, self) as told:
@@ -247,6 +256,16 @@ class AsyncActPassClient(Settings):
                 run later. Nothing was sent and nothing ran, in any mode.
             asyncio.CancelledError: The task was cancelled. Before the verdict: nothing runs. While the function ran: it
                 has been cancelled too, and with ``record_outcome`` the ledger is told, as far as that still succeeds.
+
+        >>> import asyncio
+        >>> from actpass.testing import ScriptedGateway
+        >>> async def main():
+        ...     with ScriptedGateway() as gateway:
+        ...         gateway.allow()
+        ...         async with gateway.async_client() as client:
+        ...             return (await client.guard("demo", "demo.tool", {}, lambda ctx: "ran")).unwrap()
+        >>> asyncio.run(main())
+        'ran'
         """
         action = (
             goal,
@@ -341,6 +360,17 @@ class AsyncActPassClient(Settings):
 
         Raises:
             ActPassArgumentError: ``pending`` is not such a dict; the message names the member.
+
+        >>> import asyncio
+        >>> from actpass.testing import ScriptedGateway
+        >>> pending = {"approval_request_id": "apr_1", "goal": "demo", "tool": "demo.tool", "args": {}}
+        >>> async def main():
+        ...     with ScriptedGateway() as gateway:
+        ...         gateway.allow()
+        ...         async with gateway.async_client() as client:
+        ...             return (await client.resume(pending, lambda ctx: "ran"))["executed"]
+        >>> asyncio.run(main())
+        True
         """
         _run.check_callable(execute_fn, "resume", awaited=True)
         with operation("resume", *_run.shown(pending), self) as told:
@@ -361,6 +391,15 @@ class AsyncActPassClient(Settings):
 
         Raises:
             ActPassError: As :meth:`preflight`.
+
+        >>> import asyncio
+        >>> from actpass.testing import ScriptedGateway
+        >>> async def main():
+        ...     with ScriptedGateway() as gateway:
+        ...         async with gateway.async_client() as client:
+        ...             return (await client.wait_for_approval("apr_1"))["status"]
+        >>> asyncio.run(main())
+        'pending'
         """
         with operation("wait_for_approval"):
             looked: Approval = await answer(self._native.wait_for_approval(approval, timeout))
@@ -401,6 +440,16 @@ class AsyncActPassClient(Settings):
 
         Raises:
             ActPassError: As :meth:`preflight`. The call is not repeated where the gateway may have taken it.
+
+        >>> import asyncio
+        >>> from actpass.testing import ScriptedGateway
+        >>> async def main():
+        ...     with ScriptedGateway() as gateway:
+        ...         async with gateway.async_client() as client:
+        ...             issued = await client.issue_passport("mcp://stripe-production", "refund", ["demo.tool"])
+        ...             return issued["jti"]
+        >>> asyncio.run(main())
+        'ap_1'
         """
         with operation("issue_passport"):
             issued: IssuedPassport = await answer(
@@ -451,6 +500,15 @@ class AsyncActPassClient(Settings):
 
         Raises:
             ActPassError: As :meth:`preflight`.
+
+        >>> import asyncio
+        >>> from actpass.testing import ScriptedGateway
+        >>> async def main():
+        ...     with ScriptedGateway() as gateway:
+        ...         async with gateway.async_client() as client:
+        ...             return await client.verify_passport("test.passport.1", "mcp://stripe-production")
+        >>> asyncio.run(main())
+        {'valid': True, 'errors': []}
         """
         with operation("verify_passport"):
             verified: PassportVerification = await answer(
@@ -495,6 +553,15 @@ class AsyncActPassClient(Settings):
 
         Raises:
             ActPassError: There are no keys to verify with. A passport that is not valid raises nothing.
+
+        >>> import asyncio
+        >>> from actpass.testing import ScriptedGateway
+        >>> async def main():
+        ...     with ScriptedGateway() as gateway:
+        ...         async with gateway.async_client() as client:
+        ...             return await client.verify_passport_offline("not.a.passport", "mcp://stripe-production")
+        >>> asyncio.run(main())
+        {'valid': False, 'errors': ['passport.malformed']}
         """
         with operation("verify_passport_offline"):
             verified: PassportVerification = await answer(
@@ -525,6 +592,15 @@ class AsyncActPassClient(Settings):
 
         Raises:
             ActPassError: As :meth:`preflight`.
+
+        >>> import asyncio
+        >>> from actpass.testing import ScriptedGateway
+        >>> async def main():
+        ...     with ScriptedGateway() as gateway:
+        ...         async with gateway.async_client() as client:
+        ...             return await client.revoke_passport("ap_1", "session ended")
+        >>> asyncio.run(main())
+        {'revoked': True}
         """
         with operation("revoke_passport"):
             revoked: PassportRevocation = await answer(
@@ -565,6 +641,16 @@ class AsyncActPassClient(Settings):
 
         Raises:
             ActPassError: As :meth:`preflight`. The call is not repeated where the gateway may have taken it.
+
+        >>> import asyncio
+        >>> from actpass.testing import ScriptedGateway
+        >>> async def main():
+        ...     with ScriptedGateway() as gateway:
+        ...         async with gateway.async_client() as client:
+        ...             recorded = await client.record_evidence("refund.sent", "case_1", metadata={"amount": 4900})
+        ...             return recorded["event_id"]
+        >>> asyncio.run(main())
+        'ev_1'
         """
         with operation("record_evidence"):
             recorded: RecordedEvidence = await answer(
@@ -633,6 +719,17 @@ class AsyncActPassClient(Settings):
             ActionBlocked: The function did not run, when it is called. It has the decision, ``retryable``, and a text
                 that a model can act on.
             ActPassArgumentError: An argument cannot be sent. Nothing ran.
+
+        >>> import asyncio
+        >>> client = AsyncActPassClient(api_key="apk_dev", base_url="http://127.0.0.1:9", max_retries=0)
+        >>> @client.protect(tool="stripe.refund.create", goal="refund", resource="stripe:charge:{charge}")
+        ... async def refund(charge: str, amount: int) -> str:
+        ...     return f"refunded {amount}"
+        >>> try:
+        ...     asyncio.run(refund("ch_123", 4900))
+        ... except Exception as blocked:
+        ...     print(blocked.code, blocked.retryable)
+        actpass.unreachable True
         """
         from ._protect import Protection  # noqa: PLC0415
 
@@ -660,7 +757,11 @@ class AsyncActPassClient(Settings):
         return self
 
     async def close(self) -> None:
-        """Let the connections go. A closed client raises :class:`~actpass.ActPassConfigError` on any call."""
+        """Let the connections go. A closed client raises :class:`~actpass.ActPassConfigError` on any call.
+
+        >>> import asyncio
+        >>> asyncio.run(AsyncActPassClient(api_key="apk_dev", base_url="http://127.0.0.1:8787").close())
+        """
         self._native.close()
 
     #: The name by which :func:`contextlib.aclosing` closes.

@@ -125,27 +125,52 @@ class Settings:
 
     @property
     def base_url(self) -> str:
-        """The gateway's URL, without a trailing slash."""
+        """The gateway's URL, without a trailing slash.
+
+        >>> client = ActPassClient(api_key="apk_dev", base_url="http://127.0.0.1:8787/")
+        >>> client.base_url
+        'http://127.0.0.1:8787'
+        """
         return self._native.base_url
 
     @property
     def tenant_id(self) -> Optional[str]:
-        """The tenant, if one was given."""
+        """The tenant, if one was given.
+
+        >>> client = ActPassClient(api_key="apk_dev", base_url="http://127.0.0.1:8787/")
+        >>> client.tenant_id is None
+        True
+        """
         return self._native.tenant_id
 
     @property
     def agent_id(self) -> str:
-        """The agent's name."""
+        """The agent's name.
+
+        >>> client = ActPassClient(api_key="apk_dev", base_url="http://127.0.0.1:8787/")
+        >>> client.agent_id
+        'sdk'
+        """
         return self._native.agent_id
 
     @property
     def timeout(self) -> float:
-        """The total deadline of a call, in seconds."""
+        """The total deadline of a call, in seconds.
+
+        >>> client = ActPassClient(api_key="apk_dev", base_url="http://127.0.0.1:8787/")
+        >>> client.timeout
+        30.0
+        """
         return self._native.timeout
 
     @property
     def mode(self) -> Mode:
-        """The mode of calls that name none."""
+        """The mode of calls that name none.
+
+        >>> client = ActPassClient(api_key="apk_dev", base_url="http://127.0.0.1:8787/")
+        >>> client.mode
+        'enforce'
+        """
         return self._native.mode
 
     @property
@@ -154,6 +179,9 @@ class Settings:
 
         It opens after ``circuit_failures`` calls in a row that could not reach the gateway, for about a second, and
         twice as long each time that the gateway still cannot be reached, up to 30 seconds.
+
+        >>> ActPassClient(api_key="apk_dev", base_url="http://127.0.0.1:8787").circuit
+        'closed'
         """
         return self._native.circuit
 
@@ -569,6 +597,11 @@ class ActPassClient(Settings):
 
         Raises:
             ActPassError: As :meth:`preflight`.
+
+        >>> from actpass.testing import ScriptedGateway
+        >>> with ScriptedGateway() as gateway, gateway.client() as client:
+        ...     client.wait_for_approval("apr_1")["status"]
+        'pending'
         """
         with operation("wait_for_approval"):
             looked: Approval = self._native.wait_for_approval(approval, timeout)
@@ -609,6 +642,11 @@ class ActPassClient(Settings):
 
         Raises:
             ActPassError: As :meth:`preflight`. The call is not repeated where the gateway may have taken it.
+
+        >>> from actpass.testing import ScriptedGateway
+        >>> with ScriptedGateway() as gateway, gateway.client() as client:
+        ...     client.issue_passport("mcp://stripe-production", "refund", ["stripe.refund.create"])["jti"]
+        'ap_1'
         """
         with operation("issue_passport"):
             issued: IssuedPassport = self._native.issue_passport(
@@ -657,6 +695,11 @@ class ActPassClient(Settings):
 
         Raises:
             ActPassError: As :meth:`preflight`.
+
+        >>> from actpass.testing import ScriptedGateway
+        >>> with ScriptedGateway() as gateway, gateway.client() as client:
+        ...     client.verify_passport("test.passport.1", "mcp://stripe-production")
+        {'valid': True, 'errors': []}
         """
         with operation("verify_passport"):
             verified: PassportVerification = self._native.verify_passport(
@@ -731,6 +774,11 @@ class ActPassClient(Settings):
 
         Raises:
             ActPassError: As :meth:`preflight`.
+
+        >>> from actpass.testing import ScriptedGateway
+        >>> with ScriptedGateway() as gateway, gateway.client() as client:
+        ...     client.revoke_passport("ap_1", "session ended")
+        {'revoked': True}
         """
         with operation("revoke_passport"):
             revoked: PassportRevocation = self._native.revoke_passport(jti, reason, limits(timeout, max_retries))
@@ -769,6 +817,11 @@ class ActPassClient(Settings):
 
         Raises:
             ActPassError: As :meth:`preflight`. The call is not repeated where the gateway may have taken it.
+
+        >>> from actpass.testing import ScriptedGateway
+        >>> with ScriptedGateway() as gateway, gateway.client() as client:
+        ...     client.record_evidence("refund.sent", "case_1", metadata={"amount": 4900})["event_id"]
+        'ev_1'
         """
         with operation("record_evidence"):
             recorded: RecordedEvidence = self._native.record_evidence(
@@ -880,7 +933,11 @@ class ActPassClient(Settings):
             return self._beside
 
     def close(self) -> None:
-        """Let the connections go. A closed client raises :class:`~actpass.ActPassConfigError` on any call."""
+        """Let the connections go. A closed client raises :class:`~actpass.ActPassConfigError` on any call.
+
+        >>> client = ActPassClient(api_key="apk_dev", base_url="http://127.0.0.1:8787")
+        >>> client.close()
+        """
         self._native.close()
         with contextlib.suppress(AttributeError):
             self._beside._native.close()

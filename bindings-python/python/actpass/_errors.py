@@ -56,7 +56,9 @@ class ActPassError(Exception):
             self._complete()
 
     def to_dict(self) -> ErrorData:
-        """Return the error as data for JSON: its type, text and members, and its causes. It holds no secret.
+        """Return the error as data for JSON: its type, text and members, and its causes.
+
+        No key, passport or credential is in it.
 
         >>> error = ActPassTimeoutError("no answer within 30 s", code="actpass.timeout")
         >>> error.to_dict()["type"], error.to_dict()["message"], error.to_dict()["code"]
