@@ -26,7 +26,7 @@ client = ActPassClient("apk_dev", base_url=f"http://127.0.0.1:{server.server_por
 me = gevent.getcurrent()
 calls = [
     gevent.spawn(client.guard, **action(n), execute_fn=lambda _: gevent.getcurrent(), record_outcome=True)
-    for n in range(20)
+    for n in range(5)
 ]
 gevent.joinall(calls)
 for call in calls:
