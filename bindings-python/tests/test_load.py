@@ -83,5 +83,6 @@ def test_bundlers_find_what_only_the_native_half_imports() -> None:
     finder.import_hook("actpass")
     rust = "".join(path.read_text(encoding="utf-8") for path in (TESTS.parent / "src").glob("*.rs"))
     imported = set(re.findall(r'"(actpass\.[a-z_]+)"', rust))
-    assert "actpass._loop" in imported
-    assert imported - finder.modules.keys() == set()
+    assert imported
+    # The event loops' module is imported with the first call, by a function that the native half calls.
+    assert (imported | {"actpass._loop"}) - finder.modules.keys() == set()

@@ -380,22 +380,6 @@ def test_every_public_name_has_a_docstring() -> None:
     assert [name for name in settings if f"{name}:" not in str(ActPassClient.__doc__)] == []
 
 
-def test_what_the_native_half_imports_is_imported_by_the_package_too() -> None:
-    """What bundles programs reads the imports of Python's code alone."""
-    sources = TESTS.parent / "src"
-    if not sources.is_dir():
-        pytest.skip("no sources here")
-    text = "".join(path.read_text(encoding="utf-8") for path in sorted(sources.glob("*.rs")))
-    wanted = set(re.findall(r'(?:import|Function::of)\("actpass\.(\w+)"', text))
-    assert wanted
-    found: set[str] = set()
-    for path in Path(actpass.__file__).parent.glob("*.py"):
-        for node in ast.walk(ast.parse(path.read_text(encoding="utf-8"))):
-            if isinstance(node, ast.ImportFrom) and node.level == 1:
-                found |= {node.module} if node.module else {alias.name for alias in node.names}
-    assert wanted <= found
-
-
 @pytest.mark.parametrize("kind", [ActPassClient, actpass.AsyncActPassClient, GuardOutput])
 def test_every_method_has_an_example(kind: Any) -> None:
     bare = []
