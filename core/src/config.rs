@@ -273,7 +273,10 @@ pub(crate) struct BaseUrl {
 impl BaseUrl {
     /// The given URL, else `ACTPASS_API_BASE_URL`, else the hosted gateway; an empty one counts as none.
     pub(crate) fn choose(given: Option<String>, allow_insecure_http: bool) -> Result<Self, Error> {
-        let given = given.filter(|text| !text.is_empty());
+        if given.as_deref() == Some("") {
+            // The hosted gateway would get the key of somebody whose variable is not set.
+            return Err(Error::config("base_url", "expected an absolute http(s) URL, found an empty string"));
+        }
         let from_environment = || std::env::var("ACTPASS_API_BASE_URL").ok().filter(|text| !text.is_empty());
         match given.or_else(from_environment) {
             Some(text) => Self::parse(&text, allow_insecure_http),

@@ -749,12 +749,16 @@ fn settings_from_the_environment() {
         &[("ACTPASS_API_KEY", "apk_environment"), ("ACTPASS_API_BASE_URL", &url)],
         || {
             block_on(ActPass::builder().build().unwrap().preflight(&action())).unwrap();
-            // An empty URL is none; a key is taken as it is given.
-            let given = ActPass::builder().api_key("apk_given").base_url("");
+            // A key is taken as it is given.
+            let given = ActPass::builder().api_key("apk_given");
             block_on(given.build().unwrap().preflight(&action())).unwrap();
             assert_eq!(
                 refused(ActPass::builder().api_key("")),
                 "api_key: expected a key, found an empty string"
+            );
+            assert_eq!(
+                refused(ActPass::builder().base_url("")),
+                "base_url: expected an absolute http(s) URL, found an empty string"
             );
             let elsewhere = ActPass::builder().base_url("https://gate.example").build().unwrap();
             assert!(format!("{elsewhere:?}").contains("https://gate.example"));

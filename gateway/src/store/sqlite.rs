@@ -537,7 +537,7 @@ impl SqliteStore {
             .map_err(|error| OpenError::Io(path.to_owned(), error))?;
         Ok(Self {
             jobs,
-            readers: Arc::new(Readers { idle: Mutex::default(), permits: Semaphore::new(READERS), file }),
+            readers: Arc::new(Readers { idle: Mutex::default(), permits: Arc::new(Semaphore::new(READERS)), file }),
             writer: Mutex::new(Some(thread)),
         })
     }
@@ -1204,7 +1204,7 @@ impl Rows for Writing<'_, '_> {
 #[derive(Debug)]
 struct Readers {
     idle: Mutex<Vec<Connection>>,
-    permits: Semaphore,
+    permits: Arc<Semaphore>,
     file: Arc<DataFile>,
 }
 
@@ -1213,9 +1213,11 @@ impl Readers {
         self: &Arc<Self>,
         read: impl FnOnce(&Connection) -> rusqlite::Result<T> + Send + 'static,
     ) -> Result<T, StoreError> {
-        let _permit = self.permits.acquire().await.map_err(|_| StoreError::Unavailable)?;
+        let permit = Arc::clone(&self.permits).acquire_owned().await.map_err(|_| StoreError::Unavailable)?;
         let readers = Arc::clone(self);
         let done = tokio::task::spawn_blocking(move || {
+            // Until the read ends: its request may end sooner, and there are as many connections as permits.
+            let _permit = permit;
             if !readers.file.is_in_place() {
                 return Err(WriteError::NotInPlace);
             }
