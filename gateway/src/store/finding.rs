@@ -192,7 +192,7 @@ SELECT count(*) FILTER (WHERE agent_id IS ?5), count(*) FROM approvals
 WHERE tenant_id = ?1 AND approved IS NULL AND deadline > ?3 AND EXISTS (
     SELECT 1 FROM events
     WHERE chain = (SELECT id FROM chains WHERE tenant_id = ?1 AND chain_id = ?2)
-    AND CASE WHEN json_valid(event) THEN json_extract(event, '$.approval_request_id') END = approvals.id
+    AND CASE WHEN json_valid(event) THEN json_extract(event, '$.approval_request_id') END = +approvals.id
     AND instr(event, '\"event_type\":\"decision\"') > 0 AND instr(event, ?4) > 0
 )";
 
