@@ -14,6 +14,8 @@ use crate::secret::Secret;
 const APPROVAL_ID: &str = "approval_request_id";
 /// The reason code of a decision whose gateway sent none.
 const UNSPECIFIED: &str = "unspecified";
+const UNSPECIFIED_JSON: &str = r#""unspecified""#;
+const NO_EXPLANATION: &str = r#"{"summary":"","matched_rules":[],"next_steps":[]}"#;
 
 /// A decision: the JSON object that the gateway answered, without the credential.
 ///
@@ -331,12 +333,21 @@ pub(crate) struct Replay {
 /// Adds the members that every decision has: a member of another type counts as missing.
 fn complete(document: &mut Document) {
     if document.string("reason_code").is_none() {
-        document.set("reason_code", &Json::from(UNSPECIFIED).to_string());
+        document.set("reason_code", UNSPECIFIED_JSON);
     }
-    let text = document.text_of("explain").unwrap_or("{}");
-    let mut explain = Document::parse(text.as_bytes()).unwrap_or_default();
+    let explain = document.text_of("explain").map_or(Some(Cow::Borrowed(NO_EXPLANATION)), completed);
+    if let Some(explain) = explain {
+        document.set("explain", &explain);
+    }
+}
+
+/// The JSON text of an explanation with the members that every explanation has; `None` if it has them.
+fn completed(text: &str) -> Option<Cow<'static, str>> {
+    let Ok(mut explain) = Document::parse(text.as_bytes()) else {
+        return Some(Cow::Borrowed(NO_EXPLANATION));
+    };
     if explain.string("summary").is_none() {
-        explain.set("summary", "\"\"");
+        explain.set("summary", r#""""#);
     }
     for name in ["matched_rules", "next_steps"] {
         match explain.member(name) {
@@ -348,9 +359,7 @@ fn complete(document: &mut Document) {
             Some(_) | None => explain.set(name, "[]"),
         }
     }
-    if document.text_of("explain") != Some(explain.as_str()) {
-        document.set("explain", explain.as_str());
-    }
+    (explain.as_str() != text).then(|| Cow::Owned(explain.as_str().to_owned()))
 }
 
 fn is_whole(number: &str) -> bool {
