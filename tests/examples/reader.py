@@ -1,7 +1,7 @@
 """Runs a block of the documentation: reader.py FILE PLACE.
 
-The names below are what the reader has in the program around the block. A block of a test is run by pytest, and one that
-awaits in an event loop.
+The names below are what the reader has in the program around the block. A block of a test is run by pytest, and one
+that awaits in an event loop.
 """
 
 from __future__ import annotations
@@ -22,7 +22,11 @@ from actpass import ActPassClient
 
 def names() -> dict[str, Any]:
     client = ActPassClient(agent_id="support_agent")
-    action = {"goal": "resolve_refund_request", "tool": "stripe.refund.create", "args": {"amount": 4900, "currency": "usd"}}
+    action = {
+        "goal": "resolve_refund_request",
+        "tool": "stripe.refund.create",
+        "args": {"amount": 4900, "currency": "usd"},
+    }
 
     def create(charge: str, amount: int) -> dict[str, Any]:
         return {"id": "re_1", "charge": charge, "amount": amount}
@@ -35,7 +39,7 @@ def main() -> None:
     file, place = sys.argv[1:]
     text = Path(file).read_text(encoding="utf-8")
     if "def test_" in text:
-        import pytest
+        import pytest  # noqa: PLC0415
 
         test = Path(file).with_suffix(".py")
         test.write_text(text)
