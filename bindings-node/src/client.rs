@@ -5,12 +5,13 @@ use std::future::Future;
 use std::sync::Arc;
 use std::time::Duration;
 
+use actpass_core::runtime::CallLog;
 use actpass_core::{ActPass, Action, CaVariable, CallOptions, Error, ErrorKind, Secret};
 use napi_derive::napi;
 use tracing::Level;
 
 use crate::convert::Members;
-use crate::log::{Log, level_of};
+use crate::log::level_of;
 use crate::runtime::{Answer, Door, enter};
 use crate::{approval, evidence, guard, passport};
 
@@ -201,9 +202,14 @@ impl Client {
             let call = async move { actpass.authorize(&asked).await.map(Answer::Verdict) };
             let actpass = self.open()?;
             let lost = move |error| actpass.unasked(&action, error).map(Answer::Verdict);
-            door.start(id, self.log_level.map(Log::new), call, lost);
+            door.start(id, self.log(), call, lost);
             Ok(())
         })
+    }
+
+    /// What keeps the log lines of a call, if the client has a logger.
+    fn log(&self) -> Option<Arc<CallLog>> {
+        self.log_level.map(|level| CallLog::new(level.into()))
     }
 
     fn open(&self) -> Result<ActPass, Error> {
@@ -243,7 +249,7 @@ impl Client {
             let members = Members::of_call(&input)?;
             let input = convert(&members)?;
             let call = call(self.scoped(&members, deadline)?, input);
-            door.start(id, self.log_level.map(Log::new), async move { call.await.map(Answer::Text) }, Err);
+            door.start(id, self.log(), async move { call.await.map(Answer::Text) }, Err);
             Ok(())
         })
     }

@@ -8,6 +8,7 @@ use std::panic::{AssertUnwindSafe, catch_unwind};
 use std::rc::Rc;
 use std::sync::{Arc, Mutex, MutexGuard, OnceLock, PoisonError, Weak};
 
+use actpass_core::runtime::CallLog;
 use actpass_core::{Error, ErrorKind, EvidenceEvent, Json, Outcome, Verdict};
 use napi::bindgen_prelude::{Either, Function};
 use napi::threadsafe_function::{ThreadsafeFunction, ThreadsafeFunctionCallMode};
@@ -19,7 +20,7 @@ use tokio::task::AbortHandle;
 
 use crate::error::{describe, raise};
 use crate::guard::{Permit, report};
-use crate::log::{Log, Logged};
+use crate::log;
 
 /// What came of a call.
 pub(crate) enum Answer {
@@ -152,7 +153,7 @@ impl Door {
     pub(crate) fn start<F>(
         &self,
         id: i64,
-        log: Option<Arc<Log>>,
+        log: Option<Arc<CallLog>>,
         call: F,
         lost: impl FnOnce(Error) -> Ended + Send + 'static,
     ) where
@@ -162,7 +163,7 @@ impl Door {
         let mut arrival = Arrival { id, arrivals, log: log.clone(), lost: Some(lost) };
         let stage = match background() {
             Ok(background) => {
-                let call = Logged { call: Box::pin(broken::perhaps(call)), log };
+                let call = CallLog::keep(log, broken::perhaps(call));
                 let task = background.spawn(async move {
                     let ended = call.await;
                     arrival.end(ended);
@@ -202,7 +203,7 @@ impl Door {
 struct Arrival<L: FnOnce(Error) -> Ended> {
     id: i64,
     arrivals: Arc<Arrivals>,
-    log: Option<Arc<Log>>,
+    log: Option<Arc<CallLog>>,
     lost: Option<L>,
 }
 
@@ -219,7 +220,7 @@ impl<L: FnOnce(Error) -> Ended> Arrival<L> {
     }
 
     fn push(&self, ended: Ended) {
-        let lines = self.log.as_ref().map(|log| log.take()).unwrap_or_default();
+        let lines = self.log.as_deref().map(log::take).unwrap_or_default();
         self.arrivals.push(self.id, ended, lines);
     }
 }

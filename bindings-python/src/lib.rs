@@ -33,7 +33,6 @@ mod _native {
     #[pymodule_init]
     fn init(module: &pyo3::Bound<'_, pyo3::types::PyModule>) -> pyo3::PyResult<()> {
         crate::interpreter::check(module.py())?;
-        crate::telemetry::listen();
         Ok(())
     }
 }

@@ -3,30 +3,24 @@
 //! The core's log lines are kept with the call that they are about and handed over when it ends, on the thread of the
 //! caller or of its event loop. So the thread that drives the network never waits for the interpreter.
 
-use std::cell::RefCell;
-use std::fmt::{self, Write};
 use std::future::Future;
-use std::mem;
-use std::pin::Pin;
-use std::sync::{Arc, Mutex, PoisonError};
-use std::task::{Context, Poll};
-use std::time::{SystemTime, UNIX_EPOCH};
+use std::sync::Arc;
+use std::time::UNIX_EPOCH;
 
 use crate::convert::Function;
 use actpass_core::ActPass;
+use actpass_core::runtime::CallLog;
 use pyo3::exceptions::PyException;
 use pyo3::prelude::*;
-use tracing::field::{Field, Visit};
-use tracing::span::{Attributes, Id, Record};
-use tracing::subscriber::{Interest, set_global_default};
-use tracing::{Event, Level, Metadata, Subscriber};
+use tracing::Level;
+use tracing::level_filters::LevelFilter;
 
 /// What is watched of a call.
 #[derive(Clone)]
 pub(crate) struct Watch {
     traceparent: Option<actpass_core::Traceparent>,
     /// `None` where nobody listens.
-    log: Option<Arc<Log>>,
+    log: Option<Arc<CallLog>>,
 }
 
 impl Watch {
@@ -37,7 +31,7 @@ impl Watch {
         let told = told.and_then(|told| told.extract::<(Option<String>, u8, Option<Py<PyAny>>)>());
         let (traceparent, level, stop) = despite(py, told)?.unwrap_or_default();
         passing(py, stop)?;
-        let log = (level > 0).then(|| Arc::new(Log { level, lines: Mutex::default() }));
+        let log = (level > 0).then(|| CallLog::new(filter(level)));
         // One that is malformed is left away: a trace is no reason to block an action.
         Ok(Self { traceparent: traceparent.and_then(|text| text.parse().ok()), log })
     }
@@ -52,7 +46,7 @@ impl Watch {
 
     /// The call, its log lines kept.
     pub(crate) fn over<F: Future>(&self, call: F) -> impl Future<Output = F::Output> + use<F> {
-        Watched { call: Box::pin(call), log: self.log.clone() }
+        CallLog::keep(self.log.clone(), call)
     }
 
     /// Hands the log lines over.
@@ -61,8 +55,9 @@ impl Watch {
         let Some(log) = &self.log else {
             return Ok(());
         };
-        for line in mem::take(&mut *log.lines.lock().unwrap_or_else(PoisonError::into_inner)) {
-            let told = LOG.bound(py)?.call1((line.level, line.text, line.at));
+        for line in log.take() {
+            let at = line.at.duration_since(UNIX_EPOCH).map_or(0.0, |since| since.as_secs_f64());
+            let told = LOG.bound(py)?.call1((python_level(line.level), line.text, at));
             let stop = despite(py, told)?.filter(|stop| !stop.is_none());
             passing(py, stop.map(Bound::unbind))?;
         }
@@ -85,96 +80,12 @@ fn passing(py: Python<'_>, stop: Option<Py<PyAny>>) -> PyResult<()> {
     stop.map_or(Ok(()), |stop| Err(PyErr::from_value(stop.into_bound(py))))
 }
 
-/// Has the core's log lines come here.
-pub(crate) fn listen() {
-    // Only this module's own copy of the core logs by this, so nobody else can have been first.
-    let _ = set_global_default(Collector);
-}
-
-thread_local! {
-    /// The log of the call that this thread is at.
-    static CURRENT: RefCell<Option<Arc<Log>>> = const { RefCell::new(None) };
-}
-
-struct Log {
-    /// The lowest that is listened to, as Python counts.
-    level: u8,
-    lines: Mutex<Vec<Line>>,
-}
-
-struct Line {
-    level: u8,
-    text: String,
-    /// In seconds since 1970.
-    at: f64,
-}
-
-struct Watched<F> {
-    call: Pin<Box<F>>,
-    log: Option<Arc<Log>>,
-}
-
-impl<F: Future> Future for Watched<F> {
-    type Output = F::Output;
-
-    fn poll(mut self: Pin<&mut Self>, context: &mut Context<'_>) -> Poll<F::Output> {
-        let Some(log) = &self.log else {
-            return self.call.as_mut().poll(context);
-        };
-        let before = CURRENT.replace(Some(Arc::clone(log)));
-        let _restored = Restore(before);
-        self.call.as_mut().poll(context)
-    }
-}
-
-/// Puts back what was current, also after a panic.
-struct Restore(Option<Arc<Log>>);
-
-impl Drop for Restore {
-    fn drop(&mut self) {
-        CURRENT.set(self.0.take());
-    }
-}
-
-struct Collector;
-
-impl Subscriber for Collector {
-    fn register_callsite(&self, metadata: &'static Metadata<'static>) -> Interest {
-        match metadata.is_event() && metadata.target().starts_with("actpass") {
-            true => Interest::sometimes(),
-            false => Interest::never(),
-        }
-    }
-
-    fn enabled(&self, metadata: &Metadata<'_>) -> bool {
-        let level = python_level(*metadata.level());
-        metadata.is_event() && CURRENT.with_borrow(|log| log.as_ref().is_some_and(|log| level >= log.level))
-    }
-
-    fn event(&self, event: &Event<'_>) {
-        let mut text = Text::default();
-        event.record(&mut text);
-        let at = SystemTime::now().duration_since(UNIX_EPOCH).map_or(0.0, |since| since.as_secs_f64());
-        let line =
-            Line { level: python_level(*event.metadata().level()), text: text.message + &text.fields, at };
-        CURRENT.with_borrow(|log| {
-            if let Some(log) = log {
-                log.lines.lock().unwrap_or_else(PoisonError::into_inner).push(line);
-            }
-        });
-    }
-
-    fn new_span(&self, _: &Attributes<'_>) -> Id {
-        Id::from_u64(1)
-    }
-
-    fn record(&self, _: &Id, _: &Record<'_>) {}
-
-    fn record_follows_from(&self, _: &Id, _: &Id) {}
-
-    fn enter(&self, _: &Id) {}
-
-    fn exit(&self, _: &Id) {}
+/// The lines that Python listens to from `level` on, as Python counts.
+fn filter(level: u8) -> LevelFilter {
+    [Level::TRACE, Level::DEBUG, Level::INFO, Level::WARN, Level::ERROR]
+        .into_iter()
+        .find(|listened| python_level(*listened) >= level)
+        .map_or(LevelFilter::OFF, LevelFilter::from_level)
 }
 
 fn python_level(level: Level) -> u8 {
@@ -184,32 +95,5 @@ fn python_level(level: Level) -> u8 {
         Level::INFO => 20,
         Level::DEBUG => 10,
         Level::TRACE => 5,
-    }
-}
-
-/// `message key=value …`
-#[derive(Default)]
-struct Text {
-    message: String,
-    fields: String,
-}
-
-impl Text {
-    fn write(&mut self, field: &Field, value: fmt::Arguments<'_>) {
-        // Writing to a string does not fail.
-        let _ = match field.name() {
-            "message" => self.message.write_fmt(value),
-            name => write!(self.fields, " {name}={value}"),
-        };
-    }
-}
-
-impl Visit for Text {
-    fn record_str(&mut self, field: &Field, value: &str) {
-        self.write(field, format_args!("{value}"));
-    }
-
-    fn record_debug(&mut self, field: &Field, value: &dyn fmt::Debug) {
-        self.write(field, format_args!("{value:?}"));
     }
 }

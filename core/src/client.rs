@@ -582,8 +582,12 @@ impl ActPass {
 
     /// The `x-request-id` of an answer. A gateway that repeats a secret in it does not get it into a log.
     fn request_id(&self, answer: &Answer, token: Option<&Secret>) -> Option<String> {
-        let secrets: Vec<&Secret> = std::iter::once(&self.0.config.api_key).chain(token).collect();
-        answer.request_id.as_ref().map(|id| redact::text(id, &secrets))
+        answer.request_id.as_ref().map(|id| redact::text(id, &self.secrets(token)))
+    }
+
+    /// What must not show in texts about a call that carries `token`.
+    fn secrets<'s>(&'s self, token: Option<&'s Secret>) -> Vec<&'s Secret> {
+        std::iter::once(&self.0.config.api_key).chain(token).collect()
     }
 
     /// One call: attempts, waits and all under one deadline, and a panic no further than here.
@@ -677,8 +681,7 @@ impl ActPass {
             429 => ErrorKind::RateLimit,
             _ => ErrorKind::Status,
         };
-        let secrets: Vec<&Secret> = std::iter::once(&self.0.config.api_key).chain(token).collect();
-        let body = answer.body.as_ref().ok().and_then(|body| redact::body(body, &secrets));
+        let body = answer.body.as_ref().ok().and_then(|body| redact::body(body, &self.secrets(token)));
         let said = body.as_deref().and_then(said).map(|said| format!(": {said}")).unwrap_or_default();
         let request_id = self.request_id(answer, token);
         Error::new(kind, format!("the gateway answered {}{said}", answer.status))

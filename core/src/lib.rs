@@ -42,6 +42,7 @@ mod action;
 mod approval;
 mod background;
 mod breaker;
+mod call_log;
 mod cause;
 mod client;
 mod config;

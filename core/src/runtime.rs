@@ -32,6 +32,7 @@ use crate::guard::{Mode, Verdict};
 use crate::request;
 
 pub use crate::background::{Background, Call};
+pub use crate::call_log::{CallLog, LogLine};
 
 /// How often a waiting call asks whether it should go on: every 50 ms.
 pub const INTERRUPT_INTERVAL: Duration = Duration::from_millis(50);

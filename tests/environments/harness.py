@@ -81,9 +81,9 @@ class Box:
             **more,
         }
 
-    def run(self, *command: str | Path, cwd: Path | None = None, **env: str) -> str:
-        """Run a command and return what it printed. Raises :class:`FailedError` if it fails."""
-        process = subprocess.Popen(
+    def start(self, *command: str | Path, cwd: Path | None = None, **env: str) -> subprocess.Popen[str]:
+        """Start a command in a session of its own; what it prints comes by one pipe."""
+        return subprocess.Popen(
             [str(part) for part in command],
             cwd=cwd or self.folder,
             env=self.environment(**env),
@@ -94,6 +94,10 @@ class Box:
             errors="replace",
             start_new_session=True,
         )
+
+    def run(self, *command: str | Path, cwd: Path | None = None, **env: str) -> str:
+        """Run a command and return what it printed. Raises :class:`FailedError` if it fails."""
+        process = self.start(*command, cwd=cwd, **env)
         try:
             output, _ = process.communicate(timeout=LONGEST)
         except subprocess.TimeoutExpired:
@@ -107,16 +111,7 @@ class Box:
     @contextlib.contextmanager
     def serving(self, *command: str | Path, ready: str, cwd: Path | None = None, **env: str) -> Iterator[re.Match[str]]:
         """Run a server until the block ends; `ready` is the pattern of the line that says where it listens."""
-        process = subprocess.Popen(
-            [str(part) for part in command],
-            cwd=cwd or self.folder,
-            env=self.environment(**env),
-            stdin=subprocess.DEVNULL,
-            stdout=subprocess.PIPE,
-            stderr=subprocess.STDOUT,
-            text=True,
-            start_new_session=True,
-        )
+        process = self.start(*command, cwd=cwd, **env)
         assert process.stdout
         said = ""
         try:

@@ -96,7 +96,7 @@ class AsyncActPassClient(Settings):
             max_retries: How often this call is retried at most. Default: the client's.
 
         Returns:
-            The decision as the gateway sent it. A 401 or 403 that explains itself with a decision other than
+            The decision. A 401 or 403 that explains itself with a decision other than
             ``allow`` is that decision.
 
         Raises:
@@ -140,8 +140,7 @@ class AsyncActPassClient(Settings):
                     _run.note(tool, {}, ran=False)
                 raise
             told.decided(decision)
-            if _run.journals:
-                _run.note(tool, decision, ran=False)
+            _run.note(tool, decision, ran=False)
             return decision
 
     @overload

@@ -322,7 +322,7 @@ def _is_awaitable(result: Any) -> bool:
 def spend(permit: _native.Permit, tool: str) -> ExecutionContext:
     """Return what the function is given. This is the last step before any guarded function runs."""
     context: ExecutionContext = permit.spend()
-    if journals:
+    if journals:  # Only then is the request's id looked up.
         note(tool, context["decision"], permit.request_id, ran=True)
     return context
 
@@ -339,6 +339,8 @@ def note(tool: str, decision: Any, request_id: str | None = None, *, ran: bool) 
     Raises:
         ActPassConfigError: A journal cannot be written. Nothing has run: a test must not miss an execution.
     """
+    if not journals:
+        return
     line = {"ran": ran, "tool": tool, "event": decision.get("evidence_event_id"), "request": request_id}
     text = (json.dumps(line) + "\n").encode()
     for path in list(journals):
@@ -447,7 +449,7 @@ def _returned(permit: _native.Permit, result: Any) -> tuple[Any, Any]:
 
 def _blocked(outcome: Any, tool: str, told: Operation) -> GuardOutput[Any]:
     # A decision of the SDK's own answers no request: where it blocks, no mode runs anything.
-    if journals and (outcome.request_id or "evidence_event_id" in outcome["decision"]):
+    if outcome.request_id or "evidence_event_id" in outcome["decision"]:
         note(tool, outcome["decision"], outcome.request_id, ran=False)
     told.decided(outcome["decision"], outcome.get("error"))
     return _ended(outcome, tool, told)

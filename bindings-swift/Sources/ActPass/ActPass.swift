@@ -187,7 +187,7 @@ public final class ActPass: Sendable {
 
     /// Asks for a decision, and runs nothing.
     ///
-    /// - Returns: The decision as the gateway sent it. A 401 or 403 that explains itself with a decision other than `allow`
+    /// - Returns: The decision. A 401 or 403 that explains itself with a decision other than `allow`
     ///   is that decision.
     /// - Throws: ``ActPassError``: there is no decision, and its ``ActPassError/kind`` and ``ActPassError/code`` say why;
     ///   `CancellationError`.

@@ -233,7 +233,7 @@ extension ActPass {
         /// print(receipt)
         /// ```
         ///
-        /// - Throws: ``ActionBlocked`` if the closure did not run; what the closure threw, the very error, if it did.
+        /// - Throws: ``ActionBlocked`` if the closure did not run; the same error that the closure threw, if it threw.
         public func unwrap() throws -> Value {
             switch self {
             case .executed(let value, _): return value

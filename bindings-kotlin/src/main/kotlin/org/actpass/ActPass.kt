@@ -211,7 +211,7 @@ public class ActPass private constructor(internal val native: NativeClient) : Ja
     /**
      * Asks for a decision, and runs nothing.
      *
-     * @return the decision as the gateway sent it. A 401 or 403 that explains itself with a decision other than `allow` is that
+     * @return the decision. A 401 or 403 that explains itself with a decision other than `allow` is that
      *   decision.
      * @throws ActPassException there is no decision; its [kind][ActPassException.kind] and [code][ActPassException.code] say why.
      */
@@ -524,7 +524,7 @@ public class ActPass private constructor(internal val native: NativeClient) : Ja
         /** Sets the mode of actions that name none; [Mode.ENFORCE] by default. */
         public fun mode(mode: Mode): Builder = apply { this.mode = mode }
 
-        /** Sets certificates of authorities to trust besides the system's, in PEM. */
+        /** Sets certificates of authorities to trust in addition to the system's, in PEM. */
         public fun certificateAuthorities(pem: String?): Builder = apply { certificateAuthorities = pem }
 
         /** Permits plain `http` to another machine, where everyone on the way can read the key and forge decisions. */

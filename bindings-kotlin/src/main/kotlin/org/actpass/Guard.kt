@@ -181,7 +181,7 @@ public sealed class Outcome<out T> {
      * What the block returned.
      *
      * @throws ActionBlocked if the block did not run.
-     * @throws Throwable what the block threw, the very object, if it did.
+     * @throws Throwable the same object that the block threw, if it threw.
      */
     @Throws(Exception::class)
     public fun unwrap(): T =
@@ -199,7 +199,7 @@ public sealed class Outcome<out T> {
         }
 
     /**
-     * What the block threw; else how the gate failed, an [ActPassException], also where [Mode.MONITOR] ran the block all the same.
+     * What the block threw; else how the gate failed, an [ActPassException], also if [Mode.MONITOR] ran the block despite the failure.
      */
     public fun errorOrNull(): Throwable? =
         when (this) {
@@ -231,7 +231,7 @@ public sealed class Outcome<out T> {
  * Under what a block ran.
  *
  * @property decision the decision.
- * @property gateError how the gate failed, where [Mode.MONITOR] ran the block all the same.
+ * @property gateError how the gate failed, if [Mode.MONITOR] ran the block despite the failure.
  * @property evidence the ledger entry of how it ended, where that was to be recorded and was.
  * @property evidenceError why it was not, where it was to be.
  */

@@ -11,7 +11,7 @@ import kotlinx.coroutines.future.await
 import kotlinx.coroutines.future.future
 import kotlinx.coroutines.runBlocking
 
-/** What a guard runs, for Java. It may throw what it likes; the outcome has the very object. */
+/** What a guard runs, for Java. It may throw anything; the outcome has the same object. */
 public fun interface Execute<out T> {
     /** Runs the action. */
     @Throws(Exception::class)

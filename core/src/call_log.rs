@@ -1,0 +1,176 @@
+//! Log lines of single calls, for host languages.
+//!
+//! A host language's logger must not run on the thread that drives the network. A [`CallLog`] keeps the lines of one call;
+//! a binding hands them over when the call ends, on a thread of its language.
+
+use std::cell::RefCell;
+use std::fmt::{self, Write};
+use std::future::Future;
+use std::mem;
+use std::pin::Pin;
+use std::sync::{Arc, Mutex, Once, PoisonError};
+use std::task::{Context, Poll};
+use std::time::SystemTime;
+
+use tracing::field::{Field, Visit};
+use tracing::level_filters::LevelFilter;
+use tracing::span::{Attributes, Id, Record};
+use tracing::subscriber::{Interest, set_global_default};
+use tracing::{Event, Level, Metadata, Subscriber};
+
+thread_local! {
+    /// The log of the call that this thread polls.
+    static CURRENT: RefCell<Option<Arc<CallLog>>> = const { RefCell::new(None) };
+}
+
+/// The log lines of one call.
+///
+/// Making the first one sets the process's global [`tracing`] subscriber, so this is for libraries that have a copy of this
+/// crate to themselves: where there is a global subscriber already, no lines are kept.
+///
+/// ```
+/// use actpass_core::runtime::{Background, CallLog};
+/// use actpass_core::{ActPass, Action};
+/// use std::sync::mpsc;
+/// use tracing::level_filters::LevelFilter;
+///
+/// let background = Background::new(ActPass::builder().api_key("apk_dev").base_url("http://127.0.0.1:9").max_retries(0))?;
+/// let log = CallLog::new(LevelFilter::WARN);
+/// let (answered, answer) = mpsc::channel();
+/// let kept = log.clone();
+/// background.start(
+///     |actpass: ActPass| {
+///         let action = Action::new("demo", "demo.tool");
+///         CallLog::keep(Some(kept), async move { actpass.authorize(&action).await })
+///     },
+///     move |_| drop(answered.send(())),
+/// );
+/// answer.recv()?;
+/// let lines = log.take();
+/// assert!(lines[0].text.starts_with("blocked, the gate failed: "));
+/// # Ok::<(), Box<dyn std::error::Error>>(())
+/// ```
+#[derive(Debug)]
+pub struct CallLog {
+    level: LevelFilter,
+    lines: Mutex<Vec<LogLine>>,
+}
+
+/// A line of a [`CallLog`].
+#[derive(Clone, Debug)]
+pub struct LogLine {
+    /// How important it is.
+    pub level: Level,
+    /// `message key=value …`, without control characters: one line, whatever a tool or a gateway is named.
+    pub text: String,
+    /// When it was written.
+    pub at: SystemTime,
+}
+
+impl CallLog {
+    /// A log of the lines of `level` and of more important ones.
+    pub fn new(level: LevelFilter) -> Arc<Self> {
+        static COLLECTING: Once = Once::new();
+        COLLECTING.call_once(|| drop(set_global_default(Collector)));
+        Arc::new(Self { level, lines: Mutex::default() })
+    }
+
+    /// The lines since the last time, in the order in which they were written.
+    pub fn take(&self) -> Vec<LogLine> {
+        mem::take(&mut *self.lines.lock().unwrap_or_else(PoisonError::into_inner))
+    }
+
+    /// `call`, whose lines `log` keeps; `None` keeps none.
+    pub fn keep<F: Future>(log: Option<Arc<Self>>, call: F) -> impl Future<Output = F::Output> + use<F> {
+        Logged { call: Box::pin(call), log }
+    }
+}
+
+struct Logged<F> {
+    call: Pin<Box<F>>,
+    log: Option<Arc<CallLog>>,
+}
+
+impl<F: Future> Future for Logged<F> {
+    type Output = F::Output;
+
+    fn poll(mut self: Pin<&mut Self>, context: &mut Context<'_>) -> Poll<F::Output> {
+        let _restored = Restore(CURRENT.replace(self.log.clone()));
+        self.call.as_mut().poll(context)
+    }
+}
+
+/// Restores the current log, also after a panic.
+struct Restore(Option<Arc<CallLog>>);
+
+impl Drop for Restore {
+    fn drop(&mut self) {
+        CURRENT.set(self.0.take());
+    }
+}
+
+struct Collector;
+
+impl Subscriber for Collector {
+    fn register_callsite(&self, metadata: &'static Metadata<'static>) -> Interest {
+        match metadata.is_event() && metadata.target().starts_with("actpass") {
+            true => Interest::sometimes(),
+            false => Interest::never(),
+        }
+    }
+
+    fn enabled(&self, metadata: &Metadata<'_>) -> bool {
+        metadata.is_event()
+            && CURRENT.with_borrow(|log| log.as_ref().is_some_and(|log| *metadata.level() <= log.level))
+    }
+
+    fn event(&self, event: &Event<'_>) {
+        let mut line = Line::default();
+        event.record(&mut line);
+        CURRENT.with_borrow(|log| {
+            if let Some(log) = log {
+                let text = (line.message + &line.fields).replace(char::is_control, " ");
+                let line = LogLine { level: *event.metadata().level(), text, at: SystemTime::now() };
+                log.lines.lock().unwrap_or_else(PoisonError::into_inner).push(line);
+            }
+        });
+    }
+
+    fn new_span(&self, _: &Attributes<'_>) -> Id {
+        Id::from_u64(1)
+    }
+
+    fn record(&self, _: &Id, _: &Record<'_>) {}
+
+    fn record_follows_from(&self, _: &Id, _: &Id) {}
+
+    fn enter(&self, _: &Id) {}
+
+    fn exit(&self, _: &Id) {}
+}
+
+#[derive(Default)]
+struct Line {
+    message: String,
+    fields: String,
+}
+
+impl Line {
+    fn write(&mut self, field: &Field, value: fmt::Arguments<'_>) {
+        // Writing to a string does not fail.
+        let _ = match field.name() {
+            "message" => self.message.write_fmt(value),
+            name => write!(self.fields, " {name}={value}"),
+        };
+    }
+}
+
+impl Visit for Line {
+    fn record_str(&mut self, field: &Field, value: &str) {
+        self.write(field, format_args!("{value}"));
+    }
+
+    fn record_debug(&mut self, field: &Field, value: &dyn fmt::Debug) {
+        self.write(field, format_args!("{value:?}"));
+    }
+}

@@ -1,0 +1,31 @@
+//! The log lines of calls. In a program of its own: it sets the process's subscriber.
+#![allow(clippy::unwrap_used, reason = "tests")]
+
+use actpass_core::runtime::CallLog;
+use tracing::Level;
+use tracing::level_filters::LevelFilter;
+
+#[tokio::test]
+async fn a_log_has_the_lines_of_its_call() {
+    let logs = [LevelFilter::INFO, LevelFilter::DEBUG, LevelFilter::OFF].map(CallLog::new);
+    let calls = logs.iter().enumerate().map(|(call, log)| {
+        CallLog::keep(Some(log.clone()), async move {
+            tracing::debug!(target: "actpass_core", call, "asked");
+            tokio::task::yield_now().await;
+            tracing::info!(target: "actpass_core", tool = "a\nforged line", call, "blocked");
+            tracing::error!(target: "hyper", "of somebody else");
+        })
+    });
+    futures_util::future::join_all(calls).await;
+    tracing::error!(target: "actpass_core", "of no call");
+    let of_none = CallLog::keep(None, async { tracing::error!(target: "actpass_core", "kept by none") });
+    of_none.await;
+
+    let lines =
+        logs.map(|log| log.take().into_iter().map(|line| (line.level, line.text)).collect::<Vec<_>>());
+    let blocked = |call| (Level::INFO, format!("blocked tool=a forged line call={call}"));
+    assert_eq!(
+        lines,
+        [vec![blocked(0)], vec![(Level::DEBUG, "asked call=1".to_owned()), blocked(1)], vec![]]
+    );
+}
