@@ -13,8 +13,8 @@ use std::sync::Arc;
 use std::sync::atomic::{AtomicUsize, Ordering};
 use std::time::{Duration, Instant};
 
-use actpass_core::runtime::Host;
 use actpass_core::{ActPass, ActPassBuilder, Outcome};
+use actpass_session::BlockingClient;
 use bytes::Bytes;
 use futures_util::future::try_join_all;
 use hyper::client::conn::http1::SendRequest;
@@ -178,7 +178,7 @@ fn contenders(target: &Target) -> Result<Vec<Named>, Failure> {
         ),
         ("reqwest", Box::new(Reqwest::new(target)?)),
         ("guard", Box::new(Guard { runtime: current_thread()?, actpass: target.builder().build()? })),
-        ("host", Box::new(HostGuard(Host::new(target.builder())?))),
+        ("host", Box::new(BlockingGuard(BlockingClient::new(target.builder())?))),
         ("background", Box::new(Guard { runtime: background, actpass: target.builder().build()? })),
     ];
     if target.authority.is_none() {
@@ -218,9 +218,9 @@ impl Contender for Guard {
 }
 
 /// The guard as a host language without a runtime uses it: the calling thread waits.
-struct HostGuard(Host);
+struct BlockingGuard(BlockingClient);
 
-impl HostGuard {
+impl BlockingGuard {
     fn caller(&self, round: &Round) -> Result<Vec<Duration>, Failure> {
         let mut times = Vec::new();
         while round.goes_on() {
@@ -234,7 +234,7 @@ impl HostGuard {
     }
 }
 
-impl Contender for HostGuard {
+impl Contender for BlockingGuard {
     fn measure(&mut self, round: &Round) -> Result<Vec<Duration>, Failure> {
         if round.width == 1 {
             return self.caller(round);

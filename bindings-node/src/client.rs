@@ -5,8 +5,10 @@ use std::future::Future;
 use std::sync::Arc;
 use std::time::Duration;
 
-use actpass_core::runtime::CallLog;
-use actpass_core::{ActPass, Action, CaVariable, CallOptions, Error, ErrorKind, Secret};
+use actpass_core::{
+    ActPass, Action, CaVariable, CallOptions, Error, ErrorKind, InvalidArgument, Secret, Verdict,
+};
+use actpass_session::CallLog;
 use napi_derive::napi;
 use tracing::Level;
 
@@ -68,7 +70,7 @@ impl Client {
                 builder = builder.circuit_failures(failures);
             }
             if let Some(mode) = settings.optional("mode")? {
-                let as_config = |error: Error| Error::new(ErrorKind::Config, error.to_string());
+                let as_config = |error: InvalidArgument| Error::new(ErrorKind::Config, error.to_string());
                 builder = builder.mode(mode.parse().map_err(as_config)?);
             }
             if let Some(ca) = settings.optional("ca")? {
@@ -100,9 +102,7 @@ impl Client {
         let input = Secret::new(input);
         enter(|| {
             let members = Members::of_call(&input)?;
-            let action = guard::guarded(&members)?;
-            let unasked = Error::new(ErrorKind::Internal, "not asked");
-            self.scoped(&members, Deadline::Call)?.unasked(&action, unasked).map(drop)
+            self.scoped(&members, Deadline::Call)?.prepare(guard::guarded(&members)?).map(drop)
         })
     }
 
@@ -197,11 +197,11 @@ impl Client {
         let input = Secret::new(input);
         enter(|| {
             let members = Members::of_call(&input)?;
-            let action = Arc::new(convert(&members)?);
-            let (actpass, asked) = (self.scoped(&members, Deadline::Call)?, Arc::clone(&action));
-            let call = async move { actpass.authorize(&asked).await.map(Answer::Verdict) };
-            let actpass = self.open()?;
-            let lost = move |error| actpass.unasked(&action, error).map(Answer::Verdict);
+            let actpass = self.scoped(&members, Deadline::Call)?;
+            let request = actpass.prepare(convert(&members)?)?;
+            let asked = request.clone();
+            let call = async move { Ok(Answer::Verdict(actpass.authorize_prepared(&asked).await)) };
+            let lost = move |error| Ok(Answer::Verdict(Verdict::for_failure(&request, error)));
             door.start(id, self.log(), call, lost);
             Ok(())
         })

@@ -2,12 +2,12 @@
 
 use std::time::Duration;
 
-use actpass_core::json::Document;
+use actpass_core::json::RawObject;
 use actpass_core::{Error, ErrorKind, Json, Secret};
 
 /// The members of a call's input or of the settings.
 pub(crate) struct Members {
-    document: Document,
+    document: RawObject,
     kind: ErrorKind,
 }
 
@@ -24,7 +24,7 @@ impl Members {
 
     fn parse(text: &Secret, kind: ErrorKind) -> Result<Self, Error> {
         let document =
-            Document::parse(text.expose().as_bytes()).map_err(|problem| Error::new(kind, problem))?;
+            RawObject::parse(text.expose().as_bytes()).map_err(|problem| Error::new(kind, problem))?;
         Ok(Self { document, kind })
     }
 

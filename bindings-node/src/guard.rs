@@ -157,14 +157,14 @@ pub(crate) fn canonical_outcome(
 /// The SHA-256 of the canonical JSON of a value.
 #[napi]
 pub(crate) fn hash_payload(payload: String) -> napi::Result<String> {
-    enter(|| actpass_core::hash_payload(&payload_of(&payload)?))
+    enter(|| Ok(actpass_core::hash_payload(&payload_of(&payload)?)?))
 }
 
 /// The HMAC-SHA256 of the canonical JSON of a value.
 #[napi]
 pub(crate) fn sign_payload(secret: String, payload: String) -> napi::Result<String> {
     let secret = actpass_core::Secret::new(secret);
-    enter(|| actpass_core::sign_payload(secret.expose().as_bytes(), &payload_of(&payload)?))
+    enter(|| Ok(actpass_core::sign_payload(secret.expose().as_bytes(), &payload_of(&payload)?)?))
 }
 
 fn payload_of(text: &str) -> Result<Json, Error> {

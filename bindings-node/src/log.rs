@@ -1,7 +1,7 @@
 //! The log lines of a call, for the JavaScript thread.
 
 use actpass_core::json::{Style, Text};
-use actpass_core::runtime::CallLog;
+use actpass_session::CallLog;
 use tracing::Level;
 
 /// The lines as JSON text, `[[level, text], …]`, empty if there are none. They are handed over once.

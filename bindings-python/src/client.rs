@@ -2,8 +2,11 @@
 
 use std::sync::Arc;
 
-use actpass_core::runtime::{Background, Host};
-use actpass_core::{ActPass, Action, CaVariable, CallOptions, Error, ErrorKind, PendingApproval, Secret};
+use actpass_core::{
+    ActPass, Action, CaVariable, CallOptions, Error, ErrorKind, InvalidArgument, PendingApproval, Secret,
+    Verdict,
+};
+use actpass_session::{BackgroundClient, BlockingClient};
 use pyo3::prelude::*;
 use pyo3::types::{PyBytes, PyString};
 
@@ -80,8 +83,10 @@ impl Client {
                 builder = builder.ca(pem(ca)?);
             }
             let door = match background {
-                true => Background::new(builder).map(|background| Door::Background(Arc::new(background))),
-                false => Host::new(builder).map(|host| Door::Calling(Arc::new(host))),
+                true => {
+                    BackgroundClient::new(builder).map(|background| Door::Background(Arc::new(background)))
+                }
+                false => BlockingClient::new(builder).map(|client| Door::Calling(Arc::new(client))),
             };
             Ok(Self::of(door.map_err(|error| raise(py, &error))?))
         })
@@ -91,7 +96,9 @@ impl Client {
     fn background(&self, py: Python<'_>) -> PyResult<Self> {
         let background = match &*self.door(py)? {
             Door::Background(background) => Arc::clone(background),
-            Door::Calling(host) => Arc::new(Background::beside(host).map_err(|error| raise(py, &error))?),
+            Door::Calling(client) => {
+                Arc::new(BackgroundClient::beside(client).map_err(|error| raise(py, &error))?)
+            }
         };
         Ok(Self { options: self.options, ..Self::of(Door::Background(background)) })
     }
@@ -149,7 +156,7 @@ impl Client {
             flag("record_outcome", record_outcome)?;
             self.options(py, options)?;
             let action = action.convert(None)?;
-            self.door(py)?.check(&action).map_err(|error| raise(py, &error))
+            self.door(py)?.prepare(action).map(drop).map_err(|error| raise(py, &error))
         })
     }
 
@@ -351,13 +358,12 @@ impl Client {
         record: bool,
     ) -> PyResult<Bound<'py, PyAny>> {
         let door = Door::clone(&*self.door(py)?);
-        let (ruler, action) = (door.clone(), Arc::new(action));
-        let asked = Arc::clone(&action);
-        let call = |actpass: ActPass| async move { actpass.authorize(&asked).await };
+        let request = door.prepare(action).map_err(|error| in_call(py, raise(py, &error), called))?;
+        let (asked, recorder) = (request.clone(), record.then(|| door.clone()));
+        let call = |actpass: ActPass| async move { Ok(actpass.authorize_prepared(&asked).await) };
         door.call(py, options, call, move |py, ruled| {
-            let ruled = ruler.rule(&action, ruled);
-            let ruled = ruled.map_err(|error| in_call(py, raise(py, &error), called))?;
-            verdict(py, ruled, called, record.then_some(ruler))
+            let ruled = ruled.unwrap_or_else(|failure| Verdict::for_failure(&request, failure));
+            verdict(py, ruled, called, recorder)
         })
     }
 
@@ -394,7 +400,7 @@ pub(crate) fn json_value<'py>(py: Python<'py>, member: &str, text: &str) -> PyRe
 pub(crate) fn hash_payload(py: Python<'_>, payload: Needed<'_, '_>) -> PyResult<String> {
     enter(py, || {
         let payload = json("payload", payload)?;
-        actpass_core::hash_payload(&payload).map_err(|error| raise(py, &error))
+        actpass_core::hash_payload(&payload).map_err(|error| raise(py, &error.into()))
     })
 }
 
@@ -408,7 +414,8 @@ pub(crate) fn sign_payload(
     enter(py, || {
         let secret = Secret::new(string("secret", secret)?);
         let payload = json("payload", payload)?;
-        actpass_core::sign_payload(secret.expose().as_bytes(), &payload).map_err(|error| raise(py, &error))
+        actpass_core::sign_payload(secret.expose().as_bytes(), &payload)
+            .map_err(|error| raise(py, &error.into()))
     })
 }
 
@@ -418,7 +425,7 @@ fn wrong_setting(member: &str, expected: &str, found: &Bound<'_, PyAny>) -> PyEr
     raise(found.py(), &Error::new(ErrorKind::Config, problem))
 }
 
-fn as_config(py: Python<'_>, error: &Error) -> PyErr {
+fn as_config(py: Python<'_>, error: &InvalidArgument) -> PyErr {
     raise(py, &Error::new(ErrorKind::Config, error.to_string()))
 }
 

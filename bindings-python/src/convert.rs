@@ -26,7 +26,7 @@ pub(crate) fn to_json_by(
     value: &Bound<'_, PyAny>,
     default: Option<&Bound<'_, PyAny>>,
 ) -> PyResult<String> {
-    let mut writer = Writer { text: Text::new(Style::Wire), default };
+    let mut writer = Writer { text: Text::new(Style::PythonCompat), default };
     writer.value(value, 0).map_err(|wrong| wrong.named(value.py(), member))?;
     Ok(writer.text.into_string())
 }
@@ -296,7 +296,7 @@ impl Writer<'_, '_> {
         if !is_plain {
             return Err(Wrong::new(instead("strings as keys", key)));
         }
-        let mut writer = Self { text: Text::new(Style::Wire), default: None };
+        let mut writer = Self { text: Text::new(Style::PythonCompat), default: None };
         writer.value(key, 0)?;
         self.text.key(writer.text.as_str());
         Ok(())

@@ -3,7 +3,7 @@
 use std::sync::{Mutex, OnceLock, PoisonError};
 
 use actpass_core::{
-    ActPass, Action, CallOptions, Decision, Ended, Outcome, Settlement, Verdict,
+    ActPass, Action, CallOptions, Decision, Ended, InvalidArgument, Outcome, Settlement, Verdict,
     canonical_outcome as canonical,
 };
 use pyo3::IntoPyObjectExt;
@@ -56,7 +56,8 @@ impl ActionArguments<'_> {
             .resource(string("resource", &resource)?)
             .args_text(to_json_by("args", &args, default)?);
         if let Some(mode) = optional("mode", mode.as_ref())? {
-            action = action.mode(mode.parse().map_err(|error| raise(goal.py(), &error))?);
+            action =
+                action.mode(mode.parse().map_err(|error: InvalidArgument| raise(goal.py(), &error.into()))?);
         }
         if let Some(user_id) = optional("user_id", user_id.as_ref())? {
             action = action.user_id(user_id);

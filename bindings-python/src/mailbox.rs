@@ -8,7 +8,6 @@ use std::mem;
 use std::sync::atomic::{AtomicBool, AtomicU64, Ordering};
 use std::sync::{Arc, Mutex, OnceLock, PoisonError};
 
-use actpass_core::runtime;
 use pyo3::exceptions::PyNotImplementedError;
 use pyo3::gc::{PyTraverseError, PyVisit};
 use pyo3::intern;
@@ -111,7 +110,7 @@ impl Mailbox {
     pub(crate) fn expect<'py>(
         mailbox: &Bound<'py, Self>,
         future: Bound<'py, PyAny>,
-        call: runtime::Call,
+        call: actpass_session::Call,
     ) -> PyResult<Bound<'py, PyAny>> {
         let ticket = mailbox.get().tickets.fetch_add(1, Ordering::Relaxed);
         mailbox.get().waiting.bind(mailbox.py()).set_item(ticket, &future)?;
@@ -132,7 +131,7 @@ impl Drop for Mailbox {
 /// A call that was started, to await.
 #[pyclass(frozen, module = "actpass._native")]
 pub(crate) struct Call {
-    call: runtime::Call,
+    call: actpass_session::Call,
     ticket: u64,
     mailbox: Py<Mailbox>,
     #[pyo3(get)]

@@ -6,8 +6,8 @@ use std::ops::Deref;
 use std::panic::{AssertUnwindSafe, catch_unwind};
 use std::sync::Arc;
 
-use actpass_core::runtime::{Background, Host, Settings};
-use actpass_core::{ActPass, CallOptions, Circuit, Error, ErrorKind};
+use actpass_core::{ActPass, CallOptions, Circuit, Error, ErrorKind, Settings};
+use actpass_session::{BackgroundClient, BlockingClient};
 use pyo3::prelude::*;
 
 use crate::error::{in_call, raise};
@@ -18,9 +18,9 @@ use crate::telemetry::Watch;
 #[derive(Clone)]
 pub(crate) enum Door {
     /// Beside the interpreter, on the background thread; a call gives a [`Call`](crate::mailbox::Call) to await.
-    Background(Arc<Background>),
+    Background(Arc<BackgroundClient>),
     /// On the calling thread; a call gives what it comes to.
-    Calling(Arc<Host>),
+    Calling(Arc<BlockingClient>),
 }
 
 impl Door {
@@ -55,8 +55,8 @@ impl Door {
                 });
                 Mailbox::expect(&mailbox, future, call)
             }
-            Self::Calling(host) => {
-                let answer = py.detach(|| host.wait(started, interrupted));
+            Self::Calling(client) => {
+                let answer = py.detach(|| client.wait(started, interrupted));
                 watch.end(py)?;
                 broken::answer(how);
                 convert(py, answer?)
@@ -72,8 +72,8 @@ impl Door {
     {
         match self {
             Self::Background(background) => drop(background.start(call, drop)),
-            Self::Calling(host) => {
-                if let Ok(background) = Background::beside(host) {
+            Self::Calling(client) => {
+                if let Ok(background) = BackgroundClient::beside(client) {
                     drop(background.start(call, drop));
                 }
             }
@@ -83,7 +83,7 @@ impl Door {
     pub(crate) fn circuit(&self) -> Circuit {
         match self {
             Self::Background(background) => background.circuit(),
-            Self::Calling(host) => host.circuit(),
+            Self::Calling(client) => client.circuit(),
         }
     }
 }
@@ -94,7 +94,7 @@ impl Deref for Door {
     fn deref(&self) -> &Settings {
         match self {
             Self::Background(background) => background,
-            Self::Calling(host) => host,
+            Self::Calling(client) => client,
         }
     }
 }

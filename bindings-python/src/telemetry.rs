@@ -9,7 +9,7 @@ use std::time::UNIX_EPOCH;
 
 use crate::convert::Function;
 use actpass_core::ActPass;
-use actpass_core::runtime::CallLog;
+use actpass_session::CallLog;
 use pyo3::exceptions::PyException;
 use pyo3::prelude::*;
 use tracing::Level;

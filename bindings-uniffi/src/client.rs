@@ -3,7 +3,8 @@
 use std::sync::Arc;
 
 use actpass_core::{
-    ActPass, ActPassBuilder, Action, CallOptions, Circuit, Ended, Error, ErrorKind, Secret, wait_seconds,
+    ActPass, ActPassBuilder, Action, CallOptions, Circuit, Ended, Error, ErrorKind, Secret, Verdict,
+    wait_seconds,
 };
 use tracing::dispatcher::{Dispatch, with_default};
 use tracing::instrument::WithSubscriber;
@@ -336,12 +337,13 @@ impl NativeClient {
         tool: String,
         cancel: Option<Arc<NativeCancel>>,
     ) -> Result<NativeVerdict, NativeError> {
-        let asked = action.clone();
+        let request = enter(|| Ok(self.actpass.prepare(action)?))?;
+        let asked = request.clone();
         let call = self.call(async move |actpass| {
             broken::call(&tool).await;
-            actpass.authorize(&asked).await
+            Ok(actpass.authorize_prepared(&asked).await)
         });
-        let lost = |failure| with_default(&self.log, || self.actpass.unasked(&action, failure));
+        let lost = |failure| with_default(&self.log, || Ok(Verdict::for_failure(&request, failure)));
         let verdict = wait(cancel, call, lost).await?;
         enter(|| Ok(verdict.into()))
     }
@@ -373,11 +375,14 @@ pub(crate) fn native_check_json(member: String, text: String) -> Result<(), Nati
 /// The SHA-256 of the canonical JSON of a value.
 #[uniffi::export]
 pub(crate) fn native_hash_payload(payload: String) -> Result<String, NativeError> {
-    enter(|| Ok(actpass_core::hash_payload(&json("payload", &payload)?)?))
+    enter(|| Ok(actpass_core::hash_payload(&json("payload", &payload)?).map_err(Error::from)?))
 }
 
 /// The HMAC-SHA256 of the canonical JSON of a value.
 #[uniffi::export]
 pub(crate) fn native_sign_payload(secret: Secret, payload: String) -> Result<String, NativeError> {
-    enter(|| Ok(actpass_core::sign_payload(secret.expose().as_bytes(), &json("payload", &payload)?)?))
+    enter(|| {
+        Ok(actpass_core::sign_payload(secret.expose().as_bytes(), &json("payload", &payload)?)
+            .map_err(Error::from)?)
+    })
 }

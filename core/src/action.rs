@@ -3,9 +3,8 @@
 use std::time::Duration;
 
 use crate::error::Error;
-use crate::guard::Mode;
-use crate::json::{self, Checker, Json, Style, Text};
-use crate::secret::Secret;
+use actpass_protocol::json::{self, Style, Text, Validator};
+use actpass_protocol::{Json, Mode, Secret};
 
 /// An action to ask about: what an agent is about to do, and why.
 ///
@@ -64,7 +63,7 @@ impl Action {
     /// Sets the tool's arguments; a JSON object.
     #[must_use]
     pub fn args(mut self, args: impl Into<Json>) -> Self {
-        let mut text = Text::new(Style::Wire);
+        let mut text = Text::new(Style::PythonCompat);
         args.into().write(&mut text);
         self.args = text.into_string();
         self
@@ -141,7 +140,7 @@ impl Action {
 
 /// Checks that `text` is a JSON object that may stand inside the object of a request.
 pub(crate) fn check_object(member: &str, text: &str) -> Result<(), Error> {
-    json::read_below(text.as_bytes(), &mut Checker, 1).map_err(|error| Error::argument(member, error))?;
+    json::read_below(text.as_bytes(), &mut Validator, 1).map_err(|error| Error::argument(member, error))?;
     match text.trim_start().starts_with('{') {
         true => Ok(()),
         false => Err(Error::argument(member, "expected an object")),

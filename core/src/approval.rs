@@ -7,9 +7,9 @@ use percent_encoding::{AsciiSet, NON_ALPHANUMERIC, utf8_percent_encode};
 
 use crate::action::{self, Action};
 use crate::error::Error;
-use crate::guard::Mode;
-use crate::json::{Document, Json, Style, Text};
 use crate::request;
+use actpass_protocol::json::{RawObject, Style, Text};
+use actpass_protocol::{Json, Mode};
 
 /// The longest that the gateway is asked to hold one look at an approval.
 pub(crate) const LONGEST_LOOK: Duration = Duration::from_secs(25);
@@ -36,13 +36,13 @@ pub(crate) const BETWEEN_LOOKS: Duration = Duration::from_secs(1);
 /// ```
 #[derive(Clone, Debug)]
 pub struct Approval {
-    document: Document,
+    document: RawObject,
     status: ApprovalStatus,
 }
 
 impl Approval {
     /// Reads what the gateway says of the approval `id`.
-    pub(crate) fn parse(document: Document, id: &str) -> Result<Self, String> {
+    pub(crate) fn parse(document: RawObject, id: &str) -> Result<Self, String> {
         if document.string("id").as_deref() != Some(id) {
             return Err("it is not about the approval that was asked for".to_owned());
         }
@@ -191,7 +191,7 @@ impl PendingApproval {
         for (name, value) in members {
             let action = &mut pending.action;
             if name == "args" {
-                let mut args = Text::new(Style::Wire);
+                let mut args = Text::new(Style::PythonCompat);
                 value.write(&mut args);
                 action.args = args.into_string();
                 action::check_object("pending.args", &action.args)?;

@@ -11,8 +11,9 @@ use std::time::Duration;
 use tokio::time::Instant;
 
 use crate::cause::Cause;
-use crate::error::{Error, ErrorKind};
+use crate::error::Error;
 use crate::retry;
+use actpass_protocol::ErrorKind;
 
 /// How many calls in a row must fail, unless another number is set: 5.
 pub const DEFAULT_CIRCUIT_FAILURES: u32 = 5;

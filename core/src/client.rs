@@ -1,50 +1,45 @@
 //! The client: its settings, its calls, and how an answer becomes a value or an error.
 
-use std::borrow::Cow;
 use std::fmt;
 use std::future::Future;
 use std::panic::AssertUnwindSafe;
 use std::sync::Arc;
 use std::time::{Duration, SystemTime};
 
-use bytes::Bytes;
 use futures_util::FutureExt;
-use rustls_pki_types::CertificateDer;
 use serde::Serialize;
 use tokio::time::Instant;
-use uuid::{NoContext, Timestamp, Uuid};
 
 use crate::action::Action;
 use crate::approval::{self, Approval, ApprovalStatus};
-use crate::breaker::{Breaker, Circuit, DEFAULT_CIRCUIT_FAILURES};
+use crate::breaker::{Breaker, Circuit};
 use crate::cause::Cause;
-use crate::config::{self, BaseUrl, CallOptions, Config, Way};
-use crate::decision::{Decision, DecisionWord, Replay};
-use crate::error::{Error, ErrorKind};
+use crate::config::{CallOptions, Config};
+use crate::decision::{Decision, Replay};
+use crate::error::Error;
 use crate::evidence::{EvidenceEvent, RecordedEvidence};
-use crate::guard::{Answered, ExecutionContext, Mode, Outcome, Verdict};
-use crate::json::{Document, Json};
+use crate::guard::{Answered, ExecutionContext, Outcome, Verdict};
 use crate::observe::{Span, observe};
 use crate::offline::{self, KeyCache, KeySet};
 use crate::passport::{
     IssuedPassport, OfflineVerifyRequest, PassportRequest, Revocation, Verification, VerifyRequest,
 };
+use crate::prepared::PreparedAction;
 use crate::redact;
 use crate::request;
 use crate::retry;
-use crate::secret::Secret;
-use crate::tls::CaVariable;
-use crate::token::Unverified;
 use crate::trace::Traceparent;
-use crate::transport::{Answer, BodyError, HttpTransport, Request, Transport};
+use crate::transport::{Answer, BodyError, Request, Transport};
+use actpass_protocol::json::RawObject;
+use actpass_protocol::token::Unverified;
+use actpass_protocol::{DecisionWord, ErrorKind, Json, Operation, Secret};
 
 /// For how long it is tried to record that an action was stopped.
 const STOP_RECORDED_WITHIN: Duration = Duration::from_secs(1);
 
 /// A client of an ActPass gateway. Cloning is cheap, and all clones share the same connections.
 ///
-/// Its methods need a tokio runtime with its timer and I/O enabled; [`crate::runtime::Host`] brings one to programs that
-/// have none.
+/// Its methods need a tokio runtime with its timer and I/O enabled.
 ///
 /// ```
 /// # use actpass_core::transport::FixedAnswer;
@@ -92,13 +87,7 @@ impl Inner {
 }
 
 impl ActPass {
-    /// Begins to set up a client.
-    pub fn builder() -> ActPassBuilder {
-        ActPassBuilder::default()
-    }
-
-    pub(crate) fn with_config(config: Config) -> Self {
-        let transport = Box::new(HttpTransport::new(&config));
+    pub(crate) fn with_transport(config: Config, transport: Box<dyn Transport>) -> Self {
         Self(Arc::new(Inner::new(config, transport)), Scope::default())
     }
 
@@ -137,7 +126,7 @@ impl ActPass {
         self.1.options.max_retries().unwrap_or(self.0.config.max_retries)
     }
 
-    /// Whether calls go to the gateway. After some that could not reach it ([`ActPassBuilder::circuit_failures`]) calls are
+    /// Whether calls go to the gateway. After some that could not reach it ([`ActPassBuilder::circuit_failures`](crate::ActPassBuilder::circuit_failures)) calls are
     /// refused at once for a while, as [`ErrorKind::Connection`] with [`retry_after`](Error::retry_after), and then one at a
     /// time tries whether it is back.
     pub fn circuit(&self) -> Circuit {
@@ -176,8 +165,31 @@ impl ActPass {
     /// # }).unwrap();
     /// ```
     pub async fn preflight(&self, action: &Action) -> Result<Decision, Error> {
-        let body = self.preflight_body(action)?;
-        self.ask(action, body).await.map(|answered| answered.decision)
+        let request = self.prepare(action.clone())?;
+        self.ask(&request).await.map(|answered| answered.decision)
+    }
+
+    /// Checks `action` and writes its request. Nothing is sent.
+    ///
+    /// # Errors
+    ///
+    /// [`ErrorKind::Argument`] for what cannot be sent, naming the member.
+    ///
+    /// ```
+    /// # use actpass_core::transport::FixedAnswer;
+    /// # tokio::runtime::Builder::new_current_thread().enable_all().build().unwrap().block_on(async {
+    /// use actpass_core::{ActPass, Action, Verdict};
+    ///
+    /// let answer = FixedAnswer::new(200, r#"{"decision": "deny"}"#);
+    /// let actpass = ActPass::builder().api_key("apk_dev").transport(answer).build()?;
+    /// assert!(actpass.prepare(Action::new("resolve_refund_request", "")).is_err());
+    /// let prepared = actpass.prepare(Action::new("resolve_refund_request", "stripe.refund.create"))?;
+    /// assert!(matches!(actpass.authorize_prepared(&prepared).await, Verdict::Blocked(_)));
+    /// # Ok::<(), actpass_core::Error>(())
+    /// # }).unwrap();
+    /// ```
+    pub fn prepare(&self, action: Action) -> Result<PreparedAction, Error> {
+        PreparedAction::new(action, &self.0.config)
     }
 
     /// Asks the gateway whether `action` may run, and rules on the answer. This is the gate: see [`crate::guard`].
@@ -191,15 +203,21 @@ impl ActPass {
     /// rejected, expires or is not decided in time is blocked with that reason. A gateway that cannot be reached
     /// meanwhile is asked again until the time is over.
     pub async fn authorize(&self, action: &Action) -> Result<Verdict, Error> {
-        let verdict = self.authorize_or_hold(action).await?;
-        observe(|| verdict.log(action));
-        Ok(verdict)
+        Ok(self.authorize_prepared(&self.prepare(action.clone())?).await)
     }
 
-    async fn authorize_or_hold(&self, action: &Action) -> Result<Verdict, Error> {
-        let verdict = self.rule(action).await?;
+    /// As [`ActPass::authorize`], for an action that was checked before. It cannot fail: a gate that fails is a verdict.
+    pub async fn authorize_prepared(&self, request: &PreparedAction) -> Verdict {
+        let verdict = self.rule_or_hold(request).await;
+        observe(|| verdict.log(request.tool()));
+        verdict
+    }
+
+    async fn rule_or_hold(&self, request: &PreparedAction) -> Verdict {
+        let action = request.action();
+        let verdict = self.rule(request).await;
         let (Some(wait), Some((asked, pending))) = (action.wait_for_approval, verdict.pending()) else {
-            return Ok(verdict);
+            return verdict;
         };
         // The caller's key identifies the action before and after the approval: a gateway repeats nothing but an `allow`.
         let approved = Action {
@@ -208,21 +226,19 @@ impl ActPass {
             ..pending.action()
         };
         match self.wait_for_approval(pending.id(), wait).await.map(|approval| approval.status()) {
-            Ok(ApprovalStatus::Approved) => Ok(self.rule(&approved).await?.held_for(asked, pending)),
-            Ok(status) => Ok(Verdict::unapproved(asked, pending.clone(), status)),
-            Err(error) => Ok(self.unasked(&approved, error)?.held_for(asked, pending)),
+            Ok(ApprovalStatus::Approved) => match self.prepare(approved) {
+                Ok(approved) => self.rule(&approved).await.held_for(asked, pending),
+                Err(error) => Verdict::of(request, Err(error)).held_for(asked, pending),
+            },
+            Ok(status) => Verdict::unapproved(asked, pending.clone(), status),
+            Err(error) => Verdict::of(request, Err(error)).held_for(asked, pending),
         }
     }
 
     /// One question and its verdict.
-    async fn rule(&self, action: &Action) -> Result<Verdict, Error> {
-        let body = self.preflight_body(action)?;
-        let gate = self.ask(action, body.clone()).await;
-        Ok(Verdict::of(self.mode(action), action, body, gate))
-    }
-
-    fn mode(&self, action: &Action) -> Mode {
-        action.mode.unwrap_or(self.0.config.mode)
+    async fn rule(&self, request: &PreparedAction) -> Verdict {
+        let gate = self.ask(request).await;
+        Verdict::of(request, gate)
     }
 
     /// Waits until somebody decided about the approval `id`, for `wait` at most, and says where it stands then. It may
@@ -254,27 +270,6 @@ impl ActPass {
             let pause = looked.err().and_then(|error| error.retry_after()).unwrap_or(approval::BETWEEN_LOOKS);
             tokio::time::sleep_until((began + pause).min(until)).await;
         }
-    }
-
-    /// Rules on an `action` about which a host language could not even ask: no thread was to be had, or a panic or a drop
-    /// ended the call. Such a gate failed like any other: it blocks, and lets `monitor` run.
-    ///
-    /// # Errors
-    ///
-    /// As [`ActPass::authorize`].
-    ///
-    /// ```
-    /// use actpass_core::{ActPass, Action, Error, ErrorKind, Verdict};
-    ///
-    /// let actpass = ActPass::builder().api_key("apk_dev").build()?;
-    /// let lost = Error::new(ErrorKind::Internal, "no thread");
-    /// let ruled = actpass.unasked(&Action::new("resolve_refund_request", "stripe.refund.create"), lost)?;
-    /// assert!(matches!(ruled, Verdict::Blocked(_)));
-    /// # Ok::<(), actpass_core::Error>(())
-    /// ```
-    pub fn unasked(&self, action: &Action, failure: Error) -> Result<Verdict, Error> {
-        let body = self.preflight_body(action)?;
-        Ok(Verdict::of(self.mode(action), action, body, Err(failure)))
     }
 
     /// Runs `execute` if `action` may run, and reports what happened.
@@ -516,34 +511,24 @@ impl ActPass {
         )
     }
 
-    fn preflight_body(&self, action: &Action) -> Result<Bytes, Error> {
-        let key = match &action.idempotency_key {
-            Some(key) => Cow::Borrowed(key.as_str()),
-            // From the operating system's randomness, without a shared counter: unique across a fork.
-            None => Cow::Owned(Uuid::new_v7(Timestamp::now(NoContext)).to_string()),
-        };
-        request::preflight(action, &self.0.config.agent_id, self.mode(action), &key)
-    }
-
     /// The preflight and what its answer means. A decision counts in a 2xx answer; in a 401 or 403 it does unless it is
     /// an `allow`.
-    async fn ask(&self, action: &Action, body: Bytes) -> Result<Answered, Error> {
+    async fn ask(&self, request: &PreparedAction) -> Result<Answered, Error> {
         let operation = Operation::Preflight;
-        let passport = action.passport.as_ref();
-        let (answer, lost) = self.call(Request::new(operation, body.clone())).await?;
+        let passport = request.action().passport.as_ref();
+        let (answer, lost) = self.call(Request::new(operation, request.body().clone())).await?;
         let request_id = self.request_id(&answer, passport);
         let malformed = |problem: String| (Cause::Malformed, problem);
         let decided = answer.body.as_ref().map_err(|problem| (problem.cause(), problem.to_string()));
         let decided = decided.and_then(|answered| {
             let (decision, credential) = Decision::parse_with_credential(answered).map_err(|problem| {
-                let cause = Document::parse(answered).map_or(Cause::NotAnObject, |_| Cause::Malformed);
+                let cause = RawObject::parse(answered).map_or(Cause::NotAnObject, |_| Cause::Malformed);
                 (cause, problem)
             })?;
             let decision = decision.with_request_id(request_id.clone());
-            let bound = decision.is_bound(&body)?;
+            let bound = decision.is_bound(request)?;
             let replay = decision.replay().map_err(malformed)?;
-            let repeats_another =
-                replay.is_some_and(|replay| !lost.got(replay, action.idempotency_key.is_none()));
+            let repeats_another = replay.is_some_and(|replay| !lost.got(replay, request.has_own_key()));
             Ok(Answered { decision, credential, refused: !is_success(answer.status), bound, repeats_another })
         });
         match decided {
@@ -566,7 +551,7 @@ impl ActPass {
         &self,
         request: Request,
         token: Option<&Secret>,
-        parse: impl FnOnce(Document) -> Result<T, String>,
+        parse: impl FnOnce(RawObject) -> Result<T, String>,
     ) -> Result<T, Error> {
         let operation = request.operation;
         let (answer, _) = self.call(request).await?;
@@ -575,7 +560,7 @@ impl ActPass {
         }
         let request_id = self.request_id(&answer, token);
         let body = answer.body.map_err(|problem: BodyError| problem.to_string());
-        body.and_then(|body| Document::parse(&body))
+        body.and_then(|body| RawObject::parse(&body))
             .and_then(parse)
             .map_err(|problem| invalid(operation, &problem).with_request_id(request_id))
     }
@@ -619,7 +604,7 @@ impl ActPass {
                     "no answer from {} within {} s{}",
                     self.0.config.base_url.as_str(),
                     timeout.as_secs_f64(),
-                    self.0.config.way.through(),
+                    self.0.config.through,
                 ),
             )),
         };
@@ -746,291 +731,7 @@ fn retry_after(answer: &Answer) -> Option<Duration> {
 
 /// The message in a gateway's `{"error": {"message"}}`, in one line of bounded length.
 fn said(body: &str) -> Option<String> {
-    let error = Document::parse(body.as_bytes()).ok()?.member("error")?;
+    let error = RawObject::parse(body.as_bytes()).ok()?.member("error")?;
     let message = error.member("message").and_then(Json::as_str)?;
     Some(message.chars().map(|c| if c.is_control() { ' ' } else { c }).take(300).collect())
-}
-
-/// The settings of a client to be; see [`ActPass::builder`].
-///
-/// ```
-/// use actpass_core::{ActPass, Mode};
-/// use std::time::Duration;
-///
-/// let actpass = ActPass::builder()
-///     .api_key("apk_1234")
-///     .base_url("https://gateway.example")
-///     .timeout(Duration::from_secs(10))
-///     .mode(Mode::Strict)
-///     .build()?;
-/// assert!(!format!("{actpass:?}").contains("apk_1234"));
-/// assert!(ActPass::builder().api_key("apk_1234").base_url("http://gateway.example").build().is_err());
-/// # Ok::<(), actpass_core::Error>(())
-/// ```
-#[derive(Debug, Default)]
-pub struct ActPassBuilder {
-    api_key: Option<Secret>,
-    tenant_id: Option<String>,
-    agent_id: Option<String>,
-    base_url: Option<String>,
-    timeout: Option<Duration>,
-    connect_timeout: Option<Duration>,
-    circuit_failures: Option<u32>,
-    max_retries: Option<u32>,
-    mode: Mode,
-    ca: Option<Vec<u8>>,
-    ca_variables: Vec<CaVariable>,
-    allow_insecure_http: bool,
-    user_agent: Option<String>,
-    transport: Option<Box<dyn Transport>>,
-}
-
-impl ActPassBuilder {
-    /// Sets the API key; by default the environment variable `ACTPASS_API_KEY` holds it.
-    #[must_use]
-    pub fn api_key(mut self, key: impl Into<Secret>) -> Self {
-        self.api_key = Some(key.into());
-        self
-    }
-
-    /// Sets the tenant, a routing hint; none by default. The gateway goes by the key.
-    #[must_use]
-    pub fn tenant_id(mut self, tenant_id: impl Into<String>) -> Self {
-        self.tenant_id = Some(tenant_id.into());
-        self
-    }
-
-    /// Sets the agent's name, which must not be empty; `sdk` by default.
-    #[must_use]
-    pub fn agent_id(mut self, agent_id: impl Into<String>) -> Self {
-        self.agent_id = Some(agent_id.into());
-        self
-    }
-
-    /// Sets the gateway's URL; by default the environment variable `ACTPASS_API_BASE_URL` holds it, and otherwise it is
-    /// [`DEFAULT_BASE_URL`](crate::DEFAULT_BASE_URL).
-    #[must_use]
-    pub fn base_url(mut self, base_url: impl Into<String>) -> Self {
-        self.base_url = Some(base_url.into());
-        self
-    }
-
-    /// Sets the total deadline of a call, retries and waits included; 30 s by default, one day at most.
-    #[must_use]
-    pub fn timeout(mut self, timeout: Duration) -> Self {
-        self.timeout = Some(timeout);
-        self
-    }
-
-    /// Sets the longest that one attempt may take to connect; 5 s by default.
-    #[must_use]
-    pub fn connect_timeout(mut self, timeout: Duration) -> Self {
-        self.connect_timeout = Some(timeout);
-        self
-    }
-
-    /// Sets how often a call is tried again at most; 2 by default, 10 at most.
-    #[must_use]
-    pub fn max_retries(mut self, retries: u32) -> Self {
-        self.max_retries = Some(retries);
-        self
-    }
-
-    /// Sets how many calls in a row must fail to reach the gateway for the circuit to open: see [`ActPass::circuit`]; 5 by
-    /// default, and 0 turns it off.
-    #[must_use]
-    pub fn circuit_failures(mut self, failures: u32) -> Self {
-        self.circuit_failures = Some(failures);
-        self
-    }
-
-    /// Sets the mode of actions that name none; [`Mode::Enforce`] by default.
-    #[must_use]
-    pub fn mode(mut self, mode: Mode) -> Self {
-        self.mode = mode;
-        self
-    }
-
-    /// Trusts the certificates in this PEM text as well: as authorities, and each as a server's own certificate too.
-    ///
-    /// Otherwise trusted are the authorities of the file that `SSL_CERT_FILE` names and the directories that
-    /// `SSL_CERT_DIR` names, if one of the two is set; else those of the system; else, where the system has none,
-    /// those bundled with this library.
-    #[must_use]
-    pub fn ca(mut self, pem: impl Into<Vec<u8>>) -> Self {
-        self.ca = Some(pem.into());
-        self
-    }
-
-    /// Names the environment variables by which the clients of a host language name certificate authorities, for
-    /// bindings to it; none by default. Like `SSL_CERT_FILE`, a variable that names what cannot be read is an error.
-    #[must_use]
-    pub fn ca_variables(mut self, variables: impl IntoIterator<Item = CaVariable>) -> Self {
-        self.ca_variables = variables.into_iter().collect();
-        self
-    }
-
-    /// Permits plain http to another host than this one, where everyone on the way can read the API key and forge
-    /// decisions.
-    #[must_use]
-    pub fn danger_allow_insecure_http(mut self, allow: bool) -> Self {
-        self.allow_insecure_http = allow;
-        self
-    }
-
-    /// Sets the `user-agent` header; `actpass-rust/VERSION` by default.
-    #[must_use]
-    pub fn user_agent(mut self, user_agent: impl Into<String>) -> Self {
-        self.user_agent = Some(user_agent.into());
-        self
-    }
-
-    /// Sets what carries the calls, instead of HTTP.
-    #[must_use]
-    pub fn transport(mut self, transport: impl Transport) -> Self {
-        self.transport = Some(Box::new(transport));
-        self
-    }
-
-    /// Makes the client. Nothing is sent.
-    ///
-    /// # Errors
-    ///
-    /// [`ErrorKind::Config`], naming the setting and what was expected.
-    pub fn build(mut self) -> Result<ActPass, Error> {
-        match self.transport.take() {
-            Some(transport) => {
-                let config = self.config_with(|_, _, _| Way::none())?;
-                Ok(ActPass(Arc::new(Inner::new(config, transport)), Scope::default()))
-            }
-            None => Ok(ActPass::with_config(self.config()?)),
-        }
-    }
-
-    /// The settings alone; [`ActPassBuilder::build`] has taken the transport before.
-    pub(crate) fn config(self) -> Result<Config, Error> {
-        if self.transport.is_some() {
-            return Err(Error::config("transport", "expected none: a host makes its own in each process"));
-        }
-        self.config_with(Way::to)
-    }
-
-    fn config_with(
-        self,
-        way: impl FnOnce(&BaseUrl, &[CertificateDer<'static>], Vec<CaVariable>) -> Result<Way, Error>,
-    ) -> Result<Config, Error> {
-        let (api_key, authorization) = config::api_key(self.api_key)?;
-        let timeout = config::timeout("timeout", self.timeout.unwrap_or(config::DEFAULT_TIMEOUT))?;
-        let connect_timeout = match self.connect_timeout {
-            Some(given) => config::timeout("connect_timeout", given)?,
-            None => config::DEFAULT_CONNECT_TIMEOUT.min(timeout),
-        };
-        let user_agent =
-            self.user_agent.unwrap_or_else(|| concat!("actpass-rust/", env!("CARGO_PKG_VERSION")).to_owned());
-        let user_agent = config::header("user_agent", Some(user_agent))?
-            .ok_or_else(|| Error::config("user_agent", "expected a name, found an empty string"))?;
-        let base_url = BaseUrl::choose(self.base_url, self.allow_insecure_http)?;
-        let ca = config::extra_ca(self.ca.as_deref())?;
-        Ok(Config {
-            api_key,
-            authorization,
-            tenant_id: config::header("tenant_id", self.tenant_id)?,
-            agent_id: config::agent_id(self.agent_id)?,
-            timeout,
-            connect_timeout,
-            circuit_failures: self.circuit_failures.unwrap_or(DEFAULT_CIRCUIT_FAILURES),
-            max_retries: config::max_retries(self.max_retries.unwrap_or(config::DEFAULT_MAX_RETRIES))?,
-            mode: self.mode,
-            way: way(&base_url, &ca, self.ca_variables)?,
-            base_url,
-            user_agent,
-        })
-    }
-}
-
-/// The calls of the protocol.
-///
-/// ```
-/// use actpass_core::Operation;
-///
-/// assert_eq!(Operation::Preflight.path(), "/api/v1/actions/preflight");
-/// assert!(Operation::Preflight.is_idempotent() && !Operation::RecordEvidence.is_idempotent());
-/// ```
-#[derive(Clone, Copy, Debug, PartialEq, Eq, Hash)]
-pub enum Operation {
-    /// [`ActPass::preflight`], and what the guard asks.
-    Preflight,
-    /// [`ActPass::issue_passport`]
-    IssuePassport,
-    /// [`ActPass::verify_passport`]
-    VerifyPassport,
-    /// [`ActPass::revoke_passport`]
-    RevokePassport,
-    /// [`ActPass::record_evidence`]
-    RecordEvidence,
-    /// The public keys that [`ActPass::verify_passport_offline`] verifies with.
-    Jwks,
-    /// [`ActPass::wait_for_approval`], and what a guard that holds looks at.
-    Approval,
-}
-
-impl Operation {
-    /// Every call.
-    pub const ALL: [Self; 7] = [
-        Self::Preflight,
-        Self::IssuePassport,
-        Self::VerifyPassport,
-        Self::RevokePassport,
-        Self::RecordEvidence,
-        Self::Jwks,
-        Self::Approval,
-    ];
-
-    /// The method's name.
-    pub const fn name(self) -> &'static str {
-        match self {
-            Self::Preflight => "preflight",
-            Self::IssuePassport => "issue_passport",
-            Self::VerifyPassport => "verify_passport",
-            Self::RevokePassport => "revoke_passport",
-            Self::RecordEvidence => "record_evidence",
-            Self::Jwks => "jwks",
-            Self::Approval => "approval",
-        }
-    }
-
-    /// The path below the base URL; where a call names what it is about, that follows.
-    pub const fn path(self) -> &'static str {
-        match self {
-            Self::Preflight => "/api/v1/actions/preflight",
-            Self::IssuePassport => "/api/v1/passports/issue",
-            Self::VerifyPassport => "/api/v1/passports/verify",
-            Self::RevokePassport => "/api/v1/passports/revoke",
-            Self::RecordEvidence => "/api/v1/evidence/events",
-            Self::Jwks => "/.well-known/jwks.json",
-            Self::Approval => "/api/v1/approvals",
-        }
-    }
-
-    /// Whether it is a `GET`, which has no body; the others are `POST`s.
-    pub const fn is_read(self) -> bool {
-        match self {
-            Self::Approval | Self::Jwks => true,
-            Self::Preflight
-            | Self::IssuePassport
-            | Self::VerifyPassport
-            | Self::RevokePassport
-            | Self::RecordEvidence => false,
-        }
-    }
-
-    /// Whether sending it twice is the same as sending it once.
-    pub const fn is_idempotent(self) -> bool {
-        match self {
-            Self::Approval | Self::Jwks | Self::Preflight | Self::RevokePassport | Self::VerifyPassport => {
-                true
-            }
-            Self::IssuePassport | Self::RecordEvidence => false,
-        }
-    }
 }

@@ -1,24 +1,14 @@
 //! Settings, parsed once: past this module nothing about them is checked again.
 
-use std::sync::Arc;
 use std::time::Duration;
 
-use http::Uri;
 use http::header::HeaderValue;
-use rustls_pki_types::CertificateDer;
-use rustls_pki_types::pem::PemObject;
-use url::{Host, Url};
 
-use crate::client::Operation;
-use crate::error::{Error, ErrorKind};
-use crate::guard::Mode;
-use crate::proxy::Proxy;
-use crate::secret::Secret;
-use crate::tls::{CaVariable, Trust};
-use crate::transport::Request;
+use actpass_protocol::{Mode, Secret};
 
-/// Where the hosted gateway answers.
-pub const DEFAULT_BASE_URL: &str = "https://www.api.actpass.org";
+use crate::base_url::BaseUrl;
+use crate::error::Error;
+
 /// The total deadline of a call unless another is set: 30 s.
 pub const DEFAULT_TIMEOUT: Duration = Duration::from_secs(30);
 /// The longest that one attempt may take to connect unless another is set: 5 s.
@@ -46,44 +36,8 @@ pub(crate) struct Config {
     pub(crate) max_retries: u32,
     pub(crate) mode: Mode,
     pub(crate) user_agent: HeaderValue,
-    pub(crate) way: Way,
-}
-
-/// The way to the gateway: fixed with the client, the same in each process that uses it.
-#[derive(Clone, Debug)]
-pub(crate) struct Way {
-    pub(crate) proxy: Option<Arc<Proxy>>,
-    pub(crate) trust: Trust,
-    /// What else names authorities, for messages.
-    pub(crate) ca_variables: Vec<CaVariable>,
-}
-
-impl Way {
-    /// # Errors
-    ///
-    /// [`ErrorKind::Config`], naming the setting or the environment variable.
-    pub(crate) fn to(
-        base_url: &BaseUrl,
-        ca: &[CertificateDer<'static>],
-        ca_variables: Vec<CaVariable>,
-    ) -> Result<Self, Error> {
-        // A proxy would see the key. Over https it sees a tunnel.
-        let (proxy, trust) = match base_url.is_https() {
-            true => (Proxy::choose(base_url)?.map(Arc::new), Trust::load(ca, &ca_variables)?),
-            false => (None, Trust::nobody()?),
-        };
-        Ok(Self { proxy, trust, ca_variables })
-    }
-
-    /// No way: something else than HTTP carries the calls.
-    pub(crate) fn none() -> Result<Self, Error> {
-        Ok(Self { proxy: None, trust: Trust::nobody()?, ca_variables: Vec::new() })
-    }
-
-    /// ` (through the proxy …)`, for messages; empty without a proxy.
-    pub(crate) fn through(&self) -> String {
-        self.proxy.as_ref().map_or_else(String::new, |proxy| format!(" (through the proxy {proxy})"))
-    }
+    /// What calls go through, for messages: ` (through the proxy …)`, or nothing.
+    pub(crate) through: String,
 }
 
 /// Makes a length of time from seconds, as host languages give it; `member` is its name in messages.
@@ -247,259 +201,9 @@ pub(crate) fn header(member: &str, given: Option<String>) -> Result<Option<Heade
         .map_err(|_| Error::config(member, "expected printable ASCII characters"))
 }
 
-pub(crate) fn extra_ca(pem: Option<&[u8]>) -> Result<Vec<CertificateDer<'static>>, Error> {
-    let Some(pem) = pem else {
-        return Ok(Vec::new());
-    };
-    let certificates: Vec<_> = CertificateDer::pem_slice_iter(pem)
-        .collect::<Result<_, _>>()
-        .map_err(|error| Error::config("ca", format_args!("expected certificates in PEM: {error}")))?;
-    match certificates.is_empty() {
-        true => Err(Error::config("ca", "expected certificates in PEM, found none")),
-        false => Ok(certificates),
-    }
-}
-
-/// The URL of the gateway, and of each call to it.
-#[derive(Clone, Debug)]
-pub(crate) struct BaseUrl {
-    text: String,
-    endpoints: [Uri; Operation::ALL.len()],
-    is_https: bool,
-    host: Host<String>,
-    port: u16,
-}
-
-impl BaseUrl {
-    /// The given URL, else `ACTPASS_API_BASE_URL`, else the hosted gateway; an empty one counts as none.
-    pub(crate) fn choose(given: Option<String>, allow_insecure_http: bool) -> Result<Self, Error> {
-        if given.as_deref() == Some("") {
-            // The hosted gateway would get the key of somebody whose variable is not set.
-            return Err(Error::config("base_url", "expected an absolute http(s) URL, found an empty string"));
-        }
-        let from_environment = || std::env::var("ACTPASS_API_BASE_URL").ok().filter(|text| !text.is_empty());
-        match given.or_else(from_environment) {
-            Some(text) => Self::parse(&text, allow_insecure_http),
-            None => Self::parse(DEFAULT_BASE_URL, allow_insecure_http),
-        }
-    }
-
-    pub(crate) fn parse(text: &str, allow_insecure_http: bool) -> Result<Self, Error> {
-        let bad = |problem: &str| Err(Error::config("base_url", problem));
-        let url = Url::parse(text).map_err(|error| {
-            Error::config("base_url", format_args!("expected an absolute http(s) URL: {error}"))
-        })?;
-        if !url.username().is_empty() || url.password().is_some() {
-            return bad("expected a URL without a user name or password: the API key is the identity");
-        }
-        if url.query().is_some() || url.fragment().is_some() {
-            return bad("expected a URL without a query or fragment");
-        }
-        let is_https = match url.scheme() {
-            "https" => true,
-            "http" if allow_insecure_http || is_loopback(&url) => false,
-            "http" => {
-                return bad(
-                    "expected https: plain http to another host than this one would show the API key to the network \
-                     (danger_allow_insecure_http permits it)",
-                );
-            }
-            _ => return bad("expected an https URL, or http to this host"),
-        };
-        if let Some(base) = before_call(&url) {
-            return Err(Error::config(
-                "base_url",
-                format_args!(
-                    "expected the gateway's URL without the path of a call, which the client adds: {base} instead of {url}"
-                ),
-            ));
-        }
-        let Some((host, port)) = url.host().map(|host| host.to_owned()).zip(url.port_or_known_default())
-        else {
-            return bad("expected an absolute http(s) URL: it has no host");
-        };
-        let text = url.as_str().trim_end_matches('/').to_owned();
-        let endpoint = |operation: Operation| {
-            Uri::try_from(format!("{text}{}", operation.path())).map_err(|error| {
-                Error::config("base_url", format_args!("expected an absolute http(s) URL: {error}"))
-            })
-        };
-        let [preflight, issue, verify, revoke, evidence, jwks, approval] = Operation::ALL.map(endpoint);
-        let endpoints = [preflight?, issue?, verify?, revoke?, evidence?, jwks?, approval?];
-        Ok(Self { endpoints, text, is_https, host, port })
-    }
-
-    pub(crate) fn as_str(&self) -> &str {
-        &self.text
-    }
-
-    pub(crate) fn is_https(&self) -> bool {
-        self.is_https
-    }
-
-    pub(crate) fn host(&self) -> &Host<String> {
-        &self.host
-    }
-
-    pub(crate) fn port(&self) -> u16 {
-        self.port
-    }
-
-    pub(crate) fn endpoint(&self, request: &Request) -> Result<Uri, Error> {
-        let [preflight, issue, verify, revoke, evidence, jwks, approval] = &self.endpoints;
-        let endpoint = match request.operation {
-            Operation::Approval => approval,
-            Operation::Preflight => preflight,
-            Operation::IssuePassport => issue,
-            Operation::VerifyPassport => verify,
-            Operation::RevokePassport => revoke,
-            Operation::RecordEvidence => evidence,
-            Operation::Jwks => jwks,
-        };
-        match request.below.as_str() {
-            "" => Ok(endpoint.clone()),
-            below => Uri::try_from(format!("{endpoint}{below}")).map_err(|error| {
-                Error::new(ErrorKind::Internal, format!("{}: {error}", request.operation.name()))
-            }),
-        }
-    }
-}
-
-/// The part of `url` before the path of a call, if it ends in one: in `/api/v1`, or in a call of the gateway's below it
-/// or beside it.
-fn before_call(url: &Url) -> Option<String> {
-    const ROOT: &str = "/api/v1";
-    /// Those that a client does not make.
-    const OTHERS: [&str; 5] =
-        ["/api/v1/budgets", "/api/v1/halts", "/api/v1/tools", "/healthz", "/openapi.json"];
-    let calls = || Operation::ALL.iter().map(|operation| operation.path()).chain(OTHERS);
-    let first = |below: &str| below.split('/').nth(1).map(str::to_owned);
-    let path = url.path().trim_end_matches('/').to_ascii_lowercase();
-    let is_call = |below: &str| {
-        let mut groups = calls().filter_map(|call| call.strip_prefix(ROOT));
-        below.is_empty() || below.starts_with('/') && groups.any(|group| first(group) == first(below))
-    };
-    let at = path
-        .match_indices(ROOT)
-        .find(|(at, root)| is_call(path.get(at + root.len()..).unwrap_or_default()))
-        .map(|(at, _)| at)
-        .or_else(|| calls().find_map(|call| path.strip_suffix(call).map(str::len)))?;
-    let mut base = url.clone();
-    base.set_path(url.path().get(..at)?);
-    Some(base.as_str().trim_end_matches('/').to_owned())
-}
-
-/// Whether `url` is on this machine: `localhost` and the names below it (RFC 6761), 127.0.0.0/8, also written as IPv6,
-/// and `[::1]`.
-fn is_loopback(url: &Url) -> bool {
-    match url.host() {
-        Some(Host::Domain(name)) => is_localhost(name),
-        Some(Host::Ipv4(address)) => address.is_loopback(),
-        Some(Host::Ipv6(address)) => {
-            address.is_loopback() || address.to_ipv4_mapped().is_some_and(|address| address.is_loopback())
-        }
-        None => false,
-    }
-}
-
-/// Whether the host `name` is `localhost` or below it, which never leaves this machine.
-pub(crate) fn is_localhost(name: &str) -> bool {
-    let name = name.strip_suffix('.').unwrap_or(name);
-    let below =
-        name.len().checked_sub("localhost".len()).and_then(|at| Some((name.get(..at)?, name.get(at..)?)));
-    below.is_some_and(|(below, top)| {
-        top.eq_ignore_ascii_case("localhost") && (below.is_empty() || below.ends_with('.'))
-    })
-}
-
 #[cfg(test)]
 mod tests {
     use super::*;
-
-    #[test]
-    fn base_urls() {
-        for (text, expected) in [
-            ("https://gate.example", "https://gate.example/api/v1/actions/preflight"),
-            ("https://gate.example/", "https://gate.example/api/v1/actions/preflight"),
-            ("https://gate.example/a/b//", "https://gate.example/a/b/api/v1/actions/preflight"),
-            ("http://127.0.0.1:8787", "http://127.0.0.1:8787/api/v1/actions/preflight"),
-            ("http://localhost:1", "http://localhost:1/api/v1/actions/preflight"),
-            ("http://[::1]:1", "http://[::1]:1/api/v1/actions/preflight"),
-            ("http://LocalHost.:1", "http://localhost.:1/api/v1/actions/preflight"),
-            ("http://x.localhost", "http://x.localhost/api/v1/actions/preflight"),
-            ("http://a.b.localhost.", "http://a.b.localhost./api/v1/actions/preflight"),
-            ("http://127.8.9.10", "http://127.8.9.10/api/v1/actions/preflight"),
-            ("http://2130706433", "http://127.0.0.1/api/v1/actions/preflight"),
-            ("http://0x7f.1", "http://127.0.0.1/api/v1/actions/preflight"),
-            ("http://0177.0.0.1", "http://127.0.0.1/api/v1/actions/preflight"),
-            ("http://127.0.0.1.", "http://127.0.0.1/api/v1/actions/preflight"),
-            ("http://[::ffff:127.0.0.1]:1", "http://[::ffff:7f00:1]:1/api/v1/actions/preflight"),
-            ("http://[::ffff:7f01:203]", "http://[::ffff:7f01:203]/api/v1/actions/preflight"),
-            ("https://gate.example/api", "https://gate.example/api/api/v1/actions/preflight"),
-            ("https://gate.example/api/v1/team", "https://gate.example/api/v1/team/api/v1/actions/preflight"),
-            ("https://gate.example/api/v10", "https://gate.example/api/v10/api/v1/actions/preflight"),
-            ("https://gate.example/x-api/v1x", "https://gate.example/x-api/v1x/api/v1/actions/preflight"),
-        ] {
-            let url = BaseUrl::parse(text, false).unwrap();
-            assert_eq!(url.endpoint(&Request::new(Operation::Preflight, "")).unwrap(), expected);
-        }
-        for text in [
-            "",
-            "gate.example",
-            "ftp://gate.example",
-            "http://gate.example",
-            "http://127.0.0.1.example",
-            "http://10.0.0.1",
-            "https://u@gate.example",
-            "https://u:p@gate.example",
-            "https://gate.example?x=1",
-            "https://gate.example#x",
-            "http://localhost.example",
-            "https://",
-            "http://0.0.0.0",
-            "http://0",
-            "http://[::]",
-            "http://[::127.0.0.1]",
-            "http://[64:ff9b::127.0.0.1]",
-            "http://[::ffff:0.0.0.0]",
-            "http://[::ffff:10.0.0.1]",
-            "http://[fe80::1]",
-            "http://128.0.0.1",
-            "http://127.0.0.1.nip.io",
-            "http://localhost.example.",
-            "http://notlocalhost",
-            "http://localhost.localdomain",
-            "http://localhost..",
-        ] {
-            let error = BaseUrl::parse(text, false).unwrap_err();
-            assert!(error.to_string().starts_with("base_url: expected "), "{text}: {error}");
-        }
-        assert!(BaseUrl::parse("http://10.0.0.1", true).is_ok());
-    }
-
-    #[test]
-    fn rejects_base_urls_with_the_path_of_a_call() {
-        for (text, base) in [
-            ("https://gate.example/api/v1", "https://gate.example"),
-            ("https://gate.example/api/v1/", "https://gate.example"),
-            ("https://gate.example/API/V1", "https://gate.example"),
-            ("http://127.0.0.1:8787/api/v1", "http://127.0.0.1:8787"),
-            ("https://gate.example/behind/a/proxy/api/v1//", "https://gate.example/behind/a/proxy"),
-            ("https://gate.example/api/v1/actions/preflight", "https://gate.example"),
-            ("https://gate.example/x/api/v1/actions", "https://gate.example/x"),
-            ("https://gate.example/api/v1/passports/issue", "https://gate.example"),
-            ("https://gate.example/api/v1/evidence/events/", "https://gate.example"),
-            ("https://gate.example/api/v1/approvals/apr_1", "https://gate.example"),
-            ("https://gate.example/api/v1/team/api/v1", "https://gate.example/api/v1/team"),
-            ("https://gate.example/.well-known/jwks.json", "https://gate.example"),
-            ("https://gate.example/x/healthz", "https://gate.example/x"),
-            ("https://gate.example/api/v1/tools/", "https://gate.example"),
-            ("https://gate.example//api/v1", "https://gate.example"),
-        ] {
-            let error = BaseUrl::parse(text, false).unwrap_err().to_string();
-            assert!(error.contains(&format!("the client adds: {base} instead of ")), "{text}: {error}");
-        }
-    }
 
     #[test]
     fn keys_and_headers() {
@@ -523,11 +227,5 @@ mod tests {
         }
         assert!(max_retries(10).is_ok());
         assert!(max_retries(11).is_err());
-    }
-
-    #[test]
-    fn authorities() {
-        assert!(extra_ca(Some(b"")).is_err());
-        assert!(extra_ca(Some(b"-----BEGIN CERTIFICATE-----\n!\n-----END CERTIFICATE-----")).is_err());
     }
 }

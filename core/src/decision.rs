@@ -5,11 +5,12 @@ use std::fmt;
 use std::sync::Arc;
 
 use crate::approval::ApprovalStatus;
-use crate::cause::{Cause, Explanation};
+use crate::cause::Cause;
 use crate::error::Error;
-use crate::hash::sha256_hex;
-use crate::json::{Document, Json, NotCanonical, Style, Text};
-use crate::secret::Secret;
+use crate::explanation::Explanation;
+use crate::prepared::PreparedAction;
+use actpass_protocol::json::{RawObject, Style, Text};
+use actpass_protocol::{DecisionWord, Json, Secret};
 
 const APPROVAL_ID: &str = "approval_request_id";
 /// The reason code of a decision whose gateway sent none.
@@ -39,7 +40,7 @@ pub struct Decision(Arc<Inner>);
 
 #[derive(PartialEq, Eq)]
 struct Inner {
-    document: Document,
+    document: RawObject,
     word: DecisionWord,
     request_id: Option<String>,
 }
@@ -56,7 +57,7 @@ impl Decision {
     }
 
     pub(crate) fn parse_with_credential(body: &[u8]) -> Result<(Self, Option<Credential>), String> {
-        let mut document = Document::parse(body)?;
+        let mut document = RawObject::parse(body)?;
         let credential = match document.take("credential") {
             Some(text) => Credential::parse(Secret::new(text))?,
             None => None,
@@ -208,7 +209,7 @@ impl Decision {
             text.string(step);
         }
         text.raw("]}}");
-        let document = Document::parse(text.as_str().as_bytes());
+        let document = RawObject::parse(text.as_str().as_bytes());
         debug_assert!(document.is_ok());
         Self(Arc::new(Inner { document: document.unwrap_or_default(), word, request_id: None }))
     }
@@ -280,15 +281,15 @@ impl Decision {
     /// # Errors
     ///
     /// If it names another, or if the request has no canonical form and so no hash.
-    pub(crate) fn is_bound(&self, request: &[u8]) -> Result<bool, (Cause, String)> {
+    pub(crate) fn is_bound(&self, request: &PreparedAction) -> Result<bool, (Cause, String)> {
         let Some(named) = self.member("request_hash").filter(|named| *named != Json::Null) else {
             return Ok(false);
         };
-        let hash = request_hash(request).map_err(|unhashable| {
+        let hash = request.request_hash().map_err(|unhashable| {
             let cause = Cause::NotCanonical { path: unhashable.path().to_owned() };
             (cause, format!("its `request_hash` cannot be checked: {unhashable}"))
         })?;
-        match named.as_str() == Some(hash.as_str()) {
+        match named.as_str() == Some(hash) {
             true => Ok(true),
             false => Err((
                 Cause::AnotherRequest,
@@ -331,7 +332,7 @@ pub(crate) struct Replay {
 }
 
 /// Adds the members that every decision has: a member of another type counts as missing.
-fn complete(document: &mut Document) {
+fn complete(document: &mut RawObject) {
     if document.string("reason_code").is_none() {
         document.set("reason_code", UNSPECIFIED_JSON);
     }
@@ -343,7 +344,7 @@ fn complete(document: &mut Document) {
 
 /// The JSON text of an explanation with the members that every explanation has; `None` if it has them.
 fn completed(text: &str) -> Option<Cow<'static, str>> {
-    let Ok(mut explain) = Document::parse(text.as_bytes()) else {
+    let Ok(mut explain) = RawObject::parse(text.as_bytes()) else {
         return Some(Cow::Borrowed(NO_EXPLANATION));
     };
     if explain.string("summary").is_none() {
@@ -366,79 +367,9 @@ fn is_whole(number: &str) -> bool {
     number.bytes().all(|byte| byte.is_ascii_digit())
 }
 
-/// The hash of a request's body.
-///
-/// # Errors
-///
-/// If the body has no canonical form.
-fn request_hash(body: &[u8]) -> Result<String, NotCanonical> {
-    let body = Json::parse(body).unwrap_or(Json::Null);
-    let mut canonical = Text::new(Style::Compact);
-    body.write_canonical(&mut canonical)?;
-    Ok(sha256_hex(canonical.as_str().as_bytes()))
-}
-
 impl fmt::Debug for Decision {
     fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
         write!(f, "Decision({})", self.as_json())
-    }
-}
-
-/// The word of a [`Decision`]. Open: a word that is not known is kept, and runs nothing outside `monitor`.
-///
-/// ```
-/// use actpass_core::DecisionWord;
-///
-/// assert_eq!(DecisionWord::from("require_approval"), DecisionWord::RequireApproval);
-/// assert_eq!(DecisionWord::from("ALLOW"), DecisionWord::Other("ALLOW".to_owned()));
-/// ```
-#[derive(Clone, Debug, PartialEq, Eq)]
-#[non_exhaustive]
-pub enum DecisionWord {
-    /// `allow`: the action may run.
-    Allow,
-    /// `deny`: it may not.
-    Deny,
-    /// A word that this version does not know, as it came.
-    Other(String),
-    /// `require_approval`: it may not before a person approved it.
-    RequireApproval,
-    /// `require_tool_reapproval`: the tool's definition changed since it was approved.
-    RequireToolReapproval,
-    /// `warn`: enforce would not allow it, and the request asked for warnings only.
-    Warn,
-}
-
-impl DecisionWord {
-    /// The word as it stands on the wire.
-    pub fn as_str(&self) -> &str {
-        match self {
-            Self::Allow => "allow",
-            Self::Deny => "deny",
-            Self::Other(word) => word,
-            Self::RequireApproval => "require_approval",
-            Self::RequireToolReapproval => "require_tool_reapproval",
-            Self::Warn => "warn",
-        }
-    }
-}
-
-impl From<&str> for DecisionWord {
-    fn from(word: &str) -> Self {
-        match word {
-            "allow" => Self::Allow,
-            "deny" => Self::Deny,
-            "require_approval" => Self::RequireApproval,
-            "require_tool_reapproval" => Self::RequireToolReapproval,
-            "warn" => Self::Warn,
-            other => Self::Other(other.to_owned()),
-        }
-    }
-}
-
-impl fmt::Display for DecisionWord {
-    fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
-        f.write_str(self.as_str())
     }
 }
 
@@ -478,7 +409,7 @@ impl Credential {
         if text.expose() == "null" {
             return Ok(None);
         }
-        let token = Document::parse(text.expose().as_bytes())
+        let token = RawObject::parse(text.expose().as_bytes())
             .ok()
             .and_then(|document| document.string("token").map(Secret::new))
             .ok_or("its member `credential` has no token")?;
@@ -492,7 +423,7 @@ impl Credential {
 
     /// Until when it holds, as the gateway wrote it; `None` where it wrote nothing.
     pub fn expires_at(&self) -> Option<String> {
-        let document = Document::parse(self.text.expose().as_bytes()).ok()?;
+        let document = RawObject::parse(self.text.expose().as_bytes()).ok()?;
         document.string("expires_at").map(Cow::into_owned)
     }
 
@@ -511,7 +442,7 @@ impl fmt::Debug for Credential {
 #[cfg(test)]
 mod tests {
     use super::*;
-    use crate::error::ErrorKind;
+    use actpass_protocol::ErrorKind;
 
     #[test]
     fn reads_the_words() {

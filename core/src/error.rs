@@ -9,7 +9,7 @@ use std::sync::Arc;
 use std::time::Duration;
 
 use crate::cause::Cause;
-use crate::client::Operation;
+use actpass_protocol::{ErrorKind, Fault, InvalidArgument, Operation};
 
 /// What went wrong.
 ///
@@ -173,6 +173,12 @@ impl Error {
     }
 }
 
+impl From<InvalidArgument> for Error {
+    fn from(invalid: InvalidArgument) -> Self {
+        Self::new(ErrorKind::Argument, invalid.to_string())
+    }
+}
+
 /// One line: the call, if there was one, and what went wrong.
 impl fmt::Display for Error {
     fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
@@ -203,115 +209,4 @@ impl std::error::Error for Error {
             None => None,
         }
     }
-}
-
-/// The kinds of [`Error`]. Closed: a new kind is a breaking change, so that every program that matches on it is asked.
-///
-/// ```
-/// use actpass_core::{ErrorKind, Fault};
-///
-/// assert_eq!(ErrorKind::Connection.code(), "actpass.unreachable");
-/// assert_eq!(ErrorKind::RateLimit.name(), "rate_limit");
-/// assert_eq!(ErrorKind::Authentication.fault(), Fault::Caller);
-/// ```
-#[derive(Clone, Copy, Debug, PartialEq, Eq, Hash)]
-pub enum ErrorKind {
-    /// An argument cannot be sent: not JSON, nested too deep, empty where something is needed. Nothing was sent.
-    Argument,
-    /// 401: the gateway does not know the API key.
-    Authentication,
-    /// A setting of the client is missing or wrong. Nothing was sent.
-    Config,
-    /// The gateway could not be reached: name, connection, TLS, or a connection that was reset.
-    Connection,
-    /// A defect of the SDK. The guard blocks on it like on any other failure.
-    Internal,
-    /// 403: the API key may not do this.
-    Permission,
-    /// 429, still so after the last retry.
-    RateLimit,
-    /// A 2xx answer that is not one: not JSON, cut short, too large, without what it must hold.
-    Response,
-    /// Any other status outside 2xx, a redirect among them.
-    Status,
-    /// The deadline passed before there was an answer.
-    Timeout,
-}
-
-impl ErrorKind {
-    /// Every kind.
-    pub const ALL: [Self; 10] = [
-        Self::Argument,
-        Self::Authentication,
-        Self::Config,
-        Self::Connection,
-        Self::Internal,
-        Self::Permission,
-        Self::RateLimit,
-        Self::Response,
-        Self::Status,
-        Self::Timeout,
-    ];
-
-    /// The stable code: the `reason_code` of the decision that the guard reports for this failure.
-    pub const fn code(self) -> &'static str {
-        match self {
-            Self::Argument => "actpass.invalid_argument",
-            Self::Authentication => "actpass.unauthenticated",
-            Self::Config => "actpass.invalid_config",
-            Self::Connection => "actpass.unreachable",
-            Self::Internal => "actpass.internal",
-            Self::Permission => "actpass.forbidden",
-            Self::RateLimit => "actpass.rate_limited",
-            Self::Response => "actpass.invalid_response",
-            Self::Status => "actpass.gateway_error",
-            Self::Timeout => "actpass.timeout",
-        }
-    }
-
-    /// The kind's name in canonical outcomes: `connection`, `rate_limit` and so on.
-    pub const fn name(self) -> &'static str {
-        match self {
-            Self::Argument => "argument",
-            Self::Authentication => "authentication",
-            Self::Config => "config",
-            Self::Connection => "connection",
-            Self::Internal => "internal",
-            Self::Permission => "permission",
-            Self::RateLimit => "rate_limit",
-            Self::Response => "response",
-            Self::Status => "status",
-            Self::Timeout => "timeout",
-        }
-    }
-
-    /// Who has to do something about it.
-    pub const fn fault(self) -> Fault {
-        match self {
-            Self::Argument | Self::Authentication | Self::Config | Self::Permission => Fault::Caller,
-            Self::Connection | Self::Timeout => Fault::Network,
-            Self::RateLimit | Self::Response | Self::Status => Fault::Gateway,
-            Self::Internal => Fault::Sdk,
-        }
-    }
-}
-
-/// Who has to do something about an [`Error`].
-///
-/// ```
-/// use actpass_core::{ErrorKind, Fault};
-///
-/// let of_the_network: Vec<_> = ErrorKind::ALL.into_iter().filter(|kind| kind.fault() == Fault::Network).collect();
-/// assert_eq!(of_the_network, [ErrorKind::Connection, ErrorKind::Timeout]);
-/// ```
-#[derive(Clone, Copy, Debug, PartialEq, Eq, Hash)]
-pub enum Fault {
-    /// The program that made the call, or its configuration.
-    Caller,
-    /// The gateway, or what stands before it.
-    Gateway,
-    /// What lies between.
-    Network,
-    /// This library.
-    Sdk,
 }

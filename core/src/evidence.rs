@@ -2,7 +2,8 @@
 
 use std::borrow::Cow;
 
-use crate::json::{Document, Json};
+use actpass_protocol::Json;
+use actpass_protocol::json::RawObject;
 
 /// An event to append to a chain of the ledger.
 ///
@@ -70,10 +71,10 @@ impl EvidenceEvent {
 ///
 /// [`ActPass::record_evidence`](crate::ActPass::record_evidence) has an example.
 #[derive(Clone, Debug)]
-pub struct RecordedEvidence(Document);
+pub struct RecordedEvidence(RawObject);
 
 impl RecordedEvidence {
-    pub(crate) fn parse(document: Document) -> Result<Self, String> {
+    pub(crate) fn parse(document: RawObject) -> Result<Self, String> {
         match document.string("event_id") {
             Some(_) => Ok(Self(document)),
             None => Err("it has no `event_id`".to_owned()),

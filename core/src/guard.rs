@@ -39,83 +39,18 @@
 
 use std::borrow::Cow;
 use std::fmt;
-use std::str::FromStr;
 
-use bytes::Bytes;
-
-use crate::action::Action;
 use crate::approval::{ApprovalStatus, PendingApproval};
 use crate::cause::Cause;
-use crate::client::Operation;
-use crate::decision::{Credential, Decision, DecisionWord};
-use crate::error::{Error, ErrorKind};
+use crate::decision::{Credential, Decision};
+use crate::error::Error;
 use crate::evidence::EvidenceEvent;
-use crate::hash::{canonical_json, hash_payload};
-use crate::json::{Json, Number};
-
-/// How a guard treats the gateway's answer. Parsed from its name with [`str::parse`].
-///
-/// ```
-/// use actpass_core::Mode;
-///
-/// assert_eq!("strict".parse::<Mode>()?, Mode::Strict);
-/// assert_eq!(Mode::default().as_str(), "enforce");
-/// assert!("Enforce".parse::<Mode>().is_err());
-/// # Ok::<(), actpass_core::Error>(())
-/// ```
-#[derive(Clone, Copy, Debug, Default, PartialEq, Eq, Hash)]
-pub enum Mode {
-    /// Runs on `allow` only. The default.
-    #[default]
-    Enforce,
-    /// Observes: runs always, and reports what enforce would have decided.
-    Monitor,
-    /// As enforce, and only when the gateway recorded its decision and said which request it answers.
-    Strict,
-    /// Runs on `allow` and on `warn`, with which the gateway answers where enforce would not allow.
-    Warn,
-}
-
-impl Mode {
-    /// The mode's name on the wire.
-    pub const fn as_str(self) -> &'static str {
-        match self {
-            Self::Enforce => "enforce",
-            Self::Monitor => "monitor",
-            Self::Strict => "strict",
-            Self::Warn => "warn",
-        }
-    }
-}
-
-impl FromStr for Mode {
-    type Err = Error;
-
-    fn from_str(text: &str) -> Result<Self, Error> {
-        match text {
-            "enforce" => Ok(Self::Enforce),
-            "monitor" => Ok(Self::Monitor),
-            "strict" => Ok(Self::Strict),
-            "warn" => Ok(Self::Warn),
-            _ => Err(Error::argument(
-                "mode",
-                format_args!("expected enforce, strict, warn or monitor, found {text:?}"),
-            )),
-        }
-    }
-}
-
-impl fmt::Display for Mode {
-    fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
-        f.write_str(self.as_str())
-    }
-}
-
-/// The type of the event that records how an action ended.
-pub const ACTION_OUTCOME: &str = "action.outcome";
-
-/// The chain of the decisions, where the decision itself names none.
-const DECISIONS: &str = "decisions";
+use crate::prepared::PreparedAction;
+use actpass_protocol::json::Number;
+use actpass_protocol::{
+    ACTION_OUTCOME, DECISIONS, DecisionWord, Ended, ErrorKind, Json, Mode, Operation, canonical_json,
+    hash_payload,
+};
 
 /// What a valid answer to a preflight was.
 pub(crate) struct Answered {
@@ -161,9 +96,8 @@ pub enum Verdict {
 
 impl Verdict {
     /// Rules on what the gate said. The whole table is here and nowhere else.
-    ///
-    /// `request` is the body about `action` that was sent.
-    pub(crate) fn of(mode: Mode, action: &Action, request: Bytes, gate: Result<Answered, Error>) -> Self {
+    pub(crate) fn of(request: &PreparedAction, gate: Result<Answered, Error>) -> Self {
+        let (mode, action) = (request.mode(), request.action());
         let ruling = match &gate {
             Err(_) => match mode {
                 Mode::Monitor => Ruling::Run,
@@ -209,7 +143,9 @@ impl Verdict {
             Err(error) => (Decision::for_failure(&error, named), None, Some(error)),
         };
         let (decision, error) = match ruling {
-            Ruling::Run => return Self::Proceed(Permit { decision, credential, error, request, mode }),
+            Ruling::Run => {
+                return Self::Proceed(Permit { decision, credential, error, request: request.clone() });
+            }
             Ruling::Block => (decision, error),
             Ruling::BlockReplayed => (Decision::replayed(&decision, named), None),
             Ruling::BlockUnbound => {
@@ -224,6 +160,22 @@ impl Verdict {
         };
         let approval = awaited.map(|id| Box::new(PendingApproval::new(id, action, mode)));
         Self::Blocked(Blocked { decision, error, approval })
+    }
+
+    /// Rules on an action about which the gateway could not be asked: the call panicked, was dropped, or had no thread.
+    /// Such a gate failed like any other: it blocks, and lets `monitor` run.
+    ///
+    /// ```
+    /// use actpass_core::{ActPass, Action, Error, ErrorKind, Verdict};
+    ///
+    /// let actpass = ActPass::builder().api_key("apk_dev").build()?;
+    /// let request = actpass.prepare(Action::new("resolve_refund_request", "stripe.refund.create"))?;
+    /// let verdict = Verdict::for_failure(&request, Error::new(ErrorKind::Internal, "no thread"));
+    /// assert!(matches!(verdict, Verdict::Blocked(_)));
+    /// # Ok::<(), actpass_core::Error>(())
+    /// ```
+    pub fn for_failure(request: &PreparedAction, failure: Error) -> Self {
+        Self::of(request, Err(failure))
     }
 
     /// The action was held for `pending`, which is not approved; `asked` is the decision that asked for the approval.
@@ -251,8 +203,7 @@ impl Verdict {
     }
 
     /// Tells the log: a gate that failed as a warning, what is blocked as information, what may run to whoever debugs.
-    pub(crate) fn log(&self, action: &Action) {
-        let tool = action.tool.as_str();
+    pub(crate) fn log(&self, tool: &str) {
         match self {
             Self::Blocked(Blocked { error: Some(error), .. }) => {
                 tracing::warn!(tool, code = error.code(), "blocked, the gate failed: {error}");
@@ -338,7 +289,7 @@ impl Blocked {
 /// ```compile_fail,E0451
 /// // Not to be made by hand, ...
 /// fn forge(decision: actpass_core::Decision) -> actpass_core::Permit {
-///     actpass_core::Permit { decision, credential: None, error: None, request: Default::default(), mode: Default::default() }
+///     actpass_core::Permit { decision, credential: None, error: None, request: todo!() }
 /// }
 /// ```
 ///
@@ -355,8 +306,7 @@ pub struct Permit {
     decision: Decision,
     credential: Option<Credential>,
     error: Option<Error>,
-    request: Bytes,
-    mode: Mode,
+    request: PreparedAction,
 }
 
 impl Permit {
@@ -380,7 +330,7 @@ impl Permit {
     /// # }).unwrap();
     /// ```
     pub fn arguments_changed(self) -> Verdict {
-        match self.mode {
+        match self.request.mode() {
             Mode::Enforce | Mode::Strict | Mode::Warn => {
                 let decision = Decision::arguments_changed(&self.decision);
                 Verdict::Blocked(Blocked { decision, error: None, approval: None })
@@ -395,7 +345,7 @@ impl Permit {
 
     /// Spends the permit: what the action is given, and what turns its end into an [`Outcome`].
     pub fn spend(self) -> (ExecutionContext, Settlement) {
-        let Self { decision, credential, error, request, mode: _ } = self;
+        let Self { decision, credential, error, request } = self;
         let context = ExecutionContext { decision: decision.clone(), credential };
         (context, Settlement { decision, error, request })
     }
@@ -438,31 +388,6 @@ impl ExecutionContext {
     }
 }
 
-/// How an action ended, as the ledger records it.
-#[derive(Clone, Copy, Debug, PartialEq, Eq)]
-pub enum Ended {
-    /// It had begun and was stopped: the program or its task ends.
-    Cancelled,
-    /// It ended with an error of its own.
-    Failed,
-    /// It returned.
-    Returned,
-    /// A framework's control-flow signal suspended it.
-    Suspended,
-}
-
-impl Ended {
-    /// Its word in the event.
-    pub const fn as_str(self) -> &'static str {
-        match self {
-            Self::Cancelled => "cancelled",
-            Self::Failed => "failed",
-            Self::Returned => "returned",
-            Self::Suspended => "suspended",
-        }
-    }
-}
-
 /// Turns how the action ended into the [`Outcome`] that the guard reports.
 ///
 /// It comes from [`Permit::spend`]; see [`Verdict`] for an example.
@@ -471,7 +396,7 @@ impl Ended {
 pub struct Settlement {
     decision: Decision,
     error: Option<Error>,
-    request: Bytes,
+    request: PreparedAction,
 }
 
 impl Settlement {
@@ -487,13 +412,12 @@ impl Settlement {
     /// The same event for an action that ended so; `response` is what it returned, if it returned.
     pub fn evidence_of(&self, ended: Ended, response: Option<&Json>) -> EvidenceEvent {
         let text = |name: &str| self.decision.member(name)?.as_str().map(str::to_owned);
-        let request = Json::parse(&self.request).unwrap_or(Json::Null);
         let ended = Json::from(ended.as_str());
         let decided = text("evidence_event_id").map_or(Json::Null, Json::String);
         EvidenceEvent {
             event_type: ACTION_OUTCOME.to_owned(),
             chain_id: text("evidence_chain_id").unwrap_or_else(|| DECISIONS.to_owned()),
-            tool_id: request.member("tool").and_then(Json::as_str).map(str::to_owned),
+            tool_id: Some(self.request.tool().to_owned()),
             decision: Some(self.decision.word().as_str().to_owned()),
             reason_code: text("reason_code"),
             metadata: Some(Json::Object(vec![
@@ -501,7 +425,7 @@ impl Settlement {
                 ("evidence_event_id".to_owned(), decided),
             ])),
             // A request without a canonical form has no hash; then the ledger's own entry of it is all there is.
-            request_hash: hash_payload(&request).ok(),
+            request_hash: self.request.request_hash().ok().map(str::to_owned),
             response_hash: response.and_then(|response| hash_payload(response).ok()),
         }
     }

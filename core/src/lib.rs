@@ -40,53 +40,51 @@
 
 mod action;
 mod approval;
-mod background;
+mod base_url;
 mod breaker;
-mod call_log;
+mod builder;
 mod cause;
 mod client;
 mod config;
-mod connect;
 mod decision;
 mod error;
 mod evidence;
+mod explanation;
 pub mod guard;
-mod hash;
-pub mod json;
+mod http;
 mod observe;
 mod offline;
 mod passport;
-mod proxy;
+mod prepared;
 mod redact;
 mod request;
 mod retry;
-pub mod runtime;
-mod secret;
-mod tls;
-pub mod token;
+mod settings;
 mod trace;
 pub mod transport;
 
+pub use actpass_protocol::{
+    ACTION_OUTCOME, DecisionWord, Ended, ErrorKind, Fault, InvalidArgument, Json, Mode, Operation, Secret,
+    canonical_json, hash_payload, json, sha256_hex, sign_payload, token,
+};
+
 pub use action::Action;
 pub use approval::{Approval, ApprovalStatus, PendingApproval};
+pub use base_url::DEFAULT_BASE_URL;
 pub use breaker::{Circuit, DEFAULT_CIRCUIT_FAILURES};
-pub use client::{ActPass, ActPassBuilder, Operation};
+pub use builder::ActPassBuilder;
+pub use client::ActPass;
 pub use config::{
-    CallOptions, DEFAULT_BASE_URL, DEFAULT_CONNECT_TIMEOUT, DEFAULT_MAX_RETRIES, DEFAULT_TIMEOUT, seconds,
-    wait_seconds,
+    CallOptions, DEFAULT_CONNECT_TIMEOUT, DEFAULT_MAX_RETRIES, DEFAULT_TIMEOUT, seconds, wait_seconds,
 };
-pub use decision::{Credential, Decision, DecisionWord, Explain};
-pub use error::{Error, ErrorKind, Fault};
+pub use decision::{Credential, Decision, Explain};
+pub use error::Error;
 pub use evidence::{EvidenceEvent, RecordedEvidence};
-pub use guard::{
-    ACTION_OUTCOME, Blocked, Ended, ExecutionContext, Mode, Outcome, Permit, Settlement, Verdict,
-    canonical_outcome,
-};
-pub use hash::{canonical_json, hash_payload, sha256_hex, sign_payload};
-pub use json::Json;
+pub use guard::{Blocked, ExecutionContext, Outcome, Permit, Settlement, Verdict, canonical_outcome};
+pub use http::CaVariable;
 pub use passport::{
     IssuedPassport, OfflineVerifyRequest, PassportRequest, Revocation, Verification, VerifyRequest,
 };
-pub use secret::Secret;
-pub use tls::CaVariable;
+pub use prepared::PreparedAction;
+pub use settings::Settings;
 pub use trace::Traceparent;

@@ -8,7 +8,6 @@ use std::panic::{AssertUnwindSafe, catch_unwind};
 use std::pin::{Pin, pin};
 use std::task::{Context, Poll};
 
-use hyper::rt::Executor;
 use tracing::Value;
 use tracing::dispatcher::{Dispatch, with_default};
 
@@ -96,15 +95,5 @@ impl<F: Future> Future for Unobserved<'_, F> {
 impl<F> Drop for Unobserved<'_, F> {
     fn drop(&mut self) {
         with_default(&Dispatch::none(), || self.0.set(None));
-    }
-}
-
-/// Runs the tasks of connections on tokio, without a subscriber.
-#[derive(Clone, Copy, Debug)]
-pub(crate) struct UnobservedTasks;
-
-impl<F: Future<Output: Send + 'static> + Send + 'static> Executor<F> for UnobservedTasks {
-    fn execute(&self, task: F) {
-        tokio::spawn(unobserved(task));
     }
 }

@@ -9,9 +9,9 @@ use tokio::sync::Mutex;
 use tokio::time::Instant;
 
 use crate::error::Error;
-use crate::json::Document;
 use crate::passport::OfflineVerifyRequest;
-use crate::token::{Bearer, Claims, PublicKey, Refusal, Time, Unverified};
+use actpass_protocol::json::RawObject;
+use actpass_protocol::token::{Bearer, Claims, PublicKey, Refusal, Time, Unverified};
 
 /// How old a set of keys may be before it is fetched again.
 const FRESH: Duration = Duration::from_secs(10 * 60);
@@ -65,7 +65,7 @@ pub(crate) struct KeySet {
 
 impl KeySet {
     /// Reads a JWK Set and its additional members `issuer` and `tenant_id`, that of the API key which fetched it.
-    pub(crate) fn read(set: &Document) -> Result<Self, &'static str> {
+    pub(crate) fn read(set: &RawObject) -> Result<Self, &'static str> {
         let text = |name| set.string(name).filter(|text| !text.is_empty()).map(Cow::into_owned);
         let keys = PublicKey::read_set(set.as_str().as_bytes())?;
         Ok(Self { keys, issuer: text("issuer"), tenant_id: text("tenant_id") })
@@ -149,7 +149,7 @@ impl KeyCache {
 #[cfg(test)]
 mod tests {
     use super::*;
-    use crate::error::ErrorKind;
+    use actpass_protocol::ErrorKind;
 
     #[tokio::test(start_paused = true)]
     async fn keys_are_kept_refetched_and_given_up() {

@@ -2,9 +2,9 @@
 
 use std::fmt;
 
-use crate::json::{Document, Json};
-use crate::secret::Secret;
-use crate::token::{Claims, Refusal};
+use actpass_protocol::json::RawObject;
+use actpass_protocol::token::{Claims, Refusal};
+use actpass_protocol::{Json, Secret};
 
 /// What to ask a passport for.
 ///
@@ -114,7 +114,7 @@ pub struct IssuedPassport {
 }
 
 impl IssuedPassport {
-    pub(crate) fn parse(document: &Document) -> Result<Self, String> {
+    pub(crate) fn parse(document: &RawObject) -> Result<Self, String> {
         let token = document.string("token").filter(|token| !token.is_empty()).ok_or("it has no `token`")?;
         Ok(Self { text: Secret::new(document.as_str()), token: Secret::new(token) })
     }
@@ -126,7 +126,7 @@ impl IssuedPassport {
 
     /// Any other member of the answer, such as `jwks_uri`, `jti`, `expires_at`.
     pub fn member(&self, name: &str) -> Option<Json> {
-        Document::parse(self.text.expose().as_bytes()).ok()?.member(name)
+        RawObject::parse(self.text.expose().as_bytes()).ok()?.member(name)
     }
 
     /// The JSON text of the whole answer. It holds the token.
@@ -228,10 +228,10 @@ impl OfflineVerifyRequest {
 ///
 /// [`ActPass::verify_passport`](crate::ActPass::verify_passport) has an example.
 #[derive(Clone, Debug)]
-pub struct Verification(Document, bool);
+pub struct Verification(RawObject, bool);
 
 impl Verification {
-    pub(crate) fn parse(document: Document) -> Result<Self, String> {
+    pub(crate) fn parse(document: RawObject) -> Result<Self, String> {
         match document.member("valid") {
             Some(Json::Bool(valid)) => Ok(Self(document, valid)),
             Some(_) | None => Err("it has no boolean `valid`".to_owned()),
@@ -252,7 +252,7 @@ impl Verification {
 
     /// What cannot be read is not valid.
     fn made(text: &str) -> Self {
-        let document = Document::parse(text.as_bytes()).unwrap_or_default();
+        let document = RawObject::parse(text.as_bytes()).unwrap_or_default();
         let valid = document.member("valid") == Some(Json::Bool(true));
         Self(document, valid)
     }
@@ -283,10 +283,10 @@ impl Verification {
 ///
 /// [`ActPass::revoke_passport`](crate::ActPass::revoke_passport) has an example.
 #[derive(Clone, Debug)]
-pub struct Revocation(Document, bool);
+pub struct Revocation(RawObject, bool);
 
 impl Revocation {
-    pub(crate) fn parse(document: Document) -> Result<Self, String> {
+    pub(crate) fn parse(document: RawObject) -> Result<Self, String> {
         match document.member("revoked") {
             Some(Json::Bool(revoked)) => Ok(Self(document, revoked)),
             Some(_) | None => Err("it has no boolean `revoked`".to_owned()),

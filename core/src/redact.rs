@@ -1,7 +1,7 @@
 //! Keeps secrets out of what an error shows of an answer.
 
-use crate::json::{Json, MAX_DEPTH};
-use crate::secret::Secret;
+use actpass_protocol::json::MAX_DEPTH;
+use actpass_protocol::{Json, Secret};
 
 /// The longest body that an error keeps: 64 KiB.
 const MAX_KEPT: usize = 64 * 1024;

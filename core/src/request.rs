@@ -6,10 +6,9 @@ use bytes::Bytes;
 use crate::action::{self, Action};
 use crate::error::Error;
 use crate::evidence::EvidenceEvent;
-use crate::guard::Mode;
-use crate::json::{Json, Style, Text};
 use crate::passport::{PassportRequest, VerifyRequest};
-use crate::secret::Secret;
+use actpass_protocol::json::{Style, Text};
+use actpass_protocol::{Json, Mode, Secret};
 
 pub(crate) fn preflight(
     action: &Action,
@@ -112,7 +111,7 @@ struct Body {
 
 impl Body {
     fn new() -> Self {
-        let mut text = Text::new(Style::Wire);
+        let mut text = Text::new(Style::PythonCompat);
         text.raw("{");
         Self { text, members: 0 }
     }
@@ -156,7 +155,7 @@ impl Body {
         self.key(key);
         match value {
             Some(value) => {
-                let mut text = Text::new(Style::Wire);
+                let mut text = Text::new(Style::PythonCompat);
                 value.write(&mut text);
                 action::check_object(key, text.as_str())?;
                 self.text.raw(text.as_str());

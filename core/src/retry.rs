@@ -2,9 +2,8 @@
 
 use std::time::{Duration, SystemTime};
 
-use crate::client::Operation;
-use crate::error::ErrorKind;
 use crate::transport::{Answer, Failure};
+use actpass_protocol::{ErrorKind, Operation};
 
 /// The longest wait before the first retry; it doubles for each further one.
 const FIRST_WAIT: Duration = Duration::from_millis(100);

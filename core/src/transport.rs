@@ -1,44 +1,22 @@
 //! What carries one attempt of a call to the gateway and its answer back.
 //!
-//! [`Transport`] is the seam: the shipped one is [`HttpTransport`], tests stand in for the network with their own.
+//! [`Transport`] is the seam: the shipped one speaks HTTP, tests stand in for the network with their own.
 //! Deadlines, retries and the meaning of an answer are the client's, not the transport's.
 
 use std::fmt;
 use std::future::Future;
-use std::io;
-use std::pin::{Pin, pin};
-use std::time::{Duration, Instant};
+use std::pin::Pin;
+use std::time::Duration;
 
 use bytes::Bytes;
-use futures_util::future::{Either, select};
-use http::header::{
-    ACCEPT, ACCEPT_ENCODING, AUTHORIZATION, CONTENT_TYPE, HeaderMap, HeaderName, HeaderValue, RETRY_AFTER,
-    USER_AGENT,
-};
-use http::{Method, Response};
-use http_body_util::{BodyExt, Full};
-use hyper::body::{Body, Incoming};
-use hyper_util::client::legacy;
-use hyper_util::client::legacy::connect::capture_connection;
-use hyper_util::rt::TokioTimer;
 
-use crate::cause::{Cause, CertificateProblem, Hop, ProxyProblem};
-use crate::client::Operation;
-use crate::config::{BaseUrl, Config, Way};
-use crate::connect::{
-    ConnectProblem, Connector, Failing, ProxyFailure, Source, causes, connect_problem, root_cause,
-};
-use crate::error::{Error, ErrorKind};
-use crate::observe::{UnobservedTasks, unobserved};
-use crate::tls::CaVariable;
+use crate::cause::Cause;
+use crate::error::Error;
 use crate::trace::Traceparent;
+use actpass_protocol::Operation;
 
 /// The largest body that is read from an answer: 1 MiB.
 pub const MAX_BODY: usize = 1024 * 1024;
-
-/// After this long without a call a connection is closed.
-const IDLE_TIMEOUT: Duration = Duration::from_secs(90);
-const JSON: HeaderValue = HeaderValue::from_static("application/json");
 
 /// Carries one attempt of a call.
 ///
@@ -221,212 +199,4 @@ pub struct Failure {
     /// Whether it is certain that the gateway did not take the request: no connection came about, or the gateway refused
     /// the HTTP/2 stream.
     pub never_sent: bool,
-}
-
-/// The shipped transport: HTTP/1.1 and HTTP/2 over one pool of kept connections, TLS always verified, redirects never
-/// followed.
-pub struct HttpTransport {
-    client: legacy::Client<Connector, Full<Bytes>>,
-    base_url: BaseUrl,
-    headers: HeaderMap,
-    way: Way,
-}
-
-impl HttpTransport {
-    pub(crate) fn new(config: &Config) -> Self {
-        let client = legacy::Client::builder(UnobservedTasks)
-            .pool_timer(TokioTimer::new())
-            .pool_idle_timeout(IDLE_TIMEOUT)
-            .build(Connector::new(config));
-        Self { client, base_url: config.base_url.clone(), headers: headers(config), way: config.way.clone() }
-    }
-
-    async fn exchange(&self, request: Request) -> Result<Answer, Failure> {
-        let uri = self.base_url.endpoint(&request).map_err(|error| Failure { error, never_sent: true })?;
-        let is_read = request.operation.is_read();
-        let mut sent = http::Request::new(Full::new(request.body));
-        *sent.uri_mut() = uri;
-        *sent.headers_mut() = self.headers.clone();
-        if !is_read {
-            *sent.method_mut() = Method::POST;
-            sent.headers_mut().insert(CONTENT_TYPE, JSON);
-        }
-        if let Some(traceparent) = &request.traceparent {
-            sent.headers_mut().insert(HeaderName::from_static("traceparent"), traceparent.header());
-        }
-        let mut connected_after = Duration::ZERO;
-        let response = match request.retry {
-            0 => self.client.request(sent).await,
-            // Only a retry can get a repeated answer that is its own, so only a retry pays for the look.
-            _ => {
-                let began = Instant::now();
-                let mut captured = capture_connection(&mut sent);
-                let connected = pin!(async { drop(captured.wait_for_connection_metadata().await) });
-                match select(connected, self.client.request(sent)).await {
-                    Either::Left(((), sending)) => {
-                        connected_after = began.elapsed();
-                        sending.await
-                    }
-                    Either::Right((response, _)) => response,
-                }
-            }
-        };
-        let response = response.map_err(|error| Failure {
-            never_sent: error.is_connect() || was_refused(&error),
-            error: self.no_answer(error),
-        })?;
-        let header = |name: HeaderName| Some(response.headers().get(name)?.to_str().ok()?.to_owned());
-        let (retry_after, request_id) =
-            (header(RETRY_AFTER), header(HeaderName::from_static("x-request-id")));
-        let status = response.status().as_u16();
-        let body = self.read_body(response).await?;
-        Ok(Answer { status, retry_after, request_id, body, connected_after })
-    }
-
-    async fn read_body(
-        &self,
-        mut response: Response<Incoming>,
-    ) -> Result<Result<Vec<u8>, BodyError>, Failure> {
-        let announced = response.body().size_hint().exact();
-        let announced = announced.and_then(|length| usize::try_from(length).ok()).unwrap_or(0);
-        if announced > MAX_BODY {
-            return Ok(Err(BodyError::TooLarge));
-        }
-        let mut body = Vec::with_capacity(announced);
-        while let Some(frame) = response.body_mut().frame().await {
-            match frame.map(http_body::Frame::into_data) {
-                Ok(Ok(data)) if body.len() + data.len() > MAX_BODY => return Ok(Err(BodyError::TooLarge)),
-                Ok(Ok(data)) => body.extend_from_slice(&data),
-                Ok(Err(_trailers)) => {}
-                Err(error) if was_reset(&error) => {
-                    return Err(Failure { never_sent: false, error: self.no_answer(error) });
-                }
-                Err(_) => return Ok(Err(BodyError::CutShort)),
-            }
-        }
-        Ok(Ok(body))
-    }
-
-    fn no_answer(&self, error: impl std::error::Error + Send + Sync + 'static) -> Error {
-        let base_url = self.base_url.as_str();
-        let failed_proxy = causes(&error).find_map(|cause| cause.downcast_ref::<ProxyFailure>());
-        if let Some(failure) = failed_proxy {
-            let setting = failure.proxy.setting.clone();
-            let (kind, cause) = match failure.problem {
-                Failing::Certificate(problem) => {
-                    (ErrorKind::Connection, Cause::Certificate { of: Hop::Proxy(setting), problem })
-                }
-                Failing::Proxy(problem @ ProxyProblem::Timeout) => {
-                    (ErrorKind::Timeout, Cause::Proxy { setting, problem })
-                }
-                Failing::Proxy(problem) => (ErrorKind::Connection, Cause::Proxy { setting, problem }),
-            };
-            let trusted = self.trusted(&cause);
-            let message =
-                format!("cannot reach {base_url} through the proxy {}: {failure}{trusted}", failure.proxy);
-            return Error::new(kind, message).with_cause(cause).with_source(error);
-        }
-        let (kind, what, cause) = match connect_problem(&error) {
-            _ if is_not_http(&error) => (ErrorKind::Response, "no HTTP from", Some(Cause::NotHttp)),
-            ConnectProblem::Certificate(problem) => {
-                let cause = Cause::Certificate { of: Hop::Gateway, problem };
-                (ErrorKind::Connection, "cannot reach", Some(cause))
-            }
-            ConnectProblem::Interrupted => {
-                let is_handshake = self.base_url.is_https()
-                    && causes(&error)
-                        .filter_map(|cause| cause.downcast_ref::<legacy::Error>())
-                        .any(legacy::Error::is_connect);
-                let cause = if is_handshake { Cause::InterruptedHandshake } else { Cause::Interrupted };
-                (ErrorKind::Connection, "cannot reach", Some(cause))
-            }
-            ConnectProblem::NotTls => (ErrorKind::Connection, "no TLS from", Some(Cause::NotTls)),
-            ConnectProblem::Other => (ErrorKind::Connection, "cannot reach", None),
-            ConnectProblem::Refused => (ErrorKind::Connection, "cannot reach", Some(Cause::Refused)),
-            ConnectProblem::Timeout => {
-                (ErrorKind::Timeout, "no connection in time to", Some(Cause::ConnectTimeout))
-            }
-            ConnectProblem::Tls => (ErrorKind::Connection, "cannot reach", Some(Cause::TlsHandshake)),
-            ConnectProblem::Unresolved => (ErrorKind::Connection, "cannot reach", Some(Cause::Unresolved)),
-            ConnectProblem::Unroutable => (ErrorKind::Connection, "cannot reach", Some(Cause::Unroutable)),
-        };
-        let trusted = cause.as_ref().map(|cause| self.trusted(cause)).unwrap_or_default();
-        let through = self.way.through();
-        let message = format!("{what} {base_url}{through}: {}{trusted}", root_cause(&error));
-        let failed = Error::new(kind, message).with_source(error);
-        match cause {
-            Some(cause) => failed.with_cause(cause),
-            None => failed,
-        }
-    }
-
-    /// Which authorities are trusted, and how to add one: for an error about a certificate that none of them
-    /// signed.
-    fn trusted(&self, cause: &Cause) -> String {
-        let Cause::Certificate {
-            problem: CertificateProblem::BadSignature | CertificateProblem::Untrusted,
-            ..
-        } = cause
-        else {
-            return String::new();
-        };
-        let variables: Vec<_> = std::iter::once("SSL_CERT_FILE")
-            .chain(self.way.ca_variables.iter().map(CaVariable::name))
-            .collect();
-        format!(
-            "; trusted authorities: {}; to trust another, give its certificate as ca or name its file in {}",
-            self.way.trust,
-            variables.join(" or ")
-        )
-    }
-}
-
-impl Transport for HttpTransport {
-    fn send(&self, request: Request) -> SendFuture<'_> {
-        Box::pin(unobserved(self.exchange(request)))
-    }
-}
-
-impl fmt::Debug for HttpTransport {
-    fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
-        f.debug_struct("HttpTransport").field("base_url", &self.base_url.as_str()).finish_non_exhaustive()
-    }
-}
-
-fn headers(config: &Config) -> HeaderMap {
-    let mut headers = HeaderMap::from_iter([
-        (ACCEPT, HeaderValue::from_static("*/*")),
-        (AUTHORIZATION, config.authorization.clone()),
-        (ACCEPT_ENCODING, HeaderValue::from_static("identity")),
-        (USER_AGENT, config.user_agent.clone()),
-    ]);
-    if let Some(tenant) = &config.tenant_id {
-        headers.insert(HeaderName::from_static("x-actpass-tenant"), tenant.clone());
-    }
-    headers
-}
-
-fn was_reset(error: Source<'_>) -> bool {
-    causes(error).any(|cause| {
-        // HTTP/2 keeps the system's error to itself, and calls the mere end of a connection a broken pipe.
-        let http2 = cause.downcast_ref::<h2::Error>().and_then(h2::Error::get_io);
-        let http2 = http2.filter(|error| error.kind() != io::ErrorKind::BrokenPipe);
-        cause.downcast_ref::<io::Error>().or(http2).is_some_and(|error| {
-            matches!(
-                error.kind(),
-                io::ErrorKind::BrokenPipe | io::ErrorKind::ConnectionAborted | io::ErrorKind::ConnectionReset
-            )
-        })
-    })
-}
-
-fn is_not_http(error: Source<'_>) -> bool {
-    causes(error).any(|cause| cause.downcast_ref::<hyper::Error>().is_some_and(hyper::Error::is_parse))
-}
-
-/// Whether the gateway says that it did not process the request (RFC 9113, section 8.7).
-fn was_refused(error: Source<'_>) -> bool {
-    causes(error).filter_map(|cause| cause.downcast_ref::<h2::Error>()).any(|error| {
-        error.is_reset() && error.is_remote() && error.reason() == Some(h2::Reason::REFUSED_STREAM)
-    })
 }

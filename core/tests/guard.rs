@@ -847,7 +847,7 @@ fn a_mode_that_is_none_is_an_error() {
     }
     for text in ["", "Monitor", "monitor ", "MONITOR", "off", "audit", "allow", "none", "enforce\0"] {
         let error = text.parse::<Mode>().unwrap_err();
-        assert_eq!(error.kind(), ErrorKind::Argument);
+        assert_eq!(Error::from(error.clone()).kind(), ErrorKind::Argument);
         assert_eq!(
             error.to_string(),
             format!("mode: expected enforce, strict, warn or monitor, found {text:?}")

@@ -679,8 +679,7 @@ proptest! {
     #[test]
     fn integers_that_a_double_cannot_hold_are_refused(past in 1_i64..1_000_000_000_000, negative in any::<bool>()) {
         let value = (9_007_199_254_740_991 + past) * if negative { -1 } else { 1 };
-        let error = canonical_json(&Json::Number(Number::from(value))).unwrap_err();
-        prop_assert_eq!(error.kind(), ErrorKind::Argument);
+        prop_assert!(canonical_json(&Json::Number(Number::from(value))).is_err());
     }
 
     #[test]
@@ -718,7 +717,7 @@ proptest! {
         match text.parse::<Mode>() {
             Ok(mode) => prop_assert_eq!(mode.as_str(), text),
             Err(error) => {
-                prop_assert_eq!(error.kind(), ErrorKind::Argument);
+                prop_assert!(error.to_string().starts_with("mode: expected "));
                 prop_assert!(!["enforce", "strict", "warn", "monitor"].contains(&text.as_str()));
             }
         }

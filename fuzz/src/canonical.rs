@@ -32,7 +32,8 @@ pub(crate) fn run(data: &[u8]) {
 
 pub(crate) fn seeds() -> Vec<Vec<u8>> {
     let read = |path| std::fs::read(path).unwrap();
-    let mut seeds: Vec<_> = crate::files("core/tests/data/jcs/input", "json").into_iter().map(read).collect();
+    let mut seeds: Vec<_> =
+        crate::files("core/protocol/tests/data/jcs/input", "json").into_iter().map(read).collect();
     for text in [
         "1e20",
         "-0",

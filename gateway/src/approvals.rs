@@ -3,7 +3,7 @@
 use std::sync::Arc;
 use std::time::Duration;
 
-use actpass_core::{Json, hash_payload};
+use actpass_protocol::{Json, hash_payload};
 use tokio::sync::{broadcast, watch};
 
 use crate::auth::Key;

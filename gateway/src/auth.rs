@@ -4,7 +4,7 @@ use std::collections::HashMap;
 use std::fmt;
 use std::sync::Arc;
 
-use actpass_core::{Json, Mode, Secret};
+use actpass_protocol::{Json, Mode, Secret};
 use governor::DefaultDirectRateLimiter;
 use sha2::{Digest, Sha256};
 use subtle::ConstantTimeEq;

@@ -9,9 +9,9 @@ use std::collections::HashMap;
 use std::sync::Arc;
 use std::time::Duration;
 
-use actpass_core::Json;
-use actpass_core::json::Number;
-use actpass_core::token::{PublicKey, Refusal, Typ, Unverified};
+use actpass_protocol::Json;
+use actpass_protocol::json::Number;
+use actpass_protocol::token::{PublicKey, Refusal, Typ, Unverified};
 
 use crate::clock::{Clock, rfc3339};
 use crate::decide::object;

@@ -7,8 +7,8 @@ use std::path::{Path, PathBuf};
 use std::process::ExitCode;
 use std::time::{Duration, UNIX_EPOCH};
 
-use actpass_core::Secret;
-use actpass_core::token::PublicKey;
+use actpass_protocol::Secret;
+use actpass_protocol::token::PublicKey;
 use clap::{Args, Parser, Subcommand, ValueEnum};
 use tracing_appender::non_blocking::{ErrorCounter, WorkerGuard};
 use tracing_subscriber::filter::{LevelFilter, Targets};

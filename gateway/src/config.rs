@@ -8,7 +8,7 @@ use std::path::{Path, PathBuf};
 use std::sync::Arc;
 use std::time::Duration;
 
-use actpass_core::Json;
+use actpass_protocol::Json;
 use governor::{DefaultDirectRateLimiter, Quota};
 use ipnet::IpNet;
 use rustls::ServerConfig;

@@ -4,9 +4,9 @@
 
 use std::sync::Arc;
 
-use actpass_core::json::Number;
-use actpass_core::token::Bearer;
-use actpass_core::{Json, Mode, canonical_json};
+use actpass_protocol::json::Number;
+use actpass_protocol::token::Bearer;
+use actpass_protocol::{Json, Mode, canonical_json};
 use bytes::Bytes;
 use sha2::{Digest, Sha256};
 

@@ -7,9 +7,9 @@
 use std::fmt;
 use std::io::{self, BufRead, Write};
 
-use actpass_core::Json;
-use actpass_core::json::Number;
-use actpass_core::token::{PublicKey, Refusal, Typ, Unverified};
+use actpass_protocol::Json;
+use actpass_protocol::json::Number;
+use actpass_protocol::token::{PublicKey, Refusal, Typ, Unverified};
 
 use crate::checkpoints::{Checkpoint, CheckpointError};
 use crate::clock::rfc3339;

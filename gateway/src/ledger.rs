@@ -7,15 +7,14 @@
 use std::sync::Arc;
 use std::time::SystemTime;
 
-use actpass_core::{Json, canonical_json, hash_payload, sha256_hex};
+use actpass_protocol::{InvalidArgument, Json, canonical_json, hash_payload, sha256_hex};
 
 use crate::members::Members;
 
 /// The `previous_event_hash` of a chain's first event.
 pub const GENESIS: &str = "0000000000000000000000000000000000000000000000000000000000000000";
 
-/// The chain that holds a tenant's decisions. Only the gateway writes to it.
-pub const DECISIONS: &str = "decisions";
+pub use actpass_protocol::DECISIONS;
 
 /// The type of a decision's event. Only the gateway uses it.
 pub const DECISION: &str = "decision";
@@ -172,13 +171,11 @@ pub struct Sealed {
 ///
 /// # Errors
 ///
-/// [`ErrorKind::Argument`](actpass_core::ErrorKind::Argument) for an integer beyond ±(2^53 - 1), and for a number with
+/// For an integer beyond ±(2^53 - 1), and for a number with
 /// a fraction or an exponent that canonical JSON writes as such an integer: `1e20` is `100000000000000000000` there.
-pub fn recordable(value: &Json) -> Result<(), actpass_core::Error> {
+pub fn recordable(value: &Json) -> Result<(), InvalidArgument> {
     let canonical = canonical_json(value)?;
-    let again = Json::parse(&canonical).map_err(|error| {
-        actpass_core::Error::new(actpass_core::ErrorKind::Internal, format!("canonical JSON: {error}"))
-    })?;
+    let again = Json::parse(&canonical).map_err(|error| InvalidArgument::new("canonical JSON", error))?;
     canonical_json(&again).map(|_| ())
 }
 
@@ -188,7 +185,7 @@ impl Draft {
     /// # Errors
     ///
     /// If `metadata` has no canonical form; see [`recordable`].
-    pub fn seal(&self, head: &Head, created_at: SystemTime) -> Result<Sealed, actpass_core::Error> {
+    pub fn seal(&self, head: &Head, created_at: SystemTime) -> Result<Sealed, InvalidArgument> {
         let seq = head.length.saturating_add(1);
         if let Some(metadata) = &self.metadata {
             recordable(metadata)?;
@@ -204,12 +201,7 @@ impl Draft {
     }
 
     /// The canonical JSON of the event: its members in their order, without white space.
-    fn canonical(
-        &self,
-        seq: u64,
-        previous: &str,
-        created_at: SystemTime,
-    ) -> Result<String, actpass_core::Error> {
+    fn canonical(&self, seq: u64, previous: &str, created_at: SystemTime) -> Result<String, InvalidArgument> {
         let created_at = humantime::format_rfc3339_millis(created_at).to_string();
         let policy = self.policy.as_ref();
         let mut event = Members::new();

@@ -1,6 +1,6 @@
 //! JSON objects written member by member, without a tree between.
 
-use actpass_core::json::{Style, Text};
+use actpass_protocol::json::{Style, Text};
 
 /// The text of a JSON object; see [`Members::finish`].
 #[derive(Debug)]

@@ -3,8 +3,8 @@
 use std::cmp::Ordering;
 use std::fmt;
 
-use actpass_core::json::Number;
-use actpass_core::{ACTION_OUTCOME, Json, Mode};
+use actpass_protocol::json::Number;
+use actpass_protocol::{ACTION_OUTCOME, Json, Mode};
 use utoipa::ToSchema;
 
 use crate::http::openapi::{self, ModeWord, RiskWord};

@@ -6,7 +6,7 @@
 use std::collections::BTreeMap;
 use std::fmt;
 
-use actpass_core::{Json, hash_payload};
+use actpass_protocol::{InvalidArgument, Json, hash_payload};
 
 /// The form of the lock file.
 const LOCK_VERSION: &str = "1";
@@ -150,7 +150,7 @@ impl Tools {
 /// # Errors
 ///
 /// If it has no canonical form.
-pub fn manifest_hash(manifest: &Json) -> Result<String, actpass_core::Error> {
+pub fn manifest_hash(manifest: &Json) -> Result<String, InvalidArgument> {
     hash_payload(manifest)
 }
 

@@ -7,7 +7,7 @@
 use std::io::Write;
 use std::sync::Arc;
 
-use actpass_core::{Json, Secret};
+use actpass_protocol::{Json, Secret};
 use bytes::Bytes;
 use zeroize::{Zeroize, Zeroizing};
 

@@ -10,13 +10,13 @@ use std::sync::Arc;
 use std::sync::atomic::{AtomicU64, Ordering};
 use std::time::{Duration, UNIX_EPOCH};
 
-use actpass_core::token::PublicKey;
-use actpass_core::{Json, hash_payload};
 use actpass_gateway::checkpoints::{Checkpoint, Checkpoints, Interval};
 use actpass_gateway::clock::Clock;
 use actpass_gateway::config::MasterKeySource;
 use actpass_gateway::passport::Keys;
 use actpass_gateway::seal::MasterKey;
+use actpass_protocol::token::PublicKey;
+use actpass_protocol::{Json, hash_payload};
 use common::{EVIDENCE, Gateway, refund, text};
 
 const MASTER: &str = "0707070707070707070707070707070707070707070707070707070707070707";

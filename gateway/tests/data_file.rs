@@ -10,8 +10,8 @@ use std::os::unix::fs::{MetadataExt, PermissionsExt, symlink};
 use std::path::Path;
 use std::process::{Child, Command, Output, Stdio};
 
-use actpass_core::Json;
 use actpass_gateway::store::{OpenError, SqliteStore, Store};
+use actpass_protocol::Json;
 use common::{Gateway, PREFLIGHT, json, refund, text};
 use tempfile::TempDir;
 

@@ -5,10 +5,10 @@ mod common;
 
 use std::time::Duration;
 
-use actpass_core::Json;
 use actpass_gateway::auth::KeyHash;
 use actpass_gateway::config::{ConnectionLimits, Settings};
 use actpass_gateway::store::Location;
+use actpass_protocol::Json;
 use common::{EVIDENCE, Gateway, PREFLIGHT, json, refund, text};
 use futures_util::future::join_all;
 use tokio::io::{AsyncReadExt, AsyncWriteExt};

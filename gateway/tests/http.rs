@@ -9,7 +9,6 @@ use std::path::PathBuf;
 use std::sync::Arc;
 use std::time::Duration;
 
-use actpass_core::{Json, hash_payload};
 use actpass_gateway::ledger::Head;
 use actpass_gateway::passport::SealedKey;
 use actpass_gateway::server::Server;
@@ -18,6 +17,7 @@ use actpass_gateway::store::{
     StoredEvent, Subject,
 };
 use actpass_gateway::vault::SealedCredential;
+use actpass_protocol::{Json, hash_payload};
 use async_trait::async_trait;
 use common::{EVIDENCE, Gateway, PREFLIGHT, json, refund, text};
 

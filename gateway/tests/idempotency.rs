@@ -7,11 +7,11 @@ use std::sync::Arc;
 use std::sync::atomic::{AtomicU64, Ordering};
 use std::time::{Duration, UNIX_EPOCH};
 
-use actpass_core::{Json, hash_payload};
 use actpass_gateway::clock::Clock;
 use actpass_gateway::config::{MasterKeySource, Settings};
 use actpass_gateway::policy::Policy;
 use actpass_gateway::seal::MasterKey;
+use actpass_protocol::{Json, hash_payload};
 use common::{Gateway, assert_repeats, json, refund, text};
 use futures_util::future::join_all;
 

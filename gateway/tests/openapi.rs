@@ -6,11 +6,11 @@ mod common;
 use std::collections::BTreeSet;
 use std::path::Path;
 
-use actpass_core::{Json, Secret};
 use actpass_gateway::config::MasterKeySource;
 use actpass_gateway::seal::MasterKey;
 use actpass_gateway::store::{SqliteStore, Store};
 use actpass_gateway::vault::{self, Vault};
+use actpass_protocol::{Json, Secret};
 use common::{EVIDENCE, Gateway, PREFLIGHT, json, refund, text};
 use regex::Regex;
 use reqwest::RequestBuilder;

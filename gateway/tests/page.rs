@@ -7,10 +7,10 @@ use std::sync::Arc;
 use std::sync::atomic::{AtomicU64, Ordering};
 use std::time::{Duration, Instant, UNIX_EPOCH};
 
-use actpass_core::Json;
 use actpass_gateway::auth::{Key, KeyHash, Keyring, Role};
 use actpass_gateway::clock::Clock;
 use actpass_gateway::config::Settings;
+use actpass_protocol::Json;
 use common::{Gateway, text};
 use futures_util::future::join_all;
 use reqwest::redirect::Policy;
@@ -676,7 +676,7 @@ async fn the_page_loads_its_own_files_alone_and_has_nothing_inline() {
         };
         assert_eq!(kind, expected);
         let content = response.bytes().await.unwrap();
-        let hash = actpass_core::sha256_hex(&content);
+        let hash = actpass_protocol::sha256_hex(&content);
         assert!(path.contains(hash.get(..16).unwrap()), "its path names its content");
         let (stem, _) = path.split_once('-').unwrap();
         let other = format!("{}{stem}-{}.{extension}", gateway.url, "0".repeat(16));

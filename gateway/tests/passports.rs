@@ -8,13 +8,13 @@ use std::sync::Arc;
 use std::sync::atomic::{AtomicU64, Ordering};
 use std::time::{Duration, SystemTime, UNIX_EPOCH};
 
-use actpass_core::json::Number;
-use actpass_core::token::{Typ, encode};
 use actpass_core::{ActPass, Json, OfflineVerifyRequest};
 use actpass_gateway::clock::Clock;
 use actpass_gateway::config::{MasterKeySource, Settings};
 use actpass_gateway::passport::Ring;
 use actpass_gateway::seal::MasterKey;
+use actpass_protocol::json::Number;
+use actpass_protocol::token::{Typ, encode};
 use base64::Engine;
 use base64::engine::general_purpose::URL_SAFE_NO_PAD;
 use common::{Gateway, PREFLIGHT, json, text};

@@ -10,8 +10,8 @@ use std::process::{Child, ChildStdout, Command, Output, Stdio};
 use std::sync::Arc;
 use std::sync::atomic::{AtomicBool, AtomicUsize, Ordering};
 
-use actpass_core::token::{Typ, encode, signing_input};
-use actpass_core::{Json, hash_payload};
+use actpass_protocol::token::{Typ, encode, signing_input};
+use actpass_protocol::{Json, hash_payload};
 use common::{PREFLIGHT, refund, text};
 use tempfile::TempDir;
 

@@ -7,12 +7,12 @@ use std::sync::Arc;
 use std::sync::atomic::{AtomicI64, Ordering};
 use std::time::{Duration, UNIX_EPOCH};
 
-use actpass_core::{Json, Secret};
 use actpass_gateway::clock::Clock;
 use actpass_gateway::config::MasterKeySource;
 use actpass_gateway::seal::MasterKey;
 use actpass_gateway::store::{Append, Appended, Store};
 use actpass_gateway::vault::{self, SealedCredential, Vault};
+use actpass_protocol::{Json, Secret};
 use common::{Gateway, PREFLIGHT, json, refund, text};
 
 const NOW: i64 = 2_000_000_000;

@@ -1,6 +1,6 @@
 //! Every error that the gateway answers with, in one table.
 
-use actpass_core::Json;
+use actpass_protocol::Json;
 use axum::response::{IntoResponse, Response};
 use http::{HeaderValue, StatusCode, header};
 

@@ -3,8 +3,8 @@
 use std::sync::Arc;
 use std::time::Instant;
 
-use actpass_core::json::Number;
-use actpass_core::{Json, Secret};
+use actpass_protocol::json::Number;
+use actpass_protocol::{Json, Secret};
 use axum::body::Body;
 use axum::extract::rejection::PathRejection;
 use axum::extract::{Path, Query, State};

@@ -210,9 +210,9 @@ mod tests {
         assert_eq!(response.status(), 500);
         assert!(response.headers().contains_key(REQUEST_ID));
         let body = to_bytes(response.into_body(), 4096).await.unwrap();
-        let body = actpass_core::Json::parse(&body).unwrap();
+        let body = actpass_protocol::Json::parse(&body).unwrap();
         let code = body.member("error").and_then(|error| error.member("code"));
-        assert_eq!(code.and_then(actpass_core::Json::as_str), Some("internal"));
+        assert_eq!(code.and_then(actpass_protocol::Json::as_str), Some("internal"));
         assert!(!body.to_string().contains("apk_secret"));
     }
 }

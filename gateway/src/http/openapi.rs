@@ -499,8 +499,8 @@ pub(crate) enum RiskWord {
 
 #[cfg(test)]
 mod tests {
-    use actpass_core::Json;
-    use actpass_core::json::Number;
+    use actpass_protocol::Json;
+    use actpass_protocol::json::Number;
 
     use super::DOCUMENT;
     use crate::request::{

@@ -2,9 +2,9 @@
 
 use std::sync::Arc;
 
-use actpass_core::Json;
-use actpass_core::json::Number;
-use actpass_core::token::{Bearer, MAX_BYTES, Typ};
+use actpass_protocol::Json;
+use actpass_protocol::json::Number;
+use actpass_protocol::token::{Bearer, MAX_BYTES, Typ};
 use axum::extract::State;
 use axum::response::Response;
 use http::StatusCode;

@@ -2,8 +2,8 @@
 
 use std::cmp::Ordering;
 
-use actpass_core::Json;
-use actpass_core::token::{Claims, Refusal};
+use actpass_protocol::Json;
+use actpass_protocol::token::{Claims, Refusal};
 
 /// What a passport must cover.
 #[derive(Clone, Copy, Debug)]

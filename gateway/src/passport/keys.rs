@@ -4,8 +4,8 @@ use std::fmt;
 use std::sync::{Arc, PoisonError, RwLock};
 use std::time::{Duration, Instant};
 
-use actpass_core::Json;
-use actpass_core::token::{self, PublicKey, Typ, Unverified};
+use actpass_protocol::Json;
+use actpass_protocol::token::{self, PublicKey, Typ, Unverified};
 use ring::signature::{Ed25519KeyPair, KeyPair};
 use sha2::{Digest, Sha256};
 use zeroize::Zeroizing;

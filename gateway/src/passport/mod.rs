@@ -1,6 +1,6 @@
 //! Passports: short-lived, signed leave to ask for certain actions, once.
 //!
-//! What a passport is as a token, and why one is refused, is [`actpass_core::token`]: clients that verify offline read it
+//! What a passport is as a token, and why one is refused, is [`actpass_protocol::token`]: clients that verify offline read it
 //! the same way. [`keys`] has the keys, which the data store keeps sealed; [`coverage`] compares a passport with what is
 //! asked.
 //!
@@ -13,8 +13,8 @@ pub mod keys;
 #[cfg(test)]
 mod tests;
 
-use actpass_core::token::Time;
-pub use actpass_core::token::{Claims, Refusal};
+use actpass_protocol::token::Time;
+pub use actpass_protocol::token::{Claims, Refusal};
 pub use keys::{Keys, Ring, SealedKey};
 
 /// For how long a passport holds at most, in seconds.

@@ -1,7 +1,7 @@
 use std::collections::HashSet;
 
-use actpass_core::Json;
-use actpass_core::token::{self, Typ};
+use actpass_protocol::Json;
+use actpass_protocol::token::{self, Typ};
 use ring::signature::Ed25519KeyPair;
 use tempfile::TempDir;
 

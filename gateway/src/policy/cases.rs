@@ -2,7 +2,7 @@
 
 use std::fmt;
 
-use actpass_core::Json;
+use actpass_protocol::Json;
 
 use super::NO_MATCH;
 use super::evaluate::Input;

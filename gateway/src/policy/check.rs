@@ -6,7 +6,7 @@
 use std::cmp::Ordering;
 use std::fmt;
 
-use actpass_core::Json;
+use actpass_protocol::Json;
 
 use super::evaluate::same_type;
 use super::model::{

@@ -2,7 +2,7 @@
 
 use std::cmp::Ordering;
 
-use actpass_core::Json;
+use actpass_protocol::Json;
 
 use super::model::{Bound, Comparison, Condition, List, Path, Policy, Relation, Root, Rule, Test};
 

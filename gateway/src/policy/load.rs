@@ -2,8 +2,8 @@
 
 use std::fmt;
 
-use actpass_core::json::Number;
-use actpass_core::{Json, canonical_json, sha256_hex};
+use actpass_protocol::json::Number;
+use actpass_protocol::{Json, canonical_json, sha256_hex};
 use regex::RegexBuilder;
 
 use super::index::Index;

@@ -3,8 +3,8 @@
 use std::fmt;
 use std::hash::{BuildHasherDefault, DefaultHasher};
 
-use actpass_core::Json;
-use actpass_core::json::Number;
+use actpass_protocol::Json;
+use actpass_protocol::json::Number;
 use regex::Regex;
 
 use super::index::Index;

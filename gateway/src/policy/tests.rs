@@ -1,4 +1,4 @@
-use actpass_core::{Json, hash_payload};
+use actpass_protocol::{Json, hash_payload};
 use proptest::collection::vec;
 use proptest::prelude::*;
 use proptest::sample::select;

@@ -1,6 +1,6 @@
 //! What is looked for in a ledger and among approvals: the same over every store.
 
-use actpass_core::Json;
+use actpass_protocol::Json;
 
 use super::StoredEvent;
 use crate::approvals::Status;

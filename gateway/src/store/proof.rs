@@ -3,7 +3,7 @@
 //! Whoever can write to the tables without being the gateway can set a row. An event can be neither changed nor taken out
 //! of its chain without that being found, so it is looked up, by indexes over the events' own text, and compared.
 
-use actpass_core::Json;
+use actpass_protocol::Json;
 use bytes::Bytes;
 
 use super::{Allowed, Approval, Basis, Decided, Earlier};

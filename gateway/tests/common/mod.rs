@@ -11,11 +11,11 @@
 
 use std::path::Path;
 
-use actpass_core::Json;
 use actpass_gateway::auth::KeyHash;
 use actpass_gateway::config::Settings;
 use actpass_gateway::server::Server;
 use actpass_gateway::store::{Database, Location, Trust};
+use actpass_protocol::Json;
 use reqwest::{Client, RequestBuilder, Response, StatusCode};
 use tempfile::TempDir;
 

@@ -3,7 +3,7 @@
 use std::collections::HashMap;
 use std::sync::{Arc, Mutex, PoisonError};
 
-use actpass_core::Json;
+use actpass_protocol::Json;
 
 use super::super::App;
 use super::super::error::ApiError;

@@ -14,7 +14,7 @@ mod view;
 use std::sync::Arc;
 use std::time::Duration;
 
-use actpass_core::{Json, Secret};
+use actpass_protocol::{Json, Secret};
 use axum::Router;
 use axum::extract::rejection::{PathRejection, QueryRejection};
 use axum::extract::{Path, Query, Request, State};

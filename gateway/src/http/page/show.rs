@@ -4,7 +4,7 @@
 
 use std::collections::HashMap;
 
-use actpass_core::Json;
+use actpass_protocol::Json;
 use unicode_security::skeleton;
 
 /// A string of more characters than this is folded.

@@ -2,7 +2,7 @@
 
 use std::sync::Arc;
 
-use actpass_core::{Json, Secret};
+use actpass_protocol::{Json, Secret};
 use askama::Template;
 use axum::response::Response;
 use http::{HeaderValue, StatusCode, header};

@@ -16,7 +16,7 @@ use std::error::Error;
 use std::sync::{Arc, Mutex, MutexGuard, PoisonError};
 use std::time::{Duration, Instant};
 
-use actpass_core::{Json, canonical_json};
+use actpass_protocol::{Json, canonical_json};
 use async_trait::async_trait;
 use tokio::task::JoinHandle;
 use tokio_postgres::Client;

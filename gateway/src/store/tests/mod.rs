@@ -6,7 +6,7 @@ mod sqlite;
 
 use std::sync::Arc;
 
-use actpass_core::Json;
+use actpass_protocol::Json;
 use bytes::Bytes;
 use futures_util::future::join_all;
 use rusqlite::Connection;

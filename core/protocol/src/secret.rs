@@ -7,7 +7,7 @@ use zeroize::Zeroize;
 /// A text that no log, message or `Debug` shows, and whose memory is cleared when it is dropped.
 ///
 /// ```
-/// use actpass_core::Secret;
+/// use actpass_protocol::Secret;
 ///
 /// let key = Secret::new("apk_1234");
 /// assert_eq!(format!("{key:?}"), "[redacted]");

@@ -29,12 +29,12 @@ thread_local! {
 /// crate to themselves: where there is a global subscriber already, no lines are kept.
 ///
 /// ```
-/// use actpass_core::runtime::{Background, CallLog};
+/// use actpass_session::{BackgroundClient, CallLog};
 /// use actpass_core::{ActPass, Action};
 /// use std::sync::mpsc;
 /// use tracing::level_filters::LevelFilter;
 ///
-/// let background = Background::new(ActPass::builder().api_key("apk_dev").base_url("http://127.0.0.1:9").max_retries(0))?;
+/// let background = BackgroundClient::new(ActPass::builder().api_key("apk_dev").base_url("http://127.0.0.1:9").max_retries(0))?;
 /// let log = CallLog::new(LevelFilter::WARN);
 /// let (answered, answer) = mpsc::channel();
 /// let kept = log.clone();

@@ -13,8 +13,8 @@ use std::collections::BTreeMap;
 use std::fs;
 use std::path::Path;
 
-use actpass_core::json::Number;
-use actpass_core::{ErrorKind, Json, canonical_json, hash_payload, sha256_hex, sign_payload};
+use actpass_protocol::json::Number;
+use actpass_protocol::{Json, canonical_json, hash_payload, sha256_hex, sign_payload};
 use proptest::prelude::*;
 use serde_json::{Value, json};
 
@@ -132,7 +132,6 @@ fn integers_that_a_double_cannot_carry_are_errors() {
             hash_payload(&value).unwrap_err(),
             sign_payload(b"key", &value).unwrap_err(),
         ] {
-            assert_eq!(error.kind(), ErrorKind::Argument, "{text}");
             assert!(error.to_string().starts_with("payload: "), "{error}");
             assert!(error.to_string().contains("beyond ±(2^53-1)"), "{error}");
         }

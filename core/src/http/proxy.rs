@@ -18,9 +18,9 @@ use ipnet::IpNet;
 use percent_encoding::percent_decode_str;
 use url::{Host, Url};
 
-use crate::config::{BaseUrl, is_localhost};
+use crate::base_url::{BaseUrl, is_localhost};
 use crate::error::Error;
-use crate::secret::Secret;
+use actpass_protocol::Secret;
 
 const SYSTEM: &str = "the system's proxy settings";
 const FORMS: &str =
@@ -285,7 +285,7 @@ fn is_domain_of(entry: &str, host: &str) -> bool {
 #[cfg(test)]
 mod tests {
     use super::*;
-    use crate::json::Json;
+    use actpass_protocol::Json;
 
     fn chosen(url: &str, environment: &[(&str, &str)]) -> Result<Option<Option<Proxy>>, Error> {
         let url = BaseUrl::parse(url, false).unwrap();
@@ -394,7 +394,7 @@ mod tests {
 
     #[test]
     fn no_proxy_vectors() {
-        let vectors = Json::parse(include_bytes!("../tests/data/no_proxy.json")).unwrap();
+        let vectors = Json::parse(include_bytes!("../../tests/data/no_proxy.json")).unwrap();
         let Json::Array(vectors) = vectors else { panic!("not a list") };
         assert!(vectors.len() > 60);
         for vector in vectors {

@@ -1,4 +1,4 @@
-//! `runtime::Host`: blocking programs, many threads, connections that went stale, and waits that are broken off.
+//! `BlockingClient`: blocking programs, many threads, connections that went stale, and waits that are broken off.
 
 #![allow(
     clippy::unwrap_used,
@@ -9,6 +9,7 @@
     reason = "tests"
 )]
 
+#[path = "../../tests/common/mod.rs"]
 mod common;
 
 use std::collections::HashSet;
@@ -18,10 +19,10 @@ use std::sync::{Arc, Barrier};
 use std::thread;
 use std::time::Duration;
 
-use actpass_core::runtime::Host;
 use actpass_core::transport::FixedAnswer;
 use actpass_core::{ActPass, Error, ErrorKind, EvidenceEvent, Mode, Verdict};
 use actpass_hostile_gateway::HostileGateway;
+use actpass_session::BlockingClient;
 use common::{KEY, action, allow, block_on, body, builder, gateway, respond, scripted, wait_until};
 use serde_json::json;
 
@@ -187,12 +188,13 @@ fn a_panic_while_waiting_blocks_and_lets_monitor_run() {
     let gateway = gateway(json!([{"do": "hang", "at": "request"}]));
     let host = host(&gateway);
     let broken = || -> Result<(), Infallible> { panic!("while waiting") };
-    let Ok(Ok(Verdict::Blocked(blocked))) = host.authorize(&action(), broken) else { panic!("not blocked") };
+    let prepared = |action| host.prepare(action).unwrap();
+    let Ok(Verdict::Blocked(blocked)) = host.authorize(&prepared(action()), broken) else { panic!("not blocked") };
     assert_eq!(blocked.decision().reason_code(), "actpass.internal");
     assert_eq!(blocked.error().map(Error::kind), Some(ErrorKind::Internal));
-    let monitored = host.authorize(&action().mode(Mode::Monitor), broken);
-    assert!(matches!(monitored, Ok(Ok(Verdict::Proceed(_)))), "{monitored:?}");
-    let unsendable = host.authorize(&action().args_text("[]").mode(Mode::Monitor), broken).unwrap();
+    let monitored = host.authorize(&prepared(action().mode(Mode::Monitor)), broken);
+    assert!(matches!(monitored, Ok(Verdict::Proceed(_))), "{monitored:?}");
+    let unsendable = host.prepare(action().args_text("[]").mode(Mode::Monitor));
     assert_eq!(unsendable.unwrap_err().kind(), ErrorKind::Argument);
 }
 
@@ -227,7 +229,7 @@ fn an_interruption_of_one_thread_leaves_the_others_waiting() {
 #[test]
 fn the_deadline_holds_in_every_thread() {
     let gateway = gateway(json!([{"do": "hang", "at": "request"}]));
-    let host = Host::new(builder(&gateway).timeout(Duration::from_millis(300))).unwrap();
+    let host = BlockingClient::new(builder(&gateway).timeout(Duration::from_millis(300))).unwrap();
     thread::scope(|scope| {
         for _ in 0..8 {
             scope.spawn(|| assert_eq!(record(&host, "event").unwrap_err().kind(), ErrorKind::Timeout));
@@ -270,27 +272,30 @@ fn a_host_can_be_dropped_anywhere() {
 
 #[test]
 fn a_bad_setting_is_an_error_of_the_host() {
-    let error = Host::new(ActPass::builder().api_key("")).unwrap_err();
+    let error = BlockingClient::new(ActPass::builder().api_key("")).unwrap_err();
     assert_eq!(error.kind(), ErrorKind::Config);
     let own = FixedAnswer::new(200, r#"{"decision": "deny"}"#);
-    let error = Host::new(ActPass::builder().api_key(KEY).transport(own)).unwrap_err();
+    let error = BlockingClient::new(ActPass::builder().api_key(KEY).transport(own)).unwrap_err();
     assert!(error.to_string().starts_with("transport: expected none"), "{error}");
-    let host = Host::new(ActPass::builder().api_key(KEY).base_url("http://127.0.0.1:9")).unwrap();
-    assert_eq!(format!("{host:?}"), r#"Host { base_url: "http://127.0.0.1:9", agent_id: "sdk", .. }"#);
+    let host = BlockingClient::new(ActPass::builder().api_key(KEY).base_url("http://127.0.0.1:9")).unwrap();
+    assert_eq!(
+        format!("{host:?}"),
+        r#"BlockingClient { base_url: "http://127.0.0.1:9", agent_id: "sdk", .. }"#
+    );
     fn shared<T: Send + Sync>() {}
-    shared::<Host>();
+    shared::<BlockingClient>();
 }
 
-fn host(gateway: &HostileGateway) -> Host {
+fn host(gateway: &HostileGateway) -> BlockingClient {
     let builder = builder(gateway);
-    Host::new(match gateway.ca_pem() {
+    BlockingClient::new(match gateway.ca_pem() {
         Some(ca) => builder.ca(ca),
         None => builder,
     })
     .unwrap()
 }
 
-fn record(host: &Host, event_type: &str) -> Result<(), Error> {
+fn record(host: &BlockingClient, event_type: &str) -> Result<(), Error> {
     let event = EvidenceEvent::new(event_type, "chain");
     let call = |client: ActPass| async move { client.record_evidence(&event).await.map(drop) };
     host.wait(call, || Ok::<_, Infallible>(())).unwrap()

@@ -6,17 +6,17 @@
 //! against who shows it, and when. [`Refusal`] is every reason, in the words of the wire.
 //!
 //! ```
-//! use actpass_core::Json;
-//! use actpass_core::token::{Bearer, Claims, PublicKey, Refusal, Time, Typ, Unverified, encode, signing_input};
-//! use ring::signature::{Ed25519KeyPair, KeyPair};
+//! use actpass_protocol::Json;
+//! use actpass_protocol::token::{Bearer, Claims, PublicKey, Refusal, Time, Typ, Unverified, encode, signing_input};
+//! use ed25519_dalek::{Signer, SigningKey};
 //!
-//! let pair = Ed25519KeyPair::from_seed_unchecked(&[7; 32]).unwrap();
-//! let key = PublicKey::new("k1", pair.public_key().as_ref()).unwrap();
+//! let pair = SigningKey::from_bytes(&[7; 32]);
+//! let key = PublicKey::new("k1", pair.verifying_key().as_bytes()).unwrap();
 //! let claims = Json::parse(br#"{"iss": "https://gateway", "aud": "mcp://shop", "tenant_id": "acme", "agent_id": "bot",
 //!     "user_id": null, "goal": "refund", "allowed_tools": ["refunds.create"], "allowed_resources": [],
 //!     "resource_constraints": {}, "risk_tier": "low", "iat": 1000, "exp": 1300, "jti": "ap_1"}"#).unwrap();
 //! let input = signing_input(Typ::Passport, "k1", &claims);
-//! let token = format!("{input}.{}", encode(pair.sign(input.as_bytes())));
+//! let token = format!("{input}.{}", encode(pair.sign(input.as_bytes()).to_bytes()));
 //!
 //! let unverified = Unverified::passport(&token)?;
 //! assert_eq!(unverified.kid(), "k1");
@@ -36,7 +36,7 @@ use std::fmt;
 
 use base64::Engine;
 use base64::engine::general_purpose::URL_SAFE_NO_PAD;
-use ring::signature::{ED25519, ED25519_PUBLIC_KEY_LEN, UnparsedPublicKey};
+use ed25519_dalek::{PUBLIC_KEY_LENGTH, Signature, VerifyingKey};
 
 use crate::json::Json;
 
@@ -54,7 +54,7 @@ pub const ALGORITHM: &str = "EdDSA";
 /// Some of the reasons only a gateway can have: that a passport was used or revoked, or what an action is.
 ///
 /// ```
-/// use actpass_core::token::Refusal;
+/// use actpass_protocol::token::Refusal;
 ///
 /// assert_eq!(Refusal::Expired.code(), "passport.expired");
 /// assert_eq!(Refusal::Expired.to_string(), "has expired");
@@ -243,8 +243,10 @@ impl<'t> Unverified<'t> {
         if key.kid != self.kid {
             return Err(Refusal::UnknownKey);
         }
-        UnparsedPublicKey::new(&ED25519, &key.bytes)
-            .verify(self.signed.as_bytes(), &self.signature)
+        let signature = Signature::from_slice(&self.signature).map_err(|_| Refusal::Signature)?;
+        // Strict: a key of small order would accept a signature of any message.
+        VerifyingKey::from_bytes(&key.bytes)
+            .and_then(|key| key.verify_strict(self.signed.as_bytes(), &signature))
             .map_err(|_| Refusal::Signature)?;
         Ok(self.payload)
     }
@@ -263,7 +265,7 @@ pub fn signing_input(typ: Typ, kid: &str, claims: &Json) -> String {
 /// Base64url without padding.
 ///
 /// ```
-/// assert_eq!(actpass_core::token::encode([255; 3]), "____");
+/// assert_eq!(actpass_protocol::token::encode([255; 3]), "____");
 /// ```
 pub fn encode(bytes: impl AsRef<[u8]>) -> String {
     URL_SAFE_NO_PAD.encode(bytes)
@@ -294,7 +296,7 @@ fn read_header(bytes: &[u8], typ: Typ) -> Result<String, Refusal> {
 #[derive(Clone, Debug, PartialEq, Eq)]
 pub struct PublicKey {
     kid: String,
-    bytes: [u8; ED25519_PUBLIC_KEY_LEN],
+    bytes: [u8; PUBLIC_KEY_LENGTH],
 }
 
 impl PublicKey {
@@ -328,7 +330,7 @@ impl PublicKey {
     /// What is wrong with the set, to follow `the set of keys is not one:`.
     ///
     /// ```
-    /// use actpass_core::token::PublicKey;
+    /// use actpass_protocol::token::PublicKey;
     ///
     /// let key = PublicKey::new("k1", &[7; 32]).unwrap();
     /// let set = format!(r#"{{"keys": [{}, {{"kty": "RSA"}}]}}"#, key.to_jwk());

@@ -3,8 +3,8 @@
 
 use std::sync::Once;
 
-use actpass_core::Json;
-use actpass_core::token::{
+use actpass_protocol::Json;
+use actpass_protocol::token::{
     Bearer, Claims, MAX_BYTES, MAX_JWKS_BYTES, PublicKey, Refusal, Time, Typ, Unverified, encode,
     signing_input,
 };

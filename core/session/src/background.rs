@@ -12,10 +12,11 @@ use futures_util::FutureExt;
 use tokio::runtime::{Builder, Runtime};
 use tokio::task::AbortHandle;
 
-use crate::breaker::Circuit;
-use crate::client::{ActPass, ActPassBuilder};
-use crate::error::{Error, ErrorKind};
-use crate::runtime::{Host, Settings, notice_closed_connections};
+use actpass_core::{ActPass, ActPassBuilder, Circuit, Error, ErrorKind, Settings};
+
+use crate::blocking::BlockingClient;
+use crate::idle::notice_closed_connections;
+use crate::panicked;
 
 /// The thread of this process, or of the one that this process was forked from.
 static THREAD: ArcSwapOption<Thread> = ArcSwapOption::const_empty();
@@ -25,11 +26,11 @@ static THREAD: ArcSwapOption<Thread> = ArcSwapOption::const_empty();
 /// makes connections of its own, and touches nothing of its parent's.
 ///
 /// ```
-/// use actpass_core::runtime::Background;
+/// use actpass_session::BackgroundClient;
 /// use actpass_core::{ActPass, Action};
 /// use std::sync::mpsc;
 ///
-/// let host = Background::new(ActPass::builder().api_key("apk_dev").base_url("http://127.0.0.1:9").max_retries(0))?;
+/// let host = BackgroundClient::new(ActPass::builder().api_key("apk_dev").base_url("http://127.0.0.1:9").max_retries(0))?;
 /// let (answered, answer) = mpsc::channel();
 /// let call = host.start(
 ///     async |actpass: ActPass| actpass.preflight(&Action::new("demo", "demo.tool")).await,
@@ -39,19 +40,19 @@ static THREAD: ArcSwapOption<Thread> = ArcSwapOption::const_empty();
 /// call.cancel(); // It is over, so this does nothing.
 /// # Ok::<(), actpass_core::Error>(())
 /// ```
-pub struct Background {
+pub struct BackgroundClient {
     settings: Settings,
     client: ArcSwap<Client>,
 }
 
-impl Background {
+impl BackgroundClient {
     /// Makes the client. Nothing is sent and no thread is started.
     ///
     /// # Errors
     ///
     /// As [`ActPassBuilder::build`].
     pub fn new(builder: ActPassBuilder) -> Result<Self, Error> {
-        Ok(Self::with_settings(Settings::new(builder)?))
+        Ok(Self::with_settings(builder.settings()?))
     }
 
     /// Makes a client with the settings of `host`, and with connections of its own.
@@ -59,7 +60,7 @@ impl Background {
     /// # Errors
     ///
     /// None at present.
-    pub fn beside(host: &Host) -> Result<Self, Error> {
+    pub fn beside(host: &BlockingClient) -> Result<Self, Error> {
         Ok(Self::with_settings(Settings::clone(host)))
     }
 
@@ -80,8 +81,8 @@ impl Background {
     /// Starts `call`. What it comes to is given to `done`, once, on the background thread; on the calling thread if there
     /// can be no other. A call that is cancelled before its end drops `done`.
     ///
-    /// `done` holds up all calls of the process while it runs. What became of [`ActPass::authorize`] is to be ruled on by
-    /// [`Settings::rule`].
+    /// `done` delays all calls of the process while it runs. If it gets the error of an
+    /// [`ActPass::authorize_prepared`], the verdict is that of [`Verdict::for_failure`](actpass_core::Verdict::for_failure).
     pub fn start<T, F>(
         &self,
         call: impl FnOnce(ActPass) -> F,
@@ -106,10 +107,7 @@ impl Background {
         let call = AssertUnwindSafe(call(client)).catch_unwind();
         let task = runtime.spawn(async move {
             notice_closed_connections().await;
-            done(
-                call.await
-                    .unwrap_or_else(|_panic| Err(Error::new(ErrorKind::Internal, "a panic in the SDK"))),
-            );
+            done(call.await.unwrap_or_else(|_panic| Err(panicked())));
         });
         Call { process, task: Some(task.abort_handle()) }
     }
@@ -134,7 +132,7 @@ impl Background {
     }
 }
 
-impl Deref for Background {
+impl Deref for BackgroundClient {
     type Target = Settings;
 
     fn deref(&self) -> &Settings {
@@ -142,13 +140,16 @@ impl Deref for Background {
     }
 }
 
-impl fmt::Debug for Background {
+impl fmt::Debug for BackgroundClient {
     fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
-        self.settings.debug("Background", f)
+        f.debug_struct("BackgroundClient")
+            .field("base_url", &self.base_url())
+            .field("agent_id", &self.agent_id())
+            .finish_non_exhaustive()
     }
 }
 
-/// A call that was started by [`Background::start`]. Dropping it lets the call go on.
+/// A call that was started by [`BackgroundClient::start`]. Dropping it lets the call go on.
 #[derive(Debug)]
 pub struct Call {
     process: u32,
@@ -181,8 +182,7 @@ struct Client {
 
 impl Client {
     fn new(settings: &Settings) -> Self {
-        let client = ActPass::with_config(settings.config().clone());
-        Self { process: std::process::id(), client: Some(client) }
+        Self { process: std::process::id(), client: Some(settings.connect()) }
     }
 }
 

@@ -3,26 +3,25 @@
 use hmac::{Hmac, KeyInit, Mac};
 use sha2::{Digest, Sha256};
 
-use crate::error::Error;
+use crate::error::InvalidArgument;
 use crate::json::{Json, Style, Text};
 
 /// The canonical JSON (RFC 8785, JCS) of `value`, in UTF-8.
 ///
 /// # Errors
 ///
-/// [`ErrorKind::Argument`](crate::ErrorKind::Argument) for an integer beyond ±(2^53 - 1), which canonical JSON cannot
-/// carry; the message names its path, such as `ids[2]`.
+/// For an integer beyond ±(2^53 - 1), which canonical JSON cannot carry; the message names its path, such as `ids[2]`.
 ///
 /// ```
-/// use actpass_core::{Json, canonical_json};
+/// use actpass_protocol::{Json, canonical_json};
 ///
 /// let value = Json::parse(br#"{"b": 1.50, "a": "\u20ac"}"#).unwrap();
 /// assert_eq!(canonical_json(&value)?, r#"{"a":"€","b":1.5}"#.as_bytes());
-/// # Ok::<(), actpass_core::Error>(())
+/// # Ok::<(), actpass_protocol::InvalidArgument>(())
 /// ```
-pub fn canonical_json(value: &Json) -> Result<Vec<u8>, Error> {
+pub fn canonical_json(value: &Json) -> Result<Vec<u8>, InvalidArgument> {
     let mut out = Text::new(Style::Compact);
-    value.write_canonical(&mut out).map_err(|error| Error::argument("payload", error))?;
+    value.write_canonical(&mut out).map_err(|error| InvalidArgument::new("payload", error))?;
     Ok(out.into_string().into_bytes())
 }
 
@@ -34,13 +33,13 @@ pub fn canonical_json(value: &Json) -> Result<Vec<u8>, Error> {
 /// As [`canonical_json`].
 ///
 /// ```
-/// use actpass_core::{Json, hash_payload};
+/// use actpass_protocol::{Json, hash_payload};
 ///
 /// let payload = Json::from(serde_json::json!({"currency": "usd", "amount": 4900}));
 /// assert_eq!(hash_payload(&payload)?, "b8254cdaf74420349cd61cd59255812d66cf264b642850b3746a88420ab48ca2");
-/// # Ok::<(), actpass_core::Error>(())
+/// # Ok::<(), actpass_protocol::InvalidArgument>(())
 /// ```
-pub fn hash_payload(value: &Json) -> Result<String, Error> {
+pub fn hash_payload(value: &Json) -> Result<String, InvalidArgument> {
     Ok(sha256_hex(&canonical_json(value)?))
 }
 
@@ -51,16 +50,16 @@ pub fn hash_payload(value: &Json) -> Result<String, Error> {
 /// As [`canonical_json`].
 ///
 /// ```
-/// use actpass_core::{Json, sign_payload};
+/// use actpass_protocol::{Json, sign_payload};
 ///
 /// let signature = sign_payload(b"secret", &Json::from("payload"))?;
 /// assert_eq!(signature, "d912ed098d037477e66ef16477113f9b07284bd18e6f8e93a183ab37cc5d1a2e");
-/// # Ok::<(), actpass_core::Error>(())
+/// # Ok::<(), actpass_protocol::InvalidArgument>(())
 /// ```
-pub fn sign_payload(secret: &[u8], value: &Json) -> Result<String, Error> {
+pub fn sign_payload(secret: &[u8], value: &Json) -> Result<String, InvalidArgument> {
     let canonical = canonical_json(value)?;
     let mut mac = Hmac::<Sha256>::new_from_slice(secret)
-        .map_err(|error| Error::argument("secret", error.to_string()))?;
+        .map_err(|error| InvalidArgument::new("secret", error.to_string()))?;
     mac.update(&canonical);
     Ok(hex::encode(mac.finalize().into_bytes()))
 }
@@ -68,7 +67,7 @@ pub fn sign_payload(secret: &[u8], value: &Json) -> Result<String, Error> {
 /// The SHA-256 of `bytes`, as 64 lower-case hex digits.
 ///
 /// ```
-/// assert!(actpass_core::sha256_hex(b"").starts_with("e3b0c442"));
+/// assert!(actpass_protocol::sha256_hex(b"").starts_with("e3b0c442"));
 /// ```
 pub fn sha256_hex(bytes: &[u8]) -> String {
     hex::encode(Sha256::digest(bytes))

@@ -1,7 +1,7 @@
 //! The log lines of calls. In a program of its own: it sets the process's subscriber.
 #![allow(clippy::unwrap_used, reason = "tests")]
 
-use actpass_core::runtime::CallLog;
+use actpass_session::CallLog;
 use tracing::Level;
 use tracing::level_filters::LevelFilter;
 

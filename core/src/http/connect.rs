@@ -27,10 +27,12 @@ use rustls::client::Resumption;
 use tokio::net::TcpStream;
 use tower_service::Service;
 
+use super::proxy::{Protocol, Proxy};
+use super::tls;
+use super::way::Way;
+use crate::base_url::is_localhost;
 use crate::cause::{CertificateProblem, ProxyProblem};
-use crate::config::{Config, is_localhost};
-use crate::proxy::{Protocol, Proxy};
-use crate::tls;
+use crate::config::Config;
 
 /// A peer that is gone without a word is noticed after a minute, also where a call may wait for longer.
 const KEEPALIVE: Duration = Duration::from_secs(15);
@@ -53,7 +55,7 @@ pub(crate) struct Connector {
 }
 
 impl Connector {
-    pub(crate) fn new(config: &Config) -> Self {
+    pub(crate) fn new(config: &Config, way: &Way) -> Self {
         let timeout = Some(config.connect_timeout).filter(|timeout| *timeout < config.timeout);
         let mut tcp = HttpConnector::new_with_resolver(Resolver(GaiResolver::new()));
         tcp.enforce_http(false);
@@ -62,10 +64,10 @@ impl Connector {
         tcp.set_keepalive(Some(KEEPALIVE));
         tcp.set_keepalive_interval(Some(KEEPALIVE));
         tcp.set_keepalive_retries(Some(KEEPALIVE_PROBES));
-        let mut tls = config.way.trust.config().clone();
+        let mut tls = way.trust.config().clone();
         // Sessions are kept behind a lock, which a `fork()` could leave held: each process has its own.
         tls.resumption = Resumption::default();
-        let tunnel = config.way.proxy.as_ref().map(|proxy| {
+        let tunnel = way.proxy.as_ref().map(|proxy| {
             let mut tls = tls.clone();
             tls.alpn_protocols.clear();
             Tunnel { proxy: Arc::clone(proxy), tls: Arc::new(tls) }

@@ -1,4 +1,4 @@
-//! `runtime::Background`: calls that run beside the calling thread, and end when they are cancelled.
+//! `BackgroundClient`: calls that run beside the calling thread, and end when they are cancelled.
 
 #![allow(
     clippy::unwrap_used,
@@ -9,6 +9,7 @@
     reason = "tests"
 )]
 
+#[path = "../../tests/common/mod.rs"]
 mod common;
 
 use std::collections::HashSet;
@@ -19,15 +20,15 @@ use std::sync::mpsc::{self, RecvTimeoutError};
 use std::thread;
 use std::time::Duration;
 
-use actpass_core::runtime::{Background, Host};
 use actpass_core::{ActPass, Error, ErrorKind, EvidenceEvent, Mode, Verdict};
+use actpass_session::{BackgroundClient, BlockingClient};
 use common::{KEY, action, allow, body, builder, gateway, header, respond};
 use serde_json::json;
 
 const LONG: Duration = Duration::from_secs(20);
 
 /// Makes a call and waits for it.
-fn ask<T: Send + 'static, F>(host: &Background, call: impl FnOnce(ActPass) -> F) -> Result<T, Error>
+fn ask<T: Send + 'static, F>(host: &BackgroundClient, call: impl FnOnce(ActPass) -> F) -> Result<T, Error>
 where
     F: Future<Output = Result<T, Error>> + Send + 'static,
 {
@@ -38,7 +39,7 @@ where
     answer
 }
 
-fn record(host: &Background, event: &str) -> Result<(), Error> {
+fn record(host: &BackgroundClient, event: &str) -> Result<(), Error> {
     let event = EvidenceEvent::new(event, "chain");
     ask(host, |actpass| async move { actpass.record_evidence(&event).await.map(drop) })
 }
@@ -46,12 +47,13 @@ fn record(host: &Background, event: &str) -> Result<(), Error> {
 #[test]
 fn calls_share_connections_and_one_thread() {
     let gateway = gateway(json!([respond(json!({"event_id": "ev_1"}))]));
-    let host = Background::new(builder(&gateway)).unwrap();
-    let other = Background::beside(&Host::new(builder(&gateway)).unwrap()).unwrap();
-    let name =
-        |host: &Background| ask(host, |_| async { Ok(thread::current().name().map(str::to_owned)) }).unwrap();
+    let host = BackgroundClient::new(builder(&gateway)).unwrap();
+    let other = BackgroundClient::beside(&BlockingClient::new(builder(&gateway)).unwrap()).unwrap();
+    let name = |host: &BackgroundClient| {
+        ask(host, |_| async { Ok(thread::current().name().map(str::to_owned)) }).unwrap()
+    };
     assert_eq!((name(&host).as_deref(), name(&other).as_deref()), (Some("actpass"), Some("actpass")));
-    let id = |host: &Background| ask(host, |_| async { Ok(thread::current().id()) }).unwrap();
+    let id = |host: &BackgroundClient| ask(host, |_| async { Ok(thread::current().id()) }).unwrap();
     assert_eq!(id(&host), id(&other));
     for _ in 0..10 {
         record(&host, "event").unwrap();
@@ -64,7 +66,7 @@ fn calls_share_connections_and_one_thread() {
 #[test]
 fn a_connection_that_the_server_closed_while_idle_fails_no_call() {
     let gateway = gateway(json!([respond(json!({"event_id": "ev_1"}))]));
-    let host = Background::new(builder(&gateway)).unwrap();
+    let host = BackgroundClient::new(builder(&gateway)).unwrap();
     for call in 0..12 {
         record(&host, "event").unwrap_or_else(|error| panic!("call {call}: {error}"));
         gateway.close_connections();
@@ -82,7 +84,7 @@ fn what_follows_an_answer_answers_nothing() {
     for pause in [0, 20] {
         for _ in 0..10 {
             let gateway = gateway(json!([smuggled, {"do": "respond", "body": deny}]));
-            let host = Background::new(builder(&gateway)).unwrap();
+            let host = BackgroundClient::new(builder(&gateway)).unwrap();
             for call in 0..3 {
                 let decision = ask(&host, |client| async move { client.preflight(&action()).await });
                 assert!(
@@ -99,7 +101,7 @@ fn what_follows_an_answer_answers_nothing() {
 fn a_cancelled_call_closes_its_connection_and_tells_nobody() {
     let listener = TcpListener::bind("127.0.0.1:0").unwrap();
     let url = format!("http://{}", listener.local_addr().unwrap());
-    let host = Background::new(ActPass::builder().api_key(KEY).base_url(url).timeout(LONG)).unwrap();
+    let host = BackgroundClient::new(ActPass::builder().api_key(KEY).base_url(url).timeout(LONG)).unwrap();
     let (done, answer) = mpsc::channel();
     let call = host.start(
         |actpass| async move { actpass.preflight(&action()).await },
@@ -119,7 +121,7 @@ fn a_cancelled_call_closes_its_connection_and_tells_nobody() {
 #[test]
 fn a_call_that_is_dropped_goes_on() {
     let gateway = gateway(json!([{"do": "respond", "json": {"event_id": "ev_1"}, "delay_ms": 200}]));
-    let host = Background::new(builder(&gateway)).unwrap();
+    let host = BackgroundClient::new(builder(&gateway)).unwrap();
     let (done, answer) = mpsc::channel();
     let event = EvidenceEvent::new("event", "chain");
     drop(host.start(
@@ -133,11 +135,11 @@ fn a_call_that_is_dropped_goes_on() {
 #[test]
 fn a_panic_is_an_error_and_blocks_and_the_thread_goes_on() {
     let gateway = gateway(json!([respond(allow())]));
-    let host = Background::new(builder(&gateway)).unwrap();
+    let host = BackgroundClient::new(builder(&gateway)).unwrap();
     for mode in [Mode::Enforce, Mode::Strict, Mode::Warn, Mode::Monitor] {
-        let panicked = ask(&host, |_| async { panic!("in the call") });
-        assert_eq!(panicked.as_ref().err().map(Error::kind), Some(ErrorKind::Internal));
-        match host.rule(&action().mode(mode), panicked).unwrap() {
+        let failure = ask::<(), _>(&host, |_| async { panic!("in the call") }).unwrap_err();
+        assert_eq!(failure.kind(), ErrorKind::Internal);
+        match Verdict::for_failure(&host.prepare(action().mode(mode)).unwrap(), failure) {
             Verdict::Blocked(blocked) => {
                 assert_ne!(mode, Mode::Monitor);
                 assert_eq!(blocked.decision().reason_code(), "actpass.internal");
@@ -153,20 +155,9 @@ fn a_panic_is_an_error_and_blocks_and_the_thread_goes_on() {
 }
 
 #[test]
-fn what_cannot_be_sent_is_no_verdict() {
-    let gateway = gateway(json!([respond(allow())]));
-    let host = Background::new(builder(&gateway)).unwrap();
-    let unsendable = action().args_text("[]").mode(Mode::Monitor);
-    let asked = unsendable.clone();
-    let ruled = ask(&host, |actpass| async move { actpass.authorize(&asked).await });
-    assert_eq!(host.rule(&unsendable, ruled).unwrap_err().kind(), ErrorKind::Argument);
-    assert!(gateway.seen().is_empty());
-}
-
-#[test]
 fn a_call_in_a_trace_says_so_and_others_do_not() {
     let gateway = gateway(json!([respond(allow())]));
-    let host = Background::new(builder(&gateway)).unwrap();
+    let host = BackgroundClient::new(builder(&gateway)).unwrap();
     let current = "00-0af7651916cd43dd8448eb211c80319c-b7ad6b7169203331-01";
     ask(&host, |actpass| async move {
         actpass.in_trace(current.parse()?).preflight(&action()).await?;

@@ -1,0 +1,266 @@
+//! The reader: strict, and without a value type of its own.
+
+use std::collections::HashSet;
+use std::fmt;
+
+use jiter::{Jiter, JiterError, Peek};
+
+/// How many arrays and objects may be open at once: 128.
+pub const MAX_DEPTH: usize = 128;
+
+/// Reads one JSON document from `text`, making its values with `builder`.
+///
+/// # Errors
+///
+/// [`ReadError::Syntax`] for what is not a JSON text of one value in UTF-8; the other variants for the limits named
+/// in the [module documentation](self); [`ReadError::Builder`] for what the builder itself reported.
+///
+/// ```
+/// use actpass_protocol::json::{read, TreeBuilder};
+///
+/// let tree = read(br#"{"amount": 4900}"#, &mut TreeBuilder)?;
+/// assert_eq!(tree.member("amount").unwrap().to_string(), "4900");
+/// assert!(read(br#"{"decision": "deny", "decis\u0069on": "allow"}"#, &mut TreeBuilder).is_err());
+/// # Ok::<(), actpass_protocol::json::ReadError<std::convert::Infallible>>(())
+/// ```
+pub fn read<B: Builder>(text: &[u8], builder: &mut B) -> Result<B::Value, ReadError<B::Error>> {
+    read_below(text, builder, 0)
+}
+
+/// As [`read`], for a text that will stand inside `depth` other arrays and objects.
+pub fn read_below<B: Builder>(
+    text: &[u8],
+    builder: &mut B,
+    depth: usize,
+) -> Result<B::Value, ReadError<B::Error>> {
+    let mut reader = Reader { input: Jiter::new(text), builder };
+    let first = reader.input.peek()?;
+    let value = reader.value(first, depth)?;
+    reader.input.finish()?;
+    Ok(value)
+}
+
+/// Makes the values of a JSON document; see [`read`].
+///
+/// Calls come depth first: the members of an object before [`Builder::object`].
+///
+/// ```
+/// use actpass_protocol::json::{Builder, read};
+/// use std::convert::Infallible;
+///
+/// /// Counts the numbers of a document.
+/// struct Numbers;
+///
+/// impl Builder for Numbers {
+///     type Value = usize;
+///     type Error = Infallible;
+///     fn null(&mut self) -> Result<usize, Infallible> { Ok(0) }
+///     fn bool(&mut self, _: bool) -> Result<usize, Infallible> { Ok(0) }
+///     fn number(&mut self, _: &str) -> Result<usize, Infallible> { Ok(1) }
+///     fn string(&mut self, _: &str) -> Result<usize, Infallible> { Ok(0) }
+///     fn array(&mut self, items: Vec<usize>) -> Result<usize, Infallible> { Ok(items.iter().sum()) }
+///     fn object(&mut self, members: Vec<(String, usize)>) -> Result<usize, Infallible> {
+///         Ok(members.iter().map(|(_, count)| count).sum())
+///     }
+/// }
+///
+/// assert_eq!(read(br#"{"amount": 4900, "tags": ["a", 7]}"#, &mut Numbers), Ok(2));
+/// ```
+pub trait Builder {
+    /// What a JSON value becomes.
+    type Value;
+    /// What can go wrong in making one; [`std::convert::Infallible`] if nothing can.
+    type Error;
+
+    /// Makes `null`.
+    fn null(&mut self) -> Result<Self::Value, Self::Error>;
+    /// Makes `true` or `false`.
+    fn bool(&mut self, value: bool) -> Result<Self::Value, Self::Error>;
+    /// Makes a number from its text, which is in JSON's grammar and within the range of a double.
+    fn number(&mut self, text: &str) -> Result<Self::Value, Self::Error>;
+    /// Makes a string.
+    fn string(&mut self, text: &str) -> Result<Self::Value, Self::Error>;
+    /// Makes an array.
+    fn array(&mut self, items: Vec<Self::Value>) -> Result<Self::Value, Self::Error>;
+    /// Makes an object of members in the order they came; no key comes twice.
+    fn object(&mut self, members: Vec<(String, Self::Value)>) -> Result<Self::Value, Self::Error>;
+}
+
+/// Why a text is not a JSON document; see [`read`].
+///
+/// ```
+/// use actpass_protocol::Json;
+/// use actpass_protocol::json::ReadError;
+///
+/// assert_eq!(Json::parse(br#"{"a": 1, "a": 2}"#), Err(ReadError::DuplicateKey("a".to_owned())));
+/// assert_eq!(Json::parse(b"1e999"), Err(ReadError::NumberOutOfRange(0)));
+/// ```
+#[derive(Clone, Debug, PartialEq, Eq)]
+pub enum ReadError<E> {
+    /// The builder's own error.
+    Builder(E),
+    /// A key stands twice in one object.
+    DuplicateKey(String),
+    /// A number is beyond the range of a double, at this byte offset.
+    NumberOutOfRange(usize),
+    /// Not JSON: what the parser found, at which byte offset.
+    Syntax(String, usize),
+    /// More than [`MAX_DEPTH`] arrays and objects are open at this byte offset.
+    TooDeep(usize),
+}
+
+impl<E: fmt::Display> fmt::Display for ReadError<E> {
+    fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
+        match self {
+            Self::Builder(error) => error.fmt(f),
+            Self::DuplicateKey(key) => write!(f, "the key {key:?} is given twice in one object"),
+            Self::NumberOutOfRange(at) => {
+                write!(f, "the number at byte {at} is beyond the range of a double")
+            }
+            Self::Syntax(what, at) => write!(f, "not JSON: {what} at byte {at}"),
+            Self::TooDeep(at) => write!(f, "nested past {MAX_DEPTH} levels at byte {at}"),
+        }
+    }
+}
+
+impl<E: fmt::Debug + fmt::Display> std::error::Error for ReadError<E> {}
+
+impl<E> From<JiterError> for ReadError<E> {
+    fn from(error: JiterError) -> Self {
+        Self::Syntax(error.error_type.to_string(), error.index)
+    }
+}
+
+pub(super) struct Reader<'t, 'b, B> {
+    pub(super) input: Jiter<'t>,
+    pub(super) builder: &'b mut B,
+}
+
+impl<B: Builder> Reader<'_, '_, B> {
+    pub(super) fn value(&mut self, peek: Peek, depth: usize) -> Result<B::Value, ReadError<B::Error>> {
+        let built = match peek {
+            Peek::Null => {
+                self.input.known_null()?;
+                self.builder.null()
+            }
+            Peek::True | Peek::False => {
+                let value = self.input.known_bool(peek)?;
+                self.builder.bool(value)
+            }
+            Peek::String => self.builder.string(self.input.known_str()?),
+            Peek::Array => return self.array(depth + 1),
+            Peek::Object => return self.object(depth + 1),
+            _ => {
+                let at = self.input.current_index();
+                let text = str::from_utf8(self.input.known_number_bytes(peek)?)
+                    .map_err(|_| ReadError::Syntax("invalid number".to_owned(), at))?;
+                if !fits_a_double(text) {
+                    return Err(ReadError::NumberOutOfRange(at));
+                }
+                self.builder.number(text)
+            }
+        };
+        built.map_err(ReadError::Builder)
+    }
+
+    fn array(&mut self, depth: usize) -> Result<B::Value, ReadError<B::Error>> {
+        self.check_depth(depth)?;
+        let mut items = Vec::new();
+        let mut next = self.input.known_array()?;
+        while let Some(peek) = next {
+            items.push(self.value(peek, depth)?);
+            next = self.input.array_step()?;
+        }
+        self.builder.array(items).map_err(ReadError::Builder)
+    }
+
+    fn object(&mut self, depth: usize) -> Result<B::Value, ReadError<B::Error>> {
+        self.check_depth(depth)?;
+        let mut members: Vec<(String, B::Value)> = Vec::new();
+        let mut keys = Keys::default();
+        let mut next = self.input.known_object()?.map(str::to_owned);
+        while let Some(key) = next {
+            if keys.seen(&key, &members) {
+                return Err(ReadError::DuplicateKey(key));
+            }
+            let peek = self.input.peek()?;
+            let value = self.value(peek, depth)?;
+            members.push((key, value));
+            next = self.input.next_key()?.map(str::to_owned);
+        }
+        self.builder.object(members).map_err(ReadError::Builder)
+    }
+
+    fn check_depth(&self, depth: usize) -> Result<(), ReadError<B::Error>> {
+        match depth > MAX_DEPTH {
+            true => Err(ReadError::TooDeep(self.input.current_index())),
+            false => Ok(()),
+        }
+    }
+}
+
+/// Finds a repeated key: by looking at each in a small object, by a set in a large one.
+#[derive(Default)]
+pub(super) struct Keys(HashSet<String>);
+
+impl Keys {
+    const SMALL: usize = 16;
+
+    pub(super) fn seen<V>(&mut self, key: &str, members: &[(String, V)]) -> bool {
+        if members.len() < Self::SMALL {
+            return members.iter().any(|(known, _)| known == key);
+        }
+        if self.0.is_empty() {
+            self.0.extend(members.iter().map(|(known, _)| known.clone()));
+        }
+        !self.0.insert(key.to_owned())
+    }
+}
+
+fn fits_a_double(text: &str) -> bool {
+    // 300 digits stay below 1e308, so only longer texts and those with an exponent need the conversion.
+    if text.len() <= 300 && !text.contains(['e', 'E']) {
+        return true;
+    }
+    text.parse::<f64>().is_ok_and(f64::is_finite)
+}
+
+/// Checks a document and makes nothing of it; see [`read`].
+///
+/// ```
+/// use actpass_protocol::json::{Validator, read};
+///
+/// assert!(read(br#"{"amount": 4900}"#, &mut Validator).is_ok());
+/// assert!(read(br#"{"amount": 4900,}"#, &mut Validator).is_err());
+/// ```
+#[derive(Clone, Copy, Debug, Default)]
+pub struct Validator;
+
+impl Builder for Validator {
+    type Value = ();
+    type Error = std::convert::Infallible;
+
+    fn null(&mut self) -> Result<(), Self::Error> {
+        Ok(())
+    }
+
+    fn bool(&mut self, _: bool) -> Result<(), Self::Error> {
+        Ok(())
+    }
+
+    fn number(&mut self, _: &str) -> Result<(), Self::Error> {
+        Ok(())
+    }
+
+    fn string(&mut self, _: &str) -> Result<(), Self::Error> {
+        Ok(())
+    }
+
+    fn array(&mut self, _: Vec<()>) -> Result<(), Self::Error> {
+        Ok(())
+    }
+
+    fn object(&mut self, _: Vec<(String, ())>) -> Result<(), Self::Error> {
+        Ok(())
+    }
+}

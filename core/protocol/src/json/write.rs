@@ -1,0 +1,129 @@
+//! The writer.
+
+/// How a JSON text is laid out.
+///
+/// ```
+/// use actpass_protocol::json::{Style, Text};
+///
+/// let mut text = Text::new(Style::Compact);
+/// text.key("name");
+/// text.string("Zoë");
+/// assert_eq!(text.as_str(), r#""name":"Zoë""#);
+/// ```
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub enum Style {
+    /// No white space, UTF-8 as it is.
+    Compact,
+    /// As Python's `json.dumps` writes by default, which is what the 1.1.3 client sends: a space behind each comma and
+    /// colon, everything outside ASCII escaped.
+    PythonCompat,
+}
+
+/// A JSON text being written.
+///
+/// ```
+/// use actpass_protocol::json::{Style, Text};
+///
+/// let mut text = Text::new(Style::PythonCompat);
+/// text.raw("{");
+/// text.key("name");
+/// text.string("Zoë");
+/// text.raw("}");
+/// assert_eq!(text.as_str(), r#"{"name": "Zo\u00eb"}"#);
+/// ```
+#[derive(Clone, Debug)]
+pub struct Text {
+    style: Style,
+    pub(super) out: String,
+}
+
+/// How many bytes of a text are looked at together.
+const BLOCK: usize = 16;
+
+impl Text {
+    /// An empty text.
+    pub fn new(style: Style) -> Self {
+        Self { style, out: String::with_capacity(256) }
+    }
+
+    /// Appends `text` as it is.
+    pub fn raw(&mut self, text: &str) {
+        self.out.push_str(text);
+    }
+
+    /// Appends the comma before item or member number `at`, which the first has none of.
+    pub fn comma(&mut self, at: usize) {
+        if at > 0 {
+            self.out.push_str(match self.style {
+                Style::Compact => ",",
+                Style::PythonCompat => ", ",
+            });
+        }
+    }
+
+    /// Appends a member's key and its colon.
+    pub fn key(&mut self, key: &str) {
+        self.string(key);
+        self.out.push_str(match self.style {
+            Style::Compact => ":",
+            Style::PythonCompat => ": ",
+        });
+    }
+
+    /// Appends a string, quoted and escaped.
+    pub fn string(&mut self, text: &str) {
+        self.out.push('"');
+        let mut rest = text;
+        while let Some(at) = self.first_escaped(rest) {
+            let (plain, tail) = rest.split_at(at);
+            self.out.push_str(plain);
+            let mut chars = tail.chars();
+            if let Some(c) = chars.next() {
+                self.escape(c);
+            }
+            rest = chars.as_str();
+        }
+        self.out.push_str(rest);
+        self.out.push('"');
+    }
+
+    /// The text so far.
+    pub fn as_str(&self) -> &str {
+        &self.out
+    }
+
+    /// The text.
+    pub fn into_string(self) -> String {
+        self.out
+    }
+
+    /// Where the first character begins that must be escaped. No byte within a longer character is one of these.
+    fn first_escaped(&self, text: &str) -> Option<usize> {
+        let bytes = text.as_bytes();
+        let wire = self.style == Style::PythonCompat;
+        let escapes = |byte: &u8| {
+            matches!(*byte, b'"' | b'\\') | (*byte < b' ') | (wire & matches!(*byte, 0x7f..=0xff))
+        };
+        // Most texts have none, and whole blocks without one are many bytes at a time.
+        let plain = |block: &&[u8]| !block.iter().fold(false, |found, byte| found | escapes(byte));
+        let skipped = bytes.chunks_exact(BLOCK).take_while(plain).count() * BLOCK;
+        bytes.get(skipped..)?.iter().position(escapes).map(|at| skipped + at)
+    }
+
+    fn escape(&mut self, c: char) {
+        match c {
+            '"' => self.out.push_str("\\\""),
+            '\\' => self.out.push_str("\\\\"),
+            '\n' => self.out.push_str("\\n"),
+            '\r' => self.out.push_str("\\r"),
+            '\t' => self.out.push_str("\\t"),
+            '\x08' => self.out.push_str("\\b"),
+            '\x0c' => self.out.push_str("\\f"),
+            c => {
+                for unit in c.encode_utf16(&mut [0; 2]) {
+                    self.out.push_str(&format!("\\u{unit:04x}"));
+                }
+            }
+        }
+    }
+}

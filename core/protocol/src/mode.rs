@@ -1,0 +1,64 @@
+//! The modes.
+
+use std::fmt;
+use std::str::FromStr;
+
+use crate::error::InvalidArgument;
+
+/// How a guard treats the gateway's answer. Parsed from its name with [`str::parse`].
+///
+/// ```
+/// use actpass_protocol::Mode;
+///
+/// assert_eq!("strict".parse::<Mode>()?, Mode::Strict);
+/// assert_eq!(Mode::default().as_str(), "enforce");
+/// assert!("Enforce".parse::<Mode>().is_err());
+/// # Ok::<(), actpass_protocol::InvalidArgument>(())
+/// ```
+#[derive(Clone, Copy, Debug, Default, PartialEq, Eq, Hash)]
+pub enum Mode {
+    /// Runs on `allow` only. The default.
+    #[default]
+    Enforce,
+    /// Observes: runs always, and reports what enforce would have decided.
+    Monitor,
+    /// As enforce, and only when the gateway recorded its decision and said which request it answers.
+    Strict,
+    /// Runs on `allow` and on `warn`, with which the gateway answers where enforce would not allow.
+    Warn,
+}
+
+impl Mode {
+    /// The mode's name on the wire.
+    pub const fn as_str(self) -> &'static str {
+        match self {
+            Self::Enforce => "enforce",
+            Self::Monitor => "monitor",
+            Self::Strict => "strict",
+            Self::Warn => "warn",
+        }
+    }
+}
+
+impl FromStr for Mode {
+    type Err = InvalidArgument;
+
+    fn from_str(text: &str) -> Result<Self, InvalidArgument> {
+        match text {
+            "enforce" => Ok(Self::Enforce),
+            "monitor" => Ok(Self::Monitor),
+            "strict" => Ok(Self::Strict),
+            "warn" => Ok(Self::Warn),
+            _ => Err(InvalidArgument::new(
+                "mode",
+                format_args!("expected enforce, strict, warn or monitor, found {text:?}"),
+            )),
+        }
+    }
+}
+
+impl fmt::Display for Mode {
+    fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
+        f.write_str(self.as_str())
+    }
+}

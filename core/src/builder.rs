@@ -1,0 +1,223 @@
+//! The settings of a client, as they are given.
+
+use std::time::Duration;
+
+use crate::base_url::BaseUrl;
+use crate::breaker::DEFAULT_CIRCUIT_FAILURES;
+use crate::client::ActPass;
+use crate::config::{self, Config};
+use crate::error::Error;
+use crate::http::{CaVariable, Way, extra_ca};
+use crate::settings::Settings;
+use crate::transport::Transport;
+use actpass_protocol::{Mode, Secret};
+
+impl ActPass {
+    /// Begins to set up a client.
+    pub fn builder() -> ActPassBuilder {
+        ActPassBuilder::default()
+    }
+}
+
+/// The settings of a client to be; see [`ActPass::builder`].
+///
+/// ```
+/// use actpass_core::{ActPass, Mode};
+/// use std::time::Duration;
+///
+/// let actpass = ActPass::builder()
+///     .api_key("apk_1234")
+///     .base_url("https://gateway.example")
+///     .timeout(Duration::from_secs(10))
+///     .mode(Mode::Strict)
+///     .build()?;
+/// assert!(!format!("{actpass:?}").contains("apk_1234"));
+/// assert!(ActPass::builder().api_key("apk_1234").base_url("http://gateway.example").build().is_err());
+/// # Ok::<(), actpass_core::Error>(())
+/// ```
+#[derive(Debug, Default)]
+pub struct ActPassBuilder {
+    api_key: Option<Secret>,
+    tenant_id: Option<String>,
+    agent_id: Option<String>,
+    base_url: Option<String>,
+    timeout: Option<Duration>,
+    connect_timeout: Option<Duration>,
+    circuit_failures: Option<u32>,
+    max_retries: Option<u32>,
+    mode: Mode,
+    ca: Option<Vec<u8>>,
+    ca_variables: Vec<CaVariable>,
+    allow_insecure_http: bool,
+    user_agent: Option<String>,
+    transport: Option<Box<dyn Transport>>,
+}
+
+impl ActPassBuilder {
+    /// Sets the API key; by default the environment variable `ACTPASS_API_KEY` holds it.
+    #[must_use]
+    pub fn api_key(mut self, key: impl Into<Secret>) -> Self {
+        self.api_key = Some(key.into());
+        self
+    }
+
+    /// Sets the tenant, a routing hint; none by default. The gateway goes by the key.
+    #[must_use]
+    pub fn tenant_id(mut self, tenant_id: impl Into<String>) -> Self {
+        self.tenant_id = Some(tenant_id.into());
+        self
+    }
+
+    /// Sets the agent's name, which must not be empty; `sdk` by default.
+    #[must_use]
+    pub fn agent_id(mut self, agent_id: impl Into<String>) -> Self {
+        self.agent_id = Some(agent_id.into());
+        self
+    }
+
+    /// Sets the gateway's URL; by default the environment variable `ACTPASS_API_BASE_URL` holds it, and otherwise it is
+    /// [`DEFAULT_BASE_URL`](crate::DEFAULT_BASE_URL).
+    #[must_use]
+    pub fn base_url(mut self, base_url: impl Into<String>) -> Self {
+        self.base_url = Some(base_url.into());
+        self
+    }
+
+    /// Sets the total deadline of a call, retries and waits included; 30 s by default, one day at most.
+    #[must_use]
+    pub fn timeout(mut self, timeout: Duration) -> Self {
+        self.timeout = Some(timeout);
+        self
+    }
+
+    /// Sets the longest that one attempt may take to connect; 5 s by default.
+    #[must_use]
+    pub fn connect_timeout(mut self, timeout: Duration) -> Self {
+        self.connect_timeout = Some(timeout);
+        self
+    }
+
+    /// Sets how often a call is tried again at most; 2 by default, 10 at most.
+    #[must_use]
+    pub fn max_retries(mut self, retries: u32) -> Self {
+        self.max_retries = Some(retries);
+        self
+    }
+
+    /// Sets how many calls in a row must fail to reach the gateway for the circuit to open: see [`ActPass::circuit`]; 5 by
+    /// default, and 0 turns it off.
+    #[must_use]
+    pub fn circuit_failures(mut self, failures: u32) -> Self {
+        self.circuit_failures = Some(failures);
+        self
+    }
+
+    /// Sets the mode of actions that name none; [`Mode::Enforce`] by default.
+    #[must_use]
+    pub fn mode(mut self, mode: Mode) -> Self {
+        self.mode = mode;
+        self
+    }
+
+    /// Trusts the certificates in this PEM text as well: as authorities, and each as a server's own certificate too.
+    ///
+    /// Otherwise trusted are the authorities of the file that `SSL_CERT_FILE` names and the directories that
+    /// `SSL_CERT_DIR` names, if one of the two is set; else those of the system; else, where the system has none,
+    /// those bundled with this library.
+    #[must_use]
+    pub fn ca(mut self, pem: impl Into<Vec<u8>>) -> Self {
+        self.ca = Some(pem.into());
+        self
+    }
+
+    /// Names the environment variables by which the clients of a host language name certificate authorities, for
+    /// bindings to it; none by default. Like `SSL_CERT_FILE`, a variable that names what cannot be read is an error.
+    #[must_use]
+    pub fn ca_variables(mut self, variables: impl IntoIterator<Item = CaVariable>) -> Self {
+        self.ca_variables = variables.into_iter().collect();
+        self
+    }
+
+    /// Permits plain http to another host than this one, where everyone on the way can read the API key and forge
+    /// decisions.
+    #[must_use]
+    pub fn danger_allow_insecure_http(mut self, allow: bool) -> Self {
+        self.allow_insecure_http = allow;
+        self
+    }
+
+    /// Sets the `user-agent` header; `actpass-rust/VERSION` by default.
+    #[must_use]
+    pub fn user_agent(mut self, user_agent: impl Into<String>) -> Self {
+        self.user_agent = Some(user_agent.into());
+        self
+    }
+
+    /// Sets what carries the calls, instead of HTTP.
+    #[must_use]
+    pub fn transport(mut self, transport: impl Transport) -> Self {
+        self.transport = Some(Box::new(transport));
+        self
+    }
+
+    /// Makes the client. Nothing is sent.
+    ///
+    /// # Errors
+    ///
+    /// [`ErrorKind::Config`](crate::ErrorKind::Config), naming the setting and what was expected.
+    pub fn build(mut self) -> Result<ActPass, Error> {
+        match self.transport.take() {
+            Some(transport) => {
+                extra_ca(self.ca.as_deref())?;
+                Ok(ActPass::with_transport(self.config()?, transport))
+            }
+            None => Ok(self.settings()?.connect()),
+        }
+    }
+
+    /// Checks the settings and keeps them, to make clients with connections of their own: see [`Settings::connect`].
+    ///
+    /// # Errors
+    ///
+    /// As [`ActPassBuilder::build`]; a transport cannot be given here.
+    pub fn settings(mut self) -> Result<Settings, Error> {
+        if self.transport.is_some() {
+            return Err(Error::config(
+                "transport",
+                "expected none: each client of the settings makes its own",
+            ));
+        }
+        let (ca, ca_variables) = (self.ca.take(), std::mem::take(&mut self.ca_variables));
+        let mut config = self.config()?;
+        let way = Way::to(&config.base_url, &extra_ca(ca.as_deref())?, ca_variables)?;
+        config.through = way.through();
+        Ok(Settings::new(config, way))
+    }
+
+    fn config(self) -> Result<Config, Error> {
+        let (api_key, authorization) = config::api_key(self.api_key)?;
+        let timeout = config::timeout("timeout", self.timeout.unwrap_or(config::DEFAULT_TIMEOUT))?;
+        let connect_timeout = match self.connect_timeout {
+            Some(given) => config::timeout("connect_timeout", given)?,
+            None => config::DEFAULT_CONNECT_TIMEOUT.min(timeout),
+        };
+        let user_agent =
+            self.user_agent.unwrap_or_else(|| concat!("actpass-rust/", env!("CARGO_PKG_VERSION")).to_owned());
+        let user_agent = config::header("user_agent", Some(user_agent))?
+            .ok_or_else(|| Error::config("user_agent", "expected a name, found an empty string"))?;
+        Ok(Config {
+            api_key,
+            authorization,
+            tenant_id: config::header("tenant_id", self.tenant_id)?,
+            agent_id: config::agent_id(self.agent_id)?,
+            base_url: BaseUrl::choose(self.base_url, self.allow_insecure_http)?,
+            timeout,
+            connect_timeout,
+            circuit_failures: self.circuit_failures.unwrap_or(DEFAULT_CIRCUIT_FAILURES),
+            max_retries: config::max_retries(self.max_retries.unwrap_or(config::DEFAULT_MAX_RETRIES))?,
+            mode: self.mode,
+            through: String::new(),
+            user_agent,
+        })
+    }
+}

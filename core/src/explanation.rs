@@ -1,0 +1,375 @@
+//! Why the gate failed, and what can help: the texts of the decisions that the SDK makes, in one place.
+//!
+//! The texts are part of the reported decision, which parity tests compare byte for byte between languages. They
+//! therefore contain no address, port or time; those are in the error's message.
+
+use std::borrow::Cow;
+
+use crate::cause::{Cause, CertificateProblem, Hop, ProxyProblem};
+use crate::error::Error;
+use actpass_protocol::ErrorKind;
+
+/// The texts of a decision that the SDK makes.
+#[derive(Debug, PartialEq, Eq)]
+pub(crate) struct Explanation {
+    /// One sentence that states the failure.
+    pub(crate) summary: Cow<'static, str>,
+    /// What to check or do, a sentence each.
+    pub(crate) next_steps: Vec<Cow<'static, str>>,
+}
+
+impl Explanation {
+    pub(crate) fn new(
+        summary: impl Into<Cow<'static, str>>,
+        next_steps: impl IntoIterator<Item = impl Into<Cow<'static, str>>>,
+    ) -> Self {
+        Self { summary: summary.into(), next_steps: next_steps.into_iter().map(Into::into).collect() }
+    }
+
+    /// Explains `error` by its cause, else by its HTTP status, else by its kind.
+    pub(crate) fn of(error: &Error) -> Self {
+        match error.cause() {
+            Some(cause) => Self::of_cause(cause),
+            None => Self::of_kind(error.kind(), error.status()),
+        }
+    }
+
+    fn of_cause(cause: &Cause) -> Self {
+        match cause {
+            Cause::AnotherRequest => Self::new(
+                "The gateway's answer belongs to another request: its request_hash is not the hash of this one.",
+                [
+                    "Check what stands between client and gateway: a cache or proxy may mix up answers or rewrite bodies.",
+                    "Check the gateway's version and its log.",
+                ],
+            ),
+            Cause::BodyCutShort => Self::new(
+                "The gateway's answer is incomplete.",
+                [
+                    "Check the gateway's log, and the proxies and load balancers in front of it, for aborted answers.",
+                ],
+            ),
+            Cause::BodyTooLarge => Self::new(
+                "The gateway's answer is larger than 1 MiB, so it was not read.",
+                ["Check that the base URL leads to an ActPass gateway and not to another service."],
+            ),
+            Cause::Certificate { of: Hop::Gateway, problem } => Self::of_certificate("gateway", *problem),
+            Cause::Certificate { of: Hop::Proxy(setting), problem } => {
+                Self::of_certificate(&format!("proxy ({setting})"), *problem)
+            }
+            Cause::CircuitOpen => Self::new(
+                "The gateway was not asked: earlier calls could not reach it, and the circuit is open.",
+                [
+                    "Retry after the time in the error's retry_after; a single call then tests the gateway.",
+                    "Read the errors of the earlier calls: they name why the gateway could not be reached.",
+                ],
+            ),
+            Cause::ConnectTimeout => Self::new(
+                "No connection to the gateway came about within connect_timeout.",
+                [
+                    "Check that a firewall does not drop packets to the gateway's host and port.",
+                    "Raise connect_timeout if the network is slower than that.",
+                ],
+            ),
+            Cause::Interrupted => Self::new(
+                "The connection to the gateway broke before its answer was complete.",
+                [
+                    "Check whether the gateway, or a load balancer in front of it, was restarted or closes connections.",
+                    "Check that the scheme of the base URL (http or https) is the one that the port serves.",
+                ],
+            ),
+            Cause::InterruptedHandshake => Self::new(
+                "The peer at the gateway's address ended the connection during the TLS handshake.",
+                [
+                    "Check that the port of the base URL serves https and not plain http.",
+                    "Check for a firewall or load balancer that cuts the connection.",
+                ],
+            ),
+            Cause::Malformed => Self::new(
+                "The gateway's answer does not have the form of a decision; the error names the member.",
+                [
+                    "Check that the base URL leads to an ActPass gateway.",
+                    "Check the gateway's version and its log.",
+                ],
+            ),
+            Cause::NotAnApproval => Self::new(
+                "The gateway's answer about the approval cannot be used; the error says why.",
+                [
+                    "Check the gateway's version and its log.",
+                    "Resume the action with its approval handle once a person has decided.",
+                ],
+            ),
+            Cause::NotAnObject => Self::new(
+                "The gateway's answer is not a JSON object, so it is not a decision.",
+                [
+                    "Check that the base URL leads to an ActPass gateway and not to a login page or a proxy's page.",
+                    "Check the gateway's version and its log.",
+                ],
+            ),
+            Cause::NotCanonical { path } => Self::new(
+                format!(
+                    "The integer {path} is beyond ±(2^53-1), so the request has no canonical form and no hash."
+                ),
+                [format!("Send {path} as a string.")],
+            ),
+            Cause::NotHttp => Self::new(
+                "The peer at the gateway's address does not speak HTTP.",
+                ["Check host, port and scheme (http or https) of the base URL."],
+            ),
+            Cause::NotTls => Self::new(
+                "The peer at the gateway's address does not speak TLS.",
+                [
+                    "Check the port of the base URL, and that the gateway serves https there.",
+                    "Check that nothing on the network intercepts the connection.",
+                ],
+            ),
+            Cause::Proxy { setting, problem } => Self::of_proxy(setting, *problem),
+            Cause::Refused => Self::new(
+                "The gateway's host refused the connection.",
+                ["Check that the gateway runs.", "Check host and port of the base URL."],
+            ),
+            Cause::TlsHandshake => Self::new(
+                "The TLS handshake with the gateway failed.",
+                [
+                    "Check that the gateway supports TLS 1.2 or 1.3.",
+                    "Check the gateway's TLS log; the error names what the handshake failed at.",
+                ],
+            ),
+            Cause::Unbound => Self::new(
+                "The gateway allowed the action, but its answer has no request_hash, which strict mode demands.",
+                [
+                    "Check the gateway's version: its decisions must carry request_hash.",
+                    "Use mode enforce if the gateway cannot send it.",
+                ],
+            ),
+            Cause::Unroutable => Self::new(
+                "The network has no route to the gateway.",
+                ["Check the network, the VPN and the address of the gateway's host."],
+            ),
+            Cause::Unresolved => Self::new(
+                "The gateway's host name could not be resolved.",
+                [
+                    "Check the host name in the base URL.",
+                    "Check name resolution (DNS, /etc/hosts) on this machine.",
+                ],
+            ),
+        }
+    }
+
+    fn of_certificate(peer: &str, problem: CertificateProblem) -> Self {
+        match problem {
+            CertificateProblem::AuthorityAsServer => Self::new(
+                format!(
+                    "The certificate of the {peer} is a CA certificate, which is trusted as a server's own only if it is given."
+                ),
+                [
+                    "Give exactly this certificate as ca, or in a file named by SSL_CERT_FILE.",
+                    "Or make a server certificate with basicConstraints CA:FALSE.",
+                ],
+            ),
+            CertificateProblem::BadSignature => Self::new(
+                format!(
+                    "A signature in the certificate or the handshake of the {peer} is not by the expected key."
+                ),
+                [
+                    "If the authority has a new key, give its new certificate as ca, or name its file in SSL_CERT_FILE.",
+                    "Check that the server uses the private key of its certificate.",
+                ],
+            ),
+            CertificateProblem::Expired => Self::new(
+                format!("The certificate of the {peer} has expired."),
+                ["Renew the certificate.", "Check this machine's clock."],
+            ),
+            CertificateProblem::NotYetValid => Self::new(
+                format!("The certificate of the {peer} is not valid yet."),
+                ["Check this machine's clock.", "Check the certificate's validity period."],
+            ),
+            CertificateProblem::Other => Self::new(
+                format!("The certificate of the {peer} was rejected; the error says why."),
+                ["Correct or replace the certificate."],
+            ),
+            CertificateProblem::Untrusted => Self::new(
+                format!(
+                    "The certificate of the {peer} is not signed by a trusted authority; the error says which are trusted."
+                ),
+                [
+                    "Give the authority's certificate as ca, or name its file in SSL_CERT_FILE.",
+                    "If no private authority is expected, check what intercepts TLS on the network.",
+                ],
+            ),
+            CertificateProblem::WrongName => Self::new(
+                format!("The certificate of the {peer} is for another name."),
+                [
+                    "Use a name that the certificate lists; the error shows them.",
+                    "Or issue a certificate whose subjectAltName has this name (openssl req -addext subjectAltName=DNS:NAME or IP:ADDRESS).",
+                ],
+            ),
+        }
+    }
+
+    fn of_proxy(setting: &str, problem: ProxyProblem) -> Self {
+        let check = format!("Check the value of {setting}.");
+        let (summary, steps): (String, Vec<String>) = match problem {
+            ProxyProblem::Authentication => (
+                format!(
+                    "The proxy of {setting} rejected the client's user name and password, or demands them."
+                ),
+                vec![format!("Set user name and password in {setting}: scheme://user:password@host:port.")],
+            ),
+            ProxyProblem::Forbidden => (
+                format!("The proxy of {setting} does not allow connections to the gateway."),
+                vec![
+                    "Allow the gateway's host and port at the proxy.".to_owned(),
+                    "Or list the gateway's host in NO_PROXY if it can be reached directly.".to_owned(),
+                ],
+            ),
+            ProxyProblem::NotConnected => (
+                format!("The proxy of {setting} could not connect to the gateway."),
+                vec![
+                    "Check that the gateway runs and that the proxy can resolve and reach its host."
+                        .to_owned(),
+                    "Or list the gateway's host in NO_PROXY if it can be reached directly.".to_owned(),
+                ],
+            ),
+            ProxyProblem::Protocol => (
+                format!("The peer named by {setting} does not answer as a proxy."),
+                vec![
+                    check,
+                    "Check the proxy's scheme: http, https, socks4, socks4a, socks5 or socks5h.".to_owned(),
+                ],
+            ),
+            ProxyProblem::Interrupted => (
+                format!(
+                    "The proxy of {setting} closed the connection before the tunnel to the gateway was open."
+                ),
+                vec![check, "Check the proxy's log.".to_owned()],
+            ),
+            ProxyProblem::Timeout => (
+                format!("The proxy of {setting} did not open a tunnel to the gateway in time."),
+                vec![check, "Check the proxy's load, and that it can reach the gateway.".to_owned()],
+            ),
+            ProxyProblem::Unreachable => (
+                format!("The proxy of {setting} could not be reached."),
+                vec![
+                    check,
+                    "Check that the proxy runs.".to_owned(),
+                    "Or list the gateway's host in NO_PROXY if it can be reached directly.".to_owned(),
+                ],
+            ),
+            ProxyProblem::Unresolved => (
+                format!("The host name of the proxy of {setting} could not be resolved."),
+                vec![check, "Check name resolution (DNS, /etc/hosts) on this machine.".to_owned()],
+            ),
+        };
+        Self::new(summary, steps)
+    }
+
+    fn of_kind(kind: ErrorKind, status: Option<u16>) -> Self {
+        match kind {
+            ErrorKind::Argument => {
+                Self::new("An argument cannot be sent.", ["Correct the argument that the error names."])
+            }
+            ErrorKind::Authentication => Self::new(
+                "The gateway does not know the API key.",
+                [
+                    "Check the API key and that it belongs to this gateway.",
+                    "Check that the base URL is that of the gateway you mean.",
+                ],
+            ),
+            ErrorKind::Config => {
+                Self::new("A setting of the client is wrong.", ["Correct the setting that the error names."])
+            }
+            ErrorKind::Connection => Self::new(
+                "The gateway could not be reached.",
+                ["Check what the error says.", "Check that the gateway runs and that the base URL is right."],
+            ),
+            ErrorKind::Internal => Self::new(
+                "The SDK failed in itself.",
+                ["Report it with the error's message and the version."],
+            ),
+            ErrorKind::Permission => Self::new(
+                "The API key may not ask for this decision.",
+                ["Check the role of the API key at the gateway."],
+            ),
+            ErrorKind::RateLimit => Self::new(
+                "The gateway limits the rate of this key's calls.",
+                ["Slow down, or raise the key's limit at the gateway."],
+            ),
+            ErrorKind::Response => Self::new(
+                "The gateway's answer is not a decision.",
+                [
+                    "Check that the base URL leads to an ActPass gateway.",
+                    "Check the gateway's version and its log.",
+                ],
+            ),
+            ErrorKind::Status => Self::of_status(status.unwrap_or_default()),
+            ErrorKind::Timeout => Self::new(
+                "The gateway did not answer before the deadline.",
+                [
+                    "Check the gateway's load and the network to it.",
+                    "Raise the timeout if the deadline is too short for this network.",
+                ],
+            ),
+        }
+    }
+
+    fn of_status(status: u16) -> Self {
+        match status {
+            300..=399 => Self::new(
+                "The gateway answered with a redirect, and redirects are never followed.",
+                [
+                    "Set the base URL to the gateway's own address, scheme and host as it is finally reached.",
+                    "Check for a login page or a load balancer in front of the gateway.",
+                ],
+            ),
+            404 | 405 => Self::new(
+                "There is no such call at the gateway's address.",
+                [
+                    "Check that the base URL leads to an ActPass gateway and does not contain the path of a call.",
+                    "Check the gateway's version.",
+                ],
+            ),
+            409 => Self::new(
+                "The request conflicts with an earlier one; the error says how.",
+                [
+                    "Use a new idempotency key for a request that differs from the earlier one.",
+                    "If the error speaks of an approval or a credential, ask again with a new idempotency key.",
+                ],
+            ),
+            413 => Self::new(
+                "The request is larger than the gateway accepts.",
+                ["Send smaller args, or raise the gateway's limit."],
+            ),
+            422 => Self::new(
+                "The gateway rejected a member of the request; the error names it.",
+                ["Correct the member that the error names."],
+            ),
+            400..=499 => Self::new(
+                "The gateway rejected the request; the error shows its status and message.",
+                [
+                    "Check that the base URL leads to an ActPass gateway.",
+                    "Check the gateway's log and the proxies in front of it.",
+                ],
+            ),
+            501 => Self::new(
+                "The gateway does not support what the request needs; the error says what.",
+                ["Check the gateway's settings: passports and vaulted credentials need a master key."],
+            ),
+            502 | 504 => Self::new(
+                "What stands in front of the gateway got no answer from it.",
+                [
+                    "Check that the gateway runs and that its load balancer or reverse proxy can reach it.",
+                    "Retry later.",
+                ],
+            ),
+            503 => Self::new(
+                "The gateway cannot decide at present.",
+                ["Retry later.", "Check the gateway's health (/healthz), its storage and its log."],
+            ),
+            _ => Self::new(
+                "The gateway failed to answer the request.",
+                ["Check the gateway's log; the error shows the status, the message and the request id."],
+            ),
+        }
+    }
+}

@@ -1,0 +1,90 @@
+//! An action with its request, written once.
+
+use std::borrow::Cow;
+use std::fmt;
+use std::sync::{Arc, OnceLock};
+
+use actpass_protocol::json::{NotCanonical, Style, Text};
+use actpass_protocol::{Json, Mode, sha256_hex};
+use bytes::Bytes;
+use uuid::{NoContext, Timestamp, Uuid};
+
+use crate::action::Action;
+use crate::config::Config;
+use crate::error::Error;
+use crate::request;
+
+/// An action that was checked, with the request that asks about it: see
+/// [`ActPass::prepare`](crate::ActPass::prepare). Cloning is cheap.
+#[derive(Clone)]
+pub struct PreparedAction(Arc<Inner>);
+
+struct Inner {
+    action: Action,
+    mode: Mode,
+    body: Bytes,
+    hash: OnceLock<Result<String, NotCanonical>>,
+}
+
+impl PreparedAction {
+    /// # Errors
+    ///
+    /// [`ErrorKind::Argument`](crate::ErrorKind::Argument) for what cannot be sent.
+    pub(crate) fn new(action: Action, config: &Config) -> Result<Self, Error> {
+        let mode = action.mode.unwrap_or(config.mode);
+        let key = match &action.idempotency_key {
+            Some(key) => Cow::Borrowed(key.as_str()),
+            // From the operating system's randomness, without a shared counter: unique across a fork.
+            None => Cow::Owned(Uuid::new_v7(Timestamp::now(NoContext)).to_string()),
+        };
+        let body = request::preflight(&action, &config.agent_id, mode, &key)?;
+        Ok(Self(Arc::new(Inner { action, mode, body, hash: OnceLock::new() })))
+    }
+
+    /// The tool that the action uses.
+    pub fn tool(&self) -> &str {
+        &self.0.action.tool
+    }
+
+    /// The mode in which the gateway's answer is ruled on: the action's, else the client's.
+    pub fn mode(&self) -> Mode {
+        self.0.mode
+    }
+
+    pub(crate) fn action(&self) -> &Action {
+        &self.0.action
+    }
+
+    pub(crate) fn body(&self) -> &Bytes {
+        &self.0.body
+    }
+
+    /// Whether the idempotency key is the SDK's own, which no other call has.
+    pub(crate) fn has_own_key(&self) -> bool {
+        self.0.action.idempotency_key.is_none()
+    }
+
+    /// The hash of the request, which is computed once.
+    ///
+    /// # Errors
+    ///
+    /// If the request has no canonical form.
+    pub(crate) fn request_hash(&self) -> Result<&str, &NotCanonical> {
+        let hash = self.0.hash.get_or_init(|| {
+            let body = Json::parse(&self.0.body).unwrap_or(Json::Null);
+            let mut canonical = Text::new(Style::Compact);
+            body.write_canonical(&mut canonical)?;
+            Ok(sha256_hex(canonical.as_str().as_bytes()))
+        });
+        hash.as_deref()
+    }
+}
+
+impl fmt::Debug for PreparedAction {
+    fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
+        f.debug_struct("PreparedAction")
+            .field("tool", &self.tool())
+            .field("mode", &self.mode())
+            .finish_non_exhaustive()
+    }
+}

@@ -1,0 +1,84 @@
+//! Settings, checked: what clients are made with.
+
+use std::fmt;
+use std::time::Duration;
+
+use crate::action::Action;
+use crate::client::ActPass;
+use crate::config::Config;
+use crate::error::Error;
+use crate::http::{HttpTransport, Way};
+use crate::prepared::PreparedAction;
+use actpass_protocol::Mode;
+
+/// The settings of a client, checked. Each client that is made with them has connections and a circuit breaker of its own.
+///
+/// ```
+/// use actpass_core::ActPass;
+///
+/// let settings = ActPass::builder().api_key("apk_dev").base_url("https://gateway.example/").settings()?;
+/// assert_eq!((settings.base_url(), settings.agent_id()), ("https://gateway.example", "sdk"));
+/// let actpass = settings.connect();
+/// assert_eq!(actpass.base_url(), settings.base_url());
+/// # Ok::<(), actpass_core::Error>(())
+/// ```
+#[derive(Clone)]
+pub struct Settings {
+    config: Config,
+    way: Way,
+}
+
+impl Settings {
+    pub(crate) fn new(config: Config, way: Way) -> Self {
+        Self { config, way }
+    }
+
+    /// Makes a client. Nothing is sent.
+    pub fn connect(&self) -> ActPass {
+        let transport = HttpTransport::new(&self.config, &self.way);
+        ActPass::with_transport(self.config.clone(), Box::new(transport))
+    }
+
+    /// Checks `action` and writes its request, as [`ActPass::prepare`] does.
+    ///
+    /// # Errors
+    ///
+    /// As [`ActPass::prepare`].
+    pub fn prepare(&self, action: Action) -> Result<PreparedAction, Error> {
+        PreparedAction::new(action, &self.config)
+    }
+
+    /// The gateway's URL, without a trailing slash.
+    pub fn base_url(&self) -> &str {
+        self.config.base_url.as_str()
+    }
+
+    /// The agent's name.
+    pub fn agent_id(&self) -> &str {
+        &self.config.agent_id
+    }
+
+    /// The tenant, if one was given.
+    pub fn tenant_id(&self) -> Option<&str> {
+        self.config.tenant_id.as_ref().and_then(|id| id.to_str().ok())
+    }
+
+    /// The total deadline of a call.
+    pub fn timeout(&self) -> Duration {
+        self.config.timeout
+    }
+
+    /// The mode of actions that name none.
+    pub fn mode(&self) -> Mode {
+        self.config.mode
+    }
+}
+
+impl fmt::Debug for Settings {
+    fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
+        f.debug_struct("Settings")
+            .field("base_url", &self.base_url())
+            .field("agent_id", &self.agent_id())
+            .finish_non_exhaustive()
+    }
+}
