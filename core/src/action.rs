@@ -1,5 +1,6 @@
 //! What an agent is about to do.
 
+use std::sync::Arc;
 use std::time::Duration;
 
 use crate::error::Error;
@@ -17,8 +18,13 @@ use actpass_protocol::{Json, Mode, Secret};
 ///     .args(json!({"amount": 4900, "currency": "usd"}))
 ///     .mode(Mode::Strict);
 /// ```
+///
+/// Cloning is cheap.
 #[derive(Clone, Debug)]
-pub struct Action {
+pub struct Action(Arc<Members>);
+
+#[derive(Clone, Debug)]
+pub(crate) struct Members {
     pub(crate) goal: String,
     pub(crate) tool: String,
     pub(crate) resource: String,
@@ -37,7 +43,7 @@ pub struct Action {
 impl Action {
     /// The use of `tool` for `goal`, without arguments, on no resource, in the client's mode.
     pub fn new(goal: impl Into<String>, tool: impl Into<String>) -> Self {
-        Self {
+        Self(Arc::new(Members {
             goal: goal.into(),
             tool: tool.into(),
             resource: String::new(),
@@ -50,13 +56,21 @@ impl Action {
             approval_request_id: None,
             tool_manifest_hash: None,
             wait_for_approval: None,
-        }
+        }))
+    }
+
+    pub(crate) fn members(&self) -> &Members {
+        &self.0
+    }
+
+    pub(crate) fn members_mut(&mut self) -> &mut Members {
+        Arc::make_mut(&mut self.0)
     }
 
     /// Sets what the tool acts on, such as `stripe:charge:ch_123`.
     #[must_use]
     pub fn resource(mut self, resource: impl Into<String>) -> Self {
-        self.resource = resource.into();
+        self.members_mut().resource = resource.into();
         self
     }
 
@@ -65,35 +79,35 @@ impl Action {
     pub fn args(mut self, args: impl Into<Json>) -> Self {
         let mut text = Text::new(Style::PythonCompat);
         args.into().write(&mut text);
-        self.args = text.into_string();
+        self.members_mut().args = text.into_string();
         self
     }
 
     /// Sets the tool's arguments from the text of a JSON object, which is sent as it is.
     #[must_use]
     pub fn args_text(mut self, args: impl Into<String>) -> Self {
-        self.args = args.into();
+        self.members_mut().args = args.into();
         self
     }
 
     /// Sets on whose behalf the agent acts.
     #[must_use]
     pub fn user_id(mut self, user_id: impl Into<String>) -> Self {
-        self.user_id = Some(user_id.into());
+        self.members_mut().user_id = Some(user_id.into());
         self
     }
 
     /// Sets the passport that the action spends.
     #[must_use]
     pub fn passport(mut self, passport: impl Into<Secret>) -> Self {
-        self.passport = Some(passport.into());
+        self.members_mut().passport = Some(passport.into());
         self
     }
 
     /// Sets the mode, instead of the client's.
     #[must_use]
     pub fn mode(mut self, mode: Mode) -> Self {
-        self.mode = Some(mode);
+        self.members_mut().mode = Some(mode);
         self
     }
 
@@ -103,28 +117,28 @@ impl Action {
     /// calls.
     #[must_use]
     pub fn idempotency_key(mut self, key: impl Into<String>) -> Self {
-        self.idempotency_key = Some(key.into());
+        self.members_mut().idempotency_key = Some(key.into());
         self
     }
 
     /// Sets to whom the passport is shown.
     #[must_use]
     pub fn audience(mut self, audience: impl Into<String>) -> Self {
-        self.audience = Some(audience.into());
+        self.members_mut().audience = Some(audience.into());
         self
     }
 
     /// Sets the approved request that the action spends.
     #[must_use]
     pub fn approval_request_id(mut self, id: impl Into<String>) -> Self {
-        self.approval_request_id = Some(id.into());
+        self.members_mut().approval_request_id = Some(id.into());
         self
     }
 
     /// Sets the hash of the tool's definition as the agent sees it.
     #[must_use]
     pub fn tool_manifest_hash(mut self, hash: impl Into<String>) -> Self {
-        self.tool_manifest_hash = Some(hash.into());
+        self.members_mut().tool_manifest_hash = Some(hash.into());
         self
     }
 
@@ -133,7 +147,7 @@ impl Action {
     /// each request. A preflight never holds.
     #[must_use]
     pub fn wait_for_approval(mut self, wait: Duration) -> Self {
-        self.wait_for_approval = Some(wait);
+        self.members_mut().wait_for_approval = Some(wait);
         self
     }
 }

@@ -124,14 +124,13 @@ pub struct PendingApproval {
 impl PendingApproval {
     /// `action` waits for `id`; `mode` is the one that it was asked in.
     pub(crate) fn new(id: String, action: &Action, mode: Mode) -> Self {
-        let action = Action {
-            passport: None,
-            mode: Some(mode),
-            idempotency_key: None,
-            wait_for_approval: None,
-            approval_request_id: Some(id.clone()),
-            ..action.clone()
-        };
+        let mut action = action.clone();
+        let members = action.members_mut();
+        members.passport = None;
+        members.mode = Some(mode);
+        members.idempotency_key = None;
+        members.wait_for_approval = None;
+        members.approval_request_id = Some(id.clone());
         Self { id, action }
     }
 
@@ -148,7 +147,7 @@ impl PendingApproval {
 
     /// It as a JSON object, to keep.
     pub fn to_json(&self) -> String {
-        let action = &self.action;
+        let action = self.action.members();
         let mut text = Text::new(Style::Compact);
         text.raw("{");
         let mut count = 0;
@@ -189,7 +188,7 @@ impl PendingApproval {
             .ok_or_else(|| wrong(&format_args!("expected an object, found {}", json.kind())))?;
         let mut pending = Self { id: String::new(), action: Action::new("", "") };
         for (name, value) in members {
-            let action = &mut pending.action;
+            let action = pending.action.members_mut();
             if name == "args" {
                 let mut args = Text::new(Style::PythonCompat);
                 value.write(&mut args);
@@ -214,12 +213,12 @@ impl PendingApproval {
             }
         }
         request::needed("pending.approval_request_id", &pending.id)?;
-        request::needed("pending.goal", &pending.action.goal)?;
-        request::needed("pending.tool", &pending.action.tool)?;
+        request::needed("pending.goal", &pending.action.members().goal)?;
+        request::needed("pending.tool", &pending.action.members().tool)?;
         if members.iter().all(|(name, _)| name != "args") {
             return Err(Error::argument("pending.args", "expected an object, found nothing"));
         }
-        pending.action.approval_request_id = Some(pending.id.clone());
+        pending.action.members_mut().approval_request_id = Some(pending.id.clone());
         Ok(pending)
     }
 }
@@ -267,9 +266,19 @@ mod tests {
         let pending = PendingApproval::parse(&kept).unwrap();
         assert!(same(&pending.to_json()).same_value(&same(&kept)), "{}", pending.to_json());
         let again = pending.action();
-        assert_eq!((again.mode, again.approval_request_id.as_deref()), (Some(Mode::Strict), Some("apr_1")));
-        assert_eq!((again.wait_for_approval, again.idempotency_key), (None, None));
-        assert!(same(&again.args).same_value(&same(&action.args)), "{}", again.args);
+        assert_eq!(
+            (again.members().mode, again.members().approval_request_id.as_deref()),
+            (Some(Mode::Strict), Some("apr_1"))
+        );
+        assert_eq!(
+            (again.members().wait_for_approval, again.members().idempotency_key.as_deref()),
+            (None, None)
+        );
+        assert!(
+            same(&again.members().args).same_value(&same(&action.members().args)),
+            "{}",
+            again.members().args
+        );
     }
 
     #[test]

@@ -214,17 +214,16 @@ impl ActPass {
     }
 
     async fn rule_or_hold(&self, request: &PreparedAction) -> Verdict {
-        let action = request.action();
+        let action = request.action().members();
         let verdict = self.rule(request).await;
         let (Some(wait), Some((asked, pending))) = (action.wait_for_approval, verdict.pending()) else {
             return verdict;
         };
         // The caller's key identifies the action before and after the approval: a gateway repeats nothing but an `allow`.
-        let approved = Action {
-            passport: action.passport.clone(),
-            idempotency_key: action.idempotency_key.clone(),
-            ..pending.action()
-        };
+        let mut approved = pending.action();
+        let members = approved.members_mut();
+        members.passport.clone_from(&action.passport);
+        members.idempotency_key.clone_from(&action.idempotency_key);
         match self.wait_for_approval(pending.id(), wait).await.map(|approval| approval.status()) {
             Ok(ApprovalStatus::Approved) => match self.prepare(approved) {
                 Ok(approved) => self.rule(&approved).await.held_for(asked, pending),
@@ -515,7 +514,7 @@ impl ActPass {
     /// an `allow`.
     async fn ask(&self, request: &PreparedAction) -> Result<Answered, Error> {
         let operation = Operation::Preflight;
-        let passport = request.action().passport.as_ref();
+        let passport = request.action().members().passport.as_ref();
         let (answer, lost) = self.call(Request::new(operation, request.body().clone())).await?;
         let request_id = self.request_id(&answer, passport);
         let malformed = |problem: String| (Cause::Malformed, problem);

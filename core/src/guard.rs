@@ -131,7 +131,7 @@ impl Verdict {
             Ok(_) | Err(_) => None,
         };
         // An approval that the action names is not lost with a denial of the SDK's own.
-        let named = action.approval_request_id.as_deref().filter(|id| !id.is_empty());
+        let named = action.members().approval_request_id.as_deref().filter(|id| !id.is_empty());
         let made_by_sdk = gate.is_err() || !matches!(ruling, Ruling::Block | Ruling::Run);
         let awaited = awaited.or_else(|| named.filter(|_| made_by_sdk).map(str::to_owned));
         let (decision, credential, error) = match gate {

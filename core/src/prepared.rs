@@ -31,19 +31,19 @@ impl PreparedAction {
     ///
     /// [`ErrorKind::Argument`](crate::ErrorKind::Argument) for what cannot be sent.
     pub(crate) fn new(action: Action, config: &Config) -> Result<Self, Error> {
-        let mode = action.mode.unwrap_or(config.mode);
-        let key = match &action.idempotency_key {
+        let mode = action.members().mode.unwrap_or(config.mode);
+        let key = match &action.members().idempotency_key {
             Some(key) => Cow::Borrowed(key.as_str()),
             // From the operating system's randomness, without a shared counter: unique across a fork.
             None => Cow::Owned(Uuid::new_v7(Timestamp::now(NoContext)).to_string()),
         };
-        let body = request::preflight(&action, &config.agent_id, mode, &key)?;
+        let body = request::preflight(action.members(), &config.agent_id, mode, &key)?;
         Ok(Self(Arc::new(Inner { action, mode, body, hash: OnceLock::new() })))
     }
 
     /// The tool that the action uses.
     pub fn tool(&self) -> &str {
-        &self.0.action.tool
+        &self.0.action.members().tool
     }
 
     /// The mode in which the gateway's answer is ruled on: the action's, else the client's.
@@ -61,7 +61,7 @@ impl PreparedAction {
 
     /// Whether the idempotency key is the SDK's own, which no other call has.
     pub(crate) fn has_own_key(&self) -> bool {
-        self.0.action.idempotency_key.is_none()
+        self.0.action.members().idempotency_key.is_none()
     }
 
     /// The hash of the request, which is computed once.

@@ -3,7 +3,7 @@
 
 use bytes::Bytes;
 
-use crate::action::{self, Action};
+use crate::action::{self, Members};
 use crate::error::Error;
 use crate::evidence::EvidenceEvent;
 use crate::passport::{PassportRequest, VerifyRequest};
@@ -11,7 +11,7 @@ use actpass_protocol::json::{Style, Text};
 use actpass_protocol::{Json, Mode, Secret};
 
 pub(crate) fn preflight(
-    action: &Action,
+    action: &Members,
     agent_id: &str,
     mode: Mode,
     idempotency_key: &str,

@@ -189,7 +189,9 @@ fn a_panic_while_waiting_blocks_and_lets_monitor_run() {
     let host = host(&gateway);
     let broken = || -> Result<(), Infallible> { panic!("while waiting") };
     let prepared = |action| host.prepare(action).unwrap();
-    let Ok(Verdict::Blocked(blocked)) = host.authorize(&prepared(action()), broken) else { panic!("not blocked") };
+    let Ok(Verdict::Blocked(blocked)) = host.authorize(&prepared(action()), broken) else {
+        panic!("not blocked")
+    };
     assert_eq!(blocked.decision().reason_code(), "actpass.internal");
     assert_eq!(blocked.error().map(Error::kind), Some(ErrorKind::Internal));
     let monitored = host.authorize(&prepared(action().mode(Mode::Monitor)), broken);

@@ -49,17 +49,20 @@ impl RawObject {
     }
 
     /// The whole object as it came.
+    #[inline]
     pub fn as_str(&self) -> &str {
         &self.text
     }
 
     /// The JSON text of the member `name`.
+    #[inline]
     pub fn text_of(&self, name: &str) -> Option<&str> {
-        let (_, range) = self.members.iter().find(|(key, _)| key == name)?;
-        self.text.get(range.clone())
+        let member = self.members.iter().find(|member| member.is(name, &self.text))?;
+        self.text.get(member.value.clone())
     }
 
     /// The member `name`, if it is a string.
+    #[inline]
     pub fn string(&self, name: &str) -> Option<Cow<'_, str>> {
         let text = self.text_of(name)?;
         match text.strip_prefix('"')?.strip_suffix('"')? {
@@ -79,12 +82,18 @@ impl RawObject {
         let mut rest = Text::new(Style::Compact);
         let mut members = Vec::with_capacity(self.members.len());
         rest.raw("{");
-        for (key, range) in self.members.iter().filter(|(key, _)| key != name) {
+        for member in self.members.iter().filter(|member| !member.is(name, &self.text)) {
             rest.comma(members.len());
-            rest.key(key);
-            let start = rest.out.len();
-            rest.raw(self.text.get(range.clone()).unwrap_or_default());
-            members.push((key.clone(), start..rest.out.len()));
+            let mut copy = |range: &Range<usize>, before, after| {
+                rest.raw(before);
+                let start = rest.out.len();
+                rest.raw(self.text.get(range.clone()).unwrap_or_default());
+                let end = rest.out.len();
+                rest.raw(after);
+                start..end
+            };
+            let (key, value) = (copy(&member.key, "\"", "\":"), copy(&member.value, "", ""));
+            members.push(Member { key, value, ..member.clone() });
         }
         rest.raw("}");
         self.text.zeroize();
@@ -95,15 +104,16 @@ impl RawObject {
 
     /// Gives the member `name` the value `json`, a JSON text: in its place, or at the end if it is missing.
     pub fn set(&mut self, name: &str, json: &str) {
-        match self.members.iter().position(|(key, _)| key == name) {
+        match self.members.iter().position(|member| member.is(name, &self.text)) {
             Some(at) => {
-                let Some((_, range)) = self.members.get_mut(at) else { return };
-                let (start, end) = (range.start, range.end);
+                let Some(Member { value, .. }) = self.members.get_mut(at) else { return };
+                let (start, end) = (value.start, value.end);
                 self.text.replace_range(start..end, json);
-                *range = start..start + json.len();
-                for (_, later) in self.members.iter_mut().skip(at + 1) {
-                    let moved = |offset: usize| offset - end + start + json.len();
-                    *later = moved(later.start)..moved(later.end);
+                *value = start..start + json.len();
+                let moved = |offset: usize| offset - end + start + json.len();
+                for Member { key, value, .. } in self.members.iter_mut().skip(at + 1) {
+                    *key = moved(key.start)..moved(key.end);
+                    *value = moved(value.start)..moved(value.end);
                 }
             }
             None => {
@@ -111,10 +121,15 @@ impl RawObject {
                 let mut added = Text::new(Style::Compact);
                 added.comma(self.members.len());
                 added.key(name);
+                let key = between_quotes(&added.out, 0..added.out.len());
                 let start = end + added.out.len();
                 added.raw(json);
                 self.text.insert_str(end, &added.out);
-                self.members.push((name.to_owned(), start..start + json.len()));
+                self.members.push(Member {
+                    is_escaped: added.out.get(key.clone()).is_some_and(|raw| raw.contains('\\')),
+                    key: end + key.start..end + key.end,
+                    value: start..start + json.len(),
+                });
             }
         }
     }
@@ -133,31 +148,84 @@ impl fmt::Debug for RawObject {
     }
 }
 
-/// The members of an object: their keys, and where their values stand in its text.
-type Members = Vec<(String, Range<usize>)>;
+/// The members of an object.
+type Members = Vec<Member>;
+
+/// Where a member stands in the text of its object.
+#[derive(Clone, PartialEq, Eq)]
+struct Member {
+    /// The key, without its quotes.
+    key: Range<usize>,
+    is_escaped: bool,
+    value: Range<usize>,
+}
+
+impl Member {
+    fn key<'t>(&self, text: &'t str) -> Cow<'t, str> {
+        let raw = text.get(self.key.clone()).unwrap_or_default();
+        if self.is_escaped
+            && let Ok(Json::String(key)) = Json::parse(format!("\"{raw}\"").as_bytes())
+        {
+            return Cow::Owned(key);
+        }
+        Cow::Borrowed(raw)
+    }
+
+    /// Whether its key is `name`.
+    #[inline]
+    fn is(&self, name: &str, text: &str) -> bool {
+        match self.is_escaped {
+            true => self.key(text) == name,
+            false => {
+                self.key.len() == name.len() && text.as_bytes().get(self.key.clone()) == Some(name.as_bytes())
+            }
+        }
+    }
+}
 
 /// The members of an object; `None` for another JSON value.
 fn members(text: &[u8]) -> Result<Option<Members>, ReadError<std::convert::Infallible>> {
     let mut reader = Reader { input: Jiter::new(text), builder: &mut Validator };
     let first = reader.input.peek()?;
-    if first != Peek::Object {
+    // What is not UTF-8 is read to its first error.
+    let (Peek::Object, Ok(text)) = (first, str::from_utf8(text)) else {
         reader.value(first, 0)?;
         reader.input.finish()?;
         return Ok(None);
-    }
+    };
     let mut members = Members::with_capacity(8);
     let mut keys = Keys::default();
-    let mut next = reader.input.known_object()?.map(str::to_owned);
-    while let Some(key) = next {
-        if keys.seen(&key, &members) {
-            return Err(ReadError::DuplicateKey(key));
+    let mut before = reader.input.current_index();
+    let mut next = reader.input.known_object()?.is_some();
+    while next {
+        let key = between_quotes(text, before..reader.input.current_index());
+        let is_escaped = text.get(key.clone()).is_some_and(|raw| raw.contains('\\'));
+        let mut member = Member { key, is_escaped, value: 0..0 };
+        let name = member.key(text);
+        if keys.seen(
+            &name,
+            &members,
+            |member, name| member.is(name, text),
+            |member: &Member| member.key(text),
+        ) {
+            return Err(ReadError::DuplicateKey(name.into_owned()));
         }
         let peek = reader.input.peek()?;
         let start = reader.input.current_index();
         reader.value(peek, 1)?;
-        members.push((key, start..reader.input.current_index()));
-        next = reader.input.next_key()?.map(str::to_owned);
+        before = reader.input.current_index();
+        member.value = start..before;
+        members.push(member);
+        next = reader.input.next_key()?.is_some();
     }
     reader.input.finish()?;
     Ok(Some(members))
+}
+
+/// Where a key stands in a part of `text` that has a key and what is around it: white space, a brace or comma, a colon.
+fn between_quotes(text: &str, part: Range<usize>) -> Range<usize> {
+    let found = text.get(part.clone()).unwrap_or_default().as_bytes();
+    let first = found.iter().position(|byte| *byte == b'"').unwrap_or(0);
+    let last = found.iter().rposition(|byte| *byte == b'"').unwrap_or(0);
+    part.start + first + 1..part.start + last
 }

@@ -180,7 +180,7 @@ impl<B: Builder> Reader<'_, '_, B> {
         let mut keys = Keys::default();
         let mut next = self.input.known_object()?.map(str::to_owned);
         while let Some(key) = next {
-            if keys.seen(&key, &members) {
+            if keys.seen(&key, &members, |(known, _), key| known == key, |(known, _)| known) {
                 return Err(ReadError::DuplicateKey(key));
             }
             let peek = self.input.peek()?;
@@ -206,12 +206,19 @@ pub(super) struct Keys(HashSet<String>);
 impl Keys {
     const SMALL: usize = 16;
 
-    pub(super) fn seen<V>(&mut self, key: &str, members: &[(String, V)]) -> bool {
-        if members.len() < Self::SMALL {
-            return members.iter().any(|(known, _)| known == key);
+    /// Whether `key` is the key of a member before it; `key_of` gives a member's key.
+    pub(super) fn seen<'m, M, K: AsRef<str>>(
+        &mut self,
+        key: &str,
+        before: &'m [M],
+        is: impl Fn(&M, &str) -> bool,
+        key_of: impl Fn(&'m M) -> K,
+    ) -> bool {
+        if before.len() < Self::SMALL {
+            return before.iter().any(|member| is(member, key));
         }
         if self.0.is_empty() {
-            self.0.extend(members.iter().map(|(known, _)| known.clone()));
+            self.0.extend(before.iter().map(|member| key_of(member).as_ref().to_owned()));
         }
         !self.0.insert(key.to_owned())
     }

@@ -47,11 +47,13 @@ impl Text {
     }
 
     /// Appends `text` as it is.
+    #[inline]
     pub fn raw(&mut self, text: &str) {
         self.out.push_str(text);
     }
 
     /// Appends the comma before item or member number `at`, which the first has none of.
+    #[inline]
     pub fn comma(&mut self, at: usize) {
         if at > 0 {
             self.out.push_str(match self.style {
@@ -62,6 +64,7 @@ impl Text {
     }
 
     /// Appends a member's key and its colon.
+    #[inline]
     pub fn key(&mut self, key: &str) {
         self.string(key);
         self.out.push_str(match self.style {
@@ -71,6 +74,7 @@ impl Text {
     }
 
     /// Appends a string, quoted and escaped.
+    #[inline]
     pub fn string(&mut self, text: &str) {
         self.out.push('"');
         let mut rest = text;
@@ -88,16 +92,19 @@ impl Text {
     }
 
     /// The text so far.
+    #[inline]
     pub fn as_str(&self) -> &str {
         &self.out
     }
 
     /// The text.
+    #[inline]
     pub fn into_string(self) -> String {
         self.out
     }
 
     /// Where the first character begins that must be escaped. No byte within a longer character is one of these.
+    #[inline]
     fn first_escaped(&self, text: &str) -> Option<usize> {
         let bytes = text.as_bytes();
         let wire = self.style == Style::PythonCompat;
