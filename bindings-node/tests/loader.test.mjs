@@ -40,6 +40,8 @@ const binary = () => join(folder, 'node_modules', '@actpass', `sdk-${PLATFORM}`,
 function layOut() {
   rmSync(folder, { recursive: true, force: true });
   mkdirSync(join(folder, 'node_modules', '@actpass', `sdk-${PLATFORM}`), { recursive: true });
+  // Otherwise Node reads a package.json that somebody left in a folder above.
+  writeFileSync(join(folder, 'package.json'), '{"private": true}');
   cpSync(DIST, sdk('dist'), { recursive: true, filter: (path) => !path.endsWith('.node') });
   cpSync(join(PACKAGE, 'package.json'), sdk('package.json'));
   cpSync(join(DIST, BINARY), binary());

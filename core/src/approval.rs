@@ -11,12 +11,12 @@ use crate::request;
 use actpass_protocol::json::{RawObject, Style, Text};
 use actpass_protocol::{Json, Mode};
 
-/// The longest that the gateway is asked to hold one look at an approval.
-pub(crate) const LONGEST_LOOK: Duration = Duration::from_secs(25);
+/// The longest that the gateway is asked to hold one poll of an approval.
+pub(crate) const MAX_POLL: Duration = Duration::from_secs(25);
 /// The longest that is waited for a decision: 30 days.
-pub(crate) const LONGEST_WAIT: Duration = Duration::from_secs(30 * 24 * 60 * 60);
-/// The shortest time between the beginnings of two looks.
-pub(crate) const BETWEEN_LOOKS: Duration = Duration::from_secs(1);
+pub(crate) const MAX_WAIT: Duration = Duration::from_secs(30 * 24 * 60 * 60);
+/// The shortest time between the beginnings of two polls.
+pub(crate) const BETWEEN_POLLS: Duration = Duration::from_secs(1);
 
 /// Where an approval stands.
 ///
@@ -223,8 +223,8 @@ impl PendingApproval {
     }
 }
 
-/// What follows the path of the approvals to look at `id` for at most `wait`.
-pub(crate) fn below(id: &str, wait: Duration) -> Result<String, Error> {
+/// What follows the path of the approvals to poll `id` for at most `wait`.
+pub(crate) fn path_suffix(id: &str, wait: Duration) -> Result<String, Error> {
     const KEPT: AsciiSet = NON_ALPHANUMERIC.remove(b'-').remove(b'.').remove(b'_').remove(b'~');
     request::needed("approval_request_id", id)?;
     // As a part of a path these mean another path.
@@ -240,7 +240,7 @@ mod tests {
 
     #[test]
     fn an_id_stays_one_part_of_the_path() {
-        let look = |id| below(id, Duration::from_millis(2_900));
+        let look = |id| path_suffix(id, Duration::from_millis(2_900));
         assert_eq!(look("apr_01-a.b~c").unwrap(), "/apr_01-a.b~c?wait=2");
         assert_eq!(look("../x?y#z %").unwrap(), "/..%2Fx%3Fy%23z%20%25?wait=2");
         for id in ["", ".", ".."] {

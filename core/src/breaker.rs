@@ -5,12 +5,11 @@
 //! any answer at all ends the count. After so many failures in a row the circuit opens. When its time is over one call
 //! goes through as a probe; its answer closes the circuit, its failure opens it for longer.
 
-use std::sync::{Mutex, MutexGuard, PoisonError};
+use std::sync::{Arc, Mutex, MutexGuard, PoisonError};
 use std::time::Duration;
 
-use tokio::time::Instant;
-
 use crate::cause::Cause;
+use crate::clock::{Clock, Moment};
 use crate::error::Error;
 use crate::retry;
 use actpass_protocol::ErrorKind;
@@ -67,7 +66,10 @@ impl Circuit {
 }
 
 #[derive(Debug)]
-pub(crate) struct Breaker {
+pub(crate) struct Breaker(Arc<Shared>);
+
+#[derive(Debug)]
+struct Shared {
     /// How many failures open the circuit; none ever do if zero.
     limit: u32,
     state: Mutex<State>,
@@ -78,22 +80,20 @@ enum State {
     /// So many calls failed in a row.
     Closed(u32),
     /// So many times in a row it opened, this time until then.
-    Open(u32, Instant),
+    Open(u32, Moment),
     /// A call tries whether it may close.
     Probing,
 }
 
 impl Breaker {
     pub(crate) fn new(limit: u32) -> Self {
-        Self { limit, state: Mutex::new(State::Closed(0)) }
+        Self(Arc::new(Shared { limit, state: Mutex::new(State::Closed(0)) }))
     }
 
-    pub(crate) fn circuit(&self) -> Circuit {
-        match *self.state() {
+    pub(crate) fn circuit(&self, now: Moment) -> Circuit {
+        match *self.0.state() {
             State::Closed(_) => Circuit::Closed,
-            State::Open(_, until) => {
-                Circuit::Open { retry_after: until.saturating_duration_since(Instant::now()) }
-            }
+            State::Open(_, until) => Circuit::Open { retry_after: until.saturating_since(now) },
             State::Probing => Circuit::HalfOpen,
         }
     }
@@ -103,21 +103,23 @@ impl Breaker {
     /// # Errors
     ///
     /// [`ErrorKind::Connection`] where the circuit is open, with the time after which it is worth trying again.
-    pub(crate) fn admit(&self) -> Result<Admission<'_>, Error> {
-        let mut state = self.state();
+    pub(crate) fn admit(&self, now: Moment) -> Result<Admission, Error> {
+        let mut state = self.0.state();
         match *state {
-            State::Closed(_) => Ok(Admission { breaker: self, probe: None }),
-            State::Open(opened, until) => match until.checked_duration_since(Instant::now()) {
-                Some(left) if !left.is_zero() => Err(refused(left)),
-                Some(_) | None => {
+            State::Closed(_) => Ok(Admission { breaker: Arc::clone(&self.0), probe: None }),
+            State::Open(opened, until) => match until.saturating_since(now) {
+                Duration::ZERO => {
                     *state = State::Probing;
-                    Ok(Admission { breaker: self, probe: Some(opened) })
+                    Ok(Admission { breaker: Arc::clone(&self.0), probe: Some(opened) })
                 }
+                left => Err(refused(left)),
             },
             State::Probing => Err(refused(FIRST_OPEN)),
         }
     }
+}
 
+impl Shared {
     fn state(&self) -> MutexGuard<'_, State> {
         self.state.lock().unwrap_or_else(PoisonError::into_inner)
     }
@@ -125,15 +127,15 @@ impl Breaker {
 
 /// A call that goes to the gateway. One that is dropped before it ended says nothing about the gateway.
 #[derive(Debug)]
-pub(crate) struct Admission<'b> {
-    breaker: &'b Breaker,
+pub(crate) struct Admission {
+    breaker: Arc<Shared>,
     /// How often the circuit had opened, if this call tries whether it may close.
     probe: Option<u32>,
 }
 
-impl Admission<'_> {
+impl Admission {
     /// The call ended: with an answer, or with this error.
-    pub(crate) fn settle(mut self, error: Option<&Error>) {
+    pub(crate) fn settle(mut self, error: Option<&Error>, clock: &dyn Clock) {
         let unanswered = match error.map(Error::kind) {
             // A fault of ours, which says nothing either.
             Some(ErrorKind::Internal) => return,
@@ -143,10 +145,10 @@ impl Admission<'_> {
         let probe = self.probe.take();
         let mut state = self.breaker.state();
         *state = match (*state, probe) {
-            (_, Some(opened)) if unanswered => open(opened + 1),
+            (_, Some(opened)) if unanswered => open(opened + 1, clock),
             (_, Some(_)) => State::Closed(0),
             (State::Closed(failures), None) if unanswered => match failures + 1 {
-                failures if failures == self.breaker.limit => open(0),
+                failures if failures == self.breaker.limit => open(0, clock),
                 failures => State::Closed(failures.min(u32::MAX - 1)),
             },
             (State::Closed(_), None) => State::Closed(0),
@@ -157,17 +159,17 @@ impl Admission<'_> {
     }
 }
 
-impl Drop for Admission<'_> {
+impl Drop for Admission {
     fn drop(&mut self) {
         if let Some(opened) = self.probe {
             // Given up before its end; the next call may try.
-            *self.breaker.state() = State::Open(opened, Instant::now());
+            *self.breaker.state() = State::Open(opened, Moment::default());
         }
     }
 }
 
-fn open(opened: u32) -> State {
-    State::Open(opened, Instant::now() + retry::jittered(FIRST_OPEN, opened, LONGEST_OPEN))
+fn open(opened: u32, clock: &dyn Clock) -> State {
+    State::Open(opened, clock.now() + retry::jittered(FIRST_OPEN, opened, LONGEST_OPEN, clock))
 }
 
 fn refused(left: Duration) -> Error {
@@ -181,17 +183,18 @@ fn refused(left: Duration) -> Error {
 #[cfg(test)]
 mod tests {
     use super::*;
+    use crate::clock::TokioClock;
 
     fn failure(kind: ErrorKind) -> Error {
         Error::new(kind, "a test")
     }
 
     fn fails(breaker: &Breaker, kind: ErrorKind) {
-        breaker.admit().unwrap().settle(Some(&failure(kind)));
+        breaker.admit(TokioClock.now()).unwrap().settle(Some(&failure(kind)), &TokioClock);
     }
 
     fn opened_for(breaker: &Breaker) -> Duration {
-        match breaker.circuit() {
+        match breaker.circuit(TokioClock.now()) {
             Circuit::Open { retry_after } => retry_after,
             other @ (Circuit::Closed | Circuit::HalfOpen) => panic!("{other:?}"),
         }
@@ -211,17 +214,17 @@ mod tests {
         for _ in 0..2 {
             fails(&breaker, ErrorKind::Connection);
         }
-        breaker.admit().unwrap().settle(None);
+        breaker.admit(TokioClock.now()).unwrap().settle(None, &TokioClock);
         for _ in 0..2 {
             fails(&breaker, ErrorKind::Timeout);
             // Given up: it says nothing.
-            drop(breaker.admit().unwrap());
+            drop(breaker.admit(TokioClock.now()).unwrap());
         }
-        assert_eq!(breaker.circuit(), Circuit::Closed);
+        assert_eq!(breaker.circuit(TokioClock.now()), Circuit::Closed);
         fails(&breaker, ErrorKind::Connection);
         let left = opened_for(&breaker);
         assert!(left >= FIRST_OPEN / 2 && left <= FIRST_OPEN, "{left:?}");
-        let error = breaker.admit().unwrap_err();
+        let error = breaker.admit(TokioClock.now()).unwrap_err();
         assert_eq!((error.code(), error.retry_after()), ("actpass.unreachable", Some(left)));
         assert!(error.is_retryable());
     }
@@ -236,18 +239,18 @@ mod tests {
             assert!(left * 2 >= before && left <= LONGEST_OPEN, "{left:?} after {before:?}");
             before = left;
             tokio::time::advance(left).await;
-            let probe = breaker.admit().unwrap();
-            assert_eq!(breaker.circuit(), Circuit::HalfOpen);
-            assert!(breaker.admit().is_err(), "two probes");
-            probe.settle(Some(&failure(ErrorKind::Timeout)));
-            assert!(breaker.admit().is_err());
+            let probe = breaker.admit(TokioClock.now()).unwrap();
+            assert_eq!(breaker.circuit(TokioClock.now()), Circuit::HalfOpen);
+            assert!(breaker.admit(TokioClock.now()).is_err(), "two probes");
+            probe.settle(Some(&failure(ErrorKind::Timeout)), &TokioClock);
+            assert!(breaker.admit(TokioClock.now()).is_err());
         }
         assert!(before >= LONGEST_OPEN / 2, "{before:?}");
         tokio::time::advance(LONGEST_OPEN).await;
-        drop(breaker.admit().unwrap());
-        let probe = breaker.admit().unwrap();
-        probe.settle(Some(&failure(ErrorKind::Status)));
-        assert_eq!(breaker.circuit(), Circuit::Closed, "an answer is an answer");
+        drop(breaker.admit(TokioClock.now()).unwrap());
+        let probe = breaker.admit(TokioClock.now()).unwrap();
+        probe.settle(Some(&failure(ErrorKind::Status)), &TokioClock);
+        assert_eq!(breaker.circuit(TokioClock.now()), Circuit::Closed, "an answer is an answer");
         fails(&breaker, ErrorKind::Connection);
         assert!(opened_for(&breaker) <= FIRST_OPEN, "it begins anew");
     }
@@ -255,14 +258,17 @@ mod tests {
     #[tokio::test(start_paused = true)]
     async fn a_late_answer_closes_it_and_a_late_failure_changes_nothing() {
         let breaker = Breaker::new(1);
-        let (late, later, last) =
-            (breaker.admit().unwrap(), breaker.admit().unwrap(), breaker.admit().unwrap());
-        late.settle(Some(&failure(ErrorKind::Connection)));
+        let (late, later, last) = (
+            breaker.admit(TokioClock.now()).unwrap(),
+            breaker.admit(TokioClock.now()).unwrap(),
+            breaker.admit(TokioClock.now()).unwrap(),
+        );
+        late.settle(Some(&failure(ErrorKind::Connection)), &TokioClock);
         let left = opened_for(&breaker);
-        later.settle(Some(&failure(ErrorKind::Connection)));
+        later.settle(Some(&failure(ErrorKind::Connection)), &TokioClock);
         assert_eq!(opened_for(&breaker), left);
-        last.settle(None);
-        assert_eq!(breaker.circuit(), Circuit::Closed);
+        last.settle(None, &TokioClock);
+        assert_eq!(breaker.circuit(TokioClock.now()), Circuit::Closed);
     }
 
     #[tokio::test(start_paused = true)]
@@ -271,6 +277,6 @@ mod tests {
         for _ in 0..100 {
             fails(&breaker, ErrorKind::Connection);
         }
-        assert_eq!(breaker.circuit(), Circuit::Closed);
+        assert_eq!(breaker.circuit(TokioClock.now()), Circuit::Closed);
     }
 }

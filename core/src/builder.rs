@@ -4,7 +4,8 @@ use std::time::Duration;
 
 use crate::base_url::BaseUrl;
 use crate::breaker::DEFAULT_CIRCUIT_FAILURES;
-use crate::client::ActPass;
+use crate::client::{ActPass, Time};
+use crate::clock::Clock;
 use crate::config::{self, Config};
 use crate::error::Error;
 use crate::http::{CaVariable, Way, extra_ca};
@@ -51,6 +52,7 @@ pub struct ActPassBuilder {
     allow_insecure_http: bool,
     user_agent: Option<String>,
     transport: Option<Box<dyn Transport>>,
+    clock: Option<Box<dyn Clock>>,
 }
 
 impl ActPassBuilder {
@@ -160,6 +162,14 @@ impl ActPassBuilder {
         self
     }
 
+    /// Sets where time and randomness come from, for a transport that does not run on tokio: with [`TokioClock`](crate::TokioClock), the
+    /// default, the client needs a tokio runtime.
+    #[must_use]
+    pub fn clock(mut self, clock: impl Clock) -> Self {
+        self.clock = Some(Box::new(clock));
+        self
+    }
+
     /// Makes the client. Nothing is sent.
     ///
     /// # Errors
@@ -169,7 +179,8 @@ impl ActPassBuilder {
         match self.transport.take() {
             Some(transport) => {
                 extra_ca(self.ca.as_deref())?;
-                Ok(ActPass::with_transport(self.config()?, transport))
+                let time = self.clock.take().map_or(Time::Tokio, Time::Given);
+                Ok(ActPass::with_transport(self.config()?, transport, time))
             }
             None => Ok(self.settings()?.connect()),
         }
@@ -181,6 +192,9 @@ impl ActPassBuilder {
     ///
     /// As [`ActPassBuilder::build`]; a transport cannot be given here.
     pub fn settings(mut self) -> Result<Settings, Error> {
+        if self.clock.is_some() {
+            return Err(Error::config("clock", "expected none: HTTP runs on tokio, which has its own"));
+        }
         if self.transport.is_some() {
             return Err(Error::config(
                 "transport",

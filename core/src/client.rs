@@ -3,36 +3,37 @@
 use std::fmt;
 use std::future::Future;
 use std::panic::AssertUnwindSafe;
+use std::pin::pin;
 use std::sync::Arc;
-use std::time::{Duration, SystemTime};
+use std::time::Duration;
 
 use futures_util::FutureExt;
+use futures_util::future::{Either, select};
 use serde::Serialize;
-use tokio::time::Instant;
+
+use actpass_protocol::json::RawObject;
+use actpass_protocol::token::Unverified;
+use actpass_protocol::{Ended, ErrorKind, Json, Operation, Secret};
 
 use crate::action::Action;
-use crate::approval::{self, Approval, ApprovalStatus};
-use crate::breaker::{Breaker, Circuit};
-use crate::cause::Cause;
+use crate::approval::Approval;
+use crate::breaker::Circuit;
+use crate::clock::{Clock, Moment, TokioClock};
 use crate::config::{CallOptions, Config};
-use crate::decision::{Decision, Replay};
+use crate::decision::Decision;
+use crate::engine::{Engine, Event, Machine, Scope, Stage, Step};
 use crate::error::Error;
 use crate::evidence::{EvidenceEvent, RecordedEvidence};
-use crate::guard::{Answered, ExecutionContext, Outcome, Verdict};
-use crate::observe::{Span, observe};
+use crate::guard::{ExecutionContext, Outcome, Verdict};
+use crate::observe::observe;
 use crate::offline::{self, KeyCache, KeySet};
 use crate::passport::{
     IssuedPassport, OfflineVerifyRequest, PassportRequest, Revocation, Verification, VerifyRequest,
 };
 use crate::prepared::PreparedAction;
-use crate::redact;
 use crate::request;
-use crate::retry;
 use crate::trace::Traceparent;
-use crate::transport::{Answer, BodyError, Request, Transport};
-use actpass_protocol::json::RawObject;
-use actpass_protocol::token::Unverified;
-use actpass_protocol::{DecisionWord, ErrorKind, Json, Operation, Secret};
+use crate::transport::{Request, Transport};
 
 /// For how long it is tried to record that an action was stopped.
 const STOP_RECORDED_WITHIN: Duration = Duration::from_secs(1);
@@ -65,30 +66,52 @@ const STOP_RECORDED_WITHIN: Duration = Duration::from_secs(1);
 #[derive(Clone)]
 pub struct ActPass(Arc<Inner>, Scope);
 
-/// What holds for the calls of one handle of a client.
-#[derive(Clone, Default)]
-struct Scope {
-    traceparent: Option<Traceparent>,
-    options: CallOptions,
-}
-
 struct Inner {
-    config: Config,
+    engine: Engine,
     transport: Box<dyn Transport>,
+    time: Time,
     keys: KeyCache,
-    breaker: Breaker,
 }
 
-impl Inner {
-    fn new(config: Config, transport: Box<dyn Transport>) -> Self {
-        let breaker = Breaker::new(config.circuit_failures);
-        Self { config, transport, keys: KeyCache::default(), breaker }
+/// Where time comes from.
+#[derive(Debug)]
+pub(crate) enum Time {
+    /// From a clock of the caller's.
+    Given(Box<dyn Clock>),
+    Tokio,
+}
+
+impl Time {
+    fn clock(&self) -> &dyn Clock {
+        match self {
+            Self::Given(clock) => clock.as_ref(),
+            Self::Tokio => &TokioClock,
+        }
+    }
+
+    /// What `future` comes to, unless `until` comes first.
+    async fn within<F: Future>(&self, until: Moment, future: F) -> Option<F::Output> {
+        match self {
+            Self::Given(clock) => match select(clock.sleep_until(until), pin!(future)).await {
+                Either::Left(((), _)) => None,
+                Either::Right((ended, _)) => Some(ended),
+            },
+            Self::Tokio => tokio::time::timeout_at(TokioClock::instant(until), future).await.ok(),
+        }
+    }
+
+    async fn sleep_until(&self, until: Moment) {
+        match self {
+            Self::Given(clock) => clock.sleep_until(until).await,
+            Self::Tokio => tokio::time::sleep_until(TokioClock::instant(until)).await,
+        }
     }
 }
 
 impl ActPass {
-    pub(crate) fn with_transport(config: Config, transport: Box<dyn Transport>) -> Self {
-        Self(Arc::new(Inner::new(config, transport)), Scope::default())
+    pub(crate) fn with_transport(config: Config, transport: Box<dyn Transport>, time: Time) -> Self {
+        let inner = Inner { engine: Engine::new(config), transport, time, keys: KeyCache::default() };
+        Self(Arc::new(inner), Scope::default())
     }
 
     /// The same client, whose calls are part of the trace that `traceparent` names: they carry it to the gateway.
@@ -118,29 +141,65 @@ impl ActPass {
         Self(Arc::clone(&self.0), Scope { options, ..self.1.clone() })
     }
 
-    fn timeout(&self) -> Duration {
-        self.1.options.timeout().unwrap_or(self.0.config.timeout)
+    fn config(&self) -> &Config {
+        self.0.engine.config()
     }
 
-    fn max_retries(&self) -> u32 {
-        self.1.options.max_retries().unwrap_or(self.0.config.max_retries)
+    fn scope(&self) -> Scope {
+        self.1.clone()
+    }
+
+    fn clock(&self) -> &dyn Clock {
+        self.0.time.clock()
+    }
+
+    /// Does what `machine` says, to its end.
+    async fn drive<M: Machine>(&self, machine: &mut M) -> M::Output {
+        let step = machine.step(Event::Started, self.clock());
+        self.go_on(machine, step).await
+    }
+
+    /// Does what `machine` says, from `step` on.
+    async fn go_on<M: Machine>(&self, machine: &mut M, mut step: Step<M::Output>) -> M::Output {
+        loop {
+            let event = match step {
+                Step::Ended(ended) => return ended,
+                Step::Send { request, until } => self.send(request, until).await,
+                Step::Sleep { until } => {
+                    self.0.time.sleep_until(until).await;
+                    Event::Elapsed
+                }
+            };
+            step = machine.step(event, self.clock());
+        }
+    }
+
+    /// One attempt, and a panic no further than here.
+    async fn send(&self, request: Request, until: Moment) -> Event {
+        let sending = AssertUnwindSafe(async { self.0.transport.send(request).await }).catch_unwind();
+        match self.0.time.within(until, sending).await {
+            None => Event::Elapsed,
+            Some(Err(_panic)) => Event::Panicked,
+            Some(Ok(Err(failure))) => Event::Failed(failure),
+            Some(Ok(Ok(answer))) => Event::Answered(answer),
+        }
     }
 
     /// Whether calls go to the gateway. After some that could not reach it ([`ActPassBuilder::circuit_failures`](crate::ActPassBuilder::circuit_failures)) calls are
     /// refused at once for a while, as [`ErrorKind::Connection`] with [`retry_after`](Error::retry_after), and then one at a
     /// time tries whether it is back.
     pub fn circuit(&self) -> Circuit {
-        self.0.breaker.circuit()
+        self.0.engine.circuit(self.clock())
     }
 
     /// The gateway's URL, without a trailing slash.
     pub fn base_url(&self) -> &str {
-        self.0.config.base_url.as_str()
+        self.config().base_url.as_str()
     }
 
     /// The agent's name.
     pub fn agent_id(&self) -> &str {
-        &self.0.config.agent_id
+        &self.config().agent_id
     }
 
     /// Asks the gateway whether `action` may run, and runs nothing.
@@ -165,8 +224,8 @@ impl ActPass {
     /// # }).unwrap();
     /// ```
     pub async fn preflight(&self, action: &Action) -> Result<Decision, Error> {
-        let request = self.prepare(action.clone())?;
-        self.ask(&request).await.map(|answered| answered.decision)
+        let prepared = self.prepare(action.clone())?;
+        self.drive(&mut self.0.engine.preflight(prepared, self.scope())).await
     }
 
     /// Checks `action` and writes its request. Nothing is sent.
@@ -189,7 +248,7 @@ impl ActPass {
     /// # }).unwrap();
     /// ```
     pub fn prepare(&self, action: Action) -> Result<PreparedAction, Error> {
-        PreparedAction::new(action, &self.0.config)
+        self.0.engine.prepare(action, self.clock())
     }
 
     /// Asks the gateway whether `action` may run, and rules on the answer. This is the gate: see [`crate::guard`].
@@ -207,37 +266,8 @@ impl ActPass {
     }
 
     /// As [`ActPass::authorize`], for an action that was checked before. It cannot fail: a gate that fails is a verdict.
-    pub async fn authorize_prepared(&self, request: &PreparedAction) -> Verdict {
-        let verdict = self.rule_or_hold(request).await;
-        observe(|| verdict.log(request.tool()));
-        verdict
-    }
-
-    async fn rule_or_hold(&self, request: &PreparedAction) -> Verdict {
-        let action = request.action().members();
-        let verdict = self.rule(request).await;
-        let (Some(wait), Some((asked, pending))) = (action.wait_for_approval, verdict.pending()) else {
-            return verdict;
-        };
-        // The caller's key identifies the action before and after the approval: a gateway repeats nothing but an `allow`.
-        let mut approved = pending.action();
-        let members = approved.members_mut();
-        members.passport.clone_from(&action.passport);
-        members.idempotency_key.clone_from(&action.idempotency_key);
-        match self.wait_for_approval(pending.id(), wait).await.map(|approval| approval.status()) {
-            Ok(ApprovalStatus::Approved) => match self.prepare(approved) {
-                Ok(approved) => self.rule(&approved).await.held_for(asked, pending),
-                Err(error) => Verdict::of(request, Err(error)).held_for(asked, pending),
-            },
-            Ok(status) => Verdict::unapproved(asked, pending.clone(), status),
-            Err(error) => Verdict::of(request, Err(error)).held_for(asked, pending),
-        }
-    }
-
-    /// One question and its verdict.
-    async fn rule(&self, request: &PreparedAction) -> Verdict {
-        let gate = self.ask(request).await;
-        Verdict::of(request, gate)
+    pub async fn authorize_prepared(&self, prepared: &PreparedAction) -> Verdict {
+        self.drive(&mut self.0.engine.authorize(prepared.clone(), self.scope())).await
     }
 
     /// Waits until somebody decided about the approval `id`, for `wait` at most, and says where it stands then. It may
@@ -250,25 +280,7 @@ impl ActPass {
     ///
     /// As [`ActPass::preflight`], of the last look.
     pub async fn wait_for_approval(&self, id: &str, wait: Duration) -> Result<Approval, Error> {
-        let until = Instant::now() + wait.min(approval::LONGEST_WAIT);
-        loop {
-            let began = Instant::now();
-            let left = until.saturating_duration_since(began);
-            // A look must be answered within the deadline of its call.
-            let held = left.min(approval::LONGEST_LOOK).min(self.timeout().mul_f64(0.8));
-            let request =
-                Request { below: approval::below(id, held)?, ..Request::new(Operation::Approval, "") };
-            let looked = self.answer(request, None, |document| Approval::parse(document, id)).await;
-            let goes_on = match &looked {
-                Ok(approval) => approval.status() == ApprovalStatus::Pending,
-                Err(error) => error.is_retryable(),
-            };
-            if !goes_on || left.is_zero() {
-                return looked;
-            }
-            let pause = looked.err().and_then(|error| error.retry_after()).unwrap_or(approval::BETWEEN_LOOKS);
-            tokio::time::sleep_until((began + pause).min(until)).await;
-        }
+        self.drive(&mut self.0.engine.wait_for_approval(id, wait, self.scope())?).await
     }
 
     /// Runs `execute` if `action` may run, and reports what happened.
@@ -334,18 +346,28 @@ impl ActPass {
         F: FnOnce(ExecutionContext) -> R,
         R: Future<Output = Result<T, E>>,
     {
-        match self.authorize(action).await? {
-            Verdict::Blocked(blocked) => Ok((Outcome::Blocked(blocked), None)),
-            Verdict::Proceed(permit) => {
-                let (context, settlement) = permit.spend();
-                let ended = execute(context).await;
+        let prepared = self.prepare(action.clone())?;
+        let mut session = self.0.engine.guard(prepared, self.scope(), true);
+        match self.drive(&mut session).await {
+            Stage::Blocked(blocked) => Ok((Outcome::Blocked(blocked), None)),
+            Stage::Done(_) => Err(Error::new(ErrorKind::Internal, "the session ended before the action ran")),
+            Stage::Ready => {
+                let ended = execute(session.begin()?).await;
                 // What its serialization does, a panic included, changes nothing about what the action returned.
                 let response =
                     ended.as_ref().ok().and_then(|result| observe(|| serde_json::to_vec(result).ok())?);
                 let response = response.and_then(|json| Json::parse(&json).ok());
-                let event = settlement.evidence(ended.is_ok(), response.as_ref());
-                let recorded = self.record_evidence(&event).await;
-                Ok((settlement.settle(ended), Some(recorded)))
+                let how = if ended.is_ok() { Ended::Returned } else { Ended::Failed };
+                let step = session.finish(how, response.as_ref(), self.clock())?;
+                match self.go_on(&mut session, step).await {
+                    Stage::Done(report) => {
+                        let (settlement, recorded) = report.into_recorded();
+                        Ok((settlement.settle(ended), recorded))
+                    }
+                    Stage::Blocked(_) | Stage::Ready => {
+                        Err(Error::new(ErrorKind::Internal, "the session did not end with a report"))
+                    }
+                }
             }
         }
     }
@@ -370,9 +392,9 @@ impl ActPass {
     /// # }).unwrap();
     /// ```
     pub async fn issue_passport(&self, wanted: &PassportRequest) -> Result<IssuedPassport, Error> {
-        let body = request::issue(wanted, &self.0.config.agent_id)?;
+        let body = request::issue(wanted, &self.config().agent_id)?;
         let request = Request::new(Operation::IssuePassport, body);
-        self.answer(request, None, |document| IssuedPassport::parse(&document)).await
+        self.call(request, None, |document| IssuedPassport::parse(&document)).await
     }
 
     /// Has the gateway verify a passport.
@@ -397,7 +419,7 @@ impl ActPass {
     pub async fn verify_passport(&self, wanted: &VerifyRequest) -> Result<Verification, Error> {
         let body = request::verify(wanted)?;
         let request = Request::new(Operation::VerifyPassport, body);
-        self.answer(request, Some(&wanted.token), Verification::parse).await
+        self.call(request, Some(wanted.token.clone()), Verification::parse).await
     }
 
     /// Verifies a passport with the gateway's public keys, which are fetched once and kept: see
@@ -435,16 +457,16 @@ impl ActPass {
         };
         let fetch = async || {
             let request = Request::new(Operation::Jwks, "");
-            self.answer(request, None, |set| KeySet::read(&set).map_err(str::to_owned)).await
+            self.call(request, None, |set| KeySet::read(&set).map_err(str::to_owned)).await
         };
-        let keys = self.0.keys.find(passport.kid(), fetch).await?;
-        let config = &self.0.config;
+        let keys = self.0.keys.find(passport.kid(), self.clock(), fetch).await?;
+        let config = self.config();
         let hint = config.tenant_id.as_ref().and_then(|id| id.to_str().ok());
         let expected = offline::Expected {
             issuer: wanted.issuer.as_deref().or(keys.issuer()).unwrap_or(config.base_url.as_str()),
             tenant_id: wanted.tenant_id.as_deref().or(keys.tenant_id()).or(hint),
             wanted,
-            now: SystemTime::now(),
+            now: self.clock().wall_clock(),
         };
         let key = keys.find(passport.kid());
         Ok(Verification::of(offline::verify(passport, key, &expected)))
@@ -469,7 +491,7 @@ impl ActPass {
     /// ```
     pub async fn revoke_passport(&self, jti: &str, reason: Option<&str>) -> Result<Revocation, Error> {
         let body = request::revoke(jti, reason)?;
-        self.answer(Request::new(Operation::RevokePassport, body), None, Revocation::parse).await
+        self.call(Request::new(Operation::RevokePassport, body), None, Revocation::parse).await
     }
 
     /// Appends an event to a chain of the ledger. It is not retried where the gateway may have taken the request.
@@ -491,8 +513,7 @@ impl ActPass {
     /// # }).unwrap();
     /// ```
     pub async fn record_evidence(&self, event: &EvidenceEvent) -> Result<RecordedEvidence, Error> {
-        let body = request::evidence(event)?;
-        self.answer(Request::new(Operation::RecordEvidence, body), None, RecordedEvidence::parse).await
+        self.drive(&mut self.0.engine.record_evidence(event, self.scope())?).await
     }
 
     /// Records that an action was stopped: [`ActPass::record_evidence`], given up after one second, because the
@@ -502,235 +523,25 @@ impl ActPass {
     ///
     /// As [`ActPass::record_evidence`]; [`ErrorKind::Timeout`] after one second.
     pub async fn record_stop(&self, event: &EvidenceEvent) -> Result<RecordedEvidence, Error> {
-        tokio::time::timeout(STOP_RECORDED_WITHIN, self.record_evidence(event)).await.unwrap_or_else(
-            |_elapsed| {
-                let problem = format!("no answer within {} s", STOP_RECORDED_WITHIN.as_secs_f64());
-                Err(Error::new(ErrorKind::Timeout, problem).with_operation(Operation::RecordEvidence))
-            },
-        )
+        let limit = CallOptions::new(Some(STOP_RECORDED_WITHIN), None)?;
+        self.with_options(limit).record_evidence(event).await
     }
 
-    /// The preflight and what its answer means. A decision counts in a 2xx answer; in a 401 or 403 it does unless it is
-    /// an `allow`.
-    async fn ask(&self, request: &PreparedAction) -> Result<Answered, Error> {
-        let operation = Operation::Preflight;
-        let passport = request.action().members().passport.as_ref();
-        let (answer, lost) = self.call(Request::new(operation, request.body().clone())).await?;
-        let request_id = self.request_id(&answer, passport);
-        let malformed = |problem: String| (Cause::Malformed, problem);
-        let decided = answer.body.as_ref().map_err(|problem| (problem.cause(), problem.to_string()));
-        let decided = decided.and_then(|answered| {
-            let (decision, credential) = Decision::parse_with_credential(answered).map_err(|problem| {
-                let cause = RawObject::parse(answered).map_or(Cause::NotAnObject, |_| Cause::Malformed);
-                (cause, problem)
-            })?;
-            let decision = decision.with_request_id(request_id.clone());
-            let bound = decision.is_bound(request)?;
-            let replay = decision.replay().map_err(malformed)?;
-            let repeats_another = replay.is_some_and(|replay| !lost.got(replay, request.has_own_key()));
-            Ok(Answered { decision, credential, refused: !is_success(answer.status), bound, repeats_another })
-        });
-        match decided {
-            Ok(answered) if !answered.refused => Ok(answered),
-            Ok(answered)
-                if matches!(answer.status, 401 | 403) && *answered.decision.word() != DecisionWord::Allow =>
-            {
-                Ok(answered)
-            }
-            Err((cause, problem)) if is_success(answer.status) => {
-                let error = invalid(operation, &format!("not a decision: {problem}"));
-                Err(error.with_cause(cause).with_request_id(request_id))
-            }
-            Ok(_) | Err(_) => Err(self.refusal(operation, &answer, passport)),
-        }
-    }
-
-    /// A call whose 2xx answer is a JSON object, as `parse` reads it.
-    async fn answer<T>(
+    async fn call<T>(
         &self,
         request: Request,
-        token: Option<&Secret>,
-        parse: impl FnOnce(RawObject) -> Result<T, String>,
+        token: Option<Secret>,
+        parse: fn(RawObject) -> Result<T, String>,
     ) -> Result<T, Error> {
-        let operation = request.operation;
-        let (answer, _) = self.call(request).await?;
-        if !is_success(answer.status) {
-            return Err(self.refusal(operation, &answer, token));
-        }
-        let request_id = self.request_id(&answer, token);
-        let body = answer.body.map_err(|problem: BodyError| problem.to_string());
-        body.and_then(|body| RawObject::parse(&body))
-            .and_then(parse)
-            .map_err(|problem| invalid(operation, &problem).with_request_id(request_id))
-    }
-
-    /// The `x-request-id` of an answer. A gateway that repeats a secret in it does not get it into a log.
-    fn request_id(&self, answer: &Answer, token: Option<&Secret>) -> Option<String> {
-        answer.request_id.as_ref().map(|id| redact::text(id, &self.secrets(token)))
-    }
-
-    /// What must not show in texts about a call that carries `token`.
-    fn secrets<'s>(&'s self, token: Option<&'s Secret>) -> Vec<&'s Secret> {
-        std::iter::once(&self.0.config.api_key).chain(token).collect()
-    }
-
-    /// One call: attempts, waits and all under one deadline, and a panic no further than here.
-    async fn call(&self, request: Request) -> Result<(Answer, LostAttempts), Error> {
-        let request = Request { traceparent: self.1.traceparent.clone(), ..request };
-        let operation = request.operation;
-        let span = Span::new(|| {
-            tracing::debug_span!(
-                "actpass.call",
-                operation = operation.name(),
-                attempts = tracing::field::Empty,
-                status = tracing::field::Empty,
-                error = tracing::field::Empty,
-            )
-        });
-        let admission = self.0.breaker.admit().map_err(|error| {
-            span.record("error", error.code());
-            error.with_operation(operation)
-        })?;
-        let timeout = self.timeout();
-        let deadline = Instant::now() + timeout;
-        let attempts = AssertUnwindSafe(self.attempts(request, deadline, &span)).catch_unwind();
-        let ended = match span.around(tokio::time::timeout_at(deadline, attempts)).await {
-            Ok(Ok(ended)) => ended,
-            Ok(Err(_panic)) => Err(Error::new(ErrorKind::Internal, "a panic in the SDK")),
-            Err(_elapsed) => Err(Error::new(
-                ErrorKind::Timeout,
-                format!(
-                    "no answer from {} within {} s{}",
-                    self.0.config.base_url.as_str(),
-                    timeout.as_secs_f64(),
-                    self.0.config.through,
-                ),
-            )),
-        };
-        admission.settle(ended.as_ref().err());
-        match &ended {
-            Ok((answer, _)) => span.record("status", answer.status),
-            Err(error) => span.record("error", error.code()),
-        };
-        let (status, code) =
-            (ended.as_ref().ok().map(|(answer, _)| answer.status), ended.as_ref().err().map(Error::code));
-        span.event(|span| {
-            tracing::debug!(parent: span, operation = operation.name(), status, code, "the call ended");
-        });
-        ended.map_err(|error| error.with_operation(operation))
-    }
-
-    async fn attempts(
-        &self,
-        request: Request,
-        deadline: Instant,
-        span: &Span,
-    ) -> Result<(Answer, LostAttempts), Error> {
-        let mut retry = 0;
-        let mut lost = LostAttempts::default();
-        loop {
-            let began = Instant::now();
-            let attempt = self.0.transport.send(Request { retry, ..request.clone() }).await;
-            let again = retry < self.max_retries() && retry::permits(request.operation, &attempt);
-            let wait = again
-                .then(|| retry::wait(retry, attempt.as_ref().ok().and_then(retry_after)))
-                // A wait that the deadline cuts off would turn a known failure into a time-out.
-                .filter(|wait| Instant::now() + *wait < deadline);
-            let Some(wait) = wait else {
-                span.record("attempts", retry + 1);
-                return match attempt {
-                    Ok(answer) => {
-                        lost.answered = Some(began + answer.connected_after);
-                        Ok((answer, lost))
-                    }
-                    Err(failure) => Err(failure.error),
-                };
-            };
-            if retry::may_be_taken(&attempt) {
-                lost.first.get_or_insert(began);
-            }
-            observe(|| {
-                tracing::debug!(retry = retry + 1, wait_ms = wait.as_secs_f64() * 1e3, "trying again");
-            });
-            tokio::time::sleep(wait).await;
-            retry += 1;
-        }
-    }
-
-    /// The error of an answer outside 2xx.
-    fn refusal(&self, operation: Operation, answer: &Answer, token: Option<&Secret>) -> Error {
-        let kind = match answer.status {
-            401 => ErrorKind::Authentication,
-            403 => ErrorKind::Permission,
-            429 => ErrorKind::RateLimit,
-            _ => ErrorKind::Status,
-        };
-        let body = answer.body.as_ref().ok().and_then(|body| redact::body(body, &self.secrets(token)));
-        let said = body.as_deref().and_then(said).map(|said| format!(": {said}")).unwrap_or_default();
-        let request_id = self.request_id(answer, token);
-        Error::new(kind, format!("the gateway answered {}{said}", answer.status))
-            .with_operation(operation)
-            .with_answer(answer.status, body, request_id, retry_after(answer))
+        self.drive(&mut self.0.engine.call(request, self.scope(), token, parse)).await
     }
 }
 
 impl fmt::Debug for ActPass {
     fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
         f.debug_struct("ActPass")
-            .field("base_url", &self.0.config.base_url.as_str())
-            .field("agent_id", &self.0.config.agent_id)
+            .field("base_url", &self.config().base_url.as_str())
+            .field("agent_id", &self.config().agent_id)
             .finish_non_exhaustive()
     }
-}
-
-/// The attempts of a call before the last one that the gateway may have taken, their answers lost.
-#[derive(Clone, Copy, Debug, Default)]
-struct LostAttempts {
-    /// When the first of them began.
-    first: Option<Instant>,
-    /// When the attempt that was answered had a connection, so before the gateway got it.
-    answered: Option<Instant>,
-}
-
-impl LostAttempts {
-    /// Whether the answer that the gateway now repeats was the answer to a lost attempt.
-    ///
-    /// An answer that was recorded before the first lost attempt began was older than the time from there to the attempt that
-    /// got it again. How long that one took to arrive says nothing. A key of the SDK's own is no other call's, so for it the
-    /// answer may have been recorded up to now.
-    fn got(&self, replay: Replay, is_own_key: bool) -> bool {
-        let until = if is_own_key { Some(Instant::now()) } else { self.answered };
-        let (Some(began), Some(until)) = (self.first, until) else { return false };
-        let most = until.saturating_duration_since(began).as_nanos().div_ceil(1_000_000);
-        replay.age_ms.is_none_or(|age| u128::from(age) <= most)
-    }
-}
-
-fn is_success(status: u16) -> bool {
-    (200..300).contains(&status)
-}
-
-fn invalid(operation: Operation, problem: &str) -> Error {
-    let error = Error::new(ErrorKind::Response, format!("the gateway's answer cannot be used: {problem}"))
-        .with_operation(operation);
-    match operation {
-        Operation::Approval => error.with_cause(Cause::NotAnApproval),
-        Operation::Preflight
-        | Operation::IssuePassport
-        | Operation::VerifyPassport
-        | Operation::RevokePassport
-        | Operation::RecordEvidence
-        | Operation::Jwks => error,
-    }
-}
-
-fn retry_after(answer: &Answer) -> Option<Duration> {
-    retry::parse_retry_after(answer.retry_after.as_deref()?, SystemTime::now())
-}
-
-/// The message in a gateway's `{"error": {"message"}}`, in one line of bounded length.
-fn said(body: &str) -> Option<String> {
-    let error = RawObject::parse(body.as_bytes()).ok()?.member("error")?;
-    let message = error.member("message").and_then(Json::as_str)?;
-    Some(message.chars().map(|c| if c.is_control() { ' ' } else { c }).take(300).collect())
 }

@@ -178,6 +178,11 @@ impl Verdict {
         Self::of(request, Err(failure))
     }
 
+    /// Blocks in every mode: the engine was driven wrongly.
+    pub(crate) fn blocked(error: Error) -> Self {
+        Self::Blocked(Blocked::of(error))
+    }
+
     /// The action was held for `pending`, which is not approved; `asked` is the decision that asked for the approval.
     pub(crate) fn unapproved(asked: &Decision, pending: PendingApproval, status: ApprovalStatus) -> Self {
         let decision = Decision::unapproved(asked, pending.id(), status);
@@ -268,6 +273,10 @@ pub struct Blocked {
 }
 
 impl Blocked {
+    pub(crate) fn of(error: Error) -> Self {
+        Self { decision: Decision::for_failure(&error, None), error: Some(error), approval: None }
+    }
+
     /// The gateway's decision, or the one that the SDK made because the gate failed.
     pub fn decision(&self) -> &Decision {
         &self.decision

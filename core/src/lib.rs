@@ -45,8 +45,10 @@ mod breaker;
 mod builder;
 mod cause;
 mod client;
+mod clock;
 mod config;
 mod decision;
+pub mod engine;
 mod error;
 mod evidence;
 mod explanation;
@@ -74,6 +76,7 @@ pub use base_url::DEFAULT_BASE_URL;
 pub use breaker::{Circuit, DEFAULT_CIRCUIT_FAILURES};
 pub use builder::ActPassBuilder;
 pub use client::ActPass;
+pub use clock::{Clock, Moment, Sleep, TokioClock};
 pub use config::{
     CallOptions, DEFAULT_CONNECT_TIMEOUT, DEFAULT_MAX_RETRIES, DEFAULT_TIMEOUT, seconds, wait_seconds,
 };

@@ -3,7 +3,7 @@
 //! The panic ends here: the panic hook has reported it, by default on standard error. The crates of the transport write to the
 //! same subscriber without this border, so they run without one ([`unobserved`]).
 
-use std::future::{Future, poll_fn};
+use std::future::Future;
 use std::panic::{AssertUnwindSafe, catch_unwind};
 use std::pin::{Pin, pin};
 use std::task::{Context, Poll};
@@ -35,34 +35,6 @@ impl Span {
         if let Some(span) = &self.0 {
             observe(|| tell(span));
         }
-    }
-
-    /// Makes `call`, each poll of it inside the span.
-    pub(crate) async fn around<F: Future>(&self, call: F) -> F::Output {
-        let mut call = pin!(call);
-        poll_fn(|context| {
-            let entered = self.enter();
-            let polled = call.as_mut().poll(context);
-            self.exit(entered);
-            polled
-        })
-        .await
-    }
-
-    /// Enters the span; whether it must be left again.
-    fn enter(&self) -> bool {
-        self.with(|id, subscriber| subscriber.enter(id))
-    }
-
-    fn exit(&self, entered: bool) {
-        if entered {
-            self.with(|id, subscriber| subscriber.exit(id));
-        }
-    }
-
-    fn with(&self, tell: impl FnOnce(&tracing::Id, &Dispatch)) -> bool {
-        let Some(span) = &self.0 else { return false };
-        observe(|| span.with_subscriber(|(id, subscriber)| tell(id, subscriber))).is_some()
     }
 }
 

@@ -6,8 +6,8 @@ use std::time::{Duration, SystemTime, UNIX_EPOCH};
 
 use arc_swap::ArcSwapOption;
 use tokio::sync::Mutex;
-use tokio::time::Instant;
 
+use crate::clock::{Clock, Moment};
 use crate::error::Error;
 use crate::passport::OfflineVerifyRequest;
 use actpass_protocol::json::RawObject;
@@ -95,18 +95,18 @@ pub(crate) struct KeyCache {
 #[derive(Debug)]
 struct Fetched {
     keys: Arc<KeySet>,
-    at: Instant,
+    at: Moment,
     /// When a fetch last began, whether it succeeded or not.
-    tried: Instant,
+    tried: Moment,
 }
 
 impl Fetched {
     /// The keys, if they are good enough for a call that began at `called` and looks for `key_id`.
-    fn serve(&self, key_id: &str, called: Instant) -> Option<Arc<KeySet>> {
-        let age = called.saturating_duration_since(self.at);
+    fn serve(&self, key_id: &str, called: Moment) -> Option<Arc<KeySet>> {
+        let age = called.saturating_since(self.at);
         let is_known = self.keys.find(key_id).is_some();
         let tried_since = self.tried > called;
-        let tried_lately = called.saturating_duration_since(self.tried) < COOLDOWN;
+        let tried_lately = called.saturating_since(self.tried) < COOLDOWN;
         ((age < FRESH && is_known) || (age < STALE && (tried_since || (is_known && tried_lately))))
             .then(|| Arc::clone(&self.keys))
     }
@@ -118,9 +118,10 @@ impl KeyCache {
     pub(crate) async fn find(
         &self,
         key_id: &str,
+        clock: &dyn Clock,
         fetch: impl AsyncFnOnce() -> Result<KeySet, Error>,
     ) -> Result<Arc<KeySet>, Error> {
-        let called = Instant::now();
+        let called = clock.now();
         let served = || self.kept.load().as_ref().and_then(|kept| kept.serve(key_id, called));
         if let Some(keys) = served() {
             return Ok(keys);
@@ -131,12 +132,12 @@ impl KeyCache {
         }
         let before = self.kept.load_full();
         if let Some(before) = &before {
-            tokio::time::sleep_until(before.tried + BETWEEN_FETCHES).await;
+            clock.sleep_until(before.tried + BETWEEN_FETCHES).await;
         }
-        let tried = Instant::now();
+        let tried = clock.now();
         let (keys, at) = match (fetch().await, before) {
             (Ok(keys), _) => (Arc::new(keys), tried),
-            (Err(_), Some(before)) if tried.saturating_duration_since(before.at) < STALE => {
+            (Err(_), Some(before)) if tried.saturating_since(before.at) < STALE => {
                 (Arc::clone(&before.keys), before.at)
             }
             (Err(error), _) => return Err(error),
@@ -149,14 +150,16 @@ impl KeyCache {
 #[cfg(test)]
 mod tests {
     use super::*;
+    use crate::clock::TokioClock;
     use actpass_protocol::ErrorKind;
+    use tokio::time::Instant;
 
     #[tokio::test(start_paused = true)]
     async fn keys_are_kept_refetched_and_given_up() {
         let cache = KeyCache::default();
         let fetches = std::cell::Cell::new(0);
         let ask = async |key: &'static str, answer: Option<&'static str>| {
-            let found = cache.find(key, async || {
+            let found = cache.find(key, &TokioClock, async || {
                 fetches.set(fetches.get() + 1);
                 answer
                     .map(|id| KeySet {
@@ -198,7 +201,7 @@ mod tests {
                 fetches.set(fetches.get() + 1);
                 Ok(KeySet { keys: vec![PublicKey::new("k1", &[0; 32]).unwrap()], ..KeySet::default() })
             };
-            cache.find(key, fetch).await.unwrap().find(key).is_some()
+            cache.find(key, &TokioClock, fetch).await.unwrap().find(key).is_some()
         };
         assert!(find("k1").await);
         let began = Instant::now();

@@ -3,13 +3,15 @@
 use std::borrow::Cow;
 use std::fmt;
 use std::sync::{Arc, OnceLock};
+use std::time::SystemTime;
 
 use actpass_protocol::json::{NotCanonical, Style, Text};
 use actpass_protocol::{Json, Mode, sha256_hex};
 use bytes::Bytes;
-use uuid::{NoContext, Timestamp, Uuid};
+use uuid::Builder;
 
 use crate::action::Action;
+use crate::clock::Clock;
 use crate::config::Config;
 use crate::error::Error;
 use crate::request;
@@ -30,12 +32,11 @@ impl PreparedAction {
     /// # Errors
     ///
     /// [`ErrorKind::Argument`](crate::ErrorKind::Argument) for what cannot be sent.
-    pub(crate) fn new(action: Action, config: &Config) -> Result<Self, Error> {
+    pub(crate) fn new(action: Action, config: &Config, clock: &dyn Clock) -> Result<Self, Error> {
         let mode = action.members().mode.unwrap_or(config.mode);
         let key = match &action.members().idempotency_key {
             Some(key) => Cow::Borrowed(key.as_str()),
-            // From the operating system's randomness, without a shared counter: unique across a fork.
-            None => Cow::Owned(Uuid::new_v7(Timestamp::now(NoContext)).to_string()),
+            None => Cow::Owned(fresh_key(clock)?),
         };
         let body = request::preflight(action.members(), &config.agent_id, mode, &key)?;
         Ok(Self(Arc::new(Inner { action, mode, body, hash: OnceLock::new() })))
@@ -78,6 +79,14 @@ impl PreparedAction {
         });
         hash.as_deref()
     }
+}
+
+/// A new idempotency key: a UUIDv7, without a shared counter.
+fn fresh_key(clock: &dyn Clock) -> Result<String, Error> {
+    let since = clock.wall_clock().duration_since(SystemTime::UNIX_EPOCH).unwrap_or_default();
+    let millis = u64::try_from(since.as_millis()).unwrap_or(u64::MAX);
+    let [random @ .., _, _, _, _, _, _] = clock.random()?;
+    Ok(Builder::from_unix_timestamp_millis(millis, &random).into_uuid().to_string())
 }
 
 impl fmt::Debug for PreparedAction {

@@ -1,7 +1,8 @@
 //! When a call is tried again, and how long it waits before.
 
-use std::time::{Duration, SystemTime};
+use std::time::Duration;
 
+use crate::clock::Clock;
 use crate::transport::{Answer, Failure};
 use actpass_protocol::{ErrorKind, Operation};
 
@@ -47,34 +48,26 @@ pub(crate) fn may_be_taken(attempt: &Result<Answer, Failure>) -> bool {
 
 /// How long to wait before retry number `retry` (from 0): what the gateway asked for, else a random part of a bound
 /// that doubles.
-pub(crate) fn wait(retry: u32, retry_after: Option<Duration>) -> Duration {
-    retry_after.unwrap_or_else(|| jittered(FIRST_WAIT, retry, LONGEST_WAIT))
+pub(crate) fn wait(retry: u32, retry_after: Option<Duration>, clock: &dyn Clock) -> Duration {
+    retry_after.unwrap_or_else(|| jittered(FIRST_WAIT, retry, LONGEST_WAIT, clock))
 }
 
 /// A random part, at least half, of `first` doubled so many `times`, up to `longest`.
-pub(crate) fn jittered(first: Duration, times: u32, longest: Duration) -> Duration {
-    first.saturating_mul(1 << times.min(16)).min(longest).mul_f64(0.5 + 0.5 * random_fraction())
+pub(crate) fn jittered(first: Duration, times: u32, longest: Duration, clock: &dyn Clock) -> Duration {
+    first.saturating_mul(1 << times.min(16)).min(longest).mul_f64(0.5 + 0.5 * random_fraction(clock))
 }
 
-/// What a `retry-after` header asks for: seconds or a date. Anything else asks for nothing.
-pub(crate) fn parse_retry_after(text: &str, now: SystemTime) -> Option<Duration> {
-    let text = text.trim();
-    if !text.is_empty() && text.bytes().all(|byte| byte.is_ascii_digit()) {
-        // More than can be counted is longer than any deadline, not nothing.
-        return Some(Duration::from_secs(text.parse::<u32>().unwrap_or(u32::MAX).into()));
-    }
-    let date = httpdate::parse_http_date(text).ok()?;
-    Some(date.duration_since(now).unwrap_or(Duration::ZERO))
-}
-
-/// From the operating system, so that a forked child does not wait exactly as long as its parent.
-fn random_fraction() -> f64 {
-    getrandom::u32().map_or(1.0, |random| f64::from(random) / f64::from(u32::MAX))
+/// Fresh for each wait, so that a forked child does not wait exactly as long as its parent.
+fn random_fraction(clock: &dyn Clock) -> f64 {
+    clock
+        .random()
+        .map_or(1.0, |[a, b, c, d, ..]| f64::from(u32::from_ne_bytes([a, b, c, d])) / f64::from(u32::MAX))
 }
 
 #[cfg(test)]
 mod tests {
     use super::*;
+    use crate::clock::TokioClock;
     use crate::error::Error;
 
     fn answered(status: u16, retry_after: Option<&str>) -> Result<Answer, Failure> {
@@ -133,37 +126,18 @@ mod tests {
     #[test]
     fn waits_grow_stay_bounded_and_obey_the_gateway() {
         for retry in 0..20 {
-            let wait = wait(retry, None);
+            let wait = wait(retry, None, &TokioClock);
             assert!(wait >= FIRST_WAIT / 2 && wait <= LONGEST_WAIT, "{retry}: {wait:?}");
         }
-        assert_eq!(wait(0, Some(Duration::from_secs(7))), Duration::from_secs(7));
+        assert_eq!(wait(0, Some(Duration::from_secs(7)), &TokioClock), Duration::from_secs(7));
     }
 
     #[test]
     fn waits_are_spread_over_the_upper_half_of_their_bound() {
-        let waits: Vec<_> = (0..256).map(|_| wait(0, None)).collect();
+        let waits: Vec<_> = (0..256).map(|_| wait(0, None, &TokioClock)).collect();
         // 256 draws miss a quarter of the range once in 10^32.
         assert!(waits.iter().any(|wait| *wait < FIRST_WAIT.mul_f64(0.625)));
         assert!(waits.iter().any(|wait| *wait > FIRST_WAIT.mul_f64(0.875)));
         assert!(waits.iter().all(|wait| *wait >= FIRST_WAIT / 2 && *wait <= FIRST_WAIT));
-    }
-
-    #[test]
-    fn retry_after_forms() {
-        let now = httpdate::parse_http_date("Sun, 06 Nov 1994 08:49:30 GMT").unwrap();
-        for (text, expected) in [
-            ("3", Some(3)),
-            (" 0 ", Some(0)),
-            ("Sun, 06 Nov 1994 08:49:37 GMT", Some(7)),
-            ("Sun, 06 Nov 1994 08:00:00 GMT", Some(0)),
-            ("-1", None),
-            ("1.5", None),
-            ("soon", None),
-            ("", None),
-            ("+1", None),
-            ("99999999999999999999", Some(u64::from(u32::MAX))),
-        ] {
-            assert_eq!(parse_retry_after(text, now), expected.map(Duration::from_secs), "{text}");
-        }
     }
 }

@@ -4,8 +4,10 @@ use std::fmt;
 use std::time::Duration;
 
 use crate::action::Action;
-use crate::client::ActPass;
+use crate::client::{ActPass, Time};
+use crate::clock::TokioClock;
 use crate::config::Config;
+use crate::engine::Engine;
 use crate::error::Error;
 use crate::http::{HttpTransport, Way};
 use crate::prepared::PreparedAction;
@@ -36,7 +38,12 @@ impl Settings {
     /// Makes a client. Nothing is sent.
     pub fn connect(&self) -> ActPass {
         let transport = HttpTransport::new(&self.config, &self.way);
-        ActPass::with_transport(self.config.clone(), Box::new(transport))
+        ActPass::with_transport(self.config.clone(), Box::new(transport), Time::Tokio)
+    }
+
+    /// The engine of a client with these settings, for a host that drives it itself: see [`crate::engine`].
+    pub fn engine(&self) -> Engine {
+        Engine::new(self.config.clone())
     }
 
     /// Checks `action` and writes its request, as [`ActPass::prepare`] does.
@@ -45,7 +52,7 @@ impl Settings {
     ///
     /// As [`ActPass::prepare`].
     pub fn prepare(&self, action: Action) -> Result<PreparedAction, Error> {
-        PreparedAction::new(action, &self.config)
+        PreparedAction::new(action, &self.config, &TokioClock)
     }
 
     /// The gateway's URL, without a trailing slash.

@@ -6,11 +6,12 @@
 use std::fmt;
 use std::future::Future;
 use std::pin::Pin;
-use std::time::Duration;
+use std::time::{Duration, SystemTime};
 
 use bytes::Bytes;
 
 use crate::cause::Cause;
+use crate::clock::Clock;
 use crate::error::Error;
 use crate::trace::Traceparent;
 use actpass_protocol::Operation;
@@ -148,6 +149,11 @@ impl Answer {
             connected_after: Duration::ZERO,
         }
     }
+
+    /// How long the gateway asks to wait before the next attempt, if it does.
+    pub(crate) fn retry_after(&self, clock: &dyn Clock) -> Option<Duration> {
+        parse_retry_after(self.retry_after.as_deref()?, clock.wall_clock())
+    }
 }
 
 /// Why the body of an answer could not be read.
@@ -199,4 +205,39 @@ pub struct Failure {
     /// Whether it is certain that the gateway did not take the request: no connection came about, or the gateway refused
     /// the HTTP/2 stream.
     pub never_sent: bool,
+}
+
+/// What a `retry-after` header asks for: seconds or a date. Anything else asks for nothing.
+fn parse_retry_after(text: &str, now: SystemTime) -> Option<Duration> {
+    let text = text.trim();
+    if !text.is_empty() && text.bytes().all(|byte| byte.is_ascii_digit()) {
+        // More than can be counted is longer than any deadline, not nothing.
+        return Some(Duration::from_secs(text.parse::<u32>().unwrap_or(u32::MAX).into()));
+    }
+    let date = httpdate::parse_http_date(text).ok()?;
+    Some(date.duration_since(now).unwrap_or(Duration::ZERO))
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    #[test]
+    fn retry_after_forms() {
+        let now = httpdate::parse_http_date("Sun, 06 Nov 1994 08:49:30 GMT").unwrap();
+        for (text, expected) in [
+            ("3", Some(3)),
+            (" 0 ", Some(0)),
+            ("Sun, 06 Nov 1994 08:49:37 GMT", Some(7)),
+            ("Sun, 06 Nov 1994 08:00:00 GMT", Some(0)),
+            ("-1", None),
+            ("1.5", None),
+            ("soon", None),
+            ("", None),
+            ("+1", None),
+            ("99999999999999999999", Some(u64::from(u32::MAX))),
+        ] {
+            assert_eq!(parse_retry_after(text, now), expected.map(Duration::from_secs), "{text}");
+        }
+    }
 }

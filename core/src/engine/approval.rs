@@ -1,0 +1,101 @@
+//! Waiting for an approval.
+
+use std::time::Duration;
+
+use actpass_protocol::Operation;
+
+use super::answer::ApprovalReply;
+use super::call::{Call, unexpected};
+use super::{Engine, Event, Machine, Scope, Step};
+use crate::approval::{self, Approval, ApprovalStatus};
+use crate::clock::{Clock, Moment};
+use crate::error::Error;
+use crate::transport::Request;
+
+/// Polls an approval until somebody decided or the time is over: see [`Engine::wait_for_approval`].
+pub struct ApprovalWait {
+    engine: Engine,
+    scope: Scope,
+    id: String,
+    wait: Duration,
+    state: State,
+}
+
+enum State {
+    Created,
+    Polling { call: Call<ApprovalReply>, began: Moment, until: Moment },
+    Pausing { until: Moment },
+    Ended,
+}
+
+impl ApprovalWait {
+    pub(super) fn new(engine: Engine, id: &str, wait: Duration, scope: Scope) -> Result<Self, Error> {
+        // The id is checked before anything is sent.
+        approval::path_suffix(id, Duration::ZERO)?;
+        let wait = wait.min(approval::MAX_WAIT);
+        Ok(Self { engine, scope, id: id.to_owned(), wait, state: State::Created })
+    }
+
+    fn poll(&mut self, until: Moment, clock: &dyn Clock) -> Step<Result<Approval, Error>> {
+        let began = clock.now();
+        // A poll must be answered within the deadline of its call.
+        let left = until.saturating_since(began);
+        let held = left.min(approval::MAX_POLL).min(self.engine.timeout(&self.scope).mul_f64(0.8));
+        let below = match approval::path_suffix(&self.id, held) {
+            Ok(below) => below,
+            Err(error) => return Step::Ended(Err(error)),
+        };
+        let request = Request { below, ..Request::new(Operation::Approval, "") };
+        let call =
+            Call::new(self.engine.clone(), request, self.scope.clone(), ApprovalReply(self.id.clone()));
+        self.advance(call, Event::Started, began, until, clock)
+    }
+
+    fn advance(
+        &mut self,
+        mut call: Call<ApprovalReply>,
+        event: Event,
+        began: Moment,
+        until: Moment,
+        clock: &dyn Clock,
+    ) -> Step<Result<Approval, Error>> {
+        match call.step(event, clock) {
+            Step::Ended(polled) => {
+                let goes_on = match &polled {
+                    Ok(approval) => approval.status() == ApprovalStatus::Pending,
+                    Err(error) => error.is_retryable(),
+                };
+                if !goes_on || until.saturating_since(began).is_zero() {
+                    return Step::Ended(polled);
+                }
+                let asked = polled.err().and_then(|error| error.retry_after());
+                self.state = State::Pausing { until };
+                Step::Sleep { until: (began + asked.unwrap_or(approval::BETWEEN_POLLS)).min(until) }
+            }
+            step => {
+                self.state = State::Polling { call, began, until };
+                step
+            }
+        }
+    }
+}
+
+impl Machine for ApprovalWait {
+    type Output = Result<Approval, Error>;
+
+    fn step(&mut self, event: Event, clock: &dyn Clock) -> Step<Self::Output> {
+        match (std::mem::replace(&mut self.state, State::Ended), event) {
+            (State::Created, Event::Started) => {
+                let until = clock.now() + self.wait;
+                self.poll(until, clock)
+            }
+            (State::Polling { call, began, until }, event) => self.advance(call, event, began, until, clock),
+            (State::Pausing { until }, Event::Elapsed) => self.poll(until, clock),
+            (
+                State::Created | State::Pausing { .. },
+                Event::Started | Event::Answered(_) | Event::Failed(_) | Event::Elapsed | Event::Panicked,
+            )
+            | (State::Ended, _) => Step::Ended(Err(unexpected())),
+        }
+    }
+}

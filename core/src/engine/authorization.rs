@@ -1,0 +1,171 @@
+//! From the question to the verdict.
+
+use super::answer::{Ruling, preflight};
+use super::approval::ApprovalWait;
+use super::call::{Call, unexpected};
+use super::{Engine, Event, Machine, Scope, Step};
+use crate::approval::{ApprovalStatus, PendingApproval};
+use crate::clock::Clock;
+use crate::decision::Decision;
+use crate::error::Error;
+use crate::guard::Verdict;
+use crate::observe::observe;
+use crate::prepared::PreparedAction;
+
+/// Asks about an action and rules on the answer: see [`Engine::authorize`]. A gate that fails is a verdict.
+///
+/// An action that needs an approval and waits for it is held: once it is approved, the same action is asked about again, with
+/// the approval's id, and that answer rules.
+pub struct Authorization {
+    engine: Engine,
+    scope: Scope,
+    prepared: PreparedAction,
+    state: State,
+}
+
+enum State {
+    Created,
+    Asking(Call<Ruling>),
+    /// For the approval that `asked` opened.
+    Held {
+        wait: ApprovalWait,
+        asked: Decision,
+        pending: PendingApproval,
+    },
+    /// Once more, with the approval.
+    AskingApproved {
+        call: Call<Ruling>,
+        approved: PreparedAction,
+        asked: Decision,
+        pending: PendingApproval,
+    },
+    Ruled,
+}
+
+impl Authorization {
+    pub(super) fn new(engine: Engine, prepared: PreparedAction, scope: Scope) -> Self {
+        Self { engine, scope, prepared, state: State::Created }
+    }
+
+    fn ruled(&self, verdict: Verdict) -> Step<Verdict> {
+        observe(|| verdict.log(self.prepared.tool()));
+        Step::Ended(verdict)
+    }
+
+    fn failed(&self, error: Error) -> Step<Verdict> {
+        self.ruled(Verdict::of(&self.prepared, Err(error)))
+    }
+
+    fn ask(&mut self, mut call: Call<Ruling>, event: Event, clock: &dyn Clock) -> Step<Verdict> {
+        let gate = match advance(&mut call, event, clock) {
+            Ok(gate) => gate,
+            Err(step) => {
+                self.state = State::Asking(call);
+                return step;
+            }
+        };
+        let verdict = Verdict::of(&self.prepared, gate);
+        let wait = self.prepared.action().members().wait_for_approval;
+        let (Some(wait), Some((asked, pending))) = (wait, verdict.pending()) else {
+            return self.ruled(verdict);
+        };
+        match ApprovalWait::new(self.engine.clone(), pending.id(), wait, self.scope.clone()) {
+            Ok(wait) => {
+                let (asked, pending) = (asked.clone(), pending.clone());
+                self.hold(wait, Event::Started, asked, pending, clock)
+            }
+            Err(error) => self.ruled(Verdict::of(&self.prepared, Err(error)).held_for(asked, pending)),
+        }
+    }
+
+    fn hold(
+        &mut self,
+        mut wait: ApprovalWait,
+        event: Event,
+        asked: Decision,
+        pending: PendingApproval,
+        clock: &dyn Clock,
+    ) -> Step<Verdict> {
+        match advance(&mut wait, event, clock) {
+            Err(step) => {
+                self.state = State::Held { wait, asked, pending };
+                step
+            }
+            Ok(Ok(approval)) => match approval.status() {
+                ApprovalStatus::Approved => match self.approved(&pending, clock) {
+                    Ok(approved) => {
+                        let call = preflight(self.engine.clone(), approved.clone(), self.scope.clone());
+                        self.ask_approved(call, Event::Started, approved, asked, pending, clock)
+                    }
+                    Err(error) => {
+                        self.ruled(Verdict::of(&self.prepared, Err(error)).held_for(&asked, &pending))
+                    }
+                },
+                status @ (ApprovalStatus::Expired | ApprovalStatus::Pending | ApprovalStatus::Rejected) => {
+                    self.ruled(Verdict::unapproved(&asked, pending, status))
+                }
+            },
+            Ok(Err(error)) => self.ruled(Verdict::of(&self.prepared, Err(error)).held_for(&asked, &pending)),
+        }
+    }
+
+    /// The approved action. The caller's key identifies it before and after the approval: a gateway repeats nothing but an
+    /// `allow`.
+    fn approved(&self, pending: &PendingApproval, clock: &dyn Clock) -> Result<PreparedAction, Error> {
+        let mut approved = pending.action();
+        let (asked, members) = (self.prepared.action().members(), approved.members_mut());
+        members.passport.clone_from(&asked.passport);
+        members.idempotency_key.clone_from(&asked.idempotency_key);
+        self.engine.prepare(approved, clock)
+    }
+
+    fn ask_approved(
+        &mut self,
+        mut call: Call<Ruling>,
+        event: Event,
+        approved: PreparedAction,
+        asked: Decision,
+        pending: PendingApproval,
+        clock: &dyn Clock,
+    ) -> Step<Verdict> {
+        match advance(&mut call, event, clock) {
+            Ok(gate) => self.ruled(Verdict::of(&approved, gate).held_for(&asked, &pending)),
+            Err(step) => {
+                self.state = State::AskingApproved { call, approved, asked, pending };
+                step
+            }
+        }
+    }
+}
+
+/// The end of a machine, or the step that it needs before.
+fn advance<M: Machine, T>(machine: &mut M, event: Event, clock: &dyn Clock) -> Result<M::Output, Step<T>> {
+    match machine.step(event, clock) {
+        Step::Ended(ended) => Ok(ended),
+        Step::Send { request, until } => Err(Step::Send { request, until }),
+        Step::Sleep { until } => Err(Step::Sleep { until }),
+    }
+}
+
+impl Machine for Authorization {
+    type Output = Verdict;
+
+    fn step(&mut self, event: Event, clock: &dyn Clock) -> Step<Verdict> {
+        match (std::mem::replace(&mut self.state, State::Ruled), event) {
+            (State::Created, Event::Started) => {
+                let call = preflight(self.engine.clone(), self.prepared.clone(), self.scope.clone());
+                self.ask(call, Event::Started, clock)
+            }
+            (State::Asking(call), event) => self.ask(call, event, clock),
+            (State::Held { wait, asked, pending }, event) => self.hold(wait, event, asked, pending, clock),
+            (State::AskingApproved { call, approved, asked, pending }, event) => {
+                self.ask_approved(call, event, approved, asked, pending, clock)
+            }
+            (State::Created, Event::Answered(_) | Event::Failed(_) | Event::Elapsed | Event::Panicked) => {
+                self.failed(unexpected())
+            }
+            // There is a verdict already. A second one never runs anything, in no mode.
+            (State::Ruled, _) => Step::Ended(Verdict::blocked(unexpected())),
+        }
+    }
+}
