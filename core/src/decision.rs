@@ -282,14 +282,15 @@ impl Decision {
     ///
     /// If it names another, or if the request has no canonical form and so no hash.
     pub(crate) fn is_bound(&self, request: &PreparedAction) -> Result<bool, (Cause, String)> {
-        let Some(named) = self.member("request_hash").filter(|named| *named != Json::Null) else {
+        const MEMBER: &str = "request_hash";
+        if self.0.document.text_of(MEMBER).is_none_or(|text| text == "null") {
             return Ok(false);
-        };
+        }
         let hash = request.request_hash().map_err(|unhashable| {
             let cause = Cause::NotCanonical { path: unhashable.path().to_owned() };
             (cause, format!("its `request_hash` cannot be checked: {unhashable}"))
         })?;
-        match named.as_str() == Some(hash) {
+        match self.0.document.string(MEMBER).as_deref() == Some(hash) {
             true => Ok(true),
             false => Err((
                 Cause::AnotherRequest,

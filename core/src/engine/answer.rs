@@ -3,17 +3,16 @@
 use actpass_protocol::json::RawObject;
 use actpass_protocol::{DecisionWord, ErrorKind, Json, Operation, Secret};
 
-use super::call::{Call, LostAttempts};
-use super::{Engine, Scope};
+use super::Engine;
 use crate::approval::Approval;
 use crate::cause::Cause;
-use crate::clock::Clock;
-use crate::decision::Decision;
+use crate::clock::{Clock, Moment};
+use crate::decision::{Decision, Replay};
 use crate::error::Error;
 use crate::guard::Answered;
 use crate::prepared::PreparedAction;
 use crate::redact;
-use crate::transport::{Answer, Request};
+use crate::transport::Answer;
 
 /// Reads the answer of a call.
 pub(super) trait ReadAnswer {
@@ -70,13 +69,7 @@ impl ReadAnswer for ApprovalReply {
 }
 
 /// The answer to a preflight.
-pub(super) struct Ruling(PreparedAction);
-
-/// The call that asks about an action.
-pub(super) fn preflight(engine: Engine, prepared: PreparedAction, scope: Scope) -> Call<Ruling> {
-    let request = Request::new(Operation::Preflight, prepared.body().clone());
-    Call::new(engine, request, scope, Ruling(prepared))
-}
+pub(super) struct Ruling(pub(super) PreparedAction);
 
 impl ReadAnswer for Ruling {
     type Output = Answered;
@@ -196,4 +189,27 @@ fn said(body: &str) -> Option<String> {
     let error = RawObject::parse(body.as_bytes()).ok()?.member("error")?;
     let message = error.member("message").and_then(Json::as_str)?;
     Some(message.chars().map(|c| if c.is_control() { ' ' } else { c }).take(300).collect())
+}
+
+/// The attempts of a call before the last one that the gateway may have taken, their answers lost.
+#[derive(Clone, Copy, Debug, Default)]
+pub(super) struct LostAttempts {
+    /// When the first of them began.
+    pub(super) first: Option<Moment>,
+    /// When the attempt that was answered had a connection, so before the gateway got it.
+    pub(super) answered: Option<Moment>,
+}
+
+impl LostAttempts {
+    /// Whether the answer that the gateway now repeats was the answer to a lost attempt.
+    ///
+    /// An answer that was recorded before the first lost attempt began was older than the time from there to the attempt that
+    /// got it again. How long that one took to arrive says nothing. A key of the SDK's own is no other call's, so for it the
+    /// answer may have been recorded up to now.
+    pub(super) fn got(&self, replay: Replay, is_own_key: bool, now: Moment) -> bool {
+        let until = if is_own_key { Some(now) } else { self.answered };
+        let (Some(began), Some(until)) = (self.first, until) else { return false };
+        let most = until.saturating_since(began).as_nanos().div_ceil(1_000_000);
+        replay.age_ms.is_none_or(|age| u128::from(age) <= most)
+    }
 }

@@ -23,7 +23,7 @@ pub struct ApprovalWait {
 
 enum State {
     Created,
-    Polling { call: Call<ApprovalReply>, began: Moment, until: Moment },
+    Polling { call: Box<Call<ApprovalReply>>, began: Moment, until: Moment },
     Pausing { until: Moment },
     Ended,
 }
@@ -46,14 +46,18 @@ impl ApprovalWait {
             Err(error) => return Step::Ended(Err(error)),
         };
         let request = Request { below, ..Request::new(Operation::Approval, "") };
-        let call =
-            Call::new(self.engine.clone(), request, self.scope.clone(), ApprovalReply(self.id.clone()));
+        let call = Box::new(Call::new(
+            self.engine.clone(),
+            request,
+            self.scope.clone(),
+            ApprovalReply(self.id.clone()),
+        ));
         self.advance(call, Event::Started, began, until, clock)
     }
 
     fn advance(
         &mut self,
-        mut call: Call<ApprovalReply>,
+        mut call: Box<Call<ApprovalReply>>,
         event: Event,
         began: Moment,
         until: Moment,
@@ -72,7 +76,7 @@ impl ApprovalWait {
                 self.state = State::Pausing { until };
                 Step::Sleep { until: (began + asked.unwrap_or(approval::BETWEEN_POLLS)).min(until) }
             }
-            step => {
+            step @ (Step::Send { .. } | Step::Sleep { .. }) => {
                 self.state = State::Polling { call, began, until };
                 step
             }

@@ -1,6 +1,6 @@
 //! From the question to the verdict.
 
-use super::answer::{Ruling, preflight};
+use super::answer::Ruling;
 use super::approval::ApprovalWait;
 use super::call::{Call, unexpected};
 use super::{Engine, Event, Machine, Scope, Step};
@@ -8,9 +8,11 @@ use crate::approval::{ApprovalStatus, PendingApproval};
 use crate::clock::Clock;
 use crate::decision::Decision;
 use crate::error::Error;
-use crate::guard::Verdict;
+use crate::guard::{Answered, Verdict};
 use crate::observe::observe;
 use crate::prepared::PreparedAction;
+use crate::transport::Request;
+use actpass_protocol::Operation;
 
 /// Asks about an action and rules on the answer: see [`Engine::authorize`]. A gate that fails is a verdict.
 ///
@@ -52,18 +54,8 @@ impl Authorization {
         Step::Ended(verdict)
     }
 
-    fn failed(&self, error: Error) -> Step<Verdict> {
-        self.ruled(Verdict::of(&self.prepared, Err(error)))
-    }
-
-    fn ask(&mut self, mut call: Call<Ruling>, event: Event, clock: &dyn Clock) -> Step<Verdict> {
-        let gate = match advance(&mut call, event, clock) {
-            Ok(gate) => gate,
-            Err(step) => {
-                self.state = State::Asking(call);
-                return step;
-            }
-        };
+    /// The first question is answered.
+    fn asked(&mut self, gate: Result<Answered, Error>, clock: &dyn Clock) -> Step<Verdict> {
         let verdict = Verdict::of(&self.prepared, gate);
         let wait = self.prepared.action().members().wait_for_approval;
         let (Some(wait), Some((asked, pending))) = (wait, verdict.pending()) else {
@@ -138,6 +130,12 @@ impl Authorization {
     }
 }
 
+/// The call that asks about an action.
+pub(super) fn preflight(engine: Engine, prepared: PreparedAction, scope: Scope) -> Call<Ruling> {
+    let request = Request::new(Operation::Preflight, prepared.body().clone());
+    Call::new(engine, request, scope, Ruling(prepared))
+}
+
 /// The end of a machine, or the step that it needs before.
 fn advance<M: Machine, T>(machine: &mut M, event: Event, clock: &dyn Clock) -> Result<M::Output, Step<T>> {
     match machine.step(event, clock) {
@@ -151,21 +149,29 @@ impl Machine for Authorization {
     type Output = Verdict;
 
     fn step(&mut self, event: Event, clock: &dyn Clock) -> Step<Verdict> {
+        if let (State::Created, Event::Started) = (&self.state, &event) {
+            let call = preflight(self.engine.clone(), self.prepared.clone(), self.scope.clone());
+            self.state = State::Asking(call);
+        }
+        // In place, because most actions are asked about once.
+        if let State::Asking(call) = &mut self.state {
+            return match advance(call, event, clock) {
+                Err(step) => step,
+                Ok(gate) => {
+                    self.state = State::Ruled;
+                    self.asked(gate, clock)
+                }
+            };
+        }
         match (std::mem::replace(&mut self.state, State::Ruled), event) {
-            (State::Created, Event::Started) => {
-                let call = preflight(self.engine.clone(), self.prepared.clone(), self.scope.clone());
-                self.ask(call, Event::Started, clock)
-            }
-            (State::Asking(call), event) => self.ask(call, event, clock),
             (State::Held { wait, asked, pending }, event) => self.hold(wait, event, asked, pending, clock),
             (State::AskingApproved { call, approved, asked, pending }, event) => {
                 self.ask_approved(call, event, approved, asked, pending, clock)
             }
-            (State::Created, Event::Answered(_) | Event::Failed(_) | Event::Elapsed | Event::Panicked) => {
-                self.failed(unexpected())
+            // Nothing was asked, or there is a verdict already: runs nothing, in no mode.
+            (State::Created | State::Asking(_) | State::Ruled, _) => {
+                Step::Ended(Verdict::blocked(unexpected()))
             }
-            // There is a verdict already. A second one never runs anything, in no mode.
-            (State::Ruled, _) => Step::Ended(Verdict::blocked(unexpected())),
         }
     }
 }

@@ -4,11 +4,10 @@ use std::time::Duration;
 
 use actpass_protocol::ErrorKind;
 
-use super::answer::ReadAnswer;
+use super::answer::{LostAttempts, ReadAnswer};
 use super::{Engine, Event, Machine, Scope, Step};
 use crate::breaker::Admission;
 use crate::clock::{Clock, Moment};
-use crate::decision::Replay;
 use crate::error::Error;
 use crate::observe::Span;
 use crate::retry;
@@ -187,27 +186,4 @@ impl<R: ReadAnswer> Machine for Call<R> {
 /// The error of a machine that is driven wrongly.
 pub(super) fn unexpected() -> Error {
     Error::new(ErrorKind::Internal, "the engine got an event for which it did not wait")
-}
-
-/// The attempts of a call before the last one that the gateway may have taken, their answers lost.
-#[derive(Clone, Copy, Debug, Default)]
-pub(super) struct LostAttempts {
-    /// When the first of them began.
-    first: Option<Moment>,
-    /// When the attempt that was answered had a connection, so before the gateway got it.
-    answered: Option<Moment>,
-}
-
-impl LostAttempts {
-    /// Whether the answer that the gateway now repeats was the answer to a lost attempt.
-    ///
-    /// An answer that was recorded before the first lost attempt began was older than the time from there to the attempt that
-    /// got it again. How long that one took to arrive says nothing. A key of the SDK's own is no other call's, so for it the
-    /// answer may have been recorded up to now.
-    pub(super) fn got(&self, replay: Replay, is_own_key: bool, now: Moment) -> bool {
-        let until = if is_own_key { Some(now) } else { self.answered };
-        let (Some(began), Some(until)) = (self.first, until) else { return false };
-        let most = until.saturating_since(began).as_nanos().div_ceil(1_000_000);
-        replay.age_ms.is_none_or(|age| u128::from(age) <= most)
-    }
 }

@@ -206,7 +206,9 @@ impl Engine {
         prepared: PreparedAction,
         scope: Scope,
     ) -> impl Machine<Output = Result<Decision, Error>> + use<> {
-        Mapped(answer::preflight(self.clone(), prepared, scope), |answered: Answered| answered.decision)
+        Mapped(authorization::preflight(self.clone(), prepared, scope), |answered: Answered| {
+            answered.decision
+        })
     }
 
     /// A call whose 2xx answer is a JSON object, as `parse` reads it. `token` is a secret in its request.

@@ -52,10 +52,10 @@ pub struct GuardSession {
 }
 
 enum State {
-    Authorizing(Authorization),
+    Authorizing(Box<Authorization>),
     Permitted(Permit),
     Running(Settlement),
-    Recording { call: Call<Reply<RecordedEvidence>>, settlement: Settlement },
+    Recording { call: Box<Call<Reply<RecordedEvidence>>>, settlement: Settlement },
     Ended,
 }
 
@@ -98,7 +98,7 @@ impl Report {
 
 impl GuardSession {
     pub(super) fn new(engine: Engine, prepared: PreparedAction, scope: Scope, record_outcome: bool) -> Self {
-        let state = State::Authorizing(engine.authorize(prepared, scope.clone()));
+        let state = State::Authorizing(Box::new(engine.authorize(prepared, scope.clone())));
         Self { engine, scope, record_outcome, state }
     }
 
@@ -108,14 +108,9 @@ impl GuardSession {
     ///
     /// [`ErrorKind::Internal`] if the action may not run, or has begun before. Nothing may run then.
     pub fn begin(&mut self) -> Result<ExecutionContext, Error> {
-        match self.take() {
-            State::Permitted(permit) => {
-                let (context, settlement) = permit.spend();
-                self.state = State::Running(settlement);
-                Ok(context)
-            }
-            state => Err(self.out_of_turn(state, "the action has no permit, or began before")),
-        }
+        let (context, settlement) = self.permit()?.spend();
+        self.state = State::Running(settlement);
+        Ok(context)
     }
 
     /// Rules again, because the arguments are no longer those that were judged: see
@@ -125,10 +120,8 @@ impl GuardSession {
     ///
     /// As [`GuardSession::begin`].
     pub fn arguments_changed(&mut self) -> Result<Stage, Error> {
-        match self.take() {
-            State::Permitted(permit) => Ok(self.ruled(permit.arguments_changed())),
-            state => Err(self.out_of_turn(state, "the action has no permit, or began before")),
-        }
+        let verdict = self.permit()?.arguments_changed();
+        Ok(self.ruled(verdict))
     }
 
     /// Takes in how the action ended; `response` is what it returned, if that is JSON.
@@ -145,9 +138,13 @@ impl GuardSession {
         response: Option<&Json>,
         clock: &dyn Clock,
     ) -> Result<Step<Stage>, Error> {
-        let settlement = match self.take() {
+        let settlement = match std::mem::replace(&mut self.state, State::Ended) {
             State::Running(settlement) => settlement,
-            state => return Err(self.out_of_turn(state, "the action does not run")),
+            state
+            @ (State::Authorizing(_) | State::Permitted(_) | State::Recording { .. } | State::Ended) => {
+                self.state = state;
+                return Err(Error::new(ErrorKind::Internal, "the action does not run"));
+            }
         };
         if !self.record_outcome {
             return Ok(Step::Ended(Stage::Done(Report { settlement, recorded: None })));
@@ -163,14 +160,14 @@ impl GuardSession {
             self.engine.recording(&settlement.evidence_of(ended, response), scope)
         });
         Ok(match recording {
-            Ok(call) => self.record(call, settlement, Event::Started, clock),
+            Ok(call) => self.record(Box::new(call), settlement, Event::Started, clock),
             Err(error) => Step::Ended(Stage::Done(Report { settlement, recorded: Some(Err(error)) })),
         })
     }
 
     fn record(
         &mut self,
-        mut call: Call<Reply<RecordedEvidence>>,
+        mut call: Box<Call<Reply<RecordedEvidence>>>,
         settlement: Settlement,
         event: Event,
         clock: &dyn Clock,
@@ -200,14 +197,15 @@ impl GuardSession {
         }
     }
 
-    fn take(&mut self) -> State {
-        std::mem::replace(&mut self.state, State::Ended)
-    }
-
-    /// A call of the host out of turn changes nothing.
-    fn out_of_turn(&mut self, state: State, problem: &str) -> Error {
-        self.state = state;
-        Error::new(ErrorKind::Internal, problem)
+    /// The permit, if it is there to be spent. A call of the host out of turn changes nothing.
+    fn permit(&mut self) -> Result<Permit, Error> {
+        match std::mem::replace(&mut self.state, State::Ended) {
+            State::Permitted(permit) => Ok(permit),
+            state @ (State::Authorizing(_) | State::Running(_) | State::Recording { .. } | State::Ended) => {
+                self.state = state;
+                Err(Error::new(ErrorKind::Internal, "the action has no permit, or has begun"))
+            }
+        }
     }
 }
 
@@ -215,7 +213,7 @@ impl Machine for GuardSession {
     type Output = Stage;
 
     fn step(&mut self, event: Event, clock: &dyn Clock) -> Step<Stage> {
-        match self.take() {
+        match std::mem::replace(&mut self.state, State::Ended) {
             State::Authorizing(mut authorization) => match authorization.step(event, clock) {
                 Step::Ended(verdict) => Step::Ended(self.ruled(verdict)),
                 Step::Send { request, until } => {

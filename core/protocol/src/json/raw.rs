@@ -33,7 +33,7 @@ impl RawObject {
     ///
     /// As [`read`], and for any other JSON value than an object.
     pub fn parse(text: &[u8]) -> Result<Self, String> {
-        let members = members(text)
+        let (text, members) = members(text)
             .map_err(|error| match error {
                 // A key of somebody else's document may be a secret, and this ends up in messages.
                 ReadError::DuplicateKey(_) => "a key is given twice in one object".to_owned(),
@@ -43,9 +43,7 @@ impl RawObject {
                 | ReadError::TooDeep(_) => error.to_string(),
             })?
             .ok_or("not an object")?;
-        // Every string was checked as it was read, and the rest of JSON is ASCII.
-        let text = String::from_utf8(text.to_vec()).map_err(|error| error.to_string())?;
-        Ok(Self { text, members })
+        Ok(Self { text: text.to_owned(), members })
     }
 
     /// The whole object as it came.
@@ -183,8 +181,8 @@ impl Member {
     }
 }
 
-/// The members of an object; `None` for another JSON value.
-fn members(text: &[u8]) -> Result<Option<Members>, ReadError<std::convert::Infallible>> {
+/// The text and the members of an object; `None` for another JSON value.
+fn members(text: &[u8]) -> Result<Option<(&str, Members)>, ReadError<std::convert::Infallible>> {
     let mut reader = Reader { input: Jiter::new(text), builder: &mut Validator };
     let first = reader.input.peek()?;
     // What is not UTF-8 is read to its first error.
@@ -219,7 +217,7 @@ fn members(text: &[u8]) -> Result<Option<Members>, ReadError<std::convert::Infal
         next = reader.input.next_key()?.is_some();
     }
     reader.input.finish()?;
-    Ok(Some(members))
+    Ok(Some((text, members)))
 }
 
 /// Where a key stands in a part of `text` that has a key and what is around it: white space, a brace or comma, a colon.
