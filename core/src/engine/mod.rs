@@ -33,6 +33,8 @@ mod approval;
 mod authorization;
 mod call;
 mod session;
+#[cfg(test)]
+mod tests;
 
 use std::sync::Arc;
 use std::time::Duration;

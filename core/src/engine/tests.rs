@@ -1,0 +1,513 @@
+//! The engine without a network: every order of events against a model of the contract, and the diagram of its states.
+
+#![allow(
+    clippy::cast_precision_loss,
+    clippy::enum_glob_use,
+    clippy::string_slice,
+    clippy::unreachable,
+    clippy::wildcard_enum_match_arm,
+    reason = "tests"
+)]
+
+use std::collections::{BTreeMap, BTreeSet, VecDeque};
+use std::sync::{LazyLock, Mutex};
+use std::time::{Duration, Instant, SystemTime};
+
+use actpass_protocol::{Ended, ErrorKind, Mode, Operation};
+
+use super::*;
+use crate::builder::ActPassBuilder;
+use crate::client::ActPass;
+use crate::clock::Sleep;
+use crate::guard::Outcome;
+
+/// Time that a test moves, and randomness that it can repeat.
+#[derive(Debug)]
+struct Script {
+    now: Mutex<Moment>,
+    random: Mutex<fastrand::Rng>,
+}
+
+impl Script {
+    fn new(seed: u64) -> Self {
+        let start = Moment::after_origin(Duration::from_secs(1_000));
+        Self { now: Mutex::new(start), random: Mutex::new(fastrand::Rng::with_seed(seed)) }
+    }
+
+    fn reach(&self, moment: Moment) {
+        let mut now = self.now.lock().unwrap();
+        *now = moment.max(*now);
+    }
+
+    fn pick<T: Copy>(&self, from: &[T]) -> T {
+        from[self.random.lock().unwrap().usize(..from.len())]
+    }
+}
+
+impl Clock for Script {
+    fn now(&self) -> Moment {
+        *self.now.lock().unwrap()
+    }
+
+    fn wall_clock(&self) -> SystemTime {
+        SystemTime::UNIX_EPOCH + Duration::from_secs(1_700_000_000)
+    }
+
+    fn random(&self) -> Result<[u8; 16], Error> {
+        Ok(self.random.lock().unwrap().u128(..).to_ne_bytes())
+    }
+
+    fn sleep_until(&self, _: Moment) -> Sleep<'_> {
+        unreachable!("the engine does not sleep")
+    }
+}
+
+/// What comes back for a request.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+enum Reaction {
+    Allow,
+    AllowForAnother,
+    AllowUnrecorded,
+    AllowWith403,
+    Approved,
+    Busy,
+    Deny,
+    Elapsed,
+    Expired,
+    Garbage,
+    Lost,
+    Panicked,
+    Pending,
+    Refused,
+    Rejected,
+    ReplayedAllow,
+    RequireApproval,
+    ServerError,
+    TooMany,
+    Warn,
+}
+
+use self::Reaction::*;
+
+const PREFLIGHT: &[Reaction] = &[
+    Allow,
+    Allow,
+    Allow,
+    AllowForAnother,
+    AllowUnrecorded,
+    AllowWith403,
+    Busy,
+    Deny,
+    Elapsed,
+    Garbage,
+    Lost,
+    Panicked,
+    Refused,
+    ReplayedAllow,
+    RequireApproval,
+    RequireApproval,
+    ServerError,
+    TooMany,
+    Warn,
+];
+const POLL: &[Reaction] = &[
+    Approved,
+    Approved,
+    Approved,
+    Busy,
+    Elapsed,
+    Expired,
+    Garbage,
+    Lost,
+    Panicked,
+    Pending,
+    Rejected,
+    ServerError,
+];
+const RECORDING: &[Reaction] = &[Allow, Busy, Elapsed, Garbage, Lost, Panicked, ServerError];
+
+impl Reaction {
+    fn event(self, request: &Request) -> Event {
+        let json = |text: String| Event::Answered(Answer::new(200, text));
+        let decided = |word: &str, more: &str| {
+            let hash = crate::hash_payload(&crate::Json::parse(&request.body).unwrap()).unwrap();
+            let recorded = r#","evidence_event_id":"ev_1""#;
+            json(format!(r#"{{"decision":"{word}","request_hash":"{hash}"{recorded}{more}}}"#))
+        };
+        let failed = |never_sent| {
+            let error = Error::new(ErrorKind::Connection, "a test");
+            Event::Failed(Failure { error, never_sent })
+        };
+        let approval = |status: &str| json(format!(r#"{{"id":"apr_1","status":"{status}"}}"#));
+        match self {
+            Allow if request.operation == Operation::RecordEvidence => {
+                json(r#"{"event_id":"ev_2","current_event_hash":"ab"}"#.to_owned())
+            }
+            Allow => decided("allow", ""),
+            AllowForAnother => json(r#"{"decision":"allow","request_hash":"00"}"#.to_owned()),
+            AllowUnrecorded => json(r#"{"decision":"allow"}"#.to_owned()),
+            AllowWith403 => Event::Answered(Answer::new(403, r#"{"decision":"allow"}"#)),
+            Approved => approval("approved"),
+            Busy => Event::Answered(Answer { retry_after: Some("1".to_owned()), ..Answer::new(503, "") }),
+            Deny => decided("deny", ""),
+            Elapsed => Event::Elapsed,
+            Expired => approval("expired"),
+            Garbage => json("{".to_owned()),
+            Lost => failed(false),
+            Panicked => Event::Panicked,
+            Pending => approval("pending"),
+            Refused => failed(true),
+            Rejected => approval("rejected"),
+            ReplayedAllow => decided("allow", r#","replayed":true"#),
+            RequireApproval => decided("require_approval", r#","approval_request_id":"apr_1""#),
+            ServerError => Event::Answered(Answer::new(500, "")),
+            TooMany => Event::Answered(Answer::new(429, "")),
+            Warn => decided("warn", ""),
+        }
+    }
+}
+
+/// The contract, from `docs/guard-contract.md`, in the words of a test: what the replies to the attempts of the last question
+/// say about running.
+fn may_run(mode: Mode, replies: &[Reaction]) -> bool {
+    let Some((last, before)) = replies.split_last() else { return mode == Mode::Monitor };
+    // An attempt that the gateway may have taken, its answer lost.
+    let lost = before.iter().any(|reply| matches!(reply, Lost));
+    match (mode, last) {
+        (Mode::Monitor, _) => true,
+        (_, Allow) => true,
+        (_, ReplayedAllow) => lost,
+        (Mode::Enforce | Mode::Warn, AllowUnrecorded) => true,
+        (Mode::Warn, Warn) => true,
+        _ => false,
+    }
+}
+
+/// Whether an attempt with this end is followed by another, retries permitting.
+fn is_retried(reply: Reaction) -> bool {
+    matches!(reply, Busy | Lost | Refused | TooMany)
+}
+
+#[derive(Debug, Default)]
+struct Counts {
+    ran: u64,
+    blocked: u64,
+    dropped: u64,
+    held: u64,
+    retried: u64,
+    recorded: u64,
+}
+
+/// The engine for so many retries, made once.
+fn engine(retries: u32) -> Engine {
+    static ENGINES: LazyLock<[Engine; 3]> = LazyLock::new(|| [0, 1, 2].map(make));
+    ENGINES[retries as usize].clone()
+}
+
+fn make(retries: u32) -> Engine {
+    let builder: ActPassBuilder = ActPass::builder();
+    builder
+        .api_key("apk_test")
+        .base_url("http://127.0.0.1:9")
+        .max_retries(retries)
+        .circuit_failures(0)
+        .settings()
+        .unwrap()
+        .engine()
+}
+
+/// One guarded action in one order of events; says how it went, and fails where the model says otherwise.
+fn walk(seed: u64, counts: &mut Counts) {
+    let script = Script::new(seed);
+    let mode = script.pick(&[Mode::Enforce, Mode::Strict, Mode::Warn, Mode::Monitor]);
+    let retries = script.pick(&[0, 1, 2]);
+    let wait = script.pick(&[None, Some(Duration::ZERO), Some(Duration::from_secs(90))]);
+    let dropped_at = script.pick(&[None, None, None, Some(0), Some(1), Some(2), Some(3)]);
+    let record = script.pick(&[true, false]);
+    let mut action = Action::new("goal", "tool").mode(mode);
+    if let Some(wait) = wait {
+        action = action.wait_for_approval(wait);
+    }
+    let engine = engine(retries);
+    let prepared = engine.prepare(action, &script).unwrap();
+    let mut session = engine.guard(prepared, Scope::default(), record);
+
+    let (mut question, mut held, mut steps) = (Vec::new(), false, 0);
+    let mut step = session.step(Event::Started, &script);
+    let ready = loop {
+        if dropped_at == Some(steps) {
+            counts.dropped += 1;
+            return;
+        }
+        steps += 1;
+        assert!(steps < 1_000, "{seed}: no end");
+        let event = match step {
+            Step::Ended(Stage::Ready) => break true,
+            Step::Ended(Stage::Blocked(blocked)) => {
+                assert_ne!(blocked.decision().word(), &crate::DecisionWord::Allow, "{seed}");
+                break false;
+            }
+            Step::Ended(Stage::Done(_)) => panic!("{seed}: done before it began"),
+            Step::Sleep { until } => {
+                script.reach(until);
+                Event::Elapsed
+            }
+            Step::Send { request, until } => {
+                let reply = match request.operation {
+                    Operation::Preflight => {
+                        if request.retry == 0 {
+                            question.clear();
+                        }
+                        let reply = script.pick(PREFLIGHT);
+                        question.push(reply);
+                        assert!(question.len() <= retries as usize + 1, "{seed}: too many attempts");
+                        assert!(
+                            question.iter().rev().skip(1).all(|reply| is_retried(*reply)),
+                            "{seed}: an answer was asked for again: {question:?}"
+                        );
+                        counts.retried += u64::from(request.retry > 0);
+                        reply
+                    }
+                    Operation::Approval => {
+                        held = true;
+                        script.pick(POLL)
+                    }
+                    other => panic!("{seed}: {other:?} before the verdict"),
+                };
+                if reply == Elapsed {
+                    script.reach(until);
+                }
+                reply.event(&request)
+            }
+        };
+        step = session.step(event, &script);
+    };
+    counts.held += u64::from(held);
+    assert_eq!(ready, may_run(mode, &question), "{seed}: {mode:?} {question:?} held {held}");
+    if !ready {
+        counts.blocked += 1;
+        assert!(session.begin().is_err(), "{seed}: a blocked action began");
+        return;
+    }
+
+    counts.ran += 1;
+    session.begin().unwrap();
+    assert!(session.begin().is_err(), "{seed}: it began twice");
+    assert!(session.arguments_changed().is_err(), "{seed}");
+    let ended = script.pick(&[Ended::Returned, Ended::Failed, Ended::Cancelled, Ended::Suspended]);
+    let mut step = session.finish(ended, None, &script).unwrap();
+    let report = loop {
+        let event = match step {
+            Step::Ended(Stage::Done(report)) => break report,
+            Step::Ended(other) => panic!("{seed}: {other:?} after it ran"),
+            Step::Sleep { until } => {
+                script.reach(until);
+                Event::Elapsed
+            }
+            Step::Send { request, until } => {
+                assert_eq!(request.operation, Operation::RecordEvidence, "{seed}");
+                let text = String::from_utf8(request.body.to_vec()).unwrap();
+                assert!(text.contains(ended.as_str()), "{seed}: {text}");
+                let reply = script.pick(RECORDING);
+                if reply == Elapsed {
+                    script.reach(until);
+                }
+                reply.event(&request)
+            }
+        };
+        step = session.step(event, &script);
+    };
+    assert_eq!(report.recorded().is_some(), record, "{seed}");
+    counts.recorded += u64::from(report.recorded().is_some_and(Result::is_ok));
+    let outcome = report.settle::<_, ()>(Ok("done"));
+    assert!(matches!(outcome, Outcome::Returned { result: "done", .. }), "{seed}");
+    assert!(session.begin().is_err(), "{seed}: it began after its end");
+}
+
+/// So many orders of events, or as many as `ACTPASS_INTERLEAVINGS` says.
+const WALKS: u64 = 20_000;
+
+#[test]
+fn every_order_of_events_runs_only_what_the_model_runs() {
+    let walks = std::env::var("ACTPASS_INTERLEAVINGS").map_or(WALKS, |text| text.parse().unwrap());
+    let mut counts = Counts::default();
+    let began = Instant::now();
+    for seed in 0..walks {
+        walk(seed, &mut counts);
+    }
+    let rate = walks as f64 / began.elapsed().as_secs_f64();
+    println!("{walks} orders of events, {rate:.0} a second, 0 differences: {counts:?}");
+    // Otherwise it shows nothing.
+    for (what, count) in [
+        ("ran", counts.ran),
+        ("blocked", counts.blocked),
+        ("dropped", counts.dropped),
+        ("held", counts.held),
+        ("retried", counts.retried),
+        ("recorded", counts.recorded),
+    ] {
+        assert!(count * 50 > walks, "{what}: {count} of {walks}");
+    }
+}
+
+#[test]
+fn a_machine_that_is_driven_wrongly_runs_nothing() {
+    let script = Script::new(1);
+    for mode in [Mode::Enforce, Mode::Strict, Mode::Warn, Mode::Monitor] {
+        let engine = engine(0);
+        let session = || {
+            let prepared = engine.prepare(Action::new("goal", "tool").mode(mode), &script).unwrap();
+            engine.guard(prepared, Scope::default(), false)
+        };
+        let mut unasked = session();
+        let answered = Event::Answered(Answer::new(200, r#"{"decision":"allow"}"#));
+        assert!(matches!(unasked.step(answered.clone(), &script), Step::Ended(Stage::Blocked(_))), "{mode}");
+
+        // A second answer to a question that was answered.
+        let mut ready = session();
+        assert!(matches!(ready.step(Event::Started, &script), Step::Send { .. }));
+        let Step::Ended(first) = ready.step(Event::Panicked, &script) else { panic!("{mode}") };
+        assert_eq!(matches!(first, Stage::Ready), mode == Mode::Monitor);
+        assert!(matches!(ready.step(answered.clone(), &script), Step::Ended(Stage::Blocked(_))), "{mode}");
+        assert!(ready.begin().is_err(), "{mode}: the permit is void");
+        assert!(matches!(ready.step(answered, &script), Step::Ended(Stage::Blocked(_))), "{mode}");
+    }
+}
+
+/// Where the diagram stands.
+const DIAGRAM: &str = concat!(env!("CARGO_MANIFEST_DIR"), "/../docs/engine.md");
+
+#[test]
+fn the_diagram_shows_the_states_and_their_events() {
+    let page = std::fs::read_to_string(DIAGRAM).unwrap();
+    let (begin, end) = ("```mermaid\n", "```");
+    let start = page.find(begin).unwrap() + begin.len();
+    let length = page[start..].find(end).unwrap();
+    let expected = diagram();
+    if std::env::var_os("ACTPASS_WRITE_DIAGRAM").is_some() {
+        let written = format!("{}{expected}{}", &page[..start], &page[start + length..]);
+        std::fs::write(DIAGRAM, written).unwrap();
+        return;
+    }
+    assert_eq!(&page[start..start + length], expected, "write it with ACTPASS_WRITE_DIAGRAM=1");
+}
+
+/// What a walk through the states does next.
+#[derive(Clone, Copy, Debug)]
+enum Move {
+    Begin,
+    Finish,
+    Reaction(Reaction),
+    Sleep,
+    Start,
+}
+
+/// The states that a session with one retry, a wait for approvals and recording can reach, and what leads from one to the
+/// next, found by trying each event in each state.
+fn diagram() -> String {
+    let mut paths = VecDeque::from([Vec::new()]);
+    let mut seen = BTreeSet::new();
+    let mut edges: BTreeMap<(String, String), BTreeSet<&'static str>> = BTreeMap::new();
+    while let Some(path) = paths.pop_front() {
+        let (from, moves) = play(&path);
+        if !seen.insert(from.clone()) {
+            continue;
+        }
+        for next in moves {
+            let longer: Vec<Move> = path.iter().copied().chain([next]).collect();
+            let (to, _) = play(&longer);
+            edges.entry((from.clone(), to)).or_default().insert(label(next));
+            paths.push_back(longer);
+        }
+    }
+    let mut text = "stateDiagram-v2\n    [*] --> Created\n".to_owned();
+    for ((from, to), labels) in edges {
+        let labels: Vec<_> = labels.into_iter().collect();
+        text += &format!("    {from} --> {to}: {}\n", labels.join(", "));
+    }
+    text + "    Blocked --> [*]\n    Done --> [*]\n"
+}
+
+/// The state after these moves, and the moves that it takes.
+fn play(path: &[Move]) -> (String, Vec<Move>) {
+    let script = Script::new(7);
+    let engine = engine(1);
+    let action = Action::new("goal", "tool").wait_for_approval(Duration::from_secs(90));
+    let prepared = engine.prepare(action, &script).unwrap();
+    let mut session = engine.guard(prepared, Scope::default(), true);
+    let (mut last, mut state, mut held) = (None, "Created".to_owned(), false);
+    let mut moves = vec![Move::Start];
+    for next in path {
+        let step = match next {
+            Move::Start => session.step(Event::Started, &script),
+            Move::Begin => {
+                session.begin().unwrap();
+                (state, moves) = ("Running".to_owned(), vec![Move::Finish]);
+                continue;
+            }
+            Move::Finish => session.finish(Ended::Returned, None, &script).unwrap(),
+            Move::Sleep => session.step(Event::Elapsed, &script),
+            Move::Reaction(reply) => session.step(reply.event(&last.take().unwrap()), &script),
+        };
+        let was = state.clone();
+        (state, moves) = match step {
+            Step::Sleep { until } => {
+                script.reach(until);
+                let kind = was.trim_end_matches("Again").to_owned();
+                // A pause between two polls is told from a retry of one by what came before.
+                let is_pause =
+                    kind == "Polling" && (was != kind || matches!(next, Move::Reaction(Pending | Elapsed)));
+                (if is_pause { "Pausing".to_owned() } else { format!("{kind}Retry") }, vec![Move::Sleep])
+            }
+            Step::Send { request, .. } => {
+                let again = if request.retry > 0 { "Again" } else { "" };
+                let (kind, replies) = match request.operation {
+                    Operation::Approval => {
+                        held = true;
+                        ("Polling", POLL)
+                    }
+                    Operation::Preflight if held => ("AskingApproved", PREFLIGHT),
+                    Operation::Preflight => ("Asking", PREFLIGHT),
+                    _ => ("Recording", RECORDING),
+                };
+                last = Some(request);
+                (format!("{kind}{again}"), replies.iter().copied().map(Move::Reaction).collect())
+            }
+            Step::Ended(Stage::Ready) => ("Ready".to_owned(), vec![Move::Begin]),
+            Step::Ended(Stage::Blocked(_)) => ("Blocked".to_owned(), Vec::new()),
+            Step::Ended(Stage::Done(_)) => ("Done".to_owned(), Vec::new()),
+        };
+    }
+    (state, moves)
+}
+
+fn label(next: Move) -> &'static str {
+    match next {
+        Move::Begin => "begin",
+        Move::Finish => "finish",
+        Move::Sleep => "elapsed",
+        Move::Start => "started",
+        Move::Reaction(reply) => match reply {
+            Allow => "allow",
+            AllowForAnother => "allow for another request",
+            AllowUnrecorded => "allow without evidence",
+            AllowWith403 => "allow with 403",
+            Approved => "approved",
+            Busy => "503 with Retry-After",
+            Deny => "deny",
+            Elapsed => "deadline",
+            Expired => "expired",
+            Garbage => "not JSON",
+            Lost => "connection lost",
+            Panicked => "panic",
+            Pending => "pending",
+            Refused => "connection refused",
+            Rejected => "rejected",
+            ReplayedAllow => "replayed allow",
+            RequireApproval => "require_approval",
+            ServerError => "500",
+            TooMany => "429",
+            Warn => "warn",
+        },
+    }
+}
