@@ -2,7 +2,7 @@
 
 use std::time::Duration;
 
-use actpass_core::json::RawObject;
+use actpass_core::json::{RawObject, Step, path};
 use actpass_core::{Error, ErrorKind, Json, Secret};
 
 /// The members of a call's input or of the settings.
@@ -52,13 +52,14 @@ impl Members {
         let Json::Array(items) = list else {
             return Err(self.wrong_type(member, "a list of strings"));
         };
-        let string =
-            |item: &Json| match item.as_str() {
-                Some(text) => Ok(text.to_owned()),
-                None => Err(self
-                    .wrong(member, format_args!("expected a list of strings, found {} in it", item.kind()))),
-            };
-        items.iter().map(string).collect()
+        let string = |(at, item): (usize, &Json)| match item.as_str() {
+            Some(text) => Ok(text.to_owned()),
+            None => Err(self.wrong(
+                &path(member, [&Step::Index(at)]),
+                format_args!("expected a string, found {}", item.kind()),
+            )),
+        };
+        items.iter().enumerate().map(string).collect()
     }
 
     /// A number that may be left out.

@@ -55,10 +55,13 @@ fn message(error: &Error) -> String {
     if !matches!(error.kind(), ErrorKind::Argument | ErrorKind::Config) {
         return message;
     }
-    match message.split_once(": ") {
-        Some((member, problem)) if member.chars().all(|c| c.is_ascii_lowercase() || c == '_') => {
-            let problem = problem.replace("danger_allow_insecure_http", "dangerAllowInsecureHttp");
-            format!("{}: {problem}", camel_case(member))
+    let end = message.find(|c: char| !c.is_ascii_lowercase() && c != '_').unwrap_or(message.len());
+    let (member, rest) = message.split_at(end);
+    // What follows the name in a path belongs to the caller, and stays.
+    match rest.chars().next() {
+        Some(':' | '.' | '[') => {
+            let rest = rest.replace("danger_allow_insecure_http", "dangerAllowInsecureHttp");
+            format!("{}{rest}", camel_case(member))
         }
         Some(_) | None => message,
     }

@@ -1,10 +1,11 @@
 //! The two steps of the guard. The face runs the caller's function between them, on the caller's own thread.
 
-use actpass_core::json::{Style, Text};
+use actpass_core::json::{Step, Style, Text, parse_argument, path};
 use actpass_core::{
     Action, Decision, Error, ErrorKind, EvidenceEvent, Json, Outcome, PendingApproval, Settlement, Verdict,
     canonical_outcome as canonical,
 };
+use napi::Either;
 use napi_derive::napi;
 
 use crate::convert::Members;
@@ -154,6 +155,19 @@ pub(crate) fn canonical_outcome(
     })
 }
 
+/// The path that leads from an argument over keys and indices, as every language's messages show it.
+#[napi]
+pub(crate) fn argument_path(member: String, steps: Vec<Either<String, u32>>) -> napi::Result<String> {
+    enter(|| {
+        let step = |step| match step {
+            Either::A(key) => Step::Key(key),
+            Either::B(at) => Step::Index(usize::try_from(at).unwrap_or(usize::MAX)),
+        };
+        let steps: Vec<Step> = steps.into_iter().map(step).collect();
+        Ok(path(&member, &steps))
+    })
+}
+
 /// The SHA-256 of the canonical JSON of a value.
 #[napi]
 pub(crate) fn hash_payload(payload: String) -> napi::Result<String> {
@@ -168,5 +182,5 @@ pub(crate) fn sign_payload(secret: String, payload: String) -> napi::Result<Stri
 }
 
 fn payload_of(text: &str) -> Result<Json, Error> {
-    Json::parse(text.as_bytes()).map_err(|error| Error::argument("payload", error))
+    Ok(parse_argument("payload", text)?)
 }

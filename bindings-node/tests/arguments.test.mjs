@@ -1,10 +1,12 @@
 /** Settings and arguments: what is refused, under which name, before anything is sent. */
 
 import assert from 'node:assert/strict';
+import { readFileSync } from 'node:fs';
+import { join } from 'node:path';
 import { describe, test } from 'node:test';
 import { inspect } from 'node:util';
 import { ActPass, ActPassArgumentError, ActPassConfigError, createActPass, hashPayload } from '@actpass/sdk';
-import { ACTION, ALLOW, API_KEY, capturing, newClient, rejection, run } from './support.mjs';
+import { ACTION, ALLOW, API_KEY, capturing, newClient, ROOT, rejection, run } from './support.mjs';
 
 function thrown(body) {
   try {
@@ -50,7 +52,7 @@ describe('a setting', () => {
     [{ ca: new Uint8Array([1, 2]) }, /^ca: expected certificates in PEM, found none$/],
     [{ dangerAllowInsecureHttp: 'yes' }, /^dangerAllowInsecureHttp: expected true or false, found a string$/],
     [{ dangerAllowInsecureHttp: 1 }, /^dangerAllowInsecureHttp: expected true or false, found a number$/],
-    [{ agentId: () => 'a' }, /^agentId: expected values that are JSON, found a function$/],
+    [{ agentId: () => 'a' }, /^agentId: expected a value that is JSON, found a function$/],
   ];
   for (const [options, message] of wrong) {
     test(`${inspect(options)} is refused by its name`, () => {
@@ -125,81 +127,75 @@ describe('an argument', () => {
     [{ args: null }, /^args: expected an object$/],
     [{ args: [] }, /^args: expected an object$/],
     [{ args: 'amount=4900' }, /^args: expected an object$/],
-    [
-      { args: { amount: Number.NaN } },
-      /^args: expected values that are JSON, found NaN at amount: pass null or a string$/,
-    ],
-    [
-      { args: { amount: Infinity } },
-      /^args: expected values that are JSON, found Infinity at amount: pass null or a string$/,
-    ],
+    [{ args: { amount: Number.NaN } }, /^args\.amount: expected a finite number, found NaN; pass null or a string$/],
+    [{ args: { amount: Infinity } }, /^args\.amount: expected a finite number, found Infinity; pass null or a string$/],
     [
       { args: { amount: 1n } },
-      /^args: expected values that are JSON, found a bigint at amount: pass Number\(value\) if it is a safe integer, else a string$/,
+      /^args\.amount: expected a value that is JSON, found a bigint; pass Number\(value\) if it is a safe integer, else a string$/,
     ],
     [
       { args: { amount: () => 1 } },
-      /^args: expected values that are JSON, found a function at amount: leave it out, or pass what it returns$/,
+      /^args\.amount: expected a value that is JSON, found a function; leave it out, or pass what it returns$/,
     ],
     [
       { args: { amount: Symbol('s') } },
-      /^args: expected values that are JSON, found a symbol at amount: pass its description$/,
+      /^args\.amount: expected a value that is JSON, found a symbol; pass its description$/,
     ],
     [
       { args: { amounts: [1, undefined] } },
-      /^args: expected values that are JSON, found undefined at amounts\[1\]: pass null, or leave the item out$/,
+      /^args\.amounts\[1\]: expected a value that is JSON, found undefined; pass null, or leave the item out$/,
     ],
     [
       { args: { amounts: new Map([['a', 1]]) } },
-      /^args: expected values that are JSON, found an instance of Map at amounts: pass Object\.fromEntries\(map\)$/,
+      /^args\.amounts: expected a value that is JSON, found an instance of Map; pass Object\.fromEntries\(map\)$/,
     ],
     [
       { args: { amounts: new Set([1]) } },
-      /^args: expected values that are JSON, found an instance of Set at amounts: pass \[\.\.\.set\]$/,
+      /^args\.amounts: expected a value that is JSON, found an instance of Set; pass \[\.\.\.set\]$/,
     ],
     [
       { args: { amount: Object(1) } },
-      /^args: expected values that are JSON, found an instance of Number at amount: pass value\.valueOf\(\)$/,
+      /^args\.amount: expected a value that is JSON, found an instance of Number; pass value\.valueOf\(\)$/,
     ],
     [
       { args: { pattern: /a/ } },
-      /^args: expected values that are JSON, found an instance of RegExp at pattern: pass its source$/,
+      /^args\.pattern: expected a value that is JSON, found an instance of RegExp; pass its source$/,
     ],
     [
       { args: { later: Promise.resolve(1) } },
-      /^args: expected values that are JSON, found an instance of Promise at later: await it first$/,
+      /^args\.later: expected a value that is JSON, found an instance of Promise; await it first$/,
     ],
     [
       { args: { order: { at: [new Date(Number.NaN)] } } },
-      /^args: expected values that are JSON, found an invalid Date at order\.at\[0\]: pass null, or a valid date$/,
+      /^args\.order\.at\[0\]: expected a value that is JSON, found an invalid Date; pass null, or a valid date$/,
     ],
     [
       { args: { at: { toJSON: () => null } } },
-      /^args: expected values that are JSON, found an object whose toJSON returned null at at: pass null itself, /,
+      /^args\.at: expected a value that is JSON, found an object whose toJSON returned null; pass null itself, /,
     ],
-    [{ args: { at: { toJSON: () => Number.NaN } } }, /^args: .* found NaN at at: /],
+    [{ args: { at: { toJSON: () => Number.NaN } } }, /^args\.at: .* found NaN; /],
     [
       { args: { bytes: new Uint8Array(2) } },
-      /^args: .* found an instance of Uint8Array at bytes: pass \[\.\.\.bytes\], or /,
+      /^args\.bytes: .* found an instance of Uint8Array; pass \[\.\.\.bytes\], or /,
     ],
-    [{ args: { bytes: Buffer.from('a') } }, /^args: .* found an instance of Buffer at bytes: .*toString\('base64'\)$/],
-    [{ args: { bytes: new ArrayBuffer(2) } }, /^args: .* found an instance of ArrayBuffer at bytes: /],
-    [{ args: { bytes: new DataView(new ArrayBuffer(2)) } }, /^args: .* found an instance of DataView at bytes: /],
-    [{ args: { error: new TypeError('x') } }, /^args: .* found an instance of TypeError at error: pass its message$/],
+    [{ args: { bytes: Buffer.from('a') } }, /^args\.bytes: .* found an instance of Buffer; .*toString\('base64'\)$/],
+    [{ args: { bytes: new ArrayBuffer(2) } }, /^args\.bytes: .* found an instance of ArrayBuffer; /],
+    [{ args: { bytes: new DataView(new ArrayBuffer(2)) } }, /^args\.bytes: .* found an instance of DataView; /],
+    [{ args: { error: new TypeError('x') } }, /^args\.error: .* found an instance of TypeError; pass its message$/],
     [
       { args: { order: new (class Order {})() } },
-      /^args: .* found an instance of Order at order: pass an object literal such as \{ \.\.\.value \}, or give its class a toJSON method$/,
+      /^args\.order: .* found an instance of Order; pass an object literal such as \{ \.\.\.value \}, or give its class a toJSON method$/,
     ],
     [
       { args: new Map() },
-      /^args: expected values that are JSON, found an instance of Map: pass Object\.fromEntries\(map\)$/,
+      /^args: expected a value that is JSON, found an instance of Map; pass Object\.fromEntries\(map\)$/,
     ],
-    [{ args: new Array(3) }, /^args: .* found undefined at \[0\]: /],
-    [{ args: { list: [1, , 3] } }, /^args: .* found undefined at list\[1\]: /],
-    [{ args: { 'a b': { "c'd": [Number.NaN] } } }, /^args: .* found NaN at \["a b"\]\["c'd"\]\[0\]: /],
-    [{ args: { ['k'.repeat(300)]: Number.NaN } }, /^args: .* found NaN at k{200}…: /],
+    [{ args: new Array(3) }, /^args\[0\]: .* found undefined; /],
+    [{ args: { list: [1, , 3] } }, /^args\.list\[1\]: .* found undefined; /],
+    [{ args: { 'a b': { "c'd": [Number.NaN] } } }, /^args\["a b"\]\["c'd"\]\[0\]: .* found NaN; /],
+    [{ args: { ['k'.repeat(300)]: Number.NaN } }, /^args\["k{64}…"\]: .* found NaN; /],
     [{ args: globalThis }, /^args: /],
-    [{ args: new WeakMap() }, /^args: .* found an instance of WeakMap: /],
+    [{ args: new WeakMap() }, /^args: .* found an instance of WeakMap; /],
     [
       {
         args: {
@@ -208,22 +204,23 @@ describe('an argument', () => {
           },
         },
       },
-      /^args: expected values that can be read, found one whose getter, toJSON or proxy threw at total$/,
+      /^args\.total: expected a value that can be read, found one whose getter, toJSON or proxy threw$/,
     ],
     [
       { args: { text: '\ud800' } },
-      /^args: expected text in Unicode, found a lone surrogate at text: pass text\.toWellFormed\(\)$/,
+      /^args\.text: expected text in Unicode, found a lone surrogate; pass text\.toWellFormed\(\)$/,
     ],
-    [{ args: { '\udfff': 1 } }, /^args: expected text in Unicode, found a lone surrogate at \["\\udfff"\]: /],
-    [{ args: cyclic }, /^args: expected values that are JSON, found a cycle at self: leave the reference out$/],
-    [{ args: { a: [cyclic] } }, /^args: .* found a cycle at a\[0\]\.self: /],
-    [{ args: deep(128) }, /^args: .*128 levels/],
+    [{ args: { '\udfff': 1 } }, /^args: expected text in Unicode, found a lone surrogate; /],
+    [{ args: cyclic }, /^args\.self: expected a value that is JSON, found a cycle; leave the reference out$/],
+    [{ args: { a: [cyclic] } }, /^args\.a\[0\]\.self: .* found a cycle; /],
+    [{ args: deep(128) }, /^args(\.deeper){8}…: nested past 128 levels$/],
     [{ args: deep(127) }, undefined],
     [{ args: {}, argz: {} }, /^argz: expected one of goal, tool, args, /],
     [{ user_id: 'u' }, /^user_id: expected one of .*userId/],
     [{ resource: 7 }, /^resource: expected a string, found a number$/],
     [{ userId: null }, /^userId: expected a string, found null$/],
     [{ passport: {} }, /^passport: expected a string, found /],
+    [{ passport: '' }, /^passport: expected a token, found an empty string$/],
     [{ mode: 'off' }, /^mode: expected enforce, strict, warn or monitor, found "off"$/],
     [{ idempotencyKey: '' }, /^idempotencyKey: expected a non-empty string$/],
     [{ idempotencyKey: 7 }, /^idempotencyKey: expected a string, found a number$/],
@@ -252,6 +249,24 @@ describe('an argument', () => {
         assert.deepEqual(captured, []);
       },
     ));
+
+  test('is named by the path that every language shows', async () => {
+    const rows = JSON.parse(readFileSync(join(ROOT, 'tests', 'argument-paths.json'), 'utf8'));
+    assert.ok(rows.length > 0);
+    const actpass = newClient('http://127.0.0.1:9');
+    for (const { steps, path } of rows) {
+      const args = steps.reduceRight(
+        (inner, step) => (typeof step === 'number' ? [...Array(step).fill(null), inner] : { [step]: inner }),
+        Number.NaN,
+      );
+      const expected = `${path}: expected a finite number, found NaN; pass null or a string`;
+      assert.equal((await rejection(actpass.preflight({ ...ACTION, args }))).message, expected);
+      const event = { eventType: 'e', chainId: 'c', metadata: args };
+      const ofMetadata = expected.replace(/^args/, 'metadata');
+      assert.equal((await rejection(actpass.recordEvidence(event))).message, ofMetadata);
+      assert.equal(thrown(() => hashPayload(args)).message, expected.replace(/^args/, 'payload'));
+    }
+  });
 
   test('that can be sent is sent as it is', () =>
     capturing(
@@ -327,7 +342,7 @@ test('the arguments of the other calls are checked by name', async () => {
     ],
     [
       () => actpass.issuePassport({ ...issue, allowedTools: [7] }),
-      /^allowedTools: expected a list of strings, found a number in it$/,
+      /^allowedTools\[0\]: expected a string, found a number$/,
     ],
     [
       () => actpass.issuePassport({ ...issue, ttlSeconds: 1.5 }),

@@ -81,7 +81,7 @@ test('refuses a first argument that names nothing, before anything is sent', () 
       );
     }
     class Order {}
-    assert.match((await rejection(refund(new Order()))).message, /^args: .* found an instance of Order: /);
+    assert.match((await rejection(refund(new Order()))).message, /^args: .* found an instance of Order; /);
     assert.deepEqual(await seen(), []);
   }));
 
@@ -267,13 +267,13 @@ test('a wrong option is named where it is written', () => {
     [{ resourse: 'x' }, /^resourse: expected one of goal, tool, args, /],
     [{ tool: '' }, /^tool: expected a non-empty string$/],
     [{ tool: undefined }, /^tool: expected a string, found nothing$/],
-    [{ tool: () => 't' }, /^tool: expected values that are JSON, found a function$/],
+    [{ tool: () => 't' }, /^tool: expected a value that is JSON, found a function$/],
     [{ goal: '' }, /^goal: expected a non-empty string$/],
     [{ goal: 7 }, /^goal: expected a string, found a number$/],
     [{ goal: undefined }, /^goal: expected a string, found nothing$/],
     [{ mode: 'enforec' }, /^mode: expected enforce, strict, warn or monitor, found "enforec"$/],
     [{ args: 'x' }, /^args: expected an object$/],
-    [{ args: { at: Number.NaN } }, /^args: .* found NaN at at: /],
+    [{ args: { at: Number.NaN } }, /^args\.at: .* found NaN; /],
     [{ resource: 7 }, /^resource: expected a string, found a number$/],
     [{ userId: null }, /^userId: expected a string, found null$/],
     [{ audience: 7 }, /^audience: expected a string/],

@@ -5,11 +5,12 @@
 
 import { types } from 'node:util';
 import { ActPassArgumentError, ActPassConfigError, type ActPassError, fresh } from './errors.js';
+import { native } from './native.js';
 
 const MAX_DEPTH = 128;
-/** The longest key or path that a message repeats. */
+/** The longest name of a class that a message repeats. */
 const MAX_SHOWN = 200;
-/** Keys that a path shows without quotes. */
+/** Names of classes that a message repeats. */
 const IDENTIFIER = /^[A-Za-z_$][\w$]*$/;
 
 /** Makes the error for a member that cannot be sent. */
@@ -77,7 +78,9 @@ export function toMembers(given: unknown, known: readonly string[], wrong = wron
   }
   for (const name of names) {
     if (!known.includes(name)) {
-      throw wrong(`${quoted(name)}: expected one of ${known.join(', ')}`);
+      // Like a key in a path, for it may be anything.
+      const shown = native.argumentPath('', [name]).replace(/^\./, '');
+      throw wrong(`${shown}: expected one of ${known.join(', ')}`);
     }
     let value: unknown;
     try {
@@ -198,10 +201,11 @@ class Writer {
     }
     let text = '';
     for (const name of this.#reading(() => Object.keys(value))) {
+      const key = this.#quote(name);
       this.#path.push(name);
       const item = this.#reading(() => (value as Members)[name]);
       if (item !== undefined) {
-        text += `${text && ', '}${this.#quote(name)}: ${this.write(item, depth + 1)}`;
+        text += `${text && ', '}${key}: ${this.write(item, depth + 1)}`;
       }
       this.#path.pop();
     }
@@ -229,8 +233,8 @@ class Writer {
     if (made === null) {
       // Invalid dates of libraries become null this way.
       throw this.#wrong(
-        `${this.#member}: expected values that are JSON, found ${describe(value)} whose toJSON returned ` +
-          `null${this.#place()}: pass null itself, or a valid value`,
+        `${this.#place()}: expected a value that is JSON, found ${describe(value)} whose toJSON returned null; ` +
+          'pass null itself, or a valid value',
       );
     }
     return this.write(made, depth + 1);
@@ -242,9 +246,7 @@ class Writer {
       return `"${text}"`;
     }
     if (!text.isWellFormed()) {
-      throw this.#wrong(
-        `${this.#member}: expected text in Unicode, found a lone surrogate${this.#place()}: pass text.toWellFormed()`,
-      );
+      throw this.#wrong(`${this.#place()}: expected text in Unicode, found a lone surrogate; pass text.toWellFormed()`);
     }
     return JSON.stringify(text).replace(
       /[\x7f-\uffff]/g,
@@ -258,36 +260,29 @@ class Writer {
       return read();
     } catch (error) {
       throw this.#wrong(
-        `${this.#member}: expected values that can be read, found one whose getter, toJSON or proxy threw${this.#place()}`,
+        `${this.#place()}: expected a value that can be read, found one whose getter, toJSON or proxy threw`,
         error,
       );
     }
   }
 
   #refusal(value: unknown): ActPassError {
-    const place = this.#place();
+    const expected = typeof value === 'number' ? 'a finite number' : 'a value that is JSON';
     // A member that is no container is of one type, which the native half names.
-    const hint = place !== '' || typeof value === 'object' ? `: ${remedy(value)}` : '';
-    return this.#wrong(`${this.#member}: expected values that are JSON, found ${describe(value)}${place}${hint}`);
+    const hint = this.#path.length > 0 || typeof value === 'object' ? `; ${remedy(value)}` : '';
+    return this.#wrong(`${this.#place()}: expected ${expected}, found ${describe(value)}${hint}`);
   }
 
   #tooDeep(): ActPassError {
     const first = this.#open.findIndex((value, at) => this.#open.indexOf(value) < at);
     return first < 0
-      ? this.#wrong(`${this.#member}: nested past ${MAX_DEPTH} levels${this.#place()}`)
-      : this.#wrong(
-          `${this.#member}: expected values that are JSON, found a cycle${this.#place(first)}: leave the reference out`,
-        );
+      ? this.#wrong(`${this.#place()}: nested past ${MAX_DEPTH} levels`)
+      : this.#wrong(`${this.#place(first)}: expected a value that is JSON, found a cycle; leave the reference out`);
   }
 
-  /** ` at order.items[0].price`; nothing for the whole value. */
+  /** `args.order.items[0].price` */
   #place(length = this.#path.length): string {
-    let path = '';
-    for (const step of this.#path.slice(0, length)) {
-      const isName = typeof step === 'string' && IDENTIFIER.test(step);
-      path += isName ? `${path && '.'}${step}` : `[${typeof step === 'number' ? step : JSON.stringify(step)}]`;
-    }
-    return path && ` at ${shortened(path)}`;
+    return native.argumentPath(this.#member, this.#path.slice(0, length));
   }
 }
 
@@ -352,11 +347,6 @@ function describeObject(value: object): string {
   } catch {
     return 'an object that cannot be read';
   }
-}
-
-/** A name as a message shows it. */
-function quoted(name: string): string {
-  return IDENTIFIER.test(name) ? shortened(name) : shortened(JSON.stringify(name));
 }
 
 function shortened(text: string): string {

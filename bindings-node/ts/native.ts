@@ -48,6 +48,7 @@ export interface Native {
   Client: new (settings: string) => Client;
   Door: new (settled: (batch: Batch) => void) => Door;
   canonicalOutcome(executed: boolean, decision: string, kind: string | null, status: number | null): string;
+  argumentPath(member: string, steps: (string | number)[]): string;
   hashPayload(payload: string): string;
   signPayload(secret: string, payload: string): string;
 }

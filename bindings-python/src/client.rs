@@ -444,7 +444,9 @@ fn seconds(member: &str, value: Needed<'_, '_>) -> PyResult<std::time::Duration>
 }
 
 fn whole_setting(member: &str, value: Needed<'_, '_>) -> PyResult<u32> {
-    whole_number(member, value).map_err(|_| wrong_setting(member, "a whole number from 0", value))
+    let number = whole_number(member, value);
+    let number = number.map_err(|_| wrong_setting(member, "a whole number from 0", value))?;
+    actpass_core::whole_number(member, number).map_err(|error| raise(value.py(), &error))
 }
 
 fn switch(member: &str, value: Needed<'_, '_>) -> PyResult<bool> {

@@ -5,7 +5,7 @@ use std::fmt;
 use std::sync::OnceLock;
 use std::time::Duration;
 
-use actpass_core::json::{self, Builder, MAX_DEPTH, ReadError, Style, Text};
+use actpass_core::json::{self, Builder, MAX_DEPTH, ReadError, Step, Style, Text};
 use actpass_core::{Error, Json};
 use pyo3::intern;
 use pyo3::prelude::*;
@@ -40,10 +40,10 @@ pub(crate) fn from_json<'py>(py: Python<'py>, text: &str) -> PyResult<Bound<'py,
 pub(crate) fn read_json<'py>(py: Python<'py>, member: &str, text: &str) -> PyResult<Bound<'py, PyAny>> {
     json::read(text.as_bytes(), &mut Objects { py }).map_err(|error| match error {
         ReadError::Builder(error) => error,
-        ReadError::DuplicateKey(_)
+        error @ (ReadError::DuplicateKey(..)
         | ReadError::NumberOutOfRange(_)
         | ReadError::Syntax(..)
-        | ReadError::TooDeep(_) => argument(py, member, error),
+        | ReadError::TooDeep(_)) => raise(py, &json::argument(member, text, &error).into()),
     })
 }
 
@@ -59,7 +59,7 @@ pub(crate) fn json_by(
     default: Option<&Bound<'_, PyAny>>,
 ) -> PyResult<Json> {
     let text = to_json_by(member, value, default)?;
-    Json::parse(text.as_bytes()).map_err(|error| argument(value.py(), member, error))
+    json::parse_argument(member, &text).map_err(|error| raise(value.py(), &error.into()))
 }
 
 /// A string argument.
@@ -88,9 +88,9 @@ pub(crate) fn seconds_argument(member: &str, value: Option<&Bound<'_, PyAny>>) -
     actpass_core::wait_seconds(member, seconds).map(Some).map_err(|error| raise(value.py(), &error))
 }
 
-/// A whole number from 0, as an argument of a call.
-pub(crate) fn whole_number(member: &str, value: &Bound<'_, PyAny>) -> PyResult<u32> {
-    let number = value.extract::<u32>().ok().filter(|_| value.is_instance_of::<PyInt>() && !is_bool(value));
+/// A whole number, as an argument of a call.
+pub(crate) fn whole_number(member: &str, value: &Bound<'_, PyAny>) -> PyResult<i64> {
+    let number = value.extract::<i64>().ok().filter(|_| value.is_instance_of::<PyInt>() && !is_bool(value));
     number.ok_or_else(|| wrong_type(member, "a whole number from 0", value))
 }
 
@@ -103,7 +103,10 @@ pub(crate) fn strings(member: &str, value: &Bound<'_, PyAny>) -> PyResult<Vec<St
     if !(value.is_instance_of::<PyList>() || value.is_instance_of::<PyTuple>()) {
         return Err(wrong_type(member, "a list of strings", value));
     }
-    value.try_iter()?.map(|item| string(member, &item?)).collect()
+    let item = |(at, item): (usize, PyResult<Bound<'_, PyAny>>)| {
+        string(&json::path(member, [&Step::Index(at)]), &item?)
+    };
+    value.try_iter()?.enumerate().map(item).collect()
 }
 
 pub(crate) fn argument(py: Python<'_>, member: &str, problem: impl fmt::Display) -> PyErr {
@@ -142,8 +145,8 @@ const SURROGATE: &str = "expected text in Unicode, found a lone surrogate";
 enum Wrong {
     Problem {
         problem: String,
-        /// From the value to where the problem is, such as `.order.items[0]`; unknown where it is too deep to be read.
-        place: Option<String>,
+        /// From the value to where the problem is, the innermost first.
+        steps: Vec<Step>,
         advice: Option<String>,
     },
     /// A function of the program raised.
@@ -158,43 +161,33 @@ impl From<PyErr> for Wrong {
 
 impl Wrong {
     fn new(problem: impl Into<String>) -> Self {
-        Self::Problem { problem: problem.into(), place: Some(String::new()), advice: None }
+        Self::Problem { problem: problem.into(), steps: Vec::new(), advice: None }
     }
 
     fn not_json(value: &Bound<'_, PyAny>) -> Self {
-        let problem = instead("values that are JSON", value);
-        Self::Problem { problem, place: Some(String::new()), advice: advice(value) }
+        let problem = instead("a value that is JSON", value);
+        Self::Problem { problem, steps: Vec::new(), advice: advice(value) }
     }
 
     fn too_deep() -> Self {
-        let problem = format!("nested past {MAX_DEPTH} levels");
-        Self::Problem { problem, place: None, advice: None }
+        Self::new(format!("nested past {MAX_DEPTH} levels"))
     }
 
     /// The same, seen from one level further out.
-    fn inside(self, step: fmt::Arguments<'_>) -> Self {
-        /// In bytes: what is longer says nothing to a reader.
-        const LONGEST: usize = 200;
-        match self {
-            Self::Problem { problem, place, advice } => {
-                let place = place.filter(|place| place.len() < LONGEST).map(|place| format!("{step}{place}"));
-                Self::Problem { problem, place, advice }
-            }
-            raised @ Self::Raised(_) => raised,
+    fn inside(mut self, step: Step) -> Self {
+        if let Self::Problem { steps, .. } = &mut self {
+            steps.push(step);
         }
+        self
     }
 
     fn named(self, py: Python<'_>, member: &str) -> PyErr {
-        let (problem, place, advice) = match self {
-            Self::Problem { problem, place, advice } => (problem, place, advice),
+        let (problem, steps, advice) = match self {
+            Self::Problem { problem, steps, advice } => (problem, steps, advice),
             Self::Raised(error) => return error,
         };
-        let at = match place.as_deref().map(|place| place.trim_start_matches('.')) {
-            None | Some("") => String::new(),
-            Some(place) => format!(" at {place}"),
-        };
-        let how = advice.map(|advice| format!(": {advice}")).unwrap_or_default();
-        argument(py, member, format_args!("{problem}{at}{how}"))
+        let how = advice.map(|advice| format!("; {advice}")).unwrap_or_default();
+        argument(py, &json::path(member, steps.iter().rev()), format_args!("{problem}{how}"))
     }
 }
 
@@ -237,8 +230,8 @@ impl Writer<'_, '_> {
             return Err(Wrong::not_json(value));
         };
         let depth = Self::deeper(depth).map_err(|_| Wrong::Problem {
-            problem: format!("{} nested past {MAX_DEPTH} levels", instead("values that are JSON", value)),
-            place: None,
+            problem: format!("{} nested past {MAX_DEPTH} levels", instead("a value that is JSON", value)),
+            steps: Vec::new(),
             advice: Some("default= has to return a value that is JSON".to_owned()),
         })?;
         let converted = default.call1((value,))?;
@@ -264,7 +257,7 @@ impl Writer<'_, '_> {
         self.text.raw("[");
         for (at, item) in items.enumerate() {
             self.text.comma(at);
-            self.value(&item, depth).map_err(|wrong| wrong.inside(format_args!("[{at}]")))?;
+            self.value(&item, depth).map_err(|wrong| wrong.inside(Step::Index(at)))?;
         }
         self.text.raw("]");
         Ok(())
@@ -277,29 +270,26 @@ impl Writer<'_, '_> {
                 .extract::<(Bound<'_, PyAny>, Bound<'_, PyAny>)>()
                 .map_err(|_| Wrong::new(format!("expected pairs from items() of {}", type_name(members))))?;
             self.text.comma(at);
-            match key.cast::<PyString>() {
-                Ok(key) => self.text.key(&Self::str_of(key)?),
-                Err(_) => self.odd_key(&key)?,
-            }
-            self.value(&value, depth).map_err(|wrong| match name_of(&key) {
-                Some(name) => wrong.inside(format_args!(".{name}")),
-                None => wrong.inside(format_args!("[…]")),
-            })?;
+            let name = match key.cast::<PyString>() {
+                Ok(key) => Self::str_of(key)?,
+                Err(_) => Self::odd_key(&key)?.into(),
+            };
+            self.text.key(&name);
+            self.value(&value, depth).map_err(|wrong| wrong.inside(Step::Key(name.into_owned())))?;
         }
         self.text.raw("}");
         Ok(())
     }
 
     /// `json.dumps` writes `None`, booleans and numbers as keys by their JSON text, and so does this.
-    fn odd_key(&mut self, key: &Bound<'_, PyAny>) -> Result<(), Wrong> {
+    fn odd_key(key: &Bound<'_, PyAny>) -> Result<String, Wrong> {
         let is_plain = key.is_none() || key.is_instance_of::<PyInt>() || key.is_instance_of::<PyFloat>();
         if !is_plain {
             return Err(Wrong::new(instead("strings as keys", key)));
         }
-        let mut writer = Self { text: Text::new(Style::PythonCompat), default: None };
+        let mut writer = Writer { text: Text::new(Style::PythonCompat), default: None };
         writer.value(key, 0)?;
-        self.text.key(writer.text.as_str());
-        Ok(())
+        Ok(writer.text.into_string())
     }
 
     fn integer(&mut self, number: &Bound<'_, PyInt>) -> Result<(), Wrong> {
@@ -310,7 +300,7 @@ impl Writer<'_, '_> {
         // Of `int` itself, because a subclass may print as it likes.
         let text = number.py().get_type::<PyInt>().call_method1("__repr__", (number,));
         let text = text.and_then(|text| text.extract::<String>());
-        self.text.raw(&text.map_err(|_| Wrong::new("an integer has too many digits"))?);
+        self.text.raw(&text.map_err(|_| Wrong::new("expected a number within the range of a double"))?);
         Ok(())
     }
 
@@ -319,7 +309,7 @@ impl Writer<'_, '_> {
         let text = PyFloat::new(number.py(), value).repr().and_then(|text| text.extract::<String>());
         match text {
             Ok(text) if value.is_finite() => self.text.raw(&text),
-            _ => return Err(Wrong::new("NaN and infinity are not JSON")),
+            _ => return Err(Wrong::new(json::not_finite(value))),
         }
         Ok(())
     }
@@ -336,14 +326,6 @@ fn members_of<'py>(members: &Bound<'py, PyDict>) -> PyResult<Bound<'py, PyList>>
 
 fn list_of<'py>(items: &Bound<'py, PyAny>) -> PyResult<Bound<'py, PyList>> {
     items.py().get_type::<PyList>().call1((items,))?.cast_into().map_err(PyErr::from)
-}
-
-/// A key that can be shown: one that is made like a name. Others may hold anything.
-fn name_of(key: &Bound<'_, PyAny>) -> Option<String> {
-    const LONGEST: usize = 64;
-    let name: String = key.extract().ok()?;
-    let is_name = name.len() <= LONGEST && name.chars().all(|c| c.is_alphanumeric() || c == '_');
-    is_name.then_some(name)
 }
 
 /// A function of the face, looked up once.

@@ -12,8 +12,8 @@ use pyo3::prelude::*;
 use pyo3::types::{PyDict, PyString};
 
 use crate::convert::{
-    Function, argument, from_json, json, optional, seconds_argument, string, to_json, to_json_by,
-    whole_number,
+    Function, argument, from_json, json, number, optional, seconds_argument, string, to_json, to_json_by,
+    whole_number, wrong_type,
 };
 use crate::error::{exception, raise};
 use crate::runtime::{Door, enter};
@@ -91,9 +91,12 @@ pub(crate) struct CallArguments<'py>(Option<Bound<'py, PyAny>>, Option<Bound<'py
 impl CallArguments<'_> {
     pub(crate) fn convert(self, py: Python<'_>) -> PyResult<CallOptions> {
         let Self(timeout, max_retries) = self;
-        let timeout = seconds_argument("timeout", timeout.as_ref())?;
+        let seconds = |given: Bound<'_, PyAny>| {
+            number(&given).ok_or_else(|| wrong_type("timeout", "seconds as a number", &given))
+        };
+        let timeout = timeout.map(seconds).transpose()?;
         let max_retries = max_retries.map(|retries| whole_number("max_retries", &retries)).transpose()?;
-        CallOptions::new(timeout, max_retries).map_err(|error| raise(py, &error))
+        CallOptions::from_numbers(timeout, max_retries).map_err(|error| raise(py, &error))
     }
 }
 

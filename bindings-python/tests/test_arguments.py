@@ -35,6 +35,7 @@ from support import (
     CALLS,
     MODES,
     PASSPORT,
+    VECTORS,
     Callback,
     Hostile,
     Played,
@@ -145,13 +146,13 @@ def test_what_cannot_be_sent(silent: Played, member: str, value: Any) -> None:
     arguments = {**ACTION, member: value}
     with new_client(silent.base_url) as client:
         for mode in MODES if member != "mode" else (value,):
-            with pytest.raises(ActPassArgumentError, match=rf"\A{member}: ") as raised:
+            with pytest.raises(ActPassArgumentError, match=rf"\A{member}[^ ]*: ") as raised:
                 client.guard(execute_fn=callback, **{"mode": mode, **arguments})
             assert (raised.value.code, raised.value.kind) == ("actpass.invalid_argument", "argument")
             assert (raised.value.status, raised.value.retryable) == (None, False)
             assert isinstance(raised.value, TypeError)
             assert raised.value.operation == "guard"
-        with pytest.raises(ActPassArgumentError, match=rf"\A{member}: "):
+        with pytest.raises(ActPassArgumentError, match=rf"\A{member}[^ ]*: "):
             client.preflight(**arguments)
     with new_client(silent.base_url, mode="monitor") as client, pytest.raises(ActPassArgumentError):
         client.guard(execute_fn=callback, **arguments)
@@ -207,7 +208,7 @@ GOOD_CALLS: dict[str, dict[str, Any]] = {
     ],
 )
 def test_what_the_other_calls_cannot_send(silent: Played, method: str, member: str, value: Any) -> None:
-    with new_client(silent.base_url) as client, pytest.raises(ActPassArgumentError, match=rf"\A{member}: "):
+    with new_client(silent.base_url) as client, pytest.raises(ActPassArgumentError, match=rf"\A{member}[^ ]*: "):
         getattr(client, method)(**{**GOOD_CALLS[method], member: value})
 
 
@@ -506,7 +507,7 @@ GROWING: dict[str, Any] = {"a": {"x": Growing()}}
 def test_items_that_are_none(silent: Played) -> None:
     with new_client(silent.base_url) as client:
         for wrong in (NoPairs(a=1), {"a": [NoPairs(a=1)]}):
-            with pytest.raises(ActPassArgumentError, match=r"args: expected pairs from items\(\) of \S*NoPairs"):
+            with pytest.raises(ActPassArgumentError, match=r"args\S*: expected pairs from items\(\) of \S*NoPairs"):
                 client.preflight("g", "t", wrong)
         with pytest.raises(LookupError, match="mine"):
             client.preflight("g", "t", {"a": Broken()})
@@ -590,10 +591,63 @@ def test_what_is_not_json_is_named_with_its_place_and_how_to_convert_it(silent: 
                 with pytest.raises(ActPassArgumentError) as raised:
                     call("g", "t", args)
                 said = str(raised.value)
-                assert re.search(rf"\Aargs: expected values that are JSON, found \S*{re.escape(found)} at ", said), said
-                assert f" at {place}: " in said
+                begin = rf"\Aargs\.{re.escape(place)}: expected a value that is JSON, found \S*{re.escape(found)}; "
+                assert re.search(begin, said), said
                 assert how in said
                 assert "default=" in said
+
+
+def test_the_path_is_the_one_that_every_language_shows(silent: Played) -> None:
+    rows = json.loads((VECTORS.parent / "argument-paths.json").read_text(encoding="utf-8"))
+    assert rows
+    with new_client(silent.base_url) as client:
+        for row in rows:
+            args: Any = NAN
+            for step in reversed(row["steps"]):
+                args = {step: args} if isinstance(step, str) else [None] * step + [args]
+            for member, call in (
+                ("args", lambda args=args: client.preflight("g", "t", args)),
+                ("metadata", lambda args=args: client.record_evidence("e", "c", metadata=args)),
+                ("payload", lambda args=args: ActPassClient.hash_payload(args)),
+            ):
+                with pytest.raises(ActPassArgumentError) as raised:
+                    call()
+                expected = row["path"].replace("args", member, 1) + ": expected a finite number, found NaN"
+                assert str(raised.value) == expected
+
+
+def test_what_the_core_refuses_has_its_path_too(silent: Played) -> None:
+    """Keys that Python tells apart and JSON does not; numbers that JSON can write and nobody can read."""
+    with new_client(silent.base_url) as client:
+        for args, expected in (
+            ({"a": {1: "a", "1": "b"}}, "args.a.1: expected each key once, found this one twice"),
+            ({"a": [10**400]}, "args.a[0]: expected a number within the range of a double"),
+            ({"a": [10**5000]}, "args.a[0]: expected a number within the range of a double"),
+            ({"a": {"b": "\ud800"}}, "args.a.b: expected text in Unicode, found a lone surrogate"),
+            ({"a": {"\ud800": object()}}, "args.a: expected text in Unicode, found a lone surrogate"),
+            ({"a": {1: {None: {True: NAN}}}}, "args.a.1.null.true: expected a finite number, found NaN"),
+        ):
+            with pytest.raises(ActPassArgumentError) as raised:
+                client.preflight("g", "t", args)
+            assert str(raised.value) == expected
+        with pytest.raises(ActPassArgumentError, match=r"\Aallowed_tools\[1\]: expected a string, found int\Z"):
+            client.issue_passport("a", "g", ["t", 7])  # type: ignore[list-item]
+    with pytest.raises(ActPassArgumentError, match=r"\Apayload\.u\[0\]: the integer 9007199254740993 is beyond"):
+        ActPassClient.hash_payload({"u": [2**53 + 1]})
+
+
+def test_an_empty_passport_is_refused(silent: Played) -> None:
+    ran = Callback()
+    with new_client(silent.base_url) as client:
+        for call in (
+            lambda: client.preflight("g", "t", {}, passport=""),
+            lambda: client.guard("g", "t", {}, ran, passport=""),
+            lambda: client.protect(tool="t", goal="g", passport=lambda: "")(lambda: ran(None))(),
+        ):
+            with pytest.raises(ActPassArgumentError) as raised:
+                call()
+            assert str(raised.value) == "passport: expected a token, found an empty string"
+    assert ran.runs == 0
 
 
 def test_numbers_of_numpy_that_are_floats_are_sent_as_that(hostile: Hostile) -> None:
@@ -602,7 +656,9 @@ def test_numbers_of_numpy_that_are_floats_are_sent_as_that(hostile: Hostile) -> 
         client.preflight("g", "t", {"a": numpy.float64(1.5)})
         assert '"args": {"a": 1.5}' in gateway.seen()[-1]["body"]
         for wrong in (float("nan"), float("inf")):
-            with pytest.raises(ActPassArgumentError, match="NaN and infinity are not JSON at a"):
+            with pytest.raises(
+                ActPassArgumentError, match=r"\Aargs\.a: expected a finite number, found (NaN|Infinity)\Z"
+            ):
                 client.preflight("g", "t", {"a": numpy.float64(wrong)})
 
 
@@ -652,9 +708,9 @@ def test_a_hook_that_cannot(silent: Played) -> None:
             for default in (lambda value: value, lambda value: Other(), lambda value: [Other()]):
                 with pytest.raises(ActPassArgumentError, match="nested past 128 levels"):
                     call("g", "t", {"a": object()}, default=default)
-            with pytest.raises(ActPassArgumentError, match=r"NaN and infinity are not JSON at a\.b"):
+            with pytest.raises(ActPassArgumentError, match=r"\Aargs\.a\.b: expected a finite number, found NaN"):
                 call("g", "t", {"a": object()}, default=lambda value: {"b": NAN})
-            with pytest.raises(ActPassArgumentError, match="expected strings as keys, found bytes at a"):
+            with pytest.raises(ActPassArgumentError, match=r"\Aargs\.a: expected strings as keys, found bytes"):
                 call("g", "t", {"a": object()}, default=lambda value: {b"b": 1})
             for wrong in (3, "str", [str]):
                 with pytest.raises(ActPassArgumentError, match=r"\Adefault: expected a function") as refused:

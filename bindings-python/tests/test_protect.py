@@ -155,7 +155,7 @@ def test_what_is_sent_is_chosen(gateway: Played, client: ActPassClient) -> None:
     assert judged(gateway)["args"] == {"card": "2", "amount": 3}
     with pytest.raises(
         ActPassArgumentError,
-        match="args: expected values that are JSON, found object at db: convert it by default=, or leave",
+        match=r"\Aargs\.db: expected a value that is JSON, found object; convert it by default=, or leave",
     ):
         client.protect(**NAMES)(use)(handle, "4242", 3)
     assert len(gateway.seen()) == 3
@@ -181,16 +181,22 @@ class Number(enum.IntEnum):
 @pytest.mark.parametrize(
     ("value", "at"),
     [
-        (Order(3), r"found test_protect\.Order at amount: write dataclasses\.asdict\(value\), or .*default="),
-        (decimal.Decimal("4.90"), r"found decimal\.Decimal at amount: write str\(value\), or .*default="),
-        (datetime.datetime(2026, 1, 1), r"found datetime\.datetime at amount: write value\.isoformat\(\), or .*="),
-        (pathlib.PurePosixPath("a"), r"found pathlib\S*\.PurePosixPath at amount: write str\(value\), or .*="),
-        (Currency.USD, r"found test_protect\.Currency at amount: write value\.value, or .*="),
-        (b"3", r"found bytes at amount: write value\.decode\(\) or base64 text, or .*="),
-        ({3}, r"found set at amount: write sorted\(value\), or .*="),
-        ({"total": [1, {"of": decimal.Decimal(1)}]}, r"found decimal\.Decimal at amount\.total\[1\]\.of: write .*"),
-        ({"a b": object()}, r"found object at amount\[…\]: convert it by default=, or leave it out"),
-        (float("nan"), "NaN and infinity are not JSON at amount"),
+        (Order(3), r"\Aargs\.amount: .* found test_protect\.Order; write dataclasses\.asdict\(value\), or .*default="),
+        (decimal.Decimal("4.90"), r"\Aargs\.amount: .* found decimal\.Decimal; write str\(value\), or .*default="),
+        (
+            datetime.datetime(2026, 1, 1),
+            r"\Aargs\.amount: .* found datetime\.datetime; write value\.isoformat\(\), or .*=",
+        ),
+        (pathlib.PurePosixPath("a"), r"\Aargs\.amount: .* found pathlib\S*\.PurePosixPath; write str\(value\), or .*="),
+        (Currency.USD, r"\Aargs\.amount: .* found test_protect\.Currency; write value\.value, or .*="),
+        (b"3", r"\Aargs\.amount: .* found bytes; write value\.decode\(\) or base64 text, or .*="),
+        ({3}, r"\Aargs\.amount: .* found set; write sorted\(value\), or .*="),
+        (
+            {"total": [1, {"of": decimal.Decimal(1)}]},
+            r"\Aargs\.amount\.total\[1\]\.of: .* found decimal\.Decimal; write .*",
+        ),
+        ({"a b": object()}, r"\Aargs\.amount\[\"a b\"\]: .* found object; convert it by default=, or leave it out"),
+        (float("nan"), r"\Aargs\.amount: expected a finite number, found NaN"),
     ],
 )
 def test_an_argument_that_cannot_be_sent_is_named(gateway: Played, client: ActPassClient, value: Any, at: str) -> None:
@@ -198,7 +204,7 @@ def test_an_argument_that_cannot_be_sent_is_named(gateway: Played, client: ActPa
     def pay(charge: str, amount: Any) -> None:
         pytest.fail("it ran")
 
-    with pytest.raises(ActPassArgumentError, match=rf"\Aargs: .*{at}\Z"):
+    with pytest.raises(ActPassArgumentError, match=rf"{at}\Z"):
         pay("ch_1", value)
     assert gateway.seen() == []
 
@@ -443,7 +449,7 @@ def test_an_argument_that_is_named_as_a_receiver_is_judged(gateway: Played, clie
 
     assert (book("first", 2), Desk.book("first", 2)) == ("first", "first")
     assert [json.loads(one["body"])["args"] for one in gateway.seen()] == [{"cls": "first", "seats": 2}] * 2
-    with pytest.raises(ActPassArgumentError, match=r"found test_protect\.Desk at cls"):
+    with pytest.raises(ActPassArgumentError, match=r"\Aargs\.cls: .* found test_protect\.Desk;"):
         book(Desk(), 2)
 
 
@@ -536,7 +542,7 @@ def test_arguments_that_change_before_they_are_sent(gateway: Played, client: Act
     with pytest.raises(ActionBlocked, match=r"actpass\.arguments_changed"):
         protected(items)
     assert (judged(gateway)["args"], ran) == ({"items": [{"amount": 1}]}, [])
-    with pytest.raises(ActPassArgumentError, match=r"\Aargs: "):
+    with pytest.raises(ActPassArgumentError, match=r"\Aargs\.items\.1: expected each key once"):
         protected({1: "a", "1": "b"})
 
 

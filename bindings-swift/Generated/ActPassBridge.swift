@@ -488,6 +488,22 @@ fileprivate struct FfiConverterUInt16: FfiConverterPrimitive {
 #if swift(>=5.8)
 @_documentation(visibility: private)
 #endif
+fileprivate struct FfiConverterUInt64: FfiConverterPrimitive {
+    typealias FfiType = UInt64
+    typealias SwiftType = UInt64
+
+    public static func read(from buf: inout (data: Data, offset: Data.Index)) throws -> UInt64 {
+        return try lift(readInt(&buf))
+    }
+
+    public static func write(_ value: SwiftType, into buf: inout [UInt8]) {
+        writeInt(&buf, lower(value))
+    }
+}
+
+#if swift(>=5.8)
+@_documentation(visibility: private)
+#endif
 fileprivate struct FfiConverterInt64: FfiConverterPrimitive {
     typealias FfiType = Int64
     typealias SwiftType = Int64
@@ -4514,6 +4530,93 @@ public func FfiConverterTypeNativeMode_lower(_ value: NativeMode) -> RustBuffer 
 
 
 /**
+ * One step from a value to a part of it.
+ */
+
+public enum NativeStep: Equatable, Hashable {
+    
+    /**
+     * To the item of a list, counted from 0.
+     */
+    case index(
+        /**
+         * Which.
+         */at: UInt64
+    )
+    /**
+     * To the member of an object.
+     */
+    case key(
+        /**
+         * Which.
+         */name: String
+    )
+
+
+
+
+
+}
+
+#if compiler(>=6)
+extension NativeStep: Sendable {}
+#endif
+
+#if swift(>=5.8)
+@_documentation(visibility: private)
+#endif
+public struct FfiConverterTypeNativeStep: FfiConverterRustBuffer {
+    typealias SwiftType = NativeStep
+
+    public static func read(from buf: inout (data: Data, offset: Data.Index)) throws -> NativeStep {
+        let variant: Int32 = try readInt(&buf)
+        switch variant {
+        
+        case 1: return .index(at: try FfiConverterUInt64.read(from: &buf)
+        )
+        
+        case 2: return .key(name: try FfiConverterString.read(from: &buf)
+        )
+        
+        default: throw UniffiInternalError.unexpectedEnumCase
+        }
+    }
+
+    public static func write(_ value: NativeStep, into buf: inout [UInt8]) {
+        switch value {
+        
+        
+        case let .index(at):
+            writeInt(&buf, Int32(1))
+            FfiConverterUInt64.write(at, into: &buf)
+            
+        
+        case let .key(name):
+            writeInt(&buf, Int32(2))
+            FfiConverterString.write(name, into: &buf)
+            
+        }
+    }
+}
+
+
+#if swift(>=5.8)
+@_documentation(visibility: private)
+#endif
+public func FfiConverterTypeNativeStep_lift(_ buf: RustBuffer) throws -> NativeStep {
+    return try FfiConverterTypeNativeStep.lift(buf)
+}
+
+#if swift(>=5.8)
+@_documentation(visibility: private)
+#endif
+public func FfiConverterTypeNativeStep_lower(_ value: NativeStep) -> RustBuffer {
+    return FfiConverterTypeNativeStep.lower(value)
+}
+
+
+
+/**
  * The ruling.
  */
 
@@ -4940,6 +5043,31 @@ fileprivate struct FfiConverterSequenceTypeNativeRequest: FfiConverterRustBuffer
 #if swift(>=5.8)
 @_documentation(visibility: private)
 #endif
+fileprivate struct FfiConverterSequenceTypeNativeStep: FfiConverterRustBuffer {
+    typealias SwiftType = [NativeStep]
+
+    public static func write(_ value: [NativeStep], into buf: inout [UInt8]) {
+        let len = Int32(value.count)
+        writeInt(&buf, len)
+        for item in value {
+            FfiConverterTypeNativeStep.write(item, into: &buf)
+        }
+    }
+
+    public static func read(from buf: inout (data: Data, offset: Data.Index)) throws -> [NativeStep] {
+        let len: Int32 = try readInt(&buf)
+        var seq = [NativeStep]()
+        seq.reserveCapacity(Int(len))
+        for _ in 0 ..< len {
+            seq.append(try FfiConverterTypeNativeStep.read(from: &buf))
+        }
+        return seq
+    }
+}
+
+#if swift(>=5.8)
+@_documentation(visibility: private)
+#endif
 fileprivate struct FfiConverterDictionaryStringString: FfiConverterRustBuffer {
     public static func write(_ value: [String: String], into buf: inout [UInt8]) {
         let len = Int32(value.count)
@@ -5103,13 +5231,14 @@ public func nativeSignPayload(secret: Secret, payload: String)throws  -> String 
 })
 }
 /**
- * The error of an argument that a face could not make JSON of.
+ * The error of an argument that a face could not make JSON of; `steps` lead from it to the problem, the outermost first.
  */
-public func nativeArgumentError(member: String, problem: String) -> NativeFailure  {
+public func nativeArgumentError(member: String, steps: [NativeStep], problem: String) -> NativeFailure  {
     return try!  FfiConverterTypeNativeFailure_lift(try! rustCall() {
         uniffiCallStatus in
     uniffi_actpass_uniffi_fn_func_native_argument_error(
         FfiConverterString.lower(member),
+        FfiConverterSequenceTypeNativeStep.lower(steps),
         FfiConverterString.lower(problem),uniffiCallStatus
     )
 })
@@ -5137,6 +5266,17 @@ public func nativeMessage(failure: NativeFailure, language: NativeLanguage) -> S
     uniffi_actpass_uniffi_fn_func_native_message(
         FfiConverterTypeNativeFailure_lower(failure),
         FfiConverterTypeNativeLanguage_lower(language),uniffiCallStatus
+    )
+})
+}
+/**
+ * What the message says of a number that JSON does not have.
+ */
+public func nativeNotFinite(number: Double) -> String  {
+    return try!  FfiConverterString.lift(try! rustCall() {
+        uniffiCallStatus in
+    uniffi_actpass_uniffi_fn_func_native_not_finite(
+        FfiConverterDouble.lower(number),uniffiCallStatus
     )
 })
 }
@@ -5217,13 +5357,16 @@ private let initializationResult: InitializationResult = {
     if (uniffi_actpass_uniffi_checksum_func_native_sign_payload() != 45376) {
         return InitializationResult.apiChecksumMismatch
     }
-    if (uniffi_actpass_uniffi_checksum_func_native_argument_error() != 15162) {
+    if (uniffi_actpass_uniffi_checksum_func_native_argument_error() != 64913) {
         return InitializationResult.apiChecksumMismatch
     }
     if (uniffi_actpass_uniffi_checksum_func_native_failure() != 4357) {
         return InitializationResult.apiChecksumMismatch
     }
     if (uniffi_actpass_uniffi_checksum_func_native_message() != 18709) {
+        return InitializationResult.apiChecksumMismatch
+    }
+    if (uniffi_actpass_uniffi_checksum_func_native_not_finite() != 46137) {
         return InitializationResult.apiChecksumMismatch
     }
     if (uniffi_actpass_uniffi_checksum_func_native_panicked() != 7821) {

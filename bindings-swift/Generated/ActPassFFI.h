@@ -473,7 +473,7 @@ RustBuffer uniffi_actpass_uniffi_fn_func_native_sign_payload(RustBuffer secret, 
 #endif
 #ifndef UNIFFI_FFIDEF_UNIFFI_ACTPASS_UNIFFI_FN_FUNC_NATIVE_ARGUMENT_ERROR
 #define UNIFFI_FFIDEF_UNIFFI_ACTPASS_UNIFFI_FN_FUNC_NATIVE_ARGUMENT_ERROR
-RustBuffer uniffi_actpass_uniffi_fn_func_native_argument_error(RustBuffer member, RustBuffer problem, RustCallStatus *_Nonnull out_status
+RustBuffer uniffi_actpass_uniffi_fn_func_native_argument_error(RustBuffer member, RustBuffer steps, RustBuffer problem, RustCallStatus *_Nonnull out_status
 );
 #endif
 #ifndef UNIFFI_FFIDEF_UNIFFI_ACTPASS_UNIFFI_FN_FUNC_NATIVE_FAILURE
@@ -484,6 +484,11 @@ RustBuffer uniffi_actpass_uniffi_fn_func_native_failure(RustBuffer kind, RustBuf
 #ifndef UNIFFI_FFIDEF_UNIFFI_ACTPASS_UNIFFI_FN_FUNC_NATIVE_MESSAGE
 #define UNIFFI_FFIDEF_UNIFFI_ACTPASS_UNIFFI_FN_FUNC_NATIVE_MESSAGE
 RustBuffer uniffi_actpass_uniffi_fn_func_native_message(RustBuffer failure, RustBuffer language, RustCallStatus *_Nonnull out_status
+);
+#endif
+#ifndef UNIFFI_FFIDEF_UNIFFI_ACTPASS_UNIFFI_FN_FUNC_NATIVE_NOT_FINITE
+#define UNIFFI_FFIDEF_UNIFFI_ACTPASS_UNIFFI_FN_FUNC_NATIVE_NOT_FINITE
+RustBuffer uniffi_actpass_uniffi_fn_func_native_not_finite(double number, RustCallStatus *_Nonnull out_status
 );
 #endif
 #ifndef UNIFFI_FFIDEF_UNIFFI_ACTPASS_UNIFFI_FN_FUNC_NATIVE_PANICKED
@@ -806,6 +811,12 @@ uint16_t uniffi_actpass_uniffi_checksum_func_native_failure(void
 #ifndef UNIFFI_FFIDEF_UNIFFI_ACTPASS_UNIFFI_CHECKSUM_FUNC_NATIVE_MESSAGE
 #define UNIFFI_FFIDEF_UNIFFI_ACTPASS_UNIFFI_CHECKSUM_FUNC_NATIVE_MESSAGE
 uint16_t uniffi_actpass_uniffi_checksum_func_native_message(void
+    
+);
+#endif
+#ifndef UNIFFI_FFIDEF_UNIFFI_ACTPASS_UNIFFI_CHECKSUM_FUNC_NATIVE_NOT_FINITE
+#define UNIFFI_FFIDEF_UNIFFI_ACTPASS_UNIFFI_CHECKSUM_FUNC_NATIVE_NOT_FINITE
+uint16_t uniffi_actpass_uniffi_checksum_func_native_not_finite(void
     
 );
 #endif

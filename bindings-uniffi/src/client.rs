@@ -2,9 +2,10 @@
 
 use std::sync::Arc;
 
+use actpass_core::json::parse_argument;
 use actpass_core::{
-    ActPass, ActPassBuilder, Action, CallOptions, Circuit, Ended, Error, ErrorKind, Secret, Verdict,
-    wait_seconds,
+    ActPass, ActPassBuilder, Action, CallOptions, Circuit, Ended, Error, Secret, Verdict, wait_seconds,
+    whole_number,
 };
 use tracing::dispatcher::{Dispatch, with_default};
 use tracing::instrument::WithSubscriber;
@@ -18,7 +19,6 @@ use crate::passport::{
     NativeIssued, NativeOfflineVerifyRequest, NativePassportRequest, NativeRevocation, NativeVerification,
     NativeVerifyRequest,
 };
-use crate::place::{json, wrong_args};
 use crate::runtime::{NativeCancel, broken, detach, enter, wait};
 use crate::scripted::NativeScript;
 
@@ -79,10 +79,10 @@ impl NativeSettings {
             builder = builder.connect_timeout(actpass_core::seconds("connect_timeout", seconds)?);
         }
         if let Some(retries) = self.max_retries {
-            builder = builder.max_retries(whole("max_retries", retries)?);
+            builder = builder.max_retries(whole_number("max_retries", retries)?);
         }
         if let Some(failures) = self.circuit_failures {
-            builder = builder.circuit_failures(whole("circuit_failures", failures)?);
+            builder = builder.circuit_failures(whole_number("circuit_failures", failures)?);
         }
         if let Some(mode) = self.mode {
             builder = builder.mode(mode.into());
@@ -92,13 +92,6 @@ impl NativeSettings {
         }
         Ok(builder)
     }
-}
-
-fn whole(member: &str, number: i64) -> Result<u32, Error> {
-    u32::try_from(number).map_err(|_| {
-        let problem = format!("{member}: expected a whole number from 0, found {number}");
-        Error::new(ErrorKind::Config, problem)
-    })
 }
 
 /// Whether calls go to the gateway.
@@ -173,10 +166,7 @@ impl NativeClient {
         max_retries: Option<i64>,
     ) -> Result<Arc<Self>, NativeError> {
         enter(|| {
-            let timeout = timeout.map(|seconds| actpass_core::seconds("timeout", seconds)).transpose();
-            let retries = max_retries.map(|retries| whole("max_retries", retries)).transpose();
-            let wrong = |error: Error| Error::new(ErrorKind::Argument, error.to_string());
-            let options = CallOptions::new(timeout.map_err(wrong)?, retries.map_err(wrong)?)?;
+            let options = CallOptions::from_numbers(timeout, max_retries)?;
             Ok(Arc::new(Self { actpass: self.actpass.with_options(options), log: self.log.clone() }))
         })
     }
@@ -202,11 +192,9 @@ impl NativeClient {
         action: NativeAction,
         cancel: Option<Arc<NativeCancel>>,
     ) -> Result<NativeDecision, NativeError> {
-        let args = action.args.clone();
         let action = convert(action)?;
         let call = self.call(async move |actpass| actpass.preflight(&action).await);
-        let decision = wait(cancel, call, Err).await.map_err(|error| located(error, &args))?;
-        Ok(NativeDecision::from(&decision))
+        Ok(NativeDecision::from(&wait(cancel, call, Err).await?))
     }
 
     /// Asks for a verdict.
@@ -215,8 +203,8 @@ impl NativeClient {
         action: NativeAction,
         cancel: Option<Arc<NativeCancel>>,
     ) -> Result<NativeVerdict, NativeError> {
-        let (tool, args) = (action.tool.clone(), action.args.clone());
-        self.rule(convert(action)?, tool, cancel).await.map_err(|error| located(error, &args))
+        let tool = action.tool.clone();
+        self.rule(convert(action)?, tool, cancel).await
     }
 
     /// Asks for a verdict about an action that was kept.
@@ -349,16 +337,6 @@ impl NativeClient {
     }
 }
 
-/// The error of a call about an action, with the place in its arguments if it is about those.
-fn located(error: NativeError, args: &str) -> NativeError {
-    match &error {
-        NativeError::Failed { failure } if failure.text.starts_with("args: ") => {
-            wrong_args(args).map_or(error, NativeError::from)
-        }
-        NativeError::Cancelled | NativeError::Failed { .. } => error,
-    }
-}
-
 fn convert(action: NativeAction) -> Result<Action, NativeError> {
     enter(|| {
         broken::conversion(&action.tool);
@@ -369,20 +347,19 @@ fn convert(action: NativeAction) -> Result<Action, NativeError> {
 /// Checks that a text is one JSON value, which nobody could read in two ways; `member` is its name in messages.
 #[uniffi::export]
 pub(crate) fn native_check_json(member: String, text: String) -> Result<(), NativeError> {
-    enter(|| json(&member, &text).map(drop).map_err(Into::into))
+    enter(|| parse_argument(&member, &text).map(drop).map_err(Into::into))
 }
 
 /// The SHA-256 of the canonical JSON of a value.
 #[uniffi::export]
 pub(crate) fn native_hash_payload(payload: String) -> Result<String, NativeError> {
-    enter(|| Ok(actpass_core::hash_payload(&json("payload", &payload)?).map_err(Error::from)?))
+    enter(|| Ok(actpass_core::hash_payload(&parse_argument("payload", &payload)?)?))
 }
 
 /// The HMAC-SHA256 of the canonical JSON of a value.
 #[uniffi::export]
 pub(crate) fn native_sign_payload(secret: Secret, payload: String) -> Result<String, NativeError> {
     enter(|| {
-        Ok(actpass_core::sign_payload(secret.expose().as_bytes(), &json("payload", &payload)?)
-            .map_err(Error::from)?)
+        Ok(actpass_core::sign_payload(secret.expose().as_bytes(), &parse_argument("payload", &payload)?)?)
     })
 }

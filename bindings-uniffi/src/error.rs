@@ -1,6 +1,7 @@
 //! Errors of the core as the faces get them.
 
-use actpass_core::{Error, ErrorKind};
+use actpass_core::json::{Step, not_finite, path};
+use actpass_core::{Error, ErrorKind, InvalidArgument};
 
 /// The kinds of errors, one for each of the core.
 #[derive(Clone, Copy, Debug, uniffi::Enum)]
@@ -123,6 +124,12 @@ impl From<Error> for NativeError {
     }
 }
 
+impl From<InvalidArgument> for NativeError {
+    fn from(error: InvalidArgument) -> Self {
+        Error::from(error).into()
+    }
+}
+
 /// A defect of the SDK.
 pub(crate) fn internal(problem: &str) -> NativeError {
     Error::new(ErrorKind::Internal, problem).into()
@@ -134,10 +141,45 @@ pub(crate) fn native_failure(kind: NativeErrorKind, text: String) -> NativeFailu
     NativeFailure::from(&Error::new(kind.into(), text))
 }
 
-/// The error of an argument that a face could not make JSON of.
+/// One step from a value to a part of it.
+#[derive(Clone, Debug, uniffi::Enum)]
+pub(crate) enum NativeStep {
+    /// To the item of a list, counted from 0.
+    Index {
+        /// Which.
+        at: u64,
+    },
+    /// To the member of an object.
+    Key {
+        /// Which.
+        name: String,
+    },
+}
+
+impl From<NativeStep> for Step {
+    fn from(step: NativeStep) -> Self {
+        match step {
+            NativeStep::Index { at } => Self::Index(usize::try_from(at).unwrap_or(usize::MAX)),
+            NativeStep::Key { name } => Self::Key(name),
+        }
+    }
+}
+
+/// The error of an argument that a face could not make JSON of; `steps` lead from it to the problem, the outermost first.
 #[uniffi::export]
-pub(crate) fn native_argument_error(member: String, problem: String) -> NativeFailure {
-    NativeFailure::from(&Error::argument(&member, problem))
+pub(crate) fn native_argument_error(
+    member: String,
+    steps: Vec<NativeStep>,
+    problem: String,
+) -> NativeFailure {
+    let steps: Vec<Step> = steps.into_iter().map(Step::from).collect();
+    NativeFailure::from(&Error::argument(&path(&member, &steps), problem))
+}
+
+/// What the message says of a number that JSON does not have.
+#[uniffi::export]
+pub(crate) fn native_not_finite(number: f64) -> String {
+    not_finite(number)
 }
 
 /// A language, by how it spells the names of settings and arguments.

@@ -1,8 +1,7 @@
 //! Events of the caller's own.
 
+use actpass_core::json::parse_argument;
 use actpass_core::{Error, EvidenceEvent, RecordedEvidence};
-
-use crate::place::json;
 
 /// An event to record.
 #[derive(uniffi::Record)]
@@ -31,7 +30,7 @@ impl NativeEvent {
         event.tool_id = self.tool_id;
         event.decision = self.decision;
         event.reason_code = self.reason_code;
-        event.metadata = self.metadata.map(|metadata| json("metadata", &metadata)).transpose()?;
+        event.metadata = self.metadata.map(|metadata| parse_argument("metadata", &metadata)).transpose()?;
         event.request_hash = self.request_hash;
         event.response_hash = self.response_hash;
         Ok(event)

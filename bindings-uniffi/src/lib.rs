@@ -17,7 +17,6 @@ mod evidence;
 mod guard;
 mod log;
 mod passport;
-mod place;
 mod runtime;
 mod scripted;
 mod secret;

@@ -1,11 +1,10 @@
 //! The passport calls.
 
+use actpass_core::json::parse_argument;
 use actpass_core::{
     Error, IssuedPassport, OfflineVerifyRequest, PassportRequest, Revocation, Secret, Verification,
     VerifyRequest,
 };
-
-use crate::place::json;
 
 /// What to ask a passport for.
 #[derive(uniffi::Record)]
@@ -34,7 +33,7 @@ impl NativePassportRequest {
     pub(crate) fn convert(self) -> Result<PassportRequest, Error> {
         let mut request = PassportRequest::new(self.audience, self.goal, self.allowed_tools)
             .allowed_resources(self.allowed_resources)
-            .resource_constraints(json("resource_constraints", &self.resource_constraints)?)
+            .resource_constraints(parse_argument("resource_constraints", &self.resource_constraints)?)
             .risk_tier(self.risk_tier);
         request.user_id = self.user_id;
         if let Some(seconds) = self.ttl_seconds {

@@ -4,11 +4,11 @@ use std::collections::{HashMap, VecDeque};
 use std::sync::{Arc, Mutex, MutexGuard, PoisonError};
 use std::time::{Duration, Instant};
 
+use actpass_core::json::parse_argument;
 use actpass_core::transport::{Answer, Failure, Request, SendFuture, Transport};
 use actpass_core::{Error, ErrorKind, Json, Operation, hash_payload};
 
 use crate::error::NativeError;
-use crate::place::json;
 use crate::runtime::enter;
 
 /// How often a held look at an approval looks again.
@@ -179,7 +179,7 @@ fn recorded(decision: &str, asked: &Json, count: usize) -> String {
 
 fn check(answer: &NativeAnswer) -> Result<(), Error> {
     match &answer.decision {
-        Some(decision) => json("decision", decision).map(drop),
+        Some(decision) => Ok(parse_argument("decision", decision).map(drop)?),
         None => Ok(()),
     }
 }

@@ -97,7 +97,7 @@ impl Action {
         self
     }
 
-    /// Sets the passport that the action spends.
+    /// Sets the passport that the action spends; an empty one is an error of the call.
     #[must_use]
     pub fn passport(mut self, passport: impl Into<Secret>) -> Self {
         self.members_mut().passport = Some(passport.into());
@@ -154,7 +154,8 @@ impl Action {
 
 /// Checks that `text` is a JSON object that may stand inside the object of a request.
 pub(crate) fn check_object(member: &str, text: &str) -> Result<(), Error> {
-    json::read_below(text.as_bytes(), &mut Validator, 1).map_err(|error| Error::argument(member, error))?;
+    json::read_below(text.as_bytes(), &mut Validator, 1)
+        .map_err(|error| json::argument(member, text, &error))?;
     match text.trim_start().starts_with('{') {
         true => Ok(()),
         false => Err(Error::argument(member, "expected an object")),
@@ -174,11 +175,10 @@ pub(crate) fn check_canonical(member: &str, text: &str) -> Result<(), Error> {
     {
         return Ok(());
     }
-    let value = Json::parse(text.as_bytes()).map_err(|error| Error::argument(member, error))?;
+    let value = json::parse_argument(member, text)?;
     value.write_canonical(&mut Text::new(Style::Compact)).map_err(|error| {
-        let error = error.in_member(member);
         Error::argument(
-            error.path(),
+            &error.path_from(member),
             format_args!("{}, which strict mode demands; send it as a string", error.problem()),
         )
     })

@@ -8,7 +8,7 @@ use percent_encoding::{AsciiSet, NON_ALPHANUMERIC, utf8_percent_encode};
 use crate::action::{self, Action};
 use crate::error::Error;
 use crate::request;
-use actpass_protocol::json::{RawObject, Style, Text};
+use actpass_protocol::json::{self, RawObject, Step, Style, Text};
 use actpass_protocol::{Json, Mode};
 
 /// The longest that the gateway is asked to hold one poll of an approval.
@@ -181,11 +181,10 @@ impl PendingApproval {
     /// [`ErrorKind::Argument`](crate::ErrorKind::Argument), naming the member that is missing, unknown or not what it
     /// must be.
     pub fn parse(text: &str) -> Result<Self, Error> {
-        let wrong = |problem: &dyn std::fmt::Display| Error::argument("pending", problem);
-        let json = Json::parse(text.as_bytes()).map_err(|error| wrong(&error))?;
-        let members = json
-            .as_object()
-            .ok_or_else(|| wrong(&format_args!("expected an object, found {}", json.kind())))?;
+        let json = json::parse_argument("pending", text)?;
+        let members = json.as_object().ok_or_else(|| {
+            Error::argument("pending", format_args!("expected an object, found {}", json.kind()))
+        })?;
         let mut pending = Self { id: String::new(), action: Action::new("", "") };
         for (name, value) in members {
             let action = pending.action.members_mut();
@@ -196,7 +195,7 @@ impl PendingApproval {
                 action::check_object("pending.args", &action.args)?;
                 continue;
             }
-            let member = format!("pending.{name}");
+            let member = json::path("pending", [&Step::Key(name.clone())]);
             let text = value.as_str().ok_or_else(|| {
                 Error::argument(&member, format_args!("expected a string, found {}", value.kind()))
             })?;

@@ -75,6 +75,23 @@ pub fn wait_seconds(member: &str, value: f64) -> Result<Duration, Error> {
         .map_err(|_| Error::argument(member, format_args!("expected seconds from 0, found {value}")))
 }
 
+/// Makes a whole number from 0 of a setting from an integer, as host languages give it; `member` is its name in messages.
+///
+/// # Errors
+///
+/// [`ErrorKind::Config`](crate::ErrorKind::Config) for a negative number and for one beyond 2^32 - 1.
+///
+/// ```
+/// assert_eq!(actpass_core::whole_number("max_retries", 2)?, 2);
+/// let error = actpass_core::whole_number("max_retries", -1).unwrap_err();
+/// assert_eq!(error.to_string(), "max_retries: expected a whole number from 0, found -1");
+/// # Ok::<(), actpass_core::Error>(())
+/// ```
+pub fn whole_number(member: &str, value: i64) -> Result<u32, Error> {
+    u32::try_from(value)
+        .map_err(|_| Error::config(member, format_args!("expected a whole number from 0, found {value}")))
+}
+
 pub(crate) fn timeout(member: &str, value: Duration) -> Result<Duration, Error> {
     match value.is_zero() || value > MAX_TIMEOUT {
         true => Err(bad_timeout(member, value.as_secs_f64())),
@@ -114,6 +131,27 @@ impl CallOptions {
             timeout: timeout.map_err(Error::into_argument)?,
             max_retries: max_retries.map_err(Error::into_argument)?,
         })
+    }
+
+    /// As [`CallOptions::new`], from numbers as host languages give them; the timeout is in seconds.
+    ///
+    /// # Errors
+    ///
+    /// As [`CallOptions::new`].
+    ///
+    /// ```
+    /// use actpass_core::{CallOptions, ErrorKind};
+    ///
+    /// assert_eq!(CallOptions::from_numbers(None, Some(0))?.max_retries(), Some(0));
+    /// let error = CallOptions::from_numbers(Some(f64::NAN), None).unwrap_err();
+    /// assert_eq!(error.kind(), ErrorKind::Argument);
+    /// assert_eq!(error.to_string(), "timeout: expected seconds above 0 and at most 86400, found NaN");
+    /// # Ok::<(), actpass_core::Error>(())
+    /// ```
+    pub fn from_numbers(timeout: Option<f64>, max_retries: Option<i64>) -> Result<Self, Error> {
+        let timeout = timeout.map(|given| seconds("timeout", given)).transpose();
+        let max_retries = max_retries.map(|given| whole_number("max_retries", given)).transpose();
+        Self::new(timeout.map_err(Error::into_argument)?, max_retries.map_err(Error::into_argument)?)
     }
 
     /// The total deadline of a call; `None` for the client's.

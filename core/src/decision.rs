@@ -287,7 +287,7 @@ impl Decision {
             return Ok(false);
         }
         let hash = request.request_hash().map_err(|unhashable| {
-            let cause = Cause::NotCanonical { path: unhashable.path().to_owned() };
+            let cause = Cause::NotCanonical { path: unhashable.path() };
             (cause, format!("its `request_hash` cannot be checked: {unhashable}"))
         })?;
         match self.0.document.string(MEMBER).as_deref() == Some(hash) {

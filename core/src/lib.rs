@@ -79,6 +79,7 @@ pub use client::ActPass;
 pub use clock::{Clock, Moment, Sleep, TokioClock};
 pub use config::{
     CallOptions, DEFAULT_CONNECT_TIMEOUT, DEFAULT_MAX_RETRIES, DEFAULT_TIMEOUT, seconds, wait_seconds,
+    whole_number,
 };
 pub use decision::{Credential, Decision, Explain};
 pub use error::Error;

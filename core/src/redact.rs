@@ -99,6 +99,7 @@ mod tests {
             assert_eq!(shown(text).as_deref(), Some(text));
         }
         assert_eq!(shown(""), None);
+        assert_eq!(text("out of order", &[&Secret::new("")]), "out of order");
         assert_eq!(shown(&"x".repeat(MAX_KEPT + 1)), None);
     }
 }

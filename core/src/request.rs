@@ -19,6 +19,9 @@ pub(crate) fn preflight(
     needed("goal", &action.goal)?;
     needed("tool", &action.tool)?;
     needed("idempotency_key", idempotency_key)?;
+    if action.passport.as_ref().is_some_and(|passport| passport.expose().is_empty()) {
+        return Err(Error::argument("passport", "expected a token, found an empty string"));
+    }
     action::check_object("args", &action.args)?;
     if mode == Mode::Strict {
         action::check_canonical("args", &action.args)?;

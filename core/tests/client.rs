@@ -581,10 +581,19 @@ fn an_error_shows_no_secret_however_it_is_written() {
 }
 
 #[test]
-fn an_empty_passport_does_not_garble_an_error() {
-    let client = over(common::Canned::answer(500, r#"{"error":{"message":"out of order"}}"#));
-    let error = block_on(client.preflight(&action().passport(""))).unwrap_err();
-    assert_eq!(error.to_string(), "preflight: the gateway answered 500: out of order");
+fn an_empty_passport_is_an_error_of_every_call_before_anything_is_sent() {
+    let transport = common::Canned::answer(200, r#"{"decision":"allow"}"#);
+    let client = over(transport.clone());
+    let action = action().passport("");
+    for error in [
+        block_on(client.preflight(&action)).unwrap_err(),
+        block_on(client.authorize(&action)).unwrap_err(),
+        block_on(client.guard(&action, async |_| Ok::<(), ()>(()))).unwrap_err(),
+    ] {
+        assert_eq!(error.kind(), ErrorKind::Argument);
+        assert_eq!(error.to_string(), "passport: expected a token, found an empty string");
+    }
+    assert!(transport.requests().is_empty());
 }
 
 #[test]

@@ -800,11 +800,18 @@ fn what_cannot_be_sent_is_the_callers_error_in_every_mode() {
         (action().args_text(""), "args: not JSON"),
         (action().args_text("{"), "args: not JSON"),
         (action().args_text("{}, \"mode\": \"monitor\""), "args: not JSON"),
-        (action().args_text(r#"{"a": NaN}"#), "args: not JSON"),
-        (action().args_text(r#"{"a": 1e999}"#), "args: the number at byte 6 is beyond"),
-        (action().args_text(r#"{"a": 1, "a": 2}"#), "args: the key \"a\" is given twice"),
-        (action().args_text(r#"{"a": "\ud800"}"#), "args: not JSON"),
-        (action().args_text(deep(128)), "args: nested past 128 levels"),
+        (action().args_text(r#"{"a": NaN}"#), "args.a: expected a finite number, found NaN"),
+        (action().args_text(r#"{"a": [1, -inf]}"#), "args.a[1]: expected a finite number, found -Infinity"),
+        (action().args_text(r#"{"a": truth}"#), "args.a: not JSON"),
+        (action().args_text(r#"{"a": 1e999}"#), "args.a: expected a number within the range of a double"),
+        (action().args_text(r#"{"a": 1, "a": 2}"#), "args.a: expected each key once, found this one twice"),
+        (action().args_text(r#"{"o": [{"x": {}, "\u0078": 2}]}"#), "args.o[0].x: expected each key once"),
+        (
+            action().args_text(r#"{"a": "\ud800"}"#),
+            "args.a: expected text in Unicode, found a lone surrogate",
+        ),
+        (action().args_text(deep(128)), "args.x.x.x.x.x.x.x.x…: nested past 128 levels"),
+        (action().passport(""), "passport: expected a token, found an empty string"),
         (Action::new("", "tool"), "goal: expected a non-empty string"),
         (Action::new("goal", ""), "tool: expected a non-empty string"),
         (action().idempotency_key(""), "idempotency_key: expected a non-empty string"),
@@ -832,6 +839,26 @@ fn what_cannot_be_sent_is_the_callers_error_in_every_mode() {
     let transport = Canned::answer(200, decision("allow", true));
     assert!(block_on(over(transport.clone()).preflight(&action().args_text(deep(127)))).is_ok());
     assert!(Json::parse(&transport.requests()[0].body).is_ok());
+}
+
+/// Each binding reads the same table.
+#[test]
+fn the_path_to_an_argument_is_the_same_in_every_language() {
+    let table: Value = serde_json::from_str(include_str!("../../tests/argument-paths.json")).unwrap();
+    let rows = table.as_array().unwrap();
+    assert!(!rows.is_empty());
+    for row in rows {
+        let steps = row["steps"].as_array().unwrap();
+        let args = steps.iter().rev().fold("NaN".to_owned(), |inner, step| match step.as_u64() {
+            Some(at) => format!("[{}{inner}]", "null,".repeat(usize::try_from(at).unwrap())),
+            None => format!("{{{step}: {inner}}}"),
+        });
+        let transport = Canned::answer(200, decision("allow", true));
+        let error = block_on(over(transport.clone()).preflight(&action().args_text(args))).unwrap_err();
+        let expected = format!("{}: expected a finite number, found NaN", row["path"].as_str().unwrap());
+        assert_eq!(error.to_string(), expected);
+        assert!(transport.requests().is_empty());
+    }
 }
 
 #[test]

@@ -113,7 +113,7 @@ public enum JSONValue: Sendable, Hashable {
         do {
             text = String(decoding: try (encoder ?? .actPass).encode(value), as: UTF8.self)
         } catch EncodingError.invalidValue(let found, let context) {
-            throw argumentError(context.codingPath.path(from: member), Self.problem(found, context))
+            throw argumentError(member, Self.problem(found, context), at: context.codingPath.map(\.step))
         } catch {
             throw argumentError(member, "cannot be encoded: \(error)")
         }
@@ -122,8 +122,8 @@ public enum JSONValue: Sendable, Hashable {
 
     private static func problem(_ found: Any, _ context: EncodingError.Context) -> String {
         switch found {
-        case let number as Double where !number.isFinite: "expected a finite number, found \(number)"
-        case let number as Float where !number.isFinite: "expected a finite number, found \(number)"
+        case let number as Double where !number.isFinite: nativeNotFinite(number: number)
+        case let number as Float where !number.isFinite: nativeNotFinite(number: Double(number))
         default: "cannot be encoded: \(context.debugDescription)"
         }
     }
@@ -266,10 +266,9 @@ extension JSONValue? {
     }
 }
 
-extension [any CodingKey] {
-    /// `member.order.items[2]`
-    fileprivate func path(from member: String) -> String {
-        reduce(into: member) { $0 += $1.intValue.map { "[\($0)]" } ?? ".\($1.stringValue)" }
+extension CodingKey {
+    fileprivate var step: NativeStep {
+        intValue.flatMap(UInt64.init(exactly:)).map { .index(at: $0) } ?? .key(name: stringValue)
     }
 }
 

@@ -36,9 +36,9 @@ func converted(_ error: any Error) -> any Error {
     }
 }
 
-/// The error of an argument that cannot be sent.
-func argumentError(_ member: String, _ problem: String) -> ActPassError {
-    ActPassError(nativeArgumentError(member: member, problem: problem))
+/// The error of an argument that cannot be sent; `steps` lead from it to the problem.
+func argumentError(_ member: String, _ problem: String, at steps: [NativeStep] = []) -> ActPassError {
+    ActPassError(nativeArgumentError(member: member, steps: steps, problem: problem))
 }
 
 /// What the error of a call says that nobody can cancel.

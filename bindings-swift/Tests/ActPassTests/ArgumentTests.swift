@@ -13,14 +13,15 @@ final class ArgumentTests: XCTestCase {
             ("tool: expected a non-empty string", { $0.tool = "" }),
             ("args: expected an object", { $0.args = [1] }),
             ("args: expected an object", { $0.args = nil }),
-            ("args.amount: expected a finite number, found nan", { $0.args = ["amount": JSONValue(Double.nan)] }),
-            ("args.amount: expected a finite number, found inf", { $0.args = ["amount": JSONValue(Double.infinity)] }),
-            ("args.a.b[1]: expected a finite number, found -inf", { $0.args = ["a": ["b": [1, .init(-Float.infinity)]]] }),
+            ("args.amount: expected a finite number, found NaN", { $0.args = ["amount": JSONValue(Double.nan)] }),
+            ("args.amount: expected a finite number, found Infinity", { $0.args = ["amount": JSONValue(Double.infinity)] }),
+            ("args.a.b[1]: expected a finite number, found -Infinity", { $0.args = ["a": ["b": [1, .init(-Float.infinity)]]] }),
             ("args[0]", { $0.args = [.init(Double.nan)] }),
             ("args.due: expected a finite number", { $0.args = ["due": .init(Date(timeIntervalSince1970: .nan))] }),
-            (#"args.say "hi".x: expected a finite number"#, { $0.args = [#"say "hi""#: ["x": .init(Double.nan)]] }),
+            (#"args["say \"hi\""].x: expected a finite number"#, { $0.args = [#"say "hi""#: ["x": .init(Double.nan)]] }),
             ("args.b: expected a finite number", { $0.args = ["a": "}],nan", "b": .init(Double.nan)] }),
             ("args.a.a.a.a.a.a.a.a…: nested past 128 levels", { $0.args = deep }),
+            ("passport: expected a token, found an empty string", { $0.passport = "" }),
             ("idempotencyKey: expected a non-empty string", { $0.idempotencyKey = "" }),
             ("waitForApproval: expected seconds from 0", { $0.waitForApproval = .seconds(-1) }),
         ]
@@ -41,6 +42,28 @@ final class ArgumentTests: XCTestCase {
         }
         XCTAssertEqual(runs.total, 0)
         XCTAssertEqual(try gateway.seen().count, 0)
+    }
+
+    func testThePathIsTheOneThatEveryLanguageShows() async throws {
+        let file = URL(fileURLWithPath: #filePath).appendingPathComponent("../../../../tests/argument-paths.json").standardized
+        let rows = try JSONValue(parsing: String(contentsOf: file, encoding: .utf8)).arrayValue ?? []
+        XCTAssertFalse(rows.isEmpty)
+        let client = try ActPass.quick("http://127.0.0.1:9")
+        for row in rows {
+            let steps = row["steps"]?.arrayValue ?? []
+            let args = steps.reversed().reduce(JSONValue(Double.nan)) { inner, step in
+                step.stringValue.map { [$0: inner] } ?? .array(.init(repeating: nil, count: step.intValue ?? 0) + [inner])
+            }
+            let expected = "\(row["path"]?.stringValue ?? ""): expected a finite number, found NaN"
+            var action = refund
+            action.args = args
+            let asked = action
+            let error = try await failure { try await client.preflight(asked) }
+            XCTAssertEqual(error.message, expected)
+            XCTAssertThrowsError(try ActPass.hashPayload(args)) {
+                XCTAssertEqual("\($0)", expected.replacingOccurrences(of: "args", with: "payload", range: expected.range(of: "args")))
+            }
+        }
     }
 
     /// No depth of nesting exhausts the stack on the way to the core, which refuses it.
@@ -156,7 +179,7 @@ final class ArgumentTests: XCTestCase {
         // Literals need no `try`.
         XCTAssertEqual(Action(goal: "g", tool: "t", args: ["amount": 4900, "tags": ["a", 1, nil]]).args["tags"], ["a", 1, nil])
         XCTAssertThrowsError(try Action(goal: "g", tool: "t", args: ["name": currency, "price": Double.nan])) {
-            XCTAssertEqual("\($0)", "args.price: expected a finite number, found nan")
+            XCTAssertEqual("\($0)", "args.price: expected a finite number, found NaN")
         }
     }
 
@@ -171,15 +194,15 @@ final class ArgumentTests: XCTestCase {
         XCTAssertEqual(action.args, ["due": "2025-06-15T15:06:40Z", "lines": [["price": 1.5]]])
         XCTAssertEqual(try action.args.decoded(as: Order.self), Order())
         let cases: [(String, Order)] = [
-            ("args.lines[1].price: expected a finite number, found nan", Order(lines: [.init(price: 1), .init(price: .nan)])),
-            ("args.lines[0].price: expected a finite number, found inf", Order(lines: [.init(price: .infinity)])),
+            ("args.lines[1].price: expected a finite number, found NaN", Order(lines: [.init(price: 1), .init(price: .nan)])),
+            ("args.lines[0].price: expected a finite number, found Infinity", Order(lines: [.init(price: .infinity)])),
             ("args.due: cannot be encoded: expected a date of the years 1583 to 9999", Order(due: Date(timeIntervalSince1970: 1e15))),
         ]
         for (message, order) in cases {
             XCTAssertThrowsError(try Action(goal: "g", tool: "t", args: order)) { XCTAssertEqual("\($0)", message) }
         }
         XCTAssertThrowsError(try ActPass.hashPayload([Double.nan])) {
-            XCTAssertEqual("\($0)", "payload[0]: expected a finite number, found nan")
+            XCTAssertEqual("\($0)", "payload[0]: expected a finite number, found NaN")
         }
     }
 

@@ -10,7 +10,8 @@ use crate::json::{Json, Style, Text};
 ///
 /// # Errors
 ///
-/// For an integer beyond ±(2^53 - 1), which canonical JSON cannot carry; the message names its path, such as `ids[2]`.
+/// For an integer beyond ±(2^53 - 1), which canonical JSON cannot carry; the message names its path, such as
+/// `payload.ids[2]`.
 ///
 /// ```
 /// use actpass_protocol::{Json, canonical_json};
@@ -21,7 +22,9 @@ use crate::json::{Json, Style, Text};
 /// ```
 pub fn canonical_json(value: &Json) -> Result<Vec<u8>, InvalidArgument> {
     let mut out = Text::new(Style::Compact);
-    value.write_canonical(&mut out).map_err(|error| InvalidArgument::new("payload", error))?;
+    value
+        .write_canonical(&mut out)
+        .map_err(|error| InvalidArgument::new(&error.path_from("payload"), error.problem()))?;
     Ok(out.into_string().into_bytes())
 }
 

@@ -132,7 +132,7 @@ fn integers_that_a_double_cannot_carry_are_errors() {
             hash_payload(&value).unwrap_err(),
             sign_payload(b"key", &value).unwrap_err(),
         ] {
-            assert!(error.to_string().starts_with("payload: "), "{error}");
+            assert!(error.to_string().starts_with("payload"), "{error}");
             assert!(error.to_string().contains("beyond ±(2^53-1)"), "{error}");
         }
     }
@@ -142,15 +142,15 @@ fn integers_that_a_double_cannot_carry_are_errors() {
 fn an_integer_without_a_canonical_form_is_named_with_its_path() {
     for (text, path) in [
         ("9007199254740992", ""),
-        (r#"{"order_id":9007199254740992}"#, "order_id: "),
-        (r#"{"a":[1,{"b-c":[9007199254740992]}]}"#, "a[1].b-c[0]: "),
-        (r#"{"a b":{"":9007199254740992}}"#, r#"["a b"][""]: "#),
-        (r#"{"a.b":9007199254740992}"#, r#"["a.b"]: "#),
-        ("[[9007199254740992]]", "[0][0]: "),
+        (r#"{"order_id":9007199254740992}"#, ".order_id"),
+        (r#"{"a":[1,{"b-c":[9007199254740992]}]}"#, ".a[1].b-c[0]"),
+        (r#"{"a b":{"":9007199254740992}}"#, r#"["a b"][""]"#),
+        (r#"{"a.b":9007199254740992}"#, r#"["a.b"]"#),
+        ("[[9007199254740992]]", "[0][0]"),
     ] {
         let error = canonical_json(&Json::parse(text.as_bytes()).unwrap()).unwrap_err().to_string();
         let expected = format!(
-            "payload: {path}the integer 9007199254740992 is beyond ±(2^53-1) and has no canonical form"
+            "payload{path}: the integer 9007199254740992 is beyond ±(2^53-1) and has no canonical form"
         );
         assert_eq!(error, expected);
     }
@@ -216,7 +216,7 @@ proptest! {
             // The path comes before the problem.
             (Err(error), expected) => {
                 let (error, problem) = (error.to_string(), expected.unwrap_err().to_string());
-                prop_assert!(error.starts_with("payload: ") && error.ends_with(&problem), "{} {}", error, problem);
+                prop_assert!(error.starts_with("payload") && error.ends_with(&problem), "{} {}", error, problem);
             }
         }
     }

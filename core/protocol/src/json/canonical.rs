@@ -7,6 +7,7 @@ use serde::ser::{Error as _, Serialize, SerializeMap, SerializeSeq, Serializer};
 
 use super::MAX_SAFE_INTEGER;
 use super::number::Number;
+use super::place::{Step, path};
 use super::tree::Json;
 use super::write::Text;
 
@@ -18,7 +19,7 @@ impl Json {
                 out.raw("[");
                 for (at, item) in items.iter().enumerate() {
                     out.comma(at);
-                    item.write_canonical(out).map_err(|error| error.within(format!("[{at}]")))?;
+                    item.write_canonical(out).map_err(|error| error.within(Step::Index(at)))?;
                 }
                 out.raw("]");
             }
@@ -33,7 +34,7 @@ impl Json {
                 for (at, (key, value)) in sorted.into_iter().enumerate() {
                     out.comma(at);
                     out.key(key);
-                    value.write_canonical(out).map_err(|error| error.in_member(key))?;
+                    value.write_canonical(out).map_err(|error| error.within(Step::Key(key.clone())))?;
                 }
                 out.raw("}");
             }
@@ -80,33 +81,29 @@ impl Number {
 /// Why a value has no canonical form.
 #[derive(Debug)]
 pub struct NotCanonical {
-    /// The steps to the number, such as `.args`, `[2]`; none for the value itself.
-    path: String,
+    /// From the value to the number, the innermost first.
+    steps: Vec<Step>,
     problem: String,
 }
 
 impl NotCanonical {
     fn new(problem: String) -> Self {
-        Self { path: String::new(), problem }
+        Self { steps: Vec::new(), problem }
     }
 
-    fn within(mut self, step: String) -> Self {
-        self.path = step + &self.path;
+    fn within(mut self, step: Step) -> Self {
+        self.steps.push(step);
         self
     }
 
-    /// The same problem, of the member `key` of an object.
-    pub fn in_member(self, key: &str) -> Self {
-        let is_plain = |c: char| c.is_alphanumeric() || matches!(c, '_' | '-');
-        match !key.is_empty() && key.chars().all(is_plain) {
-            true => self.within(format!(".{key}")),
-            false => self.within(format!("[{key:?}]")),
-        }
+    /// Where in the argument `member`, such as `args.ids[2]`.
+    pub fn path_from(&self, member: &str) -> String {
+        path(member, self.steps.iter().rev())
     }
 
     /// Where in the value, such as `args.ids[2]`; empty for the value itself.
-    pub fn path(&self) -> &str {
-        self.path.strip_prefix('.').unwrap_or(&self.path)
+    pub fn path(&self) -> String {
+        self.path_from("").trim_start_matches('.').to_owned()
     }
 
     /// The problem without its path.
@@ -118,7 +115,7 @@ impl NotCanonical {
 /// One line: the path, if there is one, and the problem.
 impl fmt::Display for NotCanonical {
     fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
-        match self.path() {
+        match self.path().as_str() {
             "" => f.write_str(&self.problem),
             path => write!(f, "{path}: {}", self.problem),
         }

@@ -9,6 +9,7 @@
 
 mod canonical;
 mod number;
+mod place;
 mod raw;
 mod read;
 #[cfg(test)]
@@ -18,6 +19,7 @@ mod write;
 
 pub use canonical::NotCanonical;
 pub use number::{NotFinite, Number};
+pub use place::{Step, argument, not_finite, parse_argument, path};
 pub use raw::RawObject;
 pub use read::{Builder, MAX_DEPTH, ReadError, Validator, read, read_below};
 pub use tree::{Json, TreeBuilder};

@@ -36,7 +36,7 @@ impl RawObject {
         let (text, members) = members(text)
             .map_err(|error| match error {
                 // A key of somebody else's document may be a secret, and this ends up in messages.
-                ReadError::DuplicateKey(_) => "a key is given twice in one object".to_owned(),
+                ReadError::DuplicateKey(..) => "a key is given twice in one object".to_owned(),
                 ReadError::Builder(_)
                 | ReadError::NumberOutOfRange(_)
                 | ReadError::Syntax(..)
@@ -206,7 +206,7 @@ fn members(text: &[u8]) -> Result<Option<(&str, Members)>, ReadError<std::conver
             |member, name| member.is(name, text),
             |member: &Member| member.key(text),
         ) {
-            return Err(ReadError::DuplicateKey(name.into_owned()));
+            return Err(ReadError::DuplicateKey(name.into_owned(), reader.input.current_index()));
         }
         let peek = reader.input.peek()?;
         let start = reader.input.current_index();

@@ -1,5 +1,6 @@
 //! The reader: strict, and without a value type of its own.
 
+use super::place::quoted;
 use std::collections::HashSet;
 use std::fmt;
 
@@ -92,15 +93,15 @@ pub trait Builder {
 /// use actpass_protocol::Json;
 /// use actpass_protocol::json::ReadError;
 ///
-/// assert_eq!(Json::parse(br#"{"a": 1, "a": 2}"#), Err(ReadError::DuplicateKey("a".to_owned())));
+/// assert_eq!(Json::parse(br#"{"a": 1, "a": 2}"#), Err(ReadError::DuplicateKey("a".to_owned(), 13)));
 /// assert_eq!(Json::parse(b"1e999"), Err(ReadError::NumberOutOfRange(0)));
 /// ```
 #[derive(Clone, Debug, PartialEq, Eq)]
 pub enum ReadError<E> {
     /// The builder's own error.
     Builder(E),
-    /// A key stands twice in one object.
-    DuplicateKey(String),
+    /// A key stands twice in one object, the second time before this byte offset.
+    DuplicateKey(String, usize),
     /// A number is beyond the range of a double, at this byte offset.
     NumberOutOfRange(usize),
     /// Not JSON: what the parser found, at which byte offset.
@@ -113,7 +114,7 @@ impl<E: fmt::Display> fmt::Display for ReadError<E> {
     fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
         match self {
             Self::Builder(error) => error.fmt(f),
-            Self::DuplicateKey(key) => write!(f, "the key {key:?} is given twice in one object"),
+            Self::DuplicateKey(key, _) => write!(f, "the key {} is given twice in one object", quoted(key)),
             Self::NumberOutOfRange(at) => {
                 write!(f, "the number at byte {at} is beyond the range of a double")
             }
@@ -181,7 +182,7 @@ impl<B: Builder> Reader<'_, '_, B> {
         let mut next = self.input.known_object()?.map(str::to_owned);
         while let Some(key) = next {
             if keys.seen(&key, &members, |(known, _), key| known == key, |(known, _)| known) {
-                return Err(ReadError::DuplicateKey(key));
+                return Err(ReadError::DuplicateKey(key, self.input.current_index()));
             }
             let peek = self.input.peek()?;
             let value = self.value(peek, depth)?;

@@ -77,13 +77,13 @@ fn refuses_a_key_given_twice_however_escaped_and_however_deep() {
         r#"{"decision":"deny","decis\u0069on":"allow"}"#,
         r#"[{"x":{"a":1,"b":2,"a":3}}]"#,
     ] {
-        assert!(matches!(Json::parse(text.as_bytes()), Err(ReadError::DuplicateKey(_))), "{text}");
+        assert!(matches!(Json::parse(text.as_bytes()), Err(ReadError::DuplicateKey(..))), "{text}");
     }
     let many: Vec<String> = (0..40).map(|n| format!("\"k{n}\":{n}")).collect();
     assert!(!fails(&format!("{{{}}}", many.join(","))));
     for again in [0, 15, 16, 39] {
         let text = format!("{{{},\"k{again}\":0}}", many.join(","));
-        assert!(matches!(Json::parse(text.as_bytes()), Err(ReadError::DuplicateKey(_))));
+        assert!(matches!(Json::parse(text.as_bytes()), Err(ReadError::DuplicateKey(..))));
     }
 }
 

@@ -718,6 +718,8 @@ internal object IntegrityCheckingUniffiLib {
     ): Int
     external fun uniffi_actpass_uniffi_checksum_func_native_message(
     ): Int
+    external fun uniffi_actpass_uniffi_checksum_func_native_not_finite(
+    ): Int
     external fun uniffi_actpass_uniffi_checksum_func_native_panicked(
     ): Int
     external fun uniffi_actpass_uniffi_checksum_func_native_blocked_text(
@@ -885,11 +887,13 @@ internal object UniffiLib {
     ): RustBuffer.ByValue
     external fun uniffi_actpass_uniffi_fn_func_native_sign_payload(`secret`: RustBuffer.ByValue,`payload`: RustBuffer.ByValue,uniffi_out_err: UniffiRustCallStatus, 
     ): RustBuffer.ByValue
-    external fun uniffi_actpass_uniffi_fn_func_native_argument_error(`member`: RustBuffer.ByValue,`problem`: RustBuffer.ByValue,uniffi_out_err: UniffiRustCallStatus, 
+    external fun uniffi_actpass_uniffi_fn_func_native_argument_error(`member`: RustBuffer.ByValue,`steps`: RustBuffer.ByValue,`problem`: RustBuffer.ByValue,uniffi_out_err: UniffiRustCallStatus, 
     ): RustBuffer.ByValue
     external fun uniffi_actpass_uniffi_fn_func_native_failure(`kind`: RustBuffer.ByValue,`text`: RustBuffer.ByValue,uniffi_out_err: UniffiRustCallStatus, 
     ): RustBuffer.ByValue
     external fun uniffi_actpass_uniffi_fn_func_native_message(`failure`: RustBuffer.ByValue,`language`: RustBuffer.ByValue,uniffi_out_err: UniffiRustCallStatus, 
+    ): RustBuffer.ByValue
+    external fun uniffi_actpass_uniffi_fn_func_native_not_finite(`number`: Double,uniffi_out_err: UniffiRustCallStatus, 
     ): RustBuffer.ByValue
     external fun uniffi_actpass_uniffi_fn_func_native_panicked(uniffi_out_err: UniffiRustCallStatus, 
     ): RustBuffer.ByValue
@@ -1030,13 +1034,16 @@ private fun uniffiCheckApiChecksums(lib: IntegrityCheckingUniffiLib) {
     if ((lib.uniffi_actpass_uniffi_checksum_func_native_sign_payload() and 0xFFFF) != 45376) {
         throw RuntimeException("UniFFI API checksum mismatch: try cleaning and rebuilding your project")
     }
-    if ((lib.uniffi_actpass_uniffi_checksum_func_native_argument_error() and 0xFFFF) != 15162) {
+    if ((lib.uniffi_actpass_uniffi_checksum_func_native_argument_error() and 0xFFFF) != 64913) {
         throw RuntimeException("UniFFI API checksum mismatch: try cleaning and rebuilding your project")
     }
     if ((lib.uniffi_actpass_uniffi_checksum_func_native_failure() and 0xFFFF) != 4357) {
         throw RuntimeException("UniFFI API checksum mismatch: try cleaning and rebuilding your project")
     }
     if ((lib.uniffi_actpass_uniffi_checksum_func_native_message() and 0xFFFF) != 18709) {
+        throw RuntimeException("UniFFI API checksum mismatch: try cleaning and rebuilding your project")
+    }
+    if ((lib.uniffi_actpass_uniffi_checksum_func_native_not_finite() and 0xFFFF) != 46137) {
         throw RuntimeException("UniFFI API checksum mismatch: try cleaning and rebuilding your project")
     }
     if ((lib.uniffi_actpass_uniffi_checksum_func_native_panicked() and 0xFFFF) != 7821) {
@@ -1384,6 +1391,29 @@ public object FfiConverterUShort: FfiConverter<UShort, Short> {
 
     override fun write(value: UShort, buf: ByteBuffer) {
         buf.putShort(value.toShort())
+    }
+}
+
+/**
+ * @suppress
+ */
+public object FfiConverterULong: FfiConverter<ULong, Long> {
+    override fun lift(value: Long): ULong {
+        return value.toULong()
+    }
+
+    override fun read(buf: ByteBuffer): ULong {
+        return lift(buf.getLong())
+    }
+
+    override fun lower(value: ULong): Long {
+        return value.toLong()
+    }
+
+    override fun allocationSize(value: ULong) = 8UL
+
+    override fun write(value: ULong, buf: ByteBuffer) {
+        buf.putLong(value.toLong())
     }
 }
 
@@ -5423,6 +5453,104 @@ public object FfiConverterTypeNativeMode: FfiConverterRustBuffer<NativeMode> {
 
 
 /**
+ * One step from a value to a part of it.
+ */
+sealed class NativeStep {
+    
+    /**
+     * To the item of a list, counted from 0.
+     */
+    data class Index(
+        /**
+         * Which.
+         */
+        val `at`: kotlin.ULong) : NativeStep()
+        
+    {
+        
+
+        companion object
+    }
+    
+    /**
+     * To the member of an object.
+     */
+    data class Key(
+        /**
+         * Which.
+         */
+        val `name`: kotlin.String) : NativeStep()
+        
+    {
+        
+
+        companion object
+    }
+    
+
+    
+
+    
+    
+
+
+    companion object
+}
+
+/**
+ * @suppress
+ */
+public object FfiConverterTypeNativeStep : FfiConverterRustBuffer<NativeStep>{
+    override fun read(buf: ByteBuffer): NativeStep {
+        return when(buf.getInt()) {
+            1 -> NativeStep.Index(
+                FfiConverterULong.read(buf),
+                )
+            2 -> NativeStep.Key(
+                FfiConverterString.read(buf),
+                )
+            else -> throw RuntimeException("invalid enum value, something is very wrong!!")
+        }
+    }
+
+    override fun allocationSize(value: NativeStep): ULong = when(value) {
+        is NativeStep.Index -> {
+            // Add the size for the Int that specifies the variant plus the size needed for all fields
+            (
+                4UL
+                + FfiConverterULong.allocationSize(value.`at`)
+            )
+        }
+        is NativeStep.Key -> {
+            // Add the size for the Int that specifies the variant plus the size needed for all fields
+            (
+                4UL
+                + FfiConverterString.allocationSize(value.`name`)
+            )
+        }
+    }
+
+    override fun write(value: NativeStep, buf: ByteBuffer) {
+        when(value) {
+            is NativeStep.Index -> {
+                buf.putInt(1)
+                FfiConverterULong.write(value.`at`, buf)
+                Unit
+            }
+            is NativeStep.Key -> {
+                buf.putInt(2)
+                FfiConverterString.write(value.`name`, buf)
+                Unit
+            }
+        }.let { /* this makes the `when` an expression, which ensures it is exhaustive */ }
+    }
+}
+
+
+
+
+
+/**
  * The ruling.
  */
 sealed class NativeVerdict: Disposable  {
@@ -5984,6 +6112,34 @@ public object FfiConverterSequenceTypeNativeRequest: FfiConverterRustBuffer<List
 /**
  * @suppress
  */
+public object FfiConverterSequenceTypeNativeStep: FfiConverterRustBuffer<List<NativeStep>> {
+    override fun read(buf: ByteBuffer): List<NativeStep> {
+        val len = buf.getInt()
+        return List<NativeStep>(len) {
+            FfiConverterTypeNativeStep.read(buf)
+        }
+    }
+
+    override fun allocationSize(value: List<NativeStep>): ULong {
+        val sizeForLength = 4UL
+        val sizeForItems = value.map { FfiConverterTypeNativeStep.allocationSize(it) }.sum()
+        return sizeForLength + sizeForItems
+    }
+
+    override fun write(value: List<NativeStep>, buf: ByteBuffer) {
+        buf.putInt(value.size)
+        value.iterator().forEach {
+            FfiConverterTypeNativeStep.write(it, buf)
+        }
+    }
+}
+
+
+
+
+/**
+ * @suppress
+ */
 public object FfiConverterMapStringString: FfiConverterRustBuffer<Map<kotlin.String, kotlin.String>> {
     override fun read(buf: ByteBuffer): Map<kotlin.String, kotlin.String> {
         val len = buf.getInt()
@@ -6121,14 +6277,15 @@ public object FfiConverterTypeSecret: FfiConverter<Secret, RustBuffer.ByValue> {
     
 
         /**
-         * The error of an argument that a face could not make JSON of.
-         */ fun `nativeArgumentError`(`member`: kotlin.String, `problem`: kotlin.String): NativeFailure {
+         * The error of an argument that a face could not make JSON of; `steps` lead from it to the problem, the outermost first.
+         */ fun `nativeArgumentError`(`member`: kotlin.String, `steps`: List<NativeStep>, `problem`: kotlin.String): NativeFailure {
             return FfiConverterTypeNativeFailure.lift(
     uniffiRustCall() { _status ->
     UniffiLib.uniffi_actpass_uniffi_fn_func_native_argument_error(
     
         
         FfiConverterString.lower(`member`),
+        FfiConverterSequenceTypeNativeStep.lower(`steps`),
         FfiConverterString.lower(`problem`),_status)
 }
     )
@@ -6162,6 +6319,20 @@ public object FfiConverterTypeSecret: FfiConverter<Secret, RustBuffer.ByValue> {
         
         FfiConverterTypeNativeFailure.lower(`failure`),
         FfiConverterTypeNativeLanguage.lower(`language`),_status)
+}
+    )
+    }
+    
+
+        /**
+         * What the message says of a number that JSON does not have.
+         */ fun `nativeNotFinite`(`number`: kotlin.Double): kotlin.String {
+            return FfiConverterString.lift(
+    uniffiRustCall() { _status ->
+    UniffiLib.uniffi_actpass_uniffi_fn_func_native_not_finite(
+    
+        
+        FfiConverterDouble.lower(`number`),_status)
 }
     )
     }

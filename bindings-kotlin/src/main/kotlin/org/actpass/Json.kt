@@ -14,6 +14,7 @@ import java.util.Date
 import java.util.Optional
 import java.util.UUID
 import kotlin.time.Duration
+import org.actpass.bridge.NativeStep
 
 // JSON as Kotlin's own maps, lists, strings, numbers, booleans and null, and what has one obvious form in it.
 
@@ -21,7 +22,21 @@ import kotlin.time.Duration
 private const val MAX_DEPTH = 128
 
 /** The JSON text of [value]; [member] is its name in messages. */
-internal fun json(member: String, value: Any?): String = buildString { write(member, value, 0) }
+internal fun json(member: String, value: Any?): String = buildString { write(Place(member), value, 0) }
+
+/** Where a value stands: an argument of a call, and the steps from it. */
+private class Place private constructor(private val member: String, private val outer: Place?, private val step: NativeStep?) {
+    constructor(member: String) : this(member, null, null)
+
+    fun item(at: Int) = Place(member, this, NativeStep.Index(at.toULong()))
+
+    fun member(name: String) = Place(member, this, NativeStep.Key(name))
+
+    fun error(problem: String): ActPassException {
+        val steps = generateSequence(this) { it.outer }.mapNotNull { it.step }.toList()
+        return argumentError(member, problem, steps.asReversed())
+    }
+}
 
 /** The JSON text of a result, where it is JSON. Whatever a collection of the program's own throws, the result is one. */
 internal fun jsonOrNull(value: Any?): String? =
@@ -31,36 +46,36 @@ internal fun jsonOrNull(value: Any?): String? =
         null
     }
 
-private fun StringBuilder.write(member: String, value: Any?, depth: Int) {
+private fun StringBuilder.write(place: Place, value: Any?, depth: Int) {
     when (value) {
         null -> append("null")
-        is CharSequence -> writeString(value.toString())
-        is Char -> writeString(value.toString())
+        is CharSequence -> writeString(place, value.toString())
+        is Char -> writeString(place, value.toString())
         is Boolean -> append(value)
-        is Enum<*> -> writeString(value.name)
-        is Double -> writeFinite(member, value, value.isFinite())
-        is Float -> writeFinite(member, value, value.isFinite())
+        is Enum<*> -> writeString(place, value.name)
+        is Double -> writeFinite(place, value, value.isFinite())
+        is Float -> writeFinite(place, value, value.isFinite())
         is Int, is Long, is Short, is Byte, is BigInteger, is BigDecimal -> append(value)
         is UInt, is ULong, is UShort, is UByte -> append(value)
-        is Map<*, *> -> reading(member) { writeMembers(member, value, depth) }
-        is Collection<*> -> writeItems(member, value, depth)
-        is Array<*> -> writeItems(member, value.asIterable(), depth)
-        is IntArray -> writeItems(member, value.asIterable(), depth)
-        is LongArray -> writeItems(member, value.asIterable(), depth)
-        is ShortArray -> writeItems(member, value.asIterable(), depth)
-        is DoubleArray -> writeItems(member, value.asIterable(), depth)
-        is FloatArray -> writeItems(member, value.asIterable(), depth)
-        is BooleanArray -> writeItems(member, value.asIterable(), depth)
-        is Optional<*> -> write(member, value.orElse(null), depth)
+        is Map<*, *> -> reading(place) { writeMembers(place, value, depth) }
+        is Collection<*> -> writeItems(place, value, depth)
+        is Array<*> -> writeItems(place, value.asIterable(), depth)
+        is IntArray -> writeItems(place, value.asIterable(), depth)
+        is LongArray -> writeItems(place, value.asIterable(), depth)
+        is ShortArray -> writeItems(place, value.asIterable(), depth)
+        is DoubleArray -> writeItems(place, value.asIterable(), depth)
+        is FloatArray -> writeItems(place, value.asIterable(), depth)
+        is BooleanArray -> writeItems(place, value.asIterable(), depth)
+        is Optional<*> -> write(place, value.orElse(null), depth)
         is Duration -> {
-            if (value.isInfinite()) throw argumentError(member, "expected a finite duration, found $value")
-            writeString(value.toIsoString())
+            if (value.isInfinite()) throw place.error("expected a finite duration, found $value")
+            writeString(place, value.toIsoString())
         }
         else -> {
-            val text = textOf(value) ?: throw argumentError(member, problemOf(value))
+            val text = textOf(value) ?: throw place.error(problemOf(value))
             // Four digits are what every reader of ISO 8601 takes.
-            if (text.startsWith('+') || text.startsWith('-')) throw argumentError(member, "expected a date of the years 0 to 9999, found $text")
-            writeString(text)
+            if (text.startsWith('+') || text.startsWith('-')) throw place.error("expected a date of the years 0 to 9999, found $text")
+            writeString(place, text)
         }
     }
 }
@@ -88,61 +103,62 @@ private fun problemOf(value: Any): String {
     return "expected a value that is JSON, found ${typeOf(value)}; $hint"
 }
 
-private fun StringBuilder.writeMembers(member: String, members: Map<*, *>, depth: Int) {
+private fun StringBuilder.writeMembers(place: Place, members: Map<*, *>, depth: Int) {
     append('{')
     if (depth <= MAX_DEPTH) {
         members.entries.forEachIndexed { at, (key, item) ->
             if (at > 0) append(',')
-            val name = keyOf(key) ?: throw argumentError(member, "expected strings as keys, found ${typeOf(key)}")
-            writeString(name)
+            val name = keyOf(key) ?: throw place.error("expected strings as keys, found ${typeOf(key)}")
+            writeString(place, name)
             append(':')
-            write("$member.$name", item, depth + 1)
+            write(place.member(name), item, depth + 1)
         }
     }
     append('}')
 }
 
-private fun StringBuilder.writeItems(member: String, items: Iterable<*>, depth: Int): Unit =
-    reading(member) {
+private fun StringBuilder.writeItems(place: Place, items: Iterable<*>, depth: Int): Unit =
+    reading(place) {
         append('[')
         if (depth <= MAX_DEPTH) {
             items.forEachIndexed { at, item ->
                 if (at > 0) append(',')
-                write("$member[$at]", item, depth + 1)
+                write(place.item(at), item, depth + 1)
             }
         }
         append(']')
     }
 
 /** Names the collection that throws while it is read: it may be the program's own. */
-private inline fun reading(member: String, read: () -> Unit) {
+private inline fun reading(place: Place, read: () -> Unit) {
     try {
         read()
     } catch (error: ActPassException) {
         throw error
     } catch (_: ConcurrentModificationException) {
-        throw argumentError(member, "expected a value that stays as it is while it is written, found one that changed")
+        throw place.error("expected a value that stays as it is while it is written, found one that changed")
     } catch (error: RuntimeException) {
-        throw argumentError(member, "cannot be read: a collection threw ${error.javaClass.name}").apply { initCause(error) }
+        throw place.error("expected a value that can be read, found a collection that threw ${error.javaClass.name}").apply { initCause(error) }
     }
 }
 
-private fun StringBuilder.writeFinite(member: String, value: Number, isFinite: Boolean) {
-    if (!isFinite) throw argumentError(member, "expected a finite number, found $value")
+private fun StringBuilder.writeFinite(place: Place, value: Number, isFinite: Boolean) {
+    if (!isFinite) throw place.error("expected a finite number, found $value")
     append(value)
 }
 
-/** A lone surrogate is escaped, for the core to refuse: in UTF-8 it could not be told. */
-private fun StringBuilder.writeString(text: String) {
+/** In UTF-8 a lone surrogate cannot be told. */
+private fun StringBuilder.writeString(place: Place, text: String) {
     append('"')
     for ((at, char) in text.withIndex()) {
         val isLone =
             (char.isHighSurrogate() && text.getOrNull(at + 1)?.isLowSurrogate() != true) ||
                 (char.isLowSurrogate() && text.getOrNull(at - 1)?.isHighSurrogate() != true)
         when {
+            isLone -> throw place.error("expected text in Unicode, found a lone surrogate")
             char == '"' -> append("\\\"")
             char == '\\' -> append("\\\\")
-            char < ' ' || isLone -> append("\\u").append(char.code.toString(16).padStart(4, '0'))
+            char < ' ' -> append("\\u").append(char.code.toString(16).padStart(4, '0'))
             else -> append(char)
         }
     }

@@ -8,6 +8,7 @@ import kotlinx.coroutines.withContext
 import org.actpass.bridge.InternalException
 import org.actpass.bridge.NativeException
 import org.actpass.bridge.NativeFailure
+import org.actpass.bridge.NativeStep
 import org.actpass.bridge.nativeArgumentError
 import org.actpass.bridge.nativePanicked
 
@@ -46,8 +47,9 @@ internal fun converted(error: Exception): ActPassException =
         else -> ActPassException(nativePanicked())
     }
 
-internal fun argumentError(member: String, problem: String): ActPassException =
-    ActPassException(nativeArgumentError(member, problem))
+/** The exception of an argument that cannot be sent; [steps] lead from it to the problem. */
+internal fun argumentError(member: String, problem: String, steps: List<NativeStep> = emptyList()): ActPassException =
+    ActPassException(nativeArgumentError(member, steps, problem))
 
 /** The exception of what failed here, beside the native library. */
 internal fun internalError(problem: String, cause: Throwable): ActPassException =

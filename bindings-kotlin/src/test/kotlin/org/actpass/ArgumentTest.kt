@@ -1,5 +1,6 @@
 package org.actpass
 
+import java.io.File
 import java.math.BigDecimal
 import java.math.BigInteger
 import java.net.URI
@@ -62,12 +63,14 @@ class ArgumentTest {
                 refund.copy(args = mapOf("d" to doubleArrayOf(1.0, Double.POSITIVE_INFINITY))),
             "args.a.b: expected text in Unicode, found a lone surrogate" to refund.copy(args = mapOf("a" to mapOf("b" to lone))),
             "args.big: expected a number within the range of a double" to refund.copy(args = mapOf("big" to BigDecimal("1e400"))),
-            "args.broken: cannot be read: a collection threw java.lang.IllegalStateException" to
+            "args.broken: expected a value that can be read, found a collection that threw java.lang.IllegalStateException" to
                 refund.copy(args = mapOf("broken" to Broken())),
             "args.a: expected strings as keys" to refund.copy(args = mapOf("a" to mapOf(1 to 2))),
+            "args.a: expected text in Unicode, found a lone surrogate" to refund.copy(args = mapOf("a" to mapOf(lone to Any()))),
             "args.note: expected text in Unicode, found a lone surrogate" to refund.copy(args = mapOf("note" to lone)),
             "args.a.a.a.a.a.a.a.a…: nested past 128 levels" to refund.copy(args = (0..127).fold(emptyMap()) { inner, _ -> mapOf("a" to inner) }),
             "args.self.self.self.self.self.self.self.self…: nested past 128 levels" to refund.copy(args = cyclic),
+            "passport: expected a token, found an empty string" to refund.copy(passport = ""),
             "idempotencyKey: expected a non-empty string" to refund.copy(idempotencyKey = ""),
             "waitForApproval: expected seconds from 0" to refund.copy(waitForApproval = (-1).seconds),
         )
@@ -86,6 +89,28 @@ class ArgumentTest {
             }
             assertEquals(0, runs.get())
             assertEquals(0, gateway.seen().size)
+        }
+    }
+
+    @Test
+    fun thePathIsTheOneThatEveryLanguageShows(): Unit = runBlocking {
+        val rows = Reader(File(System.getenv("ACTPASS_VECTORS")).resolveSibling("argument-paths.json").readText()).value() as List<*>
+        assertFalse(rows.isEmpty())
+        val client = quick("http://127.0.0.1:9")
+        // What the binding refuses itself, and what the core does.
+        val leaves = listOf(
+            Double.NaN to "expected a finite number, found NaN",
+            BigDecimal("1e400") to "expected a number within the range of a double",
+        )
+        for (row in rows.map { it as Map<*, *> }) {
+            for ((leaf, problem) in leaves) {
+                val args = (row["steps"] as List<*>).foldRight(leaf as Any) { step, inner ->
+                    if (step is Long) List<Any?>(step.toInt()) { null } + inner else mapOf("$step" to inner)
+                }
+                @Suppress("UNCHECKED_CAST")
+                val error = failure { client.preflight(refund.copy(args = args as Map<String, Any?>)) }
+                assertEquals("${row["path"]}: $problem", error.message)
+            }
         }
     }
 

@@ -1,0 +1,334 @@
+//! Where in a value something is wrong, as the messages of every language name it: `args.order.items[2]`.
+//!
+//! A path begins with the member of the call. A list position follows as `[2]`; a key that is made like a name, of at
+//! most 64 letters, digits, `_` and `-`, as `.key`; any other key as a JSON string, `["a b"]`, in which characters that
+//! do not print are escaped and what is beyond the 64th is cut. After eight steps the path ends with `…`. So a message
+//! is one short line whatever the keys hold, and it never holds a value.
+
+use std::fmt::{self, Write as _};
+
+use super::read::{MAX_DEPTH, ReadError};
+use super::tree::Json;
+use crate::error::InvalidArgument;
+
+/// A longer path is cut after this many steps.
+const MAX_STEPS: usize = 8;
+/// A longer key is cut after this many characters.
+const MAX_KEY: usize = 64;
+/// How the languages write a number that JSON does not have.
+const NOT_FINITE: [(&str, f64); 8] = [
+    ("NaN", f64::NAN),
+    ("nan", f64::NAN),
+    ("Infinity", f64::INFINITY),
+    ("infinity", f64::INFINITY),
+    ("inf", f64::INFINITY),
+    ("-Infinity", f64::NEG_INFINITY),
+    ("-infinity", f64::NEG_INFINITY),
+    ("-inf", f64::NEG_INFINITY),
+];
+
+/// One step from a JSON value to a part of it; see [`path`].
+#[derive(Clone, Debug, PartialEq, Eq)]
+pub enum Step {
+    /// To the item of an array, counted from 0.
+    Index(usize),
+    /// To the member of an object.
+    Key(String),
+}
+
+/// The path that leads from `member`, an argument of a call, over `steps`, the outermost first.
+///
+/// A key that is no name of at most 64 letters, digits, `_` and `-` is quoted, escaped and cut; a path of more than
+/// eight steps is cut.
+///
+/// ```
+/// use actpass_protocol::json::{Step, path};
+///
+/// let key = |name: &str| Step::Key(name.to_owned());
+/// assert_eq!(path("args", &[key("orders"), Step::Index(3), key("unit-price")]), "args.orders[3].unit-price");
+/// assert_eq!(path("args", &[key("line\nbreak")]), r#"args["line\nbreak"]"#);
+/// assert_eq!(path("payload", &[]), "payload");
+/// ```
+pub fn path<'s>(member: &str, steps: impl IntoIterator<Item = &'s Step>) -> String {
+    let mut path = member.to_owned();
+    for (count, step) in steps.into_iter().enumerate() {
+        if count == MAX_STEPS {
+            path.push('…');
+            break;
+        }
+        match step {
+            Step::Index(at) => path.extend(["[", &at.to_string(), "]"]),
+            Step::Key(key) if is_name(key) => path.extend([".", key]),
+            Step::Key(key) => path.extend(["[", &quoted(key), "]"]),
+        }
+    }
+    path
+}
+
+fn is_name(key: &str) -> bool {
+    let is_plain = |c: char| c.is_alphanumeric() || matches!(c, '_' | '-');
+    !key.is_empty() && key.chars().all(is_plain) && key.chars().nth(MAX_KEY).is_none()
+}
+
+/// A key as a message shows it: a JSON string, cut if it is long.
+pub(crate) fn quoted(key: &str) -> String {
+    let mut text = String::from('"');
+    for (count, c) in key.chars().enumerate() {
+        if count == MAX_KEY {
+            text.push('…');
+            break;
+        }
+        match c {
+            '"' | '\\' => text.extend(['\\', c]),
+            '\n' => text.push_str("\\n"),
+            '\r' => text.push_str("\\r"),
+            '\t' => text.push_str("\\t"),
+            // The standard library knows which characters print; of its notation only JSON's is wanted.
+            c if c == '\'' || c.escape_debug().len() == 1 => text.push(c),
+            c => {
+                for unit in c.encode_utf16(&mut [0; 2]) {
+                    // Writing to a string cannot fail.
+                    let _ = write!(text, "\\u{unit:04x}");
+                }
+            }
+        }
+    }
+    text.push('"');
+    text
+}
+
+/// What messages say of a number that JSON does not have.
+///
+/// ```
+/// use actpass_protocol::json::not_finite;
+///
+/// assert_eq!(not_finite(f64::NEG_INFINITY), "expected a finite number, found -Infinity");
+/// ```
+pub fn not_finite(number: f64) -> String {
+    let name = match number {
+        f64::INFINITY => "Infinity",
+        f64::NEG_INFINITY => "-Infinity",
+        _ => "NaN",
+    };
+    format!("expected a finite number, found {name}")
+}
+
+/// The value of a JSON text that is an argument of a call; `member` is the argument's name.
+///
+/// # Errors
+///
+/// For what [`read`](crate::json::read) refuses; the message begins
+/// with the [`path`] to it.
+///
+/// ```
+/// use actpass_protocol::json::parse_argument;
+///
+/// assert!(parse_argument("args", r#"{"amount": 4900}"#).is_ok());
+/// let error = parse_argument("args", r#"{"order": {"prices": [1, 1e999]}}"#).unwrap_err();
+/// assert_eq!(error.to_string(), "args.order.prices[1]: expected a number within the range of a double");
+/// ```
+pub fn parse_argument(member: &str, text: &str) -> Result<Json, InvalidArgument> {
+    Json::parse(text.as_bytes()).map_err(|problem| argument(member, text, &problem))
+}
+
+/// The error for `text`, the JSON text of the argument `member`, which could not be read because of `problem`; for a
+/// reader with its own [`Builder`](crate::json::Builder).
+///
+/// ```
+/// use actpass_protocol::json::{TreeBuilder, argument, read};
+///
+/// let text = r#"{"tags": ["a", NaN]}"#;
+/// let problem = read(text.as_bytes(), &mut TreeBuilder).unwrap_err();
+/// let error = argument("metadata", text, &problem);
+/// assert_eq!(error.to_string(), "metadata.tags[1]: expected a finite number, found NaN");
+/// ```
+pub fn argument<E: fmt::Display>(member: &str, text: &str, problem: &ReadError<E>) -> InvalidArgument {
+    let at = match problem {
+        ReadError::Builder(_) => return InvalidArgument::new(member, problem),
+        ReadError::DuplicateKey(_, at)
+        | ReadError::NumberOutOfRange(at)
+        | ReadError::Syntax(_, at)
+        | ReadError::TooDeep(at) => *at,
+    };
+    let place = Place::of(text, at);
+    let path = path(member, &place.steps());
+    let token = text.get(place.token..).unwrap_or_default();
+    let token = token.split([',', '}', ']']).next().unwrap_or_default().trim();
+    let not_a_number = NOT_FINITE.iter().find(|(name, _)| *name == token);
+    match (problem, not_a_number) {
+        (ReadError::DuplicateKey(..), _) => {
+            InvalidArgument::new(&path, "expected each key once, found this one twice")
+        }
+        (ReadError::TooDeep(_), _) => {
+            InvalidArgument::new(&path, format_args!("nested past {MAX_DEPTH} levels"))
+        }
+        (ReadError::NumberOutOfRange(_), _) => {
+            InvalidArgument::new(&path, "expected a number within the range of a double")
+        }
+        (ReadError::Syntax(..), Some((_, number))) => InvalidArgument::new(&path, not_finite(*number)),
+        (ReadError::Syntax(..), None) if token.contains(r"\ud") => {
+            InvalidArgument::new(&path, "expected text in Unicode, found a lone surrogate")
+        }
+        (ReadError::Builder(_) | ReadError::Syntax(..), _) => InvalidArgument::new(&path, problem),
+    }
+}
+
+/// The value that stands at a byte of a text.
+#[derive(Default)]
+struct Place {
+    open: Vec<Open>,
+    /// Where the value, or the key that names it, begins.
+    token: usize,
+}
+
+/// An array or object that is open there.
+enum Open {
+    Array(usize),
+    /// Without a name as long as it has not been read.
+    Object(Option<String>),
+}
+
+impl Place {
+    /// Reads `text`, which is JSON up to the byte `at`.
+    fn of(text: &str, at: usize) -> Self {
+        let bytes = text.as_bytes();
+        let mut place = Self::default();
+        let mut next = 0;
+        while let Some(byte) = bytes.get(next).filter(|_| next < at) {
+            match byte {
+                b'{' => place.open.push(Open::Object(None)),
+                b'[' => place.open.push(Open::Array(0)),
+                b'}' | b']' => drop(place.open.pop()),
+                b',' => match place.open.last_mut() {
+                    Some(Open::Array(index)) => *index += 1,
+                    Some(Open::Object(name)) => *name = None,
+                    None => {}
+                },
+                b'"' => {
+                    let end = end_of_string(bytes, next);
+                    if end > at {
+                        place.token = next;
+                        return place;
+                    }
+                    if let Some(Open::Object(name @ None)) = place.open.last_mut() {
+                        let key = text.get(next..end).and_then(|key| Json::parse(key.as_bytes()).ok());
+                        *name = key.as_ref().and_then(Json::as_str).map(str::to_owned);
+                    }
+                    next = end;
+                    place.token = next;
+                    continue;
+                }
+                _ => {
+                    next += 1;
+                    continue;
+                }
+            }
+            next += 1;
+            place.token = next;
+        }
+        // After a key comes a colon, and the value.
+        if let Some(rest) = text.get(place.token..) {
+            place.token += rest.len() - rest.trim_start_matches([':', ' ']).len();
+        }
+        place
+    }
+
+    fn steps(&self) -> Vec<Step> {
+        let step = |open: &Open| match open {
+            Open::Array(index) => Some(Step::Index(*index)),
+            Open::Object(name) => name.clone().map(Step::Key),
+        };
+        self.open.iter().filter_map(step).collect()
+    }
+}
+
+/// The byte after the string that begins at `start`.
+fn end_of_string(bytes: &[u8], start: usize) -> usize {
+    let mut next = start + 1;
+    while let Some(byte) = bytes.get(next) {
+        next += match byte {
+            b'"' => return next + 1,
+            b'\\' => 2,
+            _ => 1,
+        };
+    }
+    bytes.len()
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    fn key(name: impl Into<String>) -> Step {
+        Step::Key(name.into())
+    }
+
+    #[test]
+    fn shows_names_and_positions_as_they_are() {
+        for (steps, expected) in [
+            (vec![], "args"),
+            (vec![Step::Index(3)], "args[3]"),
+            (vec![key("order"), key("x")], "args.order.x"),
+            (vec![key("content-type"), key("_id"), key("1st")], "args.content-type._id.1st"),
+            (vec![key("größe"), Step::Index(0)], "args.größe[0]"),
+        ] {
+            assert_eq!(path("args", &steps), expected);
+        }
+        let longest = "k".repeat(MAX_KEY);
+        assert_eq!(path("args", &[key(&longest)]), format!("args.{longest}"));
+    }
+
+    #[test]
+    fn quotes_escapes_and_cuts_every_other_key() {
+        for (name, expected) in [
+            ("", r#"args[""]"#),
+            ("a b", r#"args["a b"]"#),
+            ("a.b", r#"args["a.b"]"#),
+            ("it's", r#"args["it's"]"#),
+            ("$ref", r#"args["$ref"]"#),
+            ("say \"hi\" \\", r#"args["say \"hi\" \\"]"#),
+            ("a\nb\r\t\0", r#"args["a\nb\r\t\u0000"]"#),
+            ("\u{1b}[31m", r#"args["\u001b[31m"]"#),
+            ("\u{202e}\u{200b}\u{2028}", r#"args["\u202e\u200b\u2028"]"#),
+            ("\u{e0001}", r#"args["\udb40\udc01"]"#),
+            ("naïve 😀", r#"args["naïve 😀"]"#),
+        ] {
+            assert_eq!(path("args", &[key(name)]), expected);
+        }
+        let long = "k".repeat(MAX_KEY + 1);
+        assert_eq!(path("args", &[key(&long)]), format!("args[\"{}…\"]", "k".repeat(MAX_KEY)));
+    }
+
+    #[test]
+    fn cuts_a_long_path() {
+        let steps = |count| vec![Step::Index(7); count];
+        assert_eq!(path("p", &steps(MAX_STEPS)), format!("p{}", "[7]".repeat(MAX_STEPS)));
+        assert_eq!(path("p", &steps(MAX_STEPS + 1)), format!("p{}…", "[7]".repeat(MAX_STEPS)));
+    }
+
+    #[test]
+    fn finds_what_cannot_be_read() {
+        for (text, expected) in [
+            ("nan", "m: expected a finite number, found NaN"),
+            ("[1, Infinity]", "m[1]: expected a finite number, found Infinity"),
+            (r#"{"a": "}],nan", "b": -inf}"#, "m.b: expected a finite number, found -Infinity"),
+            (r#"{"a b": [[], 1e999]}"#, r#"m["a b"][1]: expected a number within the range of a double"#),
+            (r#"{"a": {"b": "\ud800"}}"#, "m.a.b: expected text in Unicode, found a lone surrogate"),
+            (r#"{"a": {"\udc00": 1}}"#, "m.a: expected text in Unicode, found a lone surrogate"),
+            (r#"[{"k": 1, "k": 2}]"#, "m[0].k: expected each key once, found this one twice"),
+            (r#"{"a": [tru]}"#, "m.a[0]: not JSON: "),
+            ("{", "m: not JSON: "),
+            ("", "m: not JSON: "),
+        ] {
+            let error = parse_argument("m", text).unwrap_err();
+            assert!(error.to_string().starts_with(expected), "{text}: {error}");
+        }
+        let mut many: Vec<String> = (0..40).map(|n| format!("\"k{n}\": {n}")).collect();
+        many.push("\"k7\" : 0".to_owned());
+        let error = parse_argument("m", &format!("[{{{}}}]", many.join(","))).unwrap_err();
+        assert_eq!(error.to_string(), "m[0].k7: expected each key once, found this one twice");
+        let deep = "[".repeat(MAX_DEPTH + 1);
+        let error = parse_argument("m", &deep).unwrap_err();
+        assert_eq!(error.to_string(), format!("m{}…: nested past 128 levels", "[0]".repeat(8)));
+    }
+}
