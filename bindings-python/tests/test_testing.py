@@ -13,7 +13,9 @@ from pathlib import Path
 from typing import Any
 
 import pytest
-from support import PACKAGE, WATCH, binary, within
+from actpass import _run
+from actpass.testing import ScriptedGateway
+from support import PACKAGE, WATCH, Child, binary, within
 
 AGENT = """
 from actpass import ActPassClient, AsyncActPassClient
@@ -276,6 +278,44 @@ def run_tests(
         )
     WATCH.note(done.stdout, done.stderr)
     return done.stdout + done.stderr
+
+
+def test_nothing_is_noted_once_the_last_gateway_is_closed() -> None:
+    """A process that goes on after its tests needs no journal: it may have no file descriptor left for one."""
+    before = list(_run.journals)
+    first, second = ScriptedGateway(), ScriptedGateway()
+    assert len(_run.journals) == len(before) + 1
+    first.close()
+    first.close()
+    second.allow()
+    assert second.client().guard("g", "t", {}, lambda ctx: 1)["executed"]
+    assert second.executed == ["t"]
+    second.close()
+    assert _run.journals == before
+    with ScriptedGateway() as third:
+        third.allow()
+        assert third.client().guard("g", "t", {}, lambda ctx: 1)["executed"]
+        assert third.executed == ["t"]
+    assert _run.journals == before
+
+
+@pytest.mark.skipif(not hasattr(os, "fork"), reason="this system has no fork")
+def test_a_child_that_closes_its_parents_gateway_goes_on_noting() -> None:
+    with ScriptedGateway() as gateway:
+        gateway.allow()
+
+        def child() -> None:
+            noted = list(_run.journals)
+            gateway.close()
+            assert _run.journals == noted
+            with ScriptedGateway() as own:
+                assert len(_run.journals) == len(noted) + 1
+                assert own.executed == []
+            assert _run.journals == noted
+            assert gateway.client().guard("g", "t", {}, lambda ctx: 1)["executed"]
+
+        Child(child).ended_well()
+        assert gateway.executed == ["t"]
 
 
 def test_a_users_tests(tmp_path: Path) -> None:

@@ -343,6 +343,15 @@ def test_doctests() -> None:
     assert sum(result.attempted for result in results) >= 10
 
 
+def test_each_exception_has_an_example() -> None:
+    finder = doctest.DocTestFinder(recurse=False)
+    classes = [one for one in vars(actpass).values() if isinstance(one, type) and issubclass(one, actpass.ActPassError)]
+    assert len(classes) >= 12
+    for one in classes:
+        (found,) = finder.find(one, one.__name__, module=False)
+        assert found.examples, one.__name__
+
+
 def public(thing: Any) -> set[str]:
     return {name for name in vars(thing) if not name.startswith("_")}
 

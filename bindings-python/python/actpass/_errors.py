@@ -118,7 +118,15 @@ class ActPassError(Exception):
 
 
 class ActPassConfigError(ActPassError, ValueError):
-    """A setting is missing or wrong; the message names it. Nothing was sent."""
+    """A setting is missing or wrong; the message names it. Nothing was sent.
+
+    >>> from actpass import ActPassClient
+    >>> try:
+    ...     ActPassClient("apk_dev", timeout=0)
+    ... except ActPassConfigError as error:
+    ...     print(error.code, error)
+    actpass.invalid_config timeout: expected seconds above 0 and at most 86400, found 0
+    """
 
     kind = "config"
 
@@ -127,55 +135,124 @@ class ActPassArgumentError(ActPassConfigError, TypeError):
     """An argument is wrong: not JSON, nested too deep, empty, of the wrong type. If raised, nothing was sent or run.
 
     As the ``error`` of an outcome: the function ran, and what it returned is no result but a body that has not run.
+
+    >>> from actpass import ActPassClient
+    >>> try:
+    ...     ActPassClient("apk_dev").preflight("demo", "demo.tool", {"order": {"price": float("nan")}})
+    ... except ActPassArgumentError as error:
+    ...     print(error.code, error)
+    actpass.invalid_argument args.order.price: expected a finite number, found NaN
     """
 
     kind = "argument"
 
 
 class ActPassConnectionError(ActPassError):
-    """The gateway could not be reached: name, connection, TLS, or a connection that was reset."""
+    """The gateway could not be reached: name, connection, TLS, or a connection that was reset.
+
+    >>> from actpass.testing import ScriptedGateway
+    >>> with ScriptedGateway() as gateway:
+    ...     gateway.unreachable()
+    ...     out = gateway.client().guard("demo", "demo.tool", {}, lambda ctx: "ran")
+    >>> type(out["error"]).__name__, out["error"].retryable, out["executed"]
+    ('ActPassConnectionError', True, False)
+    """
 
     kind = "connection"
 
 
 class ActPassTimeoutError(ActPassError):
-    """The deadline passed before there was an answer."""
+    """The deadline passed before there was an answer.
+
+    >>> from socket import create_server
+    >>> from actpass import ActPassClient
+    >>> with create_server(("127.0.0.1", 0)) as silent:
+    ...     url = "http://127.0.0.1:%d" % silent.getsockname()[1]
+    ...     out = ActPassClient("apk_dev", base_url=url, timeout=0.1).guard("demo", "demo.tool", {}, lambda ctx: "ran")
+    >>> type(out["error"]).__name__, out["decision"]["reason_code"], out["executed"]
+    ('ActPassTimeoutError', 'actpass.timeout', False)
+    """
 
     kind = "timeout"
 
 
 class ActPassStatusError(ActPassError):
-    """The gateway answered with an error status. Redirects count as such: they are never followed."""
+    """The gateway answered with an error status. Redirects count as such: they are never followed.
+
+    >>> from actpass.testing import Answer, ScriptedGateway
+    >>> with ScriptedGateway() as gateway:
+    ...     gateway.answer(Answer({"decision": "allow"}, status=503))
+    ...     error = gateway.client().guard("demo", "demo.tool", {}, lambda ctx: "ran")["error"]
+    >>> type(error).__name__, error.status, error.code, error.retryable
+    ('ActPassStatusError', 503, 'actpass.gateway_error', True)
+    """
 
     kind = "status"
 
 
 class ActPassAuthenticationError(ActPassStatusError):
-    """401: the gateway does not know the API key."""
+    """401: the gateway does not know the API key.
+
+    >>> from actpass.testing import Answer, ScriptedGateway
+    >>> with ScriptedGateway() as gateway:
+    ...     gateway.answer(Answer({"decision": "allow"}, status=401))
+    ...     error = gateway.client().guard("demo", "demo.tool", {}, lambda ctx: "ran")["error"]
+    >>> type(error).__name__, error.status, error.code, error.retryable
+    ('ActPassAuthenticationError', 401, 'actpass.unauthenticated', False)
+    """
 
     kind = "authentication"
 
 
 class ActPassPermissionError(ActPassStatusError):
-    """403: the API key may not do this."""
+    """403: the API key may not do this.
+
+    >>> from actpass.testing import Answer, ScriptedGateway
+    >>> with ScriptedGateway() as gateway:
+    ...     gateway.answer(Answer({"decision": "allow"}, status=403))
+    ...     error = gateway.client().guard("demo", "demo.tool", {}, lambda ctx: "ran")["error"]
+    >>> type(error).__name__, error.status, error.code, error.retryable
+    ('ActPassPermissionError', 403, 'actpass.forbidden', False)
+    """
 
     kind = "permission"
 
 
 class ActPassRateLimitError(ActPassStatusError):
-    """429, still so after the last retry; ``retry_after`` says how long to wait if the gateway said so."""
+    """429, still so after the last retry; ``retry_after`` says how long to wait if the gateway said so.
+
+    >>> from actpass.testing import Answer, ScriptedGateway
+    >>> with ScriptedGateway() as gateway:
+    ...     gateway.answer(Answer({"decision": "allow"}, status=429))
+    ...     error = gateway.client().guard("demo", "demo.tool", {}, lambda ctx: "ran")["error"]
+    >>> type(error).__name__, error.status, error.code, error.retry_after
+    ('ActPassRateLimitError', 429, 'actpass.rate_limited', None)
+    """
 
     kind = "rate_limit"
 
 
 class ActPassResponseError(ActPassError):
-    """A 2xx answer that cannot be used: not JSON, cut short, too large, or without what it must hold."""
+    """A 2xx answer that cannot be used: not JSON, cut short, too large, or without what it must hold.
+
+    >>> from actpass.testing import Answer, ScriptedGateway
+    >>> with ScriptedGateway() as gateway:
+    ...     gateway.answer(Answer({"decision": 7}))
+    ...     out = gateway.client().guard("demo", "demo.tool", {}, lambda ctx: "ran")
+    >>> type(out["error"]).__name__, out["decision"]["reason_code"], out["executed"]
+    ('ActPassResponseError', 'actpass.invalid_response', False)
+    """
 
     kind = "response"
 
 
 class ActPassInternalError(ActPassError):
-    """A defect of the SDK; please report it."""
+    """A defect of the SDK; please report it.
+
+    >>> error = ActPassInternalError("a call panicked", code="actpass.internal")
+    >>> error.kind, error.code, error.retryable
+    ('internal', 'actpass.internal', False)
+    """
 
     kind = "internal"
 
@@ -193,6 +270,18 @@ class ActionBlocked(ActPassError):  # noqa: N818
             A decision is not such a failure.
 
     ``__cause__`` is how the gate failed, an :class:`ActPassError`, or ``None`` where it decided.
+
+    >>> from actpass.testing import ScriptedGateway
+    >>> with ScriptedGateway() as gateway:
+    ...     gateway.deny(reason_code="crm.closed")
+    ...     @gateway.client().protect(tool="crm.note.add", goal="demo")
+    ...     def add_note(text: str) -> str:
+    ...         return text
+    ...     try:
+    ...         add_note("called twice")
+    ...     except ActionBlocked as blocked:
+    ...         print(blocked.tool, blocked.code, blocked.retryable, blocked.__cause__)
+    crm.note.add crm.closed False None
     """
 
     kind = "blocked"

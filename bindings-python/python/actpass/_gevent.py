@@ -60,10 +60,15 @@ class _Client:
             at = _RECORDS.get(name)
             if at is None or not args[at]:
                 return answer
-            permit, blocked = answer
-            return (permit if permit is None else _Permit(permit)), blocked
+            return _cooperative(answer)
 
         return call
+
+
+def _cooperative(verdict: Any) -> Any:
+    """Return a verdict whose permit, if there is one, records without holding up the hub."""
+    permit, blocked = verdict
+    return (permit if permit is None else _Permit(permit)), blocked
 
 
 class _Permit:
@@ -76,6 +81,8 @@ class _Permit:
 
     def __getattr__(self, name: str) -> Any:
         found = getattr(self._permit, name)
+        if name == "arguments_changed":
+            return lambda: _cooperative(found())
         return (lambda *args: _wait(found, *args)) if name in ("failed", "returned") else found
 
 

@@ -28,7 +28,9 @@ import json
 import os
 import pathlib
 import tempfile
+import threading
 import time
+import weakref
 from collections import Counter
 from collections.abc import Mapping
 from types import TracebackType
@@ -188,6 +190,7 @@ class _Gateway:
         self._process_id = os.getpid()
         self._closed = False
         self._journal = _journal()
+        _keep(self)
         #: What is noted behind this ran while the gateway was there.
         self._begins = self._journal.stat().st_size
         #: How many answers are not counted any more.
@@ -276,6 +279,7 @@ class _Gateway:
     def close(self) -> None:
         """Stop it."""
         self._closed = True
+        _drop(self)
 
     def __enter__(self: Gateway) -> Gateway:
         """Return the gateway itself."""
@@ -313,9 +317,30 @@ def _journal() -> pathlib.Path:
         descriptor, path = tempfile.mkstemp(prefix="actpass-", suffix=".jsonl")
         os.close(descriptor)
         mine = _journals[os.getpid()] = pathlib.Path(path)
-        _run.journals.append(path)
         atexit.register(_remove, mine, os.getpid())
     return mine
+
+
+def _keep(gateway: _Gateway) -> None:
+    """Have this process note what it executes as long as the gateway is open."""
+    with _lock:
+        _open.add(gateway)
+        path = str(gateway._journal)
+        if path not in _run.journals:
+            _run.journals.append(path)
+
+
+def _drop(gateway: _Gateway) -> None:
+    """Have this process note nothing any more once its last gateway is closed: nobody will ask."""
+    with _lock:
+        _open.discard(gateway)
+        mine = os.getpid()
+        path = str(gateway._journal)
+        # What a forked process does, its parent may still ask about.
+        if gateway._process_id != mine or any(one._process_id == mine for one in _open):
+            return
+        if path in _run.journals:
+            _run.journals.remove(path)
 
 
 def _remove(journal: pathlib.Path, process_id: int) -> None:
@@ -325,6 +350,12 @@ def _remove(journal: pathlib.Path, process_id: int) -> None:
 
 #: By the process that made it.
 _journals: dict[int, pathlib.Path] = {}
+#: The gateways that are not closed.
+_open: weakref.WeakSet[_Gateway] = weakref.WeakSet()
+#: Held while the gateways that are open and the journals change together.
+_lock = threading.Lock()
+if hasattr(os, "register_at_fork"):  # No child is to find it held by a thread that it does not have.
+    os.register_at_fork(before=_lock.acquire, after_in_parent=_lock.release, after_in_child=_lock.release)
 
 
 #: The tool of an answer, its request id and its event; neither where the connection was closed.

@@ -15,7 +15,11 @@ from probe import action, probe
 print(probe(), flush=True)
 
 
-def answer(_environ, start_response):
+asked = []
+
+
+def answer(environ, start_response):
+    asked.append(environ["PATH_INFO"])
     start_response("200 OK", [("content-type", "application/json")])
     return [json.dumps({"decision": "allow", "event_id": "ev_1", "current_event_hash": "0"}).encode()]
 
@@ -39,3 +43,17 @@ except Exception as error:
     assert type(error).__name__ == "ActPassArgumentError", error
 else:
     raise AssertionError("NaN was sent")
+
+items = [1]
+
+
+def subject():
+    items[0] = 2  # What was judged is not what the function gets: monitor runs it, and that is recorded.
+    return "u"
+
+
+recorded = asked.count("/api/v1/evidence/events")
+pay = client.protect(tool="t", goal="g", user_id=subject, mode="monitor", record_outcome=True)(lambda items: items)
+assert pay(items) == [2]
+# A call that held up the hub would have given up before the gateway's greenlet read it.
+assert asked.count("/api/v1/evidence/events") == recorded + 1, asked
