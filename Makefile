@@ -1,6 +1,6 @@
 # make demo    builds what it needs, starts a gateway and runs guarded refunds
 # make test    everything, every language; prints the counts
-# make lint    formatting, clippy, rustdoc, ruff, mypy, licences
+# make lint    formatting, clippy, rustdoc, ruff, mypy, licences, versions
 # make python  builds the Python package and installs it into .venv/
 # make wheels  the wheel for CPython 3.9 and later, checked; make test-pythons runs the suite with it on each CPython here
 # make node    builds, tests and packs the Node package, into target/npm/
@@ -249,6 +249,7 @@ lint-all: $(TEST_VENV)/bin/maturin lint-node
 	$(TEST_VENV)/bin/ruff format --check bindings-python examples benches tests/environments tests/examples tests/page tests/soak
 	$(TIMED) 'lint: mypy' $(TEST_VENV)/bin/mypy --config-file bindings-python/pyproject.toml bindings-python/python
 	scripts/break-the-guard --check
+	scripts/check-versions
 	$(TIMED) 'lint: licences' scripts/deny $(CARGO)
 
 lint-node:

@@ -178,7 +178,7 @@ const end = async (call: () => Promise<unknown>) => {
 };
 console.log(JSON.stringify({ guard: await end(guard), preflight: await end(preflight), passports: await end(passports), said }));
 `;
-  const compilers = { newest: 'typescript', 5.9: 'typescript-5.9' };
+  const compilers = { newest: 'typescript', 5.9: 'typescript-5.9', 5.2: 'typescript-5.2' };
   let folder;
   before(() => {
     folder = mkdtempSync(join(tmpdir(), 'actpass-page-'));
