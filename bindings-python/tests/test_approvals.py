@@ -154,9 +154,10 @@ def test_a_handle_comes_back_from_json(hostile: Hostile) -> None:
         ({"args": None}, "pending.args: expected an object"),
         ({"goal": 7}, "pending.goal: expected a string, found a number"),
         ({"tool": ""}, "pending.tool: expected a non-empty string"),
-        ({"mode": "always"}, "mode: expected enforce, strict, warn or monitor"),
+        ({"mode": "always"}, "pending.mode: expected enforce, strict, warn or monitor"),
         ({"more": "x"}, "pending.more: expected no member of this name"),
-        ({"args": {"n": float("nan")}}, "pending: "),
+        ({"a b": "x"}, 'pending["a b"]: expected no member of this name'),
+        ({"args": {"n": float("nan")}}, "pending.args.n: expected a finite number, found NaN"),
     ],
 )
 def test_a_handle_that_is_none_is_named(change: dict[str, Any], problem: str) -> None:

@@ -133,6 +133,12 @@ impl Error {
         self
     }
 
+    /// The same problem of a member of the argument `outer`.
+    pub(crate) fn inside(mut self, outer: &str) -> Self {
+        self.0.message = format!("{outer}.{}", self.0.message);
+        self
+    }
+
     pub(crate) fn with_request_id(mut self, request_id: Option<String>) -> Self {
         self.0.request_id = request_id;
         self

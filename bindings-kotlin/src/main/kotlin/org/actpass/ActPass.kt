@@ -313,8 +313,8 @@ public class ActPass private constructor(internal val native: NativeClient) : Ja
             NativePassportRequest(
                 audience = audience.wellFormed("audience"),
                 goal = goal.wellFormed("goal"),
-                allowedTools = allowedTools.map { it.wellFormed("allowed_tools") },
-                allowedResources = allowedResources.map { it.wellFormed("allowed_resources") },
+                allowedTools = allowedTools.wellFormed("allowed_tools"),
+                allowedResources = allowedResources.wellFormed("allowed_resources"),
                 resourceConstraints = json("resource_constraints", resourceConstraints),
                 userId = userId?.wellFormed("user_id"),
                 riskTier = riskTier.wellFormed("risk_tier"),

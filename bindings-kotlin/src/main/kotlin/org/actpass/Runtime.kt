@@ -56,11 +56,14 @@ internal fun internalError(problem: String, cause: Throwable): ActPassException 
     ActPassException(nativePanicked().copy(text = problem)).apply { initCause(cause) }
 
 /** The text, if it is one in Unicode: the native library takes UTF-8. */
-internal fun String.wellFormed(member: String): String {
+internal fun String.wellFormed(member: String, steps: List<NativeStep> = emptyList()): String {
     if (!Charsets.UTF_8.newEncoder().canEncode(this)) {
-        throw argumentError(member, "expected text in Unicode, found a lone surrogate")
+        throw argumentError(member, "expected text in Unicode, found a lone surrogate", steps)
     }
     return this
 }
+
+internal fun List<String>.wellFormed(member: String): List<String> =
+    mapIndexed { at, text -> text.wellFormed(member, listOf(NativeStep.Index(at.toULong()))) }
 
 internal fun NativeFailure.exception(): ActPassException = ActPassException(this)

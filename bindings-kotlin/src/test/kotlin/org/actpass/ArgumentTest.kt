@@ -149,7 +149,8 @@ class ArgumentTest {
         val client = quick("http://127.0.0.1:9")
         val cases: List<Pair<String, suspend () -> Any>> = listOf(
             "ttlSeconds" to { client.issuePassport("a", "g", listOf("t"), ttlSeconds = -1) },
-            "allowedTools" to { client.issuePassport("a", "g", listOf(lone)) },
+            "allowedTools[1]" to { client.issuePassport("a", "g", listOf("t", lone)) },
+            "allowedResources[0]" to { client.issuePassport("a", "g", listOf("t"), allowedResources = listOf(lone)) },
             "resourceConstraints.max[0]" to
                 { client.issuePassport("a", "g", listOf("t"), resourceConstraints = mapOf("max" to listOf(Double.NaN))) },
             "chainId" to { client.recordEvidence("e", "") },
