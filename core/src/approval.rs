@@ -203,7 +203,9 @@ impl PendingApproval {
                 "approval_request_id" => pending.id = text.to_owned(),
                 "audience" => action.audience = Some(text.to_owned()),
                 "goal" => action.goal = text.to_owned(),
-                "mode" => action.mode = Some(text.parse().map_err(|error: Error| error.inside("pending"))?),
+                "mode" => {
+                    action.mode = Some(text.parse().map_err(|error| Error::from(error).inside("pending"))?);
+                }
                 "resource" => action.resource = text.to_owned(),
                 "tool" => action.tool = text.to_owned(),
                 "tool_manifest_hash" => action.tool_manifest_hash = Some(text.to_owned()),

@@ -7,7 +7,7 @@ use serde::ser::{Error as _, Serialize, SerializeMap, SerializeSeq, Serializer};
 
 use super::MAX_SAFE_INTEGER;
 use super::number::Number;
-use super::place::{Step, path};
+use super::path::{Step, path};
 use super::tree::Json;
 use super::write::Text;
 

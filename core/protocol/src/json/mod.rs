@@ -9,6 +9,7 @@
 
 mod canonical;
 mod number;
+mod path;
 mod place;
 mod raw;
 mod read;
@@ -19,7 +20,8 @@ mod write;
 
 pub use canonical::NotCanonical;
 pub use number::{NotFinite, Number};
-pub use place::{Step, argument, not_finite, parse_argument, path};
+pub use path::{Step, path};
+pub use place::{argument, not_finite, parse_argument};
 pub use raw::RawObject;
 pub use read::{Builder, MAX_DEPTH, ReadError, Validator, read, read_below};
 pub use tree::{Json, TreeBuilder};

@@ -1,20 +1,12 @@
-//! Where in a value something is wrong, as the messages of every language name it: `args.order.items[2]`.
-//!
-//! A path begins with the member of the call. A list position follows as `[2]`; a key that is made like a name, of at
-//! most 64 letters, digits, `_` and `-`, as `.key`; any other key as a JSON string, `["a b"]`, in which characters that
-//! do not print are escaped and what is beyond the 64th is cut. After eight steps the path ends with `…`. So a message
-//! is one short line whatever the keys hold, and it never holds a value.
+//! Where in a JSON text something is, as a [path](super::path).
 
-use std::fmt::{self, Write as _};
+use std::fmt;
 
+use super::path::{Step, path};
 use super::read::{MAX_DEPTH, ReadError};
 use super::tree::Json;
 use crate::error::InvalidArgument;
 
-/// A longer path is cut after this many steps.
-const MAX_STEPS: usize = 8;
-/// A longer key is cut after this many characters.
-const MAX_KEY: usize = 64;
 /// How the languages write a number that JSON does not have.
 const NOT_FINITE: [(&str, f64); 8] = [
     ("NaN", f64::NAN),
@@ -26,76 +18,6 @@ const NOT_FINITE: [(&str, f64); 8] = [
     ("-infinity", f64::NEG_INFINITY),
     ("-inf", f64::NEG_INFINITY),
 ];
-
-/// One step from a JSON value to a part of it; see [`path`].
-#[derive(Clone, Debug, PartialEq, Eq)]
-pub enum Step {
-    /// To the item of an array, counted from 0.
-    Index(usize),
-    /// To the member of an object.
-    Key(String),
-}
-
-/// The path that leads from `member`, an argument of a call, over `steps`, the outermost first.
-///
-/// A key that is no name of at most 64 letters, digits, `_` and `-` is quoted, escaped and cut; a path of more than
-/// eight steps is cut.
-///
-/// ```
-/// use actpass_protocol::json::{Step, path};
-///
-/// let key = |name: &str| Step::Key(name.to_owned());
-/// assert_eq!(path("args", &[key("orders"), Step::Index(3), key("unit-price")]), "args.orders[3].unit-price");
-/// assert_eq!(path("args", &[key("line\nbreak")]), r#"args["line\nbreak"]"#);
-/// assert_eq!(path("payload", &[]), "payload");
-/// ```
-pub fn path<'s>(member: &str, steps: impl IntoIterator<Item = &'s Step>) -> String {
-    let mut path = member.to_owned();
-    for (count, step) in steps.into_iter().enumerate() {
-        if count == MAX_STEPS {
-            path.push('…');
-            break;
-        }
-        match step {
-            Step::Index(at) => path.extend(["[", &at.to_string(), "]"]),
-            Step::Key(key) if is_name(key) => path.extend([".", key]),
-            Step::Key(key) => path.extend(["[", &quoted(key), "]"]),
-        }
-    }
-    path
-}
-
-fn is_name(key: &str) -> bool {
-    let is_plain = |c: char| c.is_alphanumeric() || matches!(c, '_' | '-');
-    !key.is_empty() && key.chars().all(is_plain) && key.chars().nth(MAX_KEY).is_none()
-}
-
-/// A key as a message shows it: a JSON string, cut if it is long.
-pub(crate) fn quoted(key: &str) -> String {
-    let mut text = String::from('"');
-    for (count, c) in key.chars().enumerate() {
-        if count == MAX_KEY {
-            text.push('…');
-            break;
-        }
-        match c {
-            '"' | '\\' => text.extend(['\\', c]),
-            '\n' => text.push_str("\\n"),
-            '\r' => text.push_str("\\r"),
-            '\t' => text.push_str("\\t"),
-            // The standard library knows which characters print; of its notation only JSON's is wanted.
-            c if c == '\'' || c.escape_debug().len() == 1 => text.push(c),
-            c => {
-                for unit in c.encode_utf16(&mut [0; 2]) {
-                    // Writing to a string cannot fail.
-                    let _ = write!(text, "\\u{unit:04x}");
-                }
-            }
-        }
-    }
-    text.push('"');
-    text
-}
 
 /// What messages say of a number that JSON does not have.
 ///
@@ -258,53 +180,6 @@ fn end_of_string(bytes: &[u8], start: usize) -> usize {
 #[cfg(test)]
 mod tests {
     use super::*;
-
-    fn key(name: impl Into<String>) -> Step {
-        Step::Key(name.into())
-    }
-
-    #[test]
-    fn shows_names_and_positions_as_they_are() {
-        for (steps, expected) in [
-            (vec![], "args"),
-            (vec![Step::Index(3)], "args[3]"),
-            (vec![key("order"), key("x")], "args.order.x"),
-            (vec![key("content-type"), key("_id"), key("1st")], "args.content-type._id.1st"),
-            (vec![key("größe"), Step::Index(0)], "args.größe[0]"),
-        ] {
-            assert_eq!(path("args", &steps), expected);
-        }
-        let longest = "k".repeat(MAX_KEY);
-        assert_eq!(path("args", &[key(&longest)]), format!("args.{longest}"));
-    }
-
-    #[test]
-    fn quotes_escapes_and_cuts_every_other_key() {
-        for (name, expected) in [
-            ("", r#"args[""]"#),
-            ("a b", r#"args["a b"]"#),
-            ("a.b", r#"args["a.b"]"#),
-            ("it's", r#"args["it's"]"#),
-            ("$ref", r#"args["$ref"]"#),
-            ("say \"hi\" \\", r#"args["say \"hi\" \\"]"#),
-            ("a\nb\r\t\0", r#"args["a\nb\r\t\u0000"]"#),
-            ("\u{1b}[31m", r#"args["\u001b[31m"]"#),
-            ("\u{202e}\u{200b}\u{2028}", r#"args["\u202e\u200b\u2028"]"#),
-            ("\u{e0001}", r#"args["\udb40\udc01"]"#),
-            ("naïve 😀", r#"args["naïve 😀"]"#),
-        ] {
-            assert_eq!(path("args", &[key(name)]), expected);
-        }
-        let long = "k".repeat(MAX_KEY + 1);
-        assert_eq!(path("args", &[key(&long)]), format!("args[\"{}…\"]", "k".repeat(MAX_KEY)));
-    }
-
-    #[test]
-    fn cuts_a_long_path() {
-        let steps = |count| vec![Step::Index(7); count];
-        assert_eq!(path("p", &steps(MAX_STEPS)), format!("p{}", "[7]".repeat(MAX_STEPS)));
-        assert_eq!(path("p", &steps(MAX_STEPS + 1)), format!("p{}…", "[7]".repeat(MAX_STEPS)));
-    }
 
     #[test]
     fn finds_what_cannot_be_read() {

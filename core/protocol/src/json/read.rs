@@ -1,6 +1,6 @@
 //! The reader: strict, and without a value type of its own.
 
-use super::place::quoted;
+use super::path::quoted;
 use std::collections::HashSet;
 use std::fmt;
 
