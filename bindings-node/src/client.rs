@@ -13,8 +13,9 @@ use napi_derive::napi;
 use tracing::Level;
 
 use crate::convert::Members;
+use crate::enter::enter;
 use crate::log::level_of;
-use crate::runtime::{Answer, Door, enter};
+use crate::runtime::{Answer, Door};
 use crate::{approval, evidence, guard, passport};
 
 /// What `timeoutMs` of a call is.

@@ -9,8 +9,8 @@ use napi::Either;
 use napi_derive::napi;
 
 use crate::convert::Members;
+use crate::enter::enter;
 use crate::error::describe;
-use crate::runtime::enter;
 
 /// The action of a `preflight`.
 pub(crate) fn action(members: &Members) -> Result<Action, Error> {

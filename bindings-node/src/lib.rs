@@ -6,6 +6,7 @@
 mod approval;
 mod client;
 mod convert;
+mod enter;
 mod error;
 mod evidence;
 mod guard;

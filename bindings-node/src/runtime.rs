@@ -18,7 +18,8 @@ use once_cell::sync::OnceCell;
 use tokio::runtime::{Builder, Handle};
 use tokio::task::AbortHandle;
 
-use crate::error::{describe, raise};
+use crate::enter::{enter, panicked};
+use crate::error::describe;
 use crate::guard::{Permit, report};
 use crate::log;
 
@@ -291,19 +292,8 @@ fn background() -> Result<&'static Handle, Error> {
     })
 }
 
-/// Runs a conversion; a panic in it is an error like any other.
-pub(crate) fn enter<T>(body: impl FnOnce() -> Result<T, Error>) -> napi::Result<T> {
-    catch_unwind(AssertUnwindSafe(body))
-        .unwrap_or_else(|_panic| Err(panicked()))
-        .map_err(|error| raise(&error))
-}
-
 fn no_permit() -> Error {
     Error::new(ErrorKind::Internal, "the call has no permit")
-}
-
-fn panicked() -> Error {
-    Error::new(ErrorKind::Internal, "a panic in the SDK")
 }
 
 fn lock<T>(mutex: &Mutex<T>) -> MutexGuard<'_, T> {

@@ -30,18 +30,17 @@ import {
 } from './json.js';
 import { type Log, logOf } from './log.js';
 import { type CallName, type Client, native } from './native.js';
+import type { BlockedOutcome, GuardOutcome, Recorded } from './outcome.js';
 import { begin, type Caller, checkSignal, converting, door, take } from './runtime.js';
 import { type Told, traced, watching } from './telemetry.js';
 import type {
   ActPassOptions,
   Approval,
-  BlockedOutcome,
   CallOptions,
   ClientDefaults,
   Decision,
   ExecutionContext,
   GuardOptions,
-  GuardOutcome,
   Inferred,
   IssuedPassport,
   IssuePassportOptions,
@@ -52,7 +51,6 @@ import type {
   PreflightOptions,
   ProtectOptions,
   RecordEvidenceOptions,
-  Recorded,
   RecordedEvidence,
   ResumeOptions,
   Scope,

@@ -22,4 +22,5 @@ export {
   ActPassStatusError,
   ActPassTimeoutError,
 } from './errors.js';
+export type * from './outcome.js';
 export type * from './types.js';

@@ -14,11 +14,12 @@ use crate::convert::{
     from_json, json, number, optional, read_json, seconds_argument, string, to_json, to_json_by, type_name,
     whole_number, wrong_type,
 };
+use crate::enter::{enter, enter_call};
 use crate::error::{in_call, raise, raise_from};
 use crate::evidence::EvidenceArguments;
 use crate::guard::{ActionArguments, CallArguments, verdict};
 use crate::passport::{IssueArguments, OfflineVerifyArguments, VerifyArguments};
-use crate::runtime::{Door, enter, enter_call};
+use crate::runtime::Door;
 
 type Argument<'a, 'py> = Option<&'a Bound<'py, PyAny>>;
 type Needed<'a, 'py> = &'a Bound<'py, PyAny>;

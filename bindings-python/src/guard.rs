@@ -15,8 +15,9 @@ use crate::convert::{
     Function, argument, from_json, json, number, optional, seconds_argument, string, to_json, to_json_by,
     whole_number, wrong_type,
 };
+use crate::enter::enter;
 use crate::error::{exception, raise};
-use crate::runtime::{Door, enter};
+use crate::runtime::Door;
 
 /// The members of an action, in the order of the face's parameters.
 #[derive(FromPyObject)]

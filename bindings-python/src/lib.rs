@@ -1,7 +1,10 @@
 //! `actpass._native`: what the Python face calls. It converts to the core and back, and means nothing of its own.
 
+#[cfg_attr(not(feature = "test-hooks"), path = "unbroken.rs")]
+mod broken;
 mod client;
 mod convert;
+mod enter;
 mod error;
 mod evidence;
 mod guard;
@@ -23,7 +26,7 @@ mod _native {
 
     #[cfg(feature = "test-hooks")]
     #[pymodule_export]
-    use crate::runtime::broken::break_next_call;
+    use crate::broken::break_next_call;
 
     #[pymodule_export]
     const DEFAULT_BASE_URL: &str = actpass_core::DEFAULT_BASE_URL;

@@ -15,7 +15,7 @@ use pyo3::prelude::*;
 use pyo3::types::{PyDict, PyTuple};
 
 use crate::convert::Function;
-use crate::runtime::enter;
+use crate::enter::enter;
 
 /// The answers for one event loop.
 #[pyclass(frozen, weakref, module = "actpass._native")]

@@ -3,14 +3,13 @@
 
 use std::future::Future;
 use std::ops::Deref;
-use std::panic::{AssertUnwindSafe, catch_unwind};
 use std::sync::Arc;
 
-use actpass_core::{ActPass, CallOptions, Circuit, Error, ErrorKind, Settings};
+use actpass_core::{ActPass, CallOptions, Circuit, Error, Settings};
 use actpass_session::{BackgroundClient, BlockingClient};
 use pyo3::prelude::*;
 
-use crate::error::{in_call, raise};
+use crate::broken;
 use crate::mailbox::Mailbox;
 use crate::telemetry::Watch;
 
@@ -102,103 +101,4 @@ impl Deref for Door {
 fn interrupted() -> PyResult<()> {
     // An interpreter that has ended has no signals to handle; a thread that waits ends with the process.
     Python::try_attach(|py| py.check_signals()).unwrap_or(Ok(()))
-}
-
-/// Runs a conversion; a panic in it is an error like any other.
-pub(crate) fn enter<T>(py: Python<'_>, body: impl FnOnce() -> PyResult<T>) -> PyResult<T> {
-    let entered = AssertUnwindSafe(|| {
-        broken::conversion();
-        body()
-    });
-    catch_unwind(entered)
-        .unwrap_or_else(|_panic| Err(raise(py, &Error::new(ErrorKind::Internal, "a panic in the SDK"))))
-}
-
-/// As [`enter`], for the method `called`, which its errors name.
-pub(crate) fn enter_call<T>(py: Python<'_>, called: &str, body: impl FnOnce() -> PyResult<T>) -> PyResult<T> {
-    enter(py, body).map_err(|error| in_call(py, error, called))
-}
-
-/// Calls that break, for the tests of what happens then. No wheel that is shipped has any.
-#[cfg(feature = "test-hooks")]
-pub(crate) mod broken {
-    use std::cell::Cell;
-    use std::future::{Future, pending};
-
-    use pyo3::exceptions::PyValueError;
-    use pyo3::prelude::*;
-
-    thread_local!(static NEXT: Cell<Option<Break>> = const { Cell::new(None) });
-
-    /// How a call breaks.
-    #[derive(Clone, Copy, PartialEq, Eq)]
-    pub(crate) enum Break {
-        /// It panics while its answer is converted.
-        Answer,
-        /// It panics while its arguments are converted.
-        Conversion,
-        /// It never ends.
-        Hang,
-        /// It panics.
-        Panic,
-    }
-
-    /// Breaks the next call of this thread.
-    #[pyfunction]
-    pub(crate) fn break_next_call(how: &str) -> PyResult<()> {
-        NEXT.set(Some(match how {
-            "answer" => Break::Answer,
-            "conversion" => Break::Conversion,
-            "hang" => Break::Hang,
-            "panic" => Break::Panic,
-            _ => return Err(PyValueError::new_err("how")),
-        }));
-        Ok(())
-    }
-
-    pub(super) fn next() -> Option<Break> {
-        NEXT.take()
-    }
-
-    #[expect(clippy::panic, reason = "that is what is tested")]
-    pub(super) fn conversion() {
-        if NEXT.get() == Some(Break::Conversion) {
-            NEXT.set(None);
-            panic!("broken on purpose");
-        }
-    }
-
-    #[expect(clippy::panic, reason = "that is what is tested")]
-    pub(super) async fn call<F: Future>(how: Option<Break>, call: F) -> F::Output {
-        match how {
-            Some(Break::Panic) => panic!("broken on purpose"),
-            Some(Break::Hang) => pending().await,
-            Some(Break::Answer | Break::Conversion) | None => call.await,
-        }
-    }
-
-    #[expect(clippy::panic, reason = "that is what is tested")]
-    pub(super) fn answer(how: Option<Break>) {
-        if how == Some(Break::Answer) {
-            panic!("broken on purpose");
-        }
-    }
-}
-
-#[cfg(not(feature = "test-hooks"))]
-mod broken {
-    #[derive(Clone, Copy)]
-    pub(super) struct Break;
-
-    pub(super) fn next() -> Break {
-        Break
-    }
-
-    pub(super) fn conversion() {}
-
-    pub(super) fn call<F>(_how: Break, call: F) -> F {
-        call
-    }
-
-    pub(super) fn answer(_how: Break) {}
 }

@@ -339,6 +339,7 @@ def test_doctests() -> None:
 
     modules = (actpass, _async, _client, actpass._errors, actpass._outcome, actpass._types, actpass.testing)
     results = [doctest.testmod(module) for module in modules]
+    results.append(doctest.testmod(actpass._settings, extraglobs={"ActPassClient": ActPassClient}))
     assert sum(result.failed for result in results) == 0
     assert sum(result.attempted for result in results) >= 10
 
@@ -374,7 +375,7 @@ def test_every_public_name_has_a_docstring() -> None:
             continue
         if value.__module__.startswith("actpass") and not value.__doc__:
             bare.append(name)
-        if inspect.isclass(value) and value.__module__ == "actpass._client":
+        if inspect.isclass(value) and value.__module__ in {"actpass._client", "actpass._settings"}:
             bare += [f"{name}.{member}" for member in public(value) if not inspect.getdoc(getattr(value, member))]
     assert bare == []
     assert actpass.__doc__

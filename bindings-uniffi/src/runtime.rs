@@ -11,7 +11,7 @@ use tokio::runtime::{Builder, Runtime};
 use tokio::sync::watch;
 use tokio::task::JoinHandle;
 
-use crate::error::NativeError;
+use crate::error::{NativeError, panicked};
 
 /// Tells a call that its task was cancelled. Swift needs it; in Kotlin the call is dropped.
 #[derive(uniffi::Object)]
@@ -69,10 +69,6 @@ pub(crate) fn detach(call: impl Future<Output = ()> + Send + 'static) -> Result<
 /// Runs a conversion; a panic in it is an error like any other.
 pub(crate) fn enter<T>(body: impl FnOnce() -> Result<T, NativeError>) -> Result<T, NativeError> {
     catch_unwind(AssertUnwindSafe(body)).unwrap_or_else(|_panic| Err(panicked().into()))
-}
-
-pub(crate) fn panicked() -> Error {
-    Error::new(ErrorKind::Internal, "a panic in the SDK")
 }
 
 /// A task that ends when nobody waits for it any more.

@@ -7,10 +7,10 @@ from types import TracebackType
 from typing import TYPE_CHECKING, Any, Callable, Optional, Union, overload
 
 from . import _run
-from ._client import Limits, Self, Settings, limits
 from ._errors import ActPassError
 from ._outcome import GuardOutput
 from ._run import answer
+from ._settings import Limits, Self, Settings, limits
 from ._telemetry import operation
 from ._types import (
     Approval,

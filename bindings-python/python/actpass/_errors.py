@@ -91,7 +91,7 @@ class ActPassError(Exception):
         """Tell pydantic, if the program uses it: an instance, serialized as :meth:`to_dict` does."""
         from ._pydantic import error_schema  # noqa: PLC0415
 
-        return error_schema(cls, source, handler)
+        return error_schema(cls, handler, errors())
 
     def _complete(self, **members: Any) -> None:
         """Set members, and let `args` have all of them: some serializers keep nothing else of an exception."""
@@ -356,6 +356,13 @@ def error_data(error: BaseException, causes: int = _CAUSES) -> ErrorData:
         "cause": {**error_data(cause, causes - 1)} if cause is not None and causes > 0 else None,
     }
     return data
+
+
+def errors() -> Any:
+    """Return how exceptions become data and come back, for pydantic."""
+    from ._pydantic import Errors  # noqa: PLC0415
+
+    return Errors(ErrorData, error_data, error_of)
 
 
 def error_of(data: Mapping[str, Any], causes: int = _CAUSES) -> BaseException:

@@ -5,7 +5,7 @@ from __future__ import annotations
 from collections.abc import Mapping
 from typing import TYPE_CHECKING, Any, Callable, Dict, Generic, Literal, Optional, TypeVar, Union, overload  # noqa: UP035
 
-from ._errors import ActionBlocked, error_data
+from ._errors import ActionBlocked, error_data, errors
 from ._types import Decision, PendingApproval, RecordedEvidence, T
 
 D = TypeVar("D")
@@ -143,7 +143,8 @@ class GuardOutput(Dict[str, Any], Generic[T]):  # noqa: UP006
         """Tell pydantic, if the program uses it: the members are validated, and serialized as :meth:`to_dict` does."""
         from ._pydantic import outcome_schema  # noqa: PLC0415
 
-        return outcome_schema(cls, source, handler)
+        types = {"decision": Decision, "approval": PendingApproval, "evidence": RecordedEvidence}
+        return outcome_schema(cls, source, handler, errors(), types)
 
 
 def _made(kind: type[GuardOutput[Any]], members: dict[str, Any], attributes: dict[str, Any]) -> GuardOutput[Any]:

@@ -13,9 +13,8 @@ from ._errors import ActPassArgumentError, ActPassConfigError
 from ._json import name_of
 
 if TYPE_CHECKING:
-    from ._async import AsyncActPassClient
-    from ._client import ActPassClient, Limits
     from ._outcome import GuardOutput
+    from ._settings import Limits
     from ._types import P, R
 
     Wrapped = Callable[..., Any]
@@ -32,7 +31,7 @@ class Protection:
 
     def __init__(
         self,
-        client: ActPassClient | AsyncActPassClient,
+        client: Any,
         *,
         tool: str,
         goal: str,
@@ -117,10 +116,8 @@ class Protection:
         return wrapper  # type: ignore[no-any-return]
 
     def _around_function(self, function: Wrapped, judged: _Judged) -> Wrapped:
-        from ._client import ActPassClient  # noqa: PLC0415
-
         client = self._client
-        if not isinstance(client, ActPassClient):
+        if client._background:
             raise _wrong(
                 "protect",
                 "expected a coroutine function (async def): a plain one would block the event loop; "

@@ -3,28 +3,31 @@
 from __future__ import annotations
 
 from collections.abc import Mapping
-from typing import TYPE_CHECKING, Any, get_args, get_type_hints
+from typing import Any, Callable, NamedTuple, get_args, get_type_hints
 
 from pydantic_core import core_schema
 
-from ._errors import error_data, error_of
-from ._types import Decision, ErrorData, PendingApproval, RecordedEvidence
 
-if TYPE_CHECKING:
-    from ._outcome import GuardOutput
+class Errors(NamedTuple):
+    """How exceptions become data and come back."""
+
+    #: The type of the data.
+    data: Any
+    to_data: Callable[[BaseException], Any]
+    of_data: Callable[[Mapping[str, Any]], BaseException]
 
 
-def outcome_schema(kind: type[GuardOutput[Any]], source: Any, handler: Any) -> Any:
-    """Return the schema of ``GuardOutput`` or of ``GuardOutput[T]``."""
+def outcome_schema(kind: Any, source: Any, handler: Any, errors: Errors, types: Mapping[str, Any]) -> Any:
+    """Return the schema of ``GuardOutput`` or of ``GuardOutput[T]``; ``types`` are those of its members."""
     result = get_args(source)
-    error = _error_schema(core_schema.any_schema(), handler)
+    error = _error_schema(core_schema.any_schema(), handler, errors)
     members = {
-        "decision": (True, handler.generate_schema(Decision)),
+        "decision": (True, handler.generate_schema(types["decision"])),
         "executed": (True, core_schema.bool_schema(strict=True)),
         "result": (False, handler.generate_schema(result[0] if result else Any)),
         "error": (False, error),
-        "approval": (False, handler.generate_schema(PendingApproval)),
-        "evidence": (False, handler.generate_schema(RecordedEvidence)),
+        "approval": (False, handler.generate_schema(types["approval"])),
+        "evidence": (False, handler.generate_schema(types["evidence"])),
         "evidence_error": (False, error),
         "request_id": (False, core_schema.str_schema()),
     }
@@ -32,7 +35,7 @@ def outcome_schema(kind: type[GuardOutput[Any]], source: Any, handler: Any) -> A
         name: core_schema.typed_dict_field(schema, required=required) for name, (required, schema) in members.items()
     }
 
-    def validate(value: Any, inner: Any) -> GuardOutput[Any]:
+    def validate(value: Any, inner: Any) -> Any:
         checked = inner(_with_request_id(value))
         request_id = checked.pop("request_id", None)
         return kind(checked, tool=getattr(value, "_tool", ""), request_id=request_id)
@@ -55,18 +58,18 @@ def dict_schema(kind: Any, handler: Any) -> Any:
     return core_schema.typed_dict_schema(fields, cls=kind, cls_name=kind.__name__, extra_behavior="allow")
 
 
-def error_schema(kind: type, source: Any, handler: Any) -> Any:
+def error_schema(kind: type, handler: Any, errors: Errors) -> Any:
     """Return the schema of an exception, which is serialized as data."""
-    return _error_schema(core_schema.is_instance_schema(kind), handler)
+    return _error_schema(core_schema.is_instance_schema(kind), handler, errors)
 
 
-def _error_schema(inner: Any, handler: Any) -> Any:
+def _error_schema(inner: Any, handler: Any, errors: Errors) -> Any:
     return core_schema.no_info_before_validator_function(
-        lambda value: error_of(value) if isinstance(value, Mapping) else value,
+        lambda value: errors.of_data(value) if isinstance(value, Mapping) else value,
         inner,
         serialization=core_schema.plain_serializer_function_ser_schema(
-            lambda value: error_data(value) if isinstance(value, BaseException) else value,
-            return_schema=handler.generate_schema(ErrorData),
+            lambda value: errors.to_data(value) if isinstance(value, BaseException) else value,
+            return_schema=handler.generate_schema(errors.data),
         ),
     )
 

@@ -20,7 +20,6 @@ from ._native import VERSION
 if TYPE_CHECKING:
     from types import TracebackType
 
-    from ._client import Settings
 
     R = TypeVar("R")
 
@@ -398,7 +397,7 @@ def _histogram(metrics: Any) -> Any:
     return _histogram_of[1]
 
 
-def operation(name: str, tool: object = None, mode: object = None, client: Settings | None = None) -> Operation:
+def operation(name: str, tool: object = None, mode: object = None, client: Any = None) -> Operation:
     """Return what to enter for the time of a public call; a span if the program has imported OpenTelemetry."""
     trace = sys.modules.get("opentelemetry.trace")
     if trace is None or _observing.get():
@@ -415,7 +414,7 @@ def operation(name: str, tool: object = None, mode: object = None, client: Setti
     return _Observed(observers) if observers else _NOBODY
 
 
-def _mode(client: Settings | None) -> str | None:
+def _mode(client: Any) -> str | None:
     try:
         return None if client is None else client.mode
     except ActPassError:  # It is closed, as the call itself will say.

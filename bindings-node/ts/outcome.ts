@@ -1,0 +1,120 @@
+import type { ActPassError } from './errors.js';
+import type { BlockingDecision, Decision, DenyDecision, PendingApproval, RecordedEvidence } from './types.js';
+
+/** Whether the end of an action was recorded, if `recordOutcome` asked for it. */
+export interface Recorded {
+  /** The event in the ledger. */
+  evidence?: RecordedEvidence;
+  /** Why there is none. */
+  evidenceError?: ActPassError;
+}
+
+/** What every outcome has besides its `kind`. */
+export interface OutcomeBase<T> {
+  /** Whether the action ran. */
+  readonly executed: boolean;
+  /** The gateway's decision, or one that the SDK made because the gate failed. */
+  readonly decision: Decision;
+  /** The `x-request-id` that the gateway gave the request that was decided; `undefined` if it gave none. */
+  readonly requestId?: string;
+  /**
+   * Returns what the action returned. Throws what the action threw, or an {@link ActionBlockedError} if it did not run. In
+   * `monitor`, an action that ran although the gate failed returns as any other.
+   */
+  unwrap(): T;
+}
+
+/** The action ran and returned. */
+export interface ReturnedOutcome<T> extends OutcomeBase<T>, Recorded {
+  /** How the call ended. */
+  readonly kind: 'returned';
+  /** Whether the action ran. */
+  readonly executed: true;
+  /** What it returned: the same value, not a copy. */
+  readonly result: T;
+  /** What went wrong: nothing. */
+  readonly error?: undefined;
+  /** What to resume: nothing. */
+  readonly approval?: undefined;
+}
+
+/** The gate failed, `monitor` ran the action, and it returned. */
+export interface ObservedOutcome<T> extends OutcomeBase<T>, Recorded {
+  /** How the call ended. */
+  readonly kind: 'returned';
+  /** Whether the action ran. */
+  readonly executed: true;
+  /** The decision that the SDK made. */
+  readonly decision: DenyDecision;
+  /** What it returned: the same value, not a copy. */
+  readonly result: T;
+  /** How the gate failed. */
+  readonly error: ActPassError;
+  /** What to resume: nothing. */
+  readonly approval?: undefined;
+}
+
+/** The action ran and threw. */
+export interface ThrewOutcome extends OutcomeBase<never>, Recorded {
+  /** How the call ended. */
+  readonly kind: 'threw';
+  /** Whether the action ran. */
+  readonly executed: true;
+  /** What it returned: nothing. */
+  readonly result?: undefined;
+  /**
+   * What it threw: the same value, of any type, as in a `catch` clause. `undefined`, which says nothing, is replaced by an
+   * `Error` that says so.
+   */
+  readonly error: NonNullable<unknown> | null;
+  /** What to resume: nothing. */
+  readonly approval?: undefined;
+}
+
+/** The action did not run. */
+export interface BlockedOutcome extends OutcomeBase<never> {
+  /** How the call ended. */
+  readonly kind: 'blocked';
+  /** Whether the action ran. */
+  readonly executed: false;
+  /** The gateway's decision, or one that the SDK made because the gate failed. */
+  readonly decision: BlockingDecision;
+  /** What it returned: nothing. */
+  readonly result?: undefined;
+  /** How the gate failed; `undefined` if the gateway decided. */
+  readonly error?: ActPassError;
+  /** What to keep in order to `resume` once a person has approved it; `undefined` if it waits for no approval. */
+  readonly approval?: PendingApproval;
+  /** The event in the ledger: none, because nothing ran. */
+  readonly evidence?: undefined;
+  /** Why there is none: nothing ran. */
+  readonly evidenceError?: undefined;
+}
+
+/**
+ * What a guard reports. `kind` says how the call ended; `unwrap()` returns the result or throws.
+ *
+ * @example
+ * ```ts
+ * import { ActPass } from '@actpass/sdk';
+ *
+ * const actpass = new ActPass();
+ * const outcome = await actpass.guard({
+ *   goal: 'resolve_refund_request',
+ *   tool: 'stripe.refund.create',
+ *   args: { amount: 4900, currency: 'usd' },
+ *   execute: () => 're_1',
+ * });
+ * switch (outcome.kind) {
+ *   case 'returned':
+ *     console.log('refunded', outcome.result);
+ *     break;
+ *   case 'threw':
+ *     console.error('the refund failed', outcome.error);
+ *     break;
+ *   case 'blocked':
+ *     console.log('blocked', outcome.decision.reason_code, outcome.decision.explain.summary);
+ * }
+ * ```
+ */
+export type GuardOutcome<T> = BlockedOutcome | ObservedOutcome<T> | ReturnedOutcome<T> | ThrewOutcome;

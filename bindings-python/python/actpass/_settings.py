@@ -1,0 +1,221 @@
+"""The settings of both clients, and the native half that they hold."""
+
+from __future__ import annotations
+
+from typing import Any, Callable, Literal, NoReturn, Optional, TypeVar, Union
+
+from . import _native, _run
+from ._errors import ActPassArgumentError, ActPassConfigError
+from ._gevent import cooperative
+from ._json import name_of
+from ._telemetry import log_by_environment
+from ._types import Mode
+
+#: A client of either kind, or a subclass of the program's.
+Self = TypeVar("Self", bound="Settings")
+
+
+#: The limits of a call: its timeout and its number of retries.
+Limits = Optional[tuple[object, object]]
+
+
+def limits(timeout: object, max_retries: object) -> Limits:
+    """Return the limits of a call, if it has any of its own."""
+    return None if timeout is None and max_retries is None else (timeout, max_retries)
+
+
+class Settings:
+    """What both clients are made of: the settings, and the native half that holds all meaning."""
+
+    __slots__ = ("__weakref__", "_default", "_native", "_shown")
+
+    _background = False
+
+    def __init__(
+        self,
+        api_key: Optional[str] = None,
+        tenant_id: Optional[str] = None,
+        agent_id: Optional[str] = None,
+        base_url: Optional[str] = None,
+        timeout: float = 30.0,
+        *,
+        connect_timeout: Optional[float] = None,
+        max_retries: int = 2,
+        mode: Mode = "enforce",
+        ca: Union[str, bytes, None] = None,
+        circuit_failures: int = 5,
+        danger_allow_insecure_http: bool = False,
+        default: Optional[Callable[[Any], Any]] = None,
+    ) -> None:
+        """Check the settings. Nothing is sent and no thread is started."""
+        log_by_environment()
+        if default is not None and not callable(default):
+            raise ActPassConfigError(
+                f"default: expected a function of one value, found {name_of(default)}",
+                code="actpass.invalid_config",
+            )
+        self._hold(
+            _native.Client(
+                api_key,
+                tenant_id,
+                agent_id,
+                base_url,
+                timeout,
+                connect_timeout,
+                max_retries,
+                mode,
+                ca,
+                circuit_failures,
+                danger_allow_insecure_http,
+                self._background,
+            ),
+            default,
+        )
+
+    def _hold(self, native: _native.Client, default: Optional[Callable[[Any], Any]]) -> None:
+        self._native = native if self._background else cooperative(native)
+        self._default = default
+        self._shown = f"base_url={native.base_url!r}, tenant_id={native.tenant_id!r}, agent_id={native.agent_id!r}"
+
+    @staticmethod
+    def hash_payload(payload: Any) -> str:
+        """Return the SHA-256, in hex, of the canonical JSON (RFC 8785) of ``payload``.
+
+        Raises:
+            ActPassArgumentError: ``payload`` has no canonical form: not JSON, NaN, an integer beyond ±(2**53 - 1),
+                a lone surrogate.
+
+        >>> ActPassClient.hash_payload({"currency": "usd", "amount": 4900})
+        'b8254cdaf74420349cd61cd59255812d66cf264b642850b3746a88420ab48ca2'
+        """
+        return _native.hash_payload(payload)
+
+    @staticmethod
+    def sign_payload(secret: str, payload: Any) -> str:
+        """Return the HMAC-SHA256 under ``secret``, in hex, of the canonical JSON of ``payload``.
+
+        Raises:
+            ActPassArgumentError: As :meth:`hash_payload`.
+
+        >>> ActPassClient.sign_payload("secret", "payload")
+        'd912ed098d037477e66ef16477113f9b07284bd18e6f8e93a183ab37cc5d1a2e'
+        """
+        return _native.sign_payload(secret, payload)
+
+    @property
+    def base_url(self) -> str:
+        """The gateway's URL, without a trailing slash.
+
+        >>> client = ActPassClient(api_key="apk_dev", base_url="http://127.0.0.1:8787/")
+        >>> client.base_url
+        'http://127.0.0.1:8787'
+        """
+        return self._native.base_url
+
+    @property
+    def tenant_id(self) -> Optional[str]:
+        """The tenant, if one was given.
+
+        >>> client = ActPassClient(api_key="apk_dev", base_url="http://127.0.0.1:8787/")
+        >>> client.tenant_id is None
+        True
+        """
+        return self._native.tenant_id
+
+    @property
+    def agent_id(self) -> str:
+        """The agent's name.
+
+        >>> client = ActPassClient(api_key="apk_dev", base_url="http://127.0.0.1:8787/")
+        >>> client.agent_id
+        'sdk'
+        """
+        return self._native.agent_id
+
+    @property
+    def timeout(self) -> float:
+        """The total deadline of a call, in seconds.
+
+        >>> client = ActPassClient(api_key="apk_dev", base_url="http://127.0.0.1:8787/")
+        >>> client.timeout
+        30.0
+        """
+        return self._native.timeout
+
+    @property
+    def mode(self) -> Mode:
+        """The mode of calls that name none.
+
+        >>> client = ActPassClient(api_key="apk_dev", base_url="http://127.0.0.1:8787/")
+        >>> client.mode
+        'enforce'
+        """
+        return self._native.mode
+
+    @property
+    def circuit(self) -> Literal["closed", "open", "half_open"]:
+        """Whether calls go to the gateway: ``closed`` (they do), ``open`` (they fail at once) or ``half_open``.
+
+        It opens after ``circuit_failures`` calls in a row that could not reach the gateway, for about a second, and
+        twice as long each time that the gateway still cannot be reached, up to 30 seconds.
+
+        >>> ActPassClient(api_key="apk_dev", base_url="http://127.0.0.1:8787").circuit
+        'closed'
+        """
+        return self._native.circuit
+
+    def with_options(
+        self: Self,
+        *,
+        timeout: Optional[float] = None,
+        max_retries: Optional[int] = None,
+        default: Optional[Callable[[Any], Any]] = None,
+    ) -> Self:
+        """Return a client that differs in these options; it shares the connections and the circuit with this one.
+
+        Closing either closes both.
+
+        Args:
+            timeout: The total deadline of a call, in seconds, above 0, at most 86400. Default: this client's.
+            max_retries: How often a call is retried at most, 0 to 10. Default: this client's.
+            default: What converts what in arguments is not JSON. Default: this client's.
+
+        Raises:
+            ActPassArgumentError: An option is invalid; the message names it.
+
+        >>> client = ActPassClient(api_key="apk_dev", base_url="http://127.0.0.1:8787")
+        >>> client.with_options(timeout=2, max_retries=0).timeout, client.timeout
+        (2.0, 30.0)
+        """
+        other = type(self).__new__(type(self))
+        if hasattr(self, "__dict__"):  # Of a subclass of the program's.
+            vars(other).update(vars(self))
+        other._hold(self._native.with_options((timeout, max_retries)), self._converter(default, "with_options"))
+        return other
+
+    def __repr__(self) -> str:
+        """Show where it leads, and nothing secret."""
+        return f"{type(self).__name__}({self._shown})"
+
+    def __reduce__(self) -> NoReturn:
+        """Refuse to be pickled or copied: the client holds the API key."""
+        raise ActPassArgumentError(
+            f"client: expected something that can be pickled or copied, found {type(self).__name__}, which holds the "
+            "API key: share the client within a process, and create one in each process",
+            code="actpass.invalid_argument",
+        )
+
+    def _converter(self, default: Optional[Callable[[Any], Any]], called: str) -> Optional[Callable[[Any], Any]]:
+        """Return what converts the values of a call that are not JSON."""
+        if default is None:
+            return self._default
+        if not callable(default):
+            raise _run.wrong(f"expected a function of one value, found {name_of(default)}", "default", called)
+        return default
+
+    @classmethod
+    def __get_pydantic_core_schema__(cls, source: Any, handler: Any) -> Any:
+        """Tell pydantic, if the program uses it, that a field or parameter may be a client."""
+        from ._pydantic import client_schema  # noqa: PLC0415
+
+        return client_schema(cls)
