@@ -32,7 +32,7 @@ SUITE_TOOLS := pytest>=8,<10 pytest-xdist>=3.6,<4 mypy>=1.15,<3 pyright>=1.1.390
 TEST_TOOLS := $(SUITE_TOOLS) playwright>=1.55,<2 ruff>=0.12,<1 schemathesis>=4.32,<5
 PYTHON_SOURCES := $(shell find bindings-python/src bindings-python/python -name '*.rs' -o -name '*.py' -o -name '*.pyi') \
 	bindings-python/Cargo.toml bindings-python/pyproject.toml
-RUST_SOURCES := Cargo.toml Cargo.lock $(shell find core/src gateway/src gateway/templates policies -type f)
+RUST_SOURCES := Cargo.toml Cargo.lock $(shell find core/src core/protocol/src core/session/src gateway/src gateway/templates policies -type f)
 
 # One build for every test, with the calls that break on request: a build of a part has other features, and compiles what they
 # share once more.
@@ -249,6 +249,7 @@ lint-all: $(TEST_VENV)/bin/maturin lint-node
 	$(TEST_VENV)/bin/ruff format --check bindings-python examples benches tests/environments tests/examples tests/page tests/soak
 	$(TIMED) 'lint: mypy' $(TEST_VENV)/bin/mypy --config-file bindings-python/pyproject.toml bindings-python/python
 	scripts/break-the-guard --check
+	scripts/check-circles
 	scripts/check-versions
 	$(TIMED) 'lint: licences' scripts/deny $(CARGO)
 
