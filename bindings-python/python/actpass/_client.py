@@ -5,10 +5,10 @@ from __future__ import annotations
 import contextlib
 from collections.abc import Awaitable, Collection, Coroutine, Mapping
 from types import TracebackType
-from typing import Any, Callable, Literal, Optional, TypeVar, Union, overload
+from typing import Any, Callable, Optional, Union, overload
 
 from . import _native, _run
-from ._errors import ActPassArgumentError, ActPassConfigError, ActPassError
+from ._errors import ActPassError
 from ._outcome import GuardOutput
 from ._settings import Limits, Self, Settings, limits
 from ._telemetry import operation

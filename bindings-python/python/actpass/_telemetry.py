@@ -20,7 +20,6 @@ from ._native import VERSION
 if TYPE_CHECKING:
     from types import TracebackType
 
-
     R = TypeVar("R")
 
 LOGGER = "actpass"
