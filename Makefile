@@ -250,6 +250,7 @@ lint-all: $(TEST_VENV)/bin/maturin lint-node
 	$(TIMED) 'lint: mypy' $(TEST_VENV)/bin/mypy --config-file bindings-python/pyproject.toml bindings-python/python
 	scripts/break-the-guard --check
 	scripts/check-circles
+	scripts/check-rooms
 	scripts/check-versions
 	$(TIMED) 'lint: licences' scripts/deny $(CARGO)
 
