@@ -8,7 +8,7 @@ import { test } from 'node:test';
 import { ActPass, ActPassArgumentError, hashPayload, signPayload } from '@actpass/sdk';
 import { API_KEY, ROOT, SIGNING_KEY } from './support.mjs';
 
-const DATA = join(ROOT, 'core', 'tests', 'data', 'jcs');
+const DATA = join(ROOT, 'core', 'protocol', 'tests', 'data', 'jcs');
 
 for (const file of readdirSync(join(DATA, 'input'))) {
   test(`the RFC's own example ${file}`, () => {

@@ -8,6 +8,7 @@ use crate::client::{ActPass, Time};
 use crate::clock::Clock;
 use crate::config::{self, Config};
 use crate::error::Error;
+#[cfg(feature = "http")]
 use crate::http::{CaVariable, Way, extra_ca};
 use crate::settings::Settings;
 use crate::transport::Transport;
@@ -47,7 +48,9 @@ pub struct ActPassBuilder {
     circuit_failures: Option<u32>,
     max_retries: Option<u32>,
     mode: Mode,
+    #[cfg(feature = "http")]
     ca: Option<Vec<u8>>,
+    #[cfg(feature = "http")]
     ca_variables: Vec<CaVariable>,
     allow_insecure_http: bool,
     user_agent: Option<String>,
@@ -126,6 +129,7 @@ impl ActPassBuilder {
     /// Otherwise trusted are the authorities of the file that `SSL_CERT_FILE` names and the directories that
     /// `SSL_CERT_DIR` names, if one of the two is set; else those of the system; else, where the system has none,
     /// those bundled with this library.
+    #[cfg(feature = "http")]
     #[must_use]
     pub fn ca(mut self, pem: impl Into<Vec<u8>>) -> Self {
         self.ca = Some(pem.into());
@@ -134,6 +138,7 @@ impl ActPassBuilder {
 
     /// Names the environment variables by which the clients of a host language name certificate authorities, for
     /// bindings to it; none by default. Like `SSL_CERT_FILE`, a variable that names what cannot be read is an error.
+    #[cfg(feature = "http")]
     #[must_use]
     pub fn ca_variables(mut self, variables: impl IntoIterator<Item = CaVariable>) -> Self {
         self.ca_variables = variables.into_iter().collect();
@@ -176,24 +181,43 @@ impl ActPassBuilder {
     ///
     /// [`ErrorKind::Config`](crate::ErrorKind::Config), naming the setting and what was expected.
     pub fn build(mut self) -> Result<ActPass, Error> {
-        match self.transport.take() {
-            Some(transport) => {
-                extra_ca(self.ca.as_deref())?;
-                let time = self.clock.take().map_or(Time::Tokio, Time::Given);
-                Ok(ActPass::with_transport(self.config()?, transport, time))
-            }
-            None => Ok(self.settings()?.connect()),
-        }
+        let Some(transport) = self.transport.take() else { return self.over_http() };
+        #[cfg(feature = "http")]
+        extra_ca(self.ca.as_deref())?;
+        let time = self.time()?;
+        Ok(ActPass::with_transport(self.config()?, transport, time))
     }
 
-    /// Checks the settings and keeps them, to make clients with connections of their own: see [`Settings::connect`].
+    #[cfg(feature = "http")]
+    fn over_http(self) -> Result<ActPass, Error> {
+        Ok(self.settings()?.connect())
+    }
+
+    #[cfg(not(feature = "http"))]
+    fn over_http(self) -> Result<ActPass, Error> {
+        Err(Error::config("transport", "expected one, found none, and the feature http is off"))
+    }
+
+    #[cfg(feature = "http")]
+    fn time(&mut self) -> Result<Time, Error> {
+        Ok(self.clock.take().map_or(Time::Tokio, Time::Given))
+    }
+
+    #[cfg(not(feature = "http"))]
+    fn time(&mut self) -> Result<Time, Error> {
+        let none = || Error::config("clock", "expected one, found none, and the feature http is off");
+        self.clock.take().map(Time::Given).ok_or_else(none)
+    }
+
+    /// Checks the settings and keeps them, to make clients with connections of their own or an
+    /// [engine](crate::engine): see [`Settings`].
     ///
     /// # Errors
     ///
-    /// As [`ActPassBuilder::build`]; a transport cannot be given here.
-    pub fn settings(mut self) -> Result<Settings, Error> {
+    /// As [`ActPassBuilder::build`]; a transport or a clock cannot be given here.
+    pub fn settings(self) -> Result<Settings, Error> {
         if self.clock.is_some() {
-            return Err(Error::config("clock", "expected none: HTTP runs on tokio, which has its own"));
+            return Err(Error::config("clock", "expected none: each client of the settings makes its own"));
         }
         if self.transport.is_some() {
             return Err(Error::config(
@@ -201,11 +225,21 @@ impl ActPassBuilder {
                 "expected none: each client of the settings makes its own",
             ));
         }
+        self.checked()
+    }
+
+    #[cfg(feature = "http")]
+    fn checked(mut self) -> Result<Settings, Error> {
         let (ca, ca_variables) = (self.ca.take(), std::mem::take(&mut self.ca_variables));
         let mut config = self.config()?;
         let way = Way::to(&config.base_url, &extra_ca(ca.as_deref())?, ca_variables)?;
         config.through = way.through();
         Ok(Settings::new(config, way))
+    }
+
+    #[cfg(not(feature = "http"))]
+    fn checked(self) -> Result<Settings, Error> {
+        Ok(Settings::new(self.config()?))
     }
 
     fn config(self) -> Result<Config, Error> {

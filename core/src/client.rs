@@ -18,7 +18,9 @@ use actpass_protocol::{Ended, ErrorKind, Json, Operation, Secret};
 use crate::action::Action;
 use crate::approval::Approval;
 use crate::breaker::Circuit;
-use crate::clock::{Clock, Moment, TokioClock};
+#[cfg(feature = "http")]
+use crate::clock::TokioClock;
+use crate::clock::{Clock, Moment};
 use crate::config::{CallOptions, Config};
 use crate::decision::Decision;
 use crate::engine::{Engine, Event, Machine, Scope, Stage, Step};
@@ -78,6 +80,7 @@ struct Inner {
 pub(crate) enum Time {
     /// From a clock of the caller's.
     Given(Box<dyn Clock>),
+    #[cfg(feature = "http")]
     Tokio,
 }
 
@@ -85,6 +88,7 @@ impl Time {
     fn clock(&self) -> &dyn Clock {
         match self {
             Self::Given(clock) => clock.as_ref(),
+            #[cfg(feature = "http")]
             Self::Tokio => &TokioClock,
         }
     }
@@ -96,6 +100,7 @@ impl Time {
                 Either::Left(((), _)) => None,
                 Either::Right((ended, _)) => Some(ended),
             },
+            #[cfg(feature = "http")]
             Self::Tokio => tokio::time::timeout_at(TokioClock::instant(until), future).await.ok(),
         }
     }
@@ -103,6 +108,7 @@ impl Time {
     async fn sleep_until(&self, until: Moment) {
         match self {
             Self::Given(clock) => clock.sleep_until(until).await,
+            #[cfg(feature = "http")]
             Self::Tokio => tokio::time::sleep_until(TokioClock::instant(until)).await,
         }
     }

@@ -4,10 +4,7 @@ use std::fmt;
 use std::future::Future;
 use std::ops::Add;
 use std::pin::Pin;
-use std::sync::LazyLock;
-use std::time::{Duration, Instant, SystemTime};
-
-use actpass_protocol::ErrorKind;
+use std::time::{Duration, SystemTime};
 
 use crate::error::Error;
 
@@ -45,7 +42,7 @@ impl Add<Duration> for Moment {
     }
 }
 
-/// Time and randomness for the [engine](crate::engine). [`TokioClock`] is the default.
+/// Time and randomness for the [engine](crate::engine). With the feature `http`, `TokioClock` is the default.
 ///
 /// ```
 /// use actpass_core::{Clock, Error, Moment, Sleep};
@@ -83,48 +80,62 @@ pub trait Clock: fmt::Debug + Send + Sync + 'static {
 /// What [`Clock::sleep_until`] returns.
 pub type Sleep<'c> = Pin<Box<dyn Future<Output = ()> + Send + 'c>>;
 
-/// The clock of the tokio runtime on which it is used.
-///
-/// ```
-/// use actpass_core::{Clock, TokioClock};
-///
-/// assert_ne!(TokioClock.random()?, TokioClock.random()?);
-/// # Ok::<(), actpass_core::Error>(())
-/// ```
-#[derive(Clone, Copy, Debug, Default)]
-pub struct TokioClock;
+#[cfg(feature = "http")]
+pub use self::tokio_clock::TokioClock;
 
-/// The origin: a day before the first use, so that a runtime whose time was paused before that is not behind it.
-static ORIGIN: LazyLock<Instant> = LazyLock::new(|| {
-    let now = Instant::now();
-    now.checked_sub(Duration::from_secs(24 * 60 * 60)).unwrap_or(now)
-});
+#[cfg(feature = "http")]
+mod tokio_clock {
+    use std::sync::LazyLock;
+    use std::time::{Duration, Instant, SystemTime};
 
-impl TokioClock {
-    pub(crate) fn instant(moment: Moment) -> tokio::time::Instant {
-        tokio::time::Instant::from_std(*ORIGIN + moment.0)
-    }
-}
+    use actpass_protocol::ErrorKind;
 
-impl Clock for TokioClock {
-    fn now(&self) -> Moment {
-        Moment(tokio::time::Instant::now().into_std().saturating_duration_since(*ORIGIN))
-    }
+    use super::{Clock, Moment, Sleep};
+    use crate::error::Error;
 
-    fn wall_clock(&self) -> SystemTime {
-        SystemTime::now()
-    }
+    /// The clock of the tokio runtime on which it is used.
+    ///
+    /// ```
+    /// use actpass_core::{Clock, TokioClock};
+    ///
+    /// assert_ne!(TokioClock.random()?, TokioClock.random()?);
+    /// # Ok::<(), actpass_core::Error>(())
+    /// ```
+    #[derive(Clone, Copy, Debug, Default)]
+    pub struct TokioClock;
 
-    // From the operating system, without a shared generator: unique across a fork.
-    fn random(&self) -> Result<[u8; 16], Error> {
-        let mut bytes = [0; 16];
-        match getrandom::fill(&mut bytes) {
-            Ok(()) => Ok(bytes),
-            Err(error) => Err(Error::new(ErrorKind::Internal, format!("no randomness: {error}"))),
+    /// The origin: a day before the first use, so that a runtime whose time was paused before that is not behind it.
+    static ORIGIN: LazyLock<Instant> = LazyLock::new(|| {
+        let now = Instant::now();
+        now.checked_sub(Duration::from_secs(24 * 60 * 60)).unwrap_or(now)
+    });
+
+    impl TokioClock {
+        pub(crate) fn instant(moment: Moment) -> tokio::time::Instant {
+            tokio::time::Instant::from_std(*ORIGIN + moment.0)
         }
     }
 
-    fn sleep_until(&self, until: Moment) -> Sleep<'_> {
-        Box::pin(tokio::time::sleep_until(Self::instant(until)))
+    impl Clock for TokioClock {
+        fn now(&self) -> Moment {
+            Moment(tokio::time::Instant::now().into_std().saturating_duration_since(*ORIGIN))
+        }
+
+        fn wall_clock(&self) -> SystemTime {
+            SystemTime::now()
+        }
+
+        // From the operating system, without a shared generator: unique across a fork.
+        fn random(&self) -> Result<[u8; 16], Error> {
+            let mut bytes = [0; 16];
+            match getrandom::fill(&mut bytes) {
+                Ok(()) => Ok(bytes),
+                Err(error) => Err(Error::new(ErrorKind::Internal, format!("no randomness: {error}"))),
+            }
+        }
+
+        fn sleep_until(&self, until: Moment) -> Sleep<'_> {
+            Box::pin(tokio::time::sleep_until(Self::instant(until)))
+        }
     }
 }

@@ -33,10 +33,16 @@
 //! # }).unwrap();
 //! ```
 //!
+//! # Features
+//!
+//! `http`, on by default: HTTP/1.1 and HTTP/2 over hyper and rustls, on tokio. Without it a client needs a
+//! [transport](transport::Transport) and a [clock](Clock) of its own, and this crate has neither tokio nor C code.
+//!
 //! All meaning of the SDKs is in this crate; the Python package and the others convert to it and from it. What the
 //! guard promises is listed in [`guard`].
 
 #![forbid(unsafe_code)]
+#![cfg_attr(not(feature = "http"), allow(dead_code, reason = "what only HTTP uses"))]
 
 mod action;
 mod approval;
@@ -53,6 +59,7 @@ mod error;
 mod evidence;
 mod explanation;
 pub mod guard;
+#[cfg(feature = "http")]
 mod http;
 mod observe;
 mod offline;
@@ -76,7 +83,9 @@ pub use base_url::DEFAULT_BASE_URL;
 pub use breaker::{Circuit, DEFAULT_CIRCUIT_FAILURES};
 pub use builder::ActPassBuilder;
 pub use client::ActPass;
-pub use clock::{Clock, Moment, Sleep, TokioClock};
+#[cfg(feature = "http")]
+pub use clock::TokioClock;
+pub use clock::{Clock, Moment, Sleep};
 pub use config::{
     CallOptions, DEFAULT_CONNECT_TIMEOUT, DEFAULT_MAX_RETRIES, DEFAULT_TIMEOUT, seconds, wait_seconds,
     whole_number,
@@ -85,6 +94,7 @@ pub use decision::{Credential, Decision, Explain};
 pub use error::Error;
 pub use evidence::{EvidenceEvent, RecordedEvidence};
 pub use guard::{Blocked, ExecutionContext, Outcome, Permit, Settlement, Verdict, canonical_outcome};
+#[cfg(feature = "http")]
 pub use http::CaVariable;
 pub use passport::{
     IssuedPassport, OfflineVerifyRequest, PassportRequest, Revocation, Verification, VerifyRequest,

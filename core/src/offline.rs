@@ -5,7 +5,7 @@ use std::sync::Arc;
 use std::time::{Duration, SystemTime, UNIX_EPOCH};
 
 use arc_swap::ArcSwapOption;
-use tokio::sync::Mutex;
+use futures_util::lock::Mutex;
 
 use crate::clock::{Clock, Moment};
 use crate::error::Error;

@@ -3,13 +3,19 @@
 use std::fmt;
 use std::time::Duration;
 
+#[cfg(feature = "http")]
 use crate::action::Action;
+#[cfg(feature = "http")]
 use crate::client::{ActPass, Time};
+#[cfg(feature = "http")]
 use crate::clock::TokioClock;
 use crate::config::Config;
 use crate::engine::Engine;
+#[cfg(feature = "http")]
 use crate::error::Error;
+#[cfg(feature = "http")]
 use crate::http::{HttpTransport, Way};
+#[cfg(feature = "http")]
 use crate::prepared::PreparedAction;
 use actpass_protocol::Mode;
 
@@ -27,15 +33,23 @@ use actpass_protocol::Mode;
 #[derive(Clone)]
 pub struct Settings {
     config: Config,
+    #[cfg(feature = "http")]
     way: Way,
 }
 
 impl Settings {
+    #[cfg(feature = "http")]
     pub(crate) fn new(config: Config, way: Way) -> Self {
         Self { config, way }
     }
 
+    #[cfg(not(feature = "http"))]
+    pub(crate) fn new(config: Config) -> Self {
+        Self { config }
+    }
+
     /// Makes a client. Nothing is sent.
+    #[cfg(feature = "http")]
     pub fn connect(&self) -> ActPass {
         let transport = HttpTransport::new(&self.config, &self.way);
         ActPass::with_transport(self.config.clone(), Box::new(transport), Time::Tokio)
@@ -51,6 +65,7 @@ impl Settings {
     /// # Errors
     ///
     /// As [`ActPass::prepare`].
+    #[cfg(feature = "http")]
     pub fn prepare(&self, action: Action) -> Result<PreparedAction, Error> {
         PreparedAction::new(action, &self.config, &TokioClock)
     }

@@ -1,0 +1,119 @@
+//! A client without tokio: the host brings the transport and the clock.
+
+#![allow(clippy::unwrap_used, clippy::panic, missing_docs, reason = "tests")]
+
+use std::future::{Future, pending, ready};
+use std::pin::pin;
+use std::sync::atomic::{AtomicU32, Ordering};
+use std::sync::{Arc, Mutex};
+use std::task::{Context, Poll, Waker};
+use std::time::{Duration, SystemTime};
+
+use actpass_core::transport::{Answer, Failure, Request, SendFuture, Transport};
+use actpass_core::{ActPass, Action, Clock, Error, ErrorKind, Moment, Outcome, Sleep};
+
+/// A clock on which all waits are over at once.
+#[derive(Clone, Debug, Default)]
+struct Fast(Arc<Mutex<Moment>>);
+
+impl Clock for Fast {
+    fn now(&self) -> Moment {
+        *self.0.lock().unwrap()
+    }
+
+    fn wall_clock(&self) -> SystemTime {
+        SystemTime::UNIX_EPOCH
+    }
+
+    fn random(&self) -> Result<[u8; 16], Error> {
+        Ok([9; 16])
+    }
+
+    fn sleep_until(&self, until: Moment) -> Sleep<'_> {
+        Box::pin(async move {
+            // Not at the first poll, so that an answer that is there comes first.
+            let mut polls = 0;
+            std::future::poll_fn(move |context| {
+                polls += 1;
+                context.waker().wake_by_ref();
+                if polls < 3 { Poll::Pending } else { Poll::Ready(()) }
+            })
+            .await;
+            let mut now = self.0.lock().unwrap();
+            *now = until.max(*now);
+        })
+    }
+}
+
+/// Cannot be reached so many times, and then allows; or never answers.
+#[derive(Debug)]
+struct Gateway {
+    failures: u32,
+    answers: bool,
+    requests: AtomicU32,
+}
+
+impl Transport for &'static Gateway {
+    fn send(&self, request: Request) -> SendFuture<'_> {
+        let sent = self.requests.fetch_add(1, Ordering::SeqCst);
+        assert_eq!(request.retry, sent);
+        assert!(String::from_utf8_lossy(&request.body).contains("00000000-0000-7909-8909-090909090909"));
+        match (self.answers, sent < self.failures) {
+            (false, _) => Box::pin(pending()),
+            (true, true) => {
+                let error = Error::new(ErrorKind::Connection, "nothing listens");
+                Box::pin(ready(Err(Failure { error, never_sent: true })))
+            }
+            (true, false) => Box::pin(ready(Ok(Answer::new(200, r#"{"decision": "allow"}"#)))),
+        }
+    }
+}
+
+fn gateway(failures: u32, answers: bool) -> &'static Gateway {
+    Box::leak(Box::new(Gateway { failures, answers, requests: AtomicU32::new(0) }))
+}
+
+fn client(gateway: &'static Gateway, clock: Fast) -> ActPass {
+    let builder = ActPass::builder().api_key("apk_test").base_url("http://127.0.0.1:9").max_retries(2);
+    builder.transport(gateway).clock(clock).build().unwrap()
+}
+
+/// Polls a future to its end on this thread. There is no runtime.
+fn block_on<F: Future>(future: F) -> F::Output {
+    let mut future = pin!(future);
+    for _ in 0..1_000 {
+        if let Poll::Ready(value) = future.as_mut().poll(&mut Context::from_waker(Waker::noop())) {
+            return value;
+        }
+    }
+    panic!("it does not end");
+}
+
+#[test]
+fn a_guard_runs_without_tokio() {
+    let (gateway, clock) = (gateway(2, true), Fast::default());
+    let actpass = client(gateway, clock.clone());
+    let outcome = block_on(actpass.guard(&Action::new("demo", "demo.tool"), async |_| Ok::<_, ()>("done")));
+    assert!(matches!(outcome.unwrap(), Outcome::Returned { result: "done", .. }));
+    assert_eq!(gateway.requests.load(Ordering::SeqCst), 3);
+    // Two waits between the attempts: 100 ms and 200 ms at most, half of that at least.
+    let waited = clock.now().saturating_since(Moment::default());
+    assert!(waited >= Duration::from_millis(150) && waited <= Duration::from_millis(300), "{waited:?}");
+}
+
+#[test]
+fn a_deadline_passes_on_the_given_clock() {
+    let (gateway, clock) = (gateway(0, false), Fast::default());
+    let actpass = client(gateway, clock.clone());
+    let outcome = block_on(actpass.guard(&Action::new("demo", "demo.tool"), async |_| Ok::<(), ()>(())));
+    let Outcome::Blocked(blocked) = outcome.unwrap() else { panic!("it ran") };
+    assert_eq!(blocked.decision().reason_code(), "actpass.timeout");
+    assert_eq!(clock.now().saturating_since(Moment::default()), Duration::from_secs(30));
+    assert_eq!(gateway.requests.load(Ordering::SeqCst), 1);
+}
+
+#[test]
+fn a_clock_is_for_a_transport_of_ones_own() {
+    let error = ActPass::builder().api_key("apk_test").clock(Fast::default()).build().unwrap_err();
+    assert!(error.to_string().starts_with("clock: expected none"), "{error}");
+}
