@@ -71,6 +71,7 @@ enum Reaction {
     AllowWith403,
     Approved,
     Busy,
+    BusyForLong,
     Deny,
     Elapsed,
     Expired,
@@ -90,6 +91,7 @@ enum Reaction {
 use self::Reaction::*;
 
 const PREFLIGHT: &[Reaction] = &[
+    BusyForLong,
     Allow,
     Allow,
     Allow,
@@ -149,6 +151,9 @@ impl Reaction {
             AllowWith403 => Event::Answered(Answer::new(403, r#"{"decision":"allow"}"#)),
             Approved => approval("approved"),
             Busy => Event::Answered(Answer { retry_after: Some("1".to_owned()), ..Answer::new(503, "") }),
+            BusyForLong => {
+                Event::Answered(Answer { retry_after: Some("60".to_owned()), ..Answer::new(503, "") })
+            }
             Deny => decided("deny", ""),
             Elapsed => Event::Elapsed,
             Expired => approval("expired"),
@@ -232,7 +237,7 @@ fn walk(seed: u64, counts: &mut Counts) {
     let prepared = engine.prepare(action, &script).unwrap();
     let mut session = engine.guard(prepared, Scope::default(), record);
 
-    let (mut question, mut held, mut steps) = (Vec::new(), false, 0);
+    let (mut question, mut held, mut steps, mut deadline) = (Vec::new(), false, 0, None);
     let mut step = session.step(Event::Started, &script);
     let ready = loop {
         if dropped_at == Some(steps) {
@@ -249,6 +254,11 @@ fn walk(seed: u64, counts: &mut Counts) {
             }
             Step::Ended(Stage::Done(_)) => panic!("{seed}: done before it began"),
             Step::Sleep { until } => {
+                // A retry waits within the deadline of its call.
+                assert!(
+                    deadline.is_none_or(|deadline| until < deadline),
+                    "{seed}: it waits past its deadline"
+                );
                 script.reach(until);
                 Event::Elapsed
             }
@@ -258,6 +268,7 @@ fn walk(seed: u64, counts: &mut Counts) {
                         if request.retry == 0 {
                             question.clear();
                         }
+                        deadline = Some(until);
                         let reply = script.pick(PREFLIGHT);
                         question.push(reply);
                         assert!(question.len() <= retries as usize + 1, "{seed}: too many attempts");
@@ -269,7 +280,7 @@ fn walk(seed: u64, counts: &mut Counts) {
                         reply
                     }
                     Operation::Approval => {
-                        held = true;
+                        (held, deadline) = (true, None);
                         script.pick(POLL)
                     }
                     other => panic!("{seed}: {other:?} before the verdict"),
@@ -494,6 +505,7 @@ fn label(next: Move) -> &'static str {
             AllowWith403 => "allow with 403",
             Approved => "approved",
             Busy => "503 with Retry-After",
+            BusyForLong => "503 with Retry-After past the deadline",
             Deny => "deny",
             Elapsed => "deadline",
             Expired => "expired",
