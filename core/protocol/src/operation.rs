@@ -10,19 +10,19 @@
 /// ```
 #[derive(Clone, Copy, Debug, PartialEq, Eq, Hash)]
 pub enum Operation {
-    /// [`ActPass::preflight`], and what the guard asks.
+    /// Asks for a decision about an action.
     Preflight,
-    /// [`ActPass::issue_passport`]
+    /// Asks for a passport.
     IssuePassport,
-    /// [`ActPass::verify_passport`]
+    /// Has the gateway verify a passport.
     VerifyPassport,
-    /// [`ActPass::revoke_passport`]
+    /// Revokes a passport.
     RevokePassport,
-    /// [`ActPass::record_evidence`]
+    /// Appends an event to a chain of the ledger.
     RecordEvidence,
-    /// The public keys that [`ActPass::verify_passport_offline`] verifies with.
+    /// Fetches the public keys by which passports are verified offline.
     Jwks,
-    /// [`ActPass::wait_for_approval`], and what a guard that holds looks at.
+    /// Polls an approval.
     Approval,
 }
 

@@ -26,7 +26,7 @@ impl Number {
         &self.0
     }
 
-    /// The nearest double; for an integer within ±([`MAX_SAFE_INTEGER`]) it is exact.
+    /// The nearest double; for an integer within ±([`MAX_SAFE_INTEGER`](super::MAX_SAFE_INTEGER)) it is exact.
     pub fn as_f64(&self) -> f64 {
         // The text is in JSON's grammar and within range, which `read` checked, so this never falls back.
         self.0.parse().unwrap_or(f64::NAN)

@@ -31,7 +31,7 @@ impl RawObject {
     ///
     /// # Errors
     ///
-    /// As [`read`], and for any other JSON value than an object.
+    /// As [`read`](super::read()), and for any other JSON value than an object.
     pub fn parse(text: &[u8]) -> Result<Self, String> {
         let (text, members) = members(text)
             .map_err(|error| match error {

@@ -14,7 +14,7 @@ pub const MAX_DEPTH: usize = 128;
 /// # Errors
 ///
 /// [`ReadError::Syntax`] for what is not a JSON text of one value in UTF-8; the other variants for the limits named
-/// in the [module documentation](self); [`ReadError::Builder`] for what the builder itself reported.
+/// in the [module documentation](super); [`ReadError::Builder`] for what the builder itself reported.
 ///
 /// ```
 /// use actpass_protocol::json::{read, TreeBuilder};
