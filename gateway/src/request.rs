@@ -5,9 +5,7 @@ use std::fmt;
 
 use actpass_protocol::json::Number;
 use actpass_protocol::{ACTION_OUTCOME, Json, Mode};
-use utoipa::ToSchema;
 
-use crate::http::openapi::{self, ModeWord, RiskWord};
 use crate::ledger::{DECISIONS, RESERVED, RESERVED_CHAINS};
 use crate::passport::{self, coverage};
 use crate::policy::RiskTier;
@@ -40,43 +38,31 @@ impl fmt::Display for InvalidMember {
 /// A request for a decision.
 ///
 /// Members of it that this version does not know are allowed; the request's hash covers them.
-#[derive(Clone, Debug, ToSchema)]
+#[derive(Clone, Debug)]
 pub struct Preflight<'b> {
     /// The agent, as the client names it.
-    #[schema(value_type = Option<String>, max_length = 256)]
     pub agent_id: Option<Text<'b>>,
     /// The approval that the action uses.
-    #[schema(value_type = Option<String>, max_length = 256)]
     pub approval_request_id: Option<Text<'b>>,
     /// Whom the passport is shown to.
-    #[schema(value_type = Option<String>, max_length = 2048)]
     pub audience: Option<Text<'b>>,
     /// The arguments of the action, an object.
-    #[schema(value_type = Object)]
     pub args: &'b Json,
     /// What the agent is trying to achieve.
-    #[schema(value_type = String, min_length = 1, max_length = 4096)]
     pub goal: Text<'b>,
     /// What makes a repetition of this request get the first answer again.
-    #[schema(value_type = Option<String>, min_length = 1, max_length = 256)]
     pub idempotency_key: Option<Text<'b>>,
     /// How the answer is meant.
-    #[schema(value_type = Option<ModeWord>, required = false)]
     pub mode: Mode,
     /// The passport that is shown; a secret.
-    #[schema(value_type = Option<String>)]
     pub passport: Option<Text<'b>>,
     /// The hash of the tool's manifest as the agent sees it.
-    #[schema(value_type = Option<String>, max_length = 128)]
     pub tool_manifest_hash: Option<Text<'b>>,
     /// What the action is done to.
-    #[schema(value_type = Option<String>, max_length = 2048)]
     pub resource: Option<Text<'b>>,
     /// The tool that would be called.
-    #[schema(value_type = String, min_length = 1, max_length = 256)]
     pub tool: Text<'b>,
     /// Whom the agent acts for.
-    #[schema(value_type = Option<String>, max_length = 256)]
     pub user_id: Option<Text<'b>>,
 }
 
@@ -113,31 +99,23 @@ impl<'b> Preflight<'b> {
 }
 
 /// An event that a client wants recorded.
-#[derive(Clone, Debug, ToSchema)]
+#[derive(Clone, Debug)]
 pub struct Evidence<'b> {
     /// Which chain it goes to.
-    #[schema(value_type = String, min_length = 1, max_length = 256)]
     pub chain_id: Text<'b>,
     /// What was decided, as the client says.
-    #[schema(value_type = Option<String>, max_length = 128)]
     pub decision: Option<Text<'b>>,
     /// What happened.
-    #[schema(value_type = String, min_length = 1, max_length = 128)]
     pub event_type: Text<'b>,
     /// What the client adds, an object that has a canonical form (RFC 8785): integers within ±(2^53 - 1).
-    #[schema(value_type = Option<Object>)]
     pub metadata: Option<&'b Json>,
     /// Why, as the client says.
-    #[schema(value_type = Option<String>, max_length = 128)]
     pub reason_code: Option<Text<'b>>,
     /// The hash of what was asked.
-    #[schema(value_type = Option<String>, max_length = 128)]
     pub request_hash: Option<Text<'b>>,
     /// The hash of what came of it.
-    #[schema(value_type = Option<String>, max_length = 128)]
     pub response_hash: Option<Text<'b>>,
     /// The tool.
-    #[schema(value_type = Option<String>, max_length = 256)]
     pub tool_id: Option<Text<'b>>,
 }
 
@@ -194,14 +172,11 @@ fn reserved(member: &str, word: &str) -> InvalidMember {
 }
 
 /// A tool that an operator approves.
-#[derive(Clone, Debug, ToSchema)]
-#[serde(deny_unknown_fields)]
+#[derive(Clone, Debug)]
 pub struct ToolApproval<'b> {
     /// What the tool is called in requests.
-    #[schema(value_type = String, min_length = 1, max_length = 256)]
     pub tool_id: Text<'b>,
     /// What the server says of it, an object that has a canonical form (RFC 8785); kept by its hash.
-    #[schema(rename = "manifest", value_type = Object)]
     pub manifest_hash: String,
 }
 
@@ -221,37 +196,27 @@ impl<'b> ToolApproval<'b> {
 }
 
 /// A request for a passport.
-#[derive(Clone, Debug, ToSchema)]
+#[derive(Clone, Debug)]
 pub struct Issue<'b> {
     /// The agent, as the client names it.
-    #[schema(value_type = Option<String>, max_length = 256)]
     pub agent_id: Option<Text<'b>>,
     /// The approval that it stands for.
-    #[schema(value_type = Option<String>, max_length = 256)]
     pub approval_request_id: Option<Text<'b>>,
     /// The resources that it permits; `None` for any.
-    #[schema(schema_with = openapi::texts_or_null::<2048>, required = false)]
     pub allowed_resources: Option<&'b Json>,
     /// The tools that it permits.
-    #[schema(schema_with = openapi::texts::<256>)]
     pub allowed_tools: &'b Json,
     /// Whom it will be shown to.
-    #[schema(value_type = String, min_length = 1, max_length = 2048)]
     pub audience: Text<'b>,
     /// What the agent is to achieve.
-    #[schema(value_type = String, min_length = 1, max_length = 4096)]
     pub goal: Text<'b>,
     /// The values that bound the arguments, an object; those whose names begin with `max_` or `min_` are numbers.
-    #[schema(value_type = Option<Object>)]
     pub resource_constraints: Option<&'b Json>,
     /// How risky its use is.
-    #[schema(value_type = Option<RiskWord>, required = false)]
     pub risk_tier: RiskTier,
     /// For how many seconds it holds.
-    #[schema(value_type = Option<i64>, minimum = 1, maximum = 3600, required = false)]
     pub ttl_seconds: i64,
     /// Who delegates.
-    #[schema(value_type = Option<String>, max_length = 256)]
     pub user_id: Option<Text<'b>>,
 }
 
@@ -280,25 +245,19 @@ impl<'b> Issue<'b> {
 }
 
 /// A request to look at a passport.
-#[derive(Clone, Debug, ToSchema)]
+#[derive(Clone, Debug)]
 pub struct VerifyPassport<'b> {
     /// The agent that it must be made out to.
-    #[schema(value_type = Option<String>, max_length = 256)]
     pub agent_id: Option<Text<'b>>,
     /// Whom it is shown to.
-    #[schema(value_type = String, min_length = 1, max_length = 2048)]
     pub audience: Text<'b>,
     /// The hash of the policy that must be in force.
-    #[schema(value_type = Option<String>, max_length = 128)]
     pub policy_hash: Option<Text<'b>>,
     /// The passport; a secret.
-    #[schema(value_type = String, min_length = 1)]
     pub token: Text<'b>,
     /// A tool's manifest that must be one that was approved, by its hash.
-    #[schema(rename = "current_tool_manifest_hash", value_type = Option<String>, max_length = 128)]
     pub tool_manifest_hash: Option<Text<'b>>,
     /// Who must have delegated.
-    #[schema(value_type = Option<String>, max_length = 256)]
     pub user_id: Option<Text<'b>>,
 }
 
@@ -322,11 +281,9 @@ impl<'b> VerifyPassport<'b> {
 }
 
 /// What a person says about an approval.
-#[derive(Clone, Debug, ToSchema)]
-#[serde(deny_unknown_fields)]
+#[derive(Clone, Debug)]
 pub struct Opinion<'b> {
     /// What the person notes.
-    #[schema(value_type = Option<String>, max_length = 2000)]
     pub note: Option<Text<'b>>,
 }
 
@@ -342,13 +299,11 @@ impl<'b> Opinion<'b> {
 }
 
 /// A request to end a passport.
-#[derive(Clone, Debug, ToSchema)]
+#[derive(Clone, Debug)]
 pub struct Revoke<'b> {
     /// The passport's id.
-    #[schema(value_type = String, min_length = 1, max_length = 256)]
     pub jti: Text<'b>,
     /// Why, for the ledger.
-    #[schema(value_type = Option<String>, max_length = 2000)]
     pub reason: Option<Text<'b>>,
 }
 

@@ -13,7 +13,7 @@ use tokio::time::Instant;
 use super::App;
 use super::error::{ApiError, json};
 use super::handlers::{in_time, parse, record, work};
-use super::openapi::answers;
+use super::openapi::{answers, requests};
 use super::receive::{Call, Caller};
 use crate::approvals::{self, Status};
 use crate::auth::{Key, Role};
@@ -170,7 +170,7 @@ fn read_listing(query: &[(String, String)], now: i64) -> Result<Listing, Invalid
     operation_id = "approve",
     tag = "approvals",
     params(("id" = String, Path, description = "The approval's id")),
-    request_body = Opinion,
+    request_body = requests::Opinion,
     responses(
         (status = 200, description = "The approval, approved", body = answers::Approval),
         (status = 403, description = "An agent's key may not do this; expected an operator's"),
@@ -193,7 +193,7 @@ pub(super) async fn approve(
     operation_id = "reject",
     tag = "approvals",
     params(("id" = String, Path, description = "The approval's id")),
-    request_body = Opinion,
+    request_body = requests::Opinion,
     responses(
         (status = 200, description = "The approval, rejected", body = answers::Approval),
         (status = 403, description = "An agent's key may not do this; expected an operator's"),

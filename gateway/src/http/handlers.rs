@@ -15,6 +15,7 @@ use http::StatusCode;
 
 use super::error::{ApiError, json};
 use super::openapi::answers::{Chain, ChainVerified, Decision, Health, Recorded, ToolApproved};
+use super::openapi::requests;
 use super::receive::{Call, Caller};
 use super::{App, passports};
 use crate::approvals;
@@ -39,7 +40,7 @@ const CHANGES: usize = 8;
     path = "/api/v1/actions/preflight",
     operation_id = "preflight",
     tag = "decisions",
-    request_body = Preflight,
+    request_body = requests::Preflight,
     responses(
         (status = 200, description = "What is decided, recorded; with an idempotency key that was answered `allow`, that answer again while it holds", body = Decision),
         (status = 409, description = "The idempotency key was used for another body"),
@@ -308,7 +309,7 @@ async fn learn(
     path = "/api/v1/tools",
     operation_id = "approve_tool",
     tag = "tools",
-    request_body = ToolApproval,
+    request_body = requests::ToolApproval,
     responses(
         (status = 200, description = "The tool has this manifest from now on", body = ToolApproved),
         (status = 403, description = "An agent's key may not do this; expected an operator's"),
@@ -348,7 +349,7 @@ pub(super) async fn tools(State(app): State<Arc<App>>, call: Call) -> Result<Res
     path = "/api/v1/evidence/events",
     operation_id = "record_evidence",
     tag = "evidence",
-    request_body = Evidence,
+    request_body = requests::Evidence,
     responses(
         (status = 200, description = "The event is recorded", body = Recorded),
         (status = 403, description = "The end of an action that was not decided for this key or its agent"),

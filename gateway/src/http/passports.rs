@@ -13,6 +13,7 @@ use super::App;
 use super::error::{ApiError, json};
 use super::handlers::{in_time, is_own, parse, record, work};
 use super::openapi::answers::{Issued, JwkSet, Revoked, Verified};
+use super::openapi::requests;
 use super::receive::{Call, MaybeCaller};
 use crate::approvals::Status;
 use crate::auth::{Key, Role};
@@ -29,7 +30,7 @@ use crate::store::{Append, Appended, Approval, Effect, StoreError, Subject};
     path = "/api/v1/passports/issue",
     operation_id = "issue_passport",
     tag = "passports",
-    request_body = Issue,
+    request_body = requests::Issue,
     responses(
         (status = 200, description = "A new passport", body = Issued),
         (status = 403, description = "The key may not issue such a passport"),
@@ -118,7 +119,7 @@ pub(super) async fn issue(State(app): State<Arc<App>>, call: Call) -> Result<Res
     path = "/api/v1/passports/verify",
     operation_id = "verify_passport",
     tag = "passports",
-    request_body = VerifyPassport,
+    request_body = requests::VerifyPassport,
     responses(
         (status = 200, description = "Whether the passport holds, and what is wrong with it", body = Verified),
         (status = 501, description = "The gateway has no master key, and so neither passports nor credentials"),
@@ -180,7 +181,7 @@ pub(super) async fn verify(State(app): State<Arc<App>>, call: Call) -> Result<Re
     path = "/api/v1/passports/revoke",
     operation_id = "revoke_passport",
     tag = "passports",
-    request_body = Revoke,
+    request_body = requests::Revoke,
     responses(
         (status = 200, description = "Whether the passport is revoked", body = Revoked),
         (status = 403, description = "The passport is neither the key's nor its agent's"),
