@@ -12,9 +12,9 @@ use tokio::time::Instant;
 
 use super::App;
 use super::error::{ApiError, json};
-use super::handlers::{in_time, parse, record, work};
 use super::openapi::{answers, requests};
 use super::receive::{Call, Caller};
+use super::steps::{in_time, parse, record, work};
 use crate::approvals::{self, Status};
 use crate::auth::{Key, Role};
 use crate::clock::rfc3339;

@@ -17,17 +17,15 @@ use super::error::{ApiError, json};
 use super::openapi::answers::{Chain, ChainVerified, Decision, Health, Recorded, ToolApproved};
 use super::openapi::requests;
 use super::receive::{Call, Caller};
+use super::steps::{heavy, in_time, is_own, parse, record, work};
 use super::{App, passports};
 use crate::approvals;
 use crate::auth::{Key, Role};
 use crate::decide::{self, Bound, Decided, Facts, Manifest, Shown};
 use crate::ledger::{self, APPROVAL_APPROVED, APPROVAL_REJECTED, Head, Verifier};
 use crate::request::{Evidence, InvalidMember, Preflight, ToolApproval};
-use crate::store::{Append, Appended, Author, Earlier, Pinned, StoreError, StoredEvent, Subject};
+use crate::store::{Appended, Author, Earlier, Pinned, StoredEvent, Subject};
 use crate::vault::{self, SealedCredential};
-
-/// Bodies above this many bytes are worked on beside the threads that serve connections.
-const LARGE: usize = 64 * 1024;
 
 /// The largest number that an event may have.
 const MAX_SEQ: u64 = i64::MAX.unsigned_abs();
@@ -515,48 +513,6 @@ pub(super) async fn health(State(app): State<Arc<App>>) -> Result<Response, ApiE
     Ok(json(StatusCode::OK, r#"{"status":"ok"}"#))
 }
 
-pub(super) fn parse(raw: &[u8]) -> Result<Json, ApiError> {
-    Json::parse(raw).map_err(|error| ApiError::InvalidJson(error.to_string()))
-}
-
-/// Does `job` here if the body is small, or else where it holds up no connection.
-pub(super) async fn work<T: Send + 'static>(
-    app: &App,
-    body_bytes: usize,
-    job: impl FnOnce() -> Result<T, ApiError> + Send + 'static,
-) -> Result<T, ApiError> {
-    match body_bytes > LARGE {
-        true => heavy(app, job).await,
-        false => job(),
-    }
-}
-
-async fn heavy<T: Send + 'static>(
-    app: &App,
-    job: impl FnOnce() -> Result<T, ApiError> + Send + 'static,
-) -> Result<T, ApiError> {
-    let _permit = app.heavy.acquire().await.map_err(|_| ApiError::Internal)?;
-    tokio::task::spawn_blocking(job).await.map_err(|_| ApiError::Internal)?
-}
-
-pub(super) async fn record(app: &App, append: Append) -> Result<Appended, ApiError> {
-    in_time(app, app.store.append(append)).await
-}
-
-/// A store that does not answer is one that does not work.
-pub(super) async fn in_time<T>(
-    app: &App,
-    asked: impl Future<Output = Result<T, StoreError>>,
-) -> Result<T, ApiError> {
-    match tokio::time::timeout(app.store_timeout, asked).await {
-        Ok(answer) => Ok(answer?),
-        Err(_) => {
-            tracing::error!("the store did not answer in time");
-            Err(ApiError::Unavailable)
-        }
-    }
-}
-
 async fn find(app: &App, tenant_id: &str, chain_id: &str) -> Result<Head, ApiError> {
     in_time(app, app.store.head(tenant_id, chain_id)).await?.ok_or(ApiError::NotFound("chain"))
 }
@@ -672,10 +628,4 @@ impl Seen {
         let approval = in_time(app, app.store.approval(tenant_id, id)).await?;
         Ok(approval.is_some_and(|approval| approval.agent_id.as_deref() == Some(agent)))
     }
-}
-
-/// Whether the key, or whoever acted for the agent that it is bound to, caused the event about `id`.
-pub(super) async fn is_own(app: &App, key: &Key, subject: Subject, id: &str) -> Result<bool, ApiError> {
-    let author = Author { key_name: &key.name, agent: key.bound_agent() };
-    in_time(app, app.store.caused(&key.tenant.id, subject, id, author)).await
 }

@@ -1,16 +1,15 @@
-//! For whom a request is, and whose it is: its host, and the address of its client.
+//! For whom a request is: its host.
 
-use std::net::IpAddr;
 use std::sync::Arc;
 
 use axum::extract::{Request, State};
 use axum::middleware::Next;
 use axum::response::{IntoResponse, Response};
 use http::uri::Authority as UriAuthority;
-use http::{HeaderMap, HeaderName, HeaderValue, Uri, Version, header};
-use ipnet::IpNet;
+use http::{HeaderMap, HeaderValue, Uri, Version, header};
 
 use super::App;
+use super::client::{Client, client};
 use super::error::ApiError;
 use super::receive::drain;
 use crate::connections::Connection;
@@ -18,12 +17,6 @@ use crate::hosts::Authority;
 
 /// For how long a browser is to use TLS alone: a year.
 const STRICT_TRANSPORT: &str = "max-age=31536000";
-
-const FORWARDED_FOR: HeaderName = HeaderName::from_static("x-forwarded-for");
-
-/// The address of the client: the connection's, or what a trusted proxy says.
-#[derive(Clone, Copy, Debug, PartialEq, Eq)]
-pub(super) struct Client(pub(super) IpAddr);
 
 /// Lets nothing through that is not for this gateway; before anybody asks whose key it is.
 pub(super) async fn check(State(app): State<Arc<App>>, mut request: Request, next: Next) -> Response {
@@ -85,34 +78,6 @@ fn authority(version: Version, uri: &Uri, headers: &HeaderMap) -> Result<Authori
     }
 }
 
-/// Who a request is from: the last address of `X-Forwarded-For` that is no trusted proxy's, if the connection is one's. What
-/// stands before that address, the client itself may have written.
-fn client(peer: IpAddr, headers: &HeaderMap, trusted: &[IpNet]) -> IpAddr {
-    let is_trusted = |address: &IpAddr| trusted.iter().any(|network| network.contains(address));
-    let mut client = peer.to_canonical();
-    if !is_trusted(&client) {
-        return client;
-    }
-    let lines: Vec<_> = headers.get_all(FORWARDED_FOR).iter().collect();
-    let entries = lines.iter().rev().flat_map(|line| line.to_str().unwrap_or_default().rsplit(','));
-    for entry in entries {
-        let Some(address) = forwarded(entry.trim()) else {
-            break;
-        };
-        client = address;
-        if !is_trusted(&client) {
-            break;
-        }
-    }
-    client
-}
-
-/// An entry of `X-Forwarded-For`: an address, which some proxies write with a port.
-fn forwarded(entry: &str) -> Option<IpAddr> {
-    let address = entry.parse().ok().or_else(|| Authority::parse(entry)?.address())?;
-    Some(address.to_canonical())
-}
-
 /// The trace that a `traceparent` header names.
 fn trace_id(value: &str) -> Option<&str> {
     let mut parts = value.split('-');
@@ -164,34 +129,6 @@ mod tests {
             }
             let found = authority(version, &uri.parse().unwrap(), &headers).ok();
             assert_eq!(found, expected.and_then(Authority::parse), "{version:?} {uri} {hosts:?}");
-        }
-    }
-
-    #[test]
-    fn forwarded_addresses_are_believed_from_trusted_proxies_only() {
-        let trusted: Vec<IpNet> = vec!["10.0.0.0/8".parse().unwrap(), "fd00::/8".parse().unwrap()];
-        for (peer, lines, expected) in [
-            ("192.0.2.1", &["198.51.100.1"][..], "192.0.2.1"),
-            ("10.0.0.1", &["198.51.100.1"], "198.51.100.1"),
-            ("::ffff:10.0.0.1", &["198.51.100.1"], "198.51.100.1"),
-            ("10.0.0.1", &["1.1.1.1, 198.51.100.1"], "198.51.100.1"),
-            ("10.0.0.1", &["1.1.1.1", "198.51.100.1"], "198.51.100.1"),
-            ("10.0.0.1", &["198.51.100.1, 10.0.0.2"], "198.51.100.1"),
-            ("10.0.0.1", &["198.51.100.1:443"], "198.51.100.1"),
-            ("10.0.0.1", &["[2001:db8::1]:443"], "2001:db8::1"),
-            ("10.0.0.1", &["2001:db8::1"], "2001:db8::1"),
-            ("10.0.0.1", &["198.51.100.1, unknown"], "10.0.0.1"),
-            ("10.0.0.1", &["198.51.100.1, unknown, 10.0.0.3"], "10.0.0.3"),
-            ("10.0.0.1", &[""], "10.0.0.1"),
-            ("10.0.0.1", &[], "10.0.0.1"),
-            ("fd00::1", &["10.0.0.9"], "10.0.0.9"),
-        ] {
-            let mut headers = HeaderMap::new();
-            for line in lines {
-                headers.append(FORWARDED_FOR, HeaderValue::from_str(line).unwrap());
-            }
-            let found = client(peer.parse().unwrap(), &headers, &trusted);
-            assert_eq!(found, expected.parse::<IpAddr>().unwrap(), "{peer} {lines:?}");
         }
     }
 

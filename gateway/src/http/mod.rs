@@ -2,6 +2,7 @@
 
 mod approvals;
 mod attempts;
+mod client;
 mod error;
 mod handlers;
 mod host;
@@ -9,6 +10,7 @@ pub(crate) mod openapi;
 mod page;
 mod passports;
 mod receive;
+mod steps;
 
 use std::sync::Arc;
 use std::time::{Duration, Instant};

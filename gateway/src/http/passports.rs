@@ -11,10 +11,10 @@ use http::StatusCode;
 
 use super::App;
 use super::error::{ApiError, json};
-use super::handlers::{in_time, is_own, parse, record, work};
 use super::openapi::answers::{Issued, JwkSet, Revoked, Verified};
 use super::openapi::requests;
 use super::receive::{Call, MaybeCaller};
+use super::steps::{in_time, is_own, parse, record, work};
 use crate::approvals::Status;
 use crate::auth::{Key, Role};
 use crate::clock::rfc3339;

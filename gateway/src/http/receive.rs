@@ -12,8 +12,8 @@ use http::request::Parts;
 use http::{HeaderMap, header};
 
 use super::App;
+use super::client::Client;
 use super::error::ApiError;
-use super::host::Client;
 use crate::auth::Key;
 use crate::connections::Connection;
 

@@ -7,7 +7,8 @@ use actpass_protocol::Json;
 
 use super::super::App;
 use super::super::error::ApiError;
-use super::super::handlers::{Source, examine, in_time};
+use super::super::handlers::{Source, examine};
+use super::super::steps::in_time;
 use crate::ledger::{APPROVAL_APPROVED, APPROVAL_REJECTED, DECISION, DECISIONS, Head, Verifier};
 
 /// How many events are verified at most while somebody waits for the page. The next look goes on where this one ended.
