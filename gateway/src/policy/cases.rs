@@ -4,9 +4,9 @@ use std::fmt;
 
 use actpass_protocol::Json;
 
-use super::NO_MATCH;
 use super::evaluate::Input;
-use super::model::{Decision, Policy, Root};
+use super::model::{Decision, Root};
+use super::{NO_MATCH, Policy};
 use crate::problems::Problems;
 
 /// The cases of a file; see [`Cases::parse`].

@@ -8,10 +8,11 @@ use std::fmt;
 
 use actpass_protocol::Json;
 
+use super::Policy;
 use super::evaluate::same_type;
 use super::model::{
-    Bound, Comparison, Condition, Decision, HashMap, HashSet, List, Path, Policy, Relation, RiskTier, Root,
-    Rule, Test,
+    Bound, Comparison, Condition, Decision, HashMap, HashSet, List, Path, Relation, RiskTier, Root, Rule,
+    Test,
 };
 
 /// In a policy of more rules, each rule is looked at alone and not compared with every earlier one.

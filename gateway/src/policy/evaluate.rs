@@ -4,7 +4,8 @@ use std::cmp::Ordering;
 
 use actpass_protocol::Json;
 
-use super::model::{Bound, Comparison, Condition, List, Path, Policy, Relation, Root, Rule, Test};
+use super::Policy;
+use super::model::{Bound, Comparison, Condition, List, Path, Relation, Root, Rule, Test};
 
 /// What a policy looks at. `None` is a missing path; a member that is JSON `null` must be passed as it is only inside
 /// of `args` and `passport`.

@@ -6,10 +6,11 @@ use actpass_protocol::json::Number;
 use actpass_protocol::{Json, canonical_json, sha256_hex};
 use regex::RegexBuilder;
 
+use super::Policy;
 use super::index::Index;
 use super::model::{
-    Bound, Comparison, Condition, Decision, HashMap, HashSet, List, Path, Policy, Relation, RiskTier, Root,
-    Rule, Segment, Test,
+    Bound, Comparison, Condition, Decision, HashMap, HashSet, List, Path, Relation, RiskTier, Root, Rule,
+    Segment, Test,
 };
 use crate::problems::Problems;
 

@@ -7,43 +7,6 @@ use actpass_protocol::Json;
 use actpass_protocol::json::Number;
 use regex::Regex;
 
-use super::index::Index;
-
-/// A policy that was checked whole; see [`Policy::parse`].
-#[derive(Clone, Debug)]
-pub struct Policy {
-    pub(super) id: String,
-    pub(super) version: Json,
-    pub(super) hash: String,
-    /// Every path that a condition names, once: conditions refer to them by index.
-    pub(super) paths: Vec<Path>,
-    pub(super) rules: Vec<Rule>,
-    pub(super) index: Index,
-}
-
-impl Policy {
-    /// The policy's id.
-    pub fn id(&self) -> &str {
-        &self.id
-    }
-
-    /// The policy's version: a positive integer or a string.
-    pub fn version(&self) -> &Json {
-        &self.version
-    }
-
-    /// The SHA-256 of the policy's canonical JSON, in hex; where that would round a number, of the policy with sorted
-    /// members and the numbers as they are written.
-    pub fn hash(&self) -> &str {
-        &self.hash
-    }
-
-    /// The rules, in the order in which they are tried.
-    pub fn rules(&self) -> &[Rule] {
-        &self.rules
-    }
-}
-
 /// A rule: what it decides when all its conditions hold.
 #[derive(Clone, Debug)]
 pub struct Rule {
