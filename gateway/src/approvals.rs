@@ -6,10 +6,6 @@ use std::time::Duration;
 use actpass_protocol::{Json, hash_payload};
 use tokio::sync::{broadcast, watch};
 
-use crate::auth::Key;
-use crate::request::Preflight;
-use crate::store::{Approval, Decided};
-
 /// Why an action that needs an approval is not let through, or is.
 pub mod reason {
     /// The action is not the one that was approved.
@@ -65,6 +61,55 @@ impl Status {
             Self::Rejected => "rejected",
         }
     }
+}
+
+/// An action that a person must approve before it may run, once.
+#[derive(Clone, Debug, PartialEq, Eq)]
+pub struct Approval {
+    /// `apr_` and a UUIDv7.
+    pub id: String,
+    /// The hash of the exact action.
+    pub action_hash: String,
+    /// The tool.
+    pub tool: String,
+    /// What the action is done to.
+    pub resource: Option<String>,
+    /// The arguments, JSON text.
+    pub args: String,
+    /// What the agent is trying to achieve.
+    pub goal: String,
+    /// The agent.
+    pub agent_id: Option<String>,
+    /// Who asked, as far as the gateway knows it: `agent:` and the agent that the API key is bound to, or else `key:` and
+    /// the key's name. Empty for requests that an older version opened.
+    pub asker: String,
+    /// Whom the agent acts for.
+    pub user_id: Option<String>,
+    /// Why the policy requires an approval.
+    pub reason_code: String,
+    /// When it was asked for, in seconds since 1970.
+    pub created_at: i64,
+    /// Until when it may be decided, in seconds since 1970.
+    pub deadline: i64,
+    /// What a person decided; `None` if nobody has.
+    pub decided: Option<Decided>,
+    /// Whether a request used it.
+    pub spent: bool,
+    /// Whether what was decided follows from the ledger; nothing else grants anything.
+    pub proven: bool,
+}
+
+/// What a person decided about an [`Approval`].
+#[derive(Clone, Debug, PartialEq, Eq)]
+pub struct Decided {
+    /// Whether the action may run.
+    pub approved: bool,
+    /// The name of the person's API key.
+    pub by: String,
+    /// When, in seconds since 1970.
+    pub at: i64,
+    /// What the person noted.
+    pub note: Option<String>,
 }
 
 impl Approval {
@@ -125,28 +170,8 @@ pub fn is_id(text: &str) -> bool {
     text.strip_prefix("apr_").is_some_and(|digits| digits.len() == 32 && digits.bytes().all(is_digit))
 }
 
-/// Who asks, as far as the gateway knows it; see [`Approval::asker`].
-pub fn asker(key: &Key) -> String {
-    match key.agent.as_ref().and_then(Json::as_str) {
-        Some(agent) => format!("agent:{agent}"),
-        None => format!("key:{}", key.name),
-    }
-}
-
-/// The hash that an approval is bound to; `None` if the action has no canonical form.
-pub fn action_hash(request: &Preflight<'_>, agent: Option<&Json>) -> Option<String> {
-    let or_null = |value: Option<&Json>| value.cloned().unwrap_or(Json::Null);
-    hash_of_action([
-        ("tool", request.tool.as_json().clone()),
-        ("resource", or_null(request.resource.map(|resource| resource.as_json()))),
-        ("args", request.args.clone()),
-        ("goal", request.goal.as_json().clone()),
-        ("agent_id", or_null(agent)),
-        ("user_id", or_null(request.user_id.map(|user| user.as_json()))),
-    ])
-}
-
-fn hash_of_action(members: [(&str, Json); 6]) -> Option<String> {
+/// The hash that an approval is bound to, of what the action is made of; `None` if that has no canonical form.
+pub(crate) fn hash_of_action(members: [(&str, Json); 6]) -> Option<String> {
     let action = Json::Object(members.into_iter().map(|(name, value)| (name.to_owned(), value)).collect());
     hash_payload(&action).ok()
 }
@@ -269,32 +294,5 @@ mod tests {
         notices.stop();
         assert_eq!(tokio::time::timeout(soon, listener.news("apr_1")).await, Ok(false));
         assert_eq!(tokio::time::timeout(soon, notices.listen().news("apr_1")).await, Ok(false));
-    }
-
-    #[test]
-    fn every_part_of_an_action_is_in_its_hash() {
-        let hash = |body: &str| {
-            let body = Json::parse(body.as_bytes()).unwrap();
-            let request = Preflight::read(&body).unwrap();
-            action_hash(&request, request.agent_id.map(|agent| agent.as_json()))
-        };
-        let whole = r#"{"tool": "t", "resource": "r", "args": {"a": 1}, "goal": "g", "agent_id": "i", "user_id": "u"}"#;
-        let same = r#"{"user_id": "u", "args": {"a": 1.0}, "goal": "g", "agent_id": "i", "tool": "t", "resource": "r", "mode": "strict"}"#;
-        assert_eq!(hash(whole), hash(same));
-        for (from, to) in [
-            ("\"t\"", "\"x\""),
-            ("\"r\"", "\"x\""),
-            ("\"r\"", "null"),
-            ("1", "2"),
-            ("1", "\"1\""),
-            ("1", "1, \"b\": 2"),
-            ("\"g\"", "\"x\""),
-            ("\"i\"", "null"),
-            ("\"u\"", "\"x\""),
-        ] {
-            let other = hash(&whole.replacen(from, to, 1));
-            assert!(other.is_some() && other != hash(whole), "{from} {to}");
-        }
-        assert_eq!(hash(&whole.replace('1', "9007199254740993")), None);
     }
 }

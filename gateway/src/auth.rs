@@ -164,6 +164,14 @@ impl Key {
         self.bound_agent().filter(|_| self.role == Role::Agent)
     }
 
+    /// Who asks with it, as far as the gateway knows it; see [`Approval::asker`](crate::approvals::Approval::asker).
+    pub fn asker(&self) -> String {
+        match self.bound_agent() {
+            Some(agent) => format!("agent:{agent}"),
+            None => format!("key:{}", self.name),
+        }
+    }
+
     /// Whether what the key `key_name` did for `agent` is this key's own: done by itself, or for the agent that it is
     /// bound to. Everything is an operator's.
     pub fn owns(&self, key_name: &str, agent: Option<&str>) -> bool {

@@ -14,8 +14,8 @@ use actpass_protocol::json::Number;
 use actpass_protocol::token::{PublicKey, Refusal, Typ, Unverified};
 
 use crate::clock::{Clock, rfc3339};
-use crate::decide::object;
 use crate::ledger::{self, Draft, Head};
+use crate::members::object;
 use crate::passport::{Keys, Ring};
 use crate::store::{Append, Store, StoreError};
 

@@ -10,17 +10,15 @@ use actpass_protocol::{Json, Mode, canonical_json};
 use bytes::Bytes;
 use sha2::{Digest, Sha256};
 
-use crate::approvals::{self, Status, reason};
+use crate::approvals::{self, Approval, Status, reason};
 use crate::auth::{self, Key};
 use crate::ledger::{self, Draft, PolicyRef};
-use crate::members::Members;
+use crate::members::{Members, object};
 use crate::passport::coverage::{Covered, uncovered};
 use crate::passport::{self, Claims, Refusal};
 use crate::policy::{Decision, Input, NO_MATCH, Policy, RiskTier, Rule};
 use crate::request::{Evidence, Preflight, ToolApproval};
-use crate::store::{
-    Append, Approval, Basis, Binding, Claim, Earlier, Effect, Instead, Once, Pinned, Standing,
-};
+use crate::store::{Append, Basis, Binding, Claim, Earlier, Effect, Instead, Once, Pinned, Standing};
 use crate::vault;
 
 /// A decision that was made, and may be answered once its event is durable.
@@ -311,7 +309,7 @@ impl<'a> Case<'a> {
             return ruling.into();
         }
         let tool = self.request.tool.as_str();
-        let Some(action_hash) = approvals::action_hash(self.request, self.agent) else {
+        let Some(action_hash) = self.request.action_hash(self.agent) else {
             return ruling.unapproved(reason::NOT_HASHABLE, tool).into();
         };
         let approval = match &self.facts.approval {
@@ -376,7 +374,7 @@ impl<'a> Case<'a> {
 
     /// Whether the caller is who asked, where the gateway knows which agent that was.
     fn may_use(&self, approval: &Approval) -> bool {
-        !approval.asker.starts_with("agent:") || approval.asker == approvals::asker(self.key)
+        !approval.asker.starts_with("agent:") || approval.asker == self.key.asker()
     }
 
     /// What the earlier answer under the same key rested on, and until when, if it is still what would be answered but
@@ -419,7 +417,7 @@ impl<'a> Case<'a> {
             args: request.args.to_string(),
             goal: request.goal.as_str().to_owned(),
             agent_id: self.agent.and_then(Json::as_str).map(str::to_owned),
-            asker: approvals::asker(self.key),
+            asker: self.key.asker(),
             user_id: request.user_id.map(|user| user.as_str().to_owned()),
             reason_code: ruling.reason.to_owned(),
             created_at: now,
@@ -472,7 +470,7 @@ impl<'a> Case<'a> {
         };
         let named = self.request.approval_request_id.map(|id| id.as_str());
         (named.is_none() || named == claims.approval_request_id())
-            && approvals::action_hash(self.request, self.agent).as_deref() == Some(hash)
+            && self.request.action_hash(self.agent).as_deref() == Some(hash)
     }
 
     /// Whether the answer is meant to be acted on, and so uses up what it takes.
@@ -578,15 +576,6 @@ pub fn approve_tool(key: &Key, approval: &ToolApproval<'_>) -> Append {
         ..signed(key, None, None)
     };
     Append { effect: Some(Effect::ApproveManifest { tool_id, hash }), ..Append::of(event) }
-}
-
-/// Whether the text of an event says that a manifest with this hash was approved.
-pub fn was_approved(event: &str, hash: &str) -> bool {
-    Json::parse(event.as_bytes()).is_ok_and(|event| {
-        let said = event.member("metadata").and_then(|metadata| metadata.member("manifest_hash"));
-        event.member("event_type").and_then(Json::as_str) == Some(ledger::TOOL_APPROVED)
-            && said.and_then(Json::as_str) == Some(hash)
-    })
 }
 
 /// An event with the members that say who caused it.
@@ -822,8 +811,4 @@ impl<'p> Ruling<'p> {
         answer.string("would_be", warns.then_some(self.decision));
         answer.finish()
     }
-}
-
-pub(crate) fn object<const N: usize>(members: [(&str, Option<Json>); N]) -> Json {
-    Json::Object(members.into_iter().filter_map(|(name, value)| Some((name.to_owned(), value?))).collect())
 }

@@ -13,8 +13,8 @@ use actpass_protocol::token::{PublicKey, Refusal, Typ, Unverified};
 
 use crate::checkpoints::{Checkpoint, CheckpointError};
 use crate::clock::rfc3339;
-use crate::decide::object;
 use crate::ledger::{self, Defect, Head, Verifier};
+use crate::members::object;
 use crate::passport::Ring;
 use crate::passport::keys::KeyError;
 use crate::store::{OpenError, StoredEvent};
@@ -449,9 +449,8 @@ mod tests {
 
     use super::*;
     use crate::ledger::Draft;
-    use crate::passport::SealedKey;
     use crate::seal::MasterKey;
-    use crate::store::{Append, Location, SqliteStore, Store, read_chain};
+    use crate::store::{Append, Location, SealedKey, SqliteStore, Store, read_chain};
 
     async fn three_events(path: &Path) {
         let store = SqliteStore::open(path).unwrap();

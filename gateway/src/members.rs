@@ -1,5 +1,6 @@
-//! JSON objects written member by member, without a tree between.
+//! JSON objects made member by member: as text, without a tree between, and as trees.
 
+use actpass_protocol::Json;
 use actpass_protocol::json::{Style, Text};
 
 /// The text of a JSON object; see [`Members::finish`].
@@ -53,4 +54,9 @@ impl Members {
         self.text.key(name);
         self.count += 1;
     }
+}
+
+/// An object of the members that have a value.
+pub(crate) fn object<const N: usize>(members: [(&str, Option<Json>); N]) -> Json {
+    Json::Object(members.into_iter().filter_map(|(name, value)| Some((name.to_owned(), value?))).collect())
 }

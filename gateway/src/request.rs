@@ -6,6 +6,7 @@ use std::fmt;
 use actpass_protocol::json::Number;
 use actpass_protocol::{ACTION_OUTCOME, Json, Mode};
 
+use crate::approvals::hash_of_action;
 use crate::ledger::{DECISIONS, RESERVED, RESERVED_CHAINS};
 use crate::passport::{self, coverage};
 use crate::policy::RiskTier;
@@ -95,6 +96,20 @@ impl<'b> Preflight<'b> {
             ));
         }
         Ok(request)
+    }
+
+    /// The hash that an approval of the action is bound to, if `agent` is the one that acts; `None` if the action has no
+    /// canonical form.
+    pub fn action_hash(&self, agent: Option<&Json>) -> Option<String> {
+        let or_null = |value: Option<&Json>| value.cloned().unwrap_or(Json::Null);
+        hash_of_action([
+            ("tool", self.tool.as_json().clone()),
+            ("resource", or_null(self.resource.map(|resource| resource.as_json()))),
+            ("args", self.args.clone()),
+            ("goal", self.goal.as_json().clone()),
+            ("agent_id", or_null(agent)),
+            ("user_id", or_null(self.user_id.map(|user| user.as_json()))),
+        ])
     }
 }
 
@@ -508,5 +523,37 @@ impl<'b> Members<'b> {
             let expected = format_args!("expected an integer of 1 to {}", passport::MAX_TTL);
             InvalidMember::new("ttl_seconds", format_args!("{expected}, found {}", value.kind()))
         })
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    #[test]
+    fn every_part_of_an_action_is_in_its_hash() {
+        let hash = |body: &str| {
+            let body = Json::parse(body.as_bytes()).unwrap();
+            let request = Preflight::read(&body).unwrap();
+            request.action_hash(request.agent_id.map(|agent| agent.as_json()))
+        };
+        let whole = r#"{"tool": "t", "resource": "r", "args": {"a": 1}, "goal": "g", "agent_id": "i", "user_id": "u"}"#;
+        let same = r#"{"user_id": "u", "args": {"a": 1.0}, "goal": "g", "agent_id": "i", "tool": "t", "resource": "r", "mode": "strict"}"#;
+        assert_eq!(hash(whole), hash(same));
+        for (from, to) in [
+            ("\"t\"", "\"x\""),
+            ("\"r\"", "\"x\""),
+            ("\"r\"", "null"),
+            ("1", "2"),
+            ("1", "\"1\""),
+            ("1", "1, \"b\": 2"),
+            ("\"g\"", "\"x\""),
+            ("\"i\"", "null"),
+            ("\"u\"", "\"x\""),
+        ] {
+            let other = hash(&whole.replacen(from, to, 1));
+            assert!(other.is_some() && other != hash(whole), "{from} {to}");
+        }
+        assert_eq!(hash(&whole.replace('1', "9007199254740993")), None);
     }
 }

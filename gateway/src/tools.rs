@@ -8,6 +8,8 @@ use std::fmt;
 
 use actpass_protocol::{InvalidArgument, Json, hash_payload};
 
+use crate::ledger;
+
 /// The form of the lock file.
 const LOCK_VERSION: &str = "1";
 
@@ -152,6 +154,15 @@ impl Tools {
 /// If it has no canonical form.
 pub fn manifest_hash(manifest: &Json) -> Result<String, InvalidArgument> {
     hash_payload(manifest)
+}
+
+/// Whether the text of an event says that a manifest with this hash was approved.
+pub fn was_approved(event: &str, hash: &str) -> bool {
+    Json::parse(event.as_bytes()).is_ok_and(|event| {
+        let said = event.member("metadata").and_then(|metadata| metadata.member("manifest_hash"));
+        event.member("event_type").and_then(Json::as_str) == Some(ledger::TOOL_APPROVED)
+            && said.and_then(Json::as_str) == Some(hash)
+    })
 }
 
 /// One thing in which a tool is not what it was. Shown, it is one line whatever the tool calls itself.

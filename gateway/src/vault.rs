@@ -12,10 +12,10 @@ use bytes::Bytes;
 use zeroize::{Zeroize, Zeroizing};
 
 use crate::clock::rfc3339;
-use crate::decide::object;
 use crate::ledger::{self, Draft};
+use crate::members::object;
 use crate::seal::{Cipher, MasterKey, Purpose, SealError};
-use crate::store::{Append, Effect};
+use crate::store::{Append, Effect, SealedCredential};
 
 /// Why an action is denied whose tool's credential has expired.
 pub const EXPIRED: &str = "credential.expired";
@@ -26,27 +26,7 @@ pub const MAX_SECRET_BYTES: usize = 16 * 1024;
 /// Who an event names that was caused from the command line, where there is no API key.
 const COMMAND_LINE: &str = "(command line)";
 
-/// A credential as the data store keeps it.
-#[derive(Clone, Debug, PartialEq, Eq)]
-pub struct SealedCredential {
-    /// `cr_` and a UUIDv7, new each time the tool's credential is set.
-    pub id: String,
-    /// The tool that it belongs to.
-    pub tool_id: String,
-    /// A nonce, and the secret under AES-256-GCM, with the tenant and all other members authenticated.
-    pub sealed: Vec<u8>,
-    /// When it was set, in seconds since 1970.
-    pub set_at: i64,
-    /// Until when it holds, in seconds since 1970; `None` if nobody said.
-    pub expires_at: Option<i64>,
-}
-
 impl SealedCredential {
-    /// Whether it no longer holds at `now`, in seconds since 1970.
-    pub fn has_expired(&self, now: i64) -> bool {
-        self.expires_at.is_some_and(|expires_at| now >= expires_at)
-    }
-
     /// What the secret is sealed to. As JSON, so that no two are alike.
     fn bound(&self, tenant_id: &str, tool_id: &str) -> Vec<u8> {
         Json::Array(vec![

@@ -9,14 +9,13 @@ use std::path::PathBuf;
 use std::sync::Arc;
 use std::time::Duration;
 
+use actpass_gateway::approvals::Approval;
 use actpass_gateway::ledger::Head;
-use actpass_gateway::passport::SealedKey;
 use actpass_gateway::server::Server;
 use actpass_gateway::store::{
-    Append, Appended, Approval, Author, Listing, Location, PendingOf, Rotation, Standing, Store, StoreError,
-    StoredEvent, Subject,
+    Append, Appended, Author, Listing, Location, PendingOf, Rotation, SealedCredential, SealedKey, Standing,
+    Store, StoreError, StoredEvent, Subject,
 };
-use actpass_gateway::vault::SealedCredential;
 use actpass_protocol::{Json, hash_payload};
 use async_trait::async_trait;
 use common::{EVIDENCE, Gateway, PREFLIGHT, json, refund, text};

@@ -10,8 +10,8 @@ use std::time::{Duration, UNIX_EPOCH};
 use actpass_gateway::clock::Clock;
 use actpass_gateway::config::MasterKeySource;
 use actpass_gateway::seal::MasterKey;
-use actpass_gateway::store::{Append, Appended, Store};
-use actpass_gateway::vault::{self, SealedCredential, Vault};
+use actpass_gateway::store::{Append, Appended, SealedCredential, Store};
+use actpass_gateway::vault::{self, Vault};
 use actpass_protocol::{Json, Secret};
 use common::{Gateway, PREFLIGHT, json, refund, text};
 

@@ -15,13 +15,14 @@ use super::error::{ApiError, json};
 use super::openapi::{answers, requests};
 use super::receive::{Call, Caller};
 use super::steps::{in_time, parse, record, work};
-use crate::approvals::{self, Status};
+use crate::approvals::{self, Approval, Decided, Status};
 use crate::auth::{Key, Role};
 use crate::clock::rfc3339;
-use crate::decide::{object, signed};
+use crate::decide::signed;
 use crate::ledger::{self, Draft};
+use crate::members::object;
 use crate::request::{InvalidMember, Opinion};
-use crate::store::{Append, Appended, Approval, Decided, Effect, Listing};
+use crate::store::{Append, Appended, Effect, Listing};
 
 /// How long a request may wait for a decision, in seconds.
 const MAX_WAIT: u64 = 25;

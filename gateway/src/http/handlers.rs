@@ -19,13 +19,13 @@ use super::openapi::requests;
 use super::receive::{Call, Caller};
 use super::steps::{heavy, in_time, is_own, parse, record, work};
 use super::{App, passports};
-use crate::approvals;
 use crate::auth::{Key, Role};
 use crate::decide::{self, Bound, Decided, Facts, Manifest, Shown};
 use crate::ledger::{self, APPROVAL_APPROVED, APPROVAL_REJECTED, Head, Verifier};
 use crate::request::{Evidence, InvalidMember, Preflight, ToolApproval};
-use crate::store::{Appended, Author, Earlier, Pinned, StoredEvent, Subject};
-use crate::vault::{self, SealedCredential};
+use crate::store::{Appended, Author, Earlier, Pinned, SealedCredential, StoredEvent, Subject};
+use crate::tools;
+use crate::vault;
 
 /// The largest number that an event may have.
 const MAX_SEQ: u64 = i64::MAX.unsigned_abs();
@@ -259,7 +259,7 @@ async fn learn(
     match (allowed_by.or(asks.approval.as_deref()).or(stood_for), action_hash) {
         (Some(id), _) => approval = Some(in_time(app, app.store.approval(tenant_id, id)).await?),
         (None, Some(hash)) if app.finds_approvals => {
-            let asker = approvals::asker(&asks.key);
+            let asker = asks.key.asker();
             live_approval = in_time(app, app.store.live_approval(tenant_id, hash, &asker, now)).await?;
         }
         (None, Some(_) | None) => {}
@@ -272,7 +272,7 @@ async fn learn(
             if let (Manifest::Approved, Some(approved)) = (manifest, &approved) {
                 let event = app.store.last_tool_event(tenant_id, ledger::TOOLS, &asks.tool);
                 let proven =
-                    in_time(app, event).await?.is_some_and(|event| decide::was_approved(&event, approved));
+                    in_time(app, event).await?.is_some_and(|event| tools::was_approved(&event, approved));
                 if !proven {
                     let tool = &*asks.tool;
                     tracing::error!(

@@ -15,15 +15,16 @@ use super::openapi::answers::{Issued, JwkSet, Revoked, Verified};
 use super::openapi::requests;
 use super::receive::{Call, MaybeCaller};
 use super::steps::{in_time, is_own, parse, record, work};
-use crate::approvals::Status;
+use crate::approvals::{Approval, Status};
 use crate::auth::{Key, Role};
 use crate::clock::rfc3339;
-use crate::decide::{MANIFEST_CHANGED, object, signed};
+use crate::decide::{MANIFEST_CHANGED, signed};
 use crate::ledger::{self, Draft};
+use crate::members::object;
 use crate::passport::keys::KeyError;
 use crate::passport::{self, Claims, Keys, Refusal, Ring};
 use crate::request::{InvalidMember, Issue, Revoke, VerifyPassport};
-use crate::store::{Append, Appended, Approval, Effect, StoreError, Subject};
+use crate::store::{Append, Appended, Effect, StoreError, Subject};
 
 #[utoipa::path(
     post,

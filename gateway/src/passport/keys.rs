@@ -12,7 +12,7 @@ use zeroize::Zeroizing;
 
 use super::{Claims, Refusal};
 use crate::seal::{MasterKey, Purpose, SealError, random};
-use crate::store::{Rotation, Store, StoreError};
+use crate::store::{Rotation, SealedKey, Store, StoreError};
 
 /// How old what [`Keys::jwks`] answers may be.
 const JWKS_AGE: Duration = Duration::from_secs(1);
@@ -34,19 +34,6 @@ pub enum KeyError {
     /// The data store does not work.
     #[error(transparent)]
     Store(#[from] StoreError),
-}
-
-/// A signing key as the data store keeps it.
-#[derive(Clone, Debug, PartialEq, Eq)]
-pub struct SealedKey {
-    /// The public key's JWK thumbprint (RFC 7638).
-    pub kid: String,
-    /// A nonce, and the private key under AES-256-GCM, with the `kid` authenticated.
-    pub sealed: Vec<u8>,
-    /// Whether new passports are signed with it.
-    pub active: bool,
-    /// When the last passport that it signed expires, in seconds since 1970; 0 if it signed none.
-    pub needed_until: i64,
 }
 
 impl SealedKey {

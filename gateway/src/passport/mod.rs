@@ -15,7 +15,7 @@ mod tests;
 
 use actpass_protocol::token::Time;
 pub use actpass_protocol::token::{Claims, Refusal};
-pub use keys::{Keys, Ring, SealedKey};
+pub use keys::{Keys, Ring};
 
 /// For how long a passport holds at most, in seconds.
 pub const MAX_TTL: i64 = 3600;

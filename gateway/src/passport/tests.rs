@@ -6,9 +6,9 @@ use ring::signature::Ed25519KeyPair;
 use tempfile::TempDir;
 
 use super::keys::KeyError;
-use super::{Keys, Refusal, Ring, SealedKey};
+use super::{Keys, Refusal, Ring};
 use crate::seal::MasterKey;
-use crate::store::{Append, Effect, Rotation, SqliteStore, Store};
+use crate::store::{Append, Effect, Rotation, SealedKey, SqliteStore, Store};
 
 const CLAIMS: &str = r#"{"iss": "i", "aud": "a", "tenant_id": "t", "agent_id": "g", "user_id": null, "goal": "w",
     "allowed_tools": ["x"], "allowed_resources": [], "risk_tier": "low", "iat": 100, "exp": 200,

@@ -6,7 +6,7 @@ use std::path::{Path, PathBuf};
 
 use rusqlite::Connection;
 
-use super::OpenError;
+use super::error::OpenError;
 use super::file::{check_name, existing, private_file};
 use super::sqlite::{connect, read_page_of};
 use crate::ledger::{Head, Verifier};

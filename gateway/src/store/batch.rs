@@ -3,9 +3,10 @@
 use std::collections::HashMap;
 use std::sync::Arc;
 
+use super::error::StoreError;
 use super::proof::KeptAnswer;
-use super::{Append, Appended, Approval, Basis, Claim, Effect, Instead, Once, Standing, StoreError};
-use crate::approvals::Status;
+use super::{Append, Appended, Basis, Claim, Effect, Instead, Once, Standing};
+use crate::approvals::{Approval, Status};
 use crate::clock::time_of;
 use crate::ledger::{Head, Sealed};
 

@@ -6,7 +6,7 @@ use std::io;
 use std::path::{Path, PathBuf};
 use std::sync::atomic::{AtomicBool, AtomicU64, Ordering};
 
-use super::OpenError;
+use super::error::OpenError;
 
 /// The files that SQLite keeps beside a data file, by what is added to its name.
 const COMPANIONS: [&str; 2] = ["-wal", "-shm"];

@@ -150,7 +150,7 @@ pub struct Listing {
 pub(super) const STATUSES: [Option<Status>; 5] =
     [None, Some(Status::Approved), Some(Status::Expired), Some(Status::Pending), Some(Status::Rejected)];
 
-/// The SQL condition of a status at the time `now`, as [`crate::store::Approval::status`] has it.
+/// The SQL condition of a status at the time `now`, as [`Approval::status`](crate::approvals::Approval::status) has it.
 fn condition(status: Option<Status>, now: &str, yes: &str, no: &str) -> String {
     let closes = "decided_at + deadline - created_at";
     match status {

@@ -3,11 +3,13 @@
 mod backup;
 mod batch;
 mod checkpoint;
+mod error;
 mod file;
 mod finding;
 mod postgres;
 mod proof;
 mod queue;
+mod sealed;
 mod sqlite;
 #[cfg(test)]
 mod tests;
@@ -20,13 +22,14 @@ use async_trait::async_trait;
 use bytes::Bytes;
 
 pub use self::backup::{BackupError, Copied, backup};
+pub use self::error::{DatabaseError, OpenError, StoreError};
 pub use self::finding::{Author, Listing, PendingOf, Subject};
-pub use self::postgres::{Database, DatabaseError, PostgresStore, Trust};
-pub use self::sqlite::{OpenError, SqliteStore, accept_missing_wal};
+pub use self::postgres::{Database, PostgresStore, Trust};
+pub use self::sealed::{SealedCredential, SealedKey};
+pub use self::sqlite::{SqliteStore, accept_missing_wal};
+use crate::approvals::{Approval, Decided, Status};
 use crate::clock::Clock;
 use crate::ledger::{Draft, Head};
-use crate::passport::SealedKey;
-use crate::vault::SealedCredential;
 
 /// Where a gateway keeps its data.
 #[derive(Clone, Debug)]
@@ -214,7 +217,7 @@ pub trait Store: Send + Sync + fmt::Debug {
         now: i64,
         limit: u32,
     ) -> Result<Vec<Approval>, StoreError> {
-        let status = Some(crate::approvals::Status::Pending);
+        let status = Some(Status::Pending);
         self.approvals(tenant_id, Listing { now, status, limit, ..Listing::default() }).await
     }
 
@@ -417,55 +420,6 @@ pub enum Effect {
     SetCredential(Box<SealedCredential>),
 }
 
-/// An action that a person must approve before it may run, once.
-#[derive(Clone, Debug, PartialEq, Eq)]
-pub struct Approval {
-    /// `apr_` and a UUIDv7.
-    pub id: String,
-    /// The hash of the exact action.
-    pub action_hash: String,
-    /// The tool.
-    pub tool: String,
-    /// What the action is done to.
-    pub resource: Option<String>,
-    /// The arguments, JSON text.
-    pub args: String,
-    /// What the agent is trying to achieve.
-    pub goal: String,
-    /// The agent.
-    pub agent_id: Option<String>,
-    /// Who asked, as far as the gateway knows it: `agent:` and the agent that the API key is bound to, or else `key:` and
-    /// the key's name. Empty for requests that an older version opened.
-    pub asker: String,
-    /// Whom the agent acts for.
-    pub user_id: Option<String>,
-    /// Why the policy requires an approval.
-    pub reason_code: String,
-    /// When it was asked for, in seconds since 1970.
-    pub created_at: i64,
-    /// Until when it may be decided, in seconds since 1970.
-    pub deadline: i64,
-    /// What a person decided; `None` if nobody has.
-    pub decided: Option<Decided>,
-    /// Whether a request used it.
-    pub spent: bool,
-    /// Whether what was decided follows from the ledger; nothing else grants anything.
-    pub proven: bool,
-}
-
-/// What a person decided about an [`Approval`].
-#[derive(Clone, Debug, PartialEq, Eq)]
-pub struct Decided {
-    /// Whether the action may run.
-    pub approved: bool,
-    /// The name of the person's API key.
-    pub by: String,
-    /// When, in seconds since 1970.
-    pub at: i64,
-    /// What the person noted.
-    pub note: Option<String>,
-}
-
 /// What became of a passport.
 #[derive(Clone, Copy, Debug, Default, PartialEq, Eq)]
 pub struct Standing {
@@ -562,18 +516,4 @@ pub struct StoredEvent {
     pub seq: u64,
     /// Its JSON text.
     pub text: String,
-}
-
-/// Why a store did not do what it was asked to.
-#[derive(Clone, Copy, Debug, PartialEq, Eq, thiserror::Error)]
-pub enum StoreError {
-    /// There is more to do than it can take; soon there may be less.
-    #[error("the store is busy")]
-    Busy,
-    /// The event has no canonical form.
-    #[error("the event has no canonical form")]
-    NotCanonical,
-    /// It failed or is closed. The log says why.
-    #[error("the store does not work")]
-    Unavailable,
 }

@@ -6,9 +6,11 @@
 use actpass_protocol::Json;
 use bytes::Bytes;
 
-use super::{Allowed, Approval, Basis, Decided, Earlier};
+use super::{Allowed, Basis, Earlier};
+use crate::approvals::{Approval, Decided};
 use crate::clock::{millis_of, rfc3339};
 use crate::ledger::{self, idempotency_hash};
+use crate::tools::was_approved;
 
 /// What a row of kept answers says, and the events that it names.
 #[derive(Clone, Debug)]
@@ -118,7 +120,7 @@ pub(super) fn describe_unproven(
         approvals.map(|approval| format!("approval {}: no event records its decision", approval.id));
     let passports = passports.into_iter().map(|jti| format!("passport {jti}: its row and its events differ"));
     let is_unproven = |(_, hash, event): &(String, String, Option<String>)| {
-        !event.as_deref().is_some_and(|event| crate::decide::was_approved(event, hash))
+        !event.as_deref().is_some_and(|event| was_approved(event, hash))
     };
     let manifests = manifests.into_iter().filter(is_unproven);
     let manifests = manifests.map(|(tool, ..)| format!("manifest of {tool:?}: no event approves it"));

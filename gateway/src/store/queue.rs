@@ -2,8 +2,8 @@
 
 use tokio::sync::{mpsc, oneshot};
 
-use super::{Append, Appended, Rotation, StoreError};
-use crate::passport::SealedKey;
+use super::error::StoreError;
+use super::{Append, Appended, Rotation, SealedKey};
 
 /// How many jobs may wait for the writer before the next is refused as [`StoreError::Busy`].
 const QUEUE: usize = 4096;

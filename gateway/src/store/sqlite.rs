@@ -5,8 +5,7 @@
 //! connections, which the write-ahead log lets read while the writer writes.
 
 use std::cmp::Ordering;
-use std::io;
-use std::path::{Path, PathBuf};
+use std::path::Path;
 use std::sync::{Arc, Mutex, PoisonError};
 use std::thread::JoinHandle;
 use std::time::Duration;
@@ -19,18 +18,17 @@ use tokio::sync::{Semaphore, mpsc};
 
 use super::batch::{Batch, Rows, live};
 use super::checkpoint::Checkpointer;
+use super::error::{OpenError, StoreError};
 use super::file::{self, DataFile, Lock};
 use super::finding::{self, Author, Listing, PendingOf, Subject};
-use super::postgres::DatabaseError;
 use super::proof::{KeptAnswer, describe_unproven, hold_to_ledger, recorded_at};
 use super::queue::{self, Job, Jobs, Round};
 use super::{
-    Append, Appended, Approval, Claim, Decided, Effect, Rotation, Standing, Store, StoreError, StoredEvent,
+    Append, Appended, Claim, Effect, Rotation, SealedCredential, SealedKey, Standing, Store, StoredEvent,
 };
+use crate::approvals::{Approval, Decided};
 use crate::clock::Clock;
 use crate::ledger::{DECISIONS, Head, Sealed, TOOLS};
-use crate::passport::SealedKey;
-use crate::vault::SealedCredential;
 
 /// The form of the data that this version reads and writes.
 const SCHEMA_VERSION: i64 = 6;
@@ -417,52 +415,6 @@ pub struct SqliteStore {
     writer: Mutex<Option<JoinHandle<()>>>,
 }
 
-/// Why data could not be opened.
-#[derive(Debug, thiserror::Error)]
-pub enum OpenError {
-    /// The file or its folder cannot be made or opened.
-    #[error("{0}: {1}")]
-    Io(PathBuf, #[source] io::Error),
-    /// The database cannot be used.
-    #[error(transparent)]
-    Database(#[from] DatabaseError),
-    /// SQLite would read its name as something else than a file's.
-    #[error(
-        "{0}: expected the name of a file; for one that is called so, or begins with `file:`, use another name"
-    )]
-    Name(PathBuf),
-    /// It is no ordinary file.
-    #[error("{0}: is {1}; expected a file, or a name that no file has yet")]
-    NotAFile(PathBuf, &'static str),
-    /// It may be read but not written.
-    #[error("{0}: cannot be written; expected a file and a directory that the gateway may write to")]
-    ReadOnly(PathBuf),
-    /// It is a copy without its write-ahead log.
-    #[error(
-        "{0}: was in use when it was copied or left, and its write-ahead log ({0}-wal) is missing: decisions that were \
-         answered may be lost. Put the log beside it, or use a copy that `actpass-gateway backup` made; if nothing is \
-         missing because another program folded the log into the file, start once with --accept-missing-wal"
-    )]
-    MissingWal(PathBuf),
-    /// Another gateway has it.
-    #[error("{0}: in use by another gateway; two must not write one data file")]
-    Locked(PathBuf),
-    /// A newer version of the gateway made it.
-    #[error(
-        "{0}: has schema version {1}; this gateway knows versions up to {SCHEMA_VERSION}, so use a newer one"
-    )]
-    Newer(PathBuf, i64),
-    /// An older version of the gateway made it, and may still use it.
-    #[error("{0}: was made by an older version of the gateway; start this version on it once")]
-    Older(PathBuf),
-    /// This process cannot do more than one thing at a time.
-    #[error("no runtime could be started: {0}")]
-    Runtime(#[source] io::Error),
-    /// It is not a SQLite database, or is damaged.
-    #[error("{0}: {1}")]
-    Sqlite(PathBuf, #[source] rusqlite::Error),
-}
-
 impl SqliteStore {
     /// Opens the data file `path`, or makes it, readable by its owner alone, and locks it against other gateways.
     ///
@@ -502,7 +454,7 @@ impl SqliteStore {
             .map_err(|error| OpenError::Sqlite(path.to_owned(), error))?;
         match version.cmp(&SCHEMA_VERSION) {
             Ordering::Equal => Self::start(path, file, Clock::default(), None),
-            Ordering::Greater => Err(OpenError::Newer(path.to_owned(), version)),
+            Ordering::Greater => Err(OpenError::Newer(path.to_owned(), version, SCHEMA_VERSION)),
             Ordering::Less => Err(OpenError::Older(path.to_owned())),
         }
     }
@@ -516,7 +468,7 @@ impl SqliteStore {
         }
         let version = prepare(&mut connection).map_err(sqlite)?;
         if version > SCHEMA_VERSION {
-            return Err(OpenError::Newer(path.to_owned(), version));
+            return Err(OpenError::Newer(path.to_owned(), version, SCHEMA_VERSION));
         }
         if lock.is_some() {
             connection.execute_batch(finding::SQLITE_INDEXES).map_err(sqlite)?;
@@ -742,7 +694,7 @@ pub(super) fn read_chain<E: From<OpenError>>(
     let connection = connect_reader(&file::existing(path)?).map_err(failed)?;
     let version = connection.query_one("PRAGMA user_version", [], |row| row.get(0)).map_err(failed)?;
     if version > SCHEMA_VERSION {
-        return Err(OpenError::Newer(path.to_owned(), version).into());
+        return Err(OpenError::Newer(path.to_owned(), version, SCHEMA_VERSION).into());
     }
     let Some((_, head)) = find_chain(&connection, tenant_id, chain_id).map_err(failed)? else {
         return Ok(None);
@@ -773,7 +725,7 @@ pub(super) fn read_keys(path: &Path) -> Result<Vec<SealedKey>, OpenError> {
     match version {
         ..3 => Ok(Vec::new()),
         3..=SCHEMA_VERSION => read_signing_keys(&connection).map_err(failed),
-        _ => Err(OpenError::Newer(path.to_owned(), version)),
+        _ => Err(OpenError::Newer(path.to_owned(), version, SCHEMA_VERSION)),
     }
 }
 

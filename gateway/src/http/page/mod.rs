@@ -33,10 +33,10 @@ use super::client::Client;
 use super::error::{ApiError, Code};
 use super::receive::{drain, within_limit};
 use super::steps::{in_time, work};
-use crate::approvals::Status;
+use crate::approvals::{Approval, Status};
 use crate::auth::{KeyHash, Role};
 use crate::request::Opinion;
-use crate::store::{Approval, Listing};
+use crate::store::Listing;
 
 /// How long an answer to a wrong key takes, so that trying keys is slow.
 const WRONG_KEY: Duration = Duration::from_secs(1);

@@ -12,9 +12,8 @@ use super::assets::{ASSETS, Assets};
 use super::chain::{Chain, Last, State};
 use super::session::Operator;
 use super::show::{Folds, Piece, Shown, colliding};
-use crate::approvals::Status;
+use crate::approvals::{Approval, Status};
 use crate::clock::rfc3339;
-use crate::store::Approval;
 
 /// Arguments of more bytes than this are on their request's own page only, and so are the buttons: what is decided about
 /// is on the page.

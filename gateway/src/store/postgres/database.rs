@@ -11,7 +11,8 @@ use tokio_postgres::config::{Host, SslMode, TargetSessionAttrs};
 use tokio_postgres::{Client, Config};
 use tokio_postgres_rustls::MakeRustlsConnect;
 
-use super::{DatabaseError, describe};
+use super::super::error::DatabaseError;
+use super::describe;
 
 /// How long connecting may take, with TLS and the password.
 const CONNECT: Duration = Duration::from_secs(5);

@@ -30,15 +30,14 @@ pub(super) use self::reading::{read_chain, read_keys};
 use self::text::{Kept, Text};
 use self::writing::Writer;
 use super::batch::live;
+use super::error::{DatabaseError, StoreError};
 use super::finding::{Author, Listing, PendingOf, Subject};
 use super::proof::describe_unproven;
 use super::queue::{Job, Jobs};
-use super::{Append, Appended, Approval, Rotation, Standing, Store, StoreError, StoredEvent};
-use crate::approvals::Status;
+use super::{Append, Appended, Rotation, SealedCredential, SealedKey, Standing, Store, StoredEvent};
+use crate::approvals::{Approval, Status};
 use crate::clock::{Clock, millis_of};
 use crate::ledger::{DECISIONS, Head, TOOLS};
-use crate::passport::SealedKey;
-use crate::vault::SealedCredential;
 
 /// How long a batch may take, with all that is tried again. Less than a request waits.
 const DEADLINE: Duration = Duration::from_secs(12);
@@ -72,29 +71,6 @@ pub struct PostgresStore {
     jobs: Jobs,
     readers: Readers,
     writer: Mutex<Option<JoinHandle<()>>>,
-}
-
-/// Why a database cannot be used.
-#[derive(Clone, Debug, thiserror::Error)]
-pub enum DatabaseError {
-    /// Its texts are not UTF-8.
-    #[error("{0}: has the encoding {1}; expected UTF8")]
-    Encoding(String, String),
-    /// A newer version of the gateway made its tables.
-    #[error(
-        "{0}: has schema version {1}; this gateway knows versions up to {max}, so use a newer one",
-        max = schema::SCHEMA_VERSION
-    )]
-    Newer(String, i32),
-    /// An older version of the gateway made its tables, or none did.
-    #[error("{0}: was made by an older version of the gateway, or by none; start this version on it once")]
-    Older(String),
-    /// Its tables cannot be made.
-    #[error("{0}: the tables cannot be made: {1}")]
-    Schema(String, String),
-    /// It cannot be reached, or does not let the gateway in.
-    #[error("{0}: {1}")]
-    Unreachable(String, String),
 }
 
 impl PostgresStore {

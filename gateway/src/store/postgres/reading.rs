@@ -6,15 +6,15 @@ use tokio::sync::Semaphore;
 use tokio_postgres::types::ToSql;
 use tokio_postgres::{Client, Row, Statement};
 
+use super::super::error::{DatabaseError, OpenError};
 use super::super::finding::{self, STATUSES, Subject};
 use super::super::proof::hold_to_ledger;
-use super::super::{Approval, Decided, OpenError, StoreError, StoredEvent};
+use super::super::{SealedCredential, SealedKey, StoreError, StoredEvent};
 use super::schema::{member, of_approval, of_passport, of_tool, spends};
 use super::text::{Kept, Text};
-use super::{DEADLINE, Database, DatabaseError, PLANS, Server, describe, from_sql, to_sql};
+use super::{DEADLINE, Database, PLANS, Server, describe, from_sql, to_sql};
+use crate::approvals::{Approval, Decided};
 use crate::ledger::Head;
-use crate::passport::SealedKey;
-use crate::vault::SealedCredential;
 
 /// How many connections read at once at most.
 const READERS: usize = 4;

@@ -6,9 +6,9 @@ use std::sync::Arc;
 
 use super::super::batch::Rows;
 use super::super::proof::KeptAnswer;
-use super::super::{Append, Approval, Basis, Binding, Claim, Effect, Once, Pinned, Standing};
+use super::super::{Append, Basis, Binding, Claim, Effect, Once, Pinned, SealedCredential, Standing};
+use crate::approvals::Approval;
 use crate::ledger::{Draft, Head, Sealed};
-use crate::vault::SealedCredential;
 
 /// A name of a tenant's.
 pub(super) type Name = (Arc<str>, String);

@@ -3,8 +3,9 @@
 use tokio_postgres::Client;
 use tokio_postgres::error::SqlState;
 
+use super::super::error::DatabaseError;
 use super::super::finding::POSTGRES_INDEXES;
-use super::{Database, DatabaseError, describe};
+use super::{Database, describe};
 
 /// The form of the data that this version reads and writes.
 pub(super) const SCHEMA_VERSION: i32 = 2;
@@ -281,7 +282,7 @@ pub(super) async fn bring_forward(client: &mut Client, database: &Database) -> R
     if version(client, database).await? != SCHEMA_VERSION {
         match migrate(client).await {
             Ok(found) if found > SCHEMA_VERSION => {
-                return Err(DatabaseError::Newer(database.to_string(), found));
+                return Err(DatabaseError::Newer(database.to_string(), found, SCHEMA_VERSION));
             }
             Ok(_) => {}
             Err(error) => return Err(DatabaseError::Schema(database.to_string(), describe(&error))),
@@ -313,7 +314,9 @@ pub(super) async fn check(client: &Client, database: &Database) -> Result<(), Da
 async fn version(client: &Client, database: &Database) -> Result<i32, DatabaseError> {
     match client.query_one("SELECT coalesce(max(version), 0) FROM actpass.migrations", &[]).await {
         Ok(row) => match row.get(0) {
-            newer if newer > SCHEMA_VERSION => Err(DatabaseError::Newer(database.to_string(), newer)),
+            newer if newer > SCHEMA_VERSION => {
+                Err(DatabaseError::Newer(database.to_string(), newer, SCHEMA_VERSION))
+            }
             known => Ok(known),
         },
         Err(error)

@@ -14,17 +14,18 @@ use tokio_postgres::types::ToSql;
 use tokio_postgres::{Client, Row, Statement};
 
 use super::super::batch::Batch;
+use super::super::error::{DatabaseError, StoreError};
 use super::super::proof::KeptAnswer;
 use super::super::queue::{self, Job, Round};
-use super::super::{Append, Appended, Approval, Rotation, Standing, StoreError};
+use super::super::{Append, Appended, Rotation, SealedKey, Standing};
 use super::reading::{approval_columns, approval_of, decisions_of, passport_standing};
 use super::rows::{self, Loaded, LoadedApproval, LoadedPassport, Needs};
 use super::schema::{member, of_approval, of_passport, spends};
 use super::text::{Kept, Text};
-use super::{DEADLINE, DatabaseError, PLANS, Server, describe, from_sql, to_sql};
+use super::{DEADLINE, PLANS, Server, describe, from_sql, to_sql};
+use crate::approvals::Approval;
 use crate::clock::{Clock, millis_of};
 use crate::ledger::{GENESIS, Head};
-use crate::passport::SealedKey;
 
 /// How often a batch that certainly left nothing behind is tried.
 const ATTEMPTS: u32 = 5;

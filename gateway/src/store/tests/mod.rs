@@ -13,13 +13,13 @@ use rusqlite::Connection;
 use tempfile::TempDir;
 
 use super::{
-    Append, Appended, Approval, Basis, Binding, Claim, Database, Decided, Effect, Instead, Once, Pinned,
-    PostgresStore, SqliteStore, Standing, Store, StoreError, Trust,
+    Append, Appended, Basis, Binding, Claim, Database, Effect, Instead, Once, Pinned, PostgresStore,
+    SealedCredential, SealedKey, SqliteStore, Standing, Store, StoreError, Trust,
 };
+use crate::approvals::{Approval, Decided, Status};
 use crate::clock::rfc3339;
-use crate::decide::object;
 use crate::ledger::{Draft, Head, Verifier};
-use crate::vault::SealedCredential;
+use crate::members::object;
 
 /// Where a test has its data.
 enum Bed {
@@ -691,7 +691,7 @@ async fn a_row_that_no_event_stands_for_grants_nothing(bed: &Bed) {
     other.run(&forged, &forged).await;
     let found = store.approval("t", "apr_1").await.unwrap().unwrap();
     assert_eq!((found.proven, found.is_approved(), found.is_leave(FAR + 2)), (false, false, false));
-    assert_eq!(found.status(FAR + 2), crate::approvals::Status::Expired);
+    assert_eq!(found.status(FAR + 2), Status::Expired);
     assert_eq!(store.append(spending(Some("apr_1"), None)).await, refused());
     // Nor is one found by its action, and it keeps nobody from asking anew.
     assert_eq!(store.live_approval("t", "h", "key:key", FAR + 2).await.unwrap().unwrap().id, "apr_2");
@@ -978,8 +978,7 @@ async fn what_is_only_added_to_is_not_changed_by_any_statement(bed: &Bed) {
     let effect = Some(Effect::Issue { jti: "ap_1".to_owned(), kid: "k".to_owned(), expires_at: FAR });
     store.append(Append { effect, ..event("t", "decisions", 1) }).await.unwrap();
     store.append(spending(Some("apr_1"), Some("ap_1"))).await.unwrap();
-    let key =
-        crate::passport::SealedKey { kid: "k".to_owned(), sealed: vec![1], active: true, needed_until: 0 };
+    let key = SealedKey { kid: "k".to_owned(), sealed: vec![1], active: true, needed_until: 0 };
     store.add_signing_key(key, super::Rotation::First).await.unwrap();
 
     let both = [

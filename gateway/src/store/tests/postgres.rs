@@ -12,9 +12,8 @@ use rustls::pki_types::pem::PemObject;
 use tokio::io::{AsyncReadExt, AsyncWriteExt};
 use tokio::net::{TcpListener, TcpStream};
 
-use super::super::{DatabaseError, Rotation};
+use super::super::{DatabaseError, Rotation, SealedKey};
 use super::*;
-use crate::passport::SealedKey;
 
 /// The server and a new database, or the end of a test that cannot run.
 macro_rules! database_or_return {
@@ -170,9 +169,9 @@ async fn a_database_that_a_gateway_cannot_use_says_why() {
     drop(open(&url).await);
     ask(server, &url, "INSERT INTO actpass.migrations VALUES (99)");
     let newer = PostgresStore::open(database(&url)).await.unwrap_err();
-    assert!(matches!(newer, DatabaseError::Newer(_, 99)), "{newer}");
+    assert!(matches!(newer, DatabaseError::Newer(_, 99, _)), "{newer}");
     let beside = PostgresStore::open_beside(database(&url)).await.unwrap_err();
-    assert!(matches!(beside, DatabaseError::Newer(_, 99)), "{beside}");
+    assert!(matches!(beside, DatabaseError::Newer(_, 99, _)), "{beside}");
 
     server
         .run("postgres", "CREATE DATABASE ascii ENCODING 'SQL_ASCII' LOCALE 'C' TEMPLATE template0")

@@ -29,7 +29,7 @@ fn data_of_a_newer_version_is_left_alone() {
     let path = folder.path().join("data.db");
     Connection::open(&path).unwrap().pragma_update(None, "user_version", 99).unwrap();
     let error = SqliteStore::open(&path).unwrap_err();
-    assert!(matches!(error, OpenError::Newer(_, 99)), "{error}");
+    assert!(matches!(error, OpenError::Newer(_, 99, _)), "{error}");
 }
 
 #[tokio::test]
