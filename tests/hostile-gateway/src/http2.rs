@@ -22,7 +22,8 @@ use tokio_rustls::server::TlsStream;
 use crate::play::{After, HALVES, JSON, Parts, headers, location, parts};
 use crate::request::{Seen, hash};
 use crate::script::{Goaway, HangAt, ResetAt, Respond, RstStream, Step};
-use crate::server::{Shared, reset_on_close};
+use crate::shared::Shared;
+use crate::wire::reset_on_close;
 
 /// Serves a connection until its end; `stream` is shut down to stop it.
 pub(crate) fn serve(

@@ -58,6 +58,7 @@ mod play;
 mod request;
 mod script;
 mod server;
+mod shared;
 mod wire;
 
 use std::io;
@@ -71,7 +72,8 @@ pub use crate::script::{
     Body, Goaway, Hang, HangAt, HeaderRepeat, Listen, Raw, Redirect, Reset, ResetAt, Respond, RstStream,
     Script, Step, Tls, Trickle, Truncate,
 };
-use crate::server::{Server, Setup};
+use crate::server::Server;
+use crate::shared::Setup;
 
 /// A running script. Dropping it closes its ports and its connections and ends its threads.
 #[derive(Debug)]

@@ -7,7 +7,7 @@ use std::net::SocketAddr;
 use std::time::Duration;
 
 use crate::script::{Body, Hang, HangAt, Raw, Reset, ResetAt, Respond, Step, Trickle, Truncate};
-use crate::server::Stop;
+use crate::shared::Stop;
 use crate::wire::Wire;
 
 /// What becomes of the connection after a step.

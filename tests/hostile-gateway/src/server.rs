@@ -2,18 +2,17 @@
 
 use std::io::{self, Read, Write};
 use std::net::{Shutdown, SocketAddr, TcpListener, TcpStream};
-use std::sync::{Arc, Condvar, Mutex, MutexGuard, PoisonError, Weak};
+use std::sync::{Arc, Mutex, Weak};
 use std::thread::{self, JoinHandle};
 use std::time::Duration;
 
-use rustls::ServerConfig;
 use socket2::SockRef;
 
 use crate::http2;
 use crate::play::{After, play};
 use crate::request::{Incoming, RequestReader, Seen};
-use crate::script::{Body, Respond, Step};
-use crate::wire::Wire;
+use crate::shared::{Setup, Shared, Stop, lock};
+use crate::wire::{Wire, reset_on_close};
 
 #[derive(Debug)]
 pub(crate) struct Server {
@@ -78,110 +77,6 @@ impl Drop for Server {
         // A thread that panicked has nothing more to stop.
         let _ = accepting.join();
     }
-}
-
-/// What a server does.
-#[derive(Debug, Default)]
-pub(crate) struct Setup {
-    pub(crate) tls: Option<Arc<ServerConfig>>,
-    pub(crate) old_protocol: bool,
-    pub(crate) http2: bool,
-    pub(crate) reset_accept: bool,
-    pub(crate) idle_close_ms: Option<u64>,
-    pub(crate) steps: Vec<Step>,
-    pub(crate) other_host: Option<SocketAddr>,
-}
-
-impl Setup {
-    /// The host that redirects point to.
-    pub(crate) fn other_host() -> Self {
-        Self {
-            steps: vec![Step::Respond(Respond {
-                body: Body::Text(OTHER_HOST_ALLOWS.into()),
-                ..Respond::default()
-            })],
-            ..Self::default()
-        }
-    }
-
-    fn step(&self, n: usize) -> Step {
-        self.steps
-            .get(n)
-            .or_else(|| self.steps.last())
-            .cloned()
-            .unwrap_or_else(|| Step::Respond(Respond::default()))
-    }
-}
-
-/// Tells threads that wait to end, or to go on.
-#[derive(Debug, Default)]
-pub(crate) struct Stop {
-    state: Mutex<Waiting>,
-    changed: Condvar,
-}
-
-#[derive(Clone, Copy, Debug, Default, PartialEq, Eq)]
-enum Waiting {
-    #[default]
-    AsLongAsSaid,
-    NoLonger,
-    Stopped,
-}
-
-impl Stop {
-    /// Waits for `time`, or for the stop or the release if that comes sooner. Returns whether the stop came.
-    pub(crate) fn wait(&self, time: Duration) -> bool {
-        let (state, _) = self
-            .changed
-            .wait_timeout_while(lock(&self.state), time, |state| *state == Waiting::AsLongAsSaid)
-            .unwrap_or_else(PoisonError::into_inner);
-        *state == Waiting::Stopped
-    }
-
-    fn now(&self) {
-        *lock(&self.state) = Waiting::Stopped;
-        self.changed.notify_all();
-    }
-
-    fn release(&self) {
-        let mut state = lock(&self.state);
-        if *state == Waiting::AsLongAsSaid {
-            *state = Waiting::NoLonger;
-        }
-        drop(state);
-        self.changed.notify_all();
-    }
-}
-
-#[derive(Debug)]
-pub(crate) struct Shared {
-    pub(crate) setup: Setup,
-    log: Mutex<Log>,
-    /// What was accepted; a connection that is closed cannot be upgraded.
-    connections: Mutex<Vec<Weak<TcpStream>>>,
-    stop: Stop,
-}
-
-impl Shared {
-    fn is_stopped(&self) -> bool {
-        *lock(&self.stop.state) == Waiting::Stopped
-    }
-
-    /// Records a request and says which step is its own.
-    pub(crate) fn record(&self, seen: Seen) -> Step {
-        let mut log = lock(&self.log);
-        log.seen.push(seen);
-        let n = log.steps_played;
-        log.steps_played = n.saturating_add(1);
-        self.setup.step(n)
-    }
-}
-
-#[derive(Debug, Default)]
-struct Log {
-    seen: Vec<Seen>,
-    // Not the length of `seen`: what cannot be parsed is seen but plays no step.
-    steps_played: usize,
 }
 
 struct Connection {
@@ -289,16 +184,6 @@ fn shake_hands_as_of_old(stream: &TcpStream) -> io::Result<()> {
     stream.shutdown(Shutdown::Write)
 }
 
-pub(crate) fn reset_on_close(stream: &TcpStream) -> io::Result<()> {
-    SockRef::from(stream).set_linger(Some(Duration::ZERO))
-}
-
-fn lock<T>(mutex: &Mutex<T>) -> MutexGuard<'_, T> {
-    mutex.lock().unwrap_or_else(PoisonError::into_inner)
-}
-
-const OTHER_HOST_ALLOWS: &str =
-    r#"{"decision":"allow","reason_code":"other.host","evidence_event_id":"ev_other"}"#;
 /// A record and in it a ServerHello, both of version 3.2, up to the server's random bytes.
 const SERVER_HELLO_TLS_1_1: &[u8] = &[0x16, 3, 2, 0, 42, 2, 0, 0, 38, 3, 2];
 /// No session, TLS_RSA_WITH_AES_128_CBC_SHA, and no compression.

@@ -3,8 +3,10 @@
 use std::io::{self, Read, Write};
 use std::net::{Shutdown, TcpStream};
 use std::sync::Arc;
+use std::time::Duration;
 
 use rustls::{ServerConfig, ServerConnection, StreamOwned};
+use socket2::SockRef;
 
 pub(crate) enum Wire<'a> {
     Plain(&'a TcpStream),
@@ -66,4 +68,9 @@ impl Write for Wire<'_> {
             Self::Tls(tls) => tls.flush(),
         }
     }
+}
+
+/// Makes the connection end with a reset when it is closed.
+pub(crate) fn reset_on_close(stream: &TcpStream) -> io::Result<()> {
+    SockRef::from(stream).set_linger(Some(Duration::ZERO))
 }
