@@ -2,6 +2,7 @@
 
 pub mod load;
 pub mod pure;
+pub mod round;
 pub mod samples;
 pub mod server;
 pub mod worker;

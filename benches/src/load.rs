@@ -6,8 +6,8 @@ use std::time::Duration;
 use futures_util::future::try_join_all;
 
 use crate::Failure;
+use crate::round::{Round, connect, exchange};
 use crate::samples::{KEY, body};
-use crate::worker::{Round, connect, exchange};
 
 /// Calls over new connections until the round is over; how long each call took.
 ///

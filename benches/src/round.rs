@@ -1,0 +1,121 @@
+//! A round of calls: how many and for how long, and the exchanges that it is made of.
+
+use std::net::SocketAddr;
+use std::sync::atomic::{AtomicUsize, Ordering};
+use std::time::{Duration, Instant};
+
+use bytes::Bytes;
+use hyper::client::conn::http1::SendRequest;
+use hyper_util::rt::TokioIo;
+use rustls::pki_types::ServerName;
+use serde_json::{Value, json};
+use tokio_rustls::TlsConnector;
+
+use crate::Failure;
+use crate::samples::PATH;
+
+/// How many calls are made, by how many callers at once, and for how long at most.
+#[derive(Debug)]
+pub struct Round {
+    /// How many callers call at once.
+    pub width: usize,
+    left: AtomicUsize,
+    longest: Duration,
+    began: Instant,
+}
+
+impl Round {
+    pub(crate) fn new(width: usize, calls: usize, seconds: f64) -> Self {
+        let longest = Duration::from_secs_f64(seconds);
+        Self { width, left: AtomicUsize::new(calls), longest, began: Instant::now() }
+    }
+
+    /// Whether there is another call to make.
+    pub fn goes_on(&self) -> bool {
+        self.began.elapsed() < self.longest
+            && self
+                .left
+                .fetch_update(Ordering::Relaxed, Ordering::Relaxed, |left| left.checked_sub(1))
+                .is_ok()
+    }
+
+    /// Calls until the round is over; how long each call took.
+    ///
+    /// # Errors
+    ///
+    /// The first that a call ends with.
+    pub async fn repeat(
+        &self,
+        mut call: impl AsyncFnMut() -> Result<(), Failure>,
+    ) -> Result<Vec<Duration>, Failure> {
+        let mut times = Vec::new();
+        while self.goes_on() {
+            let start = Instant::now();
+            call().await?;
+            times.push(start.elapsed());
+        }
+        Ok(times)
+    }
+
+    pub(crate) fn report(&self, mut times: Vec<Duration>) -> Value {
+        let seconds = self.began.elapsed().as_secs_f64();
+        times.sort();
+        let at = |part: usize| times.get(times.len() * part / 100).map(|time| time.as_secs_f64() * 1e6);
+        json!({"calls": times.len(), "seconds": seconds, "p50": at(50), "p99": at(99)})
+    }
+}
+
+/// A connection, driven by a task of this runtime.
+///
+/// # Errors
+///
+/// If it does not come about.
+pub async fn connect(
+    address: SocketAddr,
+    tls: Option<&TlsConnector>,
+) -> Result<SendRequest<String>, Failure> {
+    let stream = tokio::net::TcpStream::connect(address).await?;
+    stream.set_nodelay(true)?;
+    let Some(tls) = tls else {
+        let (sender, connection) = hyper::client::conn::http1::handshake(TokioIo::new(stream)).await?;
+        tokio::spawn(connection);
+        return Ok(sender);
+    };
+    let stream = tls.connect(ServerName::from(address.ip()), stream).await?;
+    let (sender, connection) = hyper::client::conn::http1::handshake(TokioIo::new(stream)).await?;
+    tokio::spawn(connection);
+    Ok(sender)
+}
+
+/// Asks once by hyper and reads the answer's body.
+///
+/// # Errors
+///
+/// If there is no answer.
+pub async fn exchange(
+    sender: &mut SendRequest<String>,
+    address: SocketAddr,
+    key: &str,
+    body: String,
+) -> Result<Vec<u8>, Failure> {
+    let request = http::Request::post(PATH)
+        .header("host", address.to_string())
+        .header("authorization", format!("Bearer {key}"))
+        .header("content-type", "application/json")
+        .body(body)?;
+    let mut response = sender.send_request(request).await?;
+    let mut answer = Vec::new();
+    while let Some(frame) = next_frame(&mut response).await {
+        answer.extend_from_slice(&frame?);
+    }
+    Ok(answer)
+}
+
+async fn next_frame(
+    response: &mut http::Response<hyper::body::Incoming>,
+) -> Option<Result<Bytes, hyper::Error>> {
+    let frame = std::future::poll_fn(|context| {
+        hyper::body::Body::poll_frame(std::pin::Pin::new(response.body_mut()), context)
+    });
+    frame.await.map(|frame| frame.map(|frame| frame.into_data().unwrap_or_default()))
+}
