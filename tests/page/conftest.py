@@ -107,7 +107,12 @@ class Watch:
         page.on("pageerror", lambda error: self.found.append(f"error: {error}"))
         page.on("dialog", lambda dialog: (self.found.append(f"dialog: {dialog.message}"), dialog.dismiss()))
         page.on("request", self.request)
-        page.on("requestfailed", lambda request: self.found.append(f"failed: {request.url} {request.failure}"))
+        page.on("requestfailed", self.failed)
+
+    def failed(self, request):
+        """What the browser gives up because the page is left did not fail: its icon, if a click comes before it."""
+        if request.failure != "net::ERR_ABORTED" or request.is_navigation_request():
+            self.found.append(f"failed: {request.url} {request.failure}")
 
     def message(self, message):
         """Violations of the content security policy are among the errors."""
