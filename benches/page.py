@@ -19,7 +19,7 @@ LABELS = {
     "rust.hyper": "hyper, nothing parsed (the floor)",
     "rust.reqwest": "reqwest, nothing parsed",
     "rust.guard": "ActPass, guard",
-    "rust.host": "ActPass, calling thread (`Host`)",
+    "rust.host": "ActPass, calling thread (`BlockingClient`)",
     "rust.background": "ActPass, background runtime",
     "python.guard": "actpass, guard",
     "python.preflight": "actpass, preflight",
@@ -364,7 +364,7 @@ def pure(results: dict[str, Any]) -> str:
     parts.append(table(["core and policy, Rust", "µs", "min..max"], rows))
     parts.append(
         "Crossing each language's border: a call that does nothing, and `hash_payload` of the language's own objects. It includes what "
-        "the core does with them, strict parsing and `hash_payload` above. `guard` less `Host` is what the border adds to a whole "
+        "the core does with them, strict parsing and `hash_payload` above. `guard` less `BlockingClient` is what the border adds to a whole "
         "guard: arguments in, a decision of 231 bytes back as native objects, a callback."
     )
     rows = []
@@ -379,7 +379,7 @@ def pure(results: dict[str, Any]) -> str:
         added = number(statistics.median(whole) - statistics.median(bare)) if whole and bare else "–"
         rows.append([LANGUAGES[language], *(number(cell.median / 1e3 if cell else None, 2) for cell in cells), added])
     parts.append(
-        table(["border", "empty, µs", "`hash_payload` 1 KB, µs", "100 KB, µs", "guard less `Host`, p50 µs"], rows)
+        table(["border", "empty, µs", "`hash_payload` 1 KB, µs", "100 KB, µs", "guard less `BlockingClient`, p50 µs"], rows)
     )
     return "\n\n".join(parts)
 

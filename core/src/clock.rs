@@ -110,9 +110,12 @@ mod tokio_clock {
         now.checked_sub(Duration::from_secs(24 * 60 * 60)).unwrap_or(now)
     });
 
+    const CENTURY: Duration = Duration::from_secs(100 * 365 * 24 * 60 * 60);
+
     impl TokioClock {
         pub(crate) fn instant(moment: Moment) -> tokio::time::Instant {
-            tokio::time::Instant::from_std(*ORIGIN + moment.0)
+            // No wait is longer than a month; what is beyond a century need not be told apart.
+            tokio::time::Instant::from_std(*ORIGIN + moment.0.min(CENTURY))
         }
     }
 
