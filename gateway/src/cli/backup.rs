@@ -1,0 +1,15 @@
+//! `actpass-gateway backup`.
+
+use std::path::Path;
+
+use super::source::Source;
+use super::{Failure, print};
+use crate::store::{Location, backup};
+
+pub(super) fn make_backup(to: &Path, source: Source) -> Result<(), Failure> {
+    let Location::File(data) = source.location()? else {
+        return Err(Failure::new("the data are in PostgreSQL: back them up with pg_dump or pg_basebackup"));
+    };
+    let copied = backup(&data, to).map_err(Failure::new)?;
+    print(format_args!("{}: {} events in {} chains, all whole", to.display(), copied.events, copied.chains))
+}

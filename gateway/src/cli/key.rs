@@ -1,0 +1,76 @@
+//! `actpass-gateway key`.
+
+use std::io::{self, BufRead};
+
+use actpass_protocol::Secret;
+use clap::{Subcommand, ValueEnum};
+
+use super::{Failure, print};
+use crate::auth::{self, KeyHash, MAX_KEY_BYTES, Role, SHORT_KEY};
+
+#[derive(Debug, Subcommand)]
+pub(super) enum KeyCommand {
+    /// Reads a key from the standard input and prints its hash, for the settings
+    Hash,
+    /// Prints a new random key, and its hash for the settings
+    New {
+        /// What the key is for
+        #[arg(long, value_enum, default_value_t)]
+        role: RoleArgument,
+    },
+}
+
+#[derive(Clone, Copy, Debug, Default, ValueEnum)]
+pub(super) enum RoleArgument {
+    #[default]
+    Agent,
+    Operator,
+}
+
+impl From<RoleArgument> for Role {
+    fn from(role: RoleArgument) -> Self {
+        match role {
+            RoleArgument::Agent => Self::Agent,
+            RoleArgument::Operator => Self::Operator,
+        }
+    }
+}
+
+impl KeyCommand {
+    pub(super) fn run(self) -> Result<(), Failure> {
+        match self {
+            Self::Hash => hash_key(),
+            Self::New { role } => new_key(role.into()),
+        }
+    }
+}
+
+fn new_key(role: Role) -> Result<(), Failure> {
+    let key = auth::generate(role).map_err(Failure::new)?;
+    print(format_args!("{}\n{}", key.expose(), hash_line(&KeyHash::of(key.expose()))))
+}
+
+fn hash_key() -> Result<(), Failure> {
+    let mut line = String::new();
+    io::stdin().lock().read_line(&mut line).map_err(Failure::new)?;
+    let key = Secret::from(line);
+    let key = key.expose().trim();
+    if key.is_empty() || key.len() > MAX_KEY_BYTES || !key.bytes().all(|byte| byte.is_ascii_graphic()) {
+        let problem =
+            format!("expected a key on the standard input: 1 to {MAX_KEY_BYTES} visible ASCII characters");
+        return Err(Failure::Failed(problem));
+    }
+    let distinct = key.bytes().collect::<std::collections::HashSet<_>>().len();
+    if key.len() < SHORT_KEY || distinct < SHORT_KEY / 4 {
+        eprintln!(
+            "warning: this key can be guessed: it has {} characters, {distinct} different ones; expected a random one \
+             of at least {SHORT_KEY}, as `key new` makes it",
+            key.len()
+        );
+    }
+    print(hash_line(&KeyHash::of(key)))
+}
+
+fn hash_line(hash: &KeyHash) -> String {
+    format!("hash = \"{hash}\"")
+}

@@ -1,0 +1,143 @@
+//! The command line.
+
+mod backup;
+mod config;
+mod evidence;
+mod key;
+mod keys;
+mod log;
+mod policy;
+mod serve;
+mod source;
+mod tools;
+mod vault;
+
+use std::io::{self, Write};
+use std::path::PathBuf;
+use std::process::ExitCode;
+
+use clap::{Parser, Subcommand};
+
+use self::backup::make_backup;
+use self::config::ConfigCommand;
+use self::evidence::EvidenceCommand;
+use self::key::KeyCommand;
+use self::keys::KeysCommand;
+use self::policy::PolicyCommand;
+use self::serve::{Dev, Serve};
+use self::source::Source;
+use self::tools::ToolsCommand;
+use self::vault::VaultCommand;
+use crate::config::{MASTER_KEY_VARIABLE, Settings};
+use crate::http::openapi;
+use crate::problems::Problems;
+use crate::seal::MasterKey;
+use crate::server;
+
+/// The exit code for settings that are wrong.
+const WRONG_SETTINGS: u8 = 2;
+
+/// Runs the program with the process's arguments.
+pub fn run() -> ExitCode {
+    let outcome = match Cli::parse().command {
+        Command::Backup { file, source } => make_backup(&file, source),
+        Command::Config(command) => command.run(),
+        Command::Dev(dev) => dev.run(),
+        Command::Evidence(command) => command.run(),
+        Command::Key(command) => command.run(),
+        Command::Keys(command) => command.run(),
+        Command::Openapi => io::stdout().write_all(&openapi::DOCUMENT).map_err(Failure::new),
+        Command::Policy(command) => command.run(),
+        Command::Serve(serve) => serve.run(),
+        Command::Tools(command) => command.run(),
+        Command::Vault(command) => command.run(),
+    };
+    match outcome {
+        Ok(()) => ExitCode::SUCCESS,
+        Err(failure) => {
+            eprintln!("{failure}");
+            failure.code()
+        }
+    }
+}
+
+/// The self-hosted ActPass gateway: decides by policy whether an agent may act, and records each decision before it
+/// answers.
+#[derive(Debug, Parser)]
+#[command(name = "actpass-gateway", version)]
+struct Cli {
+    #[command(subcommand)]
+    command: Command,
+}
+
+#[derive(Debug, Subcommand)]
+enum Command {
+    /// Copies the data file, also while the gateway runs: of one moment, whole and checked; the master key is not in it
+    Backup {
+        /// The copy: a name that no file has yet
+        file: PathBuf,
+        #[command(flatten)]
+        source: Source,
+    },
+    /// Checks settings without starting a gateway
+    #[command(subcommand)]
+    Config(ConfigCommand),
+    /// Runs a gateway for a first try and for tests, with keys that everyone knows
+    Dev(Dev),
+    /// Exports chains of the ledger and checks exports
+    #[command(subcommand)]
+    Evidence(EvidenceCommand),
+    /// Makes API keys
+    #[command(subcommand)]
+    Key(KeyCommand),
+    /// Looks after the keys that sign passports
+    #[command(subcommand)]
+    Keys(KeysCommand),
+    /// Prints the description of the HTTP interface, OpenAPI 3.1
+    Openapi,
+    /// Checks and tests policies
+    #[command(subcommand)]
+    Policy(PolicyCommand),
+    /// Runs a gateway
+    Serve(Serve),
+    /// Keeps the tools of an MCP server as they were approved, and finds what changed
+    #[command(subcommand)]
+    Tools(ToolsCommand),
+    /// Looks after the credentials that tools need, also while the gateway runs
+    #[command(subcommand)]
+    Vault(VaultCommand),
+}
+
+/// Why the program ends with another code than 0.
+#[derive(Debug, thiserror::Error)]
+enum Failure {
+    #[error("{0}")]
+    Failed(String),
+    #[error("{0}")]
+    Settings(Problems),
+}
+
+impl Failure {
+    fn code(&self) -> ExitCode {
+        match self {
+            Self::Failed(_) => ExitCode::FAILURE,
+            Self::Settings(_) => ExitCode::from(WRONG_SETTINGS),
+        }
+    }
+
+    fn new(error: impl std::fmt::Display) -> Self {
+        Self::Failed(error.to_string())
+    }
+}
+
+fn require_master_key(settings: &Settings) -> Result<MasterKey, Failure> {
+    server::master_key(&settings.master_key, &settings.data).map_err(Failure::new)?.ok_or_else(|| {
+        let problem =
+            format!("no master key: set master_key_file or the environment variable {MASTER_KEY_VARIABLE}");
+        Failure::Failed(problem)
+    })
+}
+
+fn print(line: impl std::fmt::Display) -> Result<(), Failure> {
+    writeln!(io::stdout(), "{line}").map_err(Failure::new)
+}

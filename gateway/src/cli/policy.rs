@@ -1,0 +1,93 @@
+//! `actpass-gateway policy`.
+
+use std::path::{Path, PathBuf};
+
+use clap::Subcommand;
+
+use super::{Failure, print};
+use crate::files;
+use crate::policy::{Cases, Policy};
+use crate::problems::Problems;
+
+#[derive(Debug, Subcommand)]
+pub(super) enum PolicyCommand {
+    /// Checks a policy whole
+    Check {
+        /// The policy, a JSON file
+        file: PathBuf,
+    },
+    /// Checks that a policy decides as expected
+    Test {
+        /// The policy, a JSON file
+        file: PathBuf,
+        /// The cases, a JSON file
+        cases: PathBuf,
+    },
+}
+
+impl PolicyCommand {
+    pub(super) fn run(self) -> Result<(), Failure> {
+        match self {
+            Self::Check { file } => check_policy(&file),
+            Self::Test { file, cases } => test_policy(&file, &cases),
+        }
+    }
+}
+
+fn check_policy(file: &Path) -> Result<(), Failure> {
+    let policy = read_checked(file, Policy::parse)?;
+    let version = policy.version().as_str().map_or_else(|| policy.version().to_string(), str::to_owned);
+    print(format_args!(
+        "id       {}\nversion  {version}\nhash     {}\nrules    {}",
+        policy.id(),
+        policy.hash(),
+        policy.rules().len()
+    ))?;
+    let findings = policy.findings();
+    let mut defects = 0_usize;
+    for finding in &findings {
+        let word = if finding.is_defect() { "error" } else { "warning" };
+        defects += usize::from(finding.is_defect());
+        // Beside what describes the policy, which programs read.
+        eprintln!("{word}: {finding}");
+    }
+    match defects {
+        0 => Ok(()),
+        _ => Err(Failure::Failed(format!("{}: {defects} rules never decide anything", file.display()))),
+    }
+}
+
+fn test_policy(file: &Path, cases: &Path) -> Result<(), Failure> {
+    let policy = read_checked(file, Policy::parse)?;
+    let cases = read_checked(cases, Cases::parse)?;
+    let mut passed = 0_usize;
+    let mut failed = 0_usize;
+    for case in cases.iter() {
+        let mismatches = case.run(&policy);
+        if mismatches.is_empty() {
+            passed += 1;
+            continue;
+        }
+        failed += 1;
+        print(format_args!("FAIL {}", case.name()))?;
+        for mismatch in mismatches {
+            print(mismatch)?;
+        }
+    }
+    print(format_args!("{passed} passed, {failed} failed"))?;
+    match failed {
+        0 => Ok(()),
+        _ => Err(Failure::Failed(format!("{} does not decide as expected", file.display()))),
+    }
+}
+
+/// What `parse` makes of the file; its problems name the file.
+fn read_checked<T>(file: &Path, parse: impl Fn(&[u8]) -> Result<T, Problems>) -> Result<T, Failure> {
+    let text =
+        files::read_bytes(file).map_err(|error| Failure::Failed(format!("{}: {error}", file.display())))?;
+    parse(&text).map_err(|found| {
+        let mut problems = Problems::default();
+        problems.add_all(file.display(), &found);
+        Failure::new(problems)
+    })
+}

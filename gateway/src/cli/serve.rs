@@ -1,0 +1,154 @@
+//! `actpass-gateway serve` and `dev`.
+
+use std::io::{self, Write};
+use std::net::SocketAddr;
+use std::path::PathBuf;
+
+use clap::Args;
+
+use super::Failure;
+use super::log::{LogLevelArgument, report_dropped, start_log};
+use crate::config::{LogLevel, Settings, parse_listen};
+use crate::server::Server;
+use crate::store::{Location, accept_missing_wal};
+
+#[derive(Args, Debug)]
+pub(super) struct Dev {
+    /// Which lines the log has
+    #[arg(long, value_enum, value_name = "LEVEL")]
+    log_level: Option<LogLevelArgument>,
+    /// Where to listen: a loopback address; port 0 takes a free one
+    #[arg(long, value_name = "ADDRESS", default_value = "127.0.0.1:8787", value_parser = parse_listen)]
+    listen: SocketAddr,
+    /// The policy that decides; the refund policy if there is none
+    #[arg(long, value_name = "FILE")]
+    policy: Option<PathBuf>,
+    /// The data file; .actpass/dev.db if there is none
+    #[arg(long, value_name = "FILE")]
+    data: Option<PathBuf>,
+    /// Starts although the data file was in use when it was copied or left, and its write-ahead log is missing: what was
+    /// recorded last may be lost
+    #[arg(long)]
+    accept_missing_wal: bool,
+}
+
+#[derive(Args, Debug)]
+pub(super) struct Serve {
+    /// The settings, a TOML file
+    #[arg(long, value_name = "FILE")]
+    config: PathBuf,
+    /// Starts although the data file was in use when it was copied or left, and its write-ahead log is missing: what
+    /// was recorded last may be lost
+    #[arg(long)]
+    accept_missing_wal: bool,
+    /// Which lines the log has, whatever the settings say
+    #[arg(long, value_enum, value_name = "LEVEL")]
+    log_level: Option<LogLevelArgument>,
+}
+
+impl Dev {
+    pub(super) fn run(self) -> Result<(), Failure> {
+        let settings =
+            Settings::dev(self.listen, self.data, self.policy.as_deref()).map_err(Failure::Settings)?;
+        serve(settings, self.log_level, Some("apdv_dev"), self.accept_missing_wal)
+    }
+}
+
+impl Serve {
+    pub(super) fn run(self) -> Result<(), Failure> {
+        let settings = Settings::load(&self.config).map_err(Failure::Settings)?;
+        serve(settings, self.log_level, None, self.accept_missing_wal)
+    }
+}
+
+/// `known` is an operator's key that everyone knows.
+fn serve(
+    settings: Settings,
+    level: Option<LogLevelArgument>,
+    known: Option<&str>,
+    accepts_missing_wal: bool,
+) -> Result<(), Failure> {
+    let log = start_log(settings.log, level.map_or(settings.log_level, LogLevel::from));
+    if let (true, Location::File(data)) = (accepts_missing_wal, &settings.data)
+        && data.try_exists().map_err(Failure::new)?
+    {
+        accept_missing_wal(data).map_err(Failure::new)?;
+    }
+    for warning in &settings.warnings {
+        tracing::warn!("{warning}");
+    }
+    let runtime = tokio::runtime::Builder::new_multi_thread().enable_all().build().map_err(Failure::new)?;
+    runtime.block_on(async {
+        // From before anything is there to be stopped.
+        let signals = Signals::new().map_err(Failure::new)?;
+        tokio::spawn(report_dropped(log.dropped.clone()));
+        let server = Server::start(settings).await.map_err(Failure::new)?;
+        let mut out = io::stdout();
+        // Whoever started the gateway may have closed its end of the pipe; the gateway works all the same.
+        let _ = writeln!(out, "listening on {}", server.url()).and_then(|()| out.flush());
+        if let Some(key) = known {
+            let _ = writeln!(out, "approve at {}/ with the operator's key {key}", server.url());
+        }
+        tracing::info!(address = %server.address(), "started");
+        server
+            .run_until(async {
+                let signal = signals.any().await;
+                tracing::info!(signal, "stopping");
+            })
+            .await
+            .map_err(Failure::new)?;
+        tracing::info!("stopped");
+        Ok(())
+    })
+}
+
+#[cfg(unix)]
+struct Signals {
+    hangup: tokio::signal::unix::Signal,
+    interrupt: tokio::signal::unix::Signal,
+    terminate: tokio::signal::unix::Signal,
+}
+
+#[cfg(unix)]
+impl Signals {
+    fn new() -> io::Result<Self> {
+        use tokio::signal::unix::{SignalKind, signal};
+
+        Ok(Self {
+            hangup: signal(SignalKind::hangup())?,
+            interrupt: signal(SignalKind::interrupt())?,
+            terminate: signal(SignalKind::terminate())?,
+        })
+    }
+
+    /// Waits for a signal that stops the gateway. A hangup does not: whoever sends one means that settings be read again,
+    /// or has closed the terminal.
+    async fn any(mut self) -> &'static str {
+        loop {
+            tokio::select! {
+                Some(()) = self.hangup.recv() => {
+                    tracing::warn!("SIGHUP is ignored: settings are read when the gateway starts, so restart it");
+                }
+                _ = self.interrupt.recv() => return "SIGINT",
+                _ = self.terminate.recv() => return "SIGTERM",
+            }
+        }
+    }
+}
+
+#[cfg(not(unix))]
+struct Signals;
+
+#[cfg(not(unix))]
+impl Signals {
+    fn new() -> io::Result<Self> {
+        Ok(Self)
+    }
+
+    async fn any(self) -> &'static str {
+        match tokio::signal::ctrl_c().await {
+            Ok(()) => "Ctrl-C",
+            Err(_) => std::future::pending().await,
+        }
+    }
+}

@@ -1,0 +1,74 @@
+//! `actpass-gateway tools`.
+
+use std::fs;
+use std::path::{Path, PathBuf};
+
+use clap::Subcommand;
+
+use super::{Failure, print};
+use crate::tools::{Tools, ToolsError};
+
+#[derive(Debug, Subcommand)]
+pub(super) enum ToolsCommand {
+    /// Compares a list of tools with the lock file, and names what each tool gained, lost or changed
+    Check {
+        /// An MCP tools/list result, a JSON file
+        file: PathBuf,
+        /// The lock file
+        #[arg(long, value_name = "FILE", default_value = "actpass.lock")]
+        lock: PathBuf,
+    },
+    /// Writes the lock file: these tools, as they are now, are approved
+    Scan {
+        /// An MCP tools/list result, a JSON file
+        file: PathBuf,
+        /// The lock file
+        #[arg(long, value_name = "FILE", default_value = "actpass.lock")]
+        lock: PathBuf,
+    },
+}
+
+impl ToolsCommand {
+    pub(super) fn run(self) -> Result<(), Failure> {
+        match self {
+            Self::Check { file, lock } => check_tools(&file, &lock),
+            Self::Scan { file, lock } => scan_tools(&file, &lock),
+        }
+    }
+}
+
+fn scan_tools(file: &Path, lock: &Path) -> Result<(), Failure> {
+    let tools = read_tools(file, Tools::from_list)?;
+    let text = tools.lock().map_err(Failure::new)?;
+    // Whole or not at all: half a lock file would approve nothing it says.
+    let mut beside = lock.as_os_str().to_owned();
+    beside.push(".new");
+    fs::write(&beside, text)
+        .and_then(|()| fs::rename(&beside, lock))
+        .map_err(|error| Failure::Failed(format!("{}: {error}", lock.display())))?;
+    print(format_args!("{}: {} tools", lock.display(), tools.len()))
+}
+
+fn check_tools(file: &Path, lock: &Path) -> Result<(), Failure> {
+    let approved = read_tools(lock, Tools::from_lock)?;
+    let now = read_tools(file, Tools::from_list)?;
+    let differences = approved.differences(&now);
+    for difference in &differences {
+        print(difference)?;
+    }
+    match differences.len() {
+        0 => print(format_args!("{} tools, all as in {}", now.len(), lock.display())),
+        found => Err(Failure::Failed(format!(
+            "{} differs from {} in {found} {}",
+            file.display(),
+            lock.display(),
+            if found == 1 { "thing" } else { "things" }
+        ))),
+    }
+}
+
+fn read_tools(file: &Path, parse: impl Fn(&[u8]) -> Result<Tools, ToolsError>) -> Result<Tools, Failure> {
+    let failed = |error: &dyn std::fmt::Display| Failure::Failed(format!("{}: {error}", file.display()));
+    let text = fs::read(file).map_err(|error| failed(&error))?;
+    parse(&text).map_err(|error| failed(&error))
+}

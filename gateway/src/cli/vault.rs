@@ -1,0 +1,176 @@
+//! `actpass-gateway vault`.
+
+use std::io::{self, IsTerminal, Read};
+use std::path::PathBuf;
+use std::time::UNIX_EPOCH;
+
+use actpass_protocol::Secret;
+use clap::{Args, Subcommand};
+use zeroize::Zeroizing;
+
+use super::{Failure, print, require_master_key};
+use crate::clock::{LAST_SECOND, rfc3339};
+use crate::config::Settings;
+use crate::passport::Keys;
+use crate::request::MAX_TOOL_CHARACTERS;
+use crate::store::{Appended, Store};
+use crate::vault::{self, MAX_SECRET_BYTES, Vault};
+
+#[derive(Debug, Subcommand)]
+pub(super) enum VaultCommand {
+    /// Prints the tools that have a credential, since when and until when
+    List {
+        #[command(flatten)]
+        place: VaultPlace,
+    },
+    /// Removes a tool's credential
+    Remove {
+        /// The tool, as requests name it
+        tool: String,
+        #[command(flatten)]
+        place: VaultPlace,
+    },
+    /// Reads a secret from the standard input and keeps it as the tool's credential, in place of any other
+    ///
+    /// One line break at its end is dropped. At a terminal it asks for one line and does not show it.
+    Set {
+        /// The tool, as requests name it
+        tool: String,
+        /// Until when it holds: a time such as 2027-01-31T00:00:00Z, or from now on such as 90d or 12h; for ever if left out
+        #[arg(long, value_name = "WHEN")]
+        expires: Option<String>,
+        #[command(flatten)]
+        place: VaultPlace,
+    },
+}
+
+#[derive(Args, Debug)]
+pub(super) struct VaultPlace {
+    /// The settings, a TOML file
+    #[arg(long, value_name = "FILE")]
+    config: PathBuf,
+    /// Whose tool it is; may be left out if there is one tenant
+    #[arg(long, value_name = "ID")]
+    tenant: Option<String>,
+}
+
+impl VaultCommand {
+    pub(super) fn run(self) -> Result<(), Failure> {
+        match self {
+            Self::List { place } => on_vault(&place, async |settings, store, tenant| {
+                let now = settings.clock.seconds();
+                for credential in store.credentials(tenant).await.map_err(Failure::new)? {
+                    let until = match credential.expires_at {
+                        None => "never".to_owned(),
+                        Some(at) if credential.has_expired(now) => format!("{} (has expired)", rfc3339(at)),
+                        Some(at) => rfc3339(at),
+                    };
+                    let (tool, set_at) = (credential.tool_id.escape_debug(), rfc3339(credential.set_at));
+                    print(format_args!("{tool}\t{}\tset {set_at}\texpires {until}", credential.id))?;
+                }
+                Ok(())
+            }),
+            Self::Remove { tool, place } => on_vault(&place, async |_, store, tenant| {
+                let none = || Failure::Failed(format!("{tenant:?} has no credential for the tool {tool:?}"));
+                let credential =
+                    store.credential(tenant, &tool).await.map_err(Failure::new)?.ok_or_else(none)?;
+                match store.append(vault::remove(tenant, &credential)).await.map_err(Failure::new)? {
+                    Appended::Recorded(_) => print(format_args!("removed {}", credential.id)),
+                    Appended::Stale => Err(Failure::new("it was replaced just now, and is still there")),
+                    other @ (Appended::Conflict
+                    | Appended::Earlier(_)
+                    | Appended::Refused(_)
+                    | Appended::Repeated) => Err(Failure::Failed(format!("it was not removed: {other:?}"))),
+                }
+            }),
+            Self::Set { tool, expires, place } => on_vault(&place, async |settings, store, tenant| {
+                let characters = tool.chars().count();
+                if characters == 0 || characters > MAX_TOOL_CHARACTERS {
+                    let problem = format!("expected a tool's name of 1 to {MAX_TOOL_CHARACTERS} characters");
+                    return Err(Failure::Failed(problem));
+                }
+                let master = require_master_key(settings)?;
+                // What another master key seals, the gateway would not open.
+                Keys::check(store, &master).await.map_err(Failure::new)?;
+                let now = settings.clock.seconds();
+                let expires_at = expires.as_deref().map(|expires| read_expiry(expires, now)).transpose()?;
+                let vault = Vault::new(&master).map_err(Failure::new)?;
+                let credential =
+                    vault.seal(tenant, &tool, &read_secret()?, now, expires_at).map_err(Failure::new)?;
+                let id = credential.id.clone();
+                match store.append(vault::set(tenant, credential)).await.map_err(Failure::new)? {
+                    Appended::Recorded(_) => print(format_args!("set {id}")),
+                    other @ (Appended::Conflict
+                    | Appended::Earlier(_)
+                    | Appended::Refused(_)
+                    | Appended::Repeated
+                    | Appended::Stale) => Err(Failure::Failed(format!("it was not set: {other:?}"))),
+                }
+            }),
+        }
+    }
+}
+
+/// Does `job` for the tenant that is meant, on the gateway's data, beside the gateway if one runs.
+fn on_vault(
+    place: &VaultPlace,
+    job: impl AsyncFnOnce(&Settings, &dyn Store, &str) -> Result<(), Failure>,
+) -> Result<(), Failure> {
+    let settings = Settings::load(&place.config).map_err(Failure::Settings)?;
+    let tenant = match (&place.tenant, settings.tenants.as_slice()) {
+        (Some(tenant), tenants) if tenants.contains(tenant) => tenant,
+        (None, [only]) => only,
+        (_, tenants) => {
+            let problem = format!("--tenant: expected one of {}", tenants.join(", "));
+            return Err(Failure::Failed(problem));
+        }
+    };
+    let runtime = tokio::runtime::Builder::new_current_thread().enable_all().build().map_err(Failure::new)?;
+    runtime.block_on(async {
+        let store = settings.data.open_beside().await.map_err(Failure::new)?;
+        let done = job(&settings, &*store, tenant).await;
+        store.close().await;
+        done
+    })
+}
+
+/// Until when a credential holds, in seconds since 1970.
+fn read_expiry(text: &str, now: i64) -> Result<i64, Failure> {
+    let at = match humantime::parse_rfc3339(text) {
+        Ok(time) => {
+            time.duration_since(UNIX_EPOCH).ok().and_then(|since| i64::try_from(since.as_secs()).ok())
+        }
+        Err(_) => humantime::parse_duration(text)
+            .ok()
+            .and_then(|duration| i64::try_from(duration.as_secs()).ok())
+            .and_then(|seconds| now.checked_add(seconds)),
+    };
+    at.filter(|at| (now + 1..=LAST_SECOND).contains(at)).ok_or_else(|| {
+        let expected = "expected a time to come, such as 2027-01-31T00:00:00Z, or a duration such as 90d";
+        Failure::Failed(format!("--expires: {expected}, found {text:?}"))
+    })
+}
+
+/// The secret on the standard input. Nothing of it is in any error.
+fn read_secret() -> Result<Secret, Failure> {
+    if io::stdin().is_terminal() {
+        let secret = rpassword::prompt_password("secret (not shown): ").map_err(Failure::new)?;
+        return check_secret(Secret::from(secret));
+    }
+    let limit = MAX_SECRET_BYTES + "\r\n".len();
+    // One byte more than may be there shows that it is too much; and it never grows, which would leave a copy behind.
+    let mut bytes = Zeroizing::new(Vec::with_capacity(2 * limit));
+    let most = u64::try_from(limit + 1).unwrap_or(u64::MAX);
+    io::stdin().lock().take(most).read_to_end(&mut bytes).map_err(Failure::new)?;
+    let text = str::from_utf8(&bytes).map_err(|_| Failure::new("the secret is not UTF-8 text"))?;
+    let text = text.strip_suffix('\n').map_or(text, |line| line.strip_suffix('\r').unwrap_or(line));
+    check_secret(Secret::from(text))
+}
+
+fn check_secret(secret: Secret) -> Result<Secret, Failure> {
+    match secret.expose().len() {
+        1..=MAX_SECRET_BYTES => Ok(secret),
+        0 => Err(Failure::new("expected a secret on the standard input, found nothing")),
+        _ => Err(Failure::Failed(format!("the secret is longer than {MAX_SECRET_BYTES} bytes"))),
+    }
+}
