@@ -45,6 +45,7 @@ impl Policy {
     }
 
     /// The first of the `candidates`, which are in order, whose conditions all hold, unless `known` is before it.
+    #[inline]
     fn earliest<'p>(
         &'p self,
         candidates: &[usize],
@@ -70,6 +71,7 @@ struct Values<'p, 'a> {
 }
 
 impl<'a> Values<'_, 'a> {
+    #[inline]
     fn at(&mut self, index: usize) -> Option<&'a Json> {
         let found = self.found.get_mut(index)?;
         if let Some(value) = found {
@@ -82,6 +84,7 @@ impl<'a> Values<'_, 'a> {
 }
 
 impl Path {
+    #[inline]
     pub(super) fn walk<'a>(&self, input: &Input<'a>) -> Option<&'a Json> {
         let root = match self.root {
             Root::AgentId => input.agent_id,
@@ -102,6 +105,7 @@ impl Path {
 }
 
 impl Condition {
+    #[inline]
     fn holds(&self, values: &mut Values<'_, '_>) -> bool {
         let actual = values.at(self.path);
         let Test::Compare(comparison, other) = &self.test else {
@@ -115,6 +119,7 @@ impl Condition {
 }
 
 impl Comparison {
+    #[inline]
     pub(super) fn holds(self, actual: &Json, other: &Json) -> bool {
         let texts = || Some((actual.as_str()?, other.as_str()?));
         // As in a list that is written out, all items must be of the value's own type.
@@ -152,6 +157,7 @@ fn order(a: &Json, b: &Json) -> Option<Ordering> {
 
 impl Test {
     /// Whether it holds for the value at its path. A comparison with another value holds for none.
+    #[inline]
     pub(super) fn holds(&self, actual: Option<&Json>) -> bool {
         let Some(actual) = actual else {
             return matches!(self, Self::Exists(false));

@@ -28,6 +28,7 @@ impl Table {
     }
 
     /// The rules that can match where `text` is at the path. No other rule of the table can.
+    #[inline]
     pub(super) fn candidates<'s>(&'s self, text: &'s str) -> impl Iterator<Item = &'s [usize]> {
         let starts = self.lengths.iter().filter_map(move |length| self.starts.get(text.get(..*length)?));
         self.whole.get(text).into_iter().chain(starts).map(Vec::as_slice)
