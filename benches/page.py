@@ -379,7 +379,10 @@ def pure(results: dict[str, Any]) -> str:
         added = number(statistics.median(whole) - statistics.median(bare)) if whole and bare else "–"
         rows.append([LANGUAGES[language], *(number(cell.median / 1e3 if cell else None, 2) for cell in cells), added])
     parts.append(
-        table(["border", "empty, µs", "`hash_payload` 1 KB, µs", "100 KB, µs", "guard less `BlockingClient`, p50 µs"], rows)
+        table(
+            ["border", "empty, µs", "`hash_payload` 1 KB, µs", "100 KB, µs", "guard less `BlockingClient`, p50 µs"],
+            rows,
+        )
     )
     return "\n\n".join(parts)
 

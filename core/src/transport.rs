@@ -133,8 +133,9 @@ pub struct Answer {
     pub request_id: Option<String>,
     /// The body, or why it could not be read.
     pub body: Result<Vec<u8>, BodyError>,
-    /// How long the attempt waited for a connection before it sent anything; zero if that is not known. Of a retry, this is
-    /// how a repeated answer of another call is told from its own.
+    /// How long after its beginning the attempt had a connection, measured before anything was sent over it; zero for a
+    /// connection that was there before, or if it is not known. It may be less than the truth and never more: of a retry, this
+    /// is how a repeated answer of another call is told from its own.
     pub connected_after: Duration,
 }
 

@@ -8,7 +8,7 @@ use std::pin::{Pin, pin};
 use std::sync::Arc;
 use std::sync::atomic::{AtomicBool, Ordering};
 use std::task::{Context, Poll};
-use std::time::Duration;
+use std::time::{Duration, Instant};
 use std::vec;
 
 use bytes::Bytes;
@@ -17,10 +17,11 @@ use http::header::{HOST, PROXY_AUTHORIZATION};
 use http::{Method, Request, StatusCode, Uri};
 use http_body_util::Empty;
 use hyper::client::conn::http1;
+use hyper::rt::{Read, ReadBufCursor, Write};
 use hyper_rustls::{HttpsConnector, MaybeHttpsStream};
-use hyper_util::client::legacy::connect::HttpConnector;
 use hyper_util::client::legacy::connect::dns::{GaiResolver, Name};
 use hyper_util::client::legacy::connect::proxy::{SocksV4, SocksV5};
+use hyper_util::client::legacy::connect::{Connected, Connection, HttpConnector};
 use hyper_util::rt::TokioIo;
 use rustls::ClientConfig;
 use rustls::client::Resumption;
@@ -77,7 +78,7 @@ impl Connector {
 }
 
 impl Service<Uri> for Connector {
-    type Response = MaybeHttpsStream<Hop>;
+    type Response = Opened<MaybeHttpsStream<Hop>>;
     type Error = BoxError;
     type Future = Connecting<Self::Response>;
 
@@ -91,18 +92,81 @@ impl Service<Uri> for Connector {
             Route { tcp: self.tcp.clone(), tunnel: self.tunnel.clone(), is_open: Arc::clone(&is_open) };
         let connecting = HttpsConnector::from((route, Arc::clone(&self.tls))).call(gateway);
         let Some(timeout) = self.timeout else {
-            return connecting;
+            return Box::pin(async move { connecting.await.map(Opened::now) });
         };
         let tunnel = self.tunnel.clone();
         let connecting = tokio::time::timeout(timeout, connecting);
         Box::pin(async move {
-            connecting.await.unwrap_or_else(|_elapsed| match tunnel {
+            let connected = connecting.await.unwrap_or_else(|_elapsed| match tunnel {
                 Some(tunnel) if !is_open.load(Ordering::Relaxed) => {
                     Err(tunnel.failed(ProxyProblem::Timeout, "no tunnel in time").into())
                 }
                 Some(_) | None => Err(io::Error::from(io::ErrorKind::TimedOut).into()),
-            })
+            });
+            connected.map(Opened::now)
         })
+    }
+}
+
+/// A connection that knows when it was open: before any request went over it, however late the caller is woken.
+pub(crate) struct Opened<S> {
+    stream: S,
+    at: OpenedAt,
+}
+
+/// When a connection was open.
+#[derive(Clone, Copy, Debug)]
+pub(crate) struct OpenedAt(pub(crate) Instant);
+
+impl<S> Opened<S> {
+    fn now(stream: S) -> Self {
+        Self { stream, at: OpenedAt(Instant::now()) }
+    }
+}
+
+impl<S: Connection> Connection for Opened<S> {
+    fn connected(&self) -> Connected {
+        self.stream.connected().extra(self.at)
+    }
+}
+
+impl<S: Read + Unpin> Read for Opened<S> {
+    fn poll_read(
+        mut self: Pin<&mut Self>,
+        context: &mut Context<'_>,
+        buffer: ReadBufCursor<'_>,
+    ) -> Poll<io::Result<()>> {
+        Pin::new(&mut self.stream).poll_read(context, buffer)
+    }
+}
+
+impl<S: Write + Unpin> Write for Opened<S> {
+    fn poll_write(
+        mut self: Pin<&mut Self>,
+        context: &mut Context<'_>,
+        bytes: &[u8],
+    ) -> Poll<io::Result<usize>> {
+        Pin::new(&mut self.stream).poll_write(context, bytes)
+    }
+
+    fn poll_flush(mut self: Pin<&mut Self>, context: &mut Context<'_>) -> Poll<io::Result<()>> {
+        Pin::new(&mut self.stream).poll_flush(context)
+    }
+
+    fn poll_shutdown(mut self: Pin<&mut Self>, context: &mut Context<'_>) -> Poll<io::Result<()>> {
+        Pin::new(&mut self.stream).poll_shutdown(context)
+    }
+
+    fn is_write_vectored(&self) -> bool {
+        self.stream.is_write_vectored()
+    }
+
+    fn poll_write_vectored(
+        mut self: Pin<&mut Self>,
+        context: &mut Context<'_>,
+        parts: &[io::IoSlice<'_>],
+    ) -> Poll<io::Result<usize>> {
+        Pin::new(&mut self.stream).poll_write_vectored(context, parts)
     }
 }
 

@@ -7,16 +7,14 @@ mod way;
 
 use std::fmt;
 use std::io;
-use std::pin::pin;
 use std::time::{Duration, Instant};
 
 use bytes::Bytes;
-use futures_util::future::{Either, select};
 use http::header::{
     ACCEPT, ACCEPT_ENCODING, AUTHORIZATION, CONTENT_TYPE, HeaderMap, HeaderName, HeaderValue, RETRY_AFTER,
     USER_AGENT,
 };
-use http::{Method, Response};
+use http::{Extensions, Method, Response};
 use http_body_util::{BodyExt, Full};
 use hyper::body::{Body, Incoming};
 use hyper::rt::Executor;
@@ -25,7 +23,7 @@ use hyper_util::client::legacy::connect::capture_connection;
 use hyper_util::rt::TokioTimer;
 
 use self::connect::{
-    ConnectProblem, Connector, Failing, ProxyFailure, Source, causes, connect_problem, root_cause,
+    ConnectProblem, Connector, Failing, OpenedAt, ProxyFailure, Source, causes, connect_problem, root_cause,
 };
 use crate::base_url::BaseUrl;
 use crate::cause::{Cause, CertificateProblem, Hop, ProxyProblem};
@@ -76,23 +74,17 @@ impl HttpTransport {
         if let Some(traceparent) = &request.traceparent {
             sent.headers_mut().insert(HeaderName::from_static("traceparent"), traceparent.header());
         }
-        let mut connected_after = Duration::ZERO;
-        let response = match request.retry {
-            0 => self.client.request(sent).await,
-            // Only a retry can get a repeated answer that is its own, so only a retry pays for the look.
-            _ => {
-                let began = Instant::now();
-                let mut captured = capture_connection(&mut sent);
-                let connected = pin!(async { drop(captured.wait_for_connection_metadata().await) });
-                match select(connected, self.client.request(sent)).await {
-                    Either::Left(((), sending)) => {
-                        connected_after = began.elapsed();
-                        sending.await
-                    }
-                    Either::Right((response, _)) => response,
-                }
+        let began = Instant::now();
+        // Only a retry can get a repeated answer that is its own, so only a retry pays for the look.
+        let captured = (request.retry > 0).then(|| capture_connection(&mut sent));
+        let response = self.client.request(sent).await;
+        let connected_after = captured.map_or(Duration::ZERO, |captured| {
+            let mut extras = Extensions::new();
+            if let Some(connected) = captured.connection_metadata().as_ref() {
+                connected.get_extras(&mut extras);
             }
-        };
+            extras.get().map_or(Duration::ZERO, |OpenedAt(at)| at.saturating_duration_since(began))
+        });
         let response = response.map_err(|error| Failure {
             never_sent: error.is_connect() || was_refused(&error),
             error: self.no_answer(error),

@@ -1,0 +1,64 @@
+//! A client that gets the processor late must not take the answer to another call for its own.
+
+#![allow(clippy::unwrap_used, clippy::panic, missing_docs, reason = "tests")]
+
+use std::future::{Future, poll_fn};
+use std::io::{Read, Write};
+use std::net::{TcpListener, TcpStream};
+use std::pin::pin;
+use std::task::Poll;
+use std::thread;
+use std::time::{Duration, Instant};
+
+use actpass_core::{ActPass, Action, Outcome};
+
+/// For how long the thread of the caller does not run after each poll.
+const STARVED: Duration = Duration::from_millis(100);
+/// How long before this call the other call was recorded.
+const BEFORE: Duration = Duration::from_millis(5);
+
+/// Reads one request; the client sends its head and its short body together.
+fn read(connection: &mut TcpStream) -> Instant {
+    let mut bytes = [0; 16 * 1024];
+    assert!(connection.read(&mut bytes).unwrap() > 0);
+    Instant::now()
+}
+
+#[test]
+fn a_replay_of_an_earlier_call_is_blocked_however_late_the_caller_is_woken() {
+    let listener = TcpListener::bind("127.0.0.1:0").unwrap();
+    let url = format!("http://{}", listener.local_addr().unwrap());
+    let recorded = Instant::now().checked_sub(BEFORE).unwrap();
+    let gateway = thread::spawn(move || {
+        // The first attempt's answer is lost.
+        let (mut first, _) = listener.accept().unwrap();
+        read(&mut first);
+        drop(first);
+        let (mut second, _) = listener.accept().unwrap();
+        let age = read(&mut second).saturating_duration_since(recorded).as_millis();
+        let body = format!(r#"{{"decision": "allow", "replayed": true, "replay_age_ms": {age}}}"#);
+        write!(second, "HTTP/1.1 200 OK\r\ncontent-length: {}\r\n\r\n{body}", body.len()).unwrap();
+    });
+
+    // The connections are driven by the worker, the call by this thread.
+    let runtime = tokio::runtime::Builder::new_multi_thread().worker_threads(1).enable_all().build().unwrap();
+    let actpass = ActPass::builder().api_key("apk_test").base_url(url).build().unwrap();
+    let action = Action::new("demo", "demo.tool").idempotency_key("k");
+    let outcome = runtime.block_on(async {
+        let mut guard = pin!(actpass.guard(&action, async |_| Ok::<(), ()>(())));
+        poll_fn(|context| {
+            let polled = guard.as_mut().poll(context);
+            if polled.is_pending() {
+                thread::sleep(STARVED);
+            }
+            match polled {
+                Poll::Ready(outcome) => Poll::Ready(outcome.unwrap()),
+                Poll::Pending => Poll::Pending,
+            }
+        })
+        .await
+    });
+    gateway.join().unwrap();
+    let Outcome::Blocked(blocked) = outcome else { panic!("the action of another call's leave ran") };
+    assert_eq!(blocked.decision().reason_code(), "actpass.replayed");
+}
