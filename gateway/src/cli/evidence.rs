@@ -7,7 +7,7 @@ use actpass_protocol::token::PublicKey;
 use clap::{Args, Subcommand};
 
 use super::source::Source;
-use super::{Failure, print};
+use super::{Failure, on_store, print};
 use crate::checkpoints::{Checkpoint, Collector};
 use crate::clock::Clock;
 use crate::config::{MASTER_KEY_VARIABLE, Settings};
@@ -78,13 +78,7 @@ impl EvidenceCommand {
 
 fn audit_evidence(source: Source, tenant: &str) -> Result<(), Failure> {
     let data = source.location()?;
-    let runtime = tokio::runtime::Builder::new_current_thread().enable_all().build().map_err(Failure::new)?;
-    let unproven = runtime.block_on(async {
-        let store = data.open_beside().await.map_err(Failure::new)?;
-        let unproven = store.unproven(tenant).await.map_err(Failure::new);
-        store.close().await;
-        unproven
-    })?;
+    let unproven = on_store(&data, async |store| store.unproven(tenant).await.map_err(Failure::new))?;
     for line in &unproven {
         print(line)?;
     }

@@ -4,9 +4,10 @@ use std::path::PathBuf;
 
 use clap::Subcommand;
 
-use super::{Failure, print, require_master_key};
+use super::{Failure, on_store, print, require_master_key};
 use crate::config::Settings;
 use crate::passport::Keys;
+use crate::store::Store;
 
 #[derive(Debug, Subcommand)]
 pub(super) enum KeysCommand {
@@ -28,12 +29,7 @@ impl KeysCommand {
 
 fn rotate_keys(settings: &Settings) -> Result<(), Failure> {
     let master = require_master_key(settings)?;
-    let runtime = tokio::runtime::Builder::new_current_thread().enable_all().build().map_err(Failure::new)?;
-    let kid = runtime.block_on(async {
-        let store = settings.data.open_beside().await.map_err(Failure::new)?;
-        let kid = Keys::rotate(&*store, &master).await;
-        store.close().await;
-        kid.map_err(Failure::new)
-    })?;
+    let rotate = async |store: &dyn Store| Keys::rotate(store, &master).await.map_err(Failure::new);
+    let kid = on_store(&settings.data, rotate)?;
     print(format_args!("kid = \"{kid}\""))
 }

@@ -33,6 +33,7 @@ use crate::http::openapi;
 use crate::problems::Problems;
 use crate::seal::MasterKey;
 use crate::server;
+use crate::store::{Location, Store};
 
 /// The exit code for settings that are wrong.
 const WRONG_SETTINGS: u8 = 2;
@@ -135,6 +136,20 @@ fn require_master_key(settings: &Settings) -> Result<MasterKey, Failure> {
         let problem =
             format!("no master key: set master_key_file or the environment variable {MASTER_KEY_VARIABLE}");
         Failure::Failed(problem)
+    })
+}
+
+/// Does `job` on the data, beside the gateway if one runs.
+fn on_store<T>(
+    data: &Location,
+    job: impl AsyncFnOnce(&dyn Store) -> Result<T, Failure>,
+) -> Result<T, Failure> {
+    let runtime = tokio::runtime::Builder::new_current_thread().enable_all().build().map_err(Failure::new)?;
+    runtime.block_on(async {
+        let store = data.open_beside().await.map_err(Failure::new)?;
+        let done = job(&*store).await;
+        store.close().await;
+        done
     })
 }
 

@@ -8,7 +8,7 @@ use actpass_protocol::Secret;
 use clap::{Args, Subcommand};
 use zeroize::Zeroizing;
 
-use super::{Failure, print, require_master_key};
+use super::{Failure, on_store, print, require_master_key};
 use crate::clock::{LAST_SECOND, rfc3339};
 use crate::config::Settings;
 use crate::passport::Keys;
@@ -125,13 +125,7 @@ fn on_vault(
             return Err(Failure::Failed(problem));
         }
     };
-    let runtime = tokio::runtime::Builder::new_current_thread().enable_all().build().map_err(Failure::new)?;
-    runtime.block_on(async {
-        let store = settings.data.open_beside().await.map_err(Failure::new)?;
-        let done = job(&settings, &*store, tenant).await;
-        store.close().await;
-        done
-    })
+    on_store(&settings.data, async |store| job(&settings, store, tenant).await)
 }
 
 /// Until when a credential holds, in seconds since 1970.
