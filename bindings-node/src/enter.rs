@@ -2,17 +2,13 @@
 
 use std::panic::{AssertUnwindSafe, catch_unwind};
 
-use actpass_core::{Error, ErrorKind};
+use actpass_core::Error;
 
 use crate::error::raise;
 
 /// Runs a conversion; a panic in it is an error like any other.
 pub(crate) fn enter<T>(body: impl FnOnce() -> Result<T, Error>) -> napi::Result<T> {
     catch_unwind(AssertUnwindSafe(body))
-        .unwrap_or_else(|_panic| Err(panicked()))
+        .unwrap_or_else(|_panic| Err(Error::panicked()))
         .map_err(|error| raise(&error))
-}
-
-pub(crate) fn panicked() -> Error {
-    Error::new(ErrorKind::Internal, "a panic in the SDK")
 }

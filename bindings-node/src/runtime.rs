@@ -18,7 +18,7 @@ use once_cell::sync::OnceCell;
 use tokio::runtime::{Builder, Handle};
 use tokio::task::AbortHandle;
 
-use crate::enter::{enter, panicked};
+use crate::enter::enter;
 use crate::error::describe;
 use crate::guard::{Permit, report};
 use crate::log;
@@ -229,7 +229,7 @@ impl<L: FnOnce(Error) -> Ended> Arrival<L> {
 impl<L: FnOnce(Error) -> Ended> Drop for Arrival<L> {
     fn drop(&mut self) {
         self.lose(match std::thread::panicking() {
-            true => panicked(),
+            true => Error::panicked(),
             false => Error::new(ErrorKind::Internal, "the call was dropped before it ended"),
         });
     }
@@ -269,7 +269,7 @@ fn batch(arrivals: &Weak<Arrivals>, calls: &mut HashMap<i64, Stage>) -> Batch {
                 (How::Permitted, String::new())
             }
         }));
-        let (how, text) = converted.unwrap_or_else(|_panic| (How::Failed, describe(&panicked())));
+        let (how, text) = converted.unwrap_or_else(|_panic| (How::Failed, describe(&Error::panicked())));
         batch.extend([Either::A(id), Either::A(how as i64), Either::B(text), Either::B(lines)]);
     }
     batch

@@ -2,7 +2,7 @@
 
 use std::panic::{AssertUnwindSafe, catch_unwind};
 
-use actpass_core::{Error, ErrorKind};
+use actpass_core::Error;
 use pyo3::prelude::*;
 
 use crate::broken;
@@ -14,8 +14,7 @@ pub(crate) fn enter<T>(py: Python<'_>, body: impl FnOnce() -> PyResult<T>) -> Py
         broken::conversion();
         body()
     });
-    catch_unwind(entered)
-        .unwrap_or_else(|_panic| Err(raise(py, &Error::new(ErrorKind::Internal, "a panic in the SDK"))))
+    catch_unwind(entered).unwrap_or_else(|_panic| Err(raise(py, &Error::panicked())))
 }
 
 /// As [`enter`], for the method `called`, which its errors name.

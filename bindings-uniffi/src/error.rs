@@ -249,9 +249,5 @@ fn spelled(name: &str, language: NativeLanguage) -> String {
 /// The error of a panic that the generated code caught.
 #[uniffi::export]
 pub(crate) fn native_panicked() -> NativeFailure {
-    NativeFailure::from(&panicked())
-}
-
-pub(crate) fn panicked() -> Error {
-    Error::new(ErrorKind::Internal, "a panic in the SDK")
+    NativeFailure::from(&Error::panicked())
 }

@@ -11,7 +11,7 @@ use tokio::runtime::{Builder, Runtime};
 use tokio::sync::watch;
 use tokio::task::JoinHandle;
 
-use crate::error::{NativeError, panicked};
+use crate::error::NativeError;
 
 /// Tells a call that its task was cancelled. Swift needs it; in Kotlin the call is dropped.
 #[derive(uniffi::Object)]
@@ -58,7 +58,7 @@ pub(crate) async fn wait<T: Send + 'static>(
             ended = &mut task.0 => ended,
         },
     };
-    Ok(ended.unwrap_or_else(|_panic| lost(panicked()))?)
+    Ok(ended.unwrap_or_else(|_panic| lost(Error::panicked()))?)
 }
 
 /// Makes `call` on the background thread, and waits for nothing.
@@ -68,7 +68,7 @@ pub(crate) fn detach(call: impl Future<Output = ()> + Send + 'static) -> Result<
 
 /// Runs a conversion; a panic in it is an error like any other.
 pub(crate) fn enter<T>(body: impl FnOnce() -> Result<T, NativeError>) -> Result<T, NativeError> {
-    catch_unwind(AssertUnwindSafe(body)).unwrap_or_else(|_panic| Err(panicked().into()))
+    catch_unwind(AssertUnwindSafe(body)).unwrap_or_else(|_panic| Err(Error::panicked().into()))
 }
 
 /// A task that ends when nobody waits for it any more.

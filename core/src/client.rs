@@ -37,9 +37,6 @@ use crate::request;
 use crate::trace::Traceparent;
 use crate::transport::{Request, Transport};
 
-/// For how long it is tried to record that an action was stopped.
-const STOP_RECORDED_WITHIN: Duration = Duration::from_secs(1);
-
 /// A client of an ActPass gateway. Cloning is cheap, and all clones share the same connections.
 ///
 /// Its methods need a tokio runtime with its timer and I/O enabled.
@@ -529,8 +526,7 @@ impl ActPass {
     ///
     /// As [`ActPass::record_evidence`]; [`ErrorKind::Timeout`] after one second.
     pub async fn record_stop(&self, event: &EvidenceEvent) -> Result<RecordedEvidence, Error> {
-        let limit = CallOptions::new(Some(STOP_RECORDED_WITHIN), None)?;
-        self.with_options(limit).record_evidence(event).await
+        self.drive(&mut self.0.engine.record_stop(event, self.scope())?).await
     }
 
     async fn call<T>(

@@ -110,6 +110,15 @@ impl Error {
         }))
     }
 
+    /// The error of a panic that was caught: a defect of the SDK. What the panic said is not shown, for it may hold a secret.
+    ///
+    /// ```
+    /// assert_eq!(actpass_core::Error::panicked().code(), "actpass.internal");
+    /// ```
+    pub fn panicked() -> Self {
+        Self::new(ErrorKind::Internal, "a panic in the SDK")
+    }
+
     /// Adds what caused it.
     #[must_use]
     pub fn with_source(mut self, source: impl std::error::Error + Send + Sync + 'static) -> Self {

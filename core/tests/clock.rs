@@ -10,7 +10,7 @@ use std::task::{Context, Poll, Waker};
 use std::time::{Duration, SystemTime};
 
 use actpass_core::transport::{Answer, Failure, Request, SendFuture, Transport};
-use actpass_core::{ActPass, Action, Clock, Error, ErrorKind, Moment, Outcome, Sleep};
+use actpass_core::{ActPass, Action, Clock, Error, ErrorKind, EvidenceEvent, Moment, Outcome, Sleep};
 
 /// A clock on which all waits are over at once.
 #[derive(Clone, Debug, Default)]
@@ -110,6 +110,33 @@ fn a_deadline_passes_on_the_given_clock() {
     assert_eq!(blocked.decision().reason_code(), "actpass.timeout");
     assert_eq!(clock.now().saturating_since(Moment::default()), Duration::from_secs(30));
     assert_eq!(gateway.requests.load(Ordering::SeqCst), 1);
+}
+
+/// Never answers.
+#[derive(Debug)]
+struct Silent;
+
+impl Transport for Silent {
+    fn send(&self, _: Request) -> SendFuture<'_> {
+        Box::pin(pending())
+    }
+}
+
+#[test]
+fn a_stop_is_recorded_within_a_second_and_the_clients_own_deadline() {
+    for (timeout, limit) in [(30_000, 1_000), (300, 300)].map(|pair| (ms(pair.0), ms(pair.1))) {
+        let clock = Fast::default();
+        let builder = ActPass::builder().api_key("apk_test").base_url("http://127.0.0.1:9").timeout(timeout);
+        let actpass = builder.transport(Silent).clock(clock.clone()).build().unwrap();
+        let event = EvidenceEvent::new("action.outcome", "decisions");
+        let error = block_on(actpass.record_stop(&event)).unwrap_err();
+        assert_eq!(error.kind(), ErrorKind::Timeout);
+        assert_eq!(clock.now().saturating_since(Moment::default()), limit);
+    }
+}
+
+fn ms(count: u64) -> Duration {
+    Duration::from_millis(count)
 }
 
 #[test]

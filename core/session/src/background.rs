@@ -16,7 +16,6 @@ use actpass_core::{ActPass, ActPassBuilder, Circuit, Error, ErrorKind, Settings}
 
 use crate::blocking::BlockingClient;
 use crate::idle::notice_closed_connections;
-use crate::panicked;
 
 /// The thread of this process, or of the one that this process was forked from.
 static THREAD: ArcSwapOption<Thread> = ArcSwapOption::const_empty();
@@ -107,7 +106,7 @@ impl BackgroundClient {
         let call = AssertUnwindSafe(call(client)).catch_unwind();
         let task = runtime.spawn(async move {
             notice_closed_connections().await;
-            done(call.await.unwrap_or_else(|_panic| Err(panicked())));
+            done(call.await.unwrap_or_else(|_panic| Err(Error::panicked())));
         });
         Call { process, task: Some(task.abort_handle()) }
     }

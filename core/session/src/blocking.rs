@@ -18,7 +18,6 @@ use tokio::runtime::{Builder, Runtime};
 use actpass_core::{ActPass, ActPassBuilder, Circuit, Error, ErrorKind, PreparedAction, Settings, Verdict};
 
 use crate::idle::notice_closed_connections;
-use crate::panicked;
 
 /// How often a waiting call asks whether it should go on: every 50 ms.
 pub const INTERRUPT_INTERVAL: Duration = Duration::from_millis(50);
@@ -78,7 +77,7 @@ impl BlockingClient {
         F: AsyncFnOnce(ActPass) -> Result<T, Error>,
     {
         catch_unwind(AssertUnwindSafe(|| self.drive(call, interrupted)))
-            .unwrap_or_else(|_panic| Ok(Err(panicked())))
+            .unwrap_or_else(|_panic| Ok(Err(Error::panicked())))
     }
 
     fn drive<T, E, F>(

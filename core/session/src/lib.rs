@@ -13,12 +13,6 @@ mod blocking;
 mod call_log;
 mod idle;
 
-use actpass_core::{Error, ErrorKind};
-
 pub use background::{BackgroundClient, Call};
 pub use blocking::{BlockingClient, INTERRUPT_INTERVAL};
 pub use call_log::{CallLog, LogLine};
-
-fn panicked() -> Error {
-    Error::new(ErrorKind::Internal, "a panic in the SDK")
-}

@@ -63,8 +63,8 @@ impl ApprovalWait {
         until: Moment,
         clock: &dyn Clock,
     ) -> Step<Result<Approval, Error>> {
-        match call.step(event, clock) {
-            Step::Ended(polled) => {
+        match call.step(event, clock).into_end() {
+            Ok(polled) => {
                 let goes_on = match &polled {
                     Ok(approval) => approval.status() == ApprovalStatus::Pending,
                     Err(error) => error.is_retryable(),
@@ -76,7 +76,7 @@ impl ApprovalWait {
                 self.state = State::Pausing { until };
                 Step::Sleep { until: (began + asked.unwrap_or(approval::BETWEEN_POLLS)).min(until) }
             }
-            step @ (Step::Send { .. } | Step::Sleep { .. }) => {
+            Err(step) => {
                 self.state = State::Polling { call, began, until };
                 step
             }

@@ -54,6 +54,11 @@ impl Authorization {
         Step::Ended(verdict)
     }
 
+    /// The gate failed after `asked` had opened an approval.
+    fn failed(&self, error: Error, asked: &Decision, pending: &PendingApproval) -> Step<Verdict> {
+        self.ruled(Verdict::for_failure(&self.prepared, error).held_for(asked, pending))
+    }
+
     /// The first question is answered.
     fn asked(&mut self, gate: Result<Answered, Error>, clock: &dyn Clock) -> Step<Verdict> {
         let verdict = Verdict::of(&self.prepared, gate);
@@ -66,7 +71,7 @@ impl Authorization {
                 let (asked, pending) = (asked.clone(), pending.clone());
                 self.hold(wait, Event::Started, asked, pending, clock)
             }
-            Err(error) => self.ruled(Verdict::of(&self.prepared, Err(error)).held_for(asked, pending)),
+            Err(error) => self.failed(error, asked, pending),
         }
     }
 
@@ -78,7 +83,7 @@ impl Authorization {
         pending: PendingApproval,
         clock: &dyn Clock,
     ) -> Step<Verdict> {
-        match advance(&mut wait, event, clock) {
+        match wait.step(event, clock).into_end() {
             Err(step) => {
                 self.state = State::Held { wait, asked, pending };
                 step
@@ -89,15 +94,13 @@ impl Authorization {
                         let call = preflight(self.engine.clone(), approved.clone(), self.scope.clone());
                         self.ask_approved(call, Event::Started, approved, asked, pending, clock)
                     }
-                    Err(error) => {
-                        self.ruled(Verdict::of(&self.prepared, Err(error)).held_for(&asked, &pending))
-                    }
+                    Err(error) => self.failed(error, &asked, &pending),
                 },
                 status @ (ApprovalStatus::Expired | ApprovalStatus::Pending | ApprovalStatus::Rejected) => {
                     self.ruled(Verdict::unapproved(&asked, pending, status))
                 }
             },
-            Ok(Err(error)) => self.ruled(Verdict::of(&self.prepared, Err(error)).held_for(&asked, &pending)),
+            Ok(Err(error)) => self.failed(error, &asked, &pending),
         }
     }
 
@@ -120,7 +123,7 @@ impl Authorization {
         pending: PendingApproval,
         clock: &dyn Clock,
     ) -> Step<Verdict> {
-        match advance(&mut call, event, clock) {
+        match call.step(event, clock).into_end() {
             Ok(gate) => self.ruled(Verdict::of(&approved, gate).held_for(&asked, &pending)),
             Err(step) => {
                 self.state = State::AskingApproved { call, approved, asked, pending };
@@ -136,15 +139,6 @@ pub(super) fn preflight(engine: Engine, prepared: PreparedAction, scope: Scope) 
     Call::new(engine, request, scope, Ruling(prepared))
 }
 
-/// The end of a machine, or the step that it needs before.
-fn advance<M: Machine, T>(machine: &mut M, event: Event, clock: &dyn Clock) -> Result<M::Output, Step<T>> {
-    match machine.step(event, clock) {
-        Step::Ended(ended) => Ok(ended),
-        Step::Send { request, until } => Err(Step::Send { request, until }),
-        Step::Sleep { until } => Err(Step::Sleep { until }),
-    }
-}
-
 impl Machine for Authorization {
     type Output = Verdict;
 
@@ -155,7 +149,7 @@ impl Machine for Authorization {
         }
         // In place, because most actions are asked about once.
         if let State::Asking(call) = &mut self.state {
-            return match advance(call, event, clock) {
+            return match call.step(event, clock).into_end() {
                 Err(step) => step,
                 Ok(gate) => {
                     self.state = State::Ruled;

@@ -166,7 +166,7 @@ impl<R: ReadAnswer> Machine for Call<R> {
                 self.end(attempts, Err(error), clock)
             }
             (State::Sending(attempts) | State::Waiting(attempts), Event::Panicked) => {
-                self.end(attempts, Err(Error::new(ErrorKind::Internal, "a panic in the SDK")), clock)
+                self.end(attempts, Err(Error::panicked()), clock)
             }
             (State::Waiting(mut attempts), Event::Elapsed) => {
                 attempts.retry += 1;

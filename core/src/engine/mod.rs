@@ -96,14 +96,22 @@ pub enum Step<T> {
     Ended(T),
 }
 
+/// How long the recording of a stopped action may take: the program that was stopped does not wait for it.
+const STOP_RECORDED_WITHIN: Duration = Duration::from_secs(1);
+
 impl<T> Step<T> {
+    /// The end, or the step that comes before it.
+    fn into_end<U>(self) -> Result<T, Step<U>> {
+        match self {
+            Self::Send { request, until } => Err(Step::Send { request, until }),
+            Self::Sleep { until } => Err(Step::Sleep { until }),
+            Self::Ended(ended) => Ok(ended),
+        }
+    }
+
     /// This step, its end converted by `convert`.
     fn map<U>(self, convert: impl FnOnce(T) -> U) -> Step<U> {
-        match self {
-            Self::Send { request, until } => Step::Send { request, until },
-            Self::Sleep { until } => Step::Sleep { until },
-            Self::Ended(ended) => Step::Ended(convert(ended)),
-        }
+        self.into_end().map_or_else(|step| step, |ended| Step::Ended(convert(ended)))
     }
 }
 
@@ -195,6 +203,25 @@ impl Engine {
         scope: Scope,
     ) -> Result<impl Machine<Output = Result<RecordedEvidence, Error>> + use<>, Error> {
         self.recording(event, scope)
+    }
+
+    /// Records that an action was stopped: see [`ActPass::record_stop`](crate::ActPass::record_stop).
+    ///
+    /// # Errors
+    ///
+    /// As [`Engine::record_evidence`].
+    pub fn record_stop(
+        &self,
+        event: &EvidenceEvent,
+        scope: Scope,
+    ) -> Result<impl Machine<Output = Result<RecordedEvidence, Error>> + use<>, Error> {
+        self.recording(event, self.stopped(scope)?)
+    }
+
+    /// This scope, with the time that the recording of a stopped action has.
+    fn stopped(&self, scope: Scope) -> Result<Scope, Error> {
+        let limit = CallOptions::new(Some(STOP_RECORDED_WITHIN.min(self.timeout(&scope))), None)?;
+        Ok(Scope { options: limit.or(scope.options), ..scope })
     }
 
     fn recording(&self, event: &EvidenceEvent, scope: Scope) -> Result<Call<Reply<RecordedEvidence>>, Error> {

@@ -1,7 +1,5 @@
 //! From the question to the report.
 
-use std::time::Duration;
-
 use actpass_protocol::{Ended, ErrorKind, Json};
 
 use super::answer::Reply;
@@ -9,14 +7,10 @@ use super::authorization::Authorization;
 use super::call::{Call, unexpected};
 use super::{Engine, Event, Machine, Scope, Step};
 use crate::clock::Clock;
-use crate::config::CallOptions;
 use crate::error::Error;
 use crate::evidence::RecordedEvidence;
 use crate::guard::{Blocked, ExecutionContext, Outcome, Permit, Settlement, Verdict};
 use crate::prepared::PreparedAction;
-
-/// How long the recording of a stopped action may take: the program that was stopped does not wait for it.
-const STOP_RECORDED_WITHIN: Duration = Duration::from_secs(1);
 
 /// A guarded action, from the question to the report: see [`Engine::guard`].
 ///
@@ -149,16 +143,12 @@ impl GuardSession {
         if !self.record_outcome {
             return Ok(Step::Ended(Stage::Done(Report { settlement, recorded: None })));
         }
-        let limit = match ended {
-            Ended::Cancelled | Ended::Suspended => {
-                Some(STOP_RECORDED_WITHIN.min(self.engine.timeout(&self.scope)))
-            }
-            Ended::Failed | Ended::Returned => None,
+        let scope = match ended {
+            Ended::Cancelled | Ended::Suspended => self.engine.stopped(self.scope.clone()),
+            Ended::Failed | Ended::Returned => Ok(self.scope.clone()),
         };
-        let recording = CallOptions::new(limit, None).and_then(|options| {
-            let scope = Scope { options: options.or(self.scope.options), ..self.scope.clone() };
-            self.engine.recording(&settlement.evidence_of(ended, response), scope)
-        });
+        let event = settlement.evidence_of(ended, response);
+        let recording = scope.and_then(|scope| self.engine.recording(&event, scope));
         Ok(match recording {
             Ok(call) => self.record(Box::new(call), settlement, Event::Started, clock),
             Err(error) => Step::Ended(Stage::Done(Report { settlement, recorded: Some(Err(error)) })),
@@ -172,17 +162,11 @@ impl GuardSession {
         event: Event,
         clock: &dyn Clock,
     ) -> Step<Stage> {
-        match call.step(event, clock) {
-            Step::Send { request, until } => {
+        match call.step(event, clock).into_end() {
+            Ok(recorded) => Step::Ended(Stage::Done(Report { settlement, recorded: Some(recorded) })),
+            Err(step) => {
                 self.state = State::Recording { call, settlement };
-                Step::Send { request, until }
-            }
-            Step::Sleep { until } => {
-                self.state = State::Recording { call, settlement };
-                Step::Sleep { until }
-            }
-            Step::Ended(recorded) => {
-                Step::Ended(Stage::Done(Report { settlement, recorded: Some(recorded) }))
+                step
             }
         }
     }
@@ -214,15 +198,11 @@ impl Machine for GuardSession {
 
     fn step(&mut self, event: Event, clock: &dyn Clock) -> Step<Stage> {
         match std::mem::replace(&mut self.state, State::Ended) {
-            State::Authorizing(mut authorization) => match authorization.step(event, clock) {
-                Step::Ended(verdict) => Step::Ended(self.ruled(verdict)),
-                Step::Send { request, until } => {
+            State::Authorizing(mut authorization) => match authorization.step(event, clock).into_end() {
+                Ok(verdict) => Step::Ended(self.ruled(verdict)),
+                Err(step) => {
                     self.state = State::Authorizing(authorization);
-                    Step::Send { request, until }
-                }
-                Step::Sleep { until } => {
-                    self.state = State::Authorizing(authorization);
-                    Step::Sleep { until }
+                    step
                 }
             },
             State::Recording { call, settlement } => self.record(call, settlement, event, clock),
