@@ -2,8 +2,8 @@
 
 use actpass_core::json::{Step, Style, Text, parse_argument, path};
 use actpass_core::{
-    Action, Decision, Error, ErrorKind, EvidenceEvent, Json, Outcome, PendingApproval, Settlement, Verdict,
-    canonical_outcome as canonical,
+    Action, Decision, Ended, Error, ErrorKind, EvidenceEvent, Json, Outcome, PendingApproval, Settlement,
+    Verdict, canonical_outcome as canonical,
 };
 use napi::Either;
 use napi_derive::napi;
@@ -82,7 +82,9 @@ impl Permit {
         let Self::Granted(permit) = self else {
             return Err(Error::new(ErrorKind::Internal, "the permit is spent"));
         };
-        let (context, settlement) = permit.spend();
+        let spent = permit.spend(&actpass_core::TokioClock);
+        let (context, settlement) =
+            spent.map_err(|_| Error::new(ErrorKind::Internal, "the permit is void"))?;
         let credential = context.credential().map_or("null", |credential| credential.as_json());
         let given = format!(r#"{{"credential":{credential},"decision":{}}}"#, context.decision().as_json());
         Ok((given, Self::Running(settlement)))
@@ -100,7 +102,10 @@ impl Permit {
     pub(crate) fn evidence(&self, returned: bool, response: Option<&Json>) -> Result<EvidenceEvent, Error> {
         match self {
             Self::Granted(_) => Err(Error::new(ErrorKind::Internal, "the permit is not spent")),
-            Self::Running(settlement) => Ok(settlement.evidence(returned, response)),
+            Self::Running(settlement) => {
+                let ended = if returned { Ended::Returned } else { Ended::Failed };
+                Ok(settlement.recording(ended, response).event().clone())
+            }
         }
     }
 

@@ -145,7 +145,8 @@ impl Permit {
             return Err(PyRuntimeError::new_err("the permit is spent"));
         };
         enter(py, || {
-            let (context, settlement) = permit.spend();
+            let spent = permit.spend(&actpass_core::TokioClock);
+            let (context, settlement) = spent.map_err(|_| PyRuntimeError::new_err("the permit is void"))?;
             let given = PyDict::new(py);
             let credential =
                 context.credential().map(|credential| from_json(py, credential.as_json())).transpose()?;
@@ -189,8 +190,8 @@ impl Permit {
     fn abandoned(&self, py: Python<'_>) {
         if let (State::Running(settlement), Some(door)) = (self.replace(State::Settled), &self.recorder) {
             let _ = enter(py, || {
-                let event = settlement.evidence_of(Ended::Cancelled, None);
-                door.tell(|actpass| async move { actpass.record_stop(&event).await });
+                let recording = settlement.recording(Ended::Cancelled, None);
+                door.tell(|actpass| async move { actpass.record(&recording).await });
                 Ok(())
             });
         }
@@ -228,8 +229,9 @@ fn record<'py>(
     let recorded = enter(py, || {
         // What is not JSON has no hash.
         let response = ended.as_ref().ok().and_then(|result| json("result", result.bind(py)).ok());
-        let event = settlement.evidence(ended.is_ok(), response.as_ref());
-        let call = |actpass: ActPass| async move { actpass.record_evidence(&event).await };
+        let how = if ended.is_ok() { Ended::Returned } else { Ended::Failed };
+        let recording = settlement.recording(how, response.as_ref());
+        let call = |actpass: ActPass| async move { actpass.record(&recording).await };
         door.call(py, CallOptions::default(), call, |py, recorded| match recorded {
             Ok(recorded) => member(py, "evidence", from_json(py, recorded.as_json())?),
             Err(error) => member(py, "evidence_error", exception(py, &error, None)?),

@@ -295,16 +295,16 @@ impl NativeClient {
         cancel: Option<Arc<NativeCancel>>,
     ) -> Result<NativeRecorded, NativeError> {
         let ended = if returned { Ended::Returned } else { Ended::Failed };
-        let event = enter(|| permit.evidence(ended, response.as_deref()))?;
-        let call = self.call(async move |actpass| actpass.record_evidence(&event).await);
+        let recording = enter(|| permit.evidence(ended, response.as_deref()))?;
+        let call = self.call(async move |actpass| actpass.record(&recording).await);
         Ok(NativeRecorded::from(&wait(cancel, call, Err).await?))
     }
 
     /// Records that the action of a permit was stopped, without waiting for it.
     pub(crate) fn record_stop(&self, permit: Arc<NativePermit>) -> Result<(), NativeError> {
         enter(|| {
-            let event = permit.evidence(Ended::Cancelled, None)?;
-            Ok(detach(self.call(async move |actpass| drop(actpass.record_stop(&event).await)))?)
+            let recording = permit.evidence(Ended::Cancelled, None)?;
+            Ok(detach(self.call(async move |actpass| drop(actpass.record(&recording).await)))?)
         })
     }
 }

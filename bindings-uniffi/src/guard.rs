@@ -3,8 +3,8 @@
 use std::sync::{Arc, Mutex, PoisonError};
 
 use actpass_core::{
-    Action, Blocked, Credential, Decision, Ended, Error, EvidenceEvent, Json, Mode, Outcome, Secret,
-    Settlement, Verdict, wait_seconds,
+    Action, Blocked, Credential, Decision, Ended, Error, Json, Mode, Outcome, Recording, Secret, Settlement,
+    Verdict, wait_seconds,
 };
 
 use crate::error::{NativeError, NativeFailure, internal};
@@ -250,7 +250,8 @@ impl NativePermit {
             let State::Granted(permit) = self.replace(State::Settled) else {
                 return Err(internal("the permit is spent"));
             };
-            let (context, settlement) = permit.spend();
+            let spent = permit.spend(&actpass_core::TokioClock);
+            let (context, settlement) = spent.map_err(|_| internal("the permit is void"))?;
             let given = NativeContext {
                 decision: context.decision().into(),
                 credential: context.credential().map(Into::into),
@@ -279,14 +280,10 @@ impl NativePermit {
 
 impl NativePermit {
     /// The event that records how the action ended; `response` is the JSON text of what it returned.
-    pub(crate) fn evidence(
-        &self,
-        ended: Ended,
-        response: Option<&str>,
-    ) -> Result<EvidenceEvent, NativeError> {
+    pub(crate) fn evidence(&self, ended: Ended, response: Option<&str>) -> Result<Recording, NativeError> {
         let response = response.and_then(|text| Json::parse(text.as_bytes()).ok());
         match &*self.0.lock().unwrap_or_else(PoisonError::into_inner) {
-            State::Running(settlement) => Ok(settlement.evidence_of(ended, response.as_ref())),
+            State::Running(settlement) => Ok(settlement.recording(ended, response.as_ref())),
             State::Granted(_) | State::Settled => Err(internal("the permit is not running")),
         }
     }

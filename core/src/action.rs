@@ -40,6 +40,14 @@ pub(crate) struct Members {
     pub(crate) wait_for_approval: Option<Duration>,
 }
 
+impl Members {
+    fn judged(&self) -> ([&str; 4], [Option<&str>; 3]) {
+        let Self { goal, tool, resource, args, user_id, audience, tool_manifest_hash, .. } = self;
+        let optional = [user_id, audience, tool_manifest_hash].map(Option::as_deref);
+        ([goal, tool, resource, args].map(String::as_str), optional)
+    }
+}
+
 impl Action {
     /// The use of `tool` for `goal`, without arguments, on no resource, in the client's mode.
     pub fn new(goal: impl Into<String>, tool: impl Into<String>) -> Self {
@@ -61,6 +69,11 @@ impl Action {
 
     pub(crate) fn members(&self) -> &Members {
         &self.0
+    }
+
+    /// Whether this is what would be judged if `other` was asked about.
+    pub(crate) fn is_judged_as(&self, other: &Self) -> bool {
+        self.members().judged() == other.members().judged()
     }
 
     pub(crate) fn members_mut(&mut self) -> &mut Members {

@@ -1,5 +1,6 @@
 //! The settings of a client, as they are given.
 
+use std::sync::Arc;
 use std::time::Duration;
 
 use crate::base_url::BaseUrl;
@@ -185,7 +186,7 @@ impl ActPassBuilder {
         #[cfg(feature = "http")]
         extra_ca(self.ca.as_deref())?;
         let time = self.time()?;
-        Ok(ActPass::with_transport(self.config()?, transport, time))
+        Ok(ActPass::with_transport(Arc::new(self.config()?), transport, time))
     }
 
     #[cfg(feature = "http")]

@@ -13,7 +13,7 @@ use serde::Serialize;
 
 use actpass_protocol::json::RawObject;
 use actpass_protocol::token::Unverified;
-use actpass_protocol::{Ended, ErrorKind, Json, Operation, Secret};
+use actpass_protocol::{Ended, Json, Operation, Secret};
 
 use crate::action::Action;
 use crate::approval::Approval;
@@ -23,10 +23,10 @@ use crate::clock::TokioClock;
 use crate::clock::{Clock, Moment};
 use crate::config::{CallOptions, Config};
 use crate::decision::Decision;
-use crate::engine::{Engine, Event, Machine, Scope, Stage, Step};
+use crate::engine::{Begun, Engine, Event, GuardSession, Machine, Scope, Stage, Step};
 use crate::error::Error;
 use crate::evidence::{EvidenceEvent, RecordedEvidence};
-use crate::guard::{ExecutionContext, Outcome, Verdict};
+use crate::guard::{ExecutionContext, Outcome, Recording, Verdict};
 use crate::observe::observe;
 use crate::offline::{self, KeyCache, KeySet};
 use crate::passport::{
@@ -112,7 +112,7 @@ impl Time {
 }
 
 impl ActPass {
-    pub(crate) fn with_transport(config: Config, transport: Box<dyn Transport>, time: Time) -> Self {
+    pub(crate) fn with_transport(config: Arc<Config>, transport: Box<dyn Transport>, time: Time) -> Self {
         let inner = Inner { engine: Engine::new(config), transport, time, keys: KeyCache::default() };
         Self(Arc::new(inner), Scope::default())
     }
@@ -156,14 +156,29 @@ impl ActPass {
         self.0.time.clock()
     }
 
-    /// Does what `machine` says, to its end.
-    async fn drive<M: Machine>(&self, machine: &mut M) -> M::Output {
-        let step = machine.step(Event::Started, self.clock());
-        self.go_on(machine, step).await
+    /// Guards an action in steps, for a host that runs it by itself: see [`GuardSession`]. [`ActPass::drive`] asks.
+    pub fn guard_session(&self, prepared: PreparedAction, record_outcome: bool) -> GuardSession {
+        self.0.engine.guard(prepared, self.scope(), record_outcome)
     }
 
-    /// Does what `machine` says, from `step` on.
-    async fn go_on<M: Machine>(&self, machine: &mut M, mut step: Step<M::Output>) -> M::Output {
+    /// Does what `machine` says, from its first step to its end.
+    ///
+    /// ```
+    /// # use actpass_core::transport::FixedAnswer;
+    /// # tokio::runtime::Builder::new_current_thread().enable_all().build().unwrap().block_on(async {
+    /// use actpass_core::engine::Stage;
+    /// use actpass_core::{ActPass, Action};
+    ///
+    /// let answer = FixedAnswer::new(200, r#"{"decision": "allow"}"#);
+    /// let actpass = ActPass::builder().api_key("apk_dev").transport(answer).build()?;
+    /// let prepared = actpass.prepare(Action::new("resolve_refund_request", "stripe.refund.create"))?;
+    /// let mut session = actpass.guard_session(prepared, false);
+    /// assert!(matches!(actpass.drive(&mut session).await, Stage::Ready));
+    /// # Ok::<(), actpass_core::Error>(())
+    /// # }).unwrap();
+    /// ```
+    pub async fn drive<M: Machine>(&self, machine: &mut M) -> M::Output {
+        let mut step = machine.step(Event::Started, self.clock());
         loop {
             let event = match step {
                 Step::Ended(ended) => return ended,
@@ -301,15 +316,15 @@ impl ActPass {
     {
         match self.authorize(action).await? {
             Verdict::Blocked(blocked) => Ok(Outcome::Blocked(blocked)),
-            Verdict::Proceed(permit) => {
-                let (context, settlement) = permit.spend();
-                Ok(settlement.settle(execute(context).await))
-            }
+            Verdict::Proceed(permit) => match permit.spend(self.clock()) {
+                Err(blocked) => Ok(Outcome::Blocked(*blocked)),
+                Ok((context, settlement)) => Ok(settlement.settle(execute(context).await)),
+            },
         }
     }
 
     /// As [`ActPass::guard`], and records how the action ended in the ledger, on the decision's chain: see
-    /// [`Settlement::evidence`](crate::Settlement::evidence). The result's hash is recorded where it serializes to JSON that
+    /// [`Settlement::recording`](crate::Settlement::recording). The result's hash is recorded where it serializes to JSON that
     /// has a canonical form.
     ///
     /// What came of recording is told beside the outcome, and `None` where nothing ran; a failure to record changes nothing
@@ -351,28 +366,24 @@ impl ActPass {
     {
         let prepared = self.prepare(action.clone())?;
         let mut session = self.0.engine.guard(prepared, self.scope(), true);
-        match self.drive(&mut session).await {
-            Stage::Blocked(blocked) => Ok((Outcome::Blocked(blocked), None)),
-            Stage::Done(_) => Err(Error::new(ErrorKind::Internal, "the session ended before the action ran")),
-            Stage::Ready => {
-                let ended = execute(session.begin()?).await;
-                // What its serialization does, a panic included, changes nothing about what the action returned.
-                let response =
-                    ended.as_ref().ok().and_then(|result| observe(|| serde_json::to_vec(result).ok())?);
-                let response = response.and_then(|json| Json::parse(&json).ok());
-                let how = if ended.is_ok() { Ended::Returned } else { Ended::Failed };
-                let step = session.finish(how, response.as_ref(), self.clock())?;
-                match self.go_on(&mut session, step).await {
-                    Stage::Done(report) => {
-                        let (settlement, recorded) = report.into_recorded();
-                        Ok((settlement.settle(ended), recorded))
-                    }
-                    Stage::Blocked(_) | Stage::Ready => {
-                        Err(Error::new(ErrorKind::Internal, "the session did not end with a report"))
-                    }
-                }
-            }
+        if let Stage::Blocked(blocked) = self.drive(&mut session).await {
+            return Ok((Outcome::Blocked(blocked), None));
         }
+        let context = match session.begin(None, self.clock())? {
+            Begun::Blocked(blocked) => return Ok((Outcome::Blocked(blocked), None)),
+            Begun::Running(context) => context,
+        };
+        let ended = execute(context).await;
+        // What its serialization does, a panic included, changes nothing about what the action returned.
+        let response = ended.as_ref().ok().and_then(|result| observe(|| serde_json::to_vec(result).ok())?);
+        let response = response.and_then(|json| Json::parse(&json).ok());
+        let how = if ended.is_ok() { Ended::Returned } else { Ended::Failed };
+        let (settlement, recording) = session.finish(how, response.as_ref())?;
+        let recorded = match recording {
+            Some(recording) => Some(self.record(&recording).await),
+            None => None,
+        };
+        Ok((settlement.settle(ended), recorded))
     }
 
     /// Asks for a passport. It is not retried where the gateway may have taken the request.
@@ -519,14 +530,37 @@ impl ActPass {
         self.drive(&mut self.0.engine.record_evidence(event, self.scope())?).await
     }
 
-    /// Records that an action was stopped: [`ActPass::record_evidence`], given up after one second, because the
-    /// program that was stopped does not wait for it.
+    /// Records how an action ended. The event of one that was stopped is given up after one second, because the program that
+    /// was stopped does not wait for it.
     ///
     /// # Errors
     ///
-    /// As [`ActPass::record_evidence`]; [`ErrorKind::Timeout`] after one second.
-    pub async fn record_stop(&self, event: &EvidenceEvent) -> Result<RecordedEvidence, Error> {
-        self.drive(&mut self.0.engine.record_stop(event, self.scope())?).await
+    /// As [`ActPass::record_evidence`].
+    ///
+    /// ```
+    /// # use actpass_core::transport::{Answer, Request, SendFuture, Transport};
+    /// # use actpass_core::Operation;
+    /// # #[derive(Debug)] struct Gateway;
+    /// # impl Transport for Gateway { fn send(&self, request: Request) -> SendFuture<'_> {
+    /// #     Box::pin(async move { Ok(Answer::new(200, match request.operation {
+    /// #         Operation::Preflight => r#"{"decision":"allow"}"#,
+    /// #         _ => r#"{"event_id":"ev_2","current_event_hash":"ab"}"#,
+    /// #     })) }) } }
+    /// # tokio::runtime::Builder::new_current_thread().enable_all().build().unwrap().block_on(async {
+    /// use actpass_core::{ActPass, Action, Ended, TokioClock, Verdict};
+    ///
+    /// # let actpass = ActPass::builder().api_key("apk_dev").transport(Gateway).build()?;
+    /// let action = Action::new("resolve_refund_request", "stripe.refund.create");
+    /// let Verdict::Proceed(permit) = actpass.authorize(&action).await? else { panic!("blocked") };
+    /// let (_context, settlement) = permit.spend(&TokioClock).unwrap();
+    /// // ... the action runs, and is stopped:
+    /// let recorded = actpass.record(&settlement.recording(Ended::Cancelled, None)).await?;
+    /// assert_eq!(recorded.event_id(), "ev_2");
+    /// # Ok::<(), actpass_core::Error>(())
+    /// # }).unwrap();
+    /// ```
+    pub async fn record(&self, recording: &Recording) -> Result<RecordedEvidence, Error> {
+        self.drive(&mut self.0.engine.record(recording, self.scope())?).await
     }
 
     async fn call<T>(

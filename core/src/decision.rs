@@ -3,6 +3,10 @@
 use std::borrow::Cow;
 use std::fmt;
 use std::sync::Arc;
+use std::time::SystemTime;
+
+use time::OffsetDateTime;
+use time::format_description::well_known::Rfc3339;
 
 use crate::approval::ApprovalStatus;
 use crate::cause::Cause;
@@ -124,6 +128,19 @@ impl Decision {
             ],
         );
         answer.followed_by(DecisionWord::Deny, "actpass.arguments_changed", &explanation, None)
+    }
+
+    /// The decision that the SDK makes when the permit of `answer` was to be spent after it had become void. It keeps what
+    /// identifies `answer` in the ledger.
+    pub(crate) fn permit_expired(answer: &Self) -> Self {
+        let explanation = Explanation::new(
+            "The permit was not spent in time, so the action did not run.",
+            [
+                "Spend a permit within five minutes, and before its credential expires.",
+                "Ask again right before the action runs; a spent approval or passport stays spent.",
+            ],
+        );
+        answer.followed_by(DecisionWord::Deny, "actpass.permit_expired", &explanation, None)
     }
 
     /// The decision that the SDK makes when the gateway repeated `answer`, which it had given to another call. It keeps
@@ -430,6 +447,15 @@ impl Credential {
     pub fn expires_at(&self) -> Option<String> {
         let document = RawObject::parse(self.text.expose().as_bytes()).ok()?;
         document.string("expires_at").map(Cow::into_owned)
+    }
+
+    /// Whether it holds no longer. An `expires_at` that cannot be read does not say until when.
+    pub(crate) fn has_expired(&self, now: SystemTime) -> bool {
+        let Some(text) = self.expires_at() else { return false };
+        match OffsetDateTime::parse(&text, &Rfc3339) {
+            Ok(until) => OffsetDateTime::from(now) >= until,
+            Err(_) => false,
+        }
     }
 
     /// The JSON text of the whole credential, for a binding to make its own object of.

@@ -39,9 +39,13 @@
 
 use std::borrow::Cow;
 use std::fmt;
+use std::time::Duration;
 
+use crate::action::Action;
 use crate::approval::{ApprovalStatus, PendingApproval};
+use crate::block_texts::{BlockFailure, BlockTexts};
 use crate::cause::Cause;
+use crate::clock::{Clock, Moment};
 use crate::decision::{Credential, Decision};
 use crate::error::Error;
 use crate::evidence::EvidenceEvent;
@@ -69,14 +73,14 @@ pub(crate) struct Answered {
 /// ```
 /// # use actpass_core::transport::FixedAnswer;
 /// # tokio::runtime::Builder::new_current_thread().enable_all().build().unwrap().block_on(async {
-/// use actpass_core::{ActPass, Action, Verdict};
+/// use actpass_core::{ActPass, Action, TokioClock, Verdict};
 ///
 /// let answer = FixedAnswer::new(200, r#"{"decision": "allow", "reason_code": "refund.small_in_scope"}"#);
 /// let actpass = ActPass::builder().api_key("apk_dev").transport(answer).build()?;
 /// match actpass.authorize(&Action::new("resolve_refund_request", "stripe.refund.create")).await? {
 ///     Verdict::Blocked(blocked) => panic!("{blocked:?}"),
 ///     Verdict::Proceed(permit) => {
-///         let (context, settlement) = permit.spend();
+///         let (context, settlement) = permit.spend(&TokioClock).unwrap();
 ///         assert!(context.credential().is_none());
 ///         let outcome = settlement.settle(Ok::<_, ()>("refunded"));
 ///         assert!(outcome.executed());
@@ -96,7 +100,9 @@ pub enum Verdict {
 
 impl Verdict {
     /// Rules on what the gate said. The whole table is here and nowhere else.
-    pub(crate) fn of(request: &PreparedAction, gate: Result<Answered, Error>) -> Self {
+    ///
+    /// `now` is when the answer came; `None` if no time is known, and then there is no credential that could expire.
+    pub(crate) fn of(request: &PreparedAction, gate: Result<Answered, Error>, now: Option<Moment>) -> Self {
         let (mode, action) = (request.mode(), request.action());
         let ruling = match &gate {
             Err(_) => match mode {
@@ -144,7 +150,14 @@ impl Verdict {
         };
         let (decision, error) = match ruling {
             Ruling::Run => {
-                return Self::Proceed(Permit { decision, credential, error, request: request.clone() });
+                let void_after = now.map(|now| now + PERMIT_VALIDITY);
+                return Self::Proceed(Permit {
+                    decision,
+                    credential,
+                    error,
+                    request: request.clone(),
+                    void_after,
+                });
             }
             Ruling::Block => (decision, error),
             Ruling::BlockReplayed => (Decision::replayed(&decision, named), None),
@@ -158,8 +171,8 @@ impl Verdict {
             }
             Ruling::BlockUnrecorded => (Decision::unrecorded(named), None),
         };
-        let approval = awaited.map(|id| Box::new(PendingApproval::new(id, action, mode)));
-        Self::Blocked(Blocked { decision, error, approval })
+        let approval = awaited.map(|id| PendingApproval::new(id, action, mode));
+        Self::Blocked(Blocked::new(request, decision, error, approval))
     }
 
     /// Rules on an action about which the gateway could not be asked: the call panicked, was dropped, or had no thread.
@@ -175,33 +188,42 @@ impl Verdict {
     /// # Ok::<(), actpass_core::Error>(())
     /// ```
     pub fn for_failure(request: &PreparedAction, failure: Error) -> Self {
-        Self::of(request, Err(failure))
+        let failure = match failure.operation() {
+            Some(_) => failure,
+            None => failure.with_operation(Operation::Preflight),
+        };
+        Self::of(request, Err(failure), None)
     }
 
     /// Blocks in every mode: the engine was driven wrongly.
-    pub(crate) fn blocked(error: Error) -> Self {
-        Self::Blocked(Blocked::of(error))
+    pub(crate) fn blocked(request: &PreparedAction, error: Error) -> Self {
+        Self::Blocked(Blocked::of(request, error))
     }
 
     /// The action was held for `pending`, which is not approved; `asked` is the decision that asked for the approval.
-    pub(crate) fn unapproved(asked: &Decision, pending: PendingApproval, status: ApprovalStatus) -> Self {
+    pub(crate) fn unapproved(
+        request: &PreparedAction,
+        asked: &Decision,
+        pending: PendingApproval,
+        status: ApprovalStatus,
+    ) -> Self {
         let decision = Decision::unapproved(asked, pending.id(), status);
-        let approval = (status == ApprovalStatus::Pending).then(|| Box::new(pending));
-        Self::Blocked(Blocked { decision, error: None, approval })
+        let approval = (status == ApprovalStatus::Pending).then_some(pending);
+        Self::Blocked(Blocked::new(request, decision, None, approval))
     }
 
     /// This verdict on an action that was held for `pending`, which `asked` had opened. A report of a failure keeps what
     /// identifies that decision in the ledger, and the handle is kept unless this answer settles the approval.
     pub(crate) fn held_for(self, asked: &Decision, pending: &PendingApproval) -> Self {
         match self {
-            Self::Blocked(Blocked { decision, error, approval }) => {
+            Self::Blocked(Blocked { decision, error, approval, request }) => {
                 let decision = match &error {
                     Some(error) => Decision::for_failure_after(asked, error, Some(pending.id())),
                     None => decision,
                 };
                 let settled = decision.reason_code().starts_with("approval.");
                 let approval = approval.or_else(|| (!settled).then(|| Box::new(pending.clone())));
-                Self::Blocked(Blocked { decision, error, approval })
+                Self::Blocked(Blocked { decision, error, approval, request })
             }
             Self::Proceed(_) => self,
         }
@@ -270,11 +292,42 @@ pub struct Blocked {
     decision: Decision,
     error: Option<Error>,
     approval: Option<Box<PendingApproval>>,
+    request: PreparedAction,
 }
 
 impl Blocked {
-    pub(crate) fn of(error: Error) -> Self {
-        Self { decision: Decision::for_failure(&error, None), error: Some(error), approval: None }
+    fn new(
+        request: &PreparedAction,
+        decision: Decision,
+        error: Option<Error>,
+        approval: Option<PendingApproval>,
+    ) -> Self {
+        Self { decision, error, approval: approval.map(Box::new), request: request.clone() }
+    }
+
+    pub(crate) fn of(request: &PreparedAction, error: Error) -> Self {
+        Self::new(request, Decision::for_failure(&error, None), Some(error), None)
+    }
+
+    /// The tool that was not used.
+    pub fn tool(&self) -> &str {
+        self.request.tool()
+    }
+
+    /// Whether the same call may succeed later without any change: the gate failed in a way that may pass. A decision is no
+    /// such failure.
+    pub fn is_retryable(&self) -> bool {
+        self.error.as_ref().is_some_and(Error::is_retryable)
+    }
+
+    /// What to tell a developer and a model about it.
+    ///
+    /// The API key and the passport are in neither text, whatever the gateway wrote into its explanation.
+    pub fn texts(&self) -> BlockTexts {
+        let failure = self.error.as_ref().map(BlockFailure::from);
+        let approval = self.approval().map(PendingApproval::id);
+        BlockTexts::of(self.tool(), &self.decision, failure.as_ref(), approval)
+            .without(&self.request.secrets())
     }
 
     /// The gateway's decision, or the one that the SDK made because the gate failed.
@@ -298,15 +351,15 @@ impl Blocked {
 /// ```compile_fail,E0451
 /// // Not to be made by hand, ...
 /// fn forge(decision: actpass_core::Decision) -> actpass_core::Permit {
-///     actpass_core::Permit { decision, credential: None, error: None, request: todo!() }
+///     actpass_core::Permit { decision, credential: None, error: None, request: todo!(), void_after: None }
 /// }
 /// ```
 ///
 /// ```compile_fail,E0382
 /// // ... nor to be spent twice.
 /// fn twice(permit: actpass_core::Permit) {
-///     permit.spend();
-///     permit.spend();
+///     permit.spend(&actpass_core::TokioClock).unwrap();
+///     permit.spend(&actpass_core::TokioClock).unwrap();
 /// }
 /// ```
 #[derive(Debug)]
@@ -316,9 +369,29 @@ pub struct Permit {
     credential: Option<Credential>,
     error: Option<Error>,
     request: PreparedAction,
+    /// `None` if it does not become void.
+    void_after: Option<Moment>,
 }
 
+/// How long a [`Permit`] can be spent: for five minutes.
+pub const PERMIT_VALIDITY: Duration = Duration::from_secs(5 * 60);
+
 impl Permit {
+    /// The decision under which the action may run.
+    pub fn decision(&self) -> &Decision {
+        &self.decision
+    }
+
+    /// Rules again if `now`, the action as it is about to run, is no longer the one that was judged: see
+    /// [`Permit::arguments_changed`]. Its goal, tool, resource, arguments, user, audience and manifest hash are compared, the
+    /// arguments as text.
+    pub fn compare(self, now: &Action) -> Verdict {
+        match self.request.action().is_judged_as(now) {
+            true => Verdict::Proceed(self),
+            false => self.arguments_changed(),
+        }
+    }
+
     /// Rules again, for a binding that finds that the arguments are no longer those that were judged.
     ///
     /// Blocks with the reason `actpass.arguments_changed`. In `monitor` the action still runs, without a credential: what
@@ -339,24 +412,50 @@ impl Permit {
     /// # }).unwrap();
     /// ```
     pub fn arguments_changed(self) -> Verdict {
+        let decision = Decision::arguments_changed(&self.decision);
+        self.replaced(decision)
+    }
+
+    /// Rules again with `decision`, a denial, which takes the place of an `allow`.
+    fn replaced(self, decision: Decision) -> Verdict {
         match self.request.mode() {
             Mode::Enforce | Mode::Strict | Mode::Warn => {
-                let decision = Decision::arguments_changed(&self.decision);
-                Verdict::Blocked(Blocked { decision, error: None, approval: None })
+                Verdict::Blocked(Blocked::new(&self.request, decision, None, None))
             }
             Mode::Monitor if *self.decision.word() == DecisionWord::Allow => {
-                let decision = Decision::arguments_changed(&self.decision);
-                Verdict::Proceed(Self { decision, credential: None, ..self })
+                Verdict::Proceed(Self { decision, credential: None, void_after: None, ..self })
             }
-            Mode::Monitor => Verdict::Proceed(self),
+            Mode::Monitor => Verdict::Proceed(Self { void_after: None, ..self }),
         }
     }
 
     /// Spends the permit: what the action is given, and what turns its end into an [`Outcome`].
-    pub fn spend(self) -> (ExecutionContext, Settlement) {
-        let Self { decision, credential, error, request } = self;
+    ///
+    /// A permit is void [`PERMIT_VALIDITY`] after the verdict, and once its credential has expired: then the action is blocked
+    /// with the reason `actpass.permit_expired`. In `monitor` it still runs, without a credential.
+    ///
+    /// # Errors
+    ///
+    /// The block, if the permit is void.
+    pub fn spend(self, clock: &dyn Clock) -> Result<(ExecutionContext, Settlement), Box<Blocked>> {
+        let permit = match self.is_void(clock) {
+            false => self,
+            true => {
+                let decision = Decision::permit_expired(&self.decision);
+                match self.replaced(decision) {
+                    Verdict::Blocked(blocked) => return Err(Box::new(blocked)),
+                    Verdict::Proceed(permit) => permit,
+                }
+            }
+        };
+        let Self { decision, credential, error, request, void_after: _ } = permit;
         let context = ExecutionContext { decision: decision.clone(), credential };
-        (context, Settlement { decision, error, request })
+        Ok((context, Settlement { decision, error, request }))
+    }
+
+    fn is_void(&self, clock: &dyn Clock) -> bool {
+        self.void_after.is_some_and(|last| clock.now() > last)
+            || self.credential.as_ref().is_some_and(|credential| credential.has_expired(clock.wall_clock()))
     }
 }
 
@@ -409,34 +508,28 @@ pub struct Settlement {
 }
 
 impl Settlement {
-    /// The event that records how the action ended, for [`ActPass::record_evidence`](crate::ActPass::record_evidence):
-    /// of type [`ACTION_OUTCOME`], on the decision's chain, with the hash of the request that was decided about.
+    /// What records how the action ended, for [`ActPass::record`](crate::ActPass::record): an event of type
+    /// [`ACTION_OUTCOME`], on the decision's chain, with the hash of the request that was decided about.
     ///
-    /// `returned` says whether it returned or ended with an error of its own; `response` is what it returned, where that
-    /// is JSON, of which the hash is recorded.
-    pub fn evidence(&self, returned: bool, response: Option<&Json>) -> EvidenceEvent {
-        self.evidence_of(if returned { Ended::Returned } else { Ended::Failed }, response)
-    }
-
-    /// The same event for an action that ended so; `response` is what it returned, if it returned.
-    pub fn evidence_of(&self, ended: Ended, response: Option<&Json>) -> EvidenceEvent {
+    /// `response` is what the action returned, if it returned and that is JSON, of which the hash is recorded.
+    pub fn recording(&self, ended: Ended, response: Option<&Json>) -> Recording {
         let text = |name: &str| self.decision.member(name)?.as_str().map(str::to_owned);
-        let ended = Json::from(ended.as_str());
         let decided = text("evidence_event_id").map_or(Json::Null, Json::String);
-        EvidenceEvent {
+        let event = EvidenceEvent {
             event_type: ACTION_OUTCOME.to_owned(),
             chain_id: text("evidence_chain_id").unwrap_or_else(|| DECISIONS.to_owned()),
             tool_id: Some(self.request.tool().to_owned()),
             decision: Some(self.decision.word().as_str().to_owned()),
             reason_code: text("reason_code"),
             metadata: Some(Json::Object(vec![
-                ("ended".to_owned(), ended),
+                ("ended".to_owned(), Json::from(ended.as_str())),
                 ("evidence_event_id".to_owned(), decided),
             ])),
             // A request without a canonical form has no hash; then the ledger's own entry of it is all there is.
             request_hash: self.request.request_hash().ok().map(str::to_owned),
             response_hash: response.and_then(|response| hash_payload(response).ok()),
-        }
+        };
+        Recording { event, ended }
     }
 
     /// The outcome of an action that ended so.
@@ -446,6 +539,25 @@ impl Settlement {
             Ok(result) => Outcome::Returned { decision, result, gate_error: error },
             Err(error) => Outcome::Failed { decision, error },
         }
+    }
+}
+
+/// How an action ended, to be recorded: see [`Settlement::recording`].
+#[derive(Clone, Debug)]
+pub struct Recording {
+    event: EvidenceEvent,
+    ended: Ended,
+}
+
+impl Recording {
+    /// The event.
+    pub fn event(&self) -> &EvidenceEvent {
+        &self.event
+    }
+
+    /// How the action ended.
+    pub fn ended(&self) -> Ended {
+        self.ended
     }
 }
 

@@ -47,6 +47,7 @@
 mod action;
 mod approval;
 mod base_url;
+mod block_texts;
 mod breaker;
 mod builder;
 mod cause;
@@ -80,6 +81,7 @@ pub use actpass_protocol::{
 pub use action::Action;
 pub use approval::{Approval, ApprovalStatus, PendingApproval};
 pub use base_url::DEFAULT_BASE_URL;
+pub use block_texts::{BlockFailure, BlockTexts};
 pub use breaker::{Circuit, DEFAULT_CIRCUIT_FAILURES};
 pub use builder::ActPassBuilder;
 pub use client::ActPass;
@@ -93,7 +95,10 @@ pub use config::{
 pub use decision::{Credential, Decision, Explain};
 pub use error::Error;
 pub use evidence::{EvidenceEvent, RecordedEvidence};
-pub use guard::{Blocked, ExecutionContext, Outcome, Permit, Settlement, Verdict, canonical_outcome};
+pub use guard::{
+    Blocked, ExecutionContext, Outcome, PERMIT_VALIDITY, Permit, Recording, Settlement, Verdict,
+    canonical_outcome,
+};
 #[cfg(feature = "http")]
 pub use http::CaVariable;
 pub use passport::{

@@ -6,7 +6,7 @@ use std::sync::{Arc, OnceLock};
 use std::time::SystemTime;
 
 use actpass_protocol::json::{NotCanonical, Style, Text};
-use actpass_protocol::{Json, Mode, sha256_hex};
+use actpass_protocol::{Json, Mode, Secret, sha256_hex};
 use bytes::Bytes;
 use uuid::Builder;
 
@@ -22,6 +22,7 @@ use crate::request;
 pub struct PreparedAction(Arc<Inner>);
 
 struct Inner {
+    config: Arc<Config>,
     action: Action,
     mode: Mode,
     body: Bytes,
@@ -32,14 +33,14 @@ impl PreparedAction {
     /// # Errors
     ///
     /// [`ErrorKind::Argument`](crate::ErrorKind::Argument) for what cannot be sent.
-    pub(crate) fn new(action: Action, config: &Config, clock: &dyn Clock) -> Result<Self, Error> {
+    pub(crate) fn new(action: Action, config: &Arc<Config>, clock: &dyn Clock) -> Result<Self, Error> {
         let mode = action.members().mode.unwrap_or(config.mode);
         let key = match &action.members().idempotency_key {
             Some(key) => Cow::Borrowed(key.as_str()),
             None => Cow::Owned(fresh_key(clock)?),
         };
         let body = request::preflight(action.members(), &config.agent_id, mode, &key)?;
-        Ok(Self(Arc::new(Inner { action, mode, body, hash: OnceLock::new() })))
+        Ok(Self(Arc::new(Inner { config: Arc::clone(config), action, mode, body, hash: OnceLock::new() })))
     }
 
     /// The tool that the action uses.
@@ -50,6 +51,12 @@ impl PreparedAction {
     /// The mode in which the gateway's answer is ruled on: the action's, else the client's.
     pub fn mode(&self) -> Mode {
         self.0.mode
+    }
+
+    /// What must not show in a text about the action.
+    pub(crate) fn secrets(&self) -> Vec<&Secret> {
+        let passport = self.action().members().passport.as_ref();
+        std::iter::once(&self.0.config.api_key).chain(passport).collect()
     }
 
     pub(crate) fn action(&self) -> &Action {

@@ -1,6 +1,7 @@
 //! Settings, checked: what clients are made with.
 
 use std::fmt;
+use std::sync::Arc;
 use std::time::Duration;
 
 #[cfg(feature = "http")]
@@ -32,7 +33,7 @@ use actpass_protocol::Mode;
 /// ```
 #[derive(Clone)]
 pub struct Settings {
-    config: Config,
+    config: Arc<Config>,
     #[cfg(feature = "http")]
     way: Way,
 }
@@ -40,24 +41,24 @@ pub struct Settings {
 impl Settings {
     #[cfg(feature = "http")]
     pub(crate) fn new(config: Config, way: Way) -> Self {
-        Self { config, way }
+        Self { config: Arc::new(config), way }
     }
 
     #[cfg(not(feature = "http"))]
     pub(crate) fn new(config: Config) -> Self {
-        Self { config }
+        Self { config: Arc::new(config) }
     }
 
     /// Makes a client. Nothing is sent.
     #[cfg(feature = "http")]
     pub fn connect(&self) -> ActPass {
         let transport = HttpTransport::new(&self.config, &self.way);
-        ActPass::with_transport(self.config.clone(), Box::new(transport), Time::Tokio)
+        ActPass::with_transport(Arc::clone(&self.config), Box::new(transport), Time::Tokio)
     }
 
     /// The engine of a client with these settings, for a host that drives it itself: see [`crate::engine`].
     pub fn engine(&self) -> Engine {
-        Engine::new(self.config.clone())
+        Engine::new(Arc::clone(&self.config))
     }
 
     /// Checks `action` and writes its request, as [`ActPass::prepare`] does.

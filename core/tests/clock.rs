@@ -9,8 +9,10 @@ use std::sync::{Arc, Mutex};
 use std::task::{Context, Poll, Waker};
 use std::time::{Duration, SystemTime};
 
-use actpass_core::transport::{Answer, Failure, Request, SendFuture, Transport};
-use actpass_core::{ActPass, Action, Clock, Error, ErrorKind, EvidenceEvent, Moment, Outcome, Sleep};
+use actpass_core::transport::{Answer, Failure, FixedAnswer, Request, SendFuture, Transport};
+use actpass_core::{
+    ActPass, Action, Clock, Ended, Error, ErrorKind, Mode, Moment, Outcome, PERMIT_VALIDITY, Sleep, Verdict,
+};
 
 /// A clock on which all waits are over at once.
 #[derive(Clone, Debug, Default)]
@@ -22,7 +24,7 @@ impl Clock for Fast {
     }
 
     fn wall_clock(&self) -> SystemTime {
-        SystemTime::UNIX_EPOCH
+        SystemTime::UNIX_EPOCH + self.now().saturating_since(Moment::default())
     }
 
     fn random(&self) -> Result<[u8; 16], Error> {
@@ -128,10 +130,61 @@ fn a_stop_is_recorded_within_a_second_and_the_clients_own_deadline() {
         let clock = Fast::default();
         let builder = ActPass::builder().api_key("apk_test").base_url("http://127.0.0.1:9").timeout(timeout);
         let actpass = builder.transport(Silent).clock(clock.clone()).build().unwrap();
-        let event = EvidenceEvent::new("action.outcome", "decisions");
-        let error = block_on(actpass.record_stop(&event)).unwrap_err();
+        let prepared = actpass.prepare(Action::new("demo", "demo.tool").mode(Mode::Monitor)).unwrap();
+        let Verdict::Proceed(permit) =
+            Verdict::for_failure(&prepared, Error::new(ErrorKind::Internal, "lost"))
+        else {
+            panic!("monitor runs")
+        };
+        let (_, settlement) = permit.spend(&clock).unwrap();
+        let error = block_on(actpass.record(&settlement.recording(Ended::Cancelled, None))).unwrap_err();
         assert_eq!(error.kind(), ErrorKind::Timeout);
         assert_eq!(clock.now().saturating_since(Moment::default()), limit);
+    }
+}
+
+#[test]
+fn a_permit_is_void_after_five_minutes_and_with_its_credential() {
+    let answer = |credential: &str| {
+        FixedAnswer::new(200, format!(r#"{{"decision":"allow","evidence_event_id":"ev_1"{credential}}}"#))
+    };
+    let credential = |until: &str| format!(r#","credential":{{"token":"tok","expires_at":{until}}}"#);
+    // The date of this clock begins with 1970.
+    for (mode, credential, waited, is_void) in [
+        (Mode::Enforce, String::new(), PERMIT_VALIDITY, false),
+        (Mode::Enforce, String::new(), PERMIT_VALIDITY + ms(1), true),
+        (Mode::Monitor, String::new(), PERMIT_VALIDITY + ms(1), true),
+        (Mode::Enforce, credential("null"), PERMIT_VALIDITY, false),
+        (Mode::Enforce, credential(r#""1970-01-01T00:01:00Z""#), ms(59_999), false),
+        (Mode::Enforce, credential(r#""1970-01-01T00:01:00Z""#), ms(60_000), true),
+        (Mode::Monitor, credential(r#""1970-01-01T01:01:00+01:00""#), ms(60_000), true),
+        (Mode::Enforce, credential(r#""soon""#), ms(60_000), false),
+    ] {
+        let clock = Fast::default();
+        let builder = ActPass::builder().api_key("apk_test").base_url("http://127.0.0.1:9").mode(mode);
+        let actpass = builder.transport(answer(&credential)).clock(clock.clone()).build().unwrap();
+        let verdict = block_on(actpass.authorize(&Action::new("demo", "demo.tool"))).unwrap();
+        let Verdict::Proceed(permit) = verdict else { panic!("{verdict:?}") };
+        block_on(clock.sleep_until(clock.now() + waited));
+        match permit.spend(&clock) {
+            Ok((context, settlement)) => {
+                assert!(!is_void || mode == Mode::Monitor, "{credential} after {waited:?}");
+                let has_token = !is_void && !credential.is_empty();
+                assert_eq!(context.credential().is_some(), has_token, "{credential} after {waited:?}");
+                let outcome = settlement.settle(Ok::<_, ()>(()));
+                let reason = if is_void { "actpass.permit_expired" } else { "unspecified" };
+                assert_eq!(outcome.decision().reason_code(), reason);
+            }
+            Err(blocked) => {
+                assert!(is_void && mode != Mode::Monitor, "{credential} after {waited:?}");
+                let decision = blocked.decision();
+                assert_eq!(
+                    (decision.word().as_str(), &*decision.reason_code()),
+                    ("deny", "actpass.permit_expired")
+                );
+                assert_eq!(decision.evidence_event_id().as_deref(), Some("ev_1"), "what allowed it is named");
+            }
+        }
     }
 }
 

@@ -20,7 +20,9 @@ use std::sync::atomic::{AtomicUsize, Ordering};
 use std::time::Duration;
 
 use actpass_core::transport::{Answer, BodyError, Failure, Request, SendFuture, Transport};
-use actpass_core::{ActPass, Action, Blocked, Error, ErrorKind, Json, Mode, Outcome, Permit, Verdict};
+use actpass_core::{
+    ActPass, Action, Blocked, Error, ErrorKind, Json, Mode, Outcome, Permit, TokioClock, Verdict,
+};
 use common::{
     Canned, GUARDING, KEY, MODES, Never, Panicking, action, allow, assert_gate_failed, block_on, client,
     counted, gate_error, gateway, over, respond,
@@ -574,7 +576,7 @@ fn changed_arguments_block_outside_monitor() {
         let Verdict::Proceed(permit) = verdict else { panic!("{mode}: blocked") };
         match (mode, permit.arguments_changed()) {
             (Mode::Monitor, Verdict::Proceed(permit)) => {
-                let (context, settlement) = permit.spend();
+                let (context, settlement) = permit.spend(&TokioClock).unwrap();
                 assert!(context.credential().is_none(), "{answer}");
                 let outcome = settlement.settle(Ok::<_, ()>(()));
                 let expected = match answer {
@@ -923,7 +925,7 @@ fn authorize_gives_what_guard_reports() {
     let client = over(Canned::answer(200, answer));
     let verdict = block_on(client.authorize(&action())).unwrap();
     let Verdict::Proceed(permit) = verdict else { panic!("{verdict:?}") };
-    let (context, settlement) = permit.spend();
+    let (context, settlement) = permit.spend(&TokioClock).unwrap();
     assert_eq!(context.decision().evidence_event_id().as_deref(), Some("ev_1"));
     let outcome = settlement.settle(Ok::<_, Error>(7));
     assert_eq!(

@@ -19,7 +19,10 @@ use std::sync::atomic::{AtomicUsize, Ordering};
 use std::sync::{Arc, Mutex};
 use std::time::Duration;
 
-use actpass_core::{ActPass, Action, Error, Json, Mode, Outcome, canonical_json};
+use actpass_core::{
+    ActPass, ActPassBuilder, Action, Ended, Error, ExecutionContext, Json, Mode, Outcome, TokioClock,
+    Verdict, canonical_json,
+};
 use actpass_hostile_gateway::{HostileGateway, Script, Seen};
 use serde::{Deserialize, Deserializer};
 use serde_json::{Map, Value};
@@ -39,7 +42,8 @@ fn every_vector() {
     let paths = files();
     let vectors: Vec<_> = paths.iter().map(|path| Vector::read(path)).collect();
     assert!(!vectors.is_empty(), "no vectors");
-    for area in ["circuit", "failures", "replays", "retries", "table"] {
+    for area in ["changes", "circuit", "failures", "lost", "outcomes", "replays", "retries", "table", "texts"]
+    {
         assert!(vectors.iter().any(|vector| vector.name.starts_with(area)), "no vectors in {area}");
     }
 
@@ -112,26 +116,31 @@ impl<'v> Run<'v> {
 fn play(&Run { vector, mode, expected, circuit_off }: &Run<'_>) -> (Vec<String>, String) {
     let script = Script::from_json(vector.gateway.clone()).unwrap();
     let gateway = HostileGateway::start(script).unwrap();
-    let client = vector.client.build(&gateway, circuit_off).unwrap();
+    let mut builder = vector.client.builder(&gateway, circuit_off).unwrap();
+    if vector.action.tool.as_deref() == Some("actpass.test.panic") {
+        builder = builder.transport(common::Panicking::WhenPolled);
+    }
+    let client = builder.build().unwrap();
     let action = vector.action.build(mode.parse().unwrap());
 
     let runs = AtomicUsize::new(0);
     let mut credential = None;
     let mut shown = String::new();
+    let mut given = None;
     let outcome = common::block_on(async {
         for _ in 0..vector.calls_before {
             drop(client.guard(&action, |_| async { Ok::<_, io::Error>(()) }).await.unwrap());
         }
-        client
-            .guard(&action, |context| {
-                runs.fetch_add(1, Ordering::SeqCst);
-                credential = context.credential().map(|credential| credential.token().to_owned());
-                shown = format!("{context:?}");
-                async { Ok::<_, io::Error>(()) }
-            })
-            .await
-            .unwrap()
+        let run = |context: ExecutionContext| {
+            runs.fetch_add(1, Ordering::SeqCst);
+            credential = context.credential().map(|credential| credential.token().to_owned());
+            shown = format!("{context:?}");
+            given = Some(context.decision().clone());
+        };
+        vector.guard(&client, &action, run).await
     });
+    let stopped = vector.ends == Ends::Cancelled && expected.executed;
+    let decision = given.filter(|_| stopped).unwrap_or_else(|| outcome.decision().clone());
 
     let mut problems = Vec::new();
     let mut check = |what: &str, holds: bool, found: &dyn std::fmt::Debug| {
@@ -148,7 +157,7 @@ fn play(&Run { vector, mode, expected, circuit_off }: &Run<'_>) -> (Vec<String>,
     );
     check(&format!("executed is {}", expected.executed), outcome.executed() == expected.executed, &outcome);
 
-    let decision = Json::parse(outcome.decision().as_json().as_bytes()).unwrap();
+    let decision = Json::parse(decision.as_json().as_bytes()).unwrap();
     for (name, value) in &expected.decision {
         let found = decision.member(name);
         let same = found.is_some_and(|found| found.same_value(&Json::from(value.clone())));
@@ -164,9 +173,17 @@ fn play(&Run { vector, mode, expected, circuit_off }: &Run<'_>) -> (Vec<String>,
     );
     let canonical = outcome.canonical().unwrap();
     let end = format!(r#","error":{error},"executed":{}}}"#, expected.executed);
-    check(&format!("the canonical outcome ends with {end}"), canonical.ends_with(&end), &canonical);
+    check(
+        &format!("the canonical outcome ends with {end}"),
+        stopped || canonical.ends_with(&end),
+        &canonical,
+    );
     let begin = format!(r#"{{"decision":{}"#, String::from_utf8(canonical_json(&decision).unwrap()).unwrap());
-    check("the canonical outcome begins with the decision", canonical.starts_with(&begin), &canonical);
+    check(
+        "the canonical outcome begins with the decision",
+        stopped || canonical.starts_with(&begin),
+        &canonical,
+    );
 
     check(
         &format!("credential is {:?}", expected.credential),
@@ -175,21 +192,79 @@ fn play(&Run { vector, mode, expected, circuit_off }: &Run<'_>) -> (Vec<String>,
     );
 
     let seen: Vec<_> = gateway.seen().into_iter().filter(|seen| seen.method != "?").collect();
-    check(&format!("{} requests sent", expected.requests_sent), seen.len() == expected.requests_sent, &seen);
+    let requests_sent = seen.len();
+    check(
+        &format!("{} requests sent", expected.requests_sent),
+        requests_sent == expected.requests_sent,
+        &seen,
+    );
+    let (events, seen): (Vec<_>, Vec<_>) =
+        seen.into_iter().partition(|seen| seen.path == "/api/v1/evidence/events");
+    check("at most one event is recorded", events.len() <= 1, &events);
+    let event = events.first().map(|event| Json::parse(event.body.as_bytes()).unwrap());
+    check("an event is recorded as expected", expected.recorded.is_some() == event.is_some(), &event);
+    for (name, value) in expected.recorded.iter().flatten() {
+        let found = event.as_ref().and_then(|event| event.member(name));
+        let same = found.is_some_and(|found| found.same_value(&Json::from(value.clone())));
+        check(&format!("recorded.{name} is {value}"), same, &found);
+    }
     let ours = seen.iter().all(|seen| is_ours(seen, &vector.action));
     check("each request is a preflight with the keys", ours, &seen);
     check("each retry repeats the request", seen.windows(2).all(|pair| pair[0].body == pair[1].body), &seen);
     check("the other host saw nothing", gateway.other_seen().is_empty(), &gateway.other_seen());
 
-    let shown = format!("{shown}\n{}", everything_shown(&client, &action, &outcome));
+    let blocked = thrown(&outcome);
+    let texts = blocked.as_ref().map(Value::to_string).unwrap_or_default();
+    let shown = match vector.gateway_echoes {
+        // Its decision holds the secret, and is reported as it came.
+        true => texts,
+        false => format!("{shown}\n{texts}\n{}", everything_shown(&client, &action, &outcome)),
+    };
     let leaks = shown.matches(MARK).count();
     check("no secret shows", leaks == 0, &shown);
+    for (name, text) in &expected.blocked {
+        let found = blocked.as_ref().map(|blocked| &blocked[name]);
+        check(&format!("blocked.{name} is {text}"), found == Some(text), &found);
+    }
+    let canonical_or_null = |value: Option<Json>| {
+        value.map_or_else(
+            || "null".to_owned(),
+            |value| String::from_utf8(canonical_json(&value).unwrap()).unwrap(),
+        )
+    };
+    let blocked = canonical_or_null(blocked.map(Json::from));
+    let outcome = if stopped { "null" } else { &canonical };
+    let recorded = canonical_or_null(event);
+    let name = &vector.name;
     let line = format!(
-        r#"{{"circuit_off":{circuit_off},"leaks":{leaks},"mode":"{mode}","outcome":{canonical},"requests_sent":{},"runs":{runs},"vector":"{}"}}"#,
-        seen.len(),
-        vector.name,
+        r#"{{"blocked":{blocked},"circuit_off":{circuit_off},"leaks":{leaks},"mode":"{mode}","outcome":{outcome},"recorded":{recorded},"requests_sent":{requests_sent},"runs":{runs},"vector":"{name}"}}"#,
     );
     (problems, line + "\n")
+}
+
+/// What is thrown where an outcome that was blocked is unwrapped, without what differs from run to run.
+fn thrown(outcome: &Outcome<(), io::Error>) -> Option<Value> {
+    let Outcome::Blocked(blocked) = outcome else { return None };
+    let texts = blocked.texts();
+    Some(serde_json::json!({
+        "approval": blocked.approval().map(|approval| approval.id()),
+        "code": blocked.decision().reason_code(),
+        "developer": without_ports(&texts.developer),
+        "message": without_ports(&texts.model),
+        "retryable": blocked.is_retryable(),
+        "tool": blocked.tool(),
+    }))
+}
+
+/// `text` with `PORT` in the place of each port of this machine.
+fn without_ports(text: &str) -> String {
+    let mut parts = text.split("127.0.0.1:");
+    let mut shown = parts.next().unwrap_or_default().to_owned();
+    for part in parts {
+        shown += "127.0.0.1:PORT";
+        shown += part.trim_start_matches(|c: char| c.is_ascii_digit());
+    }
+    shown
 }
 
 fn is_ours(seen: &Seen, action: &Overrides) -> bool {
@@ -258,6 +333,17 @@ struct Vector {
     /// How many calls the client makes of the same action before the one that is judged.
     #[serde(default)]
     calls_before: u32,
+    /// Whether the end of the action is to be recorded.
+    #[serde(default)]
+    record_outcome: bool,
+    /// How the action ends.
+    #[serde(default)]
+    ends: Ends,
+    /// The arguments with which the action is about to run, other than those that were judged.
+    changed_args: Option<Map<String, Value>>,
+    /// Whether the gateway's decision repeats a secret, so that only the texts of a block are searched for it.
+    #[serde(default)]
+    gateway_echoes: bool,
     gateway: Value,
     expect: BTreeMap<String, Expected>,
     #[serde(skip)]
@@ -298,6 +384,40 @@ impl Vector {
         vector
     }
 
+    /// Guards the action in the steps of which a guard is made.
+    async fn guard(
+        &self,
+        client: &ActPass,
+        action: &Action,
+        run: impl FnOnce(ExecutionContext),
+    ) -> Outcome<(), io::Error> {
+        let permit = match client.authorize(action).await.unwrap() {
+            Verdict::Blocked(blocked) => return Outcome::Blocked(blocked),
+            Verdict::Proceed(permit) => permit,
+        };
+        let verdict = match &self.changed_args {
+            Some(args) => permit.compare(&action.clone().args(Value::Object(args.clone()))),
+            None => permit.compare(action),
+        };
+        let spent = match verdict {
+            Verdict::Blocked(blocked) => return Outcome::Blocked(blocked),
+            Verdict::Proceed(permit) => permit.spend(&TokioClock),
+        };
+        let (context, settlement) = spent.expect("the permit is not void");
+        run(context);
+        let (ended, result) = match self.ends {
+            Ends::Returned => (Ended::Returned, Ok(())),
+            Ends::Failed => (Ended::Failed, Err(io::Error::other("the card is closed"))),
+            Ends::Cancelled => (Ended::Cancelled, Err(io::Error::other("stopped"))),
+        };
+        if self.record_outcome {
+            // Actions return null here.
+            let response = (ended == Ended::Returned).then_some(Json::Null);
+            client.record(&settlement.recording(ended, response.as_ref())).await.unwrap();
+        }
+        settlement.settle(result)
+    }
+
     /// Each mode; of a failure, the two that any failure has once more without a circuit breaker.
     fn runs(&self) -> impl Iterator<Item = Run<'_>> {
         self.expect.iter().flat_map(move |(mode, expected)| {
@@ -319,7 +439,7 @@ struct Client {
 }
 
 impl Client {
-    fn build(&self, gateway: &HostileGateway, circuit_off: bool) -> Result<ActPass, Error> {
+    fn builder(&self, gateway: &HostileGateway, circuit_off: bool) -> Result<ActPassBuilder, Error> {
         let mut builder = ActPass::builder()
             .api_key(KEY)
             .agent_id("vectors")
@@ -335,7 +455,7 @@ impl Client {
         if self.trust_ca {
             builder = builder.ca(gateway.ca_pem().expect("`trust_ca` needs a gateway with https"));
         }
-        builder.build()
+        Ok(builder)
     }
 }
 
@@ -404,6 +524,22 @@ struct Expected {
     requests_sent: usize,
     #[serde(default)]
     credential: Option<String>,
+    /// Members of the event that records the action's end.
+    #[serde(default)]
+    recorded: Option<Map<String, Value>>,
+    /// Members of what is thrown.
+    #[serde(default)]
+    blocked: Map<String, Value>,
+}
+
+/// How an action ends.
+#[derive(Clone, Copy, Debug, Default, Deserialize, PartialEq)]
+#[serde(rename_all = "snake_case")]
+enum Ends {
+    #[default]
+    Returned,
+    Failed,
+    Cancelled,
 }
 
 #[derive(Debug, Deserialize, PartialEq)]

@@ -10,9 +10,13 @@
 
 mod background;
 mod blocking;
+#[doc(hidden)]
+pub mod broken;
 mod call_log;
+mod guard;
 mod idle;
 
 pub use background::{BackgroundClient, Call};
 pub use blocking::{BlockingClient, INTERRUPT_INTERVAL};
 pub use call_log::{CallLog, LogLine};
+pub use guard::GuardSession;

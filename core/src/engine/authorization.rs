@@ -61,7 +61,7 @@ impl Authorization {
 
     /// The first question is answered.
     fn asked(&mut self, gate: Result<Answered, Error>, clock: &dyn Clock) -> Step<Verdict> {
-        let verdict = Verdict::of(&self.prepared, gate);
+        let verdict = Verdict::of(&self.prepared, gate, Some(clock.now()));
         let wait = self.prepared.action().members().wait_for_approval;
         let (Some(wait), Some((asked, pending))) = (wait, verdict.pending()) else {
             return self.ruled(verdict);
@@ -97,7 +97,7 @@ impl Authorization {
                     Err(error) => self.failed(error, &asked, &pending),
                 },
                 status @ (ApprovalStatus::Expired | ApprovalStatus::Pending | ApprovalStatus::Rejected) => {
-                    self.ruled(Verdict::unapproved(&asked, pending, status))
+                    self.ruled(Verdict::unapproved(&self.prepared, &asked, pending, status))
                 }
             },
             Ok(Err(error)) => self.failed(error, &asked, &pending),
@@ -124,7 +124,9 @@ impl Authorization {
         clock: &dyn Clock,
     ) -> Step<Verdict> {
         match call.step(event, clock).into_end() {
-            Ok(gate) => self.ruled(Verdict::of(&approved, gate).held_for(&asked, &pending)),
+            Ok(gate) => {
+                self.ruled(Verdict::of(&approved, gate, Some(clock.now())).held_for(&asked, &pending))
+            }
             Err(step) => {
                 self.state = State::AskingApproved { call, approved, asked, pending };
                 step
@@ -164,7 +166,7 @@ impl Machine for Authorization {
             }
             // Nothing was asked, or there is a verdict already: runs nothing, in no mode.
             (State::Created | State::Asking(_) | State::Ruled, _) => {
-                Step::Ended(Verdict::blocked(unexpected()))
+                Step::Ended(Verdict::blocked(&self.prepared, unexpected()))
             }
         }
     }

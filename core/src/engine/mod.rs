@@ -40,7 +40,7 @@ use std::sync::Arc;
 use std::time::Duration;
 
 use actpass_protocol::json::RawObject;
-use actpass_protocol::{Operation, Secret};
+use actpass_protocol::{Ended, Operation, Secret};
 
 use crate::action::Action;
 use crate::breaker::{Breaker, Circuit};
@@ -49,7 +49,7 @@ use crate::config::{CallOptions, Config};
 use crate::decision::Decision;
 use crate::error::Error;
 use crate::evidence::{EvidenceEvent, RecordedEvidence};
-use crate::guard::Answered;
+use crate::guard::{Answered, Recording};
 use crate::prepared::PreparedAction;
 use crate::request;
 use crate::trace::Traceparent;
@@ -59,7 +59,7 @@ use self::answer::Reply;
 pub use self::approval::ApprovalWait;
 pub use self::authorization::Authorization;
 use self::call::Call;
-pub use self::session::{GuardSession, Report, Stage};
+pub use self::session::{Begun, GuardSession, Stage};
 
 /// What happened: what the last [`Step`] of a machine led to.
 #[derive(Clone, Debug)]
@@ -139,17 +139,17 @@ pub struct Engine(Arc<Shared>);
 
 #[derive(Debug)]
 struct Shared {
-    config: Config,
+    config: Arc<Config>,
     breaker: Breaker,
 }
 
 impl Engine {
-    pub(crate) fn new(config: Config) -> Self {
+    pub(crate) fn new(config: Arc<Config>) -> Self {
         let breaker = Breaker::new(config.circuit_failures);
         Self(Arc::new(Shared { config, breaker }))
     }
 
-    pub(crate) fn config(&self) -> &Config {
+    pub(crate) fn config(&self) -> &Arc<Config> {
         &self.0.config
     }
 
@@ -179,7 +179,7 @@ impl Engine {
 
     /// Guards an action: asks, rules, and records how it ended if `record_outcome` is set. See [`GuardSession`].
     pub fn guard(&self, prepared: PreparedAction, scope: Scope, record_outcome: bool) -> GuardSession {
-        GuardSession::new(self.clone(), prepared, scope, record_outcome)
+        GuardSession::new(self, prepared, scope, record_outcome)
     }
 
     /// Waits until somebody decided about the approval `id`, for `wait` at most: see
@@ -202,31 +202,28 @@ impl Engine {
         event: &EvidenceEvent,
         scope: Scope,
     ) -> Result<impl Machine<Output = Result<RecordedEvidence, Error>> + use<>, Error> {
-        self.recording(event, scope)
+        let request = Request::new(Operation::RecordEvidence, request::evidence(event)?);
+        Ok(Call::new(self.clone(), request, scope, Reply { token: None, parse: RecordedEvidence::parse }))
     }
 
-    /// Records that an action was stopped: see [`ActPass::record_stop`](crate::ActPass::record_stop).
+    /// Records how an action ended: see [`ActPass::record`](crate::ActPass::record).
     ///
     /// # Errors
     ///
     /// As [`Engine::record_evidence`].
-    pub fn record_stop(
+    pub fn record(
         &self,
-        event: &EvidenceEvent,
+        recording: &Recording,
         scope: Scope,
     ) -> Result<impl Machine<Output = Result<RecordedEvidence, Error>> + use<>, Error> {
-        self.recording(event, self.stopped(scope)?)
-    }
-
-    /// This scope, with the time that the recording of a stopped action has.
-    fn stopped(&self, scope: Scope) -> Result<Scope, Error> {
-        let limit = CallOptions::new(Some(STOP_RECORDED_WITHIN.min(self.timeout(&scope))), None)?;
-        Ok(Scope { options: limit.or(scope.options), ..scope })
-    }
-
-    fn recording(&self, event: &EvidenceEvent, scope: Scope) -> Result<Call<Reply<RecordedEvidence>>, Error> {
-        let request = Request::new(Operation::RecordEvidence, request::evidence(event)?);
-        Ok(Call::new(self.clone(), request, scope, Reply { token: None, parse: RecordedEvidence::parse }))
+        let scope = match recording.ended() {
+            Ended::Failed | Ended::Returned => scope,
+            Ended::Cancelled | Ended::Suspended => {
+                let limit = CallOptions::new(Some(STOP_RECORDED_WITHIN.min(self.timeout(&scope))), None)?;
+                Scope { options: limit.or(scope.options), ..scope }
+            }
+        };
+        self.record_evidence(recording.event(), scope)
     }
 
     /// Asks for a decision and rules on nothing: see [`ActPass::preflight`](crate::ActPass::preflight).

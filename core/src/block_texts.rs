@@ -1,0 +1,285 @@
+//! What is said of an action that did not run: to a developer, and to the model that wanted to use the tool.
+
+use std::borrow::Cow;
+
+use crate::cause::Cause;
+use crate::decision::Decision;
+use crate::error::Error;
+use crate::redact;
+use actpass_protocol::{DecisionWord, ErrorKind, Secret};
+
+/// How long what a gateway says can be in a text for a model.
+const MAX_SAID: usize = 2_000;
+
+/// The two texts of a block, each in one line.
+///
+/// [`Blocked::texts`](crate::Blocked::texts) gives them; a binding makes them of an outcome that crossed a process.
+///
+/// ```
+/// use actpass_core::{BlockFailure, BlockTexts, Decision};
+///
+/// let answer = br#"{"decision": "deny", "reason_code": "refund.over_limit", "explain": {"summary": "The limit is 50 dollars."}}"#;
+/// let texts = BlockTexts::of("stripe.refund.create", &Decision::parse(answer).unwrap(), None, None);
+/// assert_eq!(
+///     texts.model,
+///     "stripe.refund.create was not run: deny (refund.over_limit). The limit is 50 dollars. \
+///      Do not call it again with the same arguments: it would be blocked again.",
+/// );
+/// ```
+#[derive(Clone, Debug, PartialEq, Eq)]
+pub struct BlockTexts {
+    /// For a developer: what failed, at which hop, and what to check.
+    pub developer: String,
+    /// For a model: what was not done, why in terms of the policy, whether the same call can help later, and what to do
+    /// instead. How the gateway is reached or run is not in it.
+    pub model: String,
+}
+
+/// How the gate failed, as far as it matters to the texts of a block.
+#[derive(Clone, Debug)]
+pub struct BlockFailure<'e> {
+    /// The error's text.
+    pub message: Cow<'e, str>,
+    /// Whether the same call may succeed later: see [`Error::is_retryable`](crate::Error::is_retryable).
+    pub is_retryable: bool,
+    /// Whether another argument would help; the explanation says which.
+    pub is_of_an_argument: bool,
+}
+
+impl<'e> From<&'e Error> for BlockFailure<'e> {
+    fn from(error: &'e Error) -> Self {
+        let is_of_an_argument =
+            error.kind() == ErrorKind::Argument || matches!(error.cause(), Some(Cause::NotCanonical { .. }));
+        let message = Cow::Owned(error.to_string());
+        Self { message, is_retryable: error.is_retryable(), is_of_an_argument }
+    }
+}
+
+impl BlockTexts {
+    /// The texts of a `decision` that blocked `tool`. `failure` is how the gate failed, if it did; `approval` is the id of the
+    /// approval that the action waits for, if it can be resumed.
+    pub fn of(
+        tool: &str,
+        decision: &Decision,
+        failure: Option<&BlockFailure<'_>>,
+        approval: Option<&str>,
+    ) -> Self {
+        let (word, reason) = (decision.word().as_str(), decision.reason_code());
+        let explain = decision.explain();
+        let explained =
+            || std::iter::once(&explain.summary).chain(&explain.next_steps).map(|text| sentence(text));
+        let head = sentence(&format!("{tool} was not run: {word} ({reason})"));
+
+        let error = failure.map(|failure| sentence(&failure.message));
+        let developer = joined([head.clone()].into_iter().chain(error).chain(explained()));
+
+        let own = OwnReason::of(&reason);
+        let said = match (failure, own) {
+            (Some(failure), _) if failure.is_of_an_argument => joined(explained()),
+            (Some(_), _) => "Whether it may run could not be found out.".to_owned(),
+            (None, Some(own)) => own.why().to_owned(),
+            (None, None) => shortened(joined(explained())),
+        };
+        let again = match (approval, failure) {
+            (Some(id), _) => {
+                let id = one_line(id);
+                format!(
+                    "A person has to approve this first (approval {id}): do not call it again until they have."
+                )
+            }
+            (None, Some(failure)) if failure.is_of_an_argument => "Then call it again.".to_owned(),
+            (None, Some(failure)) if failure.is_retryable => {
+                "This may pass: the same call may be tried again later.".to_owned()
+            }
+            (None, Some(_)) => "Do not call it again: somebody has to repair this first.".to_owned(),
+            (None, None) => match own {
+                Some(own) => own.again().to_owned(),
+                None => again(decision.word(), &reason).to_owned(),
+            },
+        };
+        Self { developer, model: joined([head, said, again]) }
+    }
+
+    /// The texts without these secrets.
+    #[must_use]
+    pub(crate) fn without(self, secrets: &[&Secret]) -> Self {
+        Self { developer: redact::text(&self.developer, secrets), model: redact::text(&self.model, secrets) }
+    }
+}
+
+/// The reasons of the SDK's own for which the gate did not fail. Their explanations are for a developer.
+#[derive(Clone, Copy)]
+enum OwnReason {
+    ApprovalTimeout,
+    ArgumentsChanged,
+    PermitExpired,
+    Replayed,
+    Unrecorded,
+}
+
+impl OwnReason {
+    fn of(reason_code: &str) -> Option<Self> {
+        Some(match reason_code {
+            "actpass.approval_timeout" => Self::ApprovalTimeout,
+            "actpass.arguments_changed" => Self::ArgumentsChanged,
+            "actpass.permit_expired" => Self::PermitExpired,
+            "actpass.replayed" => Self::Replayed,
+            "actpass.unrecorded" => Self::Unrecorded,
+            _ => return None,
+        })
+    }
+
+    fn why(self) -> &'static str {
+        match self {
+            Self::ApprovalTimeout => "Nobody decided about it in time.",
+            Self::ArgumentsChanged => "The arguments changed after they were judged.",
+            Self::PermitExpired => "It was allowed, but was not run in time.",
+            Self::Replayed => {
+                "It was allowed once before under the same idempotency key, so it may have run already."
+            }
+            Self::Unrecorded => "It was allowed, but that was not recorded as it must be.",
+        }
+    }
+
+    fn again(self) -> &'static str {
+        match self {
+            Self::ApprovalTimeout => "Do not call it again until a person has decided.",
+            Self::ArgumentsChanged => {
+                "The same call may be made again, with arguments that nothing changes meanwhile."
+            }
+            Self::PermitExpired => "The same call may be made again.",
+            Self::Replayed => "Do not call it again before it is known whether it ran.",
+            Self::Unrecorded => "Do not call it again: somebody has to repair this first.",
+        }
+    }
+}
+
+/// Whether the same call can help after a decision that was made.
+fn again(word: &DecisionWord, reason_code: &str) -> &'static str {
+    match word {
+        _ if reason_code == "approval.expired" => "The same call asks for approval again.",
+        DecisionWord::RequireApproval => {
+            "A person has to approve this first: do not call it again until they have."
+        }
+        DecisionWord::RequireToolReapproval => {
+            "The tool has to be approved again first: do not call it again until it has been."
+        }
+        DecisionWord::Allow | DecisionWord::Deny | DecisionWord::Other(_) | DecisionWord::Warn => {
+            "Do not call it again with the same arguments: it would be blocked again."
+        }
+    }
+}
+
+fn joined(sentences: impl IntoIterator<Item = String>) -> String {
+    let mut text = String::new();
+    for sentence in sentences {
+        if !sentence.is_empty() {
+            if !text.is_empty() {
+                text.push(' ');
+            }
+            text.push_str(&sentence);
+        }
+    }
+    text
+}
+
+/// `text` as a sentence in one line; nothing if there is none.
+fn sentence(text: &str) -> String {
+    let mut text = one_line(text);
+    if !text.is_empty() && !text.ends_with(['.', '!', '?', '…']) {
+        text.push('.');
+    }
+    text
+}
+
+/// `text` without control characters and surrounding space: a text for a model has one paragraph, whatever a gateway sends.
+fn one_line(text: &str) -> String {
+    let words = text.split(|c: char| c.is_whitespace() || c.is_control());
+    words.filter(|word| !word.is_empty()).collect::<Vec<_>>().join(" ")
+}
+
+fn shortened(text: String) -> String {
+    match text.char_indices().nth(MAX_SAID) {
+        None => text,
+        Some((end, _)) => text.get(..end).unwrap_or_default().trim_end().to_owned() + "…",
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    fn texts(decision: &str, failure: Option<&BlockFailure<'_>>, approval: Option<&str>) -> BlockTexts {
+        BlockTexts::of("demo.tool", &Decision::parse(decision.as_bytes()).unwrap(), failure, approval)
+    }
+
+    #[test]
+    fn a_gateways_decision_is_explained_to_both() {
+        let decision = r#"{"decision":"deny","reason_code":"r","explain":{"summary":" The limit\n is 50 ","next_steps":["Ask for less"]}}"#;
+        let BlockTexts { developer, model } = texts(decision, None, None);
+        assert_eq!(developer, "demo.tool was not run: deny (r). The limit is 50. Ask for less.");
+        let again = "Do not call it again with the same arguments: it would be blocked again.";
+        assert_eq!(model, format!("{developer} {again}"));
+    }
+
+    #[test]
+    fn a_model_is_told_nothing_of_the_infrastructure() {
+        let error = Error::new(ErrorKind::Connection, "cannot reach 127.0.0.1:8787: connection refused");
+        let decision = Decision::for_failure(&error, None);
+        let BlockTexts { developer, model } =
+            BlockTexts::of("demo.tool", &decision, Some(&BlockFailure::from(&error)), None);
+        assert_eq!(
+            model,
+            "demo.tool was not run: deny (actpass.unreachable). Whether it may run could not be found out. \
+             This may pass: the same call may be tried again later."
+        );
+        assert!(developer.contains("127.0.0.1:8787") && developer.contains("base URL"), "{developer}");
+    }
+
+    #[test]
+    fn each_end_says_whether_the_same_call_can_help() {
+        let decided =
+            |word: &str, reason: &str| format!(r#"{{"decision":"{word}","reason_code":"{reason}"}}"#);
+        for (word, reason, approval, end) in [
+            ("deny", "actpass.replayed", None, "before it is known whether it ran."),
+            ("deny", "actpass.arguments_changed", None, "that nothing changes meanwhile."),
+            ("deny", "actpass.permit_expired", None, "The same call may be made again."),
+            ("deny", "actpass.unrecorded", None, "somebody has to repair this first."),
+            ("deny", "approval.expired", None, "asks for approval again."),
+            ("deny", "approval.rejected", None, "it would be blocked again."),
+            (
+                "require_approval",
+                "r",
+                Some("apr_1"),
+                "(approval apr_1): do not call it again until they have.",
+            ),
+            ("require_approval", "actpass.approval_timeout", None, "until a person has decided."),
+            ("require_approval", "r", None, "do not call it again until they have."),
+            ("require_tool_reapproval", "r", None, "until it has been."),
+            ("tomorrow", "r", None, "it would be blocked again."),
+        ] {
+            let model = texts(&decided(word, reason), None, approval).model;
+            assert!(model.ends_with(end), "{word} {reason}: {model}");
+        }
+    }
+
+    #[test]
+    fn an_argument_that_cannot_be_judged_is_named_to_the_model() {
+        let error = Error::new(ErrorKind::Response, "x")
+            .with_cause(Cause::NotCanonical { path: "args.id".to_owned() });
+        let decision = Decision::for_failure(&error, None);
+        let model = BlockTexts::of("t", &decision, Some(&BlockFailure::from(&error)), None).model;
+        assert!(model.ends_with("Send args.id as a string. Then call it again."), "{model}");
+    }
+
+    #[test]
+    fn what_a_gateway_says_is_bounded_and_without_secrets() {
+        let long = "x".repeat(10_000);
+        let model =
+            texts(&format!(r#"{{"decision":"deny","explain":{{"summary":"{long}"}}}}"#), None, None).model;
+        assert!(model.len() < 2_300 && model.contains('…'), "{}", model.len());
+        let said = texts(r#"{"decision":"deny","explain":{"summary":"key apk_1234"}}"#, None, None);
+        let hidden = said.without(&[&Secret::new("apk_1234")]);
+        assert!(hidden.model.contains("key [redacted]") && hidden.developer.contains("key [redacted]"));
+    }
+}
