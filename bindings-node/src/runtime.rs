@@ -9,13 +9,11 @@ use std::rc::Rc;
 use std::sync::{Arc, Mutex, MutexGuard, OnceLock, PoisonError, Weak};
 
 use actpass_core::{Error, ErrorKind, EvidenceEvent, Json, Outcome, Verdict};
-use actpass_session::CallLog;
+use actpass_session::{BackgroundRuntime, CallLog};
 use napi::bindgen_prelude::{Either, Function};
 use napi::threadsafe_function::{ThreadsafeFunction, ThreadsafeFunctionCallMode};
 use napi::{Env, Status};
 use napi_derive::napi;
-use once_cell::sync::OnceCell;
-use tokio::runtime::{Builder, Handle};
 use tokio::task::AbortHandle;
 
 use crate::enter::enter;
@@ -162,7 +160,7 @@ impl Door {
     {
         let arrivals = Arc::clone(&self.arrivals);
         let mut arrival = Arrival { id, arrivals, log: log.clone(), lost: Some(lost) };
-        let stage = match background() {
+        let stage = match BackgroundRuntime::current() {
             Ok(background) => {
                 let call = CallLog::keep(log, broken::perhaps(call));
                 let task = background.spawn(async move {
@@ -273,23 +271,6 @@ fn batch(arrivals: &Weak<Arrivals>, calls: &mut HashMap<i64, Stage>) -> Batch {
         batch.extend([Either::A(id), Either::A(how as i64), Either::B(text), Either::B(lines)]);
     }
     batch
-}
-
-/// The background thread of this process, started with its first call.
-fn background() -> Result<&'static Handle, Error> {
-    static BACKGROUND: OnceCell<Handle> = OnceCell::new();
-    BACKGROUND.get_or_try_init(|| {
-        let failed = |error: std::io::Error| {
-            Error::new(ErrorKind::Internal, format!("no background thread: {error}")).with_source(error)
-        };
-        let runtime = Builder::new_current_thread().enable_all().build().map_err(failed)?;
-        let handle = runtime.handle().clone();
-        std::thread::Builder::new()
-            .name("actpass".to_owned())
-            .spawn(move || runtime.block_on(std::future::pending::<()>()))
-            .map_err(failed)?;
-        Ok(handle)
-    })
 }
 
 fn no_permit() -> Error {

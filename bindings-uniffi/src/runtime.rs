@@ -5,9 +5,8 @@ use std::future::Future;
 use std::panic::{AssertUnwindSafe, catch_unwind};
 use std::sync::Arc;
 
-use actpass_core::{Error, ErrorKind};
-use once_cell::sync::OnceCell;
-use tokio::runtime::{Builder, Runtime};
+use actpass_core::Error;
+use actpass_session::BackgroundRuntime;
 use tokio::sync::watch;
 use tokio::task::JoinHandle;
 
@@ -46,8 +45,8 @@ pub(crate) async fn wait<T: Send + 'static>(
     call: impl Future<Output = Result<T, Error>> + Send + 'static,
     lost: impl FnOnce(Error) -> Result<T, Error>,
 ) -> Result<T, NativeError> {
-    let mut task = match runtime() {
-        Ok(runtime) => Aborting(runtime.spawn(call)),
+    let mut task = match BackgroundRuntime::current() {
+        Ok(background) => Aborting(background.spawn(call)),
         Err(error) => return Ok(lost(error)?),
     };
     let ended = match cancel {
@@ -63,7 +62,7 @@ pub(crate) async fn wait<T: Send + 'static>(
 
 /// Makes `call` on the background thread, and waits for nothing.
 pub(crate) fn detach(call: impl Future<Output = ()> + Send + 'static) -> Result<(), Error> {
-    runtime().map(|runtime| drop(runtime.spawn(call)))
+    BackgroundRuntime::current().map(|background| drop(background.spawn(call)))
 }
 
 /// Runs a conversion; a panic in it is an error like any other.
@@ -79,40 +78,6 @@ impl<T> Drop for Aborting<T> {
         self.0.abort();
     }
 }
-
-/// Started with the first call. One thread: it waits for the network, and more were not faster.
-fn runtime() -> Result<&'static Runtime, Error> {
-    static RUNTIME: OnceCell<Runtime> = OnceCell::new();
-    RUNTIME.get_or_try_init(|| {
-        Builder::new_multi_thread()
-            .worker_threads(1)
-            .thread_name("actpass")
-            .on_thread_start(bear_broken_pipes)
-            .enable_all()
-            .build()
-            .map_err(|error| {
-                Error::new(ErrorKind::Internal, format!("no runtime: {error}")).with_source(error)
-            })
-    })
-}
-
-/// Lets a write to a connection that the gateway has closed fail as a write does. By default the signal that comes with it ends
-/// the process: Rust's own programs ignore it, and a Swift program does not.
-#[cfg(unix)]
-#[expect(unsafe_code, reason = "there is no safe way to a thread's signal mask in the standard library")]
-fn bear_broken_pipes() {
-    // SAFETY: the set is made by `sigemptyset` before it is read, and the mask that is changed is this thread's own, which
-    // runs nothing but the SDK's calls.
-    unsafe {
-        let mut signals = std::mem::MaybeUninit::uninit();
-        libc::sigemptyset(signals.as_mut_ptr());
-        libc::sigaddset(signals.as_mut_ptr(), libc::SIGPIPE);
-        libc::pthread_sigmask(libc::SIG_BLOCK, signals.as_ptr(), std::ptr::null_mut());
-    }
-}
-
-#[cfg(not(unix))]
-fn bear_broken_pipes() {}
 
 /// Calls that break, for the tests of what happens then. A package has none.
 #[cfg(feature = "test-hooks")]

@@ -1,24 +1,20 @@
 //! Calls that run beside the calling thread: for languages with event loops.
 
+use std::convert::Infallible;
 use std::fmt;
 use std::future::Future;
 use std::mem;
 use std::ops::Deref;
 use std::panic::AssertUnwindSafe;
-use std::sync::Arc;
 
-use arc_swap::{ArcSwap, ArcSwapOption};
 use futures_util::FutureExt;
-use tokio::runtime::{Builder, Runtime};
 use tokio::task::AbortHandle;
 
-use actpass_core::{ActPass, ActPassBuilder, Circuit, Error, ErrorKind, Settings};
+use actpass_core::{ActPass, ActPassBuilder, Circuit, Error, Settings};
 
 use crate::blocking::BlockingClient;
-use crate::idle::notice_closed_connections;
-
-/// The thread of this process, or of the one that this process was forked from.
-static THREAD: ArcSwapOption<Thread> = ArcSwapOption::const_empty();
+use crate::process::PerProcess;
+use crate::runtime::BackgroundRuntime;
 
 /// A client whose calls run on one background thread of the process, which all such clients share. It is started with the
 /// first call. Safe to use from many threads at once and on both sides of a `fork()`: a child starts a thread of its own,
@@ -41,7 +37,7 @@ static THREAD: ArcSwapOption<Thread> = ArcSwapOption::const_empty();
 /// ```
 pub struct BackgroundClient {
     settings: Settings,
-    client: ArcSwap<Client>,
+    client: PerProcess<ActPass>,
 }
 
 impl BackgroundClient {
@@ -64,17 +60,12 @@ impl BackgroundClient {
     }
 
     fn with_settings(settings: Settings) -> Self {
-        let client = ArcSwap::from_pointee(Client::new(&settings));
-        Self { settings, client }
+        Self { settings, client: PerProcess::new() }
     }
 
     /// Whether calls of this process go to the gateway: see [`ActPass::circuit`].
     pub fn circuit(&self) -> Circuit {
-        let client = self.client.load();
-        match &client.client {
-            Some(actpass) if client.process == std::process::id() => actpass.circuit(),
-            Some(_) | None => Circuit::Closed,
-        }
+        self.client.existing().map_or(Circuit::Closed, |client| client.circuit())
     }
 
     /// Starts `call`. What it comes to is given to `done`, once, on the background thread; on the calling thread if there
@@ -92,42 +83,19 @@ impl BackgroundClient {
         F: Future<Output = Result<T, Error>> + Send + 'static,
     {
         let process = std::process::id();
-        let (runtime, client) = match self.parts(process) {
-            Ok(parts) => parts,
+        let background = match BackgroundRuntime::current() {
+            Ok(background) => background,
             Err(error) => {
                 done(Err(error));
                 return Call { process, task: None };
             }
         };
-        let Some(runtime) = runtime.runtime.as_ref() else {
-            done(Err(Error::new(ErrorKind::Internal, "the runtime is gone")));
-            return Call { process, task: None };
-        };
-        let call = AssertUnwindSafe(call(client)).catch_unwind();
-        let task = runtime.spawn(async move {
-            notice_closed_connections().await;
+        let Ok(client) = self.client.get(|| Ok::<_, Infallible>(self.settings.connect()));
+        let call = AssertUnwindSafe(call(ActPass::clone(&client))).catch_unwind();
+        let task = background.spawn(async move {
             done(call.await.unwrap_or_else(|_panic| Err(Error::panicked())));
         });
         Call { process, task: Some(task.abort_handle()) }
-    }
-
-    fn parts(&self, process: u32) -> Result<(Arc<Thread>, ActPass), Error> {
-        let current = self.client.load_full();
-        let client = match current.process == process {
-            true => current,
-            false => {
-                let mine = Arc::new(Client::new(&self.settings));
-                let before = self.client.compare_and_swap(&current, Arc::clone(&mine));
-                match Arc::ptr_eq(&before, &current) {
-                    true => mine,
-                    // Another thread of this process was first.
-                    false => Arc::clone(&before),
-                }
-            }
-        };
-        let client = client.client.clone();
-        let client = client.ok_or_else(|| Error::new(ErrorKind::Internal, "the client is gone"))?;
-        Ok((Thread::of(process)?, client))
     }
 }
 
@@ -169,67 +137,6 @@ impl Drop for Call {
         if self.process != std::process::id() {
             // The parent's: its last holder would take apart what the parent still uses.
             mem::forget(self.task.take());
-        }
-    }
-}
-
-/// What a process may not share with another: the connections of one client.
-struct Client {
-    process: u32,
-    client: Option<ActPass>,
-}
-
-impl Client {
-    fn new(settings: &Settings) -> Self {
-        Self { process: std::process::id(), client: Some(settings.connect()) }
-    }
-}
-
-impl Drop for Client {
-    fn drop(&mut self) {
-        if self.process != std::process::id() {
-            mem::forget(self.client.take());
-        }
-    }
-}
-
-/// The background thread of a process. The one that is in use is never dropped.
-struct Thread {
-    process: u32,
-    runtime: Option<Runtime>,
-}
-
-impl Thread {
-    fn of(process: u32) -> Result<Arc<Self>, Error> {
-        let current = THREAD.load_full();
-        if let Some(thread) = current.as_ref().filter(|thread| thread.process == process) {
-            return Ok(Arc::clone(thread));
-        }
-        let runtime = Builder::new_multi_thread()
-            .worker_threads(1)
-            .thread_name("actpass")
-            .enable_all()
-            .build()
-            .map_err(|error| {
-                Error::new(ErrorKind::Internal, format!("no runtime: {error}")).with_source(error)
-            })?;
-        let mine = Arc::new(Self { process, runtime: Some(runtime) });
-        let before = THREAD.compare_and_swap(&current, Some(Arc::clone(&mine)));
-        match before.as_ref().filter(|thread| thread.process == process) {
-            Some(first) => Ok(Arc::clone(first)),
-            None => Ok(mine),
-        }
-    }
-}
-
-impl Drop for Thread {
-    fn drop(&mut self) {
-        if let Some(runtime) = self.runtime.take() {
-            match self.process == std::process::id() {
-                // Another thread was first to make one.
-                true => runtime.shutdown_background(),
-                false => mem::forget(runtime),
-            }
         }
     }
 }

@@ -5,19 +5,18 @@
 //! drives does not matter: of many that call at once after a pause only one does.
 
 use std::fmt;
-use std::mem;
 use std::ops::Deref;
 use std::panic::{AssertUnwindSafe, catch_unwind};
 use std::pin::pin;
-use std::sync::Arc;
 use std::time::Duration;
 
-use arc_swap::ArcSwap;
-use tokio::runtime::{Builder, Runtime};
+use tokio::runtime::Builder;
 
-use actpass_core::{ActPass, ActPassBuilder, Circuit, Error, ErrorKind, PreparedAction, Settings, Verdict};
+use actpass_core::{ActPass, ActPassBuilder, Circuit, Error, PreparedAction, Settings, Verdict};
 
 use crate::idle::notice_closed_connections;
+use crate::process::PerProcess;
+use crate::runtime::OwnedRuntime;
 
 /// How often a waiting call asks whether it should go on: every 50 ms.
 pub const INTERRUPT_INTERVAL: Duration = Duration::from_millis(50);
@@ -40,7 +39,7 @@ pub const INTERRUPT_INTERVAL: Duration = Duration::from_millis(50);
 /// ```
 pub struct BlockingClient {
     settings: Settings,
-    client: ArcSwap<PerProcess>,
+    client: PerProcess<Parts>,
 }
 
 impl BlockingClient {
@@ -50,18 +49,12 @@ impl BlockingClient {
     ///
     /// As [`ActPassBuilder::build`].
     pub fn new(builder: ActPassBuilder) -> Result<Self, Error> {
-        let settings = builder.settings()?;
-        let client = ArcSwap::from_pointee(PerProcess::new(&settings)?);
-        Ok(Self { settings, client })
+        Ok(Self { settings: builder.settings()?, client: PerProcess::new() })
     }
 
     /// Whether calls of this process go to the gateway: see [`ActPass::circuit`].
     pub fn circuit(&self) -> Circuit {
-        let client = self.client.load();
-        match &client.parts {
-            Some((_, actpass)) if client.is_mine() => actpass.circuit(),
-            Some(_) | None => Circuit::Closed,
-        }
+        self.client.existing().map_or(Circuit::Closed, |client| client.actpass.circuit())
     }
 
     /// Makes `call` and waits for it on this thread.
@@ -88,14 +81,15 @@ impl BlockingClient {
     where
         F: AsyncFnOnce(ActPass) -> Result<T, Error>,
     {
-        let client = match self.client() {
+        let client = match self.client.get(|| Parts::new(&self.settings)) {
             Ok(client) => client,
             Err(error) => return Ok(Err(error)),
         };
-        let Some((runtime, actpass)) = client.parts.as_ref() else {
-            return Ok(Err(Error::new(ErrorKind::Internal, "the runtime is gone")));
+        let runtime = match client.runtime.get() {
+            Ok(runtime) => runtime,
+            Err(error) => return Ok(Err(error)),
         };
-        let call = call(actpass.clone());
+        let call = call(client.actpass.clone());
         let mut call = pin!(async move {
             // A task, because it is run by the thread that drives, which need not be this one.
             let _ = tokio::spawn(notice_closed_connections()).await;
@@ -140,21 +134,6 @@ impl BlockingClient {
         let ruled = self.wait(async |actpass| Ok(actpass.authorize_prepared(request).await), interrupted)?;
         Ok(ruled.unwrap_or_else(|failure| Verdict::for_failure(request, failure)))
     }
-
-    /// The client of this process.
-    fn client(&self) -> Result<Arc<PerProcess>, Error> {
-        let current = self.client.load_full();
-        if current.is_mine() {
-            return Ok(current);
-        }
-        let mine = Arc::new(PerProcess::new(&self.settings)?);
-        let before = self.client.compare_and_swap(&current, Arc::clone(&mine));
-        if Arc::ptr_eq(&before, &current) {
-            return Ok(mine);
-        }
-        // Another thread of this process was first.
-        Ok(Arc::clone(&before))
-    }
 }
 
 impl Deref for BlockingClient {
@@ -175,35 +154,15 @@ impl fmt::Debug for BlockingClient {
 }
 
 /// What a process may not share with another.
-struct PerProcess {
-    process: u32,
-    parts: Option<(Runtime, ActPass)>,
+struct Parts {
+    // Dropped in this order.
+    actpass: ActPass,
+    runtime: OwnedRuntime,
 }
 
-impl PerProcess {
+impl Parts {
     fn new(settings: &Settings) -> Result<Self, Error> {
-        let runtime = Builder::new_current_thread().enable_all().build().map_err(|error| {
-            Error::new(ErrorKind::Internal, format!("no runtime: {error}")).with_source(error)
-        })?;
-        Ok(Self { process: std::process::id(), parts: Some((runtime, settings.connect())) })
-    }
-
-    fn is_mine(&self) -> bool {
-        self.process == std::process::id()
-    }
-}
-
-impl Drop for PerProcess {
-    fn drop(&mut self) {
-        let Some((runtime, client)) = self.parts.take() else {
-            return;
-        };
-        if self.process == std::process::id() {
-            drop(client);
-            runtime.shutdown_background();
-        } else {
-            // The parent's: even to close it would reach into the parent's polling.
-            mem::forget((runtime, client));
-        }
+        let runtime = OwnedRuntime::build(&mut Builder::new_current_thread())?;
+        Ok(Self { actpass: settings.connect(), runtime })
     }
 }

@@ -21,7 +21,7 @@ use std::thread;
 use std::time::Duration;
 
 use actpass_core::{ActPass, Error, ErrorKind, EvidenceEvent, Mode, Verdict};
-use actpass_session::{BackgroundClient, BlockingClient};
+use actpass_session::{BackgroundClient, BackgroundRuntime, BlockingClient};
 use common::{KEY, action, allow, body, builder, gateway, header, respond};
 use serde_json::json;
 
@@ -61,6 +61,28 @@ fn calls_share_connections_and_one_thread() {
     let connections: HashSet<_> = gateway.seen().iter().map(|seen| seen.connection).collect();
     assert_eq!((gateway.seen().len(), connections.len()), (10, 1));
     assert_eq!((host.base_url(), host.agent_id()), (other.base_url(), other.agent_id()));
+}
+
+#[test]
+fn tasks_run_on_the_thread_of_the_calls() {
+    let gateway = gateway(json!([]));
+    let host = BackgroundClient::new(builder(&gateway)).unwrap();
+    let of_calls = ask(&host, |_| async { Ok(thread::current().id()) }).unwrap();
+    let task = BackgroundRuntime::current().unwrap().spawn(async { thread::current().id() });
+    assert_eq!(common::block_on(task).unwrap(), of_calls);
+}
+
+/// The names of hosts are resolved on threads of the runtime's own, which must not end the process either.
+#[cfg(unix)]
+#[test]
+fn its_threads_block_sigpipe_and_the_callers_does_not() {
+    use nix::sys::signal::{SigSet, Signal};
+
+    let is_blocked = || SigSet::thread_get_mask().unwrap().contains(Signal::SIGPIPE);
+    let background = BackgroundRuntime::current().unwrap();
+    let task = background.spawn(async move { (is_blocked(), tokio::task::spawn_blocking(is_blocked).await) });
+    let (worker, resolver) = common::block_on(task).unwrap();
+    assert_eq!((worker, resolver.unwrap(), is_blocked()), (true, true, false));
 }
 
 #[test]
