@@ -9,6 +9,8 @@ use crate::client::{ActPass, Time};
 use crate::clock::Clock;
 use crate::config::{self, Config};
 use crate::error::Error;
+#[cfg(feature = "reqwest")]
+use crate::http::ReqwestTransport;
 #[cfg(feature = "http")]
 use crate::http::{CaVariable, Way, extra_ca};
 use crate::settings::Settings;
@@ -57,6 +59,8 @@ pub struct ActPassBuilder {
     user_agent: Option<String>,
     transport: Option<Box<dyn Transport>>,
     clock: Option<Box<dyn Clock>>,
+    #[cfg(feature = "reqwest")]
+    reqwest: Option<reqwest::ClientBuilder>,
 }
 
 impl ActPassBuilder {
@@ -176,17 +180,56 @@ impl ActPassBuilder {
         self
     }
 
+    /// Sends by a `reqwest` client of these settings, in the place of the shipped one: with its proxies, name resolution and TLS
+    /// settings, to which [`ca`](ActPassBuilder::ca) says nothing.
+    ///
+    /// Redirects are not followed and requests not repeated, whatever the settings say; over plain `http` no proxy is used; the
+    /// connect timeout is this builder's. When a connection was open is not known, so a repeated `allow` with an age is never
+    /// taken for the answer to an attempt of this call.
+    ///
+    /// ```
+    /// use actpass_core::ActPass;
+    ///
+    /// # rustls::crypto::ring::default_provider().install_default().unwrap();
+    /// let client = reqwest::Client::builder().tls_certs_only([]);
+    /// let actpass = ActPass::builder().api_key("apk_dev").base_url("http://127.0.0.1:8787").reqwest(client).build()?;
+    /// # Ok::<(), actpass_core::Error>(())
+    /// ```
+    #[cfg(feature = "reqwest")]
+    #[must_use]
+    pub fn reqwest(mut self, client: reqwest::ClientBuilder) -> Self {
+        self.reqwest = Some(client);
+        self
+    }
+
     /// Makes the client. Nothing is sent.
     ///
     /// # Errors
     ///
     /// [`ErrorKind::Config`](crate::ErrorKind::Config), naming the setting and what was expected.
     pub fn build(mut self) -> Result<ActPass, Error> {
+        #[cfg(feature = "reqwest")]
+        if let Some(client) = self.reqwest.take() {
+            return self.over_reqwest(client);
+        }
         let Some(transport) = self.transport.take() else { return self.over_http() };
         #[cfg(feature = "http")]
         extra_ca(self.ca.as_deref())?;
         let time = self.time()?;
         Ok(ActPass::with_transport(Arc::new(self.config()?), transport, time))
+    }
+
+    #[cfg(feature = "reqwest")]
+    fn over_reqwest(mut self, client: reqwest::ClientBuilder) -> Result<ActPass, Error> {
+        for (setting, is_given) in [("transport", self.transport.is_some()), ("ca", self.ca.is_some())] {
+            if is_given {
+                return Err(Error::config(setting, "expected none beside reqwest, which has its own"));
+            }
+        }
+        let time = self.time()?;
+        let config = self.config()?;
+        let transport = ReqwestTransport::new(&config, client)?;
+        Ok(ActPass::with_transport(Arc::new(config), Box::new(transport), time))
     }
 
     #[cfg(feature = "http")]
@@ -217,6 +260,10 @@ impl ActPassBuilder {
     ///
     /// As [`ActPassBuilder::build`]; a transport or a clock cannot be given here.
     pub fn settings(self) -> Result<Settings, Error> {
+        #[cfg(feature = "reqwest")]
+        if self.reqwest.is_some() {
+            return Err(Error::config("reqwest", "expected none: each client of the settings makes its own"));
+        }
         if self.clock.is_some() {
             return Err(Error::config("clock", "expected none: each client of the settings makes its own"));
         }

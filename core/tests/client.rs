@@ -987,3 +987,21 @@ fn a_gateway_that_cannot_be_reached_is_left_alone() {
     }
     assert_eq!(gateway.seen().len(), 4);
 }
+
+#[cfg(feature = "reqwest")]
+#[test]
+fn what_a_reqwest_client_cannot_have_beside_it_is_named() {
+    // No provider of TLS is installed in this process, and nobody panics.
+    let given =
+        || ActPass::builder().api_key(KEY).base_url("http://127.0.0.1:9").reqwest(reqwest::Client::builder());
+    for (builder, problem) in [
+        (given().transport(Never), "transport: expected none beside reqwest, which has its own"),
+        (given().ca("-----BEGIN CERTIFICATE-----"), "ca: expected none beside reqwest, which has its own"),
+        (given(), "reqwest: expected settings of which a client can be made, found no TLS provider"),
+    ] {
+        let error = builder.build().unwrap_err();
+        assert_eq!((error.kind(), error.to_string().as_str()), (ErrorKind::Config, problem));
+    }
+    let error = given().settings().unwrap_err();
+    assert!(error.to_string().starts_with("reqwest: expected none: each client"), "{error}");
+}

@@ -16,12 +16,13 @@ use std::io;
 use std::panic::{AssertUnwindSafe, catch_unwind};
 use std::path::{Path, PathBuf};
 use std::sync::atomic::{AtomicUsize, Ordering};
-use std::sync::{Arc, Mutex};
+use std::sync::{Arc, Mutex, OnceLock};
 use std::time::Duration;
 
+use actpass_core::engine::{Begun, Stage};
 use actpass_core::{
     ActPass, ActPassBuilder, Action, Ended, Error, ExecutionContext, Json, Mode, Outcome, TokioClock,
-    Verdict, canonical_json,
+    canonical_json,
 };
 use actpass_hostile_gateway::{HostileGateway, Script, Seen};
 use serde::{Deserialize, Deserializer};
@@ -38,7 +39,25 @@ const WORKERS: usize = 8;
 
 #[test]
 fn every_vector() {
-    let log = Log::install();
+    play_all(Sender::Shipped);
+    // In one test, because what is logged is the process's.
+    #[cfg(feature = "reqwest")]
+    {
+        rustls::crypto::ring::default_provider().install_default().unwrap();
+        play_all(Sender::Reqwest);
+    }
+}
+
+/// Who sends the requests.
+#[derive(Clone, Copy, Debug, PartialEq)]
+enum Sender {
+    Shipped,
+    #[cfg(feature = "reqwest")]
+    Reqwest,
+}
+
+fn play_all(sender: Sender) {
+    let log = Log::installed();
     let paths = files();
     let vectors: Vec<_> = paths.iter().map(|path| Vector::read(path)).collect();
     assert!(!vectors.is_empty(), "no vectors");
@@ -56,7 +75,7 @@ fn every_vector() {
             scope.spawn(|| {
                 while let Some(run) = runs.get(next.fetch_add(1, Ordering::SeqCst)) {
                     let name = format!("{} in {}", run.vector.name, run.mode);
-                    let played = catch_unwind(AssertUnwindSafe(|| play(run)));
+                    let played = catch_unwind(AssertUnwindSafe(|| play(run, sender)));
                     let problems = match played {
                         Ok((problems, outcome)) => {
                             outcomes.lock().unwrap().insert(run.key(), outcome);
@@ -73,7 +92,7 @@ fn every_vector() {
         }
     });
 
-    if let Some(folder) = std::env::var_os("ACTPASS_OUTCOMES") {
+    if let Some(folder) = std::env::var_os("ACTPASS_OUTCOMES").filter(|_| sender == Sender::Shipped) {
         std::fs::create_dir_all(&folder).unwrap();
         let lines: Vec<String> = outcomes.into_inner().unwrap().into_values().collect();
         std::fs::write(Path::new(&folder).join("rust.jsonl"), lines.concat()).unwrap();
@@ -94,7 +113,7 @@ fn every_vector() {
     assert!(failures.is_empty(), "{} failed:\n{}", failures.len(), failures.join("\n"));
     assert_eq!(vectors.len(), paths.len());
     assert!(next.into_inner() >= runs.len());
-    println!("{} vectors, {} runs passed", vectors.len(), runs.len());
+    println!("{} vectors, {} runs passed ({sender:?})", vectors.len(), runs.len());
 }
 
 /// A vector in one of its modes.
@@ -113,14 +132,16 @@ impl<'v> Run<'v> {
 }
 
 /// Plays a run, and says everything that is not as expected and what came of it, as a line.
-fn play(&Run { vector, mode, expected, circuit_off }: &Run<'_>) -> (Vec<String>, String) {
+fn play(&Run { vector, mode, expected, circuit_off }: &Run<'_>, sender: Sender) -> (Vec<String>, String) {
     let script = Script::from_json(vector.gateway.clone()).unwrap();
     let gateway = HostileGateway::start(script).unwrap();
-    let mut builder = vector.client.builder(&gateway, circuit_off).unwrap();
-    if vector.action.tool.as_deref() == Some("actpass.test.panic") {
-        builder = builder.transport(common::Panicking::WhenPolled);
-    }
-    let client = builder.build().unwrap();
+    let client = match vector.action.tool.as_deref() {
+        Some("actpass.test.panic") => {
+            let builder = vector.client.builder(&gateway, circuit_off, Sender::Shipped).unwrap();
+            builder.transport(common::Panicking::WhenPolled).build().unwrap()
+        }
+        _ => vector.client.builder(&gateway, circuit_off, sender).unwrap().build().unwrap(),
+    };
     let action = vector.action.build(mode.parse().unwrap());
 
     let runs = AtomicUsize::new(0);
@@ -391,29 +412,29 @@ impl Vector {
         action: &Action,
         run: impl FnOnce(ExecutionContext),
     ) -> Outcome<(), io::Error> {
-        let permit = match client.authorize(action).await.unwrap() {
-            Verdict::Blocked(blocked) => return Outcome::Blocked(blocked),
-            Verdict::Proceed(permit) => permit,
+        let mut session = client.guard_session(client.prepare(action.clone()).unwrap(), self.record_outcome);
+        if let Stage::Blocked(blocked) = client.drive(&mut session).await {
+            return Outcome::Blocked(blocked);
+        }
+        let now = match &self.changed_args {
+            Some(args) => action.clone().args(Value::Object(args.clone())),
+            None => action.clone(),
         };
-        let verdict = match &self.changed_args {
-            Some(args) => permit.compare(&action.clone().args(Value::Object(args.clone()))),
-            None => permit.compare(action),
-        };
-        let spent = match verdict {
-            Verdict::Blocked(blocked) => return Outcome::Blocked(blocked),
-            Verdict::Proceed(permit) => permit.spend(&TokioClock),
-        };
-        let (context, settlement) = spent.expect("the permit is not void");
-        run(context);
+        match session.begin(Some(&now), &TokioClock).unwrap() {
+            Begun::Blocked(blocked) => return Outcome::Blocked(blocked),
+            Begun::Running(context) => run(context),
+        }
+        assert!(session.begin(Some(&now), &TokioClock).is_err(), "the permit was spent twice");
         let (ended, result) = match self.ends {
             Ends::Returned => (Ended::Returned, Ok(())),
             Ends::Failed => (Ended::Failed, Err(io::Error::other("the card is closed"))),
             Ends::Cancelled => (Ended::Cancelled, Err(io::Error::other("stopped"))),
         };
-        if self.record_outcome {
-            // Actions return null here.
-            let response = (ended == Ended::Returned).then_some(Json::Null);
-            client.record(&settlement.recording(ended, response.as_ref())).await.unwrap();
+        // Actions return null here.
+        let response = (ended == Ended::Returned).then_some(Json::Null);
+        let (settlement, recording) = session.finish(ended, response.as_ref()).unwrap();
+        if let Some(recording) = recording {
+            client.record(&recording).await.unwrap();
         }
         settlement.settle(result)
     }
@@ -439,7 +460,12 @@ struct Client {
 }
 
 impl Client {
-    fn builder(&self, gateway: &HostileGateway, circuit_off: bool) -> Result<ActPassBuilder, Error> {
+    fn builder(
+        &self,
+        gateway: &HostileGateway,
+        circuit_off: bool,
+        sender: Sender,
+    ) -> Result<ActPassBuilder, Error> {
         let mut builder = ActPass::builder()
             .api_key(KEY)
             .agent_id("vectors")
@@ -452,9 +478,16 @@ impl Client {
         if let Some(failures) = circuit_off.then_some(0).or(self.circuit_failures) {
             builder = builder.circuit_failures(failures);
         }
-        if self.trust_ca {
-            builder = builder.ca(gateway.ca_pem().expect("`trust_ca` needs a gateway with https"));
-        }
+        let ca = self.trust_ca.then(|| gateway.ca_pem().expect("`trust_ca` needs a gateway with https"));
+        builder = match (sender, ca) {
+            (Sender::Shipped, None) => builder,
+            (Sender::Shipped, Some(ca)) => builder.ca(ca),
+            #[cfg(feature = "reqwest")]
+            (Sender::Reqwest, ca) => {
+                let trusted = ca.map(|pem| reqwest::Certificate::from_pem(pem.as_bytes()).unwrap());
+                builder.reqwest(reqwest::Client::builder().tls_certs_only(trusted))
+            }
+        };
         Ok(builder)
     }
 }
@@ -567,6 +600,11 @@ fn given<'de, T: Deserialize<'de>, D: Deserializer<'de>>(
 struct Log(Arc<Mutex<Vec<u8>>>);
 
 impl Log {
+    fn installed() -> Self {
+        static LOG: OnceLock<Log> = OnceLock::new();
+        LOG.get_or_init(Self::install).clone()
+    }
+
     fn install() -> Self {
         let log = Self::default();
         tracing_subscriber::fmt()

@@ -2,6 +2,8 @@
 
 mod connect;
 mod proxy;
+#[cfg(feature = "reqwest")]
+mod reqwest;
 mod tls;
 mod way;
 
@@ -16,7 +18,7 @@ use http::header::{
 };
 use http::{Extensions, Method, Response};
 use http_body_util::{BodyExt, Full};
-use hyper::body::{Body, Incoming};
+use hyper::body::Body;
 use hyper::rt::Executor;
 use hyper_util::client::legacy;
 use hyper_util::client::legacy::connect::capture_connection;
@@ -33,6 +35,8 @@ use crate::observe::unobserved;
 use crate::transport::{Answer, BodyError, Failure, MAX_BODY, Request, SendFuture, Transport};
 use actpass_protocol::ErrorKind;
 
+#[cfg(feature = "reqwest")]
+pub(crate) use self::reqwest::ReqwestTransport;
 pub use self::tls::CaVariable;
 pub(crate) use self::way::{Way, extra_ca};
 
@@ -44,9 +48,7 @@ const JSON: HeaderValue = HeaderValue::from_static("application/json");
 /// followed.
 pub(crate) struct HttpTransport {
     client: legacy::Client<Connector, Full<Bytes>>,
-    base_url: BaseUrl,
-    headers: HeaderMap,
-    way: Way,
+    gateway: Gateway,
 }
 
 impl HttpTransport {
@@ -55,28 +57,15 @@ impl HttpTransport {
             .pool_timer(TokioTimer::new())
             .pool_idle_timeout(IDLE_TIMEOUT)
             .build(Connector::new(config, way));
-        Self { client, base_url: config.base_url.clone(), headers: headers(config), way: way.clone() }
+        Self { client, gateway: Gateway::new(config, way.clone()) }
     }
 
     async fn exchange(&self, request: Request) -> Result<Answer, Failure> {
-        let uri = self
-            .base_url
-            .endpoint(request.operation, &request.below)
-            .map_err(|error| Failure { error, never_sent: true })?;
-        let is_read = request.operation.is_read();
-        let mut sent = http::Request::new(Full::new(request.body));
-        *sent.uri_mut() = uri;
-        *sent.headers_mut() = self.headers.clone();
-        if !is_read {
-            *sent.method_mut() = Method::POST;
-            sent.headers_mut().insert(CONTENT_TYPE, JSON);
-        }
-        if let Some(traceparent) = &request.traceparent {
-            sent.headers_mut().insert(HeaderName::from_static("traceparent"), traceparent.header());
-        }
+        let retry = request.retry;
+        let mut sent = self.gateway.request(request)?.map(Full::new);
         let began = Instant::now();
         // Only a retry can get a repeated answer that is its own, so only a retry pays for the look.
-        let captured = (request.retry > 0).then(|| capture_connection(&mut sent));
+        let captured = (retry > 0).then(|| capture_connection(&mut sent));
         let response = self.client.request(sent).await;
         let connected_after = captured.map_or(Duration::ZERO, |captured| {
             let mut extras = Extensions::new();
@@ -87,27 +76,66 @@ impl HttpTransport {
         });
         let response = response.map_err(|error| Failure {
             never_sent: error.is_connect() || was_refused(&error),
-            error: self.no_answer(error),
+            error: self.gateway.no_answer(error),
         })?;
+        self.gateway.answer(response, connected_after).await
+    }
+}
+
+/// What does not depend on who sends the requests.
+struct Gateway {
+    base_url: BaseUrl,
+    headers: HeaderMap,
+    way: Way,
+}
+
+impl Gateway {
+    fn new(config: &Config, way: Way) -> Self {
+        Self { base_url: config.base_url.clone(), headers: headers(config), way }
+    }
+
+    fn request(&self, request: Request) -> Result<http::Request<Bytes>, Failure> {
+        let uri = self
+            .base_url
+            .endpoint(request.operation, &request.below)
+            .map_err(|error| Failure { error, never_sent: true })?;
+        let is_read = request.operation.is_read();
+        let mut sent = http::Request::new(request.body);
+        *sent.uri_mut() = uri;
+        *sent.headers_mut() = self.headers.clone();
+        if !is_read {
+            *sent.method_mut() = Method::POST;
+            sent.headers_mut().insert(CONTENT_TYPE, JSON);
+        }
+        if let Some(traceparent) = &request.traceparent {
+            sent.headers_mut().insert(HeaderName::from_static("traceparent"), traceparent.header());
+        }
+        Ok(sent)
+    }
+
+    async fn answer<B>(&self, response: Response<B>, connected_after: Duration) -> Result<Answer, Failure>
+    where
+        B: Body<Data = Bytes, Error: std::error::Error + Send + Sync + 'static> + Unpin,
+    {
         let header = |name: HeaderName| Some(response.headers().get(name)?.to_str().ok()?.to_owned());
         let (retry_after, request_id) =
             (header(RETRY_AFTER), header(HeaderName::from_static("x-request-id")));
         let status = response.status().as_u16();
-        let body = self.read_body(response).await?;
+        let body = self.read_body(response.into_body()).await?;
         Ok(Answer { status, retry_after, request_id, body, connected_after })
     }
 
-    async fn read_body(
-        &self,
-        mut response: Response<Incoming>,
-    ) -> Result<Result<Vec<u8>, BodyError>, Failure> {
-        let announced = response.body().size_hint().exact();
+    async fn read_body<B>(&self, mut read: B) -> Result<Result<Vec<u8>, BodyError>, Failure>
+    where
+        B: Body<Data = Bytes, Error: std::error::Error + Send + Sync + 'static> + Unpin,
+    {
+        let announced = read.size_hint().exact();
         let announced = announced.and_then(|length| usize::try_from(length).ok()).unwrap_or(0);
         if announced > MAX_BODY {
             return Ok(Err(BodyError::TooLarge));
         }
         let mut body = Vec::with_capacity(announced);
-        while let Some(frame) = response.body_mut().frame().await {
+        while let Some(frame) = read.frame().await {
             match frame.map(http_body::Frame::into_data) {
                 Ok(Ok(data)) if body.len() + data.len() > MAX_BODY => return Ok(Err(BodyError::TooLarge)),
                 Ok(Ok(data)) => body.extend_from_slice(&data),
@@ -203,7 +231,9 @@ impl Transport for HttpTransport {
 
 impl fmt::Debug for HttpTransport {
     fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
-        f.debug_struct("HttpTransport").field("base_url", &self.base_url.as_str()).finish_non_exhaustive()
+        f.debug_struct("HttpTransport")
+            .field("base_url", &self.gateway.base_url.as_str())
+            .finish_non_exhaustive()
     }
 }
 
