@@ -995,7 +995,7 @@ fn what_a_reqwest_client_cannot_have_beside_it_is_named() {
     let given =
         || ActPass::builder().api_key(KEY).base_url("http://127.0.0.1:9").reqwest(reqwest::Client::builder());
     for (builder, problem) in [
-        (given().transport(Never), "transport: expected none beside reqwest, which has its own"),
+        (given().transport(common::Never), "transport: expected none beside reqwest, which has its own"),
         (given().ca("-----BEGIN CERTIFICATE-----"), "ca: expected none beside reqwest, which has its own"),
         (given(), "reqwest: expected settings of which a client can be made, found no TLS provider"),
     ] {
