@@ -314,9 +314,11 @@ break:
 verify: verify-generated
 	scripts/check-paths
 	scripts/check-promises
+	scripts/surface --check
 	$(GATEWAY) openapi | diff docs/openapi.json -
 
 generate: generate-bindings
+	scripts/surface
 	$(GATEWAY) openapi > docs/openapi.json
 
 clean:

@@ -35,8 +35,15 @@ extension ActPass {
         return IssuedPassport(try await call { try await native.issuePassport(wanted: wanted, cancel: $0) })
     }
 
-    /// Has the gateway verify a passport as shown to `audience`; the other parameters must match if given.
+    /// Has the gateway verify a passport.
     ///
+    /// - Parameters:
+    ///   - token: The passport.
+    ///   - audience: The service that verifies it.
+    ///   - agentID: The agent that it must be for; any if not given.
+    ///   - userID: The user that it must be for; any if not given.
+    ///   - currentToolManifestHash: The tool manifest hash that it must name; any if not given.
+    ///   - policyHash: The policy hash that it must name; any if not given.
     /// - Returns: Whether it is valid. One that is not throws nothing.
     /// - Throws: ``ActPassError``, as ``preflight(_:)``; `CancellationError`.
     public func verifyPassport(

@@ -326,9 +326,14 @@ public class ActPass private constructor(internal val native: NativeClient) : Ja
     }
 
     /**
-     * Has the gateway verify a passport as shown to [audience]; the other parameters must match if given. One that is not valid throws
-     * nothing.
+     * Has the gateway verify a passport. An invalid one throws nothing.
      *
+     * @param token the passport.
+     * @param audience the service that verifies it.
+     * @param agentId the agent that it must be for; any if `null`.
+     * @param userId the user that it must be for; any if `null`.
+     * @param currentToolManifestHash the tool manifest hash that it must name; any if `null`.
+     * @param policyHash the policy hash that it must name; any if `null`.
      * @throws ActPassException as [ActPass.preflight].
      */
     public suspend fun verifyPassport(
