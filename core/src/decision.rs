@@ -13,7 +13,7 @@ use crate::cause::Cause;
 use crate::error::Error;
 use crate::explanation::Explanation;
 use crate::prepared::PreparedAction;
-use actpass_protocol::json::{RawObject, Style, Text};
+use actpass_protocol::json::{RawObject, Style, Text, all_members, is_array_of_strings};
 use actpass_protocol::{DecisionWord, Json, Secret};
 
 const APPROVAL_ID: &str = "approval_request_id";
@@ -360,8 +360,28 @@ fn complete(document: &mut RawObject) {
     }
 }
 
+/// Whether an explanation has the members that every explanation has, as most do.
+fn is_complete(text: &str) -> bool {
+    let mut found = [false; 3];
+    let is_valid = all_members(text, |key| {
+        let at = ["summary", "matched_rules", "next_steps"].iter().position(|name| *name == key);
+        if let Some(found) = at.and_then(|at| found.get_mut(at)) {
+            *found = true;
+        }
+        move |value: &str| match at {
+            Some(0) => value.starts_with('"'),
+            Some(_) => is_array_of_strings(value),
+            None => true,
+        }
+    });
+    is_valid && found == [true; 3]
+}
+
 /// The JSON text of an explanation with the members that every explanation has; `None` if it has them.
 fn completed(text: &str) -> Option<Cow<'static, str>> {
+    if is_complete(text) {
+        return None;
+    }
     let Ok(mut explain) = RawObject::parse(text.as_bytes()) else {
         return Some(Cow::Borrowed(NO_EXPLANATION));
     };
@@ -369,12 +389,7 @@ fn completed(text: &str) -> Option<Cow<'static, str>> {
         explain.set("summary", r#""""#);
     }
     for name in ["matched_rules", "next_steps"] {
-        // Most have none to look at.
-        if explain.text_of(name) == Some("[]") {
-            continue;
-        }
         match explain.member(name) {
-            Some(Json::Array(items)) if items.iter().all(|item| item.as_str().is_some()) => {}
             Some(Json::Array(mut items)) => {
                 items.retain(|item| item.as_str().is_some());
                 explain.set(name, &Json::Array(items).to_string());
@@ -382,7 +397,7 @@ fn completed(text: &str) -> Option<Cow<'static, str>> {
             Some(_) | None => explain.set(name, "[]"),
         }
     }
-    (explain.as_str() != text).then(|| Cow::Owned(explain.as_str().to_owned()))
+    Some(Cow::Owned(explain.as_str().to_owned()))
 }
 
 fn is_whole(number: &str) -> bool {

@@ -22,7 +22,7 @@ pub use canonical::NotCanonical;
 pub use number::{NotFinite, Number};
 pub use path::{Step, path};
 pub use place::{argument, not_finite, parse_argument};
-pub use raw::RawObject;
+pub use raw::{RawObject, all_members, is_array_of_strings};
 pub use read::{Builder, MAX_DEPTH, ReadError, Validator, read, read_below};
 pub use tree::{Json, TreeBuilder};
 pub use write::{Style, Text};

@@ -220,6 +220,44 @@ fn members(text: &[u8]) -> Result<Option<(&str, Members)>, ReadError<std::conver
     Ok(Some((text, members)))
 }
 
+/// Whether `test` accepts every member of an object. It is given the key and gives what says so of the value's JSON text. `text`
+/// was validated before: values are skipped, and what is not JSON makes this `false`.
+pub fn all_members<F: FnOnce(&str) -> bool>(text: &str, mut test: impl FnMut(&str) -> F) -> bool {
+    let mut input = Jiter::new(text.as_bytes());
+    let mut accepts = match input.next_object() {
+        Ok(key) => key.map(&mut test),
+        Err(_) => return false,
+    };
+    while let Some(accept) = accepts {
+        let Ok(peek) = input.peek() else { return false };
+        let start = input.current_index();
+        if input.known_skip(peek).is_err() {
+            return false;
+        }
+        if !text.get(start..input.current_index()).is_some_and(accept) {
+            return false;
+        }
+        accepts = match input.next_key() {
+            Ok(key) => key.map(&mut test),
+            Err(_) => return false,
+        };
+    }
+    true
+}
+
+/// Whether a value is an array of strings. `text` was validated before.
+pub fn is_array_of_strings(text: &str) -> bool {
+    let mut input = Jiter::new(text.as_bytes());
+    let mut next = input.next_array();
+    while let Ok(Some(Peek::String)) = next {
+        if input.known_skip(Peek::String).is_err() {
+            return false;
+        }
+        next = input.array_step();
+    }
+    matches!(next, Ok(None))
+}
+
 /// Where a key stands in a part of `text` that has a key and what is around it: white space, a brace or comma, a colon.
 fn between_quotes(text: &str, part: Range<usize>) -> Range<usize> {
     let found = text.get(part.clone()).unwrap_or_default().as_bytes();
