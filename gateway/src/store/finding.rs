@@ -1,38 +1,11 @@
-//! What is looked for in a ledger and among approvals: the same over every store.
+//! What is looked for in a ledger and among approvals: the same over every store. Each store has its statements in a file of this
+//! name.
 
 use actpass_protocol::Json;
 
 use super::StoredEvent;
 use crate::approvals::Status;
 use crate::ledger;
-
-/// The indexes of a SQLite file that [`Subject`]s are found by. They repeat what is in the events, so that a gateway that
-/// does not know them keeps them all the same.
-pub(super) const SQLITE_INDEXES: &str = "
-CREATE INDEX IF NOT EXISTS events_decided ON events (chain,
-    CASE WHEN json_valid(event) THEN json_extract(event, '$.request_hash') END)
-    WHERE instr(event, '\"event_type\":\"decision\"') > 0;
-CREATE INDEX IF NOT EXISTS events_asked ON events (chain,
-    CASE WHEN json_valid(event) THEN json_extract(event, '$.approval_request_id') END)
-    WHERE instr(event, '\"event_type\":\"decision\"') > 0;
-CREATE INDEX IF NOT EXISTS events_issued ON events (chain,
-    CASE WHEN json_valid(event) THEN json_extract(event, '$.passport_jti') END)
-    WHERE instr(event, '\"event_type\":\"passport.issued\"') > 0;
-";
-
-/// The same of a PostgreSQL database. Its JSON functions refuse U+0000, which an event may hold; an event is canonical
-/// JSON, in which a name with its quotes is nowhere but where the name is.
-pub(super) const POSTGRES_INDEXES: &str = r#"
-CREATE INDEX IF NOT EXISTS events_decided ON actpass.events
-    (chain, substring(event from '"request_hash":"([^"\\]*)"'))
-    WHERE strpos(event, '"event_type":"decision"') > 0;
-CREATE INDEX IF NOT EXISTS events_asked ON actpass.events
-    (chain, substring(event from '"approval_request_id":"([^"\\]*)"'))
-    WHERE strpos(event, '"event_type":"decision"') > 0;
-CREATE INDEX IF NOT EXISTS events_issued ON actpass.events
-    (chain, substring(event from '"passport_jti":"([^"\\]*)"'))
-    WHERE strpos(event, '"event_type":"passport.issued"') > 0;
-"#;
 
 /// How many approval requests are pending.
 #[derive(Clone, Copy, Debug, Default, PartialEq, Eq)]
@@ -58,7 +31,8 @@ impl Subject {
     /// Every subject.
     pub(super) const ALL: [Self; 3] = [Self::Approval, Self::Decision, Self::Passport];
 
-    const fn member(self) -> &'static str {
+    /// The member of the event that names it.
+    pub(super) const fn member(self) -> &'static str {
         match self {
             Self::Approval => "approval_request_id",
             Self::Decision => "request_hash",
@@ -66,37 +40,12 @@ impl Subject {
         }
     }
 
-    const fn event_type(self) -> &'static str {
+    /// The type of the event.
+    pub(super) const fn event_type(self) -> &'static str {
         match self {
             Self::Approval | Self::Decision => ledger::DECISION,
             Self::Passport => ledger::PASSPORT_ISSUED,
         }
-    }
-
-    /// Events about ?3 that hold ?4 or ?5, of the tenant ?1's chain ?2: one at most.
-    pub(super) fn sqlite(self) -> String {
-        format!(
-            "SELECT seq, event FROM events
-             WHERE chain = (SELECT id FROM chains WHERE tenant_id = ?1 AND chain_id = ?2)
-             AND CASE WHEN json_valid(event) THEN json_extract(event, '$.{member}') END = ?3
-             AND instr(event, '\"event_type\":\"{event_type}\"') > 0
-             AND (instr(event, ?4) > 0 OR instr(event, ?5) > 0) LIMIT 1",
-            member = self.member(),
-            event_type = self.event_type(),
-        )
-    }
-
-    /// As [`Self::sqlite`].
-    pub(super) fn postgres(self) -> String {
-        format!(
-            r#"SELECT seq, event FROM actpass.events
-             WHERE chain = (SELECT id FROM actpass.chains WHERE tenant_id = $1 AND chain_id = $2)
-             AND substring(event from '"{member}":"([^"\\]*)"') = $3
-             AND strpos(event, '"event_type":"{event_type}"') > 0
-             AND (strpos(event, $4) > 0 OR strpos(event, $5) > 0) LIMIT 1"#,
-            member = self.member(),
-            event_type = self.event_type(),
-        )
     }
 
     /// Whether an event is about `id` and was caused by `author`.
@@ -151,7 +100,7 @@ pub(super) const STATUSES: [Option<Status>; 5] =
     [None, Some(Status::Approved), Some(Status::Expired), Some(Status::Pending), Some(Status::Rejected)];
 
 /// The SQL condition of a status at the time `now`, as [`Approval::status`](crate::approvals::Approval::status) has it.
-fn condition(status: Option<Status>, now: &str, yes: &str, no: &str) -> String {
+pub(super) fn condition(status: Option<Status>, now: &str, yes: &str, no: &str) -> String {
     let closes = "decided_at + deadline - created_at";
     match status {
         None => format!("{now} IS NOT NULL"),
@@ -163,45 +112,3 @@ fn condition(status: Option<Status>, now: &str, yes: &str, no: &str) -> String {
         Some(Status::Rejected) => format!("approved = {no} AND {now} IS NOT NULL"),
     }
 }
-
-/// What follows the columns: ?2 is the time, ?3 the agent, ?4 the tool, ?5 the last id before, ?6 how many.
-pub(super) fn listed_in_sqlite(status: Option<Status>) -> String {
-    format!(
-        "AND {} AND (?3 IS NULL OR agent_id = ?3) AND (?4 IS NULL OR tool = ?4)
-         AND (?5 IS NULL OR (deadline, id) > (SELECT deadline, id FROM approvals WHERE tenant_id = ?1 AND id = ?5))
-         ORDER BY deadline, id LIMIT ?6",
-        condition(status, "?2", "1", "0")
-    )
-}
-
-/// As [`listed_in_sqlite`].
-pub(super) fn listed_in_postgres(status: Option<Status>) -> String {
-    format!(
-        "AND {} AND ($3::text IS NULL OR agent_id = $3) AND ($4::text IS NULL OR tool = $4)
-         AND ($5::text IS NULL OR (deadline, id) >
-             (SELECT deadline, id FROM actpass.approvals WHERE tenant_id = $1 AND id = $5))
-         ORDER BY deadline, id LIMIT $6",
-        condition(status, "$2::bigint", "true", "false")
-    )
-}
-
-/// How many of the tenant ?1's pending approvals (the time is ?3) decisions in the chain ?2 asked for that hold ?4: for the
-/// agent ?5, and in all.
-pub(super) const SQLITE_PENDING_OF: &str = "
-SELECT count(*) FILTER (WHERE agent_id IS ?5), count(*) FROM approvals
-WHERE tenant_id = ?1 AND approved IS NULL AND deadline > ?3 AND EXISTS (
-    SELECT 1 FROM events
-    WHERE chain = (SELECT id FROM chains WHERE tenant_id = ?1 AND chain_id = ?2)
-    AND CASE WHEN json_valid(event) THEN json_extract(event, '$.approval_request_id') END = +approvals.id
-    AND instr(event, '\"event_type\":\"decision\"') > 0 AND instr(event, ?4) > 0
-)";
-
-/// As [`SQLITE_PENDING_OF`].
-pub(super) const POSTGRES_PENDING_OF: &str = r#"
-SELECT count(*) FILTER (WHERE agent_id IS NOT DISTINCT FROM $5), count(*) FROM actpass.approvals
-WHERE tenant_id = $1 AND approved IS NULL AND deadline > $3 AND EXISTS (
-    SELECT 1 FROM actpass.events
-    WHERE chain = (SELECT id FROM actpass.chains WHERE tenant_id = $1 AND chain_id = $2)
-    AND substring(event from '"approval_request_id":"([^"\\]*)"') = approvals.id
-    AND strpos(event, '"event_type":"decision"') > 0 AND strpos(event, $4) > 0
-)"#;

@@ -1,10 +1,7 @@
 //! Where events live.
 
-mod backup;
 mod batch;
-mod checkpoint;
 mod error;
-mod file;
 mod finding;
 mod postgres;
 mod proof;
@@ -21,12 +18,11 @@ use std::sync::Arc;
 use async_trait::async_trait;
 use bytes::Bytes;
 
-pub use self::backup::{BackupError, Copied, backup};
 pub use self::error::{DatabaseError, OpenError, StoreError};
 pub use self::finding::{Author, Listing, PendingOf, Subject};
 pub use self::postgres::{Database, PostgresStore, Trust};
 pub use self::sealed::{SealedCredential, SealedKey};
-pub use self::sqlite::{SqliteStore, accept_missing_wal};
+pub use self::sqlite::{BackupError, Copied, SqliteStore, accept_missing_wal, backup};
 use crate::approvals::{Approval, Decided, Status};
 use crate::clock::Clock;
 use crate::ledger::{Draft, Head};

@@ -6,6 +6,7 @@
 //! is written. That is three exchanges with the server, however many appends share them.
 
 mod database;
+mod finding;
 mod reading;
 mod rows;
 mod schema;

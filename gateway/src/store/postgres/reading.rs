@@ -7,12 +7,12 @@ use tokio_postgres::types::ToSql;
 use tokio_postgres::{Client, Row, Statement};
 
 use super::super::error::{DatabaseError, OpenError};
-use super::super::finding::{self, STATUSES, Subject};
+use super::super::finding::{STATUSES, Subject};
 use super::super::proof::hold_to_ledger;
 use super::super::{SealedCredential, SealedKey, StoreError, StoredEvent};
 use super::schema::{member, of_approval, of_passport, of_tool, spends};
 use super::text::{Kept, Text};
-use super::{DEADLINE, Database, PLANS, Server, describe, from_sql, to_sql};
+use super::{DEADLINE, Database, PLANS, Server, describe, finding, from_sql, to_sql};
 use crate::approvals::{Approval, Decided};
 use crate::ledger::Head;
 
@@ -190,8 +190,7 @@ impl Reading {
     async fn prepare(client: Client) -> Result<Self, tokio_postgres::Error> {
         client.batch_execute(PLANS).await?;
         client.batch_execute("SET default_transaction_read_only = on").await?;
-        let [a, b, c, d, e] =
-            STATUSES.map(|status| format!("{APPROVAL} {}", finding::listed_in_postgres(status)));
+        let [a, b, c, d, e] = STATUSES.map(|status| format!("{APPROVAL} {}", finding::listed(status)));
         let listed = [
             client.prepare(&a).await?,
             client.prepare(&b).await?,
@@ -199,12 +198,12 @@ impl Reading {
             client.prepare(&d).await?,
             client.prepare(&e).await?,
         ];
-        let [a, b, c] = Subject::ALL.map(Subject::postgres);
+        let [a, b, c] = Subject::ALL.map(finding::caused);
         let caused = [client.prepare(&a).await?, client.prepare(&b).await?, client.prepare(&c).await?];
         Ok(Self {
             listed,
             caused,
-            pending_of: client.prepare(finding::POSTGRES_PENDING_OF).await?,
+            pending_of: client.prepare(finding::PENDING_OF).await?,
             approval: client.prepare(&format!("{APPROVAL} AND id = $2")).await?,
             credential: client.prepare(&format!("{CREDENTIAL} AND tool_id = $2")).await?,
             credentials: client.prepare(&format!("{CREDENTIAL} ORDER BY tool_id")).await?,

@@ -4,8 +4,7 @@ use tokio_postgres::Client;
 use tokio_postgres::error::SqlState;
 
 use super::super::error::DatabaseError;
-use super::super::finding::POSTGRES_INDEXES;
-use super::{Database, describe};
+use super::{Database, describe, finding};
 
 /// The form of the data that this version reads and writes.
 pub(super) const SCHEMA_VERSION: i32 = 2;
@@ -295,7 +294,7 @@ pub(super) async fn bring_forward(client: &mut Client, database: &Database) -> R
 /// Makes the indexes that are missing. They change no answer, only how long it takes; so a role that may not make them
 /// does without.
 async fn index(client: &Client) {
-    if let Err(error) = client.batch_execute(POSTGRES_INDEXES).await
+    if let Err(error) = client.batch_execute(finding::INDEXES).await
         && error.code() != Some(&SqlState::INSUFFICIENT_PRIVILEGE)
     {
         tracing::warn!(error = describe(&error), "the indexes of the ledger could not be made");

@@ -1,15 +1,29 @@
-//! The data file of a gateway: that it is an ordinary, private file, that one gateway alone has it, and that it is still
+//! Which data file, and how it is reached: that it is an ordinary, private file, that one gateway alone has it, and that it is still
 //! the one at its path.
 
 use std::fs::{self, File, Metadata, OpenOptions};
 use std::io;
 use std::path::{Path, PathBuf};
 use std::sync::atomic::{AtomicBool, AtomicU64, Ordering};
+use std::time::Duration;
 
-use super::error::OpenError;
+use rusqlite::config::DbConfig;
+use rusqlite::{Connection, OpenFlags};
+
+use crate::store::error::OpenError;
 
 /// The files that SQLite keeps beside a data file, by what is added to its name.
 const COMPANIONS: [&str; 2] = ["-wal", "-shm"];
+
+/// How long a statement waits for another program that holds the file.
+pub(super) const BUSY_TIMEOUT: Duration = Duration::from_secs(5);
+
+/// How many statements a connection keeps prepared; there are fewer.
+const STATEMENTS: usize = 64;
+
+/// How much of the file the writer keeps in memory: -1 is 1 KiB. Idempotency keys come in no order, so each is
+/// looked for on another page of their index.
+const CACHE_KIB: i64 = -16 * 1024;
 
 /// A data file that is open.
 #[derive(Debug)]
@@ -246,4 +260,43 @@ pub(super) fn private_file() -> OpenOptions {
     #[cfg(unix)]
     std::os::unix::fs::OpenOptionsExt::mode(&mut options, 0o600);
     options
+}
+
+/// Why nothing was recorded.
+#[derive(Debug, thiserror::Error)]
+pub(super) enum FileError {
+    #[error("the data file is no longer the one at its path")]
+    NotInPlace,
+    #[error(transparent)]
+    Sqlite(#[from] rusqlite::Error),
+}
+
+pub(super) fn connect_reader(path: &Path) -> rusqlite::Result<Connection> {
+    let flags = OpenFlags::SQLITE_OPEN_READ_ONLY | OpenFlags::SQLITE_OPEN_NO_MUTEX;
+    let connection = Connection::open_with_flags(path, flags)?;
+    connection.busy_timeout(BUSY_TIMEOUT)?;
+    connection.pragma_update(None, "trusted_schema", "OFF")?;
+    Ok(connection)
+}
+
+/// A connection that writes. The path is absolute, and so is taken as it is.
+pub(super) fn connect(path: &Path) -> rusqlite::Result<Connection> {
+    let flags = OpenFlags::SQLITE_OPEN_READ_WRITE | OpenFlags::SQLITE_OPEN_NO_MUTEX;
+    let connection = Connection::open_with_flags(path, flags)?;
+    // A write-ahead log that is gone means that something was lost: see `was_left_open`.
+    connection.set_db_config(DbConfig::SQLITE_DBCONFIG_NO_CKPT_ON_CLOSE, true)?;
+    Ok(connection)
+}
+
+/// What every connection that writes is told.
+pub(super) fn set_up(connection: &Connection) -> rusqlite::Result<()> {
+    connection.busy_timeout(BUSY_TIMEOUT)?;
+    connection.pragma_update(None, "synchronous", "FULL")?;
+    connection.pragma_update(None, "foreign_keys", "ON")?;
+    connection.pragma_update(None, "trusted_schema", "OFF")?;
+    connection.pragma_update(None, "cache_size", CACHE_KIB)?;
+    // A commit must not wait for it: see `Checkpointer`.
+    connection.pragma_update(None, "wal_autocheckpoint", 0)?;
+    connection.set_prepared_statement_cache_capacity(STATEMENTS);
+    Ok(())
 }

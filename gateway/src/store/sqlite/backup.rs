@@ -6,10 +6,10 @@ use std::path::{Path, PathBuf};
 
 use rusqlite::Connection;
 
-use super::error::OpenError;
-use super::file::{check_name, existing, private_file};
-use super::sqlite::{connect, read_page_of};
+use super::database::{check_name, connect, existing, private_file};
+use super::reading::read_page;
 use crate::ledger::{Head, Verifier};
+use crate::store::error::OpenError;
 
 /// What a backup holds.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
@@ -141,7 +141,7 @@ fn verify(copy: &Connection) -> Result<Copied, BackupError> {
         let mut verifier = Verifier::default();
         loop {
             let after = verifier.head().length;
-            let page = read_page_of(copy, &tenant_id, &chain_id, after).map_err(failed)?;
+            let page = read_page(copy, &tenant_id, &chain_id, after, u64::MAX).map_err(failed)?;
             if page.is_empty() || !page.iter().all(|event| verifier.push(&event.text)) {
                 break;
             }

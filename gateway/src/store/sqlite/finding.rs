@@ -1,0 +1,52 @@
+//! The statements that look for events and approvals in a data file.
+
+use crate::approvals::Status;
+use crate::store::finding::{Subject, condition};
+
+/// The indexes that [`Subject`]s are found by. They repeat what is in the events, so that a gateway that
+/// does not know them keeps them all the same.
+pub(super) const INDEXES: &str = "
+CREATE INDEX IF NOT EXISTS events_decided ON events (chain,
+    CASE WHEN json_valid(event) THEN json_extract(event, '$.request_hash') END)
+    WHERE instr(event, '\"event_type\":\"decision\"') > 0;
+CREATE INDEX IF NOT EXISTS events_asked ON events (chain,
+    CASE WHEN json_valid(event) THEN json_extract(event, '$.approval_request_id') END)
+    WHERE instr(event, '\"event_type\":\"decision\"') > 0;
+CREATE INDEX IF NOT EXISTS events_issued ON events (chain,
+    CASE WHEN json_valid(event) THEN json_extract(event, '$.passport_jti') END)
+    WHERE instr(event, '\"event_type\":\"passport.issued\"') > 0;
+";
+
+/// Events about ?3 that hold ?4 or ?5, of the tenant ?1's chain ?2: one at most.
+pub(super) fn caused(subject: Subject) -> String {
+    format!(
+        "SELECT seq, event FROM events
+         WHERE chain = (SELECT id FROM chains WHERE tenant_id = ?1 AND chain_id = ?2)
+         AND CASE WHEN json_valid(event) THEN json_extract(event, '$.{member}') END = ?3
+         AND instr(event, '\"event_type\":\"{event_type}\"') > 0
+         AND (instr(event, ?4) > 0 OR instr(event, ?5) > 0) LIMIT 1",
+        member = subject.member(),
+        event_type = subject.event_type(),
+    )
+}
+
+/// What follows the columns: ?2 is the time, ?3 the agent, ?4 the tool, ?5 the last id before, ?6 how many.
+pub(super) fn listed(status: Option<Status>) -> String {
+    format!(
+        "AND {} AND (?3 IS NULL OR agent_id = ?3) AND (?4 IS NULL OR tool = ?4)
+         AND (?5 IS NULL OR (deadline, id) > (SELECT deadline, id FROM approvals WHERE tenant_id = ?1 AND id = ?5))
+         ORDER BY deadline, id LIMIT ?6",
+        condition(status, "?2", "1", "0")
+    )
+}
+
+/// How many of the tenant ?1's pending approvals (the time is ?3) decisions in the chain ?2 asked for that hold ?4: for the
+/// agent ?5, and in all.
+pub(super) const PENDING_OF: &str = "
+SELECT count(*) FILTER (WHERE agent_id IS ?5), count(*) FROM approvals
+WHERE tenant_id = ?1 AND approved IS NULL AND deadline > ?3 AND EXISTS (
+    SELECT 1 FROM events
+    WHERE chain = (SELECT id FROM chains WHERE tenant_id = ?1 AND chain_id = ?2)
+    AND CASE WHEN json_valid(event) THEN json_extract(event, '$.approval_request_id') END = +approvals.id
+    AND instr(event, '\"event_type\":\"decision\"') > 0 AND instr(event, ?4) > 0
+)";

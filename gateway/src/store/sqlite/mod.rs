@@ -1,0 +1,313 @@
+//! The ledger in a SQLite file.
+//!
+//! One thread writes. It takes everything that waits, runs it as one transaction, and answers only after the commit
+//! reached the disk; so the more there is to do, the more events share one write to the disk. Readers have their own
+//! connections, which the write-ahead log lets read while the writer writes.
+
+mod backup;
+mod checkpoint;
+mod database;
+mod finding;
+mod reading;
+mod rows;
+mod schema;
+mod writing;
+
+use std::cmp::Ordering;
+use std::path::Path;
+use std::sync::{Arc, Mutex, PoisonError};
+use std::thread::JoinHandle;
+
+use async_trait::async_trait;
+use rusqlite::{Connection, OptionalExtension, Row, params};
+
+pub use self::backup::{BackupError, Copied, backup};
+use self::database::{DataFile, Lock, connect, connect_reader, make_private};
+use self::reading::{
+    APPROVAL, CREDENTIAL, Readers, TOOL_EVENT, approval_of, credential_of, find_approval, find_approvals_for,
+    find_chain, find_credential, find_manifest, find_passport, find_unproven, last_recorded, read_page,
+    read_signing_keys,
+};
+pub(super) use self::reading::{read_chain, read_keys};
+use self::schema::{SCHEMA_VERSION, prepare, set_open, was_left_open};
+use self::writing::{Writer, probe};
+use super::batch::live;
+use super::error::{OpenError, StoreError};
+use super::finding::{Author, Listing, PendingOf, Subject};
+use super::queue::{Job, Jobs};
+use super::{Append, Appended, Rotation, SealedCredential, SealedKey, Standing, Store, StoredEvent};
+use crate::approvals::Approval;
+use crate::clock::Clock;
+use crate::ledger::{DECISIONS, Head};
+
+/// The ledger in a SQLite file; see [`SqliteStore::open`].
+#[derive(Debug)]
+pub struct SqliteStore {
+    jobs: Jobs,
+    readers: Arc<Readers>,
+    writer: Mutex<Option<JoinHandle<()>>>,
+}
+
+impl SqliteStore {
+    /// Opens the data file `path`, or makes it, readable by its owner alone, and locks it against other gateways.
+    ///
+    /// # Errors
+    ///
+    /// If it cannot be made or read, is no ordinary file, lacks its write-ahead log, another gateway has it, or a newer
+    /// version made it.
+    pub fn open(path: &Path) -> Result<Self, OpenError> {
+        Self::open_with(path, Clock::default())
+    }
+
+    /// As [`SqliteStore::open`]; events get the time of `clock`.
+    ///
+    /// # Errors
+    ///
+    /// As [`SqliteStore::open`].
+    pub fn open_with(path: &Path, clock: Clock) -> Result<Self, OpenError> {
+        let (file, lock) = DataFile::open(path)?;
+        if !file.has_wal() && was_left_open(file.path())? {
+            return Err(OpenError::MissingWal(path.to_owned()));
+        }
+        Self::start(path, file, clock, Some(lock))
+    }
+
+    /// Opens a data file that is there, also while a gateway has it: each change is one transaction, and the gateway
+    /// sees it. For what an operator does from the command line.
+    ///
+    /// # Errors
+    ///
+    /// As [`SqliteStore::open`]; if there is no such file; if its gateway is of another version.
+    pub fn open_beside(path: &Path) -> Result<Self, OpenError> {
+        let file = DataFile::beside(path)?;
+        let version = connect_reader(file.path())
+            .and_then(|connection| {
+                connection.query_one("PRAGMA user_version", [], |row| row.get::<_, i64>(0))
+            })
+            .map_err(|error| OpenError::Sqlite(path.to_owned(), error))?;
+        match version.cmp(&SCHEMA_VERSION) {
+            Ordering::Equal => Self::start(path, file, Clock::default(), None),
+            Ordering::Greater => Err(OpenError::Newer(path.to_owned(), version, SCHEMA_VERSION)),
+            Ordering::Less => Err(OpenError::Older(path.to_owned())),
+        }
+    }
+
+    /// A gateway has the lock.
+    fn start(path: &Path, mut file: DataFile, clock: Clock, lock: Option<Lock>) -> Result<Self, OpenError> {
+        let sqlite = |error| OpenError::Sqlite(path.to_owned(), error);
+        let mut connection = connect(file.path()).map_err(sqlite)?;
+        if connection.is_readonly("main").map_err(sqlite)? {
+            return Err(OpenError::ReadOnly(path.to_owned()));
+        }
+        let version = prepare(&mut connection).map_err(sqlite)?;
+        if version > SCHEMA_VERSION {
+            return Err(OpenError::Newer(path.to_owned(), version, SCHEMA_VERSION));
+        }
+        if lock.is_some() {
+            connection.execute_batch(finding::INDEXES).map_err(sqlite)?;
+            set_open(&connection, true).map_err(sqlite)?;
+        }
+        probe(&connection).map_err(sqlite)?;
+        make_private(file.path()).map_err(|error| OpenError::Io(path.to_owned(), error))?;
+        file.remember()?;
+        let (jobs, queue) = Jobs::new();
+        let file = Arc::new(file);
+        let mut writer = Writer::new(path, connection, clock, Arc::clone(&file), lock)?;
+        let thread = std::thread::Builder::new()
+            .name("ledger".to_owned())
+            .spawn(move || writer.run(queue))
+            .map_err(|error| OpenError::Io(path.to_owned(), error))?;
+        Ok(Self { jobs, readers: Arc::new(Readers::new(file)), writer: Mutex::new(Some(thread)) })
+    }
+}
+
+/// Says that the data file `path` lacks nothing, though its write-ahead log is missing: another program folded it.
+///
+/// # Errors
+///
+/// If there is no such file, or it cannot be written.
+pub fn accept_missing_wal(path: &Path) -> Result<(), OpenError> {
+    let (file, _lock) = DataFile::open(path)?;
+    let sqlite = |error| OpenError::Sqlite(path.to_owned(), error);
+    if !file.has_wal() && was_left_open(file.path())? {
+        tracing::warn!(file = %path.display(), "starting without the write-ahead log: decisions may be missing");
+        let connection = connect(file.path()).map_err(sqlite)?;
+        connection.execute("UPDATE state SET is_open = 0", []).map_err(sqlite)?;
+    }
+    Ok(())
+}
+
+#[async_trait]
+impl Store for SqliteStore {
+    async fn append(&self, append: Append) -> Result<Appended, StoreError> {
+        self.jobs.ask(|answer| Job::Append(Box::new(append), answer)).await
+    }
+
+    async fn head(&self, tenant_id: &str, chain_id: &str) -> Result<Option<Head>, StoreError> {
+        let (tenant_id, chain_id) = (tenant_id.to_owned(), chain_id.to_owned());
+        let read = move |connection: &Connection| find_chain(connection, &tenant_id, &chain_id);
+        Ok(self.readers.read(read).await?.map(|(_, head)| head).filter(|head| head.length > 0))
+    }
+
+    async fn events(
+        &self,
+        tenant_id: &str,
+        chain_id: &str,
+        after: u64,
+        until: u64,
+    ) -> Result<Vec<StoredEvent>, StoreError> {
+        let (tenant_id, chain_id) = (tenant_id.to_owned(), chain_id.to_owned());
+        self.readers.read(move |connection| read_page(connection, &tenant_id, &chain_id, after, until)).await
+    }
+
+    async fn approved_manifest(&self, tenant_id: &str, tool_id: &str) -> Result<Option<String>, StoreError> {
+        let (tenant_id, tool_id) = (tenant_id.to_owned(), tool_id.to_owned());
+        self.readers.read(move |connection| find_manifest(connection, &tenant_id, &tool_id)).await
+    }
+
+    async fn live_approval(
+        &self,
+        tenant_id: &str,
+        action_hash: &str,
+        asker: &str,
+        now: i64,
+    ) -> Result<Option<Approval>, StoreError> {
+        let (tenant_id, action_hash, asker) =
+            (tenant_id.to_owned(), action_hash.to_owned(), asker.to_owned());
+        let read = move |connection: &Connection| {
+            Ok(live(find_approvals_for(connection, &tenant_id, &action_hash, &asker)?, now))
+        };
+        self.readers.read(read).await
+    }
+
+    async fn last_tool_event(
+        &self,
+        tenant_id: &str,
+        chain_id: &str,
+        tool_id: &str,
+    ) -> Result<Option<String>, StoreError> {
+        let (tenant_id, chain_id, tool_id) = (tenant_id.to_owned(), chain_id.to_owned(), tool_id.to_owned());
+        let read = move |connection: &Connection| {
+            let mut statement = connection.prepare_cached(TOOL_EVENT)?;
+            statement.query_row(params![tenant_id, chain_id, tool_id], |row| row.get(0)).optional()
+        };
+        self.readers.read(read).await
+    }
+
+    async fn unproven(&self, tenant_id: &str) -> Result<Vec<String>, StoreError> {
+        let tenant_id = tenant_id.to_owned();
+        self.readers.read(move |connection| find_unproven(connection, &tenant_id)).await
+    }
+
+    async fn last_recorded(&self) -> Result<Option<i64>, StoreError> {
+        self.readers.read(last_recorded).await
+    }
+
+    async fn passport(&self, tenant_id: &str, jti: &str) -> Result<Option<Standing>, StoreError> {
+        let (tenant_id, jti) = (tenant_id.to_owned(), jti.to_owned());
+        self.readers.read(move |connection| find_passport(connection, &tenant_id, &jti)).await
+    }
+
+    async fn approval(&self, tenant_id: &str, id: &str) -> Result<Option<Approval>, StoreError> {
+        let (tenant_id, id) = (tenant_id.to_owned(), id.to_owned());
+        self.readers.read(move |connection| find_approval(connection, &tenant_id, &id)).await
+    }
+
+    async fn approvals(&self, tenant_id: &str, listing: Listing) -> Result<Vec<Approval>, StoreError> {
+        let tenant_id = tenant_id.to_owned();
+        let read = move |connection: &Connection| {
+            let query = format!("{APPROVAL} {}", finding::listed(listing.status));
+            let mut statement = connection.prepare_cached(&query)?;
+            let Listing { now, agent, tool, after, limit, .. } = listing;
+            statement.query_map(params![tenant_id, now, agent, tool, after, limit], approval_of)?.collect()
+        };
+        self.readers.read(read).await
+    }
+
+    async fn pending_of(
+        &self,
+        tenant_id: &str,
+        asker: Author<'_>,
+        now: i64,
+    ) -> Result<PendingOf, StoreError> {
+        let (tenant_id, agent) = (tenant_id.to_owned(), asker.agent.map(str::to_owned));
+        let [mark, _] = asker.marks();
+        let read = move |connection: &Connection| {
+            let mut statement = connection.prepare_cached(finding::PENDING_OF)?;
+            statement.query_row(params![tenant_id, DECISIONS, now, mark, agent], |row| {
+                Ok(PendingOf { agent: from_sql(row.get(0)?), key: from_sql(row.get(1)?) })
+            })
+        };
+        self.readers.read(read).await
+    }
+
+    async fn caused(
+        &self,
+        tenant_id: &str,
+        subject: Subject,
+        id: &str,
+        author: Author<'_>,
+    ) -> Result<bool, StoreError> {
+        let (tenant_id, wanted, [key, agent]) = (tenant_id.to_owned(), id.to_owned(), author.marks());
+        let read = move |connection: &Connection| {
+            let mut statement = connection.prepare_cached(&finding::caused(subject))?;
+            let event = |row: &Row<'_>| Ok(StoredEvent { seq: from_sql(row.get(0)?), text: row.get(1)? });
+            statement.query_row(params![tenant_id, DECISIONS, wanted, key, agent], event).optional()
+        };
+        let found = self.readers.read(read).await?;
+        Ok(found.is_some_and(|event| subject.is_of(&event, id, &author)))
+    }
+
+    async fn credential(
+        &self,
+        tenant_id: &str,
+        tool_id: &str,
+    ) -> Result<Option<SealedCredential>, StoreError> {
+        let (tenant_id, tool_id) = (tenant_id.to_owned(), tool_id.to_owned());
+        self.readers.read(move |connection| find_credential(connection, &tenant_id, &tool_id)).await
+    }
+
+    async fn credentials(&self, tenant_id: &str) -> Result<Vec<SealedCredential>, StoreError> {
+        let tenant_id = tenant_id.to_owned();
+        let read = move |connection: &Connection| {
+            let mut statement = connection.prepare_cached(&format!("{CREDENTIAL} ORDER BY tool_id"))?;
+            statement.query_map(params![tenant_id], credential_of)?.collect()
+        };
+        self.readers.read(read).await
+    }
+
+    async fn signing_keys(&self) -> Result<Vec<SealedKey>, StoreError> {
+        self.readers.read(read_signing_keys).await
+    }
+
+    async fn add_signing_key(&self, key: SealedKey, rotation: Rotation) -> Result<(), StoreError> {
+        self.jobs.ask(|answer| Job::AddKey(Box::new(key), rotation, answer)).await
+    }
+
+    async fn check(&self) -> Result<(), StoreError> {
+        self.readers.read(|connection| connection.query_one("SELECT 1", [], |_| Ok(()))).await?;
+        self.jobs.ask(Job::Check).await
+    }
+
+    async fn close(&self) {
+        // The last connection to close tidies up, and that is the writer's.
+        self.readers.release();
+        if !self.jobs.stop().await {
+            return;
+        }
+        let thread = self.writer.lock().unwrap_or_else(PoisonError::into_inner).take();
+        if let Some(thread) = thread {
+            // A writer that panicked was reported by the panic itself; there is nothing left to finish.
+            let _ = tokio::task::spawn_blocking(move || thread.join()).await;
+        }
+    }
+}
+
+/// SQLite's integers are signed; no chain comes near their end.
+fn to_sql(number: u64) -> i64 {
+    i64::try_from(number).unwrap_or(i64::MAX)
+}
+
+fn from_sql(number: i64) -> u64 {
+    u64::try_from(number).unwrap_or(0)
+}

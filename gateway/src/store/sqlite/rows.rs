@@ -1,0 +1,244 @@
+//! A transaction of many appends: what it reads and writes, row by row.
+
+use std::sync::Arc;
+
+use bytes::Bytes;
+use rusqlite::{OptionalExtension, Transaction, params};
+
+use super::reading::{find_approval, find_approvals_for, find_chain, find_manifest, find_passport};
+use super::schema::decisions;
+use super::{from_sql, to_sql};
+use crate::approvals::Approval;
+use crate::ledger::{Head, Sealed};
+use crate::store::batch::Rows;
+use crate::store::proof::KeptAnswer;
+use crate::store::{Claim, Effect, Standing};
+
+/// An answer, with the events that it names.
+const ANSWER: &str = concat!(
+    "SELECT fingerprint, answer, expires_at, seq, allowed_seq,
+    (SELECT event FROM events WHERE chain = ",
+    decisions!(),
+    " AND events.seq = answers.seq), (SELECT event FROM events WHERE chain = ",
+    decisions!(),
+    " AND events.seq = answers.allowed_seq)
+    FROM answers WHERE tenant_id = ?1 AND key_name = ?2 AND idempotency_key = ?3"
+);
+
+/// A transaction of many appends.
+pub(super) struct Writing<'t, 'c> {
+    pub(super) transaction: &'t Transaction<'c>,
+    /// How many bytes of events and answers it records.
+    pub(super) bytes: usize,
+}
+
+impl Rows for Writing<'_, '_> {
+    type Error = rusqlite::Error;
+
+    fn answer(
+        &self,
+        tenant_id: &str,
+        key_name: &str,
+        idempotency_key: &str,
+    ) -> rusqlite::Result<Option<KeptAnswer>> {
+        self.transaction
+            .prepare_cached(ANSWER)?
+            .query_row(params![tenant_id, key_name, idempotency_key], |row| {
+                Ok(KeptAnswer {
+                    fingerprint: row.get(0)?,
+                    answer: Bytes::from(row.get::<_, Vec<u8>>(1)?),
+                    expires_at: row.get(2)?,
+                    seq: from_sql(row.get(3)?),
+                    event: row.get(5)?,
+                    allowed_seq: row.get::<_, Option<i64>>(4)?.map(from_sql),
+                    allowed_event: row.get(6)?,
+                })
+            })
+            .optional()
+    }
+
+    fn approval(&self, tenant_id: &str, id: &str) -> rusqlite::Result<Option<Approval>> {
+        find_approval(self.transaction, tenant_id, id)
+    }
+
+    fn approvals_for(
+        &self,
+        tenant_id: &str,
+        action_hash: &str,
+        asker: &str,
+    ) -> rusqlite::Result<Vec<Approval>> {
+        find_approvals_for(self.transaction, tenant_id, action_hash, asker)
+    }
+
+    fn manifest(&self, tenant_id: &str, tool_id: &str) -> rusqlite::Result<Option<String>> {
+        find_manifest(self.transaction, tenant_id, tool_id)
+    }
+
+    fn credential(&self, tenant_id: &str, tool_id: &str) -> rusqlite::Result<Option<String>> {
+        self.transaction
+            .prepare_cached("SELECT id FROM credentials WHERE tenant_id = ?1 AND tool_id = ?2")?
+            .query_row(params![tenant_id, tool_id], |row| row.get(0))
+            .optional()
+    }
+
+    fn passport(&self, tenant_id: &str, jti: &str) -> rusqlite::Result<Option<Standing>> {
+        find_passport(self.transaction, tenant_id, jti)
+    }
+
+    fn open_chain(&mut self, tenant_id: &str, chain_id: &str) -> rusqlite::Result<(i64, Head)> {
+        if let Some(known) = find_chain(self.transaction, tenant_id, chain_id)? {
+            return Ok(known);
+        }
+        let head = Head::default();
+        self.transaction
+            .prepare_cached("INSERT INTO chains (tenant_id, chain_id, length, head) VALUES (?1, ?2, 0, ?3)")?
+            .execute(params![tenant_id, chain_id, head.hash])?;
+        Ok((self.transaction.last_insert_rowid(), head))
+    }
+
+    fn insert_event(&mut self, chain: i64, event: Sealed) -> rusqlite::Result<()> {
+        self.bytes += event.text.len();
+        self.transaction
+            .prepare_cached("INSERT INTO events (chain, seq, event) VALUES (?1, ?2, ?3)")?
+            .execute(params![chain, to_sql(event.head.length), event.text])?;
+        Ok(())
+    }
+
+    fn take(&mut self, tenant_id: &str, claim: &Claim) -> rusqlite::Result<()> {
+        match claim {
+            Claim::Approval { id, .. } => self
+                .transaction
+                .prepare_cached("UPDATE approvals SET spent = 1 WHERE tenant_id = ?1 AND id = ?2")?
+                .execute(params![tenant_id, id])?,
+            Claim::Passport { jti, .. } => self
+                .transaction
+                .prepare_cached("UPDATE passports SET used = 1 WHERE tenant_id = ?1 AND jti = ?2")?
+                .execute(params![tenant_id, jti])?,
+        };
+        Ok(())
+    }
+
+    fn apply(&mut self, tenant_id: &Arc<str>, effect: &Effect) -> rusqlite::Result<()> {
+        match effect {
+            Effect::ApproveManifest { tool_id, hash } => {
+                self.transaction
+                    .prepare_cached(
+                        "INSERT INTO manifests (tenant_id, tool_id, manifest_hash) VALUES (?1, ?2, ?3)
+                         ON CONFLICT (tenant_id, tool_id) DO UPDATE SET manifest_hash = ?3",
+                    )?
+                    .execute(params![tenant_id, tool_id, hash])?;
+            }
+            Effect::Decide { id, decided } => {
+                self.transaction
+                    .prepare_cached(
+                        "UPDATE approvals SET approved = ?3, decided_by = ?4, decided_at = ?5, note = ?6
+                         WHERE tenant_id = ?1 AND id = ?2",
+                    )?
+                    .execute(params![
+                        tenant_id,
+                        id,
+                        decided.approved,
+                        decided.by,
+                        decided.at,
+                        decided.note
+                    ])?;
+            }
+            Effect::Open { approval, .. } => {
+                self.transaction
+                    .prepare_cached(
+                        "INSERT INTO approvals (tenant_id, id, action_hash, tool, resource, args, goal, agent_id,
+                         user_id, reason_code, created_at, deadline, asker)
+                         VALUES (?1, ?2, ?3, ?4, ?5, ?6, ?7, ?8, ?9, ?10, ?11, ?12, ?13)",
+                    )?
+                    .execute(params![
+                        tenant_id,
+                        approval.id,
+                        approval.action_hash,
+                        approval.tool,
+                        approval.resource,
+                        approval.args,
+                        approval.goal,
+                        approval.agent_id,
+                        approval.user_id,
+                        approval.reason_code,
+                        approval.created_at,
+                        approval.deadline,
+                        approval.asker
+                    ])?;
+            }
+            Effect::Issue { jti, kid, expires_at } => {
+                self.transaction
+                    .prepare_cached("INSERT INTO passports (tenant_id, jti, expires_at) VALUES (?1, ?2, ?3)")?
+                    .execute(params![tenant_id, jti, expires_at])?;
+                self.transaction
+                    .prepare_cached(
+                        "UPDATE signing_keys SET needed_until = max(needed_until, ?2) WHERE kid = ?1",
+                    )?
+                    .execute(params![kid, expires_at])?;
+            }
+            Effect::RemoveCredential { tool_id, id: _ } => {
+                self.transaction
+                    .prepare_cached("DELETE FROM credentials WHERE tenant_id = ?1 AND tool_id = ?2")?
+                    .execute(params![tenant_id, tool_id])?;
+            }
+            Effect::SetCredential(credential) => {
+                self.transaction
+                    .prepare_cached(
+                        "INSERT INTO credentials (tenant_id, tool_id, id, sealed, set_at, expires_at)
+                         VALUES (?1, ?2, ?3, ?4, ?5, ?6)
+                         ON CONFLICT (tenant_id, tool_id)
+                         DO UPDATE SET id = ?3, sealed = ?4, set_at = ?5, expires_at = ?6",
+                    )?
+                    .execute(params![
+                        tenant_id,
+                        credential.tool_id,
+                        credential.id,
+                        credential.sealed,
+                        credential.set_at,
+                        credential.expires_at
+                    ])?;
+            }
+            Effect::Revoke { jti } => {
+                self.transaction
+                    .prepare_cached("UPDATE passports SET revoked = 1 WHERE tenant_id = ?1 AND jti = ?2")?
+                    .execute(params![tenant_id, jti])?;
+            }
+        }
+        Ok(())
+    }
+
+    fn keep_answer(
+        &mut self,
+        tenant_id: &Arc<str>,
+        key_name: &Arc<str>,
+        idempotency_key: &str,
+        kept: KeptAnswer,
+    ) -> rusqlite::Result<()> {
+        self.bytes += kept.answer.len();
+        self.transaction
+            .prepare_cached(
+                "INSERT INTO answers (tenant_id, key_name, idempotency_key, fingerprint, answer, expires_at, seq,
+                 allowed_seq) VALUES (?1, ?2, ?3, ?4, ?5, ?6, ?7, ?8)
+                 ON CONFLICT (tenant_id, key_name, idempotency_key)
+                 DO UPDATE SET fingerprint = ?4, answer = ?5, expires_at = ?6, seq = ?7, allowed_seq = ?8",
+            )?
+            .execute(params![
+                tenant_id,
+                key_name,
+                idempotency_key,
+                kept.fingerprint,
+                kept.answer.as_ref(),
+                kept.expires_at,
+                to_sql(kept.seq),
+                kept.allowed_seq.map(to_sql)
+            ])?;
+        Ok(())
+    }
+
+    fn save_head(&mut self, chain: i64, head: &Head) -> rusqlite::Result<()> {
+        self.transaction
+            .prepare_cached("UPDATE chains SET length = ?2, head = ?3 WHERE id = ?1")?
+            .execute(params![chain, to_sql(head.length), head.hash])?;
+        Ok(())
+    }
+}

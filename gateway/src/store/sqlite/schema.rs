@@ -1,0 +1,306 @@
+//! The tables of a data file, and the versions that led to them.
+
+use std::path::Path;
+
+use rusqlite::{Connection, TransactionBehavior};
+
+use super::database::{BUSY_TIMEOUT, connect_reader, set_up};
+use crate::store::error::OpenError;
+
+/// The form of the data that this version reads and writes.
+pub(super) const SCHEMA_VERSION: i64 = 6;
+
+/// What leads to each version from the one before; the first from nothing.
+const MIGRATIONS: [&str; 6] = [LEDGER, MANIFESTS, PASSPORTS, APPROVALS, CREDENTIALS, PROOFS];
+
+const LEDGER: &str = "
+CREATE TABLE chains (
+    id        INTEGER PRIMARY KEY,
+    tenant_id TEXT NOT NULL,
+    chain_id  TEXT NOT NULL,
+    length    INTEGER NOT NULL,
+    head      TEXT NOT NULL,
+    UNIQUE (tenant_id, chain_id)
+) STRICT;
+
+CREATE TABLE events (
+    id    INTEGER PRIMARY KEY,
+    chain INTEGER NOT NULL REFERENCES chains (id),
+    seq   INTEGER NOT NULL,
+    event TEXT NOT NULL,
+    UNIQUE (chain, seq)
+) STRICT;
+
+CREATE TABLE answers (
+    tenant_id       TEXT NOT NULL,
+    key_name        TEXT NOT NULL,
+    idempotency_key TEXT NOT NULL,
+    fingerprint     BLOB NOT NULL,
+    answer          BLOB NOT NULL,
+    UNIQUE (tenant_id, key_name, idempotency_key)
+) STRICT;
+
+CREATE TRIGGER events_are_not_changed BEFORE UPDATE ON events
+BEGIN SELECT RAISE (ABORT, 'the ledger is append-only'); END;
+
+CREATE TRIGGER events_are_not_removed BEFORE DELETE ON events
+BEGIN SELECT RAISE (ABORT, 'the ledger is append-only'); END;
+";
+
+const MANIFESTS: &str = "
+CREATE TABLE manifests (
+    tenant_id     TEXT NOT NULL,
+    tool_id       TEXT NOT NULL,
+    manifest_hash TEXT NOT NULL,
+    PRIMARY KEY (tenant_id, tool_id)
+) STRICT, WITHOUT ROWID;
+";
+
+const PASSPORTS: &str = "
+CREATE TABLE signing_keys (
+    id           INTEGER PRIMARY KEY,
+    kid          TEXT NOT NULL UNIQUE,
+    sealed       BLOB NOT NULL,
+    active       INTEGER NOT NULL,
+    needed_until INTEGER NOT NULL
+) STRICT;
+
+CREATE TABLE passports (
+    tenant_id  TEXT NOT NULL,
+    jti        TEXT NOT NULL,
+    expires_at INTEGER NOT NULL,
+    revoked    INTEGER NOT NULL DEFAULT 0,
+    used       INTEGER NOT NULL DEFAULT 0,
+    UNIQUE (tenant_id, jti)
+) STRICT;
+";
+
+const APPROVALS: &str = "
+CREATE TABLE approvals (
+    tenant_id   TEXT NOT NULL,
+    id          TEXT NOT NULL,
+    action_hash TEXT NOT NULL,
+    tool        TEXT NOT NULL,
+    resource    TEXT,
+    args        TEXT NOT NULL,
+    goal        TEXT NOT NULL,
+    agent_id    TEXT,
+    user_id     TEXT,
+    reason_code TEXT NOT NULL,
+    created_at  INTEGER NOT NULL,
+    deadline    INTEGER NOT NULL,
+    approved    INTEGER,
+    decided_by  TEXT,
+    decided_at  INTEGER,
+    note        TEXT,
+    spent       INTEGER NOT NULL DEFAULT 0,
+    UNIQUE (tenant_id, id)
+) STRICT;
+
+CREATE INDEX approvals_pending ON approvals (tenant_id, deadline) WHERE approved IS NULL;
+";
+
+const CREDENTIALS: &str = "
+CREATE TABLE credentials (
+    tenant_id  TEXT NOT NULL,
+    tool_id    TEXT NOT NULL,
+    id         TEXT NOT NULL,
+    sealed     BLOB NOT NULL,
+    set_at     INTEGER NOT NULL,
+    expires_at INTEGER,
+    UNIQUE (tenant_id, tool_id)
+) STRICT;
+";
+
+/// An event that used up what it names, as text: an `allow` in a mode that spends.
+macro_rules! spends {
+    () => {
+        r#"(instr(event, '"event_type":"decision"') > 0 AND instr(event, '"decision":"allow"') > 0
+            AND (instr(event, '"mode":"enforce"') > 0 OR instr(event, '"mode":"strict"') > 0))"#
+    };
+}
+
+/// The events that [`events_by_approval`](PROOFS) holds: those that decide or spend an approval. A quote within a string
+/// is escaped in JSON, so a client's text is no match.
+macro_rules! of_approval {
+    () => {
+        concat!(
+            r#"instr(event, '"approval_request_id":"') > 0
+                AND (instr(event, '"event_type":"approval.') > 0 OR "#,
+            spends!(),
+            ")"
+        )
+    };
+}
+
+/// The events that [`events_by_passport`](PROOFS) holds: those that issue, revoke or spend a passport.
+macro_rules! of_passport {
+    () => {
+        concat!(
+            r#"instr(event, '"passport_jti":"') > 0 AND (instr(event, '"event_type":"passport.') > 0 OR "#,
+            spends!(),
+            ")"
+        )
+    };
+}
+
+/// The events that [`events_by_tool`](PROOFS) holds: those that approve a manifest, or set or remove a credential.
+macro_rules! of_tool {
+    () => {
+        r#"(instr(event, '"event_type":"tool.approved"') > 0 OR instr(event, '"event_type":"credential.') > 0)"#
+    };
+}
+
+/// A member of an event.
+macro_rules! member {
+    ($name:literal) => {
+        concat!("CASE WHEN json_valid(event) THEN json_extract(event, '$.", $name, "') END")
+    };
+}
+
+/// The tenant's chain of decisions; the tenant is the first parameter.
+macro_rules! decisions {
+    () => {
+        "(SELECT id FROM chains WHERE tenant_id = ?1 AND chain_id = 'decisions')"
+    };
+}
+
+/// Answers that end, approvals that are found by their action, indexes by which rows are held to the ledger, and triggers
+/// against every statement that would change what is only added to. `INSERT OR REPLACE` removes rows without any trigger
+/// for removal, so it is refused before.
+const PROOFS: &str = concat!(
+    r#"
+ALTER TABLE answers ADD COLUMN expires_at INTEGER NOT NULL DEFAULT 0;
+ALTER TABLE answers ADD COLUMN seq INTEGER NOT NULL DEFAULT 0;
+ALTER TABLE answers ADD COLUMN allowed_seq INTEGER;
+UPDATE answers SET expires_at = CAST(strftime('%s', 'now') AS INTEGER) + 86400,
+    allowed_seq = CASE WHEN substr(answer, 1, 19) = CAST('{"decision":"allow"' AS BLOB) THEN 0 END;
+CREATE INDEX answers_by_end ON answers (expires_at);
+
+ALTER TABLE approvals ADD COLUMN asker TEXT NOT NULL DEFAULT '';
+CREATE INDEX approvals_by_action ON approvals (tenant_id, action_hash) WHERE spent = 0;
+
+CREATE INDEX events_by_approval ON events (chain, "#,
+    member!("approval_request_id"),
+    ", seq) WHERE ",
+    of_approval!(),
+    ";
+CREATE INDEX events_by_passport ON events (chain, ",
+    member!("passport_jti"),
+    ", seq) WHERE ",
+    of_passport!(),
+    ";
+CREATE INDEX events_by_tool ON events (chain, ",
+    member!("tool_id"),
+    ", seq) WHERE ",
+    of_tool!(),
+    r#";
+
+CREATE TABLE state (
+    id      INTEGER PRIMARY KEY CHECK (id = 1),
+    is_open INTEGER NOT NULL,
+    probe   BLOB NOT NULL
+) STRICT;
+INSERT INTO state (id, is_open, probe) VALUES (1, 0, x'');
+
+CREATE TRIGGER events_are_not_replaced BEFORE INSERT ON events
+WHEN EXISTS (SELECT 1 FROM events WHERE id = NEW.id OR (chain = NEW.chain AND seq = NEW.seq))
+BEGIN SELECT RAISE (ABORT, 'the ledger is append-only'); END;
+
+CREATE TRIGGER chains_are_not_replaced BEFORE INSERT ON chains
+WHEN EXISTS (
+    SELECT 1 FROM chains WHERE id = NEW.id OR (tenant_id = NEW.tenant_id AND chain_id = NEW.chain_id)
+)
+BEGIN SELECT RAISE (ABORT, 'the ledger is append-only'); END;
+
+CREATE TRIGGER chains_are_not_removed BEFORE DELETE ON chains
+BEGIN SELECT RAISE (ABORT, 'the ledger is append-only'); END;
+
+CREATE TRIGGER chains_only_grow BEFORE UPDATE ON chains
+WHEN NEW.id IS NOT OLD.id OR NEW.tenant_id IS NOT OLD.tenant_id OR NEW.chain_id IS NOT OLD.chain_id
+    OR NEW.length < OLD.length
+BEGIN SELECT RAISE (ABORT, 'the ledger is append-only'); END;
+
+CREATE TRIGGER approvals_are_not_replaced BEFORE INSERT ON approvals
+WHEN EXISTS (SELECT 1 FROM approvals WHERE tenant_id = NEW.tenant_id AND id = NEW.id)
+BEGIN SELECT RAISE (ABORT, 'an approval stays as it was decided'); END;
+
+CREATE TRIGGER approvals_are_not_removed BEFORE DELETE ON approvals
+BEGIN SELECT RAISE (ABORT, 'an approval stays as it was decided'); END;
+
+CREATE TRIGGER approvals_are_decided_once BEFORE UPDATE ON approvals
+WHEN NEW.tenant_id IS NOT OLD.tenant_id OR NEW.id IS NOT OLD.id OR NEW.action_hash IS NOT OLD.action_hash
+    OR NEW.tool IS NOT OLD.tool OR NEW.resource IS NOT OLD.resource OR NEW.args IS NOT OLD.args
+    OR NEW.goal IS NOT OLD.goal OR NEW.agent_id IS NOT OLD.agent_id OR NEW.user_id IS NOT OLD.user_id
+    OR NEW.reason_code IS NOT OLD.reason_code OR NEW.created_at IS NOT OLD.created_at
+    OR NEW.deadline IS NOT OLD.deadline OR NEW.asker IS NOT OLD.asker OR NEW.spent < OLD.spent
+    OR (OLD.approved IS NOT NULL AND (NEW.approved IS NOT OLD.approved OR NEW.decided_by IS NOT OLD.decided_by
+        OR NEW.decided_at IS NOT OLD.decided_at OR NEW.note IS NOT OLD.note))
+BEGIN SELECT RAISE (ABORT, 'an approval stays as it was decided'); END;
+
+CREATE TRIGGER passports_are_not_replaced BEFORE INSERT ON passports
+WHEN EXISTS (SELECT 1 FROM passports WHERE tenant_id = NEW.tenant_id AND jti = NEW.jti)
+BEGIN SELECT RAISE (ABORT, 'a passport stays used and revoked'); END;
+
+CREATE TRIGGER passports_are_not_removed BEFORE DELETE ON passports
+BEGIN SELECT RAISE (ABORT, 'a passport stays used and revoked'); END;
+
+CREATE TRIGGER passports_stay_used BEFORE UPDATE ON passports
+WHEN NEW.tenant_id IS NOT OLD.tenant_id OR NEW.jti IS NOT OLD.jti OR NEW.expires_at IS NOT OLD.expires_at
+    OR NEW.used < OLD.used OR NEW.revoked < OLD.revoked
+BEGIN SELECT RAISE (ABORT, 'a passport stays used and revoked'); END;
+
+CREATE TRIGGER signing_keys_are_not_replaced BEFORE INSERT ON signing_keys
+WHEN EXISTS (SELECT 1 FROM signing_keys WHERE id = NEW.id OR kid = NEW.kid)
+BEGIN SELECT RAISE (ABORT, 'a signing key stays as it was made'); END;
+
+CREATE TRIGGER signing_keys_are_not_removed BEFORE DELETE ON signing_keys
+BEGIN SELECT RAISE (ABORT, 'a signing key stays as it was made'); END;
+
+CREATE TRIGGER signing_keys_are_not_changed BEFORE UPDATE ON signing_keys
+WHEN NEW.id IS NOT OLD.id OR NEW.kid IS NOT OLD.kid OR NEW.sealed IS NOT OLD.sealed
+BEGIN SELECT RAISE (ABORT, 'a signing key stays as it was made'); END;
+"#
+);
+pub(super) use {decisions, member, of_approval, of_passport, of_tool, spends};
+
+/// Sets the connection up and makes the tables of a new file. The schema version it found.
+pub(super) fn prepare(connection: &mut Connection) -> rusqlite::Result<i64> {
+    connection.busy_timeout(BUSY_TIMEOUT)?;
+    let version = connection.query_one("PRAGMA user_version", [], |row| row.get(0))?;
+    if version > SCHEMA_VERSION {
+        return Ok(version);
+    }
+    connection.pragma_update(None, "journal_mode", "WAL")?;
+    set_up(connection)?;
+    if version < SCHEMA_VERSION {
+        let transaction = connection.transaction_with_behavior(TransactionBehavior::Exclusive)?;
+        for migration in MIGRATIONS.iter().skip(usize::try_from(version).unwrap_or(0)) {
+            transaction.execute_batch(migration)?;
+        }
+        transaction.pragma_update(None, "user_version", SCHEMA_VERSION)?;
+        transaction.commit()?;
+    }
+    Ok(version)
+}
+
+/// Whether a gateway had the file when it was copied, or did not end in order. What it recorded last is in the write-ahead
+/// log then.
+pub(super) fn was_left_open(path: &Path) -> Result<bool, OpenError> {
+    let read = |connection: Connection| {
+        let version: i64 = connection.query_one("PRAGMA user_version", [], |row| row.get(0))?;
+        match version {
+            6..=SCHEMA_VERSION => connection.query_one("SELECT is_open FROM state", [], |row| row.get(0)),
+            _ => Ok(false),
+        }
+    };
+    connect_reader(path).and_then(read).map_err(|error| OpenError::Sqlite(path.to_owned(), error))
+}
+
+/// Notes in the data file itself, not in its log alone, whether a gateway has it.
+pub(super) fn set_open(connection: &Connection, is_open: bool) -> rusqlite::Result<()> {
+    connection.execute("UPDATE state SET is_open = ?1", [is_open])?;
+    // While it is open, the log is never empty: see `DataFile::has_wal`.
+    let fold = if is_open { "PRAGMA wal_checkpoint(FULL)" } else { "PRAGMA wal_checkpoint(TRUNCATE)" };
+    connection.query_one(fold, [], |_| Ok(()))
+}
