@@ -14,16 +14,14 @@ use actpass_protocol::json::Number;
 use actpass_protocol::token::{PublicKey, Refusal, Typ, Unverified};
 
 use crate::clock::{Clock, rfc3339};
-use crate::ledger::{self, Draft, Head};
+use crate::events;
+use crate::ledger::{self, Head};
 use crate::members::object;
 use crate::passport::{Keys, Ring};
-use crate::store::{Append, Store, StoreError};
+use crate::store::{Record, Store, StoreError};
 
 /// The chains that are checkpointed: those that only the gateway writes to.
 const CHAINS: [&str; 3] = [ledger::DECISIONS, ledger::TOOLS, ledger::VAULT];
-
-/// Who an event names that the gateway itself causes.
-const GATEWAY: &str = "(gateway)";
 
 /// How often it is looked whether a checkpoint is due, at most.
 const LOOK: Duration = Duration::from_secs(5);
@@ -204,14 +202,14 @@ impl Checkpoints {
         previous: Option<String>,
     ) -> Result<Last, StoreError> {
         let at = self.clock.millis();
-        let length = Json::Number(Number::from(i64::try_from(head.length).unwrap_or(i64::MAX)));
+        let length = Number::from(i64::try_from(head.length).unwrap_or(i64::MAX));
         let signature = match keys {
             None => None,
             Some(keys) => {
                 let claims = object([
                     ("tenant_id", Some(Json::from(&**tenant_id))),
                     ("chain_id", Some(Json::from(chain_id))),
-                    ("length", Some(length.clone())),
+                    ("length", Some(Json::Number(length))),
                     ("head", Some(Json::from(&*head.hash))),
                     ("checkpoint_at", Some(Json::String(rfc3339(at.div_euclid(1000))))),
                     ("previous", previous.as_deref().map(Json::from)),
@@ -224,30 +222,8 @@ impl Checkpoints {
                 Some(signed.0)
             }
         };
-        let event = Draft {
-            event_id: ledger::new_event_id(),
-            tenant_id: Arc::clone(tenant_id),
-            chain_id: ledger::CHECKPOINTS.to_owned(),
-            event_type: ledger::CHECKPOINT.to_owned(),
-            key_name: GATEWAY.into(),
-            metadata: Some(object([
-                ("chain_id", Some(Json::from(chain_id))),
-                ("length", Some(length)),
-                ("head", Some(Json::from(&*head.hash))),
-                ("previous", previous.as_deref().map(Json::from)),
-                ("signature", signature.as_deref().map(Json::from)),
-            ])),
-            ..Draft::default()
-        };
-        let recorded = match store.append(Append::of(event)).await? {
-            crate::store::Appended::Recorded(recorded) => recorded,
-            // It has no idempotency key, and takes and changes nothing.
-            crate::store::Appended::Conflict
-            | crate::store::Appended::Earlier(_)
-            | crate::store::Appended::Refused(_)
-            | crate::store::Appended::Repeated
-            | crate::store::Appended::Stale => return Err(StoreError::Unavailable),
-        };
+        let event = events::checkpoint(tenant_id, chain_id, head, previous.as_deref(), signature.as_deref());
+        let recorded = store.record(Record::of(event)).await?;
         let (length, head, signature) = (head.length, &*head.hash, signature.as_deref().unwrap_or("none"));
         tracing::info!(tenant = &**tenant_id, chain = chain_id, length, head, signature, "checkpoint");
         Ok(Last { length, at, event: Some(recorded.hash) })

@@ -13,12 +13,15 @@ use sha2::{Digest, Sha256};
 use crate::approvals::{self, Approval, Status, reason};
 use crate::auth::{self, Key};
 use crate::ledger::{self, Draft, PolicyRef};
-use crate::members::{Members, object};
+use crate::members::Members;
 use crate::passport::coverage::{Covered, uncovered};
 use crate::passport::{self, Claims, Refusal};
 use crate::policy::{Decision, Input, NO_MATCH, Policy, RiskTier, Rule};
-use crate::request::{Evidence, Preflight, ToolApproval};
-use crate::store::{Append, Basis, Binding, Claim, Earlier, Effect, Instead, Once, Pinned, Standing};
+use crate::request::Preflight;
+use crate::store::{
+    Basis, Considered, CredentialPin, DecisionRecord, Earlier, Fallback, Idempotency, ManifestPin, Opening,
+    SingleUse, Standing,
+};
 use crate::vault;
 
 /// A decision that was made, and may be answered once its event is durable.
@@ -33,7 +36,7 @@ pub struct Decided {
     /// Whether the tool's credential goes out with it.
     pub hands_out: bool,
     /// What must be recorded before.
-    pub append: Append,
+    pub record: DecisionRecord,
 }
 
 /// Why a tool whose manifest is another one than was approved may not be called.
@@ -83,7 +86,7 @@ pub struct Facts {
     /// For how many seconds an answer is kept under its idempotency key.
     pub keep_seconds: i64,
     /// Which manifest of the tool is approved, if the request names one.
-    pub pinned: Option<Pinned>,
+    pub pinned: Option<ManifestPin>,
     /// How many approval requests of one key may be pending, if this key has as many.
     pub crowded: Option<u32>,
     /// What the manifest is that the request names.
@@ -97,10 +100,7 @@ pub struct Facts {
 impl Decided {
     /// The hash of the action for which it opens an approval request.
     pub fn opens(&self) -> Option<&str> {
-        match &self.append.effect {
-            Some(Effect::Open { approval, .. }) => Some(&approval.action_hash),
-            Some(_) | None => None,
-        }
+        self.record.opens.as_ref().map(|opening| &*opening.approval.action_hash)
     }
 }
 
@@ -145,20 +145,22 @@ pub fn decide(key: &Key, request: &Preflight<'_>, body: &Json, facts: &Facts) ->
         Some((_, holds_until)) => *holds_until,
         None => judgement.holds_until,
     };
-    let Judgement { ruling, claims, effect, .. } = judgement;
+    let Judgement { ruling, uses, opens, .. } = judgement;
     let allows = ruling.allows();
-    let Instead { event, answer } = case.outcome(&ruling);
-    let once = request.idempotency_key.zip(fingerprint).map(|(name, fingerprint)| Once {
-        idempotency_key: name.as_str().to_owned(),
+    let Fallback { event, answer } = case.outcome(&ruling);
+    let idempotency = request.idempotency_key.zip(fingerprint).map(|(name, fingerprint)| Idempotency {
+        key: name.as_str().to_owned(),
         fingerprint,
         answer: answer.clone(),
         allows,
         keep_seconds: facts.keep_seconds,
-        earlier: facts.earlier.as_ref().map(|earlier| earlier.seq),
-        repeats: repeats.map(|(basis, _)| basis),
+        earlier: facts
+            .earlier
+            .as_ref()
+            .map(|earlier| Considered { seq: earlier.seq, repeats: repeats.map(|(basis, _)| basis) }),
     });
     // What is handed out, or not, must be the tool's when it is recorded.
-    let binding = allows.then(|| Binding {
+    let credential = allows.then(|| CredentialPin {
         tool_id: request.tool.as_str().to_owned(),
         credential_id: facts.credential.as_ref().map(|bound| bound.id.clone()),
     });
@@ -168,7 +170,7 @@ pub fn decide(key: &Key, request: &Preflight<'_>, body: &Json, facts: &Facts) ->
         allows,
         request_hash: case.request_hash.clone(),
         hands_out: case.hands_out(&ruling) && facts.credential.is_some(),
-        append: Append { event, once, claims, binding, manifest, holds_until, effect },
+        record: DecisionRecord { event, idempotency, uses, credential, manifest, holds_until, opens },
     }
 }
 
@@ -211,8 +213,8 @@ pub fn mark_replayed(answer: &[u8], request_hash: Option<&str>, age_ms: i64) -> 
 /// What enforce decides, what must be claimed for it, and what changes with it.
 struct Judgement<'a> {
     ruling: Ruling<'a>,
-    claims: Vec<Claim>,
-    effect: Option<Effect>,
+    uses: Vec<SingleUse>,
+    opens: Option<Opening>,
     /// Until when it can be decided so, in seconds since 1970.
     holds_until: Option<i64>,
     /// The approval that it rests on.
@@ -221,7 +223,7 @@ struct Judgement<'a> {
 
 impl<'a> From<Ruling<'a>> for Judgement<'a> {
     fn from(ruling: Ruling<'a>) -> Self {
-        Self { ruling, claims: Vec::new(), effect: None, holds_until: None, approval: None }
+        Self { ruling, uses: Vec::new(), opens: None, holds_until: None, approval: None }
     }
 }
 
@@ -280,7 +282,7 @@ impl<'a> Case<'a> {
             && self.spends()
             && !self.renews
         {
-            judgement.claims.push(Claim::Passport {
+            judgement.uses.push(SingleUse::Passport {
                 jti: shown.claims.jti().to_owned(),
                 replayed: Box::new(self.outcome(&refused(Refusal::Replayed))),
                 revoked: Box::new(self.outcome(&refused(Refusal::Revoked))),
@@ -347,16 +349,16 @@ impl<'a> Case<'a> {
     }
 
     /// An approval that holds; it is spent with the decision.
-    fn spend(&self, ruling: Ruling<'a>, approval: &Approval, spent: Option<Box<Instead>>) -> Judgement<'a> {
-        let claims = match self.spends() && !self.renews {
-            true => vec![Claim::Approval { id: approval.id.clone(), spent }],
+    fn spend(&self, ruling: Ruling<'a>, approval: &Approval, spent: Option<Box<Fallback>>) -> Judgement<'a> {
+        let uses = match self.spends() && !self.renews {
+            true => vec![SingleUse::Approval { id: approval.id.clone(), spent }],
             false => Vec::new(),
         };
         let ruling = Ruling { approval: Some(approval.id.clone()), ..ruling };
         Judgement {
             ruling: ruling.approved(self.request.tool.as_str()),
-            claims,
-            effect: None,
+            uses,
+            opens: None,
             holds_until: approval.decided.as_ref().map(|decided| approval.usable_until(decided)),
             approval: Some(approval.id.clone()),
         }
@@ -426,8 +428,8 @@ impl<'a> Case<'a> {
             spent: false,
             proven: true,
         };
-        let effect = Some(Effect::Open { approval: Box::new(approval), alone: self.facts.finds_approvals });
-        Judgement { effect, ..Ruling { approval: Some(id), ..ruling }.into() }
+        let opens = Some(Opening { approval: Box::new(approval), alone: self.facts.finds_approvals });
+        Judgement { opens, ..Ruling { approval: Some(id), ..ruling }.into() }
     }
 
     /// The passport, if there is one, after everything about it was compared with the request.
@@ -496,7 +498,7 @@ impl<'a> Case<'a> {
     }
 
     /// The event and the answer of a ruling.
-    fn outcome(&self, ruling: &Ruling<'_>) -> Instead {
+    fn outcome(&self, ruling: &Ruling<'_>) -> Fallback {
         let request = self.request;
         let policy = ruling.policy;
         let event_id = ledger::new_event_id();
@@ -506,10 +508,9 @@ impl<'a> Case<'a> {
         let answer = ruling.answer(request.mode, &event_id, request_hash, credential_id);
         let answer = Bytes::from(answer);
         let shown = self.facts.passport.as_ref().and_then(|passport| passport.as_ref().ok());
+        let claimed = request.agent_id.map(|agent| agent.as_str());
         let event = Draft {
             event_id,
-            chain_id: ledger::DECISIONS.to_owned(),
-            event_type: ledger::DECISION.to_owned(),
             user_id: request.user_id.map(|user| user.as_str().to_owned()),
             tool_id: Some(request.tool.as_str().to_owned()),
             resource: request.resource.map(|resource| resource.as_str().to_owned()),
@@ -528,13 +529,9 @@ impl<'a> Case<'a> {
             approval_request_id: ruling.approval.clone(),
             passport_jti: shown.map(|shown| shown.claims.jti().to_owned()),
             credential_id: credential_id.map(str::to_owned),
-            ..signed(
-                self.key,
-                self.agent.and_then(Json::as_str),
-                request.agent_id.map(|agent| agent.as_str()),
-            )
+            ..crate::events::by_agent(self.key, claimed, ledger::DECISIONS, ledger::DECISION)
         };
-        Instead { event, answer }
+        Fallback { event, answer }
     }
 }
 
@@ -544,49 +541,6 @@ fn expiry_of(claims: &Claims) -> Option<i64> {
         return None;
     };
     number.as_str().parse().ok()
-}
-
-/// The event that a client wants recorded.
-pub fn witness(key: &Key, evidence: &Evidence<'_>) -> Append {
-    let owned = |text: crate::request::Text<'_>| text.as_str().to_owned();
-    let event = Draft {
-        event_id: ledger::new_event_id(),
-        chain_id: owned(evidence.chain_id),
-        event_type: owned(evidence.event_type),
-        tool_id: evidence.tool_id.map(owned),
-        decision: evidence.decision.map(owned),
-        reason_code: evidence.reason_code.map(owned),
-        request_hash: evidence.request_hash.map(owned),
-        response_hash: evidence.response_hash.map(owned),
-        metadata: evidence.metadata.cloned(),
-        ..signed(key, key.agent.as_ref().and_then(Json::as_str), None)
-    };
-    Append::of(event)
-}
-
-/// The event of a tool that an operator approves, which has that effect.
-pub fn approve_tool(key: &Key, approval: &ToolApproval<'_>) -> Append {
-    let (tool_id, hash) = (approval.tool_id.as_str().to_owned(), approval.manifest_hash.clone());
-    let event = Draft {
-        event_id: ledger::new_event_id(),
-        chain_id: ledger::TOOLS.to_owned(),
-        event_type: ledger::TOOL_APPROVED.to_owned(),
-        tool_id: Some(tool_id.clone()),
-        metadata: Some(object([("manifest_hash", Some(Json::from(&*hash)))])),
-        ..signed(key, None, None)
-    };
-    Append { effect: Some(Effect::ApproveManifest { tool_id, hash }), ..Append::of(event) }
-}
-
-/// An event with the members that say who caused it.
-pub(crate) fn signed(key: &Key, agent: Option<&str>, claimed: Option<&str>) -> Draft {
-    Draft {
-        tenant_id: Arc::clone(&key.tenant.id),
-        key_name: Arc::clone(&key.name),
-        agent_id: agent.map(str::to_owned),
-        claimed_agent_id: claimed.filter(|claimed| Some(*claimed) != agent).map(str::to_owned),
-        ..Draft::default()
-    }
 }
 
 /// What enforce decides, and why.

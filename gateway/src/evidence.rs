@@ -450,7 +450,7 @@ mod tests {
     use super::*;
     use crate::ledger::Draft;
     use crate::seal::MasterKey;
-    use crate::store::{Append, Location, SealedKey, SqliteStore, Store, read_chain};
+    use crate::store::{Location, Record, SealedKey, SqliteStore, Store, read_chain};
 
     async fn three_events(path: &Path) {
         let store = SqliteStore::open(path).unwrap();
@@ -461,7 +461,7 @@ mod tests {
                 chain_id: "c".to_owned(),
                 ..Draft::default()
             };
-            store.append(Append::of(event)).await.unwrap();
+            store.record(Record::of(event)).await.unwrap();
         }
         store.close().await;
     }

@@ -14,6 +14,7 @@ pub mod clock;
 pub mod config;
 mod connections;
 pub mod decide;
+mod events;
 pub mod evidence;
 mod files;
 pub mod hosts;

@@ -5,26 +5,21 @@
 //! is its id, which is new each time a credential is set.
 
 use std::io::Write;
-use std::sync::Arc;
 
 use actpass_protocol::{Json, Secret};
 use bytes::Bytes;
 use zeroize::{Zeroize, Zeroizing};
 
 use crate::clock::rfc3339;
-use crate::ledger::{self, Draft};
-use crate::members::object;
 use crate::seal::{Cipher, MasterKey, Purpose, SealError};
-use crate::store::{Append, Effect, SealedCredential};
+use crate::store::{Change, Mutation, Record, SealedCredential, Transition};
+use crate::{events, ledger};
 
 /// Why an action is denied whose tool's credential has expired.
 pub const EXPIRED: &str = "credential.expired";
 
 /// How long a secret may be, in bytes.
 pub const MAX_SECRET_BYTES: usize = 16 * 1024;
-
-/// Who an event names that was caused from the command line, where there is no API key.
-const COMMAND_LINE: &str = "(command line)";
 
 impl SealedCredential {
     /// What the secret is sealed to. As JSON, so that no two are alike.
@@ -104,15 +99,9 @@ pub fn hand_out(answer: &[u8], secret: &Secret, expires_at: Option<i64>) -> Byte
 }
 
 /// What keeps a credential, in place of the tool's earlier one.
-pub fn set(tenant_id: &str, credential: SealedCredential) -> Append {
-    let expires_at = credential.expires_at.map_or(Json::Null, |at| Json::String(rfc3339(at)));
-    let event = Draft {
-        event_type: ledger::CREDENTIAL_SET.to_owned(),
-        credential_id: Some(credential.id.clone()),
-        metadata: Some(object([("expires_at", Some(expires_at))])),
-        ..event(tenant_id, &credential.tool_id)
-    };
-    Append { effect: Some(Effect::SetCredential(Box::new(credential))), ..Append::of(event) }
+pub fn set(tenant_id: &str, credential: SealedCredential) -> Record {
+    let event = events::credential_set(tenant_id, &credential);
+    Record { event, mutation: Some(Mutation::SetCredential(Box::new(credential))) }
 }
 
 /// Whether the text of an event says that the credential `id` was set.
@@ -124,25 +113,9 @@ pub fn was_set(event: &str, id: &str) -> bool {
 }
 
 /// What removes a tool's credential; stale if it is no longer this one.
-pub fn remove(tenant_id: &str, credential: &SealedCredential) -> Append {
-    let event = Draft {
-        event_type: ledger::CREDENTIAL_REMOVED.to_owned(),
-        credential_id: Some(credential.id.clone()),
-        ..event(tenant_id, &credential.tool_id)
-    };
-    let effect = Effect::RemoveCredential { tool_id: credential.tool_id.clone(), id: credential.id.clone() };
-    Append { effect: Some(effect), ..Append::of(event) }
-}
-
-fn event(tenant_id: &str, tool_id: &str) -> Draft {
-    Draft {
-        event_id: ledger::new_event_id(),
-        tenant_id: Arc::from(tenant_id),
-        chain_id: ledger::VAULT.to_owned(),
-        key_name: Arc::from(COMMAND_LINE),
-        tool_id: Some(tool_id.to_owned()),
-        ..Draft::default()
-    }
+pub fn remove(tenant_id: &str, credential: &SealedCredential) -> Transition {
+    let change = Change::RemoveCredential { tool_id: credential.tool_id.clone(), id: credential.id.clone() };
+    Transition { event: events::credential_removed(tenant_id, credential), change }
 }
 
 #[cfg(test)]

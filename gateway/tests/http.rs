@@ -13,8 +13,9 @@ use actpass_gateway::approvals::Approval;
 use actpass_gateway::ledger::Head;
 use actpass_gateway::server::Server;
 use actpass_gateway::store::{
-    Append, Appended, Author, Listing, Location, PendingOf, Rotation, SealedCredential, SealedKey, Standing,
-    Store, StoreError, StoredEvent, Subject,
+    Author, DecisionOutcome, DecisionRecord, Listing, Location, PendingOf, Record, Rotation,
+    SealedCredential, SealedKey, Standing, Store, StoreError, StoredEvent, Subject, Transition,
+    TransitionOutcome,
 };
 use actpass_protocol::{Json, hash_payload};
 use async_trait::async_trait;
@@ -799,7 +800,13 @@ impl Broken {
 
 #[async_trait]
 impl Store for Broken {
-    async fn append(&self, _: Append) -> Result<Appended, StoreError> {
+    async fn record(&self, _: Record) -> Result<Head, StoreError> {
+        self.fail().await
+    }
+    async fn change(&self, _: Transition) -> Result<TransitionOutcome, StoreError> {
+        self.fail().await
+    }
+    async fn decide(&self, _: DecisionRecord) -> Result<DecisionOutcome, StoreError> {
         self.fail().await
     }
     async fn head(&self, _: &str, _: &str) -> Result<Option<Head>, StoreError> {

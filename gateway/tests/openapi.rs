@@ -148,7 +148,7 @@ async fn answers_are_as_they_are_described() {
         let vault = Vault::new(&master).unwrap();
         let sealed =
             vault.seal("one", "refunds.create", &Secret::from("vault_secret"), 0, expires_at).unwrap();
-        beside.append(vault::set("one", sealed)).await.unwrap();
+        beside.record(vault::set("one", sealed)).await.unwrap();
         compared.ask(PREFLIGHT, post(PREFLIGHT, "apk_one", &refund("1", "")), 200).await;
     }
 

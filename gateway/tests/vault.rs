@@ -10,7 +10,7 @@ use std::time::{Duration, UNIX_EPOCH};
 use actpass_gateway::clock::Clock;
 use actpass_gateway::config::MasterKeySource;
 use actpass_gateway::seal::MasterKey;
-use actpass_gateway::store::{Append, Appended, SealedCredential, Store};
+use actpass_gateway::store::{SealedCredential, Store, TransitionOutcome};
 use actpass_gateway::vault::{self, Vault};
 use actpass_protocol::{Json, Secret};
 use common::{Gateway, PREFLIGHT, json, refund, text};
@@ -47,12 +47,8 @@ impl Fixture {
     async fn set(&self, tenant: &str, tool: &str, expires_at: Option<i64>) -> SealedCredential {
         let vault = Vault::new(&master()).unwrap();
         let sealed = vault.seal(tenant, tool, &Secret::from(TOKEN), NOW, expires_at).unwrap();
-        self.append(vault::set(tenant, sealed.clone())).await;
+        self.beside.record(vault::set(tenant, sealed.clone())).await.unwrap();
         sealed
-    }
-
-    async fn append(&self, append: Append) {
-        assert!(matches!(self.beside.append(append).await, Ok(Appended::Recorded(_))));
     }
 
     async fn decide(&self, more: &str) -> Json {
@@ -166,7 +162,7 @@ async fn an_answer_is_not_repeated_once_its_credential_is_gone() {
     assert!(age.parse::<i64>().unwrap() >= 60_000, "{age}");
     // That one is the answer now.
     common::assert_repeats(&fixture.status(&body).await.1, &replaced);
-    fixture.append(vault::remove("one", &next)).await;
+    assert_eq!(fixture.beside.change(vault::remove("one", &next)).await, Ok(TransitionOutcome::Recorded));
     anew("allow", None, "removed").await;
     assert_eq!(fixture.gateway.events("apk_one", "decisions").await.len(), 4);
 
@@ -178,7 +174,7 @@ async fn an_answer_is_not_repeated_once_its_credential_is_gone() {
     assert_eq!(first.member("credential"), None);
     // Removing what is no longer there changes and records nothing.
     fixture.set("one", "refunds.create", None).await;
-    assert_eq!(fixture.beside.append(vault::remove("one", &sealed)).await, Ok(Appended::Stale));
+    assert_eq!(fixture.beside.change(vault::remove("one", &sealed)).await, Ok(TransitionOutcome::Stale));
     assert_eq!(fixture.gateway.events("apk_one", "vault").await.len(), 5);
 }
 
@@ -279,7 +275,7 @@ async fn what_does_not_open_stops_the_call_before_anything_is_recorded() {
         SealedCredential { tool_id: "refunds.create".to_owned(), ..elsewhere },
         SealedCredential { expires_at: None, ..own },
     ] {
-        fixture.append(vault::set("one", wrong)).await;
+        fixture.beside.record(vault::set("one", wrong)).await.unwrap();
         let (status, answer) = fixture.status(&refund("4900", "")).await;
         assert_eq!((status, text(&answer, "error.code")), (500, Some("internal")));
         assert!(!answer.to_string().contains(TOKEN));

@@ -13,7 +13,7 @@ use crate::clock::{LAST_SECOND, rfc3339};
 use crate::config::Settings;
 use crate::passport::Keys;
 use crate::request::MAX_TOOL_CHARACTERS;
-use crate::store::{Appended, Store};
+use crate::store::{Store, TransitionOutcome};
 use crate::vault::{self, MAX_SECRET_BYTES, Vault};
 
 #[derive(Debug, Subcommand)]
@@ -74,13 +74,11 @@ impl VaultCommand {
                 let none = || Failure::Failed(format!("{tenant:?} has no credential for the tool {tool:?}"));
                 let credential =
                     store.credential(tenant, &tool).await.map_err(Failure::new)?.ok_or_else(none)?;
-                match store.append(vault::remove(tenant, &credential)).await.map_err(Failure::new)? {
-                    Appended::Recorded(_) => print(format_args!("removed {}", credential.id)),
-                    Appended::Stale => Err(Failure::new("it was replaced just now, and is still there")),
-                    other @ (Appended::Conflict
-                    | Appended::Earlier(_)
-                    | Appended::Refused(_)
-                    | Appended::Repeated) => Err(Failure::Failed(format!("it was not removed: {other:?}"))),
+                match store.change(vault::remove(tenant, &credential)).await.map_err(Failure::new)? {
+                    TransitionOutcome::Recorded => print(format_args!("removed {}", credential.id)),
+                    TransitionOutcome::Stale => {
+                        Err(Failure::new("it was replaced just now, and is still there"))
+                    }
                 }
             }),
             Self::Set { tool, expires, place } => on_vault(&place, async |settings, store, tenant| {
@@ -98,14 +96,8 @@ impl VaultCommand {
                 let credential =
                     vault.seal(tenant, &tool, &read_secret()?, now, expires_at).map_err(Failure::new)?;
                 let id = credential.id.clone();
-                match store.append(vault::set(tenant, credential)).await.map_err(Failure::new)? {
-                    Appended::Recorded(_) => print(format_args!("set {id}")),
-                    other @ (Appended::Conflict
-                    | Appended::Earlier(_)
-                    | Appended::Refused(_)
-                    | Appended::Repeated
-                    | Appended::Stale) => Err(Failure::Failed(format!("it was not set: {other:?}"))),
-                }
+                store.record(vault::set(tenant, credential)).await.map_err(Failure::new)?;
+                print(format_args!("set {id}"))
             }),
         }
     }

@@ -14,15 +14,14 @@ use super::App;
 use super::error::{ApiError, json};
 use super::openapi::{answers, requests};
 use super::receive::{Call, Caller};
-use super::steps::{in_time, parse, record, work};
+use super::steps::{in_time, parse, work};
 use crate::approvals::{self, Approval, Decided, Status};
 use crate::auth::{Key, Role};
 use crate::clock::rfc3339;
-use crate::decide::signed;
-use crate::ledger::{self, Draft};
+use crate::events;
 use crate::members::object;
 use crate::request::{InvalidMember, Opinion};
-use crate::store::{Append, Appended, Effect, Listing};
+use crate::store::{Change, Listing, Transition, TransitionOutcome};
 
 /// How long a request may wait for a decision, in seconds.
 const MAX_WAIT: u64 = 25;
@@ -241,29 +240,13 @@ pub(super) async fn settle(
         return Err(ApiError::ApprovalAltered);
     }
     let decided = Decided { approved, by: key.name.to_string(), at: app.clock.seconds(), note };
-    let event = Draft {
-        event_id: ledger::new_event_id(),
-        chain_id: ledger::DECISIONS.to_owned(),
-        event_type: if approved { ledger::APPROVAL_APPROVED } else { ledger::APPROVAL_REJECTED }.to_owned(),
-        tool_id: Some(approval.tool.clone()),
-        approval_request_id: Some(id.clone()),
-        metadata: Some(object([
-            ("action_hash", Some(Json::from(&*approval.action_hash))),
-            ("decided_by", Some(Json::from(&*key.name))),
-            ("has_note", Some(Json::Bool(decided.note.is_some()))),
-            ("usable_until", Some(Json::String(rfc3339(approval.usable_until(&decided))))),
-        ])),
-        ..signed(key, key.agent.as_ref().and_then(Json::as_str), None)
-    };
-    let effect = Effect::Decide { id: id.clone(), decided };
-    match record(app, Append { effect: Some(effect), ..Append::of(event) }).await? {
-        Appended::Recorded(_) => app.notices.decided(id),
-        Appended::Stale => {
+    let event = events::approval_decided(key, approval, &decided);
+    let change = Change::DecideApproval { id: id.clone(), decided };
+    match in_time(app, app.store.change(Transition { event, change })).await? {
+        TransitionOutcome::Recorded => app.notices.decided(id),
+        TransitionOutcome::Stale => {
             let now = find(app, key, id).await?;
             return Err(ApiError::Decided(now.status(app.clock.seconds()).as_str()));
-        }
-        Appended::Conflict | Appended::Earlier(_) | Appended::Refused(_) | Appended::Repeated => {
-            return Err(ApiError::Internal);
         }
     }
     find(app, key, id).await

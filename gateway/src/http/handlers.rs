@@ -17,15 +17,16 @@ use super::error::{ApiError, json};
 use super::openapi::answers::{Chain, ChainVerified, Decision, Health, Recorded, ToolApproved};
 use super::openapi::requests;
 use super::receive::{Call, Caller};
-use super::steps::{heavy, in_time, is_own, parse, record, work};
+use super::steps::{heavy, in_time, is_own, parse, work};
 use super::{App, passports};
 use crate::auth::{Key, Role};
 use crate::decide::{self, Bound, Decided, Facts, Manifest, Shown};
 use crate::ledger::{self, APPROVAL_APPROVED, APPROVAL_REJECTED, Head, Verifier};
 use crate::request::{Evidence, InvalidMember, Preflight, ToolApproval};
-use crate::store::{Appended, Author, Earlier, Pinned, SealedCredential, StoredEvent, Subject};
-use crate::tools;
-use crate::vault;
+use crate::store::{
+    Author, DecisionOutcome, Earlier, ManifestPin, Mutation, Record, SealedCredential, StoredEvent, Subject,
+};
+use crate::{events, tools, vault};
 
 /// The largest number that an event may have.
 const MAX_SEQ: u64 = i64::MAX.unsigned_abs();
@@ -90,13 +91,13 @@ pub(super) async fn preflight(State(app): State<Arc<App>>, call: Call) -> Result
         let request_hash = decided.request_hash;
         let age = before.as_ref().and_then(|before| before.allowed.as_ref()).map(|allowed| allowed.at);
         let age = age.map(|at| received.saturating_sub(at).max(0));
-        let answer = match record(&app, decided.append).await? {
-            Appended::Conflict => return Err(ApiError::Conflict),
-            Appended::Earlier(found) => {
+        let answer = match in_time(&app, app.store.decide(decided.record)).await? {
+            DecisionOutcome::Conflict => return Err(ApiError::Conflict),
+            DecisionOutcome::Earlier(found) => {
                 earlier = Some(*found);
                 continue;
             }
-            Appended::Recorded(_) => {
+            DecisionOutcome::Recorded => {
                 // A key that was answered `allow` before gives no new leave.
                 let answer = match age.filter(|_| decided.allows) {
                     Some(age) => replayed(&decided.answer, request_hash.as_deref(), age)?,
@@ -107,17 +108,17 @@ pub(super) async fn preflight(State(app): State<Arc<App>>, call: Call) -> Result
                     None => answer,
                 }
             }
-            Appended::Refused(answer) => answer,
-            Appended::Repeated => {
-                let before = before.as_ref().ok_or(ApiError::Internal)?;
+            DecisionOutcome::Refused(answer) => answer,
+            DecisionOutcome::Repeated(answer) => {
                 let age = age.unwrap_or(i64::MAX);
-                let answer = replayed(&before.answer, request_hash.as_deref(), age)?;
-                match secret.filter(|_| before.credential.is_some() && age < HANDED_OUT_AGAIN_MS) {
+                let answer = replayed(&answer, request_hash.as_deref(), age)?;
+                let had_credential = before.is_some_and(|before| before.credential.is_some());
+                match secret.filter(|_| had_credential && age < HANDED_OUT_AGAIN_MS) {
                     Some(secret) => vault::hand_out(&answer, &secret, expires_at),
                     None => answer,
                 }
             }
-            Appended::Stale => {
+            DecisionOutcome::Stale => {
                 credential = find_credential(&app, &asks).await?;
                 earlier = before;
                 action_hash = opens.or(action_hash);
@@ -282,7 +283,7 @@ async fn learn(
                     manifest = Manifest::Changed;
                 }
             }
-            (manifest, Some(Pinned { tool_id: asks.tool.clone(), hash: approved }))
+            (manifest, Some(ManifestPin { tool_id: asks.tool.clone(), hash: approved }))
         }
     };
     Ok(Facts {
@@ -322,24 +323,18 @@ pub(super) async fn tools(State(app): State<Arc<App>>, call: Call) -> Result<Res
     let (append, hash) = work(&app, raw.len(), move || {
         let body = parse(&raw)?;
         let approval = ToolApproval::read(&body)?;
-        Ok((decide::approve_tool(&key, &approval), approval.manifest_hash))
+        let hash = approval.manifest_hash.clone();
+        let mutation = Mutation::ApproveManifest { tool_id: approval.tool_id.as_str().to_owned(), hash };
+        let event = events::tool_approved(&key, &approval);
+        Ok((Record { event, mutation: Some(mutation) }, approval.manifest_hash))
     })
     .await?;
-    match record(&app, append).await? {
-        Appended::Recorded(_) => {
-            let answer = Json::Object(vec![
-                ("manifest_hash".to_owned(), Json::String(hash)),
-                ("approved".to_owned(), Json::Bool(true)),
-            ]);
-            Ok(json(StatusCode::OK, answer.to_string()))
-        }
-        // An approval has no idempotency key: twice is as good as once.
-        Appended::Conflict
-        | Appended::Earlier(_)
-        | Appended::Refused(_)
-        | Appended::Repeated
-        | Appended::Stale => Err(ApiError::Internal),
-    }
+    in_time(&app, app.store.record(append)).await?;
+    let answer = Json::Object(vec![
+        ("manifest_hash".to_owned(), Json::String(hash)),
+        ("approved".to_owned(), Json::Bool(true)),
+    ]);
+    Ok(json(StatusCode::OK, answer.to_string()))
 }
 
 #[utoipa::path(
@@ -357,11 +352,11 @@ pub(super) async fn tools(State(app): State<Arc<App>>, call: Call) -> Result<Res
 pub(super) async fn evidence(State(app): State<Arc<App>>, call: Call) -> Result<Response, ApiError> {
     let Call { key, body: raw } = call;
     let author = Arc::clone(&key);
-    let (append, decided) = work(&app, raw.len(), move || {
+    let (event, decided) = work(&app, raw.len(), move || {
         let body = parse(&raw)?;
         let evidence = Evidence::read(&body)?;
         let decided = evidence.decided_request().map(str::to_owned);
-        Ok((decide::witness(&key, &evidence), decided))
+        Ok((events::client_event(&key, &evidence), decided))
     })
     .await?;
     // How an action ended, only who was allowed it can say.
@@ -374,22 +369,13 @@ pub(super) async fn evidence(State(app): State<Arc<App>>, call: Call) -> Result<
              the decision carries",
         ));
     }
-    let event_id = append.event.event_id.clone();
-    match record(&app, append).await? {
-        Appended::Recorded(head) => {
-            let answer = Json::Object(vec![
-                ("event_id".to_owned(), Json::String(event_id)),
-                ("current_event_hash".to_owned(), Json::String(head.hash)),
-            ]);
-            Ok(json(StatusCode::OK, answer.to_string()))
-        }
-        // Evidence has no idempotency key, and takes and changes nothing.
-        Appended::Conflict
-        | Appended::Earlier(_)
-        | Appended::Refused(_)
-        | Appended::Repeated
-        | Appended::Stale => Err(ApiError::Internal),
-    }
+    let event_id = event.event_id.clone();
+    let head = in_time(&app, app.store.record(Record::of(event))).await?;
+    let answer = Json::Object(vec![
+        ("event_id".to_owned(), Json::String(event_id)),
+        ("current_event_hash".to_owned(), Json::String(head.hash)),
+    ]);
+    Ok(json(StatusCode::OK, answer.to_string()))
 }
 
 #[utoipa::path(

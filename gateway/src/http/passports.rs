@@ -14,17 +14,17 @@ use super::error::{ApiError, json};
 use super::openapi::answers::{Issued, JwkSet, Revoked, Verified};
 use super::openapi::requests;
 use super::receive::{Call, MaybeCaller};
-use super::steps::{in_time, is_own, parse, record, work};
+use super::steps::{in_time, is_own, parse, work};
 use crate::approvals::{Approval, Status};
 use crate::auth::{Key, Role};
 use crate::clock::rfc3339;
-use crate::decide::{MANIFEST_CHANGED, signed};
-use crate::ledger::{self, Draft};
+use crate::decide::MANIFEST_CHANGED;
+use crate::events;
 use crate::members::object;
 use crate::passport::keys::KeyError;
 use crate::passport::{self, Claims, Keys, Refusal, Ring};
 use crate::request::{InvalidMember, Issue, Revoke, VerifyPassport};
-use crate::store::{Append, Appended, Effect, StoreError, Subject};
+use crate::store::{Change, Mutation, Record, StoreError, Subject, Transition, TransitionOutcome};
 
 #[utoipa::path(
     post,
@@ -85,27 +85,9 @@ pub(super) async fn issue(State(app): State<Arc<App>>, call: Call) -> Result<Res
         let problem = format!("makes a passport larger than {} bytes", MAX_BYTES);
         return Err(InvalidMember { member: "body".to_owned(), problem }.into());
     }
-    let event = Draft {
-        event_id: ledger::new_event_id(),
-        chain_id: ledger::DECISIONS.to_owned(),
-        event_type: ledger::PASSPORT_ISSUED.to_owned(),
-        goal: Some(request.goal.as_str().to_owned()),
-        user_id: user.map(str::to_owned),
-        passport_jti: Some(jti.clone()),
-        approval_request_id: approval.map(|approval| approval.id.clone()),
-        ..signed(&key, agent, request.agent_id.map(|agent| agent.as_str()))
-    };
-    let effect = Effect::Issue { jti: jti.clone(), kid, expires_at };
-    match record(&app, Append { effect: Some(effect), ..Append::of(event) }).await? {
-        Appended::Recorded(_) => {}
-        Appended::Conflict
-        | Appended::Earlier(_)
-        | Appended::Refused(_)
-        | Appended::Repeated
-        | Appended::Stale => {
-            return Err(ApiError::Internal);
-        }
-    }
+    let event = events::passport_issued(&key, &request, &jti, approval);
+    let mutation = Some(Mutation::IssuePassport { jti: jti.clone(), kid, expires_at });
+    in_time(&app, app.store.record(Record { event, mutation })).await?;
     let answer = object([
         ("token", Some(Json::String(token))),
         ("jwks_uri", Some(Json::String(format!("{}/.well-known/jwks.json", app.issuer)))),
@@ -206,21 +188,12 @@ pub(super) async fn revoke(State(app): State<Arc<App>>, call: Call) -> Result<Re
         }
         Some(standing) if standing.revoked => true,
         Some(_) => {
-            let event = Draft {
-                event_id: ledger::new_event_id(),
-                chain_id: ledger::DECISIONS.to_owned(),
-                event_type: ledger::PASSPORT_REVOKED.to_owned(),
-                passport_jti: Some(jti.to_owned()),
-                metadata: request.reason.map(|reason| object([("reason", Some(reason.as_json().clone()))])),
-                ..signed(&key, key.agent.as_ref().and_then(Json::as_str), None)
-            };
-            let effect = Effect::Revoke { jti: jti.to_owned() };
-            match record(&app, Append { effect: Some(effect), ..Append::of(event) }).await? {
+            let reason = request.reason.map(|reason| reason.as_str());
+            let event = events::passport_revoked(&key, jti, reason);
+            let change = Change::RevokePassport { jti: jti.to_owned() };
+            match in_time(&app, app.store.change(Transition { event, change })).await? {
                 // Stale: another request revoked it just now.
-                Appended::Recorded(_) | Appended::Stale => true,
-                Appended::Conflict | Appended::Earlier(_) | Appended::Refused(_) | Appended::Repeated => {
-                    return Err(ApiError::Internal);
-                }
+                TransitionOutcome::Recorded | TransitionOutcome::Stale => true,
             }
         }
     };

@@ -5,7 +5,7 @@ use actpass_protocol::Json;
 use super::App;
 use super::error::ApiError;
 use crate::auth::Key;
-use crate::store::{Append, Appended, Author, StoreError, Subject};
+use crate::store::{Author, StoreError, Subject};
 
 /// Bodies above this many bytes are worked on beside the threads that serve connections.
 const LARGE: usize = 64 * 1024;
@@ -32,10 +32,6 @@ pub(super) async fn heavy<T: Send + 'static>(
 ) -> Result<T, ApiError> {
     let _permit = app.heavy.acquire().await.map_err(|_| ApiError::Internal)?;
     tokio::task::spawn_blocking(job).await.map_err(|_| ApiError::Internal)?
-}
-
-pub(super) async fn record(app: &App, append: Append) -> Result<Appended, ApiError> {
-    in_time(app, app.store.append(append)).await
 }
 
 /// A store that does not answer is one that does not work.

@@ -7,8 +7,9 @@ use tempfile::TempDir;
 
 use super::keys::KeyError;
 use super::{Keys, Refusal, Ring};
+use crate::ledger::Draft;
 use crate::seal::MasterKey;
-use crate::store::{Append, Effect, Rotation, SealedKey, SqliteStore, Store};
+use crate::store::{Mutation, Record, Rotation, SealedKey, SqliteStore, Store};
 
 const CLAIMS: &str = r#"{"iss": "i", "aud": "a", "tenant_id": "t", "agent_id": "g", "user_id": null, "goal": "w",
     "allowed_tools": ["x"], "allowed_resources": [], "risk_tier": "low", "iat": 100, "exp": 200,
@@ -138,8 +139,8 @@ async fn old_keys_verify_until_their_last_passport_has_expired() {
     let store = store(&folder);
     let keys = Keys::open(&store, master(1)).await.unwrap();
     let (token, old) = keys.known().sign(Typ::Passport, &Json::parse(CLAIMS.as_bytes()).unwrap()).unwrap();
-    let issue = Effect::Issue { jti: "ap_1".to_owned(), kid: old.clone(), expires_at: 200 };
-    store.append(Append { effect: Some(issue), ..Append::default() }).await.unwrap();
+    let issue = Mutation::IssuePassport { jti: "ap_1".to_owned(), kid: old.clone(), expires_at: 200 };
+    store.record(Record { event: Draft::default(), mutation: Some(issue) }).await.unwrap();
 
     let new = Keys::rotate(&store, &master(1)).await.unwrap();
     assert_eq!(kids(&keys.known(), 0), std::slice::from_ref(&old));

@@ -1,14 +1,20 @@
 //! What an append means: the same over every store.
 
 use std::collections::HashMap;
+use std::collections::hash_map::Entry;
 use std::sync::Arc;
 
+use super::Standing;
+use super::append::{
+    Basis, Change, DecisionOutcome, DecisionRecord, Fallback, Idempotency, Mutation, Opening, Record,
+    SingleUse, Transition, TransitionOutcome,
+};
 use super::error::StoreError;
 use super::proof::KeptAnswer;
-use super::{Append, Appended, Basis, Claim, Effect, Instead, Once, Standing};
+use super::queue::Append;
 use crate::approvals::{Approval, Status};
 use crate::clock::time_of;
-use crate::ledger::{Head, Sealed};
+use crate::ledger::{Draft, Head, Sealed};
 
 /// What a batch reads and writes, inside of one transaction. Nobody else changes what was read while it is open, and what
 /// was written is read by what follows.
@@ -50,9 +56,15 @@ pub(super) trait Rows {
 
     fn insert_event(&mut self, chain: i64, event: Sealed) -> Result<(), Self::Error>;
 
-    fn take(&mut self, tenant_id: &str, claim: &Claim) -> Result<(), Self::Error>;
+    /// Uses something up.
+    fn take(&mut self, tenant_id: &str, single_use: &SingleUse) -> Result<(), Self::Error>;
 
-    fn apply(&mut self, tenant_id: &Arc<str>, effect: &Effect) -> Result<(), Self::Error>;
+    /// Opens an approval request.
+    fn open(&mut self, tenant_id: &Arc<str>, approval: &Approval) -> Result<(), Self::Error>;
+
+    fn put(&mut self, tenant_id: &Arc<str>, mutation: &Mutation) -> Result<(), Self::Error>;
+
+    fn change(&mut self, tenant_id: &Arc<str>, change: &Change) -> Result<(), Self::Error>;
 
     /// Keeps an answer, in place of any other under its key.
     fn keep_answer(
@@ -87,10 +99,13 @@ pub(super) struct Batch<R> {
     chains: HashMap<(Arc<str>, String), (i64, Head)>,
 }
 
-/// Whether a claim can be had.
-enum Had<'a> {
+/// What an append comes to. The outer error is the whole transaction's, the inner one this append's alone.
+type Outcome<T, E> = Result<Result<T, StoreError>, E>;
+
+/// Whether something can be used.
+enum Usable<'a> {
     Free,
-    Refused(&'a Instead),
+    Refused(&'a Fallback),
     Stale,
 }
 
@@ -100,105 +115,157 @@ impl<R: Rows> Batch<R> {
         Self { rows, now, chains: HashMap::new() }
     }
 
-    /// The outer error is the whole transaction's, the inner one this append's alone.
-    pub(super) fn append(&mut self, append: &Append) -> Result<Result<Appended, StoreError>, R::Error> {
-        let Append { event, once, claims, binding, manifest, holds_until, effect } = append;
+    /// Gives the append's ticket its outcome. The error is the whole transaction's.
+    pub(super) fn append(&mut self, append: &mut Append) -> Result<(), R::Error> {
+        match append {
+            Append::Decision(decision, ticket) => ticket.outcome = self.decide(decision)?,
+            Append::Record(record, ticket) => ticket.outcome = self.record(record)?,
+            Append::Transition(transition, ticket) => ticket.outcome = self.change(transition)?,
+        }
+        Ok(())
+    }
+
+    fn record(&mut self, Record { event, mutation }: &Record) -> Outcome<Head, R::Error> {
+        let (chain, sealed) = match self.seal(event)? {
+            Ok(sealed) => sealed,
+            Err(error) => return Ok(Err(error)),
+        };
+        let head = sealed.head.clone();
+        self.rows.insert_event(chain, sealed)?;
+        if let Some(mutation) = mutation {
+            self.rows.put(&event.tenant_id, mutation)?;
+        }
+        Ok(Ok(head))
+    }
+
+    fn change(&mut self, Transition { event, change }: &Transition) -> Outcome<TransitionOutcome, R::Error> {
+        if !self.is_possible(&event.tenant_id, change)? {
+            return Ok(Ok(TransitionOutcome::Stale));
+        }
+        let (chain, sealed) = match self.seal(event)? {
+            Ok(sealed) => sealed,
+            Err(error) => return Ok(Err(error)),
+        };
+        self.rows.insert_event(chain, sealed)?;
+        self.rows.change(&event.tenant_id, change)?;
+        Ok(Ok(TransitionOutcome::Recorded))
+    }
+
+    fn decide(&mut self, decision: &DecisionRecord) -> Outcome<DecisionOutcome, R::Error> {
+        let DecisionRecord { event, idempotency, uses, credential, manifest, holds_until, opens } = decision;
         let (tenant_id, key_name) = (&event.tenant_id, &event.key_name);
-        let kept = match once {
+        let kept = match idempotency {
             None => None,
-            Some(once) => {
-                let kept = self.rows.answer(tenant_id, key_name, &once.idempotency_key)?;
+            Some(idempotency) => {
+                let kept = self.rows.answer(tenant_id, key_name, &idempotency.key)?;
                 kept.filter(|kept| kept.expires_at > self.seconds())
             }
         };
-        if let Some(once) = once {
-            match &kept {
-                Some(kept) if kept.fingerprint != once.fingerprint => return Ok(Ok(Appended::Conflict)),
-                Some(kept) if once.earlier != Some(kept.seq) => {
-                    let earlier = kept.earlier(key_name, &once.idempotency_key);
-                    return Ok(Ok(Appended::Earlier(Box::new(earlier))));
+        let mut repeats = None;
+        if let Some(idempotency) = idempotency {
+            match (&kept, &idempotency.earlier) {
+                (Some(kept), _) if kept.fingerprint != idempotency.fingerprint => {
+                    return Ok(Ok(DecisionOutcome::Conflict));
+                }
+                (Some(kept), Some(considered)) if considered.seq == kept.seq => {
+                    repeats = considered.repeats.as_ref().map(|basis| (basis, kept.answer.clone()));
+                }
+                (Some(kept), Some(_) | None) => {
+                    let earlier = kept.earlier(key_name, &idempotency.key);
+                    return Ok(Ok(DecisionOutcome::Earlier(Box::new(earlier))));
                 }
                 // It was kept no longer just now.
-                None if once.earlier.is_some() => return Ok(Ok(Appended::Stale)),
-                Some(_) | None => {}
+                (None, Some(_)) => return Ok(Ok(DecisionOutcome::Stale)),
+                (None, None) => {}
             }
         }
         if holds_until.is_some_and(|until| self.seconds() >= until) {
-            return Ok(Ok(Appended::Stale));
+            return Ok(Ok(DecisionOutcome::Stale));
         }
-        if let Some(effect) = effect
-            && self.is_stale(tenant_id, effect)?
+        if let Some(Opening { approval, alone: true }) = opens {
+            let open = self.rows.approvals_for(tenant_id, &approval.action_hash, &approval.asker)?;
+            if live(open, self.seconds()).is_some() {
+                return Ok(Ok(DecisionOutcome::Stale));
+            }
+        }
+        if let Some(pin) = credential
+            && self.rows.credential(tenant_id, &pin.tool_id)? != pin.credential_id
         {
-            return Ok(Ok(Appended::Stale));
+            return Ok(Ok(DecisionOutcome::Stale));
         }
-        if let Some(binding) = binding
-            && self.rows.credential(tenant_id, &binding.tool_id)? != binding.credential_id
+        if let Some(pin) = manifest
+            && self.rows.manifest(tenant_id, &pin.tool_id)? != pin.hash
         {
-            return Ok(Ok(Appended::Stale));
+            return Ok(Ok(DecisionOutcome::Stale));
         }
-        if let Some(pinned) = manifest
-            && self.rows.manifest(tenant_id, &pinned.tool_id)? != pinned.hash
-        {
-            return Ok(Ok(Appended::Stale));
-        }
-        if let Some(basis) = once.as_ref().and_then(|once| once.repeats.as_ref()) {
+        if let Some((basis, answer)) = repeats {
             return Ok(Ok(match self.still_holds(tenant_id, basis)? {
-                true => Appended::Repeated,
-                false => Appended::Stale,
+                true => DecisionOutcome::Repeated(answer),
+                false => DecisionOutcome::Stale,
             }));
         }
         // Nobody else writes what this transaction reads, so what is free here is free below.
         let mut refused = None;
-        for claim in claims {
-            match self.look_at(tenant_id, claim)? {
-                Had::Free => {}
-                Had::Refused(instead) => {
-                    refused = Some(instead);
+        for single_use in uses {
+            match self.look_at(tenant_id, single_use)? {
+                Usable::Free => {}
+                Usable::Refused(fallback) => {
+                    refused = Some(fallback);
                     break;
                 }
-                Had::Stale => return Ok(Ok(Appended::Stale)),
+                Usable::Stale => return Ok(Ok(DecisionOutcome::Stale)),
             }
         }
-        let event = refused.map_or(event, |instead| &instead.event);
-        let chain = (Arc::clone(tenant_id), event.chain_id.clone());
-        let (id, head) = match self.chains.remove(&chain) {
-            Some(known) => known,
-            None => self.rows.open_chain(&chain.0, &chain.1)?,
+        let event = refused.map_or(event, |fallback| &fallback.event);
+        let (chain, sealed) = match self.seal(event)? {
+            Ok(sealed) => sealed,
+            Err(error) => return Ok(Err(error)),
         };
-        let Ok(sealed) = event.seal(&head, time_of(self.now)) else {
-            self.chains.insert(chain, (id, head));
+        let keep = idempotency.as_ref().map(|idempotency| self.keep(idempotency, kept, refused, &sealed));
+        self.rows.insert_event(chain, sealed)?;
+        if refused.is_none() {
+            for single_use in uses {
+                self.rows.take(tenant_id, single_use)?;
+            }
+            if let Some(Opening { approval, .. }) = opens {
+                self.rows.open(tenant_id, approval)?;
+            }
+        }
+        if let (Some(idempotency), Some(kept)) = (idempotency, keep) {
+            self.rows.keep_answer(tenant_id, key_name, &idempotency.key, kept)?;
+        }
+        Ok(Ok(match refused {
+            None => DecisionOutcome::Recorded,
+            Some(fallback) => DecisionOutcome::Refused(fallback.answer.clone()),
+        }))
+    }
+
+    /// Gives an event its place at the end of its chain: the chain's number, and the event.
+    fn seal(&mut self, event: &Draft) -> Outcome<(i64, Sealed), R::Error> {
+        let (chain, head) = match self.chains.entry((Arc::clone(&event.tenant_id), event.chain_id.clone())) {
+            Entry::Occupied(known) => known.into_mut(),
+            Entry::Vacant(unknown) => {
+                let (tenant_id, chain_id) = unknown.key();
+                let opened = self.rows.open_chain(tenant_id, chain_id)?;
+                unknown.insert(opened)
+            }
+        };
+        let Ok(sealed) = event.seal(head, time_of(self.now)) else {
             return Ok(Err(StoreError::NotCanonical));
         };
-        let head = sealed.head.clone();
-        let keep = once.as_ref().map(|once| self.keep(once, kept, refused, &sealed));
-        self.rows.insert_event(id, sealed)?;
-        if refused.is_none() {
-            for claim in claims {
-                self.rows.take(tenant_id, claim)?;
-            }
-            if let Some(effect) = effect {
-                self.rows.apply(tenant_id, effect)?;
-            }
-        }
-        if let (Some(once), Some(kept)) = (once, keep) {
-            self.rows.keep_answer(tenant_id, key_name, &once.idempotency_key, kept)?;
-        }
-        self.chains.insert(chain, (id, head.clone()));
-        Ok(Ok(match refused {
-            None => Appended::Recorded(head),
-            Some(instead) => Appended::Refused(instead.answer.clone()),
-        }))
+        *head = sealed.head.clone();
+        Ok(Ok((*chain, sealed)))
     }
 
     /// What is kept of an answer whose event is `sealed`.
     fn keep(
         &self,
-        once: &Once,
+        idempotency: &Idempotency,
         earlier: Option<KeptAnswer>,
-        refused: Option<&Instead>,
+        refused: Option<&Fallback>,
         sealed: &Sealed,
     ) -> KeptAnswer {
-        let allows = once.allows && refused.is_none();
+        let allows = idempotency.allows && refused.is_none();
         // What was allowed first under a key stays known for the key's life.
         let (allowed_seq, allowed_event) = match earlier {
             Some(KeptAnswer { allowed_seq: Some(seq), allowed_event, .. }) => (Some(seq), allowed_event),
@@ -206,9 +273,9 @@ impl<R: Rows> Batch<R> {
             Some(_) | None => (None, None),
         };
         KeptAnswer {
-            fingerprint: once.fingerprint.to_vec(),
-            answer: refused.map_or(&once.answer, |instead| &instead.answer).clone(),
-            expires_at: self.seconds().saturating_add(once.keep_seconds),
+            fingerprint: idempotency.fingerprint.to_vec(),
+            answer: refused.map_or(&idempotency.answer, |fallback| &fallback.answer).clone(),
+            expires_at: self.seconds().saturating_add(idempotency.keep_seconds),
             seq: sealed.head.length,
             event: Some(sealed.text.clone()),
             allowed_seq,
@@ -242,46 +309,40 @@ impl<R: Rows> Batch<R> {
         Ok(approval.is_some_and(|approval| approval.is_leave(self.seconds())))
     }
 
-    fn look_at<'a>(&self, tenant_id: &str, claim: &'a Claim) -> Result<Had<'a>, R::Error> {
-        match claim {
-            Claim::Passport { jti, replayed, revoked } => Ok(match self.rows.passport(tenant_id, jti)? {
-                None | Some(Standing { revoked: true, .. }) => Had::Refused(revoked),
-                Some(Standing { used: true, .. }) => Had::Refused(replayed),
-                Some(Standing { revoked: false, used: false }) => Had::Free,
-            }),
-            Claim::Approval { id, spent } => {
+    fn look_at<'a>(&self, tenant_id: &str, single_use: &'a SingleUse) -> Result<Usable<'a>, R::Error> {
+        match single_use {
+            SingleUse::Passport { jti, replayed, revoked } => {
+                Ok(match self.rows.passport(tenant_id, jti)? {
+                    None | Some(Standing { revoked: true, .. }) => Usable::Refused(revoked),
+                    Some(Standing { used: true, .. }) => Usable::Refused(replayed),
+                    Some(Standing { revoked: false, used: false }) => Usable::Free,
+                })
+            }
+            SingleUse::Approval { id, spent } => {
                 let approval = self.rows.approval(tenant_id, id)?;
                 let is_there = approval.is_some_and(|found| !found.spent && found.is_approved());
                 Ok(match (is_there, spent) {
-                    (true, _) => Had::Free,
-                    (false, Some(spent)) => Had::Refused(spent),
-                    (false, None) => Had::Stale,
+                    (true, _) => Usable::Free,
+                    (false, Some(spent)) => Usable::Refused(spent),
+                    (false, None) => Usable::Stale,
                 })
             }
         }
     }
 
-    fn is_stale(&self, tenant_id: &str, effect: &Effect) -> Result<bool, R::Error> {
-        match effect {
-            Effect::Decide { id, decided } => {
+    fn is_possible(&self, tenant_id: &str, change: &Change) -> Result<bool, R::Error> {
+        match change {
+            Change::DecideApproval { id, decided } => {
                 let approval = self.rows.approval(tenant_id, id)?;
                 let at = decided.at.max(self.seconds());
-                Ok(approval.is_none_or(|found| found.decided.is_some() || at >= found.deadline))
+                Ok(approval.is_some_and(|found| found.decided.is_none() && at < found.deadline))
             }
-            Effect::Open { approval, alone: true } => {
-                let open = self.rows.approvals_for(tenant_id, &approval.action_hash, &approval.asker)?;
-                Ok(live(open, self.seconds()).is_some())
+            Change::RemoveCredential { tool_id, id } => {
+                Ok(self.rows.credential(tenant_id, tool_id)?.as_ref() == Some(id))
             }
-            Effect::ApproveManifest { .. }
-            | Effect::Issue { .. }
-            | Effect::Open { alone: false, .. }
-            | Effect::SetCredential(_) => Ok(false),
-            Effect::RemoveCredential { tool_id, id } => {
-                Ok(self.rows.credential(tenant_id, tool_id)?.as_ref() != Some(id))
-            }
-            Effect::Revoke { jti } => {
+            Change::RevokePassport { jti } => {
                 let standing = self.rows.passport(tenant_id, jti)?;
-                Ok(standing.is_none_or(|standing| standing.revoked))
+                Ok(standing.is_some_and(|standing| !standing.revoked))
             }
         }
     }

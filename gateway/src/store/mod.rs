@@ -1,5 +1,6 @@
 //! Where events live.
 
+mod append;
 mod batch;
 mod error;
 mod finding;
@@ -16,16 +17,19 @@ use std::path::PathBuf;
 use std::sync::Arc;
 
 use async_trait::async_trait;
-use bytes::Bytes;
 
+pub use self::append::{
+    Allowed, Basis, Change, Considered, CredentialPin, DecisionOutcome, DecisionRecord, Earlier, Fallback,
+    Idempotency, ManifestPin, Mutation, Opening, Record, SingleUse, Transition, TransitionOutcome,
+};
 pub use self::error::{DatabaseError, OpenError, StoreError};
 pub use self::finding::{Author, Listing, PendingOf, Subject};
 pub use self::postgres::{Database, PostgresStore, Trust};
 pub use self::sealed::{SealedCredential, SealedKey};
 pub use self::sqlite::{BackupError, Copied, SqliteStore, accept_missing_wal, backup};
-use crate::approvals::{Approval, Decided, Status};
+use crate::approvals::{Approval, Status};
 use crate::clock::Clock;
-use crate::ledger::{Draft, Head};
+use crate::ledger::Head;
 
 /// Where a gateway keeps its data.
 #[derive(Clone, Debug)]
@@ -106,17 +110,31 @@ pub fn read_keys(data: &Location) -> Result<Vec<SealedKey>, OpenError> {
 
 /// Keeps the ledger.
 ///
-/// An implementation promises: what [`Store::append`] reports as recorded is durable; the events of a chain are in
+/// An implementation promises: what it reports as recorded is durable; the events of a chain are in
 /// one unbroken order, whoever appends at once; and a tenant's events are found under that tenant alone.
 #[async_trait]
 pub trait Store: Send + Sync + fmt::Debug {
-    /// Gives an event its place at the end of its chain and makes it durable.
+    /// Records an event at the end of its chain: the chain's head with it.
     ///
     /// # Errors
     ///
-    /// Nothing is known to be recorded then, and nothing may be answered as if it were. It may be recorded all the same, if
-    /// the store was lost at the last moment; asked again with the same [`Once`], it is recorded once.
-    async fn append(&self, append: Append) -> Result<Appended, StoreError>;
+    /// Nothing is known to be recorded then, and nothing may be answered as if it were.
+    async fn record(&self, record: Record) -> Result<Head, StoreError>;
+
+    /// Records a change and its event, if the change is still possible.
+    ///
+    /// # Errors
+    ///
+    /// As [`Store::record`].
+    async fn change(&self, transition: Transition) -> Result<TransitionOutcome, StoreError>;
+
+    /// Records a decision, if what it rests on is as it must be.
+    ///
+    /// # Errors
+    ///
+    /// As [`Store::record`]. The decision may be recorded nevertheless, if the store was lost at the last moment; asked
+    /// again with the same [`Idempotency`], it is recorded once.
+    async fn decide(&self, decision: DecisionRecord) -> Result<DecisionOutcome, StoreError>;
 
     /// The head of a tenant's chain; `None` if the tenant has no such chain.
     ///
@@ -288,134 +306,6 @@ pub trait Store: Send + Sync + fmt::Debug {
     async fn close(&self);
 }
 
-/// An event to append, and what must become true with it, all or nothing.
-///
-/// In one transaction, in this order: `once` (a key that was used for another body, or under which something was answered
-/// that was not taken into account, ends it), `holds_until`, what the effect changes, `binding` and `manifest` (each may be
-/// stale), whether the earlier answer is repeated, `claims` (the first that fails puts something else in the event's
-/// place, or is stale), and then all of it is written.
-#[derive(Clone, Debug, Default)]
-pub struct Append {
-    /// The event.
-    pub event: Draft,
-    /// What makes a repetition of the same request append nothing.
-    pub once: Option<Once>,
-    /// What this request takes, which no other may have taken: all of them, or none.
-    pub claims: Vec<Claim>,
-    /// What must be so, or else the append is stale.
-    pub binding: Option<Binding>,
-    /// What must be so, or else the append is stale.
-    pub manifest: Option<Pinned>,
-    /// The append is stale from then on, in seconds since 1970: what it rests on has expired.
-    pub holds_until: Option<i64>,
-    /// What changes with the event.
-    pub effect: Option<Effect>,
-}
-
-/// Which manifest of a tool of the event's tenant is approved.
-#[derive(Clone, Debug, PartialEq, Eq)]
-pub struct Pinned {
-    /// The tool.
-    pub tool_id: String,
-    /// The `manifest_hash`; `None` if the tool has none.
-    pub hash: Option<String>,
-}
-
-/// Which credential a tool of the event's tenant has.
-#[derive(Clone, Debug, PartialEq, Eq)]
-pub struct Binding {
-    /// The tool.
-    pub tool_id: String,
-    /// The credential's id; `None` if the tool has none.
-    pub credential_id: Option<String>,
-}
-
-impl Append {
-    /// An event with nothing beside it.
-    pub fn of(event: Draft) -> Self {
-        Self { event, ..Self::default() }
-    }
-}
-
-/// Something of the event's tenant that one request alone may take, and what to record and answer if it cannot.
-#[derive(Clone, Debug)]
-pub enum Claim {
-    /// A passport's single use.
-    Passport {
-        /// The passport's id.
-        jti: String,
-        /// If it was used before.
-        replayed: Box<Instead>,
-        /// If it was revoked, or never issued.
-        revoked: Box<Instead>,
-    },
-    /// An approval's single use.
-    Approval {
-        /// The approval's id.
-        id: String,
-        /// If it was used before; `None` makes the append stale then.
-        spent: Option<Box<Instead>>,
-    },
-}
-
-/// What is recorded and answered in place of what could not be had.
-#[derive(Clone, Debug)]
-pub struct Instead {
-    /// The event.
-    pub event: Draft,
-    /// The answer.
-    pub answer: Bytes,
-}
-
-/// What changes with an event, for the event's tenant.
-#[derive(Clone, Debug)]
-pub enum Effect {
-    /// A tool has this manifest from now on.
-    ApproveManifest {
-        /// The tool.
-        tool_id: String,
-        /// The `manifest_hash`.
-        hash: String,
-    },
-    /// A person decides about an approval; stale if it is decided already, past its deadline, or not there.
-    Decide {
-        /// The approval's id.
-        id: String,
-        /// What is decided.
-        decided: Decided,
-    },
-    /// An approval is asked for.
-    Open {
-        /// The approval.
-        approval: Box<Approval>,
-        /// Whether it is stale if there is a live request for the same action by the same asker.
-        alone: bool,
-    },
-    /// A passport is known to have been issued.
-    Issue {
-        /// The passport's id.
-        jti: String,
-        /// The key that signed it.
-        kid: String,
-        /// When it expires, in seconds since 1970.
-        expires_at: i64,
-    },
-    /// A tool has no credential any more; stale if it has another one, or none.
-    RemoveCredential {
-        /// The tool.
-        tool_id: String,
-        /// The credential's id.
-        id: String,
-    },
-    /// A passport is revoked; stale if it is so already, or never was issued.
-    Revoke {
-        /// The passport's id.
-        jti: String,
-    },
-    /// A tool has this credential from now on, in place of any other.
-    SetCredential(Box<SealedCredential>),
-}
-
 /// What became of a passport.
 #[derive(Clone, Copy, Debug, Default, PartialEq, Eq)]
 pub struct Standing {
@@ -432,77 +322,6 @@ pub enum Rotation {
     First,
     /// It signs from now on, and the others no longer do.
     Next,
-}
-
-/// A request that must take effect once, and the answer to keep.
-#[derive(Clone, Debug)]
-pub struct Once {
-    /// The client's key for it, unique to the tenant and the API key.
-    pub idempotency_key: String,
-    /// The SHA-256 of what the client asked for.
-    pub fingerprint: [u8; 32],
-    /// The answer to keep.
-    pub answer: Bytes,
-    /// Whether that answer is an `allow`: only such a one is ever repeated.
-    pub allows: bool,
-    /// For how many seconds the answer is kept.
-    pub keep_seconds: i64,
-    /// Which earlier answer was taken into account, by the `seq` of its event.
-    pub earlier: Option<u64>,
-    /// What the earlier answer rested on, if it still holds as far as is known before the transaction. It is repeated then.
-    pub repeats: Option<Basis>,
-}
-
-/// What an `allow` rests on besides the policy.
-#[derive(Clone, Debug, Default, PartialEq, Eq)]
-pub struct Basis {
-    /// An approval's id.
-    pub approval: Option<String>,
-    /// A passport's id.
-    pub passport: Option<String>,
-}
-
-/// What was answered under an idempotency key before.
-#[derive(Clone, Debug, PartialEq, Eq)]
-pub struct Earlier {
-    /// The latest answer.
-    pub answer: Bytes,
-    /// The `seq` of its event on the chain of decisions.
-    pub seq: u64,
-    /// What it rested on.
-    pub basis: Basis,
-    /// The credential that it was handed out with.
-    pub credential: Option<String>,
-    /// Whether it is an `allow` and follows from the ledger.
-    pub is_allow: bool,
-    /// The first `allow` under this key, if there was one.
-    pub allowed: Option<Allowed>,
-}
-
-/// The first `allow` under an idempotency key.
-#[derive(Clone, Debug, PartialEq, Eq)]
-pub struct Allowed {
-    /// When it was recorded, in milliseconds since 1970; 0 if the ledger does not say.
-    pub at: i64,
-    /// What it rested on.
-    pub basis: Basis,
-}
-
-/// What came of an [`Append`].
-#[derive(Clone, Debug, PartialEq, Eq)]
-pub enum Appended {
-    /// The idempotency key was used for another request. Nothing was appended.
-    Conflict,
-    /// Something was answered under the key that was not taken into account. Nothing was appended.
-    Earlier(Box<Earlier>),
-    /// The event is durable, and this is its chain's head with it.
-    Recorded(Head),
-    /// A claim failed: what was to be recorded instead is durable, and this is the answer with it.
-    Refused(Bytes),
-    /// The earlier answer still holds and is to be repeated. Nothing was appended.
-    Repeated,
-    /// What the effect was to change, or what the append rests on, is not as it must be. Nothing was appended.
-    Stale,
 }
 
 /// An event as it is kept.

@@ -2,8 +2,10 @@
 
 use tokio::sync::{mpsc, oneshot};
 
+use super::append::{DecisionOutcome, DecisionRecord, Record, Transition, TransitionOutcome};
 use super::error::StoreError;
-use super::{Append, Appended, Rotation, SealedKey};
+use super::{Rotation, SealedKey};
+use crate::ledger::Head;
 
 /// How many jobs may wait for the writer before the next is refused as [`StoreError::Busy`].
 const QUEUE: usize = 4096;
@@ -16,9 +18,50 @@ pub(super) type Answer<T> = oneshot::Sender<Result<T, StoreError>>;
 #[derive(Debug)]
 pub(super) enum Job {
     AddKey(Box<SealedKey>, Rotation, Answer<()>),
-    Append(Box<Append>, Answer<Appended>),
+    Append(Append),
     Check(Answer<()>),
     Stop,
+}
+
+/// What is to be recorded, and who waits for its outcome.
+#[derive(Debug)]
+pub(super) enum Append {
+    Decision(Box<DecisionRecord>, Ticket<DecisionOutcome>),
+    Record(Box<Record>, Ticket<Head>),
+    Transition(Box<Transition>, Ticket<TransitionOutcome>),
+}
+
+impl Append {
+    /// Tells who waits the outcome. They may be gone by now, and hear nothing; the event stays.
+    fn answer(self) {
+        match self {
+            Self::Decision(_, ticket) => ticket.answer(),
+            Self::Record(_, ticket) => ticket.answer(),
+            Self::Transition(_, ticket) => ticket.answer(),
+        }
+    }
+}
+
+/// An outcome that is told after the commit. Dropped, it is [`StoreError::Unavailable`].
+#[derive(Debug)]
+pub(super) struct Ticket<T> {
+    pub(super) outcome: Result<T, StoreError>,
+    answer: Answer<T>,
+}
+
+impl<T> Ticket<T> {
+    fn new(answer: Answer<T>) -> Self {
+        Self { outcome: Err(StoreError::Unavailable), answer }
+    }
+
+    fn answer(self) {
+        let _ = self.answer.send(self.outcome);
+    }
+}
+
+/// Tells everyone who waits for one of these appends, which are committed now.
+pub(super) fn answer_all(committed: Vec<Append>) {
+    committed.into_iter().for_each(Append::answer);
 }
 
 /// Where jobs are put.
@@ -31,7 +74,19 @@ impl Jobs {
         (Self(jobs), queue)
     }
 
-    /// Puts a job there and waits for what comes of it.
+    pub(super) async fn record(&self, record: Record) -> Result<Head, StoreError> {
+        self.ask(|answer| Job::Append(Append::Record(Box::new(record), Ticket::new(answer)))).await
+    }
+
+    pub(super) async fn change(&self, transition: Transition) -> Result<TransitionOutcome, StoreError> {
+        self.ask(|answer| Job::Append(Append::Transition(Box::new(transition), Ticket::new(answer)))).await
+    }
+
+    pub(super) async fn decide(&self, decision: DecisionRecord) -> Result<DecisionOutcome, StoreError> {
+        self.ask(|answer| Job::Append(Append::Decision(Box::new(decision), Ticket::new(answer)))).await
+    }
+
+    /// Puts a job there and waits for its outcome.
     pub(super) async fn ask<T>(&self, job: impl FnOnce(Answer<T>) -> Job) -> Result<T, StoreError> {
         let (answer, answered) = oneshot::channel();
         self.0.try_send(job(answer)).map_err(|error| match error {
@@ -52,7 +107,6 @@ impl Jobs {
 pub(super) struct Round {
     pub(super) keys: Vec<(SealedKey, Rotation, Answer<()>)>,
     pub(super) appends: Vec<Append>,
-    pub(super) answers: Vec<Answer<Appended>>,
     pub(super) checks: Vec<Answer<()>>,
 }
 
@@ -64,10 +118,7 @@ impl Round {
         while let Some(job) = next {
             match job {
                 Job::AddKey(key, rotation, answer) => round.keys.push((*key, rotation, answer)),
-                Job::Append(append, answer) => {
-                    round.appends.push(*append);
-                    round.answers.push(answer);
-                }
+                Job::Append(append) => round.appends.push(append),
                 Job::Check(answer) => round.checks.push(answer),
                 // What is queued already is still done; what comes later is refused.
                 Job::Stop => queue.close(),
@@ -75,25 +126,5 @@ impl Round {
             next = if round.appends.len() < BATCH { queue.try_recv().ok() } else { None };
         }
         round
-    }
-}
-
-/// Tells everyone who waits for an append what came of it. Whoever asked may be gone by now, and hears nothing; the event
-/// stays.
-pub(super) fn answer_all(
-    answers: Vec<Answer<Appended>>,
-    outcomes: Option<Vec<Result<Appended, StoreError>>>,
-) {
-    match outcomes {
-        Some(outcomes) => {
-            for (answer, outcome) in answers.into_iter().zip(outcomes) {
-                let _ = answer.send(outcome);
-            }
-        }
-        None => {
-            for answer in answers {
-                let _ = answer.send(Err(StoreError::Unavailable));
-            }
-        }
     }
 }

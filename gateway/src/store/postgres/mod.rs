@@ -35,7 +35,10 @@ use super::error::{DatabaseError, StoreError};
 use super::finding::{Author, Listing, PendingOf, Subject};
 use super::proof::describe_unproven;
 use super::queue::{Job, Jobs};
-use super::{Append, Appended, Rotation, SealedCredential, SealedKey, Standing, Store, StoredEvent};
+use super::{
+    DecisionOutcome, DecisionRecord, Record, Rotation, SealedCredential, SealedKey, Standing, Store,
+    StoredEvent, Transition, TransitionOutcome,
+};
 use crate::approvals::{Approval, Status};
 use crate::clock::{Clock, millis_of};
 use crate::ledger::{DECISIONS, Head, TOOLS};
@@ -124,8 +127,16 @@ async fn warn_of_risks(client: &Client) {
 
 #[async_trait]
 impl Store for PostgresStore {
-    async fn append(&self, append: Append) -> Result<Appended, StoreError> {
-        self.jobs.ask(|answer| Job::Append(Box::new(append), answer)).await
+    async fn record(&self, record: Record) -> Result<Head, StoreError> {
+        self.jobs.record(record).await
+    }
+
+    async fn change(&self, transition: Transition) -> Result<TransitionOutcome, StoreError> {
+        self.jobs.change(transition).await
+    }
+
+    async fn decide(&self, decision: DecisionRecord) -> Result<DecisionOutcome, StoreError> {
+        self.jobs.decide(decision).await
     }
 
     async fn head(&self, tenant_id: &str, chain_id: &str) -> Result<Option<Head>, StoreError> {

@@ -6,7 +6,11 @@ use std::sync::Arc;
 
 use super::super::batch::Rows;
 use super::super::proof::KeptAnswer;
-use super::super::{Append, Basis, Binding, Claim, Effect, Once, Pinned, SealedCredential, Standing};
+use super::super::queue::Append;
+use super::super::{
+    Basis, Change, Considered, CredentialPin, DecisionRecord, Idempotency, ManifestPin, Mutation, Opening,
+    SealedCredential, SingleUse, Standing,
+};
 use crate::approvals::Approval;
 use crate::ledger::{Draft, Head, Sealed};
 
@@ -35,63 +39,68 @@ pub(super) struct Needs {
 impl Needs {
     pub(super) fn of(appends: &[Append]) -> Self {
         let mut needs = Self::default();
-        for Append { event, once, claims, binding, manifest, holds_until: _, effect } in appends {
-            needs.tenants.insert(Arc::clone(&event.tenant_id));
-            let of_tenant = |name: &str| (Arc::clone(&event.tenant_id), name.to_owned());
-            let chain_of = |event: &Draft| of_tenant(&event.chain_id);
-            needs.chains.insert(chain_of(event));
-            if let Some(Once { idempotency_key, repeats, .. }) = once {
-                let (tenant_id, key) = of_tenant(idempotency_key);
-                needs.answers.insert((tenant_id, Arc::clone(&event.key_name), key));
-                if let Some(Basis { approval, passport }) = repeats {
-                    needs.approvals.extend(approval.as_deref().map(of_tenant));
-                    needs.passports.extend(passport.as_deref().map(of_tenant));
+        for append in appends {
+            match append {
+                Append::Decision(decision, _) => needs.add_decision(decision),
+                Append::Record(record, _) => needs.add_event(&record.event),
+                Append::Transition(transition, _) => {
+                    needs.add_event(&transition.event);
+                    needs.add_change(&transition.event.tenant_id, &transition.change);
                 }
-            }
-            if let Some(Pinned { tool_id, .. }) = manifest {
-                needs.manifests.insert(of_tenant(tool_id));
-            }
-            if let Some(Binding { tool_id, .. }) = binding {
-                needs.credentials.insert(of_tenant(tool_id));
-            }
-            for claim in claims {
-                match claim {
-                    Claim::Approval { id, spent } => {
-                        needs.approvals.insert(of_tenant(id));
-                        needs.chains.extend(spent.as_ref().map(|spent| chain_of(&spent.event)));
-                    }
-                    Claim::Passport { jti, replayed, revoked } => {
-                        needs.passports.insert(of_tenant(jti));
-                        needs.chains.insert(chain_of(&replayed.event));
-                        needs.chains.insert(chain_of(&revoked.event));
-                    }
-                }
-            }
-            match effect {
-                Some(Effect::Decide { id, .. }) => {
-                    needs.approvals.insert(of_tenant(id));
-                }
-                Some(Effect::Open { approval, alone: true }) => {
-                    let Approval { action_hash, asker, .. } = &**approval;
-                    let tenant_id = Arc::clone(&event.tenant_id);
-                    needs.actions.insert((tenant_id, action_hash.clone(), asker.clone()));
-                }
-                Some(Effect::Revoke { jti }) => {
-                    needs.passports.insert(of_tenant(jti));
-                }
-                Some(Effect::RemoveCredential { tool_id, .. }) => {
-                    needs.credentials.insert(of_tenant(tool_id));
-                }
-                Some(
-                    Effect::ApproveManifest { .. }
-                    | Effect::Issue { .. }
-                    | Effect::Open { alone: false, .. }
-                    | Effect::SetCredential(_),
-                )
-                | None => {}
             }
         }
         needs
+    }
+
+    fn add_event(&mut self, event: &Draft) {
+        self.tenants.insert(Arc::clone(&event.tenant_id));
+        self.chains.insert((Arc::clone(&event.tenant_id), event.chain_id.clone()));
+    }
+
+    fn add_change(&mut self, tenant_id: &Arc<str>, change: &Change) {
+        let (names, name) = match change {
+            Change::DecideApproval { id, .. } => (&mut self.approvals, id),
+            Change::RemoveCredential { tool_id, .. } => (&mut self.credentials, tool_id),
+            Change::RevokePassport { jti } => (&mut self.passports, jti),
+        };
+        names.insert((Arc::clone(tenant_id), name.clone()));
+    }
+
+    fn add_decision(&mut self, decision: &DecisionRecord) {
+        let DecisionRecord { event, idempotency, uses, credential, manifest, holds_until: _, opens } =
+            decision;
+        self.add_event(event);
+        let tenant_id = || Arc::clone(&event.tenant_id);
+        let of_tenant = |name: &str| (tenant_id(), name.to_owned());
+        if let Some(Idempotency { key, earlier, .. }) = idempotency {
+            self.answers.insert((tenant_id(), Arc::clone(&event.key_name), key.clone()));
+            if let Some(Considered { repeats: Some(Basis { approval, passport }), .. }) = earlier {
+                self.approvals.extend(approval.as_deref().map(of_tenant));
+                self.passports.extend(passport.as_deref().map(of_tenant));
+            }
+        }
+        if let Some(ManifestPin { tool_id, .. }) = manifest {
+            self.manifests.insert(of_tenant(tool_id));
+        }
+        if let Some(CredentialPin { tool_id, .. }) = credential {
+            self.credentials.insert(of_tenant(tool_id));
+        }
+        for single_use in uses {
+            match single_use {
+                SingleUse::Approval { id, spent } => {
+                    self.approvals.insert(of_tenant(id));
+                    spent.iter().for_each(|spent| self.add_event(&spent.event));
+                }
+                SingleUse::Passport { jti, replayed, revoked } => {
+                    self.passports.insert(of_tenant(jti));
+                    self.add_event(&replayed.event);
+                    self.add_event(&revoked.event);
+                }
+            }
+        }
+        if let Some(Opening { approval, alone: true }) = opens {
+            self.actions.insert((tenant_id(), approval.action_hash.clone(), approval.asker.clone()));
+        }
     }
 }
 
@@ -189,14 +198,14 @@ impl Rows for Loaded {
         Ok(())
     }
 
-    fn take(&mut self, tenant_id: &str, claim: &Claim) -> Result<(), NotLoaded> {
-        match claim {
-            Claim::Approval { id, .. } => {
+    fn take(&mut self, tenant_id: &str, single_use: &SingleUse) -> Result<(), NotLoaded> {
+        match single_use {
+            SingleUse::Approval { id, .. } => {
                 let approval = self.approvals.get_mut(&name(tenant_id, id)).ok_or(NotLoaded)?;
                 approval.approval.spent = true;
                 approval.is_changed = true;
             }
-            Claim::Passport { jti, .. } => {
+            SingleUse::Passport { jti, .. } => {
                 let passport = self.passports.get_mut(&name(tenant_id, jti)).ok_or(NotLoaded)?;
                 passport.standing.used = true;
                 passport.is_changed = true;
@@ -205,26 +214,21 @@ impl Rows for Loaded {
         Ok(())
     }
 
-    fn apply(&mut self, tenant_id: &Arc<str>, effect: &Effect) -> Result<(), NotLoaded> {
+    fn open(&mut self, tenant_id: &Arc<str>, approval: &Approval) -> Result<(), NotLoaded> {
+        let opened = LoadedApproval { approval: approval.clone(), is_changed: false };
+        self.approvals.insert((Arc::clone(tenant_id), approval.id.clone()), opened);
+        self.opened.push((Arc::clone(tenant_id), approval.clone()));
+        Ok(())
+    }
+
+    fn put(&mut self, tenant_id: &Arc<str>, mutation: &Mutation) -> Result<(), NotLoaded> {
         let of_tenant = |name: &str| (Arc::clone(tenant_id), name.to_owned());
-        match effect {
-            Effect::ApproveManifest { tool_id, hash } => {
+        match mutation {
+            Mutation::ApproveManifest { tool_id, hash } => {
                 self.approved.insert(of_tenant(tool_id), hash.clone());
                 self.manifests.insert(of_tenant(tool_id), hash.clone());
             }
-            Effect::Decide { id, decided } => {
-                let approval = self.approvals.get_mut(&of_tenant(id)).ok_or(NotLoaded)?;
-                approval.approval.decided = Some(decided.clone());
-                // Its event is part of the same transaction.
-                approval.approval.proven = true;
-                approval.is_changed = true;
-            }
-            Effect::Open { approval, .. } => {
-                let opened = LoadedApproval { approval: Approval::clone(approval), is_changed: false };
-                self.approvals.insert(of_tenant(&approval.id), opened);
-                self.opened.push((Arc::clone(tenant_id), Approval::clone(approval)));
-            }
-            Effect::Issue { jti, kid, expires_at } => {
+            Mutation::IssuePassport { jti, kid, expires_at } => {
                 let issued = LoadedPassport {
                     standing: Standing::default(),
                     issued: Some(*expires_at),
@@ -234,16 +238,30 @@ impl Rows for Loaded {
                 let needed = self.needed.entry(kid.clone()).or_insert(*expires_at);
                 *needed = (*expires_at).max(*needed);
             }
-            Effect::RemoveCredential { tool_id, id: _ } => {
-                self.credentials.remove(&of_tenant(tool_id));
-                self.changed.insert(of_tenant(tool_id), None);
-            }
-            Effect::SetCredential(credential) => {
+            Mutation::SetCredential(credential) => {
                 let name = of_tenant(&credential.tool_id);
                 self.credentials.insert(name.clone(), credential.id.clone());
                 self.changed.insert(name, Some(SealedCredential::clone(credential)));
             }
-            Effect::Revoke { jti } => {
+        }
+        Ok(())
+    }
+
+    fn change(&mut self, tenant_id: &Arc<str>, change: &Change) -> Result<(), NotLoaded> {
+        let of_tenant = |name: &str| (Arc::clone(tenant_id), name.to_owned());
+        match change {
+            Change::DecideApproval { id, decided } => {
+                let approval = self.approvals.get_mut(&of_tenant(id)).ok_or(NotLoaded)?;
+                approval.approval.decided = Some(decided.clone());
+                // Its event is part of the same transaction.
+                approval.approval.proven = true;
+                approval.is_changed = true;
+            }
+            Change::RemoveCredential { tool_id, id: _ } => {
+                self.credentials.remove(&of_tenant(tool_id));
+                self.changed.insert(of_tenant(tool_id), None);
+            }
+            Change::RevokePassport { jti } => {
                 let passport = self.passports.get_mut(&of_tenant(jti)).ok_or(NotLoaded)?;
                 passport.standing.revoked = true;
                 passport.is_changed = true;

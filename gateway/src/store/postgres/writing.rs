@@ -16,8 +16,8 @@ use tokio_postgres::{Client, Row, Statement};
 use super::super::batch::Batch;
 use super::super::error::{DatabaseError, StoreError};
 use super::super::proof::KeptAnswer;
-use super::super::queue::{self, Job, Round};
-use super::super::{Append, Appended, Rotation, SealedKey, Standing};
+use super::super::queue::{self, Append, Job, Round};
+use super::super::{Rotation, SealedKey, Standing};
 use super::reading::{approval_columns, approval_of, decisions_of, passport_standing};
 use super::rows::{self, Loaded, LoadedApproval, LoadedPassport, Needs};
 use super::schema::{member, of_approval, of_passport, spends};
@@ -104,17 +104,15 @@ impl Writer {
     /// Works until told to stop, or until nobody is left to ask for anything.
     pub(super) async fn run(mut self, mut queue: mpsc::Receiver<Job>) {
         while let Some(first) = queue.recv().await {
-            let Round { keys, appends, answers, checks } = Round::gather(first, &mut queue);
+            let Round { keys, appends, checks } = Round::gather(first, &mut queue);
             for (key, rotation, answer) in keys {
                 let added = self.in_time(async |writer| writer.add_key(&key, rotation).await).await;
                 let _ = answer.send(added.ok_or(StoreError::Unavailable));
             }
             if !appends.is_empty() {
                 let added = appends.len();
-                let outcomes = self.in_time(async |writer| writer.transact(appends).await).await;
-                let worked = outcomes.is_some();
-                queue::answer_all(answers, outcomes);
-                if worked {
+                if let Some(committed) = self.in_time(async |writer| writer.transact(appends).await).await {
+                    queue::answer_all(committed);
                     self.prune(added).await;
                 }
             }
@@ -147,15 +145,15 @@ impl Writer {
         Ok(self.connection.insert(connection))
     }
 
-    /// Runs all of `appends` in one transaction, and again if another gateway or a lost connection undid it.
-    async fn transact(&mut self, appends: Vec<Append>) -> Result<Vec<Result<Appended, StoreError>>, Failure> {
-        let appends = Arc::new(appends);
+    /// Runs all of `appends` in one transaction, and again if another gateway or a lost connection undid it. They have
+    /// their outcomes then.
+    async fn transact(&mut self, mut appends: Vec<Append>) -> Result<Vec<Append>, Failure> {
         let clock = self.clock.clone();
         let mut attempt = 1;
         loop {
             let connection = self.connected().await?;
-            let failure = match connection.transact(&appends, &clock).await {
-                Ok(outcomes) => return Ok(outcomes),
+            let failure = match connection.transact(&mut appends, &clock).await {
+                Ok(()) => return Ok(appends),
                 Err(failure) => failure,
             };
             // What the connection was in the middle of ends with it.
@@ -460,29 +458,24 @@ impl Writing {
         })
     }
 
-    async fn transact(
-        &self,
-        appends: &Arc<Vec<Append>>,
-        clock: &Clock,
-    ) -> Result<Vec<Result<Appended, StoreError>>, Failure> {
+    async fn transact(&self, appends: &mut Vec<Append>, clock: &Clock) -> Result<(), Failure> {
         let (latest, loaded) = Box::pin(self.load(&Needs::of(appends))).await?;
         // The server's clock, or what another gateway recorded, may be later than this one's clock shows.
         clock.at_least(latest);
         let now = clock.millis();
-        let appends = Arc::clone(appends);
+        let mut batched = std::mem::take(appends);
         // Hashing a large batch takes long enough to hold up connections.
-        let made = tokio::task::spawn_blocking(move || {
+        let making = tokio::task::spawn_blocking(move || {
             let mut batch = Batch::new(loaded, now);
-            let outcomes = appends.iter().map(|append| batch.append(append)).collect::<Result<_, _>>()?;
-            Ok::<_, rows::NotLoaded>((outcomes, batch.finish()?))
+            let appended = batched.iter_mut().try_for_each(|append| batch.append(append));
+            (batched, appended.and_then(|()| batch.finish()))
         });
-        let (outcomes, loaded) = made
-            .await
-            .map_err(|error| Failure::Made(error.to_string()))?
-            .map_err(|error| Failure::Made(error.to_string()))?;
+        // After a panic there is nothing to try again.
+        let (batched, made) = making.await.map_err(|error| Failure::Made(error.to_string()))?;
+        *appends = batched;
+        let loaded = made.map_err(|error| Failure::Made(error.to_string()))?;
         self.write(&loaded).await?;
-        self.commit().await?;
-        Ok(outcomes)
+        self.commit().await
     }
 
     /// Begins the transaction, locks and reads: one exchange, in which the server takes one statement after the other,

@@ -12,7 +12,7 @@ use crate::approvals::Approval;
 use crate::ledger::{Head, Sealed};
 use crate::store::batch::Rows;
 use crate::store::proof::KeptAnswer;
-use crate::store::{Claim, Effect, Standing};
+use crate::store::{Change, Mutation, SingleUse, Standing};
 
 /// An answer, with the events that it names.
 const ANSWER: &str = concat!(
@@ -104,13 +104,13 @@ impl Rows for Writing<'_, '_> {
         Ok(())
     }
 
-    fn take(&mut self, tenant_id: &str, claim: &Claim) -> rusqlite::Result<()> {
-        match claim {
-            Claim::Approval { id, .. } => self
+    fn take(&mut self, tenant_id: &str, single_use: &SingleUse) -> rusqlite::Result<()> {
+        match single_use {
+            SingleUse::Approval { id, .. } => self
                 .transaction
                 .prepare_cached("UPDATE approvals SET spent = 1 WHERE tenant_id = ?1 AND id = ?2")?
                 .execute(params![tenant_id, id])?,
-            Claim::Passport { jti, .. } => self
+            SingleUse::Passport { jti, .. } => self
                 .transaction
                 .prepare_cached("UPDATE passports SET used = 1 WHERE tenant_id = ?1 AND jti = ?2")?
                 .execute(params![tenant_id, jti])?,
@@ -118,9 +118,34 @@ impl Rows for Writing<'_, '_> {
         Ok(())
     }
 
-    fn apply(&mut self, tenant_id: &Arc<str>, effect: &Effect) -> rusqlite::Result<()> {
-        match effect {
-            Effect::ApproveManifest { tool_id, hash } => {
+    fn open(&mut self, tenant_id: &Arc<str>, approval: &Approval) -> rusqlite::Result<()> {
+        self.transaction
+            .prepare_cached(
+                "INSERT INTO approvals (tenant_id, id, action_hash, tool, resource, args, goal, agent_id,
+                 user_id, reason_code, created_at, deadline, asker)
+                 VALUES (?1, ?2, ?3, ?4, ?5, ?6, ?7, ?8, ?9, ?10, ?11, ?12, ?13)",
+            )?
+            .execute(params![
+                tenant_id,
+                approval.id,
+                approval.action_hash,
+                approval.tool,
+                approval.resource,
+                approval.args,
+                approval.goal,
+                approval.agent_id,
+                approval.user_id,
+                approval.reason_code,
+                approval.created_at,
+                approval.deadline,
+                approval.asker
+            ])?;
+        Ok(())
+    }
+
+    fn put(&mut self, tenant_id: &Arc<str>, mutation: &Mutation) -> rusqlite::Result<()> {
+        match mutation {
+            Mutation::ApproveManifest { tool_id, hash } => {
                 self.transaction
                     .prepare_cached(
                         "INSERT INTO manifests (tenant_id, tool_id, manifest_hash) VALUES (?1, ?2, ?3)
@@ -128,45 +153,7 @@ impl Rows for Writing<'_, '_> {
                     )?
                     .execute(params![tenant_id, tool_id, hash])?;
             }
-            Effect::Decide { id, decided } => {
-                self.transaction
-                    .prepare_cached(
-                        "UPDATE approvals SET approved = ?3, decided_by = ?4, decided_at = ?5, note = ?6
-                         WHERE tenant_id = ?1 AND id = ?2",
-                    )?
-                    .execute(params![
-                        tenant_id,
-                        id,
-                        decided.approved,
-                        decided.by,
-                        decided.at,
-                        decided.note
-                    ])?;
-            }
-            Effect::Open { approval, .. } => {
-                self.transaction
-                    .prepare_cached(
-                        "INSERT INTO approvals (tenant_id, id, action_hash, tool, resource, args, goal, agent_id,
-                         user_id, reason_code, created_at, deadline, asker)
-                         VALUES (?1, ?2, ?3, ?4, ?5, ?6, ?7, ?8, ?9, ?10, ?11, ?12, ?13)",
-                    )?
-                    .execute(params![
-                        tenant_id,
-                        approval.id,
-                        approval.action_hash,
-                        approval.tool,
-                        approval.resource,
-                        approval.args,
-                        approval.goal,
-                        approval.agent_id,
-                        approval.user_id,
-                        approval.reason_code,
-                        approval.created_at,
-                        approval.deadline,
-                        approval.asker
-                    ])?;
-            }
-            Effect::Issue { jti, kid, expires_at } => {
+            Mutation::IssuePassport { jti, kid, expires_at } => {
                 self.transaction
                     .prepare_cached("INSERT INTO passports (tenant_id, jti, expires_at) VALUES (?1, ?2, ?3)")?
                     .execute(params![tenant_id, jti, expires_at])?;
@@ -176,12 +163,7 @@ impl Rows for Writing<'_, '_> {
                     )?
                     .execute(params![kid, expires_at])?;
             }
-            Effect::RemoveCredential { tool_id, id: _ } => {
-                self.transaction
-                    .prepare_cached("DELETE FROM credentials WHERE tenant_id = ?1 AND tool_id = ?2")?
-                    .execute(params![tenant_id, tool_id])?;
-            }
-            Effect::SetCredential(credential) => {
+            Mutation::SetCredential(credential) => {
                 self.transaction
                     .prepare_cached(
                         "INSERT INTO credentials (tenant_id, tool_id, id, sealed, set_at, expires_at)
@@ -198,7 +180,33 @@ impl Rows for Writing<'_, '_> {
                         credential.expires_at
                     ])?;
             }
-            Effect::Revoke { jti } => {
+        }
+        Ok(())
+    }
+
+    fn change(&mut self, tenant_id: &Arc<str>, change: &Change) -> rusqlite::Result<()> {
+        match change {
+            Change::DecideApproval { id, decided } => {
+                self.transaction
+                    .prepare_cached(
+                        "UPDATE approvals SET approved = ?3, decided_by = ?4, decided_at = ?5, note = ?6
+                         WHERE tenant_id = ?1 AND id = ?2",
+                    )?
+                    .execute(params![
+                        tenant_id,
+                        id,
+                        decided.approved,
+                        decided.by,
+                        decided.at,
+                        decided.note
+                    ])?;
+            }
+            Change::RemoveCredential { tool_id, id: _ } => {
+                self.transaction
+                    .prepare_cached("DELETE FROM credentials WHERE tenant_id = ?1 AND tool_id = ?2")?
+                    .execute(params![tenant_id, tool_id])?;
+            }
+            Change::RevokePassport { jti } => {
                 self.transaction
                     .prepare_cached("UPDATE passports SET revoked = 1 WHERE tenant_id = ?1 AND jti = ?2")?
                     .execute(params![tenant_id, jti])?;

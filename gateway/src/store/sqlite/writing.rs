@@ -15,8 +15,8 @@ use super::schema::set_open;
 use crate::clock::Clock;
 use crate::store::batch::Batch;
 use crate::store::error::{OpenError, StoreError};
-use crate::store::queue::{self, Job, Round};
-use crate::store::{Append, Appended, Rotation, SealedKey};
+use crate::store::queue::{self, Append, Job, Round};
+use crate::store::{Rotation, SealedKey};
 
 /// How many answers that are kept no longer are removed with a batch, beside as many as the batch adds.
 const PRUNED: usize = 64;
@@ -55,18 +55,21 @@ impl Writer {
     /// Works until told to stop, or until nobody is left to ask for anything.
     pub(super) fn run(&mut self, mut queue: mpsc::Receiver<Job>) {
         while let Some(first) = queue.blocking_recv() {
-            let Round { keys, appends, answers, checks } = Round::gather(first, &mut queue);
+            let Round { keys, mut appends, checks } = Round::gather(first, &mut queue);
             for (key, rotation, answer) in keys {
                 let _ = answer.send(self.add_key(&key, rotation));
             }
             if !appends.is_empty() {
-                let written = self.in_place(|writer| writer.transact(&appends)).inspect_err(|error| {
-                    tracing::error!(%error, events = answers.len(), "the ledger could not be written");
-                });
-                let (outcomes, bytes) = written.ok().unzip();
-                queue::answer_all(answers, outcomes);
-                if let (Some(checkpointer), Some(bytes)) = (&mut self.checkpointer, bytes) {
-                    checkpointer.recorded(bytes, &self.connection);
+                match self.in_place(|writer| writer.transact(&mut appends)) {
+                    Ok(bytes) => {
+                        queue::answer_all(appends);
+                        if let Some(checkpointer) = &mut self.checkpointer {
+                            checkpointer.recorded(bytes, &self.connection);
+                        }
+                    }
+                    Err(error) => {
+                        tracing::error!(%error, events = appends.len(), "the ledger could not be written");
+                    }
                 }
             }
             self.answer_checks(checks);
@@ -105,8 +108,8 @@ impl Writer {
         })
     }
 
-    /// What came of the appends, and how many bytes were recorded.
-    fn transact(&mut self, appends: &[Append]) -> rusqlite::Result<(Outcomes, usize)> {
+    /// Runs all of `appends` in one transaction: how many bytes were recorded.
+    fn transact(&mut self, appends: &mut [Append]) -> rusqlite::Result<usize> {
         let transaction = self.connection.transaction_with_behavior(TransactionBehavior::Immediate)?;
         // Another process may have recorded something later than this one's clock shows.
         if let Some(last) = last_recorded(&transaction)? {
@@ -115,11 +118,11 @@ impl Writer {
         let now = self.clock.millis();
         let writing = Writing { transaction: &transaction, bytes: 0 };
         let mut batch = Batch::new(writing, now);
-        let outcomes = appends.iter().map(|append| batch.append(append)).collect::<Result<_, _>>()?;
+        appends.iter_mut().try_for_each(|append| batch.append(append))?;
         let bytes = batch.finish()?.bytes;
         prune(&transaction, now.div_euclid(1000), PRUNED.max(2 * appends.len()))?;
         transaction.commit()?;
-        Ok((outcomes, bytes))
+        Ok(bytes)
     }
 
     /// Only a write can tell whether writing works.
@@ -159,9 +162,6 @@ fn prune(transaction: &Transaction<'_>, now: i64, limit: usize) -> rusqlite::Res
         .execute(params![now, i64::try_from(limit).unwrap_or(i64::MAX)])?;
     Ok(())
 }
-
-/// What came of each append of a batch.
-type Outcomes = Vec<Result<Appended, StoreError>>;
 
 fn add_signing_key(connection: &mut Connection, key: &SealedKey, rotation: Rotation) -> rusqlite::Result<()> {
     let transaction = connection.transaction_with_behavior(TransactionBehavior::Immediate)?;

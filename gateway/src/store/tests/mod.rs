@@ -13,8 +13,9 @@ use rusqlite::Connection;
 use tempfile::TempDir;
 
 use super::{
-    Append, Appended, Basis, Binding, Claim, Database, Effect, Instead, Once, Pinned, PostgresStore,
-    SealedCredential, SealedKey, SqliteStore, Standing, Store, StoreError, Trust,
+    Basis, Change, Considered, CredentialPin, Database, DecisionOutcome, DecisionRecord, Fallback,
+    Idempotency, ManifestPin, Mutation, Opening, PostgresStore, Record, SealedCredential, SealedKey,
+    SingleUse, SqliteStore, Standing, Store, StoreError, Transition, TransitionOutcome, Trust,
 };
 use crate::approvals::{Approval, Decided, Status};
 use crate::clock::rfc3339;
@@ -153,7 +154,7 @@ on_every_store! {
     what_was_recorded_is_there_after_a_restart,
 }
 
-fn event(tenant: &str, chain: &str, number: usize) -> Append {
+fn event(tenant: &str, chain: &str, number: usize) -> Record {
     let event = Draft {
         event_id: format!("ev_{number}"),
         tenant_id: tenant.into(),
@@ -162,46 +163,59 @@ fn event(tenant: &str, chain: &str, number: usize) -> Append {
         key_name: "key".into(),
         ..Draft::default()
     };
-    Append::of(event)
+    Record::of(event)
+}
+
+fn deciding(tenant: &str, chain: &str, number: usize) -> DecisionRecord {
+    DecisionRecord::of(event(tenant, chain, number).event)
+}
+
+fn issue(jti: &str, expires_at: i64) -> Option<Mutation> {
+    Some(Mutation::IssuePassport { jti: jti.to_owned(), kid: "k".to_owned(), expires_at })
+}
+
+fn revoke(chain: &str, jti: &str) -> Transition {
+    let Record { mut event, .. } = event("t", chain, 5);
+    event.event_type = "passport.revoked".to_owned();
+    event.passport_jti = Some(jti.to_owned());
+    Transition { event, change: Change::RevokePassport { jti: jti.to_owned() } }
 }
 
 /// Later than any clock shows while these tests are run, in seconds since 1970.
 const FAR: i64 = 4_000_000_000;
 
 /// What a person decides about an approval, with its event.
-fn decision(tenant: &str, approval: &Approval, decided: Decided) -> Append {
-    let mut append = event(tenant, "decisions", 2);
+fn decision(tenant: &str, approval: &Approval, decided: Decided) -> Transition {
+    let Record { mut event, .. } = event(tenant, "decisions", 2);
     let kind = if decided.approved { "approval.approved" } else { "approval.rejected" };
-    append.event.event_type = kind.to_owned();
-    append.event.tool_id = Some(approval.tool.clone());
-    append.event.approval_request_id = Some(approval.id.clone());
-    append.event.metadata = Some(object([
+    event.event_type = kind.to_owned();
+    event.tool_id = Some(approval.tool.clone());
+    event.approval_request_id = Some(approval.id.clone());
+    event.metadata = Some(object([
         ("action_hash", Some(Json::from(&*approval.action_hash))),
         ("decided_by", Some(Json::from(&*decided.by))),
         ("usable_until", Some(Json::String(rfc3339(approval.usable_until(&decided))))),
     ]));
-    append.effect = Some(Effect::Decide { id: approval.id.clone(), decided });
-    append
+    Transition { event, change: Change::DecideApproval { id: approval.id.clone(), decided } }
 }
 
-fn once(tenant: &str, key_name: &str, idempotency_key: &str, body: u8, answer: &'static str) -> Append {
-    let mut append = event(tenant, "decisions", usize::from(body));
+fn once(tenant: &str, key_name: &str, key: &str, body: u8, answer: &'static str) -> DecisionRecord {
+    let mut append = deciding(tenant, "decisions", usize::from(body));
     append.event.key_name = key_name.into();
-    append.once = Some(Once {
-        idempotency_key: idempotency_key.to_owned(),
+    append.idempotency = Some(Idempotency {
+        key: key.to_owned(),
         fingerprint: [body; 32],
         answer: Bytes::from_static(answer.as_bytes()),
         allows: false,
         keep_seconds: 86_400,
         earlier: None,
-        repeats: None,
     });
     append
 }
 
 /// Whether an append was told that this was answered under its key before.
-fn was_answered(appended: &Appended, answer: &str) -> bool {
-    matches!(appended, Appended::Earlier(earlier) if earlier.answer == answer)
+fn was_answered(outcome: &DecisionOutcome, answer: &str) -> bool {
+    matches!(outcome, DecisionOutcome::Earlier(earlier) if earlier.answer == answer)
 }
 
 async fn texts(store: &dyn Store, tenant: &str, chain: &str) -> Vec<String> {
@@ -225,15 +239,9 @@ async fn first_broken(store: &dyn Store, tenant: &str, chain: &str) -> Option<u6
 async fn events_of_many_at_once_make_one_whole_chain(bed: &Bed) {
     let store = bed.open().await;
     // More than a page and a batch hold.
-    let recorded = join_all((0..1500).map(|number| store.append(event("t", "c", number)))).await;
+    let recorded = join_all((0..1500).map(|number| store.record(event("t", "c", number)))).await;
 
-    let mut lengths: Vec<_> = recorded
-        .into_iter()
-        .map(|recorded| match recorded {
-            Ok(Appended::Recorded(head)) => head.length,
-            Ok(_) | Err(_) => panic!("{recorded:?}"),
-        })
-        .collect();
+    let mut lengths: Vec<_> = recorded.into_iter().map(|recorded| recorded.unwrap().length).collect();
     lengths.sort_unstable();
     assert_eq!(lengths, (1..=1500).collect::<Vec<_>>());
     assert_eq!(texts(&*store, "t", "c").await.len(), 1500);
@@ -243,7 +251,7 @@ async fn events_of_many_at_once_make_one_whole_chain(bed: &Bed) {
 async fn what_waits_together_is_committed_together(bed: &Bed) {
     let store = bed.open().await;
     let other = bed.outside().await;
-    let appends = join_all((0..400).map(|number| store.append(event("t", "c", number))));
+    let appends = join_all((0..400).map(|number| store.record(event("t", "c", number))));
     tokio::pin!(appends);
     // Held back, so that all but the first few wait for it together.
     other.hold().await;
@@ -268,7 +276,7 @@ async fn what_waits_together_is_committed_together(bed: &Bed) {
 
 async fn a_failed_commit_records_nothing_and_answers_nobody(bed: &Bed) {
     let store = bed.open().await;
-    store.append(event("t", "c", 1)).await.unwrap();
+    store.record(event("t", "c", 1)).await.unwrap();
     let other = bed.outside().await;
     other
         .run(
@@ -285,7 +293,7 @@ async fn a_failed_commit_records_nothing_and_answers_nobody(bed: &Bed) {
     poison.event.event_id = "ev_poison".to_owned();
     // Held back, so that they are of one batch, or the poison is alone in the first.
     other.hold().await;
-    let both = async { tokio::join!(store.append(poison), store.append(event("t", "c", 3))) };
+    let both = async { tokio::join!(store.record(poison), store.record(event("t", "c", 3))) };
     tokio::pin!(both);
     let (poisoned, beside) = tokio::select! {
         biased;
@@ -303,14 +311,14 @@ async fn a_failed_commit_records_nothing_and_answers_nobody(bed: &Bed) {
     }
 
     // And it goes on where the last recorded event was.
-    store.append(event("t", "c", 4)).await.unwrap();
+    store.record(event("t", "c", 4)).await.unwrap();
     store.check().await.unwrap();
     assert_eq!(first_broken(&*store, "t", "c").await, None);
 }
 
 async fn nothing_is_answered_before_the_commit(bed: &Bed) {
     let store = bed.open().await;
-    store.append(event("t", "c", 1)).await.unwrap();
+    store.record(event("t", "c", 1)).await.unwrap();
     // Every statement of an append succeeds, and then its commit fails.
     let other = bed.outside().await;
     other
@@ -324,34 +332,34 @@ async fn nothing_is_answered_before_the_commit(bed: &Bed) {
              FOR EACH ROW EXECUTE FUNCTION late()",
         )
         .await;
-    let answers = join_all((2..10).map(|number| store.append(event("t", "c", number)))).await;
+    let answers = join_all((2..10).map(|number| store.record(event("t", "c", number)))).await;
     assert!(answers.iter().all(|answer| *answer == Err(StoreError::Unavailable)), "{answers:?}");
     assert_eq!(store.head("t", "c").await.unwrap().unwrap().length, 1);
 
     other.run("DROP TRIGGER late", "DROP TRIGGER late ON events").await;
-    store.append(event("t", "c", 2)).await.unwrap();
+    store.record(event("t", "c", 2)).await.unwrap();
     assert_eq!(store.head("t", "c").await.unwrap().unwrap().length, 2);
     assert_eq!(first_broken(&*store, "t", "c").await, None);
 }
 
 async fn a_repeated_request_gets_the_first_answer_and_no_event(bed: &Bed) {
     let store = bed.open().await;
-    assert!(matches!(store.append(once("t", "k", "i", 1, "first")).await, Ok(Appended::Recorded(_))));
-    let again = store.append(once("t", "k", "i", 1, "second")).await;
+    assert_eq!(store.decide(once("t", "k", "i", 1, "first")).await, Ok(DecisionOutcome::Recorded));
+    let again = store.decide(once("t", "k", "i", 1, "second")).await;
     assert!(was_answered(&again.unwrap(), "first"));
-    assert_eq!(store.append(once("t", "k", "i", 2, "third")).await, Ok(Appended::Conflict));
+    assert_eq!(store.decide(once("t", "k", "i", 2, "third")).await, Ok(DecisionOutcome::Conflict));
     assert_eq!(store.head("t", "decisions").await.unwrap().unwrap().length, 1);
 
     for (tenant, key) in [("u", "k"), ("t", "l")] {
-        let other = store.append(once(tenant, key, "i", 2, "other")).await;
-        assert!(matches!(other, Ok(Appended::Recorded(_))), "{tenant} {key}: {other:?}");
+        let other = store.decide(once(tenant, key, "i", 2, "other")).await;
+        assert_eq!(other, Ok(DecisionOutcome::Recorded), "{tenant} {key}");
     }
 }
 
 async fn one_of_many_repetitions_at_once_is_recorded(bed: &Bed) {
     let store = bed.open().await;
-    let answers = join_all((0..50).map(|_| store.append(once("t", "k", "i", 1, "first")))).await;
-    let recorded = answers.iter().filter(|answer| matches!(answer, Ok(Appended::Recorded(_)))).count();
+    let answers = join_all((0..50).map(|_| store.decide(once("t", "k", "i", 1, "first")))).await;
+    let recorded = answers.iter().filter(|answer| **answer == Ok(DecisionOutcome::Recorded)).count();
     let is_repeated = |answer: &&Result<_, _>| matches!(answer, Ok(found) if was_answered(found, "first"));
     let repeated = answers.iter().filter(is_repeated).count();
     assert_eq!((recorded, repeated), (1, 49));
@@ -360,9 +368,9 @@ async fn one_of_many_repetitions_at_once_is_recorded(bed: &Bed) {
 
 async fn tenants_see_their_own_chains_only(bed: &Bed) {
     let store = bed.open().await;
-    store.append(event("t", "c", 1)).await.unwrap();
-    store.append(event("u", "c", 2)).await.unwrap();
-    store.append(event("u", "c", 3)).await.unwrap();
+    store.record(event("t", "c", 1)).await.unwrap();
+    store.record(event("u", "c", 2)).await.unwrap();
+    store.record(event("u", "c", 3)).await.unwrap();
 
     assert_eq!(texts(&*store, "t", "c").await.len(), 1);
     assert_eq!(texts(&*store, "u", "c").await.len(), 2);
@@ -377,7 +385,7 @@ async fn a_page_is_bounded(bed: &Bed) {
     for number in 0..3 {
         let mut large = event("t", "c", number);
         large.event.goal = Some("g".repeat(700_000));
-        store.append(large).await.unwrap();
+        store.record(large).await.unwrap();
     }
     let page = store.events("t", "c", 0, u64::MAX).await.unwrap();
     assert_eq!(page.iter().map(|event| event.seq).collect::<Vec<_>>(), [1, 2]);
@@ -387,26 +395,26 @@ async fn a_page_is_bounded(bed: &Bed) {
 
 async fn what_was_recorded_is_there_after_a_restart(bed: &Bed) {
     let store = bed.open().await;
-    store.append(event("t", "c", 1)).await.unwrap();
-    store.append(once("t", "k", "i", 1, "first")).await.unwrap();
+    store.record(event("t", "c", 1)).await.unwrap();
+    store.decide(once("t", "k", "i", 1, "first")).await.unwrap();
     store.close().await;
     if let Bed::Sqlite(folder) = bed {
         assert!(!folder.path().join("data.db-wal").exists(), "the write-ahead log was left behind");
     }
-    assert_eq!(store.append(event("t", "c", 2)).await, Err(StoreError::Unavailable));
+    assert_eq!(store.record(event("t", "c", 2)).await, Err(StoreError::Unavailable));
     assert_eq!(store.check().await, Err(StoreError::Unavailable));
 
     let store = bed.open().await;
-    store.append(event("t", "c", 2)).await.unwrap();
+    store.record(event("t", "c", 2)).await.unwrap();
     assert_eq!(store.head("t", "c").await.unwrap().unwrap().length, 2);
     assert_eq!(first_broken(&*store, "t", "c").await, None);
-    let again = store.append(once("t", "k", "i", 1, "second")).await;
+    let again = store.decide(once("t", "k", "i", 1, "second")).await;
     assert!(was_answered(&again.unwrap(), "first"));
 }
 
 async fn what_waits_when_it_closes_is_still_recorded(bed: &Bed) {
     let store = bed.open().await;
-    let appends = join_all((0..300).map(|number| store.append(event("t", "c", number))));
+    let appends = join_all((0..300).map(|number| store.record(event("t", "c", number))));
     // Polled in this order: everything is queued before the store is told to close.
     let (results, ()) = tokio::join!(biased; appends, store.close());
     assert!(results.iter().all(Result::is_ok));
@@ -430,7 +438,7 @@ async fn edits_in_the_data_are_found(bed: &Bed) {
         let bed = bed.another();
         let store = bed.open().await;
         for number in 1..=5 {
-            store.append(event("t", "c", number)).await.unwrap();
+            store.record(event("t", "c", number)).await.unwrap();
         }
         let other = bed.outside().await;
         let changes_events =
@@ -457,14 +465,15 @@ async fn a_manifest_is_approved_with_its_event_or_not_at_all(bed: &Bed) {
         let mut append = event(tenant, "tools", 1);
         append.event.tool_id = Some("mail".to_owned());
         append.event.metadata = metadata;
-        append.effect = Some(Effect::ApproveManifest { tool_id: "mail".to_owned(), hash: hash.to_owned() });
+        append.mutation =
+            Some(Mutation::ApproveManifest { tool_id: "mail".to_owned(), hash: hash.to_owned() });
         append
     };
-    assert!(matches!(store.append(approve("t", "aa", None)).await, Ok(Appended::Recorded(_))));
-    assert!(matches!(store.append(approve("t", "bb", None)).await, Ok(Appended::Recorded(_))));
-    assert!(matches!(store.append(approve("u", "cc", None)).await, Ok(Appended::Recorded(_))));
+    for (tenant, hash, length) in [("t", "aa", 1), ("t", "bb", 2), ("u", "cc", 1)] {
+        assert_eq!(store.record(approve(tenant, hash, None)).await.unwrap().length, length);
+    }
     let uncanonical = Json::parse(b"9007199254740993").unwrap();
-    assert_eq!(store.append(approve("t", "dd", Some(uncanonical))).await, Err(StoreError::NotCanonical));
+    assert_eq!(store.record(approve("t", "dd", Some(uncanonical))).await, Err(StoreError::NotCanonical));
     store.close().await;
     drop(store);
 
@@ -485,18 +494,18 @@ async fn a_credential_is_its_tenants_tools_and_is_set_and_removed_with_its_event
         set_at: 1,
         expires_at: (id != "cr_1").then_some(2),
     };
-    let set = |tenant: &str, tool: &str, id: &str| Append {
-        effect: Some(Effect::SetCredential(Box::new(credential(tool, id)))),
+    let set = |tenant: &str, tool: &str, id: &str| Record {
+        mutation: Some(Mutation::SetCredential(Box::new(credential(tool, id)))),
         ..event(tenant, "vault", 1)
     };
     let remove = |tenant: &str, tool: &str, id: &str| {
-        let effect = Effect::RemoveCredential { tool_id: tool.to_owned(), id: id.to_owned() };
-        Append { effect: Some(effect), ..event(tenant, "vault", 2) }
+        let change = Change::RemoveCredential { tool_id: tool.to_owned(), id: id.to_owned() };
+        Transition { event: event(tenant, "vault", 2).event, change }
     };
     for (tenant, tool, id) in
         [("t", "pay", "cr_1"), ("t", "mail", "cr_2"), ("u", "pay", "cr_3"), ("t", "pay", "cr_4")]
     {
-        assert!(matches!(store.append(set(tenant, tool, id)).await, Ok(Appended::Recorded(_))));
+        store.record(set(tenant, tool, id)).await.unwrap();
         assert_eq!(store.credential(tenant, tool).await, Ok(Some(credential(tool, id))));
     }
     assert_eq!(store.credential("t", "Pay").await, Ok(None));
@@ -504,10 +513,10 @@ async fn a_credential_is_its_tenants_tools_and_is_set_and_removed_with_its_event
     // An event that cannot be recorded changes nothing.
     let mut wrong = set("t", "pay", "cr_5");
     wrong.event.metadata = Some(Json::parse(br#"{"n": 9007199254740993}"#).unwrap());
-    assert_eq!(store.append(wrong).await, Err(StoreError::NotCanonical));
+    assert_eq!(store.record(wrong).await, Err(StoreError::NotCanonical));
     // Neither one that was replaced nor one that is another tenant's is removed.
     for (tenant, tool, id) in [("t", "pay", "cr_1"), ("u", "mail", "cr_2"), ("t", "other", "cr_4")] {
-        assert_eq!(store.append(remove(tenant, tool, id)).await, Ok(Appended::Stale));
+        assert_eq!(store.change(remove(tenant, tool, id)).await, Ok(TransitionOutcome::Stale));
     }
     assert_eq!(store.credential("t", "pay").await, Ok(Some(credential("pay", "cr_4"))));
     // What depends on a credential is recorded while it is the tool's, and not otherwise.
@@ -518,13 +527,14 @@ async fn a_credential_is_its_tenants_tools_and_is_set_and_removed_with_its_event
         ("other", None, true),
         ("other", Some("cr_4"), false),
     ] {
-        let binding = Some(Binding { tool_id: tool.to_owned(), credential_id: id.map(str::to_owned) });
-        let appended = store.append(Append { binding, ..event("t", "decisions", 1) }).await.unwrap();
-        assert_eq!(matches!(appended, Appended::Recorded(_)), is_so, "{tool} {id:?}");
-        assert_eq!(appended == Appended::Stale, !is_so);
+        let credential =
+            Some(CredentialPin { tool_id: tool.to_owned(), credential_id: id.map(str::to_owned) });
+        let decided = store.decide(DecisionRecord { credential, ..deciding("t", "decisions", 1) }).await;
+        let expected = if is_so { DecisionOutcome::Recorded } else { DecisionOutcome::Stale };
+        assert_eq!(decided, Ok(expected), "{tool} {id:?}");
     }
     assert_eq!(texts(&*store, "t", "decisions").await.len(), 2);
-    assert!(matches!(store.append(remove("t", "pay", "cr_4")).await, Ok(Appended::Recorded(_))));
+    assert_eq!(store.change(remove("t", "pay", "cr_4")).await, Ok(TransitionOutcome::Recorded));
     assert_eq!(store.credential("t", "pay").await, Ok(None));
     assert_eq!(store.credential("u", "pay").await, Ok(Some(credential("pay", "cr_3"))));
     assert_eq!(texts(&*store, "t", "vault").await.len(), 4);
@@ -532,39 +542,36 @@ async fn a_credential_is_its_tenants_tools_and_is_set_and_removed_with_its_event
 
 async fn a_claim_and_its_record_are_one(bed: &Bed) {
     let store = bed.open().await;
-    let instead = |number: usize| {
-        let Append { event, .. } = event("t", "c", number);
-        Box::new(Instead { event, answer: Bytes::from(number.to_string()) })
+    let fallback = |number: usize| {
+        let Record { event, .. } = event("t", "c", number);
+        Box::new(Fallback { event, answer: Bytes::from(number.to_string()) })
     };
-    let claim = |tenant: &str| Append {
-        claims: vec![Claim::Passport {
+    let claim = |tenant: &str| DecisionRecord {
+        uses: vec![SingleUse::Passport {
             jti: "ap_1".to_owned(),
-            replayed: instead(100),
-            revoked: instead(200),
+            replayed: fallback(100),
+            revoked: fallback(200),
         }],
-        ..event(tenant, "c", 1)
+        ..deciding(tenant, "c", 1)
     };
-    assert_eq!(store.append(claim("t")).await, Ok(Appended::Refused(Bytes::from("200"))));
-    let issue = Effect::Issue { jti: "ap_1".to_owned(), kid: "k".to_owned(), expires_at: 9 };
-    store.append(Append { effect: Some(issue), ..event("t", "c", 2) }).await.unwrap();
+    let refused = |answer| Ok(DecisionOutcome::Refused(Bytes::from_static(answer)));
+    assert_eq!(store.decide(claim("t")).await, refused(b"200"));
+    store.record(Record { mutation: issue("ap_1", 9), ..event("t", "c", 2) }).await.unwrap();
     // An event that cannot be recorded takes nothing.
     let mut wrong = claim("t");
     wrong.event.metadata = Some(Json::parse(br#"{"n": 9007199254740993}"#).unwrap());
-    assert_eq!(store.append(wrong).await, Err(StoreError::NotCanonical));
+    assert_eq!(store.decide(wrong).await, Err(StoreError::NotCanonical));
     assert_eq!(store.passport("t", "ap_1").await, Ok(Some(Standing::default())));
 
-    let answers = join_all((0..50).map(|_| store.append(claim("t")))).await;
-    let recorded = answers.iter().filter(|answer| matches!(answer, Ok(Appended::Recorded(_)))).count();
-    let refused =
-        answers.iter().filter(|answer| **answer == Ok(Appended::Refused(Bytes::from("100")))).count();
-    assert_eq!((recorded, refused), (1, 49));
+    let answers = join_all((0..50).map(|_| store.decide(claim("t")))).await;
+    let count = |outcome| answers.iter().filter(|answer| **answer == outcome).count();
+    assert_eq!((count(Ok(DecisionOutcome::Recorded)), count(refused(b"100"))), (1, 49));
     assert_eq!(store.passport("t", "ap_1").await, Ok(Some(Standing { used: true, revoked: false })));
     assert_eq!(store.passport("u", "ap_1").await, Ok(None));
 
-    let revoke = || Append { effect: Some(Effect::Revoke { jti: "ap_1".to_owned() }), ..event("t", "c", 3) };
-    assert!(matches!(store.append(revoke()).await, Ok(Appended::Recorded(_))));
-    assert_eq!(store.append(revoke()).await, Ok(Appended::Stale));
-    assert_eq!(store.append(claim("t")).await, Ok(Appended::Refused(Bytes::from("200"))));
+    assert_eq!(store.change(revoke("c", "ap_1")).await, Ok(TransitionOutcome::Recorded));
+    assert_eq!(store.change(revoke("c", "ap_1")).await, Ok(TransitionOutcome::Stale));
+    assert_eq!(store.decide(claim("t")).await, refused(b"200"));
     assert_eq!(texts(&*store, "t", "c").await.len(), 54);
     assert_eq!(first_broken(&*store, "t", "c").await, None);
 }
@@ -589,8 +596,8 @@ async fn an_approval_is_decided_once_and_in_time(bed: &Bed) {
         proven: true,
     };
     for id in ["apr_1", "apr_2"] {
-        let effect = Some(Effect::Open { approval: Box::new(approval(id)), alone: false });
-        store.append(Append { effect, ..event("t", "c", 1) }).await.unwrap();
+        let opens = Some(Opening { approval: Box::new(approval(id)), alone: false });
+        store.decide(DecisionRecord { opens, ..deciding("t", "c", 1) }).await.unwrap();
     }
     assert_eq!(store.approval("t", "apr_1").await, Ok(Some(approval("apr_1"))));
     assert_eq!(store.approval("u", "apr_1").await, Ok(None));
@@ -599,24 +606,23 @@ async fn an_approval_is_decided_once_and_in_time(bed: &Bed) {
     assert_eq!(store.pending_approvals("u", 0, 9).await, Ok(Vec::new()));
 
     let said = |approved, at| Decided { approved, by: "alice".to_owned(), at, note: None };
-    let decide = |tenant: &str, id: &str, decided: Decided| {
-        store.append(Append { ..decision(tenant, &approval(id), decided) })
-    };
-    assert_eq!(decide("t", "apr_1", said(true, FAR + 100)).await, Ok(Appended::Stale));
-    assert_eq!(decide("u", "apr_1", said(true, FAR + 50)).await, Ok(Appended::Stale));
+    let decide =
+        |tenant: &str, id: &str, decided: Decided| store.change(decision(tenant, &approval(id), decided));
+    assert_eq!(decide("t", "apr_1", said(true, FAR + 100)).await, Ok(TransitionOutcome::Stale));
+    assert_eq!(decide("u", "apr_1", said(true, FAR + 50)).await, Ok(TransitionOutcome::Stale));
     let spend = |number: usize| {
-        let Append { event: instead, .. } = event("t", "c", number);
-        let spent = Box::new(Instead { event: instead, answer: Bytes::from_static(b"spent") });
-        store.append(Append {
-            claims: vec![Claim::Approval { id: "apr_1".to_owned(), spent: Some(spent) }],
-            ..event("t", "c", number)
+        let Record { event, .. } = event("t", "c", number);
+        let spent = Box::new(Fallback { event, answer: Bytes::from_static(b"spent") });
+        store.decide(DecisionRecord {
+            uses: vec![SingleUse::Approval { id: "apr_1".to_owned(), spent: Some(spent) }],
+            ..deciding("t", "c", number)
         })
     };
-    let refused = Ok(Appended::Refused(Bytes::from_static(b"spent")));
+    let refused = Ok(DecisionOutcome::Refused(Bytes::from_static(b"spent")));
     assert_eq!(spend(3).await, refused, "nobody approved it yet");
-    assert!(matches!(decide("t", "apr_1", said(true, FAR + 99)).await, Ok(Appended::Recorded(_))));
-    assert_eq!(decide("t", "apr_1", said(false, FAR + 99)).await, Ok(Appended::Stale));
-    assert!(matches!(spend(4).await, Ok(Appended::Recorded(_))));
+    assert_eq!(decide("t", "apr_1", said(true, FAR + 99)).await, Ok(TransitionOutcome::Recorded));
+    assert_eq!(decide("t", "apr_1", said(false, FAR + 99)).await, Ok(TransitionOutcome::Stale));
+    assert_eq!(spend(4).await, Ok(DecisionOutcome::Recorded));
     assert_eq!(spend(5).await, refused);
     let kept = Approval { decided: Some(said(true, FAR + 99)), spent: true, ..approval("apr_1") };
     assert_eq!(store.approval("t", "apr_1").await, Ok(Some(kept)));
@@ -646,45 +652,45 @@ fn asked(id: &str) -> Approval {
     }
 }
 
-fn opening(id: &str, alone: bool) -> Append {
-    let effect = Some(Effect::Open { approval: Box::new(asked(id)), alone });
-    Append { effect, ..event("t", "decisions", 1) }
+fn opening(id: &str, alone: bool) -> DecisionRecord {
+    let opens = Some(Opening { approval: Box::new(asked(id)), alone });
+    DecisionRecord { opens, ..deciding("t", "decisions", 1) }
 }
 
 /// A decision that spends an approval and a passport, where they are named.
-fn spending(approval: Option<&str>, passport: Option<&str>) -> Append {
-    let mut append = event("t", "decisions", 3);
+fn spending(approval: Option<&str>, passport: Option<&str>) -> DecisionRecord {
+    let mut append = deciding("t", "decisions", 3);
     append.event.event_type = "decision".to_owned();
     append.event.decision = Some("allow".to_owned());
     append.event.mode = Some("enforce");
     append.event.approval_request_id = approval.map(str::to_owned);
     append.event.passport_jti = passport.map(str::to_owned);
-    let instead = || {
-        let Append { event, .. } = event("t", "decisions", 4);
-        Box::new(Instead { event, answer: Bytes::from_static(b"refused") })
+    let fallback = || {
+        let Record { event, .. } = event("t", "decisions", 4);
+        Box::new(Fallback { event, answer: Bytes::from_static(b"refused") })
     };
-    append.claims.extend(approval.map(|id| Claim::Approval { id: id.to_owned(), spent: Some(instead()) }));
-    append.claims.extend(passport.map(|jti| Claim::Passport {
+    append.uses.extend(approval.map(|id| SingleUse::Approval { id: id.to_owned(), spent: Some(fallback()) }));
+    append.uses.extend(passport.map(|jti| SingleUse::Passport {
         jti: jti.to_owned(),
-        replayed: instead(),
-        revoked: instead(),
+        replayed: fallback(),
+        revoked: fallback(),
     }));
     append
 }
 
-fn refused() -> Result<Appended, StoreError> {
-    Ok(Appended::Refused(Bytes::from_static(b"refused")))
+fn refused() -> Result<DecisionOutcome, StoreError> {
+    Ok(DecisionOutcome::Refused(Bytes::from_static(b"refused")))
 }
 
 async fn a_row_that_no_event_stands_for_grants_nothing(bed: &Bed) {
     let store = bed.open().await;
     for id in ["apr_1", "apr_2", "apr_3"] {
-        store.append(opening(id, false)).await.unwrap();
+        store.decide(opening(id, false)).await.unwrap();
     }
     let yes = || Decided { approved: true, by: "alice".to_owned(), at: FAR + 1, note: None };
-    store.append(decision("t", &asked("apr_2"), yes())).await.unwrap();
+    store.change(decision("t", &asked("apr_2"), yes())).await.unwrap();
     let no = Decided { approved: false, ..yes() };
-    store.append(decision("t", &asked("apr_3"), no)).await.unwrap();
+    store.change(decision("t", &asked("apr_3"), no)).await.unwrap();
     let other = bed.outside().await;
     let forge = |set: &str, id: &str| format!("UPDATE approvals SET {set} WHERE id = '{id}'");
     let forged = forge("approved = true, decided_by = 'alice', decided_at = 4000000001", "apr_1");
@@ -692,7 +698,7 @@ async fn a_row_that_no_event_stands_for_grants_nothing(bed: &Bed) {
     let found = store.approval("t", "apr_1").await.unwrap().unwrap();
     assert_eq!((found.proven, found.is_approved(), found.is_leave(FAR + 2)), (false, false, false));
     assert_eq!(found.status(FAR + 2), Status::Expired);
-    assert_eq!(store.append(spending(Some("apr_1"), None)).await, refused());
+    assert_eq!(store.decide(spending(Some("apr_1"), None)).await, refused());
     // Nor is one found by its action, and it keeps nobody from asking anew.
     assert_eq!(store.live_approval("t", "h", "key:key", FAR + 2).await.unwrap().unwrap().id, "apr_2");
 
@@ -713,59 +719,53 @@ async fn a_row_that_no_event_stands_for_grants_nothing(bed: &Bed) {
         other.run(&forge(set, "apr_2"), &forge(set, "apr_2")).await;
         let found = store.approval("t", "apr_2").await.unwrap().unwrap();
         assert!(!found.proven && !found.is_leave(FAR + 2), "{set}");
-        assert_eq!(store.append(spending(Some("apr_2"), None)).await, refused(), "{set}");
+        assert_eq!(store.decide(spending(Some("apr_2"), None)).await, refused(), "{set}");
         other.run(&forge(back, "apr_2"), &forge(back, "apr_2")).await;
     }
     other.run(&forge("approved = true", "apr_3"), &forge("approved = true", "apr_3")).await;
-    assert_eq!(store.append(spending(Some("apr_3"), None)).await, refused());
+    assert_eq!(store.decide(spending(Some("apr_3"), None)).await, refused());
     // An event that is not part of the chain stands for nothing.
     let beyond = r#"INSERT INTO events (chain, seq, event) SELECT id, 1000000, '{"event_type":"approval.approved","approval_request_id":"apr_1","tool_id":"pay","metadata":{"action_hash":"h","decided_by":"alice"}}' FROM chains WHERE tenant_id = 't' AND chain_id = 'decisions'"#;
     other.run(beyond, beyond).await;
     assert!(!store.approval("t", "apr_1").await.unwrap().unwrap().proven);
-    assert_eq!(store.append(spending(Some("apr_1"), None)).await, refused());
+    assert_eq!(store.decide(spending(Some("apr_1"), None)).await, refused());
     // Another tenant's event stands for nothing here.
     let moved = "UPDATE approvals SET tenant_id = 'u' WHERE id = 'apr_2'";
     other.run(moved, moved).await;
     assert!(!store.approval("u", "apr_2").await.unwrap().unwrap().proven);
     let moved = "UPDATE approvals SET tenant_id = 't' WHERE id = 'apr_2'";
     other.run(moved, moved).await;
-    assert!(matches!(store.append(spending(Some("apr_2"), None)).await, Ok(Appended::Recorded(_))));
+    assert_eq!(store.decide(spending(Some("apr_2"), None)).await, Ok(DecisionOutcome::Recorded));
 }
 
 async fn what_no_event_stands_for_is_found_by_an_audit(bed: &Bed) {
     let store = bed.open().await;
-    let of = |kind: &str, jti: &str, effect: Effect| {
-        let mut append = event("t", "decisions", 1);
-        append.event.event_type = kind.to_owned();
-        append.event.passport_jti = Some(jti.to_owned());
-        append.effect = Some(effect);
-        append
-    };
     let issue = |jti: &str| {
-        let effect = Effect::Issue { jti: jti.to_owned(), kid: "k".to_owned(), expires_at: FAR };
-        of("passport.issued", jti, effect)
+        let mut append = Record { mutation: issue(jti, FAR), ..event("t", "decisions", 1) };
+        append.event.event_type = "passport.issued".to_owned();
+        append.event.passport_jti = Some(jti.to_owned());
+        append
     };
     let approve_tool = |tool: &str, hash: &str| {
         let mut append = event("t", "tools", 1);
         append.event.event_type = "tool.approved".to_owned();
         append.event.tool_id = Some(tool.to_owned());
         append.event.metadata = Some(object([("manifest_hash", Some(Json::from(hash)))]));
-        append.effect = Some(Effect::ApproveManifest { tool_id: tool.to_owned(), hash: hash.to_owned() });
+        append.mutation = Some(Mutation::ApproveManifest { tool_id: tool.to_owned(), hash: hash.to_owned() });
         append
     };
     let yes = || Decided { approved: true, by: "alice".to_owned(), at: FAR + 1, note: None };
     for id in ["apr_1", "apr_2", "apr_3"] {
-        store.append(opening(id, false)).await.unwrap();
+        store.decide(opening(id, false)).await.unwrap();
     }
-    store.append(decision("t", &asked("apr_1"), yes())).await.unwrap();
+    store.change(decision("t", &asked("apr_1"), yes())).await.unwrap();
     for jti in ["ap_1", "ap_2", "ap_3"] {
-        store.append(issue(jti)).await.unwrap();
+        store.record(issue(jti)).await.unwrap();
     }
-    store.append(spending(Some("apr_1"), Some("ap_1"))).await.unwrap();
-    let revoke = of("passport.revoked", "ap_2", Effect::Revoke { jti: "ap_2".to_owned() });
-    store.append(revoke).await.unwrap();
+    store.decide(spending(Some("apr_1"), Some("ap_1"))).await.unwrap();
+    store.change(revoke("decisions", "ap_2")).await.unwrap();
     for (tool, hash) in [("mail\"\\\u{e9}", "aa"), ("mail\"\\\u{e9}", "bb"), ("pay", "cc")] {
-        store.append(approve_tool(tool, hash)).await.unwrap();
+        store.record(approve_tool(tool, hash)).await.unwrap();
     }
     assert_eq!(store.unproven("t").await, Ok(Vec::new()));
     assert_eq!(store.unproven("u").await, Ok(Vec::new()));
@@ -794,19 +794,14 @@ async fn what_no_event_stands_for_is_found_by_an_audit(bed: &Bed) {
 
 async fn a_spent_mark_that_was_taken_away_is_found_in_the_ledger(bed: &Bed) {
     let store = bed.open().await;
-    store.append(opening("apr_1", false)).await.unwrap();
+    store.decide(opening("apr_1", false)).await.unwrap();
     let yes = Decided { approved: true, by: "alice".to_owned(), at: FAR + 1, note: None };
-    store.append(decision("t", &asked("apr_1"), yes)).await.unwrap();
+    store.change(decision("t", &asked("apr_1"), yes)).await.unwrap();
     for jti in ["ap_1", "ap_2"] {
-        let effect = Some(Effect::Issue { jti: jti.to_owned(), kid: "k".to_owned(), expires_at: FAR });
-        store.append(Append { effect, ..event("t", "decisions", 1) }).await.unwrap();
+        store.record(Record { mutation: issue(jti, FAR), ..event("t", "decisions", 1) }).await.unwrap();
     }
-    assert!(matches!(store.append(spending(Some("apr_1"), Some("ap_1"))).await, Ok(Appended::Recorded(_))));
-    let mut revoke = event("t", "decisions", 5);
-    revoke.event.event_type = "passport.revoked".to_owned();
-    revoke.event.passport_jti = Some("ap_2".to_owned());
-    revoke.effect = Some(Effect::Revoke { jti: "ap_2".to_owned() });
-    store.append(revoke).await.unwrap();
+    assert_eq!(store.decide(spending(Some("apr_1"), Some("ap_1"))).await, Ok(DecisionOutcome::Recorded));
+    store.change(revoke("decisions", "ap_2")).await.unwrap();
 
     let other = bed.outside().await;
     let resets = ["UPDATE approvals SET spent = false", "UPDATE passports SET used = false, revoked = false"];
@@ -825,9 +820,9 @@ async fn a_spent_mark_that_was_taken_away_is_found_in_the_ledger(bed: &Bed) {
     assert_eq!(store.passport("t", "ap_1").await, Ok(Some(used)));
     let revoked = Standing { used: false, revoked: true };
     assert_eq!(store.passport("t", "ap_2").await, Ok(Some(revoked)));
-    assert_eq!(store.append(spending(Some("apr_1"), None)).await, refused());
-    assert_eq!(store.append(spending(None, Some("ap_1"))).await, refused());
-    assert_eq!(store.append(spending(None, Some("ap_2"))).await, refused());
+    assert_eq!(store.decide(spending(Some("apr_1"), None)).await, refused());
+    assert_eq!(store.decide(spending(None, Some("ap_1"))).await, refused());
+    assert_eq!(store.decide(spending(None, Some("ap_2"))).await, refused());
     assert_eq!(store.live_approval("t", "h", "key:key", FAR + 2).await, Ok(None));
 }
 
@@ -838,23 +833,22 @@ async fn a_kept_answer_that_does_not_follow_from_its_event_is_not_repeated(bed: 
         let fingerprint = [body; 32];
         let mut append = spending(None, None);
         append.event.idempotency_hash = Some(crate::ledger::idempotency_hash(name, &fingerprint));
-        append.once = Some(Once {
-            idempotency_key: name.to_owned(),
+        append.idempotency = Some(Idempotency {
+            key: name.to_owned(),
             fingerprint,
             answer: Bytes::from_static(answer),
             allows: true,
             keep_seconds: 1_000_000_000,
             earlier: None,
-            repeats: None,
         });
         append
     };
-    let earlier = async |name: &str, body: u8| match store.append(keyed(name, body)).await {
-        Ok(Appended::Earlier(earlier)) => *earlier,
+    let earlier = async |name: &str, body: u8| match store.decide(keyed(name, body)).await {
+        Ok(DecisionOutcome::Earlier(earlier)) => *earlier,
         other => panic!("{other:?}"),
     };
     for name in ["i", "j"] {
-        assert!(matches!(store.append(keyed(name, 1)).await, Ok(Appended::Recorded(_))));
+        assert_eq!(store.decide(keyed(name, 1)).await, Ok(DecisionOutcome::Recorded));
     }
     let found = earlier("i", 1).await;
     assert!(found.is_allow && found.allowed.is_some());
@@ -890,26 +884,23 @@ async fn a_kept_answer_that_does_not_follow_from_its_event_is_not_repeated(bed: 
 async fn an_answer_is_repeated_while_what_it_rested_on_is_in_the_store(bed: &Bed) {
     let store = bed.open().await;
     for id in ["apr_1", "apr_2"] {
-        store.append(opening(id, false)).await.unwrap();
+        store.decide(opening(id, false)).await.unwrap();
     }
     let yes = Decided { approved: true, by: "alice".to_owned(), at: FAR + 1, note: None };
-    store.append(decision("t", &asked("apr_1"), yes)).await.unwrap();
-    let effect = Some(Effect::Issue { jti: "ap_1".to_owned(), kid: "k".to_owned(), expires_at: FAR });
-    store.append(Append { effect, ..event("t", "decisions", 1) }).await.unwrap();
-    store.append(spending(Some("apr_1"), Some("ap_1"))).await.unwrap();
-    let Ok(Appended::Recorded(head)) = store.append(once("t", "key", "i", 1, "first")).await else {
-        panic!()
-    };
+    store.change(decision("t", &asked("apr_1"), yes)).await.unwrap();
+    store.record(Record { mutation: issue("ap_1", FAR), ..event("t", "decisions", 1) }).await.unwrap();
+    store.decide(spending(Some("apr_1"), Some("ap_1"))).await.unwrap();
+    assert_eq!(store.decide(once("t", "key", "i", 1, "first")).await, Ok(DecisionOutcome::Recorded));
+    let seq = store.head("t", "decisions").await.unwrap().unwrap().length;
     let repeat = |approval: Option<&str>, passport: Option<&str>| {
         let mut append = once("t", "key", "i", 1, "second");
         let basis = Basis { approval: approval.map(str::to_owned), passport: passport.map(str::to_owned) };
-        let once = append.once.as_mut().unwrap();
-        (once.earlier, once.repeats) = (Some(head.length), Some(basis));
+        append.idempotency.as_mut().unwrap().earlier = Some(Considered { seq, repeats: Some(basis) });
         append
     };
-    let holds = async |append: Append| match store.append(append).await {
-        Ok(Appended::Repeated) => true,
-        Ok(Appended::Stale) => false,
+    let holds = async |decision: DecisionRecord| match store.decide(decision).await {
+        Ok(DecisionOutcome::Repeated(answer)) => answer == "first",
+        Ok(DecisionOutcome::Stale) => false,
         other => panic!("{other:?}"),
     };
     // That both are spent does not matter: this answer spent them.
@@ -921,23 +912,19 @@ async fn an_answer_is_repeated_while_what_it_rested_on_is_in_the_store(bed: &Bed
         assert!(!holds(repeat(approval, passport)).await, "{approval:?} {passport:?}");
     }
     let pinned = |hash: Option<&str>| {
-        let manifest = Pinned { tool_id: "mail".to_owned(), hash: hash.map(str::to_owned) };
-        Append { manifest: Some(manifest), ..repeat(None, None) }
+        let manifest = ManifestPin { tool_id: "mail".to_owned(), hash: hash.map(str::to_owned) };
+        DecisionRecord { manifest: Some(manifest), ..repeat(None, None) }
     };
     assert!(holds(pinned(None)).await && !holds(pinned(Some("aa"))).await);
-    assert!(!holds(Append { holds_until: Some(1), ..repeat(None, None) }).await);
-    assert!(holds(Append { holds_until: Some(FAR), ..repeat(None, None) }).await);
-    let mut revoke = event("t", "decisions", 5);
-    revoke.event.event_type = "passport.revoked".to_owned();
-    revoke.event.passport_jti = Some("ap_1".to_owned());
-    revoke.effect = Some(Effect::Revoke { jti: "ap_1".to_owned() });
-    store.append(revoke).await.unwrap();
+    assert!(!holds(DecisionRecord { holds_until: Some(1), ..repeat(None, None) }).await);
+    assert!(holds(DecisionRecord { holds_until: Some(FAR), ..repeat(None, None) }).await);
+    store.change(revoke("decisions", "ap_1")).await.unwrap();
     assert!(!holds(repeat(None, Some("ap_1"))).await);
     // What was answered since comes before a repetition.
     let mut anew = once("t", "key", "i", 1, "third");
-    anew.once.as_mut().unwrap().earlier = Some(head.length);
-    assert!(matches!(store.append(anew).await, Ok(Appended::Recorded(_))));
-    assert!(was_answered(&store.append(repeat(None, None)).await.unwrap(), "third"));
+    anew.idempotency.as_mut().unwrap().earlier = Some(Considered { seq, repeats: None });
+    assert_eq!(store.decide(anew).await, Ok(DecisionOutcome::Recorded));
+    assert!(was_answered(&store.decide(repeat(None, None)).await.unwrap(), "third"));
 }
 
 async fn one_request_is_open_for_an_action_at_a_time(bed: &Bed) {
@@ -952,32 +939,32 @@ async fn one_request_is_open_for_an_action_at_a_time(bed: &Bed) {
     let ids: Vec<_> = (0..40).map(|number| format!("apr_{number}")).collect();
     let stores = [one, other];
     let opened =
-        join_all(ids.iter().enumerate().map(|(number, id)| stores[number % 2].append(opening(id, true))))
+        join_all(ids.iter().enumerate().map(|(number, id)| stores[number % 2].decide(opening(id, true))))
             .await;
-    let count = |wanted: fn(&Appended) -> bool| {
-        opened.iter().filter(|answer| wanted(answer.as_ref().unwrap())).count()
-    };
-    let recorded = count(|answer| matches!(answer, Appended::Recorded(_)));
-    assert_eq!((recorded, count(|answer| *answer == Appended::Stale)), (1, 39));
+    let count = |wanted: DecisionOutcome| opened.iter().filter(|found| **found == Ok(wanted.clone())).count();
+    assert_eq!((count(DecisionOutcome::Recorded), count(DecisionOutcome::Stale)), (1, 39));
     let live = stores[1].live_approval("t", "h", "key:key", FAR + 1).await.unwrap().unwrap();
     assert_eq!(stores[1].live_approval("t", "h", "key:other", FAR + 1).await, Ok(None));
     assert_eq!(stores[1].live_approval("u", "h", "key:key", FAR + 1).await, Ok(None));
     assert_eq!(stores[1].live_approval("t", "h", "key:key", FAR + 100).await, Ok(None));
     let yes = Decided { approved: true, by: "alice".to_owned(), at: FAR + 1, note: None };
-    stores[0].append(decision("t", &live, yes)).await.unwrap();
-    assert_eq!(stores[1].append(opening("apr_a", true)).await, Ok(Appended::Stale), "it waits to be spent");
-    stores[1].append(spending(Some(&live.id), None)).await.unwrap();
-    assert!(matches!(stores[0].append(opening("apr_b", true)).await, Ok(Appended::Recorded(_))));
+    stores[0].change(decision("t", &live, yes)).await.unwrap();
+    assert_eq!(
+        stores[1].decide(opening("apr_a", true)).await,
+        Ok(DecisionOutcome::Stale),
+        "it waits to be spent"
+    );
+    stores[1].decide(spending(Some(&live.id), None)).await.unwrap();
+    assert_eq!(stores[0].decide(opening("apr_b", true)).await, Ok(DecisionOutcome::Recorded));
 }
 
 async fn what_is_only_added_to_is_not_changed_by_any_statement(bed: &Bed) {
     let store = bed.open().await;
-    store.append(opening("apr_1", false)).await.unwrap();
+    store.decide(opening("apr_1", false)).await.unwrap();
     let yes = Decided { approved: true, by: "alice".to_owned(), at: FAR + 1, note: None };
-    store.append(decision("t", &asked("apr_1"), yes)).await.unwrap();
-    let effect = Some(Effect::Issue { jti: "ap_1".to_owned(), kid: "k".to_owned(), expires_at: FAR });
-    store.append(Append { effect, ..event("t", "decisions", 1) }).await.unwrap();
-    store.append(spending(Some("apr_1"), Some("ap_1"))).await.unwrap();
+    store.change(decision("t", &asked("apr_1"), yes)).await.unwrap();
+    store.record(Record { mutation: issue("ap_1", FAR), ..event("t", "decisions", 1) }).await.unwrap();
+    store.decide(spending(Some("apr_1"), Some("ap_1"))).await.unwrap();
     let key = SealedKey { kid: "k".to_owned(), sealed: vec![1], active: true, needed_until: 0 };
     store.add_signing_key(key, super::Rotation::First).await.unwrap();
 
@@ -1052,7 +1039,7 @@ async fn metadata_without_a_canonical_form_harms_nobody_else(bed: &Bed) {
     let store = bed.open().await;
     let mut wrong = event("t", "c", 1);
     wrong.event.metadata = Some(Json::parse(br#"{"n": 9007199254740993}"#).unwrap());
-    let (wrong, right) = tokio::join!(store.append(wrong), store.append(event("t", "d", 2)));
+    let (wrong, right) = tokio::join!(store.record(wrong), store.record(event("t", "d", 2)));
     assert_eq!(wrong, Err(StoreError::NotCanonical));
     assert!(right.is_ok());
     assert_eq!(store.head("t", "c").await, Ok(None));

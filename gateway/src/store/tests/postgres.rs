@@ -38,22 +38,22 @@ fn ask(server: &Server, url: &str, sql: &str) -> String {
     server.run(name_of(url), sql).unwrap().trim_end().to_owned()
 }
 
-fn claim(number: usize) -> Append {
-    let instead = |answer: &'static str| {
-        let Append { event, .. } = event("t", "c", number);
-        Box::new(Instead { event, answer: Bytes::from_static(answer.as_bytes()) })
+fn claim(number: usize) -> DecisionRecord {
+    let fallback = |answer: &'static str| {
+        let Record { event, .. } = event("t", "c", number);
+        Box::new(Fallback { event, answer: Bytes::from_static(answer.as_bytes()) })
     };
-    Append {
-        claims: vec![Claim::Passport {
+    DecisionRecord {
+        uses: vec![SingleUse::Passport {
             jti: "ap_1".to_owned(),
-            replayed: instead("replayed"),
-            revoked: instead("revoked"),
+            replayed: fallback("replayed"),
+            revoked: fallback("revoked"),
         }],
-        ..event("t", "c", number)
+        ..deciding("t", "c", number)
     }
 }
 
-fn set_credential(id: &str) -> Append {
+fn set_credential(id: &str) -> Record {
     let credential = SealedCredential {
         id: id.to_owned(),
         tool_id: "pay".to_owned(),
@@ -61,7 +61,7 @@ fn set_credential(id: &str) -> Append {
         set_at: 1,
         expires_at: None,
     };
-    Append { effect: Some(Effect::SetCredential(Box::new(credential))), ..event("t", "vault", 1) }
+    Record { mutation: Some(Mutation::SetCredential(Box::new(credential))), ..event("t", "vault", 1) }
 }
 
 /// What was found absent must stay so until the record of it is there, on whatever chain the other is.
@@ -70,12 +70,12 @@ async fn a_credential_that_another_gateway_sets_comes_before_a_decision_or_after
     for _ in 0..10 {
         let (_, url) = database_or_return!();
         let stores = [open(&url).await, open(&url).await];
-        let binding = Some(Binding { tool_id: "pay".to_owned(), credential_id: None });
-        let deciding = (0..40).map(|number| {
-            let binding = binding.clone();
-            stores[0].append(Append { binding, ..event("t", "decisions", number) })
-        });
-        let (decided, set) = tokio::join!(join_all(deciding), stores[1].append(set_credential("cr_1")));
+        let decide = |number| {
+            let credential = Some(CredentialPin { tool_id: "pay".to_owned(), credential_id: None });
+            stores[0].decide(DecisionRecord { credential, ..deciding("t", "decisions", number) })
+        };
+        let (decided, set) =
+            tokio::join!(join_all((0..40).map(decide)), stores[1].record(set_credential("cr_1")));
         set.unwrap();
         let created_at = |text: &String| {
             let event = Json::parse(text.as_bytes()).unwrap();
@@ -84,11 +84,10 @@ async fn a_credential_that_another_gateway_sets_comes_before_a_decision_or_after
         let set_at = created_at(&texts(&stores[1], "t", "vault").await[0]);
         let decisions = texts(&stores[1], "t", "decisions").await;
         assert!(decisions.iter().all(|decision| created_at(decision) <= set_at), "{set_at} {decisions:?}");
-        let recorded = decided.iter().filter(|answer| matches!(answer, Ok(Appended::Recorded(_)))).count();
-        let stale = decided.iter().filter(|answer| **answer == Ok(Appended::Stale)).count();
+        let count = |outcome| decided.iter().filter(|found| found.as_ref() == Ok(&outcome)).count();
+        let (recorded, stale) = (count(DecisionOutcome::Recorded), count(DecisionOutcome::Stale));
         assert_eq!((recorded, recorded + stale), (decisions.len(), 40));
-        let late = stores[0].append(Append { binding: binding.clone(), ..event("t", "decisions", 1) }).await;
-        assert_eq!(late, Ok(Appended::Stale));
+        assert_eq!(decide(1).await, Ok(DecisionOutcome::Stale));
     }
 }
 
@@ -96,32 +95,39 @@ async fn a_credential_that_another_gateway_sets_comes_before_a_decision_or_after
 async fn gateways_on_one_database_write_one_chain_and_take_a_thing_once() {
     let (_, url) = database_or_return!();
     let stores = [open(&url).await, open(&url).await, open(&url).await];
-    let issue = Effect::Issue { jti: "ap_1".to_owned(), kid: "k".to_owned(), expires_at: 9 };
-    stores[0].append(Append { effect: Some(issue), ..event("t", "c", 0) }).await.unwrap();
-    let appends = (0..1500).map(|number| {
-        let append = match number % 3 {
-            0 => claim(number),
+    stores[0].record(Record { mutation: issue("ap_1", 9), ..event("t", "c", 0) }).await.unwrap();
+    let stores = &stores;
+    let appends = (0..1500).map(|number| async move {
+        let store = &stores[number / 3 % 3];
+        match number % 3 {
+            0 => store.decide(claim(number)).await,
             // The same key at every gateway, at about the same time.
-            1 => once("t", "k", &(number / 30).to_string(), 1, "first"),
+            1 => store.decide(once("t", "k", &(number / 30).to_string(), 1, "first")).await,
             // Chains of two tenants, in every order.
-            _ => event(if number % 2 == 0 { "t" } else { "u" }, &(number % 7).to_string(), number),
-        };
-        stores[number / 3 % 3].append(append)
+            _ => {
+                let tenant = if number % 2 == 0 { "t" } else { "u" };
+                let recorded = store.record(event(tenant, &(number % 7).to_string(), number)).await;
+                recorded.map(|_| DecisionOutcome::Recorded)
+            }
+        }
     });
     let answers: Vec<_> = join_all(appends).await.into_iter().map(Result::unwrap).collect();
-    let of_kind = |kind: usize, wanted: fn(&Appended) -> bool| {
+    let of_kind = |kind: usize, wanted: fn(&DecisionOutcome) -> bool| {
         answers.iter().enumerate().filter(|(number, answer)| number % 3 == kind && wanted(answer)).count()
     };
-    let is_recorded: fn(&Appended) -> bool = |answer| matches!(answer, Appended::Recorded(_));
+    let is_recorded: fn(&DecisionOutcome) -> bool = |answer| *answer == DecisionOutcome::Recorded;
     assert_eq!((of_kind(0, is_recorded), of_kind(1, is_recorded), of_kind(2, is_recorded)), (1, 50, 500));
-    assert_eq!(of_kind(0, |answer| *answer == Appended::Refused(Bytes::from_static(b"replayed"))), 499);
+    assert_eq!(
+        of_kind(0, |answer| *answer == DecisionOutcome::Refused(Bytes::from_static(b"replayed"))),
+        499
+    );
     assert_eq!(of_kind(1, |answer| was_answered(answer, "first")), 450);
 
     let mut events = 0;
     for (tenant, chain) in ["t", "u"].iter().flat_map(|tenant| {
         ["c", "decisions", "0", "1", "2", "3", "4", "5", "6"].map(|chain| (*tenant, chain))
     }) {
-        for store in &stores {
+        for store in stores {
             if let Some(head) = store.head(tenant, chain).await.unwrap() {
                 assert_eq!(texts(store, tenant, chain).await.len() as u64, head.length);
                 assert_eq!(first_broken(store, tenant, chain).await, None, "{tenant} {chain}");
@@ -150,13 +156,13 @@ async fn gateways_that_start_at_once_make_one_set_of_tables_and_one_key() {
     stores[1].add_signing_key(key(9), Rotation::Next).await.unwrap();
     let keys = stores[2].signing_keys().await.unwrap();
     assert_eq!(keys.iter().map(|key| key.active).collect::<Vec<_>>(), [false, true]);
-    let issue = |expires_at| Append {
-        effect: Some(Effect::Issue { jti: format!("ap_{expires_at}"), kid: "9".to_owned(), expires_at }),
-        ..event("t", "c", 1)
+    let issue = |expires_at| {
+        let (jti, kid) = (format!("ap_{expires_at}"), "9".to_owned());
+        Record { mutation: Some(Mutation::IssuePassport { jti, kid, expires_at }), ..event("t", "c", 1) }
     };
     // The later one is not taken back by the earlier one.
     for expires_at in [70, 50] {
-        stores[3].append(issue(expires_at)).await.unwrap();
+        stores[3].record(issue(expires_at)).await.unwrap();
     }
     assert_eq!(stores[4].signing_keys().await.unwrap()[1].needed_until, 70);
 }
@@ -218,23 +224,23 @@ async fn every_text_is_kept_as_it_is() {
         spent: false,
         proven: true,
     };
-    append.effect = Some(Effect::Open { approval: Box::new(approval.clone()), alone: true });
-    let beside = store.append(event("t", "c", 1));
-    let (odd_one, beside) = tokio::join!(store.append(append.clone()), beside);
-    assert!(matches!((&odd_one, &beside), (Ok(Appended::Recorded(_)), Ok(Appended::Recorded(_)))));
-    assert!(was_answered(&store.append(append.clone()).await.unwrap(), "first"));
+    append.opens = Some(Opening { approval: Box::new(approval.clone()), alone: true });
+    let beside = store.record(event("t", "c", 1));
+    let (odd_one, beside) = tokio::join!(store.decide(append.clone()), beside);
+    assert_eq!((odd_one, beside.is_ok()), (Ok(DecisionOutcome::Recorded), true));
+    assert!(was_answered(&store.decide(append.clone()).await.unwrap(), "first"));
     assert_eq!(store.approval(odd, odd).await, Ok(Some(approval)));
     assert_eq!(first_broken(&store, odd, odd).await, None);
     assert_eq!(store.head(odd, "a").await, Ok(None));
     assert_eq!(store.passport("\0", "\0").await, Ok(None));
 
-    append.once = None;
-    append.effect = Some(Effect::ApproveManifest { tool_id: odd.to_owned(), hash: odd.to_owned() });
-    store.append(append.clone()).await.unwrap();
+    let event = append.event;
+    let mutation = Some(Mutation::ApproveManifest { tool_id: odd.to_owned(), hash: odd.to_owned() });
+    store.record(Record { event: event.clone(), mutation }).await.unwrap();
     assert_eq!(store.approved_manifest(odd, odd).await, Ok(Some(odd.to_owned())));
     let decided = Decided { approved: true, by: odd.to_owned(), at: FAR + 3, note: Some(odd.to_owned()) };
-    append.effect = Some(Effect::Decide { id: odd.to_owned(), decided: decided.clone() });
-    store.append(append).await.unwrap();
+    let change = Change::DecideApproval { id: odd.to_owned(), decided: decided.clone() };
+    store.change(Transition { event, change }).await.unwrap();
     assert_eq!(store.approval(odd, odd).await.unwrap().unwrap().decided, Some(decided));
 }
 
@@ -267,13 +273,13 @@ async fn a_batch_that_another_gateway_undid_is_tried_again_and_not_for_ever() {
             "IF nextval('actpass.tried') < {least} THEN RAISE EXCEPTION 'not now' USING ERRCODE = '{code}'; END IF;"
         );
         on_insert(server, &url, "insert", &body);
-        let answer = store.append(event("t", "c", 1)).await;
+        let answer = store.record(event("t", "c", 1)).await;
         assert_eq!(answer.is_ok(), recorded, "{code} {least}: {answer:?}");
         assert_eq!(ask(server, &url, "SELECT last_value FROM actpass.tried"), times.to_string(), "{code}");
         assert_eq!(ask(server, &url, "SELECT count(*) FROM actpass.events"), u8::from(recorded).to_string());
         ask(server, &url, "DROP FUNCTION actpass.hook CASCADE");
         store.check().await.unwrap();
-        store.append(event("t", "c", 2)).await.unwrap();
+        store.record(event("t", "c", 2)).await.unwrap();
         assert_eq!(first_broken(&store, "t", "c").await, None);
     }
 }
@@ -282,18 +288,18 @@ async fn a_batch_that_another_gateway_undid_is_tried_again_and_not_for_ever() {
 async fn a_connection_that_is_lost_before_the_commit_costs_nothing() {
     let (server, url) = database_or_return!();
     let store = open(&url).await;
-    store.append(event("t", "c", 1)).await.unwrap();
+    store.record(event("t", "c", 1)).await.unwrap();
     store.head("t", "c").await.unwrap();
     let end_all = "SELECT count(pg_terminate_backend(pid)) FROM pg_stat_activity
                    WHERE application_name = 'actpass-gateway' AND datname = current_database()";
     for number in 2..5 {
         assert!(ask(server, &url, end_all).parse::<u32>().unwrap() >= 2);
-        store.append(event("t", "c", number)).await.unwrap();
+        store.record(event("t", "c", number)).await.unwrap();
         store.check().await.unwrap();
     }
     let body = "IF nextval('actpass.tried') = 1 THEN PERFORM pg_terminate_backend(pg_backend_pid()); END IF;";
     on_insert(server, &url, "insert", body);
-    store.append(event("t", "c", 5)).await.unwrap();
+    store.record(event("t", "c", 5)).await.unwrap();
     assert_eq!(store.head("t", "c").await.unwrap().unwrap().length, 5);
     assert_eq!(first_broken(&store, "t", "c").await, None);
 }
@@ -308,10 +314,10 @@ async fn a_commit_that_ends_with_the_connection_is_not_tried_again() {
         "commit",
         "PERFORM nextval('actpass.tried'); PERFORM pg_terminate_backend(pg_backend_pid());",
     );
-    assert_eq!(store.append(event("t", "c", 1)).await, Err(StoreError::Unavailable));
+    assert_eq!(store.record(event("t", "c", 1)).await, Err(StoreError::Unavailable));
     assert_eq!(ask(server, &url, "SELECT last_value FROM actpass.tried"), "1");
     ask(server, &url, "DROP FUNCTION actpass.hook CASCADE");
-    store.append(event("t", "c", 2)).await.unwrap();
+    store.record(event("t", "c", 2)).await.unwrap();
     assert_eq!(first_broken(&store, "t", "c").await, None);
 }
 
@@ -354,16 +360,16 @@ async fn a_commit_whose_answer_is_lost_is_not_answered_and_not_repeated() {
     let (cut, cuts) = (Arc::new(AtomicBool::new(false)), Arc::new(AtomicUsize::new(0)));
     let store = open(&between(&url, Arc::clone(&cut), Arc::clone(&cuts)).await).await;
     let other = open(&url).await;
-    assert!(matches!(store.append(once("t", "k", "0", 1, "first")).await, Ok(Appended::Recorded(_))));
+    assert_eq!(store.decide(once("t", "k", "0", 1, "first")).await, Ok(DecisionOutcome::Recorded));
 
     cut.store(true, Ordering::SeqCst);
-    let lost = store.append(once("t", "k", "1", 1, "first")).await;
+    let lost = store.decide(once("t", "k", "1", 1, "first")).await;
     assert_eq!((lost, cuts.load(Ordering::SeqCst)), (Err(StoreError::Unavailable), 1));
     cut.store(false, Ordering::SeqCst);
     // It was recorded, once; and who asks again, at whichever gateway, learns what came of it.
     assert_eq!(other.head("t", "decisions").await.unwrap().unwrap().length, 2);
     for store in [&store, &other] {
-        let again = store.append(once("t", "k", "1", 1, "second")).await;
+        let again = store.decide(once("t", "k", "1", 1, "second")).await;
         assert!(was_answered(&again.unwrap(), "first"));
     }
     assert_eq!(first_broken(&store, "t", "decisions").await, None);
@@ -379,12 +385,12 @@ async fn a_server_that_is_gone_is_noticed_and_found_again() {
     let end_all =
         format!("SELECT count(pg_terminate_backend(pid)) FROM pg_stat_activity WHERE datname = '{database}'");
     server.run("postgres", &end_all).unwrap();
-    assert_eq!(store.append(event("t", "c", 1)).await, Err(StoreError::Unavailable));
+    assert_eq!(store.record(event("t", "c", 1)).await, Err(StoreError::Unavailable));
     // And for a while at once, without a try.
     let started = Instant::now();
     let mut failed = 0;
     while started.elapsed() < Duration::from_millis(200) {
-        assert_eq!(store.append(event("t", "c", 1)).await, Err(StoreError::Unavailable));
+        assert_eq!(store.record(event("t", "c", 1)).await, Err(StoreError::Unavailable));
         assert_eq!(store.check().await, Err(StoreError::Unavailable));
         failed += 1;
     }
@@ -397,7 +403,7 @@ async fn a_server_that_is_gone_is_noticed_and_found_again() {
         }
     };
     tokio::time::timeout(Duration::from_secs(10), found).await.unwrap();
-    store.append(event("t", "c", 1)).await.unwrap();
+    store.record(event("t", "c", 1)).await.unwrap();
     assert_eq!(store.head("t", "c").await.unwrap().unwrap().length, 1);
 }
 
@@ -417,7 +423,7 @@ async fn a_commit_waits_for_the_disk_whatever_the_server_is_set_to() {
             "INSERT INTO actpass.seen
              VALUES (current_setting('synchronous_commit'), current_setting('statement_timeout'));",
         );
-        store.append(event("t", "c", 1)).await.unwrap();
+        store.record(event("t", "c", 1)).await.unwrap();
         // And nothing cuts the wait for a standby short.
         assert_eq!(ask(server, &url, "SELECT * FROM actpass.seen"), format!("{found}|0"), "{set}");
     }
@@ -433,18 +439,17 @@ async fn a_role_with_few_rights_is_enough_and_cannot_change_events() {
     ask(server, &url, &format!("CREATE ROLE gateway LOGIN PASSWORD '{PASSWORD}'; {grants}"));
     let url = url.replace("postgres:pg", "gateway:pg");
     let store = open(&url).await;
-    let issue = Effect::Issue { jti: "ap_1".to_owned(), kid: "k".to_owned(), expires_at: 9 };
-    store.append(Append { effect: Some(issue), ..event("t", "c", 1) }).await.unwrap();
-    assert!(matches!(store.append(claim(2)).await, Ok(Appended::Recorded(_))));
-    store.append(once("t", "k", "i", 1, "first")).await.unwrap();
+    store.record(Record { mutation: issue("ap_1", 9), ..event("t", "c", 1) }).await.unwrap();
+    assert_eq!(store.decide(claim(2)).await, Ok(DecisionOutcome::Recorded));
+    store.decide(once("t", "k", "i", 1, "first")).await.unwrap();
     let key = SealedKey { kid: "k".to_owned(), sealed: vec![1], active: true, needed_until: 0 };
     store.add_signing_key(key, Rotation::First).await.unwrap();
     for id in ["cr_1", "cr_2"] {
-        store.append(set_credential(id)).await.unwrap();
+        store.record(set_credential(id)).await.unwrap();
     }
-    let effect = Effect::RemoveCredential { tool_id: "pay".to_owned(), id: "cr_2".to_owned() };
-    let removed = store.append(Append { effect: Some(effect), ..event("t", "vault", 1) }).await;
-    assert!(matches!(removed, Ok(Appended::Recorded(_))), "{removed:?}");
+    let change = Change::RemoveCredential { tool_id: "pay".to_owned(), id: "cr_2".to_owned() };
+    let removed = store.change(Transition { event: event("t", "vault", 1).event, change }).await;
+    assert_eq!(removed, Ok(TransitionOutcome::Recorded));
     store.check().await.unwrap();
 
     let outside = connect(&url).await;
@@ -476,7 +481,7 @@ async fn tls_is_verified() {
     };
     let tls = format!("{}?sslmode=require", url.replace("127.0.0.1", "localhost"));
     let store = open(&tls, server.authority()).await.unwrap();
-    store.append(event("t", "c", 1)).await.unwrap();
+    store.record(event("t", "c", 1)).await.unwrap();
     let plain = "SELECT count(*) FROM pg_stat_ssl JOIN pg_stat_activity USING (pid)
                  WHERE application_name = 'actpass-gateway' AND datname = current_database() AND NOT ssl";
     assert_eq!(ask(server, &url, plain), "0");
@@ -507,15 +512,15 @@ async fn no_statement_reads_a_table_that_grows_to_find_a_row() {
     ask(server, &url, "SELECT pg_stat_reset()");
     let store = open(&url).await;
     let spent = |number: usize| {
-        let Append { event: instead, .. } = event("t", "c", number);
-        let spent = Box::new(Instead { event: instead, answer: Bytes::new() });
-        Claim::Approval { id: "apr_1".to_owned(), spent: Some(spent) }
+        let Record { event, .. } = event("t", "c", number);
+        let spent = Box::new(Fallback { event, answer: Bytes::new() });
+        SingleUse::Approval { id: "apr_1".to_owned(), spent: Some(spent) }
     };
     for number in 0..20 {
         let mut append = once("t", "k", &number.to_string(), 1, "first");
-        append.claims = claim(number).claims;
-        append.claims.push(spent(number));
-        store.append(append).await.unwrap();
+        append.uses = claim(number).uses;
+        append.uses.push(spent(number));
+        store.decide(append).await.unwrap();
         store.events("t", "c", 0, 9).await.unwrap();
         store.passport("t", "ap_1").await.unwrap();
         store.approval("t", "apr_1").await.unwrap();

@@ -37,7 +37,7 @@ async fn data_of_an_older_version_is_brought_forward() {
     let folder = TempDir::new().unwrap();
     let path = folder.path().join("data.db");
     let store = open(&folder);
-    store.append(event("t", "c", 1)).await.unwrap();
+    store.record(event("t", "c", 1)).await.unwrap();
     store.close().await;
     drop(store);
     // As the first version left it.
@@ -57,7 +57,7 @@ async fn data_of_an_older_version_is_brought_forward() {
     assert!(matches!(error, OpenError::Older(_)), "{error}");
 
     let store = open(&folder);
-    store.append(event("t", "c", 2)).await.unwrap();
+    store.record(event("t", "c", 2)).await.unwrap();
     assert_eq!(store.passport("t", "ap_1").await, Ok(None));
     assert_eq!(store.credential("t", "tool").await, Ok(None));
     assert_eq!(store.approved_manifest("t", "tool").await, Ok(None));
@@ -84,7 +84,7 @@ async fn only_the_owner_can_read_the_files() {
     std::fs::write(&path, "").unwrap();
     std::fs::set_permissions(&path, PermissionsExt::from_mode(0o644)).unwrap();
     let store = open(&folder);
-    store.append(event("t", "c", 1)).await.unwrap();
+    store.record(event("t", "c", 1)).await.unwrap();
     for file in std::fs::read_dir(folder.path()).unwrap() {
         let file = file.unwrap();
         let mode = file.metadata().unwrap().permissions().mode();
