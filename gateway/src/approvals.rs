@@ -3,8 +3,10 @@
 use std::sync::Arc;
 use std::time::Duration;
 
-use actpass_protocol::{Json, hash_payload};
+use actpass_protocol::Json;
 use tokio::sync::{broadcast, watch};
+
+use crate::members::Members;
 
 /// Why an action that needs an approval is not let through, or is.
 pub mod reason {
@@ -142,15 +144,15 @@ impl Approval {
     /// the record was changed.
     pub fn shown_hash(&self) -> Option<String> {
         let args = Json::parse(self.args.as_bytes()).ok()?;
-        let or_null = |text: &Option<String>| text.as_deref().map_or(Json::Null, Json::from);
-        hash_of_action([
-            ("tool", Json::from(&*self.tool)),
-            ("resource", or_null(&self.resource)),
-            ("args", args),
-            ("goal", Json::from(&*self.goal)),
-            ("agent_id", or_null(&self.agent_id)),
-            ("user_id", or_null(&self.user_id)),
-        ])
+        let action = Action {
+            agent_id: self.agent_id.as_deref(),
+            args: &args,
+            goal: &self.goal,
+            resource: self.resource.as_deref(),
+            tool: &self.tool,
+            user_id: self.user_id.as_deref(),
+        };
+        action.hash()
     }
 
     /// Whether a person approved it, in time or not.
@@ -170,10 +172,29 @@ pub fn is_id(text: &str) -> bool {
     text.strip_prefix("apr_").is_some_and(|digits| digits.len() == 32 && digits.bytes().all(is_digit))
 }
 
-/// The hash that an approval is bound to, of what the action is made of; `None` if that has no canonical form.
-pub(crate) fn hash_of_action(members: [(&str, Json); 6]) -> Option<String> {
-    let action = Json::Object(members.into_iter().map(|(name, value)| (name.to_owned(), value)).collect());
-    hash_payload(&action).ok()
+/// The exact action that an approval is bound to.
+#[derive(Clone, Copy, Debug)]
+pub(crate) struct Action<'a> {
+    pub(crate) agent_id: Option<&'a str>,
+    pub(crate) args: &'a Json,
+    pub(crate) goal: &'a str,
+    pub(crate) resource: Option<&'a str>,
+    pub(crate) tool: &'a str,
+    pub(crate) user_id: Option<&'a str>,
+}
+
+impl Action<'_> {
+    /// The hash of its canonical JSON; `None` if it has no canonical form.
+    pub(crate) fn hash(&self) -> Option<String> {
+        let mut action = Members::new();
+        action.string_or_null("agent_id", self.agent_id);
+        action.canonical("args", self.args).ok()?;
+        action.string("goal", Some(self.goal));
+        action.string_or_null("resource", self.resource);
+        action.string("tool", Some(self.tool));
+        action.string_or_null("user_id", self.user_id);
+        Some(action.sha256())
+    }
 }
 
 /// How often a waiting request looks again by itself: another gateway on the same data tells nobody here.
@@ -265,6 +286,24 @@ mod tests {
             spent,
             proven: true,
         }
+    }
+
+    #[test]
+    fn the_hash_of_an_action_is_that_of_its_canonical_json() {
+        let args = Json::parse(br#"{"b": 1.50, "a": "\u20ac\u0001"}"#).unwrap();
+        let action = Action {
+            agent_id: Some("a\""),
+            args: &args,
+            goal: "g\n",
+            resource: None,
+            tool: "t",
+            user_id: Some(""),
+        };
+        let payload = Json::parse(
+            br#"{"tool": "t", "resource": null, "args": {"a": "\u20ac\u0001", "b": 1.5}, "goal": "g\n",
+                "agent_id": "a\"", "user_id": ""}"#,
+        );
+        assert_eq!(action.hash(), actpass_protocol::hash_payload(&payload.unwrap()).ok());
     }
 
     #[test]

@@ -8,9 +8,9 @@ use actpass_protocol::json::Number;
 use crate::approvals::{Approval, Decided};
 use crate::auth::Key;
 use crate::clock::rfc3339;
-use crate::ledger::{self, Draft, Head};
+use crate::ledger::{self, Draft, Head, PolicyRef};
 use crate::members::object;
-use crate::request::{Evidence, Issue, ToolApproval};
+use crate::request::{Evidence, Issue, Preflight, Text};
 use crate::store::SealedCredential;
 
 /// The name in events that the gateway causes by itself.
@@ -19,25 +19,67 @@ const GATEWAY: &str = "(gateway)";
 /// The name in events that are caused from the command line, where there is no API key.
 const COMMAND_LINE: &str = "(command line)";
 
-/// An event that a client wants recorded.
-pub(crate) fn client_event(key: &Key, evidence: &Evidence<'_>) -> Draft {
-    let owned = |text: crate::request::Text<'_>| text.as_str().to_owned();
+/// What a decision's event says beside its request.
+#[derive(Clone, Copy, Debug)]
+pub(crate) struct Decision<'a> {
+    /// What enforce decides, in every mode.
+    pub(crate) decision: &'static str,
+    pub(crate) reason_code: &'a str,
+    /// The rule that matched.
+    pub(crate) rule: Option<&'a str>,
+    pub(crate) approval: Option<&'a str>,
+    pub(crate) passport_jti: Option<&'a str>,
+    /// The credential that the answer carries.
+    pub(crate) credential_id: Option<&'a str>,
+}
+
+/// A decision about a request.
+pub(crate) fn decision(key: &Key, request: &Preflight, decision: Decision<'_>) -> Draft {
+    let policy = &key.tenant.policy;
+    let owned = |text: Option<&str>| text.map(str::to_owned);
+    let text = |text: &Option<Text>| owned(text.as_ref().map(Text::as_str));
+    let claimed = request.agent_id.as_ref().map(Text::as_str);
     Draft {
-        tool_id: evidence.tool_id.map(owned),
-        decision: evidence.decision.map(owned),
-        reason_code: evidence.reason_code.map(owned),
-        request_hash: evidence.request_hash.map(owned),
-        response_hash: evidence.response_hash.map(owned),
-        metadata: evidence.metadata.cloned(),
-        ..by_key(key, evidence.chain_id.as_str(), evidence.event_type.as_str())
+        user_id: text(&request.user_id),
+        tool_id: owned(Some(request.tool.as_str())),
+        resource: text(&request.resource),
+        goal: owned(Some(request.goal.as_str())),
+        idempotency_hash: request.idempotency.as_ref().map(|key| key.hash.clone()),
+        mode: Some(request.mode.as_str()),
+        decision: owned(Some(decision.decision)),
+        reason_code: owned(Some(decision.reason_code)),
+        matched_rules: Some(decision.rule.iter().map(|rule| (*rule).to_owned()).collect()),
+        policy: Some(PolicyRef {
+            id: policy.id().to_owned(),
+            version: policy.version().clone(),
+            hash: policy.hash().to_owned(),
+        }),
+        request_hash: request.request_hash.clone(),
+        approval_request_id: owned(decision.approval),
+        passport_jti: owned(decision.passport_jti),
+        credential_id: owned(decision.credential_id),
+        ..by_agent(key, claimed, ledger::DECISIONS, ledger::DECISION)
     }
 }
 
-/// An operator approved a tool's manifest.
-pub(crate) fn tool_approved(key: &Key, approval: &ToolApproval<'_>) -> Draft {
+/// An event that a client wants recorded.
+pub(crate) fn client_event(key: &Key, evidence: Evidence) -> Draft {
     Draft {
-        tool_id: Some(approval.tool_id.as_str().to_owned()),
-        metadata: Some(object([("manifest_hash", Some(Json::from(&*approval.manifest_hash)))])),
+        tool_id: evidence.tool_id,
+        decision: evidence.decision,
+        reason_code: evidence.reason_code,
+        request_hash: evidence.request_hash,
+        response_hash: evidence.response_hash,
+        metadata: evidence.metadata,
+        ..by_key(key, &evidence.chain_id, &evidence.event_type)
+    }
+}
+
+/// An operator approved a tool's manifest, which has this hash.
+pub(crate) fn tool_approved(key: &Key, tool_id: &str, manifest_hash: &str) -> Draft {
+    Draft {
+        tool_id: Some(tool_id.to_owned()),
+        metadata: Some(object([("manifest_hash", Some(Json::from(manifest_hash)))])),
         ..draft(Arc::clone(&key.tenant.id), Arc::clone(&key.name), ledger::TOOLS, ledger::TOOL_APPROVED)
     }
 }
@@ -59,19 +101,13 @@ pub(crate) fn approval_decided(key: &Key, approval: &Approval, decided: &Decided
 }
 
 /// A passport was issued to an agent, for an approval if there is one.
-pub(crate) fn passport_issued(
-    key: &Key,
-    request: &Issue<'_>,
-    jti: &str,
-    approval: Option<&Approval>,
-) -> Draft {
-    let claimed = request.agent_id.map(|agent| agent.as_str());
+pub(crate) fn passport_issued(key: &Key, request: &Issue, jti: &str, approval: Option<&Approval>) -> Draft {
     Draft {
-        goal: Some(request.goal.as_str().to_owned()),
-        user_id: request.user_id.map(|user| user.as_str().to_owned()),
+        goal: Some(request.goal.clone()),
+        user_id: request.user_id.clone(),
         passport_jti: Some(jti.to_owned()),
         approval_request_id: approval.map(|approval| approval.id.clone()),
-        ..by_agent(key, claimed, ledger::DECISIONS, ledger::PASSPORT_ISSUED)
+        ..by_agent(key, request.agent_id.as_deref(), ledger::DECISIONS, ledger::PASSPORT_ISSUED)
     }
 }
 
@@ -136,7 +172,7 @@ fn by_key(key: &Key, chain_id: &str, event_type: &str) -> Draft {
 }
 
 /// An event that an agent causes: the one that the key is bound to, or else the one that the request claims to be.
-pub(crate) fn by_agent(key: &Key, claimed: Option<&str>, chain_id: &str, event_type: &str) -> Draft {
+fn by_agent(key: &Key, claimed: Option<&str>, chain_id: &str, event_type: &str) -> Draft {
     let agent = key.bound_agent().or(claimed);
     Draft {
         agent_id: agent.map(str::to_owned),

@@ -7,6 +7,7 @@
 use std::sync::Arc;
 use std::time::SystemTime;
 
+use actpass_protocol::json::NotCanonical;
 use actpass_protocol::{InvalidArgument, Json, canonical_json, hash_payload, sha256_hex};
 
 use crate::members::Members;
@@ -190,20 +191,24 @@ impl Draft {
         if let Some(metadata) = &self.metadata {
             recordable(metadata)?;
         }
-        // What was hashed is what is kept: the canonical text, with its hash as one more member.
-        let mut text = self.canonical(seq, &head.hash, created_at)?;
-        let hash = sha256_hex(text.as_bytes());
-        text.pop();
-        text.push_str(r#","current_event_hash":""#);
-        text.push_str(&hash);
-        text.push_str(r#""}"#);
-        Ok(Sealed { text, head: Head { length: seq, hash } })
+        // What was hashed is what is kept: the canonical members, with their hash as one more.
+        let mut event = self.canonical(seq, &head.hash, created_at)?;
+        let hash = event.sha256();
+        event.string("current_event_hash", Some(&hash));
+        Ok(Sealed { text: event.finish(), head: Head { length: seq, hash } })
     }
 
-    /// The canonical JSON of the event: its members in their order, without white space.
-    fn canonical(&self, seq: u64, previous: &str, created_at: SystemTime) -> Result<String, InvalidArgument> {
+    /// The members of the event in their canonical order.
+    fn canonical(
+        &self,
+        seq: u64,
+        previous: &str,
+        created_at: SystemTime,
+    ) -> Result<Members, InvalidArgument> {
         let created_at = humantime::format_rfc3339_millis(created_at).to_string();
         let policy = self.policy.as_ref();
+        let not_canonical =
+            |error: NotCanonical| InvalidArgument::new(&error.path_from("event"), error.problem());
         let mut event = Members::new();
         event.string("agent_id", self.agent_id.as_deref());
         event.string("approval_request_id", self.approval_request_id.as_deref());
@@ -221,25 +226,25 @@ impl Draft {
             event.strings("matched_rules", rules.iter().map(String::as_str));
         }
         if let Some(metadata) = &self.metadata {
-            event.raw("metadata", &String::from_utf8_lossy(&canonical_json(metadata)?));
+            event.canonical("metadata", metadata).map_err(not_canonical)?;
         }
         event.string("mode", self.mode);
         event.string("passport_jti", self.passport_jti.as_deref());
         event.string("policy_hash", policy.map(|policy| policy.hash.as_str()));
         event.string("policy_id", policy.map(|policy| policy.id.as_str()));
         if let Some(policy) = policy {
-            event.raw("policy_version", &String::from_utf8_lossy(&canonical_json(&policy.version)?));
+            event.canonical("policy_version", &policy.version).map_err(not_canonical)?;
         }
         event.string("previous_event_hash", Some(previous));
         event.string("reason_code", self.reason_code.as_deref());
         event.string("request_hash", self.request_hash.as_deref());
         event.string("resource", self.resource.as_deref());
         event.string("response_hash", self.response_hash.as_deref());
-        event.raw("seq", &seq.to_string());
+        event.integer("seq", seq);
         event.string("tenant_id", Some(&self.tenant_id));
         event.string("tool_id", self.tool_id.as_deref());
         event.string("user_id", self.user_id.as_deref());
-        Ok(event.finish())
+        Ok(event)
     }
 }
 

@@ -27,6 +27,7 @@ pub mod problems;
 pub mod request;
 pub mod seal;
 pub mod server;
+mod service;
 pub mod store;
 pub mod tools;
 pub mod vault;

@@ -1,7 +1,8 @@
 //! JSON objects made member by member: as text, without a tree between, and as trees.
 
 use actpass_protocol::Json;
-use actpass_protocol::json::{Style, Text};
+use actpass_protocol::json::{NotCanonical, Style, Text};
+use sha2::{Digest, Sha256};
 
 /// The text of a JSON object; see [`Members::finish`].
 #[derive(Debug)]
@@ -26,6 +27,31 @@ impl Members {
         }
     }
 
+    /// Adds a string, or `null`.
+    pub(crate) fn string_or_null(&mut self, name: &str, value: Option<&str>) {
+        self.key(name);
+        match value {
+            Some(value) => self.text.string(value),
+            None => self.text.raw("null"),
+        }
+    }
+
+    /// Adds a value in its canonical form.
+    ///
+    /// # Errors
+    ///
+    /// If it has none. The object is of no use then.
+    pub(crate) fn canonical(&mut self, name: &str, value: &Json) -> Result<(), NotCanonical> {
+        self.key(name);
+        value.write_canonical(&mut self.text)
+    }
+
+    /// Adds an integer.
+    pub(crate) fn integer(&mut self, name: &str, value: u64) {
+        self.key(name);
+        self.text.raw(&value.to_string());
+    }
+
     /// Adds a list of strings.
     pub(crate) fn strings<'s>(&mut self, name: &str, values: impl IntoIterator<Item = &'s str>) {
         self.key(name);
@@ -37,10 +63,21 @@ impl Members {
         self.text.raw("]");
     }
 
-    /// Adds a value by its JSON text.
-    pub(crate) fn raw(&mut self, name: &str, value: &str) {
+    /// Adds an object of these members.
+    pub(crate) fn object(&mut self, name: &str, members: impl FnOnce(&mut Self)) {
         self.key(name);
-        self.text.raw(value);
+        self.text.raw("{");
+        let count = std::mem::take(&mut self.count);
+        members(self);
+        self.count = count;
+        self.text.raw("}");
+    }
+
+    /// The SHA-256 of the object with the members that it has now, in hex. It is the object's `hash_payload` if they were
+    /// added in their canonical order.
+    pub(crate) fn sha256(&self) -> String {
+        let hash = Sha256::new().chain_update(self.text.as_str()).chain_update("}");
+        hex::encode(hash.finalize())
     }
 
     /// The object's text.

@@ -16,11 +16,11 @@ use hyper_util::server::conn::auto;
 use ipnet::IpNet;
 use tokio::io::{AsyncRead, AsyncWrite};
 use tokio::net::{TcpListener, TcpStream};
-use tokio::sync::{Mutex, Semaphore, watch};
+use tokio::sync::{Semaphore, watch};
 use tokio::task::{JoinHandle, JoinSet};
 use tokio::time::{Instant, MissedTickBehavior};
 use tokio_rustls::TlsAcceptor;
-use tower_service::Service;
+use tower_service::Service as _;
 
 use crate::approvals::Notices;
 use crate::checkpoints::Checkpoints;
@@ -31,6 +31,7 @@ use crate::http::{App, Attempts, Page, router, under_base_path};
 use crate::passport::Keys;
 use crate::passport::keys::KeyError;
 use crate::seal::{MasterKey, SealError};
+use crate::service::{Checked, Service};
 use crate::store::{Location, OpenError, Store};
 use crate::vault::Vault;
 
@@ -128,31 +129,34 @@ impl Server {
             None => (None, None),
         };
         let checkpoints = Checkpoints::new(settings.checkpoints, settings.clock.clone());
-        let app = Arc::new(App {
-            keyring: settings.keyring,
+        let service = Arc::new(Service {
             store: Arc::clone(&store),
             issuer: settings.issuer.unwrap_or_else(|| format!("{scheme}://{address}")).into(),
             keys,
             vault,
             approval_seconds: settings.approval_seconds,
             finds_approvals: settings.finds_approvals,
+            pending_approvals: settings.pending_approvals,
             keep_seconds: settings.keep_seconds,
             notices: notices.clone(),
             clock: settings.clock,
+            store_timeout: timeouts.store,
+            heavy: Semaphore::new(std::thread::available_parallelism().map_or(1, usize::from)),
+            checked: Checked::default(),
+        });
+        let noting = tokio::spawn({
+            let service = Arc::clone(&service);
+            async move { checkpoints.run(&*service.store, service.keys.as_ref(), &settings.tenants).await }
+        });
+        let app = Arc::new(App {
+            keyring: settings.keyring,
+            service,
             body_bytes: settings.body_bytes,
             body_timeout: timeouts.body,
-            store_timeout: timeouts.store,
-            checking: Mutex::default(),
             page: Page::new(settings.tls.is_some(), settings.base_path.as_str().into()),
-            heavy: Semaphore::new(std::thread::available_parallelism().map_or(1, usize::from)),
             hosts: settings.hosts,
             trusted_proxies: settings.trusted_proxies.clone(),
             attempts: Attempts::default(),
-            pending_approvals: settings.pending_approvals,
-        });
-        let noting = tokio::spawn({
-            let app = Arc::clone(&app);
-            async move { checkpoints.run(&*app.store, app.keys.as_ref(), &settings.tenants).await }
         });
         let limits = within_files(settings.connections);
         let (stop, stopping) = watch::channel(false);

@@ -4,11 +4,15 @@
 //! the ledger, not in the answer that is kept for a repetition, not in the log. What is kept and recorded in its place
 //! is its id, which is new each time a credential is set.
 
-use std::io::Write;
+use std::fmt;
 
 use actpass_protocol::{Json, Secret};
 use bytes::Bytes;
-use zeroize::{Zeroize, Zeroizing};
+use serde::de::{MapAccess, Visitor};
+use serde::ser::SerializeMap;
+use serde::{Deserialize, Deserializer, Serialize, Serializer};
+use serde_json::value::RawValue;
+use zeroize::Zeroizing;
 
 use crate::clock::rfc3339;
 use crate::seal::{Cipher, MasterKey, Purpose, SealError};
@@ -82,20 +86,56 @@ impl Vault {
     }
 }
 
-/// The answer with the member `credential`, for the client alone: what is kept and recorded is `answer`.
-pub fn hand_out(answer: &[u8], secret: &Secret, expires_at: Option<i64>) -> Bytes {
+/// The members of an answer in their order, each value as its JSON text.
+struct Answer<'a>(Vec<(&'a str, &'a RawValue)>);
+
+impl<'de> Deserialize<'de> for Answer<'de> {
+    fn deserialize<D: Deserializer<'de>>(deserializer: D) -> Result<Self, D::Error> {
+        struct Members;
+
+        impl<'de> Visitor<'de> for Members {
+            type Value = Answer<'de>;
+
+            fn expecting(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
+                f.write_str("an object")
+            }
+
+            fn visit_map<A: MapAccess<'de>>(self, mut map: A) -> Result<Answer<'de>, A::Error> {
+                let mut members = Vec::with_capacity(16);
+                while let Some(member) = map.next_entry()? {
+                    members.push(member);
+                }
+                Ok(Answer(members))
+            }
+        }
+
+        deserializer.deserialize_map(Members)
+    }
+}
+
+/// The member `credential` of an answer.
+#[derive(Serialize)]
+struct HandedOut<'a> {
+    token: &'a str,
+    expires_at: Option<String>,
+}
+
+/// The answer with the member `credential`, for the client alone: what is kept and recorded is `answer`. `None` if that is
+/// no answer.
+pub fn hand_out(answer: &[u8], secret: &Secret, expires_at: Option<i64>) -> Option<Bytes> {
+    let Answer(members) = serde_json::from_slice(answer).ok()?;
+    let credential = HandedOut { token: secret.expose(), expires_at: expires_at.map(rfc3339) };
     // Large enough for every byte as an escape of six, so that it never grows and leaves a copy behind.
     let capacity = answer.len() + 6 * secret.expose().len() + 128;
     let mut text = Zeroizing::new(Vec::with_capacity(capacity));
-    text.extend_from_slice(answer.strip_suffix(b"}").unwrap_or(answer));
-    let mut token = Json::from(secret.expose());
-    let expires_at = expires_at.map_or(Json::Null, |at| Json::String(rfc3339(at)));
-    // Writing to memory does not fail.
-    let _ = write!(text, r#","credential":{{"token":{token},"expires_at":{expires_at}}}}}"#);
-    if let Json::String(token) = &mut token {
-        token.zeroize();
+    let mut writer = serde_json::Serializer::new(&mut *text);
+    let mut object = writer.serialize_map(None).ok()?;
+    for (name, value) in members {
+        object.serialize_entry(name, value).ok()?;
     }
-    Bytes::from_owner(text)
+    object.serialize_entry("credential", &credential).ok()?;
+    object.end().ok()?;
+    Some(Bytes::from_owner(text))
 }
 
 /// What keeps a credential, in place of the tool's earlier one.
@@ -178,13 +218,15 @@ mod tests {
                 r#"{"decision":"allow","credential":{"token":"-----BEGIN\n\"\\\u0001é","expires_at":"1970-01-01T00:00:00Z"}}"#,
             ),
         ] {
-            let handed = hand_out(answer, &Secret::from(secret), expires_at);
+            let handed = hand_out(answer, &Secret::from(secret), expires_at).unwrap();
             assert_eq!(str::from_utf8(&handed).unwrap(), expected);
             let token = Json::parse(&handed).unwrap();
             let token = token.member("credential").and_then(|credential| credential.member("token"));
             assert_eq!(token.and_then(Json::as_str), Some(secret));
         }
         let worst = "\u{1}".repeat(MAX_SECRET_BYTES);
-        assert!(Json::parse(&hand_out(answer, &Secret::from(worst), Some(i64::MAX))).is_ok());
+        let handed = hand_out(answer, &Secret::from(worst), Some(i64::MAX)).unwrap();
+        assert!(Json::parse(&handed).is_ok());
+        assert_eq!(hand_out(b"[]", &Secret::from("s"), None), None);
     }
 }

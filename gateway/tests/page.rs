@@ -201,8 +201,8 @@ async fn an_operators_key_opens_the_page_and_nothing_else_does() {
     let cookies: Vec<_> =
         answer.headers().get_all("set-cookie").iter().map(|c| c.to_str().unwrap()).collect();
     let (id, attributes) = cookies[0].strip_prefix("actpass=").unwrap().split_once("; ").unwrap();
-    assert_eq!((id.len(), attributes), (64, "Path=/; HttpOnly; SameSite=Strict; Max-Age=28800"));
-    assert_eq!(cookies[1], "actpass-login=; Path=/; HttpOnly; SameSite=Strict; Max-Age=0");
+    assert_eq!((id.len(), attributes), (64, "HttpOnly; SameSite=Strict; Path=/; Max-Age=28800"));
+    assert_eq!(cookies[1], "actpass-login=; HttpOnly; SameSite=Strict; Path=/; Max-Age=0");
     assert!(!format!("{cookies:?}").contains(ALICE));
 
     let (status, page) = browser.get("/").await;
@@ -805,7 +805,7 @@ async fn over_https_the_cookie_is_for_https_alone() {
     assert_eq!((answer.status().as_u16(), answer.version()), (303, reqwest::Version::HTTP_2));
     let cookie = answer.headers()["set-cookie"].to_str().unwrap();
     assert!(cookie.starts_with("__Host-actpass="), "{cookie}");
-    assert!(cookie.ends_with("; Path=/; HttpOnly; SameSite=Strict; Max-Age=28800; Secure"), "{cookie}");
+    assert!(cookie.ends_with("; HttpOnly; SameSite=Strict; Secure; Path=/; Max-Age=28800"), "{cookie}");
     assert!(alice.get("/").await.1.contains("Nothing waits"));
     alice.cookies.iter_mut().for_each(|(name, _)| *name = name.replace("__Host-", ""));
     assert!(alice.get("/").await.1.contains("type=\"password\""), "a plain cookie may be from elsewhere");

@@ -13,15 +13,13 @@ use tokio::time::Instant;
 use super::App;
 use super::error::{ApiError, json};
 use super::openapi::{answers, requests};
-use super::receive::{Call, Caller};
-use super::steps::{in_time, parse, work};
-use crate::approvals::{self, Approval, Decided, Status};
-use crate::auth::{Key, Role};
+use super::receive::{Call, Caller, parse};
+use crate::approvals::{self, Approval, Status};
 use crate::clock::rfc3339;
-use crate::events;
 use crate::members::object;
 use crate::request::{InvalidMember, Opinion};
-use crate::store::{Change, Listing, Transition, TransitionOutcome};
+use crate::service::{OperatorKey, ServiceError};
+use crate::store::Listing;
 
 /// How long a request may wait for a decision, in seconds.
 const MAX_WAIT: u64 = 25;
@@ -54,18 +52,8 @@ pub(super) async fn read(
     let Path(id) = id.map_err(|_| ApiError::InvalidPath)?;
     let Query(query) = query.map_err(|_| ApiError::InvalidPath)?;
     let until = Instant::now() + read_wait(&query)?;
-    let mut listener = app.notices.listen();
-    loop {
-        let approval = find(&app, &key, &id).await?;
-        if key.confined_to().is_some_and(|agent| approval.agent_id.as_deref() != Some(agent)) {
-            return Err(ApiError::NotFound("approval"));
-        }
-        let waits = approval.status(app.clock.seconds()) == Status::Pending && Instant::now() < until;
-        // Nothing of the store is held while it waits.
-        if !waits || tokio::time::timeout_at(until, listener.news(&id)).await == Ok(false) {
-            return Ok(answer(&app, &approval));
-        }
-    }
+    let approval = app.service.wait_for_approval(&key, &id, until).await?;
+    Ok(answer(&app, &approval))
 }
 
 #[utoipa::path(
@@ -90,38 +78,22 @@ pub(super) async fn list(
     Caller(key): Caller,
     query: Asked,
 ) -> Result<Response, ApiError> {
-    operators_only(&key)?;
+    let operator = OperatorKey::of(&key)?;
     let Query(query) = query.map_err(|_| ApiError::InvalidPath)?;
-    let listing = read_listing(&query, app.clock.seconds())?;
-    if let Some(after) = &listing.after
-        && in_time(&app, app.store.approval(&key.tenant.id, after)).await?.is_none()
-    {
-        return Err(ApiError::NotFound("approval"));
+    let listing = read_listing(&query, app.service.clock.seconds())?;
+    if let Some(after) = &listing.after {
+        app.service.approval(&key, after).await?;
     }
     let now = listing.now;
-    let (found, next) = page_of(&app, &key, listing).await?;
+    let (found, next) = app.service.list_approvals(operator, listing).await?;
     let bytes = found.iter().map(|approval| approval.args.len()).sum();
     let answer = move || {
         let found = found.iter().map(|approval| describe(approval, now)).collect::<Result<_, _>>()?;
-        Ok(object([("approvals", Some(Json::Array(found))), ("next", next.map(Json::String))]).to_string())
+        Ok::<_, ApiError>(
+            object([("approvals", Some(Json::Array(found))), ("next", next.map(Json::String))]).to_string(),
+        )
     };
-    Ok(json(StatusCode::OK, work(&app, bytes, answer).await?))
-}
-
-/// A page of a tenant's approvals, and where the next one begins, if there is one.
-pub(super) async fn page_of(
-    app: &App,
-    key: &Key,
-    mut listing: Listing,
-) -> Result<(Vec<Approval>, Option<String>), ApiError> {
-    let wanted = usize::try_from(listing.limit).unwrap_or(usize::MAX);
-    // One more shows whether there is another page.
-    listing.limit = listing.limit.saturating_add(1);
-    let mut found = in_time(app, app.store.approvals(&key.tenant.id, listing)).await?;
-    let is_last = found.len() <= wanted;
-    found.truncate(wanted);
-    let next = found.last().filter(|_| !is_last).map(|approval| approval.id.clone());
-    Ok((found, next))
+    Ok(json(StatusCode::OK, app.service.work(bytes, answer).await?))
 }
 
 fn read_listing(query: &[(String, String)], now: i64) -> Result<Listing, InvalidMember> {
@@ -216,51 +188,12 @@ async fn decide(
     Call { key, body: raw }: Call,
     approved: bool,
 ) -> Result<Response, ApiError> {
-    operators_only(&key)?;
+    let operator = OperatorKey::of(&key)?;
     let Path(id) = id.map_err(|_| ApiError::InvalidPath)?;
-    let body = work(&app, raw.len(), move || parse(&raw)).await?;
-    let note = Opinion::read(&body)?.note.map(|note| note.as_str().to_owned());
-    let approval = find(&app, &key, &id).await?;
-    Ok(answer(&app, &settle(&app, &key, &approval, approved, note).await?))
-}
-
-/// Decides about an approval, for whoever holds the key, and records it: the approval as it is then.
-pub(super) async fn settle(
-    app: &App,
-    key: &Key,
-    approval: &Approval,
-    approved: bool,
-    note: Option<String>,
-) -> Result<Approval, ApiError> {
-    operators_only(key)?;
-    let id = &approval.id;
-    // What is decided about is what was shown: the record itself, and not what it says of itself.
-    if approval.shown_hash().as_ref() != Some(&approval.action_hash) {
-        tracing::error!(id, "an approval does not match its action hash: it was changed in the data");
-        return Err(ApiError::ApprovalAltered);
-    }
-    let decided = Decided { approved, by: key.name.to_string(), at: app.clock.seconds(), note };
-    let event = events::approval_decided(key, approval, &decided);
-    let change = Change::DecideApproval { id: id.clone(), decided };
-    match in_time(app, app.store.change(Transition { event, change })).await? {
-        TransitionOutcome::Recorded => app.notices.decided(id),
-        TransitionOutcome::Stale => {
-            let now = find(app, key, id).await?;
-            return Err(ApiError::Decided(now.status(app.clock.seconds()).as_str()));
-        }
-    }
-    find(app, key, id).await
-}
-
-fn operators_only(key: &Key) -> Result<(), ApiError> {
-    match key.role {
-        Role::Agent => Err(ApiError::Forbidden),
-        Role::Operator => Ok(()),
-    }
-}
-
-pub(super) async fn find(app: &App, key: &Key, id: &str) -> Result<Approval, ApiError> {
-    in_time(app, app.store.approval(&key.tenant.id, id)).await?.ok_or(ApiError::NotFound("approval"))
+    let Opinion { note } = app.service.work(raw.len(), move || parse(&raw, Opinion::read)).await?;
+    let approval = app.service.approval(&key, &id).await?;
+    let approval = app.service.settle(operator, &approval, approved, note).await?;
+    Ok(answer(&app, &approval))
 }
 
 fn read_wait(query: &[(String, String)]) -> Result<Duration, InvalidMember> {
@@ -277,7 +210,7 @@ fn answer(app: &App, approval: &Approval) -> Response {
     let decided = approval.decided.as_ref();
     let answer = object([
         ("id", Some(Json::from(&*approval.id))),
-        ("status", Some(Json::from(approval.status(app.clock.seconds()).as_str()))),
+        ("status", Some(Json::from(approval.status(app.service.clock.seconds()).as_str()))),
         ("action_hash", Some(Json::from(&*approval.action_hash))),
         ("decided_by", Some(decided.map_or(Json::Null, |decided| Json::from(&*decided.by)))),
         ("decided_at", Some(decided.map_or(Json::Null, |decided| Json::String(rfc3339(decided.at))))),
@@ -295,7 +228,7 @@ fn describe(approval: &Approval, now: i64) -> Result<Json, ApiError> {
         ("action_hash", Some(Json::from(&*approval.action_hash))),
         ("tool", Some(Json::from(&*approval.tool))),
         ("resource", or_null(&approval.resource)),
-        ("args", Some(Json::parse(approval.args.as_bytes()).map_err(|_| ApiError::Internal)?)),
+        ("args", Some(Json::parse(approval.args.as_bytes()).map_err(|_| ServiceError::Internal)?)),
         ("goal", Some(Json::from(&*approval.goal))),
         ("agent_id", or_null(&approval.agent_id)),
         ("user_id", or_null(&approval.user_id)),

@@ -4,13 +4,15 @@ mod approvals;
 mod attempts;
 mod client;
 mod error;
-mod handlers;
+mod evidence;
+mod health;
 mod host;
 pub(crate) mod openapi;
 mod page;
 mod passports;
+mod preflight;
 mod receive;
-mod steps;
+mod tools;
 
 use std::sync::Arc;
 use std::time::{Duration, Instant};
@@ -22,7 +24,6 @@ use axum::response::{IntoResponse, Response};
 use axum::routing::get;
 use http::{HeaderName, HeaderValue, header};
 use ipnet::IpNet;
-use tokio::sync::Semaphore;
 use tower_http::catch_panic::CatchPanicLayer;
 use tracing::Instrument;
 use utoipa_axum::router::OpenApiRouter;
@@ -31,13 +32,9 @@ use utoipa_axum::routes;
 pub(crate) use self::attempts::Attempts;
 use self::error::ApiError;
 pub(crate) use self::page::Page;
-use crate::approvals::Notices;
 use crate::auth::Keyring;
-use crate::clock::Clock;
 use crate::hosts::Hosts;
-use crate::passport::Keys;
-use crate::store::{Store, StoreError};
-use crate::vault::Vault;
+use crate::service::{Service, ServiceError};
 
 const REQUEST_ID: HeaderName = HeaderName::from_static("x-request-id");
 
@@ -46,34 +43,12 @@ const REQUEST_ID: HeaderName = HeaderName::from_static("x-request-id");
 pub(crate) struct App {
     /// Who may call.
     pub keyring: Keyring,
-    /// Where events go.
-    pub store: Arc<dyn Store>,
-    /// Who issues passports.
-    pub issuer: Arc<str>,
-    /// What signs them; `None` without a master key.
-    pub keys: Option<Keys>,
-    /// What opens the tools' credentials; `None` without a master key.
-    pub vault: Option<Vault>,
-    /// For how many seconds an approval may be decided.
-    pub approval_seconds: i64,
-    /// Whether approvals are found by their action.
-    pub finds_approvals: bool,
-    /// For how many seconds an answer is kept under its idempotency key.
-    pub keep_seconds: i64,
-    /// Who waits for an approval.
-    pub notices: Notices,
-    /// What time it is.
-    pub clock: Clock,
+    /// What is done for those who call.
+    pub service: Arc<Service>,
     /// The largest body, in bytes.
     pub body_bytes: usize,
     /// How long a body may take to arrive.
     pub body_timeout: Duration,
-    /// How long the store may take to record an event.
-    pub store_timeout: Duration,
-    /// Held while the store is checked: asking often must not keep it from its work.
-    pub checking: tokio::sync::Mutex<Option<(Instant, Result<(), StoreError>)>>,
-    /// How many large bodies and verifications are worked on at once.
-    pub heavy: Semaphore,
     /// What the page for the people who approve keeps.
     pub page: Page,
     /// The names under which it answers.
@@ -82,8 +57,6 @@ pub(crate) struct App {
     pub trusted_proxies: Vec<IpNet>,
     /// The wrong keys of each address.
     pub attempts: Attempts,
-    /// How many approval requests of one key may be pending.
-    pub pending_approvals: u32,
 }
 
 /// Every route of the gateway.
@@ -93,7 +66,7 @@ pub(crate) fn router(app: Arc<App>) -> Router {
     let api = described
         .route("/openapi.json", get(openapi::openapi))
         .merge(page::routes())
-        .fallback(async || ApiError::NotFound("path"))
+        .fallback(async || ApiError::Service(ServiceError::NotFound("path")))
         .method_not_allowed_fallback(async || ApiError::MethodNotAllowed)
         .with_state(app);
     dress(api.layer(check_host))
@@ -119,11 +92,11 @@ pub(crate) fn under_base_path(mut request: Request, base_path: &str) -> Request 
 /// The routes for programs, each with its description.
 fn routes() -> OpenApiRouter<Arc<App>> {
     OpenApiRouter::new()
-        .routes(routes!(handlers::health))
-        .routes(routes!(handlers::preflight))
-        .routes(routes!(handlers::evidence))
-        .routes(routes!(handlers::chain))
-        .routes(routes!(handlers::verify))
+        .routes(routes!(health::health))
+        .routes(routes!(preflight::preflight))
+        .routes(routes!(evidence::record))
+        .routes(routes!(evidence::chain))
+        .routes(routes!(evidence::verify))
         .routes(routes!(passports::issue))
         .routes(routes!(passports::verify))
         .routes(routes!(passports::revoke))
@@ -131,13 +104,14 @@ fn routes() -> OpenApiRouter<Arc<App>> {
         .routes(routes!(approvals::read))
         .routes(routes!(approvals::approve))
         .routes(routes!(approvals::reject))
-        .routes(routes!(handlers::tools))
+        .routes(routes!(tools::approve))
         .routes(routes!(passports::jwks))
 }
 
 /// Gives every answer of `routes` what every answer has, and a panic an answer.
 fn dress(routes: Router) -> Router {
-    let answer_panic = |_panic: Box<dyn std::any::Any + Send>| ApiError::Internal.into_response();
+    let answer_panic =
+        |_panic: Box<dyn std::any::Any + Send>| ApiError::Service(ServiceError::Internal).into_response();
     routes.layer(CatchPanicLayer::custom(answer_panic)).layer(middleware::from_fn(accompany))
 }
 

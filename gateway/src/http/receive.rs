@@ -3,6 +3,7 @@
 use std::sync::Arc;
 use std::time::Duration;
 
+use actpass_protocol::Json;
 use axum::body::Body;
 use axum::extract::{FromRequest, FromRequestParts, Request};
 use bytes::{Bytes, BytesMut};
@@ -16,6 +17,7 @@ use super::client::Client;
 use super::error::ApiError;
 use crate::auth::Key;
 use crate::connections::Connection;
+use crate::request::InvalidMember;
 
 /// How long the rest of a body is taken in and thrown away after it was refused.
 const DRAIN: Duration = Duration::from_secs(2);
@@ -131,6 +133,15 @@ fn check_type(headers: &HeaderMap) -> Result<(), ApiError> {
         return Err(ApiError::UnsupportedMediaType("content-encoding: expected none"));
     }
     Ok(())
+}
+
+/// What `read` makes of a body's JSON.
+pub(super) fn parse<T>(
+    raw: &[u8],
+    read: impl FnOnce(Json) -> Result<T, InvalidMember>,
+) -> Result<T, ApiError> {
+    let body = Json::parse(raw).map_err(|error| ApiError::InvalidJson(error.to_string()))?;
+    Ok(read(body)?)
 }
 
 pub(super) async fn read(body: Body, limit: usize) -> Result<Bytes, ApiError> {

@@ -168,13 +168,13 @@ mod tests {
 
     /// Every type of a request, with what reads it.
     const REQUESTS: [(&str, Read); 7] = [
-        ("Evidence", |body| Evidence::read(body).map(|_| ())),
-        ("Issue", |body| Issue::read(body).map(|_| ())),
-        ("Opinion", |body| Opinion::read(body).map(|_| ())),
-        ("Preflight", |body| Preflight::read(body).map(|_| ())),
-        ("Revoke", |body| Revoke::read(body).map(|_| ())),
-        ("ToolApproval", |body| ToolApproval::read(body).map(|_| ())),
-        ("VerifyPassport", |body| VerifyPassport::read(body).map(|_| ())),
+        ("Evidence", |body| Evidence::read(body.clone()).map(|_| ())),
+        ("Issue", |body| Issue::read(body.clone()).map(|_| ())),
+        ("Opinion", |body| Opinion::read(body.clone()).map(|_| ())),
+        ("Preflight", |body| Preflight::read(body.clone()).map(|_| ())),
+        ("Revoke", |body| Revoke::read(body.clone()).map(|_| ())),
+        ("ToolApproval", |body| ToolApproval::read(body.clone()).map(|_| ())),
+        ("VerifyPassport", |body| VerifyPassport::read(body.clone()).map(|_| ())),
     ];
 
     #[test]

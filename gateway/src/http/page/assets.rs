@@ -9,6 +9,7 @@ use http::{HeaderValue, header};
 use sha2::{Digest, Sha256};
 
 use super::super::error::ApiError;
+use crate::service::ServiceError;
 
 pub(super) static ASSETS: LazyLock<Assets> = LazyLock::new(|| Assets {
     icon: Asset::new("icon", "svg", "image/svg+xml", include_str!("assets/icon.svg")),
@@ -45,7 +46,7 @@ pub(super) async fn serve(name: Result<Path<String>, PathRejection>) -> Result<R
     let Path(name) = name.map_err(|_| ApiError::InvalidPath)?;
     let assets = &*ASSETS;
     let asset = [&assets.icon, &assets.script, &assets.style].into_iter().find(|asset| asset.name == name);
-    let asset = asset.ok_or(ApiError::NotFound("path"))?;
+    let asset = asset.ok_or(ServiceError::NotFound("path"))?;
     let headers = [
         (header::CONTENT_TYPE, HeaderValue::from_static(asset.content_type)),
         // Other content has another path.

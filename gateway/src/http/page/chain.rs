@@ -6,10 +6,8 @@ use std::sync::{Arc, Mutex, PoisonError};
 use actpass_protocol::Json;
 
 use super::super::App;
-use super::super::error::ApiError;
-use super::super::handlers::{Source, examine};
-use super::super::steps::in_time;
 use crate::ledger::{APPROVAL_APPROVED, APPROVAL_REJECTED, DECISION, DECISIONS, Head, Verifier};
+use crate::service::{ChainReader, ServiceError};
 
 /// How many events are verified at most while somebody waits for the page. The next look goes on where this one ended.
 const A_LOOK: u64 = 1000;
@@ -68,19 +66,19 @@ impl Verified {
         app: &Arc<App>,
         tenant_id: &Arc<str>,
         extent: Extent,
-    ) -> Result<Chain, ApiError> {
+    ) -> Result<Chain, ServiceError> {
         let progress = {
             let mut tenants = self.0.lock().unwrap_or_else(PoisonError::into_inner);
             Arc::clone(tenants.entry(Arc::clone(tenant_id)).or_default())
         };
         // Nobody's page waits for a long verification of somebody else's.
         let progress = progress.try_lock();
-        let head = in_time(app, app.store.head(tenant_id, DECISIONS)).await?.unwrap_or_default();
+        let head = app.service.head(tenant_id, DECISIONS).await?.unwrap_or_default();
         let Ok(mut progress) = progress else {
             return Ok(Chain { head, state: State::Busy });
         };
         if extent == Extent::Again || progress.verifier.head().length == 0 {
-            *progress = Progress { since: app.clock.seconds(), ..Progress::default() };
+            *progress = Progress { since: app.service.clock.seconds(), ..Progress::default() };
         }
         if progress.broken.is_none() {
             let seen = progress.verifier.head().length;
@@ -88,13 +86,8 @@ impl Verified {
                 Extent::Again => head.length,
                 Extent::New => head.length.min(seen.saturating_add(A_LOOK)),
             };
-            let source = Source {
-                app: Arc::clone(app),
-                tenant_id: Arc::clone(tenant_id),
-                chain_id: DECISIONS.to_owned(),
-                until,
-            };
-            progress.verifier = examine(&source, progress.verifier.clone()).await?;
+            let reader = ChainReader::new(&app.service, tenant_id, DECISIONS.to_owned(), until);
+            progress.verifier = reader.examine(progress.verifier.clone()).await?;
             let expected = match until == head.length {
                 true => head.clone(),
                 // What the part must end with is not known; only that it must go so far.
@@ -125,17 +118,12 @@ impl Last {
         app: &Arc<App>,
         tenant_id: &Arc<str>,
         head: &Head,
-    ) -> Result<Vec<Self>, ApiError> {
-        let source = Source {
-            app: Arc::clone(app),
-            tenant_id: Arc::clone(tenant_id),
-            chain_id: DECISIONS.to_owned(),
-            until: head.length,
-        };
+    ) -> Result<Vec<Self>, ServiceError> {
+        let reader = ChainReader::new(&app.service, tenant_id, DECISIONS.to_owned(), head.length);
         let mut after = head.length.saturating_sub(LOOKED_AT);
         let mut found = Vec::new();
         loop {
-            let page = source.page(after).await?;
+            let page = reader.page(after).await?;
             let Some(last) = page.last() else {
                 break;
             };

@@ -28,14 +28,14 @@ use self::chain::{Extent, Last, Verified};
 use self::guard::Form;
 use self::session::{Cookie, Cookies, Operator, Sessions, Use};
 use super::App;
-use super::approvals::{LISTED, find, page_of, settle};
+use super::approvals::LISTED;
 use super::client::Client;
 use super::error::{ApiError, Code};
 use super::receive::{drain, within_limit};
-use super::steps::{in_time, work};
 use crate::approvals::{Approval, Status};
 use crate::auth::{KeyHash, Role};
 use crate::request::Opinion;
+use crate::service::{OperatorKey, ServiceError};
 use crate::store::Listing;
 
 /// How long an answer to a wrong key takes, so that trying keys is slow.
@@ -80,7 +80,7 @@ impl Page {
         headers.contains_key(header::COOKIE)
             && self
                 .sessions
-                .find(headers, &app.keyring, self.tls, app.clock.seconds(), Use::Refresh)
+                .find(headers, &app.keyring, self.tls, app.service.clock.seconds(), Use::Refresh)
                 .is_some()
     }
 
@@ -126,6 +126,12 @@ impl From<ApiError> for Refusal {
     }
 }
 
+impl From<ServiceError> for Refusal {
+    fn from(error: ServiceError) -> Self {
+        Self::Api(error.into())
+    }
+}
+
 async fn index(
     State(app): State<Arc<App>>,
     headers: HeaderMap,
@@ -137,7 +143,7 @@ async fn index(
         };
         let query = query.map(|Query(query)| query).unwrap_or_default();
         let done = match query.iter().find(|(name, _)| name == "decided") {
-            Some((_, id)) => in_time(&app, app.store.approval(&operator.key.tenant.id, id)).await?,
+            Some((_, id)) => app.service.find_approval(&operator.key, id).await?,
             None => None,
         };
         overview(&app, &operator, done, &query).await
@@ -167,7 +173,7 @@ async fn overview(
 ) -> Result<Response, Refusal> {
     within_limit(&operator.key)?;
     let tenant_id = &operator.key.tenant.id;
-    let now = app.clock.seconds();
+    let now = app.service.clock.seconds();
     let given = |name: &str| {
         let value = query.iter().find(|(given, _)| given == name).map(|(_, value)| value.clone());
         value.filter(|value| !value.is_empty())
@@ -182,14 +188,14 @@ async fn overview(
         after: given("after"),
         limit: LISTED,
     };
-    let (pending, next) = page_of(app, &operator.key, listing).await?;
+    let (pending, next) = app.service.list_approvals(OperatorKey::of(&operator.key)?, listing).await?;
     let chain = app.page.verified.look(app, tenant_id, Extent::New).await?;
     let last = Last::read(app, tenant_id, &chain.head).await?;
     let bytes = pending.iter().map(|approval| approval.args.len()).sum();
     let operator = operator.clone();
     let base = Arc::clone(&app.page.base);
     let overview = view::Overview { base, operator, now, pending, next, filter, done, chain, last };
-    Ok(work(app, bytes, move || overview.render()).await?)
+    Ok(app.service.work(bytes, move || overview.render()).await?)
 }
 
 /// Everything about one request.
@@ -202,7 +208,7 @@ async fn one(
         let operator = operator(&app, &headers, Use::Counts).ok_or(Refusal::LoggedOut)?;
         within_limit(&operator.key)?;
         let Path(id) = id.map_err(|_| ApiError::InvalidPath)?;
-        let approval = find(&app, &operator.key, &id).await?;
+        let approval = app.service.approval(&operator.key, &id).await?;
         Ok(show_one(&app, operator, approval, None).await?)
     };
     finish(&app, &headers, answer).await
@@ -214,10 +220,10 @@ async fn show_one(
     approval: Approval,
     problem: Option<String>,
 ) -> Result<Response, ApiError> {
-    let now = app.clock.seconds();
+    let now = app.service.clock.seconds();
     let bytes = approval.args.len();
     let base = Arc::clone(&app.page.base);
-    work(app, bytes, move || view::One { base, operator, now, approval, problem }.render()).await
+    app.service.work(bytes, move || view::One { base, operator, now, approval, problem }.render()).await
 }
 
 async fn approve(
@@ -246,7 +252,7 @@ async fn decide(
     let answer = async {
         let (operator, form) = submitted(&app, request, &["action_hash", "note", "token"]).await?;
         let Path(id) = id.map_err(|_| ApiError::InvalidPath)?;
-        let approval = find(&app, &operator.key, &id).await?;
+        let approval = app.service.approval(&operator.key, &id).await?;
         // What is approved is what was seen: the hash of what the record shows, and not the one that it claims.
         if !session::same(form.field("action_hash"), approval.shown_hash().as_deref().unwrap_or_default()) {
             let problem = "This form was about another action than this request, so nothing was decided. \
@@ -258,11 +264,11 @@ async fn decide(
             return Err(Refusal::Conflict(Box::new((operator, approval, problem))));
         }
         let note = read_note(form.field("note"))?;
-        match settle(&app, &operator.key, &approval, approved, note).await {
+        match app.service.settle(OperatorKey::of(&operator.key)?, &approval, approved, note).await {
             Ok(decided) => Ok(app.page.redirect(&format!("/?decided={}", decided.id))),
-            Err(ApiError::Decided(_)) => {
-                let now = find(&app, &operator.key, &id).await?;
-                let problem = view::too_late(&now, app.clock.seconds());
+            Err(ServiceError::AlreadyDecided(_)) => {
+                let now = app.service.approval(&operator.key, &id).await?;
+                let problem = view::too_late(&now, app.service.clock.seconds());
                 Err(Refusal::Conflict(Box::new((operator, now, problem))))
             }
             Err(error) => Err(error.into()),
@@ -279,7 +285,7 @@ fn read_note(text: &str) -> Result<Option<String>, ApiError> {
         return Ok(None);
     }
     let body = Json::Object(vec![("note".to_owned(), Json::from(text))]);
-    Ok(Opinion::read(&body)?.note.map(|note| note.as_str().to_owned()))
+    Ok(Opinion::read(body)?.note)
 }
 
 async fn verify(State(app): State<Arc<App>>, request: Request) -> Response {
@@ -321,7 +327,7 @@ async fn login(State(app): State<Arc<App>>, request: Request) -> Response {
                 tokio::time::sleep(WRONG_KEY).await;
                 drop(attempt);
             });
-            slowly.await.map_err(|_| ApiError::Internal)?;
+            slowly.await.map_err(|_| ServiceError::Internal)?;
             return Err(Refusal::WrongKey);
         };
         tracing::Span::current().record("tenant", &*key.tenant.id).record("key", &*key.name);
@@ -329,8 +335,9 @@ async fn login(State(app): State<Arc<App>>, request: Request) -> Response {
         if let Some(before) = operator(&app, &headers, Use::Refresh) {
             app.page.sessions.close(&before);
         }
-        let opened = app.page.sessions.open(KeyHash::of(presented.expose()), secure, app.clock.seconds());
-        let id = opened.map_err(|_| ApiError::Internal)?;
+        let opened =
+            app.page.sessions.open(KeyHash::of(presented.expose()), secure, app.service.clock.seconds());
+        let id = opened.map_err(|_| ServiceError::Internal)?;
         tracing::info!("logged in");
         let mut response = app.page.redirect("/");
         let cookies = &app.page.cookies;
@@ -361,7 +368,7 @@ async fn logout(State(app): State<Arc<App>>, request: Request) -> Response {
 
 /// Whose session it is.
 fn operator(app: &App, headers: &HeaderMap, counts: Use) -> Option<Operator> {
-    let now = app.clock.seconds();
+    let now = app.service.clock.seconds();
     let operator = app.page.sessions.find(headers, &app.keyring, app.page.tls, now, counts)?;
     let key = &operator.key;
     tracing::Span::current().record("tenant", &*key.tenant.id).record("key", &*key.name);
@@ -399,12 +406,14 @@ fn login_token<'h>(app: &App, headers: &'h HeaderMap) -> Option<&'h str> {
 fn login_form(app: &App, headers: &HeaderMap, status: StatusCode, problem: Option<&str>) -> Response {
     // A form that is open in another tab stays good.
     let known = login_token(app, headers).map(|token| Ok(Secret::new(token)));
-    let answer = known.unwrap_or_else(session::random).map_err(|_| ApiError::Internal).and_then(|token| {
-        let mut response = view::login(&app.page.base, status, problem, &token)?;
-        let cookie = app.page.cookies.set(Cookie::Login, &token, app.page.tls).ok_or(ApiError::Internal)?;
-        response.headers_mut().append(header::SET_COOKIE, cookie);
-        Ok(response)
-    });
+    let answer: Result<_, ApiError> =
+        known.unwrap_or_else(session::random).map_err(|_| ServiceError::Internal.into()).and_then(|token| {
+            let mut response = view::login(&app.page.base, status, problem, &token)?;
+            let cookie =
+                app.page.cookies.set(Cookie::Login, &token, app.page.tls).ok_or(ServiceError::Internal)?;
+            response.headers_mut().append(header::SET_COOKIE, cookie);
+            Ok(response)
+        });
     answer.unwrap_or_else(IntoResponse::into_response)
 }
 

@@ -5,6 +5,8 @@ use std::fmt;
 use std::sync::{Arc, Mutex, MutexGuard, PoisonError};
 
 use actpass_protocol::Secret;
+use cookie::SameSite;
+use cookie::time::Duration;
 use http::{HeaderMap, HeaderValue, header};
 use sha2::{Digest, Sha256};
 use subtle::ConstantTimeEq;
@@ -166,23 +168,32 @@ impl Cookies {
     /// The header that sets it.
     pub(super) fn set(&self, cookie: Cookie, value: &Secret, secure: bool) -> Option<HeaderValue> {
         let age = match cookie {
-            Cookie::Login => String::new(),
-            Cookie::Session => format!("; Max-Age={LIFETIME}"),
+            Cookie::Login => None,
+            Cookie::Session => Some(Duration::seconds(LIFETIME)),
         };
-        self.header(cookie, value.expose(), &age, secure)
+        self.header(cookie, value.expose(), age, secure)
     }
 
     /// The header that takes it away.
     pub(super) fn unset(&self, cookie: Cookie, secure: bool) -> Option<HeaderValue> {
-        self.header(cookie, "", "; Max-Age=0", secure)
+        self.header(cookie, "", Some(Duration::ZERO), secure)
     }
 
-    fn header(&self, cookie: Cookie, value: &str, age: &str, secure: bool) -> Option<HeaderValue> {
-        let name = self.name(cookie, secure);
+    fn header(
+        &self,
+        cookie: Cookie,
+        value: &str,
+        age: Option<Duration>,
+        secure: bool,
+    ) -> Option<HeaderValue> {
         let path = if self.base_path.is_empty() { "/" } else { &self.base_path };
-        let secure = if secure { "; Secure" } else { "" };
-        let header = format!("{name}={value}; Path={path}; HttpOnly; SameSite=Strict{age}{secure}");
-        let mut header = HeaderValue::from_str(&header).ok()?;
+        let mut cookie = cookie::Cookie::new(self.name(cookie, secure), value);
+        cookie.set_path(path);
+        cookie.set_http_only(true);
+        cookie.set_same_site(SameSite::Strict);
+        cookie.set_max_age(age);
+        cookie.set_secure(secure);
+        let mut header = HeaderValue::from_str(&cookie.to_string()).ok()?;
         header.set_sensitive(true);
         Some(header)
     }
@@ -312,9 +323,9 @@ mod tests {
             let header = cookies.set(Cookie::Session, &Secret::new("id"), secure).unwrap();
             header.to_str().unwrap().to_owned()
         };
-        let age = format!("Path=/actpass; HttpOnly; SameSite=Strict; Max-Age={LIFETIME}");
-        assert_eq!(set(true), format!("__Secure-actpass=id; {age}; Secure"));
-        assert_eq!(set(false), format!("actpass=id; {age}"));
+        let (strict, age) = ("HttpOnly; SameSite=Strict", format!("Path=/actpass; Max-Age={LIFETIME}"));
+        assert_eq!(set(true), format!("__Secure-actpass=id; {strict}; Secure; {age}"));
+        assert_eq!(set(false), format!("actpass=id; {strict}; {age}"));
         let sessions = Sessions::new(cookies);
         let id = sessions.open(KeyHash::of(KEY), true, 0).unwrap();
         let find = |name| sessions.find(&with(name, &id), &operators(), true, 0, Use::Counts).is_some();

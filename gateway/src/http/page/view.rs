@@ -14,6 +14,7 @@ use super::session::Operator;
 use super::show::{Folds, Piece, Shown, colliding};
 use crate::approvals::{Approval, Status};
 use crate::clock::rfc3339;
+use crate::service::ServiceError;
 
 /// Arguments of more bytes than this are on their request's own page only, and so are the buttons: what is decided about
 /// is on the page.
@@ -31,7 +32,7 @@ const LINES: usize = 30;
 fn page(status: StatusCode, template: &impl Template) -> Result<Response, ApiError> {
     let text = template.render().map_err(|error| {
         tracing::error!(%error, "the page could not be made");
-        ApiError::Internal
+        ServiceError::Internal
     })?;
     let mut response = Response::new(text.into());
     *response.status_mut() = status;
@@ -272,7 +273,7 @@ struct Card<'a> {
 impl<'a> Card<'a> {
     fn of(approval: &'a Approval, now: i64, shown: bool, folds: Folds) -> Result<Self, ApiError> {
         let value = match shown {
-            true => Some(Json::parse(approval.args.as_bytes()).map_err(|_| ApiError::Internal)?),
+            true => Some(Json::parse(approval.args.as_bytes()).map_err(|_| ServiceError::Internal)?),
             false => None,
         };
         let arguments = value.as_ref().map(|value| Shown::json(value, folds));

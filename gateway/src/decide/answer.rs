@@ -1,0 +1,64 @@
+//! The answer to a preflight, as it goes over the wire.
+
+use actpass_protocol::json::Number;
+use actpass_protocol::{Json, Mode};
+use bytes::Bytes;
+
+use super::explain;
+use super::ruling::{Decision, Grant, Ruling};
+use crate::auth::Key;
+use crate::ledger;
+use crate::members::Members;
+use crate::request::Preflight;
+
+/// Writes the answer of a ruling whose event is `event_id`.
+pub(super) fn write(
+    ruling: &Ruling<'_>,
+    key: &Key,
+    request: &Preflight,
+    event_id: &str,
+    credential_id: Option<&str>,
+) -> Bytes {
+    let decision = ruling.decision();
+    // A key that may not ask in this mode gets no softer answer by it.
+    let warns = request.mode == Mode::Warn
+        && decision != Decision::Allow
+        && !matches!(ruling, Ruling::OutsideOfKey(Grant::Mode));
+    // The approval that the caller may wait for.
+    let pending = ruling.approval().filter(|_| decision == Decision::RequireApproval);
+    let mut answer = Members::new();
+    answer.string("decision", Some(if warns { "warn" } else { decision.as_str() }));
+    answer.string("reason_code", Some(ruling.reason()));
+    answer.string("risk_tier", Some(ruling.risk_tier().as_str()));
+    answer.object("explain", |explain| {
+        let steps = explain::next_steps(ruling, key);
+        explain.string("summary", Some(&explain::summary(ruling, key, request.tool.as_str())));
+        explain.strings("matched_rules", ruling.rule().iter().map(|rule| rule.name()));
+        explain.strings("next_steps", steps.iter().map(|step| &**step));
+    });
+    answer.string("evidence_event_id", Some(event_id));
+    answer.string("evidence_chain_id", Some(ledger::DECISIONS));
+    answer.string("approval_request_id", pending);
+    answer.string("request_hash", request.request_hash.as_deref());
+    answer.string("policy_hash", Some(key.tenant.policy.hash()));
+    answer.string("credential_id", credential_id);
+    answer.string("would_be", warns.then_some(decision.as_str()));
+    Bytes::from(answer.finish())
+}
+
+/// An earlier answer under the same idempotency key, or an `allow` under a key that was answered `allow` before: the
+/// answer says so, how old the first `allow` is, and which body it answers now.
+pub fn mark_replayed(answer: &[u8], request_hash: Option<&str>, age_ms: i64) -> Option<Bytes> {
+    let Json::Object(mut members) = Json::parse(answer).ok()? else {
+        return None;
+    };
+    match (members.iter_mut().find(|(name, _)| name == "request_hash"), request_hash) {
+        (Some((_, kept)), Some(hash)) => *kept = Json::from(hash),
+        (Some(_), None) => members.retain(|(name, _)| name != "request_hash"),
+        (None, Some(hash)) => members.push(("request_hash".to_owned(), Json::from(hash))),
+        (None, None) => {}
+    }
+    members.push(("replayed".to_owned(), Json::Bool(true)));
+    members.push(("replay_age_ms".to_owned(), Json::Number(Number::from(age_ms.max(0)))));
+    Some(Bytes::from(Json::Object(members).to_string()))
+}

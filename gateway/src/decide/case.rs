@@ -1,0 +1,359 @@
+//! A request with everything that its decision is made of.
+
+use actpass_protocol::token::Bearer;
+use actpass_protocol::{Json, Mode};
+
+use super::answer;
+use super::context::{DecisionContext, ManifestState, PresentedPassport, ToolCredential};
+use super::ruling::{Grant, Ruling, Unapproved};
+use crate::approvals::{self, Approval, Status};
+use crate::auth::Key;
+use crate::events::{self, Decision};
+use crate::passport::coverage::{Covered, uncovered};
+use crate::passport::{self, Claims, Refusal};
+use crate::policy::{self, Input, Rule};
+use crate::request::{Preflight, Text};
+use crate::store::{Basis, Earlier, Fallback, Opening, SingleUse};
+
+/// What enforce decides, what it uses up, and what changes with it.
+pub(super) struct Judgement<'a> {
+    pub(super) ruling: Ruling<'a>,
+    pub(super) uses: Vec<SingleUse>,
+    pub(super) opens: Option<Opening>,
+    /// Until when it can be decided so, in seconds since 1970.
+    pub(super) holds_until: Option<i64>,
+}
+
+impl<'a> From<Ruling<'a>> for Judgement<'a> {
+    fn from(ruling: Ruling<'a>) -> Self {
+        Self { ruling, uses: Vec::new(), opens: None, holds_until: None }
+    }
+}
+
+/// The earlier of two times, of which either may be none.
+fn earliest(one: Option<i64>, other: Option<i64>) -> Option<i64> {
+    one.into_iter().chain(other).min()
+}
+
+/// A request, and everything that its decision is made of.
+pub(super) struct Case<'a> {
+    key: &'a Key,
+    request: &'a Preflight,
+    /// The agent that acts: the one that the key is bound to, or else the one that the request names.
+    agent: Option<&'a Json>,
+    context: &'a DecisionContext,
+    /// Whether the question is if an earlier `allow` would hold now, which used up what it took.
+    renews: bool,
+}
+
+impl<'a> Case<'a> {
+    pub(super) fn new(key: &'a Key, request: &'a Preflight, context: &'a DecisionContext) -> Self {
+        let agent = key.agent.as_ref().or(request.agent_id.as_ref().map(Text::as_json));
+        Self { key, request, agent, context, renews: false }
+    }
+
+    pub(super) fn judge(&self) -> Judgement<'a> {
+        if let Some(grant) = self.outside_of_key() {
+            return Ruling::OutsideOfKey(grant).into();
+        }
+        match self.context.manifest {
+            ManifestState::Approved => {}
+            ManifestState::Changed => return Ruling::ManifestChanged.into(),
+            ManifestState::Unknown => return Ruling::ManifestUnknown.into(),
+        }
+        let presented = match self.presented() {
+            Ok(presented) => presented,
+            Err(refusal) => return Ruling::Passport(refusal).into(),
+        };
+        let input = self.input(presented.map(|presented| &presented.claims));
+        let Some(rule) = self.key.tenant.policy.first_match(&input) else {
+            return Ruling::NoMatch.into();
+        };
+        let mut judgement = match rule.decision() {
+            policy::Decision::RequireApproval => self.consent(rule),
+            policy::Decision::Allow | policy::Decision::Deny => Ruling::ByRule(rule).into(),
+        };
+        if !judgement.ruling.allows() {
+            return judgement;
+        }
+        let credential = self.context.credential.as_ref();
+        // Before anything is used up for it.
+        if credential.is_some_and(|credential| credential.expired) {
+            return Ruling::CredentialExpired(Box::new(judgement.ruling)).into();
+        }
+        let of_passport = presented.and_then(|presented| expiry_of(&presented.claims));
+        let of_credential = credential.and_then(|credential| credential.expires_at);
+        judgement.holds_until = earliest(judgement.holds_until, earliest(of_passport, of_credential));
+        if let Some(presented) = presented
+            && self.spends()
+            && !self.renews
+        {
+            judgement.uses.push(SingleUse::Passport {
+                jti: presented.claims.jti().to_owned(),
+                replayed: Box::new(self.record(&Ruling::Passport(Refusal::Replayed))),
+                revoked: Box::new(self.record(&Ruling::Passport(Refusal::Revoked))),
+            });
+        }
+        judgement
+    }
+
+    /// The grant of its key that the request is outside of.
+    fn outside_of_key(&self) -> Option<Grant> {
+        let (grants, request) = (&self.key.grants, self.request);
+        if !grants.modes.contains(&request.mode) {
+            return Some(Grant::Mode);
+        }
+        if !grants.tools.matches(request.tool.as_str()) {
+            return Some(Grant::Tool);
+        }
+        let (users, user) = (grants.users.as_ref()?, request.user_id.as_ref()?);
+        (!users.matches(user.as_str())).then_some(Grant::User)
+    }
+
+    /// What becomes of a rule that requires an approval.
+    fn consent(&self, rule: &'a Rule) -> Judgement<'a> {
+        let unapproved = |problem| Ruling::Unapproved { rule, approval: None, problem };
+        let Some(action_hash) = self.request.action_hash(self.agent_id()) else {
+            return unapproved(Unapproved::NotHashable).into();
+        };
+        match (&self.context.approval, &self.context.live_approval) {
+            (None, Some(live)) => self.meet(rule, live),
+            (None, None) => self.open(rule, action_hash),
+            (Some(None), _) => unapproved(Unapproved::Unknown).into(),
+            (Some(Some(approval)), _) => self.name(rule, approval, &action_hash),
+        }
+    }
+
+    /// An approval that the request names: it is spent if it is approved, and of this action.
+    fn name(&self, rule: &'a Rule, approval: &Approval, action_hash: &str) -> Judgement<'a> {
+        let id = || approval.id.clone();
+        let unapproved = |problem| Ruling::Unapproved { rule, approval: Some(id()), problem };
+        if approval.action_hash != action_hash || !self.may_use(approval) {
+            return unapproved(Unapproved::ActionMismatch).into();
+        }
+        if approval.decided.is_some() && !approval.proven {
+            return unapproved(Unapproved::NotProven).into();
+        }
+        // An approval that an earlier answer under the same key spent counts by its time alone.
+        let renews = self.renews && self.spends();
+        if renews && approval.spent && !approval.is_leave(self.context.now) {
+            return unapproved(Unapproved::Expired).into();
+        }
+        if approval.spent && !renews {
+            return unapproved(Unapproved::Spent).into();
+        }
+        match approval.status(self.context.now) {
+            Status::Expired => unapproved(Unapproved::Expired).into(),
+            Status::Pending => Ruling::Pending { rule, approval: id() }.into(),
+            Status::Rejected => unapproved(Unapproved::Rejected).into(),
+            Status::Approved => {
+                self.spend(rule, approval, || Some(Box::new(self.record(&unapproved(Unapproved::Spent)))))
+            }
+        }
+    }
+
+    /// An approval that holds; it is spent with the decision. `spent` is what to record if it is spent by then.
+    fn spend(
+        &self,
+        rule: &'a Rule,
+        approval: &Approval,
+        spent: impl FnOnce() -> Option<Box<Fallback>>,
+    ) -> Judgement<'a> {
+        let uses = match self.spends() && !self.renews {
+            true => vec![SingleUse::Approval { id: approval.id.clone(), spent: spent() }],
+            false => Vec::new(),
+        };
+        let holds_until = approval.decided.as_ref().map(|decided| approval.usable_until(decided));
+        Judgement { uses, holds_until, ..Ruling::Approved { rule, approval: approval.id.clone() }.into() }
+    }
+
+    /// A live request for the same action: it is spent if it is approved, or else it is the one to wait for.
+    fn meet(&self, rule: &'a Rule, live: &Approval) -> Judgement<'a> {
+        match live.status(self.context.now) {
+            Status::Approved => self.spend(rule, live, || None),
+            Status::Expired | Status::Pending | Status::Rejected => {
+                Ruling::Waiting { rule, approval: live.id.clone() }.into()
+            }
+        }
+    }
+
+    /// Asks a person, if the answer is meant to be acted on.
+    fn open(&self, rule: &'a Rule, action_hash: String) -> Judgement<'a> {
+        if !self.spends() {
+            return Ruling::ByRule(rule).into();
+        }
+        if let Some(limit) = self.context.crowded {
+            return Ruling::Crowded { rule, limit }.into();
+        }
+        let (request, now) = (self.request, self.context.now);
+        let owned = |text: &Option<Text>| text.as_ref().map(|text| text.as_str().to_owned());
+        let approval = Approval {
+            id: approvals::new_id(),
+            action_hash,
+            tool: request.tool.as_str().to_owned(),
+            resource: owned(&request.resource),
+            args: request.args.to_string(),
+            goal: request.goal.as_str().to_owned(),
+            agent_id: self.agent_id().map(str::to_owned),
+            asker: self.key.asker(),
+            user_id: owned(&request.user_id),
+            reason_code: rule.reason().to_owned(),
+            created_at: now,
+            deadline: now.saturating_add(self.context.approval_seconds),
+            decided: None,
+            spent: false,
+            proven: true,
+        };
+        let ruling = Ruling::Waiting { rule, approval: approval.id.clone() };
+        let opens = Some(Opening { approval: Box::new(approval), alone: self.context.finds_approvals });
+        Judgement { opens, ..ruling.into() }
+    }
+
+    /// Whether the caller is who asked, where the gateway knows which agent that was.
+    fn may_use(&self, approval: &Approval) -> bool {
+        !approval.asker.starts_with("agent:") || approval.asker == self.key.asker()
+    }
+
+    /// What the earlier answer under the same key rested on, and until when, if it is still what would be answered but
+    /// for what it used up itself.
+    pub(super) fn repeats(&self, earlier: &Earlier) -> Option<(Basis, Option<i64>)> {
+        if !earlier.is_allow {
+            return None;
+        }
+        let renewed = Case { renews: true, ..*self }.judge();
+        let approval = match &renewed.ruling {
+            Ruling::Approved { approval, .. } => Some(approval.clone()),
+            Ruling::ByRule(_) => None,
+            Ruling::CredentialExpired(_)
+            | Ruling::Crowded { .. }
+            | Ruling::ManifestChanged
+            | Ruling::ManifestUnknown
+            | Ruling::NoMatch
+            | Ruling::OutsideOfKey(_)
+            | Ruling::Passport(_)
+            | Ruling::Pending { .. }
+            | Ruling::Unapproved { .. }
+            | Ruling::Waiting { .. } => return None,
+        };
+        let basis = Basis { approval, passport: self.passport_jti().map(str::to_owned) };
+        let credential = self.context.credential.as_ref().map(|credential| &credential.id);
+        let is_same = basis == earlier.basis && earlier.credential.iter().all(|id| Some(id) == credential);
+        (renewed.ruling.allows() && is_same).then_some((basis, renewed.holds_until))
+    }
+
+    /// Whether the answer carries the tool's credential.
+    pub(super) fn hands_out(&self, ruling: &Ruling<'_>) -> bool {
+        self.credential_for(ruling).is_some()
+    }
+
+    /// The tool's credential, if an answer may carry it: in a mode that spends nothing, only what no approval and no
+    /// passport allows.
+    fn credential_for(&self, ruling: &Ruling<'_>) -> Option<&'a ToolCredential> {
+        let rests_on_leave = ruling.approval().is_some() || self.context.passport.is_some();
+        let may = ruling.allows() && (self.spends() || !rests_on_leave);
+        self.context.credential.as_ref().filter(|_| may)
+    }
+
+    /// The passport, if there is one, after everything about it was compared with the request.
+    fn presented(&self) -> Result<Option<&'a PresentedPassport>, Refusal> {
+        let presented = match &self.context.passport {
+            None => return Ok(None),
+            Some(Err(refusal)) => return Err(*refusal),
+            Some(Ok(presented)) => presented,
+        };
+        let request = self.request;
+        let bearer = Bearer {
+            issuer: &self.context.issuer,
+            audience: request.audience.as_deref(),
+            tenant_id: Some(&self.key.tenant.id),
+            agent_id: Some(self.agent_id()),
+            user_id: Some(request.user_id.as_ref().map(Text::as_str)),
+        };
+        if let Some(refusal) = presented.claims.against(&bearer, &passport::at(self.context.now)).first() {
+            return Err(*refusal);
+        }
+        let standing = presented.standing.filter(|standing| !standing.revoked).ok_or(Refusal::Revoked)?;
+        let covered = Covered {
+            tool: request.tool.as_str(),
+            resource: request.resource.as_ref().map(Text::as_str).unwrap_or_default(),
+            goal: request.goal.as_str(),
+            args: &request.args,
+        };
+        match uncovered(&presented.claims, &covered) {
+            Some(refusal) => Err(refusal),
+            None if !self.is_approved_action(&presented.claims) => Err(Refusal::Approval),
+            None if standing.used && !(self.renews && self.spends()) => Err(Refusal::Replayed),
+            None => Ok(Some(presented)),
+        }
+    }
+
+    /// Whether this is the action, and the approval the request's, that the passport stands for, if it stands for one.
+    fn is_approved_action(&self, claims: &Claims) -> bool {
+        let Some(hash) = claims.approval_hash() else {
+            return true;
+        };
+        let named = self.request.approval_request_id.as_deref();
+        (named.is_none() || named == claims.approval_request_id())
+            && self.request.action_hash(self.agent_id()).as_deref() == Some(hash)
+    }
+
+    /// Whether the answer is meant to be acted on, and so uses up what it takes.
+    fn spends(&self) -> bool {
+        match self.request.mode {
+            Mode::Enforce | Mode::Strict => true,
+            Mode::Monitor | Mode::Warn => false,
+        }
+    }
+
+    fn agent_id(&self) -> Option<&'a str> {
+        self.agent.and_then(Json::as_str)
+    }
+
+    fn passport_jti(&self) -> Option<&'a str> {
+        match &self.context.passport {
+            Some(Ok(presented)) => Some(presented.claims.jti()),
+            Some(Err(_)) | None => None,
+        }
+    }
+
+    fn input(&self, claims: Option<&'a Claims>) -> Input<'a> {
+        let passport = claims.map(Claims::as_json);
+        Input {
+            agent_id: self.agent,
+            args: Some(&self.request.args),
+            goal: Some(self.request.goal.as_json()),
+            passport,
+            resource: self.request.resource.as_ref().map(Text::as_json),
+            risk_tier: passport.and_then(|claims| claims.member("risk_tier")),
+            tool: Some(self.request.tool.as_json()),
+            user_id: self.request.user_id.as_ref().map(Text::as_json),
+        }
+    }
+
+    /// The event and the answer of a ruling.
+    pub(super) fn record(&self, ruling: &Ruling<'_>) -> Fallback {
+        let credential_id = self.credential_for(ruling).map(|credential| &*credential.id);
+        let event = events::decision(
+            self.key,
+            self.request,
+            Decision {
+                decision: ruling.decision().as_str(),
+                reason_code: ruling.reason(),
+                rule: ruling.rule().map(Rule::name),
+                approval: ruling.approval(),
+                passport_jti: self.passport_jti(),
+                credential_id,
+            },
+        );
+        let answer = answer::write(ruling, self.key, self.request, &event.event_id, credential_id);
+        Fallback { event, answer }
+    }
+}
+
+/// When a passport expires, in seconds since 1970.
+fn expiry_of(claims: &Claims) -> Option<i64> {
+    let Json::Number(number) = claims.as_json().member("exp")? else {
+        return None;
+    };
+    number.as_str().parse().ok()
+}

@@ -1,0 +1,189 @@
+//! Recording evidence, and reading and verifying chains.
+
+use std::sync::Arc;
+
+use actpass_protocol::Json;
+use actpass_protocol::json::{Number, Style, Text};
+use axum::body::Body;
+use axum::extract::rejection::{PathRejection, QueryRejection};
+use axum::extract::{Path, Query, State};
+use axum::response::Response;
+use bytes::Bytes;
+use futures_util::stream;
+use http::StatusCode;
+
+use super::App;
+use super::error::{ApiError, json};
+use super::openapi::answers::{Chain, ChainVerified, Recorded};
+use super::openapi::requests;
+use super::receive::{Call, Caller, parse};
+use crate::members::object;
+use crate::request::{Evidence, InvalidMember};
+use crate::service::{ChainView, ServiceError};
+
+/// The largest number that an event may have.
+const MAX_SEQ: u64 = i64::MAX.unsigned_abs();
+
+#[utoipa::path(
+    post,
+    path = "/api/v1/evidence/events",
+    operation_id = "record_evidence",
+    tag = "evidence",
+    request_body = requests::Evidence,
+    responses(
+        (status = 200, description = "The event is recorded", body = Recorded),
+        (status = 403, description = "The end of an action that was not decided for this key or its agent"),
+    ),
+    security(("key" = []))
+)]
+pub(super) async fn record(State(app): State<Arc<App>>, call: Call) -> Result<Response, ApiError> {
+    let Call { key, body: raw } = call;
+    let evidence = app.service.work(raw.len(), move || parse(&raw, Evidence::read)).await?;
+    let recorded = app.service.record_evidence(&key, evidence).await?;
+    let answer = object([
+        ("event_id", Some(Json::String(recorded.event_id))),
+        ("current_event_hash", Some(Json::String(recorded.hash))),
+    ]);
+    Ok(json(StatusCode::OK, answer.to_string()))
+}
+
+#[utoipa::path(
+    get,
+    path = "/api/v1/evidence/chains/{chain_id}",
+    operation_id = "read_chain",
+    tag = "evidence",
+    params(("chain_id" = String, Path, description = "The chain; a tenant's decisions are in decisions"),
+        ("after" = Option<u64>, Query, description = "Only events with a greater seq"),
+        ("limit" = Option<u64>, Query, minimum = 1, description = "How many at most")),
+    responses(
+        (status = 200, description = "The chain's events, all of them or the part that is asked for", body = Chain),
+        (status = 404, description = "There is no such chain"),
+    ),
+    security(("key" = []))
+)]
+pub(super) async fn chain(
+    State(app): State<Arc<App>>,
+    Caller(key): Caller,
+    chain_id: Result<Path<String>, PathRejection>,
+    query: Result<Query<Vec<(String, String)>>, QueryRejection>,
+) -> Result<Response, ApiError> {
+    let Path(chain_id) = chain_id.map_err(|_| ApiError::InvalidPath)?;
+    let Query(query) = query.map_err(|_| ApiError::InvalidPath)?;
+    let range = Range::read(&query)?;
+    let mut opening = Text::new(Style::Compact);
+    opening.raw("{");
+    opening.key("chain_id");
+    opening.string(&chain_id);
+    opening.comma(1);
+    opening.key("events");
+    opening.raw("[");
+    // Events that come while this answer goes out are the next answer's.
+    let (reader, _) = app.service.chain(&key, chain_id).await?;
+    let reader = match range.limit {
+        Some(limit) => reader.up_to(range.after.saturating_add(limit)),
+        None => reader,
+    };
+    let state =
+        Export::Events { piece: opening, view: ChainView::new(reader, key), after: range.after, written: 0 };
+    Ok(json(StatusCode::OK, Body::from_stream(stream::try_unfold(state, Export::next))))
+}
+
+#[utoipa::path(
+    get,
+    path = "/api/v1/evidence/chains/{chain_id}/verify",
+    operation_id = "verify_chain",
+    tag = "evidence",
+    params(("chain_id" = String, Path, description = "The chain; a tenant's decisions are in decisions")),
+    responses(
+        (status = 200, description = "Whether the chain is whole", body = ChainVerified),
+        (status = 404, description = "There is no such chain"),
+    ),
+    security(("key" = []))
+)]
+pub(super) async fn verify(
+    State(app): State<Arc<App>>,
+    Caller(key): Caller,
+    chain_id: Result<Path<String>, PathRejection>,
+) -> Result<Response, ApiError> {
+    let Path(chain_id) = chain_id.map_err(|_| ApiError::InvalidPath)?;
+    let (found, unproven) = app.service.verify_chain(&key, chain_id).await?;
+    let is_valid = found.first_broken.is_none() && unproven.is_empty();
+    let unproven: Vec<_> = unproven.into_iter().map(Json::String).collect();
+    let answer = object([
+        ("valid", Some(Json::Bool(is_valid))),
+        ("length", Some(number(found.length))),
+        ("head", Some(Json::String(found.head))),
+        ("first_broken", Some(found.first_broken.map_or(Json::Null, number))),
+        ("unproven", (!unproven.is_empty()).then_some(Json::Array(unproven))),
+    ]);
+    Ok(json(StatusCode::OK, answer.to_string()))
+}
+
+fn number(value: u64) -> Json {
+    Json::Number(Number::from(i64::try_from(value).unwrap_or(i64::MAX)))
+}
+
+/// Which events of a chain are asked for.
+struct Range {
+    after: u64,
+    limit: Option<u64>,
+}
+
+impl Range {
+    fn read(query: &[(String, String)]) -> Result<Self, InvalidMember> {
+        let mut after = None;
+        let mut limit = None;
+        for (name, value) in query {
+            let (known, least) = match name.as_str() {
+                "after" => (&mut after, 0),
+                "limit" => (&mut limit, 1),
+                _ => continue,
+            };
+            let number = value.parse().ok().filter(|number| (least..=MAX_SEQ).contains(number));
+            *known = Some(number.filter(|_| known.is_none()).ok_or_else(|| InvalidMember {
+                member: name.clone(),
+                problem: format!("expected one integer of {least} to {MAX_SEQ}"),
+            })?);
+        }
+        Ok(Self { after: after.unwrap_or(0), limit })
+    }
+}
+
+/// The answer with a chain's events, as it goes out: never all of it in memory.
+enum Export {
+    /// What was not sent yet, the last event that was looked at, and how many events were written.
+    Events {
+        piece: Text,
+        view: ChainView,
+        after: u64,
+        written: usize,
+    },
+    Done,
+}
+
+impl Export {
+    /// The next piece. An error cuts the answer short, so that a part of a chain never looks like all of it.
+    async fn next(self) -> Result<Option<(Bytes, Self)>, std::io::Error> {
+        let Self::Events { mut piece, view, mut after, mut written } = self else {
+            return Ok(None);
+        };
+        let broken = |_: ServiceError| std::io::Error::other("the ledger could not be read");
+        loop {
+            let Some((events, last)) = view.page(after).await.map_err(broken)? else {
+                piece.raw("]}");
+                return Ok(Some((Bytes::from(piece.into_string()), Self::Done)));
+            };
+            after = last;
+            for event in &events {
+                piece.comma(written);
+                piece.raw(&event.text);
+                written += 1;
+            }
+            // An empty piece is none.
+            if !piece.as_str().is_empty() {
+                let rest = Self::Events { piece: Text::new(Style::Compact), view, after, written };
+                return Ok(Some((Bytes::from(piece.into_string()), rest)));
+            }
+        }
+    }
+}

@@ -1,0 +1,38 @@
+//! Asking for a decision.
+
+use std::sync::Arc;
+
+use axum::extract::State;
+use axum::response::Response;
+use http::StatusCode;
+
+use super::App;
+use super::error::{ApiError, json};
+use super::openapi::answers::Decision;
+use super::openapi::requests;
+use super::receive::{Call, parse};
+use crate::request::Preflight;
+use crate::service::PendingPreflight;
+
+#[utoipa::path(
+    post,
+    path = "/api/v1/actions/preflight",
+    operation_id = "preflight",
+    tag = "decisions",
+    request_body = requests::Preflight,
+    responses(
+        (status = 200, description = "What is decided, recorded; with an idempotency key that was answered `allow`, that answer again while it holds", body = Decision),
+        (status = 409, description = "The idempotency key was used for another body"),
+        (status = 501, description = "The gateway has no master key, and so neither passports nor credentials"),
+    ),
+    security(("key" = []))
+)]
+pub(super) async fn preflight(State(app): State<Arc<App>>, call: Call) -> Result<Response, ApiError> {
+    let Call { key, body: raw } = call;
+    // What follows must not count: see `PendingPreflight::received`.
+    let received = app.service.clock.millis();
+    let bytes = raw.len();
+    let request = app.service.work(bytes, move || parse(&raw, Preflight::read)).await?;
+    let answer = app.service.preflight(PendingPreflight { key, request, bytes, received }).await?;
+    Ok(json(StatusCode::OK, answer))
+}

@@ -1,0 +1,38 @@
+//! Approving tools.
+
+use std::sync::Arc;
+
+use actpass_protocol::Json;
+use axum::extract::State;
+use axum::response::Response;
+use http::StatusCode;
+
+use super::App;
+use super::error::{ApiError, json};
+use super::openapi::answers::ToolApproved;
+use super::openapi::requests;
+use super::receive::{Call, parse};
+use crate::members::object;
+use crate::request::ToolApproval;
+use crate::service::OperatorKey;
+
+#[utoipa::path(
+    post,
+    path = "/api/v1/tools",
+    operation_id = "approve_tool",
+    tag = "tools",
+    request_body = requests::ToolApproval,
+    responses(
+        (status = 200, description = "The tool has this manifest from now on", body = ToolApproved),
+        (status = 403, description = "An agent's key may not do this; expected an operator's"),
+    ),
+    security(("key" = []))
+)]
+pub(super) async fn approve(State(app): State<Arc<App>>, call: Call) -> Result<Response, ApiError> {
+    let Call { key, body: raw } = call;
+    let operator = OperatorKey::of(&key)?;
+    let approval = app.service.work(raw.len(), move || parse(&raw, ToolApproval::read)).await?;
+    let hash = app.service.approve_tool(operator, approval).await?;
+    let answer = object([("manifest_hash", Some(Json::String(hash))), ("approved", Some(Json::Bool(true)))]);
+    Ok(json(StatusCode::OK, answer.to_string()))
+}

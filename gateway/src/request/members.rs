@@ -1,0 +1,225 @@
+//! The members of a body, checked as they are taken out of it.
+
+use std::cmp::Ordering;
+use std::fmt;
+
+use actpass_protocol::json::Number;
+use actpass_protocol::{Json, Mode};
+
+use crate::ledger::recordable;
+use crate::passport::{self, coverage};
+use crate::policy::RiskTier;
+
+/// How many tools or resources a passport may name.
+pub(crate) const LIST_ITEMS: usize = 100;
+
+/// A member of a request is missing or not what it must be.
+#[derive(Clone, Debug, PartialEq, Eq)]
+pub struct InvalidMember {
+    /// The member's name; `body` for the whole.
+    pub member: String,
+    /// What was expected and what was found.
+    pub problem: String,
+}
+
+impl InvalidMember {
+    pub(super) fn new(member: &str, problem: impl fmt::Display) -> Self {
+        Self { member: member.to_owned(), problem: problem.to_string() }
+    }
+}
+
+impl fmt::Display for InvalidMember {
+    fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
+        write!(f, "{}: {}", self.member, self.problem)
+    }
+}
+
+/// The members of a body that were not taken yet.
+pub(super) struct Members(Vec<(String, Json)>);
+
+impl Members {
+    pub(super) fn of(body: Json) -> Result<Self, InvalidMember> {
+        match body {
+            Json::Object(members) => Ok(Self(members)),
+            Json::Array(_) | Json::Bool(_) | Json::Null | Json::Number(_) | Json::String(_) => {
+                Err(InvalidMember::new("body", format_args!("expected an object, found {}", body.kind())))
+            }
+        }
+    }
+
+    /// The members of an object that has no other ones than these. What a person decides must not be something else than
+    /// what the body seems to say.
+    pub(super) fn only(body: Json, known: &[&str]) -> Result<Self, InvalidMember> {
+        let members = Self::of(body)?;
+        match members.0.iter().find(|(name, _)| !known.contains(&name.as_str())) {
+            None => Ok(members),
+            Some((name, _)) => {
+                Err(InvalidMember::new(name, format_args!("unknown member; known are {}", known.join(", "))))
+            }
+        }
+    }
+
+    /// Takes a member out; the order of the others changes.
+    fn take(&mut self, name: &str) -> Option<Json> {
+        let at = self.0.iter().position(|(found, _)| found == name)?;
+        Some(self.0.swap_remove(at).1)
+    }
+
+    /// Takes a member out; `null` is the same as absence.
+    fn given(&mut self, name: &str) -> Option<Json> {
+        self.take(name).filter(|value| *value != Json::Null)
+    }
+
+    pub(super) fn optional_text(
+        &mut self,
+        name: &str,
+        limit: usize,
+    ) -> Result<Option<String>, InvalidMember> {
+        let expected = format_args!("expected a string of at most {limit} characters");
+        match self.given(name) {
+            None => Ok(None),
+            // A character takes at least a byte: most texts need no counting.
+            Some(Json::String(text)) if text.len() <= limit || text.chars().count() <= limit => {
+                Ok(Some(text))
+            }
+            Some(Json::String(text)) => {
+                let problem = format!("{expected}, found {} characters", text.chars().count());
+                Err(InvalidMember::new(name, problem))
+            }
+            Some(other) => Err(InvalidMember::new(name, format_args!("{expected}, found {}", other.kind()))),
+        }
+    }
+
+    pub(super) fn text(&mut self, name: &str, limit: usize) -> Result<String, InvalidMember> {
+        match self.optional_text(name, limit)? {
+            Some(text) if text.is_empty() => {
+                Err(InvalidMember::new(name, "expected a non-empty string, found an empty one"))
+            }
+            Some(text) => Ok(text),
+            None => Err(InvalidMember::new(
+                name,
+                format_args!("missing; expected a string of at most {limit} characters"),
+            )),
+        }
+    }
+
+    pub(super) fn object(&mut self, name: &str) -> Result<Json, InvalidMember> {
+        match self.take(name) {
+            Some(object @ Json::Object(_)) => Ok(object),
+            Some(other) => {
+                Err(InvalidMember::new(name, format_args!("expected an object, found {}", other.kind())))
+            }
+            None => Err(InvalidMember::new(name, "missing; expected an object")),
+        }
+    }
+
+    fn optional_object(&mut self, name: &str) -> Result<Option<Json>, InvalidMember> {
+        match self.given(name) {
+            None => Ok(None),
+            Some(object @ Json::Object(_)) => Ok(Some(object)),
+            Some(other) => {
+                Err(InvalidMember::new(name, format_args!("expected an object, found {}", other.kind())))
+            }
+        }
+    }
+
+    pub(super) fn metadata(&mut self) -> Result<Option<Json>, InvalidMember> {
+        let metadata = self.optional_object("metadata")?;
+        if let Some(metadata) = &metadata {
+            recordable(metadata).map_err(|error| InvalidMember::new("metadata", error))?;
+        }
+        Ok(metadata)
+    }
+
+    pub(super) fn mode(&mut self) -> Result<Mode, InvalidMember> {
+        let Some(value) = self.given("mode") else {
+            return Ok(Mode::Enforce);
+        };
+        let word = value.as_str().ok_or_else(|| {
+            InvalidMember::new("mode", format_args!("expected a string, found {}", value.kind()))
+        })?;
+        word.parse().map_err(|_| {
+            InvalidMember::new("mode", "expected enforce, strict, warn or monitor, found another word")
+        })
+    }
+
+    /// A list of strings, each of at most `limit` characters.
+    pub(super) fn texts(&mut self, name: &str, limit: usize) -> Result<Option<Vec<String>>, InvalidMember> {
+        let wrong = |found: &str| {
+            InvalidMember::new(
+                name,
+                format_args!(
+                    "expected a list of at most {LIST_ITEMS} strings of at most {limit} characters, found {found}"
+                ),
+            )
+        };
+        let text = |item: Json| match item {
+            Json::String(text) if text.chars().count() <= limit => Some(text),
+            Json::Array(_)
+            | Json::Bool(_)
+            | Json::Null
+            | Json::Number(_)
+            | Json::Object(_)
+            | Json::String(_) => None,
+        };
+        match self.given(name) {
+            None => Ok(None),
+            Some(Json::Array(items)) if items.len() <= LIST_ITEMS => {
+                let texts: Option<Vec<String>> = items.into_iter().map(text).collect();
+                texts.map(Some).ok_or_else(|| wrong("another list"))
+            }
+            Some(Json::Array(_)) => Err(wrong("another list")),
+            Some(other) => Err(wrong(other.kind())),
+        }
+    }
+
+    pub(super) fn constraints(&mut self) -> Result<Option<Json>, InvalidMember> {
+        const MEMBER: &str = "resource_constraints";
+        let constraints = self.optional_object(MEMBER)?;
+        for (name, value) in constraints.as_ref().and_then(Json::as_object).into_iter().flatten() {
+            let Some((argument, _)) = coverage::bound(name) else {
+                continue;
+            };
+            if argument.is_empty() {
+                return Err(InvalidMember::new(
+                    MEMBER,
+                    format_args!("{name:?}: expected an argument's name after it"),
+                ));
+            }
+            if !matches!(value, Json::Number(_)) {
+                let problem = format_args!("{name:?}: expected a number, found {}", value.kind());
+                return Err(InvalidMember::new(MEMBER, problem));
+            }
+        }
+        Ok(constraints)
+    }
+
+    pub(super) fn risk_tier(&mut self) -> Result<RiskTier, InvalidMember> {
+        let Some(value) = self.given("risk_tier") else {
+            return Ok(RiskTier::Medium);
+        };
+        value.as_str().and_then(RiskTier::parse).ok_or_else(|| {
+            InvalidMember::new("risk_tier", "expected low, medium, high or critical, found something else")
+        })
+    }
+
+    pub(super) fn ttl(&mut self) -> Result<Option<i64>, InvalidMember> {
+        let Some(value) = self.given("ttl_seconds") else {
+            return Ok(None);
+        };
+        let seconds = match &value {
+            // A number is an integer by its value, in whatever way it is written: 300.0 and 3e2 are.
+            Json::Number(number) => {
+                let nearest = format!("{:.0}", number.as_f64()).parse::<i64>().ok();
+                nearest.filter(|nearest| number.compare(&Number::from(*nearest)) == Ordering::Equal)
+            }
+            Json::Array(_) | Json::Bool(_) | Json::Null | Json::Object(_) | Json::String(_) => None,
+        };
+        let seconds =
+            seconds.filter(|seconds| (1..=passport::MAX_TTL).contains(seconds)).ok_or_else(|| {
+                let expected = format_args!("expected an integer of 1 to {}", passport::MAX_TTL);
+                InvalidMember::new("ttl_seconds", format_args!("{expected}, found {}", value.kind()))
+            })?;
+        Ok(Some(seconds))
+    }
+}

@@ -1,0 +1,285 @@
+//! A preflight: what is known is looked up, it is decided, the decision is recorded, and only then is it answered.
+
+use std::sync::Arc;
+
+use actpass_protocol::Secret;
+use actpass_protocol::json::RawObject;
+use bytes::Bytes;
+
+use super::{Service, ServiceError};
+use crate::auth::Key;
+use crate::decide::{self, Decided, DecisionContext, ManifestState, PresentedPassport, ToolCredential};
+use crate::passport::Refusal;
+use crate::request::Preflight;
+use crate::store::{Author, DecisionOutcome, Earlier, ManifestPin, SealedCredential};
+use crate::{ledger, tools, vault};
+
+/// How often what a decision rests on may change while one call is decided.
+const CHANGES: usize = 8;
+
+/// For how long after the first `allow` a repetition still carries the credential: no longer than a caller's permit from
+/// that answer may be used.
+const HANDED_OUT_AGAIN_MS: i64 = 300_000;
+
+/// How many agents of one key may each have as many pending approval requests as an agent may.
+const AGENTS_OF_A_KEY: u64 = 10;
+
+/// A preflight that is not answered yet.
+#[derive(Debug)]
+pub(crate) struct PendingPreflight {
+    pub(crate) key: Arc<Key>,
+    pub(crate) request: Preflight,
+    /// How large its body was.
+    pub(crate) bytes: usize,
+    /// When it was received, in milliseconds since 1970. By this the client tells its own earlier attempt from another
+    /// call.
+    pub(crate) received: i64,
+}
+
+/// What was found out by trying to record a decision.
+///
+/// Most requests are new, most tools have no credential, and most actions no open request. Whether that is so shows when
+/// the decision is recorded, without another look before.
+#[derive(Default)]
+struct Found {
+    /// What was answered under the idempotency key before.
+    earlier: Option<Earlier>,
+    credential: Option<SealedCredential>,
+    /// The action's hash, if there may be a live request for it.
+    action_hash: Option<String>,
+}
+
+impl Service {
+    /// Decides about a preflight: the answer, after it is recorded.
+    pub(crate) async fn preflight(&self, pending: PendingPreflight) -> Result<Bytes, ServiceError> {
+        let pending = Arc::new(pending);
+        let mut found = Found::default();
+        for _ in 0..CHANGES {
+            let context = Arc::new(self.load_context(&pending, &mut found).await?);
+            // What cannot be opened must stop the call before anything is recorded.
+            let secret = match &found.credential {
+                Some(credential) if !credential.has_expired(context.now) => {
+                    Some(self.open_credential(&pending, credential).await?)
+                }
+                Some(_) | None => None,
+            };
+            let mut decided = self.decide(&pending, &context).await?;
+            let opens = decided.opens().map(str::to_owned);
+            // Held until the request is recorded, so that a key never has more pending requests than it may.
+            let _opening = match &opens {
+                Some(_) => Some(pending.key.opening.lock().await),
+                None => None,
+            };
+            if opens.is_some() && self.is_crowded(&pending, context.now).await? {
+                // The action may have an open request already, which is then the one it waits for.
+                if self.finds_approvals && found.action_hash.is_none() {
+                    found.earlier.clone_from(&context.earlier);
+                    found.action_hash = opens;
+                    continue;
+                }
+                let crowded = Some(self.pending_approvals);
+                let context = DecisionContext { crowded, ..DecisionContext::clone(&context) };
+                decided = self.decide(&pending, &Arc::new(context)).await?;
+            }
+            let request_hash = pending.request.request_hash.as_deref();
+            let allowed = context.earlier.as_ref().and_then(|earlier| earlier.allowed.as_ref());
+            let age = allowed.map(|allowed| pending.received.saturating_sub(allowed.at).max(0));
+            let (answer, hands_out) = match self.in_time(self.store.decide(decided.record)).await? {
+                DecisionOutcome::Conflict => return Err(ServiceError::Conflict),
+                DecisionOutcome::Earlier(earlier) => {
+                    found.earlier = Some(*earlier);
+                    continue;
+                }
+                DecisionOutcome::Recorded => match age.filter(|_| decided.allows) {
+                    // A key that was answered `allow` before gives no new leave.
+                    Some(age) => (replayed(&decided.answer, request_hash, age)?, decided.hands_out),
+                    None => (decided.answer, decided.hands_out),
+                },
+                DecisionOutcome::Refused(answer) => (answer, false),
+                DecisionOutcome::Repeated(answer) => {
+                    let age = age.unwrap_or(i64::MAX);
+                    let earlier = context.earlier.as_ref();
+                    let had_credential = earlier.is_some_and(|earlier| earlier.credential.is_some());
+                    let hands_out = had_credential && age < HANDED_OUT_AGAIN_MS;
+                    (replayed(&answer, request_hash, age)?, hands_out)
+                }
+                DecisionOutcome::Stale => {
+                    let tenant_id = &pending.key.tenant.id;
+                    let tool = pending.request.tool.as_str();
+                    found.credential = self.in_time(self.store.credential(tenant_id, tool)).await?;
+                    found.earlier.clone_from(&context.earlier);
+                    found.action_hash = opens.or(found.action_hash);
+                    continue;
+                }
+            };
+            log(pending.request.tool.as_str(), &answer);
+            let expires_at = found.credential.as_ref().and_then(|credential| credential.expires_at);
+            return match secret.filter(|_| hands_out) {
+                Some(secret) => vault::hand_out(&answer, &secret, expires_at).ok_or(ServiceError::Internal),
+                None => Ok(answer),
+            };
+        }
+        Err(ServiceError::Busy)
+    }
+
+    async fn decide(
+        &self,
+        pending: &Arc<PendingPreflight>,
+        context: &Arc<DecisionContext>,
+    ) -> Result<Decided, ServiceError> {
+        let (asked, context) = (Arc::clone(pending), Arc::clone(context));
+        self.work(pending.bytes, move || Ok(decide::decide(&asked.key, &asked.request, &context))).await
+    }
+
+    /// Whether the agent or the key has as many pending approval requests as it may.
+    async fn is_crowded(&self, pending: &PendingPreflight, now: i64) -> Result<bool, ServiceError> {
+        let PendingPreflight { key, request, .. } = pending;
+        let named = request.agent_id.as_ref().map(|agent| agent.as_str());
+        let asker = Author { key_name: &key.name, agent: key.bound_agent().or(named) };
+        let pending = self.in_time(self.store.pending_of(&key.tenant.id, asker, now)).await?;
+        let limit = u64::from(self.pending_approvals);
+        Ok(pending.agent >= limit || pending.key >= limit.saturating_mul(AGENTS_OF_A_KEY))
+    }
+
+    async fn open_credential(
+        &self,
+        pending: &PendingPreflight,
+        credential: &SealedCredential,
+    ) -> Result<Secret, ServiceError> {
+        let vault = self.vault.as_ref().ok_or(ServiceError::NoMasterKey)?;
+        let (tenant_id, tool) = (&pending.key.tenant.id, pending.request.tool.as_str());
+        let id = &*credential.id;
+        // An earlier credential that was put back opens; the ledger knows that it was replaced.
+        let event = self.store.last_tool_event(tenant_id, ledger::VAULT, tool);
+        if !self.in_time(event).await?.is_some_and(|event| vault::was_set(&event, id)) {
+            tracing::error!(
+                id,
+                "the credential in the data store is not the one that the ledger says was set last"
+            );
+            return Err(ServiceError::Internal);
+        }
+        vault.open(tenant_id, tool, credential).ok_or_else(|| {
+            tracing::error!(
+                id,
+                "the master key does not open this credential, or it was changed in the data file"
+            );
+            ServiceError::Internal
+        })
+    }
+
+    /// Looks up what the decision depends on, and takes the earlier answer that was found.
+    async fn load_context(
+        &self,
+        pending: &PendingPreflight,
+        found: &mut Found,
+    ) -> Result<DecisionContext, ServiceError> {
+        let PendingPreflight { key, request, .. } = pending;
+        let tenant_id = &key.tenant.id;
+        let earlier = found.earlier.take();
+        let passport = match &request.passport {
+            None => None,
+            Some(token) => Some(self.present(key, token).await?),
+        };
+        let stood_for = match &passport {
+            Some(Ok(presented)) => presented.claims.approval_request_id(),
+            Some(Err(_)) | None => None,
+        };
+        // A key that was answered `allow` by an approval stays with that one: it takes no second.
+        let allowed_by = earlier.as_ref().and_then(|earlier| earlier.allowed.as_ref());
+        let allowed_by = allowed_by.and_then(|allowed| allowed.basis.approval.as_deref());
+        let now = self.clock.seconds();
+        let named = allowed_by.or(request.approval_request_id.as_deref()).or(stood_for);
+        let (mut approval, mut live_approval) = (None, None);
+        match (named, found.action_hash.as_deref()) {
+            (Some(id), _) => approval = Some(self.in_time(self.store.approval(tenant_id, id)).await?),
+            (None, Some(hash)) if self.finds_approvals => {
+                let asker = key.asker();
+                live_approval = self.in_time(self.store.live_approval(tenant_id, hash, &asker, now)).await?;
+            }
+            (None, Some(_) | None) => {}
+        }
+        let (manifest, manifest_pin) = match &request.tool_manifest_hash {
+            None => (ManifestState::Approved, None),
+            Some(hash) => {
+                let (state, approved) = self.manifest_state(key, request.tool.as_str(), hash).await?;
+                (state, Some(ManifestPin { tool_id: request.tool.as_str().to_owned(), hash: approved }))
+            }
+        };
+        let credential = found.credential.as_ref().map(|credential| ToolCredential {
+            id: credential.id.clone(),
+            expired: credential.has_expired(now),
+            expires_at: credential.expires_at,
+        });
+        Ok(DecisionContext {
+            issuer: Arc::clone(&self.issuer),
+            now,
+            approval_seconds: self.approval_seconds,
+            approval,
+            live_approval,
+            finds_approvals: self.finds_approvals,
+            earlier,
+            keep_seconds: self.keep_seconds,
+            crowded: None,
+            manifest,
+            manifest_pin,
+            passport,
+            credential,
+        })
+    }
+
+    /// Verifies the passport that a request shows.
+    async fn present(
+        &self,
+        key: &Key,
+        token: &Secret,
+    ) -> Result<Result<PresentedPassport, Refusal>, ServiceError> {
+        let claims = match self.passports()?.open(token.expose()).await? {
+            Ok(claims) => claims,
+            Err(refusal) => return Ok(Err(refusal)),
+        };
+        let standing = self.in_time(self.store.passport(&key.tenant.id, claims.jti())).await?;
+        Ok(Ok(PresentedPassport { claims, standing }))
+    }
+
+    /// What the manifest with `hash` is, and which one of the tool is approved.
+    async fn manifest_state(
+        &self,
+        key: &Key,
+        tool: &str,
+        hash: &str,
+    ) -> Result<(ManifestState, Option<String>), ServiceError> {
+        let tenant_id = &key.tenant.id;
+        let approved = self.in_time(self.store.approved_manifest(tenant_id, tool)).await?;
+        let state = ManifestState::of(approved.as_deref(), hash);
+        if let (ManifestState::Approved, Some(approved)) = (state, &approved) {
+            let event = self.in_time(self.store.last_tool_event(tenant_id, ledger::TOOLS, tool)).await?;
+            if !event.is_some_and(|event| tools::was_approved(&event, approved)) {
+                tracing::error!(tool, "the approved manifest of this tool does not follow from the ledger");
+                return Ok((ManifestState::Changed, Some(approved.clone())));
+            }
+        }
+        Ok((state, approved))
+    }
+}
+
+fn replayed(answer: &[u8], request_hash: Option<&str>, age_ms: i64) -> Result<Bytes, ServiceError> {
+    decide::mark_replayed(answer, request_hash, age_ms).ok_or(ServiceError::Internal)
+}
+
+/// Tells the log what was decided; never what the answer carries beside that.
+fn log(tool: &str, answer: &[u8]) {
+    let span = tracing::Span::current();
+    if span.is_disabled() {
+        return;
+    }
+    span.record("tool", tool);
+    if let Ok(answer) = RawObject::parse(answer) {
+        for (field, member) in
+            [("decision", "decision"), ("reason", "reason_code"), ("event_id", "evidence_event_id")]
+        {
+            if let Some(value) = answer.string(member) {
+                span.record(field, &*value);
+            }
+        }
+    }
+}

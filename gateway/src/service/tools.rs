@@ -1,0 +1,21 @@
+//! Tools, as an operator approves them.
+
+use super::{OperatorKey, Service, ServiceError};
+use crate::events;
+use crate::request::ToolApproval;
+use crate::store::{Mutation, Record};
+
+impl Service {
+    /// Approves a tool's manifest: its hash.
+    pub(crate) async fn approve_tool(
+        &self,
+        OperatorKey(key): OperatorKey<'_>,
+        approval: ToolApproval,
+    ) -> Result<String, ServiceError> {
+        let ToolApproval { tool_id, manifest_hash } = approval;
+        let event = events::tool_approved(key, &tool_id, &manifest_hash);
+        let mutation = Some(Mutation::ApproveManifest { tool_id, hash: manifest_hash.clone() });
+        self.in_time(self.store.record(Record { event, mutation })).await?;
+        Ok(manifest_hash)
+    }
+}
