@@ -134,7 +134,7 @@ pub fn export(
     });
     if let (Ok(head), Some(signer)) = (&whole, signer) {
         let (signature, _) = signer.sign(Typ::ChainHead, &signed_head(chain, head, now))?;
-        writeln!(out, r#"{SIGNATURE}{signature}"}}"#)?;
+        writeln!(out, "{}", object([("signature", Some(Json::String(signature)))]))?;
     }
     out.flush()?;
     whole

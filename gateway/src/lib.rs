@@ -2,8 +2,8 @@
 //! is durably recorded.
 //!
 //! The program `actpass-gateway` is [`cli::run`]; [`server::Server`] is the gateway inside of it. A request goes
-//! through `http` (who calls, what they send), [`request`] (what it says), [`decide`] and [`policy`] (what is decided),
-//! and [`ledger`] and [`store`] (what is recorded), and is then answered.
+//! through `http` (who calls, what they send), [`request`] (what it says) and `service` (what is done for it), which uses
+//! [`decide`] and [`policy`] (what is decided) and [`ledger`] and [`store`] (what is recorded), and is then answered.
 #![forbid(unsafe_code)]
 
 pub mod approvals;

@@ -6,9 +6,11 @@
 use std::collections::BTreeMap;
 use std::fmt;
 
+use actpass_protocol::json::{Style, Text};
 use actpass_protocol::{InvalidArgument, Json, hash_payload};
 
 use crate::ledger;
+use crate::members::object;
 
 /// The form of the lock file.
 const LOCK_VERSION: &str = "1";
@@ -99,20 +101,26 @@ impl Tools {
     ///
     /// If a manifest has no canonical form.
     pub fn lock(&self) -> Result<String, ToolsError> {
-        let entry = |(name, manifest): (&String, &Json)| {
+        let mut lock = Text::new(Style::Compact);
+        lock.raw("{");
+        lock.key("version");
+        lock.raw(LOCK_VERSION);
+        lock.comma(1);
+        lock.key("tools");
+        lock.raw("[");
+        for (at, (name, manifest)) in self.0.iter().enumerate() {
             let hash = manifest_hash(manifest).map_err(|error| ToolsError(format!("{name}: {error}")))?;
-            let members = [
-                ("name", Json::from(name.as_str())),
-                ("manifest_hash", Json::String(hash)),
-                ("manifest", manifest.clone()),
-            ];
-            Ok(Json::Object(members.map(|(key, value)| (key.to_owned(), value)).into()).to_string())
-        };
-        let entries = self.0.iter().map(entry).collect::<Result<Vec<_>, _>>()?;
-        Ok(match entries.as_slice() {
-            [] => format!("{{\"version\":{LOCK_VERSION},\"tools\":[]}}\n"),
-            entries => format!("{{\"version\":{LOCK_VERSION},\"tools\":[\n{}\n]}}\n", entries.join(",\n")),
-        })
+            let entry = object([
+                ("name", Some(Json::from(name.as_str()))),
+                ("manifest_hash", Some(Json::String(hash))),
+                ("manifest", Some(manifest.clone())),
+            ]);
+            lock.comma(at);
+            lock.raw("\n");
+            entry.write(&mut lock);
+        }
+        lock.raw(if self.is_empty() { "]}\n" } else { "\n]}\n" });
+        Ok(lock.into_string())
     }
 
     /// How many tools there are.
@@ -299,7 +307,17 @@ mod tests {
         assert_eq!(Tools::from_lock(lock.as_bytes()), Ok(both.clone()));
         assert_eq!(lock.lines().count(), 4);
         assert!(lock.find("gmail.send").unwrap() < lock.find("\"z\"").unwrap());
+        assert_eq!(tools(&[]).lock().unwrap(), "{\"version\":1,\"tools\":[]}\n");
         assert_eq!(Tools::from_lock(tools(&[]).lock().unwrap().as_bytes()), Ok(Tools::default()));
+        let hash = manifest_hash(&Json::parse(br#"{"name":"z"}"#).unwrap()).unwrap();
+        let last = format!(
+            ",\n{{\"name\":\"z\",\"manifest_hash\":\"{hash}\",\"manifest\":{{\"name\":\"z\"}}}}\n]}}\n"
+        );
+        assert!(
+            lock.starts_with("{\"version\":1,\"tools\":[\n{\"name\":\"gmail.send\",")
+                && lock.ends_with(&last),
+            "{lock}"
+        );
 
         let edited = lock.replace("Sends a mail.", "Sends two mails.");
         let error = Tools::from_lock(edited.as_bytes()).unwrap_err().to_string();

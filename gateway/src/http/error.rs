@@ -5,6 +5,7 @@ use axum::response::{IntoResponse, Response};
 use http::{HeaderValue, StatusCode, header};
 
 use crate::config::MASTER_KEY_VARIABLE;
+use crate::members::object;
 use crate::request::InvalidMember;
 use crate::service::ServiceError;
 
@@ -122,11 +123,9 @@ fn message_of(error: &ServiceError) -> String {
 impl IntoResponse for ApiError {
     fn into_response(self) -> Response {
         let (status, code) = self.status_and_code();
-        let error = Json::Object(vec![
-            ("code".to_owned(), Json::from(code)),
-            ("message".to_owned(), Json::String(self.message())),
-        ]);
-        let mut response = json(status, Json::Object(vec![("error".to_owned(), error)]).to_string());
+        let error =
+            object([("code", Some(Json::from(code))), ("message", Some(Json::String(self.message())))]);
+        let mut response = json(status, object([("error", Some(error))]).to_string());
         response.extensions_mut().insert(Code(code));
         let headers = response.headers_mut();
         match self {

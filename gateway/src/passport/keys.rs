@@ -11,6 +11,7 @@ use sha2::{Digest, Sha256};
 use zeroize::Zeroizing;
 
 use super::{Claims, Refusal};
+use crate::members::Members;
 use crate::seal::{MasterKey, Purpose, SealError, random};
 use crate::store::{Rotation, SealedKey, Store, StoreError};
 
@@ -65,9 +66,13 @@ impl SealedKey {
     }
 }
 
+/// The JWK thumbprint (RFC 7638): the hash of these members, in this order.
 fn thumbprint(pair: &Ed25519KeyPair) -> String {
-    let x = token::encode(pair.public_key());
-    token::encode(Sha256::digest(format!(r#"{{"crv":"Ed25519","kty":"OKP","x":"{x}"}}"#)))
+    let mut key = Members::new();
+    key.string("crv", Some("Ed25519"));
+    key.string("kty", Some("OKP"));
+    key.string("x", Some(&token::encode(pair.public_key())));
+    token::encode(Sha256::digest(key.finish()))
 }
 
 struct OpenKey {

@@ -2,6 +2,7 @@
 //! name.
 
 use actpass_protocol::Json;
+use actpass_protocol::json::{Style, Text};
 
 use super::StoredEvent;
 use crate::approvals::Status;
@@ -72,8 +73,14 @@ pub struct Author<'a> {
 impl Author<'_> {
     /// What an event's text holds if this key, or this agent, caused it.
     pub(super) fn marks(&self) -> [String; 2] {
-        let key = format!("\"key_name\":{}", Json::from(self.key_name));
-        let agent = self.agent.map(|agent| format!("\"agent_id\":{}", Json::from(agent)));
+        let mark = |name, value| {
+            let mut member = Text::new(Style::Compact);
+            member.key(name);
+            member.string(value);
+            member.into_string()
+        };
+        let key = mark("key_name", self.key_name);
+        let agent = self.agent.map(|agent| mark("agent_id", agent));
         [key.clone(), agent.unwrap_or(key)]
     }
 }
