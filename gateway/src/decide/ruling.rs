@@ -107,6 +107,7 @@ impl Unapproved {
 }
 
 impl<'p> Ruling<'p> {
+    /// What enforce decides.
     pub(super) fn decision(&self) -> Decision {
         match self {
             Self::Approved { .. } => Decision::Allow,
@@ -183,6 +184,29 @@ impl<'p> Ruling<'p> {
             | Self::NoMatch
             | Self::OutsideOfKey(_)
             | Self::Passport(_) => None,
+        }
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use actpass_protocol::DecisionWord;
+
+    use super::*;
+
+    /// A client that does not know the word runs nothing, whatever was decided.
+    #[test]
+    fn clients_know_every_decision() {
+        for (decision, word) in [
+            (Decision::Allow, DecisionWord::Allow),
+            (Decision::Deny, DecisionWord::Deny),
+            (Decision::RequireApproval, DecisionWord::RequireApproval),
+            (Decision::RequireToolReapproval, DecisionWord::RequireToolReapproval),
+        ] {
+            assert_eq!(DecisionWord::from(decision.as_str()), word);
+        }
+        for decision in policy::Decision::ALL {
+            assert_eq!(Decision::from(decision).as_str(), decision.as_str());
         }
     }
 }
