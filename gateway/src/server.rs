@@ -16,7 +16,7 @@ use hyper_util::server::conn::auto;
 use ipnet::IpNet;
 use tokio::io::{AsyncRead, AsyncWrite};
 use tokio::net::{TcpListener, TcpStream};
-use tokio::sync::{Semaphore, watch};
+use tokio::sync::watch;
 use tokio::task::{JoinHandle, JoinSet};
 use tokio::time::{Instant, MissedTickBehavior};
 use tokio_rustls::TlsAcceptor;
@@ -31,7 +31,7 @@ use crate::http::{App, Attempts, Page, router, under_base_path};
 use crate::passport::Keys;
 use crate::passport::keys::KeyError;
 use crate::seal::{MasterKey, SealError};
-use crate::service::{Checked, Service};
+use crate::service::{Memory, Service};
 use crate::store::{Location, OpenError, Store};
 use crate::vault::Vault;
 
@@ -141,8 +141,7 @@ impl Server {
             notices: notices.clone(),
             clock: settings.clock,
             store_timeout: timeouts.store,
-            heavy: Semaphore::new(std::thread::available_parallelism().map_or(1, usize::from)),
-            checked: Checked::default(),
+            memory: Memory::default(),
         });
         let noting = tokio::spawn({
             let service = Arc::clone(&service);

@@ -78,13 +78,9 @@ pub(super) async fn chain(
     opening.key("events");
     opening.raw("[");
     // Events that come while this answer goes out are the next answer's.
-    let (reader, _) = app.service.chain(&key, chain_id).await?;
-    let reader = match range.limit {
-        Some(limit) => reader.up_to(range.after.saturating_add(limit)),
-        None => reader,
-    };
-    let state =
-        Export::Events { piece: opening, view: ChainView::new(reader, key), after: range.after, written: 0 };
+    let until = range.limit.map(|limit| range.after.saturating_add(limit));
+    let view = app.service.view_chain(key, chain_id, until).await?;
+    let state = Export::Events { piece: opening, view, after: range.after, written: 0 };
     Ok(json(StatusCode::OK, Body::from_stream(stream::try_unfold(state, Export::next))))
 }
 

@@ -43,19 +43,24 @@ impl Service {
     }
 
     /// The head of a tenant's chain; `None` if there is no such chain.
-    pub(crate) async fn head(&self, tenant_id: &str, chain_id: &str) -> Result<Option<Head>, ServiceError> {
+    pub(super) async fn head(&self, tenant_id: &str, chain_id: &str) -> Result<Option<Head>, ServiceError> {
         self.in_time(self.store.head(tenant_id, chain_id)).await
     }
 
-    /// A chain of the key's tenant up to its head, and the head.
-    pub(crate) async fn chain(
+    /// A chain of the key's tenant, as far as the key may read it: up to its head, or to the event `until` if that is before.
+    pub(crate) async fn view_chain(
         self: &Arc<Self>,
-        key: &Key,
+        key: Arc<Key>,
         chain_id: String,
-    ) -> Result<(ChainReader, Head), ServiceError> {
-        let tenant_id = &key.tenant.id;
-        let head = self.head(tenant_id, &chain_id).await?.ok_or(ServiceError::NotFound("chain"))?;
-        Ok((ChainReader::new(self, tenant_id, chain_id, head.length), head))
+        until: Option<u64>,
+    ) -> Result<ChainView, ServiceError> {
+        let head = self.known_head(&key, &chain_id).await?;
+        let until = until.map_or(head.length, |until| head.length.min(until));
+        Ok(ChainView { reader: ChainReader::new(self, &key.tenant.id, chain_id, until), key })
+    }
+
+    async fn known_head(&self, key: &Key, chain_id: &str) -> Result<Head, ServiceError> {
+        self.head(&key.tenant.id, chain_id).await?.ok_or(ServiceError::NotFound("chain"))
     }
 
     /// Verifies a chain, and on the chain of decisions also the rows that must follow from it: these in words.
@@ -64,11 +69,12 @@ impl Service {
         key: &Key,
         chain_id: String,
     ) -> Result<(Verification, Vec<String>), ServiceError> {
-        let (reader, head) = self.chain(key, chain_id).await?;
-        let unproven = match &*reader.chain_id {
+        let head = self.known_head(key, &chain_id).await?;
+        let unproven = match &*chain_id {
             DECISIONS => self.in_time(self.store.unproven(&key.tenant.id)).await?,
             _ => Vec::new(),
         };
+        let reader = ChainReader::new(self, &key.tenant.id, chain_id, head.length);
         let verifier = reader.examine(Verifier::default()).await?;
         Ok((verifier.finish(head), unproven))
     }
@@ -76,7 +82,7 @@ impl Service {
 
 /// A chain up to a certain event, page by page.
 #[derive(Debug)]
-pub(crate) struct ChainReader {
+pub(super) struct ChainReader {
     service: Arc<Service>,
     tenant_id: Arc<str>,
     chain_id: String,
@@ -85,23 +91,18 @@ pub(crate) struct ChainReader {
 
 impl ChainReader {
     /// The chain `chain_id` up to the event `until`.
-    pub(crate) fn new(service: &Arc<Service>, tenant_id: &Arc<str>, chain_id: String, until: u64) -> Self {
+    pub(super) fn new(service: &Arc<Service>, tenant_id: &Arc<str>, chain_id: String, until: u64) -> Self {
         Self { service: Arc::clone(service), tenant_id: Arc::clone(tenant_id), chain_id, until }
     }
 
-    /// The same chain, up to the event `until` if that is before its end.
-    pub(crate) fn up_to(self, until: u64) -> Self {
-        Self { until: self.until.min(until), ..self }
-    }
-
     /// The first events after `after`, and at least one if there is one.
-    pub(crate) async fn page(&self, after: u64) -> Result<Vec<StoredEvent>, ServiceError> {
+    pub(super) async fn page(&self, after: u64) -> Result<Vec<StoredEvent>, ServiceError> {
         let events = self.service.store.events(&self.tenant_id, &self.chain_id, after, self.until);
         self.service.in_time(events).await
     }
 
     /// Looks at the events that `verifier` has not seen, as far as they go or are whole.
-    pub(crate) async fn examine(&self, mut verifier: Verifier) -> Result<Verifier, ServiceError> {
+    pub(super) async fn examine(&self, mut verifier: Verifier) -> Result<Verifier, ServiceError> {
         let mut after = verifier.head().length;
         loop {
             let page = self.page(after).await?;
@@ -130,10 +131,6 @@ pub(crate) struct ChainView {
 }
 
 impl ChainView {
-    pub(crate) fn new(reader: ChainReader, key: Arc<Key>) -> Self {
-        Self { reader, key }
-    }
-
     /// The next events after `after` that the key may read, and the `seq` of the last that was looked at; `None` at the end
     /// of the chain.
     pub(crate) async fn page(&self, after: u64) -> Result<Option<(Vec<StoredEvent>, u64)>, ServiceError> {

@@ -4,20 +4,22 @@
 //! [`ServiceError`].
 
 mod approvals;
+mod chain_status;
 mod error;
 mod evidence;
 mod passports;
 mod preflight;
 mod tools;
 
-use std::fmt;
 use std::sync::Arc;
 use std::time::{Duration, Instant};
 
 use tokio::sync::{Mutex, Semaphore};
 
+use self::chain_status::Verified;
+pub(crate) use self::chain_status::{ChainState, ChainStatus, Extent, LastDecision};
 pub(crate) use self::error::ServiceError;
-pub(crate) use self::evidence::{ChainReader, ChainView};
+pub(crate) use self::evidence::ChainView;
 pub(crate) use self::preflight::PendingPreflight;
 use crate::approvals::Notices;
 use crate::auth::{Key, Role};
@@ -54,19 +56,24 @@ pub(crate) struct Service {
     pub(crate) clock: Clock,
     /// How long the store may take to record an event.
     pub(crate) store_timeout: Duration,
-    /// How many large requests and verifications are worked on at once.
-    pub(crate) heavy: Semaphore,
-    /// The last check of the store.
-    pub(crate) checked: Checked,
+    /// What the use cases keep in memory.
+    pub(crate) memory: Memory,
 }
 
-/// The last check of a store, held while it is under way: asking often must not keep the store from its work.
-#[derive(Default)]
-pub(crate) struct Checked(Mutex<Option<(Instant, Result<(), StoreError>)>>);
+/// What the use cases keep in memory.
+#[derive(Debug)]
+pub(crate) struct Memory {
+    /// The last check of the store, held while it is under way: asking often must not keep the store from its work.
+    checked: Mutex<Option<(Instant, Result<(), StoreError>)>>,
+    /// How many large requests and verifications are worked on at once.
+    heavy: Semaphore,
+    verified: Verified,
+}
 
-impl fmt::Debug for Checked {
-    fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
-        f.write_str("Checked(..)")
+impl Default for Memory {
+    fn default() -> Self {
+        let threads = std::thread::available_parallelism().map_or(1, usize::from);
+        Self { checked: Mutex::default(), heavy: Semaphore::new(threads), verified: Verified::default() }
     }
 }
 
@@ -77,7 +84,7 @@ impl Service {
     pub(crate) async fn check(&self) -> Result<(), ServiceError> {
         let asked = Instant::now();
         let check = async {
-            let mut last = self.checked.0.lock().await;
+            let mut last = self.memory.checked.lock().await;
             // What was begun after this was asked answers it.
             if let Some((begun, found)) = *last
                 && begun >= asked
@@ -108,7 +115,7 @@ impl Service {
         &self,
         job: impl FnOnce() -> Result<T, E> + Send + 'static,
     ) -> Result<T, E> {
-        let _permit = self.heavy.acquire().await.map_err(|_| ServiceError::Internal)?;
+        let _permit = self.memory.heavy.acquire().await.map_err(|_| ServiceError::Internal)?;
         tokio::task::spawn_blocking(job).await.map_err(|_| ServiceError::Internal)?
     }
 

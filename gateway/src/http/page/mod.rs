@@ -5,7 +5,6 @@
 //! What a decision does is not here: the page settles an approval as the API does.
 
 mod assets;
-mod chain;
 mod guard;
 mod session;
 mod show;
@@ -24,7 +23,6 @@ use axum::routing::{get, post};
 use http::{HeaderMap, HeaderValue, StatusCode, header};
 use tokio::sync::Semaphore;
 
-use self::chain::{Extent, Last, Verified};
 use self::guard::Form;
 use self::session::{Cookie, Cookies, Operator, Sessions, Use};
 use super::App;
@@ -35,7 +33,7 @@ use super::receive::{drain, within_limit};
 use crate::approvals::{Approval, Status};
 use crate::auth::{KeyHash, Role};
 use crate::request::Opinion;
-use crate::service::{OperatorKey, ServiceError};
+use crate::service::{Extent, OperatorKey, ServiceError};
 use crate::store::Listing;
 
 /// How long an answer to a wrong key takes, so that trying keys is slow.
@@ -48,7 +46,6 @@ const WRONG_KEYS: usize = 16;
 #[derive(Debug)]
 pub(crate) struct Page {
     sessions: Sessions,
-    verified: Verified,
     attempts: Arc<Semaphore>,
     /// Whether the gateway itself ends TLS.
     tls: bool,
@@ -62,7 +59,6 @@ impl Page {
         let cookies = Cookies::new(Arc::clone(&base));
         Self {
             sessions: Sessions::new(cookies.clone()),
-            verified: Verified::default(),
             attempts: Arc::new(Semaphore::new(WRONG_KEYS)),
             tls,
             cookies,
@@ -189,8 +185,8 @@ async fn overview(
         limit: LISTED,
     };
     let (pending, next) = app.service.list_approvals(OperatorKey::of(&operator.key)?, listing).await?;
-    let chain = app.page.verified.look(app, tenant_id, Extent::New).await?;
-    let last = Last::read(app, tenant_id, &chain.head).await?;
+    let chain = app.service.chain_status(tenant_id, Extent::New).await?;
+    let last = app.service.last_decisions(tenant_id, &chain.head).await?;
     let bytes = pending.iter().map(|approval| approval.args.len()).sum();
     let operator = operator.clone();
     let base = Arc::clone(&app.page.base);
@@ -292,7 +288,7 @@ async fn verify(State(app): State<Arc<App>>, request: Request) -> Response {
     let headers = request.headers().clone();
     let answer = async {
         let (operator, _) = submitted(&app, request, &["token"]).await?;
-        app.page.verified.look(&app, &operator.key.tenant.id, Extent::Again).await?;
+        app.service.chain_status(&operator.key.tenant.id, Extent::Again).await?;
         Ok(app.page.redirect("/#chain"))
     };
     finish(&app, &headers, answer).await

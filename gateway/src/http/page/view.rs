@@ -9,12 +9,11 @@ use http::{HeaderValue, StatusCode, header};
 
 use super::super::error::ApiError;
 use super::assets::{ASSETS, Assets};
-use super::chain::{Chain, Last, State};
 use super::session::Operator;
 use super::show::{Folds, Piece, Shown, colliding};
 use crate::approvals::{Approval, Status};
 use crate::clock::rfc3339;
-use crate::service::ServiceError;
+use crate::service::{ChainState, ChainStatus, LastDecision, ServiceError};
 
 /// Arguments of more bytes than this are on their request's own page only, and so are the buttons: what is decided about
 /// is on the page.
@@ -84,8 +83,8 @@ pub(super) struct Overview {
     pub(super) filter: Filter,
     /// What was decided by the form that led here.
     pub(super) done: Option<Approval>,
-    pub(super) chain: Chain,
-    pub(super) last: Vec<Last>,
+    pub(super) chain: ChainStatus,
+    pub(super) last: Vec<LastDecision>,
 }
 
 #[derive(Template)]
@@ -406,22 +405,22 @@ struct Whole {
 }
 
 impl Whole {
-    fn of(chain: &Chain) -> Self {
+    fn of(chain: &ChainStatus) -> Self {
         let length = grouped(chain.head.length);
         let (state, words) = match chain.state {
-            State::Broken(first) => (
+            ChainState::Broken(first) => (
                 "broken",
                 format!(
                     "Event {} is not what was recorded, or is gone. What follows it proves nothing.",
                     grouped(first)
                 ),
             ),
-            State::Busy => ("busy", "It is being verified now.".to_owned()),
-            State::Empty => ("whole", "Nothing was decided yet.".to_owned()),
-            State::Partly(whole) => {
+            ChainState::Busy => ("busy", "It is being verified now.".to_owned()),
+            ChainState::Empty => ("whole", "Nothing was decided yet.".to_owned()),
+            ChainState::Partly(whole) => {
                 ("partly", format!("The first {} events are verified, the others not yet.", grouped(whole)))
             }
-            State::Whole(since) => (
+            ChainState::Whole(since) => (
                 "whole",
                 format!("All events are verified: the first at {}, each later one as it came.", utc(since)),
             ),
@@ -444,7 +443,7 @@ struct Row<'a> {
 }
 
 impl<'a> Row<'a> {
-    fn of(last: &'a Last) -> Self {
+    fn of(last: &'a LastDecision) -> Self {
         let name = |member| last.text(member).filter(|text: &&str| !text.is_empty()).map(Shown::name);
         let kind = match last.decision() {
             "allow" | "approved" => "good",

@@ -1,13 +1,13 @@
-//! What the page says of the ledger: how long it is, how it ends, whether it is whole, and the last decisions in it.
+//! How a tenant's chain of decisions stands: how long it is, how it ends, whether it is whole, and the last decisions in it.
 
 use std::collections::HashMap;
 use std::sync::{Arc, Mutex, PoisonError};
 
 use actpass_protocol::Json;
 
-use super::super::App;
+use super::evidence::ChainReader;
+use super::{Service, ServiceError};
 use crate::ledger::{APPROVAL_APPROVED, APPROVAL_REJECTED, DECISION, DECISIONS, Head, Verifier};
-use crate::service::{ChainReader, ServiceError};
 
 /// How many events are verified at most while somebody waits for the page. The next look goes on where this one ended.
 const A_LOOK: u64 = 1000;
@@ -32,14 +32,14 @@ struct Progress {
 
 /// A tenant's chain of decisions.
 #[derive(Clone, Debug, PartialEq, Eq)]
-pub(super) struct Chain {
-    pub(super) head: Head,
-    pub(super) state: State,
+pub(crate) struct ChainStatus {
+    pub(crate) head: Head,
+    pub(crate) state: ChainState,
 }
 
 /// Whether a chain is whole.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
-pub(super) enum State {
+pub(crate) enum ChainState {
     /// This event is not what was recorded, or is gone.
     Broken(u64),
     /// Somebody else has it verified at this moment.
@@ -53,32 +53,32 @@ pub(super) enum State {
 
 /// How much is verified.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
-pub(super) enum Extent {
+pub(crate) enum Extent {
     /// All of it, from the first event.
     Again,
     /// What is new, or a part of it.
     New,
 }
 
-impl Verified {
-    pub(super) async fn look(
-        &self,
-        app: &Arc<App>,
+impl Service {
+    /// Verifies a tenant's chain of decisions, or a part of it, and says how it stands.
+    pub(crate) async fn chain_status(
+        self: &Arc<Self>,
         tenant_id: &Arc<str>,
         extent: Extent,
-    ) -> Result<Chain, ServiceError> {
+    ) -> Result<ChainStatus, ServiceError> {
         let progress = {
-            let mut tenants = self.0.lock().unwrap_or_else(PoisonError::into_inner);
+            let mut tenants = self.memory.verified.0.lock().unwrap_or_else(PoisonError::into_inner);
             Arc::clone(tenants.entry(Arc::clone(tenant_id)).or_default())
         };
         // Nobody's page waits for a long verification of somebody else's.
         let progress = progress.try_lock();
-        let head = app.service.head(tenant_id, DECISIONS).await?.unwrap_or_default();
+        let head = self.head(tenant_id, DECISIONS).await?.unwrap_or_default();
         let Ok(mut progress) = progress else {
-            return Ok(Chain { head, state: State::Busy });
+            return Ok(ChainStatus { head, state: ChainState::Busy });
         };
         if extent == Extent::Again || progress.verifier.head().length == 0 {
-            *progress = Progress { since: app.service.clock.seconds(), ..Progress::default() };
+            *progress = Progress { since: self.clock.seconds(), ..Progress::default() };
         }
         if progress.broken.is_none() {
             let seen = progress.verifier.head().length;
@@ -86,7 +86,7 @@ impl Verified {
                 Extent::Again => head.length,
                 Extent::New => head.length.min(seen.saturating_add(A_LOOK)),
             };
-            let reader = ChainReader::new(&app.service, tenant_id, DECISIONS.to_owned(), until);
+            let reader = ChainReader::new(self, tenant_id, DECISIONS.to_owned(), until);
             progress.verifier = reader.examine(progress.verifier.clone()).await?;
             let expected = match until == head.length {
                 true => head.clone(),
@@ -97,29 +97,21 @@ impl Verified {
         }
         let whole = progress.verifier.head().length;
         let state = match progress.broken {
-            Some(first) => State::Broken(first),
-            None if head.length == 0 => State::Empty,
-            None if whole < head.length => State::Partly(whole),
-            None => State::Whole(progress.since),
+            Some(first) => ChainState::Broken(first),
+            None if head.length == 0 => ChainState::Empty,
+            None if whole < head.length => ChainState::Partly(whole),
+            None => ChainState::Whole(progress.since),
         };
-        Ok(Chain { head, state })
+        Ok(ChainStatus { head, state })
     }
-}
 
-/// A decision as the ledger has it: the policy's or a person's.
-#[derive(Clone, Debug)]
-pub(super) struct Last {
-    event: Json,
-}
-
-impl Last {
     /// The last decisions up to the head of the chain, the newest first.
-    pub(super) async fn read(
-        app: &Arc<App>,
+    pub(crate) async fn last_decisions(
+        self: &Arc<Self>,
         tenant_id: &Arc<str>,
         head: &Head,
-    ) -> Result<Vec<Self>, ServiceError> {
-        let reader = ChainReader::new(&app.service, tenant_id, DECISIONS.to_owned(), head.length);
+    ) -> Result<Vec<LastDecision>, ServiceError> {
+        let reader = ChainReader::new(self, tenant_id, DECISIONS.to_owned(), head.length);
         let mut after = head.length.saturating_sub(LOOKED_AT);
         let mut found = Vec::new();
         loop {
@@ -129,7 +121,7 @@ impl Last {
             };
             after = last.seq;
             let events = page.iter().filter_map(|event| Json::parse(event.text.as_bytes()).ok());
-            found.extend(events.map(|event| Self { event }).filter(|last| {
+            found.extend(events.map(|event| LastDecision { event }).filter(|last| {
                 matches!(last.text("event_type"), Some(APPROVAL_APPROVED | APPROVAL_REJECTED | DECISION))
             }));
         }
@@ -137,9 +129,17 @@ impl Last {
         found.truncate(SHOWN);
         Ok(found)
     }
+}
 
+/// A decision as the ledger has it: the policy's or a person's.
+#[derive(Clone, Debug)]
+pub(crate) struct LastDecision {
+    event: Json,
+}
+
+impl LastDecision {
     /// What was decided.
-    pub(super) fn decision(&self) -> &str {
+    pub(crate) fn decision(&self) -> &str {
         match self.text("event_type") {
             Some(APPROVAL_APPROVED) => "approved",
             Some(APPROVAL_REJECTED) => "rejected",
@@ -148,11 +148,11 @@ impl Last {
     }
 
     /// The person who decided, if it was a person.
-    pub(super) fn decided_by(&self) -> Option<&str> {
+    pub(crate) fn decided_by(&self) -> Option<&str> {
         self.event.member("metadata")?.member("decided_by")?.as_str()
     }
 
-    pub(super) fn text(&self, member: &str) -> Option<&str> {
+    pub(crate) fn text(&self, member: &str) -> Option<&str> {
         self.event.member(member).and_then(Json::as_str)
     }
 }
