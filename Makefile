@@ -311,13 +311,15 @@ fuzz:
 break:
 	scripts/break-the-guard
 
-verify: verify-generated
+verify: verify-generated $(TEST_VENV)/bin/maturin
+	scripts/blocking-client $(TEST_VENV)/bin/ruff --check
 	scripts/check-paths
 	scripts/check-promises
 	scripts/surface --check
 	$(GATEWAY) openapi | diff docs/openapi.json -
 
-generate: generate-bindings
+generate: generate-bindings $(TEST_VENV)/bin/maturin
+	scripts/blocking-client $(TEST_VENV)/bin/ruff
 	scripts/surface
 	$(GATEWAY) openapi > docs/openapi.json
 

@@ -11,6 +11,7 @@ use pyo3::exceptions::{PyException, PyRuntimeError};
 use pyo3::prelude::*;
 use pyo3::types::{PyDict, PyString};
 
+use crate::arguments::arguments;
 use crate::convert::{
     Function, argument, from_json, json, number, optional, seconds_argument, string, to_json, to_json_by,
     whole_number, wrong_type,
@@ -19,84 +20,63 @@ use crate::enter::enter;
 use crate::error::{exception, raise};
 use crate::runtime::Door;
 
-/// The members of an action, in the order of the face's parameters.
-#[derive(FromPyObject)]
-pub(crate) struct ActionArguments<'py>(
-    Bound<'py, PyAny>,
-    Bound<'py, PyAny>,
-    Bound<'py, PyAny>,
-    Bound<'py, PyAny>,
-    Option<Bound<'py, PyAny>>,
-    Option<Bound<'py, PyAny>>,
-    Option<Bound<'py, PyAny>>,
-    Option<Bound<'py, PyAny>>,
-    Option<Bound<'py, PyAny>>,
-    Option<Bound<'py, PyAny>>,
-    Option<Bound<'py, PyAny>>,
-    Option<Bound<'py, PyAny>>,
-);
+arguments! {
+    /// An action, by the parameters of the face.
+    ActionArguments {
+        goal, tool, args, resource;
+        user_id, passport, mode, idempotency_key, audience, approval_request_id, tool_manifest_hash,
+        wait_for_approval,
+    }
+}
 
 impl ActionArguments<'_> {
     /// `default` converts what in the arguments is not JSON.
     pub(crate) fn convert(self, default: Option<&Bound<'_, PyAny>>) -> PyResult<Action> {
-        let Self(
-            goal,
-            tool,
-            args,
-            resource,
-            user_id,
-            passport,
-            mode,
-            key,
-            audience,
-            approval,
-            manifest,
-            wait,
-        ) = self;
-        let mut action = Action::new(string("goal", &goal)?, string("tool", &tool)?)
-            .resource(string("resource", &resource)?)
-            .args_text(to_json_by("args", &args, default)?);
-        if let Some(mode) = optional("mode", mode.as_ref())? {
-            action =
-                action.mode(mode.parse().map_err(|error: InvalidArgument| raise(goal.py(), &error.into()))?);
+        let mut action = Action::new(string("goal", &self.goal)?, string("tool", &self.tool)?)
+            .resource(string("resource", &self.resource)?)
+            .args_text(to_json_by("args", &self.args, default)?);
+        if let Some(mode) = optional("mode", self.mode.as_ref())? {
+            let mode = mode.parse().map_err(|error: InvalidArgument| raise(self.goal.py(), &error.into()))?;
+            action = action.mode(mode);
         }
-        if let Some(user_id) = optional("user_id", user_id.as_ref())? {
+        if let Some(user_id) = optional("user_id", self.user_id.as_ref())? {
             action = action.user_id(user_id);
         }
-        if let Some(passport) = optional("passport", passport.as_ref())? {
+        if let Some(passport) = optional("passport", self.passport.as_ref())? {
             action = action.passport(passport);
         }
-        if let Some(key) = optional("idempotency_key", key.as_ref())? {
+        if let Some(key) = optional("idempotency_key", self.idempotency_key.as_ref())? {
             action = action.idempotency_key(key);
         }
-        if let Some(audience) = optional("audience", audience.as_ref())? {
+        if let Some(audience) = optional("audience", self.audience.as_ref())? {
             action = action.audience(audience);
         }
-        if let Some(id) = optional("approval_request_id", approval.as_ref())? {
+        if let Some(id) = optional("approval_request_id", self.approval_request_id.as_ref())? {
             action = action.approval_request_id(id);
         }
-        if let Some(hash) = optional("tool_manifest_hash", manifest.as_ref())? {
+        if let Some(hash) = optional("tool_manifest_hash", self.tool_manifest_hash.as_ref())? {
             action = action.tool_manifest_hash(hash);
         }
-        if let Some(wait) = seconds_argument("wait_for_approval", wait.as_ref())? {
+        if let Some(wait) = seconds_argument("wait_for_approval", self.wait_for_approval.as_ref())? {
             action = action.wait_for_approval(wait);
         }
         Ok(action)
     }
 }
 
-/// The limits of one call: `timeout` and `max_retries`.
-#[derive(FromPyObject)]
-pub(crate) struct CallArguments<'py>(Option<Bound<'py, PyAny>>, Option<Bound<'py, PyAny>>);
+arguments! {
+    /// The limits of one call.
+    CallArguments { ; timeout, max_retries }
+}
 
 impl CallArguments<'_> {
     pub(crate) fn convert(self, py: Python<'_>) -> PyResult<CallOptions> {
-        let Self(timeout, max_retries) = self;
         let seconds = |given: Bound<'_, PyAny>| {
             number(&given).ok_or_else(|| wrong_type("timeout", "seconds as a number", &given))
         };
-        let timeout = timeout.map(seconds).transpose()?;
-        let max_retries = max_retries.map(|retries| whole_number("max_retries", &retries)).transpose()?;
+        let timeout = self.timeout.map(seconds).transpose()?;
+        let max_retries =
+            self.max_retries.map(|retries| whole_number("max_retries", &retries)).transpose()?;
         CallOptions::from_numbers(timeout, max_retries).map_err(|error| raise(py, &error))
     }
 }

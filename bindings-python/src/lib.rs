@@ -1,5 +1,6 @@
 //! `actpass._native`: what the Python face calls. It converts to the core and back, and means nothing of its own.
 
+mod arguments;
 #[cfg_attr(not(feature = "test-hooks"), path = "unbroken.rs")]
 mod broken;
 mod client;

@@ -94,7 +94,7 @@ impl Mailbox {
     pub(crate) fn of_the_running_loop<'py>(
         py: Python<'py>,
     ) -> PyResult<(Bound<'py, Self>, Bound<'py, PyAny>)> {
-        static RUNNING: Function = Function::of("actpass._async", "running");
+        static RUNNING: Function = Function::of("actpass._run", "running");
         let found = RUNNING.bound(py)?.call0()?;
         let found = found.cast_into::<PyTuple>()?;
         Ok((found.get_item(0)?.cast_into()?, found.get_item(1)?))

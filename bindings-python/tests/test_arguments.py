@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import asyncio
 import collections
 import contextlib
 import dataclasses
@@ -9,6 +10,7 @@ import datetime
 import decimal
 import enum
 import fractions
+import inspect
 import ipaddress
 import json
 import pathlib
@@ -40,6 +42,7 @@ from support import (
     Hostile,
     Played,
     answer,
+    new_async_client,
     new_client,
 )
 
@@ -210,6 +213,57 @@ GOOD_CALLS: dict[str, dict[str, Any]] = {
 def test_what_the_other_calls_cannot_send(silent: Played, method: str, member: str, value: Any) -> None:
     with new_client(silent.base_url) as client, pytest.raises(ActPassArgumentError, match=rf"\A{member}[^ ]*: "):
         getattr(client, method)(**{**GOOD_CALLS[method], member: value})
+
+
+#: What each call must be given, as values of a type that none takes.
+ASKING: dict[str, tuple[Any, ...]] = {
+    "preflight": ("g", "t", {}),
+    "guard": ("g", "t", {}, lambda _: None),
+    "protect": (),
+    "issue_passport": ("a", "g", ["t"]),
+    "verify_passport": ("t", "a"),
+    "verify_passport_offline": ("t", "a"),
+    "revoke_passport": ("j",),
+    "record_evidence": ("e", "c"),
+}
+
+
+@pytest.mark.parametrize(
+    ("method", "member"),
+    [
+        (method, name)
+        for method in ASKING
+        for name in inspect.signature(getattr(ActPassClient, method)).parameters
+        if name != "self"
+    ],
+)
+@pytest.mark.parametrize("awaited", [False, True])
+def test_every_parameter_is_checked(silent: Played, method: str, member: str, awaited: bool) -> None:
+    """A parameter that is dropped on its way to the core would not be checked."""
+    client: Any = new_async_client(silent.base_url) if awaited else new_client(silent.base_url)
+    call = getattr(client, method)
+    given = {"tool": "t", "goal": "g"} if method == "protect" else {}
+    arguments = inspect.signature(call).bind_partial(*ASKING[method]).arguments | given | {member: object()}
+    with pytest.raises(ActPassConfigError, match=rf"\A{member}\b"):
+        made = call(**arguments)
+        if method == "protect":
+            # `resource`, `user_id` and `passport` may be functions, and are looked at with the function and its call.
+            made(good)
+        elif awaited:
+            asyncio.run(made)
+
+
+async def good() -> None:
+    raise AssertionError
+
+
+def test_the_native_half_drops_no_argument(silent: Played) -> None:
+    native = new_client(silent.base_url)._native
+    action = {"goal": "g", "tool": "t", "args": {}, "resource": ""}
+    with pytest.raises(TypeError, match=r"unknown arguments among .*'idempotencykey'"):
+        native.preflight({**action, "idempotencykey": "k"})
+    with pytest.raises(TypeError, match="missing the argument resource"):
+        native.preflight({name: value for name, value in action.items() if name != "resource"})
 
 
 def test_missing_and_unknown_arguments_are_pythons_own_errors(silent: Played) -> None:

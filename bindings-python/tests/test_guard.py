@@ -249,18 +249,17 @@ def test_outcomes_share_nothing(client: ActPassClient) -> None:
 
 
 def test_a_permit_cannot_be_spent_twice_nor_settled_unspent(client: ActPassClient) -> None:
-    members = (*ACTION.values(), *[None] * 8)
-    permit, blocked = client._native.authorize(members, False)
+    permit, blocked = client._native.authorize(ACTION, False)
     assert blocked is None
     assert permit is not None
     with pytest.raises(RuntimeError):
         permit.returned(1)
-    permit, _ = client._native.authorize(members, False)
+    permit, _ = client._native.authorize(ACTION, False)
     assert permit is not None
     permit.spend()
     with pytest.raises(RuntimeError):
         permit.spend()
-    permit, _ = client._native.authorize(members, False)
+    permit, _ = client._native.authorize(ACTION, False)
     assert permit is not None
     permit.spend()
     assert permit.returned(1)[0]["executed"]

@@ -75,7 +75,7 @@ def test_a_client_cannot_be_pickled() -> None:
 def test_a_permit_and_its_context(hostile: Hostile) -> None:
     said = {**ALLOW, "credential": {"token": CREDENTIAL}}
     with hostile.play(answer(said)) as gateway, new_client(gateway.base_url) as client:
-        permit, _ = client._native.authorize((*ACTION.values(), None, PASSPORT, *[None] * 6), False)
+        permit, _ = client._native.authorize({**ACTION, "passport": PASSPORT}, False)
     assert permit is not None
     assert not shows_a_secret(everything_shown(permit))
     context = permit.spend()

@@ -18,7 +18,7 @@ from typing import Any
 
 import actpass
 import pytest
-from actpass import ActPassClient, GuardOutput, _async, _client, _native
+from actpass import ActPassClient, GuardOutput, _async, _client, _functions, _native
 from support import ALLOW, PACKAGE, TESTS, Hostile, Published, answer
 
 GOOD = """
@@ -337,7 +337,7 @@ def test_the_package_says_that_it_is_typed() -> None:
 def test_doctests() -> None:
     import actpass.testing
 
-    modules = (actpass, _async, _client, actpass._errors, actpass._outcome, actpass._types, actpass.testing)
+    modules = (actpass, _async, _client, _functions, actpass._errors, actpass._outcome, actpass._types, actpass.testing)
     results = [doctest.testmod(module) for module in modules]
     results.append(doctest.testmod(actpass._settings, extraglobs={"ActPassClient": ActPassClient}))
     assert sum(result.failed for result in results) == 0

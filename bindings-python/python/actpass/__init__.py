@@ -31,7 +31,7 @@ except ImportError as _error:
     raise _explain(_error) from _error
 
 from ._async import AsyncActPassClient
-from ._client import DEFAULT_BASE_URL, ActPassClient, canonical_outcome, create_actpass
+from ._client import ActPassClient
 from ._errors import (
     ActionBlocked,
     ActPassArgumentError,
@@ -46,7 +46,9 @@ from ._errors import (
     ActPassStatusError,
     ActPassTimeoutError,
 )
+from ._functions import canonical_outcome, create_actpass
 from ._outcome import GuardOutput
+from ._settings import DEFAULT_BASE_URL
 from ._types import (
     Approval,
     Credential,

@@ -1,16 +1,17 @@
-"""The client for programs with an event loop: the same surface, to be awaited."""
+"""The client for programs with an event loop. `make generate` writes `_client`, the blocking one, from this file."""
 
 from __future__ import annotations
 
 from collections.abc import Awaitable, Collection, Mapping
 from types import TracebackType
-from typing import TYPE_CHECKING, Any, Callable, Optional, Union, overload
+from typing import Any, Callable, Optional, Union, overload
 
 from . import _run
 from ._errors import ActPassError
+from ._kinds import Awaited
 from ._outcome import GuardOutput
 from ._run import answer
-from ._settings import Limits, Self, Settings, limits
+from ._settings import Limits, Self, limits
 from ._telemetry import operation
 from ._types import (
     Approval,
@@ -27,37 +28,45 @@ from ._types import (
     T,
 )
 
-if TYPE_CHECKING:
-    from . import _native
 
-
-class AsyncActPassClient(Settings):
+class AsyncActPassClient(Awaited):
     """A client of an ActPass gateway for asyncio, also on uvloop and under anyio; not for trio.
 
-    Calls are made by one background thread that all clients of the process share; it is started with the first call and
+    One background thread, which all clients of the process share, makes the calls; it starts with the first call and
     never needs the interpreter. One client may be used from several event loops, and on both sides of ``os.fork()``.
     Cancelling a task ends its call at once: its connection is closed, and nothing runs.
 
-    The settings are those of :class:`~actpass.ActPassClient`. :meth:`close` (or leaving an ``async with`` block) lets
-    the connections go.
+    Connections are kept open and shared by all calls; :meth:`close` (or leaving an ``async with`` block) lets them go.
 
-    >>> import asyncio
-    >>> async def main():
-    ...     async with AsyncActPassClient(api_key="apk_dev", base_url="http://127.0.0.1:9", max_retries=0) as client:
-    ...         return await client.guard("demo", "demo.tool", {}, lambda ctx: print("ran"))
-    >>> asyncio.run(main())["decision"]["reason_code"]
-    'actpass.unreachable'
+    Args:
+        api_key: The key, which is the identity: ``apk_…`` or ``apdv_…``. Default: the environment variable
+            ``ACTPASS_API_KEY``.
+        tenant_id: The tenant, a routing hint that the gateway does not trust. Default: none.
+        agent_id: The agent's name. Default: ``"sdk"``.
+        base_url: The gateway's URL. Default: the environment variable ``ACTPASS_API_BASE_URL``, else
+            :data:`DEFAULT_BASE_URL`. Plain ``http`` is accepted to this machine only.
+        timeout: The total deadline of a call in seconds, retries and waits included; above 0, at most 86400.
+        connect_timeout: The longest that one attempt may take to connect, in seconds. Default: 5, or ``timeout``
+            if that is shorter.
+        max_retries: How often a call is tried again at most, 0 to 10. Calls that are not safe to repeat are
+            retried only where the gateway certainly did not take them.
+        mode: The mode of calls that name none. Nothing in the environment can change it.
+        ca: Certificates to trust as well, as authorities and as a server's own, in PEM, as ``str`` or ``bytes``.
+        circuit_failures: How many calls in a row must fail to reach the gateway for the circuit to open; 0 is never.
+            While it is open, calls fail at once as ``actpass.unreachable`` with a ``retry_after``; see :attr:`circuit`.
+        danger_allow_insecure_http: Permits plain ``http`` to another machine, where everyone on the way can read the
+            key and forge decisions.
+        default: A function that converts what in arguments is not JSON, as for ``json.dumps``: see :meth:`guard`.
+
+    Raises:
+        ActPassConfigError: A setting is missing or wrong; the message names it.
+
+    >>> client = AsyncActPassClient(api_key="apk_dev", base_url="http://127.0.0.1:8787", agent_id="support_agent")
+    >>> client
+    AsyncActPassClient(base_url='http://127.0.0.1:8787', tenant_id=None, agent_id='support_agent')
     """
 
     __slots__ = ()
-
-    _background = True
-
-    @classmethod
-    def _of(cls, native: _native.Client, default: Optional[Callable[[Any], Any]]) -> AsyncActPassClient:
-        client = cls.__new__(cls)
-        client._hold(native, default)
-        return client
 
     async def preflight(
         self,
@@ -117,20 +126,19 @@ class AsyncActPassClient(Settings):
             try:
                 decision: Decision = await answer(
                     self._native.preflight(
-                        (
-                            goal,
-                            tool,
-                            args,
-                            resource,
-                            user_id,
-                            passport,
-                            mode,
-                            idempotency_key,
-                            audience,
-                            approval_request_id,
-                            tool_manifest_hash,
-                            None,
-                        ),
+                        {
+                            "goal": goal,
+                            "tool": tool,
+                            "args": args,
+                            "resource": resource,
+                            "user_id": user_id,
+                            "passport": passport,
+                            "mode": mode,
+                            "idempotency_key": idempotency_key,
+                            "audience": audience,
+                            "approval_request_id": approval_request_id,
+                            "tool_manifest_hash": tool_manifest_hash,
+                        },
                         converter,
                         limits(timeout, max_retries),
                     )
@@ -266,27 +274,27 @@ class AsyncActPassClient(Settings):
         >>> asyncio.run(main())
         'ran'
         """
-        action = (
-            goal,
-            tool,
-            args,
-            resource,
-            user_id,
-            passport,
-            mode,
-            idempotency_key,
-            audience,
-            approval_request_id,
-            tool_manifest_hash,
-            wait_for_approval,
-        )
+        action = {
+            "goal": goal,
+            "tool": tool,
+            "args": args,
+            "resource": resource,
+            "user_id": user_id,
+            "passport": passport,
+            "mode": mode,
+            "idempotency_key": idempotency_key,
+            "audience": audience,
+            "approval_request_id": approval_request_id,
+            "tool_manifest_hash": tool_manifest_hash,
+            "wait_for_approval": wait_for_approval,
+        }
         return await self._guard(
             action, execute_fn, default=default, record_outcome=record_outcome, options=limits(timeout, max_retries)
         )
 
     async def _guard(
         self,
-        action: tuple[Any, ...],
+        action: dict[str, Any],
         execute_fn: Callable[[ExecutionContext], Any],
         *,
         default: Optional[Callable[[Any], Any]],
@@ -294,10 +302,10 @@ class AsyncActPassClient(Settings):
         options: Limits,
         unchanged: Optional[Callable[[], bool]] = None,
     ) -> GuardOutput[Any]:
-        """Guard ``action``, whose members are the parameters of ``authorize``, unless its arguments have changed."""
-        _run.check_callable(execute_fn, "guard", awaited=True)
-        converter, tool, mode = self._converter(default, "guard"), action[1], action[6]
-        with operation("guard", tool, mode, self) as told:
+        """Guard ``action`` unless its arguments have changed."""
+        _run.check_callable(execute_fn, "guard", awaited=self._background)
+        converter, tool = self._converter(default, "guard"), action["tool"]
+        with operation("guard", tool, action["mode"], self) as told:
             permit, blocked = await answer(self._native.authorize(action, record_outcome, converter, options))
             return await _run.run_async(permit, blocked, tool, execute_fn, told, unchanged)
 
@@ -371,7 +379,7 @@ class AsyncActPassClient(Settings):
         >>> asyncio.run(main())
         True
         """
-        _run.check_callable(execute_fn, "resume", awaited=True)
+        _run.check_callable(execute_fn, "resume", awaited=self._background)
         with operation("resume", *_run.shown(pending), self) as told:
             permit, blocked = await answer(
                 self._native.resume(pending, passport, wait_for_approval, record_outcome, limits(timeout, max_retries))
@@ -453,17 +461,17 @@ class AsyncActPassClient(Settings):
         with operation("issue_passport"):
             issued: IssuedPassport = await answer(
                 self._native.issue_passport(
-                    (
-                        audience,
-                        goal,
-                        allowed_tools,
-                        allowed_resources,
-                        resource_constraints,
-                        user_id,
-                        ttl_seconds,
-                        risk_tier,
-                        approval_request_id,
-                    ),
+                    {
+                        "audience": audience,
+                        "goal": goal,
+                        "allowed_tools": allowed_tools,
+                        "allowed_resources": allowed_resources,
+                        "resource_constraints": resource_constraints,
+                        "user_id": user_id,
+                        "ttl_seconds": ttl_seconds,
+                        "risk_tier": risk_tier,
+                        "approval_request_id": approval_request_id,
+                    },
                     self._default,
                     limits(timeout, max_retries),
                 )
@@ -512,7 +520,14 @@ class AsyncActPassClient(Settings):
         with operation("verify_passport"):
             verified: PassportVerification = await answer(
                 self._native.verify_passport(
-                    (token, audience, agent_id, user_id, current_tool_manifest_hash, policy_hash),
+                    {
+                        "token": token,
+                        "audience": audience,
+                        "agent_id": agent_id,
+                        "user_id": user_id,
+                        "current_tool_manifest_hash": current_tool_manifest_hash,
+                        "policy_hash": policy_hash,
+                    },
                     limits(timeout, max_retries),
                 )
             )
@@ -565,7 +580,15 @@ class AsyncActPassClient(Settings):
         with operation("verify_passport_offline"):
             verified: PassportVerification = await answer(
                 self._native.verify_passport_offline(
-                    (token, audience, issuer, agent_id, user_id, tenant_id), limits(timeout, max_retries)
+                    {
+                        "token": token,
+                        "audience": audience,
+                        "issuer": issuer,
+                        "agent_id": agent_id,
+                        "user_id": user_id,
+                        "tenant_id": tenant_id,
+                    },
+                    limits(timeout, max_retries),
                 )
             )
             return verified
@@ -654,7 +677,16 @@ class AsyncActPassClient(Settings):
         with operation("record_evidence"):
             recorded: RecordedEvidence = await answer(
                 self._native.record_evidence(
-                    (event_type, chain_id, tool_id, decision, reason_code, metadata, request_hash, response_hash),
+                    {
+                        "event_type": event_type,
+                        "chain_id": chain_id,
+                        "tool_id": tool_id,
+                        "decision": decision,
+                        "reason_code": reason_code,
+                        "metadata": metadata,
+                        "request_hash": request_hash,
+                        "response_hash": response_hash,
+                    },
                     self._default,
                     limits(timeout, max_retries),
                 )
@@ -752,16 +784,13 @@ class AsyncActPassClient(Settings):
         )
         return protection.decorate
 
-    def _asynchronous(self) -> Settings:
-        return self
-
     async def close(self) -> None:
         """Let the connections go. A closed client raises :class:`~actpass.ActPassConfigError` on any call.
 
         >>> import asyncio
         >>> asyncio.run(AsyncActPassClient(api_key="apk_dev", base_url="http://127.0.0.1:8787").close())
         """
-        self._native.close()
+        self._close()
 
     #: The name by which :func:`contextlib.aclosing` closes.
     aclose = close
@@ -778,13 +807,3 @@ class AsyncActPassClient(Settings):
     ) -> None:
         """Close the client."""
         await self.close()
-
-
-def running() -> tuple[_native.Mailbox, Any]:
-    """Return the mailbox of the running event loop, and a new future of it; for the native half.
-
-    ``asyncio`` is imported with the first call. The import stands here, where what bundles programs finds it.
-    """
-    from . import _loop  # noqa: PLC0415
-
-    return _loop.running()

@@ -1,16 +1,16 @@
-"""The client: Python's idiom over the native half, which holds all meaning."""
+"""The blocking client. `make generate` writes this file from `_async`: change that one."""
 
 from __future__ import annotations
 
-import contextlib
 from collections.abc import Awaitable, Collection, Coroutine, Mapping
 from types import TracebackType
 from typing import Any, Callable, Optional, Union, overload
 
-from . import _native, _run
+from . import _run
 from ._errors import ActPassError
+from ._kinds import Blocking
 from ._outcome import GuardOutput
-from ._settings import Limits, Self, Settings, limits
+from ._settings import Limits, Self, limits
 from ._telemetry import operation
 from ._types import (
     Approval,
@@ -28,11 +28,8 @@ from ._types import (
     T,
 )
 
-#: Where the hosted gateway answers.
-DEFAULT_BASE_URL: str = _native.DEFAULT_BASE_URL
 
-
-class ActPassClient(Settings):
+class ActPassClient(Blocking):
     """A client of an ActPass gateway. Safe to use from many threads at once, and on both sides of ``os.fork()``.
 
     Connections are kept open and shared by all calls; :meth:`close` (or leaving a ``with`` block) lets them go.
@@ -65,9 +62,7 @@ class ActPassClient(Settings):
     ActPassClient(base_url='http://127.0.0.1:8787', tenant_id=None, agent_id='support_agent')
     """
 
-    __slots__ = ("_beside",)
-
-    _beside: Settings
+    __slots__ = ()
 
     def preflight(
         self,
@@ -113,31 +108,29 @@ class ActPassClient(Settings):
             ActPassArgumentError: Something cannot be sent; nothing was.
             ActPassError: There is no decision; its class and ``code`` say why.
 
-        >>> client = ActPassClient(api_key="apk_dev", base_url="http://127.0.0.1:9", max_retries=0)
-        >>> try:
-        ...     client.preflight("demo", "demo.tool", {})
-        ... except Exception as error:
-        ...     print(error.code)
-        actpass.unreachable
+        >>> from actpass.testing import ScriptedGateway
+        >>> with ScriptedGateway() as gateway:
+        ...     with gateway.client() as client:
+        ...         client.preflight("demo", "demo.tool", {"n": 1})["reason_code"]
+        'test.unscripted'
         """
         converter = self._converter(default, "preflight")
         with operation("preflight", tool, mode, self) as told:
             try:
                 decision: Decision = self._native.preflight(
-                    (
-                        goal,
-                        tool,
-                        args,
-                        resource,
-                        user_id,
-                        passport,
-                        mode,
-                        idempotency_key,
-                        audience,
-                        approval_request_id,
-                        tool_manifest_hash,
-                        None,
-                    ),
+                    {
+                        "goal": goal,
+                        "tool": tool,
+                        "args": args,
+                        "resource": resource,
+                        "user_id": user_id,
+                        "passport": passport,
+                        "mode": mode,
+                        "idempotency_key": idempotency_key,
+                        "audience": audience,
+                        "approval_request_id": approval_request_id,
+                        "tool_manifest_hash": tool_manifest_hash,
+                    },
                     converter,
                     limits(timeout, max_retries),
                 )
@@ -262,32 +255,34 @@ class ActPassClient(Settings):
             KeyboardInterrupt: And whatever else stops a program; it is never swallowed. If the function has run, its
                 attribute ``actpass_outcome`` is the outcome.
 
-        >>> client = ActPassClient(api_key="apk_dev", base_url="http://127.0.0.1:9", max_retries=0)
-        >>> out = client.guard("demo", "demo.tool", {}, lambda ctx: print("ran"))
-        >>> out["executed"], out["decision"]["reason_code"]
-        (False, 'actpass.unreachable')
+        >>> from actpass.testing import ScriptedGateway
+        >>> with ScriptedGateway() as gateway:
+        ...     gateway.allow()
+        ...     with gateway.client() as client:
+        ...         client.guard("demo", "demo.tool", {}, lambda ctx: "ran").unwrap()
+        'ran'
         """
-        action = (
-            goal,
-            tool,
-            args,
-            resource,
-            user_id,
-            passport,
-            mode,
-            idempotency_key,
-            audience,
-            approval_request_id,
-            tool_manifest_hash,
-            wait_for_approval,
-        )
+        action = {
+            "goal": goal,
+            "tool": tool,
+            "args": args,
+            "resource": resource,
+            "user_id": user_id,
+            "passport": passport,
+            "mode": mode,
+            "idempotency_key": idempotency_key,
+            "audience": audience,
+            "approval_request_id": approval_request_id,
+            "tool_manifest_hash": tool_manifest_hash,
+            "wait_for_approval": wait_for_approval,
+        }
         return self._guard(
             action, execute_fn, default=default, record_outcome=record_outcome, options=limits(timeout, max_retries)
         )
 
     def _guard(
         self,
-        action: tuple[Any, ...],
+        action: dict[str, Any],
         execute_fn: Callable[[ExecutionContext], Any],
         *,
         default: Optional[Callable[[Any], Any]],
@@ -295,10 +290,10 @@ class ActPassClient(Settings):
         options: Limits,
         unchanged: Optional[Callable[[], bool]] = None,
     ) -> GuardOutput[Any]:
-        """Guard ``action``, whose members are the parameters of ``authorize``, unless its arguments have changed."""
-        _run.check_callable(execute_fn, "guard", awaited=False)
-        converter, tool, mode = self._converter(default, "guard"), action[1], action[6]
-        with operation("guard", tool, mode, self) as told:
+        """Guard ``action`` unless its arguments have changed."""
+        _run.check_callable(execute_fn, "guard", awaited=self._background)
+        converter, tool = self._converter(default, "guard"), action["tool"]
+        with operation("guard", tool, action["mode"], self) as told:
             permit, blocked = self._native.authorize(action, record_outcome, converter, options)
             return _run.run(permit, blocked, tool, execute_fn, told, unchanged)
 
@@ -362,12 +357,15 @@ class ActPassClient(Settings):
         Raises:
             ActPassArgumentError: ``pending`` is not such a dict; the message names the member.
 
-        >>> client = ActPassClient(api_key="apk_dev", base_url="http://127.0.0.1:9", max_retries=0)
-        >>> pending = {"approval_request_id": "apr_1", "goal": "demo", "tool": "demo.tool", "args": {"n": 1}}
-        >>> client.resume(pending, lambda ctx: print("ran"))["decision"]["reason_code"]
-        'actpass.unreachable'
+        >>> from actpass.testing import ScriptedGateway
+        >>> pending = {"approval_request_id": "apr_1", "goal": "demo", "tool": "demo.tool", "args": {}}
+        >>> with ScriptedGateway() as gateway:
+        ...     gateway.allow()
+        ...     with gateway.client() as client:
+        ...         client.resume(pending, lambda ctx: "ran")["executed"]
+        True
         """
-        _run.check_callable(execute_fn, "resume", awaited=False)
+        _run.check_callable(execute_fn, "resume", awaited=self._background)
         with operation("resume", *_run.shown(pending), self) as told:
             permit, blocked = self._native.resume(
                 pending, passport, wait_for_approval, record_outcome, limits(timeout, max_retries)
@@ -388,8 +386,9 @@ class ActPassClient(Settings):
             ActPassError: As :meth:`preflight`.
 
         >>> from actpass.testing import ScriptedGateway
-        >>> with ScriptedGateway() as gateway, gateway.client() as client:
-        ...     client.wait_for_approval("apr_1")["status"]
+        >>> with ScriptedGateway() as gateway:
+        ...     with gateway.client() as client:
+        ...         client.wait_for_approval("apr_1")["status"]
         'pending'
         """
         with operation("wait_for_approval"):
@@ -433,23 +432,25 @@ class ActPassClient(Settings):
             ActPassError: As :meth:`preflight`. The call is not repeated where the gateway may have taken it.
 
         >>> from actpass.testing import ScriptedGateway
-        >>> with ScriptedGateway() as gateway, gateway.client() as client:
-        ...     client.issue_passport("mcp://stripe-production", "refund", ["stripe.refund.create"])["jti"]
+        >>> with ScriptedGateway() as gateway:
+        ...     with gateway.client() as client:
+        ...         issued = client.issue_passport("mcp://stripe-production", "refund", ["demo.tool"])
+        ...         issued["jti"]
         'ap_1'
         """
         with operation("issue_passport"):
             issued: IssuedPassport = self._native.issue_passport(
-                (
-                    audience,
-                    goal,
-                    allowed_tools,
-                    allowed_resources,
-                    resource_constraints,
-                    user_id,
-                    ttl_seconds,
-                    risk_tier,
-                    approval_request_id,
-                ),
+                {
+                    "audience": audience,
+                    "goal": goal,
+                    "allowed_tools": allowed_tools,
+                    "allowed_resources": allowed_resources,
+                    "resource_constraints": resource_constraints,
+                    "user_id": user_id,
+                    "ttl_seconds": ttl_seconds,
+                    "risk_tier": risk_tier,
+                    "approval_request_id": approval_request_id,
+                },
                 self._default,
                 limits(timeout, max_retries),
             )
@@ -486,13 +487,21 @@ class ActPassClient(Settings):
             ActPassError: As :meth:`preflight`.
 
         >>> from actpass.testing import ScriptedGateway
-        >>> with ScriptedGateway() as gateway, gateway.client() as client:
-        ...     client.verify_passport("test.passport.1", "mcp://stripe-production")
+        >>> with ScriptedGateway() as gateway:
+        ...     with gateway.client() as client:
+        ...         client.verify_passport("test.passport.1", "mcp://stripe-production")
         {'valid': True, 'errors': []}
         """
         with operation("verify_passport"):
             verified: PassportVerification = self._native.verify_passport(
-                (token, audience, agent_id, user_id, current_tool_manifest_hash, policy_hash),
+                {
+                    "token": token,
+                    "audience": audience,
+                    "agent_id": agent_id,
+                    "user_id": user_id,
+                    "current_tool_manifest_hash": current_tool_manifest_hash,
+                    "policy_hash": policy_hash,
+                },
                 limits(timeout, max_retries),
             )
             return verified
@@ -532,13 +541,23 @@ class ActPassClient(Settings):
         Raises:
             ActPassError: There are no keys to verify with. A passport that is not valid raises nothing.
 
-        >>> client = ActPassClient(api_key="apk_dev", base_url="http://127.0.0.1:9")
-        >>> client.verify_passport_offline("not.a.passport", "mcp://stripe-production")
+        >>> from actpass.testing import ScriptedGateway
+        >>> with ScriptedGateway() as gateway:
+        ...     with gateway.client() as client:
+        ...         client.verify_passport_offline("not.a.passport", "mcp://stripe-production")
         {'valid': False, 'errors': ['passport.malformed']}
         """
         with operation("verify_passport_offline"):
             verified: PassportVerification = self._native.verify_passport_offline(
-                (token, audience, issuer, agent_id, user_id, tenant_id), limits(timeout, max_retries)
+                {
+                    "token": token,
+                    "audience": audience,
+                    "issuer": issuer,
+                    "agent_id": agent_id,
+                    "user_id": user_id,
+                    "tenant_id": tenant_id,
+                },
+                limits(timeout, max_retries),
             )
             return verified
 
@@ -565,8 +584,9 @@ class ActPassClient(Settings):
             ActPassError: As :meth:`preflight`.
 
         >>> from actpass.testing import ScriptedGateway
-        >>> with ScriptedGateway() as gateway, gateway.client() as client:
-        ...     client.revoke_passport("ap_1", "session ended")
+        >>> with ScriptedGateway() as gateway:
+        ...     with gateway.client() as client:
+        ...         client.revoke_passport("ap_1", "session ended")
         {'revoked': True}
         """
         with operation("revoke_passport"):
@@ -608,13 +628,24 @@ class ActPassClient(Settings):
             ActPassError: As :meth:`preflight`. The call is not repeated where the gateway may have taken it.
 
         >>> from actpass.testing import ScriptedGateway
-        >>> with ScriptedGateway() as gateway, gateway.client() as client:
-        ...     client.record_evidence("refund.sent", "case_1", metadata={"amount": 4900})["event_id"]
+        >>> with ScriptedGateway() as gateway:
+        ...     with gateway.client() as client:
+        ...         recorded = client.record_evidence("refund.sent", "case_1", metadata={"amount": 4900})
+        ...         recorded["event_id"]
         'ev_1'
         """
         with operation("record_evidence"):
             recorded: RecordedEvidence = self._native.record_evidence(
-                (event_type, chain_id, tool_id, decision, reason_code, metadata, request_hash, response_hash),
+                {
+                    "event_type": event_type,
+                    "chain_id": chain_id,
+                    "tool_id": tool_id,
+                    "decision": decision,
+                    "reason_code": reason_code,
+                    "metadata": metadata,
+                    "request_hash": request_hash,
+                    "response_hash": response_hash,
+                },
                 self._default,
                 limits(timeout, max_retries),
             )
@@ -681,12 +712,12 @@ class ActPassClient(Settings):
 
         >>> client = ActPassClient(api_key="apk_dev", base_url="http://127.0.0.1:9", max_retries=0)
         >>> @client.protect(tool="stripe.refund.create", goal="refund", resource="stripe:charge:{charge}")
-        ... def refund(charge: str, amount: int, currency: str = "usd") -> str:
-        ...     return f"refunded {amount} {currency}"
+        ... def refund(charge: str, amount: int) -> str:
+        ...     return f"refunded {amount}"
         >>> try:
         ...     refund("ch_123", 4900)
         ... except Exception as blocked:
-        ...     print(blocked.decision["reason_code"], blocked.retryable)
+        ...     print(blocked.code, blocked.retryable)
         actpass.unreachable True
         """
         from ._protect import Protection  # noqa: PLC0415
@@ -711,25 +742,12 @@ class ActPassClient(Settings):
         )
         return protection.decorate
 
-    def _asynchronous(self) -> Settings:
-        """Return the client by which protected ``async def`` functions ask."""
-        from ._async import AsyncActPassClient  # noqa: PLC0415
-
-        try:
-            return self._beside
-        except AttributeError:
-            self._beside = AsyncActPassClient._of(self._native.background(), self._default)
-            return self._beside
-
     def close(self) -> None:
         """Let the connections go. A closed client raises :class:`~actpass.ActPassConfigError` on any call.
 
-        >>> client = ActPassClient(api_key="apk_dev", base_url="http://127.0.0.1:8787")
-        >>> client.close()
+        >>> ActPassClient(api_key="apk_dev", base_url="http://127.0.0.1:8787").close()
         """
-        self._native.close()
-        with contextlib.suppress(AttributeError):
-            self._beside._native.close()
+        self._close()
 
     def __enter__(self: Self) -> Self:
         """Return the client itself."""
@@ -743,29 +761,3 @@ class ActPassClient(Settings):
     ) -> None:
         """Close the client."""
         self.close()
-
-
-def create_actpass(
-    api_key: Optional[str] = None,
-    tenant_id: Optional[str] = None,
-    agent_id: Optional[str] = None,
-    base_url: Optional[str] = None,
-) -> ActPassClient:
-    """Return a client with these settings and the defaults for all others; see :class:`ActPassClient`.
-
-    >>> create_actpass(api_key="apk_dev", base_url="http://localhost:8787")
-    ActPassClient(base_url='http://localhost:8787', tenant_id=None, agent_id='sdk')
-    """
-    return ActPassClient(api_key=api_key, tenant_id=tenant_id, agent_id=agent_id, base_url=base_url)
-
-
-def canonical_outcome(outcome: Mapping[str, Any]) -> str:
-    """Return ``{"decision", "error", "executed"}`` of a guard's outcome in canonical JSON, equal in every language.
-
-    ``error`` is ``null`` or ``{"kind", "status"}``, the kind being ``action`` for an exception of the function
-    that ran.
-
-    >>> canonical_outcome({"executed": True, "decision": {"decision": "allow"}, "result": 1})  # doctest: +ELLIPSIS
-    '{"decision":{"decision":"allow",...},"error":null,"executed":true}'
-    """
-    return _native.canonical_outcome(outcome)

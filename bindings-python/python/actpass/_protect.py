@@ -33,22 +33,18 @@ class Protection:
         self,
         client: Any,
         *,
-        tool: str,
-        goal: str,
         resource: str | Callable[..., str],
         include: Collection[str] | None,
         exclude: Collection[str],
         redact: Collection[str] | Mapping[str, Callable[[Any], object]],
         user_id: str | Callable[[], str | None] | None,
         passport: str | Callable[[], str | None] | None,
-        mode: object,
-        audience: object,
-        tool_manifest_hash: object,
-        wait_for_approval: object,
         record_outcome: object,
         default: Callable[[Any], Any] | None,
         options: Limits,
+        **same: object,
     ) -> None:
+        """Check what ``protect`` was told; ``same`` are the members of an action that are the same in each call."""
         for name, names in (("include", include), ("exclude", exclude), ("redact", redact)):
             if isinstance(names, (str, bytes)):
                 raise _wrong(name, f"expected a collection of names, found a string: [{names!r}]?")
@@ -59,15 +55,13 @@ class Protection:
                 if not callable(function):
                     raise _wrong("redact", f"expected a function for {name!r}, found {name_of(function)}")
         self._client = client
-        self._tool = tool
-        self._goal = goal
         self._resource = resource
         self._include = None if include is None else frozenset(include)
         self._exclude = frozenset(exclude)
         self._redact = redact if isinstance(redact, Mapping) else dict.fromkeys(redact, lambda _: REDACTED)
         self._user_id = user_id
         self._passport = passport
-        self._rest = (mode, audience, tool_manifest_hash, wait_for_approval)
+        self._same = same
         self._record_outcome = record_outcome
         self._options = options
         self.default = default
@@ -75,24 +69,9 @@ class Protection:
         given = {name: None if callable(one) else one for name, one in (("u", user_id), ("p", passport))}
         client._native.check(self.action({}, "", given["u"], given["p"]), record_outcome, options)
 
-    def action(self, args: object, resource: object, user_id: object, passport: object) -> tuple[Any, ...]:
-        """Return the parameters of ``authorize``."""
-        mode, audience, tool_manifest_hash, wait = self._rest
-        key = approval = None
-        return (
-            self._goal,
-            self._tool,
-            args,
-            resource,
-            user_id,
-            passport,
-            mode,
-            key,
-            audience,
-            approval,
-            tool_manifest_hash,
-            wait,
-        )
+    def action(self, args: object, resource: object, user_id: object, passport: object) -> dict[str, Any]:
+        """Return the members of the action that a call is."""
+        return {**self._same, "args": args, "resource": resource, "user_id": user_id, "passport": passport}
 
     def decorate(self, function: Callable[P, R]) -> Callable[P, R]:
         """Return ``function``, protected."""
@@ -189,8 +168,8 @@ class _Judged:
 
     def action(
         self, args: tuple[Any, ...], kwargs: dict[str, Any]
-    ) -> tuple[tuple[Any, ...], inspect.BoundArguments, Callable[[], bool]]:
-        """Return the parameters of ``authorize``, the call's arguments, and whether those are still what is judged."""
+    ) -> tuple[dict[str, Any], inspect.BoundArguments, Callable[[], bool]]:
+        """Return the members of the action, the call's arguments, and whether those are still what is judged."""
         protection = self._protection
         bound = self._signature.bind(*args, **kwargs)
         bound.apply_defaults()

@@ -461,6 +461,16 @@ def _ended(outcome: GuardOutput[Any], tool: str, told: Operation) -> GuardOutput
     return outcome
 
 
+def running() -> tuple[_native.Mailbox, Any]:
+    """Return the mailbox of the running event loop, and a new future of it; for the native half.
+
+    ``asyncio`` is imported with the first call. The import stands here, where what bundles programs finds it.
+    """
+    from . import _loop  # noqa: PLC0415
+
+    return _loop.running()
+
+
 async def answer(call: _native.Call) -> Any:
     """Await a call; a task that does not wait any more ends it."""
     try:

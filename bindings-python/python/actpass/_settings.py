@@ -11,17 +11,20 @@ from ._json import name_of
 from ._telemetry import log_by_environment
 from ._types import Mode
 
+#: Where the hosted gateway answers.
+DEFAULT_BASE_URL: str = _native.DEFAULT_BASE_URL
+
 #: A client of either kind, or a subclass of the program's.
 Self = TypeVar("Self", bound="Settings")
 
 
-#: The limits of a call: its timeout and its number of retries.
-Limits = Optional[tuple[object, object]]
+#: The limits of a call by name.
+Limits = Optional[dict[str, object]]
 
 
 def limits(timeout: object, max_retries: object) -> Limits:
     """Return the limits of a call, if it has any of its own."""
-    return None if timeout is None and max_retries is None else (timeout, max_retries)
+    return None if timeout is None and max_retries is None else {"timeout": timeout, "max_retries": max_retries}
 
 
 class Settings:
@@ -76,6 +79,9 @@ class Settings:
         self._native = native if self._background else cooperative(native)
         self._default = default
         self._shown = f"base_url={native.base_url!r}, tenant_id={native.tenant_id!r}, agent_id={native.agent_id!r}"
+
+    def _close(self) -> None:
+        self._native.close()
 
     @staticmethod
     def hash_payload(payload: Any) -> str:
@@ -190,7 +196,10 @@ class Settings:
         other = type(self).__new__(type(self))
         if hasattr(self, "__dict__"):  # Of a subclass of the program's.
             vars(other).update(vars(self))
-        other._hold(self._native.with_options((timeout, max_retries)), self._converter(default, "with_options"))
+        other._hold(
+            self._native.with_options({"timeout": timeout, "max_retries": max_retries}),
+            self._converter(default, "with_options"),
+        )
         return other
 
     def __repr__(self) -> str:

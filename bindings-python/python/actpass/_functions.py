@@ -1,0 +1,35 @@
+"""The functions of the package."""
+
+from __future__ import annotations
+
+from collections.abc import Mapping
+from typing import Any, Optional
+
+from . import _native
+from ._client import ActPassClient
+
+
+def create_actpass(
+    api_key: Optional[str] = None,
+    tenant_id: Optional[str] = None,
+    agent_id: Optional[str] = None,
+    base_url: Optional[str] = None,
+) -> ActPassClient:
+    """Return a client with these settings and the defaults for all others; see :class:`ActPassClient`.
+
+    >>> create_actpass(api_key="apk_dev", base_url="http://localhost:8787")
+    ActPassClient(base_url='http://localhost:8787', tenant_id=None, agent_id='sdk')
+    """
+    return ActPassClient(api_key=api_key, tenant_id=tenant_id, agent_id=agent_id, base_url=base_url)
+
+
+def canonical_outcome(outcome: Mapping[str, Any]) -> str:
+    """Return ``{"decision", "error", "executed"}`` of a guard's outcome in canonical JSON, equal in every language.
+
+    ``error`` is ``null`` or ``{"kind", "status"}``, the kind being ``action`` for an exception of the function
+    that ran.
+
+    >>> canonical_outcome({"executed": True, "decision": {"decision": "allow"}, "result": 1})  # doctest: +ELLIPSIS
+    '{"decision":{"decision":"allow",...},"error":null,"executed":true}'
+    """
+    return _native.canonical_outcome(outcome)
