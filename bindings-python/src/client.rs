@@ -4,9 +4,8 @@ use std::sync::Arc;
 
 use actpass_core::{
     ActPass, Action, CaVariable, CallOptions, Error, ErrorKind, InvalidArgument, PendingApproval, Secret,
-    Verdict,
 };
-use actpass_session::{BackgroundClient, BlockingClient};
+use actpass_session::{BackgroundClient, BlockingClient, GuardSession};
 use pyo3::prelude::*;
 use pyo3::types::{PyBytes, PyString};
 
@@ -137,11 +136,20 @@ impl Client {
         default: Argument<'_, 'py>,
         options: Option<CallArguments<'py>>,
     ) -> PyResult<Bound<'py, PyAny>> {
-        enter_call(py, "guard", || {
-            let options = self.options(py, options)?;
-            let record = flag("record_outcome", record_outcome)?;
-            self.rule(py, "guard", options, action.convert(default)?, record)
-        })
+        self.authorization(py, "authorize", action, record_outcome, default, options)
+    }
+
+    /// As `authorize`, for a guard, which its errors name.
+    #[pyo3(signature = (action, record_outcome, default = None, options = None))]
+    fn guard<'py>(
+        &self,
+        py: Python<'py>,
+        action: ActionArguments<'py>,
+        record_outcome: Needed<'_, 'py>,
+        default: Argument<'_, 'py>,
+        options: Option<CallArguments<'py>>,
+    ) -> PyResult<Bound<'py, PyAny>> {
+        self.authorization(py, "guard", action, record_outcome, default, options)
     }
 
     /// Checks the parameters of an action as `authorize` does, and sends nothing.
@@ -350,6 +358,22 @@ impl Client {
         })
     }
 
+    fn authorization<'py>(
+        &self,
+        py: Python<'py>,
+        called: &'static str,
+        action: ActionArguments<'py>,
+        record_outcome: Needed<'_, 'py>,
+        default: Argument<'_, 'py>,
+        options: Option<CallArguments<'py>>,
+    ) -> PyResult<Bound<'py, PyAny>> {
+        enter_call(py, called, || {
+            let options = self.options(py, options)?;
+            let record = flag("record_outcome", record_outcome)?;
+            self.rule(py, called, options, action.convert(default)?, record)
+        })
+    }
+
     fn rule<'py>(
         &self,
         py: Python<'py>,
@@ -359,12 +383,13 @@ impl Client {
         record: bool,
     ) -> PyResult<Bound<'py, PyAny>> {
         let door = Door::clone(&*self.door(py)?);
-        let request = door.prepare(action).map_err(|error| in_call(py, raise(py, &error), called))?;
+        let request = door.prepare(action.clone()).map_err(|error| in_call(py, raise(py, &error), called))?;
         let (asked, recorder) = (request.clone(), record.then(|| door.clone()));
-        let call = |actpass: ActPass| async move { Ok(actpass.authorize_prepared(&asked).await) };
+        let call =
+            move |actpass: ActPass| async move { Ok(GuardSession::authorize(&actpass, asked, record).await) };
         door.call(py, options, call, move |py, ruled| {
-            let ruled = ruled.unwrap_or_else(|failure| Verdict::for_failure(&request, failure));
-            verdict(py, ruled, called, recorder)
+            let ruled = ruled.unwrap_or_else(|failure| GuardSession::lost(request, failure, record));
+            verdict(py, ruled, action, called, recorder)
         })
     }
 

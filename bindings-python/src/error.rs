@@ -65,6 +65,12 @@ pub(crate) fn in_call(py: Python<'_>, error: PyErr, called: &str) -> PyErr {
     }
 }
 
+/// Whether a conversion refused an argument.
+pub(crate) fn is_of_an_argument(py: Python<'_>, error: &PyErr) -> PyResult<bool> {
+    let class = py.import("actpass._errors")?.getattr(class_name(ErrorKind::Argument))?;
+    error.value(py).is_instance(&class)
+}
+
 fn class_name(kind: ErrorKind) -> &'static str {
     match kind {
         ErrorKind::Argument => "ActPassArgumentError",

@@ -1,13 +1,12 @@
-//! The two steps of the guard. The face runs the caller's function between them, in the caller's own thread.
+//! The guard in the steps of a session. The face runs the caller's function between them, in the caller's own thread.
 
-use std::sync::{Mutex, OnceLock, PoisonError};
-
+use actpass_core::engine::Begun;
 use actpass_core::{
-    ActPass, Action, CallOptions, Decision, Ended, InvalidArgument, Outcome, Settlement, Verdict,
-    canonical_outcome as canonical,
+    ActPass, Action, BlockFailure, BlockTexts, Blocked, CallOptions, Decision, Ended, ExecutionContext,
+    InvalidArgument, Outcome, Recording, canonical_outcome as canonical,
 };
 use pyo3::IntoPyObjectExt;
-use pyo3::exceptions::{PyException, PyRuntimeError};
+use pyo3::exceptions::PyException;
 use pyo3::prelude::*;
 use pyo3::types::{PyDict, PyString};
 
@@ -16,15 +15,15 @@ use crate::convert::{
     Function, argument, from_json, json, number, optional, seconds_argument, string, to_json, to_json_by,
     whole_number, wrong_type,
 };
-use crate::enter::enter;
-use crate::error::{exception, raise};
+use crate::enter::{enter, enter_call};
+use crate::error::{exception, in_call, is_of_an_argument, raise};
 use crate::runtime::Door;
 
 arguments! {
-    /// An action, by the parameters of the face.
+    /// An action, by the parameters of the face. `args_text` takes the place of `args` if they were written before.
     ActionArguments {
         goal, tool, args, resource;
-        user_id, passport, mode, idempotency_key, audience, approval_request_id, tool_manifest_hash,
+        args_text, user_id, passport, mode, idempotency_key, audience, approval_request_id, tool_manifest_hash,
         wait_for_approval,
     }
 }
@@ -34,7 +33,10 @@ impl ActionArguments<'_> {
     pub(crate) fn convert(self, default: Option<&Bound<'_, PyAny>>) -> PyResult<Action> {
         let mut action = Action::new(string("goal", &self.goal)?, string("tool", &self.tool)?)
             .resource(string("resource", &self.resource)?)
-            .args_text(to_json_by("args", &self.args, default)?);
+            .args_text(match &self.args_text {
+                Some(text) => string("args", text)?,
+                None => to_json_by("args", &self.args, default)?,
+            });
         if let Some(mode) = optional("mode", self.mode.as_ref())? {
             let mode = mode.parse().map_err(|error: InvalidArgument| raise(self.goal.py(), &error.into()))?;
             action = action.mode(mode);
@@ -81,136 +83,174 @@ impl CallArguments<'_> {
     }
 }
 
-/// A verdict of the method `called`: `(permit, None)` or `(None, outcome)`. `recorder` is the client by which the outcome
-/// is to be recorded.
+/// What the method `called` was answered: `(session, None)`, or `(None, outcome)` if the action may not run. `recorder` is the
+/// client by which the outcome is to be recorded.
 pub(crate) fn verdict<'py>(
     py: Python<'py>,
-    verdict: Verdict,
+    ruled: Result<actpass_session::GuardSession, Box<Blocked>>,
+    action: Action,
     called: &'static str,
     recorder: Option<Door>,
 ) -> PyResult<Bound<'py, PyAny>> {
-    let (permit, outcome) = match verdict {
-        Verdict::Blocked(blocked) => {
-            (None, Some(report(py, Outcome::<Py<PyAny>, Py<PyAny>>::Blocked(blocked), called)?))
+    match ruled {
+        Err(blocked) => (None::<GuardSession>, Some(blocked_outcome(py, *blocked, called)?)),
+        Ok(session) => {
+            let request_id = session.decision().and_then(|decision| decision.request_id().map(str::to_owned));
+            let process = std::process::id();
+            (Some(GuardSession { session, process, request_id, action, called, recorder }), None)
         }
-        Verdict::Proceed(permit) => {
-            let state = Mutex::new(State::Granted(permit));
-            (Some(Permit { state, request_id: OnceLock::new(), called, recorder }), None)
-        }
-    };
-    (permit, outcome).into_bound_py_any(py)
+    }
+    .into_bound_py_any(py)
 }
 
-/// Leave to run the action, once.
+/// A session of the core, with what Python needs beside it.
 #[pyclass(frozen, module = "actpass._native")]
-pub(crate) struct Permit {
-    state: Mutex<State>,
-    /// Known once it is spent.
-    request_id: OnceLock<String>,
+pub(crate) struct GuardSession {
+    session: actpass_session::GuardSession,
+    /// The process that asked.
+    process: u32,
+    /// The `x-request-id` of the decision.
+    #[pyo3(get)]
+    request_id: Option<String>,
+    /// As it was judged.
+    action: Action,
     called: &'static str,
     recorder: Option<Door>,
 }
 
-enum State {
-    Granted(actpass_core::Permit),
-    Running(Settlement),
-    Settled,
-}
-
 #[pymethods]
-impl Permit {
-    /// Spends the permit for the context that the action is given.
-    fn spend<'py>(&self, py: Python<'py>) -> PyResult<Bound<'py, PyDict>> {
-        let State::Granted(permit) = self.replace(State::Settled) else {
-            return Err(PyRuntimeError::new_err("the permit is spent"));
-        };
-        enter(py, || {
-            let spent = permit.spend(&actpass_core::TokioClock);
-            let (context, settlement) = spent.map_err(|_| PyRuntimeError::new_err("the permit is void"))?;
-            let given = PyDict::new(py);
-            let credential =
-                context.credential().map(|credential| from_json(py, credential.as_json())).transpose()?;
-            given.set_item("credential", credential)?;
-            given.set_item("decision", from_json(py, context.decision().as_json())?)?;
-            if let Some(request_id) = context.decision().request_id() {
-                let _ = self.request_id.set(request_id.to_owned());
+impl GuardSession {
+    /// The decision under which the action may run; `None` once it has begun.
+    #[getter]
+    fn decision<'py>(&self, py: Python<'py>) -> PyResult<Option<Bound<'py, PyAny>>> {
+        enter(py, || self.session.decision().map(|decision| from_json(py, decision.as_json())).transpose())
+    }
+
+    #[getter]
+    fn records_outcome(&self) -> bool {
+        self.session.records_outcome()
+    }
+
+    /// Spends the permit: `(context, None)`, or `(None, outcome)` if the action may not run any more. `args` and `resource` are
+    /// those with which it is about to run, if they may have changed since it was judged; `default` converts what is not JSON.
+    #[pyo3(signature = (args = None, resource = None, default = None))]
+    fn begin<'py>(
+        &self,
+        py: Python<'py>,
+        args: Option<Bound<'py, PyAny>>,
+        resource: Option<Bound<'py, PyAny>>,
+        default: Option<&Bound<'py, PyAny>>,
+    ) -> PyResult<Bound<'py, PyAny>> {
+        enter_call(py, self.called, || {
+            if self.process != std::process::id() {
+                // Its parent may spend the same permit.
+                let problem = "expected the process that asked, found one that was forked since";
+                return Err(argument(py, "permit", problem));
             }
-            self.replace(State::Running(settlement));
-            Ok(given)
+            let now = match (args, resource) {
+                (None, None) => None,
+                (args, resource) => Some(self.now(py, args, resource, default)?),
+            };
+            match self.session.begin(now.as_ref()).map_err(|error| raise(py, &error))? {
+                Begun::Blocked(blocked) => {
+                    (None::<Bound<'_, PyDict>>, Some(blocked_outcome(py, blocked, self.called)?))
+                }
+                Begun::Running(context) => (Some(execution_context(py, &context)?), None),
+            }
+            .into_bound_py_any(py)
         })
     }
 
-    /// The `x-request-id` of the decision, once the permit is spent.
-    #[getter]
-    fn request_id(&self) -> Option<&str> {
-        self.request_id.get().map(String::as_str)
-    }
-
-    /// Rules again, because the arguments are no longer those that were judged: a verdict like that of `authorize`.
-    fn arguments_changed<'py>(&self, py: Python<'py>) -> PyResult<Bound<'py, PyAny>> {
-        let State::Granted(permit) = self.replace(State::Settled) else {
-            return Err(PyRuntimeError::new_err("the permit is spent"));
-        };
-        enter(py, || verdict(py, permit.arguments_changed(), self.called, self.recorder.clone()))
-    }
-
     /// The outcome of an action that returned `result`, and what comes of recording it: members of the outcome, or a call
-    /// for them.
-    fn returned<'py>(&self, py: Python<'py>, result: Py<PyAny>) -> PyResult<Settled<'py>> {
-        self.settle(py, Ok(result))
+    /// for them; `None` if outcomes are not recorded.
+    fn returned<'py>(&self, py: Python<'py>, result: Py<PyAny>) -> PyResult<Reported<'py>> {
+        self.finish(py, Ok(result))
     }
 
     /// The same of an action that raised `error`.
-    fn failed<'py>(&self, py: Python<'py>, error: Py<PyAny>) -> PyResult<Settled<'py>> {
-        self.settle(py, Err(error))
+    fn failed<'py>(&self, py: Python<'py>, error: Py<PyAny>) -> PyResult<Reported<'py>> {
+        self.finish(py, Err(error))
     }
 
-    /// Records an action that was stopped, without waiting for it. What stopped it is not to be replaced, so a failure
-    /// is dropped.
-    fn abandoned(&self, py: Python<'_>) {
-        if let (State::Running(settlement), Some(door)) = (self.replace(State::Settled), &self.recorder) {
+    /// Records an action that was stopped, without waiting for it.
+    fn cancelled(&self, py: Python<'_>) -> PyResult<()> {
+        let finished = self.session.finish(Ended::Cancelled, None);
+        let (_settlement, recording) =
+            finished.map_err(|error| in_call(py, raise(py, &error), self.called))?;
+        if let (Some(recording), Some(door)) = (recording, &self.recorder) {
+            // A failure must not replace what stopped the action.
             let _ = enter(py, || {
-                let recording = settlement.recording(Ended::Cancelled, None);
                 door.tell(|actpass| async move { actpass.record(&recording).await });
                 Ok(())
             });
         }
+        Ok(())
     }
 }
 
-type Settled<'py> = (Bound<'py, PyAny>, Option<Bound<'py, PyAny>>);
+type Reported<'py> = (Bound<'py, PyAny>, Option<Bound<'py, PyAny>>);
 
-impl Permit {
-    fn settle<'py>(&self, py: Python<'py>, ended: Result<Py<PyAny>, Py<PyAny>>) -> PyResult<Settled<'py>> {
-        let State::Running(settlement) = self.replace(State::Settled) else {
-            return Err(PyRuntimeError::new_err("the permit is not running"));
+impl GuardSession {
+    /// The action as it would be asked about now.
+    fn now<'py>(
+        &self,
+        py: Python<'py>,
+        args: Option<Bound<'py, PyAny>>,
+        resource: Option<Bound<'py, PyAny>>,
+        default: Option<&Bound<'py, PyAny>>,
+    ) -> PyResult<Action> {
+        let mut now = self.action.clone();
+        if let Some(args) = args {
+            now = now.args_text(match to_json_by("args", &args, default) {
+                Ok(args) => args,
+                // What cannot be asked about is not what was judged.
+                Err(error) if is_of_an_argument(py, &error)? => String::new(),
+                Err(error) => return Err(error),
+            });
+        }
+        if let Some(resource) = resource {
+            now = now.resource(string("resource", &resource)?);
+        }
+        Ok(now)
+    }
+
+    fn finish<'py>(&self, py: Python<'py>, ended: Result<Py<PyAny>, Py<PyAny>>) -> PyResult<Reported<'py>> {
+        // What is not JSON has no hash.
+        let response = match &ended {
+            Ok(result) if self.session.records_outcome() => {
+                enter(py, || json("result", result.bind(py))).map(Some)
+            }
+            Ok(_) | Err(_) => Ok(None),
         };
-        let recording = self.recorder.as_ref().map(|door| record(py, door, &settlement, &ended)).transpose();
-        let outcome = report(py, settlement.settle(ended), self.called)?;
-        match recording {
-            Ok(recording) => Ok((outcome, recording)),
-            Err(stop) => Err(carrying(py, stop, &outcome)),
+        let how = if ended.is_ok() { Ended::Returned } else { Ended::Failed };
+        let finished = self.session.finish(how, response.as_ref().ok().and_then(Option::as_ref));
+        let (settlement, recording) =
+            finished.map_err(|error| in_call(py, raise(py, &error), self.called))?;
+        let recording = recording.zip(self.recorder.as_ref());
+        let recording = recording.map(|(recording, door)| record(py, door, recording)).transpose();
+        let outcome = outcome(py, settlement.settle(ended), self.called)?;
+        let stop = response.err().filter(|error| !error.is_instance_of::<PyException>(py));
+        match (stop, recording) {
+            (None, Ok(recording)) => Ok((outcome, recording)),
+            (Some(stop), _) | (None, Err(stop)) => Err(carrying(py, stop, &outcome)),
         }
     }
+}
 
-    fn replace(&self, state: State) -> State {
-        std::mem::replace(&mut *self.state.lock().unwrap_or_else(PoisonError::into_inner), state)
-    }
+/// What the function is given.
+fn execution_context<'py>(py: Python<'py>, context: &ExecutionContext) -> PyResult<Bound<'py, PyDict>> {
+    let given = PyDict::new(py);
+    let credential =
+        context.credential().map(|credential| from_json(py, credential.as_json())).transpose()?;
+    given.set_item("credential", credential)?;
+    given.set_item("decision", from_json(py, context.decision().as_json())?)?;
+    Ok(given)
 }
 
 /// Records how an action ended: members of the outcome that say what came of it, or a call for them. What stops the program
 /// is an error.
-fn record<'py>(
-    py: Python<'py>,
-    door: &Door,
-    settlement: &Settlement,
-    ended: &Result<Py<PyAny>, Py<PyAny>>,
-) -> PyResult<Bound<'py, PyAny>> {
+fn record<'py>(py: Python<'py>, door: &Door, recording: Recording) -> PyResult<Bound<'py, PyAny>> {
     let recorded = enter(py, || {
-        // What is not JSON has no hash.
-        let response = ended.as_ref().ok().and_then(|result| json("result", result.bind(py)).ok());
-        let how = if ended.is_ok() { Ended::Returned } else { Ended::Failed };
-        let recording = settlement.recording(how, response.as_ref());
         let call = |actpass: ActPass| async move { actpass.record(&recording).await };
         door.call(py, CallOptions::default(), call, |py, recorded| match recorded {
             Ok(recorded) => member(py, "evidence", from_json(py, recorded.as_json())?),
@@ -240,7 +280,14 @@ fn member<'py>(py: Python<'py>, name: &str, value: Bound<'py, PyAny>) -> PyResul
     Ok(members.into_any())
 }
 
-fn report<'py>(
+fn blocked_outcome<'py>(py: Python<'py>, blocked: Blocked, called: &str) -> PyResult<Bound<'py, PyAny>> {
+    let texts = blocked.texts();
+    let outcome = outcome(py, Outcome::<Py<PyAny>, Py<PyAny>>::Blocked(blocked), called)?;
+    outcome.setattr("_texts", (texts.model, texts.developer))?;
+    Ok(outcome)
+}
+
+fn outcome<'py>(
     py: Python<'py>,
     outcome: Outcome<Py<PyAny>, Py<PyAny>>,
     called: &str,
@@ -276,6 +323,32 @@ fn report<'py>(
     })
 }
 
+/// The texts of a block whose outcome was made up, or came from another process: `(model, developer)`.
+#[pyfunction]
+pub(crate) fn block_texts(
+    py: Python<'_>,
+    tool: &str,
+    decision: &Bound<'_, PyAny>,
+    failure: Option<(String, bool, bool)>,
+    approval: Option<&str>,
+) -> PyResult<(String, String)> {
+    enter(py, || {
+        let decision = parsed_decision(decision)?;
+        let failure = failure.map(|(message, is_retryable, is_of_an_argument)| BlockFailure {
+            message: message.into(),
+            is_retryable,
+            is_of_an_argument,
+        });
+        let texts = BlockTexts::of(tool, &decision, failure.as_ref(), approval);
+        Ok((texts.model, texts.developer))
+    })
+}
+
+fn parsed_decision(decision: &Bound<'_, PyAny>) -> PyResult<Decision> {
+    Decision::parse(to_json("decision", decision)?.as_bytes())
+        .map_err(|problem| argument(decision.py(), "decision", problem))
+}
+
 /// The outcome of a guard in the form that is the same in every language, canonical JSON.
 #[pyfunction]
 pub(crate) fn canonical_outcome(py: Python<'_>, outcome: &Bound<'_, PyDict>) -> PyResult<String> {
@@ -286,8 +359,7 @@ pub(crate) fn canonical_outcome(py: Python<'_>, outcome: &Bound<'_, PyDict>) -> 
                 .ok_or_else(|| argument(py, "outcome", format_args!("expected its member {name:?}")))
         };
         let executed = needed("executed")?.extract()?;
-        let decision = Decision::parse(to_json("decision", &needed("decision")?)?.as_bytes())
-            .map_err(|problem| argument(py, "decision", problem))?;
+        let decision = parsed_decision(&needed("decision")?)?;
         let error = outcome.get_item("error")?;
         let kind = error.as_ref().and_then(|error| error.getattr("kind").ok()?.cast_into::<PyString>().ok());
         let kind = kind.map(|kind| kind.to_string());

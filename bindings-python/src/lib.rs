@@ -21,7 +21,7 @@ mod _native {
     #[pymodule_export]
     use crate::client::{Client, hash_payload, json_text, json_value, sign_payload};
     #[pymodule_export]
-    use crate::guard::{Permit, canonical_outcome};
+    use crate::guard::{GuardSession, block_texts, canonical_outcome};
     #[pymodule_export]
     use crate::mailbox::{Call, Mailbox};
 

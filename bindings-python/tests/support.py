@@ -79,6 +79,7 @@ ANSWERS: dict[str, dict[str, Any]] = {
 CALLS: dict[str, Callable[[ActPassClient], Any]] = {
     "preflight": lambda client: client.preflight(passport=PASSPORT, **ACTION),
     "guard": lambda client: client.guard(execute_fn=lambda _: None, passport=PASSPORT, **ACTION),
+    "authorize": lambda client: client.authorize(passport=PASSPORT, **ACTION),
     "issue_passport": lambda client: client.issue_passport("mcp://stripe", "refund", ["stripe.refund.create"]),
     "verify_passport": lambda client: client.verify_passport(PASSPORT, "mcp://stripe"),
     "revoke_passport": lambda client: client.revoke_passport("ap_1", "over"),

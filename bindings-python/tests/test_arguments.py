@@ -219,6 +219,7 @@ def test_what_the_other_calls_cannot_send(silent: Played, method: str, member: s
 ASKING: dict[str, tuple[Any, ...]] = {
     "preflight": ("g", "t", {}),
     "guard": ("g", "t", {}, lambda _: None),
+    "authorize": ("g", "t", {}),
     "protect": (),
     "issue_passport": ("a", "g", ["t"]),
     "verify_passport": ("t", "a"),

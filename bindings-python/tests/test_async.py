@@ -45,6 +45,7 @@ Call = Callable[[AsyncActPassClient], Coroutine[Any, Any, Any]]
 CALLS: dict[str, Call] = {
     "preflight": lambda client: client.preflight(passport=PASSPORT, **ACTION),
     "guard": lambda client: client.guard(execute_fn=lambda _: None, mode="monitor", **ACTION),
+    "authorize": lambda client: client.authorize(mode="monitor", **ACTION),
     "resume": lambda client: client.resume(
         {"approval_request_id": "a", "goal": "g", "tool": "t", "args": {}}, lambda _: None
     ),

@@ -248,37 +248,6 @@ def test_outcomes_share_nothing(client: ActPassClient) -> None:
     assert client.guard(execute_fn=lambda _: None, **ACTION)["decision"] == ALLOW
 
 
-def test_a_permit_cannot_be_spent_twice_nor_settled_unspent(client: ActPassClient) -> None:
-    permit, blocked = client._native.authorize(ACTION, False)
-    assert blocked is None
-    assert permit is not None
-    with pytest.raises(RuntimeError):
-        permit.returned(1)
-    permit, _ = client._native.authorize(ACTION, False)
-    assert permit is not None
-    permit.spend()
-    with pytest.raises(RuntimeError):
-        permit.spend()
-    permit, _ = client._native.authorize(ACTION, False)
-    assert permit is not None
-    permit.spend()
-    assert permit.returned(1)[0]["executed"]
-    for again in (permit.spend, lambda: permit.returned(1), lambda: permit.failed(ValueError())):
-        with pytest.raises(RuntimeError):
-            again()
-
-
-def test_a_permit_cannot_be_made() -> None:
-    from actpass._native import Permit
-
-    with pytest.raises(TypeError):
-        Permit()
-    with pytest.raises(TypeError):
-        Permit.__new__(Permit)
-    with pytest.raises(TypeError):
-        object.__new__(Permit)
-
-
 @pytest.mark.parametrize("mode", MODES)
 @pytest.mark.parametrize("function", [None, 1, "print", [print], {}])
 def test_what_cannot_be_called_is_refused_before_anything_is_sent(

@@ -362,6 +362,39 @@ def test_arguments_that_are_no_longer_json_have_changed(gateway: Played, client:
         protected(items)
 
 
+class Charge:
+    def __init__(self) -> None:
+        self.id = "ch_1"
+
+
+@pytest.mark.parametrize(
+    "how",
+    [
+        {"redact": {"items": len}},
+        {"exclude": ["charge"], "resource": lambda charge: f"stripe:charge:{charge.id}"},
+    ],
+    ids=["redact", "resource"],
+)
+def test_what_is_made_of_arguments_is_compared_too(gateway: Played, client: ActPassClient, how: Any) -> None:
+    charge = Charge()
+
+    def change() -> str:
+        if isinstance(items, list):
+            items.append(2)
+        charge.id = "ch_900"
+        return "u"
+
+    items: Any = [1] if "redact" in how else 1
+    ran: list[Any] = []
+    how = {"exclude": ["charge"], **how}
+    protected: Any = client.protect(**NAMES, **how)(lambda items, charge: ran.append(charge.id))  # type: ignore[misc]
+    protected(items, charge)
+    protected = client.protect(**NAMES, **how, user_id=change)(lambda items, charge: pytest.fail("it ran"))
+    with pytest.raises(ActionBlocked, match=r"actpass\.arguments_changed"):
+        protected(items, charge)
+    assert ran == ["ch_1"]
+
+
 def test_what_cannot_be_protected(client: ActPassClient) -> None:
     async def generate() -> Any:
         yield 1
@@ -601,8 +634,33 @@ def test_a_denial(hostile: Hostile) -> None:
         "stripe.refund.create was not run: deny (refund.over_limit). Refunds above 500 are made by people. "
         "Ask a person. Offer credit. Do not call it again with the same arguments: it would be blocked again."
     )
-    for again in (pickle.loads(pickle.dumps(blocked)), copy.copy(blocked)):
+    assert blocked.developer_text == (
+        "stripe.refund.create was not run: deny (refund.over_limit). Refunds above 500 are made by people. "
+        "Ask a person. Offer credit."
+    )
+    made_again = ActionBlocked(str(blocked), blocked.args[1])  # As a serializer does that keeps `args`.
+    for again in (pickle.loads(pickle.dumps(blocked)), copy.copy(blocked), made_again):
         assert (str(again), again.decision, again.retryable) == (str(blocked), blocked.decision, False)
+        assert (again.developer_text, again.message) == (blocked.developer_text, str(blocked))
+
+
+def test_the_texts_are_the_cores_also_of_an_outcome_that_crossed(hostile: Hostile) -> None:
+    """They have no secret, which the decision of a gateway that repeats one has."""
+    said = {"decision": "deny", "reason_code": "x", "explain": {"summary": "no apk_repeated"}}
+    with hostile.play(answer(said)) as gateway, new_client(gateway.base_url, api_key="apk_repeated") as client:
+        out: Any = client.guard(execute_fn=print, **NAMES, args={})
+    for outcome in (out, out.copy(), pickle.loads(pickle.dumps(out)), copy.deepcopy(out)):
+        with pytest.raises(ActionBlocked) as raised:
+            outcome.unwrap()
+        text = "stripe.refund.create was not run: deny (x). no [redacted]."
+        assert (raised.value.developer_text, str(raised.value).startswith(text)) == (text, True)
+    made_up = {"decision": {"decision": "deny"}, "error": ActPassConnectionError("no way to 10.0.0.7")}
+    blocked = ActionBlocked("demo.tool", made_up)
+    assert str(blocked) == (
+        "demo.tool was not run: deny (unspecified). Whether it may run could not be found out. "
+        "Do not call it again: somebody has to repair this first."
+    )
+    assert blocked.developer_text == "demo.tool was not run: deny (unspecified). no way to 10.0.0.7."
 
 
 def test_a_gate_that_failed(hostile: Hostile) -> None:
@@ -633,7 +691,7 @@ def test_an_approval_that_is_awaited(hostile: Hostile) -> None:
         ({"decision": "deny", "reason_code": "refund.over_limit"}, "it would be blocked again."),
         ({"decision": "warn"}, "it would be blocked again."),
         ({"decision": "quarantine"}, "it would be blocked again."),
-        ({"decision": ["deny"]}, "Do not call it again until that is fixed."),
+        ({"decision": ["deny"]}, "Do not call it again: somebody has to repair this first."),
         ({"decision": "require_approval"}, "A person has to approve this first: do not call it again until they have."),
         ({"decision": "require_tool_reapproval"}, "The tool has to be approved again first: do not call it again"),
         ({"decision": "deny", "reason_code": "approval.expired"}, "The same call asks for approval again."),
@@ -648,7 +706,7 @@ def test_an_allow_that_is_not_recorded_is_no_matter_of_the_arguments(hostile: Ho
     unrecorded = {"decision": "allow", "request_hash": "{{request_hash}}"}
     blocked = blocked_by(hostile, answer(unrecorded), mode="strict")
     assert blocked.code == "actpass.unrecorded"
-    assert str(blocked).endswith("Do not call it again until that is fixed.")
+    assert str(blocked).endswith("Do not call it again: somebody has to repair this first.")
 
 
 def test_odd_explanations_are_left_away(hostile: Hostile) -> None:

@@ -12,7 +12,7 @@ from typing import Any
 
 import actpass
 import pytest
-from actpass import ActPassClient, ActPassError
+from actpass import ActPassClient, ActPassError, Permit
 from support import (
     ACTION,
     ALLOW,
@@ -75,13 +75,13 @@ def test_a_client_cannot_be_pickled() -> None:
 def test_a_permit_and_its_context(hostile: Hostile) -> None:
     said = {**ALLOW, "credential": {"token": CREDENTIAL}}
     with hostile.play(answer(said)) as gateway, new_client(gateway.base_url) as client:
-        permit, _ = client._native.authorize({**ACTION, "passport": PASSPORT}, False)
-    assert permit is not None
-    assert not shows_a_secret(everything_shown(permit))
-    context = permit.spend()
-    assert not shows_a_secret(everything_shown(permit))
-    assert context["credential"]["token"] == CREDENTIAL, "the secret was not there to be shown"
-    assert not shows_a_secret(everything_shown(permit.returned(None)))
+        permit = client.authorize(passport=PASSPORT, **ACTION)
+        assert isinstance(permit, Permit)
+        assert not shows_a_secret(everything_shown(permit))
+        context: Any = permit.spend()
+        assert not shows_a_secret(everything_shown(permit))
+        assert context["credential"]["token"] == CREDENTIAL, "the secret was not there to be shown"
+        assert not shows_a_secret(everything_shown(permit.returned(None)))
 
 
 @pytest.mark.parametrize("name", FAILING)

@@ -263,7 +263,7 @@ def test_the_table_has_the_names() -> None:
     source = (TESTS.parent / "python" / "actpass" / "_telemetry.py").read_text(encoding="utf-8")
     for name in set(re.findall(r'"(actpass\.[a-z_.]+)"', source)) - {_telemetry.SPAN, "actpass."}:
         assert f"`{name}`" in table, name
-    for call in ("_client.py", "_async.py"):
+    for call in ("_client.py", "_async.py", "_kinds.py"):
         source = (TESTS.parent / "python" / "actpass" / call).read_text(encoding="utf-8")
         for name in re.findall(r'operation\("([a-z_]+)"', source):
             assert f"`actpass.{name}`" in table, name

@@ -28,7 +28,7 @@ from typing import Any, Dict, List, Literal, Optional, cast
 
 import actpass
 from actpass import ActPassClient, ActPassError, Decision, DecisionWord, ExecutionContext, GuardOutput, Mode
-from actpass import PendingApproval, create_actpass
+from actpass import PendingApproval, Permit, create_actpass
 from typing_extensions import assert_type
 
 
@@ -85,6 +85,14 @@ with ActPassClient("apk", timeout=5, mode=mode, ca=b"pem", max_retries=0) as cli
     digest: str = ActPassClient.hash_payload([1, "a", None])
     signature: str = client.sign_payload("key", {"a": 1})
     canonical: str = actpass.canonical_outcome(out)
+    permit = client.authorize("g", "t", {"amount": 1}, mode="warn", passport="p", record_outcome=True, timeout=1)
+    assert_type(permit, "Permit | GuardOutput[Any]")
+    if isinstance(permit, Permit):
+        assert_type(permit.spend({"amount": 1}), ExecutionContext)
+        assert_type(permit.returned(7), GuardOutput[int])
+        assert_type(permit.failed(ValueError()), GuardOutput[Any])
+        permit.cancelled()
+        tool: str = permit.tool
     assert_type(client.mode, Mode)
     assert_type(client.circuit, Literal["closed", "open", "half_open"])
     url: str = create_actpass("apk", base_url=actpass.DEFAULT_BASE_URL).base_url
@@ -105,7 +113,8 @@ GOOD_ASYNC = """
 import asyncio
 from typing import Optional
 
-from actpass import ActionBlocked, AsyncActPassClient, Decision, ExecutionContext, GuardOutput, PendingApproval
+from actpass import ActionBlocked, AsyncActPassClient, AsyncPermit, Decision, ExecutionContext, GuardOutput
+from actpass import PendingApproval
 from typing_extensions import assert_type
 
 
@@ -139,6 +148,13 @@ async def main() -> None:
         token: str = (await client.issue_passport("a", "g", ["t"]))["token"]
         event: str = (await client.record_evidence("e", "c"))["event_id"]
         url: str = client.base_url
+        permit = await client.authorize("g", "t", {"amount": 1}, resource="r", user_id="u", audience="a")
+        if isinstance(permit, AsyncPermit):
+            assert_type(permit.spend(), ExecutionContext)
+            assert_type(await permit.returned(7), GuardOutput[int])
+            permit.cancelled()
+        else:
+            permit.unwrap()
 
     @client.protect(tool="t", goal="g", resource="charge:{charge}", exclude=["amount"], redact={"charge": len})
     async def pay(charge: str, amount: int = 3) -> Refund:
@@ -151,6 +167,7 @@ async def main() -> None:
     except ActionBlocked as blocked:
         assert_type(blocked.decision, Decision)
         assert_type(blocked.retryable, bool)
+        assert_type(blocked.developer_text, str)
         assert_type(blocked.approval, Optional[PendingApproval])
 
 
@@ -390,7 +407,9 @@ def test_every_public_name_has_a_docstring() -> None:
     assert [name for name in settings if f"{name}:" not in str(ActPassClient.__doc__)] == []
 
 
-@pytest.mark.parametrize("kind", [ActPassClient, actpass.AsyncActPassClient, GuardOutput])
+@pytest.mark.parametrize(
+    "kind", [ActPassClient, actpass.AsyncActPassClient, actpass.Permit, actpass.AsyncPermit, GuardOutput]
+)
 def test_every_method_has_an_example(kind: Any) -> None:
     bare = []
     for name in dir(kind):
@@ -543,6 +562,8 @@ def test_every_exported_type_is_known_to_pydantic() -> None:
     assert set(EXPORTED) - errors - set(VALID) == {
         "ActPassClient",
         "AsyncActPassClient",
+        "AsyncPermit",
+        "Permit",
         "canonical_outcome",
         "create_actpass",
     }

@@ -18,8 +18,8 @@ approval, a tool that changed, a gateway that cannot be reached: your function d
     else:
         print("blocked:", out["decision"]["reason_code"])
 
-:class:`AsyncActPassClient` is the same to be awaited, and :meth:`~ActPassClient.protect` a decorator for functions
-that are tools. :mod:`actpass.testing` has what tests of agents need.
+:class:`AsyncActPassClient` is the same to be awaited, :meth:`~ActPassClient.protect` a decorator for functions that
+are tools, and :meth:`~ActPassClient.authorize` a guard in steps. :mod:`actpass.testing` has what tests of agents need.
 """
 
 # First: if the native half cannot be loaded, its own error says why.
@@ -30,8 +30,8 @@ except ImportError as _error:
 
     raise _explain(_error) from _error
 
-from ._async import AsyncActPassClient
-from ._client import ActPassClient
+from ._async import AsyncActPassClient, AsyncPermit
+from ._client import ActPassClient, Permit
 from ._errors import (
     ActionBlocked,
     ActPassArgumentError,
@@ -86,6 +86,7 @@ __all__ = [
     "ActionBlocked",
     "Approval",
     "AsyncActPassClient",
+    "AsyncPermit",
     "Credential",
     "Decision",
     "DecisionWord",
@@ -99,6 +100,7 @@ __all__ = [
     "PassportRevocation",
     "PassportVerification",
     "PendingApproval",
+    "Permit",
     "RecordedEvidence",
     "RiskTier",
     "__version__",

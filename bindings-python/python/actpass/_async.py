@@ -4,14 +4,14 @@ from __future__ import annotations
 
 from collections.abc import Awaitable, Collection, Mapping
 from types import TracebackType
-from typing import Any, Callable, Optional, Union, overload
+from typing import Any, Callable, NoReturn, Optional, Union, overload
 
-from . import _run
+from . import _native, _run
 from ._errors import ActPassError
 from ._kinds import Awaited
 from ._outcome import GuardOutput
 from ._run import answer
-from ._settings import Limits, Self, limits
+from ._settings import Self, limits
 from ._telemetry import operation
 from ._types import (
     Approval,
@@ -27,6 +27,175 @@ from ._types import (
     RecordedEvidence,
     T,
 )
+
+
+class AsyncPermit:
+    """Leave to run one action, once. :meth:`AsyncActPassClient.authorize` gives it; a program cannot make one.
+
+    Call :meth:`spend` right before the action runs. When the action has ended, call :meth:`returned` or :meth:`failed`;
+    if it was stopped, :meth:`cancelled`. A permit is void after five minutes, and once its credential has expired. It
+    can be neither pickled nor copied, nor spent in a process that was forked since.
+
+    >>> import asyncio
+    >>> from actpass.testing import ScriptedGateway
+    >>> async def main():
+    ...     with ScriptedGateway() as gateway:
+    ...         gateway.allow()
+    ...         async with gateway.async_client() as client:
+    ...             return await client.authorize("demo", "demo.tool", {})
+    >>> asyncio.run(main())
+    AsyncPermit(tool='demo.tool', decision='allow')
+    """
+
+    __slots__ = ("_decision", "_default", "_session", "_tool")
+
+    def __init__(self, session: _native.GuardSession, tool: str, default: Optional[Callable[[Any], Any]]) -> None:
+        """Hold what the native half permits."""
+        self._session = session
+        self._default = default
+        self._tool = tool
+        self._decision: Decision = session.decision
+        _run.note(tool, self._decision, session.request_id, ran=False)
+
+    @property
+    def tool(self) -> str:
+        """The tool that may be used.
+
+        >>> from actpass.testing import ScriptedGateway
+        >>> with ScriptedGateway() as gateway:
+        ...     gateway.allow()
+        ...     gateway.client().authorize("demo", "demo.tool", {}).tool
+        'demo.tool'
+        """
+        return self._tool
+
+    @property
+    def decision(self) -> Decision:
+        """The decision under which the action may run.
+
+        >>> from actpass.testing import ScriptedGateway
+        >>> with ScriptedGateway() as gateway:
+        ...     gateway.allow()
+        ...     gateway.client().authorize("demo", "demo.tool", {}).decision["reason_code"]
+        'test.allow'
+        """
+        return self._decision
+
+    def spend(self, args: Optional[dict[str, Any]] = None) -> ExecutionContext:
+        """Return what the action is given: its credential, if there is one, and the decision. Run it then, once.
+
+        Args:
+            args: The arguments with which the action is about to run, if they may have changed since the question: a
+                difference blocks with ``actpass.arguments_changed``. Default: they are not compared.
+
+        Raises:
+            ActPassArgumentError: The permit is spent, or the process was forked since. Do not run the action.
+            ActionBlocked: The arguments have changed, or the permit is void (``actpass.permit_expired``). In
+                ``monitor`` the action may run, without a credential.
+
+        >>> import asyncio
+        >>> from actpass.testing import ScriptedGateway
+        >>> async def main():
+        ...     with ScriptedGateway() as gateway:
+        ...         gateway.allow()
+        ...         async with gateway.async_client() as client:
+        ...             permit = await client.authorize("demo", "demo.tool", {"n": 1})
+        ...             try:
+        ...                 permit.spend({"n": 2})
+        ...             except Exception as error:
+        ...                 return error.code
+        >>> asyncio.run(main())
+        'actpass.arguments_changed'
+        """
+        context, blocked = _run.begin(self._session, self.tool, (args, None, self._default))
+        if context is None:
+            blocked._tool = self.tool
+            blocked.unwrap()
+        spent: ExecutionContext = context
+        return spent
+
+    async def returned(self, result: T) -> GuardOutput[T]:
+        """Report that the action returned ``result``, and record that with ``record_outcome``.
+
+        Returns:
+            The outcome, as :meth:`AsyncActPassClient.guard` reports it.
+
+        Raises:
+            ActPassArgumentError: The permit is not spent, or its end was reported before.
+
+        >>> import asyncio
+        >>> from actpass.testing import ScriptedGateway
+        >>> async def main():
+        ...     with ScriptedGateway() as gateway:
+        ...         gateway.allow()
+        ...         async with gateway.async_client() as client:
+        ...             permit = await client.authorize("demo", "demo.tool", {}, record_outcome=True)
+        ...             context = permit.spend()
+        ...             return (await permit.returned("ran"))["evidence"]["event_id"]
+        >>> asyncio.run(main())
+        'ev_2'
+        """
+        return self._ended(await _run.reported_async(_run.returned(self._session, result)))
+
+    async def failed(self, error: Exception) -> GuardOutput[Any]:
+        """Report that the action raised ``error``, and record that with ``record_outcome``.
+
+        Returns:
+            The outcome, as :meth:`AsyncActPassClient.guard` reports it.
+
+        Raises:
+            ActPassArgumentError: ``error`` is no exception, the permit is not spent, or its end was reported before.
+
+        >>> import asyncio
+        >>> from actpass.testing import ScriptedGateway
+        >>> async def main():
+        ...     with ScriptedGateway() as gateway:
+        ...         gateway.allow()
+        ...         async with gateway.async_client() as client:
+        ...             permit = await client.authorize("demo", "demo.tool", {})
+        ...             context = permit.spend()
+        ...             return (await permit.failed(ValueError("no such charge")))["error"]
+        >>> asyncio.run(main())
+        ValueError('no such charge')
+        """
+        return self._ended(await _run.reported_async(_run.failed(self._session, error)))
+
+    def cancelled(self) -> None:
+        """Report that the action was stopped while it ran; with ``record_outcome`` that is recorded in the background.
+
+        It waits for nothing and replaces no exception: call it where the stop is caught, then raise the stop again.
+
+        Raises:
+            ActPassArgumentError: The permit is not spent, or its end was reported before.
+
+        >>> import asyncio
+        >>> from actpass.testing import ScriptedGateway
+        >>> async def main():
+        ...     with ScriptedGateway() as gateway:
+        ...         gateway.allow()
+        ...         async with gateway.async_client() as client:
+        ...             permit = await client.authorize("demo", "demo.tool", {})
+        ...             context = permit.spend()
+        ...             permit.cancelled()
+        >>> asyncio.run(main())
+        """
+        self._session.cancelled()
+
+    def _ended(self, outcome: GuardOutput[Any]) -> GuardOutput[Any]:
+        outcome._tool = self.tool
+        return outcome
+
+    def __repr__(self) -> str:
+        """Show the tool and the decision's word, and nothing secret."""
+        return f"{type(self).__name__}(tool={self.tool!r}, decision={self.decision['decision']!r})"
+
+    def __reduce__(self) -> NoReturn:
+        """Refuse to be pickled or copied: a permit is spent once."""
+        raise _run.wrong(
+            "expected something that can be pickled or copied, found a permit, which is spent once: spend it in the "
+            "process that was given it",
+            "permit",
+        )
 
 
 class AsyncActPassClient(Awaited):
@@ -292,22 +461,93 @@ class AsyncActPassClient(Awaited):
             action, execute_fn, default=default, record_outcome=record_outcome, options=limits(timeout, max_retries)
         )
 
-    async def _guard(
+    async def authorize(
         self,
-        action: dict[str, Any],
-        execute_fn: Callable[[ExecutionContext], Any],
+        goal: str,
+        tool: str,
+        args: dict[str, Any],
         *,
-        default: Optional[Callable[[Any], Any]],
-        record_outcome: object,
-        options: Limits,
-        unchanged: Optional[Callable[[], bool]] = None,
-    ) -> GuardOutput[Any]:
-        """Guard ``action`` unless its arguments have changed."""
-        _run.check_callable(execute_fn, "guard", awaited=self._background)
-        converter, tool = self._converter(default, "guard"), action["tool"]
-        with operation("guard", tool, action["mode"], self) as told:
-            permit, blocked = await answer(self._native.authorize(action, record_outcome, converter, options))
-            return await _run.run_async(permit, blocked, tool, execute_fn, told, unchanged)
+        resource: str = "",
+        user_id: Optional[str] = None,
+        passport: Optional[str] = None,
+        mode: Optional[Mode] = None,
+        idempotency_key: Optional[str] = None,
+        audience: Optional[str] = None,
+        approval_request_id: Optional[str] = None,
+        tool_manifest_hash: Optional[str] = None,
+        wait_for_approval: Optional[float] = None,
+        record_outcome: bool = False,
+        default: Optional[Callable[[Any], Any]] = None,
+        timeout: Optional[float] = None,
+        max_retries: Optional[int] = None,
+    ) -> Union[AsyncPermit, GuardOutput[Any]]:
+        """Ask for a decision, and return a permit if the action may run: :meth:`guard` in steps.
+
+        For code that cannot give its action as one function, such as a framework's hooks before and after a tool. A
+        permit is spent once, right before the action runs; then the permit is told how the action ended.
+
+        Args:
+            goal: This and all that is not listed here: as for :meth:`guard`.
+            tool: The tool that it is about to use.
+            args: The tool's arguments.
+            resource: What the tool acts on.
+            user_id: On whose behalf the agent acts.
+            passport: The passport that the action spends.
+            mode: ``enforce``, ``strict``, ``warn`` or ``monitor``. Default: the client's.
+            idempotency_key: What makes a repetition known as one: a second call with the same key gives no permit.
+            audience: To whom the passport is shown.
+            approval_request_id: The approved request that the action spends.
+            tool_manifest_hash: The hash of the tool's definition as the agent sees it.
+            wait_for_approval: As for :meth:`guard`.
+            record_outcome: Whether the ledger is told how the action ended, when the permit is.
+            default: As for :meth:`guard`.
+            timeout: The total deadline of each request of this call, in seconds. Default: the client's.
+            max_retries: How often each is retried at most. Default: the client's.
+
+        Returns:
+            An :class:`~actpass.AsyncPermit`; or, if the action may not run, the outcome, as :meth:`guard` reports it.
+
+        Raises:
+            ActPassArgumentError: Something cannot be sent. Nothing was sent, in any mode.
+
+        >>> import asyncio
+        >>> from actpass import AsyncPermit
+        >>> from actpass.testing import ScriptedGateway
+        >>> async def main():
+        ...     with ScriptedGateway() as gateway:
+        ...         gateway.allow()
+        ...         async with gateway.async_client() as client:
+        ...             permit = await client.authorize("demo", "demo.tool", {"n": 1})
+        ...             if not isinstance(permit, AsyncPermit):
+        ...                 permit.unwrap()  # Raises ActionBlocked.
+        ...             context = permit.spend()
+        ...             out = await permit.returned("ran")
+        ...             return context["credential"], out["result"]
+        >>> asyncio.run(main())
+        (None, 'ran')
+        """
+        action = {
+            "goal": goal,
+            "tool": tool,
+            "args": args,
+            "resource": resource,
+            "user_id": user_id,
+            "passport": passport,
+            "mode": mode,
+            "idempotency_key": idempotency_key,
+            "audience": audience,
+            "approval_request_id": approval_request_id,
+            "tool_manifest_hash": tool_manifest_hash,
+            "wait_for_approval": wait_for_approval,
+        }
+        converter, options = self._converter(default, "authorize"), limits(timeout, max_retries)
+        with operation("authorize", tool, mode, self) as told:
+            session, blocked = await answer(self._native.authorize(action, record_outcome, converter, options))
+            if session is None:
+                return _run.blocked(blocked, tool, told)
+            permit = AsyncPermit(session, tool, converter)
+            told.decided(permit.decision)
+            return permit
 
     @overload
     async def resume(
@@ -381,10 +621,10 @@ class AsyncActPassClient(Awaited):
         """
         _run.check_callable(execute_fn, "resume", awaited=self._background)
         with operation("resume", *_run.shown(pending), self) as told:
-            permit, blocked = await answer(
+            session, blocked = await answer(
                 self._native.resume(pending, passport, wait_for_approval, record_outcome, limits(timeout, max_retries))
             )
-            return await _run.run_async(permit, blocked, pending["tool"], execute_fn, told)
+            return await _run.run_async(session, blocked, pending["tool"], execute_fn, told)
 
     async def wait_for_approval(self, approval: Union[PendingApproval, str], timeout: float = 0.0) -> Approval:
         """Wait until a person decided, for ``timeout`` seconds at most, and return where the approval stands then.
@@ -732,7 +972,8 @@ class AsyncActPassClient(Awaited):
             include: The arguments that are sent. Default: all.
             exclude: Arguments that are not sent: what is not JSON, such as a database handle. Nobody judges them.
             redact: Arguments that are sent as ``"[redacted]"``; or a dict of functions that make what is sent of them.
-                They are called once more before the function runs, to see that nothing has changed.
+                They are called once more before the function runs, and so is a function that is ``resource``, to see
+                that nothing has changed.
             user_id: On whose behalf the agent acts, or a function without parameters that says so for each call.
             passport: The passport that each call spends, or a function without parameters that gets it.
             audience: To whom the passport is shown.

@@ -258,11 +258,14 @@ class ActPassInternalError(ActPassError):
 
 
 class ActionBlocked(ActPassError):  # noqa: N818
-    """A protected function did not run. Its text is written for a model: what happened, why, and what to do now.
+    """An action did not run. The text is for a model: what was not done, why, and whether the same call can help later.
+
+    How the gateway is reached or run is not in it, nor the API key or the passport. Every language has the same texts.
 
     Attributes:
-        message: That text.
-        tool: The tool that the function is.
+        message: The text for a model, which ``str`` gives too.
+        developer_text: The text for a developer: what failed, at which hop, and what to check.
+        tool: The tool that was not used.
         decision: The decision, the gateway's or the one that the SDK made because the gate failed. Its ``reason_code``
             is also ``code``.
         approval: What to give to ``resume`` once a person has approved; ``None`` where nobody is asked.
@@ -288,6 +291,7 @@ class ActionBlocked(ActPassError):  # noqa: N818
     tool: str
     decision: Decision
     approval: Optional[PendingApproval]
+    developer_text: str
 
     def __init__(self, tool: str, outcome: Mapping[str, Any]) -> None:
         """Say what a guard's ``outcome`` means to whoever wanted to use ``tool``.
@@ -295,6 +299,8 @@ class ActionBlocked(ActPassError):  # noqa: N818
         >>> blocked = ActionBlocked("crm.note.add", {"decision": {"decision": "deny", "reason_code": "crm.closed"}})
         >>> print(blocked)  # doctest: +ELLIPSIS
         crm.note.add was not run: deny (crm.closed). Do not call it again with the same arguments: ...
+        >>> print(blocked.developer_text)
+        crm.note.add was not run: deny (crm.closed).
         """
         failure = outcome.get("error")
         if isinstance(failure, Mapping):
@@ -302,13 +308,14 @@ class ActionBlocked(ActPassError):  # noqa: N818
         decision = outcome["decision"]
         code = decision.get("reason_code")
         self.retryable = bool(getattr(failure, "retryable", False))
+        self.approval = outcome.get("approval")
         if isinstance(outcome.get("tool"), str):  # The second of `args`: see `ActPassError`.
-            message, tool = tool, outcome["tool"]
+            message, tool, self.developer_text = tool, outcome["tool"], outcome["developer_text"]
         else:
-            message = _for_a_model(tool, {**outcome, "error": failure}, retryable=self.retryable)
+            texts = getattr(outcome, "_texts", None)
+            message, self.developer_text = texts or _texts(tool, decision, failure, self.approval)
         self.tool = tool
         self.decision = decision
-        self.approval = outcome.get("approval")
         super().__init__(
             message,
             getattr(failure, "status", None),
@@ -316,7 +323,8 @@ class ActionBlocked(ActPassError):  # noqa: N818
             code if isinstance(code, str) else None,
         )
         self.operation = "guard"
-        self.request_id = outcome.get("request_id") or getattr(failure, "request_id", None)
+        of_outcome = getattr(outcome, "request_id", None) or outcome.get("request_id")
+        self.request_id = of_outcome or getattr(failure, "request_id", None)
         self.retry_after = getattr(failure, "retry_after", None)
         self.__cause__ = failure
         self._complete()
@@ -324,7 +332,18 @@ class ActionBlocked(ActPassError):  # noqa: N818
     def _members(self) -> dict[str, Any]:
         error = None if self.__cause__ is None else _described(self.__cause__)
         members = {"tool": self.tool, "decision": self.decision, "approval": self.approval}
-        return {**members, "error": error, "request_id": self.request_id}
+        return {**members, "developer_text": self.developer_text, "error": error, "request_id": self.request_id}
+
+
+def _texts(tool: str, decision: Any, failure: Any, approval: Any) -> tuple[str, str]:
+    """Return the texts of a block whose outcome was made up, or came as data from another process."""
+    from . import _native  # noqa: PLC0415
+
+    failed = None
+    if failure is not None:
+        is_of_an_argument = getattr(failure, "kind", None) == ActPassArgumentError.kind
+        failed = str(failure), bool(getattr(failure, "retryable", False)), is_of_an_argument
+    return _native.block_texts(tool, decision, failed, None if approval is None else approval["approval_request_id"])
 
 
 #: The members of every error that its class does not have.
@@ -409,46 +428,3 @@ def _portable(cause: Optional[BaseException]) -> Optional[BaseException]:
     except Exception:
         return error_of(error_data(cause))
     return cause
-
-
-def _for_a_model(tool: str, outcome: Mapping[str, Any], *, retryable: bool) -> str:
-    decision = outcome["decision"]
-    explain = decision.get("explain")
-    explain = explain if isinstance(explain, dict) else {}
-    why = decision.get("reason_code")
-    said = [f"{tool} was not run: {decision['decision']}{f' ({why})' if isinstance(why, str) else ''}."]
-    if isinstance(explain.get("summary"), str) and explain["summary"]:
-        said.append(_sentence(explain["summary"]))
-    steps = explain.get("next_steps")
-    said += [_sentence(step) for step in steps if isinstance(step, str) and step] if isinstance(steps, list) else []
-    approval = outcome.get("approval")
-    if approval is not None:
-        said.append(
-            f"A person has to approve this first (approval {approval['approval_request_id']}): "
-            "do not call it again until they have."
-        )
-    elif retryable:
-        said.append("This may pass: the same call may be tried again later.")
-    elif outcome.get("error") is not None:
-        said.append(_UNTIL_FIXED)
-    else:
-        said.append(_AGAIN.get(why if isinstance(why, str) else "") or _AGAIN.get(decision["decision"], _NEVER))
-    return " ".join(said)
-
-
-_NEVER = "Do not call it again with the same arguments: it would be blocked again."
-_UNTIL_FIXED = "Do not call it again until that is fixed."
-#: Whether the same call can help, by the reason code or else by the word of the decision.
-_AGAIN = {
-    "actpass.arguments_changed": "The same call may be made again, with arguments that nothing changes meanwhile.",
-    "actpass.replayed": "Do not call it again before it is known whether it ran.",
-    "actpass.unrecorded": _UNTIL_FIXED,
-    "approval.expired": "The same call asks for approval again.",
-    "require_approval": "A person has to approve this first: do not call it again until they have.",
-    "require_tool_reapproval": "The tool has to be approved again first: do not call it again until it has been.",
-}
-
-
-def _sentence(text: str) -> str:
-    text = text.strip()
-    return text if text.endswith((".", "!", "?")) else text + "."

@@ -18,6 +18,7 @@ if TYPE_CHECKING:
 _WAITING = frozenset(
     (
         "authorize",
+        "guard",
         "issue_passport",
         "preflight",
         "record_evidence",
@@ -28,8 +29,8 @@ _WAITING = frozenset(
         "wait_for_approval",
     )
 )
-#: The calls that make a permit, and which argument says whether its outcome is recorded.
-_RECORDS = {"authorize": 1, "resume": 3}
+#: Those that may give a session.
+_GUARDING = frozenset(("authorize", "guard", "resume"))
 #: How many calls of a hub wait at once; more take turns. gevent's own pool has ten threads, which also look up names.
 _THREADS = 100
 
@@ -57,32 +58,27 @@ class _Client:
 
         def call(*args: Any, **kwargs: Any) -> Any:
             answer = _wait(found, *args, **kwargs)
-            at = _RECORDS.get(name)
-            if at is None or not args[at]:
-                return answer
-            return _cooperative(answer)
+            return _cooperative(answer) if name in _GUARDING else answer
 
         return call
 
 
 def _cooperative(verdict: Any) -> Any:
-    """Return a verdict whose permit, if there is one, records without holding up the hub."""
-    permit, blocked = verdict
-    return (permit if permit is None else _Permit(permit)), blocked
+    """Return a verdict whose session, if there is one that records, does so without holding up the hub."""
+    session, blocked = verdict
+    return (session if session is None or not session.records_outcome else _Session(session)), blocked
 
 
-class _Permit:
-    """A permit whose outcome is recorded: that is a call, too."""
+class _Session:
+    """A session whose outcome is recorded: that is a call, too."""
 
-    __slots__ = ("_permit",)
+    __slots__ = ("_session",)
 
-    def __init__(self, permit: _native.Permit) -> None:
-        self._permit = permit
+    def __init__(self, session: _native.GuardSession) -> None:
+        self._session = session
 
     def __getattr__(self, name: str) -> Any:
-        found = getattr(self._permit, name)
-        if name == "arguments_changed":
-            return lambda: _cooperative(found())
+        found = getattr(self._session, name)
         return (lambda *args: _wait(found, *args)) if name in ("failed", "returned") else found
 
 

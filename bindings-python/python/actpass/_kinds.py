@@ -3,8 +3,16 @@
 from __future__ import annotations
 
 import contextlib
+from typing import TYPE_CHECKING, Any, Callable, Optional
 
-from ._settings import Settings
+from . import _run
+from ._run import answer
+from ._settings import Limits, Settings
+from ._telemetry import operation
+
+if TYPE_CHECKING:
+    from ._outcome import GuardOutput
+    from ._types import ExecutionContext
 
 
 class Awaited(Settings):
@@ -14,7 +22,24 @@ class Awaited(Settings):
 
     _background = True
 
-    def _asynchronous(self) -> Settings:
+    async def _guard(
+        self,
+        action: dict[str, Any],
+        execute_fn: Callable[[ExecutionContext], Any],
+        *,
+        default: Optional[Callable[[Any], Any]],
+        record_outcome: object,
+        options: Limits,
+        now: Callable[[], tuple[object, ...]] = tuple,
+    ) -> GuardOutput[Any]:
+        """Guard ``action``; ``now`` gives what of it may have changed, before it runs."""
+        _run.check_callable(execute_fn, "guard", awaited=True)
+        converter, tool = self._converter(default, "guard"), action["tool"]
+        with operation("guard", tool, action["mode"], self) as told:
+            session, blocked = await answer(self._native.guard(action, record_outcome, converter, options))
+            return await _run.run_async(session, blocked, tool, execute_fn, told, now)
+
+    def _asynchronous(self) -> Awaited:
         """Return the client by which protected ``async def`` functions ask."""
         return self
 
@@ -24,16 +49,31 @@ class Blocking(Settings):
 
     __slots__ = ("_beside",)
 
-    _beside: Settings
+    _beside: Awaited
 
-    def _asynchronous(self) -> Settings:
+    def _guard(
+        self,
+        action: dict[str, Any],
+        execute_fn: Callable[[ExecutionContext], Any],
+        *,
+        default: Optional[Callable[[Any], Any]],
+        record_outcome: object,
+        options: Limits,
+        now: Callable[[], tuple[object, ...]] = tuple,
+    ) -> GuardOutput[Any]:
+        """Guard ``action``; ``now`` gives what of it may have changed, before it runs."""
+        _run.check_callable(execute_fn, "guard", awaited=False)
+        converter, tool = self._converter(default, "guard"), action["tool"]
+        with operation("guard", tool, action["mode"], self) as told:
+            session, blocked = self._native.guard(action, record_outcome, converter, options)
+            return _run.run(session, blocked, tool, execute_fn, told, now)
+
+    def _asynchronous(self) -> Awaited:
         """Return the client by which protected ``async def`` functions ask."""
-        from ._async import AsyncActPassClient  # noqa: PLC0415
-
         try:
             return self._beside
         except AttributeError:
-            beside = AsyncActPassClient.__new__(AsyncActPassClient)
+            beside = Awaited.__new__(Awaited)
             beside._hold(self._native.background(), self._default)
             self._beside = beside
             return beside

@@ -32,6 +32,8 @@ class GuardOutput(Dict[str, Any], Generic[T]):  # noqa: UP006
 
     request_id: Optional[str]
     _tool: str
+    #: The texts of a block, for a model and for a developer, as the core made them.
+    _texts: Optional[tuple[str, str]] = None
 
     def __init__(self, members: Mapping[str, Any] = {}, /, *, tool: str = "", request_id: Optional[str] = None) -> None:
         """Hold ``members``, such as a test makes up; ``tool`` is named by what :meth:`unwrap` raises."""
@@ -50,7 +52,7 @@ class GuardOutput(Dict[str, Any], Generic[T]):  # noqa: UP006
         7
         """
         if not self["executed"]:
-            raise ActionBlocked(self._tool, {**self._members(), "request_id": self.request_id})
+            raise ActionBlocked(self._tool, self)
         if "result" in self:
             result: T = self["result"]
             return result
@@ -91,7 +93,7 @@ class GuardOutput(Dict[str, Any], Generic[T]):  # noqa: UP006
 
     def copy(self) -> GuardOutput[T]:
         """Return a shallow copy."""
-        return type(self)(self, tool=self._tool, request_id=self.request_id)
+        return _made(type(self), self._members(), vars(self))
 
     def __reduce__(self) -> tuple[Any, ...]:
         """Keep the members and the attributes."""

@@ -62,8 +62,7 @@ class Protection:
         self._user_id = user_id
         self._passport = passport
         self._same = same
-        self._record_outcome = record_outcome
-        self._options = options
+        self._how = {"default": default, "record_outcome": record_outcome, "options": options}
         self.default = default
         # What is given for each call is checked at each call.
         given = {name: None if callable(one) else one for name, one in (("u", user_id), ("p", passport))}
@@ -105,12 +104,12 @@ class Protection:
 
         @functools.wraps(function)
         def protected(*args: Any, **kwargs: Any) -> Any:
-            action, bound, unchanged = judged.action(args, kwargs)
+            action, bound, now = judged.action(args, kwargs)
 
             def run(_: object) -> Any:
                 return _done(function(*bound.args, **bound.kwargs))
 
-            return client._guard(action, run, **self._how(unchanged)).unwrap()
+            return client._guard(action, run, now=now, **self._how).unwrap()
 
         return protected
 
@@ -119,24 +118,15 @@ class Protection:
 
         @functools.wraps(function)
         async def protected(*args: Any, **kwargs: Any) -> Any:
-            action, bound, unchanged = judged.action(args, kwargs)
+            action, bound, now = judged.action(args, kwargs)
 
             async def run(_: object) -> Any:
                 return _done(await function(*bound.args, **bound.kwargs))
 
-            outcome: GuardOutput[Any] = await asynchronous()._guard(action, run, **self._how(unchanged))
+            outcome: GuardOutput[Any] = await asynchronous()._guard(action, run, now=now, **self._how)
             return outcome.unwrap()
 
         return protected
-
-    def _how(self, unchanged: Callable[[], bool]) -> dict[str, Any]:
-        # The arguments are JSON by now.
-        return {
-            "default": None,
-            "record_outcome": self._record_outcome,
-            "options": self._options,
-            "unchanged": unchanged,
-        }
 
 
 class _Judged:
@@ -168,29 +158,22 @@ class _Judged:
 
     def action(
         self, args: tuple[Any, ...], kwargs: dict[str, Any]
-    ) -> tuple[dict[str, Any], inspect.BoundArguments, Callable[[], bool]]:
-        """Return the members of the action, the call's arguments, and whether those are still what is judged."""
+    ) -> tuple[dict[str, Any], inspect.BoundArguments, Callable[[], tuple[object, ...]]]:
+        """Return the members of the action, the call's arguments, and what gives those members as they are now."""
         protection = self._protection
         bound = self._signature.bind(*args, **kwargs)
         bound.apply_defaults()
         named = self._named(bound)
+        is_fixed = all(type(value) in _FIXED for value in named.values())
+
+        def now() -> tuple[object, ...]:
+            return () if is_fixed else (self._sent(named), self._make_resource(named), protection.default)
+
+        # What is asked about is what the arguments are now, whatever changes them meanwhile.
         sent = self._sent(named)
-        judged = None
-        if not all(type(value) in _FIXED for value in sent.values()):
-            judged = _native.json_text("args", sent, protection.default)
-            # What is asked about is that very text, whatever another thread does to the arguments meanwhile.
-            sent = _native.json_value("args", judged)
-        action = protection.action(
-            sent, self._make_resource(named), _now(protection._user_id), _now(protection._passport)
-        )
-
-        def unchanged() -> bool:
-            try:
-                return judged is None or _native.json_text("args", self._sent(named), protection.default) == judged
-            except ActPassArgumentError:  # They are not even JSON any more.
-                return False
-
-        return action, bound, unchanged
+        text = None if is_fixed else _native.json_text("args", sent, protection.default)
+        resource, user_id, passport = self._make_resource(named), _now(protection._user_id), _now(protection._passport)
+        return {**protection.action(sent, resource, user_id, passport), "args_text": text}, bound, now
 
     def _named(self, bound: inspect.BoundArguments) -> dict[str, Any]:
         named = dict(bound.arguments)

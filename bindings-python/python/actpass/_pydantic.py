@@ -38,7 +38,9 @@ def outcome_schema(kind: Any, source: Any, handler: Any, errors: Errors, types: 
     def validate(value: Any, inner: Any) -> Any:
         checked = inner(_with_request_id(value))
         request_id = checked.pop("request_id", None)
-        return kind(checked, tool=getattr(value, "_tool", ""), request_id=request_id)
+        outcome = kind(checked, tool=getattr(value, "_tool", ""), request_id=request_id)
+        outcome._texts = getattr(value, "_texts", None)
+        return outcome
 
     return core_schema.no_info_wrap_validator_function(
         validate,

@@ -319,12 +319,15 @@ def _is_awaitable(result: Any) -> bool:
     return _has(kind, "__await__") or (kind is GeneratorType and bool(result.gi_code.co_flags & _ITERABLE_COROUTINE))
 
 
-def spend(permit: _native.Permit, tool: str) -> ExecutionContext:
-    """Return what the function is given. This is the last step before any guarded function runs."""
-    context: ExecutionContext = permit.spend()
-    if journals:  # Only then is the request's id looked up.
-        note(tool, context["decision"], permit.request_id, ran=True)
-    return context
+def begin(session: _native.GuardSession, tool: str, now: tuple[object, ...] = ()) -> tuple[Any, Any]:
+    """Return what the function is given, or what blocked it. This is the last step before any guarded function runs.
+
+    ``now`` are the parameters of ``begin`` of the native half.
+    """
+    context, outcome = session.begin(*now)
+    if journals and context is not None:
+        note(tool, context["decision"], session.request_id, ran=True)
+    return context, outcome
 
 
 #: Variable that names the journal of a test's gateway to the processes that the test starts.
@@ -371,58 +374,81 @@ def shown(pending: Any) -> tuple[object, object]:
 
 
 def run(
-    permit: _native.Permit | None,
+    session: _native.GuardSession | None,
     outcome: Any,
     tool: str,
     execute_fn: Callable[[ExecutionContext], Any],
     told: Operation,
-    unchanged: Callable[[], bool] | None = None,
+    now: Callable[[], tuple[object, ...]] = tuple,
 ) -> GuardOutput[Any]:
     """Run what may run, and return what is reported; ``outcome`` is that of what may not."""
-    permit, outcome = _ruled(permit, outcome, unchanged)
-    if permit is None:
-        return _blocked(outcome, tool, told)
-    context = spend(permit, tool)
+    context, outcome = (None, outcome) if session is None else begin(session, tool, now())
+    if session is None or context is None:
+        return blocked(outcome, tool, told)
     told.decided(context["decision"])
     try:
         result = execute_fn(context)
     except Exception as error:
-        outcome, recorded = permit.failed(error)
+        outcome = reported(session.failed(error))
     except BaseException:
-        permit.abandoned()
+        session.cancelled()
         raise
     else:
-        outcome, recorded = _returned(permit, result)
-    if recorded is not None:
-        outcome.update(recorded)
+        outcome = reported(returned(session, result))
     return _ended(outcome, tool, told)
 
 
 async def run_async(
-    permit: _native.Permit | None,
+    session: _native.GuardSession | None,
     outcome: Any,
     tool: str,
     execute_fn: Callable[[ExecutionContext], Any],
     told: Operation,
-    unchanged: Callable[[], bool] | None = None,
+    now: Callable[[], tuple[object, ...]] = tuple,
 ) -> GuardOutput[Any]:
     """Run what may run in the caller's task, and return what is reported."""
-    permit, outcome = _ruled(permit, outcome, unchanged)
-    if permit is None:
-        return _blocked(outcome, tool, told)
-    context = spend(permit, tool)
+    context, outcome = (None, outcome) if session is None else begin(session, tool, now())
+    if session is None or context is None:
+        return blocked(outcome, tool, told)
     told.decided(context["decision"])
     try:
         result = execute_fn(context)
         if _is_awaitable(result):
             result = await result
     except Exception as error:
-        outcome, recording = permit.failed(error)
+        outcome = await reported_async(session.failed(error))
     except BaseException:
-        permit.abandoned()
+        session.cancelled()
         raise
     else:
-        outcome, recording = _returned(permit, result)
+        outcome = await reported_async(returned(session, result))
+    return _ended(outcome, tool, told)
+
+
+def returned(session: _native.GuardSession, result: Any) -> tuple[Any, Any]:
+    """Return the outcome of a function that returned ``result``, and its recording; a body is an error."""
+    problem = unrun(result)
+    return session.returned(result) if problem is None else session.failed(problem)
+
+
+def failed(session: _native.GuardSession, error: Any) -> tuple[Any, Any]:
+    """Return the outcome of an action that raised ``error``, and its recording."""
+    if not isinstance(error, Exception):
+        raise wrong(f"expected an exception, found {type(error).__name__}", "error", "authorize")
+    return session.failed(error)
+
+
+def reported(ended: tuple[Any, Any]) -> Any:
+    """Return an outcome with what came of recording it."""
+    outcome, recorded = ended
+    if recorded is not None:
+        outcome.update(recorded)
+    return outcome
+
+
+async def reported_async(ended: tuple[Any, Any]) -> Any:
+    """Return an outcome with what came of recording it, which is awaited."""
+    outcome, recording = ended
     if recording is not None:
         # Not cancelled with the task: the action has run, and the ledger is to know.
         try:
@@ -432,22 +458,11 @@ async def run_async(
         except BaseException as stop:
             carry(stop, outcome)
             raise
-    return _ended(outcome, tool, told)
+    return outcome
 
 
-def _ruled(permit: _native.Permit | None, outcome: Any, unchanged: Callable[[], bool] | None) -> Any:
-    """Return the verdict; what was judged must be what runs."""
-    if permit is None or unchanged is None or unchanged():
-        return permit, outcome
-    return permit.arguments_changed()
-
-
-def _returned(permit: _native.Permit, result: Any) -> tuple[Any, Any]:
-    problem = unrun(result)
-    return permit.returned(result) if problem is None else permit.failed(problem)
-
-
-def _blocked(outcome: Any, tool: str, told: Operation) -> GuardOutput[Any]:
+def blocked(outcome: Any, tool: str, told: Operation) -> GuardOutput[Any]:
+    """Return the outcome of an action that did not run."""
     # A decision of the SDK's own answers no request: where it blocks, no mode runs anything.
     if outcome.request_id or "evidence_event_id" in outcome["decision"]:
         note(tool, outcome["decision"], outcome.request_id, ran=False)

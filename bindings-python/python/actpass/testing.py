@@ -12,12 +12,12 @@ test's process; the client, its transport and its guard are the real ones. A gat
 everything. With ``pytest --actpass-gateway=PROGRAM`` the fixture is the real gateway instead, in its development mode,
 with its own policy.
 
-**What counts as executed.** A guarded function that was called, in this process or in one that this process started
-after the gateway: by ``fork``, ``spawn``, ``subprocess``, a pool. (``spawn`` and ``subprocess`` pass the environment
-on; if you pass another, merge ``gateway.environment`` into it.) If the gateway allowed an action and no process has
-told whether it ran, the helpers raise :class:`UnknownExecution`, an ``AssertionError``, instead of a guess: such as
-after a request by another program, or by a process that was started before the gateway. Every helper that fails raises
-an ``AssertionError``, also under ``python -O``.
+**What counts as executed.** A guarded function that was called, or a permit that was spent, in this process or in one
+that this process started after the gateway: by ``fork``, ``spawn``, ``subprocess``, a pool. (``spawn`` and
+``subprocess`` pass the environment on; if you pass another, merge ``gateway.environment`` into it.) If the gateway
+allowed an action and no process has told whether it ran, the helpers raise :class:`UnknownExecution`, an
+``AssertionError``, instead of a guess: such as after a request by another program, or by a process that was started
+before the gateway. Every helper that fails raises an ``AssertionError``, also under ``python -O``.
 """
 
 from __future__ import annotations

@@ -1,0 +1,330 @@
+"""A permit: a guard in steps, spent once."""
+
+from __future__ import annotations
+
+import asyncio
+import copy
+import inspect
+import json
+import os
+import pickle
+import time
+from collections.abc import Iterator
+from datetime import datetime, timedelta, timezone
+from typing import Any
+
+import pytest
+from actpass import (
+    ActionBlocked,
+    ActPassArgumentError,
+    ActPassClient,
+    ActPassConfigError,
+    AsyncActPassClient,
+    AsyncPermit,
+    GuardOutput,
+    Permit,
+    canonical_outcome,
+)
+from actpass.testing import ScriptedGateway
+from support import (
+    ACTION,
+    ALLOW,
+    BOUND,
+    CREDENTIAL,
+    MODES,
+    Hostile,
+    Played,
+    answer,
+    new_async_client,
+    new_client,
+    request_hash,
+    together,
+    within,
+)
+
+RECORDED = {"event_id": "ev_9", "current_event_hash": "00"}
+
+
+class Asking:
+    """The calls of either client and either permit, as if they all blocked."""
+
+    def __init__(self, base_url: str, awaited: bool) -> None:
+        self._loop = asyncio.new_event_loop() if awaited else None
+        self._client: Any = (new_async_client if awaited else new_client)(base_url)
+        self.kind: Any = AsyncPermit if awaited else Permit
+
+    def authorize(self, **how: Any) -> Any:
+        return self.wait_for(lambda: self._client.authorize(**{**ACTION, **how}))
+
+    def wait_for(self, call: Any) -> Any:
+        return call() if self._loop is None else self._loop.run_until_complete(call())
+
+    def permit(self, **how: Any) -> Any:
+        permit = self.authorize(**how)
+        assert isinstance(permit, self.kind), permit
+        return permit
+
+    def close(self) -> None:
+        self.wait_for(self._client.close)
+        if self._loop is not None:
+            self._loop.close()
+
+
+@pytest.fixture(params=[False, True], ids=["blocking", "awaited"])
+def awaited(request: pytest.FixtureRequest) -> bool:
+    return bool(request.param)
+
+
+@pytest.fixture
+def allowing(hostile: Hostile) -> Iterator[Played]:
+    """Give a gateway that allows everything and records what it is told."""
+    with hostile.play(answer({**BOUND, **RECORDED, "evidence_chain_id": "decisions"})) as gateway:
+        yield gateway
+
+
+@pytest.fixture
+def asking(allowing: Played, awaited: bool) -> Iterator[Asking]:
+    asking = Asking(allowing.base_url, awaited)
+    yield asking
+    asking.close()
+
+
+def event(gateway: Played) -> Any:
+    """Return the event that the gateway was told, once it is there."""
+    deadline = time.monotonic() + 10
+    while time.monotonic() < deadline:
+        told = [json.loads(one["body"]) for one in gateway.seen() if one["path"] == "/api/v1/evidence/events"]
+        if told:
+            assert len(told) == 1
+            return told[0]
+        time.sleep(0.01)
+    raise AssertionError("nothing was recorded")
+
+
+def test_an_action_in_steps(asking: Asking, allowing: Played) -> None:
+    result = object()
+    permit = asking.permit()
+    assert (permit.tool, permit.decision["evidence_event_id"]) == (ACTION["tool"], "ev_1")
+    context = permit.spend()
+    assert context == {"credential": None, "decision": permit.decision}
+    out = asking.wait_for(lambda: permit.returned(result))
+    assert isinstance(out, GuardOutput)
+    assert out["result"] is out.unwrap() is result
+    assert (out["executed"], set(out)) == (True, {"decision", "executed", "result"})
+    assert len(allowing.seen()) == 1
+
+
+def test_an_action_that_failed(asking: Asking) -> None:
+    own = KeyError("charge")
+    permit = asking.permit()
+    permit.spend()
+    out = asking.wait_for(lambda: permit.failed(own))
+    assert out["error"] is own
+    assert json.loads(canonical_outcome(out))["error"] == {"kind": "action", "status": None}
+    with pytest.raises(KeyError) as raised:
+        out.unwrap()
+    assert raised.value is own
+
+
+def test_a_permit_is_spent_and_reported_once(asking: Asking) -> None:
+    permit = asking.permit()
+    ends = [lambda: permit.returned(1), lambda: permit.failed(ValueError())]
+    unspent = [lambda end=end: asking.wait_for(end) for end in ends] + [permit.cancelled]
+    for early in unspent:
+        with pytest.raises(ActPassArgumentError, match="permit: expected one that is spent") as raised:
+            early()
+        assert (raised.value.code, raised.value.operation) == ("actpass.invalid_argument", "authorize")
+    permit.spend()
+    for _ in range(2):
+        with pytest.raises(ActPassArgumentError, match="permit: expected one to be spent, found one that is spent"):
+            permit.spend()
+    with pytest.raises(ActPassArgumentError, match="error: expected an exception, found str"):
+        asking.wait_for(lambda: permit.failed("no"))
+    assert asking.wait_for(lambda: permit.returned(1))["executed"]
+    for again in [permit.spend, *unspent]:
+        with pytest.raises(ActPassArgumentError, match="permit: expected one"):
+            again()
+
+
+def test_of_many_threads_one_spends_it(allowing: Played) -> None:
+    with new_client(allowing.base_url) as client:
+        permit: Any = client.authorize(**ACTION)
+
+        def spend(_: int) -> bool:
+            try:
+                permit.spend()
+            except ActPassArgumentError:
+                return False
+            return True
+
+        assert sum(together(8, spend)) == 1
+
+
+def test_a_permit_cannot_be_made_nor_doubled(allowing: Played) -> None:
+    from actpass._native import GuardSession
+
+    for make in (GuardSession, lambda: GuardSession.__new__(GuardSession), lambda: object.__new__(GuardSession)):
+        with pytest.raises(TypeError):
+            make()
+    with new_client(allowing.base_url) as client:
+        permit = client.authorize(**ACTION)
+        for double in (pickle.dumps, copy.copy, copy.deepcopy):
+            with pytest.raises(ActPassArgumentError, match="permit: expected something that can be pickled or copied"):
+                double(permit)
+
+
+@pytest.mark.skipif(not hasattr(os, "fork"), reason="this system does not fork")
+def test_a_permit_is_not_spent_in_a_forked_process(allowing: Played) -> None:
+    with new_client(allowing.base_url) as client:
+        permit: Any = client.authorize(**ACTION)
+        child = os.fork()
+        if child == 0:
+            try:
+                permit.spend()
+            except ActPassArgumentError as error:
+                os._exit(7 if "forked since" in str(error) else 8)
+            os._exit(9)
+        assert os.waitstatus_to_exitcode(os.waitpid(child, 0)[1]) == 7
+        permit.spend()
+
+
+def test_authorize_takes_what_guard_takes() -> None:
+    for client in (ActPassClient, AsyncActPassClient):
+        guard, authorize = (inspect.signature(method).parameters for method in (client.guard, client.authorize))
+        assert guard.keys() - authorize.keys() == {"execute_fn"}
+        assert authorize.keys() <= guard.keys()
+        assert all(authorize[name].default == guard[name].default for name in authorize)
+
+
+@pytest.mark.parametrize("mode", MODES)
+def test_what_is_blocked_gives_no_permit(hostile: Hostile, awaited: bool, mode: str) -> None:
+    said = {"decision": "require_approval", "reason_code": "refund.medium", "approval_request_id": "apr_1"}
+    with hostile.play(answer(said)) as gateway:
+        asking = Asking(gateway.base_url, awaited)
+        given = asking.authorize(mode=mode)
+        if mode == "monitor":
+            assert isinstance(given, asking.kind)
+            assert given.spend()["decision"]["decision"] == "require_approval"
+        else:
+            assert (given["executed"], given["approval"]["approval_request_id"]) == (False, "apr_1")
+            with pytest.raises(ActionBlocked, match=rf"\A{ACTION['tool']} was not run: require_approval") as raised:
+                given.unwrap()
+            assert raised.value.tool == ACTION["tool"]
+            assert raised.value.approval == given["approval"]
+        asking.close()
+
+
+@pytest.mark.parametrize("mode", MODES)
+def test_a_gate_that_fails_gives_no_permit(hostile: Hostile, awaited: bool, mode: str) -> None:
+    with hostile.play({"do": "reset", "at": "request"}) as gateway:
+        asking = Asking(gateway.base_url, awaited)
+        given = asking.authorize(mode=mode)
+        if mode == "monitor":
+            given.spend()
+            given = asking.wait_for(lambda: given.returned(7))
+            assert given["result"] == 7
+        assert given["executed"] is (mode == "monitor")
+        assert (given["decision"]["reason_code"], given["error"].operation) == ("actpass.unreachable", "authorize")
+        asking.close()
+
+
+@pytest.mark.parametrize("mode", MODES)
+def test_arguments_that_have_changed(hostile: Hostile, awaited: bool, mode: str) -> None:
+    with hostile.play(answer({**BOUND, "credential": {"token": CREDENTIAL}})) as gateway:
+        asking = Asking(gateway.base_url, awaited)
+        same = asking.permit(mode=mode)
+        assert same.spend(dict(ACTION["args"]))["credential"] == {"token": CREDENTIAL}
+        for args in ({**ACTION["args"], "amount": 490_000}, {}, {"amount": object()}):
+            permit = asking.permit(mode=mode)
+            if mode == "monitor":
+                context = permit.spend(args)
+                assert context["credential"] is None
+                assert context["decision"]["reason_code"] == "actpass.arguments_changed"
+                continue
+            with pytest.raises(ActionBlocked) as raised:
+                permit.spend(args)
+            blocked = raised.value
+            assert (blocked.code, blocked.tool) == ("actpass.arguments_changed", ACTION["tool"])
+            assert "The same call may be made again" in str(blocked)
+            with pytest.raises(ActPassArgumentError, match="found one that is spent"):
+                permit.spend(ACTION["args"])
+        asking.close()
+
+
+def test_a_permit_is_void_once_its_credential_has_expired(hostile: Hostile, awaited: bool) -> None:
+    soon = (datetime.now(timezone.utc) + timedelta(seconds=2)).isoformat()
+    with hostile.play(answer({**BOUND, "credential": {"token": CREDENTIAL, "expires_at": soon}})) as gateway:
+        asking = Asking(gateway.base_url, awaited)
+        early, late, observed = asking.permit(), asking.permit(), asking.permit(mode="monitor")
+        assert early.spend()["credential"]["token"] == CREDENTIAL
+        time.sleep(2.1)
+        with pytest.raises(ActionBlocked) as raised:
+            late.spend()
+        assert (raised.value.code, raised.value.retryable) == ("actpass.permit_expired", False)
+        assert "was allowed, but was not run in time" in str(raised.value)
+        assert CREDENTIAL not in repr(vars(raised.value))
+        assert observed.spend()["credential"] is None
+        asking.close()
+
+
+def test_how_it_ended_is_recorded(hostile: Hostile, awaited: bool) -> None:
+    ends: dict[str, Any] = {
+        "returned": lambda permit: permit.returned({"id": "re_1"}),
+        "failed": lambda permit: permit.failed(ValueError("no")),
+    }
+    for ended, end in ends.items():
+        with hostile.play(answer(ALLOW), answer(RECORDED)) as gateway:
+            asking = Asking(gateway.base_url, awaited)
+            permit = asking.permit(record_outcome=True)
+            permit.spend()
+            assert len(gateway.seen()) == 1
+            out = asking.wait_for(lambda permit=permit, end=end: end(permit))
+            assert (out["evidence"], out["executed"]) == (RECORDED, True)
+            told = event(gateway)
+            assert (told["event_type"], told["metadata"]["ended"]) == ("action.outcome", ended)
+            assert told["response_hash"] == (request_hash(b'{"id": "re_1"}') if ended == "returned" else None)
+            asking.close()
+
+
+def test_an_action_that_was_stopped_is_recorded_without_a_wait(hostile: Hostile, awaited: bool) -> None:
+    with hostile.play(answer(ALLOW), answer(RECORDED, delay_ms=500)) as gateway:
+        asking = Asking(gateway.base_url, awaited)
+        permit = asking.permit(record_outcome=True)
+        permit.spend()
+        with within(0.4):
+            permit.cancelled()
+        assert event(gateway)["metadata"]["ended"] == "cancelled"
+        asking.close()
+
+
+def test_a_body_that_has_not_run_is_no_result(asking: Asking) -> None:
+    permit = asking.permit()
+    permit.spend()
+    out = asking.wait_for(lambda: permit.returned(number for number in [1]))
+    assert isinstance(out["error"], ActPassArgumentError)
+    assert "result" not in out
+
+
+def test_what_cannot_be_sent_is_named(asking: Asking, allowing: Played) -> None:
+    for wrong in ({"args": {"n": object()}}, {"mode": "off"}, {"record_outcome": "yes"}, {"default": 7}):
+        with pytest.raises(ActPassConfigError, match=rf"\A{next(iter(wrong))}\b") as raised:
+            asking.authorize(**wrong)
+        assert raised.value.operation == "authorize"
+    assert allowing.seen() == []
+
+
+def test_a_scripted_gateway_knows_what_ran() -> None:
+    with ScriptedGateway() as gateway, gateway.client() as client:
+        gateway.allow("demo.tool")
+        permit: Any = client.authorize("demo", "demo.tool", {"n": 1})
+        gateway.assert_asked("demo.tool", times=1)
+        gateway.assert_not_executed()
+        permit.spend()
+        gateway.assert_executed("demo.tool", times=1)
+        changed: Any = client.authorize("demo", "demo.tool", {"n": 1})
+        with pytest.raises(ActionBlocked):
+            changed.spend({"n": 2})
+        gateway.assert_executed("demo.tool", times=1)
+        gateway.deny("demo.tool")
+        assert not isinstance(client.authorize("demo", "demo.tool", {}), Permit)
+        gateway.assert_executed("demo.tool", times=1)
