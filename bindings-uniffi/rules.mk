@@ -4,7 +4,7 @@ UNIFFI_SOURCES := $(shell find bindings-uniffi -name '*.rs' -o -name '*.toml')
 SWIFT_FLAGS := -Xswiftc -warnings-as-errors
 SWIFT_NATIVE := bindings-swift/Native/libactpass_uniffi.a
 KOTLIN := target/kotlin
-KOTLIN_TESTS := org.actpass.ArgumentTest org.actpass.JavaTest org.actpass.TestingTest org.actpass.VectorTest
+KOTLIN_TESTS := org.actpass.ArgumentTest org.actpass.JavaTest org.actpass.PermitTest org.actpass.TestingTest
 # The names by which JNA looks for a library in a jar.
 JNA_PLATFORM := linux-$(subst _,-,$(shell uname -m))
 
@@ -115,7 +115,7 @@ test-kotlin-now: test-native $(KOTLIN)/tests.built
 	@mkdir -p target/test-output && rm -f target/test-output/kotlin*.log
 	$(TEST_ENVIRONMENT) NATIVE=$(CURDIR)/target/debug $(TIMED) 'tests: Kotlin' scripts/keep-output target/test-output/kotlin.log \
 		scripts/test-kotlin $(KOTLIN)/bridge:$(KOTLIN)/main:$(KOTLIN)/tests \
-		$(KOTLIN_TESTS) org.actpass.CallTest org.actpass.GuardTest org.actpass.SecretTest
+		$(KOTLIN_TESTS) org.actpass.CallTest org.actpass.GuardTest org.actpass.SecretTest org.actpass.VectorTest
 	$(TEST_ENVIRONMENT) NATIVE=$(CURDIR)/target/debug scripts/keep-output target/test-output/kotlin-java-example.log \
 		scripts/test-kotlin --main $(KOTLIN)/bridge:$(KOTLIN)/main:$(KOTLIN)/tests Refund $(GATEWAY) $(KOTLIN)/refunds-java.jsonl
 	@printf '{"amount":4900,"charge":"ch_1"}\n{"amount":1200,"charge":"ch_5"}\n' | diff - $(KOTLIN)/refunds-java.jsonl

@@ -758,12 +758,12 @@ public protocol NativeClientProtocol: AnyObject, Sendable {
     /**
      * Asks for a verdict.
      */
-    func authorize(action: NativeAction, cancel: NativeCancel?) async throws  -> NativeVerdict
+    func authorize(action: NativeAction, recordOutcome: Bool, cancel: NativeCancel?) async throws  -> NativeVerdict
     
     /**
      * Asks for a verdict about an action that was kept.
      */
-    func authorizePending(pending: String, passport: Secret?, waitForApproval: Double?, cancel: NativeCancel?) async throws  -> NativeVerdict
+    func authorizePending(pending: String, passport: Secret?, waitForApproval: Double?, recordOutcome: Bool, cancel: NativeCancel?) async throws  -> NativeVerdict
     
     /**
      * The gateway's URL.
@@ -794,16 +794,6 @@ public protocol NativeClientProtocol: AnyObject, Sendable {
      * Records an event.
      */
     func recordEvidence(event: NativeEvent, cancel: NativeCancel?) async throws  -> NativeRecorded
-    
-    /**
-     * Records how the action of a permit ended; `response` is the JSON text of what it returned.
-     */
-    func recordOutcome(permit: NativePermit, returned: Bool, response: String?, cancel: NativeCancel?) async throws  -> NativeRecorded
-    
-    /**
-     * Records that the action of a permit was stopped, without waiting for it.
-     */
-    func recordStop(permit: NativePermit) throws 
     
     /**
      * Revokes a passport.
@@ -917,12 +907,12 @@ open func agentId()throws  -> String  {
     /**
      * Asks for a verdict.
      */
-open func authorize(action: NativeAction, cancel: NativeCancel?)async throws  -> NativeVerdict  {
+open func authorize(action: NativeAction, recordOutcome: Bool, cancel: NativeCancel?)async throws  -> NativeVerdict  {
     return
         try  await uniffiRustCallAsync(
             rustFutureFunc: {
                 uniffi_actpass_uniffi_fn_method_nativeclient_authorize(
-                        self.uniffiCloneHandle(),FfiConverterTypeNativeAction_lower(action),FfiConverterOptionTypeNativeCancel.lower(cancel)
+                        self.uniffiCloneHandle(),FfiConverterTypeNativeAction_lower(action),FfiConverterBool.lower(recordOutcome),FfiConverterOptionTypeNativeCancel.lower(cancel)
                 )
             },
             pollFunc: ffi_actpass_uniffi_rust_future_poll_rust_buffer,
@@ -936,12 +926,12 @@ open func authorize(action: NativeAction, cancel: NativeCancel?)async throws  ->
     /**
      * Asks for a verdict about an action that was kept.
      */
-open func authorizePending(pending: String, passport: Secret?, waitForApproval: Double?, cancel: NativeCancel?)async throws  -> NativeVerdict  {
+open func authorizePending(pending: String, passport: Secret?, waitForApproval: Double?, recordOutcome: Bool, cancel: NativeCancel?)async throws  -> NativeVerdict  {
     return
         try  await uniffiRustCallAsync(
             rustFutureFunc: {
                 uniffi_actpass_uniffi_fn_method_nativeclient_authorize_pending(
-                        self.uniffiCloneHandle(),FfiConverterString.lower(pending),FfiConverterOptionTypeSecret.lower(passport),FfiConverterOptionDouble.lower(waitForApproval),FfiConverterOptionTypeNativeCancel.lower(cancel)
+                        self.uniffiCloneHandle(),FfiConverterString.lower(pending),FfiConverterOptionTypeSecret.lower(passport),FfiConverterOptionDouble.lower(waitForApproval),FfiConverterBool.lower(recordOutcome),FfiConverterOptionTypeNativeCancel.lower(cancel)
                 )
             },
             pollFunc: ffi_actpass_uniffi_rust_future_poll_rust_buffer,
@@ -1044,37 +1034,6 @@ open func recordEvidence(event: NativeEvent, cancel: NativeCancel?)async throws 
             liftFunc: FfiConverterTypeNativeRecorded_lift,
             errorHandler: FfiConverterTypeNativeError_lift
         )
-}
-    
-    /**
-     * Records how the action of a permit ended; `response` is the JSON text of what it returned.
-     */
-open func recordOutcome(permit: NativePermit, returned: Bool, response: String?, cancel: NativeCancel?)async throws  -> NativeRecorded  {
-    return
-        try  await uniffiRustCallAsync(
-            rustFutureFunc: {
-                uniffi_actpass_uniffi_fn_method_nativeclient_record_outcome(
-                        self.uniffiCloneHandle(),FfiConverterTypeNativePermit_lower(permit),FfiConverterBool.lower(returned),FfiConverterOptionString.lower(response),FfiConverterOptionTypeNativeCancel.lower(cancel)
-                )
-            },
-            pollFunc: ffi_actpass_uniffi_rust_future_poll_rust_buffer,
-            completeFunc: ffi_actpass_uniffi_rust_future_complete_rust_buffer,
-            freeFunc: ffi_actpass_uniffi_rust_future_free_rust_buffer,
-            liftFunc: FfiConverterTypeNativeRecorded_lift,
-            errorHandler: FfiConverterTypeNativeError_lift
-        )
-}
-    
-    /**
-     * Records that the action of a permit was stopped, without waiting for it.
-     */
-open func recordStop(permit: NativePermit)throws   {try rustCallWithError(FfiConverterTypeNativeError_lift) {
-        uniffiCallStatus in
-    uniffi_actpass_uniffi_fn_method_nativeclient_record_stop(
-            self.uniffiCloneHandle(),
-        FfiConverterTypeNativePermit_lower(permit),uniffiCallStatus
-    )
-}
 }
     
     /**
@@ -1428,25 +1387,20 @@ public func FfiConverterTypeNativeLogger_lower(_ value: NativeLogger) -> UInt64 
 
 
 /**
- * Leave to run the action, once.
+ * How an action ended, to be recorded.
  */
-public protocol NativePermitProtocol: AnyObject, Sendable {
+public protocol NativeRecordingProtocol: AnyObject, Sendable {
     
     /**
-     * Ends it: the action has returned, or ended with an error of its own.
+     * Records it.
      */
-    func settle(returned: Bool) throws  -> NativeSettled
-    
-    /**
-     * Spends the permit for what the action is given.
-     */
-    func spend() throws  -> NativeContext
+    func send() async throws  -> NativeRecorded
     
 }
 /**
- * Leave to run the action, once.
+ * How an action ended, to be recorded.
  */
-open class NativePermit: NativePermitProtocol, @unchecked Sendable {
+open class NativeRecording: NativeRecordingProtocol, @unchecked Sendable {
     fileprivate let handle: UInt64
 
     /// Used to instantiate a [FFIObject] without an actual handle, for fakes in tests, mostly.
@@ -1483,7 +1437,7 @@ open class NativePermit: NativePermitProtocol, @unchecked Sendable {
     @_documentation(visibility: private)
 #endif
     public func uniffiCloneHandle() -> UInt64 {
-        return try! rustCall { uniffi_actpass_uniffi_fn_clone_nativepermit(self.handle, $0) }
+        return try! rustCall { uniffi_actpass_uniffi_fn_clone_nativerecording(self.handle, $0) }
     }
     // No primary constructor declared for this class.
 
@@ -1493,35 +1447,29 @@ open class NativePermit: NativePermitProtocol, @unchecked Sendable {
             return
         }
 
-        try! rustCall { uniffi_actpass_uniffi_fn_free_nativepermit(handle, $0) }
+        try! rustCall { uniffi_actpass_uniffi_fn_free_nativerecording(handle, $0) }
     }
 
     
 
     
     /**
-     * Ends it: the action has returned, or ended with an error of its own.
+     * Records it.
      */
-open func settle(returned: Bool)throws  -> NativeSettled  {
-    return try  FfiConverterTypeNativeSettled_lift(try rustCallWithError(FfiConverterTypeNativeError_lift) {
-        uniffiCallStatus in
-    uniffi_actpass_uniffi_fn_method_nativepermit_settle(
-            self.uniffiCloneHandle(),
-        FfiConverterBool.lower(returned),uniffiCallStatus
-    )
-})
-}
-    
-    /**
-     * Spends the permit for what the action is given.
-     */
-open func spend()throws  -> NativeContext  {
-    return try  FfiConverterTypeNativeContext_lift(try rustCallWithError(FfiConverterTypeNativeError_lift) {
-        uniffiCallStatus in
-    uniffi_actpass_uniffi_fn_method_nativepermit_spend(
-            self.uniffiCloneHandle(),uniffiCallStatus
-    )
-})
+open func send()async throws  -> NativeRecorded  {
+    return
+        try  await uniffiRustCallAsync(
+            rustFutureFunc: {
+                uniffi_actpass_uniffi_fn_method_nativerecording_send(
+                        self.uniffiCloneHandle()
+                )
+            },
+            pollFunc: ffi_actpass_uniffi_rust_future_poll_rust_buffer,
+            completeFunc: ffi_actpass_uniffi_rust_future_complete_rust_buffer,
+            freeFunc: ffi_actpass_uniffi_rust_future_free_rust_buffer,
+            liftFunc: FfiConverterTypeNativeRecorded_lift,
+            errorHandler: FfiConverterTypeNativeError_lift
+        )
 }
     
 
@@ -1532,24 +1480,24 @@ open func spend()throws  -> NativeContext  {
 #if swift(>=5.8)
 @_documentation(visibility: private)
 #endif
-public struct FfiConverterTypeNativePermit: FfiConverter {
+public struct FfiConverterTypeNativeRecording: FfiConverter {
     typealias FfiType = UInt64
-    typealias SwiftType = NativePermit
+    typealias SwiftType = NativeRecording
 
-    public static func lift(_ handle: UInt64) throws -> NativePermit {
-        return NativePermit(unsafeFromHandle: handle)
+    public static func lift(_ handle: UInt64) throws -> NativeRecording {
+        return NativeRecording(unsafeFromHandle: handle)
     }
 
-    public static func lower(_ value: NativePermit) -> UInt64 {
+    public static func lower(_ value: NativeRecording) -> UInt64 {
         return value.uniffiCloneHandle()
     }
 
-    public static func read(from buf: inout (data: Data, offset: Data.Index)) throws -> NativePermit {
+    public static func read(from buf: inout (data: Data, offset: Data.Index)) throws -> NativeRecording {
         let handle: UInt64 = try readInt(&buf)
         return try lift(handle)
     }
 
-    public static func write(_ value: NativePermit, into buf: inout [UInt8]) {
+    public static func write(_ value: NativeRecording, into buf: inout [UInt8]) {
         writeInt(&buf, lower(value))
     }
 }
@@ -1558,15 +1506,15 @@ public struct FfiConverterTypeNativePermit: FfiConverter {
 #if swift(>=5.8)
 @_documentation(visibility: private)
 #endif
-public func FfiConverterTypeNativePermit_lift(_ handle: UInt64) throws -> NativePermit {
-    return try FfiConverterTypeNativePermit.lift(handle)
+public func FfiConverterTypeNativeRecording_lift(_ handle: UInt64) throws -> NativeRecording {
+    return try FfiConverterTypeNativeRecording.lift(handle)
 }
 
 #if swift(>=5.8)
 @_documentation(visibility: private)
 #endif
-public func FfiConverterTypeNativePermit_lower(_ value: NativePermit) -> UInt64 {
-    return FfiConverterTypeNativePermit.lower(value)
+public func FfiConverterTypeNativeRecording_lower(_ value: NativeRecording) -> UInt64 {
+    return FfiConverterTypeNativeRecording.lower(value)
 }
 
 
@@ -1760,6 +1708,176 @@ public func FfiConverterTypeNativeScript_lift(_ handle: UInt64) throws -> Native
 #endif
 public func FfiConverterTypeNativeScript_lower(_ value: NativeScript) -> UInt64 {
     return FfiConverterTypeNativeScript.lower(value)
+}
+
+
+
+
+
+
+/**
+ * A permitted action, from the verdict to the report.
+ */
+public protocol NativeSessionProtocol: AnyObject, Sendable {
+    
+    /**
+     * The decision under which the action may run.
+     */
+    func decision()  -> NativeDecision
+    
+    /**
+     * Takes in how the action ended; `response` is the JSON text of what it returned. That it was stopped is recorded beside
+     * this call.
+     */
+    func finish(ended: NativeEnded, response: String?) throws  -> NativeReport
+    
+    /**
+     * Spends the permit. `args` are the arguments with which the action is about to run, if they can differ from those that
+     * were judged.
+     */
+    func spend(args: String?) throws  -> NativeBegun
+    
+}
+/**
+ * A permitted action, from the verdict to the report.
+ */
+open class NativeSession: NativeSessionProtocol, @unchecked Sendable {
+    fileprivate let handle: UInt64
+
+    /// Used to instantiate a [FFIObject] without an actual handle, for fakes in tests, mostly.
+#if swift(>=5.8)
+    @_documentation(visibility: private)
+#endif
+    public struct NoHandle {
+        public init() {}
+    }
+
+    // TODO: We'd like this to be `private` but for Swifty reasons,
+    // we can't implement `FfiConverter` without making this `required` and we can't
+    // make it `required` without making it `public`.
+#if swift(>=5.8)
+    @_documentation(visibility: private)
+#endif
+    required public init(unsafeFromHandle handle: UInt64) {
+        self.handle = handle
+    }
+
+    // This constructor can be used to instantiate a fake object.
+    // - Parameter noHandle: Placeholder value so we can have a constructor separate from the default empty one that may be implemented for classes extending [FFIObject].
+    //
+    // - Warning:
+    //     Any object instantiated with this constructor cannot be passed to an actual Rust-backed object. Since there isn't a backing handle the FFI lower functions will crash.
+#if swift(>=5.8)
+    @_documentation(visibility: private)
+#endif
+    public init(noHandle: NoHandle) {
+        self.handle = 0
+    }
+
+#if swift(>=5.8)
+    @_documentation(visibility: private)
+#endif
+    public func uniffiCloneHandle() -> UInt64 {
+        return try! rustCall { uniffi_actpass_uniffi_fn_clone_nativesession(self.handle, $0) }
+    }
+    // No primary constructor declared for this class.
+
+    deinit {
+        if handle == 0 {
+            // Mock objects have handle=0 don't try to free them
+            return
+        }
+
+        try! rustCall { uniffi_actpass_uniffi_fn_free_nativesession(handle, $0) }
+    }
+
+    
+
+    
+    /**
+     * The decision under which the action may run.
+     */
+open func decision() -> NativeDecision  {
+    return try!  FfiConverterTypeNativeDecision_lift(try! rustCall() {
+        uniffiCallStatus in
+    uniffi_actpass_uniffi_fn_method_nativesession_decision(
+            self.uniffiCloneHandle(),uniffiCallStatus
+    )
+})
+}
+    
+    /**
+     * Takes in how the action ended; `response` is the JSON text of what it returned. That it was stopped is recorded beside
+     * this call.
+     */
+open func finish(ended: NativeEnded, response: String?)throws  -> NativeReport  {
+    return try  FfiConverterTypeNativeReport_lift(try rustCallWithError(FfiConverterTypeNativeError_lift) {
+        uniffiCallStatus in
+    uniffi_actpass_uniffi_fn_method_nativesession_finish(
+            self.uniffiCloneHandle(),
+        FfiConverterTypeNativeEnded_lower(ended),
+        FfiConverterOptionString.lower(response),uniffiCallStatus
+    )
+})
+}
+    
+    /**
+     * Spends the permit. `args` are the arguments with which the action is about to run, if they can differ from those that
+     * were judged.
+     */
+open func spend(args: String?)throws  -> NativeBegun  {
+    return try  FfiConverterTypeNativeBegun_lift(try rustCallWithError(FfiConverterTypeNativeError_lift) {
+        uniffiCallStatus in
+    uniffi_actpass_uniffi_fn_method_nativesession_spend(
+            self.uniffiCloneHandle(),
+        FfiConverterOptionString.lower(args),uniffiCallStatus
+    )
+})
+}
+    
+
+    
+}
+
+
+#if swift(>=5.8)
+@_documentation(visibility: private)
+#endif
+public struct FfiConverterTypeNativeSession: FfiConverter {
+    typealias FfiType = UInt64
+    typealias SwiftType = NativeSession
+
+    public static func lift(_ handle: UInt64) throws -> NativeSession {
+        return NativeSession(unsafeFromHandle: handle)
+    }
+
+    public static func lower(_ value: NativeSession) -> UInt64 {
+        return value.uniffiCloneHandle()
+    }
+
+    public static func read(from buf: inout (data: Data, offset: Data.Index)) throws -> NativeSession {
+        let handle: UInt64 = try readInt(&buf)
+        return try lift(handle)
+    }
+
+    public static func write(_ value: NativeSession, into buf: inout [UInt8]) {
+        writeInt(&buf, lower(value))
+    }
+}
+
+
+#if swift(>=5.8)
+@_documentation(visibility: private)
+#endif
+public func FfiConverterTypeNativeSession_lift(_ handle: UInt64) throws -> NativeSession {
+    return try FfiConverterTypeNativeSession.lift(handle)
+}
+
+#if swift(>=5.8)
+@_documentation(visibility: private)
+#endif
+public func FfiConverterTypeNativeSession_lower(_ value: NativeSession) -> UInt64 {
+    return FfiConverterTypeNativeSession.lower(value)
 }
 
 
@@ -2083,9 +2201,161 @@ public func FfiConverterTypeNativeApproval_lower(_ value: NativeApproval) -> Rus
 
 
 /**
+ * How the gate failed, in a block that a test makes up.
+ */
+public struct NativeBlockFailure: Equatable, Hashable {
+    /**
+     * What kind of thing went wrong.
+     */
+    public let kind: NativeErrorKind
+    /**
+     * One line.
+     */
+    public let message: String
+    /**
+     * Whether the same call may succeed later.
+     */
+    public let retryable: Bool
+
+    // Default memberwise initializers are never public by default, so we
+    // declare one manually.
+    public init(
+        /**
+         * What kind of thing went wrong.
+         */kind: NativeErrorKind, 
+        /**
+         * One line.
+         */message: String, 
+        /**
+         * Whether the same call may succeed later.
+         */retryable: Bool) {
+        self.kind = kind
+        self.message = message
+        self.retryable = retryable
+    }
+
+    
+
+    
+}
+
+#if compiler(>=6)
+extension NativeBlockFailure: Sendable {}
+#endif
+
+#if swift(>=5.8)
+@_documentation(visibility: private)
+#endif
+public struct FfiConverterTypeNativeBlockFailure: FfiConverterRustBuffer {
+    public static func read(from buf: inout (data: Data, offset: Data.Index)) throws -> NativeBlockFailure {
+        return
+            try NativeBlockFailure(
+                kind: FfiConverterTypeNativeErrorKind.read(from: &buf), 
+                message: FfiConverterString.read(from: &buf), 
+                retryable: FfiConverterBool.read(from: &buf)
+        )
+    }
+
+    public static func write(_ value: NativeBlockFailure, into buf: inout [UInt8]) {
+        FfiConverterTypeNativeErrorKind.write(value.kind, into: &buf)
+        FfiConverterString.write(value.message, into: &buf)
+        FfiConverterBool.write(value.retryable, into: &buf)
+    }
+}
+
+
+#if swift(>=5.8)
+@_documentation(visibility: private)
+#endif
+public func FfiConverterTypeNativeBlockFailure_lift(_ buf: RustBuffer) throws -> NativeBlockFailure {
+    return try FfiConverterTypeNativeBlockFailure.lift(buf)
+}
+
+#if swift(>=5.8)
+@_documentation(visibility: private)
+#endif
+public func FfiConverterTypeNativeBlockFailure_lower(_ value: NativeBlockFailure) -> RustBuffer {
+    return FfiConverterTypeNativeBlockFailure.lower(value)
+}
+
+
+/**
+ * The two texts of a block.
+ */
+public struct NativeBlockTexts: Equatable, Hashable {
+    /**
+     * For a developer.
+     */
+    public let developer: String
+    /**
+     * For a model.
+     */
+    public let model: String
+
+    // Default memberwise initializers are never public by default, so we
+    // declare one manually.
+    public init(
+        /**
+         * For a developer.
+         */developer: String, 
+        /**
+         * For a model.
+         */model: String) {
+        self.developer = developer
+        self.model = model
+    }
+
+    
+
+    
+}
+
+#if compiler(>=6)
+extension NativeBlockTexts: Sendable {}
+#endif
+
+#if swift(>=5.8)
+@_documentation(visibility: private)
+#endif
+public struct FfiConverterTypeNativeBlockTexts: FfiConverterRustBuffer {
+    public static func read(from buf: inout (data: Data, offset: Data.Index)) throws -> NativeBlockTexts {
+        return
+            try NativeBlockTexts(
+                developer: FfiConverterString.read(from: &buf), 
+                model: FfiConverterString.read(from: &buf)
+        )
+    }
+
+    public static func write(_ value: NativeBlockTexts, into buf: inout [UInt8]) {
+        FfiConverterString.write(value.developer, into: &buf)
+        FfiConverterString.write(value.model, into: &buf)
+    }
+}
+
+
+#if swift(>=5.8)
+@_documentation(visibility: private)
+#endif
+public func FfiConverterTypeNativeBlockTexts_lift(_ buf: RustBuffer) throws -> NativeBlockTexts {
+    return try FfiConverterTypeNativeBlockTexts.lift(buf)
+}
+
+#if swift(>=5.8)
+@_documentation(visibility: private)
+#endif
+public func FfiConverterTypeNativeBlockTexts_lower(_ value: NativeBlockTexts) -> RustBuffer {
+    return FfiConverterTypeNativeBlockTexts.lower(value)
+}
+
+
+/**
  * Why an action did not run.
  */
 public struct NativeBlocked: Equatable, Hashable {
+    /**
+     * The tool that was not used.
+     */
+    public let tool: String
     /**
      * The gateway's decision, or that of the SDK.
      */
@@ -2098,10 +2368,17 @@ public struct NativeBlocked: Equatable, Hashable {
      * What to keep in order to run it later.
      */
     public let approval: NativePending?
+    /**
+     * What to tell a developer and a model.
+     */
+    public let texts: NativeBlockTexts
 
     // Default memberwise initializers are never public by default, so we
     // declare one manually.
     public init(
+        /**
+         * The tool that was not used.
+         */tool: String, 
         /**
          * The gateway's decision, or that of the SDK.
          */decision: NativeDecision, 
@@ -2110,10 +2387,15 @@ public struct NativeBlocked: Equatable, Hashable {
          */failure: NativeFailure?, 
         /**
          * What to keep in order to run it later.
-         */approval: NativePending?) {
+         */approval: NativePending?, 
+        /**
+         * What to tell a developer and a model.
+         */texts: NativeBlockTexts) {
+        self.tool = tool
         self.decision = decision
         self.failure = failure
         self.approval = approval
+        self.texts = texts
     }
 
     
@@ -2132,16 +2414,20 @@ public struct FfiConverterTypeNativeBlocked: FfiConverterRustBuffer {
     public static func read(from buf: inout (data: Data, offset: Data.Index)) throws -> NativeBlocked {
         return
             try NativeBlocked(
+                tool: FfiConverterString.read(from: &buf), 
                 decision: FfiConverterTypeNativeDecision.read(from: &buf), 
                 failure: FfiConverterOptionTypeNativeFailure.read(from: &buf), 
-                approval: FfiConverterOptionTypeNativePending.read(from: &buf)
+                approval: FfiConverterOptionTypeNativePending.read(from: &buf), 
+                texts: FfiConverterTypeNativeBlockTexts.read(from: &buf)
         )
     }
 
     public static func write(_ value: NativeBlocked, into buf: inout [UInt8]) {
+        FfiConverterString.write(value.tool, into: &buf)
         FfiConverterTypeNativeDecision.write(value.decision, into: &buf)
         FfiConverterOptionTypeNativeFailure.write(value.failure, into: &buf)
         FfiConverterOptionTypeNativePending.write(value.approval, into: &buf)
+        FfiConverterTypeNativeBlockTexts.write(value.texts, into: &buf)
     }
 }
 
@@ -3281,6 +3567,85 @@ public func FfiConverterTypeNativeRecorded_lower(_ value: NativeRecorded) -> Rus
 
 
 /**
+ * Under what an action ran.
+ */
+public struct NativeReport {
+    /**
+     * The decision.
+     */
+    public let decision: NativeDecision
+    /**
+     * How the gate failed, if `monitor` ran the action despite the failure.
+     */
+    public let failure: NativeFailure?
+    /**
+     * What is to be recorded, if outcomes are and nothing records it yet.
+     */
+    public let recording: NativeRecording?
+
+    // Default memberwise initializers are never public by default, so we
+    // declare one manually.
+    public init(
+        /**
+         * The decision.
+         */decision: NativeDecision, 
+        /**
+         * How the gate failed, if `monitor` ran the action despite the failure.
+         */failure: NativeFailure?, 
+        /**
+         * What is to be recorded, if outcomes are and nothing records it yet.
+         */recording: NativeRecording?) {
+        self.decision = decision
+        self.failure = failure
+        self.recording = recording
+    }
+
+    
+
+    
+}
+
+#if compiler(>=6)
+extension NativeReport: Sendable {}
+#endif
+
+#if swift(>=5.8)
+@_documentation(visibility: private)
+#endif
+public struct FfiConverterTypeNativeReport: FfiConverterRustBuffer {
+    public static func read(from buf: inout (data: Data, offset: Data.Index)) throws -> NativeReport {
+        return
+            try NativeReport(
+                decision: FfiConverterTypeNativeDecision.read(from: &buf), 
+                failure: FfiConverterOptionTypeNativeFailure.read(from: &buf), 
+                recording: FfiConverterOptionTypeNativeRecording.read(from: &buf)
+        )
+    }
+
+    public static func write(_ value: NativeReport, into buf: inout [UInt8]) {
+        FfiConverterTypeNativeDecision.write(value.decision, into: &buf)
+        FfiConverterOptionTypeNativeFailure.write(value.failure, into: &buf)
+        FfiConverterOptionTypeNativeRecording.write(value.recording, into: &buf)
+    }
+}
+
+
+#if swift(>=5.8)
+@_documentation(visibility: private)
+#endif
+public func FfiConverterTypeNativeReport_lift(_ buf: RustBuffer) throws -> NativeReport {
+    return try FfiConverterTypeNativeReport.lift(buf)
+}
+
+#if swift(>=5.8)
+@_documentation(visibility: private)
+#endif
+public func FfiConverterTypeNativeReport_lower(_ value: NativeReport) -> RustBuffer {
+    return FfiConverterTypeNativeReport.lower(value)
+}
+
+
+/**
  * A request that a script was asked.
  */
 public struct NativeRequest: Equatable, Hashable {
@@ -3588,75 +3953,6 @@ public func FfiConverterTypeNativeSettings_lower(_ value: NativeSettings) -> Rus
 
 
 /**
- * Under what an action ran.
- */
-public struct NativeSettled: Equatable, Hashable {
-    /**
-     * The decision.
-     */
-    public let decision: NativeDecision
-    /**
-     * How the gate failed, where `monitor` ran the action all the same.
-     */
-    public let failure: NativeFailure?
-
-    // Default memberwise initializers are never public by default, so we
-    // declare one manually.
-    public init(
-        /**
-         * The decision.
-         */decision: NativeDecision, 
-        /**
-         * How the gate failed, where `monitor` ran the action all the same.
-         */failure: NativeFailure?) {
-        self.decision = decision
-        self.failure = failure
-    }
-
-    
-
-    
-}
-
-#if compiler(>=6)
-extension NativeSettled: Sendable {}
-#endif
-
-#if swift(>=5.8)
-@_documentation(visibility: private)
-#endif
-public struct FfiConverterTypeNativeSettled: FfiConverterRustBuffer {
-    public static func read(from buf: inout (data: Data, offset: Data.Index)) throws -> NativeSettled {
-        return
-            try NativeSettled(
-                decision: FfiConverterTypeNativeDecision.read(from: &buf), 
-                failure: FfiConverterOptionTypeNativeFailure.read(from: &buf)
-        )
-    }
-
-    public static func write(_ value: NativeSettled, into buf: inout [UInt8]) {
-        FfiConverterTypeNativeDecision.write(value.decision, into: &buf)
-        FfiConverterOptionTypeNativeFailure.write(value.failure, into: &buf)
-    }
-}
-
-
-#if swift(>=5.8)
-@_documentation(visibility: private)
-#endif
-public func FfiConverterTypeNativeSettled_lift(_ buf: RustBuffer) throws -> NativeSettled {
-    return try FfiConverterTypeNativeSettled.lift(buf)
-}
-
-#if swift(>=5.8)
-@_documentation(visibility: private)
-#endif
-public func FfiConverterTypeNativeSettled_lower(_ value: NativeSettled) -> RustBuffer {
-    return FfiConverterTypeNativeSettled.lower(value)
-}
-
-
-/**
  * Whether a passport is valid.
  */
 public struct NativeVerification: Equatable, Hashable {
@@ -3940,6 +4236,93 @@ public func FfiConverterTypeNativeApprovalStatus_lower(_ value: NativeApprovalSt
 
 
 /**
+ * What spending a permit comes to.
+ */
+
+public enum NativeBegun: Equatable, Hashable {
+    
+    /**
+     * Nothing may run.
+     */
+    case blocked(
+        /**
+         * Why.
+         */blocked: NativeBlocked
+    )
+    /**
+     * The action runs.
+     */
+    case running(
+        /**
+         * What it is given.
+         */context: NativeContext
+    )
+
+
+
+
+
+}
+
+#if compiler(>=6)
+extension NativeBegun: Sendable {}
+#endif
+
+#if swift(>=5.8)
+@_documentation(visibility: private)
+#endif
+public struct FfiConverterTypeNativeBegun: FfiConverterRustBuffer {
+    typealias SwiftType = NativeBegun
+
+    public static func read(from buf: inout (data: Data, offset: Data.Index)) throws -> NativeBegun {
+        let variant: Int32 = try readInt(&buf)
+        switch variant {
+        
+        case 1: return .blocked(blocked: try FfiConverterTypeNativeBlocked.read(from: &buf)
+        )
+        
+        case 2: return .running(context: try FfiConverterTypeNativeContext.read(from: &buf)
+        )
+        
+        default: throw UniffiInternalError.unexpectedEnumCase
+        }
+    }
+
+    public static func write(_ value: NativeBegun, into buf: inout [UInt8]) {
+        switch value {
+        
+        
+        case let .blocked(blocked):
+            writeInt(&buf, Int32(1))
+            FfiConverterTypeNativeBlocked.write(blocked, into: &buf)
+            
+        
+        case let .running(context):
+            writeInt(&buf, Int32(2))
+            FfiConverterTypeNativeContext.write(context, into: &buf)
+            
+        }
+    }
+}
+
+
+#if swift(>=5.8)
+@_documentation(visibility: private)
+#endif
+public func FfiConverterTypeNativeBegun_lift(_ buf: RustBuffer) throws -> NativeBegun {
+    return try FfiConverterTypeNativeBegun.lift(buf)
+}
+
+#if swift(>=5.8)
+@_documentation(visibility: private)
+#endif
+public func FfiConverterTypeNativeBegun_lower(_ value: NativeBegun) -> RustBuffer {
+    return FfiConverterTypeNativeBegun.lower(value)
+}
+
+
+
+/**
  * Whether calls go to the gateway.
  */
 
@@ -4026,6 +4409,91 @@ public func FfiConverterTypeNativeCircuit_lift(_ buf: RustBuffer) throws -> Nati
 #endif
 public func FfiConverterTypeNativeCircuit_lower(_ value: NativeCircuit) -> RustBuffer {
     return FfiConverterTypeNativeCircuit.lower(value)
+}
+
+
+
+/**
+ * How an action ended.
+ */
+
+public enum NativeEnded: Equatable, Hashable {
+    
+    /**
+     * It was stopped.
+     */
+    case cancelled
+    /**
+     * It ended with an error of its own.
+     */
+    case failed
+    /**
+     * It returned.
+     */
+    case returned
+
+
+
+
+
+}
+
+#if compiler(>=6)
+extension NativeEnded: Sendable {}
+#endif
+
+#if swift(>=5.8)
+@_documentation(visibility: private)
+#endif
+public struct FfiConverterTypeNativeEnded: FfiConverterRustBuffer {
+    typealias SwiftType = NativeEnded
+
+    public static func read(from buf: inout (data: Data, offset: Data.Index)) throws -> NativeEnded {
+        let variant: Int32 = try readInt(&buf)
+        switch variant {
+        
+        case 1: return .cancelled
+        
+        case 2: return .failed
+        
+        case 3: return .returned
+        
+        default: throw UniffiInternalError.unexpectedEnumCase
+        }
+    }
+
+    public static func write(_ value: NativeEnded, into buf: inout [UInt8]) {
+        switch value {
+        
+        
+        case .cancelled:
+            writeInt(&buf, Int32(1))
+        
+        
+        case .failed:
+            writeInt(&buf, Int32(2))
+        
+        
+        case .returned:
+            writeInt(&buf, Int32(3))
+        
+        }
+    }
+}
+
+
+#if swift(>=5.8)
+@_documentation(visibility: private)
+#endif
+public func FfiConverterTypeNativeEnded_lift(_ buf: RustBuffer) throws -> NativeEnded {
+    return try FfiConverterTypeNativeEnded.lift(buf)
+}
+
+#if swift(>=5.8)
+@_documentation(visibility: private)
+#endif
+public func FfiConverterTypeNativeEnded_lower(_ value: NativeEnded) -> RustBuffer {
+    return FfiConverterTypeNativeEnded.lower(value)
 }
 
 
@@ -4633,10 +5101,10 @@ public enum NativeVerdict {
     /**
      * It may run, once.
      */
-    case proceed(
+    case permitted(
         /**
-         * The leave to.
-         */permit: NativePermit
+         * What runs it.
+         */session: NativeSession
     )
 
 
@@ -4662,7 +5130,7 @@ public struct FfiConverterTypeNativeVerdict: FfiConverterRustBuffer {
         case 1: return .blocked(blocked: try FfiConverterTypeNativeBlocked.read(from: &buf)
         )
         
-        case 2: return .proceed(permit: try FfiConverterTypeNativePermit.read(from: &buf)
+        case 2: return .permitted(session: try FfiConverterTypeNativeSession.read(from: &buf)
         )
         
         default: throw UniffiInternalError.unexpectedEnumCase
@@ -4678,9 +5146,9 @@ public struct FfiConverterTypeNativeVerdict: FfiConverterRustBuffer {
             FfiConverterTypeNativeBlocked.write(blocked, into: &buf)
             
         
-        case let .proceed(permit):
+        case let .permitted(session):
             writeInt(&buf, Int32(2))
-            FfiConverterTypeNativePermit.write(permit, into: &buf)
+            FfiConverterTypeNativeSession.write(session, into: &buf)
             
         }
     }
@@ -4849,6 +5317,30 @@ fileprivate struct FfiConverterOptionTypeNativeLogger: FfiConverterRustBuffer {
 #if swift(>=5.8)
 @_documentation(visibility: private)
 #endif
+fileprivate struct FfiConverterOptionTypeNativeRecording: FfiConverterRustBuffer {
+    typealias SwiftType = NativeRecording?
+
+    public static func write(_ value: SwiftType, into buf: inout [UInt8]) {
+        guard let value = value else {
+            writeInt(&buf, Int8(0))
+            return
+        }
+        writeInt(&buf, Int8(1))
+        FfiConverterTypeNativeRecording.write(value, into: &buf)
+    }
+
+    public static func read(from buf: inout (data: Data, offset: Data.Index)) throws -> SwiftType {
+        switch try readInt(&buf) as Int8 {
+        case 0: return nil
+        case 1: return try FfiConverterTypeNativeRecording.read(from: &buf)
+        default: throw UniffiInternalError.unexpectedOptionalTag
+        }
+    }
+}
+
+#if swift(>=5.8)
+@_documentation(visibility: private)
+#endif
 fileprivate struct FfiConverterOptionTypeNativeScript: FfiConverterRustBuffer {
     typealias SwiftType = NativeScript?
 
@@ -4865,6 +5357,30 @@ fileprivate struct FfiConverterOptionTypeNativeScript: FfiConverterRustBuffer {
         switch try readInt(&buf) as Int8 {
         case 0: return nil
         case 1: return try FfiConverterTypeNativeScript.read(from: &buf)
+        default: throw UniffiInternalError.unexpectedOptionalTag
+        }
+    }
+}
+
+#if swift(>=5.8)
+@_documentation(visibility: private)
+#endif
+fileprivate struct FfiConverterOptionTypeNativeBlockFailure: FfiConverterRustBuffer {
+    typealias SwiftType = NativeBlockFailure?
+
+    public static func write(_ value: SwiftType, into buf: inout [UInt8]) {
+        guard let value = value else {
+            writeInt(&buf, Int8(0))
+            return
+        }
+        writeInt(&buf, Int8(1))
+        FfiConverterTypeNativeBlockFailure.write(value, into: &buf)
+    }
+
+    public static func read(from buf: inout (data: Data, offset: Data.Index)) throws -> SwiftType {
+        switch try readInt(&buf) as Int8 {
+        case 0: return nil
+        case 1: return try FfiConverterTypeNativeBlockFailure.read(from: &buf)
         default: throw UniffiInternalError.unexpectedOptionalTag
         }
     }
@@ -5291,16 +5807,16 @@ public func nativePanicked() -> NativeFailure  {
 })
 }
 /**
- * The text of the error of an action that was blocked: one line, for developers.
+ * The texts of a block that a test makes up.
  */
-public func nativeBlockedText(tool: String, word: String, reasonCode: String, why: String) -> String  {
-    return try!  FfiConverterString.lift(try! rustCall() {
+public func nativeBlockTexts(tool: String, decision: String, failure: NativeBlockFailure?, approval: String?) -> NativeBlockTexts  {
+    return try!  FfiConverterTypeNativeBlockTexts_lift(try! rustCall() {
         uniffiCallStatus in
-    uniffi_actpass_uniffi_fn_func_native_blocked_text(
+    uniffi_actpass_uniffi_fn_func_native_block_texts(
         FfiConverterString.lower(tool),
-        FfiConverterString.lower(word),
-        FfiConverterString.lower(reasonCode),
-        FfiConverterString.lower(why),uniffiCallStatus
+        FfiConverterString.lower(decision),
+        FfiConverterOptionTypeNativeBlockFailure.lower(failure),
+        FfiConverterOptionString.lower(approval),uniffiCallStatus
     )
 })
 }
@@ -5372,7 +5888,7 @@ private let initializationResult: InitializationResult = {
     if (uniffi_actpass_uniffi_checksum_func_native_panicked() != 7821) {
         return InitializationResult.apiChecksumMismatch
     }
-    if (uniffi_actpass_uniffi_checksum_func_native_blocked_text() != 47323) {
+    if (uniffi_actpass_uniffi_checksum_func_native_block_texts() != 40612) {
         return InitializationResult.apiChecksumMismatch
     }
     if (uniffi_actpass_uniffi_checksum_func_native_canonical_outcome() != 35637) {
@@ -5384,10 +5900,10 @@ private let initializationResult: InitializationResult = {
     if (uniffi_actpass_uniffi_checksum_method_nativeclient_agent_id() != 48935) {
         return InitializationResult.apiChecksumMismatch
     }
-    if (uniffi_actpass_uniffi_checksum_method_nativeclient_authorize() != 34093) {
+    if (uniffi_actpass_uniffi_checksum_method_nativeclient_authorize() != 13852) {
         return InitializationResult.apiChecksumMismatch
     }
-    if (uniffi_actpass_uniffi_checksum_method_nativeclient_authorize_pending() != 28053) {
+    if (uniffi_actpass_uniffi_checksum_method_nativeclient_authorize_pending() != 41143) {
         return InitializationResult.apiChecksumMismatch
     }
     if (uniffi_actpass_uniffi_checksum_method_nativeclient_base_url() != 24530) {
@@ -5408,12 +5924,6 @@ private let initializationResult: InitializationResult = {
     if (uniffi_actpass_uniffi_checksum_method_nativeclient_record_evidence() != 48971) {
         return InitializationResult.apiChecksumMismatch
     }
-    if (uniffi_actpass_uniffi_checksum_method_nativeclient_record_outcome() != 38184) {
-        return InitializationResult.apiChecksumMismatch
-    }
-    if (uniffi_actpass_uniffi_checksum_method_nativeclient_record_stop() != 14209) {
-        return InitializationResult.apiChecksumMismatch
-    }
     if (uniffi_actpass_uniffi_checksum_method_nativeclient_revoke_passport() != 33657) {
         return InitializationResult.apiChecksumMismatch
     }
@@ -5429,10 +5939,16 @@ private let initializationResult: InitializationResult = {
     if (uniffi_actpass_uniffi_checksum_method_nativeclient_with_options() != 35509) {
         return InitializationResult.apiChecksumMismatch
     }
-    if (uniffi_actpass_uniffi_checksum_method_nativepermit_settle() != 61019) {
+    if (uniffi_actpass_uniffi_checksum_method_nativerecording_send() != 22854) {
         return InitializationResult.apiChecksumMismatch
     }
-    if (uniffi_actpass_uniffi_checksum_method_nativepermit_spend() != 33456) {
+    if (uniffi_actpass_uniffi_checksum_method_nativesession_decision() != 17844) {
+        return InitializationResult.apiChecksumMismatch
+    }
+    if (uniffi_actpass_uniffi_checksum_method_nativesession_finish() != 55126) {
+        return InitializationResult.apiChecksumMismatch
+    }
+    if (uniffi_actpass_uniffi_checksum_method_nativesession_spend() != 8411) {
         return InitializationResult.apiChecksumMismatch
     }
     if (uniffi_actpass_uniffi_checksum_method_nativelogger_log() != 42758) {

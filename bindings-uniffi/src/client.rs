@@ -4,22 +4,23 @@ use std::sync::Arc;
 
 use actpass_core::json::parse_argument;
 use actpass_core::{
-    ActPass, ActPassBuilder, Action, CallOptions, Circuit, Ended, Error, Secret, Verdict, wait_seconds,
+    ActPass, ActPassBuilder, Action, CallOptions, Circuit, Error, Recording, Secret, wait_seconds,
     whole_number,
 };
+use actpass_session::{GuardSession, broken};
 use tracing::dispatcher::{Dispatch, with_default};
 use tracing::instrument::WithSubscriber;
 
 use crate::approval::{NativeApproval, kept};
 use crate::error::{NativeError, NativeLanguage};
 use crate::evidence::{NativeEvent, NativeRecorded};
-use crate::guard::{NativeAction, NativeDecision, NativeMode, NativePermit, NativeVerdict};
+use crate::guard::{NativeAction, NativeDecision, NativeMode, NativeSession, NativeVerdict};
 use crate::log::{NativeLogLevel, NativeLogger, subscriber};
 use crate::passport::{
     NativeIssued, NativeOfflineVerifyRequest, NativePassportRequest, NativeRevocation, NativeVerification,
     NativeVerifyRequest,
 };
-use crate::runtime::{NativeCancel, broken, detach, enter, wait};
+use crate::runtime::{NativeCancel, detach, enter, wait};
 use crate::scripted::NativeScript;
 
 /// The settings of a client.
@@ -199,24 +200,25 @@ impl NativeClient {
 
     /// Asks for a verdict.
     pub(crate) async fn authorize(
-        &self,
+        self: Arc<Self>,
         action: NativeAction,
+        record_outcome: bool,
         cancel: Option<Arc<NativeCancel>>,
     ) -> Result<NativeVerdict, NativeError> {
-        let tool = action.tool.clone();
-        self.rule(convert(action)?, tool, cancel).await
+        self.rule(convert(action)?, record_outcome, cancel).await
     }
 
     /// Asks for a verdict about an action that was kept.
     pub(crate) async fn authorize_pending(
-        &self,
+        self: Arc<Self>,
         pending: String,
         passport: Option<Secret>,
         wait_for_approval: Option<f64>,
+        record_outcome: bool,
         cancel: Option<Arc<NativeCancel>>,
     ) -> Result<NativeVerdict, NativeError> {
         let action = enter(|| Ok(kept(&pending, passport, wait_for_approval)?))?;
-        self.rule(action, String::new(), cancel).await
+        self.rule(action, record_outcome, cancel).await
     }
 
     /// Waits until somebody decided about an approval, for `seconds` at most.
@@ -285,28 +287,6 @@ impl NativeClient {
         let call = self.call(async move |actpass| actpass.record_evidence(&event).await);
         Ok(NativeRecorded::from(&wait(cancel, call, Err).await?))
     }
-
-    /// Records how the action of a permit ended; `response` is the JSON text of what it returned.
-    pub(crate) async fn record_outcome(
-        &self,
-        permit: Arc<NativePermit>,
-        returned: bool,
-        response: Option<String>,
-        cancel: Option<Arc<NativeCancel>>,
-    ) -> Result<NativeRecorded, NativeError> {
-        let ended = if returned { Ended::Returned } else { Ended::Failed };
-        let recording = enter(|| permit.evidence(ended, response.as_deref()))?;
-        let call = self.call(async move |actpass| actpass.record(&recording).await);
-        Ok(NativeRecorded::from(&wait(cancel, call, Err).await?))
-    }
-
-    /// Records that the action of a permit was stopped, without waiting for it.
-    pub(crate) fn record_stop(&self, permit: Arc<NativePermit>) -> Result<(), NativeError> {
-        enter(|| {
-            let recording = permit.evidence(Ended::Cancelled, None)?;
-            Ok(detach(self.call(async move |actpass| drop(actpass.record(&recording).await)))?)
-        })
-    }
 }
 
 impl NativeClient {
@@ -320,20 +300,30 @@ impl NativeClient {
     }
 
     async fn rule(
-        &self,
+        self: Arc<Self>,
         action: Action,
-        tool: String,
+        record_outcome: bool,
         cancel: Option<Arc<NativeCancel>>,
     ) -> Result<NativeVerdict, NativeError> {
-        let request = enter(|| Ok(self.actpass.prepare(action)?))?;
-        let asked = request.clone();
-        let call = self.call(async move |actpass| {
-            broken::call(&tool).await;
-            Ok(actpass.authorize_prepared(&asked).await)
-        });
-        let lost = |failure| with_default(&self.log, || Ok(Verdict::for_failure(&request, failure)));
-        let verdict = wait(cancel, call, lost).await?;
-        enter(|| Ok(verdict.into()))
+        let prepared = enter(|| Ok(self.actpass.prepare(action.clone())?))?;
+        let asked = prepared.clone();
+        let call = self
+            .call(async move |actpass| Ok(GuardSession::authorize(&actpass, asked, record_outcome).await));
+        let lost =
+            |failure| with_default(&self.log, || Ok(GuardSession::lost(prepared, failure, record_outcome)));
+        let authorized = wait(cancel, call, lost).await?;
+        enter(|| NativeSession::verdict(Arc::clone(&self), action, authorized))
+    }
+
+    /// Records how an action ended. Nobody can cancel that: the action has run.
+    pub(crate) async fn record(&self, recording: Recording) -> Result<NativeRecorded, NativeError> {
+        let call = self.call(async move |actpass| actpass.record(&recording).await);
+        Ok(NativeRecorded::from(&wait(None, call, Err).await?))
+    }
+
+    /// Records that an action was stopped, without waiting for it. What becomes of that changes nothing about the stop.
+    pub(crate) fn record_beside(&self, recording: Recording) {
+        drop(detach(self.call(async move |actpass| drop(actpass.record(&recording).await))));
     }
 }
 

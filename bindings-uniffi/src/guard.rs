@@ -1,13 +1,17 @@
 //! The two steps of the guard. The face runs the caller's function between them, in the caller's own task.
 
-use std::sync::{Arc, Mutex, PoisonError};
+use std::sync::Arc;
 
+use actpass_core::engine::Begun;
 use actpass_core::{
-    Action, Blocked, Credential, Decision, Ended, Error, Json, Mode, Outcome, Recording, Secret, Settlement,
-    Verdict, wait_seconds,
+    Action, BlockFailure, BlockTexts, Blocked, Credential, Decision, Ended, Error, ErrorKind, Json, Mode,
+    Outcome, Recording, Secret, wait_seconds,
 };
+use actpass_session::GuardSession;
 
-use crate::error::{NativeError, NativeFailure, internal};
+use crate::client::NativeClient;
+use crate::error::{NativeError, NativeErrorKind, NativeFailure, internal};
+use crate::evidence::NativeRecorded;
 use crate::runtime::enter;
 
 /// The modes, one for each of the core.
@@ -167,41 +171,52 @@ pub(crate) enum NativeVerdict {
         blocked: NativeBlocked,
     },
     /// It may run, once.
-    Proceed {
-        /// The leave to.
-        permit: Arc<NativePermit>,
+    Permitted {
+        /// What runs it.
+        session: Arc<NativeSession>,
     },
-}
-
-impl From<Verdict> for NativeVerdict {
-    fn from(verdict: Verdict) -> Self {
-        match verdict {
-            Verdict::Blocked(blocked) => Self::Blocked { blocked: NativeBlocked::from(&blocked) },
-            Verdict::Proceed(permit) => {
-                Self::Proceed { permit: Arc::new(NativePermit(Mutex::new(State::Granted(permit)))) }
-            }
-        }
-    }
 }
 
 /// Why an action did not run.
 #[derive(uniffi::Record)]
 pub(crate) struct NativeBlocked {
+    /// The tool that was not used.
+    pub(crate) tool: String,
     /// The gateway's decision, or that of the SDK.
     pub(crate) decision: NativeDecision,
     /// How the gate failed.
     pub(crate) failure: Option<NativeFailure>,
     /// What to keep in order to run it later.
     pub(crate) approval: Option<NativePending>,
+    /// What to tell a developer and a model.
+    pub(crate) texts: NativeBlockTexts,
 }
 
 impl From<&Blocked> for NativeBlocked {
     fn from(blocked: &Blocked) -> Self {
         Self {
+            tool: blocked.tool().to_owned(),
             decision: blocked.decision().into(),
             failure: blocked.error().map(Into::into),
             approval: blocked.approval().map(Into::into),
+            texts: blocked.texts().into(),
         }
+    }
+}
+
+/// The two texts of a block.
+#[derive(uniffi::Record)]
+pub(crate) struct NativeBlockTexts {
+    /// For a developer.
+    pub(crate) developer: String,
+    /// For a model.
+    pub(crate) model: String,
+}
+
+impl From<BlockTexts> for NativeBlockTexts {
+    fn from(texts: BlockTexts) -> Self {
+        let BlockTexts { developer, model } = texts;
+        Self { developer, model }
     }
 }
 
@@ -223,73 +238,139 @@ pub(crate) struct NativeContext {
     pub(crate) credential: Option<NativeCredential>,
 }
 
-/// Under what an action ran.
-#[derive(uniffi::Record)]
-pub(crate) struct NativeSettled {
-    /// The decision.
-    pub(crate) decision: NativeDecision,
-    /// How the gate failed, where `monitor` ran the action all the same.
-    pub(crate) failure: Option<NativeFailure>,
+/// What spending a permit comes to.
+#[derive(uniffi::Enum)]
+pub(crate) enum NativeBegun {
+    /// Nothing may run.
+    Blocked {
+        /// Why.
+        blocked: NativeBlocked,
+    },
+    /// The action runs.
+    Running {
+        /// What it is given.
+        context: NativeContext,
+    },
 }
 
-/// Leave to run the action, once.
-#[derive(uniffi::Object)]
-pub(crate) struct NativePermit(Mutex<State>);
+/// How an action ended.
+#[derive(Clone, Copy, Debug, uniffi::Enum)]
+pub(crate) enum NativeEnded {
+    /// It was stopped.
+    Cancelled,
+    /// It ended with an error of its own.
+    Failed,
+    /// It returned.
+    Returned,
+}
 
-enum State {
-    Granted(actpass_core::Permit),
-    Running(Settlement),
-    Settled,
+/// Under what an action ran.
+#[derive(uniffi::Record)]
+pub(crate) struct NativeReport {
+    /// The decision.
+    pub(crate) decision: NativeDecision,
+    /// How the gate failed, if `monitor` ran the action despite the failure.
+    pub(crate) failure: Option<NativeFailure>,
+    /// What is to be recorded, if outcomes are and nothing records it yet.
+    pub(crate) recording: Option<Arc<NativeRecording>>,
+}
+
+/// A permitted action, from the verdict to the report.
+#[derive(uniffi::Object)]
+pub(crate) struct NativeSession {
+    client: Arc<NativeClient>,
+    session: GuardSession,
+    action: Action,
+    decision: Decision,
 }
 
 #[uniffi::export]
-impl NativePermit {
-    /// Spends the permit for what the action is given.
-    pub(crate) fn spend(&self) -> Result<NativeContext, NativeError> {
+impl NativeSession {
+    /// The decision under which the action may run.
+    pub(crate) fn decision(&self) -> NativeDecision {
+        NativeDecision::from(&self.decision)
+    }
+
+    /// Spends the permit. `args` are the arguments with which the action is about to run, if they can differ from those that
+    /// were judged.
+    pub(crate) fn spend(&self, args: Option<String>) -> Result<NativeBegun, NativeError> {
         enter(|| {
-            let State::Granted(permit) = self.replace(State::Settled) else {
-                return Err(internal("the permit is spent"));
-            };
-            let spent = permit.spend(&actpass_core::TokioClock);
-            let (context, settlement) = spent.map_err(|_| internal("the permit is void"))?;
-            let given = NativeContext {
-                decision: context.decision().into(),
-                credential: context.credential().map(Into::into),
-            };
-            self.replace(State::Running(settlement));
-            Ok(given)
+            let now = args.map(|args| self.action.clone().args_text(args));
+            Ok(match self.session.begin(now.as_ref())? {
+                Begun::Blocked(blocked) => NativeBegun::Blocked { blocked: NativeBlocked::from(&blocked) },
+                Begun::Running(context) => NativeBegun::Running {
+                    context: NativeContext {
+                        decision: context.decision().into(),
+                        credential: context.credential().map(Into::into),
+                    },
+                },
+            })
         })
     }
 
-    /// Ends it: the action has returned, or ended with an error of its own.
-    pub(crate) fn settle(&self, returned: bool) -> Result<NativeSettled, NativeError> {
+    /// Takes in how the action ended; `response` is the JSON text of what it returned. That it was stopped is recorded beside
+    /// this call.
+    pub(crate) fn finish(
+        &self,
+        ended: NativeEnded,
+        response: Option<String>,
+    ) -> Result<NativeReport, NativeError> {
         enter(|| {
-            let State::Running(settlement) = self.replace(State::Settled) else {
-                return Err(internal("the permit is not running"));
+            let response = response.and_then(|text| Json::parse(text.as_bytes()).ok());
+            let (ended, result) = match ended {
+                NativeEnded::Cancelled => (Ended::Cancelled, Err(())),
+                NativeEnded::Failed => (Ended::Failed, Err(())),
+                NativeEnded::Returned => (Ended::Returned, Ok(())),
             };
-            let outcome = settlement.settle(if returned { Ok(()) } else { Err(()) });
+            let (settlement, recording) = self.session.finish(ended, response.as_ref())?;
+            let recording = match recording {
+                Some(recording) if recording.ended() == Ended::Cancelled => {
+                    self.client.record_beside(recording);
+                    None
+                }
+                Some(recording) => {
+                    let client = Arc::clone(&self.client);
+                    Some(Arc::new(NativeRecording { client, recording }))
+                }
+                None => None,
+            };
+            let outcome = settlement.settle(result);
             let failure = match &outcome {
-                Outcome::Blocked(blocked) => blocked.error().map(Into::into),
-                Outcome::Failed { .. } => None,
                 Outcome::Returned { gate_error, .. } => gate_error.as_ref().map(Into::into),
+                Outcome::Blocked(_) | Outcome::Failed { .. } => None,
             };
-            Ok(NativeSettled { decision: outcome.decision().into(), failure })
+            Ok(NativeReport { decision: outcome.decision().into(), failure, recording })
         })
     }
 }
 
-impl NativePermit {
-    /// The event that records how the action ended; `response` is the JSON text of what it returned.
-    pub(crate) fn evidence(&self, ended: Ended, response: Option<&str>) -> Result<Recording, NativeError> {
-        let response = response.and_then(|text| Json::parse(text.as_bytes()).ok());
-        match &*self.0.lock().unwrap_or_else(PoisonError::into_inner) {
-            State::Running(settlement) => Ok(settlement.recording(ended, response.as_ref())),
-            State::Granted(_) | State::Settled => Err(internal("the permit is not running")),
-        }
+impl NativeSession {
+    pub(crate) fn verdict(
+        client: Arc<NativeClient>,
+        action: Action,
+        authorized: Result<GuardSession, Box<Blocked>>,
+    ) -> Result<NativeVerdict, NativeError> {
+        let session = match authorized {
+            Ok(session) => session,
+            Err(blocked) => return Ok(NativeVerdict::Blocked { blocked: NativeBlocked::from(&*blocked) }),
+        };
+        let decision = session.decision().ok_or_else(|| internal("a permit without a decision"))?;
+        Ok(NativeVerdict::Permitted { session: Arc::new(Self { client, session, action, decision }) })
     }
+}
 
-    fn replace(&self, state: State) -> State {
-        std::mem::replace(&mut *self.0.lock().unwrap_or_else(PoisonError::into_inner), state)
+/// How an action ended, to be recorded.
+#[derive(uniffi::Object)]
+pub(crate) struct NativeRecording {
+    client: Arc<NativeClient>,
+    recording: Recording,
+}
+
+#[uniffi::export]
+impl NativeRecording {
+    /// Records it.
+    pub(crate) async fn send(&self) -> Result<NativeRecorded, NativeError> {
+        self.client.record(self.recording.clone()).await
     }
 }
 
@@ -303,15 +384,39 @@ pub(crate) fn native_decision(json: String) -> Result<NativeDecision, NativeErro
     })
 }
 
-/// The text of the error of an action that was blocked: one line, for developers.
+/// How the gate failed, in a block that a test makes up.
+#[derive(uniffi::Record)]
+pub(crate) struct NativeBlockFailure {
+    /// What kind of thing went wrong.
+    pub(crate) kind: NativeErrorKind,
+    /// One line.
+    pub(crate) message: String,
+    /// Whether the same call may succeed later.
+    pub(crate) retryable: bool,
+}
+
+/// The texts of a block that a test makes up.
 #[uniffi::export]
-pub(crate) fn native_blocked_text(tool: String, word: String, reason_code: String, why: String) -> String {
-    let why = why.split(|c: char| c.is_whitespace() || c.is_control()).filter(|word| !word.is_empty());
-    let why: Vec<&str> = why.collect();
-    match why.as_slice() {
-        [] => format!("{tool} was not run: {word} ({reason_code})"),
-        why => format!("{tool} was not run: {word} ({reason_code}): {}", why.join(" ")),
-    }
+pub(crate) fn native_block_texts(
+    tool: String,
+    decision: String,
+    failure: Option<NativeBlockFailure>,
+    approval: Option<String>,
+) -> NativeBlockTexts {
+    let decision = match Decision::parse(decision.as_bytes()) {
+        Ok(decision) => decision,
+        // A face gives the text of a decision that was read before.
+        Err(problem) => {
+            let model = format!("{tool} was not run");
+            return NativeBlockTexts { developer: format!("{model}: decision: {problem}"), model };
+        }
+    };
+    let failure = failure.map(|failure| BlockFailure {
+        message: failure.message.into(),
+        is_retryable: failure.retryable,
+        is_of_an_argument: ErrorKind::from(failure.kind) == ErrorKind::Argument,
+    });
+    BlockTexts::of(&tool, &decision, failure.as_ref(), approval.as_deref()).into()
 }
 
 /// An outcome in the form that is the same in every language.

@@ -78,35 +78,3 @@ impl<T> Drop for Aborting<T> {
         self.0.abort();
     }
 }
-
-/// Calls that break, for the tests of what happens then. A package has none.
-#[cfg(feature = "test-hooks")]
-pub(crate) mod broken {
-    /// The tools whose calls break.
-    const PANICS: &str = "actpass.test.panic";
-    const PANICS_IN_CONVERSION: &str = "actpass.test.panic_in_conversion";
-    const NEVER_ENDS: &str = "actpass.test.never_ends";
-
-    #[expect(clippy::panic, reason = "that is what is tested")]
-    pub(crate) fn conversion(tool: &str) {
-        if tool == PANICS_IN_CONVERSION {
-            panic!("broken on purpose");
-        }
-    }
-
-    #[expect(clippy::panic, reason = "that is what is tested")]
-    pub(crate) async fn call(tool: &str) {
-        match tool {
-            PANICS => panic!("broken on purpose"),
-            NEVER_ENDS => std::future::pending().await,
-            _ => {}
-        }
-    }
-}
-
-#[cfg(not(feature = "test-hooks"))]
-pub(crate) mod broken {
-    pub(crate) fn conversion(_tool: &str) {}
-
-    pub(crate) async fn call(_tool: &str) {}
-}

@@ -23,7 +23,7 @@ internal import ActPassSecret
 /// }
 /// switch outcome {
 /// case .executed(let receipt, _): print(receipt)
-/// case .blocked(let decision, _): print(decision.reasonCode)
+/// case .blocked(let blocked): print(blocked.code)
 /// case .failed(let error, _): throw error
 /// }
 /// ```

@@ -37,9 +37,8 @@ extension ActPass {
         isolation: isolated (any Actor)? = #isolation,
         execute: (ExecutionContext) async throws -> sending Value
     ) async throws -> Outcome<Value> {
-        let (native, asked) = (native, action.native)
-        let verdict = try await call { try await native.authorize(action: asked, cancel: $0) }
-        return try await settle(verdict, tool: action.tool, recordOutcome: recordOutcome, execute: execute)
+        let verdict = try await authorize(action, recordOutcome: recordOutcome)
+        return try await run(verdict, execute: execute)
     }
 
     /// The same for a function by its name, a stored closure or a method, which return what is `Sendable`.
@@ -76,7 +75,7 @@ extension ActPass {
     /// ``guard(_:recordOutcome:isolation:execute:)``.
     ///
     /// - Parameters:
-    ///   - pending: What ``Block/approval`` was then.
+    ///   - pending: What ``ActionBlocked/approval`` was then.
     ///   - passport: The passport that the action spends, if it needs one; it is not kept.
     ///   - waitForApproval: As ``Action/waitForApproval``.
     ///   - recordOutcome: As for ``guard(_:recordOutcome:isolation:execute:)``.
@@ -94,10 +93,9 @@ extension ActPass {
         let spent = passport.map(Secret.init)
         let verdict = try await call {
             try await native.authorizePending(
-                pending: kept, passport: spent, waitForApproval: wait, cancel: $0)
+                pending: kept, passport: spent, waitForApproval: wait, recordOutcome: recordOutcome, cancel: $0)
         }
-        let tool = pending.members["tool"]?.stringValue ?? ""
-        return try await settle(verdict, tool: tool, recordOutcome: recordOutcome, execute: execute)
+        return try await run(Verdict(verdict, recordsOutcome: recordOutcome), execute: execute)
     }
 
     /// The same for a function by its name, a stored closure or a method, which return what is `Sendable`.
@@ -119,62 +117,36 @@ extension ActPass {
     }
 
     /// Runs what the verdict permits, and reports.
-    private func settle<Value>(
-        _ verdict: NativeVerdict,
-        tool: String,
-        recordOutcome: Bool,
+    private func run<Value>(
+        _ verdict: Verdict,
         isolation: isolated (any Actor)? = #isolation,
         execute: (ExecutionContext) async throws -> sending Value
     ) async throws -> Outcome<Value> {
         switch verdict {
         case .blocked(let blocked):
-            return .blocked(Decision(blocked.decision), Block(blocked, tool: tool))
-        case .proceed(let permit):
+            return .blocked(blocked)
+        case .permitted(let permit):
             // A task that was cancelled while the verdict was on its way runs nothing either.
             try Task.checkCancellation()
-            let context = ExecutionContext(try enter { try permit.spend() })
+            let context: ExecutionContext
+            do {
+                context = try permit.spend()
+            } catch let blocked as ActionBlocked {
+                return .blocked(blocked)
+            }
             let value: Value
             do {
                 value = try await execute(context)
                 try refuseUnrun(value)
-            } catch let error as CancellationError where Task.isCancelled {
-                // Nothing waits for this record, and its failure does not replace the cancellation.
-                if recordOutcome { try? native.recordStop(permit: permit) }
+            } catch where stops(error) {
+                // What becomes of the record does not replace what stops the action.
+                _ = try? permit.cancelled()
                 throw error
             } catch {
-                let evidence = recordOutcome ? await record(permit, returned: false, response: nil) : nil
-                return .failed(error, Execution(try enter { try permit.settle(returned: false) }, evidence))
+                return .failed(error, try await permit.finish(.failed))
             }
-            let evidence = recordOutcome ? await record(permit, returned: true, response: text(of: value)) : nil
-            return .executed(value, Execution(try enter { try permit.settle(returned: true) }, evidence))
+            return .executed(value, try await permit.finish(returning: value))
         }
-    }
-
-    /// Refuses a result whose body runs only when somebody iterates: nothing has run.
-    private func refuseUnrun<Value>(_ value: Value) throws {
-        guard let unrun = value as? any Unrun else { return }
-        throw argumentError(
-            "execute",
-            "expected a result, found a \(unrun.nameOfUnrun), whose body has not run and never will")
-    }
-
-    /// Records how an action ended. This goes on where the task is cancelled: the action has run.
-    private func record(
-        _ permit: NativePermit, returned: Bool, response: String?
-    ) async -> Result<RecordedEvidence, ActPassError> {
-        do {
-            let recorded = try await native.recordOutcome(
-                permit: permit, returned: returned, response: response, cancel: nil)
-            return .success(RecordedEvidence(recorded))
-        } catch {
-            return .failure(failure(of: error))
-        }
-    }
-
-    /// The JSON text of a result that has one.
-    private func text<Value>(of value: Value) -> String? {
-        guard let encodable = value as? any Encodable else { return nil }
-        return try? JSONValue(encoding: encodable, as: "result").json
     }
 
     /// What a permitted closure is given.
@@ -201,15 +173,15 @@ extension ActPass {
     public indirect enum Outcome<Value> {
         /// The closure ran and returned this, the very value.
         case executed(Value, Execution)
-        /// The closure did not run: the gateway's decision, or the one that the SDK made because the gate failed.
-        case blocked(Decision, Block)
+        /// The closure did not run: the gateway decided so, or the gate failed. ``unwrap()`` throws this.
+        case blocked(ActionBlocked)
         /// The closure ran and threw this, the very error.
         case failed(any Error, Execution)
 
         /// The decision: the gateway's, or the one that the SDK made.
         public var decision: Decision {
             switch self {
-            case .blocked(let decision, _): decision
+            case .blocked(let blocked): blocked.decision
             case .executed(_, let execution), .failed(_, let execution): execution.decision
             }
         }
@@ -237,9 +209,7 @@ extension ActPass {
         public func unwrap() throws -> Value {
             switch self {
             case .executed(let value, _): return value
-            case .blocked(let decision, let block):
-                throw ActionBlocked(
-                    tool: block.tool, decision: decision, error: block.error, approval: block.approval)
+            case .blocked(let blocked): throw blocked
             case .failed(let error, _): throw error
             }
         }
@@ -257,7 +227,7 @@ extension ActPass {
         public var error: (any Error)? {
             switch self {
             case .executed(_, let execution): execution.gateError
-            case .blocked(_, let block): block.error
+            case .blocked(let blocked): blocked.error
             case .failed(let error, _): error
             }
         }
@@ -270,7 +240,7 @@ extension ActPass {
             let (kind, status): (String?, Int?) =
                 switch self {
                 case .executed(_, let execution): (execution.gateError?.kindName, execution.gateError?.status)
-                case .blocked(_, let block): (block.error?.kindName, block.error?.status)
+                case .blocked(let blocked): (blocked.error?.kindName, blocked.error?.status)
                 case .failed: ("action", nil)
                 }
             return try enter {
@@ -303,37 +273,11 @@ extension ActPass {
             self.evidenceError = evidenceError
         }
 
-        init(_ settled: NativeSettled, _ recorded: Result<RecordedEvidence, ActPassError>?) {
-            decision = Decision(settled.decision)
-            gateError = settled.failure.map { ActPassError($0) }
-            switch recorded {
-            case .success(let event)?: (evidence, evidenceError) = (event, nil)
-            case .failure(let error)?: (evidence, evidenceError) = (nil, error)
-            case nil: (evidence, evidenceError) = (nil, nil)
-            }
-        }
-    }
-
-    /// Why a closure did not run, besides the decision.
-    public struct Block: Sendable, Hashable {
-        /// How the gate failed; `nil` where the gateway decided.
-        public let error: ActPassError?
-        /// What to keep in order to run the action once a person has approved it; `nil` where nothing can be waited for.
-        public let approval: PendingApproval?
-        /// The tool that was not used.
-        public let tool: String
-
-        /// Makes one, for tests.
-        public init(tool: String, error: ActPassError? = nil, approval: PendingApproval? = nil) {
-            self.tool = tool
-            self.error = error
-            self.approval = approval
-        }
-
-        init(_ native: NativeBlocked, tool: String) {
-            self.tool = tool
-            error = native.failure.map { ActPassError($0) }
-            approval = native.approval.map(PendingApproval.init)
+        init(_ report: NativeReport, evidence: RecordedEvidence? = nil, evidenceError: ActPassError? = nil) {
+            decision = Decision(report.decision)
+            gateError = report.failure.map { ActPassError($0) }
+            self.evidence = evidence
+            self.evidenceError = evidenceError
         }
     }
 }
@@ -346,8 +290,8 @@ extension ActPass.Outcome: CustomStringConvertible, CustomDebugStringConvertible
         switch self {
         case .executed(let value, let execution):
             "executed \(String(reflecting: value)): \(execution)"
-        case .blocked(let decision, let block):
-            "blocked: \(decision)\(block.error.map { " [\($0)]" } ?? "")\(block.approval.map { ", \($0)" } ?? "")"
+        case .blocked(let blocked):
+            "blocked: \(blocked.decision)\(blocked.error.map { " [\($0)]" } ?? "")\(blocked.approval.map { ", \($0)" } ?? "")"
         case .failed(let error, let execution):
             "failed with \(String(reflecting: error)): \(execution)"
         }

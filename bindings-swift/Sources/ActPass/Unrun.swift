@@ -7,6 +7,13 @@ extension Unrun {
     var nameOfUnrun: String { String(String(describing: Self.self).prefix { $0 != "<" }) }
 }
 
+/// Refuses a result whose body runs only when somebody iterates: nothing has run.
+func refuseUnrun<Value>(_ value: Value) throws {
+    guard let unrun = value as? any Unrun else { return }
+    throw argumentError(
+        "execute", "expected a result, found a \(unrun.nameOfUnrun), whose body has not run and never will")
+}
+
 // `lazy.flatMap` is one of these around another type.
 extension LazySequence: Unrun {}
 extension LazyMapSequence: Unrun {}

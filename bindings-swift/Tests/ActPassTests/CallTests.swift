@@ -21,11 +21,11 @@ final class CallTests: XCTestCase {
         XCTAssertEqual(reasons, ["refund.small_in_scope", "refund.medium_needs_approval", "refund.over_limit"])
         gateway.stop()
         let stopped = try await client.guard(refund) { _ in 1 }
-        guard case .blocked(let decision, let block) = stopped else { return XCTFail("\(stopped)") }
-        XCTAssertEqual(decision.reasonCode, "actpass.unreachable")
-        XCTAssertEqual(block.error?.kind, .connection)
-        XCTAssertEqual(block.error?.isRetryable, true)
-        XCTAssertFalse(decision.explain.nextSteps.isEmpty)
+        guard case .blocked(let blocked) = stopped else { return XCTFail("\(stopped)") }
+        XCTAssertEqual(blocked.code, "actpass.unreachable")
+        XCTAssertEqual(blocked.error?.kind, .connection)
+        XCTAssertTrue(blocked.isRetryable)
+        XCTAssertFalse(blocked.decision.explain.nextSteps.isEmpty)
     }
 
     func testPreflight() async throws {
@@ -136,11 +136,11 @@ final class CallTests: XCTestCase {
         let client = try gateway.client()
         var action = refund
         action.args = ["amount": 25_000, "currency": "usd"]
-        let blocked = try await client.guard(action) { _ in 1 }
-        guard case .blocked(let decision, let block) = blocked else { return XCTFail("\(blocked)") }
-        XCTAssertEqual(decision.word, .requireApproval)
-        let pending = try XCTUnwrap(block.approval)
-        XCTAssertEqual(pending.id, decision.approvalRequestID)
+        let asked = try await client.guard(action) { _ in 1 }
+        guard case .blocked(let blocked) = asked else { return XCTFail("\(asked)") }
+        XCTAssertEqual(blocked.decision.word, .requireApproval)
+        let pending = try XCTUnwrap(blocked.approval)
+        XCTAssertEqual(pending.id, blocked.decision.approvalRequestID)
         let looked = try await client.waitForApproval(pending.id, upTo: .zero)
         XCTAssertEqual(looked.status, .pending)
 
@@ -225,10 +225,10 @@ final class CallTests: XCTestCase {
             var action = refund
             action.waitForApproval = .milliseconds(300)
             let outcome = try await ActPass.quick(gateway.baseURL).guard(action) { _ in 1 }
-            guard case .blocked(let decision, let block) = outcome else { return XCTFail("\(outcome)") }
-            XCTAssertEqual(decision.reasonCode, reason)
-            XCTAssertNil(block.error)
-            XCTAssertEqual(block.approval == nil, status == "rejected")
+            guard case .blocked(let blocked) = outcome else { return XCTFail("\(outcome)") }
+            XCTAssertEqual(blocked.code, reason)
+            XCTAssertNil(blocked.error)
+            XCTAssertEqual(blocked.approval == nil, status == "rejected")
         }
     }
 

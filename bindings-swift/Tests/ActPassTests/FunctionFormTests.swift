@@ -211,10 +211,10 @@ final class FunctionFormTests: XCTestCase {
         gateway.answer(.requireApproval(id: "apr_1"))
         let client = try gateway.client()
         let action = Action(goal: "g", tool: "stripe.refund.create")
-        guard case .blocked(_, let block) = try await client.guard(action, execute: Self.refund) else {
+        guard case .blocked(let blocked) = try await client.guard(action, execute: Self.refund) else {
             return XCTFail("it ran")
         }
-        let pending = try XCTUnwrap(block.approval)
+        let pending = try XCTUnwrap(blocked.approval)
         gateway.answer(.allow())
         let bank = Bank()
         let stored: (ExecutionContext) async throws -> Receipt = { _ in Receipt(id: "let") }

@@ -102,7 +102,10 @@ final class TestingTests: XCTestCase {
         XCTAssertEqual(blocked.tool, "stripe.refund.create")
         XCTAssertEqual(blocked.approval?.id, "apr_7")
         XCTAssertFalse(blocked.isRetryable)
-        XCTAssertEqual("\(blocked)", "stripe.refund.create was not run: require_approval (refund.medium)")
+        XCTAssertEqual(
+            "\(blocked)",
+            "stripe.refund.create was not run: require_approval (refund.medium). "
+                + "A person has to approve this first (approval apr_7): do not call it again until they have.")
         let resumed = try await blockedBy { try await client.resume(blocked.approval!) { _ in 1 }.unwrap() }
         XCTAssertEqual(resumed.tool, "stripe.refund.create")
 
@@ -110,8 +113,16 @@ final class TestingTests: XCTestCase {
         let lost = try await blockedBy { try await client.guard(self.action) { _ in 1 }.unwrap() }
         XCTAssertEqual(lost.error?.kind, .connection)
         XCTAssertTrue(lost.isRetryable)
-        XCTAssertEqual(lost.localizedDescription, lost.description)
-        XCTAssertTrue(lost.description.hasPrefix("stripe.refund.create was not run: deny (actpass.unreachable): "))
+        XCTAssertEqual(lost.localizedDescription, lost.message)
+        XCTAssertEqual(lost.description, lost.message)
+        XCTAssertEqual(
+            lost.message,
+            "stripe.refund.create was not run: deny (actpass.unreachable). Whether it may run could not be found out. "
+                + "This may pass: the same call may be tried again later.")
+        XCTAssertTrue(lost.developerText.contains(lost.error!.message), lost.developerText)
+        XCTAssertEqual(
+            ActionBlocked(tool: lost.tool, decision: lost.decision, error: lost.error), lost,
+            "one made up has the same texts")
         let observed = try await gateway.client(mode: .monitor).guard(action) { _ in 1 }.unwrap()
         XCTAssertEqual(observed, 1)
     }
@@ -157,7 +168,7 @@ final class TestingTests: XCTestCase {
         let error = ActPassError(.timeout, "no answer", operation: "preflight")
         XCTAssertEqual(error.code, "actpass.timeout")
         XCTAssertTrue(error.isRetryable)
-        let outcome: Outcome<Int> = .blocked(decision, .init(tool: "t", error: error))
+        let outcome: Outcome<Int> = .blocked(.init(tool: "t", decision: decision, error: error))
         XCTAssertThrowsError(try outcome.unwrap()) {
             XCTAssertEqual($0 as? ActionBlocked, ActionBlocked(tool: "t", decision: decision, error: error))
         }

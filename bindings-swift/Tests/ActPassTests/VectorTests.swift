@@ -11,7 +11,7 @@ final class VectorTests: XCTestCase {
     func testEveryVector() async throws {
         let runs = try Self.vectors().flatMap(\.runs)
         let files = Set(runs.map(\.vector.name))
-        for area in ["circuit", "failures", "replays", "retries", "table"] {
+        for area in ["changes", "circuit", "failures", "lost", "outcomes", "replays", "retries", "table", "texts"] {
             XCTAssertTrue(files.contains { $0.hasPrefix(area + "/") }, "no vectors in \(area)")
         }
         let done = Counter()
@@ -55,11 +55,9 @@ final class VectorTests: XCTestCase {
             idempotencyKey: key, audience: member("audience"),
             approvalRequestID: member("approval_request_id"), toolManifestHash: member("tool_manifest_hash"))
         for _ in 0..<vector.callsBefore { _ = try await client.guard(action) { _ in "done" } }
-        var contexts: [ExecutionContext] = []
-        let outcome = try await client.guard(action) { context in
-            contexts.append(context)
-            return "done"
-        }
+        let seenContexts = Contexts()
+        let outcome = try await guarded(client, action, vector, seenContexts)
+        let contexts = seenContexts.all
 
         var problems: [String] = []
         func check(_ what: String, _ holds: Bool, _ found: Any) {
@@ -68,29 +66,46 @@ final class VectorTests: XCTestCase {
         let expected = run.expected
         let executed = expected["executed"] == true
         check("\(executed ? 1 : 0) runs", contexts.count == (executed ? 1 : 0), contexts.count)
-        check("executed \(executed)", outcome.wasExecuted == executed, outcome.wasExecuted)
-        check("the result", outcome.value == (executed ? "done" : nil), outcome.value as Any)
+        check("stopped", (outcome == nil) == (executed && vector.ends == "cancelled"), outcome as Any)
+        guard let reported = outcome?.decision ?? contexts.first?.decision else { throw Problem("no decision") }
         for (name, value) in expected["decision"]?.objectValue ?? [:] {
-            check("the decision's \(name): \(value)", outcome.decision[name] == value, outcome.decision.json)
+            check("the decision's \(name): \(value)", reported[name] == value, reported.json)
         }
-        let decision = try JSONValue(parsing: outcome.decision.json)
-        check("all members", outcome.decision.members == decision.objectValue, outcome.decision.members)
-        let canonical = try outcome.canonicalJSON()
+        let decision = try JSONValue(parsing: reported.json)
+        check("all members", reported.members == decision.objectValue, reported.members)
+        let canonical = try outcome?.canonicalJSON() ?? "null"
         let error = expected["error"] ?? .null
-        let end = #","error":\#(error.json),"executed":\#(executed)}"#
-        check("the canonical outcome ends with \(end)", canonical.hasSuffix(end), canonical)
-        let begin = #"{"decision":"#
-        check("the canonical outcome begins with the decision", canonical.hasPrefix(begin), canonical)
-        let inner = try JSONValue(parsing: String(canonical.dropFirst(begin.count).dropLast(end.count)))
-        check("the very decision", try ActPass.hashPayload(inner) == ActPass.hashPayload(decision), canonical)
-        let gateError = outcome.error as? ActPassError
-        check("an error \(error)", (gateError == nil) == (error == .null), gateError as Any)
+        if let outcome {
+            check("executed \(executed)", outcome.wasExecuted == executed, outcome.wasExecuted)
+            let end = #","error":\#(error.json),"executed":\#(executed)}"#
+            check("the canonical outcome ends with \(end)", canonical.hasSuffix(end), canonical)
+            let begin = #"{"decision":"#
+            check("the canonical outcome begins with the decision", canonical.hasPrefix(begin), canonical)
+            let inner = try JSONValue(parsing: String(canonical.dropFirst(begin.count).dropLast(end.count)))
+            check("the very decision", try ActPass.hashPayload(inner) == ActPass.hashPayload(decision), canonical)
+            check("an error \(error)", (outcome.error == nil) == (error == .null), outcome.error as Any)
+        }
+        let gateError = outcome?.error as? ActPassError
         check("the error's status", gateError?.status == error["status"]?.intValue, gateError as Any)
         let tokens = contexts.map { $0.credential?.token }
         check("the credential", tokens == (executed ? [expected["credential"]?.stringValue] : []), tokens.count)
 
-        let seen = try gateway.seen()
-        check("\(expected["requests_sent"] ?? .null) requests", seen.count == expected["requests_sent"]?.intValue, seen)
+        if outcome == nil {
+            // A stop is recorded beside the call.
+            for _ in 0..<2_000 where try gateway.seen().count != expected["requests_sent"]?.intValue {
+                try await Task.sleep(for: .milliseconds(5))
+            }
+        }
+        let sent = try gateway.seen()
+        check("\(expected["requests_sent"] ?? .null) requests", sent.count == expected["requests_sent"]?.intValue, sent)
+        let events = sent.filter { $0["path"] == "/api/v1/evidence/events" }
+        let seen = sent.filter { $0["path"] != "/api/v1/evidence/events" }
+        check("at most one event", events.count <= 1, events)
+        let recorded = try events.first.map { try JSONValue(parsing: $0["body"]?.stringValue ?? "") }
+        check("an event as expected", (recorded == nil) == (expected["recorded"] == nil), recorded as Any)
+        for (name, value) in expected["recorded"]?.objectValue ?? [:] {
+            check("the recorded \(name): \(value)", recorded?[name] == value, recorded as Any)
+        }
         for request in seen {
             check("a preflight", request["method"] == "POST" && request["path"] == "/api/v1/actions/preflight", request)
             let headers = request["headers"]?.arrayValue ?? []
@@ -100,14 +115,86 @@ final class VectorTests: XCTestCase {
             check("the idempotency key", key == nil ? sent?.utf8.count == 36 : sent == key, sent as Any)
         }
         check("nothing at the other host", try gateway.otherSeen().isEmpty, "something")
+        let (thrown, blocked) = Self.thrown(by: outcome)
+        check("a block", (thrown == nil) == executed, outcome as Any)
+        for (name, value) in expected["blocked"]?.objectValue ?? [:] {
+            check("the block's \(name): \(value)", blocked[name] == value, blocked)
+        }
         // Every secret in a vector holds this word. It is not shown where a test fails either.
-        let shown = [client, action, outcome, contexts, gateError as Any].map(everythingShown).joined() + canonical
+        let everything: [Any] = [client, action, outcome as Any, contexts, gateError as Any, thrown as Any]
+        let shown = blocked.json + (vector.gatewayEchoes ? "" : everything.map(everythingShown).joined() + canonical)
         let leaks = shown.components(separatedBy: "secret").count - 1
         check("no secret to show", leaks == 0, leaks)
         let line =
-            #"{"circuit_off":\#(run.circuitOff),"leaks":\#(leaks),"mode":"\#(run.mode)","outcome":\#(canonical),"#
-            + #""requests_sent":\#(seen.count),"runs":\#(contexts.count),"vector":"\#(vector.name)"}"#
+            #"{"blocked":\#(blocked),"circuit_off":\#(run.circuitOff),"leaks":\#(leaks),"mode":"\#(run.mode)","#
+            + #""outcome":\#(canonical),"recorded":\#(recorded ?? .null),"requests_sent":\#(sent.count),"#
+            + #""runs":\#(contexts.count),"vector":"\#(vector.name)"}"#
         return (problems, line + "\n")
+    }
+
+    /// Guards the action, and ends it as the vector says; `nil` if it was stopped.
+    private static func guarded(
+        _ client: ActPass, _ action: Action, _ vector: Vector, _ contexts: Contexts
+    ) async throws -> Outcome<JSONValue>? {
+        if let changed = vector.changedArgs {
+            switch try await client.authorize(action, recordOutcome: vector.recordOutcome) {
+            case .blocked(let blocked): return .blocked(blocked)
+            case .permitted(let permit):
+                do {
+                    contexts.append(try permit.spend(args: changed))
+                } catch let blocked as ActionBlocked {
+                    return .blocked(blocked)
+                }
+                return .executed(.null, try await permit.returned(JSONValue.null))
+            }
+        }
+        let call = Task {
+            try await client.guard(action, recordOutcome: vector.recordOutcome) { context in
+                contexts.append(context)
+                switch vector.ends {
+                case "failed": throw Problem("the card is closed")
+                case "cancelled":
+                    withUnsafeCurrentTask { $0?.cancel() }
+                    try Task.checkCancellation()
+                default: break
+                }
+                return JSONValue.null
+            }
+        }
+        do {
+            return try await call.value
+        } catch is CancellationError {
+            return nil
+        }
+    }
+
+    /// What is thrown where the outcome is unwrapped, also as a member of a line.
+    private static func thrown(by outcome: Outcome<JSONValue>?) -> (ActionBlocked?, JSONValue) {
+        do {
+            _ = try outcome?.unwrap()
+        } catch let blocked as ActionBlocked {
+            func withoutPorts(_ text: String) -> JSONValue {
+                .string(text.replacing(#/127\.0\.0\.1:\d*/#, with: "127.0.0.1:PORT"))
+            }
+            return (
+                blocked,
+                [
+                    "approval": .init(blocked.approval?.id), "code": .string(blocked.code),
+                    "developer": withoutPorts(blocked.developerText), "message": withoutPorts("\(blocked)"),
+                    "retryable": .bool(blocked.isRetryable), "tool": .string(blocked.tool),
+                ]
+            )
+        } catch {}
+        return (nil, .null)
+    }
+
+    /// What the action of a run was given, each time that it ran.
+    private final class Contexts: @unchecked Sendable {
+        private let lock = NSLock()
+        private var given: [ExecutionContext] = []
+
+        var all: [ExecutionContext] { lock.withLock { given } }
+        func append(_ context: ExecutionContext) { lock.withLock { given.append(context) } }
     }
 
     /// What came of each run, in the order of the runs.
@@ -138,6 +225,10 @@ final class VectorTests: XCTestCase {
         let client: [String: JSONValue]
         let action: [String: JSONValue]
         let callsBefore: Int
+        let recordOutcome: Bool
+        let ends: String
+        let changedArgs: JSONValue?
+        let gatewayEchoes: Bool
         let gateway: JSONValue
         let expect: [String: JSONValue]
 
@@ -169,12 +260,17 @@ final class VectorTests: XCTestCase {
                 return members
             }
             let whole = try members(
-                .object(vector), ["client", "action", "calls_before"], needed: ["description", "gateway", "expect"])
+                .object(vector),
+                ["client", "action", "calls_before", "record_outcome", "ends", "changed_args", "gateway_echoes"],
+                needed: ["description", "gateway", "expect"])
+            let ends = whole["ends"]?.stringValue ?? "returned"
+            guard ["returned", "failed", "cancelled"].contains(ends) else { throw Problem("\(name): ends \(ends)") }
             let expect = try members(whole["expect"], Set(Mode.allCases.map(\.rawValue)))
             guard !expect.isEmpty else { throw Problem("\(name): nothing is expected") }
             for expected in expect.values {
                 let given = try members(
-                    expected, ["credential"], needed: ["executed", "decision", "error", "requests_sent"])
+                    expected, ["credential", "recorded", "blocked"],
+                    needed: ["executed", "decision", "error", "requests_sent"])
                 if let error = given["error"], error != .null {
                     _ = try members(error, [], needed: ["kind", "status"])
                 }
@@ -190,6 +286,10 @@ final class VectorTests: XCTestCase {
                         "approval_request_id", "tool_manifest_hash",
                     ]),
                 callsBefore: whole["calls_before"]?.intValue ?? 0,
+                recordOutcome: whole["record_outcome"] == true,
+                ends: ends,
+                changedArgs: whole["changed_args"],
+                gatewayEchoes: whole["gateway_echoes"] == true,
                 gateway: whole["gateway"] ?? .null,
                 expect: expect)
         }

@@ -57,7 +57,7 @@ final class Agent {
         }
         switch outcome {
         case .executed(_, let execution): report(execution.decision, ran: "yes")
-        case .blocked(let decision, _): report(decision, ran: "no")
+        case .blocked(let blocked): report(blocked.decision, ran: "no")
         case .failed(let error, _): throw error
         }
 

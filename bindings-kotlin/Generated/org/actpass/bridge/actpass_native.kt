@@ -722,7 +722,7 @@ internal object IntegrityCheckingUniffiLib {
     ): Int
     external fun uniffi_actpass_uniffi_checksum_func_native_panicked(
     ): Int
-    external fun uniffi_actpass_uniffi_checksum_func_native_blocked_text(
+    external fun uniffi_actpass_uniffi_checksum_func_native_block_texts(
     ): Int
     external fun uniffi_actpass_uniffi_checksum_func_native_canonical_outcome(
     ): Int
@@ -746,10 +746,6 @@ internal object IntegrityCheckingUniffiLib {
     ): Int
     external fun uniffi_actpass_uniffi_checksum_method_nativeclient_record_evidence(
     ): Int
-    external fun uniffi_actpass_uniffi_checksum_method_nativeclient_record_outcome(
-    ): Int
-    external fun uniffi_actpass_uniffi_checksum_method_nativeclient_record_stop(
-    ): Int
     external fun uniffi_actpass_uniffi_checksum_method_nativeclient_revoke_passport(
     ): Int
     external fun uniffi_actpass_uniffi_checksum_method_nativeclient_verify_passport(
@@ -760,9 +756,13 @@ internal object IntegrityCheckingUniffiLib {
     ): Int
     external fun uniffi_actpass_uniffi_checksum_method_nativeclient_with_options(
     ): Int
-    external fun uniffi_actpass_uniffi_checksum_method_nativepermit_settle(
+    external fun uniffi_actpass_uniffi_checksum_method_nativerecording_send(
     ): Int
-    external fun uniffi_actpass_uniffi_checksum_method_nativepermit_spend(
+    external fun uniffi_actpass_uniffi_checksum_method_nativesession_decision(
+    ): Int
+    external fun uniffi_actpass_uniffi_checksum_method_nativesession_finish(
+    ): Int
+    external fun uniffi_actpass_uniffi_checksum_method_nativesession_spend(
     ): Int
     external fun uniffi_actpass_uniffi_checksum_method_nativelogger_log(
     ): Int
@@ -811,9 +811,9 @@ internal object UniffiLib {
     ): Long
     external fun uniffi_actpass_uniffi_fn_method_nativeclient_agent_id(`ptr`: Long,uniffi_out_err: UniffiRustCallStatus, 
     ): RustBuffer.ByValue
-    external fun uniffi_actpass_uniffi_fn_method_nativeclient_authorize(`ptr`: Long,`action`: RustBuffer.ByValue,`cancel`: RustBuffer.ByValue,
+    external fun uniffi_actpass_uniffi_fn_method_nativeclient_authorize(`ptr`: Long,`action`: RustBuffer.ByValue,`recordOutcome`: Byte,`cancel`: RustBuffer.ByValue,
     ): Long
-    external fun uniffi_actpass_uniffi_fn_method_nativeclient_authorize_pending(`ptr`: Long,`pending`: RustBuffer.ByValue,`passport`: RustBuffer.ByValue,`waitForApproval`: RustBuffer.ByValue,`cancel`: RustBuffer.ByValue,
+    external fun uniffi_actpass_uniffi_fn_method_nativeclient_authorize_pending(`ptr`: Long,`pending`: RustBuffer.ByValue,`passport`: RustBuffer.ByValue,`waitForApproval`: RustBuffer.ByValue,`recordOutcome`: Byte,`cancel`: RustBuffer.ByValue,
     ): Long
     external fun uniffi_actpass_uniffi_fn_method_nativeclient_base_url(`ptr`: Long,uniffi_out_err: UniffiRustCallStatus, 
     ): RustBuffer.ByValue
@@ -827,10 +827,6 @@ internal object UniffiLib {
     ): Long
     external fun uniffi_actpass_uniffi_fn_method_nativeclient_record_evidence(`ptr`: Long,`event`: RustBuffer.ByValue,`cancel`: RustBuffer.ByValue,
     ): Long
-    external fun uniffi_actpass_uniffi_fn_method_nativeclient_record_outcome(`ptr`: Long,`permit`: Long,`returned`: Byte,`response`: RustBuffer.ByValue,`cancel`: RustBuffer.ByValue,
-    ): Long
-    external fun uniffi_actpass_uniffi_fn_method_nativeclient_record_stop(`ptr`: Long,`permit`: Long,uniffi_out_err: UniffiRustCallStatus, 
-    ): Unit
     external fun uniffi_actpass_uniffi_fn_method_nativeclient_revoke_passport(`ptr`: Long,`jti`: RustBuffer.ByValue,`reason`: RustBuffer.ByValue,`cancel`: RustBuffer.ByValue,
     ): Long
     external fun uniffi_actpass_uniffi_fn_method_nativeclient_verify_passport(`ptr`: Long,`wanted`: RustBuffer.ByValue,`cancel`: RustBuffer.ByValue,
@@ -841,13 +837,21 @@ internal object UniffiLib {
     ): Long
     external fun uniffi_actpass_uniffi_fn_method_nativeclient_with_options(`ptr`: Long,`timeout`: RustBuffer.ByValue,`maxRetries`: RustBuffer.ByValue,uniffi_out_err: UniffiRustCallStatus, 
     ): Long
-    external fun uniffi_actpass_uniffi_fn_clone_nativepermit(`handle`: Long,uniffi_out_err: UniffiRustCallStatus, 
+    external fun uniffi_actpass_uniffi_fn_clone_nativerecording(`handle`: Long,uniffi_out_err: UniffiRustCallStatus, 
     ): Long
-    external fun uniffi_actpass_uniffi_fn_free_nativepermit(`handle`: Long,uniffi_out_err: UniffiRustCallStatus, 
+    external fun uniffi_actpass_uniffi_fn_free_nativerecording(`handle`: Long,uniffi_out_err: UniffiRustCallStatus, 
     ): Unit
-    external fun uniffi_actpass_uniffi_fn_method_nativepermit_settle(`ptr`: Long,`returned`: Byte,uniffi_out_err: UniffiRustCallStatus, 
+    external fun uniffi_actpass_uniffi_fn_method_nativerecording_send(`ptr`: Long,
+    ): Long
+    external fun uniffi_actpass_uniffi_fn_clone_nativesession(`handle`: Long,uniffi_out_err: UniffiRustCallStatus, 
+    ): Long
+    external fun uniffi_actpass_uniffi_fn_free_nativesession(`handle`: Long,uniffi_out_err: UniffiRustCallStatus, 
+    ): Unit
+    external fun uniffi_actpass_uniffi_fn_method_nativesession_decision(`ptr`: Long,uniffi_out_err: UniffiRustCallStatus, 
     ): RustBuffer.ByValue
-    external fun uniffi_actpass_uniffi_fn_method_nativepermit_spend(`ptr`: Long,uniffi_out_err: UniffiRustCallStatus, 
+    external fun uniffi_actpass_uniffi_fn_method_nativesession_finish(`ptr`: Long,`ended`: RustBuffer.ByValue,`response`: RustBuffer.ByValue,uniffi_out_err: UniffiRustCallStatus, 
+    ): RustBuffer.ByValue
+    external fun uniffi_actpass_uniffi_fn_method_nativesession_spend(`ptr`: Long,`args`: RustBuffer.ByValue,uniffi_out_err: UniffiRustCallStatus, 
     ): RustBuffer.ByValue
     external fun uniffi_actpass_uniffi_fn_clone_nativelogger(`handle`: Long,uniffi_out_err: UniffiRustCallStatus, 
     ): Long
@@ -897,7 +901,7 @@ internal object UniffiLib {
     ): RustBuffer.ByValue
     external fun uniffi_actpass_uniffi_fn_func_native_panicked(uniffi_out_err: UniffiRustCallStatus, 
     ): RustBuffer.ByValue
-    external fun uniffi_actpass_uniffi_fn_func_native_blocked_text(`tool`: RustBuffer.ByValue,`word`: RustBuffer.ByValue,`reasonCode`: RustBuffer.ByValue,`why`: RustBuffer.ByValue,uniffi_out_err: UniffiRustCallStatus, 
+    external fun uniffi_actpass_uniffi_fn_func_native_block_texts(`tool`: RustBuffer.ByValue,`decision`: RustBuffer.ByValue,`failure`: RustBuffer.ByValue,`approval`: RustBuffer.ByValue,uniffi_out_err: UniffiRustCallStatus, 
     ): RustBuffer.ByValue
     external fun uniffi_actpass_uniffi_fn_func_native_canonical_outcome(`executed`: Byte,`decision`: RustBuffer.ByValue,`error`: RustBuffer.ByValue,`status`: RustBuffer.ByValue,uniffi_out_err: UniffiRustCallStatus, 
     ): RustBuffer.ByValue
@@ -1049,7 +1053,7 @@ private fun uniffiCheckApiChecksums(lib: IntegrityCheckingUniffiLib) {
     if ((lib.uniffi_actpass_uniffi_checksum_func_native_panicked() and 0xFFFF) != 7821) {
         throw RuntimeException("UniFFI API checksum mismatch: try cleaning and rebuilding your project")
     }
-    if ((lib.uniffi_actpass_uniffi_checksum_func_native_blocked_text() and 0xFFFF) != 47323) {
+    if ((lib.uniffi_actpass_uniffi_checksum_func_native_block_texts() and 0xFFFF) != 40612) {
         throw RuntimeException("UniFFI API checksum mismatch: try cleaning and rebuilding your project")
     }
     if ((lib.uniffi_actpass_uniffi_checksum_func_native_canonical_outcome() and 0xFFFF) != 35637) {
@@ -1061,10 +1065,10 @@ private fun uniffiCheckApiChecksums(lib: IntegrityCheckingUniffiLib) {
     if ((lib.uniffi_actpass_uniffi_checksum_method_nativeclient_agent_id() and 0xFFFF) != 48935) {
         throw RuntimeException("UniFFI API checksum mismatch: try cleaning and rebuilding your project")
     }
-    if ((lib.uniffi_actpass_uniffi_checksum_method_nativeclient_authorize() and 0xFFFF) != 34093) {
+    if ((lib.uniffi_actpass_uniffi_checksum_method_nativeclient_authorize() and 0xFFFF) != 13852) {
         throw RuntimeException("UniFFI API checksum mismatch: try cleaning and rebuilding your project")
     }
-    if ((lib.uniffi_actpass_uniffi_checksum_method_nativeclient_authorize_pending() and 0xFFFF) != 28053) {
+    if ((lib.uniffi_actpass_uniffi_checksum_method_nativeclient_authorize_pending() and 0xFFFF) != 41143) {
         throw RuntimeException("UniFFI API checksum mismatch: try cleaning and rebuilding your project")
     }
     if ((lib.uniffi_actpass_uniffi_checksum_method_nativeclient_base_url() and 0xFFFF) != 24530) {
@@ -1085,12 +1089,6 @@ private fun uniffiCheckApiChecksums(lib: IntegrityCheckingUniffiLib) {
     if ((lib.uniffi_actpass_uniffi_checksum_method_nativeclient_record_evidence() and 0xFFFF) != 48971) {
         throw RuntimeException("UniFFI API checksum mismatch: try cleaning and rebuilding your project")
     }
-    if ((lib.uniffi_actpass_uniffi_checksum_method_nativeclient_record_outcome() and 0xFFFF) != 38184) {
-        throw RuntimeException("UniFFI API checksum mismatch: try cleaning and rebuilding your project")
-    }
-    if ((lib.uniffi_actpass_uniffi_checksum_method_nativeclient_record_stop() and 0xFFFF) != 14209) {
-        throw RuntimeException("UniFFI API checksum mismatch: try cleaning and rebuilding your project")
-    }
     if ((lib.uniffi_actpass_uniffi_checksum_method_nativeclient_revoke_passport() and 0xFFFF) != 33657) {
         throw RuntimeException("UniFFI API checksum mismatch: try cleaning and rebuilding your project")
     }
@@ -1106,10 +1104,16 @@ private fun uniffiCheckApiChecksums(lib: IntegrityCheckingUniffiLib) {
     if ((lib.uniffi_actpass_uniffi_checksum_method_nativeclient_with_options() and 0xFFFF) != 35509) {
         throw RuntimeException("UniFFI API checksum mismatch: try cleaning and rebuilding your project")
     }
-    if ((lib.uniffi_actpass_uniffi_checksum_method_nativepermit_settle() and 0xFFFF) != 61019) {
+    if ((lib.uniffi_actpass_uniffi_checksum_method_nativerecording_send() and 0xFFFF) != 22854) {
         throw RuntimeException("UniFFI API checksum mismatch: try cleaning and rebuilding your project")
     }
-    if ((lib.uniffi_actpass_uniffi_checksum_method_nativepermit_spend() and 0xFFFF) != 33456) {
+    if ((lib.uniffi_actpass_uniffi_checksum_method_nativesession_decision() and 0xFFFF) != 17844) {
+        throw RuntimeException("UniFFI API checksum mismatch: try cleaning and rebuilding your project")
+    }
+    if ((lib.uniffi_actpass_uniffi_checksum_method_nativesession_finish() and 0xFFFF) != 55126) {
+        throw RuntimeException("UniFFI API checksum mismatch: try cleaning and rebuilding your project")
+    }
+    if ((lib.uniffi_actpass_uniffi_checksum_method_nativesession_spend() and 0xFFFF) != 8411) {
         throw RuntimeException("UniFFI API checksum mismatch: try cleaning and rebuilding your project")
     }
     if ((lib.uniffi_actpass_uniffi_checksum_method_nativelogger_log() and 0xFFFF) != 42758) {
@@ -1929,12 +1933,12 @@ public interface NativeClientInterface {
     /**
      * Asks for a verdict.
      */
-    suspend fun `authorize`(`action`: NativeAction, `cancel`: NativeCancel?): NativeVerdict
+    suspend fun `authorize`(`action`: NativeAction, `recordOutcome`: kotlin.Boolean, `cancel`: NativeCancel?): NativeVerdict
     
     /**
      * Asks for a verdict about an action that was kept.
      */
-    suspend fun `authorizePending`(`pending`: kotlin.String, `passport`: Secret?, `waitForApproval`: kotlin.Double?, `cancel`: NativeCancel?): NativeVerdict
+    suspend fun `authorizePending`(`pending`: kotlin.String, `passport`: Secret?, `waitForApproval`: kotlin.Double?, `recordOutcome`: kotlin.Boolean, `cancel`: NativeCancel?): NativeVerdict
     
     /**
      * The gateway's URL.
@@ -1965,16 +1969,6 @@ public interface NativeClientInterface {
      * Records an event.
      */
     suspend fun `recordEvidence`(`event`: NativeEvent, `cancel`: NativeCancel?): NativeRecorded
-    
-    /**
-     * Records how the action of a permit ended; `response` is the JSON text of what it returned.
-     */
-    suspend fun `recordOutcome`(`permit`: NativePermit, `returned`: kotlin.Boolean, `response`: kotlin.String?, `cancel`: NativeCancel?): NativeRecorded
-    
-    /**
-     * Records that the action of a permit was stopped, without waiting for it.
-     */
-    fun `recordStop`(`permit`: NativePermit)
     
     /**
      * Revokes a passport.
@@ -2146,13 +2140,14 @@ open class NativeClient: Disposable, AutoCloseable, NativeClientInterface
      */
     @Throws(NativeException::class)
     @Suppress("ASSIGNED_BUT_NEVER_ACCESSED_VARIABLE")
-    override suspend fun `authorize`(`action`: NativeAction, `cancel`: NativeCancel?) : NativeVerdict {
+    override suspend fun `authorize`(`action`: NativeAction, `recordOutcome`: kotlin.Boolean, `cancel`: NativeCancel?) : NativeVerdict {
         return uniffiRustCallAsync(
         callWithHandle { uniffiHandle ->
             UniffiLib.uniffi_actpass_uniffi_fn_method_nativeclient_authorize(
                 uniffiHandle,
                 
         FfiConverterTypeNativeAction.lower(`action`),
+        FfiConverterBoolean.lower(`recordOutcome`),
         FfiConverterOptionalTypeNativeCancel.lower(`cancel`),
             )
         },
@@ -2172,7 +2167,7 @@ open class NativeClient: Disposable, AutoCloseable, NativeClientInterface
      */
     @Throws(NativeException::class)
     @Suppress("ASSIGNED_BUT_NEVER_ACCESSED_VARIABLE")
-    override suspend fun `authorizePending`(`pending`: kotlin.String, `passport`: Secret?, `waitForApproval`: kotlin.Double?, `cancel`: NativeCancel?) : NativeVerdict {
+    override suspend fun `authorizePending`(`pending`: kotlin.String, `passport`: Secret?, `waitForApproval`: kotlin.Double?, `recordOutcome`: kotlin.Boolean, `cancel`: NativeCancel?) : NativeVerdict {
         return uniffiRustCallAsync(
         callWithHandle { uniffiHandle ->
             UniffiLib.uniffi_actpass_uniffi_fn_method_nativeclient_authorize_pending(
@@ -2181,6 +2176,7 @@ open class NativeClient: Disposable, AutoCloseable, NativeClientInterface
         FfiConverterString.lower(`pending`),
         FfiConverterOptionalTypeSecret.lower(`passport`),
         FfiConverterOptionalDouble.lower(`waitForApproval`),
+        FfiConverterBoolean.lower(`recordOutcome`),
         FfiConverterOptionalTypeNativeCancel.lower(`cancel`),
             )
         },
@@ -2323,51 +2319,6 @@ open class NativeClient: Disposable, AutoCloseable, NativeClientInterface
         NativeException.ErrorHandler,
     )
     }
-
-    
-    /**
-     * Records how the action of a permit ended; `response` is the JSON text of what it returned.
-     */
-    @Throws(NativeException::class)
-    @Suppress("ASSIGNED_BUT_NEVER_ACCESSED_VARIABLE")
-    override suspend fun `recordOutcome`(`permit`: NativePermit, `returned`: kotlin.Boolean, `response`: kotlin.String?, `cancel`: NativeCancel?) : NativeRecorded {
-        return uniffiRustCallAsync(
-        callWithHandle { uniffiHandle ->
-            UniffiLib.uniffi_actpass_uniffi_fn_method_nativeclient_record_outcome(
-                uniffiHandle,
-                
-        FfiConverterTypeNativePermit.lower(`permit`),
-        FfiConverterBoolean.lower(`returned`),
-        FfiConverterOptionalString.lower(`response`),
-        FfiConverterOptionalTypeNativeCancel.lower(`cancel`),
-            )
-        },
-        { future, callback, continuation -> UniffiLib.ffi_actpass_uniffi_rust_future_poll_rust_buffer(future, callback, continuation) },
-        { future, continuation -> UniffiLib.ffi_actpass_uniffi_rust_future_complete_rust_buffer(future, continuation) },
-        { future -> UniffiLib.ffi_actpass_uniffi_rust_future_free_rust_buffer(future) },
-        // lift function
-        { FfiConverterTypeNativeRecorded.lift(it) },
-        // Error FFI converter
-        NativeException.ErrorHandler,
-    )
-    }
-
-    
-    /**
-     * Records that the action of a permit was stopped, without waiting for it.
-     */
-    @Throws(NativeException::class)override fun `recordStop`(`permit`: NativePermit)
-        = 
-    callWithHandle {
-    uniffiRustCallWithError(NativeException) { _status ->
-    UniffiLib.uniffi_actpass_uniffi_fn_method_nativeclient_record_stop(
-        it,
-        
-        FfiConverterTypeNativePermit.lower(`permit`),_status)
-}
-    }
-    
-    
 
     
     /**
@@ -2952,27 +2903,22 @@ public object FfiConverterTypeNativeLogger: FfiConverter<NativeLogger, Long> {
 
 
 /**
- * Leave to run the action, once.
+ * How an action ended, to be recorded.
  */
-public interface NativePermitInterface {
+public interface NativeRecordingInterface {
     
     /**
-     * Ends it: the action has returned, or ended with an error of its own.
+     * Records it.
      */
-    fun `settle`(`returned`: kotlin.Boolean): NativeSettled
-    
-    /**
-     * Spends the permit for what the action is given.
-     */
-    fun `spend`(): NativeContext
+    suspend fun `send`(): NativeRecorded
     
     companion object
 }
 
 /**
- * Leave to run the action, once.
+ * How an action ended, to be recorded.
  */
-open class NativePermit: Disposable, AutoCloseable, NativePermitInterface
+open class NativeRecording: Disposable, AutoCloseable, NativeRecordingInterface
 {
 
     @Suppress("UNUSED_PARAMETER")
@@ -3056,7 +3002,7 @@ open class NativePermit: Disposable, AutoCloseable, NativePermitInterface
                 return;
             }
             uniffiRustCall { status ->
-                UniffiLib.uniffi_actpass_uniffi_fn_free_nativepermit(handle, status)
+                UniffiLib.uniffi_actpass_uniffi_fn_free_nativerecording(handle, status)
             }
         }
     }
@@ -3069,44 +3015,33 @@ open class NativePermit: Disposable, AutoCloseable, NativePermitInterface
             throw InternalException("uniffiCloneHandle() called on NoHandle object");
         }
         return uniffiRustCall() { status ->
-            UniffiLib.uniffi_actpass_uniffi_fn_clone_nativepermit(handle, status)
+            UniffiLib.uniffi_actpass_uniffi_fn_clone_nativerecording(handle, status)
         }
     }
 
     
     /**
-     * Ends it: the action has returned, or ended with an error of its own.
+     * Records it.
      */
-    @Throws(NativeException::class)override fun `settle`(`returned`: kotlin.Boolean): NativeSettled {
-            return FfiConverterTypeNativeSettled.lift(
-    callWithHandle {
-    uniffiRustCallWithError(NativeException) { _status ->
-    UniffiLib.uniffi_actpass_uniffi_fn_method_nativepermit_settle(
-        it,
-        
-        FfiConverterBoolean.lower(`returned`),_status)
-}
-    }
+    @Throws(NativeException::class)
+    @Suppress("ASSIGNED_BUT_NEVER_ACCESSED_VARIABLE")
+    override suspend fun `send`() : NativeRecorded {
+        return uniffiRustCallAsync(
+        callWithHandle { uniffiHandle ->
+            UniffiLib.uniffi_actpass_uniffi_fn_method_nativerecording_send(
+                uniffiHandle,
+                
+            )
+        },
+        { future, callback, continuation -> UniffiLib.ffi_actpass_uniffi_rust_future_poll_rust_buffer(future, callback, continuation) },
+        { future, continuation -> UniffiLib.ffi_actpass_uniffi_rust_future_complete_rust_buffer(future, continuation) },
+        { future -> UniffiLib.ffi_actpass_uniffi_rust_future_free_rust_buffer(future) },
+        // lift function
+        { FfiConverterTypeNativeRecorded.lift(it) },
+        // Error FFI converter
+        NativeException.ErrorHandler,
     )
     }
-    
-
-    
-    /**
-     * Spends the permit for what the action is given.
-     */
-    @Throws(NativeException::class)override fun `spend`(): NativeContext {
-            return FfiConverterTypeNativeContext.lift(
-    callWithHandle {
-    uniffiRustCallWithError(NativeException) { _status ->
-    UniffiLib.uniffi_actpass_uniffi_fn_method_nativepermit_spend(
-        it,
-        _status)
-}
-    }
-    )
-    }
-    
 
     
 
@@ -3126,22 +3061,22 @@ open class NativePermit: Disposable, AutoCloseable, NativePermitInterface
 /**
  * @suppress
  */
-public object FfiConverterTypeNativePermit: FfiConverter<NativePermit, Long> {
-    override fun lower(value: NativePermit): Long {
+public object FfiConverterTypeNativeRecording: FfiConverter<NativeRecording, Long> {
+    override fun lower(value: NativeRecording): Long {
         return value.uniffiCloneHandle()
     }
 
-    override fun lift(value: Long): NativePermit {
-        return NativePermit(UniffiWithHandle, value)
+    override fun lift(value: Long): NativeRecording {
+        return NativeRecording(UniffiWithHandle, value)
     }
 
-    override fun read(buf: ByteBuffer): NativePermit {
+    override fun read(buf: ByteBuffer): NativeRecording {
         return lift(buf.getLong())
     }
 
-    override fun allocationSize(value: NativePermit) = 8UL
+    override fun allocationSize(value: NativeRecording) = 8UL
 
-    override fun write(value: NativePermit, buf: ByteBuffer) {
+    override fun write(value: NativeRecording, buf: ByteBuffer) {
         buf.putLong(lower(value))
     }
 }
@@ -3492,6 +3427,324 @@ public object FfiConverterTypeNativeScript: FfiConverter<NativeScript, Long> {
 }
 
 
+// This template implements a class for working with a Rust struct via a handle
+// to the live Rust struct on the other side of the FFI.
+//
+// There's some subtlety here, because we have to be careful not to operate on a Rust
+// struct after it has been dropped, and because we must expose a public API for freeing
+// theq Kotlin wrapper object in lieu of reliable finalizers. The core requirements are:
+//
+//   * Each instance holds an opaque handle to the underlying Rust struct.
+//     Method calls need to read this handle from the object's state and pass it in to
+//     the Rust FFI.
+//
+//   * When an instance is no longer needed, its handle should be passed to a
+//     special destructor function provided by the Rust FFI, which will drop the
+//     underlying Rust struct.
+//
+//   * Given an instance, calling code is expected to call the special
+//     `destroy` method in order to free it after use, either by calling it explicitly
+//     or by using a higher-level helper like the `use` method. Failing to do so risks
+//     leaking the underlying Rust struct.
+//
+//   * We can't assume that calling code will do the right thing, and must be prepared
+//     to handle Kotlin method calls executing concurrently with or even after a call to
+//     `destroy`, and to handle multiple (possibly concurrent!) calls to `destroy`.
+//
+//   * We must never allow Rust code to operate on the underlying Rust struct after
+//     the destructor has been called, and must never call the destructor more than once.
+//     Doing so may trigger memory unsafety.
+//
+//   * To mitigate many of the risks of leaking memory and use-after-free unsafety, a `Cleaner`
+//     is implemented to call the destructor when the Kotlin object becomes unreachable.
+//     This is done in a background thread. This is not a panacea, and client code should be aware that
+//      1. the thread may starve if some there are objects that have poorly performing
+//     `drop` methods or do significant work in their `drop` methods.
+//      2. the thread is shared across the whole library. This can be tuned by using `android_cleaner = true`,
+//         or `android = true` in the [`kotlin` section of the `uniffi.toml` file](https://mozilla.github.io/uniffi-rs/kotlin/configuration.html).
+//
+// If we try to implement this with mutual exclusion on access to the handle, there is the
+// possibility of a race between a method call and a concurrent call to `destroy`:
+//
+//    * Thread A starts a method call, reads the value of the handle, but is interrupted
+//      before it can pass the handle over the FFI to Rust.
+//    * Thread B calls `destroy` and frees the underlying Rust struct.
+//    * Thread A resumes, passing the already-read handle value to Rust and triggering
+//      a use-after-free.
+//
+// One possible solution would be to use a `ReadWriteLock`, with each method call taking
+// a read lock (and thus allowed to run concurrently) and the special `destroy` method
+// taking a write lock (and thus blocking on live method calls). However, we aim not to
+// generate methods with any hidden blocking semantics, and a `destroy` method that might
+// block if called incorrectly seems to meet that bar.
+//
+// So, we achieve our goals by giving each instance an associated `AtomicLong` counter to track
+// the number of in-flight method calls, and an `AtomicBoolean` flag to indicate whether `destroy`
+// has been called. These are updated according to the following rules:
+//
+//    * The initial value of the counter is 1, indicating a live object with no in-flight calls.
+//      The initial value for the flag is false.
+//
+//    * At the start of each method call, we atomically check the counter.
+//      If it is 0 then the underlying Rust struct has already been destroyed and the call is aborted.
+//      If it is nonzero them we atomically increment it by 1 and proceed with the method call.
+//
+//    * At the end of each method call, we atomically decrement and check the counter.
+//      If it has reached zero then we destroy the underlying Rust struct.
+//
+//    * When `destroy` is called, we atomically flip the flag from false to true.
+//      If the flag was already true we silently fail.
+//      Otherwise we atomically decrement and check the counter.
+//      If it has reached zero then we destroy the underlying Rust struct.
+//
+// Astute readers may observe that this all sounds very similar to the way that Rust's `Arc<T>` works,
+// and indeed it is, with the addition of a flag to guard against multiple calls to `destroy`.
+//
+// The overall effect is that the underlying Rust struct is destroyed only when `destroy` has been
+// called *and* all in-flight method calls have completed, avoiding violating any of the expectations
+// of the underlying Rust code.
+//
+// This makes a cleaner a better alternative to _not_ calling `destroy()` as
+// and when the object is finished with, but the abstraction is not perfect: if the Rust object's `drop`
+// method is slow, and/or there are many objects to cleanup, and it's on a low end Android device, then the cleaner
+// thread may be starved, and the app will leak memory.
+//
+// In this case, `destroy`ing manually may be a better solution.
+//
+// The cleaner can live side by side with the manual calling of `destroy`. In the order of responsiveness, uniffi objects
+// with Rust peers are reclaimed:
+//
+// 1. By calling the `destroy` method of the object, which calls `rustObject.free()`. If that doesn't happen:
+// 2. When the object becomes unreachable, AND the Cleaner thread gets to call `rustObject.free()`. If the thread is starved then:
+// 3. The memory is reclaimed when the process terminates.
+//
+// [1] https://stackoverflow.com/questions/24376768/can-java-finalize-an-object-when-it-is-still-in-scope/24380219
+//
+
+
+/**
+ * A permitted action, from the verdict to the report.
+ */
+public interface NativeSessionInterface {
+    
+    /**
+     * The decision under which the action may run.
+     */
+    fun `decision`(): NativeDecision
+    
+    /**
+     * Takes in how the action ended; `response` is the JSON text of what it returned. That it was stopped is recorded beside
+     * this call.
+     */
+    fun `finish`(`ended`: NativeEnded, `response`: kotlin.String?): NativeReport
+    
+    /**
+     * Spends the permit. `args` are the arguments with which the action is about to run, if they can differ from those that
+     * were judged.
+     */
+    fun `spend`(`args`: kotlin.String?): NativeBegun
+    
+    companion object
+}
+
+/**
+ * A permitted action, from the verdict to the report.
+ */
+open class NativeSession: Disposable, AutoCloseable, NativeSessionInterface
+{
+
+    @Suppress("UNUSED_PARAMETER")
+    /**
+     * @suppress
+     */
+    constructor(withHandle: UniffiWithHandle, handle: Long) {
+        this.handle = handle
+        this.cleanable = UniffiLib.CLEANER.register(this, UniffiCleanAction(handle))
+    }
+
+    /**
+     * @suppress
+     *
+     * This constructor can be used to instantiate a fake object. Only used for tests. Any
+     * attempt to actually use an object constructed this way will fail as there is no
+     * connected Rust object.
+     */
+    @Suppress("UNUSED_PARAMETER")
+    constructor(noHandle: NoHandle) {
+        this.handle = 0
+        this.cleanable = null
+    }
+
+    protected val handle: Long
+    protected val cleanable: UniffiCleaner.Cleanable?
+
+    private val wasDestroyed = AtomicBoolean(false)
+    private val callCounter = AtomicLong(1)
+
+    /**
+     * Whether the current object has been destroyed and its reference is gone in the Rust side.
+     */
+    val uniffiIsDestroyed: Boolean get() = wasDestroyed.get()
+
+    override fun destroy() {
+        // Only allow a single call to this method.
+        // TODO: maybe we should log a warning if called more than once?
+        if (this.wasDestroyed.compareAndSet(false, true)) {
+            // This decrement always matches the initial count of 1 given at creation time.
+            if (this.callCounter.decrementAndGet() == 0L) {
+                cleanable?.clean()
+            }
+        }
+    }
+
+    @Synchronized
+    override fun close() {
+        this.destroy()
+    }
+
+    internal inline fun <R> callWithHandle(block: (handle: Long) -> R): R {
+        // Check and increment the call counter, to keep the object alive.
+        // This needs a compare-and-set retry loop in case of concurrent updates.
+        do {
+            val c = this.callCounter.get()
+            if (c == 0L) {
+                throw IllegalStateException("${this.javaClass.simpleName} object has already been destroyed")
+            }
+            if (c == Long.MAX_VALUE) {
+                throw IllegalStateException("${this.javaClass.simpleName} call counter would overflow")
+            }
+        } while (! this.callCounter.compareAndSet(c, c + 1L))
+        // Now we can safely do the method call without the handle being freed concurrently.
+        try {
+            return block(this.uniffiCloneHandle())
+        } finally {
+            // This decrement always matches the increment we performed above.
+            if (this.callCounter.decrementAndGet() == 0L) {
+                cleanable?.clean()
+            }
+        }
+    }
+
+    // Use a static inner class instead of a closure so as not to accidentally
+    // capture `this` as part of the cleanable's action.
+    private class UniffiCleanAction(private val handle: Long) : Runnable {
+        override fun run() {
+            if (handle == 0.toLong()) {
+                // Fake object created with `NoHandle`, don't try to free.
+                return;
+            }
+            uniffiRustCall { status ->
+                UniffiLib.uniffi_actpass_uniffi_fn_free_nativesession(handle, status)
+            }
+        }
+    }
+
+    /**
+     * @suppress
+     */
+    fun uniffiCloneHandle(): Long {
+        if (handle == 0.toLong()) {
+            throw InternalException("uniffiCloneHandle() called on NoHandle object");
+        }
+        return uniffiRustCall() { status ->
+            UniffiLib.uniffi_actpass_uniffi_fn_clone_nativesession(handle, status)
+        }
+    }
+
+    
+    /**
+     * The decision under which the action may run.
+     */override fun `decision`(): NativeDecision {
+            return FfiConverterTypeNativeDecision.lift(
+    callWithHandle {
+    uniffiRustCall() { _status ->
+    UniffiLib.uniffi_actpass_uniffi_fn_method_nativesession_decision(
+        it,
+        _status)
+}
+    }
+    )
+    }
+    
+
+    
+    /**
+     * Takes in how the action ended; `response` is the JSON text of what it returned. That it was stopped is recorded beside
+     * this call.
+     */
+    @Throws(NativeException::class)override fun `finish`(`ended`: NativeEnded, `response`: kotlin.String?): NativeReport {
+            return FfiConverterTypeNativeReport.lift(
+    callWithHandle {
+    uniffiRustCallWithError(NativeException) { _status ->
+    UniffiLib.uniffi_actpass_uniffi_fn_method_nativesession_finish(
+        it,
+        
+        FfiConverterTypeNativeEnded.lower(`ended`),
+        FfiConverterOptionalString.lower(`response`),_status)
+}
+    }
+    )
+    }
+    
+
+    
+    /**
+     * Spends the permit. `args` are the arguments with which the action is about to run, if they can differ from those that
+     * were judged.
+     */
+    @Throws(NativeException::class)override fun `spend`(`args`: kotlin.String?): NativeBegun {
+            return FfiConverterTypeNativeBegun.lift(
+    callWithHandle {
+    uniffiRustCallWithError(NativeException) { _status ->
+    UniffiLib.uniffi_actpass_uniffi_fn_method_nativesession_spend(
+        it,
+        
+        FfiConverterOptionalString.lower(`args`),_status)
+}
+    }
+    )
+    }
+    
+
+    
+
+    
+
+
+    
+    
+    /**
+     * @suppress
+     */
+    companion object
+    
+}
+
+
+/**
+ * @suppress
+ */
+public object FfiConverterTypeNativeSession: FfiConverter<NativeSession, Long> {
+    override fun lower(value: NativeSession): Long {
+        return value.uniffiCloneHandle()
+    }
+
+    override fun lift(value: Long): NativeSession {
+        return NativeSession(UniffiWithHandle, value)
+    }
+
+    override fun read(buf: ByteBuffer): NativeSession {
+        return lift(buf.getLong())
+    }
+
+    override fun allocationSize(value: NativeSession) = 8UL
+
+    override fun write(value: NativeSession, buf: ByteBuffer) {
+        buf.putLong(lower(value))
+    }
+}
+
+
 
 /**
  * What an agent is about to do.
@@ -3723,9 +3976,116 @@ public object FfiConverterTypeNativeApproval: FfiConverterRustBuffer<NativeAppro
 
 
 /**
+ * How the gate failed, in a block that a test makes up.
+ */
+data class NativeBlockFailure (
+    /**
+     * What kind of thing went wrong.
+     */
+    val `kind`: NativeErrorKind
+    , 
+    /**
+     * One line.
+     */
+    val `message`: kotlin.String
+    , 
+    /**
+     * Whether the same call may succeed later.
+     */
+    val `retryable`: kotlin.Boolean
+    
+){
+    
+
+    
+
+    
+    companion object
+}
+
+/**
+ * @suppress
+ */
+public object FfiConverterTypeNativeBlockFailure: FfiConverterRustBuffer<NativeBlockFailure> {
+    override fun read(buf: ByteBuffer): NativeBlockFailure {
+        return NativeBlockFailure(
+            FfiConverterTypeNativeErrorKind.read(buf),
+            FfiConverterString.read(buf),
+            FfiConverterBoolean.read(buf),
+        )
+    }
+
+    override fun allocationSize(value: NativeBlockFailure) = (
+            FfiConverterTypeNativeErrorKind.allocationSize(value.`kind`) +
+            FfiConverterString.allocationSize(value.`message`) +
+            FfiConverterBoolean.allocationSize(value.`retryable`)
+    )
+
+    override fun write(value: NativeBlockFailure, buf: ByteBuffer) {
+            FfiConverterTypeNativeErrorKind.write(value.`kind`, buf)
+            FfiConverterString.write(value.`message`, buf)
+            FfiConverterBoolean.write(value.`retryable`, buf)
+    }
+}
+
+
+
+/**
+ * The two texts of a block.
+ */
+data class NativeBlockTexts (
+    /**
+     * For a developer.
+     */
+    val `developer`: kotlin.String
+    , 
+    /**
+     * For a model.
+     */
+    val `model`: kotlin.String
+    
+){
+    
+
+    
+
+    
+    companion object
+}
+
+/**
+ * @suppress
+ */
+public object FfiConverterTypeNativeBlockTexts: FfiConverterRustBuffer<NativeBlockTexts> {
+    override fun read(buf: ByteBuffer): NativeBlockTexts {
+        return NativeBlockTexts(
+            FfiConverterString.read(buf),
+            FfiConverterString.read(buf),
+        )
+    }
+
+    override fun allocationSize(value: NativeBlockTexts) = (
+            FfiConverterString.allocationSize(value.`developer`) +
+            FfiConverterString.allocationSize(value.`model`)
+    )
+
+    override fun write(value: NativeBlockTexts, buf: ByteBuffer) {
+            FfiConverterString.write(value.`developer`, buf)
+            FfiConverterString.write(value.`model`, buf)
+    }
+}
+
+
+
+/**
  * Why an action did not run.
  */
 data class NativeBlocked (
+    /**
+     * The tool that was not used.
+     */
+    val `tool`: kotlin.String
+    , 
     /**
      * The gateway's decision, or that of the SDK.
      */
@@ -3740,6 +4100,11 @@ data class NativeBlocked (
      * What to keep in order to run it later.
      */
     val `approval`: NativePending?
+    , 
+    /**
+     * What to tell a developer and a model.
+     */
+    val `texts`: NativeBlockTexts
     
 ){
     
@@ -3756,22 +4121,28 @@ data class NativeBlocked (
 public object FfiConverterTypeNativeBlocked: FfiConverterRustBuffer<NativeBlocked> {
     override fun read(buf: ByteBuffer): NativeBlocked {
         return NativeBlocked(
+            FfiConverterString.read(buf),
             FfiConverterTypeNativeDecision.read(buf),
             FfiConverterOptionalTypeNativeFailure.read(buf),
             FfiConverterOptionalTypeNativePending.read(buf),
+            FfiConverterTypeNativeBlockTexts.read(buf),
         )
     }
 
     override fun allocationSize(value: NativeBlocked) = (
+            FfiConverterString.allocationSize(value.`tool`) +
             FfiConverterTypeNativeDecision.allocationSize(value.`decision`) +
             FfiConverterOptionalTypeNativeFailure.allocationSize(value.`failure`) +
-            FfiConverterOptionalTypeNativePending.allocationSize(value.`approval`)
+            FfiConverterOptionalTypeNativePending.allocationSize(value.`approval`) +
+            FfiConverterTypeNativeBlockTexts.allocationSize(value.`texts`)
     )
 
     override fun write(value: NativeBlocked, buf: ByteBuffer) {
+            FfiConverterString.write(value.`tool`, buf)
             FfiConverterTypeNativeDecision.write(value.`decision`, buf)
             FfiConverterOptionalTypeNativeFailure.write(value.`failure`, buf)
             FfiConverterOptionalTypeNativePending.write(value.`approval`, buf)
+            FfiConverterTypeNativeBlockTexts.write(value.`texts`, buf)
     }
 }
 
@@ -4583,6 +4954,71 @@ public object FfiConverterTypeNativeRecorded: FfiConverterRustBuffer<NativeRecor
 
 
 /**
+ * Under what an action ran.
+ */
+data class NativeReport (
+    /**
+     * The decision.
+     */
+    val `decision`: NativeDecision
+    , 
+    /**
+     * How the gate failed, if `monitor` ran the action despite the failure.
+     */
+    val `failure`: NativeFailure?
+    , 
+    /**
+     * What is to be recorded, if outcomes are and nothing records it yet.
+     */
+    val `recording`: NativeRecording?
+    
+): Disposable{
+    
+
+    
+
+    
+    @Suppress("UNNECESSARY_SAFE_CALL") // codegen is much simpler if we unconditionally emit safe calls here
+    override fun destroy() {
+        
+    Disposable.destroy(
+        this.`decision`,
+        this.`failure`,
+        this.`recording`
+    )
+    }
+    
+    companion object
+}
+
+/**
+ * @suppress
+ */
+public object FfiConverterTypeNativeReport: FfiConverterRustBuffer<NativeReport> {
+    override fun read(buf: ByteBuffer): NativeReport {
+        return NativeReport(
+            FfiConverterTypeNativeDecision.read(buf),
+            FfiConverterOptionalTypeNativeFailure.read(buf),
+            FfiConverterOptionalTypeNativeRecording.read(buf),
+        )
+    }
+
+    override fun allocationSize(value: NativeReport) = (
+            FfiConverterTypeNativeDecision.allocationSize(value.`decision`) +
+            FfiConverterOptionalTypeNativeFailure.allocationSize(value.`failure`) +
+            FfiConverterOptionalTypeNativeRecording.allocationSize(value.`recording`)
+    )
+
+    override fun write(value: NativeReport, buf: ByteBuffer) {
+            FfiConverterTypeNativeDecision.write(value.`decision`, buf)
+            FfiConverterOptionalTypeNativeFailure.write(value.`failure`, buf)
+            FfiConverterOptionalTypeNativeRecording.write(value.`recording`, buf)
+    }
+}
+
+
+
+/**
  * A request that a script was asked.
  */
 data class NativeRequest (
@@ -4804,53 +5240,6 @@ public object FfiConverterTypeNativeSettings: FfiConverterRustBuffer<NativeSetti
 
 
 /**
- * Under what an action ran.
- */
-data class NativeSettled (
-    /**
-     * The decision.
-     */
-    val `decision`: NativeDecision
-    , 
-    /**
-     * How the gate failed, where `monitor` ran the action all the same.
-     */
-    val `failure`: NativeFailure?
-    
-){
-    
-
-    
-
-    
-    companion object
-}
-
-/**
- * @suppress
- */
-public object FfiConverterTypeNativeSettled: FfiConverterRustBuffer<NativeSettled> {
-    override fun read(buf: ByteBuffer): NativeSettled {
-        return NativeSettled(
-            FfiConverterTypeNativeDecision.read(buf),
-            FfiConverterOptionalTypeNativeFailure.read(buf),
-        )
-    }
-
-    override fun allocationSize(value: NativeSettled) = (
-            FfiConverterTypeNativeDecision.allocationSize(value.`decision`) +
-            FfiConverterOptionalTypeNativeFailure.allocationSize(value.`failure`)
-    )
-
-    override fun write(value: NativeSettled, buf: ByteBuffer) {
-            FfiConverterTypeNativeDecision.write(value.`decision`, buf)
-            FfiConverterOptionalTypeNativeFailure.write(value.`failure`, buf)
-    }
-}
-
-
-
-/**
  * Whether a passport is valid.
  */
 data class NativeVerification (
@@ -5038,6 +5427,104 @@ public object FfiConverterTypeNativeApprovalStatus: FfiConverterRustBuffer<Nativ
 
 
 /**
+ * What spending a permit comes to.
+ */
+sealed class NativeBegun {
+    
+    /**
+     * Nothing may run.
+     */
+    data class Blocked(
+        /**
+         * Why.
+         */
+        val `blocked`: org.actpass.bridge.NativeBlocked) : NativeBegun()
+        
+    {
+        
+
+        companion object
+    }
+    
+    /**
+     * The action runs.
+     */
+    data class Running(
+        /**
+         * What it is given.
+         */
+        val `context`: org.actpass.bridge.NativeContext) : NativeBegun()
+        
+    {
+        
+
+        companion object
+    }
+    
+
+    
+
+    
+    
+
+
+    companion object
+}
+
+/**
+ * @suppress
+ */
+public object FfiConverterTypeNativeBegun : FfiConverterRustBuffer<NativeBegun>{
+    override fun read(buf: ByteBuffer): NativeBegun {
+        return when(buf.getInt()) {
+            1 -> NativeBegun.Blocked(
+                FfiConverterTypeNativeBlocked.read(buf),
+                )
+            2 -> NativeBegun.Running(
+                FfiConverterTypeNativeContext.read(buf),
+                )
+            else -> throw RuntimeException("invalid enum value, something is very wrong!!")
+        }
+    }
+
+    override fun allocationSize(value: NativeBegun): ULong = when(value) {
+        is NativeBegun.Blocked -> {
+            // Add the size for the Int that specifies the variant plus the size needed for all fields
+            (
+                4UL
+                + FfiConverterTypeNativeBlocked.allocationSize(value.`blocked`)
+            )
+        }
+        is NativeBegun.Running -> {
+            // Add the size for the Int that specifies the variant plus the size needed for all fields
+            (
+                4UL
+                + FfiConverterTypeNativeContext.allocationSize(value.`context`)
+            )
+        }
+    }
+
+    override fun write(value: NativeBegun, buf: ByteBuffer) {
+        when(value) {
+            is NativeBegun.Blocked -> {
+                buf.putInt(1)
+                FfiConverterTypeNativeBlocked.write(value.`blocked`, buf)
+                Unit
+            }
+            is NativeBegun.Running -> {
+                buf.putInt(2)
+                FfiConverterTypeNativeContext.write(value.`context`, buf)
+                Unit
+            }
+        }.let { /* this makes the `when` an expression, which ensures it is exhaustive */ }
+    }
+}
+
+
+
+
+
+/**
  * Whether calls go to the gateway.
  */
 sealed class NativeCircuit {
@@ -5132,6 +5619,55 @@ public object FfiConverterTypeNativeCircuit : FfiConverterRustBuffer<NativeCircu
                 Unit
             }
         }.let { /* this makes the `when` an expression, which ensures it is exhaustive */ }
+    }
+}
+
+
+
+
+
+/**
+ * How an action ended.
+ */
+
+enum class NativeEnded {
+    
+    /**
+     * It was stopped.
+     */
+    CANCELLED,
+    /**
+     * It ended with an error of its own.
+     */
+    FAILED,
+    /**
+     * It returned.
+     */
+    RETURNED;
+
+    
+
+
+    companion object
+}
+
+
+/**
+ * @suppress
+ */
+public object FfiConverterTypeNativeEnded: FfiConverterRustBuffer<NativeEnded> {
+    override fun read(buf: ByteBuffer) = try {
+        
+        NativeEnded.entries[buf.getInt() - 1]
+        
+    } catch (e: IndexOutOfBoundsException) {
+        throw RuntimeException("invalid enum value, something is very wrong!!", e)
+    }
+
+    override fun allocationSize(value: NativeEnded) = 4UL
+
+    override fun write(value: NativeEnded, buf: ByteBuffer) {
+        buf.putInt(value.ordinal + 1)
     }
 }
 
@@ -5573,11 +6109,11 @@ sealed class NativeVerdict: Disposable  {
     /**
      * It may run, once.
      */
-    data class Proceed(
+    data class Permitted(
         /**
-         * The leave to.
+         * What runs it.
          */
-        val `permit`: org.actpass.bridge.NativePermit) : NativeVerdict()
+        val `session`: org.actpass.bridge.NativeSession) : NativeVerdict()
         
     {
         
@@ -5597,10 +6133,10 @@ sealed class NativeVerdict: Disposable  {
     )
                 
             }
-            is NativeVerdict.Proceed -> {
+            is NativeVerdict.Permitted -> {
                 
     Disposable.destroy(
-        this.`permit`
+        this.`session`
     )
                 
             }
@@ -5624,8 +6160,8 @@ public object FfiConverterTypeNativeVerdict : FfiConverterRustBuffer<NativeVerdi
             1 -> NativeVerdict.Blocked(
                 FfiConverterTypeNativeBlocked.read(buf),
                 )
-            2 -> NativeVerdict.Proceed(
-                FfiConverterTypeNativePermit.read(buf),
+            2 -> NativeVerdict.Permitted(
+                FfiConverterTypeNativeSession.read(buf),
                 )
             else -> throw RuntimeException("invalid enum value, something is very wrong!!")
         }
@@ -5639,11 +6175,11 @@ public object FfiConverterTypeNativeVerdict : FfiConverterRustBuffer<NativeVerdi
                 + FfiConverterTypeNativeBlocked.allocationSize(value.`blocked`)
             )
         }
-        is NativeVerdict.Proceed -> {
+        is NativeVerdict.Permitted -> {
             // Add the size for the Int that specifies the variant plus the size needed for all fields
             (
                 4UL
-                + FfiConverterTypeNativePermit.allocationSize(value.`permit`)
+                + FfiConverterTypeNativeSession.allocationSize(value.`session`)
             )
         }
     }
@@ -5655,9 +6191,9 @@ public object FfiConverterTypeNativeVerdict : FfiConverterRustBuffer<NativeVerdi
                 FfiConverterTypeNativeBlocked.write(value.`blocked`, buf)
                 Unit
             }
-            is NativeVerdict.Proceed -> {
+            is NativeVerdict.Permitted -> {
                 buf.putInt(2)
-                FfiConverterTypeNativePermit.write(value.`permit`, buf)
+                FfiConverterTypeNativeSession.write(value.`session`, buf)
                 Unit
             }
         }.let { /* this makes the `when` an expression, which ensures it is exhaustive */ }
@@ -5864,6 +6400,38 @@ public object FfiConverterOptionalTypeNativeLogger: FfiConverterRustBuffer<Nativ
 /**
  * @suppress
  */
+public object FfiConverterOptionalTypeNativeRecording: FfiConverterRustBuffer<NativeRecording?> {
+    override fun read(buf: ByteBuffer): NativeRecording? {
+        if (buf.get().toInt() == 0) {
+            return null
+        }
+        return FfiConverterTypeNativeRecording.read(buf)
+    }
+
+    override fun allocationSize(value: NativeRecording?): ULong {
+        if (value == null) {
+            return 1UL
+        } else {
+            return 1UL + FfiConverterTypeNativeRecording.allocationSize(value)
+        }
+    }
+
+    override fun write(value: NativeRecording?, buf: ByteBuffer) {
+        if (value == null) {
+            buf.put(0)
+        } else {
+            buf.put(1)
+            FfiConverterTypeNativeRecording.write(value, buf)
+        }
+    }
+}
+
+
+
+
+/**
+ * @suppress
+ */
 public object FfiConverterOptionalTypeNativeScript: FfiConverterRustBuffer<NativeScript?> {
     override fun read(buf: ByteBuffer): NativeScript? {
         if (buf.get().toInt() == 0) {
@@ -5886,6 +6454,38 @@ public object FfiConverterOptionalTypeNativeScript: FfiConverterRustBuffer<Nativ
         } else {
             buf.put(1)
             FfiConverterTypeNativeScript.write(value, buf)
+        }
+    }
+}
+
+
+
+
+/**
+ * @suppress
+ */
+public object FfiConverterOptionalTypeNativeBlockFailure: FfiConverterRustBuffer<NativeBlockFailure?> {
+    override fun read(buf: ByteBuffer): NativeBlockFailure? {
+        if (buf.get().toInt() == 0) {
+            return null
+        }
+        return FfiConverterTypeNativeBlockFailure.read(buf)
+    }
+
+    override fun allocationSize(value: NativeBlockFailure?): ULong {
+        if (value == null) {
+            return 1UL
+        } else {
+            return 1UL + FfiConverterTypeNativeBlockFailure.allocationSize(value)
+        }
+    }
+
+    override fun write(value: NativeBlockFailure?, buf: ByteBuffer) {
+        if (value == null) {
+            buf.put(0)
+        } else {
+            buf.put(1)
+            FfiConverterTypeNativeBlockFailure.write(value, buf)
         }
     }
 }
@@ -6352,17 +6952,17 @@ public object FfiConverterTypeSecret: FfiConverter<Secret, RustBuffer.ByValue> {
     
 
         /**
-         * The text of the error of an action that was blocked: one line, for developers.
-         */ fun `nativeBlockedText`(`tool`: kotlin.String, `word`: kotlin.String, `reasonCode`: kotlin.String, `why`: kotlin.String): kotlin.String {
-            return FfiConverterString.lift(
+         * The texts of a block that a test makes up.
+         */ fun `nativeBlockTexts`(`tool`: kotlin.String, `decision`: kotlin.String, `failure`: NativeBlockFailure?, `approval`: kotlin.String?): NativeBlockTexts {
+            return FfiConverterTypeNativeBlockTexts.lift(
     uniffiRustCall() { _status ->
-    UniffiLib.uniffi_actpass_uniffi_fn_func_native_blocked_text(
+    UniffiLib.uniffi_actpass_uniffi_fn_func_native_block_texts(
     
         
         FfiConverterString.lower(`tool`),
-        FfiConverterString.lower(`word`),
-        FfiConverterString.lower(`reasonCode`),
-        FfiConverterString.lower(`why`),_status)
+        FfiConverterString.lower(`decision`),
+        FfiConverterOptionalTypeNativeBlockFailure.lower(`failure`),
+        FfiConverterOptionalString.lower(`approval`),_status)
 }
     )
     }

@@ -244,9 +244,48 @@ public class ActPass private constructor(internal val native: NativeClient) : Ja
         action: Action,
         recordOutcome: Boolean = false,
         execute: suspend (ExecutionContext) -> T,
-    ): Outcome<T> {
+    ): Outcome<T> = authorize(action, recordOutcome).run(execute)
+
+    /**
+     * Asks whether an action may run, and leaves it to the caller to run it.
+     *
+     * [guard] is made of this. Use it where the action is no block, as in an adapter of a framework: spend the permit right before the
+     * action runs, and report how the action ended.
+     *
+     * ```kotlin
+     * import org.actpass.ActPass
+     * import org.actpass.Action
+     * import org.actpass.Credential
+     * import org.actpass.Verdict
+     *
+     * suspend fun refund(cents: Int, credential: Credential?): String = "refunded $cents"
+     *
+     * suspend fun main() {
+     *     val actpass = ActPass("apk_dev", baseUrl = "http://127.0.0.1:8787")
+     *     val action = Action("resolve_refund_request", "stripe.refund.create", args = mapOf("amount" to 4900, "currency" to "usd"))
+     *     when (val verdict = actpass.authorize(action, recordOutcome = true)) {
+     *         is Verdict.Blocked -> println(verdict.blocked.message)
+     *         is Verdict.Permitted -> {
+     *             val context = verdict.permit.spend()
+     *             try {
+     *                 val receipt = refund(4900, context.credential)
+     *                 println("$receipt ${verdict.permit.returned(receipt)}")
+     *             } catch (error: Throwable) {
+     *                 verdict.permit.failed(error)
+     *                 throw error
+     *             }
+     *         }
+     *     }
+     * }
+     * ```
+     *
+     * @param action what the agent is about to do.
+     * @param recordOutcome as for [guard]; what the permit is told is recorded.
+     * @throws ActPassException as [guard]. A gate that fails throws nothing: it blocks, or, in [Mode.MONITOR], permits.
+     */
+    public suspend fun authorize(action: Action, recordOutcome: Boolean = false): Verdict {
         val asked = enter { action.native() }
-        return settle(call { native.authorize(asked, null) }, action.tool, recordOutcome, execute)
+        return verdict(call { native.authorize(asked, recordOutcome, null) }, recordOutcome)
     }
 
     /**
@@ -268,8 +307,8 @@ public class ActPass private constructor(internal val native: NativeClient) : Ja
         execute: suspend (ExecutionContext) -> T,
     ): Outcome<T> {
         val spent = enter { passport?.wellFormed("passport")?.let(::Secret) }
-        val verdict = call { native.authorizePending(pending.json, spent, waitForApproval?.inSeconds, null) }
-        return settle(verdict, pending.tool, recordOutcome, execute)
+        val native = call { native.authorizePending(pending.json, spent, waitForApproval?.inSeconds, recordOutcome, null) }
+        return verdict(native, recordOutcome).run(execute)
     }
 
     /**

@@ -1,33 +1,37 @@
 package org.actpass
 
-import org.actpass.bridge.nativeBlockedText
-
 /**
  * An action did not run. [Outcome.unwrap] throws it.
  *
- * Its cause is how the gate failed, an [ActPassException]; null if the gateway decided.
+ * Its message is the text for a model, because frameworks hand the messages of exceptions to models. Its cause is how the gate failed,
+ * an [ActPassException]; null if the gateway decided.
  *
- * @property tool the tool that was not used.
- * @property decision the gateway's decision, or the one that the SDK made because the gate failed.
- * @property approval what to keep in order to run the action once a person has approved it; null if there is nothing to wait for.
+ * @property outcome what was blocked, and why.
  */
-public class ActionBlocked
+public class ActionBlocked(public val outcome: Outcome.Blocked) : RuntimeException(outcome.message, outcome.error) {
+    /** Makes one, for tests. */
     @JvmOverloads
-    constructor(
-        public val tool: String,
-        public val decision: Decision,
-        error: ActPassException? = null,
-        public val approval: PendingApproval? = null,
-    ) : RuntimeException(
-            nativeBlockedText(tool, decision.word.wire, decision.reasonCode, error?.message ?: decision.explain.summary),
-            error,
-        ) {
-        /** How the gate failed; null if the gateway decided. */
-        public val error: ActPassException? get() = cause as ActPassException?
+    public constructor(tool: String, decision: Decision, error: ActPassException? = null, approval: PendingApproval? = null) :
+        this(Outcome.Blocked(tool, decision, error, approval))
 
-        /**
-         * Whether the same call may succeed later without any change: the gate failed in a way that may pass. A decision is no such
-         * failure.
-         */
-        public val isRetryable: Boolean get() = error?.isRetryable ?: false
-    }
+    /** The tool that was not used. */
+    public val tool: String get() = outcome.tool
+
+    /** The gateway's decision, or the one that the SDK made because the gate failed. */
+    public val decision: Decision get() = outcome.decision
+
+    /** How the gate failed; null if the gateway decided. */
+    public val error: ActPassException? get() = outcome.error
+
+    /** What to keep in order to run the action once a person has approved it; null if there is nothing to wait for. */
+    public val approval: PendingApproval? get() = outcome.approval
+
+    /** The decision's [Decision.reasonCode]. */
+    public val code: String get() = outcome.code
+
+    /** [Outcome.Blocked.isRetryable]. */
+    public val isRetryable: Boolean get() = outcome.isRetryable
+
+    /** [Outcome.Blocked.developerText]. */
+    public val developerText: String get() = outcome.developerText
+}

@@ -28,9 +28,6 @@ public class PendingApproval internal constructor(native: NativePending) {
     @Throws(ActPassException::class)
     public constructor(json: String) : this(enter { nativePendingApproval(json.wellFormed("pending")) })
 
-    /** The tool of the action. */
-    internal val tool: String get() = members["tool"] as? String ?: ""
-
     /** Its id. */
     override fun toString(): String = "PendingApproval($id)"
 

@@ -4,64 +4,58 @@ import java.util.stream.BaseStream
 import kotlin.coroutines.coroutineContext
 import kotlinx.coroutines.CancellationException
 import kotlinx.coroutines.Job
-import kotlinx.coroutines.NonCancellable
 import kotlinx.coroutines.ensureActive
 import kotlinx.coroutines.flow.Flow
 import kotlinx.coroutines.flow.SharedFlow
 import kotlinx.coroutines.isActive
-import kotlinx.coroutines.withContext
+import org.actpass.bridge.NativeBlockFailure
+import org.actpass.bridge.NativeBlockTexts
 import org.actpass.bridge.NativeBlocked
 import org.actpass.bridge.NativeContext
-import org.actpass.bridge.NativePermit
-import org.actpass.bridge.NativeSettled
-import org.actpass.bridge.NativeVerdict
+import org.actpass.bridge.NativeEnded
+import org.actpass.bridge.NativeReport
+import org.actpass.bridge.nativeBlockTexts
 import org.actpass.bridge.nativeCanonicalOutcome
 
 /** Runs what the verdict permits, and reports. */
-internal suspend fun <T> ActPass.settle(
-    verdict: NativeVerdict,
-    tool: String,
-    recordOutcome: Boolean,
-    execute: suspend (ExecutionContext) -> T,
-): Outcome<T> =
-    when (verdict) {
-        is NativeVerdict.Blocked -> Outcome.Blocked(verdict.blocked, tool)
-        is NativeVerdict.Proceed -> verdict.permit.use { permit -> run(permit, recordOutcome, execute) }
+internal suspend fun <T> Verdict.run(execute: suspend (ExecutionContext) -> T): Outcome<T> =
+    when (this) {
+        is Verdict.Blocked -> blocked
+        is Verdict.Permitted -> permit.native.use { permit.run(execute) }
     }
 
-private suspend fun <T> ActPass.run(
-    permit: NativePermit,
-    recordOutcome: Boolean,
-    execute: suspend (ExecutionContext) -> T,
-): Outcome<T> {
+private suspend fun <T> Permit.run(execute: suspend (ExecutionContext) -> T): Outcome<T> {
     // A coroutine that was cancelled while the verdict was on its way runs nothing either.
     coroutineContext.ensureActive()
-    val context = ExecutionContext(enter { permit.spend() })
+    val context =
+        try {
+            spend()
+        } catch (blocked: ActionBlocked) {
+            return blocked.outcome
+        }
     val value =
         try {
             execute(context).also(::refuseUnrun)
         } catch (error: Throwable) {
             if (error.stops()) {
-                // Nothing waits for this record, and its failure does not replace what stops the action.
-                if (recordOutcome) quietly { native.recordStop(permit) }
+                // What becomes of the record does not replace what stops the action.
+                quietly { cancelled() }
                 throw error
             }
-            val evidence = if (recordOutcome) record(permit, returned = false, response = null) else null
-            return Outcome.Failed(error, Execution(enter { permit.settle(returned = false) }, evidence))
+            return Outcome.Failed(error, finish(NativeEnded.FAILED))
         }
-    val evidence = if (recordOutcome) record(permit, returned = true, response = jsonOrNull(value)) else null
-    return Outcome.Executed(value, Execution(enter { permit.settle(returned = true) }, evidence))
+    return Outcome.Executed(value, finish(NativeEnded.RETURNED, value))
 }
 
 /** Whether it stops the coroutine or the program, and is no way in which an action fails. */
-private suspend fun Throwable.stops(): Boolean =
+internal suspend fun Throwable.stops(): Boolean =
     when (this) {
         is CancellationException -> !coroutineContext.isActive
         else -> this is Error
     }
 
 /** Refuses a result whose body runs only when somebody iterates, collects or starts it: nothing has run. */
-private fun refuseUnrun(value: Any?) {
+internal fun refuseUnrun(value: Any?) {
     val found =
         when (value) {
             is Sequence<*> -> "a Sequence"
@@ -84,19 +78,6 @@ private inline fun <T> quietly(body: () -> T): T? =
         body()
     } catch (_: Throwable) {
         null
-    }
-
-/**
- * Records how an action ended. This goes on where the coroutine is cancelled: the action has run. For the same reason nothing that
- * fails here, an element of the caller's context included, takes the place of the outcome.
- */
-private suspend fun ActPass.record(permit: NativePermit, returned: Boolean, response: String?): Result<RecordedEvidence> =
-    try {
-        withContext(NonCancellable) {
-            Result.success(RecordedEvidence(call { native.recordOutcome(permit, returned, response, null) }))
-        }
-    } catch (error: Throwable) {
-        Result.failure(error as? ActPassException ?: internalError("the outcome was not recorded: $error", error))
     }
 
 /**
@@ -134,22 +115,56 @@ public sealed class Outcome<out T> {
 
     /** The block did not run. */
     public class Blocked
-    @JvmOverloads
-    constructor(
+    private constructor(
         /** The tool that was not used. */
         public val tool: String,
         override val decision: Decision,
         /** How the gate failed; null where the gateway decided. */
-        public val error: ActPassException? = null,
+        public val error: ActPassException?,
         /** What to keep in order to run the action once a person has approved it; null where nothing can be waited for. */
-        public val approval: PendingApproval? = null,
+        public val approval: PendingApproval?,
+        texts: NativeBlockTexts,
     ) : Outcome<Nothing>() {
-        internal constructor(native: NativeBlocked, tool: String) : this(
+        /** Makes one, for tests. */
+        @JvmOverloads
+        public constructor(tool: String, decision: Decision, error: ActPassException? = null, approval: PendingApproval? = null) : this(
             tool,
+            decision,
+            error,
+            approval,
+            nativeBlockTexts(
+                tool.wellFormed("tool"),
+                decision.json,
+                error?.run { NativeBlockFailure(kind.native, message.orEmpty(), isRetryable) },
+                approval?.id,
+            ),
+        )
+
+        internal constructor(native: NativeBlocked) : this(
+            native.tool,
             Decision(native.decision),
             native.failure?.exception(),
             native.approval?.let(::PendingApproval),
+            native.texts,
         )
+
+        /**
+         * For a model: what was not done and why, whether the same call can help, and what to do instead. It has one line and says
+         * nothing of how the gateway is reached or run.
+         */
+        public val message: String = texts.model
+
+        /** For a developer: what failed, at which hop, and what to check. It has one line. */
+        public val developerText: String = texts.developer
+
+        /** The decision's [Decision.reasonCode]. */
+        public val code: String get() = decision.reasonCode
+
+        /**
+         * Whether the same call may succeed later without any change: the gate failed in a way that may pass. A decision is no such
+         * failure.
+         */
+        public val isRetryable: Boolean get() = error?.isRetryable ?: false
 
         /** Why it did not run: `blocked: deny (refund.too_large): the amount is over the limit`. */
         override fun toString(): String =
@@ -187,7 +202,7 @@ public sealed class Outcome<out T> {
     public fun unwrap(): T =
         when (this) {
             is Executed -> value
-            is Blocked -> throw ActionBlocked(tool, decision, error, approval)
+            is Blocked -> throw ActionBlocked(this)
             is Failed -> throw error
         }
 
@@ -243,11 +258,11 @@ constructor(
     public val evidence: RecordedEvidence? = null,
     public val evidenceError: ActPassException? = null,
 ) {
-    internal constructor(settled: NativeSettled, recorded: Result<RecordedEvidence>?) : this(
-        Decision(settled.decision),
-        settled.failure?.exception(),
-        recorded?.getOrNull(),
-        recorded?.exceptionOrNull() as ActPassException?,
+    internal constructor(report: NativeReport, evidence: RecordedEvidence? = null, evidenceError: ActPassException? = null) : this(
+        Decision(report.decision),
+        report.failure?.exception(),
+        evidence,
+        evidenceError,
     )
 
     /** The decision, how the gate failed, and the ledger entry. */

@@ -65,6 +65,37 @@ public sealed class JavaForms {
     public fun <T> guardBlocking(action: Action, execute: Execute<T>, recordOutcome: Boolean = false): Outcome<T> =
         runBlocking { self.guard(action, recordOutcome) { execute.run(it) } }
 
+    /**
+     * [ActPass.authorize], on this thread.
+     *
+     * ```java
+     * import java.util.Map;
+     * import org.actpass.ActPass;
+     * import org.actpass.Action;
+     * import org.actpass.ExecutionContext;
+     * import org.actpass.Permit;
+     *
+     * public final class AuthorizeRefund {
+     *     public static void main(String[] arguments) throws Exception {
+     *         ActPass actpass = ActPass.builder().apiKey("apk_dev").baseUrl("http://127.0.0.1:8787").build();
+     *         Action action = Action.builder("resolve_refund_request", "stripe.refund.create").args(Map.of("amount", 4900, "currency", "usd")).build();
+     *         Permit permit = actpass.authorizeBlocking(action).unwrap(); // ActionBlocked if it may not run
+     *         ExecutionContext context = permit.spend();
+     *         System.out.println(permit.returnedBlocking("refunded under " + context.getDecision()));
+     *     }
+     * }
+     * ```
+     */
+    @JvmOverloads
+    @Throws(ActPassException::class, InterruptedException::class)
+    public fun authorizeBlocking(action: Action, recordOutcome: Boolean = false): Verdict =
+        runBlocking { self.authorize(action, recordOutcome) }
+
+    /** [ActPass.authorize], as a future. */
+    @JvmOverloads
+    public fun authorizeAsync(action: Action, recordOutcome: Boolean = false): CompletableFuture<Verdict> =
+        later { authorize(action, recordOutcome) }
+
     /** [ActPass.guard], as a future; the action runs on [executor]. */
     @JvmOverloads
     public fun <T> guardAsync(
@@ -240,5 +271,9 @@ public sealed class JavaForms {
         later { recordEvidence(eventType, chainId, toolId, decision, reasonCode, metadata, requestHash, responseHash) }
 
     private fun <T> later(executor: Executor = ForkJoinPool.commonPool(), call: suspend ActPass.() -> T): CompletableFuture<T> =
-        CoroutineScope(executor.asCoroutineDispatcher()).future { self.call() }
+        org.actpass.later(executor) { self.call() }
 }
+
+/** What [call] comes to, as a future; it runs on [executor]. */
+internal fun <T> later(executor: Executor = ForkJoinPool.commonPool(), call: suspend () -> T): CompletableFuture<T> =
+    CoroutineScope(executor.asCoroutineDispatcher()).future { call() }

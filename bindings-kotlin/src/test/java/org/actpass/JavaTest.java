@@ -112,8 +112,31 @@ public class JavaTest {
         AtomicInteger runs = new AtomicInteger();
         Outcome<Integer> denied = actpass.guardBlocking(action, context -> runs.incrementAndGet());
         ActionBlocked blocked = assertThrows(ActionBlocked.class, denied::unwrap);
-        assertEquals("stripe.refund.create was not run: deny (refund.too_large): the amount is over the limit", blocked.getMessage());
+        String why = "stripe.refund.create was not run: deny (refund.too_large). the amount is over the limit.";
+        assertEquals(why, blocked.getDeveloperText());
+        assertEquals(why + " Do not call it again with the same arguments: it would be blocked again.", blocked.getMessage());
+        assertEquals("refund.too_large", blocked.getCode());
         assertEquals(0, runs.get());
+    }
+
+    @Test
+    public void aPermitIsSpentAndReported() throws Exception {
+        gateway.answer(Answer.allow("test.allow", "sk_java_secret"));
+        Permit permit = actpass.authorizeBlocking(action, true).unwrap();
+        assertEquals("test.allow", permit.getDecision().getReasonCode());
+        assertEquals("sk_java_secret", permit.spend().getCredential().getToken());
+        assertEquals(ActPassException.Kind.ARGUMENT, assertThrows(ActPassException.class, permit::spend).getKind());
+        assertNotNull(permit.returnedBlocking("refunded").getEvidence());
+
+        Verdict verdict = actpass.authorizeAsync(action, true).get(60, TimeUnit.SECONDS);
+        Permit failing = ((Verdict.Permitted) verdict).getPermit();
+        failing.spend(action.getArgs());
+        assertNotNull(failing.failedAsync(new Refused()).get(60, TimeUnit.SECONDS).getEvidence());
+
+        gateway.answer(Answer.deny());
+        Verdict denied = actpass.authorizeBlocking(action);
+        assertEquals("test.deny", ((Verdict.Blocked) denied).getBlocked().getCode());
+        assertThrows(ActionBlocked.class, denied::unwrap);
     }
 
     @Test

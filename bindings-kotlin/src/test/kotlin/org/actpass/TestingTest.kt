@@ -105,7 +105,11 @@ class TestingTest {
         assertEquals("apr_7", blocked.approval?.id)
         assertFalse(blocked.isRetryable)
         assertNull(blocked.cause)
-        assertEquals("stripe.refund.create was not run: require_approval (refund.medium)", blocked.message)
+        assertEquals(
+            "stripe.refund.create was not run: require_approval (refund.medium). " +
+                "A person has to approve this first (approval apr_7): do not call it again until they have.",
+            blocked.message,
+        )
         val resumed = client.resume(blocked.approval!!) { 1 }
         assertEquals("stripe.refund.create", assertThrows(ActionBlocked::class.java) { resumed.unwrap() }.tool)
 
@@ -114,7 +118,14 @@ class TestingTest {
         val unreachable = assertThrows(ActionBlocked::class.java) { lost.unwrap() }
         assertSame(lost.errorOrNull(), unreachable.cause)
         assertTrue(unreachable.isRetryable)
-        assertTrue(unreachable.message!!.startsWith("stripe.refund.create was not run: deny (actpass.unreachable): "))
+        assertEquals(
+            "stripe.refund.create was not run: deny (actpass.unreachable). Whether it may run could not be found out. " +
+                "This may pass: the same call may be tried again later.",
+            unreachable.message,
+        )
+        assertTrue(unreachable.developerText, unreachable.error!!.message!! in unreachable.developerText)
+        val madeUp = ActionBlocked(unreachable.tool, unreachable.decision, unreachable.error)
+        assertEquals(unreachable.message to unreachable.developerText, madeUp.message to madeUp.developerText)
         assertEquals(1, gateway.client(mode = Mode.MONITOR).guard(action) { 1 }.unwrap())
     }
 

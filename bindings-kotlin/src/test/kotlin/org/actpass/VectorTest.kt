@@ -6,9 +6,15 @@ import kotlin.time.Duration.Companion.seconds
 import kotlinx.coroutines.Dispatchers
 import kotlinx.coroutines.async
 import kotlinx.coroutines.awaitAll
+import kotlinx.coroutines.cancel
+import kotlinx.coroutines.currentCoroutineContext
+import kotlinx.coroutines.delay
+import kotlinx.coroutines.ensureActive
 import kotlinx.coroutines.runBlocking
+import kotlinx.coroutines.supervisorScope
 import kotlinx.coroutines.sync.Semaphore
 import kotlinx.coroutines.sync.withPermit
+import kotlinx.coroutines.withTimeoutOrNull
 import org.junit.Assert.assertEquals
 import org.junit.Assert.assertTrue
 import org.junit.Test
@@ -28,7 +34,7 @@ class VectorTest {
     fun everyVector() {
         val files = File(System.getenv("ACTPASS_VECTORS")).walk().filter { it.extension == "json" }.sorted().toList()
         val runs = files.flatMap(::read)
-        for (area in listOf("circuit", "failures", "replays", "retries", "table")) {
+        for (area in listOf("changes", "circuit", "failures", "lost", "outcomes", "replays", "retries", "table", "texts")) {
             assertTrue("no vectors in $area", runs.any { it.name.startsWith("$area/") })
         }
         assertEquals(files.size, runs.map { it.name }.distinct().size)
@@ -87,10 +93,8 @@ class VectorTest {
             )
         repeat((run.vector["calls_before"] as Long? ?: 0).toInt()) { client.guard(action) { "done" } }
         val contexts = mutableListOf<ExecutionContext>()
-        val outcome = client.guard(action) { context ->
-            contexts += context
-            "done"
-        }
+        val outcome = guarded(client, action, run.vector, contexts)
+        val stopped = outcome == null
 
         val problems = mutableListOf<String>()
         fun check(what: String, holds: Boolean, found: () -> Any?) {
@@ -99,45 +103,115 @@ class VectorTest {
         val expected = run.expected
         val executed = expected["executed"] as Boolean
         check("${if (executed) 1 else 0} runs", contexts.size == (if (executed) 1 else 0)) { contexts.size }
-        check("executed $executed", outcome.wasExecuted == executed) { outcome.wasExecuted }
-        check("the result", outcome.valueOrNull() == (if (executed) "done" else null)) { outcome.valueOrNull() }
+        check("stopped", stopped == (executed && run.vector["ends"] == "cancelled")) { outcome }
+        val decision = outcome?.decision ?: contexts.single().decision
         for ((name, value) in part(expected["decision"])) {
-            check("the decision's $name: $value", outcome.decision[name] == value) { outcome.decision.json }
+            check("the decision's $name: $value", decision[name] == value) { decision.json }
         }
         val error = expected["error"]
-        val canonical = outcome.canonicalJson()
-        val begin = """{"decision":"""
-        val end = ""","error":${json("error", error)},"executed":$executed}"""
-        check("the canonical outcome begins with the decision", canonical.startsWith(begin)) { canonical }
-        check("the canonical outcome ends with $end", canonical.endsWith(end)) { canonical }
-        val inner = members(canonical.removePrefix(begin).removeSuffix(end))
-        check("the very decision", ActPass.hashPayload(inner) == ActPass.hashPayload(outcome.decision.members)) { canonical }
-        val gateError = outcome.errorOrNull() as ActPassException?
-        check("an error $error", (gateError == null) == (error == null)) { gateError }
+        val canonical = outcome?.canonicalJson() ?: "null"
+        if (outcome != null) {
+            check("executed $executed", outcome.wasExecuted == executed) { outcome.wasExecuted }
+            val begin = """{"decision":"""
+            val end = ""","error":${json("error", error)},"executed":$executed}"""
+            check("the canonical outcome begins with the decision", canonical.startsWith(begin)) { canonical }
+            check("the canonical outcome ends with $end", canonical.endsWith(end)) { canonical }
+            val inner = members(canonical.removePrefix(begin).removeSuffix(end))
+            check("the very decision", ActPass.hashPayload(inner) == ActPass.hashPayload(decision.members)) { canonical }
+            check("an error $error", (outcome.errorOrNull() == null) == (error == null)) { outcome.errorOrNull() }
+        }
+        val gateError = outcome?.errorOrNull() as? ActPassException
         check("the error's status", gateError?.status?.toLong() == part(error)["status"]) { gateError }
         val tokens = contexts.map { it.credential?.token }
         check("the credential", tokens == (if (executed) listOf(expected["credential"]) else emptyList<String>())) { tokens.size }
 
-        val seen = gateway.seen()
-        check("${expected["requests_sent"]} requests", seen.size.toLong() == expected["requests_sent"]) { seen }
+        // A stop is recorded beside the call.
+        if (stopped) withTimeoutOrNull(10.seconds) { while (gateway.seen().size.toLong() != expected["requests_sent"]) delay(5) }
+        val sent = gateway.seen()
+        check("${expected["requests_sent"]} requests", sent.size.toLong() == expected["requests_sent"]) { sent }
+        val (events, seen) = sent.partition { it["path"] == "/api/v1/evidence/events" }
+        check("at most one event", events.size <= 1) { events }
+        val recorded = events.firstOrNull()?.let { members(it["body"] as String) }
+        check("an event as expected", (recorded == null) == (expected["recorded"] == null)) { recorded }
+        for ((name, value) in part(expected["recorded"])) {
+            check("the recorded $name: $value", recorded?.get(name) == value) { recorded }
+        }
         for (request in seen) {
             val isPreflight = request["method"] == "POST" && request["path"] == "/api/v1/actions/preflight"
             check("a preflight", isPreflight) { request["path"] }
             val headers = request["headers"] as List<*>
             check("the key", listOf("authorization", "Bearer $KEY") in headers) { headers.size }
             check("the same body again", request["body"] == seen[0]["body"]) { request }
-            val sent = members(request["body"] as String)["idempotency_key"] as String?
-            check("the idempotency key", if (idempotencyKey == null) sent?.length == 36 else sent == idempotencyKey) { sent }
+            val key = members(request["body"] as String)["idempotency_key"] as String?
+            check("the idempotency key", if (idempotencyKey == null) key?.length == 36 else key == idempotencyKey) { key }
         }
         check("nothing at the other host", gateway.otherSeen().isEmpty()) { "something" }
+        val thrown = runCatching { outcome?.unwrap() }.exceptionOrNull() as? ActionBlocked
+        check("a block", (thrown == null) == executed) { outcome }
+        val blocked = thrown?.let {
+            mapOf(
+                "approval" to it.approval?.id, "code" to it.code, "developer" to withoutPorts(it.developerText),
+                "message" to withoutPorts(it.message!!), "retryable" to it.isRetryable, "tool" to it.tool,
+            )
+        }
+        for ((name, value) in part(expected["blocked"])) {
+            check("the block's $name: $value", blocked?.get(name) == value) { blocked }
+        }
         // Every secret in a vector holds this word. It is not shown where a test fails either.
-        val shown = listOf(client, action, outcome, contexts, gateError).joinToString { everythingShown(it) } + canonical
+        val shown =
+            if (run.vector["gateway_echoes"] == true) "$blocked"
+            else listOf(client, action, outcome, contexts, gateError, thrown, blocked).joinToString { everythingShown(it) } + canonical
         val leaks = shown.split("secret").size - 1
         check("no secret to show", leaks == 0) { leaks }
         val line =
-            """{"circuit_off":${run.circuitOff},"leaks":$leaks,"mode":"${run.mode.wire}","outcome":$canonical,""" +
-                """"requests_sent":${seen.size},"runs":${contexts.size},"vector":"${run.name}"}"""
+            """{"blocked":${sortedJson(blocked)},"circuit_off":${run.circuitOff},"leaks":$leaks,"mode":"${run.mode.wire}",""" +
+                """"outcome":$canonical,"recorded":${sortedJson(recorded)},"requests_sent":${sent.size},"runs":${contexts.size},""" +
+                """"vector":"${run.name}"}"""
         problems to line + "\n"
+    }
+
+    /** Guards the action, and ends it as the vector says; null if it was stopped. */
+    private suspend fun guarded(
+        client: ActPass,
+        action: Action,
+        vector: Map<String, Any?>,
+        contexts: MutableList<ExecutionContext>,
+    ): Outcome<Any?>? {
+        val recordOutcome = vector["record_outcome"] as Boolean? ?: false
+        if ("changed_args" in vector) {
+            val permit = when (val verdict = client.authorize(action, recordOutcome)) {
+                is Verdict.Blocked -> return verdict.blocked
+                is Verdict.Permitted -> verdict.permit
+            }
+            try {
+                contexts += permit.spend(part(vector["changed_args"]))
+            } catch (blocked: ActionBlocked) {
+                return blocked.outcome
+            }
+            return Outcome.Executed(null, permit.returned(null))
+        }
+        return supervisorScope {
+            val call = async {
+                client.guard(action, recordOutcome) { context ->
+                    contexts += context
+                    when (vector["ends"]) {
+                        "failed" -> error("the card is closed")
+                        "cancelled" -> currentCoroutineContext().run { cancel().also { ensureActive() } }
+                        else -> null
+                    }
+                }
+            }
+            call.join()
+            if (call.isCancelled) null else call.await()
+        }
+    }
+
+    private fun withoutPorts(text: String) = text.replace(Regex("""127\.0\.0\.1:\d*"""), "127.0.0.1:PORT")
+
+    /** The members in the order of canonical JSON. */
+    private fun sortedJson(value: Any?): String {
+        fun sorted(value: Any?): Any? = if (value is Map<*, *>) value.mapValues { sorted(it.value) }.toSortedMap(compareBy { "$it" }) else value
+        return json("value", sorted(value))
     }
 
     /**
@@ -154,7 +228,12 @@ class VectorTest {
             check(members.keys.containsAll(needed) && (known + needed).containsAll(members.keys)) { "$name: ${members.keys}" }
             return members
         }
-        only(vector, setOf("client", "action", "calls_before"), setOf("description", "gateway", "expect"))
+        only(
+            vector,
+            setOf("client", "action", "calls_before", "record_outcome", "ends", "changed_args", "gateway_echoes"),
+            setOf("description", "gateway", "expect"),
+        )
+        check(vector["ends"] in setOf(null, "returned", "failed", "cancelled")) { "$name: ends ${vector["ends"]}" }
         only(vector["client"], setOf("timeout", "connect_timeout", "max_retries", "circuit_failures", "trust_ca"))
         only(
             vector["action"],
@@ -167,7 +246,7 @@ class VectorTest {
         check(expect.isNotEmpty()) { "$name: nothing is expected" }
         val again = if (name.startsWith("failures/")) setOf("enforce", "monitor") else emptySet()
         return expect.toSortedMap().flatMap { (mode, value) ->
-            val expected = only(value, setOf("credential"), setOf("executed", "decision", "error", "requests_sent"))
+            val expected = only(value, setOf("credential", "recorded", "blocked"), setOf("executed", "decision", "error", "requests_sent"))
             expected["error"]?.let { only(it, emptySet(), setOf("kind", "status")) }
             val known = Mode.entries.single { it.wire == mode }
             (if (mode in again) listOf(false, true) else listOf(false)).map { off -> Run(name, vector, known, off, expected) }
