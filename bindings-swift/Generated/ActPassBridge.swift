@@ -3171,6 +3171,75 @@ public func FfiConverterTypeNativeLogEvent_lower(_ value: NativeLogEvent) -> Rus
 
 
 /**
+ * A member of an object.
+ */
+public struct NativeMember: Equatable, Hashable {
+    /**
+     * Its key.
+     */
+    public let name: String
+    /**
+     * Its value.
+     */
+    public let value: NativeJson
+
+    // Default memberwise initializers are never public by default, so we
+    // declare one manually.
+    public init(
+        /**
+         * Its key.
+         */name: String, 
+        /**
+         * Its value.
+         */value: NativeJson) {
+        self.name = name
+        self.value = value
+    }
+
+    
+
+    
+}
+
+#if compiler(>=6)
+extension NativeMember: Sendable {}
+#endif
+
+#if swift(>=5.8)
+@_documentation(visibility: private)
+#endif
+public struct FfiConverterTypeNativeMember: FfiConverterRustBuffer {
+    public static func read(from buf: inout (data: Data, offset: Data.Index)) throws -> NativeMember {
+        return
+            try NativeMember(
+                name: FfiConverterString.read(from: &buf), 
+                value: FfiConverterTypeNativeJson.read(from: &buf)
+        )
+    }
+
+    public static func write(_ value: NativeMember, into buf: inout [UInt8]) {
+        FfiConverterString.write(value.name, into: &buf)
+        FfiConverterTypeNativeJson.write(value.value, into: &buf)
+    }
+}
+
+
+#if swift(>=5.8)
+@_documentation(visibility: private)
+#endif
+public func FfiConverterTypeNativeMember_lift(_ buf: RustBuffer) throws -> NativeMember {
+    return try FfiConverterTypeNativeMember.lift(buf)
+}
+
+#if swift(>=5.8)
+@_documentation(visibility: private)
+#endif
+public func FfiConverterTypeNativeMember_lower(_ value: NativeMember) -> RustBuffer {
+    return FfiConverterTypeNativeMember.lower(value)
+}
+
+
+/**
  * What to verify with the gateway's public keys.
  */
 public struct NativeOfflineVerifyRequest: Equatable, Hashable {
@@ -4743,6 +4812,151 @@ public func FfiConverterTypeNativeErrorKind_lower(_ value: NativeErrorKind) -> R
 
 
 /**
+ * A value of JSON.
+ */
+
+public indirect enum NativeJson: Equatable, Hashable {
+    
+    /**
+     * A list.
+     */
+    case array(
+        /**
+         * Its items.
+         */items: [NativeJson]
+    )
+    /**
+     * A boolean.
+     */
+    case bool(
+        /**
+         * Which.
+         */value: Bool
+    )
+    /**
+     * Nothing.
+     */
+    case null
+    /**
+     * A number.
+     */
+    case number(
+        /**
+         * As it is written.
+         */text: String
+    )
+    /**
+     * An object.
+     */
+    case object(
+        /**
+         * Its members, in their order.
+         */members: [NativeMember]
+    )
+    /**
+     * A string.
+     */
+    case text(
+        /**
+         * Which.
+         */value: String
+    )
+
+
+
+
+
+}
+
+#if compiler(>=6)
+extension NativeJson: Sendable {}
+#endif
+
+#if swift(>=5.8)
+@_documentation(visibility: private)
+#endif
+public struct FfiConverterTypeNativeJson: FfiConverterRustBuffer {
+    typealias SwiftType = NativeJson
+
+    public static func read(from buf: inout (data: Data, offset: Data.Index)) throws -> NativeJson {
+        let variant: Int32 = try readInt(&buf)
+        switch variant {
+        
+        case 1: return .array(items: try FfiConverterSequenceTypeNativeJson.read(from: &buf)
+        )
+        
+        case 2: return .bool(value: try FfiConverterBool.read(from: &buf)
+        )
+        
+        case 3: return .null
+        
+        case 4: return .number(text: try FfiConverterString.read(from: &buf)
+        )
+        
+        case 5: return .object(members: try FfiConverterSequenceTypeNativeMember.read(from: &buf)
+        )
+        
+        case 6: return .text(value: try FfiConverterString.read(from: &buf)
+        )
+        
+        default: throw UniffiInternalError.unexpectedEnumCase
+        }
+    }
+
+    public static func write(_ value: NativeJson, into buf: inout [UInt8]) {
+        switch value {
+        
+        
+        case let .array(items):
+            writeInt(&buf, Int32(1))
+            FfiConverterSequenceTypeNativeJson.write(items, into: &buf)
+            
+        
+        case let .bool(value):
+            writeInt(&buf, Int32(2))
+            FfiConverterBool.write(value, into: &buf)
+            
+        
+        case .null:
+            writeInt(&buf, Int32(3))
+        
+        
+        case let .number(text):
+            writeInt(&buf, Int32(4))
+            FfiConverterString.write(text, into: &buf)
+            
+        
+        case let .object(members):
+            writeInt(&buf, Int32(5))
+            FfiConverterSequenceTypeNativeMember.write(members, into: &buf)
+            
+        
+        case let .text(value):
+            writeInt(&buf, Int32(6))
+            FfiConverterString.write(value, into: &buf)
+            
+        }
+    }
+}
+
+
+#if swift(>=5.8)
+@_documentation(visibility: private)
+#endif
+public func FfiConverterTypeNativeJson_lift(_ buf: RustBuffer) throws -> NativeJson {
+    return try FfiConverterTypeNativeJson.lift(buf)
+}
+
+#if swift(>=5.8)
+@_documentation(visibility: private)
+#endif
+public func FfiConverterTypeNativeJson_lower(_ value: NativeJson) -> RustBuffer {
+    return FfiConverterTypeNativeJson.lower(value)
+}
+
+
+
+/**
  * A language, by how it spells the names of settings and arguments.
  */
 
@@ -5534,6 +5748,31 @@ fileprivate struct FfiConverterSequenceString: FfiConverterRustBuffer {
 #if swift(>=5.8)
 @_documentation(visibility: private)
 #endif
+fileprivate struct FfiConverterSequenceTypeNativeMember: FfiConverterRustBuffer {
+    typealias SwiftType = [NativeMember]
+
+    public static func write(_ value: [NativeMember], into buf: inout [UInt8]) {
+        let len = Int32(value.count)
+        writeInt(&buf, len)
+        for item in value {
+            FfiConverterTypeNativeMember.write(item, into: &buf)
+        }
+    }
+
+    public static func read(from buf: inout (data: Data, offset: Data.Index)) throws -> [NativeMember] {
+        let len: Int32 = try readInt(&buf)
+        var seq = [NativeMember]()
+        seq.reserveCapacity(Int(len))
+        for _ in 0 ..< len {
+            seq.append(try FfiConverterTypeNativeMember.read(from: &buf))
+        }
+        return seq
+    }
+}
+
+#if swift(>=5.8)
+@_documentation(visibility: private)
+#endif
 fileprivate struct FfiConverterSequenceTypeNativeRequest: FfiConverterRustBuffer {
     typealias SwiftType = [NativeRequest]
 
@@ -5551,6 +5790,31 @@ fileprivate struct FfiConverterSequenceTypeNativeRequest: FfiConverterRustBuffer
         seq.reserveCapacity(Int(len))
         for _ in 0 ..< len {
             seq.append(try FfiConverterTypeNativeRequest.read(from: &buf))
+        }
+        return seq
+    }
+}
+
+#if swift(>=5.8)
+@_documentation(visibility: private)
+#endif
+fileprivate struct FfiConverterSequenceTypeNativeJson: FfiConverterRustBuffer {
+    typealias SwiftType = [NativeJson]
+
+    public static func write(_ value: [NativeJson], into buf: inout [UInt8]) {
+        let len = Int32(value.count)
+        writeInt(&buf, len)
+        for item in value {
+            FfiConverterTypeNativeJson.write(item, into: &buf)
+        }
+    }
+
+    public static func read(from buf: inout (data: Data, offset: Data.Index)) throws -> [NativeJson] {
+        let len: Int32 = try readInt(&buf)
+        var seq = [NativeJson]()
+        seq.reserveCapacity(Int(len))
+        for _ in 0 ..< len {
+            seq.append(try FfiConverterTypeNativeJson.read(from: &buf))
         }
         return seq
     }
@@ -5845,6 +6109,18 @@ public func nativeDecision(json: String)throws  -> NativeDecision  {
     )
 })
 }
+/**
+ * Reads a text that is one JSON value, which nobody could read in two ways; `member` is its name in messages.
+ */
+public func nativeParseJson(member: String, text: String)throws  -> NativeJson  {
+    return try  FfiConverterTypeNativeJson_lift(try rustCallWithError(FfiConverterTypeNativeError_lift) {
+        uniffiCallStatus in
+    uniffi_actpass_uniffi_fn_func_native_parse_json(
+        FfiConverterString.lower(member),
+        FfiConverterString.lower(text),uniffiCallStatus
+    )
+})
+}
 
 private enum InitializationResult {
     case ok
@@ -5895,6 +6171,9 @@ private let initializationResult: InitializationResult = {
         return InitializationResult.apiChecksumMismatch
     }
     if (uniffi_actpass_uniffi_checksum_func_native_decision() != 4910) {
+        return InitializationResult.apiChecksumMismatch
+    }
+    if (uniffi_actpass_uniffi_checksum_func_native_parse_json() != 25089) {
         return InitializationResult.apiChecksumMismatch
     }
     if (uniffi_actpass_uniffi_checksum_method_nativeclient_agent_id() != 48935) {

@@ -522,6 +522,11 @@ RustBuffer uniffi_actpass_uniffi_fn_func_native_canonical_outcome(int8_t execute
 RustBuffer uniffi_actpass_uniffi_fn_func_native_decision(RustBuffer json, RustCallStatus *_Nonnull out_status
 );
 #endif
+#ifndef UNIFFI_FFIDEF_UNIFFI_ACTPASS_UNIFFI_FN_FUNC_NATIVE_PARSE_JSON
+#define UNIFFI_FFIDEF_UNIFFI_ACTPASS_UNIFFI_FN_FUNC_NATIVE_PARSE_JSON
+RustBuffer uniffi_actpass_uniffi_fn_func_native_parse_json(RustBuffer member, RustBuffer text, RustCallStatus *_Nonnull out_status
+);
+#endif
 #ifndef UNIFFI_FFIDEF_FFI_ACTPASS_UNIFFI_RUSTBUFFER_ALLOC
 #define UNIFFI_FFIDEF_FFI_ACTPASS_UNIFFI_RUSTBUFFER_ALLOC
 RustBuffer ffi_actpass_uniffi_rustbuffer_alloc(uint64_t size, RustCallStatus *_Nonnull out_status
@@ -851,6 +856,12 @@ uint16_t uniffi_actpass_uniffi_checksum_func_native_canonical_outcome(void
 #ifndef UNIFFI_FFIDEF_UNIFFI_ACTPASS_UNIFFI_CHECKSUM_FUNC_NATIVE_DECISION
 #define UNIFFI_FFIDEF_UNIFFI_ACTPASS_UNIFFI_CHECKSUM_FUNC_NATIVE_DECISION
 uint16_t uniffi_actpass_uniffi_checksum_func_native_decision(void
+    
+);
+#endif
+#ifndef UNIFFI_FFIDEF_UNIFFI_ACTPASS_UNIFFI_CHECKSUM_FUNC_NATIVE_PARSE_JSON
+#define UNIFFI_FFIDEF_UNIFFI_ACTPASS_UNIFFI_CHECKSUM_FUNC_NATIVE_PARSE_JSON
+uint16_t uniffi_actpass_uniffi_checksum_func_native_parse_json(void
     
 );
 #endif

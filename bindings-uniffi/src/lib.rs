@@ -15,6 +15,7 @@ mod client;
 mod error;
 mod evidence;
 mod guard;
+mod json;
 mod log;
 mod passport;
 mod runtime;

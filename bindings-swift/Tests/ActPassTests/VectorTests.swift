@@ -125,8 +125,11 @@ final class VectorTests: XCTestCase {
         let shown = blocked.json + (vector.gatewayEchoes ? "" : everything.map(everythingShown).joined() + canonical)
         let leaks = shown.components(separatedBy: "secret").count - 1
         check("no secret to show", leaks == 0, leaks)
+        var comparable = blocked
+        // What the gate's error says may depend on the time and on a race.
+        if thrown != nil && error != .null { comparable["developer"] = .null }
         let line =
-            #"{"blocked":\#(blocked),"circuit_off":\#(run.circuitOff),"leaks":\#(leaks),"mode":"\#(run.mode)","#
+            #"{"blocked":\#(comparable),"circuit_off":\#(run.circuitOff),"leaks":\#(leaks),"mode":"\#(run.mode)","#
             + #""outcome":\#(canonical),"recorded":\#(recorded ?? .null),"requests_sent":\#(sent.count),"#
             + #""runs":\#(contexts.count),"vector":"\#(vector.name)"}"#
         return (problems, line + "\n")
@@ -145,6 +148,7 @@ final class VectorTests: XCTestCase {
                 } catch let blocked as ActionBlocked {
                     return .blocked(blocked)
                 }
+                if (try? permit.spend()) != nil { throw Problem("the permit was spent twice") }
                 return .executed(.null, try await permit.returned(JSONValue.null))
             }
         }
@@ -173,14 +177,11 @@ final class VectorTests: XCTestCase {
         do {
             _ = try outcome?.unwrap()
         } catch let blocked as ActionBlocked {
-            func withoutPorts(_ text: String) -> JSONValue {
-                .string(text.replacing(#/127\.0\.0\.1:\d*/#, with: "127.0.0.1:PORT"))
-            }
             return (
                 blocked,
                 [
                     "approval": .init(blocked.approval?.id), "code": .string(blocked.code),
-                    "developer": withoutPorts(blocked.developerText), "message": withoutPorts("\(blocked)"),
+                    "developer": .string(blocked.developerText), "message": .string("\(blocked)"),
                     "retryable": .bool(blocked.isRetryable), "tool": .string(blocked.tool),
                 ]
             )

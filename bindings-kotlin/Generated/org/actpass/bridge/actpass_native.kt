@@ -728,6 +728,8 @@ internal object IntegrityCheckingUniffiLib {
     ): Int
     external fun uniffi_actpass_uniffi_checksum_func_native_decision(
     ): Int
+    external fun uniffi_actpass_uniffi_checksum_func_native_parse_json(
+    ): Int
     external fun uniffi_actpass_uniffi_checksum_method_nativeclient_agent_id(
     ): Int
     external fun uniffi_actpass_uniffi_checksum_method_nativeclient_authorize(
@@ -907,6 +909,8 @@ internal object UniffiLib {
     ): RustBuffer.ByValue
     external fun uniffi_actpass_uniffi_fn_func_native_decision(`json`: RustBuffer.ByValue,uniffi_out_err: UniffiRustCallStatus, 
     ): RustBuffer.ByValue
+    external fun uniffi_actpass_uniffi_fn_func_native_parse_json(`member`: RustBuffer.ByValue,`text`: RustBuffer.ByValue,uniffi_out_err: UniffiRustCallStatus, 
+    ): RustBuffer.ByValue
     external fun ffi_actpass_uniffi_rustbuffer_alloc(`size`: Long,uniffi_out_err: UniffiRustCallStatus, 
     ): RustBuffer.ByValue
     external fun ffi_actpass_uniffi_rustbuffer_from_bytes(`bytes`: ForeignBytes.ByValue,uniffi_out_err: UniffiRustCallStatus, 
@@ -1060,6 +1064,9 @@ private fun uniffiCheckApiChecksums(lib: IntegrityCheckingUniffiLib) {
         throw RuntimeException("UniFFI API checksum mismatch: try cleaning and rebuilding your project")
     }
     if ((lib.uniffi_actpass_uniffi_checksum_func_native_decision() and 0xFFFF) != 4910) {
+        throw RuntimeException("UniFFI API checksum mismatch: try cleaning and rebuilding your project")
+    }
+    if ((lib.uniffi_actpass_uniffi_checksum_func_native_parse_json() and 0xFFFF) != 25089) {
         throw RuntimeException("UniFFI API checksum mismatch: try cleaning and rebuilding your project")
     }
     if ((lib.uniffi_actpass_uniffi_checksum_method_nativeclient_agent_id() and 0xFFFF) != 48935) {
@@ -4670,6 +4677,53 @@ public object FfiConverterTypeNativeLogEvent: FfiConverterRustBuffer<NativeLogEv
 
 
 /**
+ * A member of an object.
+ */
+data class NativeMember (
+    /**
+     * Its key.
+     */
+    val `name`: kotlin.String
+    , 
+    /**
+     * Its value.
+     */
+    val `value`: NativeJson
+    
+){
+    
+
+    
+
+    
+    companion object
+}
+
+/**
+ * @suppress
+ */
+public object FfiConverterTypeNativeMember: FfiConverterRustBuffer<NativeMember> {
+    override fun read(buf: ByteBuffer): NativeMember {
+        return NativeMember(
+            FfiConverterString.read(buf),
+            FfiConverterTypeNativeJson.read(buf),
+        )
+    }
+
+    override fun allocationSize(value: NativeMember) = (
+            FfiConverterString.allocationSize(value.`name`) +
+            FfiConverterTypeNativeJson.allocationSize(value.`value`)
+    )
+
+    override fun write(value: NativeMember, buf: ByteBuffer) {
+            FfiConverterString.write(value.`name`, buf)
+            FfiConverterTypeNativeJson.write(value.`value`, buf)
+    }
+}
+
+
+
+/**
  * What to verify with the gateway's public keys.
  */
 data class NativeOfflineVerifyRequest (
@@ -5842,6 +5896,211 @@ public object FfiConverterTypeNativeErrorKind: FfiConverterRustBuffer<NativeErro
 
 
 /**
+ * A value of JSON.
+ */
+sealed class NativeJson {
+    
+    /**
+     * A list.
+     */
+    data class Array(
+        /**
+         * Its items.
+         */
+        val `items`: List<org.actpass.bridge.NativeJson>) : NativeJson()
+        
+    {
+        
+
+        companion object
+    }
+    
+    /**
+     * A boolean.
+     */
+    data class Bool(
+        /**
+         * Which.
+         */
+        val `value`: kotlin.Boolean) : NativeJson()
+        
+    {
+        
+
+        companion object
+    }
+    
+    /**
+     * Nothing.
+     */
+    object Null : NativeJson()
+    
+    
+    /**
+     * A number.
+     */
+    data class Number(
+        /**
+         * As it is written.
+         */
+        val `text`: kotlin.String) : NativeJson()
+        
+    {
+        
+
+        companion object
+    }
+    
+    /**
+     * An object.
+     */
+    data class Object(
+        /**
+         * Its members, in their order.
+         */
+        val `members`: List<org.actpass.bridge.NativeMember>) : NativeJson()
+        
+    {
+        
+
+        companion object
+    }
+    
+    /**
+     * A string.
+     */
+    data class Text(
+        /**
+         * Which.
+         */
+        val `value`: kotlin.String) : NativeJson()
+        
+    {
+        
+
+        companion object
+    }
+    
+
+    
+
+    
+    
+
+
+    companion object
+}
+
+/**
+ * @suppress
+ */
+public object FfiConverterTypeNativeJson : FfiConverterRustBuffer<NativeJson>{
+    override fun read(buf: ByteBuffer): NativeJson {
+        return when(buf.getInt()) {
+            1 -> NativeJson.Array(
+                FfiConverterSequenceTypeNativeJson.read(buf),
+                )
+            2 -> NativeJson.Bool(
+                FfiConverterBoolean.read(buf),
+                )
+            3 -> NativeJson.Null
+            4 -> NativeJson.Number(
+                FfiConverterString.read(buf),
+                )
+            5 -> NativeJson.Object(
+                FfiConverterSequenceTypeNativeMember.read(buf),
+                )
+            6 -> NativeJson.Text(
+                FfiConverterString.read(buf),
+                )
+            else -> throw RuntimeException("invalid enum value, something is very wrong!!")
+        }
+    }
+
+    override fun allocationSize(value: NativeJson): ULong = when(value) {
+        is NativeJson.Array -> {
+            // Add the size for the Int that specifies the variant plus the size needed for all fields
+            (
+                4UL
+                + FfiConverterSequenceTypeNativeJson.allocationSize(value.`items`)
+            )
+        }
+        is NativeJson.Bool -> {
+            // Add the size for the Int that specifies the variant plus the size needed for all fields
+            (
+                4UL
+                + FfiConverterBoolean.allocationSize(value.`value`)
+            )
+        }
+        is NativeJson.Null -> {
+            // Add the size for the Int that specifies the variant plus the size needed for all fields
+            (
+                4UL
+            )
+        }
+        is NativeJson.Number -> {
+            // Add the size for the Int that specifies the variant plus the size needed for all fields
+            (
+                4UL
+                + FfiConverterString.allocationSize(value.`text`)
+            )
+        }
+        is NativeJson.Object -> {
+            // Add the size for the Int that specifies the variant plus the size needed for all fields
+            (
+                4UL
+                + FfiConverterSequenceTypeNativeMember.allocationSize(value.`members`)
+            )
+        }
+        is NativeJson.Text -> {
+            // Add the size for the Int that specifies the variant plus the size needed for all fields
+            (
+                4UL
+                + FfiConverterString.allocationSize(value.`value`)
+            )
+        }
+    }
+
+    override fun write(value: NativeJson, buf: ByteBuffer) {
+        when(value) {
+            is NativeJson.Array -> {
+                buf.putInt(1)
+                FfiConverterSequenceTypeNativeJson.write(value.`items`, buf)
+                Unit
+            }
+            is NativeJson.Bool -> {
+                buf.putInt(2)
+                FfiConverterBoolean.write(value.`value`, buf)
+                Unit
+            }
+            is NativeJson.Null -> {
+                buf.putInt(3)
+                Unit
+            }
+            is NativeJson.Number -> {
+                buf.putInt(4)
+                FfiConverterString.write(value.`text`, buf)
+                Unit
+            }
+            is NativeJson.Object -> {
+                buf.putInt(5)
+                FfiConverterSequenceTypeNativeMember.write(value.`members`, buf)
+                Unit
+            }
+            is NativeJson.Text -> {
+                buf.putInt(6)
+                FfiConverterString.write(value.`value`, buf)
+                Unit
+            }
+        }.let { /* this makes the `when` an expression, which ensures it is exhaustive */ }
+    }
+}
+
+
+
+
+
+/**
  * A language, by how it spells the names of settings and arguments.
  */
 
@@ -6684,6 +6943,34 @@ public object FfiConverterSequenceString: FfiConverterRustBuffer<List<kotlin.Str
 /**
  * @suppress
  */
+public object FfiConverterSequenceTypeNativeMember: FfiConverterRustBuffer<List<NativeMember>> {
+    override fun read(buf: ByteBuffer): List<NativeMember> {
+        val len = buf.getInt()
+        return List<NativeMember>(len) {
+            FfiConverterTypeNativeMember.read(buf)
+        }
+    }
+
+    override fun allocationSize(value: List<NativeMember>): ULong {
+        val sizeForLength = 4UL
+        val sizeForItems = value.map { FfiConverterTypeNativeMember.allocationSize(it) }.sum()
+        return sizeForLength + sizeForItems
+    }
+
+    override fun write(value: List<NativeMember>, buf: ByteBuffer) {
+        buf.putInt(value.size)
+        value.iterator().forEach {
+            FfiConverterTypeNativeMember.write(it, buf)
+        }
+    }
+}
+
+
+
+
+/**
+ * @suppress
+ */
 public object FfiConverterSequenceTypeNativeRequest: FfiConverterRustBuffer<List<NativeRequest>> {
     override fun read(buf: ByteBuffer): List<NativeRequest> {
         val len = buf.getInt()
@@ -6702,6 +6989,34 @@ public object FfiConverterSequenceTypeNativeRequest: FfiConverterRustBuffer<List
         buf.putInt(value.size)
         value.iterator().forEach {
             FfiConverterTypeNativeRequest.write(it, buf)
+        }
+    }
+}
+
+
+
+
+/**
+ * @suppress
+ */
+public object FfiConverterSequenceTypeNativeJson: FfiConverterRustBuffer<List<NativeJson>> {
+    override fun read(buf: ByteBuffer): List<NativeJson> {
+        val len = buf.getInt()
+        return List<NativeJson>(len) {
+            FfiConverterTypeNativeJson.read(buf)
+        }
+    }
+
+    override fun allocationSize(value: List<NativeJson>): ULong {
+        val sizeForLength = 4UL
+        val sizeForItems = value.map { FfiConverterTypeNativeJson.allocationSize(it) }.sum()
+        return sizeForLength + sizeForItems
+    }
+
+    override fun write(value: List<NativeJson>, buf: ByteBuffer) {
+        buf.putInt(value.size)
+        value.iterator().forEach {
+            FfiConverterTypeNativeJson.write(it, buf)
         }
     }
 }
@@ -6996,6 +7311,22 @@ public object FfiConverterTypeSecret: FfiConverter<Secret, RustBuffer.ByValue> {
     
         
         FfiConverterString.lower(`json`),_status)
+}
+    )
+    }
+    
+
+        /**
+         * Reads a text that is one JSON value, which nobody could read in two ways; `member` is its name in messages.
+         */
+    @Throws(NativeException::class) fun `nativeParseJson`(`member`: kotlin.String, `text`: kotlin.String): NativeJson {
+            return FfiConverterTypeNativeJson.lift(
+    uniffiRustCallWithError(NativeException) { _status ->
+    UniffiLib.uniffi_actpass_uniffi_fn_func_native_parse_json(
+    
+        
+        FfiConverterString.lower(`member`),
+        FfiConverterString.lower(`text`),_status)
 }
     )
     }

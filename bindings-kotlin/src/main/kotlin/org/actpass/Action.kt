@@ -5,7 +5,6 @@ import kotlin.time.toKotlinDuration
 import org.actpass.bridge.NativeAction
 import org.actpass.bridge.NativeMode
 import org.actpass.bridge.Secret
-import org.actpass.bridge.nativeCheckJson
 
 /** How a guard treats the gateway's answer. */
 public enum class Mode(
@@ -136,9 +135,8 @@ public data class Action(
         @JvmStatic
         @Throws(ActPassException::class)
         public fun parseArgs(json: String): Map<String, Any?> {
-            enter { nativeCheckJson("args", json.wellFormed("args")) }
             @Suppress("UNCHECKED_CAST")
-            return Reader(json).value() as? Map<String, Any?> ?: throw argumentError("args", "expected an object")
+            return parse("args", json) as? Map<String, Any?> ?: throw argumentError("args", "expected an object")
         }
     }
 

@@ -14,7 +14,9 @@ import java.util.Date
 import java.util.Optional
 import java.util.UUID
 import kotlin.time.Duration
+import org.actpass.bridge.NativeJson
 import org.actpass.bridge.NativeStep
+import org.actpass.bridge.nativeParseJson
 
 // JSON as Kotlin's own maps, lists, strings, numbers, booleans and null, and what has one obvious form in it.
 
@@ -174,112 +176,21 @@ private fun keyOf(key: Any?): String? =
 
 private fun typeOf(value: Any?): String = value?.javaClass?.name ?: "null"
 
-/** The members of an object that the core has read before. */
+/** The members of an object; none if it is another value. */
 internal fun members(json: String): Map<String, Any?> {
     @Suppress("UNCHECKED_CAST")
-    return Reader(json).value() as? Map<String, Any?> ?: emptyMap()
+    return parse("json", json) as? Map<String, Any?> ?: emptyMap()
 }
 
-/** Reads a text that the core has checked: one value of at most 128 levels. */
-internal class Reader(private val text: String) {
-    private var at = 0
+/** The value of a JSON text; [member] is its name in messages. */
+internal fun parse(member: String, text: String): Any? = enter { nativeParseJson(member, text.wellFormed(member)) }.value()
 
-    fun value(): Any? {
-        skipSpace()
-        return when (peek()) {
-            '{' -> obj()
-            '[' -> array()
-            '"' -> string()
-            't' -> word("true", true)
-            'f' -> word("false", false)
-            'n', END -> word("null", null)
-            else -> number()
-        }
+private fun NativeJson.value(): Any? =
+    when (this) {
+        is NativeJson.Array -> items.map { it.value() }
+        is NativeJson.Bool -> value
+        is NativeJson.Null -> null
+        is NativeJson.Number -> if (text.any { it in ".eE" }) text.toBigDecimal() else text.toLongOrNull() ?: text.toBigInteger()
+        is NativeJson.Object -> members.associate { it.name to it.value.value() }
+        is NativeJson.Text -> value
     }
-
-    private fun obj(): Map<String, Any?> {
-        val members = LinkedHashMap<String, Any?>()
-        at++
-        while (true) {
-            skipSpace()
-            when (peek()) {
-                '"' -> {
-                    val key = string()
-                    skipSpace()
-                    at++
-                    members[key] = value()
-                }
-                ',' -> at++
-                else -> {
-                    at++
-                    return members
-                }
-            }
-        }
-    }
-
-    private fun array(): List<Any?> {
-        val items = ArrayList<Any?>()
-        at++
-        while (true) {
-            skipSpace()
-            when (peek()) {
-                ']', END -> {
-                    at++
-                    return items
-                }
-                ',' -> at++
-                else -> items.add(value())
-            }
-        }
-    }
-
-    private fun string(): String = buildString {
-        at++
-        while (peek() != '"' && peek() != END) {
-            val char = text[at++]
-            if (char != '\\' || peek() == END) {
-                append(char)
-                continue
-            }
-            when (val escaped = text[at++]) {
-                'b' -> append('\b')
-                'f' -> append('\u000C')
-                'n' -> append('\n')
-                'r' -> append('\r')
-                't' -> append('\t')
-                'u' -> {
-                    val unit = text.substring(minOf(at, text.length), minOf(at + 4, text.length))
-                    append((unit.toIntOrNull(16) ?: 0xFFFD).toChar())
-                    at += 4
-                }
-                else -> append(escaped)
-            }
-        }
-        at++
-    }
-
-    private fun number(): Number? {
-        val start = at++
-        while (peek() in "+-.eE0123456789") at++
-        val digits = text.substring(start, at)
-        if (digits.any { it in ".eE" }) return digits.toBigDecimalOrNull()
-        return digits.toLongOrNull() ?: digits.toBigIntegerOrNull()
-    }
-
-    private fun <T> word(word: String, value: T): T {
-        at += word.length
-        return value
-    }
-
-    private fun skipSpace() {
-        while (peek() in " \t\r\n") at++
-    }
-
-    /** [END] is no character that stands in JSON text. */
-    private fun peek(): Char = text.getOrElse(at) { END }
-
-    private companion object {
-        const val END: Char = '\u0000'
-    }
-}

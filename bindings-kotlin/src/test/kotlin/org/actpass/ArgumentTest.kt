@@ -94,7 +94,7 @@ class ArgumentTest {
 
     @Test
     fun thePathIsTheOneThatEveryLanguageShows(): Unit = runBlocking {
-        val rows = Reader(File(System.getenv("ACTPASS_VECTORS")).resolveSibling("argument-paths.json").readText()).value() as List<*>
+        val rows = parse("rows", File(System.getenv("ACTPASS_VECTORS")).resolveSibling("argument-paths.json").readText()) as List<*>
         assertFalse(rows.isEmpty())
         val client = quick("http://127.0.0.1:9")
         // What the binding refuses itself, and what the core does.

@@ -150,8 +150,8 @@ class VectorTest {
         check("a block", (thrown == null) == executed) { outcome }
         val blocked = thrown?.let {
             mapOf(
-                "approval" to it.approval?.id, "code" to it.code, "developer" to withoutPorts(it.developerText),
-                "message" to withoutPorts(it.message!!), "retryable" to it.isRetryable, "tool" to it.tool,
+                "approval" to it.approval?.id, "code" to it.code, "developer" to it.developerText,
+                "message" to it.message, "retryable" to it.isRetryable, "tool" to it.tool,
             )
         }
         for ((name, value) in part(expected["blocked"])) {
@@ -163,8 +163,10 @@ class VectorTest {
             else listOf(client, action, outcome, contexts, gateError, thrown, blocked).joinToString { everythingShown(it) } + canonical
         val leaks = shown.split("secret").size - 1
         check("no secret to show", leaks == 0) { leaks }
+        // What the gate's error says may depend on the time and on a race.
+        val comparable = if (error == null) blocked else blocked?.plus("developer" to null)
         val line =
-            """{"blocked":${sortedJson(blocked)},"circuit_off":${run.circuitOff},"leaks":$leaks,"mode":"${run.mode.wire}",""" +
+            """{"blocked":${sortedJson(comparable)},"circuit_off":${run.circuitOff},"leaks":$leaks,"mode":"${run.mode.wire}",""" +
                 """"outcome":$canonical,"recorded":${sortedJson(recorded)},"requests_sent":${sent.size},"runs":${contexts.size},""" +
                 """"vector":"${run.name}"}"""
         problems to line + "\n"
@@ -188,6 +190,7 @@ class VectorTest {
             } catch (blocked: ActionBlocked) {
                 return blocked.outcome
             }
+            check(runCatching { permit.spend() }.isFailure) { "the permit was spent twice" }
             return Outcome.Executed(null, permit.returned(null))
         }
         return supervisorScope {
@@ -206,8 +209,6 @@ class VectorTest {
         }
     }
 
-    private fun withoutPorts(text: String) = text.replace(Regex("""127\.0\.0\.1:\d*"""), "127.0.0.1:PORT")
-
     /** The members in the order of canonical JSON. */
     private fun sortedJson(value: Any?): String {
         fun sorted(value: Any?): Any? = if (value is Map<*, *>) value.mapValues { sorted(it.value) }.toSortedMap(compareBy { "$it" }) else value
@@ -220,9 +221,7 @@ class VectorTest {
      */
     private fun read(file: File): List<Run> {
         val name = "${file.parentFile.name}/${file.nameWithoutExtension}"
-        val text = file.readText()
-        enter { org.actpass.bridge.nativeCheckJson("json", text) }
-        val vector = members(text)
+        val vector = members(file.readText())
         fun only(value: Any?, known: Set<String>, needed: Set<String> = emptySet()): Map<String, Any?> {
             val members = part(value)
             check(members.keys.containsAll(needed) && (known + needed).containsAll(members.keys)) { "$name: ${members.keys}" }

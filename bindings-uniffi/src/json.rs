@@ -1,0 +1,70 @@
+//! JSON values for a face that has no reader of its own.
+
+use actpass_core::Json;
+use actpass_core::json::parse_argument;
+
+use crate::error::NativeError;
+use crate::runtime::enter;
+
+/// A value of JSON.
+#[derive(uniffi::Enum)]
+pub(crate) enum NativeJson {
+    /// A list.
+    Array {
+        /// Its items.
+        items: Vec<NativeJson>,
+    },
+    /// A boolean.
+    Bool {
+        /// Which.
+        value: bool,
+    },
+    /// Nothing.
+    Null,
+    /// A number.
+    Number {
+        /// As it is written.
+        text: String,
+    },
+    /// An object.
+    Object {
+        /// Its members, in their order.
+        members: Vec<NativeMember>,
+    },
+    /// A string.
+    Text {
+        /// Which.
+        value: String,
+    },
+}
+
+/// A member of an object.
+#[derive(uniffi::Record)]
+pub(crate) struct NativeMember {
+    /// Its key.
+    pub(crate) name: String,
+    /// Its value.
+    pub(crate) value: NativeJson,
+}
+
+impl From<Json> for NativeJson {
+    fn from(json: Json) -> Self {
+        match json {
+            Json::Array(items) => Self::Array { items: items.into_iter().map(Into::into).collect() },
+            Json::Bool(value) => Self::Bool { value },
+            Json::Null => Self::Null,
+            Json::Number(number) => Self::Number { text: number.as_str().to_owned() },
+            Json::Object(members) => {
+                let member = |(name, value): (String, Json)| NativeMember { name, value: value.into() };
+                Self::Object { members: members.into_iter().map(member).collect() }
+            }
+            Json::String(value) => Self::Text { value },
+        }
+    }
+}
+
+/// Reads a text that is one JSON value, which nobody could read in two ways; `member` is its name in messages.
+#[uniffi::export]
+pub(crate) fn native_parse_json(member: String, text: String) -> Result<NativeJson, NativeError> {
+    enter(|| Ok(NativeJson::from(parse_argument(&member, &text)?)))
+}
