@@ -25,7 +25,7 @@ from typing import Any, Callable, NoReturn, TypeVar
 
 import actpass
 import pytest
-from actpass import ActPassClient, ActPassError, AsyncActPassClient, Mode
+from actpass import ActionBlocked, ActPassClient, ActPassError, AsyncActPassClient, Mode
 
 T = TypeVar("T")
 
@@ -534,7 +534,11 @@ class LeakWatch:
         errors, self._errors = self._errors, []
         for error in errors:
             trace = traceback.format_exception(type(error), error, error.__traceback__)
-            self.note(str(error), repr(error), repr(error.args), repr(vars(error)), "".join(trace))
+            members = {"args": error.args, **vars(error)}
+            if isinstance(error, ActionBlocked):
+                # The decision is the gateway's own word, which may repeat a secret.
+                del members["args"], members["decision"]
+            self.note(str(error), repr(error), repr(members), "".join(trace))
 
     def size(self) -> int:
         return sum(len(text) for text in self._texts)
