@@ -157,6 +157,68 @@ describe('a user’s programs', () => {
   });
 });
 
+describe('OpenTelemetry that is installed beside the package', () => {
+  const OBSERVED = join('observed', 'node_modules', '@opentelemetry', 'api');
+  const program = (api, sdk) => `(async () => {
+    const { trace } = ${api};
+    const started = [];
+    const span = { spanContext: () => ({}), setAttribute() {}, setStatus() {}, end() {} };
+    trace.setGlobalTracerProvider({ getTracer: () => ({ startSpan: (name) => (started.push(name), span) }) });
+    const { ActPass } = ${sdk};
+    const actpass = new ActPass({ apiKey: 'apk_dev', baseUrl: 'http://127.0.0.1:9', maxRetries: 0 });
+    await actpass.guard({ goal: 'g', tool: 't', args: {}, execute: () => 1 });
+    console.log(started.join());
+  })();`;
+  const programs = {
+    mjs: program("await import('@opentelemetry/api')", "await import('@actpass/sdk')"),
+    cjs: program("require('@opentelemetry/api')", "require('@actpass/sdk')"),
+  };
+
+  before(() => {
+    mkdirSync(join(folder, OBSERVED), { recursive: true });
+    cpSync(installed(), join(folder, 'observed', 'node_modules', '@actpass', 'sdk'), { recursive: true });
+  });
+
+  for (const [extension, text] of Object.entries(programs)) {
+    test(`is found by a program in .${extension}`, async () => {
+      cpSync(join(PACKAGE, 'node_modules', '@opentelemetry', 'api'), join(folder, OBSERVED), { recursive: true });
+      const done = await run(process.execPath, [write(join('observed', `main.${extension}`), text)], { cwd: folder });
+      assert.deepEqual([done.stdout, done.stderr], ['actpass.guard\n', '']);
+    });
+  }
+
+  test('is looked for once if it is missing', async () => {
+    const missing = `const Module = require('node:module');
+      const resolve = Module._resolveFilename;
+      let lookups = 0;
+      Module._resolveFilename = (name, ...others) => {
+        lookups += name === '@opentelemetry/api' ? 1 : 0;
+        return resolve(name, ...others);
+      };
+      const { ActPass } = require('@actpass/sdk');
+      const actpass = new ActPass({ apiKey: 'apk_dev', baseUrl: 'http://127.0.0.1:9', maxRetries: 0 });
+      const guard = () => actpass.guard({ goal: 'g', tool: 't', args: {}, execute: () => 1 });
+      guard().then(guard).then(guard).then(() => console.log(lookups));`;
+    const done = await run(process.execPath, [write('missing.cjs', missing)], { cwd: folder });
+    assert.deepEqual([done.stdout, done.stderr], ['2\n', '']);
+  });
+
+  for (const [name, text, said] of [
+    ['is damaged', "throw new Error('of the package')", 'Error: of the package'],
+    ['is too old', 'exports.trace = exports.context = {}', 'Error: @opentelemetry/api: expected version 1.3 or later'],
+  ]) {
+    test(`changes no outcome if it ${name}`, async () => {
+      rmSync(join(folder, OBSERVED), { recursive: true });
+      mkdirSync(join(folder, OBSERVED));
+      write(join(OBSERVED, 'index.js'), text);
+      const blocked = programs.cjs.replace(/const { trace }.*|trace\.set.*/g, '').replace('started.join()', "'done'");
+      const done = await run(process.execPath, [write(join('observed', 'main.cjs'), blocked)], { cwd: folder });
+      assert.equal(done.stdout, 'done\n');
+      assert.ok(done.stderr.endsWith(`silent: ${said}\n`), done.stderr);
+    });
+  }
+});
+
 test('what is published: the package without a binary, and one for each platform', async () => {
   const published = join(folder, 'published');
   const laidOut = await run(process.execPath, [join(PACKAGE, 'scripts', 'platforms.mjs'), published]);

@@ -32,7 +32,10 @@ function textOf(span) {
 describe('without OpenTelemetry', () => {
   test('no trace is sent, and no package is needed', async () => {
     const manifest = JSON.parse(readFileSync(new URL('../package.json', import.meta.url), 'utf8'));
-    assert.equal(manifest.dependencies, undefined);
+    assert.deepEqual(
+      [manifest.dependencies, manifest.peerDependenciesMeta],
+      [undefined, { '@opentelemetry/api': { optional: true } }],
+    );
     await hostile.play([answer(ALLOW)], async (gateway) => {
       await newClient(gateway.baseUrl).preflight(ACTION);
       assert.deepEqual(await sentTo(gateway), [undefined]);
@@ -270,7 +273,7 @@ describe('with OpenTelemetry', () => {
       const actpass = newClient(gateway.baseUrl);
       for (const [name, settings] of Object.entries(providers)) {
         const broken = new NodeTracerProvider(settings);
-        globalThis[key] = { context: kept.context, trace: broken };
+        globalThis[key] = { version: kept.version, context: kept.context, trace: broken };
         try {
           const own = new Error('own');
           let runs = 0;
@@ -310,7 +313,7 @@ describe('with OpenTelemetry', () => {
       const actpass = newClient(gateway.baseUrl);
       try {
         for (const api of broken) {
-          globalThis[key] = api;
+          globalThis[key] = typeof api === 'object' ? { version: kept.version, ...api } : api;
           let runs = 0;
           const { executed, result } = await actpass.guard({ ...ACTION, execute: () => (runs += 1) });
           assert.deepEqual([executed, result, runs], [true, 1, 1]);
@@ -367,7 +370,10 @@ async function programWith(setUp, flags = []) {
 describe('an observer that fails changes no outcome', () => {
   const span = (how) =>
     `{ spanContext: ${how}, setAttribute: ${how}, setStatus: ${how}, recordException: ${how}, addEvent: ${how}, end: ${how} }`;
-  const api = (members) => `globalThis[key] = ${members};`;
+  const { version } = JSON.parse(
+    readFileSync(new URL('../node_modules/@opentelemetry/api/package.json', import.meta.url)),
+  );
+  const api = (members) => `globalThis[key] = ${members.replace('{', `{ version: '${version}', `)};`;
   const context = `{ active: () => ({ getValue: () => undefined, setValue() { return this; } }), with: (_, call) => call() }`;
   const tracer = (startSpan) => `trace: { getTracer: () => ({ startSpan: ${startSpan} }) }`;
   const programs = {
@@ -434,7 +440,7 @@ describe('an observer that fails changes no outcome', () => {
     'no console at all': `delete globalThis.console;${api(`{ trace: { getTracer: fail } }`)}`,
     'no clock at all': `delete globalThis.performance;${api(`{ ${tracer(`() => (${span('() => ({})')})`)} }`)}`,
     'a symbol registry of nonsense': `const own = Symbol.for; Symbol.for = (name) => (name.startsWith('opentelemetry') ? 7 : own(name));`,
-    'a prototype of all objects': `Object.prototype.trace = { getTracer: fail }; globalThis[key] = {};`,
+    'a prototype of all objects': `Object.prototype.trace = { getTracer: fail }; ` + api('{}'),
     'a console that rejects': `console.warn = reject;` + api(`{ trace: { getTracer: fail } }`),
     'an error that cannot be printed': api(
       `{ trace: { getTracer() { throw { toString: fail, [Symbol.toPrimitive]: fail }; } } }`,

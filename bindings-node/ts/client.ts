@@ -32,7 +32,7 @@ import { type Log, logOf } from './log.js';
 import { type CallName, type Client, native } from './native.js';
 import type { BlockedOutcome, GuardOutcome, Recorded } from './outcome.js';
 import { begin, type Caller, checkSignal, converting, door, take } from './runtime.js';
-import { type Told, traced, watching } from './telemetry.js';
+import { type CallSpan, instrument, traced } from './telemetry.js';
 import type {
   ActPassOptions,
   Approval,
@@ -195,7 +195,7 @@ interface Call extends Caller {
   readonly members: Members;
   /** Where it was called. */
   readonly site: Site;
-  readonly told: Told;
+  readonly span: CallSpan;
 }
 
 /** The private members of a client; an error for anything else that a method is called on. */
@@ -287,7 +287,7 @@ export class ActPass {
       },
       async (call) => {
         const decision = await ask<Decision>(call, 'preflight');
-        call.told.decided(decision);
+        call.span.decided(decision);
         return decision;
       },
     );
@@ -831,16 +831,16 @@ async function calling<R>(making: Making, body: (call: Call) => Promise<R>): Pro
       return {};
     }
     const { tool, mode = began.connection.mode } = about(began.members);
-    const told = Object.entries({ 'actpass.tool': tool, 'actpass.mode': mode });
-    return Object.fromEntries(told.filter(([, value]) => typeof value === 'string')) as Record<string, string>;
+    const given = Object.entries({ 'actpass.tool': tool, 'actpass.mode': mode });
+    return Object.fromEntries(given.filter(([, value]) => typeof value === 'string')) as Record<string, string>;
   };
-  return watching(making.span, attributes, async (told) => {
+  return instrument(making.span, attributes, async (span) => {
     try {
       if ('failure' in began) {
         throw began.failure;
       }
       const { connection, members } = began;
-      return await body({ client: opened(connection), log: connection.log, operation, members, site, told });
+      return await body({ client: opened(connection), log: connection.log, operation, members, site, span });
     } catch (error) {
       throw leaving(error, site, operation);
     }
@@ -883,7 +883,7 @@ const EXECUTE: Body = { member: 'execute' };
 
 /** The two steps of a guard, and what runs between them. */
 async function run<T>(call: Call, name: 'authorize' | 'resume', { member, isChanged }: Body): Promise<GuardOutcome<T>> {
-  const { members, told } = call;
+  const { members, span } = call;
   const { execute, signal, recordOutcome = false } = members as Partial<GuardOptions<T>>;
   checkFunction(member, execute);
   if (typeof recordOutcome !== 'boolean') {
@@ -894,12 +894,12 @@ async function run<T>(call: Call, name: 'authorize' | 'resume', { member, isChan
   const blocked = ended.permitted ? compare(ended.call, isChanged) : ended.text;
   if (blocked !== null) {
     const outcome = outcomeOf<T>(call, 'blocked', blocked, {});
-    told.decided(outcome.decision, outcome.error);
-    told.ended(false, outcome.error);
+    span.decided(outcome.decision, outcome.error);
+    span.ended(false, outcome.error);
     return outcome;
   }
   const context = JSON.parse(converting(() => door.spend(ended.call))) as ExecutionContext;
-  told.decided(context.decision);
+  span.decided(context.decision);
   let result: T;
   try {
     result = await (execute as GuardOptions<T>['execute'])(context);
@@ -909,8 +909,8 @@ async function run<T>(call: Call, name: 'authorize' | 'resume', { member, isChan
       throw stamped(wrongArgument(problem), call.site, call.operation);
     }
   } catch (thrown) {
-    told.ended(true);
-    told.failed(thrown);
+    span.ended(true);
+    span.failed(thrown);
     const recorded = recordOutcome ? await record(call, ended.call, false) : undefined;
     const error = thrown === undefined ? unexplained(member, call.site) : thrown;
     return outcomeOf(
@@ -923,7 +923,7 @@ async function run<T>(call: Call, name: 'authorize' | 'resume', { member, isChan
   const recorded = recordOutcome ? await record(call, ended.call, true, result) : undefined;
   const settled = converting(() => door.returned(ended.call));
   const outcome = outcomeOf<T>(call, 'returned', settled, { result, ...recorded });
-  told.ended(true, outcome.error);
+  span.ended(true, outcome.error);
   return outcome;
 }
 

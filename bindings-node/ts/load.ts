@@ -17,12 +17,11 @@ import {
   rmSync,
   writeFileSync,
 } from 'node:fs';
-import Module from 'node:module';
 import { tmpdir } from 'node:os';
 import { dirname, join, resolve } from 'node:path';
 import { fileURLToPath } from 'node:url';
 import { ActPassError } from './errors.js';
-import { here } from './here.js';
+import { herePath, nodeRequire, withoutLiterals } from './here.js';
 import { VERSION } from './version.js';
 
 /** The platforms that a package is published for; the same list as `napi.targets` in `package.json`. */
@@ -81,14 +80,6 @@ function candidates(): Platform[] {
 
 function thisPlatform(): string {
   return `${process.platform}-${process.arch}`;
-}
-
-/**
- * Whether the literals below are out of sight. `scripts/esm.mjs` replaces the call in the modules for bundlers: webpack cannot
- * parse a binary and leaves the branch out; the bundle takes the binary from the file system.
- */
-function withoutLiterals(): boolean {
-  return false;
 }
 
 /** What bundlers and tracers see. In a bundle, `require` may be missing or give the path of a copied file. */
@@ -215,11 +206,6 @@ function listed(folder: string): string[] {
   } catch {
     return [];
   }
-}
-
-/** The `require` of Node, seen from the file `here`. Bundlers follow a `createRequire` that is imported by name. */
-function nodeRequire(from = herePath()): NodeJS.Require {
-  return Module.createRequire(from);
 }
 
 /** The binary as an asset of a single executable application, written to a private folder for as long as loading takes. */
@@ -494,10 +480,6 @@ function isInPackage(): boolean {
       return false;
     }
   });
-}
-
-function herePath(): string {
-  return here.startsWith('file:') ? fileURLToPath(here) : here;
 }
 
 function pathOf(specifier: string): string | undefined {

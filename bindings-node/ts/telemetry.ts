@@ -1,50 +1,24 @@
 /**
- * What calls tell the program's OpenTelemetry, if it uses it; `docs/telemetry.md` has the names.
+ * The spans and metrics of calls, by the program's OpenTelemetry; `docs/telemetry.md` has the names.
  *
- * Nothing is imported: a program that set OpenTelemetry up is found by the global symbol at which its API keeps what was set
- * up. Each call of it goes through {@link tell}, one at a time: whatever it throws, rejects or returns changes nothing.
+ * `@opentelemetry/api` is an optional peer dependency, which the first call loads if it is installed. Each use of it goes through
+ * {@link tell}, one at a time: whatever it throws, rejects or returns changes nothing.
  */
 
+import type { Context, Histogram, Span } from '@opentelemetry/api';
+import { nodeRequire, withoutLiterals } from './here.js';
 import type { Decision } from './types.js';
 
-/** Where version 1 of `@opentelemetry/api`, whichever copy of it, keeps what the program set up. */
-const API = 'opentelemetry.js.api.1';
-/** The key of the current span in a context of that API. */
-const SPAN = 'OpenTelemetry Context Key SPAN';
 const PREFIX = 'actpass.';
 const DURATION = 'actpass.client.duration';
 /** In seconds: a call takes some tenths of a millisecond to a gateway nearby, and up to its deadline. */
 const BUCKETS = [0.0005, 0.001, 0.0025, 0.005, 0.01, 0.025, 0.05, 0.1, 0.25, 0.5, 1, 2.5, 5, 10, 30];
-/** As that API numbers them. */
-const KIND_CLIENT = 2;
-const STATUS_ERROR = 2;
 
+type Api = typeof import('@opentelemetry/api');
 type Attributes = Record<string, string | boolean>;
 
-interface Span {
-  spanContext(): { traceId: string; spanId: string; traceFlags: number };
-  setAttribute(name: string, value: string | boolean): unknown;
-  setStatus(status: { code: number }): unknown;
-  end(): void;
-}
-
-interface Context {
-  getValue(key: symbol): unknown;
-  setValue(key: symbol, value: unknown): Context;
-}
-
-interface Histogram {
-  record(value: number, attributes: Attributes): void;
-}
-
-interface Api {
-  context?: { active(): Context; with<R>(context: Context, call: () => R): R };
-  trace?: { getTracer(name: string, version?: string): { startSpan(...given: unknown[]): Span } };
-  metrics?: { getMeter(name: string, version?: string): { createHistogram(...given: unknown[]): Histogram } };
-}
-
-/** @internal What is told of one call. */
-export interface Told {
+/** @internal The span of one call. */
+export interface CallSpan {
   /** What the gate said, or how it failed. */
   decided(decision: Decision, error?: unknown): void;
   /** What came of an action that may have run. */
@@ -53,25 +27,29 @@ export interface Told {
   failed(error: unknown): void;
 }
 
-const NOBODY: Told = { decided() {}, ended() {}, failed() {} };
+const UNOBSERVED: CallSpan = { decided() {}, ended() {}, failed() {} };
 
-/** @internal Makes `call`, as a span that is current meanwhile if the program listens. */
-export function watching<R>(operation: string, about: () => Attributes, call: (told: Told) => Promise<R>): Promise<R> {
-  const found = tell(api);
+/** @internal Makes `call` in a span of its own, if the program has OpenTelemetry. */
+export function instrument<R>(
+  operation: string,
+  about: () => Attributes,
+  call: (span: CallSpan) => Promise<R>,
+): Promise<R> {
+  const found = api();
   if (found === undefined) {
-    return call(NOBODY);
+    return call(UNOBSERVED);
   }
-  return watched(new Watch(found, operation, tell(about) ?? {}), call);
+  return instrumented(new Instrumentation(found, operation, tell(about) ?? {}), call);
 }
 
-async function watched<R>(watch: Watch, call: (told: Told) => Promise<R>): Promise<R> {
+async function instrumented<R>(span: Instrumentation, call: (span: CallSpan) => Promise<R>): Promise<R> {
   try {
-    return await watch.over(() => call(watch));
+    return await span.over(() => call(span));
   } catch (error) {
-    watch.failed(error);
+    span.failed(error);
     throw error;
   } finally {
-    watch.end();
+    span.end();
   }
 }
 
@@ -87,8 +65,9 @@ export function traced(input: string, named: string | undefined): string {
 
 /** The `traceparent` of the current span. */
 function current(): string | undefined {
-  const active = tell(() => api()?.context?.active());
-  const span = tell(() => active?.getValue(Symbol.for(SPAN)) as Span | undefined);
+  const found = api();
+  const active = tell(() => found?.context.active());
+  const span = tell(() => active && found?.trace.getSpan(active));
   const named = tell(() => span?.spanContext());
   if (named === undefined) {
     return undefined;
@@ -99,17 +78,53 @@ function current(): string | undefined {
   return /^00-(?!0{32})[0-9a-f]{32}-(?!0{16})[0-9a-f]{16}-[0-9a-f]{2}$/.test(text) ? text : undefined;
 }
 
-/** What the program set up, if it traces or measures. */
+/** `null` if it is not installed, `undefined` before it was looked for. */
+let loaded: Api | null | undefined;
+
+/** The API, if the program has it. */
 function api(): Api | undefined {
-  const found = (globalThis as Record<symbol, unknown>)[Symbol.for(API)] as Api | undefined;
-  return found?.trace === undefined && found?.metrics === undefined ? undefined : found;
+  if (loaded === undefined) {
+    loaded = load() ?? null;
+  }
+  return loaded ?? undefined;
+}
+
+/** Bundlers take a literal `require` inside its own `try` for an optional dependency. In their modules it may be missing. */
+function load(): Api | undefined {
+  if (withoutLiterals()) {
+    // Left to Node, below.
+  } else {
+    try {
+      return checked(require('@opentelemetry/api'));
+    } catch {
+      // Not installed, or no `require` in this bundle.
+    }
+  }
+  try {
+    return checked(nodeRequire()('@opentelemetry/api'));
+  } catch (error) {
+    if ((error as { code?: unknown } | null)?.code !== 'MODULE_NOT_FOUND') {
+      say(error);
+    }
+    return undefined;
+  }
+}
+
+/** What some bundlers put in the place of a missing package is not the API. */
+function checked(found: Partial<Api>): Api {
+  const { context, metrics, trace } = found;
+  if (context === undefined || metrics === undefined || trace === undefined) {
+    throw new Error('@opentelemetry/api: expected version 1.3 or later');
+  }
+  return found as Api;
 }
 
 /** The instrument of each provider of metrics, which makes one only. */
 const histograms = new WeakMap<object, Histogram>();
 
-function histogramOf(metrics: NonNullable<Api['metrics']>): Histogram | undefined {
-  let histogram = histograms.get(metrics);
+function histogramOf({ metrics }: Api): Histogram | undefined {
+  const provider = metrics.getMeterProvider();
+  let histogram = histograms.get(provider);
   if (histogram === undefined) {
     const meter = tell(() => metrics.getMeter('actpass'));
     histogram = meter?.createHistogram(DURATION, {
@@ -118,43 +133,43 @@ function histogramOf(metrics: NonNullable<Api['metrics']>): Histogram | undefine
       advice: { explicitBucketBoundaries: BUCKETS },
     });
     if (histogram !== undefined) {
-      histograms.set(metrics, histogram);
+      histograms.set(provider, histogram);
     }
   }
   return histogram;
 }
 
-class Watch implements Told {
+class Instrumentation implements CallSpan {
+  readonly #api: Api;
   readonly #attributes: Attributes;
   readonly #began = now();
-  readonly #context: Api['context'];
   readonly #span: Span | undefined;
   readonly #inside: Context | undefined;
   readonly #histogram: Histogram | undefined;
   #isMeasured = false;
 
   constructor(found: Api, operation: string, about: Attributes) {
+    this.#api = found;
     this.#attributes = { 'actpass.operation': operation };
-    const options = { kind: KIND_CLIENT, attributes: { ...about, ...this.#attributes } };
-    this.#context = tell(() => found.context);
-    const around = tell(() => this.#context?.active());
-    const tracer = tell(() => found.trace?.getTracer('actpass'));
+    const options = { kind: found.SpanKind.CLIENT, attributes: { ...about, ...this.#attributes } };
+    const around = tell(() => found.context.active());
+    const tracer = tell(() => found.trace.getTracer('actpass'));
     this.#span = tell(() => tracer?.startSpan(PREFIX + operation, options, around));
-    this.#inside = tell(() => this.#span && around?.setValue(Symbol.for(SPAN), this.#span));
-    this.#histogram = tell(() => found.metrics && histogramOf(found.metrics));
+    this.#inside = tell(() => around && this.#span && found.trace.setSpan(around, this.#span));
+    this.#histogram = tell(() => histogramOf(found));
   }
 
   /** Makes `call` once, whatever the program's OpenTelemetry does. */
   over<R>(call: () => Promise<R>): Promise<R> {
-    const [context, inside] = [this.#context, this.#inside];
+    const inside = this.#inside;
     let made: Promise<R> | undefined;
     const once = () => {
       made ??= call();
       return made;
     };
-    if (context !== undefined && inside !== undefined) {
+    if (inside !== undefined) {
       tell(() => {
-        const returned = context.with(inside, once);
+        const returned = this.#api.context.with(inside, once);
         // The outcome of the call is `made`. A promise that the context manager derives from it may reject as well.
         drop(returned, () => {});
       });
@@ -192,7 +207,7 @@ class Watch implements Told {
       this.#attributes['error.type'] = type;
     }
     this.#set('error.type', type);
-    tell(() => this.#span?.setStatus({ code: STATUS_ERROR }));
+    tell(() => this.#span?.setStatus({ code: this.#api.SpanStatusCode.ERROR }));
   }
 
   end(): void {

@@ -91,6 +91,9 @@ def program(box: Box, *fixtures: str, packages: tuple[str, ...] = PUBLISHED) -> 
     for name in ("program", *fixtures):
         shutil.copytree(NODE / name, box.folder, dirs_exist_ok=True)
     shutil.copytree(installed(*packages), box.folder / "node_modules", symlinks=True, dirs_exist_ok=True)
+    if "telemetry" in fixtures:
+        api = Path("node_modules", "@opentelemetry", "api")
+        shutil.copytree(ROOT / "bindings-node" / api, box.folder / api)
 
 
 def light(name: str) -> Path:
@@ -234,11 +237,11 @@ def single_executable(box: Box) -> str:
 # Bundlers.
 
 
-def esbuild(form: str, *, packages: tuple[str, ...] = PUBLISHED) -> Callable[[Box], str]:
+def esbuild(form: str, *fixtures: str, packages: tuple[str, ...] = PUBLISHED) -> Callable[[Box], str]:
     extension = {"cjs": "cjs", "esm": "mjs"}[form]
 
     def run(box: Box) -> str:
-        program(box, packages=packages)
+        program(box, *fixtures, packages=packages)
         box.run(
             light("esbuild"),
             f"main.{extension}",
@@ -276,13 +279,13 @@ const options = {{
 """
 
 
-def webpack(form: str, *, modules: bool, compiler: str = "webpack") -> Callable[[Box], str]:
+def webpack(form: str, *fixtures: str, modules: bool, compiler: str = "webpack") -> Callable[[Box], str]:
     extension = {"cjs": "cjs", "esm": "mjs"}[form]
     output = "module: true, chunkFormat: 'module'" if form == "esm" else ""
     more = "experiments: { outputModule: true }," if form == "esm" and compiler == "webpack" else ""
 
     def run(box: Box) -> str:
-        program(box)
+        program(box, *fixtures)
         path = {
             "webpack": lambda: tools("light") / "webpack" / "lib" / "index.js",
             "rspack": lambda: tools("full") / "@rspack" / "core" / "dist" / "index.js",
@@ -592,6 +595,22 @@ def rows() -> list[Environment]:
             version=version("esbuild"),
             line=line_esbuild,
             error=no_loader,
+        ),
+        Environment(
+            "Node",
+            "esbuild, ES module, OpenTelemetry",
+            esbuild("esm", "telemetry"),
+            light=True,
+            version=version("esbuild"),
+            line=line_esbuild,
+            error=no_loader,
+        ),
+        Environment(
+            "Node",
+            "webpack, ES module, OpenTelemetry, with `node_modules`",
+            webpack("esm", "telemetry", modules=True),
+            light=True,
+            version=version("webpack"),
         ),
         Environment("Node", "esbuild, `--packages=external`", esbuild_external, light=True, version=version("esbuild")),
         Environment("Node", "tsup", tsup, version=version("tsup")),
