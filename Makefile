@@ -36,7 +36,7 @@ RUST_SOURCES := Cargo.toml Cargo.lock $(shell find core/src core/protocol/src co
 
 # One build for every test, with the calls that break on request: a build of a part has other features, and compiles what they
 # share once more.
-DEBUG_BUILD := --workspace --all-targets --locked --features actpass-core/reqwest,actpass-python/test-hooks,actpass-uniffi/test-hooks
+DEBUG_BUILD := --workspace --all-targets --locked --features actpass-core/reqwest,actpass-node/test-hooks,actpass-python/test-hooks,actpass-uniffi/test-hooks
 # Measures a part of `make test` or `make lint`.
 TIMED := $(CURDIR)/scripts/timed part
 # How many targets of `make test` run at once.

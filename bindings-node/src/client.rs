@@ -5,10 +5,8 @@ use std::future::Future;
 use std::sync::Arc;
 use std::time::Duration;
 
-use actpass_core::{
-    ActPass, Action, CaVariable, CallOptions, Error, ErrorKind, InvalidArgument, Secret, Verdict,
-};
-use actpass_session::CallLog;
+use actpass_core::{ActPass, Action, CaVariable, CallOptions, Error, ErrorKind, InvalidArgument, Secret};
+use actpass_session::{CallLog, GuardSession, broken};
 use napi_derive::napi;
 use tracing::Level;
 
@@ -103,6 +101,7 @@ impl Client {
         let input = Secret::new(input);
         enter(|| {
             let members = Members::of_call(&input)?;
+            records_outcome(&members)?;
             self.scoped(&members, Deadline::Call)?.prepare(guard::guarded(&members)?).map(drop)
         })
     }
@@ -110,7 +109,9 @@ impl Client {
     /// Begins a preflight.
     #[napi]
     pub fn preflight(&self, door: &Door, id: i64, input: String) -> napi::Result<()> {
-        self.start(door, id, input, Deadline::Call, guard::action, async |actpass, action| {
+        let convert = |members: &Members| Ok((members.string("tool")?, guard::action(members)?));
+        self.start(door, id, input, Deadline::Call, convert, async |actpass, (tool, action)| {
+            broken::call(&tool).await;
             actpass.preflight(&action).await.map(|decision| decision.as_json().to_owned())
         })
     }
@@ -135,12 +136,12 @@ impl Client {
         })
     }
 
-    /// Begins to record how a permitted action ended, before it is settled.
+    /// Begins to record how the action of the call `call` ended.
     #[napi]
     pub fn record_outcome(&self, door: &Door, id: i64, input: String) -> napi::Result<()> {
-        let convert = |members: &Members| evidence::outcome(members, door);
-        self.start(door, id, input, Deadline::Call, convert, async |actpass, event| {
-            actpass.record_evidence(&event).await.map(|recorded| recorded.as_json().to_owned())
+        let convert = |members: &Members| door.recording(members.call("call")?);
+        self.start(door, id, input, Deadline::Call, convert, async |actpass, recording| {
+            actpass.record(&recording).await.map(|recorded| recorded.as_json().to_owned())
         })
     }
 
@@ -199,10 +200,12 @@ impl Client {
         enter(|| {
             let members = Members::of_call(&input)?;
             let actpass = self.scoped(&members, Deadline::Call)?;
+            let record = records_outcome(&members)?;
             let request = actpass.prepare(convert(&members)?)?;
             let asked = request.clone();
-            let call = async move { Ok(Answer::Verdict(actpass.authorize_prepared(&asked).await)) };
-            let lost = move |error| Ok(Answer::Verdict(Verdict::for_failure(&request, error)));
+            let call =
+                async move { Ok(Answer::Ruled(GuardSession::authorize(&actpass, asked, record).await)) };
+            let lost = move |error| Ok(Answer::Ruled(GuardSession::lost(request, error, record)));
             door.start(id, self.log(), call, lost);
             Ok(())
         })
@@ -254,6 +257,10 @@ impl Client {
             Ok(())
         })
     }
+}
+
+fn records_outcome(members: &Members) -> Result<bool, Error> {
+    members.switch("recordOutcome")
 }
 
 fn milliseconds(settings: &Members, member: &str) -> Result<Option<Duration>, Error> {

@@ -1,10 +1,12 @@
 //! The two steps of the guard. The face runs the caller's function between them, on the caller's own thread.
 
+use actpass_core::engine::Begun;
 use actpass_core::json::{Step, Style, Text, parse_argument, path};
 use actpass_core::{
-    Action, Decision, Ended, Error, ErrorKind, EvidenceEvent, Json, Outcome, PendingApproval, Settlement,
-    Verdict, canonical_outcome as canonical,
+    Action, Blocked, Decision, Error, ExecutionContext, Json, Outcome, PendingApproval, Secret, Settlement,
+    canonical_outcome as canonical,
 };
+use actpass_session::{GuardSession, broken};
 use napi::Either;
 use napi_derive::napi;
 
@@ -14,7 +16,9 @@ use crate::error::describe;
 
 /// The action of a `preflight`.
 pub(crate) fn action(members: &Members) -> Result<Action, Error> {
-    let mut action = Action::new(members.string("goal")?, members.string("tool")?);
+    let tool = members.string("tool")?;
+    broken::conversion(&tool);
+    let mut action = Action::new(members.string("goal")?, tool);
     match members.text("args") {
         Some(args) => action = action.args_text(args),
         None => return Err(members.wrong("args", "expected an object, found nothing")),
@@ -68,81 +72,77 @@ fn holding(action: Action, members: &Members) -> Result<Action, Error> {
     })
 }
 
-/// Leave to run the action, once.
-pub(crate) enum Permit {
-    /// Not spent yet.
-    Granted(actpass_core::Permit),
-    /// The action runs.
-    Running(Settlement),
+/// The action as it is about to run. One that can no longer be read is none that was judged.
+fn present(text: String) -> Action {
+    let text = Secret::new(text);
+    Members::of_call(&text).and_then(|members| action(&members)).unwrap_or_else(|_| Action::new("", ""))
 }
 
-impl Permit {
-    /// Spends the permit: the JSON text of the context that the action is given, and what settles its end.
-    pub(crate) fn spend(self) -> Result<(String, Self), Error> {
-        let Self::Granted(permit) = self else {
-            return Err(Error::new(ErrorKind::Internal, "the permit is spent"));
-        };
-        let spent = permit.spend(&actpass_core::TokioClock);
-        let (context, settlement) =
-            spent.map_err(|_| Error::new(ErrorKind::Internal, "the permit is void"))?;
-        let credential = context.credential().map_or("null", |credential| credential.as_json());
-        let given = format!(r#"{{"credential":{credential},"decision":{}}}"#, context.decision().as_json());
-        Ok((given, Self::Running(settlement)))
-    }
+/// Spends the permit of `session`: the JSON text of `{running: {credential, decision?}}`, the decision if it is no longer the
+/// one of the verdict, or of `{blocked}`.
+pub(crate) fn begin(session: &GuardSession, now: Option<String>) -> Result<(bool, String), Error> {
+    let judged = session.decision();
+    Ok(match session.begin(now.map(present).as_ref())? {
+        Begun::Blocked(blocked) => (false, format!(r#"{{"blocked":{}}}"#, report(&blocked))),
+        Begun::Running(context) => (true, running(&context, judged.as_ref())),
+    })
+}
 
-    /// Rules again on an action whose arguments are no longer those that were judged.
-    pub(crate) fn arguments_changed(self) -> Result<Verdict, Error> {
-        match self {
-            Self::Granted(permit) => Ok(permit.arguments_changed()),
-            Self::Running(_) => Err(Error::new(ErrorKind::Internal, "the permit is spent")),
-        }
-    }
-
-    /// The event that records how the running action ended.
-    pub(crate) fn evidence(&self, returned: bool, response: Option<&Json>) -> Result<EvidenceEvent, Error> {
-        match self {
-            Self::Granted(_) => Err(Error::new(ErrorKind::Internal, "the permit is not spent")),
-            Self::Running(settlement) => {
-                let ended = if returned { Ended::Returned } else { Ended::Failed };
-                Ok(settlement.recording(ended, response).event().clone())
-            }
-        }
-    }
-
-    /// The outcome of an action that ended so, without its result or its error.
-    pub(crate) fn settle(self, ended: Result<(), ()>) -> Result<String, Error> {
-        match self {
-            Self::Granted(_) => Err(Error::new(ErrorKind::Internal, "the permit is not spent")),
-            Self::Running(settlement) => Ok(report(&settlement.settle(ended))),
-        }
+fn running(context: &ExecutionContext, judged: Option<&Decision>) -> String {
+    let credential = context.credential().map_or("null", |credential| credential.as_json());
+    let decision = context.decision().as_json();
+    match judged.is_some_and(|judged| judged.as_json() == decision) {
+        true => format!(r#"{{"running":{{"credential":{credential}}}}}"#),
+        false => format!(r#"{{"running":{{"credential":{credential},"decision":{decision}}}}}"#),
     }
 }
 
-/// The JSON text of `{decision, executed, requestId?, error?, approval?}`, the error being the gate's.
-pub(crate) fn report(outcome: &Outcome<(), ()>) -> String {
-    let (gate_error, approval) = match outcome {
-        Outcome::Blocked(blocked) => (blocked.error(), blocked.approval()),
-        Outcome::Failed { .. } => (None, None),
-        Outcome::Returned { gate_error, .. } => (gate_error.as_ref(), None),
-    };
+/// The JSON text of what blocked an action: `{decision, requestId?, error?, approval?, texts}`.
+pub(crate) fn report(blocked: &Blocked) -> String {
     let mut text = Text::new(Style::Compact);
     text.raw(r#"{"decision":"#);
-    text.raw(outcome.decision().as_json());
-    text.raw(if outcome.executed() { r#","executed":true"# } else { r#","executed":false"# });
-    if let Some(id) = outcome.decision().request_id() {
-        text.raw(r#","requestId":"#);
-        text.string(id);
-    }
-    if let Some(error) = gate_error {
-        text.raw(r#","error":"#);
-        text.raw(&describe(error));
-    }
-    if let Some(approval) = approval {
+    text.raw(blocked.decision().as_json());
+    identify(&mut text, blocked.decision(), blocked.error());
+    if let Some(approval) = blocked.approval() {
         text.raw(r#","approval":"#);
         text.raw(&approval.to_json());
     }
+    let texts = blocked.texts();
+    text.raw(r#","texts":{"developerText":"#);
+    text.string(&texts.developer);
+    text.raw(r#","message":"#);
+    text.string(&texts.model);
+    text.raw(r#","tool":"#);
+    text.string(blocked.tool());
+    text.raw("}}");
+    text.into_string()
+}
+
+/// The JSON text of what the face does not know of an action that ran: `{executed, requestId?, error?}`, the error being the
+/// gate's.
+pub(crate) fn settled(settlement: Settlement, returned: bool) -> String {
+    let outcome = settlement.settle(if returned { Ok(()) } else { Err(()) });
+    let error = match &outcome {
+        Outcome::Blocked(blocked) => blocked.error(),
+        Outcome::Failed { .. } => None,
+        Outcome::Returned { gate_error, .. } => gate_error.as_ref(),
+    };
+    let mut text = Text::new(Style::Compact);
+    text.raw(if outcome.executed() { r#"{"executed":true"# } else { r#"{"executed":false"# });
+    identify(&mut text, outcome.decision(), error);
     text.raw("}");
     text.into_string()
+}
+
+fn identify(text: &mut Text, decision: &Decision, error: Option<&Error>) {
+    if let Some(id) = decision.request_id() {
+        text.raw(r#","requestId":"#);
+        text.string(id);
+    }
+    if let Some(error) = error {
+        text.raw(r#","error":"#);
+        text.raw(&describe(error));
+    }
 }
 
 /// The outcome of a guard in the form that is the same in every language, canonical JSON.
@@ -182,7 +182,7 @@ pub(crate) fn hash_payload(payload: String) -> napi::Result<String> {
 /// The HMAC-SHA256 of the canonical JSON of a value.
 #[napi]
 pub(crate) fn sign_payload(secret: String, payload: String) -> napi::Result<String> {
-    let secret = actpass_core::Secret::new(secret);
+    let secret = Secret::new(secret);
     enter(|| Ok(actpass_core::sign_payload(secret.expose().as_bytes(), &payload_of(&payload)?)?))
 }
 

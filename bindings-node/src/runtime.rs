@@ -8,8 +8,8 @@ use std::panic::{AssertUnwindSafe, catch_unwind};
 use std::rc::Rc;
 use std::sync::{Arc, Mutex, MutexGuard, OnceLock, PoisonError, Weak};
 
-use actpass_core::{Error, ErrorKind, EvidenceEvent, Json, Outcome, Verdict};
-use actpass_session::{BackgroundRuntime, CallLog};
+use actpass_core::{Blocked, Ended, Error, ErrorKind, Json, Recording};
+use actpass_session::{BackgroundRuntime, CallLog, GuardSession};
 use napi::bindgen_prelude::{Either, Function};
 use napi::threadsafe_function::{ThreadsafeFunction, ThreadsafeFunctionCallMode};
 use napi::{Env, Status};
@@ -18,7 +18,7 @@ use tokio::task::AbortHandle;
 
 use crate::enter::enter;
 use crate::error::describe;
-use crate::guard::{Permit, report};
+use crate::guard;
 use crate::log;
 
 /// What came of a call.
@@ -26,10 +26,10 @@ pub(crate) enum Answer {
     /// The JSON text of the gateway's answer.
     Text(String),
     /// What the core rules.
-    Verdict(Verdict),
+    Ruled(Result<GuardSession, Box<Blocked>>),
 }
 
-type Ended = Result<Answer, Error>;
+type Answered = Result<Answer, Error>;
 
 /// What the TypeScript layer's function is called with: of each call its number, how it ended, the text of its end, and its
 /// log lines as JSON text or nothing.
@@ -60,12 +60,26 @@ pub struct Door {
 enum Stage {
     /// On the background thread, if there is one.
     Asking(Option<AbortHandle>),
-    Permitted(Permit),
+    /// May run, or runs.
+    Permitted(GuardSession),
+    /// Ended, to be recorded.
+    Ended(Recording),
+}
+
+/// How a permitted action ended.
+#[napi(string_enum = "lowercase")]
+pub enum ActionEnd {
+    /// It threw.
+    Failed,
+    /// It returned.
+    Returned,
+    /// It was stopped.
+    Cancelled,
 }
 
 #[derive(Default)]
 struct Arrivals {
-    ended: Mutex<Vec<(i64, Ended, String)>>,
+    ended: Mutex<Vec<(i64, Answered, String)>>,
     waker: OnceLock<Waker>,
 }
 
@@ -102,7 +116,7 @@ impl Door {
         self.holder.borrow_mut().unref(&env)
     }
 
-    /// Drops a call where it stands; what it was permitted is not.
+    /// Drops a call where it stands: what is in flight ends, and its permit is void.
     #[napi]
     pub fn cancel(&self, call: i64) {
         if let Some(Stage::Asking(Some(task))) = self.calls.borrow_mut().remove(&call) {
@@ -110,39 +124,39 @@ impl Door {
         }
     }
 
-    /// Spends the permit of a call for the context that the action is given: its JSON text.
+    /// Spends the permit of a call: the JSON text of the context that the action is given, or of what blocked it. `now` is the
+    /// action as it is about to run, if that may differ from what was judged.
     #[napi]
-    pub fn spend(&self, call: i64) -> napi::Result<String> {
+    pub fn begin(&self, call: i64, now: Option<String>) -> napi::Result<String> {
         enter(|| {
-            self.permit(call)?.spend().map(|(context, permit)| {
-                self.calls.borrow_mut().insert(call, Stage::Permitted(permit));
-                context
-            })
-        })
-    }
-
-    /// Rules again on a permitted call whose arguments changed: the outcome if that blocks it, nothing if it may still run.
-    #[napi]
-    pub fn arguments_changed(&self, call: i64) -> napi::Result<Option<String>> {
-        enter(|| match self.permit(call)?.arguments_changed()? {
-            Verdict::Blocked(blocked) => Ok(Some(report(&Outcome::Blocked(blocked)))),
-            Verdict::Proceed(permit) => {
-                self.calls.borrow_mut().insert(call, Stage::Permitted(Permit::Granted(permit)));
-                Ok(None)
+            let (runs, text) = self.session(call, |session| guard::begin(session, now))?;
+            if !runs {
+                self.calls.borrow_mut().remove(&call);
             }
+            Ok(text)
         })
     }
 
-    /// The outcome of an action that returned, without its result.
+    /// Takes in how a permitted action ended, for its report; `response` is the JSON text of what it returned, if that is to be
+    /// recorded.
     #[napi]
-    pub fn returned(&self, call: i64) -> napi::Result<String> {
-        enter(|| self.permit(call)?.settle(Ok(())))
-    }
-
-    /// The outcome of an action that threw, without its error.
-    #[napi]
-    pub fn failed(&self, call: i64) -> napi::Result<String> {
-        enter(|| self.permit(call)?.settle(Err(())))
+    pub fn finish(&self, call: i64, ended: ActionEnd, response: Option<String>) -> napi::Result<String> {
+        enter(|| {
+            let response = response.and_then(|text| Json::parse(text.as_bytes()).ok());
+            let ended = match ended {
+                ActionEnd::Cancelled => Ended::Cancelled,
+                ActionEnd::Failed => Ended::Failed,
+                ActionEnd::Returned => Ended::Returned,
+            };
+            let (settlement, recording) =
+                self.session(call, |session| session.finish(ended, response.as_ref()))?;
+            let mut calls = self.calls.borrow_mut();
+            match recording {
+                Some(recording) => calls.insert(call, Stage::Ended(recording)),
+                None => calls.remove(&call),
+            };
+            Ok(guard::settled(settlement, ended == Ended::Returned))
+        })
     }
 }
 
@@ -154,15 +168,15 @@ impl Door {
         id: i64,
         log: Option<Arc<CallLog>>,
         call: F,
-        lost: impl FnOnce(Error) -> Ended + Send + 'static,
+        lost: impl FnOnce(Error) -> Answered + Send + 'static,
     ) where
-        F: Future<Output = Ended> + Send + 'static,
+        F: Future<Output = Answered> + Send + 'static,
     {
         let arrivals = Arc::clone(&self.arrivals);
         let mut arrival = Arrival { id, arrivals, log: log.clone(), lost: Some(lost) };
         let stage = match BackgroundRuntime::current() {
             Ok(background) => {
-                let call = CallLog::keep(log, broken::perhaps(call));
+                let call = CallLog::keep(log, call);
                 let task = background.spawn(async move {
                     let ended = call.await;
                     arrival.end(ended);
@@ -177,37 +191,40 @@ impl Door {
         self.calls.borrow_mut().insert(id, stage);
     }
 
-    /// The event that records how the action of `call` ended, which is running until it is settled.
-    pub(crate) fn evidence(
-        &self,
-        call: i64,
-        returned: bool,
-        response: Option<&Json>,
-    ) -> Result<EvidenceEvent, Error> {
-        match self.calls.borrow().get(&call) {
-            Some(Stage::Permitted(permit)) => permit.evidence(returned, response),
-            Some(Stage::Asking(_)) | None => Err(no_permit()),
+    /// What is to be recorded of the action of `call`, once.
+    pub(crate) fn recording(&self, call: i64) -> Result<Recording, Error> {
+        match self.calls.borrow_mut().remove(&call) {
+            Some(Stage::Ended(recording)) => Ok(recording),
+            Some(Stage::Asking(_) | Stage::Permitted(_)) | None => {
+                Err(Error::new(ErrorKind::Internal, "the call has nothing to record"))
+            }
         }
     }
 
-    fn permit(&self, call: i64) -> Result<Permit, Error> {
-        match self.calls.borrow_mut().remove(&call) {
-            Some(Stage::Permitted(permit)) => Ok(permit),
-            Some(Stage::Asking(_)) | None => Err(no_permit()),
+    fn session<R>(
+        &self,
+        call: i64,
+        body: impl FnOnce(&GuardSession) -> Result<R, Error>,
+    ) -> Result<R, Error> {
+        match self.calls.borrow().get(&call) {
+            Some(Stage::Permitted(session)) => body(session),
+            Some(Stage::Asking(_) | Stage::Ended(_)) | None => {
+                Err(Error::argument("permit", "expected one whose action has not ended, found one whose has"))
+            }
         }
     }
 }
 
 /// Sees to it that a call ends exactly once.
-struct Arrival<L: FnOnce(Error) -> Ended> {
+struct Arrival<L: FnOnce(Error) -> Answered> {
     id: i64,
     arrivals: Arc<Arrivals>,
     log: Option<Arc<CallLog>>,
     lost: Option<L>,
 }
 
-impl<L: FnOnce(Error) -> Ended> Arrival<L> {
-    fn end(&mut self, ended: Ended) {
+impl<L: FnOnce(Error) -> Answered> Arrival<L> {
+    fn end(&mut self, ended: Answered) {
         self.lost = None;
         self.push(ended);
     }
@@ -218,13 +235,13 @@ impl<L: FnOnce(Error) -> Ended> Arrival<L> {
         }
     }
 
-    fn push(&self, ended: Ended) {
+    fn push(&self, ended: Answered) {
         let lines = self.log.as_deref().map(log::take).unwrap_or_default();
         self.arrivals.push(self.id, ended, lines);
     }
 }
 
-impl<L: FnOnce(Error) -> Ended> Drop for Arrival<L> {
+impl<L: FnOnce(Error) -> Answered> Drop for Arrival<L> {
     fn drop(&mut self) {
         self.lose(match std::thread::panicking() {
             true => Error::panicked(),
@@ -234,7 +251,7 @@ impl<L: FnOnce(Error) -> Ended> Drop for Arrival<L> {
 }
 
 impl Arrivals {
-    fn push(&self, id: i64, ended: Ended, lines: String) {
+    fn push(&self, id: i64, ended: Answered, lines: String) {
         let is_first = {
             let mut waiting = lock(&self.ended);
             waiting.push((id, ended, lines));
@@ -259,12 +276,11 @@ fn batch(arrivals: &Weak<Arrivals>, calls: &mut HashMap<i64, Stage>) -> Batch {
         let converted = catch_unwind(AssertUnwindSafe(|| match ended {
             Err(error) => (How::Failed, describe(&error)),
             Ok(Answer::Text(text)) => (How::Answered, text),
-            Ok(Answer::Verdict(Verdict::Blocked(blocked))) => {
-                (How::Answered, report(&Outcome::Blocked(blocked)))
-            }
-            Ok(Answer::Verdict(Verdict::Proceed(permit))) => {
-                calls.insert(id, Stage::Permitted(Permit::Granted(permit)));
-                (How::Permitted, String::new())
+            Ok(Answer::Ruled(Err(blocked))) => (How::Answered, guard::report(&blocked)),
+            Ok(Answer::Ruled(Ok(session))) => {
+                let decision = session.decision().map(|decision| decision.as_json().to_owned());
+                calls.insert(id, Stage::Permitted(session));
+                (How::Permitted, decision.unwrap_or_default())
             }
         }));
         let (how, text) = converted.unwrap_or_else(|_panic| (How::Failed, describe(&Error::panicked())));
@@ -273,57 +289,13 @@ fn batch(arrivals: &Weak<Arrivals>, calls: &mut HashMap<i64, Stage>) -> Batch {
     batch
 }
 
-fn no_permit() -> Error {
-    Error::new(ErrorKind::Internal, "the call has no permit")
-}
-
 fn lock<T>(mutex: &Mutex<T>) -> MutexGuard<'_, T> {
     mutex.lock().unwrap_or_else(PoisonError::into_inner)
 }
 
-/// Calls that break, for the tests of what happens then. A release build has none.
-#[cfg(debug_assertions)]
-mod broken {
-    use std::cell::Cell;
-
-    use futures_util::FutureExt;
-    use futures_util::future::BoxFuture;
-    use napi_derive::napi;
-
-    use super::{Ended, Future};
-
-    thread_local!(static NEXT: Cell<Option<Break>> = const { Cell::new(None) });
-
-    /// How a call breaks.
-    #[napi(string_enum = "lowercase")]
-    #[derive(Clone, Copy)]
-    #[allow(unreachable_pub, reason = "napi takes no other")]
-    pub enum Break {
-        /// It panics.
-        Panic,
-        /// It never ends.
-        Hang,
-    }
-
-    /// Breaks the next call of this thread.
-    #[napi]
-    pub(crate) fn break_next_call(how: Break) {
-        NEXT.set(Some(how));
-    }
-
-    #[expect(clippy::panic, reason = "that is what is tested")]
-    pub(super) fn perhaps<F: Future<Output = Ended> + Send + 'static>(call: F) -> BoxFuture<'static, Ended> {
-        match NEXT.take() {
-            None => call.boxed(),
-            Some(Break::Hang) => std::future::pending().boxed(),
-            Some(Break::Panic) => async { panic!("broken on purpose") }.boxed(),
-        }
-    }
-}
-
-#[cfg(not(debug_assertions))]
-mod broken {
-    pub(super) fn perhaps<F>(call: F) -> F {
-        call
-    }
+/// Whether this is a build whose calls break on request.
+#[cfg(feature = "test-hooks")]
+#[napi]
+pub(crate) fn has_test_hooks() -> bool {
+    true
 }

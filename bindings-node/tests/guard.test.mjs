@@ -327,11 +327,13 @@ test('no variable of the environment changes the mode', () =>
     assert.equal(outcome.executed, false);
   }));
 
-describe('a call that breaks', { skip: !native.breakNextCall && 'a release build breaks none' }, () => {
+describe('a call that breaks', { skip: !native.hasTestHooks && 'a release build breaks none' }, () => {
+  const actpass = newClient('http://127.0.0.1:9');
+  const breaking = (how) => ({ ...ACTION, tool: `actpass.test.${how}` });
+
   for (const mode of MODES) {
     test(`by a panic is a failed gate in ${mode}`, async () => {
-      native.breakNextCall('panic');
-      const outcome = await newClient('http://127.0.0.1:9').guard({ ...ACTION, mode, execute: () => 'ran' });
+      const outcome = await actpass.guard({ ...breaking('panic'), mode, execute: () => 'ran' });
       assert.equal(outcome.executed, mode === 'monitor');
       assert.equal(outcome.decision.reason_code, 'actpass.internal');
       assert.ok(outcome.error instanceof ActPassInternalError);
@@ -339,17 +341,20 @@ describe('a call that breaks', { skip: !native.breakNextCall && 'a release build
   }
 
   test('by a panic rejects where there is no guard', async () => {
-    native.breakNextCall('panic');
-    const error = await rejection(newClient('http://127.0.0.1:9').preflight(ACTION));
-    assert.ok(error instanceof ActPassInternalError);
+    assert.ok((await rejection(actpass.preflight(breaking('panic')))) instanceof ActPassInternalError);
+  });
+
+  test('by a panic while it is converted rejects and runs nothing, in every mode', async () => {
+    for (const mode of MODES) {
+      const action = { ...breaking('panic_in_conversion'), mode, execute: () => assert.fail('it ran') };
+      assert.ok((await rejection(actpass.guard(action))) instanceof ActPassInternalError, mode);
+    }
   });
 
   test('that never ends can be abandoned', async () => {
-    native.breakNextCall('hang');
-    const reason = new Error('enough');
     const signal = AbortSignal.timeout(50);
-    const error = await rejection(newClient('http://127.0.0.1:9').preflight({ ...ACTION, signal }));
+    const execute = () => assert.fail('it ran');
+    const error = await rejection(actpass.guard({ ...breaking('never_ends'), signal, mode: 'monitor', execute }));
     assert.equal(error, signal.reason);
-    assert.notEqual(error, reason);
   });
 });

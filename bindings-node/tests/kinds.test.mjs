@@ -129,8 +129,8 @@ describe('unwrap', () => {
     hostile.play([answer({}, { status: 503, headers: { 'x-request-id': 'req_1' } })], async ({ baseUrl }) => {
       const outcome = await newClient(baseUrl).guard({ ...ACTION, execute: () => assert.fail('it ran') });
       const error = await rejection((async () => outcome.unwrap())());
-      const { decision, cause, ...members } = JSON.parse(JSON.stringify(error));
-      assert.deepEqual(decision, outcome.decision);
+      const { decision, cause, developerText, ...members } = JSON.parse(JSON.stringify(error));
+      assert.deepEqual([decision, developerText], [outcome.decision, error.developerText]);
       assert.deepEqual(members, {
         name: 'ActionBlockedError',
         message: error.message,

@@ -216,8 +216,8 @@ test('blocked is thrown, with the decision, and nothing runs', () =>
 
 test('its message says why, in one line, whatever the gateway explains', async () => {
   for (const [explain, message] of [
-    [{ summary: 'A refund over\n$500 needs\u0000a person.' }, ': A refund over $500 needs a person.'],
-    [{ summary: 'x'.repeat(1000) }, `: ${'x'.repeat(300)}`],
+    [{ summary: 'A refund over\n$500 needs\u0000a person.' }, ' A refund over $500 needs a person.'],
+    [{ summary: 'x'.repeat(3000) }, ` ${'x'.repeat(2000)}…`],
     [{ summary: '' }, ''],
     [{ summary: ['a list'] }, ''],
     [undefined, ''],
@@ -228,7 +228,9 @@ test('its message says why, in one line, whatever the gateway explains', async (
       [answer({ decision: 'deny', reason_code: 'refund.over_limit', explain })],
       async ({ baseUrl }) => {
         const error = await rejection(newClient(baseUrl).protect(async () => assert.fail('it ran'), OPTIONS)());
-        assert.equal(error.message, `the action was not run: deny (refund.over_limit)${message}`);
+        const head = `${OPTIONS.tool} was not run: deny (refund.over_limit).${message}`;
+        assert.equal(error.message, `${head} Do not call it again with the same arguments: it would be blocked again.`);
+        assert.ok(error.developerText.startsWith(head.slice(0, 500)), error.developerText);
       },
     );
   }
@@ -240,7 +242,9 @@ test('a gate that fails blocks, and is the cause', () =>
     const error = await rejection(actpass.protect(async () => assert.fail('it ran'), OPTIONS)());
     assert.deepEqual([error.name, error.code], ['ActionBlockedError', 'actpass.unreachable']);
     assert.ok(error.cause instanceof ActPassConnectionError);
-    assert.equal(error.message, `the action was not run: deny (actpass.unreachable): ${error.cause.message}`);
+    assert.ok(error.message.startsWith(`${OPTIONS.tool} was not run: deny (actpass.unreachable). Whether it may run`));
+    assert.ok(!error.message.includes('127.0.0.1') && error.developerText.includes(baseUrl), error.developerText);
+    assert.equal(error.retryable, true);
     assert.equal(await actpass.protect(async () => 'ran', { ...OPTIONS, mode: 'monitor' })(), 'ran');
   }));
 

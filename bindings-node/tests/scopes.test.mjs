@@ -148,7 +148,7 @@ describe('with', () => {
         [{ mode: 'off' }, /^mode: expected enforce, strict, warn or monitor, found "off"$/],
         [{ timeoutMs: -1 }, /^timeoutMs: expected milliseconds above 0/],
         [{ signal: 7 }, /^signal: expected an AbortSignal, found 7$/],
-        [{ recordOutcome: 1 }, /^recordOutcome: expected true or false, found 1$/],
+        [{ recordOutcome: 1 }, /^recordOutcome: expected true or false, found a number$/],
         [{ traceparent: 'x' }, /^traceparent: /],
         [undefined, /^expected an object of userId and others, found undefined$/],
       ]) {

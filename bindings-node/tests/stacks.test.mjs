@@ -15,6 +15,7 @@ const PROTECTION = { tool: 't', goal: 'g' };
 /** Each method that can fail at the gate, and one that fails before. */
 const CALLS = {
   guard: [(actpass) => actpass.guard({ ...ACTION, execute: NEVER }), (actpass) => actpass.guard({})],
+  authorize: [(actpass) => actpass.authorize(ACTION), (actpass) => actpass.authorize({ ...ACTION, execute: NEVER })],
   preflight: [(actpass) => actpass.preflight(ACTION), (actpass) => actpass.preflight({ ...ACTION, goal: 7 })],
   resume: [
     (actpass) => actpass.resume(PENDING, { execute: NEVER }),

@@ -208,6 +208,7 @@ describe('with OpenTelemetry', () => {
     const calls = {
       preflight: () => actpass.preflight(ACTION),
       guard: () => actpass.guard({ ...ACTION, execute: () => 1 }),
+      authorize: () => actpass.authorize(ACTION),
       resume: () => actpass.resume({}, { execute: () => 1 }),
       wait_for_approval: () => actpass.waitForApproval('apr_1'),
       issue_passport: () => actpass.issuePassport({ audience: 'a', goal: 'g', allowedTools: ['t'] }),

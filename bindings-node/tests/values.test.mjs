@@ -125,6 +125,7 @@ function entries(actpass) {
     createActPass: (value) => sdk.createActPass(value),
     preflight: (value) => actpass.preflight(value),
     guard: (value) => actpass.guard(value),
+    authorize: (value) => actpass.authorize(value),
     resume: (value) => actpass.resume(value, RUN),
     'resume, its options': (value) => actpass.resume(PENDING, value),
     waitForApproval: (value) => actpass.waitForApproval(value),
@@ -165,6 +166,9 @@ function entries(actpass) {
     ...members('settings', { apiKey: 'apk_dev' }, (given) => new ActPass(given), MEMBERS.settings),
     ...members('preflight', ACTION, (given) => actpass.preflight(given), MEMBERS.action),
     ...members('guard', { ...ACTION, ...RUN }, (given) => actpass.guard(given), [...MEMBERS.action, ...MEMBERS.guard]),
+    ...members('authorize', ACTION, (given) => actpass.authorize(given), [
+      ...[...MEMBERS.action, ...MEMBERS.guard.slice(1)],
+    ]),
     ...members('pending', PENDING, (given) => actpass.resume(given, RUN), MEMBERS.pending),
     ...members('resume', RUN, (given) => actpass.resume(PENDING, given), [...CALL, ...MEMBERS.guard, 'passport']),
     ...members('wait', {}, (given) => actpass.waitForApproval('apr_1', given), MEMBERS.wait),

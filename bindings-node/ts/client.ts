@@ -1,41 +1,37 @@
 /** The client: TypeScript's idiom over the native half, which holds all meaning. */
 
 import { AsyncLocalStorage } from 'node:async_hooks';
-import { types } from 'node:util';
-import { checkFunction, unrun } from './body.js';
-import { copied } from './copy.js';
+import { checkFunction } from './body.js';
+import { ask, asking, calling, itself, withDefaults } from './call.js';
+import { checkDefaults, connect, Derived, made, opened, partsOf } from './connection.js';
+import { placing } from './errors.js';
+import { authorize, EXECUTE, run } from './guard.js';
+import { hashOf, signatureOf } from './hash.js';
+import { joined, type Members, toMember, toMembers, Written, wrongArgument } from './json.js';
 import {
-  ActionBlockedError,
-  type ActPassError,
-  type DescribedError,
-  freshly,
-  leaving,
-  oneLine,
-  Site,
-  stamped,
-  toError,
-  withFrames,
-} from './errors.js';
-import {
-  describe,
-  joined,
-  type Members,
-  toInput,
-  toJson,
-  toMember,
-  toMembers,
-  Written,
-  wrongArgument,
-  wrongSetting,
-} from './json.js';
-import { type Log, logOf } from './log.js';
-import { type CallName, type Client, native } from './native.js';
-import type { BlockedOutcome, GuardOutcome, Recorded } from './outcome.js';
-import { begin, type Caller, checkSignal, converting, door, take } from './runtime.js';
-import { type CallSpan, instrument, traced } from './telemetry.js';
+  AUTHORIZE_OPTIONS,
+  AWAIT_OPTIONS,
+  DEFAULTS,
+  EVIDENCE,
+  GUARD_OPTIONS,
+  ISSUE,
+  OF_ANY_CALL,
+  OF_AWAIT,
+  OF_ISSUE,
+  OF_PREFLIGHT,
+  OF_RESUME,
+  PREFLIGHT_OPTIONS,
+  RESUME_OPTIONS,
+  SCOPE,
+  VERIFY,
+  VERIFY_OFFLINE,
+} from './options.js';
+import type { BlockedOutcome, GuardOutcome, Permit } from './outcome.js';
+import { protecting } from './protect.js';
 import type {
   ActPassOptions,
   Approval,
+  AuthorizeOptions,
   CallOptions,
   ClientDefaults,
   Decision,
@@ -44,7 +40,6 @@ import type {
   Inferred,
   IssuedPassport,
   IssuePassportOptions,
-  Mode,
   PassportRevocation,
   PassportVerification,
   PendingApproval,
@@ -58,148 +53,6 @@ import type {
   VerifyPassportOptions,
   WaitForApprovalOptions,
 } from './types.js';
-
-const SETTINGS = [
-  'apiKey',
-  'tenantId',
-  'agentId',
-  'baseUrl',
-  'timeoutMs',
-  'connectTimeoutMs',
-  'maxRetries',
-  'circuitFailures',
-  'mode',
-  'ca',
-  'dangerAllowInsecureHttp',
-];
-const ACTION = [
-  'goal',
-  'tool',
-  'args',
-  'resource',
-  'userId',
-  'passport',
-  'mode',
-  'idempotencyKey',
-  'audience',
-  'approvalRequestId',
-  'toolManifestHash',
-];
-const ISSUE = [
-  'audience',
-  'goal',
-  'allowedTools',
-  'allowedResources',
-  'resourceConstraints',
-  'userId',
-  'riskTier',
-  'ttlSeconds',
-  'approvalRequestId',
-];
-const VERIFY = ['token', 'audience', 'agentId', 'userId', 'currentToolManifestHash', 'policyHash'];
-const VERIFY_OFFLINE = ['token', 'audience', 'issuer', 'tenantId', 'agentId', 'userId'];
-const REVOKE = ['jti', 'reason'];
-const EVIDENCE = [
-  'eventType',
-  'chainId',
-  'toolId',
-  'decision',
-  'reasonCode',
-  'metadata',
-  'requestHash',
-  'responseHash',
-];
-const GUARD = [...ACTION, 'waitForApprovalMs'];
-const RESUME = ['passport', 'waitForApprovalMs'];
-/** What every call may name and the native half reads. */
-const CALL = ['traceparent', 'timeoutMs', 'maxRetries'];
-/** What the native half reads of each call. */
-const INPUTS: { readonly [name in CallName]: readonly string[] } = {
-  preflight: [...ACTION, ...CALL],
-  authorize: [...GUARD, ...CALL],
-  resume: ['pending', ...RESUME, ...CALL],
-  waitForApproval: ['approvalRequestId', ...CALL],
-  recordOutcome: ['call', 'returned', 'response', ...CALL],
-  issuePassport: [...ISSUE, ...CALL],
-  verifyPassport: [...VERIFY, ...CALL],
-  verifyPassportOffline: [...VERIFY_OFFLINE, ...CALL],
-  revokePassport: [...REVOKE, ...CALL],
-  recordEvidence: [...EVIDENCE, ...CALL],
-};
-/** What the TypeScript layer of a guard reads itself. */
-const OF_GUARD = ['execute', 'recordOutcome', 'signal'];
-const PREFLIGHT_OPTIONS = [...INPUTS.preflight, 'signal'];
-const GUARD_OPTIONS = [...INPUTS.authorize, ...OF_GUARD];
-const RESUME_OPTIONS = [...RESUME, ...CALL, ...OF_GUARD];
-const AWAIT_OPTIONS = [...CALL, 'signal'];
-const PROTECT_OPTIONS = [...INPUTS.authorize, 'recordOutcome', 'signal', 'withContext'];
-/** The options of `protect` that may be functions of the call's arguments. */
-const OF_CALL = ['goal', 'args', 'resource', 'userId', 'passport', 'idempotencyKey', 'approvalRequestId'];
-const SCOPE = ['userId', 'audience', 'signal', 'traceparent'];
-const DEFAULTS = [...SCOPE, 'mode', 'timeoutMs', 'maxRetries', 'waitForApprovalMs', 'recordOutcome'];
-/** The options and defaults of every call. */
-const OF_ANY_CALL = ['signal', ...CALL];
-/** The defaults of a call about an action. */
-const OF_PREFLIGHT = ['userId', 'audience', 'mode', ...OF_ANY_CALL];
-/** The defaults of a wait, whose own `timeoutMs` is how long it waits. */
-const OF_AWAIT = OF_ANY_CALL.filter((name) => name !== 'timeoutMs');
-/** The defaults of `issuePassport`. */
-const OF_ISSUE = ['userId', ...OF_ANY_CALL];
-/** The defaults of a call about an action that is known. */
-const OF_RESUME = ['waitForApprovalMs', 'recordOutcome', ...OF_ANY_CALL];
-/** The members of an outcome. */
-const OUTCOME_MEMBERS = [
-  'kind',
-  'executed',
-  'decision',
-  'result',
-  'error',
-  'approval',
-  'evidence',
-  'evidenceError',
-  'requestId',
-];
-/** What a decision is about and a caller can change while the gateway is asked; the rest only carries the question. */
-const JUDGED = ['goal', 'args', 'resource', 'userId'] as const;
-
-/** What all clients that {@link ActPass.with} derives share. */
-interface Connection {
-  /** `undefined` once the client is closed. */
-  native: Client | undefined;
-  readonly mode: Mode;
-  readonly log: Log;
-  /** Made by the first {@link ActPass.run}, because it costs every promise of the process. */
-  scope: AsyncLocalStorage<Members> | undefined;
-}
-
-/** What the constructor is given for a client that shares the connection of another. */
-class Derived {
-  readonly #connection: Connection;
-  readonly #defaults: Members;
-
-  constructor(connection: Connection, defaults: Members) {
-    this.#connection = connection;
-    this.#defaults = defaults;
-  }
-
-  /** The parts of `given` if it is one. No code of a program runs for that, as `instanceof` on a proxy would. */
-  static partsOf(given: unknown): { connection: Connection; defaults: Members } | undefined {
-    const isDerived = typeof given === 'object' && given !== null && #connection in given;
-    return isDerived ? { connection: given.#connection, defaults: given.#defaults } : undefined;
-  }
-}
-
-/** One call of a method. */
-interface Call extends Caller {
-  /** What the method was given, and the defaults. */
-  readonly members: Members;
-  /** Where it was called. */
-  readonly site: Site;
-  readonly span: CallSpan;
-}
-
-/** The private members of a client; an error for anything else that a method is called on. */
-let partsOf: (client: unknown) => { connection: Connection; defaults: Members };
 
 /**
  * A client of an ActPass gateway.
@@ -223,18 +76,6 @@ let partsOf: (client: unknown) => { connection: Connection; defaults: Members };
  * ```
  */
 export class ActPass {
-  readonly #connection: Connection;
-  readonly #defaults: Members;
-
-  static {
-    partsOf = (client) => {
-      if (typeof client !== 'object' || client === null || !(#connection in client)) {
-        throw wrongArgument('this: expected a client: call the method on it, as in actpass.guard(...)');
-      }
-      return { connection: client.#connection, defaults: client.#defaults };
-    };
-  }
-
   /**
    * Checks the settings. Nothing is sent and no thread is started.
    *
@@ -249,9 +90,8 @@ export class ActPass {
    * ```
    */
   constructor(options: ActPassOptions = {}) {
-    const derived = Derived.partsOf(options);
-    this.#connection = derived?.connection ?? placing(ActPass, () => connect(options));
-    this.#defaults = derived?.defaults ?? joined();
+    const parts = Derived.partsOf(options);
+    made(this, parts ?? { connection: placing(ActPass, () => connect(options)), defaults: joined() });
   }
 
   /**
@@ -345,6 +185,52 @@ export class ActPass {
         read: (defaults) => withDefaults(toMembers(action, GUARD_OPTIONS), defaults, DEFAULTS),
       },
       (call) => run<T>(call, 'authorize', EXECUTE),
+    );
+  }
+
+  /**
+   * Asks whether an action may run, and returns a permit if so: the steps of {@link ActPass.guard}, for a program that runs the
+   * action by itself. In the same modes, on the same decisions; a gate that fails is reported as blocked.
+   *
+   * @returns A {@link Permit} (`kind` is `permitted`), to be spent once within five minutes and before its credential expires;
+   * or what blocked the action (`kind` is `blocked`).
+   * @throws As {@link ActPass.guard}.
+   *
+   * @example
+   * ```ts
+   * import { ActPass } from '@actpass/sdk';
+   *
+   * const actpass = new ActPass();
+   * const permit = await actpass.authorize({
+   *   goal: 'resolve_refund_request',
+   *   tool: 'stripe.refund.create',
+   *   args: { amount: 4900, currency: 'usd' },
+   *   recordOutcome: true,
+   * });
+   * if (permit.kind === 'blocked') {
+   *   console.log(permit.decision.reason_code);
+   * } else {
+   *   const { credential } = permit.spend();
+   *   try {
+   *     const refund = { id: 're_1', with: credential?.token };
+   *     console.log((await permit.returned(refund)).evidence?.event_id);
+   *   } catch (error) {
+   *     await permit.threw(error);
+   *   }
+   * }
+   * ```
+   */
+  async authorize(action: AuthorizeOptions): Promise<BlockedOutcome | Permit> {
+    return calling(
+      {
+        client: this,
+        operation: 'authorize',
+        span: 'authorize',
+        about: itself,
+        above: METHODS.authorize,
+        read: (defaults) => withDefaults(toMembers(action, AUTHORIZE_OPTIONS), defaults, DEFAULTS),
+      },
+      authorize,
     );
   }
 
@@ -494,7 +380,7 @@ export class ActPass {
    * ```
    */
   async issuePassport(wanted: IssuePassportOptions): Promise<IssuedPassport> {
-    return asking(this, 'issuePassport', wanted, ISSUE, OF_ISSUE);
+    return asking(METHODS.issuePassport, this, 'issuePassport', wanted, ISSUE, OF_ISSUE);
   }
 
   /**
@@ -513,7 +399,7 @@ export class ActPass {
    * ```
    */
   async verifyPassport(wanted: VerifyPassportOptions): Promise<PassportVerification> {
-    return asking(this, 'verifyPassport', wanted, VERIFY);
+    return asking(METHODS.verifyPassport, this, 'verifyPassport', wanted, VERIFY);
   }
 
   /**
@@ -538,7 +424,7 @@ export class ActPass {
    * ```
    */
   async verifyPassportOffline(wanted: VerifyPassportOfflineOptions): Promise<PassportVerification> {
-    return asking(this, 'verifyPassportOffline', wanted, VERIFY_OFFLINE);
+    return asking(METHODS.verifyPassportOffline, this, 'verifyPassportOffline', wanted, VERIFY_OFFLINE);
   }
 
   /**
@@ -584,7 +470,7 @@ export class ActPass {
    * ```
    */
   async recordEvidence(event: RecordEvidenceOptions): Promise<RecordedEvidence> {
-    return asking(this, 'recordEvidence', event, EVIDENCE);
+    return asking(METHODS.recordEvidence, this, 'recordEvidence', event, EVIDENCE);
   }
 
   /**
@@ -706,8 +592,6 @@ const METHODS = Object.fromEntries(
   ]),
 ) as Record<keyof ActPass, Function>;
 
-const itself = (members: Members): Members => members;
-
 /**
  * Returns a client with these settings; as `new ActPass(options)`.
  *
@@ -728,447 +612,6 @@ export function createActPass(options: ActPassOptions = {}): ActPass {
   }
 }
 
-/**
- * Returns the SHA-256, in hex, of the canonical JSON (RFC 8785) of `payload`.
- *
- * @throws {@link ActPassArgumentError} `payload` has no canonical form: not JSON, NaN, an integer beyond ±(2^53 - 1), a lone
- * surrogate.
- *
- * @example
- * ```ts
- * import { hashPayload } from '@actpass/sdk';
- *
- * console.log(hashPayload({ currency: 'usd', amount: 4900 }) === hashPayload({ amount: 4900, currency: 'usd' }));
- * ```
- */
-export function hashPayload(payload: unknown): string {
-  return placing(hashPayload, () => hashOf(payload));
-}
-
-/**
- * Returns the HMAC-SHA256 under `secret`, in hex, of the canonical JSON of `payload`.
- *
- * @throws {@link ActPassArgumentError} As {@link hashPayload}.
- *
- * @example
- * ```ts
- * import { signPayload } from '@actpass/sdk';
- *
- * console.log(signPayload('signing key', { amount: 4900 }).length);
- * ```
- */
-export function signPayload(secret: string, payload: unknown): string {
-  return placing(signPayload, () => signatureOf(secret, payload));
-}
-
-/**
- * Returns `{"decision", "error", "executed"}` of a guard's outcome in canonical JSON, equal in every language.
- *
- * `error` is `null` or `{"kind", "status"}`, the kind being `action` for an error of the function that ran.
- *
- * @throws {@link ActPassArgumentError} `outcome` is not the outcome of a guard.
- *
- * @example
- * ```ts
- * import { ActPass, canonicalOutcome } from '@actpass/sdk';
- *
- * const actpass = new ActPass();
- * const outcome = await actpass.guard({ goal: 'g', tool: 'gmail.send', args: {}, execute: () => 'sent' });
- * console.log(canonicalOutcome(outcome));
- * ```
- */
-export function canonicalOutcome(outcome: GuardOutcome<unknown>): string {
-  return placing(canonicalOutcome, () => {
-    const { kind: how, executed, decision, error } = toMembers(outcome, OUTCOME_MEMBERS);
-    if (typeof executed !== 'boolean') {
-      throw wrongArgument(`executed: expected true or false, found ${describe(executed)}`);
-    }
-    const text = toJson('decision', decision);
-    const { kind, status } = how === 'threw' ? { kind: 'action' } : kindOf(error);
-    return converting(() => native.canonicalOutcome(executed, text, kind ?? null, status ?? null));
-  });
-}
-
-/** What a canonical outcome says of the gate's error. */
-function kindOf(error: unknown): { kind?: string; status?: number } {
-  try {
-    const { kind, status } = Object(error) as { kind?: unknown; status?: unknown };
-    return { ...(typeof kind === 'string' && { kind }), ...(typeof status === 'number' && { status }) };
-  } catch (cause) {
-    throw wrongArgument('error: reading its members failed', cause);
-  }
-}
-
-/** A call that is about to be made. */
-interface Making {
-  /** What the method was called on. */
-  client: unknown;
-  /** The method's name. */
-  operation: string;
-  /** The name of the call's span. */
-  span: string;
-  /** The function of the SDK that the caller called. */
-  above: Function;
-  /** Reads what the method was given, each member once. */
-  read(defaults: Members): Members;
-  /** What the span tells of the call: `tool` and `mode`. */
-  about?(members: Members): Members;
-}
-
-/** Makes a call. What fails in it is an error of the method that was called, and has the caller's stack. */
-async function calling<R>(making: Making, body: (call: Call) => Promise<R>): Promise<R> {
-  const { operation, about } = making;
-  const site = new Site(making.above);
-  let began: { connection: Connection; members: Members } | { failure: unknown };
-  try {
-    const { connection, defaults } = partsOf(making.client);
-    began = { connection, members: making.read(joined(connection.scope?.getStore(), defaults)) };
-  } catch (failure) {
-    began = { failure };
-  }
-  const attributes = () => {
-    if (about === undefined || 'failure' in began) {
-      return {};
-    }
-    const { tool, mode = began.connection.mode } = about(began.members);
-    const given = Object.entries({ 'actpass.tool': tool, 'actpass.mode': mode });
-    return Object.fromEntries(given.filter(([, value]) => typeof value === 'string')) as Record<string, string>;
-  };
-  return instrument(making.span, attributes, async (span) => {
-    try {
-      if ('failure' in began) {
-        throw began.failure;
-      }
-      const { connection, members } = began;
-      return await body({ client: opened(connection), log: connection.log, operation, members, site, span });
-    } catch (error) {
-      throw leaving(error, site, operation);
-    }
-  });
-}
-
-/** A call that is not about an action. */
-async function asking<A>(
-  client: unknown,
-  operation: 'issuePassport' | 'recordEvidence' | 'verifyPassport' | 'verifyPassportOffline',
-  given: object,
-  known: readonly string[],
-  defaulted = OF_ANY_CALL,
-): Promise<A> {
-  const read = (defaults: Members) => withDefaults(toMembers(given, [...known, ...OF_ANY_CALL]), defaults, defaulted);
-  const span = operation.replace(/[A-Z]/g, (letter) => `_${letter.toLowerCase()}`);
-  return calling({ client, operation, span, above: METHODS[operation], read }, (call) => ask<A>(call, operation));
-}
-
-async function ask<A>(call: Call, name: CallName): Promise<A> {
-  const { signal } = call.members as CallOptions;
-  const ended = await begin(call, name, inputOf(name, call.members), signal);
-  return JSON.parse(take(ended, signal, call.operation).text) as A;
-}
-
-/** The input of a call for the native half. */
-function inputOf(name: CallName, members: Members): string {
-  return traced(toInput(members, INPUTS[name]), members['traceparent'] as string | undefined);
-}
-
-/** The function of a guard. */
-interface Body {
-  /** Its name in messages. */
-  member: 'execute' | 'run';
-  /** Whether it would run with other arguments than those that were judged. */
-  isChanged?: () => boolean;
-}
-
-const EXECUTE: Body = { member: 'execute' };
-
-/** The two steps of a guard, and what runs between them. */
-async function run<T>(call: Call, name: 'authorize' | 'resume', { member, isChanged }: Body): Promise<GuardOutcome<T>> {
-  const { members, span } = call;
-  const { execute, signal, recordOutcome = false } = members as Partial<GuardOptions<T>>;
-  checkFunction(member, execute);
-  if (typeof recordOutcome !== 'boolean') {
-    throw wrongArgument(`recordOutcome: expected true or false, found ${describe(recordOutcome)}`);
-  }
-  const ended = take(await begin(call, name, inputOf(name, members), signal), signal, call.operation);
-  // Nothing of the program runs between this comparison and the function.
-  const blocked = ended.permitted ? compare(ended.call, isChanged) : ended.text;
-  if (blocked !== null) {
-    const outcome = outcomeOf<T>(call, 'blocked', blocked, {});
-    span.decided(outcome.decision, outcome.error);
-    span.ended(false, outcome.error);
-    return outcome;
-  }
-  const context = JSON.parse(converting(() => door.spend(ended.call))) as ExecutionContext;
-  span.decided(context.decision);
-  let result: T;
-  try {
-    result = await (execute as GuardOptions<T>['execute'])(context);
-    const found = unrun(result);
-    if (found !== undefined) {
-      const problem = `${member}: expected a result, found ${found}, whose body has not run and never will`;
-      throw stamped(wrongArgument(problem), call.site, call.operation);
-    }
-  } catch (thrown) {
-    span.ended(true);
-    span.failed(thrown);
-    const recorded = recordOutcome ? await record(call, ended.call, false) : undefined;
-    const error = thrown === undefined ? unexplained(member, call.site) : thrown;
-    return outcomeOf(
-      call,
-      'threw',
-      converting(() => door.failed(ended.call)),
-      { error, ...recorded },
-    );
-  }
-  const recorded = recordOutcome ? await record(call, ended.call, true, result) : undefined;
-  const settled = converting(() => door.returned(ended.call));
-  const outcome = outcomeOf<T>(call, 'returned', settled, { result, ...recorded });
-  span.ended(true, outcome.error);
-  return outcome;
-}
-
-/** What blocks a permitted call whose arguments changed; `null` if it may run. */
-function compare(call: number, isChanged: Body['isChanged'] = () => false): string | null {
-  let changed: boolean;
-  try {
-    changed = isChanged();
-  } catch {
-    // What can no longer be written down is not what was judged.
-    changed = true;
-  }
-  return changed ? converting(() => door.argumentsChanged(call)) : null;
-}
-
-/** Records how the action of the call `number` ended. It ended so whether this succeeds or not. */
-async function record(call: Call, number: number, returned: boolean, result?: unknown): Promise<Recorded> {
-  try {
-    const outcome = joined(call.members, { call: number, returned });
-    let input = inputOf('recordOutcome', outcome);
-    try {
-      input = inputOf('recordOutcome', joined(outcome, { response: result }));
-    } catch {
-      // What is no JSON has no hash.
-    }
-    const ended = await begin(call, 'recordOutcome', input, undefined);
-    return { evidence: JSON.parse(take(ended, undefined, call.operation).text) as RecordedEvidence };
-  } catch (error) {
-    return { evidenceError: leaving(error, call.site, call.operation) as ActPassError };
-  }
-}
-
-/** The outcome that the native half reports, with what the function returned or threw. */
-function outcomeOf<T>(
-  call: Call,
-  kind: GuardOutcome<T>['kind'],
-  reported: string,
-  members: { result?: T; error?: unknown },
-): GuardOutcome<T> {
-  const { error, ...others } = joined(JSON.parse(reported) as object) as { error?: DescribedError };
-  const failure = error && stamped(toError(error, call.operation), call.site);
-  const outcome = {
-    kind,
-    ...others,
-    ...(failure !== undefined && { error: failure }),
-    ...members,
-  } as GuardOutcome<T>;
-  const unwrap = (): T => unwrapped(outcome, call, () => new Site(unwrap));
-  // It is not a member of what is printed, compared or sent on as JSON.
-  return Object.defineProperty(outcome, 'unwrap', { value: unwrap });
-}
-
-/** The result of an action that ran and returned; throws otherwise. */
-function unwrapped<T>(outcome: GuardOutcome<T>, call: Pick<Call, 'members' | 'operation'>, site: () => Site): T {
-  switch (outcome.kind) {
-    case 'returned':
-      return outcome.result;
-    case 'threw':
-      throw outcome.error;
-    case 'blocked':
-      throw stamped(blockedBy(outcome, call), site());
-  }
-}
-
-function blockedBy(outcome: BlockedOutcome, { members, operation }: Pick<Call, 'members' | 'operation'>): ActPassError {
-  const { error, approval, requestId } = joined(outcome) as unknown as BlockedOutcome;
-  const { tool = approval?.tool } = members as { tool?: string };
-  // Nobody else has the error of a protected function's gate, so it need not repeat the frames.
-  const cause = error && operation === 'protect' ? oneLine(error) : error;
-  return freshly(new ActionBlockedError(outcome.decision, { cause, tool, approval, operation, requestId }));
-}
-
-/** Stands for `undefined`, with which a function was rejected: it says nothing, and looks as if nothing had failed. */
-function unexplained(member: string, site: Site): Error {
-  return withFrames(new Error(`${member} threw undefined, which says nothing of the cause`), site);
-}
-
-/** The options of `protect` that are the same for every call, checked where they are written. */
-function protecting<R>(client: ActPass, body: (...args: unknown[]) => R, options: unknown): Function {
-  checkFunction('run', body);
-  const { connection } = partsOf(client);
-  const given = toMembers(options, PROTECT_OPTIONS);
-  const { withContext = false, recordOutcome = false } = given;
-  for (const [name, value] of Object.entries({ withContext, recordOutcome })) {
-    if (typeof value !== 'boolean') {
-      throw wrongArgument(`${name}: expected true or false, found ${describe(value)}`);
-    }
-  }
-  const fixed = Object.entries(given).filter(([name, value]) => !OF_CALL.includes(name) || typeof value !== 'function');
-  const placeholders = { args: {}, ...(typeof given['goal'] === 'function' && { goal: 'made by the call' }) };
-  checkAction(opened(connection), joined(placeholders, Object.fromEntries(fixed)));
-  const guarded = async function (this: unknown, ...args: unknown[]): Promise<Awaited<R>> {
-    const judged: Judged = { options: given, args, own: args, texts: new Map() };
-    const call = { operation: 'protect', members: given };
-    const site = new Site(guarded);
-    const outcome = await calling<GuardOutcome<Awaited<R>>>(
-      {
-        client,
-        operation: 'protect',
-        span: 'guard',
-        about: itself,
-        above: guarded,
-        read: (defaults) => {
-          const members = withDefaults(judge(judged), defaults, DEFAULTS);
-          const execute = (context: ExecutionContext) =>
-            body.apply(this, withContext ? [context, ...judged.own] : judged.own);
-          return joined(members, { execute });
-        },
-      },
-      (begun) => run(begun, 'authorize', { member: 'run', isChanged: () => isChanged(judged) }),
-    );
-    return unwrapped(outcome, call, () => site);
-  };
-  Object.defineProperty(guarded, 'name', { value: body.name, configurable: true });
-  Object.defineProperty(guarded, 'length', { value: body.length, configurable: true });
-  return guarded;
-}
-
-/** The arguments of one call of a protected function. */
-interface Judged {
-  /** The options of `protect`. */
-  readonly options: Members;
-  /** What the function was called with. */
-  readonly args: unknown[];
-  /** What it runs with: copies of what was judged. */
-  own: unknown[];
-  /** The JSON texts of what was judged. */
-  readonly texts: Map<string, string>;
-}
-
-/** The members of the action that a call of a protected function is. */
-function judge(judged: Judged): Members {
-  const { options, args, texts } = judged;
-  if (JUDGED.some((name) => typeof options[name] === 'function')) {
-    judged.own = copied(args);
-  } else if (options['args'] === undefined) {
-    judged.own = [...copied(args.slice(0, 1)), ...args.slice(1)];
-  }
-  const members = joined();
-  for (const name of PROTECT_OPTIONS) {
-    const value = ofCall(name, options, judged.own);
-    if (value === undefined || !isJudged(name)) {
-      members[name] = value;
-    } else {
-      const text = toMember(name, value);
-      texts.set(name, text);
-      members[name] = new Written(text);
-    }
-  }
-  return members;
-}
-
-function isJudged(name: string): boolean {
-  return (JUDGED as readonly string[]).includes(name);
-}
-
-/** Whether the caller changed anything that was judged. */
-function isChanged({ options, args, texts }: Judged): boolean {
-  return [...texts].some(([name, text]) => {
-    const value = ofCall(name, options, args);
-    return value === undefined || toMember(name, value) !== text;
-  });
-}
-
-/** The value of an option of `protect` for a call with `args`. */
-function ofCall(name: string, options: Members, args: unknown[]): unknown {
-  const option = options[name];
-  if (name === 'args' && option === undefined) {
-    return firstOf(args);
-  }
-  if (typeof option !== 'function' || !OF_CALL.includes(name)) {
-    return option;
-  }
-  let value: unknown;
-  try {
-    value = option(...args);
-  } catch (error) {
-    throw wrongArgument(`${name}: expected a function that returns its value, found one that threw`, error);
-  }
-  if (types.isPromise(value)) {
-    value.catch(() => {});
-    throw wrongArgument(`${name}: expected a function that returns its value, found one that returns a promise`);
-  }
-  return value;
-}
-
-/** The arguments as the policy sees them if no option says so. */
-function firstOf([first]: unknown[]): object {
-  if (first === undefined) {
-    return {};
-  }
-  if (Array.isArray(first) || typeof first !== 'object' || first === null) {
-    throw wrongArgument(
-      `args: expected an object literal as the first argument of the function, found ${describe(first)}: ` +
-        'name what is judged by the option args, such as args: (charge, amount) => ({ charge, amount })',
-    );
-  }
-  return first;
-}
-
-/** The client that a connection is made of; an error once it is closed. */
-function opened({ native: client }: Connection): Client {
-  if (client === undefined) {
-    throw wrongSetting('the client is closed: make a new one');
-  }
-  return client;
-}
-
-function connect(options: unknown): Connection {
-  const members = toMembers(options, [...SETTINGS, 'logger', 'logLevel'], wrongSetting);
-  const log = logOf(members['logger'], members['logLevel']);
-  const { ca } = members;
-  const settings = joined(members, types.isUint8Array(ca) ? { ca: Buffer.from(ca).toString('latin1') } : undefined, {
-    logLevel: log.level,
-  });
-  const text = toInput(settings, [...SETTINGS, 'logLevel'], wrongSetting);
-  const client = converting(() => new native.Client(text));
-  return { native: client, mode: (members['mode'] ?? 'enforce') as Mode, log, scope: undefined };
-}
-
-/** `given`, whose members are checked as those of an action are. */
-function checkDefaults(client: Client, given: Members): Members {
-  checkAction(client, joined({ goal: 'checked', tool: 'checked', args: {} }, given));
-  const { recordOutcome } = given;
-  if (recordOutcome !== undefined && typeof recordOutcome !== 'boolean') {
-    throw wrongArgument(`recordOutcome: expected true or false, found ${describe(recordOutcome)}`);
-  }
-  return given;
-}
-
-/** Checks the members of an action without asking about it. */
-function checkAction(client: Client, members: Members): void {
-  if (members['signal'] !== undefined) {
-    checkSignal(members['signal']);
-  }
-  const text = toInput(members, INPUTS.authorize);
-  converting(() => client.check(text));
-}
-
-/** `members`, and of those of `defaults` that are among `known` the ones that it lacks. */
-function withDefaults(members: Members, defaults: Members, known: readonly string[]): Members {
-  const missing = known.filter((name) => members[name] === undefined && defaults[name] !== undefined);
-  return joined(members, Object.fromEntries(missing.map((name) => [name, defaults[name]])));
-}
-
 /** The id that `approval` is or names. */
 function idOf(approval: unknown): unknown {
   if (typeof approval !== 'object' || approval === null) {
@@ -1178,27 +621,5 @@ function idOf(approval: unknown): unknown {
     return (approval as Partial<PendingApproval>).approval_request_id;
   } catch (error) {
     throw wrongArgument('approval: reading its approval_request_id failed', error);
-  }
-}
-
-function hashOf(payload: unknown): string {
-  const text = toJson('payload', payload);
-  return converting(() => native.hashPayload(text));
-}
-
-function signatureOf(secret: unknown, payload: unknown): string {
-  if (typeof secret !== 'string') {
-    throw wrongArgument(`secret: expected a string, found ${describe(secret)}`);
-  }
-  const text = toJson('payload', payload);
-  return converting(() => native.signPayload(secret, text));
-}
-
-/** Runs `body` for `above`, a function of the SDK: what fails in it has the stack of the caller. */
-function placing<R>(above: Function, body: () => R): R {
-  try {
-    return body();
-  } catch (error) {
-    throw leaving(error, new Site(above));
   }
 }

@@ -29,6 +29,10 @@ export interface ActPassErrorDetails {
 
 /** What an {@link ActionBlockedError} holds besides its decision. */
 export interface ActionBlockedDetails {
+  /** The text for a model. Default: the tool, the decision and its reason code. */
+  message?: string | undefined;
+  /** The text for a developer. Default: that for a model. */
+  developerText?: string | undefined;
   /** How the gate failed. */
   cause?: ActPassError | undefined;
   /** The tool of the action. */
@@ -204,8 +208,11 @@ export class ActPassInternalError extends ActPassError {
 }
 
 /**
- * The action did not run: thrown by `unwrap()` of a blocked outcome and by a function that {@link ActPass.protect} made.
+ * The action did not run: thrown by `unwrap()` of a blocked outcome, by a function that {@link ActPass.protect} made, and by
+ * {@link Permit.spend}.
  *
+ * `message` is written for a model, in every language with the same words: what was not done, why in terms of the policy,
+ * whether trying again can help and what to do instead. `developerText` also says what failed and what to check.
  * `code` is the decision's reason code. If the gate failed, `cause` is its error, of which `status`, `requestId`,
  * `retryAfterMs` and `retryable` are repeated.
  *
@@ -229,24 +236,27 @@ export class ActionBlockedError extends ActPassError {
   readonly decision: BlockingDecision;
   /** The tool of the action. */
   declare readonly tool: string | undefined;
+  /** What was not run, what failed and what to check, in one line. */
+  readonly developerText: string;
   /** What to keep in order to `resume` the action; `undefined` if it waits for no approval. */
   declare readonly approval: PendingApproval | undefined;
 
   constructor(decision: BlockingDecision, given: ActionBlockedDetails = {}) {
-    const { cause, tool, approval, operation, requestId } = Object(given) as ActionBlockedDetails;
-    const { decision: word, reason_code, explain } = Object(decision) as Partial<BlockingDecision>;
+    const { message, developerText, cause, tool, approval, operation, requestId } = Object(
+      given,
+    ) as ActionBlockedDetails;
+    const { decision: word, reason_code } = Object(decision) as Partial<BlockingDecision>;
     const code = typeof reason_code === 'string' ? reason_code : 'actpass.blocked';
-    const why = textOf(cause?.message ?? explain?.summary ?? '')
-      .replace(/[\p{Cc}\s]+/gu, ' ')
-      .slice(0, 300);
+    const text = textOf(message ?? `${textOf(tool ?? 'the action')} was not run: ${textOf(word)} (${code}).`);
     const known = without({ operation, requestId });
-    super(`the action was not run: ${textOf(word)} (${code})${why && `: ${why}`}`, {
+    super(text, {
       ...(cause && { ...(cause as object), cause }),
       ...known,
       code,
       kind: 'blocked',
     });
     this.decision = decision;
+    this.developerText = textOf(developerText ?? text);
     Object.assign(this, without({ tool, approval }));
   }
 
@@ -373,6 +383,15 @@ export function leaving(thrown: unknown, site: Site, operation?: string): unknow
     return thrown.value;
   }
   return stamped(unstamped.has(thrown as ActPassError) ? thrown : defect(thrown), site, operation);
+}
+
+/** @internal Runs `body` for `above`, a function of the SDK: what fails in it has the stack of the caller. */
+export function placing<R>(above: Function, body: () => R, operation?: string): R {
+  try {
+    return body();
+  } catch (error) {
+    throw leaving(error, new Site(above), operation);
+  }
 }
 
 /** @internal `error`, one of the SDK's, which gets the caller's stack when it leaves the SDK. */

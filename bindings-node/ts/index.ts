@@ -7,7 +7,7 @@
  *
  * @packageDocumentation
  */
-export { ActPass, canonicalOutcome, createActPass, hashPayload, signPayload } from './client.js';
+export { ActPass, createActPass } from './client.js';
 export {
   ActionBlockedError,
   ActPassArgumentError,
@@ -22,5 +22,6 @@ export {
   ActPassStatusError,
   ActPassTimeoutError,
 } from './errors.js';
+export { canonicalOutcome, hashPayload, signPayload } from './hash.js';
 export type * from './outcome.js';
 export type * from './types.js';

@@ -13,11 +13,12 @@ export interface Door {
   hold(): void;
   release(): void;
   cancel(call: number): void;
-  argumentsChanged(call: number): string | null;
-  spend(call: number): string;
-  returned(call: number): string;
-  failed(call: number): string;
+  begin(call: number, now: string | undefined): string;
+  finish(call: number, ended: ActionEnd, response: string | undefined): string;
 }
+
+/** @internal How a permitted action ended. */
+export type ActionEnd = 'returned' | 'failed' | 'cancelled';
 
 /** @internal */
 export type Begin = (door: Door, call: number, input: string) => void;

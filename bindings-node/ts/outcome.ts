@@ -1,5 +1,13 @@
 import type { ActPassError } from './errors.js';
-import type { BlockingDecision, Decision, DenyDecision, PendingApproval, RecordedEvidence } from './types.js';
+import type {
+  BlockingDecision,
+  Decision,
+  DenyDecision,
+  ExecutionContext,
+  PendingApproval,
+  RecordedEvidence,
+  SpendOptions,
+} from './types.js';
 
 /** Whether the end of an action was recorded, if `recordOutcome` asked for it. */
 export interface Recorded {
@@ -118,3 +126,42 @@ export interface BlockedOutcome extends OutcomeBase<never> {
  * ```
  */
 export type GuardOutcome<T> = BlockedOutcome | ObservedOutcome<T> | ReturnedOutcome<T> | ThrewOutcome;
+
+/**
+ * Leave to run an action, once: what {@link ActPass.authorize} returns for an action that may run.
+ *
+ * It is void five minutes after the verdict, and once its credential has expired.
+ */
+export interface Permit {
+  /** Tells a permit from a blocked outcome. */
+  readonly kind: 'permitted';
+  /** The decision under which the action may run. */
+  readonly decision: Decision;
+  /**
+   * Spends the permit: run the action at once, with what this returns.
+   *
+   * @throws {@link ActPassArgumentError} It is spent. The action must not run.
+   * @throws {@link ActionBlockedError} It is void, or `args` are not those that were judged. In `monitor` the action runs,
+   * without a credential.
+   */
+  spend(options?: SpendOptions): ExecutionContext;
+  /**
+   * Reports that the action returned; with `recordOutcome`, that is recorded, and `evidence` or `evidenceError` says whether.
+   *
+   * @throws {@link ActPassArgumentError} The permit is not spent, or an end was reported before.
+   */
+  returned<T>(result: T): Promise<ReturnedOutcome<T> | ObservedOutcome<T>>;
+  /**
+   * Reports that the action threw; otherwise as {@link Permit.returned}.
+   *
+   * @throws {@link ActPassArgumentError} As {@link Permit.returned}.
+   */
+  threw(error: unknown): Promise<ThrewOutcome>;
+  /**
+   * Reports that the action was stopped while it ran, for `reason`, by default an `AbortError`. It is recorded as `cancelled`,
+   * within a second or not at all; otherwise as {@link Permit.threw}.
+   *
+   * @throws {@link ActPassArgumentError} As {@link Permit.returned}.
+   */
+  cancelled(reason?: unknown): Promise<ThrewOutcome>;
+}

@@ -53,21 +53,15 @@ async function instrumented<R>(span: Instrumentation, call: (span: CallSpan) => 
   }
 }
 
-/** @internal The input of a call, with the current trace in it unless it names one. */
-export function traced(input: string, named: string | undefined): string {
-  const traceparent = named === undefined ? tell(current) : undefined;
-  if (traceparent === undefined) {
-    return input;
-  }
-  const member = `"traceparent": "${traceparent}"`;
-  return input === '{}' ? `{${member}}` : `{${member}, ${input.slice(1)}`;
+/** @internal The `traceparent` of the current span, if the program has OpenTelemetry. */
+export function currentTrace(): string | undefined {
+  const found = api();
+  return found && tell(() => traceOf(found));
 }
 
-/** The `traceparent` of the current span. */
-function current(): string | undefined {
-  const found = api();
-  const active = tell(() => found?.context.active());
-  const span = tell(() => active && found?.trace.getSpan(active));
+function traceOf({ context, trace }: Api): string | undefined {
+  const active = tell(() => context.active());
+  const span = tell(() => active && trace.getSpan(active));
   const named = tell(() => span?.spanContext());
   if (named === undefined) {
     return undefined;

@@ -173,14 +173,8 @@ export interface Action {
 /** An action to ask about. */
 export interface PreflightOptions extends Action, CallOptions {}
 
-/** What to run, and what else to do about it. */
-export interface ExecuteOptions<T> extends CallOptions {
-  /**
-   * What to run if it may: called at most once, after the verdict, on the caller's thread and in the caller's
-   * `AsyncLocalStorage` context. What it returns is awaited. A generator function and a class are refused before anything is
-   * sent; a generator or another iterator that it returns has run nothing, and is reported as `error`.
-   */
-  execute: (context: ExecutionContext) => T | PromiseLike<T>;
+/** What else to do about an action than to ask about it. */
+export interface PermitOptions extends CallOptions {
   /**
    * For how many milliseconds an action that needs an approval is held until a person decided; once approved, it is asked
    * about again, and that answer rules. Comes on top of `timeoutMs`, which is that of each request. Default: it is not held,
@@ -192,6 +186,25 @@ export interface ExecuteOptions<T> extends CallOptions {
    * came of recording stands in the outcome and changes nothing else about it. Default: `false`.
    */
   recordOutcome?: boolean | undefined;
+}
+
+/** What to run, and what else to do about it. */
+export interface ExecuteOptions<T> extends PermitOptions {
+  /**
+   * What to run if it may: called at most once, after the verdict, on the caller's thread and in the caller's
+   * `AsyncLocalStorage` context. What it returns is awaited. A generator function and a class are refused before anything is
+   * sent; a generator or another iterator that it returns has run nothing, and is reported as `error`.
+   */
+  execute: (context: ExecutionContext) => T | PromiseLike<T>;
+}
+
+/** An action to authorize. */
+export interface AuthorizeOptions extends Action, PermitOptions {}
+
+/** How an action is about to run. */
+export interface SpendOptions {
+  /** The arguments, if they may differ from those that were judged: a difference blocks. Default: they are not compared. */
+  args?: object | undefined;
 }
 
 /** An action to guard. */

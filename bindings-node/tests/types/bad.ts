@@ -1,6 +1,6 @@
 /** What must not compile: each `@ts-expect-error` fails the test where there is no error. */
 
-import { ActPass, type ActPassOptions, type Decision } from '@actpass/sdk';
+import { ActPass, type ActPassOptions, type Decision, type Permit } from '@actpass/sdk';
 
 const actpass = new ActPass({ apiKey: 'apk_dev' });
 const action = { goal: 'g', tool: 't', args: {} };
@@ -83,6 +83,19 @@ export async function calls(): Promise<void> {
   // @ts-expect-error a misspelled member
   console.log(decision.reasonCode);
 
+  // @ts-expect-error a permit is not made by hand
+  const forged: Permit = { kind: 'permitted', decision };
+  const permit = await actpass.authorize(action);
+  // @ts-expect-error it may be blocked
+  permit.spend();
+  // @ts-expect-error an authorized action executes nothing by itself
+  await actpass.authorize({ ...action, execute });
+  if (permit.kind === 'permitted') {
+    // @ts-expect-error what may differ is named
+    permit.spend({ tool: 'another' });
+    // @ts-expect-error the outcome comes later
+    console.log(permit.returned(7).executed, forged);
+  }
   // @ts-expect-error a preflight executes nothing
   await actpass.preflight({ ...action, execute });
   // @ts-expect-error a string is no list

@@ -7,6 +7,7 @@ import {
   ActPassError,
   ActPassTimeoutError,
   type AllowDecision,
+  type BlockedOutcome,
   type BlockingDecision,
   canonicalOutcome,
   type ClientDefaults,
@@ -18,10 +19,14 @@ import {
   type IssuedPassport,
   type Logger,
   type Mode,
+  type ObservedOutcome,
   type PendingApproval,
+  type Permit,
   type RecordedEvidence,
   type RequireApprovalDecision,
+  type ReturnedOutcome,
   signPayload,
+  type ThrewOutcome,
 } from '@actpass/sdk';
 
 /** Compiles only where the two types are the same. */
@@ -116,6 +121,31 @@ export async function outcomes(): Promise<void> {
       console.log(word);
     }
   }
+}
+
+export async function permits(): Promise<void> {
+  const permit = await actpass.authorize({ ...action, recordOutcome: true, waitForApprovalMs: 1000, timeoutMs: 100 });
+  holds<Same<typeof permit, BlockedOutcome | Permit>>();
+  if (permit.kind === 'blocked') {
+    holds<Same<typeof permit.decision, BlockingDecision>>();
+    return;
+  }
+  holds<Same<typeof permit.decision, Decision>>();
+  const context = permit.spend();
+  holds<Same<typeof context, ExecutionContext>>();
+  permit.spend({ args: { amount: 4900 } });
+  const returned = await permit.returned(await refund('ch_123', 4900));
+  holds<Same<typeof returned, ReturnedOutcome<Receipt> | ObservedOutcome<Receipt>>>();
+  const threw: ThrewOutcome = await permit.threw(new Error('the card is closed'));
+  const cancelled: ThrewOutcome = await permit.cancelled();
+  const either: GuardOutcome<Receipt> = returned;
+  console.log(threw.evidence?.event_id, cancelled.executed, either.unwrap().id);
+}
+
+export function blocked(error: ActionBlockedError): string {
+  holds<Same<typeof error.developerText, string>>();
+  holds<Same<typeof error.retryable, boolean>>();
+  return `${error.message} ${error.tool ?? ''} ${error.approval?.approval_request_id ?? ''}`;
 }
 
 export async function whatExecuteReturns(): Promise<void> {

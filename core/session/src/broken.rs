@@ -19,7 +19,7 @@ pub fn conversion(tool: &str) {
 
 /// Breaks a call about `tool`, if it is to break.
 #[cfg_attr(feature = "test-hooks", expect(clippy::panic, reason = "that is what is tested"))]
-pub(crate) async fn call(tool: &str) {
+pub async fn call(tool: &str) {
     #[cfg(feature = "test-hooks")]
     match tool {
         PANICS => panic!("broken on purpose"),

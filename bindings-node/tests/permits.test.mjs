@@ -1,0 +1,258 @@
+/** `authorize`: permits that a program spends by itself. */
+
+import assert from 'node:assert/strict';
+import { describe, test } from 'node:test';
+import { ActionBlockedError, ActPassArgumentError, canonicalOutcome } from '@actpass/sdk';
+import {
+  ACTION,
+  ALLOW,
+  answer,
+  CREDENTIAL,
+  everythingShown,
+  Hostile,
+  MODES,
+  newClient,
+  rejection,
+  runModule,
+} from './support.mjs';
+
+const hostile = new Hostile();
+const RECORDED = answer({ event_id: 'ev_2', current_event_hash: '00' });
+const WITH_CREDENTIAL = { ...ALLOW, credential: { token: CREDENTIAL, expires_at: null } };
+
+/** What was sent to be recorded. */
+async function recordedBy(gateway) {
+  return (await gateway.seen()).filter(({ path }) => path.endsWith('/events')).map(({ body }) => JSON.parse(body));
+}
+
+/** What `call` throws. */
+function thrown(call) {
+  try {
+    call();
+  } catch (error) {
+    return error;
+  }
+  return assert.fail('nothing was thrown');
+}
+
+test('a permit is spent once, and reports what the action returned', () =>
+  hostile.play([answer(WITH_CREDENTIAL)], async ({ baseUrl, seen }) => {
+    const permit = await newClient(baseUrl).authorize(ACTION);
+    assert.deepEqual([permit.kind, permit.decision], ['permitted', ALLOW]);
+    const context = permit.spend();
+    assert.deepEqual(context, { credential: { token: CREDENTIAL, expires_at: null }, decision: ALLOW });
+    const again = thrown(() => permit.spend());
+    assert.ok(again instanceof ActPassArgumentError);
+    assert.equal(again.message, 'permit: expected one to be spent, found one that is spent');
+    assert.equal(again.operation, 'authorize');
+
+    context.decision.decision = 'changed by the program';
+    const result = { id: 're_1' };
+    const outcome = await permit.returned(result);
+    assert.deepEqual({ ...outcome }, { kind: 'returned', decision: ALLOW, executed: true, result });
+    assert.equal(outcome.unwrap(), result);
+    assert.equal(outcome.evidence, undefined);
+    for (const settle of [() => permit.returned(1), () => permit.threw(1), () => permit.cancelled()]) {
+      const error = await rejection(settle());
+      assert.ok(error instanceof ActPassArgumentError);
+      assert.equal(error.message, 'permit: expected one whose action has not ended, found one whose has');
+    }
+    assert.ok(thrown(() => permit.spend()) instanceof ActPassArgumentError);
+    assert.equal((await seen()).length, 1);
+  }));
+
+test('an end is not taken before the permit is spent', () =>
+  hostile.play([answer(ALLOW)], async ({ baseUrl }) => {
+    const permit = await newClient(baseUrl).authorize(ACTION);
+    const error = await rejection(permit.returned(1));
+    assert.ok(error instanceof ActPassArgumentError);
+    assert.match(error.message, /^permit: expected one that is spent/);
+    assert.ok(permit.spend().decision);
+    assert.equal((await permit.returned(1)).result, 1);
+  }));
+
+test('what blocks an action is the outcome of a guard', () =>
+  hostile.play([answer({ decision: 'deny', reason_code: 'refund.over_limit' })], async ({ baseUrl }) => {
+    const actpass = newClient(baseUrl);
+    const blocked = await actpass.authorize(ACTION);
+    assert.equal(blocked.kind, 'blocked');
+    assert.equal(
+      canonicalOutcome(blocked),
+      canonicalOutcome(await actpass.guard({ ...ACTION, execute: () => assert.fail('it ran') })),
+    );
+    assert.ok(thrown(blocked.unwrap) instanceof ActionBlockedError);
+    assert.equal((await actpass.authorize({ ...ACTION, mode: 'monitor' })).kind, 'permitted');
+  }));
+
+test('a gate that failed blocks, and monitor permits', () =>
+  hostile.play({ listen: 'refused' }, async ({ baseUrl }) => {
+    const actpass = newClient(baseUrl);
+    assert.equal((await actpass.authorize(ACTION)).error.code, 'actpass.unreachable');
+    const permit = await actpass.authorize({ ...ACTION, mode: 'monitor' });
+    assert.equal(permit.decision.reason_code, 'actpass.unreachable');
+    assert.deepEqual(permit.spend().credential, null);
+    assert.equal((await permit.returned(1)).error.code, 'actpass.unreachable');
+  }));
+
+describe('how the action ended is recorded', () => {
+  const own = new Error('own');
+  for (const [ended, end] of Object.entries({
+    returned: (permit) => permit.returned({ id: 're_1' }),
+    failed: (permit) => permit.threw(own),
+    cancelled: (permit) => permit.cancelled(own),
+  })) {
+    test(ended, () =>
+      hostile.play([answer(ALLOW), RECORDED], async (gateway) => {
+        const permit = await newClient(gateway.baseUrl, {}).authorize({ ...ACTION, recordOutcome: true });
+        permit.spend();
+        const outcome = await end(permit);
+        assert.equal(outcome.executed, true);
+        assert.equal(outcome.error, ended === 'returned' ? undefined : own);
+        assert.equal(outcome.evidence.event_id, 'ev_2');
+        const [event] = await recordedBy(gateway);
+        assert.deepEqual(event.metadata, { ended, evidence_event_id: 'ev_1' });
+        assert.equal(typeof event.response_hash === 'string', ended === 'returned');
+      }),
+    );
+  }
+
+  test('a stop that cannot be recorded within a second is reported all the same', () =>
+    hostile.play([answer(ALLOW), { do: 'hang', at: 'request' }], async ({ baseUrl }) => {
+      const permit = await newClient(baseUrl).authorize({ ...ACTION, recordOutcome: true });
+      permit.spend();
+      const began = performance.now();
+      const outcome = await permit.cancelled();
+      assert.ok(performance.now() - began < 5000);
+      assert.equal(outcome.error.name, 'AbortError');
+      assert.equal(outcome.evidenceError.code, 'actpass.timeout');
+    }));
+
+  test('what was thrown as undefined is named', () =>
+    hostile.play([answer(ALLOW)], async ({ baseUrl }) => {
+      const permit = await newClient(baseUrl).authorize(ACTION);
+      permit.spend();
+      const { error } = await permit.threw(undefined);
+      assert.equal(error.message, 'the action threw undefined, which says nothing of the cause');
+    }));
+
+  test('a body that has not run is no result', () =>
+    hostile.play([answer(ALLOW)], async ({ baseUrl }) => {
+      const permit = await newClient(baseUrl).authorize(ACTION);
+      permit.spend();
+      const error = await rejection(permit.returned((function* () {})()));
+      assert.ok(error instanceof ActPassArgumentError);
+      assert.match(error.message, /^result: expected a result, found a generator/);
+      assert.equal((await permit.returned(1)).result, 1);
+    }));
+});
+
+describe('what runs is what was judged', () => {
+  const changes = [
+    { args: { ...ACTION.args, amount: 490_000 } },
+    { args: {} },
+    { args: { ...ACTION.args, more: null } },
+  ];
+  for (const mode of MODES) {
+    test(`others block in ${mode === 'monitor' ? 'no way but without the credential, in monitor' : mode}`, () =>
+      hostile.play([answer(WITH_CREDENTIAL)], async ({ baseUrl }) => {
+        const actpass = newClient(baseUrl);
+        for (const now of changes) {
+          const permit = await actpass.authorize({ ...ACTION, userId: 'user_7', mode });
+          if (mode === 'monitor') {
+            assert.equal(permit.spend(now).credential, null);
+            const { decision } = await permit.returned(1);
+            assert.deepEqual([decision.decision, decision.reason_code], ['deny', 'actpass.arguments_changed']);
+          } else if (permit.kind === 'permitted') {
+            const error = thrown(() => permit.spend(now));
+            assert.ok(error instanceof ActionBlockedError);
+            assert.deepEqual([error.code, error.tool], ['actpass.arguments_changed', ACTION.tool]);
+            assert.ok(thrown(() => permit.spend()) instanceof ActPassArgumentError, 'it is not tried twice');
+          } else {
+            assert.equal(mode, 'strict');
+          }
+        }
+      }));
+  }
+
+  test('the same may run', () =>
+    hostile.play([answer(ALLOW)], async ({ baseUrl }) => {
+      const permit = await newClient(baseUrl).authorize(ACTION);
+      assert.ok(permit.spend({ args: { ...ACTION.args } }).decision);
+    }));
+
+  test('what is wrong in it is named, and the permit can still be spent', () =>
+    hostile.play([answer(ALLOW)], async ({ baseUrl }) => {
+      const permit = await newClient(baseUrl).authorize(ACTION);
+      assert.match(thrown(() => permit.spend({ amount: 1 })).message, /^amount: expected one of args$/);
+      assert.match(thrown(() => permit.spend({ args: { at: 1n } })).message, /^args\.at: /);
+      assert.ok(permit.spend().decision);
+    }));
+});
+
+test('a permit is void once its credential has expired', () => {
+  const credential = { token: CREDENTIAL, expires_at: new Date(Date.now() - 1000).toISOString() };
+  return hostile.play([answer({ ...ALLOW, credential })], async ({ baseUrl }) => {
+    const actpass = newClient(baseUrl);
+    const permit = await actpass.authorize(ACTION);
+    const error = thrown(() => permit.spend());
+    assert.ok(error instanceof ActionBlockedError);
+    assert.deepEqual([error.code, error.retryable], ['actpass.permit_expired', false]);
+    assert.ok(error.message.endsWith('The same call may be made again.'), error.message);
+    const { executed, decision } = await actpass.guard({ ...ACTION, execute: () => assert.fail('it ran') });
+    assert.deepEqual([executed, decision.reason_code], [false, 'actpass.permit_expired']);
+    const observed = await actpass.authorize({ ...ACTION, mode: 'monitor' });
+    assert.equal(observed.spend().credential, null);
+  });
+});
+
+test('an aborted signal ends the wait, and not what was permitted', () =>
+  hostile.play([answer(ALLOW, { delay_ms: 5000 }), answer(ALLOW)], async ({ baseUrl }) => {
+    const actpass = newClient(baseUrl);
+    const signal = AbortSignal.timeout(20);
+    assert.equal(await rejection(actpass.authorize({ ...ACTION, signal })), signal.reason);
+    const controller = new AbortController();
+    const permit = await actpass.authorize({ ...ACTION, signal: controller.signal });
+    controller.abort();
+    assert.ok(permit.spend().decision);
+    assert.equal((await permit.returned('done')).result, 'done');
+  }));
+
+test('its functions can be taken out of it, and show no credential', () =>
+  hostile.play([answer(WITH_CREDENTIAL)], async ({ baseUrl }) => {
+    const permit = await newClient(baseUrl).authorize(ACTION);
+    assert.deepEqual(Object.keys(permit), ['kind', 'decision']);
+    assert.ok(!everythingShown(permit).includes(CREDENTIAL));
+    const { spend, returned } = permit;
+    assert.equal(spend().credential.token, CREDENTIAL);
+    assert.equal((await returned(7)).result, 7);
+  }));
+
+test('permits that nothing refers to are let go, and keep no process alive', async () => {
+  const { code, stdout, stderr } = await runModule(
+    `import { ActPass } from '@actpass/sdk';
+    import { createServer } from 'node:http';
+    const server = createServer((request, response) => {
+      request.resume();
+      response.end(JSON.stringify({ decision: 'allow', x: 'x'.repeat(100_000) }));
+    });
+    server.listen(0, '127.0.0.1', async () => {
+      const baseUrl = 'http://127.0.0.1:' + server.address().port;
+      const actpass = new ActPass({ apiKey: 'apk_dev', baseUrl });
+      const action = { goal: 'g', tool: 't', args: {} };
+      const round = async () => {
+        for (let at = 0; at < 150; at += 1) await actpass.authorize(action);
+        for (let at = 0; at < 20; at += 1) { gc(); await new Promise((resolve) => setTimeout(resolve, 1)); }
+        return process.memoryUsage().rss;
+      };
+      const first = await round();
+      let last = first;
+      for (let rounds = 0; rounds < 3; rounds += 1) last = await round();
+      console.log(last - first < 20e6 ? 'flat' : last - first);
+      await actpass.authorize(action);
+      server.close();
+      server.closeAllConnections();
+    });`,
+    { flags: ['--expose-gc'] },
+  );
+  assert.deepEqual([code, stdout], [0, 'flat\n'], stderr);
+});

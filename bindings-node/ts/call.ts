@@ -1,0 +1,103 @@
+/** A call of a method, from what it was given to what it gives. */
+
+import { leaving, Site } from './errors.js';
+import { joined, type Members, toInput, toMembers } from './json.js';
+import { type Connection, opened, partsOf } from './connection.js';
+import type { CallName } from './native.js';
+import { INPUTS, OF_ANY_CALL } from './options.js';
+import { begin, type Caller, take } from './runtime.js';
+import { type CallSpan, currentTrace, instrument } from './telemetry.js';
+import type { CallOptions } from './types.js';
+
+/** @internal One call of a method. */
+export interface Call extends Caller {
+  /** What the method was given, and the defaults. */
+  readonly members: Members;
+  /** Where it was called. */
+  readonly site: Site;
+  readonly span: CallSpan;
+}
+
+/** @internal A call that is about to be made. */
+export interface Making {
+  /** What the method was called on. */
+  client: unknown;
+  /** The method's name. */
+  operation: string;
+  /** The name of the call's span. */
+  span: string;
+  /** The function of the SDK that the caller called. */
+  above: Function;
+  /** Reads what the method was given, each member once. */
+  read(defaults: Members): Members;
+  /** What the span tells of the call: `tool` and `mode`. */
+  about?(members: Members): Members;
+}
+
+/** @internal What a call is about: what it was given. */
+export const itself = (members: Members): Members => members;
+
+/** @internal Makes a call. What fails in it is an error of the method that was called, and has the caller's stack. */
+export async function calling<R>(making: Making, body: (call: Call) => Promise<R>): Promise<R> {
+  const { operation, about } = making;
+  const site = new Site(making.above);
+  let began: { connection: Connection; members: Members } | { failure: unknown };
+  try {
+    const { connection, defaults } = partsOf(making.client);
+    began = { connection, members: making.read(joined(connection.scope?.getStore(), defaults)) };
+  } catch (failure) {
+    began = { failure };
+  }
+  const attributes = () => {
+    if (about === undefined || 'failure' in began) {
+      return {};
+    }
+    const { tool, mode = began.connection.mode } = about(began.members);
+    const given = Object.entries({ 'actpass.tool': tool, 'actpass.mode': mode });
+    return Object.fromEntries(given.filter(([, value]) => typeof value === 'string')) as Record<string, string>;
+  };
+  return instrument(making.span, attributes, async (span) => {
+    try {
+      if ('failure' in began) {
+        throw began.failure;
+      }
+      const { connection, members } = began;
+      return await body({ client: opened(connection), log: connection.log, operation, members, site, span });
+    } catch (error) {
+      throw leaving(error, site, operation);
+    }
+  });
+}
+
+/** @internal A call that is not about an action, of the method `above`. */
+export async function asking<A>(
+  above: Function,
+  client: unknown,
+  operation: 'issuePassport' | 'recordEvidence' | 'verifyPassport' | 'verifyPassportOffline',
+  given: object,
+  known: readonly string[],
+  defaulted = OF_ANY_CALL,
+): Promise<A> {
+  const read = (defaults: Members) => withDefaults(toMembers(given, [...known, ...OF_ANY_CALL]), defaults, defaulted);
+  const span = operation.replace(/[A-Z]/g, (letter) => `_${letter.toLowerCase()}`);
+  return calling({ client, operation, span, above, read }, (call) => ask<A>(call, operation));
+}
+
+/** @internal Makes the request of a call, and returns its answer. */
+export async function ask<A>(call: Call, name: CallName): Promise<A> {
+  const { signal } = call.members as CallOptions;
+  const ended = await begin(call, name, inputOf(name, call.members), signal);
+  return JSON.parse(take(ended, signal, call.operation).text) as A;
+}
+
+/** @internal The input of a call for the native half. */
+export function inputOf(name: CallName, members: Members): string {
+  const { traceparent = currentTrace() } = members;
+  return toInput(joined(members, { traceparent }), INPUTS[name]);
+}
+
+/** @internal `members`, and of those of `defaults` that are among `known` the ones that it lacks. */
+export function withDefaults(members: Members, defaults: Members, known: readonly string[]): Members {
+  const missing = known.filter((name) => members[name] === undefined && defaults[name] !== undefined);
+  return joined(members, Object.fromEntries(missing.map((name) => [name, defaults[name]])));
+}

@@ -1,0 +1,96 @@
+/** What a client is made of: its connection, which it may share with others, and its defaults. */
+
+import type { AsyncLocalStorage } from 'node:async_hooks';
+import { types } from 'node:util';
+import { joined, type Members, toInput, toMembers, wrongArgument, wrongSetting } from './json.js';
+import { type Log, logOf } from './log.js';
+import { type Client, native } from './native.js';
+import { INPUTS, SETTINGS } from './options.js';
+import { checkSignal, converting } from './runtime.js';
+import type { Mode } from './types.js';
+
+/** @internal What all clients that {@link ActPass.with} derives share. */
+export interface Connection {
+  /** `undefined` once the client is closed. */
+  native: Client | undefined;
+  readonly mode: Mode;
+  readonly log: Log;
+  /** Made by the first {@link ActPass.run}, because it costs every promise of the process. */
+  scope: AsyncLocalStorage<Members> | undefined;
+}
+
+/** @internal What the constructor is given for a client that shares the connection of another. */
+export class Derived {
+  readonly #connection: Connection;
+  readonly #defaults: Members;
+
+  constructor(connection: Connection, defaults: Members) {
+    this.#connection = connection;
+    this.#defaults = defaults;
+  }
+
+  /** The parts of `given` if it is one. No code of a program runs for that, as `instanceof` on a proxy would. */
+  static partsOf(given: unknown): { connection: Connection; defaults: Members } | undefined {
+    const isDerived = typeof given === 'object' && given !== null && #connection in given;
+    return isDerived ? { connection: given.#connection, defaults: given.#defaults } : undefined;
+  }
+}
+
+/** The parts of each client. */
+const parts = new WeakMap<object, Parts>();
+
+/** @internal The parts of a client. */
+export interface Parts {
+  readonly connection: Connection;
+  readonly defaults: Members;
+}
+
+/** @internal Has `client` made of `its`. */
+export function made(client: object, its: Parts): void {
+  parts.set(client, its);
+}
+
+/** @internal The parts of a client; an error for anything else that a method is called on. */
+export function partsOf(client: unknown): Parts {
+  const found = parts.get(client as object);
+  if (found === undefined) {
+    throw wrongArgument('this: expected a client: call the method on it, as in actpass.guard(...)');
+  }
+  return found;
+}
+
+/** @internal The client that a connection is made of; an error once it is closed. */
+export function opened({ native: client }: Connection): Client {
+  if (client === undefined) {
+    throw wrongSetting('the client is closed: make a new one');
+  }
+  return client;
+}
+
+/** @internal Makes the connection of a client with these settings. */
+export function connect(options: unknown): Connection {
+  const members = toMembers(options, [...SETTINGS, 'logger', 'logLevel'], wrongSetting);
+  const log = logOf(members['logger'], members['logLevel']);
+  const { ca } = members;
+  const settings = joined(members, types.isUint8Array(ca) ? { ca: Buffer.from(ca).toString('latin1') } : undefined, {
+    logLevel: log.level,
+  });
+  const text = toInput(settings, [...SETTINGS, 'logLevel'], wrongSetting);
+  const client = converting(() => new native.Client(text));
+  return { native: client, mode: (members['mode'] ?? 'enforce') as Mode, log, scope: undefined };
+}
+
+/** @internal `given`, whose members are checked as those of an action are. */
+export function checkDefaults(client: Client, given: Members): Members {
+  checkAction(client, joined({ goal: 'checked', tool: 'checked', args: {} }, given));
+  return given;
+}
+
+/** @internal Checks the members of an action without asking about it. */
+export function checkAction(client: Client, members: Members): void {
+  if (members['signal'] !== undefined) {
+    checkSignal(members['signal']);
+  }
+  const text = toInput(members, INPUTS.authorize);
+  converting(() => client.check(text));
+}

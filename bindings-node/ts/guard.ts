@@ -1,0 +1,250 @@
+/** The two steps of a guard: whether an action may run, and what came of it. */
+
+import { checkFunction, unrun } from './body.js';
+import { type Call, inputOf } from './call.js';
+import { type ActPassError, leaving, placing, Site, stamped, withFrames } from './errors.js';
+import { joined, type Members, toInput, toMember, toMembers, wrongArgument } from './json.js';
+import type { ActionEnd } from './native.js';
+import { COMPARED } from './options.js';
+import type {
+  BlockedOutcome,
+  GuardOutcome,
+  ObservedOutcome,
+  Permit,
+  Recorded,
+  ReturnedOutcome,
+  ThrewOutcome,
+} from './outcome.js';
+import { blockedBy, blockedOutcome, ranOutcome } from './report.js';
+import { begin, converting, door, type Ended, take } from './runtime.js';
+import type { Credential, Decision, ExecutionContext, GuardOptions, RecordedEvidence, SpendOptions } from './types.js';
+
+/** @internal The function of a guard. */
+export interface Body {
+  /** Its name in messages. */
+  member: 'execute' | 'run';
+  /** The action as it would be asked about now; it may throw. */
+  present?: () => string;
+}
+
+/** @internal The function of a guard that names it `execute`. */
+export const EXECUTE: Body = { member: 'execute' };
+
+/** What is not any action that was judged. */
+const UNREADABLE = '{}';
+
+/** @internal Asks whether an action may run, runs its function if so, and reports what came of it. */
+export async function run<T>(
+  call: Call,
+  name: 'authorize' | 'resume',
+  { member, present }: Body,
+): Promise<GuardOutcome<T>> {
+  const { members, span } = call;
+  const { execute } = members as Partial<GuardOptions<T>>;
+  checkFunction(member, execute);
+  const ruled = ruling(call, await ask(call, name));
+  // Nothing of the program runs between the signal's last look, this comparison and the function.
+  const begun = ruled instanceof Granted ? ruled.begin(present && readable(present)) : { blocked: ruled };
+  if (begun.blocked !== undefined) {
+    return blocked(call, begun.blocked);
+  }
+  const granted = ruled as Granted;
+  const { context } = begun;
+  span.decided(context.decision);
+  let result: T;
+  try {
+    result = await (execute as GuardOptions<T>['execute'])(context);
+    const problem = unrunProblem(member, result);
+    if (problem !== undefined) {
+      throw stamped(problem, call.site, call.operation);
+    }
+  } catch (thrown) {
+    span.ended(true);
+    span.failed(thrown);
+    const error = thrown === undefined ? unexplained(`${member} threw undefined`, call.site) : thrown;
+    return granted.finish('failed', { error });
+  }
+  const outcome = await granted.finish('returned', { result });
+  span.ended(true, outcome.error as unknown);
+  return outcome;
+}
+
+/** @internal Asks whether an action may run. */
+export async function authorize(call: Call): Promise<BlockedOutcome | Permit> {
+  const ruled = ruling(call, await ask(call, 'authorize'));
+  if (ruled instanceof Granted) {
+    call.span.decided(ruled.decision);
+    return permitOf(call, ruled);
+  }
+  return blocked(call, ruled);
+}
+
+function blocked({ span }: Call, outcome: BlockedOutcome): BlockedOutcome {
+  span.decided(outcome.decision, outcome.error);
+  span.ended(false, outcome.error);
+  return outcome;
+}
+
+function ask(call: Call, name: 'authorize' | 'resume'): Promise<Ended> {
+  return begin(call, name, inputOf(name, call.members), signalOf(call));
+}
+
+/** What the core ruled, unless the signal has aborted meanwhile. */
+function ruling(call: Call, ended: Ended): BlockedOutcome | Granted {
+  const { text, permitted } = take(ended, signalOf(call), call.operation);
+  return permitted ? new Granted(call, ended) : blockedOutcome(call, JSON.parse(text) as object);
+}
+
+function signalOf({ members }: Call): AbortSignal | undefined {
+  return members['signal'] as AbortSignal | undefined;
+}
+
+/** @internal The input that compares the action with what is judged of `members`. */
+export function presentInput(members: Members): string {
+  return toInput(members, COMPARED);
+}
+
+/** What `present` says; what can no longer be written down is not what was judged. */
+function readable(present: () => string): string {
+  try {
+    return present();
+  } catch {
+    return UNREADABLE;
+  }
+}
+
+/** What the native half says of an action that is about to run. */
+interface Begun {
+  running?: { credential: Credential | null; decision?: Decision };
+  blocked?: object;
+}
+
+/** An action that may run, once. */
+class Granted {
+  readonly #call: Call;
+  readonly #number: number;
+  /** The JSON text of the decision: what a program does to one that it was given changes no report. */
+  #decision: string;
+
+  constructor(call: Call, { call: number, text }: Ended) {
+    this.#call = call;
+    this.#number = number;
+    this.#decision = text;
+  }
+
+  get number(): number {
+    return this.#number;
+  }
+
+  get decision(): Decision {
+    return JSON.parse(this.#decision) as Decision;
+  }
+
+  /** Spends the permit. `now` is the action as it is about to run, if that may differ from what was judged. */
+  begin(now?: string): { context: ExecutionContext; blocked?: undefined } | { blocked: BlockedOutcome } {
+    const text = converting(() => door.begin(this.#number, now));
+    const { running, blocked } = joined(JSON.parse(text) as object) as Begun;
+    if (running === undefined) {
+      return { blocked: blockedOutcome(this.#call, blocked as object) };
+    }
+    if (running.decision !== undefined) {
+      this.#decision = JSON.stringify(running.decision);
+    }
+    return { context: { credential: running.credential, decision: this.decision } };
+  }
+
+  /** Reports how the action ended, and records that if outcomes are recorded. */
+  async finish<T>(end: ActionEnd, members: { result?: T; error?: unknown }): Promise<GuardOutcome<T>> {
+    const records = this.#call.members['recordOutcome'] === true;
+    const response = records && end === 'returned' ? jsonOf(members.result) : undefined;
+    const settled = converting(() => door.finish(this.#number, end, response));
+    const recorded = records ? await record(this.#call, this.#number) : undefined;
+    const kind = end === 'returned' ? 'returned' : 'threw';
+    return ranOutcome(this.#call, kind, this.decision, settled, { ...members, ...recorded });
+  }
+}
+
+/** The JSON text of `result`; what is no JSON has no hash. */
+function jsonOf(result: unknown): string | undefined {
+  try {
+    return toMember('response', result);
+  } catch {
+    return undefined;
+  }
+}
+
+/** Records how the action of the call `number` ended. It ended so whether this succeeds or not. */
+async function record(call: Call, number: number): Promise<Recorded> {
+  try {
+    const input = inputOf('recordOutcome', joined(call.members, { call: number }));
+    const ended = await begin(call, 'recordOutcome', input, undefined);
+    return { evidence: JSON.parse(take(ended, undefined, call.operation).text) as RecordedEvidence };
+  } catch (error) {
+    return { evidenceError: leaving(error, call.site, call.operation) as ActPassError };
+  }
+}
+
+/** Permits that nothing refers to any more are void. */
+const unreachable = new FinalizationRegistry((call: number) => door.cancel(call));
+
+function permitOf(call: Call, granted: Granted): Permit {
+  const { operation } = call;
+  unreachable.register(granted, granted.number);
+  const spend = (options: SpendOptions = {}): ExecutionContext =>
+    placing(
+      spend,
+      () => {
+        const given = toMembers(options, ['args']);
+        const begun = granted.begin('args' in given ? presentInput(joined(call.members, given)) : undefined);
+        if (begun.blocked !== undefined) {
+          throw blockedBy(begun.blocked, operation);
+        }
+        return begun.context;
+      },
+      operation,
+    );
+  const ending = async <R>(above: Function, end: (site: Site) => Promise<R>): Promise<R> => {
+    const site = new Site(above);
+    try {
+      return await end(site);
+    } catch (error) {
+      throw leaving(error, site, operation);
+    }
+  };
+  const returned = <T>(result: T) =>
+    ending(returned, () => {
+      const problem = unrunProblem('result', result);
+      if (problem !== undefined) {
+        throw problem;
+      }
+      return granted.finish('returned', { result }) as Promise<ObservedOutcome<T> | ReturnedOutcome<T>>;
+    });
+  const threw = (thrown: unknown) =>
+    ending(threw, (site) => {
+      const error = thrown === undefined ? unexplained('the action threw undefined', site) : thrown;
+      return granted.finish('failed', { error }) as Promise<ThrewOutcome>;
+    });
+  const cancelled = (reason: unknown = new DOMException('This operation was aborted', 'AbortError')) =>
+    ending(cancelled, () => granted.finish('cancelled', { error: reason }) as Promise<ThrewOutcome>);
+  const permit = { kind: 'permitted', decision: granted.decision } as Permit;
+  // They are no members of what is printed or compared.
+  return Object.defineProperties(permit, {
+    spend: { value: spend },
+    returned: { value: returned },
+    threw: { value: threw },
+    cancelled: { value: cancelled },
+  });
+}
+
+/** What is wrong with a generator or another iterator as a result: nobody runs its body. */
+function unrunProblem(member: string, result: unknown): ActPassError | undefined {
+  const found = unrun(result);
+  return found === undefined
+    ? undefined
+    : wrongArgument(`${member}: expected a result, found ${found}, whose body has not run and never will`);
+}
+
+/** Stands for `undefined`, which says nothing, and looks as if nothing had failed. */
+function unexplained(what: string, site: Site): Error {
+  return withFrames(new Error(`${what}, which says nothing of the cause`), site);
+}

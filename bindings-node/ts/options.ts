@@ -1,0 +1,121 @@
+/** The names of the options: what each call takes, what the native half reads, what has a default. */
+
+import type { CallName } from './native.js';
+
+/** @internal */
+export const SETTINGS = [
+  'apiKey',
+  'tenantId',
+  'agentId',
+  'baseUrl',
+  'timeoutMs',
+  'connectTimeoutMs',
+  'maxRetries',
+  'circuitFailures',
+  'mode',
+  'ca',
+  'dangerAllowInsecureHttp',
+];
+const ACTION = [
+  'goal',
+  'tool',
+  'args',
+  'resource',
+  'userId',
+  'passport',
+  'mode',
+  'idempotencyKey',
+  'audience',
+  'approvalRequestId',
+  'toolManifestHash',
+];
+/** @internal */
+export const ISSUE = [
+  'audience',
+  'goal',
+  'allowedTools',
+  'allowedResources',
+  'resourceConstraints',
+  'userId',
+  'riskTier',
+  'ttlSeconds',
+  'approvalRequestId',
+];
+/** @internal */
+export const VERIFY = ['token', 'audience', 'agentId', 'userId', 'currentToolManifestHash', 'policyHash'];
+/** @internal */
+export const VERIFY_OFFLINE = ['token', 'audience', 'issuer', 'tenantId', 'agentId', 'userId'];
+/** @internal */
+export const EVIDENCE = [
+  'eventType',
+  'chainId',
+  'toolId',
+  'decision',
+  'reasonCode',
+  'metadata',
+  'requestHash',
+  'responseHash',
+];
+const GUARD = [...ACTION, 'waitForApprovalMs'];
+const RESUME = ['passport', 'waitForApprovalMs'];
+/** What every call may name and the native half reads. */
+const CALL = ['traceparent', 'timeoutMs', 'maxRetries'];
+/** @internal What the native half reads of each call. */
+export const INPUTS: { readonly [name in CallName]: readonly string[] } = {
+  preflight: [...ACTION, ...CALL],
+  authorize: [...GUARD, 'recordOutcome', ...CALL],
+  resume: ['pending', ...RESUME, 'recordOutcome', ...CALL],
+  waitForApproval: ['approvalRequestId', ...CALL],
+  recordOutcome: ['call', ...CALL],
+  issuePassport: [...ISSUE, ...CALL],
+  verifyPassport: [...VERIFY, ...CALL],
+  verifyPassportOffline: [...VERIFY_OFFLINE, ...CALL],
+  revokePassport: ['jti', 'reason', ...CALL],
+  recordEvidence: [...EVIDENCE, ...CALL],
+};
+/** What the TypeScript layer of a guard reads itself. */
+const OF_GUARD = ['execute', 'signal'];
+/** @internal */
+export const PREFLIGHT_OPTIONS = [...INPUTS.preflight, 'signal'];
+/** @internal */
+export const GUARD_OPTIONS = [...INPUTS.authorize, ...OF_GUARD];
+/** @internal */
+export const AUTHORIZE_OPTIONS = [...INPUTS.authorize, 'signal'];
+/** @internal */
+export const RESUME_OPTIONS = [...RESUME, 'recordOutcome', ...CALL, ...OF_GUARD];
+/** @internal */
+export const AWAIT_OPTIONS = [...CALL, 'signal'];
+/** @internal */
+export const PROTECT_OPTIONS = [...INPUTS.authorize, 'signal', 'withContext'];
+/** @internal The options of `protect` that may be functions of the call's arguments. */
+export const OF_CALL = ['goal', 'args', 'resource', 'userId', 'passport', 'idempotencyKey', 'approvalRequestId'];
+/** @internal */
+export const SCOPE = ['userId', 'audience', 'signal', 'traceparent'];
+/** @internal */
+export const DEFAULTS = [...SCOPE, 'mode', 'timeoutMs', 'maxRetries', 'waitForApprovalMs', 'recordOutcome'];
+/** @internal The options and defaults of every call. */
+export const OF_ANY_CALL = ['signal', ...CALL];
+/** @internal The defaults of a call about an action. */
+export const OF_PREFLIGHT = ['userId', 'audience', 'mode', ...OF_ANY_CALL];
+/** @internal The defaults of a wait, whose own `timeoutMs` is how long it waits. */
+export const OF_AWAIT = OF_ANY_CALL.filter((name) => name !== 'timeoutMs');
+/** @internal The defaults of `issuePassport`. */
+export const OF_ISSUE = ['userId', ...OF_ANY_CALL];
+/** @internal The defaults of a call about an action that is known. */
+export const OF_RESUME = ['waitForApprovalMs', 'recordOutcome', ...OF_ANY_CALL];
+/** @internal The members of an outcome. */
+export const OUTCOME_MEMBERS = [
+  'kind',
+  'executed',
+  'decision',
+  'result',
+  'error',
+  'approval',
+  'evidence',
+  'evidenceError',
+  'requestId',
+];
+/** @internal What is compared of an action as it is judged and as it runs. */
+export const COMPARED = ['goal', 'tool', 'args', 'resource', 'userId', 'audience', 'toolManifestHash'];
+/** @internal Of that, what a caller can change while the gateway is asked; the rest only carries the question. */
+export const JUDGED = ['goal', 'args', 'resource', 'userId'];
