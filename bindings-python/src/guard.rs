@@ -96,8 +96,7 @@ pub(crate) fn verdict<'py>(
         Err(blocked) => (None::<GuardSession>, Some(blocked_outcome(py, *blocked, called)?)),
         Ok(session) => {
             let request_id = session.decision().and_then(|decision| decision.request_id().map(str::to_owned));
-            let process = std::process::id();
-            (Some(GuardSession { session, process, request_id, action, called, recorder }), None)
+            (Some(GuardSession { session, request_id, action, called, recorder }), None)
         }
     }
     .into_bound_py_any(py)
@@ -107,8 +106,6 @@ pub(crate) fn verdict<'py>(
 #[pyclass(frozen, module = "actpass._native")]
 pub(crate) struct GuardSession {
     session: actpass_session::GuardSession,
-    /// The process that asked.
-    process: u32,
     /// The `x-request-id` of the decision.
     #[pyo3(get)]
     request_id: Option<String>,
@@ -142,11 +139,6 @@ impl GuardSession {
         default: Option<&Bound<'py, PyAny>>,
     ) -> PyResult<Bound<'py, PyAny>> {
         enter_call(py, self.called, || {
-            if self.process != std::process::id() {
-                // Its parent may spend the same permit.
-                let problem = "expected the process that asked, found one that was forked since";
-                return Err(argument(py, "permit", problem));
-            }
             let now = match (args, resource) {
                 (None, None) => None,
                 (args, resource) => Some(self.now(py, args, resource, default)?),

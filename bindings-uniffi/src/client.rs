@@ -4,14 +4,13 @@ use std::sync::Arc;
 
 use actpass_core::json::parse_argument;
 use actpass_core::{
-    ActPass, ActPassBuilder, Action, CallOptions, Circuit, Error, Recording, Secret, wait_seconds,
-    whole_number,
+    ActPass, ActPassBuilder, Action, CallOptions, Circuit, Error, Secret, wait_seconds, whole_number,
 };
 use actpass_session::{GuardSession, broken};
 use tracing::dispatcher::{Dispatch, with_default};
-use tracing::instrument::WithSubscriber;
 
 use crate::approval::{NativeApproval, kept};
+use crate::calls::Calls;
 use crate::error::{NativeError, NativeLanguage};
 use crate::evidence::{NativeEvent, NativeRecorded};
 use crate::guard::{NativeAction, NativeDecision, NativeMode, NativeSession, NativeVerdict};
@@ -20,7 +19,7 @@ use crate::passport::{
     NativeIssued, NativeOfflineVerifyRequest, NativePassportRequest, NativeRevocation, NativeVerification,
     NativeVerifyRequest,
 };
-use crate::runtime::{NativeCancel, detach, enter, wait};
+use crate::runtime::{NativeCancel, enter, wait};
 use crate::scripted::NativeScript;
 
 /// The settings of a client.
@@ -121,11 +120,7 @@ impl From<Circuit> for NativeCircuit {
 
 /// The native half of a client.
 #[derive(uniffi::Object)]
-pub(crate) struct NativeClient {
-    actpass: ActPass,
-    /// Where log lines of the calls go; none where the client has no logger.
-    log: Dispatch,
-}
+pub(crate) struct NativeClient(Calls);
 
 #[uniffi::export]
 impl NativeClient {
@@ -148,15 +143,15 @@ impl NativeClient {
                 Some(logger) => subscriber(logger, log_level)?,
                 None => Dispatch::none(),
             };
-            Ok(Arc::new(Self { actpass, log }))
+            Ok(Arc::new(Self(Calls { actpass, log })))
         })
     }
 
     /// The same client, whose calls are part of a trace.
     pub(crate) fn in_trace(&self, traceparent: String) -> Result<Arc<Self>, NativeError> {
         enter(|| {
-            let actpass = self.actpass.in_trace(traceparent.parse()?);
-            Ok(Arc::new(Self { actpass, log: self.log.clone() }))
+            let actpass = self.0.actpass.in_trace(traceparent.parse()?);
+            Ok(Arc::new(Self(Calls { actpass, log: self.0.log.clone() })))
         })
     }
 
@@ -168,23 +163,24 @@ impl NativeClient {
     ) -> Result<Arc<Self>, NativeError> {
         enter(|| {
             let options = CallOptions::from_numbers(timeout, max_retries)?;
-            Ok(Arc::new(Self { actpass: self.actpass.with_options(options), log: self.log.clone() }))
+            let actpass = self.0.actpass.with_options(options);
+            Ok(Arc::new(Self(Calls { actpass, log: self.0.log.clone() })))
         })
     }
 
     /// The gateway's URL.
     pub(crate) fn base_url(&self) -> Result<String, NativeError> {
-        enter(|| Ok(self.actpass.base_url().to_owned()))
+        enter(|| Ok(self.0.actpass.base_url().to_owned()))
     }
 
     /// The agent's name.
     pub(crate) fn agent_id(&self) -> Result<String, NativeError> {
-        enter(|| Ok(self.actpass.agent_id().to_owned()))
+        enter(|| Ok(self.0.actpass.agent_id().to_owned()))
     }
 
     /// Whether calls go to the gateway.
     pub(crate) fn circuit(&self) -> Result<NativeCircuit, NativeError> {
-        enter(|| Ok(self.actpass.circuit().into()))
+        enter(|| Ok(self.0.actpass.circuit().into()))
     }
 
     /// Asks for a decision.
@@ -194,13 +190,13 @@ impl NativeClient {
         cancel: Option<Arc<NativeCancel>>,
     ) -> Result<NativeDecision, NativeError> {
         let action = convert(action)?;
-        let call = self.call(async move |actpass| actpass.preflight(&action).await);
+        let call = self.0.call(async move |actpass| actpass.preflight(&action).await);
         Ok(NativeDecision::from(&wait(cancel, call, Err).await?))
     }
 
     /// Asks for a verdict.
     pub(crate) async fn authorize(
-        self: Arc<Self>,
+        &self,
         action: NativeAction,
         record_outcome: bool,
         cancel: Option<Arc<NativeCancel>>,
@@ -210,7 +206,7 @@ impl NativeClient {
 
     /// Asks for a verdict about an action that was kept.
     pub(crate) async fn authorize_pending(
-        self: Arc<Self>,
+        &self,
         pending: String,
         passport: Option<Secret>,
         wait_for_approval: Option<f64>,
@@ -229,7 +225,7 @@ impl NativeClient {
         cancel: Option<Arc<NativeCancel>>,
     ) -> Result<NativeApproval, NativeError> {
         let longest = wait_seconds("wait", seconds)?;
-        let call = self.call(async move |actpass| actpass.wait_for_approval(&id, longest).await);
+        let call = self.0.call(async move |actpass| actpass.wait_for_approval(&id, longest).await);
         Ok(NativeApproval::from(&wait(cancel, call, Err).await?))
     }
 
@@ -240,7 +236,7 @@ impl NativeClient {
         cancel: Option<Arc<NativeCancel>>,
     ) -> Result<NativeIssued, NativeError> {
         let wanted = enter(|| Ok(wanted.convert()?))?;
-        let call = self.call(async move |actpass| actpass.issue_passport(&wanted).await);
+        let call = self.0.call(async move |actpass| actpass.issue_passport(&wanted).await);
         Ok(NativeIssued::from(&wait(cancel, call, Err).await?))
     }
 
@@ -251,7 +247,7 @@ impl NativeClient {
         cancel: Option<Arc<NativeCancel>>,
     ) -> Result<NativeVerification, NativeError> {
         let wanted = enter(|| Ok(wanted.convert()))?;
-        let call = self.call(async move |actpass| actpass.verify_passport(&wanted).await);
+        let call = self.0.call(async move |actpass| actpass.verify_passport(&wanted).await);
         Ok(NativeVerification::from(&wait(cancel, call, Err).await?))
     }
 
@@ -262,7 +258,7 @@ impl NativeClient {
         cancel: Option<Arc<NativeCancel>>,
     ) -> Result<NativeVerification, NativeError> {
         let wanted = enter(|| Ok(wanted.convert()))?;
-        let call = self.call(async move |actpass| actpass.verify_passport_offline(&wanted).await);
+        let call = self.0.call(async move |actpass| actpass.verify_passport_offline(&wanted).await);
         Ok(NativeVerification::from(&wait(cancel, call, Err).await?))
     }
 
@@ -273,7 +269,7 @@ impl NativeClient {
         reason: Option<String>,
         cancel: Option<Arc<NativeCancel>>,
     ) -> Result<NativeRevocation, NativeError> {
-        let call = self.call(async move |actpass| actpass.revoke_passport(&jti, reason.as_deref()).await);
+        let call = self.0.call(async move |actpass| actpass.revoke_passport(&jti, reason.as_deref()).await);
         Ok(NativeRevocation::from(&wait(cancel, call, Err).await?))
     }
 
@@ -284,46 +280,27 @@ impl NativeClient {
         cancel: Option<Arc<NativeCancel>>,
     ) -> Result<NativeRecorded, NativeError> {
         let event = enter(|| Ok(event.convert()?))?;
-        let call = self.call(async move |actpass| actpass.record_evidence(&event).await);
+        let call = self.0.call(async move |actpass| actpass.record_evidence(&event).await);
         Ok(NativeRecorded::from(&wait(cancel, call, Err).await?))
     }
 }
 
 impl NativeClient {
-    /// A call of the core that borrows nothing from here.
-    fn call<F, T>(&self, call: F) -> impl Future<Output = T> + use<F, T>
-    where
-        F: AsyncFnOnce(ActPass) -> T,
-    {
-        let actpass = self.actpass.clone();
-        async move { call(actpass).await }.with_subscriber(self.log.clone())
-    }
-
     async fn rule(
-        self: Arc<Self>,
+        &self,
         action: Action,
         record_outcome: bool,
         cancel: Option<Arc<NativeCancel>>,
     ) -> Result<NativeVerdict, NativeError> {
-        let prepared = enter(|| Ok(self.actpass.prepare(action.clone())?))?;
+        let prepared = enter(|| Ok(self.0.actpass.prepare(action.clone())?))?;
         let asked = prepared.clone();
         let call = self
+            .0
             .call(async move |actpass| Ok(GuardSession::authorize(&actpass, asked, record_outcome).await));
         let lost =
-            |failure| with_default(&self.log, || Ok(GuardSession::lost(prepared, failure, record_outcome)));
+            |failure| with_default(&self.0.log, || Ok(GuardSession::lost(prepared, failure, record_outcome)));
         let authorized = wait(cancel, call, lost).await?;
-        enter(|| NativeSession::verdict(Arc::clone(&self), action, authorized))
-    }
-
-    /// Records how an action ended. Nobody can cancel that: the action has run.
-    pub(crate) async fn record(&self, recording: Recording) -> Result<NativeRecorded, NativeError> {
-        let call = self.call(async move |actpass| actpass.record(&recording).await);
-        Ok(NativeRecorded::from(&wait(None, call, Err).await?))
-    }
-
-    /// Records that an action was stopped, without waiting for it. What becomes of that changes nothing about the stop.
-    pub(crate) fn record_beside(&self, recording: Recording) {
-        drop(detach(self.call(async move |actpass| drop(actpass.record(&recording).await))));
+        enter(|| NativeSession::verdict(self.0.clone(), action, authorized))
     }
 }
 

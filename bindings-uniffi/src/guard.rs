@@ -9,7 +9,7 @@ use actpass_core::{
 };
 use actpass_session::GuardSession;
 
-use crate::client::NativeClient;
+use crate::calls::Calls;
 use crate::error::{NativeError, NativeErrorKind, NativeFailure, internal};
 use crate::evidence::NativeRecorded;
 use crate::runtime::enter;
@@ -278,7 +278,7 @@ pub(crate) struct NativeReport {
 /// A permitted action, from the verdict to the report.
 #[derive(uniffi::Object)]
 pub(crate) struct NativeSession {
-    client: Arc<NativeClient>,
+    calls: Calls,
     session: GuardSession,
     action: Action,
     decision: Decision,
@@ -325,12 +325,12 @@ impl NativeSession {
             let (settlement, recording) = self.session.finish(ended, response.as_ref())?;
             let recording = match recording {
                 Some(recording) if recording.ended() == Ended::Cancelled => {
-                    self.client.record_beside(recording);
+                    self.calls.record_beside(recording);
                     None
                 }
                 Some(recording) => {
-                    let client = Arc::clone(&self.client);
-                    Some(Arc::new(NativeRecording { client, recording }))
+                    let calls = self.calls.clone();
+                    Some(Arc::new(NativeRecording { calls, recording }))
                 }
                 None => None,
             };
@@ -346,7 +346,7 @@ impl NativeSession {
 
 impl NativeSession {
     pub(crate) fn verdict(
-        client: Arc<NativeClient>,
+        calls: Calls,
         action: Action,
         authorized: Result<GuardSession, Box<Blocked>>,
     ) -> Result<NativeVerdict, NativeError> {
@@ -355,14 +355,14 @@ impl NativeSession {
             Err(blocked) => return Ok(NativeVerdict::Blocked { blocked: NativeBlocked::from(&*blocked) }),
         };
         let decision = session.decision().ok_or_else(|| internal("a permit without a decision"))?;
-        Ok(NativeVerdict::Permitted { session: Arc::new(Self { client, session, action, decision }) })
+        Ok(NativeVerdict::Permitted { session: Arc::new(Self { calls, session, action, decision }) })
     }
 }
 
 /// How an action ended, to be recorded.
 #[derive(uniffi::Object)]
 pub(crate) struct NativeRecording {
-    client: Arc<NativeClient>,
+    calls: Calls,
     recording: Recording,
 }
 
@@ -370,7 +370,7 @@ pub(crate) struct NativeRecording {
 impl NativeRecording {
     /// Records it.
     pub(crate) async fn send(&self) -> Result<NativeRecorded, NativeError> {
-        self.client.record(self.recording.clone()).await
+        self.calls.record(self.recording.clone()).await
     }
 }
 

@@ -11,6 +11,7 @@
 )]
 
 mod approval;
+mod calls;
 mod client;
 mod error;
 mod evidence;

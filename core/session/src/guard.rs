@@ -34,7 +34,11 @@ use crate::broken;
 /// # Ok::<(), actpass_core::Error>(())
 /// # }).unwrap();
 /// ```
-pub struct GuardSession(Mutex<engine::GuardSession>);
+pub struct GuardSession {
+    /// The process that asked.
+    process: u32,
+    session: Mutex<engine::GuardSession>,
+}
 
 impl GuardSession {
     /// Asks whether the action may run, and rules on the answer. It cannot fail: a gate that fails is a block, or, in
@@ -72,7 +76,7 @@ impl GuardSession {
     fn at(session: engine::GuardSession, stage: Stage) -> Result<Self, Box<Blocked>> {
         match stage {
             Stage::Blocked(blocked) => Err(Box::new(blocked)),
-            Stage::Ready => Ok(Self(Mutex::new(session))),
+            Stage::Ready => Ok(Self { process: std::process::id(), session: Mutex::new(session) }),
         }
     }
 
@@ -86,8 +90,13 @@ impl GuardSession {
     ///
     /// # Errors
     ///
-    /// [`ErrorKind::Argument`](actpass_core::ErrorKind::Argument) if it has begun before. Nothing may run then.
+    /// [`ErrorKind::Argument`](actpass_core::ErrorKind::Argument) if it has begun before, or in a process that was forked from
+    /// the one that asked, which may spend the same permit. Nothing may run then.
     pub fn begin(&self, now: Option<&Action>) -> Result<Begun, Error> {
+        if self.process != std::process::id() {
+            let problem = "expected the process that asked, found one that was forked since";
+            return Err(Error::argument("permit", problem));
+        }
         self.with(|session| session.begin(now, &TokioClock))
     }
 
@@ -111,7 +120,7 @@ impl GuardSession {
     }
 
     fn with<T>(&self, body: impl FnOnce(&mut engine::GuardSession) -> T) -> T {
-        body(&mut self.0.lock().unwrap_or_else(PoisonError::into_inner))
+        body(&mut self.session.lock().unwrap_or_else(PoisonError::into_inner))
     }
 }
 

@@ -1,0 +1,41 @@
+//! What makes the calls of a client.
+
+use std::future::Future;
+
+use actpass_core::{ActPass, Recording};
+use tracing::dispatcher::Dispatch;
+use tracing::instrument::WithSubscriber;
+
+use crate::error::NativeError;
+use crate::evidence::NativeRecorded;
+use crate::runtime::{detach, wait};
+
+/// A client of the core, and where the log lines of its calls go. Cloning is cheap.
+#[derive(Clone)]
+pub(crate) struct Calls {
+    pub(crate) actpass: ActPass,
+    /// None if the client has no logger.
+    pub(crate) log: Dispatch,
+}
+
+impl Calls {
+    /// A call of the core that borrows nothing from here.
+    pub(crate) fn call<F, T>(&self, call: F) -> impl Future<Output = T> + use<F, T>
+    where
+        F: AsyncFnOnce(ActPass) -> T,
+    {
+        let actpass = self.actpass.clone();
+        async move { call(actpass).await }.with_subscriber(self.log.clone())
+    }
+
+    /// Records how an action ended. Nobody can cancel that: the action has run.
+    pub(crate) async fn record(&self, recording: Recording) -> Result<NativeRecorded, NativeError> {
+        let call = self.call(async move |actpass| actpass.record(&recording).await);
+        Ok(NativeRecorded::from(&wait(None, call, Err).await?))
+    }
+
+    /// Records that an action was stopped, without waiting for it. A failure changes nothing about the stop.
+    pub(crate) fn record_beside(&self, recording: Recording) {
+        drop(detach(self.call(async move |actpass| drop(actpass.record(&recording).await))));
+    }
+}
