@@ -3,6 +3,7 @@ package org.actpass
 import java.io.File
 import java.util.concurrent.atomic.AtomicInteger
 import kotlin.time.Duration.Companion.seconds
+import kotlinx.coroutines.CancellationException
 import kotlinx.coroutines.Dispatchers
 import kotlinx.coroutines.async
 import kotlinx.coroutines.awaitAll
@@ -204,8 +205,11 @@ class VectorTest {
                     }
                 }
             }
-            call.join()
-            if (call.isCancelled) null else call.await()
+            try {
+                call.await()
+            } catch (_: CancellationException) {
+                null
+            }
         }
     }
 
