@@ -60,7 +60,8 @@ impl BlockingClient {
     /// Makes `call` and waits for it on this thread.
     ///
     /// `interrupted` is asked every [`INTERRUPT_INTERVAL`]; its error abandons the call at once and is returned. What
-    /// the call returns is otherwise the inner result, and so is a panic, as [`ErrorKind::Internal`].
+    /// the call returns is otherwise the inner result, and so is a panic, as
+    /// [`ErrorKind::Internal`](actpass_core::ErrorKind::Internal).
     pub fn wait<T, E, F>(
         &self,
         call: F,
