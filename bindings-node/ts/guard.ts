@@ -43,7 +43,7 @@ export async function run<T>(
   const { execute } = members as Partial<GuardOptions<T>>;
   checkFunction(member, execute);
   const ruled = ruling(call, await ask(call, name));
-  // Nothing of the program runs between the signal's last look, this comparison and the function.
+  // Nothing is awaited between the last look at the signal, this comparison and the function.
   const begun = ruled instanceof Granted ? ruled.begin(present && readable(present)) : { blocked: ruled };
   if (begun.blocked !== undefined) {
     return blocked(call, begun.blocked);
