@@ -67,7 +67,7 @@ fn message(error: &Error) -> String {
     }
 }
 
-fn camel_case(name: &str) -> String {
+pub(crate) fn camel_case(name: &str) -> String {
     let mut words = name.split('_');
     let mut spelled = words.next().unwrap_or_default().to_owned();
     for word in words {

@@ -12,7 +12,7 @@ use napi_derive::napi;
 
 use crate::convert::Members;
 use crate::enter::enter;
-use crate::error::describe;
+use crate::error::{camel_case, describe};
 
 /// The action of a `preflight`.
 pub(crate) fn action(members: &Members) -> Result<Action, Error> {
@@ -29,23 +29,10 @@ pub(crate) fn action(members: &Members) -> Result<Action, Error> {
     if let Some(mode) = members.optional("mode")? {
         action = action.mode(mode.parse()?);
     }
-    if let Some(user_id) = members.optional("userId")? {
-        action = action.user_id(user_id);
-    }
-    if let Some(passport) = members.optional("passport")? {
-        action = action.passport(passport);
-    }
-    if let Some(key) = members.optional("idempotencyKey")? {
-        action = action.idempotency_key(key);
-    }
-    if let Some(audience) = members.optional("audience")? {
-        action = action.audience(audience);
-    }
-    if let Some(id) = members.optional("approvalRequestId")? {
-        action = action.approval_request_id(id);
-    }
-    if let Some(hash) = members.optional("toolManifestHash")? {
-        action = action.tool_manifest_hash(hash);
+    for (name, set) in Action::TEXTS {
+        if let Some(text) = members.optional(&camel_case(name))? {
+            action = set(action, text);
+        }
     }
     Ok(action)
 }

@@ -41,6 +41,14 @@ pub(crate) struct Members {
 }
 
 impl Members {
+    /// The members that the published client does not send, for the request: left out unless given.
+    pub(crate) fn added(&self) -> [(&'static str, Option<&str>); 2] {
+        [
+            ("approval_request_id", self.approval_request_id.as_deref()),
+            ("tool_manifest_hash", self.tool_manifest_hash.as_deref()),
+        ]
+    }
+
     fn judged(&self) -> ([&str; 4], [Option<&str>; 3]) {
         let Self { goal, tool, resource, args, user_id, audience, tool_manifest_hash, .. } = self;
         let optional = [user_id, audience, tool_manifest_hash].map(Option::as_deref);
@@ -48,7 +56,31 @@ impl Members {
     }
 }
 
+/// Sets an optional member of an action: see [`Action::TEXTS`].
+pub type SetText = fn(Action, String) -> Action;
+
 impl Action {
+    /// The optional members that are texts: the name of each on the wire, and its setter. For bindings that take members by name.
+    ///
+    /// ```
+    /// use actpass_core::Action;
+    ///
+    /// let mut action = Action::new("resolve_refund_request", "stripe.refund.create");
+    /// for (name, set) in Action::TEXTS {
+    ///     if *name == "user_id" {
+    ///         action = set(action, "u_1".to_owned());
+    ///     }
+    /// }
+    /// ```
+    pub const TEXTS: &[(&str, SetText)] = &[
+        ("user_id", |action, text| action.user_id(text)),
+        ("passport", |action, text| action.passport(text)),
+        ("idempotency_key", |action, text| action.idempotency_key(text)),
+        ("audience", |action, text| action.audience(text)),
+        ("approval_request_id", |action, text| action.approval_request_id(text)),
+        ("tool_manifest_hash", |action, text| action.tool_manifest_hash(text)),
+    ];
+
     /// The use of `tool` for `goal`, without arguments, on no resource, in the client's mode.
     pub fn new(goal: impl Into<String>, tool: impl Into<String>) -> Self {
         Self(Arc::new(Members {

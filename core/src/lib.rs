@@ -78,7 +78,7 @@ pub use actpass_protocol::{
     canonical_json, hash_payload, json, sha256_hex, sign_payload, token,
 };
 
-pub use action::Action;
+pub use action::{Action, SetText};
 pub use approval::{Approval, ApprovalStatus, PendingApproval};
 pub use base_url::DEFAULT_BASE_URL;
 pub use block_texts::{BlockFailure, BlockTexts};

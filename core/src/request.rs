@@ -37,8 +37,9 @@ pub(crate) fn preflight(
     body.string("mode", mode.as_str());
     body.string("idempotency_key", idempotency_key);
     body.optional("audience", action.audience.as_deref());
-    body.given("approval_request_id", action.approval_request_id.as_deref());
-    body.given("tool_manifest_hash", action.tool_manifest_hash.as_deref());
+    for (name, value) in action.added() {
+        body.given(name, value);
+    }
     Ok(body.finish())
 }
 
