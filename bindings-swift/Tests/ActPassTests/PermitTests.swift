@@ -114,6 +114,11 @@ final class PermitTests: XCTestCase {
         XCTAssertEqual(returned.evidence?.eventID.hasPrefix("ev_"), true)
         XCTAssertEqual(gateway.evidence[0]["response_hash"]?.stringValue, try ActPass.hashPayload("refunded"))
 
+        let empty = try await permitted(gateway, recordOutcome: true)
+        _ = try empty.spend()
+        try await empty.returned(String?.none)
+        XCTAssertEqual(gateway.evidence[1]["response_hash"]?.stringValue, try ActPass.hashPayload(.null))
+
         let failing = try await permitted(gateway, recordOutcome: true)
         _ = try failing.spend()
         try await failing.failed(Refused())
@@ -122,7 +127,7 @@ final class PermitTests: XCTestCase {
         _ = try other.spend()
         try await other.failed(CancellationError())
         XCTAssertEqual(
-            gateway.evidence.map { $0["metadata"]?["ended"] }, ["returned", "failed", "failed"])
+            gateway.evidence.map { $0["metadata"]?["ended"] }, ["returned", "returned", "failed", "failed"])
 
         let stopped = try await permitted(gateway, recordOutcome: true)
         let task = Task {
@@ -135,7 +140,7 @@ final class PermitTests: XCTestCase {
             }
         }
         try await task.value
-        for _ in 0..<6_000 where gateway.evidence.count < 4 { try await Task.sleep(for: .milliseconds(10)) }
+        for _ in 0..<6_000 where gateway.evidence.count < 5 { try await Task.sleep(for: .milliseconds(10)) }
         XCTAssertEqual(gateway.evidence.last?["metadata"]?["ended"], "cancelled")
     }
 
