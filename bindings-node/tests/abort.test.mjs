@@ -119,17 +119,19 @@ test('an abort between the verdict and the run runs nothing', () =>
   }));
 
 test('an abort while the action runs does not hide what it did', () =>
-  hostile.play([answer(ALLOW)], async ({ baseUrl }) => {
+  hostile.play([answer(ALLOW), answer({ event_id: 'ev_2' })], async ({ baseUrl, seen }) => {
     const controller = new AbortController();
     const outcome = await newClient(baseUrl).guard({
       ...ACTION,
+      recordOutcome: true,
       signal: controller.signal,
       execute: async () => {
         controller.abort();
         return 'refunded';
       },
     });
-    assert.deepEqual([outcome.executed, outcome.result], [true, 'refunded']);
+    assert.deepEqual([outcome.executed, outcome.result, outcome.evidence.event_id], [true, 'refunded', 'ev_2']);
+    assert.equal(JSON.parse((await seen())[1].body).metadata.ended, 'returned');
   }));
 
 test('a signal that serves many calls is left without listeners', () =>
