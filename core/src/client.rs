@@ -11,6 +11,8 @@ use futures_util::FutureExt;
 use futures_util::future::{Either, select};
 use serde::Serialize;
 
+#[cfg(doc)]
+use actpass_protocol::ErrorKind;
 use actpass_protocol::json::RawObject;
 use actpass_protocol::token::Unverified;
 use actpass_protocol::{Ended, Json, Operation, Secret};
