@@ -8,7 +8,10 @@ import urllib.request
 from pathlib import Path
 
 import pytest
-from playwright.sync_api import sync_playwright
+from playwright.sync_api import expect, sync_playwright
+
+# The page asks the gateway again every few seconds, and a busy machine is slower than that.
+expect.set_options(timeout=30_000)
 
 AGENT = "apk_page_secret"
 ALICE = "apdv_page_secret"
