@@ -5,7 +5,7 @@ import { mkdirSync, readFileSync, writeFileSync } from 'node:fs';
 import { createRequire } from 'node:module';
 import { join } from 'node:path';
 import { after, describe, test } from 'node:test';
-import { ActionBlockedError, ActPass, canonicalOutcome } from '@actpass/sdk';
+import { ActionBlockedError, ActPass, ActPassArgumentError, canonicalOutcome } from '@actpass/sdk';
 import { ACTION, everythingShown, Hostile, MODES, VECTORS, vectorFiles } from './support.mjs';
 
 const KEY = 'apk_vector_secret';
@@ -201,6 +201,8 @@ async function ending(actpass, action, ends, changed, contexts) {
     const blocked = { kind: 'blocked', executed: false, decision: error.decision };
     return Object.defineProperty(blocked, 'unwrap', { value: () => raise(error) });
   }
+  // A permit is spent once.
+  assert.throws(() => permit.spend(changed && { args: changed }), ActPassArgumentError);
   return ends === 'cancelled' ? permit.cancelled(ENDS.cancelled) : permit.returned(null);
 }
 
