@@ -59,7 +59,7 @@ fn holding(action: Action, members: &Members) -> Result<Action, Error> {
     })
 }
 
-/// The action as it is about to run. One that can no longer be read is none that was judged.
+/// The action as it is about to run. An unreadable one differs from any that was judged.
 fn present(text: String) -> Action {
     let text = Secret::new(text);
     Members::of_call(&text).and_then(|members| action(&members)).unwrap_or_else(|_| Action::new("", ""))

@@ -1,4 +1,4 @@
-/** The two steps of a guard: whether an action may run, and what came of it. */
+/** The steps of a guard: ask, run, report. */
 
 import { checkFunction, unrun } from './body.js';
 import { type Call, inputOf } from './call.js';
@@ -33,7 +33,7 @@ export const EXECUTE: Body = { member: 'execute' };
 /** What is not any action that was judged. */
 const UNREADABLE = '{}';
 
-/** @internal Asks whether an action may run, runs its function if so, and reports what came of it. */
+/** @internal Asks whether an action may run, runs its function if so, and reports the outcome. */
 export async function run<T>(
   call: Call,
   name: 'authorize' | 'resume',

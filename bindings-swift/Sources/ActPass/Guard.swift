@@ -139,7 +139,7 @@ extension ActPass {
                 value = try await execute(context)
                 try refuseUnrun(value)
             } catch where stops(error) {
-                // What becomes of the record does not replace what stops the action.
+                // A failure to record must not replace the stop.
                 _ = try? permit.cancelled()
                 throw error
             } catch {

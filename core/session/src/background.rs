@@ -3,7 +3,6 @@
 use std::convert::Infallible;
 use std::fmt;
 use std::future::Future;
-use std::mem;
 use std::ops::Deref;
 use std::panic::AssertUnwindSafe;
 
@@ -13,7 +12,7 @@ use tokio::task::AbortHandle;
 use actpass_core::{ActPass, ActPassBuilder, Circuit, Error, Settings};
 
 use crate::blocking::BlockingClient;
-use crate::process::PerProcess;
+use crate::process::{Owned, PerProcess};
 use crate::runtime::BackgroundRuntime;
 
 /// A client whose calls run on one background thread of the process, which all such clients share. It is started with the
@@ -82,12 +81,11 @@ impl BackgroundClient {
         T: Send + 'static,
         F: Future<Output = Result<T, Error>> + Send + 'static,
     {
-        let process = std::process::id();
         let background = match BackgroundRuntime::current() {
             Ok(background) => background,
             Err(error) => {
                 done(Err(error));
-                return Call { process, task: None };
+                return Call(None);
             }
         };
         let Ok(client) = self.client.get(|| Ok::<_, Infallible>(self.settings.connect()));
@@ -95,7 +93,7 @@ impl BackgroundClient {
         let task = background.spawn(async move {
             done(call.await.unwrap_or_else(|_panic| Err(Error::panicked())));
         });
-        Call { process, task: Some(task.abort_handle()) }
+        Call(Some(Owned::new(task.abort_handle())))
     }
 }
 
@@ -117,26 +115,20 @@ impl fmt::Debug for BackgroundClient {
 }
 
 /// A call that was started by [`BackgroundClient::start`]. Dropping it lets the call go on.
-#[derive(Debug)]
-pub struct Call {
-    process: u32,
-    task: Option<AbortHandle>,
-}
+pub struct Call(Option<Owned<AbortHandle>>);
 
 impl Call {
-    /// Ends the call at once, if it is not over: its connection is closed, and what it was to do when done is dropped.
+    /// Ends the call at once, if it is not over: its connection is closed, and what it was to do when done is dropped. It does
+    /// nothing in a forked child, whose parent makes the call.
     pub fn cancel(&self) {
-        if let Some(task) = self.task.as_ref().filter(|_| self.process == std::process::id()) {
+        if let Some(task) = self.0.as_ref().filter(|task| task.is_mine()) {
             task.abort();
         }
     }
 }
 
-impl Drop for Call {
-    fn drop(&mut self) {
-        if self.process != std::process::id() {
-            // The parent's: its last holder would take apart what the parent still uses.
-            mem::forget(self.task.take());
-        }
+impl fmt::Debug for Call {
+    fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
+        f.debug_struct("Call").finish_non_exhaustive()
     }
 }

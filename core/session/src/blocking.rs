@@ -12,7 +12,7 @@ use std::time::Duration;
 
 use tokio::runtime::Builder;
 
-use actpass_core::{ActPass, ActPassBuilder, Circuit, Error, PreparedAction, Settings, Verdict};
+use actpass_core::{ActPass, ActPassBuilder, Circuit, Error, Settings};
 
 use crate::idle::notice_closed_connections;
 use crate::process::PerProcess;
@@ -103,37 +103,6 @@ impl BlockingClient {
                 Err(_elapsed) => interrupted()?,
             }
         }
-    }
-
-    /// Asks whether an action may run, waits on this thread, and rules on the answer, as
-    /// [`ActPass::authorize_prepared`] does.
-    ///
-    /// A gate that fails is a verdict: a runtime that cannot be made (a forked child may be out of file descriptors) or a
-    /// panic on the way blocks, and lets `monitor` run.
-    ///
-    /// # Errors
-    ///
-    /// What `interrupted` returned.
-    ///
-    /// ```
-    /// use actpass_core::{ActPass, Action, Verdict};
-    /// use actpass_session::BlockingClient;
-    /// use std::convert::Infallible;
-    ///
-    /// let client = BlockingClient::new(ActPass::builder().api_key("apk_dev").base_url("http://127.0.0.1:9").max_retries(0))?;
-    /// let request = client.prepare(Action::new("demo", "demo.tool"))?;
-    /// let Ok(verdict) = client.authorize(&request, || Ok::<(), Infallible>(()));
-    /// let Verdict::Blocked(blocked) = verdict else { unreachable!("nothing listens there") };
-    /// assert_eq!(blocked.decision().reason_code(), "actpass.unreachable");
-    /// # Ok::<(), actpass_core::Error>(())
-    /// ```
-    pub fn authorize<E>(
-        &self,
-        request: &PreparedAction,
-        interrupted: impl FnMut() -> Result<(), E>,
-    ) -> Result<Verdict, E> {
-        let ruled = self.wait(async |actpass| Ok(actpass.authorize_prepared(request).await), interrupted)?;
-        Ok(ruled.unwrap_or_else(|failure| Verdict::for_failure(request, failure)))
     }
 }
 

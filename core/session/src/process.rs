@@ -27,7 +27,7 @@ impl<T> PerProcess<T> {
         if let Some(mine) = current.as_ref().filter(|owned| owned.is_mine()) {
             return Ok(Arc::clone(mine));
         }
-        let mine = Arc::new(Owned { process: std::process::id(), value: Arc::new(make()?) });
+        let mine = Arc::new(Owned::new(make()?));
         let before = self.0.compare_and_swap(&current, Some(Arc::clone(&mine)));
         Ok(before.as_ref().filter(|first| first.is_mine()).map_or(mine, Arc::clone))
     }
@@ -40,7 +40,12 @@ pub(crate) struct Owned<T> {
 }
 
 impl<T> Owned<T> {
-    fn is_mine(&self) -> bool {
+    /// A value of this process.
+    pub(crate) fn new(value: T) -> Self {
+        Self { process: std::process::id(), value: Arc::new(value) }
+    }
+
+    pub(crate) fn is_mine(&self) -> bool {
         self.process == std::process::id()
     }
 }

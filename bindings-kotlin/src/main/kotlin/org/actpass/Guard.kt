@@ -38,7 +38,7 @@ private suspend fun <T> Permit.run(execute: suspend (ExecutionContext) -> T): Ou
             execute(context).also(::refuseUnrun)
         } catch (error: Throwable) {
             if (error.stops()) {
-                // What becomes of the record does not replace what stops the action.
+                // A failure to record must not replace the stop.
                 quietly { cancelled() }
                 throw error
             }

@@ -36,7 +36,7 @@ public sealed interface Verdict {
 
     /** The action may run, once. */
     public class Permitted internal constructor(
-        /** Leave to run it. */
+        /** The permit to run it, once. */
         public val permit: Permit,
     ) : Verdict {
         override val decision: Decision get() = permit.decision
