@@ -1,22 +1,19 @@
-# make demo    builds what it needs, starts a gateway and runs guarded refunds
-# make test    everything, every language; prints the counts
-# make lint    formatting, clippy, rustdoc, ruff, mypy, licences, versions
-# make python  builds the Python package and installs it into .venv/
-# make wheels  the wheel for CPython 3.9 and later, checked; make test-pythons runs the suite with it on each CPython here
-# make node    builds, tests and packs the Node package, into target/npm/
-# make swift   brings Swift where there is none, builds and tests the Swift package; make kotlin: the same for Kotlin
-# make bench   what clients and gateway cost, side by side, written to docs/benchmarks/; make bench BENCH=quick tries it out
-# make bench-gateway  the gateway's part of it
-# make instructions  writes how many instructions the hot paths take, which make test-instructions compares
-# make test-examples  compiles and runs the code blocks of the documentation; part of make test
-# make test-environments  the packages in every bundler, framework, test runner and process model of docs/environments.md;
-#              make write-environments writes its tables; make test has those that are quick
-# make soak    real clients over a bad network to gateways that are killed, 30 minutes or SOAK_SECONDS
-# make fuzz    looks for bytes that break something: FUZZ_SECONDS (300) for each target
-# make outcomes  plays the vectors in every language that is here and compares what came of them, byte for byte
-# make break   removes the checks of the guard one by one: each removal must turn vectors red in every language that is here
-# make verify  files that are generated or repeated are what they should be
-# make generate writes those that are generated
+# make demo    build what the demo needs, start a gateway and run guarded refunds in each language
+# make test    run every test in every language and print the counts
+# make lint    check formatting, clippy, rustdoc, ruff, mypy, licences, versions and prose
+# make python | node | swift | kotlin   build and test one package; swift and kotlin install their toolchains first
+# make wheels  build and check the wheel for CPython 3.9 and later; make test-pythons runs the suite on every CPython found
+# make parity  run the vectors in every language and compare the outcomes byte for byte
+# make mutate-guard  remove the guard's safeguards one at a time; each mutation must fail vectors in every language
+# make test-examples  compile and run the code blocks of the documentation (part of make test)
+# make test-environments  run the packages in the bundlers, frameworks and process models of docs/environments.md;
+#              make write-environments updates its tables; make test runs the fast ones
+# make soak    run clients over a faulty network against gateways that are killed: 30 minutes, or SOAK_SECONDS
+# make fuzz    fuzz each target for FUZZ_SECONDS (300)
+# make bench   benchmark clients and gateway side by side, into docs/benchmarks/; BENCH=quick for a short run
+# make bench-gateway  benchmark the gateway only
+# make instructions  record the instruction counts that make test-instructions compares
+# make verify  check that generated and repeated files are up to date; make generate writes them
 
 PYTHON ?= python3
 CARGO ?= cargo
@@ -46,7 +43,7 @@ TEST_JOBS ?= 2
 export ACTPASS_OUTCOMES := $(CURDIR)/target/outcomes
 
 .DELETE_ON_ERROR:
-.PHONY: demo test test-all debug lint-all parity outcomes test-rust test-python wheels test-pythons test-page test-api test-examples test-soak soak leaks lint python bench bench-build bench-gateway instructions instructions-build test-instructions fuzz break verify generate clean test-environments test-environments-light write-environments outcomes-node demo-node test-node test-node-here lint-node lint-node-here node node-debug node-face node-release
+.PHONY: demo test test-all debug lint-all parity compare-outcomes test-rust test-python wheels test-pythons test-page test-api test-examples test-soak soak secret-scan lint python bench bench-build bench-gateway instructions instructions-build test-instructions fuzz mutate-guard verify generate clean test-environments test-environments-light write-environments outcomes-node demo-node demo-node-here test-node test-node-here lint-node lint-node-here node node-debug node-face node-release
 
 demo: python target/release/actpass-gateway
 	@echo
@@ -58,15 +55,16 @@ demo: python target/release/actpass-gateway
 	@echo 'A refund that a person must approve:'
 	@$(VENV)/bin/python examples/python/approval.py target/release/actpass-gateway --approve
 	@$(MAKE) --no-print-directory demo-node
-	@if scripts/with-swift 2>/dev/null; then $(MAKE) --no-print-directory demo-swift; fi
+	@if scripts/lib.sh with_swift 2>/dev/null; then $(MAKE) --no-print-directory demo-swift; fi
 
-# Where Node is not there, the demo goes without it.
+# The demo skips Node if Node is missing.
 demo-node: target/release/actpass-gateway
-	@if scripts/have-node; then \
-		$(MAKE) --no-print-directory node-release && \
-		npm install --silent --no-audit --no-fund --no-package-lock --prefix examples/node && echo && \
-		node examples/node/refund.mjs target/release/actpass-gateway .actpass/demo/refunds-node.jsonl; \
-	elif [ $$? = 1 ]; then echo "SKIPPED: the demo of the Node package"; else exit 1; fi
+	@scripts/lib.sh if_node 'the demo of the Node package' $(MAKE) --no-print-directory demo-node-here
+
+demo-node-here: node-release
+	@npm install --silent --no-audit --no-fund --no-package-lock --prefix examples/node
+	@echo
+	@node examples/node/refund.mjs target/release/actpass-gateway .actpass/demo/refunds-node.jsonl
 
 python: $(VENV)/installed
 
@@ -77,7 +75,7 @@ target/release/actpass-gateway: $(RUST_SOURCES)
 	@touch $@
 
 $(VENV)/bin/maturin:
-	@scripts/need-python $(PYTHON)
+	@scripts/lib.sh need_python $(PYTHON)
 	$(PYTHON) -m venv $(VENV)
 	$(VENV)/bin/pip install --quiet '$(MATURIN)'
 
@@ -97,21 +95,21 @@ test-environments-light: | test-soak
 test-examples: | test-environments-light
 endif
 
-test-all: test-rust test-python test-node test-swift test-kotlin test-examples parity test-page test-api test-instructions test-soak test-environments-light leaks
+test-all: test-rust test-python test-node test-swift test-kotlin test-examples compare-outcomes test-page test-api test-instructions test-soak test-environments-light secret-scan
 	@echo "make test: all passed"
 
 debug:
 	$(TIMED) 'build: Rust, dev profile' $(CARGO) build $(DEBUG_BUILD)
 
-# Whatever the tests print, passing or not, is kept, so that `leaks` can look for secrets in it.
+# Whatever the tests print, passing or not, is kept, so that `secret-scan` can search it.
 test-rust: debug
 	@mkdir -p target/test-output && rm -f target/test-output/rust*.log $(ACTPASS_OUTCOMES)/rust.jsonl
-	$(TIMED) 'tests: Rust' scripts/keep-output target/test-output/rust.log \
+	$(TIMED) 'tests: Rust' scripts/lib.sh keep_output target/test-output/rust.log \
 		$(CARGO) test $(subst --all-targets,,$(DEBUG_BUILD)) -- --nocapture
 
 # Again when the list of tools is another.
 $(TEST_VENV)/bin/maturin: Makefile
-	@scripts/need-python $(PYTHON)
+	@scripts/lib.sh need_python $(PYTHON)
 	$(PYTHON) -m venv $(TEST_VENV)
 	$(TIMED) 'install: Python tools' $(TEST_VENV)/bin/pip install --quiet '$(MATURIN)' $(foreach tool,$(TEST_TOOLS),'$(tool)')
 	@touch $@
@@ -133,7 +131,7 @@ test-python: $(TEST_VENV)/installed debug
 	cd bindings-python/tests && \
 		RUST_BACKTRACE=0 ACTPASS_GATEWAY=$(CURDIR)/$(GATEWAY) ACTPASS_HOSTILE_GATEWAY=$(CURDIR)/$(HOSTILE) \
 		ACTPASS_TEST_LOG=$(CURDIR)/target/test-output/python-events.log \
-		$(TIMED) 'tests: Python' $(CURDIR)/scripts/keep-output $(CURDIR)/target/test-output/python.log \
+		$(TIMED) 'tests: Python' $(CURDIR)/scripts/lib.sh keep_output $(CURDIR)/target/test-output/python.log \
 		$(CURDIR)/$(TEST_VENV)/bin/python -m pytest -q
 
 wheels: $(VENV)/bin/maturin
@@ -146,7 +144,7 @@ wheels: $(VENV)/bin/maturin
 # PYTHONS names the interpreters; otherwise those in PATH and under pyenv are taken.
 test-pythons: wheels debug
 	ACTPASS_GATEWAY=$(CURDIR)/$(GATEWAY) ACTPASS_HOSTILE_GATEWAY=$(CURDIR)/$(HOSTILE) \
-		scripts/each-python target/wheels/dist/actpass-*-abi3-*.whl target/pythons $(foreach tool,$(SUITE_TOOLS),'$(tool)')
+		scripts/test-pythons target/wheels/dist/actpass-*-abi3-*.whl target/pythons $(foreach tool,$(SUITE_TOOLS),'$(tool)')
 
 bindings-node/node_modules/.installed: bindings-node/package.json bindings-node/package-lock.json
 	$(TIMED) 'install: Node tools' npm ci --prefix bindings-node --silent --no-audit --no-fund
@@ -165,7 +163,7 @@ node-release: node-face
 	node bindings-node/scripts/place.mjs target/release
 
 node:
-	@scripts/have-node
+	@scripts/lib.sh have_node
 	$(MAKE) --no-print-directory node-release debug
 	NODE_VERSIONS='$(NODE_VERSIONS)' scripts/test-node release
 	mkdir -p target/npm && cd bindings-node && npm pack --silent --pack-destination ../target/npm
@@ -173,8 +171,7 @@ node:
 
 test-node:
 	@rm -f $(ACTPASS_OUTCOMES)/node.jsonl
-	@if scripts/have-node; then $(MAKE) --no-print-directory test-node-here; \
-	elif [ $$? = 1 ]; then echo "SKIPPED: the tests of the Node package"; else exit 1; fi
+	@scripts/lib.sh if_node 'the tests of the Node package' $(MAKE) --no-print-directory test-node-here
 
 test-node-here: node-face debug
 	@mkdir -p target/test-output && rm -f target/test-output/node*.log
@@ -185,26 +182,26 @@ test-page: $(TEST_VENV)/bin/maturin debug
 	@mkdir -p target/test-output && rm -f target/test-output/page*
 	cd tests/page && \
 		ACTPASS_GATEWAY=$(CURDIR)/$(GATEWAY) ACTPASS_TEST_OUTPUT=$(CURDIR)/target/test-output \
-		$(TIMED) 'tests: page' $(CURDIR)/scripts/keep-output $(CURDIR)/target/test-output/page.log \
+		$(TIMED) 'tests: page' $(CURDIR)/scripts/lib.sh keep_output $(CURDIR)/target/test-output/page.log \
 		$(CURDIR)/$(TEST_VENV)/bin/python -m pytest -q -rs
 
 # What the gateway answers to requests that its own description allows and forbids.
 test-api: $(TEST_VENV)/bin/schemathesis debug
 	@mkdir -p target/test-output && rm -f target/test-output/api*.log
-	$(TIMED) 'tests: HTTP API' scripts/keep-output target/test-output/api.log \
+	$(TIMED) 'tests: HTTP API' scripts/lib.sh keep_output target/test-output/api.log \
 		scripts/check-api $(GATEWAY) $(TEST_VENV)/bin/schemathesis target/test-output/api-gateway.log
 
-# One contract, every language: what came of each vector is the same everywhere.
-parity: test-rust test-python test-node test-swift test-kotlin
+# One contract: every language ends each vector with the same outcome, byte for byte.
+compare-outcomes: test-rust test-python test-node test-swift test-kotlin
 	scripts/compare-outcomes $(ACTPASS_OUTCOMES)
 
-outcomes: $(TEST_VENV)/installed test-native
+parity: $(TEST_VENV)/installed test-native
 	@rm -rf $(ACTPASS_OUTCOMES)
 	$(CARGO) test --quiet $(subst --all-targets,--test vectors,$(DEBUG_BUILD))
 	cd bindings-python/tests && ACTPASS_HOSTILE_GATEWAY=$(CURDIR)/$(HOSTILE) \
 		$(CURDIR)/$(TEST_VENV)/bin/python -m pytest -q test_vectors.py
-	@if scripts/have-node; then $(MAKE) --no-print-directory outcomes-node; else [ $$? = 1 ]; fi
-	@if scripts/with-swift 2>/dev/null; then $(MAKE) --no-print-directory outcomes-swift; fi
+	@scripts/lib.sh if_node 'the vectors in Node' $(MAKE) --no-print-directory outcomes-node
+	@if scripts/lib.sh with_swift 2>/dev/null; then $(MAKE) --no-print-directory outcomes-swift; fi
 	@if scripts/kotlin-toolchain installed; then $(MAKE) --no-print-directory outcomes-kotlin; fi
 	scripts/compare-outcomes $(ACTPASS_OUTCOMES)
 
@@ -214,14 +211,14 @@ outcomes-node: node-debug
 # Two minutes of what `make soak` does for long.
 test-soak: $(TEST_VENV)/installed debug
 	@mkdir -p target/test-output && rm -f target/test-output/soak*.log
-	@if scripts/have-node 2>/dev/null; then $(MAKE) --no-print-directory node-debug; fi
-	$(TIMED) 'tests: soak' scripts/keep-output target/test-output/soak.log \
+	@if scripts/lib.sh have_node 2>/dev/null; then $(MAKE) --no-print-directory node-debug; fi
+	$(TIMED) 'tests: soak' scripts/lib.sh keep_output target/test-output/soak.log \
 		scripts/soak debug $(or $(SOAK_SECONDS),120) $(TEST_VENV)/bin/python
 
 # After the tests of the languages, whose builds it uses.
 test-examples: $(TEST_VENV)/installed test-node test-swift test-kotlin
 	@mkdir -p target/test-output
-	$(TIMED) 'tests: code blocks of the documentation' scripts/keep-output target/test-output/examples.log \
+	$(TIMED) 'tests: code blocks of the documentation' scripts/lib.sh keep_output target/test-output/examples.log \
 		$(TEST_VENV)/bin/python scripts/test-examples $(GATEWAY)
 
 # The packages as they are published, in the environments that docs/environments.md lists. Without Node only those of Python run.
@@ -229,14 +226,14 @@ test-environments: ENVIRONMENTS :=
 test-environments-light: ENVIRONMENTS := --light
 write-environments: ENVIRONMENTS := --write
 test-environments test-environments-light write-environments: $(TEST_VENV)/installed debug
-	@if scripts/have-node; then $(MAKE) --no-print-directory node-debug && \
+	@if scripts/lib.sh have_node; then $(MAKE) --no-print-directory node-debug && \
 		$(TIMED) 'tests: environments' $(PYTHON) tests/environments/run.py $(ENVIRONMENTS); \
 	elif [ $$? = 1 ]; then echo "SKIPPED: the environments of the Node package"; \
 		$(TIMED) 'tests: environments' $(PYTHON) tests/environments/run.py --package Python $(ENVIRONMENTS); \
 	else exit 1; fi
 
-leaks: test-rust test-python test-node test-swift test-kotlin test-page test-api test-examples test-soak
-	scripts/find-leaks tests/secrets.txt target/test-output
+secret-scan: test-rust test-python test-node test-swift test-kotlin test-page test-api test-examples test-soak
+	scripts/secret-scan tests/secrets.txt target/test-output
 
 lint:
 	@scripts/timed all lint $(MAKE) --no-print-directory lint-all
@@ -248,22 +245,21 @@ lint-all: $(TEST_VENV)/bin/maturin lint-node
 	$(TEST_VENV)/bin/ruff check bindings-python examples benches tests/environments tests/examples tests/page tests/soak
 	$(TEST_VENV)/bin/ruff format --check bindings-python examples benches tests/environments tests/examples tests/page tests/soak
 	$(TIMED) 'lint: mypy' $(TEST_VENV)/bin/mypy --config-file bindings-python/pyproject.toml bindings-python/python
-	scripts/break-the-guard --check
+	scripts/mutate-guard --check
 	scripts/check-circles
-	scripts/check-rooms
+	scripts/check-layering
 	scripts/check-versions
-	$(TIMED) 'lint: licences' scripts/deny $(CARGO)
+	$(TIMED) 'lint: licences' scripts/cargo-deny $(CARGO)
 
 lint-node:
-	@if scripts/have-node; then $(MAKE) --no-print-directory lint-node-here; \
-	elif [ $$? = 1 ]; then echo "SKIPPED: lint of the Node package"; else exit 1; fi
+	@scripts/lib.sh if_node 'lint of the Node package' $(MAKE) --no-print-directory lint-node-here
 
 lint-node-here: node-face
 	cd bindings-node && $(TIMED) 'lint: Node' npm run --silent lint
 
 # Everything that costs time or memory, beside its peers; docs/benchmarks/repeating.md has the settings. BENCH=quick tries it out.
 bench:
-	@scripts/need-python $(PYTHON)
+	@scripts/lib.sh need_python $(PYTHON)
 	@$(PYTHON) benches/bench.py
 
 bench-gateway:
@@ -290,7 +286,7 @@ INSTRUCTIONS := target/instructions/actpass-instructions
 test-instructions:
 	@if command -v valgrind >/dev/null; then $(MAKE) --no-print-directory instructions-build && \
 		$(TIMED) 'tests: instructions' scripts/instructions check $(INSTRUCTIONS) benches/instructions.json; \
-	else scripts/skipped 'the count of instructions' 'no valgrind: Debian has it'; fi
+	else scripts/lib.sh skip 'the count of instructions' 'no valgrind: Debian has it'; fi
 
 instructions: instructions-build
 	scripts/instructions write $(INSTRUCTIONS) benches/instructions.json
@@ -301,20 +297,20 @@ instructions-build:
 
 soak: python target/release/actpass-gateway
 	$(CARGO) build --release --locked -p actpass-soak
-	@if scripts/have-node 2>/dev/null; then $(MAKE) --no-print-directory node-release; fi
+	@if scripts/lib.sh have_node 2>/dev/null; then $(MAKE) --no-print-directory node-release; fi
 	scripts/soak release $(or $(SOAK_SECONDS),1800) $(VENV)/bin/python
 
 FUZZ_SECONDS ?= 300
 fuzz:
 	scripts/fuzz $(FUZZ_SECONDS)
 
-break:
-	scripts/break-the-guard
+mutate-guard:
+	scripts/mutate-guard
 
 verify: verify-generated $(TEST_VENV)/bin/maturin
 	scripts/blocking-client $(TEST_VENV)/bin/ruff --check
-	scripts/check-paths
-	scripts/check-promises
+	scripts/check-links
+	scripts/check-threat-model
 	scripts/surface --check
 	$(GATEWAY) openapi | diff docs/openapi.json -
 

@@ -210,7 +210,7 @@ def processor() -> str:
 
 def swift_version() -> str | None:
     """Return the version of Swift."""
-    found = re.search(r"Swift version (\S+)", said("scripts/with-swift", "swift", "--version") or "")
+    found = re.search(r"Swift version (\S+)", said("scripts/lib.sh", "with_swift", "swift", "--version") or "")
     return found[1] if found else None
 
 
@@ -224,11 +224,11 @@ def build() -> None:
     if make("python", "python"):
         results["about"]["versions"]["python"] = (said(str(PYTHON), "--version") or "").removeprefix("Python ")
         attempt("python peers", lambda: python_peers(PYTHON))
-    if said("scripts/have-node") is None:
+    if said("scripts/lib.sh", "have_node") is None:
         miss("Node: `node` 20.11 or later and npm are not there")
     elif make("node", "node-release"):
         attempt("node peers", node_peers)
-    if said("scripts/with-swift") is None:
+    if said("scripts/lib.sh", "with_swift") is None:
         miss("Swift: no Swift 6 (make swift-toolchain)")
     else:
         make("swift", "target/swift/worker.built")
@@ -428,7 +428,7 @@ def worker(language: str, url: str, authority: str | None = None, python: Path =
         extra = {"NODE_EXTRA_CA_CERTS": authority} if authority else None
         return Worker(["node", "benches/node.mjs", "bindings-node", "target/peers/node", url, *ca], extra)
     if language == "swift":
-        return Worker(["scripts/with-swift", "target/swift/worker/release/worker", url, *ca])
+        return Worker(["scripts/lib.sh", "with_swift", "target/swift/worker/release/worker", url, *ca])
     parts = [said("scripts/kotlin-toolchain", "path", part) or "" for part in ("stdlib", "coroutines", "jna")]
     classes = ":".join(["target/kotlin/worker", "target/kotlin/actpass.jar", *parts])
     return Worker(["java", "-cp", classes, "WorkerKt", url, *ca])

@@ -12,7 +12,7 @@ JNA_PLATFORM := linux-$(subst _,-,$(shell uname -m))
 	verify-generated generate-bindings
 
 swift-toolchain:
-	@scripts/with-swift 2>/dev/null || scripts/swift-toolchain
+	@scripts/lib.sh with_swift 2>/dev/null || scripts/swift-toolchain
 
 kotlin-toolchain:
 	@scripts/kotlin-toolchain
@@ -40,7 +40,7 @@ target/swift/example.built: $(SWIFT_NATIVE) $(shell find bindings-swift/Sources 
 demo-swift: target/release/actpass-gateway target/swift/example.built
 	@echo
 	@echo 'The same from Swift:'
-	@scripts/with-swift target/swift/example/release/refund target/release/actpass-gateway .actpass/demo/refunds-swift.jsonl
+	@scripts/lib.sh with_swift target/swift/example/release/refund target/release/actpass-gateway .actpass/demo/refunds-swift.jsonl
 
 # What the tests of both languages call: the library of the tests, whose calls break on request, and two gateways.
 test-native: debug
@@ -50,25 +50,25 @@ TEST_ENVIRONMENT = RUST_BACKTRACE=0 ACTPASS_NATIVE=$(CURDIR)/target/debug ACTPAS
 
 test-swift:
 	@rm -f $(ACTPASS_OUTCOMES)/swift.jsonl
-	@if scripts/with-swift 2>/dev/null; then $(MAKE) --no-print-directory test-swift-now; \
-		else scripts/skipped 'the tests of Swift' 'no Swift 6: make swift-toolchain'; fi
+	@if scripts/lib.sh with_swift 2>/dev/null; then $(MAKE) --no-print-directory test-swift-now; \
+		else scripts/lib.sh skip 'the tests of Swift' 'no Swift 6: make swift-toolchain'; fi
 
 swift-tests: test-native
 	$(TEST_ENVIRONMENT) $(TIMED) 'build: Swift tests' scripts/swift-build --build-tests --package-path bindings-swift \
 		--scratch-path $(CURDIR)/target/swift/tests $(SWIFT_FLAGS)
 
 outcomes-swift: swift-tests
-	$(TEST_ENVIRONMENT) scripts/with-swift swift test --skip-build --filter VectorTests \
+	$(TEST_ENVIRONMENT) scripts/lib.sh with_swift swift test --skip-build --filter VectorTests \
 		--package-path bindings-swift --scratch-path $(CURDIR)/target/swift/tests $(SWIFT_FLAGS)
 
 test-swift-now: swift-tests
 	@mkdir -p target/test-output && rm -f target/test-output/swift*.log
-	$(TEST_ENVIRONMENT) $(TIMED) 'tests: Swift' scripts/keep-output target/test-output/swift.log scripts/with-swift swift test --skip-build \
+	$(TEST_ENVIRONMENT) $(TIMED) 'tests: Swift' scripts/lib.sh keep_output target/test-output/swift.log scripts/lib.sh with_swift swift test --skip-build \
 		--package-path bindings-swift --scratch-path $(CURDIR)/target/swift/tests $(SWIFT_FLAGS)
 	$(TEST_ENVIRONMENT) $(TIMED) 'build: Swift example' scripts/swift-build --package-path examples/swift \
 		--scratch-path $(CURDIR)/target/swift/tests-example $(SWIFT_FLAGS)
-	$(TEST_ENVIRONMENT) scripts/keep-output target/test-output/swift-example.log \
-		scripts/with-swift target/swift/tests-example/debug/refund $(GATEWAY) target/swift/refunds.jsonl
+	$(TEST_ENVIRONMENT) scripts/lib.sh keep_output target/test-output/swift-example.log \
+		scripts/lib.sh with_swift target/swift/tests-example/debug/refund $(GATEWAY) target/swift/refunds.jsonl
 	@printf '{"amount":4900,"charge":"ch_1"}\n{"amount":1200,"charge":"ch_5"}\n' | diff - target/swift/refunds.jsonl
 
 # The compiler, a jar with the native library in it, the tests, and those that need no breaking library with the jar.
@@ -109,14 +109,14 @@ outcomes-kotlin: test-native $(KOTLIN)/tests.built
 test-kotlin:
 	@rm -f $(ACTPASS_OUTCOMES)/kotlin.jsonl
 	@if scripts/kotlin-toolchain installed; then $(MAKE) --no-print-directory test-kotlin-now; \
-		else scripts/skipped 'the tests of Kotlin' 'no compiler, JNA or JUnit: make kotlin-toolchain'; fi
+		else scripts/lib.sh skip 'the tests of Kotlin' 'no compiler, JNA or JUnit: make kotlin-toolchain'; fi
 
 test-kotlin-now: test-native $(KOTLIN)/tests.built
 	@mkdir -p target/test-output && rm -f target/test-output/kotlin*.log
-	$(TEST_ENVIRONMENT) NATIVE=$(CURDIR)/target/debug $(TIMED) 'tests: Kotlin' scripts/keep-output target/test-output/kotlin.log \
+	$(TEST_ENVIRONMENT) NATIVE=$(CURDIR)/target/debug $(TIMED) 'tests: Kotlin' scripts/lib.sh keep_output target/test-output/kotlin.log \
 		scripts/test-kotlin $(KOTLIN)/bridge:$(KOTLIN)/main:$(KOTLIN)/tests \
 		$(KOTLIN_TESTS) org.actpass.CallTest org.actpass.GuardTest org.actpass.SecretTest org.actpass.VectorTest
-	$(TEST_ENVIRONMENT) NATIVE=$(CURDIR)/target/debug scripts/keep-output target/test-output/kotlin-java-example.log \
+	$(TEST_ENVIRONMENT) NATIVE=$(CURDIR)/target/debug scripts/lib.sh keep_output target/test-output/kotlin-java-example.log \
 		scripts/test-kotlin --main $(KOTLIN)/bridge:$(KOTLIN)/main:$(KOTLIN)/tests Refund $(GATEWAY) $(KOTLIN)/refunds-java.jsonl
 	@printf '{"amount":4900,"charge":"ch_1"}\n{"amount":1200,"charge":"ch_5"}\n' | diff - $(KOTLIN)/refunds-java.jsonl
 

@@ -1,15 +1,15 @@
-"""What a shared library for Linux needs of the system: read from its dynamic section, for the checks of packages."""
+"""Read the requirements of a Linux shared library from its dynamic section."""
 
 import re
 import struct
 
-#: What manylinux promises to be there.
+#: The libraries that manylinux guarantees.
 ALLOWED = {"libc.so.6", "libm.so.6", "libgcc_s.so.1", "libpthread.so.0", "libdl.so.2", "librt.so.1"}
 ALLOWED_LOADER = re.compile(r"ld-linux.*\.so\.\d")
 
 
 def dynamic(binary: bytes) -> tuple[set[str], set[str]]:
-    """Return the libraries that a 64-bit ELF library needs, and the versions of symbols that it wants of them."""
+    """Return the libraries and the symbol versions that a 64-bit ELF library needs."""
     assert binary[:6] == b"\x7fELF\x02\x01", "not a 64-bit little-endian ELF library"
     (table,) = struct.unpack_from("<Q", binary, 40)
     size, count = struct.unpack_from("<HH", binary, 58)
@@ -41,10 +41,10 @@ def dynamic(binary: bytes) -> tuple[set[str], set[str]]:
 
 
 def newest_glibc(versions: set[str]) -> int:
-    """Return N of the newest `GLIBC_2.N` among versions of symbols."""
+    """Return N of the newest `GLIBC_2.N` among symbol versions."""
     return max((int(version.split(".")[1]) for version in versions if version.startswith("GLIBC_2.")), default=0)
 
 
 def unexpected(needed: set[str]) -> set[str]:
-    """Return the libraries that not every Linux has."""
+    """Return the libraries that manylinux does not guarantee."""
     return {name for name in needed - ALLOWED if not ALLOWED_LOADER.fullmatch(name)}
