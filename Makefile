@@ -43,7 +43,7 @@ TEST_JOBS ?= 2
 export ACTPASS_OUTCOMES := $(CURDIR)/target/outcomes
 
 .DELETE_ON_ERROR:
-.PHONY: demo test test-all debug lint-all parity compare-outcomes test-rust test-python wheels test-pythons test-page test-api test-examples test-soak soak secret-scan lint python bench bench-build bench-gateway instructions instructions-build test-instructions fuzz mutate-guard verify generate clean test-environments test-environments-light write-environments outcomes-node demo-node demo-node-here test-node test-node-here lint-node lint-node-here node node-debug node-face node-release
+.PHONY: demo test test-all debug lint-all parity compare-outcomes test-rust test-python wheels test-pythons test-page test-api test-examples test-soak soak secret-scan lint lint-prose python bench bench-build bench-gateway instructions instructions-build test-instructions fuzz mutate-guard verify generate clean test-environments test-environments-light write-environments outcomes-node demo-node demo-node-here test-node test-node-here lint-node lint-node-here lint-prose-checked node node-debug node-face node-release
 
 demo: python target/release/actpass-gateway
 	@echo
@@ -238,7 +238,7 @@ secret-scan: test-rust test-python test-node test-swift test-kotlin test-page te
 lint:
 	@scripts/timed all lint $(MAKE) --no-print-directory lint-all
 
-lint-all: $(TEST_VENV)/bin/maturin lint-node
+lint-all: $(TEST_VENV)/bin/maturin lint-node lint-prose-checked
 	$(CARGO) fmt --all --check
 	$(TIMED) 'lint: clippy' $(CARGO) clippy $(DEBUG_BUILD) -- -D warnings
 	RUSTDOCFLAGS='-D warnings' $(TIMED) 'lint: rustdoc' $(CARGO) doc --workspace --no-deps --locked
@@ -250,6 +250,15 @@ lint-all: $(TEST_VENV)/bin/maturin lint-node
 	scripts/check-layering
 	scripts/check-versions
 	$(TIMED) 'lint: licences' scripts/cargo-deny $(CARGO)
+
+# The style of Markdown, comments and messages: scripts/prose/style.yaml. `make lint` checks the patterns and PROSE_CHECKED.
+PROSE_CHECKED := README.md CONTRIBUTING.md SECURITY.md CODE_OF_CONDUCT.md
+lint-prose:
+	@scripts/lib.sh if_node 'lint of the prose' scripts/lint-prose $(PATHS)
+
+lint-prose-checked:
+	@scripts/lib.sh if_node 'lint of the prose' $(TIMED) 'lint: prose' scripts/lint-prose --self-test
+	@scripts/lib.sh if_node 'lint of the prose' $(TIMED) 'lint: prose' scripts/lint-prose $(PROSE_CHECKED)
 
 lint-node:
 	@scripts/lib.sh if_node 'lint of the Node package' $(MAKE) --no-print-directory lint-node-here
