@@ -4,8 +4,8 @@ use std::collections::BTreeMap;
 use std::hint::black_box;
 use std::time::{Duration, Instant};
 
-use actpass_core::token::{PublicKey, Typ, Unverified, encode, signing_input};
-use actpass_core::transport::FixedAnswer;
+use actpass_core::token::{PublicKey, TokenType, Unverified, encode, signing_input};
+use actpass_core::transport::FixedResponse;
 use actpass_core::{ActPass, Json, canonical_json, hash_payload};
 use actpass_gateway::policy::Policy;
 use ring::rand::SystemRandom;
@@ -72,7 +72,7 @@ fn signatures(costs: &mut Costs) -> Result<(), Failure> {
     let claims = Json::parse(
         br#"{"iss":"https://gateway.example","sub":"agent:support_agent","aud":"mcp://stripe","exp":4102444800,"iat":1700000000,"jti":"0192f0c1-0000-7000-8000-000000000000","goal":"resolve_refund_request","allowed_tools":["stripe.refund.create"]}"#,
     )?;
-    let input = signing_input(Typ::Passport, "k1", &claims);
+    let input = signing_input(TokenType::Passport, "k1", &claims);
     let token = format!("{input}.{}", encode(pair.sign(input.as_bytes())));
     Unverified::passport(&token)?.verify(&key)?;
     let verify = || Unverified::passport(black_box(&token)).and_then(|token| token.verify(&key));
@@ -82,7 +82,7 @@ fn signatures(costs: &mut Costs) -> Result<(), Failure> {
 
 fn guard(costs: &mut Costs) -> Result<(), Failure> {
     let runtime = Builder::new_current_thread().enable_all().build()?;
-    let answer = FixedAnswer::new(200, ANSWER);
+    let answer = FixedResponse::new(200, ANSWER);
     let actpass = ActPass::builder().api_key(KEY).transport(answer).build()?;
     for (name, action) in [("guard_in_memory", action()), ("guard_in_memory_100_kb", action_of(100_000))] {
         let guard = || runtime.block_on(actpass.guard(&action, async |_| Ok::<_, ()>(())));

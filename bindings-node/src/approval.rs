@@ -4,8 +4,8 @@ use std::time::Duration;
 
 use actpass_core::Error;
 
-use crate::convert::Members;
+use crate::convert::InputObject;
 
-pub(crate) fn awaited(members: &Members) -> Result<(String, Duration), Error> {
+pub(crate) fn awaited(members: &InputObject) -> Result<(String, Duration), Error> {
     Ok((members.string("approvalRequestId")?, members.wait("timeoutMs")?.unwrap_or_default()))
 }

@@ -6,14 +6,14 @@ use std::sync::Arc;
 use std::time::Duration;
 
 use actpass_core::{ActPass, Action, CaVariable, CallOptions, Error, ErrorKind, InvalidArgument, Secret};
-use actpass_session::{CallLog, GuardSession, broken};
+use actpass_session::{CallLog, GuardSession, test_hooks};
 use napi_derive::napi;
 use tracing::Level;
 
-use crate::convert::Members;
-use crate::enter::enter;
+use crate::convert::InputObject;
 use crate::log::level_of;
-use crate::runtime::{Answer, Door};
+use crate::panic::catch_panic;
+use crate::runtime::{Bridge, CallOutput};
 use crate::{approval, evidence, guard, passport};
 
 /// What `timeoutMs` of a call is.
@@ -40,8 +40,8 @@ impl Client {
     #[napi(constructor)]
     pub fn new(settings: String) -> napi::Result<Self> {
         let settings = Secret::new(settings);
-        enter(|| {
-            let settings = Members::of_settings(&settings)?;
+        catch_panic(|| {
+            let settings = InputObject::of_settings(&settings)?;
             let mut builder =
                 ActPass::builder().user_agent(concat!("actpass-node/", env!("CARGO_PKG_VERSION")));
             if let Some(key) = settings.optional("apiKey")? {
@@ -86,7 +86,7 @@ impl Client {
     /// Whether calls go to the gateway.
     #[napi(getter)]
     pub fn circuit(&self) -> napi::Result<&'static str> {
-        enter(|| Ok(self.open()?.circuit().as_str()))
+        catch_panic(|| Ok(self.open()?.circuit().as_str()))
     }
 
     /// Lets the connections go; calls that are under way keep theirs.
@@ -99,8 +99,8 @@ impl Client {
     #[napi]
     pub fn check(&self, input: String) -> napi::Result<()> {
         let input = Secret::new(input);
-        enter(|| {
-            let members = Members::of_call(&input)?;
+        catch_panic(|| {
+            let members = InputObject::of_call(&input)?;
             records_outcome(&members)?;
             self.scoped(&members, Deadline::Call)?.prepare(guard::guarded(&members)?).map(drop)
         })
@@ -108,71 +108,71 @@ impl Client {
 
     /// Begins a preflight.
     #[napi]
-    pub fn preflight(&self, door: &Door, id: i64, input: String) -> napi::Result<()> {
-        let convert = |members: &Members| Ok((members.string("tool")?, guard::action(members)?));
-        self.start(door, id, input, Deadline::Call, convert, async |actpass, (tool, action)| {
-            broken::call(&tool).await;
+    pub fn preflight(&self, bridge: &Bridge, id: i64, input: String) -> napi::Result<()> {
+        let convert = |members: &InputObject| Ok((members.string("tool")?, guard::action(members)?));
+        self.start(bridge, id, input, Deadline::Call, convert, async |actpass, (tool, action)| {
+            test_hooks::before_call(&tool).await;
             actpass.preflight(&action).await.map(|decision| decision.as_json().to_owned())
         })
     }
 
     /// Begins the first step of a guard.
     #[napi]
-    pub fn authorize(&self, door: &Door, id: i64, input: String) -> napi::Result<()> {
-        self.rule(door, id, input, guard::guarded)
+    pub fn authorize(&self, bridge: &Bridge, id: i64, input: String) -> napi::Result<()> {
+        self.start_authorization(bridge, id, input, guard::guarded)
     }
 
     /// Begins the first step of a guard of an action that waited for a person.
     #[napi]
-    pub fn resume(&self, door: &Door, id: i64, input: String) -> napi::Result<()> {
-        self.rule(door, id, input, guard::resumed)
+    pub fn resume(&self, bridge: &Bridge, id: i64, input: String) -> napi::Result<()> {
+        self.start_authorization(bridge, id, input, guard::resumed)
     }
 
     /// Begins to wait for a person's decision.
     #[napi]
-    pub fn wait_for_approval(&self, door: &Door, id: i64, input: String) -> napi::Result<()> {
-        self.start(door, id, input, Deadline::Client, approval::awaited, async |actpass, (id, wait)| {
+    pub fn wait_for_approval(&self, bridge: &Bridge, id: i64, input: String) -> napi::Result<()> {
+        self.start(bridge, id, input, Deadline::Client, approval::awaited, async |actpass, (id, wait)| {
             actpass.wait_for_approval(&id, wait).await.map(|approval| approval.as_json().to_owned())
         })
     }
 
     /// Begins to record how the action of the call `call` ended.
     #[napi]
-    pub fn record_outcome(&self, door: &Door, id: i64, input: String) -> napi::Result<()> {
-        let convert = |members: &Members| door.recording(members.call("call")?);
-        self.start(door, id, input, Deadline::Call, convert, async |actpass, recording| {
+    pub fn record_outcome(&self, bridge: &Bridge, id: i64, input: String) -> napi::Result<()> {
+        let convert = |members: &InputObject| bridge.recording(members.call("call")?);
+        self.start(bridge, id, input, Deadline::Call, convert, async |actpass, recording| {
             actpass.record(&recording).await.map(|recorded| recorded.as_json().to_owned())
         })
     }
 
     /// Begins to ask for a passport.
     #[napi]
-    pub fn issue_passport(&self, door: &Door, id: i64, input: String) -> napi::Result<()> {
-        self.start(door, id, input, Deadline::Call, passport::issue, async |actpass, wanted| {
+    pub fn issue_passport(&self, bridge: &Bridge, id: i64, input: String) -> napi::Result<()> {
+        self.start(bridge, id, input, Deadline::Call, passport::issue, async |actpass, wanted| {
             actpass.issue_passport(&wanted).await.map(|issued| issued.as_json().to_owned())
         })
     }
 
     /// Begins to have a passport verified.
     #[napi]
-    pub fn verify_passport(&self, door: &Door, id: i64, input: String) -> napi::Result<()> {
-        self.start(door, id, input, Deadline::Call, passport::verify, async |actpass, wanted| {
+    pub fn verify_passport(&self, bridge: &Bridge, id: i64, input: String) -> napi::Result<()> {
+        self.start(bridge, id, input, Deadline::Call, passport::verify, async |actpass, wanted| {
             actpass.verify_passport(&wanted).await.map(|verified| verified.as_json().to_owned())
         })
     }
 
     /// Begins to verify a passport with the gateway's public keys.
     #[napi]
-    pub fn verify_passport_offline(&self, door: &Door, id: i64, input: String) -> napi::Result<()> {
-        self.start(door, id, input, Deadline::Call, passport::verify_offline, async |actpass, wanted| {
+    pub fn verify_passport_offline(&self, bridge: &Bridge, id: i64, input: String) -> napi::Result<()> {
+        self.start(bridge, id, input, Deadline::Call, passport::verify_offline, async |actpass, wanted| {
             actpass.verify_passport_offline(&wanted).await.map(|verified| verified.as_json().to_owned())
         })
     }
 
     /// Begins to revoke a passport.
     #[napi]
-    pub fn revoke_passport(&self, door: &Door, id: i64, input: String) -> napi::Result<()> {
-        self.start(door, id, input, Deadline::Call, passport::revoke, async |actpass, (jti, reason)| {
+    pub fn revoke_passport(&self, bridge: &Bridge, id: i64, input: String) -> napi::Result<()> {
+        self.start(bridge, id, input, Deadline::Call, passport::revoke, async |actpass, (jti, reason)| {
             let revoked = actpass.revoke_passport(&jti, reason.as_deref()).await;
             revoked.map(|revoked| revoked.as_json().to_owned())
         })
@@ -180,8 +180,8 @@ impl Client {
 
     /// Begins to record an event.
     #[napi]
-    pub fn record_evidence(&self, door: &Door, id: i64, input: String) -> napi::Result<()> {
-        self.start(door, id, input, Deadline::Call, evidence::event, async |actpass, event| {
+    pub fn record_evidence(&self, bridge: &Bridge, id: i64, input: String) -> napi::Result<()> {
+        self.start(bridge, id, input, Deadline::Call, evidence::event, async |actpass, event| {
             actpass.record_evidence(&event).await.map(|recorded| recorded.as_json().to_owned())
         })
     }
@@ -189,24 +189,26 @@ impl Client {
 
 impl Client {
     /// Converts the input of a guard and begins its first step, which ends with a verdict whatever happens.
-    fn rule(
+    fn start_authorization(
         &self,
-        door: &Door,
+        bridge: &Bridge,
         id: i64,
         input: String,
-        convert: fn(&Members) -> Result<Action, Error>,
+        convert: fn(&InputObject) -> Result<Action, Error>,
     ) -> napi::Result<()> {
         let input = Secret::new(input);
-        enter(|| {
-            let members = Members::of_call(&input)?;
+        catch_panic(|| {
+            let members = InputObject::of_call(&input)?;
             let actpass = self.scoped(&members, Deadline::Call)?;
             let record = records_outcome(&members)?;
             let request = actpass.prepare(convert(&members)?)?;
             let asked = request.clone();
-            let call =
-                async move { Ok(Answer::Ruled(GuardSession::authorize(&actpass, asked, record).await)) };
-            let lost = move |error| Ok(Answer::Ruled(GuardSession::lost(request, error, record)));
-            door.start(id, self.log(), call, lost);
+            let call = async move {
+                Ok(CallOutput::Verdict(GuardSession::authorize(&actpass, asked, record).await))
+            };
+            let lost =
+                move |error| Ok(CallOutput::Verdict(GuardSession::for_failure(request, error, record)));
+            bridge.start(id, self.log(), call, lost);
             Ok(())
         })
     }
@@ -222,7 +224,7 @@ impl Client {
     }
 
     /// The client with the trace and the limits that a call names.
-    fn scoped(&self, members: &Members, deadline: Deadline) -> Result<ActPass, Error> {
+    fn scoped(&self, members: &InputObject, deadline: Deadline) -> Result<ActPass, Error> {
         let timeout = match deadline {
             Deadline::Call => milliseconds(members, "timeoutMs")?,
             Deadline::Client => None,
@@ -238,32 +240,32 @@ impl Client {
     /// Converts the input of a call and begins the call, which ends with a JSON text.
     fn start<T, F>(
         &self,
-        door: &Door,
+        bridge: &Bridge,
         id: i64,
         input: String,
         deadline: Deadline,
-        convert: impl FnOnce(&Members) -> Result<T, Error>,
+        convert: impl FnOnce(&InputObject) -> Result<T, Error>,
         call: impl FnOnce(ActPass, T) -> F,
     ) -> napi::Result<()>
     where
         F: Future<Output = Result<String, Error>> + Send + 'static,
     {
         let input = Secret::new(input);
-        enter(|| {
-            let members = Members::of_call(&input)?;
+        catch_panic(|| {
+            let members = InputObject::of_call(&input)?;
             let input = convert(&members)?;
             let call = call(self.scoped(&members, deadline)?, input);
-            door.start(id, self.log(), async move { call.await.map(Answer::Text) }, Err);
+            bridge.start(id, self.log(), async move { call.await.map(CallOutput::Text) }, Err);
             Ok(())
         })
     }
 }
 
-fn records_outcome(members: &Members) -> Result<bool, Error> {
+fn records_outcome(members: &InputObject) -> Result<bool, Error> {
     members.switch("recordOutcome")
 }
 
-fn milliseconds(settings: &Members, member: &str) -> Result<Option<Duration>, Error> {
+fn milliseconds(settings: &InputObject, member: &str) -> Result<Option<Duration>, Error> {
     let Some(value) = settings.number(member, "milliseconds as a number")? else {
         return Ok(None);
     };

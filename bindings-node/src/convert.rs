@@ -6,12 +6,12 @@ use actpass_core::json::{RawObject, Step, path};
 use actpass_core::{Error, ErrorKind, Json, Secret};
 
 /// The members of a call's input or of the settings.
-pub(crate) struct Members {
+pub(crate) struct InputObject {
     document: RawObject,
     kind: ErrorKind,
 }
 
-impl Members {
+impl InputObject {
     /// The input of a call: what is wrong in it is an argument.
     pub(crate) fn of_call(text: &Secret) -> Result<Self, Error> {
         Self::parse(text, ErrorKind::Argument)
@@ -35,7 +35,7 @@ impl Members {
 
     /// A string that may be left out.
     pub(crate) fn optional(&self, member: &str) -> Result<Option<String>, Error> {
-        if self.document.text_of(member).is_none() {
+        if self.document.member_text(member).is_none() {
             return Ok(None);
         }
         match self.document.string(member) {
@@ -89,7 +89,7 @@ impl Members {
     /// The number that the face gave to a call.
     pub(crate) fn call(&self, member: &str) -> Result<i64, Error> {
         self.document
-            .text_of(member)
+            .member_text(member)
             .and_then(|text| text.parse().ok())
             .ok_or_else(|| self.wrong_type(member, "the number of a call"))
     }
@@ -107,7 +107,7 @@ impl Members {
 
     /// `true` or `false`; `false` where it is left out.
     pub(crate) fn switch(&self, member: &str) -> Result<bool, Error> {
-        match self.document.text_of(member) {
+        match self.document.member_text(member) {
             None | Some("false") => Ok(false),
             Some("true") => Ok(true),
             Some(_) => Err(self.wrong_type(member, "true or false")),
@@ -116,7 +116,7 @@ impl Members {
 
     /// The JSON text of a member.
     pub(crate) fn text(&self, member: &str) -> Option<&str> {
-        self.document.text_of(member)
+        self.document.member_text(member)
     }
 
     /// A member as it is.

@@ -1,6 +1,6 @@
 //! Errors of the core as JSON texts, of which the face makes instances of its classes.
 
-use actpass_core::json::{Style, Text};
+use actpass_core::json::{JsonWriter, Style};
 use actpass_core::{Error, ErrorKind};
 
 /// The error for the face to throw.
@@ -10,10 +10,10 @@ pub(crate) fn raise(error: &Error) -> napi::Error {
 
 /// The JSON text of `error`.
 pub(crate) fn describe(error: &Error) -> String {
-    let mut text = Text::new(Style::Compact);
+    let mut text = JsonWriter::new(Style::Compact);
     text.raw("{");
     let mut members = 0;
-    let mut string = |text: &mut Text, key: &str, value: &str| {
+    let mut string = |text: &mut JsonWriter, key: &str, value: &str| {
         text.comma(members);
         text.key(key);
         text.string(value);

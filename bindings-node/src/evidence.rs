@@ -2,9 +2,9 @@
 
 use actpass_core::{Error, EvidenceEvent};
 
-use crate::convert::Members;
+use crate::convert::InputObject;
 
-pub(crate) fn event(members: &Members) -> Result<EvidenceEvent, Error> {
+pub(crate) fn event(members: &InputObject) -> Result<EvidenceEvent, Error> {
     let mut event = EvidenceEvent::new(members.string("eventType")?, members.string("chainId")?);
     event.tool_id = members.optional("toolId")?;
     event.decision = members.optional("decision")?;

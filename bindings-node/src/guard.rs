@@ -1,23 +1,23 @@
 //! The two steps of the guard. The face runs the caller's function between them, on the caller's own thread.
 
 use actpass_core::engine::Begun;
-use actpass_core::json::{Step, Style, Text, parse_argument, path};
+use actpass_core::json::{JsonWriter, Step, Style, parse_argument, path};
 use actpass_core::{
     Action, Blocked, Decision, Error, ExecutionContext, Json, Outcome, PendingApproval, Secret, Settlement,
     canonical_outcome as canonical,
 };
-use actpass_session::{GuardSession, broken};
+use actpass_session::{GuardSession, test_hooks};
 use napi::Either;
 use napi_derive::napi;
 
-use crate::convert::Members;
-use crate::enter::enter;
+use crate::convert::InputObject;
 use crate::error::{camel_case, describe};
+use crate::panic::catch_panic;
 
 /// The action of a `preflight`.
-pub(crate) fn action(members: &Members) -> Result<Action, Error> {
+pub(crate) fn action(members: &InputObject) -> Result<Action, Error> {
     let tool = members.string("tool")?;
-    broken::conversion(&tool);
+    test_hooks::before_conversion(&tool);
     let mut action = Action::new(members.string("goal")?, tool);
     match members.text("args") {
         Some(args) => action = action.args_text(args),
@@ -29,7 +29,7 @@ pub(crate) fn action(members: &Members) -> Result<Action, Error> {
     if let Some(mode) = members.optional("mode")? {
         action = action.mode(mode.parse()?);
     }
-    for (name, set) in Action::TEXTS {
+    for (name, set) in Action::STRING_FIELDS {
         if let Some(text) = members.optional(&camel_case(name))? {
             action = set(action, text);
         }
@@ -38,12 +38,12 @@ pub(crate) fn action(members: &Members) -> Result<Action, Error> {
 }
 
 /// The action of a `guard`.
-pub(crate) fn guarded(members: &Members) -> Result<Action, Error> {
+pub(crate) fn guarded(members: &InputObject) -> Result<Action, Error> {
     holding(action(members)?, members)
 }
 
 /// The action of a `resume`: the one that waited.
-pub(crate) fn resumed(members: &Members) -> Result<Action, Error> {
+pub(crate) fn resumed(members: &InputObject) -> Result<Action, Error> {
     let pending = members.text("pending").unwrap_or("null");
     let mut action = PendingApproval::parse(pending)?.action();
     if let Some(passport) = members.optional("passport")? {
@@ -52,7 +52,7 @@ pub(crate) fn resumed(members: &Members) -> Result<Action, Error> {
     holding(action, members)
 }
 
-fn holding(action: Action, members: &Members) -> Result<Action, Error> {
+fn holding(action: Action, members: &InputObject) -> Result<Action, Error> {
     Ok(match members.wait("waitForApprovalMs")? {
         Some(wait) => action.wait_for_approval(wait),
         None => action,
@@ -62,7 +62,7 @@ fn holding(action: Action, members: &Members) -> Result<Action, Error> {
 /// The action as it is about to run. An unreadable one differs from any that was judged.
 fn present(text: String) -> Action {
     let text = Secret::new(text);
-    Members::of_call(&text).and_then(|members| action(&members)).unwrap_or_else(|_| Action::new("", ""))
+    InputObject::of_call(&text).and_then(|members| action(&members)).unwrap_or_else(|_| Action::new("", ""))
 }
 
 /// Spends the permit of `session`: the JSON text of `{running: {credential, decision?}}`, the decision if it is no longer the
@@ -86,7 +86,7 @@ fn running(context: &ExecutionContext, judged: Option<&Decision>) -> String {
 
 /// The JSON text of what blocked an action: `{decision, requestId?, error?, approval?, texts}`.
 pub(crate) fn report(blocked: &Blocked) -> String {
-    let mut text = Text::new(Style::Compact);
+    let mut text = JsonWriter::new(Style::Compact);
     text.raw(r#"{"decision":"#);
     text.raw(blocked.decision().as_json());
     identify(&mut text, blocked.decision(), blocked.error());
@@ -114,14 +114,14 @@ pub(crate) fn settled(settlement: Settlement, returned: bool) -> String {
         Outcome::Failed { .. } => None,
         Outcome::Returned { gate_error, .. } => gate_error.as_ref(),
     };
-    let mut text = Text::new(Style::Compact);
+    let mut text = JsonWriter::new(Style::Compact);
     text.raw(if outcome.executed() { r#"{"executed":true"# } else { r#"{"executed":false"# });
     identify(&mut text, outcome.decision(), error);
     text.raw("}");
     text.into_string()
 }
 
-fn identify(text: &mut Text, decision: &Decision, error: Option<&Error>) {
+fn identify(text: &mut JsonWriter, decision: &Decision, error: Option<&Error>) {
     if let Some(id) = decision.request_id() {
         text.raw(r#","requestId":"#);
         text.string(id);
@@ -140,7 +140,7 @@ pub(crate) fn canonical_outcome(
     kind: Option<String>,
     status: Option<u16>,
 ) -> napi::Result<String> {
-    enter(|| {
+    catch_panic(|| {
         let decision =
             Decision::parse(decision.as_bytes()).map_err(|problem| Error::argument("decision", problem))?;
         canonical(executed, &decision, kind.as_deref().map(|kind| (kind, status)))
@@ -150,7 +150,7 @@ pub(crate) fn canonical_outcome(
 /// The path that leads from an argument over keys and indices, as every language's messages show it.
 #[napi]
 pub(crate) fn argument_path(member: String, steps: Vec<Either<String, u32>>) -> napi::Result<String> {
-    enter(|| {
+    catch_panic(|| {
         let step = |step| match step {
             Either::A(key) => Step::Key(key),
             Either::B(at) => Step::Index(usize::try_from(at).unwrap_or(usize::MAX)),
@@ -163,14 +163,14 @@ pub(crate) fn argument_path(member: String, steps: Vec<Either<String, u32>>) -> 
 /// The SHA-256 of the canonical JSON of a value.
 #[napi]
 pub(crate) fn hash_payload(payload: String) -> napi::Result<String> {
-    enter(|| Ok(actpass_core::hash_payload(&payload_of(&payload)?)?))
+    catch_panic(|| Ok(actpass_core::hash_payload(&payload_of(&payload)?)?))
 }
 
 /// The HMAC-SHA256 of the canonical JSON of a value.
 #[napi]
 pub(crate) fn sign_payload(secret: String, payload: String) -> napi::Result<String> {
     let secret = Secret::new(secret);
-    enter(|| Ok(actpass_core::sign_payload(secret.expose().as_bytes(), &payload_of(&payload)?)?))
+    catch_panic(|| Ok(actpass_core::sign_payload(secret.expose().as_bytes(), &payload_of(&payload)?)?))
 }
 
 fn payload_of(text: &str) -> Result<Json, Error> {

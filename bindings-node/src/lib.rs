@@ -6,11 +6,11 @@
 mod approval;
 mod client;
 mod convert;
-mod enter;
 mod error;
 mod evidence;
 mod guard;
 mod log;
+mod panic;
 mod passport;
 mod runtime;
 

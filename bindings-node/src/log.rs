@@ -1,16 +1,16 @@
 //! The log lines of a call, for the JavaScript thread.
 
-use actpass_core::json::{Style, Text};
+use actpass_core::json::{JsonWriter, Style};
 use actpass_session::CallLog;
 use tracing::Level;
 
 /// The lines as JSON text, `[[level, text], …]`, empty if there are none. They are handed over once.
 pub(crate) fn take(log: &CallLog) -> String {
-    let lines = log.take();
+    let lines = log.drain();
     if lines.is_empty() {
         return String::new();
     }
-    let mut text = Text::new(Style::Compact);
+    let mut text = JsonWriter::new(Style::Compact);
     text.raw("[");
     for (at, line) in lines.iter().enumerate() {
         text.comma(at);

@@ -2,9 +2,9 @@
 
 use actpass_core::{Error, OfflineVerifyRequest, PassportRequest, VerifyRequest};
 
-use crate::convert::Members;
+use crate::convert::InputObject;
 
-pub(crate) fn issue(members: &Members) -> Result<PassportRequest, Error> {
+pub(crate) fn issue(members: &InputObject) -> Result<PassportRequest, Error> {
     if members.text("allowedTools").is_none() {
         return Err(members.wrong("allowedTools", "expected a list of strings, found nothing"));
     }
@@ -32,7 +32,7 @@ pub(crate) fn issue(members: &Members) -> Result<PassportRequest, Error> {
     Ok(request)
 }
 
-pub(crate) fn verify(members: &Members) -> Result<VerifyRequest, Error> {
+pub(crate) fn verify(members: &InputObject) -> Result<VerifyRequest, Error> {
     let mut request = VerifyRequest::new(members.string("token")?, members.string("audience")?);
     request.agent_id = members.optional("agentId")?;
     request.user_id = members.optional("userId")?;
@@ -41,7 +41,7 @@ pub(crate) fn verify(members: &Members) -> Result<VerifyRequest, Error> {
     Ok(request)
 }
 
-pub(crate) fn verify_offline(members: &Members) -> Result<OfflineVerifyRequest, Error> {
+pub(crate) fn verify_offline(members: &InputObject) -> Result<OfflineVerifyRequest, Error> {
     let mut request = OfflineVerifyRequest::new(members.string("token")?, members.string("audience")?);
     request.issuer = members.optional("issuer")?;
     request.tenant_id = members.optional("tenantId")?;
@@ -50,6 +50,6 @@ pub(crate) fn verify_offline(members: &Members) -> Result<OfflineVerifyRequest, 
     Ok(request)
 }
 
-pub(crate) fn revoke(members: &Members) -> Result<(String, Option<String>), Error> {
+pub(crate) fn revoke(members: &InputObject) -> Result<(String, Option<String>), Error> {
     Ok((members.string("jti")?, members.optional("reason")?))
 }

@@ -1,4 +1,4 @@
-//! The one door to the core: one background thread makes the calls of the whole process, and what comes of them goes back
+//! The one bridge to the core: one background thread makes the calls of the whole process, and what comes of them goes back
 //! to the JavaScript thread that asked, in batches. No panic gets through, and whatever happens to a call, it is answered.
 
 use std::cell::RefCell;
@@ -8,7 +8,7 @@ use std::panic::{AssertUnwindSafe, catch_unwind};
 use std::rc::Rc;
 use std::sync::{Arc, Mutex, MutexGuard, OnceLock, PoisonError, Weak};
 
-use actpass_core::{Blocked, Ended, Error, ErrorKind, Json, Recording};
+use actpass_core::{ActionEnd, Blocked, Error, ErrorKind, Json, Recording};
 use actpass_session::{BackgroundRuntime, CallLog, GuardSession};
 use napi::bindgen_prelude::{Either, Function};
 use napi::threadsafe_function::{ThreadsafeFunction, ThreadsafeFunctionCallMode};
@@ -16,20 +16,20 @@ use napi::{Env, Status};
 use napi_derive::napi;
 use tokio::task::AbortHandle;
 
-use crate::enter::enter;
 use crate::error::describe;
 use crate::guard;
 use crate::log;
+use crate::panic::catch_panic;
 
 /// What came of a call.
-pub(crate) enum Answer {
+pub(crate) enum CallOutput {
     /// The JSON text of the gateway's answer.
     Text(String),
     /// What the core rules.
-    Ruled(Result<GuardSession, Box<Blocked>>),
+    Verdict(Result<GuardSession, Box<Blocked>>),
 }
 
-type Answered = Result<Answer, Error>;
+type CallResult = Result<CallOutput, Error>;
 
 /// What the TypeScript layer's function is called with: of each call its number, how it ended, the text of its end, and its
 /// log lines as JSON text or nothing.
@@ -37,8 +37,8 @@ type Batch = Vec<Either<i64, String>>;
 type Waker = ThreadsafeFunction<(), (), Batch, Status, false, true>;
 type Holder = ThreadsafeFunction<(), (), Batch, Status, false, true>;
 
-/// How a call ended, for the face.
-enum How {
+/// CompletionKind a call ended, for the face.
+enum CompletionKind {
     /// With what it was made for: the gateway's answer, or the outcome of a guard that blocked.
     Answered = 0,
     /// With an error.
@@ -49,26 +49,26 @@ enum How {
 
 /// Where the calls of one JavaScript thread begin and end. The face names a call by a number of its own.
 #[napi]
-pub struct Door {
-    arrivals: Arc<Arrivals>,
+pub struct Bridge {
+    queue: Arc<CompletionQueue>,
     /// Holds the event loop and is never called: what is called is locked by the thread that calls it.
     holder: RefCell<Holder>,
     calls: Rc<RefCell<HashMap<i64, Stage>>>,
 }
 
-/// How far a call of this thread is.
+/// CompletionKind far a call of this thread is.
 enum Stage {
     /// On the background thread, if there is one.
     Asking(Option<AbortHandle>),
     /// May run, or runs.
     Permitted(GuardSession),
-    /// Ended, to be recorded.
+    /// ActionEnd, to be recorded.
     Ended(Recording),
 }
 
-/// How a permitted action ended.
+/// CompletionKind a permitted action ended.
 #[napi(string_enum = "lowercase")]
-pub enum ActionEnd {
+pub enum NativeActionEnd {
     /// It threw.
     Failed,
     /// It returned.
@@ -78,25 +78,25 @@ pub enum ActionEnd {
 }
 
 #[derive(Default)]
-struct Arrivals {
-    ended: Mutex<Vec<(i64, Answered, String)>>,
+struct CompletionQueue {
+    ended: Mutex<Vec<(i64, CallResult, String)>>,
     waker: OnceLock<Waker>,
 }
 
 #[napi]
-impl Door {
+impl Bridge {
     /// `settled` is called on this thread with a batch whenever calls have ended.
     #[napi(constructor)]
     pub fn new(settled: Function<'_, Batch, ()>) -> napi::Result<Self> {
-        let arrivals = Arc::new(Arrivals::default());
+        let queue = Arc::new(CompletionQueue::default());
         let calls = Rc::<RefCell<HashMap<i64, Stage>>>::default();
-        // Weak, for the waker is kept by the arrivals.
-        let (weak, of_batch) = (Arc::downgrade(&arrivals), Rc::clone(&calls));
+        // Weak, for the waker is kept by the queue.
+        let (weak, of_batch) = (Arc::downgrade(&queue), Rc::clone(&calls));
         let function = || settled.build_threadsafe_function::<()>().weak::<true>().callee_handled::<false>();
         let waker = function().build_callback(move |_| Ok(batch(&weak, &mut of_batch.borrow_mut())))?;
         let holder = RefCell::new(function().build_callback(|_| Ok(Batch::new()))?);
-        arrivals.waker.get_or_init(|| waker);
-        Ok(Self { arrivals, holder, calls })
+        queue.waker.get_or_init(|| waker);
+        Ok(Self { queue, holder, calls })
     }
 
     /// Keeps the event loop alive, while calls are under way.
@@ -128,7 +128,7 @@ impl Door {
     /// action as it is about to run, if that may differ from what was judged.
     #[napi]
     pub fn begin(&self, call: i64, now: Option<String>) -> napi::Result<String> {
-        enter(|| {
+        catch_panic(|| {
             let (runs, text) = self.session(call, |session| guard::begin(session, now))?;
             if !runs {
                 self.calls.borrow_mut().remove(&call);
@@ -140,13 +140,18 @@ impl Door {
     /// Takes in how a permitted action ended, for its report; `response` is the JSON text of what it returned, if that is to be
     /// recorded.
     #[napi]
-    pub fn finish(&self, call: i64, ended: ActionEnd, response: Option<String>) -> napi::Result<String> {
-        enter(|| {
+    pub fn finish(
+        &self,
+        call: i64,
+        ended: NativeActionEnd,
+        response: Option<String>,
+    ) -> napi::Result<String> {
+        catch_panic(|| {
             let response = response.and_then(|text| Json::parse(text.as_bytes()).ok());
             let ended = match ended {
-                ActionEnd::Cancelled => Ended::Cancelled,
-                ActionEnd::Failed => Ended::Failed,
-                ActionEnd::Returned => Ended::Returned,
+                NativeActionEnd::Cancelled => ActionEnd::Cancelled,
+                NativeActionEnd::Failed => ActionEnd::Failed,
+                NativeActionEnd::Returned => ActionEnd::Returned,
             };
             let (settlement, recording) =
                 self.session(call, |session| session.finish(ended, response.as_ref()))?;
@@ -155,12 +160,12 @@ impl Door {
                 Some(recording) => calls.insert(call, Stage::Ended(recording)),
                 None => calls.remove(&call),
             };
-            Ok(guard::settled(settlement, ended == Ended::Returned))
+            Ok(guard::settled(settlement, ended == ActionEnd::Returned))
         })
     }
 }
 
-impl Door {
+impl Bridge {
     /// Makes `call` on the background thread; its end arrives here under the number `id`. `lost` is its end where it has
     /// none of its own, because it panicked or was dropped.
     pub(crate) fn start<F>(
@@ -168,23 +173,23 @@ impl Door {
         id: i64,
         log: Option<Arc<CallLog>>,
         call: F,
-        lost: impl FnOnce(Error) -> Answered + Send + 'static,
+        lost: impl FnOnce(Error) -> CallResult + Send + 'static,
     ) where
-        F: Future<Output = Answered> + Send + 'static,
+        F: Future<Output = CallResult> + Send + 'static,
     {
-        let arrivals = Arc::clone(&self.arrivals);
-        let mut arrival = Arrival { id, arrivals, log: log.clone(), lost: Some(lost) };
+        let queue = Arc::clone(&self.queue);
+        let mut guard = CompletionGuard { id, queue, log: log.clone(), lost: Some(lost) };
         let stage = match BackgroundRuntime::current() {
             Ok(background) => {
-                let call = CallLog::keep(log, call);
+                let call = CallLog::instrument(log, call);
                 let task = background.spawn(async move {
                     let ended = call.await;
-                    arrival.end(ended);
+                    guard.end(ended);
                 });
                 Stage::Asking(Some(task.abort_handle()))
             }
             Err(error) => {
-                arrival.lose(error);
+                guard.fail(error);
                 Stage::Asking(None)
             }
         };
@@ -216,42 +221,42 @@ impl Door {
 }
 
 /// Sees to it that a call ends exactly once.
-struct Arrival<L: FnOnce(Error) -> Answered> {
+struct CompletionGuard<L: FnOnce(Error) -> CallResult> {
     id: i64,
-    arrivals: Arc<Arrivals>,
+    queue: Arc<CompletionQueue>,
     log: Option<Arc<CallLog>>,
     lost: Option<L>,
 }
 
-impl<L: FnOnce(Error) -> Answered> Arrival<L> {
-    fn end(&mut self, ended: Answered) {
+impl<L: FnOnce(Error) -> CallResult> CompletionGuard<L> {
+    fn end(&mut self, ended: CallResult) {
         self.lost = None;
         self.push(ended);
     }
 
-    fn lose(&mut self, error: Error) {
+    fn fail(&mut self, error: Error) {
         if let Some(lost) = self.lost.take() {
             self.push(lost(error));
         }
     }
 
-    fn push(&self, ended: Answered) {
+    fn push(&self, ended: CallResult) {
         let lines = self.log.as_deref().map(log::take).unwrap_or_default();
-        self.arrivals.push(self.id, ended, lines);
+        self.queue.push(self.id, ended, lines);
     }
 }
 
-impl<L: FnOnce(Error) -> Answered> Drop for Arrival<L> {
+impl<L: FnOnce(Error) -> CallResult> Drop for CompletionGuard<L> {
     fn drop(&mut self) {
-        self.lose(match std::thread::panicking() {
+        self.fail(match std::thread::panicking() {
             true => Error::panicked(),
             false => Error::new(ErrorKind::Internal, "the call was dropped before it ended"),
         });
     }
 }
 
-impl Arrivals {
-    fn push(&self, id: i64, ended: Answered, lines: String) {
+impl CompletionQueue {
+    fn push(&self, id: i64, ended: CallResult, lines: String) {
         let is_first = {
             let mut waiting = lock(&self.ended);
             waiting.push((id, ended, lines));
@@ -265,8 +270,8 @@ impl Arrivals {
     }
 }
 
-fn batch(arrivals: &Weak<Arrivals>, calls: &mut HashMap<i64, Stage>) -> Batch {
-    let ended = arrivals.upgrade().map(|arrivals| std::mem::take(&mut *lock(&arrivals.ended)));
+fn batch(queue: &Weak<CompletionQueue>, calls: &mut HashMap<i64, Stage>) -> Batch {
+    let ended = queue.upgrade().map(|queue| std::mem::take(&mut *lock(&queue.ended)));
     let mut batch = Batch::new();
     for (id, ended, lines) in ended.into_iter().flatten() {
         // A call that was cancelled meanwhile is of no interest to anybody, and its permit is dropped here.
@@ -274,16 +279,17 @@ fn batch(arrivals: &Weak<Arrivals>, calls: &mut HashMap<i64, Stage>) -> Batch {
             continue;
         }
         let converted = catch_unwind(AssertUnwindSafe(|| match ended {
-            Err(error) => (How::Failed, describe(&error)),
-            Ok(Answer::Text(text)) => (How::Answered, text),
-            Ok(Answer::Ruled(Err(blocked))) => (How::Answered, guard::report(&blocked)),
-            Ok(Answer::Ruled(Ok(session))) => {
+            Err(error) => (CompletionKind::Failed, describe(&error)),
+            Ok(CallOutput::Text(text)) => (CompletionKind::Answered, text),
+            Ok(CallOutput::Verdict(Err(blocked))) => (CompletionKind::Answered, guard::report(&blocked)),
+            Ok(CallOutput::Verdict(Ok(session))) => {
                 let decision = session.decision().map(|decision| decision.as_json().to_owned());
                 calls.insert(id, Stage::Permitted(session));
-                (How::Permitted, decision.unwrap_or_default())
+                (CompletionKind::Permitted, decision.unwrap_or_default())
             }
         }));
-        let (how, text) = converted.unwrap_or_else(|_panic| (How::Failed, describe(&Error::panicked())));
+        let (how, text) =
+            converted.unwrap_or_else(|_panic| (CompletionKind::Failed, describe(&Error::panicked())));
         batch.extend([Either::A(id), Either::A(how as i64), Either::B(text), Either::B(lines)]);
     }
     batch

@@ -9,7 +9,7 @@ export type Batch = (number | string)[];
 export const How = { Answered: 0, Failed: 1, Permitted: 2 } as const;
 
 /** @internal */
-export interface Door {
+export interface Bridge {
   hold(): void;
   release(): void;
   cancel(call: number): void;
@@ -21,7 +21,7 @@ export interface Door {
 export type ActionEnd = 'returned' | 'failed' | 'cancelled';
 
 /** @internal */
-export type Begin = (door: Door, call: number, input: string) => void;
+export type Begin = (bridge: Bridge, call: number, input: string) => void;
 
 /** @internal */
 export interface Client {
@@ -47,7 +47,7 @@ export type CallName = Exclude<keyof Client, 'check' | 'circuit' | 'close'>;
 export interface Native {
   readonly VERSION: string;
   Client: new (settings: string) => Client;
-  Door: new (settled: (batch: Batch) => void) => Door;
+  Bridge: new (settled: (batch: Batch) => void) => Bridge;
   canonicalOutcome(executed: boolean, decision: string, kind: string | null, status: number | null): string;
   argumentPath(member: string, steps: (string | number)[]): string;
   hashPayload(payload: string): string;

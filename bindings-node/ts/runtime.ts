@@ -34,7 +34,7 @@ const underWay = new Map<number, UnderWay>();
 let lastNumber = 0;
 
 /** @internal What calls and permits go through. */
-export const door = new native.Door((batch: Batch) => {
+export const door = new native.Bridge((batch: Batch) => {
   for (let at = 0; at < batch.length; at += 4) {
     const call = batch[at] as number;
     const how = batch[at + 1];

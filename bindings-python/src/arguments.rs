@@ -19,12 +19,12 @@ macro_rules! arguments {
             type Error = PyErr;
 
             fn extract(given: Borrowed<'_, 'py, PyAny>) -> PyResult<Self> {
-                let mut given = $crate::arguments::Given::new(given)?;
+                let mut given = $crate::arguments::ArgumentDict::new(given)?;
                 let arguments = Self {
                     $($required: given.required(pyo3::intern!(given.py(), stringify!($required)))?,)*
                     $($optional: given.optional(pyo3::intern!(given.py(), stringify!($optional)))?,)*
                 };
-                given.all_taken()?;
+                given.reject_unknown()?;
                 Ok(arguments)
             }
         }
@@ -33,12 +33,12 @@ macro_rules! arguments {
 pub(crate) use arguments;
 
 /// A dict of arguments while they are taken.
-pub(crate) struct Given<'a, 'py> {
+pub(crate) struct ArgumentDict<'a, 'py> {
     arguments: Borrowed<'a, 'py, PyDict>,
     taken: usize,
 }
 
-impl<'a, 'py> Given<'a, 'py> {
+impl<'a, 'py> ArgumentDict<'a, 'py> {
     pub(crate) fn new(given: Borrowed<'a, 'py, PyAny>) -> PyResult<Self> {
         Ok(Self { arguments: given.cast::<PyDict>()?, taken: 0 })
     }
@@ -59,7 +59,7 @@ impl<'a, 'py> Given<'a, 'py> {
         Ok(value.filter(|value| !value.is_none()))
     }
 
-    pub(crate) fn all_taken(&self) -> PyResult<()> {
+    pub(crate) fn reject_unknown(&self) -> PyResult<()> {
         match self.arguments.len() == self.taken {
             true => Ok(()),
             false => Err(PyTypeError::new_err(format!("unknown arguments among {}", self.arguments.keys()))),

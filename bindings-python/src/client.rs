@@ -13,21 +13,21 @@ use crate::convert::{
     from_json, json, number, optional, read_json, seconds_argument, string, to_json, to_json_by, type_name,
     whole_number, wrong_type,
 };
-use crate::enter::{enter, enter_call};
 use crate::error::{in_call, raise, raise_from};
 use crate::evidence::EvidenceArguments;
 use crate::guard::{ActionArguments, CallArguments, verdict};
+use crate::panic::{catch_panic, catch_panic_in_call};
 use crate::passport::{IssueArguments, OfflineVerifyArguments, VerifyArguments};
-use crate::runtime::Door;
+use crate::runtime::Bridge;
 
 type Argument<'a, 'py> = Option<&'a Bound<'py, PyAny>>;
-type Needed<'a, 'py> = &'a Bound<'py, PyAny>;
+type Required<'a, 'py> = &'a Bound<'py, PyAny>;
 
 /// The native half of a client.
 #[pyclass(frozen, module = "actpass._native")]
 pub(crate) struct Client {
     /// Shared by the clients that differ in their options alone.
-    door: Arc<arc_swap::ArcSwapOption<Door>>,
+    bridge: Arc<arc_swap::ArcSwapOption<Bridge>>,
     options: CallOptions,
 }
 
@@ -42,16 +42,16 @@ impl Client {
         tenant_id: Argument<'_, '_>,
         agent_id: Argument<'_, '_>,
         base_url: Argument<'_, '_>,
-        timeout: Needed<'_, '_>,
+        timeout: Required<'_, '_>,
         connect_timeout: Argument<'_, '_>,
-        max_retries: Needed<'_, '_>,
-        mode: Needed<'_, '_>,
+        max_retries: Required<'_, '_>,
+        mode: Required<'_, '_>,
         ca: Argument<'_, '_>,
-        circuit_failures: Needed<'_, '_>,
-        danger_allow_insecure_http: Needed<'_, '_>,
+        circuit_failures: Required<'_, '_>,
+        danger_allow_insecure_http: Required<'_, '_>,
         background: bool,
     ) -> PyResult<Self> {
-        enter(py, || {
+        catch_panic(py, || {
             let mut builder = ActPass::builder()
                 .user_agent(concat!("actpass-python/", env!("CARGO_PKG_VERSION")))
                 .timeout(seconds("timeout", timeout)?);
@@ -74,7 +74,7 @@ impl Client {
                 .ca_variables(["REQUESTS_CA_BUNDLE", "CURL_CA_BUNDLE"].map(CaVariable::replacing))
                 .max_retries(whole_setting("max_retries", max_retries)?)
                 .circuit_failures(whole_setting("circuit_failures", circuit_failures)?)
-                .mode(needed_setting("mode", mode)?.parse().map_err(|error| as_config(py, &error))?)
+                .mode(required_setting("mode", mode)?.parse().map_err(|error| as_config(py, &error))?)
                 .danger_allow_insecure_http(switch(
                     "danger_allow_insecure_http",
                     danger_allow_insecure_http,
@@ -82,32 +82,32 @@ impl Client {
             if let Some(ca) = ca {
                 builder = builder.ca(pem(ca)?);
             }
-            let door = match background {
+            let bridge = match background {
                 true => {
-                    BackgroundClient::new(builder).map(|background| Door::Background(Arc::new(background)))
+                    BackgroundClient::new(builder).map(|background| Bridge::Background(Arc::new(background)))
                 }
-                false => BlockingClient::new(builder).map(|client| Door::Calling(Arc::new(client))),
+                false => BlockingClient::new(builder).map(|client| Bridge::Calling(Arc::new(client))),
             };
-            Ok(Self::of(door.map_err(|error| raise(py, &error))?))
+            Ok(Self::of(bridge.map_err(|error| raise(py, &error))?))
         })
     }
 
     /// A client with the same settings whose calls are made beside the interpreter.
     fn background(&self, py: Python<'_>) -> PyResult<Self> {
-        let background = match &*self.door(py)? {
-            Door::Background(background) => Arc::clone(background),
-            Door::Calling(client) => {
-                Arc::new(BackgroundClient::beside(client).map_err(|error| raise(py, &error))?)
+        let background = match &*self.bridge(py)? {
+            Bridge::Background(background) => Arc::clone(background),
+            Bridge::Calling(client) => {
+                Arc::new(BackgroundClient::from_blocking(client).map_err(|error| raise(py, &error))?)
             }
         };
-        Ok(Self { options: self.options, ..Self::of(Door::Background(background)) })
+        Ok(Self { options: self.options, ..Self::of(Bridge::Background(background)) })
     }
 
     /// A client that shares everything with this one but the limits of its calls.
     fn with_options(&self, py: Python<'_>, options: CallArguments<'_>) -> PyResult<Self> {
-        enter_call(py, "with_options", || {
+        catch_panic_in_call(py, "with_options", || {
             let options = options.convert(py)?.or(self.options);
-            Ok(Self { door: Arc::clone(&self.door), options })
+            Ok(Self { bridge: Arc::clone(&self.bridge), options })
         })
     }
 
@@ -119,7 +119,7 @@ impl Client {
         default: Argument<'_, 'py>,
         options: Option<CallArguments<'py>>,
     ) -> PyResult<Bound<'py, PyAny>> {
-        enter_call(py, "preflight", || {
+        catch_panic_in_call(py, "preflight", || {
             let options = self.options(py, options)?;
             let action = action.convert(default)?;
             let call = |actpass: ActPass| async move { actpass.preflight(&action).await };
@@ -132,7 +132,7 @@ impl Client {
         &self,
         py: Python<'py>,
         action: ActionArguments<'py>,
-        record_outcome: Needed<'_, 'py>,
+        record_outcome: Required<'_, 'py>,
         default: Argument<'_, 'py>,
         options: Option<CallArguments<'py>>,
     ) -> PyResult<Bound<'py, PyAny>> {
@@ -145,7 +145,7 @@ impl Client {
         &self,
         py: Python<'py>,
         action: ActionArguments<'py>,
-        record_outcome: Needed<'_, 'py>,
+        record_outcome: Required<'_, 'py>,
         default: Argument<'_, 'py>,
         options: Option<CallArguments<'py>>,
     ) -> PyResult<Bound<'py, PyAny>> {
@@ -158,14 +158,14 @@ impl Client {
         &self,
         py: Python<'_>,
         action: ActionArguments<'_>,
-        record_outcome: Needed<'_, '_>,
+        record_outcome: Required<'_, '_>,
         options: Option<CallArguments<'_>>,
     ) -> PyResult<()> {
-        enter_call(py, "protect", || {
+        catch_panic_in_call(py, "protect", || {
             flag("record_outcome", record_outcome)?;
             self.options(py, options)?;
             let action = action.convert(None)?;
-            self.door(py)?.prepare(action).map(drop).map_err(|error| raise(py, &error))
+            self.bridge(py)?.prepare(action).map(drop).map_err(|error| raise(py, &error))
         })
     }
 
@@ -173,13 +173,13 @@ impl Client {
     fn resume<'py>(
         &self,
         py: Python<'py>,
-        pending: Needed<'_, 'py>,
+        pending: Required<'_, 'py>,
         passport: Argument<'_, 'py>,
         wait_for_approval: Argument<'_, 'py>,
-        record_outcome: Needed<'_, 'py>,
+        record_outcome: Required<'_, 'py>,
         options: Option<CallArguments<'py>>,
     ) -> PyResult<Bound<'py, PyAny>> {
-        enter_call(py, "resume", || {
+        catch_panic_in_call(py, "resume", || {
             let options = self.options(py, options)?;
             let mut action = pending_approval(pending)?.action();
             if let Some(passport) = optional("passport", passport)? {
@@ -188,7 +188,7 @@ impl Client {
             if let Some(wait) = seconds_argument("wait_for_approval", wait_for_approval)? {
                 action = action.wait_for_approval(wait);
             }
-            self.rule(py, "resume", options, action, flag("record_outcome", record_outcome)?)
+            self.start_authorization(py, "resume", options, action, flag("record_outcome", record_outcome)?)
         })
     }
 
@@ -196,11 +196,11 @@ impl Client {
     fn wait_for_approval<'py>(
         &self,
         py: Python<'py>,
-        approval: Needed<'_, 'py>,
+        approval: Required<'_, 'py>,
         timeout: Argument<'_, 'py>,
         options: Option<CallArguments<'py>>,
     ) -> PyResult<Bound<'py, PyAny>> {
-        enter_call(py, "wait_for_approval", || {
+        catch_panic_in_call(py, "wait_for_approval", || {
             let options = self.options(py, options)?;
             let id = match approval.is_instance_of::<PyString>() {
                 true => string("approval", approval)?,
@@ -220,7 +220,7 @@ impl Client {
         default: Argument<'_, 'py>,
         options: Option<CallArguments<'py>>,
     ) -> PyResult<Bound<'py, PyAny>> {
-        enter_call(py, "issue_passport", || {
+        catch_panic_in_call(py, "issue_passport", || {
             let options = self.options(py, options)?;
             let wanted = wanted.convert(default)?;
             let call = |actpass: ActPass| async move { actpass.issue_passport(&wanted).await };
@@ -235,7 +235,7 @@ impl Client {
         wanted: VerifyArguments<'py>,
         options: Option<CallArguments<'py>>,
     ) -> PyResult<Bound<'py, PyAny>> {
-        enter_call(py, "verify_passport", || {
+        catch_panic_in_call(py, "verify_passport", || {
             let options = self.options(py, options)?;
             let wanted = wanted.convert()?;
             let call = |actpass: ActPass| async move { actpass.verify_passport(&wanted).await };
@@ -250,7 +250,7 @@ impl Client {
         wanted: OfflineVerifyArguments<'py>,
         options: Option<CallArguments<'py>>,
     ) -> PyResult<Bound<'py, PyAny>> {
-        enter_call(py, "verify_passport_offline", || {
+        catch_panic_in_call(py, "verify_passport_offline", || {
             let options = self.options(py, options)?;
             let wanted = wanted.convert()?;
             let call = |actpass: ActPass| async move { actpass.verify_passport_offline(&wanted).await };
@@ -262,11 +262,11 @@ impl Client {
     fn revoke_passport<'py>(
         &self,
         py: Python<'py>,
-        jti: Needed<'_, 'py>,
+        jti: Required<'_, 'py>,
         reason: Argument<'_, 'py>,
         options: Option<CallArguments<'py>>,
     ) -> PyResult<Bound<'py, PyAny>> {
-        enter_call(py, "revoke_passport", || {
+        catch_panic_in_call(py, "revoke_passport", || {
             let options = self.options(py, options)?;
             let (jti, reason) = (string("jti", jti)?, optional("reason", reason)?);
             let call =
@@ -283,7 +283,7 @@ impl Client {
         default: Argument<'_, 'py>,
         options: Option<CallArguments<'py>>,
     ) -> PyResult<Bound<'py, PyAny>> {
-        enter_call(py, "record_evidence", || {
+        catch_panic_in_call(py, "record_evidence", || {
             let options = self.options(py, options)?;
             let event = event.convert(default)?;
             let call = |actpass: ActPass| async move { actpass.record_evidence(&event).await };
@@ -293,44 +293,44 @@ impl Client {
 
     #[getter]
     fn base_url(&self, py: Python<'_>) -> PyResult<String> {
-        Ok(self.door(py)?.base_url().to_owned())
+        Ok(self.bridge(py)?.base_url().to_owned())
     }
 
     #[getter]
     fn tenant_id(&self, py: Python<'_>) -> PyResult<Option<String>> {
-        Ok(self.door(py)?.tenant_id().map(str::to_owned))
+        Ok(self.bridge(py)?.tenant_id().map(str::to_owned))
     }
 
     #[getter]
     fn agent_id(&self, py: Python<'_>) -> PyResult<String> {
-        Ok(self.door(py)?.agent_id().to_owned())
+        Ok(self.bridge(py)?.agent_id().to_owned())
     }
 
     #[getter]
     fn timeout(&self, py: Python<'_>) -> PyResult<f64> {
-        let timeout = self.door(py)?.timeout();
+        let timeout = self.bridge(py)?.timeout();
         Ok(self.options.timeout().unwrap_or(timeout).as_secs_f64())
     }
 
     #[getter]
     fn mode(&self, py: Python<'_>) -> PyResult<&'static str> {
-        Ok(self.door(py)?.mode().as_str())
+        Ok(self.bridge(py)?.mode().as_str())
     }
 
     #[getter]
     fn circuit(&self, py: Python<'_>) -> PyResult<&'static str> {
-        Ok(self.door(py)?.circuit().as_str())
+        Ok(self.bridge(py)?.circuit().as_str())
     }
 
     fn close(&self) {
-        self.door.store(None);
+        self.bridge.store(None);
     }
 }
 
 impl Client {
-    fn of(door: Door) -> Self {
-        let door = Arc::new(arc_swap::ArcSwapOption::from_pointee(door));
-        Self { door, options: CallOptions::default() }
+    fn of(bridge: Bridge) -> Self {
+        let bridge = Arc::new(arc_swap::ArcSwapOption::from_pointee(bridge));
+        Self { bridge, options: CallOptions::default() }
     }
 
     /// The limits of a call: its own, and where it has none, those of the client.
@@ -352,7 +352,7 @@ impl Client {
         T: Send + 'static,
         F: Future<Output = Result<T, Error>> + Send + 'static,
     {
-        self.door(py)?.call(py, options, call, move |py, answer| match answer {
+        self.bridge(py)?.call(py, options, call, move |py, answer| match answer {
             Ok(answer) => from_json(py, document(&answer)),
             Err(error) => Err(raise_from(py, &error, Some(called))),
         })
@@ -363,18 +363,18 @@ impl Client {
         py: Python<'py>,
         called: &'static str,
         action: ActionArguments<'py>,
-        record_outcome: Needed<'_, 'py>,
+        record_outcome: Required<'_, 'py>,
         default: Argument<'_, 'py>,
         options: Option<CallArguments<'py>>,
     ) -> PyResult<Bound<'py, PyAny>> {
-        enter_call(py, called, || {
+        catch_panic_in_call(py, called, || {
             let options = self.options(py, options)?;
             let record = flag("record_outcome", record_outcome)?;
-            self.rule(py, called, options, action.convert(default)?, record)
+            self.start_authorization(py, called, options, action.convert(default)?, record)
         })
     }
 
-    fn rule<'py>(
+    fn start_authorization<'py>(
         &self,
         py: Python<'py>,
         called: &'static str,
@@ -382,19 +382,20 @@ impl Client {
         action: Action,
         record: bool,
     ) -> PyResult<Bound<'py, PyAny>> {
-        let door = Door::clone(&*self.door(py)?);
-        let request = door.prepare(action.clone()).map_err(|error| in_call(py, raise(py, &error), called))?;
-        let (asked, recorder) = (request.clone(), record.then(|| door.clone()));
+        let bridge = Bridge::clone(&*self.bridge(py)?);
+        let request =
+            bridge.prepare(action.clone()).map_err(|error| in_call(py, raise(py, &error), called))?;
+        let (asked, recorder) = (request.clone(), record.then(|| bridge.clone()));
         let call =
             move |actpass: ActPass| async move { Ok(GuardSession::authorize(&actpass, asked, record).await) };
-        door.call(py, options, call, move |py, ruled| {
-            let ruled = ruled.unwrap_or_else(|failure| GuardSession::lost(request, failure, record));
+        bridge.call(py, options, call, move |py, ruled| {
+            let ruled = ruled.unwrap_or_else(|failure| GuardSession::for_failure(request, failure, record));
             verdict(py, ruled, action, called, recorder)
         })
     }
 
-    fn door(&self, py: Python<'_>) -> PyResult<Arc<Door>> {
-        self.door.load_full().ok_or_else(|| {
+    fn bridge(&self, py: Python<'_>) -> PyResult<Arc<Bridge>> {
+        self.bridge.load_full().ok_or_else(|| {
             raise(
                 py,
                 &Error::new(ErrorKind::Config, "client: expected an open client, found one that is closed"),
@@ -409,22 +410,22 @@ impl Client {
 pub(crate) fn json_text(
     py: Python<'_>,
     member: &str,
-    value: Needed<'_, '_>,
+    value: Required<'_, '_>,
     default: Argument<'_, '_>,
 ) -> PyResult<String> {
-    enter(py, || to_json_by(member, value, default))
+    catch_panic(py, || to_json_by(member, value, default))
 }
 
 /// The value of such a text: what nobody else can change.
 #[pyfunction]
 pub(crate) fn json_value<'py>(py: Python<'py>, member: &str, text: &str) -> PyResult<Bound<'py, PyAny>> {
-    enter(py, || read_json(py, member, text))
+    catch_panic(py, || read_json(py, member, text))
 }
 
 /// The SHA-256 of the canonical JSON of a value.
 #[pyfunction]
-pub(crate) fn hash_payload(py: Python<'_>, payload: Needed<'_, '_>) -> PyResult<String> {
-    enter(py, || {
+pub(crate) fn hash_payload(py: Python<'_>, payload: Required<'_, '_>) -> PyResult<String> {
+    catch_panic(py, || {
         let payload = json("payload", payload)?;
         actpass_core::hash_payload(&payload).map_err(|error| raise(py, &error.into()))
     })
@@ -434,10 +435,10 @@ pub(crate) fn hash_payload(py: Python<'_>, payload: Needed<'_, '_>) -> PyResult<
 #[pyfunction]
 pub(crate) fn sign_payload(
     py: Python<'_>,
-    secret: Needed<'_, '_>,
-    payload: Needed<'_, '_>,
+    secret: Required<'_, '_>,
+    payload: Required<'_, '_>,
 ) -> PyResult<String> {
-    enter(py, || {
+    catch_panic(py, || {
         let secret = Secret::new(string("secret", secret)?);
         let payload = json("payload", payload)?;
         actpass_core::sign_payload(secret.expose().as_bytes(), &payload)
@@ -455,45 +456,45 @@ fn as_config(py: Python<'_>, error: &InvalidArgument) -> PyErr {
     raise(py, &Error::new(ErrorKind::Config, error.to_string()))
 }
 
-fn needed_setting(member: &str, value: Needed<'_, '_>) -> PyResult<String> {
+fn required_setting(member: &str, value: Required<'_, '_>) -> PyResult<String> {
     let text = value.cast::<PyString>().map_err(|_| wrong_setting(member, "a string", value))?;
     Ok(text.to_cow().map_err(|_| wrong_setting(member, "text in Unicode", value))?.into_owned())
 }
 
 fn setting(member: &str, value: Argument<'_, '_>) -> PyResult<Option<String>> {
-    value.map(|value| needed_setting(member, value)).transpose()
+    value.map(|value| required_setting(member, value)).transpose()
 }
 
-fn seconds(member: &str, value: Needed<'_, '_>) -> PyResult<std::time::Duration> {
+fn seconds(member: &str, value: Required<'_, '_>) -> PyResult<std::time::Duration> {
     let seconds = number(value).ok_or_else(|| wrong_setting(member, "seconds as a number", value))?;
     actpass_core::seconds(member, seconds).map_err(|error| raise(value.py(), &error))
 }
 
-fn whole_setting(member: &str, value: Needed<'_, '_>) -> PyResult<u32> {
+fn whole_setting(member: &str, value: Required<'_, '_>) -> PyResult<u32> {
     let number = whole_number(member, value);
     let number = number.map_err(|_| wrong_setting(member, "a whole number from 0", value))?;
     actpass_core::whole_number(member, number).map_err(|error| raise(value.py(), &error))
 }
 
-fn switch(member: &str, value: Needed<'_, '_>) -> PyResult<bool> {
+fn switch(member: &str, value: Required<'_, '_>) -> PyResult<bool> {
     value.extract::<bool>().map_err(|_| wrong_setting(member, "True or False", value))
 }
 
 /// A switch of a call, not of the client.
-fn flag(member: &str, value: Needed<'_, '_>) -> PyResult<bool> {
+fn flag(member: &str, value: Required<'_, '_>) -> PyResult<bool> {
     value.extract::<bool>().map_err(|_| wrong_type(member, "True or False", value))
 }
 
 /// The handle that an outcome gave as `approval`.
-fn pending_approval(pending: Needed<'_, '_>) -> PyResult<PendingApproval> {
+fn pending_approval(pending: Required<'_, '_>) -> PyResult<PendingApproval> {
     PendingApproval::parse(&to_json("pending", pending)?).map_err(|error| raise(pending.py(), &error))
 }
 
 /// The PEM text of certificates, as `str` or `bytes`.
-fn pem(value: Needed<'_, '_>) -> PyResult<Vec<u8>> {
+fn pem(value: Required<'_, '_>) -> PyResult<Vec<u8>> {
     match value.cast::<PyBytes>() {
         Ok(bytes) => Ok(bytes.as_bytes().to_vec()),
-        Err(_) => needed_setting("ca", value)
+        Err(_) => required_setting("ca", value)
             .map(String::into_bytes)
             .map_err(|_| wrong_setting("ca", "certificates in PEM, as str or bytes", value)),
     }

@@ -5,7 +5,7 @@ use std::fmt;
 use std::sync::OnceLock;
 use std::time::Duration;
 
-use actpass_core::json::{self, Builder, MAX_DEPTH, ReadError, Step, Style, Text};
+use actpass_core::json::{self, Builder, JsonWriter, MAX_DEPTH, ReadError, Step, Style};
 use actpass_core::{Error, Json};
 use pyo3::intern;
 use pyo3::prelude::*;
@@ -26,8 +26,8 @@ pub(crate) fn to_json_by(
     value: &Bound<'_, PyAny>,
     default: Option<&Bound<'_, PyAny>>,
 ) -> PyResult<String> {
-    let mut writer = Writer { text: Text::new(Style::PythonCompat), default };
-    writer.value(value, 0).map_err(|wrong| wrong.named(value.py(), member))?;
+    let mut writer = Writer { text: JsonWriter::new(Style::PythonCompat), default };
+    writer.value(value, 0).map_err(|error| error.named(value.py(), member))?;
     Ok(writer.text.into_string())
 }
 
@@ -38,12 +38,12 @@ pub(crate) fn from_json<'py>(py: Python<'py>, text: &str) -> PyResult<Bound<'py,
 
 /// The Python object of a JSON text; `member` is its name in messages.
 pub(crate) fn read_json<'py>(py: Python<'py>, member: &str, text: &str) -> PyResult<Bound<'py, PyAny>> {
-    json::read(text.as_bytes(), &mut Objects { py }).map_err(|error| match error {
+    json::read(text.as_bytes(), &mut PyBuilder { py }).map_err(|error| match error {
         ReadError::Builder(error) => error,
         error @ (ReadError::DuplicateKey(..)
         | ReadError::NumberOutOfRange(_)
         | ReadError::Syntax(..)
-        | ReadError::TooDeep(_)) => raise(py, &json::argument(member, text, &error).into()),
+        | ReadError::TooDeep(_)) => raise(py, &json::argument_error(member, text, &error).into()),
     })
 }
 
@@ -114,10 +114,10 @@ pub(crate) fn argument(py: Python<'_>, member: &str, problem: impl fmt::Display)
 }
 
 pub(crate) fn wrong_type(member: &str, expected: &str, found: &Bound<'_, PyAny>) -> PyErr {
-    argument(found.py(), member, instead(expected, found))
+    argument(found.py(), member, expected_found(expected, found))
 }
 
-fn instead(expected: &str, found: &Bound<'_, PyAny>) -> String {
+fn expected_found(expected: &str, found: &Bound<'_, PyAny>) -> String {
     format!("expected {expected}, found {}", type_name(found))
 }
 
@@ -142,7 +142,7 @@ fn str_of<'s>(member: &str, text: &'s Bound<'_, PyString>) -> PyResult<Cow<'s, s
 const SURROGATE: &str = "expected text in Unicode, found a lone surrogate";
 
 /// Why a value has no JSON text.
-enum Wrong {
+enum EncodeError {
     Problem {
         problem: String,
         /// From the value to where the problem is, the innermost first.
@@ -153,19 +153,19 @@ enum Wrong {
     Raised(PyErr),
 }
 
-impl From<PyErr> for Wrong {
+impl From<PyErr> for EncodeError {
     fn from(error: PyErr) -> Self {
         Self::Raised(error)
     }
 }
 
-impl Wrong {
+impl EncodeError {
     fn new(problem: impl Into<String>) -> Self {
         Self::Problem { problem: problem.into(), steps: Vec::new(), advice: None }
     }
 
     fn not_json(value: &Bound<'_, PyAny>) -> Self {
-        let problem = instead("a value that is JSON", value);
+        let problem = expected_found("a value that is JSON", value);
         Self::Problem { problem, steps: Vec::new(), advice: advice(value) }
     }
 
@@ -192,12 +192,12 @@ impl Wrong {
 }
 
 struct Writer<'a, 'py> {
-    text: Text,
+    text: JsonWriter,
     default: Option<&'a Bound<'py, PyAny>>,
 }
 
 impl Writer<'_, '_> {
-    fn value(&mut self, value: &Bound<'_, PyAny>, depth: usize) -> Result<(), Wrong> {
+    fn value(&mut self, value: &Bound<'_, PyAny>, depth: usize) -> Result<(), EncodeError> {
         if let Ok(text) = value.cast::<PyString>() {
             self.text.string(&Self::str_of(text)?);
         } else if value.is_none() {
@@ -225,12 +225,15 @@ impl Writer<'_, '_> {
 
     /// A value that is not JSON, as `default` converts it. Each conversion counts as a level, so that one which never
     /// comes to an end is an error.
-    fn converted(&mut self, value: &Bound<'_, PyAny>, depth: usize) -> Result<(), Wrong> {
+    fn converted(&mut self, value: &Bound<'_, PyAny>, depth: usize) -> Result<(), EncodeError> {
         let Some(default) = self.default else {
-            return Err(Wrong::not_json(value));
+            return Err(EncodeError::not_json(value));
         };
-        let depth = Self::deeper(depth).map_err(|_| Wrong::Problem {
-            problem: format!("{} nested past {MAX_DEPTH} levels", instead("a value that is JSON", value)),
+        let depth = Self::deeper(depth).map_err(|_| EncodeError::Problem {
+            problem: format!(
+                "{} nested past {MAX_DEPTH} levels",
+                expected_found("a value that is JSON", value)
+            ),
             steps: Vec::new(),
             advice: Some("default= has to return a value that is JSON".to_owned()),
         })?;
@@ -238,61 +241,61 @@ impl Writer<'_, '_> {
         self.value(&converted, depth)
     }
 
-    fn deeper(depth: usize) -> Result<usize, Wrong> {
+    fn deeper(depth: usize) -> Result<usize, EncodeError> {
         match depth < MAX_DEPTH {
             true => Ok(depth + 1),
-            false => Err(Wrong::too_deep()),
+            false => Err(EncodeError::too_deep()),
         }
     }
 
-    fn str_of<'s>(text: &'s Bound<'_, PyString>) -> Result<Cow<'s, str>, Wrong> {
-        text.to_cow().map_err(|_| Wrong::new(SURROGATE))
+    fn str_of<'s>(text: &'s Bound<'_, PyString>) -> Result<Cow<'s, str>, EncodeError> {
+        text.to_cow().map_err(|_| EncodeError::new(SURROGATE))
     }
 
     fn items<'py>(
         &mut self,
         items: impl Iterator<Item = Bound<'py, PyAny>>,
         depth: usize,
-    ) -> Result<(), Wrong> {
+    ) -> Result<(), EncodeError> {
         self.text.raw("[");
         for (at, item) in items.enumerate() {
             self.text.comma(at);
-            self.value(&item, depth).map_err(|wrong| wrong.inside(Step::Index(at)))?;
+            self.value(&item, depth).map_err(|error| error.inside(Step::Index(at)))?;
         }
         self.text.raw("]");
         Ok(())
     }
 
-    fn object(&mut self, members: &Bound<'_, PyDict>, depth: usize) -> Result<(), Wrong> {
+    fn object(&mut self, members: &Bound<'_, PyDict>, depth: usize) -> Result<(), EncodeError> {
         self.text.raw("{");
         for (at, member) in members_of(members)?.iter().enumerate() {
-            let (key, value) = member
-                .extract::<(Bound<'_, PyAny>, Bound<'_, PyAny>)>()
-                .map_err(|_| Wrong::new(format!("expected pairs from items() of {}", type_name(members))))?;
+            let (key, value) = member.extract::<(Bound<'_, PyAny>, Bound<'_, PyAny>)>().map_err(|_| {
+                EncodeError::new(format!("expected pairs from items() of {}", type_name(members)))
+            })?;
             self.text.comma(at);
             let name = match key.cast::<PyString>() {
                 Ok(key) => Self::str_of(key)?,
-                Err(_) => Self::odd_key(&key)?.into(),
+                Err(_) => Self::non_string_key(&key)?.into(),
             };
             self.text.key(&name);
-            self.value(&value, depth).map_err(|wrong| wrong.inside(Step::Key(name.into_owned())))?;
+            self.value(&value, depth).map_err(|error| error.inside(Step::Key(name.into_owned())))?;
         }
         self.text.raw("}");
         Ok(())
     }
 
     /// `json.dumps` writes `None`, booleans and numbers as keys by their JSON text, and so does this.
-    fn odd_key(key: &Bound<'_, PyAny>) -> Result<String, Wrong> {
+    fn non_string_key(key: &Bound<'_, PyAny>) -> Result<String, EncodeError> {
         let is_plain = key.is_none() || key.is_instance_of::<PyInt>() || key.is_instance_of::<PyFloat>();
         if !is_plain {
-            return Err(Wrong::new(instead("strings as keys", key)));
+            return Err(EncodeError::new(expected_found("strings as keys", key)));
         }
-        let mut writer = Writer { text: Text::new(Style::PythonCompat), default: None };
+        let mut writer = Writer { text: JsonWriter::new(Style::PythonCompat), default: None };
         writer.value(key, 0)?;
         Ok(writer.text.into_string())
     }
 
-    fn integer(&mut self, number: &Bound<'_, PyInt>) -> Result<(), Wrong> {
+    fn integer(&mut self, number: &Bound<'_, PyInt>) -> Result<(), EncodeError> {
         if let Ok(small) = number.extract::<i64>() {
             self.text.raw(&small.to_string());
             return Ok(());
@@ -300,16 +303,16 @@ impl Writer<'_, '_> {
         // Of `int` itself, because a subclass may print as it likes.
         let text = number.py().get_type::<PyInt>().call_method1("__repr__", (number,));
         let text = text.and_then(|text| text.extract::<String>());
-        self.text.raw(&text.map_err(|_| Wrong::new("expected a number within the range of a double"))?);
+        self.text.raw(&text.map_err(|_| EncodeError::new("expected a number within the range of a double"))?);
         Ok(())
     }
 
-    fn float(&mut self, number: &Bound<'_, PyFloat>) -> Result<(), Wrong> {
+    fn float(&mut self, number: &Bound<'_, PyFloat>) -> Result<(), EncodeError> {
         let value = number.value();
         let text = PyFloat::new(number.py(), value).repr().and_then(|text| text.extract::<String>());
         match text {
             Ok(text) if value.is_finite() => self.text.raw(&text),
-            _ => return Err(Wrong::new(json::not_finite(value))),
+            _ => return Err(EncodeError::new(json::not_finite(value))),
         }
         Ok(())
     }
@@ -331,13 +334,13 @@ fn list_of<'py>(items: &Bound<'py, PyAny>) -> PyResult<Bound<'py, PyList>> {
 /// A function of the face, looked up once.
 ///
 /// Not by a lock that is held during an import: a fork meanwhile would leave it held in the child for ever.
-pub(crate) struct Function {
+pub(crate) struct CachedFunction {
     module: &'static str,
     name: &'static str,
     found: OnceLock<Py<PyAny>>,
 }
 
-impl Function {
+impl CachedFunction {
     pub(crate) const fn of(module: &'static str, name: &'static str) -> Self {
         Self { module, name, found: OnceLock::new() }
     }
@@ -354,11 +357,11 @@ impl Function {
 }
 
 /// Makes Python objects.
-struct Objects<'py> {
+struct PyBuilder<'py> {
     py: Python<'py>,
 }
 
-impl<'py> Builder for Objects<'py> {
+impl<'py> Builder for PyBuilder<'py> {
     type Value = Bound<'py, PyAny>;
     type Error = PyErr;
 

@@ -2,7 +2,7 @@
 
 use actpass_core::engine::Begun;
 use actpass_core::{
-    ActPass, Action, BlockFailure, BlockTexts, Blocked, CallOptions, Decision, Ended, ExecutionContext,
+    ActPass, Action, ActionEnd, BlockFailure, BlockTexts, Blocked, CallOptions, Decision, ExecutionContext,
     InvalidArgument, Outcome, Recording, canonical_outcome as canonical,
 };
 use pyo3::IntoPyObjectExt;
@@ -12,12 +12,12 @@ use pyo3::types::{PyDict, PyString};
 
 use crate::arguments::arguments;
 use crate::convert::{
-    Function, argument, from_json, json, number, optional, seconds_argument, string, to_json, to_json_by,
-    whole_number, wrong_type,
+    CachedFunction, argument, from_json, json, number, optional, seconds_argument, string, to_json,
+    to_json_by, whole_number, wrong_type,
 };
-use crate::enter::{enter, enter_call};
 use crate::error::{exception, in_call, is_of_an_argument, raise};
-use crate::runtime::Door;
+use crate::panic::{catch_panic, catch_panic_in_call};
+use crate::runtime::Bridge;
 
 arguments! {
     /// An action, by the parameters of the face. `args_text` takes the place of `args` if they were written before.
@@ -90,7 +90,7 @@ pub(crate) fn verdict<'py>(
     ruled: Result<actpass_session::GuardSession, Box<Blocked>>,
     action: Action,
     called: &'static str,
-    recorder: Option<Door>,
+    recorder: Option<Bridge>,
 ) -> PyResult<Bound<'py, PyAny>> {
     match ruled {
         Err(blocked) => (None::<GuardSession>, Some(blocked_outcome(py, *blocked, called)?)),
@@ -112,7 +112,7 @@ pub(crate) struct GuardSession {
     /// As it was judged.
     action: Action,
     called: &'static str,
-    recorder: Option<Door>,
+    recorder: Option<Bridge>,
 }
 
 #[pymethods]
@@ -120,7 +120,9 @@ impl GuardSession {
     /// The decision under which the action may run; `None` once it has begun.
     #[getter]
     fn decision<'py>(&self, py: Python<'py>) -> PyResult<Option<Bound<'py, PyAny>>> {
-        enter(py, || self.session.decision().map(|decision| from_json(py, decision.as_json())).transpose())
+        catch_panic(py, || {
+            self.session.decision().map(|decision| from_json(py, decision.as_json())).transpose()
+        })
     }
 
     #[getter]
@@ -138,7 +140,7 @@ impl GuardSession {
         resource: Option<Bound<'py, PyAny>>,
         default: Option<&Bound<'py, PyAny>>,
     ) -> PyResult<Bound<'py, PyAny>> {
-        enter_call(py, self.called, || {
+        catch_panic_in_call(py, self.called, || {
             let now = match (args, resource) {
                 (None, None) => None,
                 (args, resource) => Some(self.now(py, args, resource, default)?),
@@ -166,13 +168,13 @@ impl GuardSession {
 
     /// Records an action that was stopped, without waiting for it.
     fn cancelled(&self, py: Python<'_>) -> PyResult<()> {
-        let finished = self.session.finish(Ended::Cancelled, None);
+        let finished = self.session.finish(ActionEnd::Cancelled, None);
         let (_settlement, recording) =
             finished.map_err(|error| in_call(py, raise(py, &error), self.called))?;
-        if let (Some(recording), Some(door)) = (recording, &self.recorder) {
+        if let (Some(recording), Some(bridge)) = (recording, &self.recorder) {
             // A failure must not replace what stopped the action.
-            let _ = enter(py, || {
-                door.tell(|actpass| async move { actpass.record(&recording).await });
+            let _ = catch_panic(py, || {
+                bridge.spawn(|actpass| async move { actpass.record(&recording).await });
                 Ok(())
             });
         }
@@ -210,21 +212,21 @@ impl GuardSession {
         // What is not JSON has no hash.
         let response = match &ended {
             Ok(result) if self.session.records_outcome() => {
-                enter(py, || json("result", result.bind(py))).map(Some)
+                catch_panic(py, || json("result", result.bind(py))).map(Some)
             }
             Ok(_) | Err(_) => Ok(None),
         };
-        let how = if ended.is_ok() { Ended::Returned } else { Ended::Failed };
+        let how = if ended.is_ok() { ActionEnd::Returned } else { ActionEnd::Failed };
         let finished = self.session.finish(how, response.as_ref().ok().and_then(Option::as_ref));
         let (settlement, recording) =
             finished.map_err(|error| in_call(py, raise(py, &error), self.called))?;
         let recording = recording.zip(self.recorder.as_ref());
-        let recording = recording.map(|(recording, door)| record(py, door, recording)).transpose();
+        let recording = recording.map(|(recording, bridge)| record(py, bridge, recording)).transpose();
         let outcome = outcome(py, settlement.settle(ended), self.called)?;
         let stop = response.err().filter(|error| !error.is_instance_of::<PyException>(py));
         match (stop, recording) {
             (None, Ok(recording)) => Ok((outcome, recording)),
-            (Some(stop), _) | (None, Err(stop)) => Err(carrying(py, stop, &outcome)),
+            (Some(stop), _) | (None, Err(stop)) => Err(with_outcome(py, stop, &outcome)),
         }
     }
 }
@@ -241,10 +243,10 @@ fn execution_context<'py>(py: Python<'py>, context: &ExecutionContext) -> PyResu
 
 /// Records how an action ended: members of the outcome that say what came of it, or a call for them. What stops the program
 /// is an error.
-fn record<'py>(py: Python<'py>, door: &Door, recording: Recording) -> PyResult<Bound<'py, PyAny>> {
-    let recorded = enter(py, || {
+fn record<'py>(py: Python<'py>, bridge: &Bridge, recording: Recording) -> PyResult<Bound<'py, PyAny>> {
+    let recorded = catch_panic(py, || {
         let call = |actpass: ActPass| async move { actpass.record(&recording).await };
-        door.call(py, CallOptions::default(), call, |py, recorded| match recorded {
+        bridge.call(py, CallOptions::default(), call, |py, recorded| match recorded {
             Ok(recorded) => member(py, "evidence", from_json(py, recorded.as_json())?),
             Err(error) => member(py, "evidence_error", exception(py, &error, None)?),
         })
@@ -259,8 +261,8 @@ fn record<'py>(py: Python<'py>, door: &Door, recording: Recording) -> PyResult<B
 }
 
 /// What stops the program, with the outcome of the action that has run.
-fn carrying(py: Python<'_>, stop: PyErr, outcome: &Bound<'_, PyAny>) -> PyErr {
-    static CARRY: Function = Function::of("actpass._telemetry", "carry");
+fn with_outcome(py: Python<'_>, stop: PyErr, outcome: &Bound<'_, PyAny>) -> PyErr {
+    static CARRY: CachedFunction = CachedFunction::of("actpass._telemetry", "carry");
     // If the outcome cannot be attached, the stop still passes.
     let _ = CARRY.bound(py).and_then(|carry| carry.call1((stop.value(py), outcome)));
     stop
@@ -284,7 +286,7 @@ fn outcome<'py>(
     outcome: Outcome<Py<PyAny>, Py<PyAny>>,
     called: &str,
 ) -> PyResult<Bound<'py, PyAny>> {
-    enter(py, || {
+    catch_panic(py, || {
         let reported = PyDict::new(py);
         let request_id = outcome.decision().request_id().map(str::to_owned);
         reported.set_item("decision", from_json(py, outcome.decision().as_json())?)?;
@@ -324,7 +326,7 @@ pub(crate) fn block_texts(
     failure: Option<(String, bool, bool)>,
     approval: Option<&str>,
 ) -> PyResult<(String, String)> {
-    enter(py, || {
+    catch_panic(py, || {
         let decision = parsed_decision(decision)?;
         let failure = failure.map(|(message, is_retryable, is_of_an_argument)| BlockFailure {
             message: message.into(),
@@ -344,7 +346,7 @@ fn parsed_decision(decision: &Bound<'_, PyAny>) -> PyResult<Decision> {
 /// The outcome of a guard in the form that is the same in every language, canonical JSON.
 #[pyfunction]
 pub(crate) fn canonical_outcome(py: Python<'_>, outcome: &Bound<'_, PyDict>) -> PyResult<String> {
-    enter(py, || {
+    catch_panic(py, || {
         let needed = |name: &str| {
             outcome
                 .get_item(name)?

@@ -1,19 +1,19 @@
 //! `actpass._native`: what the Python face calls. It converts to the core and back, and means nothing of its own.
 
 mod arguments;
-#[cfg_attr(not(feature = "test-hooks"), path = "unbroken.rs")]
-mod broken;
 mod client;
+mod completion_queue;
 mod convert;
-mod enter;
 mod error;
 mod evidence;
 mod guard;
 mod interpreter;
-mod mailbox;
+mod panic;
 mod passport;
 mod runtime;
 mod telemetry;
+#[cfg_attr(not(feature = "test-hooks"), path = "test_hooks_disabled.rs")]
+mod test_hooks;
 
 /// The private module of the package `actpass`.
 #[pyo3::pymodule(gil_used = true)]
@@ -21,13 +21,13 @@ mod _native {
     #[pymodule_export]
     use crate::client::{Client, hash_payload, json_text, json_value, sign_payload};
     #[pymodule_export]
-    use crate::guard::{GuardSession, block_texts, canonical_outcome};
+    use crate::completion_queue::{Call, CompletionQueue};
     #[pymodule_export]
-    use crate::mailbox::{Call, Mailbox};
+    use crate::guard::{GuardSession, block_texts, canonical_outcome};
 
     #[cfg(feature = "test-hooks")]
     #[pymodule_export]
-    use crate::broken::break_next_call;
+    use crate::test_hooks::break_next_call;
 
     #[pymodule_export]
     const DEFAULT_BASE_URL: &str = actpass_core::DEFAULT_BASE_URL;

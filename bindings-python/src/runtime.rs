@@ -9,20 +9,20 @@ use actpass_core::{ActPass, CallOptions, Circuit, Error, Settings};
 use actpass_session::{BackgroundClient, BlockingClient};
 use pyo3::prelude::*;
 
-use crate::broken;
-use crate::mailbox::Mailbox;
-use crate::telemetry::Watch;
+use crate::completion_queue::CompletionQueue;
+use crate::telemetry::CallSpan;
+use crate::test_hooks;
 
 /// How the calls of a client are made.
 #[derive(Clone)]
-pub(crate) enum Door {
-    /// Beside the interpreter, on the background thread; a call gives a [`Call`](crate::mailbox::Call) to await.
+pub(crate) enum Bridge {
+    /// Beside the interpreter, on the background thread; a call gives a [`Call`](crate::completion_queue::Call) to await.
     Background(Arc<BackgroundClient>),
     /// On the calling thread; a call gives what it comes to.
     Calling(Arc<BlockingClient>),
 }
 
-impl Door {
+impl Bridge {
     /// Makes a call of the core. `convert` makes what it comes to an object, on the thread of the caller or of its event
     /// loop.
     pub(crate) fn call<'py, T, F>(
@@ -36,35 +36,35 @@ impl Door {
         T: Send + 'static,
         F: Future<Output = Result<T, Error>> + Send + 'static,
     {
-        let watch = Watch::begin(py)?;
-        let how = broken::next();
+        let span = CallSpan::begin(py)?;
+        let fault = test_hooks::take_fault();
         let started = |actpass: ActPass| {
-            watch.over(broken::call(how, call(watch.trace(actpass.with_options(options)))))
+            span.instrument(test_hooks::call(fault, call(span.trace(actpass.with_options(options)))))
         };
         match self {
             Self::Background(background) => {
-                let (mailbox, future) = Mailbox::of_the_running_loop(py)?;
-                let (letter, watch) = (mailbox.get().letter(), watch.clone());
+                let (queue, future) = CompletionQueue::of_running_loop(py)?;
+                let (completion, span) = (queue.get().next_completion(), span.clone());
                 let call = background.start(started, move |answer| {
-                    letter.send(move |py| {
-                        watch.end(py)?;
-                        broken::answer(how);
+                    completion.complete(move |py| {
+                        span.end(py)?;
+                        test_hooks::after_response(fault);
                         convert(py, answer)
                     });
                 });
-                Mailbox::expect(&mailbox, future, call)
+                CompletionQueue::register(&queue, future, call)
             }
             Self::Calling(client) => {
                 let answer = py.detach(|| client.wait(started, interrupted));
-                watch.end(py)?;
-                broken::answer(how);
+                span.end(py)?;
+                test_hooks::after_response(fault);
                 convert(py, answer?)
             }
         }
     }
 
     /// Makes a call that nobody waits for, on the background thread, as far as that can be had.
-    pub(crate) fn tell<T, F>(&self, call: impl FnOnce(ActPass) -> F)
+    pub(crate) fn spawn<T, F>(&self, call: impl FnOnce(ActPass) -> F)
     where
         T: Send + 'static,
         F: Future<Output = Result<T, Error>> + Send + 'static,
@@ -72,7 +72,7 @@ impl Door {
         match self {
             Self::Background(background) => drop(background.start(call, drop)),
             Self::Calling(client) => {
-                if let Ok(background) = BackgroundClient::beside(client) {
+                if let Ok(background) = BackgroundClient::from_blocking(client) {
                     drop(background.start(call, drop));
                 }
             }
@@ -87,7 +87,7 @@ impl Door {
     }
 }
 
-impl Deref for Door {
+impl Deref for Bridge {
     type Target = Settings;
 
     fn deref(&self) -> &Settings {

@@ -1,4 +1,4 @@
-//! What a call tells and what it is told: log lines go to Python's logging, and the current trace to the gateway.
+//! What a call tells and what it is result: log lines go to Python's logging, and the current trace to the gateway.
 //!
 //! The core's log lines are kept with the call that they are about and handed over when it ends, on the thread of the
 //! caller or of its event loop. So the thread that drives the network never waits for the interpreter.
@@ -7,7 +7,7 @@ use std::future::Future;
 use std::sync::Arc;
 use std::time::UNIX_EPOCH;
 
-use crate::convert::Function;
+use crate::convert::CachedFunction;
 use actpass_core::ActPass;
 use actpass_session::CallLog;
 use pyo3::exceptions::PyException;
@@ -17,20 +17,20 @@ use tracing::level_filters::LevelFilter;
 
 /// What is watched of a call.
 #[derive(Clone)]
-pub(crate) struct Watch {
+pub(crate) struct CallSpan {
     traceparent: Option<actpass_core::Traceparent>,
     /// `None` where nobody listens.
     log: Option<Arc<CallLog>>,
 }
 
-impl Watch {
+impl CallSpan {
     /// Sees what trace is current, and whether anybody listens.
     pub(crate) fn begin(py: Python<'_>) -> PyResult<Self> {
-        static BEGIN: Function = Function::of("actpass._telemetry", "begin");
-        let told = BEGIN.bound(py)?.call0();
-        let told = told.and_then(|told| told.extract::<(Option<String>, u8, Option<Py<PyAny>>)>());
-        let (traceparent, level, stop) = despite(py, told)?.unwrap_or_default();
-        passing(py, stop)?;
+        static BEGIN: CachedFunction = CachedFunction::of("actpass._telemetry", "begin");
+        let result = BEGIN.bound(py)?.call0();
+        let result = result.and_then(|result| result.extract::<(Option<String>, u8, Option<Py<PyAny>>)>());
+        let (traceparent, level, stop) = ignore_telemetry_error(py, result)?.unwrap_or_default();
+        reraise(py, stop)?;
         let log = (level > 0).then(|| CallLog::new(filter(level)));
         // One that is malformed is left away: a trace is no reason to block an action.
         Ok(Self { traceparent: traceparent.and_then(|text| text.parse().ok()), log })
@@ -45,38 +45,38 @@ impl Watch {
     }
 
     /// The call, its log lines kept.
-    pub(crate) fn over<F: Future>(&self, call: F) -> impl Future<Output = F::Output> + use<F> {
-        CallLog::keep(self.log.clone(), call)
+    pub(crate) fn instrument<F: Future>(&self, call: F) -> impl Future<Output = F::Output> + use<F> {
+        CallLog::instrument(self.log.clone(), call)
     }
 
     /// Hands the log lines over.
     pub(crate) fn end(&self, py: Python<'_>) -> PyResult<()> {
-        static LOG: Function = Function::of("actpass._telemetry", "log");
+        static LOG: CachedFunction = CachedFunction::of("actpass._telemetry", "log");
         let Some(log) = &self.log else {
             return Ok(());
         };
-        for line in log.take() {
+        for line in log.drain() {
             let at = line.at.duration_since(UNIX_EPOCH).map_or(0.0, |since| since.as_secs_f64());
-            let told = LOG.bound(py)?.call1((python_level(line.level), line.text, at));
-            let stop = despite(py, told)?.filter(|stop| !stop.is_none());
-            passing(py, stop.map(Bound::unbind))?;
+            let result = LOG.bound(py)?.call1((python_level(line.level), line.text, at));
+            let stop = ignore_telemetry_error(py, result)?.filter(|stop| !stop.is_none());
+            reraise(py, stop.map(Bound::unbind))?;
         }
         Ok(())
     }
 }
 
-/// The result of `told`. `actpass._telemetry` drops and reports what observers raise; here are dropped its own failures,
+/// The result of `result`. `actpass._telemetry` drops and reports what observers raise; here are dropped its own failures,
 /// such as that of an interpreter without room left, or that is being taken down. What stops the program passes.
-fn despite<T>(py: Python<'_>, told: PyResult<T>) -> PyResult<Option<T>> {
-    match told {
-        Ok(told) => Ok(Some(told)),
+fn ignore_telemetry_error<T>(py: Python<'_>, result: PyResult<T>) -> PyResult<Option<T>> {
+    match result {
+        Ok(result) => Ok(Some(result)),
         Err(error) if error.is_instance_of::<PyException>(py) => Ok(None),
         Err(stop) => Err(stop),
     }
 }
 
 /// Raises what a signal raised while an observer ran.
-fn passing(py: Python<'_>, stop: Option<Py<PyAny>>) -> PyResult<()> {
+fn reraise(py: Python<'_>, stop: Option<Py<PyAny>>) -> PyResult<()> {
     stop.map_or(Ok(()), |stop| Err(PyErr::from_value(stop.into_bound(py))))
 }
 

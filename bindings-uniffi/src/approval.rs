@@ -4,7 +4,7 @@ use actpass_core::{Action, Approval, ApprovalStatus, Error, PendingApproval, Sec
 
 use crate::error::NativeError;
 use crate::guard::NativePending;
-use crate::runtime::enter;
+use crate::runtime::catch_panic;
 
 /// Where an approval stands.
 #[derive(Clone, Copy, Debug, uniffi::Enum)]
@@ -55,14 +55,18 @@ impl From<&PendingApproval> for NativePending {
 /// Reads what was kept of an action that waits for a person.
 #[uniffi::export]
 pub(crate) fn native_pending_approval(json: String) -> Result<NativePending, NativeError> {
-    enter(|| {
+    catch_panic(|| {
         let id = PendingApproval::parse(&json)?.id().to_owned();
         Ok(NativePending { id, json })
     })
 }
 
 /// The action that was kept, to be asked about again.
-pub(crate) fn kept(json: &str, passport: Option<Secret>, wait: Option<f64>) -> Result<Action, Error> {
+pub(crate) fn pending_action(
+    json: &str,
+    passport: Option<Secret>,
+    wait: Option<f64>,
+) -> Result<Action, Error> {
     let mut action = PendingApproval::parse(json)?.action();
     if let Some(passport) = passport {
         action = action.passport(passport.expose());

@@ -35,7 +35,7 @@ impl Calls {
     }
 
     /// Records that an action was stopped, without waiting for it. A failure changes nothing about the stop.
-    pub(crate) fn record_beside(&self, recording: Recording) {
+    pub(crate) fn record_in_background(&self, recording: Recording) {
         drop(detach(self.call(async move |actpass| drop(actpass.record(&recording).await))));
     }
 }

@@ -6,10 +6,10 @@ use actpass_core::json::parse_argument;
 use actpass_core::{
     ActPass, ActPassBuilder, Action, CallOptions, Circuit, Error, Secret, wait_seconds, whole_number,
 };
-use actpass_session::{GuardSession, broken};
+use actpass_session::{GuardSession, test_hooks};
 use tracing::dispatcher::{Dispatch, with_default};
 
-use crate::approval::{NativeApproval, kept};
+use crate::approval::{NativeApproval, pending_action};
 use crate::calls::Calls;
 use crate::error::{NativeError, NativeLanguage};
 use crate::evidence::{NativeEvent, NativeRecorded};
@@ -19,7 +19,7 @@ use crate::passport::{
     NativeIssued, NativeOfflineVerifyRequest, NativePassportRequest, NativeRevocation, NativeVerification,
     NativeVerifyRequest,
 };
-use crate::runtime::{NativeCancel, enter, wait};
+use crate::runtime::{NativeCancel, catch_panic, wait};
 use crate::scripted::NativeScript;
 
 /// The settings of a client.
@@ -132,7 +132,7 @@ impl NativeClient {
         log_level: NativeLogLevel,
         script: Option<Arc<NativeScript>>,
     ) -> Result<Arc<Self>, NativeError> {
-        enter(|| {
+        catch_panic(|| {
             let builder = settings.builder()?;
             let actpass = match script {
                 Some(script) => builder.transport(script.transport()),
@@ -149,7 +149,7 @@ impl NativeClient {
 
     /// The same client, whose calls are part of a trace.
     pub(crate) fn in_trace(&self, traceparent: String) -> Result<Arc<Self>, NativeError> {
-        enter(|| {
+        catch_panic(|| {
             let actpass = self.0.actpass.in_trace(traceparent.parse()?);
             Ok(Arc::new(Self(Calls { actpass, log: self.0.log.clone() })))
         })
@@ -161,7 +161,7 @@ impl NativeClient {
         timeout: Option<f64>,
         max_retries: Option<i64>,
     ) -> Result<Arc<Self>, NativeError> {
-        enter(|| {
+        catch_panic(|| {
             let options = CallOptions::from_numbers(timeout, max_retries)?;
             let actpass = self.0.actpass.with_options(options);
             Ok(Arc::new(Self(Calls { actpass, log: self.0.log.clone() })))
@@ -170,17 +170,17 @@ impl NativeClient {
 
     /// The gateway's URL.
     pub(crate) fn base_url(&self) -> Result<String, NativeError> {
-        enter(|| Ok(self.0.actpass.base_url().to_owned()))
+        catch_panic(|| Ok(self.0.actpass.base_url().to_owned()))
     }
 
     /// The agent's name.
     pub(crate) fn agent_id(&self) -> Result<String, NativeError> {
-        enter(|| Ok(self.0.actpass.agent_id().to_owned()))
+        catch_panic(|| Ok(self.0.actpass.agent_id().to_owned()))
     }
 
     /// Whether calls go to the gateway.
     pub(crate) fn circuit(&self) -> Result<NativeCircuit, NativeError> {
-        enter(|| Ok(self.0.actpass.circuit().into()))
+        catch_panic(|| Ok(self.0.actpass.circuit().into()))
     }
 
     /// Asks for a decision.
@@ -201,7 +201,7 @@ impl NativeClient {
         record_outcome: bool,
         cancel: Option<Arc<NativeCancel>>,
     ) -> Result<NativeVerdict, NativeError> {
-        self.rule(convert(action)?, record_outcome, cancel).await
+        self.authorize_action(convert(action)?, record_outcome, cancel).await
     }
 
     /// Asks for a verdict about an action that was kept.
@@ -213,8 +213,8 @@ impl NativeClient {
         record_outcome: bool,
         cancel: Option<Arc<NativeCancel>>,
     ) -> Result<NativeVerdict, NativeError> {
-        let action = enter(|| Ok(kept(&pending, passport, wait_for_approval)?))?;
-        self.rule(action, record_outcome, cancel).await
+        let action = catch_panic(|| Ok(pending_action(&pending, passport, wait_for_approval)?))?;
+        self.authorize_action(action, record_outcome, cancel).await
     }
 
     /// Waits until somebody decided about an approval, for `seconds` at most.
@@ -235,7 +235,7 @@ impl NativeClient {
         wanted: NativePassportRequest,
         cancel: Option<Arc<NativeCancel>>,
     ) -> Result<NativeIssued, NativeError> {
-        let wanted = enter(|| Ok(wanted.convert()?))?;
+        let wanted = catch_panic(|| Ok(wanted.convert()?))?;
         let call = self.0.call(async move |actpass| actpass.issue_passport(&wanted).await);
         Ok(NativeIssued::from(&wait(cancel, call, Err).await?))
     }
@@ -246,7 +246,7 @@ impl NativeClient {
         wanted: NativeVerifyRequest,
         cancel: Option<Arc<NativeCancel>>,
     ) -> Result<NativeVerification, NativeError> {
-        let wanted = enter(|| Ok(wanted.convert()))?;
+        let wanted = catch_panic(|| Ok(wanted.convert()))?;
         let call = self.0.call(async move |actpass| actpass.verify_passport(&wanted).await);
         Ok(NativeVerification::from(&wait(cancel, call, Err).await?))
     }
@@ -257,7 +257,7 @@ impl NativeClient {
         wanted: NativeOfflineVerifyRequest,
         cancel: Option<Arc<NativeCancel>>,
     ) -> Result<NativeVerification, NativeError> {
-        let wanted = enter(|| Ok(wanted.convert()))?;
+        let wanted = catch_panic(|| Ok(wanted.convert()))?;
         let call = self.0.call(async move |actpass| actpass.verify_passport_offline(&wanted).await);
         Ok(NativeVerification::from(&wait(cancel, call, Err).await?))
     }
@@ -279,34 +279,35 @@ impl NativeClient {
         event: NativeEvent,
         cancel: Option<Arc<NativeCancel>>,
     ) -> Result<NativeRecorded, NativeError> {
-        let event = enter(|| Ok(event.convert()?))?;
+        let event = catch_panic(|| Ok(event.convert()?))?;
         let call = self.0.call(async move |actpass| actpass.record_evidence(&event).await);
         Ok(NativeRecorded::from(&wait(cancel, call, Err).await?))
     }
 }
 
 impl NativeClient {
-    async fn rule(
+    async fn authorize_action(
         &self,
         action: Action,
         record_outcome: bool,
         cancel: Option<Arc<NativeCancel>>,
     ) -> Result<NativeVerdict, NativeError> {
-        let prepared = enter(|| Ok(self.0.actpass.prepare(action.clone())?))?;
+        let prepared = catch_panic(|| Ok(self.0.actpass.prepare(action.clone())?))?;
         let asked = prepared.clone();
         let call = self
             .0
             .call(async move |actpass| Ok(GuardSession::authorize(&actpass, asked, record_outcome).await));
-        let lost =
-            |failure| with_default(&self.0.log, || Ok(GuardSession::lost(prepared, failure, record_outcome)));
+        let lost = |failure| {
+            with_default(&self.0.log, || Ok(GuardSession::for_failure(prepared, failure, record_outcome)))
+        };
         let authorized = wait(cancel, call, lost).await?;
-        enter(|| NativeSession::verdict(self.0.clone(), action, authorized))
+        catch_panic(|| NativeSession::verdict(self.0.clone(), action, authorized))
     }
 }
 
 fn convert(action: NativeAction) -> Result<Action, NativeError> {
-    enter(|| {
-        broken::conversion(&action.tool);
+    catch_panic(|| {
+        test_hooks::before_conversion(&action.tool);
         Ok(action.convert()?)
     })
 }
@@ -314,19 +315,19 @@ fn convert(action: NativeAction) -> Result<Action, NativeError> {
 /// Checks that a text is one JSON value, which nobody could read in two ways; `member` is its name in messages.
 #[uniffi::export]
 pub(crate) fn native_check_json(member: String, text: String) -> Result<(), NativeError> {
-    enter(|| parse_argument(&member, &text).map(drop).map_err(Into::into))
+    catch_panic(|| parse_argument(&member, &text).map(drop).map_err(Into::into))
 }
 
 /// The SHA-256 of the canonical JSON of a value.
 #[uniffi::export]
 pub(crate) fn native_hash_payload(payload: String) -> Result<String, NativeError> {
-    enter(|| Ok(actpass_core::hash_payload(&parse_argument("payload", &payload)?)?))
+    catch_panic(|| Ok(actpass_core::hash_payload(&parse_argument("payload", &payload)?)?))
 }
 
 /// The HMAC-SHA256 of the canonical JSON of a value.
 #[uniffi::export]
 pub(crate) fn native_sign_payload(secret: Secret, payload: String) -> Result<String, NativeError> {
-    enter(|| {
+    catch_panic(|| {
         Ok(actpass_core::sign_payload(secret.expose().as_bytes(), &parse_argument("payload", &payload)?)?)
     })
 }

@@ -4,7 +4,7 @@ use std::sync::Arc;
 
 use actpass_core::engine::Begun;
 use actpass_core::{
-    Action, BlockFailure, BlockTexts, Blocked, Credential, Decision, Ended, Error, ErrorKind, Json, Mode,
+    Action, ActionEnd, BlockFailure, BlockTexts, Blocked, Credential, Decision, Error, ErrorKind, Json, Mode,
     Outcome, Recording, Secret, wait_seconds,
 };
 use actpass_session::GuardSession;
@@ -12,7 +12,7 @@ use actpass_session::GuardSession;
 use crate::calls::Calls;
 use crate::error::{NativeError, NativeErrorKind, NativeFailure, internal};
 use crate::evidence::NativeRecorded;
-use crate::runtime::enter;
+use crate::runtime::catch_panic;
 
 /// The modes, one for each of the core.
 #[derive(Clone, Copy, Debug, uniffi::Enum)]
@@ -294,7 +294,7 @@ impl NativeSession {
     /// Spends the permit. `args` are the arguments with which the action is about to run, if they can differ from those that
     /// were judged.
     pub(crate) fn spend(&self, args: Option<String>) -> Result<NativeBegun, NativeError> {
-        enter(|| {
+        catch_panic(|| {
             let now = args.map(|args| self.action.clone().args_text(args));
             Ok(match self.session.begin(now.as_ref())? {
                 Begun::Blocked(blocked) => NativeBegun::Blocked { blocked: NativeBlocked::from(&blocked) },
@@ -315,17 +315,17 @@ impl NativeSession {
         ended: NativeEnded,
         response: Option<String>,
     ) -> Result<NativeReport, NativeError> {
-        enter(|| {
+        catch_panic(|| {
             let response = response.and_then(|text| Json::parse(text.as_bytes()).ok());
             let (ended, result) = match ended {
-                NativeEnded::Cancelled => (Ended::Cancelled, Err(())),
-                NativeEnded::Failed => (Ended::Failed, Err(())),
-                NativeEnded::Returned => (Ended::Returned, Ok(())),
+                NativeEnded::Cancelled => (ActionEnd::Cancelled, Err(())),
+                NativeEnded::Failed => (ActionEnd::Failed, Err(())),
+                NativeEnded::Returned => (ActionEnd::Returned, Ok(())),
             };
             let (settlement, recording) = self.session.finish(ended, response.as_ref())?;
             let recording = match recording {
-                Some(recording) if recording.ended() == Ended::Cancelled => {
-                    self.calls.record_beside(recording);
+                Some(recording) if recording.ended() == ActionEnd::Cancelled => {
+                    self.calls.record_in_background(recording);
                     None
                 }
                 Some(recording) => {
@@ -377,7 +377,7 @@ impl NativeRecording {
 /// A decision, read as an answer of a gateway is.
 #[uniffi::export]
 pub(crate) fn native_decision(json: String) -> Result<NativeDecision, NativeError> {
-    enter(|| {
+    catch_panic(|| {
         let decision =
             Decision::parse(json.as_bytes()).map_err(|problem| Error::argument("json", problem))?;
         Ok(NativeDecision::from(&decision))
@@ -427,7 +427,7 @@ pub(crate) fn native_canonical_outcome(
     error: Option<String>,
     status: Option<u16>,
 ) -> Result<String, NativeError> {
-    enter(|| {
+    catch_panic(|| {
         let decision =
             Decision::parse(decision.as_bytes()).map_err(|problem| Error::argument("decision", problem))?;
         let error = error.as_deref().map(|kind| (kind, status));

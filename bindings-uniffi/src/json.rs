@@ -4,7 +4,7 @@ use actpass_core::Json;
 use actpass_core::json::parse_argument;
 
 use crate::error::NativeError;
-use crate::runtime::enter;
+use crate::runtime::catch_panic;
 
 /// A value of JSON.
 #[derive(uniffi::Enum)]
@@ -32,7 +32,7 @@ pub(crate) enum NativeJson {
         members: Vec<NativeMember>,
     },
     /// A string.
-    Text {
+    JsonWriter {
         /// Which.
         value: String,
     },
@@ -58,7 +58,7 @@ impl From<Json> for NativeJson {
                 let member = |(name, value): (String, Json)| NativeMember { name, value: value.into() };
                 Self::Object { members: members.into_iter().map(member).collect() }
             }
-            Json::String(value) => Self::Text { value },
+            Json::String(value) => Self::JsonWriter { value },
         }
     }
 }
@@ -66,5 +66,5 @@ impl From<Json> for NativeJson {
 /// Reads a text that is one JSON value, which nobody could read in two ways; `member` is its name in messages.
 #[uniffi::export]
 pub(crate) fn native_parse_json(member: String, text: String) -> Result<NativeJson, NativeError> {
-    enter(|| Ok(NativeJson::from(parse_argument(&member, &text)?)))
+    catch_panic(|| Ok(NativeJson::from(parse_argument(&member, &text)?)))
 }

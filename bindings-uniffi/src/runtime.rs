@@ -66,7 +66,7 @@ pub(crate) fn detach(call: impl Future<Output = ()> + Send + 'static) -> Result<
 }
 
 /// Runs a conversion; a panic in it is an error like any other.
-pub(crate) fn enter<T>(body: impl FnOnce() -> Result<T, NativeError>) -> Result<T, NativeError> {
+pub(crate) fn catch_panic<T>(body: impl FnOnce() -> Result<T, NativeError>) -> Result<T, NativeError> {
     catch_unwind(AssertUnwindSafe(body)).unwrap_or_else(|_panic| Err(Error::panicked().into()))
 }
 

@@ -5,14 +5,14 @@ use std::sync::{Arc, Mutex, MutexGuard, PoisonError};
 use std::time::{Duration, Instant};
 
 use actpass_core::json::parse_argument;
-use actpass_core::transport::{Answer, Failure, Request, SendFuture, Transport};
+use actpass_core::transport::{Request, Response, SendFuture, Transport, TransportError};
 use actpass_core::{Error, ErrorKind, Json, Operation, hash_payload};
 
 use crate::error::NativeError;
-use crate::runtime::enter;
+use crate::runtime::catch_panic;
 
 /// How often a held look at an approval looks again.
-const LOOK_AGAIN: Duration = Duration::from_millis(5);
+const POLL_INTERVAL: Duration = Duration::from_millis(5);
 
 /// The answer to a preflight.
 #[derive(Clone, Debug, uniffi::Record)]
@@ -55,7 +55,7 @@ impl NativeScript {
 
     /// Answers preflights about a tool so from now on; about every other tool if none is named.
     pub(crate) fn answer(&self, answer: NativeAnswer, tool: Option<String>) -> Result<(), NativeError> {
-        enter(|| {
+        catch_panic(|| {
             check(&answer)?;
             match tool {
                 Some(tool) => drop(self.script().by_tool.insert(tool, answer)),
@@ -67,7 +67,7 @@ impl NativeScript {
 
     /// Answers the next preflight so that has no earlier answer of this kind, once.
     pub(crate) fn answer_next(&self, answer: NativeAnswer) -> Result<(), NativeError> {
-        enter(|| {
+        catch_panic(|| {
             check(&answer)?;
             self.script().next.push_back(answer);
             Ok(())
@@ -95,17 +95,17 @@ impl NativeScript {
         self.0.lock().unwrap_or_else(PoisonError::into_inner)
     }
 
-    async fn reply(&self, request: Request) -> Result<Answer, Failure> {
+    async fn reply(&self, request: Request) -> Result<Response, TransportError> {
         let body = String::from_utf8_lossy(&request.body).into_owned();
         let count = {
             let mut script = self.script();
             script.requests.push((request.path(), body.clone()));
             script.requests.len()
         };
-        let known = |text: String| Ok(Answer::new(200, text));
+        let known = |text: String| Ok(Response::new(200, text));
         match request.operation {
             Operation::Preflight => self.decision(&body, count),
-            Operation::Approval => Ok(self.approval(&request.below).await),
+            Operation::Approval => Ok(self.approval(&request.path_suffix).await),
             Operation::IssuePassport => {
                 known(format!(r#"{{"token":"test.passport.{count}","jti":"ap_{count}"}}"#))
             }
@@ -118,7 +118,7 @@ impl NativeScript {
         }
     }
 
-    fn decision(&self, asked: &str, count: usize) -> Result<Answer, Failure> {
+    fn decision(&self, asked: &str, count: usize) -> Result<Response, TransportError> {
         let asked = Json::parse(asked.as_bytes()).unwrap_or(Json::Null);
         let tool = asked.member("tool").and_then(Json::as_str).unwrap_or_default();
         let mut script = self.script();
@@ -134,21 +134,21 @@ impl NativeScript {
         });
         let Some(decision) = answer.decision else {
             let error = Error::new(ErrorKind::Connection, "cannot reach the scripted gateway");
-            return Err(Failure { error, never_sent: true });
+            return Err(TransportError { error, is_pre_send: true });
         };
-        Ok(Answer::new(answer.status, recorded(&decision, &asked, count)))
+        Ok(Response::new(answer.status, recorded(&decision, &asked, count)))
     }
 
     /// What an approval says, held as a gateway holds it until somebody decided.
-    async fn approval(&self, below: &str) -> Answer {
-        let (id, query) = below.split_once('?').unwrap_or((below, ""));
+    async fn approval(&self, path_suffix: &str) -> Response {
+        let (id, query) = path_suffix.split_once('?').unwrap_or((path_suffix, ""));
         let id = id.trim_matches('/');
         let wait = query.split_once("wait=").and_then(|(_, wait)| wait.split('&').next()?.parse().ok());
         let until = Instant::now() + Duration::from_secs(wait.unwrap_or(0).min(25));
         loop {
             let status = self.script().approvals.get(id).copied();
             if status.is_none() && Instant::now() < until {
-                tokio::time::sleep(LOOK_AGAIN).await;
+                tokio::time::sleep(POLL_INTERVAL).await;
                 continue;
             }
             let members = [
@@ -157,7 +157,7 @@ impl NativeScript {
                 ("decided_by", status.map_or(Json::Null, |_| Json::from("test"))),
             ];
             let answer = Json::Object(members.map(|(name, value)| (name.to_owned(), value)).into());
-            return Answer::new(200, answer.to_string());
+            return Response::new(200, answer.to_string());
         }
     }
 }

@@ -4,7 +4,7 @@ use std::sync::Arc;
 use std::time::Duration;
 
 use crate::error::Error;
-use actpass_protocol::json::{self, Style, Text, Validator};
+use actpass_protocol::json::{self, JsonWriter, Style, Validator};
 use actpass_protocol::{Json, Mode, Secret};
 
 /// An action to ask about: what an agent is about to do, and why.
@@ -21,10 +21,10 @@ use actpass_protocol::{Json, Mode, Secret};
 ///
 /// Cloning is cheap.
 #[derive(Clone, Debug)]
-pub struct Action(Arc<Members>);
+pub struct Action(Arc<ActionFields>);
 
 #[derive(Clone, Debug)]
-pub(crate) struct Members {
+pub(crate) struct ActionFields {
     pub(crate) goal: String,
     pub(crate) tool: String,
     pub(crate) resource: String,
@@ -40,24 +40,24 @@ pub(crate) struct Members {
     pub(crate) wait_for_approval: Option<Duration>,
 }
 
-impl Members {
+impl ActionFields {
     /// The members that the published client does not send, for the request: left out unless given.
-    pub(crate) fn added(&self) -> [(&'static str, Option<&str>); 2] {
+    pub(crate) fn extension_fields(&self) -> [(&'static str, Option<&str>); 2] {
         [
             ("approval_request_id", self.approval_request_id.as_deref()),
             ("tool_manifest_hash", self.tool_manifest_hash.as_deref()),
         ]
     }
 
-    fn judged(&self) -> ([&str; 4], [Option<&str>; 3]) {
+    fn judged_fields(&self) -> ([&str; 4], [Option<&str>; 3]) {
         let Self { goal, tool, resource, args, user_id, audience, tool_manifest_hash, .. } = self;
         let optional = [user_id, audience, tool_manifest_hash].map(Option::as_deref);
         ([goal, tool, resource, args].map(String::as_str), optional)
     }
 }
 
-/// Sets an optional member of an action: see [`Action::TEXTS`].
-pub type SetText = fn(Action, String) -> Action;
+/// Sets an optional member of an action: see [`Action::STRING_FIELDS`].
+pub type SetString = fn(Action, String) -> Action;
 
 impl Action {
     /// The optional members that are texts: the name of each on the wire, and its setter. For bindings that take members by name.
@@ -66,13 +66,13 @@ impl Action {
     /// use actpass_core::Action;
     ///
     /// let mut action = Action::new("resolve_refund_request", "stripe.refund.create");
-    /// for (name, set) in Action::TEXTS {
+    /// for (name, set) in Action::STRING_FIELDS {
     ///     if *name == "user_id" {
     ///         action = set(action, "u_1".to_owned());
     ///     }
     /// }
     /// ```
-    pub const TEXTS: &[(&str, SetText)] = &[
+    pub const STRING_FIELDS: &[(&str, SetString)] = &[
         ("user_id", |action, text| action.user_id(text)),
         ("passport", |action, text| action.passport(text)),
         ("idempotency_key", |action, text| action.idempotency_key(text)),
@@ -83,7 +83,7 @@ impl Action {
 
     /// The use of `tool` for `goal`, without arguments, on no resource, in the client's mode.
     pub fn new(goal: impl Into<String>, tool: impl Into<String>) -> Self {
-        Self(Arc::new(Members {
+        Self(Arc::new(ActionFields {
             goal: goal.into(),
             tool: tool.into(),
             resource: String::new(),
@@ -99,60 +99,60 @@ impl Action {
         }))
     }
 
-    pub(crate) fn members(&self) -> &Members {
+    pub(crate) fn fields(&self) -> &ActionFields {
         &self.0
     }
 
     /// Whether this is what would be judged if `other` was asked about.
-    pub(crate) fn is_judged_as(&self, other: &Self) -> bool {
-        self.members().judged() == other.members().judged()
+    pub(crate) fn matches_judged(&self, other: &Self) -> bool {
+        self.fields().judged_fields() == other.fields().judged_fields()
     }
 
-    pub(crate) fn members_mut(&mut self) -> &mut Members {
+    pub(crate) fn fields_mut(&mut self) -> &mut ActionFields {
         Arc::make_mut(&mut self.0)
     }
 
     /// Sets what the tool acts on, such as `stripe:charge:ch_123`.
     #[must_use]
     pub fn resource(mut self, resource: impl Into<String>) -> Self {
-        self.members_mut().resource = resource.into();
+        self.fields_mut().resource = resource.into();
         self
     }
 
     /// Sets the tool's arguments; a JSON object.
     #[must_use]
     pub fn args(mut self, args: impl Into<Json>) -> Self {
-        let mut text = Text::new(Style::PythonCompat);
+        let mut text = JsonWriter::new(Style::PythonCompat);
         args.into().write(&mut text);
-        self.members_mut().args = text.into_string();
+        self.fields_mut().args = text.into_string();
         self
     }
 
     /// Sets the tool's arguments from the text of a JSON object, which is sent as it is.
     #[must_use]
     pub fn args_text(mut self, args: impl Into<String>) -> Self {
-        self.members_mut().args = args.into();
+        self.fields_mut().args = args.into();
         self
     }
 
     /// Sets on whose behalf the agent acts.
     #[must_use]
     pub fn user_id(mut self, user_id: impl Into<String>) -> Self {
-        self.members_mut().user_id = Some(user_id.into());
+        self.fields_mut().user_id = Some(user_id.into());
         self
     }
 
     /// Sets the passport that the action spends; an empty one is an error of the call.
     #[must_use]
     pub fn passport(mut self, passport: impl Into<Secret>) -> Self {
-        self.members_mut().passport = Some(passport.into());
+        self.fields_mut().passport = Some(passport.into());
         self
     }
 
     /// Sets the mode, instead of the client's.
     #[must_use]
     pub fn mode(mut self, mode: Mode) -> Self {
-        self.members_mut().mode = Some(mode);
+        self.fields_mut().mode = Some(mode);
         self
     }
 
@@ -162,28 +162,28 @@ impl Action {
     /// calls.
     #[must_use]
     pub fn idempotency_key(mut self, key: impl Into<String>) -> Self {
-        self.members_mut().idempotency_key = Some(key.into());
+        self.fields_mut().idempotency_key = Some(key.into());
         self
     }
 
     /// Sets to whom the passport is shown.
     #[must_use]
     pub fn audience(mut self, audience: impl Into<String>) -> Self {
-        self.members_mut().audience = Some(audience.into());
+        self.fields_mut().audience = Some(audience.into());
         self
     }
 
     /// Sets the approved request that the action spends.
     #[must_use]
     pub fn approval_request_id(mut self, id: impl Into<String>) -> Self {
-        self.members_mut().approval_request_id = Some(id.into());
+        self.fields_mut().approval_request_id = Some(id.into());
         self
     }
 
     /// Sets the hash of the tool's definition as the agent sees it.
     #[must_use]
     pub fn tool_manifest_hash(mut self, hash: impl Into<String>) -> Self {
-        self.members_mut().tool_manifest_hash = Some(hash.into());
+        self.fields_mut().tool_manifest_hash = Some(hash.into());
         self
     }
 
@@ -192,7 +192,7 @@ impl Action {
     /// each request. A preflight never holds.
     #[must_use]
     pub fn wait_for_approval(mut self, wait: Duration) -> Self {
-        self.members_mut().wait_for_approval = Some(wait);
+        self.fields_mut().wait_for_approval = Some(wait);
         self
     }
 }
@@ -200,7 +200,7 @@ impl Action {
 /// Checks that `text` is a JSON object that may stand inside the object of a request.
 pub(crate) fn check_object(member: &str, text: &str) -> Result<(), Error> {
     json::read_below(text.as_bytes(), &mut Validator, 1)
-        .map_err(|error| json::argument(member, text, &error))?;
+        .map_err(|error| json::argument_error(member, text, &error))?;
     match text.trim_start().starts_with('{') {
         true => Ok(()),
         false => Err(Error::argument(member, "expected an object")),
@@ -221,7 +221,7 @@ pub(crate) fn check_canonical(member: &str, text: &str) -> Result<(), Error> {
         return Ok(());
     }
     let value = json::parse_argument(member, text)?;
-    value.write_canonical(&mut Text::new(Style::Compact)).map_err(|error| {
+    value.write_canonical(&mut JsonWriter::new(Style::Compact)).map_err(|error| {
         Error::argument(
             &error.path_from(member),
             format_args!("{}, which strict mode demands; send it as a string", error.problem()),

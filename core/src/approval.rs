@@ -8,7 +8,7 @@ use percent_encoding::{AsciiSet, NON_ALPHANUMERIC, utf8_percent_encode};
 use crate::action::{self, Action};
 use crate::error::Error;
 use crate::request;
-use actpass_protocol::json::{self, RawObject, Step, Style, Text};
+use actpass_protocol::json::{self, JsonWriter, RawObject, Step, Style};
 use actpass_protocol::{Json, Mode};
 
 /// The longest that the gateway is asked to hold one poll of an approval.
@@ -16,17 +16,17 @@ pub(crate) const MAX_POLL: Duration = Duration::from_secs(25);
 /// The longest that is waited for a decision: 30 days.
 pub(crate) const MAX_WAIT: Duration = Duration::from_secs(30 * 24 * 60 * 60);
 /// The shortest time between the beginnings of two polls.
-pub(crate) const BETWEEN_POLLS: Duration = Duration::from_secs(1);
+pub(crate) const MIN_POLL_INTERVAL: Duration = Duration::from_secs(1);
 
 /// Where an approval stands.
 ///
 /// ```
-/// # use actpass_core::transport::FixedAnswer;
+/// # use actpass_core::transport::FixedResponse;
 /// # tokio::runtime::Builder::new_current_thread().enable_all().build().unwrap().block_on(async {
 /// use actpass_core::{ActPass, ApprovalStatus};
 /// use std::time::Duration;
 ///
-/// let answer = FixedAnswer::new(200, r#"{"id": "apr_1", "status": "rejected", "decided_by": "alice"}"#);
+/// let answer = FixedResponse::new(200, r#"{"id": "apr_1", "status": "rejected", "decided_by": "alice"}"#);
 /// let actpass = ActPass::builder().api_key("apk_dev").transport(answer).build()?;
 /// let approval = actpass.wait_for_approval("apr_1", Duration::from_secs(60)).await?;
 /// assert_eq!(approval.status(), ApprovalStatus::Rejected);
@@ -95,11 +95,11 @@ pub enum ApprovalStatus {
 /// in another process. The gateway holds the action against the one that was approved, so a changed copy runs nothing.
 ///
 /// ```
-/// # use actpass_core::transport::FixedAnswer;
+/// # use actpass_core::transport::FixedResponse;
 /// # tokio::runtime::Builder::new_current_thread().enable_all().build().unwrap().block_on(async {
 /// use actpass_core::{ActPass, Action, Outcome, PendingApproval};
 ///
-/// let answer = FixedAnswer::new(200, r#"{"decision": "require_approval", "approval_request_id": "apr_1"}"#);
+/// let answer = FixedResponse::new(200, r#"{"decision": "require_approval", "approval_request_id": "apr_1"}"#);
 /// let actpass = ActPass::builder().api_key("apk_dev").transport(answer).build()?;
 /// let action = Action::new("resolve_refund_request", "stripe.refund.create");
 /// let Outcome::Blocked(blocked) = actpass.guard(&action, async |_| Ok::<_, ()>("refunded")).await? else {
@@ -125,7 +125,7 @@ impl PendingApproval {
     /// `action` waits for `id`; `mode` is the one that it was asked in.
     pub(crate) fn new(id: String, action: &Action, mode: Mode) -> Self {
         let mut action = action.clone();
-        let members = action.members_mut();
+        let members = action.fields_mut();
         members.passport = None;
         members.mode = Some(mode);
         members.idempotency_key = None;
@@ -147,8 +147,8 @@ impl PendingApproval {
 
     /// It as a JSON object, to keep.
     pub fn to_json(&self) -> String {
-        let action = self.action.members();
-        let mut text = Text::new(Style::Compact);
+        let action = self.action.fields();
+        let mut text = JsonWriter::new(Style::Compact);
         text.raw("{");
         let mut count = 0;
         let mut member = |name: &str, value: Option<&str>| {
@@ -187,9 +187,9 @@ impl PendingApproval {
         })?;
         let mut pending = Self { id: String::new(), action: Action::new("", "") };
         for (name, value) in members {
-            let action = pending.action.members_mut();
+            let action = pending.action.fields_mut();
             if name == "args" {
-                let mut args = Text::new(Style::PythonCompat);
+                let mut args = JsonWriter::new(Style::PythonCompat);
                 value.write(&mut args);
                 action.args = args.into_string();
                 action::check_object("pending.args", &action.args)?;
@@ -213,13 +213,13 @@ impl PendingApproval {
                 _ => return Err(Error::argument(&member, "expected no member of this name")),
             }
         }
-        request::needed("pending.approval_request_id", &pending.id)?;
-        request::needed("pending.goal", &pending.action.members().goal)?;
-        request::needed("pending.tool", &pending.action.members().tool)?;
+        request::require_non_empty("pending.approval_request_id", &pending.id)?;
+        request::require_non_empty("pending.goal", &pending.action.fields().goal)?;
+        request::require_non_empty("pending.tool", &pending.action.fields().tool)?;
         if members.iter().all(|(name, _)| name != "args") {
             return Err(Error::argument("pending.args", "expected an object, found nothing"));
         }
-        pending.action.members_mut().approval_request_id = Some(pending.id.clone());
+        pending.action.fields_mut().approval_request_id = Some(pending.id.clone());
         Ok(pending)
     }
 }
@@ -227,7 +227,7 @@ impl PendingApproval {
 /// What follows the path of the approvals to poll `id` for at most `wait`.
 pub(crate) fn path_suffix(id: &str, wait: Duration) -> Result<String, Error> {
     const KEPT: AsciiSet = NON_ALPHANUMERIC.remove(b'-').remove(b'.').remove(b'_').remove(b'~');
-    request::needed("approval_request_id", id)?;
+    request::require_non_empty("approval_request_id", id)?;
     // As a part of a path these mean another path.
     if id == "." || id == ".." {
         return Err(Error::argument("approval_request_id", format_args!("expected an id, found {id:?}")));
@@ -268,17 +268,17 @@ mod tests {
         assert!(same(&pending.to_json()).same_value(&same(&kept)), "{}", pending.to_json());
         let again = pending.action();
         assert_eq!(
-            (again.members().mode, again.members().approval_request_id.as_deref()),
+            (again.fields().mode, again.fields().approval_request_id.as_deref()),
             (Some(Mode::Strict), Some("apr_1"))
         );
         assert_eq!(
-            (again.members().wait_for_approval, again.members().idempotency_key.as_deref()),
+            (again.fields().wait_for_approval, again.fields().idempotency_key.as_deref()),
             (None, None)
         );
         assert!(
-            same(&again.members().args).same_value(&same(&action.members().args)),
+            same(&again.fields().args).same_value(&same(&action.fields().args)),
             "{}",
-            again.members().args
+            again.fields().args
         );
     }
 

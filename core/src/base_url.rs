@@ -55,7 +55,7 @@ impl BaseUrl {
             }
             _ => return bad("expected an https URL, or http to this host"),
         };
-        if let Some(base) = before_call(&url) {
+        if let Some(base) = base_of_call_url(&url) {
             return Err(Error::config(
                 "base_url",
                 format_args!(
@@ -95,7 +95,7 @@ impl BaseUrl {
     }
 
     /// The URL of a call, with what follows its own path.
-    pub(crate) fn endpoint(&self, operation: Operation, below: &str) -> Result<Uri, Error> {
+    pub(crate) fn endpoint(&self, operation: Operation, path_suffix: &str) -> Result<Uri, Error> {
         let [preflight, issue, verify, revoke, evidence, jwks, approval] = &self.endpoints;
         let endpoint = match operation {
             Operation::Approval => approval,
@@ -106,9 +106,9 @@ impl BaseUrl {
             Operation::RecordEvidence => evidence,
             Operation::Jwks => jwks,
         };
-        match below {
+        match path_suffix {
             "" => Ok(endpoint.clone()),
-            below => Uri::try_from(format!("{endpoint}{below}"))
+            suffix => Uri::try_from(format!("{endpoint}{suffix}"))
                 .map_err(|error| Error::new(ErrorKind::Internal, format!("{}: {error}", operation.name()))),
         }
     }
@@ -116,20 +116,20 @@ impl BaseUrl {
 
 /// The part of `url` before the path of a call, if it ends in one: in `/api/v1`, or in a call of the gateway's below it
 /// or beside it.
-fn before_call(url: &Url) -> Option<String> {
-    const ROOT: &str = "/api/v1";
+fn base_of_call_url(url: &Url) -> Option<String> {
+    const API_ROOT: &str = "/api/v1";
     /// Those that a client does not make.
-    const OTHERS: [&str; 5] =
+    const OTHER_PATHS: [&str; 5] =
         ["/api/v1/budgets", "/api/v1/halts", "/api/v1/tools", "/healthz", "/openapi.json"];
-    let calls = || Operation::ALL.iter().map(|operation| operation.path()).chain(OTHERS);
+    let calls = || Operation::ALL.iter().map(|operation| operation.path()).chain(OTHER_PATHS);
     let first = |below: &str| below.split('/').nth(1).map(str::to_owned);
     let path = url.path().trim_end_matches('/').to_ascii_lowercase();
     let is_call = |below: &str| {
-        let mut groups = calls().filter_map(|call| call.strip_prefix(ROOT));
+        let mut groups = calls().filter_map(|call| call.strip_prefix(API_ROOT));
         below.is_empty() || below.starts_with('/') && groups.any(|group| first(group) == first(below))
     };
     let at = path
-        .match_indices(ROOT)
+        .match_indices(API_ROOT)
         .find(|(at, root)| is_call(path.get(at + root.len()..).unwrap_or_default()))
         .map(|(at, _)| at)
         .or_else(|| calls().find_map(|call| path.strip_suffix(call).map(str::len)))?;

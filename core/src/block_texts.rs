@@ -9,7 +9,7 @@ use crate::redact;
 use actpass_protocol::{DecisionWord, ErrorKind, Secret};
 
 /// How long what a gateway says can be in a text for a model.
-const MAX_SAID: usize = 2_000;
+const MAX_GATEWAY_TEXT: usize = 2_000;
 
 /// The two texts of a block, each in one line.
 ///
@@ -71,16 +71,16 @@ impl BlockTexts {
         let head = sentence(&format!("{tool} was not run: {word} ({reason})"));
 
         let error = failure.map(|failure| sentence(&failure.message));
-        let developer = joined([head.clone()].into_iter().chain(error).chain(explained()));
+        let developer = join_sentences([head.clone()].into_iter().chain(error).chain(explained()));
 
-        let own = OwnReason::of(&reason);
-        let said = match (failure, own) {
-            (Some(failure), _) if failure.is_of_an_argument => joined(explained()),
+        let sdk_reason = SdkReason::of(&reason);
+        let reason_text = match (failure, sdk_reason) {
+            (Some(failure), _) if failure.is_of_an_argument => join_sentences(explained()),
             (Some(_), _) => "Whether it may run could not be found out.".to_owned(),
-            (None, Some(own)) => own.why().to_owned(),
-            (None, None) => shortened(joined(explained())),
+            (None, Some(sdk_reason)) => sdk_reason.summary().to_owned(),
+            (None, None) => truncate(join_sentences(explained())),
         };
-        let again = match (approval, failure) {
+        let advice = match (approval, failure) {
             (Some(id), _) => {
                 let id = one_line(id);
                 format!(
@@ -92,24 +92,24 @@ impl BlockTexts {
                 "This may pass: the same call may be tried again later.".to_owned()
             }
             (None, Some(_)) => "Do not call it again: somebody has to repair this first.".to_owned(),
-            (None, None) => match own {
-                Some(own) => own.again().to_owned(),
-                None => again(decision.word(), &reason).to_owned(),
+            (None, None) => match sdk_reason {
+                Some(sdk_reason) => sdk_reason.retry_advice().to_owned(),
+                None => retry_advice(decision.word(), &reason).to_owned(),
             },
         };
-        Self { developer, model: joined([head, said, again]) }
+        Self { developer, model: join_sentences([head, reason_text, advice]) }
     }
 
     /// The texts without these secrets.
     #[must_use]
-    pub(crate) fn without(self, secrets: &[&Secret]) -> Self {
+    pub(crate) fn redacted(self, secrets: &[&Secret]) -> Self {
         Self { developer: redact::text(&self.developer, secrets), model: redact::text(&self.model, secrets) }
     }
 }
 
 /// The reasons of the SDK's own for which the gate did not fail. Their explanations are for a developer.
 #[derive(Clone, Copy)]
-enum OwnReason {
+enum SdkReason {
     ApprovalTimeout,
     ArgumentsChanged,
     PermitExpired,
@@ -117,7 +117,7 @@ enum OwnReason {
     Unrecorded,
 }
 
-impl OwnReason {
+impl SdkReason {
     fn of(reason_code: &str) -> Option<Self> {
         Some(match reason_code {
             "actpass.approval_timeout" => Self::ApprovalTimeout,
@@ -129,7 +129,7 @@ impl OwnReason {
         })
     }
 
-    fn why(self) -> &'static str {
+    fn summary(self) -> &'static str {
         match self {
             Self::ApprovalTimeout => "Nobody decided about it in time.",
             Self::ArgumentsChanged => "The arguments changed after they were judged.",
@@ -141,7 +141,7 @@ impl OwnReason {
         }
     }
 
-    fn again(self) -> &'static str {
+    fn retry_advice(self) -> &'static str {
         match self {
             Self::ApprovalTimeout => "Do not call it again until a person has decided.",
             Self::ArgumentsChanged => {
@@ -155,7 +155,7 @@ impl OwnReason {
 }
 
 /// Whether the same call can help after a decision that was made.
-fn again(word: &DecisionWord, reason_code: &str) -> &'static str {
+fn retry_advice(word: &DecisionWord, reason_code: &str) -> &'static str {
     match word {
         _ if reason_code == "approval.expired" => "The same call asks for approval again.",
         DecisionWord::RequireApproval => {
@@ -170,7 +170,7 @@ fn again(word: &DecisionWord, reason_code: &str) -> &'static str {
     }
 }
 
-fn joined(sentences: impl IntoIterator<Item = String>) -> String {
+fn join_sentences(sentences: impl IntoIterator<Item = String>) -> String {
     let mut text = String::new();
     for sentence in sentences {
         if !sentence.is_empty() {
@@ -198,8 +198,8 @@ fn one_line(text: &str) -> String {
     words.filter(|word| !word.is_empty()).collect::<Vec<_>>().join(" ")
 }
 
-fn shortened(text: String) -> String {
-    match text.char_indices().nth(MAX_SAID) {
+fn truncate(text: String) -> String {
+    match text.char_indices().nth(MAX_GATEWAY_TEXT) {
         None => text,
         Some((end, _)) => text.get(..end).unwrap_or_default().trim_end().to_owned() + "…",
     }
@@ -279,7 +279,7 @@ mod tests {
             texts(&format!(r#"{{"decision":"deny","explain":{{"summary":"{long}"}}}}"#), None, None).model;
         assert!(model.len() < 2_300 && model.contains('…'), "{}", model.len());
         let said = texts(r#"{"decision":"deny","explain":{"summary":"key apk_1234"}}"#, None, None);
-        let hidden = said.without(&[&Secret::new("apk_1234")]);
+        let hidden = said.redacted(&[&Secret::new("apk_1234")]);
         assert!(hidden.model.contains("key [redacted]") && hidden.developer.contains("key [redacted]"));
     }
 }

@@ -18,9 +18,9 @@ use actpass_protocol::ErrorKind;
 pub const DEFAULT_CIRCUIT_FAILURES: u32 = 5;
 
 /// For how long the circuit opens at most at first; it doubles with each probe that fails.
-const FIRST_OPEN: Duration = Duration::from_secs(1);
+const INITIAL_OPEN: Duration = Duration::from_secs(1);
 /// For how long it opens at most.
-const LONGEST_OPEN: Duration = Duration::from_secs(30);
+const MAX_OPEN: Duration = Duration::from_secs(30);
 
 /// Whether calls go to the gateway; see [`ActPass::circuit`](crate::ActPass::circuit).
 ///
@@ -112,9 +112,9 @@ impl Breaker {
                     *state = State::Probing;
                     Ok(Admission { breaker: Arc::clone(&self.0), probe: Some(opened) })
                 }
-                left => Err(refused(left)),
+                left => Err(circuit_open(left)),
             },
-            State::Probing => Err(refused(FIRST_OPEN)),
+            State::Probing => Err(circuit_open(INITIAL_OPEN)),
         }
     }
 }
@@ -169,10 +169,10 @@ impl Drop for Admission {
 }
 
 fn open(opened: u32, clock: &dyn Clock) -> State {
-    State::Open(opened, clock.now() + retry::jittered(FIRST_OPEN, opened, LONGEST_OPEN, clock))
+    State::Open(opened, clock.now() + retry::jittered(INITIAL_OPEN, opened, MAX_OPEN, clock))
 }
 
-fn refused(left: Duration) -> Error {
+fn circuit_open(left: Duration) -> Error {
     let problem = format!(
         "circuit open: earlier calls could not reach the gateway; next attempt in {:.1} s",
         left.as_secs_f64()
@@ -223,7 +223,7 @@ mod tests {
         assert_eq!(breaker.circuit(TokioClock.now()), Circuit::Closed);
         fails(&breaker, ErrorKind::Connection);
         let left = opened_for(&breaker);
-        assert!(left >= FIRST_OPEN / 2 && left <= FIRST_OPEN, "{left:?}");
+        assert!(left >= INITIAL_OPEN / 2 && left <= INITIAL_OPEN, "{left:?}");
         let error = breaker.admit(TokioClock.now()).unwrap_err();
         assert_eq!((error.code(), error.retry_after()), ("actpass.unreachable", Some(left)));
         assert!(error.is_retryable());
@@ -236,7 +236,7 @@ mod tests {
         let mut before = Duration::ZERO;
         for _ in 0..8 {
             let left = opened_for(&breaker);
-            assert!(left * 2 >= before && left <= LONGEST_OPEN, "{left:?} after {before:?}");
+            assert!(left * 2 >= before && left <= MAX_OPEN, "{left:?} after {before:?}");
             before = left;
             tokio::time::advance(left).await;
             let probe = breaker.admit(TokioClock.now()).unwrap();
@@ -245,14 +245,14 @@ mod tests {
             probe.settle(Some(&failure(ErrorKind::Timeout)), &TokioClock);
             assert!(breaker.admit(TokioClock.now()).is_err());
         }
-        assert!(before >= LONGEST_OPEN / 2, "{before:?}");
-        tokio::time::advance(LONGEST_OPEN).await;
+        assert!(before >= MAX_OPEN / 2, "{before:?}");
+        tokio::time::advance(MAX_OPEN).await;
         drop(breaker.admit(TokioClock.now()).unwrap());
         let probe = breaker.admit(TokioClock.now()).unwrap();
         probe.settle(Some(&failure(ErrorKind::Status)), &TokioClock);
         assert_eq!(breaker.circuit(TokioClock.now()), Circuit::Closed, "an answer is an answer");
         fails(&breaker, ErrorKind::Connection);
-        assert!(opened_for(&breaker) <= FIRST_OPEN, "it begins anew");
+        assert!(opened_for(&breaker) <= INITIAL_OPEN, "it begins anew");
     }
 
     #[tokio::test(start_paused = true)]

@@ -5,14 +5,14 @@ use std::time::Duration;
 
 use crate::base_url::BaseUrl;
 use crate::breaker::DEFAULT_CIRCUIT_FAILURES;
-use crate::client::{ActPass, Time};
+use crate::client::{ActPass, TimeSource};
 use crate::clock::Clock;
 use crate::config::{self, Config};
 use crate::error::Error;
 #[cfg(feature = "reqwest")]
 use crate::http::ReqwestTransport;
 #[cfg(feature = "http")]
-use crate::http::{CaVariable, Way, extra_ca};
+use crate::http::{CaVariable, ConnectOptions, parse_ca};
 use crate::settings::Settings;
 use crate::transport::Transport;
 use actpass_protocol::{Mode, Secret};
@@ -214,7 +214,7 @@ impl ActPassBuilder {
         }
         let Some(transport) = self.transport.take() else { return self.over_http() };
         #[cfg(feature = "http")]
-        extra_ca(self.ca.as_deref())?;
+        parse_ca(self.ca.as_deref())?;
         let time = self.time()?;
         Ok(ActPass::with_transport(Arc::new(self.config()?), transport, time))
     }
@@ -243,14 +243,14 @@ impl ActPassBuilder {
     }
 
     #[cfg(feature = "http")]
-    fn time(&mut self) -> Result<Time, Error> {
-        Ok(self.clock.take().map_or(Time::Tokio, Time::Given))
+    fn time(&mut self) -> Result<TimeSource, Error> {
+        Ok(self.clock.take().map_or(TimeSource::Tokio, TimeSource::Given))
     }
 
     #[cfg(not(feature = "http"))]
-    fn time(&mut self) -> Result<Time, Error> {
+    fn time(&mut self) -> Result<TimeSource, Error> {
         let none = || Error::config("clock", "expected one, found none, and the feature http is off");
-        self.clock.take().map(Time::Given).ok_or_else(none)
+        self.clock.take().map(TimeSource::Given).ok_or_else(none)
     }
 
     /// Checks the settings and keeps them, to make clients with connections of their own or an
@@ -280,9 +280,10 @@ impl ActPassBuilder {
     fn checked(mut self) -> Result<Settings, Error> {
         let (ca, ca_variables) = (self.ca.take(), std::mem::take(&mut self.ca_variables));
         let mut config = self.config()?;
-        let way = Way::to(&config.base_url, &extra_ca(ca.as_deref())?, ca_variables)?;
-        config.through = way.through();
-        Ok(Settings::new(config, way))
+        let connect_options =
+            ConnectOptions::for_gateway(&config.base_url, &parse_ca(ca.as_deref())?, ca_variables)?;
+        config.via_proxy = connect_options.via_proxy();
+        Ok(Settings::new(config, connect_options))
     }
 
     #[cfg(not(feature = "http"))]
@@ -312,7 +313,7 @@ impl ActPassBuilder {
             circuit_failures: self.circuit_failures.unwrap_or(DEFAULT_CIRCUIT_FAILURES),
             max_retries: config::max_retries(self.max_retries.unwrap_or(config::DEFAULT_MAX_RETRIES))?,
             mode: self.mode,
-            through: String::new(),
+            via_proxy: String::new(),
             user_agent,
         })
     }

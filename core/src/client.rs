@@ -15,7 +15,7 @@ use serde::Serialize;
 use actpass_protocol::ErrorKind;
 use actpass_protocol::json::RawObject;
 use actpass_protocol::token::Unverified;
-use actpass_protocol::{Ended, Json, Operation, Secret};
+use actpass_protocol::{ActionEnd, Json, Operation, Secret};
 
 use crate::action::Action;
 use crate::approval::Approval;
@@ -29,7 +29,7 @@ use crate::engine::{Begun, Engine, Event, GuardSession, Machine, Scope, Stage, S
 use crate::error::Error;
 use crate::evidence::{EvidenceEvent, RecordedEvidence};
 use crate::guard::{ExecutionContext, Outcome, Recording, Verdict};
-use crate::observe::observe;
+use crate::observe::ignore_panic;
 use crate::offline::{self, KeyCache, KeySet};
 use crate::passport::{
     IssuedPassport, OfflineVerifyRequest, PassportRequest, Revocation, Verification, VerifyRequest,
@@ -44,14 +44,14 @@ use crate::transport::{Request, Transport};
 /// Its methods need a tokio runtime with its timer and I/O enabled.
 ///
 /// ```
-/// # use actpass_core::transport::FixedAnswer;
+/// # use actpass_core::transport::FixedResponse;
 /// # async fn refund(_: &str, _: u64) -> Result<String, std::io::Error> { Ok("re_1".to_owned()) }
 /// # #[tokio::main(flavor = "current_thread")] async fn main() -> Result<(), Box<dyn std::error::Error>> {
 /// use actpass_core::{ActPass, Action, Outcome};
 /// use serde_json::json;
 ///
 /// let actpass = ActPass::builder().api_key("apk_dev").base_url("http://127.0.0.1:8787").build()?;
-/// # let answer = FixedAnswer::new(200, r#"{"decision": "allow"}"#);
+/// # let answer = FixedResponse::new(200, r#"{"decision": "allow"}"#);
 /// # let actpass = ActPass::builder().api_key("apk_dev").transport(answer).build()?;
 /// let action = Action::new("resolve_refund_request", "stripe.refund.create")
 ///     .resource("stripe:charge:ch_123")
@@ -70,20 +70,20 @@ pub struct ActPass(Arc<Inner>, Scope);
 struct Inner {
     engine: Engine,
     transport: Box<dyn Transport>,
-    time: Time,
+    time: TimeSource,
     keys: KeyCache,
 }
 
 /// Where time comes from.
 #[derive(Debug)]
-pub(crate) enum Time {
+pub(crate) enum TimeSource {
     /// From a clock of the caller's.
     Given(Box<dyn Clock>),
     #[cfg(feature = "http")]
     Tokio,
 }
 
-impl Time {
+impl TimeSource {
     fn clock(&self) -> &dyn Clock {
         match self {
             Self::Given(clock) => clock.as_ref(),
@@ -114,7 +114,11 @@ impl Time {
 }
 
 impl ActPass {
-    pub(crate) fn with_transport(config: Arc<Config>, transport: Box<dyn Transport>, time: Time) -> Self {
+    pub(crate) fn with_transport(
+        config: Arc<Config>,
+        transport: Box<dyn Transport>,
+        time: TimeSource,
+    ) -> Self {
         let inner = Inner { engine: Engine::new(config), transport, time, keys: KeyCache::default() };
         Self(Arc::new(inner), Scope::default())
     }
@@ -128,12 +132,12 @@ impl ActPass {
     /// The same client, whose calls have these limits; it shares the connections and the circuit breaker of this one.
     ///
     /// ```
-    /// # use actpass_core::transport::FixedAnswer;
+    /// # use actpass_core::transport::FixedResponse;
     /// # tokio::runtime::Builder::new_current_thread().enable_all().build().unwrap().block_on(async {
     /// use actpass_core::{ActPass, Action, CallOptions};
     /// use std::time::Duration;
     ///
-    /// let answer = FixedAnswer::new(200, r#"{"decision": "allow"}"#);
+    /// let answer = FixedResponse::new(200, r#"{"decision": "allow"}"#);
     /// let actpass = ActPass::builder().api_key("apk_dev").transport(answer).build()?;
     /// let quick = actpass.with_options(CallOptions::new(Some(Duration::from_secs(2)), Some(0))?);
     /// quick.preflight(&Action::new("resolve_refund_request", "stripe.refund.create")).await?;
@@ -166,12 +170,12 @@ impl ActPass {
     /// Does what `machine` says, from its first step to its end.
     ///
     /// ```
-    /// # use actpass_core::transport::FixedAnswer;
+    /// # use actpass_core::transport::FixedResponse;
     /// # tokio::runtime::Builder::new_current_thread().enable_all().build().unwrap().block_on(async {
     /// use actpass_core::engine::Stage;
     /// use actpass_core::{ActPass, Action};
     ///
-    /// let answer = FixedAnswer::new(200, r#"{"decision": "allow"}"#);
+    /// let answer = FixedResponse::new(200, r#"{"decision": "allow"}"#);
     /// let actpass = ActPass::builder().api_key("apk_dev").transport(answer).build()?;
     /// let prepared = actpass.prepare(Action::new("resolve_refund_request", "stripe.refund.create"))?;
     /// let mut session = actpass.guard_session(prepared, false);
@@ -201,7 +205,7 @@ impl ActPass {
             None => Event::Elapsed,
             Some(Err(_panic)) => Event::Panicked,
             Some(Ok(Err(failure))) => Event::Failed(failure),
-            Some(Ok(Ok(answer))) => Event::Answered(answer),
+            Some(Ok(Ok(answer))) => Event::Response(answer),
         }
     }
 
@@ -231,11 +235,11 @@ impl ActPass {
     /// Any kind of [`ErrorKind`] but [`Config`](ErrorKind::Config): no decision is made up here.
     ///
     /// ```
-    /// # use actpass_core::transport::FixedAnswer;
+    /// # use actpass_core::transport::FixedResponse;
     /// # tokio::runtime::Builder::new_current_thread().enable_all().build().unwrap().block_on(async {
     /// use actpass_core::{ActPass, Action, DecisionWord};
     ///
-    /// let answer = FixedAnswer::new(200, r#"{"decision": "require_approval", "approval_request_id": "apr_1"}"#);
+    /// let answer = FixedResponse::new(200, r#"{"decision": "require_approval", "approval_request_id": "apr_1"}"#);
     /// let actpass = ActPass::builder().api_key("apk_dev").transport(answer).build()?;
     /// let decision = actpass.preflight(&Action::new("resolve_refund_request", "stripe.refund.create")).await?;
     /// assert_eq!(decision.word(), &DecisionWord::RequireApproval);
@@ -255,11 +259,11 @@ impl ActPass {
     /// [`ErrorKind::Argument`] for what cannot be sent, naming the member.
     ///
     /// ```
-    /// # use actpass_core::transport::FixedAnswer;
+    /// # use actpass_core::transport::FixedResponse;
     /// # tokio::runtime::Builder::new_current_thread().enable_all().build().unwrap().block_on(async {
     /// use actpass_core::{ActPass, Action, Verdict};
     ///
-    /// let answer = FixedAnswer::new(200, r#"{"decision": "deny"}"#);
+    /// let answer = FixedResponse::new(200, r#"{"decision": "deny"}"#);
     /// let actpass = ActPass::builder().api_key("apk_dev").transport(answer).build()?;
     /// assert!(actpass.prepare(Action::new("resolve_refund_request", "")).is_err());
     /// let prepared = actpass.prepare(Action::new("resolve_refund_request", "stripe.refund.create"))?;
@@ -337,11 +341,11 @@ impl ActPass {
     /// As [`ActPass::authorize`].
     ///
     /// ```
-    /// # use actpass_core::transport::{Answer, Request, SendFuture, Transport};
+    /// # use actpass_core::transport::{Request, Response, SendFuture, Transport};
     /// # use actpass_core::Operation;
     /// # #[derive(Debug)] struct Gateway;
     /// # impl Transport for Gateway { fn send(&self, request: Request) -> SendFuture<'_> {
-    /// #     Box::pin(async move { Ok(Answer::new(200, match request.operation {
+    /// #     Box::pin(async move { Ok(Response::new(200, match request.operation {
     /// #         Operation::Preflight => r#"{"decision":"allow"}"#,
     /// #         _ => r#"{"event_id":"ev_2","current_event_hash":"ab"}"#,
     /// #     })) }) } }
@@ -377,9 +381,10 @@ impl ActPass {
         };
         let ended = execute(context).await;
         // What its serialization does, a panic included, changes nothing about what the action returned.
-        let response = ended.as_ref().ok().and_then(|result| observe(|| serde_json::to_vec(result).ok())?);
+        let response =
+            ended.as_ref().ok().and_then(|result| ignore_panic(|| serde_json::to_vec(result).ok())?);
         let response = response.and_then(|json| Json::parse(&json).ok());
-        let how = if ended.is_ok() { Ended::Returned } else { Ended::Failed };
+        let how = if ended.is_ok() { ActionEnd::Returned } else { ActionEnd::Failed };
         let (settlement, recording) = session.finish(how, response.as_ref())?;
         let recorded = match recording {
             Some(recording) => Some(self.record(&recording).await),
@@ -395,11 +400,11 @@ impl ActPass {
     /// As [`ActPass::preflight`].
     ///
     /// ```
-    /// # use actpass_core::transport::FixedAnswer;
+    /// # use actpass_core::transport::FixedResponse;
     /// # tokio::runtime::Builder::new_current_thread().enable_all().build().unwrap().block_on(async {
     /// use actpass_core::{ActPass, PassportRequest};
     ///
-    /// let answer = FixedAnswer::new(200, r#"{"token": "eyJ.a.b", "jwks_uri": "https://gateway.example/jwks"}"#);
+    /// let answer = FixedResponse::new(200, r#"{"token": "eyJ.a.b", "jwks_uri": "https://gateway.example/jwks"}"#);
     /// let actpass = ActPass::builder().api_key("apk_dev").transport(answer).build()?;
     /// let wanted = PassportRequest::new("mcp://stripe-production", "resolve_refund_request", ["stripe.refund.create"]);
     /// let passport = actpass.issue_passport(&wanted).await?;
@@ -420,11 +425,11 @@ impl ActPass {
     /// As [`ActPass::preflight`]; a passport that is not valid is no error.
     ///
     /// ```
-    /// # use actpass_core::transport::FixedAnswer;
+    /// # use actpass_core::transport::FixedResponse;
     /// # tokio::runtime::Builder::new_current_thread().enable_all().build().unwrap().block_on(async {
     /// use actpass_core::{ActPass, VerifyRequest};
     ///
-    /// let answer = FixedAnswer::new(200, r#"{"valid": false, "errors": ["passport.expired"]}"#);
+    /// let answer = FixedResponse::new(200, r#"{"valid": false, "errors": ["passport.expired"]}"#);
     /// let actpass = ActPass::builder().api_key("apk_dev").transport(answer).build()?;
     /// let verified = actpass.verify_passport(&VerifyRequest::new("eyJ.a.b", "mcp://stripe-production")).await?;
     /// assert!(!verified.is_valid());
@@ -450,12 +455,12 @@ impl ActPass {
     /// As [`ActPass::preflight`], where there are no keys to verify with; a passport that is not valid is no error.
     ///
     /// ```
-    /// # use actpass_core::transport::FixedAnswer;
+    /// # use actpass_core::transport::FixedResponse;
     /// # tokio::runtime::Builder::new_current_thread().enable_all().build().unwrap().block_on(async {
     /// use actpass_core::{ActPass, OfflineVerifyRequest};
     ///
     /// let actpass =
-    ///     ActPass::builder().api_key("apk_dev").transport(FixedAnswer::new(200, r#"{"keys": []}"#)).build()?;
+    ///     ActPass::builder().api_key("apk_dev").transport(FixedResponse::new(200, r#"{"keys": []}"#)).build()?;
     /// let wanted = OfflineVerifyRequest::new("not.a.passport", "mcp://stripe-production");
     /// assert_eq!(actpass.verify_passport_offline(&wanted).await?.errors(), ["passport.malformed"]);
     /// # Ok::<(), actpass_core::Error>(())
@@ -465,11 +470,11 @@ impl ActPass {
         &self,
         wanted: &OfflineVerifyRequest,
     ) -> Result<Verification, Error> {
-        request::needed("token", wanted.token.expose())?;
-        request::needed("audience", &wanted.audience)?;
+        request::require_non_empty("token", wanted.token.expose())?;
+        request::require_non_empty("audience", &wanted.audience)?;
         let passport = match Unverified::passport(wanted.token.expose()) {
             Ok(passport) => passport,
-            Err(refusal) => return Ok(Verification::of(Err(vec![refusal]))),
+            Err(refusal) => return Ok(Verification::from_result(Err(vec![refusal]))),
         };
         let fetch = async || {
             let request = Request::new(Operation::Jwks, "");
@@ -485,7 +490,7 @@ impl ActPass {
             now: self.clock().wall_clock(),
         };
         let key = keys.find(passport.kid());
-        Ok(Verification::of(offline::verify(passport, key, &expected)))
+        Ok(Verification::from_result(offline::verify(passport, key, &expected)))
     }
 
     /// Revokes the passport named `jti`, for `reason`.
@@ -495,12 +500,12 @@ impl ActPass {
     /// As [`ActPass::preflight`].
     ///
     /// ```
-    /// # use actpass_core::transport::FixedAnswer;
+    /// # use actpass_core::transport::FixedResponse;
     /// # tokio::runtime::Builder::new_current_thread().enable_all().build().unwrap().block_on(async {
     /// use actpass_core::ActPass;
     ///
     /// let actpass =
-    ///     ActPass::builder().api_key("apk_dev").transport(FixedAnswer::new(200, r#"{"revoked": true}"#)).build()?;
+    ///     ActPass::builder().api_key("apk_dev").transport(FixedResponse::new(200, r#"{"revoked": true}"#)).build()?;
     /// assert!(actpass.revoke_passport("ap_1", Some("session ended")).await?.is_revoked());
     /// # Ok::<(), actpass_core::Error>(())
     /// # }).unwrap();
@@ -517,11 +522,11 @@ impl ActPass {
     /// As [`ActPass::preflight`].
     ///
     /// ```
-    /// # use actpass_core::transport::FixedAnswer;
+    /// # use actpass_core::transport::FixedResponse;
     /// # tokio::runtime::Builder::new_current_thread().enable_all().build().unwrap().block_on(async {
     /// use actpass_core::{ActPass, EvidenceEvent};
     ///
-    /// let answer = FixedAnswer::new(200, r#"{"event_id": "ev_1", "current_event_hash": "ab12"}"#);
+    /// let answer = FixedResponse::new(200, r#"{"event_id": "ev_1", "current_event_hash": "ab12"}"#);
     /// let actpass = ActPass::builder().api_key("apk_dev").transport(answer).build()?;
     /// let recorded = actpass.record_evidence(&EvidenceEvent::new("refund.sent", "case_42")).await?;
     /// assert_eq!(recorded.event_id(), "ev_1");
@@ -540,23 +545,23 @@ impl ActPass {
     /// As [`ActPass::record_evidence`].
     ///
     /// ```
-    /// # use actpass_core::transport::{Answer, Request, SendFuture, Transport};
+    /// # use actpass_core::transport::{Request, Response, SendFuture, Transport};
     /// # use actpass_core::Operation;
     /// # #[derive(Debug)] struct Gateway;
     /// # impl Transport for Gateway { fn send(&self, request: Request) -> SendFuture<'_> {
-    /// #     Box::pin(async move { Ok(Answer::new(200, match request.operation {
+    /// #     Box::pin(async move { Ok(Response::new(200, match request.operation {
     /// #         Operation::Preflight => r#"{"decision":"allow"}"#,
     /// #         _ => r#"{"event_id":"ev_2","current_event_hash":"ab"}"#,
     /// #     })) }) } }
     /// # tokio::runtime::Builder::new_current_thread().enable_all().build().unwrap().block_on(async {
-    /// use actpass_core::{ActPass, Action, Ended, TokioClock, Verdict};
+    /// use actpass_core::{ActPass, Action, ActionEnd, TokioClock, Verdict};
     ///
     /// # let actpass = ActPass::builder().api_key("apk_dev").transport(Gateway).build()?;
     /// let action = Action::new("resolve_refund_request", "stripe.refund.create");
     /// let Verdict::Proceed(permit) = actpass.authorize(&action).await? else { panic!("blocked") };
     /// let (_context, settlement) = permit.spend(&TokioClock).unwrap();
     /// // ... the action runs, and is stopped:
-    /// let recorded = actpass.record(&settlement.recording(Ended::Cancelled, None)).await?;
+    /// let recorded = actpass.record(&settlement.recording(ActionEnd::Cancelled, None)).await?;
     /// assert_eq!(recorded.event_id(), "ev_2");
     /// # Ok::<(), actpass_core::Error>(())
     /// # }).unwrap();

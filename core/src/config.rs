@@ -37,7 +37,7 @@ pub(crate) struct Config {
     pub(crate) mode: Mode,
     pub(crate) user_agent: HeaderValue,
     /// What calls go through, for messages: ` (through the proxy …)`, or nothing.
-    pub(crate) through: String,
+    pub(crate) via_proxy: String,
 }
 
 /// Makes a length of time from seconds, as host languages give it; `member` is its name in messages.

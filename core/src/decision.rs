@@ -13,7 +13,7 @@ use crate::cause::Cause;
 use crate::error::Error;
 use crate::explanation::Explanation;
 use crate::prepared::PreparedAction;
-use actpass_protocol::json::{RawObject, Style, Text, all_members, is_array_of_strings};
+use actpass_protocol::json::{JsonWriter, RawObject, Style, all_members, is_array_of_strings};
 use actpass_protocol::{DecisionWord, Json, Secret};
 
 const APPROVAL_ID: &str = "approval_request_id";
@@ -69,26 +69,31 @@ impl Decision {
         let word = match document.string("decision") {
             Some(word) if word.is_empty() => return Err("its member `decision` is empty".to_owned()),
             Some(word) => DecisionWord::from(word.as_ref()),
-            None if document.text_of("decision").is_some() => {
+            None if document.member_text("decision").is_some() => {
                 return Err("its member `decision` is not a string".to_owned());
             }
             None => return Err("it has no member `decision`".to_owned()),
         };
-        complete(&mut document);
+        add_required_members(&mut document);
         Ok((Self(Arc::new(Inner { document, word, request_id: None })), credential))
     }
 
     /// The decision that the SDK makes when the gate failed. `approval` is the approval that the action names, if any.
     pub(crate) fn for_failure(error: &Error, approval: Option<&str>) -> Self {
-        Self::made(DecisionWord::Deny, error.code(), &Explanation::of(error), &[(APPROVAL_ID, approval)])
-            .with_request_id(error.request_id().map(str::to_owned))
+        Self::synthesize(
+            DecisionWord::Deny,
+            error.code(),
+            &Explanation::of(error),
+            &[(APPROVAL_ID, approval)],
+        )
+        .with_request_id(error.request_id().map(str::to_owned))
     }
 
     /// The decision that the SDK makes when the gate failed after `answer` had asked for an approval. It keeps what
     /// identifies that answer in the ledger.
     pub(crate) fn for_failure_after(answer: &Self, error: &Error, approval: Option<&str>) -> Self {
         answer
-            .followed_by(DecisionWord::Deny, error.code(), &Explanation::of(error), approval)
+            .derived(DecisionWord::Deny, error.code(), &Explanation::of(error), approval)
             .with_request_id(error.request_id().map(str::to_owned))
     }
 
@@ -114,7 +119,7 @@ impl Decision {
             "The gateway allowed the action without recording it, and strict mode runs nothing unrecorded.",
             ["Check that the gateway writes evidence: its decisions must carry evidence_event_id."],
         );
-        Self::made(DecisionWord::Deny, "actpass.unrecorded", &explanation, &[(APPROVAL_ID, approval)])
+        Self::synthesize(DecisionWord::Deny, "actpass.unrecorded", &explanation, &[(APPROVAL_ID, approval)])
     }
 
     /// The decision that the SDK makes when the arguments changed after the gateway judged them. It keeps what identifies
@@ -127,7 +132,7 @@ impl Decision {
                 "Ask again about the present arguments; a spent approval or passport stays spent.",
             ],
         );
-        answer.followed_by(DecisionWord::Deny, "actpass.arguments_changed", &explanation, None)
+        answer.derived(DecisionWord::Deny, "actpass.arguments_changed", &explanation, None)
     }
 
     /// The decision that the SDK makes when the permit of `answer` was to be spent after it had become void. It keeps what
@@ -140,7 +145,7 @@ impl Decision {
                 "Ask again right before the action runs; a spent approval or passport stays spent.",
             ],
         );
-        answer.followed_by(DecisionWord::Deny, "actpass.permit_expired", &explanation, None)
+        answer.derived(DecisionWord::Deny, "actpass.permit_expired", &explanation, None)
     }
 
     /// The decision that the SDK makes when the gateway repeated `answer`, which it had given to another call. It keeps
@@ -156,7 +161,7 @@ impl Decision {
                 "If the action is to run a second time, use a new idempotency key.",
             ],
         );
-        answer.followed_by(DecisionWord::Deny, "actpass.replayed", &explanation, approval)
+        answer.derived(DecisionWord::Deny, "actpass.replayed", &explanation, approval)
     }
 
     /// The decision that the SDK makes about an action that it held for the approval `id`, which was not approved.
@@ -180,11 +185,11 @@ impl Decision {
             }
         };
         let explanation = Explanation::new(summary, [next_step]);
-        answer.followed_by(word, reason_code, &explanation, Some(id))
+        answer.derived(word, reason_code, &explanation, Some(id))
     }
 
     /// A decision that the SDK makes because of this one; it keeps what identifies this one in the ledger.
-    fn followed_by(
+    fn derived(
         &self,
         word: DecisionWord,
         reason_code: &str,
@@ -195,18 +200,18 @@ impl Decision {
             .map(|name| (name, self.0.document.string(name)));
         let kept = [&event, &chain, &request].map(|(name, value)| (*name, value.as_deref()));
         let [event, chain, request] = kept;
-        Self::made(word, reason_code, explanation, &[(APPROVAL_ID, approval), event, chain, request])
+        Self::synthesize(word, reason_code, explanation, &[(APPROVAL_ID, approval), event, chain, request])
             .with_request_id(self.0.request_id.clone())
     }
 
     /// A decision of the SDK with those of the `members` that have a value.
-    fn made(
+    fn synthesize(
         word: DecisionWord,
         reason_code: &str,
         explanation: &Explanation,
         members: &[(&str, Option<&str>)],
     ) -> Self {
-        let mut text = Text::new(Style::Compact);
+        let mut text = JsonWriter::new(Style::Compact);
         text.raw(r#"{"decision":"#);
         text.string(word.as_str());
         text.raw(r#","reason_code":"#);
@@ -288,7 +293,7 @@ impl Decision {
     }
 
     /// The approval that the action waits for.
-    pub(crate) fn awaits(&self) -> Option<Cow<'_, str>> {
+    pub(crate) fn pending_approval_id(&self) -> Option<Cow<'_, str>> {
         let id = self.approval_request_id().filter(|id| !id.is_empty())?;
         (*self.word() == DecisionWord::RequireApproval).then_some(id)
     }
@@ -300,7 +305,7 @@ impl Decision {
     /// If it names another, or if the request has no canonical form and so no hash.
     pub(crate) fn is_bound(&self, request: &PreparedAction) -> Result<bool, (Cause, String)> {
         const MEMBER: &str = "request_hash";
-        if self.0.document.text_of(MEMBER).is_none_or(|text| text == "null") {
+        if self.0.document.member_text(MEMBER).is_none_or(|text| text == "null") {
             return Ok(false);
         }
         let hash = request.request_hash().map_err(|unhashable| {
@@ -324,7 +329,7 @@ impl Decision {
     pub(crate) fn replay(&self) -> Result<Option<Replay>, String> {
         let age_ms = match self.member("replay_age_ms") {
             None | Some(Json::Null) => None,
-            Some(Json::Number(number)) if is_whole(number.as_str()) => {
+            Some(Json::Number(number)) if is_unsigned_integer(number.as_str()) => {
                 // An age beyond 64 bits is older than any call.
                 Some(number.as_str().parse().unwrap_or(u64::MAX))
             }
@@ -350,18 +355,19 @@ pub(crate) struct Replay {
 }
 
 /// Adds the members that every decision has: a member of another type counts as missing.
-fn complete(document: &mut RawObject) {
+fn add_required_members(document: &mut RawObject) {
     if document.string("reason_code").is_none() {
         document.set("reason_code", UNSPECIFIED_JSON);
     }
-    let explain = document.text_of("explain").map_or(Some(Cow::Borrowed(NO_EXPLANATION)), completed);
+    let explain =
+        document.member_text("explain").map_or(Some(Cow::Borrowed(NO_EXPLANATION)), completed_explanation);
     if let Some(explain) = explain {
         document.set("explain", &explain);
     }
 }
 
 /// Whether an explanation has the members that every explanation has, as most do.
-fn is_complete(text: &str) -> bool {
+fn is_complete_explanation(text: &str) -> bool {
     let mut found = [false; 3];
     let is_valid = all_members(text, |key| {
         let at = ["summary", "matched_rules", "next_steps"].iter().position(|name| *name == key);
@@ -378,8 +384,8 @@ fn is_complete(text: &str) -> bool {
 }
 
 /// The JSON text of an explanation with the members that every explanation has; `None` if it has them.
-fn completed(text: &str) -> Option<Cow<'static, str>> {
-    if is_complete(text) {
+fn completed_explanation(text: &str) -> Option<Cow<'static, str>> {
+    if is_complete_explanation(text) {
         return None;
     }
     let Ok(mut explain) = RawObject::parse(text.as_bytes()) else {
@@ -400,7 +406,7 @@ fn completed(text: &str) -> Option<Cow<'static, str>> {
     Some(Cow::Owned(explain.as_str().to_owned()))
 }
 
-fn is_whole(number: &str) -> bool {
+fn is_unsigned_integer(number: &str) -> bool {
     number.bytes().all(|byte| byte.is_ascii_digit())
 }
 
@@ -585,7 +591,7 @@ mod tests {
         ] {
             let decision = Decision::parse(format!(r#"{{"decision":"deny"{members}}}"#).as_bytes()).unwrap();
             assert_eq!(decision.reason_code(), reason_code, "{members}");
-            assert_eq!(decision.0.document.text_of("explain"), Some(explain), "{members}");
+            assert_eq!(decision.0.document.member_text("explain"), Some(explain), "{members}");
             assert_eq!(decision.word(), &DecisionWord::Deny);
             let again = Decision::parse(decision.as_json().as_bytes()).unwrap();
             assert_eq!(again, decision, "the members are found where they stand: {members}");

@@ -52,12 +52,12 @@ use crate::evidence::EvidenceEvent;
 use crate::prepared::PreparedAction;
 use actpass_protocol::json::Number;
 use actpass_protocol::{
-    ACTION_OUTCOME, DECISIONS, DecisionWord, Ended, ErrorKind, Json, Mode, Operation, canonical_json,
+    ACTION_OUTCOME, ActionEnd, DECISIONS, DecisionWord, ErrorKind, Json, Mode, Operation, canonical_json,
     hash_payload,
 };
 
 /// What a valid answer to a preflight was.
-pub(crate) struct Answered {
+pub(crate) struct PreflightResponse {
     pub(crate) decision: Decision,
     pub(crate) credential: Option<Credential>,
     /// Whether it came with a status outside 2xx.
@@ -65,17 +65,17 @@ pub(crate) struct Answered {
     /// Whether it names the request that it answers.
     pub(crate) bound: bool,
     /// Whether it repeats an answer that the gateway first gave to another call.
-    pub(crate) repeats_another: bool,
+    pub(crate) replays_another_call: bool,
 }
 
 /// The answer to "may it run?".
 ///
 /// ```
-/// # use actpass_core::transport::FixedAnswer;
+/// # use actpass_core::transport::FixedResponse;
 /// # tokio::runtime::Builder::new_current_thread().enable_all().build().unwrap().block_on(async {
 /// use actpass_core::{ActPass, Action, TokioClock, Verdict};
 ///
-/// let answer = FixedAnswer::new(200, r#"{"decision": "allow", "reason_code": "refund.small_in_scope"}"#);
+/// let answer = FixedResponse::new(200, r#"{"decision": "allow", "reason_code": "refund.small_in_scope"}"#);
 /// let actpass = ActPass::builder().api_key("apk_dev").transport(answer).build()?;
 /// match actpass.authorize(&Action::new("resolve_refund_request", "stripe.refund.create")).await? {
 ///     Verdict::Blocked(blocked) => panic!("{blocked:?}"),
@@ -102,22 +102,26 @@ impl Verdict {
     /// Rules on what the gate said. The whole table is here and nowhere else.
     ///
     /// `now` is when the answer came; `None` if no time is known, and then there is no credential that could expire.
-    pub(crate) fn of(request: &PreparedAction, gate: Result<Answered, Error>, now: Option<Moment>) -> Self {
+    pub(crate) fn of(
+        request: &PreparedAction,
+        gate: Result<PreflightResponse, Error>,
+        now: Option<Moment>,
+    ) -> Self {
         let (mode, action) = (request.mode(), request.action());
         let ruling = match &gate {
             Err(_) => match mode {
                 Mode::Monitor => Ruling::Run,
                 Mode::Enforce | Mode::Strict | Mode::Warn => Ruling::Block,
             },
-            Ok(answered) => match (mode, answered.decision.word()) {
+            Ok(response) => match (mode, response.decision.word()) {
                 (Mode::Monitor, _) => Ruling::Run,
-                (Mode::Enforce | Mode::Strict | Mode::Warn, _) if answered.refused => Ruling::Block,
-                (Mode::Strict, DecisionWord::Allow) if !answered.decision.is_recorded() => {
+                (Mode::Enforce | Mode::Strict | Mode::Warn, _) if response.refused => Ruling::Block,
+                (Mode::Strict, DecisionWord::Allow) if !response.decision.is_recorded() => {
                     Ruling::BlockUnrecorded
                 }
-                (Mode::Strict, DecisionWord::Allow) if !answered.bound => Ruling::BlockUnbound,
+                (Mode::Strict, DecisionWord::Allow) if !response.bound => Ruling::BlockUnbound,
                 (Mode::Enforce | Mode::Strict | Mode::Warn, DecisionWord::Allow)
-                | (Mode::Warn, DecisionWord::Warn) => match answered.repeats_another {
+                | (Mode::Warn, DecisionWord::Warn) => match response.replays_another_call {
                     true => Ruling::BlockReplayed,
                     false => Ruling::Run,
                 },
@@ -132,19 +136,19 @@ impl Verdict {
             },
         };
         // What a refusal names is nothing to wait for.
-        let awaited = match &gate {
-            Ok(answered) if !answered.refused => answered.decision.awaits().map(Cow::into_owned),
+        let approval_id = match &gate {
+            Ok(response) if !response.refused => response.decision.pending_approval_id().map(Cow::into_owned),
             Ok(_) | Err(_) => None,
         };
         // An approval that the action names is not lost with a denial of the SDK's own.
-        let named = action.members().approval_request_id.as_deref().filter(|id| !id.is_empty());
+        let named = action.fields().approval_request_id.as_deref().filter(|id| !id.is_empty());
         let made_by_sdk = gate.is_err() || !matches!(ruling, Ruling::Block | Ruling::Run);
-        let awaited = awaited.or_else(|| named.filter(|_| made_by_sdk).map(str::to_owned));
+        let approval_id = approval_id.or_else(|| named.filter(|_| made_by_sdk).map(str::to_owned));
         let (decision, credential, error) = match gate {
-            Ok(answered) => {
+            Ok(response) => {
                 // A credential belongs to an allowed action only, also where monitor runs another.
-                let allowed = !answered.refused && *answered.decision.word() == DecisionWord::Allow;
-                (answered.decision, answered.credential.filter(|_| allowed), None)
+                let allowed = !response.refused && *response.decision.word() == DecisionWord::Allow;
+                (response.decision, response.credential.filter(|_| allowed), None)
             }
             Err(error) => (Decision::for_failure(&error, named), None, Some(error)),
         };
@@ -171,11 +175,11 @@ impl Verdict {
             }
             Ruling::BlockUnrecorded => (Decision::unrecorded(named), None),
         };
-        let approval = awaited.map(|id| PendingApproval::new(id, action, mode));
+        let approval = approval_id.map(|id| PendingApproval::new(id, action, mode));
         Self::Blocked(Blocked::new(request, decision, error, approval))
     }
 
-    /// Rules on an action about which the gateway could not be asked: the call panicked, was dropped, or had no thread.
+    /// Rules on an action about which the gateway could not be original: the call panicked, was dropped, or had no thread.
     /// Such a gate failed like any other: it blocks, and lets `monitor` run.
     ///
     /// ```
@@ -200,25 +204,25 @@ impl Verdict {
         Self::Blocked(Blocked::of(request, error))
     }
 
-    /// The action was held for `pending`, which is not approved; `asked` is the decision that asked for the approval.
+    /// The action was held for `pending`, which is not approved; `original` is the decision that original for the approval.
     pub(crate) fn unapproved(
         request: &PreparedAction,
-        asked: &Decision,
+        original: &Decision,
         pending: PendingApproval,
         status: ApprovalStatus,
     ) -> Self {
-        let decision = Decision::unapproved(asked, pending.id(), status);
+        let decision = Decision::unapproved(original, pending.id(), status);
         let approval = (status == ApprovalStatus::Pending).then_some(pending);
         Self::Blocked(Blocked::new(request, decision, None, approval))
     }
 
-    /// This verdict on an action that was held for `pending`, which `asked` had opened. A report of a failure keeps what
+    /// This verdict on an action that was held for `pending`, which `original` had opened. A report of a failure keeps what
     /// identifies that decision in the ledger, and the handle is kept unless this answer settles the approval.
-    pub(crate) fn held_for(self, asked: &Decision, pending: &PendingApproval) -> Self {
+    pub(crate) fn after_approval_wait(self, original: &Decision, pending: &PendingApproval) -> Self {
         match self {
             Self::Blocked(Blocked { decision, error, approval, request }) => {
                 let decision = match &error {
-                    Some(error) => Decision::for_failure_after(asked, error, Some(pending.id())),
+                    Some(error) => Decision::for_failure_after(original, error, Some(pending.id())),
                     None => decision,
                 };
                 let settled = decision.reason_code().starts_with("approval.");
@@ -256,7 +260,7 @@ impl Verdict {
     /// The decision that asks for an approval, and what to wait for, if the action waits.
     pub(crate) fn pending(&self) -> Option<(&Decision, &PendingApproval)> {
         match self {
-            Self::Blocked(blocked) if blocked.decision.awaits().is_some() => {
+            Self::Blocked(blocked) if blocked.decision.pending_approval_id().is_some() => {
                 Some((&blocked.decision, blocked.approval()?))
             }
             Self::Blocked(_) | Self::Proceed(_) => None,
@@ -275,11 +279,11 @@ enum Ruling {
 /// The action did not run, and why.
 ///
 /// ```
-/// # use actpass_core::transport::FixedAnswer;
+/// # use actpass_core::transport::FixedResponse;
 /// # tokio::runtime::Builder::new_current_thread().enable_all().build().unwrap().block_on(async {
 /// use actpass_core::{ActPass, Action, ErrorKind, Verdict};
 ///
-/// let actpass = ActPass::builder().api_key("apk_dev").transport(FixedAnswer::new(500, "")).build()?;
+/// let actpass = ActPass::builder().api_key("apk_dev").transport(FixedResponse::new(500, "")).build()?;
 /// let action = Action::new("resolve_refund_request", "stripe.refund.create");
 /// let Verdict::Blocked(blocked) = actpass.authorize(&action).await? else { panic!("allowed") };
 /// assert_eq!(blocked.decision().reason_code(), "actpass.gateway_error");
@@ -327,7 +331,7 @@ impl Blocked {
         let failure = self.error.as_ref().map(BlockFailure::from);
         let approval = self.approval().map(PendingApproval::id);
         BlockTexts::of(self.tool(), &self.decision, failure.as_ref(), approval)
-            .without(&self.request.secrets())
+            .redacted(&self.request.secrets())
     }
 
     /// The gateway's decision, or the one that the SDK made because the gate failed.
@@ -386,7 +390,7 @@ impl Permit {
     /// [`Permit::arguments_changed`]. Its goal, tool, resource, arguments, user, audience and manifest hash are compared, the
     /// arguments as text.
     pub fn compare(self, now: &Action) -> Verdict {
-        match self.request.action().is_judged_as(now) {
+        match self.request.action().matches_judged(now) {
             true => Verdict::Proceed(self),
             false => self.arguments_changed(),
         }
@@ -398,11 +402,11 @@ impl Permit {
     /// enforce would have allowed is reported as that denial, any other decision stays.
     ///
     /// ```
-    /// # use actpass_core::transport::FixedAnswer;
+    /// # use actpass_core::transport::FixedResponse;
     /// # tokio::runtime::Builder::new_current_thread().enable_all().build().unwrap().block_on(async {
     /// use actpass_core::{ActPass, Action, Verdict};
     ///
-    /// let answer = FixedAnswer::new(200, r#"{"decision": "allow"}"#);
+    /// let answer = FixedResponse::new(200, r#"{"decision": "allow"}"#);
     /// let actpass = ActPass::builder().api_key("apk_dev").transport(answer).build()?;
     /// let action = Action::new("resolve_refund_request", "stripe.refund.create");
     /// let Verdict::Proceed(permit) = actpass.authorize(&action).await? else { panic!("blocked") };
@@ -413,11 +417,11 @@ impl Permit {
     /// ```
     pub fn arguments_changed(self) -> Verdict {
         let decision = Decision::arguments_changed(&self.decision);
-        self.replaced(decision)
+        self.reevaluated_with(decision)
     }
 
     /// Rules again with `decision`, a denial, which takes the place of an `allow`.
-    fn replaced(self, decision: Decision) -> Verdict {
+    fn reevaluated_with(self, decision: Decision) -> Verdict {
         match self.request.mode() {
             Mode::Enforce | Mode::Strict | Mode::Warn => {
                 Verdict::Blocked(Blocked::new(&self.request, decision, None, None))
@@ -442,7 +446,7 @@ impl Permit {
             false => self,
             true => {
                 let decision = Decision::permit_expired(&self.decision);
-                match self.replaced(decision) {
+                match self.reevaluated_with(decision) {
                     Verdict::Blocked(blocked) => return Err(Box::new(blocked)),
                     Verdict::Proceed(permit) => permit,
                 }
@@ -462,7 +466,7 @@ impl Permit {
 /// What a permitted action is given.
 ///
 /// ```
-/// # use actpass_core::transport::FixedAnswer;
+/// # use actpass_core::transport::FixedResponse;
 /// # tokio::runtime::Builder::new_current_thread().enable_all().build().unwrap().block_on(async {
 /// use actpass_core::{ActPass, Action, ExecutionContext, Outcome};
 ///
@@ -472,7 +476,7 @@ impl Permit {
 /// }
 ///
 /// let answer = r#"{"decision": "allow", "credential": {"token": "sk_1234", "expires_at": null}}"#;
-/// let actpass = ActPass::builder().api_key("apk_dev").transport(FixedAnswer::new(200, answer)).build()?;
+/// let actpass = ActPass::builder().api_key("apk_dev").transport(FixedResponse::new(200, answer)).build()?;
 /// let outcome = actpass.guard(&Action::new("resolve_refund_request", "stripe.refund.create"), refund).await?;
 /// assert!(matches!(outcome, Outcome::Returned { result, .. } if result == "refunded with a key of 7 letters"));
 /// # Ok::<(), actpass_core::Error>(())
@@ -512,7 +516,7 @@ impl Settlement {
     /// [`ACTION_OUTCOME`], on the decision's chain, with the hash of the request that was decided about.
     ///
     /// `response` is what the action returned, if it returned and that is JSON, of which the hash is recorded.
-    pub fn recording(&self, ended: Ended, response: Option<&Json>) -> Recording {
+    pub fn recording(&self, ended: ActionEnd, response: Option<&Json>) -> Recording {
         let text = |name: &str| self.decision.member(name)?.as_str().map(str::to_owned);
         let decided = text("evidence_event_id").map_or(Json::Null, Json::String);
         let event = EvidenceEvent {
@@ -546,7 +550,7 @@ impl Settlement {
 #[derive(Clone, Debug)]
 pub struct Recording {
     event: EvidenceEvent,
-    ended: Ended,
+    ended: ActionEnd,
 }
 
 impl Recording {
@@ -556,7 +560,7 @@ impl Recording {
     }
 
     /// How the action ended.
-    pub fn ended(&self) -> Ended {
+    pub fn ended(&self) -> ActionEnd {
         self.ended
     }
 }
@@ -564,12 +568,12 @@ impl Recording {
 /// What a guard reports.
 ///
 /// ```
-/// # use actpass_core::transport::FixedAnswer;
+/// # use actpass_core::transport::FixedResponse;
 /// # tokio::runtime::Builder::new_current_thread().enable_all().build().unwrap().block_on(async {
 /// use actpass_core::{ActPass, Action, Outcome};
 ///
 /// let actpass =
-///     ActPass::builder().api_key("apk_dev").transport(FixedAnswer::new(200, r#"{"decision": "allow"}"#)).build()?;
+///     ActPass::builder().api_key("apk_dev").transport(FixedResponse::new(200, r#"{"decision": "allow"}"#)).build()?;
 /// let action = Action::new("resolve_refund_request", "stripe.refund.create");
 /// match actpass.guard(&action, async |_context| Err::<(), _>("the card is closed")).await? {
 ///     Outcome::Blocked(blocked) => panic!("{blocked:?}"),

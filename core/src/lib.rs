@@ -5,11 +5,11 @@
 //! the code does not run.
 //!
 //! ```
-//! # use actpass_core::transport::{Answer, Request, SendFuture, Transport};
+//! # use actpass_core::transport::{Request, Response, SendFuture, Transport};
 //! # #[derive(Debug)] struct Gateway;
 //! # impl Transport for Gateway { fn send(&self, request: Request) -> SendFuture<'_> {
 //! #     let small = String::from_utf8_lossy(&request.body).contains("4900");
-//! #     Box::pin(async move { Ok(Answer::new(200, match small {
+//! #     Box::pin(async move { Ok(Response::new(200, match small {
 //! #         true => r#"{"decision":"allow","reason_code":"refund.small_in_scope"}"#,
 //! #         false => r#"{"decision":"deny","reason_code":"refund.over_limit"}"#,
 //! #     })) }) } }
@@ -74,11 +74,11 @@ mod trace;
 pub mod transport;
 
 pub use actpass_protocol::{
-    ACTION_OUTCOME, DecisionWord, Ended, ErrorKind, Fault, InvalidArgument, Json, Mode, Operation, Secret,
-    canonical_json, hash_payload, json, sha256_hex, sign_payload, token,
+    ACTION_OUTCOME, ActionEnd, DecisionWord, ErrorKind, Fault, InvalidArgument, Json, Mode, Operation,
+    Secret, canonical_json, hash_payload, json, sha256_hex, sign_payload, token,
 };
 
-pub use action::{Action, SetText};
+pub use action::{Action, SetString};
 pub use approval::{Approval, ApprovalStatus, PendingApproval};
 pub use base_url::DEFAULT_BASE_URL;
 pub use block_texts::{BlockFailure, BlockTexts};

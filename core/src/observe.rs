@@ -1,7 +1,7 @@
 //! The one way to the program's `tracing` subscriber. A subscriber that panics changes nothing about a call.
 //!
 //! The panic ends here: the panic hook has reported it, by default on standard error. The crates of the transport write to the
-//! same subscriber without this border, so they run without one ([`unobserved`]).
+//! same subscriber without this border, so they run without one ([`without_subscriber`]).
 
 use std::future::Future;
 use std::panic::{AssertUnwindSafe, catch_unwind};
@@ -12,7 +12,7 @@ use tracing::Value;
 use tracing::dispatcher::{Dispatch, with_default};
 
 /// Runs `tell`, which calls the subscriber; `None` if that panicked.
-pub(crate) fn observe<R>(tell: impl FnOnce() -> R) -> Option<R> {
+pub(crate) fn ignore_panic<R>(tell: impl FnOnce() -> R) -> Option<R> {
     catch_unwind(AssertUnwindSafe(tell)).ok()
 }
 
@@ -21,19 +21,19 @@ pub(crate) struct Span(Option<tracing::Span>);
 
 impl Span {
     pub(crate) fn new(make: impl FnOnce() -> tracing::Span) -> Self {
-        Self(observe(make))
+        Self(ignore_panic(make))
     }
 
     pub(crate) fn record(&self, field: &str, value: impl Value) {
         if let Some(span) = &self.0 {
-            observe(|| span.record(field, value));
+            ignore_panic(|| span.record(field, value));
         }
     }
 
     /// Runs `tell`, which writes an event of the span.
     pub(crate) fn event(&self, tell: impl FnOnce(&tracing::Span)) {
         if let Some(span) = &self.0 {
-            observe(|| tell(span));
+            ignore_panic(|| tell(span));
         }
     }
 }
@@ -41,19 +41,19 @@ impl Span {
 impl Drop for Span {
     fn drop(&mut self) {
         let span = self.0.take();
-        observe(|| drop(span));
+        ignore_panic(|| drop(span));
     }
 }
 
 /// Runs `future`, and drops it, without a subscriber.
-pub(crate) async fn unobserved<F: Future>(future: F) -> F::Output {
+pub(crate) async fn without_subscriber<F: Future>(future: F) -> F::Output {
     let mut future = pin!(Some(future));
-    Unobserved(future.as_mut()).await
+    WithoutSubscriber(future.as_mut()).await
 }
 
-struct Unobserved<'f, F>(Pin<&'f mut Option<F>>);
+struct WithoutSubscriber<'f, F>(Pin<&'f mut Option<F>>);
 
-impl<F: Future> Future for Unobserved<'_, F> {
+impl<F: Future> Future for WithoutSubscriber<'_, F> {
     type Output = F::Output;
 
     fn poll(mut self: Pin<&mut Self>, context: &mut Context<'_>) -> Poll<F::Output> {
@@ -64,7 +64,7 @@ impl<F: Future> Future for Unobserved<'_, F> {
     }
 }
 
-impl<F> Drop for Unobserved<'_, F> {
+impl<F> Drop for WithoutSubscriber<'_, F> {
     fn drop(&mut self) {
         with_default(&Dispatch::none(), || self.0.set(None));
     }

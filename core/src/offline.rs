@@ -11,16 +11,16 @@ use crate::clock::{Clock, Moment};
 use crate::error::Error;
 use crate::passport::OfflineVerifyRequest;
 use actpass_protocol::json::RawObject;
-use actpass_protocol::token::{Bearer, Claims, PublicKey, Refusal, Time, Unverified};
+use actpass_protocol::token::{Claims, PassportError, Presentation, PublicKey, Unverified, ValidationTime};
 
 /// How old a set of keys may be before it is fetched again.
-const FRESH: Duration = Duration::from_secs(10 * 60);
+const REFRESH_AFTER: Duration = Duration::from_secs(10 * 60);
 /// How old it may be where it cannot be fetched again.
-const STALE: Duration = Duration::from_secs(60 * 60);
+const MAX_AGE: Duration = Duration::from_secs(60 * 60);
 /// How long keys that are no longer fresh serve after a fetch that failed.
-const COOLDOWN: Duration = Duration::from_secs(30);
+const RETRY_COOLDOWN: Duration = Duration::from_secs(30);
 /// The shortest time between the beginnings of two fetches.
-const BETWEEN_FETCHES: Duration = Duration::from_secs(1);
+const MIN_FETCH_INTERVAL: Duration = Duration::from_secs(1);
 /// How many seconds the gateway's clock and this one may differ.
 const LEEWAY: i64 = 10;
 
@@ -38,11 +38,11 @@ pub(crate) fn verify(
     passport: Unverified<'_>,
     key: Option<&PublicKey>,
     expected: &Expected<'_>,
-) -> Result<Claims, Vec<Refusal>> {
-    let signed = key.ok_or(Refusal::UnknownKey).and_then(|key| passport.verify(key));
+) -> Result<Claims, Vec<PassportError>> {
+    let signed = key.ok_or(PassportError::UnknownKey).and_then(|key| passport.verify(key));
     let claims = signed.and_then(|payload| Claims::parse(&payload)).map_err(|refusal| vec![refusal])?;
     let wanted = expected.wanted;
-    let bearer = Bearer {
+    let presentation = Presentation {
         issuer: expected.issuer,
         audience: Some(&wanted.audience),
         tenant_id: expected.tenant_id,
@@ -51,8 +51,9 @@ pub(crate) fn verify(
     };
     let now = expected.now.duration_since(UNIX_EPOCH).unwrap_or_default().as_secs();
     let now = i64::try_from(now).unwrap_or(i64::MAX);
-    let against = claims.against(&bearer, &Time { now, early: LEEWAY, late: LEEWAY });
-    if against.is_empty() { Ok(claims) } else { Err(against) }
+    let errors = claims
+        .validate(&presentation, &ValidationTime { now, not_before_leeway: LEEWAY, expiry_leeway: LEEWAY });
+    if errors.is_empty() { Ok(claims) } else { Err(errors) }
 }
 
 /// The public keys of a gateway, and whose passports they sign, if the gateway says so.
@@ -67,7 +68,7 @@ impl KeySet {
     /// Reads a JWK Set and its additional members `issuer` and `tenant_id`, that of the API key which fetched it.
     pub(crate) fn read(set: &RawObject) -> Result<Self, &'static str> {
         let text = |name| set.string(name).filter(|text| !text.is_empty()).map(Cow::into_owned);
-        let keys = PublicKey::read_set(set.as_str().as_bytes())?;
+        let keys = PublicKey::parse_jwks(set.as_str().as_bytes())?;
         Ok(Self { keys, issuer: text("issuer"), tenant_id: text("tenant_id") })
     }
 
@@ -102,12 +103,12 @@ struct Fetched {
 
 impl Fetched {
     /// The keys, if they are good enough for a call that began at `called` and looks for `key_id`.
-    fn serve(&self, key_id: &str, called: Moment) -> Option<Arc<KeySet>> {
+    fn keys_for(&self, key_id: &str, called: Moment) -> Option<Arc<KeySet>> {
         let age = called.saturating_since(self.at);
         let is_known = self.keys.find(key_id).is_some();
         let tried_since = self.tried > called;
-        let tried_lately = called.saturating_since(self.tried) < COOLDOWN;
-        ((age < FRESH && is_known) || (age < STALE && (tried_since || (is_known && tried_lately))))
+        let tried_lately = called.saturating_since(self.tried) < RETRY_COOLDOWN;
+        ((age < REFRESH_AFTER && is_known) || (age < MAX_AGE && (tried_since || (is_known && tried_lately))))
             .then(|| Arc::clone(&self.keys))
     }
 }
@@ -122,22 +123,22 @@ impl KeyCache {
         fetch: impl AsyncFnOnce() -> Result<KeySet, Error>,
     ) -> Result<Arc<KeySet>, Error> {
         let called = clock.now();
-        let served = || self.kept.load().as_ref().and_then(|kept| kept.serve(key_id, called));
-        if let Some(keys) = served() {
+        let usable = || self.kept.load().as_ref().and_then(|kept| kept.keys_for(key_id, called));
+        if let Some(keys) = usable() {
             return Ok(keys);
         }
         let _fetching = self.fetching.lock().await;
-        if let Some(keys) = served() {
+        if let Some(keys) = usable() {
             return Ok(keys);
         }
         let before = self.kept.load_full();
         if let Some(before) = &before {
-            clock.sleep_until(before.tried + BETWEEN_FETCHES).await;
+            clock.sleep_until(before.tried + MIN_FETCH_INTERVAL).await;
         }
         let tried = clock.now();
         let (keys, at) = match (fetch().await, before) {
             (Ok(keys), _) => (Arc::new(keys), tried),
-            (Err(_), Some(before)) if tried.saturating_since(before.at) < STALE => {
+            (Err(_), Some(before)) if tried.saturating_since(before.at) < MAX_AGE => {
                 (Arc::clone(&before.keys), before.at)
             }
             (Err(error), _) => return Err(error),
@@ -177,17 +178,17 @@ mod tests {
         assert_eq!((ask("k1", None).await, fetches.get()), (Ok(true), 2), "kept");
         let began = Instant::now();
         assert_eq!((ask("k2", Some("k2")).await, fetches.get()), (Ok(true), 3), "a rotation is seen at once");
-        assert_eq!(began.elapsed(), BETWEEN_FETCHES, "but not more than once in a second");
+        assert_eq!(began.elapsed(), MIN_FETCH_INTERVAL, "but not more than once in a second");
         assert_eq!((ask("k3", None).await, fetches.get()), (Ok(false), 4), "a failure keeps what is there");
         assert_eq!(
             (ask("k2", None).await, fetches.get()),
             (Ok(true), 4),
             "and a known key is not fetched for"
         );
-        pass(FRESH).await;
+        pass(REFRESH_AFTER).await;
         assert_eq!((ask("k2", None).await, fetches.get()), (Ok(true), 5), "no longer fresh, and still good");
         assert_eq!((ask("k2", None).await, fetches.get()), (Ok(true), 5), "cooldown while stale");
-        pass(STALE).await;
+        pass(MAX_AGE).await;
         assert_eq!((ask("k2", None).await, fetches.get()), (Err(ErrorKind::Connection), 6), "too old");
         assert_eq!((ask("k2", Some("k2")).await, fetches.get()), (Ok(true), 7));
     }

@@ -3,7 +3,7 @@
 use std::fmt;
 
 use actpass_protocol::json::RawObject;
-use actpass_protocol::token::{Claims, Refusal};
+use actpass_protocol::token::{Claims, PassportError};
 use actpass_protocol::{Json, Secret};
 
 /// What to ask a passport for.
@@ -238,7 +238,7 @@ impl Verification {
         }
     }
 
-    pub(crate) fn of(verified: Result<Claims, Vec<Refusal>>) -> Self {
+    pub(crate) fn from_result(verified: Result<Claims, Vec<PassportError>>) -> Self {
         let (errors, claims) = match verified {
             Ok(claims) => (Vec::new(), Some(claims)),
             Err(errors) => (errors, None),
@@ -247,11 +247,11 @@ impl Verification {
         let mut members = vec![("valid", Json::Bool(claims.is_some())), ("errors", Json::Array(errors))];
         members.extend(claims.map(|claims| ("claims", claims.as_json().clone())));
         let members = members.into_iter().map(|(name, value)| (name.to_owned(), value)).collect();
-        Self::made(&Json::Object(members).to_string())
+        Self::from_text(&Json::Object(members).to_string())
     }
 
     /// What cannot be read is not valid.
-    fn made(text: &str) -> Self {
+    fn from_text(text: &str) -> Self {
         let document = RawObject::parse(text.as_bytes()).unwrap_or_default();
         let valid = document.member("valid") == Some(Json::Bool(true));
         Self(document, valid)

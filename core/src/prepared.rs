@@ -5,7 +5,7 @@ use std::fmt;
 use std::sync::{Arc, OnceLock};
 use std::time::SystemTime;
 
-use actpass_protocol::json::{NotCanonical, Style, Text};
+use actpass_protocol::json::{JsonWriter, NotCanonical, Style};
 use actpass_protocol::{Json, Mode, Secret, sha256_hex};
 use bytes::Bytes;
 use uuid::Builder;
@@ -34,18 +34,18 @@ impl PreparedAction {
     ///
     /// [`ErrorKind::Argument`](crate::ErrorKind::Argument) for what cannot be sent.
     pub(crate) fn new(action: Action, config: &Arc<Config>, clock: &dyn Clock) -> Result<Self, Error> {
-        let mode = action.members().mode.unwrap_or(config.mode);
-        let key = match &action.members().idempotency_key {
+        let mode = action.fields().mode.unwrap_or(config.mode);
+        let key = match &action.fields().idempotency_key {
             Some(key) => Cow::Borrowed(key.as_str()),
             None => Cow::Owned(fresh_key(clock)?),
         };
-        let body = request::preflight(action.members(), &config.agent_id, mode, &key)?;
+        let body = request::preflight(action.fields(), &config.agent_id, mode, &key)?;
         Ok(Self(Arc::new(Inner { config: Arc::clone(config), action, mode, body, hash: OnceLock::new() })))
     }
 
     /// The tool that the action uses.
     pub fn tool(&self) -> &str {
-        &self.0.action.members().tool
+        &self.0.action.fields().tool
     }
 
     /// The mode in which the gateway's answer is ruled on: the action's, else the client's.
@@ -55,7 +55,7 @@ impl PreparedAction {
 
     /// What must not show in a text about the action.
     pub(crate) fn secrets(&self) -> Vec<&Secret> {
-        let passport = self.action().members().passport.as_ref();
+        let passport = self.action().fields().passport.as_ref();
         std::iter::once(&self.0.config.api_key).chain(passport).collect()
     }
 
@@ -68,8 +68,8 @@ impl PreparedAction {
     }
 
     /// Whether the idempotency key is the SDK's own, which no other call has.
-    pub(crate) fn has_own_key(&self) -> bool {
-        self.0.action.members().idempotency_key.is_none()
+    pub(crate) fn has_generated_key(&self) -> bool {
+        self.0.action.fields().idempotency_key.is_none()
     }
 
     /// The hash of the request, which is computed once.
@@ -80,7 +80,7 @@ impl PreparedAction {
     pub(crate) fn request_hash(&self) -> Result<&str, &NotCanonical> {
         let hash = self.0.hash.get_or_init(|| {
             let body = Json::parse(&self.0.body).unwrap_or(Json::Null);
-            let mut canonical = Text::new(Style::Compact);
+            let mut canonical = JsonWriter::new(Style::Compact);
             body.write_canonical(&mut canonical)?;
             Ok(sha256_hex(canonical.as_str().as_bytes()))
         });

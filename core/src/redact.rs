@@ -4,17 +4,17 @@ use actpass_protocol::json::MAX_DEPTH;
 use actpass_protocol::{Json, Secret};
 
 /// The longest body that an error keeps: 64 KiB.
-const MAX_KEPT: usize = 64 * 1024;
+const MAX_BODY_KEPT: usize = 64 * 1024;
 const REDACTED: &str = "[redacted]";
 
 /// The body of an answer outside 2xx as an error may show it: without the `secrets` that the client knows, and without
 /// any credential, known by its member's name. `None` where that cannot be made sure.
 pub(crate) fn body(body: &[u8], secrets: &[&Secret]) -> Option<String> {
-    if body.is_empty() || body.len() > MAX_KEPT {
+    if body.is_empty() || body.len() > MAX_BODY_KEPT {
         return None;
     }
     let found = match Json::parse(body) {
-        Ok(mut value) => match hide(&mut value, secrets, MAX_DEPTH) {
+        Ok(mut value) => match redact_json(&mut value, secrets, MAX_DEPTH) {
             true => value.to_string(),
             false => String::from_utf8_lossy(body).into_owned(),
         },
@@ -41,25 +41,27 @@ pub(crate) fn text(text: &str, secrets: &[&Secret]) -> String {
 
 /// Replaces each member named `credential`, and the `secrets` in each key and string however they are escaped; whether
 /// there was any.
-fn hide(value: &mut Json, secrets: &[&Secret], depth: usize) -> bool {
+fn redact_json(value: &mut Json, secrets: &[&Secret], depth: usize) -> bool {
     let Some(depth) = depth.checked_sub(1) else {
         return false;
     };
     match value {
-        Json::Array(items) => items.iter_mut().fold(false, |found, item| hide(item, secrets, depth) | found),
+        Json::Array(items) => {
+            items.iter_mut().fold(false, |found, item| redact_json(item, secrets, depth) | found)
+        }
         Json::Object(members) => members.iter_mut().fold(false, |found, (key, value)| {
             if key.eq_ignore_ascii_case("credential") {
                 *value = Json::from(REDACTED);
                 return true;
             }
-            hide_in(key, secrets) | hide(value, secrets, depth) | found
+            redact_string(key, secrets) | redact_json(value, secrets, depth) | found
         }),
-        Json::String(text) => hide_in(text, secrets),
+        Json::String(text) => redact_string(text, secrets),
         Json::Bool(_) | Json::Null | Json::Number(_) => false,
     }
 }
 
-fn hide_in(found: &mut String, secrets: &[&Secret]) -> bool {
+fn redact_string(found: &mut String, secrets: &[&Secret]) -> bool {
     let shown = text(found, secrets);
     let hidden = shown != *found;
     *found = shown;
@@ -100,6 +102,6 @@ mod tests {
         }
         assert_eq!(shown(""), None);
         assert_eq!(text("out of order", &[&Secret::new("")]), "out of order");
-        assert_eq!(shown(&"x".repeat(MAX_KEPT + 1)), None);
+        assert_eq!(shown(&"x".repeat(MAX_BODY_KEPT + 1)), None);
     }
 }

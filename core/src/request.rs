@@ -3,22 +3,22 @@
 
 use bytes::Bytes;
 
-use crate::action::{self, Members};
+use crate::action::{self, ActionFields};
 use crate::error::Error;
 use crate::evidence::EvidenceEvent;
 use crate::passport::{PassportRequest, VerifyRequest};
-use actpass_protocol::json::{Style, Text};
+use actpass_protocol::json::{JsonWriter, Style};
 use actpass_protocol::{Json, Mode, Secret};
 
 pub(crate) fn preflight(
-    action: &Members,
+    action: &ActionFields,
     agent_id: &str,
     mode: Mode,
     idempotency_key: &str,
 ) -> Result<Bytes, Error> {
-    needed("goal", &action.goal)?;
-    needed("tool", &action.tool)?;
-    needed("idempotency_key", idempotency_key)?;
+    require_non_empty("goal", &action.goal)?;
+    require_non_empty("tool", &action.tool)?;
+    require_non_empty("idempotency_key", idempotency_key)?;
     if action.passport.as_ref().is_some_and(|passport| passport.expose().is_empty()) {
         return Err(Error::argument("passport", "expected a token, found an empty string"));
     }
@@ -32,21 +32,21 @@ pub(crate) fn preflight(
     body.string("tool", &action.tool);
     body.string("resource", &action.resource);
     body.raw("args", &action.args);
-    body.optional("user_id", action.user_id.as_deref());
-    body.optional("passport", action.passport.as_ref().map(Secret::expose));
+    body.nullable("user_id", action.user_id.as_deref());
+    body.nullable("passport", action.passport.as_ref().map(Secret::expose));
     body.string("mode", mode.as_str());
     body.string("idempotency_key", idempotency_key);
-    body.optional("audience", action.audience.as_deref());
-    for (name, value) in action.added() {
-        body.given(name, value);
+    body.nullable("audience", action.audience.as_deref());
+    for (name, value) in action.extension_fields() {
+        body.optional(name, value);
     }
     Ok(body.finish())
 }
 
 pub(crate) fn issue(wanted: &PassportRequest, agent_id: &str) -> Result<Bytes, Error> {
-    needed("audience", &wanted.audience)?;
-    needed("goal", &wanted.goal)?;
-    needed("risk_tier", &wanted.risk_tier)?;
+    require_non_empty("audience", &wanted.audience)?;
+    require_non_empty("goal", &wanted.goal)?;
+    require_non_empty("risk_tier", &wanted.risk_tier)?;
     let mut body = Body::new();
     body.string("audience", &wanted.audience);
     body.string("agent_id", agent_id);
@@ -54,53 +54,53 @@ pub(crate) fn issue(wanted: &PassportRequest, agent_id: &str) -> Result<Bytes, E
     body.strings("allowed_tools", &wanted.allowed_tools);
     body.strings("allowed_resources", &wanted.allowed_resources);
     body.object("resource_constraints", Some(&wanted.resource_constraints))?;
-    body.optional("user_id", wanted.user_id.as_deref());
+    body.nullable("user_id", wanted.user_id.as_deref());
     body.string("risk_tier", &wanted.risk_tier);
     body.raw(
         "ttl_seconds",
         &wanted.ttl_seconds.map_or_else(|| "null".to_owned(), |seconds| seconds.to_string()),
     );
-    body.given("approval_request_id", wanted.approval_request_id.as_deref());
+    body.optional("approval_request_id", wanted.approval_request_id.as_deref());
     Ok(body.finish())
 }
 
 pub(crate) fn verify(wanted: &VerifyRequest) -> Result<Bytes, Error> {
-    needed("token", wanted.token.expose())?;
-    needed("audience", &wanted.audience)?;
+    require_non_empty("token", wanted.token.expose())?;
+    require_non_empty("audience", &wanted.audience)?;
     let mut body = Body::new();
     body.string("token", wanted.token.expose());
     body.string("audience", &wanted.audience);
-    body.optional("agent_id", wanted.agent_id.as_deref());
-    body.optional("user_id", wanted.user_id.as_deref());
-    body.optional("current_tool_manifest_hash", wanted.current_tool_manifest_hash.as_deref());
-    body.optional("policy_hash", wanted.policy_hash.as_deref());
+    body.nullable("agent_id", wanted.agent_id.as_deref());
+    body.nullable("user_id", wanted.user_id.as_deref());
+    body.nullable("current_tool_manifest_hash", wanted.current_tool_manifest_hash.as_deref());
+    body.nullable("policy_hash", wanted.policy_hash.as_deref());
     Ok(body.finish())
 }
 
 pub(crate) fn revoke(jti: &str, reason: Option<&str>) -> Result<Bytes, Error> {
-    needed("jti", jti)?;
+    require_non_empty("jti", jti)?;
     let mut body = Body::new();
     body.string("jti", jti);
-    body.optional("reason", reason);
+    body.nullable("reason", reason);
     Ok(body.finish())
 }
 
 pub(crate) fn evidence(event: &EvidenceEvent) -> Result<Bytes, Error> {
-    needed("event_type", &event.event_type)?;
-    needed("chain_id", &event.chain_id)?;
+    require_non_empty("event_type", &event.event_type)?;
+    require_non_empty("chain_id", &event.chain_id)?;
     let mut body = Body::new();
     body.string("event_type", &event.event_type);
     body.string("chain_id", &event.chain_id);
-    body.optional("tool_id", event.tool_id.as_deref());
-    body.optional("decision", event.decision.as_deref());
-    body.optional("reason_code", event.reason_code.as_deref());
+    body.nullable("tool_id", event.tool_id.as_deref());
+    body.nullable("decision", event.decision.as_deref());
+    body.nullable("reason_code", event.reason_code.as_deref());
     body.object("metadata", event.metadata.as_ref())?;
-    body.optional("request_hash", event.request_hash.as_deref());
-    body.optional("response_hash", event.response_hash.as_deref());
+    body.nullable("request_hash", event.request_hash.as_deref());
+    body.nullable("response_hash", event.response_hash.as_deref());
     Ok(body.finish())
 }
 
-pub(crate) fn needed(member: &str, value: &str) -> Result<(), Error> {
+pub(crate) fn require_non_empty(member: &str, value: &str) -> Result<(), Error> {
     match value.is_empty() {
         true => Err(Error::argument(member, "expected a non-empty string")),
         false => Ok(()),
@@ -109,13 +109,13 @@ pub(crate) fn needed(member: &str, value: &str) -> Result<(), Error> {
 
 /// The object of a request being written.
 struct Body {
-    text: Text,
+    text: JsonWriter,
     members: usize,
 }
 
 impl Body {
     fn new() -> Self {
-        let mut text = Text::new(Style::PythonCompat);
+        let mut text = JsonWriter::new(Style::PythonCompat);
         text.raw("{");
         Self { text, members: 0 }
     }
@@ -131,7 +131,7 @@ impl Body {
     }
 
     /// `null` where it was not given.
-    fn optional(&mut self, key: &str, value: Option<&str>) {
+    fn nullable(&mut self, key: &str, value: Option<&str>) {
         match value {
             Some(value) => self.string(key, value),
             None => self.raw(key, "null"),
@@ -139,7 +139,7 @@ impl Body {
     }
 
     /// Left out where it was not given.
-    fn given(&mut self, key: &str, value: Option<&str>) {
+    fn optional(&mut self, key: &str, value: Option<&str>) {
         if let Some(value) = value {
             self.string(key, value);
         }
@@ -159,7 +159,7 @@ impl Body {
         self.key(key);
         match value {
             Some(value) => {
-                let mut text = Text::new(Style::PythonCompat);
+                let mut text = JsonWriter::new(Style::PythonCompat);
                 value.write(&mut text);
                 action::check_object(key, text.as_str())?;
                 self.text.raw(text.as_str());

@@ -3,19 +3,19 @@
 use std::time::Duration;
 
 use crate::clock::Clock;
-use crate::transport::{Answer, Failure};
+use crate::transport::{Response, TransportError};
 use actpass_protocol::{ErrorKind, Operation};
 
 /// The longest wait before the first retry; it doubles for each further one.
-const FIRST_WAIT: Duration = Duration::from_millis(100);
+const INITIAL_BACKOFF: Duration = Duration::from_millis(100);
 /// The longest wait that is not asked for by the gateway.
-const LONGEST_WAIT: Duration = Duration::from_secs(5);
+const MAX_BACKOFF: Duration = Duration::from_secs(5);
 
 /// Whether the attempt's end permits another one.
 ///
 /// An idempotent call is retried on anything that a second attempt may mend. Any other call is retried only if the
 /// gateway certainly did not take the attempt.
-pub(crate) fn permits(operation: Operation, attempt: &Result<Answer, Failure>) -> bool {
+pub(crate) fn should_retry(operation: Operation, attempt: &Result<Response, TransportError>) -> bool {
     let transient = match attempt {
         Ok(answer) => matches!(answer.status, 429 | 502..=504),
         Err(failure) => match failure.error.kind() {
@@ -30,26 +30,26 @@ pub(crate) fn permits(operation: Operation, attempt: &Result<Answer, Failure>) -
             | ErrorKind::Status => false,
         },
     };
-    transient && (operation.is_idempotent() || !may_be_taken(attempt))
+    transient && (operation.is_idempotent() || !may_have_been_processed(attempt))
 }
 
 /// Whether the gateway may have acted on the attempt although its answer is missing: everything but a connection that
 /// never came about, 429, and 503 with `Retry-After`.
-pub(crate) fn may_be_taken(attempt: &Result<Answer, Failure>) -> bool {
+pub(crate) fn may_have_been_processed(attempt: &Result<Response, TransportError>) -> bool {
     match attempt {
         Ok(answer) => match answer.status {
             429 => false,
             503 => answer.retry_after.is_none(),
             _ => true,
         },
-        Err(failure) => !failure.never_sent,
+        Err(failure) => !failure.is_pre_send,
     }
 }
 
 /// How long to wait before retry number `retry` (from 0): what the gateway asked for, else a random part of a bound
 /// that doubles.
-pub(crate) fn wait(retry: u32, retry_after: Option<Duration>, clock: &dyn Clock) -> Duration {
-    retry_after.unwrap_or_else(|| jittered(FIRST_WAIT, retry, LONGEST_WAIT, clock))
+pub(crate) fn backoff(retry: u32, retry_after: Option<Duration>, clock: &dyn Clock) -> Duration {
+    retry_after.unwrap_or_else(|| jittered(INITIAL_BACKOFF, retry, MAX_BACKOFF, clock))
 }
 
 /// A random part, at least half, of `first` doubled so many `times`, up to `longest`.
@@ -70,12 +70,12 @@ mod tests {
     use crate::clock::TokioClock;
     use crate::error::Error;
 
-    fn answered(status: u16, retry_after: Option<&str>) -> Result<Answer, Failure> {
-        Ok(Answer { retry_after: retry_after.map(str::to_owned), ..Answer::new(status, "") })
+    fn answered(status: u16, retry_after: Option<&str>) -> Result<Response, TransportError> {
+        Ok(Response { retry_after: retry_after.map(str::to_owned), ..Response::new(status, "") })
     }
 
-    fn failed(kind: ErrorKind, never_sent: bool) -> Result<Answer, Failure> {
-        Err(Failure { error: Error::new(kind, "test"), never_sent })
+    fn failed(kind: ErrorKind, is_pre_send: bool) -> Result<Response, TransportError> {
+        Err(TransportError { error: Error::new(kind, "test"), is_pre_send })
     }
 
     #[test]
@@ -89,18 +89,18 @@ mod tests {
                     | Operation::VerifyPassport
                     | Operation::RevokePassport
             );
-            assert!(permits(operation, &answered(429, None)));
-            assert!(permits(operation, &answered(503, Some("1"))));
-            assert!(permits(operation, &failed(ErrorKind::Connection, true)));
+            assert!(should_retry(operation, &answered(429, None)));
+            assert!(should_retry(operation, &answered(503, Some("1"))));
+            assert!(should_retry(operation, &failed(ErrorKind::Connection, true)));
             for status in [502, 503, 504] {
-                assert_eq!(permits(operation, &answered(status, None)), safe);
+                assert_eq!(should_retry(operation, &answered(status, None)), safe);
             }
-            assert_eq!(permits(operation, &failed(ErrorKind::Connection, false)), safe);
+            assert_eq!(should_retry(operation, &failed(ErrorKind::Connection, false)), safe);
             for status in [200, 204, 301, 400, 401, 403, 404, 409, 422, 500, 501] {
-                assert!(!permits(operation, &answered(status, Some("1"))), "{operation:?} {status}");
+                assert!(!should_retry(operation, &answered(status, Some("1"))), "{operation:?} {status}");
             }
             for kind in [ErrorKind::Response, ErrorKind::Internal, ErrorKind::Config] {
-                assert!(!permits(operation, &failed(kind, false)));
+                assert!(!should_retry(operation, &failed(kind, false)));
             }
         }
     }
@@ -119,25 +119,25 @@ mod tests {
             (failed(ErrorKind::Timeout, true), false),
             (failed(ErrorKind::Timeout, false), true),
         ] {
-            assert_eq!(may_be_taken(&attempt), taken, "{attempt:?}");
+            assert_eq!(may_have_been_processed(&attempt), taken, "{attempt:?}");
         }
     }
 
     #[test]
     fn waits_grow_stay_bounded_and_obey_the_gateway() {
         for retry in 0..20 {
-            let wait = wait(retry, None, &TokioClock);
-            assert!(wait >= FIRST_WAIT / 2 && wait <= LONGEST_WAIT, "{retry}: {wait:?}");
+            let wait = backoff(retry, None, &TokioClock);
+            assert!(wait >= INITIAL_BACKOFF / 2 && wait <= MAX_BACKOFF, "{retry}: {wait:?}");
         }
-        assert_eq!(wait(0, Some(Duration::from_secs(7)), &TokioClock), Duration::from_secs(7));
+        assert_eq!(backoff(0, Some(Duration::from_secs(7)), &TokioClock), Duration::from_secs(7));
     }
 
     #[test]
     fn waits_are_spread_over_the_upper_half_of_their_bound() {
-        let waits: Vec<_> = (0..256).map(|_| wait(0, None, &TokioClock)).collect();
+        let waits: Vec<_> = (0..256).map(|_| backoff(0, None, &TokioClock)).collect();
         // 256 draws miss a quarter of the range once in 10^32.
-        assert!(waits.iter().any(|wait| *wait < FIRST_WAIT.mul_f64(0.625)));
-        assert!(waits.iter().any(|wait| *wait > FIRST_WAIT.mul_f64(0.875)));
-        assert!(waits.iter().all(|wait| *wait >= FIRST_WAIT / 2 && *wait <= FIRST_WAIT));
+        assert!(waits.iter().any(|wait| *wait < INITIAL_BACKOFF.mul_f64(0.625)));
+        assert!(waits.iter().any(|wait| *wait > INITIAL_BACKOFF.mul_f64(0.875)));
+        assert!(waits.iter().all(|wait| *wait >= INITIAL_BACKOFF / 2 && *wait <= INITIAL_BACKOFF));
     }
 }

@@ -7,7 +7,7 @@ use std::time::Duration;
 #[cfg(feature = "http")]
 use crate::action::Action;
 #[cfg(feature = "http")]
-use crate::client::{ActPass, Time};
+use crate::client::{ActPass, TimeSource};
 #[cfg(feature = "http")]
 use crate::clock::TokioClock;
 use crate::config::Config;
@@ -15,7 +15,7 @@ use crate::engine::Engine;
 #[cfg(feature = "http")]
 use crate::error::Error;
 #[cfg(feature = "http")]
-use crate::http::{HttpTransport, Way};
+use crate::http::{ConnectOptions, HttpTransport};
 #[cfg(feature = "http")]
 use crate::prepared::PreparedAction;
 use actpass_protocol::Mode;
@@ -35,13 +35,13 @@ use actpass_protocol::Mode;
 pub struct Settings {
     config: Arc<Config>,
     #[cfg(feature = "http")]
-    way: Way,
+    connect_options: ConnectOptions,
 }
 
 impl Settings {
     #[cfg(feature = "http")]
-    pub(crate) fn new(config: Config, way: Way) -> Self {
-        Self { config: Arc::new(config), way }
+    pub(crate) fn new(config: Config, connect_options: ConnectOptions) -> Self {
+        Self { config: Arc::new(config), connect_options }
     }
 
     #[cfg(not(feature = "http"))]
@@ -52,8 +52,8 @@ impl Settings {
     /// Makes a client. Nothing is sent.
     #[cfg(feature = "http")]
     pub fn connect(&self) -> ActPass {
-        let transport = HttpTransport::new(&self.config, &self.way);
-        ActPass::with_transport(Arc::clone(&self.config), Box::new(transport), Time::Tokio)
+        let transport = HttpTransport::new(&self.config, &self.connect_options);
+        ActPass::with_transport(Arc::clone(&self.config), Box::new(transport), TimeSource::Tokio)
     }
 
     /// The engine of a client with these settings, for a host that drives it itself: see [`crate::engine`].

@@ -22,7 +22,7 @@ pub const MAX_BODY: usize = 1024 * 1024;
 /// Carries one attempt of a call.
 ///
 /// ```
-/// use actpass_core::transport::{Answer, Failure, Request, SendFuture, Transport};
+/// use actpass_core::transport::{Request, Response, SendFuture, Transport, TransportError};
 /// use actpass_core::{Action, ActPass};
 ///
 /// /// Allows everything, without a network.
@@ -31,7 +31,7 @@ pub const MAX_BODY: usize = 1024 * 1024;
 ///
 /// impl Transport for Yes {
 ///     fn send(&self, _: Request) -> SendFuture<'_> {
-///         Box::pin(async { Ok(Answer::new(200, r#"{"decision": "allow", "reason_code": "test.yes"}"#)) })
+///         Box::pin(async { Ok(Response::new(200, r#"{"decision": "allow", "reason_code": "test.yes"}"#)) })
 ///     }
 /// }
 ///
@@ -50,11 +50,11 @@ pub trait Transport: fmt::Debug + Send + Sync + 'static {
 /// Answers every call alike, without a network: for the tests of programs that use this crate.
 ///
 /// ```
-/// use actpass_core::transport::FixedAnswer;
+/// use actpass_core::transport::FixedResponse;
 /// use actpass_core::{ActPass, Action};
 ///
 /// # tokio::runtime::Builder::new_current_thread().enable_all().build().unwrap().block_on(async {
-/// let deny = FixedAnswer::new(200, r#"{"decision": "deny", "reason_code": "test.no"}"#);
+/// let deny = FixedResponse::new(200, r#"{"decision": "deny", "reason_code": "test.no"}"#);
 /// let actpass = ActPass::builder().api_key("apk_test").transport(deny).build()?;
 /// let outcome = actpass.guard(&Action::new("demo", "demo.tool"), async |_| Ok::<(), ()>(())).await?;
 /// assert!(!outcome.executed());
@@ -62,23 +62,23 @@ pub trait Transport: fmt::Debug + Send + Sync + 'static {
 /// # }).unwrap();
 /// ```
 #[derive(Clone, Debug)]
-pub struct FixedAnswer(Answer);
+pub struct FixedResponse(Response);
 
-impl FixedAnswer {
+impl FixedResponse {
     /// An answer of this status and body, without headers.
     pub fn new(status: u16, body: impl Into<Vec<u8>>) -> Self {
-        Self(Answer::new(status, body))
+        Self(Response::new(status, body))
     }
 }
 
-impl Transport for FixedAnswer {
+impl Transport for FixedResponse {
     fn send(&self, _: Request) -> SendFuture<'_> {
         Box::pin(std::future::ready(Ok(self.0.clone())))
     }
 }
 
 /// What [`Transport::send`] returns.
-pub type SendFuture<'t> = Pin<Box<dyn Future<Output = Result<Answer, Failure>> + Send + 't>>;
+pub type SendFuture<'t> = Pin<Box<dyn Future<Output = Result<Response, TransportError>> + Send + 't>>;
 
 /// One attempt of a call.
 ///
@@ -94,7 +94,7 @@ pub struct Request {
     /// Which call; it decides the method and where the path begins.
     pub operation: Operation,
     /// What follows the call's own path, query included; empty for most.
-    pub below: String,
+    pub path_suffix: String,
     /// The body, a JSON object; empty where the call only reads.
     pub body: Bytes,
     /// The trace that the call is part of.
@@ -106,25 +106,25 @@ pub struct Request {
 impl Request {
     /// A request with this body and nothing below the call's own path.
     pub fn new(operation: Operation, body: impl Into<Bytes>) -> Self {
-        Self { operation, below: String::new(), body: body.into(), traceparent: None, retry: 0 }
+        Self { operation, path_suffix: String::new(), body: body.into(), traceparent: None, retry: 0 }
     }
 
     /// The path and the query below the base URL.
     pub fn path(&self) -> String {
-        format!("{}{}", self.operation.path(), self.below)
+        format!("{}{}", self.operation.path(), self.path_suffix)
     }
 }
 
 /// What came back.
 ///
 /// ```
-/// use actpass_core::transport::Answer;
+/// use actpass_core::transport::Response;
 ///
-/// let busy = Answer { retry_after: Some("2".to_owned()), ..Answer::new(429, "") };
+/// let busy = Response { retry_after: Some("2".to_owned()), ..Response::new(429, "") };
 /// assert_eq!(busy.body.as_deref(), Ok(&b""[..]));
 /// ```
 #[derive(Clone, Debug)]
-pub struct Answer {
+pub struct Response {
     /// The HTTP status.
     pub status: u16,
     /// The `retry-after` header.
@@ -139,7 +139,7 @@ pub struct Answer {
     pub connected_after: Duration,
 }
 
-impl Answer {
+impl Response {
     /// An answer of this status and body without headers.
     pub fn new(status: u16, body: impl Into<Vec<u8>>) -> Self {
         Self {
@@ -193,19 +193,19 @@ impl fmt::Display for BodyError {
 /// Why there is no answer.
 ///
 /// ```
-/// use actpass_core::transport::Failure;
+/// use actpass_core::transport::TransportError;
 /// use actpass_core::{Error, ErrorKind};
 ///
-/// let refused = Failure { error: Error::new(ErrorKind::Connection, "nobody listens"), never_sent: true };
+/// let refused = TransportError { error: Error::new(ErrorKind::Connection, "nobody listens"), is_pre_send: true };
 /// assert!(refused.error.is_retryable());
 /// ```
 #[derive(Clone, Debug)]
-pub struct Failure {
+pub struct TransportError {
     /// What happened.
     pub error: Error,
     /// Whether it is certain that the gateway did not take the request: no connection came about, or the gateway refused
     /// the HTTP/2 stream.
-    pub never_sent: bool,
+    pub is_pre_send: bool,
 }
 
 /// What a `retry-after` header asks for: seconds or a date. Anything else asks for nothing.

@@ -19,7 +19,7 @@ use std::pin::Pin;
 use std::sync::{Arc, Mutex};
 use std::time::{Duration, Instant};
 
-use actpass_core::transport::{Failure, MAX_BODY};
+use actpass_core::transport::{MAX_BODY, TransportError};
 use actpass_core::{
     ActPass, ActPassBuilder, Action, CallOptions, DecisionWord, Error, ErrorKind, EvidenceEvent, Json, Mode,
     OfflineVerifyRequest, Operation, PassportRequest, Verdict, VerifyRequest,
@@ -327,7 +327,8 @@ fn a_kept_connection_that_breaks_does_not_repeat_what_may_not_be_repeated() {
 #[test]
 fn a_refused_connection_is_tried_again_for_every_call() {
     for operation in Operation::ALL {
-        let failure = Failure { error: Error::new(ErrorKind::Connection, "a test"), never_sent: true };
+        let failure =
+            TransportError { error: Error::new(ErrorKind::Connection, "a test"), is_pre_send: true };
         let transport = common::Canned::new([Err(failure)]);
         let client =
             ActPass::builder().api_key(KEY).transport(transport.clone()).max_retries(2).build().unwrap();

@@ -9,9 +9,10 @@ use std::sync::{Arc, Mutex};
 use std::task::{Context, Poll, Waker};
 use std::time::{Duration, SystemTime};
 
-use actpass_core::transport::{Answer, Failure, FixedAnswer, Request, SendFuture, Transport};
+use actpass_core::transport::{FixedResponse, Request, Response, SendFuture, Transport, TransportError};
 use actpass_core::{
-    ActPass, Action, Clock, Ended, Error, ErrorKind, Mode, Moment, Outcome, PERMIT_VALIDITY, Sleep, Verdict,
+    ActPass, Action, ActionEnd, Clock, Error, ErrorKind, Mode, Moment, Outcome, PERMIT_VALIDITY, Sleep,
+    Verdict,
 };
 
 /// A clock on which all waits are over at once.
@@ -64,9 +65,9 @@ impl Transport for &'static Gateway {
             (false, _) => Box::pin(pending()),
             (true, true) => {
                 let error = Error::new(ErrorKind::Connection, "nothing listens");
-                Box::pin(ready(Err(Failure { error, never_sent: true })))
+                Box::pin(ready(Err(TransportError { error, is_pre_send: true })))
             }
-            (true, false) => Box::pin(ready(Ok(Answer::new(200, r#"{"decision": "allow"}"#)))),
+            (true, false) => Box::pin(ready(Ok(Response::new(200, r#"{"decision": "allow"}"#)))),
         }
     }
 }
@@ -137,7 +138,7 @@ fn a_stop_is_recorded_within_a_second_and_the_clients_own_deadline() {
             panic!("monitor runs")
         };
         let (_, settlement) = permit.spend(&clock).unwrap();
-        let error = block_on(actpass.record(&settlement.recording(Ended::Cancelled, None))).unwrap_err();
+        let error = block_on(actpass.record(&settlement.recording(ActionEnd::Cancelled, None))).unwrap_err();
         assert_eq!(error.kind(), ErrorKind::Timeout);
         assert_eq!(clock.now().saturating_since(Moment::default()), limit);
     }
@@ -146,7 +147,7 @@ fn a_stop_is_recorded_within_a_second_and_the_clients_own_deadline() {
 #[test]
 fn a_permit_is_void_after_five_minutes_and_with_its_credential() {
     let answer = |credential: &str| {
-        FixedAnswer::new(200, format!(r#"{{"decision":"allow","evidence_event_id":"ev_1"{credential}}}"#))
+        FixedResponse::new(200, format!(r#"{{"decision":"allow","evidence_event_id":"ev_1"{credential}}}"#))
     };
     let credential = |until: &str| format!(r#","credential":{{"token":"tok","expires_at":{until}}}"#);
     // The date of this clock begins with 1970.

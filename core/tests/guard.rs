@@ -19,7 +19,7 @@ use std::sync::Arc;
 use std::sync::atomic::{AtomicUsize, Ordering};
 use std::time::Duration;
 
-use actpass_core::transport::{Answer, BodyError, Failure, Request, SendFuture, Transport};
+use actpass_core::transport::{BodyError, Request, Response, SendFuture, Transport, TransportError};
 use actpass_core::{
     ActPass, Action, Blocked, Error, ErrorKind, Json, Mode, Outcome, Permit, TokioClock, Verdict,
 };
@@ -72,9 +72,9 @@ fn default_deny() {
 #[test]
 fn error_denies() {
     for kind in ErrorKind::ALL {
-        for never_sent in [true, false] {
+        for is_pre_send in [true, false] {
             for mode in MODES {
-                let failure = Failure { error: Error::new(kind, "a test"), never_sent };
+                let failure = TransportError { error: Error::new(kind, "a test"), is_pre_send };
                 let client = over(Canned::new([Err(failure)]));
                 assert_gate_failed(mode, kind, &guarded(&client, mode));
             }
@@ -226,7 +226,7 @@ fn malformed_denies() {
     }
     for problem in [BodyError::CutShort, BodyError::TooLarge] {
         for mode in MODES {
-            let answer = Answer { body: Err(problem), ..Answer::new(200, "") };
+            let answer = Response { body: Err(problem), ..Response::new(200, "") };
             assert_gate_failed(mode, ErrorKind::Response, &guarded(&over(Canned::new([Ok(answer)])), mode));
         }
     }
@@ -240,10 +240,10 @@ fn replay_denies() {
             "credential": {"token": "tok_secret"}})
         .to_string()
     };
-    let answers = |status, age| Ok(Answer::new(status, replay(age)));
-    let fails = |kind, never_sent| Err(Failure { error: Error::new(kind, "a test"), never_sent });
+    let answers = |status, age| Ok(Response::new(status, replay(age)));
+    let fails = |kind, is_pre_send| Err(TransportError { error: Error::new(kind, "a test"), is_pre_send });
     let busy = |status, retry_after: Option<&str>| {
-        Ok(Answer { retry_after: retry_after.map(str::to_owned), ..Answer::new(status, "") })
+        Ok(Response { retry_after: retry_after.map(str::to_owned), ..Response::new(status, "") })
     };
     for (before, age, runs) in [
         // Nothing of this call came before, or nothing that the gateway took.
@@ -316,10 +316,10 @@ async fn a_repeated_answer_is_not_older_than_the_lost_attempt() {
     // Each attempt takes 50 ms. An attempt that was not taken, and a wait of 1 s; one that was lost, and a wait of at most
     // 200 ms; and the repeated answer.
     for (age, runs) in [(0, true), (100, true), (300, false), (301, false), (1_100, false), (1_300, false)] {
-        let asked = Answer { retry_after: Some("1".to_owned()), ..Answer::new(429, "") };
-        let lost = Failure { error: Error::new(ErrorKind::Connection, "a test"), never_sent: false };
+        let asked = Response { retry_after: Some("1".to_owned()), ..Response::new(429, "") };
+        let lost = TransportError { error: Error::new(ErrorKind::Connection, "a test"), is_pre_send: false };
         let replay = json!({"decision": "allow", "replayed": true, "replay_age_ms": age}).to_string();
-        let canned = Canned::new([Ok(asked), Err(lost), Ok(Answer::new(200, replay))]);
+        let canned = Canned::new([Ok(asked), Err(lost), Ok(Response::new(200, replay))]);
         let transport = After(Duration::from_millis(50), canned);
         let client = ActPass::builder().api_key(KEY).transport(transport).build().unwrap();
         let (ran, _) = counted(&client, &action()).await;
@@ -690,19 +690,19 @@ fn an_integer_without_a_canonical_form_is_named_in_every_mode() {
 fn an_approval_that_is_known_is_not_lost_with_a_failure() {
     let named = || action().approval_request_id("apr_1");
     for (answer, reason) in [
-        (Ok(Answer::new(500, "")), "actpass.gateway_error"),
-        (Ok(Answer::new(200, "<html>")), "actpass.invalid_response"),
-        (Ok(Answer::new(200, r#"{"decision":"allow"}"#)), "actpass.unrecorded"),
+        (Ok(Response::new(500, "")), "actpass.gateway_error"),
+        (Ok(Response::new(200, "<html>")), "actpass.invalid_response"),
+        (Ok(Response::new(200, r#"{"decision":"allow"}"#)), "actpass.unrecorded"),
         (
-            Ok(Answer::new(200, r#"{"decision":"allow","evidence_event_id":"ev"}"#)),
+            Ok(Response::new(200, r#"{"decision":"allow","evidence_event_id":"ev"}"#)),
             "actpass.invalid_response",
         ),
         (
-            Ok(Answer::new(200, allow().to_string().replacen('{', r#"{"replayed":true,"#, 1))),
+            Ok(Response::new(200, allow().to_string().replacen('{', r#"{"replayed":true,"#, 1))),
             "actpass.replayed",
         ),
         (
-            Err(Failure { error: Error::new(ErrorKind::Connection, "a test"), never_sent: true }),
+            Err(TransportError { error: Error::new(ErrorKind::Connection, "a test"), is_pre_send: true }),
             "actpass.unreachable",
         ),
     ] {
@@ -721,7 +721,7 @@ fn an_approval_that_is_known_is_not_lost_with_a_failure() {
 #[test]
 fn a_decision_made_for_a_failure_explains_itself() {
     for kind in ErrorKind::ALL {
-        let failure = Failure { error: Error::new(kind, "a test"), never_sent: true };
+        let failure = TransportError { error: Error::new(kind, "a test"), is_pre_send: true };
         let (_, outcome) = guarded(&over(Canned::new([Err(failure)])), Mode::Enforce);
         let decision = Json::parse(outcome.decision().as_json().as_bytes()).unwrap();
         let members: Vec<_> = decision.as_object().unwrap().iter().map(|(key, _)| key.as_str()).collect();

@@ -24,7 +24,7 @@ use std::task::Poll;
 use std::time::Duration;
 
 use actpass_core::json::Number;
-use actpass_core::transport::{Answer, BodyError, Failure, Request, SendFuture, Transport};
+use actpass_core::transport::{BodyError, Request, Response, SendFuture, Transport, TransportError};
 use actpass_core::{
     ActPass, Action, Decision, DecisionWord, Error, ErrorKind, Json, Mode, Outcome, PendingApproval,
     canonical_json, sha256_hex,
@@ -304,11 +304,11 @@ impl Transport for &'static Played {
                     tokio::time::sleep(Duration::from_millis(delay_ms)).await;
                     let retry_after = retry_after.map(str::to_owned);
                     let body = answered.map(|answered| about(answered, &body));
-                    Ok(Answer { body, retry_after, ..Answer::new(status, "") })
+                    Ok(Response { body, retry_after, ..Response::new(status, "") })
                 }
                 Attempt::Fails => {
                     let error = Error::new(ErrorKind::Connection, "reset");
-                    Err(Failure { error, never_sent: false })
+                    Err(TransportError { error, is_pre_send: false })
                 }
                 Attempt::Never => std::future::pending().await,
                 Attempt::Panics => panic!("a transport that panics"),

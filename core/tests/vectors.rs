@@ -21,7 +21,7 @@ use std::time::Duration;
 
 use actpass_core::engine::{Begun, Stage};
 use actpass_core::{
-    ActPass, ActPassBuilder, Action, Ended, Error, ExecutionContext, Json, Mode, Outcome, TokioClock,
+    ActPass, ActPassBuilder, Action, ActionEnd, Error, ExecutionContext, Json, Mode, Outcome, TokioClock,
     canonical_json,
 };
 use actpass_hostile_gateway::{HostileGateway, Script, Seen};
@@ -420,12 +420,12 @@ impl Vector {
         }
         assert!(session.begin(Some(&now), &TokioClock).is_err(), "the permit was spent twice");
         let (ended, result) = match self.ends {
-            Ends::Returned => (Ended::Returned, Ok(())),
-            Ends::Failed => (Ended::Failed, Err(io::Error::other("the card is closed"))),
-            Ends::Cancelled => (Ended::Cancelled, Err(io::Error::other("stopped"))),
+            Ends::Returned => (ActionEnd::Returned, Ok(())),
+            Ends::Failed => (ActionEnd::Failed, Err(io::Error::other("the card is closed"))),
+            Ends::Cancelled => (ActionEnd::Cancelled, Err(io::Error::other("stopped"))),
         };
         // Actions return null here.
-        let response = (ended == Ended::Returned).then_some(Json::Null);
+        let response = (ended == ActionEnd::Returned).then_some(Json::Null);
         let (settlement, recording) = session.finish(ended, response.as_ref()).unwrap();
         if let Some(recording) = recording {
             client.record(&recording).await.unwrap();

@@ -3,7 +3,7 @@
 use std::sync::LazyLock;
 use std::sync::atomic::{AtomicUsize, Ordering};
 
-use actpass_core::transport::FixedAnswer;
+use actpass_core::transport::FixedResponse;
 use actpass_core::{ActPass, Action, Decision, Mode};
 use serde_json::Value;
 
@@ -25,7 +25,7 @@ pub(crate) fn run(data: &[u8]) {
     let client = ActPass::builder()
         .api_key("apk_fuzz_secret")
         .max_retries(0)
-        .transport(FixedAnswer::new(status, body))
+        .transport(FixedResponse::new(status, body))
         .build()
         .unwrap();
     let runs = AtomicUsize::new(0);

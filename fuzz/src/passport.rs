@@ -3,7 +3,7 @@
 use std::sync::LazyLock;
 use std::time::{Duration, SystemTime, UNIX_EPOCH};
 
-use actpass_core::transport::FixedAnswer;
+use actpass_core::transport::FixedResponse;
 use actpass_core::{ActPass, OfflineVerifyRequest, Verification};
 use base64::Engine;
 use base64::engine::general_purpose::URL_SAFE_NO_PAD;
@@ -85,7 +85,7 @@ fn verify(keys: &str, token: &str) -> Option<Verification> {
     let client = ActPass::builder()
         .api_key("apk_fuzz_secret")
         .max_retries(0)
-        .transport(FixedAnswer::new(200, keys))
+        .transport(FixedResponse::new(200, keys))
         .build()
         .unwrap();
     let mut request = OfflineVerifyRequest::new(token, AUDIENCE);

@@ -25,7 +25,7 @@ mod server;
 use std::hint::black_box;
 use std::net::SocketAddr;
 
-use actpass_core::transport::FixedAnswer;
+use actpass_core::transport::FixedResponse;
 use actpass_core::{ActPass, Action, Json, hash_payload};
 use tokio::runtime::{Builder, Runtime};
 
@@ -57,7 +57,7 @@ fn main() -> Result<(), Failure> {
 
 /// The guard alone: no network.
 fn in_memory(action: &Action, calls: usize) -> Result<(), Failure> {
-    let answer = FixedAnswer::new(200, ANSWER);
+    let answer = FixedResponse::new(200, ANSWER);
     let actpass = ActPass::builder().api_key(KEY).transport(answer).build()?;
     guard(&runtime()?, &actpass, action, calls)
 }

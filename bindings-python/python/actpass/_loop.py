@@ -13,13 +13,13 @@ from . import _native
 from ._errors import ActPassConfigError
 
 # The loop itself keeps its mailbox, by what it watches; so both go at the same time.
-_mailboxes: weakref.WeakKeyDictionary[asyncio.AbstractEventLoop, weakref.ref[_native.Mailbox]] = (
+_mailboxes: weakref.WeakKeyDictionary[asyncio.AbstractEventLoop, weakref.ref[_native.CompletionQueue]] = (
     weakref.WeakKeyDictionary()
 )
-_kept: weakref.WeakKeyDictionary[asyncio.AbstractEventLoop, _native.Mailbox] = weakref.WeakKeyDictionary()
+_kept: weakref.WeakKeyDictionary[asyncio.AbstractEventLoop, _native.CompletionQueue] = weakref.WeakKeyDictionary()
 
 
-def running() -> tuple[_native.Mailbox, asyncio.Future[Any]]:
+def running() -> tuple[_native.CompletionQueue, asyncio.Future[Any]]:
     """Return the mailbox of the running event loop, and a new future of it."""
     try:
         loop = asyncio.get_running_loop()
@@ -29,24 +29,24 @@ def running() -> tuple[_native.Mailbox, asyncio.Future[Any]]:
         raise _no_loop()
     known = _mailboxes.get(loop)
     mailbox = known() if known is not None else None
-    if mailbox is None or not mailbox.is_mine():
+    if mailbox is None or not mailbox.is_current_process():
         mailbox = _open(loop)
     return mailbox, loop.create_future()
 
 
-def _open(loop: asyncio.AbstractEventLoop) -> _native.Mailbox:
-    mailbox = _native.Mailbox()
+def _open(loop: asyncio.AbstractEventLoop) -> _native.CompletionQueue:
+    mailbox = _native.CompletionQueue()
     try:
         # In a context of its own: a loop keeps the one in which it was asked, with all that the first caller had set.
         contextvars.Context().run(loop.add_reader, mailbox.fileno(), mailbox.deliver)
     except NotImplementedError:
-        mailbox.ring_by(_bell(loop, mailbox))
+        mailbox.set_waker(_bell(loop, mailbox))
         _kept[loop] = mailbox
     _mailboxes[loop] = weakref.ref(mailbox)
     return mailbox
 
 
-def _bell(loop: asyncio.AbstractEventLoop, mailbox: _native.Mailbox) -> Callable[[], None]:
+def _bell(loop: asyncio.AbstractEventLoop, mailbox: _native.CompletionQueue) -> Callable[[], None]:
     """Return what tells a loop that can watch no descriptor, such as Windows' proactor loop."""
     to_loop, to_mailbox, context = weakref.ref(loop), weakref.ref(mailbox), contextvars.Context()
 

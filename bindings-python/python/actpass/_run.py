@@ -476,7 +476,7 @@ def _ended(outcome: GuardOutput[Any], tool: str, told: Operation) -> GuardOutput
     return outcome
 
 
-def running() -> tuple[_native.Mailbox, Any]:
+def running() -> tuple[_native.CompletionQueue, Any]:
     """Return the mailbox of the running event loop, and a new future of it; for the native half.
 
     ``asyncio`` is imported with the first call. The import stands here, where what bundles programs finds it.

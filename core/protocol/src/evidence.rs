@@ -8,7 +8,7 @@ pub const DECISIONS: &str = "decisions";
 
 /// How an action ended, as the ledger records it.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
-pub enum Ended {
+pub enum ActionEnd {
     /// It had begun and was stopped: the program or its task ends.
     Cancelled,
     /// It ended with an error of its own.
@@ -19,7 +19,7 @@ pub enum Ended {
     Suspended,
 }
 
-impl Ended {
+impl ActionEnd {
     /// Its word in the event.
     pub const fn as_str(self) -> &'static str {
         match self {

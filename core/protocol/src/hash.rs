@@ -4,7 +4,7 @@ use hmac::{Hmac, KeyInit, Mac};
 use sha2::{Digest, Sha256};
 
 use crate::error::InvalidArgument;
-use crate::json::{Json, Style, Text};
+use crate::json::{Json, JsonWriter, Style};
 
 /// The canonical JSON (RFC 8785, JCS) of `value`, in UTF-8.
 ///
@@ -21,7 +21,7 @@ use crate::json::{Json, Style, Text};
 /// # Ok::<(), actpass_protocol::InvalidArgument>(())
 /// ```
 pub fn canonical_json(value: &Json) -> Result<Vec<u8>, InvalidArgument> {
-    let mut out = Text::new(Style::Compact);
+    let mut out = JsonWriter::new(Style::Compact);
     value
         .write_canonical(&mut out)
         .map_err(|error| InvalidArgument::new(&error.path_from("payload"), error.problem()))?;

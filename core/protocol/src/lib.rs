@@ -30,7 +30,7 @@ pub mod token;
 
 pub use decision::DecisionWord;
 pub use error::{ErrorKind, Fault, InvalidArgument};
-pub use evidence::{ACTION_OUTCOME, DECISIONS, Ended};
+pub use evidence::{ACTION_OUTCOME, ActionEnd, DECISIONS};
 pub use hash::{canonical_json, hash_payload, sha256_hex, sign_payload};
 pub use json::Json;
 pub use mode::Mode;

@@ -2,12 +2,12 @@
 //!
 //! A token is a compact JWS (RFC 7515), as narrow as it can be: three parts of base64url without padding, a header of
 //! `alg`, `kid` and `typ` alone, and Ed25519 (RFC 8037). [`Unverified::passport`] takes one apart,
-//! [`Unverified::verify`] checks its signature, [`Claims`] says what it claims, and [`Claims::against`] holds that
-//! against who shows it, and when. [`Refusal`] is every reason, in the words of the wire.
+//! [`Unverified::verify`] checks its signature, [`Claims`] says what it claims, and [`Claims::validate`] holds that
+//! against who shows it, and when. [`PassportError`] is every reason, in the words of the wire.
 //!
 //! ```
 //! use actpass_protocol::Json;
-//! use actpass_protocol::token::{Bearer, Claims, PublicKey, Refusal, Time, Typ, Unverified, encode, signing_input};
+//! use actpass_protocol::token::{Presentation, Claims, PublicKey, PassportError, ValidationTime, TokenType, Unverified, encode, signing_input};
 //! use ed25519_dalek::{Signer, SigningKey};
 //!
 //! let pair = SigningKey::from_bytes(&[7; 32]);
@@ -15,21 +15,21 @@
 //! let claims = Json::parse(br#"{"iss": "https://gateway", "aud": "mcp://shop", "tenant_id": "acme", "agent_id": "bot",
 //!     "user_id": null, "goal": "refund", "allowed_tools": ["refunds.create"], "allowed_resources": [],
 //!     "resource_constraints": {}, "risk_tier": "low", "iat": 1000, "exp": 1300, "jti": "ap_1"}"#).unwrap();
-//! let input = signing_input(Typ::Passport, "k1", &claims);
+//! let input = signing_input(TokenType::Passport, "k1", &claims);
 //! let token = format!("{input}.{}", encode(pair.sign(input.as_bytes()).to_bytes()));
 //!
 //! let unverified = Unverified::passport(&token)?;
 //! assert_eq!(unverified.kid(), "k1");
 //! let claims = Claims::parse(&unverified.verify(&key)?)?;
-//! let bearer = Bearer {
+//! let presentation = Presentation {
 //!     issuer: "https://gateway",
 //!     audience: Some("mcp://bank"),
 //!     tenant_id: Some("acme"),
 //!     agent_id: Some(Some("bot")),
 //!     user_id: None,
 //! };
-//! assert_eq!(claims.against(&bearer, &Time { now: 1000, early: 5, late: 0 }), [Refusal::Audience]);
-//! # Ok::<(), Refusal>(())
+//! assert_eq!(claims.validate(&presentation, &ValidationTime { now: 1000, not_before_leeway: 5, expiry_leeway: 0 }), [PassportError::Audience]);
+//! # Ok::<(), PassportError>(())
 //! ```
 
 use std::fmt;
@@ -54,13 +54,13 @@ pub const ALGORITHM: &str = "EdDSA";
 /// Some of the reasons only a gateway can have: that a passport was used or revoked, or what an action is.
 ///
 /// ```
-/// use actpass_protocol::token::Refusal;
+/// use actpass_protocol::token::PassportError;
 ///
-/// assert_eq!(Refusal::Expired.code(), "passport.expired");
-/// assert_eq!(Refusal::Expired.to_string(), "has expired");
+/// assert_eq!(PassportError::Expired.code(), "passport.expired");
+/// assert_eq!(PassportError::Expired.to_string(), "has expired");
 /// ```
 #[derive(Clone, Copy, Debug, PartialEq, Eq, Hash)]
-pub enum Refusal {
+pub enum PassportError {
     /// It is made out to another agent.
     Agent,
     /// It says an algorithm other than EdDSA.
@@ -101,7 +101,7 @@ pub enum Refusal {
     User,
 }
 
-impl Refusal {
+impl PassportError {
     /// Its reason code, which is stable.
     pub const fn code(self) -> &'static str {
         match self {
@@ -129,7 +129,7 @@ impl Refusal {
 }
 
 /// A clause about the passport, to follow its subject: `has expired`.
-impl fmt::Display for Refusal {
+impl fmt::Display for PassportError {
     fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
         f.write_str(match self {
             Self::Agent => "is made out to another agent",
@@ -155,18 +155,18 @@ impl fmt::Display for Refusal {
     }
 }
 
-impl std::error::Error for Refusal {}
+impl std::error::Error for PassportError {}
 
 /// What a token is. One kind is never taken for another: the same keys sign both.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
-pub enum Typ {
+pub enum TokenType {
     /// How a chain of the ledger ended when it was exported.
     ChainHead,
     /// A passport.
     Passport,
 }
 
-impl Typ {
+impl TokenType {
     /// The `typ` of its header.
     pub const fn as_str(self) -> &'static str {
         match self {
@@ -198,11 +198,11 @@ impl<'t> Unverified<'t> {
     ///
     /// # Errors
     ///
-    /// [`Refusal::Algorithm`] if its header says another algorithm, whatever else is wrong with it; else
-    /// [`Refusal::Malformed`] for anything but the one form: padding, spare bits, white space, no `kid`, an unknown or
+    /// [`PassportError::Algorithm`] if its header says another algorithm, whatever else is wrong with it; else
+    /// [`PassportError::Malformed`] for anything but the one form: padding, spare bits, white space, no `kid`, an unknown or
     /// repeated member of the header.
-    pub fn passport(token: &'t str) -> Result<Self, Refusal> {
-        Self::read(token, Typ::Passport)
+    pub fn passport(token: &'t str) -> Result<Self, PassportError> {
+        Self::read(token, TokenType::Passport)
     }
 
     /// Takes the signed head of a chain apart.
@@ -210,16 +210,16 @@ impl<'t> Unverified<'t> {
     /// # Errors
     ///
     /// As [`Unverified::passport`].
-    pub fn chain_head(token: &'t str) -> Result<Self, Refusal> {
-        Self::read(token, Typ::ChainHead)
+    pub fn chain_head(token: &'t str) -> Result<Self, PassportError> {
+        Self::read(token, TokenType::ChainHead)
     }
 
-    fn read(token: &'t str, typ: Typ) -> Result<Self, Refusal> {
+    fn read(token: &'t str, typ: TokenType) -> Result<Self, PassportError> {
         if token.len() > MAX_BYTES {
-            return Err(Refusal::Malformed);
+            return Err(PassportError::Malformed);
         }
-        let (signed, signature) = token.rsplit_once('.').ok_or(Refusal::Malformed)?;
-        let (header, payload) = signed.split_once('.').ok_or(Refusal::Malformed)?;
+        let (signed, signature) = token.rsplit_once('.').ok_or(PassportError::Malformed)?;
+        let (header, payload) = signed.split_once('.').ok_or(PassportError::Malformed)?;
         let kid = read_header(&decode(header)?, typ)?;
         Ok(Self { kid, signed, signature: decode(signature)?, payload: decode(payload)? })
     }
@@ -238,22 +238,22 @@ impl<'t> Unverified<'t> {
     ///
     /// # Errors
     ///
-    /// [`Refusal::UnknownKey`] if `key` is not the one that it names, [`Refusal::Signature`] if that did not sign it.
-    pub fn verify(self, key: &PublicKey) -> Result<Vec<u8>, Refusal> {
+    /// [`PassportError::UnknownKey`] if `key` is not the one that it names, [`PassportError::Signature`] if that did not sign it.
+    pub fn verify(self, key: &PublicKey) -> Result<Vec<u8>, PassportError> {
         if key.kid != self.kid {
-            return Err(Refusal::UnknownKey);
+            return Err(PassportError::UnknownKey);
         }
-        let signature = Signature::from_slice(&self.signature).map_err(|_| Refusal::Signature)?;
+        let signature = Signature::from_slice(&self.signature).map_err(|_| PassportError::Signature)?;
         // Strict: a key of small order would accept a signature of any message.
         VerifyingKey::from_bytes(&key.bytes)
             .and_then(|key| key.verify_strict(self.signed.as_bytes(), &signature))
-            .map_err(|_| Refusal::Signature)?;
+            .map_err(|_| PassportError::Signature)?;
         Ok(self.payload)
     }
 }
 
 /// Writes the part of a token that is signed. A dot and the [`encode`]d signature make it whole.
-pub fn signing_input(typ: Typ, kid: &str, claims: &Json) -> String {
+pub fn signing_input(typ: TokenType, kid: &str, claims: &Json) -> String {
     let header = Json::Object(vec![
         ("alg".to_owned(), Json::from(ALGORITHM)),
         ("kid".to_owned(), Json::from(kid)),
@@ -271,16 +271,16 @@ pub fn encode(bytes: impl AsRef<[u8]>) -> String {
     URL_SAFE_NO_PAD.encode(bytes)
 }
 
-fn decode(part: &str) -> Result<Vec<u8>, Refusal> {
-    URL_SAFE_NO_PAD.decode(part).map_err(|_| Refusal::Malformed)
+fn decode(part: &str) -> Result<Vec<u8>, PassportError> {
+    URL_SAFE_NO_PAD.decode(part).map_err(|_| PassportError::Malformed)
 }
 
 /// The `kid` of a header.
-fn read_header(bytes: &[u8], typ: Typ) -> Result<String, Refusal> {
-    let header = Json::parse(bytes).map_err(|_| Refusal::Malformed)?;
+fn read_header(bytes: &[u8], typ: TokenType) -> Result<String, PassportError> {
+    let header = Json::parse(bytes).map_err(|_| PassportError::Malformed)?;
     let text = |name| header.member(name).and_then(Json::as_str);
-    if text("alg").ok_or(Refusal::Malformed)? != ALGORITHM {
-        return Err(Refusal::Algorithm);
+    if text("alg").ok_or(PassportError::Malformed)? != ALGORITHM {
+        return Err(PassportError::Algorithm);
     }
     // Such as `crit`, which asks to be understood, or `jwk`, which brings its own key.
     let is_known = |name: &str| matches!(name, "alg" | "kid" | "typ");
@@ -288,7 +288,7 @@ fn read_header(bytes: &[u8], typ: Typ) -> Result<String, Refusal> {
     let closed = members.iter().all(|(name, _)| is_known(name)) && typ.permits(header.member("typ"));
     match text("kid") {
         Some(kid) if closed && !kid.is_empty() => Ok(kid.to_owned()),
-        Some(_) | None => Err(Refusal::Malformed),
+        Some(_) | None => Err(PassportError::Malformed),
     }
 }
 
@@ -334,22 +334,22 @@ impl PublicKey {
     ///
     /// let key = PublicKey::new("k1", &[7; 32]).unwrap();
     /// let set = format!(r#"{{"keys": [{}, {{"kty": "RSA"}}]}}"#, key.to_jwk());
-    /// assert_eq!(PublicKey::read_set(set.as_bytes())?, [key]);
-    /// assert!(PublicKey::read_set(b"{}").is_err());
+    /// assert_eq!(PublicKey::parse_jwks(set.as_bytes())?, [key]);
+    /// assert!(PublicKey::parse_jwks(b"{}").is_err());
     /// # Ok::<(), &str>(())
     /// ```
-    pub fn read_set(text: &[u8]) -> Result<Vec<Self>, &'static str> {
+    pub fn parse_jwks(text: &[u8]) -> Result<Vec<Self>, &'static str> {
         if text.len() > MAX_JWKS_BYTES {
             return Err("the set of keys is larger than 64 KiB");
         }
         let set = Json::parse(text).map_err(|_| "it is not JSON, or gives a key twice")?;
         match set.member("keys") {
-            Some(Json::Array(keys)) => Ok(keys.iter().filter_map(Self::read_jwk).collect()),
+            Some(Json::Array(keys)) => Ok(keys.iter().filter_map(Self::parse_jwk).collect()),
             Some(_) | None => Err("it has no list `keys`"),
         }
     }
 
-    fn read_jwk(key: &Json) -> Option<Self> {
+    fn parse_jwk(key: &Json) -> Option<Self> {
         let text = |name| key.member(name).and_then(Json::as_str);
         let signs = key.member("use").is_none() || text("use") == Some("sig");
         if text("kty") != Some("OKP") || text("crv") != Some("Ed25519") || !signs {
@@ -372,7 +372,7 @@ pub struct Claims {
 
 /// Who shows a passport, and to whom.
 #[derive(Clone, Copy, Debug)]
-pub struct Bearer<'a> {
+pub struct Presentation<'a> {
     /// Who must have issued it.
     pub issuer: &'a str,
     /// Whom it is shown to; `None` for a request that does not say, and any will do.
@@ -387,13 +387,13 @@ pub struct Bearer<'a> {
 
 /// When a passport is shown.
 #[derive(Clone, Copy, Debug)]
-pub struct Time {
+pub struct ValidationTime {
     /// The time, in seconds since 1970.
     pub now: i64,
     /// For how many seconds before it begins to be valid it is taken already: the clock that issued it may be ahead.
-    pub early: i64,
+    pub not_before_leeway: i64,
     /// For how many seconds after it expired it is still taken.
-    pub late: i64,
+    pub expiry_leeway: i64,
 }
 
 impl Claims {
@@ -401,9 +401,9 @@ impl Claims {
     ///
     /// # Errors
     ///
-    /// [`Refusal::Malformed`] if one is missing, of another type, or given twice.
-    pub fn parse(payload: &[u8]) -> Result<Self, Refusal> {
-        Self::read(payload).ok_or(Refusal::Malformed)
+    /// [`PassportError::Malformed`] if one is missing, of another type, or given twice.
+    pub fn parse(payload: &[u8]) -> Result<Self, PassportError> {
+        Self::read(payload).ok_or(PassportError::Malformed)
     }
 
     fn read(payload: &[u8]) -> Option<Self> {
@@ -412,10 +412,10 @@ impl Claims {
             json.member(name)?.as_str()?;
         }
         for name in ["agent_id", "user_id"] {
-            or_null(json.member(name)?)?;
+            string_or_null(json.member(name)?)?;
         }
         for name in ["approval_hash", "approval_request_id"] {
-            json.member(name).map_or(Some(()), or_null)?;
+            json.member(name).map_or(Some(()), string_or_null)?;
         }
         let text = |name| json.member(name).and_then(Json::as_str);
         if text("approval_request_id").is_some() && text("approval_hash").is_none() {
@@ -473,23 +473,26 @@ impl Claims {
     }
 
     /// Everything that speaks against this bearer at this time; the weightiest first.
-    pub fn against(&self, bearer: &Bearer<'_>, time: &Time) -> Vec<Refusal> {
+    pub fn validate(&self, presentation: &Presentation<'_>, time: &ValidationTime) -> Vec<PassportError> {
         let is = |name, value: Option<Option<&str>>| value.is_none_or(|value| value == self.text(name));
         let begins = self.not_before.unwrap_or(i64::MIN).max(self.issued_at);
         let found = [
-            (self.text("iss") != Some(bearer.issuer), Refusal::Issuer),
-            (bearer.audience.is_some_and(|audience| Some(audience) != self.text("aud")), Refusal::Audience),
-            (!is("tenant_id", bearer.tenant_id.map(Some)), Refusal::Tenant),
-            (!is("agent_id", bearer.agent_id), Refusal::Agent),
-            (!is("user_id", bearer.user_id), Refusal::User),
-            (time.now >= self.expires_at.saturating_add(time.late), Refusal::Expired),
-            (begins > time.now.saturating_add(time.early), Refusal::NotYetValid),
+            (self.text("iss") != Some(presentation.issuer), PassportError::Issuer),
+            (
+                presentation.audience.is_some_and(|audience| Some(audience) != self.text("aud")),
+                PassportError::Audience,
+            ),
+            (!is("tenant_id", presentation.tenant_id.map(Some)), PassportError::Tenant),
+            (!is("agent_id", presentation.agent_id), PassportError::Agent),
+            (!is("user_id", presentation.user_id), PassportError::User),
+            (time.now >= self.expires_at.saturating_add(time.expiry_leeway), PassportError::Expired),
+            (begins > time.now.saturating_add(time.not_before_leeway), PassportError::NotYetValid),
         ];
         found.into_iter().filter_map(|(wrong, refusal)| wrong.then_some(refusal)).collect()
     }
 }
 
-fn or_null(value: &Json) -> Option<()> {
+fn string_or_null(value: &Json) -> Option<()> {
     (*value == Json::Null || value.as_str().is_some()).then_some(())
 }
 

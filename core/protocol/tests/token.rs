@@ -5,8 +5,8 @@ use std::sync::Once;
 
 use actpass_protocol::Json;
 use actpass_protocol::token::{
-    Bearer, Claims, MAX_BYTES, MAX_JWKS_BYTES, PublicKey, Refusal, Time, Typ, Unverified, encode,
-    signing_input,
+    Claims, MAX_BYTES, MAX_JWKS_BYTES, PassportError, Presentation, PublicKey, TokenType, Unverified,
+    ValidationTime, encode, signing_input,
 };
 use jsonwebtoken::crypto::{CryptoProvider, JwtSigner, JwtVerifier, KeyUtils};
 use jsonwebtoken::signature::{self, Signer, Verifier};
@@ -33,7 +33,7 @@ fn sign(header: &str, claims: &str) -> String {
     sign_with(&pair(7), header, claims)
 }
 
-fn open(token: &str) -> Result<Claims, Refusal> {
+fn open(token: &str) -> Result<Claims, PassportError> {
     Claims::parse(&Unverified::passport(token)?.verify(&key())?)
 }
 
@@ -42,7 +42,7 @@ fn the_one_form_is_read() {
     for header in [HEADER, r#" { "kid" : "k1", "alg" : "EdDSA" } "#] {
         assert_eq!(open(&sign(header, CLAIMS)).unwrap().jti(), "ap_1");
     }
-    let written = signing_input(Typ::Passport, "k1", &Json::parse(CLAIMS.as_bytes()).unwrap());
+    let written = signing_input(TokenType::Passport, "k1", &Json::parse(CLAIMS.as_bytes()).unwrap());
     assert_eq!(sign(HEADER, CLAIMS).rsplit_once('.').unwrap().0, written);
     assert_eq!(open(&sign(HEADER, CLAIMS)).unwrap().as_json().to_string(), CLAIMS);
 }
@@ -62,12 +62,12 @@ fn tokens_and_key_sets_are_read_up_to_their_limits() {
             })
             .unwrap();
         assert_eq!(token.len(), length);
-        assert_eq!(open(&token).map_err(|refusal| refusal == Refusal::Malformed).is_ok(), expected);
+        assert_eq!(open(&token).map_err(|refusal| refusal == PassportError::Malformed).is_ok(), expected);
     }
     for (length, expected) in [(MAX_JWKS_BYTES, true), (MAX_JWKS_BYTES + 1, false)] {
         let set = format!("{{\"keys\": [], \"x\": {}}}", padded(length - 21));
         assert_eq!(set.len(), length);
-        assert_eq!(PublicKey::read_set(set.as_bytes()).is_ok(), expected);
+        assert_eq!(PublicKey::parse_jwks(set.as_bytes()).is_ok(), expected);
     }
 }
 
@@ -79,31 +79,31 @@ fn padded(length: usize) -> String {
 #[test]
 fn headers_are_closed() {
     for (header, refusal) in [
-        (r#"{"alg": "none", "kid": "k1"}"#, Refusal::Algorithm),
-        (r#"{"alg": "HS256", "kid": "k1"}"#, Refusal::Algorithm),
-        (r#"{"alg": "RS256"}"#, Refusal::Algorithm),
-        (r#"{"alg": "eddsa", "kid": "k1"}"#, Refusal::Algorithm),
-        (r#"{"alg": "Ed25519", "kid": "k1"}"#, Refusal::Algorithm),
-        (r#"{"alg": ["EdDSA"], "kid": "k1"}"#, Refusal::Malformed),
-        (r#"{"alg": {"EdDSA": null}, "kid": "k1"}"#, Refusal::Malformed),
-        (r#"{"kid": "k1"}"#, Refusal::Malformed),
-        (r#"{"alg": "EdDSA"}"#, Refusal::Malformed),
-        (r#"{"alg": "EdDSA", "kid": ""}"#, Refusal::Malformed),
-        (r#"{"alg": "EdDSA", "kid": null}"#, Refusal::Malformed),
-        (r#"{"alg": "EdDSA", "kid": 1}"#, Refusal::Malformed),
-        (r#"{"alg": "EdDSA", "kid": "k2"}"#, Refusal::UnknownKey),
-        (r#"{"alg": "EdDSA", "alg": "EdDSA", "kid": "k1"}"#, Refusal::Malformed),
-        (r#"{"alg": "EdDSA", "kid": "k1", "\u006bid": "k1"}"#, Refusal::Malformed),
-        (r#"{"alg": "EdDSA", "kid": "k1", "crit": ["b64"], "b64": false}"#, Refusal::Malformed),
-        (r#"{"alg": "EdDSA", "kid": "k1", "crit": null}"#, Refusal::Malformed),
-        (r#"{"alg": "EdDSA", "kid": "k1", "jwk": {}}"#, Refusal::Malformed),
-        (r#"{"alg": "EdDSA", "kid": "k1", "jku": "https://elsewhere"}"#, Refusal::Malformed),
-        (r#"{"alg": "EdDSA", "kid": "k1", "x5c": []}"#, Refusal::Malformed),
-        (r#"{"alg": "EdDSA", "kid": "k1", "b64": false}"#, Refusal::Malformed),
-        (r#"{"alg": "EdDSA", "kid": "k1", "typ": "other"}"#, Refusal::Malformed),
-        (r#"{"alg": "EdDSA", "kid": "k1", "typ": null}"#, Refusal::Malformed),
-        ("[]", Refusal::Malformed),
-        ("", Refusal::Malformed),
+        (r#"{"alg": "none", "kid": "k1"}"#, PassportError::Algorithm),
+        (r#"{"alg": "HS256", "kid": "k1"}"#, PassportError::Algorithm),
+        (r#"{"alg": "RS256"}"#, PassportError::Algorithm),
+        (r#"{"alg": "eddsa", "kid": "k1"}"#, PassportError::Algorithm),
+        (r#"{"alg": "Ed25519", "kid": "k1"}"#, PassportError::Algorithm),
+        (r#"{"alg": ["EdDSA"], "kid": "k1"}"#, PassportError::Malformed),
+        (r#"{"alg": {"EdDSA": null}, "kid": "k1"}"#, PassportError::Malformed),
+        (r#"{"kid": "k1"}"#, PassportError::Malformed),
+        (r#"{"alg": "EdDSA"}"#, PassportError::Malformed),
+        (r#"{"alg": "EdDSA", "kid": ""}"#, PassportError::Malformed),
+        (r#"{"alg": "EdDSA", "kid": null}"#, PassportError::Malformed),
+        (r#"{"alg": "EdDSA", "kid": 1}"#, PassportError::Malformed),
+        (r#"{"alg": "EdDSA", "kid": "k2"}"#, PassportError::UnknownKey),
+        (r#"{"alg": "EdDSA", "alg": "EdDSA", "kid": "k1"}"#, PassportError::Malformed),
+        (r#"{"alg": "EdDSA", "kid": "k1", "\u006bid": "k1"}"#, PassportError::Malformed),
+        (r#"{"alg": "EdDSA", "kid": "k1", "crit": ["b64"], "b64": false}"#, PassportError::Malformed),
+        (r#"{"alg": "EdDSA", "kid": "k1", "crit": null}"#, PassportError::Malformed),
+        (r#"{"alg": "EdDSA", "kid": "k1", "jwk": {}}"#, PassportError::Malformed),
+        (r#"{"alg": "EdDSA", "kid": "k1", "jku": "https://elsewhere"}"#, PassportError::Malformed),
+        (r#"{"alg": "EdDSA", "kid": "k1", "x5c": []}"#, PassportError::Malformed),
+        (r#"{"alg": "EdDSA", "kid": "k1", "b64": false}"#, PassportError::Malformed),
+        (r#"{"alg": "EdDSA", "kid": "k1", "typ": "other"}"#, PassportError::Malformed),
+        (r#"{"alg": "EdDSA", "kid": "k1", "typ": null}"#, PassportError::Malformed),
+        ("[]", PassportError::Malformed),
+        ("", PassportError::Malformed),
     ] {
         assert_eq!(open(&sign(header, CLAIMS)).unwrap_err(), refusal, "{header}");
     }
@@ -132,29 +132,31 @@ fn parts_are_closed() {
         spare,
         "x".repeat(MAX_BYTES + 1),
     ] {
-        assert_eq!(open(&wrong).unwrap_err(), Refusal::Malformed, "{wrong:?}");
+        assert_eq!(open(&wrong).unwrap_err(), PassportError::Malformed, "{wrong:?}");
     }
     let (signed, _) = whole.rsplit_once('.').unwrap();
     for short in [String::new(), encode([7; 63]), encode([7; 64]), encode([0; 64])] {
-        assert_eq!(open(&format!("{signed}.{short}")).unwrap_err(), Refusal::Signature);
+        assert_eq!(open(&format!("{signed}.{short}")).unwrap_err(), PassportError::Signature);
     }
 }
 
 #[test]
 fn only_the_named_key_counts() {
-    assert_eq!(open(&sign_with(&pair(8), HEADER, CLAIMS)).unwrap_err(), Refusal::Signature);
+    assert_eq!(open(&sign_with(&pair(8), HEADER, CLAIMS)).unwrap_err(), PassportError::Signature);
     let other = PublicKey::new("k2", pair(7).public_key().as_ref()).unwrap();
     let token = sign(HEADER, CLAIMS);
     let passport = Unverified::passport(&token).unwrap();
-    assert_eq!(passport.verify(&other).unwrap_err(), Refusal::UnknownKey);
+    assert_eq!(passport.verify(&other).unwrap_err(), PassportError::UnknownKey);
 }
 
 #[test]
 fn one_kind_is_never_taken_for_another() {
     let claims = Json::parse(CLAIMS.as_bytes()).unwrap();
-    for (typ, is_passport, is_head) in
-        [(Some(Typ::Passport), true, false), (Some(Typ::ChainHead), false, true), (None, true, false)]
-    {
+    for (typ, is_passport, is_head) in [
+        (Some(TokenType::Passport), true, false),
+        (Some(TokenType::ChainHead), false, true),
+        (None, true, false),
+    ] {
         let input = match typ {
             Some(typ) => signing_input(typ, "k1", &claims),
             None => format!("{}.{}", encode(r#"{"alg":"EdDSA","kid":"k1"}"#), encode(CLAIMS)),
@@ -167,7 +169,8 @@ fn one_kind_is_never_taken_for_another() {
 
 #[test]
 fn every_claim_is_needed() {
-    let malformed = |claims: String| Claims::parse(claims.as_bytes()).unwrap_err() == Refusal::Malformed;
+    let malformed =
+        |claims: String| Claims::parse(claims.as_bytes()).unwrap_err() == PassportError::Malformed;
     let Json::Object(members) = Json::parse(CLAIMS.as_bytes()).unwrap() else { panic!() };
     for at in 0..members.len() {
         let mut fewer = members.clone();
@@ -200,7 +203,7 @@ fn every_claim_is_needed() {
     }
 }
 
-const BEARER: Bearer<'static> = Bearer {
+const PRESENTATION: Presentation<'static> = Presentation {
     issuer: "i",
     audience: Some("a"),
     tenant_id: Some("t"),
@@ -208,50 +211,50 @@ const BEARER: Bearer<'static> = Bearer {
     user_id: Some(None),
 };
 
-fn at(now: i64) -> Time {
-    Time { now, early: 5, late: 3 }
+fn at(now: i64) -> ValidationTime {
+    ValidationTime { now, not_before_leeway: 5, expiry_leeway: 3 }
 }
 
 #[test]
 fn bearers_are_compared() {
     let claims = Claims::parse(CLAIMS.as_bytes()).unwrap();
-    assert_eq!(claims.against(&BEARER, &at(150)), []);
-    let any = Bearer { tenant_id: None, agent_id: None, user_id: None, ..BEARER };
-    assert_eq!(claims.against(&any, &at(150)), []);
-    for (bearer, refusal) in [
-        (Bearer { issuer: "j", ..BEARER }, Refusal::Issuer),
-        (Bearer { audience: Some("b"), ..BEARER }, Refusal::Audience),
-        (Bearer { tenant_id: Some("u"), ..BEARER }, Refusal::Tenant),
-        (Bearer { agent_id: Some(Some("h")), ..BEARER }, Refusal::Agent),
-        (Bearer { agent_id: Some(None), ..BEARER }, Refusal::Agent),
-        (Bearer { user_id: Some(Some("u")), ..BEARER }, Refusal::User),
+    assert_eq!(claims.validate(&PRESENTATION, &at(150)), []);
+    let any = Presentation { tenant_id: None, agent_id: None, user_id: None, ..PRESENTATION };
+    assert_eq!(claims.validate(&any, &at(150)), []);
+    for (presentation, refusal) in [
+        (Presentation { issuer: "j", ..PRESENTATION }, PassportError::Issuer),
+        (Presentation { audience: Some("b"), ..PRESENTATION }, PassportError::Audience),
+        (Presentation { tenant_id: Some("u"), ..PRESENTATION }, PassportError::Tenant),
+        (Presentation { agent_id: Some(Some("h")), ..PRESENTATION }, PassportError::Agent),
+        (Presentation { agent_id: Some(None), ..PRESENTATION }, PassportError::Agent),
+        (Presentation { user_id: Some(Some("u")), ..PRESENTATION }, PassportError::User),
     ] {
-        assert_eq!(claims.against(&bearer, &at(150)), [refusal], "{bearer:?}");
+        assert_eq!(claims.validate(&presentation, &at(150)), [refusal], "{presentation:?}");
     }
-    let all = claims.against(&Bearer { issuer: "j", audience: Some("b"), ..BEARER }, &at(300));
-    assert_eq!(all, [Refusal::Issuer, Refusal::Audience, Refusal::Expired]);
+    let all = claims.validate(&Presentation { issuer: "j", audience: Some("b"), ..PRESENTATION }, &at(300));
+    assert_eq!(all, [PassportError::Issuer, PassportError::Audience, PassportError::Expired]);
 }
 
 #[test]
 fn time_has_a_leeway_and_no_more() {
     let claims = Claims::parse(CLAIMS.as_bytes()).unwrap();
     for (now, refused) in [
-        (94, Some(Refusal::NotYetValid)),
+        (94, Some(PassportError::NotYetValid)),
         (95, None),
         (199, None),
         (202, None),
-        (203, Some(Refusal::Expired)),
-        (i64::MAX, Some(Refusal::Expired)),
-        (i64::MIN, Some(Refusal::NotYetValid)),
+        (203, Some(PassportError::Expired)),
+        (i64::MAX, Some(PassportError::Expired)),
+        (i64::MIN, Some(PassportError::NotYetValid)),
     ] {
-        assert_eq!(claims.against(&BEARER, &at(now)), Vec::from_iter(refused), "{now}");
+        assert_eq!(claims.validate(&PRESENTATION, &at(now)), Vec::from_iter(refused), "{now}");
     }
-    let strict = Time { now: 200, early: 0, late: 0 };
-    assert_eq!(claims.against(&BEARER, &strict), [Refusal::Expired]);
+    let strict = ValidationTime { now: 200, not_before_leeway: 0, expiry_leeway: 0 };
+    assert_eq!(claims.validate(&PRESENTATION, &strict), [PassportError::Expired]);
     let later = CLAIMS.replace("\"jti\"", "\"nbf\":151,\"jti\"");
     let later = Claims::parse(later.as_bytes()).unwrap();
-    assert_eq!(later.against(&BEARER, &at(145)), [Refusal::NotYetValid]);
-    assert_eq!(later.against(&BEARER, &at(146)), []);
+    assert_eq!(later.validate(&PRESENTATION, &at(145)), [PassportError::NotYetValid]);
+    assert_eq!(later.validate(&PRESENTATION, &at(146)), []);
 }
 
 #[test]
@@ -262,11 +265,11 @@ fn only_ed25519_keys_of_a_set_are_taken() {
         {{"kty":"oct","kid":"c","k":"AA"}},{{"kty":"OKP","crv":"Ed25519","kid":"d","x":"AA"}},{{"kty":"OKP","crv":"Ed25519","x":"{x}"}},
         {{"kty":"OKP","crv":"Ed25519","kid":"e","x":"{x}","use":"enc"}},7]}}"#
     );
-    let keys = PublicKey::read_set(set.as_bytes()).unwrap();
+    let keys = PublicKey::parse_jwks(set.as_bytes()).unwrap();
     assert_eq!(keys.iter().map(PublicKey::kid).collect::<Vec<_>>(), ["good"]);
     let large = format!("{{\"keys\": [], \"x\": \"{}\"}}", "x".repeat(64 * 1024));
     for wrong in ["{}", "[]", "", r#"{"keys": {}}"#, r#"{"keys": [], "keys": []}"#, &large] {
-        assert!(PublicKey::read_set(wrong.as_bytes()).is_err(), "{wrong:.40}");
+        assert!(PublicKey::parse_jwks(wrong.as_bytes()).is_err(), "{wrong:.40}");
     }
 }
 
@@ -306,7 +309,7 @@ fn no_byte_of_a_passport_can_be_changed() {
 
 #[test]
 fn others_read_what_is_written_here() {
-    let input = signing_input(Typ::Passport, "k1", &Json::parse(CLAIMS.as_bytes()).unwrap());
+    let input = signing_input(TokenType::Passport, "k1", &Json::parse(CLAIMS.as_bytes()).unwrap());
     let token = format!("{input}.{}", encode(pair(7).sign(input.as_bytes())));
     let claims = Json::parse(CLAIMS.as_bytes()).unwrap();
     assert!(others_read(&token).unwrap().same_value(&claims));
@@ -329,7 +332,7 @@ fn what_others_write_is_read_here() {
     let token = jsonwebtoken::encode(&header, &claims, &seed).unwrap();
     assert_eq!(open(&token).unwrap().jti(), "ap_1");
     let nameless = jsonwebtoken::encode(&Header::new(Algorithm::EdDSA), &claims, &seed).unwrap();
-    assert_eq!(open(&nameless).unwrap_err(), Refusal::Malformed);
+    assert_eq!(open(&nameless).unwrap_err(), PassportError::Malformed);
 }
 
 /// The claims, as a general JWT library reads the token, told to take EdDSA alone.

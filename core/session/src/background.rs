@@ -24,9 +24,9 @@ use crate::runtime::BackgroundRuntime;
 /// use actpass_core::{ActPass, Action};
 /// use std::sync::mpsc;
 ///
-/// let host = BackgroundClient::new(ActPass::builder().api_key("apk_dev").base_url("http://127.0.0.1:9").max_retries(0))?;
+/// let client = BackgroundClient::new(ActPass::builder().api_key("apk_dev").base_url("http://127.0.0.1:9").max_retries(0))?;
 /// let (answered, answer) = mpsc::channel();
-/// let call = host.start(
+/// let call = client.start(
 ///     async |actpass: ActPass| actpass.preflight(&Action::new("demo", "demo.tool")).await,
 ///     move |answer| drop(answered.send(answer)),
 /// );
@@ -54,8 +54,8 @@ impl BackgroundClient {
     /// # Errors
     ///
     /// None at present.
-    pub fn beside(host: &BlockingClient) -> Result<Self, Error> {
-        Ok(Self::with_settings(Settings::clone(host)))
+    pub fn from_blocking(blocking: &BlockingClient) -> Result<Self, Error> {
+        Ok(Self::with_settings(Settings::clone(blocking)))
     }
 
     fn with_settings(settings: Settings) -> Self {
@@ -76,7 +76,7 @@ impl BackgroundClient {
         &self,
         call: impl FnOnce(ActPass) -> F,
         done: impl FnOnce(Result<T, Error>) + Send + 'static,
-    ) -> Call
+    ) -> CallHandle
     where
         T: Send + 'static,
         F: Future<Output = Result<T, Error>> + Send + 'static,
@@ -85,7 +85,7 @@ impl BackgroundClient {
             Ok(background) => background,
             Err(error) => {
                 done(Err(error));
-                return Call(None);
+                return CallHandle(None);
             }
         };
         let Ok(client) = self.client.get(|| Ok::<_, Infallible>(self.settings.connect()));
@@ -93,7 +93,7 @@ impl BackgroundClient {
         let task = background.spawn(async move {
             done(call.await.unwrap_or_else(|_panic| Err(Error::panicked())));
         });
-        Call(Some(Owned::new(task.abort_handle())))
+        CallHandle(Some(Owned::new(task.abort_handle())))
     }
 }
 
@@ -115,20 +115,20 @@ impl fmt::Debug for BackgroundClient {
 }
 
 /// A call that was started by [`BackgroundClient::start`]. Dropping it lets the call go on.
-pub struct Call(Option<Owned<AbortHandle>>);
+pub struct CallHandle(Option<Owned<AbortHandle>>);
 
-impl Call {
+impl CallHandle {
     /// Ends the call at once, if it is not over: its connection is closed, and what it was to do when done is dropped. It does
     /// nothing in a forked child, whose parent makes the call.
     pub fn cancel(&self) {
-        if let Some(task) = self.0.as_ref().filter(|task| task.is_mine()) {
+        if let Some(task) = self.0.as_ref().filter(|task| task.is_current_process()) {
             task.abort();
         }
     }
 }
 
-impl fmt::Debug for Call {
+impl fmt::Debug for CallHandle {
     fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
-        f.debug_struct("Call").finish_non_exhaustive()
+        f.debug_struct("CallHandle").finish_non_exhaustive()
     }
 }

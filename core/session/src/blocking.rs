@@ -14,7 +14,7 @@ use tokio::runtime::Builder;
 
 use actpass_core::{ActPass, ActPassBuilder, Circuit, Error, Settings};
 
-use crate::idle::notice_closed_connections;
+use crate::idle::reap_closed_connections;
 use crate::process::PerProcess;
 use crate::runtime::OwnedRuntime;
 
@@ -39,7 +39,7 @@ pub const INTERRUPT_INTERVAL: Duration = Duration::from_millis(50);
 /// ```
 pub struct BlockingClient {
     settings: Settings,
-    client: PerProcess<Parts>,
+    client: PerProcess<ProcessClient>,
 }
 
 impl BlockingClient {
@@ -82,7 +82,7 @@ impl BlockingClient {
     where
         F: AsyncFnOnce(ActPass) -> Result<T, Error>,
     {
-        let client = match self.client.get(|| Parts::new(&self.settings)) {
+        let client = match self.client.get(|| ProcessClient::new(&self.settings)) {
             Ok(client) => client,
             Err(error) => return Ok(Err(error)),
         };
@@ -93,7 +93,7 @@ impl BlockingClient {
         let call = call(client.actpass.clone());
         let mut call = pin!(async move {
             // A task, because it is run by the thread that drives, which need not be this one.
-            let _ = tokio::spawn(notice_closed_connections()).await;
+            let _ = tokio::spawn(reap_closed_connections()).await;
             call.await
         });
         loop {
@@ -124,13 +124,13 @@ impl fmt::Debug for BlockingClient {
 }
 
 /// What a process may not share with another.
-struct Parts {
+struct ProcessClient {
     // Dropped in this order.
     actpass: ActPass,
     runtime: OwnedRuntime,
 }
 
-impl Parts {
+impl ProcessClient {
     fn new(settings: &Settings) -> Result<Self, Error> {
         let runtime = OwnedRuntime::build(&mut Builder::new_current_thread())?;
         Ok(Self { actpass: settings.connect(), runtime })

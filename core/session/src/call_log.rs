@@ -41,12 +41,12 @@ thread_local! {
 /// background.start(
 ///     |actpass: ActPass| {
 ///         let action = Action::new("demo", "demo.tool");
-///         CallLog::keep(Some(kept), async move { actpass.authorize(&action).await })
+///         CallLog::instrument(Some(kept), async move { actpass.authorize(&action).await })
 ///     },
 ///     move |_| drop(answered.send(())),
 /// );
 /// answer.recv()?;
-/// let lines = log.take();
+/// let lines = log.drain();
 /// assert!(lines[0].text.starts_with("blocked, the gate failed: "));
 /// # Ok::<(), Box<dyn std::error::Error>>(())
 /// ```
@@ -76,34 +76,37 @@ impl CallLog {
     }
 
     /// The lines since the last time, in the order in which they were written.
-    pub fn take(&self) -> Vec<LogLine> {
+    pub fn drain(&self) -> Vec<LogLine> {
         mem::take(&mut *self.lines.lock().unwrap_or_else(PoisonError::into_inner))
     }
 
     /// `call`, whose lines `log` keeps; `None` keeps none.
-    pub fn keep<F: Future>(log: Option<Arc<Self>>, call: F) -> impl Future<Output = F::Output> + use<F> {
-        Logged { call: Box::pin(call), log }
+    pub fn instrument<F: Future>(
+        log: Option<Arc<Self>>,
+        call: F,
+    ) -> impl Future<Output = F::Output> + use<F> {
+        Instrumented { call: Box::pin(call), log }
     }
 }
 
-struct Logged<F> {
+struct Instrumented<F> {
     call: Pin<Box<F>>,
     log: Option<Arc<CallLog>>,
 }
 
-impl<F: Future> Future for Logged<F> {
+impl<F: Future> Future for Instrumented<F> {
     type Output = F::Output;
 
     fn poll(mut self: Pin<&mut Self>, context: &mut Context<'_>) -> Poll<F::Output> {
-        let _restored = Restore(CURRENT.replace(self.log.clone()));
+        let _restored = RestoreCurrent(CURRENT.replace(self.log.clone()));
         self.call.as_mut().poll(context)
     }
 }
 
 /// Restores the current log, also after a panic.
-struct Restore(Option<Arc<CallLog>>);
+struct RestoreCurrent(Option<Arc<CallLog>>);
 
-impl Drop for Restore {
+impl Drop for RestoreCurrent {
     fn drop(&mut self) {
         CURRENT.set(self.0.take());
     }

@@ -5,29 +5,30 @@ use std::sync::{Mutex, PoisonError};
 
 use actpass_core::engine::{self, Begun, Stage};
 use actpass_core::{
-    ActPass, Action, Blocked, Decision, Ended, Error, Json, PreparedAction, Recording, Settlement, TokioClock,
+    ActPass, Action, ActionEnd, Blocked, Decision, Error, Json, PreparedAction, Recording, Settlement,
+    TokioClock,
 };
 
-use crate::broken;
+use crate::test_hooks;
 
 /// An action that may run, once. Between [`authorize`](GuardSession::authorize) and [`finish`](GuardSession::finish) the host
 /// language runs its function, on whatever thread it wants.
 ///
 /// ```
-/// # use actpass_core::transport::FixedAnswer;
+/// # use actpass_core::transport::FixedResponse;
 /// # tokio::runtime::Builder::new_current_thread().enable_all().build().unwrap().block_on(async {
 /// use actpass_core::engine::Begun;
-/// use actpass_core::{ActPass, Action, Ended};
+/// use actpass_core::{ActPass, Action, ActionEnd};
 /// use actpass_session::GuardSession;
 ///
-/// let answer = FixedAnswer::new(200, r#"{"decision": "allow"}"#);
+/// let answer = FixedResponse::new(200, r#"{"decision": "allow"}"#);
 /// let actpass = ActPass::builder().api_key("apk_dev").transport(answer).build()?;
 /// let prepared = actpass.prepare(Action::new("resolve_refund_request", "stripe.refund.create"))?;
 /// let Ok(session) = GuardSession::authorize(&actpass, prepared, false).await else { panic!("blocked") };
 /// let Begun::Running(context) = session.begin(None)? else { panic!("blocked") };
 /// assert!(session.begin(None).is_err());
 /// // ... the host runs its function, with the context:
-/// let (settlement, recording) = session.finish(Ended::Returned, None)?;
+/// let (settlement, recording) = session.finish(ActionEnd::Returned, None)?;
 /// assert!(settlement.settle(Ok::<_, ()>("refunded")).executed());
 /// // ... outcomes are not recorded here; else `ActPass::record` records it.
 /// assert!(recording.is_none());
@@ -52,10 +53,10 @@ impl GuardSession {
         prepared: PreparedAction,
         record_outcome: bool,
     ) -> Result<Self, Box<Blocked>> {
-        broken::call(prepared.tool()).await;
+        test_hooks::before_call(prepared.tool()).await;
         let mut session = actpass.guard_session(prepared, record_outcome);
         let stage = actpass.drive(&mut session).await;
-        Self::at(session, stage)
+        Self::from_stage(session, stage)
     }
 
     /// Rules on an action about which the gateway could not be asked, because the call panicked, was dropped, or had no
@@ -64,16 +65,16 @@ impl GuardSession {
     /// # Errors
     ///
     /// As [`GuardSession::authorize`].
-    pub fn lost(
+    pub fn for_failure(
         prepared: PreparedAction,
         failure: Error,
         record_outcome: bool,
     ) -> Result<Self, Box<Blocked>> {
-        let (session, stage) = engine::GuardSession::lost(prepared, failure, record_outcome);
-        Self::at(session, stage)
+        let (session, stage) = engine::GuardSession::for_failure(prepared, failure, record_outcome);
+        Self::from_stage(session, stage)
     }
 
-    fn at(session: engine::GuardSession, stage: Stage) -> Result<Self, Box<Blocked>> {
+    fn from_stage(session: engine::GuardSession, stage: Stage) -> Result<Self, Box<Blocked>> {
         match stage {
             Stage::Blocked(blocked) => Err(Box::new(blocked)),
             Stage::Ready => Ok(Self { process: std::process::id(), session: Mutex::new(session) }),
@@ -108,7 +109,7 @@ impl GuardSession {
     /// [`ErrorKind::Argument`](actpass_core::ErrorKind::Argument) if it has not begun, or its end was reported before.
     pub fn finish(
         &self,
-        ended: Ended,
+        ended: ActionEnd,
         response: Option<&Json>,
     ) -> Result<(Settlement, Option<Recording>), Error> {
         self.with(|session| session.finish(ended, response))

@@ -10,15 +10,15 @@
 
 mod background;
 mod blocking;
-#[doc(hidden)]
-pub mod broken;
 mod call_log;
 mod guard;
 mod idle;
 mod process;
 mod runtime;
+#[doc(hidden)]
+pub mod test_hooks;
 
-pub use background::{BackgroundClient, Call};
+pub use background::{BackgroundClient, CallHandle};
 pub use blocking::{BlockingClient, INTERRUPT_INTERVAL};
 pub use call_log::{CallLog, LogLine};
 pub use guard::GuardSession;

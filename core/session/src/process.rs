@@ -18,18 +18,18 @@ impl<T> PerProcess<T> {
 
     /// The value of this process, if it was made.
     pub(crate) fn existing(&self) -> Option<Arc<Owned<T>>> {
-        self.0.load_full().filter(|owned| owned.is_mine())
+        self.0.load_full().filter(|owned| owned.is_current_process())
     }
 
     /// The value of this process, made by `make` if need be. Of several threads that make one, the first wins.
     pub(crate) fn get<E>(&self, make: impl FnOnce() -> Result<T, E>) -> Result<Arc<Owned<T>>, E> {
         let current = self.0.load_full();
-        if let Some(mine) = current.as_ref().filter(|owned| owned.is_mine()) {
+        if let Some(mine) = current.as_ref().filter(|owned| owned.is_current_process()) {
             return Ok(Arc::clone(mine));
         }
         let mine = Arc::new(Owned::new(make()?));
         let before = self.0.compare_and_swap(&current, Some(Arc::clone(&mine)));
-        Ok(before.as_ref().filter(|first| first.is_mine()).map_or(mine, Arc::clone))
+        Ok(before.as_ref().filter(|first| first.is_current_process()).map_or(mine, Arc::clone))
     }
 }
 
@@ -45,7 +45,7 @@ impl<T> Owned<T> {
         Self { process: std::process::id(), value: Arc::new(value) }
     }
 
-    pub(crate) fn is_mine(&self) -> bool {
+    pub(crate) fn is_current_process(&self) -> bool {
         self.process == std::process::id()
     }
 }
@@ -60,7 +60,7 @@ impl<T> Deref for Owned<T> {
 
 impl<T> Drop for Owned<T> {
     fn drop(&mut self) {
-        if !self.is_mine() {
+        if !self.is_current_process() {
             // An owner more than there are, so that the value is never dropped.
             mem::forget(Arc::clone(&self.value));
         }

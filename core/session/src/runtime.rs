@@ -6,7 +6,7 @@ use actpass_core::{Error, ErrorKind};
 use tokio::runtime::{Builder, Handle, Runtime};
 use tokio::task::JoinHandle;
 
-use crate::idle::notice_closed_connections;
+use crate::idle::reap_closed_connections;
 use crate::process::PerProcess;
 
 /// The background thread of this process, on which the calls of event loops run.
@@ -46,7 +46,7 @@ impl BackgroundRuntime {
     /// ```
     pub fn spawn<T: Send + 'static>(&self, task: impl Future<Output = T> + Send + 'static) -> JoinHandle<T> {
         self.0.spawn(async {
-            notice_closed_connections().await;
+            reap_closed_connections().await;
             task.await
         })
     }

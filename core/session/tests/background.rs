@@ -28,46 +28,46 @@ use serde_json::json;
 const LONG: Duration = Duration::from_secs(20);
 
 /// Makes a call and waits for it.
-fn ask<T: Send + 'static, F>(host: &BackgroundClient, call: impl FnOnce(ActPass) -> F) -> Result<T, Error>
+fn ask<T: Send + 'static, F>(client: &BackgroundClient, call: impl FnOnce(ActPass) -> F) -> Result<T, Error>
 where
     F: Future<Output = Result<T, Error>> + Send + 'static,
 {
     let (done, answer) = mpsc::channel();
-    let _call = host.start(call, move |answer| done.send((answer, thread::current().id())).unwrap());
+    let _call = client.start(call, move |answer| done.send((answer, thread::current().id())).unwrap());
     let (answer, on) = answer.recv_timeout(LONG).unwrap();
     assert_ne!(on, thread::current().id(), "it ran on the calling thread");
     answer
 }
 
-fn record(host: &BackgroundClient, event: &str) -> Result<(), Error> {
+fn record(client: &BackgroundClient, event: &str) -> Result<(), Error> {
     let event = EvidenceEvent::new(event, "chain");
-    ask(host, |actpass| async move { actpass.record_evidence(&event).await.map(drop) })
+    ask(client, |actpass| async move { actpass.record_evidence(&event).await.map(drop) })
 }
 
 #[test]
 fn calls_share_connections_and_one_thread() {
     let gateway = gateway(json!([respond(json!({"event_id": "ev_1"}))]));
-    let host = BackgroundClient::new(builder(&gateway)).unwrap();
-    let other = BackgroundClient::beside(&BlockingClient::new(builder(&gateway)).unwrap()).unwrap();
-    let name = |host: &BackgroundClient| {
-        ask(host, |_| async { Ok(thread::current().name().map(str::to_owned)) }).unwrap()
+    let client = BackgroundClient::new(builder(&gateway)).unwrap();
+    let other = BackgroundClient::from_blocking(&BlockingClient::new(builder(&gateway)).unwrap()).unwrap();
+    let name = |client: &BackgroundClient| {
+        ask(client, |_| async { Ok(thread::current().name().map(str::to_owned)) }).unwrap()
     };
-    assert_eq!((name(&host).as_deref(), name(&other).as_deref()), (Some("actpass"), Some("actpass")));
-    let id = |host: &BackgroundClient| ask(host, |_| async { Ok(thread::current().id()) }).unwrap();
-    assert_eq!(id(&host), id(&other));
+    assert_eq!((name(&client).as_deref(), name(&other).as_deref()), (Some("actpass"), Some("actpass")));
+    let id = |client: &BackgroundClient| ask(client, |_| async { Ok(thread::current().id()) }).unwrap();
+    assert_eq!(id(&client), id(&other));
     for _ in 0..10 {
-        record(&host, "event").unwrap();
+        record(&client, "event").unwrap();
     }
     let connections: HashSet<_> = gateway.seen().iter().map(|seen| seen.connection).collect();
     assert_eq!((gateway.seen().len(), connections.len()), (10, 1));
-    assert_eq!((host.base_url(), host.agent_id()), (other.base_url(), other.agent_id()));
+    assert_eq!((client.base_url(), client.agent_id()), (other.base_url(), other.agent_id()));
 }
 
 #[test]
 fn tasks_run_on_the_thread_of_the_calls() {
     let gateway = gateway(json!([]));
-    let host = BackgroundClient::new(builder(&gateway)).unwrap();
-    let of_calls = ask(&host, |_| async { Ok(thread::current().id()) }).unwrap();
+    let client = BackgroundClient::new(builder(&gateway)).unwrap();
+    let of_calls = ask(&client, |_| async { Ok(thread::current().id()) }).unwrap();
     let task = BackgroundRuntime::current().unwrap().spawn(async { thread::current().id() });
     assert_eq!(common::block_on(task).unwrap(), of_calls);
 }
@@ -88,9 +88,9 @@ fn its_threads_block_sigpipe_and_the_callers_does_not() {
 #[test]
 fn a_connection_that_the_server_closed_while_idle_fails_no_call() {
     let gateway = gateway(json!([respond(json!({"event_id": "ev_1"}))]));
-    let host = BackgroundClient::new(builder(&gateway)).unwrap();
+    let client = BackgroundClient::new(builder(&gateway)).unwrap();
     for call in 0..12 {
-        record(&host, "event").unwrap_or_else(|error| panic!("call {call}: {error}"));
+        record(&client, "event").unwrap_or_else(|error| panic!("call {call}: {error}"));
         gateway.close_connections();
     }
     assert_eq!(gateway.seen().len(), 12, "each was sent once");
@@ -106,9 +106,9 @@ fn what_follows_an_answer_answers_nothing() {
     for pause in [0, 20] {
         for _ in 0..10 {
             let gateway = gateway(json!([smuggled, {"do": "respond", "body": deny}]));
-            let host = BackgroundClient::new(builder(&gateway)).unwrap();
+            let client = BackgroundClient::new(builder(&gateway)).unwrap();
             for call in 0..3 {
-                let decision = ask(&host, |client| async move { client.preflight(&action()).await });
+                let decision = ask(&client, |client| async move { client.preflight(&action()).await });
                 assert!(
                     !decision.as_ref().is_ok_and(|d| d.word().as_str() == "allow"),
                     "call {call}: {decision:?}"
@@ -123,9 +123,9 @@ fn what_follows_an_answer_answers_nothing() {
 fn a_cancelled_call_closes_its_connection_and_tells_nobody() {
     let listener = TcpListener::bind("127.0.0.1:0").unwrap();
     let url = format!("http://{}", listener.local_addr().unwrap());
-    let host = BackgroundClient::new(ActPass::builder().api_key(KEY).base_url(url).timeout(LONG)).unwrap();
+    let client = BackgroundClient::new(ActPass::builder().api_key(KEY).base_url(url).timeout(LONG)).unwrap();
     let (done, answer) = mpsc::channel();
-    let call = host.start(
+    let call = client.start(
         |actpass| async move { actpass.preflight(&action()).await },
         move |answer| done.send(answer).unwrap(),
     );
@@ -143,25 +143,25 @@ fn a_cancelled_call_closes_its_connection_and_tells_nobody() {
 #[test]
 fn a_call_that_is_dropped_goes_on() {
     let gateway = gateway(json!([{"do": "respond", "json": {"event_id": "ev_1"}, "delay_ms": 200}]));
-    let host = BackgroundClient::new(builder(&gateway)).unwrap();
+    let client = BackgroundClient::new(builder(&gateway)).unwrap();
     let (done, answer) = mpsc::channel();
     let event = EvidenceEvent::new("event", "chain");
-    drop(host.start(
+    drop(client.start(
         |actpass| async move { actpass.record_evidence(&event).await },
         move |answer| done.send(answer).unwrap(),
     ));
-    drop(host);
+    drop(client);
     assert!(answer.recv_timeout(LONG).unwrap().is_ok());
 }
 
 #[test]
 fn a_panic_is_an_error_and_blocks_and_the_thread_goes_on() {
     let gateway = gateway(json!([respond(allow())]));
-    let host = BackgroundClient::new(builder(&gateway)).unwrap();
+    let client = BackgroundClient::new(builder(&gateway)).unwrap();
     for mode in [Mode::Enforce, Mode::Strict, Mode::Warn, Mode::Monitor] {
-        let failure = ask::<(), _>(&host, |_| async { panic!("in the call") }).unwrap_err();
+        let failure = ask::<(), _>(&client, |_| async { panic!("in the call") }).unwrap_err();
         assert_eq!(failure.kind(), ErrorKind::Internal);
-        match Verdict::for_failure(&host.prepare(action().mode(mode)).unwrap(), failure) {
+        match Verdict::for_failure(&client.prepare(action().mode(mode)).unwrap(), failure) {
             Verdict::Blocked(blocked) => {
                 assert_ne!(mode, Mode::Monitor);
                 assert_eq!(blocked.decision().reason_code(), "actpass.internal");
@@ -172,16 +172,16 @@ fn a_panic_is_an_error_and_blocks_and_the_thread_goes_on() {
             }
         }
     }
-    let decision = ask(&host, |actpass| async move { actpass.preflight(&action()).await }).unwrap();
+    let decision = ask(&client, |actpass| async move { actpass.preflight(&action()).await }).unwrap();
     assert_eq!(decision.word().as_str(), "allow");
 }
 
 #[test]
 fn a_call_in_a_trace_says_so_and_others_do_not() {
     let gateway = gateway(json!([respond(allow())]));
-    let host = BackgroundClient::new(builder(&gateway)).unwrap();
+    let client = BackgroundClient::new(builder(&gateway)).unwrap();
     let current = "00-0af7651916cd43dd8448eb211c80319c-b7ad6b7169203331-01";
-    ask(&host, |actpass| async move {
+    ask(&client, |actpass| async move {
         actpass.in_trace(current.parse()?).preflight(&action()).await?;
         actpass.preflight(&action()).await
     })

@@ -19,7 +19,7 @@ use std::sync::{Arc, Barrier};
 use std::thread;
 use std::time::Duration;
 
-use actpass_core::transport::FixedAnswer;
+use actpass_core::transport::FixedResponse;
 use actpass_core::{ActPass, Error, ErrorKind, EvidenceEvent, Mode, PreparedAction, Verdict};
 use actpass_hostile_gateway::HostileGateway;
 use actpass_session::BlockingClient;
@@ -41,9 +41,9 @@ fn closed_while_idle(tls: &str) {
     let calls = 40;
     let recorded = respond(json!({"event_id": "ev_1"}));
     let gateway = scripted(json!({"tls": tls, "steps": [recorded]}));
-    let host = host(&gateway);
+    let client = host(&gateway);
     for call in 0..calls {
-        record(&host, "event").unwrap_or_else(|error| panic!("call {call}: {error}"));
+        record(&client, "event").unwrap_or_else(|error| panic!("call {call}: {error}"));
         gateway.close_connections();
     }
     let connections: HashSet<_> = gateway.seen().iter().map(|seen| seen.connection).collect();
@@ -60,15 +60,15 @@ fn closed_while_idle(tls: &str) {
 fn nor_do_many_that_many_threads_want_at_once() {
     const THREADS: usize = 16;
     let gateway = gateway(json!([respond(json!({"event_id": "ev_1"}))]));
-    let host = host(&gateway);
+    let client = host(&gateway);
     for round in 0..12 {
         let start = Barrier::new(THREADS);
         thread::scope(|scope| {
             for at in 0..THREADS {
-                let (host, start) = (&host, &start);
+                let (client, start) = (&client, &start);
                 scope.spawn(move || {
                     start.wait();
-                    record(host, &format!("{round} {at}")).unwrap();
+                    record(client, &format!("{round} {at}")).unwrap();
                 });
             }
         });
@@ -81,9 +81,9 @@ fn nor_do_many_that_many_threads_want_at_once() {
 #[test]
 fn a_connection_that_is_open_is_used_again() {
     let gateway = gateway(json!([respond(json!({"event_id": "ev_1"}))]));
-    let host = host(&gateway);
+    let client = host(&gateway);
     for _ in 0..10 {
-        record(&host, "event").unwrap();
+        record(&client, "event").unwrap();
         thread::sleep(Duration::from_millis(20));
     }
     let connections: HashSet<_> = gateway.seen().iter().map(|seen| seen.connection).collect();
@@ -100,10 +100,10 @@ fn what_follows_an_answer_answers_nothing() {
     for pause in [0, 20] {
         for _ in 0..20 {
             let gateway = gateway(json!([smuggled, {"do": "respond", "body": deny}]));
-            let host = host(&gateway);
+            let client = host(&gateway);
             for call in 0..3 {
                 let ask = |client: ActPass| async move { client.preflight(&action()).await };
-                let decision = host.wait(ask, || Ok::<_, Infallible>(())).unwrap();
+                let decision = client.wait(ask, || Ok::<_, Infallible>(())).unwrap();
                 assert!(
                     !decision.as_ref().is_ok_and(|d| d.word().as_str() == "allow"),
                     "call {call}: {decision:?}"
@@ -119,13 +119,13 @@ fn many_threads_share_one_host() {
     const THREADS: usize = 16;
     const CALLS: usize = 25;
     let gateway = gateway(json!([respond(json!({"event_id": "ev_1"}))]));
-    let host = host(&gateway);
+    let client = host(&gateway);
     thread::scope(|scope| {
         for thread in 0..THREADS {
-            let host = &host;
+            let client = &client;
             scope.spawn(move || {
                 for call in 0..CALLS {
-                    record(host, &format!("event.{thread}.{call}")).unwrap();
+                    record(client, &format!("event.{thread}.{call}")).unwrap();
                 }
             });
         }
@@ -140,10 +140,10 @@ fn many_threads_share_one_host() {
 #[test]
 fn calls_of_many_threads_wait_side_by_side() {
     let slow = gateway(json!([{"do": "respond", "json": {"event_id": "ev_1"}, "delay_ms": 60_000}]));
-    let host = host(&slow);
+    let client = host(&slow);
     thread::scope(|scope| {
         for _ in 0..16 {
-            scope.spawn(|| record(&host, "event").unwrap());
+            scope.spawn(|| record(&client, "event").unwrap());
         }
         // No call is answered before all were sent.
         wait_until("16 requests at once", || slow.seen().len() == 16);
@@ -156,7 +156,7 @@ fn an_interruption_abandons_a_hanging_call_and_runs_nothing() {
     for at in ["request", "headers", "body"] {
         for mode in [Mode::Enforce, Mode::Monitor] {
             let gateway = gateway(json!([{"do": "hang", "at": at}, respond(allow())]));
-            let host = host(&gateway);
+            let client = host(&gateway);
             let (runs, asked) = (AtomicUsize::new(0), AtomicUsize::new(0));
             let guard = |client: ActPass| {
                 let runs = &runs;
@@ -168,7 +168,7 @@ fn an_interruption_abandons_a_hanging_call_and_runs_nothing() {
                     client.guard(&action().mode(mode), execute).await.map(|outcome| outcome.executed())
                 }
             };
-            let interrupted = host.wait(guard, || match asked.fetch_add(1, Ordering::SeqCst) {
+            let interrupted = client.wait(guard, || match asked.fetch_add(1, Ordering::SeqCst) {
                 0 | 1 => Ok(()),
                 _ => Err("stop"),
             });
@@ -176,7 +176,7 @@ fn an_interruption_abandons_a_hanging_call_and_runs_nothing() {
             assert_eq!((runs.load(Ordering::SeqCst), asked.load(Ordering::SeqCst)), (0, 3));
 
             // The host goes on, and what was abandoned stays so.
-            assert!(host.wait(guard, || Ok::<_, Infallible>(())).unwrap().unwrap());
+            assert!(client.wait(guard, || Ok::<_, Infallible>(())).unwrap().unwrap());
             assert_eq!(runs.load(Ordering::SeqCst), 1);
             assert_eq!(gateway.seen().len(), 2);
         }
@@ -186,12 +186,12 @@ fn an_interruption_abandons_a_hanging_call_and_runs_nothing() {
 #[test]
 fn a_panic_while_waiting_blocks_and_lets_monitor_run() {
     let gateway = gateway(json!([{"do": "hang", "at": "request"}]));
-    let host = host(&gateway);
+    let client = host(&gateway);
     let broken = || -> Result<(), Infallible> { panic!("while waiting") };
-    let prepared = |action| host.prepare(action).unwrap();
+    let prepared = |action| client.prepare(action).unwrap();
     // As a binding does: a call without an end of its own was lost.
     let authorize = |request: &PreparedAction| {
-        let ruled = host.wait(async |actpass| Ok(actpass.authorize_prepared(request).await), broken);
+        let ruled = client.wait(async |actpass| Ok(actpass.authorize_prepared(request).await), broken);
         ruled.map(|ruled| ruled.unwrap_or_else(|failure| Verdict::for_failure(request, failure)))
     };
     let Ok(Verdict::Blocked(blocked)) = authorize(&prepared(action())) else { panic!("not blocked") };
@@ -199,7 +199,7 @@ fn a_panic_while_waiting_blocks_and_lets_monitor_run() {
     assert_eq!(blocked.error().map(Error::kind), Some(ErrorKind::Internal));
     let monitored = authorize(&prepared(action().mode(Mode::Monitor)));
     assert!(matches!(monitored, Ok(Verdict::Proceed(_))), "{monitored:?}");
-    let unsendable = host.prepare(action().args_text("[]").mode(Mode::Monitor));
+    let unsendable = client.prepare(action().args_text("[]").mode(Mode::Monitor));
     assert_eq!(unsendable.unwrap_err().kind(), ErrorKind::Argument);
 }
 
@@ -207,12 +207,12 @@ fn a_panic_while_waiting_blocks_and_lets_monitor_run() {
 fn an_interruption_of_one_thread_leaves_the_others_waiting() {
     let steps = json!([{"do": "respond", "json": {"event_id": "ev_1"}, "delay_ms": 60_000}]);
     let gateway = gateway(steps);
-    let host = host(&gateway);
+    let client = host(&gateway);
     let stop = AtomicBool::new(false);
     thread::scope(|scope| {
         // The first to wait drives the connections of all.
         let first = scope.spawn(|| {
-            host.wait(
+            client.wait(
                 |client: ActPass| async move {
                     client.record_evidence(&EvidenceEvent::new("first", "c")).await.map(drop)
                 },
@@ -220,7 +220,7 @@ fn an_interruption_of_one_thread_leaves_the_others_waiting() {
             )
         });
         wait_until("the first request", || gateway.seen().len() == 1);
-        let others: Vec<_> = (0..4).map(|_| scope.spawn(|| record(&host, "other"))).collect();
+        let others: Vec<_> = (0..4).map(|_| scope.spawn(|| record(&client, "other"))).collect();
         wait_until("the others' requests", || gateway.seen().len() == 5);
         stop.store(true, Ordering::SeqCst);
         assert_eq!(first.join().unwrap().unwrap_err(), "stop");
@@ -234,10 +234,10 @@ fn an_interruption_of_one_thread_leaves_the_others_waiting() {
 #[test]
 fn the_deadline_holds_in_every_thread() {
     let gateway = gateway(json!([{"do": "hang", "at": "request"}]));
-    let host = BlockingClient::new(builder(&gateway).timeout(Duration::from_millis(300))).unwrap();
+    let client = BlockingClient::new(builder(&gateway).timeout(Duration::from_millis(300))).unwrap();
     thread::scope(|scope| {
         for _ in 0..8 {
-            scope.spawn(|| assert_eq!(record(&host, "event").unwrap_err().kind(), ErrorKind::Timeout));
+            scope.spawn(|| assert_eq!(record(&client, "event").unwrap_err().kind(), ErrorKind::Timeout));
         }
     });
 }
@@ -279,12 +279,12 @@ fn a_host_can_be_dropped_anywhere() {
 fn a_bad_setting_is_an_error_of_the_host() {
     let error = BlockingClient::new(ActPass::builder().api_key("")).unwrap_err();
     assert_eq!(error.kind(), ErrorKind::Config);
-    let own = FixedAnswer::new(200, r#"{"decision": "deny"}"#);
+    let own = FixedResponse::new(200, r#"{"decision": "deny"}"#);
     let error = BlockingClient::new(ActPass::builder().api_key(KEY).transport(own)).unwrap_err();
     assert!(error.to_string().starts_with("transport: expected none"), "{error}");
-    let host = BlockingClient::new(ActPass::builder().api_key(KEY).base_url("http://127.0.0.1:9")).unwrap();
+    let client = BlockingClient::new(ActPass::builder().api_key(KEY).base_url("http://127.0.0.1:9")).unwrap();
     assert_eq!(
-        format!("{host:?}"),
+        format!("{client:?}"),
         r#"BlockingClient { base_url: "http://127.0.0.1:9", agent_id: "sdk", .. }"#
     );
     fn shared<T: Send + Sync>() {}
@@ -300,8 +300,8 @@ fn host(gateway: &HostileGateway) -> BlockingClient {
     .unwrap()
 }
 
-fn record(host: &BlockingClient, event_type: &str) -> Result<(), Error> {
+fn record(client: &BlockingClient, event_type: &str) -> Result<(), Error> {
     let event = EvidenceEvent::new(event_type, "chain");
     let call = |client: ActPass| async move { client.record_evidence(&event).await.map(drop) };
-    host.wait(call, || Ok::<_, Infallible>(())).unwrap()
+    client.wait(call, || Ok::<_, Infallible>(())).unwrap()
 }

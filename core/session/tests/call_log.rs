@@ -9,7 +9,7 @@ use tracing::level_filters::LevelFilter;
 async fn a_log_has_the_lines_of_its_call() {
     let logs = [LevelFilter::INFO, LevelFilter::DEBUG, LevelFilter::OFF].map(CallLog::new);
     let calls = logs.iter().enumerate().map(|(call, log)| {
-        CallLog::keep(Some(log.clone()), async move {
+        CallLog::instrument(Some(log.clone()), async move {
             tracing::debug!(target: "actpass_core", call, "asked");
             tokio::task::yield_now().await;
             tracing::info!(target: "actpass_core", tool = "a\nforged line", call, "blocked");
@@ -18,11 +18,12 @@ async fn a_log_has_the_lines_of_its_call() {
     });
     futures_util::future::join_all(calls).await;
     tracing::error!(target: "actpass_core", "of no call");
-    let of_none = CallLog::keep(None, async { tracing::error!(target: "actpass_core", "kept by none") });
+    let of_none =
+        CallLog::instrument(None, async { tracing::error!(target: "actpass_core", "kept by none") });
     of_none.await;
 
     let lines =
-        logs.map(|log| log.take().into_iter().map(|line| (line.level, line.text)).collect::<Vec<_>>());
+        logs.map(|log| log.drain().into_iter().map(|line| (line.level, line.text)).collect::<Vec<_>>());
     let blocked = |call| (Level::INFO, format!("blocked tool=a forged line call={call}"));
     assert_eq!(
         lines,

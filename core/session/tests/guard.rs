@@ -5,8 +5,8 @@
 use std::sync::atomic::{AtomicUsize, Ordering};
 
 use actpass_core::engine::Begun;
-use actpass_core::transport::FixedAnswer;
-use actpass_core::{ActPass, Action, Blocked, Ended, Error, ErrorKind, Json, Mode, PreparedAction};
+use actpass_core::transport::FixedResponse;
+use actpass_core::{ActPass, Action, ActionEnd, Blocked, Error, ErrorKind, Json, Mode, PreparedAction};
 use actpass_session::GuardSession;
 
 const ALLOW: &str = r#"{"decision":"allow","evidence_event_id":"ev_1"}"#;
@@ -14,7 +14,7 @@ const DENY: &str = r#"{"decision":"deny","reason_code":"r"}"#;
 
 fn prepared(answer: &str, mode: Mode) -> (ActPass, PreparedAction) {
     let actpass =
-        ActPass::builder().api_key("apk_test").transport(FixedAnswer::new(200, answer)).build().unwrap();
+        ActPass::builder().api_key("apk_test").transport(FixedResponse::new(200, answer)).build().unwrap();
     let prepared = actpass.prepare(action().mode(mode)).unwrap();
     (actpass, prepared)
 }
@@ -33,19 +33,19 @@ fn authorize(answer: &str, mode: Mode, record: bool) -> Result<GuardSession, Box
 fn a_session_begins_and_ends_once() {
     let session = authorize(ALLOW, Mode::Enforce, true).unwrap();
     assert_eq!(session.decision().unwrap().word().as_str(), "allow");
-    let early = session.finish(Ended::Returned, None).unwrap_err();
+    let early = session.finish(ActionEnd::Returned, None).unwrap_err();
     assert_eq!((early.kind(), early.to_string().starts_with("permit: ")), (ErrorKind::Argument, true));
     assert!(matches!(session.begin(Some(&action())).unwrap(), Begun::Running(_)));
     let again = session.begin(None).unwrap_err();
     assert_eq!(again.to_string(), "permit: expected one to be spent, found one that is spent");
     assert!(session.decision().is_none());
 
-    let (settlement, recording) = session.finish(Ended::Returned, Some(&Json::from("re_1"))).unwrap();
+    let (settlement, recording) = session.finish(ActionEnd::Returned, Some(&Json::from("re_1"))).unwrap();
     let event = recording.unwrap();
-    assert_eq!((event.ended(), event.event().event_type.as_str()), (Ended::Returned, "action.outcome"));
+    assert_eq!((event.ended(), event.event().event_type.as_str()), (ActionEnd::Returned, "action.outcome"));
     assert!(event.event().response_hash.is_some() && event.event().request_hash.is_some());
     assert!(settlement.settle(Ok::<_, ()>(())).executed());
-    assert!(session.finish(Ended::Returned, None).is_err() && session.begin(None).is_err());
+    assert!(session.finish(ActionEnd::Returned, None).is_err() && session.begin(None).is_err());
 }
 
 #[test]
@@ -62,7 +62,7 @@ fn of_many_threads_one_begins() {
         }
     });
     assert_eq!(began.into_inner(), 1);
-    assert!(session.finish(Ended::Failed, None).unwrap().1.is_none(), "it was not to be recorded");
+    assert!(session.finish(ActionEnd::Failed, None).unwrap().1.is_none(), "it was not to be recorded");
 }
 
 #[test]
@@ -90,12 +90,12 @@ fn what_changed_does_not_begin() {
 fn a_call_that_is_lost_blocks_and_monitor_runs() {
     for mode in [Mode::Enforce, Mode::Strict, Mode::Warn, Mode::Monitor] {
         let (_, prepared) = prepared(ALLOW, mode);
-        let lost = GuardSession::lost(prepared, Error::new(ErrorKind::Internal, "no thread"), true);
+        let lost = GuardSession::for_failure(prepared, Error::new(ErrorKind::Internal, "no thread"), true);
         match (mode, lost) {
             (Mode::Monitor, Ok(session)) => {
                 let Begun::Running(context) = session.begin(None).unwrap() else { panic!("blocked") };
                 assert_eq!(context.decision().reason_code(), "actpass.internal");
-                assert!(session.finish(Ended::Returned, None).unwrap().1.is_some());
+                assert!(session.finish(ActionEnd::Returned, None).unwrap().1.is_some());
             }
             (Mode::Enforce | Mode::Strict | Mode::Warn, Err(blocked)) => {
                 assert_eq!(blocked.decision().reason_code(), "actpass.internal");

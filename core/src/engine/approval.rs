@@ -4,8 +4,8 @@ use std::time::Duration;
 
 use actpass_protocol::Operation;
 
-use super::answer::ApprovalReply;
-use super::call::{Call, unexpected};
+use super::call::{Call, unexpected_event};
+use super::response::ApprovalParser;
 use super::{Engine, Event, Machine, Scope, Step};
 use crate::approval::{self, Approval, ApprovalStatus};
 use crate::clock::{Clock, Moment};
@@ -23,7 +23,7 @@ pub struct ApprovalWait {
 
 enum State {
     Created,
-    Polling { call: Box<Call<ApprovalReply>>, began: Moment, until: Moment },
+    Polling { call: Box<Call<ApprovalParser>>, began: Moment, until: Moment },
     Pausing { until: Moment },
     Ended,
 }
@@ -40,24 +40,24 @@ impl ApprovalWait {
         let began = clock.now();
         // A poll must be answered within the deadline of its call.
         let left = until.saturating_since(began);
-        let held = left.min(approval::MAX_POLL).min(self.engine.timeout(&self.scope).mul_f64(0.8));
-        let below = match approval::path_suffix(&self.id, held) {
-            Ok(below) => below,
+        let poll = left.min(approval::MAX_POLL).min(self.engine.timeout(&self.scope).mul_f64(0.8));
+        let path_suffix = match approval::path_suffix(&self.id, poll) {
+            Ok(path_suffix) => path_suffix,
             Err(error) => return Step::Ended(Err(error)),
         };
-        let request = Request { below, ..Request::new(Operation::Approval, "") };
+        let request = Request { path_suffix, ..Request::new(Operation::Approval, "") };
         let call = Box::new(Call::new(
             self.engine.clone(),
             request,
             self.scope.clone(),
-            ApprovalReply(self.id.clone()),
+            ApprovalParser(self.id.clone()),
         ));
         self.advance(call, Event::Started, began, until, clock)
     }
 
     fn advance(
         &mut self,
-        mut call: Box<Call<ApprovalReply>>,
+        mut call: Box<Call<ApprovalParser>>,
         event: Event,
         began: Moment,
         until: Moment,
@@ -72,9 +72,9 @@ impl ApprovalWait {
                 if !goes_on || until.saturating_since(began).is_zero() {
                     return Step::Ended(polled);
                 }
-                let asked = polled.err().and_then(|error| error.retry_after());
+                let retry_after = polled.err().and_then(|error| error.retry_after());
                 self.state = State::Pausing { until };
-                Step::Sleep { until: (began + asked.unwrap_or(approval::BETWEEN_POLLS)).min(until) }
+                Step::Sleep { until: (began + retry_after.unwrap_or(approval::MIN_POLL_INTERVAL)).min(until) }
             }
             Err(step) => {
                 self.state = State::Polling { call, began, until };
@@ -97,9 +97,9 @@ impl Machine for ApprovalWait {
             (State::Pausing { until }, Event::Elapsed) => self.poll(until, clock),
             (
                 State::Created | State::Pausing { .. },
-                Event::Started | Event::Answered(_) | Event::Failed(_) | Event::Elapsed | Event::Panicked,
+                Event::Started | Event::Response(_) | Event::Failed(_) | Event::Elapsed | Event::Panicked,
             )
-            | (State::Ended, _) => Step::Ended(Err(unexpected())),
+            | (State::Ended, _) => Step::Ended(Err(unexpected_event())),
         }
     }
 }

@@ -1,22 +1,22 @@
 //! From the question to the verdict.
 
-use super::answer::Ruling;
 use super::approval::ApprovalWait;
-use super::call::{Call, unexpected};
+use super::call::{Call, unexpected_event};
+use super::response::DecisionParser;
 use super::{Engine, Event, Machine, Scope, Step};
 use crate::approval::{ApprovalStatus, PendingApproval};
 use crate::clock::Clock;
 use crate::decision::Decision;
 use crate::error::Error;
-use crate::guard::{Answered, Verdict};
-use crate::observe::observe;
+use crate::guard::{PreflightResponse, Verdict};
+use crate::observe::ignore_panic;
 use crate::prepared::PreparedAction;
 use crate::transport::Request;
 use actpass_protocol::Operation;
 
 /// Asks about an action and rules on the answer: see [`Engine::authorize`]. A gate that fails is a verdict.
 ///
-/// An action that needs an approval and waits for it is held: once it is approved, the same action is asked about again, with
+/// An action that needs an approval and waits for it is held: once it is approved, the same action is original about again, with
 /// the approval's id, and that answer rules.
 pub struct Authorization {
     engine: Engine,
@@ -27,21 +27,21 @@ pub struct Authorization {
 
 enum State {
     Created,
-    Asking(Call<Ruling>),
-    /// For the approval that `asked` opened.
+    Asking(Call<DecisionParser>),
+    /// For the approval that `original` opened.
     Held {
         wait: ApprovalWait,
-        asked: Decision,
+        original: Decision,
         pending: PendingApproval,
     },
     /// Once more, with the approval.
     AskingApproved {
-        call: Call<Ruling>,
+        call: Call<DecisionParser>,
         approved: PreparedAction,
-        asked: Decision,
+        original: Decision,
         pending: PendingApproval,
     },
-    Ruled,
+    Ended,
 }
 
 impl Authorization {
@@ -49,86 +49,90 @@ impl Authorization {
         Self { engine, scope, prepared, state: State::Created }
     }
 
-    fn ruled(&self, verdict: Verdict) -> Step<Verdict> {
-        observe(|| verdict.log(self.prepared.tool()));
+    fn finish(&self, verdict: Verdict) -> Step<Verdict> {
+        ignore_panic(|| verdict.log(self.prepared.tool()));
         Step::Ended(verdict)
     }
 
-    /// The gate failed after `asked` had opened an approval.
-    fn failed(&self, error: Error, asked: &Decision, pending: &PendingApproval) -> Step<Verdict> {
-        self.ruled(Verdict::for_failure(&self.prepared, error).held_for(asked, pending))
+    /// The gate failed after `original` had opened an approval.
+    fn finish_failed(&self, error: Error, original: &Decision, pending: &PendingApproval) -> Step<Verdict> {
+        self.finish(Verdict::for_failure(&self.prepared, error).after_approval_wait(original, pending))
     }
 
     /// The first question is answered.
-    fn asked(&mut self, gate: Result<Answered, Error>, clock: &dyn Clock) -> Step<Verdict> {
+    fn on_first_response(
+        &mut self,
+        gate: Result<PreflightResponse, Error>,
+        clock: &dyn Clock,
+    ) -> Step<Verdict> {
         let verdict = Verdict::of(&self.prepared, gate, Some(clock.now()));
-        let wait = self.prepared.action().members().wait_for_approval;
-        let (Some(wait), Some((asked, pending))) = (wait, verdict.pending()) else {
-            return self.ruled(verdict);
+        let wait = self.prepared.action().fields().wait_for_approval;
+        let (Some(wait), Some((original, pending))) = (wait, verdict.pending()) else {
+            return self.finish(verdict);
         };
         match ApprovalWait::new(self.engine.clone(), pending.id(), wait, self.scope.clone()) {
             Ok(wait) => {
-                let (asked, pending) = (asked.clone(), pending.clone());
-                self.hold(wait, Event::Started, asked, pending, clock)
+                let (original, pending) = (original.clone(), pending.clone());
+                self.step_approval_wait(wait, Event::Started, original, pending, clock)
             }
-            Err(error) => self.failed(error, asked, pending),
+            Err(error) => self.finish_failed(error, original, pending),
         }
     }
 
-    fn hold(
+    fn step_approval_wait(
         &mut self,
         mut wait: ApprovalWait,
         event: Event,
-        asked: Decision,
+        original: Decision,
         pending: PendingApproval,
         clock: &dyn Clock,
     ) -> Step<Verdict> {
         match wait.step(event, clock).into_end() {
             Err(step) => {
-                self.state = State::Held { wait, asked, pending };
+                self.state = State::Held { wait, original, pending };
                 step
             }
             Ok(Ok(approval)) => match approval.status() {
-                ApprovalStatus::Approved => match self.approved(&pending, clock) {
+                ApprovalStatus::Approved => match self.approved_action(&pending, clock) {
                     Ok(approved) => {
                         let call = preflight(self.engine.clone(), approved.clone(), self.scope.clone());
-                        self.ask_approved(call, Event::Started, approved, asked, pending, clock)
+                        self.step_approved(call, Event::Started, approved, original, pending, clock)
                     }
-                    Err(error) => self.failed(error, &asked, &pending),
+                    Err(error) => self.finish_failed(error, &original, &pending),
                 },
                 status @ (ApprovalStatus::Expired | ApprovalStatus::Pending | ApprovalStatus::Rejected) => {
-                    self.ruled(Verdict::unapproved(&self.prepared, &asked, pending, status))
+                    self.finish(Verdict::unapproved(&self.prepared, &original, pending, status))
                 }
             },
-            Ok(Err(error)) => self.failed(error, &asked, &pending),
+            Ok(Err(error)) => self.finish_failed(error, &original, &pending),
         }
     }
 
     /// The approved action. The caller's key identifies it before and after the approval: a gateway repeats nothing but an
     /// `allow`.
-    fn approved(&self, pending: &PendingApproval, clock: &dyn Clock) -> Result<PreparedAction, Error> {
+    fn approved_action(&self, pending: &PendingApproval, clock: &dyn Clock) -> Result<PreparedAction, Error> {
         let mut approved = pending.action();
-        let (asked, members) = (self.prepared.action().members(), approved.members_mut());
-        members.passport.clone_from(&asked.passport);
-        members.idempotency_key.clone_from(&asked.idempotency_key);
+        let (original, members) = (self.prepared.action().fields(), approved.fields_mut());
+        members.passport.clone_from(&original.passport);
+        members.idempotency_key.clone_from(&original.idempotency_key);
         self.engine.prepare(approved, clock)
     }
 
-    fn ask_approved(
+    fn step_approved(
         &mut self,
-        mut call: Call<Ruling>,
+        mut call: Call<DecisionParser>,
         event: Event,
         approved: PreparedAction,
-        asked: Decision,
+        original: Decision,
         pending: PendingApproval,
         clock: &dyn Clock,
     ) -> Step<Verdict> {
         match call.step(event, clock).into_end() {
-            Ok(gate) => {
-                self.ruled(Verdict::of(&approved, gate, Some(clock.now())).held_for(&asked, &pending))
-            }
+            Ok(gate) => self.finish(
+                Verdict::of(&approved, gate, Some(clock.now())).after_approval_wait(&original, &pending),
+            ),
             Err(step) => {
-                self.state = State::AskingApproved { call, approved, asked, pending };
+                self.state = State::AskingApproved { call, approved, original, pending };
                 step
             }
         }
@@ -136,9 +140,9 @@ impl Authorization {
 }
 
 /// The call that asks about an action.
-pub(super) fn preflight(engine: Engine, prepared: PreparedAction, scope: Scope) -> Call<Ruling> {
+pub(super) fn preflight(engine: Engine, prepared: PreparedAction, scope: Scope) -> Call<DecisionParser> {
     let request = Request::new(Operation::Preflight, prepared.body().clone());
-    Call::new(engine, request, scope, Ruling(prepared))
+    Call::new(engine, request, scope, DecisionParser(prepared))
 }
 
 impl Machine for Authorization {
@@ -149,24 +153,26 @@ impl Machine for Authorization {
             let call = preflight(self.engine.clone(), self.prepared.clone(), self.scope.clone());
             self.state = State::Asking(call);
         }
-        // In place, because most actions are asked about once.
+        // In place, because most actions are original about once.
         if let State::Asking(call) = &mut self.state {
             return match call.step(event, clock).into_end() {
                 Err(step) => step,
                 Ok(gate) => {
-                    self.state = State::Ruled;
-                    self.asked(gate, clock)
+                    self.state = State::Ended;
+                    self.on_first_response(gate, clock)
                 }
             };
         }
-        match (std::mem::replace(&mut self.state, State::Ruled), event) {
-            (State::Held { wait, asked, pending }, event) => self.hold(wait, event, asked, pending, clock),
-            (State::AskingApproved { call, approved, asked, pending }, event) => {
-                self.ask_approved(call, event, approved, asked, pending, clock)
+        match (std::mem::replace(&mut self.state, State::Ended), event) {
+            (State::Held { wait, original, pending }, event) => {
+                self.step_approval_wait(wait, event, original, pending, clock)
             }
-            // Nothing was asked, or there is a verdict already: runs nothing, in no mode.
-            (State::Created | State::Asking(_) | State::Ruled, _) => {
-                Step::Ended(Verdict::blocked(&self.prepared, unexpected()))
+            (State::AskingApproved { call, approved, original, pending }, event) => {
+                self.step_approved(call, event, approved, original, pending, clock)
+            }
+            // Nothing was original, or there is a verdict already: runs nothing, in no mode.
+            (State::Created | State::Asking(_) | State::Ended, _) => {
+                Step::Ended(Verdict::blocked(&self.prepared, unexpected_event()))
             }
         }
     }

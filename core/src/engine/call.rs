@@ -4,14 +4,14 @@ use std::time::Duration;
 
 use actpass_protocol::ErrorKind;
 
-use super::answer::{LostAttempts, ReadAnswer};
+use super::response::{LostAttempts, ResponseParser};
 use super::{Engine, Event, Machine, Scope, Step};
 use crate::breaker::Admission;
 use crate::clock::{Clock, Moment};
 use crate::error::Error;
 use crate::observe::Span;
 use crate::retry;
-use crate::transport::{Answer, Failure, Request};
+use crate::transport::{Request, Response, TransportError};
 
 /// A call of the client, as a machine.
 pub(super) struct Call<R> {
@@ -31,7 +31,7 @@ enum State<R> {
 
 /// The attempts of a call that was admitted.
 struct Attempts<R> {
-    reader: R,
+    parser: R,
     admission: Admission,
     span: Span,
     deadline: Moment,
@@ -41,14 +41,14 @@ struct Attempts<R> {
     lost: LostAttempts,
 }
 
-impl<R: ReadAnswer> Call<R> {
-    pub(super) fn new(engine: Engine, request: Request, scope: Scope, reader: R) -> Self {
+impl<R: ResponseParser> Call<R> {
+    pub(super) fn new(engine: Engine, request: Request, scope: Scope, parser: R) -> Self {
         let (timeout, max_retries) = (engine.timeout(&scope), engine.max_retries(&scope));
         let request = Request { traceparent: scope.traceparent, ..request };
-        Self { engine, request, timeout, max_retries, state: State::Created(reader) }
+        Self { engine, request, timeout, max_retries, state: State::Created(parser) }
     }
 
-    fn start(&mut self, reader: R, clock: &dyn Clock) -> Step<Result<R::Output, Error>> {
+    fn start(&mut self, parser: R, clock: &dyn Clock) -> Step<Result<R::Output, Error>> {
         let operation = self.request.operation;
         let span = Span::new(|| {
             tracing::debug_span!(
@@ -63,7 +63,7 @@ impl<R: ReadAnswer> Call<R> {
         match self.engine.breaker().admit(now) {
             Ok(admission) => {
                 let (deadline, lost) = (now + self.timeout, LostAttempts::default());
-                self.send(Attempts { reader, admission, span, deadline, began: now, retry: 0, lost })
+                self.send(Attempts { parser, admission, span, deadline, began: now, retry: 0, lost })
             }
             Err(error) => {
                 span.record("error", error.code());
@@ -80,32 +80,33 @@ impl<R: ReadAnswer> Call<R> {
     }
 
     /// An attempt has ended: the call ends with it, or waits for the next.
-    fn attempted(
+    fn on_attempt_end(
         &mut self,
         mut attempts: Attempts<R>,
-        attempt: Result<Answer, Failure>,
+        attempt: Result<Response, TransportError>,
         clock: &dyn Clock,
     ) -> Step<Result<R::Output, Error>> {
         let now = clock.now();
-        let again = attempts.retry < self.max_retries && retry::permits(self.request.operation, &attempt);
+        let again =
+            attempts.retry < self.max_retries && retry::should_retry(self.request.operation, &attempt);
         let wait = again
             .then(|| {
-                let retry_after = attempt.as_ref().ok().and_then(|answer| answer.retry_after(clock));
-                retry::wait(attempts.retry, retry_after, clock)
+                let retry_after = attempt.as_ref().ok().and_then(|response| response.retry_after(clock));
+                retry::backoff(attempts.retry, retry_after, clock)
             })
             // A wait that the deadline cuts off would turn a known failure into a time-out.
             .filter(|wait| now + *wait < attempts.deadline);
         let Some(wait) = wait else {
             attempts.span.record("attempts", attempts.retry + 1);
             return match attempt {
-                Ok(answer) => {
-                    attempts.lost.answered = Some(attempts.began + answer.connected_after);
-                    self.end(attempts, Ok(answer), clock)
+                Ok(response) => {
+                    attempts.lost.connected = Some(attempts.began + response.connected_after);
+                    self.end(attempts, Ok(response), clock)
                 }
                 Err(failure) => self.end(attempts, Err(failure.error), clock),
             };
         };
-        if retry::may_be_taken(&attempt) {
+        if retry::may_have_been_processed(&attempt) {
             attempts.lost.first.get_or_insert(attempts.began);
         }
         attempts.span.event(|span| {
@@ -119,50 +120,51 @@ impl<R: ReadAnswer> Call<R> {
     fn end(
         &mut self,
         attempts: Attempts<R>,
-        ended: Result<Answer, Error>,
+        ended: Result<Response, Error>,
         clock: &dyn Clock,
     ) -> Step<Result<R::Output, Error>> {
         let operation = self.request.operation;
-        let Attempts { reader, admission, span, lost, .. } = attempts;
+        let Attempts { parser, admission, span, lost, .. } = attempts;
         admission.settle(ended.as_ref().err(), clock);
         match &ended {
-            Ok(answer) => span.record("status", answer.status),
+            Ok(response) => span.record("status", response.status),
             Err(error) => span.record("error", error.code()),
         }
         let (status, code) = match &ended {
-            Ok(answer) => (Some(answer.status), None),
+            Ok(response) => (Some(response.status), None),
             Err(error) => (None, Some(error.code())),
         };
         span.event(|span| {
             tracing::debug!(parent: span, operation = operation.name(), status, code, "the call ended");
         });
         Step::Ended(match ended {
-            Ok(answer) => reader.read(&self.engine, operation, answer, lost, clock),
+            Ok(response) => parser.parse(&self.engine, operation, response, lost, clock),
             Err(error) => Err(error.with_operation(operation)),
         })
     }
 
-    fn too_late(&self) -> Error {
+    fn timeout_error(&self) -> Error {
         let config = self.engine.config();
-        let (url, timeout, through) = (config.base_url.as_str(), self.timeout.as_secs_f64(), &config.through);
-        Error::new(ErrorKind::Timeout, format!("no answer from {url} within {timeout} s{through}"))
+        let (url, timeout, via_proxy) =
+            (config.base_url.as_str(), self.timeout.as_secs_f64(), &config.via_proxy);
+        Error::new(ErrorKind::Timeout, format!("no answer from {url} within {timeout} s{via_proxy}"))
     }
 }
 
-impl<R: ReadAnswer> Machine for Call<R> {
+impl<R: ResponseParser> Machine for Call<R> {
     type Output = Result<R::Output, Error>;
 
     fn step(&mut self, event: Event, clock: &dyn Clock) -> Step<Self::Output> {
         match (std::mem::replace(&mut self.state, State::Ended), event) {
-            (State::Created(reader), Event::Started) => self.start(reader, clock),
-            (State::Sending(attempts), Event::Answered(answer)) => {
-                self.attempted(attempts, Ok(answer), clock)
+            (State::Created(parser), Event::Started) => self.start(parser, clock),
+            (State::Sending(attempts), Event::Response(response)) => {
+                self.on_attempt_end(attempts, Ok(response), clock)
             }
             (State::Sending(attempts), Event::Failed(failure)) => {
-                self.attempted(attempts, Err(failure), clock)
+                self.on_attempt_end(attempts, Err(failure), clock)
             }
             (State::Sending(attempts), Event::Elapsed) => {
-                let error = self.too_late();
+                let error = self.timeout_error();
                 self.end(attempts, Err(error), clock)
             }
             (State::Sending(attempts) | State::Waiting(attempts), Event::Panicked) => {
@@ -174,16 +176,16 @@ impl<R: ReadAnswer> Machine for Call<R> {
                 self.send(attempts)
             }
             (State::Sending(attempts) | State::Waiting(attempts), Event::Started)
-            | (State::Waiting(attempts), Event::Answered(_) | Event::Failed(_)) => {
-                self.end(attempts, Err(unexpected()), clock)
+            | (State::Waiting(attempts), Event::Response(_) | Event::Failed(_)) => {
+                self.end(attempts, Err(unexpected_event()), clock)
             }
-            (State::Created(_), Event::Answered(_) | Event::Failed(_) | Event::Elapsed | Event::Panicked)
-            | (State::Ended, _) => Step::Ended(Err(unexpected())),
+            (State::Created(_), Event::Response(_) | Event::Failed(_) | Event::Elapsed | Event::Panicked)
+            | (State::Ended, _) => Step::Ended(Err(unexpected_event())),
         }
     }
 }
 
 /// The error of a machine that is driven wrongly.
-pub(super) fn unexpected() -> Error {
+pub(super) fn unexpected_event() -> Error {
     Error::new(ErrorKind::Internal, "the engine got an event for which it did not wait")
 }

@@ -10,7 +10,7 @@
 //!
 //! ```
 //! use actpass_core::engine::{Event, Machine, Step};
-//! use actpass_core::transport::Answer;
+//! use actpass_core::transport::Response;
 //! use actpass_core::{ActPass, Action, TokioClock, Verdict};
 //!
 //! let engine = ActPass::builder().api_key("apk_dev").base_url("http://127.0.0.1:8787").settings()?.engine();
@@ -20,7 +20,7 @@
 //! let Step::Send { request, .. } = machine.step(Event::Started, &TokioClock) else { panic!("nothing to send") };
 //! assert_eq!(request.path(), "/api/v1/actions/preflight");
 //! // ... the host sends it, and gives the machine what came back:
-//! let answered = Event::Answered(Answer::new(200, r#"{"decision": "deny"}"#));
+//! let answered = Event::Response(Response::new(200, r#"{"decision": "deny"}"#));
 //! let Step::Ended(Verdict::Blocked(blocked)) = machine.step(answered, &TokioClock) else { panic!("not blocked") };
 //! assert_eq!(blocked.decision().word().as_str(), "deny");
 //! # Ok::<(), actpass_core::Error>(())
@@ -28,10 +28,10 @@
 //!
 //! A machine that gets an event for which it does not wait fails closed: its end is an error, or the verdict on one.
 
-mod answer;
 mod approval;
 mod authorization;
 mod call;
+mod response;
 mod session;
 #[cfg(test)]
 mod tests;
@@ -40,7 +40,7 @@ use std::sync::Arc;
 use std::time::Duration;
 
 use actpass_protocol::json::RawObject;
-use actpass_protocol::{Ended, Operation, Secret};
+use actpass_protocol::{ActionEnd, Operation, Secret};
 
 use crate::action::Action;
 use crate::breaker::{Breaker, Circuit};
@@ -49,16 +49,16 @@ use crate::config::{CallOptions, Config};
 use crate::decision::Decision;
 use crate::error::Error;
 use crate::evidence::{EvidenceEvent, RecordedEvidence};
-use crate::guard::{Answered, Recording};
+use crate::guard::{PreflightResponse, Recording};
 use crate::prepared::PreparedAction;
 use crate::request;
 use crate::trace::Traceparent;
-use crate::transport::{Answer, Failure, Request};
+use crate::transport::{Request, Response, TransportError};
 
-use self::answer::Reply;
 pub use self::approval::ApprovalWait;
 pub use self::authorization::Authorization;
 use self::call::Call;
+use self::response::JsonParser;
 pub use self::session::{Begun, GuardSession, Stage};
 
 /// What happened: what the last [`Step`] of a machine led to.
@@ -67,9 +67,9 @@ pub enum Event {
     /// Nothing yet; the first event of every machine, and of no machine twice.
     Started,
     /// The request was answered.
-    Answered(Answer),
+    Response(Response),
     /// The request was not answered.
-    Failed(Failure),
+    Failed(TransportError),
     /// The moment `until` of the step has come.
     Elapsed,
     /// The driver panicked while it sent the request.
@@ -80,7 +80,7 @@ pub enum Event {
 #[derive(Debug)]
 #[must_use = "a step that is not taken stops its machine"]
 pub enum Step<T> {
-    /// Send this request; then [`Event::Answered`] or [`Event::Failed`], or [`Event::Elapsed`] if neither came before `until`.
+    /// Send this request; then [`Event::Response`] or [`Event::Failed`], or [`Event::Elapsed`] if neither came before `until`.
     Send {
         /// What to send.
         request: Request,
@@ -97,7 +97,7 @@ pub enum Step<T> {
 }
 
 /// How long the recording of a stopped action may take: the program that was stopped does not wait for it.
-const STOP_RECORDED_WITHIN: Duration = Duration::from_secs(1);
+const CANCELLED_RECORD_TIMEOUT: Duration = Duration::from_secs(1);
 
 impl<T> Step<T> {
     /// The end, or the step that comes before it.
@@ -203,7 +203,12 @@ impl Engine {
         scope: Scope,
     ) -> Result<impl Machine<Output = Result<RecordedEvidence, Error>> + use<>, Error> {
         let request = Request::new(Operation::RecordEvidence, request::evidence(event)?);
-        Ok(Call::new(self.clone(), request, scope, Reply { token: None, parse: RecordedEvidence::parse }))
+        Ok(Call::new(
+            self.clone(),
+            request,
+            scope,
+            JsonParser { token: None, parse: RecordedEvidence::parse },
+        ))
     }
 
     /// Records how an action ended: see [`ActPass::record`](crate::ActPass::record).
@@ -217,9 +222,9 @@ impl Engine {
         scope: Scope,
     ) -> Result<impl Machine<Output = Result<RecordedEvidence, Error>> + use<>, Error> {
         let scope = match recording.ended() {
-            Ended::Failed | Ended::Returned => scope,
-            Ended::Cancelled | Ended::Suspended => {
-                let limit = CallOptions::new(Some(STOP_RECORDED_WITHIN.min(self.timeout(&scope))), None)?;
+            ActionEnd::Failed | ActionEnd::Returned => scope,
+            ActionEnd::Cancelled | ActionEnd::Suspended => {
+                let limit = CallOptions::new(Some(CANCELLED_RECORD_TIMEOUT.min(self.timeout(&scope))), None)?;
                 Scope { options: limit.or(scope.options), ..scope }
             }
         };
@@ -232,8 +237,8 @@ impl Engine {
         prepared: PreparedAction,
         scope: Scope,
     ) -> impl Machine<Output = Result<Decision, Error>> + use<> {
-        Mapped(authorization::preflight(self.clone(), prepared, scope), |answered: Answered| {
-            answered.decision
+        MapOk(authorization::preflight(self.clone(), prepared, scope), |response: PreflightResponse| {
+            response.decision
         })
     }
 
@@ -245,7 +250,7 @@ impl Engine {
         token: Option<Secret>,
         parse: fn(RawObject) -> Result<T, String>,
     ) -> impl Machine<Output = Result<T, Error>> + use<T> {
-        Call::new(self.clone(), request, scope, Reply { token, parse })
+        Call::new(self.clone(), request, scope, JsonParser { token, parse })
     }
 
     fn timeout(&self, scope: &Scope) -> Duration {
@@ -258,9 +263,9 @@ impl Engine {
 }
 
 /// A machine whose value is converted.
-struct Mapped<M, F>(M, F);
+struct MapOk<M, F>(M, F);
 
-impl<M, T, U, F> Machine for Mapped<M, F>
+impl<M, T, U, F> Machine for MapOk<M, F>
 where
     M: Machine<Output = Result<T, Error>>,
     F: Fn(T) -> U,

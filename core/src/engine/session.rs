@@ -2,10 +2,10 @@
 
 #[cfg(doc)]
 use actpass_protocol::ErrorKind;
-use actpass_protocol::{Ended, Json};
+use actpass_protocol::{ActionEnd, Json};
 
 use super::authorization::Authorization;
-use super::call::unexpected;
+use super::call::unexpected_event;
 use super::{Engine, Event, Machine, Scope, Step};
 use crate::action::Action;
 use crate::clock::Clock;
@@ -21,21 +21,21 @@ use crate::prepared::PreparedAction;
 ///
 /// ```
 /// use actpass_core::engine::{Begun, Event, Machine, Stage, Step};
-/// use actpass_core::transport::Answer;
-/// use actpass_core::{ActPass, Action, Ended, TokioClock};
+/// use actpass_core::transport::Response;
+/// use actpass_core::{ActPass, Action, ActionEnd, TokioClock};
 ///
 /// let engine = ActPass::builder().api_key("apk_dev").base_url("http://127.0.0.1:8787").settings()?.engine();
 /// let prepared = engine.prepare(Action::new("resolve_refund_request", "stripe.refund.create"), &TokioClock)?;
 /// let mut session = engine.guard(prepared, Default::default(), false);
 ///
 /// let Step::Send { .. } = session.step(Event::Started, &TokioClock) else { panic!("nothing to send") };
-/// let answered = Event::Answered(Answer::new(200, r#"{"decision": "allow"}"#));
+/// let answered = Event::Response(Response::new(200, r#"{"decision": "allow"}"#));
 /// let Step::Ended(Stage::Ready) = session.step(answered, &TokioClock) else { panic!("not allowed") };
 ///
 /// let Begun::Running(context) = session.begin(None, &TokioClock)? else { panic!("blocked") };
 /// assert_eq!(context.decision().word().as_str(), "allow");
 /// assert!(session.begin(None, &TokioClock).is_err());
-/// let (settlement, recording) = session.finish(Ended::Returned, None)?;
+/// let (settlement, recording) = session.finish(ActionEnd::Returned, None)?;
 /// assert!(settlement.settle(Ok::<_, ()>("refunded")).executed());
 /// assert!(recording.is_none());
 /// # Ok::<(), actpass_core::Error>(())
@@ -81,10 +81,10 @@ impl GuardSession {
 
     /// The session of an action about which the gateway could not be asked: see
     /// [`Verdict::for_failure`](crate::Verdict::for_failure).
-    pub fn lost(prepared: PreparedAction, failure: Error, record_outcome: bool) -> (Self, Stage) {
+    pub fn for_failure(prepared: PreparedAction, failure: Error, record_outcome: bool) -> (Self, Stage) {
         let verdict = Verdict::for_failure(&prepared, failure);
         let mut session = Self { prepared, record_outcome, state: State::Ended };
-        let stage = session.ruled(verdict);
+        let stage = session.apply_verdict(verdict);
         (session, stage)
     }
 
@@ -142,7 +142,7 @@ impl GuardSession {
     /// [`ErrorKind::Argument`] if the action does not run.
     pub fn finish(
         &mut self,
-        ended: Ended,
+        ended: ActionEnd,
         response: Option<&Json>,
     ) -> Result<(Settlement, Option<Recording>), Error> {
         let settlement = match std::mem::replace(&mut self.state, State::Ended) {
@@ -159,7 +159,7 @@ impl GuardSession {
         Ok((settlement, recording))
     }
 
-    fn ruled(&mut self, verdict: Verdict) -> Stage {
+    fn apply_verdict(&mut self, verdict: Verdict) -> Stage {
         match verdict {
             Verdict::Blocked(blocked) => Stage::Blocked(blocked),
             Verdict::Proceed(permit) => {
@@ -176,7 +176,7 @@ impl Machine for GuardSession {
     fn step(&mut self, event: Event, clock: &dyn Clock) -> Step<Stage> {
         match std::mem::replace(&mut self.state, State::Ended) {
             State::Authorizing(mut authorization) => match authorization.step(event, clock).into_end() {
-                Ok(verdict) => Step::Ended(self.ruled(verdict)),
+                Ok(verdict) => Step::Ended(self.apply_verdict(verdict)),
                 Err(step) => {
                     self.state = State::Authorizing(authorization);
                     step
@@ -184,7 +184,7 @@ impl Machine for GuardSession {
             },
             // An event out of turn voids the permit: nothing runs twice.
             State::Permitted(_) | State::Running(_) | State::Ended => {
-                Step::Ended(Stage::Blocked(Blocked::of(&self.prepared, unexpected())))
+                Step::Ended(Stage::Blocked(Blocked::of(&self.prepared, unexpected_event())))
             }
         }
     }

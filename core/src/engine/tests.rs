@@ -13,7 +13,7 @@ use std::collections::{BTreeMap, BTreeSet, VecDeque};
 use std::sync::{LazyLock, Mutex};
 use std::time::{Duration, Instant, SystemTime};
 
-use actpass_protocol::{Ended, ErrorKind, Mode, Operation};
+use actpass_protocol::{ActionEnd, ErrorKind, Mode, Operation};
 
 use super::*;
 use crate::builder::ActPassBuilder;
@@ -130,15 +130,15 @@ const RECORDING: &[Reaction] = &[Allow, Busy, Elapsed, Garbage, Lost, Panicked, 
 
 impl Reaction {
     fn event(self, request: &Request) -> Event {
-        let json = |text: String| Event::Answered(Answer::new(200, text));
+        let json = |text: String| Event::Response(Response::new(200, text));
         let decided = |word: &str, more: &str| {
             let hash = crate::hash_payload(&crate::Json::parse(&request.body).unwrap()).unwrap();
             let recorded = r#","evidence_event_id":"ev_1""#;
             json(format!(r#"{{"decision":"{word}","request_hash":"{hash}"{recorded}{more}}}"#))
         };
-        let failed = |never_sent| {
+        let failed = |is_pre_send| {
             let error = Error::new(ErrorKind::Connection, "a test");
-            Event::Failed(Failure { error, never_sent })
+            Event::Failed(TransportError { error, is_pre_send })
         };
         let approval = |status: &str| json(format!(r#"{{"id":"apr_1","status":"{status}"}}"#));
         match self {
@@ -148,11 +148,11 @@ impl Reaction {
             Allow => decided("allow", ""),
             AllowForAnother => json(r#"{"decision":"allow","request_hash":"00"}"#.to_owned()),
             AllowUnrecorded => json(r#"{"decision":"allow"}"#.to_owned()),
-            AllowWith403 => Event::Answered(Answer::new(403, r#"{"decision":"allow"}"#)),
+            AllowWith403 => Event::Response(Response::new(403, r#"{"decision":"allow"}"#)),
             Approved => approval("approved"),
-            Busy => Event::Answered(Answer { retry_after: Some("1".to_owned()), ..Answer::new(503, "") }),
+            Busy => Event::Response(Response { retry_after: Some("1".to_owned()), ..Response::new(503, "") }),
             BusyForLong => {
-                Event::Answered(Answer { retry_after: Some("60".to_owned()), ..Answer::new(503, "") })
+                Event::Response(Response { retry_after: Some("60".to_owned()), ..Response::new(503, "") })
             }
             Deny => decided("deny", ""),
             Elapsed => Event::Elapsed,
@@ -165,8 +165,8 @@ impl Reaction {
             Rejected => approval("rejected"),
             ReplayedAllow => decided("allow", r#","replayed":true"#),
             RequireApproval => decided("require_approval", r#","approval_request_id":"apr_1""#),
-            ServerError => Event::Answered(Answer::new(500, "")),
-            TooMany => Event::Answered(Answer::new(429, "")),
+            ServerError => Event::Response(Response::new(500, "")),
+            TooMany => Event::Response(Response::new(429, "")),
             Warn => decided("warn", ""),
         }
     }
@@ -321,7 +321,8 @@ fn walk(seed: u64, counts: &mut Counts) {
         }
     }
     assert!(session.begin(None, &script).is_err(), "{seed}: it began twice");
-    let ended = script.pick(&[Ended::Returned, Ended::Failed, Ended::Cancelled, Ended::Suspended]);
+    let ended =
+        script.pick(&[ActionEnd::Returned, ActionEnd::Failed, ActionEnd::Cancelled, ActionEnd::Suspended]);
     let (settlement, recording) = session.finish(ended, None).unwrap();
     assert_eq!(recording.is_some(), record, "{seed}");
     assert!(session.finish(ended, None).is_err(), "{seed}: it ended twice");
@@ -392,7 +393,7 @@ fn a_machine_that_is_driven_wrongly_runs_nothing() {
             engine.guard(prepared, Scope::default(), false)
         };
         let mut unasked = session();
-        let answered = Event::Answered(Answer::new(200, r#"{"decision":"allow"}"#));
+        let answered = Event::Response(Response::new(200, r#"{"decision":"allow"}"#));
         assert!(matches!(unasked.step(answered.clone(), &script), Step::Ended(Stage::Blocked(_))), "{mode}");
 
         // A second answer to a question that was answered.
@@ -480,7 +481,7 @@ fn play(path: &[Move]) -> (String, Vec<Move>) {
             }
             Move::Finish => {
                 let Playing::Session(session) = &mut machine else { panic!("{path:?}") };
-                let (_, recording) = session.finish(Ended::Returned, None).unwrap();
+                let (_, recording) = session.finish(ActionEnd::Returned, None).unwrap();
                 let recording = engine.record(&recording.unwrap(), Scope::default()).unwrap();
                 machine = Playing::Recording(Box::new(recording));
                 machine.step(Event::Started, &script)

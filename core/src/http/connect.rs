@@ -28,9 +28,9 @@ use rustls::client::Resumption;
 use tokio::net::TcpStream;
 use tower_service::Service;
 
+use super::connect_options::ConnectOptions;
 use super::proxy::{Protocol, Proxy};
 use super::tls;
-use super::way::Way;
 use crate::base_url::is_localhost;
 use crate::cause::{CertificateProblem, ProxyProblem};
 use crate::config::Config;
@@ -56,7 +56,7 @@ pub(crate) struct Connector {
 }
 
 impl Connector {
-    pub(crate) fn new(config: &Config, way: &Way) -> Self {
+    pub(crate) fn new(config: &Config, connect_options: &ConnectOptions) -> Self {
         let timeout = Some(config.connect_timeout).filter(|timeout| *timeout < config.timeout);
         let mut tcp = HttpConnector::new_with_resolver(Resolver(GaiResolver::new()));
         tcp.enforce_http(false);
@@ -65,10 +65,10 @@ impl Connector {
         tcp.set_keepalive(Some(KEEPALIVE));
         tcp.set_keepalive_interval(Some(KEEPALIVE));
         tcp.set_keepalive_retries(Some(KEEPALIVE_PROBES));
-        let mut tls = way.trust.config().clone();
+        let mut tls = connect_options.trust.config().clone();
         // Sessions are kept behind a lock, which a `fork()` could leave held: each process has its own.
         tls.resumption = Resumption::default();
-        let tunnel = way.proxy.as_ref().map(|proxy| {
+        let tunnel = connect_options.proxy.as_ref().map(|proxy| {
             let mut tls = tls.clone();
             tls.alpn_protocols.clear();
             Tunnel { proxy: Arc::clone(proxy), tls: Arc::new(tls) }
@@ -78,7 +78,7 @@ impl Connector {
 }
 
 impl Service<Uri> for Connector {
-    type Response = Opened<MaybeHttpsStream<Hop>>;
+    type Response = TimedConnection<MaybeHttpsStream<Hop>>;
     type Error = BoxError;
     type Future = Connecting<Self::Response>;
 
@@ -92,7 +92,7 @@ impl Service<Uri> for Connector {
             Route { tcp: self.tcp.clone(), tunnel: self.tunnel.clone(), is_open: Arc::clone(&is_open) };
         let connecting = HttpsConnector::from((route, Arc::clone(&self.tls))).call(gateway);
         let Some(timeout) = self.timeout else {
-            return Box::pin(async move { connecting.await.map(Opened::now) });
+            return Box::pin(async move { connecting.await.map(TimedConnection::now) });
         };
         let tunnel = self.tunnel.clone();
         let connecting = tokio::time::timeout(timeout, connecting);
@@ -103,34 +103,34 @@ impl Service<Uri> for Connector {
                 }
                 Some(_) | None => Err(io::Error::from(io::ErrorKind::TimedOut).into()),
             });
-            connected.map(Opened::now)
+            connected.map(TimedConnection::now)
         })
     }
 }
 
 /// A connection that knows when it was open: before any request went over it, however late the caller is woken.
-pub(crate) struct Opened<S> {
+pub(crate) struct TimedConnection<S> {
     stream: S,
-    at: OpenedAt,
+    at: ConnectedAt,
 }
 
 /// When a connection was open.
 #[derive(Clone, Copy, Debug)]
-pub(crate) struct OpenedAt(pub(crate) Instant);
+pub(crate) struct ConnectedAt(pub(crate) Instant);
 
-impl<S> Opened<S> {
+impl<S> TimedConnection<S> {
     fn now(stream: S) -> Self {
-        Self { stream, at: OpenedAt(Instant::now()) }
+        Self { stream, at: ConnectedAt(Instant::now()) }
     }
 }
 
-impl<S: Connection> Connection for Opened<S> {
+impl<S: Connection> Connection for TimedConnection<S> {
     fn connected(&self) -> Connected {
         self.stream.connected().extra(self.at)
     }
 }
 
-impl<S: Read + Unpin> Read for Opened<S> {
+impl<S: Read + Unpin> Read for TimedConnection<S> {
     fn poll_read(
         mut self: Pin<&mut Self>,
         context: &mut Context<'_>,
@@ -140,7 +140,7 @@ impl<S: Read + Unpin> Read for Opened<S> {
     }
 }
 
-impl<S: Write + Unpin> Write for Opened<S> {
+impl<S: Write + Unpin> Write for TimedConnection<S> {
     fn poll_write(
         mut self: Pin<&mut Self>,
         context: &mut Context<'_>,
@@ -214,19 +214,19 @@ impl Tunnel {
         let resolves = match self.proxy.protocol {
             Protocol::Connect => {
                 let hop = self.connect(tcp).await?;
-                return Ok(self.ask(hop, gateway).await?);
+                return Ok(self.http_connect(hop, gateway).await?);
             }
             Protocol::Socks4 { resolves } | Protocol::Socks5 { resolves } => resolves,
         };
         if resolves {
             let hop = self.connect(tcp).await?;
-            return Ok(self.negotiate(hop, gateway.clone()).await?);
+            return Ok(self.socks_handshake(hop, gateway.clone()).await?);
         }
         let mut failed =
             self.failed(ProxyProblem::NotConnected, "the gateway's host has no address that it can take");
         for address in self.addresses(gateway).await? {
             let hop = self.connect(tcp.clone()).await?;
-            match self.negotiate(hop, address).await {
+            match self.socks_handshake(hop, address).await {
                 Ok(hop) => return Ok(hop),
                 Err(failure) => failed = failure,
             }
@@ -239,22 +239,22 @@ impl Tunnel {
         let mut connector = HttpsConnector::from((tcp, Arc::clone(&self.tls)));
         connector.call(self.proxy.address.clone()).await.map_err(|error| {
             let problem = match connect_problem(&*error) {
-                ConnectProblem::Certificate(problem) => Failing::Certificate(problem),
-                ConnectProblem::NotTls => Failing::Proxy(ProxyProblem::Protocol),
-                ConnectProblem::Unresolved => Failing::Proxy(ProxyProblem::Unresolved),
-                ConnectProblem::Timeout => Failing::Proxy(ProxyProblem::Timeout),
-                ConnectProblem::Interrupted => Failing::Proxy(ProxyProblem::Interrupted),
+                ConnectProblem::Certificate(problem) => ProxyFailureKind::Certificate(problem),
+                ConnectProblem::NotTls => ProxyFailureKind::Proxy(ProxyProblem::Protocol),
+                ConnectProblem::Unresolved => ProxyFailureKind::Proxy(ProxyProblem::Unresolved),
+                ConnectProblem::Timeout => ProxyFailureKind::Proxy(ProxyProblem::Timeout),
+                ConnectProblem::Interrupted => ProxyFailureKind::Proxy(ProxyProblem::Interrupted),
                 ConnectProblem::Refused
                 | ConnectProblem::Tls
                 | ConnectProblem::Unroutable
-                | ConnectProblem::Other => Failing::Proxy(ProxyProblem::Unreachable),
+                | ConnectProblem::Other => ProxyFailureKind::Proxy(ProxyProblem::Unreachable),
             };
             self.failure(problem, root_cause(&*error))
         })
     }
 
     /// Asks an HTTP proxy for the tunnel.
-    async fn ask(&self, hop: Hop, gateway: &Uri) -> Result<Hop, ProxyFailure> {
+    async fn http_connect(&self, hop: Hop, gateway: &Uri) -> Result<Hop, ProxyFailure> {
         let target = format!("{}:{}", gateway.host().unwrap_or_default(), gateway.port_u16().unwrap_or(443));
         let mut request = Request::builder().method(Method::CONNECT).uri(&target).header(HOST, &target);
         if let Some(authorization) = self.proxy.authorization() {
@@ -276,7 +276,7 @@ impl Tunnel {
             let response = sender.send_request(request).await.map_err(broken)?;
             match response.status() {
                 status if status.is_success() => hyper::upgrade::on(response).await.map_err(broken),
-                status => Err(self.failed(answered(status), format!("it answered {status}"))),
+                status => Err(self.failed(http_proxy_problem(status), format!("it answered {status}"))),
             }
         });
         let answer = match future::select(answer, connection).await {
@@ -290,21 +290,24 @@ impl Tunnel {
     }
 
     /// Asks a SOCKS proxy for the tunnel.
-    async fn negotiate(&self, hop: Hop, gateway: Uri) -> Result<Hop, ProxyFailure> {
+    async fn socks_handshake(&self, hop: Hop, gateway: Uri) -> Result<Hop, ProxyFailure> {
         let address = self.proxy.address.clone();
         let tunnel: Result<Hop, String> = match self.proxy.protocol {
             Protocol::Connect | Protocol::Socks4 { .. } => {
-                SocksV4::new(address, Made(Some(hop))).call(gateway).await.map_err(|error| error.to_string())
+                SocksV4::new(address, ExistingConnection(Some(hop)))
+                    .call(gateway)
+                    .await
+                    .map_err(|error| error.to_string())
             }
             Protocol::Socks5 { .. } => {
-                let mut socks = SocksV5::new(address, Made(Some(hop)));
+                let mut socks = SocksV5::new(address, ExistingConnection(Some(hop)));
                 if let Some(given) = &self.proxy.credentials {
                     socks = socks.with_auth(given.user.clone(), given.password.expose().to_owned());
                 }
                 socks.call(gateway).await.map_err(|error| error.to_string())
             }
         };
-        tunnel.map_err(|problem| self.failed(negotiation_problem(&problem), problem))
+        tunnel.map_err(|problem| self.failed(socks_problem(&problem), problem))
     }
 
     /// The gateway's addresses, for a SOCKS proxy that is not to resolve its name.
@@ -321,16 +324,16 @@ impl Tunnel {
     }
 
     fn failed(&self, problem: ProxyProblem, what: impl Into<String>) -> ProxyFailure {
-        self.failure(Failing::Proxy(problem), what.into())
+        self.failure(ProxyFailureKind::Proxy(problem), what.into())
     }
 
-    fn failure(&self, problem: Failing, what: String) -> ProxyFailure {
+    fn failure(&self, problem: ProxyFailureKind, what: String) -> ProxyFailure {
         ProxyFailure { proxy: Arc::clone(&self.proxy), problem, what }
     }
 }
 
 /// What an HTTP proxy means by a status outside 2xx.
-fn answered(status: StatusCode) -> ProxyProblem {
+fn http_proxy_problem(status: StatusCode) -> ProxyProblem {
     match status.as_u16() {
         401 | 407 => ProxyProblem::Authentication,
         403 => ProxyProblem::Forbidden,
@@ -339,7 +342,7 @@ fn answered(status: StatusCode) -> ProxyProblem {
 }
 
 /// What a SOCKS proxy means. The library tells its errors by their text alone; a test holds each.
-fn negotiation_problem(problem: &str) -> ProxyProblem {
+fn socks_problem(problem: &str) -> ProxyProblem {
     let says = |text: &str| problem.contains(text);
     match () {
         () if says("user/pass authentication")
@@ -359,13 +362,13 @@ fn negotiation_problem(problem: &str) -> ProxyProblem {
 #[derive(Debug)]
 pub(crate) struct ProxyFailure {
     pub(crate) proxy: Arc<Proxy>,
-    pub(crate) problem: Failing,
+    pub(crate) problem: ProxyFailureKind,
     what: String,
 }
 
 /// How a proxy fails.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
-pub(crate) enum Failing {
+pub(crate) enum ProxyFailureKind {
     Certificate(CertificateProblem),
     Proxy(ProxyProblem),
 }
@@ -393,7 +396,7 @@ pub(crate) enum ConnectProblem {
 }
 
 /// Finds the problem in an error and its sources.
-pub(crate) fn connect_problem(error: Source<'_>) -> ConnectProblem {
+pub(crate) fn connect_problem(error: DynError<'_>) -> ConnectProblem {
     for cause in causes(error) {
         if cause.is::<Unresolved>() {
             return ConnectProblem::Unresolved;
@@ -431,40 +434,40 @@ pub(crate) fn connect_problem(error: Source<'_>) -> ConnectProblem {
         }
     }
     // As which of these an ended connection shows depends on when it ended.
-    let broke = |cause: Source<'_>| {
+    let is_interrupted = |cause: DynError<'_>| {
         cause.is::<h2::Error>()
             || cause.downcast_ref::<hyper::Error>().is_some_and(|error| {
                 error.is_incomplete_message() || error.is_canceled() || error.is_closed()
             })
     };
-    match causes(error).any(broke) {
+    match causes(error).any(is_interrupted) {
         true => ConnectProblem::Interrupted,
         false => ConnectProblem::Other,
     }
 }
 
-pub(crate) type Source<'e> = &'e (dyn std::error::Error + 'static);
+pub(crate) type DynError<'e> = &'e (dyn std::error::Error + 'static);
 
 /// The innermost cause, which says most in fewest words.
-pub(crate) fn root_cause(error: Source<'_>) -> String {
+pub(crate) fn root_cause(error: DynError<'_>) -> String {
     causes(error).last().map_or_else(|| "no cause given".to_owned(), ToString::to_string)
 }
 
 /// `error` and its sources, with what an error of the system's kind was made of.
-pub(crate) fn causes(error: Source<'_>) -> impl Iterator<Item = Source<'_>> {
+pub(crate) fn causes(error: DynError<'_>) -> impl Iterator<Item = DynError<'_>> {
     std::iter::successors(Some(error), |cause| {
         let inner = cause.downcast_ref::<io::Error>().and_then(io::Error::get_ref);
         match inner {
-            Some(inner) => Some(inner as Source<'_>),
+            Some(inner) => Some(inner as DynError<'_>),
             None => cause.source(),
         }
     })
 }
 
 /// A connection that is there already, for a library that wants to make one.
-struct Made(Option<Hop>);
+struct ExistingConnection(Option<Hop>);
 
-impl Service<Uri> for Made {
+impl Service<Uri> for ExistingConnection {
     type Response = Hop;
     type Error = io::Error;
     type Future = future::Ready<io::Result<Hop>>;
@@ -546,7 +549,7 @@ mod tests {
             ("SOCKS error: host unreachable", ProxyProblem::NotConnected),
             ("SOCKS error: server failed to execute command", ProxyProblem::NotConnected),
         ] {
-            assert_eq!(negotiation_problem(text), problem, "{text}");
+            assert_eq!(socks_problem(text), problem, "{text}");
         }
     }
 }

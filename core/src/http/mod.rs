@@ -1,11 +1,11 @@
 //! The shipped transport: HTTP/1.1 and HTTP/2 over hyper.
 
 mod connect;
+mod connect_options;
 mod proxy;
 #[cfg(feature = "reqwest")]
 mod reqwest;
 mod tls;
-mod way;
 
 use std::fmt;
 use std::io;
@@ -16,7 +16,7 @@ use http::header::{
     ACCEPT, ACCEPT_ENCODING, AUTHORIZATION, CONTENT_TYPE, HeaderMap, HeaderName, HeaderValue, RETRY_AFTER,
     USER_AGENT,
 };
-use http::{Extensions, Method, Response};
+use http::{Extensions, Method, Response as HttpResponse};
 use http_body_util::{BodyExt, Full};
 use hyper::body::Body;
 use hyper::rt::Executor;
@@ -25,20 +25,21 @@ use hyper_util::client::legacy::connect::capture_connection;
 use hyper_util::rt::TokioTimer;
 
 use self::connect::{
-    ConnectProblem, Connector, Failing, OpenedAt, ProxyFailure, Source, causes, connect_problem, root_cause,
+    ConnectProblem, ConnectedAt, Connector, DynError, ProxyFailure, ProxyFailureKind, causes,
+    connect_problem, root_cause,
 };
 use crate::base_url::BaseUrl;
 use crate::cause::{Cause, CertificateProblem, Hop, ProxyProblem};
 use crate::config::Config;
 use crate::error::Error;
-use crate::observe::unobserved;
-use crate::transport::{Answer, BodyError, Failure, MAX_BODY, Request, SendFuture, Transport};
+use crate::observe::without_subscriber;
+use crate::transport::{BodyError, MAX_BODY, Request, Response, SendFuture, Transport, TransportError};
 use actpass_protocol::ErrorKind;
 
+pub(crate) use self::connect_options::{ConnectOptions, parse_ca};
 #[cfg(feature = "reqwest")]
 pub(crate) use self::reqwest::ReqwestTransport;
 pub use self::tls::CaVariable;
-pub(crate) use self::way::{Way, extra_ca};
 
 /// After this long without a call a connection is closed.
 const IDLE_TIMEOUT: Duration = Duration::from_secs(90);
@@ -48,19 +49,19 @@ const JSON: HeaderValue = HeaderValue::from_static("application/json");
 /// followed.
 pub(crate) struct HttpTransport {
     client: legacy::Client<Connector, Full<Bytes>>,
-    gateway: Gateway,
+    gateway: GatewayHttp,
 }
 
 impl HttpTransport {
-    pub(crate) fn new(config: &Config, way: &Way) -> Self {
-        let client = legacy::Client::builder(UnobservedTasks)
+    pub(crate) fn new(config: &Config, connect_options: &ConnectOptions) -> Self {
+        let client = legacy::Client::builder(TokioExecutor)
             .pool_timer(TokioTimer::new())
             .pool_idle_timeout(IDLE_TIMEOUT)
-            .build(Connector::new(config, way));
-        Self { client, gateway: Gateway::new(config, way.clone()) }
+            .build(Connector::new(config, connect_options));
+        Self { client, gateway: GatewayHttp::new(config, connect_options.clone()) }
     }
 
-    async fn exchange(&self, request: Request) -> Result<Answer, Failure> {
+    async fn exchange(&self, request: Request) -> Result<Response, TransportError> {
         let retry = request.retry;
         let mut sent = self.gateway.request(request)?.map(Full::new);
         let began = Instant::now();
@@ -72,33 +73,33 @@ impl HttpTransport {
             if let Some(connected) = captured.connection_metadata().as_ref() {
                 connected.get_extras(&mut extras);
             }
-            extras.get().map_or(Duration::ZERO, |OpenedAt(at)| at.saturating_duration_since(began))
+            extras.get().map_or(Duration::ZERO, |ConnectedAt(at)| at.saturating_duration_since(began))
         });
-        let response = response.map_err(|error| Failure {
-            never_sent: error.is_connect() || was_refused(&error),
-            error: self.gateway.no_answer(error),
+        let response = response.map_err(|error| TransportError {
+            is_pre_send: error.is_connect() || is_refused_stream(&error),
+            error: self.gateway.response_error(error),
         })?;
-        self.gateway.answer(response, connected_after).await
+        self.gateway.read_response(response, connected_after).await
     }
 }
 
 /// What does not depend on who sends the requests.
-struct Gateway {
+struct GatewayHttp {
     base_url: BaseUrl,
     headers: HeaderMap,
-    way: Way,
+    connect_options: ConnectOptions,
 }
 
-impl Gateway {
-    fn new(config: &Config, way: Way) -> Self {
-        Self { base_url: config.base_url.clone(), headers: headers(config), way }
+impl GatewayHttp {
+    fn new(config: &Config, connect_options: ConnectOptions) -> Self {
+        Self { base_url: config.base_url.clone(), headers: headers(config), connect_options }
     }
 
-    fn request(&self, request: Request) -> Result<http::Request<Bytes>, Failure> {
+    fn request(&self, request: Request) -> Result<http::Request<Bytes>, TransportError> {
         let uri = self
             .base_url
-            .endpoint(request.operation, &request.below)
-            .map_err(|error| Failure { error, never_sent: true })?;
+            .endpoint(request.operation, &request.path_suffix)
+            .map_err(|error| TransportError { error, is_pre_send: true })?;
         let is_read = request.operation.is_read();
         let mut sent = http::Request::new(request.body);
         *sent.uri_mut() = uri;
@@ -113,7 +114,11 @@ impl Gateway {
         Ok(sent)
     }
 
-    async fn answer<B>(&self, response: Response<B>, connected_after: Duration) -> Result<Answer, Failure>
+    async fn read_response<B>(
+        &self,
+        response: HttpResponse<B>,
+        connected_after: Duration,
+    ) -> Result<Response, TransportError>
     where
         B: Body<Data = Bytes, Error: std::error::Error + Send + Sync + 'static> + Unpin,
     {
@@ -122,10 +127,10 @@ impl Gateway {
             (header(RETRY_AFTER), header(HeaderName::from_static("x-request-id")));
         let status = response.status().as_u16();
         let body = self.read_body(response.into_body()).await?;
-        Ok(Answer { status, retry_after, request_id, body, connected_after })
+        Ok(Response { status, retry_after, request_id, body, connected_after })
     }
 
-    async fn read_body<B>(&self, mut read: B) -> Result<Result<Vec<u8>, BodyError>, Failure>
+    async fn read_body<B>(&self, mut read: B) -> Result<Result<Vec<u8>, BodyError>, TransportError>
     where
         B: Body<Data = Bytes, Error: std::error::Error + Send + Sync + 'static> + Unpin,
     {
@@ -140,8 +145,8 @@ impl Gateway {
                 Ok(Ok(data)) if body.len() + data.len() > MAX_BODY => return Ok(Err(BodyError::TooLarge)),
                 Ok(Ok(data)) => body.extend_from_slice(&data),
                 Ok(Err(_trailers)) => {}
-                Err(error) if was_reset(&error) => {
-                    return Err(Failure { never_sent: false, error: self.no_answer(error) });
+                Err(error) if is_reset(&error) => {
+                    return Err(TransportError { is_pre_send: false, error: self.response_error(error) });
                 }
                 Err(_) => return Ok(Err(BodyError::CutShort)),
             }
@@ -149,21 +154,23 @@ impl Gateway {
         Ok(Ok(body))
     }
 
-    fn no_answer(&self, error: impl std::error::Error + Send + Sync + 'static) -> Error {
+    fn response_error(&self, error: impl std::error::Error + Send + Sync + 'static) -> Error {
         let base_url = self.base_url.as_str();
         let failed_proxy = causes(&error).find_map(|cause| cause.downcast_ref::<ProxyFailure>());
         if let Some(failure) = failed_proxy {
             let setting = failure.proxy.setting.clone();
             let (kind, cause) = match failure.problem {
-                Failing::Certificate(problem) => {
+                ProxyFailureKind::Certificate(problem) => {
                     (ErrorKind::Connection, Cause::Certificate { of: Hop::Proxy(setting), problem })
                 }
-                Failing::Proxy(problem @ ProxyProblem::Timeout) => {
+                ProxyFailureKind::Proxy(problem @ ProxyProblem::Timeout) => {
                     (ErrorKind::Timeout, Cause::Proxy { setting, problem })
                 }
-                Failing::Proxy(problem) => (ErrorKind::Connection, Cause::Proxy { setting, problem }),
+                ProxyFailureKind::Proxy(problem) => {
+                    (ErrorKind::Connection, Cause::Proxy { setting, problem })
+                }
             };
-            let trusted = self.trusted(&cause);
+            let trusted = self.trust_hint(&cause);
             let message =
                 format!("cannot reach {base_url} through the proxy {}: {failure}{trusted}", failure.proxy);
             return Error::new(kind, message).with_cause(cause).with_source(error);
@@ -192,9 +199,9 @@ impl Gateway {
             ConnectProblem::Unresolved => (ErrorKind::Connection, "cannot reach", Some(Cause::Unresolved)),
             ConnectProblem::Unroutable => (ErrorKind::Connection, "cannot reach", Some(Cause::Unroutable)),
         };
-        let trusted = cause.as_ref().map(|cause| self.trusted(cause)).unwrap_or_default();
-        let through = self.way.through();
-        let message = format!("{what} {base_url}{through}: {}{trusted}", root_cause(&error));
+        let trusted = cause.as_ref().map(|cause| self.trust_hint(cause)).unwrap_or_default();
+        let via_proxy = self.connect_options.via_proxy();
+        let message = format!("{what} {base_url}{via_proxy}: {}{trusted}", root_cause(&error));
         let failed = Error::new(kind, message).with_source(error);
         match cause {
             Some(cause) => failed.with_cause(cause),
@@ -204,7 +211,7 @@ impl Gateway {
 
     /// Which authorities are trusted, and how to add one: for an error about a certificate that none of them
     /// signed.
-    fn trusted(&self, cause: &Cause) -> String {
+    fn trust_hint(&self, cause: &Cause) -> String {
         let Cause::Certificate {
             problem: CertificateProblem::BadSignature | CertificateProblem::Untrusted,
             ..
@@ -213,11 +220,11 @@ impl Gateway {
             return String::new();
         };
         let variables: Vec<_> = std::iter::once("SSL_CERT_FILE")
-            .chain(self.way.ca_variables.iter().map(CaVariable::name))
+            .chain(self.connect_options.ca_variables.iter().map(CaVariable::name))
             .collect();
         format!(
             "; trusted authorities: {}; to trust another, give its certificate as ca or name its file in {}",
-            self.way.trust,
+            self.connect_options.trust,
             variables.join(" or ")
         )
     }
@@ -225,7 +232,7 @@ impl Gateway {
 
 impl Transport for HttpTransport {
     fn send(&self, request: Request) -> SendFuture<'_> {
-        Box::pin(unobserved(self.exchange(request)))
+        Box::pin(without_subscriber(self.exchange(request)))
     }
 }
 
@@ -250,7 +257,7 @@ fn headers(config: &Config) -> HeaderMap {
     headers
 }
 
-fn was_reset(error: Source<'_>) -> bool {
+fn is_reset(error: DynError<'_>) -> bool {
     causes(error).any(|cause| {
         // HTTP/2 keeps the system's error to itself, and calls the mere end of a connection a broken pipe.
         let http2 = cause.downcast_ref::<h2::Error>().and_then(h2::Error::get_io);
@@ -264,12 +271,12 @@ fn was_reset(error: Source<'_>) -> bool {
     })
 }
 
-fn is_not_http(error: Source<'_>) -> bool {
+fn is_not_http(error: DynError<'_>) -> bool {
     causes(error).any(|cause| cause.downcast_ref::<hyper::Error>().is_some_and(hyper::Error::is_parse))
 }
 
 /// Whether the gateway says that it did not process the request (RFC 9113, section 8.7).
-fn was_refused(error: Source<'_>) -> bool {
+fn is_refused_stream(error: DynError<'_>) -> bool {
     causes(error).filter_map(|cause| cause.downcast_ref::<h2::Error>()).any(|error| {
         error.is_reset() && error.is_remote() && error.reason() == Some(h2::Reason::REFUSED_STREAM)
     })
@@ -277,10 +284,10 @@ fn was_refused(error: Source<'_>) -> bool {
 
 /// Runs the tasks of connections on tokio, without a subscriber.
 #[derive(Clone, Copy, Debug)]
-struct UnobservedTasks;
+struct TokioExecutor;
 
-impl<F: Future<Output: Send + 'static> + Send + 'static> Executor<F> for UnobservedTasks {
+impl<F: Future<Output: Send + 'static> + Send + 'static> Executor<F> for TokioExecutor {
     fn execute(&self, task: F) {
-        tokio::spawn(unobserved(task));
+        tokio::spawn(without_subscriber(task));
     }
 }

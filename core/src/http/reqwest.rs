@@ -8,19 +8,19 @@ use std::time::Duration;
 use reqwest::redirect::Policy;
 use reqwest::{Client, ClientBuilder, retry};
 
+use super::connect_options::ConnectOptions;
 use super::tls::Trust;
-use super::way::Way;
-use super::{Gateway, was_refused};
+use super::{GatewayHttp, is_refused_stream};
 use crate::config::Config;
 use crate::error::Error;
-use crate::observe::unobserved;
-use crate::transport::{Answer, Failure, Request, SendFuture, Transport};
+use crate::observe::without_subscriber;
+use crate::transport::{Request, Response, SendFuture, Transport, TransportError};
 
 /// Sends by a `reqwest` client. What would break the contract is not the caller's to set: redirects are never followed,
 /// requests never repeated, and nothing but a tunnel of TLS goes through a proxy.
 pub(crate) struct ReqwestTransport {
     client: Client,
-    gateway: Gateway,
+    gateway: GatewayHttp,
 }
 
 impl ReqwestTransport {
@@ -44,34 +44,36 @@ impl ReqwestTransport {
             .map_err(|error| {
                 Error::config("reqwest", format_args!("{problem}: {error}")).with_source(error)
             })?;
-        let way = Way { proxy: None, trust: Trust::nobody()?, ca_variables: Vec::new() };
-        Ok(Self { client, gateway: Gateway::new(config, way) })
+        let connect_options =
+            ConnectOptions { proxy: None, trust: Trust::empty()?, ca_variables: Vec::new() };
+        Ok(Self { client, gateway: GatewayHttp::new(config, connect_options) })
     }
 
-    async fn exchange(&self, request: Request) -> Result<Answer, Failure> {
+    async fn exchange(&self, request: Request) -> Result<Response, TransportError> {
         let sent = self.gateway.request(request)?;
         let failed = |error: reqwest::Error| {
-            let never_sent = error.is_connect() || was_refused(&error);
+            let is_pre_send = error.is_connect() || is_refused_stream(&error);
             let is_late = error.is_connect() && error.is_timeout();
             let error = error.without_url();
             let error = match is_late {
                 // Its own kind of error for that is private.
-                true => self.gateway.no_answer(io::Error::new(io::ErrorKind::TimedOut, error)),
-                false => self.gateway.no_answer(error),
+                true => self.gateway.response_error(io::Error::new(io::ErrorKind::TimedOut, error)),
+                false => self.gateway.response_error(error),
             };
-            Failure { never_sent, error }
+            TransportError { is_pre_send, error }
         };
-        let sent =
-            sent.try_into().map_err(|error: reqwest::Error| Failure { never_sent: true, ..failed(error) })?;
+        let sent = sent
+            .try_into()
+            .map_err(|error: reqwest::Error| TransportError { is_pre_send: true, ..failed(error) })?;
         let response = self.client.execute(sent).await.map_err(failed)?;
         // When a connection was open is not known here.
-        self.gateway.answer(http::Response::from(response), Duration::ZERO).await
+        self.gateway.read_response(http::Response::from(response), Duration::ZERO).await
     }
 }
 
 impl Transport for ReqwestTransport {
     fn send(&self, request: Request) -> SendFuture<'_> {
-        Box::pin(unobserved(self.exchange(request)))
+        Box::pin(without_subscriber(self.exchange(request)))
     }
 }
 

@@ -23,17 +23,17 @@ use sha2::{Digest, Sha256};
 
 use crate::cause::CertificateProblem;
 use crate::error::Error;
-use crate::observe::observe;
+use crate::observe::ignore_panic;
 
 const FILE: &str = "SSL_CERT_FILE";
 const DIRECTORIES: &str = "SSL_CERT_DIR";
 
 /// The system's authorities and the configuration that trusts them alone, made once for the process: to read them takes
 /// milliseconds. Two threads may both make one, and one is kept. There is no lock that a `fork()` could leave held.
-static SYSTEM: OnceBox<Loaded> = OnceBox::new();
+static SYSTEM: OnceBox<LoadedTrust> = OnceBox::new();
 
 /// The same of the authorities that the environment named last.
-static NAMED: ArcSwapOption<(Vec<Stamp>, Loaded)> = ArcSwapOption::const_empty();
+static FROM_ENVIRONMENT: ArcSwapOption<(Vec<FileStamp>, LoadedTrust)> = ArcSwapOption::const_empty();
 
 /// An environment variable by which the clients of a host language name certificate authorities.
 ///
@@ -79,7 +79,7 @@ pub(crate) struct Trust {
 
 impl Trust {
     /// Trusts nobody: for a gateway that is spoken to in plain http.
-    pub(crate) fn nobody() -> Result<Self, Error> {
+    pub(crate) fn empty() -> Result<Self, Error> {
         Authorities::none().trust()
     }
 
@@ -89,10 +89,10 @@ impl Trust {
     ///
     /// [`ErrorKind::Config`](crate::ErrorKind::Config), naming the setting or the variable.
     pub(crate) fn load(ca: &[CertificateDer<'static>], variables: &[CaVariable]) -> Result<Self, Error> {
-        let named = Named::all(variables, &|name| env::var_os(name))?;
+        let named = CaSource::all(variables, &|name| env::var_os(name))?;
         let loaded = match named.is_empty() {
             true => system()?.clone(),
-            false => Loaded::named(&named)?,
+            false => LoadedTrust::named(&named)?,
         };
         match ca.is_empty() {
             true => Ok(loaded.trust),
@@ -107,20 +107,20 @@ impl Trust {
 
 /// Authorities, and the configuration that trusts them.
 #[derive(Clone)]
-struct Loaded {
+struct LoadedTrust {
     authorities: Authorities,
     trust: Trust,
 }
 
-impl Loaded {
+impl LoadedTrust {
     fn new(authorities: Authorities) -> Result<Self, Error> {
         let trust = authorities.clone().trust()?;
         Ok(Self { authorities, trust })
     }
 
-    fn named(named: &[Named]) -> Result<Self, Error> {
-        let stamps: Option<Vec<_>> = named.iter().map(Stamp::of).collect();
-        let kept = NAMED.load();
+    fn named(named: &[CaSource]) -> Result<Self, Error> {
+        let stamps: Option<Vec<_>> = named.iter().map(FileStamp::of).collect();
+        let kept = FROM_ENVIRONMENT.load();
         if let (Some(stamps), Some(kept)) = (&stamps, kept.as_deref())
             && kept.0 == *stamps
         {
@@ -135,14 +135,14 @@ impl Loaded {
         }
         let loaded = Self::new(authorities)?;
         if let Some(stamps) = stamps {
-            NAMED.store(Some(Arc::new((stamps, loaded.clone()))));
+            FROM_ENVIRONMENT.store(Some(Arc::new((stamps, loaded.clone()))));
         }
         Ok(loaded)
     }
 }
 
-fn system() -> Result<&'static Loaded, Error> {
-    SYSTEM.get_or_try_init(|| Loaded::new(Authorities::system()?).map(Box::new))
+fn system() -> Result<&'static LoadedTrust, Error> {
+    SYSTEM.get_or_try_init(|| LoadedTrust::new(Authorities::system()?).map(Box::new))
 }
 
 /// Certificates that are trusted.
@@ -187,7 +187,7 @@ impl Authorities {
                 return Err(Error::config("tls", problem));
             }
             0 => {
-                observe(|| {
+                ignore_panic(|| {
                     tracing::debug!("the system has no certificate authorities; using the bundled ones");
                 });
                 let bundled = webpki_roots::TLS_SERVER_ROOTS;
@@ -215,7 +215,7 @@ impl Authorities {
         usable
     }
 
-    fn add_named(&mut self, named: &Named) -> Result<(), Error> {
+    fn add_named(&mut self, named: &CaSource) -> Result<(), Error> {
         let certificates = named.read()?;
         let path = named.path.display();
         let usable = self.add(&certificates);
@@ -225,7 +225,7 @@ impl Authorities {
         }
         if usable < certificates.len() {
             let ignored = certificates.len() - usable;
-            observe(|| {
+            ignore_panic(|| {
                 tracing::warn!(
                     variable = named.variable,
                     ignored,
@@ -287,14 +287,14 @@ impl fmt::Debug for Trust {
 }
 
 /// A file or directory of certificates that the environment names.
-struct Named {
+struct CaSource {
     variable: &'static str,
     path: PathBuf,
     is_directory: bool,
     replaces: bool,
 }
 
-impl Named {
+impl CaSource {
     fn all(
         variables: &[CaVariable],
         environment: &dyn Fn(&str) -> Option<OsString>,
@@ -352,7 +352,7 @@ impl Named {
 
 /// What tells that a named file or directory is the one that was read before.
 #[derive(PartialEq)]
-struct Stamp {
+struct FileStamp {
     variable: &'static str,
     path: PathBuf,
     replaces: bool,
@@ -360,9 +360,9 @@ struct Stamp {
     modified: SystemTime,
 }
 
-impl Stamp {
-    fn of(named: &Named) -> Option<Self> {
-        let &Named { variable, ref path, replaces, .. } = named;
+impl FileStamp {
+    fn of(named: &CaSource) -> Option<Self> {
+        let &CaSource { variable, ref path, replaces, .. } = named;
         let found = std::fs::metadata(path).ok()?;
         let modified = found.modified().ok()?;
         Some(Self { variable, path: path.clone(), replaces, length: found.len(), modified })

@@ -11,7 +11,7 @@ use std::sync::atomic::{AtomicUsize, Ordering};
 use std::sync::{Arc, Mutex};
 use std::time::Duration;
 
-use actpass_core::transport::{Answer, Failure, Request, SendFuture, Transport};
+use actpass_core::transport::{Request, Response, SendFuture, Transport, TransportError};
 use actpass_core::{ActPass, ActPassBuilder, Action, ErrorKind, Json, Mode, Outcome, hash_payload};
 use actpass_hostile_gateway::{HostileGateway, Script, Seen};
 use serde_json::{Value, json};
@@ -163,18 +163,18 @@ pub struct Canned(Arc<Mutex<CannedState>>);
 
 #[derive(Debug)]
 struct CannedState {
-    answers: VecDeque<Result<Answer, Failure>>,
+    answers: VecDeque<Result<Response, TransportError>>,
     requests: Vec<Request>,
 }
 
 impl Canned {
-    pub fn new(answers: impl IntoIterator<Item = Result<Answer, Failure>>) -> Self {
+    pub fn new(answers: impl IntoIterator<Item = Result<Response, TransportError>>) -> Self {
         let answers = answers.into_iter().collect();
         Self(Arc::new(Mutex::new(CannedState { answers, requests: Vec::new() })))
     }
 
     pub fn answer(status: u16, body: impl Into<Vec<u8>>) -> Self {
-        Self::new([Ok(Answer::new(status, body))])
+        Self::new([Ok(Response::new(status, body))])
     }
 
     /// What was asked so far.
@@ -193,7 +193,7 @@ impl Transport for Canned {
             0 | 1 => state.answers.front().cloned().unwrap(),
             _ => state.answers.pop_front().unwrap(),
         };
-        if let Ok(Answer { body: Ok(body), .. }) = &mut answer
+        if let Ok(Response { body: Ok(body), .. }) = &mut answer
             && let Ok(text) = std::str::from_utf8(body)
         {
             *body = text.replace("{{request_hash}}", &hash).into_bytes();

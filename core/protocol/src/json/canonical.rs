@@ -9,11 +9,11 @@ use super::MAX_SAFE_INTEGER;
 use super::number::Number;
 use super::path::{Step, path};
 use super::tree::Json;
-use super::write::Text;
+use super::write::JsonWriter;
 
 impl Json {
     /// Appends the canonical text to `out`, which is compact; `Err` says why there is none, and where.
-    pub fn write_canonical(&self, out: &mut Text) -> Result<(), NotCanonical> {
+    pub fn write_canonical(&self, out: &mut JsonWriter) -> Result<(), NotCanonical> {
         match self {
             Self::Array(items) => {
                 out.raw("[");
@@ -45,7 +45,7 @@ impl Json {
 }
 
 impl Number {
-    fn write_canonical(&self, out: &mut Text) -> Result<(), String> {
+    fn write_canonical(&self, out: &mut JsonWriter) -> Result<(), String> {
         if !self.is_integer() {
             let text =
                 serde_json_canonicalizer::to_string(&self.as_f64()).map_err(|error| error.to_string())?;

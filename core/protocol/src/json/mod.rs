@@ -8,9 +8,9 @@
 //! tree between. [`Json`] is the tree for those who want one.
 
 mod canonical;
+mod location;
 mod number;
 mod path;
-mod place;
 mod raw;
 mod read;
 #[cfg(test)]
@@ -19,13 +19,13 @@ mod tree;
 mod write;
 
 pub use canonical::NotCanonical;
+pub use location::{argument_error, not_finite, parse_argument};
 pub use number::{NotFinite, Number};
 pub use path::{Step, path};
-pub use place::{argument, not_finite, parse_argument};
 pub use raw::{RawObject, all_members, is_array_of_strings};
 pub use read::{Builder, MAX_DEPTH, ReadError, Validator, read, read_below};
 pub use tree::{Json, TreeBuilder};
-pub use write::{Style, Text};
+pub use write::{JsonWriter, Style};
 
 /// The largest integer that every JSON implementation carries exactly: 2^53 - 1.
 pub const MAX_SAFE_INTEGER: i64 = (1 << 53) - 1;

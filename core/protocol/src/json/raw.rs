@@ -7,9 +7,9 @@ use std::ops::Range;
 use jiter::{Jiter, Peek};
 use zeroize::Zeroize;
 
-use super::read::{Keys, ReadError, Reader, Validator};
+use super::read::{ReadError, Reader, SeenKeys, Validator};
 use super::tree::Json;
-use super::write::{Style, Text};
+use super::write::{JsonWriter, Style};
 
 /// A JSON object kept as the text it came in, with its members found: what is not known here is not touched.
 ///
@@ -18,12 +18,12 @@ use super::write::{Style, Text};
 ///
 /// let document = RawObject::parse(br#"{"decision": "allow", "x-new": 1.50}"#).unwrap();
 /// assert_eq!(document.string("decision").as_deref(), Some("allow"));
-/// assert_eq!(document.text_of("x-new"), Some("1.50"));
+/// assert_eq!(document.member_text("x-new"), Some("1.50"));
 /// ```
 #[derive(Clone, PartialEq, Eq)]
 pub struct RawObject {
     text: String,
-    members: Members,
+    members: MemberSpans,
 }
 
 impl RawObject {
@@ -54,7 +54,7 @@ impl RawObject {
 
     /// The JSON text of the member `name`.
     #[inline]
-    pub fn text_of(&self, name: &str) -> Option<&str> {
+    pub fn member_text(&self, name: &str) -> Option<&str> {
         let member = self.members.iter().find(|member| member.is(name, &self.text))?;
         self.text.get(member.value.clone())
     }
@@ -62,7 +62,7 @@ impl RawObject {
     /// The member `name`, if it is a string.
     #[inline]
     pub fn string(&self, name: &str) -> Option<Cow<'_, str>> {
-        let text = self.text_of(name)?;
+        let text = self.member_text(name)?;
         match text.strip_prefix('"')?.strip_suffix('"')? {
             plain if !plain.contains('\\') => Some(Cow::Borrowed(plain)),
             _ => Json::parse(text.as_bytes()).ok()?.as_str().map(|text| Cow::Owned(text.to_owned())),
@@ -71,13 +71,13 @@ impl RawObject {
 
     /// The member `name`, if it is there.
     pub fn member(&self, name: &str) -> Option<Json> {
-        Json::parse(self.text_of(name)?.as_bytes()).ok()
+        Json::parse(self.member_text(name)?.as_bytes()).ok()
     }
 
     /// Takes the member `name` out and returns its JSON text.
     pub fn take(&mut self, name: &str) -> Option<String> {
-        let taken = self.text_of(name)?.to_owned();
-        let mut rest = Text::new(Style::Compact);
+        let taken = self.member_text(name)?.to_owned();
+        let mut rest = JsonWriter::new(Style::Compact);
         let mut members = Vec::with_capacity(self.members.len());
         rest.raw("{");
         for member in self.members.iter().filter(|member| !member.is(name, &self.text)) {
@@ -116,7 +116,7 @@ impl RawObject {
             }
             None => {
                 let end = self.text.rfind('}').unwrap_or(self.text.len());
-                let mut added = Text::new(Style::Compact);
+                let mut added = JsonWriter::new(Style::Compact);
                 added.comma(self.members.len());
                 added.key(name);
                 let key = between_quotes(&added.out, 0..added.out.len());
@@ -147,7 +147,7 @@ impl fmt::Debug for RawObject {
 }
 
 /// The members of an object.
-type Members = Vec<Member>;
+type MemberSpans = Vec<Member>;
 
 /// Where a member stands in the text of its object.
 #[derive(Clone, PartialEq, Eq)]
@@ -182,7 +182,7 @@ impl Member {
 }
 
 /// The text and the members of an object; `None` for another JSON value.
-fn members(text: &[u8]) -> Result<Option<(&str, Members)>, ReadError<std::convert::Infallible>> {
+fn members(text: &[u8]) -> Result<Option<(&str, MemberSpans)>, ReadError<std::convert::Infallible>> {
     let mut reader = Reader { input: Jiter::new(text), builder: &mut Validator };
     let first = reader.input.peek()?;
     // What is not UTF-8 is read to its first error.
@@ -191,8 +191,8 @@ fn members(text: &[u8]) -> Result<Option<(&str, Members)>, ReadError<std::conver
         reader.input.finish()?;
         return Ok(None);
     };
-    let mut members = Members::with_capacity(8);
-    let mut keys = Keys::default();
+    let mut members = MemberSpans::with_capacity(8);
+    let mut keys = SeenKeys::default();
     let mut before = reader.input.current_index();
     let mut next = reader.input.known_object()?.is_some();
     while next {
@@ -200,7 +200,7 @@ fn members(text: &[u8]) -> Result<Option<(&str, Members)>, ReadError<std::conver
         let is_escaped = text.get(key.clone()).is_some_and(|raw| raw.contains('\\'));
         let mut member = Member { key, is_escaped, value: 0..0 };
         let name = member.key(text);
-        if keys.seen(
+        if keys.contains_or_insert(
             &name,
             &members,
             |member, name| member.is(name, text),

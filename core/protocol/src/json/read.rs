@@ -155,7 +155,7 @@ impl<B: Builder> Reader<'_, '_, B> {
                 let at = self.input.current_index();
                 let text = str::from_utf8(self.input.known_number_bytes(peek)?)
                     .map_err(|_| ReadError::Syntax("invalid number".to_owned(), at))?;
-                if !fits_a_double(text) {
+                if !is_in_f64_range(text) {
                     return Err(ReadError::NumberOutOfRange(at));
                 }
                 self.builder.number(text)
@@ -178,10 +178,10 @@ impl<B: Builder> Reader<'_, '_, B> {
     fn object(&mut self, depth: usize) -> Result<B::Value, ReadError<B::Error>> {
         self.check_depth(depth)?;
         let mut members: Vec<(String, B::Value)> = Vec::new();
-        let mut keys = Keys::default();
+        let mut keys = SeenKeys::default();
         let mut next = self.input.known_object()?.map(str::to_owned);
         while let Some(key) = next {
-            if keys.seen(&key, &members, |(known, _), key| known == key, |(known, _)| known) {
+            if keys.contains_or_insert(&key, &members, |(known, _), key| known == key, |(known, _)| known) {
                 return Err(ReadError::DuplicateKey(key, self.input.current_index()));
             }
             let peek = self.input.peek()?;
@@ -202,13 +202,13 @@ impl<B: Builder> Reader<'_, '_, B> {
 
 /// Finds a repeated key: by looking at each in a small object, by a set in a large one.
 #[derive(Default)]
-pub(super) struct Keys(HashSet<String>);
+pub(super) struct SeenKeys(HashSet<String>);
 
-impl Keys {
+impl SeenKeys {
     const SMALL: usize = 16;
 
     /// Whether `key` is the key of a member before it; `key_of` gives a member's key.
-    pub(super) fn seen<'m, M, K: AsRef<str>>(
+    pub(super) fn contains_or_insert<'m, M, K: AsRef<str>>(
         &mut self,
         key: &str,
         before: &'m [M],
@@ -225,7 +225,7 @@ impl Keys {
     }
 }
 
-fn fits_a_double(text: &str) -> bool {
+fn is_in_f64_range(text: &str) -> bool {
     // 300 digits stay below 1e308, so only longer texts and those with an exponent need the conversion.
     if text.len() <= 300 && !text.contains(['e', 'E']) {
         return true;

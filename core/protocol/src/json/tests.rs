@@ -151,12 +151,12 @@ fn a_document_keeps_what_it_does_not_know() {
     let text = r#" {"a" : {"b":[1.0, 2]} ,"c\u0061":"x\n", "d":1e2 } "#;
     let mut document = RawObject::parse(text.as_bytes()).unwrap();
     assert_eq!(document.as_str(), text);
-    assert_eq!(document.text_of("a"), Some(r#"{"b":[1.0, 2]}"#));
+    assert_eq!(document.member_text("a"), Some(r#"{"b":[1.0, 2]}"#));
     assert_eq!(document.string("ca").as_deref(), Some("x\n"));
     assert_eq!(document.string("d"), None);
     assert_eq!(document.take("ca").as_deref(), Some(r#""x\n""#));
     assert_eq!(document.as_str(), r#"{"a":{"b":[1.0, 2]},"d":1e2}"#);
-    assert_eq!(document.text_of("d"), Some("1e2"));
+    assert_eq!(document.member_text("d"), Some("1e2"));
     assert_eq!(document.take("ca"), None);
     for text in ["[]", "1", "null", "\"{}\"", "{}{}", "{\"a\":1,\"\\u0061\":2}", ""] {
         assert!(RawObject::parse(text.as_bytes()).is_err(), "accepted {text}");
@@ -166,7 +166,7 @@ fn a_document_keeps_what_it_does_not_know() {
 #[test]
 fn wire_style_is_that_of_python() {
     // json.dumps({"a": [1, "é\u007f\n\b\f\"\\/"], "😀": None})
-    let mut out = Text::new(Style::PythonCompat);
+    let mut out = JsonWriter::new(Style::PythonCompat);
     parse(r#"{"a":[1,"é\u007f\n\b\f\"\\/"],"😀":null}"#).write(&mut out);
     assert_eq!(out.as_str(), r#"{"a": [1, "\u00e9\u007f\n\b\f\"\\/"], "\ud83d\ude00": null}"#);
 }

@@ -5,7 +5,7 @@ use std::fmt;
 
 use super::number::Number;
 use super::read::{Builder, ReadError, read};
-use super::write::{Style, Text};
+use super::write::{JsonWriter, Style};
 
 /// A JSON value that keeps everything: the order of members, the text of numbers.
 ///
@@ -109,7 +109,7 @@ impl Json {
     }
 
     /// Appends the text to `out`, in its style.
-    pub fn write(&self, out: &mut Text) {
+    pub fn write(&self, out: &mut JsonWriter) {
         match self {
             Self::Array(items) => {
                 out.raw("[");
@@ -140,7 +140,7 @@ impl Json {
 /// The compact JSON text.
 impl fmt::Display for Json {
     fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
-        let mut out = Text::new(Style::Compact);
+        let mut out = JsonWriter::new(Style::Compact);
         self.write(&mut out);
         f.write_str(out.as_str())
     }

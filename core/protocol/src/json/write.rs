@@ -3,9 +3,9 @@
 /// How a JSON text is laid out.
 ///
 /// ```
-/// use actpass_protocol::json::{Style, Text};
+/// use actpass_protocol::json::{Style, JsonWriter};
 ///
-/// let mut text = Text::new(Style::Compact);
+/// let mut text = JsonWriter::new(Style::Compact);
 /// text.key("name");
 /// text.string("Zoë");
 /// assert_eq!(text.as_str(), r#""name":"Zoë""#);
@@ -22,9 +22,9 @@ pub enum Style {
 /// A JSON text being written.
 ///
 /// ```
-/// use actpass_protocol::json::{Style, Text};
+/// use actpass_protocol::json::{Style, JsonWriter};
 ///
-/// let mut text = Text::new(Style::PythonCompat);
+/// let mut text = JsonWriter::new(Style::PythonCompat);
 /// text.raw("{");
 /// text.key("name");
 /// text.string("Zoë");
@@ -32,15 +32,15 @@ pub enum Style {
 /// assert_eq!(text.as_str(), r#"{"name": "Zo\u00eb"}"#);
 /// ```
 #[derive(Clone, Debug)]
-pub struct Text {
+pub struct JsonWriter {
     style: Style,
     pub(super) out: String,
 }
 
 /// How many bytes of a text are looked at together.
-const BLOCK: usize = 16;
+const BLOCK_SIZE: usize = 16;
 
-impl Text {
+impl JsonWriter {
     /// An empty text.
     pub fn new(style: Style) -> Self {
         Self { style, out: String::with_capacity(256) }
@@ -107,13 +107,13 @@ impl Text {
     #[inline]
     fn first_escaped(&self, text: &str) -> Option<usize> {
         let bytes = text.as_bytes();
-        let wire = self.style == Style::PythonCompat;
+        let ascii_only = self.style == Style::PythonCompat;
         let escapes = |byte: &u8| {
-            matches!(*byte, b'"' | b'\\') | (*byte < b' ') | (wire & matches!(*byte, 0x7f..=0xff))
+            matches!(*byte, b'"' | b'\\') | (*byte < b' ') | (ascii_only & matches!(*byte, 0x7f..=0xff))
         };
         // Most texts have none, and whole blocks without one are many bytes at a time.
         let plain = |block: &&[u8]| !block.iter().fold(false, |found, byte| found | escapes(byte));
-        let skipped = bytes.chunks_exact(BLOCK).take_while(plain).count() * BLOCK;
+        let skipped = bytes.chunks_exact(BLOCK_SIZE).take_while(plain).count() * BLOCK_SIZE;
         bytes.get(skipped..)?.iter().position(escapes).map(|at| skipped + at)
     }
 

@@ -1,0 +1,14 @@
+//! The border to JavaScript: no panic gets through it.
+
+use std::panic::{AssertUnwindSafe, catch_unwind};
+
+use actpass_core::Error;
+
+use crate::error::raise;
+
+/// Runs a conversion; a panic in it is an error like any other.
+pub(crate) fn catch_panic<T>(body: impl FnOnce() -> Result<T, Error>) -> napi::Result<T> {
+    catch_unwind(AssertUnwindSafe(body))
+        .unwrap_or_else(|_panic| Err(Error::panicked()))
+        .map_err(|error| raise(&error))
+}

@@ -1,0 +1,27 @@
+//! The border to Python: no panic gets through it.
+
+use std::panic::{AssertUnwindSafe, catch_unwind};
+
+use actpass_core::Error;
+use pyo3::prelude::*;
+
+use crate::error::{in_call, raise};
+use crate::test_hooks;
+
+/// Runs a conversion; a panic in it is an error like any other.
+pub(crate) fn catch_panic<T>(py: Python<'_>, body: impl FnOnce() -> PyResult<T>) -> PyResult<T> {
+    let guarded = AssertUnwindSafe(|| {
+        test_hooks::before_conversion();
+        body()
+    });
+    catch_unwind(guarded).unwrap_or_else(|_panic| Err(raise(py, &Error::panicked())))
+}
+
+/// As [`catch_panic`], for the method `called`, which its errors name.
+pub(crate) fn catch_panic_in_call<T>(
+    py: Python<'_>,
+    called: &str,
+    body: impl FnOnce() -> PyResult<T>,
+) -> PyResult<T> {
+    catch_panic(py, body).map_err(|error| in_call(py, error, called))
+}

@@ -1,0 +1,222 @@
+//! What an answer means.
+
+use actpass_protocol::json::RawObject;
+use actpass_protocol::{DecisionWord, ErrorKind, Json, Operation, Secret};
+
+use super::Engine;
+use crate::approval::Approval;
+use crate::cause::Cause;
+use crate::clock::{Clock, Moment};
+use crate::decision::{Decision, Replay};
+use crate::error::Error;
+use crate::guard::PreflightResponse;
+use crate::prepared::PreparedAction;
+use crate::redact;
+use crate::transport::Response;
+
+/// Reads the answer of a call.
+pub(super) trait ResponseParser {
+    type Output;
+
+    fn parse(
+        self,
+        engine: &Engine,
+        operation: Operation,
+        response: Response,
+        lost: LostAttempts,
+        clock: &dyn Clock,
+    ) -> Result<Self::Output, Error>;
+}
+
+/// An answer that is a JSON object with a status of 2xx.
+pub(super) struct JsonParser<T> {
+    /// A secret in the request, beside the API key.
+    pub(super) token: Option<Secret>,
+    pub(super) parse: fn(RawObject) -> Result<T, String>,
+}
+
+impl<T> ResponseParser for JsonParser<T> {
+    type Output = T;
+
+    fn parse(
+        self,
+        engine: &Engine,
+        operation: Operation,
+        response: Response,
+        _: LostAttempts,
+        clock: &dyn Clock,
+    ) -> Result<T, Error> {
+        parse_object(engine, operation, response, self.token.as_ref(), clock, self.parse)
+    }
+}
+
+/// The answer about the approval of this id.
+pub(super) struct ApprovalParser(pub(super) String);
+
+impl ResponseParser for ApprovalParser {
+    type Output = Approval;
+
+    fn parse(
+        self,
+        engine: &Engine,
+        operation: Operation,
+        response: Response,
+        _: LostAttempts,
+        clock: &dyn Clock,
+    ) -> Result<Approval, Error> {
+        parse_object(engine, operation, response, None, clock, |document| Approval::parse(document, &self.0))
+    }
+}
+
+/// The answer to a preflight.
+pub(super) struct DecisionParser(pub(super) PreparedAction);
+
+impl ResponseParser for DecisionParser {
+    type Output = PreflightResponse;
+
+    /// A decision counts in a 2xx answer; in a 401 or 403 it does unless it is an `allow`.
+    fn parse(
+        self,
+        engine: &Engine,
+        operation: Operation,
+        response: Response,
+        lost: LostAttempts,
+        clock: &dyn Clock,
+    ) -> Result<PreflightResponse, Error> {
+        let request = self.0;
+        let passport = request.action().fields().passport.as_ref();
+        let request_id = request_id(engine, &response, passport);
+        let malformed = |problem: String| (Cause::Malformed, problem);
+        let decided = response.body.as_ref().map_err(|problem| (problem.cause(), problem.to_string()));
+        let decided = decided.and_then(|body| {
+            let (decision, credential) = Decision::parse_with_credential(body).map_err(|problem| {
+                let cause = RawObject::parse(body).map_or(Cause::NotAnObject, |_| Cause::Malformed);
+                (cause, problem)
+            })?;
+            let decision = decision.with_request_id(request_id.clone());
+            let bound = decision.is_bound(&request)?;
+            let replay = decision.replay().map_err(malformed)?;
+            let replays_another_call =
+                replay.is_some_and(|replay| !lost.includes(replay, request.has_generated_key(), clock.now()));
+            Ok(PreflightResponse {
+                decision,
+                credential,
+                refused: !is_success(response.status),
+                bound,
+                replays_another_call,
+            })
+        });
+        match decided {
+            Ok(parsed) if !parsed.refused => Ok(parsed),
+            Ok(parsed)
+                if matches!(response.status, 401 | 403) && *parsed.decision.word() != DecisionWord::Allow =>
+            {
+                Ok(parsed)
+            }
+            Err((cause, problem)) if is_success(response.status) => {
+                let error = invalid_response(operation, &format!("not a decision: {problem}"));
+                Err(error.with_cause(cause).with_request_id(request_id))
+            }
+            Ok(_) | Err(_) => Err(status_error(engine, operation, &response, passport, clock)),
+        }
+    }
+}
+
+fn parse_object<T>(
+    engine: &Engine,
+    operation: Operation,
+    response: Response,
+    token: Option<&Secret>,
+    clock: &dyn Clock,
+    parse: impl FnOnce(RawObject) -> Result<T, String>,
+) -> Result<T, Error> {
+    if !is_success(response.status) {
+        return Err(status_error(engine, operation, &response, token, clock));
+    }
+    let request_id = request_id(engine, &response, token);
+    let body = response.body.map_err(|problem| problem.to_string());
+    body.and_then(|body| RawObject::parse(&body))
+        .and_then(parse)
+        .map_err(|problem| invalid_response(operation, &problem).with_request_id(request_id))
+}
+
+/// The error of an answer outside 2xx.
+fn status_error(
+    engine: &Engine,
+    operation: Operation,
+    response: &Response,
+    token: Option<&Secret>,
+    clock: &dyn Clock,
+) -> Error {
+    let kind = match response.status {
+        401 => ErrorKind::Authentication,
+        403 => ErrorKind::Permission,
+        429 => ErrorKind::RateLimit,
+        _ => ErrorKind::Status,
+    };
+    let body = response.body.as_ref().ok().and_then(|body| redact::body(body, &secrets(engine, token)));
+    let message =
+        body.as_deref().and_then(gateway_message).map(|message| format!(": {message}")).unwrap_or_default();
+    let request_id = request_id(engine, response, token);
+    Error::new(kind, format!("the gateway answered {}{message}", response.status))
+        .with_operation(operation)
+        .with_answer(response.status, body, request_id, response.retry_after(clock))
+}
+
+fn is_success(status: u16) -> bool {
+    (200..300).contains(&status)
+}
+
+fn invalid_response(operation: Operation, problem: &str) -> Error {
+    let error = Error::new(ErrorKind::Response, format!("the gateway's answer cannot be used: {problem}"))
+        .with_operation(operation);
+    match operation {
+        Operation::Approval => error.with_cause(Cause::NotAnApproval),
+        Operation::Preflight
+        | Operation::IssuePassport
+        | Operation::VerifyPassport
+        | Operation::RevokePassport
+        | Operation::RecordEvidence
+        | Operation::Jwks => error,
+    }
+}
+
+/// The `x-request-id` of an response. A gateway that repeats a secret in it does not get it into a log.
+fn request_id(engine: &Engine, response: &Response, token: Option<&Secret>) -> Option<String> {
+    response.request_id.as_ref().map(|id| redact::text(id, &secrets(engine, token)))
+}
+
+/// What must not show in texts about a call that carries `token`.
+fn secrets<'s>(engine: &'s Engine, token: Option<&'s Secret>) -> Vec<&'s Secret> {
+    std::iter::once(&engine.config().api_key).chain(token).collect()
+}
+
+/// The message in a gateway's `{"error": {"message"}}`, in one line of bounded length.
+fn gateway_message(body: &str) -> Option<String> {
+    let error = RawObject::parse(body.as_bytes()).ok()?.member("error")?;
+    let message = error.member("message").and_then(Json::as_str)?;
+    Some(message.chars().map(|c| if c.is_control() { ' ' } else { c }).take(300).collect())
+}
+
+/// The attempts of a call before the last one that the gateway may have taken, their answers lost.
+#[derive(Clone, Copy, Debug, Default)]
+pub(super) struct LostAttempts {
+    /// When the first of them began.
+    pub(super) first: Option<Moment>,
+    /// When the attempt that was parsed had a connection, so before the gateway got it.
+    pub(super) connected: Option<Moment>,
+}
+
+impl LostAttempts {
+    /// Whether the answer that the gateway now repeats was the answer to a lost attempt.
+    ///
+    /// An answer that was recorded before the first lost attempt began was older than the time from there to the attempt that
+    /// got it again. How long that one took to arrive says nothing. A key of the SDK's own is no other call's, so for it the
+    /// answer may have been recorded up to now.
+    pub(super) fn includes(&self, replay: Replay, is_own_key: bool, now: Moment) -> bool {
+        let until = if is_own_key { Some(now) } else { self.connected };
+        let (Some(began), Some(until)) = (self.first, until) else { return false };
+        let most = until.saturating_since(began).as_nanos().div_ceil(1_000_000);
+        replay.age_ms.is_none_or(|age| u128::from(age) <= most)
+    }
+}
