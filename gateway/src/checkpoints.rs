@@ -11,7 +11,7 @@ use std::time::Duration;
 
 use actpass_protocol::Json;
 use actpass_protocol::json::Number;
-use actpass_protocol::token::{PublicKey, Refusal, Typ, Unverified};
+use actpass_protocol::token::{PassportError, PublicKey, TokenType, Unverified};
 
 use crate::clock::{Clock, rfc3339};
 use crate::events;
@@ -64,7 +64,7 @@ pub enum CheckpointError {
     OtherEvent,
     /// Its signature is not good.
     #[error("the checkpoint's signature {0}")]
-    Signature(Refusal),
+    Signature(PassportError),
 }
 
 impl Checkpoint {
@@ -82,13 +82,13 @@ impl Checkpoint {
             }
             (_, _) => text.trim(),
         };
-        let unread = |refusal| match refusal == Refusal::Malformed {
+        let unread = |refusal| match refusal == PassportError::Malformed {
             true => CheckpointError::NoSignature,
             false => CheckpointError::Signature(refusal),
         };
         let signature = Unverified::chain_head(token).map_err(unread)?;
         let key = keys.iter().find(|key| key.kid() == signature.kid());
-        let key = key.ok_or(CheckpointError::Signature(Refusal::UnknownKey))?;
+        let key = key.ok_or(CheckpointError::Signature(PassportError::UnknownKey))?;
         let payload = signature.verify(key).map_err(CheckpointError::Signature)?;
         let claims = Json::parse(&payload).map_err(|_| CheckpointError::NoSignature)?;
         let signed = Self::of(&claims).ok_or(CheckpointError::NoSignature)?;
@@ -218,7 +218,7 @@ impl Checkpoints {
                     tracing::error!(%error, "a checkpoint could not be signed");
                     StoreError::Unavailable
                 })?;
-                let signed = ring.sign(Typ::ChainHead, &claims).map_err(|_| StoreError::Unavailable)?;
+                let signed = ring.sign(TokenType::ChainHead, &claims).map_err(|_| StoreError::Unavailable)?;
                 Some(signed.0)
             }
         };

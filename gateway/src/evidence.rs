@@ -9,7 +9,7 @@ use std::io::{self, BufRead, Write};
 
 use actpass_protocol::Json;
 use actpass_protocol::json::Number;
-use actpass_protocol::token::{PublicKey, Refusal, Typ, Unverified};
+use actpass_protocol::token::{PassportError, PublicKey, TokenType, Unverified};
 
 use crate::checkpoints::{Checkpoint, CheckpointError};
 use crate::clock::rfc3339;
@@ -133,7 +133,7 @@ pub fn export(
         (None, _) => Ok(head),
     });
     if let (Ok(head), Some(signer)) = (&whole, signer) {
-        let (signature, _) = signer.sign(Typ::ChainHead, &signed_head(chain, head, now))?;
+        let (signature, _) = signer.sign(TokenType::ChainHead, &signed_head(chain, head, now))?;
         writeln!(out, "{}", object([("signature", Some(Json::String(signature)))]))?;
     }
     out.flush()?;
@@ -253,7 +253,7 @@ pub enum VerifyError {
         /// Which line it is on, from 1.
         line: u64,
         /// What is wrong with it.
-        refusal: Refusal,
+        refusal: PassportError,
     },
     /// A signature is required and there are no keys to check it with.
     #[error("it is signed, but a signature is required and there are no public keys to check it with")]
@@ -401,7 +401,7 @@ fn check_signature(
     let kid = signature.kid().to_owned();
     let payload = match keys {
         Some(keys) => {
-            let key = keys.iter().find(|key| key.kid() == kid).ok_or(Refusal::UnknownKey);
+            let key = keys.iter().find(|key| key.kid() == kid).ok_or(PassportError::UnknownKey);
             key.and_then(|key| signature.verify(key)).map_err(refused)?
         }
         None => signature.danger_unverified(),
@@ -417,7 +417,7 @@ fn check_signature(
             Head { length: length.as_str().parse().ok()?, hash: claims.member("head")?.as_str()?.to_owned() };
         Some((claims, head))
     };
-    let (claims, signed) = read().ok_or_else(|| refused(Refusal::Malformed))?;
+    let (claims, signed) = read().ok_or_else(|| refused(PassportError::Malformed))?;
     let length = signed.length;
     match found.length.cmp(&length) {
         std::cmp::Ordering::Less => Err(VerifyError::Missing { seq: found.length.saturating_add(1), length }),

@@ -1,20 +1,20 @@
 //! JSON objects made member by member: as text, without a tree between, and as trees.
 
 use actpass_protocol::Json;
-use actpass_protocol::json::{NotCanonical, Style, Text};
+use actpass_protocol::json::{JsonWriter, NotCanonical, Style};
 use sha2::{Digest, Sha256};
 
 /// The text of a JSON object; see [`Members::finish`].
 #[derive(Debug)]
 pub(crate) struct Members {
-    text: Text,
+    text: JsonWriter,
     count: usize,
 }
 
 impl Members {
     /// An object without members.
     pub(crate) fn new() -> Self {
-        let mut text = Text::new(Style::Compact);
+        let mut text = JsonWriter::new(Style::Compact);
         text.raw("{");
         Self { text, count: 0 }
     }

@@ -6,7 +6,7 @@
 use std::collections::BTreeMap;
 use std::fmt;
 
-use actpass_protocol::json::{Style, Text};
+use actpass_protocol::json::{JsonWriter, Style};
 use actpass_protocol::{InvalidArgument, Json, hash_payload};
 
 use crate::ledger;
@@ -101,7 +101,7 @@ impl Tools {
     ///
     /// If a manifest has no canonical form.
     pub fn lock(&self) -> Result<String, ToolsError> {
-        let mut lock = Text::new(Style::Compact);
+        let mut lock = JsonWriter::new(Style::Compact);
         lock.raw("{");
         lock.key("version");
         lock.raw(LOCK_VERSION);

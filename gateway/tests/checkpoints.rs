@@ -123,7 +123,7 @@ async fn a_ledger_that_was_rewritten_contradicts_its_checkpoints_and_is_not_sign
     assert_eq!(lengths, ["5", "8"]);
     assert_eq!(text(&events[1], "metadata.previous"), text(&events[0], "current_event_hash"));
     let jwks = gateway.get("/.well-known/jwks.json", "apk_one").send().await.unwrap().bytes().await.unwrap();
-    let public = PublicKey::read_set(&jwks).unwrap();
+    let public = PublicKey::parse_jwks(&jwks).unwrap();
     let read = Checkpoint::read(&events[1].to_string(), &public).unwrap();
     assert_eq!((&*read.tenant_id, &*read.chain_id, read.head.length), ("one", "decisions", 8));
     let alone = text(&events[1], "metadata.signature").unwrap();

@@ -14,7 +14,7 @@ use actpass_gateway::config::{MasterKeySource, Settings};
 use actpass_gateway::passport::Ring;
 use actpass_gateway::seal::MasterKey;
 use actpass_protocol::json::Number;
-use actpass_protocol::token::{Typ, encode};
+use actpass_protocol::token::{TokenType, encode};
 use base64::Engine;
 use base64::engine::general_purpose::URL_SAFE_NO_PAD;
 use common::{Gateway, PREFLIGHT, json, text};
@@ -69,7 +69,7 @@ async fn later(gateway: &Gateway, token: &str, seconds: i64) -> String {
     let beside = gateway.data.open_beside().await.unwrap();
     let keys = beside.signing_keys().await.unwrap();
     let ring = Ring::open(&keys, &MasterKey::parse(&"07".repeat(32)).unwrap()).unwrap();
-    ring.sign(Typ::Passport, &Json::Object(claims)).unwrap().0
+    ring.sign(TokenType::Passport, &Json::Object(claims)).unwrap().0
 }
 
 /// A refund with a passport for the right audience.

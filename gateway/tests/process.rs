@@ -10,7 +10,7 @@ use std::process::{Child, ChildStdout, Command, Output, Stdio};
 use std::sync::Arc;
 use std::sync::atomic::{AtomicBool, AtomicUsize, Ordering};
 
-use actpass_protocol::token::{Typ, encode, signing_input};
+use actpass_protocol::token::{TokenType, encode, signing_input};
 use actpass_protocol::{Json, hash_payload};
 use common::{PREFLIGHT, refund, text};
 use tempfile::TempDir;
@@ -886,12 +886,12 @@ async fn a_chain_is_exported_beside_the_gateway_and_checked_without_it() {
     };
     let kid = text(&keys[0], "kid").unwrap();
     for (token, said) in [
-        (signed_by_own(Typ::ChainHead, kid), "line 6: the signature has a wrong signature"),
+        (signed_by_own(TokenType::ChainHead, kid), "line 6: the signature has a wrong signature"),
         (
-            signed_by_own(Typ::ChainHead, "own"),
+            signed_by_own(TokenType::ChainHead, "own"),
             "line 6: the signature names a key that the gateway does not have",
         ),
-        (signed_by_own(Typ::Passport, kid), "line 6: the signature is malformed"),
+        (signed_by_own(TokenType::Passport, kid), "line 6: the signature is malformed"),
         (passport.to_owned(), "line 6: the signature is malformed"),
         (String::new(), "line 6: the signature is malformed"),
     ] {
@@ -901,7 +901,8 @@ async fn a_chain_is_exported_beside_the_gateway_and_checked_without_it() {
     }
     // Without the keys nobody can know, and that is said.
     let with =
-        [&forged[..5], &[format!(r#"{{"signature":"{}"}}"#, signed_by_own(Typ::ChainHead, kid))]].concat();
+        [&forged[..5], &[format!(r#"{{"signature":"{}"}}"#, signed_by_own(TokenType::ChainHead, kid))]]
+            .concat();
     let (code, out_) = verify(&with, &[]);
     assert!(
         code == Some(0) && out_.contains("\nsignature not checked: anyone can have written it"),

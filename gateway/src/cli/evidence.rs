@@ -167,7 +167,7 @@ fn verify_evidence(verify: &Verify) -> Result<(), Failure> {
         Some(jwks) => {
             let text = fs::read(jwks).map_err(|error| failed(jwks, &error))?;
             let unread = |problem| failed(jwks, &format_args!("expected a JWK Set: {problem}"));
-            Some(PublicKey::read_set(&text).map_err(unread)?)
+            Some(PublicKey::parse_jwks(&text).map_err(unread)?)
         }
     };
     let checkpoint = match &verify.checkpoint {

@@ -1,6 +1,6 @@
 //! A request with everything that its decision is made of.
 
-use actpass_protocol::token::Bearer;
+use actpass_protocol::token::Presentation;
 use actpass_protocol::{Json, Mode};
 
 use super::answer;
@@ -10,7 +10,7 @@ use crate::approvals::{self, Approval, Status};
 use crate::auth::Key;
 use crate::events::{self, Decision};
 use crate::passport::coverage::{Covered, uncovered};
-use crate::passport::{self, Claims, Refusal};
+use crate::passport::{self, Claims, PassportError};
 use crate::policy::{self, Input, Rule};
 use crate::request::{Preflight, Text};
 use crate::store::{Basis, Earlier, Fallback, Opening, SingleUse};
@@ -90,8 +90,8 @@ impl<'a> Case<'a> {
         {
             judgement.uses.push(SingleUse::Passport {
                 jti: presented.claims.jti().to_owned(),
-                replayed: Box::new(self.record(&Ruling::Passport(Refusal::Replayed))),
-                revoked: Box::new(self.record(&Ruling::Passport(Refusal::Revoked))),
+                replayed: Box::new(self.record(&Ruling::Passport(PassportError::Replayed))),
+                revoked: Box::new(self.record(&Ruling::Passport(PassportError::Revoked))),
             });
         }
         judgement
@@ -255,24 +255,27 @@ impl<'a> Case<'a> {
     }
 
     /// The passport, if there is one, after everything about it was compared with the request.
-    fn presented(&self) -> Result<Option<&'a PresentedPassport>, Refusal> {
+    fn presented(&self) -> Result<Option<&'a PresentedPassport>, PassportError> {
         let presented = match &self.context.passport {
             None => return Ok(None),
             Some(Err(refusal)) => return Err(*refusal),
             Some(Ok(presented)) => presented,
         };
         let request = self.request;
-        let bearer = Bearer {
+        let presentation = Presentation {
             issuer: &self.context.issuer,
             audience: request.audience.as_deref(),
             tenant_id: Some(&self.key.tenant.id),
             agent_id: Some(self.agent_id()),
             user_id: Some(request.user_id.as_ref().map(Text::as_str)),
         };
-        if let Some(refusal) = presented.claims.against(&bearer, &passport::at(self.context.now)).first() {
+        if let Some(refusal) =
+            presented.claims.validate(&presentation, &passport::at(self.context.now)).first()
+        {
             return Err(*refusal);
         }
-        let standing = presented.standing.filter(|standing| !standing.revoked).ok_or(Refusal::Revoked)?;
+        let standing =
+            presented.standing.filter(|standing| !standing.revoked).ok_or(PassportError::Revoked)?;
         let covered = Covered {
             tool: request.tool.as_str(),
             resource: request.resource.as_ref().map(Text::as_str).unwrap_or_default(),
@@ -281,8 +284,8 @@ impl<'a> Case<'a> {
         };
         match uncovered(&presented.claims, &covered) {
             Some(refusal) => Err(refusal),
-            None if !self.is_approved_action(&presented.claims) => Err(Refusal::Approval),
-            None if standing.used && !(self.renews && self.spends()) => Err(Refusal::Replayed),
+            None if !self.is_approved_action(&presented.claims) => Err(PassportError::Approval),
+            None if standing.used && !(self.renews && self.spends()) => Err(PassportError::Replayed),
             None => Ok(Some(presented)),
         }
     }

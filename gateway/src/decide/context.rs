@@ -3,7 +3,7 @@
 use std::sync::Arc;
 
 use crate::approvals::Approval;
-use crate::passport::{Claims, Refusal};
+use crate::passport::{Claims, PassportError};
 use crate::store::{Earlier, ManifestPin, Standing};
 
 /// What is known beside the request when it is decided.
@@ -35,7 +35,7 @@ pub struct DecisionContext {
     /// The credential of the tool, if it has one. Only an `allow` depends on it.
     pub credential: Option<ToolCredential>,
     /// The outcome of verifying the passport that the request shows, if it shows one.
-    pub passport: Option<Result<PresentedPassport, Refusal>>,
+    pub passport: Option<Result<PresentedPassport, PassportError>>,
 }
 
 /// What a tool's manifest is, by the hash that a request names.

@@ -1,7 +1,7 @@
 //! What enforce decides about a request, and for which reason: every way there is.
 
 use crate::approvals::reason;
-use crate::passport::Refusal;
+use crate::passport::PassportError;
 use crate::policy::{self, NO_MATCH, RiskTier, Rule};
 use crate::{auth, vault};
 
@@ -32,7 +32,7 @@ pub(super) enum Ruling<'p> {
     /// The API key may not make such a request.
     OutsideOfKey(Grant),
     /// The passport is refused.
-    Passport(Refusal),
+    Passport(PassportError),
     /// The approval that the request names is not decided yet.
     Pending { rule: &'p Rule, approval: String },
     /// The rule requires an approval, and the request has none that holds.

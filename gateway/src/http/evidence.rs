@@ -3,7 +3,7 @@
 use std::sync::Arc;
 
 use actpass_protocol::Json;
-use actpass_protocol::json::{Number, Style, Text};
+use actpass_protocol::json::{JsonWriter, Number, Style};
 use axum::body::Body;
 use axum::extract::rejection::{PathRejection, QueryRejection};
 use axum::extract::{Path, Query, State};
@@ -70,7 +70,7 @@ pub(super) async fn chain(
     let Path(chain_id) = chain_id.map_err(|_| ApiError::InvalidPath)?;
     let Query(query) = query.map_err(|_| ApiError::InvalidPath)?;
     let range = Range::read(&query)?;
-    let mut opening = Text::new(Style::Compact);
+    let mut opening = JsonWriter::new(Style::Compact);
     opening.raw("{");
     opening.key("chain_id");
     opening.string(&chain_id);
@@ -149,7 +149,7 @@ impl Range {
 enum Export {
     /// What was not sent yet, the last event that was looked at, and how many events were written.
     Events {
-        piece: Text,
+        piece: JsonWriter,
         view: ChainView,
         after: u64,
         written: usize,
@@ -177,7 +177,7 @@ impl Export {
             }
             // An empty piece is none.
             if !piece.as_str().is_empty() {
-                let rest = Self::Events { piece: Text::new(Style::Compact), view, after, written };
+                let rest = Self::Events { piece: JsonWriter::new(Style::Compact), view, after, written };
                 return Ok(Some((Bytes::from(piece.into_string()), rest)));
             }
         }

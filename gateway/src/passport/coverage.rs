@@ -3,7 +3,7 @@
 use std::cmp::Ordering;
 
 use actpass_protocol::Json;
-use actpass_protocol::token::{Claims, Refusal};
+use actpass_protocol::token::{Claims, PassportError};
 
 /// What a passport must cover.
 #[derive(Clone, Copy, Debug)]
@@ -19,22 +19,22 @@ pub struct Covered<'a> {
 }
 
 /// The first thing about an action that the passport does not cover.
-pub fn uncovered(claims: &Claims, action: &Covered<'_>) -> Option<Refusal> {
+pub fn uncovered(claims: &Claims, action: &Covered<'_>) -> Option<PassportError> {
     let any_resource =
         matches!(claims.as_json().member("allowed_resources"), Some(Json::Array(items)) if items.is_empty());
     if !claims.texts("allowed_tools").any(|tool| tool == action.tool) {
-        return Some(Refusal::Tool);
+        return Some(PassportError::Tool);
     }
     if !any_resource && !claims.texts("allowed_resources").any(|resource| resource == action.resource) {
-        return Some(Refusal::Resource);
+        return Some(PassportError::Resource);
     }
     if claims.text("goal") != Some(action.goal) {
-        return Some(Refusal::Goal);
+        return Some(PassportError::Goal);
     }
     let constraints =
         claims.as_json().member("resource_constraints").and_then(Json::as_object).unwrap_or_default();
     let within = constraints.iter().all(|(name, value)| is_within(name, value, action.args));
-    (!within).then_some(Refusal::Constraint)
+    (!within).then_some(PassportError::Constraint)
 }
 
 /// The argument that a constraint bounds by number, and how it must compare; `None` if it must be equal.
@@ -78,9 +78,9 @@ mod tests {
         };
         let fits = r#"{"amount": 10000, "currency": "usd"}"#;
         assert_eq!(uncovered("y", "r", "w", fits), None);
-        assert_eq!(uncovered("z", "r", "w", fits), Some(Refusal::Tool));
-        assert_eq!(uncovered("y", "", "w", fits), Some(Refusal::Resource));
-        assert_eq!(uncovered("y", "r", "W", fits), Some(Refusal::Goal));
+        assert_eq!(uncovered("z", "r", "w", fits), Some(PassportError::Tool));
+        assert_eq!(uncovered("y", "", "w", fits), Some(PassportError::Resource));
+        assert_eq!(uncovered("y", "r", "W", fits), Some(PassportError::Goal));
         for within in ["1", "1.0", "10000.0", "1e4", "0.5e1"] {
             let args = format!(r#"{{"currency": "usd", "amount": {within}}}"#);
             assert_eq!(uncovered("x", "r", "w", &args), None, "{within}");
@@ -98,7 +98,7 @@ mod tests {
             "[5]",
         ] {
             let args = format!(r#"{{"currency": "usd", "amount": {beyond}}}"#);
-            assert_eq!(uncovered("x", "r", "w", &args), Some(Refusal::Constraint), "{beyond}");
+            assert_eq!(uncovered("x", "r", "w", &args), Some(PassportError::Constraint), "{beyond}");
         }
         for args in [
             "{}",
@@ -108,7 +108,7 @@ mod tests {
             r#"{"amount": 5, "currency": ["usd"]}"#,
             r#"{"max_amount": 5, "currency": "usd"}"#,
         ] {
-            assert_eq!(uncovered("x", "r", "w", args), Some(Refusal::Constraint), "{args}");
+            assert_eq!(uncovered("x", "r", "w", args), Some(PassportError::Constraint), "{args}");
         }
     }
 
@@ -118,7 +118,7 @@ mod tests {
         let action = Covered { tool: "x", resource: "anything", goal: "w", args: &args };
         assert_eq!(uncovered(&claims(&WHOLE.replace("[\"r\"]", "[]")), &action), None);
         let none = claims(&WHOLE.replace(r#"["x", "y"]"#, "[]"));
-        assert_eq!(uncovered(&none, &action), Some(Refusal::Tool));
+        assert_eq!(uncovered(&none, &action), Some(PassportError::Tool));
     }
 
     #[test]
@@ -128,9 +128,9 @@ mod tests {
         let claims = claims(&WHOLE.replace(from, constraints));
         for (args, refusal) in [
             (r#"{"to": {"a": [1.0]}, "dry_run": true, "note": null, "more": 1}"#, None),
-            (r#"{"to": {"a": [2]}, "dry_run": true, "note": null}"#, Some(Refusal::Constraint)),
-            (r#"{"to": {"a": [1]}, "dry_run": "true", "note": null}"#, Some(Refusal::Constraint)),
-            (r#"{"to": {"a": [1]}, "dry_run": true}"#, Some(Refusal::Constraint)),
+            (r#"{"to": {"a": [2]}, "dry_run": true, "note": null}"#, Some(PassportError::Constraint)),
+            (r#"{"to": {"a": [1]}, "dry_run": "true", "note": null}"#, Some(PassportError::Constraint)),
+            (r#"{"to": {"a": [1]}, "dry_run": true}"#, Some(PassportError::Constraint)),
         ] {
             let args = Json::parse(args.as_bytes()).unwrap();
             let action = Covered { tool: "x", resource: "r", goal: "w", args: &args };

@@ -5,12 +5,12 @@ use std::sync::{Arc, PoisonError, RwLock};
 use std::time::{Duration, Instant};
 
 use actpass_protocol::Json;
-use actpass_protocol::token::{self, PublicKey, Typ, Unverified};
+use actpass_protocol::token::{self, PublicKey, TokenType, Unverified};
 use ring::signature::{Ed25519KeyPair, KeyPair};
 use sha2::{Digest, Sha256};
 use zeroize::Zeroizing;
 
-use super::{Claims, Refusal};
+use super::{Claims, PassportError};
 use crate::members::Members;
 use crate::seal::{MasterKey, Purpose, SealError, random};
 use crate::store::{Rotation, SealedKey, Store, StoreError};
@@ -105,7 +105,7 @@ impl Ring {
     /// # Errors
     ///
     /// If there is no active key.
-    pub fn sign(&self, typ: Typ, claims: &Json) -> Result<(String, String), KeyError> {
+    pub fn sign(&self, typ: TokenType, claims: &Json) -> Result<(String, String), KeyError> {
         let key = self.0.iter().rfind(|key| key.active).ok_or(KeyError::Crypto)?;
         let mut token = token::signing_input(typ, key.public.kid(), claims);
         let signature = key.pair.sign(token.as_bytes());
@@ -124,10 +124,10 @@ impl Ring {
     /// # Errors
     ///
     /// What is wrong with its form, its algorithm, its key, its signature, in this order.
-    pub fn verify(&self, token: &str) -> Result<Claims, Refusal> {
+    pub fn verify(&self, token: &str) -> Result<Claims, PassportError> {
         let passport = Unverified::passport(token)?;
         let signer = self.0.iter().find(|key| key.public.kid() == passport.kid());
-        Claims::parse(&passport.verify(&signer.ok_or(Refusal::UnknownKey)?.public)?)
+        Claims::parse(&passport.verify(&signer.ok_or(PassportError::UnknownKey)?.public)?)
     }
 
     /// The public keys that a passport which holds at `now` can be signed with: the `keys` of a JWK Set (RFC 8037).

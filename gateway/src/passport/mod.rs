@@ -13,8 +13,8 @@ pub mod keys;
 #[cfg(test)]
 mod tests;
 
-use actpass_protocol::token::Time;
-pub use actpass_protocol::token::{Claims, Refusal};
+use actpass_protocol::token::ValidationTime;
+pub use actpass_protocol::token::{Claims, PassportError};
 pub use keys::{Keys, Ring};
 
 /// For how long a passport holds at most, in seconds.
@@ -27,6 +27,6 @@ pub const DEFAULT_TTL: i64 = 300;
 const LEEWAY: i64 = 5;
 
 /// The time `now`, as passports are held against it here: what has expired has expired.
-pub(crate) fn at(now: i64) -> Time {
-    Time { now, early: LEEWAY, late: 0 }
+pub(crate) fn at(now: i64) -> ValidationTime {
+    ValidationTime { now, not_before_leeway: LEEWAY, expiry_leeway: 0 }
 }

@@ -1,12 +1,12 @@
 use std::collections::HashSet;
 
 use actpass_protocol::Json;
-use actpass_protocol::token::{self, Typ};
+use actpass_protocol::token::{self, TokenType};
 use ring::signature::Ed25519KeyPair;
 use tempfile::TempDir;
 
 use super::keys::KeyError;
-use super::{Keys, Refusal, Ring};
+use super::{Keys, PassportError, Ring};
 use crate::ledger::Draft;
 use crate::seal::MasterKey;
 use crate::store::{Mutation, Record, Rotation, SealedKey, SqliteStore, Store};
@@ -37,7 +37,7 @@ fn kids(ring: &Ring, now: i64) -> Vec<String> {
 async fn what_is_signed_verifies_and_no_changed_byte_does() {
     let folder = TempDir::new().unwrap();
     let ring = ring(&folder).await;
-    let (token, _) = ring.sign(Typ::Passport, &Json::parse(CLAIMS.as_bytes()).unwrap()).unwrap();
+    let (token, _) = ring.sign(TokenType::Passport, &Json::parse(CLAIMS.as_bytes()).unwrap()).unwrap();
     assert_eq!(ring.verify(&token).unwrap().jti(), "ap_1");
 
     let dots: Vec<_> = token.match_indices('.').map(|(at, _)| at).collect();
@@ -49,10 +49,15 @@ async fn what_is_signed_verifies_and_no_changed_byte_does() {
             // What is not UTF-8 is not JSON either and never gets here.
             let Ok(changed) = String::from_utf8(bytes) else { continue };
             let refusal = ring.verify(&changed).unwrap_err();
-            let possible: &[Refusal] = if at < dots[0] {
-                &[Refusal::Malformed, Refusal::Algorithm, Refusal::UnknownKey, Refusal::Signature]
+            let possible: &[PassportError] = if at < dots[0] {
+                &[
+                    PassportError::Malformed,
+                    PassportError::Algorithm,
+                    PassportError::UnknownKey,
+                    PassportError::Signature,
+                ]
             } else {
-                &[Refusal::Malformed, Refusal::Signature]
+                &[PassportError::Malformed, PassportError::Signature]
             };
             assert!(possible.contains(&refusal), "{at} {change}: {refusal:?}");
             seen.insert(refusal);
@@ -69,33 +74,36 @@ async fn forged_tokens_are_refused_for_what_they_are() {
     let (folder, foreign) = (TempDir::new().unwrap(), TempDir::new().unwrap());
     let (ring, other) = (ring(&folder).await, ring_of(&foreign).await);
     let claims = Json::parse(CLAIMS.as_bytes()).unwrap();
-    let (token, kid) = ring.sign(Typ::Passport, &claims).unwrap();
+    let (token, kid) = ring.sign(TokenType::Passport, &claims).unwrap();
     let payload = token.split('.').nth(1).unwrap();
     let signature = token.rsplit('.').next().unwrap();
     let with = |header: String, signature: &str| format!("{}.{payload}.{signature}", token::encode(header));
 
-    assert_eq!(ring.verify(&other.sign(Typ::Passport, &claims).unwrap().0).unwrap_err(), Refusal::UnknownKey);
+    assert_eq!(
+        ring.verify(&other.sign(TokenType::Passport, &claims).unwrap().0).unwrap_err(),
+        PassportError::UnknownKey
+    );
     for (header, signature, refusal) in [
-        (r#"{"alg": "none", "kid": "KID"}"#, "", Refusal::Algorithm),
-        (r#"{"alg": "none"}"#, "", Refusal::Algorithm),
-        (r#"{"alg": "HS256", "kid": "KID"}"#, signature, Refusal::Algorithm),
-        (r#"{"alg": "RS256", "kid": "KID"}"#, signature, Refusal::Algorithm),
-        (r#"{"alg": "EdDSA"}"#, signature, Refusal::Malformed),
-        (r#"{"alg": "EdDSA", "kid": "KID"}"#, "", Refusal::Signature),
-        (r#"{"alg": "EdDSA", "kid": "KID"}"#, signature, Refusal::Signature),
-        (r#"{"alg": "EdDSA", "kid": "other"}"#, signature, Refusal::UnknownKey),
+        (r#"{"alg": "none", "kid": "KID"}"#, "", PassportError::Algorithm),
+        (r#"{"alg": "none"}"#, "", PassportError::Algorithm),
+        (r#"{"alg": "HS256", "kid": "KID"}"#, signature, PassportError::Algorithm),
+        (r#"{"alg": "RS256", "kid": "KID"}"#, signature, PassportError::Algorithm),
+        (r#"{"alg": "EdDSA"}"#, signature, PassportError::Malformed),
+        (r#"{"alg": "EdDSA", "kid": "KID"}"#, "", PassportError::Signature),
+        (r#"{"alg": "EdDSA", "kid": "KID"}"#, signature, PassportError::Signature),
+        (r#"{"alg": "EdDSA", "kid": "other"}"#, signature, PassportError::UnknownKey),
     ] {
         let forged = with(header.replace("KID", &kid), signature);
         assert_eq!(ring.verify(&forged).unwrap_err(), refusal, "{header}");
     }
     // The right `kid` over a foreign signature.
     let pair = Ed25519KeyPair::from_seed_unchecked(&[9; 32]).unwrap();
-    let input = token::signing_input(Typ::Passport, &kid, &claims);
+    let input = token::signing_input(TokenType::Passport, &kid, &claims);
     let forged = format!("{input}.{}", token::encode(pair.sign(input.as_bytes())));
-    assert_eq!(ring.verify(&forged).unwrap_err(), Refusal::Signature);
+    assert_eq!(ring.verify(&forged).unwrap_err(), PassportError::Signature);
     // Signed by a key of this gateway, but no passport.
-    let (token, _) = ring.sign(Typ::Passport, &Json::parse(b"{\"iss\": \"i\"}").unwrap()).unwrap();
-    assert_eq!(ring.verify(&token).unwrap_err(), Refusal::Malformed);
+    let (token, _) = ring.sign(TokenType::Passport, &Json::parse(b"{\"iss\": \"i\"}").unwrap()).unwrap();
+    assert_eq!(ring.verify(&token).unwrap_err(), PassportError::Malformed);
 }
 
 async fn ring_of(folder: &TempDir) -> std::sync::Arc<Ring> {
@@ -118,7 +126,7 @@ async fn keys_outlive_a_restart_and_are_nowhere_in_the_clear() {
     let again = ring(&folder).await;
     assert_eq!(kids(&first, 0), kids(&again, 0));
     let claims = Json::parse(CLAIMS.as_bytes()).unwrap();
-    assert!(again.verify(&first.sign(Typ::Passport, &claims).unwrap().0).is_ok());
+    assert!(again.verify(&first.sign(TokenType::Passport, &claims).unwrap().0).is_ok());
 }
 
 #[tokio::test]
@@ -138,7 +146,8 @@ async fn old_keys_verify_until_their_last_passport_has_expired() {
     let folder = TempDir::new().unwrap();
     let store = store(&folder);
     let keys = Keys::open(&store, master(1)).await.unwrap();
-    let (token, old) = keys.known().sign(Typ::Passport, &Json::parse(CLAIMS.as_bytes()).unwrap()).unwrap();
+    let (token, old) =
+        keys.known().sign(TokenType::Passport, &Json::parse(CLAIMS.as_bytes()).unwrap()).unwrap();
     let issue = Mutation::IssuePassport { jti: "ap_1".to_owned(), kid: old.clone(), expires_at: 200 };
     store.record(Record { event: Draft::default(), mutation: Some(issue) }).await.unwrap();
 
@@ -148,7 +157,7 @@ async fn old_keys_verify_until_their_last_passport_has_expired() {
     assert_eq!(kids(&ring, 199), [old.clone(), new.clone()]);
     assert_eq!(kids(&ring, 200), std::slice::from_ref(&new));
     assert!(ring.verify(&token).is_ok());
-    assert_eq!(ring.sign(Typ::Passport, &Json::Null).unwrap().1, new);
+    assert_eq!(ring.sign(TokenType::Passport, &Json::Null).unwrap().1, new);
 
     // A key that signed nothing is of no use any more.
     let newest = Keys::rotate(&store, &master(1)).await.unwrap();

@@ -4,7 +4,7 @@ use std::sync::Arc;
 
 use actpass_protocol::Json;
 use actpass_protocol::json::Number;
-use actpass_protocol::token::{Bearer, MAX_BYTES, Typ};
+use actpass_protocol::token::{MAX_BYTES, Presentation, TokenType};
 
 use super::{Service, ServiceError};
 use crate::approvals::{Approval, Status};
@@ -13,7 +13,7 @@ use crate::decide::MANIFEST_CHANGED;
 use crate::events;
 use crate::members::object;
 use crate::passport::keys::KeyError;
-use crate::passport::{self, Claims, Keys, Refusal, Ring};
+use crate::passport::{self, Claims, Keys, PassportError, Ring};
 use crate::request::{InvalidMember, Issue, Revoke, VerifyPassport};
 use crate::store::{Change, Mutation, Record, StoreError, Subject, Transition, TransitionOutcome};
 
@@ -86,7 +86,7 @@ impl Passports<'_> {
             ("exp", time(expires_at)),
             ("jti", Some(Json::from(&*jti))),
         ]);
-        let (token, kid) = ring.sign(Typ::Passport, &claims)?;
+        let (token, kid) = ring.sign(TokenType::Passport, &claims)?;
         if token.len() > MAX_BYTES {
             let problem = format!("makes a passport larger than {MAX_BYTES} bytes");
             return Err(InvalidMember { member: "body".to_owned(), problem }.into());
@@ -109,24 +109,24 @@ impl Passports<'_> {
         };
         // A client that is not asked for its agent says a name of its own; the key knows better.
         let agent = request.agent_id.as_deref().map(|agent| key.bound_agent().or(Some(agent)));
-        let bearer = Bearer {
+        let presentation = Presentation {
             issuer: &service.issuer,
             audience: Some(&request.audience),
             tenant_id: Some(&key.tenant.id),
             agent_id: agent,
             user_id: request.user_id.as_deref().map(Some),
         };
-        let refusals = claims.against(&bearer, &passport::at(service.clock.seconds()));
-        let mut errors: Vec<_> = refusals.into_iter().map(Refusal::code).collect();
+        let refusals = claims.validate(&presentation, &passport::at(service.clock.seconds()));
+        let mut errors: Vec<_> = refusals.into_iter().map(PassportError::code).collect();
         let standing = service.in_time(service.store.passport(&key.tenant.id, claims.jti())).await?;
         // What is another tenant's is not known to have been issued either; that is no second error.
         let revoked = standing.is_none_or(|standing| standing.revoked);
-        if revoked && !errors.contains(&Refusal::Tenant.code()) {
-            errors.push(Refusal::Revoked.code());
+        if revoked && !errors.contains(&PassportError::Tenant.code()) {
+            errors.push(PassportError::Revoked.code());
         }
         let policy = key.tenant.policy.hash();
         if request.policy_hash.as_ref().is_some_and(|hash| hash != policy) {
-            errors.push(Refusal::Policy.code());
+            errors.push(PassportError::Policy.code());
         }
         if let Some(hash) = &request.tool_manifest_hash
             && !self.is_approved(&key.tenant.id, claims.texts("allowed_tools"), hash).await?
@@ -169,10 +169,10 @@ impl Passports<'_> {
     }
 
     /// What a token claims, or why it claims nothing.
-    pub(super) async fn open(&self, token: &str) -> Result<Result<Claims, Refusal>, ServiceError> {
+    pub(super) async fn open(&self, token: &str) -> Result<Result<Claims, PassportError>, ServiceError> {
         match self.keys.known().verify(token) {
             // Another process may have made this key.
-            Err(Refusal::UnknownKey) => Ok(self.read().await?.verify(token)),
+            Err(PassportError::UnknownKey) => Ok(self.read().await?.verify(token)),
             found => Ok(found),
         }
     }

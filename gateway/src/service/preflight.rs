@@ -9,7 +9,7 @@ use bytes::Bytes;
 use super::{Service, ServiceError};
 use crate::auth::Key;
 use crate::decide::{self, Decided, DecisionContext, ManifestState, PresentedPassport, ToolCredential};
-use crate::passport::Refusal;
+use crate::passport::PassportError;
 use crate::request::Preflight;
 use crate::store::{Author, DecisionOutcome, Earlier, ManifestPin, SealedCredential};
 use crate::{ledger, tools, vault};
@@ -232,7 +232,7 @@ impl Service {
         &self,
         key: &Key,
         token: &Secret,
-    ) -> Result<Result<PresentedPassport, Refusal>, ServiceError> {
+    ) -> Result<Result<PresentedPassport, PassportError>, ServiceError> {
         let claims = match self.passports()?.open(token.expose()).await? {
             Ok(claims) => claims,
             Err(refusal) => return Ok(Err(refusal)),

@@ -2,7 +2,7 @@
 //! name.
 
 use actpass_protocol::Json;
-use actpass_protocol::json::{Style, Text};
+use actpass_protocol::json::{JsonWriter, Style};
 
 use super::StoredEvent;
 use crate::approvals::Status;
@@ -74,7 +74,7 @@ impl Author<'_> {
     /// What an event's text holds if this key, or this agent, caused it.
     pub(super) fn marks(&self) -> [String; 2] {
         let mark = |name, value| {
-            let mut member = Text::new(Style::Compact);
+            let mut member = JsonWriter::new(Style::Compact);
             member.key(name);
             member.string(value);
             member.into_string()
