@@ -43,7 +43,7 @@ TEST_JOBS ?= 2
 export ACTPASS_OUTCOMES := $(CURDIR)/target/outcomes
 
 .DELETE_ON_ERROR:
-.PHONY: demo test test-all debug lint-all parity compare-outcomes test-rust test-python wheels test-pythons test-page test-api test-examples test-soak soak secret-scan lint lint-prose python bench bench-build bench-gateway instructions instructions-build test-instructions fuzz mutate-guard verify generate clean test-environments test-environments-light write-environments outcomes-node demo-node demo-node-here test-node test-node-here lint-node lint-node-here lint-prose-checked node node-debug node-face node-release
+.PHONY: demo test test-all debug lint-all parity compare-outcomes test-rust test-python wheels test-pythons test-page test-api test-examples test-soak soak secret-scan docs lint lint-prose python bench bench-build bench-gateway instructions instructions-build test-instructions fuzz mutate-guard verify generate clean test-environments test-environments-light write-environments outcomes-node demo-node demo-node-here test-node test-node-here lint-node lint-node-here lint-prose-checked node node-debug node-face node-release
 
 demo: python target/release/actpass-gateway
 	@echo
@@ -265,6 +265,11 @@ lint-node:
 
 lint-node-here: node-face
 	cd bindings-node && $(TIMED) 'lint: Node' npm run --silent lint
+
+# Pages and API references; scripts/build-docs needs Swift for one of them only.
+docs:
+	@scripts/lib.sh need_python $(PYTHON)
+	@scripts/lib.sh if_node 'the documentation site' $(TIMED) 'docs: site' scripts/build-docs
 
 # Everything that costs time or memory, beside its peers; docs/benchmarks/repeating.md has the settings. BENCH=quick tries it out.
 bench:
