@@ -102,14 +102,11 @@ def on_post_page(output: str, page: Any, config: Any) -> str:
     return output.replace("https://unpkg.com/iframe-worker/shim", local)
 
 
-def on_post_template(output: str, template_name: str, config: Any) -> str:
-    """Load it from the site in the error page too."""
-    return output.replace("https://unpkg.com/iframe-worker/shim", "assets/iframe-worker.js")
-
-
 def on_post_build(config: Any) -> None:
     """Copy the reference of Rust, and write the list of versions that the selector reads."""
     site = Path(config["site_dir"])
+    # It has absolute paths; the web server has an error page for all versions.
+    (site / "404.html").unlink()
     rust = ROOT / "target" / "doc"
     for crate in ("actpass_core", "actpass_protocol", "actpass_session"):
         if not (rust / crate / "index.html").is_file():
