@@ -7,7 +7,7 @@ use std::sync::LazyLock;
 use std::time::Duration;
 
 use actpass_core::Json;
-use actpass_gateway::auth::KeyHash;
+use actpass_gateway::auth::ApiKeyHash;
 use actpass_gateway::config::{MasterKeySource, Settings};
 use actpass_gateway::seal::MasterKey;
 use actpass_gateway::server::Server;
@@ -166,7 +166,7 @@ static GATEWAY: LazyLock<Gateway> = LazyLock::new(|| {
         policy.display()
     );
     for (key, role) in [(KEYS[0], "agent"), (KEYS[1], "operator")] {
-        let hash = KeyHash::of(key);
+        let hash = ApiKeyHash::of(key);
         text += &format!(
             "[[keys]]\nname = \"{role}\"\nhash = \"{hash}\"\ntenant = \"fuzz\"\nrole = \"{role}\"\n"
         );

@@ -6,7 +6,7 @@ use std::time::Duration;
 use actpass_protocol::Json;
 use tokio::sync::{broadcast, watch};
 
-use crate::members::Members;
+use crate::object_writer::ObjectWriter;
 
 /// Why an action that needs an approval is not let through, or is.
 pub mod reason {
@@ -94,7 +94,7 @@ pub struct Approval {
     /// Until when it may be decided, in seconds since 1970.
     pub deadline: i64,
     /// What a person decided; `None` if nobody has.
-    pub decided: Option<Decided>,
+    pub decided: Option<ApprovalDecision>,
     /// Whether a request used it.
     pub spent: bool,
     /// Whether what was decided follows from the ledger; nothing else grants anything.
@@ -103,7 +103,7 @@ pub struct Approval {
 
 /// What a person decided about an [`Approval`].
 #[derive(Clone, Debug, PartialEq, Eq)]
-pub struct Decided {
+pub struct ApprovalDecision {
     /// Whether the action may run.
     pub approved: bool,
     /// The name of the person's API key.
@@ -131,18 +131,18 @@ impl Approval {
     }
 
     /// Whether it was approved and is within its time at `now`, spent or not.
-    pub fn is_leave(&self, now: i64) -> bool {
+    pub fn is_usable(&self, now: i64) -> bool {
         self.is_approved() && self.decided.as_ref().is_some_and(|decided| now < self.usable_until(decided))
     }
 
     /// Until when what was decided may be used, in seconds since 1970.
-    pub fn usable_until(&self, decided: &Decided) -> i64 {
+    pub fn usable_until(&self, decided: &ApprovalDecision) -> i64 {
         decided.at.saturating_add(self.deadline.saturating_sub(self.created_at))
     }
 
     /// The hash of the action that it shows; `None` if that has no canonical form. It is [`Approval::action_hash`], unless
     /// the record was changed.
-    pub fn shown_hash(&self) -> Option<String> {
+    pub fn recompute_hash(&self) -> Option<String> {
         let args = Json::parse(self.args.as_bytes()).ok()?;
         let action = Action {
             agent_id: self.agent_id.as_deref(),
@@ -186,7 +186,7 @@ pub(crate) struct Action<'a> {
 impl Action<'_> {
     /// The hash of its canonical JSON; `None` if it has no canonical form.
     pub(crate) fn hash(&self) -> Option<String> {
-        let mut action = Members::new();
+        let mut action = ObjectWriter::new();
         action.string_or_null("agent_id", self.agent_id);
         action.canonical("args", self.args).ok()?;
         action.string("goal", Some(self.goal));
@@ -198,22 +198,22 @@ impl Action<'_> {
 }
 
 /// How often a waiting request looks again by itself: another gateway on the same data tells nobody here.
-const LOOK_AGAIN: Duration = Duration::from_secs(2);
+const REPOLL_INTERVAL: Duration = Duration::from_secs(2);
 
 /// Tells those who wait that something was decided.
 #[derive(Clone, Debug)]
-pub struct Notices {
+pub struct ApprovalNotifier {
     decided: broadcast::Sender<Arc<str>>,
     stopping: watch::Sender<bool>,
 }
 
-impl Default for Notices {
+impl Default for ApprovalNotifier {
     fn default() -> Self {
         Self { decided: broadcast::channel(64).0, stopping: watch::channel(false).0 }
     }
 }
 
-impl Notices {
+impl ApprovalNotifier {
     /// Somebody decided about this approval.
     pub fn decided(&self, id: &str) {
         // Nobody may be waiting.
@@ -226,22 +226,22 @@ impl Notices {
     }
 
     /// Listens from now on, so that nothing is missed between a look and a wait.
-    pub fn listen(&self) -> Listener {
-        Listener { decided: self.decided.subscribe(), stopping: self.stopping.subscribe() }
+    pub fn listen(&self) -> ApprovalListener {
+        ApprovalListener { decided: self.decided.subscribe(), stopping: self.stopping.subscribe() }
     }
 }
 
 /// A request that waits for a decision.
 #[derive(Debug)]
-pub struct Listener {
+pub struct ApprovalListener {
     decided: broadcast::Receiver<Arc<str>>,
     stopping: watch::Receiver<bool>,
 }
 
-impl Listener {
+impl ApprovalListener {
     /// Waits until it is worth looking at `id` again; `false` if the gateway stops.
-    pub async fn news(&mut self, id: &str) -> bool {
-        let told = async {
+    pub async fn changed(&mut self, id: &str) -> bool {
+        let notified = async {
             loop {
                 match self.decided.recv().await {
                     Ok(decided) if *decided != *id => {}
@@ -252,8 +252,8 @@ impl Listener {
             }
         };
         tokio::select! {
-            () = told => true,
-            () = tokio::time::sleep(LOOK_AGAIN) => true,
+            () = notified => true,
+            () = tokio::time::sleep(REPOLL_INTERVAL) => true,
             _ = self.stopping.wait_for(|stopping| *stopping) => false,
         }
     }
@@ -277,7 +277,7 @@ mod tests {
             reason_code: "r".to_owned(),
             created_at: 100,
             deadline: 200,
-            decided: decided.map(|(approved, at)| Decided {
+            decided: decided.map(|(approved, at)| ApprovalDecision {
                 approved,
                 by: "alice".to_owned(),
                 at,
@@ -289,7 +289,7 @@ mod tests {
     }
 
     #[test]
-    fn the_hash_of_an_action_is_that_of_its_canonical_json() {
+    fn action_hash_is_sha256_of_canonical_json() {
         let args = Json::parse(br#"{"b": 1.50, "a": "\u20ac\u0001"}"#).unwrap();
         let action = Action {
             agent_id: Some("a\""),
@@ -307,7 +307,7 @@ mod tests {
     }
 
     #[test]
-    fn an_approval_stands_where_its_time_says() {
+    fn approval_status_follows_time() {
         for (decided, spent, now, status) in [
             (None, false, 199, Status::Pending),
             (None, false, 200, Status::Expired),
@@ -321,17 +321,17 @@ mod tests {
     }
 
     #[tokio::test]
-    async fn whoever_waits_is_told_of_that_approval_alone() {
-        let soon = LOOK_AGAIN / 4;
-        let notices = Notices::default();
-        let mut listener = notices.listen();
-        notices.decided("apr_2");
-        assert!(tokio::time::timeout(soon, listener.news("apr_1")).await.is_err());
-        notices.decided("apr_1");
-        assert_eq!(tokio::time::timeout(soon, listener.news("apr_1")).await, Ok(true));
-        assert!(tokio::time::timeout(soon, listener.news("apr_1")).await.is_err());
-        notices.stop();
-        assert_eq!(tokio::time::timeout(soon, listener.news("apr_1")).await, Ok(false));
-        assert_eq!(tokio::time::timeout(soon, notices.listen().news("apr_1")).await, Ok(false));
+    async fn listener_wakes_for_its_approval_only() {
+        let soon = REPOLL_INTERVAL / 4;
+        let notifier = ApprovalNotifier::default();
+        let mut listener = notifier.listen();
+        notifier.decided("apr_2");
+        assert!(tokio::time::timeout(soon, listener.changed("apr_1")).await.is_err());
+        notifier.decided("apr_1");
+        assert_eq!(tokio::time::timeout(soon, listener.changed("apr_1")).await, Ok(true));
+        assert!(tokio::time::timeout(soon, listener.changed("apr_1")).await.is_err());
+        notifier.stop();
+        assert_eq!(tokio::time::timeout(soon, listener.changed("apr_1")).await, Ok(false));
+        assert_eq!(tokio::time::timeout(soon, notifier.listen().changed("apr_1")).await, Ok(false));
     }
 }

@@ -19,9 +19,9 @@ pub const MAX_KEY_BYTES: usize = 512;
 /// Keys are random (see [`generate`]), so a plain hash cannot be turned back by guessing, and it costs a request
 /// nothing.
 #[derive(Clone, Copy)]
-pub struct KeyHash([u8; 32]);
+pub struct ApiKeyHash([u8; 32]);
 
-impl KeyHash {
+impl ApiKeyHash {
     /// The hash of `key`.
     pub fn of(key: &str) -> Self {
         Self(Sha256::digest(key.as_bytes()).into())
@@ -41,22 +41,22 @@ impl KeyHash {
 }
 
 /// In constant time.
-impl PartialEq for KeyHash {
+impl PartialEq for ApiKeyHash {
     fn eq(&self, other: &Self) -> bool {
         self.0.ct_eq(&other.0).into()
     }
 }
 
-impl Eq for KeyHash {}
+impl Eq for ApiKeyHash {}
 
 /// `sha256:` and 64 hex digits, as a configuration holds it.
-impl fmt::Display for KeyHash {
+impl fmt::Display for ApiKeyHash {
     fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
         write!(f, "sha256:{}", hex::encode(self.0))
     }
 }
 
-impl fmt::Debug for KeyHash {
+impl fmt::Debug for ApiKeyHash {
     fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
         f.write_str("KeyHash(..)")
     }
@@ -105,10 +105,10 @@ pub fn generate(role: Role) -> Result<Secret, getrandom::Error> {
 }
 
 /// Keys that are in the documentation, and which anyone can use.
-pub const PUBLIC_KEYS: [&str; 2] = ["apk_dev", "apdv_dev"];
+pub const WELL_KNOWN_KEYS: [&str; 2] = ["apk_dev", "apdv_dev"];
 
 /// A key with fewer characters than this can be guessed.
-pub const SHORT_KEY: usize = 32;
+pub const MIN_KEY_CHARACTERS: usize = 32;
 
 /// A tenant: whose events, keys and chains no other sees.
 #[derive(Debug)]
@@ -121,7 +121,7 @@ pub struct Tenant {
 
 /// What is known about an API key.
 #[derive(Debug)]
-pub struct Key {
+pub struct ApiKey {
     /// The key's name, for the ledger and the log.
     pub name: Arc<str>,
     /// Whose key it is.
@@ -138,7 +138,7 @@ pub struct Key {
     pub opening: tokio::sync::Mutex<()>,
 }
 
-impl Key {
+impl ApiKey {
     /// A key without limits of its own, for [`Grants::of`] the role and the agent.
     pub fn new(name: &str, tenant: Arc<Tenant>, role: Role, agent: Option<Json>) -> Self {
         let grants = Grants::of(role, agent.is_some());
@@ -295,25 +295,25 @@ fn matches_pattern(pattern: &str, name: &str) -> bool {
 pub struct Keyring {
     /// By the first bytes of the hash. What finding a bucket tells by its time is about the hash of what the caller
     /// sent, which the caller knows; the comparison with a known hash takes the same time whatever it is.
-    buckets: HashMap<[u8; 8], Vec<(KeyHash, Arc<Key>)>>,
+    buckets: HashMap<[u8; 8], Vec<(ApiKeyHash, Arc<ApiKey>)>>,
 }
 
 impl Keyring {
     /// Adds a key.
-    pub fn add(&mut self, hash: KeyHash, key: Key) {
+    pub fn add(&mut self, hash: ApiKeyHash, key: ApiKey) {
         self.buckets.entry(hash.bucket()).or_default().push((hash, Arc::new(key)));
     }
 
     /// The key that `presented` is, if there is one.
-    pub fn find(&self, presented: &str) -> Option<&Arc<Key>> {
+    pub fn find(&self, presented: &str) -> Option<&Arc<ApiKey>> {
         if presented.len() > MAX_KEY_BYTES {
             return None;
         }
-        self.known(&KeyHash::of(presented))
+        self.known(&ApiKeyHash::of(presented))
     }
 
     /// The key of this hash, if there is one.
-    pub fn known(&self, hash: &KeyHash) -> Option<&Arc<Key>> {
+    pub fn known(&self, hash: &ApiKeyHash) -> Option<&Arc<ApiKey>> {
         let bucket = self.buckets.get(&hash.bucket())?;
         bucket.iter().find_map(|(known, key)| (known == hash).then_some(key))
     }
@@ -324,16 +324,16 @@ mod tests {
     use super::*;
 
     #[test]
-    fn a_key_is_found_by_its_hash_alone() {
+    fn finds_key_by_hash() {
         let keyring = keyring("apk_one");
         assert_eq!(keyring.find("apk_one").map(|key| &*key.name), Some("agent"));
-        for unknown in ["", "apk_on", "apk_one ", "apk_two", &KeyHash::of("apk_one").to_string()] {
+        for unknown in ["", "apk_on", "apk_one ", "apk_two", &ApiKeyHash::of("apk_one").to_string()] {
             assert!(keyring.find(unknown).is_none(), "{unknown:?}");
         }
     }
 
     #[test]
-    fn an_over_long_key_is_unknown_even_if_its_hash_is_not() {
+    fn rejects_overlong_key() {
         let long = "k".repeat(MAX_KEY_BYTES + 1);
         assert!(keyring(&long).find(&long).is_none());
         let longest = "k".repeat(MAX_KEY_BYTES);
@@ -341,20 +341,20 @@ mod tests {
     }
 
     #[test]
-    fn hashes_are_read_and_written_in_one_form() {
-        let hash = KeyHash::of("apk_one");
-        assert!(KeyHash::parse(&hash.to_string()) == Some(hash));
+    fn key_hash_round_trips() {
+        let hash = ApiKeyHash::of("apk_one");
+        assert!(ApiKeyHash::parse(&hash.to_string()) == Some(hash));
         let hex = "0".repeat(64);
-        assert!(KeyHash::parse(&format!("sha256:{hex}")).is_some());
+        assert!(ApiKeyHash::parse(&format!("sha256:{hex}")).is_some());
         for wrong in
             [&hex, &format!("sha256:{hex}0"), &format!("sha256:g{}", "0".repeat(63)), &format!("md5:{hex}")]
         {
-            assert!(KeyHash::parse(wrong).is_none(), "{wrong}");
+            assert!(ApiKeyHash::parse(wrong).is_none(), "{wrong}");
         }
     }
 
     #[test]
-    fn patterns_match_whole_names() {
+    fn patterns_match_entire_name() {
         for (pattern, name, expected) in [
             ("a", "a", true),
             ("a", "ab", false),
@@ -384,7 +384,7 @@ mod tests {
     }
 
     #[test]
-    fn new_keys_differ_and_name_their_role() {
+    fn generated_keys_are_unique_with_role_prefix() {
         let keys: Vec<_> = (0..8).map(|_| generate(Role::Agent).unwrap()).collect();
         assert!(keys.iter().all(|key| key.expose().starts_with("apk_") && key.expose().len() == 68));
         let distinct: std::collections::HashSet<_> = keys.iter().map(Secret::expose).collect();
@@ -396,7 +396,7 @@ mod tests {
         let policy = Policy::parse(br#"{"id": "p", "version": 1, "rules": []}"#).unwrap();
         let tenant = Arc::new(Tenant { id: "t".into(), policy });
         let mut keyring = Keyring::default();
-        keyring.add(KeyHash::of(key), Key::new("agent", tenant, Role::Agent, None));
+        keyring.add(ApiKeyHash::of(key), ApiKey::new("agent", tenant, Role::Agent, None));
         keyring
     }
 }

@@ -16,15 +16,15 @@ use actpass_protocol::token::{PassportError, PublicKey, TokenType, Unverified};
 use crate::clock::{Clock, rfc3339};
 use crate::events;
 use crate::ledger::{self, Head};
-use crate::members::object;
-use crate::passport::{Keys, Ring};
+use crate::object_writer::object;
+use crate::passport::{SigningKeyStore, SigningKeys};
 use crate::store::{Record, Store, StoreError};
 
 /// The chains that are checkpointed: those that only the gateway writes to.
-const CHAINS: [&str; 3] = [ledger::DECISIONS, ledger::TOOLS, ledger::VAULT];
+const CHECKPOINTED_CHAINS: [&str; 3] = [ledger::DECISIONS, ledger::TOOLS, ledger::VAULT];
 
 /// How often it is looked whether a checkpoint is due, at most.
-const LOOK: Duration = Duration::from_secs(5);
+const POLL_INTERVAL: Duration = Duration::from_secs(5);
 
 /// How often chains are checkpointed.
 #[derive(Clone, Copy, Debug)]
@@ -102,12 +102,12 @@ impl Checkpoint {
         let text = |name| claims.member(name).and_then(Json::as_str).map(str::to_owned);
         // The signature of an export says when that was made instead.
         text("checkpoint_at")?;
-        Some(Self { tenant_id: text("tenant_id")?, chain_id: text("chain_id")?, head: head_in(claims)? })
+        Some(Self { tenant_id: text("tenant_id")?, chain_id: text("chain_id")?, head: parse_head(claims)? })
     }
 }
 
 /// What an unsigned or signed checkpoint says of a chain.
-fn head_in(object: &Json) -> Option<Head> {
+fn parse_head(object: &Json) -> Option<Head> {
     let Json::Number(length) = object.member("length")? else {
         return None;
     };
@@ -116,7 +116,7 @@ fn head_in(object: &Json) -> Option<Head> {
 
 /// What the gateway knows of the last checkpoint of a chain.
 #[derive(Clone, Debug)]
-struct Last {
+struct LastCheckpoint {
     length: u64,
     /// In milliseconds since 1970.
     at: i64,
@@ -131,7 +131,7 @@ pub struct Checkpoints {
     clock: Clock,
     /// When it was looked first, in milliseconds since 1970.
     started: Option<i64>,
-    last: HashMap<(Arc<str>, &'static str), Last>,
+    last: HashMap<(Arc<str>, &'static str), LastCheckpoint>,
 }
 
 impl Checkpoints {
@@ -141,8 +141,8 @@ impl Checkpoints {
     }
 
     /// Makes those that are due, until it is dropped.
-    pub async fn run(mut self, store: &dyn Store, keys: Option<&Keys>, tenants: &[String]) {
-        let pause = LOOK.min(Duration::from_secs(self.interval.seconds.into()));
+    pub async fn run(mut self, store: &dyn Store, keys: Option<&SigningKeyStore>, tenants: &[String]) {
+        let pause = POLL_INTERVAL.min(Duration::from_secs(self.interval.seconds.into()));
         loop {
             tokio::time::sleep(pause).await;
             if let Err(error) = self.make(store, keys, tenants).await {
@@ -159,14 +159,14 @@ impl Checkpoints {
     pub async fn make(
         &mut self,
         store: &dyn Store,
-        keys: Option<&Keys>,
+        keys: Option<&SigningKeyStore>,
         tenants: &[String],
     ) -> Result<usize, StoreError> {
         let mut made = 0;
         let started = *self.started.get_or_insert_with(|| self.clock.millis());
         for tenant_id in tenants {
             let tenant_id: Arc<str> = tenant_id.as_str().into();
-            for chain_id in CHAINS {
+            for chain_id in CHECKPOINTED_CHAINS {
                 let Some(head) = store.head(&tenant_id, chain_id).await? else {
                     continue;
                 };
@@ -195,12 +195,12 @@ impl Checkpoints {
     async fn record(
         &self,
         store: &dyn Store,
-        keys: Option<&Keys>,
+        keys: Option<&SigningKeyStore>,
         tenant_id: &Arc<str>,
         chain_id: &str,
         head: &Head,
         previous: Option<String>,
-    ) -> Result<Last, StoreError> {
+    ) -> Result<LastCheckpoint, StoreError> {
         let at = self.clock.millis();
         let length = Number::from(i64::try_from(head.length).unwrap_or(i64::MAX));
         let signature = match keys {
@@ -226,7 +226,7 @@ impl Checkpoints {
         let recorded = store.record(Record::of(event)).await?;
         let (length, head, signature) = (head.length, &*head.hash, signature.as_deref().unwrap_or("none"));
         tracing::info!(tenant = &**tenant_id, chain = chain_id, length, head, signature, "checkpoint");
-        Ok(Last { length, at, event: Some(recorded.hash) })
+        Ok(LastCheckpoint { length, at, event: Some(recorded.hash) })
     }
 }
 
@@ -236,8 +236,8 @@ async fn find_last(
     tenant_id: &str,
     chain_id: &str,
     started: i64,
-) -> Result<Last, StoreError> {
-    let mut last = Last { length: 0, at: started, event: None };
+) -> Result<LastCheckpoint, StoreError> {
+    let mut last = LastCheckpoint { length: 0, at: started, event: None };
     let mut after = 0;
     loop {
         let page = store.events(tenant_id, ledger::CHECKPOINTS, after, u64::MAX).await?;
@@ -249,11 +249,11 @@ async fn find_last(
             let Ok(event) = Json::parse(event.text.as_bytes()) else { continue };
             let Some(metadata) = event.member("metadata") else { continue };
             let text = |name| metadata.member(name).and_then(Json::as_str);
-            if let (Some(chain), Some(head)) = (text("chain_id"), head_in(metadata))
+            if let (Some(chain), Some(head)) = (text("chain_id"), parse_head(metadata))
                 && chain == chain_id
             {
                 let hash = event.member("current_event_hash").and_then(Json::as_str);
-                last = Last { length: head.length, event: hash.map(str::to_owned), ..last };
+                last = LastCheckpoint { length: head.length, event: hash.map(str::to_owned), ..last };
             }
         }
     }
@@ -261,17 +261,17 @@ async fn find_last(
 
 /// Collects the checkpoints of one chain from a tenant's chain of checkpoints, event by event.
 #[derive(Debug)]
-pub struct Collector<'a> {
+pub struct CheckpointCollector<'a> {
     chain_id: &'a str,
     keys: Vec<PublicKey>,
     /// Those of the chain.
     pub found: Vec<Head>,
 }
 
-impl<'a> Collector<'a> {
+impl<'a> CheckpointCollector<'a> {
     /// Of `chain_id`, signed by a key of `signer`; unsigned ones if there is none.
-    pub fn new(chain_id: &'a str, signer: Option<&Ring>) -> Self {
-        let keys = signer.map(Ring::public_keys).unwrap_or_default();
+    pub fn new(chain_id: &'a str, signer: Option<&SigningKeys>) -> Self {
+        let keys = signer.map(SigningKeys::public_keys).unwrap_or_default();
         Self { chain_id, keys, found: Vec::new() }
     }
 
@@ -292,7 +292,7 @@ impl<'a> Collector<'a> {
         let is_signed = metadata.is_some_and(|metadata| metadata.member("signature").is_some());
         let head = match is_signed && !self.keys.is_empty() {
             true => Some(Checkpoint::read(text, &self.keys)?.head),
-            false => metadata.and_then(head_in),
+            false => metadata.and_then(parse_head),
         };
         self.found.extend(head);
         Ok(())

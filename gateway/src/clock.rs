@@ -11,33 +11,33 @@ use std::time::{Duration, Instant, SystemTime, UNIX_EPOCH};
 #[derive(Clone)]
 pub struct Clock {
     source: Arc<dyn Fn() -> SystemTime + Send + Sync>,
-    shown: Arc<Mutex<Shown>>,
+    state: Arc<Mutex<ClockState>>,
 }
 
 /// What a clock showed last.
 #[derive(Debug, Default)]
-struct Shown {
+struct ClockState {
     /// Milliseconds since 1970.
     latest: i64,
     /// While the source is behind: since when, and what the clock showed then.
     behind: Option<(Instant, i64)>,
 }
 
-impl Shown {
+impl ClockState {
     /// Goes on from `millis`. A source that is behind already stays known to be.
-    fn go_on_from(&mut self, millis: i64) {
+    fn resume_from(&mut self, millis: i64) {
         self.latest = millis;
         self.behind = self.behind.map(|_| (Instant::now(), millis));
     }
 }
 
 /// A step back of less than this many milliseconds is not logged: clocks of two machines differ by that much.
-const SMALL_STEP: i64 = 1_000;
+const MAX_UNLOGGED_STEP: i64 = 1_000;
 
 impl Clock {
     /// A clock that shows what `now` says, as long as that does not step back.
     pub fn new(now: impl Fn() -> SystemTime + Send + Sync + 'static) -> Self {
-        Self { source: Arc::new(now), shown: Arc::default() }
+        Self { source: Arc::new(now), state: Arc::default() }
     }
 
     /// The time in whole seconds since 1970.
@@ -48,15 +48,15 @@ impl Clock {
     /// The time in milliseconds since 1970. Logs once when the source steps back by a second or more.
     pub fn millis(&self) -> i64 {
         let source = self.source_millis();
-        let mut shown = self.shown.lock().unwrap_or_else(PoisonError::into_inner);
-        if source >= shown.latest {
-            *shown = Shown { latest: source, behind: None };
+        let mut state = self.state.lock().unwrap_or_else(PoisonError::into_inner);
+        if source >= state.latest {
+            *state = ClockState { latest: source, behind: None };
             return source;
         }
-        let latest = shown.latest;
-        let (since, from) = *shown.behind.get_or_insert_with(|| {
+        let latest = state.latest;
+        let (since, from) = *state.behind.get_or_insert_with(|| {
             let step_ms = latest - source;
-            if step_ms >= SMALL_STEP {
+            if step_ms >= MAX_UNLOGGED_STEP {
                 tracing::warn!(
                     step_ms,
                     "the system clock is behind the time that was last recorded; time goes on from there"
@@ -65,15 +65,15 @@ impl Clock {
             (Instant::now(), latest)
         });
         let elapsed = i64::try_from(since.elapsed().as_millis()).unwrap_or(i64::MAX);
-        shown.latest = from.saturating_add(elapsed);
-        shown.latest
+        state.latest = from.saturating_add(elapsed);
+        state.latest
     }
 
     /// Lets the clock show at least `millis` from now on, milliseconds since 1970: that much was recorded.
-    pub fn at_least(&self, millis: i64) {
-        let mut shown = self.shown.lock().unwrap_or_else(PoisonError::into_inner);
-        if millis > shown.latest {
-            shown.go_on_from(millis);
+    pub fn advance_to(&self, millis: i64) {
+        let mut state = self.state.lock().unwrap_or_else(PoisonError::into_inner);
+        if millis > state.latest {
+            state.resume_from(millis);
         }
     }
 
@@ -108,13 +108,13 @@ pub fn rfc3339(seconds: i64) -> String {
 }
 
 /// Milliseconds since 1970 as a time; what is before 1970 or past [`LAST_SECOND`] is shown as that.
-pub(crate) fn time_of(millis: i64) -> SystemTime {
+pub(crate) fn system_time(millis: i64) -> SystemTime {
     let millis = millis.clamp(0, LAST_SECOND * 1000 + 999);
     UNIX_EPOCH + Duration::from_millis(u64::try_from(millis).unwrap_or(0))
 }
 
 /// Milliseconds since 1970 of an RFC 3339 time; `None` for any other text.
-pub(crate) fn millis_of(rfc3339: &str) -> Option<i64> {
+pub(crate) fn parse_millis(rfc3339: &str) -> Option<i64> {
     let since = humantime::parse_rfc3339(rfc3339).ok()?.duration_since(UNIX_EPOCH).ok()?;
     i64::try_from(since.as_millis()).ok()
 }
@@ -126,19 +126,19 @@ mod tests {
     use super::*;
 
     #[test]
-    fn a_clock_never_steps_back() {
+    fn clock_is_monotonic() {
         let source = Arc::new(AtomicI64::new(5_000));
         let read = Arc::clone(&source);
-        let clock = Clock::new(move || time_of(read.load(Ordering::SeqCst)));
+        let clock = Clock::new(move || system_time(read.load(Ordering::SeqCst)));
         assert_eq!((clock.millis(), clock.seconds()), (5_000, 5));
         for (set, least) in [(1_000, 5_000), (4_999, 5_000), (0, 5_000), (6_000, 6_000)] {
             source.store(set, Ordering::SeqCst);
-            let shown = clock.millis();
-            assert!(shown >= least && clock.clone().millis() >= shown, "{set}: {shown}");
+            let state = clock.millis();
+            assert!(state >= least && clock.clone().millis() >= state, "{set}: {state}");
         }
-        clock.at_least(9_000);
+        clock.advance_to(9_000);
         assert!(clock.millis() >= 9_000);
-        clock.at_least(1_000);
+        clock.advance_to(1_000);
         assert!(clock.millis() >= 9_000);
         // While the source is behind, time goes on all the same: nothing is valid for longer than it says.
         let before = clock.millis();
@@ -149,11 +149,11 @@ mod tests {
     }
 
     #[test]
-    fn times_are_read_as_they_are_written() {
+    fn timestamps_round_trip() {
         for millis in [0, 1, 1_795_836_000_123, LAST_SECOND * 1000 + 999] {
-            let text = humantime::format_rfc3339_millis(time_of(millis)).to_string();
-            assert_eq!(millis_of(&text), Some(millis), "{text}");
+            let text = humantime::format_rfc3339_millis(system_time(millis)).to_string();
+            assert_eq!(parse_millis(&text), Some(millis), "{text}");
         }
-        assert_eq!(millis_of("yesterday"), None);
+        assert_eq!(parse_millis("yesterday"), None);
     }
 }

@@ -16,7 +16,7 @@ use rustls::pki_types::pem::PemObject;
 use rustls::pki_types::{CertificateDer, PrivateKeyDer};
 use toml::{Table, Value};
 
-use crate::auth::{Grants, Key, KeyHash, Keyring, MODES, PUBLIC_KEYS, Patterns, Role, Tenant};
+use crate::auth::{ApiKey, ApiKeyHash, Grants, Keyring, MODES, Patterns, Role, Tenant, WELL_KNOWN_KEYS};
 use crate::checkpoints::Interval;
 use crate::clock::{Clock, rfc3339};
 use crate::files;
@@ -25,13 +25,13 @@ use crate::passport;
 use crate::policy::{Policy, RiskTier};
 use crate::problems::Problems;
 use crate::seal::MasterKey;
-use crate::store::{Database, Location, Trust};
+use crate::store::{Database, Location, TlsTrust};
 
 /// The policy of `actpass-gateway dev`.
 const DEV_POLICY: &[u8] = include_bytes!("../../policies/refunds.json");
 
 /// How long names and ids may be, in characters.
-const NAME_CHARACTERS: usize = 256;
+const MAX_NAME_CHARACTERS: usize = 256;
 
 /// Everything a gateway needs to start, checked.
 #[derive(Debug)]
@@ -59,9 +59,9 @@ pub struct Settings {
     /// For how many seconds an approval may be decided: 900 if not set.
     pub approval_seconds: i64,
     /// Whether a request meets the open request for the same action instead of opening another: true if not set.
-    pub finds_approvals: bool,
+    pub reuse_approvals: bool,
     /// For how many seconds an answer is kept under its idempotency key: 86400 if not set.
-    pub keep_seconds: i64,
+    pub retention_seconds: i64,
     /// How often chains of the ledger are checkpointed: each 1000 events or each hour if not set.
     pub checkpoints: Interval,
     /// What time it is.
@@ -189,7 +189,7 @@ pub enum LogFormat {
 #[derive(Clone, Copy, Debug)]
 pub struct Timeouts {
     /// An answer of which the client takes nothing: 30 s.
-    pub answer: Duration,
+    pub response: Duration,
     /// A body, from its first byte to its last: 30 s.
     pub body: Duration,
     /// The headers of a request, and how long a connection may be idle before them: 10 s.
@@ -203,7 +203,7 @@ pub struct Timeouts {
 impl Default for Timeouts {
     fn default() -> Self {
         Self {
-            answer: Duration::from_secs(30),
+            response: Duration::from_secs(30),
             body: Duration::from_secs(30),
             headers: Duration::from_secs(10),
             stop: Duration::from_secs(10),
@@ -237,7 +237,7 @@ impl Settings {
                 .map_or(1, |span| 1 + text.bytes().take(span.start).filter(|b| *b == b'\n').count());
             Problems::one(format_args!("line {line}"), error.message().lines().next().unwrap_or_default())
         })?;
-        Reader { problems: Problems::default(), warnings: Vec::new(), folder }.settings(table)
+        SettingsReader { problems: Problems::default(), warnings: Vec::new(), folder }.settings(table)
     }
 
     /// The settings of `actpass-gateway dev`: the tenant `dev`, the keys `apk_dev` and `apdv_dev`, and the refund
@@ -268,7 +268,7 @@ impl Settings {
         for (secret, name, role) in
             [("apk_dev", "dev-agent", Role::Agent), ("apdv_dev", "dev-operator", Role::Operator)]
         {
-            keyring.add(KeyHash::of(secret), Key::new(name, Arc::clone(&tenant), role, None));
+            keyring.add(ApiKeyHash::of(secret), ApiKey::new(name, Arc::clone(&tenant), role, None));
         }
         Ok(Self {
             listen,
@@ -282,8 +282,8 @@ impl Settings {
             issuer: None,
             master_key: MasterKeySource::BesideData,
             approval_seconds: DEFAULT_APPROVAL_SECONDS,
-            finds_approvals: true,
-            keep_seconds: DEFAULT_KEEP_SECONDS,
+            reuse_approvals: true,
+            retention_seconds: DEFAULT_RETENTION_SECONDS,
             checkpoints: Interval::default(),
             clock: Clock::default(),
             hosts: Hosts::Loopback,
@@ -299,29 +299,29 @@ impl Settings {
 
 const DEFAULT_APPROVAL_SECONDS: i64 = 900;
 
-const DEFAULT_KEEP_SECONDS: i64 = 86_400;
+const DEFAULT_RETENTION_SECONDS: i64 = 86_400;
 
 /// How long an answer may be kept under its idempotency key, in seconds.
-const KEEP_SECONDS: std::ops::RangeInclusive<u64> = 1..=31_536_000;
+const RETENTION_SECONDS: std::ops::RangeInclusive<u64> = 1..=31_536_000;
 
 const DEFAULT_BODY_BYTES: usize = 1 << 20;
 
 const DEFAULT_PENDING_APPROVALS: u32 = 100;
 
 /// A certificate that expires within so many seconds is one to replace: 30 days.
-const EXPIRES_SOON: i64 = 30 * 24 * 60 * 60;
+const EXPIRY_WARNING_SECONDS: i64 = 30 * 24 * 60 * 60;
 
 /// Bodies larger than this are hardly meant: each request that arrives can take as much memory.
-const LARGE_BODY: usize = 64 << 20;
+const BODY_WARNING_ABOVE: usize = 64 << 20;
 
 /// Bodies smaller than this do not hold a usual preflight.
-const SMALL_BODY: usize = 1 << 10;
+const BODY_WARNING_BELOW: usize = 1 << 10;
 
 /// More requests a second than any gateway answers.
-const HIGH_RATE: u32 = 100_000;
+const RATE_WARNING_ABOVE: u32 = 100_000;
 
 /// A key of 32 random bytes has about 30 different ones; with fewer than this it was not random.
-const DISTINCT_BYTES: usize = 12;
+const MIN_DISTINCT_BYTES: usize = 12;
 
 /// Reads a policy file; problems are those of the member `place`.
 fn load_policy(place: &str, path: &Path) -> Result<Policy, Problems> {
@@ -342,13 +342,13 @@ fn make_private_folder(folder: &Path) -> std::io::Result<()> {
     builder.create(folder)
 }
 
-struct Reader<'f> {
+struct SettingsReader<'f> {
     problems: Problems,
     warnings: Vec<String>,
     folder: &'f Path,
 }
 
-impl Reader<'_> {
+impl SettingsReader<'_> {
     fn settings(mut self, table: Table) -> Result<Settings, Problems> {
         let mut root = Section::new("", table);
         let listen = self.listen(&mut root);
@@ -361,8 +361,8 @@ impl Reader<'_> {
         let danger = root.optional_bool("danger_allow_plain_http", &mut self.problems).unwrap_or(false);
         let issuer = self.issuer(&mut root);
         let master_key = self.master_key(&mut root);
-        let (approval_seconds, finds_approvals) = self.approvals(&mut root);
-        let keep_seconds = self.idempotency(&mut root);
+        let (approval_seconds, reuse_approvals) = self.approvals(&mut root);
+        let retention_seconds = self.idempotency(&mut root);
         let checkpoints = self.checkpoints(&mut root);
         let limits = self.limits(&mut root);
         let has_tls = root.has("tls");
@@ -405,8 +405,8 @@ impl Reader<'_> {
             issuer,
             master_key,
             approval_seconds,
-            finds_approvals,
-            keep_seconds,
+            reuse_approvals,
+            retention_seconds,
             checkpoints,
             clock: Clock::default(),
             hosts,
@@ -587,7 +587,7 @@ impl Reader<'_> {
             None => None,
             Some(found) => Some(found?),
         };
-        let trust = Trust { authorities, danger_allow_plain: danger.unwrap_or(false) };
+        let trust = TlsTrust { authorities, danger_allow_plain: danger.unwrap_or(false) };
         let parsed = Database::parse(&zeroize::Zeroizing::new(url), trust);
         parsed.map_err(|problem| self.problems.add(place, problem)).ok().map(Location::Database)
     }
@@ -647,7 +647,7 @@ impl Reader<'_> {
         };
         match text.map(zeroize::Zeroizing::new).and_then(|text| MasterKey::parse(&text)) {
             Some(key) => {
-                if key.distinct_bytes() < DISTINCT_BYTES {
+                if key.distinct_bytes() < MIN_DISTINCT_BYTES {
                     let problem = "has few different bytes, so it was not made at random and can be guessed; make one with \
                                    `openssl rand -hex 32`";
                     self.warn(place, problem);
@@ -676,20 +676,20 @@ impl Reader<'_> {
 
     fn idempotency(&mut self, root: &mut Section) -> i64 {
         let Some(mut section) = root.section("idempotency", &mut self.problems) else {
-            return DEFAULT_KEEP_SECONDS;
+            return DEFAULT_RETENTION_SECONDS;
         };
         let text = section.optional_text("keep", &mut self.problems);
         section.finish(&mut self.problems);
         let Some(text) = text else {
-            return DEFAULT_KEEP_SECONDS;
+            return DEFAULT_RETENTION_SECONDS;
         };
         let seconds = humantime::parse_duration(&text).ok().filter(|duration| duration.subsec_nanos() == 0);
-        let seconds = seconds.map(|duration| duration.as_secs()).filter(|s| KEEP_SECONDS.contains(s));
+        let seconds = seconds.map(|duration| duration.as_secs()).filter(|s| RETENTION_SECONDS.contains(s));
         if seconds.is_none() {
             let problem = format_args!("expected a duration of 1s to 365d such as \"24h\", found {text:?}");
             self.problems.add("idempotency.keep", problem);
         }
-        seconds.and_then(|seconds| i64::try_from(seconds).ok()).unwrap_or(DEFAULT_KEEP_SECONDS)
+        seconds.and_then(|seconds| i64::try_from(seconds).ok()).unwrap_or(DEFAULT_RETENTION_SECONDS)
     }
 
     fn checkpoints(&mut self, root: &mut Section) -> Interval {
@@ -719,15 +719,15 @@ impl Reader<'_> {
         };
         if let Some(bytes) = section.positive("body_bytes", &mut self.problems) {
             limits.body_bytes = usize::try_from(bytes.get()).unwrap_or(usize::MAX);
-            if limits.body_bytes > LARGE_BODY {
+            if limits.body_bytes > BODY_WARNING_ABOVE {
                 let problem = format_args!(
-                    "{bytes} is more than {LARGE_BODY}, and each request can take as much memory"
+                    "{bytes} is more than {BODY_WARNING_ABOVE}, and each request can take as much memory"
                 );
                 self.warn("limits.body_bytes", problem);
             }
-            if limits.body_bytes < SMALL_BODY {
+            if limits.body_bytes < BODY_WARNING_BELOW {
                 let problem =
-                    format_args!("{bytes} is less than {SMALL_BODY}, so usual requests are refused");
+                    format_args!("{bytes} is less than {BODY_WARNING_BELOW}, so usual requests are refused");
                 self.warn("limits.body_bytes", problem);
             }
         }
@@ -754,9 +754,10 @@ impl Reader<'_> {
         if has_burst && per_second.is_none() {
             self.problems.add("limits.burst", "needs limits.requests_per_second");
         }
-        if per_second.is_some_and(|rate| rate.get() > HIGH_RATE) {
-            let problem =
-                format_args!("more than {HIGH_RATE}, which limits nothing; leave it out for no limit");
+        if per_second.is_some_and(|rate| rate.get() > RATE_WARNING_ABOVE) {
+            let problem = format_args!(
+                "more than {RATE_WARNING_ABOVE}, which limits nothing; leave it out for no limit"
+            );
             self.warn("limits.requests_per_second", problem);
         }
         if let (Some(rate), Some(burst)) = (per_second, burst)
@@ -824,7 +825,7 @@ impl Reader<'_> {
             let problem = match (from > now, until - now) {
                 (true, _) => format!("holds only from {}", rfc3339(from)),
                 (false, ..0) => format!("has expired at {}, so clients refuse it", rfc3339(until)),
-                (false, 0..EXPIRES_SOON) => format!("expires soon, at {}", rfc3339(until)),
+                (false, 0..EXPIRY_WARNING_SECONDS) => format!("expires soon, at {}", rfc3339(until)),
                 (false, _) => continue,
             };
             self.warn("tls.certificate", format_args!("certificate {} of the file {problem}", index + 1));
@@ -910,7 +911,7 @@ impl Reader<'_> {
             let grants = self.grants(&mut section, role, agent.is_some());
             section.finish(&mut self.problems);
             if let Some(public) =
-                hash.and_then(|hash| PUBLIC_KEYS.into_iter().find(|key| KeyHash::of(key) == hash))
+                hash.and_then(|hash| WELL_KNOWN_KEYS.into_iter().find(|key| ApiKeyHash::of(key) == hash))
             {
                 self.warn(section.member("hash"), format_args!("of {public}, a key that everyone knows"));
             }
@@ -933,10 +934,10 @@ impl Reader<'_> {
             if let (Some(name), Some(hash), Some(tenant), Some(role)) =
                 (name, hash, known.and_then(Option::as_ref), role)
             {
-                let key = Key {
+                let key = ApiKey {
                     limiter: limits.quota.map(DefaultDirectRateLimiter::direct),
                     grants,
-                    ..Key::new(&name, Arc::clone(tenant), role, agent.map(Json::String))
+                    ..ApiKey::new(&name, Arc::clone(tenant), role, agent.map(Json::String))
                 };
                 keyring.add(hash, key);
             }
@@ -1055,8 +1056,8 @@ impl Section {
     }
 
     fn check_length(&self, name: &str, text: String, problems: &mut Problems) -> Option<String> {
-        if text.chars().count() > NAME_CHARACTERS {
-            let problem = format_args!("expected at most {NAME_CHARACTERS} characters");
+        if text.chars().count() > MAX_NAME_CHARACTERS {
+            let problem = format_args!("expected at most {MAX_NAME_CHARACTERS} characters");
             problems.add(self.member(name), problem);
             return None;
         }
@@ -1083,9 +1084,9 @@ impl Section {
     }
 
     /// The text itself is never shown: somebody may have put the key where its hash belongs.
-    fn hash(&mut self, name: &str, problems: &mut Problems) -> Option<KeyHash> {
+    fn hash(&mut self, name: &str, problems: &mut Problems) -> Option<ApiKeyHash> {
         let text = self.text(name, problems)?;
-        let hash = KeyHash::parse(&text);
+        let hash = ApiKeyHash::parse(&text);
         if hash.is_none() {
             let problem =
                 "expected \"sha256:\" and 64 hex digits; `actpass-gateway key hash` makes it from a key";

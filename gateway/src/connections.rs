@@ -23,7 +23,7 @@ use tokio::time::{Instant, Sleep};
 use crate::config::ConnectionLimits;
 
 /// How many connections may be on their way out at once.
-const LEAVING: usize = 64;
+const MAX_CLOSING: usize = 64;
 
 /// How often at most it is logged that connections are turned away.
 const LOG_EVERY: Duration = Duration::from_secs(10);
@@ -43,18 +43,18 @@ pub(crate) fn origin(address: IpAddr) -> IpAddr {
 #[derive(Debug)]
 pub(crate) struct Connections {
     limits: ConnectionLimits,
-    open: Mutex<Open>,
+    open: Mutex<OpenConnections>,
 }
 
 #[derive(Debug, Default)]
-struct Open {
+struct OpenConnections {
     next: u64,
     /// The oldest first.
     by_age: BTreeMap<u64, Arc<Connection>>,
     by_origin: HashMap<IpAddr, usize>,
-    leaving: usize,
+    closing: usize,
     /// Since when it was not logged, and how many were turned away and evicted since.
-    turned_away: (Option<Instant>, u64, u64),
+    rejections: (Option<Instant>, u64, u64),
 }
 
 impl Connections {
@@ -67,17 +67,17 @@ impl Connections {
         let mut open = self.lock();
         let origin = origin(peer.ip());
         let of_origin = open.by_origin.get(&origin).copied().unwrap_or(0);
-        let is_full = open.by_age.len() >= self.limits.total.saturating_add(open.leaving);
+        let is_full = open.by_age.len() >= self.limits.total.saturating_add(open.closing);
         let place = match (is_full, !is_proxy && of_origin >= self.limits.per_address) {
-            (false, false) => Place::Free,
+            (false, false) => Capacity::Free,
             (_, true) => open.evict(Some(origin)),
             (true, false) => open.evict(None),
         };
         match place {
-            Place::Free => {}
-            Place::Later => return Admission::Later,
-            Place::Taken => {
-                open.turned_away.1 += 1;
+            Capacity::Free => {}
+            Capacity::Retry => return Admission::Retry,
+            Capacity::Full => {
+                open.rejections.1 += 1;
                 open.log();
                 return Admission::Refused;
             }
@@ -89,11 +89,11 @@ impl Connections {
             local,
             origin,
             authenticated: AtomicBool::new(false),
-            leaves: AtomicBool::new(false),
+            closing: AtomicBool::new(false),
             evicted: Notify::new(),
             requests: AtomicU64::new(0),
-            begun: Instant::now(),
-            traffic: Mutex::new(Traffic { last: Instant::now(), next: 0, answering: HashMap::new() }),
+            opened_at: Instant::now(),
+            traffic: Mutex::new(Traffic { last: Instant::now(), next: 0, in_flight: HashMap::new() }),
         });
         open.by_age.insert(id, Arc::clone(&connection));
         *open.by_origin.entry(origin).or_default() += 1;
@@ -106,54 +106,54 @@ impl Connections {
         self.lock().by_age.len()
     }
 
-    fn lock(&self) -> MutexGuard<'_, Open> {
+    fn lock(&self) -> MutexGuard<'_, OpenConnections> {
         // Nothing is left half done where this could panic.
         self.open.lock().unwrap_or_else(PoisonError::into_inner)
     }
 }
 
-impl Open {
+impl OpenConnections {
     /// Ends the oldest connection on which no key was shown, of this origin or of any, if there is one.
-    fn evict(&mut self, origin: Option<IpAddr>) -> Place {
-        if self.leaving >= LEAVING {
-            return Place::Later;
+    fn evict(&mut self, origin: Option<IpAddr>) -> Capacity {
+        if self.closing >= MAX_CLOSING {
+            return Capacity::Retry;
         }
         let oldest = self.by_age.values().find(|connection| {
             origin.is_none_or(|origin| origin == connection.origin)
                 && !connection.authenticated.load(Ordering::Relaxed)
-                && !connection.leaves.load(Ordering::Relaxed)
+                && !connection.closing.load(Ordering::Relaxed)
         });
         let Some(oldest) = oldest.map(Arc::clone) else {
-            return Place::Taken;
+            return Capacity::Full;
         };
-        oldest.leaves.store(true, Ordering::Relaxed);
+        oldest.closing.store(true, Ordering::Relaxed);
         oldest.evicted.notify_one();
-        self.leaving += 1;
+        self.closing += 1;
         if let Some(count) = self.by_origin.get_mut(&oldest.origin) {
             *count = count.saturating_sub(1);
         }
-        self.turned_away.2 += 1;
+        self.rejections.2 += 1;
         self.log();
-        Place::Free
+        Capacity::Free
     }
 
     fn log(&mut self) {
-        let (since, refused, evicted) = self.turned_away;
+        let (since, refused, evicted) = self.rejections;
         if since.is_none_or(|since| since.elapsed() >= LOG_EVERY) {
             let open = self.by_age.len();
             tracing::warn!(open, refused, evicted, "connections were turned away: a limit is reached");
-            self.turned_away = (Some(Instant::now()), 0, 0);
+            self.rejections = (Some(Instant::now()), 0, 0);
         }
     }
 }
 
 /// Whether there is a place for one connection more.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
-enum Place {
+enum Capacity {
     Free,
     /// As soon as those that give way are gone.
-    Later,
-    Taken,
+    Retry,
+    Full,
 }
 
 /// What became of a connection that wants in.
@@ -161,7 +161,7 @@ enum Place {
 pub(crate) enum Admission {
     Admitted(Admitted),
     /// There is a place as soon as others, which give way, are gone.
-    Later,
+    Retry,
     Refused,
 }
 
@@ -177,8 +177,8 @@ impl Drop for Admitted {
     fn drop(&mut self) {
         let mut open = self.connections.lock();
         open.by_age.remove(&self.id);
-        match self.connection.leaves.load(Ordering::Relaxed) {
-            true => open.leaving = open.leaving.saturating_sub(1),
+        match self.connection.closing.load(Ordering::Relaxed) {
+            true => open.closing = open.closing.saturating_sub(1),
             false => {
                 if let Some(count) = open.by_origin.get_mut(&self.connection.origin) {
                     *count = count.saturating_sub(1);
@@ -200,10 +200,10 @@ pub(crate) struct Connection {
     pub(crate) local: SocketAddr,
     origin: IpAddr,
     authenticated: AtomicBool,
-    leaves: AtomicBool,
+    closing: AtomicBool,
     evicted: Notify,
     requests: AtomicU64,
-    begun: Instant,
+    opened_at: Instant,
     traffic: Mutex<Traffic>,
 }
 
@@ -214,29 +214,29 @@ struct Traffic {
     last: Instant,
     next: u64,
     /// The requests that are not answered to their end: since when their answers make no progress, once they are there.
-    answering: HashMap<u64, Option<Instant>>,
+    in_flight: HashMap<u64, Option<Instant>>,
 }
 
 /// How long a connection may be in each state.
 #[derive(Clone, Copy, Debug)]
-pub(crate) struct Patience {
+pub(crate) struct ConnectionTimeouts {
     /// Before its first request, and between two if no key was shown.
     pub(crate) headers: Duration,
     /// Between two requests.
     pub(crate) idle: Duration,
     /// Without any progress of an answer that is there.
-    pub(crate) answer: Duration,
+    pub(crate) response: Duration,
 }
 
 /// What becomes of a connection.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
-pub(crate) enum Fate {
+pub(crate) enum ConnectionAction {
     /// It goes on.
-    Stays,
+    Keep,
     /// It gets no more requests.
-    Retires,
+    Drain,
     /// It ends at once.
-    Ends,
+    Close,
 }
 
 impl Connection {
@@ -251,41 +251,46 @@ impl Connection {
     }
 
     /// A request begins; it lasts until its answer is dropped.
-    pub(crate) fn begin(self: &Arc<Self>) -> Answering {
+    pub(crate) fn begin(self: &Arc<Self>) -> InFlightRequest {
         self.requests.fetch_add(1, Ordering::Relaxed);
         let mut traffic = self.traffic();
         let id = traffic.next;
         traffic.next += 1;
         traffic.last = Instant::now();
-        traffic.answering.insert(id, None);
-        Answering { connection: Arc::clone(self), id }
+        traffic.in_flight.insert(id, None);
+        InFlightRequest { connection: Arc::clone(self), id }
     }
 
     /// What becomes of it now.
-    pub(crate) fn fate(&self, patience: &Patience, now: Instant) -> Fate {
+    pub(crate) fn action(&self, timeouts: &ConnectionTimeouts, now: Instant) -> ConnectionAction {
         let traffic = self.traffic();
-        let stalled =
-            |since: &Option<Instant>| since.is_some_and(|since| now.duration_since(since) >= patience.answer);
-        if traffic.answering.values().any(stalled) {
-            return Fate::Ends;
+        let stalled = |since: &Option<Instant>| {
+            since.is_some_and(|since| now.duration_since(since) >= timeouts.response)
+        };
+        if traffic.in_flight.values().any(stalled) {
+            return ConnectionAction::Close;
         }
-        if !traffic.answering.is_empty() {
-            return Fate::Stays;
+        if !traffic.in_flight.is_empty() {
+            return ConnectionAction::Keep;
         }
         if self.requests.load(Ordering::Relaxed) == 0 {
-            return if now.duration_since(self.begun) >= patience.headers { Fate::Ends } else { Fate::Stays };
+            return if now.duration_since(self.opened_at) >= timeouts.headers {
+                ConnectionAction::Close
+            } else {
+                ConnectionAction::Keep
+            };
         }
         let (idle, limit) = (
             now.duration_since(traffic.last),
             match self.authenticated.load(Ordering::Relaxed) {
-                true => patience.idle,
-                false => patience.headers.min(patience.idle),
+                true => timeouts.idle,
+                false => timeouts.headers.min(timeouts.idle),
             },
         );
         match idle {
-            idle if idle >= limit.saturating_mul(2) => Fate::Ends,
-            idle if idle >= limit => Fate::Retires,
-            _ => Fate::Stays,
+            idle if idle >= limit.saturating_mul(2) => ConnectionAction::Close,
+            idle if idle >= limit => ConnectionAction::Drain,
+            _ => ConnectionAction::Keep,
         }
     }
 
@@ -296,40 +301,40 @@ impl Connection {
 
 /// A request that is not answered to its end.
 #[derive(Debug)]
-pub(crate) struct Answering {
+pub(crate) struct InFlightRequest {
     connection: Arc<Connection>,
     id: u64,
 }
 
-impl Answering {
+impl InFlightRequest {
     fn progress(&self) {
-        self.connection.traffic().answering.insert(self.id, Some(Instant::now()));
+        self.connection.traffic().in_flight.insert(self.id, Some(Instant::now()));
     }
 }
 
-impl Drop for Answering {
+impl Drop for InFlightRequest {
     fn drop(&mut self) {
         let mut traffic = self.connection.traffic();
-        traffic.answering.remove(&self.id);
+        traffic.in_flight.remove(&self.id);
         traffic.last = Instant::now();
     }
 }
 
 /// The body of an answer, which says how it gets on.
 #[derive(Debug)]
-pub(crate) struct AnswerBody {
+pub(crate) struct ResponseBody {
     body: axum::body::Body,
-    answering: Answering,
+    in_flight: InFlightRequest,
 }
 
-impl AnswerBody {
-    pub(crate) fn new(body: axum::body::Body, answering: Answering) -> Self {
-        answering.progress();
-        Self { body, answering }
+impl ResponseBody {
+    pub(crate) fn new(body: axum::body::Body, in_flight: InFlightRequest) -> Self {
+        in_flight.progress();
+        Self { body, in_flight }
     }
 }
 
-impl Body for AnswerBody {
+impl Body for ResponseBody {
     type Data = Bytes;
     type Error = axum::Error;
 
@@ -338,7 +343,7 @@ impl Body for AnswerBody {
         context: &mut Context<'_>,
     ) -> Poll<Option<Result<Frame<Bytes>, axum::Error>>> {
         let frame = ready!(Pin::new(&mut self.body).poll_frame(context));
-        self.answering.progress();
+        self.in_flight.progress();
         Poll::Ready(frame)
     }
 
@@ -353,18 +358,22 @@ impl Body for AnswerBody {
 
 /// A stream to a client that must take what is written to it: nothing for as long as the limit is an error.
 #[derive(Debug)]
-pub(crate) struct Impatient<S> {
+pub(crate) struct WriteTimeout<S> {
     stream: S,
     limit: Duration,
     waiting: Option<Pin<Box<Sleep>>>,
 }
 
-impl<S> Impatient<S> {
+impl<S> WriteTimeout<S> {
     pub(crate) fn new(stream: S, limit: Duration) -> Self {
         Self { stream, limit, waiting: None }
     }
 
-    fn watch<T>(&mut self, context: &mut Context<'_>, polled: Poll<io::Result<T>>) -> Poll<io::Result<T>> {
+    fn check_deadline<T>(
+        &mut self,
+        context: &mut Context<'_>,
+        polled: Poll<io::Result<T>>,
+    ) -> Poll<io::Result<T>> {
         if polled.is_ready() {
             self.waiting = None;
             return polled;
@@ -376,7 +385,7 @@ impl<S> Impatient<S> {
     }
 }
 
-impl<S: AsyncRead + Unpin> AsyncRead for Impatient<S> {
+impl<S: AsyncRead + Unpin> AsyncRead for WriteTimeout<S> {
     fn poll_read(
         mut self: Pin<&mut Self>,
         context: &mut Context<'_>,
@@ -386,24 +395,24 @@ impl<S: AsyncRead + Unpin> AsyncRead for Impatient<S> {
     }
 }
 
-impl<S: AsyncWrite + Unpin> AsyncWrite for Impatient<S> {
+impl<S: AsyncWrite + Unpin> AsyncWrite for WriteTimeout<S> {
     fn poll_write(
         mut self: Pin<&mut Self>,
         context: &mut Context<'_>,
         bytes: &[u8],
     ) -> Poll<io::Result<usize>> {
         let polled = Pin::new(&mut self.stream).poll_write(context, bytes);
-        self.watch(context, polled)
+        self.check_deadline(context, polled)
     }
 
     fn poll_flush(mut self: Pin<&mut Self>, context: &mut Context<'_>) -> Poll<io::Result<()>> {
         let polled = Pin::new(&mut self.stream).poll_flush(context);
-        self.watch(context, polled)
+        self.check_deadline(context, polled)
     }
 
     fn poll_shutdown(mut self: Pin<&mut Self>, context: &mut Context<'_>) -> Poll<io::Result<()>> {
         let polled = Pin::new(&mut self.stream).poll_shutdown(context);
-        self.watch(context, polled)
+        self.check_deadline(context, polled)
     }
 
     fn is_write_vectored(&self) -> bool {
@@ -416,7 +425,7 @@ impl<S: AsyncWrite + Unpin> AsyncWrite for Impatient<S> {
         slices: &[io::IoSlice<'_>],
     ) -> Poll<io::Result<usize>> {
         let polled = Pin::new(&mut self.stream).poll_write_vectored(context, slices);
-        self.watch(context, polled)
+        self.check_deadline(context, polled)
     }
 }
 
@@ -424,10 +433,10 @@ impl<S: AsyncWrite + Unpin> AsyncWrite for Impatient<S> {
 mod tests {
     use super::*;
 
-    const PATIENCE: Patience = Patience {
+    const TIMEOUTS: ConnectionTimeouts = ConnectionTimeouts {
         headers: Duration::from_secs(10),
         idle: Duration::from_secs(60),
-        answer: Duration::from_secs(30),
+        response: Duration::from_secs(30),
     };
 
     fn connections(total: usize, per_address: usize) -> Arc<Connections> {
@@ -438,25 +447,25 @@ mod tests {
         let here = SocketAddr::from(([127, 0, 0, 1], 1));
         match connections.admit(SocketAddr::from((address, 1)), here, false) {
             Admission::Admitted(admitted) => Some(admitted),
-            Admission::Later | Admission::Refused => None,
+            Admission::Retry | Admission::Refused => None,
         }
     }
 
     #[test]
-    fn a_burst_waits_for_those_that_give_way() {
-        let connections = connections(LEAVING + 10, LEAVING + 10);
+    fn burst_waits_for_evicted_connections() {
+        let connections = connections(MAX_CLOSING + 10, MAX_CLOSING + 10);
         let mut all: Vec<_> =
-            (0..LEAVING + 10).map(|_| admit(&connections, [10, 0, 0, 1]).unwrap()).collect();
-        all.extend((0..LEAVING).map(|_| admit(&connections, [10, 0, 0, 1]).unwrap()));
+            (0..MAX_CLOSING + 10).map(|_| admit(&connections, [10, 0, 0, 1]).unwrap()).collect();
+        all.extend((0..MAX_CLOSING).map(|_| admit(&connections, [10, 0, 0, 1]).unwrap()));
         let here = SocketAddr::from(([127, 0, 0, 1], 1));
         let next = || connections.admit(SocketAddr::from(([10, 0, 0, 1], 1)), here, false);
-        assert!(matches!(next(), Admission::Later), "so many are on their way out");
+        assert!(matches!(next(), Admission::Retry), "so many are on their way out");
         drop(all.remove(0));
         assert!(matches!(next(), Admission::Admitted(_)));
     }
 
     #[test]
-    fn a_network_counts_as_one() {
+    fn ipv6_network_counts_as_one_origin() {
         for (address, expected) in [
             ("10.0.0.1", "10.0.0.1"),
             ("::ffff:10.0.0.1", "10.0.0.1"),
@@ -467,16 +476,16 @@ mod tests {
     }
 
     #[tokio::test]
-    async fn new_connections_replace_the_oldest_without_a_key() {
+    async fn evicts_oldest_unauthenticated_connection() {
         let connections = connections(3, 10);
         let first = admit(&connections, [10, 0, 0, 1]).unwrap();
         first.connection.authenticate();
         let second = admit(&connections, [10, 0, 0, 2]).unwrap();
         let third = admit(&connections, [10, 0, 0, 3]).unwrap();
         let fourth = admit(&connections, [10, 0, 0, 4]).unwrap();
-        assert!(!first.connection.leaves.load(Ordering::Relaxed), "a key was shown on it");
-        assert!(second.connection.leaves.load(Ordering::Relaxed), "the oldest without a key");
-        assert!(!third.connection.leaves.load(Ordering::Relaxed));
+        assert!(!first.connection.closing.load(Ordering::Relaxed), "a key was shown on it");
+        assert!(second.connection.closing.load(Ordering::Relaxed), "the oldest without a key");
+        assert!(!third.connection.closing.load(Ordering::Relaxed));
         second.connection.evicted().await;
         third.connection.authenticate();
         fourth.connection.authenticate();
@@ -485,17 +494,17 @@ mod tests {
         assert_eq!(connections.count(), 3);
         drop((first, third, fourth));
         let open = connections.lock();
-        assert_eq!((open.by_age.len(), open.by_origin.len(), open.leaving), (0, 0, 0));
+        assert_eq!((open.by_age.len(), open.by_origin.len(), open.closing), (0, 0, 0));
     }
 
     #[test]
-    fn an_address_has_its_own_limit_and_a_proxy_none() {
+    fn per_address_limit_exempts_proxies() {
         let connections = connections(100, 2);
         let [one, two] = [1, 2].map(|_| admit(&connections, [10, 0, 0, 1]).unwrap());
         let other = admit(&connections, [10, 0, 0, 2]).unwrap();
         let three = admit(&connections, [10, 0, 0, 1]).unwrap();
-        assert!(one.connection.leaves.load(Ordering::Relaxed));
-        assert!(!other.connection.leaves.load(Ordering::Relaxed), "of another address");
+        assert!(one.connection.closing.load(Ordering::Relaxed));
+        assert!(!other.connection.closing.load(Ordering::Relaxed), "of another address");
         drop(one);
         two.connection.authenticate();
         three.connection.authenticate();
@@ -507,42 +516,42 @@ mod tests {
     }
 
     #[test]
-    fn each_stage_has_its_end() {
+    fn each_stage_has_a_timeout() {
         let connections = connections(10, 10);
         let start = Instant::now();
-        let fate = |admitted: &Admitted, seconds: u64| {
-            admitted.connection.fate(&PATIENCE, start + Duration::from_secs(seconds))
+        let action = |admitted: &Admitted, seconds: u64| {
+            admitted.connection.action(&TIMEOUTS, start + Duration::from_secs(seconds))
         };
         let silent = admit(&connections, [10, 0, 0, 1]).unwrap();
-        assert_eq!(fate(&silent, 5), Fate::Stays);
-        assert_eq!(fate(&silent, 15), Fate::Ends, "no request came");
+        assert_eq!(action(&silent, 5), ConnectionAction::Keep);
+        assert_eq!(action(&silent, 15), ConnectionAction::Close, "no request came");
 
         let asked = admit(&connections, [10, 0, 0, 1]).unwrap();
         let request = asked.connection.begin();
-        assert_eq!(fate(&asked, 1000), Fate::Stays, "handlers have deadlines of their own");
-        let answer = AnswerBody::new("text".into(), request);
-        assert_eq!(fate(&asked, 20), Fate::Stays);
-        assert_eq!(fate(&asked, 40), Fate::Ends, "nobody takes the answer");
-        drop(answer);
-        assert_eq!(fate(&asked, 5), Fate::Stays);
-        assert_eq!(fate(&asked, 15), Fate::Retires, "no key was shown");
+        assert_eq!(action(&asked, 1000), ConnectionAction::Keep, "handlers have deadlines of their own");
+        let response = ResponseBody::new("text".into(), request);
+        assert_eq!(action(&asked, 20), ConnectionAction::Keep);
+        assert_eq!(action(&asked, 40), ConnectionAction::Close, "nobody takes the answer");
+        drop(response);
+        assert_eq!(action(&asked, 5), ConnectionAction::Keep);
+        assert_eq!(action(&asked, 15), ConnectionAction::Drain, "no key was shown");
         asked.connection.authenticate();
-        assert_eq!(fate(&asked, 15), Fate::Stays);
-        assert_eq!(fate(&asked, 70), Fate::Retires);
-        assert_eq!(fate(&asked, 130), Fate::Ends);
+        assert_eq!(action(&asked, 15), ConnectionAction::Keep);
+        assert_eq!(action(&asked, 70), ConnectionAction::Drain);
+        assert_eq!(action(&asked, 130), ConnectionAction::Close);
     }
 
     #[tokio::test]
-    async fn who_reads_nothing_is_not_written_to_for_ever() {
+    async fn write_times_out_when_client_stops_reading() {
         use tokio::io::{AsyncReadExt, AsyncWriteExt};
 
         let (mut client, server) = tokio::io::duplex(16);
-        let mut server = Impatient::new(server, Duration::from_secs(3600));
+        let mut server = WriteTimeout::new(server, Duration::from_secs(3600));
         server.write_all(&[0; 16]).await.unwrap();
         let mut taken = [0; 32];
         let (written, read) = tokio::join!(server.write_all(&[1; 16]), client.read_exact(&mut taken));
         assert!(written.is_ok() && read.is_ok(), "who reads is waited for");
-        let mut server = Impatient::new(server.stream, Duration::from_millis(10));
+        let mut server = WriteTimeout::new(server.stream, Duration::from_millis(10));
         let error = server.write_all(&[2; 64]).await.unwrap_err();
         assert_eq!(error.kind(), io::ErrorKind::TimedOut);
     }

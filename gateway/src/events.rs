@@ -5,11 +5,11 @@ use std::sync::Arc;
 use actpass_protocol::Json;
 use actpass_protocol::json::Number;
 
-use crate::approvals::{Approval, Decided};
-use crate::auth::Key;
+use crate::approvals::{Approval, ApprovalDecision};
+use crate::auth::ApiKey;
 use crate::clock::rfc3339;
 use crate::ledger::{self, Draft, Head, PolicyRef};
-use crate::members::object;
+use crate::object_writer::object;
 use crate::request::{Evidence, Issue, Preflight, Text};
 use crate::store::SealedCredential;
 
@@ -34,7 +34,7 @@ pub(crate) struct Decision<'a> {
 }
 
 /// A decision about a request.
-pub(crate) fn decision(key: &Key, request: &Preflight, decision: Decision<'_>) -> Draft {
+pub(crate) fn decision(key: &ApiKey, request: &Preflight, decision: Decision<'_>) -> Draft {
     let policy = &key.tenant.policy;
     let owned = |text: Option<&str>| text.map(str::to_owned);
     let text = |text: &Option<Text>| owned(text.as_ref().map(Text::as_str));
@@ -63,7 +63,7 @@ pub(crate) fn decision(key: &Key, request: &Preflight, decision: Decision<'_>) -
 }
 
 /// An event that a client wants recorded.
-pub(crate) fn client_event(key: &Key, evidence: Evidence) -> Draft {
+pub(crate) fn client_event(key: &ApiKey, evidence: Evidence) -> Draft {
     Draft {
         tool_id: evidence.tool_id,
         decision: evidence.decision,
@@ -76,7 +76,7 @@ pub(crate) fn client_event(key: &Key, evidence: Evidence) -> Draft {
 }
 
 /// An operator approved a tool's manifest, which has this hash.
-pub(crate) fn tool_approved(key: &Key, tool_id: &str, manifest_hash: &str) -> Draft {
+pub(crate) fn tool_approved(key: &ApiKey, tool_id: &str, manifest_hash: &str) -> Draft {
     Draft {
         tool_id: Some(tool_id.to_owned()),
         metadata: Some(object([("manifest_hash", Some(Json::from(manifest_hash)))])),
@@ -85,7 +85,7 @@ pub(crate) fn tool_approved(key: &Key, tool_id: &str, manifest_hash: &str) -> Dr
 }
 
 /// A person decided about an approval.
-pub(crate) fn approval_decided(key: &Key, approval: &Approval, decided: &Decided) -> Draft {
+pub(crate) fn approval_decided(key: &ApiKey, approval: &Approval, decided: &ApprovalDecision) -> Draft {
     let event_type = if decided.approved { ledger::APPROVAL_APPROVED } else { ledger::APPROVAL_REJECTED };
     Draft {
         tool_id: Some(approval.tool.clone()),
@@ -101,7 +101,12 @@ pub(crate) fn approval_decided(key: &Key, approval: &Approval, decided: &Decided
 }
 
 /// A passport was issued to an agent, for an approval if there is one.
-pub(crate) fn passport_issued(key: &Key, request: &Issue, jti: &str, approval: Option<&Approval>) -> Draft {
+pub(crate) fn passport_issued(
+    key: &ApiKey,
+    request: &Issue,
+    jti: &str,
+    approval: Option<&Approval>,
+) -> Draft {
     Draft {
         goal: Some(request.goal.clone()),
         user_id: request.user_id.clone(),
@@ -112,7 +117,7 @@ pub(crate) fn passport_issued(key: &Key, request: &Issue, jti: &str, approval: O
 }
 
 /// A passport was revoked.
-pub(crate) fn passport_revoked(key: &Key, jti: &str, reason: Option<&str>) -> Draft {
+pub(crate) fn passport_revoked(key: &ApiKey, jti: &str, reason: Option<&str>) -> Draft {
     Draft {
         passport_jti: Some(jti.to_owned()),
         metadata: reason.map(|reason| object([("reason", Some(Json::from(reason)))])),
@@ -164,7 +169,7 @@ pub(crate) fn checkpoint(
 }
 
 /// An event that the holder of a key causes, or whoever acts for the agent that the key is bound to.
-fn by_key(key: &Key, chain_id: &str, event_type: &str) -> Draft {
+fn by_key(key: &ApiKey, chain_id: &str, event_type: &str) -> Draft {
     Draft {
         agent_id: key.bound_agent().map(str::to_owned),
         ..draft(Arc::clone(&key.tenant.id), Arc::clone(&key.name), chain_id, event_type)
@@ -172,7 +177,7 @@ fn by_key(key: &Key, chain_id: &str, event_type: &str) -> Draft {
 }
 
 /// An event that an agent causes: the one that the key is bound to, or else the one that the request claims to be.
-fn by_agent(key: &Key, claimed: Option<&str>, chain_id: &str, event_type: &str) -> Draft {
+fn by_agent(key: &ApiKey, claimed: Option<&str>, chain_id: &str, event_type: &str) -> Draft {
     let agent = key.bound_agent().or(claimed);
     Draft {
         agent_id: agent.map(str::to_owned),

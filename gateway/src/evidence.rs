@@ -14,13 +14,13 @@ use actpass_protocol::token::{PassportError, PublicKey, TokenType, Unverified};
 use crate::checkpoints::{Checkpoint, CheckpointError};
 use crate::clock::rfc3339;
 use crate::ledger::{self, Defect, Head, Verifier};
-use crate::members::object;
-use crate::passport::Ring;
-use crate::passport::keys::KeyError;
+use crate::object_writer::object;
+use crate::passport::SigningKeys;
+use crate::passport::keys::SigningKeyError;
 use crate::store::{OpenError, StoredEvent};
 
 /// How the line with the signature begins.
-const SIGNATURE: &str = r#"{"signature":""#;
+const SIGNATURE_PREFIX: &str = r#"{"signature":""#;
 
 /// Whose chain is exported, and which.
 #[derive(Clone, Copy, Debug)]
@@ -32,7 +32,7 @@ pub struct Chain<'a> {
 }
 
 /// What is done with each event.
-pub type Each<'e> = dyn FnMut(&StoredEvent) -> Result<(), ExportError> + 'e;
+pub type EventHandler<'e> = dyn FnMut(&StoredEvent) -> Result<(), ExportError> + 'e;
 
 /// Why a chain was not exported, or is not signed.
 #[derive(Debug, thiserror::Error)]
@@ -70,7 +70,7 @@ pub enum ExportError {
     },
     /// It cannot be signed.
     #[error(transparent)]
-    Keys(#[from] KeyError),
+    SigningKeyStore(#[from] SigningKeyError),
     /// The data file cannot be read.
     #[error(transparent)]
     Open(#[from] OpenError),
@@ -98,14 +98,14 @@ pub enum ExportError {
 /// If there is no such chain, or it cannot be read or signed, or `out` not written. What is not whole is not signed.
 pub fn export(
     chain: Chain<'_>,
-    read: impl FnOnce(&mut Each<'_>) -> Result<Option<Head>, ExportError>,
-    signer: Option<&Ring>,
+    read: impl FnOnce(&mut EventHandler<'_>) -> Result<Option<Head>, ExportError>,
+    signer: Option<&SigningKeys>,
     checkpoints: &[Head],
     now: i64,
     out: &mut impl Write,
 ) -> Result<Head, ExportError> {
     let (mut found, mut broken) = (0, None);
-    let mut kept = Kept::new(checkpoints);
+    let mut kept = KnownHeads::new(checkpoints);
     let mut verifier = Verifier::default();
     let head = read(&mut |event| {
         found += 1;
@@ -141,13 +141,13 @@ pub fn export(
 }
 
 /// Heads that a chain had, which are compared with what it is.
-struct Kept {
+struct KnownHeads {
     /// By length.
     heads: Vec<Head>,
     contradicted: Option<Head>,
 }
 
-impl Kept {
+impl KnownHeads {
     fn new(heads: &[Head]) -> Self {
         let mut heads = heads.to_vec();
         heads.sort_by_key(|head| std::cmp::Reverse(head.length));
@@ -328,7 +328,7 @@ impl fmt::Display for Signature {
 pub fn verify(export: impl BufRead, expected: &Expected<'_>) -> Result<Verified, VerifyError> {
     let mut verifier = Verifier::default();
     let (mut last, mut signature) = (String::new(), None);
-    let mut kept = Kept::new(expected.checkpoint.map(std::slice::from_ref).unwrap_or_default());
+    let mut kept = KnownHeads::new(expected.checkpoint.map(std::slice::from_ref).unwrap_or_default());
     for (line, text) in (1..).zip(export.split(b'\n')) {
         // What is no text is no event, and must not become one by being mended.
         let text = String::from_utf8(text?).unwrap_or_default();
@@ -382,7 +382,7 @@ fn is_signed_checkpoint(event: &str) -> bool {
 
 /// The token on a line that holds nothing else.
 fn read_signature(line: &str) -> Option<String> {
-    let line = line.strip_prefix(SIGNATURE).and_then(|_| Json::parse(line.as_bytes()).ok())?;
+    let line = line.strip_prefix(SIGNATURE_PREFIX).and_then(|_| Json::parse(line.as_bytes()).ok())?;
     match line.as_object()? {
         [(_, Json::String(token))] => Some(token.clone()),
         _ => None,
@@ -468,17 +468,17 @@ mod tests {
 
     fn export_signed(path: &Path) -> (Result<Head, ExportError>, String) {
         let master = MasterKey::parse(&"07".repeat(32)).unwrap();
-        let ring = Ring::open(&[SealedKey::generate(&master).unwrap()], &master).unwrap();
+        let ring = SigningKeys::open(&[SealedKey::generate(&master).unwrap()], &master).unwrap();
         let mut out = Vec::new();
         let chain = Chain { tenant_id: "t", chain_id: "c" };
         let data = Location::File(path.to_owned());
-        let read = |each: &mut Each<'_>| read_chain(&data, "t", "c", |event| each(event));
+        let read = |each: &mut EventHandler<'_>| read_chain(&data, "t", "c", |event| each(event));
         let exported = export(chain, read, Some(&ring), &[], 0, &mut out);
         (exported, String::from_utf8(out).unwrap())
     }
 
     #[tokio::test]
-    async fn a_data_file_that_was_changed_is_not_signed() {
+    async fn export_of_tampered_data_is_not_signed() {
         for (change, expected) in [
             ("DELETE FROM events WHERE seq = 3", "2 events in the data file where it must have 3"),
             ("UPDATE events SET event = replace(event, 'ev_1', 'ev_9') WHERE seq = 2", "event 2 is not what"),
@@ -488,7 +488,7 @@ mod tests {
             let path = folder.path().join("data.db");
             three_events(&path).await;
             let (whole, text) = export_signed(&path);
-            assert_eq!((whole.unwrap().length, text.contains(SIGNATURE)), (3, true));
+            assert_eq!((whole.unwrap().length, text.contains(SIGNATURE_PREFIX)), (3, true));
 
             let file = Connection::open(&path).unwrap();
             file.execute_batch("DROP TRIGGER events_are_not_removed; DROP TRIGGER events_are_not_changed")
@@ -497,7 +497,7 @@ mod tests {
             drop(file);
             let (changed, text) = export_signed(&path);
             let error = changed.unwrap_err().to_string();
-            assert!(error.contains(expected) && !text.contains(SIGNATURE), "{error}");
+            assert!(error.contains(expected) && !text.contains(SIGNATURE_PREFIX), "{error}");
         }
     }
 }

@@ -57,7 +57,7 @@ mod tests {
     use super::*;
 
     #[test]
-    fn texts_are_read_whatever_editor_saved_them() {
+    fn reads_utf8_with_bom_and_rejects_utf16() {
         let folder = tempfile::TempDir::new().unwrap();
         let file = folder.path().join("file");
         let utf_16 = |text: &str, order: fn(u16) -> [u8; 2]| -> Vec<u8> {

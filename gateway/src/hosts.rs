@@ -126,7 +126,7 @@ mod tests {
     use super::*;
 
     #[test]
-    fn authorities_are_read_whole_or_not_at_all() {
+    fn parses_authorities_strictly() {
         for text in [
             "localhost",
             "localhost:8787",
@@ -176,7 +176,7 @@ mod tests {
     }
 
     #[test]
-    fn a_development_gateway_answers_to_loopback_names_only() {
+    fn dev_gateway_accepts_loopback_hosts_only() {
         for (text, expected) in [
             ("localhost", true),
             ("LOCALHOST:1", true),
@@ -201,7 +201,7 @@ mod tests {
     }
 
     #[test]
-    fn a_serving_gateway_answers_to_its_names_and_its_address() {
+    fn gateway_accepts_configured_hosts_and_local_address() {
         let names = ["gateway.example", "other.example:8443"].map(|name| Authority::parse(name).unwrap());
         let hosts = Hosts::Named(names.to_vec());
         let lan = Some(IpAddr::from([10, 0, 0, 5]));

@@ -10,7 +10,7 @@ use std::time::SystemTime;
 use actpass_protocol::json::NotCanonical;
 use actpass_protocol::{InvalidArgument, Json, canonical_json, hash_payload, sha256_hex};
 
-use crate::members::Members;
+use crate::object_writer::ObjectWriter;
 
 /// The `previous_event_hash` of a chain's first event.
 pub const GENESIS: &str = "0000000000000000000000000000000000000000000000000000000000000000";
@@ -204,12 +204,12 @@ impl Draft {
         seq: u64,
         previous: &str,
         created_at: SystemTime,
-    ) -> Result<Members, InvalidArgument> {
+    ) -> Result<ObjectWriter, InvalidArgument> {
         let created_at = humantime::format_rfc3339_millis(created_at).to_string();
         let policy = self.policy.as_ref();
         let not_canonical =
             |error: NotCanonical| InvalidArgument::new(&error.path_from("event"), error.problem());
-        let mut event = Members::new();
+        let mut event = ObjectWriter::new();
         event.string("agent_id", self.agent_id.as_deref());
         event.string("approval_request_id", self.approval_request_id.as_deref());
         event.string("chain_id", Some(&self.chain_id));
@@ -364,7 +364,7 @@ mod tests {
     use super::*;
 
     #[test]
-    fn what_is_recorded_verifies() {
+    fn recordable_numbers_verify() {
         for (number, recorded) in [
             ("1.5", true),
             ("9007199254740991", true),
@@ -388,7 +388,7 @@ mod tests {
     }
 
     #[test]
-    fn an_event_is_what_its_documentation_says() {
+    fn event_has_documented_members() {
         let draft = Draft { agent_id: Some("support".to_owned()), ..draft(1) };
         let sealed = draft.seal(&Head::default(), UNIX_EPOCH + Duration::from_millis(1_500)).unwrap();
         let event = Json::parse(sealed.text.as_bytes()).unwrap();
@@ -407,14 +407,14 @@ mod tests {
     }
 
     #[test]
-    fn a_whole_chain_is_valid() {
+    fn intact_chain_verifies() {
         let (texts, head) = chain(5);
         assert_eq!(verify(&texts, &head), None);
         assert_eq!(verify(&[], &Head::default()), None);
     }
 
     #[test]
-    fn an_edited_event_is_found() {
+    fn detects_edited_event() {
         for at in 0..5 {
             let (mut texts, head) = chain(5);
             texts[at] = texts[at].replace("\"allow\"", "\"deny\"");
@@ -423,7 +423,7 @@ mod tests {
     }
 
     #[test]
-    fn an_edited_event_with_a_new_hash_breaks_the_next() {
+    fn detects_rehashed_event_at_its_successor() {
         let (mut texts, head) = chain(5);
         let mut head_before = Head::default();
         for (at, text) in texts.iter().enumerate().take(2) {
@@ -436,7 +436,7 @@ mod tests {
     }
 
     #[test]
-    fn a_forged_last_event_is_found_by_the_head() {
+    fn detects_forged_last_event() {
         let (mut texts, head) = chain(1);
         let forged = Draft { decision: Some("deny".to_owned()), ..draft(1) };
         texts[0] = forged.seal(&Head::default(), UNIX_EPOCH).unwrap().text;
@@ -444,7 +444,7 @@ mod tests {
     }
 
     #[test]
-    fn a_removed_event_is_found() {
+    fn detects_removed_event() {
         for at in 0..5 {
             let (mut texts, head) = chain(5);
             texts.remove(at);
@@ -453,21 +453,21 @@ mod tests {
     }
 
     #[test]
-    fn swapped_events_are_found() {
+    fn detects_swapped_events() {
         let (mut texts, head) = chain(5);
         texts.swap(1, 3);
         assert_eq!(verify(&texts, &head), Some(2));
     }
 
     #[test]
-    fn an_added_event_is_found() {
+    fn detects_added_event() {
         let (mut texts, head) = chain(3);
         texts.push(draft(4).seal(&head, UNIX_EPOCH).unwrap().text);
         assert_eq!(verify(&texts, &head), Some(4));
     }
 
     #[test]
-    fn what_is_hashed_is_the_canonical_json_of_all_members() {
+    fn event_hash_covers_canonical_json() {
         let text = |text: &str| Some(text.to_owned());
         let draft = Draft {
             key_name: "k\u{e9}\"".into(),
@@ -506,7 +506,7 @@ mod tests {
     }
 
     #[test]
-    fn what_is_not_an_event_is_found() {
+    fn detects_non_event() {
         let (mut texts, head) = chain(2);
         for wrong in ["", "null", "{}", "[]", r#"{"seq":1,"seq":1}"#] {
             texts[0] = wrong.to_owned();
@@ -515,7 +515,7 @@ mod tests {
     }
 
     #[test]
-    fn each_way_of_breaking_has_its_name() {
+    fn names_each_chain_defect() {
         let (texts, _) = chain(3);
         let examine = |texts: &[&str]| {
             let mut verifier = Verifier::default();

@@ -20,7 +20,7 @@ mod files;
 pub mod hosts;
 mod http;
 pub mod ledger;
-mod members;
+mod object_writer;
 pub mod passport;
 pub mod policy;
 pub mod problems;

@@ -195,7 +195,7 @@ mod tests {
     use super::*;
 
     #[test]
-    fn what_is_sealed_opens_only_as_what_it_is() {
+    fn sealed_value_opens_only_in_its_context() {
         let master = MasterKey::generate().unwrap();
         let other = MasterKey::generate().unwrap();
         for purpose in [Purpose::Credential, Purpose::SigningKey] {
@@ -215,7 +215,7 @@ mod tests {
     }
 
     #[test]
-    fn purposes_do_not_open_each_other() {
+    fn purposes_use_separate_keys() {
         let master = MasterKey::generate().unwrap();
         let [credentials, keys] =
             [Purpose::Credential, Purpose::SigningKey].map(|p| master.cipher(p).unwrap());
@@ -226,7 +226,7 @@ mod tests {
         assert!(relabelled.open(b"", &sealed).is_none());
     }
     #[test]
-    fn master_keys_are_32_bytes_in_hex_or_base64() {
+    fn parses_master_key_in_hex_or_base64() {
         for text in [
             "07".repeat(32),
             "BwcHBwcHBwcHBwcHBwcHBwcHBwcHBwcHBwcHBwcHBwc=".to_owned(),
@@ -248,7 +248,7 @@ mod tests {
 
     #[cfg(unix)]
     #[test]
-    fn a_master_key_is_made_for_its_owner_alone() {
+    fn generated_master_key_file_is_private() {
         use std::os::unix::fs::PermissionsExt;
 
         let folder = tempfile::TempDir::new().unwrap();
@@ -264,7 +264,7 @@ mod tests {
 
     /// Made with another library.
     #[test]
-    fn what_was_sealed_earlier_opens() {
+    fn opens_value_sealed_by_earlier_version() {
         let master = MasterKey::parse(&"07".repeat(32)).unwrap();
         let sealed = "0a0a0a0a0a0a0a0a0a0a0a0a1b90ea9e0ab9f930dfefc514f4da709bd88d141a2e4b125c228ca07059";
         let opened =

@@ -22,45 +22,47 @@ use tokio::time::{Instant, MissedTickBehavior};
 use tokio_rustls::TlsAcceptor;
 use tower_service::Service as _;
 
-use crate::approvals::Notices;
+use crate::approvals::ApprovalNotifier;
 use crate::checkpoints::Checkpoints;
 use crate::clock::Clock;
 use crate::config::{ConnectionLimits, MasterKeySource, Settings, Timeouts};
-use crate::connections::{Admission, Admitted, AnswerBody, Connections, Fate, Impatient, Patience};
+use crate::connections::{
+    Admission, Admitted, ConnectionAction, ConnectionTimeouts, Connections, ResponseBody, WriteTimeout,
+};
 use crate::http::{App, Attempts, Page, router, under_base_path};
-use crate::passport::Keys;
-use crate::passport::keys::KeyError;
+use crate::passport::SigningKeyStore;
+use crate::passport::keys::SigningKeyError;
 use crate::seal::{MasterKey, SealError};
-use crate::service::{Memory, Service};
+use crate::service::{Service, SharedState};
 use crate::store::{Location, OpenError, Store};
 use crate::vault::Vault;
 
 /// How many requests one HTTP/2 connection may have in flight.
-const STREAMS: u32 = 256;
+const MAX_STREAMS: u32 = 256;
 
 /// How many requests of one HTTP/2 connection may be reset before they are looked at. A client that resets more is sent
 /// away.
-const RESETS: usize = 20;
+const MAX_PENDING_RESETS: usize = 20;
 
 /// How large the headers of a request may be, in bytes.
-const HEADER_BYTES: u16 = 32 * 1024;
+const MAX_HEADER_BYTES: u16 = 32 * 1024;
 
 /// How long a client of an HTTP/2 connection may be silent before it is asked whether it is there.
-const PING: Duration = Duration::from_secs(20);
+const KEEPALIVE_INTERVAL: Duration = Duration::from_secs(20);
 
 /// How long an HTTP/2 connection may be without a request.
-const IDLE: Duration = Duration::from_secs(60);
+const IDLE_TIMEOUT: Duration = Duration::from_secs(60);
 
 /// How often it is looked at how a connection gets on.
-const LOOK: Duration = Duration::from_secs(1);
+const CHECK_INTERVAL: Duration = Duration::from_secs(1);
 
 /// How long to wait after no connection could be taken, and how often at most that is logged.
-const ACCEPT_AGAIN: Duration = Duration::from_millis(50);
+const ACCEPT_RETRY_DELAY: Duration = Duration::from_millis(50);
 const LOG_EVERY: Duration = Duration::from_secs(10);
 
 /// How long to wait for connections that give way, and how often.
-const ADMIT_AGAIN: Duration = Duration::from_millis(1);
-const ADMIT_TRIES: usize = 1000;
+const ADMIT_RETRY_DELAY: Duration = Duration::from_millis(1);
+const MAX_ADMIT_ATTEMPTS: usize = 1000;
 
 /// How many files are left for the store, the log and what else is opened.
 #[cfg(unix)]
@@ -74,9 +76,9 @@ pub struct Server {
     stop: watch::Sender<bool>,
     serving: JoinHandle<()>,
     /// What makes checkpoints.
-    noting: JoinHandle<()>,
+    checkpointing: JoinHandle<()>,
     store: Arc<dyn Store>,
-    notices: Notices,
+    notifier: ApprovalNotifier,
 }
 
 /// Why a gateway did not start, or did not go on.
@@ -87,7 +89,7 @@ pub enum ServerError {
     Listen(SocketAddr, #[source] io::Error),
     /// It cannot use the keys that sign passports.
     #[error("cannot use the signing keys: {0}")]
-    Keys(#[from] KeyError),
+    SigningKeyStore(#[from] SigningKeyError),
     /// It cannot use its data.
     #[error(transparent)]
     Open(#[from] OpenError),
@@ -104,7 +106,7 @@ impl Server {
     /// If the data or the address cannot be used.
     pub async fn start(settings: Settings) -> Result<Self, ServerError> {
         let store = settings.data.open(&settings.clock).await?;
-        catch_up(&settings.clock, &*store).await?;
+        advance_clock(&settings.clock, &*store).await?;
         Self::start_with(settings, store).await
     }
 
@@ -119,15 +121,16 @@ impl Server {
         let listener = TcpListener::bind(listen).await.map_err(listening)?;
         let address = listener.local_addr().map_err(listening)?;
         let timeouts = settings.timeouts;
-        let notices = Notices::default();
+        let notifier = ApprovalNotifier::default();
         let scheme = if settings.tls.is_some() { "https" } else { "http" };
-        let (vault, keys) = match master_key(&settings.master_key, &settings.data).map_err(KeyError::from)? {
-            Some(master) => {
-                let vault = Vault::new(&master).map_err(KeyError::from)?;
-                (Some(vault), Some(Keys::open(&*store, master).await?))
-            }
-            None => (None, None),
-        };
+        let (vault, keys) =
+            match master_key(&settings.master_key, &settings.data).map_err(SigningKeyError::from)? {
+                Some(master) => {
+                    let vault = Vault::new(&master).map_err(SigningKeyError::from)?;
+                    (Some(vault), Some(SigningKeyStore::open(&*store, master).await?))
+                }
+                None => (None, None),
+            };
         let checkpoints = Checkpoints::new(settings.checkpoints, settings.clock.clone());
         let service = Arc::new(Service {
             store: Arc::clone(&store),
@@ -135,15 +138,15 @@ impl Server {
             keys,
             vault,
             approval_seconds: settings.approval_seconds,
-            finds_approvals: settings.finds_approvals,
+            reuse_approvals: settings.reuse_approvals,
             pending_approvals: settings.pending_approvals,
-            keep_seconds: settings.keep_seconds,
-            notices: notices.clone(),
+            retention_seconds: settings.retention_seconds,
+            notifier: notifier.clone(),
             clock: settings.clock,
             store_timeout: timeouts.store,
-            memory: Memory::default(),
+            state: SharedState::default(),
         });
-        let noting = tokio::spawn({
+        let checkpointing = tokio::spawn({
             let service = Arc::clone(&service);
             async move { checkpoints.run(&*service.store, service.keys.as_ref(), &settings.tenants).await }
         });
@@ -157,9 +160,9 @@ impl Server {
             trusted_proxies: settings.trusted_proxies.clone(),
             attempts: Attempts::default(),
         });
-        let limits = within_files(settings.connections);
+        let limits = within_file_limit(settings.connections);
         let (stop, stopping) = watch::channel(false);
-        let doors = Doors {
+        let context = ConnectionContext {
             builder: builder(&timeouts),
             routes: router(app),
             base_path: settings.base_path.into(),
@@ -169,8 +172,8 @@ impl Server {
             trusted_proxies: settings.trusted_proxies.into(),
             stopping,
         };
-        let serving = tokio::spawn(serve(listener, doors));
-        Ok(Self { address, scheme, stop, serving, noting, store, notices })
+        let serving = tokio::spawn(serve(listener, context));
+        Ok(Self { address, scheme, stop, serving, checkpointing, store, notifier })
     }
 
     /// Where it listens.
@@ -197,12 +200,12 @@ impl Server {
         let served = match ended {
             Some(served) => served,
             None => {
-                self.notices.stop();
+                self.notifier.stop();
                 self.stop.send_replace(true);
                 self.serving.await
             }
         };
-        self.noting.abort();
+        self.checkpointing.abort();
         self.store.close().await;
         served.map_err(|error| ServerError::Serve(io::Error::other(error)))
     }
@@ -218,27 +221,27 @@ impl Server {
 }
 
 /// A ledger that is ahead of the system's clock by more than this many milliseconds is warned of.
-const AHEAD: i64 = 60_000;
+const MAX_LEDGER_LEAD_MS: i64 = 60_000;
 
 /// Sets the clock to the ledger's last event, if it is behind.
-async fn catch_up(clock: &Clock, store: &dyn Store) -> Result<(), KeyError> {
+async fn advance_clock(clock: &Clock, store: &dyn Store) -> Result<(), SigningKeyError> {
     let Some(recorded) = store.last_recorded().await? else {
         return Ok(());
     };
     let ahead_ms = recorded.saturating_sub(clock.source_millis());
-    if ahead_ms > AHEAD {
+    if ahead_ms > MAX_LEDGER_LEAD_MS {
         tracing::warn!(
             ahead_ms,
             "the ledger's last event is later than the system clock; time goes on from that event: set the clock, and if the event's time was wrong, go on with a new data store"
         );
     }
-    clock.at_least(recorded);
+    clock.advance_to(recorded);
     Ok(())
 }
 
 /// What every connection is served with.
 #[derive(Clone)]
-struct Doors {
+struct ConnectionContext {
     builder: auto::Builder<TokioExecutor>,
     routes: Router,
     base_path: Arc<str>,
@@ -255,27 +258,27 @@ fn builder(timeouts: &Timeouts) -> auto::Builder<TokioExecutor> {
         .http1()
         .timer(TokioTimer::new())
         .header_read_timeout(timeouts.headers)
-        .max_buf_size(usize::from(HEADER_BYTES));
+        .max_buf_size(usize::from(MAX_HEADER_BYTES));
     builder
         .http2()
         .timer(TokioTimer::new())
-        .max_concurrent_streams(STREAMS)
-        .max_pending_accept_reset_streams(RESETS)
-        .max_header_list_size(u32::from(HEADER_BYTES))
-        .keep_alive_interval(PING)
+        .max_concurrent_streams(MAX_STREAMS)
+        .max_pending_accept_reset_streams(MAX_PENDING_RESETS)
+        .max_header_list_size(u32::from(MAX_HEADER_BYTES))
+        .keep_alive_interval(KEEPALIVE_INTERVAL)
         .keep_alive_timeout(timeouts.headers);
     builder
 }
 
 /// Takes connections until the gateway stops, then waits for those that are there, as long as they may take.
-async fn serve(listener: TcpListener, mut doors: Doors) {
+async fn serve(listener: TcpListener, mut context: ConnectionContext) {
     let mut tasks = JoinSet::new();
     let mut logged: Option<Instant> = None;
     loop {
         let accepted = tokio::select! {
             accepted = listener.accept() => accepted,
             Some(_) = tasks.join_next() => continue,
-            _ = doors.stopping.wait_for(|stopping| *stopping) => break,
+            _ = context.stopping.wait_for(|stopping| *stopping) => break,
         };
         let (stream, peer) = match accepted {
             Ok(accepted) => accepted,
@@ -297,7 +300,7 @@ async fn serve(listener: TcpListener, mut doors: Doors) {
                     logged = Some(Instant::now());
                     tracing::error!(%error, open = tasks.len(), "no connection could be taken");
                 }
-                tokio::time::sleep(ACCEPT_AGAIN).await;
+                tokio::time::sleep(ACCEPT_RETRY_DELAY).await;
                 continue;
             }
         };
@@ -305,46 +308,46 @@ async fn serve(listener: TcpListener, mut doors: Doors) {
             continue;
         };
         let address = peer.ip().to_canonical();
-        let is_proxy = doors.trusted_proxies.iter().any(|network| network.contains(&address));
+        let is_proxy = context.trusted_proxies.iter().any(|network| network.contains(&address));
         // Those that give way are gone as soon as their tasks ran.
-        for _ in 0..ADMIT_TRIES {
-            match doors.connections.admit(peer, local, is_proxy) {
+        for _ in 0..MAX_ADMIT_ATTEMPTS {
+            match context.connections.admit(peer, local, is_proxy) {
                 Admission::Admitted(admitted) => {
-                    tasks.spawn(connect(stream, admitted, doors.clone()));
+                    tasks.spawn(accept_connection(stream, admitted, context.clone()));
                     break;
                 }
-                Admission::Later => tokio::time::sleep(ADMIT_AGAIN).await,
+                Admission::Retry => tokio::time::sleep(ADMIT_RETRY_DELAY).await,
                 Admission::Refused => break,
             }
         }
     }
     drop(listener);
     let rest = async { while tasks.join_next().await.is_some() {} };
-    if tokio::time::timeout(doors.timeouts.stop, rest).await.is_err() {
+    if tokio::time::timeout(context.timeouts.stop, rest).await.is_err() {
         tracing::warn!(open = tasks.len(), "connections were cut off: they took longer than a stop may take");
         tasks.shutdown().await;
     }
 }
 
 /// Serves a connection until it ends, or has to.
-async fn connect(stream: TcpStream, admitted: Admitted, doors: Doors) {
+async fn accept_connection(stream: TcpStream, admitted: Admitted, context: ConnectionContext) {
     // Small answers must not wait for more of them. Without it they are slower, and the same.
     let _ = stream.set_nodelay(true);
     let connection = Arc::clone(&admitted.connection);
-    let stream = Impatient::new(stream, doors.timeouts.answer);
-    let mut stopping = doors.stopping.clone();
-    let tls = doors.tls.clone();
+    let stream = WriteTimeout::new(stream, context.timeouts.response);
+    let mut stopping = context.stopping.clone();
+    let tls = context.tls.clone();
     let serving = async {
         match tls {
-            None => drive(stream, &admitted, doors).await,
+            None => serve_connection(stream, &admitted, context).await,
             Some(tls) => {
-                let handshake = tokio::time::timeout(doors.timeouts.headers, tls.accept(stream));
+                let handshake = tokio::time::timeout(context.timeouts.headers, tls.accept(stream));
                 let shaken = tokio::select! {
                     shaken = handshake => shaken,
                     _ = stopping.wait_for(|stopping| *stopping) => return,
                 };
                 match shaken {
-                    Ok(Ok(stream)) => drive(stream, &admitted, doors).await,
+                    Ok(Ok(stream)) => serve_connection(stream, &admitted, context).await,
                     Ok(Err(error)) => tracing::debug!(%error, "a TLS handshake failed"),
                     Err(_) => tracing::debug!("a TLS handshake took too long"),
                 }
@@ -357,35 +360,43 @@ async fn connect(stream: TcpStream, admitted: Admitted, doors: Doors) {
     }
 }
 
-async fn drive(stream: impl AsyncRead + AsyncWrite + Unpin + 'static, admitted: &Admitted, doors: Doors) {
+async fn serve_connection(
+    stream: impl AsyncRead + AsyncWrite + Unpin + 'static,
+    admitted: &Admitted,
+    context: ConnectionContext,
+) {
     let connection = &admitted.connection;
-    let (routes, base_path) = (&doors.routes, &doors.base_path);
+    let (routes, base_path) = (&context.routes, &context.base_path);
     let service = service_fn(|mut request: hyper::Request<Incoming>| {
-        let answering = connection.begin();
+        let in_flight = connection.begin();
         request.extensions_mut().insert(Arc::clone(connection));
         let request = under_base_path(request.map(Body::new), base_path);
         let mut routes = routes.clone();
         async move {
             let response = routes.call(request).await?;
-            Ok::<_, Infallible>(response.map(|body| AnswerBody::new(body, answering)))
+            Ok::<_, Infallible>(response.map(|body| ResponseBody::new(body, in_flight)))
         }
     });
-    let serving = doors.builder.serve_connection(TokioIo::new(stream), service);
+    let serving = context.builder.serve_connection(TokioIo::new(stream), service);
     tokio::pin!(serving);
-    let patience = Patience { headers: doors.timeouts.headers, idle: IDLE, answer: doors.timeouts.answer };
-    let mut looks = tokio::time::interval(LOOK.min(doors.timeouts.headers));
+    let timeouts = ConnectionTimeouts {
+        headers: context.timeouts.headers,
+        idle: IDLE_TIMEOUT,
+        response: context.timeouts.response,
+    };
+    let mut looks = tokio::time::interval(CHECK_INTERVAL.min(context.timeouts.headers));
     looks.set_missed_tick_behavior(MissedTickBehavior::Delay);
-    let mut stopping = doors.stopping.clone();
+    let mut stopping = context.stopping.clone();
     let mut retired = false;
     loop {
         let retires = tokio::select! {
             // What a client does wrong is no news.
             _ = serving.as_mut() => return,
             _ = stopping.wait_for(|stopping| *stopping), if !retired => true,
-            _ = looks.tick() => match connection.fate(&patience, Instant::now()) {
-                Fate::Stays => false,
-                Fate::Retires => !retired,
-                Fate::Ends => return,
+            _ = looks.tick() => match connection.action(&timeouts, Instant::now()) {
+                ConnectionAction::Keep => false,
+                ConnectionAction::Drain => !retired,
+                ConnectionAction::Close => return,
             },
         };
         if retires {
@@ -398,7 +409,7 @@ async fn drive(stream: impl AsyncRead + AsyncWrite + Unpin + 'static, admitted: 
 /// The limits, with fewer connections where the process may open fewer files. It may open as many as it is ever allowed
 /// from now on.
 #[cfg(unix)]
-fn within_files(limits: ConnectionLimits) -> ConnectionLimits {
+fn within_file_limit(limits: ConnectionLimits) -> ConnectionLimits {
     use rustix::process::{Resource, Rlimit, getrlimit, setrlimit};
 
     let files = getrlimit(Resource::Nofile);
@@ -422,7 +433,7 @@ fn within_files(limits: ConnectionLimits) -> ConnectionLimits {
 }
 
 #[cfg(not(unix))]
-fn within_files(limits: ConnectionLimits) -> ConnectionLimits {
+fn within_file_limit(limits: ConnectionLimits) -> ConnectionLimits {
     limits
 }
 

@@ -10,7 +10,7 @@ use actpass_protocol::json::{JsonWriter, Style};
 use actpass_protocol::{InvalidArgument, Json, hash_payload};
 
 use crate::ledger;
-use crate::members::object;
+use crate::object_writer::object;
 
 /// The form of the lock file.
 const LOCK_VERSION: &str = "1";
@@ -248,7 +248,7 @@ mod tests {
     }
 
     #[test]
-    fn each_difference_is_named() {
+    fn names_each_manifest_difference() {
         assert!(differences(&[MAIL], &[MAIL]).is_empty());
         for (from, to, expected) in [
             (
@@ -280,7 +280,7 @@ mod tests {
     }
 
     #[test]
-    fn what_is_not_visible_is_shown() {
+    fn escapes_invisible_characters_in_differences() {
         let hidden = MAIL.replace("Sends a mail.", "Sends a mail.\u{e0041}\u{202e}\\u001b[2K");
         let found = differences(&[MAIL], &[&hidden]).join("\n");
         assert!(found.contains(r"\u{e0041}\u{202e}\u001b[2K"), "{found}");
@@ -290,7 +290,7 @@ mod tests {
     }
 
     #[test]
-    fn spelling_is_no_difference() {
+    fn formatting_is_not_a_difference() {
         let respelled = r#"{"inputSchema":{"required":["to"],"type":"object","properties":{"subject":{"type":"string"},
             "to":{"type":"\u0073tring"}}},"description":"Sends a mail.","name":"gmail.send"}"#;
         assert!(differences(&[MAIL], &[respelled]).is_empty());
@@ -301,7 +301,7 @@ mod tests {
     }
 
     #[test]
-    fn a_lock_is_read_back_sorted_and_whole() {
+    fn lock_file_round_trips_sorted() {
         let both = tools(&[r#"{"name":"z"}"#, MAIL]);
         let lock = both.lock().unwrap();
         assert_eq!(Tools::from_lock(lock.as_bytes()), Ok(both.clone()));
@@ -325,14 +325,14 @@ mod tests {
     }
 
     #[test]
-    fn the_response_that_holds_the_list_is_read_too() {
+    fn accepts_json_rpc_tools_list_response() {
         let response =
             format!(r#"{{"jsonrpc":"2.0","id":1,"result":{{"tools":[{MAIL}],"nextCursor":null}}}}"#);
         assert_eq!(Tools::from_list(response.as_bytes()), Ok(tools(&[MAIL])));
     }
 
     #[test]
-    fn what_is_no_list_is_said() {
+    fn rejects_invalid_tool_list() {
         for (text, expected) in [
             ("[", "not JSON"),
             ("[]", "expected an MCP tools/list result"),

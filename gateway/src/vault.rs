@@ -27,7 +27,7 @@ pub const MAX_SECRET_BYTES: usize = 16 * 1024;
 
 impl SealedCredential {
     /// What the secret is sealed to. As JSON, so that no two are alike.
-    fn bound(&self, tenant_id: &str, tool_id: &str) -> Vec<u8> {
+    fn associated_data(&self, tenant_id: &str, tool_id: &str) -> Vec<u8> {
         Json::Array(vec![
             Json::from(tenant_id),
             Json::from(tool_id),
@@ -74,59 +74,60 @@ impl Vault {
             set_at,
             expires_at,
         };
-        credential.sealed = self.0.seal(&credential.bound(tenant_id, tool_id), secret.expose().as_bytes())?;
+        credential.sealed =
+            self.0.seal(&credential.associated_data(tenant_id, tool_id), secret.expose().as_bytes())?;
         Ok(credential)
     }
 
     /// The secret of a tenant's tool's credential; `None` if another master key sealed it, or if it was changed in the
     /// data store or is another tool's there.
     pub fn open(&self, tenant_id: &str, tool_id: &str, credential: &SealedCredential) -> Option<Secret> {
-        let secret = self.0.open(&credential.bound(tenant_id, tool_id), &credential.sealed)?;
+        let secret = self.0.open(&credential.associated_data(tenant_id, tool_id), &credential.sealed)?;
         str::from_utf8(&secret).ok().map(Secret::from)
     }
 }
 
 /// The members of an answer in their order, each value as its JSON text.
-struct Answer<'a>(Vec<(&'a str, &'a RawValue)>);
+struct ResponseMembers<'a>(Vec<(&'a str, &'a RawValue)>);
 
-impl<'de> Deserialize<'de> for Answer<'de> {
+impl<'de> Deserialize<'de> for ResponseMembers<'de> {
     fn deserialize<D: Deserializer<'de>>(deserializer: D) -> Result<Self, D::Error> {
-        struct Members;
+        struct MembersVisitor;
 
-        impl<'de> Visitor<'de> for Members {
-            type Value = Answer<'de>;
+        impl<'de> Visitor<'de> for MembersVisitor {
+            type Value = ResponseMembers<'de>;
 
             fn expecting(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
                 f.write_str("an object")
             }
 
-            fn visit_map<A: MapAccess<'de>>(self, mut map: A) -> Result<Answer<'de>, A::Error> {
+            fn visit_map<A: MapAccess<'de>>(self, mut map: A) -> Result<ResponseMembers<'de>, A::Error> {
                 let mut members = Vec::with_capacity(16);
                 while let Some(member) = map.next_entry()? {
                     members.push(member);
                 }
-                Ok(Answer(members))
+                Ok(ResponseMembers(members))
             }
         }
 
-        deserializer.deserialize_map(Members)
+        deserializer.deserialize_map(MembersVisitor)
     }
 }
 
 /// The member `credential` of an answer.
 #[derive(Serialize)]
-struct HandedOut<'a> {
+struct CredentialMember<'a> {
     token: &'a str,
     expires_at: Option<String>,
 }
 
-/// The answer with the member `credential`, for the client alone: what is kept and recorded is `answer`. `None` if that is
+/// The answer with the member `credential`, for the client alone: what is kept and recorded is `response`. `None` if that is
 /// no answer.
-pub fn hand_out(answer: &[u8], secret: &Secret, expires_at: Option<i64>) -> Option<Bytes> {
-    let Answer(members) = serde_json::from_slice(answer).ok()?;
-    let credential = HandedOut { token: secret.expose(), expires_at: expires_at.map(rfc3339) };
+pub fn add_credential(response: &[u8], secret: &Secret, expires_at: Option<i64>) -> Option<Bytes> {
+    let ResponseMembers(members) = serde_json::from_slice(response).ok()?;
+    let credential = CredentialMember { token: secret.expose(), expires_at: expires_at.map(rfc3339) };
     // Large enough for every byte as an escape of six, so that it never grows and leaves a copy behind.
-    let capacity = answer.len() + 6 * secret.expose().len() + 128;
+    let capacity = response.len() + 6 * secret.expose().len() + 128;
     let mut text = Zeroizing::new(Vec::with_capacity(capacity));
     let mut writer = serde_json::Serializer::new(&mut *text);
     let mut object = writer.serialize_map(None).ok()?;
@@ -171,7 +172,7 @@ mod tests {
     }
 
     #[test]
-    fn a_credential_opens_where_it_belongs_and_nowhere_else() {
+    fn credential_opens_only_for_its_tool() {
         let own = sealed();
         let open = |tenant, tool, credential: &SealedCredential| vault().open(tenant, tool, credential);
         assert_eq!(open("t", "pay", &own).unwrap().expose(), "vault_secret");
@@ -193,23 +194,23 @@ mod tests {
     }
 
     #[test]
-    fn what_it_is_bound_to_is_told_apart() {
+    fn credential_associated_data_is_unambiguous() {
         let credential = sealed();
-        assert_ne!(credential.bound("t\",\"p", "ay"), credential.bound("t", "p\",\"ay"));
+        assert_ne!(credential.associated_data("t\",\"p", "ay"), credential.associated_data("t", "p\",\"ay"));
         let words = SealedCredential { id: "x".to_owned(), expires_at: None, ..credential.clone() };
-        assert_ne!(words.bound("t", "null"), credential.bound("t", "null"));
+        assert_ne!(words.associated_data("t", "null"), credential.associated_data("t", "null"));
     }
 
     #[test]
-    fn it_holds_until_it_expires() {
+    fn credential_is_valid_until_expiry() {
         let credential = sealed();
         assert!(!credential.has_expired(199) && credential.has_expired(200));
         assert!(!SealedCredential { expires_at: None, ..credential }.has_expired(i64::MAX));
     }
 
     #[test]
-    fn an_answer_with_a_credential_is_the_answer_and_the_credential() {
-        let answer = br#"{"decision":"allow"}"#;
+    fn credential_is_added_to_response() {
+        let response = br#"{"decision":"allow"}"#;
         for (secret, expires_at, expected) in [
             ("s", None, r#"{"decision":"allow","credential":{"token":"s","expires_at":null}}"#),
             (
@@ -218,15 +219,15 @@ mod tests {
                 r#"{"decision":"allow","credential":{"token":"-----BEGIN\n\"\\\u0001é","expires_at":"1970-01-01T00:00:00Z"}}"#,
             ),
         ] {
-            let handed = hand_out(answer, &Secret::from(secret), expires_at).unwrap();
+            let handed = add_credential(response, &Secret::from(secret), expires_at).unwrap();
             assert_eq!(str::from_utf8(&handed).unwrap(), expected);
             let token = Json::parse(&handed).unwrap();
             let token = token.member("credential").and_then(|credential| credential.member("token"));
             assert_eq!(token.and_then(Json::as_str), Some(secret));
         }
         let worst = "\u{1}".repeat(MAX_SECRET_BYTES);
-        let handed = hand_out(answer, &Secret::from(worst), Some(i64::MAX)).unwrap();
+        let handed = add_credential(response, &Secret::from(worst), Some(i64::MAX)).unwrap();
         assert!(Json::parse(&handed).is_ok());
-        assert_eq!(hand_out(b"[]", &Secret::from("s"), None), None);
+        assert_eq!(add_credential(b"[]", &Secret::from("s"), None), None);
     }
 }

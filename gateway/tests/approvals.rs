@@ -26,7 +26,7 @@ async fn start_without_reuse() -> (Gateway, Arc<AtomicU64>) {
     let change = with(&time);
     let gateway = Gateway::start_with("", |settings| {
         change(settings);
-        settings.finds_approvals = false;
+        settings.reuse_approvals = false;
     })
     .await;
     (gateway, time)
@@ -43,9 +43,9 @@ fn with(time: &Arc<AtomicU64>) -> impl FnOnce(&mut Settings) + use<> {
 
 /// Asks for a refund that needs an approval: the approval's id.
 async fn ask(gateway: &Gateway) -> String {
-    let answer = gateway.decide("apk_one", &refund("25000", "")).await;
-    assert_eq!(text(&answer, "decision"), Some("require_approval"));
-    text(&answer, "approval_request_id").unwrap().to_owned()
+    let response = gateway.decide("apk_one", &refund("25000", "")).await;
+    assert_eq!(text(&response, "decision"), Some("require_approval"));
+    text(&response, "approval_request_id").unwrap().to_owned()
 }
 
 fn naming(amount: &str, id: &str, more: &str) -> String {
@@ -54,29 +54,29 @@ fn naming(amount: &str, id: &str, more: &str) -> String {
 
 async fn say(gateway: &Gateway, key: &str, id: &str, word: &str, body: &str) -> (u16, Json) {
     let request = gateway.post(&format!("/api/v1/approvals/{id}/{word}"), key).body(body.to_owned());
-    let (status, answer) = json(request.send().await.unwrap()).await;
-    (status.as_u16(), answer)
+    let (status, response) = json(request.send().await.unwrap()).await;
+    (status.as_u16(), response)
 }
 
 async fn approve(gateway: &Gateway, id: &str) {
-    let (status, answer) = say(gateway, "apdv_one", id, "approve", "{}").await;
-    assert_eq!((status, text(&answer, "status")), (200, Some("approved")), "{answer}");
+    let (status, response) = say(gateway, "apdv_one", id, "approve", "{}").await;
+    assert_eq!((status, text(&response, "status")), (200, Some("approved")), "{response}");
 }
 
 async fn look(gateway: &Gateway, key: &str, path: &str) -> (u16, Json) {
     let response = gateway.get(&format!("/api/v1/approvals{path}"), key).send().await.unwrap();
-    let (status, answer) = json(response).await;
-    (status.as_u16(), answer)
+    let (status, response) = json(response).await;
+    (status.as_u16(), response)
 }
 
 #[track_caller]
-fn assert_is(answer: &Json, decision: &str, reason: &str) {
-    let found = (text(answer, "decision"), text(answer, "reason_code"));
-    assert_eq!(found, (Some(decision), Some(reason)), "{answer}");
+fn assert_is(response: &Json, decision: &str, reason: &str) {
+    let found = (text(response, "decision"), text(response, "reason_code"));
+    assert_eq!(found, (Some(decision), Some(reason)), "{response}");
 }
 
 #[tokio::test]
-async fn what_was_approved_runs_once_and_nothing_else_does() {
+async fn approval_allows_exact_action_once() {
     let (gateway, _) = start().await;
     let id = ask(&gateway).await;
     let again = gateway.decide("apk_one", &naming("25000", &id, "")).await;
@@ -135,12 +135,12 @@ async fn what_was_approved_runs_once_and_nothing_else_does() {
 }
 
 #[tokio::test]
-async fn who_may_decide_and_when() {
+async fn only_operators_decide_before_deadline() {
     let (gateway, time) = start_without_reuse().await;
     let id = ask(&gateway).await;
     for word in ["approve", "reject"] {
-        let (status, answer) = say(&gateway, "apk_one", &id, word, "{}").await;
-        assert_eq!((status, text(&answer, "error.code")), (403, Some("forbidden")));
+        let (status, response) = say(&gateway, "apk_one", &id, word, "{}").await;
+        assert_eq!((status, text(&response, "error.code")), (403, Some("forbidden")));
         assert_eq!(say(&gateway, "apk_two", &id, word, "{}").await.0, 403);
         assert_eq!(say(&gateway, "apdv_one", "apr_0", word, "{}").await.0, 404);
         let long = format!(r#"{{"note": "{}"}}"#, "n".repeat(2001));
@@ -172,8 +172,8 @@ async fn who_may_decide_and_when() {
     let rejected = say(&gateway, "apdv_one", &id, "reject", "{}").await;
     assert_eq!((rejected.0, text(&rejected.1, "status")), (200, Some("rejected")));
     for word in ["approve", "reject"] {
-        let (status, answer) = say(&gateway, "apdv_one", &id, word, "{}").await;
-        assert_eq!((status, text(&answer, "error.code")), (409, Some("already_decided")));
+        let (status, response) = say(&gateway, "apdv_one", &id, word, "{}").await;
+        assert_eq!((status, text(&response, "error.code")), (409, Some("already_decided")));
     }
     assert_is(&gateway.decide("apk_one", &naming("25000", &id, "")).await, "deny", "approval.rejected");
 
@@ -197,12 +197,12 @@ async fn who_may_decide_and_when() {
 }
 
 #[tokio::test]
-async fn only_what_is_acted_on_opens_a_request() {
+async fn only_enforcing_modes_open_approvals() {
     let (gateway, _) = start().await;
     for mode in ["monitor", "warn"] {
-        let answer = gateway.decide("apk_one", &refund("25000", &format!(r#", "mode": "{mode}""#))).await;
-        assert_eq!(text(&answer, "reason_code"), Some("refund.medium_needs_approval"));
-        assert_eq!(answer.member("approval_request_id"), None);
+        let response = gateway.decide("apk_one", &refund("25000", &format!(r#", "mode": "{mode}""#))).await;
+        assert_eq!(text(&response, "reason_code"), Some("refund.medium_needs_approval"));
+        assert_eq!(response.member("approval_request_id"), None);
     }
     assert_eq!(look(&gateway, "apdv_one", "").await.1.to_string(), r#"{"approvals":[]}"#);
     let body = refund("25000", r#", "mode": "strict", "idempotency_key": "i""#);
@@ -220,7 +220,7 @@ async fn only_what_is_acted_on_opens_a_request() {
 }
 
 #[tokio::test]
-async fn one_of_many_at_once_spends_an_approval() {
+async fn concurrent_requests_spend_approval_once() {
     let (gateway, _) = start_without_reuse().await;
     let id = ask(&gateway).await;
     let said =
@@ -231,14 +231,15 @@ async fn one_of_many_at_once_spends_an_approval() {
     approve(&gateway, &id).await;
     let body = naming("25000", &id, "");
     let answers = join_all((0..200).map(|_| gateway.decide("apk_one", &body))).await;
-    let allowed = answers.iter().filter(|answer| text(answer, "decision") == Some("allow")).count();
-    let spent = answers.iter().filter(|answer| text(answer, "reason_code") == Some("approval.spent")).count();
+    let allowed = answers.iter().filter(|response| text(response, "decision") == Some("allow")).count();
+    let spent =
+        answers.iter().filter(|response| text(response, "reason_code") == Some("approval.spent")).count();
     assert_eq!((allowed, spent), (1, 199));
     gateway.stop().await;
 }
 
 #[tokio::test]
-async fn a_passport_and_an_approval_are_spent_together() {
+async fn passport_and_approval_are_spent_atomically() {
     let (gateway, _) = start().await;
     let body = r#"{"audience": "a", "agent_id": "sdk", "goal": "refund an order", "allowed_tools": ["refunds.create"]}"#;
     let issue = async || {
@@ -278,18 +279,18 @@ async fn passport_for(gateway: &Gateway, key: &str, id: &str) -> (u16, Json) {
             "allowed_tools": ["refunds.create", "refunds.read"], "approval_request_id": "{id}"}}"#
     );
     let request = gateway.post("/api/v1/passports/issue", key).body(body);
-    let (status, answer) = json(request.send().await.unwrap()).await;
-    (status.as_u16(), answer)
+    let (status, response) = json(request.send().await.unwrap()).await;
+    (status.as_u16(), response)
 }
 
 #[tokio::test]
-async fn a_passport_can_stand_for_an_approval() {
+async fn passport_can_carry_approval() {
     let (gateway, time) = start().await;
     let id = ask(&gateway).await;
     let refused = async |key: &str, id: &str| {
-        let (status, answer) = passport_for(&gateway, key, id).await;
-        let message = text(&answer, "error.message").unwrap().to_owned();
-        assert_eq!((status, message.starts_with("approval_request_id: ")), (422, true), "{answer}");
+        let (status, response) = passport_for(&gateway, key, id).await;
+        let message = text(&response, "error.message").unwrap().to_owned();
+        assert_eq!((status, message.starts_with("approval_request_id: ")), (422, true), "{response}");
         message.rsplit(' ').next().unwrap().to_owned()
     };
     assert_eq!(refused("apk_one", &id).await, "pending");
@@ -298,9 +299,9 @@ async fn a_passport_can_stand_for_an_approval() {
     assert_eq!(refused("apk_two", &id).await, "unknown");
 
     let issued = async |id: &str| {
-        let (status, answer) = passport_for(&gateway, "apk_one", id).await;
-        assert_eq!(status, 200, "{answer}");
-        text(&answer, "token").unwrap().to_owned()
+        let (status, response) = passport_for(&gateway, "apk_one", id).await;
+        assert_eq!(status, 200, "{response}");
+        text(&response, "token").unwrap().to_owned()
     };
     let (token, second) = (issued(&id).await, issued(&id).await);
     let body = format!(r#"{{"token": "{token}", "audience": "a"}}"#);
@@ -351,7 +352,7 @@ async fn a_passport_can_stand_for_an_approval() {
 }
 
 #[tokio::test]
-async fn one_of_many_passports_spends_an_approval() {
+async fn approval_is_spent_once_across_passports() {
     let (gateway, _) = start().await;
     let id = ask(&gateway).await;
     approve(&gateway, &id).await;
@@ -363,13 +364,14 @@ async fn one_of_many_passports_spends_an_approval() {
         async move { gateway.decide("apk_one", &body).await }
     }))
     .await;
-    let count = |reason| answers.iter().filter(|answer| text(answer, "reason_code") == Some(reason)).count();
+    let count =
+        |reason| answers.iter().filter(|response| text(response, "reason_code") == Some(reason)).count();
     assert_eq!((count("approval.approved"), count("approval.spent")), (1, 49));
     gateway.stop().await;
 }
 
 #[tokio::test]
-async fn waiting_ends_with_the_decision() {
+async fn wait_returns_on_decision() {
     let (gateway, _) = start().await;
     let id = ask(&gateway).await;
     for wrong in ["26", "-1", "x", "1&wait=2"] {
@@ -386,14 +388,16 @@ async fn waiting_ends_with_the_decision() {
     let started = std::time::Instant::now();
     let (answers, ()) = tokio::join!(waiting, deciding);
     assert!(
-        answers.iter().all(|(status, answer)| *status == 200 && text(answer, "status") == Some("approved"))
+        answers
+            .iter()
+            .all(|(status, response)| *status == 200 && text(response, "status") == Some("approved"))
     );
     assert!(started.elapsed() < Duration::from_secs(20), "nobody told them");
     gateway.stop().await;
 }
 
 #[tokio::test]
-async fn a_stop_lets_those_who_wait_go() {
+async fn shutdown_releases_waiting_requests() {
     let (mut gateway, _) = start().await;
     let id = ask(&gateway).await;
     let server = gateway.server.take().unwrap();
@@ -404,13 +408,13 @@ async fn a_stop_lets_those_who_wait_go() {
         server.stop().await.unwrap();
     };
     let started = std::time::Instant::now();
-    let ((status, answer), ()) = tokio::join!(waiting, stopping);
-    assert_eq!((status, text(&answer, "status")), (200, Some("pending")));
+    let ((status, response), ()) = tokio::join!(waiting, stopping);
+    assert_eq!((status, text(&response, "status")), (200, Some("pending")));
     assert!(started.elapsed() < Duration::from_secs(20), "it waited to the end");
 }
 
 #[tokio::test]
-async fn a_restart_keeps_approvals() {
+async fn approvals_survive_restart() {
     let (mut gateway, time) = start_without_reuse().await;
     let (open, approved, spent) = (ask(&gateway).await, ask(&gateway).await, ask(&gateway).await);
     approve(&gateway, &approved).await;

@@ -13,7 +13,7 @@ use std::time::{Duration, UNIX_EPOCH};
 use actpass_gateway::checkpoints::{Checkpoint, Checkpoints, Interval};
 use actpass_gateway::clock::Clock;
 use actpass_gateway::config::MasterKeySource;
-use actpass_gateway::passport::Keys;
+use actpass_gateway::passport::SigningKeyStore;
 use actpass_gateway::seal::MasterKey;
 use actpass_protocol::token::PublicKey;
 use actpass_protocol::{Json, hash_payload};
@@ -81,7 +81,7 @@ fn rewrite(path: &Path) {
 }
 
 #[tokio::test]
-async fn a_ledger_that_was_rewritten_contradicts_its_checkpoints_and_is_not_signed() {
+async fn rewritten_ledger_contradicts_checkpoints_and_is_not_signed() {
     let time = Arc::new(AtomicU64::new(2_000_000_000));
     let read = Arc::clone(&time);
     let clock = Clock::new(move || UNIX_EPOCH + Duration::from_secs(read.load(Ordering::SeqCst)));
@@ -92,8 +92,8 @@ async fn a_ledger_that_was_rewritten_contradicts_its_checkpoints_and_is_not_sign
     })
     .await;
     let folder = gateway.folder.path().to_owned();
-    let store = gateway.data.open_beside().await.unwrap();
-    let keys = Keys::open(&*store, MasterKey::parse(MASTER).unwrap()).await.unwrap();
+    let store = gateway.data.open_existing().await.unwrap();
+    let keys = SigningKeyStore::open(&*store, MasterKey::parse(MASTER).unwrap()).await.unwrap();
     let interval = Interval { events: 5, seconds: 3600 };
     let mut checkpoints = Checkpoints::new(interval, clock);
     let tenants = ["one".to_owned(), "two".to_owned()];
@@ -126,9 +126,10 @@ async fn a_ledger_that_was_rewritten_contradicts_its_checkpoints_and_is_not_sign
     let public = PublicKey::parse_jwks(&jwks).unwrap();
     let read = Checkpoint::read(&events[1].to_string(), &public).unwrap();
     assert_eq!((&*read.tenant_id, &*read.chain_id, read.head.length), ("one", "decisions", 8));
-    let alone = text(&events[1], "metadata.signature").unwrap();
-    assert_eq!(Checkpoint::read(alone, &public).unwrap(), read);
-    for (from, to) in [("\"length\":8", "\"length\":7"), ("\"decisions\"", "\"tools\""), (alone, "x.y.z")] {
+    let exclusive = text(&events[1], "metadata.signature").unwrap();
+    assert_eq!(Checkpoint::read(exclusive, &public).unwrap(), read);
+    for (from, to) in [("\"length\":8", "\"length\":7"), ("\"decisions\"", "\"tools\""), (exclusive, "x.y.z")]
+    {
         assert!(Checkpoint::read(&events[1].to_string().replace(from, to), &public).is_err(), "{from}");
     }
     // Clients make none.
@@ -188,7 +189,7 @@ async fn a_ledger_that_was_rewritten_contradicts_its_checkpoints_and_is_not_sign
 }
 
 #[tokio::test]
-async fn an_approval_without_its_event_grants_nothing_and_is_found() {
+async fn approval_without_event_is_denied_and_reported() {
     let gateway = Gateway::start().await;
     let asked = gateway.decide("apk_one", &refund("25000", "")).await;
     let id = text(&asked, "approval_request_id").unwrap();
@@ -228,7 +229,7 @@ async fn an_approval_without_its_event_grants_nothing_and_is_found() {
 }
 
 #[tokio::test]
-async fn a_gateway_makes_checkpoints_by_itself_also_without_a_master_key() {
+async fn gateway_checkpoints_with_and_without_master_key() {
     for (source, is_signed) in
         [(MasterKeySource::Missing, false), (MasterKeySource::Given(MasterKey::parse(MASTER).unwrap()), true)]
     {

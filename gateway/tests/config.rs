@@ -5,14 +5,14 @@ mod common;
 
 use std::net::SocketAddr;
 
-use actpass_gateway::auth::{KeyHash, Role};
+use actpass_gateway::auth::{ApiKeyHash, Role};
 use actpass_gateway::config::{LogFormat, Settings};
 use actpass_gateway::policy::{Cases, Policy};
 use actpass_gateway::store::Location;
 use tempfile::TempDir;
 
 #[test]
-fn a_whole_file_is_read() {
+fn reads_complete_settings() {
     let folder = TempDir::new().unwrap();
     let text = common::config("body_bytes = 5000\nrequests_per_second = 10\nburst = 20")
         .replace("[limits]", "log = \"json\"\ndanger_allow_plain_http = true\n[limits]")
@@ -32,7 +32,7 @@ fn a_whole_file_is_read() {
 }
 
 #[test]
-fn a_database_is_kept_out_of_sight_and_its_gateways_issue_as_one() {
+fn database_url_is_hidden_and_requires_issuer() {
     let folder = TempDir::new().unwrap();
     std::fs::write(folder.path().join("master.key"), "07".repeat(32)).unwrap();
     let certificate = rcgen::generate_simple_self_signed(["db.example".to_owned()]).unwrap().cert.pem();
@@ -56,7 +56,7 @@ fn a_database_is_kept_out_of_sight_and_its_gateways_issue_as_one() {
 }
 
 #[test]
-fn what_is_not_said_has_its_default() {
+fn unset_settings_have_defaults() {
     let folder = TempDir::new().unwrap();
     let settings = Settings::parse(&common::config(""), folder.path()).unwrap();
     assert_eq!(settings.body_bytes, 1_048_576);
@@ -66,12 +66,12 @@ fn what_is_not_said_has_its_default() {
 }
 
 #[test]
-fn every_wrong_member_is_named() {
+fn each_invalid_setting_is_named() {
     let folder = TempDir::new().unwrap();
     std::fs::write(folder.path().join("bad.json"), r#"{"id": "p", "version": 1, "rules": [{"name": "r"}]}"#)
         .unwrap();
     let whole = common::config("");
-    let (one, two) = (KeyHash::of("apk_one").to_string(), KeyHash::of("apk_two").to_string());
+    let (one, two) = (ApiKeyHash::of("apk_one").to_string(), ApiKeyHash::of("apk_two").to_string());
     let refunds = format!("{}/../policies/refunds.json", env!("CARGO_MANIFEST_DIR"));
     let table: &[(&str, &str, &str)] = &[
         ("listen = \"127.0.0.1:0\"", "", "listen: missing"),
@@ -196,7 +196,7 @@ fn every_wrong_member_is_named() {
 }
 
 #[test]
-fn a_key_in_the_file_is_never_shown() {
+fn plaintext_key_in_settings_is_never_shown() {
     let folder = TempDir::new().unwrap();
     for hash in [
         "hash = \"apk_very_secret\"",
@@ -211,7 +211,7 @@ fn a_key_in_the_file_is_never_shown() {
 }
 
 #[test]
-fn a_file_that_is_not_toml_says_where() {
+fn toml_syntax_error_names_line() {
     let folder = TempDir::new().unwrap();
     let problems = Settings::parse("listen = \"127.0.0.1:0\"\ndata = [\n= 1", folder.path()).unwrap_err();
     assert!(problems.to_string().starts_with("line "), "{problems}");
@@ -220,7 +220,7 @@ fn a_file_that_is_not_toml_says_where() {
 }
 
 #[test]
-fn dev_listens_on_loopback_only() {
+fn dev_requires_loopback_address() {
     for address in ["0.0.0.0:0", "192.0.2.1:80", "[::]:0"] {
         let problems =
             Settings::dev(address.parse().unwrap(), Some("x.db".into()), None).unwrap_err().to_string();
@@ -232,7 +232,7 @@ fn dev_listens_on_loopback_only() {
 }
 
 #[test]
-fn dev_reads_its_policy() {
+fn dev_loads_policy() {
     let folder = TempDir::new().unwrap();
     let path = folder.path().join("policy.json");
     std::fs::write(&path, r#"{"id": "mine", "version": 1, "rules": []}"#).unwrap();
@@ -246,7 +246,7 @@ fn dev_reads_its_policy() {
 }
 
 #[test]
-fn the_packs_decide_as_their_cases_say() {
+fn example_policies_pass_their_cases() {
     let folder = concat!(env!("CARGO_MANIFEST_DIR"), "/../policies");
     for (name, least) in [("refunds", 30), ("email", 30), ("deploys", 30), ("crm", 30)] {
         let policy = Policy::parse(&std::fs::read(format!("{folder}/{name}.json")).unwrap()).unwrap();
@@ -274,7 +274,7 @@ fn with(lines: &str, files: &[(&str, &[u8])]) -> Result<Settings, String> {
 }
 
 #[test]
-fn new_members_are_checked() {
+fn validates_optional_settings() {
     for (lines, expected) in [
         ("hosts = \"gateway.example\"", "hosts: expected a list of non-empty strings, found string"),
         ("hosts = [\"https://gateway.example\"]", "hosts: expected names"),
@@ -309,7 +309,7 @@ fn new_members_are_checked() {
         ("max_ttl_seconds = 0", "max_ttl_seconds: expected an integer"),
         ("allowed_tool = [\"t\"]", "allowed_tool: unknown member"),
     ] {
-        let hash = KeyHash::of("k");
+        let hash = ApiKeyHash::of("k");
         let key = format!("[[keys]]\nname = \"k\"\nhash = \"{hash}\"\ntenant = \"one\"\nrole = \"agent\"\n");
         let text = common::config("") + &key + members;
         let problems = Settings::parse(&text, TempDir::new().unwrap().path()).unwrap_err().to_string();
@@ -318,7 +318,7 @@ fn new_members_are_checked() {
 }
 
 #[test]
-fn addresses_to_listen_at_are_read() {
+fn parses_listen_addresses() {
     use actpass_gateway::config::parse_listen;
 
     for (text, expected) in [
@@ -342,7 +342,7 @@ fn addresses_to_listen_at_are_read() {
 }
 
 #[test]
-fn files_from_other_editors_are_read_or_named() {
+fn reads_settings_with_bom_and_rejects_utf16() {
     let plain = common::config("");
     let utf_16: Vec<u8> = format!("\u{feff}{plain}").encode_utf16().flat_map(u16::to_le_bytes).collect();
     let folder = TempDir::new().unwrap();
@@ -383,7 +383,7 @@ fn certificate(from: i64, until: i64) -> (String, String) {
 }
 
 #[test]
-fn certificates_and_keys_are_looked_at() {
+fn validates_certificates_and_keys() {
     let tls = |certificate: &[u8], key: &[u8]| {
         let folder = TempDir::new().unwrap();
         for (name, bytes) in [("certificate.pem", certificate), ("key.pem", key)] {
@@ -425,7 +425,7 @@ fn certificates_and_keys_are_looked_at() {
 }
 
 #[test]
-fn what_is_probably_not_meant_is_warned_of() {
+fn warns_about_suspicious_settings() {
     let warnings = |text: &str| {
         Settings::parse(text, TempDir::new().unwrap().path())
             .unwrap_or_else(|problems| panic!("{problems}"))
@@ -443,8 +443,8 @@ fn what_is_probably_not_meant_is_warned_of() {
     ] {
         assert!(warnings(&common::config(limits)).starts_with(expected), "{limits}");
     }
-    let public =
-        common::config("").replace(&KeyHash::of("apk_one").to_string(), &KeyHash::of("apk_dev").to_string());
+    let public = common::config("")
+        .replace(&ApiKeyHash::of("apk_one").to_string(), &ApiKeyHash::of("apk_dev").to_string());
     assert!(warnings(&public).contains("keys[0].hash: of apk_dev, a key that everyone knows"));
 
     let key: String = (0..32).map(|byte| format!("{:02x}", byte * 5)).collect();
@@ -483,13 +483,13 @@ fn what_is_probably_not_meant_is_warned_of() {
 }
 
 #[test]
-fn answers_approvals_and_checkpoints_are_as_they_are_set() {
+fn reads_retention_approval_and_checkpoint_settings() {
     let folder = TempDir::new().unwrap();
     let read = |text: &str| {
         let text = common::config("").replacen("[limits]", &format!("{text}[limits]"), 1);
         let settings = Settings::parse(&text, folder.path()).unwrap_or_else(|problems| panic!("{problems}"));
         let checkpoints = (settings.checkpoints.events, settings.checkpoints.seconds);
-        (settings.keep_seconds, settings.finds_approvals, checkpoints)
+        (settings.retention_seconds, settings.reuse_approvals, checkpoints)
     };
     assert_eq!(read(""), (86_400, true, (1000, 3600)));
     for (keep, seconds) in

@@ -49,8 +49,8 @@ impl Program {
     async fn ask(&self, client: &reqwest::Client, more: &str) -> (u16, Json) {
         let request = client.post(format!("{}{PREFLIGHT}", self.url)).bearer_auth("apk_dev");
         let request = request.header("content-type", "application/json").body(refund("1", more));
-        let (status, answer) = json(request.send().await.unwrap()).await;
-        (status.as_u16(), answer)
+        let (status, response) = json(request.send().await.unwrap()).await;
+        (status.as_u16(), response)
     }
 
     async fn health(&self, client: &reqwest::Client) -> u16 {
@@ -87,7 +87,7 @@ fn err(output: &Output) -> String {
 }
 
 #[tokio::test]
-async fn a_file_that_is_no_longer_at_its_path_is_noticed_before_an_answer() {
+async fn replaced_data_file_is_detected_before_response() {
     type Change = fn(&Path);
     let moved = |path: &Path| path.with_extension("moved");
     let changes: [(&str, Change, bool); 10] = [
@@ -152,9 +152,9 @@ async fn a_file_that_is_no_longer_at_its_path_is_noticed_before_an_answer() {
                 gateway.get("/healthz", "apk_one"),
                 gateway.get("/api/v1/evidence/chains/decisions", "apk_one"),
             ] {
-                let (status, answer) = json(request.send().await.unwrap()).await;
+                let (status, response) = json(request.send().await.unwrap()).await;
                 assert_eq!(
-                    (status.as_u16(), text(&answer, "error.code")),
+                    (status.as_u16(), text(&response, "error.code")),
                     (503, Some("unavailable")),
                     "{name}"
                 );
@@ -170,7 +170,7 @@ async fn a_file_that_is_no_longer_at_its_path_is_noticed_before_an_answer() {
 }
 
 #[test]
-fn names_that_sqlite_reads_otherwise_are_refused_or_taken_as_they_are() {
+fn rejects_names_that_sqlite_interprets() {
     let folder = TempDir::new().unwrap();
     for name in [":memory:", "file:x.db", "file:x.db?mode=memory", "file::memory:", "file:///tmp/x.db"] {
         for arguments in [
@@ -198,7 +198,7 @@ fn names_that_sqlite_reads_otherwise_are_refused_or_taken_as_they_are() {
 }
 
 #[test]
-fn what_is_no_ordinary_file_is_refused() {
+fn rejects_special_files() {
     let folder = TempDir::new().unwrap();
     let at = |name: &str| folder.path().join(name);
     fs::create_dir(at("folder")).unwrap();
@@ -209,7 +209,7 @@ fn what_is_no_ordinary_file_is_refused() {
         [("folder", "a directory"), ("socket", "a socket"), ("pipe", "a named pipe"), ("device", "a device")]
     {
         for error in
-            [SqliteStore::open(&at(name)).unwrap_err(), SqliteStore::open_beside(&at(name)).unwrap_err()]
+            [SqliteStore::open(&at(name)).unwrap_err(), SqliteStore::open_existing(&at(name)).unwrap_err()]
         {
             let text = error.to_string();
             assert!(text.contains(name) && text.contains(kind), "{text}");
@@ -220,7 +220,7 @@ fn what_is_no_ordinary_file_is_refused() {
 }
 
 #[tokio::test]
-async fn one_gateway_has_a_file_by_whatever_name_it_is_reached() {
+async fn data_file_lock_follows_links() {
     let folder = TempDir::new().unwrap();
     let at = |name: &str| folder.path().join(name);
     let store = SqliteStore::open(&at("real.db")).unwrap();
@@ -242,7 +242,7 @@ async fn one_gateway_has_a_file_by_whatever_name_it_is_reached() {
     }
     // What an operator does beside it works, and takes no lock from it.
     for name in ["real.db", "link.db"] {
-        let beside = SqliteStore::open_beside(&at(name)).unwrap();
+        let beside = SqliteStore::open_existing(&at(name)).unwrap();
         beside.check().await.unwrap();
         beside.close().await;
     }
@@ -255,7 +255,7 @@ async fn one_gateway_has_a_file_by_whatever_name_it_is_reached() {
 }
 
 #[tokio::test]
-async fn every_file_is_private_whatever_it_is_called_and_whatever_was_there() {
+async fn all_data_files_are_private() {
     let folder = TempDir::new().unwrap();
     let client = common::client();
     for data in ["led.db", "no ending", "odd.sqlite-wal"] {
@@ -278,7 +278,7 @@ async fn every_file_is_private_whatever_it_is_called_and_whatever_was_there() {
 }
 
 #[tokio::test]
-async fn a_full_disk_is_a_gateway_that_is_not_well() {
+async fn full_disk_makes_gateway_unhealthy() {
     let client = common::client();
     // What is left when a decision no longer fits differs: room for nothing, for a page, for a few.
     for blocks in (700..=764).step_by(8) {
@@ -302,7 +302,7 @@ async fn a_full_disk_is_a_gateway_that_is_not_well() {
 }
 
 #[tokio::test]
-async fn a_backup_is_whole_and_is_made_beside_a_gateway() {
+async fn backup_is_consistent_while_gateway_runs() {
     let folder = TempDir::new().unwrap();
     let client = common::client();
     let at = |name: &str| folder.path().join(name);
@@ -346,7 +346,7 @@ async fn a_backup_is_whole_and_is_made_beside_a_gateway() {
 }
 
 #[tokio::test]
-async fn a_copy_without_its_write_ahead_log_is_noticed() {
+async fn missing_write_ahead_log_is_detected() {
     let folder = TempDir::new().unwrap();
     let client = common::client();
     let at = |name: &str| folder.path().join(name);
@@ -378,7 +378,7 @@ async fn a_copy_without_its_write_ahead_log_is_noticed() {
     for data in ["led.db", "both.db"] {
         let export = ["evidence", "export", "decisions", "--data", data, "--tenant", "dev"];
         assert_eq!(run(folder.path(), &export).status.code(), Some(0));
-        SqliteStore::open_beside(&at(data)).unwrap().close().await;
+        SqliteStore::open_existing(&at(data)).unwrap().close().await;
         let program = Program::dev(folder.path(), data);
         let chain = client.get(format!("{}/api/v1/evidence/chains/decisions", program.url));
         let (_, chain) = json(chain.bearer_auth("apk_dev").send().await.unwrap()).await;

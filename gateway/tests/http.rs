@@ -13,8 +13,8 @@ use actpass_gateway::approvals::Approval;
 use actpass_gateway::ledger::Head;
 use actpass_gateway::server::Server;
 use actpass_gateway::store::{
-    Author, DecisionOutcome, DecisionRecord, Listing, Location, PendingOf, Record, Rotation,
-    SealedCredential, SealedKey, Standing, Store, StoreError, StoredEvent, Subject, Transition,
+    Author, DecisionOutcome, DecisionRecord, Listing, Location, PassportState, PendingCounts, Record,
+    Rotation, SealedCredential, SealedKey, Store, StoreError, StoredEvent, Subject, Transition,
     TransitionOutcome,
 };
 use actpass_protocol::{Json, hash_payload};
@@ -22,7 +22,7 @@ use async_trait::async_trait;
 use common::{EVIDENCE, Gateway, PREFLIGHT, json, refund, text};
 
 #[tokio::test]
-async fn decisions_are_as_the_policy_says() {
+async fn decisions_follow_policy() {
     let gateway = Gateway::start().await;
     for (amount, decision, reason, rules) in [
         ("4900", "allow", "refund.small_in_scope", r#"["small_refund_auto_approve"]"#),
@@ -31,25 +31,25 @@ async fn decisions_are_as_the_policy_says() {
         ("\"4900\"", "deny", "policy.no_match", "[]"),
         ("9007199254740993", "deny", "refund.over_limit", r#"["large_refund_denied"]"#),
     ] {
-        let answer = gateway.decide("apk_one", &refund(amount, "")).await;
-        assert_eq!(text(&answer, "decision"), Some(decision), "{answer}");
-        assert_eq!(text(&answer, "reason_code"), Some(reason));
-        let explain = answer.member("explain").unwrap();
+        let response = gateway.decide("apk_one", &refund(amount, "")).await;
+        assert_eq!(text(&response, "decision"), Some(decision), "{response}");
+        assert_eq!(text(&response, "reason_code"), Some(reason));
+        let explain = response.member("explain").unwrap();
         assert_eq!(explain.member("matched_rules").unwrap().to_string(), rules);
         let summary = text(explain, "summary").unwrap();
         assert!(summary.contains("refunds.create") && summary.contains(reason), "{summary}");
-        let is_asked = text(&answer, "approval_request_id").is_some_and(|id| id.starts_with("apr_"));
+        let is_asked = text(&response, "approval_request_id").is_some_and(|id| id.starts_with("apr_"));
         assert_eq!(is_asked, decision == "require_approval");
     }
     gateway.stop().await;
 }
 
 #[tokio::test]
-async fn a_decision_has_its_members_in_order() {
+async fn decision_members_are_ordered() {
     let gateway = Gateway::start().await;
     let body = refund("90000", r#", "unknown": {"kept": 1.50}, "user_id": null"#);
-    let answer = gateway.decide("apk_one", &body).await;
-    let names: Vec<_> = answer.as_object().unwrap().iter().map(|(name, _)| name.as_str()).collect();
+    let response = gateway.decide("apk_one", &body).await;
+    let names: Vec<_> = response.as_object().unwrap().iter().map(|(name, _)| name.as_str()).collect();
     assert_eq!(
         names,
         [
@@ -63,10 +63,10 @@ async fn a_decision_has_its_members_in_order() {
             "policy_hash"
         ]
     );
-    assert_eq!(text(&answer, "risk_tier"), Some("critical"));
-    assert_eq!(text(&answer, "evidence_chain_id"), Some("decisions"));
+    assert_eq!(text(&response, "risk_tier"), Some("critical"));
+    assert_eq!(text(&response, "evidence_chain_id"), Some("decisions"));
     let hash = hash_payload(&Json::parse(body.as_bytes()).unwrap()).unwrap();
-    assert_eq!(text(&answer, "request_hash"), Some(&*hash));
+    assert_eq!(text(&response, "request_hash"), Some(&*hash));
 
     let no_canonical_form = gateway.decide("apk_one", &refund("9007199254740993", "")).await;
     assert_eq!(no_canonical_form.member("request_hash"), None);
@@ -74,7 +74,7 @@ async fn a_decision_has_its_members_in_order() {
 }
 
 #[tokio::test]
-async fn modes_answer_as_the_protocol_says_and_the_ledger_keeps_the_decision() {
+async fn modes_change_response_but_ledger_keeps_decision() {
     let gateway = Gateway::start().await;
     for (mode, decision, would_be) in [
         (r#""enforce""#, "deny", None),
@@ -83,10 +83,10 @@ async fn modes_answer_as_the_protocol_says_and_the_ledger_keeps_the_decision() {
         (r#""warn""#, "warn", Some("deny")),
         ("null", "deny", None),
     ] {
-        let answer = gateway.decide("apk_one", &refund("90000", &format!(r#", "mode": {mode}"#))).await;
-        assert_eq!(text(&answer, "decision"), Some(decision), "{mode}");
-        assert_eq!(text(&answer, "would_be"), would_be, "{mode}");
-        assert_eq!(text(&answer, "reason_code"), Some("refund.over_limit"));
+        let response = gateway.decide("apk_one", &refund("90000", &format!(r#", "mode": {mode}"#))).await;
+        assert_eq!(text(&response, "decision"), Some(decision), "{mode}");
+        assert_eq!(text(&response, "would_be"), would_be, "{mode}");
+        assert_eq!(text(&response, "reason_code"), Some("refund.over_limit"));
     }
     let allowed = gateway.decide("apk_one", &refund("1", r#", "mode": "warn""#)).await;
     assert_eq!(text(&allowed, "decision"), Some("allow"));
@@ -110,16 +110,16 @@ async fn modes_answer_as_the_protocol_says_and_the_ledger_keeps_the_decision() {
 }
 
 #[tokio::test]
-async fn the_ledger_says_who_what_and_why() {
+async fn ledger_records_actor_action_and_reason() {
     let gateway = Gateway::start().await;
     let more = r#", "user_id": "u7", "mode": "strict""#;
-    let answer = gateway.decide("apk_bound", &refund("4900", more)).await;
+    let response = gateway.decide("apk_bound", &refund("4900", more)).await;
     gateway.decide("apk_one", &refund("4900", "")).await;
 
     let events = gateway.events("apk_one", "decisions").await;
     let [bound, unbound] = events.as_slice() else { panic!("{events:?}") };
     for (member, expected) in [
-        ("event_id", text(&answer, "evidence_event_id").unwrap()),
+        ("event_id", text(&response, "evidence_event_id").unwrap()),
         ("chain_id", "decisions"),
         ("event_type", "decision"),
         ("tenant_id", "one"),
@@ -134,8 +134,8 @@ async fn the_ledger_says_who_what_and_why() {
         ("decision", "allow"),
         ("reason_code", "refund.small_in_scope"),
         ("policy_id", "refunds"),
-        ("policy_hash", text(&answer, "policy_hash").unwrap()),
-        ("request_hash", text(&answer, "request_hash").unwrap()),
+        ("policy_hash", text(&response, "policy_hash").unwrap()),
+        ("request_hash", text(&response, "request_hash").unwrap()),
     ] {
         assert_eq!(text(bound, member), Some(expected), "{member}");
     }
@@ -147,7 +147,7 @@ async fn the_ledger_says_who_what_and_why() {
 }
 
 #[tokio::test]
-async fn policies_see_the_agent_that_the_key_is_bound_to() {
+async fn policy_uses_agent_bound_to_key() {
     let gateway = Gateway::start_with("", |settings| {
         let policy =
             br#"{"id": "p", "version": 1, "rules": [{"name": "support", "decision": "allow", "reason": "ok",
@@ -169,14 +169,14 @@ async fn policies_see_the_agent_that_the_key_is_bound_to() {
         ("apk_one", "\"other\"", "deny"),
         ("apk_one", "null", "deny"),
     ] {
-        let answer = gateway.decide(key, &body(agent)).await;
-        assert_eq!(text(&answer, "decision"), Some(decision), "{key} {agent}");
+        let response = gateway.decide(key, &body(agent)).await;
+        assert_eq!(text(&response, "decision"), Some(decision), "{key} {agent}");
     }
     gateway.stop().await;
 }
 
 #[tokio::test]
-async fn wrong_members_are_named() {
+async fn invalid_member_is_named() {
     let gateway = Gateway::start().await;
     let long = |length: usize| "x".repeat(length);
     let preflight = |member: &str, value: &str| {
@@ -222,18 +222,18 @@ async fn wrong_members_are_named() {
     for (member, value) in &table {
         let body = preflight(member, value);
         let response = gateway.post(PREFLIGHT, "apk_one").body(body.clone()).send().await.unwrap();
-        let (status, answer) = json(response).await;
+        let (status, response) = json(response).await;
         assert_eq!(status, 422, "{body}");
-        assert_eq!(text(&answer, "error.code"), Some("invalid_member"));
-        let message = text(&answer, "error.message").unwrap();
+        assert_eq!(text(&response, "error.code"), Some("invalid_member"));
+        let message = text(&response, "error.message").unwrap();
         assert!(
             message.starts_with(&format!("{member}: ")) && message.contains("expected"),
             "{body}: {message}"
         );
     }
     // Characters count, not bytes.
-    let answer = gateway.decide("apk_one", &preflight("tool", &format!("\"{}\"", "é".repeat(256)))).await;
-    assert_eq!(text(&answer, "decision"), Some("deny"));
+    let response = gateway.decide("apk_one", &preflight("tool", &format!("\"{}\"", "é".repeat(256)))).await;
+    assert_eq!(text(&response, "decision"), Some("deny"));
 
     for (member, body) in [
         ("event_type", r#"{"chain_id": "c"}"#.to_owned()),
@@ -265,9 +265,9 @@ async fn wrong_members_are_named() {
         ("body", "[]".to_owned()),
     ] {
         let response = gateway.post(EVIDENCE, "apk_one").body(body.clone()).send().await.unwrap();
-        let (status, answer) = json(response).await;
+        let (status, response) = json(response).await;
         assert_eq!(status, 422, "{body}");
-        let message = text(&answer, "error.message").unwrap();
+        let message = text(&response, "error.message").unwrap();
         assert!(message.starts_with(&format!("{member}: ")), "{body}: {message}");
     }
     // The one decision about the long tool: nothing that was refused was recorded.
@@ -278,7 +278,7 @@ async fn wrong_members_are_named() {
 }
 
 #[tokio::test]
-async fn what_is_not_json_is_400() {
+async fn invalid_json_is_400() {
     let gateway = Gateway::start().await;
     let deep = format!("{{\"args\": {}{}}}", "[".repeat(200), "]".repeat(200));
     let bodies: [&[u8]; 8] = [
@@ -293,15 +293,15 @@ async fn what_is_not_json_is_400() {
     ];
     for body in bodies {
         let response = gateway.post(PREFLIGHT, "apk_one").body(body.to_vec()).send().await.unwrap();
-        let (status, answer) = json(response).await;
+        let (status, response) = json(response).await;
         assert_eq!(status, 400, "{}", String::from_utf8_lossy(body));
-        assert_eq!(text(&answer, "error.code"), Some("invalid_json"));
+        assert_eq!(text(&response, "error.code"), Some("invalid_json"));
     }
     gateway.stop().await;
 }
 
 #[tokio::test]
-async fn keys_are_asked_for_before_anything_else() {
+async fn authentication_precedes_validation() {
     let gateway = Gateway::start().await;
     let url = format!("{}{PREFLIGHT}", gateway.url);
     let requests = [
@@ -318,9 +318,9 @@ async fn keys_are_asked_for_before_anything_else() {
     for request in requests {
         let response = request.body("not json").send().await.unwrap();
         assert_eq!(response.headers()["www-authenticate"], "Bearer");
-        let (status, answer) = json(response).await;
+        let (status, response) = json(response).await;
         assert_eq!(status, 401);
-        assert_eq!(text(&answer, "error.code"), Some("unauthenticated"));
+        assert_eq!(text(&response, "error.code"), Some("unauthenticated"));
     }
     // The scheme's case does not matter.
     let response = gateway.client.post(&url).header("authorization", "bearer apk_one").send().await.unwrap();
@@ -329,17 +329,17 @@ async fn keys_are_asked_for_before_anything_else() {
 }
 
 #[tokio::test]
-async fn an_unknown_key_is_answered_without_its_body() {
+async fn unknown_key_is_rejected_before_body() {
     let gateway = Gateway::start().await;
     let head = "POST /api/v1/actions/preflight HTTP/1.1\r\nhost: localhost\r\nauthorization: Bearer apk_unknown\r\n\
                 content-type: application/json\r\ncontent-length: 1000\r\n\r\n";
-    let answer = raw(&gateway, head).await;
-    assert!(answer.starts_with("HTTP/1.1 401 "), "{answer}");
+    let response = raw(&gateway, head).await;
+    assert!(response.starts_with("HTTP/1.1 401 "), "{response}");
     gateway.stop().await;
 }
 
 #[tokio::test]
-async fn large_bodies_are_413() {
+async fn oversized_body_is_413() {
     let gateway = Gateway::start_with("body_bytes = 2000", |_| {}).await;
     let fitting = refund("1", &format!(r#", "x": "{}""#, "x".repeat(1500)));
     gateway.decide("apk_one", &fitting).await;
@@ -350,9 +350,9 @@ async fn large_bodies_are_413() {
             true => reqwest::Body::wrap_stream(in_chunks(&large)),
         };
         let response = gateway.post(PREFLIGHT, "apk_one").body(body).send().await.unwrap();
-        let (status, answer) = json(response).await;
+        let (status, response) = json(response).await;
         assert_eq!(status, 413, "chunked: {chunked}");
-        assert_eq!(text(&answer, "error.code"), Some("body_too_large"));
+        assert_eq!(text(&response, "error.code"), Some("body_too_large"));
     }
     gateway.stop().await;
 }
@@ -364,7 +364,7 @@ fn in_chunks(text: &str) -> impl futures_util::Stream<Item = Result<Vec<u8>, std
 }
 
 #[tokio::test]
-async fn only_json_is_taken() {
+async fn requires_json_content_type() {
     let gateway = Gateway::start().await;
     let url = format!("{}{PREFLIGHT}", gateway.url);
     for (name, value) in [
@@ -374,9 +374,9 @@ async fn only_json_is_taken() {
         ("x-nothing", "1"),
     ] {
         let request = gateway.client.post(&url).bearer_auth("apk_one").header(name, value);
-        let (status, answer) = json(request.body(refund("1", "")).send().await.unwrap()).await;
+        let (status, response) = json(request.body(refund("1", "")).send().await.unwrap()).await;
         assert_eq!(status, 415, "{name}: {value}");
-        assert_eq!(text(&answer, "error.code"), Some("unsupported_media_type"));
+        assert_eq!(text(&response, "error.code"), Some("unsupported_media_type"));
     }
     let request = gateway.post(PREFLIGHT, "apk_one").header("content-encoding", "gzip");
     assert_eq!(request.body(refund("1", "")).send().await.unwrap().status(), 415);
@@ -390,12 +390,12 @@ async fn only_json_is_taken() {
 }
 
 #[tokio::test]
-async fn unknown_paths_and_methods() {
+async fn unknown_path_is_404_and_method_is_405() {
     let gateway = Gateway::start().await;
     for path in ["/nothing", "/api/v1/nothing", "/api/v1/actions/preflight/", "/API/v1/actions/preflight"] {
-        let (status, answer) = json(gateway.get(path, "apk_one").send().await.unwrap()).await;
+        let (status, response) = json(gateway.get(path, "apk_one").send().await.unwrap()).await;
         assert_eq!(status, 404, "{path}");
-        assert_eq!(text(&answer, "error.code"), Some("not_found"));
+        assert_eq!(text(&response, "error.code"), Some("not_found"));
     }
     for (method, path, allow) in [
         ("GET", PREFLIGHT, "POST"),
@@ -407,15 +407,15 @@ async fn unknown_paths_and_methods() {
         let request = gateway.client.request(method, format!("{}{path}", gateway.url)).bearer_auth("apk_one");
         let response = request.send().await.unwrap();
         assert_eq!(response.headers()["allow"], allow);
-        let (status, answer) = json(response).await;
+        let (status, response) = json(response).await;
         assert_eq!(status, 405, "{path}");
-        assert_eq!(text(&answer, "error.code"), Some("method_not_allowed"));
+        assert_eq!(text(&response, "error.code"), Some("method_not_allowed"));
     }
     gateway.stop().await;
 }
 
 #[tokio::test]
-async fn without_a_master_key_passports_are_501() {
+async fn passports_without_master_key_are_501() {
     let gateway = Gateway::start().await;
     for (method, path) in [
         ("POST", "/api/v1/passports/issue"),
@@ -427,9 +427,9 @@ async fn without_a_master_key_passports_are_501() {
         let request =
             gateway.client.request(method, format!("{}{path}", gateway.url)).bearer_auth("apdv_one");
         let request = request.header("content-type", "application/json").body("{}");
-        let (status, answer) = json(request.send().await.unwrap()).await;
+        let (status, response) = json(request.send().await.unwrap()).await;
         assert_eq!(status, 501, "{path}");
-        assert_eq!(text(&answer, "error.code"), Some("not_implemented"));
+        assert_eq!(text(&response, "error.code"), Some("not_implemented"));
     }
     let request = gateway.post(PREFLIGHT, "apk_one").body(refund("1", r#", "passport": "x""#));
     assert_eq!(request.send().await.unwrap().status(), 501);
@@ -439,7 +439,7 @@ async fn without_a_master_key_passports_are_501() {
 }
 
 #[tokio::test]
-async fn how_an_action_ended_stands_beside_its_decision() {
+async fn outcome_links_to_decision() {
     let gateway = Gateway::start().await;
     let decision = gateway.decide("apk_one", &refund("1", "")).await;
     let hash = text(&decision, "request_hash").unwrap();
@@ -457,7 +457,7 @@ async fn how_an_action_ended_stands_beside_its_decision() {
 }
 
 #[tokio::test]
-async fn a_tool_that_changed_needs_approval_again() {
+async fn changed_tool_requires_reapproval() {
     let gateway = Gateway::start().await;
     let register = async |key: &str, manifest: &str| {
         let body = format!(r#"{{"tool_id": "refunds.create", "manifest": {manifest}}}"#);
@@ -475,12 +475,12 @@ async fn a_tool_that_changed_needs_approval_again() {
     );
 
     let manifest = r#"{"name": "refunds.create", "inputSchema": {"type": "object"}}"#;
-    let (status, answer) = register("apk_one", manifest).await;
-    assert_eq!((status.as_u16(), text(&answer, "error.code")), (403, Some("forbidden")));
-    let (status, answer) = register("apdv_one", manifest).await;
+    let (status, response) = register("apk_one", manifest).await;
+    assert_eq!((status.as_u16(), text(&response, "error.code")), (403, Some("forbidden")));
+    let (status, response) = register("apdv_one", manifest).await;
     let hash = hash_payload(&Json::parse(manifest.as_bytes()).unwrap()).unwrap();
-    assert_eq!((status.as_u16(), text(&answer, "manifest_hash")), (200, Some(&*hash)));
-    assert_eq!(answer.member("approved"), Some(&Json::Bool(true)));
+    assert_eq!((status.as_u16(), text(&response, "manifest_hash")), (200, Some(&*hash)));
+    assert_eq!(response.member("approved"), Some(&Json::Bool(true)));
 
     assert_eq!(word(&ask("apk_one", &hash, "").await), "allow");
     let changed = ask("apk_one", &hash.replace(|c: char| c.is_ascii_digit(), "0"), "").await;
@@ -497,8 +497,8 @@ async fn a_tool_that_changed_needs_approval_again() {
     assert_eq!(text(&ask("apk_two", &hash, "").await, "reason_code"), Some("tool.not_registered"));
 
     let newer = r#"{"name": "refunds.create", "inputSchema": {"type": "object", "properties": {}}}"#;
-    let (_, answer) = register("apdv_one", newer).await;
-    let newer = text(&answer, "manifest_hash").unwrap().to_owned();
+    let (_, response) = register("apdv_one", newer).await;
+    let newer = text(&response, "manifest_hash").unwrap().to_owned();
     assert_eq!(word(&ask("apk_one", &newer, "").await), "allow");
     assert_eq!(word(&ask("apk_one", &hash, "").await), "require_tool_reapproval");
 
@@ -525,16 +525,16 @@ async fn a_tool_that_changed_needs_approval_again() {
         (r#"{"tool_id": "t", "manifest": []}"#, "manifest: expected an object, found an array"),
         (r#"{"tool_id": "t", "manifest": {"x": 9007199254740993}}"#, "manifest: "),
     ] {
-        let (status, answer) =
+        let (status, response) =
             json(gateway.post("/api/v1/tools", "apdv_one").body(body).send().await.unwrap()).await;
-        assert_eq!(status, 422, "{answer}");
-        assert!(text(&answer, "error.message").unwrap().contains(expected), "{answer}");
+        assert_eq!(status, 422, "{response}");
+        assert!(text(&response, "error.message").unwrap().contains(expected), "{response}");
     }
     gateway.stop().await;
 }
 
 #[tokio::test]
-async fn every_answer_carries_an_id_and_is_not_stored() {
+async fn every_response_has_request_id_and_no_store() {
     let gateway = Gateway::start().await;
     let mut ids = std::collections::HashSet::new();
     for path in ["/healthz", "/nothing", PREFLIGHT, "/api/v1/evidence/chains/c"] {
@@ -548,7 +548,7 @@ async fn every_answer_carries_an_id_and_is_not_stored() {
 }
 
 #[tokio::test]
-async fn a_repeated_request_gets_the_same_answer() {
+async fn repeated_request_returns_same_response() {
     let gateway = Gateway::start().await;
     let send = async |key: &str, body: String| {
         let response = gateway.post(PREFLIGHT, key).body(body).send().await.unwrap();
@@ -563,9 +563,9 @@ async fn a_repeated_request_gets_the_same_answer() {
     let spelled = Json::parse(body.as_bytes()).unwrap().to_string().replace("4900", "4900.0");
     common::assert_repeats(&Json::parse(send("apk_one", spelled).await.1.as_bytes()).unwrap(), &first);
 
-    let (status, answer) = send("apk_one", refund("4901", r#", "idempotency_key": "i""#)).await;
+    let (status, response) = send("apk_one", refund("4901", r#", "idempotency_key": "i""#)).await;
     assert_eq!(status, 409);
-    assert!(answer.contains("idempotency_key: "), "{answer}");
+    assert!(response.contains("idempotency_key: "), "{response}");
     assert_eq!(gateway.events("apk_one", "decisions").await.len(), 1);
 
     // Another key of the tenant has its own idempotency keys, and without one each request is new.
@@ -587,14 +587,14 @@ async fn a_repeated_request_gets_the_same_answer() {
 }
 
 #[tokio::test]
-async fn evidence_is_recorded_as_the_client_says_it() {
+async fn records_client_evidence_verbatim() {
     let gateway = Gateway::start().await;
     let body = r#"{"event_type": "refund.done", "chain_id": "case/7 é", "tool_id": "refunds.create",
         "decision": "allow", "reason_code": null, "metadata": {"amount": 49.50, "nested": {"b": 1, "a": [null]}},
         "request_hash": "aa", "response_hash": "bb"}"#;
-    let (status, answer) = json(gateway.post(EVIDENCE, "apk_bound").body(body).send().await.unwrap()).await;
-    assert_eq!(status, 200, "{answer}");
-    let names: Vec<_> = answer.as_object().unwrap().iter().map(|(name, _)| name.as_str()).collect();
+    let (status, response) = json(gateway.post(EVIDENCE, "apk_bound").body(body).send().await.unwrap()).await;
+    assert_eq!(status, 200, "{response}");
+    let names: Vec<_> = response.as_object().unwrap().iter().map(|(name, _)| name.as_str()).collect();
     assert_eq!(names, ["event_id", "current_event_hash"]);
     gateway
         .post(EVIDENCE, "apk_one")
@@ -607,8 +607,8 @@ async fn evidence_is_recorded_as_the_client_says_it() {
     let events = gateway.events("apk_one", chain).await;
     let [first, second] = events.as_slice() else { panic!("{events:?}") };
     for (member, expected) in [
-        ("event_id", text(&answer, "event_id").unwrap()),
-        ("current_event_hash", text(&answer, "current_event_hash").unwrap()),
+        ("event_id", text(&response, "event_id").unwrap()),
+        ("current_event_hash", text(&response, "current_event_hash").unwrap()),
         ("event_type", "refund.done"),
         ("chain_id", "case/7 é"),
         ("agent_id", "support"),
@@ -636,7 +636,7 @@ async fn evidence_is_recorded_as_the_client_says_it() {
 }
 
 #[tokio::test]
-async fn a_chain_is_read_in_parts() {
+async fn chain_export_is_paginated() {
     let gateway = Gateway::start().await;
     for number in 1..=600 {
         let body = format!(r#"{{"event_type": "e", "chain_id": "c", "metadata": {{"n": {number}}}}}"#);
@@ -663,15 +663,15 @@ async fn a_chain_is_read_in_parts() {
     ] {
         let response =
             gateway.get(&format!("/api/v1/evidence/chains/c{query}"), "apk_one").send().await.unwrap();
-        let (status, answer) = json(response).await;
+        let (status, response) = json(response).await;
         assert_eq!(status, 422, "{query}");
-        assert!(text(&answer, "error.message").unwrap().starts_with(&format!("{member}: ")));
+        assert!(text(&response, "error.message").unwrap().starts_with(&format!("{member}: ")));
     }
     gateway.stop().await;
 }
 
 #[tokio::test]
-async fn tenants_do_not_see_each_other() {
+async fn tenants_are_isolated() {
     let gateway = Gateway::start().await;
     gateway.decide("apk_one", &refund("1", r#", "idempotency_key": "i""#)).await;
     let body = r#"{"event_type": "e", "chain_id": "c"}"#;
@@ -680,9 +680,9 @@ async fn tenants_do_not_see_each_other() {
         for suffix in ["", "/verify"] {
             let path = format!("/api/v1/evidence/chains/{chain}{suffix}");
             let request = gateway.get(&path, "apk_two").header("x-actpass-tenant", "one");
-            let (status, answer) = json(request.send().await.unwrap()).await;
+            let (status, response) = json(request.send().await.unwrap()).await;
             assert_eq!(status, 404, "{path}");
-            assert_eq!(text(&answer, "error.message"), Some("there is no such chain"));
+            assert_eq!(text(&response, "error.message"), Some("there is no such chain"));
         }
     }
     // The same idempotency key and another body: no conflict, its own chain.
@@ -694,7 +694,7 @@ async fn tenants_do_not_see_each_other() {
 }
 
 #[tokio::test]
-async fn a_key_that_calls_too_often_is_429() {
+async fn rate_limited_key_is_429() {
     let gateway = Gateway::start_with("requests_per_second = 1\nburst = 3", |_| {}).await;
     let mut refused = None;
     for _ in 0..50 {
@@ -707,16 +707,16 @@ async fn a_key_that_calls_too_often_is_429() {
     let refused = refused.expect("50 requests of a key that may make one a second");
     let wait: u64 = refused.headers()["retry-after"].to_str().unwrap().parse().unwrap();
     assert!(wait >= 1);
-    let (status, answer) = json(refused).await;
+    let (status, response) = json(refused).await;
     assert_eq!(status, 429);
-    assert_eq!(text(&answer, "error.code"), Some("rate_limited"));
+    assert_eq!(text(&response, "error.code"), Some("rate_limited"));
     // Each key has its own rate.
     gateway.decide("apk_two", &refund("1", "")).await;
     gateway.stop().await;
 }
 
 #[tokio::test]
-async fn slow_bodies_and_headers_are_cut_off() {
+async fn slow_headers_and_bodies_time_out() {
     let gateway = Gateway::start_with("", |settings| {
         settings.timeouts.body = Duration::from_millis(200);
         settings.timeouts.headers = Duration::from_millis(200);
@@ -724,8 +724,8 @@ async fn slow_bodies_and_headers_are_cut_off() {
     .await;
     let head = "POST /api/v1/actions/preflight HTTP/1.1\r\nhost: localhost\r\nauthorization: Bearer apk_one\r\n\
                 content-type: application/json\r\ncontent-length: 1000\r\n\r\n{";
-    let answer = raw(&gateway, head).await;
-    assert!(answer.starts_with("HTTP/1.1 408 ") && answer.contains("body_timeout"), "{answer}");
+    let response = raw(&gateway, head).await;
+    assert!(response.starts_with("HTTP/1.1 408 ") && response.contains("body_timeout"), "{response}");
     for slow in ["", "GET /healthz HTTP/1.1\r\nhost:"] {
         assert_eq!(raw(&gateway, slow).await, "", "{slow:?}");
     }
@@ -733,17 +733,17 @@ async fn slow_bodies_and_headers_are_cut_off() {
 }
 
 #[tokio::test]
-async fn malformed_http_is_survived() {
+async fn survives_malformed_http() {
     let gateway = Gateway::start().await;
     for bytes in
         ["\0\0\0\0", "GET\r\n\r\n", "GET / HTTP/9.9\r\n\r\n", "POST / HTTP/1.1\r\ncontent-length: x\r\n\r\n"]
     {
-        let answer = raw(&gateway, bytes).await;
-        assert!(answer.is_empty() || answer.starts_with("HTTP/1.1 400 "), "{bytes:?}: {answer}");
+        let response = raw(&gateway, bytes).await;
+        assert!(response.is_empty() || response.starts_with("HTTP/1.1 400 "), "{bytes:?}: {response}");
     }
     let too_long = format!("GET / HTTP/1.1\r\nhost: localhost\r\nx: {}\r\n\r\n", "x".repeat(100_000));
-    let answer = raw(&gateway, &too_long).await;
-    assert!(answer.is_empty() || answer.starts_with("HTTP/1.1 431 "), "{answer}");
+    let response = raw(&gateway, &too_long).await;
+    assert!(response.is_empty() || response.starts_with("HTTP/1.1 431 "), "{response}");
     gateway.decide("apk_one", &refund("1", "")).await;
     gateway.stop().await;
 }
@@ -757,31 +757,31 @@ async fn raw(gateway: &Gateway, bytes: &str) -> String {
         stream.set_read_timeout(Some(Duration::from_secs(60))).unwrap();
         // The gateway may have answered and closed before all is written.
         let _ = stream.write_all(bytes.as_bytes());
-        let mut answer = Vec::new();
+        let mut response = Vec::new();
         let mut buffer = [0; 4096];
         loop {
             match stream.read(&mut buffer) {
                 Ok(0) => break,
-                Ok(read) => answer.extend_from_slice(&buffer[..read]),
+                Ok(read) => response.extend_from_slice(&buffer[..read]),
                 Err(error) if error.kind() == std::io::ErrorKind::ConnectionReset => break,
                 Err(error) => panic!("{error}"),
             }
-            if answer.ends_with(b"}") {
+            if response.ends_with(b"}") {
                 break;
             }
         }
-        String::from_utf8_lossy(&answer).into_owned()
+        String::from_utf8_lossy(&response).into_owned()
     })
     .await
     .unwrap()
 }
 
 #[tokio::test]
-async fn health_is_of_the_store() {
+async fn health_checks_the_store() {
     let gateway = Gateway::start().await;
-    let (status, answer) =
+    let (status, response) =
         json(gateway.client.get(format!("{}/healthz", gateway.url)).send().await.unwrap()).await;
-    assert_eq!((status.as_u16(), answer.to_string().as_str()), (200, r#"{"status":"ok"}"#));
+    assert_eq!((status.as_u16(), response.to_string().as_str()), (200, r#"{"status":"ok"}"#));
     gateway.stop().await;
 }
 
@@ -818,7 +818,7 @@ impl Store for Broken {
     async fn approved_manifest(&self, _: &str, _: &str) -> Result<Option<String>, StoreError> {
         self.fail().await
     }
-    async fn passport(&self, _: &str, _: &str) -> Result<Option<Standing>, StoreError> {
+    async fn passport(&self, _: &str, _: &str) -> Result<Option<PassportState>, StoreError> {
         self.fail().await
     }
     async fn approval(&self, _: &str, _: &str) -> Result<Option<Approval>, StoreError> {
@@ -827,7 +827,7 @@ impl Store for Broken {
     async fn approvals(&self, _: &str, _: Listing) -> Result<Vec<Approval>, StoreError> {
         self.fail().await
     }
-    async fn pending_of(&self, _: &str, _: Author<'_>, _: i64) -> Result<PendingOf, StoreError> {
+    async fn count_pending(&self, _: &str, _: Author<'_>, _: i64) -> Result<PendingCounts, StoreError> {
         self.fail().await
     }
     async fn caused(&self, _: &str, _: Subject, _: &str, _: Author<'_>) -> Result<bool, StoreError> {
@@ -864,7 +864,7 @@ impl Store for Broken {
 }
 
 #[tokio::test]
-async fn what_is_not_recorded_is_not_answered() {
+async fn unrecorded_decision_is_not_returned() {
     for (broken, code) in [
         (Broken(Some(StoreError::Busy)), "busy"),
         (Broken(Some(StoreError::Unavailable)), "unavailable"),
@@ -896,17 +896,17 @@ async fn what_is_not_recorded_is_not_answered() {
             let response = request.send().await.unwrap();
             let wait = response.headers().get("retry-after").map(|wait| wait.to_str().unwrap().to_owned());
             assert_eq!(wait.as_deref(), retry_after);
-            let (status, answer) = json(response).await;
-            assert_eq!(status, 503, "{answer}");
-            assert_eq!(text(&answer, "error.code"), Some(code));
-            assert_eq!(answer.member("decision"), None);
+            let (status, response) = json(response).await;
+            assert_eq!(status, 503, "{response}");
+            assert_eq!(text(&response, "error.code"), Some(code));
+            assert_eq!(response.member("decision"), None);
         }
         gateway.stop().await;
     }
 }
 
 #[tokio::test]
-async fn large_bodies_and_many_clients_are_decided() {
+async fn large_concurrent_requests_are_decided() {
     let gateway = Gateway::start().await;
     let padded = refund("1", &format!(r#", "x": "{}""#, "x".repeat(200_000)));
     let answers = futures_util::future::join_all((0..64).map(|number| {
@@ -915,7 +915,7 @@ async fn large_bodies_and_many_clients_are_decided() {
         async move { gateway.decide("apk_one", &body).await }
     }))
     .await;
-    assert!(answers.iter().all(|answer| text(answer, "decision") == Some("allow")));
+    assert!(answers.iter().all(|response| text(response, "decision") == Some("allow")));
     let verify = gateway.get("/api/v1/evidence/chains/decisions/verify", "apk_one").send().await.unwrap();
     let (_, verified) = json(verify).await;
     assert_eq!(verified.member("valid"), Some(&Json::Bool(true)));

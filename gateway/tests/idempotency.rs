@@ -31,24 +31,24 @@ fn with(time: &Arc<AtomicU64>) -> impl FnOnce(&mut Settings) + use<> {
 }
 
 async fn post(gateway: &Gateway, path: &str, key: &str, body: &str) -> Json {
-    let (status, answer) = json(gateway.post(path, key).body(body.to_owned()).send().await.unwrap()).await;
-    assert_eq!(status, 200, "{answer}");
-    answer
+    let (status, response) = json(gateway.post(path, key).body(body.to_owned()).send().await.unwrap()).await;
+    assert_eq!(status, 200, "{response}");
+    response
 }
 
 async fn approve(gateway: &Gateway, id: &str) {
     post(gateway, &format!("/api/v1/approvals/{id}/approve"), "apdv_one", "{}").await;
 }
 
-fn id_of(answer: &Json) -> String {
-    assert_eq!(text(answer, "decision"), Some("require_approval"), "{answer}");
-    text(answer, "approval_request_id").unwrap().to_owned()
+fn id_of(response: &Json) -> String {
+    assert_eq!(text(response, "decision"), Some("require_approval"), "{response}");
+    text(response, "approval_request_id").unwrap().to_owned()
 }
 
 #[track_caller]
-fn assert_is(answer: &Json, decision: &str, reason: &str) {
-    let found = (text(answer, "decision"), text(answer, "reason_code"));
-    assert_eq!(found, (Some(decision), Some(reason)), "{answer}");
+fn assert_is(response: &Json, decision: &str, reason: &str) {
+    let found = (text(response, "decision"), text(response, "reason_code"));
+    assert_eq!(found, (Some(decision), Some(reason)), "{response}");
 }
 
 async fn events(gateway: &Gateway) -> usize {
@@ -56,7 +56,7 @@ async fn events(gateway: &Gateway) -> usize {
 }
 
 #[tokio::test]
-async fn a_key_outlives_the_wait_for_an_approval_and_repeats_the_allow_alone() {
+async fn idempotency_key_spans_approval_wait_and_replays_allow_only() {
     let (gateway, time) = start().await;
     let key = r#", "idempotency_key": "k", "mode": "strict""#;
     let body = refund("25000", key);
@@ -95,7 +95,7 @@ async fn a_key_outlives_the_wait_for_an_approval_and_repeats_the_allow_alone() {
 }
 
 #[tokio::test]
-async fn an_allow_ends_with_the_approval_it_rested_on_and_spends_no_other() {
+async fn replayed_allow_expires_with_its_approval() {
     let (gateway, time) = start().await;
     let body = refund("25000", r#", "idempotency_key": "k""#);
     let id = id_of(&gateway.decide("apk_one", &body).await);
@@ -119,7 +119,7 @@ async fn an_allow_ends_with_the_approval_it_rested_on_and_spends_no_other() {
 }
 
 #[tokio::test]
-async fn an_allow_ends_with_its_passport() {
+async fn replayed_allow_expires_with_its_passport() {
     let (gateway, time) = start().await;
     let issue = async || {
         let body = r#"{"audience": "a", "agent_id": "sdk", "goal": "refund an order", "allowed_tools": ["refunds.create"]}"#;
@@ -156,7 +156,7 @@ fn policy_of(decision: &str) -> Policy {
 }
 
 #[tokio::test]
-async fn an_allow_ends_with_the_policy_that_gave_it() {
+async fn replayed_allow_ends_with_policy_change() {
     for (decision, expected) in
         [("deny", "deny"), ("require_approval", "require_approval"), ("allow", "allow")]
     {
@@ -171,8 +171,8 @@ async fn an_allow_ends_with_the_policy_that_gave_it() {
                 let mut keyring = actpass_gateway::auth::Keyring::default();
                 let tenant = actpass_gateway::auth::Tenant { id: "one".into(), policy: policy_of(decision) };
                 let role = actpass_gateway::auth::Role::Agent;
-                let key = actpass_gateway::auth::Key::new("name-of-apk-one", Arc::new(tenant), role, None);
-                keyring.add(actpass_gateway::auth::KeyHash::of("apk_one"), key);
+                let key = actpass_gateway::auth::ApiKey::new("name-of-apk-one", Arc::new(tenant), role, None);
+                keyring.add(actpass_gateway::auth::ApiKeyHash::of("apk_one"), key);
                 settings.keyring = keyring;
             })
             .await;
@@ -191,12 +191,12 @@ async fn an_allow_ends_with_the_policy_that_gave_it() {
 }
 
 #[tokio::test]
-async fn an_allow_ends_with_the_manifest_that_was_approved() {
+async fn replayed_allow_ends_with_manifest_change() {
     let (gateway, _) = start().await;
     let approve_tool = async |manifest: &str| {
         let body = format!(r#"{{"tool_id": "refunds.create", "manifest": {{"v": "{manifest}"}}}}"#);
-        let answer = post(&gateway, "/api/v1/tools", "apdv_one", &body).await;
-        text(&answer, "manifest_hash").unwrap().to_owned()
+        let response = post(&gateway, "/api/v1/tools", "apdv_one", &body).await;
+        text(&response, "manifest_hash").unwrap().to_owned()
     };
     let hash = approve_tool("one").await;
     let body = refund("1", &format!(r#", "tool_manifest_hash": "{hash}", "idempotency_key": "k""#));
@@ -215,13 +215,13 @@ async fn an_allow_ends_with_the_manifest_that_was_approved() {
 }
 
 #[tokio::test]
-async fn answers_are_kept_for_as_long_as_is_set_and_then_pruned() {
+async fn stored_responses_are_pruned_after_retention() {
     let (mut gateway, time) = start().await;
     let change = with(&time);
     gateway
         .restart(|settings| {
             change(settings);
-            settings.keep_seconds = 100;
+            settings.retention_seconds = 100;
         })
         .await;
     let body = |number: usize, amount: &str| refund(amount, &format!(r#", "idempotency_key": "k{number}""#));
@@ -283,7 +283,7 @@ async fn kept_answers(gateway: &Gateway) -> usize {
 }
 
 #[tokio::test]
-async fn approvals_are_found_by_their_action() {
+async fn approvals_are_reused_by_action() {
     let (gateway, time) = start().await;
     let body = refund("25000", "");
     let asked = join_all((0..30).map(|_| gateway.decide("apk_one", &body))).await;
@@ -312,9 +312,9 @@ async fn approvals_are_found_by_their_action() {
     }
     let answers = join_all((0..30).map(|_| gateway.decide("apk_one", &body))).await;
     let (allowed, asked): (Vec<_>, Vec<_>) =
-        answers.iter().partition(|answer| text(answer, "decision") == Some("allow"));
+        answers.iter().partition(|response| text(response, "decision") == Some("allow"));
     assert_eq!(allowed.len(), 1);
-    let next: std::collections::BTreeSet<_> = asked.iter().map(|answer| id_of(answer)).collect();
+    let next: std::collections::BTreeSet<_> = asked.iter().map(|response| id_of(response)).collect();
     assert_eq!((asked.len(), next.len()), (29, 1), "two payments need two approvals, one after the other");
     assert_ne!(next.first(), Some(id));
 
@@ -334,7 +334,7 @@ async fn approvals_are_found_by_their_action() {
 }
 
 #[tokio::test]
-async fn an_approval_of_a_bound_agent_is_not_spent_by_a_key_that_only_says_so() {
+async fn claimed_agent_cannot_spend_bound_agents_approval() {
     let (gateway, _) = start().await;
     let body = refund("25000", "").replace("\"sdk\"", "\"support\"");
     let id = id_of(&gateway.decide("apk_bound", &body).await);
@@ -346,7 +346,7 @@ async fn an_approval_of_a_bound_agent_is_not_spent_by_a_key_that_only_says_so() 
 }
 
 #[tokio::test]
-async fn time_never_runs_behind_the_ledger_also_after_a_restart() {
+async fn clock_never_precedes_ledger_after_restart() {
     let (mut gateway, time) = start().await;
     let id = id_of(&gateway.decide("apk_one", &refund("25000", "")).await);
     time.fetch_add(899, Ordering::SeqCst);

@@ -16,7 +16,7 @@ use regex::Regex;
 use reqwest::RequestBuilder;
 
 #[tokio::test]
-async fn the_committed_description_is_the_gateways_own() {
+async fn committed_openapi_is_current() {
     let gateway = Gateway::start().await;
     let response = gateway.client.get(format!("{}/openapi.json", gateway.url)).send().await.unwrap();
     assert_eq!(response.status(), 200);
@@ -46,8 +46,8 @@ impl Compared {
         let response = request.send().await.unwrap();
         let headers = response.headers().clone();
         assert_eq!(headers["content-type"], "application/json");
-        let (found, answer) = json(response).await;
-        assert_eq!(found, status, "{method} {path}: {answer}");
+        let (found, response) = json(response).await;
+        assert_eq!(found, status, "{method} {path}: {response}");
         let described = ["paths", path, &method, "responses", &status.to_string()]
             .iter()
             .try_fold(&self.document, |json, name| json.member(name))
@@ -59,9 +59,9 @@ impl Compared {
             .iter()
             .try_fold(described, |json, name| json.member(name))
             .unwrap();
-        self.compare(schema, &answer, &format!("{method} {path} {status}"));
+        self.compare(schema, &response, &format!("{method} {path} {status}"));
         self.answers.insert((method, path.to_owned()));
-        answer
+        response
     }
 
     /// Stricter than the description: what it does not name must not be there either.
@@ -112,14 +112,14 @@ impl Compared {
 }
 
 #[tokio::test]
-async fn answers_are_as_they_are_described() {
+async fn responses_match_openapi() {
     const APPROVAL: &str = "/api/v1/approvals/{id}";
     const CHAIN: &str = "/api/v1/evidence/chains/{chain_id}";
     let master = MasterKey::parse(&"07".repeat(32)).unwrap();
     let source = MasterKeySource::Given(master.clone());
     let gateway = Gateway::start_with("", |settings| settings.master_key = source).await;
     let url = gateway.url.clone();
-    let beside = SqliteStore::open_beside(&gateway.folder.path().join("data.db")).unwrap();
+    let beside = SqliteStore::open_existing(&gateway.folder.path().join("data.db")).unwrap();
     let document =
         gateway.client.get(format!("{url}/openapi.json")).send().await.unwrap().bytes().await.unwrap();
     let document = Json::parse(&document).unwrap();

@@ -7,7 +7,7 @@ use std::sync::Arc;
 use std::sync::atomic::{AtomicU64, Ordering};
 use std::time::{Duration, Instant, UNIX_EPOCH};
 
-use actpass_gateway::auth::{Key, KeyHash, Keyring, Role};
+use actpass_gateway::auth::{ApiKey, ApiKeyHash, Keyring, Role};
 use actpass_gateway::clock::Clock;
 use actpass_gateway::config::Settings;
 use actpass_protocol::Json;
@@ -27,7 +27,7 @@ async fn start_with(limits: &str) -> (Gateway, Arc<AtomicU64>) {
     let gateway = Gateway::start_with(limits, |settings| {
         add_operators(&mut settings.keyring);
         // Many tests ask for the same action more than once.
-        settings.finds_approvals = false;
+        settings.reuse_approvals = false;
         settings.clock = Clock::new(move || UNIX_EPOCH + Duration::from_secs(clock.load(Ordering::SeqCst)));
     })
     .await;
@@ -38,7 +38,7 @@ fn add_operators(keyring: &mut Keyring) {
     for (key, name, beside) in [(ALICE, "alice", "apk_one"), (BOB, "bob", "apk_one"), (EVE, "eve", "apk_two")]
     {
         let tenant = Arc::clone(&keyring.find(beside).unwrap().tenant);
-        keyring.add(KeyHash::of(key), Key::new(name, tenant, Role::Operator, None));
+        keyring.add(ApiKeyHash::of(key), ApiKey::new(name, tenant, Role::Operator, None));
     }
 }
 
@@ -160,8 +160,8 @@ async fn ask_with(gateway: &Gateway, key: &str, args: &str) -> String {
     let body = format!(
         r#"{{"agent_id": "sdk", "goal": "refund <b>an</b> order", "tool": "refunds.create", "resource": "", "args": {args}}}"#
     );
-    let answer = gateway.decide(key, &body).await;
-    text(&answer, "approval_request_id").unwrap_or_else(|| panic!("{answer}")).to_owned()
+    let response = gateway.decide(key, &body).await;
+    text(&response, "approval_request_id").unwrap_or_else(|| panic!("{response}")).to_owned()
 }
 
 async fn ask(gateway: &Gateway) -> String {
@@ -170,12 +170,12 @@ async fn ask(gateway: &Gateway) -> String {
 
 async fn status_of(gateway: &Gateway, id: &str) -> String {
     let response = gateway.get(&format!("/api/v1/approvals/{id}"), "apk_one").send().await.unwrap();
-    let (_, answer) = common::json(response).await;
-    text(&answer, "status").unwrap().to_owned()
+    let (_, response) = common::json(response).await;
+    text(&response, "status").unwrap().to_owned()
 }
 
 #[tokio::test]
-async fn an_operators_key_opens_the_page_and_nothing_else_does() {
+async fn page_requires_operator_key() {
     let (gateway, _) = start().await;
     let mut browser = Browser::of(&gateway);
     let (status, form) = browser.get("/").await;
@@ -196,10 +196,10 @@ async fn an_operators_key_opens_the_page_and_nothing_else_does() {
     assert!(refusals[0].contains("This is not an operator&#39;s key of this gateway."));
 
     let (_, form) = browser.get("/").await;
-    let answer = browser.send("/login", &[("token", &token(&form)), ("key", &format!(" {ALICE}\n"))]).await;
-    assert_eq!((answer.status().as_u16(), answer.headers()["location"].to_str().unwrap()), (303, "/"));
+    let response = browser.send("/login", &[("token", &token(&form)), ("key", &format!(" {ALICE}\n"))]).await;
+    assert_eq!((response.status().as_u16(), response.headers()["location"].to_str().unwrap()), (303, "/"));
     let cookies: Vec<_> =
-        answer.headers().get_all("set-cookie").iter().map(|c| c.to_str().unwrap()).collect();
+        response.headers().get_all("set-cookie").iter().map(|c| c.to_str().unwrap()).collect();
     let (id, attributes) = cookies[0].strip_prefix("actpass=").unwrap().split_once("; ").unwrap();
     assert_eq!((id.len(), attributes), (64, "HttpOnly; SameSite=Strict; Path=/; Max-Age=28800"));
     assert_eq!(cookies[1], "actpass-login=; HttpOnly; SameSite=Strict; Path=/; Max-Age=0");
@@ -222,7 +222,7 @@ async fn an_operators_key_opens_the_page_and_nothing_else_does() {
 }
 
 #[tokio::test]
-async fn nobody_is_logged_in_by_somebody_elses_form() {
+async fn cross_site_login_is_rejected() {
     let (gateway, _) = start().await;
     let mut other = Browser::of(&gateway);
     let foreign = token(&other.get("/").await.1);
@@ -259,7 +259,7 @@ fn foreign_origins() -> Vec<(Option<String>, Option<&'static str>)> {
 }
 
 #[tokio::test]
-async fn no_form_but_the_sessions_own_does_anything() {
+async fn forms_require_session_token() {
     let (gateway, _) = start().await;
     let id = ask(&gateway).await;
     let mut bob = Browser::logged_in(&gateway, BOB).await;
@@ -335,7 +335,7 @@ async fn no_form_but_the_sessions_own_does_anything() {
 }
 
 #[tokio::test]
-async fn a_decision_is_recorded_with_its_note_and_who_made_it() {
+async fn records_decision_with_note_and_decider() {
     let (gateway, _) = start().await;
     let (yes, no) = (ask(&gateway).await, ask(&gateway).await);
     let mut alice = Browser::logged_in(&gateway, ALICE).await;
@@ -349,9 +349,9 @@ async fn a_decision_is_recorded_with_its_note_and_who_made_it() {
     let fields = [("token", token(&page)), ("action_hash", field(&page, "action_hash"))];
     let note = "called <i>them</i>\r\nand they said yes";
     let fields = [(fields[0].0, &*fields[0].1), (fields[1].0, &*fields[1].1), ("note", note)];
-    let answer = alice.send(&format!("/approvals/{yes}/approve"), &fields).await;
-    assert_eq!(answer.status(), 303);
-    let to = answer.headers()["location"].to_str().unwrap().to_owned();
+    let response = alice.send(&format!("/approvals/{yes}/approve"), &fields).await;
+    assert_eq!(response.status(), 303);
+    let to = response.headers()["location"].to_str().unwrap().to_owned();
     let (_, after) = alice.get(&to).await;
     assert_eq!(heading(&after), "1 waiting");
     assert!(after.contains("approved</strong> by alice at"));
@@ -391,7 +391,7 @@ async fn a_decision_is_recorded_with_its_note_and_who_made_it() {
 }
 
 #[tokio::test]
-async fn who_comes_second_is_told_who_was_first() {
+async fn late_decision_names_first_decider() {
     let (gateway, time) = start().await;
     let (id, late) = (ask(&gateway).await, ask(&gateway).await);
     let mut alice = Browser::logged_in(&gateway, ALICE).await;
@@ -423,7 +423,7 @@ async fn who_comes_second_is_told_who_was_first() {
 }
 
 #[tokio::test]
-async fn what_is_approved_is_what_was_seen() {
+async fn approves_displayed_action_only() {
     let (gateway, _) = start().await;
     let small = ask_with(&gateway, "apk_one", r#"{"amount": 10001, "currency": "usd"}"#).await;
     let large = ask_with(&gateway, "apk_one", r#"{"amount": 49999, "currency": "usd"}"#).await;
@@ -441,7 +441,7 @@ async fn what_is_approved_is_what_was_seen() {
 }
 
 #[tokio::test]
-async fn two_at_once_decide_once() {
+async fn concurrent_decisions_record_one() {
     let (gateway, _) = start().await;
     let id = ask(&gateway).await;
     let mut browsers = Vec::new();
@@ -457,7 +457,7 @@ async fn two_at_once_decide_once() {
 }
 
 #[tokio::test]
-async fn whatever_the_arguments_hold_is_text() {
+async fn arguments_are_rendered_as_text() {
     let (gateway, _) = start().await;
     let args = r#"{"amount": 12345.50, "currency": "usd", "big": 12345678901234567.25, "memo":
         "<script>alert(1)</script><img src=x onerror=alert(2)>\"'`&amp;</div>{{7*7}}\u0000\u202egpj.exe\u200b\ufeff 😀 שלום",
@@ -491,7 +491,7 @@ async fn whatever_the_arguments_hold_is_text() {
 }
 
 #[tokio::test]
-async fn what_is_too_large_for_the_list_is_decided_where_all_of_it_is() {
+async fn large_arguments_are_decided_on_detail_page() {
     let (gateway, _) = start().await;
     let keys: Vec<_> = (0..10_000).map(|key| format!(r#""key{key}": {key}"#)).collect();
     let args = format!(r#"{{"amount": 25000, "currency": "usd", {}}}"#, keys.join(","));
@@ -528,7 +528,7 @@ async fn what_is_too_large_for_the_list_is_decided_where_all_of_it_is() {
 }
 
 #[tokio::test]
-async fn one_tenant_sees_nothing_of_another() {
+async fn page_isolates_tenants() {
     let (gateway, _) = start().await;
     let id = ask(&gateway).await;
     let theirs = ask_with(&gateway, "apk_two", r#"{"amount": 30000, "currency": "usd"}"#).await;
@@ -557,7 +557,7 @@ async fn one_tenant_sees_nothing_of_another() {
 }
 
 #[tokio::test]
-async fn a_session_ends_by_itself() {
+async fn session_expires() {
     let (gateway, time) = start().await;
     let id = ask(&gateway).await;
     let mut alice = Browser::logged_in(&gateway, ALICE).await;
@@ -586,7 +586,7 @@ async fn a_session_ends_by_itself() {
 }
 
 #[tokio::test]
-async fn every_answer_says_what_a_browser_may_do_with_it() {
+async fn page_responses_have_security_headers() {
     let (gateway, _) = start_with("requests_per_second = 1\nburst = 100").await;
     let id = ask(&gateway).await;
     let alice = Browser::logged_in(&gateway, ALICE).await;
@@ -640,7 +640,7 @@ async fn every_answer_says_what_a_browser_may_do_with_it() {
 }
 
 #[tokio::test]
-async fn the_page_loads_its_own_files_alone_and_has_nothing_inline() {
+async fn page_loads_own_assets_without_inline_code() {
     let (gateway, _) = start().await;
     let id = ask(&gateway).await;
     let mut alice = Browser::logged_in(&gateway, ALICE).await;
@@ -686,7 +686,7 @@ async fn the_page_loads_its_own_files_alone_and_has_nothing_inline() {
 }
 
 #[tokio::test]
-async fn the_ledgers_state_is_what_was_found() {
+async fn page_shows_ledger_verification() {
     let (gateway, _) = start().await;
     let mut alice = Browser::logged_in(&gateway, ALICE).await;
     assert!(alice.get("/").await.1.contains("Nothing was decided yet."));
@@ -714,8 +714,11 @@ async fn the_ledgers_state_is_what_was_found() {
     // What was verified is not read again, until somebody wants it to be.
     assert!(alice.get("/").await.1.contains("All events are verified"));
     let token = token(&alice.get("/").await.1);
-    let answer = alice.send("/chain/verify", &[("token", &token)]).await;
-    assert_eq!((answer.status().as_u16(), answer.headers()["location"].to_str().unwrap()), (303, "/#chain"));
+    let response = alice.send("/chain/verify", &[("token", &token)]).await;
+    assert_eq!(
+        (response.status().as_u16(), response.headers()["location"].to_str().unwrap()),
+        (303, "/#chain")
+    );
     for _ in 0..2 {
         let (_, page) = alice.get("/").await;
         assert!(page.contains("class=\"state broken\">Event 2 is not what was recorded"), "{page}");
@@ -724,7 +727,7 @@ async fn the_ledgers_state_is_what_was_found() {
 }
 
 #[tokio::test]
-async fn a_long_chain_is_verified_look_by_look() {
+async fn long_chain_is_verified_incrementally() {
     let (gateway, _) = start().await;
     let body = common::refund("1", "");
     for _ in 0..22 {
@@ -739,7 +742,7 @@ async fn a_long_chain_is_verified_look_by_look() {
 }
 
 #[tokio::test]
-async fn trying_keys_is_slow_and_a_keys_limit_is_the_pages_too() {
+async fn login_attempts_are_slowed_and_rate_limited() {
     let (gateway, _) = start_with("requests_per_second = 1\nburst = 8").await;
     let mut browser = Browser::of(&gateway);
     let token = token(&browser.get("/").await.1);
@@ -784,7 +787,7 @@ async fn trying_keys_is_slow_and_a_keys_limit_is_the_pages_too() {
 }
 
 #[tokio::test]
-async fn over_https_the_cookie_is_for_https_alone() {
+async fn https_cookies_are_secure() {
     // The gateway's own TLS.
     let folder = tempfile::TempDir::new().unwrap();
     let made = rcgen::generate_simple_self_signed(vec!["127.0.0.1".to_owned()]).unwrap();
@@ -801,9 +804,9 @@ async fn over_https_the_cookie_is_for_https_alone() {
         Client::builder().no_proxy().redirect(Policy::none()).tls_certs_only([certificate]).build().unwrap();
     let mut alice = Browser::with(client, &server.url());
     let (_, form) = alice.get("/").await;
-    let answer = alice.send("/login", &[("token", &token(&form)), ("key", ALICE)]).await;
-    assert_eq!((answer.status().as_u16(), answer.version()), (303, reqwest::Version::HTTP_2));
-    let cookie = answer.headers()["set-cookie"].to_str().unwrap();
+    let response = alice.send("/login", &[("token", &token(&form)), ("key", ALICE)]).await;
+    assert_eq!((response.status().as_u16(), response.version()), (303, reqwest::Version::HTTP_2));
+    let cookie = response.headers()["set-cookie"].to_str().unwrap();
     assert!(cookie.starts_with("__Host-actpass="), "{cookie}");
     assert!(cookie.ends_with("; HttpOnly; SameSite=Strict; Secure; Path=/; Max-Age=28800"), "{cookie}");
     assert!(alice.get("/").await.1.contains("Nothing waits"));
@@ -816,15 +819,15 @@ async fn over_https_the_cookie_is_for_https_alone() {
     let mut alice = Browser::of(&gateway);
     let (_, form) = alice.get("/").await;
     alice.origin = Some(gateway.url.replace("http://", "https://"));
-    let answer = alice.send("/login", &[("token", &token(&form)), ("key", ALICE)]).await;
-    let cookie = answer.headers()["set-cookie"].to_str().unwrap();
+    let response = alice.send("/login", &[("token", &token(&form)), ("key", ALICE)]).await;
+    let cookie = response.headers()["set-cookie"].to_str().unwrap();
     assert!(cookie.starts_with("__Host-actpass=") && cookie.contains("; Secure; "), "{cookie}");
     assert!(alice.get("/").await.1.contains("Nothing waits"));
     gateway.stop().await;
 }
 
 #[tokio::test]
-async fn what_is_not_seen_as_it_is_has_no_approve_button() {
+async fn deceptive_text_cannot_be_approved() {
     let (gateway, _) = start().await;
     let mut alice = Browser::logged_in(&gateway, ALICE).await;
     for (more, why) in [
@@ -867,7 +870,7 @@ async fn what_is_not_seen_as_it_is_has_no_approve_button() {
 }
 
 #[tokio::test]
-async fn requests_beyond_a_page_are_reached_and_filtered() {
+async fn pending_requests_are_paginated_and_filtered() {
     let (gateway, _) = start_with("pending_approvals = 200").await;
     for number in 0..120 {
         ask_with(&gateway, "apk_bound", &format!(r#"{{"amount": {}, "currency": "usd"}}"#, 20_000 + number))
@@ -892,7 +895,7 @@ async fn requests_beyond_a_page_are_reached_and_filtered() {
 }
 
 #[tokio::test]
-async fn the_page_works_below_a_path() {
+async fn page_works_under_base_path() {
     let gateway = Gateway::start_with("", |settings| {
         add_operators(&mut settings.keyring);
         settings.base_path = "/actpass".to_owned();
@@ -944,7 +947,7 @@ async fn the_page_works_below_a_path() {
 }
 
 #[tokio::test]
-async fn wrong_keys_lock_no_person_out() {
+async fn wrong_keys_do_not_lock_out_operators() {
     let (gateway, _) = start().await;
     let mut browser = Browser::of(&gateway);
     let token = token(&browser.get("/").await.1);
@@ -964,7 +967,7 @@ async fn wrong_keys_lock_no_person_out() {
         statuses
     });
     assert_eq!(person, [303; 5], "a right key in the middle of the storm");
-    let refused = storm.iter().filter(|answer| answer.as_ref().unwrap().status() == 429).count();
+    let refused = storm.iter().filter(|response| response.as_ref().unwrap().status() == 429).count();
     assert!(refused >= 300 - 16 - 16, "{refused}");
     gateway.stop().await;
 }

@@ -11,7 +11,7 @@ use std::time::{Duration, SystemTime, UNIX_EPOCH};
 use actpass_core::{ActPass, Json, OfflineVerifyRequest};
 use actpass_gateway::clock::Clock;
 use actpass_gateway::config::{MasterKeySource, Settings};
-use actpass_gateway::passport::Ring;
+use actpass_gateway::passport::SigningKeys;
 use actpass_gateway::seal::MasterKey;
 use actpass_protocol::json::Number;
 use actpass_protocol::token::{TokenType, encode};
@@ -41,9 +41,9 @@ fn with(time: &Arc<AtomicU64>) -> impl FnOnce(&mut Settings) + use<> {
 }
 
 async fn call(gateway: &Gateway, path: &str, key: &str, body: &str) -> Json {
-    let (status, answer) = json(gateway.post(path, key).body(body.to_owned()).send().await.unwrap()).await;
-    assert_eq!(status, 200, "{answer}");
-    answer
+    let (status, response) = json(gateway.post(path, key).body(body.to_owned()).send().await.unwrap()).await;
+    assert_eq!(status, 200, "{response}");
+    response
 }
 
 fn passport(more: &str) -> String {
@@ -66,9 +66,9 @@ async fn later(gateway: &Gateway, token: &str, seconds: i64) -> String {
             *value = Json::Number(Number::from(number.as_str().parse::<i64>().unwrap() + seconds));
         }
     }
-    let beside = gateway.data.open_beside().await.unwrap();
+    let beside = gateway.data.open_existing().await.unwrap();
     let keys = beside.signing_keys().await.unwrap();
-    let ring = Ring::open(&keys, &MasterKey::parse(&"07".repeat(32)).unwrap()).unwrap();
+    let ring = SigningKeys::open(&keys, &MasterKey::parse(&"07".repeat(32)).unwrap()).unwrap();
     ring.sign(TokenType::Passport, &Json::Object(claims)).unwrap().0
 }
 
@@ -78,16 +78,16 @@ fn refund(amount: &str, token: &str, more: &str) -> String {
 }
 
 #[track_caller]
-fn assert_denied(answer: &Json, reason: &str) {
+fn assert_denied(response: &Json, reason: &str) {
     assert_eq!(
-        (text(answer, "decision"), text(answer, "reason_code")),
+        (text(response, "decision"), text(response, "reason_code")),
         (Some("deny"), Some(reason)),
-        "{answer}"
+        "{response}"
     );
 }
 
 #[tokio::test]
-async fn a_preflight_need_not_say_to_whom_the_passport_is_shown() {
+async fn audience_is_optional_in_preflight() {
     let (gateway, _) = start().await;
     let issued = call(&gateway, ISSUE, "apk_one", &passport("")).await;
     let token = text(&issued, "token").unwrap();
@@ -102,17 +102,18 @@ async fn a_preflight_need_not_say_to_whom_the_passport_is_shown() {
 }
 
 #[tokio::test]
-async fn an_issued_passport_has_its_claims() {
+async fn issued_passport_has_requested_claims() {
     let (gateway, _) = start().await;
-    let answer = call(&gateway, ISSUE, "apk_one", &passport(r#", "user_id": "u7", "ttl_seconds": 60"#)).await;
-    let names: Vec<_> = answer.as_object().unwrap().iter().map(|(name, _)| name.as_str()).collect();
+    let response =
+        call(&gateway, ISSUE, "apk_one", &passport(r#", "user_id": "u7", "ttl_seconds": 60"#)).await;
+    let names: Vec<_> = response.as_object().unwrap().iter().map(|(name, _)| name.as_str()).collect();
     assert_eq!(names, ["token", "jwks_uri", "jti", "expires_at"]);
-    assert_eq!(text(&answer, "jwks_uri"), Some("https://gateway.example/.well-known/jwks.json"));
-    assert_eq!(text(&answer, "expires_at"), Some("2027-01-15T08:01:00Z"));
-    let jti = text(&answer, "jti").unwrap();
+    assert_eq!(text(&response, "jwks_uri"), Some("https://gateway.example/.well-known/jwks.json"));
+    assert_eq!(text(&response, "expires_at"), Some("2027-01-15T08:01:00Z"));
+    let jti = text(&response, "jti").unwrap();
     assert!(jti.starts_with("ap_") && jti.len() == 35, "{jti}");
 
-    let token = text(&answer, "token").unwrap();
+    let token = text(&response, "token").unwrap();
     let body = format!(r#"{{"token": "{token}", "audience": "mcp://shop"}}"#);
     let verified = call(&gateway, VERIFY, "apk_one", &body).await;
     assert_eq!(
@@ -135,7 +136,7 @@ async fn an_issued_passport_has_its_claims() {
 }
 
 #[tokio::test]
-async fn wrong_requests_for_passports_are_named() {
+async fn invalid_passport_request_is_named() {
     let (gateway, _) = start().await;
     for (member, from, to) in [
         ("ttl_seconds", "}}}", "}, \"ttl_seconds\": 0}"),
@@ -157,19 +158,19 @@ async fn wrong_requests_for_passports_are_named() {
         let from = if from == "}}}" { "}}" } else { from };
         assert!(whole.contains(from), "{from}");
         let body = whole.replace(from, to);
-        let (status, answer) =
+        let (status, response) =
             json(gateway.post(ISSUE, "apk_one").body(body.clone()).send().await.unwrap()).await;
-        assert_eq!(status, 422, "{body}: {answer}");
-        assert!(text(&answer, "error.message").unwrap().starts_with(&format!("{member}: ")), "{answer}");
+        assert_eq!(status, 422, "{body}: {response}");
+        assert!(text(&response, "error.message").unwrap().starts_with(&format!("{member}: ")), "{response}");
     }
     for (path, body, member) in [
         (VERIFY, r#"{"audience": "a"}"#, "token"),
         (VERIFY, r#"{"token": "t"}"#, "audience"),
         (REVOKE, "{}", "jti"),
     ] {
-        let (status, answer) = json(gateway.post(path, "apk_one").body(body).send().await.unwrap()).await;
+        let (status, response) = json(gateway.post(path, "apk_one").body(body).send().await.unwrap()).await;
         assert_eq!(status, 422, "{body}");
-        assert!(text(&answer, "error.message").unwrap().starts_with(&format!("{member}: ")), "{answer}");
+        assert!(text(&response, "error.message").unwrap().starts_with(&format!("{member}: ")), "{response}");
     }
     let many =
         format!(r#", "allowed_resources": [{}]"#, vec![format!("\"{}\"", "r".repeat(2000)); 100].join(","));
@@ -179,7 +180,7 @@ async fn wrong_requests_for_passports_are_named() {
 }
 
 #[tokio::test]
-async fn a_passport_bounds_what_is_done_and_is_used_once() {
+async fn passport_bounds_action_and_is_single_use() {
     let (gateway, _) = start().await;
     let token = issue(&gateway, "").await;
     for (amount, tool, more, reason) in [
@@ -207,9 +208,9 @@ async fn a_passport_bounds_what_is_done_and_is_used_once() {
 
     // Nothing of that used it up, and nor does looking.
     for mode in ["monitor", "warn"] {
-        let answer =
+        let response =
             gateway.decide("apk_one", &refund("4900", &token, &format!(r#", "mode": "{mode}""#))).await;
-        assert_eq!(text(&answer, "decision"), Some("allow"), "{answer}");
+        assert_eq!(text(&response, "decision"), Some("allow"), "{response}");
     }
     let body = refund("4900", &token, r#", "idempotency_key": "i""#);
     let first = gateway.decide("apk_one", &body).await;
@@ -228,7 +229,7 @@ async fn a_passport_bounds_what_is_done_and_is_used_once() {
 }
 
 #[tokio::test]
-async fn resources_are_those_that_it_lists() {
+async fn passport_allows_listed_resources_only() {
     let (gateway, _) = start().await;
     let token = issue(&gateway, r#", "allowed_resources": ["charge:1", "charge:2"]"#).await;
     assert_denied(&gateway.decide("apk_one", &refund("1", &token, "")).await, "passport.resource");
@@ -238,19 +239,19 @@ async fn resources_are_those_that_it_lists() {
 }
 
 #[tokio::test]
-async fn a_policys_denial_leaves_the_passport_unused() {
+async fn policy_denial_does_not_spend_passport() {
     let (gateway, _) = start().await;
     let body = passport("").replace("10000", "900000");
     let token = text(&call(&gateway, ISSUE, "apk_one", &body).await, "token").unwrap().to_owned();
     assert_denied(&gateway.decide("apk_one", &refund("90000", &token, "")).await, "refund.over_limit");
-    let answer = gateway.decide("apk_one", &refund("25000", &token, "")).await;
-    assert_eq!(text(&answer, "decision"), Some("require_approval"));
+    let response = gateway.decide("apk_one", &refund("25000", &token, "")).await;
+    assert_eq!(text(&response, "decision"), Some("require_approval"));
     assert_eq!(text(&gateway.decide("apk_one", &refund("1", &token, "")).await, "decision"), Some("allow"));
     gateway.stop().await;
 }
 
 #[tokio::test]
-async fn policies_see_the_claims() {
+async fn policies_read_passport_claims() {
     let time = Arc::new(AtomicU64::new(1_800_000_000));
     let set = with(&time);
     let gateway = Gateway::start_with("", |settings| {
@@ -271,8 +272,8 @@ async fn policies_see_the_claims() {
     .await;
     for (tier, decision) in [("low", "allow"), ("high", "deny")] {
         let token = issue(&gateway, &format!(r#", "user_id": "u7", "risk_tier": "{tier}""#)).await;
-        let answer = gateway.decide("apk_one", &refund("1", &token, r#", "user_id": "u7""#)).await;
-        assert_eq!(text(&answer, "decision"), Some(decision), "{tier}");
+        let response = gateway.decide("apk_one", &refund("1", &token, r#", "user_id": "u7""#)).await;
+        assert_eq!(text(&response, "decision"), Some(decision), "{tier}");
     }
     // What a body says about a passport is not a passport.
     let body = common::refund("1", r#", "user_id": "u7", "risk_tier": "low""#);
@@ -281,13 +282,13 @@ async fn policies_see_the_claims() {
 }
 
 #[tokio::test]
-async fn time_and_revocation_end_a_passport() {
+async fn passport_ends_by_expiry_or_revocation() {
     let (gateway, time) = start().await;
     let verify = async |key: &str, token: &str, more: &str| {
         let body = format!(r#"{{"token": "{token}", "audience": "mcp://shop"{more}}}"#);
-        let answer = call(&gateway, VERIFY, key, &body).await;
-        assert_eq!(answer.member("valid"), Some(&Json::Bool(answer.member("claims").is_some())));
-        answer.member("errors").unwrap().to_string()
+        let response = call(&gateway, VERIFY, key, &body).await;
+        assert_eq!(response.member("valid"), Some(&Json::Bool(response.member("claims").is_some())));
+        response.member("errors").unwrap().to_string()
     };
     let token = issue(&gateway, "").await;
     assert_eq!(verify("apk_one", &token, r#", "agent_id": "sdk", "user_id": null"#).await, "[]");
@@ -392,7 +393,7 @@ fn errors(verified: &Json) -> Vec<String> {
 /// reason, and for the same one by the gateway's decision, its verification, and a client that verifies offline with the
 /// gateway's keys.
 #[tokio::test]
-async fn damaged_tokens_are_denied_by_all_for_the_same_reason() {
+async fn all_verifiers_reject_damaged_tokens_alike() {
     // A client has the system's clock.
     let now = SystemTime::now().duration_since(UNIX_EPOCH).unwrap().as_secs();
     let time = Arc::new(AtomicU64::new(now - 1000));
@@ -529,7 +530,7 @@ async fn damaged_tokens_are_denied_by_all_for_the_same_reason() {
 }
 
 #[tokio::test]
-async fn one_of_many_at_once_uses_a_passport() {
+async fn concurrent_requests_use_passport_once() {
     let (gateway, _) = start().await;
     let token = issue(&gateway, "").await;
     let answers = join_all((0..200).map(|number| {
@@ -539,15 +540,15 @@ async fn one_of_many_at_once_uses_a_passport() {
     }))
     .await;
     let allowed: Vec<_> =
-        answers.iter().filter(|(answer, _)| text(answer, "decision") == Some("allow")).collect();
+        answers.iter().filter(|(response, _)| text(response, "decision") == Some("allow")).collect();
     assert_eq!(allowed.len(), 1);
-    for (answer, body) in &answers {
-        if text(answer, "decision") != Some("allow") {
-            assert_denied(answer, "passport.replayed");
+    for (response, body) in &answers {
+        if text(response, "decision") != Some("allow") {
+            assert_denied(response, "passport.replayed");
         }
         let again = gateway.decide("apk_one", body).await;
-        match text(answer, "decision") {
-            Some("allow") => common::assert_repeats(&again, answer),
+        match text(response, "decision") {
+            Some("allow") => common::assert_repeats(&again, response),
             // What was denied is decided anew.
             _ => assert_denied(&again, "passport.replayed"),
         }
@@ -559,7 +560,7 @@ async fn one_of_many_at_once_uses_a_passport() {
 }
 
 #[tokio::test]
-async fn a_restart_keeps_keys_uses_and_revocations() {
+async fn keys_uses_and_revocations_survive_restart() {
     let (mut gateway, time) = start().await;
     let (unused, used) = (issue(&gateway, "").await, issue(&gateway, "").await);
     let revoked = call(&gateway, ISSUE, "apk_one", &passport("")).await;
@@ -575,7 +576,7 @@ async fn a_restart_keeps_keys_uses_and_revocations() {
 }
 
 #[tokio::test]
-async fn the_public_keys_are_public() {
+async fn jwks_is_public() {
     let (gateway, _) = start().await;
     let response = gateway.client.get(format!("{}/.well-known/jwks.json", gateway.url)).send().await.unwrap();
     let (status, set) = json(response).await;
@@ -598,7 +599,7 @@ async fn the_public_keys_are_public() {
 }
 
 #[tokio::test]
-async fn without_a_master_key_it_says_what_to_set() {
+async fn missing_master_key_error_names_setting() {
     let gateway = Gateway::start().await;
     let requests = [
         gateway.post(ISSUE, "apk_one").body(passport("")),
@@ -608,9 +609,9 @@ async fn without_a_master_key_it_says_what_to_set() {
         gateway.post(PREFLIGHT, "apk_one").body(refund("1", "t", "")),
     ];
     for request in requests {
-        let (status, answer) = json(request.send().await.unwrap()).await;
+        let (status, response) = json(request.send().await.unwrap()).await;
         assert_eq!(status, 501);
-        let message = text(&answer, "error.message").unwrap();
+        let message = text(&response, "error.message").unwrap();
         assert!(message.contains("master_key_file") && message.contains("ACTPASS_MASTER_KEY"), "{message}");
     }
     gateway.stop().await;

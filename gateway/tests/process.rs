@@ -103,13 +103,13 @@ async fn read_as(client: &reqwest::Client, api_key: &str, url: &str) -> Json {
 }
 
 #[tokio::test]
-async fn dev_decides_as_soon_as_it_says_that_it_listens() {
+async fn dev_is_ready_when_it_reports_listening() {
     let folder = TempDir::new().unwrap();
     let gateway = Running::dev(folder.path());
     let client = common::client();
     for key in ["apk_dev", "apdv_dev"] {
-        let answer = decide(&client, &gateway.url, key, refund("4900", "")).await.unwrap();
-        assert_eq!(text(&answer, "reason_code"), Some("refund.small_in_scope"));
+        let response = decide(&client, &gateway.url, key, refund("4900", "")).await.unwrap();
+        assert_eq!(text(&response, "reason_code"), Some("refund.small_in_scope"));
     }
     assert!(folder.path().join(".actpass/dev.db").exists());
     let page = format!("approve at {}/ with the operator's key apdv_dev\n", gateway.url);
@@ -118,7 +118,7 @@ async fn dev_decides_as_soon_as_it_says_that_it_listens() {
 }
 
 #[tokio::test]
-async fn a_termination_finishes_what_was_begun() {
+async fn sigterm_drains_requests() {
     let folder = TempDir::new().unwrap();
     let gateway = Running::dev(folder.path());
     let client = common::client();
@@ -145,9 +145,12 @@ async fn a_termination_finishes_what_was_begun() {
         tokio::task::yield_now().await;
     }
     half.write_all(body.as_bytes()).unwrap();
-    let mut answer = String::new();
-    half.read_to_string(&mut answer).unwrap();
-    assert!(answer.starts_with("HTTP/1.1 200 ") && answer.contains("refund.small_in_scope"), "{answer}");
+    let mut response = String::new();
+    half.read_to_string(&mut response).unwrap();
+    assert!(
+        response.starts_with("HTTP/1.1 200 ") && response.contains("refund.small_in_scope"),
+        "{response}"
+    );
 
     let (code, _, log) = ending.join().unwrap();
     assert_eq!(code, Some(0), "{log}");
@@ -159,7 +162,7 @@ async fn a_termination_finishes_what_was_begun() {
 }
 
 #[tokio::test]
-async fn a_log_that_nobody_reads_stops_nothing() {
+async fn blocked_log_does_not_block_gateway() {
     let folder = TempDir::new().unwrap();
     let mut child = command(folder.path(), &["dev", "--listen", "127.0.0.1:0"])
         .stdout(Stdio::piped())
@@ -180,7 +183,7 @@ async fn a_log_that_nobody_reads_stops_nothing() {
 }
 
 #[tokio::test]
-async fn serve_is_what_its_settings_say_and_logs_no_secret() {
+async fn serve_applies_settings_and_logs_no_secret() {
     let folder = TempDir::new().unwrap();
     let settings = common::config("").replace("[limits]", "log = \"json\"\n[limits]");
     std::fs::write(folder.path().join("gateway.toml"), settings).unwrap();
@@ -212,7 +215,7 @@ async fn serve_is_what_its_settings_say_and_logs_no_secret() {
 }
 
 #[test]
-fn a_wrong_start_ends_with_its_reason() {
+fn failed_start_prints_reason() {
     let folder = TempDir::new().unwrap();
     std::fs::write(folder.path().join("gateway.toml"), common::config("body_bytes = 0")).unwrap();
     for (arguments, code, expected) in [
@@ -232,7 +235,7 @@ fn a_wrong_start_ends_with_its_reason() {
 }
 
 #[test]
-fn a_second_gateway_on_the_same_data_does_not_start() {
+fn second_gateway_on_same_data_does_not_start() {
     let folder = TempDir::new().unwrap();
     let _first = Running::dev(folder.path());
     let second = run(folder.path(), &["dev", "--listen", "127.0.0.1:0"]);
@@ -241,7 +244,7 @@ fn a_second_gateway_on_the_same_data_does_not_start() {
 }
 
 #[test]
-fn an_address_in_use_is_named() {
+fn address_in_use_is_named() {
     let folder = TempDir::new().unwrap();
     let taken = std::net::TcpListener::bind("127.0.0.1:0").unwrap();
     let address = taken.local_addr().unwrap().to_string();
@@ -251,7 +254,7 @@ fn an_address_in_use_is_named() {
 }
 
 #[test]
-fn keys_are_made_and_hashed() {
+fn key_commands_generate_and_hash() {
     let folder = TempDir::new().unwrap();
     for (arguments, prefix) in
         [(&["key", "new"][..], "apk_"), (&["key", "new", "--role", "operator"], "apdv_")]
@@ -275,7 +278,7 @@ fn keys_are_made_and_hashed() {
 }
 
 #[tokio::test]
-async fn keys_are_rotated_while_the_gateway_runs() {
+async fn signing_keys_rotate_while_running() {
     let folder = TempDir::new().unwrap();
     let settings = common::config("").replace("[limits]", "master_key_file = \"master.key\"\n[limits]");
     std::fs::write(folder.path().join("gateway.toml"), settings).unwrap();
@@ -291,8 +294,8 @@ async fn keys_are_rotated_while_the_gateway_runs() {
                        "allowed_tools": ["refunds.create"]}"#;
         let request = client.post(format!("{}/api/v1/passports/issue", gateway.url)).bearer_auth("apk_one");
         let response = request.header("content-type", "application/json").body(body).send().await.unwrap();
-        let answer = Json::parse(&response.bytes().await.unwrap()).unwrap();
-        text(&answer, "token").unwrap().to_owned()
+        let response = Json::parse(&response.bytes().await.unwrap()).unwrap();
+        text(&response, "token").unwrap().to_owned()
     };
     let before = issue().await;
     let rotated = run(folder.path(), rotate);
@@ -301,8 +304,8 @@ async fn keys_are_rotated_while_the_gateway_runs() {
     assert_ne!(before.split('.').next(), after.split('.').next());
     for token in [&before, &after] {
         let body = refund("1", &format!(r#", "audience": "a", "passport": "{token}""#));
-        let answer = decide(&client, &gateway.url, "apk_one", body).await.unwrap();
-        assert_eq!(text(&answer, "decision"), Some("allow"), "{answer}");
+        let response = decide(&client, &gateway.url, "apk_one", body).await.unwrap();
+        assert_eq!(text(&response, "decision"), Some("allow"), "{response}");
     }
     let kid = out(&rotated);
     let kid = kid.trim_end().strip_prefix("kid = \"").unwrap().trim_end_matches('"');
@@ -334,7 +337,7 @@ async fn keys_are_rotated_while_the_gateway_runs() {
 }
 
 #[tokio::test]
-async fn credentials_are_set_listed_and_removed_beside_the_gateway_and_seen_nowhere() {
+async fn vault_commands_work_while_running_and_reveal_nothing() {
     const TOKEN: &str = "process_vault_secret";
     let folder = TempDir::new().unwrap();
     let keyless = common::config("");
@@ -421,9 +424,9 @@ async fn credentials_are_set_listed_and_removed_beside_the_gateway_and_seen_nowh
         let (code, printed, error) = set(more, given);
         assert_eq!(code, Some(0), "{error}");
         let id = printed.trim_end().strip_prefix("set ").unwrap();
-        let answer = decide().await;
-        assert!(text(&answer, "credential.token") == Some(token), "{given:?}");
-        assert_eq!(text(&answer, "credential_id"), Some(id));
+        let response = decide().await;
+        assert!(text(&response, "credential.token") == Some(token), "{given:?}");
+        assert_eq!(text(&response, "credential_id"), Some(id));
         let (_, listed, _) = vault(&[&["list"], &place[..]].concat(), b"");
         assert_eq!(listed.lines().count(), 1, "{listed}");
         assert!(
@@ -458,7 +461,7 @@ async fn credentials_are_set_listed_and_removed_beside_the_gateway_and_seen_nowh
 }
 
 #[test]
-fn policies_are_checked_and_tested() {
+fn policy_commands_check_and_test() {
     let folder = TempDir::new().unwrap();
     let write = |name: &str, text: &str| std::fs::write(folder.path().join(name), text).unwrap();
     let rule = r#"{"name": "r", "when": [{"path": "tool", "operator": "==", "value": "t"}],
@@ -500,7 +503,7 @@ fn policies_are_checked_and_tested() {
 }
 
 #[test]
-fn rules_that_never_decide_fail_the_check_and_open_arguments_are_warned_of() {
+fn policy_check_fails_dead_rules_and_warns_open_arguments() {
     let folder = TempDir::new().unwrap();
     let policy = |when: &str, decision: &str| {
         format!(
@@ -524,7 +527,7 @@ fn rules_that_never_decide_fail_the_check_and_open_arguments_are_warned_of() {
 }
 
 #[tokio::test]
-async fn a_hangup_cuts_nothing_off() {
+async fn sighup_is_ignored() {
     let folder = TempDir::new().unwrap();
     let gateway = Running::dev(folder.path());
     let client = common::client();
@@ -532,8 +535,8 @@ async fn a_hangup_cuts_nothing_off() {
     for _ in 0..3 {
         let process = gateway.child.id().to_string();
         assert!(Command::new("kill").args(["-HUP", &process]).status().unwrap().success());
-        let answer = decide(&client, &gateway.url, "apk_dev", refund("1", "")).await.unwrap();
-        assert_eq!(text(&answer, "decision"), Some("allow"));
+        let response = decide(&client, &gateway.url, "apk_dev", refund("1", "")).await.unwrap();
+        assert_eq!(text(&response, "decision"), Some("allow"));
     }
     let (code, _, log) = gateway.end("TERM");
     assert_eq!(code, Some(0));
@@ -541,7 +544,7 @@ async fn a_hangup_cuts_nothing_off() {
 }
 
 #[tokio::test]
-async fn the_log_says_who_asked_what_and_what_was_decided() {
+async fn log_has_actor_action_and_decision() {
     let folder = TempDir::new().unwrap();
     let settings = common::config("").replace("[limits]", "log = \"json\"\n[limits]");
     std::fs::write(folder.path().join("gateway.toml"), settings).unwrap();
@@ -584,7 +587,7 @@ async fn the_log_says_who_asked_what_and_what_was_decided() {
 
 #[cfg(target_os = "linux")]
 #[tokio::test]
-async fn no_more_files_is_logged_and_survived() {
+async fn survives_file_descriptor_exhaustion() {
     use rustix::process::{Pid, Resource, Rlimit, prlimit};
 
     let folder = TempDir::new().unwrap();
@@ -605,15 +608,15 @@ async fn no_more_files_is_logged_and_survived() {
     prlimit(process, Resource::Nofile, limit(4096)).unwrap();
     drop(waiting);
     let other = common::client();
-    let answer = decide(&other, &gateway.url, "apk_dev", refund("1", "")).await.unwrap();
-    assert_eq!(text(&answer, "decision"), Some("allow"));
+    let response = decide(&other, &gateway.url, "apk_dev", refund("1", "")).await.unwrap();
+    assert_eq!(text(&response, "decision"), Some("allow"));
     let (code, _, log) = gateway.end("TERM");
     assert_eq!(code, Some(0));
     assert!(log.matches("no connection could be taken").count() <= 2, "as often as every 10 s: {log}");
 }
 
 #[test]
-fn settings_are_checked_without_starting() {
+fn config_check_does_not_start_gateway() {
     let folder = TempDir::new().unwrap();
     let check = |text: &str, more: &[&str]| {
         std::fs::write(folder.path().join("gateway.toml"), text).unwrap();
@@ -646,7 +649,7 @@ fn settings_are_checked_without_starting() {
 }
 
 #[test]
-fn a_weak_key_is_warned_of() {
+fn warns_about_weak_key() {
     let folder = TempDir::new().unwrap();
     for (key, weak) in [
         ("apk_short", true),
@@ -668,7 +671,7 @@ fn a_weak_key_is_warned_of() {
 }
 
 #[test]
-fn tools_are_locked_and_checked() {
+fn tools_commands_scan_and_check() {
     let folder = TempDir::new().unwrap();
     let write = |name: &str, text: &str| std::fs::write(folder.path().join(name), text).unwrap();
     let mail = r#"{"name": "gmail.send", "inputSchema": {"properties": {"to": {}}}}"#;
@@ -721,7 +724,7 @@ fn rehashed(events: &[String]) -> Vec<String> {
 }
 
 #[tokio::test]
-async fn a_chain_is_exported_beside_the_gateway_and_checked_without_it() {
+async fn chain_exports_while_running_and_verifies_offline() {
     let folder = TempDir::new().unwrap();
     let gateway = Running::dev(folder.path());
     let client = common::client();
@@ -941,14 +944,14 @@ async fn a_chain_is_exported_beside_the_gateway_and_checked_without_it() {
 
 /// Answered means recorded: whatever moment the process dies at.
 #[tokio::test(flavor = "multi_thread", worker_threads = 2)]
-async fn killed_under_load() {
+async fn sigkill_under_load_loses_no_response() {
     let folder = TempDir::new().unwrap();
     survive_kills(20, "apk_dev", || Running::dev(folder.path())).await;
 }
 
 #[cfg(unix)]
 #[tokio::test(flavor = "multi_thread", worker_threads = 2)]
-async fn killed_under_load_on_postgresql() {
+async fn sigkill_under_load_loses_no_response_on_postgresql() {
     let folder = TempDir::new().unwrap();
     let Some(_) = settings_with_database(folder.path()) else { return };
     // What one gateway was killed over, the other must not wait for long.
@@ -979,8 +982,8 @@ async fn survive_kills(kills: usize, api_key: &'static str, start: impl Fn() -> 
                         let key = format!("{round}-{client}-{number}");
                         let body = refund("4900", &format!(r#", "idempotency_key": "{key}""#));
                         match decide(&http, &url, api_key, body).await {
-                            Ok(answer) => {
-                                given.push((key, text(&answer, "evidence_event_id").unwrap().to_owned()));
+                            Ok(response) => {
+                                given.push((key, text(&response, "evidence_event_id").unwrap().to_owned()));
                                 answered.fetch_add(1, Ordering::SeqCst);
                             }
                             Err(error) => {
@@ -1059,8 +1062,8 @@ async fn race(gateways: &[Running; 2], count: usize, body: &str) -> Vec<String> 
                 let mut answers = Vec::new();
                 for number in (racer..count).step_by(AT_ONCE) {
                     let url = &urls[(racer + number / AT_ONCE) % 2];
-                    let answer = decide(&http, url, "apk_one", body.clone()).await.unwrap();
-                    answers.push(answer.to_string());
+                    let response = decide(&http, url, "apk_one", body.clone()).await.unwrap();
+                    answers.push(response.to_string());
                 }
                 answers
             })
@@ -1075,7 +1078,7 @@ async fn race(gateways: &[Running; 2], count: usize, body: &str) -> Vec<String> 
 
 #[cfg(unix)]
 #[tokio::test(flavor = "multi_thread", worker_threads = 2)]
-async fn two_gateways_on_one_database_are_one() {
+async fn two_gateways_share_one_database() {
     const RACERS: usize = 1000;
 
     let folder = TempDir::new().unwrap();
@@ -1100,7 +1103,7 @@ async fn two_gateways_on_one_database_are_one() {
         lengths[0]
     };
     let count = |answers: &[String], reason: &str| {
-        answers.iter().filter(|answer| answer.contains(&format!(r#""reason_code":"{reason}""#))).count()
+        answers.iter().filter(|response| response.contains(&format!(r#""reason_code":"{reason}""#))).count()
     };
 
     // A passport.
@@ -1110,7 +1113,7 @@ async fn two_gateways_on_one_database_are_one() {
     let token = text(&passport, "token").unwrap();
     let shown = format!(r#", "audience": "a", "passport": "{token}""#);
     let answers = race(&gateways, RACERS, &refund("4900", &shown)).await;
-    let allowed = answers.iter().filter(|answer| answer.contains(r#""decision":"allow""#)).count();
+    let allowed = answers.iter().filter(|response| response.contains(r#""decision":"allow""#)).count();
     assert_eq!((answers.len(), allowed, count(&answers, "passport.replayed")), (RACERS, 1, RACERS - 1));
     assert_eq!(length().await, 1 + RACERS);
 
@@ -1140,9 +1143,9 @@ async fn two_gateways_on_one_database_are_one() {
 
     // An idempotency key.
     let answers = race(&gateways, 200, &refund("4900", r#", "idempotency_key": "i""#)).await;
-    let answers: Vec<_> = answers.iter().map(|answer| Json::parse(answer.as_bytes()).unwrap()).collect();
+    let answers: Vec<_> = answers.iter().map(|response| Json::parse(response.as_bytes()).unwrap()).collect();
     let (repeated, first): (Vec<_>, Vec<_>) =
-        answers.iter().partition(|answer| answer.member("replayed").is_some());
+        answers.iter().partition(|response| response.member("replayed").is_some());
     assert_eq!((first.len(), repeated.len()), (1, 199), "{answers:?}");
     repeated.iter().for_each(|again| common::assert_repeats(again, first[0]));
     assert_eq!(length().await, before + 203);
@@ -1169,7 +1172,7 @@ async fn two_gateways_on_one_database_are_one() {
 
 #[cfg(unix)]
 #[tokio::test]
-async fn the_database_may_be_in_the_environment_and_its_password_is_nowhere_else() {
+async fn database_url_from_environment_reveals_no_password() {
     let folder = TempDir::new().unwrap();
     let Some(url) = settings_with_database(folder.path()) else { return };
     let settings = std::fs::read_to_string(folder.path().join("gateway.toml")).unwrap();
@@ -1222,7 +1225,7 @@ async fn the_database_may_be_in_the_environment_and_its_password_is_nowhere_else
 /// Answered means recorded, also when the database's server ends connections in the middle of everything.
 #[cfg(unix)]
 #[tokio::test(flavor = "multi_thread", worker_threads = 2)]
-async fn connections_killed_under_load() {
+async fn killed_connections_under_load_lose_no_response() {
     const CLIENTS: usize = 32;
     const KILLS: usize = 20;
 
@@ -1244,8 +1247,8 @@ async fn connections_killed_under_load() {
                     }
                     let key = format!(r#", "idempotency_key": "{number}-{attempt}""#);
                     match decide(&client, &url, "apk_one", refund("4900", &key)).await {
-                        Ok(answer) => {
-                            given.push(text(&answer, "evidence_event_id").unwrap().to_owned());
+                        Ok(response) => {
+                            given.push(text(&response, "evidence_event_id").unwrap().to_owned());
                             answered.fetch_add(1, Ordering::SeqCst);
                         }
                         Err(error) => assert_eq!(error.status().unwrap(), 503, "{error}"),

@@ -16,7 +16,7 @@ use rustls::ServerConnection;
 use tempfile::TempDir;
 
 #[tokio::test]
-async fn a_gateway_with_a_certificate_is_https() {
+async fn serves_https_with_certificate() {
     common::install_provider();
     let folder = TempDir::new().unwrap();
     let certificate = write_certificate(&folder, "certificate.pem", "key.pem");
@@ -44,7 +44,7 @@ async fn a_gateway_with_a_certificate_is_https() {
 }
 
 #[tokio::test]
-async fn our_client_trusts_the_authority_that_it_is_given_and_speaks_http_2() {
+async fn client_uses_custom_ca_and_http2() {
     let folder = TempDir::new().unwrap();
     let certificate = write_certificate(&folder, "certificate.pem", "key.pem");
     let text =
@@ -82,7 +82,7 @@ async fn our_client_trusts_the_authority_that_it_is_given_and_speaks_http_2() {
 }
 
 #[test]
-fn wrong_certificates_and_keys_are_named() {
+fn invalid_certificate_or_key_is_named() {
     let folder = TempDir::new().unwrap();
     write_certificate(&folder, "certificate.pem", "key.pem");
     write_certificate(&folder, "other.pem", "other-key.pem");

@@ -40,7 +40,7 @@ impl Fixture {
             });
         })
         .await;
-        let beside = gateway.data.open_beside().await.unwrap();
+        let beside = gateway.data.open_existing().await.unwrap();
         Self { gateway, beside, now }
     }
 
@@ -79,16 +79,16 @@ fn has(haystack: &[u8], needle: &str) -> bool {
 }
 
 #[tokio::test]
-async fn an_allowed_call_of_a_bound_tool_gets_the_credential_and_nothing_keeps_it() {
+async fn allowed_call_returns_credential_without_storing_it() {
     let fixture = Fixture::start().await;
     assert_eq!(fixture.decide("").await.member("credential"), None);
     let sealed = fixture.set("one", "refunds.create", Some(NOW + 60)).await;
     for mode in ["enforce", "strict", "warn", "monitor"] {
-        let answer = fixture.decide(&format!(r#", "mode": "{mode}""#)).await;
-        assert_eq!(text(&answer, "decision"), Some("allow"));
-        assert_eq!(text(&answer, "credential.token"), Some(TOKEN), "{mode}");
-        assert_eq!(text(&answer, "credential.expires_at"), Some("2033-05-18T03:34:20Z"));
-        assert_eq!(text(&answer, "credential_id"), Some(&*sealed.id));
+        let response = fixture.decide(&format!(r#", "mode": "{mode}""#)).await;
+        assert_eq!(text(&response, "decision"), Some("allow"));
+        assert_eq!(text(&response, "credential.token"), Some(TOKEN), "{mode}");
+        assert_eq!(text(&response, "credential.expires_at"), Some("2033-05-18T03:34:20Z"));
+        assert_eq!(text(&response, "credential_id"), Some(&*sealed.id));
     }
     // What is not allowed gets none, nor does another tenant's tool of the same name, or another tool.
     for mode in ["enforce", "strict", "warn", "monitor"] {
@@ -125,7 +125,7 @@ async fn an_allowed_call_of_a_bound_tool_gets_the_credential_and_nothing_keeps_i
 }
 
 #[tokio::test]
-async fn a_repetition_gets_the_same_credential_though_none_was_kept() {
+async fn replay_returns_same_credential() {
     let fixture = Fixture::start().await;
     fixture.set("one", "refunds.create", None).await;
     let first = fixture.decide(r#", "idempotency_key": "k""#).await;
@@ -137,21 +137,21 @@ async fn a_repetition_gets_the_same_credential_though_none_was_kept() {
 }
 
 #[tokio::test]
-async fn an_answer_is_not_repeated_once_its_credential_is_gone() {
+async fn response_is_not_replayed_after_credential_removal() {
     let fixture = Fixture::start().await;
     fixture.set("one", "refunds.create", Some(NOW + 60)).await;
     let body = refund("4900", r#", "idempotency_key": "k""#);
     let (_, first) = fixture.status(&body).await;
     common::assert_repeats(&fixture.status(&body).await.1, &first);
     let anew = async |decision: &str, token: Option<&str>, why: &str| {
-        let (status, answer) = fixture.status(&body).await;
-        assert_eq!((status, text(&answer, "decision")), (200, Some(decision)), "{why}: {answer}");
-        assert_ne!(text(&answer, "evidence_event_id"), text(&first, "evidence_event_id"), "{why}");
-        assert_eq!(text(&answer, "credential.token"), token, "{why}");
+        let (status, response) = fixture.status(&body).await;
+        assert_eq!((status, text(&response, "decision")), (200, Some(decision)), "{why}: {response}");
+        assert_ne!(text(&response, "evidence_event_id"), text(&first, "evidence_event_id"), "{why}");
+        assert_eq!(text(&response, "credential.token"), token, "{why}");
         // An `allow` under a key that was answered `allow` before is no new leave.
-        let marked = answer.member("replayed") == Some(&Json::Bool(true));
-        assert_eq!(marked, decision == "allow", "{why}: {answer}");
-        answer
+        let marked = response.member("replayed") == Some(&Json::Bool(true));
+        assert_eq!(marked, decision == "allow", "{why}: {response}");
+        response
     };
     fixture.now.store(NOW + 60, Ordering::SeqCst);
     anew("deny", None, "expired").await;
@@ -179,7 +179,7 @@ async fn an_answer_is_not_repeated_once_its_credential_is_gone() {
 }
 
 #[tokio::test]
-async fn a_repetition_long_after_carries_no_credential() {
+async fn late_replay_has_no_credential() {
     let fixture = Fixture::start().await;
     fixture.set("one", "refunds.create", None).await;
     let body = refund("4900", r#", "idempotency_key": "k""#);
@@ -194,7 +194,7 @@ async fn a_repetition_long_after_carries_no_credential() {
 }
 
 #[tokio::test]
-async fn a_mode_that_spends_nothing_gets_no_credential_for_a_passport_or_an_approval() {
+async fn observing_modes_get_no_credential_for_passport_or_approval() {
     let fixture = Fixture::start().await;
     fixture.set("one", "refunds.create", None).await;
     let passport = fixture.passport().await;
@@ -219,15 +219,15 @@ async fn a_mode_that_spends_nothing_gets_no_credential_for_a_passport_or_an_appr
 }
 
 #[tokio::test]
-async fn an_expired_credential_denies_and_uses_nothing_up() {
+async fn expired_credential_denies_without_spending() {
     let fixture = Fixture::start().await;
     let shown = fixture.passport().await;
     fixture.set("one", "refunds.create", Some(NOW)).await;
     for (mode, decision) in [("enforce", "deny"), ("strict", "deny"), ("monitor", "deny"), ("warn", "warn")] {
-        let answer = fixture.decide(&format!(r#"{shown}, "mode": "{mode}""#)).await;
-        assert_eq!(text(&answer, "decision"), Some(decision));
-        assert_eq!(text(&answer, "reason_code"), Some("credential.expired"));
-        assert!(answer.member("credential").is_none() && answer.member("credential_id").is_none());
+        let response = fixture.decide(&format!(r#"{shown}, "mode": "{mode}""#)).await;
+        assert_eq!(text(&response, "decision"), Some(decision));
+        assert_eq!(text(&response, "reason_code"), Some("credential.expired"));
+        assert!(response.member("credential").is_none() && response.member("credential_id").is_none());
     }
     // What the policy says of a call that it does not allow stays.
     let large = fixture.gateway.decide("apk_one", &refund("90000", "")).await;
@@ -237,33 +237,33 @@ async fn an_expired_credential_denies_and_uses_nothing_up() {
     assert_eq!(reasons[..4], ["credential.expired"; 4]);
 
     fixture.set("one", "refunds.create", Some(NOW + 1)).await;
-    let answer = fixture.decide(&shown).await;
-    assert_eq!(text(&answer, "credential.token"), Some(TOKEN), "{answer}");
+    let response = fixture.decide(&shown).await;
+    assert_eq!(text(&response, "credential.token"), Some(TOKEN), "{response}");
     let replayed = fixture.decide(&shown).await;
     assert_eq!(text(&replayed, "reason_code"), Some("passport.replayed"));
     assert_eq!(replayed.member("credential"), None);
 }
 
 #[tokio::test]
-async fn of_many_that_show_one_passport_at_once_one_gets_the_credential() {
+async fn concurrent_passport_uses_return_one_credential() {
     let fixture = Fixture::start().await;
     fixture.set("one", "refunds.create", None).await;
     for _ in 0..10 {
         let shown = fixture.passport().await;
         let answers = futures_util::future::join_all((0..16).map(|_| fixture.decide(&shown))).await;
-        for answer in &answers {
+        for response in &answers {
             assert_eq!(
-                answer.member("credential").is_some(),
-                text(answer, "decision") == Some("allow"),
-                "{answer}"
+                response.member("credential").is_some(),
+                text(response, "decision") == Some("allow"),
+                "{response}"
             );
         }
-        assert_eq!(answers.iter().filter(|answer| answer.member("credential").is_some()).count(), 1);
+        assert_eq!(answers.iter().filter(|response| response.member("credential").is_some()).count(), 1);
     }
 }
 
 #[tokio::test]
-async fn what_does_not_open_stops_the_call_before_anything_is_recorded() {
+async fn unreadable_credential_fails_before_recording() {
     let fixture = Fixture::start().await;
     let own = fixture.set("one", "refunds.create", Some(NOW + 1)).await;
     let other = Vault::new(&MasterKey::parse(&"08".repeat(32)).unwrap()).unwrap();
@@ -276,9 +276,9 @@ async fn what_does_not_open_stops_the_call_before_anything_is_recorded() {
         SealedCredential { expires_at: None, ..own },
     ] {
         fixture.beside.record(vault::set("one", wrong)).await.unwrap();
-        let (status, answer) = fixture.status(&refund("4900", "")).await;
-        assert_eq!((status, text(&answer, "error.code")), (500, Some("internal")));
-        assert!(!answer.to_string().contains(TOKEN));
+        let (status, response) = fixture.status(&refund("4900", "")).await;
+        assert_eq!((status, text(&response, "error.code")), (500, Some("internal")));
+        assert!(!response.to_string().contains(TOKEN));
     }
     let (status, _) = fixture.status(&refund("90000", "")).await;
     assert_eq!(status, 200);
@@ -286,16 +286,16 @@ async fn what_does_not_open_stops_the_call_before_anything_is_recorded() {
 }
 
 #[tokio::test]
-async fn without_a_master_key_a_bound_tool_is_not_decided() {
+async fn tool_with_credential_requires_master_key() {
     let fixture = Fixture::start_with(MasterKeySource::Missing).await;
     fixture.set("one", "refunds.create", None).await;
-    let (status, answer) = fixture.status(&refund("4900", "")).await;
-    assert_eq!((status, text(&answer, "error.code")), (501, Some("not_implemented")));
+    let (status, response) = fixture.status(&refund("4900", "")).await;
+    assert_eq!((status, text(&response, "error.code")), (501, Some("not_implemented")));
     assert_eq!(fixture.gateway.decide("apk_two", &refund("4900", "")).await.member("credential"), None);
 }
 
 #[tokio::test]
-async fn clients_cannot_write_to_the_vaults_chain_nor_pose_as_it() {
+async fn clients_cannot_write_vault_events() {
     let fixture = Fixture::start().await;
     for body in [
         r#"{"event_type": "note", "chain_id": "vault"}"#,

@@ -2,11 +2,11 @@
 
 use std::path::Path;
 
-use super::source::Source;
+use super::source::DataSource;
 use super::{Failure, print};
 use crate::store::{Location, backup};
 
-pub(super) fn make_backup(to: &Path, source: Source) -> Result<(), Failure> {
+pub(super) fn make_backup(to: &Path, source: DataSource) -> Result<(), Failure> {
     let Location::File(data) = source.location()? else {
         return Err(Failure::new("the data are in PostgreSQL: back them up with pg_dump or pg_basebackup"));
     };

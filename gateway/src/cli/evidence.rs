@@ -6,14 +6,14 @@ use std::{fs, io};
 use actpass_protocol::token::PublicKey;
 use clap::{Args, Subcommand};
 
-use super::source::Source;
-use super::{Failure, on_store, print};
-use crate::checkpoints::{Checkpoint, Collector};
+use super::source::DataSource;
+use super::{Failure, print, with_store};
+use crate::checkpoints::{Checkpoint, CheckpointCollector};
 use crate::clock::Clock;
 use crate::config::{MASTER_KEY_VARIABLE, Settings};
 use crate::evidence::{self, Chain, Expected, ExportError, Verified};
 use crate::ledger::{self, Head};
-use crate::passport::Ring;
+use crate::passport::SigningKeys;
 use crate::seal::MasterKey;
 use crate::server;
 use crate::store::{Location, read_chain, read_keys};
@@ -25,7 +25,7 @@ pub(super) enum EvidenceCommand {
         /// The chain; a tenant's decisions are in "decisions"
         chain: String,
         #[command(flatten)]
-        source: Source,
+        source: DataSource,
         /// Whose chain it is
         #[arg(long, value_name = "ID")]
         tenant: String,
@@ -37,7 +37,7 @@ pub(super) enum EvidenceCommand {
     /// Finds approvals, passports and manifests in the data that no event in the ledger stands for; a gateway may run meanwhile
     Audit {
         #[command(flatten)]
-        source: Source,
+        source: DataSource,
         /// Whose data
         #[arg(long, value_name = "ID")]
         tenant: String,
@@ -76,9 +76,9 @@ impl EvidenceCommand {
     }
 }
 
-fn audit_evidence(source: Source, tenant: &str) -> Result<(), Failure> {
+fn audit_evidence(source: DataSource, tenant: &str) -> Result<(), Failure> {
     let data = source.location()?;
-    let unproven = on_store(&data, async |store| store.unproven(tenant).await.map_err(Failure::new))?;
+    let unproven = with_store(&data, async |store| store.unproven(tenant).await.map_err(Failure::new))?;
     for line in &unproven {
         print(line)?;
     }
@@ -88,14 +88,14 @@ fn audit_evidence(source: Source, tenant: &str) -> Result<(), Failure> {
     }
 }
 
-fn export_evidence(chain: Chain<'_>, source: Source, checkpoint: Option<&Path>) -> Result<(), Failure> {
+fn export_evidence(chain: Chain<'_>, source: DataSource, checkpoint: Option<&Path>) -> Result<(), Failure> {
     let (data, master) = match source {
-        Source { config: Some(config), .. } => {
+        DataSource { config: Some(config), .. } => {
             let settings = Settings::load(&config).map_err(Failure::Settings)?;
             let master = server::master_key(&settings.master_key, &settings.data).map_err(Failure::new)?;
             (settings.data, master)
         }
-        Source { config: None, data } => {
+        DataSource { config: None, data } => {
             let data = data.unwrap_or_default();
             let master = find_master_key(&data)?;
             (Location::File(data), master)
@@ -105,20 +105,20 @@ fn export_evidence(chain: Chain<'_>, source: Source, checkpoint: Option<&Path>) 
         None => Err("there is no master key"),
         Some(master) => match &*read_keys(&data).map_err(Failure::new)? {
             [] => Err("the data file has no signing key"),
-            keys => Ok(Ring::open(keys, &master).map_err(Failure::new)?),
+            keys => Ok(SigningKeys::open(keys, &master).map_err(Failure::new)?),
         },
     };
-    let read = |each: &mut evidence::Each<'_>| {
+    let read = |each: &mut evidence::EventHandler<'_>| {
         read_chain(&data, chain.tenant_id, chain.chain_id, |event| each(event))
     };
-    let mut collector = Collector::new(chain.chain_id, signer.as_ref().ok());
+    let mut collector = CheckpointCollector::new(chain.chain_id, signer.as_ref().ok());
     read_chain(&data, chain.tenant_id, ledger::CHECKPOINTS, |event| {
         collector.push(&event.text).map_err(ExportError::from)
     })
     .map_err(Failure::new)?;
     let mut checkpoints = collector.found;
     if let Some(file) = checkpoint {
-        let keys = signer.as_ref().map(Ring::public_keys).unwrap_or_default();
+        let keys = signer.as_ref().map(SigningKeys::public_keys).unwrap_or_default();
         checkpoints.push(read_checkpoint(file, &keys, Some(chain))?);
     }
     let mut out = io::BufWriter::new(io::stdout().lock());

@@ -6,7 +6,7 @@ use actpass_protocol::Secret;
 use clap::{Subcommand, ValueEnum};
 
 use super::{Failure, print};
-use crate::auth::{self, KeyHash, MAX_KEY_BYTES, Role, SHORT_KEY};
+use crate::auth::{self, ApiKeyHash, MAX_KEY_BYTES, MIN_KEY_CHARACTERS, Role};
 
 #[derive(Debug, Subcommand)]
 pub(super) enum KeyCommand {
@@ -47,7 +47,7 @@ impl KeyCommand {
 
 fn new_key(role: Role) -> Result<(), Failure> {
     let key = auth::generate(role).map_err(Failure::new)?;
-    print(format_args!("{}\n{}", key.expose(), hash_line(&KeyHash::of(key.expose()))))
+    print(format_args!("{}\n{}", key.expose(), hash_line(&ApiKeyHash::of(key.expose()))))
 }
 
 fn hash_key() -> Result<(), Failure> {
@@ -61,16 +61,16 @@ fn hash_key() -> Result<(), Failure> {
         return Err(Failure::Failed(problem));
     }
     let distinct = key.bytes().collect::<std::collections::HashSet<_>>().len();
-    if key.len() < SHORT_KEY || distinct < SHORT_KEY / 4 {
+    if key.len() < MIN_KEY_CHARACTERS || distinct < MIN_KEY_CHARACTERS / 4 {
         eprintln!(
             "warning: this key can be guessed: it has {} characters, {distinct} different ones; expected a random one \
-             of at least {SHORT_KEY}, as `key new` makes it",
+             of at least {MIN_KEY_CHARACTERS}, as `key new` makes it",
             key.len()
         );
     }
-    print(hash_line(&KeyHash::of(key)))
+    print(hash_line(&ApiKeyHash::of(key)))
 }
 
-fn hash_line(hash: &KeyHash) -> String {
+fn hash_line(hash: &ApiKeyHash) -> String {
     format!("hash = \"{hash}\"")
 }

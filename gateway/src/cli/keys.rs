@@ -4,9 +4,9 @@ use std::path::PathBuf;
 
 use clap::Subcommand;
 
-use super::{Failure, on_store, print, require_master_key};
+use super::{Failure, print, require_master_key, with_store};
 use crate::config::Settings;
-use crate::passport::Keys;
+use crate::passport::SigningKeyStore;
 use crate::store::Store;
 
 #[derive(Debug, Subcommand)]
@@ -29,7 +29,8 @@ impl KeysCommand {
 
 fn rotate_keys(settings: &Settings) -> Result<(), Failure> {
     let master = require_master_key(settings)?;
-    let rotate = async |store: &dyn Store| Keys::rotate(store, &master).await.map_err(Failure::new);
-    let kid = on_store(&settings.data, rotate)?;
+    let rotate =
+        async |store: &dyn Store| SigningKeyStore::rotate(store, &master).await.map_err(Failure::new);
+    let kid = with_store(&settings.data, rotate)?;
     print(format_args!("kid = \"{kid}\""))
 }

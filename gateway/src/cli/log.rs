@@ -33,7 +33,7 @@ impl From<LogLevelArgument> for LogLevel {
 /// Says how many lines the log lost, whenever there are more.
 pub(super) async fn report_dropped(dropped: ErrorCounter) {
     let mut known = 0;
-    let mut looks = tokio::time::interval(DROPPED_EVERY);
+    let mut looks = tokio::time::interval(DROPPED_LOG_INTERVAL);
     loop {
         looks.tick().await;
         let now = dropped.dropped_lines();
@@ -49,7 +49,7 @@ pub(super) async fn report_dropped(dropped: ErrorCounter) {
 }
 
 /// How often it is looked whether lines of the log were dropped.
-const DROPPED_EVERY: Duration = Duration::from_secs(10);
+const DROPPED_LOG_INTERVAL: Duration = Duration::from_secs(10);
 
 /// The log, which is written until this is dropped.
 pub(super) struct Log {
@@ -82,8 +82,8 @@ pub(super) fn start_log(format: LogFormat, level: LogLevel) -> Log {
     };
     // A panic's message can hold what was being worked on; where it happened cannot.
     std::panic::set_hook(Box::new(|panic| {
-        let place = panic.location().map(ToString::to_string);
-        tracing::error!(place, "panicked");
+        let arguments = panic.location().map(ToString::to_string);
+        tracing::error!(arguments, "panicked");
     }));
     Log { dropped, _guard: guard }
 }

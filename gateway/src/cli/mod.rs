@@ -25,7 +25,7 @@ use self::key::KeyCommand;
 use self::keys::KeysCommand;
 use self::policy::PolicyCommand;
 use self::serve::{Dev, Serve};
-use self::source::Source;
+use self::source::DataSource;
 use self::tools::ToolsCommand;
 use self::vault::VaultCommand;
 use crate::config::{MASTER_KEY_VARIABLE, Settings};
@@ -36,7 +36,7 @@ use crate::server;
 use crate::store::{Location, Store};
 
 /// The exit code for settings that are wrong.
-const WRONG_SETTINGS: u8 = 2;
+const EXIT_INVALID_SETTINGS: u8 = 2;
 
 /// Runs the program with the process's arguments.
 pub fn run() -> ExitCode {
@@ -45,8 +45,8 @@ pub fn run() -> ExitCode {
         Command::Config(command) => command.run(),
         Command::Dev(dev) => dev.run(),
         Command::Evidence(command) => command.run(),
-        Command::Key(command) => command.run(),
-        Command::Keys(command) => command.run(),
+        Command::ApiKey(command) => command.run(),
+        Command::SigningKeyStore(command) => command.run(),
         Command::Openapi => io::stdout().write_all(&openapi::DOCUMENT).map_err(Failure::new),
         Command::Policy(command) => command.run(),
         Command::Serve(serve) => serve.run(),
@@ -78,7 +78,7 @@ enum Command {
         /// The copy: a name that no file has yet
         file: PathBuf,
         #[command(flatten)]
-        source: Source,
+        source: DataSource,
     },
     /// Checks settings without starting a gateway
     #[command(subcommand)]
@@ -90,10 +90,10 @@ enum Command {
     Evidence(EvidenceCommand),
     /// Makes API keys
     #[command(subcommand)]
-    Key(KeyCommand),
+    ApiKey(KeyCommand),
     /// Looks after the keys that sign passports
     #[command(subcommand)]
-    Keys(KeysCommand),
+    SigningKeyStore(KeysCommand),
     /// Prints the description of the HTTP interface, OpenAPI 3.1
     Openapi,
     /// Checks and tests policies
@@ -122,7 +122,7 @@ impl Failure {
     fn code(&self) -> ExitCode {
         match self {
             Self::Failed(_) => ExitCode::FAILURE,
-            Self::Settings(_) => ExitCode::from(WRONG_SETTINGS),
+            Self::Settings(_) => ExitCode::from(EXIT_INVALID_SETTINGS),
         }
     }
 
@@ -140,13 +140,13 @@ fn require_master_key(settings: &Settings) -> Result<MasterKey, Failure> {
 }
 
 /// Does `job` on the data, beside the gateway if one runs.
-fn on_store<T>(
+fn with_store<T>(
     data: &Location,
     job: impl AsyncFnOnce(&dyn Store) -> Result<T, Failure>,
 ) -> Result<T, Failure> {
     let runtime = tokio::runtime::Builder::new_current_thread().enable_all().build().map_err(Failure::new)?;
     runtime.block_on(async {
-        let store = data.open_beside().await.map_err(Failure::new)?;
+        let store = data.open_existing().await.map_err(Failure::new)?;
         let done = job(&*store).await;
         store.close().await;
         done

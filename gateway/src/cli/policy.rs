@@ -35,7 +35,7 @@ impl PolicyCommand {
 }
 
 fn check_policy(file: &Path) -> Result<(), Failure> {
-    let policy = read_checked(file, Policy::parse)?;
+    let policy = parse_file(file, Policy::parse)?;
     let version = policy.version().as_str().map_or_else(|| policy.version().to_string(), str::to_owned);
     print(format_args!(
         "id       {}\nversion  {version}\nhash     {}\nrules    {}",
@@ -58,8 +58,8 @@ fn check_policy(file: &Path) -> Result<(), Failure> {
 }
 
 fn test_policy(file: &Path, cases: &Path) -> Result<(), Failure> {
-    let policy = read_checked(file, Policy::parse)?;
-    let cases = read_checked(cases, Cases::parse)?;
+    let policy = parse_file(file, Policy::parse)?;
+    let cases = parse_file(cases, Cases::parse)?;
     let mut passed = 0_usize;
     let mut failed = 0_usize;
     for case in cases.iter() {
@@ -82,7 +82,7 @@ fn test_policy(file: &Path, cases: &Path) -> Result<(), Failure> {
 }
 
 /// What `parse` makes of the file; its problems name the file.
-fn read_checked<T>(file: &Path, parse: impl Fn(&[u8]) -> Result<T, Problems>) -> Result<T, Failure> {
+fn parse_file<T>(file: &Path, parse: impl Fn(&[u8]) -> Result<T, Problems>) -> Result<T, Failure> {
     let text =
         files::read_bytes(file).map_err(|error| Failure::Failed(format!("{}: {error}", file.display())))?;
     parse(&text).map_err(|found| {

@@ -10,7 +10,7 @@ use crate::store::Location;
 
 #[derive(Args, Debug)]
 #[group(required = true, multiple = false)]
-pub(super) struct Source {
+pub(super) struct DataSource {
     /// The gateway's settings, a TOML file, for its data and its master key: needed if the data are in PostgreSQL
     #[arg(long, value_name = "FILE")]
     pub(super) config: Option<PathBuf>,
@@ -19,7 +19,7 @@ pub(super) struct Source {
     pub(super) data: Option<PathBuf>,
 }
 
-impl Source {
+impl DataSource {
     /// Where the data are.
     pub(super) fn location(self) -> Result<Location, Failure> {
         match self {

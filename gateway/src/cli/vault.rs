@@ -8,10 +8,10 @@ use actpass_protocol::Secret;
 use clap::{Args, Subcommand};
 use zeroize::Zeroizing;
 
-use super::{Failure, on_store, print, require_master_key};
+use super::{Failure, print, require_master_key, with_store};
 use crate::clock::{LAST_SECOND, rfc3339};
 use crate::config::Settings;
-use crate::passport::Keys;
+use crate::passport::SigningKeyStore;
 use crate::request::MAX_TOOL_CHARACTERS;
 use crate::store::{Store, TransitionOutcome};
 use crate::vault::{self, MAX_SECRET_BYTES, Vault};
@@ -21,14 +21,14 @@ pub(super) enum VaultCommand {
     /// Prints the tools that have a credential, since when and until when
     List {
         #[command(flatten)]
-        place: VaultPlace,
+        arguments: VaultArguments,
     },
     /// Removes a tool's credential
     Remove {
         /// The tool, as requests name it
         tool: String,
         #[command(flatten)]
-        place: VaultPlace,
+        arguments: VaultArguments,
     },
     /// Reads a secret from the standard input and keeps it as the tool's credential, in place of any other
     ///
@@ -40,12 +40,12 @@ pub(super) enum VaultCommand {
         #[arg(long, value_name = "WHEN")]
         expires: Option<String>,
         #[command(flatten)]
-        place: VaultPlace,
+        arguments: VaultArguments,
     },
 }
 
 #[derive(Args, Debug)]
-pub(super) struct VaultPlace {
+pub(super) struct VaultArguments {
     /// The settings, a TOML file
     #[arg(long, value_name = "FILE")]
     config: PathBuf,
@@ -57,7 +57,7 @@ pub(super) struct VaultPlace {
 impl VaultCommand {
     pub(super) fn run(self) -> Result<(), Failure> {
         match self {
-            Self::List { place } => on_vault(&place, async |settings, store, tenant| {
+            Self::List { arguments } => with_vault(&arguments, async |settings, store, tenant| {
                 let now = settings.clock.seconds();
                 for credential in store.credentials(tenant).await.map_err(Failure::new)? {
                     let until = match credential.expires_at {
@@ -70,7 +70,7 @@ impl VaultCommand {
                 }
                 Ok(())
             }),
-            Self::Remove { tool, place } => on_vault(&place, async |_, store, tenant| {
+            Self::Remove { tool, arguments } => with_vault(&arguments, async |_, store, tenant| {
                 let none = || Failure::Failed(format!("{tenant:?} has no credential for the tool {tool:?}"));
                 let credential =
                     store.credential(tenant, &tool).await.map_err(Failure::new)?.ok_or_else(none)?;
@@ -81,35 +81,39 @@ impl VaultCommand {
                     }
                 }
             }),
-            Self::Set { tool, expires, place } => on_vault(&place, async |settings, store, tenant| {
-                let characters = tool.chars().count();
-                if characters == 0 || characters > MAX_TOOL_CHARACTERS {
-                    let problem = format!("expected a tool's name of 1 to {MAX_TOOL_CHARACTERS} characters");
-                    return Err(Failure::Failed(problem));
-                }
-                let master = require_master_key(settings)?;
-                // What another master key seals, the gateway would not open.
-                Keys::check(store, &master).await.map_err(Failure::new)?;
-                let now = settings.clock.seconds();
-                let expires_at = expires.as_deref().map(|expires| read_expiry(expires, now)).transpose()?;
-                let vault = Vault::new(&master).map_err(Failure::new)?;
-                let credential =
-                    vault.seal(tenant, &tool, &read_secret()?, now, expires_at).map_err(Failure::new)?;
-                let id = credential.id.clone();
-                store.record(vault::set(tenant, credential)).await.map_err(Failure::new)?;
-                print(format_args!("set {id}"))
-            }),
+            Self::Set { tool, expires, arguments } => {
+                with_vault(&arguments, async |settings, store, tenant| {
+                    let characters = tool.chars().count();
+                    if characters == 0 || characters > MAX_TOOL_CHARACTERS {
+                        let problem =
+                            format!("expected a tool's name of 1 to {MAX_TOOL_CHARACTERS} characters");
+                        return Err(Failure::Failed(problem));
+                    }
+                    let master = require_master_key(settings)?;
+                    // What another master key seals, the gateway would not open.
+                    SigningKeyStore::check(store, &master).await.map_err(Failure::new)?;
+                    let now = settings.clock.seconds();
+                    let expires_at =
+                        expires.as_deref().map(|expires| read_expiry(expires, now)).transpose()?;
+                    let vault = Vault::new(&master).map_err(Failure::new)?;
+                    let credential =
+                        vault.seal(tenant, &tool, &read_secret()?, now, expires_at).map_err(Failure::new)?;
+                    let id = credential.id.clone();
+                    store.record(vault::set(tenant, credential)).await.map_err(Failure::new)?;
+                    print(format_args!("set {id}"))
+                })
+            }
         }
     }
 }
 
 /// Does `job` for the tenant that is meant, on the gateway's data, beside the gateway if one runs.
-fn on_vault(
-    place: &VaultPlace,
+fn with_vault(
+    arguments: &VaultArguments,
     job: impl AsyncFnOnce(&Settings, &dyn Store, &str) -> Result<(), Failure>,
 ) -> Result<(), Failure> {
-    let settings = Settings::load(&place.config).map_err(Failure::Settings)?;
-    let tenant = match (&place.tenant, settings.tenants.as_slice()) {
+    let settings = Settings::load(&arguments.config).map_err(Failure::Settings)?;
+    let tenant = match (&arguments.tenant, settings.tenants.as_slice()) {
         (Some(tenant), tenants) if tenants.contains(tenant) => tenant,
         (None, [only]) => only,
         (_, tenants) => {
@@ -117,7 +121,7 @@ fn on_vault(
             return Err(Failure::Failed(problem));
         }
     };
-    on_store(&settings.data, async |store| job(&settings, store, tenant).await)
+    with_store(&settings.data, async |store| job(&settings, store, tenant).await)
 }
 
 /// Until when a credential holds, in seconds since 1970.

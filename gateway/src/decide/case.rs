@@ -3,23 +3,23 @@
 use actpass_protocol::token::Presentation;
 use actpass_protocol::{Json, Mode};
 
-use super::answer;
 use super::context::{DecisionContext, ManifestState, PresentedPassport, ToolCredential};
+use super::response;
 use super::ruling::{Grant, Ruling, Unapproved};
 use crate::approvals::{self, Approval, Status};
-use crate::auth::Key;
+use crate::auth::ApiKey;
 use crate::events::{self, Decision};
 use crate::passport::coverage::{Covered, uncovered};
 use crate::passport::{self, Claims, PassportError};
 use crate::policy::{self, Input, Rule};
 use crate::request::{Preflight, Text};
-use crate::store::{Basis, Earlier, Fallback, Opening, SingleUse};
+use crate::store::{AllowBasis, ApprovalOpening, EarlierResponse, Fallback, SingleUse};
 
 /// What enforce decides, what it uses up, and what changes with it.
 pub(super) struct Judgement<'a> {
     pub(super) ruling: Ruling<'a>,
     pub(super) uses: Vec<SingleUse>,
-    pub(super) opens: Option<Opening>,
+    pub(super) opens: Option<ApprovalOpening>,
     /// Until when it can be decided so, in seconds since 1970.
     pub(super) holds_until: Option<i64>,
 }
@@ -37,24 +37,24 @@ fn earliest(one: Option<i64>, other: Option<i64>) -> Option<i64> {
 
 /// A request, and everything that its decision is made of.
 pub(super) struct Case<'a> {
-    key: &'a Key,
+    key: &'a ApiKey,
     request: &'a Preflight,
     /// The agent that acts: the one that the key is bound to, or else the one that the request names.
     agent: Option<&'a Json>,
     context: &'a DecisionContext,
     /// Whether the question is if an earlier `allow` would hold now, which used up what it took.
-    renews: bool,
+    is_replay: bool,
 }
 
 impl<'a> Case<'a> {
-    pub(super) fn new(key: &'a Key, request: &'a Preflight, context: &'a DecisionContext) -> Self {
+    pub(super) fn new(key: &'a ApiKey, request: &'a Preflight, context: &'a DecisionContext) -> Self {
         let agent = key.agent.as_ref().or(request.agent_id.as_ref().map(Text::as_json));
-        Self { key, request, agent, context, renews: false }
+        Self { key, request, agent, context, is_replay: false }
     }
 
     pub(super) fn judge(&self) -> Judgement<'a> {
-        if let Some(grant) = self.outside_of_key() {
-            return Ruling::OutsideOfKey(grant).into();
+        if let Some(grant) = self.missing_grant() {
+            return Ruling::NotGranted(grant).into();
         }
         match self.context.manifest {
             ManifestState::Approved => {}
@@ -70,7 +70,7 @@ impl<'a> Case<'a> {
             return Ruling::NoMatch.into();
         };
         let mut judgement = match rule.decision() {
-            policy::Decision::RequireApproval => self.consent(rule),
+            policy::Decision::RequireApproval => self.require_approval(rule),
             policy::Decision::Allow | policy::Decision::Deny => Ruling::ByRule(rule).into(),
         };
         if !judgement.ruling.allows() {
@@ -85,8 +85,8 @@ impl<'a> Case<'a> {
         let of_credential = credential.and_then(|credential| credential.expires_at);
         judgement.holds_until = earliest(judgement.holds_until, earliest(of_passport, of_credential));
         if let Some(presented) = presented
-            && self.spends()
-            && !self.renews
+            && self.consumes()
+            && !self.is_replay
         {
             judgement.uses.push(SingleUse::Passport {
                 jti: presented.claims.jti().to_owned(),
@@ -98,7 +98,7 @@ impl<'a> Case<'a> {
     }
 
     /// The grant of its key that the request is outside of.
-    fn outside_of_key(&self) -> Option<Grant> {
+    fn missing_grant(&self) -> Option<Grant> {
         let (grants, request) = (&self.key.grants, self.request);
         if !grants.modes.contains(&request.mode) {
             return Some(Grant::Mode);
@@ -111,13 +111,13 @@ impl<'a> Case<'a> {
     }
 
     /// What becomes of a rule that requires an approval.
-    fn consent(&self, rule: &'a Rule) -> Judgement<'a> {
+    fn require_approval(&self, rule: &'a Rule) -> Judgement<'a> {
         let unapproved = |problem| Ruling::Unapproved { rule, approval: None, problem };
         let Some(action_hash) = self.request.action_hash(self.agent_id()) else {
             return unapproved(Unapproved::NotHashable).into();
         };
         match (&self.context.approval, &self.context.live_approval) {
-            (None, Some(live)) => self.meet(rule, live),
+            (None, Some(live)) => self.use_live_approval(rule, live),
             (None, None) => self.open(rule, action_hash),
             (Some(None), _) => unapproved(Unapproved::Unknown).into(),
             (Some(Some(approval)), _) => self.name(rule, approval, &action_hash),
@@ -128,38 +128,38 @@ impl<'a> Case<'a> {
     fn name(&self, rule: &'a Rule, approval: &Approval, action_hash: &str) -> Judgement<'a> {
         let id = || approval.id.clone();
         let unapproved = |problem| Ruling::Unapproved { rule, approval: Some(id()), problem };
-        if approval.action_hash != action_hash || !self.may_use(approval) {
+        if approval.action_hash != action_hash || !self.is_asker(approval) {
             return unapproved(Unapproved::ActionMismatch).into();
         }
         if approval.decided.is_some() && !approval.proven {
             return unapproved(Unapproved::NotProven).into();
         }
         // An approval that an earlier answer under the same key spent counts by its time alone.
-        let renews = self.renews && self.spends();
-        if renews && approval.spent && !approval.is_leave(self.context.now) {
+        let is_replay = self.is_replay && self.consumes();
+        if is_replay && approval.spent && !approval.is_usable(self.context.now) {
             return unapproved(Unapproved::Expired).into();
         }
-        if approval.spent && !renews {
+        if approval.spent && !is_replay {
             return unapproved(Unapproved::Spent).into();
         }
         match approval.status(self.context.now) {
             Status::Expired => unapproved(Unapproved::Expired).into(),
             Status::Pending => Ruling::Pending { rule, approval: id() }.into(),
             Status::Rejected => unapproved(Unapproved::Rejected).into(),
-            Status::Approved => {
-                self.spend(rule, approval, || Some(Box::new(self.record(&unapproved(Unapproved::Spent)))))
-            }
+            Status::Approved => self.spend_approval(rule, approval, || {
+                Some(Box::new(self.record(&unapproved(Unapproved::Spent))))
+            }),
         }
     }
 
     /// An approval that holds; it is spent with the decision. `spent` is what to record if it is spent by then.
-    fn spend(
+    fn spend_approval(
         &self,
         rule: &'a Rule,
         approval: &Approval,
         spent: impl FnOnce() -> Option<Box<Fallback>>,
     ) -> Judgement<'a> {
-        let uses = match self.spends() && !self.renews {
+        let uses = match self.consumes() && !self.is_replay {
             true => vec![SingleUse::Approval { id: approval.id.clone(), spent: spent() }],
             false => Vec::new(),
         };
@@ -168,22 +168,22 @@ impl<'a> Case<'a> {
     }
 
     /// A live request for the same action: it is spent if it is approved, or else it is the one to wait for.
-    fn meet(&self, rule: &'a Rule, live: &Approval) -> Judgement<'a> {
+    fn use_live_approval(&self, rule: &'a Rule, live: &Approval) -> Judgement<'a> {
         match live.status(self.context.now) {
-            Status::Approved => self.spend(rule, live, || None),
+            Status::Approved => self.spend_approval(rule, live, || None),
             Status::Expired | Status::Pending | Status::Rejected => {
-                Ruling::Waiting { rule, approval: live.id.clone() }.into()
+                Ruling::ApprovalRequested { rule, approval: live.id.clone() }.into()
             }
         }
     }
 
     /// Asks a person, if the answer is meant to be acted on.
     fn open(&self, rule: &'a Rule, action_hash: String) -> Judgement<'a> {
-        if !self.spends() {
+        if !self.consumes() {
             return Ruling::ByRule(rule).into();
         }
-        if let Some(limit) = self.context.crowded {
-            return Ruling::Crowded { rule, limit }.into();
+        if let Some(limit) = self.context.pending_limit {
+            return Ruling::TooManyPending { rule, limit }.into();
         }
         let (request, now) = (self.request, self.context.now);
         let owned = |text: &Option<Text>| text.as_ref().map(|text| text.as_str().to_owned());
@@ -204,53 +204,54 @@ impl<'a> Case<'a> {
             spent: false,
             proven: true,
         };
-        let ruling = Ruling::Waiting { rule, approval: approval.id.clone() };
-        let opens = Some(Opening { approval: Box::new(approval), alone: self.context.finds_approvals });
+        let ruling = Ruling::ApprovalRequested { rule, approval: approval.id.clone() };
+        let opens =
+            Some(ApprovalOpening { approval: Box::new(approval), exclusive: self.context.reuse_approvals });
         Judgement { opens, ..ruling.into() }
     }
 
     /// Whether the caller is who asked, where the gateway knows which agent that was.
-    fn may_use(&self, approval: &Approval) -> bool {
+    fn is_asker(&self, approval: &Approval) -> bool {
         !approval.asker.starts_with("agent:") || approval.asker == self.key.asker()
     }
 
     /// What the earlier answer under the same key rested on, and until when, if it is still what would be answered but
     /// for what it used up itself.
-    pub(super) fn repeats(&self, earlier: &Earlier) -> Option<(Basis, Option<i64>)> {
+    pub(super) fn replay_basis(&self, earlier: &EarlierResponse) -> Option<(AllowBasis, Option<i64>)> {
         if !earlier.is_allow {
             return None;
         }
-        let renewed = Case { renews: true, ..*self }.judge();
-        let approval = match &renewed.ruling {
+        let replayed = Case { is_replay: true, ..*self }.judge();
+        let approval = match &replayed.ruling {
             Ruling::Approved { approval, .. } => Some(approval.clone()),
             Ruling::ByRule(_) => None,
             Ruling::CredentialExpired(_)
-            | Ruling::Crowded { .. }
+            | Ruling::TooManyPending { .. }
             | Ruling::ManifestChanged
             | Ruling::ManifestUnknown
             | Ruling::NoMatch
-            | Ruling::OutsideOfKey(_)
+            | Ruling::NotGranted(_)
             | Ruling::Passport(_)
             | Ruling::Pending { .. }
             | Ruling::Unapproved { .. }
-            | Ruling::Waiting { .. } => return None,
+            | Ruling::ApprovalRequested { .. } => return None,
         };
-        let basis = Basis { approval, passport: self.passport_jti().map(str::to_owned) };
+        let basis = AllowBasis { approval, passport: self.passport_jti().map(str::to_owned) };
         let credential = self.context.credential.as_ref().map(|credential| &credential.id);
         let is_same = basis == earlier.basis && earlier.credential.iter().all(|id| Some(id) == credential);
-        (renewed.ruling.allows() && is_same).then_some((basis, renewed.holds_until))
+        (replayed.ruling.allows() && is_same).then_some((basis, replayed.holds_until))
     }
 
     /// Whether the answer carries the tool's credential.
-    pub(super) fn hands_out(&self, ruling: &Ruling<'_>) -> bool {
+    pub(super) fn returns_credential(&self, ruling: &Ruling<'_>) -> bool {
         self.credential_for(ruling).is_some()
     }
 
     /// The tool's credential, if an answer may carry it: in a mode that spends nothing, only what no approval and no
     /// passport allows.
     fn credential_for(&self, ruling: &Ruling<'_>) -> Option<&'a ToolCredential> {
-        let rests_on_leave = ruling.approval().is_some() || self.context.passport.is_some();
-        let may = ruling.allows() && (self.spends() || !rests_on_leave);
+        let is_authorized = ruling.approval().is_some() || self.context.passport.is_some();
+        let may = ruling.allows() && (self.consumes() || !is_authorized);
         self.context.credential.as_ref().filter(|_| may)
     }
 
@@ -285,7 +286,7 @@ impl<'a> Case<'a> {
         match uncovered(&presented.claims, &covered) {
             Some(refusal) => Err(refusal),
             None if !self.is_approved_action(&presented.claims) => Err(PassportError::Approval),
-            None if standing.used && !(self.renews && self.spends()) => Err(PassportError::Replayed),
+            None if standing.used && !(self.is_replay && self.consumes()) => Err(PassportError::Replayed),
             None => Ok(Some(presented)),
         }
     }
@@ -301,7 +302,7 @@ impl<'a> Case<'a> {
     }
 
     /// Whether the answer is meant to be acted on, and so uses up what it takes.
-    fn spends(&self) -> bool {
+    fn consumes(&self) -> bool {
         match self.request.mode {
             Mode::Enforce | Mode::Strict => true,
             Mode::Monitor | Mode::Warn => false,
@@ -348,8 +349,8 @@ impl<'a> Case<'a> {
                 credential_id,
             },
         );
-        let answer = answer::write(ruling, self.key, self.request, &event.event_id, credential_id);
-        Fallback { event, answer }
+        let response = response::write(ruling, self.key, self.request, &event.event_id, credential_id);
+        Fallback { event, response }
     }
 }
 

@@ -4,7 +4,7 @@ use std::sync::Arc;
 
 use crate::approvals::Approval;
 use crate::passport::{Claims, PassportError};
-use crate::store::{Earlier, ManifestPin, Standing};
+use crate::store::{EarlierResponse, ManifestPin, PassportState};
 
 /// What is known beside the request when it is decided.
 #[derive(Clone, Debug, Default)]
@@ -21,15 +21,15 @@ pub struct DecisionContext {
     /// The live request for the same action, where the request names no approval.
     pub live_approval: Option<Approval>,
     /// Whether approvals are found by their action.
-    pub finds_approvals: bool,
+    pub reuse_approvals: bool,
     /// What was answered under the request's idempotency key before.
-    pub earlier: Option<Earlier>,
+    pub earlier: Option<EarlierResponse>,
     /// For how many seconds an answer is kept under its idempotency key.
-    pub keep_seconds: i64,
+    pub retention_seconds: i64,
     /// Which manifest of the tool is approved, if the request names one.
     pub manifest_pin: Option<ManifestPin>,
     /// How many approval requests of one key may be pending, if this key has as many.
-    pub crowded: Option<u32>,
+    pub pending_limit: Option<u32>,
     /// What the manifest is that the request names.
     pub manifest: ManifestState,
     /// The credential of the tool, if it has one. Only an `allow` depends on it.
@@ -78,5 +78,5 @@ pub struct PresentedPassport {
     /// What it claims.
     pub claims: Claims,
     /// What became of it; `None` if it is not known to have been issued.
-    pub standing: Option<Standing>,
+    pub standing: Option<PassportState>,
 }

@@ -4,15 +4,15 @@ use std::borrow::Cow;
 
 use super::ruling::{Grant, Ruling};
 use crate::approvals::reason::APPROVED;
-use crate::auth::Key;
+use crate::auth::ApiKey;
 use crate::policy::{Decision, Rule};
 
 /// One sentence that says what is decided and why.
-pub(super) fn summary(ruling: &Ruling<'_>, key: &Key, tool: &str) -> String {
+pub(super) fn summary(ruling: &Ruling<'_>, key: &ApiKey, tool: &str) -> String {
     let reason = ruling.reason();
     match ruling {
         Ruling::Approved { .. } => format!("A person approved this call of the tool {tool:?} ({APPROVED})."),
-        Ruling::ByRule(rule) | Ruling::Pending { rule, .. } | Ruling::Waiting { rule, .. } => {
+        Ruling::ByRule(rule) | Ruling::Pending { rule, .. } | Ruling::ApprovalRequested { rule, .. } => {
             let verb = match rule.decision() {
                 Decision::Allow => "allows",
                 Decision::Deny => "denies",
@@ -23,7 +23,7 @@ pub(super) fn summary(ruling: &Ruling<'_>, key: &Key, tool: &str) -> String {
         Ruling::CredentialExpired(_) => {
             format!("The credential of the tool {tool:?} has expired ({reason}).")
         }
-        Ruling::Crowded { limit, .. } => format!(
+        Ruling::TooManyPending { limit, .. } => format!(
             "The tool {tool:?} needs a person's approval, and {limit} requests of this agent, or ten times as many of \
              this API key, wait for one already ({reason})."
         ),
@@ -37,7 +37,7 @@ pub(super) fn summary(ruling: &Ruling<'_>, key: &Key, tool: &str) -> String {
             "No rule of the policy {:?} matches this call of the tool {tool:?}, so it is denied ({reason}).",
             key.tenant.policy.id()
         ),
-        Ruling::OutsideOfKey(grant) => format!(
+        Ruling::NotGranted(grant) => format!(
             "The API key {:?} may not make this call of the tool {tool:?}: its {} is not among those that the key may \
              use ({reason}).",
             key.name,
@@ -53,14 +53,14 @@ pub(super) fn summary(ruling: &Ruling<'_>, key: &Key, tool: &str) -> String {
 }
 
 /// What can be done, a sentence each.
-pub(super) fn next_steps<'p>(ruling: &Ruling<'p>, key: &Key) -> Vec<Cow<'p, str>> {
+pub(super) fn next_steps<'p>(ruling: &Ruling<'p>, key: &ApiKey) -> Vec<Cow<'p, str>> {
     match ruling {
         Ruling::Approved { .. } => Vec::new(),
-        Ruling::ByRule(rule) | Ruling::Pending { rule, .. } | Ruling::Waiting { rule, .. } => of_rule(rule),
+        Ruling::ByRule(rule) | Ruling::Pending { rule, .. } | Ruling::ApprovalRequested { rule, .. } => of_rule(rule),
         Ruling::CredentialExpired(_) => {
             vec!["Do not run it. An operator sets a new credential: actpass-gateway vault set.".into()]
         }
-        Ruling::Crowded { .. } => {
+        Ruling::TooManyPending { .. } => {
             vec!["Do not run it. Ask again after pending requests were decided, or have expired.".into()]
         }
         Ruling::ManifestChanged | Ruling::ManifestUnknown => vec![
@@ -75,7 +75,7 @@ pub(super) fn next_steps<'p>(ruling: &Ruling<'p>, key: &Key) -> Vec<Cow<'p, str>
             .into(),
             "If the action should be possible, add a rule for it to the policy.".into(),
         ],
-        Ruling::OutsideOfKey(grant) => vec![
+        Ruling::NotGranted(grant) => vec![
             format!(
                 "Do not run it. Use a {} that the key may use ({}), or ask the gateway's operator for a key that may.",
                 member(*grant),
@@ -116,7 +116,7 @@ const fn member(grant: Grant) -> &'static str {
 }
 
 /// What the key may use, as a person reads it.
-fn granted(grant: Grant, key: &Key) -> String {
+fn granted(grant: Grant, key: &ApiKey) -> String {
     match grant {
         Grant::Mode => {
             let modes: Vec<_> = key.grants.modes.iter().map(|mode| mode.as_str()).collect();

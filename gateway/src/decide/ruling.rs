@@ -22,7 +22,7 @@ pub(super) enum Ruling<'p> {
     /// It would be allowed, but the tool's credential has expired.
     CredentialExpired(Box<Self>),
     /// The rule requires an approval, and as many requests as may be pending are.
-    Crowded { rule: &'p Rule, limit: u32 },
+    TooManyPending { rule: &'p Rule, limit: u32 },
     /// The tool's manifest is another one than was approved.
     ManifestChanged,
     /// No manifest of the tool was approved.
@@ -30,7 +30,7 @@ pub(super) enum Ruling<'p> {
     /// No rule matches.
     NoMatch,
     /// The API key may not make such a request.
-    OutsideOfKey(Grant),
+    NotGranted(Grant),
     /// The passport is refused.
     Passport(PassportError),
     /// The approval that the request names is not decided yet.
@@ -38,7 +38,7 @@ pub(super) enum Ruling<'p> {
     /// The rule requires an approval, and the request has none that holds.
     Unapproved { rule: &'p Rule, approval: Option<String>, problem: Unapproved },
     /// The rule requires an approval, which this request asked for, or an earlier one for the same action.
-    Waiting { rule: &'p Rule, approval: String },
+    ApprovalRequested { rule: &'p Rule, approval: String },
 }
 
 /// A decision of enforce.
@@ -113,13 +113,13 @@ impl<'p> Ruling<'p> {
             Self::Approved { .. } => Decision::Allow,
             Self::ByRule(rule) => rule.decision().into(),
             Self::CredentialExpired(_)
-            | Self::Crowded { .. }
+            | Self::TooManyPending { .. }
             | Self::NoMatch
-            | Self::OutsideOfKey(_)
+            | Self::NotGranted(_)
             | Self::Passport(_)
             | Self::Unapproved { .. } => Decision::Deny,
             Self::ManifestChanged | Self::ManifestUnknown => Decision::RequireToolReapproval,
-            Self::Pending { .. } | Self::Waiting { .. } => Decision::RequireApproval,
+            Self::Pending { .. } | Self::ApprovalRequested { .. } => Decision::RequireApproval,
         }
     }
 
@@ -131,15 +131,15 @@ impl<'p> Ruling<'p> {
     pub(super) fn reason(&self) -> &'p str {
         match self {
             Self::Approved { .. } => reason::APPROVED,
-            Self::ByRule(rule) | Self::Waiting { rule, .. } => rule.reason(),
+            Self::ByRule(rule) | Self::ApprovalRequested { rule, .. } => rule.reason(),
             Self::CredentialExpired(_) => vault::EXPIRED,
-            Self::Crowded { .. } => reason::TOO_MANY_PENDING,
+            Self::TooManyPending { .. } => reason::TOO_MANY_PENDING,
             Self::ManifestChanged => MANIFEST_CHANGED,
             Self::ManifestUnknown => MANIFEST_UNKNOWN,
             Self::NoMatch => NO_MATCH,
-            Self::OutsideOfKey(Grant::Mode) => auth::reason::MODE,
-            Self::OutsideOfKey(Grant::Tool) => auth::reason::TOOL,
-            Self::OutsideOfKey(Grant::User) => auth::reason::USER,
+            Self::NotGranted(Grant::Mode) => auth::reason::MODE,
+            Self::NotGranted(Grant::Tool) => auth::reason::TOOL,
+            Self::NotGranted(Grant::User) => auth::reason::USER,
             Self::Passport(refusal) => refusal.code(),
             Self::Pending { .. } => reason::PENDING,
             Self::Unapproved { problem, .. } => problem.reason(),
@@ -151,15 +151,15 @@ impl<'p> Ruling<'p> {
         match self {
             Self::Approved { rule, .. }
             | Self::ByRule(rule)
-            | Self::Crowded { rule, .. }
+            | Self::TooManyPending { rule, .. }
             | Self::Pending { rule, .. }
             | Self::Unapproved { rule, .. }
-            | Self::Waiting { rule, .. } => Some(rule),
+            | Self::ApprovalRequested { rule, .. } => Some(rule),
             Self::CredentialExpired(allowed) => allowed.rule(),
             Self::ManifestChanged
             | Self::ManifestUnknown
             | Self::NoMatch
-            | Self::OutsideOfKey(_)
+            | Self::NotGranted(_)
             | Self::Passport(_) => None,
         }
     }
@@ -174,15 +174,15 @@ impl<'p> Ruling<'p> {
         match self {
             Self::Approved { approval, .. }
             | Self::Pending { approval, .. }
-            | Self::Waiting { approval, .. } => Some(approval),
+            | Self::ApprovalRequested { approval, .. } => Some(approval),
             Self::Unapproved { approval, .. } => approval.as_deref(),
             Self::CredentialExpired(allowed) => allowed.approval(),
             Self::ByRule(_)
-            | Self::Crowded { .. }
+            | Self::TooManyPending { .. }
             | Self::ManifestChanged
             | Self::ManifestUnknown
             | Self::NoMatch
-            | Self::OutsideOfKey(_)
+            | Self::NotGranted(_)
             | Self::Passport(_) => None,
         }
     }
@@ -196,7 +196,7 @@ mod tests {
 
     /// A client that does not know the word runs nothing, whatever was decided.
     #[test]
-    fn clients_know_every_decision() {
+    fn decision_words_match_protocol() {
         for (decision, word) in [
             (Decision::Allow, DecisionWord::Allow),
             (Decision::Deny, DecisionWord::Deny),

@@ -12,12 +12,12 @@ use tokio::time::Instant;
 
 use super::App;
 use super::error::{ApiError, json};
-use super::openapi::{answers, requests};
-use super::receive::{Call, Caller, parse};
+use super::openapi::{requests, responses};
+use super::receive::{Caller, JsonCall, parse};
 use crate::approvals::{self, Approval, Status};
 use crate::clock::rfc3339;
-use crate::members::object;
-use crate::request::{InvalidMember, Opinion};
+use crate::object_writer::object;
+use crate::request::{DecisionNote, InvalidMember};
 use crate::service::{OperatorKey, ServiceError};
 use crate::store::Listing;
 
@@ -25,10 +25,10 @@ use crate::store::Listing;
 const MAX_WAIT: u64 = 25;
 
 /// How many approvals are listed, and how many at most.
-pub(super) const LISTED: u32 = 100;
-const MAX_LISTED: u32 = 1000;
+pub(super) const DEFAULT_PAGE_SIZE: u32 = 100;
+const MAX_PAGE_SIZE: u32 = 1000;
 
-type Asked = Result<Query<Vec<(String, String)>>, QueryRejection>;
+type ListQuery = Result<Query<Vec<(String, String)>>, QueryRejection>;
 
 #[utoipa::path(
     get,
@@ -38,7 +38,7 @@ type Asked = Result<Query<Vec<(String, String)>>, QueryRejection>;
     params(("id" = String, Path, description = "The approval's id"),
         ("wait" = Option<u64>, Query, minimum = 0, maximum = 25, description = "For how many seconds to wait for a decision, 0 if left out: the answer comes as soon as there is one, or when the time is over")),
     responses(
-        (status = 200, description = "Where the approval stands", body = answers::Approval),
+        (status = 200, description = "Where the approval stands", body = responses::Approval),
         (status = 404, description = "There is no such approval"),
     ),
     security(("key" = []))
@@ -47,13 +47,13 @@ pub(super) async fn read(
     State(app): State<Arc<App>>,
     Caller(key): Caller,
     id: Result<Path<String>, PathRejection>,
-    query: Asked,
+    query: ListQuery,
 ) -> Result<Response, ApiError> {
     let Path(id) = id.map_err(|_| ApiError::InvalidPath)?;
     let Query(query) = query.map_err(|_| ApiError::InvalidPath)?;
     let until = Instant::now() + read_wait(&query)?;
     let approval = app.service.wait_for_approval(&key, &id, until).await?;
-    Ok(answer(&app, &approval))
+    Ok(approval_response(&app, &approval))
 }
 
 #[utoipa::path(
@@ -61,13 +61,13 @@ pub(super) async fn read(
     path = "/api/v1/approvals",
     operation_id = "list_approvals",
     tag = "approvals",
-    params(("status" = inline(Option<answers::Listed>), Query, description = "Which ones; pending ones if left out"),
+    params(("status" = inline(Option<responses::Listed>), Query, description = "Which ones; pending ones if left out"),
         ("agent" = Option<String>, Query, description = "Only those of this agent"),
         ("tool" = Option<String>, Query, description = "Only those of this tool"),
         ("after" = Option<String>, Query, pattern = "^apr_[0-9a-f]{32}$", description = "Only those after this approval: the `next` of the page before"),
         ("limit" = Option<u32>, Query, minimum = 1, maximum = 1000, description = "How many at most, 100 if left out")),
     responses(
-        (status = 200, description = "A page of approvals, the nearest deadline first", body = answers::Approvals),
+        (status = 200, description = "A page of approvals, the nearest deadline first", body = responses::Approvals),
         (status = 403, description = "An agent's key may not do this; expected an operator's"),
         (status = 404, description = "There is no approval `after`"),
     ),
@@ -76,7 +76,7 @@ pub(super) async fn read(
 pub(super) async fn list(
     State(app): State<Arc<App>>,
     Caller(key): Caller,
-    query: Asked,
+    query: ListQuery,
 ) -> Result<Response, ApiError> {
     let operator = OperatorKey::of(&key)?;
     let Query(query) = query.map_err(|_| ApiError::InvalidPath)?;
@@ -87,17 +87,18 @@ pub(super) async fn list(
     let now = listing.now;
     let (found, next) = app.service.list_approvals(operator, listing).await?;
     let bytes = found.iter().map(|approval| approval.args.len()).sum();
-    let answer = move || {
+    let approval_response = move || {
         let found = found.iter().map(|approval| describe(approval, now)).collect::<Result<_, _>>()?;
         Ok::<_, ApiError>(
             object([("approvals", Some(Json::Array(found))), ("next", next.map(Json::String))]).to_string(),
         )
     };
-    Ok(json(StatusCode::OK, app.service.work(bytes, answer).await?))
+    Ok(json(StatusCode::OK, app.service.run(bytes, approval_response).await?))
 }
 
 fn read_listing(query: &[(String, String)], now: i64) -> Result<Listing, InvalidMember> {
-    let mut listing = Listing { now, status: Some(Status::Pending), limit: LISTED, ..Listing::default() };
+    let mut listing =
+        Listing { now, status: Some(Status::Pending), limit: DEFAULT_PAGE_SIZE, ..Listing::default() };
     let mut given = Vec::new();
     for (name, value) in query {
         let wrong = |problem: String| InvalidMember { member: name.clone(), problem };
@@ -122,9 +123,9 @@ fn read_listing(query: &[(String, String)], now: i64) -> Result<Listing, Invalid
                 return Err(wrong(problem.to_owned()));
             }
             "limit" => {
-                let limit = value.parse().ok().filter(|limit| (1..=MAX_LISTED).contains(limit));
+                let limit = value.parse().ok().filter(|limit| (1..=MAX_PAGE_SIZE).contains(limit));
                 listing.limit =
-                    limit.ok_or_else(|| wrong(format!("expected an integer of 1 to {MAX_LISTED}")))?;
+                    limit.ok_or_else(|| wrong(format!("expected an integer of 1 to {MAX_PAGE_SIZE}")))?;
             }
             _ => {
                 return Err(wrong(
@@ -142,9 +143,9 @@ fn read_listing(query: &[(String, String)], now: i64) -> Result<Listing, Invalid
     operation_id = "approve",
     tag = "approvals",
     params(("id" = String, Path, description = "The approval's id")),
-    request_body = requests::Opinion,
+    request_body = requests::DecisionNote,
     responses(
-        (status = 200, description = "The approval, approved", body = answers::Approval),
+        (status = 200, description = "The approval, approved", body = responses::Approval),
         (status = 403, description = "An agent's key may not do this; expected an operator's"),
         (status = 404, description = "There is no such approval"),
         (status = 409, description = "The approval is decided already, past its deadline, or was changed in the data"),
@@ -154,7 +155,7 @@ fn read_listing(query: &[(String, String)], now: i64) -> Result<Listing, Invalid
 pub(super) async fn approve(
     state: State<Arc<App>>,
     id: Result<Path<String>, PathRejection>,
-    call: Call,
+    call: JsonCall,
 ) -> Result<Response, ApiError> {
     decide(state, id, call, true).await
 }
@@ -165,9 +166,9 @@ pub(super) async fn approve(
     operation_id = "reject",
     tag = "approvals",
     params(("id" = String, Path, description = "The approval's id")),
-    request_body = requests::Opinion,
+    request_body = requests::DecisionNote,
     responses(
-        (status = 200, description = "The approval, rejected", body = answers::Approval),
+        (status = 200, description = "The approval, rejected", body = responses::Approval),
         (status = 403, description = "An agent's key may not do this; expected an operator's"),
         (status = 404, description = "There is no such approval"),
         (status = 409, description = "The approval is decided already, past its deadline, or was changed in the data"),
@@ -177,7 +178,7 @@ pub(super) async fn approve(
 pub(super) async fn reject(
     state: State<Arc<App>>,
     id: Result<Path<String>, PathRejection>,
-    call: Call,
+    call: JsonCall,
 ) -> Result<Response, ApiError> {
     decide(state, id, call, false).await
 }
@@ -185,15 +186,15 @@ pub(super) async fn reject(
 async fn decide(
     State(app): State<Arc<App>>,
     id: Result<Path<String>, PathRejection>,
-    Call { key, body: raw }: Call,
+    JsonCall { key, body: raw }: JsonCall,
     approved: bool,
 ) -> Result<Response, ApiError> {
     let operator = OperatorKey::of(&key)?;
     let Path(id) = id.map_err(|_| ApiError::InvalidPath)?;
-    let Opinion { note } = app.service.work(raw.len(), move || parse(&raw, Opinion::read)).await?;
+    let DecisionNote { note } = app.service.run(raw.len(), move || parse(&raw, DecisionNote::read)).await?;
     let approval = app.service.approval(&key, &id).await?;
-    let approval = app.service.settle(operator, &approval, approved, note).await?;
-    Ok(answer(&app, &approval))
+    let approval = app.service.decide_approval(operator, &approval, approved, note).await?;
+    Ok(approval_response(&app, &approval))
 }
 
 fn read_wait(query: &[(String, String)]) -> Result<Duration, InvalidMember> {
@@ -206,9 +207,9 @@ fn read_wait(query: &[(String, String)]) -> Result<Duration, InvalidMember> {
     })
 }
 
-fn answer(app: &App, approval: &Approval) -> Response {
+fn approval_response(app: &App, approval: &Approval) -> Response {
     let decided = approval.decided.as_ref();
-    let answer = object([
+    let approval_response = object([
         ("id", Some(Json::from(&*approval.id))),
         ("status", Some(Json::from(approval.status(app.service.clock.seconds()).as_str()))),
         ("action_hash", Some(Json::from(&*approval.action_hash))),
@@ -216,7 +217,7 @@ fn answer(app: &App, approval: &Approval) -> Response {
         ("decided_at", Some(decided.map_or(Json::Null, |decided| Json::String(rfc3339(decided.at))))),
         ("deadline", Some(Json::String(rfc3339(approval.deadline)))),
     ]);
-    json(StatusCode::OK, answer.to_string())
+    json(StatusCode::OK, approval_response.to_string())
 }
 
 /// What a person must see to decide.

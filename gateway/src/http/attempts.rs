@@ -19,10 +19,10 @@ const BURST: NonZeroU32 = NonZeroU32::MIN.saturating_add(99);
 const PER_SECOND: NonZeroU32 = NonZeroU32::MIN.saturating_add(9);
 
 /// How many addresses are told apart. Those beyond are counted as one.
-const ADDRESSES: usize = 10_000;
+const MAX_ADDRESSES: usize = 10_000;
 
 /// How often at most the addresses that are no longer needed are looked for.
-const CLEAN_EVERY: Duration = Duration::from_secs(1);
+const CLEAN_INTERVAL: Duration = Duration::from_secs(1);
 
 #[derive(Debug)]
 pub(crate) struct Attempts {
@@ -45,7 +45,7 @@ impl Default for Attempts {
 impl Attempts {
     /// Counts a wrong key; the error if there were too many from there.
     pub(super) fn count(&self, client: Option<IpAddr>) -> Result<(), ApiError> {
-        let has_room = self.known.len() < ADDRESSES || self.clean();
+        let has_room = self.known.len() < MAX_ADDRESSES || self.clean();
         let counted = match client.filter(|_| has_room) {
             Some(client) => self.known.check_key(&origin(client)),
             None => self.others.check(),
@@ -59,11 +59,11 @@ impl Attempts {
     /// Forgets the addresses that may show as many as any; whether there is room then.
     fn clean(&self) -> bool {
         let mut cleaned = self.cleaned.lock().unwrap_or_else(PoisonError::into_inner);
-        if cleaned.is_none_or(|cleaned| cleaned.elapsed() >= CLEAN_EVERY) {
+        if cleaned.is_none_or(|cleaned| cleaned.elapsed() >= CLEAN_INTERVAL) {
             self.known.retain_recent();
             *cleaned = Some(Instant::now());
         }
-        self.known.len() < ADDRESSES
+        self.known.len() < MAX_ADDRESSES
     }
 }
 
@@ -72,16 +72,16 @@ mod tests {
     use super::*;
 
     #[test]
-    fn each_address_has_its_own_count_and_memory_is_bounded() {
+    fn failed_attempts_are_counted_per_address_with_bounded_memory() {
         let attempts = Attempts::default();
         let address = |number: u32| Some(IpAddr::from(number.to_be_bytes()));
         let refused = (0..=BURST.get()).filter(|_| attempts.count(address(1)).is_err()).count();
         assert!(refused >= 1, "the first beyond the burst");
         assert!(attempts.count(address(2)).is_ok(), "another address");
-        for number in 0..2 * u32::try_from(ADDRESSES).unwrap() {
+        for number in 0..2 * u32::try_from(MAX_ADDRESSES).unwrap() {
             let _ = attempts.count(address(number));
         }
-        assert!(attempts.known.len() <= ADDRESSES);
+        assert!(attempts.known.len() <= MAX_ADDRESSES);
         let network = ["2001:db8::1", "2001:db8::2"].map(|text| text.parse::<IpAddr>().ok());
         let attempts = Attempts::default();
         while attempts.count(network[0]).is_ok() {}

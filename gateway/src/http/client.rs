@@ -48,7 +48,7 @@ mod tests {
     use super::*;
 
     #[test]
-    fn forwarded_addresses_are_believed_from_trusted_proxies_only() {
+    fn forwarded_for_is_honored_from_trusted_proxies_only() {
         let trusted: Vec<IpNet> = vec!["10.0.0.0/8".parse().unwrap(), "fd00::/8".parse().unwrap()];
         for (peer, lines, expected) in [
             ("192.0.2.1", &["198.51.100.1"][..], "192.0.2.1"),

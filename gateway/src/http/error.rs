@@ -5,7 +5,7 @@ use axum::response::{IntoResponse, Response};
 use http::{HeaderValue, StatusCode, header};
 
 use crate::config::MASTER_KEY_VARIABLE;
-use crate::members::object;
+use crate::object_writer::object;
 use crate::request::InvalidMember;
 use crate::service::ServiceError;
 

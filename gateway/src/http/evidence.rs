@@ -14,10 +14,10 @@ use http::StatusCode;
 
 use super::App;
 use super::error::{ApiError, json};
-use super::openapi::answers::{Chain, ChainVerified, Recorded};
 use super::openapi::requests;
-use super::receive::{Call, Caller, parse};
-use crate::members::object;
+use super::openapi::responses::{Chain, ChainVerified, Recorded};
+use super::receive::{Caller, JsonCall, parse};
+use crate::object_writer::object;
 use crate::request::{Evidence, InvalidMember};
 use crate::service::{ChainView, ServiceError};
 
@@ -36,15 +36,15 @@ const MAX_SEQ: u64 = i64::MAX.unsigned_abs();
     ),
     security(("key" = []))
 )]
-pub(super) async fn record(State(app): State<Arc<App>>, call: Call) -> Result<Response, ApiError> {
-    let Call { key, body: raw } = call;
-    let evidence = app.service.work(raw.len(), move || parse(&raw, Evidence::read)).await?;
+pub(super) async fn record(State(app): State<Arc<App>>, call: JsonCall) -> Result<Response, ApiError> {
+    let JsonCall { key, body: raw } = call;
+    let evidence = app.service.run(raw.len(), move || parse(&raw, Evidence::read)).await?;
     let recorded = app.service.record_evidence(&key, evidence).await?;
-    let answer = object([
+    let response = object([
         ("event_id", Some(Json::String(recorded.event_id))),
         ("current_event_hash", Some(Json::String(recorded.hash))),
     ]);
-    Ok(json(StatusCode::OK, answer.to_string()))
+    Ok(json(StatusCode::OK, response.to_string()))
 }
 
 #[utoipa::path(
@@ -105,14 +105,14 @@ pub(super) async fn verify(
     let (found, unproven) = app.service.verify_chain(&key, chain_id).await?;
     let is_valid = found.first_broken.is_none() && unproven.is_empty();
     let unproven: Vec<_> = unproven.into_iter().map(Json::String).collect();
-    let answer = object([
+    let response = object([
         ("valid", Some(Json::Bool(is_valid))),
         ("length", Some(number(found.length))),
         ("head", Some(Json::String(found.head))),
         ("first_broken", Some(found.first_broken.map_or(Json::Null, number))),
         ("unproven", (!unproven.is_empty()).then_some(Json::Array(unproven))),
     ]);
-    Ok(json(StatusCode::OK, answer.to_string()))
+    Ok(json(StatusCode::OK, response.to_string()))
 }
 
 fn number(value: u64) -> Json {

@@ -8,7 +8,7 @@ use http::StatusCode;
 
 use super::App;
 use super::error::{ApiError, json};
-use super::openapi::answers::Health;
+use super::openapi::responses::Health;
 
 #[utoipa::path(
     get,

@@ -16,7 +16,7 @@ use crate::connections::Connection;
 use crate::hosts::Authority;
 
 /// For how long a browser is to use TLS alone: a year.
-const STRICT_TRANSPORT: &str = "max-age=31536000";
+const HSTS: &str = "max-age=31536000";
 
 /// Lets nothing through that is not for this gateway; before anybody asks whose key it is.
 pub(super) async fn check(State(app): State<Arc<App>>, mut request: Request, next: Next) -> Response {
@@ -26,7 +26,7 @@ pub(super) async fn check(State(app): State<Arc<App>>, mut request: Request, nex
         let client = client(connection.peer.ip(), request.headers(), &app.trusted_proxies);
         tracing::Span::current().record("peer", tracing::field::display(client));
         request.extensions_mut().insert(Client(client));
-        if app.page.knows(&app, request.headers()) {
+        if app.page.is_logged_in(&app, request.headers()) {
             connection.authenticate();
         }
     }
@@ -47,7 +47,7 @@ pub(super) async fn check(State(app): State<Arc<App>>, mut request: Request, nex
         None => next.run(request).await,
     };
     if app.page.has_tls() {
-        let value = HeaderValue::from_static(STRICT_TRANSPORT);
+        let value = HeaderValue::from_static(HSTS);
         response.headers_mut().insert(header::STRICT_TRANSPORT_SECURITY, value);
     }
     response
@@ -100,7 +100,7 @@ mod tests {
     use super::*;
 
     #[test]
-    fn a_request_names_one_host() {
+    fn request_must_name_one_host() {
         let [one, other, user] = ["gateway.example", "other.example", "user@gateway.example"];
         for (version, uri, hosts, expected) in [
             (Version::HTTP_11, "/", &[one][..], Some(one)),
@@ -133,7 +133,7 @@ mod tests {
     }
 
     #[test]
-    fn trace_ids_are_those_of_the_specification() {
+    fn parses_w3c_trace_ids() {
         let trace = "0af7651916cd43dd8448eb211c80319c";
         assert_eq!(trace_id(&format!("00-{trace}-b7ad6b7169203331-01")), Some(trace));
         assert_eq!(trace_id(&format!("01-{trace}-b7ad6b7169203331-01-more")), Some(trace));

@@ -69,7 +69,7 @@ pub(crate) fn router(app: Arc<App>) -> Router {
         .fallback(async || ApiError::Service(ServiceError::NotFound("path")))
         .method_not_allowed_fallback(async || ApiError::MethodNotAllowed)
         .with_state(app);
-    dress(api.layer(check_host))
+    with_common_layers(api.layer(check_host))
 }
 
 /// The request without the path below which a proxy shows the gateway; as it is, if the proxy took that path away.
@@ -109,16 +109,16 @@ fn routes() -> OpenApiRouter<Arc<App>> {
 }
 
 /// Gives every answer of `routes` what every answer has, and a panic an answer.
-fn dress(routes: Router) -> Router {
+fn with_common_layers(routes: Router) -> Router {
     let answer_panic =
         |_panic: Box<dyn std::any::Any + Send>| ApiError::Service(ServiceError::Internal).into_response();
-    routes.layer(CatchPanicLayer::custom(answer_panic)).layer(middleware::from_fn(accompany))
+    routes.layer(CatchPanicLayer::custom(answer_panic)).layer(middleware::from_fn(request_log))
 }
 
 /// Names the request, logs it, and marks its answer.
 ///
 /// The log gets the route and never the path: a path can hold what a client put there by mistake.
-async fn accompany(request: Request, next: Next) -> Response {
+async fn request_log(request: Request, next: Next) -> Response {
     let started = Instant::now();
     let id = uuid::Uuid::now_v7().simple().to_string();
     let route = request.extensions().get::<MatchedPath>().map_or("(none)", MatchedPath::as_str);
@@ -159,7 +159,7 @@ mod tests {
     use super::*;
 
     #[test]
-    fn the_base_path_is_taken_away() {
+    fn strips_base_path() {
         for (base, path, expected) in [
             ("/actpass", "/actpass", "/"),
             ("/actpass", "/actpass/", "/"),
@@ -176,11 +176,11 @@ mod tests {
     }
 
     #[tokio::test]
-    async fn a_panic_is_an_answer() {
+    async fn panic_returns_500() {
         async fn broken() -> &'static str {
             panic!("apk_secret");
         }
-        let routes = dress(Router::new().route("/", get(broken)));
+        let routes = with_common_layers(Router::new().route("/", get(broken)));
         let response = routes.oneshot(Request::new(Body::empty())).await.unwrap();
 
         assert_eq!(response.status(), 500);

@@ -9,11 +9,11 @@ use http::StatusCode;
 
 use super::App;
 use super::error::{ApiError, json};
-use super::openapi::answers::{Issued, JwkSet, Revoked, Verified};
 use super::openapi::requests;
-use super::receive::{Call, MaybeCaller, parse};
+use super::openapi::responses::{Issued, JwkSet, Revoked, Verified};
+use super::receive::{JsonCall, OptionalCaller, parse};
 use crate::clock::rfc3339;
-use crate::members::object;
+use crate::object_writer::object;
 use crate::request::{Issue, Revoke, VerifyPassport};
 
 #[utoipa::path(
@@ -29,19 +29,19 @@ use crate::request::{Issue, Revoke, VerifyPassport};
     ),
     security(("key" = []))
 )]
-pub(super) async fn issue(State(app): State<Arc<App>>, call: Call) -> Result<Response, ApiError> {
+pub(super) async fn issue(State(app): State<Arc<App>>, call: JsonCall) -> Result<Response, ApiError> {
     let passports = app.service.passports()?;
-    let Call { key, body: raw } = call;
-    let request = app.service.work(raw.len(), move || parse(&raw, Issue::read)).await?;
+    let JsonCall { key, body: raw } = call;
+    let request = app.service.run(raw.len(), move || parse(&raw, Issue::read)).await?;
     let issued = passports.issue(&key, request).await?;
     let jwks_uri = format!("{}/.well-known/jwks.json", app.service.issuer);
-    let answer = object([
+    let response = object([
         ("token", Some(Json::String(issued.token))),
         ("jwks_uri", Some(Json::String(jwks_uri))),
         ("jti", Some(Json::String(issued.jti))),
         ("expires_at", Some(Json::String(rfc3339(issued.expires_at)))),
     ]);
-    Ok(json(StatusCode::OK, answer.to_string()))
+    Ok(json(StatusCode::OK, response.to_string()))
 }
 
 #[utoipa::path(
@@ -56,18 +56,18 @@ pub(super) async fn issue(State(app): State<Arc<App>>, call: Call) -> Result<Res
     ),
     security(("key" = []))
 )]
-pub(super) async fn verify(State(app): State<Arc<App>>, call: Call) -> Result<Response, ApiError> {
+pub(super) async fn verify(State(app): State<Arc<App>>, call: JsonCall) -> Result<Response, ApiError> {
     let passports = app.service.passports()?;
-    let Call { key, body: raw } = call;
-    let request = app.service.work(raw.len(), move || parse(&raw, VerifyPassport::read)).await?;
+    let JsonCall { key, body: raw } = call;
+    let request = app.service.run(raw.len(), move || parse(&raw, VerifyPassport::read)).await?;
     let verified = passports.verify(&key, &request).await?;
     let errors = verified.errors.into_iter().map(Json::from).collect();
-    let answer = object([
+    let response = object([
         ("valid", Some(Json::Bool(verified.claims.is_some()))),
         ("errors", Some(Json::Array(errors))),
         ("claims", verified.claims),
     ]);
-    Ok(json(StatusCode::OK, answer.to_string()))
+    Ok(json(StatusCode::OK, response.to_string()))
 }
 
 #[utoipa::path(
@@ -83,10 +83,10 @@ pub(super) async fn verify(State(app): State<Arc<App>>, call: Call) -> Result<Re
     ),
     security(("key" = []))
 )]
-pub(super) async fn revoke(State(app): State<Arc<App>>, call: Call) -> Result<Response, ApiError> {
+pub(super) async fn revoke(State(app): State<Arc<App>>, call: JsonCall) -> Result<Response, ApiError> {
     let passports = app.service.passports()?;
-    let Call { key, body: raw } = call;
-    let request = app.service.work(raw.len(), move || parse(&raw, Revoke::read)).await?;
+    let JsonCall { key, body: raw } = call;
+    let request = app.service.run(raw.len(), move || parse(&raw, Revoke::read)).await?;
     let revoked = passports.revoke(&key, &request).await?;
     Ok(json(StatusCode::OK, object([("revoked", Some(Json::Bool(revoked)))]).to_string()))
 }
@@ -103,12 +103,12 @@ pub(super) async fn revoke(State(app): State<Arc<App>>, call: Call) -> Result<Re
 )]
 pub(super) async fn jwks(
     State(app): State<Arc<App>>,
-    MaybeCaller(caller): MaybeCaller,
+    OptionalCaller(caller): OptionalCaller,
 ) -> Result<Response, ApiError> {
-    let answer = object([
+    let response = object([
         ("keys", Some(app.service.passports()?.jwks().await?)),
         ("issuer", Some(Json::from(&*app.service.issuer))),
         ("tenant_id", caller.map(|key| Json::from(&*key.tenant.id))),
     ]);
-    Ok(json(StatusCode::OK, answer.to_string()))
+    Ok(json(StatusCode::OK, response.to_string()))
 }

@@ -8,9 +8,9 @@ use http::StatusCode;
 
 use super::App;
 use super::error::{ApiError, json};
-use super::openapi::answers::Decision;
 use super::openapi::requests;
-use super::receive::{Call, parse};
+use super::openapi::responses::Decision;
+use super::receive::{JsonCall, parse};
 use crate::request::Preflight;
 use crate::service::PendingPreflight;
 
@@ -27,12 +27,12 @@ use crate::service::PendingPreflight;
     ),
     security(("key" = []))
 )]
-pub(super) async fn preflight(State(app): State<Arc<App>>, call: Call) -> Result<Response, ApiError> {
-    let Call { key, body: raw } = call;
+pub(super) async fn preflight(State(app): State<Arc<App>>, call: JsonCall) -> Result<Response, ApiError> {
+    let JsonCall { key, body: raw } = call;
     // What follows must not count: see `PendingPreflight::received`.
     let received = app.service.clock.millis();
     let bytes = raw.len();
-    let request = app.service.work(bytes, move || parse(&raw, Preflight::read)).await?;
-    let answer = app.service.preflight(PendingPreflight { key, request, bytes, received }).await?;
-    Ok(json(StatusCode::OK, answer))
+    let request = app.service.run(bytes, move || parse(&raw, Preflight::read)).await?;
+    let response = app.service.preflight(PendingPreflight { key, request, bytes, received }).await?;
+    Ok(json(StatusCode::OK, response))
 }

@@ -15,18 +15,18 @@ use http::{HeaderMap, header};
 use super::App;
 use super::client::Client;
 use super::error::ApiError;
-use crate::auth::Key;
+use crate::auth::ApiKey;
 use crate::connections::Connection;
 use crate::request::InvalidMember;
 
 /// How long the rest of a body is taken in and thrown away after it was refused.
-const DRAIN: Duration = Duration::from_secs(2);
+const DRAIN_TIMEOUT: Duration = Duration::from_secs(2);
 
 /// How much of it, in bytes.
 const DRAIN_BYTES: usize = 16 << 20;
 
 /// The key of a request that may go on.
-pub(super) struct Caller(pub(super) Arc<Key>);
+pub(super) struct Caller(pub(super) Arc<ApiKey>);
 
 impl FromRequestParts<Arc<App>> for Caller {
     type Rejection = ApiError;
@@ -46,9 +46,9 @@ impl FromRequestParts<Arc<App>> for Caller {
 }
 
 /// The key of a request for what anyone may read: a request without one, or with one that is unknown, has none.
-pub(super) struct MaybeCaller(pub(super) Option<Arc<Key>>);
+pub(super) struct OptionalCaller(pub(super) Option<Arc<ApiKey>>);
 
-impl FromRequestParts<Arc<App>> for MaybeCaller {
+impl FromRequestParts<Arc<App>> for OptionalCaller {
     type Rejection = ApiError;
 
     /// An unknown key counts as an attempt, so that keys cannot be guessed here faster than elsewhere.
@@ -65,7 +65,7 @@ impl FromRequestParts<Arc<App>> for MaybeCaller {
 }
 
 /// Counts a call of this key's.
-pub(super) fn within_limit(key: &Key) -> Result<(), ApiError> {
+pub(super) fn within_limit(key: &ApiKey) -> Result<(), ApiError> {
     let Some(Err(not_until)) = key.limiter.as_ref().map(|limiter| limiter.check()) else {
         return Ok(());
     };
@@ -75,18 +75,18 @@ pub(super) fn within_limit(key: &Key) -> Result<(), ApiError> {
 }
 
 /// A request with a JSON body, from a key that may make it.
-pub(super) struct Call {
-    pub(super) key: Arc<Key>,
+pub(super) struct JsonCall {
+    pub(super) key: Arc<ApiKey>,
     pub(super) body: Bytes,
 }
 
-impl FromRequest<Arc<App>> for Call {
+impl FromRequest<Arc<App>> for JsonCall {
     type Rejection = ApiError;
 
     /// Asks who calls before it looks at anything of the body.
     async fn from_request(request: Request, app: &Arc<App>) -> Result<Self, ApiError> {
         let (mut parts, body) = request.into_parts();
-        let key = match acceptable(&mut parts, app).await {
+        let key = match check_headers(&mut parts, app).await {
             Ok(key) => key,
             Err(error) => {
                 drain(body);
@@ -99,7 +99,7 @@ impl FromRequest<Arc<App>> for Call {
     }
 }
 
-async fn acceptable(parts: &mut Parts, app: &Arc<App>) -> Result<Arc<Key>, ApiError> {
+async fn check_headers(parts: &mut Parts, app: &Arc<App>) -> Result<Arc<ApiKey>, ApiError> {
     let Caller(key) = Caller::from_request_parts(parts, app).await?;
     check_type(&parts.headers)?;
     let length =
@@ -165,7 +165,7 @@ pub(super) async fn read(body: Body, limit: usize) -> Result<Bytes, ApiError> {
 pub(super) fn drain(body: Body) {
     let mut left = DRAIN_BYTES;
     let mut chunks = body.into_data_stream();
-    tokio::spawn(tokio::time::timeout(DRAIN, async move {
+    tokio::spawn(tokio::time::timeout(DRAIN_TIMEOUT, async move {
         while let Some(Ok(chunk)) = chunks.next().await {
             left = left.saturating_sub(chunk.len());
             if left == 0 {

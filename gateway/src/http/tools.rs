@@ -9,10 +9,10 @@ use http::StatusCode;
 
 use super::App;
 use super::error::{ApiError, json};
-use super::openapi::answers::ToolApproved;
 use super::openapi::requests;
-use super::receive::{Call, parse};
-use crate::members::object;
+use super::openapi::responses::ToolApproved;
+use super::receive::{JsonCall, parse};
+use crate::object_writer::object;
 use crate::request::ToolApproval;
 use crate::service::OperatorKey;
 
@@ -28,11 +28,12 @@ use crate::service::OperatorKey;
     ),
     security(("key" = []))
 )]
-pub(super) async fn approve(State(app): State<Arc<App>>, call: Call) -> Result<Response, ApiError> {
-    let Call { key, body: raw } = call;
+pub(super) async fn approve(State(app): State<Arc<App>>, call: JsonCall) -> Result<Response, ApiError> {
+    let JsonCall { key, body: raw } = call;
     let operator = OperatorKey::of(&key)?;
-    let approval = app.service.work(raw.len(), move || parse(&raw, ToolApproval::read)).await?;
+    let approval = app.service.run(raw.len(), move || parse(&raw, ToolApproval::read)).await?;
     let hash = app.service.approve_tool(operator, approval).await?;
-    let answer = object([("manifest_hash", Some(Json::String(hash))), ("approved", Some(Json::Bool(true)))]);
-    Ok(json(StatusCode::OK, answer.to_string()))
+    let response =
+        object([("manifest_hash", Some(Json::String(hash))), ("approved", Some(Json::Bool(true)))]);
+    Ok(json(StatusCode::OK, response.to_string()))
 }

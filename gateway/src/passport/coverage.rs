@@ -70,7 +70,7 @@ mod tests {
     }
 
     #[test]
-    fn actions_are_covered_by_value() {
+    fn coverage_compares_values() {
         let claims = claims(WHOLE);
         let uncovered = |tool, resource, goal, args: &str| {
             let args = Json::parse(args.as_bytes()).unwrap();
@@ -113,7 +113,7 @@ mod tests {
     }
 
     #[test]
-    fn an_empty_list_of_resources_is_any_and_of_tools_is_none() {
+    fn empty_resources_allow_any_but_empty_tools_allow_none() {
         let args = Json::parse(br#"{"amount": 5, "currency": "usd"}"#).unwrap();
         let action = Covered { tool: "x", resource: "anything", goal: "w", args: &args };
         assert_eq!(uncovered(&claims(&WHOLE.replace("[\"r\"]", "[]")), &action), None);
@@ -122,7 +122,7 @@ mod tests {
     }
 
     #[test]
-    fn any_value_may_have_to_be_equal() {
+    fn equality_constraint_accepts_any_json() {
         let constraints = r#"{"to": {"a": [1]}, "dry_run": true, "note": null}"#;
         let from = r#"{"max_amount": 10000, "min_amount": 1, "currency": "usd"}"#;
         let claims = claims(&WHOLE.replace(from, constraints));

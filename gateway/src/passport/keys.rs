@@ -11,16 +11,16 @@ use sha2::{Digest, Sha256};
 use zeroize::Zeroizing;
 
 use super::{Claims, PassportError};
-use crate::members::Members;
+use crate::object_writer::ObjectWriter;
 use crate::seal::{MasterKey, Purpose, SealError, random};
 use crate::store::{Rotation, SealedKey, Store, StoreError};
 
-/// How old what [`Keys::jwks`] answers may be.
+/// How old what [`SigningKeyStore::jwks`] answers may be.
 const JWKS_AGE: Duration = Duration::from_secs(1);
 
 /// Why there are no keys to sign or verify with.
 #[derive(Debug, thiserror::Error)]
-pub enum KeyError {
+pub enum SigningKeyError {
     /// A cryptographic operation failed.
     #[error("a signing key could not be made")]
     Crypto,
@@ -43,9 +43,9 @@ impl SealedKey {
     /// # Errors
     ///
     /// If the operating system has no randomness.
-    pub fn generate(master: &MasterKey) -> Result<Self, KeyError> {
+    pub fn generate(master: &MasterKey) -> Result<Self, SigningKeyError> {
         let seed: Zeroizing<[u8; 32]> = random()?;
-        let pair = Ed25519KeyPair::from_seed_unchecked(seed.as_ref()).map_err(|_| KeyError::Crypto)?;
+        let pair = Ed25519KeyPair::from_seed_unchecked(seed.as_ref()).map_err(|_| SigningKeyError::Crypto)?;
         let kid = thumbprint(&pair);
         let sealed = master.cipher(Purpose::SigningKey)?.seal(kid.as_bytes(), seed.as_ref())?;
         Ok(Self { kid, sealed, active: true, needed_until: 0 })
@@ -56,8 +56,8 @@ impl SealedKey {
         self.open(master).is_ok()
     }
 
-    fn open(&self, master: &MasterKey) -> Result<Ed25519KeyPair, KeyError> {
-        let failed = || KeyError::Sealed(self.kid.clone());
+    fn open(&self, master: &MasterKey) -> Result<Ed25519KeyPair, SigningKeyError> {
+        let failed = || SigningKeyError::Sealed(self.kid.clone());
         let seed =
             master.cipher(Purpose::SigningKey)?.open(self.kid.as_bytes(), &self.sealed).ok_or_else(failed)?;
         // The public key is derived, never read: whoever can write the data file cannot put theirs there.
@@ -68,14 +68,14 @@ impl SealedKey {
 
 /// The JWK thumbprint (RFC 7638): the hash of these members, in this order.
 fn thumbprint(pair: &Ed25519KeyPair) -> String {
-    let mut key = Members::new();
+    let mut key = ObjectWriter::new();
     key.string("crv", Some("Ed25519"));
     key.string("kty", Some("OKP"));
     key.string("x", Some(&token::encode(pair.public_key())));
     token::encode(Sha256::digest(key.finish()))
 }
 
-struct OpenKey {
+struct OpenSigningKey {
     public: PublicKey,
     pair: Ed25519KeyPair,
     active: bool,
@@ -83,21 +83,22 @@ struct OpenKey {
 }
 
 /// The keys of a gateway at one time.
-pub struct Ring(Vec<Arc<OpenKey>>);
+pub struct SigningKeys(Vec<Arc<OpenSigningKey>>);
 
-impl Ring {
+impl SigningKeys {
     /// Opens all of the keys.
     ///
     /// # Errors
     ///
     /// If `master` is not what sealed one of them.
-    pub fn open(keys: &[SealedKey], master: &MasterKey) -> Result<Self, KeyError> {
+    pub fn open(keys: &[SealedKey], master: &MasterKey) -> Result<Self, SigningKeyError> {
         let open = |key: &SealedKey| {
             let (pair, active, needed_until) = (key.open(master)?, key.active, key.needed_until);
-            let public = PublicKey::new(&*key.kid, pair.public_key().as_ref()).ok_or(KeyError::Crypto)?;
-            Ok(Arc::new(OpenKey { public, pair, active, needed_until }))
+            let public =
+                PublicKey::new(&*key.kid, pair.public_key().as_ref()).ok_or(SigningKeyError::Crypto)?;
+            Ok(Arc::new(OpenSigningKey { public, pair, active, needed_until }))
         };
-        Ok(Self(keys.iter().map(open).collect::<Result<_, KeyError>>()?))
+        Ok(Self(keys.iter().map(open).collect::<Result<_, SigningKeyError>>()?))
     }
 
     /// Signs claims with the active key: the token and the key's id.
@@ -105,8 +106,8 @@ impl Ring {
     /// # Errors
     ///
     /// If there is no active key.
-    pub fn sign(&self, typ: TokenType, claims: &Json) -> Result<(String, String), KeyError> {
-        let key = self.0.iter().rfind(|key| key.active).ok_or(KeyError::Crypto)?;
+    pub fn sign(&self, typ: TokenType, claims: &Json) -> Result<(String, String), SigningKeyError> {
+        let key = self.0.iter().rfind(|key| key.active).ok_or(SigningKeyError::Crypto)?;
         let mut token = token::signing_input(typ, key.public.kid(), claims);
         let signature = key.pair.sign(token.as_bytes());
         token.push('.');
@@ -137,7 +138,7 @@ impl Ring {
     }
 }
 
-impl fmt::Debug for Ring {
+impl fmt::Debug for SigningKeys {
     fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
         f.debug_list().entries(self.0.iter().map(|key| key.public.kid())).finish()
     }
@@ -145,33 +146,33 @@ impl fmt::Debug for Ring {
 
 /// The keys of a gateway, as its data store has them: another process may rotate them.
 #[derive(Debug)]
-pub struct Keys {
+pub struct SigningKeyStore {
     master: MasterKey,
-    ring: RwLock<(Arc<Ring>, Instant)>,
+    keys: RwLock<(Arc<SigningKeys>, Instant)>,
 }
 
-impl Keys {
+impl SigningKeyStore {
     /// Opens the keys in the store, and makes the first one if there is none.
     ///
     /// # Errors
     ///
     /// If the store does not work, or `master` is not what sealed a key.
-    pub async fn open(store: &dyn Store, master: MasterKey) -> Result<Self, KeyError> {
+    pub async fn open(store: &dyn Store, master: MasterKey) -> Result<Self, SigningKeyError> {
         let mut keys = store.signing_keys().await?;
         if keys.is_empty() {
             store.add_signing_key(SealedKey::generate(&master)?, Rotation::First).await?;
             keys = store.signing_keys().await?;
         }
-        let ring = Arc::new(Ring::open(&keys, &master)?);
-        Ok(Self { master, ring: RwLock::new((ring, Instant::now())) })
+        let keys = Arc::new(SigningKeys::open(&keys, &master)?);
+        Ok(Self { master, keys: RwLock::new((keys, Instant::now())) })
     }
 
     /// Makes a new key that signs from now on. The others verify as long as passports that they signed hold.
     ///
     /// # Errors
     ///
-    /// As [`Keys::open`].
-    pub async fn rotate(store: &dyn Store, master: &MasterKey) -> Result<String, KeyError> {
+    /// As [`SigningKeyStore::open`].
+    pub async fn rotate(store: &dyn Store, master: &MasterKey) -> Result<String, SigningKeyError> {
         // With another master key no key would open any more.
         Self::check(store, master).await?;
         let key = SealedKey::generate(master)?;
@@ -184,36 +185,36 @@ impl Keys {
     ///
     /// # Errors
     ///
-    /// As [`Keys::open`].
-    pub async fn check(store: &dyn Store, master: &MasterKey) -> Result<(), KeyError> {
-        Ring::open(&store.signing_keys().await?, master).map(|_| ())
+    /// As [`SigningKeyStore::open`].
+    pub async fn check(store: &dyn Store, master: &MasterKey) -> Result<(), SigningKeyError> {
+        SigningKeys::open(&store.signing_keys().await?, master).map(|_| ())
     }
 
     /// The keys as they were last read.
-    pub fn known(&self) -> Arc<Ring> {
-        Arc::clone(&self.ring.read().unwrap_or_else(PoisonError::into_inner).0)
+    pub fn cached(&self) -> Arc<SigningKeys> {
+        Arc::clone(&self.keys.read().unwrap_or_else(PoisonError::into_inner).0)
     }
 
     /// The keys as they are in the store now.
     ///
     /// # Errors
     ///
-    /// As [`Keys::open`].
-    pub async fn read(&self, store: &dyn Store) -> Result<Arc<Ring>, KeyError> {
-        let ring = Arc::new(Ring::open(&store.signing_keys().await?, &self.master)?);
-        *self.ring.write().unwrap_or_else(PoisonError::into_inner) = (Arc::clone(&ring), Instant::now());
-        Ok(ring)
+    /// As [`SigningKeyStore::open`].
+    pub async fn read(&self, store: &dyn Store) -> Result<Arc<SigningKeys>, SigningKeyError> {
+        let keys = Arc::new(SigningKeys::open(&store.signing_keys().await?, &self.master)?);
+        *self.keys.write().unwrap_or_else(PoisonError::into_inner) = (Arc::clone(&keys), Instant::now());
+        Ok(keys)
     }
 
     /// The keys of the JWK Set for `now`, at most a second old: anyone may ask for it, and often.
     ///
     /// # Errors
     ///
-    /// As [`Keys::open`].
-    pub async fn jwks(&self, store: &dyn Store, now: i64) -> Result<Json, KeyError> {
-        let (ring, read_at) = self.ring.read().unwrap_or_else(PoisonError::into_inner).clone();
+    /// As [`SigningKeyStore::open`].
+    pub async fn jwks(&self, store: &dyn Store, now: i64) -> Result<Json, SigningKeyError> {
+        let (keys, read_at) = self.keys.read().unwrap_or_else(PoisonError::into_inner).clone();
         match read_at.elapsed() < JWKS_AGE {
-            true => Ok(ring.jwks(now)),
+            true => Ok(keys.jwks(now)),
             false => Ok(self.read(store).await?.jwks(now)),
         }
     }

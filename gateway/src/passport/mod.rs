@@ -15,7 +15,7 @@ mod tests;
 
 use actpass_protocol::token::ValidationTime;
 pub use actpass_protocol::token::{Claims, PassportError};
-pub use keys::{Keys, Ring};
+pub use keys::{SigningKeyStore, SigningKeys};
 
 /// For how long a passport holds at most, in seconds.
 pub const MAX_TTL: i64 = 3600;

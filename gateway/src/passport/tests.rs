@@ -5,8 +5,8 @@ use actpass_protocol::token::{self, TokenType};
 use ring::signature::Ed25519KeyPair;
 use tempfile::TempDir;
 
-use super::keys::KeyError;
-use super::{Keys, PassportError, Ring};
+use super::keys::SigningKeyError;
+use super::{PassportError, SigningKeyStore, SigningKeys};
 use crate::ledger::Draft;
 use crate::seal::MasterKey;
 use crate::store::{Mutation, Record, Rotation, SealedKey, SqliteStore, Store};
@@ -23,18 +23,18 @@ fn store(folder: &TempDir) -> SqliteStore {
     SqliteStore::open(&folder.path().join("data.db")).unwrap()
 }
 
-async fn ring(folder: &TempDir) -> std::sync::Arc<Ring> {
-    Keys::open(&store(folder), master(1)).await.unwrap().known()
+async fn ring(folder: &TempDir) -> std::sync::Arc<SigningKeys> {
+    SigningKeyStore::open(&store(folder), master(1)).await.unwrap().cached()
 }
 
-fn kids(ring: &Ring, now: i64) -> Vec<String> {
+fn kids(ring: &SigningKeys, now: i64) -> Vec<String> {
     let keys = ring.jwks(now);
     let Json::Array(keys) = &keys else { panic!("{keys}") };
     keys.iter().map(|key| key.member("kid").unwrap().as_str().unwrap().to_owned()).collect()
 }
 
 #[tokio::test]
-async fn what_is_signed_verifies_and_no_changed_byte_does() {
+async fn signature_rejects_any_changed_byte() {
     let folder = TempDir::new().unwrap();
     let ring = ring(&folder).await;
     let (token, _) = ring.sign(TokenType::Passport, &Json::parse(CLAIMS.as_bytes()).unwrap()).unwrap();
@@ -70,7 +70,7 @@ async fn what_is_signed_verifies_and_no_changed_byte_does() {
 }
 
 #[tokio::test]
-async fn forged_tokens_are_refused_for_what_they_are() {
+async fn forged_tokens_get_specific_errors() {
     let (folder, foreign) = (TempDir::new().unwrap(), TempDir::new().unwrap());
     let (ring, other) = (ring(&folder).await, ring_of(&foreign).await);
     let claims = Json::parse(CLAIMS.as_bytes()).unwrap();
@@ -106,19 +106,19 @@ async fn forged_tokens_are_refused_for_what_they_are() {
     assert_eq!(ring.verify(&token).unwrap_err(), PassportError::Malformed);
 }
 
-async fn ring_of(folder: &TempDir) -> std::sync::Arc<Ring> {
+async fn ring_of(folder: &TempDir) -> std::sync::Arc<SigningKeys> {
     ring(folder).await
 }
 
 #[tokio::test]
-async fn keys_outlive_a_restart_and_are_nowhere_in_the_clear() {
+async fn signing_keys_survive_restart_encrypted() {
     let folder = TempDir::new().unwrap();
     let store = store(&folder);
-    let first = Keys::open(&store, master(1)).await.unwrap().known();
-    let again = Keys::open(&store, master(1)).await.unwrap().known();
+    let first = SigningKeyStore::open(&store, master(1)).await.unwrap().cached();
+    let again = SigningKeyStore::open(&store, master(1)).await.unwrap().cached();
     assert_eq!(kids(&first, 0), kids(&again, 0));
-    assert!(matches!(Keys::open(&store, master(2)).await, Err(KeyError::Sealed(_))));
-    assert!(matches!(Keys::rotate(&store, &master(2)).await, Err(KeyError::Sealed(_))));
+    assert!(matches!(SigningKeyStore::open(&store, master(2)).await, Err(SigningKeyError::Sealed(_))));
+    assert!(matches!(SigningKeyStore::rotate(&store, &master(2)).await, Err(SigningKeyError::Sealed(_))));
     assert_eq!(store.signing_keys().await.unwrap().len(), 1);
     store.close().await;
     drop(store);
@@ -130,7 +130,7 @@ async fn keys_outlive_a_restart_and_are_nowhere_in_the_clear() {
 }
 
 #[tokio::test]
-async fn sealed_keys_are_bound_to_their_names() {
+async fn sealed_signing_keys_are_bound_to_kid() {
     let folder = TempDir::new().unwrap();
     let store = store(&folder);
     let (mut one, other) =
@@ -138,21 +138,20 @@ async fn sealed_keys_are_bound_to_their_names() {
     assert!(one.sealed.len() == 12 + 32 + 16 && one.sealed != other.sealed);
     one.kid = other.kid;
     store.add_signing_key(one, Rotation::Next).await.unwrap();
-    assert!(matches!(Keys::open(&store, master(1)).await, Err(KeyError::Sealed(_))));
+    assert!(matches!(SigningKeyStore::open(&store, master(1)).await, Err(SigningKeyError::Sealed(_))));
 }
 
 #[tokio::test]
-async fn old_keys_verify_until_their_last_passport_has_expired() {
+async fn retired_keys_verify_until_last_passport_expires() {
     let folder = TempDir::new().unwrap();
     let store = store(&folder);
-    let keys = Keys::open(&store, master(1)).await.unwrap();
-    let (token, old) =
-        keys.known().sign(TokenType::Passport, &Json::parse(CLAIMS.as_bytes()).unwrap()).unwrap();
+    let keys = SigningKeyStore::open(&store, master(1)).await.unwrap();
+    let (token, old) = keys.cached().sign(TokenType::Passport, &Json::parse(CLAIMS.as_bytes()).unwrap()).unwrap();
     let issue = Mutation::IssuePassport { jti: "ap_1".to_owned(), kid: old.clone(), expires_at: 200 };
     store.record(Record { event: Draft::default(), mutation: Some(issue) }).await.unwrap();
 
-    let new = Keys::rotate(&store, &master(1)).await.unwrap();
-    assert_eq!(kids(&keys.known(), 0), std::slice::from_ref(&old));
+    let new = SigningKeyStore::rotate(&store, &master(1)).await.unwrap();
+    assert_eq!(kids(&keys.cached(), 0), std::slice::from_ref(&old));
     let ring = keys.read(&store).await.unwrap();
     assert_eq!(kids(&ring, 199), [old.clone(), new.clone()]);
     assert_eq!(kids(&ring, 200), std::slice::from_ref(&new));
@@ -160,13 +159,13 @@ async fn old_keys_verify_until_their_last_passport_has_expired() {
     assert_eq!(ring.sign(TokenType::Passport, &Json::Null).unwrap().1, new);
 
     // A key that signed nothing is of no use any more.
-    let newest = Keys::rotate(&store, &master(1)).await.unwrap();
+    let newest = SigningKeyStore::rotate(&store, &master(1)).await.unwrap();
     assert_eq!(kids(&keys.read(&store).await.unwrap(), 199), [old, newest]);
 }
 
 /// Made with another library, in the form of the version that sealed keys first.
 #[test]
-fn a_key_that_was_sealed_earlier_opens() {
+fn opens_signing_key_sealed_by_earlier_version() {
     let sealed = "0a0a0a0a0a0a0a0a0a0a0a0a3c973e2ed6addcb270ecb372b67ca2823f743a80bcc2844672efb2c5c1e6f66a33\
                   1828cc7ee6a60524d092c7f6a2a05b";
     let key = SealedKey {

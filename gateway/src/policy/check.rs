@@ -16,7 +16,7 @@ use super::model::{
 };
 
 /// In a policy of more rules, each rule is looked at alone and not compared with every earlier one.
-const COMPARED: usize = 2000;
+const MAX_COMPARED_RULES: usize = 2000;
 
 /// Something about a rule that is probably not meant.
 #[derive(Clone, Debug, PartialEq, Eq)]
@@ -72,7 +72,7 @@ impl Policy {
     /// What is probably not meant in it, in the order of its rules.
     pub fn findings(&self) -> Vec<Finding> {
         let mut findings = Vec::new();
-        let looks: Vec<_> = self.rules.iter().map(|rule| Look::at(&self.paths, rule)).collect();
+        let looks: Vec<_> = self.rules.iter().map(|rule| RuleConstraints::at(&self.paths, rule)).collect();
         for (index, (rule, look)) in self.rules.iter().zip(&looks).enumerate() {
             let mut add = |kind| findings.push(Finding { rule: rule.name.clone(), kind });
             if let Err(why) = look {
@@ -80,7 +80,7 @@ impl Policy {
                 continue;
             }
             if let Ok(look) = look
-                && self.rules.len() <= COMPARED
+                && self.rules.len() <= MAX_COMPARED_RULES
                 && let Some(earlier) = self
                     .rules
                     .iter()
@@ -129,9 +129,9 @@ impl Policy {
 
 /// The types of values.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
-struct Kinds(u8);
+struct JsonTypes(u8);
 
-impl Kinds {
+impl JsonTypes {
     const ANY: Self = Self(0b11_1111);
     const ARRAY: Self = Self(1);
     const BOOL: Self = Self(1 << 1);
@@ -190,21 +190,21 @@ fn needs_value(test: &Test) -> bool {
 }
 
 /// A rule whose conditions may hold together: what they say of each path.
-struct Look<'p> {
+struct RuleConstraints<'p> {
     paths: &'p [Path],
     rule: &'p Rule,
     /// By the path's number.
-    found: HashMap<usize, Found<'p>>,
+    found: HashMap<usize, PathConstraints<'p>>,
 }
 
 /// What the conditions of a rule say of a path.
-struct Found<'p> {
+struct PathConstraints<'p> {
     tests: Vec<&'p Test>,
     /// Every value that is possible, if they are few.
     candidates: Option<Vec<Json>>,
 }
 
-impl<'p> Look<'p> {
+impl<'p> RuleConstraints<'p> {
     /// Looks at the rule; the error is why its conditions never hold together.
     fn at(paths: &'p [Path], rule: &'p Rule) -> Result<Self, String> {
         let mut tests: HashMap<usize, Vec<&Test>> = HashMap::default();
@@ -215,7 +215,7 @@ impl<'p> Look<'p> {
                 // That there is a value at the other path too is all that is said of it alone.
                 tests.entry(other).or_default();
                 compared.insert(other);
-                if other == condition.path && !may_hold_of_itself(comparison) {
+                if other == condition.path && !may_hold_for_itself(comparison) {
                     let path = paths.get(other).map(Path::to_string).unwrap_or_default();
                     return Err(format!("{path} is compared with itself"));
                 }
@@ -246,15 +246,15 @@ impl<'p> Look<'p> {
                 return Err(format!("{path} is always there"));
             }
             if is_missing {
-                found.insert(number, Found { tests: of_path.clone(), candidates: None });
+                found.insert(number, PathConstraints { tests: of_path.clone(), candidates: None });
                 continue;
             }
             let mut kinds = path.kinds();
             for test in of_path {
-                kinds = kinds.and(Kinds::required(test));
+                kinds = kinds.and(JsonTypes::required(test));
             }
             if has_needed_below {
-                kinds = kinds.and(Kinds::OBJECT.or(Kinds::ARRAY));
+                kinds = kinds.and(JsonTypes::OBJECT.or(JsonTypes::ARRAY));
             }
             if kinds.0 == 0 {
                 return Err(format!("no value of {path} is of the type that every condition needs"));
@@ -280,7 +280,7 @@ impl<'p> Look<'p> {
             }
             check_bounds(path, of_path)?;
             check_members(path, of_path, &deeper, needed)?;
-            found.insert(number, Found { tests: of_path.clone(), candidates });
+            found.insert(number, PathConstraints { tests: of_path.clone(), candidates });
         }
         check_pairs(paths, &rule.when)?;
         Ok(Self { paths, rule, found })
@@ -344,17 +344,17 @@ impl Path {
     }
 
     /// Of which types its value can be.
-    fn kinds(&self) -> Kinds {
+    fn kinds(&self) -> JsonTypes {
         match (self.segments.is_empty(), self.root.is_object()) {
-            (true, true) => Kinds::OBJECT,
-            (true, false) => Kinds::STRING,
-            (false, _) => Kinds::ANY,
+            (true, true) => JsonTypes::OBJECT,
+            (true, false) => JsonTypes::STRING,
+            (false, _) => JsonTypes::ANY,
         }
     }
 }
 
 /// Every value that can be at the path, if they are few.
-fn candidates(path: &Path, kinds: Kinds, tests: &[&Test]) -> Option<Vec<Json>> {
+fn candidates(path: &Path, kinds: JsonTypes, tests: &[&Test]) -> Option<Vec<Json>> {
     let named = tests.iter().find_map(|test| {
         if let Test::Equal(value) = test {
             return Some(vec![value.clone()]);
@@ -380,9 +380,9 @@ fn candidates(path: &Path, kinds: Kinds, tests: &[&Test]) -> Option<Vec<Json>> {
     if path.root == Root::RiskTier {
         return Some(RiskTier::ALL.iter().map(|tier| Json::from(tier.as_str())).collect());
     }
-    let null = (kinds.and(Kinds::NULL).0 != 0).then_some(Json::Null);
-    let booleans = [true, false].into_iter().filter(|_| kinds.and(Kinds::BOOL).0 != 0).map(Json::Bool);
-    let is_finite = kinds.and(Kinds::NULL.or(Kinds::BOOL)) == kinds;
+    let null = (kinds.and(JsonTypes::NULL).0 != 0).then_some(Json::Null);
+    let booleans = [true, false].into_iter().filter(|_| kinds.and(JsonTypes::BOOL).0 != 0).map(Json::Bool);
+    let is_finite = kinds.and(JsonTypes::NULL.or(JsonTypes::BOOL)) == kinds;
     is_finite.then(|| null.into_iter().chain(booleans).collect())
 }
 
@@ -401,10 +401,11 @@ fn check_bounds(path: &Path, tests: &[&Test]) -> Result<(), String> {
         for other in tests.iter().skip(index + 1) {
             let excludes = match (one, other) {
                 (Test::Order(a, of_a), Test::Order(b, of_b)) => {
-                    let (is_low, is_high) = (|r: Relation| r.is_low(), |r: Relation| !r.is_low());
+                    let (is_lower_bound, is_high) =
+                        (|r: Relation| r.is_lower_bound(), |r: Relation| !r.is_lower_bound());
                     let (low, high) = match () {
-                        () if is_low(*a) && is_high(*b) => ((*a, of_a), (*b, of_b)),
-                        () if is_low(*b) && is_high(*a) => ((*b, of_b), (*a, of_a)),
+                        () if is_lower_bound(*a) && is_high(*b) => ((*a, of_a), (*b, of_b)),
+                        () if is_lower_bound(*b) && is_high(*a) => ((*b, of_b), (*a, of_a)),
                         () => continue,
                     };
                     let strict = low.0 == Relation::Greater || high.0 == Relation::Less;
@@ -432,7 +433,7 @@ fn check_bounds(path: &Path, tests: &[&Test]) -> Result<(), String> {
 
 impl Relation {
     /// Whether it bounds from below.
-    const fn is_low(self) -> bool {
+    const fn is_lower_bound(self) -> bool {
         matches!(self, Self::AtLeast | Self::Greater)
     }
 }
@@ -458,7 +459,7 @@ fn check_members(
 }
 
 /// Whether a value can be so compared with itself.
-fn may_hold_of_itself(comparison: Comparison) -> bool {
+fn may_hold_for_itself(comparison: Comparison) -> bool {
     match comparison {
         Comparison::Contains | Comparison::EndsWith | Comparison::Equal | Comparison::StartsWith => true,
         Comparison::Order(relation) => relation.holds(Ordering::Equal),
@@ -513,13 +514,13 @@ fn check_pairs(paths: &[Path], conditions: &[Condition]) -> Result<(), String> {
 /// Whether `other` holds for every value for which `own` does.
 fn implies_test(own: &Test, other: &Test) -> bool {
     match (own, other) {
-        (Test::Order(a, of_a), Test::Order(b, of_b)) if a.is_low() == b.is_low() => {
+        (Test::Order(a, of_a), Test::Order(b, of_b)) if a.is_lower_bound() == b.is_lower_bound() => {
             let order = compare(of_a, of_b);
             let strict_enough = *a == *b || matches!(a, Relation::Greater | Relation::Less);
             match order {
                 Some(Ordering::Equal) => strict_enough,
-                Some(Ordering::Greater) => a.is_low(),
-                Some(Ordering::Less) => !a.is_low(),
+                Some(Ordering::Greater) => a.is_lower_bound(),
+                Some(Ordering::Less) => !a.is_lower_bound(),
                 None => false,
             }
         }

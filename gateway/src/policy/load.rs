@@ -45,7 +45,7 @@ impl Policy {
 }
 
 /// The members of an object, by name.
-type Members<'j> = HashMap<&'j str, &'j Json>;
+type MemberMap<'j> = HashMap<&'j str, &'j Json>;
 
 #[derive(Default)]
 struct Loader {
@@ -64,7 +64,7 @@ impl Loader {
         let mut sets = Vec::with_capacity(rules.len());
         let mut names = HashSet::default();
         for (index, rule) in rules.iter().enumerate() {
-            let place = Place::of(index, rule);
+            let place = RuleLocation::of(index, rule);
             if let Some(name) = rule.member("name").and_then(Json::as_str)
                 && !names.insert(name)
             {
@@ -83,7 +83,7 @@ impl Loader {
     }
 
     /// The rule and the identities of its conditions, sorted, each once.
-    fn rule(&mut self, place: &Place<'_>, rule: &Json) -> Option<(Rule, Vec<usize>)> {
+    fn rule(&mut self, place: &RuleLocation<'_>, rule: &Json) -> Option<(Rule, Vec<usize>)> {
         let known = ["name", "when", "decision", "reason", "risk_tier", "next_steps"];
         let members = self.members(place, rule, &known)?;
         let name = self.text(place.member("name"), members.get("name"));
@@ -114,7 +114,11 @@ impl Loader {
         Some((rule, set))
     }
 
-    fn when(&mut self, place: &Place<'_>, when: Option<&&Json>) -> Option<(Vec<Condition>, Vec<usize>)> {
+    fn when(
+        &mut self,
+        place: &RuleLocation<'_>,
+        when: Option<&&Json>,
+    ) -> Option<(Vec<Condition>, Vec<usize>)> {
         let conditions = self.array(place.member("when"), when)?;
         let mut loaded = Vec::with_capacity(conditions.len());
         let mut set = Vec::with_capacity(conditions.len());
@@ -159,13 +163,13 @@ impl Loader {
         };
         let test = match found {
             Ok(test) => test,
-            Err(Wrong::Operator) => {
+            Err(ConditionError::Operator) => {
                 let problem =
                     format_args!("unknown operator {operator:?}; expected one of {}", OPERATORS.join(", "));
                 self.problems.add(format_args!("{place}.operator"), problem);
                 return None;
             }
-            Err(Wrong::Value(problem)) => {
+            Err(ConditionError::Value(problem)) => {
                 self.problems.add(format_args!("{place}.value"), problem);
                 return None;
             }
@@ -196,7 +200,7 @@ impl Loader {
         Some(index)
     }
 
-    fn reason(&mut self, place: &Place<'_>, reason: Option<&&Json>) -> Option<String> {
+    fn reason(&mut self, place: &RuleLocation<'_>, reason: Option<&&Json>) -> Option<String> {
         let place = place.member("reason");
         let reason = self.text(&place, reason)?;
         if reason.chars().count() > REASON_CHARACTERS {
@@ -209,7 +213,7 @@ impl Loader {
         Some(reason)
     }
 
-    fn next_steps(&mut self, place: &Place<'_>, steps: Option<&&Json>) -> Option<Vec<String>> {
+    fn next_steps(&mut self, place: &RuleLocation<'_>, steps: Option<&&Json>) -> Option<Vec<String>> {
         if steps.is_none() {
             return Some(Vec::new());
         }
@@ -276,7 +280,7 @@ impl Loader {
         place: impl fmt::Display,
         value: &'j Json,
         known: &[&str],
-    ) -> Option<Members<'j>> {
+    ) -> Option<MemberMap<'j>> {
         let Some(members) = value.as_object() else {
             self.problems.add(place, format_args!("expected an object, found {}", value.kind()));
             return None;
@@ -339,12 +343,12 @@ impl Loader {
 }
 
 /// How problems call a rule: by its name, or by its index if it has none.
-enum Place<'j> {
+enum RuleLocation<'j> {
     Index(usize),
     Name(&'j str),
 }
 
-impl<'j> Place<'j> {
+impl<'j> RuleLocation<'j> {
     fn of(index: usize, rule: &'j Json) -> Self {
         match rule.member("name").and_then(Json::as_str) {
             Some(name) if !name.is_empty() => Self::Name(name),
@@ -357,7 +361,7 @@ impl<'j> Place<'j> {
     }
 }
 
-impl fmt::Display for Place<'_> {
+impl fmt::Display for RuleLocation<'_> {
     fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
         match self {
             Self::Index(index) => write!(f, "rules[{index}]"),
@@ -409,12 +413,12 @@ const OPERATORS: [&str; 14] = [
     "has_only",
 ];
 
-enum Wrong {
+enum ConditionError {
     Operator,
     Value(String),
 }
 
-fn test(operator: &str, value: &Json) -> Result<Test, Wrong> {
+fn test(operator: &str, value: &Json) -> Result<Test, ConditionError> {
     Ok(match operator {
         "==" => Test::Equal(value.clone()),
         "!=" => Test::NotEqual(value.clone()),
@@ -431,16 +435,16 @@ fn test(operator: &str, value: &Json) -> Result<Test, Wrong> {
             RegexBuilder::new(&string(value)?)
                 .size_limit(PATTERN_BYTES)
                 .build()
-                .map_err(|error| Wrong::Value(format!("not a pattern: {}", one_line(&error))))?,
+                .map_err(|error| ConditionError::Value(format!("not a pattern: {}", one_line(&error))))?,
         ),
         "exists" => Test::Exists(boolean(value)?),
         "has_only" => Test::HasOnly(names(value)?),
-        _ => return Err(Wrong::Operator),
+        _ => return Err(ConditionError::Operator),
     })
 }
 
 /// How the operator compares a value with that at another path.
-fn comparison(operator: &str) -> Result<Comparison, Wrong> {
+fn comparison(operator: &str) -> Result<Comparison, ConditionError> {
     Ok(match operator {
         "==" => Comparison::Equal,
         "!=" => Comparison::NotEqual,
@@ -454,14 +458,14 @@ fn comparison(operator: &str) -> Result<Comparison, Wrong> {
         "starts_with" => Comparison::StartsWith,
         "ends_with" => Comparison::EndsWith,
         "matches" | "exists" | "has_only" => {
-            return Err(Wrong::Value(format!("{operator} takes no value_path; expected value")));
+            return Err(ConditionError::Value(format!("{operator} takes no value_path; expected value")));
         }
-        _ => return Err(Wrong::Operator),
+        _ => return Err(ConditionError::Operator),
     })
 }
 
 /// The names of members, of which there may be none.
-fn names(value: &Json) -> Result<HashSet<String>, Wrong> {
+fn names(value: &Json) -> Result<HashSet<String>, ConditionError> {
     let Json::Array(items) = value else {
         return Err(expected("an array of strings", value));
     };
@@ -469,10 +473,10 @@ fn names(value: &Json) -> Result<HashSet<String>, Wrong> {
         .iter()
         .map(|item| item.as_str().map(str::to_owned))
         .collect::<Option<_>>()
-        .ok_or_else(|| Wrong::Value("expected an array of strings, found another array".to_owned()))
+        .ok_or_else(|| ConditionError::Value("expected an array of strings, found another array".to_owned()))
 }
 
-fn bound(value: &Json) -> Result<Bound, Wrong> {
+fn bound(value: &Json) -> Result<Bound, ConditionError> {
     match value {
         Json::Number(number) => Ok(Bound::Number(number.clone())),
         Json::String(text) => Ok(Bound::Text(text.clone())),
@@ -482,16 +486,16 @@ fn bound(value: &Json) -> Result<Bound, Wrong> {
     }
 }
 
-fn list(value: &Json) -> Result<List, Wrong> {
+fn list(value: &Json) -> Result<List, ConditionError> {
     let Json::Array(items) = value else {
         return Err(expected("an array", value));
     };
     let Some(first) = items.first() else {
-        return Err(Wrong::Value("expected at least one item, found an empty array".to_owned()));
+        return Err(ConditionError::Value("expected at least one item, found an empty array".to_owned()));
     };
     if let Some(other) = items.iter().find(|item| item.kind() != first.kind()) {
         let problem = format!("expected items of one type, found {} and {}", first.kind(), other.kind());
-        return Err(Wrong::Value(problem));
+        return Err(ConditionError::Value(problem));
     }
     if first.as_str().is_none() {
         return Ok(List::Values(items.clone()));
@@ -499,7 +503,7 @@ fn list(value: &Json) -> Result<List, Wrong> {
     Ok(List::Strings(items.iter().filter_map(Json::as_str).map(str::to_owned).collect()))
 }
 
-fn boolean(value: &Json) -> Result<bool, Wrong> {
+fn boolean(value: &Json) -> Result<bool, ConditionError> {
     match value {
         Json::Bool(value) => Ok(*value),
         Json::Array(_) | Json::Null | Json::Number(_) | Json::Object(_) | Json::String(_) => {
@@ -508,12 +512,12 @@ fn boolean(value: &Json) -> Result<bool, Wrong> {
     }
 }
 
-fn string(value: &Json) -> Result<String, Wrong> {
+fn string(value: &Json) -> Result<String, ConditionError> {
     value.as_str().map(str::to_owned).ok_or_else(|| expected("a string", value))
 }
 
-fn expected(what: &str, found: &Json) -> Wrong {
-    Wrong::Value(format!("expected {what}, found {}", found.kind()))
+fn expected(what: &str, found: &Json) -> ConditionError {
+    ConditionError::Value(format!("expected {what}, found {}", found.kind()))
 }
 
 /// The last line of a pattern's error says what is wrong; those above draw where.

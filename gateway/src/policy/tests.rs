@@ -126,7 +126,7 @@ const ALL: [(&str, &str); 12] = [
 ];
 
 #[test]
-fn a_missing_path_makes_every_operator_false() {
+fn missing_path_fails_every_operator() {
     for (operator, value) in ALL {
         for args in ["{}", r#"{"x": {}}"#, r#"{"x": []}"#, r#"{"x": 1}"#, r#"{"x": {"Y": 1}}"#] {
             assert!(!holds("args.x.y", operator, value, args), "{operator} {args}");
@@ -135,7 +135,7 @@ fn a_missing_path_makes_every_operator_false() {
 }
 
 #[test]
-fn another_type_makes_every_operator_false() {
+fn type_mismatch_fails_every_operator() {
     let others = ["null", "true", r#""1""#, r#"{"x": 1}"#, "1", "[2]"];
     for (operator, value) in ALL {
         let value_kind = Json::parse(value.as_bytes()).unwrap().kind();
@@ -155,7 +155,7 @@ fn another_type_makes_every_operator_false() {
 }
 
 #[test]
-fn numbers_compare_exactly_whatever_their_length() {
+fn numbers_compare_exactly_at_any_length() {
     check(&[
         ("==", "9007199254740993", "9007199254740993", true),
         ("==", "9007199254740993", "9007199254740992", false),
@@ -175,7 +175,7 @@ fn numbers_compare_exactly_whatever_their_length() {
 }
 
 #[test]
-fn paths_walk_members_and_indexes() {
+fn paths_resolve_members_and_indexes() {
     let args = r#"{"list": [{"id": 7}, {"id": 8}], "0": "zero", "": 1, "01": "x"}"#;
     assert!(holds("args.list.1.id", "==", "8", args));
     assert!(holds("args.0", "==", "\"zero\"", args));
@@ -187,7 +187,7 @@ fn paths_walk_members_and_indexes() {
 }
 
 #[test]
-fn the_first_rule_that_matches_decides() {
+fn first_matching_rule_decides() {
     let policy = Policy::parse(
         br#"{"id": "p", "version": "2026-01", "rules": [
             {"name": "a", "when": [{"path": "tool", "operator": "==", "value": "x"},
@@ -209,7 +209,7 @@ fn the_first_rule_that_matches_decides() {
 }
 
 #[test]
-fn the_hash_is_of_the_policy_and_not_of_its_spelling() {
+fn policy_hash_ignores_formatting() {
     let hash = |text: &str| Policy::parse(text.as_bytes()).unwrap().hash().to_owned();
     let one = hash(r#"{"id": "p", "version": 1, "rules": []}"#);
     assert_eq!(one, hash(r#"{"rules":[],"version":1,"id":"p"}"#));
@@ -221,7 +221,7 @@ fn the_hash_is_of_the_policy_and_not_of_its_spelling() {
 }
 
 #[test]
-fn numbers_that_a_double_would_make_equal_make_other_rules_and_other_hashes() {
+fn policy_hash_distinguishes_numbers_beyond_double_precision() {
     for (one, other) in [("9007199254740992", "9007199254740993"), ("0.1", "0.1000000000000000055")] {
         let text = |first: &str, second: &str| {
             let rule = |name: &str, value: &str| {
@@ -249,7 +249,7 @@ fn condition(path: &str, operator: &str, value: &str) -> String {
 }
 
 #[test]
-fn every_problem_is_named() {
+fn each_policy_problem_is_named() {
     let ok = r#", "decision": "allow", "reason": "x""#;
     let table: Vec<(String, &str)> = vec![
         ("{".to_owned(), "policy: not JSON"),
@@ -308,7 +308,7 @@ fn every_problem_is_named() {
 }
 
 #[test]
-fn all_problems_are_found_at_once() {
+fn reports_all_policy_problems_at_once() {
     let text = r#"{"id": 1, "version": 1, "rules": [
         {"name": "a", "when": [{"path": "x", "operator": "?", "value": 1}], "decision": "no", "reason": ""},
         {"name": "a", "when": 1, "decision": "allow", "reason": "x"}]}"#;
@@ -343,7 +343,7 @@ fn rules(rules: &[&[(&str, &str, &str)]]) -> String {
 }
 
 #[test]
-fn rules_that_cannot_be_reached_are_problems() {
+fn rejects_unreachable_rules() {
     let (a, b, c) = (("tool", "==", "\"a\""), ("args.x", "<", "1"), ("args.y", "<", "1"));
     let b_spelled_otherwise = ("args.x", "<", "1.0");
     let found = |list: &[&[(&str, &str, &str)]]| match Policy::parse(rules(list).as_bytes()) {
@@ -361,7 +361,7 @@ fn rules_that_cannot_be_reached_are_problems() {
 }
 
 #[test]
-fn ten_thousand_rules_are_checked_and_tried() {
+fn evaluates_ten_thousand_rules() {
     let tools: Vec<_> = (0..10_000).map(|n| format!("\"tool{n}\"")).collect();
     let shared = ("args.x", "<", "1");
     let lists: Vec<_> = tools.iter().map(|tool| [shared, ("tool", "==", tool.as_str())]).collect();
@@ -387,7 +387,7 @@ fn tried(policy: &Policy, input: &Input<'_>) -> Vec<usize> {
 }
 
 #[test]
-fn rules_are_found_by_what_tells_them_apart() {
+fn index_uses_distinguishing_condition() {
     let names: Vec<_> = (0..100).map(|n| format!("\"c{n}\"")).collect();
     let one_tool = ("tool", "==", "\"refunds.create\"");
     let lists: Vec<_> = names.iter().map(|name| [one_tool, ("args.customer", "==", name.as_str())]).collect();
@@ -411,7 +411,7 @@ proptest! {
     #![proptest_config(ProptestConfig { failure_persistence: None, ..ProptestConfig::with_cases(2_000) })]
 
     #[test]
-    fn the_first_rule_in_order_decides_whatever_is_indexed(
+    fn index_preserves_rule_order(
         conditions in vec(vec(condition_of_any_kind(), 0..4), 0..24),
         inputs in vec((select(TEXTS), select(TEXTS), any_args()), 1..8),
     ) {
@@ -481,7 +481,7 @@ fn any_args() -> impl Strategy<Value = String> {
 }
 
 #[test]
-fn cases_say_what_differs() {
+fn case_mismatches_show_expected_and_actual() {
     let policy = Policy::parse(condition("args.x", "==", "1").as_bytes()).unwrap();
     let cases = Cases::parse(
         br#"[{"name": "ok", "input": {"args": {"x": 1.0}}, "expect": "allow"},
@@ -500,7 +500,7 @@ fn cases_say_what_differs() {
 }
 
 #[test]
-fn wrong_cases_are_problems() {
+fn rejects_invalid_cases() {
     for (text, expected) in [
         ("{}", "cases: missing"),
         ("[]", "at least one case"),
@@ -574,7 +574,7 @@ fn when(text: &str) -> String {
 }
 
 #[test]
-fn rules_that_can_never_hold_are_found() {
+fn finds_contradictory_rules() {
     for conditions in [
         "tool <= 5",
         "tool == 5",
@@ -665,7 +665,7 @@ fn rules_that_can_never_hold_are_found() {
 }
 
 #[test]
-fn rules_behind_one_that_always_holds_are_found() {
+fn finds_rules_shadowed_by_catch_all() {
     for (earlier, later) in [
         ("tool exists true", "tool == \"a\""),
         ("args exists true; goal exists true", "args.x == 1"),
@@ -704,7 +704,7 @@ fn rules_behind_one_that_always_holds_are_found() {
 }
 
 #[test]
-fn allow_rules_that_leave_arguments_open_are_found() {
+fn finds_allow_rules_with_open_arguments() {
     let open = findings(&[("allow", &when("tool == \"t\"; args.amount <= 5; args.to.id == args.from"))]);
     assert_eq!(open.len(), 1);
     assert!(open[0].contains(r#""value": ["amount","to","from"]"#), "{open:?}");
@@ -720,7 +720,7 @@ fn allow_rules_that_leave_arguments_open_are_found() {
 }
 
 #[test]
-fn no_other_members() {
+fn has_only_rejects_other_members() {
     for (names, args, expected) in [
         (r#"["a", "b"]"#, r#"{"a": 1, "b": 2}"#, true),
         (r#"["a", "b"]"#, r#"{"b": null}"#, true),
@@ -745,7 +745,7 @@ fn no_other_members() {
 }
 
 #[test]
-fn values_are_compared_with_each_other() {
+fn value_path_compares_two_values() {
     let holds = |operator: &str, x: &str, y: &str| {
         let condition = format!(r#"{{"path": "args.x", "operator": "{operator}", "value_path": "args.y"}}"#);
         let text = format!(
@@ -790,7 +790,7 @@ fn values_are_compared_with_each_other() {
 }
 
 #[test]
-fn wrong_comparisons_are_problems() {
+fn rejects_invalid_value_path() {
     for (condition, expected) in [
         (r#"{"path": "args.x", "operator": "=="}"#, "when[0].value: missing; expected it, or value_path"),
         (
@@ -836,7 +836,7 @@ proptest! {
 
     /// What is said never to decide never does.
     #[test]
-    fn what_is_found_to_be_dead_is_dead(
+    fn reported_dead_rules_never_match(
         conditions in vec(vec(condition_of_any_kind(), 0..5), 1..6),
         inputs in vec((select(TEXTS), select(TEXTS), any_args()), 1..12),
     ) {

@@ -1,13 +1,13 @@
 //! What clients ask: bodies whose every member was checked, once, and which belong to whoever handles them.
 
-mod members;
+mod body;
 mod preflight;
 
 use actpass_protocol::{ACTION_OUTCOME, Json, Secret};
 
-pub use self::members::InvalidMember;
-pub(crate) use self::members::LIST_ITEMS;
-use self::members::Members;
+use self::body::BodyMembers;
+pub use self::body::InvalidMember;
+pub(crate) use self::body::LIST_ITEMS;
 pub use self::preflight::{IdempotencyKey, MAX_TOOL_CHARACTERS, Preflight, Text};
 use crate::ledger::{DECISIONS, RESERVED, RESERVED_CHAINS};
 use crate::policy::RiskTier;
@@ -41,7 +41,7 @@ impl Evidence {
     ///
     /// The first member that is not what it must be; what only the gateway may write is among that.
     pub fn read(body: Json) -> Result<Self, InvalidMember> {
-        let mut members = Members::of(body)?;
+        let mut members = BodyMembers::of(body)?;
         let event = Self {
             chain_id: members.text("chain_id", 256)?,
             decision: members.optional_text("decision", 128)?,
@@ -102,7 +102,7 @@ impl ToolApproval {
     ///
     /// The first member that is not what it must be.
     pub fn read(body: Json) -> Result<Self, InvalidMember> {
-        let mut members = Members::only(body, &["tool_id", "manifest"])?;
+        let mut members = BodyMembers::only(body, &["tool_id", "manifest"])?;
         let tool_id = members.text("tool_id", 256)?;
         let manifest = members.object("manifest")?;
         let manifest_hash =
@@ -143,7 +143,7 @@ impl Issue {
     ///
     /// The first member that is not what it must be.
     pub fn read(body: Json) -> Result<Self, InvalidMember> {
-        let mut members = Members::of(body)?;
+        let mut members = BodyMembers::of(body)?;
         let missing = || InvalidMember::new("allowed_tools", "missing; expected a list of strings");
         Ok(Self {
             agent_id: members.optional_text("agent_id", 256)?,
@@ -184,7 +184,7 @@ impl VerifyPassport {
     ///
     /// The first member that is not what it must be.
     pub fn read(body: Json) -> Result<Self, InvalidMember> {
-        let mut members = Members::of(body)?;
+        let mut members = BodyMembers::of(body)?;
         Ok(Self {
             agent_id: members.optional_text("agent_id", 256)?,
             audience: members.text("audience", 2048)?,
@@ -198,19 +198,19 @@ impl VerifyPassport {
 
 /// What a person says about an approval.
 #[derive(Clone, Debug)]
-pub struct Opinion {
+pub struct DecisionNote {
     /// What the person notes.
     pub note: Option<String>,
 }
 
-impl Opinion {
+impl DecisionNote {
     /// Checks `body` and takes it apart.
     ///
     /// # Errors
     ///
     /// The first member that is not what it must be.
     pub fn read(body: Json) -> Result<Self, InvalidMember> {
-        Ok(Self { note: Members::only(body, &["note"])?.optional_text("note", 2000)? })
+        Ok(Self { note: BodyMembers::only(body, &["note"])?.optional_text("note", 2000)? })
     }
 }
 
@@ -230,7 +230,7 @@ impl Revoke {
     ///
     /// The first member that is not what it must be.
     pub fn read(body: Json) -> Result<Self, InvalidMember> {
-        let mut members = Members::of(body)?;
+        let mut members = BodyMembers::of(body)?;
         Ok(Self { jti: members.text("jti", 256)?, reason: members.optional_text("reason", 2000)? })
     }
 }

@@ -3,7 +3,7 @@
 use actpass_protocol::{Json, Mode, Secret, canonical_json};
 use sha2::{Digest, Sha256};
 
-use super::members::{InvalidMember, Members};
+use super::body::{BodyMembers, InvalidMember};
 use crate::approvals::Action;
 use crate::ledger::idempotency_hash;
 
@@ -70,7 +70,7 @@ impl Preflight {
         // Not every body has a canonical form; then no hash is claimed, and only the same text is the same request.
         let digest = canonical_json(&body).ok().map(|canonical| <[u8; 32]>::from(Sha256::digest(canonical)));
         let fingerprint = fingerprint(&body, digest);
-        let mut members = Members::of(body)?;
+        let mut members = BodyMembers::of(body)?;
         let agent_id = members.optional_text("agent_id", 256)?;
         let approval_request_id = members.optional_text(APPROVAL, 256)?;
         let audience = members.optional_text("audience", 2048)?;
@@ -173,7 +173,7 @@ mod tests {
     }
 
     #[test]
-    fn every_part_of_an_action_is_in_its_hash() {
+    fn action_hash_covers_every_member() {
         let hash = |body: &str| {
             let request = read(body);
             request.action_hash(request.agent_id.as_ref().map(Text::as_str))
@@ -199,7 +199,7 @@ mod tests {
     }
 
     #[test]
-    fn a_request_keeps_its_hashes_when_it_is_taken_apart() {
+    fn parsed_request_keeps_its_hashes() {
         let body =
             r#"{"tool": "t", "args": {"a": 1}, "goal": "g", "idempotency_key": "k", "unknown": [1.50]"#;
         let plain = read(&format!("{body}}}"));

@@ -3,8 +3,8 @@
 use tokio::time::Instant;
 
 use super::{OperatorKey, Service, ServiceError};
-use crate::approvals::{Approval, Decided, Status};
-use crate::auth::Key;
+use crate::approvals::{Approval, ApprovalDecision, Status};
+use crate::auth::ApiKey;
 use crate::events;
 use crate::store::{Change, Listing, Transition, TransitionOutcome};
 
@@ -12,23 +12,27 @@ const NOT_FOUND: ServiceError = ServiceError::NotFound("approval");
 
 impl Service {
     /// An approval of the key's tenant; `None` if there is none with this id.
-    pub(crate) async fn find_approval(&self, key: &Key, id: &str) -> Result<Option<Approval>, ServiceError> {
-        self.in_time(self.store.approval(&key.tenant.id, id)).await
+    pub(crate) async fn find_approval(
+        &self,
+        key: &ApiKey,
+        id: &str,
+    ) -> Result<Option<Approval>, ServiceError> {
+        self.with_timeout(self.store.approval(&key.tenant.id, id)).await
     }
 
     /// An approval of the key's tenant.
-    pub(crate) async fn approval(&self, key: &Key, id: &str) -> Result<Approval, ServiceError> {
+    pub(crate) async fn approval(&self, key: &ApiKey, id: &str) -> Result<Approval, ServiceError> {
         self.find_approval(key, id).await?.ok_or(NOT_FOUND)
     }
 
     /// An approval that the key may see, as soon as it is decided, or else as it is at `until`.
     pub(crate) async fn wait_for_approval(
         &self,
-        key: &Key,
+        key: &ApiKey,
         id: &str,
         until: Instant,
     ) -> Result<Approval, ServiceError> {
-        let mut listener = self.notices.listen();
+        let mut listener = self.notifier.listen();
         loop {
             let approval = self.approval(key, id).await?;
             if key.confined_to().is_some_and(|agent| approval.agent_id.as_deref() != Some(agent)) {
@@ -36,7 +40,7 @@ impl Service {
             }
             let waits = approval.status(self.clock.seconds()) == Status::Pending && Instant::now() < until;
             // Nothing of the store is held while it waits.
-            if !waits || tokio::time::timeout_at(until, listener.news(id)).await == Ok(false) {
+            if !waits || tokio::time::timeout_at(until, listener.changed(id)).await == Ok(false) {
                 return Ok(approval);
             }
         }
@@ -51,7 +55,7 @@ impl Service {
         let wanted = usize::try_from(listing.limit).unwrap_or(usize::MAX);
         // One more shows whether there is another page.
         listing.limit = listing.limit.saturating_add(1);
-        let mut found = self.in_time(self.store.approvals(&key.0.tenant.id, listing)).await?;
+        let mut found = self.with_timeout(self.store.approvals(&key.0.tenant.id, listing)).await?;
         let is_last = found.len() <= wanted;
         found.truncate(wanted);
         let next = found.last().filter(|_| !is_last).map(|approval| approval.id.clone());
@@ -59,7 +63,7 @@ impl Service {
     }
 
     /// Decides about an approval, for whoever holds the key, and records it: the approval as it is then.
-    pub(crate) async fn settle(
+    pub(crate) async fn decide_approval(
         &self,
         OperatorKey(key): OperatorKey<'_>,
         approval: &Approval,
@@ -68,15 +72,15 @@ impl Service {
     ) -> Result<Approval, ServiceError> {
         let id = &approval.id;
         // What is decided about is what was shown: the record itself, and not what it says of itself.
-        if approval.shown_hash().as_ref() != Some(&approval.action_hash) {
+        if approval.recompute_hash().as_ref() != Some(&approval.action_hash) {
             tracing::error!(id, "an approval does not match its action hash: it was changed in the data");
             return Err(ServiceError::ApprovalAltered);
         }
-        let decided = Decided { approved, by: key.name.to_string(), at: self.clock.seconds(), note };
+        let decided = ApprovalDecision { approved, by: key.name.to_string(), at: self.clock.seconds(), note };
         let event = events::approval_decided(key, approval, &decided);
         let change = Change::DecideApproval { id: id.clone(), decided };
-        match self.in_time(self.store.change(Transition { event, change })).await? {
-            TransitionOutcome::Recorded => self.notices.decided(id),
+        match self.with_timeout(self.store.change(Transition { event, change })).await? {
+            TransitionOutcome::Recorded => self.notifier.decided(id),
             TransitionOutcome::Stale => {
                 let now = self.approval(key, id).await?;
                 return Err(ServiceError::AlreadyDecided(now.status(self.clock.seconds())));

@@ -10,17 +10,17 @@ use super::{Service, ServiceError};
 use crate::ledger::{APPROVAL_APPROVED, APPROVAL_REJECTED, DECISION, DECISIONS, Head, Verifier};
 
 /// How many events are verified at most while somebody waits for the page. The next look goes on where this one ended.
-const A_LOOK: u64 = 1000;
+const VERIFY_BATCH: u64 = 1000;
 
 /// How many of the last decisions are shown.
-const SHOWN: usize = 20;
+const MAX_DECISIONS: usize = 20;
 
 /// Among how many of the last events they are looked for.
-const LOOKED_AT: u64 = 60;
+const SCANNED_EVENTS: u64 = 60;
 
 /// How far this process verified each tenant's decisions.
 #[derive(Debug, Default)]
-pub(super) struct Verified(Mutex<HashMap<Arc<str>, Arc<tokio::sync::Mutex<Progress>>>>);
+pub(super) struct VerifiedChains(Mutex<HashMap<Arc<str>, Arc<tokio::sync::Mutex<Progress>>>>);
 
 #[derive(Clone, Debug, Default)]
 struct Progress {
@@ -46,18 +46,18 @@ pub(crate) enum ChainState {
     Busy,
     Empty,
     /// So many events are whole, and the others were not looked at yet.
-    Partly(u64),
+    PartlyVerified(u64),
     /// All events are; the first of them was read at this time.
-    Whole(i64),
+    Complete(i64),
 }
 
 /// How much is verified.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
-pub(crate) enum Extent {
+pub(crate) enum VerifyScope {
     /// All of it, from the first event.
-    Again,
+    Full,
     /// What is new, or a part of it.
-    New,
+    Incremental,
 }
 
 impl Service {
@@ -65,10 +65,10 @@ impl Service {
     pub(crate) async fn chain_status(
         self: &Arc<Self>,
         tenant_id: &Arc<str>,
-        extent: Extent,
+        extent: VerifyScope,
     ) -> Result<ChainStatus, ServiceError> {
         let progress = {
-            let mut tenants = self.memory.verified.0.lock().unwrap_or_else(PoisonError::into_inner);
+            let mut tenants = self.state.verified.0.lock().unwrap_or_else(PoisonError::into_inner);
             Arc::clone(tenants.entry(Arc::clone(tenant_id)).or_default())
         };
         // Nobody's page waits for a long verification of somebody else's.
@@ -77,14 +77,14 @@ impl Service {
         let Ok(mut progress) = progress else {
             return Ok(ChainStatus { head, state: ChainState::Busy });
         };
-        if extent == Extent::Again || progress.verifier.head().length == 0 {
+        if extent == VerifyScope::Full || progress.verifier.head().length == 0 {
             *progress = Progress { since: self.clock.seconds(), ..Progress::default() };
         }
         if progress.broken.is_none() {
             let seen = progress.verifier.head().length;
             let until = match extent {
-                Extent::Again => head.length,
-                Extent::New => head.length.min(seen.saturating_add(A_LOOK)),
+                VerifyScope::Full => head.length,
+                VerifyScope::Incremental => head.length.min(seen.saturating_add(VERIFY_BATCH)),
             };
             let reader = ChainReader::new(self, tenant_id, DECISIONS.to_owned(), until);
             progress.verifier = reader.examine(progress.verifier.clone()).await?;
@@ -99,8 +99,8 @@ impl Service {
         let state = match progress.broken {
             Some(first) => ChainState::Broken(first),
             None if head.length == 0 => ChainState::Empty,
-            None if whole < head.length => ChainState::Partly(whole),
-            None => ChainState::Whole(progress.since),
+            None if whole < head.length => ChainState::PartlyVerified(whole),
+            None => ChainState::Complete(progress.since),
         };
         Ok(ChainStatus { head, state })
     }
@@ -112,7 +112,7 @@ impl Service {
         head: &Head,
     ) -> Result<Vec<LastDecision>, ServiceError> {
         let reader = ChainReader::new(self, tenant_id, DECISIONS.to_owned(), head.length);
-        let mut after = head.length.saturating_sub(LOOKED_AT);
+        let mut after = head.length.saturating_sub(SCANNED_EVENTS);
         let mut found = Vec::new();
         loop {
             let page = reader.page(after).await?;
@@ -126,7 +126,7 @@ impl Service {
             }));
         }
         found.reverse();
-        found.truncate(SHOWN);
+        found.truncate(MAX_DECISIONS);
         Ok(found)
     }
 }

@@ -1,7 +1,7 @@
 //! Why a use case did not do what it was asked to.
 
 use crate::approvals::Status;
-use crate::passport::keys::KeyError;
+use crate::passport::keys::SigningKeyError;
 use crate::request::InvalidMember;
 use crate::store::StoreError;
 
@@ -53,11 +53,11 @@ impl From<StoreError> for ServiceError {
     }
 }
 
-impl From<KeyError> for ServiceError {
-    fn from(error: KeyError) -> Self {
+impl From<SigningKeyError> for ServiceError {
+    fn from(error: SigningKeyError) -> Self {
         match error {
-            KeyError::Store(error) => error.into(),
-            KeyError::Crypto | KeyError::Seal(_) | KeyError::Sealed(_) => {
+            SigningKeyError::Store(error) => error.into(),
+            SigningKeyError::Crypto | SigningKeyError::Seal(_) | SigningKeyError::Sealed(_) => {
                 tracing::error!(%error, "the signing keys cannot be used");
                 Self::Internal
             }

@@ -5,7 +5,7 @@ use std::sync::Arc;
 use actpass_protocol::Json;
 
 use super::{Service, ServiceError};
-use crate::auth::{Key, Role};
+use crate::auth::{ApiKey, Role};
 use crate::events;
 use crate::ledger::{APPROVAL_APPROVED, APPROVAL_REJECTED, DECISIONS, Head, Verification, Verifier};
 use crate::request::Evidence;
@@ -23,7 +23,7 @@ impl Service {
     /// Records an event for a client.
     pub(crate) async fn record_evidence(
         &self,
-        key: &Key,
+        key: &ApiKey,
         evidence: Evidence,
     ) -> Result<RecordedEvent, ServiceError> {
         // How an action ended, only who was allowed it can say.
@@ -38,19 +38,19 @@ impl Service {
         }
         let event = events::client_event(key, evidence);
         let event_id = event.event_id.clone();
-        let head = self.in_time(self.store.record(Record::of(event))).await?;
+        let head = self.with_timeout(self.store.record(Record::of(event))).await?;
         Ok(RecordedEvent { event_id, hash: head.hash })
     }
 
     /// The head of a tenant's chain; `None` if there is no such chain.
     pub(super) async fn head(&self, tenant_id: &str, chain_id: &str) -> Result<Option<Head>, ServiceError> {
-        self.in_time(self.store.head(tenant_id, chain_id)).await
+        self.with_timeout(self.store.head(tenant_id, chain_id)).await
     }
 
     /// A chain of the key's tenant, as far as the key may read it: up to its head, or to the event `until` if that is before.
     pub(crate) async fn view_chain(
         self: &Arc<Self>,
-        key: Arc<Key>,
+        key: Arc<ApiKey>,
         chain_id: String,
         until: Option<u64>,
     ) -> Result<ChainView, ServiceError> {
@@ -59,19 +59,19 @@ impl Service {
         Ok(ChainView { reader: ChainReader::new(self, &key.tenant.id, chain_id, until), key })
     }
 
-    async fn known_head(&self, key: &Key, chain_id: &str) -> Result<Head, ServiceError> {
+    async fn known_head(&self, key: &ApiKey, chain_id: &str) -> Result<Head, ServiceError> {
         self.head(&key.tenant.id, chain_id).await?.ok_or(ServiceError::NotFound("chain"))
     }
 
     /// Verifies a chain, and on the chain of decisions also the rows that must follow from it: these in words.
     pub(crate) async fn verify_chain(
         self: &Arc<Self>,
-        key: &Key,
+        key: &ApiKey,
         chain_id: String,
     ) -> Result<(Verification, Vec<String>), ServiceError> {
         let head = self.known_head(key, &chain_id).await?;
         let unproven = match &*chain_id {
-            DECISIONS => self.in_time(self.store.unproven(&key.tenant.id)).await?,
+            DECISIONS => self.with_timeout(self.store.unproven(&key.tenant.id)).await?,
             _ => Vec::new(),
         };
         let reader = ChainReader::new(self, &key.tenant.id, chain_id, head.length);
@@ -98,7 +98,7 @@ impl ChainReader {
     /// The first events after `after`, and at least one if there is one.
     pub(super) async fn page(&self, after: u64) -> Result<Vec<StoredEvent>, ServiceError> {
         let events = self.service.store.events(&self.tenant_id, &self.chain_id, after, self.until);
-        self.service.in_time(events).await
+        self.service.with_timeout(events).await
     }
 
     /// Looks at the events that `verifier` has not seen, as far as they go or are whole.
@@ -114,7 +114,7 @@ impl ChainReader {
                 let whole = page.iter().all(|event| verifier.push(&event.text));
                 Ok::<_, ServiceError>((verifier, whole))
             };
-            let (back, whole) = self.service.heavy(examine).await?;
+            let (back, whole) = self.service.run_blocking(examine).await?;
             verifier = back;
             if !whole {
                 return Ok(verifier);
@@ -127,7 +127,7 @@ impl ChainReader {
 #[derive(Debug)]
 pub(crate) struct ChainView {
     reader: ChainReader,
-    key: Arc<Key>,
+    key: Arc<ApiKey>,
 }
 
 impl ChainView {
@@ -141,7 +141,7 @@ impl ChainView {
         if let Some(agent) = self.key.confined_to() {
             let mut shown = Vec::with_capacity(page.len());
             for event in page {
-                if self.shows(&event, agent).await? {
+                if self.may_read(&event, agent).await? {
                     shown.push(event);
                 }
             }
@@ -152,7 +152,7 @@ impl ChainView {
 
     /// Whether a key that is bound to `agent` may read the event: what that agent caused, and what was decided about that
     /// agent's approval requests.
-    async fn shows(&self, event: &StoredEvent, agent: &str) -> Result<bool, ServiceError> {
+    async fn may_read(&self, event: &StoredEvent, agent: &str) -> Result<bool, ServiceError> {
         let Ok(event) = Json::parse(event.text.as_bytes()) else {
             return Ok(false);
         };
@@ -165,7 +165,7 @@ impl ChainView {
             return Ok(false);
         };
         let ChainReader { service, tenant_id, .. } = &self.reader;
-        let approval = service.in_time(service.store.approval(tenant_id, id)).await?;
+        let approval = service.with_timeout(service.store.approval(tenant_id, id)).await?;
         Ok(approval.is_some_and(|approval| approval.agent_id.as_deref() == Some(agent)))
     }
 }

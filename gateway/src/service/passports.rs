@@ -8,12 +8,12 @@ use actpass_protocol::token::{MAX_BYTES, Presentation, TokenType};
 
 use super::{Service, ServiceError};
 use crate::approvals::{Approval, Status};
-use crate::auth::{Key, Role};
+use crate::auth::{ApiKey, Role};
 use crate::decide::MANIFEST_CHANGED;
 use crate::events;
-use crate::members::object;
-use crate::passport::keys::KeyError;
-use crate::passport::{self, Claims, Keys, PassportError, Ring};
+use crate::object_writer::object;
+use crate::passport::keys::SigningKeyError;
+use crate::passport::{self, Claims, PassportError, SigningKeyStore, SigningKeys};
 use crate::request::{InvalidMember, Issue, Revoke, VerifyPassport};
 use crate::store::{Change, Mutation, Record, StoreError, Subject, Transition, TransitionOutcome};
 
@@ -21,7 +21,7 @@ use crate::store::{Change, Mutation, Record, StoreError, Subject, Transition, Tr
 #[derive(Clone, Copy, Debug)]
 pub(crate) struct Passports<'s> {
     service: &'s Service,
-    keys: &'s Keys,
+    keys: &'s SigningKeyStore,
 }
 
 /// A passport that was issued.
@@ -53,7 +53,7 @@ impl Service {
 
 impl Passports<'_> {
     /// Issues a passport.
-    pub(crate) async fn issue(&self, key: &Key, request: Issue) -> Result<IssuedPassport, ServiceError> {
+    pub(crate) async fn issue(&self, key: &ApiKey, request: Issue) -> Result<IssuedPassport, ServiceError> {
         let service = self.service;
         let ring = self.read().await?;
         let ttl_seconds = ttl_within_grants(key, &request)?;
@@ -92,14 +92,14 @@ impl Passports<'_> {
             return Err(InvalidMember { member: "body".to_owned(), problem }.into());
         }
         let mutation = Some(Mutation::IssuePassport { jti: jti.clone(), kid, expires_at });
-        service.in_time(service.store.record(Record { event, mutation })).await?;
+        service.with_timeout(service.store.record(Record { event, mutation })).await?;
         Ok(IssuedPassport { token, jti, expires_at })
     }
 
     /// Looks at a passport, without using it up.
     pub(crate) async fn verify(
         &self,
-        key: &Key,
+        key: &ApiKey,
         request: &VerifyPassport,
     ) -> Result<VerifiedPassport, ServiceError> {
         let service = self.service;
@@ -118,7 +118,7 @@ impl Passports<'_> {
         };
         let refusals = claims.validate(&presentation, &passport::at(service.clock.seconds()));
         let mut errors: Vec<_> = refusals.into_iter().map(PassportError::code).collect();
-        let standing = service.in_time(service.store.passport(&key.tenant.id, claims.jti())).await?;
+        let standing = service.with_timeout(service.store.passport(&key.tenant.id, claims.jti())).await?;
         // What is another tenant's is not known to have been issued either; that is no second error.
         let revoked = standing.is_none_or(|standing| standing.revoked);
         if revoked && !errors.contains(&PassportError::Tenant.code()) {
@@ -138,10 +138,10 @@ impl Passports<'_> {
     }
 
     /// Revokes a passport: whether it is revoked now; `false` if there is none.
-    pub(crate) async fn revoke(&self, key: &Key, request: &Revoke) -> Result<bool, ServiceError> {
+    pub(crate) async fn revoke(&self, key: &ApiKey, request: &Revoke) -> Result<bool, ServiceError> {
         let service = self.service;
         let jti = &request.jti;
-        match service.in_time(service.store.passport(&key.tenant.id, jti)).await? {
+        match service.with_timeout(service.store.passport(&key.tenant.id, jti)).await? {
             None => Ok(false),
             Some(_) if key.role == Role::Agent && !service.is_own(key, Subject::Passport, jti).await? => {
                 Err(ServiceError::NotOwn(
@@ -155,7 +155,7 @@ impl Passports<'_> {
                 let change = Change::RevokePassport { jti: jti.clone() };
                 // Whether this request revoked it, or another one just now.
                 let (TransitionOutcome::Recorded | TransitionOutcome::Stale) =
-                    service.in_time(service.store.change(Transition { event, change })).await?;
+                    service.with_timeout(service.store.change(Transition { event, change })).await?;
                 Ok(true)
             }
         }
@@ -165,26 +165,26 @@ impl Passports<'_> {
     pub(crate) async fn jwks(&self) -> Result<Json, ServiceError> {
         let service = self.service;
         let jwks = self.keys.jwks(&*service.store, service.clock.seconds());
-        Ok(service.in_time(async { on_store(jwks.await) }).await??)
+        Ok(service.with_timeout(async { on_store(jwks.await) }).await??)
     }
 
     /// What a token claims, or why it claims nothing.
     pub(super) async fn open(&self, token: &str) -> Result<Result<Claims, PassportError>, ServiceError> {
-        match self.keys.known().verify(token) {
+        match self.keys.cached().verify(token) {
             // Another process may have made this key.
             Err(PassportError::UnknownKey) => Ok(self.read().await?.verify(token)),
             found => Ok(found),
         }
     }
 
-    async fn read(&self) -> Result<Arc<Ring>, ServiceError> {
+    async fn read(&self) -> Result<Arc<SigningKeys>, ServiceError> {
         let service = self.service;
-        Ok(service.in_time(async { on_store(self.keys.read(&*service.store).await) }).await??)
+        Ok(service.with_timeout(async { on_store(self.keys.read(&*service.store).await) }).await??)
     }
 
     /// The tenant's approval, if it could be used now. Whether it still can is looked at when it is.
-    async fn approved(&self, key: &Key, id: &str, now: i64) -> Result<Approval, ServiceError> {
-        let approval = self.service.in_time(self.service.store.approval(&key.tenant.id, id)).await?;
+    async fn approved(&self, key: &ApiKey, id: &str, now: i64) -> Result<Approval, ServiceError> {
+        let approval = self.service.with_timeout(self.service.store.approval(&key.tenant.id, id)).await?;
         // Another agent's is none.
         let approval = approval.filter(|approval| {
             key.confined_to().is_none_or(|agent| approval.agent_id.as_deref() == Some(agent))
@@ -210,7 +210,7 @@ impl Passports<'_> {
     ) -> Result<bool, ServiceError> {
         for tool in tools {
             let approved = self.service.store.approved_manifest(tenant_id, tool);
-            if self.service.in_time(approved).await?.as_deref() == Some(hash) {
+            if self.service.with_timeout(approved).await?.as_deref() == Some(hash) {
                 return Ok(true);
             }
         }
@@ -219,7 +219,7 @@ impl Passports<'_> {
 }
 
 /// Whether the key may issue such a passport: what a passport claims, its issuer must be allowed to claim.
-fn within_grants(key: &Key, request: &Issue) -> Result<(), ServiceError> {
+fn within_grants(key: &ApiKey, request: &Issue) -> Result<(), ServiceError> {
     let grants = &key.grants;
     let refused = |member: &str, found: &str, granted: &dyn std::fmt::Display| {
         Err(ServiceError::NotGranted(format!(
@@ -242,7 +242,7 @@ fn within_grants(key: &Key, request: &Issue) -> Result<(), ServiceError> {
 }
 
 /// For how many seconds the passport holds. A request that does not say gets no more than the key may give.
-fn ttl_within_grants(key: &Key, request: &Issue) -> Result<i64, ServiceError> {
+fn ttl_within_grants(key: &ApiKey, request: &Issue) -> Result<i64, ServiceError> {
     let most = key.grants.max_ttl_seconds;
     match request.ttl_seconds {
         None => Ok(passport::DEFAULT_TTL.min(most)),
@@ -254,9 +254,9 @@ fn ttl_within_grants(key: &Key, request: &Issue) -> Result<i64, ServiceError> {
 }
 
 /// Tells what is the store's fault from what is the keys'.
-fn on_store<T>(found: Result<T, KeyError>) -> Result<Result<T, KeyError>, StoreError> {
+fn on_store<T>(found: Result<T, SigningKeyError>) -> Result<Result<T, SigningKeyError>, StoreError> {
     match found {
-        Err(KeyError::Store(error)) => Err(error),
+        Err(SigningKeyError::Store(error)) => Err(error),
         found => Ok(found),
     }
 }

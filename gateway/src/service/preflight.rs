@@ -7,27 +7,29 @@ use actpass_protocol::json::RawObject;
 use bytes::Bytes;
 
 use super::{Service, ServiceError};
-use crate::auth::Key;
-use crate::decide::{self, Decided, DecisionContext, ManifestState, PresentedPassport, ToolCredential};
+use crate::auth::ApiKey;
+use crate::decide::{
+    self, DecisionContext, DecisionResult, ManifestState, PresentedPassport, ToolCredential,
+};
 use crate::passport::PassportError;
 use crate::request::Preflight;
-use crate::store::{Author, DecisionOutcome, Earlier, ManifestPin, SealedCredential};
+use crate::store::{Author, DecisionOutcome, EarlierResponse, ManifestPin, SealedCredential};
 use crate::{ledger, tools, vault};
 
 /// How often what a decision rests on may change while one call is decided.
-const CHANGES: usize = 8;
+const MAX_ATTEMPTS: usize = 8;
 
 /// For how long after the first `allow` a repetition still carries the credential: no longer than a caller's permit from
 /// that answer may be used.
-const HANDED_OUT_AGAIN_MS: i64 = 300_000;
+const CREDENTIAL_REPLAY_MS: i64 = 300_000;
 
 /// How many agents of one key may each have as many pending approval requests as an agent may.
-const AGENTS_OF_A_KEY: u64 = 10;
+const AGENTS_PER_KEY: u64 = 10;
 
 /// A preflight that is not answered yet.
 #[derive(Debug)]
 pub(crate) struct PendingPreflight {
-    pub(crate) key: Arc<Key>,
+    pub(crate) key: Arc<ApiKey>,
     pub(crate) request: Preflight,
     /// How large its body was.
     pub(crate) bytes: usize,
@@ -41,9 +43,9 @@ pub(crate) struct PendingPreflight {
 /// Most requests are new, most tools have no credential, and most actions no open request. Whether that is so shows when
 /// the decision is recorded, without another look before.
 #[derive(Default)]
-struct Found {
+struct Lookups {
     /// What was answered under the idempotency key before.
-    earlier: Option<Earlier>,
+    earlier: Option<EarlierResponse>,
     credential: Option<SealedCredential>,
     /// The action's hash, if there may be a live request for it.
     action_hash: Option<String>,
@@ -53,8 +55,8 @@ impl Service {
     /// Decides about a preflight: the answer, after it is recorded.
     pub(crate) async fn preflight(&self, pending: PendingPreflight) -> Result<Bytes, ServiceError> {
         let pending = Arc::new(pending);
-        let mut found = Found::default();
-        for _ in 0..CHANGES {
+        let mut found = Lookups::default();
+        for _ in 0..MAX_ATTEMPTS {
             let context = Arc::new(self.load_context(&pending, &mut found).await?);
             // What cannot be opened must stop the call before anything is recorded.
             let secret = match &found.credential {
@@ -70,53 +72,58 @@ impl Service {
                 Some(_) => Some(pending.key.opening.lock().await),
                 None => None,
             };
-            if opens.is_some() && self.is_crowded(&pending, context.now).await? {
+            if opens.is_some() && self.is_pending_limit_reached(&pending, context.now).await? {
                 // The action may have an open request already, which is then the one it waits for.
-                if self.finds_approvals && found.action_hash.is_none() {
+                if self.reuse_approvals && found.action_hash.is_none() {
                     found.earlier.clone_from(&context.earlier);
                     found.action_hash = opens;
                     continue;
                 }
-                let crowded = Some(self.pending_approvals);
-                let context = DecisionContext { crowded, ..DecisionContext::clone(&context) };
+                let pending_limit = Some(self.pending_approvals);
+                let context = DecisionContext { pending_limit, ..DecisionContext::clone(&context) };
                 decided = self.decide(&pending, &Arc::new(context)).await?;
             }
             let request_hash = pending.request.request_hash.as_deref();
             let allowed = context.earlier.as_ref().and_then(|earlier| earlier.allowed.as_ref());
             let age = allowed.map(|allowed| pending.received.saturating_sub(allowed.at).max(0));
-            let (answer, hands_out) = match self.in_time(self.store.decide(decided.record)).await? {
-                DecisionOutcome::Conflict => return Err(ServiceError::Conflict),
-                DecisionOutcome::Earlier(earlier) => {
-                    found.earlier = Some(*earlier);
-                    continue;
-                }
-                DecisionOutcome::Recorded => match age.filter(|_| decided.allows) {
-                    // A key that was answered `allow` before gives no new leave.
-                    Some(age) => (replayed(&decided.answer, request_hash, age)?, decided.hands_out),
-                    None => (decided.answer, decided.hands_out),
-                },
-                DecisionOutcome::Refused(answer) => (answer, false),
-                DecisionOutcome::Repeated(answer) => {
-                    let age = age.unwrap_or(i64::MAX);
-                    let earlier = context.earlier.as_ref();
-                    let had_credential = earlier.is_some_and(|earlier| earlier.credential.is_some());
-                    let hands_out = had_credential && age < HANDED_OUT_AGAIN_MS;
-                    (replayed(&answer, request_hash, age)?, hands_out)
-                }
-                DecisionOutcome::Stale => {
-                    let tenant_id = &pending.key.tenant.id;
-                    let tool = pending.request.tool.as_str();
-                    found.credential = self.in_time(self.store.credential(tenant_id, tool)).await?;
-                    found.earlier.clone_from(&context.earlier);
-                    found.action_hash = opens.or(found.action_hash);
-                    continue;
-                }
-            };
-            log(pending.request.tool.as_str(), &answer);
+            let (response, returns_credential) =
+                match self.with_timeout(self.store.decide(decided.record)).await? {
+                    DecisionOutcome::Conflict => return Err(ServiceError::Conflict),
+                    DecisionOutcome::EarlierResponse(earlier) => {
+                        found.earlier = Some(*earlier);
+                        continue;
+                    }
+                    DecisionOutcome::Recorded => match age.filter(|_| decided.allows) {
+                        // A key that was answered `allow` before gives no new leave.
+                        Some(age) => {
+                            (replayed(&decided.response, request_hash, age)?, decided.returns_credential)
+                        }
+                        None => (decided.response, decided.returns_credential),
+                    },
+                    DecisionOutcome::Refused(response) => (response, false),
+                    DecisionOutcome::Repeated(response) => {
+                        let age = age.unwrap_or(i64::MAX);
+                        let earlier = context.earlier.as_ref();
+                        let had_credential = earlier.is_some_and(|earlier| earlier.credential.is_some());
+                        let returns_credential = had_credential && age < CREDENTIAL_REPLAY_MS;
+                        (replayed(&response, request_hash, age)?, returns_credential)
+                    }
+                    DecisionOutcome::Stale => {
+                        let tenant_id = &pending.key.tenant.id;
+                        let tool = pending.request.tool.as_str();
+                        found.credential = self.with_timeout(self.store.credential(tenant_id, tool)).await?;
+                        found.earlier.clone_from(&context.earlier);
+                        found.action_hash = opens.or(found.action_hash);
+                        continue;
+                    }
+                };
+            log(pending.request.tool.as_str(), &response);
             let expires_at = found.credential.as_ref().and_then(|credential| credential.expires_at);
-            return match secret.filter(|_| hands_out) {
-                Some(secret) => vault::hand_out(&answer, &secret, expires_at).ok_or(ServiceError::Internal),
-                None => Ok(answer),
+            return match secret.filter(|_| returns_credential) {
+                Some(secret) => {
+                    vault::add_credential(&response, &secret, expires_at).ok_or(ServiceError::Internal)
+                }
+                None => Ok(response),
             };
         }
         Err(ServiceError::Busy)
@@ -126,19 +133,23 @@ impl Service {
         &self,
         pending: &Arc<PendingPreflight>,
         context: &Arc<DecisionContext>,
-    ) -> Result<Decided, ServiceError> {
+    ) -> Result<DecisionResult, ServiceError> {
         let (asked, context) = (Arc::clone(pending), Arc::clone(context));
-        self.work(pending.bytes, move || Ok(decide::decide(&asked.key, &asked.request, &context))).await
+        self.run(pending.bytes, move || Ok(decide::decide(&asked.key, &asked.request, &context))).await
     }
 
     /// Whether the agent or the key has as many pending approval requests as it may.
-    async fn is_crowded(&self, pending: &PendingPreflight, now: i64) -> Result<bool, ServiceError> {
+    async fn is_pending_limit_reached(
+        &self,
+        pending: &PendingPreflight,
+        now: i64,
+    ) -> Result<bool, ServiceError> {
         let PendingPreflight { key, request, .. } = pending;
         let named = request.agent_id.as_ref().map(|agent| agent.as_str());
         let asker = Author { key_name: &key.name, agent: key.bound_agent().or(named) };
-        let pending = self.in_time(self.store.pending_of(&key.tenant.id, asker, now)).await?;
+        let pending = self.with_timeout(self.store.count_pending(&key.tenant.id, asker, now)).await?;
         let limit = u64::from(self.pending_approvals);
-        Ok(pending.agent >= limit || pending.key >= limit.saturating_mul(AGENTS_OF_A_KEY))
+        Ok(pending.agent >= limit || pending.key >= limit.saturating_mul(AGENTS_PER_KEY))
     }
 
     async fn open_credential(
@@ -151,7 +162,7 @@ impl Service {
         let id = &*credential.id;
         // An earlier credential that was put back opens; the ledger knows that it was replaced.
         let event = self.store.last_tool_event(tenant_id, ledger::VAULT, tool);
-        if !self.in_time(event).await?.is_some_and(|event| vault::was_set(&event, id)) {
+        if !self.with_timeout(event).await?.is_some_and(|event| vault::was_set(&event, id)) {
             tracing::error!(
                 id,
                 "the credential in the data store is not the one that the ledger says was set last"
@@ -171,14 +182,14 @@ impl Service {
     async fn load_context(
         &self,
         pending: &PendingPreflight,
-        found: &mut Found,
+        found: &mut Lookups,
     ) -> Result<DecisionContext, ServiceError> {
         let PendingPreflight { key, request, .. } = pending;
         let tenant_id = &key.tenant.id;
         let earlier = found.earlier.take();
         let passport = match &request.passport {
             None => None,
-            Some(token) => Some(self.present(key, token).await?),
+            Some(token) => Some(self.verify_passport(key, token).await?),
         };
         let stood_for = match &passport {
             Some(Ok(presented)) => presented.claims.approval_request_id(),
@@ -191,10 +202,11 @@ impl Service {
         let named = allowed_by.or(request.approval_request_id.as_deref()).or(stood_for);
         let (mut approval, mut live_approval) = (None, None);
         match (named, found.action_hash.as_deref()) {
-            (Some(id), _) => approval = Some(self.in_time(self.store.approval(tenant_id, id)).await?),
-            (None, Some(hash)) if self.finds_approvals => {
+            (Some(id), _) => approval = Some(self.with_timeout(self.store.approval(tenant_id, id)).await?),
+            (None, Some(hash)) if self.reuse_approvals => {
                 let asker = key.asker();
-                live_approval = self.in_time(self.store.live_approval(tenant_id, hash, &asker, now)).await?;
+                live_approval =
+                    self.with_timeout(self.store.live_approval(tenant_id, hash, &asker, now)).await?;
             }
             (None, Some(_) | None) => {}
         }
@@ -216,10 +228,10 @@ impl Service {
             approval_seconds: self.approval_seconds,
             approval,
             live_approval,
-            finds_approvals: self.finds_approvals,
+            reuse_approvals: self.reuse_approvals,
             earlier,
-            keep_seconds: self.keep_seconds,
-            crowded: None,
+            retention_seconds: self.retention_seconds,
+            pending_limit: None,
             manifest,
             manifest_pin,
             passport,
@@ -228,31 +240,31 @@ impl Service {
     }
 
     /// Verifies the passport that a request shows.
-    async fn present(
+    async fn verify_passport(
         &self,
-        key: &Key,
+        key: &ApiKey,
         token: &Secret,
     ) -> Result<Result<PresentedPassport, PassportError>, ServiceError> {
         let claims = match self.passports()?.open(token.expose()).await? {
             Ok(claims) => claims,
             Err(refusal) => return Ok(Err(refusal)),
         };
-        let standing = self.in_time(self.store.passport(&key.tenant.id, claims.jti())).await?;
+        let standing = self.with_timeout(self.store.passport(&key.tenant.id, claims.jti())).await?;
         Ok(Ok(PresentedPassport { claims, standing }))
     }
 
     /// What the manifest with `hash` is, and which one of the tool is approved.
     async fn manifest_state(
         &self,
-        key: &Key,
+        key: &ApiKey,
         tool: &str,
         hash: &str,
     ) -> Result<(ManifestState, Option<String>), ServiceError> {
         let tenant_id = &key.tenant.id;
-        let approved = self.in_time(self.store.approved_manifest(tenant_id, tool)).await?;
+        let approved = self.with_timeout(self.store.approved_manifest(tenant_id, tool)).await?;
         let state = ManifestState::of(approved.as_deref(), hash);
         if let (ManifestState::Approved, Some(approved)) = (state, &approved) {
-            let event = self.in_time(self.store.last_tool_event(tenant_id, ledger::TOOLS, tool)).await?;
+            let event = self.with_timeout(self.store.last_tool_event(tenant_id, ledger::TOOLS, tool)).await?;
             if !event.is_some_and(|event| tools::was_approved(&event, approved)) {
                 tracing::error!(tool, "the approved manifest of this tool does not follow from the ledger");
                 return Ok((ManifestState::Changed, Some(approved.clone())));
@@ -262,22 +274,22 @@ impl Service {
     }
 }
 
-fn replayed(answer: &[u8], request_hash: Option<&str>, age_ms: i64) -> Result<Bytes, ServiceError> {
-    decide::mark_replayed(answer, request_hash, age_ms).ok_or(ServiceError::Internal)
+fn replayed(response: &[u8], request_hash: Option<&str>, age_ms: i64) -> Result<Bytes, ServiceError> {
+    decide::mark_replayed(response, request_hash, age_ms).ok_or(ServiceError::Internal)
 }
 
 /// Tells the log what was decided; never what the answer carries beside that.
-fn log(tool: &str, answer: &[u8]) {
+fn log(tool: &str, response: &[u8]) {
     let span = tracing::Span::current();
     if span.is_disabled() {
         return;
     }
     span.record("tool", tool);
-    if let Ok(answer) = RawObject::parse(answer) {
+    if let Ok(response) = RawObject::parse(response) {
         for (field, member) in
             [("decision", "decision"), ("reason", "reason_code"), ("event_id", "evidence_event_id")]
         {
-            if let Some(value) = answer.string(member) {
+            if let Some(value) = response.string(member) {
                 span.record(field, &*value);
             }
         }

@@ -15,7 +15,7 @@ impl Service {
         let ToolApproval { tool_id, manifest_hash } = approval;
         let event = events::tool_approved(key, &tool_id, &manifest_hash);
         let mutation = Some(Mutation::ApproveManifest { tool_id, hash: manifest_hash.clone() });
-        self.in_time(self.store.record(Record { event, mutation })).await?;
+        self.with_timeout(self.store.record(Record { event, mutation })).await?;
         Ok(manifest_hash)
     }
 }

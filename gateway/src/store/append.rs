@@ -3,7 +3,7 @@
 use bytes::Bytes;
 
 use super::SealedCredential;
-use crate::approvals::{Approval, Decided};
+use crate::approvals::{Approval, ApprovalDecision};
 use crate::ledger::Draft;
 
 /// An event that is recorded whatever else is in the store, and what changes with it, both or neither.
@@ -62,7 +62,7 @@ pub enum Change {
         /// The approval's id.
         id: String,
         /// The decision.
-        decided: Decided,
+        decided: ApprovalDecision,
     },
     /// A tool loses its credential, if it still is this one.
     RemoveCredential {
@@ -108,7 +108,7 @@ pub struct DecisionRecord {
     /// From when on the decision is stale, in seconds since 1970: what it rests on has expired.
     pub holds_until: Option<i64>,
     /// The approval request that it opens.
-    pub opens: Option<Opening>,
+    pub opens: Option<ApprovalOpening>,
 }
 
 impl DecisionRecord {
@@ -146,11 +146,11 @@ pub struct CredentialPin {
 
 /// An approval request to open.
 #[derive(Clone, Debug)]
-pub struct Opening {
+pub struct ApprovalOpening {
     /// The approval.
     pub approval: Box<Approval>,
     /// Whether the decision is stale if there is a live request for the same action by the same asker.
-    pub alone: bool,
+    pub exclusive: bool,
 }
 
 /// Something of the event's tenant that one request alone may use, and what to record and answer if it cannot.
@@ -180,7 +180,7 @@ pub struct Fallback {
     /// The event.
     pub event: Draft,
     /// The answer.
-    pub answer: Bytes,
+    pub response: Bytes,
 }
 
 /// A request that must take effect once, and the answer to keep.
@@ -191,27 +191,27 @@ pub struct Idempotency {
     /// The SHA-256 of what the client asked for.
     pub fingerprint: [u8; 32],
     /// The answer to keep.
-    pub answer: Bytes,
+    pub response: Bytes,
     /// Whether that answer is an `allow`: only such an answer is ever repeated.
     pub allows: bool,
     /// For how many seconds the answer is kept.
-    pub keep_seconds: i64,
+    pub retention_seconds: i64,
     /// The earlier answer that the decision takes into account.
-    pub earlier: Option<Considered>,
+    pub earlier: Option<SeenResponse>,
 }
 
 /// An earlier answer that a decision takes into account.
 #[derive(Clone, Debug, PartialEq, Eq)]
-pub struct Considered {
+pub struct SeenResponse {
     /// The `seq` of its event.
     pub seq: u64,
     /// What it rested on, if it still holds as far as is known before the transaction. It is repeated then.
-    pub repeats: Option<Basis>,
+    pub replay_of: Option<AllowBasis>,
 }
 
 /// What an `allow` rests on besides the policy.
 #[derive(Clone, Debug, Default, PartialEq, Eq)]
-pub struct Basis {
+pub struct AllowBasis {
     /// An approval's id.
     pub approval: Option<String>,
     /// A passport's id.
@@ -220,28 +220,28 @@ pub struct Basis {
 
 /// What was answered under an idempotency key before.
 #[derive(Clone, Debug, PartialEq, Eq)]
-pub struct Earlier {
+pub struct EarlierResponse {
     /// The latest answer.
-    pub answer: Bytes,
+    pub response: Bytes,
     /// The `seq` of its event on the chain of decisions.
     pub seq: u64,
     /// What it rested on.
-    pub basis: Basis,
+    pub basis: AllowBasis,
     /// The credential that it was handed out with.
     pub credential: Option<String>,
     /// Whether it is an `allow` and follows from the ledger.
     pub is_allow: bool,
     /// The first `allow` under this key, if there was one.
-    pub allowed: Option<Allowed>,
+    pub allowed: Option<FirstAllow>,
 }
 
 /// The first `allow` under an idempotency key.
 #[derive(Clone, Debug, PartialEq, Eq)]
-pub struct Allowed {
+pub struct FirstAllow {
     /// When it was recorded, in milliseconds since 1970; 0 if the ledger does not say.
     pub at: i64,
     /// What it rested on.
-    pub basis: Basis,
+    pub basis: AllowBasis,
 }
 
 /// The outcome of a [`DecisionRecord`].
@@ -250,7 +250,7 @@ pub enum DecisionOutcome {
     /// The idempotency key was used for another request. Nothing was recorded.
     Conflict,
     /// Something was answered under the key that the decision does not take into account. Nothing was recorded.
-    Earlier(Box<Earlier>),
+    EarlierResponse(Box<EarlierResponse>),
     /// The decision is durable.
     Recorded,
     /// A single use failed: its fallback is durable, and this is the answer with it.

@@ -4,16 +4,16 @@ use std::collections::HashMap;
 use std::collections::hash_map::Entry;
 use std::sync::Arc;
 
-use super::Standing;
+use super::PassportState;
 use super::append::{
-    Basis, Change, DecisionOutcome, DecisionRecord, Fallback, Idempotency, Mutation, Opening, Record,
-    SingleUse, Transition, TransitionOutcome,
+    AllowBasis, ApprovalOpening, Change, DecisionOutcome, DecisionRecord, Fallback, Idempotency, Mutation,
+    Record, SingleUse, Transition, TransitionOutcome,
 };
 use super::error::StoreError;
-use super::proof::KeptAnswer;
+use super::proof::StoredResponse;
 use super::queue::Append;
 use crate::approvals::{Approval, Status};
-use crate::clock::time_of;
+use crate::clock::system_time;
 use crate::ledger::{Draft, Head, Sealed};
 
 /// What a batch reads and writes, inside of one transaction. Nobody else changes what was read while it is open, and what
@@ -23,12 +23,12 @@ pub(super) trait Rows {
     type Error;
 
     /// What was answered to an idempotency key before, however long ago.
-    fn answer(
+    fn response(
         &self,
         tenant_id: &str,
         key_name: &str,
         idempotency_key: &str,
-    ) -> Result<Option<KeptAnswer>, Self::Error>;
+    ) -> Result<Option<StoredResponse>, Self::Error>;
 
     /// An approval, held to the ledger.
     fn approval(&self, tenant_id: &str, id: &str) -> Result<Option<Approval>, Self::Error>;
@@ -49,7 +49,7 @@ pub(super) trait Rows {
     fn manifest(&self, tenant_id: &str, tool_id: &str) -> Result<Option<String>, Self::Error>;
 
     /// What became of a passport, held to the ledger.
-    fn passport(&self, tenant_id: &str, jti: &str) -> Result<Option<Standing>, Self::Error>;
+    fn passport(&self, tenant_id: &str, jti: &str) -> Result<Option<PassportState>, Self::Error>;
 
     /// The chain's number and head. It is made if it is not there.
     fn open_chain(&mut self, tenant_id: &str, chain_id: &str) -> Result<(i64, Head), Self::Error>;
@@ -57,22 +57,22 @@ pub(super) trait Rows {
     fn insert_event(&mut self, chain: i64, event: Sealed) -> Result<(), Self::Error>;
 
     /// Uses something up.
-    fn take(&mut self, tenant_id: &str, single_use: &SingleUse) -> Result<(), Self::Error>;
+    fn consume(&mut self, tenant_id: &str, single_use: &SingleUse) -> Result<(), Self::Error>;
 
     /// Opens an approval request.
     fn open(&mut self, tenant_id: &Arc<str>, approval: &Approval) -> Result<(), Self::Error>;
 
-    fn put(&mut self, tenant_id: &Arc<str>, mutation: &Mutation) -> Result<(), Self::Error>;
+    fn apply_mutation(&mut self, tenant_id: &Arc<str>, mutation: &Mutation) -> Result<(), Self::Error>;
 
     fn change(&mut self, tenant_id: &Arc<str>, change: &Change) -> Result<(), Self::Error>;
 
     /// Keeps an answer, in place of any other under its key.
-    fn keep_answer(
+    fn store_response(
         &mut self,
         tenant_id: &Arc<str>,
         key_name: &Arc<str>,
         idempotency_key: &str,
-        kept: KeptAnswer,
+        kept: StoredResponse,
     ) -> Result<(), Self::Error>;
 
     fn save_head(&mut self, chain: i64, head: &Head) -> Result<(), Self::Error>;
@@ -103,7 +103,7 @@ pub(super) struct Batch<R> {
 type Outcome<T, E> = Result<Result<T, StoreError>, E>;
 
 /// Whether something can be used.
-enum Usable<'a> {
+enum Availability<'a> {
     Free,
     Refused(&'a Fallback),
     Stale,
@@ -133,7 +133,7 @@ impl<R: Rows> Batch<R> {
         let head = sealed.head.clone();
         self.rows.insert_event(chain, sealed)?;
         if let Some(mutation) = mutation {
-            self.rows.put(&event.tenant_id, mutation)?;
+            self.rows.apply_mutation(&event.tenant_id, mutation)?;
         }
         Ok(Ok(head))
     }
@@ -157,22 +157,22 @@ impl<R: Rows> Batch<R> {
         let kept = match idempotency {
             None => None,
             Some(idempotency) => {
-                let kept = self.rows.answer(tenant_id, key_name, &idempotency.key)?;
+                let kept = self.rows.response(tenant_id, key_name, &idempotency.key)?;
                 kept.filter(|kept| kept.expires_at > self.seconds())
             }
         };
-        let mut repeats = None;
+        let mut replay = None;
         if let Some(idempotency) = idempotency {
             match (&kept, &idempotency.earlier) {
                 (Some(kept), _) if kept.fingerprint != idempotency.fingerprint => {
                     return Ok(Ok(DecisionOutcome::Conflict));
                 }
                 (Some(kept), Some(considered)) if considered.seq == kept.seq => {
-                    repeats = considered.repeats.as_ref().map(|basis| (basis, kept.answer.clone()));
+                    replay = considered.replay_of.as_ref().map(|basis| (basis, kept.response.clone()));
                 }
                 (Some(kept), Some(_) | None) => {
                     let earlier = kept.earlier(key_name, &idempotency.key);
-                    return Ok(Ok(DecisionOutcome::Earlier(Box::new(earlier))));
+                    return Ok(Ok(DecisionOutcome::EarlierResponse(Box::new(earlier))));
                 }
                 // It was kept no longer just now.
                 (None, Some(_)) => return Ok(Ok(DecisionOutcome::Stale)),
@@ -182,7 +182,7 @@ impl<R: Rows> Batch<R> {
         if holds_until.is_some_and(|until| self.seconds() >= until) {
             return Ok(Ok(DecisionOutcome::Stale));
         }
-        if let Some(Opening { approval, alone: true }) = opens {
+        if let Some(ApprovalOpening { approval, exclusive: true }) = opens {
             let open = self.rows.approvals_for(tenant_id, &approval.action_hash, &approval.asker)?;
             if live(open, self.seconds()).is_some() {
                 return Ok(Ok(DecisionOutcome::Stale));
@@ -198,22 +198,22 @@ impl<R: Rows> Batch<R> {
         {
             return Ok(Ok(DecisionOutcome::Stale));
         }
-        if let Some((basis, answer)) = repeats {
+        if let Some((basis, response)) = replay {
             return Ok(Ok(match self.still_holds(tenant_id, basis)? {
-                true => DecisionOutcome::Repeated(answer),
+                true => DecisionOutcome::Repeated(response),
                 false => DecisionOutcome::Stale,
             }));
         }
         // Nobody else writes what this transaction reads, so what is free here is free below.
         let mut refused = None;
         for single_use in uses {
-            match self.look_at(tenant_id, single_use)? {
-                Usable::Free => {}
-                Usable::Refused(fallback) => {
+            match self.availability(tenant_id, single_use)? {
+                Availability::Free => {}
+                Availability::Refused(fallback) => {
                     refused = Some(fallback);
                     break;
                 }
-                Usable::Stale => return Ok(Ok(DecisionOutcome::Stale)),
+                Availability::Stale => return Ok(Ok(DecisionOutcome::Stale)),
             }
         }
         let event = refused.map_or(event, |fallback| &fallback.event);
@@ -225,18 +225,18 @@ impl<R: Rows> Batch<R> {
         self.rows.insert_event(chain, sealed)?;
         if refused.is_none() {
             for single_use in uses {
-                self.rows.take(tenant_id, single_use)?;
+                self.rows.consume(tenant_id, single_use)?;
             }
-            if let Some(Opening { approval, .. }) = opens {
+            if let Some(ApprovalOpening { approval, .. }) = opens {
                 self.rows.open(tenant_id, approval)?;
             }
         }
         if let (Some(idempotency), Some(kept)) = (idempotency, keep) {
-            self.rows.keep_answer(tenant_id, key_name, &idempotency.key, kept)?;
+            self.rows.store_response(tenant_id, key_name, &idempotency.key, kept)?;
         }
         Ok(Ok(match refused {
             None => DecisionOutcome::Recorded,
-            Some(fallback) => DecisionOutcome::Refused(fallback.answer.clone()),
+            Some(fallback) => DecisionOutcome::Refused(fallback.response.clone()),
         }))
     }
 
@@ -250,7 +250,7 @@ impl<R: Rows> Batch<R> {
                 unknown.insert(opened)
             }
         };
-        let Ok(sealed) = event.seal(head, time_of(self.now)) else {
+        let Ok(sealed) = event.seal(head, system_time(self.now)) else {
             return Ok(Err(StoreError::NotCanonical));
         };
         *head = sealed.head.clone();
@@ -261,21 +261,21 @@ impl<R: Rows> Batch<R> {
     fn keep(
         &self,
         idempotency: &Idempotency,
-        earlier: Option<KeptAnswer>,
+        earlier: Option<StoredResponse>,
         refused: Option<&Fallback>,
         sealed: &Sealed,
-    ) -> KeptAnswer {
+    ) -> StoredResponse {
         let allows = idempotency.allows && refused.is_none();
         // What was allowed first under a key stays known for the key's life.
         let (allowed_seq, allowed_event) = match earlier {
-            Some(KeptAnswer { allowed_seq: Some(seq), allowed_event, .. }) => (Some(seq), allowed_event),
+            Some(StoredResponse { allowed_seq: Some(seq), allowed_event, .. }) => (Some(seq), allowed_event),
             Some(_) | None if allows => (Some(sealed.head.length), Some(sealed.text.clone())),
             Some(_) | None => (None, None),
         };
-        KeptAnswer {
+        StoredResponse {
             fingerprint: idempotency.fingerprint.to_vec(),
-            answer: refused.map_or(&idempotency.answer, |fallback| &fallback.answer).clone(),
-            expires_at: self.seconds().saturating_add(idempotency.keep_seconds),
+            response: refused.map_or(&idempotency.response, |fallback| &fallback.response).clone(),
+            expires_at: self.seconds().saturating_add(idempotency.retention_seconds),
             seq: sealed.head.length,
             event: Some(sealed.text.clone()),
             allowed_seq,
@@ -296,7 +296,7 @@ impl<R: Rows> Batch<R> {
     }
 
     /// Whether what an earlier `allow` rested on is still there. That it was spent by that very answer does not matter.
-    fn still_holds(&self, tenant_id: &str, basis: &Basis) -> Result<bool, R::Error> {
+    fn still_holds(&self, tenant_id: &str, basis: &AllowBasis) -> Result<bool, R::Error> {
         if let Some(jti) = &basis.passport
             && self.rows.passport(tenant_id, jti)?.is_none_or(|standing| standing.revoked)
         {
@@ -306,25 +306,29 @@ impl<R: Rows> Batch<R> {
             return Ok(true);
         };
         let approval = self.rows.approval(tenant_id, id)?;
-        Ok(approval.is_some_and(|approval| approval.is_leave(self.seconds())))
+        Ok(approval.is_some_and(|approval| approval.is_usable(self.seconds())))
     }
 
-    fn look_at<'a>(&self, tenant_id: &str, single_use: &'a SingleUse) -> Result<Usable<'a>, R::Error> {
+    fn availability<'a>(
+        &self,
+        tenant_id: &str,
+        single_use: &'a SingleUse,
+    ) -> Result<Availability<'a>, R::Error> {
         match single_use {
             SingleUse::Passport { jti, replayed, revoked } => {
                 Ok(match self.rows.passport(tenant_id, jti)? {
-                    None | Some(Standing { revoked: true, .. }) => Usable::Refused(revoked),
-                    Some(Standing { used: true, .. }) => Usable::Refused(replayed),
-                    Some(Standing { revoked: false, used: false }) => Usable::Free,
+                    None | Some(PassportState { revoked: true, .. }) => Availability::Refused(revoked),
+                    Some(PassportState { used: true, .. }) => Availability::Refused(replayed),
+                    Some(PassportState { revoked: false, used: false }) => Availability::Free,
                 })
             }
             SingleUse::Approval { id, spent } => {
                 let approval = self.rows.approval(tenant_id, id)?;
                 let is_there = approval.is_some_and(|found| !found.spent && found.is_approved());
                 Ok(match (is_there, spent) {
-                    (true, _) => Usable::Free,
-                    (false, Some(spent)) => Usable::Refused(spent),
-                    (false, None) => Usable::Stale,
+                    (true, _) => Availability::Free,
+                    (false, Some(spent)) => Availability::Refused(spent),
+                    (false, None) => Availability::Stale,
                 })
             }
         }

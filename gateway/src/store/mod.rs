@@ -3,7 +3,7 @@
 mod append;
 mod batch;
 mod error;
-mod finding;
+mod lookup;
 mod postgres;
 mod proof;
 mod queue;
@@ -19,14 +19,15 @@ use std::sync::Arc;
 use async_trait::async_trait;
 
 pub use self::append::{
-    Allowed, Basis, Change, Considered, CredentialPin, DecisionOutcome, DecisionRecord, Earlier, Fallback,
-    Idempotency, ManifestPin, Mutation, Opening, Record, SingleUse, Transition, TransitionOutcome,
+    AllowBasis, ApprovalOpening, Change, CredentialPin, DecisionOutcome, DecisionRecord, EarlierResponse,
+    Fallback, FirstAllow, Idempotency, ManifestPin, Mutation, Record, SeenResponse, SingleUse, Transition,
+    TransitionOutcome,
 };
 pub use self::error::{DatabaseError, OpenError, StoreError};
-pub use self::finding::{Author, Listing, PendingOf, Subject};
-pub use self::postgres::{Database, PostgresStore, Trust};
+pub use self::lookup::{Author, Listing, PendingCounts, Subject};
+pub use self::postgres::{Database, PostgresStore, TlsTrust};
 pub use self::sealed::{SealedCredential, SealedKey};
-pub use self::sqlite::{BackupError, Copied, SqliteStore, accept_missing_wal, backup};
+pub use self::sqlite::{BackupError, BackupSummary, SqliteStore, accept_missing_wal, backup};
 use crate::approvals::{Approval, Status};
 use crate::clock::Clock;
 use crate::ledger::Head;
@@ -60,11 +61,11 @@ impl Location {
     ///
     /// # Errors
     ///
-    /// As [`SqliteStore::open_beside`] and [`PostgresStore::open_beside`].
-    pub async fn open_beside(&self) -> Result<Arc<dyn Store>, OpenError> {
+    /// As [`SqliteStore::open_existing`] and [`PostgresStore::open_existing`].
+    pub async fn open_existing(&self) -> Result<Arc<dyn Store>, OpenError> {
         Ok(match self {
-            Self::Database(database) => Arc::new(PostgresStore::open_beside(database.clone()).await?),
-            Self::File(path) => Arc::new(SqliteStore::open_beside(path)?),
+            Self::Database(database) => Arc::new(PostgresStore::open_existing(database.clone()).await?),
+            Self::File(path) => Arc::new(SqliteStore::open_existing(path)?),
         })
     }
 }
@@ -169,7 +170,7 @@ pub trait Store: Send + Sync + fmt::Debug {
     /// # Errors
     ///
     /// If the store does not answer.
-    async fn passport(&self, tenant_id: &str, jti: &str) -> Result<Option<Standing>, StoreError>;
+    async fn passport(&self, tenant_id: &str, jti: &str) -> Result<Option<PassportState>, StoreError>;
 
     /// An approval that a tenant's request asked for; `None` if there is none with this id.
     ///
@@ -247,8 +248,12 @@ pub trait Store: Send + Sync + fmt::Debug {
     /// # Errors
     ///
     /// If the store does not answer.
-    async fn pending_of(&self, tenant_id: &str, asker: Author<'_>, now: i64)
-    -> Result<PendingOf, StoreError>;
+    async fn count_pending(
+        &self,
+        tenant_id: &str,
+        asker: Author<'_>,
+        now: i64,
+    ) -> Result<PendingCounts, StoreError>;
 
     /// Whether the tenant's chain of decisions has an event about `id` that `author` caused.
     ///
@@ -308,7 +313,7 @@ pub trait Store: Send + Sync + fmt::Debug {
 
 /// What became of a passport.
 #[derive(Clone, Copy, Debug, Default, PartialEq, Eq)]
-pub struct Standing {
+pub struct PassportState {
     /// It was revoked.
     pub revoked: bool,
     /// A request used it.

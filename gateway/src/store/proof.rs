@@ -6,17 +6,17 @@
 use actpass_protocol::Json;
 use bytes::Bytes;
 
-use super::{Allowed, Basis, Earlier};
-use crate::approvals::{Approval, Decided};
-use crate::clock::{millis_of, rfc3339};
+use super::{AllowBasis, EarlierResponse, FirstAllow};
+use crate::approvals::{Approval, ApprovalDecision};
+use crate::clock::{parse_millis, rfc3339};
 use crate::ledger::{self, idempotency_hash};
 use crate::tools::was_approved;
 
 /// What a row of kept answers says, and the events that it names.
 #[derive(Clone, Debug)]
-pub(super) struct KeptAnswer {
+pub(super) struct StoredResponse {
     pub(super) fingerprint: Vec<u8>,
-    pub(super) answer: Bytes,
+    pub(super) response: Bytes,
     /// In seconds since 1970.
     pub(super) expires_at: i64,
     pub(super) seq: u64,
@@ -27,11 +27,11 @@ pub(super) struct KeptAnswer {
     pub(super) allowed_event: Option<String>,
 }
 
-impl KeptAnswer {
+impl StoredResponse {
     /// What it tells a decision. An answer that does not follow from its event is never repeated.
-    pub(super) fn earlier(&self, key_name: &str, idempotency_key: &str) -> Earlier {
-        let answer = Json::parse(&self.answer).ok();
-        let says = |name| answer.as_ref().and_then(|answer| answer.member(name)).and_then(Json::as_str);
+    pub(super) fn earlier(&self, key_name: &str, idempotency_key: &str) -> EarlierResponse {
+        let response = Json::parse(&self.response).ok();
+        let says = |name| response.as_ref().and_then(|response| response.member(name)).and_then(Json::as_str);
         let event = self.event.as_deref().and_then(parse);
         let fingerprint = self.fingerprint.first_chunk().copied().unwrap_or_default();
         let bound = idempotency_hash(idempotency_key, &fingerprint);
@@ -53,14 +53,14 @@ impl KeptAnswer {
         }
         let allowed = self.allowed_seq.map(|_| {
             let event = self.allowed_event.as_deref().and_then(parse);
-            let at = event.as_ref().and_then(|event| text_of(event, "created_at")).and_then(millis_of);
-            Allowed { at: at.unwrap_or(0), basis: event.as_ref().map(basis_of).unwrap_or_default() }
+            let at = event.as_ref().and_then(|event| text_of(event, "created_at")).and_then(parse_millis);
+            FirstAllow { at: at.unwrap_or(0), basis: event.as_ref().map(basis_of).unwrap_or_default() }
         });
-        Earlier {
+        EarlierResponse {
             basis: event.as_ref().map(basis_of).unwrap_or_default(),
             credential: says("credential_id").map(str::to_owned),
             is_allow: claims_allow && follows,
-            answer: self.answer.clone(),
+            response: self.response.clone(),
             seq: self.seq,
             allowed,
         }
@@ -68,14 +68,14 @@ impl KeptAnswer {
 }
 
 /// What a decision rests on, by its event.
-fn basis_of(event: &Json) -> Basis {
+fn basis_of(event: &Json) -> AllowBasis {
     let owned = |name| text_of(event, name).map(str::to_owned);
-    Basis { approval: owned("approval_request_id"), passport: owned("passport_jti") }
+    AllowBasis { approval: owned("approval_request_id"), passport: owned("passport_jti") }
 }
 
 /// Completes an approval as its row has it with what the ledger says of it: the event that decided it, and whether one
 /// spent it.
-pub(super) fn hold_to_ledger(approval: Approval, event: Option<&str>, is_spent: bool) -> Approval {
+pub(super) fn verify_against_ledger(approval: Approval, event: Option<&str>, is_spent: bool) -> Approval {
     let proven = match &approval.decided {
         None => true,
         Some(decided) => event.and_then(parse).is_some_and(|event| decides(&event, &approval, decided)),
@@ -90,7 +90,7 @@ pub(super) fn hold_to_ledger(approval: Approval, event: Option<&str>, is_spent: 
     Approval { spent: approval.spent || is_spent, proven, ..approval }
 }
 
-fn decides(event: &Json, approval: &Approval, decided: &Decided) -> bool {
+fn decides(event: &Json, approval: &Approval, decided: &ApprovalDecision) -> bool {
     let text = |name| text_of(event, name);
     let metadata = |name| event.member("metadata").and_then(|metadata| text_of(metadata, name));
     let expected = match decided.approved {
@@ -129,7 +129,7 @@ pub(super) fn describe_unproven(
 
 /// When an event was recorded, in milliseconds since 1970.
 pub(super) fn recorded_at(event: &str) -> Option<i64> {
-    text_of(&parse(event)?, "created_at").and_then(millis_of)
+    text_of(&parse(event)?, "created_at").and_then(parse_millis)
 }
 
 fn parse(event: &str) -> Option<Json> {

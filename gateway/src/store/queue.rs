@@ -13,13 +13,13 @@ const QUEUE: usize = 4096;
 /// How many appends share one transaction at most.
 const BATCH: usize = 512;
 
-pub(super) type Answer<T> = oneshot::Sender<Result<T, StoreError>>;
+pub(super) type Reply<T> = oneshot::Sender<Result<T, StoreError>>;
 
 #[derive(Debug)]
 pub(super) enum Job {
-    AddKey(Box<SealedKey>, Rotation, Answer<()>),
+    AddKey(Box<SealedKey>, Rotation, Reply<()>),
     Append(Append),
-    Check(Answer<()>),
+    Check(Reply<()>),
     Stop,
 }
 
@@ -33,11 +33,11 @@ pub(super) enum Append {
 
 impl Append {
     /// Tells who waits the outcome. They may be gone by now, and hear nothing; the event stays.
-    fn answer(self) {
+    fn reply(self) {
         match self {
-            Self::Decision(_, ticket) => ticket.answer(),
-            Self::Record(_, ticket) => ticket.answer(),
-            Self::Transition(_, ticket) => ticket.answer(),
+            Self::Decision(_, ticket) => ticket.reply(),
+            Self::Record(_, ticket) => ticket.reply(),
+            Self::Transition(_, ticket) => ticket.reply(),
         }
     }
 }
@@ -46,22 +46,22 @@ impl Append {
 #[derive(Debug)]
 pub(super) struct Ticket<T> {
     pub(super) outcome: Result<T, StoreError>,
-    answer: Answer<T>,
+    reply: Reply<T>,
 }
 
 impl<T> Ticket<T> {
-    fn new(answer: Answer<T>) -> Self {
-        Self { outcome: Err(StoreError::Unavailable), answer }
+    fn new(reply: Reply<T>) -> Self {
+        Self { outcome: Err(StoreError::Unavailable), reply }
     }
 
-    fn answer(self) {
-        let _ = self.answer.send(self.outcome);
+    fn reply(self) {
+        let _ = self.reply.send(self.outcome);
     }
 }
 
 /// Tells everyone who waits for one of these appends, which are committed now.
-pub(super) fn answer_all(committed: Vec<Append>) {
-    committed.into_iter().for_each(Append::answer);
+pub(super) fn reply_all(committed: Vec<Append>) {
+    committed.into_iter().for_each(Append::reply);
 }
 
 /// Where jobs are put.
@@ -75,25 +75,25 @@ impl Jobs {
     }
 
     pub(super) async fn record(&self, record: Record) -> Result<Head, StoreError> {
-        self.ask(|answer| Job::Append(Append::Record(Box::new(record), Ticket::new(answer)))).await
+        self.submit(|reply| Job::Append(Append::Record(Box::new(record), Ticket::new(reply)))).await
     }
 
     pub(super) async fn change(&self, transition: Transition) -> Result<TransitionOutcome, StoreError> {
-        self.ask(|answer| Job::Append(Append::Transition(Box::new(transition), Ticket::new(answer)))).await
+        self.submit(|reply| Job::Append(Append::Transition(Box::new(transition), Ticket::new(reply)))).await
     }
 
     pub(super) async fn decide(&self, decision: DecisionRecord) -> Result<DecisionOutcome, StoreError> {
-        self.ask(|answer| Job::Append(Append::Decision(Box::new(decision), Ticket::new(answer)))).await
+        self.submit(|reply| Job::Append(Append::Decision(Box::new(decision), Ticket::new(reply)))).await
     }
 
     /// Puts a job there and waits for its outcome.
-    pub(super) async fn ask<T>(&self, job: impl FnOnce(Answer<T>) -> Job) -> Result<T, StoreError> {
-        let (answer, answered) = oneshot::channel();
-        self.0.try_send(job(answer)).map_err(|error| match error {
+    pub(super) async fn submit<T>(&self, job: impl FnOnce(Reply<T>) -> Job) -> Result<T, StoreError> {
+        let (reply, replied) = oneshot::channel();
+        self.0.try_send(job(reply)).map_err(|error| match error {
             mpsc::error::TrySendError::Closed(_) => StoreError::Unavailable,
             mpsc::error::TrySendError::Full(_) => StoreError::Busy,
         })?;
-        answered.await.map_err(|_| StoreError::Unavailable)?
+        replied.await.map_err(|_| StoreError::Unavailable)?
     }
 
     /// Lets the writer finish what waits already, and nothing after it. `false` if it is gone.
@@ -104,27 +104,27 @@ impl Jobs {
 
 /// What waited together.
 #[derive(Debug, Default)]
-pub(super) struct Round {
-    pub(super) keys: Vec<(SealedKey, Rotation, Answer<()>)>,
+pub(super) struct JobBatch {
+    pub(super) keys: Vec<(SealedKey, Rotation, Reply<()>)>,
     pub(super) appends: Vec<Append>,
-    pub(super) checks: Vec<Answer<()>>,
+    pub(super) checks: Vec<Reply<()>>,
 }
 
-impl Round {
+impl JobBatch {
     /// Takes everything that waits behind `first`.
-    pub(super) fn gather(first: Job, queue: &mut mpsc::Receiver<Job>) -> Self {
-        let mut round = Self::default();
+    pub(super) fn collect_jobs(first: Job, queue: &mut mpsc::Receiver<Job>) -> Self {
+        let mut batch = Self::default();
         let mut next = Some(first);
         while let Some(job) = next {
             match job {
-                Job::AddKey(key, rotation, answer) => round.keys.push((*key, rotation, answer)),
-                Job::Append(append) => round.appends.push(append),
-                Job::Check(answer) => round.checks.push(answer),
+                Job::AddKey(key, rotation, reply) => batch.keys.push((*key, rotation, reply)),
+                Job::Append(append) => batch.appends.push(append),
+                Job::Check(reply) => batch.checks.push(reply),
                 // What is queued already is still done; what comes later is refused.
                 Job::Stop => queue.close(),
             }
-            next = if round.appends.len() < BATCH { queue.try_recv().ok() } else { None };
+            next = if batch.appends.len() < BATCH { queue.try_recv().ok() } else { None };
         }
-        round
+        batch
     }
 }

@@ -11,10 +11,10 @@
 
 use std::path::Path;
 
-use actpass_gateway::auth::KeyHash;
+use actpass_gateway::auth::ApiKeyHash;
 use actpass_gateway::config::Settings;
 use actpass_gateway::server::Server;
-use actpass_gateway::store::{Database, Location, Trust};
+use actpass_gateway::store::{Database, Location, TlsTrust};
 use actpass_protocol::Json;
 use reqwest::{Client, RequestBuilder, Response, StatusCode};
 use tempfile::TempDir;
@@ -147,7 +147,7 @@ fn new_database() -> Location {
         // The test runner cannot skip what it has begun; it was said that nothing here runs, and why.
         std::process::exit(0);
     };
-    Location::Database(Database::parse(&url, Trust::default()).unwrap())
+    Location::Database(Database::parse(&url, TlsTrust::default()).unwrap())
 }
 
 pub fn client() -> Client {
@@ -174,7 +174,7 @@ pub fn config(limits: &str) -> String {
         ("apdv_one", "one", "operator", ""),
         ("apk_two", "two", "agent", ""),
     ] {
-        let hash = KeyHash::of(key);
+        let hash = ApiKeyHash::of(key);
         text += &format!(
             "[[keys]]\nname = \"name-of-{}\"\nhash = \"{hash}\"\ntenant = \"{tenant}\"\nrole = \"{role}\"\n{agent}\n",
             key.replace('_', "-")
@@ -202,8 +202,8 @@ pub fn assert_repeats(again: &Json, first: &Json) {
     assert_eq!(again.member("replayed"), Some(&Json::Bool(true)), "{again}");
     let age = again.member("replay_age_ms").unwrap().to_string();
     assert!(age.parse::<u64>().is_ok(), "{age}");
-    let without = |answer: &Json| -> Vec<(String, Json)> {
-        let members = answer.as_object().unwrap().iter();
+    let without = |response: &Json| -> Vec<(String, Json)> {
+        let members = response.as_object().unwrap().iter();
         let mut members: Vec<_> = members.filter(|(name, _)| !name.starts_with("replay")).cloned().collect();
         members.sort_by(|(one, _), (other, _)| one.cmp(other));
         members

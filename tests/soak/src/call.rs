@@ -159,7 +159,7 @@ pub struct Reported {
 
 /// What a worker is told when it starts.
 #[derive(Clone, Debug, Deserialize, PartialEq, Eq, Serialize)]
-pub struct Orders {
+pub struct WorkerConfig {
     /// The file to append to.
     pub journal: String,
     /// The gateways to ask.
@@ -190,7 +190,7 @@ mod tests {
     use super::*;
 
     #[test]
-    fn all_that_matters_is_asked_for_in_each_mode() {
+    fn calls_cover_every_mode_and_decision() {
         let calls: Vec<_> = (0..32).map(Call::numbered).collect();
         for mode in [Mode::Enforce, Mode::Monitor, Mode::Strict] {
             for amount in AMOUNTS {
@@ -212,7 +212,7 @@ mod tests {
     }
 
     #[test]
-    fn a_journal_is_read_as_workers_write_it() {
+    fn journal_round_trips() {
         let line = r#"{"ran": {"id": "node-1", "evidence": "ev_1", "hash": null}}"#;
         let ran = Ran { id: "node-1".to_owned(), evidence: Some("ev_1".to_owned()), hash: None };
         assert_eq!(serde_json::from_str::<Line>(line).unwrap(), Line::Ran(ran));

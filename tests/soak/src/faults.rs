@@ -83,13 +83,14 @@ impl Fault {
 
 /// When something is drawn, and how likely each fault is then, in thousandths.
 #[derive(Clone, Copy, Debug)]
-pub struct Odds(&'static [(Fault, u32)]);
+pub struct FaultRates(&'static [(Fault, u32)]);
 
 /// For each new connection.
-pub const NEW_CONNECTION: Odds = Odds(&[(Fault::Refuse, 40), (Fault::Delay, 30), (Fault::Stall, 3)]);
+pub const NEW_CONNECTION: FaultRates =
+    FaultRates(&[(Fault::Refuse, 40), (Fault::Delay, 30), (Fault::Stall, 3)]);
 
 /// For each piece of what a client sends.
-pub const REQUEST: Odds = Odds(&[
+pub const REQUEST: FaultRates = FaultRates(&[
     (Fault::ResetBeforeRequest, 8),
     (Fault::ResetAfterRequest, 8),
     (Fault::CutRequest, 6),
@@ -102,7 +103,7 @@ pub const REQUEST: Odds = Odds(&[
 ]);
 
 /// For each piece of what a gateway sends.
-pub const ANSWER: Odds = Odds(&[
+pub const ANSWER: FaultRates = FaultRates(&[
     (Fault::ResetAnswer, 8),
     (Fault::CloseAfterAnswer, 10),
     (Fault::CutAnswer, 8),
@@ -113,7 +114,7 @@ pub const ANSWER: Odds = Odds(&[
     (Fault::DuplicateAnswer, 6),
 ]);
 
-impl Odds {
+impl FaultRates {
     /// What goes wrong now; mostly nothing.
     pub fn draw(self, rng: &mut Rng) -> Option<Fault> {
         let mut drawn = rng.u32(0..1000);
@@ -155,7 +156,7 @@ mod tests {
     use super::*;
 
     #[test]
-    fn the_same_seed_draws_the_same_and_draws_everything() {
+    fn seeded_faults_are_reproducible_and_complete() {
         let mut all = Vec::new();
         for odds in [NEW_CONNECTION, REQUEST, ANSWER] {
             let draw = || {

@@ -21,7 +21,7 @@ const RECOVERY: Duration = Duration::from_secs(30);
 
 /// What is done to the files.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
-pub enum Harm {
+pub enum Damage {
     /// The data file is removed.
     Removed,
     /// Another file is in the place of the data file.
@@ -30,7 +30,7 @@ pub enum Harm {
     LogRemoved,
 }
 
-impl Harm {
+impl Damage {
     /// Each kind in turn.
     pub fn numbered(number: u64) -> Self {
         match number % 3 {
@@ -50,7 +50,7 @@ impl Harm {
 
 /// What the harm to files showed.
 #[derive(Clone, Debug, Default, PartialEq, Eq)]
-pub struct Harmed {
+pub struct Damaged {
     /// How often files were harmed and put back.
     pub times: u64,
     /// Requests that were answered with 503 meanwhile.
@@ -61,38 +61,38 @@ pub struct Harmed {
     pub violations: Vec<String>,
 }
 
-impl Harmed {
+impl Damaged {
     /// Harms the data of the gateway at `address`, asks it, and puts the file back.
     ///
     /// # Errors
     ///
     /// If a file cannot be moved, or the gateway does not decide again.
-    pub async fn harm(
+    pub async fn damage(
         &mut self,
         data: &Path,
         address: SocketAddr,
         ca: Option<&str>,
         number: u64,
     ) -> Result<()> {
-        let harm = Harm::numbered(number);
+        let damage = Damage::numbered(number);
         let client = client(address, ca)?;
-        let file = harm.file(data);
+        let file = damage.file(data);
         let away = with_suffix(&file, ".away");
         std::fs::rename(&file, &away).map_err(|error| format!("{}: {error}", file.display()))?;
-        if harm == Harm::Replaced {
+        if damage == Damage::Replaced {
             std::fs::write(&file, "")?;
         }
         for probe in 0..PROBES {
             let id = format!("{}-{number}-{probe}", address.port());
             match client.preflight(&action(&id)).await {
                 Ok(decision) => self.violations.push(format!(
-                    "{harm:?}, {}: decided without its file: {}",
+                    "{damage:?}, {}: decided without its file: {}",
                     file.display(),
                     decision.as_json()
                 )),
                 Err(error) if error.status() == Some(503) => self.refused += 1,
                 Err(error) => {
-                    self.violations.push(format!("{harm:?}, {}: expected a 503: {error}", file.display()));
+                    self.violations.push(format!("{damage:?}, {}: expected a 503: {error}", file.display()));
                 }
             }
         }

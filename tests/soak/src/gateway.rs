@@ -22,7 +22,7 @@ const LONGEST_END: Duration = Duration::from_secs(30);
 
 /// How to start a gateway.
 #[derive(Clone, Debug)]
-pub struct Recipe {
+pub struct GatewayConfig {
     program: PathBuf,
     arguments: Vec<OsString>,
     /// Where its ledger is.
@@ -30,7 +30,7 @@ pub struct Recipe {
     log: PathBuf,
 }
 
-impl Recipe {
+impl GatewayConfig {
     /// The gateway for first tries, over plain http.
     pub fn plain(program: &Path, folder: &Path) -> Self {
         let data = folder.join("plain.db");
@@ -63,13 +63,13 @@ impl Recipe {
         let path = folder.join("tls.toml");
         std::fs::write(&path, settings)?;
         let arguments = vec![OsString::from("serve"), OsString::from("--config"), path.into_os_string()];
-        let recipe = Self {
+        let config = Self {
             program: program.to_owned(),
             arguments,
             data: folder.join("tls.db"),
             log: folder.join("tls.gateway.log"),
         };
-        Ok((recipe, certificate))
+        Ok((config, certificate))
     }
 
     /// Starts it, and waits until it can decide.
@@ -219,7 +219,7 @@ mod tests {
     use super::*;
 
     #[test]
-    fn a_gateway_that_fails_inside_is_found_by_its_log() {
+    fn internal_errors_are_found_in_log() {
         let mut log = Log::default();
         let line = |level: &str, status: u16| {
             format!(

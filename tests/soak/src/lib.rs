@@ -8,10 +8,10 @@
 #![forbid(unsafe_code)]
 
 pub mod call;
+pub mod checks;
 pub mod faults;
 pub mod files;
 pub mod gateway;
-pub mod judge;
 pub mod measure;
 pub mod passports;
 pub mod proxy;

@@ -10,9 +10,9 @@ use std::time::{Duration, Instant};
 
 use actpass_soak::Result;
 use actpass_soak::call::Endpoint;
-use actpass_soak::files::Harmed;
-use actpass_soak::gateway::{Log, Recipe, Running};
-use actpass_soak::judge::{Journals, Judgement, Ledger};
+use actpass_soak::checks::{Journals, Ledger, RunSummary};
+use actpass_soak::files::Damaged;
+use actpass_soak::gateway::{GatewayConfig, Log, Running};
 use actpass_soak::measure::{Sample, Series, grew, leaked};
 use actpass_soak::passports::{Revocations, revoke_until};
 use actpass_soak::proxy::Proxy;
@@ -107,13 +107,13 @@ async fn run(soak: &Soak) -> Result<Vec<String>> {
     let mut rng = Rng::with_seed(seed);
     println!("soak: {} seconds, seed {seed}", soak.seconds);
 
-    let (tls, certificate) = Recipe::tls(&soak.gateway, &soak.policy, &soak.keep)?;
-    let plain = Recipe::plain(&soak.gateway, &soak.keep);
-    let mut sites = Vec::new();
-    for (name, recipe, ca) in [("plain", plain, None), ("tls", tls, Some(certificate))] {
-        sites.push(Site::start(name, recipe, ca, rng.u64(..)).await?);
+    let (tls, certificate) = GatewayConfig::tls(&soak.gateway, &soak.policy, &soak.keep)?;
+    let plain = GatewayConfig::plain(&soak.gateway, &soak.keep);
+    let mut deployments = Vec::new();
+    for (name, config, ca) in [("plain", plain, None), ("tls", tls, Some(certificate))] {
+        deployments.push(Deployment::start(name, config, ca, rng.u64(..)).await?);
     }
-    let endpoints: Vec<_> = sites.iter().map(Site::endpoint).collect();
+    let endpoints: Vec<_> = deployments.iter().map(Deployment::endpoint).collect();
     let mut workers = Vec::new();
     for worker in &soak.workers {
         let (name, command) = worker.split_once('=').ok_or("--worker: expected NAME=COMMAND")?;
@@ -124,14 +124,14 @@ async fn run(soak: &Soak) -> Result<Vec<String>> {
     // What is made once, and kept, is made before anything is measured.
     let warm_up = Duration::from_secs((soak.seconds / 8).clamp(10, 90));
     let load = Duration::from_secs(soak.seconds).saturating_sub(warm_up);
-    let mut before = Watch::new(&workers);
-    under_load("warming up, ", &mut workers, &mut sites, &mut rng, &mut before, warm_up).await?;
-    let rest_before = at_rest(&mut workers, &mut sites).await?;
-    let mut during = Watch::new(&workers);
+    let mut before = LoadMonitor::new(&workers);
+    under_load("warming up, ", &mut workers, &mut deployments, &mut rng, &mut before, warm_up).await?;
+    let rest_before = at_rest(&mut workers, &mut deployments).await?;
+    let mut during = LoadMonitor::new(&workers);
     let revoking = Revoking::start(&endpoints)?;
-    under_load("", &mut workers, &mut sites, &mut rng, &mut during, load).await?;
+    under_load("", &mut workers, &mut deployments, &mut rng, &mut during, load).await?;
     let revocations = revoking.end().await?;
-    let rest_after = at_rest(&mut workers, &mut sites).await?;
+    let rest_after = at_rest(&mut workers, &mut deployments).await?;
 
     let mut violations = revocations.violations.clone();
     if revocations.used == 0 || revocations.denied == 0 {
@@ -149,8 +149,8 @@ async fn run(soak: &Soak) -> Result<Vec<String>> {
         });
     }
     let rests = rest_before.gateways.iter().zip(&rest_after.gateways);
-    for ((site, (before, after)), load) in sites.iter().zip(rests).zip(during.gateways) {
-        let name = format!("gateway {}, since it was killed last", site.name);
+    for ((deployment, (before, after)), load) in deployments.iter().zip(rests).zip(during.gateways) {
+        let name = format!("gateway {}, since it was killed last", deployment.name);
         violations.extend(leaked(&name, before, after, ALLOWANCE + CACHES, READERS));
         violations.extend(grew(&name, &load, ALLOWANCE));
         processes.push(report::Process { name, load, rest: Some((*before, *after)) });
@@ -164,35 +164,35 @@ async fn run(soak: &Soak) -> Result<Vec<String>> {
     }
     let mut ledgers = Vec::new();
     let mut said = Vec::new();
-    for site in &mut sites {
-        let (ledger, verified) = site.close(&soak.keep).await?;
-        let log = site.recipe.read_log()?;
-        violations.extend(log.complaints.iter().map(|line| format!("gateway {}: {line}", site.name)));
-        violations.extend(site.judge_harm(&ledger, &log));
+    for deployment in &mut deployments {
+        let (ledger, verified) = deployment.close(&soak.keep).await?;
+        let log = deployment.config.read_log()?;
+        violations.extend(log.complaints.iter().map(|line| format!("gateway {}: {line}", deployment.name)));
+        violations.extend(deployment.check_damage(&ledger, &log));
         ledgers.push(ledger);
         said.push((verified, log));
     }
-    let judgement = Judgement::of(&journals, &ledgers)?;
-    let gateways: Vec<_> = sites
+    let summary = RunSummary::of(&journals, &ledgers)?;
+    let gateways: Vec<_> = deployments
         .iter()
         .zip(&ledgers)
         .zip(&said)
-        .map(|((site, ledger), (verified, log))| report::Gateway {
-            name: site.name,
-            proxy: &site.proxy,
-            kills: site.kills.load(Ordering::Relaxed),
+        .map(|((deployment, ledger), (verified, log))| report::Gateway {
+            name: deployment.name,
+            proxy: &deployment.proxy,
+            kills: deployment.kills.load(Ordering::Relaxed),
             log,
             events: ledger.length(),
             verified,
         })
         .collect();
-    println!("\n{}\n{}", report::calls(&judgement), report::reasons(&judgement));
-    println!("{}\n{}", report::network(&gateways, &judgement), report::processes(&processes));
+    println!("\n{}\n{}", report::calls(&summary), report::reasons(&summary));
+    println!("{}\n{}", report::network(&gateways, &summary), report::processes(&processes));
     println!(
         "{}",
         report::safeguards(
             &revocations,
-            &sites.iter().map(|site| (site.name, &site.harmed)).collect::<Vec<_>>()
+            &deployments.iter().map(|deployment| (deployment.name, &deployment.harmed)).collect::<Vec<_>>()
         )
     );
     for gateway in &gateways {
@@ -200,19 +200,19 @@ async fn run(soak: &Soak) -> Result<Vec<String>> {
             violations.push(format!("{}: nothing went wrong", gateway.name));
         }
     }
-    violations.extend(judgement.violations);
+    violations.extend(summary.violations);
     Ok(violations)
 }
 
 /// A gateway, the network before it, and who kills it.
-struct Site {
+struct Deployment {
     name: &'static str,
     ca: Option<String>,
-    recipe: Recipe,
+    config: GatewayConfig,
     proxy: Arc<Proxy>,
     running: Option<Running>,
     kills: Arc<AtomicU64>,
-    harmed: Harmed,
+    harmed: Damaged,
 }
 
 /// A task that revokes passports over TLS, where bytes are not changed unnoticed.
@@ -235,13 +235,13 @@ impl Revoking {
     }
 }
 
-impl Site {
-    async fn start(name: &'static str, recipe: Recipe, ca: Option<String>, seed: u64) -> Result<Self> {
+impl Deployment {
+    async fn start(name: &'static str, config: GatewayConfig, ca: Option<String>, seed: u64) -> Result<Self> {
         let proxy = Arc::new(Proxy::start(seed).await?);
-        let running = recipe.start().await?;
-        proxy.lead_to(Some(running.address()));
-        let (running, kills, harmed) = (Some(running), Arc::default(), Harmed::default());
-        Ok(Self { name, ca, recipe, proxy, running, kills, harmed })
+        let running = config.start().await?;
+        proxy.set_target(Some(running.address()));
+        let (running, kills, harmed) = (Some(running), Arc::default(), Damaged::default());
+        Ok(Self { name, ca, config, proxy, running, kills, harmed })
     }
 
     fn endpoint(&self) -> Endpoint {
@@ -251,9 +251,13 @@ impl Site {
     }
 
     /// Kills the gateway now and then until `until`, and starts it again each time. In every second life its files are harmed.
-    fn kill_until(&mut self, until: Instant, rng: &mut Rng) -> Result<JoinHandle<Result<(Running, Harmed)>>> {
+    fn kill_until(
+        &mut self,
+        until: Instant,
+        rng: &mut Rng,
+    ) -> Result<JoinHandle<Result<(Running, Damaged)>>> {
         let mut running = self.running.take().ok_or("the gateway is being killed already")?;
-        let (recipe, proxy, kills) = (self.recipe.clone(), Arc::clone(&self.proxy), Arc::clone(&self.kills));
+        let (config, proxy, kills) = (self.config.clone(), Arc::clone(&self.proxy), Arc::clone(&self.kills));
         let (mut harmed, ca) = (std::mem::take(&mut self.harmed), self.ca.clone());
         let mut rng = rng.fork();
         Ok(tokio::spawn(async move {
@@ -265,20 +269,20 @@ impl Site {
                 }
                 tokio::time::sleep(life).await;
                 if number % 2 == 0 {
-                    harmed.harm(&recipe.data, running.address(), ca.as_deref(), number / 2).await?;
+                    harmed.damage(&config.data, running.address(), ca.as_deref(), number / 2).await?;
                 }
                 running.kill().await?;
                 kills.fetch_add(1, Ordering::Relaxed);
-                proxy.lead_to(None);
+                proxy.set_target(None);
                 tokio::time::sleep(Duration::from_millis(rng.u64(..2_500))).await;
-                running = recipe.start().await?;
-                proxy.lead_to(Some(running.address()));
+                running = config.start().await?;
+                proxy.set_target(Some(running.address()));
             }
             Ok((running, harmed))
         }))
     }
 
-    fn judge_harm(&self, ledger: &Ledger, log: &Log) -> Vec<String> {
+    fn check_damage(&self, ledger: &Ledger, log: &Log) -> Vec<String> {
         let Self { name, harmed, .. } = self;
         let lost = harmed.events.iter().filter(|event| !ledger.has(event));
         let mut violations: Vec<_> =
@@ -292,33 +296,33 @@ impl Site {
 
     async fn close(&mut self, folder: &Path) -> Result<(Ledger, String)> {
         self.running.take().ok_or("no gateway runs")?.end().await?;
-        let (export, said) = self.recipe.export(folder).await?;
+        let (export, said) = self.config.export(folder).await?;
         Ok((Ledger::read(self.name, self.ca.is_some(), &export)?, said))
     }
 }
 
 /// What processes hold under a load.
-struct Watch {
+struct LoadMonitor {
     workers: Vec<Series>,
     gateways: Vec<Series>,
     proxy: Series,
 }
 
-impl Watch {
+impl LoadMonitor {
     fn new(workers: &[Worker]) -> Self {
         let none = |count| vec![Series::default(); count];
         Self { workers: none(workers.len()), gateways: none(2), proxy: Series::default() }
     }
 
-    fn look(&mut self, workers: &[Worker], sites: &[Site], at: Duration) -> Result<()> {
+    fn look(&mut self, workers: &[Worker], deployments: &[Deployment], at: Duration) -> Result<()> {
         for (series, worker) in self.workers.iter_mut().zip(workers) {
             let sample = Sample::take(worker.process(), at);
             series.push(sample.map_err(|error| format!("{} is gone: {error}", worker.name()))?);
         }
-        for (series, site) in self.gateways.iter_mut().zip(sites) {
-            if let Some(running) = &site.running {
+        for (series, deployment) in self.gateways.iter_mut().zip(deployments) {
+            if let Some(running) = &deployment.running {
                 let sample = Sample::take(running.process(), at);
-                series.push(sample.map_err(|error| format!("gateway {} is gone: {error}", site.name))?);
+                series.push(sample.map_err(|error| format!("gateway {} is gone: {error}", deployment.name))?);
             }
         }
         self.proxy.push(Sample::take(std::process::id(), at)?);
@@ -330,48 +334,53 @@ impl Watch {
 async fn under_load(
     phase: &str,
     workers: &mut [Worker],
-    sites: &mut [Site],
+    deployments: &mut [Deployment],
     rng: &mut Rng,
-    watch: &mut Watch,
+    watch: &mut LoadMonitor,
     time: Duration,
 ) -> Result<()> {
     let began = Instant::now();
     let killed_until = began + time * 2 / 3;
     let mut killers = Vec::new();
-    for site in sites.iter_mut() {
-        site.proxy.set_calm(false);
-        killers.push(Some(site.kill_until(killed_until, rng)?));
+    for deployment in deployments.iter_mut() {
+        deployment.proxy.set_calm(false);
+        killers.push(Some(deployment.kill_until(killed_until, rng)?));
     }
     for worker in workers.iter_mut() {
-        worker.go().await?;
+        worker.start_load().await?;
     }
     let mut minute = 1;
     while began.elapsed() < time {
         tokio::time::sleep(BETWEEN_SAMPLES).await;
-        for (site, killer) in sites.iter_mut().zip(&mut killers) {
+        for (deployment, killer) in deployments.iter_mut().zip(&mut killers) {
             let Some(finished) = killer.take_if(|killer| killer.is_finished()) else { continue };
             let (running, harmed) = finished.await??;
-            (site.running, site.harmed) = (Some(running), harmed);
+            (deployment.running, deployment.harmed) = (Some(running), harmed);
         }
-        watch.look(workers, sites, began.elapsed())?;
+        watch.look(workers, deployments, began.elapsed())?;
         if began.elapsed().as_secs() >= minute * 60 {
-            println!("{phase}{}", minute_line(minute, workers, sites, watch)?);
+            println!("{phase}{}", minute_line(minute, workers, deployments, watch)?);
             minute += 1;
         }
     }
-    for (site, killer) in sites.iter_mut().zip(killers) {
+    for (deployment, killer) in deployments.iter_mut().zip(killers) {
         if let Some(killer) = killer {
             let (running, harmed) = killer.await??;
-            (site.running, site.harmed) = (Some(running), harmed);
+            (deployment.running, deployment.harmed) = (Some(running), harmed);
         }
     }
     Ok(())
 }
 
-fn minute_line(minute: u64, workers: &[Worker], sites: &[Site], watch: &Watch) -> Result<String> {
+fn minute_line(
+    minute: u64,
+    workers: &[Worker],
+    deployments: &[Deployment],
+    watch: &LoadMonitor,
+) -> Result<String> {
     let mut line = format!("minute {minute}:");
-    let faults: u64 = sites.iter().map(|site| site.proxy.faults().total()).sum();
-    let kills: u64 = sites.iter().map(|site| site.kills.load(Ordering::Relaxed)).sum();
+    let faults: u64 = deployments.iter().map(|deployment| deployment.proxy.faults().total()).sum();
+    let kills: u64 = deployments.iter().map(|deployment| deployment.kills.load(Ordering::Relaxed)).sum();
     line.push_str(&format!(" {faults} faults, {kills} kills;"));
     for (worker, series) in workers.iter().zip(&watch.workers) {
         let lines = std::fs::metadata(worker.journal())?.len() / 1024;
@@ -386,24 +395,24 @@ fn minute_line(minute: u64, workers: &[Worker], sites: &[Site], watch: &Watch) -
 }
 
 /// What processes hold at rest.
-struct Rest {
+struct IdleSamples {
     workers: Vec<Sample>,
     gateways: Vec<Sample>,
 }
 
 /// Ends the load, and says what is held with all clients still open and one connection each.
-async fn at_rest(workers: &mut [Worker], sites: &mut [Site]) -> Result<Rest> {
-    for site in sites.iter() {
-        site.proxy.set_calm(true);
+async fn at_rest(workers: &mut [Worker], deployments: &mut [Deployment]) -> Result<IdleSamples> {
+    for deployment in deployments.iter() {
+        deployment.proxy.set_calm(true);
     }
     // So that no circuit is open any more.
     tokio::time::sleep(SETTLE).await;
     for worker in workers.iter_mut() {
-        worker.rest().await?;
+        worker.stop_load().await?;
     }
     // A client that nobody calls need not notice that its connections are gone; so it is called.
-    for site in sites.iter() {
-        site.proxy.close_all();
+    for deployment in deployments.iter() {
+        deployment.proxy.close_all();
     }
     for worker in workers.iter_mut() {
         worker.call().await?;
@@ -411,7 +420,7 @@ async fn at_rest(workers: &mut [Worker], sites: &mut [Site]) -> Result<Rest> {
     tokio::time::sleep(SETTLE).await;
     let take = |process| Sample::take(process, Duration::ZERO);
     let workers = workers.iter().map(|worker| take(worker.process())).collect::<std::io::Result<_>>()?;
-    let gateways = sites.iter().filter_map(|site| site.running.as_ref());
+    let gateways = deployments.iter().filter_map(|deployment| deployment.running.as_ref());
     let gateways = gateways.map(|running| take(running.process())).collect::<std::io::Result<_>>()?;
-    Ok(Rest { workers, gateways })
+    Ok(IdleSamples { workers, gateways })
 }

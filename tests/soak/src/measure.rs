@@ -113,7 +113,7 @@ mod tests {
     use super::*;
 
     #[test]
-    fn this_process_holds_what_it_opens() {
+    fn measures_open_files() {
         let take = || Sample::take(std::process::id(), Duration::ZERO).unwrap();
         let before = take();
         let held: Vec<_> = (0..8).map(|_| std::net::TcpListener::bind("127.0.0.1:0").unwrap()).collect();
@@ -125,7 +125,7 @@ mod tests {
     }
 
     #[test]
-    fn growth_is_told_from_noise() {
+    fn distinguishes_leak_from_noise() {
         let series = |slope: u64| {
             let mut series = Series::default();
             for number in 0..100 {

@@ -73,8 +73,8 @@ pub async fn revoke_until(gateway: Endpoint, ended: Arc<AtomicBool>) -> Result<R
             later.push(who.preflight(&action(key)).await);
         }
         found.used += u64::from(in_use.await?.is_ok_and(|decision| decision.word().as_str() == "allow"));
-        for answer in later {
-            match answer {
+        for response in later {
+            match response {
                 Ok(decision) if decision.word().as_str() == "allow" => found.violations.push(format!(
                     "passport {jti}: allowed after its revocation was answered: {}",
                     decision.as_json()
@@ -89,7 +89,7 @@ pub async fn revoke_until(gateway: Endpoint, ended: Arc<AtomicBool>) -> Result<R
 
 async fn revoked(client: &ActPass, jti: &str) -> bool {
     for _ in 0..ATTEMPTS {
-        if client.revoke_passport(jti, Some("soak")).await.is_ok_and(|answer| answer.is_revoked()) {
+        if client.revoke_passport(jti, Some("soak")).await.is_ok_and(|response| response.is_revoked()) {
             return true;
         }
         tokio::time::sleep(Duration::from_millis(250)).await;

@@ -13,7 +13,7 @@ use tokio::sync::watch;
 
 use crate::Result;
 use crate::call::MOST_ALLOWED;
-use crate::faults::{ANSWER, Counts, Fault, NEW_CONNECTION, Odds, REQUEST};
+use crate::faults::{ANSWER, Counts, Fault, FaultRates, NEW_CONNECTION, REQUEST};
 
 /// Longer than any client waits.
 const STALL: Duration = Duration::from_secs(5);
@@ -71,7 +71,7 @@ impl Proxy {
     }
 
     /// Where it leads from now on; `None` where there is nothing at present.
-    pub fn lead_to(&self, upstream: Option<SocketAddr>) {
+    pub fn set_target(&self, upstream: Option<SocketAddr>) {
         *self.shared.upstream.lock().unwrap_or_else(PoisonError::into_inner) = upstream;
     }
 
@@ -180,7 +180,7 @@ async fn converse(shared: &Shared, client: &mut TcpStream, rng: &mut Rng) -> End
 }
 
 impl Shared {
-    fn draw(&self, odds: Odds, rng: &mut Rng) -> Option<Fault> {
+    fn draw(&self, odds: FaultRates, rng: &mut Rng) -> Option<Fault> {
         // Drawn in any case, so that what is drawn next does not depend on when it was calm.
         odds.draw(rng).filter(|_| !self.calm.load(Ordering::Relaxed))
     }
@@ -200,7 +200,7 @@ async fn stall(shared: &Shared) -> End {
 /// What goes one way on a connection.
 struct Direction<'c> {
     shared: &'c Shared,
-    odds: Odds,
+    odds: FaultRates,
     /// Bytes are changed once on a connection at most, so that the judge can tell what one change does.
     corrupted: &'c AtomicBool,
     rng: Rng,
@@ -306,7 +306,7 @@ mod tests {
     use super::*;
 
     /// Plays the same piece on many connections; what arrived and how it ended.
-    async fn play(odds: Odds, times: u64, piece: &[u8]) -> (Vec<(Vec<u8>, bool)>, Proxy) {
+    async fn play(odds: FaultRates, times: u64, piece: &[u8]) -> (Vec<(Vec<u8>, bool)>, Proxy) {
         let proxy = Proxy::start(1).await.unwrap();
         proxy.set_calm(false);
         let mut played = Vec::new();
@@ -322,7 +322,7 @@ mod tests {
     }
 
     #[tokio::test(start_paused = true)]
-    async fn each_fault_is_done_as_often_as_it_is_counted() {
+    async fn injects_each_counted_fault() {
         let piece = br#"{"amount": 90000}"#;
         let (played, proxy) = play(REQUEST, 4000, piece).await;
         let count = |fault| proxy.faults().of(fault);
@@ -340,10 +340,10 @@ mod tests {
     }
 
     #[tokio::test]
-    async fn in_calm_it_passes_on_what_comes_and_closes_all_when_told() {
+    async fn calm_proxy_forwards_and_closes_all() {
         let proxy = Proxy::start(1).await.unwrap();
         let gateway = TcpListener::bind("127.0.0.1:0").await.unwrap();
-        proxy.lead_to(Some(gateway.local_addr().unwrap()));
+        proxy.set_target(Some(gateway.local_addr().unwrap()));
         let mut client = TcpStream::connect(proxy.address()).await.unwrap();
         let (mut behind, _) = gateway.accept().await.unwrap();
         for piece in [&b"a"[..], b"question", b"and another"] {

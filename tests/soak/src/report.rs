@@ -2,10 +2,10 @@
 
 use std::collections::{BTreeMap, BTreeSet};
 
+use crate::checks::{RunSummary, Tally};
 use crate::faults::Fault;
-use crate::files::Harmed;
+use crate::files::Damaged;
 use crate::gateway::Log;
-use crate::judge::{Judgement, Tally};
 use crate::measure::{Sample, Series};
 use crate::passports::Revocations;
 use crate::proxy::Proxy;
@@ -39,7 +39,7 @@ pub struct Gateway<'r> {
 }
 
 /// What the calls came to.
-pub fn calls(judgement: &Judgement) -> String {
+pub fn calls(judgement: &RunSummary) -> String {
     let mut rows = vec![
         [
             "client",
@@ -81,7 +81,7 @@ pub fn calls(judgement: &Judgement) -> String {
 }
 
 /// Why actions did not run where the gateway did not decide so, by client.
-pub fn reasons(judgement: &Judgement) -> String {
+pub fn reasons(judgement: &RunSummary) -> String {
     let mut by_series: BTreeMap<&str, Tally> = BTreeMap::new();
     for ((series, _), tally) in &judgement.tallies {
         add(by_series.entry(series).or_default(), tally);
@@ -101,7 +101,7 @@ pub fn reasons(judgement: &Judgement) -> String {
 }
 
 /// What revoked passports and harmed files came to.
-pub fn safeguards(revocations: &Revocations, sites: &[(&str, &Harmed)]) -> String {
+pub fn safeguards(revocations: &Revocations, deployments: &[(&str, &Damaged)]) -> String {
     let Revocations { revoked, used, denied, failed, violations } = revocations;
     let mut rows = vec![
         vec!["passports".to_owned(), String::new()],
@@ -111,7 +111,7 @@ pub fn safeguards(revocations: &Revocations, sites: &[(&str, &Harmed)]) -> Strin
         vec!["failed after the revocation was answered".to_owned(), number(*failed)],
         vec!["allowed after the revocation was answered".to_owned(), number(violations.len() as u64)],
     ];
-    for (name, harmed) in sites {
+    for (name, harmed) in deployments {
         rows.push(vec![format!("files of {name} removed or replaced"), number(harmed.times)]);
         rows.push(vec!["requests answered with 503 meanwhile".to_owned(), number(harmed.refused)]);
         rows.push(vec!["decided meanwhile".to_owned(), number(harmed.violations.len() as u64)]);
@@ -120,7 +120,7 @@ pub fn safeguards(revocations: &Revocations, sites: &[(&str, &Harmed)]) -> Strin
 }
 
 /// What the network did, what it came to, and what the ledgers say.
-pub fn network(gateways: &[Gateway<'_>], judgement: &Judgement) -> String {
+pub fn network(gateways: &[Gateway<'_>], judgement: &RunSummary) -> String {
     let mut rows: Vec<Vec<String>> = Vec::new();
     let mut row = |name: &str, figure: &dyn Fn(&Gateway<'_>) -> String| {
         rows.push([name.to_owned()].into_iter().chain(gateways.iter().map(figure)).collect());
@@ -219,7 +219,7 @@ mod tests {
     use super::*;
 
     #[test]
-    fn numbers_and_tables_are_readable() {
+    fn formats_numbers_and_tables() {
         assert_eq!([0, 999, 1000, 1_234_567].map(number), ["0", "999", "1,000", "1,234,567"]);
         let rows = [["a", "b"], ["c", "d"]].map(|row| row.map(str::to_owned).to_vec());
         assert_eq!(table(&rows), "| a | b |\n|---|---|\n| c | d |\n");

@@ -1,6 +1,6 @@
 //! A worker: a program in some language that makes guarded calls.
 //!
-//! It is started with the path of its [`Orders`], says `ready`, and obeys lines on its standard input. `go` starts the load. `rest` ends it;
+//! It is started with the path of its [`WorkerConfig`], says `ready`, and obeys lines on its standard input. `start_load` starts the load. `stop_load` ends it;
 //! when nothing is under way any more, the worker says `resting`. `call` has each client make two calls, one after the other, so that
 //! connections that were closed are noticed; then the worker says `called`. `end` closes the clients, and the worker exits with
 //! code 0. At the end of the input it exits with another.
@@ -14,11 +14,11 @@ use tokio::process::{Child, ChildStdin, ChildStdout, Command};
 use tokio::time::timeout;
 
 use crate::Result;
-use crate::call::{Endpoint, Orders};
+use crate::call::{Endpoint, WorkerConfig};
 
-const LONGEST_START: Duration = Duration::from_secs(60);
-const LONGEST_REST: Duration = Duration::from_secs(60);
-const LONGEST_END: Duration = Duration::from_secs(30);
+const START_TIMEOUT: Duration = Duration::from_secs(60);
+const IDLE_TIMEOUT: Duration = Duration::from_secs(60);
+const EXIT_TIMEOUT: Duration = Duration::from_secs(30);
 
 /// A worker's process; dropped, it is killed.
 #[derive(Debug)]
@@ -26,8 +26,8 @@ pub struct Worker {
     name: String,
     journal: PathBuf,
     child: Child,
-    orders: ChildStdin,
-    answers: BufReader<ChildStdout>,
+    commands: ChildStdin,
+    replies: BufReader<ChildStdout>,
     allowance: u64,
 }
 
@@ -46,7 +46,7 @@ impl Worker {
     ) -> Result<Self> {
         let journal = folder.join(name).with_extension("journal");
         std::fs::write(&journal, "")?;
-        let orders = Orders {
+        let commands = WorkerConfig {
             journal: journal.to_string_lossy().into_owned(),
             gateways: gateways.to_vec(),
             tasks,
@@ -55,7 +55,7 @@ impl Worker {
             fresh_client_each: 50,
         };
         let path = folder.join(name).with_extension("orders.json");
-        std::fs::write(&path, serde_json::to_vec(&orders)?)?;
+        std::fs::write(&path, serde_json::to_vec(&commands)?)?;
         let (program, arguments) = command.split_first().ok_or("an empty command")?;
         let mut child = Command::new(program)
             .args(arguments)
@@ -65,12 +65,12 @@ impl Worker {
             .kill_on_drop(true)
             .spawn()
             .map_err(|error| format!("{name}: {program}: {error}"))?;
-        let orders = child.stdin.take().ok_or("no standard input")?;
-        let answers = BufReader::new(child.stdout.take().ok_or("no standard output")?);
+        let commands = child.stdin.take().ok_or("no standard input")?;
+        let replies = BufReader::new(child.stdout.take().ok_or("no standard output")?);
         // Node's collector takes its time, and pages that it gave back are counted until the system needs them.
         let allowance = if name == "node" { 16 * 1024 } else { 4 * 1024 };
-        let mut worker = Self { name: name.to_owned(), journal, child, orders, answers, allowance };
-        worker.hear("ready", LONGEST_START).await?;
+        let mut worker = Self { name: name.to_owned(), journal, child, commands, replies, allowance };
+        worker.expect_line("ready", START_TIMEOUT).await?;
         Ok(worker)
     }
 
@@ -99,8 +99,8 @@ impl Worker {
     /// # Errors
     ///
     /// If it ended.
-    pub async fn go(&mut self) -> Result<()> {
-        self.say("go").await
+    pub async fn start_load(&mut self) -> Result<()> {
+        self.send_command("go").await
     }
 
     /// Ends the load, and waits until nothing is under way.
@@ -108,9 +108,9 @@ impl Worker {
     /// # Errors
     ///
     /// If it ended, or does not come to rest.
-    pub async fn rest(&mut self) -> Result<()> {
-        self.say("rest").await?;
-        self.hear("resting", LONGEST_REST).await
+    pub async fn stop_load(&mut self) -> Result<()> {
+        self.send_command("rest").await?;
+        self.expect_line("resting", IDLE_TIMEOUT).await
     }
 
     /// Has each of its clients make two calls.
@@ -119,8 +119,8 @@ impl Worker {
     ///
     /// If it ended, or does not end these calls.
     pub async fn call(&mut self) -> Result<()> {
-        self.say("call").await?;
-        self.hear("called", LONGEST_REST).await
+        self.send_command("call").await?;
+        self.expect_line("called", IDLE_TIMEOUT).await
     }
 
     /// Has it close its clients and end.
@@ -129,22 +129,22 @@ impl Worker {
     ///
     /// If it does not, or not with code 0.
     pub async fn end(mut self) -> Result<PathBuf> {
-        self.say("end").await?;
-        match timeout(LONGEST_END, self.child.wait()).await {
+        self.send_command("end").await?;
+        match timeout(EXIT_TIMEOUT, self.child.wait()).await {
             Ok(status) if status.as_ref().is_ok_and(std::process::ExitStatus::success) => Ok(self.journal),
             Ok(status) => Err(format!("{} ended with {}", self.name, status?).into()),
             Err(_) => Err(format!("{} does not end", self.name).into()),
         }
     }
 
-    async fn say(&mut self, word: &str) -> Result<()> {
-        let said = self.orders.write_all(format!("{word}\n").as_bytes()).await;
+    async fn send_command(&mut self, word: &str) -> Result<()> {
+        let said = self.commands.write_all(format!("{word}\n").as_bytes()).await;
         said.map_err(|error| format!("{} does not listen: {error}", self.name).into())
     }
 
-    async fn hear(&mut self, word: &str, longest: Duration) -> Result<()> {
+    async fn expect_line(&mut self, word: &str, longest: Duration) -> Result<()> {
         let mut line = String::new();
-        match timeout(longest, self.answers.read_line(&mut line)).await {
+        match timeout(longest, self.replies.read_line(&mut line)).await {
             Err(_) => Err(format!("{} does not say {word}", self.name).into()),
             Ok(read) => match read.map(|_| line.trim_end() == word) {
                 Ok(true) => Ok(()),

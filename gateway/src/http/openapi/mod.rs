@@ -1,11 +1,11 @@
 //! The description of the interface, OpenAPI 3.1, made of the routes and of the types below.
 //!
 //! A route cannot be served without being described: the router is made of the described handlers. What a body must be
-//! is derived from the types in [`requests`], what an answer is from those in [`answers`], and what every route has in
+//! is derived from the types in [`requests`], what an answer is from those in [`responses`], and what every route has in
 //! common is added once, below. The tests hold all of it against what the gateway does.
 
-pub(super) mod answers;
 pub(super) mod requests;
+pub(super) mod responses;
 
 use std::sync::LazyLock;
 
@@ -50,7 +50,7 @@ fn complete(mut api: OpenApi) -> OpenApi {
     ));
     components.add_security_scheme("key", SecurityScheme::Http(bearer.build()));
     components.schemas.insert(Error::name().into_owned(), Error::schema());
-    components.schemas.insert(ErrorMembers::name().into_owned(), ErrorMembers::schema());
+    components.schemas.insert(ErrorBody::name().into_owned(), ErrorBody::schema());
     for item in api.paths.paths.values_mut() {
         for operation in [&mut item.get, &mut item.post].into_iter().flatten() {
             add_failures(operation);
@@ -129,13 +129,13 @@ fn add_failures(operation: &mut Operation) {
 #[derive(ToSchema)]
 #[expect(dead_code, reason = "described, and never made")]
 struct Error {
-    error: ErrorMembers,
+    error: ErrorBody,
 }
 
 /// What went wrong, for programs and for people.
 #[derive(ToSchema)]
 #[expect(dead_code, reason = "described, and never made")]
-struct ErrorMembers {
+struct ErrorBody {
     /// Stable.
     #[schema(pattern = "^[a-z_]+$")]
     code: String,
@@ -161,7 +161,7 @@ mod tests {
 
     use super::DOCUMENT;
     use crate::request::{
-        Evidence, InvalidMember, Issue, Opinion, Preflight, Revoke, ToolApproval, VerifyPassport,
+        DecisionNote, Evidence, InvalidMember, Issue, Preflight, Revoke, ToolApproval, VerifyPassport,
     };
 
     type Read = fn(&Json) -> Result<(), InvalidMember>;
@@ -170,7 +170,7 @@ mod tests {
     const REQUESTS: [(&str, Read); 7] = [
         ("Evidence", |body| Evidence::read(body.clone()).map(|_| ())),
         ("Issue", |body| Issue::read(body.clone()).map(|_| ())),
-        ("Opinion", |body| Opinion::read(body.clone()).map(|_| ())),
+        ("DecisionNote", |body| DecisionNote::read(body.clone()).map(|_| ())),
         ("Preflight", |body| Preflight::read(body.clone()).map(|_| ())),
         ("Revoke", |body| Revoke::read(body.clone()).map(|_| ())),
         ("ToolApproval", |body| ToolApproval::read(body.clone()).map(|_| ())),
@@ -178,7 +178,7 @@ mod tests {
     ];
 
     #[test]
-    fn requests_are_read_as_they_are_described() {
+    fn request_parsers_match_openapi_schemas() {
         let document = Json::parse(&DOCUMENT).unwrap();
         let schemas = at(&document, &["components", "schemas"]);
         let described = at(&document, &["paths"]).to_string();
@@ -210,7 +210,7 @@ mod tests {
             let is_open = schema.member("additionalProperties") != Some(&Json::Bool(false));
             assert_eq!(
                 is_open,
-                !["Opinion", "ToolApproval"].contains(&name),
+                !["DecisionNote", "ToolApproval"].contains(&name),
                 "what an operator decides is exact"
             );
             takes("described nowhere", Some(Json::Null), is_open);

@@ -151,7 +151,7 @@ pub(in crate::http) struct VerifyPassport {
 /// What a person says about an approval.
 #[derive(ToSchema)]
 #[serde(deny_unknown_fields)]
-pub(in crate::http) struct Opinion {
+pub(in crate::http) struct DecisionNote {
     /// What the person notes.
     #[schema(max_length = 2000)]
     note: Option<String>,

@@ -9,7 +9,7 @@ use http::{HeaderMap, HeaderName, HeaderValue, Uri, header};
 use super::super::App;
 use super::super::error::ApiError;
 use super::super::receive::{drain, read};
-use super::Refusal;
+use super::PageError;
 
 /// The largest form: a note of 2000 characters, percent-encoded, and what goes with it.
 const FORM_BYTES: usize = 32 * 1024;
@@ -34,7 +34,7 @@ const HEADERS: [(HeaderName, &str); 7] = [
 ];
 
 /// Gives every answer of the page the headers that it must have.
-pub(super) async fn harden(request: Request, next: Next) -> Response {
+pub(super) async fn security_headers(request: Request, next: Next) -> Response {
     let mut response = next.run(request).await;
     for (name, value) in HEADERS {
         response.headers_mut().insert(name, HeaderValue::from_static(value));
@@ -46,24 +46,24 @@ pub(super) async fn harden(request: Request, next: Next) -> Response {
 ///
 /// A browser says of each form where its page is from, and no page can change that. What the form must be from is what it
 /// was sent to: the `Host`. A proxy that ends TLS makes the gateway see http where the browser has https.
-pub(super) fn same_origin(headers: &HeaderMap, uri: &Uri, tls: bool) -> Result<bool, Refusal> {
-    let one = |name: HeaderName| {
+pub(super) fn same_origin(headers: &HeaderMap, uri: &Uri, tls: bool) -> Result<bool, PageError> {
+    let detail = |name: HeaderName| {
         let mut values = headers.get_all(name).iter();
         let value = values.next().and_then(|value| value.to_str().ok());
         value.filter(|_| values.next().is_none())
     };
     let site = headers.get("sec-fetch-site");
-    let host = uri.authority().map(http::uri::Authority::as_str).or_else(|| one(header::HOST));
+    let host = uri.authority().map(http::uri::Authority::as_str).or_else(|| detail(header::HOST));
     let (Some(host), Some((scheme, from))) =
-        (host, one(header::ORIGIN).and_then(|origin| origin.split_once("://")))
+        (host, detail(header::ORIGIN).and_then(|origin| origin.split_once("://")))
     else {
-        return Err(Refusal::Origin);
+        return Err(PageError::Origin);
     };
     let secure = scheme == "https";
     let ours = secure || (scheme == "http" && !tls);
     match ours && from.eq_ignore_ascii_case(host) && site.is_none_or(|site| site == "same-origin") {
         true => Ok(secure),
-        false => Err(Refusal::Origin),
+        false => Err(PageError::Origin),
     }
 }
 
@@ -76,19 +76,19 @@ impl Form {
         headers: &HeaderMap,
         body: Body,
         names: &[&str],
-    ) -> Result<Self, Refusal> {
+    ) -> Result<Self, PageError> {
         let content_type = headers.get(header::CONTENT_TYPE).and_then(|value| value.to_str().ok());
         let essence = content_type.unwrap_or_default().split(';').next().unwrap_or_default().trim();
         if !essence.eq_ignore_ascii_case("application/x-www-form-urlencoded") {
             drain(body);
-            return Err(Refusal::Form);
+            return Err(PageError::Form);
         }
         let reading = tokio::time::timeout(app.body_timeout, read(body, FORM_BYTES));
         let body = reading.await.map_err(|_| ApiError::BodyTimeout)??;
         let fields: Vec<(String, String)> = form_urlencoded::parse(&body).into_owned().collect();
         let whole =
             fields.len() == names.len() && names.iter().all(|name| fields.iter().any(|(n, _)| n == name));
-        whole.then_some(Self(fields)).ok_or(Refusal::Form)
+        whole.then_some(Self(fields)).ok_or(PageError::Form)
     }
 
     pub(super) fn field(&self, name: &str) -> &str {
@@ -101,7 +101,7 @@ mod tests {
     use super::*;
 
     #[test]
-    fn a_form_comes_from_where_it_goes() {
+    fn accepts_same_origin_forms_only() {
         for (origin, host, site, tls, secure) in [
             ("http://127.0.0.1:8787", "127.0.0.1:8787", None, false, Some(false)),
             ("http://127.0.0.1:8787", "127.0.0.1:8787", Some("same-origin"), false, Some(false)),
@@ -130,7 +130,7 @@ mod tests {
     }
 
     #[test]
-    fn a_form_of_unknown_origin_is_nobodys() {
+    fn rejects_form_without_origin() {
         let mut headers = HeaderMap::new();
         headers.insert(header::HOST, HeaderValue::from_static("gateway.example"));
         assert!(same_origin(&headers, &Uri::from_static("/login"), false).is_err());
@@ -141,7 +141,7 @@ mod tests {
     }
 
     #[test]
-    fn over_http_2_the_host_is_in_the_uri() {
+    fn reads_http2_authority_from_uri() {
         let mut headers = HeaderMap::new();
         headers.insert(header::ORIGIN, HeaderValue::from_static("https://gateway.example"));
         let uri = Uri::from_static("https://gateway.example/login");

@@ -24,23 +24,23 @@ use http::{HeaderMap, HeaderValue, StatusCode, header};
 use tokio::sync::Semaphore;
 
 use self::guard::Form;
-use self::session::{Cookie, Cookies, Operator, Sessions, Use};
+use self::session::{Activity, Cookie, Cookies, Operator, Sessions};
 use super::App;
-use super::approvals::LISTED;
+use super::approvals::DEFAULT_PAGE_SIZE;
 use super::client::Client;
 use super::error::{ApiError, Code};
 use super::receive::{drain, within_limit};
 use crate::approvals::{Approval, Status};
-use crate::auth::{KeyHash, Role};
-use crate::request::Opinion;
-use crate::service::{Extent, OperatorKey, ServiceError};
+use crate::auth::{ApiKeyHash, Role};
+use crate::request::DecisionNote;
+use crate::service::{OperatorKey, ServiceError, VerifyScope};
 use crate::store::Listing;
 
 /// How long an answer to a wrong key takes, so that trying keys is slow.
-const WRONG_KEY: Duration = Duration::from_secs(1);
+const WRONG_KEY_DELAY: Duration = Duration::from_secs(1);
 
 /// How many answers to wrong keys may be due at once. Beyond that, wrong keys are turned away; a right one never is.
-const WRONG_KEYS: usize = 16;
+const MAX_DELAYED_LOGINS: usize = 16;
 
 /// What the page keeps.
 #[derive(Debug)]
@@ -59,7 +59,7 @@ impl Page {
         let cookies = Cookies::new(Arc::clone(&base));
         Self {
             sessions: Sessions::new(cookies.clone()),
-            attempts: Arc::new(Semaphore::new(WRONG_KEYS)),
+            attempts: Arc::new(Semaphore::new(MAX_DELAYED_LOGINS)),
             tls,
             cookies,
             base,
@@ -72,11 +72,11 @@ impl Page {
     }
 
     /// Whether the request is of somebody who is logged in.
-    pub(super) fn knows(&self, app: &App, headers: &HeaderMap) -> bool {
+    pub(super) fn is_logged_in(&self, app: &App, headers: &HeaderMap) -> bool {
         headers.contains_key(header::COOKIE)
             && self
                 .sessions
-                .find(headers, &app.keyring, self.tls, app.service.clock.seconds(), Use::Refresh)
+                .find(headers, &app.keyring, self.tls, app.service.clock.seconds(), Activity::Refresh)
                 .is_some()
     }
 
@@ -90,7 +90,7 @@ pub(super) fn routes() -> Router<Arc<App>> {
     Router::new()
         .route("/", get(index))
         .route("/live", get(live))
-        .route("/approvals/{id}", get(one))
+        .route("/approvals/{id}", get(detail))
         .route("/approvals/{id}/approve", post(approve))
         .route("/approvals/{id}/reject", post(reject))
         .route("/assets/{name}", get(assets::serve))
@@ -98,12 +98,12 @@ pub(super) fn routes() -> Router<Arc<App>> {
         .route("/login", post(login))
         .route("/logout", post(logout))
         .method_not_allowed_fallback(async || ApiError::MethodNotAllowed)
-        .layer(middleware::from_fn(guard::harden))
+        .layer(middleware::from_fn(guard::security_headers))
 }
 
 /// Why a request of a browser is not done.
 #[derive(Debug)]
-enum Refusal {
+enum PageError {
     Api(ApiError),
     /// This request cannot be decided by this form, and why.
     Conflict(Box<(Operator, Approval, String)>),
@@ -116,13 +116,13 @@ enum Refusal {
     WrongKey,
 }
 
-impl From<ApiError> for Refusal {
+impl From<ApiError> for PageError {
     fn from(error: ApiError) -> Self {
         Self::Api(error)
     }
 }
 
-impl From<ServiceError> for Refusal {
+impl From<ServiceError> for PageError {
     fn from(error: ServiceError) -> Self {
         Self::Api(error.into())
     }
@@ -133,8 +133,8 @@ async fn index(
     headers: HeaderMap,
     query: Result<Query<Vec<(String, String)>>, QueryRejection>,
 ) -> Response {
-    let answer = async {
-        let Some(operator) = operator(&app, &headers, Use::Counts) else {
+    let response = async {
+        let Some(operator) = operator(&app, &headers, Activity::Counts) else {
             return Ok(login_form(&app, &headers, StatusCode::OK, None));
         };
         let query = query.map(|Query(query)| query).unwrap_or_default();
@@ -144,7 +144,7 @@ async fn index(
         };
         overview(&app, &operator, done, &query).await
     };
-    finish(&app, &headers, answer).await
+    finish(&app, &headers, response).await
 }
 
 /// What refreshes the page: the same, but not a sign that anybody is there.
@@ -153,12 +153,12 @@ async fn live(
     headers: HeaderMap,
     query: Result<Query<Vec<(String, String)>>, QueryRejection>,
 ) -> Response {
-    let answer = async {
-        let operator = operator(&app, &headers, Use::Refresh).ok_or(Refusal::LoggedOut)?;
+    let response = async {
+        let operator = operator(&app, &headers, Activity::Refresh).ok_or(PageError::LoggedOut)?;
         let query = query.map(|Query(query)| query).unwrap_or_default();
         overview(&app, &operator, None, &query).await
     };
-    finish(&app, &headers, answer).await
+    finish(&app, &headers, response).await
 }
 
 async fn overview(
@@ -166,7 +166,7 @@ async fn overview(
     operator: &Operator,
     done: Option<Approval>,
     query: &[(String, String)],
-) -> Result<Response, Refusal> {
+) -> Result<Response, PageError> {
     within_limit(&operator.key)?;
     let tenant_id = &operator.key.tenant.id;
     let now = app.service.clock.seconds();
@@ -182,35 +182,35 @@ async fn overview(
         agent: given("agent"),
         tool: given("tool"),
         after: given("after"),
-        limit: LISTED,
+        limit: DEFAULT_PAGE_SIZE,
     };
     let (pending, next) = app.service.list_approvals(OperatorKey::of(&operator.key)?, listing).await?;
-    let chain = app.service.chain_status(tenant_id, Extent::New).await?;
+    let chain = app.service.chain_status(tenant_id, VerifyScope::Incremental).await?;
     let last = app.service.last_decisions(tenant_id, &chain.head).await?;
     let bytes = pending.iter().map(|approval| approval.args.len()).sum();
     let operator = operator.clone();
     let base = Arc::clone(&app.page.base);
     let overview = view::Overview { base, operator, now, pending, next, filter, done, chain, last };
-    Ok(app.service.work(bytes, move || overview.render()).await?)
+    Ok(app.service.run(bytes, move || overview.render()).await?)
 }
 
 /// Everything about one request.
-async fn one(
+async fn detail(
     State(app): State<Arc<App>>,
     headers: HeaderMap,
     id: Result<Path<String>, PathRejection>,
 ) -> Response {
-    let answer = async {
-        let operator = operator(&app, &headers, Use::Counts).ok_or(Refusal::LoggedOut)?;
+    let response = async {
+        let operator = operator(&app, &headers, Activity::Counts).ok_or(PageError::LoggedOut)?;
         within_limit(&operator.key)?;
         let Path(id) = id.map_err(|_| ApiError::InvalidPath)?;
         let approval = app.service.approval(&operator.key, &id).await?;
-        Ok(show_one(&app, operator, approval, None).await?)
+        Ok(render_detail(&app, operator, approval, None).await?)
     };
-    finish(&app, &headers, answer).await
+    finish(&app, &headers, response).await
 }
 
-async fn show_one(
+async fn render_detail(
     app: &App,
     operator: Operator,
     approval: Approval,
@@ -219,7 +219,9 @@ async fn show_one(
     let now = app.service.clock.seconds();
     let bytes = approval.args.len();
     let base = Arc::clone(&app.page.base);
-    app.service.work(bytes, move || view::One { base, operator, now, approval, problem }.render()).await
+    app.service
+        .run(bytes, move || view::ApprovalDetail { base, operator, now, approval, problem }.render())
+        .await
 }
 
 async fn approve(
@@ -245,32 +247,35 @@ async fn decide(
     approved: bool,
 ) -> Response {
     let headers = request.headers().clone();
-    let answer = async {
-        let (operator, form) = submitted(&app, request, &["action_hash", "note", "token"]).await?;
+    let response = async {
+        let (operator, form) = read_form(&app, request, &["action_hash", "note", "token"]).await?;
         let Path(id) = id.map_err(|_| ApiError::InvalidPath)?;
         let approval = app.service.approval(&operator.key, &id).await?;
         // What is approved is what was seen: the hash of what the record shows, and not the one that it claims.
-        if !session::same(form.field("action_hash"), approval.shown_hash().as_deref().unwrap_or_default()) {
+        if !session::constant_time_eq(
+            form.field("action_hash"),
+            approval.recompute_hash().as_deref().unwrap_or_default(),
+        ) {
             let problem = "This form was about another action than this request, so nothing was decided. \
                            Below is what is asked for.";
-            return Err(Refusal::Conflict(Box::new((operator, approval, problem.to_owned()))));
+            return Err(PageError::Conflict(Box::new((operator, approval, problem.to_owned()))));
         }
         if approved && let Some(withheld) = view::withheld(&approval)? {
             let problem = format!("{} So it cannot be approved here, and nothing was decided.", withheld.why);
-            return Err(Refusal::Conflict(Box::new((operator, approval, problem))));
+            return Err(PageError::Conflict(Box::new((operator, approval, problem))));
         }
         let note = read_note(form.field("note"))?;
-        match app.service.settle(OperatorKey::of(&operator.key)?, &approval, approved, note).await {
+        match app.service.decide_approval(OperatorKey::of(&operator.key)?, &approval, approved, note).await {
             Ok(decided) => Ok(app.page.redirect(&format!("/?decided={}", decided.id))),
             Err(ServiceError::AlreadyDecided(_)) => {
                 let now = app.service.approval(&operator.key, &id).await?;
                 let problem = view::too_late(&now, app.service.clock.seconds());
-                Err(Refusal::Conflict(Box::new((operator, now, problem))))
+                Err(PageError::Conflict(Box::new((operator, now, problem))))
             }
             Err(error) => Err(error.into()),
         }
     };
-    finish(&app, &headers, answer).await
+    finish(&app, &headers, response).await
 }
 
 /// The note of a form, by the rules of the API. A browser sends its lines with other ends than they were typed with.
@@ -281,23 +286,23 @@ fn read_note(text: &str) -> Result<Option<String>, ApiError> {
         return Ok(None);
     }
     let body = Json::Object(vec![("note".to_owned(), Json::from(text))]);
-    Ok(Opinion::read(body)?.note)
+    Ok(DecisionNote::read(body)?.note)
 }
 
 async fn verify(State(app): State<Arc<App>>, request: Request) -> Response {
     let headers = request.headers().clone();
-    let answer = async {
-        let (operator, _) = submitted(&app, request, &["token"]).await?;
-        app.service.chain_status(&operator.key.tenant.id, Extent::Again).await?;
+    let response = async {
+        let (operator, _) = read_form(&app, request, &["token"]).await?;
+        app.service.chain_status(&operator.key.tenant.id, VerifyScope::Full).await?;
         Ok(app.page.redirect("/#chain"))
     };
-    finish(&app, &headers, answer).await
+    finish(&app, &headers, response).await
 }
 
 async fn login(State(app): State<Arc<App>>, request: Request) -> Response {
     let headers = request.headers().clone();
     let client = request.extensions().get::<Client>().map(|client| client.0);
-    let answer = async {
+    let response = async {
         let (parts, body) = request.into_parts();
         let secure = match guard::same_origin(&headers, &parts.uri, app.page.tls) {
             Ok(secure) => secure,
@@ -307,32 +312,32 @@ async fn login(State(app): State<Arc<App>>, request: Request) -> Response {
             }
         };
         let form = Form::read(&app, &headers, body, &["key", "token"]).await?;
-        let expected = login_token(&app, &headers).ok_or(Refusal::LoginForm)?;
-        if !session::same(form.field("token"), expected) {
-            return Err(Refusal::LoginForm);
+        let expected = login_token(&app, &headers).ok_or(PageError::LoginForm)?;
+        if !session::constant_time_eq(form.field("token"), expected) {
+            return Err(PageError::LoginForm);
         }
         let presented = Secret::new(form.field("key").trim());
         let key = app.keyring.find(presented.expose()).filter(|key| key.role == Role::Operator);
         // A right key is never turned away, however many wrong ones come at the same time.
         let Some(key) = key else {
-            app.attempts.count(client).map_err(|_| Refusal::TooManyAttempts)?;
+            app.attempts.count(client).map_err(|_| PageError::TooManyAttempts)?;
             let attempts = Arc::clone(&app.page.attempts);
-            let attempt = attempts.try_acquire_owned().map_err(|_| Refusal::TooManyAttempts)?;
+            let attempt = attempts.try_acquire_owned().map_err(|_| PageError::TooManyAttempts)?;
             // It goes on if the caller goes away: who does not wait for the answer tries no faster.
             let slowly = tokio::spawn(async move {
-                tokio::time::sleep(WRONG_KEY).await;
+                tokio::time::sleep(WRONG_KEY_DELAY).await;
                 drop(attempt);
             });
             slowly.await.map_err(|_| ServiceError::Internal)?;
-            return Err(Refusal::WrongKey);
+            return Err(PageError::WrongKey);
         };
         tracing::Span::current().record("tenant", &*key.tenant.id).record("key", &*key.name);
         within_limit(key)?;
-        if let Some(before) = operator(&app, &headers, Use::Refresh) {
+        if let Some(before) = operator(&app, &headers, Activity::Refresh) {
             app.page.sessions.close(&before);
         }
         let opened =
-            app.page.sessions.open(KeyHash::of(presented.expose()), secure, app.service.clock.seconds());
+            app.page.sessions.open(ApiKeyHash::of(presented.expose()), secure, app.service.clock.seconds());
         let id = opened.map_err(|_| ServiceError::Internal)?;
         tracing::info!("logged in");
         let mut response = app.page.redirect("/");
@@ -343,13 +348,13 @@ async fn login(State(app): State<Arc<App>>, request: Request) -> Response {
         }
         Ok(response)
     };
-    finish(&app, &headers, answer).await
+    finish(&app, &headers, response).await
 }
 
 async fn logout(State(app): State<Arc<App>>, request: Request) -> Response {
     let headers = request.headers().clone();
-    let answer = async {
-        let (operator, _) = submitted(&app, request, &["token"]).await?;
+    let response = async {
+        let (operator, _) = read_form(&app, request, &["token"]).await?;
         app.page.sessions.close(&operator);
         let mut response = app.page.redirect("/");
         for cookie in
@@ -359,11 +364,11 @@ async fn logout(State(app): State<Arc<App>>, request: Request) -> Response {
         }
         Ok(response)
     };
-    finish(&app, &headers, answer).await
+    finish(&app, &headers, response).await
 }
 
 /// Whose session it is.
-fn operator(app: &App, headers: &HeaderMap, counts: Use) -> Option<Operator> {
+fn operator(app: &App, headers: &HeaderMap, counts: Activity) -> Option<Operator> {
     let now = app.service.clock.seconds();
     let operator = app.page.sessions.find(headers, &app.keyring, app.page.tls, now, counts)?;
     let key = &operator.key;
@@ -372,11 +377,11 @@ fn operator(app: &App, headers: &HeaderMap, counts: Use) -> Option<Operator> {
 }
 
 /// A form with these fields, of somebody who is logged in, from their own page.
-async fn submitted(app: &App, request: Request, fields: &[&str]) -> Result<(Operator, Form), Refusal> {
+async fn read_form(app: &App, request: Request, fields: &[&str]) -> Result<(Operator, Form), PageError> {
     let (parts, body) = request.into_parts();
     let sender = || {
         guard::same_origin(&parts.headers, &parts.uri, app.page.tls)?;
-        let operator = operator(app, &parts.headers, Use::Counts).ok_or(Refusal::LoggedOut)?;
+        let operator = operator(app, &parts.headers, Activity::Counts).ok_or(PageError::LoggedOut)?;
         within_limit(&operator.key)?;
         Ok(operator)
     };
@@ -388,9 +393,9 @@ async fn submitted(app: &App, request: Request, fields: &[&str]) -> Result<(Oper
         }
     };
     let form = Form::read(app, &parts.headers, body, fields).await?;
-    match session::same(form.field("token"), operator.token.expose()) {
+    match session::constant_time_eq(form.field("token"), operator.token.expose()) {
         true => Ok((operator, form)),
-        false => Err(Refusal::Token),
+        false => Err(PageError::Token),
     }
 }
 
@@ -402,7 +407,7 @@ fn login_token<'h>(app: &App, headers: &'h HeaderMap) -> Option<&'h str> {
 fn login_form(app: &App, headers: &HeaderMap, status: StatusCode, problem: Option<&str>) -> Response {
     // A form that is open in another tab stays good.
     let known = login_token(app, headers).map(|token| Ok(Secret::new(token)));
-    let answer: Result<_, ApiError> =
+    let response: Result<_, ApiError> =
         known.unwrap_or_else(session::random).map_err(|_| ServiceError::Internal.into()).and_then(|token| {
             let mut response = view::login(&app.page.base, status, problem, &token)?;
             let cookie =
@@ -410,22 +415,22 @@ fn login_form(app: &App, headers: &HeaderMap, status: StatusCode, problem: Optio
             response.headers_mut().append(header::SET_COOKIE, cookie);
             Ok(response)
         });
-    answer.unwrap_or_else(IntoResponse::into_response)
+    response.unwrap_or_else(IntoResponse::into_response)
 }
 
 async fn finish(
     app: &App,
     headers: &HeaderMap,
-    answer: impl Future<Output = Result<Response, Refusal>>,
+    response: impl Future<Output = Result<Response, PageError>>,
 ) -> Response {
-    match answer.await {
+    match response.await {
         Ok(response) => response,
-        Err(refusal) => refuse(app, headers, refusal).await,
+        Err(refusal) => render_error(app, headers, refusal).await,
     }
 }
 
 /// The answer to a request that is not done.
-async fn refuse(app: &App, headers: &HeaderMap, refusal: Refusal) -> Response {
+async fn render_error(app: &App, headers: &HeaderMap, refusal: PageError) -> Response {
     let failed = |status, code, message: &str| {
         let mut response =
             view::failure(&app.page.base, status, message).unwrap_or_else(IntoResponse::into_response);
@@ -438,7 +443,7 @@ async fn refuse(app: &App, headers: &HeaderMap, refusal: Refusal) -> Response {
         response
     };
     match refusal {
-        Refusal::Api(error) => {
+        PageError::Api(error) => {
             let (status, code) = error.status_and_code();
             let mut response = failed(status, code, &error.message());
             // What the API says of when to try again, the page says too.
@@ -447,9 +452,9 @@ async fn refuse(app: &App, headers: &HeaderMap, refusal: Refusal) -> Response {
             }
             response
         }
-        Refusal::Conflict(conflict) => {
+        PageError::Conflict(conflict) => {
             let (operator, approval, problem) = *conflict;
-            let mut response = show_one(app, operator, approval, Some(problem))
+            let mut response = render_detail(app, operator, approval, Some(problem))
                 .await
                 .unwrap_or_else(IntoResponse::into_response);
             if response.status() == StatusCode::OK {
@@ -458,29 +463,29 @@ async fn refuse(app: &App, headers: &HeaderMap, refusal: Refusal) -> Response {
             }
             response
         }
-        Refusal::Form => failed(StatusCode::BAD_REQUEST, "page_form", "This is not a form of this page."),
-        Refusal::LoggedOut => form(
+        PageError::Form => failed(StatusCode::BAD_REQUEST, "page_form", "This is not a form of this page."),
+        PageError::LoggedOut => form(
             StatusCode::FORBIDDEN,
             "page_logged_out",
             "You are not logged in, or no longer. Nothing was decided.",
         ),
-        Refusal::LoginForm => form(
+        PageError::LoginForm => form(
             StatusCode::FORBIDDEN,
             "page_login_form",
             "This form was too old, or the browser keeps no cookies. Try again.",
         ),
-        Refusal::Origin => failed(
+        PageError::Origin => failed(
             StatusCode::FORBIDDEN,
             "page_origin",
             "This form was not sent by this gateway's own page, so nothing was done. If it was, a proxy in between \
              changes the Host header: it must pass on the one that the browser sent.",
         ),
-        Refusal::Token => failed(
+        PageError::Token => failed(
             StatusCode::FORBIDDEN,
             "page_token",
             "This form is not of this session, so nothing was done. Go back to the page and try again.",
         ),
-        Refusal::TooManyAttempts => {
+        PageError::TooManyAttempts => {
             let mut response = form(
                 StatusCode::TOO_MANY_REQUESTS,
                 "page_attempts",
@@ -489,7 +494,7 @@ async fn refuse(app: &App, headers: &HeaderMap, refusal: Refusal) -> Response {
             response.headers_mut().insert(header::RETRY_AFTER, HeaderValue::from_static("2"));
             response
         }
-        Refusal::WrongKey => {
+        PageError::WrongKey => {
             form(StatusCode::FORBIDDEN, "page_wrong_key", "This is not an operator's key of this gateway.")
         }
     }

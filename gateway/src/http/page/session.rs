@@ -11,29 +11,29 @@ use http::{HeaderMap, HeaderValue, header};
 use sha2::{Digest, Sha256};
 use subtle::ConstantTimeEq;
 
-use crate::auth::{Key, KeyHash, Keyring, Role};
+use crate::auth::{ApiKey, ApiKeyHash, Keyring, Role};
 
 /// How long a session lasts at most, in seconds.
-pub(super) const LIFETIME: i64 = 8 * 60 * 60;
+pub(super) const MAX_SESSION_SECONDS: i64 = 8 * 60 * 60;
 
 /// How long a session lasts in which nothing is done, in seconds. That a page refreshes itself is nothing done.
-pub(super) const IDLE: i64 = 30 * 60;
+pub(super) const MAX_IDLE_SECONDS: i64 = 30 * 60;
 
 /// How many sessions a key has at most; one more ends the one that was used longest ago.
-const PER_KEY: usize = 32;
+const MAX_SESSIONS_PER_KEY: usize = 32;
 
 /// Everybody who is logged in to this process.
 #[derive(Default)]
 pub(super) struct Sessions {
     cookies: Cookies,
-    open: Mutex<HashMap<Name, Session>>,
+    open: Mutex<HashMap<SessionHash, Session>>,
 }
 
 /// The SHA-256 of a session's id: what finding it tells by its time is about the hash of what the caller sent.
-type Name = [u8; 32];
+type SessionHash = [u8; 32];
 
 struct Session {
-    key: KeyHash,
+    key: ApiKeyHash,
     token: Arc<Secret>,
     secure: bool,
     opened: i64,
@@ -43,15 +43,15 @@ struct Session {
 /// Somebody who is logged in.
 #[derive(Clone, Debug)]
 pub(super) struct Operator {
-    pub(super) key: Arc<Key>,
+    pub(super) key: Arc<ApiKey>,
     /// What a form must carry to be this session's.
     pub(super) token: Arc<Secret>,
-    name: Name,
+    name: SessionHash,
 }
 
 /// Whether looking for a session counts as using it.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
-pub(super) enum Use {
+pub(super) enum Activity {
     Counts,
     Refresh,
 }
@@ -62,17 +62,17 @@ impl Sessions {
     }
 
     /// Logs the holder of a key in: the session's id, which nothing here keeps.
-    pub(super) fn open(&self, key: KeyHash, secure: bool, now: i64) -> Result<Secret, getrandom::Error> {
+    pub(super) fn open(&self, key: ApiKeyHash, secure: bool, now: i64) -> Result<Secret, getrandom::Error> {
         let (id, token) = (random()?, random()?);
         let mut sessions = self.lock();
-        sessions.retain(|_, session| session.lasts(now));
+        sessions.retain(|_, session| session.is_active(now));
         let of_key = || sessions.iter().filter(|(_, session)| session.key == key);
-        if of_key().count() >= PER_KEY {
+        if of_key().count() >= MAX_SESSIONS_PER_KEY {
             let oldest = of_key().min_by_key(|(_, session)| session.used).map(|(name, _)| *name);
             oldest.map(|oldest| sessions.remove(&oldest));
         }
         let session = Session { key, token: Arc::new(token), secure, opened: now, used: now };
-        sessions.insert(name_of(&id), session);
+        sessions.insert(hash_of(&id), session);
         Ok(id)
     }
 
@@ -83,22 +83,22 @@ impl Sessions {
         keyring: &Keyring,
         tls: bool,
         now: i64,
-        counts: Use,
+        counts: Activity,
     ) -> Option<Operator> {
         let (id, secure) = match self.cookies.read(Cookie::Session, headers, true) {
             Some(id) => (id, true),
             None if tls => return None,
             None => (self.cookies.read(Cookie::Session, headers, false)?, false),
         };
-        let name = name_of(&Secret::new(id));
+        let name = hash_of(&Secret::new(id));
         let mut sessions = self.lock();
         let session = sessions.get_mut(&name)?;
         let key = keyring.known(&session.key).filter(|key| key.role == Role::Operator);
-        let Some(key) = key.filter(|_| session.secure == secure && session.lasts(now)) else {
+        let Some(key) = key.filter(|_| session.secure == secure && session.is_active(now)) else {
             sessions.remove(&name);
             return None;
         };
-        if counts == Use::Counts {
+        if counts == Activity::Counts {
             session.used = now;
         }
         Some(Operator { key: Arc::clone(key), token: Arc::clone(&session.token), name })
@@ -108,7 +108,7 @@ impl Sessions {
         self.lock().remove(&operator.name);
     }
 
-    fn lock(&self) -> MutexGuard<'_, HashMap<Name, Session>> {
+    fn lock(&self) -> MutexGuard<'_, HashMap<SessionHash, Session>> {
         // Nothing is left half done where this could panic.
         self.open.lock().unwrap_or_else(PoisonError::into_inner)
     }
@@ -121,8 +121,9 @@ impl fmt::Debug for Sessions {
 }
 
 impl Session {
-    fn lasts(&self, now: i64) -> bool {
-        now < self.opened.saturating_add(LIFETIME) && now < self.used.saturating_add(IDLE)
+    fn is_active(&self, now: i64) -> bool {
+        now < self.opened.saturating_add(MAX_SESSION_SECONDS)
+            && now < self.used.saturating_add(MAX_IDLE_SECONDS)
     }
 }
 
@@ -169,7 +170,7 @@ impl Cookies {
     pub(super) fn set(&self, cookie: Cookie, value: &Secret, secure: bool) -> Option<HeaderValue> {
         let age = match cookie {
             Cookie::Login => None,
-            Cookie::Session => Some(Duration::seconds(LIFETIME)),
+            Cookie::Session => Some(Duration::seconds(MAX_SESSION_SECONDS)),
         };
         self.header(cookie, value.expose(), age, secure)
     }
@@ -217,11 +218,11 @@ pub(super) fn random() -> Result<Secret, getrandom::Error> {
 }
 
 /// Whether both are the same, in constant time.
-pub(super) fn same(a: &str, b: &str) -> bool {
+pub(super) fn constant_time_eq(a: &str, b: &str) -> bool {
     a.as_bytes().ct_eq(b.as_bytes()).into()
 }
 
-fn name_of(id: &Secret) -> Name {
+fn hash_of(id: &Secret) -> SessionHash {
     Sha256::digest(id.expose().as_bytes()).into()
 }
 
@@ -238,7 +239,7 @@ mod tests {
         let tenant = Arc::new(Tenant { id: "t".into(), policy });
         let mut keyring = Keyring::default();
         for (key, role) in keys {
-            keyring.add(KeyHash::of(key), Key::new(key, Arc::clone(&tenant), *role, None));
+            keyring.add(ApiKeyHash::of(key), ApiKey::new(key, Arc::clone(&tenant), *role, None));
         }
         keyring
     }
@@ -255,54 +256,57 @@ mod tests {
     }
 
     fn found(sessions: &Sessions, id: &Secret, now: i64) -> bool {
-        sessions.find(&with("actpass", id), &operators(), false, now, Use::Counts).is_some()
+        sessions.find(&with("actpass", id), &operators(), false, now, Activity::Counts).is_some()
     }
 
     #[test]
-    fn a_session_ends_when_it_is_idle_and_when_it_is_old() {
+    fn session_expires_when_idle_or_old() {
         let sessions = Sessions::default();
-        let id = sessions.open(KeyHash::of(KEY), false, 0).unwrap();
-        for now in (0..LIFETIME).step_by(1000) {
+        let id = sessions.open(ApiKeyHash::of(KEY), false, 0).unwrap();
+        for now in (0..MAX_SESSION_SECONDS).step_by(1000) {
             assert!(found(&sessions, &id, now), "{now}");
         }
-        assert!(!found(&sessions, &id, LIFETIME));
+        assert!(!found(&sessions, &id, MAX_SESSION_SECONDS));
         assert!(!found(&sessions, &id, 0), "what ended stays ended");
 
-        let id = sessions.open(KeyHash::of(KEY), false, 0).unwrap();
-        assert!(found(&sessions, &id, IDLE - 1));
-        assert!(!found(&sessions, &id, 2 * IDLE - 1));
+        let id = sessions.open(ApiKeyHash::of(KEY), false, 0).unwrap();
+        assert!(found(&sessions, &id, MAX_IDLE_SECONDS - 1));
+        assert!(!found(&sessions, &id, 2 * MAX_IDLE_SECONDS - 1));
     }
 
     #[test]
-    fn a_page_that_refreshes_itself_keeps_no_session_alive() {
+    fn auto_refresh_does_not_extend_session() {
         let sessions = Sessions::default();
-        let id = sessions.open(KeyHash::of(KEY), false, 0).unwrap();
+        let id = sessions.open(ApiKeyHash::of(KEY), false, 0).unwrap();
         let refresh =
-            |now| sessions.find(&with("actpass", &id), &operators(), false, now, Use::Refresh).is_some();
-        assert!(refresh(IDLE - 1));
-        assert!(!refresh(IDLE));
+            |now| sessions.find(&with("actpass", &id), &operators(), false, now, Activity::Refresh).is_some();
+        assert!(refresh(MAX_IDLE_SECONDS - 1));
+        assert!(!refresh(MAX_IDLE_SECONDS));
     }
 
     #[test]
-    fn without_its_key_there_is_no_session() {
+    fn session_ends_when_its_key_is_removed() {
         for keys in [vec![], vec![("apdv_bob", Role::Operator)], vec![(KEY, Role::Agent)]] {
             let sessions = Sessions::default();
-            let id = sessions.open(KeyHash::of(KEY), false, 0).unwrap();
+            let id = sessions.open(ApiKeyHash::of(KEY), false, 0).unwrap();
             let headers = with("actpass", &id);
-            assert!(sessions.find(&headers, &keyring(&keys), false, 1, Use::Counts).is_none(), "{keys:?}");
+            assert!(
+                sessions.find(&headers, &keyring(&keys), false, 1, Activity::Counts).is_none(),
+                "{keys:?}"
+            );
             assert!(!found(&sessions, &id, 2), "it does not come back with the key");
         }
     }
 
     #[test]
-    fn a_cookie_counts_where_and_how_it_was_set() {
+    fn cookie_is_scoped_to_scheme_and_name() {
         let sessions = Sessions::default();
         let find = |headers: &HeaderMap, tls| {
             sessions
-                .find(headers, &operators(), tls, 0, Use::Counts)
+                .find(headers, &operators(), tls, 0, Activity::Counts)
                 .map(|operator| operator.key.name.clone())
         };
-        let open = |secure| sessions.open(KeyHash::of(KEY), secure, 0).unwrap();
+        let open = |secure| sessions.open(ApiKeyHash::of(KEY), secure, 0).unwrap();
         assert_eq!(find(&with("__Host-actpass", &open(true)), true).as_deref(), Some(KEY));
         assert_eq!(find(&with("__Host-actpass", &open(true)), false).as_deref(), Some(KEY), "behind a proxy");
         assert_eq!(find(&with("actpass", &open(false)), true), None, "plain, over TLS");
@@ -317,46 +321,48 @@ mod tests {
     }
 
     #[test]
-    fn below_a_base_path_cookies_are_for_that_path() {
+    fn cookies_are_scoped_to_base_path() {
         let cookies = Cookies::new("/actpass".into());
         let set = |secure| {
             let header = cookies.set(Cookie::Session, &Secret::new("id"), secure).unwrap();
             header.to_str().unwrap().to_owned()
         };
-        let (strict, age) = ("HttpOnly; SameSite=Strict", format!("Path=/actpass; Max-Age={LIFETIME}"));
+        let (strict, age) =
+            ("HttpOnly; SameSite=Strict", format!("Path=/actpass; Max-Age={MAX_SESSION_SECONDS}"));
         assert_eq!(set(true), format!("__Secure-actpass=id; {strict}; Secure; {age}"));
         assert_eq!(set(false), format!("actpass=id; {strict}; {age}"));
         let sessions = Sessions::new(cookies);
-        let id = sessions.open(KeyHash::of(KEY), true, 0).unwrap();
-        let find = |name| sessions.find(&with(name, &id), &operators(), true, 0, Use::Counts).is_some();
+        let id = sessions.open(ApiKeyHash::of(KEY), true, 0).unwrap();
+        let find = |name| sessions.find(&with(name, &id), &operators(), true, 0, Activity::Counts).is_some();
         assert!(find("__Secure-actpass"));
         assert!(!find("__Host-actpass"));
     }
 
     #[test]
-    fn the_sessions_of_a_key_are_bounded_and_those_of_others_untouched() {
+    fn sessions_per_key_are_bounded() {
         let sessions = Sessions::default();
-        let bob = sessions.open(KeyHash::of("apdv_bob"), false, 0).unwrap();
-        let first = sessions.open(KeyHash::of(KEY), false, 1).unwrap();
-        let second = sessions.open(KeyHash::of(KEY), false, 2).unwrap();
+        let bob = sessions.open(ApiKeyHash::of("apdv_bob"), false, 0).unwrap();
+        let first = sessions.open(ApiKeyHash::of(KEY), false, 1).unwrap();
+        let second = sessions.open(ApiKeyHash::of(KEY), false, 2).unwrap();
         assert!(found(&sessions, &first, 3));
-        for now in 0..PER_KEY - 1 {
-            sessions.open(KeyHash::of(KEY), false, 4 + i64::try_from(now).unwrap()).unwrap();
+        for now in 0..MAX_SESSIONS_PER_KEY - 1 {
+            sessions.open(ApiKeyHash::of(KEY), false, 4 + i64::try_from(now).unwrap()).unwrap();
         }
         assert!(!found(&sessions, &second, 100), "used longest ago");
         assert!(found(&sessions, &first, 100));
         assert!(found(&sessions, &bob, 100));
-        assert_eq!(format!("{sessions:?}"), format!("Sessions({})", PER_KEY + 1));
+        assert_eq!(format!("{sessions:?}"), format!("Sessions({})", MAX_SESSIONS_PER_KEY + 1));
     }
 
     #[test]
-    fn a_logout_ends_one_session() {
+    fn logout_ends_one_session() {
         let sessions = Sessions::default();
-        let open = || sessions.open(KeyHash::of(KEY), false, 0).unwrap();
-        let (one, two) = (open(), open());
-        let operator = sessions.find(&with("actpass", &one), &operators(), false, 0, Use::Counts).unwrap();
+        let open = || sessions.open(ApiKeyHash::of(KEY), false, 0).unwrap();
+        let (detail, two) = (open(), open());
+        let operator =
+            sessions.find(&with("actpass", &detail), &operators(), false, 0, Activity::Counts).unwrap();
         sessions.close(&operator);
-        assert!(!found(&sessions, &one, 0));
+        assert!(!found(&sessions, &detail, 0));
         assert!(found(&sessions, &two, 0));
     }
 }

@@ -1,6 +1,6 @@
 //! Text of unknown origin, made so that what is seen is what is there.
 //!
-//! Nothing here is HTML: a text becomes pieces, and the template escapes each.
+//! Nothing here is HTML: a text becomes segments, and the template escapes each.
 
 use std::collections::HashMap;
 
@@ -8,68 +8,68 @@ use actpass_protocol::Json;
 use unicode_security::skeleton;
 
 /// A string of more characters than this is folded.
-const LONG: usize = 400;
+const FOLD_CHARACTERS: usize = 400;
 
 /// How much of a folded string is seen, in characters.
-const PREVIEW: usize = 120;
+const PREVIEW_CHARACTERS: usize = 120;
 
 /// How many marks may stand on one letter. More of them reach into the lines above and below.
-const MARKS: usize = 3;
+const MAX_MARKS: usize = 3;
 
 /// A piece of a text, as the template shows it.
 #[derive(Clone, Debug, PartialEq, Eq)]
-pub(super) enum Piece {
+pub(super) enum Segment {
     /// Stands apart: letters that are written from right to left move nothing outside of it.
-    Apart,
-    /// The end of [`Piece::Apart`].
-    EndApart,
+    Isolate,
+    /// The end of [`Segment::Isolate`].
+    EndIsolate,
     /// The next two texts apart are a part of a string, and the whole of it, of so many characters.
     Fold(usize),
     /// Where the part ends and the whole begins.
-    Whole,
-    /// The end of [`Piece::Fold`].
+    Full,
+    /// The end of [`Segment::Fold`].
     EndFold,
     /// As it is.
     Plain(String),
     /// What could not be seen, or would change how the rest is seen: as JSON escapes it.
-    Unseen(String),
+    Invisible(String),
 }
 
-/// A text in pieces.
+/// A text in segments.
 #[derive(Clone, Debug, Default, PartialEq, Eq)]
-pub(super) struct Shown {
-    pieces: Vec<Piece>,
+pub(super) struct DisplayText {
+    segments: Vec<Segment>,
     /// Where the lines after the first begin.
     lines: Vec<usize>,
-    long: Folds,
+    long: Folding,
 }
 
 /// What is folded of a JSON text.
 #[derive(Clone, Copy, Debug, Default, PartialEq, Eq)]
-pub(super) enum Folds {
+pub(super) enum Folding {
     /// Long strings.
     Long,
     #[default]
     Nothing,
 }
 
-impl Shown {
+impl DisplayText {
     /// A name: a single line.
     pub(super) fn name(text: &str) -> Self {
         let mut shown = Self::default();
-        shown.apart(text, Escape::Unseen, Kind::Name);
+        shown.isolated(text, Escape::Invisible, Kind::Name);
         shown
     }
 
     /// What a person or an agent wrote, with its lines.
     pub(super) fn prose(text: &str) -> Self {
         let mut shown = Self::default();
-        shown.apart(text, Escape::UnseenButLines, Kind::Prose);
+        shown.isolated(text, Escape::InvisibleButLines, Kind::Prose);
         shown
     }
 
     /// JSON, a member a line, each number as it came. With what is folded unfolded, it is the same JSON.
-    pub(super) fn json(value: &Json, folds: Folds) -> Self {
+    pub(super) fn json(value: &Json, folds: Folding) -> Self {
         let mut shown = Self { long: folds, ..Self::default() };
         shown.value(value, 0);
         shown
@@ -77,37 +77,39 @@ impl Shown {
 
     /// Whether a part of it is folded.
     pub(super) fn folds(&self) -> bool {
-        self.pieces.iter().any(|piece| matches!(piece, Piece::Fold(_)))
+        self.segments.iter().any(|piece| matches!(piece, Segment::Fold(_)))
     }
 
     /// The first `lines` lines, the others, and how many these are.
-    pub(super) fn split(&self, lines: usize) -> (&[Piece], &[Piece], usize) {
+    pub(super) fn split(&self, lines: usize) -> (&[Segment], &[Segment], usize) {
         // A fold of one or two lines would hide more than it saves.
         let at = lines.checked_sub(1).and_then(|line| self.lines.get(line));
         match at {
             Some(at) if self.lines.len() > lines + 2 => {
-                let (first, rest) = self.pieces.split_at_checked(*at).unwrap_or((&self.pieces, &[]));
+                let (first, rest) = self.segments.split_at_checked(*at).unwrap_or((&self.segments, &[]));
                 (first, rest, self.lines.len() + 1 - lines)
             }
-            Some(_) | None => (&self.pieces, &[], 0),
+            Some(_) | None => (&self.segments, &[], 0),
         }
     }
 
     /// All of it.
-    pub(super) fn pieces(&self) -> &[Piece] {
-        &self.pieces
+    pub(super) fn segments(&self) -> &[Segment] {
+        &self.segments
     }
 
     /// Whether it has characters that are not seen.
     pub(super) fn hides(&self) -> bool {
-        self.pieces.iter().any(|piece| matches!(piece, Piece::Unseen(_)))
+        self.segments.iter().any(|piece| matches!(piece, Segment::Invisible(_)))
     }
 
     /// The text alone, for where no piece can be marked.
     pub(super) fn plain_text(&self) -> String {
-        let texts = self.pieces.iter().filter_map(|piece| match piece {
-            Piece::Plain(text) | Piece::Unseen(text) => Some(text.as_str()),
-            Piece::Apart | Piece::EndApart | Piece::EndFold | Piece::Fold(_) | Piece::Whole => None,
+        let texts = self.segments.iter().filter_map(|piece| match piece {
+            Segment::Plain(text) | Segment::Invisible(text) => Some(text.as_str()),
+            Segment::Isolate | Segment::EndIsolate | Segment::EndFold | Segment::Fold(_) | Segment::Full => {
+                None
+            }
         });
         texts.collect()
     }
@@ -154,53 +156,55 @@ impl Shown {
     /// A new line. What is deeper than a screen is wide is not moved any further.
     fn line(&mut self, depth: usize) {
         self.plain("\n");
-        self.lines.push(self.pieces.len());
-        self.pieces.push(Piece::Plain(" ".repeat(2 * depth.min(12))));
+        self.lines.push(self.segments.len());
+        self.segments.push(Segment::Plain(" ".repeat(2 * depth.min(12))));
     }
 
     fn string(&mut self, text: &str, kind: Kind) {
         let characters = text.chars().count();
         self.plain("\"");
-        if characters > LONG && self.long == Folds::Long {
-            let part =
-                text.char_indices().nth(PREVIEW).map_or(text, |(end, _)| text.get(..end).unwrap_or(text));
-            self.pieces.push(Piece::Fold(characters));
-            self.apart(part, Escape::Json, kind);
-            self.pieces.push(Piece::Whole);
-            self.apart(text, Escape::Json, kind);
-            self.pieces.push(Piece::EndFold);
+        if characters > FOLD_CHARACTERS && self.long == Folding::Long {
+            let part = text
+                .char_indices()
+                .nth(PREVIEW_CHARACTERS)
+                .map_or(text, |(end, _)| text.get(..end).unwrap_or(text));
+            self.segments.push(Segment::Fold(characters));
+            self.isolated(part, Escape::Json, kind);
+            self.segments.push(Segment::Full);
+            self.isolated(text, Escape::Json, kind);
+            self.segments.push(Segment::EndFold);
         } else {
-            self.apart(text, Escape::Json, kind);
+            self.isolated(text, Escape::Json, kind);
         }
         self.plain("\"");
     }
 
-    fn apart(&mut self, text: &str, escape: Escape, kind: Kind) {
+    fn isolated(&mut self, text: &str, escape: Escape, kind: Kind) {
         // What is ASCII has no direction of its own.
-        let apart = !text.is_ascii();
-        if apart {
-            self.pieces.push(Piece::Apart);
+        let isolated = !text.is_ascii();
+        if isolated {
+            self.segments.push(Segment::Isolate);
         }
-        let alike = if apart { look_alikes(text, kind) } else { Vec::new() };
+        let alike = if isolated { look_alikes(text, kind) } else { Vec::new() };
         let mut marks = 0;
         for (index, character) in text.chars().enumerate() {
             marks = if is_mark(character) { marks + 1 } else { 0 };
             match escape.of(character) {
                 None if alike.get(index) == Some(&true) => self.unseen(character),
-                None if marks <= MARKS => self.character(character),
-                None | Some(Escaped::Unseen) => self.unseen(character),
+                None if marks <= MAX_MARKS => self.character(character),
+                None | Some(Escaped::Invisible) => self.unseen(character),
                 Some(Escaped::As(escaped)) => self.plain(escaped),
             }
         }
-        if apart {
-            self.pieces.push(Piece::EndApart);
+        if isolated {
+            self.segments.push(Segment::EndIsolate);
         }
     }
 
     fn plain(&mut self, text: &str) {
-        match self.pieces.last_mut() {
-            Some(Piece::Plain(last)) => last.push_str(text),
-            Some(_) | None => self.pieces.push(Piece::Plain(text.to_owned())),
+        match self.segments.last_mut() {
+            Some(Segment::Plain(last)) => last.push_str(text),
+            Some(_) | None => self.segments.push(Segment::Plain(text.to_owned())),
         }
     }
 
@@ -213,9 +217,9 @@ impl Shown {
         for unit in character.encode_utf16(&mut [0; 2]) {
             escaped.push_str(&format!("\\u{unit:04x}"));
         }
-        match self.pieces.last_mut() {
-            Some(Piece::Unseen(last)) => last.push_str(&escaped),
-            Some(_) | None => self.pieces.push(Piece::Unseen(escaped)),
+        match self.segments.last_mut() {
+            Some(Segment::Invisible(last)) => last.push_str(&escaped),
+            Some(_) | None => self.segments.push(Segment::Invisible(escaped)),
         }
     }
 }
@@ -262,9 +266,9 @@ fn is_look_alike(character: char) -> bool {
 }
 
 /// Two names of one object, somewhere in the value, that look alike and are different.
-pub(super) fn colliding(value: &Json) -> Option<(String, String)> {
+pub(super) fn confusable_names(value: &Json) -> Option<(String, String)> {
     match value {
-        Json::Array(items) => items.iter().find_map(colliding),
+        Json::Array(items) => items.iter().find_map(confusable_names),
         Json::Object(members) => {
             let mut seen: HashMap<String, &str> = HashMap::with_capacity(members.len());
             for (name, value) in members {
@@ -273,7 +277,7 @@ pub(super) fn colliding(value: &Json) -> Option<(String, String)> {
                 if let Some(other) = seen.insert(looks, name) {
                     return Some((other.to_owned(), name.clone()));
                 }
-                if let Some(found) = colliding(value) {
+                if let Some(found) = confusable_names(value) {
                     return Some(found);
                 }
             }
@@ -289,14 +293,14 @@ enum Escape {
     /// What JSON escapes, and what is not seen.
     Json,
     /// What is not seen.
-    Unseen,
+    Invisible,
     /// What is not seen, but for the ends of lines.
-    UnseenButLines,
+    InvisibleButLines,
 }
 
 enum Escaped {
     As(&'static str),
-    Unseen,
+    Invisible,
 }
 
 impl Escape {
@@ -307,15 +311,15 @@ impl Escape {
             (Self::Json, '\n') => Some(Escaped::As("\\n")),
             (Self::Json, '\t') => Some(Escaped::As("\\t")),
             (Self::Json, '\r') => Some(Escaped::As("\\r")),
-            (Self::UnseenButLines, '\n') => None,
-            _ if is_seen(character) => None,
-            _ => Some(Escaped::Unseen),
+            (Self::InvisibleButLines, '\n') => None,
+            _ if is_visible(character) => None,
+            _ => Some(Escaped::Invisible),
         }
     }
 }
 
 /// Whether a reader sees that this character is there, and it changes nothing but its own place.
-fn is_seen(character: char) -> bool {
+fn is_visible(character: char) -> bool {
     match character {
         ' '..='~' => true,
         // Those that the standard library takes to be printable, and that are blank all the same or choose how
@@ -337,7 +341,7 @@ fn is_seen(character: char) -> bool {
 
 /// Whether the character stands on the one before it.
 fn is_mark(character: char) -> bool {
-    !character.is_ascii() && is_seen(character) && character.escape_debug().count() > 1
+    !character.is_ascii() && is_visible(character) && character.escape_debug().count() > 1
 }
 
 #[cfg(test)]
@@ -345,31 +349,35 @@ mod tests {
     use super::*;
 
     /// What a reader sees, everything unfolded; what is unseen in brackets.
-    fn seen(shown: &Shown) -> String {
+    fn seen(shown: &DisplayText) -> String {
         read(shown, "[", "]")
     }
 
-    fn read(shown: &Shown, open: &str, close: &str) -> String {
+    fn read(shown: &DisplayText, open: &str, close: &str) -> String {
         let mut text = String::new();
         let mut part = false;
-        for piece in shown.pieces() {
+        for piece in shown.segments() {
             match piece {
-                Piece::Fold(_) => part = true,
-                Piece::Whole => part = false,
-                Piece::Plain(plain) if !part => text.push_str(plain),
-                Piece::Unseen(unseen) if !part => text.push_str(&format!("{open}{unseen}{close}")),
-                Piece::Apart | Piece::EndApart | Piece::EndFold | Piece::Plain(_) | Piece::Unseen(_) => {}
+                Segment::Fold(_) => part = true,
+                Segment::Full => part = false,
+                Segment::Plain(plain) if !part => text.push_str(plain),
+                Segment::Invisible(unseen) if !part => text.push_str(&format!("{open}{unseen}{close}")),
+                Segment::Isolate
+                | Segment::EndIsolate
+                | Segment::EndFold
+                | Segment::Plain(_)
+                | Segment::Invisible(_) => {}
             }
         }
         text
     }
 
-    fn json(text: &str) -> Shown {
-        Shown::json(&Json::parse(text.as_bytes()).unwrap(), Folds::Long)
+    fn json(text: &str) -> DisplayText {
+        DisplayText::json(&Json::parse(text.as_bytes()).unwrap(), Folding::Long)
     }
 
     #[test]
-    fn json_is_laid_out_and_its_numbers_are_as_they_came() {
+    fn json_keeps_number_literals() {
         let text = r#"{"amount": 1.50, "big": 9007199254740993, "tiny": 1e-9, "none": [], "of": {}, "list": [true, null, {"a": -0}]}"#;
         let expected = "{\n  \"amount\": 1.50,\n  \"big\": 9007199254740993,\n  \"tiny\": 1e-9,\n  \"none\": [],\n  \"of\": {},\n  \
                         \"list\": [\n    true,\n    null,\n    {\n      \"a\": -0\n    }\n  ]\n}";
@@ -377,7 +385,7 @@ mod tests {
     }
 
     #[test]
-    fn what_is_shown_is_the_same_json() {
+    fn displayed_json_parses_to_same_value() {
         for text in [
             r#"{"<script>alert(1)</script>": "\"&<>'", "nul": "a\u0000b", "back\\slash": "C:\\new"}"#,
             r#"["\u202etxt.exe", "\u200b", "\ue000", "😀", "שלום: 100", "\udb40\udd00", "line\nline\ttab\r", "\u00a0"]"#,
@@ -385,13 +393,13 @@ mod tests {
             &format!("{}1{}", "[".repeat(100), "]".repeat(100)),
         ] {
             let value = Json::parse(text.as_bytes()).unwrap();
-            let shown = read(&Shown::json(&value, Folds::Long), "", "");
+            let shown = read(&DisplayText::json(&value, Folding::Long), "", "");
             assert_eq!(Json::parse(shown.as_bytes()).unwrap(), value, "{shown}");
         }
     }
 
     #[test]
-    fn what_cannot_be_seen_is_made_visible() {
+    fn invisible_characters_are_escaped() {
         for (character, escaped) in [
             ('\0', "\\u0000"),
             ('\u{1b}', "\\u001b"),
@@ -411,24 +419,26 @@ mod tests {
             ('\u{e0100}', "\\udb40\\udd00"),
             ('\u{f0000}', "\\udb80\\udc00"),
         ] {
-            for shown in [Shown::name(&format!("a{character}b")), Shown::prose(&format!("a{character}b"))] {
+            for shown in
+                [DisplayText::name(&format!("a{character}b")), DisplayText::prose(&format!("a{character}b"))]
+            {
                 assert_eq!(seen(&shown), format!("a[{escaped}]b"), "{:x}", u32::from(character));
             }
             assert_eq!(
-                seen(&Shown::json(&Json::from(&*format!("a{character}b")), Folds::Long)),
+                seen(&DisplayText::json(&Json::from(&*format!("a{character}b")), Folding::Long)),
                 format!("\"a[{escaped}]b\"")
             );
         }
         for text in ["😀", "é", "e\u{301}", "हिन्दी", "שלום", "日本語", "ไทย", "a\\b \"c\" <d> &amp;"]
         {
-            assert_eq!(seen(&Shown::name(text)), text);
+            assert_eq!(seen(&DisplayText::name(text)), text);
         }
-        assert_eq!(seen(&Shown::name("a\nb")), "a[\\u000a]b");
-        assert_eq!(seen(&Shown::prose("a\nb")), "a\nb");
+        assert_eq!(seen(&DisplayText::name("a\nb")), "a[\\u000a]b");
+        assert_eq!(seen(&DisplayText::prose("a\nb")), "a\nb");
     }
 
     #[test]
-    fn characters_that_look_like_others_are_made_visible() {
+    fn look_alike_characters_are_escaped() {
         for (text, expected) in [
             ("p\u{430}ypal", "p[\\u0430]ypal"),
             ("\u{ff50}ay", "[\\uff50]ay"),
@@ -439,20 +449,20 @@ mod tests {
             ("caf\u{e9}", "caf\u{e9}"),
             ("Stra\u{df}e", "Stra\u{df}e"),
         ] {
-            assert_eq!(seen(&Shown::name(text)), expected, "{text}");
+            assert_eq!(seen(&DisplayText::name(text)), expected, "{text}");
         }
         // In prose a whole word of another script is a word of another language, and a dash is a dash.
         for text in ["\u{441}\u{43e}\u{440}\u{443}", "1990\u{2013}2000", "it\u{2019}s"] {
-            assert_eq!(seen(&Shown::prose(text)), text);
-            assert!(!Shown::json(&Json::from(text), Folds::Nothing).hides());
+            assert_eq!(seen(&DisplayText::prose(text)), text);
+            assert!(!DisplayText::json(&Json::from(text), Folding::Nothing).hides());
         }
-        assert!(Shown::prose("send to p\u{430}ypal").hides());
+        assert!(DisplayText::prose("send to p\u{430}ypal").hides());
         assert!(json("{\"\u{430}mount\": 1}").hides());
     }
 
     #[test]
-    fn names_that_look_alike_are_found() {
-        let found = |text: &str| colliding(&Json::parse(text.as_bytes()).unwrap());
+    fn finds_confusable_names() {
+        let found = |text: &str| confusable_names(&Json::parse(text.as_bytes()).unwrap());
         for text in [
             "{\"amount\": 1, \"\u{430}mount\": 2}",
             r#"{"amount": 1, "Amount": 2}"#,
@@ -468,39 +478,48 @@ mod tests {
     }
 
     #[test]
-    fn marks_do_not_pile_up() {
+    fn stacked_combining_marks_are_escaped() {
         let pile = format!("Z{}", "\u{301}".repeat(6));
-        assert_eq!(seen(&Shown::name(&pile)), format!("Z{}[{}]", "\u{301}".repeat(3), "\\u0301".repeat(3)));
+        assert_eq!(
+            seen(&DisplayText::name(&pile)),
+            format!("Z{}[{}]", "\u{301}".repeat(3), "\\u0301".repeat(3))
+        );
     }
 
     #[test]
-    fn what_is_not_ascii_stands_apart() {
+    fn non_ascii_text_is_bidi_isolated() {
         let shown = json(r#"{"a": "שלום", "b": 100}"#);
-        let at = |wanted: &Piece| shown.pieces().iter().position(|piece| piece == wanted).unwrap();
-        let hebrew = at(&Piece::Plain("שלום".to_owned()));
-        assert_eq!((at(&Piece::Apart), at(&Piece::EndApart)), (hebrew - 1, hebrew + 1));
-        assert_eq!(Shown::name("abc").pieces(), [Piece::Plain("abc".to_owned())]);
+        let at = |wanted: &Segment| shown.segments().iter().position(|piece| piece == wanted).unwrap();
+        let hebrew = at(&Segment::Plain("שלום".to_owned()));
+        assert_eq!((at(&Segment::Isolate), at(&Segment::EndIsolate)), (hebrew - 1, hebrew + 1));
+        assert_eq!(DisplayText::name("abc").segments(), [Segment::Plain("abc".to_owned())]);
     }
 
     #[test]
-    fn a_long_string_is_folded_and_all_there() {
-        let text = "x".repeat(LONG + 1);
+    fn long_string_is_folded_without_loss() {
+        let text = "x".repeat(FOLD_CHARACTERS + 1);
         let shown = json(&format!("\"{text}\""));
         assert_eq!(seen(&shown), format!("\"{text}\""));
-        assert!(shown.pieces().contains(&Piece::Fold(LONG + 1)));
-        assert!(shown.pieces().contains(&Piece::Plain("x".repeat(PREVIEW))));
-        assert!(!json(&format!("\"{}\"", "x".repeat(LONG))).pieces().contains(&Piece::Fold(LONG)));
+        assert!(shown.segments().contains(&Segment::Fold(FOLD_CHARACTERS + 1)));
+        assert!(shown.segments().contains(&Segment::Plain("x".repeat(PREVIEW_CHARACTERS))));
+        assert!(
+            !json(&format!("\"{}\"", "x".repeat(FOLD_CHARACTERS)))
+                .segments()
+                .contains(&Segment::Fold(FOLD_CHARACTERS))
+        );
     }
 
     #[test]
-    fn many_lines_are_split_and_none_is_lost() {
+    fn long_text_is_split_without_loss() {
         let shown = json(&format!("[{}]", vec!["1"; 100].join(",")));
         let (first, rest, more) = shown.split(30);
         assert_eq!(more, 72);
-        let text = |pieces: &[Piece]| seen(&Shown { pieces: pieces.to_vec(), ..Shown::default() });
+        let text = |segments: &[Segment]| {
+            seen(&DisplayText { segments: segments.to_vec(), ..DisplayText::default() })
+        };
         assert_eq!(text(first).lines().count(), 30);
         assert_eq!(text(first) + &text(rest), seen(&shown));
         let shown = json("[1, 2]");
-        assert_eq!(shown.split(30), (shown.pieces(), &[][..], 0));
+        assert_eq!(shown.split(30), (shown.segments(), &[][..], 0));
     }
 }

@@ -10,23 +10,23 @@ use http::{HeaderValue, StatusCode, header};
 use super::super::error::ApiError;
 use super::assets::{ASSETS, Assets};
 use super::session::Operator;
-use super::show::{Folds, Piece, Shown, colliding};
+use super::show::{DisplayText, Folding, Segment, confusable_names};
 use crate::approvals::{Approval, Status};
 use crate::clock::rfc3339;
 use crate::service::{ChainState, ChainStatus, LastDecision, ServiceError};
 
 /// Arguments of more bytes than this are on their request's own page only, and so are the buttons: what is decided about
 /// is on the page.
-const ARGUMENTS: usize = 16 * 1024;
+const MAX_CARD_BYTES: usize = 16 * 1024;
 
 /// The same for the arguments of all requests together.
-const ALL_ARGUMENTS: usize = 256 * 1024;
+const MAX_LIST_BYTES: usize = 256 * 1024;
 
 /// Arguments of more bytes than this are nowhere on the page: nobody reads them all.
-const OWN_ARGUMENTS: usize = 256 * 1024;
+const MAX_DETAIL_BYTES: usize = 256 * 1024;
 
 /// How many lines of arguments are seen among other requests before they are folded.
-const LINES: usize = 30;
+const CARD_LINES: usize = 30;
 
 fn page(status: StatusCode, template: &impl Template) -> Result<Response, ApiError> {
     let text = template.render().map_err(|error| {
@@ -95,24 +95,24 @@ struct OverviewPage<'a> {
     /// The query of the next page.
     next: Option<String>,
     assets: &'a Assets,
-    who: Who<'a>,
+    who: SignedIn<'a>,
     as_of: String,
     waiting: String,
     cards: Vec<Card<'a>>,
-    done: Option<Done>,
-    chain: Whole,
+    done: Option<DecisionNotice>,
+    chain: ChainSummary,
     last: Vec<Row<'a>>,
 }
 
 impl Overview {
     pub(super) fn render(&self) -> Result<Response, ApiError> {
-        let mut left = ALL_ARGUMENTS;
+        let mut left = MAX_LIST_BYTES;
         let mut cards = Vec::with_capacity(self.pending.len());
         for approval in &self.pending {
             let bytes = approval.args.len();
-            let shown = bytes <= ARGUMENTS && bytes <= left;
+            let shown = bytes <= MAX_CARD_BYTES && bytes <= left;
             left -= if shown { bytes } else { 0 };
-            cards.push(Card::of(approval, self.now, shown, Folds::Long)?);
+            cards.push(Card::of(approval, self.now, shown, Folding::Long)?);
         }
         let more = if self.next.is_some() { "+" } else { "" };
         page(
@@ -122,12 +122,12 @@ impl Overview {
                 filter: &self.filter,
                 next: self.next.as_ref().map(|next| self.filter.query(next)),
                 assets: &ASSETS,
-                who: Who::of(&self.operator),
+                who: SignedIn::of(&self.operator),
                 as_of: utc(self.now),
                 waiting: format!("{}{more}", cards.len()),
                 cards,
-                done: self.done.as_ref().and_then(|approval| Done::of(approval, self.now)),
-                chain: Whole::of(&self.chain),
+                done: self.done.as_ref().and_then(|approval| DecisionNotice::of(approval, self.now)),
+                chain: ChainSummary::of(&self.chain),
                 last: self.last.iter().map(Row::of).collect(),
             },
         )
@@ -158,7 +158,7 @@ impl Filter {
 }
 
 /// Everything about one request.
-pub(super) struct One {
+pub(super) struct ApprovalDetail {
     pub(super) base: Arc<str>,
     pub(super) operator: Operator,
     pub(super) now: i64,
@@ -167,31 +167,31 @@ pub(super) struct One {
 }
 
 #[derive(Template)]
-#[template(path = "one.html")]
-struct OnePage<'a> {
+#[template(path = "detail.html")]
+struct ApprovalDetailPage<'a> {
     base: &'a str,
     assets: &'a Assets,
-    who: Who<'a>,
+    who: SignedIn<'a>,
     card: Card<'a>,
     problem: Option<&'a str>,
     status: &'static str,
     outcome: Option<Outcome>,
 }
 
-impl One {
+impl ApprovalDetail {
     pub(super) fn render(&self) -> Result<Response, ApiError> {
         let status = self.approval.status(self.now);
         page(
             StatusCode::OK,
-            &OnePage {
+            &ApprovalDetailPage {
                 base: &self.base,
                 assets: &ASSETS,
-                who: Who::of(&self.operator),
+                who: SignedIn::of(&self.operator),
                 card: Card::of(
                     &self.approval,
                     self.now,
-                    self.approval.args.len() <= OWN_ARGUMENTS,
-                    Folds::Nothing,
+                    self.approval.args.len() <= MAX_DETAIL_BYTES,
+                    Folding::Nothing,
                 )?,
                 problem: self.problem.as_deref(),
                 status: status.as_str(),
@@ -210,8 +210,8 @@ pub(super) struct Withheld {
 
 /// Why a request cannot be approved on its own page; `None` if it can.
 pub(super) fn withheld(approval: &Approval) -> Result<Option<Withheld>, ApiError> {
-    let shown = approval.args.len() <= OWN_ARGUMENTS;
-    Ok(Card::of(approval, approval.created_at, shown, Folds::Nothing)?.withheld)
+    let shown = approval.args.len() <= MAX_DETAIL_BYTES;
+    Ok(Card::of(approval, approval.created_at, shown, Folding::Nothing)?.withheld)
 }
 
 /// Why a form came too late.
@@ -219,7 +219,7 @@ pub(super) fn too_late(approval: &Approval, now: i64) -> String {
     match (&approval.decided, approval.status(now)) {
         (Some(decided), _) => {
             let word = if decided.approved { "approved" } else { "rejected" };
-            let by = Shown::name(&decided.by).plain_text();
+            let by = DisplayText::name(&decided.by).plain_text();
             format!("Too late: {by} {word} this at {}. Your decision was not recorded.", utc(decided.at))
         }
         (None, _) => format!(
@@ -230,17 +230,17 @@ pub(super) fn too_late(approval: &Approval, now: i64) -> String {
 }
 
 /// Who is logged in.
-struct Who<'a> {
-    name: Shown,
-    tenant: Shown,
+struct SignedIn<'a> {
+    name: DisplayText,
+    tenant: DisplayText,
     token: &'a str,
 }
 
-impl<'a> Who<'a> {
+impl<'a> SignedIn<'a> {
     fn of(operator: &'a Operator) -> Self {
         Self {
-            name: Shown::name(&operator.key.name),
-            tenant: Shown::name(&operator.key.tenant.id),
+            name: DisplayText::name(&operator.key.name),
+            tenant: DisplayText::name(&operator.key.tenant.id),
             token: operator.token.expose(),
         }
     }
@@ -250,46 +250,46 @@ impl<'a> Who<'a> {
 struct Card<'a> {
     id: &'a str,
     action_hash: &'a str,
-    tool: Shown,
-    resource: Option<Shown>,
-    goal: Shown,
-    agent: Option<Shown>,
-    user: Option<Shown>,
-    reason: Shown,
-    created: Moment,
-    deadline: Moment,
+    tool: DisplayText,
+    resource: Option<DisplayText>,
+    goal: DisplayText,
+    agent: Option<DisplayText>,
+    user: Option<DisplayText>,
+    reason: DisplayText,
+    created: Timestamp,
+    deadline: Timestamp,
     age: String,
     /// What is left until the deadline.
     left: String,
     hurry: bool,
     bytes: usize,
     /// Where they are shown.
-    arguments: Option<Shown>,
+    arguments: Option<DisplayText>,
     /// Why it cannot be approved here.
     withheld: Option<Withheld>,
 }
 
 impl<'a> Card<'a> {
-    fn of(approval: &'a Approval, now: i64, shown: bool, folds: Folds) -> Result<Self, ApiError> {
+    fn of(approval: &'a Approval, now: i64, shown: bool, folds: Folding) -> Result<Self, ApiError> {
         let value = match shown {
             true => Some(Json::parse(approval.args.as_bytes()).map_err(|_| ServiceError::Internal)?),
             false => None,
         };
-        let arguments = value.as_ref().map(|value| Shown::json(value, folds));
+        let arguments = value.as_ref().map(|value| DisplayText::json(value, folds));
         let left = approval.deadline.saturating_sub(now);
         let present =
-            |text: &Option<String>| text.as_deref().filter(|text| !text.is_empty()).map(Shown::name);
+            |text: &Option<String>| text.as_deref().filter(|text| !text.is_empty()).map(DisplayText::name);
         let mut card = Self {
             id: &approval.id,
             action_hash: &approval.action_hash,
-            tool: Shown::name(&approval.tool),
+            tool: DisplayText::name(&approval.tool),
             resource: present(&approval.resource),
-            goal: Shown::prose(&approval.goal),
+            goal: DisplayText::prose(&approval.goal),
             agent: present(&approval.agent_id),
             user: present(&approval.user_id),
-            reason: Shown::name(&approval.reason_code),
-            created: Moment::of(approval.created_at),
-            deadline: Moment::of(approval.deadline),
+            reason: DisplayText::name(&approval.reason_code),
+            created: Timestamp::of(approval.created_at),
+            deadline: Timestamp::of(approval.deadline),
             age: span(now.saturating_sub(approval.created_at)),
             left: span(left),
             hurry: left < 120,
@@ -304,7 +304,7 @@ impl<'a> Card<'a> {
     /// Only what is seen whole, and as it is, can be approved where it is seen.
     fn why_withheld(&self, approval: &Approval, arguments: Option<&Json>) -> Option<Withheld> {
         let because = |why: String| Some(Withheld { why, altered: false });
-        if approval.shown_hash().as_ref() != Some(&approval.action_hash) {
+        if approval.recompute_hash().as_ref() != Some(&approval.action_hash) {
             let why =
                 "This is not what the agent asked for: the record was changed after the request was made.";
             return Some(Withheld { why: why.to_owned(), altered: true });
@@ -312,9 +312,12 @@ impl<'a> Card<'a> {
         let Some(arguments) = arguments else {
             return because(format!("Its {} bytes of arguments are too many to be shown.", self.bytes));
         };
-        if let Some((one, other)) = colliding(arguments) {
-            let (one, other) = (Shown::name(&one).plain_text(), Shown::name(&other).plain_text());
-            return because(format!("Two of its arguments have names that look alike: {one} and {other}."));
+        if let Some((detail, other)) = confusable_names(arguments) {
+            let (detail, other) =
+                (DisplayText::name(&detail).plain_text(), DisplayText::name(&other).plain_text());
+            return because(format!(
+                "Two of its arguments have names that look alike: {detail} and {other}."
+            ));
         }
         if self.hides() {
             let why = "It has characters that cannot be seen, that change how others are seen, or that look like others.";
@@ -329,27 +332,27 @@ impl<'a> Card<'a> {
 
     /// Whether a part of it is seen only after a click.
     fn is_folded(&self) -> bool {
-        self.folded().2 > 0 || self.arguments.as_ref().is_some_and(Shown::folds)
+        self.folded().2 > 0 || self.arguments.as_ref().is_some_and(DisplayText::folds)
     }
 
     /// Whether anything in it is marked.
     fn hides(&self) -> bool {
         let texts = [&self.resource, &self.agent, &self.user, &self.arguments].into_iter().flatten();
-        texts.chain([&self.tool, &self.goal, &self.reason]).any(Shown::hides)
+        texts.chain([&self.tool, &self.goal, &self.reason]).any(DisplayText::hides)
     }
 
     /// The arguments as they stand among other requests.
-    fn folded(&self) -> (&[Piece], &[Piece], usize) {
-        self.arguments.as_ref().map_or((&[], &[], 0), |arguments| arguments.split(LINES))
+    fn folded(&self) -> (&[Segment], &[Segment], usize) {
+        self.arguments.as_ref().map_or((&[], &[], 0), |arguments| arguments.split(CARD_LINES))
     }
 }
 
 /// What came of a request.
 struct Outcome {
     word: &'static str,
-    by: Option<Shown>,
-    at: Moment,
-    note: Option<Shown>,
+    by: Option<DisplayText>,
+    at: Timestamp,
+    note: Option<DisplayText>,
     /// What else there is to know.
     more: &'static str,
 }
@@ -360,7 +363,7 @@ impl Outcome {
             let expired = Self {
                 word: "expired",
                 by: None,
-                at: Moment::of(approval.deadline),
+                at: Timestamp::of(approval.deadline),
                 note: None,
                 more: "Nobody decided in time. The agent can ask again.",
             };
@@ -374,37 +377,37 @@ impl Outcome {
         };
         Some(Self {
             word: if decided.approved { "approved" } else { "rejected" },
-            by: Some(Shown::name(&decided.by)),
-            at: Moment::of(decided.at),
-            note: decided.note.as_deref().map(Shown::prose),
+            by: Some(DisplayText::name(&decided.by)),
+            at: Timestamp::of(decided.at),
+            note: decided.note.as_deref().map(DisplayText::prose),
             more,
         })
     }
 }
 
 /// What the form that led here did.
-struct Done {
+struct DecisionNotice {
     id: String,
-    tool: Shown,
+    tool: DisplayText,
     outcome: Outcome,
 }
 
-impl Done {
+impl DecisionNotice {
     fn of(approval: &Approval, now: i64) -> Option<Self> {
         let outcome = Outcome::of(approval, approval.status(now))?;
-        Some(Self { id: approval.id.clone(), tool: Shown::name(&approval.tool), outcome })
+        Some(Self { id: approval.id.clone(), tool: DisplayText::name(&approval.tool), outcome })
     }
 }
 
 /// The state of the chain of decisions.
-struct Whole {
+struct ChainSummary {
     length: String,
     head: String,
     state: &'static str,
     words: String,
 }
 
-impl Whole {
+impl ChainSummary {
     fn of(chain: &ChainStatus) -> Self {
         let length = grouped(chain.head.length);
         let (state, words) = match chain.state {
@@ -417,10 +420,10 @@ impl Whole {
             ),
             ChainState::Busy => ("busy", "It is being verified now.".to_owned()),
             ChainState::Empty => ("whole", "Nothing was decided yet.".to_owned()),
-            ChainState::Partly(whole) => {
+            ChainState::PartlyVerified(whole) => {
                 ("partly", format!("The first {} events are verified, the others not yet.", grouped(whole)))
             }
-            ChainState::Whole(since) => (
+            ChainState::Complete(since) => (
                 "whole",
                 format!("All events are verified: the first at {}, each later one as it came.", utc(since)),
             ),
@@ -432,19 +435,19 @@ impl Whole {
 /// One of the last decisions.
 struct Row<'a> {
     at: &'a str,
-    decision: Shown,
+    decision: DisplayText,
     /// For the style: one of a few words.
     kind: &'static str,
-    tool: Option<Shown>,
-    reason: Option<Shown>,
-    agent: Option<Shown>,
-    by: Option<Shown>,
+    tool: Option<DisplayText>,
+    reason: Option<DisplayText>,
+    agent: Option<DisplayText>,
+    by: Option<DisplayText>,
     approval: Option<&'a str>,
 }
 
 impl<'a> Row<'a> {
     fn of(last: &'a LastDecision) -> Self {
-        let name = |member| last.text(member).filter(|text: &&str| !text.is_empty()).map(Shown::name);
+        let name = |member| last.text(member).filter(|text: &&str| !text.is_empty()).map(DisplayText::name);
         let kind = match last.decision() {
             "allow" | "approved" => "good",
             "deny" | "rejected" => "bad",
@@ -452,12 +455,12 @@ impl<'a> Row<'a> {
         };
         Self {
             at: last.text("created_at").unwrap_or_default(),
-            decision: Shown::name(&last.decision().replace('_', " ")),
+            decision: DisplayText::name(&last.decision().replace('_', " ")),
             kind,
             tool: name("tool_id"),
             reason: name("reason_code"),
             agent: name("agent_id"),
-            by: last.decided_by().map(Shown::name),
+            by: last.decided_by().map(DisplayText::name),
             approval: last.text("approval_request_id"),
         }
     }
@@ -472,12 +475,12 @@ impl<'a> Row<'a> {
 }
 
 /// A point in time, for a machine and for a person.
-struct Moment {
+struct Timestamp {
     machine: String,
     person: String,
 }
 
-impl Moment {
+impl Timestamp {
     fn of(seconds: i64) -> Self {
         Self { machine: rfc3339(seconds), person: utc(seconds) }
     }
@@ -518,7 +521,7 @@ mod tests {
     use super::*;
 
     #[test]
-    fn lengths_of_time_are_short() {
+    fn durations_are_abbreviated() {
         for (seconds, text) in [
             (-5, "0 s"),
             (59, "59 s"),
@@ -533,7 +536,7 @@ mod tests {
     }
 
     #[test]
-    fn large_numbers_are_grouped() {
+    fn large_numbers_use_thousands_separators() {
         for (number, text) in
             [(0, "0"), (999, "999"), (1000, "1\u{202f}000"), (1_234_567, "1\u{202f}234\u{202f}567")]
         {

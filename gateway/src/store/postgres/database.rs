@@ -15,19 +15,19 @@ use super::super::error::DatabaseError;
 use super::describe;
 
 /// How long connecting may take, with TLS and the password.
-const CONNECT: Duration = Duration::from_secs(5);
+const CONNECT_TIMEOUT: Duration = Duration::from_secs(5);
 
 /// How long the kernel may try to get something to a server that does not acknowledge it.
-const UNACKNOWLEDGED: Duration = Duration::from_secs(10);
+const TCP_USER_TIMEOUT: Duration = Duration::from_secs(10);
 
 /// How long a connection is silent before the kernel asks whether the server is there.
-const SILENT: Duration = Duration::from_secs(30);
+const KEEPALIVE_IDLE: Duration = Duration::from_secs(30);
 
 /// How long the silence is that `tokio_postgres` asks after if a URL says nothing.
-const SILENT_BY_DEFAULT: Duration = Duration::from_hours(2);
+const DEFAULT_KEEPALIVE_IDLE: Duration = Duration::from_hours(2);
 
 /// Parameters of the URL that other clients know and this one does not, and what to use in their place.
-const ELSEWHERE: [(&str, &str); 6] = [
+const UNSUPPORTED_PARAMETERS: [(&str, &str); 6] = [
     ("passfile", "the password is part of the URL"),
     ("service", "the URL says it all"),
     ("sslcert", "the gateway proves itself by its password"),
@@ -48,7 +48,7 @@ pub struct Database {
 
 /// What a connection to another machine needs.
 #[derive(Debug, Default)]
-pub struct Trust {
+pub struct TlsTrust {
     /// The only authorities whose certificates are trusted; those of the operating system if `None`.
     pub authorities: Option<Vec<CertificateDer<'static>>>,
     /// Leaves `sslmode=disable` to the URL, also to another machine: password and data travel in the clear.
@@ -61,12 +61,12 @@ impl Database {
     ///
     /// TLS is used to every host that is not on this machine, and with `sslmode=require` (`verify-ca` and `verify-full`
     /// mean the same) also to those that are; it always verifies the certificate and its name. `sslmode=disable` does
-    /// without, on this machine or with [`Trust::danger_allow_plain`].
+    /// without, on this machine or with [`TlsTrust::danger_allow_plain`].
     ///
     /// # Errors
     ///
     /// What is wrong with it, without any part of it that could be secret.
-    pub fn parse(url: &str, trust: Trust) -> Result<Self, String> {
+    pub fn parse(url: &str, trust: TlsTrust) -> Result<Self, String> {
         let (url, mode) = take_mode(url)?;
         let mut config: Config = url.parse().map_err(|_| malformed())?;
         let place = place_of(&config).ok_or_else(malformed)?;
@@ -88,13 +88,13 @@ impl Database {
             // A standby that was promoted or a primary that was not: only one of them can record.
             .target_session_attrs(TargetSessionAttrs::ReadWrite);
         if config.get_connect_timeout().is_none() {
-            config.connect_timeout(CONNECT);
+            config.connect_timeout(CONNECT_TIMEOUT);
         }
         if config.get_tcp_user_timeout().is_none() {
-            config.tcp_user_timeout(UNACKNOWLEDGED);
+            config.tcp_user_timeout(TCP_USER_TIMEOUT);
         }
-        if config.get_keepalives_idle() == SILENT_BY_DEFAULT {
-            config.keepalives_idle(SILENT);
+        if config.get_keepalives_idle() == DEFAULT_KEEPALIVE_IDLE {
+            config.keepalives_idle(KEEPALIVE_IDLE);
         }
         if config.get_application_name().is_none() {
             config.application_name("actpass-gateway");
@@ -106,7 +106,7 @@ impl Database {
     /// A new connection, as the server makes it.
     pub(super) async fn connect(&self) -> Result<Client, DatabaseError> {
         let failed = |problem| DatabaseError::Unreachable(self.to_string(), problem);
-        let connecting = tokio::time::timeout(CONNECT, self.config.connect(self.tls.clone()));
+        let connecting = tokio::time::timeout(CONNECT_TIMEOUT, self.config.connect(self.tls.clone()));
         let (client, connection) = match connecting.await {
             Ok(connected) => connected.map_err(|error| failed(describe(&error)))?,
             Err(_) => return Err(failed("no connection in time".to_owned())),
@@ -161,7 +161,7 @@ fn take_mode(url: &str) -> Result<(String, Option<Mode>), String> {
     let mut kept = Vec::new();
     for pair in query.split('&') {
         let (name, value) = pair.split_once('=').ok_or_else(malformed)?;
-        if let Some((name, instead)) = ELSEWHERE.iter().find(|(known, _)| *known == name) {
+        if let Some((name, instead)) = UNSUPPORTED_PARAMETERS.iter().find(|(known, _)| *known == name) {
             return Err(format!("the parameter {name} is not supported: {instead}"));
         }
         match (name, value) {
@@ -249,12 +249,12 @@ mod tests {
 
     fn parse(url: &str) -> Result<(SslMode, String), String> {
         let authorities = Some(Vec::new());
-        Database::parse(url, Trust { authorities, danger_allow_plain: false })
+        Database::parse(url, TlsTrust { authorities, danger_allow_plain: false })
             .map(|database| (database.config.get_ssl_mode(), database.to_string()))
     }
 
     #[test]
-    fn tls_is_used_to_every_other_machine() {
+    fn remote_databases_require_tls() {
         for (url, tls, place) in [
             ("postgresql://u:p@db.example/l", SslMode::Require, "db.example:5432/l"),
             ("postgres://u:p@db.example:6000/l?sslmode=verify-full", SslMode::Require, "db.example:6000/l"),
@@ -275,7 +275,7 @@ mod tests {
     }
 
     #[test]
-    fn a_wrong_url_is_refused_and_not_shown() {
+    fn rejects_invalid_database_url_without_showing_it() {
         for (url, problem) in [
             ("mysql://u:secret@h/l", "expected postgresql://"),
             ("host=h password=secret", "expected postgresql://"),
@@ -295,7 +295,7 @@ mod tests {
             assert!(error.contains(problem), "{url}: {error}");
             assert!(!error.contains("secret"), "{error}");
         }
-        let plain = Trust { authorities: None, danger_allow_plain: true };
+        let plain = TlsTrust { authorities: None, danger_allow_plain: true };
         let database = Database::parse("postgresql://u:secret@h/l?sslmode=disable", plain).unwrap();
         assert_eq!(database.config.get_ssl_mode(), SslMode::Disable);
         assert_eq!(format!("{database:?}"), "Database(h:5432/l)");

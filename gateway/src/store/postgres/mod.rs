@@ -6,12 +6,12 @@
 //! is written. That is three exchanges with the server, however many appends share them.
 
 mod database;
-mod finding;
-mod reading;
+mod lookup;
+mod reader;
 mod rows;
 mod schema;
 mod text;
-mod writing;
+mod writer;
 
 use std::error::Error;
 use std::sync::{Arc, Mutex, MutexGuard, PoisonError};
@@ -22,36 +22,36 @@ use async_trait::async_trait;
 use tokio::task::JoinHandle;
 use tokio_postgres::Client;
 
-pub use self::database::{Database, Trust};
-use self::reading::{
+pub use self::database::{Database, TlsTrust};
+use self::reader::{
     PAGE_BYTES, PAGE_EVENTS, Readers, all, approval_of, credential_of, event_of, first, head_of,
     signing_key_of,
 };
-pub(super) use self::reading::{read_chain, read_keys};
-use self::text::{Kept, Text};
-use self::writing::Writer;
+pub(super) use self::reader::{read_chain, read_keys};
+use self::text::{StoredText, Text};
+use self::writer::Writer;
 use super::batch::live;
 use super::error::{DatabaseError, StoreError};
-use super::finding::{Author, Listing, PendingOf, Subject};
+use super::lookup::{Author, Listing, PendingCounts, Subject};
 use super::proof::describe_unproven;
 use super::queue::{Job, Jobs};
 use super::{
-    DecisionOutcome, DecisionRecord, Record, Rotation, SealedCredential, SealedKey, Standing, Store,
+    DecisionOutcome, DecisionRecord, PassportState, Record, Rotation, SealedCredential, SealedKey, Store,
     StoredEvent, Transition, TransitionOutcome,
 };
 use crate::approvals::{Approval, Status};
-use crate::clock::{Clock, millis_of};
+use crate::clock::{Clock, parse_millis};
 use crate::ledger::{DECISIONS, Head, TOOLS};
 
 /// How long a batch may take, with all that is tried again. Less than a request waits.
-const DEADLINE: Duration = Duration::from_secs(12);
+const BATCH_DEADLINE: Duration = Duration::from_secs(12);
 
 /// How long to wait before connecting is tried again, at first and at most.
-const RECONNECT: (Duration, Duration) = (Duration::from_millis(50), Duration::from_secs(2));
+const RECONNECT_DELAYS: (Duration, Duration) = (Duration::from_millis(50), Duration::from_secs(2));
 
 /// What a connection is told before anything else. What waits for a lock that another gateway holds gives up before its
 /// batch has to; and who holds locks and falls silent loses them.
-const SESSION: &str = "
+const SESSION_SETTINGS: &str = "
 SET client_min_messages = warning;
 SET statement_timeout = '10s';
 SET lock_timeout = '5s';
@@ -62,7 +62,7 @@ WHERE current_setting('synchronous_commit') NOT IN ('on', 'remote_apply');
 
 /// Statements look up a few rows in tables that grow fast, by their keys. A plan that was made while a table was small
 /// must not read all of it later.
-const PLANS: &str = "
+const PLANNER_SETTINGS: &str = "
 SET plan_cache_mode = force_generic_plan;
 SET enable_hashjoin = off;
 SET enable_mergejoin = off;
@@ -95,7 +95,7 @@ impl PostgresStore {
     pub async fn open_with(database: Database, clock: Clock) -> Result<Self, DatabaseError> {
         let mut client = database.connect().await?;
         warn_of_risks(&client).await;
-        schema::bring_forward(&mut client, &database).await?;
+        schema::ensure_schema(&mut client, &database).await?;
         Self::start(database, clock).await
     }
 
@@ -104,12 +104,12 @@ impl PostgresStore {
     /// # Errors
     ///
     /// As [`PostgresStore::open`]; if its tables are those of another version.
-    pub async fn open_beside(database: Database) -> Result<Self, DatabaseError> {
+    pub async fn open_existing(database: Database) -> Result<Self, DatabaseError> {
         Self::start(database, Clock::default()).await
     }
 
     async fn start(database: Database, clock: Clock) -> Result<Self, DatabaseError> {
-        let server = Arc::new(Server { database, trouble: Mutex::default() });
+        let server = Arc::new(Server { database, backoff: Mutex::default() });
         let writer = Writer::open(Arc::clone(&server), clock).await?;
         let (jobs, queue) = Jobs::new();
         let readers = Readers::new(server);
@@ -164,7 +164,7 @@ impl Store for PostgresStore {
 
     async fn approved_manifest(&self, tenant_id: &str, tool_id: &str) -> Result<Option<String>, StoreError> {
         let rows = self.readers.read(|reader| &reader.manifest, &[&Text(tenant_id), &Text(tool_id)]).await?;
-        first(&rows, |row| Ok(row.try_get::<_, Kept>(0)?.0))
+        first(&rows, |row| Ok(row.try_get::<_, StoredText>(0)?.0))
     }
 
     async fn live_approval(
@@ -202,9 +202,9 @@ impl Store for PostgresStore {
         let tenant = Text(tenant_id);
         let decided = self.readers.read(|reader| &reader.decided, &[&tenant]).await?;
         let passports = self.readers.read(|reader| &reader.unproven_passports, &[&tenant]).await?;
-        let passports = all(&passports, |row| Ok(row.try_get::<_, Kept>(0)?.0))?;
+        let passports = all(&passports, |row| Ok(row.try_get::<_, StoredText>(0)?.0))?;
         let rows = self.readers.read(|reader| &reader.manifests, &[&tenant]).await?;
-        let text = |row: &tokio_postgres::Row, column: usize| Ok(row.try_get::<_, Kept>(column)?.0);
+        let text = |row: &tokio_postgres::Row, column: usize| Ok(row.try_get::<_, StoredText>(column)?.0);
         let mut manifests = Vec::new();
         for (tool_id, hash) in all(&rows, |row| Ok((text(row, 0)?, text(row, 1)?)))? {
             let event = self.last_tool_event(tenant_id, TOOLS, &tool_id).await?;
@@ -216,12 +216,12 @@ impl Store for PostgresStore {
     async fn last_recorded(&self) -> Result<Option<i64>, StoreError> {
         let rows = self.readers.read(|reader| &reader.last_recorded, &[]).await?;
         let text: Option<Option<String>> = first(&rows, |row| row.try_get(0))?;
-        Ok(text.flatten().as_deref().and_then(millis_of))
+        Ok(text.flatten().as_deref().and_then(parse_millis))
     }
 
-    async fn passport(&self, tenant_id: &str, jti: &str) -> Result<Option<Standing>, StoreError> {
+    async fn passport(&self, tenant_id: &str, jti: &str) -> Result<Option<PassportState>, StoreError> {
         let rows = self.readers.read(|reader| &reader.passport, &[&Text(tenant_id), &Text(jti)]).await?;
-        first(&rows, |row| Ok(Standing { revoked: row.try_get(0)?, used: row.try_get(1)? }))
+        first(&rows, |row| Ok(PassportState { revoked: row.try_get(0)?, used: row.try_get(1)? }))
     }
 
     async fn approval(&self, tenant_id: &str, id: &str) -> Result<Option<Approval>, StoreError> {
@@ -235,7 +235,7 @@ impl Store for PostgresStore {
         let [agent, tool, after] = texts.each_ref().map(|text| text.as_deref().map(Text));
         let limit = i64::from(limit);
         // A closure would have to be of each status; a function pointer captures nothing.
-        let statement: fn(&reading::Reading) -> &tokio_postgres::Statement = match status {
+        let statement: fn(&reader::ReadConnection) -> &tokio_postgres::Statement = match status {
             None => |reader| &reader.listed[0],
             Some(Status::Approved) => |reader| &reader.listed[1],
             Some(Status::Expired) => |reader| &reader.listed[2],
@@ -247,18 +247,18 @@ impl Store for PostgresStore {
         all(&rows, approval_of)
     }
 
-    async fn pending_of(
+    async fn count_pending(
         &self,
         tenant_id: &str,
         asker: Author<'_>,
         now: i64,
-    ) -> Result<PendingOf, StoreError> {
-        let ([mark, _], agent) = (asker.marks(), asker.agent.map(Text));
+    ) -> Result<PendingCounts, StoreError> {
+        let ([mark, _], agent) = (asker.event_markers(), asker.agent.map(Text));
         let columns: &[&(dyn tokio_postgres::types::ToSql + Sync)] =
             &[&Text(tenant_id), &DECISIONS, &now, &mark, &agent];
-        let rows = self.readers.read(|reader| &reader.pending_of, columns).await?;
+        let rows = self.readers.read(|reader| &reader.count_pending, columns).await?;
         let counted = |row: &tokio_postgres::Row| {
-            Ok(PendingOf { agent: from_sql(row.try_get(0)?), key: from_sql(row.try_get(1)?) })
+            Ok(PendingCounts { agent: from_sql(row.try_get(0)?), key: from_sql(row.try_get(1)?) })
         };
         Ok(first(&rows, counted)?.unwrap_or_default())
     }
@@ -270,8 +270,8 @@ impl Store for PostgresStore {
         id: &str,
         author: Author<'_>,
     ) -> Result<bool, StoreError> {
-        let [key, agent] = author.marks();
-        let statement: fn(&reading::Reading) -> &tokio_postgres::Statement = match subject {
+        let [key, agent] = author.event_markers();
+        let statement: fn(&reader::ReadConnection) -> &tokio_postgres::Statement = match subject {
             Subject::Approval => |reader| &reader.caused[0],
             Subject::Decision => |reader| &reader.caused[1],
             Subject::Passport => |reader| &reader.caused[2],
@@ -301,12 +301,12 @@ impl Store for PostgresStore {
     }
 
     async fn add_signing_key(&self, key: SealedKey, rotation: Rotation) -> Result<(), StoreError> {
-        self.jobs.ask(|answer| Job::AddKey(Box::new(key), rotation, answer)).await
+        self.jobs.submit(|response| Job::AddKey(Box::new(key), rotation, response)).await
     }
 
     async fn check(&self) -> Result<(), StoreError> {
         self.readers.read(|reader| &reader.nothing, &[]).await?;
-        self.jobs.ask(Job::Check).await
+        self.jobs.submit(Job::Check).await
     }
 
     async fn close(&self) {
@@ -326,11 +326,11 @@ impl Store for PostgresStore {
 #[derive(Debug)]
 struct Server {
     database: Database,
-    trouble: Mutex<Option<Trouble>>,
+    backoff: Mutex<Option<ReconnectBackoff>>,
 }
 
 #[derive(Debug)]
-struct Trouble {
+struct ReconnectBackoff {
     error: DatabaseError,
     pause: Duration,
     until: Instant,
@@ -340,16 +340,17 @@ impl Server {
     /// A connection that is ready for this version's statements. After a failure the next ones fail at once for a while:
     /// what nobody can record is refused sooner than it is waited for.
     async fn connect(&self) -> Result<Client, DatabaseError> {
-        if let Some(trouble) = &*self.trouble()
-            && Instant::now() < trouble.until
+        if let Some(backoff) = &*self.backoff()
+            && Instant::now() < backoff.until
         {
-            return Err(trouble.error.clone());
+            return Err(backoff.error.clone());
         }
         let connected = self.prepare().await;
-        let mut trouble = self.trouble();
-        *trouble = connected.as_ref().err().map(|error| {
-            let pause = trouble.as_ref().map_or(RECONNECT.0, |last| RECONNECT.1.min(last.pause * 2));
-            Trouble { error: error.clone(), pause, until: Instant::now() + pause }
+        let mut backoff = self.backoff();
+        *backoff = connected.as_ref().err().map(|error| {
+            let pause =
+                backoff.as_ref().map_or(RECONNECT_DELAYS.0, |last| RECONNECT_DELAYS.1.min(last.pause * 2));
+            ReconnectBackoff { error: error.clone(), pause, until: Instant::now() + pause }
         });
         connected
     }
@@ -357,7 +358,7 @@ impl Server {
     async fn prepare(&self) -> Result<Client, DatabaseError> {
         let client = self.database.connect().await?;
         let encoding: Result<String, _> = async {
-            client.batch_execute(SESSION).await?;
+            client.batch_execute(SESSION_SETTINGS).await?;
             client.query_one("SELECT current_setting('server_encoding')", &[]).await?.try_get(0)
         }
         .await;
@@ -374,8 +375,8 @@ impl Server {
         DatabaseError::Unreachable(self.database.to_string(), describe(error))
     }
 
-    fn trouble(&self) -> MutexGuard<'_, Option<Trouble>> {
-        self.trouble.lock().unwrap_or_else(PoisonError::into_inner)
+    fn backoff(&self) -> MutexGuard<'_, Option<ReconnectBackoff>> {
+        self.backoff.lock().unwrap_or_else(PoisonError::into_inner)
     }
 }
 

@@ -5,51 +5,51 @@ use std::collections::{HashMap, HashSet};
 use std::sync::Arc;
 
 use super::super::batch::Rows;
-use super::super::proof::KeptAnswer;
+use super::super::proof::StoredResponse;
 use super::super::queue::Append;
 use super::super::{
-    Basis, Change, Considered, CredentialPin, DecisionRecord, Idempotency, ManifestPin, Mutation, Opening,
-    SealedCredential, SingleUse, Standing,
+    AllowBasis, ApprovalOpening, Change, CredentialPin, DecisionRecord, Idempotency, ManifestPin, Mutation,
+    PassportState, SealedCredential, SeenResponse, SingleUse,
 };
 use crate::approvals::Approval;
 use crate::ledger::{Draft, Head, Sealed};
 
 /// A name of a tenant's.
-pub(super) type Name = (Arc<str>, String);
+pub(super) type TenantKey = (Arc<str>, String);
 
 /// An idempotency key of a tenant's API key.
-pub(super) type AskedBy = (Arc<str>, Arc<str>, String);
+pub(super) type IdempotencyScope = (Arc<str>, Arc<str>, String);
 
 /// What a batch will read.
 #[derive(Debug, Default)]
-pub(super) struct Needs {
+pub(super) struct BatchKeys {
     /// Tenant, hash of the action and asker of requests that may be open.
     pub(super) actions: HashSet<(Arc<str>, String, String)>,
     /// Tools whose manifest it is about.
-    pub(super) manifests: HashSet<Name>,
-    pub(super) chains: HashSet<Name>,
-    pub(super) answers: HashSet<AskedBy>,
-    pub(super) approvals: HashSet<Name>,
+    pub(super) manifests: HashSet<TenantKey>,
+    pub(super) chains: HashSet<TenantKey>,
+    pub(super) responses: HashSet<IdempotencyScope>,
+    pub(super) approvals: HashSet<TenantKey>,
     /// Tools whose credential it is about.
-    pub(super) credentials: HashSet<Name>,
-    pub(super) passports: HashSet<Name>,
+    pub(super) credentials: HashSet<TenantKey>,
+    pub(super) passports: HashSet<TenantKey>,
     pub(super) tenants: HashSet<Arc<str>>,
 }
 
-impl Needs {
+impl BatchKeys {
     pub(super) fn of(appends: &[Append]) -> Self {
-        let mut needs = Self::default();
+        let mut keys = Self::default();
         for append in appends {
             match append {
-                Append::Decision(decision, _) => needs.add_decision(decision),
-                Append::Record(record, _) => needs.add_event(&record.event),
+                Append::Decision(decision, _) => keys.add_decision(decision),
+                Append::Record(record, _) => keys.add_event(&record.event),
                 Append::Transition(transition, _) => {
-                    needs.add_event(&transition.event);
-                    needs.add_change(&transition.event.tenant_id, &transition.change);
+                    keys.add_event(&transition.event);
+                    keys.add_change(&transition.event.tenant_id, &transition.change);
                 }
             }
         }
-        needs
+        keys
     }
 
     fn add_event(&mut self, event: &Draft) {
@@ -73,8 +73,8 @@ impl Needs {
         let tenant_id = || Arc::clone(&event.tenant_id);
         let of_tenant = |name: &str| (tenant_id(), name.to_owned());
         if let Some(Idempotency { key, earlier, .. }) = idempotency {
-            self.answers.insert((tenant_id(), Arc::clone(&event.key_name), key.clone()));
-            if let Some(Considered { repeats: Some(Basis { approval, passport }), .. }) = earlier {
+            self.responses.insert((tenant_id(), Arc::clone(&event.key_name), key.clone()));
+            if let Some(SeenResponse { replay_of: Some(AllowBasis { approval, passport }), .. }) = earlier {
                 self.approvals.extend(approval.as_deref().map(of_tenant));
                 self.passports.extend(passport.as_deref().map(of_tenant));
             }
@@ -98,7 +98,7 @@ impl Needs {
                 }
             }
         }
-        if let Some(Opening { approval, alone: true }) = opens {
+        if let Some(ApprovalOpening { approval, exclusive: true }) = opens {
             self.actions.insert((tenant_id(), approval.action_hash.clone(), approval.asker.clone()));
         }
     }
@@ -107,23 +107,23 @@ impl Needs {
 /// What a batch read, and what it has to write.
 #[derive(Debug, Default)]
 pub(super) struct Loaded {
-    pub(super) answers: HashMap<AskedBy, KeptAnswer>,
-    pub(super) approvals: HashMap<Name, LoadedApproval>,
-    pub(super) chains: HashMap<Name, (i64, Head)>,
+    pub(super) responses: HashMap<IdempotencyScope, StoredResponse>,
+    pub(super) approvals: HashMap<TenantKey, LoadedApproval>,
+    pub(super) chains: HashMap<TenantKey, (i64, Head)>,
     /// The id of the credential that a tool has.
-    pub(super) credentials: HashMap<Name, String>,
+    pub(super) credentials: HashMap<TenantKey, String>,
     /// The manifests that were approved last.
-    pub(super) approved: HashMap<Name, String>,
-    pub(super) passports: HashMap<Name, LoadedPassport>,
+    pub(super) approved: HashMap<TenantKey, String>,
+    pub(super) passports: HashMap<TenantKey, LoadedPassport>,
 
     /// The credentials of tools that have other ones now, or none.
-    pub(super) changed: HashMap<Name, Option<SealedCredential>>,
+    pub(super) changed: HashMap<TenantKey, Option<SealedCredential>>,
     /// Chain, number and text.
     pub(super) events: Vec<(i64, i64, String)>,
     pub(super) heads: Vec<(i64, Head)>,
     /// Which of the answers are new.
-    pub(super) kept: HashSet<AskedBy>,
-    pub(super) manifests: HashMap<Name, String>,
+    pub(super) kept: HashSet<IdempotencyScope>,
+    pub(super) manifests: HashMap<TenantKey, String>,
     /// Until when a signing key is needed.
     pub(super) needed: HashMap<String, i64>,
     pub(super) opened: Vec<(Arc<str>, Approval)>,
@@ -137,13 +137,13 @@ pub(super) struct LoadedApproval {
 
 #[derive(Debug)]
 pub(super) struct LoadedPassport {
-    pub(super) standing: Standing,
+    pub(super) standing: PassportState,
     /// When it expires, if it was issued in this batch.
     pub(super) issued: Option<i64>,
     pub(super) is_changed: bool,
 }
 
-/// A batch reads what [`Needs`] does not know of. Nothing of the batch is recorded then.
+/// A batch reads what [`BatchKeys`] does not know of. Nothing of the batch is recorded then.
 #[derive(Debug, thiserror::Error)]
 #[error("a batch needs what was not loaded")]
 pub(super) struct NotLoaded;
@@ -151,14 +151,14 @@ pub(super) struct NotLoaded;
 impl Rows for Loaded {
     type Error = NotLoaded;
 
-    fn answer(
+    fn response(
         &self,
         tenant_id: &str,
         key_name: &str,
         idempotency_key: &str,
-    ) -> Result<Option<KeptAnswer>, NotLoaded> {
+    ) -> Result<Option<StoredResponse>, NotLoaded> {
         let asked_by = (tenant_id.into(), key_name.into(), idempotency_key.to_owned());
-        Ok(self.answers.get(&asked_by).cloned())
+        Ok(self.responses.get(&asked_by).cloned())
     }
 
     fn approval(&self, tenant_id: &str, id: &str) -> Result<Option<Approval>, NotLoaded> {
@@ -185,7 +185,7 @@ impl Rows for Loaded {
         Ok(self.credentials.get(&name(tenant_id, tool_id)).cloned())
     }
 
-    fn passport(&self, tenant_id: &str, jti: &str) -> Result<Option<Standing>, NotLoaded> {
+    fn passport(&self, tenant_id: &str, jti: &str) -> Result<Option<PassportState>, NotLoaded> {
         Ok(self.passports.get(&name(tenant_id, jti)).map(|passport| passport.standing))
     }
 
@@ -198,7 +198,7 @@ impl Rows for Loaded {
         Ok(())
     }
 
-    fn take(&mut self, tenant_id: &str, single_use: &SingleUse) -> Result<(), NotLoaded> {
+    fn consume(&mut self, tenant_id: &str, single_use: &SingleUse) -> Result<(), NotLoaded> {
         match single_use {
             SingleUse::Approval { id, .. } => {
                 let approval = self.approvals.get_mut(&name(tenant_id, id)).ok_or(NotLoaded)?;
@@ -221,7 +221,7 @@ impl Rows for Loaded {
         Ok(())
     }
 
-    fn put(&mut self, tenant_id: &Arc<str>, mutation: &Mutation) -> Result<(), NotLoaded> {
+    fn apply_mutation(&mut self, tenant_id: &Arc<str>, mutation: &Mutation) -> Result<(), NotLoaded> {
         let of_tenant = |name: &str| (Arc::clone(tenant_id), name.to_owned());
         match mutation {
             Mutation::ApproveManifest { tool_id, hash } => {
@@ -230,7 +230,7 @@ impl Rows for Loaded {
             }
             Mutation::IssuePassport { jti, kid, expires_at } => {
                 let issued = LoadedPassport {
-                    standing: Standing::default(),
+                    standing: PassportState::default(),
                     issued: Some(*expires_at),
                     is_changed: false,
                 };
@@ -270,16 +270,16 @@ impl Rows for Loaded {
         Ok(())
     }
 
-    fn keep_answer(
+    fn store_response(
         &mut self,
         tenant_id: &Arc<str>,
         key_name: &Arc<str>,
         idempotency_key: &str,
-        kept: KeptAnswer,
+        kept: StoredResponse,
     ) -> Result<(), NotLoaded> {
         let asked_by = (Arc::clone(tenant_id), Arc::clone(key_name), idempotency_key.to_owned());
         self.kept.insert(asked_by.clone());
-        self.answers.insert(asked_by, kept);
+        self.responses.insert(asked_by, kept);
         Ok(())
     }
 
@@ -289,6 +289,6 @@ impl Rows for Loaded {
     }
 }
 
-fn name(tenant_id: &str, name: &str) -> Name {
+fn name(tenant_id: &str, name: &str) -> TenantKey {
     (tenant_id.into(), name.to_owned())
 }

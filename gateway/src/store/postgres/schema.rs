@@ -4,21 +4,21 @@ use tokio_postgres::Client;
 use tokio_postgres::error::SqlState;
 
 use super::super::error::DatabaseError;
-use super::{Database, describe, finding};
+use super::{Database, describe, lookup};
 
 /// The form of the data that this version reads and writes.
 pub(super) const SCHEMA_VERSION: i32 = 2;
 
 /// What leads to each version from the one before; the first from nothing.
-const MIGRATIONS: [&str; 2] = [FIRST, PROOFS];
+const MIGRATIONS: [&str; 2] = [INITIAL, PROOFS];
 
 /// What holds off whoever else would bring the same tables forward.
-const LOCK: i64 = 0x0061_6374_7061_7373;
+const MIGRATION_LOCK_ID: i64 = 0x0061_6374_7061_7373;
 
 /// Keys compare by their bytes: a new version of the system's collations must not break their indexes.
 ///
 /// A chain's row changes with every batch, so its page has room for the next version beside the last.
-const FIRST: &str = r#"
+const INITIAL: &str = r#"
 CREATE TABLE actpass.chains (
     id        bigint GENERATED ALWAYS AS IDENTITY PRIMARY KEY,
     tenant_id text COLLATE "C" NOT NULL,
@@ -276,7 +276,7 @@ ALTER TABLE actpass.signing_keys ENABLE ALWAYS TRIGGER signing_keys_are_not_chan
 
 /// Makes the tables of a new database, or brings those of an older version forward: whole or not at all, by one gateway
 /// while others wait.
-pub(super) async fn bring_forward(client: &mut Client, database: &Database) -> Result<(), DatabaseError> {
+pub(super) async fn ensure_schema(client: &mut Client, database: &Database) -> Result<(), DatabaseError> {
     // Whoever runs the gateway day by day need not be allowed to make tables.
     if version(client, database).await? != SCHEMA_VERSION {
         match migrate(client).await {
@@ -294,7 +294,7 @@ pub(super) async fn bring_forward(client: &mut Client, database: &Database) -> R
 /// Makes the indexes that are missing. They change no answer, only how long it takes; so a role that may not make them
 /// does without.
 async fn index(client: &Client) {
-    if let Err(error) = client.batch_execute(finding::INDEXES).await
+    if let Err(error) = client.batch_execute(lookup::INDEXES).await
         && error.code() != Some(&SqlState::INSUFFICIENT_PRIVILEGE)
     {
         tracing::warn!(error = describe(&error), "the indexes of the ledger could not be made");
@@ -331,7 +331,7 @@ async fn version(client: &Client, database: &Database) -> Result<i32, DatabaseEr
 async fn migrate(client: &mut Client) -> Result<i32, tokio_postgres::Error> {
     let transaction = client.transaction().await?;
     transaction.batch_execute("SET LOCAL lock_timeout = '60s'; SET LOCAL statement_timeout = 0").await?;
-    transaction.execute("SELECT pg_advisory_xact_lock($1)", &[&LOCK]).await?;
+    transaction.execute("SELECT pg_advisory_xact_lock($1)", &[&MIGRATION_LOCK_ID]).await?;
     // A schema that is there needs no leave to make one.
     let has_schema: bool =
         transaction.query_one("SELECT to_regnamespace('actpass') IS NOT NULL", &[]).await?.try_get(0)?;

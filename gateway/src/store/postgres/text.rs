@@ -27,9 +27,9 @@ impl ToSql for Text<'_> {
 }
 
 /// What [`Text`] kept.
-pub(super) struct Kept(pub(super) String);
+pub(super) struct StoredText(pub(super) String);
 
-impl<'a> FromSql<'a> for Kept {
+impl<'a> FromSql<'a> for StoredText {
     fn from_sql(ty: &Type, raw: &'a [u8]) -> Result<Self, Box<dyn Error + Sync + Send>> {
         let kept = <&str as FromSql>::from_sql(ty, raw)?;
         if !kept.contains('\\') {

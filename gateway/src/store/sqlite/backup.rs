@@ -7,13 +7,13 @@ use std::path::{Path, PathBuf};
 use rusqlite::Connection;
 
 use super::database::{check_name, connect, existing, private_file};
-use super::reading::read_page;
+use super::reader::read_page;
 use crate::ledger::{Head, Verifier};
 use crate::store::error::OpenError;
 
 /// What a backup holds.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
-pub struct Copied {
+pub struct BackupSummary {
     /// How many chains of the ledger.
     pub chains: u64,
     /// How many events.
@@ -56,7 +56,7 @@ pub enum BackupError {
 ///
 /// If there is something at `to`, the data file cannot be read, the copy not written, or a chain is broken. Nothing is
 /// left at `to` then.
-pub fn backup(data: &Path, to: &Path) -> Result<Copied, BackupError> {
+pub fn backup(data: &Path, to: &Path) -> Result<BackupSummary, BackupError> {
     check_name(to)?;
     let source = existing(data)?;
     let failed = |error| BackupError::Io(to.to_owned(), error);
@@ -106,7 +106,7 @@ fn partial_name(name: &std::ffi::OsStr) -> std::ffi::OsString {
     partial
 }
 
-fn copy(source: &Path, to: &Path) -> Result<Copied, BackupError> {
+fn copy(source: &Path, to: &Path) -> Result<BackupSummary, BackupError> {
     let failed = |error| OpenError::Sqlite(source.to_owned(), error);
     let text =
         to.to_str().ok_or_else(|| BackupError::Io(to.to_owned(), io::ErrorKind::InvalidInput.into()))?;
@@ -127,12 +127,12 @@ fn copy(source: &Path, to: &Path) -> Result<Copied, BackupError> {
 }
 
 /// Looks at every event of every chain.
-fn verify(copy: &Connection) -> Result<Copied, BackupError> {
+fn verify(copy: &Connection) -> Result<BackupSummary, BackupError> {
     let failed = |error: rusqlite::Error| BackupError::Damaged(error.to_string());
     let mut statement =
         copy.prepare("SELECT tenant_id, chain_id, length, head FROM chains ORDER BY id").map_err(failed)?;
     let mut rows = statement.query([]).map_err(failed)?;
-    let mut copied = Copied { chains: 0, events: 0 };
+    let mut copied = BackupSummary { chains: 0, events: 0 };
     while let Some(row) = rows.next().map_err(failed)? {
         let tenant_id: String = row.get(0).map_err(failed)?;
         let chain_id: String = row.get(1).map_err(failed)?;

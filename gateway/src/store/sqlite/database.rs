@@ -13,13 +13,13 @@ use rusqlite::{Connection, OpenFlags};
 use crate::store::error::OpenError;
 
 /// The files that SQLite keeps beside a data file, by what is added to its name.
-const COMPANIONS: [&str; 2] = ["-wal", "-shm"];
+const SIDECAR_SUFFIXES: [&str; 2] = ["-wal", "-shm"];
 
 /// How long a statement waits for another program that holds the file.
 pub(super) const BUSY_TIMEOUT: Duration = Duration::from_secs(5);
 
 /// How many statements a connection keeps prepared; there are fewer.
-const STATEMENTS: usize = 64;
+const STATEMENT_CACHE: usize = 64;
 
 /// How much of the file the writer keeps in memory: -1 is 1 KiB. Idempotency keys come in no order, so each is
 /// looked for on another page of their index.
@@ -33,20 +33,20 @@ pub(super) struct DataFile {
     /// Without links; what SQLite opens.
     path: PathBuf,
     /// The files that must stay in place, and which they are.
-    parts: Vec<Part>,
+    watched: Vec<WatchedFile>,
     is_lost: AtomicBool,
 }
 
 /// A file that must stay in place.
 #[derive(Debug)]
-struct Part {
+struct WatchedFile {
     path: PathBuf,
     identity: Identity,
     /// How long it is at least: while the gateway runs, SQLite makes none of them shorter.
     length: AtomicU64,
 }
 
-impl Part {
+impl WatchedFile {
     fn is_in_place(&self) -> bool {
         // Before the look, which another thread may overtake.
         let known = self.length.load(Ordering::Relaxed);
@@ -98,13 +98,13 @@ impl DataFile {
     }
 
     /// A file that is there, which a gateway may have.
-    pub(super) fn beside(named: &Path) -> Result<Self, OpenError> {
+    pub(super) fn existing_file(named: &Path) -> Result<Self, OpenError> {
         let path = existing(named)?;
         Ok(Self::at(named, path))
     }
 
     fn at(named: &Path, path: PathBuf) -> Self {
-        Self { named: named.to_owned(), path, parts: Vec::new(), is_lost: AtomicBool::new(false) }
+        Self { named: named.to_owned(), path, watched: Vec::new(), is_lost: AtomicBool::new(false) }
     }
 
     pub(super) fn path(&self) -> &Path {
@@ -114,26 +114,26 @@ impl DataFile {
     /// Whether there is anything in a write-ahead log. While a gateway has the file there always is, and who only looks
     /// at a file without one leaves an empty one behind.
     pub(super) fn has_wal(&self) -> bool {
-        fs::metadata(companion(&self.path, "-wal")).is_ok_and(|metadata| metadata.len() > 0)
+        fs::metadata(sidecar(&self.path, "-wal")).is_ok_and(|metadata| metadata.len() > 0)
     }
 
     /// Takes note of which files must stay in place. They must all be there.
-    pub(super) fn remember(&mut self) -> Result<(), OpenError> {
-        let companions = COMPANIONS.map(|suffix| companion(&self.path, suffix));
+    pub(super) fn watch_files(&mut self) -> Result<(), OpenError> {
+        let companions = SIDECAR_SUFFIXES.map(|suffix| sidecar(&self.path, suffix));
         for path in [self.named.clone(), self.path.clone()].into_iter().chain(companions) {
             let metadata = fs::metadata(&path).map_err(|error| OpenError::Io(path.clone(), error))?;
             let length = AtomicU64::new(metadata.len());
-            self.parts.push(Part { identity: identity(&metadata), length, path });
+            self.watched.push(WatchedFile { identity: identity(&metadata), length, path });
         }
         Ok(())
     }
 
     /// Whether what is written to the open file can be found at its path. Logs once when it no longer can.
     pub(super) fn is_in_place(&self) -> bool {
-        let gone = self.parts.iter().find(|part| !part.is_in_place());
+        let gone = self.watched.iter().find(|part| !part.is_in_place());
         let was_lost = self.is_lost.swap(gone.is_some(), Ordering::Relaxed);
         match gone {
-            Some(Part { path, .. }) if !was_lost => tracing::error!(
+            Some(WatchedFile { path, .. }) if !was_lost => tracing::error!(
                 file = %path.display(),
                 "a data file was removed, replaced or cut short while it is in use: nothing is decided until it is back; to start \
                  with what is there now, restart the gateway"
@@ -210,9 +210,9 @@ fn lock(named: &Path, path: &Path) -> Result<Lock, OpenError> {
 /// Another hard link to the data file is not seen.
 #[cfg(not(target_os = "linux"))]
 fn lock(named: &Path, path: &Path) -> Result<Lock, OpenError> {
-    let beside = companion(path, ".lock");
-    let file = private_file().create(true).truncate(false).open(&beside);
-    take(named, file.map_err(|error| OpenError::Io(beside, error))?)
+    let existing_file = sidecar(path, ".lock");
+    let file = private_file().create(true).truncate(false).open(&existing_file);
+    take(named, file.map_err(|error| OpenError::Io(existing_file, error))?)
 }
 
 /// The lock that keeps a second gateway away, until it is dropped.
@@ -237,7 +237,7 @@ fn take(named: &Path, file: File) -> Result<Lock, OpenError> {
 /// Corrects the permissions of the file and of what is beside it already. SQLite gives new companions the file's.
 pub(super) fn make_private(path: &Path) -> io::Result<()> {
     #[cfg(unix)]
-    for file in [path.to_owned()].into_iter().chain(COMPANIONS.map(|suffix| companion(path, suffix))) {
+    for file in [path.to_owned()].into_iter().chain(SIDECAR_SUFFIXES.map(|suffix| sidecar(path, suffix))) {
         let private = std::os::unix::fs::PermissionsExt::from_mode(0o600);
         match fs::set_permissions(&file, private) {
             Err(error) if error.kind() != io::ErrorKind::NotFound => return Err(error),
@@ -247,10 +247,10 @@ pub(super) fn make_private(path: &Path) -> io::Result<()> {
     Ok(())
 }
 
-fn companion(path: &Path, suffix: &str) -> PathBuf {
-    let mut beside = path.as_os_str().to_owned();
-    beside.push(suffix);
-    beside.into()
+fn sidecar(path: &Path, suffix: &str) -> PathBuf {
+    let mut existing_file = path.as_os_str().to_owned();
+    existing_file.push(suffix);
+    existing_file.into()
 }
 
 /// How a file is opened that its owner alone may read.
@@ -289,7 +289,7 @@ pub(super) fn connect(path: &Path) -> rusqlite::Result<Connection> {
 }
 
 /// What every connection that writes is told.
-pub(super) fn set_up(connection: &Connection) -> rusqlite::Result<()> {
+pub(super) fn configure(connection: &Connection) -> rusqlite::Result<()> {
     connection.busy_timeout(BUSY_TIMEOUT)?;
     connection.pragma_update(None, "synchronous", "FULL")?;
     connection.pragma_update(None, "foreign_keys", "ON")?;
@@ -297,6 +297,6 @@ pub(super) fn set_up(connection: &Connection) -> rusqlite::Result<()> {
     connection.pragma_update(None, "cache_size", CACHE_KIB)?;
     // A commit must not wait for it: see `Checkpointer`.
     connection.pragma_update(None, "wal_autocheckpoint", 0)?;
-    connection.set_prepared_statement_cache_capacity(STATEMENTS);
+    connection.set_prepared_statement_cache_capacity(STATEMENT_CACHE);
     Ok(())
 }

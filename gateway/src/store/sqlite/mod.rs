@@ -7,11 +7,11 @@
 mod backup;
 mod checkpoint;
 mod database;
-mod finding;
-mod reading;
+mod lookup;
+mod reader;
 mod rows;
 mod schema;
-mod writing;
+mod writer;
 
 use std::cmp::Ordering;
 use std::path::Path;
@@ -21,22 +21,22 @@ use std::thread::JoinHandle;
 use async_trait::async_trait;
 use rusqlite::{Connection, OptionalExtension, Row, params};
 
-pub use self::backup::{BackupError, Copied, backup};
+pub use self::backup::{BackupError, BackupSummary, backup};
 use self::database::{DataFile, Lock, connect, connect_reader, make_private};
-use self::reading::{
+use self::reader::{
     APPROVAL, CREDENTIAL, Readers, TOOL_EVENT, approval_of, credential_of, find_approval, find_approvals_for,
     find_chain, find_credential, find_manifest, find_passport, find_unproven, last_recorded, read_page,
     read_signing_keys,
 };
-pub(super) use self::reading::{read_chain, read_keys};
+pub(super) use self::reader::{read_chain, read_keys};
 use self::schema::{SCHEMA_VERSION, prepare, set_open, was_left_open};
-use self::writing::{Writer, probe};
+use self::writer::{Writer, probe};
 use super::batch::live;
 use super::error::{OpenError, StoreError};
-use super::finding::{Author, Listing, PendingOf, Subject};
+use super::lookup::{Author, Listing, PendingCounts, Subject};
 use super::queue::{Job, Jobs};
 use super::{
-    DecisionOutcome, DecisionRecord, Record, Rotation, SealedCredential, SealedKey, Standing, Store,
+    DecisionOutcome, DecisionRecord, PassportState, Record, Rotation, SealedCredential, SealedKey, Store,
     StoredEvent, Transition, TransitionOutcome,
 };
 use crate::approvals::Approval;
@@ -81,8 +81,8 @@ impl SqliteStore {
     /// # Errors
     ///
     /// As [`SqliteStore::open`]; if there is no such file; if its gateway is of another version.
-    pub fn open_beside(path: &Path) -> Result<Self, OpenError> {
-        let file = DataFile::beside(path)?;
+    pub fn open_existing(path: &Path) -> Result<Self, OpenError> {
+        let file = DataFile::existing_file(path)?;
         let version = connect_reader(file.path())
             .and_then(|connection| {
                 connection.query_one("PRAGMA user_version", [], |row| row.get::<_, i64>(0))
@@ -107,12 +107,12 @@ impl SqliteStore {
             return Err(OpenError::Newer(path.to_owned(), version, SCHEMA_VERSION));
         }
         if lock.is_some() {
-            connection.execute_batch(finding::INDEXES).map_err(sqlite)?;
+            connection.execute_batch(lookup::INDEXES).map_err(sqlite)?;
             set_open(&connection, true).map_err(sqlite)?;
         }
         probe(&connection).map_err(sqlite)?;
         make_private(file.path()).map_err(|error| OpenError::Io(path.to_owned(), error))?;
-        file.remember()?;
+        file.watch_files()?;
         let (jobs, queue) = Jobs::new();
         let file = Arc::new(file);
         let mut writer = Writer::new(path, connection, clock, Arc::clone(&file), lock)?;
@@ -214,7 +214,7 @@ impl Store for SqliteStore {
         self.readers.read(last_recorded).await
     }
 
-    async fn passport(&self, tenant_id: &str, jti: &str) -> Result<Option<Standing>, StoreError> {
+    async fn passport(&self, tenant_id: &str, jti: &str) -> Result<Option<PassportState>, StoreError> {
         let (tenant_id, jti) = (tenant_id.to_owned(), jti.to_owned());
         self.readers.read(move |connection| find_passport(connection, &tenant_id, &jti)).await
     }
@@ -227,7 +227,7 @@ impl Store for SqliteStore {
     async fn approvals(&self, tenant_id: &str, listing: Listing) -> Result<Vec<Approval>, StoreError> {
         let tenant_id = tenant_id.to_owned();
         let read = move |connection: &Connection| {
-            let query = format!("{APPROVAL} {}", finding::listed(listing.status));
+            let query = format!("{APPROVAL} {}", lookup::listed(listing.status));
             let mut statement = connection.prepare_cached(&query)?;
             let Listing { now, agent, tool, after, limit, .. } = listing;
             statement.query_map(params![tenant_id, now, agent, tool, after, limit], approval_of)?.collect()
@@ -235,18 +235,18 @@ impl Store for SqliteStore {
         self.readers.read(read).await
     }
 
-    async fn pending_of(
+    async fn count_pending(
         &self,
         tenant_id: &str,
         asker: Author<'_>,
         now: i64,
-    ) -> Result<PendingOf, StoreError> {
+    ) -> Result<PendingCounts, StoreError> {
         let (tenant_id, agent) = (tenant_id.to_owned(), asker.agent.map(str::to_owned));
-        let [mark, _] = asker.marks();
+        let [mark, _] = asker.event_markers();
         let read = move |connection: &Connection| {
-            let mut statement = connection.prepare_cached(finding::PENDING_OF)?;
+            let mut statement = connection.prepare_cached(lookup::COUNT_PENDING)?;
             statement.query_row(params![tenant_id, DECISIONS, now, mark, agent], |row| {
-                Ok(PendingOf { agent: from_sql(row.get(0)?), key: from_sql(row.get(1)?) })
+                Ok(PendingCounts { agent: from_sql(row.get(0)?), key: from_sql(row.get(1)?) })
             })
         };
         self.readers.read(read).await
@@ -259,9 +259,9 @@ impl Store for SqliteStore {
         id: &str,
         author: Author<'_>,
     ) -> Result<bool, StoreError> {
-        let (tenant_id, wanted, [key, agent]) = (tenant_id.to_owned(), id.to_owned(), author.marks());
+        let (tenant_id, wanted, [key, agent]) = (tenant_id.to_owned(), id.to_owned(), author.event_markers());
         let read = move |connection: &Connection| {
-            let mut statement = connection.prepare_cached(&finding::caused(subject))?;
+            let mut statement = connection.prepare_cached(&lookup::caused(subject))?;
             let event = |row: &Row<'_>| Ok(StoredEvent { seq: from_sql(row.get(0)?), text: row.get(1)? });
             statement.query_row(params![tenant_id, DECISIONS, wanted, key, agent], event).optional()
         };
@@ -292,12 +292,12 @@ impl Store for SqliteStore {
     }
 
     async fn add_signing_key(&self, key: SealedKey, rotation: Rotation) -> Result<(), StoreError> {
-        self.jobs.ask(|answer| Job::AddKey(Box::new(key), rotation, answer)).await
+        self.jobs.submit(|response| Job::AddKey(Box::new(key), rotation, response)).await
     }
 
     async fn check(&self) -> Result<(), StoreError> {
         self.readers.read(|connection| connection.query_one("SELECT 1", [], |_| Ok(()))).await?;
-        self.jobs.ask(Job::Check).await
+        self.jobs.submit(Job::Check).await
     }
 
     async fn close(&self) {

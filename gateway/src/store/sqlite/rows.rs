@@ -5,14 +5,14 @@ use std::sync::Arc;
 use bytes::Bytes;
 use rusqlite::{OptionalExtension, Transaction, params};
 
-use super::reading::{find_approval, find_approvals_for, find_chain, find_manifest, find_passport};
+use super::reader::{find_approval, find_approvals_for, find_chain, find_manifest, find_passport};
 use super::schema::decisions;
 use super::{from_sql, to_sql};
 use crate::approvals::Approval;
 use crate::ledger::{Head, Sealed};
 use crate::store::batch::Rows;
-use crate::store::proof::KeptAnswer;
-use crate::store::{Change, Mutation, SingleUse, Standing};
+use crate::store::proof::StoredResponse;
+use crate::store::{Change, Mutation, PassportState, SingleUse};
 
 /// An answer, with the events that it names.
 const ANSWER: &str = concat!(
@@ -26,27 +26,27 @@ const ANSWER: &str = concat!(
 );
 
 /// A transaction of many appends.
-pub(super) struct Writing<'t, 'c> {
+pub(super) struct BatchTransaction<'t, 'c> {
     pub(super) transaction: &'t Transaction<'c>,
     /// How many bytes of events and answers it records.
     pub(super) bytes: usize,
 }
 
-impl Rows for Writing<'_, '_> {
+impl Rows for BatchTransaction<'_, '_> {
     type Error = rusqlite::Error;
 
-    fn answer(
+    fn response(
         &self,
         tenant_id: &str,
         key_name: &str,
         idempotency_key: &str,
-    ) -> rusqlite::Result<Option<KeptAnswer>> {
+    ) -> rusqlite::Result<Option<StoredResponse>> {
         self.transaction
             .prepare_cached(ANSWER)?
             .query_row(params![tenant_id, key_name, idempotency_key], |row| {
-                Ok(KeptAnswer {
+                Ok(StoredResponse {
                     fingerprint: row.get(0)?,
-                    answer: Bytes::from(row.get::<_, Vec<u8>>(1)?),
+                    response: Bytes::from(row.get::<_, Vec<u8>>(1)?),
                     expires_at: row.get(2)?,
                     seq: from_sql(row.get(3)?),
                     event: row.get(5)?,
@@ -81,7 +81,7 @@ impl Rows for Writing<'_, '_> {
             .optional()
     }
 
-    fn passport(&self, tenant_id: &str, jti: &str) -> rusqlite::Result<Option<Standing>> {
+    fn passport(&self, tenant_id: &str, jti: &str) -> rusqlite::Result<Option<PassportState>> {
         find_passport(self.transaction, tenant_id, jti)
     }
 
@@ -104,7 +104,7 @@ impl Rows for Writing<'_, '_> {
         Ok(())
     }
 
-    fn take(&mut self, tenant_id: &str, single_use: &SingleUse) -> rusqlite::Result<()> {
+    fn consume(&mut self, tenant_id: &str, single_use: &SingleUse) -> rusqlite::Result<()> {
         match single_use {
             SingleUse::Approval { id, .. } => self
                 .transaction
@@ -143,7 +143,7 @@ impl Rows for Writing<'_, '_> {
         Ok(())
     }
 
-    fn put(&mut self, tenant_id: &Arc<str>, mutation: &Mutation) -> rusqlite::Result<()> {
+    fn apply_mutation(&mut self, tenant_id: &Arc<str>, mutation: &Mutation) -> rusqlite::Result<()> {
         match mutation {
             Mutation::ApproveManifest { tool_id, hash } => {
                 self.transaction
@@ -215,14 +215,14 @@ impl Rows for Writing<'_, '_> {
         Ok(())
     }
 
-    fn keep_answer(
+    fn store_response(
         &mut self,
         tenant_id: &Arc<str>,
         key_name: &Arc<str>,
         idempotency_key: &str,
-        kept: KeptAnswer,
+        kept: StoredResponse,
     ) -> rusqlite::Result<()> {
-        self.bytes += kept.answer.len();
+        self.bytes += kept.response.len();
         self.transaction
             .prepare_cached(
                 "INSERT INTO answers (tenant_id, key_name, idempotency_key, fingerprint, answer, expires_at, seq,
@@ -235,7 +235,7 @@ impl Rows for Writing<'_, '_> {
                 key_name,
                 idempotency_key,
                 kept.fingerprint,
-                kept.answer.as_ref(),
+                kept.response.as_ref(),
                 kept.expires_at,
                 to_sql(kept.seq),
                 kept.allowed_seq.map(to_sql)

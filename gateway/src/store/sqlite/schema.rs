@@ -4,7 +4,7 @@ use std::path::Path;
 
 use rusqlite::{Connection, TransactionBehavior};
 
-use super::database::{BUSY_TIMEOUT, connect_reader, set_up};
+use super::database::{BUSY_TIMEOUT, configure, connect_reader};
 use crate::store::error::OpenError;
 
 /// The form of the data that this version reads and writes.
@@ -272,7 +272,7 @@ pub(super) fn prepare(connection: &mut Connection) -> rusqlite::Result<i64> {
         return Ok(version);
     }
     connection.pragma_update(None, "journal_mode", "WAL")?;
-    set_up(connection)?;
+    configure(connection)?;
     if version < SCHEMA_VERSION {
         let transaction = connection.transaction_with_behavior(TransactionBehavior::Exclusive)?;
         for migration in MIGRATIONS.iter().skip(usize::try_from(version).unwrap_or(0)) {
@@ -301,6 +301,6 @@ pub(super) fn was_left_open(path: &Path) -> Result<bool, OpenError> {
 pub(super) fn set_open(connection: &Connection, is_open: bool) -> rusqlite::Result<()> {
     connection.execute("UPDATE state SET is_open = ?1", [is_open])?;
     // While it is open, the log is never empty: see `DataFile::has_wal`.
-    let fold = if is_open { "PRAGMA wal_checkpoint(FULL)" } else { "PRAGMA wal_checkpoint(TRUNCATE)" };
-    connection.query_one(fold, [], |_| Ok(()))
+    let checkpoint = if is_open { "PRAGMA wal_checkpoint(FULL)" } else { "PRAGMA wal_checkpoint(TRUNCATE)" };
+    connection.query_one(checkpoint, [], |_| Ok(()))
 }

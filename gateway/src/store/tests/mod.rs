@@ -13,23 +13,23 @@ use rusqlite::Connection;
 use tempfile::TempDir;
 
 use super::{
-    Basis, Change, Considered, CredentialPin, Database, DecisionOutcome, DecisionRecord, Fallback,
-    Idempotency, ManifestPin, Mutation, Opening, PostgresStore, Record, SealedCredential, SealedKey,
-    SingleUse, SqliteStore, Standing, Store, StoreError, Transition, TransitionOutcome, Trust,
+    AllowBasis, ApprovalOpening, Change, CredentialPin, Database, DecisionOutcome, DecisionRecord, Fallback,
+    Idempotency, ManifestPin, Mutation, PassportState, PostgresStore, Record, SealedCredential, SealedKey,
+    SeenResponse, SingleUse, SqliteStore, Store, StoreError, TlsTrust, Transition, TransitionOutcome,
 };
-use crate::approvals::{Approval, Decided, Status};
+use crate::approvals::{Approval, ApprovalDecision, Status};
 use crate::clock::rfc3339;
 use crate::ledger::{Draft, Head, Verifier};
-use crate::members::object;
+use crate::object_writer::object;
 
 /// Where a test has its data.
-enum Bed {
+enum Backend {
     Sqlite(TempDir),
     /// The database's URL.
     Postgres(String),
 }
 
-impl Bed {
+impl Backend {
     fn sqlite() -> Self {
         Self::Sqlite(TempDir::new().unwrap())
     }
@@ -55,16 +55,18 @@ impl Bed {
         }
     }
 
-    async fn outside(&self) -> Outside {
+    async fn outside(&self) -> RawConnection {
         match self {
-            Self::Sqlite(folder) => Outside::Sqlite(Connection::open(folder.path().join("data.db")).unwrap()),
-            Self::Postgres(url) => Outside::Postgres(connect(url).await),
+            Self::Sqlite(folder) => {
+                RawConnection::Sqlite(Connection::open(folder.path().join("data.db")).unwrap())
+            }
+            Self::Postgres(url) => RawConnection::Postgres(connect(url).await),
         }
     }
 }
 
 fn database(url: &str) -> Database {
-    Database::parse(url, Trust::default()).unwrap()
+    Database::parse(url, TlsTrust::default()).unwrap()
 }
 
 async fn connect(url: &str) -> tokio_postgres::Client {
@@ -75,12 +77,12 @@ async fn connect(url: &str) -> tokio_postgres::Client {
 }
 
 /// Another program with the same data.
-enum Outside {
+enum RawConnection {
     Sqlite(Connection),
     Postgres(tokio_postgres::Client),
 }
 
-impl Outside {
+impl RawConnection {
     async fn try_run(&self, sql: &str) -> Result<(), String> {
         match self {
             Self::Sqlite(connection) => connection.execute_batch(sql).map_err(|error| error.to_string()),
@@ -113,15 +115,15 @@ macro_rules! on_every_store {
         mod on_sqlite {
             $(#[tokio::test]
             async fn $test() {
-                super::$test(&super::Bed::sqlite()).await;
+                super::$test(&super::Backend::sqlite()).await;
             })*
         }
         #[cfg(unix)]
         mod on_postgres {
             $(#[tokio::test]
             async fn $test() {
-                if let Some(bed) = super::Bed::postgres() {
-                    super::$test(&bed).await;
+                if let Some(backend) = super::Backend::postgres() {
+                    super::$test(&backend).await;
                 }
             })*
         }
@@ -129,29 +131,29 @@ macro_rules! on_every_store {
 }
 
 on_every_store! {
-    a_claim_and_its_record_are_one,
-    a_kept_answer_that_does_not_follow_from_its_event_is_not_repeated,
-    a_row_that_no_event_stands_for_grants_nothing,
-    an_answer_is_repeated_while_what_it_rested_on_is_in_the_store,
-    a_spent_mark_that_was_taken_away_is_found_in_the_ledger,
-    one_request_is_open_for_an_action_at_a_time,
-    what_is_only_added_to_is_not_changed_by_any_statement,
-    what_no_event_stands_for_is_found_by_an_audit,
-    a_credential_is_its_tenants_tools_and_is_set_and_removed_with_its_event,
-    a_failed_commit_records_nothing_and_answers_nobody,
-    a_manifest_is_approved_with_its_event_or_not_at_all,
-    a_page_is_bounded,
-    a_repeated_request_gets_the_first_answer_and_no_event,
-    an_approval_is_decided_once_and_in_time,
-    edits_in_the_data_are_found,
-    events_of_many_at_once_make_one_whole_chain,
-    metadata_without_a_canonical_form_harms_nobody_else,
-    nothing_is_answered_before_the_commit,
-    one_of_many_repetitions_at_once_is_recorded,
-    tenants_see_their_own_chains_only,
-    what_waits_together_is_committed_together,
-    what_waits_when_it_closes_is_still_recorded,
-    what_was_recorded_is_there_after_a_restart,
+    single_use_and_record_are_atomic,
+    response_without_matching_event_is_not_replayed,
+    row_without_event_grants_nothing,
+    response_is_replayed_while_its_basis_exists,
+    cleared_spent_flag_is_restored_from_ledger,
+    one_open_approval_per_action,
+    append_only_tables_reject_changes,
+    audit_finds_rows_without_events,
+    credential_changes_with_its_event,
+    failed_commit_records_and_returns_nothing,
+    manifest_and_event_are_atomic,
+    event_pages_are_bounded,
+    replay_returns_first_response_without_event,
+    approval_is_decided_once_before_deadline,
+    detects_edited_data,
+    concurrent_events_form_one_chain,
+    non_canonical_metadata_fails_only_its_append,
+    no_response_before_commit,
+    concurrent_replays_record_one_event,
+    tenants_see_own_chains_only,
+    queued_appends_share_one_commit,
+    close_drains_queue,
+    events_survive_restart,
 }
 
 fn event(tenant: &str, chain: &str, number: usize) -> Record {
@@ -182,10 +184,10 @@ fn revoke(chain: &str, jti: &str) -> Transition {
 }
 
 /// Later than any clock shows while these tests are run, in seconds since 1970.
-const FAR: i64 = 4_000_000_000;
+const FAR_FUTURE: i64 = 4_000_000_000;
 
 /// What a person decides about an approval, with its event.
-fn decision(tenant: &str, approval: &Approval, decided: Decided) -> Transition {
+fn decision(tenant: &str, approval: &Approval, decided: ApprovalDecision) -> Transition {
     let Record { mut event, .. } = event(tenant, "decisions", 2);
     let kind = if decided.approved { "approval.approved" } else { "approval.rejected" };
     event.event_type = kind.to_owned();
@@ -199,23 +201,23 @@ fn decision(tenant: &str, approval: &Approval, decided: Decided) -> Transition {
     Transition { event, change: Change::DecideApproval { id: approval.id.clone(), decided } }
 }
 
-fn once(tenant: &str, key_name: &str, key: &str, body: u8, answer: &'static str) -> DecisionRecord {
+fn once(tenant: &str, key_name: &str, key: &str, body: u8, response: &'static str) -> DecisionRecord {
     let mut append = deciding(tenant, "decisions", usize::from(body));
     append.event.key_name = key_name.into();
     append.idempotency = Some(Idempotency {
         key: key.to_owned(),
         fingerprint: [body; 32],
-        answer: Bytes::from_static(answer.as_bytes()),
+        response: Bytes::from_static(response.as_bytes()),
         allows: false,
-        keep_seconds: 86_400,
+        retention_seconds: 86_400,
         earlier: None,
     });
     append
 }
 
 /// Whether an append was told that this was answered under its key before.
-fn was_answered(outcome: &DecisionOutcome, answer: &str) -> bool {
-    matches!(outcome, DecisionOutcome::Earlier(earlier) if earlier.answer == answer)
+fn was_answered(outcome: &DecisionOutcome, response: &str) -> bool {
+    matches!(outcome, DecisionOutcome::EarlierResponse(earlier) if earlier.response == response)
 }
 
 async fn texts(store: &dyn Store, tenant: &str, chain: &str) -> Vec<String> {
@@ -236,8 +238,8 @@ async fn first_broken(store: &dyn Store, tenant: &str, chain: &str) -> Option<u6
     verifier.finish(head).first_broken
 }
 
-async fn events_of_many_at_once_make_one_whole_chain(bed: &Bed) {
-    let store = bed.open().await;
+async fn concurrent_events_form_one_chain(backend: &Backend) {
+    let store = backend.open().await;
     // More than a page and a batch hold.
     let recorded = join_all((0..1500).map(|number| store.record(event("t", "c", number)))).await;
 
@@ -248,9 +250,9 @@ async fn events_of_many_at_once_make_one_whole_chain(bed: &Bed) {
     assert_eq!(first_broken(&*store, "t", "c").await, None);
 }
 
-async fn what_waits_together_is_committed_together(bed: &Bed) {
-    let store = bed.open().await;
-    let other = bed.outside().await;
+async fn queued_appends_share_one_commit(backend: &Backend) {
+    let store = backend.open().await;
+    let other = backend.outside().await;
     let appends = join_all((0..400).map(|number| store.record(event("t", "c", number))));
     tokio::pin!(appends);
     // Held back, so that all but the first few wait for it together.
@@ -274,10 +276,10 @@ async fn what_waits_together_is_committed_together(bed: &Bed) {
     assert!(times.len() <= 2, "{times:?}");
 }
 
-async fn a_failed_commit_records_nothing_and_answers_nobody(bed: &Bed) {
-    let store = bed.open().await;
+async fn failed_commit_records_and_returns_nothing(backend: &Backend) {
+    let store = backend.open().await;
     store.record(event("t", "c", 1)).await.unwrap();
-    let other = bed.outside().await;
+    let other = backend.outside().await;
     other
         .run(
             "CREATE TRIGGER no_room BEFORE INSERT ON events WHEN NEW.event LIKE '%ev_poison%'
@@ -316,11 +318,11 @@ async fn a_failed_commit_records_nothing_and_answers_nobody(bed: &Bed) {
     assert_eq!(first_broken(&*store, "t", "c").await, None);
 }
 
-async fn nothing_is_answered_before_the_commit(bed: &Bed) {
-    let store = bed.open().await;
+async fn no_response_before_commit(backend: &Backend) {
+    let store = backend.open().await;
     store.record(event("t", "c", 1)).await.unwrap();
     // Every statement of an append succeeds, and then its commit fails.
-    let other = bed.outside().await;
+    let other = backend.outside().await;
     other
         .run(
             "CREATE TABLE needed (id INTEGER PRIMARY KEY);
@@ -332,8 +334,8 @@ async fn nothing_is_answered_before_the_commit(bed: &Bed) {
              FOR EACH ROW EXECUTE FUNCTION late()",
         )
         .await;
-    let answers = join_all((2..10).map(|number| store.record(event("t", "c", number)))).await;
-    assert!(answers.iter().all(|answer| *answer == Err(StoreError::Unavailable)), "{answers:?}");
+    let responses = join_all((2..10).map(|number| store.record(event("t", "c", number)))).await;
+    assert!(responses.iter().all(|response| *response == Err(StoreError::Unavailable)), "{responses:?}");
     assert_eq!(store.head("t", "c").await.unwrap().unwrap().length, 1);
 
     other.run("DROP TRIGGER late", "DROP TRIGGER late ON events").await;
@@ -342,8 +344,8 @@ async fn nothing_is_answered_before_the_commit(bed: &Bed) {
     assert_eq!(first_broken(&*store, "t", "c").await, None);
 }
 
-async fn a_repeated_request_gets_the_first_answer_and_no_event(bed: &Bed) {
-    let store = bed.open().await;
+async fn replay_returns_first_response_without_event(backend: &Backend) {
+    let store = backend.open().await;
     assert_eq!(store.decide(once("t", "k", "i", 1, "first")).await, Ok(DecisionOutcome::Recorded));
     let again = store.decide(once("t", "k", "i", 1, "second")).await;
     assert!(was_answered(&again.unwrap(), "first"));
@@ -356,18 +358,19 @@ async fn a_repeated_request_gets_the_first_answer_and_no_event(bed: &Bed) {
     }
 }
 
-async fn one_of_many_repetitions_at_once_is_recorded(bed: &Bed) {
-    let store = bed.open().await;
-    let answers = join_all((0..50).map(|_| store.decide(once("t", "k", "i", 1, "first")))).await;
-    let recorded = answers.iter().filter(|answer| **answer == Ok(DecisionOutcome::Recorded)).count();
-    let is_repeated = |answer: &&Result<_, _>| matches!(answer, Ok(found) if was_answered(found, "first"));
-    let repeated = answers.iter().filter(is_repeated).count();
+async fn concurrent_replays_record_one_event(backend: &Backend) {
+    let store = backend.open().await;
+    let responses = join_all((0..50).map(|_| store.decide(once("t", "k", "i", 1, "first")))).await;
+    let recorded = responses.iter().filter(|response| **response == Ok(DecisionOutcome::Recorded)).count();
+    let is_repeated =
+        |response: &&Result<_, _>| matches!(response, Ok(found) if was_answered(found, "first"));
+    let repeated = responses.iter().filter(is_repeated).count();
     assert_eq!((recorded, repeated), (1, 49));
     assert_eq!(store.head("t", "decisions").await.unwrap().unwrap().length, 1);
 }
 
-async fn tenants_see_their_own_chains_only(bed: &Bed) {
-    let store = bed.open().await;
+async fn tenants_see_own_chains_only(backend: &Backend) {
+    let store = backend.open().await;
     store.record(event("t", "c", 1)).await.unwrap();
     store.record(event("u", "c", 2)).await.unwrap();
     store.record(event("u", "c", 3)).await.unwrap();
@@ -380,8 +383,8 @@ async fn tenants_see_their_own_chains_only(bed: &Bed) {
     assert!(texts(&*store, "t", "d").await.is_empty());
 }
 
-async fn a_page_is_bounded(bed: &Bed) {
-    let store = bed.open().await;
+async fn event_pages_are_bounded(backend: &Backend) {
+    let store = backend.open().await;
     for number in 0..3 {
         let mut large = event("t", "c", number);
         large.event.goal = Some("g".repeat(700_000));
@@ -393,18 +396,18 @@ async fn a_page_is_bounded(bed: &Bed) {
     assert_eq!(page.iter().map(|event| event.seq).collect::<Vec<_>>(), [1]);
 }
 
-async fn what_was_recorded_is_there_after_a_restart(bed: &Bed) {
-    let store = bed.open().await;
+async fn events_survive_restart(backend: &Backend) {
+    let store = backend.open().await;
     store.record(event("t", "c", 1)).await.unwrap();
     store.decide(once("t", "k", "i", 1, "first")).await.unwrap();
     store.close().await;
-    if let Bed::Sqlite(folder) = bed {
+    if let Backend::Sqlite(folder) = backend {
         assert!(!folder.path().join("data.db-wal").exists(), "the write-ahead log was left behind");
     }
     assert_eq!(store.record(event("t", "c", 2)).await, Err(StoreError::Unavailable));
     assert_eq!(store.check().await, Err(StoreError::Unavailable));
 
-    let store = bed.open().await;
+    let store = backend.open().await;
     store.record(event("t", "c", 2)).await.unwrap();
     assert_eq!(store.head("t", "c").await.unwrap().unwrap().length, 2);
     assert_eq!(first_broken(&*store, "t", "c").await, None);
@@ -412,16 +415,16 @@ async fn what_was_recorded_is_there_after_a_restart(bed: &Bed) {
     assert!(was_answered(&again.unwrap(), "first"));
 }
 
-async fn what_waits_when_it_closes_is_still_recorded(bed: &Bed) {
-    let store = bed.open().await;
+async fn close_drains_queue(backend: &Backend) {
+    let store = backend.open().await;
     let appends = join_all((0..300).map(|number| store.record(event("t", "c", number))));
     // Polled in this order: everything is queued before the store is told to close.
     let (results, ()) = tokio::join!(biased; appends, store.close());
     assert!(results.iter().all(Result::is_ok));
-    assert_eq!(bed.open().await.head("t", "c").await.unwrap().unwrap().length, 300);
+    assert_eq!(backend.open().await.head("t", "c").await.unwrap().unwrap().length, 300);
 }
 
-async fn edits_in_the_data_are_found(bed: &Bed) {
+async fn detects_edited_data(backend: &Backend) {
     for (edit, expected) in [
         ("UPDATE events SET event = replace(event, 'note', 'nota') WHERE seq = 3", Some(3)),
         ("DELETE FROM events WHERE seq = 2", Some(2)),
@@ -435,12 +438,12 @@ async fn edits_in_the_data_are_found(bed: &Bed) {
         ("UPDATE chains SET head = 'x'", Some(5)),
         ("SELECT 1", None),
     ] {
-        let bed = bed.another();
-        let store = bed.open().await;
+        let backend = backend.another();
+        let store = backend.open().await;
         for number in 1..=5 {
             store.record(event("t", "c", number)).await.unwrap();
         }
-        let other = bed.outside().await;
+        let other = backend.outside().await;
         let changes_events =
             edit.contains("events SET") || edit.contains("length") || edit.starts_with("DELETE");
         if changes_events {
@@ -459,8 +462,8 @@ async fn edits_in_the_data_are_found(bed: &Bed) {
     }
 }
 
-async fn a_manifest_is_approved_with_its_event_or_not_at_all(bed: &Bed) {
-    let store = bed.open().await;
+async fn manifest_and_event_are_atomic(backend: &Backend) {
+    let store = backend.open().await;
     let approve = |tenant: &str, hash: &str, metadata: Option<Json>| {
         let mut append = event(tenant, "tools", 1);
         append.event.tool_id = Some("mail".to_owned());
@@ -477,7 +480,7 @@ async fn a_manifest_is_approved_with_its_event_or_not_at_all(bed: &Bed) {
     store.close().await;
     drop(store);
 
-    let store = bed.open().await;
+    let store = backend.open().await;
     let approved = async |tenant: &str, tool: &str| store.approved_manifest(tenant, tool).await.unwrap();
     assert_eq!(approved("t", "mail").await.as_deref(), Some("bb"));
     assert_eq!(approved("u", "mail").await.as_deref(), Some("cc"));
@@ -485,8 +488,8 @@ async fn a_manifest_is_approved_with_its_event_or_not_at_all(bed: &Bed) {
     store.close().await;
 }
 
-async fn a_credential_is_its_tenants_tools_and_is_set_and_removed_with_its_event(bed: &Bed) {
-    let store = bed.open().await;
+async fn credential_changes_with_its_event(backend: &Backend) {
+    let store = backend.open().await;
     let credential = |tool: &str, id: &str| SealedCredential {
         id: id.to_owned(),
         tool_id: tool.to_owned(),
@@ -540,11 +543,11 @@ async fn a_credential_is_its_tenants_tools_and_is_set_and_removed_with_its_event
     assert_eq!(texts(&*store, "t", "vault").await.len(), 4);
 }
 
-async fn a_claim_and_its_record_are_one(bed: &Bed) {
-    let store = bed.open().await;
+async fn single_use_and_record_are_atomic(backend: &Backend) {
+    let store = backend.open().await;
     let fallback = |number: usize| {
         let Record { event, .. } = event("t", "c", number);
-        Box::new(Fallback { event, answer: Bytes::from(number.to_string()) })
+        Box::new(Fallback { event, response: Bytes::from(number.to_string()) })
     };
     let claim = |tenant: &str| DecisionRecord {
         uses: vec![SingleUse::Passport {
@@ -554,19 +557,19 @@ async fn a_claim_and_its_record_are_one(bed: &Bed) {
         }],
         ..deciding(tenant, "c", 1)
     };
-    let refused = |answer| Ok(DecisionOutcome::Refused(Bytes::from_static(answer)));
+    let refused = |response| Ok(DecisionOutcome::Refused(Bytes::from_static(response)));
     assert_eq!(store.decide(claim("t")).await, refused(b"200"));
     store.record(Record { mutation: issue("ap_1", 9), ..event("t", "c", 2) }).await.unwrap();
     // An event that cannot be recorded takes nothing.
     let mut wrong = claim("t");
     wrong.event.metadata = Some(Json::parse(br#"{"n": 9007199254740993}"#).unwrap());
     assert_eq!(store.decide(wrong).await, Err(StoreError::NotCanonical));
-    assert_eq!(store.passport("t", "ap_1").await, Ok(Some(Standing::default())));
+    assert_eq!(store.passport("t", "ap_1").await, Ok(Some(PassportState::default())));
 
-    let answers = join_all((0..50).map(|_| store.decide(claim("t")))).await;
-    let count = |outcome| answers.iter().filter(|answer| **answer == outcome).count();
+    let responses = join_all((0..50).map(|_| store.decide(claim("t")))).await;
+    let count = |outcome| responses.iter().filter(|response| **response == outcome).count();
     assert_eq!((count(Ok(DecisionOutcome::Recorded)), count(refused(b"100"))), (1, 49));
-    assert_eq!(store.passport("t", "ap_1").await, Ok(Some(Standing { used: true, revoked: false })));
+    assert_eq!(store.passport("t", "ap_1").await, Ok(Some(PassportState { used: true, revoked: false })));
     assert_eq!(store.passport("u", "ap_1").await, Ok(None));
 
     assert_eq!(store.change(revoke("c", "ap_1")).await, Ok(TransitionOutcome::Recorded));
@@ -576,8 +579,8 @@ async fn a_claim_and_its_record_are_one(bed: &Bed) {
     assert_eq!(first_broken(&*store, "t", "c").await, None);
 }
 
-async fn an_approval_is_decided_once_and_in_time(bed: &Bed) {
-    let store = bed.open().await;
+async fn approval_is_decided_once_before_deadline(backend: &Backend) {
+    let store = backend.open().await;
     let approval = |id: &str| Approval {
         id: id.to_owned(),
         action_hash: "h".to_owned(),
@@ -589,30 +592,34 @@ async fn an_approval_is_decided_once_and_in_time(bed: &Bed) {
         asker: "key:key".to_owned(),
         user_id: Some("u".to_owned()),
         reason_code: "r".to_owned(),
-        created_at: FAR,
-        deadline: FAR + 100,
+        created_at: FAR_FUTURE,
+        deadline: FAR_FUTURE + 100,
         decided: None,
         spent: false,
         proven: true,
     };
     for id in ["apr_1", "apr_2"] {
-        let opens = Some(Opening { approval: Box::new(approval(id)), alone: false });
+        let opens = Some(ApprovalOpening { approval: Box::new(approval(id)), exclusive: false });
         store.decide(DecisionRecord { opens, ..deciding("t", "c", 1) }).await.unwrap();
     }
     assert_eq!(store.approval("t", "apr_1").await, Ok(Some(approval("apr_1"))));
     assert_eq!(store.approval("u", "apr_1").await, Ok(None));
     let pending = async |now, limit| store.pending_approvals("t", now, limit).await.unwrap().len();
-    assert_eq!((pending(FAR + 99, 9).await, pending(FAR + 100, 9).await, pending(0, 1).await), (2, 0, 1));
+    assert_eq!(
+        (pending(FAR_FUTURE + 99, 9).await, pending(FAR_FUTURE + 100, 9).await, pending(0, 1).await),
+        (2, 0, 1)
+    );
     assert_eq!(store.pending_approvals("u", 0, 9).await, Ok(Vec::new()));
 
-    let said = |approved, at| Decided { approved, by: "alice".to_owned(), at, note: None };
-    let decide =
-        |tenant: &str, id: &str, decided: Decided| store.change(decision(tenant, &approval(id), decided));
-    assert_eq!(decide("t", "apr_1", said(true, FAR + 100)).await, Ok(TransitionOutcome::Stale));
-    assert_eq!(decide("u", "apr_1", said(true, FAR + 50)).await, Ok(TransitionOutcome::Stale));
+    let said = |approved, at| ApprovalDecision { approved, by: "alice".to_owned(), at, note: None };
+    let decide = |tenant: &str, id: &str, decided: ApprovalDecision| {
+        store.change(decision(tenant, &approval(id), decided))
+    };
+    assert_eq!(decide("t", "apr_1", said(true, FAR_FUTURE + 100)).await, Ok(TransitionOutcome::Stale));
+    assert_eq!(decide("u", "apr_1", said(true, FAR_FUTURE + 50)).await, Ok(TransitionOutcome::Stale));
     let spend = |number: usize| {
         let Record { event, .. } = event("t", "c", number);
-        let spent = Box::new(Fallback { event, answer: Bytes::from_static(b"spent") });
+        let spent = Box::new(Fallback { event, response: Bytes::from_static(b"spent") });
         store.decide(DecisionRecord {
             uses: vec![SingleUse::Approval { id: "apr_1".to_owned(), spent: Some(spent) }],
             ..deciding("t", "c", number)
@@ -620,11 +627,11 @@ async fn an_approval_is_decided_once_and_in_time(bed: &Bed) {
     };
     let refused = Ok(DecisionOutcome::Refused(Bytes::from_static(b"spent")));
     assert_eq!(spend(3).await, refused, "nobody approved it yet");
-    assert_eq!(decide("t", "apr_1", said(true, FAR + 99)).await, Ok(TransitionOutcome::Recorded));
-    assert_eq!(decide("t", "apr_1", said(false, FAR + 99)).await, Ok(TransitionOutcome::Stale));
+    assert_eq!(decide("t", "apr_1", said(true, FAR_FUTURE + 99)).await, Ok(TransitionOutcome::Recorded));
+    assert_eq!(decide("t", "apr_1", said(false, FAR_FUTURE + 99)).await, Ok(TransitionOutcome::Stale));
     assert_eq!(spend(4).await, Ok(DecisionOutcome::Recorded));
     assert_eq!(spend(5).await, refused);
-    let kept = Approval { decided: Some(said(true, FAR + 99)), spent: true, ..approval("apr_1") };
+    let kept = Approval { decided: Some(said(true, FAR_FUTURE + 99)), spent: true, ..approval("apr_1") };
     assert_eq!(store.approval("t", "apr_1").await, Ok(Some(kept)));
     assert_eq!(pending(0, 9).await, 1);
     assert_eq!(texts(&*store, "t", "c").await.len(), 5);
@@ -644,16 +651,16 @@ fn asked(id: &str) -> Approval {
         asker: "key:key".to_owned(),
         user_id: None,
         reason_code: "r".to_owned(),
-        created_at: FAR,
-        deadline: FAR + 100,
+        created_at: FAR_FUTURE,
+        deadline: FAR_FUTURE + 100,
         decided: None,
         spent: false,
         proven: true,
     }
 }
 
-fn opening(id: &str, alone: bool) -> DecisionRecord {
-    let opens = Some(Opening { approval: Box::new(asked(id)), alone });
+fn opening(id: &str, exclusive: bool) -> DecisionRecord {
+    let opens = Some(ApprovalOpening { approval: Box::new(asked(id)), exclusive });
     DecisionRecord { opens, ..deciding("t", "decisions", 1) }
 }
 
@@ -667,7 +674,7 @@ fn spending(approval: Option<&str>, passport: Option<&str>) -> DecisionRecord {
     append.event.passport_jti = passport.map(str::to_owned);
     let fallback = || {
         let Record { event, .. } = event("t", "decisions", 4);
-        Box::new(Fallback { event, answer: Bytes::from_static(b"refused") })
+        Box::new(Fallback { event, response: Bytes::from_static(b"refused") })
     };
     append.uses.extend(approval.map(|id| SingleUse::Approval { id: id.to_owned(), spent: Some(fallback()) }));
     append.uses.extend(passport.map(|jti| SingleUse::Passport {
@@ -682,31 +689,31 @@ fn refused() -> Result<DecisionOutcome, StoreError> {
     Ok(DecisionOutcome::Refused(Bytes::from_static(b"refused")))
 }
 
-async fn a_row_that_no_event_stands_for_grants_nothing(bed: &Bed) {
-    let store = bed.open().await;
+async fn row_without_event_grants_nothing(backend: &Backend) {
+    let store = backend.open().await;
     for id in ["apr_1", "apr_2", "apr_3"] {
         store.decide(opening(id, false)).await.unwrap();
     }
-    let yes = || Decided { approved: true, by: "alice".to_owned(), at: FAR + 1, note: None };
+    let yes = || ApprovalDecision { approved: true, by: "alice".to_owned(), at: FAR_FUTURE + 1, note: None };
     store.change(decision("t", &asked("apr_2"), yes())).await.unwrap();
-    let no = Decided { approved: false, ..yes() };
+    let no = ApprovalDecision { approved: false, ..yes() };
     store.change(decision("t", &asked("apr_3"), no)).await.unwrap();
-    let other = bed.outside().await;
+    let other = backend.outside().await;
     let forge = |set: &str, id: &str| format!("UPDATE approvals SET {set} WHERE id = '{id}'");
     let forged = forge("approved = true, decided_by = 'alice', decided_at = 4000000001", "apr_1");
     other.run(&forged, &forged).await;
     let found = store.approval("t", "apr_1").await.unwrap().unwrap();
-    assert_eq!((found.proven, found.is_approved(), found.is_leave(FAR + 2)), (false, false, false));
-    assert_eq!(found.status(FAR + 2), Status::Expired);
+    assert_eq!((found.proven, found.is_approved(), found.is_usable(FAR_FUTURE + 2)), (false, false, false));
+    assert_eq!(found.status(FAR_FUTURE + 2), Status::Expired);
     assert_eq!(store.decide(spending(Some("apr_1"), None)).await, refused());
     // Nor is one found by its action, and it keeps nobody from asking anew.
-    assert_eq!(store.live_approval("t", "h", "key:key", FAR + 2).await.unwrap().unwrap().id, "apr_2");
+    assert_eq!(store.live_approval("t", "h", "key:key", FAR_FUTURE + 2).await.unwrap().unwrap().id, "apr_2");
 
     // What was decided stays; and without the triggers, what is changed no longer follows from its event.
     let drop_triggers = "DROP TRIGGER approvals_are_decided_once";
     other.run(drop_triggers, &format!("{drop_triggers} ON approvals")).await;
     let was = store.approval("t", "apr_2").await.unwrap().unwrap();
-    assert!(was.proven && was.is_leave(FAR + 2));
+    assert!(was.proven && was.is_usable(FAR_FUTURE + 2));
     for (set, back) in [
         ("action_hash = 'other'", "action_hash = 'h'"),
         ("tool = 'refund'", "tool = 'pay'"),
@@ -718,7 +725,7 @@ async fn a_row_that_no_event_stands_for_grants_nothing(bed: &Bed) {
     ] {
         other.run(&forge(set, "apr_2"), &forge(set, "apr_2")).await;
         let found = store.approval("t", "apr_2").await.unwrap().unwrap();
-        assert!(!found.proven && !found.is_leave(FAR + 2), "{set}");
+        assert!(!found.proven && !found.is_usable(FAR_FUTURE + 2), "{set}");
         assert_eq!(store.decide(spending(Some("apr_2"), None)).await, refused(), "{set}");
         other.run(&forge(back, "apr_2"), &forge(back, "apr_2")).await;
     }
@@ -738,10 +745,10 @@ async fn a_row_that_no_event_stands_for_grants_nothing(bed: &Bed) {
     assert_eq!(store.decide(spending(Some("apr_2"), None)).await, Ok(DecisionOutcome::Recorded));
 }
 
-async fn what_no_event_stands_for_is_found_by_an_audit(bed: &Bed) {
-    let store = bed.open().await;
+async fn audit_finds_rows_without_events(backend: &Backend) {
+    let store = backend.open().await;
     let issue = |jti: &str| {
-        let mut append = Record { mutation: issue(jti, FAR), ..event("t", "decisions", 1) };
+        let mut append = Record { mutation: issue(jti, FAR_FUTURE), ..event("t", "decisions", 1) };
         append.event.event_type = "passport.issued".to_owned();
         append.event.passport_jti = Some(jti.to_owned());
         append
@@ -754,7 +761,7 @@ async fn what_no_event_stands_for_is_found_by_an_audit(bed: &Bed) {
         append.mutation = Some(Mutation::ApproveManifest { tool_id: tool.to_owned(), hash: hash.to_owned() });
         append
     };
-    let yes = || Decided { approved: true, by: "alice".to_owned(), at: FAR + 1, note: None };
+    let yes = || ApprovalDecision { approved: true, by: "alice".to_owned(), at: FAR_FUTURE + 1, note: None };
     for id in ["apr_1", "apr_2", "apr_3"] {
         store.decide(opening(id, false)).await.unwrap();
     }
@@ -770,7 +777,7 @@ async fn what_no_event_stands_for_is_found_by_an_audit(bed: &Bed) {
     assert_eq!(store.unproven("t").await, Ok(Vec::new()));
     assert_eq!(store.unproven("u").await, Ok(Vec::new()));
 
-    let other = bed.outside().await;
+    let other = backend.outside().await;
     let drop_trigger = "DROP TRIGGER passports_stay_used";
     other.run(drop_trigger, &format!("{drop_trigger} ON passports")).await;
     for forged in [
@@ -792,18 +799,21 @@ async fn what_no_event_stands_for_is_found_by_an_audit(bed: &Bed) {
     }
 }
 
-async fn a_spent_mark_that_was_taken_away_is_found_in_the_ledger(bed: &Bed) {
-    let store = bed.open().await;
+async fn cleared_spent_flag_is_restored_from_ledger(backend: &Backend) {
+    let store = backend.open().await;
     store.decide(opening("apr_1", false)).await.unwrap();
-    let yes = Decided { approved: true, by: "alice".to_owned(), at: FAR + 1, note: None };
+    let yes = ApprovalDecision { approved: true, by: "alice".to_owned(), at: FAR_FUTURE + 1, note: None };
     store.change(decision("t", &asked("apr_1"), yes)).await.unwrap();
     for jti in ["ap_1", "ap_2"] {
-        store.record(Record { mutation: issue(jti, FAR), ..event("t", "decisions", 1) }).await.unwrap();
+        store
+            .record(Record { mutation: issue(jti, FAR_FUTURE), ..event("t", "decisions", 1) })
+            .await
+            .unwrap();
     }
     assert_eq!(store.decide(spending(Some("apr_1"), Some("ap_1"))).await, Ok(DecisionOutcome::Recorded));
     store.change(revoke("decisions", "ap_2")).await.unwrap();
 
-    let other = bed.outside().await;
+    let other = backend.outside().await;
     let resets = ["UPDATE approvals SET spent = false", "UPDATE passports SET used = false, revoked = false"];
     for reset in resets {
         assert!(other.try_run(reset).await.is_err(), "{reset}");
@@ -816,19 +826,19 @@ async fn a_spent_mark_that_was_taken_away_is_found_in_the_ledger(bed: &Bed) {
         other.run(reset, reset).await;
     }
     assert!(store.approval("t", "apr_1").await.unwrap().unwrap().spent);
-    let used = Standing { used: true, revoked: false };
+    let used = PassportState { used: true, revoked: false };
     assert_eq!(store.passport("t", "ap_1").await, Ok(Some(used)));
-    let revoked = Standing { used: false, revoked: true };
+    let revoked = PassportState { used: false, revoked: true };
     assert_eq!(store.passport("t", "ap_2").await, Ok(Some(revoked)));
     assert_eq!(store.decide(spending(Some("apr_1"), None)).await, refused());
     assert_eq!(store.decide(spending(None, Some("ap_1"))).await, refused());
     assert_eq!(store.decide(spending(None, Some("ap_2"))).await, refused());
-    assert_eq!(store.live_approval("t", "h", "key:key", FAR + 2).await, Ok(None));
+    assert_eq!(store.live_approval("t", "h", "key:key", FAR_FUTURE + 2).await, Ok(None));
 }
 
-async fn a_kept_answer_that_does_not_follow_from_its_event_is_not_repeated(bed: &Bed) {
-    let store = bed.open().await;
-    let answer = br#"{"decision":"allow","evidence_event_id":"ev_3"}"#;
+async fn response_without_matching_event_is_not_replayed(backend: &Backend) {
+    let store = backend.open().await;
+    let response = br#"{"decision":"allow","evidence_event_id":"ev_3"}"#;
     let keyed = |name: &str, body: u8| {
         let fingerprint = [body; 32];
         let mut append = spending(None, None);
@@ -836,15 +846,15 @@ async fn a_kept_answer_that_does_not_follow_from_its_event_is_not_repeated(bed: 
         append.idempotency = Some(Idempotency {
             key: name.to_owned(),
             fingerprint,
-            answer: Bytes::from_static(answer),
+            response: Bytes::from_static(response),
             allows: true,
-            keep_seconds: 1_000_000_000,
+            retention_seconds: 1_000_000_000,
             earlier: None,
         });
         append
     };
     let earlier = async |name: &str, body: u8| match store.decide(keyed(name, body)).await {
-        Ok(DecisionOutcome::Earlier(earlier)) => *earlier,
+        Ok(DecisionOutcome::EarlierResponse(earlier)) => *earlier,
         other => panic!("{other:?}"),
     };
     for name in ["i", "j"] {
@@ -852,7 +862,7 @@ async fn a_kept_answer_that_does_not_follow_from_its_event_is_not_repeated(bed: 
     }
     let found = earlier("i", 1).await;
     assert!(found.is_allow && found.allowed.is_some());
-    let other = bed.outside().await;
+    let other = backend.outside().await;
     for (sqlite, postgres) in [
         (
             "UPDATE answers SET fingerprint = zeroblob(32)",
@@ -881,25 +891,26 @@ async fn a_kept_answer_that_does_not_follow_from_its_event_is_not_repeated(bed: 
     }
 }
 
-async fn an_answer_is_repeated_while_what_it_rested_on_is_in_the_store(bed: &Bed) {
-    let store = bed.open().await;
+async fn response_is_replayed_while_its_basis_exists(backend: &Backend) {
+    let store = backend.open().await;
     for id in ["apr_1", "apr_2"] {
         store.decide(opening(id, false)).await.unwrap();
     }
-    let yes = Decided { approved: true, by: "alice".to_owned(), at: FAR + 1, note: None };
+    let yes = ApprovalDecision { approved: true, by: "alice".to_owned(), at: FAR_FUTURE + 1, note: None };
     store.change(decision("t", &asked("apr_1"), yes)).await.unwrap();
-    store.record(Record { mutation: issue("ap_1", FAR), ..event("t", "decisions", 1) }).await.unwrap();
+    store.record(Record { mutation: issue("ap_1", FAR_FUTURE), ..event("t", "decisions", 1) }).await.unwrap();
     store.decide(spending(Some("apr_1"), Some("ap_1"))).await.unwrap();
     assert_eq!(store.decide(once("t", "key", "i", 1, "first")).await, Ok(DecisionOutcome::Recorded));
     let seq = store.head("t", "decisions").await.unwrap().unwrap().length;
     let repeat = |approval: Option<&str>, passport: Option<&str>| {
         let mut append = once("t", "key", "i", 1, "second");
-        let basis = Basis { approval: approval.map(str::to_owned), passport: passport.map(str::to_owned) };
-        append.idempotency.as_mut().unwrap().earlier = Some(Considered { seq, repeats: Some(basis) });
+        let basis =
+            AllowBasis { approval: approval.map(str::to_owned), passport: passport.map(str::to_owned) };
+        append.idempotency.as_mut().unwrap().earlier = Some(SeenResponse { seq, replay_of: Some(basis) });
         append
     };
     let holds = async |decision: DecisionRecord| match store.decide(decision).await {
-        Ok(DecisionOutcome::Repeated(answer)) => answer == "first",
+        Ok(DecisionOutcome::Repeated(response)) => response == "first",
         Ok(DecisionOutcome::Stale) => false,
         other => panic!("{other:?}"),
     };
@@ -917,24 +928,24 @@ async fn an_answer_is_repeated_while_what_it_rested_on_is_in_the_store(bed: &Bed
     };
     assert!(holds(pinned(None)).await && !holds(pinned(Some("aa"))).await);
     assert!(!holds(DecisionRecord { holds_until: Some(1), ..repeat(None, None) }).await);
-    assert!(holds(DecisionRecord { holds_until: Some(FAR), ..repeat(None, None) }).await);
+    assert!(holds(DecisionRecord { holds_until: Some(FAR_FUTURE), ..repeat(None, None) }).await);
     store.change(revoke("decisions", "ap_1")).await.unwrap();
     assert!(!holds(repeat(None, Some("ap_1"))).await);
     // What was answered since comes before a repetition.
     let mut anew = once("t", "key", "i", 1, "third");
-    anew.idempotency.as_mut().unwrap().earlier = Some(Considered { seq, repeats: None });
+    anew.idempotency.as_mut().unwrap().earlier = Some(SeenResponse { seq, replay_of: None });
     assert_eq!(store.decide(anew).await, Ok(DecisionOutcome::Recorded));
     assert!(was_answered(&store.decide(repeat(None, None)).await.unwrap(), "third"));
 }
 
-async fn one_request_is_open_for_an_action_at_a_time(bed: &Bed) {
-    let (one, other) = match bed {
+async fn one_open_approval_per_action(backend: &Backend) {
+    let (one, other) = match backend {
         // One gateway has a data file.
-        Bed::Sqlite(_) => {
-            let store = bed.open().await;
+        Backend::Sqlite(_) => {
+            let store = backend.open().await;
             (Arc::clone(&store), store)
         }
-        Bed::Postgres(_) => (bed.open().await, bed.open().await),
+        Backend::Postgres(_) => (backend.open().await, backend.open().await),
     };
     let ids: Vec<_> = (0..40).map(|number| format!("apr_{number}")).collect();
     let stores = [one, other];
@@ -943,11 +954,11 @@ async fn one_request_is_open_for_an_action_at_a_time(bed: &Bed) {
             .await;
     let count = |wanted: DecisionOutcome| opened.iter().filter(|found| **found == Ok(wanted.clone())).count();
     assert_eq!((count(DecisionOutcome::Recorded), count(DecisionOutcome::Stale)), (1, 39));
-    let live = stores[1].live_approval("t", "h", "key:key", FAR + 1).await.unwrap().unwrap();
-    assert_eq!(stores[1].live_approval("t", "h", "key:other", FAR + 1).await, Ok(None));
-    assert_eq!(stores[1].live_approval("u", "h", "key:key", FAR + 1).await, Ok(None));
-    assert_eq!(stores[1].live_approval("t", "h", "key:key", FAR + 100).await, Ok(None));
-    let yes = Decided { approved: true, by: "alice".to_owned(), at: FAR + 1, note: None };
+    let live = stores[1].live_approval("t", "h", "key:key", FAR_FUTURE + 1).await.unwrap().unwrap();
+    assert_eq!(stores[1].live_approval("t", "h", "key:other", FAR_FUTURE + 1).await, Ok(None));
+    assert_eq!(stores[1].live_approval("u", "h", "key:key", FAR_FUTURE + 1).await, Ok(None));
+    assert_eq!(stores[1].live_approval("t", "h", "key:key", FAR_FUTURE + 100).await, Ok(None));
+    let yes = ApprovalDecision { approved: true, by: "alice".to_owned(), at: FAR_FUTURE + 1, note: None };
     stores[0].change(decision("t", &live, yes)).await.unwrap();
     assert_eq!(
         stores[1].decide(opening("apr_a", true)).await,
@@ -958,12 +969,12 @@ async fn one_request_is_open_for_an_action_at_a_time(bed: &Bed) {
     assert_eq!(stores[0].decide(opening("apr_b", true)).await, Ok(DecisionOutcome::Recorded));
 }
 
-async fn what_is_only_added_to_is_not_changed_by_any_statement(bed: &Bed) {
-    let store = bed.open().await;
+async fn append_only_tables_reject_changes(backend: &Backend) {
+    let store = backend.open().await;
     store.decide(opening("apr_1", false)).await.unwrap();
-    let yes = Decided { approved: true, by: "alice".to_owned(), at: FAR + 1, note: None };
+    let yes = ApprovalDecision { approved: true, by: "alice".to_owned(), at: FAR_FUTURE + 1, note: None };
     store.change(decision("t", &asked("apr_1"), yes)).await.unwrap();
-    store.record(Record { mutation: issue("ap_1", FAR), ..event("t", "decisions", 1) }).await.unwrap();
+    store.record(Record { mutation: issue("ap_1", FAR_FUTURE), ..event("t", "decisions", 1) }).await.unwrap();
     store.decide(spending(Some("apr_1"), Some("ap_1"))).await.unwrap();
     let key = SealedKey { kid: "k".to_owned(), sealed: vec![1], active: true, needed_until: 0 };
     store.add_signing_key(key, super::Rotation::First).await.unwrap();
@@ -1019,10 +1030,10 @@ async fn what_is_only_added_to_is_not_changed_by_any_statement(bed: &Bed) {
         "SET session_replication_role = replica; DELETE FROM passports",
     ];
     let before = texts(&*store, "t", "decisions").await;
-    let other = bed.outside().await;
-    let own = match bed {
-        Bed::Sqlite(_) => sqlite.as_slice(),
-        Bed::Postgres(_) => postgres.as_slice(),
+    let other = backend.outside().await;
+    let own = match backend {
+        Backend::Sqlite(_) => sqlite.as_slice(),
+        Backend::Postgres(_) => postgres.as_slice(),
     };
     for statement in both.iter().chain(own) {
         assert!(other.try_run(statement).await.is_err(), "{statement}");
@@ -1031,12 +1042,12 @@ async fn what_is_only_added_to_is_not_changed_by_any_statement(bed: &Bed) {
     assert_eq!(first_broken(&*store, "t", "decisions").await, None);
     let approval = store.approval("t", "apr_1").await.unwrap().unwrap();
     assert!(approval.spent && approval.is_approved());
-    assert_eq!(store.passport("t", "ap_1").await, Ok(Some(Standing { used: true, revoked: false })));
+    assert_eq!(store.passport("t", "ap_1").await, Ok(Some(PassportState { used: true, revoked: false })));
     assert_eq!(store.signing_keys().await.unwrap().len(), 1);
 }
 
-async fn metadata_without_a_canonical_form_harms_nobody_else(bed: &Bed) {
-    let store = bed.open().await;
+async fn non_canonical_metadata_fails_only_its_append(backend: &Backend) {
+    let store = backend.open().await;
     let mut wrong = event("t", "c", 1);
     wrong.event.metadata = Some(Json::parse(br#"{"n": 9007199254740993}"#).unwrap());
     let (wrong, right) = tokio::join!(store.record(wrong), store.record(event("t", "d", 2)));

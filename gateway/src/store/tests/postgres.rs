@@ -34,14 +34,14 @@ fn name_of(url: &str) -> &str {
 }
 
 /// What a query prints, without its last line's end.
-fn ask(server: &Server, url: &str, sql: &str) -> String {
+fn submit(server: &Server, url: &str, sql: &str) -> String {
     server.run(name_of(url), sql).unwrap().trim_end().to_owned()
 }
 
 fn claim(number: usize) -> DecisionRecord {
-    let fallback = |answer: &'static str| {
+    let fallback = |response: &'static str| {
         let Record { event, .. } = event("t", "c", number);
-        Box::new(Fallback { event, answer: Bytes::from_static(answer.as_bytes()) })
+        Box::new(Fallback { event, response: Bytes::from_static(response.as_bytes()) })
     };
     DecisionRecord {
         uses: vec![SingleUse::Passport {
@@ -66,7 +66,7 @@ fn set_credential(id: &str) -> Record {
 
 /// What was found absent must stay so until the record of it is there, on whatever chain the other is.
 #[tokio::test(flavor = "multi_thread", worker_threads = 2)]
-async fn a_credential_that_another_gateway_sets_comes_before_a_decision_or_after_it() {
+async fn credential_set_by_another_gateway_serializes_with_decisions() {
     for _ in 0..10 {
         let (_, url) = database_or_return!();
         let stores = [open(&url).await, open(&url).await];
@@ -92,7 +92,7 @@ async fn a_credential_that_another_gateway_sets_comes_before_a_decision_or_after
 }
 
 #[tokio::test(flavor = "multi_thread", worker_threads = 2)]
-async fn gateways_on_one_database_write_one_chain_and_take_a_thing_once() {
+async fn gateways_share_one_chain_and_single_uses() {
     let (_, url) = database_or_return!();
     let stores = [open(&url).await, open(&url).await, open(&url).await];
     stores[0].record(Record { mutation: issue("ap_1", 9), ..event("t", "c", 0) }).await.unwrap();
@@ -111,17 +111,21 @@ async fn gateways_on_one_database_write_one_chain_and_take_a_thing_once() {
             }
         }
     });
-    let answers: Vec<_> = join_all(appends).await.into_iter().map(Result::unwrap).collect();
+    let responses: Vec<_> = join_all(appends).await.into_iter().map(Result::unwrap).collect();
     let of_kind = |kind: usize, wanted: fn(&DecisionOutcome) -> bool| {
-        answers.iter().enumerate().filter(|(number, answer)| number % 3 == kind && wanted(answer)).count()
+        responses
+            .iter()
+            .enumerate()
+            .filter(|(number, response)| number % 3 == kind && wanted(response))
+            .count()
     };
-    let is_recorded: fn(&DecisionOutcome) -> bool = |answer| *answer == DecisionOutcome::Recorded;
+    let is_recorded: fn(&DecisionOutcome) -> bool = |response| *response == DecisionOutcome::Recorded;
     assert_eq!((of_kind(0, is_recorded), of_kind(1, is_recorded), of_kind(2, is_recorded)), (1, 50, 500));
     assert_eq!(
-        of_kind(0, |answer| *answer == DecisionOutcome::Refused(Bytes::from_static(b"replayed"))),
+        of_kind(0, |response| *response == DecisionOutcome::Refused(Bytes::from_static(b"replayed"))),
         499
     );
-    assert_eq!(of_kind(1, |answer| was_answered(answer, "first")), 450);
+    assert_eq!(of_kind(1, |response| was_answered(response, "first")), 450);
 
     let mut events = 0;
     for (tenant, chain) in ["t", "u"].iter().flat_map(|tenant| {
@@ -139,7 +143,7 @@ async fn gateways_on_one_database_write_one_chain_and_take_a_thing_once() {
 }
 
 #[tokio::test]
-async fn gateways_that_start_at_once_make_one_set_of_tables_and_one_key() {
+async fn concurrent_starts_create_one_schema_and_key() {
     let (_, url) = database_or_return!();
     let stores = join_all((0..5).map(|_| open(&url))).await;
     let key = |number: u8| SealedKey {
@@ -168,15 +172,15 @@ async fn gateways_that_start_at_once_make_one_set_of_tables_and_one_key() {
 }
 
 #[tokio::test]
-async fn a_database_that_a_gateway_cannot_use_says_why() {
+async fn unusable_database_error_names_cause() {
     let (server, url) = database_or_return!();
-    let nothing = PostgresStore::open_beside(database(&url)).await.unwrap_err();
+    let nothing = PostgresStore::open_existing(database(&url)).await.unwrap_err();
     assert!(matches!(nothing, DatabaseError::Older(_)), "{nothing}");
     drop(open(&url).await);
-    ask(server, &url, "INSERT INTO actpass.migrations VALUES (99)");
+    submit(server, &url, "INSERT INTO actpass.migrations VALUES (99)");
     let newer = PostgresStore::open(database(&url)).await.unwrap_err();
     assert!(matches!(newer, DatabaseError::Newer(_, 99, _)), "{newer}");
-    let beside = PostgresStore::open_beside(database(&url)).await.unwrap_err();
+    let beside = PostgresStore::open_existing(database(&url)).await.unwrap_err();
     assert!(matches!(beside, DatabaseError::Newer(_, 99, _)), "{beside}");
 
     server
@@ -199,7 +203,7 @@ async fn a_database_that_a_gateway_cannot_use_says_why() {
 }
 
 #[tokio::test]
-async fn every_text_is_kept_as_it_is() {
+async fn texts_round_trip() {
     let (_, url) = database_or_return!();
     let store = open(&url).await;
     let odd = "a\0b\\0c\\\u{1F512}\u{FFFF}";
@@ -218,13 +222,13 @@ async fn every_text_is_kept_as_it_is() {
         asker: odd.to_owned(),
         user_id: Some(odd.to_owned()),
         reason_code: odd.to_owned(),
-        created_at: FAR,
-        deadline: FAR + 9,
+        created_at: FAR_FUTURE,
+        deadline: FAR_FUTURE + 9,
         decided: None,
         spent: false,
         proven: true,
     };
-    append.opens = Some(Opening { approval: Box::new(approval.clone()), alone: true });
+    append.opens = Some(ApprovalOpening { approval: Box::new(approval.clone()), exclusive: true });
     let beside = store.record(event("t", "c", 1));
     let (odd_one, beside) = tokio::join!(store.decide(append.clone()), beside);
     assert_eq!((odd_one, beside.is_ok()), (Ok(DecisionOutcome::Recorded), true));
@@ -238,7 +242,12 @@ async fn every_text_is_kept_as_it_is() {
     let mutation = Some(Mutation::ApproveManifest { tool_id: odd.to_owned(), hash: odd.to_owned() });
     store.record(Record { event: event.clone(), mutation }).await.unwrap();
     assert_eq!(store.approved_manifest(odd, odd).await, Ok(Some(odd.to_owned())));
-    let decided = Decided { approved: true, by: odd.to_owned(), at: FAR + 3, note: Some(odd.to_owned()) };
+    let decided = ApprovalDecision {
+        approved: true,
+        by: odd.to_owned(),
+        at: FAR_FUTURE + 3,
+        note: Some(odd.to_owned()),
+    };
     let change = Change::DecideApproval { id: odd.to_owned(), decided: decided.clone() };
     store.change(Transition { event, change }).await.unwrap();
     assert_eq!(store.approval(odd, odd).await.unwrap().unwrap().decided, Some(decided));
@@ -255,11 +264,11 @@ fn on_insert(server: &Server, url: &str, when: &str, body: &str) {
          CREATE FUNCTION hook() RETURNS trigger LANGUAGE plpgsql AS $$ BEGIN {body} RETURN NEW; END $$;
          {timing} FOR EACH ROW EXECUTE FUNCTION hook()"
     );
-    ask(server, url, &sql);
+    submit(server, url, &sql);
 }
 
 #[tokio::test]
-async fn a_batch_that_another_gateway_undid_is_tried_again_and_not_for_ever() {
+async fn aborted_batch_is_retried_a_bounded_number_of_times() {
     for (code, least, times, recorded) in [
         ("40001", 3, 3, true),
         ("40P01", 2, 2, true),
@@ -273,11 +282,14 @@ async fn a_batch_that_another_gateway_undid_is_tried_again_and_not_for_ever() {
             "IF nextval('actpass.tried') < {least} THEN RAISE EXCEPTION 'not now' USING ERRCODE = '{code}'; END IF;"
         );
         on_insert(server, &url, "insert", &body);
-        let answer = store.record(event("t", "c", 1)).await;
-        assert_eq!(answer.is_ok(), recorded, "{code} {least}: {answer:?}");
-        assert_eq!(ask(server, &url, "SELECT last_value FROM actpass.tried"), times.to_string(), "{code}");
-        assert_eq!(ask(server, &url, "SELECT count(*) FROM actpass.events"), u8::from(recorded).to_string());
-        ask(server, &url, "DROP FUNCTION actpass.hook CASCADE");
+        let response = store.record(event("t", "c", 1)).await;
+        assert_eq!(response.is_ok(), recorded, "{code} {least}: {response:?}");
+        assert_eq!(submit(server, &url, "SELECT last_value FROM actpass.tried"), times.to_string(), "{code}");
+        assert_eq!(
+            submit(server, &url, "SELECT count(*) FROM actpass.events"),
+            u8::from(recorded).to_string()
+        );
+        submit(server, &url, "DROP FUNCTION actpass.hook CASCADE");
         store.check().await.unwrap();
         store.record(event("t", "c", 2)).await.unwrap();
         assert_eq!(first_broken(&store, "t", "c").await, None);
@@ -285,7 +297,7 @@ async fn a_batch_that_another_gateway_undid_is_tried_again_and_not_for_ever() {
 }
 
 #[tokio::test]
-async fn a_connection_that_is_lost_before_the_commit_costs_nothing() {
+async fn connection_lost_before_commit_is_retried() {
     let (server, url) = database_or_return!();
     let store = open(&url).await;
     store.record(event("t", "c", 1)).await.unwrap();
@@ -293,7 +305,7 @@ async fn a_connection_that_is_lost_before_the_commit_costs_nothing() {
     let end_all = "SELECT count(pg_terminate_backend(pid)) FROM pg_stat_activity
                    WHERE application_name = 'actpass-gateway' AND datname = current_database()";
     for number in 2..5 {
-        assert!(ask(server, &url, end_all).parse::<u32>().unwrap() >= 2);
+        assert!(submit(server, &url, end_all).parse::<u32>().unwrap() >= 2);
         store.record(event("t", "c", number)).await.unwrap();
         store.check().await.unwrap();
     }
@@ -305,7 +317,7 @@ async fn a_connection_that_is_lost_before_the_commit_costs_nothing() {
 }
 
 #[tokio::test]
-async fn a_commit_that_ends_with_the_connection_is_not_tried_again() {
+async fn commit_with_unknown_outcome_is_not_retried() {
     let (server, url) = database_or_return!();
     let store = open(&url).await;
     on_insert(
@@ -315,8 +327,8 @@ async fn a_commit_that_ends_with_the_connection_is_not_tried_again() {
         "PERFORM nextval('actpass.tried'); PERFORM pg_terminate_backend(pg_backend_pid());",
     );
     assert_eq!(store.record(event("t", "c", 1)).await, Err(StoreError::Unavailable));
-    assert_eq!(ask(server, &url, "SELECT last_value FROM actpass.tried"), "1");
-    ask(server, &url, "DROP FUNCTION actpass.hook CASCADE");
+    assert_eq!(submit(server, &url, "SELECT last_value FROM actpass.tried"), "1");
+    submit(server, &url, "DROP FUNCTION actpass.hook CASCADE");
     store.record(event("t", "c", 2)).await.unwrap();
     assert_eq!(first_broken(&store, "t", "c").await, None);
 }
@@ -355,7 +367,7 @@ async fn between(url: &str, cut: Arc<AtomicBool>, cuts: Arc<AtomicUsize>) -> Str
 }
 
 #[tokio::test]
-async fn a_commit_whose_answer_is_lost_is_not_answered_and_not_repeated() {
+async fn lost_commit_response_fails_without_retry() {
     let (_, url) = database_or_return!();
     let (cut, cuts) = (Arc::new(AtomicBool::new(false)), Arc::new(AtomicUsize::new(0)));
     let store = open(&between(&url, Arc::clone(&cut), Arc::clone(&cuts)).await).await;
@@ -376,7 +388,7 @@ async fn a_commit_whose_answer_is_lost_is_not_answered_and_not_repeated() {
 }
 
 #[tokio::test]
-async fn a_server_that_is_gone_is_noticed_and_found_again() {
+async fn reconnects_after_server_outage() {
     let (server, url) = database_or_return!();
     let store = open(&url).await;
     let database = name_of(&url);
@@ -408,14 +420,14 @@ async fn a_server_that_is_gone_is_noticed_and_found_again() {
 }
 
 #[tokio::test]
-async fn a_commit_waits_for_the_disk_whatever_the_server_is_set_to() {
+async fn commit_is_synchronous_regardless_of_server_settings() {
     for (set, found) in [("off", "on"), ("local", "on"), ("on", "on"), ("remote_apply", "remote_apply")] {
         let (server, url) = database_or_return!();
         server
             .run("postgres", &format!("ALTER DATABASE {} SET synchronous_commit = {set}", name_of(&url)))
             .unwrap();
         let store = open(&url).await;
-        ask(server, &url, "CREATE TABLE actpass.seen (commits text, statements text)");
+        submit(server, &url, "CREATE TABLE actpass.seen (commits text, statements text)");
         on_insert(
             server,
             &url,
@@ -425,18 +437,18 @@ async fn a_commit_waits_for_the_disk_whatever_the_server_is_set_to() {
         );
         store.record(event("t", "c", 1)).await.unwrap();
         // And nothing cuts the wait for a standby short.
-        assert_eq!(ask(server, &url, "SELECT * FROM actpass.seen"), format!("{found}|0"), "{set}");
+        assert_eq!(submit(server, &url, "SELECT * FROM actpass.seen"), format!("{found}|0"), "{set}");
     }
 }
 
 #[tokio::test]
-async fn a_role_with_few_rights_is_enough_and_cannot_change_events() {
+async fn least_privilege_role_suffices_and_cannot_change_events() {
     let (server, url) = database_or_return!();
     open(&url).await.close().await;
     // As the documentation says.
     let readme = include_str!("../../../README.md");
     let (grants, _) = readme.split_once("```sql\n").unwrap().1.split_once("```").unwrap();
-    ask(server, &url, &format!("CREATE ROLE gateway LOGIN PASSWORD '{PASSWORD}'; {grants}"));
+    submit(server, &url, &format!("CREATE ROLE gateway LOGIN PASSWORD '{PASSWORD}'; {grants}"));
     let url = url.replace("postgres:pg", "gateway:pg");
     let store = open(&url).await;
     store.record(Record { mutation: issue("ap_1", 9), ..event("t", "c", 1) }).await.unwrap();
@@ -471,12 +483,12 @@ async fn a_role_with_few_rights_is_enough_and_cannot_change_events() {
 }
 
 #[tokio::test]
-async fn tls_is_verified() {
+async fn database_tls_certificate_is_verified() {
     let (server, url) = database_or_return!();
     let certificate = |pem: &str| CertificateDer::from_pem_slice(pem.as_bytes()).unwrap();
     let stranger = rcgen::generate_simple_self_signed(["localhost".to_owned()]).unwrap().cert.pem();
     let open = async |url: &str, authority: &str| {
-        let trust = Trust { authorities: Some(vec![certificate(authority)]), danger_allow_plain: false };
+        let trust = TlsTrust { authorities: Some(vec![certificate(authority)]), danger_allow_plain: false };
         PostgresStore::open(Database::parse(url, trust).unwrap()).await
     };
     let tls = format!("{}?sslmode=require", url.replace("127.0.0.1", "localhost"));
@@ -484,7 +496,7 @@ async fn tls_is_verified() {
     store.record(event("t", "c", 1)).await.unwrap();
     let plain = "SELECT count(*) FROM pg_stat_ssl JOIN pg_stat_activity USING (pid)
                  WHERE application_name = 'actpass-gateway' AND datname = current_database() AND NOT ssl";
-    assert_eq!(ask(server, &url, plain), "0");
+    assert_eq!(submit(server, &url, plain), "0");
 
     for (url, authority) in
         [(&tls, stranger.as_str()), (&tls.replace("localhost", "127.0.0.1"), server.authority())]
@@ -495,7 +507,7 @@ async fn tls_is_verified() {
 }
 
 #[tokio::test]
-async fn no_statement_reads_a_table_that_grows_to_find_a_row() {
+async fn lookups_use_indexes_not_table_scans() {
     let (server, url) = database_or_return!();
     // What a session read is known when it has ended.
     let ended = async |store: PostgresStore| {
@@ -503,17 +515,17 @@ async fn no_statement_reads_a_table_that_grows_to_find_a_row() {
         drop(store);
         let sql = "SELECT count(*) FROM pg_stat_activity WHERE application_name = 'actpass-gateway'
                    AND datname = current_database()";
-        while ask(server, &url, sql) != "0" {
+        while submit(server, &url, sql) != "0" {
             tokio::time::sleep(Duration::from_millis(10)).await;
         }
     };
     // Making the tables reads them.
     ended(open(&url).await).await;
-    ask(server, &url, "SELECT pg_stat_reset()");
+    submit(server, &url, "SELECT pg_stat_reset()");
     let store = open(&url).await;
     let spent = |number: usize| {
         let Record { event, .. } = event("t", "c", number);
-        let spent = Box::new(Fallback { event, answer: Bytes::new() });
+        let spent = Box::new(Fallback { event, response: Bytes::new() });
         SingleUse::Approval { id: "apr_1".to_owned(), spent: Some(spent) }
     };
     for number in 0..20 {
@@ -528,6 +540,6 @@ async fn no_statement_reads_a_table_that_grows_to_find_a_row() {
     ended(store).await;
     for table in ["answers", "approvals", "events", "passports"] {
         let sql = format!("SELECT seq_scan, idx_scan > 0 FROM pg_stat_user_tables WHERE relname = '{table}'");
-        assert_eq!(ask(server, &url, &sql), "0|t", "{table}");
+        assert_eq!(submit(server, &url, &sql), "0|t", "{table}");
     }
 }

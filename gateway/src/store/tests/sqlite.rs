@@ -11,7 +11,7 @@ fn open(folder: &TempDir) -> SqliteStore {
 }
 
 #[tokio::test]
-async fn a_second_gateway_is_kept_away() {
+async fn second_gateway_cannot_open_data_file() {
     let folder = TempDir::new().unwrap();
     let path = folder.path().join("data.db");
     let store = SqliteStore::open(&path).unwrap();
@@ -24,7 +24,7 @@ async fn a_second_gateway_is_kept_away() {
 }
 
 #[test]
-fn data_of_a_newer_version_is_left_alone() {
+fn newer_schema_is_rejected_unchanged() {
     let folder = TempDir::new().unwrap();
     let path = folder.path().join("data.db");
     Connection::open(&path).unwrap().pragma_update(None, "user_version", 99).unwrap();
@@ -33,7 +33,7 @@ fn data_of_a_newer_version_is_left_alone() {
 }
 
 #[tokio::test]
-async fn data_of_an_older_version_is_brought_forward() {
+async fn older_schema_is_migrated() {
     let folder = TempDir::new().unwrap();
     let path = folder.path().join("data.db");
     let store = open(&folder);
@@ -53,7 +53,7 @@ async fn data_of_an_older_version_is_brought_forward() {
              PRAGMA user_version = 1",
         )
         .unwrap();
-    let error = SqliteStore::open_beside(&path).unwrap_err();
+    let error = SqliteStore::open_existing(&path).unwrap_err();
     assert!(matches!(error, OpenError::Older(_)), "{error}");
 
     let store = open(&folder);
@@ -65,7 +65,7 @@ async fn data_of_an_older_version_is_brought_forward() {
 }
 
 #[test]
-fn what_is_not_a_database_is_an_error() {
+fn non_database_file_is_rejected() {
     let folder = TempDir::new().unwrap();
     let path = folder.path().join("data.db");
     std::fs::write(&path, "not a database, but long enough to be taken for one".repeat(100)).unwrap();
@@ -76,7 +76,7 @@ fn what_is_not_a_database_is_an_error() {
 
 #[cfg(unix)]
 #[tokio::test]
-async fn only_the_owner_can_read_the_files() {
+async fn data_files_are_private() {
     use std::os::unix::fs::PermissionsExt;
 
     let folder = TempDir::new().unwrap();

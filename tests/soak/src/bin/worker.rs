@@ -10,7 +10,7 @@ use std::time::Duration;
 
 use actpass_core::{ActPass, Action, Decision, ExecutionContext, Outcome};
 use actpass_soak::Result;
-use actpass_soak::call::{AGENT, Call, Endpoint, KEY, Line, Orders, Ran, Reported, TOOL, resource};
+use actpass_soak::call::{AGENT, Call, Endpoint, KEY, Line, Ran, Reported, TOOL, WorkerConfig, resource};
 use serde_json::json;
 use tokio::io::{AsyncBufReadExt, BufReader};
 use tokio::task::JoinSet;
@@ -18,7 +18,7 @@ use tokio::task::JoinSet;
 #[tokio::main]
 async fn main() -> Result<()> {
     let path = std::env::args_os().nth(1).ok_or("usage: actpass-soak-worker ORDERS")?;
-    let orders: Orders = serde_json::from_slice(&std::fs::read(path)?)?;
+    let orders: WorkerConfig = serde_json::from_slice(&std::fs::read(path)?)?;
     let worker = Arc::new(Worker::new(orders)?);
     let mut load = JoinSet::new();
     let mut lines = BufReader::new(tokio::io::stdin()).lines();
@@ -42,7 +42,7 @@ async fn main() -> Result<()> {
 }
 
 struct Worker {
-    orders: Orders,
+    orders: WorkerConfig,
     clients: Vec<ActPass>,
     journal: Mutex<File>,
     last: AtomicU64,
@@ -50,7 +50,7 @@ struct Worker {
 }
 
 impl Worker {
-    fn new(orders: Orders) -> Result<Self> {
+    fn new(orders: WorkerConfig) -> Result<Self> {
         let journal = OpenOptions::new().append(true).open(&orders.journal)?;
         let clients =
             orders.gateways.iter().map(|gateway| client(gateway, &orders)).collect::<Result<_>>()?;
@@ -150,7 +150,7 @@ impl Worker {
     }
 }
 
-fn client(gateway: &Endpoint, orders: &Orders) -> Result<ActPass> {
+fn client(gateway: &Endpoint, orders: &WorkerConfig) -> Result<ActPass> {
     let mut builder = ActPass::builder()
         .api_key(KEY)
         .agent_id(AGENT)

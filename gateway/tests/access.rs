@@ -5,7 +5,7 @@ mod common;
 
 use std::time::Duration;
 
-use actpass_gateway::auth::KeyHash;
+use actpass_gateway::auth::ApiKeyHash;
 use actpass_gateway::config::{ConnectionLimits, Settings};
 use actpass_gateway::store::Location;
 use actpass_protocol::Json;
@@ -33,7 +33,7 @@ async fn start(
     let head = format!("{root}\nmaster_key_file = \"master.key\"\n[limits]");
     let mut config = common::config(limits).replacen("[limits]", &head, 1);
     for (key, members) in keys {
-        let hash = KeyHash::of(key);
+        let hash = ApiKeyHash::of(key);
         config += &format!("[[keys]]\nname = \"{key}\"\nhash = \"{hash}\"\ntenant = \"one\"\n{members}\n");
     }
     let mut settings =
@@ -49,16 +49,16 @@ fn hex_of(seed: u8) -> String {
 }
 
 async fn status(request: reqwest::RequestBuilder) -> (u16, Json) {
-    let (status, answer) = json(request.send().await.unwrap()).await;
-    (status.as_u16(), answer)
+    let (status, response) = json(request.send().await.unwrap()).await;
+    (status.as_u16(), response)
 }
 
-fn code(answer: &Json) -> Option<&str> {
-    text(answer, "error.code")
+fn code(response: &Json) -> Option<&str> {
+    text(response, "error.code")
 }
 
 #[tokio::test]
-async fn a_preflight_outside_of_its_key_is_a_recorded_denial() {
+async fn preflight_outside_key_grants_is_recorded_denial() {
     let gateway = with_keys(&[
         ("apk_strict", "role = \"agent\"\nmodes = [\"strict\"]"),
         ("apk_stripe", "role = \"agent\"\ntools = [\"stripe.*\", \"refunds.create\"]\nusers = [\"u*\"]"),
@@ -73,15 +73,15 @@ async fn a_preflight_outside_of_its_key_is_a_recorded_denial() {
         ("apk_stripe", r#", "user_id": "u7""#, "refund.small_in_scope"),
         ("apk_stripe", r#", "user_id": "v7""#, "key.user_not_allowed"),
     ] {
-        let answer = gateway.decide(key, &refund("1", more)).await;
-        assert_eq!(text(&answer, "reason_code"), Some(expected), "{key} {more}");
+        let response = gateway.decide(key, &refund("1", more)).await;
+        assert_eq!(text(&response, "reason_code"), Some(expected), "{key} {more}");
         let word = if expected.starts_with("key.") { "deny" } else { "allow" };
-        assert_eq!(text(&answer, "decision"), Some(word), "{key} {more}");
+        assert_eq!(text(&response, "decision"), Some(word), "{key} {more}");
     }
     let other = refund("1", "").replace("refunds.create", "stripe_refunds");
-    let answer = gateway.decide("apk_stripe", &other).await;
-    assert_eq!(text(&answer, "reason_code"), Some("key.tool_not_allowed"));
-    assert!(text(&answer, "explain.summary").unwrap().contains("apk_stripe"), "{answer}");
+    let response = gateway.decide("apk_stripe", &other).await;
+    assert_eq!(text(&response, "reason_code"), Some("key.tool_not_allowed"));
+    assert!(text(&response, "explain.summary").unwrap().contains("apk_stripe"), "{response}");
     let events = gateway.events("apdv_one", "decisions").await;
     assert_eq!(events.len(), 8);
     let reasons: Vec<_> = events.iter().filter_map(|event| text(event, "reason_code")).collect();
@@ -90,7 +90,7 @@ async fn a_preflight_outside_of_its_key_is_a_recorded_denial() {
 }
 
 #[tokio::test]
-async fn a_bound_key_reads_its_own_agents_events_only() {
+async fn bound_key_reads_own_agent_events_only() {
     let gateway = with_keys(&[
         ("apk_second", "role = \"agent\"\nagent = \"support\""),
         ("apk_other", "role = \"agent\"\nagent = \"other\""),
@@ -126,7 +126,7 @@ async fn a_bound_key_reads_its_own_agents_events_only() {
 }
 
 #[tokio::test]
-async fn an_outcome_is_recorded_by_who_was_allowed_it() {
+async fn outcome_requires_own_decision() {
     let gateway = with_keys(&[
         ("apk_second", "role = \"agent\"\nagent = \"support\""),
         ("apk_other", "role = \"agent\"\nagent = \"other\""),
@@ -148,15 +148,15 @@ async fn an_outcome_is_recorded_by_who_was_allowed_it() {
         ("apk_second", 200),
         ("apdv_one", 200),
     ] {
-        let (found, answer) = status(gateway.post(EVIDENCE, key).body(outcome(&hash))).await;
-        assert_eq!(found, expected, "{key}: {answer}");
+        let (found, response) = status(gateway.post(EVIDENCE, key).body(outcome(&hash))).await;
+        assert_eq!(found, expected, "{key}: {response}");
         if found == 403 {
-            assert_eq!(code(&answer), Some("not_own"));
+            assert_eq!(code(&response), Some("not_own"));
         }
     }
     for forged in ["0".repeat(64), "x\\\"y".to_owned(), "%".to_owned()] {
-        let (found, answer) = status(gateway.post(EVIDENCE, "apk_bound").body(outcome(&forged))).await;
-        assert_eq!((found, code(&answer)), (403, Some("not_own")), "{forged}");
+        let (found, response) = status(gateway.post(EVIDENCE, "apk_bound").body(outcome(&forged))).await;
+        assert_eq!((found, code(&response)), (403, Some("not_own")), "{forged}");
     }
     // The same request of another agent is another's decision, until that agent asks it too.
     gateway.decide("apk_other", &refund("1", r#", "x": 1"#)).await;
@@ -178,7 +178,7 @@ fn passport(more: &str) -> String {
 }
 
 #[tokio::test]
-async fn a_passport_claims_what_its_issuer_may() {
+async fn passport_claims_stay_within_issuer_grants() {
     let gateway = with_keys(&[(
         "apk_issuer",
         "role = \"agent\"\nagent = \"support\"\nrisk_tiers = [\"low\", \"medium\"]\nusers = [\"u*\"]\n\
@@ -199,37 +199,37 @@ async fn a_passport_claims_what_its_issuer_may() {
         ("apk_issuer", r#", "ttl_seconds": 61"#, 403),
         ("apk_issuer", r#", "ttl_seconds": null"#, 200),
     ] {
-        let (found, answer) = status(gateway.post(ISSUE, key).body(passport(more))).await;
-        assert_eq!(found, expected, "{key} {more}: {answer}");
+        let (found, response) = status(gateway.post(ISSUE, key).body(passport(more))).await;
+        assert_eq!(found, expected, "{key} {more}: {response}");
         if found == 403 {
-            assert_eq!(code(&answer), Some("not_granted"));
+            assert_eq!(code(&response), Some("not_granted"));
             let member = more.split('"').nth(1).unwrap();
-            assert!(text(&answer, "error.message").unwrap().starts_with(member), "{answer}");
+            assert!(text(&response, "error.message").unwrap().starts_with(member), "{response}");
         }
     }
     let tool = passport("").replace("\"refunds.create\"", "\"refunds.create\", \"stripe.x\"");
-    let (found, answer) = status(gateway.post(ISSUE, "apk_issuer").body(tool)).await;
+    let (found, response) = status(gateway.post(ISSUE, "apk_issuer").body(tool)).await;
     assert_eq!(found, 403);
-    assert!(text(&answer, "error.message").unwrap().starts_with("allowed_tools: "), "{answer}");
+    assert!(text(&response, "error.message").unwrap().starts_with("allowed_tools: "), "{response}");
     gateway.stop().await;
 }
 
 #[tokio::test]
-async fn a_passport_is_revoked_by_who_issued_it_or_has_it() {
+async fn only_issuer_or_holder_revokes_passport() {
     let gateway = with_keys(&[
         ("apk_second", "role = \"agent\"\nagent = \"support\""),
         ("apk_other", "role = \"agent\"\nagent = \"other\""),
     ])
     .await;
     let issue = async |key, more: &str| {
-        let (_, answer) = status(gateway.post(ISSUE, key).body(passport(more))).await;
-        text(&answer, "jti").unwrap().to_owned()
+        let (_, response) = status(gateway.post(ISSUE, key).body(passport(more))).await;
+        text(&response, "jti").unwrap().to_owned()
     };
     let revoke =
         async |key, jti: &str| status(gateway.post(REVOKE, key).body(format!(r#"{{"jti": "{jti}"}}"#))).await;
     let own = issue("apk_bound", "").await;
-    let (found, answer) = revoke("apk_other", &own).await;
-    assert_eq!((found, code(&answer)), (403, Some("not_own")));
+    let (found, response) = revoke("apk_other", &own).await;
+    assert_eq!((found, code(&response)), (403, Some("not_own")));
     assert_eq!(revoke("apk_one", &own).await.0, 403);
     assert_eq!(revoke("apk_two", &own).await.1.to_string(), r#"{"revoked":false}"#);
     assert_eq!(revoke("apk_second", &own).await.1.to_string(), r#"{"revoked":true}"#);
@@ -243,7 +243,7 @@ async fn a_passport_is_revoked_by_who_issued_it_or_has_it() {
 }
 
 #[tokio::test]
-async fn an_operators_body_says_what_it_does() {
+async fn operator_requests_reject_unknown_members() {
     let gateway = with_keys(&[]).await;
     let asked = gateway.decide("apk_one", &refund("25000", "")).await;
     let id = text(&asked, "approval_request_id").unwrap();
@@ -258,22 +258,25 @@ async fn an_operators_body_says_what_it_does() {
             ("[]", "body"),
             ("null", "body"),
         ] {
-            let (found, answer) = status(gateway.post(&path, "apdv_one").body(body)).await;
-            assert_eq!((found, code(&answer)), (422, Some("invalid_member")), "{body}");
-            assert!(text(&answer, "error.message").unwrap().starts_with(&format!("{member}: ")), "{answer}");
+            let (found, response) = status(gateway.post(&path, "apdv_one").body(body)).await;
+            assert_eq!((found, code(&response)), (422, Some("invalid_member")), "{body}");
+            assert!(
+                text(&response, "error.message").unwrap().starts_with(&format!("{member}: ")),
+                "{response}"
+            );
         }
     }
     let tool = r#"{"tool_id": "t", "manifest": {}, "approved": false}"#;
-    let (found, answer) = status(gateway.post("/api/v1/tools", "apdv_one").body(tool)).await;
+    let (found, response) = status(gateway.post("/api/v1/tools", "apdv_one").body(tool)).await;
     assert_eq!(found, 422);
-    assert!(text(&answer, "error.message").unwrap().starts_with("approved: unknown member"), "{answer}");
+    assert!(text(&response, "error.message").unwrap().starts_with("approved: unknown member"), "{response}");
     let (_, standing) = status(gateway.get(&format!("/api/v1/approvals/{id}"), "apk_one")).await;
     assert_eq!(text(&standing, "status"), Some("pending"));
     gateway.stop().await;
 }
 
 #[tokio::test]
-async fn requests_of_one_agent_hide_no_others() {
+async fn pending_approvals_of_one_agent_do_not_hide_others() {
     let gateway =
         start(&[("apk_other", "role = \"agent\"\nagent = \"other\"")], "", "pending_approvals = 150", |_| {})
             .await;
@@ -283,11 +286,11 @@ async fn requests_of_one_agent_hide_no_others() {
     let other = gateway.decide("apk_other", &refund("25000", "")).await;
     let other = text(&other, "approval_request_id").unwrap().to_owned();
     let list = async |query: &str| {
-        let (found, answer) = status(gateway.get(&format!("/api/v1/approvals{query}"), "apdv_one")).await;
-        assert_eq!(found, 200, "{query}: {answer}");
-        let Some(Json::Array(approvals)) = answer.member("approvals") else { panic!("{answer}") };
+        let (found, response) = status(gateway.get(&format!("/api/v1/approvals{query}"), "apdv_one")).await;
+        assert_eq!(found, 200, "{query}: {response}");
+        let Some(Json::Array(approvals)) = response.member("approvals") else { panic!("{response}") };
         let ids: Vec<_> = approvals.iter().map(|one| text(one, "id").unwrap().to_owned()).collect();
-        (ids, text(&answer, "next").map(str::to_owned))
+        (ids, text(&response, "next").map(str::to_owned))
     };
     let (first, next) = list("").await;
     assert_eq!(first.len(), 100);
@@ -325,9 +328,9 @@ async fn requests_of_one_agent_hide_no_others() {
         ("?status=", "status"),
         ("?state=all", "state"),
     ] {
-        let (found, answer) = status(gateway.get(&format!("/api/v1/approvals{query}"), "apdv_one")).await;
+        let (found, response) = status(gateway.get(&format!("/api/v1/approvals{query}"), "apdv_one")).await;
         assert_eq!(found, 422, "{query}");
-        assert!(text(&answer, "error.message").unwrap().starts_with(&format!("{member}: ")), "{answer}");
+        assert!(text(&response, "error.message").unwrap().starts_with(&format!("{member}: ")), "{response}");
     }
     let unknown = format!("/api/v1/approvals?after=apr_{}", "0".repeat(32));
     assert_eq!(status(gateway.get(&unknown, "apdv_one")).await.0, 404);
@@ -335,46 +338,47 @@ async fn requests_of_one_agent_hide_no_others() {
 }
 
 #[tokio::test]
-async fn a_key_has_so_many_pending_requests_at_most() {
+async fn pending_approvals_per_key_are_bounded() {
     let gateway =
         start(&[("apk_other", "role = \"agent\"\nagent = \"other\"")], "", "pending_approvals = 3", |_| {})
             .await;
     // At once, so that each is decided before any other is recorded.
     let bodies: Vec<_> = (0..12).map(|number| refund(&(20_000 + number).to_string(), "")).collect();
     let answers = join_all(bodies.iter().map(|body| gateway.decide("apk_bound", body))).await;
-    let opened: Vec<_> = answers.iter().filter_map(|answer| text(answer, "approval_request_id")).collect();
+    let opened: Vec<_> =
+        answers.iter().filter_map(|response| text(response, "approval_request_id")).collect();
     assert_eq!(opened.len(), 3);
     let refused: Vec<_> = answers
         .iter()
-        .filter(|answer| text(answer, "reason_code") == Some("approval.too_many_pending"))
+        .filter(|response| text(response, "reason_code") == Some("approval.too_many_pending"))
         .collect();
     assert_eq!(refused.len(), 9);
-    assert!(refused.iter().all(|answer| text(answer, "decision") == Some("deny")));
+    assert!(refused.iter().all(|response| text(response, "decision") == Some("deny")));
     let events = gateway.events("apdv_one", "decisions").await;
     assert_eq!(events.len(), 12, "each is recorded");
     // Another key has its own, and what is decided makes room.
-    let answer = gateway.decide("apk_other", &refund("25000", "")).await;
-    assert_eq!(text(&answer, "decision"), Some("require_approval"));
+    let response = gateway.decide("apk_other", &refund("25000", "")).await;
+    assert_eq!(text(&response, "decision"), Some("require_approval"));
     status(gateway.post(&format!("/api/v1/approvals/{}/reject", opened[0]), "apdv_one").body("{}")).await;
-    let answer = gateway.decide("apk_bound", &refund("30000", "")).await;
-    assert_eq!(text(&answer, "decision"), Some("require_approval"));
-    let answer = gateway.decide("apk_bound", &refund("30001", "")).await;
-    assert_eq!(text(&answer, "reason_code"), Some("approval.too_many_pending"));
+    let response = gateway.decide("apk_bound", &refund("30000", "")).await;
+    assert_eq!(text(&response, "decision"), Some("require_approval"));
+    let response = gateway.decide("apk_bound", &refund("30001", "")).await;
+    assert_eq!(text(&response, "reason_code"), Some("approval.too_many_pending"));
     // Of a key that speaks for several agents, each agent has as many, and all of them ten times as many.
     let mut opened = 0;
     for number in 0..60 {
         let body = refund(&(20_000 + number).to_string(), "");
         let body = body.replace("\"sdk\"", &format!("\"agent-{}\"", number / 4));
-        let answer = gateway.decide("apk_one", &body).await;
-        let is_open = text(&answer, "approval_request_id").is_some();
-        assert_eq!(is_open, number % 4 < 3 && opened < 30, "{number}: {answer}");
+        let response = gateway.decide("apk_one", &body).await;
+        let is_open = text(&response, "approval_request_id").is_some();
+        assert_eq!(is_open, number % 4 < 3 && opened < 30, "{number}: {response}");
         opened += i32::from(is_open);
     }
     gateway.stop().await;
 }
 
 #[tokio::test]
-async fn an_approval_whose_record_was_changed_is_not_decided() {
+async fn tampered_approval_cannot_be_decided() {
     let mut gateway = with_keys(&[]).await;
     let asked = gateway.decide("apk_one", &refund("25000", "")).await;
     let id = text(&asked, "approval_request_id").unwrap().to_owned();
@@ -392,8 +396,8 @@ async fn an_approval_whose_record_was_changed_is_not_decided() {
     gateway.restart_on(data).await;
     for word in ["approve", "reject"] {
         let path = format!("/api/v1/approvals/{id}/{word}");
-        let (found, answer) = status(gateway.post(&path, "apdv_one").body("{}")).await;
-        assert_eq!((found, code(&answer)), (409, Some("approval_altered")), "{answer}");
+        let (found, response) = status(gateway.post(&path, "apdv_one").body("{}")).await;
+        assert_eq!((found, code(&response)), (409, Some("approval_altered")), "{response}");
     }
     gateway.stop().await;
 }
@@ -403,13 +407,13 @@ async fn raw(gateway: &Gateway, bytes: &str) -> String {
     let address = gateway.url.strip_prefix("http://").unwrap();
     let mut stream = TcpStream::connect(address).await.unwrap();
     let _ = stream.write_all(bytes.as_bytes()).await;
-    let mut answer = Vec::new();
-    let _ = stream.read_to_end(&mut answer).await;
-    String::from_utf8_lossy(&answer).into_owned()
+    let mut response = Vec::new();
+    let _ = stream.read_to_end(&mut response).await;
+    String::from_utf8_lossy(&response).into_owned()
 }
 
 #[tokio::test]
-async fn a_request_for_another_host_is_refused_before_its_key_is_looked_at() {
+async fn host_is_checked_before_key() {
     let gateway = start(&[], "hosts = [\"gateway.example\", \"other.example:8443\"]", "", |_| {}).await;
     let get = |target: &str, headers: &str| {
         format!(
@@ -441,8 +445,8 @@ async fn a_request_for_another_host_is_refused_before_its_key_is_looked_at() {
         ("http://localhost/healthz", "host: evil.example\r\n", "400"),
         ("http://user@localhost/healthz", "host: localhost\r\n", "400"),
     ] {
-        let answer = raw(&gateway, &get(target, headers)).await;
-        assert!(answer.starts_with(&format!("HTTP/1.1 {expected} ")), "{target} {headers:?}: {answer}");
+        let response = raw(&gateway, &get(target, headers)).await;
+        assert!(response.starts_with(&format!("HTTP/1.1 {expected} ")), "{target} {headers:?}: {response}");
     }
     let forwarded =
         get("/healthz", "host: evil.example\r\nx-forwarded-host: localhost\r\nforwarded: host=localhost\r\n");
@@ -451,7 +455,7 @@ async fn a_request_for_another_host_is_refused_before_its_key_is_looked_at() {
 }
 
 #[tokio::test]
-async fn wrong_keys_are_slowed_and_a_right_one_beside_them_is_not() {
+async fn wrong_keys_are_rate_limited_but_valid_key_is_not() {
     let gateway = with_keys(&[]).await;
     let wrong = join_all((0..300).map(async |number| {
         let request = gateway.post(PREFLIGHT, &format!("apk_guess_{number}")).body("{}");
@@ -464,16 +468,16 @@ async fn wrong_keys_are_slowed_and_a_right_one_beside_them_is_not() {
         }
         answers
     });
-    assert!(right.iter().all(|answer| text(answer, "decision") == Some("allow")));
+    assert!(right.iter().all(|response| text(response, "decision") == Some("allow")));
     let refused = wrong.iter().filter(|(status, _)| *status == 429).count();
     assert!(refused > 0 && wrong.iter().all(|(status, _)| [401, 429].contains(status)));
-    let (_, answer) = wrong.iter().find(|(status, _)| *status == 429).unwrap();
-    assert_eq!(code(answer), Some("wrong_keys"));
+    let (_, response) = wrong.iter().find(|(status, _)| *status == 429).unwrap();
+    assert_eq!(code(response), Some("wrong_keys"));
     gateway.stop().await;
 }
 
 #[tokio::test]
-async fn a_trusted_proxys_clients_are_told_apart() {
+async fn clients_behind_trusted_proxy_are_distinguished() {
     let gateway = start(&[], "trusted_proxies = [\"127.0.0.0/8\"]", "", |_| {}).await;
     let guess = async |client: &str| {
         let request = gateway.post(PREFLIGHT, "apk_guess").header("x-forwarded-for", client).body("{}");
@@ -489,7 +493,7 @@ async fn a_trusted_proxys_clients_are_told_apart() {
 }
 
 #[tokio::test]
-async fn idle_connections_keep_nobody_out() {
+async fn idle_connections_do_not_block_new_ones() {
     let gateway = start(&[], "", "connections = 40\nconnections_per_address = 20", |_| {}).await;
     let address = gateway.url.strip_prefix("http://").unwrap();
     let mut idle = Vec::new();
@@ -515,7 +519,7 @@ async fn idle_connections_keep_nobody_out() {
 }
 
 #[tokio::test]
-async fn a_connection_with_a_key_does_not_give_way() {
+async fn authenticated_connection_is_not_evicted() {
     let gateway = start(&[], "", "connections = 8\nconnections_per_address = 8", |_| {}).await;
     let address = gateway.url.strip_prefix("http://").unwrap();
     let body = refund("1", "");
@@ -539,11 +543,11 @@ async fn a_connection_with_a_key_does_not_give_way() {
 }
 
 #[tokio::test]
-async fn every_stage_of_a_connection_has_its_end() {
+async fn each_connection_stage_times_out() {
     let gateway = start(&[], "", "", |settings| {
         settings.timeouts.headers = Duration::from_millis(200);
         settings.timeouts.body = Duration::from_millis(200);
-        settings.timeouts.answer = Duration::from_millis(200);
+        settings.timeouts.response = Duration::from_millis(200);
     })
     .await;
     // Each ends by itself: reading to the end returns.
@@ -587,8 +591,9 @@ async fn every_stage_of_a_connection_has_its_end() {
 }
 
 #[tokio::test]
-async fn who_reads_no_answer_is_cut_off() {
-    let gateway = start(&[], "", "", |settings| settings.timeouts.answer = Duration::from_millis(300)).await;
+async fn client_that_stops_reading_is_disconnected() {
+    let gateway =
+        start(&[], "", "", |settings| settings.timeouts.response = Duration::from_millis(300)).await;
     let long = "x".repeat(200_000);
     let note = format!(r#"{{"event_type": "note", "chain_id": "long", "metadata": {{"text": "{long}"}}}}"#);
     for _ in 0..100 {
@@ -600,16 +605,16 @@ async fn who_reads_no_answer_is_cut_off() {
     stream.write_all(request.as_bytes()).await.unwrap();
     // Nothing is read until the gateway has given up: the 20 MB never arrive whole. How long that takes does not matter.
     tokio::time::sleep(Duration::from_secs(3)).await;
-    let mut answer = Vec::new();
-    let read = tokio::time::timeout(Duration::from_secs(60), stream.read_to_end(&mut answer)).await;
+    let mut response = Vec::new();
+    let read = tokio::time::timeout(Duration::from_secs(60), stream.read_to_end(&mut response)).await;
     assert!(read.is_ok(), "the connection has an end");
-    assert!(answer.len() < 20_000_000, "{}", answer.len());
+    assert!(response.len() < 20_000_000, "{}", response.len());
     gateway.decide("apk_one", &refund("1", "")).await;
     gateway.stop().await;
 }
 
 #[tokio::test]
-async fn limits_are_what_is_set() {
+async fn configured_limits_apply() {
     let folder = tempfile::tempdir().unwrap();
     let text = common::config("connections = 10\nconnections_per_address = 5\npending_approvals = 7");
     let settings = Settings::parse(&text, folder.path()).unwrap();

@@ -8,18 +8,18 @@ use rusqlite::{Connection, Transaction, TransactionBehavior, params};
 use tokio::sync::mpsc;
 
 use super::checkpoint::Checkpointer;
-use super::database::{DataFile, FileError, Lock, connect, set_up};
-use super::reading::last_recorded;
-use super::rows::Writing;
+use super::database::{DataFile, FileError, Lock, configure, connect};
+use super::reader::last_recorded;
+use super::rows::BatchTransaction;
 use super::schema::set_open;
 use crate::clock::Clock;
 use crate::store::batch::Batch;
 use crate::store::error::{OpenError, StoreError};
-use crate::store::queue::{self, Append, Job, Round};
+use crate::store::queue::{self, Append, Job, JobBatch};
 use crate::store::{Rotation, SealedKey};
 
 /// How many answers that are kept no longer are removed with a batch, beside as many as the batch adds.
-const PRUNED: usize = 64;
+const MIN_PRUNED: usize = 64;
 
 /// How many bytes a check writes: more than an ordinary decision.
 const PROBE_BYTES: usize = 96 * 1024;
@@ -46,7 +46,7 @@ impl Writer {
     ) -> Result<Self, OpenError> {
         let sqlite = |error| OpenError::Sqlite(path.to_owned(), error);
         let folding = connect(file.path()).map_err(sqlite)?;
-        set_up(&folding).map_err(sqlite)?;
+        configure(&folding).map_err(sqlite)?;
         let checkpointer =
             Checkpointer::start(folding).map_err(|error| OpenError::Io(path.to_owned(), error))?;
         Ok(Self { checkpointer: Some(checkpointer), connection, clock, file, lock })
@@ -55,14 +55,14 @@ impl Writer {
     /// Works until told to stop, or until nobody is left to ask for anything.
     pub(super) fn run(&mut self, mut queue: mpsc::Receiver<Job>) {
         while let Some(first) = queue.blocking_recv() {
-            let Round { keys, mut appends, checks } = Round::gather(first, &mut queue);
-            for (key, rotation, answer) in keys {
-                let _ = answer.send(self.add_key(&key, rotation));
+            let JobBatch { keys, mut appends, checks } = JobBatch::collect_jobs(first, &mut queue);
+            for (key, rotation, response) in keys {
+                let _ = response.send(self.add_key(&key, rotation));
             }
             if !appends.is_empty() {
-                match self.in_place(|writer| writer.transact(&mut appends)) {
+                match self.while_in_place(|writer| writer.transact(&mut appends)) {
                     Ok(bytes) => {
-                        queue::answer_all(appends);
+                        queue::reply_all(appends);
                         if let Some(checkpointer) = &mut self.checkpointer {
                             checkpointer.recorded(bytes, &self.connection);
                         }
@@ -72,7 +72,7 @@ impl Writer {
                     }
                 }
             }
-            self.answer_checks(checks);
+            self.reply_checks(checks);
         }
         self.checkpointer = None;
         if !self.file.is_in_place() {
@@ -92,7 +92,10 @@ impl Writer {
     }
 
     /// Does `job` only while the open file is the one at its path. What was written to another one is not recorded.
-    fn in_place<T>(&mut self, job: impl FnOnce(&mut Self) -> rusqlite::Result<T>) -> Result<T, FileError> {
+    fn while_in_place<T>(
+        &mut self,
+        job: impl FnOnce(&mut Self) -> rusqlite::Result<T>,
+    ) -> Result<T, FileError> {
         if !self.file.is_in_place() {
             return Err(FileError::NotInPlace);
         }
@@ -101,7 +104,7 @@ impl Writer {
     }
 
     fn add_key(&mut self, key: &SealedKey, rotation: Rotation) -> Result<(), StoreError> {
-        let added = self.in_place(|writer| add_signing_key(&mut writer.connection, key, rotation));
+        let added = self.while_in_place(|writer| add_signing_key(&mut writer.connection, key, rotation));
         added.map_err(|error| {
             tracing::error!(%error, "a signing key could not be kept");
             StoreError::Unavailable
@@ -113,24 +116,24 @@ impl Writer {
         let transaction = self.connection.transaction_with_behavior(TransactionBehavior::Immediate)?;
         // Another process may have recorded something later than this one's clock shows.
         if let Some(last) = last_recorded(&transaction)? {
-            self.clock.at_least(last);
+            self.clock.advance_to(last);
         }
         let now = self.clock.millis();
-        let writing = Writing { transaction: &transaction, bytes: 0 };
+        let writing = BatchTransaction { transaction: &transaction, bytes: 0 };
         let mut batch = Batch::new(writing, now);
         appends.iter_mut().try_for_each(|append| batch.append(append))?;
         let bytes = batch.finish()?.bytes;
-        prune(&transaction, now.div_euclid(1000), PRUNED.max(2 * appends.len()))?;
+        prune(&transaction, now.div_euclid(1000), MIN_PRUNED.max(2 * appends.len()))?;
         transaction.commit()?;
         Ok(bytes)
     }
 
     /// Only a write can tell whether writing works.
-    fn answer_checks(&mut self, checks: Vec<queue::Answer<()>>) {
+    fn reply_checks(&mut self, checks: Vec<queue::Reply<()>>) {
         if checks.is_empty() {
             return;
         }
-        let probed = self.in_place(|writer| probe(&writer.connection));
+        let probed = self.while_in_place(|writer| probe(&writer.connection));
         let works = probed.map_err(|error| {
             tracing::error!(%error, "the ledger could not be written");
             StoreError::Unavailable
@@ -138,8 +141,8 @@ impl Writer {
         if let (Ok(()), Some(checkpointer)) = (works, &mut self.checkpointer) {
             checkpointer.recorded(PROBE_BYTES, &self.connection);
         }
-        for answer in checks {
-            let _ = answer.send(works);
+        for response in checks {
+            let _ = response.send(works);
         }
     }
 }

@@ -35,9 +35,9 @@ impl fmt::Display for InvalidMember {
 }
 
 /// The members of a body that were not taken yet.
-pub(super) struct Members(Vec<(String, Json)>);
+pub(super) struct BodyMembers(Vec<(String, Json)>);
 
-impl Members {
+impl BodyMembers {
     pub(super) fn of(body: Json) -> Result<Self, InvalidMember> {
         match body {
             Json::Object(members) => Ok(Self(members)),

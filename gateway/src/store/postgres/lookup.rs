@@ -1,7 +1,7 @@
 //! The statements that look for events and approvals in a database.
 
 use crate::approvals::Status;
-use crate::store::finding::{Subject, condition};
+use crate::store::lookup::{Subject, condition};
 
 /// The indexes that [`Subject`]s are found by. PostgreSQL's JSON functions refuse U+0000, which an event may hold; an event is canonical
 /// JSON, in which a name with its quotes is nowhere but where the name is.
@@ -43,7 +43,7 @@ pub(super) fn listed(status: Option<Status>) -> String {
 
 /// How many of the tenant $1's pending approvals (the time is $3) decisions in the chain $2 asked for that hold $4: for the
 /// agent $5, and in all.
-pub(super) const PENDING_OF: &str = r#"
+pub(super) const COUNT_PENDING: &str = r#"
 SELECT count(*) FILTER (WHERE agent_id IS NOT DISTINCT FROM $5), count(*) FROM actpass.approvals
 WHERE tenant_id = $1 AND approved IS NULL AND deadline > $3 AND EXISTS (
     SELECT 1 FROM actpass.events

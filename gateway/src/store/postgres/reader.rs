@@ -7,13 +7,13 @@ use tokio_postgres::types::ToSql;
 use tokio_postgres::{Client, Row, Statement};
 
 use super::super::error::{DatabaseError, OpenError};
-use super::super::finding::{STATUSES, Subject};
-use super::super::proof::hold_to_ledger;
+use super::super::lookup::{STATUSES, Subject};
+use super::super::proof::verify_against_ledger;
 use super::super::{SealedCredential, SealedKey, StoreError, StoredEvent};
 use super::schema::{member, of_approval, of_passport, of_tool, spends};
-use super::text::{Kept, Text};
-use super::{DEADLINE, Database, PLANS, Server, describe, finding, from_sql, to_sql};
-use crate::approvals::{Approval, Decided};
+use super::text::{StoredText, Text};
+use super::{BATCH_DEADLINE, Database, PLANNER_SETTINGS, Server, describe, from_sql, lookup, to_sql};
+use crate::approvals::{Approval, ApprovalDecision};
 use crate::ledger::Head;
 
 /// How many connections read at once at most.
@@ -99,7 +99,7 @@ const CREDENTIAL: &str =
 #[derive(Debug)]
 pub(super) struct Readers {
     server: Arc<Server>,
-    idle: Mutex<Vec<Reading>>,
+    idle: Mutex<Vec<ReadConnection>>,
     permits: Semaphore,
 }
 
@@ -115,7 +115,7 @@ impl Readers {
 
     pub(super) async fn read(
         &self,
-        statement: fn(&Reading) -> &Statement,
+        statement: fn(&ReadConnection) -> &Statement,
         parameters: &[&(dyn ToSql + Sync)],
     ) -> Result<Vec<Row>, StoreError> {
         let reading = async {
@@ -125,7 +125,7 @@ impl Readers {
                 let was_idle = idle.is_some();
                 let reader = match idle {
                     Some(reader) => reader,
-                    None => Reading::open(&self.server).await.map_err(|error| {
+                    None => ReadConnection::open(&self.server).await.map_err(|error| {
                         tracing::error!(%error, "the ledger could not be read");
                         StoreError::Unavailable
                     })?,
@@ -144,20 +144,20 @@ impl Readers {
                 }
             }
         };
-        tokio::time::timeout(DEADLINE, reading).await.unwrap_or_else(|_| {
+        tokio::time::timeout(BATCH_DEADLINE, reading).await.unwrap_or_else(|_| {
             tracing::error!("the database did not answer in time");
             Err(StoreError::Unavailable)
         })
     }
 
-    fn idle(&self) -> MutexGuard<'_, Vec<Reading>> {
+    fn idle(&self) -> MutexGuard<'_, Vec<ReadConnection>> {
         self.idle.lock().unwrap_or_else(PoisonError::into_inner)
     }
 }
 
 /// A connection that reads.
 #[derive(Debug)]
-pub(super) struct Reading {
+pub(super) struct ReadConnection {
     client: Client,
     pub(super) approval: Statement,
     pub(super) credential: Statement,
@@ -169,7 +169,7 @@ pub(super) struct Reading {
     pub(super) manifest: Statement,
     pub(super) nothing: Statement,
     pub(super) passport: Statement,
-    pub(super) pending_of: Statement,
+    pub(super) count_pending: Statement,
     /// In the order of [`STATUSES`].
     pub(super) listed: [Statement; 5],
     /// In the order of [`Subject::ALL`].
@@ -181,16 +181,16 @@ pub(super) struct Reading {
     pub(super) unproven_passports: Statement,
 }
 
-impl Reading {
+impl ReadConnection {
     async fn open(server: &Server) -> Result<Self, DatabaseError> {
         let client = server.connect().await?;
         Self::prepare(client).await.map_err(|error| server.error(&error))
     }
 
     async fn prepare(client: Client) -> Result<Self, tokio_postgres::Error> {
-        client.batch_execute(PLANS).await?;
+        client.batch_execute(PLANNER_SETTINGS).await?;
         client.batch_execute("SET default_transaction_read_only = on").await?;
-        let [a, b, c, d, e] = STATUSES.map(|status| format!("{APPROVAL} {}", finding::listed(status)));
+        let [a, b, c, d, e] = STATUSES.map(|status| format!("{APPROVAL} {}", lookup::listed(status)));
         let listed = [
             client.prepare(&a).await?,
             client.prepare(&b).await?,
@@ -198,12 +198,12 @@ impl Reading {
             client.prepare(&d).await?,
             client.prepare(&e).await?,
         ];
-        let [a, b, c] = Subject::ALL.map(finding::caused);
+        let [a, b, c] = Subject::ALL.map(lookup::caused);
         let caused = [client.prepare(&a).await?, client.prepare(&b).await?, client.prepare(&c).await?];
         Ok(Self {
             listed,
             caused,
-            pending_of: client.prepare(finding::PENDING_OF).await?,
+            count_pending: client.prepare(lookup::COUNT_PENDING).await?,
             approval: client.prepare(&format!("{APPROVAL} AND id = $2")).await?,
             credential: client.prepare(&format!("{CREDENTIAL} AND tool_id = $2")).await?,
             credentials: client.prepare(&format!("{CREDENTIAL} ORDER BY tool_id")).await?,
@@ -298,9 +298,9 @@ pub(in super::super) async fn read_chain<E: From<OpenError>>(
     chain_id: &str,
     mut each: impl FnMut(&StoredEvent) -> Result<(), E>,
 ) -> Result<Option<Head>, E> {
-    let server = Server { database: database.clone(), trouble: Mutex::default() };
+    let server = Server { database: database.clone(), backoff: Mutex::default() };
     let failed = |error: tokio_postgres::Error| OpenError::from(server.error(&error));
-    let reader = Reading::open(&server).await.map_err(OpenError::from)?;
+    let reader = ReadConnection::open(&server).await.map_err(OpenError::from)?;
     let (tenant_id, chain_id) = (Text(tenant_id), Text(chain_id));
     let found = reader.client.query_opt(&reader.head, &[&tenant_id, &chain_id]).await.map_err(failed)?;
     let Some(head) = found.as_ref().map(head_of).transpose().map_err(failed)? else {
@@ -324,8 +324,8 @@ pub(in super::super) async fn read_chain<E: From<OpenError>>(
 
 /// As [`super::super::read_keys`], from a database.
 pub(in super::super) async fn read_keys(database: &Database) -> Result<Vec<SealedKey>, OpenError> {
-    let server = Server { database: database.clone(), trouble: Mutex::default() };
-    let reader = Reading::open(&server).await?;
+    let server = Server { database: database.clone(), backoff: Mutex::default() };
+    let reader = ReadConnection::open(&server).await?;
     let rows = reader.client.query(&reader.signing_keys, &[]).await.map_err(|error| server.error(&error))?;
     let keys = rows.iter().map(signing_key_of).collect::<Result<_, _>>();
     keys.map_err(|error| server.error(&error).into())
@@ -368,12 +368,12 @@ pub(super) fn event_of(row: &Row) -> Result<StoredEvent, tokio_postgres::Error> 
 }
 
 pub(super) fn approval_of(row: &Row) -> Result<Approval, tokio_postgres::Error> {
-    let text = |column: usize| Ok(row.try_get::<_, Kept>(column)?.0);
-    let optional = |column: usize| Ok(row.try_get::<_, Option<Kept>>(column)?.map(|kept| kept.0));
+    let text = |column: usize| Ok(row.try_get::<_, StoredText>(column)?.0);
+    let optional = |column: usize| Ok(row.try_get::<_, Option<StoredText>>(column)?.map(|kept| kept.0));
     let decided = match row.try_get(11)? {
         None => None,
         Some(approved) => {
-            Some(Decided { approved, by: text(12)?, at: row.try_get(13)?, note: optional(14)? })
+            Some(ApprovalDecision { approved, by: text(12)?, at: row.try_get(13)?, note: optional(14)? })
         }
     };
     let approval = Approval {
@@ -393,13 +393,13 @@ pub(super) fn approval_of(row: &Row) -> Result<Approval, tokio_postgres::Error> 
         asker: text(16)?,
         proven: false,
     };
-    Ok(hold_to_ledger(approval, row.try_get(17)?, row.try_get(18)?))
+    Ok(verify_against_ledger(approval, row.try_get(17)?, row.try_get(18)?))
 }
 
 pub(super) fn credential_of(row: &Row) -> Result<SealedCredential, tokio_postgres::Error> {
     Ok(SealedCredential {
-        id: row.try_get::<_, Kept>(0)?.0,
-        tool_id: row.try_get::<_, Kept>(1)?.0,
+        id: row.try_get::<_, StoredText>(0)?.0,
+        tool_id: row.try_get::<_, StoredText>(1)?.0,
         sealed: row.try_get(2)?,
         set_at: row.try_get(3)?,
         expires_at: row.try_get(4)?,

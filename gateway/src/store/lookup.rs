@@ -10,7 +10,7 @@ use crate::ledger;
 
 /// How many approval requests are pending.
 #[derive(Clone, Copy, Debug, Default, PartialEq, Eq)]
-pub struct PendingOf {
+pub struct PendingCounts {
     /// Of one agent of a key.
     pub agent: u64,
     /// Of all agents of the key.
@@ -72,7 +72,7 @@ pub struct Author<'a> {
 
 impl Author<'_> {
     /// What an event's text holds if this key, or this agent, caused it.
-    pub(super) fn marks(&self) -> [String; 2] {
+    pub(super) fn event_markers(&self) -> [String; 2] {
         let mark = |name, value| {
             let mut member = JsonWriter::new(Style::Compact);
             member.key(name);

@@ -1,7 +1,7 @@
 //! The statements that look for events and approvals in a data file.
 
 use crate::approvals::Status;
-use crate::store::finding::{Subject, condition};
+use crate::store::lookup::{Subject, condition};
 
 /// The indexes that [`Subject`]s are found by. They repeat what is in the events, so that a gateway that
 /// does not know them keeps them all the same.
@@ -42,7 +42,7 @@ pub(super) fn listed(status: Option<Status>) -> String {
 
 /// How many of the tenant ?1's pending approvals (the time is ?3) decisions in the chain ?2 asked for that hold ?4: for the
 /// agent ?5, and in all.
-pub(super) const PENDING_OF: &str = "
+pub(super) const COUNT_PENDING: &str = "
 SELECT count(*) FILTER (WHERE agent_id IS ?5), count(*) FROM approvals
 WHERE tenant_id = ?1 AND approved IS NULL AND deadline > ?3 AND EXISTS (
     SELECT 1 FROM events

@@ -6,15 +6,15 @@ use bytes::Bytes;
 
 use super::explain;
 use super::ruling::{Decision, Grant, Ruling};
-use crate::auth::Key;
+use crate::auth::ApiKey;
 use crate::ledger;
-use crate::members::Members;
+use crate::object_writer::ObjectWriter;
 use crate::request::Preflight;
 
 /// Writes the answer of a ruling whose event is `event_id`.
 pub(super) fn write(
     ruling: &Ruling<'_>,
-    key: &Key,
+    key: &ApiKey,
     request: &Preflight,
     event_id: &str,
     credential_id: Option<&str>,
@@ -23,33 +23,33 @@ pub(super) fn write(
     // A key that may not ask in this mode gets no softer answer by it.
     let warns = request.mode == Mode::Warn
         && decision != Decision::Allow
-        && !matches!(ruling, Ruling::OutsideOfKey(Grant::Mode));
+        && !matches!(ruling, Ruling::NotGranted(Grant::Mode));
     // The approval that the caller may wait for.
     let pending = ruling.approval().filter(|_| decision == Decision::RequireApproval);
-    let mut answer = Members::new();
-    answer.string("decision", Some(if warns { "warn" } else { decision.as_str() }));
-    answer.string("reason_code", Some(ruling.reason()));
-    answer.string("risk_tier", Some(ruling.risk_tier().as_str()));
-    answer.object("explain", |explain| {
+    let mut response = ObjectWriter::new();
+    response.string("decision", Some(if warns { "warn" } else { decision.as_str() }));
+    response.string("reason_code", Some(ruling.reason()));
+    response.string("risk_tier", Some(ruling.risk_tier().as_str()));
+    response.object("explain", |explain| {
         let steps = explain::next_steps(ruling, key);
         explain.string("summary", Some(&explain::summary(ruling, key, request.tool.as_str())));
         explain.strings("matched_rules", ruling.rule().iter().map(|rule| rule.name()));
         explain.strings("next_steps", steps.iter().map(|step| &**step));
     });
-    answer.string("evidence_event_id", Some(event_id));
-    answer.string("evidence_chain_id", Some(ledger::DECISIONS));
-    answer.string("approval_request_id", pending);
-    answer.string("request_hash", request.request_hash.as_deref());
-    answer.string("policy_hash", Some(key.tenant.policy.hash()));
-    answer.string("credential_id", credential_id);
-    answer.string("would_be", warns.then_some(decision.as_str()));
-    Bytes::from(answer.finish())
+    response.string("evidence_event_id", Some(event_id));
+    response.string("evidence_chain_id", Some(ledger::DECISIONS));
+    response.string("approval_request_id", pending);
+    response.string("request_hash", request.request_hash.as_deref());
+    response.string("policy_hash", Some(key.tenant.policy.hash()));
+    response.string("credential_id", credential_id);
+    response.string("would_be", warns.then_some(decision.as_str()));
+    Bytes::from(response.finish())
 }
 
 /// An earlier answer under the same idempotency key, or an `allow` under a key that was answered `allow` before: the
 /// answer says so, how old the first `allow` is, and which body it answers now.
-pub fn mark_replayed(answer: &[u8], request_hash: Option<&str>, age_ms: i64) -> Option<Bytes> {
-    let Json::Object(mut members) = Json::parse(answer).ok()? else {
+pub fn mark_replayed(response: &[u8], request_hash: Option<&str>, age_ms: i64) -> Option<Bytes> {
+    let Json::Object(mut members) = Json::parse(response).ok()? else {
         return None;
     };
     match (members.iter_mut().find(|(name, _)| name == "request_hash"), request_hash) {

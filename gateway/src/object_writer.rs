@@ -4,14 +4,14 @@ use actpass_protocol::Json;
 use actpass_protocol::json::{JsonWriter, NotCanonical, Style};
 use sha2::{Digest, Sha256};
 
-/// The text of a JSON object; see [`Members::finish`].
+/// The text of a JSON object; see [`ObjectWriter::finish`].
 #[derive(Debug)]
-pub(crate) struct Members {
+pub(crate) struct ObjectWriter {
     text: JsonWriter,
     count: usize,
 }
 
-impl Members {
+impl ObjectWriter {
     /// An object without members.
     pub(crate) fn new() -> Self {
         let mut text = JsonWriter::new(Style::Compact);

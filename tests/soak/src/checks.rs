@@ -144,18 +144,18 @@ pub struct Tally {
 
 /// What the judge found.
 #[derive(Debug, Default)]
-pub struct Judgement {
+pub struct RunSummary {
     /// What must not be, each as a sentence.
     pub violations: Vec<String>,
     /// By series and gateway.
     pub tallies: BTreeMap<(String, String), Tally>,
     /// By gateway.
-    pub on_the_way: BTreeMap<String, OnTheWay>,
+    pub on_the_way: BTreeMap<String, NetworkChanges>,
 }
 
 /// What was changed on the way and came out.
 #[derive(Clone, Debug, Default, PartialEq, Eq)]
-pub struct OnTheWay {
+pub struct NetworkChanges {
     /// The gateway was asked about another request than was sent, allowed it, and nothing ran by that.
     pub allowed_changed: u64,
     /// Of these, a request that the policy does not allow as it was sent.
@@ -168,14 +168,14 @@ pub struct OnTheWay {
     pub unbound: u64,
 }
 
-impl Judgement {
+impl RunSummary {
     /// Judges `journals` by `ledgers`.
     ///
     /// # Errors
     ///
     /// If a journal speaks of calls or gateways that are none.
     pub fn of(journals: &Journals, ledgers: &[Ledger]) -> Result<Self> {
-        let mut judgement = Self::default();
+        let mut summary = Self::default();
         // How many reports of a call say that it ran.
         let mut executed: HashMap<&str, usize> = HashMap::new();
         for reported in &journals.reported {
@@ -193,32 +193,32 @@ impl Judgement {
             let repeats = call.repeats && ledger.sealed;
             let (count, _) = reports.entry(id).or_insert((0, if repeats { 1 + REPEATS } else { 1 }));
             *count += 1;
-            judgement.tally(series, reported, call, *count == 1);
+            summary.tally(series, reported, call, *count == 1);
             let hash = call.request_hash(id)?;
             let all = journals.ran.get(id).map(Vec::as_slice).unwrap_or_default();
             // What ran belongs to the one report of a repeated call that says so.
             let another = repeats && !reported.executed && executed.get(id) == Some(&1);
             let ran = if another { &[] } else { all };
             let case = Case { reported, call, hash: &hash, ran, ledger };
-            let way = judgement.on_the_way.entry(ledger.gateway.clone()).or_default();
-            if let Err(problem) = case.judge(way) {
-                judgement.violations.push(format!("{id} at {}: {problem}", ledger.gateway));
+            let way = summary.on_the_way.entry(ledger.gateway.clone()).or_default();
+            if let Err(problem) = case.checks(way) {
+                summary.violations.push(format!("{id} at {}: {problem}", ledger.gateway));
             }
             sent.insert(resource(id), (hash, call));
         }
         for (id, (count, expected)) in &reports {
             if count != expected {
-                judgement.violations.push(format!("{id} has {count} reports instead of {expected}"));
+                summary.violations.push(format!("{id} has {count} reports instead of {expected}"));
             }
         }
         for id in journals.ran.keys().filter(|id| !reports.contains_key(id.as_str())) {
-            judgement.violations.push(format!("{id} ran, and has no report"));
+            summary.violations.push(format!("{id} ran, and has no report"));
         }
         for ledger in ledgers {
-            judgement.look_for_changed(ledger, &sent);
+            summary.find_changed(ledger, &sent);
         }
-        judgement.demand_enough(ledgers);
-        Ok(judgement)
+        summary.require_coverage(ledgers);
+        Ok(summary)
     }
 
     fn tally(&mut self, series: &str, reported: &Reported, call: Call, is_first: bool) {
@@ -253,7 +253,7 @@ impl Judgement {
     }
 
     /// Counts what gateways were asked about that nobody sent so. Over TLS that cannot be.
-    fn look_for_changed(&mut self, ledger: &Ledger, sent: &HashMap<String, (String, Call)>) {
+    fn find_changed(&mut self, ledger: &Ledger, sent: &HashMap<String, (String, Call)>) {
         let way = self.on_the_way.entry(ledger.gateway.clone()).or_default();
         for event in ledger.events.values().filter(|event| event.event_type == "decision") {
             if event.resource.as_deref().is_some_and(is_of_the_program) {
@@ -279,7 +279,7 @@ impl Judgement {
     }
 
     /// A run in which too little happened shows nothing.
-    fn demand_enough(&mut self, ledgers: &[Ledger]) {
+    fn require_coverage(&mut self, ledgers: &[Ledger]) {
         for ((series, gateway), tally) in &self.tallies {
             let failures: u64 = tally.by_failure.values().sum();
             let counts = [
@@ -323,7 +323,7 @@ struct Case<'c> {
 }
 
 impl Case<'_> {
-    fn judge(&self, way: &mut OnTheWay) -> std::result::Result<(), String> {
+    fn checks(&self, way: &mut NetworkChanges) -> std::result::Result<(), String> {
         let Self { reported, call, ran, .. } = self;
         if ran.len() > 1 {
             return Err(format!("it ran {} times", ran.len()));
@@ -343,8 +343,8 @@ impl Case<'_> {
             }
         }
         match ran {
-            [ran] if call.mode != Mode::Monitor => self.judge_run(ran, way)?,
-            _ => self.judge_evidence(reported.evidence.as_deref())?,
+            [ran] if call.mode != Mode::Monitor => self.check_run(ran, way)?,
+            _ => self.check_evidence(reported.evidence.as_deref())?,
         }
         match reported.hash.as_deref() {
             Some(hash) if hash != self.hash => {
@@ -355,7 +355,7 @@ impl Case<'_> {
     }
 
     /// It ran, in a mode where it may run only if it is allowed.
-    fn judge_run(&self, ran: &Ran, way: &mut OnTheWay) -> std::result::Result<(), String> {
+    fn check_run(&self, ran: &Ran, way: &mut NetworkChanges) -> std::result::Result<(), String> {
         if self.call.amount > MOST_ALLOWED {
             return Err("it ran, and the policy does not allow it".to_owned());
         }
@@ -398,7 +398,7 @@ impl Case<'_> {
     }
 
     /// An event that a client was told of is in the ledger, and about the request.
-    fn judge_evidence(&self, told: Option<&str>) -> std::result::Result<(), String> {
+    fn check_evidence(&self, told: Option<&str>) -> std::result::Result<(), String> {
         let Some(told) = told else {
             return Ok(());
         };
@@ -427,7 +427,7 @@ mod tests {
 
     // Calls 0 (allowed, enforce), 2 (for a person, enforce), 3 (denied, enforce), 9 (allowed, strict), 19 (denied, monitor).
     #[test]
-    fn what_is_as_it_should_be_is_not_complained_about() {
+    fn valid_run_has_no_violations() {
         assert_eq!(Case::new(0).allowed().judged(), [""; 0]);
         assert_eq!(Case::new(8).allowed().judged(), [""; 0]);
         assert_eq!(Case::new(9).allowed().judged(), [""; 0]);
@@ -438,7 +438,7 @@ mod tests {
     }
 
     #[test]
-    fn each_violation_is_found() {
+    fn finds_each_violation() {
         let allowed = || Case::new(0).allowed();
         for (case, complaint) in [
             (allowed().ran(), "it ran 2 times"),
@@ -517,23 +517,23 @@ mod tests {
     }
 
     #[test]
-    fn what_was_changed_on_the_way_is_counted() {
+    fn counts_corrupted_requests() {
         let changed = event("ev_x", 3, "allow", "changed");
-        let (_, way) = Case::new(3).failed().with(|case| case.events.push(changed)).judge();
+        let (_, way) = Case::new(3).failed().with(|case| case.events.push(changed)).checks();
         assert_eq!((way.allowed_changed, way.allowed_denied), (1, 1));
-        let (violations, way) = Case::new(0).allowed().evidence(Some("ev_1")).judge();
+        let (violations, way) = Case::new(0).allowed().evidence(Some("ev_1")).checks();
         assert_eq!((violations.len(), way.damaged_evidence), (0, 1));
-        let (violations, way) = Case::new(0).allowed().hash(None).judge();
+        let (violations, way) = Case::new(0).allowed().hash(None).checks();
         assert_eq!((violations.len(), way.unbound), (0, 1));
     }
 
     #[test]
-    fn a_run_in_which_nothing_happened_shows_nothing() {
+    fn empty_run_fails() {
         let mut journals = Journals::default();
         let case = Case::new(0).allowed();
         case.reported.into_iter().for_each(|reported| journals.add(Line::Call(reported)));
         case.ran.into_iter().for_each(|ran| journals.add(Line::Ran(ran)));
-        let judged = Judgement::of(&journals, &[Ledger::new("plain", false, case.events)]).unwrap();
+        let judged = RunSummary::of(&journals, &[Ledger::new("plain", false, case.events)]).unwrap();
         let expected = [
             "node at plain: nothing was blocked by policy",
             "node at plain: nothing was blocked by failure",
@@ -633,21 +633,21 @@ mod tests {
         }
 
         fn judged(self) -> Vec<String> {
-            self.judge().0
+            self.checks().0
         }
 
         /// What is complained about, but for that too little happened.
-        fn judge(self) -> (Vec<String>, OnTheWay) {
+        fn checks(self) -> (Vec<String>, NetworkChanges) {
             let mut journals = Journals::default();
             self.reported.into_iter().for_each(|reported| journals.add(Line::Call(reported)));
             self.ran.into_iter().for_each(|ran| journals.add(Line::Ran(ran)));
             let ledger = Ledger::new("plain", self.sealed, self.events);
-            let mut judgement = Judgement::of(&journals, &[ledger]).unwrap();
-            judgement.violations.retain(|violation| {
+            let mut summary = RunSummary::of(&journals, &[ledger]).unwrap();
+            summary.violations.retain(|violation| {
                 let too_little = ["nothing was", "no denied request", "no repeated answer"];
                 !too_little.iter().any(|what| violation.contains(what))
             });
-            (judgement.violations, judgement.on_the_way.remove("plain").unwrap_or_default())
+            (summary.violations, summary.on_the_way.remove("plain").unwrap_or_default())
         }
     }
 

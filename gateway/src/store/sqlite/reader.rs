@@ -9,11 +9,11 @@ use tokio::sync::Semaphore;
 use super::database::{DataFile, FileError, connect_reader, existing};
 use super::schema::{SCHEMA_VERSION, decisions, member, of_approval, of_passport, of_tool, spends};
 use super::{from_sql, to_sql};
-use crate::approvals::{Approval, Decided};
+use crate::approvals::{Approval, ApprovalDecision};
 use crate::ledger::{Head, TOOLS};
 use crate::store::error::{OpenError, StoreError};
-use crate::store::proof::{describe_unproven, hold_to_ledger, recorded_at};
-use crate::store::{SealedCredential, SealedKey, Standing, StoredEvent};
+use crate::store::proof::{describe_unproven, recorded_at, verify_against_ledger};
+use crate::store::{PassportState, SealedCredential, SealedKey, StoredEvent};
 
 /// How many connections read at once at most.
 const READERS: usize = 4;
@@ -233,10 +233,12 @@ pub(super) fn find_passport(
     connection: &Connection,
     tenant_id: &str,
     jti: &str,
-) -> rusqlite::Result<Option<Standing>> {
+) -> rusqlite::Result<Option<PassportState>> {
     connection
         .prepare_cached(PASSPORT)?
-        .query_row(params![tenant_id, jti], |row| Ok(Standing { revoked: row.get(0)?, used: row.get(1)? }))
+        .query_row(params![tenant_id, jti], |row| {
+            Ok(PassportState { revoked: row.get(0)?, used: row.get(1)? })
+        })
         .optional()
 }
 
@@ -296,7 +298,9 @@ pub(super) fn find_manifest(
 pub(super) fn approval_of(row: &Row<'_>) -> rusqlite::Result<Approval> {
     let decided = match row.get(11)? {
         None => None,
-        Some(approved) => Some(Decided { approved, by: row.get(12)?, at: row.get(13)?, note: row.get(14)? }),
+        Some(approved) => {
+            Some(ApprovalDecision { approved, by: row.get(12)?, at: row.get(13)?, note: row.get(14)? })
+        }
     };
     let approval = Approval {
         id: row.get(0)?,
@@ -315,7 +319,7 @@ pub(super) fn approval_of(row: &Row<'_>) -> rusqlite::Result<Approval> {
         asker: row.get(16)?,
         proven: false,
     };
-    Ok(hold_to_ledger(approval, row.get::<_, Option<String>>(17)?.as_deref(), row.get(18)?))
+    Ok(verify_against_ledger(approval, row.get::<_, Option<String>>(17)?.as_deref(), row.get(18)?))
 }
 
 pub(super) fn find_credential(
@@ -384,19 +388,19 @@ pub(super) fn read_page(
 mod tests {
     use tempfile::TempDir;
 
-    use super::super::{SqliteStore, finding};
+    use super::super::{SqliteStore, lookup};
     use super::*;
-    use crate::store::finding::Subject;
+    use crate::store::lookup::Subject;
 
     /// A lookup by the chain alone reads as many events as the chain has.
     #[test]
-    fn events_are_looked_up_by_what_they_name() {
+    fn event_lookups_use_indexes() {
         let folder = TempDir::new().unwrap();
         let path = folder.path().join("data.db");
         drop(SqliteStore::open(&path).unwrap());
         let connection = connect_reader(&path).unwrap();
-        let subjects = Subject::ALL.map(finding::caused);
-        let queries = [APPROVAL, PASSPORT, UNPROVEN_PASSPORTS, TOOL_EVENT, finding::PENDING_OF];
+        let subjects = Subject::ALL.map(lookup::caused);
+        let queries = [APPROVAL, PASSPORT, UNPROVEN_PASSPORTS, TOOL_EVENT, lookup::COUNT_PENDING];
         let mut lookups = 0;
         for query in queries.into_iter().chain(subjects.iter().map(String::as_str)) {
             let mut plan = connection.prepare(&format!("EXPLAIN QUERY PLAN {query}")).unwrap();

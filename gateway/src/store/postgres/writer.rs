@@ -15,29 +15,29 @@ use tokio_postgres::{Client, Row, Statement};
 
 use super::super::batch::Batch;
 use super::super::error::{DatabaseError, StoreError};
-use super::super::proof::KeptAnswer;
-use super::super::queue::{self, Append, Job, Round};
-use super::super::{Rotation, SealedKey, Standing};
-use super::reading::{approval_columns, approval_of, decisions_of, passport_standing};
-use super::rows::{self, Loaded, LoadedApproval, LoadedPassport, Needs};
+use super::super::proof::StoredResponse;
+use super::super::queue::{self, Append, Job, JobBatch};
+use super::super::{PassportState, Rotation, SealedKey};
+use super::reader::{approval_columns, approval_of, decisions_of, passport_standing};
+use super::rows::{self, BatchKeys, Loaded, LoadedApproval, LoadedPassport};
 use super::schema::{member, of_approval, of_passport, spends};
-use super::text::{Kept, Text};
-use super::{DEADLINE, PLANS, Server, describe, from_sql, to_sql};
+use super::text::{StoredText, Text};
+use super::{BATCH_DEADLINE, PLANNER_SETTINGS, Server, describe, from_sql, to_sql};
 use crate::approvals::Approval;
-use crate::clock::{Clock, millis_of};
+use crate::clock::{Clock, parse_millis};
 use crate::ledger::{GENESIS, Head};
 
 /// How often a batch that certainly left nothing behind is tried.
-const ATTEMPTS: u32 = 5;
+const MAX_ATTEMPTS: u32 = 5;
 
 /// How long to wait before a batch is tried again, at first; twice as long each time.
-const PAUSE: Duration = Duration::from_millis(5);
+const RETRY_DELAY: Duration = Duration::from_millis(5);
 
 /// How many bytes of events go to the server in one statement.
 const INSERT_BYTES: usize = 4 << 20;
 
 /// How many answers that are kept no longer are removed after a batch, beside as many as the batch adds.
-const PRUNED: usize = 64;
+const MIN_PRUNED: usize = 64;
 
 /// How many bytes a check writes: more than an ordinary decision.
 const PROBE_BYTES: usize = 96 * 1024;
@@ -45,7 +45,7 @@ const PROBE_BYTES: usize = 96 * 1024;
 /// What writes: one task, which does one thing after the other.
 pub(super) struct Writer {
     server: Arc<Server>,
-    connection: Option<Writing>,
+    connection: Option<WriteConnection>,
     clock: Clock,
     /// Whether it was said that answers cannot be removed.
     cannot_prune: bool,
@@ -74,7 +74,7 @@ enum Failure {
 
 impl Failure {
     /// Whether it certainly left nothing behind and may go well the next time.
-    fn is_passing(&self) -> bool {
+    fn is_transient(&self) -> bool {
         let Self::Undone(error) = self else {
             return false;
         };
@@ -97,37 +97,39 @@ impl Failure {
 impl Writer {
     /// A writer that is connected.
     pub(super) async fn open(server: Arc<Server>, clock: Clock) -> Result<Self, DatabaseError> {
-        let connection = Some(Writing::open(&server).await?);
+        let connection = Some(WriteConnection::open(&server).await?);
         Ok(Self { server, connection, clock, cannot_prune: false, cannot_probe: false })
     }
 
     /// Works until told to stop, or until nobody is left to ask for anything.
     pub(super) async fn run(mut self, mut queue: mpsc::Receiver<Job>) {
         while let Some(first) = queue.recv().await {
-            let Round { keys, appends, checks } = Round::gather(first, &mut queue);
-            for (key, rotation, answer) in keys {
-                let added = self.in_time(async |writer| writer.add_key(&key, rotation).await).await;
-                let _ = answer.send(added.ok_or(StoreError::Unavailable));
+            let JobBatch { keys, appends, checks } = JobBatch::collect_jobs(first, &mut queue);
+            for (key, rotation, response) in keys {
+                let added = self.with_timeout(async |writer| writer.add_key(&key, rotation).await).await;
+                let _ = response.send(added.ok_or(StoreError::Unavailable));
             }
             if !appends.is_empty() {
                 let added = appends.len();
-                if let Some(committed) = self.in_time(async |writer| writer.transact(appends).await).await {
-                    queue::answer_all(committed);
+                if let Some(committed) =
+                    self.with_timeout(async |writer| writer.transact(appends).await).await
+                {
+                    queue::reply_all(committed);
                     self.prune(added).await;
                 }
             }
             if !checks.is_empty() {
-                let works = self.in_time(async |writer| writer.check().await).await;
-                for answer in checks {
-                    let _ = answer.send(works.ok_or(StoreError::Unavailable));
+                let works = self.with_timeout(async |writer| writer.check().await).await;
+                for response in checks {
+                    let _ = response.send(works.ok_or(StoreError::Unavailable));
                 }
             }
         }
     }
 
     /// What comes of `job`. A connection that it left in the middle of something is not used again.
-    async fn in_time<T>(&mut self, job: impl AsyncFnOnce(&mut Self) -> Result<T, Failure>) -> Option<T> {
-        match tokio::time::timeout(DEADLINE, job(self)).await {
+    async fn with_timeout<T>(&mut self, job: impl AsyncFnOnce(&mut Self) -> Result<T, Failure>) -> Option<T> {
+        match tokio::time::timeout(BATCH_DEADLINE, job(self)).await {
             Ok(Ok(done)) => return Some(done),
             Ok(Err(error)) => tracing::error!(%error, "the ledger could not be written"),
             Err(_) => tracing::error!("the database did not answer in time"),
@@ -136,11 +138,11 @@ impl Writer {
         None
     }
 
-    async fn connected(&mut self) -> Result<&mut Writing, DatabaseError> {
+    async fn connected(&mut self) -> Result<&mut WriteConnection, DatabaseError> {
         let usable = self.connection.take().filter(|connection| !connection.client.is_closed());
         let connection = match usable {
             Some(connection) => connection,
-            None => Writing::open(&self.server).await?,
+            None => WriteConnection::open(&self.server).await?,
         };
         Ok(self.connection.insert(connection))
     }
@@ -158,11 +160,11 @@ impl Writer {
             };
             // What the connection was in the middle of ends with it.
             self.connection = None;
-            if attempt == ATTEMPTS || !failure.is_passing() {
+            if attempt == MAX_ATTEMPTS || !failure.is_transient() {
                 return Err(failure);
             }
             tracing::warn!(error = %failure, attempt, "a batch is tried again");
-            tokio::time::sleep(PAUSE * 2_u32.pow(attempt)).await;
+            tokio::time::sleep(RETRY_DELAY * 2_u32.pow(attempt)).await;
             attempt += 1;
         }
     }
@@ -214,12 +216,12 @@ impl Writer {
         if self.cannot_prune {
             return;
         }
-        let (now, limit) = (self.clock.seconds(), PRUNED.max(2 * added));
+        let (now, limit) = (self.clock.seconds(), MIN_PRUNED.max(2 * added));
         let limit = i64::try_from(limit).unwrap_or(i64::MAX);
         let Some(connection) = &self.connection else { return };
         let columns: [&(dyn ToSql + Sync); 2] = [&now, &limit];
         let pruning = connection.client.execute(&connection.prune, &columns);
-        match tokio::time::timeout(DEADLINE, pruning).await {
+        match tokio::time::timeout(BATCH_DEADLINE, pruning).await {
             Ok(Ok(_)) => {}
             Ok(Err(error)) if error.code() == Some(&SqlState::INSUFFICIENT_PRIVILEGE) => {
                 tracing::warn!(
@@ -235,9 +237,9 @@ impl Writer {
 
 /// The connection that writes.
 #[derive(Debug)]
-struct Writing {
+struct WriteConnection {
     client: Client,
-    answers: Statement,
+    responses: Statement,
     approvals: Statement,
     approvals_for: Statement,
     change_approvals: Statement,
@@ -247,7 +249,7 @@ struct Writing {
     credentials: Statement,
     insert_events: Statement,
     insert_passports: Statement,
-    keep_answers: Statement,
+    store_responses: Statement,
     keep_manifests: Statement,
     lock: Statement,
     make_chains: Statement,
@@ -263,16 +265,16 @@ struct Writing {
     touch: Statement,
 }
 
-impl Writing {
+impl WriteConnection {
     async fn open(server: &Server) -> Result<Self, DatabaseError> {
         let client = server.connect().await?;
         Self::prepare(client).await.map_err(|error| server.error(&error))
     }
 
     async fn prepare(client: Client) -> Result<Self, tokio_postgres::Error> {
-        client.batch_execute(PLANS).await?;
+        client.batch_execute(PLANNER_SETTINGS).await?;
         Ok(Self {
-            answers: client
+            responses: client
                 .prepare(concat!(
                     "SELECT answers.tenant_id, key_name, idempotency_key, fingerprint, answer, expires_at, seq,
                          allowed_seq,
@@ -355,7 +357,7 @@ impl Writing {
                      SELECT * FROM unnest($1::text[], $2::text[], $3::bigint[], $4::boolean[], $5::boolean[])",
                 )
                 .await?,
-            keep_answers: client
+            store_responses: client
                 .prepare(
                     "INSERT INTO actpass.answers (tenant_id, key_name, idempotency_key, fingerprint, answer,
                          expires_at, seq, allowed_seq)
@@ -459,9 +461,9 @@ impl Writing {
     }
 
     async fn transact(&self, appends: &mut Vec<Append>, clock: &Clock) -> Result<(), Failure> {
-        let (latest, loaded) = Box::pin(self.load(&Needs::of(appends))).await?;
+        let (latest, loaded) = Box::pin(self.load(&BatchKeys::of(appends))).await?;
         // The server's clock, or what another gateway recorded, may be later than this one's clock shows.
-        clock.at_least(latest);
+        clock.advance_to(latest);
         let now = clock.millis();
         let mut batched = std::mem::take(appends);
         // Hashing a large batch takes long enough to hold up connections.
@@ -482,21 +484,21 @@ impl Writing {
     /// and each sees what was committed before it.
     ///
     /// The time is the later one of the server's clock and the last events of the chains, in milliseconds since 1970.
-    async fn load(&self, needs: &Needs) -> Result<(i64, Loaded), tokio_postgres::Error> {
-        let tenants = lock_numbers(&needs.tenants);
-        let chains = columns_of(&needs.chains);
-        let passports = columns_of(&needs.passports);
-        let approvals = columns_of(&needs.approvals);
-        let credentials = columns_of(&needs.credentials);
-        let manifests = columns_of(&needs.manifests);
+    async fn load(&self, keys: &BatchKeys) -> Result<(i64, Loaded), tokio_postgres::Error> {
+        let tenants = lock_numbers(&keys.tenants);
+        let chains = columns_of(&keys.chains);
+        let passports = columns_of(&keys.passports);
+        let approvals = columns_of(&keys.approvals);
+        let credentials = columns_of(&keys.credentials);
+        let manifests = columns_of(&keys.manifests);
         let mut actions = (Vec::new(), Vec::new(), Vec::new());
-        for (tenant_id, action_hash, asker) in &needs.actions {
+        for (tenant_id, action_hash, asker) in &keys.actions {
             actions.0.push(Text(tenant_id));
             actions.1.push(action_hash.as_str());
             actions.2.push(Text(asker));
         }
         let mut asked = (Vec::new(), Vec::new(), Vec::new());
-        for (tenant_id, key_name, key) in &needs.answers {
+        for (tenant_id, key_name, key) in &keys.responses {
             asked.0.push(Text(tenant_id));
             asked.1.push(Text(key_name));
             asked.2.push(Text(key));
@@ -511,18 +513,18 @@ impl Writing {
         let action_columns: Columns<'_, 3> = [&actions.0, &actions.1, &actions.2];
         let asked_columns: Columns<'_, 3> = [&asked.0, &asked.1, &asked.2];
         let client = &self.client;
-        let (_, _, _, chains, passports, approvals, open, credentials, manifests, answers, now) = tokio::try_join!(
+        let (_, _, _, chains, passports, approvals, open, credentials, manifests, responses, now) = tokio::try_join!(
             biased;
             client.batch_execute("BEGIN ISOLATION LEVEL READ COMMITTED READ WRITE"),
             client.execute(&self.lock, &tenant_columns),
             client.execute(&self.make_chains, &chain_columns),
             client.query(&self.chains, &chain_columns[..2]),
-            unless(passports.0.is_empty(), client.query(&self.passports, &passport_columns)),
-            unless(approvals.0.is_empty(), client.query(&self.approvals, &approval_columns)),
-            unless(actions.0.is_empty(), client.query(&self.approvals_for, &action_columns)),
-            unless(credentials.0.is_empty(), client.query(&self.credentials, &credential_columns)),
-            unless(manifests.0.is_empty(), client.query(&self.manifests, &manifest_columns)),
-            unless(asked.0.is_empty(), client.query(&self.answers, &asked_columns)),
+            query_unless(passports.0.is_empty(), client.query(&self.passports, &passport_columns)),
+            query_unless(approvals.0.is_empty(), client.query(&self.approvals, &approval_columns)),
+            query_unless(actions.0.is_empty(), client.query(&self.approvals_for, &action_columns)),
+            query_unless(credentials.0.is_empty(), client.query(&self.credentials, &credential_columns)),
+            query_unless(manifests.0.is_empty(), client.query(&self.manifests, &manifest_columns)),
+            query_unless(asked.0.is_empty(), client.query(&self.responses, &asked_columns)),
             // The server's clock, so that a chain that many gateways write to has one.
             client.query_one(&self.clock, &[]),
         )?;
@@ -530,40 +532,40 @@ impl Writing {
         let mut latest = millis_since(now.try_get(0)?);
         for row in chains {
             let recorded = row.try_get::<_, Option<String>>(5)?;
-            latest = latest.max(recorded.as_deref().and_then(millis_of).unwrap_or(0));
+            latest = latest.max(recorded.as_deref().and_then(parse_millis).unwrap_or(0));
             let head = Head { length: from_sql(row.try_get(3)?), hash: row.try_get(4)? };
             loaded.chains.insert(name_of(&row)?, (row.try_get(2)?, head));
         }
         for row in passports {
-            let standing = Standing { revoked: row.try_get(2)?, used: row.try_get(3)? };
+            let standing = PassportState { revoked: row.try_get(2)?, used: row.try_get(3)? };
             let passport = LoadedPassport { standing, issued: None, is_changed: false };
             loaded.passports.insert(name_of(&row)?, passport);
         }
         for row in approvals.iter().chain(&open) {
             let approval = approval_of(row)?;
-            let tenant_id = row.try_get::<_, Kept>(19)?.0.into();
+            let tenant_id = row.try_get::<_, StoredText>(19)?.0.into();
             let name = (tenant_id, approval.id.clone());
             loaded.approvals.insert(name, LoadedApproval { approval, is_changed: false });
         }
         for row in manifests {
-            loaded.approved.insert(name_of(&row)?, row.try_get::<_, Kept>(2)?.0);
+            loaded.approved.insert(name_of(&row)?, row.try_get::<_, StoredText>(2)?.0);
         }
         for row in credentials {
-            loaded.credentials.insert(name_of(&row)?, row.try_get::<_, Kept>(2)?.0);
+            loaded.credentials.insert(name_of(&row)?, row.try_get::<_, StoredText>(2)?.0);
         }
-        for row in answers {
+        for row in responses {
             let (tenant_id, key_name) = name_of(&row)?;
-            let asked_by = (tenant_id, key_name.into(), row.try_get::<_, Kept>(2)?.0);
-            let kept = KeptAnswer {
+            let asked_by = (tenant_id, key_name.into(), row.try_get::<_, StoredText>(2)?.0);
+            let kept = StoredResponse {
                 fingerprint: row.try_get(3)?,
-                answer: Bytes::from(row.try_get::<_, Vec<u8>>(4)?),
+                response: Bytes::from(row.try_get::<_, Vec<u8>>(4)?),
                 expires_at: row.try_get(5)?,
                 seq: from_sql(row.try_get(6)?),
                 event: row.try_get(8)?,
                 allowed_seq: row.try_get::<_, Option<i64>>(7)?.map(from_sql),
                 allowed_event: row.try_get(9)?,
             };
-            loaded.answers.insert(asked_by, kept);
+            loaded.responses.insert(asked_by, kept);
         }
         Ok((latest, loaded))
     }
@@ -573,7 +575,7 @@ impl Writing {
             biased;
             self.insert_events(&loaded.events),
             self.save_heads(loaded),
-            self.keep_answers(loaded),
+            self.store_responses(loaded),
             self.write_passports(loaded),
             self.write_approvals(loaded),
             self.keep_manifests(loaded),
@@ -609,24 +611,24 @@ impl Writing {
         self.change(&self.save_heads, columns.0.len(), &[&columns.0, &columns.1, &columns.2]).await
     }
 
-    async fn keep_answers(&self, loaded: &Loaded) -> Result<(), Failure> {
+    async fn store_responses(&self, loaded: &Loaded) -> Result<(), Failure> {
         let mut columns = (Vec::new(), Vec::new(), Vec::new(), Vec::new(), Vec::new());
         let mut numbers = (Vec::new(), Vec::new(), Vec::new());
         for asked_by in &loaded.kept {
-            let Some(kept) = loaded.answers.get(asked_by) else { continue };
+            let Some(kept) = loaded.responses.get(asked_by) else { continue };
             let (tenant_id, key_name, key) = asked_by;
             columns.0.push(Text(tenant_id));
             columns.1.push(Text(key_name));
             columns.2.push(Text(key));
             columns.3.push(kept.fingerprint.as_slice());
-            columns.4.push(kept.answer.as_ref());
+            columns.4.push(kept.response.as_ref());
             numbers.0.push(kept.expires_at);
             numbers.1.push(to_sql(kept.seq));
             numbers.2.push(kept.allowed_seq.map(to_sql));
         }
         let (t, k, i, f, a) = (&columns.0, &columns.1, &columns.2, &columns.3, &columns.4);
         let (e, s, w) = (&numbers.0, &numbers.1, &numbers.2);
-        self.change(&self.keep_answers, t.len(), &[t, k, i, f, a, e, s, w]).await
+        self.change(&self.store_responses, t.len(), &[t, k, i, f, a, e, s, w]).await
     }
 
     async fn write_passports(&self, loaded: &Loaded) -> Result<(), Failure> {
@@ -785,7 +787,7 @@ impl Writing {
 }
 
 /// What `query` finds, or nothing without asking.
-async fn unless(
+async fn query_unless(
     nothing: bool,
     query: impl Future<Output = Result<Vec<Row>, tokio_postgres::Error>>,
 ) -> Result<Vec<Row>, tokio_postgres::Error> {
@@ -798,12 +800,12 @@ fn millis_since(time: SystemTime) -> i64 {
 }
 
 /// The tenant and the name in a row's first columns.
-fn name_of(row: &Row) -> Result<rows::Name, tokio_postgres::Error> {
-    Ok((row.try_get::<_, Kept>(0)?.0.into(), row.try_get::<_, Kept>(1)?.0))
+fn name_of(row: &Row) -> Result<rows::TenantKey, tokio_postgres::Error> {
+    Ok((row.try_get::<_, StoredText>(0)?.0.into(), row.try_get::<_, StoredText>(1)?.0))
 }
 
 /// The names in columns: the tenants, and what is theirs.
-fn columns_of(names: &HashSet<rows::Name>) -> (Vec<Text<'_>>, Vec<Text<'_>>) {
+fn columns_of(names: &HashSet<rows::TenantKey>) -> (Vec<Text<'_>>, Vec<Text<'_>>) {
     names.iter().map(|(tenant_id, name)| (Text(tenant_id), Text(name))).unzip()
 }
 
