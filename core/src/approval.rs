@@ -240,7 +240,7 @@ mod tests {
     use super::*;
 
     #[test]
-    fn an_id_stays_one_part_of_the_path() {
+    fn approval_id_is_one_path_segment() {
         let look = |id| path_suffix(id, Duration::from_millis(2_900));
         assert_eq!(look("apr_01-a.b~c").unwrap(), "/apr_01-a.b~c?wait=2");
         assert_eq!(look("../x?y#z %").unwrap(), "/..%2Fx%3Fy%23z%20%25?wait=2");
@@ -250,7 +250,7 @@ mod tests {
     }
 
     #[test]
-    fn what_is_kept_comes_back() {
+    fn pending_approval_round_trips() {
         let same = |text: &str| Json::parse(text.as_bytes()).unwrap();
         let action = Action::new("g", "t")
             .resource("r")
@@ -283,7 +283,7 @@ mod tests {
     }
 
     #[test]
-    fn what_is_not_one_is_named() {
+    fn rejects_invalid_pending_approval() {
         let whole = r#"{"approval_request_id": "apr_1", "goal": "g", "tool": "t", "args": {}}"#;
         assert!(PendingApproval::parse(whole).is_ok());
         for (from, to, problem) in [

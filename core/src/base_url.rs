@@ -166,7 +166,7 @@ mod tests {
     use super::*;
 
     #[test]
-    fn base_urls() {
+    fn parses_base_urls() {
         for (text, expected) in [
             ("https://gate.example", "https://gate.example/api/v1/actions/preflight"),
             ("https://gate.example/", "https://gate.example/api/v1/actions/preflight"),

@@ -214,7 +214,7 @@ mod tests {
     }
 
     #[test]
-    fn a_gateways_decision_is_explained_to_both() {
+    fn explains_gateway_decision_to_developer_and_model() {
         let decision = r#"{"decision":"deny","reason_code":"r","explain":{"summary":" The limit\n is 50 ","next_steps":["Ask for less"]}}"#;
         let BlockTexts { developer, model } = texts(decision, None, None);
         assert_eq!(developer, "demo.tool was not run: deny (r). The limit is 50. Ask for less.");
@@ -223,7 +223,7 @@ mod tests {
     }
 
     #[test]
-    fn a_model_is_told_nothing_of_the_infrastructure() {
+    fn model_text_hides_infrastructure() {
         let error = Error::new(ErrorKind::Connection, "cannot reach 127.0.0.1:8787: connection refused");
         let decision = Decision::for_failure(&error, None);
         let BlockTexts { developer, model } =
@@ -237,7 +237,7 @@ mod tests {
     }
 
     #[test]
-    fn each_end_says_whether_the_same_call_can_help() {
+    fn model_text_says_whether_to_retry() {
         let decided =
             |word: &str, reason: &str| format!(r#"{{"decision":"{word}","reason_code":"{reason}"}}"#);
         for (word, reason, approval, end) in [
@@ -264,7 +264,7 @@ mod tests {
     }
 
     #[test]
-    fn an_argument_that_cannot_be_judged_is_named_to_the_model() {
+    fn model_text_names_invalid_argument() {
         let error = Error::new(ErrorKind::Response, "x")
             .with_cause(Cause::NotCanonical { path: "args.id".to_owned() });
         let decision = Decision::for_failure(&error, None);
@@ -273,7 +273,7 @@ mod tests {
     }
 
     #[test]
-    fn what_a_gateway_says_is_bounded_and_without_secrets() {
+    fn truncates_and_redacts_gateway_text() {
         let long = "x".repeat(10_000);
         let model =
             texts(&format!(r#"{{"decision":"deny","explain":{{"summary":"{long}"}}}}"#), None, None).model;

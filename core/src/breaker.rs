@@ -201,7 +201,7 @@ mod tests {
     }
 
     #[tokio::test(start_paused = true)]
-    async fn it_opens_after_failures_in_a_row_alone() {
+    async fn opens_after_consecutive_failures_only() {
         let breaker = Breaker::new(3);
         for kind in [ErrorKind::Connection, ErrorKind::Timeout] {
             fails(&breaker, kind);
@@ -230,7 +230,7 @@ mod tests {
     }
 
     #[tokio::test(start_paused = true)]
-    async fn one_probe_decides_and_each_that_fails_makes_it_longer() {
+    async fn failed_probes_extend_the_open_time() {
         let breaker = Breaker::new(1);
         fails(&breaker, ErrorKind::Connection);
         let mut before = Duration::ZERO;
@@ -256,7 +256,7 @@ mod tests {
     }
 
     #[tokio::test(start_paused = true)]
-    async fn a_late_answer_closes_it_and_a_late_failure_changes_nothing() {
+    async fn late_response_closes_and_late_failure_is_ignored() {
         let breaker = Breaker::new(1);
         let (late, later, last) = (
             breaker.admit(TokioClock.now()).unwrap(),
@@ -272,7 +272,7 @@ mod tests {
     }
 
     #[tokio::test(start_paused = true)]
-    async fn it_can_be_turned_off() {
+    async fn zero_failures_disables_the_breaker() {
         let breaker = Breaker::new(0);
         for _ in 0..100 {
             fails(&breaker, ErrorKind::Connection);

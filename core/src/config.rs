@@ -244,7 +244,7 @@ mod tests {
     use super::*;
 
     #[test]
-    fn keys_and_headers() {
+    fn validates_keys_and_headers() {
         for key in ["", "a b", "apk_1\n", "\tapk", "apk_é", "apk\0", "apk\u{7f}"] {
             let error = api_key(Some(Secret::new(key))).unwrap_err().to_string();
             assert!(error.starts_with("api_key: expected "), "{error}");
@@ -259,7 +259,7 @@ mod tests {
     }
 
     #[test]
-    fn numbers() {
+    fn validates_numbers() {
         for value in [0.0, -1.0, f64::NAN, f64::INFINITY, 86_401.0, 1e300] {
             assert!(seconds("timeout", value).is_err(), "{value}");
         }

@@ -497,7 +497,7 @@ mod tests {
     use actpass_protocol::ErrorKind;
 
     #[test]
-    fn reads_the_words() {
+    fn parses_decision_words() {
         for word in ["allow", "deny", "require_approval", "require_tool_reapproval", "warn"] {
             let decision = Decision::parse(format!(r#"{{"decision":"{word}"}}"#).as_bytes()).unwrap();
             assert_eq!(decision.word().as_str(), word);
@@ -510,7 +510,7 @@ mod tests {
     }
 
     #[test]
-    fn what_is_no_decision_is_named() {
+    fn rejects_invalid_decisions() {
         for (body, problem) in [
             (r#"{"reason_code":"x"}"#, "it has no member `decision`"),
             (r#"{"decision":null}"#, "its member `decision` is not a string"),
@@ -523,7 +523,7 @@ mod tests {
     }
 
     #[test]
-    fn the_credential_leaves_the_decision() {
+    fn removes_credential_from_decision() {
         let body = br#"{"decision":"allow","credential":{"token":"s3cret","expires_at":"soon"},"x":[1.0]}"#;
         let (decision, credential) = Decision::parse_with_credential(body).unwrap();
         let credential = credential.unwrap();
@@ -544,7 +544,7 @@ mod tests {
     }
 
     #[test]
-    fn the_decisions_of_the_sdk_have_the_promised_members() {
+    fn sdk_decisions_have_required_members() {
         for kind in ErrorKind::ALL {
             let decision = Decision::for_failure(&Error::new(kind, "a test"), None);
             assert_eq!(decision.word(), &DecisionWord::Deny);
@@ -564,7 +564,7 @@ mod tests {
     }
 
     #[test]
-    fn every_decision_has_a_reason_code_and_an_explanation() {
+    fn adds_missing_reason_code_and_explain() {
         let whole = r#""summary":"s","matched_rules":["r"],"next_steps":["n"]"#;
         for (members, reason_code, explain) in [
             ("", "unspecified", r#"{"summary":"","matched_rules":[],"next_steps":[]}"#),
@@ -603,7 +603,7 @@ mod tests {
     }
 
     #[test]
-    fn reads_replays() {
+    fn parses_replays() {
         let replay = |members: &str| {
             Decision::parse(format!(r#"{{"decision":"allow"{members}}}"#).as_bytes()).unwrap().replay()
         };

@@ -156,7 +156,7 @@ mod tests {
     use tokio::time::Instant;
 
     #[tokio::test(start_paused = true)]
-    async fn keys_are_kept_refetched_and_given_up() {
+    async fn caches_refetches_and_expires_keys() {
         let cache = KeyCache::default();
         let fetches = std::cell::Cell::new(0);
         let ask = async |key: &'static str, answer: Option<&'static str>| {
@@ -194,7 +194,7 @@ mod tests {
     }
 
     #[tokio::test(start_paused = true)]
-    async fn forged_key_ids_do_not_hold_up_others() {
+    async fn forged_key_ids_do_not_delay_known_keys() {
         let cache = KeyCache::default();
         let fetches = std::cell::Cell::new(0);
         let find = async |key: &'static str| {

@@ -77,7 +77,7 @@ mod tests {
     }
 
     #[test]
-    fn secrets_do_not_show() {
+    fn redacts_secrets() {
         for text in [
             "you sent apk_key",
             r#"{"error":{"message":"bad key apk_key"}}"#,
@@ -96,7 +96,7 @@ mod tests {
     }
 
     #[test]
-    fn the_rest_stays_as_it_was() {
+    fn leaves_other_text_unchanged() {
         for text in ["<h1>Bad gateway</h1>", r#"{ "error" : {"code":"x", "n":1.50} }"#] {
             assert_eq!(shown(text).as_deref(), Some(text));
         }

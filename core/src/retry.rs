@@ -79,7 +79,7 @@ mod tests {
     }
 
     #[test]
-    fn what_is_retried() {
+    fn retries_only_transient_failures() {
         for operation in Operation::ALL {
             let safe = matches!(
                 operation,
@@ -106,7 +106,7 @@ mod tests {
     }
 
     #[test]
-    fn attempts_that_the_gateway_may_have_taken() {
+    fn detects_possibly_processed_attempts() {
         for (attempt, taken) in [
             (answered(429, None), false),
             (answered(429, Some("1")), false),
@@ -124,7 +124,7 @@ mod tests {
     }
 
     #[test]
-    fn waits_grow_stay_bounded_and_obey_the_gateway() {
+    fn backoff_grows_is_bounded_and_honors_retry_after() {
         for retry in 0..20 {
             let wait = backoff(retry, None, &TokioClock);
             assert!(wait >= INITIAL_BACKOFF / 2 && wait <= MAX_BACKOFF, "{retry}: {wait:?}");
@@ -133,7 +133,7 @@ mod tests {
     }
 
     #[test]
-    fn waits_are_spread_over_the_upper_half_of_their_bound() {
+    fn backoff_jitter_spans_the_upper_half() {
         let waits: Vec<_> = (0..256).map(|_| backoff(0, None, &TokioClock)).collect();
         // 256 draws miss a quarter of the range once in 10^32.
         assert!(waits.iter().any(|wait| *wait < INITIAL_BACKOFF.mul_f64(0.625)));

@@ -68,7 +68,7 @@ mod tests {
     use super::*;
 
     #[test]
-    fn only_what_the_standard_allows() {
+    fn accepts_only_valid_traceparents() {
         let good = "00-0af7651916cd43dd8448eb211c80319c-b7ad6b7169203331-01";
         assert_eq!(good.parse::<Traceparent>().unwrap().to_string(), good);
         for bad in [

@@ -224,7 +224,7 @@ mod tests {
     use super::*;
 
     #[test]
-    fn retry_after_forms() {
+    fn parses_retry_after() {
         let now = httpdate::parse_http_date("Sun, 06 Nov 1994 08:49:30 GMT").unwrap();
         for (text, expected) in [
             ("3", Some(3)),

@@ -76,7 +76,7 @@ fn guard(client: &ActPass, action: &Action) -> (Outcome<&'static str, ()>, usize
 }
 
 #[test]
-fn an_approved_action_runs_once_and_is_the_one_that_was_asked_about() {
+fn approved_action_runs_once_unchanged() {
     let gateway = gateway(&[asked(), stands("pending"), stands("approved"), allowed()]);
     let action = refund().passport("a.b.c").idempotency_key("mine").wait_for_approval(WAIT);
     let (outcome, runs) = guard(&client(&gateway), &action);
@@ -102,7 +102,7 @@ fn an_approved_action_runs_once_and_is_the_one_that_was_asked_about() {
 }
 
 #[test]
-fn a_key_of_the_sdk_is_another_one_after_the_approval() {
+fn generated_key_changes_after_approval() {
     let gateway = gateway(&[asked(), stands("approved"), allowed()]);
     let (_, runs) = guard(&client(&gateway), &refund().wait_for_approval(WAIT));
     let seen = gateway.seen();
@@ -111,7 +111,7 @@ fn a_key_of_the_sdk_is_another_one_after_the_approval() {
 }
 
 #[test]
-fn a_repeated_answer_after_the_approval_runs_nothing() {
+fn replay_after_approval_runs_nothing() {
     let replayed = respond(&json!({"decision": "allow", "evidence_event_id": "ev_2", "replayed": true,
         "credential": {"token": "tok_after_approval", "expires_at": null}}));
     let reset = json!({"do": "reset", "at": "request"});
@@ -132,7 +132,7 @@ fn a_repeated_answer_after_the_approval_runs_nothing() {
 }
 
 #[test]
-fn what_is_not_approved_does_not_run() {
+fn unapproved_action_does_not_run() {
     for (steps, wait, word, reason, waits) in [
         (vec![stands("rejected"), allowed()], WAIT, "deny", "approval.rejected", false),
         (vec![stands("expired"), allowed()], WAIT, "deny", "approval.expired", false),
@@ -163,7 +163,7 @@ fn what_is_not_approved_does_not_run() {
 }
 
 #[test]
-fn a_gate_that_fails_while_it_is_waited_for_blocks() {
+fn failure_while_waiting_for_approval_blocks() {
     let other = respond(&json!({"id": "apr_2", "status": "approved"}));
     let shouted = respond(&json!({"id": "apr_1", "status": "APPROVED"}));
     let list = respond(&json!(["approved"]));
@@ -192,7 +192,7 @@ fn a_gate_that_fails_while_it_is_waited_for_blocks() {
 }
 
 #[test]
-fn a_gateway_that_comes_back_is_asked_again() {
+fn polling_survives_gateway_restart() {
     let busy = json!({"do": "respond", "status": 503});
     let reset = json!({"do": "reset", "at": "request"});
     let gateway = gateway(&[asked(), busy, reset, stands("approved"), allowed()]);
@@ -206,7 +206,7 @@ fn a_gateway_that_comes_back_is_asked_again() {
 }
 
 #[test]
-fn the_answer_after_the_approval_rules() {
+fn decision_after_approval_is_final() {
     for (answer, reason, kept) in [
         (json!({"decision": "deny", "reason_code": "approval.spent"}), "approval.spent", None),
         (
@@ -233,7 +233,7 @@ fn the_answer_after_the_approval_rules() {
 }
 
 #[test]
-fn nothing_is_held_that_was_not_to_be_or_cannot_be() {
+fn waits_only_for_pending_approvals() {
     let without_id = respond(&json!({"decision": "require_approval"}));
     let empty_id = respond(&json!({"decision": "require_approval", "approval_request_id": ""}));
     let refused = json!({"do": "respond", "status": 403, "json": {"decision": "require_approval",
@@ -259,7 +259,7 @@ fn nothing_is_held_that_was_not_to_be_or_cannot_be() {
 }
 
 #[test]
-fn a_preflight_never_holds() {
+fn preflight_never_waits_for_approval() {
     let gateway = gateway(&[asked(), stands("approved"), allowed()]);
     let decision = block_on(client(&gateway).preflight(&refund().wait_for_approval(WAIT))).unwrap();
     assert_eq!(decision.word().as_str(), "require_approval");
@@ -267,7 +267,7 @@ fn a_preflight_never_holds() {
 }
 
 #[test]
-fn a_call_that_is_dropped_while_it_waits_runs_nothing() {
+fn call_dropped_while_waiting_runs_nothing() {
     let gateway = gateway(&[asked(), json!({"do": "hang", "at": "request"})]);
     let client = client(&gateway);
     let action = refund().wait_for_approval(WAIT);
@@ -286,7 +286,7 @@ fn a_call_that_is_dropped_while_it_waits_runs_nothing() {
 }
 
 #[test]
-fn a_kept_handle_runs_the_same_action_in_another_client() {
+fn stored_handle_resumes_in_another_client() {
     let gateway = gateway(&[asked(), allowed()]);
     let (outcome, _) = guard(&client(&gateway), &refund().passport("a.secret.c").mode(Mode::Strict));
     let Outcome::Blocked(blocked) = outcome else { panic!("it ran") };
@@ -305,7 +305,7 @@ fn a_kept_handle_runs_the_same_action_in_another_client() {
 }
 
 #[test]
-fn a_look_says_where_an_approval_stands() {
+fn poll_returns_approval_status() {
     let gateway = gateway(&[stands("pending"), stands("pending"), stands("approved")]);
     let client = client(&gateway);
     let look = |wait| block_on(client.wait_for_approval("apr_1", wait));
@@ -326,7 +326,7 @@ fn look_error(client: &ActPass, id: &str) -> String {
 }
 
 #[test]
-fn how_an_action_ended_is_recorded_on_the_decisions_chain() {
+fn records_outcome_on_the_decisions_chain() {
     let recorded = respond(&json!({"event_id": "ev_3", "current_event_hash": "aa"}));
     for (ended, response) in [(Ok(json!({"id": "re_1", "amount": 4900})), true), (Err("card closed"), false)]
     {
@@ -354,7 +354,7 @@ fn how_an_action_ended_is_recorded_on_the_decisions_chain() {
 }
 
 #[test]
-fn a_failure_to_record_is_beside_the_result() {
+fn recording_failure_does_not_change_the_outcome() {
     let gateway = gateway(&[allowed(), json!({"do": "respond", "status": 500})]);
     let (outcome, evidence) =
         block_on(client(&gateway).guard_and_record(&refund(), async |_| Ok::<_, ()>("refunded"))).unwrap();

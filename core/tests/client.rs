@@ -32,7 +32,7 @@ use uuid::Uuid;
 // What is sent. The expected bodies are what json.dumps of the 1.1.3 client writes for the same calls.
 
 #[test]
-fn the_bytes_of_a_preflight() {
+fn preflight_request_bytes() {
     let minimal = Action::new("resolve_refund_request", "stripe.refund.create")
         .args_text(r#"{"amount": 4900, "currency": "usd"}"#);
     let seen = sent(|client| Box::pin(async move { drop(client.preflight(&minimal).await) }));
@@ -69,7 +69,7 @@ fn the_bytes_of_a_preflight() {
 }
 
 #[test]
-fn arguments_given_as_a_value_are_written_as_1_1_3_writes_them() {
+fn args_value_is_written_like_client_1_1_3() {
     let value =
         Json::parse(r#"{"zeta":[1,-2,{}],"amount":4900,"note":"café 😀","nested":{"a":[]}}"#.as_bytes());
     let action = action().args(value.unwrap());
@@ -79,7 +79,7 @@ fn arguments_given_as_a_value_are_written_as_1_1_3_writes_them() {
 }
 
 #[test]
-fn the_text_of_arguments_is_sent_as_it_is() {
+fn args_text_is_sent_verbatim() {
     let text = r#"{"amount":4900.00,"id":123456789012345678901234567890,"rate":1E-7,"note":"caf\u00E9 é"}"#;
     let action = action().args_text(text);
     let seen = sent(|client| Box::pin(async move { drop(client.preflight(&action).await) }));
@@ -87,7 +87,7 @@ fn the_text_of_arguments_is_sent_as_it_is() {
 }
 
 #[test]
-fn the_bytes_of_the_passport_calls() {
+fn passport_request_bytes() {
     let minimal =
         PassportRequest::new("mcp://stripe-production", "resolve_refund_request", ["stripe.refund.create"]);
     let seen = sent(|client| Box::pin(async move { drop(client.issue_passport(&minimal).await) }));
@@ -142,7 +142,7 @@ fn the_bytes_of_the_passport_calls() {
 }
 
 #[test]
-fn the_bytes_of_an_evidence_event() {
+fn evidence_request_bytes() {
     let minimal = EvidenceEvent::new("refund.sent", "case_42");
     let seen = sent(|client| Box::pin(async move { drop(client.record_evidence(&minimal).await) }));
     assert_eq!((seen.method.as_str(), seen.path.as_str()), ("POST", "/api/v1/evidence/events"));
@@ -166,7 +166,7 @@ fn the_bytes_of_an_evidence_event() {
 }
 
 #[test]
-fn the_headers_of_every_call() {
+fn sends_expected_headers() {
     let gateway = gateway(json!([respond(json!({}))]));
     let plain = client(&gateway);
     let with_tenant = builder(&gateway).tenant_id("team 1").user_agent("my-agent/1").build().unwrap();
@@ -202,7 +202,7 @@ fn the_headers_of_every_call() {
 }
 
 #[test]
-fn the_idempotency_key_is_fresh_for_each_call_and_kept_on_its_retries() {
+fn retries_reuse_idempotency_key() {
     let busy = || json!({"do": "respond", "status": 503, "json": {}});
     let gateway = gateway(
         json!([busy(), busy(), respond(allow()), busy(), {"do": "reset", "at": "request"}, respond(allow())]),
@@ -222,7 +222,7 @@ fn the_idempotency_key_is_fresh_for_each_call_and_kept_on_its_retries() {
     assert_ne!(key(0), key(3));
     assert_eq!(key(6), "order-1");
 
-    let transport = common::Canned::answer(200, allow().to_string());
+    let transport = common::ScriptedTransport::answer(200, allow().to_string());
     let client = over(transport.clone());
     for _ in 0..1000 {
         block_on(client.preflight(&action())).unwrap();
@@ -236,7 +236,7 @@ fn the_idempotency_key_is_fresh_for_each_call_and_kept_on_its_retries() {
 }
 
 #[test]
-fn ten_calls_take_one_connection() {
+fn ten_calls_use_one_connection() {
     for tls in ["none", "trusted"] {
         let gateway = common::scripted(json!({"tls": tls, "steps": [respond(allow())]}));
         let mut builder = builder(&gateway);
@@ -278,7 +278,7 @@ fn a_client_serves_many_tasks_at_once() {
 // What is tried again.
 
 #[test]
-fn what_may_not_be_repeated_is_retried_only_where_it_was_not_taken() {
+fn non_idempotent_calls_are_retried_only_before_send() {
     let busy = |status: u16, headers: Value| json!({"do": "respond", "status": status, "headers": headers, "json": {}});
     let again = json!({"retry-after": "0"});
     for operation in Operation::ALL {
@@ -308,7 +308,7 @@ fn what_may_not_be_repeated_is_retried_only_where_it_was_not_taken() {
 }
 
 #[test]
-fn a_kept_connection_that_breaks_does_not_repeat_what_may_not_be_repeated() {
+fn broken_pooled_connection_does_not_repeat_non_idempotent_calls() {
     for operation in [Operation::IssuePassport, Operation::RecordEvidence] {
         for broken in [json!({"do": "reset", "at": "request"}), json!({"do": "raw", "text": ""})] {
             let gateway =
@@ -325,11 +325,11 @@ fn a_kept_connection_that_breaks_does_not_repeat_what_may_not_be_repeated() {
 }
 
 #[test]
-fn a_refused_connection_is_tried_again_for_every_call() {
+fn refused_connection_is_retried_for_every_operation() {
     for operation in Operation::ALL {
         let failure =
             TransportError { error: Error::new(ErrorKind::Connection, "a test"), is_pre_send: true };
-        let transport = common::Canned::new([Err(failure)]);
+        let transport = common::ScriptedTransport::new([Err(failure)]);
         let client =
             ActPass::builder().api_key(KEY).transport(transport.clone()).max_retries(2).build().unwrap();
         assert!(block_on(call(&client, operation)).is_err());
@@ -345,7 +345,7 @@ fn a_refused_connection_is_tried_again_for_every_call() {
 }
 
 #[test]
-fn retry_after_is_kept_and_reported() {
+fn honors_and_reports_retry_after() {
     let busy =
         |after: &str| json!({"do": "respond", "status": 503, "headers": {"retry-after": after}, "json": {}});
     let soon = gateway(json!([busy("1"), respond(allow())]));
@@ -363,7 +363,7 @@ fn retry_after_is_kept_and_reported() {
 }
 
 #[test]
-fn one_deadline_covers_all_attempts() {
+fn deadline_covers_all_attempts() {
     let gateway = gateway(json!([{"do": "respond", "status": 503, "json": {}, "delay_ms": 400}]));
     // All eleven attempts would take more than 4.4 s.
     let client = builder(&gateway).max_retries(10).timeout(Duration::from_secs(3)).build().unwrap();
@@ -374,7 +374,7 @@ fn one_deadline_covers_all_attempts() {
 }
 
 #[test]
-fn a_redirect_of_any_call_is_not_followed() {
+fn redirects_are_never_followed() {
     for operation in Operation::ALL {
         for status in [301, 307] {
             let gateway = gateway(json!([{"do": "redirect", "status": status}]));
@@ -390,7 +390,7 @@ fn a_redirect_of_any_call_is_not_followed() {
 // What is taken from an answer.
 
 #[test]
-fn a_decision_keeps_what_it_does_not_know() {
+fn decision_preserves_unknown_members() {
     let text = r#"{"x-first" : 1.50, "decision":"require_approval","big":123456789012345678901234567890,"e":1E2,"neg":-0.0, "deep":{"b":[0.10,"\u00e9"],"a":null}}"#;
     let gateway = gateway(json!([{"do": "respond", "body": text}]));
     let decision = block_on(client(&gateway).preflight(&action())).unwrap();
@@ -410,7 +410,8 @@ fn a_decision_keeps_what_it_does_not_know() {
 
     // Also where a credential is taken out.
     let with_credential = text.replace("\"e\":", r#""credential":{"token":"tok_secret"},"e":"#);
-    let decision = block_on(over(common::Canned::answer(200, with_credential)).preflight(&action())).unwrap();
+    let decision =
+        block_on(over(common::ScriptedTransport::answer(200, with_credential)).preflight(&action())).unwrap();
     assert!(!decision.as_json().contains("tok_secret"));
     for name in ["x-first", "big", "e", "neg", "deep"] {
         assert_eq!(
@@ -422,14 +423,15 @@ fn a_decision_keeps_what_it_does_not_know() {
 }
 
 #[test]
-fn the_members_of_a_decision() {
+fn decision_accessors() {
     let answer = json!({
         "decision": "require_approval", "reason_code": "refund.medium_needs_approval", "risk_tier": "high",
         "evidence_event_id": "ev_1", "approval_request_id": "apr_1",
         "explain": {"summary": "Ask.", "matched_rules": ["medium"], "next_steps": ["Ask a manager."]},
     });
     let decision =
-        block_on(over(common::Canned::answer(200, answer.to_string())).preflight(&action())).unwrap();
+        block_on(over(common::ScriptedTransport::answer(200, answer.to_string())).preflight(&action()))
+            .unwrap();
     assert_eq!(decision.reason_code(), "refund.medium_needs_approval");
     assert_eq!(decision.risk_tier().as_deref(), Some("high"));
     assert_eq!(decision.evidence_event_id().as_deref(), Some("ev_1"));
@@ -443,8 +445,8 @@ fn the_members_of_a_decision() {
 }
 
 #[test]
-fn the_answers_of_the_other_calls() {
-    let answer = |text: &str| over(common::Canned::answer(200, text));
+fn parses_other_responses() {
+    let answer = |text: &str| over(common::ScriptedTransport::answer(200, text));
     let passport = r#"{"token":"eyJ.p.secret","jwks_uri":"https://gate/jwks","jti":"ap_1","new":1.50}"#;
     let wanted = PassportRequest::new("a", "g", ["t"]);
     let issued = block_on(answer(passport).issue_passport(&wanted)).unwrap();
@@ -478,7 +480,8 @@ fn the_answers_of_the_other_calls() {
             (501, ErrorKind::Status),
         ] {
             let error =
-                block_on(call(&over(common::Canned::answer(status, good.as_str())), operation)).unwrap_err();
+                block_on(call(&over(common::ScriptedTransport::answer(status, good.as_str())), operation))
+                    .unwrap_err();
             assert_eq!((error.kind(), error.status()), (kind, Some(status)), "{operation:?}");
         }
     }
@@ -507,7 +510,7 @@ fn decisions_and_errors_carry_the_request_id() {
 }
 
 #[test]
-fn options_of_a_call_replace_the_clients() {
+fn call_options_override_client_settings() {
     let hang = json!({"do": "hang", "at": "request"});
     let slow = gateway(json!([hang]));
     let client = builder(&slow).timeout(Duration::from_secs(600)).build().unwrap();
@@ -538,7 +541,7 @@ fn options_of_a_call_replace_the_clients() {
 }
 
 #[test]
-fn an_error_says_what_the_gateway_said() {
+fn error_shows_gateway_message() {
     let said = json!({"error": {"code": "busy", "message": "line one\nline \u{7}two"}, "n": 1});
     let gateway = gateway(json!([{
         "do": "respond", "status": 500, "headers": {"x-request-id": "req_1"}, "json": said,
@@ -549,15 +552,17 @@ fn an_error_says_what_the_gateway_said() {
     assert_eq!((error.request_id(), error.operation()), (Some("req_1"), Some(Operation::Preflight)));
 
     let long = json!({"error": {"message": "x".repeat(10_000)}}).to_string();
-    let error = block_on(over(common::Canned::answer(500, long)).preflight(&action())).unwrap_err();
+    let error =
+        block_on(over(common::ScriptedTransport::answer(500, long)).preflight(&action())).unwrap_err();
     assert!(error.to_string().len() < 400, "{error}");
     let huge = "x".repeat(MAX_BODY);
-    let error = block_on(over(common::Canned::answer(500, huge)).preflight(&action())).unwrap_err();
+    let error =
+        block_on(over(common::ScriptedTransport::answer(500, huge)).preflight(&action())).unwrap_err();
     assert_eq!(error.body(), None);
 }
 
 #[test]
-fn an_error_shows_no_secret_however_it_is_written() {
+fn errors_redact_secrets() {
     let passport = "eyJ.passport_secret.x";
     let action = action().passport(passport);
     let bodies = [
@@ -570,7 +575,7 @@ fn an_error_shows_no_secret_however_it_is_written() {
         r#"{"x":[{"CREDENTIAL":"tok_secret"}]}"#.to_owned(),
     ];
     for body in bodies {
-        let client = over(common::Canned::answer(500, body.as_str()));
+        let client = over(common::ScriptedTransport::answer(500, body.as_str()));
         let error = block_on(client.preflight(&action)).unwrap_err();
         let shown_body = error.body().unwrap_or_default().to_owned();
         // Whoever reads the body as JSON may not find one either.
@@ -582,8 +587,8 @@ fn an_error_shows_no_secret_however_it_is_written() {
 }
 
 #[test]
-fn an_empty_passport_is_an_error_of_every_call_before_anything_is_sent() {
-    let transport = common::Canned::answer(200, r#"{"decision":"allow"}"#);
+fn rejects_empty_passport_before_sending() {
+    let transport = common::ScriptedTransport::answer(200, r#"{"decision":"allow"}"#);
     let client = over(transport.clone());
     let action = action().passport("");
     for error in [
@@ -598,7 +603,7 @@ fn an_empty_passport_is_an_error_of_every_call_before_anything_is_sent() {
 }
 
 #[test]
-fn a_body_is_read_to_the_limit_and_no_further() {
+fn limits_response_body_size() {
     let sized = |size: usize| {
         let empty = r#"{"decision":"allow","pad":""}"#;
         empty.replace("\"\"", &format!("\"{}\"", "x".repeat(size - empty.len())))
@@ -626,8 +631,8 @@ fn a_body_is_read_to_the_limit_and_no_further() {
 
 #[test]
 #[cfg(target_os = "linux")]
-fn an_endless_body_does_not_fill_the_memory() {
-    in_child("an_endless_body_does_not_fill_the_memory", &[], || {
+fn endless_body_uses_bounded_memory() {
+    in_child("endless_body_uses_bounded_memory", &[], || {
         let chunk = format!("4000\r\n{}\r\n", "x".repeat(0x4000));
         let endless = |headers: Value, text: &str| json!({"do": "respond", "headers": headers, "body_repeat": {"text": text, "times": 1 << 20}});
         let gateway = gateway(json!([
@@ -648,7 +653,7 @@ fn an_endless_body_does_not_fill_the_memory() {
 // Settings.
 
 #[test]
-fn keys_that_are_none() {
+fn rejects_invalid_api_keys() {
     for (key, message) in [
         ("", "api_key: expected a key, found an empty string"),
         (
@@ -669,7 +674,7 @@ fn keys_that_are_none() {
 }
 
 #[test]
-fn addresses_that_are_none() {
+fn rejects_invalid_base_urls() {
     let insecure = "base_url: expected https: plain http to another host than this one would show the API key to the \
                     network (danger_allow_insecure_http permits it)";
     for (url, message) in [
@@ -714,7 +719,7 @@ fn addresses_that_are_none() {
 }
 
 #[test]
-fn a_base_url_may_have_a_path() {
+fn accepts_base_url_with_path() {
     let gateway = gateway(json!([respond(allow())]));
     let client =
         builder(&gateway).base_url(format!("{}/behind/a%20proxy/", gateway.base_url())).build().unwrap();
@@ -723,7 +728,7 @@ fn a_base_url_may_have_a_path() {
 }
 
 #[test]
-fn other_settings_that_are_wrong() {
+fn rejects_invalid_settings() {
     let with = || ActPass::builder().api_key(KEY);
     let day = Duration::from_secs(86_400);
     for (builder, message) in [
@@ -751,11 +756,11 @@ fn other_settings_that_are_wrong() {
 }
 
 #[test]
-fn settings_from_the_environment() {
+fn reads_settings_from_environment() {
     let gateway = gateway(json!([respond(allow())]));
     let url = gateway.base_url();
     in_child(
-        "settings_from_the_environment",
+        "reads_settings_from_environment",
         &[("ACTPASS_API_KEY", "apk_environment"), ("ACTPASS_API_BASE_URL", &url)],
         || {
             block_on(ActPass::builder().build().unwrap().preflight(&action())).unwrap();
@@ -782,8 +787,8 @@ fn settings_from_the_environment() {
 }
 
 #[test]
-fn no_key_at_all() {
-    in_child("no_key_at_all", &[], || {
+fn rejects_missing_api_key() {
+    in_child("rejects_missing_api_key", &[], || {
         assert_eq!(
             refused(ActPass::builder()),
             "api_key: expected a key, found none, nor one in the environment variable ACTPASS_API_KEY"
@@ -794,9 +799,9 @@ fn no_key_at_all() {
 }
 
 #[test]
-fn a_bad_environment_is_an_error_and_not_a_default() {
+fn invalid_environment_is_an_error() {
     in_child(
-        "a_bad_environment_is_an_error_and_not_a_default",
+        "invalid_environment_is_an_error",
         &[("ACTPASS_API_KEY", "apk 1"), ("ACTPASS_API_BASE_URL", "http://gate.example")],
         || {
             assert!(refused(ActPass::builder()).starts_with("api_key: expected visible ASCII"));
@@ -806,12 +811,12 @@ fn a_bad_environment_is_an_error_and_not_a_default() {
 }
 
 #[test]
-fn no_environment_variable_changes_the_mode() {
+fn environment_never_changes_the_mode() {
     let environment =
         ["ACTPASS_MODE", "ACTPASS_DEFAULT_MODE", "ACTPASS_GUARD_MODE", "ACTPASS_ENFORCEMENT_MODE", "MODE"]
             .map(|name| (name, "monitor"));
-    in_child("no_environment_variable_changes_the_mode", &environment, || {
-        let transport = common::Canned::answer(200, r#"{"decision":"deny"}"#);
+    in_child("environment_never_changes_the_mode", &environment, || {
+        let transport = common::ScriptedTransport::answer(200, r#"{"decision":"deny"}"#);
         let (runs, _) = block_on(common::counted(&over(transport.clone()), &action()));
         assert_eq!(runs, 0);
         assert!(String::from_utf8_lossy(&transport.requests()[0].body).contains(r#""mode": "enforce""#));
@@ -819,7 +824,7 @@ fn no_environment_variable_changes_the_mode() {
 }
 
 #[test]
-fn a_proxy_of_the_environment_does_not_see_the_key() {
+fn plain_http_bypasses_environment_proxy() {
     let proxy = gateway(json!([{"do": "respond", "status": 403, "body": "no"}]));
     let proxy_url = proxy.base_url();
     let environment: Vec<_> = [
@@ -833,7 +838,7 @@ fn a_proxy_of_the_environment_does_not_see_the_key() {
     ]
     .map(|name| (name, proxy_url.as_str()))
     .into();
-    in_child("a_proxy_of_the_environment_does_not_see_the_key", &environment, || {
+    in_child("plain_http_bypasses_environment_proxy", &environment, || {
         let plain = gateway(json!([respond(allow())]));
         block_on(client(&plain).preflight(&action())).unwrap();
         assert_eq!(plain.seen().len(), 1);
@@ -852,24 +857,20 @@ fn a_proxy_of_the_environment_does_not_see_the_key() {
 }
 
 #[test]
-fn over_https_a_proxy_of_the_environment_carries_the_call_and_reads_none_of_it() {
+fn https_tunnels_through_environment_proxy() {
     let proxy = TcpListener::bind("127.0.0.1:0").unwrap();
     let url = format!("http://user:pass_secret@{}", proxy.local_addr().unwrap());
     let seen = Arc::new(Mutex::new(Vec::new()));
     let carried = Arc::clone(&seen);
     // It ends with the test's process.
     std::thread::spawn(move || carry(proxy.accept().unwrap().0, &carried));
-    in_child(
-        "over_https_a_proxy_of_the_environment_carries_the_call_and_reads_none_of_it",
-        &[("HTTPS_PROXY", &url)],
-        || {
-            let secure = common::scripted(json!({"tls": "trusted", "steps": [respond(allow())]}));
-            let client = builder(&secure).ca(secure.ca_pem().unwrap()).build().unwrap();
-            let decision = block_on(client.preflight(&action())).unwrap();
-            assert_eq!(decision.word(), &DecisionWord::Allow);
-            assert_eq!(secure.seen().len(), 1);
-        },
-    );
+    in_child("https_tunnels_through_environment_proxy", &[("HTTPS_PROXY", &url)], || {
+        let secure = common::scripted(json!({"tls": "trusted", "steps": [respond(allow())]}));
+        let client = builder(&secure).ca(secure.ca_pem().unwrap()).build().unwrap();
+        let decision = block_on(client.preflight(&action())).unwrap();
+        assert_eq!(decision.word(), &DecisionWord::Allow);
+        assert_eq!(secure.seen().len(), 1);
+    });
     if std::env::var_os("ACTPASS_TEST_CHILD").is_none() {
         let seen = String::from_utf8_lossy(&seen.lock().unwrap()).into_owned();
         assert!(seen.starts_with("CONNECT 127.0.0.1:"), "{seen}");
@@ -904,7 +905,7 @@ fn carry(mut client: TcpStream, seen: &Mutex<Vec<u8>>) {
 }
 
 #[test]
-fn nothing_shows_the_key() {
+fn debug_output_hides_the_api_key() {
     let builder = ActPass::builder().api_key(KEY);
     assert!(!format!("{builder:?}").contains(KEY));
     let client = builder.build().unwrap();
@@ -972,7 +973,7 @@ fn peak_memory_kib() -> u64 {
 }
 
 #[test]
-fn a_gateway_that_cannot_be_reached_is_left_alone() {
+fn circuit_opens_for_unreachable_gateway() {
     let resets = vec![json!({"do": "reset", "at": "request"}); 10];
     let gateway = gateway(json!(resets));
     let client = builder(&gateway).max_retries(1).circuit_failures(2).build().unwrap();
@@ -991,12 +992,15 @@ fn a_gateway_that_cannot_be_reached_is_left_alone() {
 
 #[cfg(feature = "reqwest")]
 #[test]
-fn what_a_reqwest_client_cannot_have_beside_it_is_named() {
+fn rejects_settings_incompatible_with_reqwest() {
     // No provider of TLS is installed in this process, and nobody panics.
     let given =
         || ActPass::builder().api_key(KEY).base_url("http://127.0.0.1:9").reqwest(reqwest::Client::builder());
     for (builder, problem) in [
-        (given().transport(common::Never), "transport: expected none beside reqwest, which has its own"),
+        (
+            given().transport(common::PendingTransport),
+            "transport: expected none beside reqwest, which has its own",
+        ),
         (given().ca("-----BEGIN CERTIFICATE-----"), "ca: expected none beside reqwest, which has its own"),
         (given(), "reqwest: expected settings of which a client can be made, found no TLS provider"),
     ] {

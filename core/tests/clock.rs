@@ -93,7 +93,7 @@ fn block_on<F: Future>(future: F) -> F::Output {
 }
 
 #[test]
-fn a_guard_runs_without_tokio() {
+fn guard_runs_without_tokio() {
     let (gateway, clock) = (gateway(2, true), Fast::default());
     let actpass = client(gateway, clock.clone());
     let outcome = block_on(actpass.guard(&Action::new("demo", "demo.tool"), async |_| Ok::<_, ()>("done")));
@@ -105,7 +105,7 @@ fn a_guard_runs_without_tokio() {
 }
 
 #[test]
-fn a_deadline_passes_on_the_given_clock() {
+fn deadline_uses_the_given_clock() {
     let (gateway, clock) = (gateway(0, false), Fast::default());
     let actpass = client(gateway, clock.clone());
     let outcome = block_on(actpass.guard(&Action::new("demo", "demo.tool"), async |_| Ok::<(), ()>(())));
@@ -126,7 +126,7 @@ impl Transport for Silent {
 }
 
 #[test]
-fn a_stop_is_recorded_within_a_second_and_the_clients_own_deadline() {
+fn cancellation_recording_times_out_after_one_second() {
     for (timeout, limit) in [(30_000, 1_000), (300, 300)].map(|pair| (ms(pair.0), ms(pair.1))) {
         let clock = Fast::default();
         let builder = ActPass::builder().api_key("apk_test").base_url("http://127.0.0.1:9").timeout(timeout);
@@ -145,7 +145,7 @@ fn a_stop_is_recorded_within_a_second_and_the_clients_own_deadline() {
 }
 
 #[test]
-fn a_permit_is_void_after_five_minutes_and_with_its_credential() {
+fn permit_expires_after_five_minutes_or_with_its_credential() {
     let answer = |credential: &str| {
         FixedResponse::new(200, format!(r#"{{"decision":"allow","evidence_event_id":"ev_1"{credential}}}"#))
     };
@@ -194,7 +194,7 @@ fn ms(count: u64) -> Duration {
 }
 
 #[test]
-fn a_clock_is_for_a_transport_of_ones_own() {
+fn custom_clock_requires_custom_transport() {
     let error = ActPass::builder().api_key("apk_test").clock(Fast::default()).build().unwrap_err();
     assert!(error.to_string().starts_with("clock: expected none"), "{error}");
 }

@@ -306,7 +306,7 @@ fn each_failure_names_its_own_cause() {
 }
 
 #[test]
-fn strict_names_what_it_misses() {
+fn strict_names_missing_member() {
     let report = |answer: Value| {
         let gateway = scripted(json!({"steps": [respond(answer)]}));
         let client = builder(&gateway).build().unwrap();

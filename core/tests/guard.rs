@@ -24,8 +24,8 @@ use actpass_core::{
     ActPass, Action, Blocked, Error, ErrorKind, Json, Mode, Outcome, Permit, TokioClock, Verdict,
 };
 use common::{
-    Canned, GUARDING, KEY, MODES, Never, Panicking, action, allow, assert_gate_failed, block_on, client,
-    counted, gate_error, gateway, over, respond,
+    GUARDING, KEY, MODES, PanickingTransport, PendingTransport, ScriptedTransport, action, allow,
+    assert_gate_failed, block_on, client, counted, gate_error, gateway, over, respond,
 };
 use proptest::prelude::*;
 use serde_json::{Value, json};
@@ -65,7 +65,8 @@ fn default_deny() {
         }
     }
     // The mode itself is enforce unless one is named.
-    let (ran, _) = block_on(counted(&over(Canned::answer(200, decision("warn", true))), &action()));
+    let (ran, _) =
+        block_on(counted(&over(ScriptedTransport::answer(200, decision("warn", true))), &action()));
     assert_eq!(ran, 0);
 }
 
@@ -75,7 +76,7 @@ fn error_denies() {
         for is_pre_send in [true, false] {
             for mode in MODES {
                 let failure = TransportError { error: Error::new(kind, "a test"), is_pre_send };
-                let client = over(Canned::new([Err(failure)]));
+                let client = over(ScriptedTransport::new([Err(failure)]));
                 assert_gate_failed(mode, kind, &guarded(&client, mode));
             }
         }
@@ -87,7 +88,7 @@ fn error_denies() {
             429 => ErrorKind::RateLimit,
             _ => ErrorKind::Status,
         };
-        let client = over(Canned::answer(status, decision("allow", true)));
+        let client = over(ScriptedTransport::answer(status, decision("allow", true)));
         for mode in GUARDING {
             assert_gate_failed(mode, kind, &guarded(&client, mode));
         }
@@ -101,7 +102,8 @@ fn timeout_denies() {
     let trickle = json!({"do": "trickle", "body": decision("allow", true), "interval_ms": 50});
     let hang = |at: &str| json!({"do": "hang", "at": at});
     for mode in GUARDING {
-        let never = ActPass::builder().api_key(KEY).transport(Never).timeout(soon).build().unwrap();
+        let never =
+            ActPass::builder().api_key(KEY).transport(PendingTransport).timeout(soon).build().unwrap();
         assert_gate_failed(mode, ErrorKind::Timeout, &guarded(&never, mode));
         for step in [&late, &trickle, &hang("request"), &hang("headers"), &hang("body")] {
             let gateway = gateway(json!([step]));
@@ -113,7 +115,7 @@ fn timeout_denies() {
 
 #[test]
 fn panic_denies() {
-    for transport in [Panicking::AtOnce, Panicking::WhenPolled] {
+    for transport in [PanickingTransport::AtOnce, PanickingTransport::WhenPolled] {
         for mode in MODES {
             assert_gate_failed(mode, ErrorKind::Internal, &guarded(&over(transport), mode));
         }
@@ -220,14 +222,18 @@ fn malformed_denies() {
     ];
     for body in bodies {
         for mode in MODES {
-            let client = over(Canned::answer(200, body));
+            let client = over(ScriptedTransport::answer(200, body));
             assert_gate_failed(mode, ErrorKind::Response, &guarded(&client, mode));
         }
     }
     for problem in [BodyError::CutShort, BodyError::TooLarge] {
         for mode in MODES {
             let answer = Response { body: Err(problem), ..Response::new(200, "") };
-            assert_gate_failed(mode, ErrorKind::Response, &guarded(&over(Canned::new([Ok(answer)])), mode));
+            assert_gate_failed(
+                mode,
+                ErrorKind::Response,
+                &guarded(&over(ScriptedTransport::new([Ok(answer)])), mode),
+            );
         }
     }
 }
@@ -267,7 +273,7 @@ fn replay_denies() {
         (vec![busy(502, None)], Some(u64::MAX), false),
     ] {
         for mode in MODES {
-            let transport = Canned::new(before.iter().cloned().chain([answers(200, age)]));
+            let transport = ScriptedTransport::new(before.iter().cloned().chain([answers(200, age)]));
             let client = ActPass::builder().api_key(KEY).transport(transport.clone()).build().unwrap();
             let (ran, outcome) = guarded(&client, mode);
             let expected = runs || mode == Mode::Monitor;
@@ -294,13 +300,13 @@ fn replay_denies() {
             }
         }
     }
-    let decision = block_on(over(Canned::new([answers(200, None)])).preflight(&action())).unwrap();
+    let decision = block_on(over(ScriptedTransport::new([answers(200, None)])).preflight(&action())).unwrap();
     assert_eq!((decision.word().as_str(), decision.member("replayed")), ("allow", Some(Json::Bool(true))));
 }
 
 /// Waits, then ends the attempt so.
 #[derive(Clone, Debug)]
-struct After(Duration, Canned);
+struct After(Duration, ScriptedTransport);
 
 impl Transport for After {
     fn send(&self, request: Request) -> SendFuture<'_> {
@@ -312,14 +318,14 @@ impl Transport for After {
 }
 
 #[tokio::test(start_paused = true)]
-async fn a_repeated_answer_is_not_older_than_the_lost_attempt() {
+async fn replay_older_than_lost_attempt_denies() {
     // Each attempt takes 50 ms. An attempt that was not taken, and a wait of 1 s; one that was lost, and a wait of at most
     // 200 ms; and the repeated answer.
     for (age, runs) in [(0, true), (100, true), (300, false), (301, false), (1_100, false), (1_300, false)] {
         let asked = Response { retry_after: Some("1".to_owned()), ..Response::new(429, "") };
         let lost = TransportError { error: Error::new(ErrorKind::Connection, "a test"), is_pre_send: false };
         let replay = json!({"decision": "allow", "replayed": true, "replay_age_ms": age}).to_string();
-        let canned = Canned::new([Ok(asked), Err(lost), Ok(Response::new(200, replay))]);
+        let canned = ScriptedTransport::new([Ok(asked), Err(lost), Ok(Response::new(200, replay))]);
         let transport = After(Duration::from_millis(50), canned);
         let client = ActPass::builder().api_key(KEY).transport(transport).build().unwrap();
         let (ran, _) = counted(&client, &action()).await;
@@ -414,7 +420,7 @@ fn runs_at_most_once() {
 }
 
 #[test]
-fn what_follows_an_answer_answers_nothing() {
+fn discards_bytes_after_a_response() {
     let deny = decision("deny", true);
     let allowed = decision("allow", true);
     let more = format!("{deny}HTTP/1.1 200 OK\r\ncontent-length: {}\r\n\r\n{allowed}", allowed.len());
@@ -436,7 +442,7 @@ fn what_follows_an_answer_answers_nothing() {
 }
 
 #[test]
-fn an_action_that_fails_is_not_tried_again() {
+fn failed_action_is_not_retried() {
     let gateway = gateway(json!([respond(allow())]));
     let client = common::builder(&gateway).max_retries(2).build().unwrap();
     let runs = Cell::new(0);
@@ -462,16 +468,16 @@ fn monitor_always_runs() {
         }
     }
     let failures: [(Box<dyn Fn() -> ActPass>, ErrorKind); 4] = [
-        (Box::new(|| over(Canned::answer(403, decision("allow", true)))), ErrorKind::Permission),
-        (Box::new(|| over(Canned::answer(200, "not JSON"))), ErrorKind::Response),
+        (Box::new(|| over(ScriptedTransport::answer(403, decision("allow", true)))), ErrorKind::Permission),
+        (Box::new(|| over(ScriptedTransport::answer(200, "not JSON"))), ErrorKind::Response),
         (
             Box::new(|| {
                 let timeout = Duration::from_millis(50);
-                ActPass::builder().api_key(KEY).transport(Never).timeout(timeout).build().unwrap()
+                ActPass::builder().api_key(KEY).transport(PendingTransport).timeout(timeout).build().unwrap()
             }),
             ErrorKind::Timeout,
         ),
-        (Box::new(|| over(Panicking::WhenPolled)), ErrorKind::Internal),
+        (Box::new(|| over(PanickingTransport::WhenPolled)), ErrorKind::Internal),
     ];
     for (client, kind) in failures {
         assert_gate_failed(Mode::Monitor, kind, &guarded(&client(), Mode::Monitor));
@@ -484,8 +490,8 @@ fn monitor_always_runs() {
 }
 
 #[test]
-fn a_result_comes_back_as_the_very_value() {
-    let client = over(Canned::answer(200, decision("allow", true)));
+fn returns_the_same_result_value() {
+    let client = over(ScriptedTransport::answer(200, decision("allow", true)));
     let value = Rc::new(Cell::new(7));
     let outcome = block_on(client.guard(&action(), |_| {
         let value = Rc::clone(&value);
@@ -497,11 +503,11 @@ fn a_result_comes_back_as_the_very_value() {
 }
 
 #[test]
-fn an_error_comes_back_as_the_very_value() {
+fn returns_the_same_error_value() {
     #[derive(Debug)]
     struct Mine;
     for mode in MODES {
-        let client = over(Canned::answer(200, decision("allow", true)));
+        let client = over(ScriptedTransport::answer(200, decision("allow", true)));
         let value = Arc::new(Mine);
         let outcome = block_on(client.guard(&action().mode(mode), |_| {
             let value = Arc::clone(&value);
@@ -517,7 +523,7 @@ fn an_error_comes_back_as_the_very_value() {
 }
 
 #[test]
-fn the_action_runs_on_the_callers_thread_in_the_callers_task() {
+fn action_runs_in_the_callers_task() {
     tokio::task_local!(static WHOSE: u8);
     let gateway = gateway(json!([respond(allow())]));
     let client = client(&gateway);
@@ -532,8 +538,8 @@ fn the_action_runs_on_the_callers_thread_in_the_callers_task() {
 }
 
 #[test]
-fn a_panic_of_the_action_is_its_own() {
-    let client = over(Canned::answer(200, decision("allow", true)));
+fn action_panic_propagates() {
+    let client = over(ScriptedTransport::answer(200, decision("allow", true)));
     fn fails() -> Result<(), Error> {
         std::panic::panic_any("mine")
     }
@@ -544,7 +550,7 @@ fn a_panic_of_the_action_is_its_own() {
 }
 
 #[test]
-fn strict_runs_nothing_unrecorded() {
+fn strict_blocks_unrecorded() {
     for evidence in
         ["", r#","evidence_event_id":null"#, r#","evidence_event_id":"""#, r#","evidence_event_id":7"#]
     {
@@ -563,7 +569,7 @@ fn strict_runs_nothing_unrecorded() {
 }
 
 #[test]
-fn changed_arguments_block_outside_monitor() {
+fn changed_arguments_block_except_in_monitor() {
     let allowed = r#"{"decision":"allow","evidence_event_id":"ev_1","request_hash":"{{request_hash}}",
         "credential":{"token":"tok_secret"}}"#;
     for (mode, answer) in MODES.map(|mode| (mode, allowed)).into_iter().chain([
@@ -606,7 +612,7 @@ fn changed_arguments_block_outside_monitor() {
 }
 
 #[test]
-fn strict_runs_nothing_unbound() {
+fn strict_blocks_unbound() {
     for hash in ["", r#","request_hash":null"#] {
         let body = format!(
             r#"{{"decision":"allow","evidence_event_id":"ev_1","credential":{{"token":"tok_secret"}}{hash}}}"#
@@ -621,7 +627,7 @@ fn strict_runs_nothing_unbound() {
 }
 
 #[test]
-fn an_answer_to_another_request_denies() {
+fn response_to_another_request_denies() {
     let right = "{{request_hash}}";
     let other = "0".repeat(64);
     let wrong =
@@ -637,20 +643,21 @@ fn an_answer_to_another_request_denies() {
                 assert_eq!(outcome.decision().reason_code(), "actpass.invalid_response");
                 assert!(!format!("{outcome:?}").contains("tok_secret"));
             }
-            let error = block_on(over(Canned::answer(200, body)).preflight(&action())).unwrap_err();
+            let error =
+                block_on(over(ScriptedTransport::answer(200, body)).preflight(&action())).unwrap_err();
             assert_eq!(error.kind(), ErrorKind::Response);
         }
     }
 }
 
 #[test]
-fn an_integer_without_a_canonical_form_is_named_in_every_mode() {
+fn names_non_canonical_integer_in_every_mode() {
     let args = r#"{"orders": [1, {"order_id": 9007199254740993}], "note": "1234567890123456789"}"#;
     let action = |mode| Action::new("g", "t").args_text(args).mode(mode);
     for mode in [Mode::Enforce, Mode::Warn, Mode::Monitor] {
         // The gateway cannot name such a request either; one that does answers something else.
         let body = r#"{"decision":"allow","evidence_event_id":"ev_1","request_hash":"abc"}"#;
-        let (ran, outcome) = block_on(counted(&over(Canned::answer(200, body)), &action(mode)));
+        let (ran, outcome) = block_on(counted(&over(ScriptedTransport::answer(200, body)), &action(mode)));
         assert_eq!(ran, usize::from(mode == Mode::Monitor));
         let explain = outcome.decision().explain();
         assert!(explain.summary.contains("args.orders[1].order_id"), "{}", explain.summary);
@@ -658,12 +665,14 @@ fn an_integer_without_a_canonical_form_is_named_in_every_mode() {
         let error = gate_error(&outcome).unwrap().to_string();
         assert!(error.contains("args.orders[1].order_id: the integer 9007199254740993 is beyond"), "{error}");
 
-        let (ran, _) =
-            block_on(counted(&over(Canned::answer(200, r#"{"decision":"allow"}"#)), &action(mode)));
+        let (ran, _) = block_on(counted(
+            &over(ScriptedTransport::answer(200, r#"{"decision":"allow"}"#)),
+            &action(mode),
+        ));
         assert_eq!(ran, 1, "{mode} demands no hash");
     }
     // Nothing could ever bind the answer, so nothing is asked, and no approval or passport is spent.
-    let transport = Canned::answer(200, r#"{"decision":"allow","evidence_event_id":"ev_1"}"#);
+    let transport = ScriptedTransport::answer(200, r#"{"decision":"allow","evidence_event_id":"ev_1"}"#);
     let client = over(transport.clone());
     let strict = action(Mode::Strict);
     let guarded = block_on(client.guard(&strict, async |_| Ok::<(), ()>(()))).unwrap_err();
@@ -681,13 +690,13 @@ fn an_integer_without_a_canonical_form_is_named_in_every_mode() {
         ["9007199254740991", "-9007199254740991", "9007199254740993.5", "1e300", "\"9007199254740993\""]
     {
         let action = Action::new("g", "t").args_text(format!(r#"{{"n": {fine}}}"#)).mode(Mode::Strict);
-        let (ran, _) = block_on(counted(&over(Canned::answer(200, allow().to_string())), &action));
+        let (ran, _) = block_on(counted(&over(ScriptedTransport::answer(200, allow().to_string())), &action));
         assert_eq!(ran, 1, "{fine}");
     }
 }
 
 #[test]
-fn an_approval_that_is_known_is_not_lost_with_a_failure() {
+fn failure_keeps_known_approval() {
     let named = || action().approval_request_id("apr_1");
     for (answer, reason) in [
         (Ok(Response::new(500, "")), "actpass.gateway_error"),
@@ -706,7 +715,7 @@ fn an_approval_that_is_known_is_not_lost_with_a_failure() {
             "actpass.unreachable",
         ),
     ] {
-        let client = over(Canned::new([answer]));
+        let client = over(ScriptedTransport::new([answer]));
         let (ran, outcome) = block_on(counted(&client, &named().mode(Mode::Strict)));
         let Outcome::Blocked(blocked) = &outcome else { panic!("{reason}: it ran") };
         assert_eq!((ran, &*blocked.decision().reason_code()), (0, reason));
@@ -714,15 +723,16 @@ fn an_approval_that_is_known_is_not_lost_with_a_failure() {
         assert_eq!(blocked.approval().map(|pending| pending.id()), Some("apr_1"), "{reason}");
     }
     // The gateway's own decision gets no approval.
-    let (_, outcome) = block_on(counted(&over(Canned::answer(200, r#"{"decision":"deny"}"#)), &named()));
+    let (_, outcome) =
+        block_on(counted(&over(ScriptedTransport::answer(200, r#"{"decision":"deny"}"#)), &named()));
     assert_eq!(outcome.decision().approval_request_id(), None);
 }
 
 #[test]
-fn a_decision_made_for_a_failure_explains_itself() {
+fn failure_decision_has_explanation() {
     for kind in ErrorKind::ALL {
         let failure = TransportError { error: Error::new(kind, "a test"), is_pre_send: true };
-        let (_, outcome) = guarded(&over(Canned::new([Err(failure)])), Mode::Enforce);
+        let (_, outcome) = guarded(&over(ScriptedTransport::new([Err(failure)])), Mode::Enforce);
         let decision = Json::parse(outcome.decision().as_json().as_bytes()).unwrap();
         let members: Vec<_> = decision.as_object().unwrap().iter().map(|(key, _)| key.as_str()).collect();
         assert_eq!(members, ["decision", "reason_code", "explain"]);
@@ -734,7 +744,7 @@ fn a_decision_made_for_a_failure_explains_itself() {
 }
 
 #[test]
-fn preflight_makes_no_decision_up() {
+fn preflight_never_invents_a_decision() {
     for (status, body, kind) in [
         (401, "{}", ErrorKind::Authentication),
         (403, r#"{"decision":"allow"}"#, ErrorKind::Permission),
@@ -742,7 +752,7 @@ fn preflight_makes_no_decision_up() {
         (500, r#"{"decision":"deny"}"#, ErrorKind::Status),
         (200, "{}", ErrorKind::Response),
     ] {
-        let client = over(Canned::answer(status, body));
+        let client = over(ScriptedTransport::answer(status, body));
         assert_eq!(block_on(client.preflight(&action())).unwrap_err().kind(), kind, "{status}");
         assert_eq!(
             block_on(client.preflight(&action().mode(Mode::Monitor))).unwrap_err().kind(),
@@ -750,12 +760,13 @@ fn preflight_makes_no_decision_up() {
             "{status}"
         );
     }
-    let denied = block_on(over(Canned::answer(403, decision("deny", true))).preflight(&action())).unwrap();
+    let denied =
+        block_on(over(ScriptedTransport::answer(403, decision("deny", true))).preflight(&action())).unwrap();
     assert_eq!(denied.reason_code(), "test");
 }
 
 #[test]
-fn the_credential_is_handed_to_the_allowed_action_alone() {
+fn credential_is_given_to_allowed_action_only() {
     for (word, mode, handed) in [
         ("allow", Mode::Enforce, true),
         ("allow", Mode::Strict, true),
@@ -772,7 +783,7 @@ fn the_credential_is_handed_to_the_allowed_action_alone() {
             "request_hash": "{{request_hash}}",
             "credential": {"token": "tok_secret", "expires_at": "2030-01-01T00:00:00Z", "scope": ["refund"]},
         });
-        let client = over(Canned::answer(200, body.to_string()));
+        let client = over(ScriptedTransport::answer(200, body.to_string()));
         let outcome = block_on(client.guard(&action().mode(mode), |context| async move {
             assert!(!format!("{context:?}").contains("tok_secret"));
             assert_eq!(context.decision().member("credential"), None);
@@ -793,7 +804,7 @@ fn the_credential_is_handed_to_the_allowed_action_alone() {
 }
 
 #[test]
-fn what_cannot_be_sent_is_the_callers_error_in_every_mode() {
+fn invalid_argument_is_an_error_in_every_mode() {
     let deep = |depth: usize| format!("{}{}", r#"{"x":"#.repeat(depth), "1") + &"}".repeat(depth);
     let cases = [
         (action().args(json!([1])), "args: expected an object"),
@@ -820,7 +831,7 @@ fn what_cannot_be_sent_is_the_callers_error_in_every_mode() {
     ];
     for (action, message) in cases {
         for mode in MODES {
-            let transport = Canned::answer(200, decision("allow", true));
+            let transport = ScriptedTransport::answer(200, decision("allow", true));
             let client = over(transport.clone());
             let action = action.clone().mode(mode);
             let ran = Cell::new(false);
@@ -838,14 +849,14 @@ fn what_cannot_be_sent_is_the_callers_error_in_every_mode() {
         }
     }
     // At the limit it is sent: the request itself is one level.
-    let transport = Canned::answer(200, decision("allow", true));
+    let transport = ScriptedTransport::answer(200, decision("allow", true));
     assert!(block_on(over(transport.clone()).preflight(&action().args_text(deep(127)))).is_ok());
     assert!(Json::parse(&transport.requests()[0].body).is_ok());
 }
 
 /// Each binding reads the same table.
 #[test]
-fn the_path_to_an_argument_is_the_same_in_every_language() {
+fn argument_paths_match_across_languages() {
     let table: Value = serde_json::from_str(include_str!("../../tests/argument-paths.json")).unwrap();
     let rows = table.as_array().unwrap();
     assert!(!rows.is_empty());
@@ -855,7 +866,7 @@ fn the_path_to_an_argument_is_the_same_in_every_language() {
             Some(at) => format!("[{}{inner}]", "null,".repeat(usize::try_from(at).unwrap())),
             None => format!("{{{step}: {inner}}}"),
         });
-        let transport = Canned::answer(200, decision("allow", true));
+        let transport = ScriptedTransport::answer(200, decision("allow", true));
         let error = block_on(over(transport.clone()).preflight(&action().args_text(args))).unwrap_err();
         let expected = format!("{}: expected a finite number, found NaN", row["path"].as_str().unwrap());
         assert_eq!(error.to_string(), expected);
@@ -864,7 +875,7 @@ fn the_path_to_an_argument_is_the_same_in_every_language() {
 }
 
 #[test]
-fn a_mode_that_is_none_is_an_error() {
+fn rejects_unknown_mode() {
     for (text, mode) in [
         ("enforce", Mode::Enforce),
         ("strict", Mode::Strict),
@@ -886,9 +897,9 @@ fn a_mode_that_is_none_is_an_error() {
 }
 
 #[test]
-fn the_mode_of_an_action_comes_before_the_clients() {
+fn action_mode_overrides_client_mode() {
     let client = |mode| {
-        let answer = Canned::answer(200, decision("deny", true));
+        let answer = ScriptedTransport::answer(200, decision("deny", true));
         ActPass::builder().api_key(KEY).mode(mode).transport(answer).build().unwrap()
     };
     assert_eq!(block_on(counted(&client(Mode::Monitor), &action())).0, 1);
@@ -897,7 +908,7 @@ fn the_mode_of_an_action_comes_before_the_clients() {
 }
 
 #[test]
-fn a_permit_is_one_of_a_kind() {
+fn permit_is_neither_clone_nor_default() {
     // Each of these stops compiling once there are two implementations to choose from, that is once the type is one.
     trait Copied<Marker> {
         fn is_not() {}
@@ -920,9 +931,9 @@ fn a_permit_is_one_of_a_kind() {
 }
 
 #[test]
-fn authorize_gives_what_guard_reports() {
+fn authorize_matches_guard() {
     let answer = r#"{"decision":"allow","evidence_event_id":"ev_1","reason_code":"test"}"#;
-    let client = over(Canned::answer(200, answer));
+    let client = over(ScriptedTransport::answer(200, answer));
     let verdict = block_on(client.authorize(&action())).unwrap();
     let Verdict::Proceed(permit) = verdict else { panic!("{verdict:?}") };
     let (context, settlement) = permit.spend(&TokioClock).unwrap();
@@ -933,7 +944,7 @@ fn authorize_gives_what_guard_reports() {
         r#"{"decision":{"decision":"allow","evidence_event_id":"ev_1","explain":{"matched_rules":[],"next_steps":[],"summary":""},"reason_code":"test"},"error":null,"executed":true}"#
     );
 
-    let client = over(Canned::answer(429, ""));
+    let client = over(ScriptedTransport::answer(429, ""));
     let verdict = block_on(client.authorize(&action())).unwrap();
     let Verdict::Blocked(blocked) = verdict else { panic!("{verdict:?}") };
     assert_eq!(blocked.decision().reason_code(), "actpass.rate_limited");
@@ -964,7 +975,7 @@ fn answered(
     status: u16,
     body: impl AsRef<[u8]>,
 ) -> (usize, Outcome<(), std::convert::Infallible>) {
-    guarded(&over(Canned::answer(status, body.as_ref())), mode)
+    guarded(&over(ScriptedTransport::answer(status, body.as_ref())), mode)
 }
 
 fn guarded(client: &ActPass, mode: Mode) -> (usize, Outcome<(), std::convert::Infallible>) {

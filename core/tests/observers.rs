@@ -22,12 +22,12 @@ use serde_json::json;
 use tracing::span::{Attributes, Id, Record};
 use tracing::{Event, Metadata, Subscriber};
 
-thread_local!(static BREAKS: Cell<At> = const { Cell::new(At::Never) });
+thread_local!(static BREAKS: Cell<At> = const { Cell::new(At::PendingTransport) });
 
 /// Where the subscriber panics on this thread.
 #[derive(Clone, Copy, Debug, PartialEq)]
 enum At {
-    Never,
+    PendingTransport,
     Enabled,
     NewSpan,
     Record,
@@ -130,7 +130,7 @@ async fn guarded(client: &ActPass) -> Outcome<&'static str, fmt::Error> {
 }
 
 #[test]
-fn a_subscriber_that_panics_changes_no_outcome() {
+fn panicking_subscriber_changes_no_outcome() {
     breaking();
     for place in PLACES {
         let gateway = gateway(json!([
@@ -160,25 +160,25 @@ fn a_subscriber_that_panics_changes_no_outcome() {
             assert!(outcome.executed(), "{place:?}");
             assert_eq!(recorded.unwrap().unwrap().event_id(), "ev_2", "{place:?}");
         });
-        BREAKS.set(At::Never);
+        BREAKS.set(At::PendingTransport);
         assert_eq!(gateway.seen().len(), 7, "{place:?}");
     }
 }
 
 #[test]
-fn over_http2_too() {
+fn panicking_subscriber_changes_no_http2_outcome() {
     breaking();
     for place in PLACES {
         let gateway = scripted(json!({"tls": "trusted", "http2": true, "steps": [respond(allow())]}));
         let client = builder(&gateway).ca(gateway.ca_pem().unwrap()).build().unwrap();
         BREAKS.set(place);
         assert!(block_on(guarded(&client)).executed(), "{place:?}");
-        BREAKS.set(At::Never);
+        BREAKS.set(At::PendingTransport);
     }
 }
 
 #[test]
-fn a_call_that_is_dropped_ends_without_a_panic() {
+fn dropped_call_does_not_panic() {
     breaking();
     let hang = json!([{"do": "hang", "at": "request"}]);
     for place in PLACES {
@@ -203,25 +203,25 @@ fn a_call_that_is_dropped_ends_without_a_panic() {
                     () = asked => {}
                 }
             });
-            BREAKS.set(At::Never);
+            BREAKS.set(At::PendingTransport);
         }
     }
 }
 
 #[test]
-fn a_verdict_is_the_same_while_the_subscriber_panics() {
+fn panicking_subscriber_changes_no_verdict() {
     breaking();
     let gateway = gateway(json!([{"do": "reset", "at": "request"}]));
     let client = builder(&gateway).build().unwrap();
     BREAKS.set(At::Everywhere);
     let verdict = block_on(client.authorize(&action())).unwrap();
-    BREAKS.set(At::Never);
+    BREAKS.set(At::PendingTransport);
     let Verdict::Blocked(blocked) = verdict else { panic!("allowed") };
     assert_eq!(blocked.decision().reason_code(), "actpass.unreachable");
 }
 
 #[test]
-fn a_result_that_panics_while_it_is_written_is_still_the_result() {
+fn panicking_serializer_keeps_the_result() {
     breaking();
     let gateway = gateway(json!([respond(allow()), respond(json!({"event_id": "ev_2"}))]));
     let client = builder(&gateway).build().unwrap();

@@ -53,13 +53,13 @@ mod model {
                     *retry_after != Some("3600")
                 }
                 Attempt::Fails => true,
-                Attempt::Answers { .. } | Attempt::Never | Attempt::Panics => false,
+                Attempt::Answers { .. } | Attempt::Hangs | Attempt::Panics => false,
             };
             if again && !last {
                 lost |= match attempt {
                     Attempt::Answers { status: 429, .. }
                     | Attempt::Answers { status: 503, retry_after: Some(_), .. } => false,
-                    Attempt::Answers { .. } | Attempt::Fails | Attempt::Never | Attempt::Panics => true,
+                    Attempt::Answers { .. } | Attempt::Fails | Attempt::Hangs | Attempt::Panics => true,
                 };
                 continue;
             }
@@ -67,7 +67,7 @@ mod model {
                 Attempt::Answers { status: 200..=299, body: Ok(body), .. } => {
                     allows(mode, body, request, lost)
                 }
-                Attempt::Answers { .. } | Attempt::Fails | Attempt::Never | Attempt::Panics => false,
+                Attempt::Answers { .. } | Attempt::Fails | Attempt::Hangs | Attempt::Panics => false,
             };
         }
         panic!("there are as many attempts as a call can make")
@@ -281,7 +281,7 @@ enum Attempt {
         delay_ms: u64,
     },
     Fails,
-    Never,
+    Hangs,
     Panics,
 }
 
@@ -310,7 +310,7 @@ impl Transport for &'static Played {
                     let error = Error::new(ErrorKind::Connection, "reset");
                     Err(TransportError { error, is_pre_send: false })
                 }
-                Attempt::Never => std::future::pending().await,
+                Attempt::Hangs => std::future::pending().await,
                 Attempt::Panics => panic!("a transport that panics"),
             }
         })
@@ -375,7 +375,7 @@ fn attempt() -> impl Strategy<Value = Attempt> {
     let answers = (status, retry_after, body, select(&[0_u64, 0, 1, 900][..])).prop_map(
         |(status, retry_after, body, delay_ms)| Attempt::Answers { status, retry_after, body, delay_ms },
     );
-    prop_oneof![18 => answers, 2 => Just(Attempt::Fails), 1 => Just(Attempt::Never), 1 => Just(Attempt::Panics)]
+    prop_oneof![18 => answers, 2 => Just(Attempt::Fails), 1 => Just(Attempt::Hangs), 1 => Just(Attempt::Panics)]
 }
 
 /// Bodies: near to a decision, nearly near, and anything.
@@ -553,7 +553,7 @@ fn make(call: &Call) -> (usize, Option<Outcome<(), ()>>, String) {
 }
 
 #[test]
-fn the_guard_does_what_the_model_says() {
+fn guard_matches_model() {
     std::panic::set_hook(Box::new(|panic| {
         if !panic.to_string().contains("a transport that panics") {
             eprintln!("{panic}");
@@ -652,13 +652,13 @@ proptest! {
     #![proptest_config(config(1000))]
 
     #[test]
-    fn canonical_json_is_as_the_rfc_says(value in json()) {
+    fn canonical_json_matches_model(value in json()) {
         let [ours, expected] = [canonical_json(&Json::from(value.clone())).unwrap(), model::canonical(&value)];
         prop_assert_eq!(String::from_utf8(ours).unwrap(), String::from_utf8(expected).unwrap());
     }
 
     #[test]
-    fn canonical_json_is_the_same_however_it_was_written(value in json()) {
+    fn canonical_json_is_independent_of_layout(value in json()) {
         let pretty = serde_json::to_vec_pretty(&value).unwrap();
         let canonical = canonical_json(&Json::parse(&pretty).unwrap()).unwrap();
         prop_assert_eq!(&canonical, &model::canonical(&value));
@@ -668,7 +668,7 @@ proptest! {
     }
 
     #[test]
-    fn numbers_are_written_as_ecmascript_does(bits in any::<u64>()) {
+    fn numbers_match_ecmascript(bits in any::<u64>()) {
         let value = f64::from_bits(bits);
         if let Some(number) = serde_json::Number::from_f64(value) {
             let canonical = canonical_json(&Json::from(Value::Number(number))).unwrap();
@@ -677,13 +677,13 @@ proptest! {
     }
 
     #[test]
-    fn integers_that_a_double_cannot_hold_are_refused(past in 1_i64..1_000_000_000_000, negative in any::<bool>()) {
+    fn rejects_integers_outside_f64(past in 1_i64..1_000_000_000_000, negative in any::<bool>()) {
         let value = (9_007_199_254_740_991 + past) * if negative { -1 } else { 1 };
         prop_assert!(canonical_json(&Json::Number(Number::from(value))).is_err());
     }
 
     #[test]
-    fn json_is_read_as_the_model_reads_it(text in answer()) {
+    fn json_reader_matches_model(text in answer()) {
         let [ours, expected] = [Json::parse(&text).ok(), model::read(&text).map(Json::from)];
         prop_assert_eq!(ours.is_some(), expected.is_some());
         if let (Some(ours), Some(expected)) = (ours, expected) {
@@ -695,13 +695,13 @@ proptest! {
     }
 
     #[test]
-    fn json_comes_back_as_it_was_written(value in json()) {
+    fn json_round_trips(value in json()) {
         let json = Json::from(value);
         prop_assert_eq!(&Json::parse(json.to_string().as_bytes()).unwrap(), &json);
     }
 
     #[test]
-    fn a_decision_comes_back_as_it_was_written(text in answer()) {
+    fn decision_round_trips(text in answer()) {
         if let Ok(decision) = Decision::parse(&text) {
             let again = Decision::parse(decision.as_json().as_bytes()).unwrap();
             prop_assert_eq!(&again, &decision);
@@ -713,7 +713,7 @@ proptest! {
     }
 
     #[test]
-    fn a_mode_is_read_only_as_it_is_written(text in "\\PC{0,8}|enforce|strict|warn|monitor") {
+    fn mode_parses_exact_names_only(text in "\\PC{0,8}|enforce|strict|warn|monitor") {
         match text.parse::<Mode>() {
             Ok(mode) => prop_assert_eq!(mode.as_str(), text),
             Err(error) => {
@@ -724,7 +724,7 @@ proptest! {
     }
 
     #[test]
-    fn a_waiting_action_comes_back_as_it_was_kept(
+    fn pending_action_round_trips(
         (goal, tool, resource, user) in ("\\PC{1,9}", "\\PC{1,9}", any::<String>(), any::<Option<String>>()),
         args in vec((any::<String>(), json()), 0..4),
         mode in select(&[Mode::Enforce, Mode::Strict, Mode::Warn][..]),
@@ -736,7 +736,7 @@ proptest! {
             action = action.user_id(user);
         }
         let answer = serde_json::json!({"decision": "require_approval", "approval_request_id": id}).to_string();
-        let client = common::over(common::Canned::answer(200, answer));
+        let client = common::over(common::ScriptedTransport::answer(200, answer));
         // An action without a goal of letters is the caller's error.
         let Ok(outcome) = common::block_on(client.guard(&action, async |_| Ok::<(), ()>(()))) else {
             return Err(TestCaseError::reject("cannot be sent"));
@@ -751,7 +751,7 @@ proptest! {
 }
 
 #[test]
-fn the_model_writes_what_the_rfc_shows() {
+fn model_matches_rfc_8785_examples() {
     let number = |bits| model::ecmascript(f64::from_bits(bits));
     // Appendix B of RFC 8785.
     for (bits, expected) in [

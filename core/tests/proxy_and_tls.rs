@@ -165,7 +165,7 @@ fn socks4(mut client: TcpStream, seen: &Mutex<Vec<String>>) {
 }
 
 #[test]
-fn socks_proxies_carry_the_call() {
+fn calls_go_through_socks_proxies() {
     for (scheme, user, expected) in [
         ("socks5://", None, "1 127.0.0.1"),
         ("socks5h://", None, "1 127.0.0.1"),
@@ -183,7 +183,7 @@ fn socks_proxies_carry_the_call() {
             &listener,
             &user.map_or(scheme.to_owned(), |(user, word)| format!("{scheme}{user}:{word}@")),
         );
-        in_child("socks_proxies_carry_the_call", &[("ALL_PROXY", &url)], || {
+        in_child("calls_go_through_socks_proxies", &[("ALL_PROXY", &url)], || {
             assert_eq!(ask(trusting(&secure())).unwrap(), DecisionWord::Allow);
         });
         if is_child() {
@@ -194,7 +194,7 @@ fn socks_proxies_carry_the_call() {
 }
 
 #[test]
-fn http_proxies_carry_the_call_however_they_say_yes() {
+fn calls_go_through_http_proxies() {
     for answer in [
         "HTTP/1.1 200 OK\r\n\r\n",
         "HTTP/1.0 200 Connection established\r\n\r\n",
@@ -212,7 +212,7 @@ fn http_proxies_carry_the_call_however_they_say_yes() {
             carry(client, &target);
         });
         let url = url_of(&listener, "http://us%65r:p%40ss@");
-        in_child("http_proxies_carry_the_call_however_they_say_yes", &[("https_proxy", &url)], || {
+        in_child("calls_go_through_http_proxies", &[("https_proxy", &url)], || {
             assert_eq!(ask(trusting(&secure())).unwrap(), DecisionWord::Allow);
         });
         if is_child() {
@@ -229,7 +229,7 @@ fn http_proxies_carry_the_call_however_they_say_yes() {
 }
 
 #[test]
-fn a_socks_proxy_resolves_names_if_its_scheme_says_so() {
+fn socks_scheme_decides_who_resolves_names() {
     for (scheme, expected) in [("socks5h://", "3 gate.invalid"), ("socks4a://", "gate.invalid")] {
         let seen = Arc::new(Mutex::new(Vec::new()));
         let sees = Arc::clone(&seen);
@@ -238,7 +238,7 @@ fn a_socks_proxy_resolves_names_if_its_scheme_says_so() {
             false => socks5(client, None, &sees),
         });
         in_child(
-            "a_socks_proxy_resolves_names_if_its_scheme_says_so",
+            "socks_scheme_decides_who_resolves_names",
             &[("ALL_PROXY", &url_of(&listener, scheme))],
             || {
                 // It leads to the gateway, whose certificate is for another name.
@@ -258,10 +258,10 @@ fn a_socks_proxy_resolves_names_if_its_scheme_says_so() {
 }
 
 #[test]
-fn a_socks_proxy_is_not_asked_for_a_name_that_the_client_cannot_resolve() {
+fn unresolved_name_never_reaches_socks_proxy() {
     let (listener, connections) = proxy(drop);
     in_child(
-        "a_socks_proxy_is_not_asked_for_a_name_that_the_client_cannot_resolve",
+        "unresolved_name_never_reaches_socks_proxy",
         &[("ALL_PROXY", &url_of(&listener, "socks5://"))],
         || {
             let client = ActPass::builder().api_key(KEY).base_url("https://gate.invalid").max_retries(0);
@@ -275,7 +275,7 @@ fn a_socks_proxy_is_not_asked_for_a_name_that_the_client_cannot_resolve() {
 }
 
 #[test]
-fn a_proxy_that_fails_is_named_with_its_setting_and_without_its_password() {
+fn proxy_errors_name_the_setting_and_hide_the_password() {
     let answers = |answer: &'static [u8]| {
         move |mut client: TcpStream| {
             let mut buffer = [0; 1024];
@@ -397,7 +397,7 @@ fn a_proxy_that_fails_is_named_with_its_setting_and_without_its_password() {
             listener.local_addr().unwrap()
         );
         in_child(
-            "a_proxy_that_fails_is_named_with_its_setting_and_without_its_password",
+            "proxy_errors_name_the_setting_and_hide_the_password",
             &[
                 (variable, &url),
                 ("TEST_KIND", kind.name()),
@@ -441,9 +441,9 @@ fn a_proxy_that_fails_is_named_with_its_setting_and_without_its_password() {
 }
 
 #[test]
-fn a_proxy_that_cannot_be_reached_is_named() {
+fn names_unreachable_proxy() {
     let proxy = scripted(json!({"listen": "refused"}));
-    in_child("a_proxy_that_cannot_be_reached_is_named", &[("https_proxy", &proxy.base_url())], || {
+    in_child("names_unreachable_proxy", &[("https_proxy", &proxy.base_url())], || {
         let gateway = secure();
         let (error, summary, steps) = fails(trusting(&gateway));
         let proxy = std::env::var("https_proxy").unwrap();
@@ -459,22 +459,18 @@ fn a_proxy_that_cannot_be_reached_is_named() {
 }
 
 #[test]
-fn a_proxy_whose_name_does_not_resolve_is_named() {
-    in_child(
-        "a_proxy_whose_name_does_not_resolve_is_named",
-        &[("ALL_PROXY", "socks5h://proxy.invalid:1080")],
-        || {
-            let (error, summary, _) = fails(trusting(&secure()));
-            assert!(error.to_string().contains("the host name proxy.invalid cannot be resolved"), "{error}");
-            assert_eq!(summary, "The host name of the proxy of ALL_PROXY could not be resolved.");
-        },
-    );
+fn names_unresolved_proxy() {
+    in_child("names_unresolved_proxy", &[("ALL_PROXY", "socks5h://proxy.invalid:1080")], || {
+        let (error, summary, _) = fails(trusting(&secure()));
+        assert!(error.to_string().contains("the host name proxy.invalid cannot be resolved"), "{error}");
+        assert_eq!(summary, "The host name of the proxy of ALL_PROXY could not be resolved.");
+    });
 }
 
 #[test]
-fn an_https_proxy_must_be_trusted() {
+fn verifies_https_proxy_certificate() {
     let proxy = scripted(json!({"tls": "self_signed", "steps": []}));
-    in_child("an_https_proxy_must_be_trusted", &[("HTTPS_PROXY", &proxy.base_url())], || {
+    in_child("verifies_https_proxy_certificate", &[("HTTPS_PROXY", &proxy.base_url())], || {
         let (error, summary, steps) = fails(trusting(&secure()));
         let text = error.to_string();
         assert!(text.contains("through the proxy https://127.0.0.1:"), "{text}");
@@ -485,11 +481,11 @@ fn an_https_proxy_must_be_trusted() {
 }
 
 #[test]
-fn a_gateway_that_fails_behind_a_proxy_is_not_the_proxys_fault() {
+fn gateway_failure_is_not_blamed_on_the_proxy() {
     let seen = Arc::new(Mutex::new(Vec::new()));
     let (listener, _) = proxy(move |client| socks5(client, None, &seen));
     in_child(
-        "a_gateway_that_fails_behind_a_proxy_is_not_the_proxys_fault",
+        "gateway_failure_is_not_blamed_on_the_proxy",
         &[("ALL_PROXY", &url_of(&listener, "socks5://"))],
         || {
             let gateway = scripted(json!({"tls": "expired", "steps": []}));
@@ -501,9 +497,9 @@ fn a_gateway_that_fails_behind_a_proxy_is_not_the_proxys_fault() {
 }
 
 #[test]
-fn a_deadline_names_the_proxy() {
+fn timeout_names_the_proxy() {
     let (listener, _) = proxy(std::mem::forget);
-    in_child("a_deadline_names_the_proxy", &[("HTTPS_PROXY", &url_of(&listener, "http://"))], || {
+    in_child("timeout_names_the_proxy", &[("HTTPS_PROXY", &url_of(&listener, "http://"))], || {
         let (error, _, _) = fails(trusting(&secure()).timeout(Duration::from_millis(500)));
         assert_eq!(error.kind(), ErrorKind::Timeout);
         assert!(error.to_string().contains("within 0.5 s (through the proxy http://127.0.0.1:"), "{error}");
@@ -511,14 +507,14 @@ fn a_deadline_names_the_proxy() {
 }
 
 #[test]
-fn a_proxy_setting_that_is_none_is_refused() {
+fn rejects_invalid_proxy_setting() {
     for (name, value) in [
         ("HTTPS_PROXY", "socks://127.0.0.1:1080"),
         ("all_proxy", "direct"),
         ("ALL_PROXY", "127.0.0.1:port"),
         ("https_proxy", "http://user:pass_secret@"),
     ] {
-        in_child("a_proxy_setting_that_is_none_is_refused", &[(name, value), ("TEST_NAME", name)], || {
+        in_child("rejects_invalid_proxy_setting", &[(name, value), ("TEST_NAME", name)], || {
             let name = std::env::var("TEST_NAME").unwrap();
             let with = |url: &str| ActPass::builder().api_key(KEY).base_url(url).build();
             if name == "all_proxy" {
@@ -543,10 +539,10 @@ fn a_proxy_setting_that_is_none_is_refused() {
 }
 
 #[test]
-fn no_proxy_goes_straight() {
+fn no_proxy_connects_directly() {
     let (listener, connections) = proxy(drop);
     let url = url_of(&listener, "http://");
-    in_child("no_proxy_goes_straight", &[("HTTPS_PROXY", &url), ("no_proxy", "127.0.0.0/8")], || {
+    in_child("no_proxy_connects_directly", &[("HTTPS_PROXY", &url), ("no_proxy", "127.0.0.0/8")], || {
         assert_eq!(ask(trusting(&secure())).unwrap(), DecisionWord::Allow);
     });
     if !is_child() {
@@ -555,7 +551,7 @@ fn no_proxy_goes_straight() {
 }
 
 #[test]
-fn names_of_this_machine_lead_to_it_and_nowhere_else() {
+fn localhost_names_resolve_to_loopback() {
     let gateway = gateway(json!([respond(allow())]));
     let port = gateway.base_url().rsplit(':').next().unwrap().to_owned();
     for host in [
@@ -574,7 +570,7 @@ fn names_of_this_machine_lead_to_it_and_nowhere_else() {
 }
 
 #[test]
-fn a_name_that_does_not_resolve_is_named() {
+fn names_unresolved_host() {
     let (error, summary, steps) =
         fails(ActPass::builder().api_key(KEY).base_url("https://gate.invalid").max_retries(0));
     assert!(error.to_string().contains("the host name gate.invalid cannot be resolved: "), "{error}");
@@ -583,7 +579,7 @@ fn a_name_that_does_not_resolve_is_named() {
 }
 
 #[test]
-fn an_authority_that_is_named_and_cannot_be_read_is_an_error() {
+fn rejects_unreadable_ca_files() {
     let folder = tempfile::tempdir().unwrap();
     let path = |name: &str| folder.path().join(name).to_str().unwrap().to_owned();
     std::fs::write(path("empty.pem"), "").unwrap();
@@ -603,30 +599,26 @@ fn an_authority_that_is_named_and_cannot_be_read_is_an_error() {
             &path("nonsense.pem"),
             &path("folder"),
         ] {
-            in_child(
-                "an_authority_that_is_named_and_cannot_be_read_is_an_error",
-                &[(variable, value), ("TEST_NAME", variable)],
-                || {
-                    let name = std::env::var("TEST_NAME").unwrap();
-                    let with = |url: &str| {
-                        let variables = [
-                            CaVariable::adding("NODE_EXTRA_CA_CERTS"),
-                            CaVariable::replacing("REQUESTS_CA_BUNDLE"),
-                        ];
-                        ActPass::builder().api_key(KEY).base_url(url).ca_variables(variables).build()
-                    };
-                    let error = with("https://gate.example").unwrap_err();
-                    assert_eq!(error.kind(), ErrorKind::Config);
-                    assert!(
-                        error
-                            .to_string()
-                            .starts_with(&format!("{name}: expected CA certificates in PEM, found ")),
-                        "{error}"
-                    );
-                    // Over plain http nobody is trusted.
-                    assert!(with("http://127.0.0.1:1").is_ok());
-                },
-            );
+            in_child("rejects_unreadable_ca_files", &[(variable, value), ("TEST_NAME", variable)], || {
+                let name = std::env::var("TEST_NAME").unwrap();
+                let with = |url: &str| {
+                    let variables = [
+                        CaVariable::adding("NODE_EXTRA_CA_CERTS"),
+                        CaVariable::replacing("REQUESTS_CA_BUNDLE"),
+                    ];
+                    ActPass::builder().api_key(KEY).base_url(url).ca_variables(variables).build()
+                };
+                let error = with("https://gate.example").unwrap_err();
+                assert_eq!(error.kind(), ErrorKind::Config);
+                assert!(
+                    error
+                        .to_string()
+                        .starts_with(&format!("{name}: expected CA certificates in PEM, found ")),
+                    "{error}"
+                );
+                // Over plain http nobody is trusted.
+                assert!(with("http://127.0.0.1:1").is_ok());
+            });
             if is_child() {
                 return;
             }
@@ -635,12 +627,12 @@ fn an_authority_that_is_named_and_cannot_be_read_is_an_error() {
 }
 
 #[test]
-fn an_empty_name_of_an_authority_is_an_error_where_tls_libraries_take_it_for_one() {
+fn rejects_empty_ca_variables() {
     for (variable, refused) in
         [("SSL_CERT_FILE", true), ("SSL_CERT_DIR", true), ("NODE_EXTRA_CA_CERTS", false)]
     {
         in_child(
-            "an_empty_name_of_an_authority_is_an_error_where_tls_libraries_take_it_for_one",
+            "rejects_empty_ca_variables",
             &[(variable, ""), ("TEST_REFUSED", if refused { variable } else { "" })],
             || {
                 let refused = std::env::var("TEST_REFUSED").unwrap();
@@ -664,7 +656,7 @@ fn an_empty_name_of_an_authority_is_an_error_where_tls_libraries_take_it_for_one
 }
 
 #[test]
-fn authorities_of_the_environment_hold() {
+fn environment_ca_variables_are_trusted() {
     let gateway = secure();
     let folder = tempfile::tempdir().unwrap();
     let file = folder.path().join("ca.pem");
@@ -679,7 +671,7 @@ fn authorities_of_the_environment_hold() {
         ("REQUESTS_CA_BUNDLE", file),
         ("REQUESTS_CA_BUNDLE", folder_name),
     ] {
-        in_child("authorities_of_the_environment_hold", &[(variable, value), ("TEST_URL", &url)], || {
+        in_child("environment_ca_variables_are_trusted", &[(variable, value), ("TEST_URL", &url)], || {
             let variables =
                 [CaVariable::adding("NODE_EXTRA_CA_CERTS"), CaVariable::replacing("REQUESTS_CA_BUNDLE")];
             let client = || ActPass::builder().api_key(KEY).base_url(std::env::var("TEST_URL").unwrap());
@@ -696,7 +688,7 @@ fn authorities_of_the_environment_hold() {
 }
 
 #[test]
-fn an_untrusted_certificate_says_who_is_trusted_and_how_to_add_one() {
+fn untrusted_certificate_error_names_trusted_authorities() {
     // One that signed itself, and one of another authority of the same name.
     let unknown = scripted(json!({"tls": "self_signed", "steps": []}));
     let renewed = secure();
@@ -713,7 +705,7 @@ fn an_untrusted_certificate_says_who_is_trusted_and_how_to_add_one() {
             ("TEST_PROBLEM", problem),
             ("TEST_SUMMARY", summary),
         ];
-        in_child("an_untrusted_certificate_says_who_is_trusted_and_how_to_add_one", &environment, || {
+        in_child("untrusted_certificate_error_names_trusted_authorities", &environment, || {
             let expected = |name: &str| std::env::var(name).unwrap();
             let client = ActPass::builder()
                 .api_key(KEY)
@@ -792,7 +784,7 @@ fn given(pem: &str, url: &str) -> Result<DecisionWord, Error> {
 }
 
 #[test]
-fn a_certificate_that_is_given_is_trusted_as_the_servers_own() {
+fn given_certificate_is_trusted_as_server_certificate() {
     let key = KeyPair::generate().unwrap();
     let own = like_openssl(&["127.0.0.1", "localhost"]).self_signed(&key).unwrap();
     for version in BOTH {
@@ -807,7 +799,7 @@ fn a_certificate_that_is_given_is_trusted_as_the_servers_own() {
     std::fs::write(&file, own.pem()).unwrap();
     let url = tls_server(&[own.der()], &key, &BOTH);
     in_child(
-        "a_certificate_that_is_given_is_trusted_as_the_servers_own",
+        "given_certificate_is_trusted_as_server_certificate",
         &[("SSL_CERT_FILE", file.to_str().unwrap()), ("TEST_URL", &url)],
         || {},
     );
@@ -818,7 +810,7 @@ fn a_certificate_that_is_given_is_trusted_as_the_servers_own() {
 }
 
 #[test]
-fn only_the_certificate_that_is_given_is_trusted_and_only_for_its_name_and_time() {
+fn given_certificate_is_checked_for_name_and_validity() {
     let key = KeyPair::generate().unwrap();
     let problem = |pem: &str, url: &str, key: &str| {
         let error = given(pem, url).expect_err(key);
@@ -865,7 +857,7 @@ fn only_the_certificate_that_is_given_is_trusted_and_only_for_its_name_and_time(
 }
 
 #[test]
-fn a_given_certificate_is_proof_of_nothing_without_its_key() {
+fn given_certificate_requires_its_private_key() {
     let key = KeyPair::generate().unwrap();
     let own = like_openssl(&["127.0.0.1"]).self_signed(&key).unwrap();
     for version in BOTH {
@@ -897,7 +889,7 @@ fn a_given_certificate_is_proof_of_nothing_without_its_key() {
 }
 
 #[test]
-fn a_chain_below_a_given_authority_is_verified_as_ever() {
+fn chain_to_given_authority_is_verified() {
     let root = CertifiedIssuer::self_signed(like_openssl(&["root"]), KeyPair::generate().unwrap()).unwrap();
     let middle =
         CertifiedIssuer::signed_by(like_openssl(&["middle"]), KeyPair::generate().unwrap(), &root).unwrap();

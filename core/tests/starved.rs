@@ -25,7 +25,7 @@ fn read(connection: &mut TcpStream) -> Instant {
 }
 
 #[test]
-fn a_replay_of_an_earlier_call_is_blocked_however_late_the_caller_is_woken() {
+fn starved_caller_rejects_replay_of_earlier_call() {
     let listener = TcpListener::bind("127.0.0.1:0").unwrap();
     let url = format!("http://{}", listener.local_addr().unwrap());
     let recorded = Instant::now().checked_sub(BEFORE).unwrap();

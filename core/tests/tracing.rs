@@ -20,7 +20,7 @@ use serde_json::json;
 use tracing_subscriber::fmt::format::FmtSpan;
 
 #[test]
-fn each_call_has_a_span_without_secrets_and_arguments() {
+fn call_spans_contain_no_secrets_or_arguments() {
     let log = Log::default();
     tracing_subscriber::fmt()
         .with_max_level(tracing::Level::TRACE)

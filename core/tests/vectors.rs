@@ -38,7 +38,7 @@ const IDEMPOTENCY_KEY: &str = "vector_key";
 const WORKERS: usize = 8;
 
 #[test]
-fn every_vector() {
+fn all_vectors_pass() {
     play_all(Sender::Shipped);
     // In one test, because what is logged is the process's.
     #[cfg(feature = "reqwest")]
@@ -138,7 +138,7 @@ fn play(&Run { vector, mode, expected, circuit_off }: &Run<'_>, sender: Sender) 
     let client = match vector.action.tool.as_deref() {
         Some("actpass.test.panic") => {
             let builder = vector.client.builder(&gateway, circuit_off, Sender::Shipped).unwrap();
-            builder.transport(common::Panicking::WhenPolled).build().unwrap()
+            builder.transport(common::PanickingTransport::WhenPolled).build().unwrap()
         }
         _ => vector.client.builder(&gateway, circuit_off, sender).unwrap().build().unwrap(),
     };

@@ -44,7 +44,7 @@ fn gateway() {
 }
 
 #[test]
-fn each_target_is_run() {
+fn every_target_is_tested() {
     assert_eq!(TARGETS.map(|target| target.name), ["decision", "policy", "passport", "canonical", "gateway"]);
 }
 

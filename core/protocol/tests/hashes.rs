@@ -19,7 +19,7 @@ use proptest::prelude::*;
 use serde_json::{Value, json};
 
 #[test]
-fn the_rfcs_test_data() {
+fn matches_rfc_8785_test_data() {
     let root = Path::new(env!("CARGO_MANIFEST_DIR")).join("tests/data/jcs");
     let mut names: Vec<_> = fs::read_dir(root.join("input"))
         .unwrap()
@@ -41,7 +41,7 @@ fn the_rfcs_test_data() {
 }
 
 #[test]
-fn the_bytes_of_the_rfcs_example() {
+fn matches_rfc_8785_example_bytes() {
     // Section 3.2.4.
     let expected = "
         7b 22 6c 69 74 65 72 61 6c 73 22 3a 5b 6e 75 6c 6c 2c 74 72
@@ -57,7 +57,7 @@ fn the_bytes_of_the_rfcs_example() {
 }
 
 #[test]
-fn the_rfcs_table_of_numbers() {
+fn matches_rfc_8785_number_table() {
     // Appendix B.
     for (bits, expected) in [
         (0x0000_0000_0000_0000, "0"),
@@ -96,7 +96,7 @@ fn the_rfcs_table_of_numbers() {
 }
 
 #[test]
-fn numbers_by_their_text() {
+fn canonicalizes_numbers_from_text() {
     for (text, expected) in [
         ("9007199254740991", "9007199254740991"),
         ("-9007199254740991", "-9007199254740991"),
@@ -117,7 +117,7 @@ fn numbers_by_their_text() {
 }
 
 #[test]
-fn integers_that_a_double_cannot_carry_are_errors() {
+fn rejects_integers_beyond_f64_precision() {
     for text in [
         "9007199254740992",
         "-9007199254740992",
@@ -139,7 +139,7 @@ fn integers_that_a_double_cannot_carry_are_errors() {
 }
 
 #[test]
-fn an_integer_without_a_canonical_form_is_named_with_its_path() {
+fn non_canonical_integer_error_names_its_path() {
     for (text, path) in [
         ("9007199254740992", ""),
         (r#"{"order_id":9007199254740992}"#, ".order_id"),
@@ -157,7 +157,7 @@ fn an_integer_without_a_canonical_form_is_named_with_its_path() {
 }
 
 #[test]
-fn keys_are_sorted_by_utf_16() {
+fn sorts_keys_by_utf16() {
     // U+10000 is D800 DC00 in UTF-16, before U+FFFF, and after it in UTF-8.
     let value = Json::parse("{\"\u{ffff}\":1,\"\u{10000}\":2,\"z\":3,\"\":4,\"Z\":5}".as_bytes()).unwrap();
     let expected = "{\"\":4,\"Z\":5,\"z\":3,\"\u{10000}\":2,\"\u{ffff}\":1}";
@@ -165,7 +165,7 @@ fn keys_are_sorted_by_utf_16() {
 }
 
 #[test]
-fn hashes_are_those_of_the_1_1_3_client() {
+fn hashes_match_client_1_1_3() {
     // hashlib.sha256(json.dumps(payload, sort_keys=True, separators=(",", ":"), ensure_ascii=False).encode()), and
     // hmac.new(key, the same bytes, hashlib.sha256).
     let payload = Json::from(json!({"b": 1, "a": ["x", null, true]}));
@@ -193,7 +193,7 @@ proptest! {
     #![proptest_config(ProptestConfig { failure_persistence: None, ..ProptestConfig::with_cases(500) })]
 
     #[test]
-    fn plain_payloads_are_as_a_plain_writer_writes_them(payload in payload()) {
+    fn simple_payloads_match_a_simple_writer(payload in payload()) {
         let mut expected = String::new();
         write(&payload, &mut expected);
         let value = Json::from(payload);
@@ -209,7 +209,7 @@ proptest! {
     #![proptest_config(ProptestConfig { failure_persistence: None, ..ProptestConfig::with_cases(500) })]
 
     #[test]
-    fn any_payload_is_as_the_library_writes_it(text in json_text()) {
+    fn payloads_match_serde_json_canonicalizer(text in json_text()) {
         let value = Json::parse(text.as_bytes()).unwrap();
         match (canonical_json(&value), serde_json_canonicalizer::to_vec(&value)) {
             (Ok(written), expected) => prop_assert_eq!(written, expected.unwrap()),

@@ -38,7 +38,7 @@ fn open(token: &str) -> Result<Claims, PassportError> {
 }
 
 #[test]
-fn the_one_form_is_read() {
+fn accepts_the_one_valid_form() {
     for header in [HEADER, r#" { "kid" : "k1", "alg" : "EdDSA" } "#] {
         assert_eq!(open(&sign(header, CLAIMS)).unwrap().jti(), "ap_1");
     }
@@ -48,7 +48,7 @@ fn the_one_form_is_read() {
 }
 
 #[test]
-fn tokens_and_key_sets_are_read_up_to_their_limits() {
+fn limits_token_and_jwks_size() {
     for (length, expected) in [(MAX_BYTES, true), (MAX_BYTES + 1, false)] {
         // Base64 has no texts of some lengths; white space in the header makes up for it.
         let token = (0..4)
@@ -77,7 +77,7 @@ fn padded(length: usize) -> String {
 }
 
 #[test]
-fn headers_are_closed() {
+fn rejects_unknown_header_members() {
     for (header, refusal) in [
         (r#"{"alg": "none", "kid": "k1"}"#, PassportError::Algorithm),
         (r#"{"alg": "HS256", "kid": "k1"}"#, PassportError::Algorithm),
@@ -110,7 +110,7 @@ fn headers_are_closed() {
 }
 
 #[test]
-fn parts_are_closed() {
+fn rejects_malformed_parts() {
     let whole = sign(HEADER, CLAIMS);
     let spare = {
         // The last character carries four bits that mean nothing.
@@ -141,7 +141,7 @@ fn parts_are_closed() {
 }
 
 #[test]
-fn only_the_named_key_counts() {
+fn verifies_only_with_the_named_key() {
     assert_eq!(open(&sign_with(&pair(8), HEADER, CLAIMS)).unwrap_err(), PassportError::Signature);
     let other = PublicKey::new("k2", pair(7).public_key().as_ref()).unwrap();
     let token = sign(HEADER, CLAIMS);
@@ -150,7 +150,7 @@ fn only_the_named_key_counts() {
 }
 
 #[test]
-fn one_kind_is_never_taken_for_another() {
+fn rejects_other_token_types() {
     let claims = Json::parse(CLAIMS.as_bytes()).unwrap();
     for (typ, is_passport, is_head) in [
         (Some(TokenType::Passport), true, false),
@@ -168,7 +168,7 @@ fn one_kind_is_never_taken_for_another() {
 }
 
 #[test]
-fn every_claim_is_needed() {
+fn requires_every_claim() {
     let malformed =
         |claims: String| Claims::parse(claims.as_bytes()).unwrap_err() == PassportError::Malformed;
     let Json::Object(members) = Json::parse(CLAIMS.as_bytes()).unwrap() else { panic!() };
@@ -216,7 +216,7 @@ fn at(now: i64) -> ValidationTime {
 }
 
 #[test]
-fn bearers_are_compared() {
+fn validates_presentation() {
     let claims = Claims::parse(CLAIMS.as_bytes()).unwrap();
     assert_eq!(claims.validate(&PRESENTATION, &at(150)), []);
     let any = Presentation { tenant_id: None, agent_id: None, user_id: None, ..PRESENTATION };
@@ -236,7 +236,7 @@ fn bearers_are_compared() {
 }
 
 #[test]
-fn time_has_a_leeway_and_no_more() {
+fn applies_leeway_exactly() {
     let claims = Claims::parse(CLAIMS.as_bytes()).unwrap();
     for (now, refused) in [
         (94, Some(PassportError::NotYetValid)),
@@ -258,7 +258,7 @@ fn time_has_a_leeway_and_no_more() {
 }
 
 #[test]
-fn only_ed25519_keys_of_a_set_are_taken() {
+fn keeps_only_ed25519_keys_of_a_jwks() {
     let x = encode([7; 32]);
     let set = format!(
         r#"{{"keys":[{{"kty":"OKP","crv":"Ed25519","kid":"good","x":"{x}"}},{{"kty":"OKP","crv":"X25519","kid":"b","x":"{x}"}},
@@ -275,7 +275,7 @@ fn only_ed25519_keys_of_a_set_are_taken() {
 
 /// Every byte: replaced, taken out, put in, and all that follows it cut off; by a seed.
 #[test]
-fn no_byte_of_a_passport_can_be_changed() {
+fn any_changed_byte_invalidates_a_passport() {
     let token = sign(HEADER, CLAIMS);
     assert!(open(&token).is_ok() && others_read(&token).is_some());
     let mut random = 0x9e37_79b9_7f4a_7c15_u64;
@@ -308,7 +308,7 @@ fn no_byte_of_a_passport_can_be_changed() {
 }
 
 #[test]
-fn others_read_what_is_written_here() {
+fn jsonwebtoken_reads_our_tokens() {
     let input = signing_input(TokenType::Passport, "k1", &Json::parse(CLAIMS.as_bytes()).unwrap());
     let token = format!("{input}.{}", encode(pair(7).sign(input.as_bytes())));
     let claims = Json::parse(CLAIMS.as_bytes()).unwrap();
@@ -324,7 +324,7 @@ fn others_read_what_is_written_here() {
 }
 
 #[test]
-fn what_others_write_is_read_here() {
+fn reads_tokens_from_jsonwebtoken() {
     install();
     let header = Header { kid: Some("k1".to_owned()), ..Header::new(Algorithm::EdDSA) };
     let claims: serde_json::Value = serde_json::from_str(CLAIMS).unwrap();

@@ -64,7 +64,7 @@ fn calls_share_connections_and_one_thread() {
 }
 
 #[test]
-fn tasks_run_on_the_thread_of_the_calls() {
+fn tasks_run_on_the_background_thread() {
     let gateway = gateway(json!([]));
     let client = BackgroundClient::new(builder(&gateway)).unwrap();
     let of_calls = ask(&client, |_| async { Ok(thread::current().id()) }).unwrap();
@@ -75,7 +75,7 @@ fn tasks_run_on_the_thread_of_the_calls() {
 /// The names of hosts are resolved on threads of the runtime's own, which must not end the process either.
 #[cfg(unix)]
 #[test]
-fn its_threads_block_sigpipe_and_the_callers_does_not() {
+fn blocks_sigpipe_on_background_thread_only() {
     use nix::sys::signal::{SigSet, Signal};
 
     let is_blocked = || SigSet::thread_get_mask().unwrap().contains(Signal::SIGPIPE);
@@ -86,7 +86,7 @@ fn its_threads_block_sigpipe_and_the_callers_does_not() {
 }
 
 #[test]
-fn a_connection_that_the_server_closed_while_idle_fails_no_call() {
+fn idle_connection_closed_by_server_fails_no_call() {
     let gateway = gateway(json!([respond(json!({"event_id": "ev_1"}))]));
     let client = BackgroundClient::new(builder(&gateway)).unwrap();
     for call in 0..12 {
@@ -97,7 +97,7 @@ fn a_connection_that_the_server_closed_while_idle_fails_no_call() {
 }
 
 #[test]
-fn what_follows_an_answer_answers_nothing() {
+fn discards_bytes_after_a_response() {
     let deny = json!({"decision": "deny"}).to_string();
     let allowed = allow().to_string();
     let more = format!("{deny}HTTP/1.1 200 OK\r\ncontent-length: {}\r\n\r\n{allowed}", allowed.len());
@@ -120,7 +120,7 @@ fn what_follows_an_answer_answers_nothing() {
 }
 
 #[test]
-fn a_cancelled_call_closes_its_connection_and_tells_nobody() {
+fn cancelled_call_closes_its_connection_silently() {
     let listener = TcpListener::bind("127.0.0.1:0").unwrap();
     let url = format!("http://{}", listener.local_addr().unwrap());
     let client = BackgroundClient::new(ActPass::builder().api_key(KEY).base_url(url).timeout(LONG)).unwrap();
@@ -141,7 +141,7 @@ fn a_cancelled_call_closes_its_connection_and_tells_nobody() {
 }
 
 #[test]
-fn a_call_that_is_dropped_goes_on() {
+fn dropped_call_handle_does_not_cancel() {
     let gateway = gateway(json!([{"do": "respond", "json": {"event_id": "ev_1"}, "delay_ms": 200}]));
     let client = BackgroundClient::new(builder(&gateway)).unwrap();
     let (done, answer) = mpsc::channel();
@@ -155,7 +155,7 @@ fn a_call_that_is_dropped_goes_on() {
 }
 
 #[test]
-fn a_panic_is_an_error_and_blocks_and_the_thread_goes_on() {
+fn panic_blocks_and_thread_survives() {
     let gateway = gateway(json!([respond(allow())]));
     let client = BackgroundClient::new(builder(&gateway)).unwrap();
     for mode in [Mode::Enforce, Mode::Strict, Mode::Warn, Mode::Monitor] {
@@ -177,7 +177,7 @@ fn a_panic_is_an_error_and_blocks_and_the_thread_goes_on() {
 }
 
 #[test]
-fn a_call_in_a_trace_says_so_and_others_do_not() {
+fn sends_traceparent_only_within_a_trace() {
     let gateway = gateway(json!([respond(allow())]));
     let client = BackgroundClient::new(builder(&gateway)).unwrap();
     let current = "00-0af7651916cd43dd8448eb211c80319c-b7ad6b7169203331-01";

@@ -27,12 +27,12 @@ use common::{KEY, action, allow, block_on, body, builder, gateway, respond, scri
 use serde_json::json;
 
 #[test]
-fn a_connection_that_the_server_closed_while_idle_fails_no_call() {
+fn idle_connection_closed_by_server_fails_no_call() {
     closed_while_idle("none");
 }
 
 #[test]
-fn nor_does_one_over_tls() {
+fn idle_tls_connection_closed_by_server_fails_no_call() {
     closed_while_idle("trusted");
 }
 
@@ -57,7 +57,7 @@ fn closed_while_idle(tls: &str) {
 /// Of many threads that call at once after a pause only one drives; the others must not pick a connection before it has
 /// seen which ones are closed.
 #[test]
-fn nor_do_many_that_many_threads_want_at_once() {
+fn idle_connections_of_many_threads_fail_no_call() {
     const THREADS: usize = 16;
     let gateway = gateway(json!([respond(json!({"event_id": "ev_1"}))]));
     let client = host(&gateway);
@@ -79,7 +79,7 @@ fn nor_do_many_that_many_threads_want_at_once() {
 }
 
 #[test]
-fn a_connection_that_is_open_is_used_again() {
+fn reuses_open_connections() {
     let gateway = gateway(json!([respond(json!({"event_id": "ev_1"}))]));
     let client = host(&gateway);
     for _ in 0..10 {
@@ -91,7 +91,7 @@ fn a_connection_that_is_open_is_used_again() {
 }
 
 #[test]
-fn what_follows_an_answer_answers_nothing() {
+fn discards_bytes_after_a_response() {
     let deny = json!({"decision": "deny"}).to_string();
     let allowed = allow().to_string();
     let more = format!("{deny}HTTP/1.1 200 OK\r\ncontent-length: {}\r\n\r\n{allowed}", allowed.len());
@@ -115,7 +115,7 @@ fn what_follows_an_answer_answers_nothing() {
 }
 
 #[test]
-fn many_threads_share_one_host() {
+fn many_threads_share_one_client() {
     const THREADS: usize = 16;
     const CALLS: usize = 25;
     let gateway = gateway(json!([respond(json!({"event_id": "ev_1"}))]));
@@ -138,7 +138,7 @@ fn many_threads_share_one_host() {
 }
 
 #[test]
-fn calls_of_many_threads_wait_side_by_side() {
+fn calls_of_many_threads_run_concurrently() {
     let slow = gateway(json!([{"do": "respond", "json": {"event_id": "ev_1"}, "delay_ms": 60_000}]));
     let client = host(&slow);
     thread::scope(|scope| {
@@ -152,7 +152,7 @@ fn calls_of_many_threads_wait_side_by_side() {
 }
 
 #[test]
-fn an_interruption_abandons_a_hanging_call_and_runs_nothing() {
+fn interrupt_abandons_hanging_call_and_runs_nothing() {
     for at in ["request", "headers", "body"] {
         for mode in [Mode::Enforce, Mode::Monitor] {
             let gateway = gateway(json!([{"do": "hang", "at": at}, respond(allow())]));
@@ -184,7 +184,7 @@ fn an_interruption_abandons_a_hanging_call_and_runs_nothing() {
 }
 
 #[test]
-fn a_panic_while_waiting_blocks_and_lets_monitor_run() {
+fn panic_while_waiting_blocks_except_in_monitor() {
     let gateway = gateway(json!([{"do": "hang", "at": "request"}]));
     let client = host(&gateway);
     let broken = || -> Result<(), Infallible> { panic!("while waiting") };
@@ -204,7 +204,7 @@ fn a_panic_while_waiting_blocks_and_lets_monitor_run() {
 }
 
 #[test]
-fn an_interruption_of_one_thread_leaves_the_others_waiting() {
+fn interrupt_of_one_thread_does_not_affect_others() {
     let steps = json!([{"do": "respond", "json": {"event_id": "ev_1"}, "delay_ms": 60_000}]);
     let gateway = gateway(steps);
     let client = host(&gateway);
@@ -232,7 +232,7 @@ fn an_interruption_of_one_thread_leaves_the_others_waiting() {
 }
 
 #[test]
-fn the_deadline_holds_in_every_thread() {
+fn deadline_applies_in_every_thread() {
     let gateway = gateway(json!([{"do": "hang", "at": "request"}]));
     let client = BlockingClient::new(builder(&gateway).timeout(Duration::from_millis(300))).unwrap();
     thread::scope(|scope| {
@@ -243,7 +243,7 @@ fn the_deadline_holds_in_every_thread() {
 }
 
 #[test]
-fn a_host_can_be_dropped_anywhere() {
+fn client_can_be_dropped_anywhere() {
     let gateway = gateway(json!([respond(json!({"event_id": "ev_1"}))]));
     // Outside of any runtime, unused and used.
     drop(host(&gateway));
@@ -276,7 +276,7 @@ fn a_host_can_be_dropped_anywhere() {
 }
 
 #[test]
-fn a_bad_setting_is_an_error_of_the_host() {
+fn constructor_rejects_invalid_settings() {
     let error = BlockingClient::new(ActPass::builder().api_key("")).unwrap_err();
     assert_eq!(error.kind(), ErrorKind::Config);
     let own = FixedResponse::new(200, r#"{"decision": "deny"}"#);

@@ -6,7 +6,7 @@ use tracing::Level;
 use tracing::level_filters::LevelFilter;
 
 #[tokio::test]
-async fn a_log_has_the_lines_of_its_call() {
+async fn call_log_holds_only_its_calls_lines() {
     let logs = [LevelFilter::INFO, LevelFilter::DEBUG, LevelFilter::OFF].map(CallLog::new);
     let calls = logs.iter().enumerate().map(|(call, log)| {
         CallLog::instrument(Some(log.clone()), async move {

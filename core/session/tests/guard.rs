@@ -30,7 +30,7 @@ fn authorize(answer: &str, mode: Mode, record: bool) -> Result<GuardSession, Box
 }
 
 #[test]
-fn a_session_begins_and_ends_once() {
+fn session_begins_and_finishes_once() {
     let session = authorize(ALLOW, Mode::Enforce, true).unwrap();
     assert_eq!(session.decision().unwrap().word().as_str(), "allow");
     let early = session.finish(ActionEnd::Returned, None).unwrap_err();
@@ -49,7 +49,7 @@ fn a_session_begins_and_ends_once() {
 }
 
 #[test]
-fn of_many_threads_one_begins() {
+fn only_one_of_many_threads_begins() {
     let session = authorize(ALLOW, Mode::Enforce, false).unwrap();
     let began = AtomicUsize::new(0);
     std::thread::scope(|scope| {
@@ -66,7 +66,7 @@ fn of_many_threads_one_begins() {
 }
 
 #[test]
-fn what_changed_does_not_begin() {
+fn changed_action_does_not_begin() {
     let changes = [
         action().args_text(r#"{"amount": 2}"#),
         action().resource("stripe:charge:ch_2"),
@@ -87,7 +87,7 @@ fn what_changed_does_not_begin() {
 }
 
 #[test]
-fn a_call_that_is_lost_blocks_and_monitor_runs() {
+fn lost_call_blocks_except_in_monitor() {
     for mode in [Mode::Enforce, Mode::Strict, Mode::Warn, Mode::Monitor] {
         let (_, prepared) = prepared(ALLOW, mode);
         let lost = GuardSession::for_failure(prepared, Error::new(ErrorKind::Internal, "no thread"), true);
@@ -107,7 +107,7 @@ fn a_call_that_is_lost_blocks_and_monitor_runs() {
 }
 
 #[test]
-fn a_denial_is_no_session() {
+fn denial_creates_no_session() {
     let blocked = authorize(DENY, Mode::Enforce, false).unwrap_err();
     assert_eq!(blocked.tool(), "demo.tool");
     assert!(blocked.texts().model.starts_with("demo.tool was not run: deny (r)."));

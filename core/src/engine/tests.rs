@@ -360,7 +360,7 @@ fn walk(seed: u64, counts: &mut Counts) {
 const WALKS: u64 = 20_000;
 
 #[test]
-fn every_order_of_events_runs_only_what_the_model_runs() {
+fn every_order_of_events_matches_the_model() {
     let walks = std::env::var("ACTPASS_INTERLEAVINGS").map_or(WALKS, |text| text.parse().unwrap());
     let mut counts = Counts::default();
     let began = Instant::now();
@@ -384,7 +384,7 @@ fn every_order_of_events_runs_only_what_the_model_runs() {
 }
 
 #[test]
-fn a_machine_that_is_driven_wrongly_runs_nothing() {
+fn misused_machine_runs_nothing() {
     let script = Script::new(1);
     for mode in [Mode::Enforce, Mode::Strict, Mode::Warn, Mode::Monitor] {
         let engine = engine(0);
@@ -411,7 +411,7 @@ fn a_machine_that_is_driven_wrongly_runs_nothing() {
 const DIAGRAM: &str = concat!(env!("CARGO_MANIFEST_DIR"), "/../docs/engine.md");
 
 #[test]
-fn the_diagram_shows_the_states_and_their_events() {
+fn diagram_matches_states_and_events() {
     let page = std::fs::read_to_string(DIAGRAM).unwrap();
     let (begin, end) = ("```mermaid\n", "```");
     let start = page.find(begin).unwrap() + begin.len();

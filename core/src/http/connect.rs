@@ -538,7 +538,7 @@ mod tests {
     use super::*;
 
     #[test]
-    fn tells_what_a_socks_proxy_means_by_its_librarys_texts() {
+    fn maps_socks_library_messages() {
         for (text, problem) in [
             ("SOCKS error: server does not support user/pass authentication", ProxyProblem::Authentication),
             ("SOCKS error: server implements authentication incorrectly", ProxyProblem::Authentication),

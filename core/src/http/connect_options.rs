@@ -61,7 +61,7 @@ mod tests {
     use super::*;
 
     #[test]
-    fn authorities() {
+    fn rejects_invalid_ca() {
         assert!(parse_ca(Some(b"")).is_err());
         assert!(parse_ca(Some(b"-----BEGIN CERTIFICATE-----\n!\n-----END CERTIFICATE-----")).is_err());
     }

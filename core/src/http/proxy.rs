@@ -354,7 +354,7 @@ mod tests {
     }
 
     #[test]
-    fn rejects_what_is_no_proxy_by_the_name_of_the_variable() {
+    fn rejects_invalid_proxies_naming_the_variable() {
         for value in [
             "socks://a:1",
             "socks6://a",
@@ -393,7 +393,7 @@ mod tests {
     }
 
     #[test]
-    fn no_proxy_vectors() {
+    fn matches_no_proxy_vectors() {
         let vectors = Json::parse(include_bytes!("../../tests/data/no_proxy.json")).unwrap();
         let Json::Array(vectors) = vectors else { panic!("not a list") };
         assert!(vectors.len() > 60);
@@ -408,7 +408,7 @@ mod tests {
 
     #[cfg(unix)]
     #[test]
-    fn rejects_values_that_are_not_text() {
+    fn rejects_non_utf8_values() {
         use std::os::unix::ffi::OsStringExt;
         let url = BaseUrl::parse("https://gate.example", false).unwrap();
         for name in ["HTTPS_PROXY", "all_proxy", "no_proxy", "NO_PROXY"] {

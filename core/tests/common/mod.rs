@@ -159,18 +159,18 @@ pub fn in_child(test: &str, environment: &[(&str, &str)], child: impl FnOnce()) 
 
 /// Answers the n-th attempt with the n-th of its answers, and the rest with its last.
 #[derive(Clone, Debug)]
-pub struct Canned(Arc<Mutex<CannedState>>);
+pub struct ScriptedTransport(Arc<Mutex<ScriptState>>);
 
 #[derive(Debug)]
-struct CannedState {
+struct ScriptState {
     answers: VecDeque<Result<Response, TransportError>>,
     requests: Vec<Request>,
 }
 
-impl Canned {
+impl ScriptedTransport {
     pub fn new(answers: impl IntoIterator<Item = Result<Response, TransportError>>) -> Self {
         let answers = answers.into_iter().collect();
-        Self(Arc::new(Mutex::new(CannedState { answers, requests: Vec::new() })))
+        Self(Arc::new(Mutex::new(ScriptState { answers, requests: Vec::new() })))
     }
 
     pub fn answer(status: u16, body: impl Into<Vec<u8>>) -> Self {
@@ -183,7 +183,7 @@ impl Canned {
     }
 }
 
-impl Transport for Canned {
+impl Transport for ScriptedTransport {
     fn send(&self, request: Request) -> SendFuture<'_> {
         let mut state = self.0.lock().unwrap();
         let hash =
@@ -204,9 +204,9 @@ impl Transport for Canned {
 
 /// Never answers.
 #[derive(Debug)]
-pub struct Never;
+pub struct PendingTransport;
 
-impl Transport for Never {
+impl Transport for PendingTransport {
     fn send(&self, _: Request) -> SendFuture<'_> {
         Box::pin(std::future::pending())
     }
@@ -214,12 +214,12 @@ impl Transport for Never {
 
 /// Panics: at once, or when it is first waited for.
 #[derive(Clone, Copy, Debug)]
-pub enum Panicking {
+pub enum PanickingTransport {
     AtOnce,
     WhenPolled,
 }
 
-impl Transport for Panicking {
+impl Transport for PanickingTransport {
     fn send(&self, _: Request) -> SendFuture<'_> {
         match self {
             Self::AtOnce => panic!("a transport that panics at once"),

@@ -19,11 +19,11 @@ use tokio::time::sleep;
 use tokio_rustls::TlsAcceptor;
 use tokio_rustls::server::TlsStream;
 
-use crate::play::{After, HALVES, JSON, Parts, headers, location, parts};
+use crate::client_stream::reset_on_close;
+use crate::play::{ConnectionFate, HALVES, JSON, Parts, headers, location, parts};
 use crate::request::{Seen, hash};
 use crate::script::{Goaway, HangAt, ResetAt, Respond, RstStream, Step};
 use crate::shared::Shared;
-use crate::wire::reset_on_close;
 
 /// Serves a connection until its end; `stream` is shut down to stop it.
 pub(crate) fn serve(
@@ -38,55 +38,59 @@ pub(crate) fn serve(
     runtime.block_on(async {
         let tcp = tokio::net::TcpStream::from_std(own)?;
         let tls = TlsAcceptor::from(Arc::clone(config)).accept(tcp).await?;
-        let wire = Wire(Arc::new(Mutex::new(tls)));
-        if converse(&wire, connection, shared).await? == After::Reset {
+        let shared_stream = SharedStream(Arc::new(Mutex::new(tls)));
+        if serve_streams(&shared_stream, connection, shared).await? == ConnectionFate::Reset {
             reset_on_close(stream)?;
         } else {
-            future::poll_fn(|context| wire.clone().as_mut().poll_shutdown(context)).await?;
+            future::poll_fn(|context| shared_stream.clone().as_mut().poll_shutdown(context)).await?;
         }
         Ok(())
     })
 }
 
-type Asked = (Request<RecvStream>, SendResponse<Bytes>);
+type Exchange = (Request<RecvStream>, SendResponse<Bytes>);
 
-async fn converse(wire: &Wire, connection: u64, shared: &Shared) -> io::Result<After> {
-    let mut peer = h2::server::handshake(wire.clone()).await.map_err(io::Error::other)?;
+async fn serve_streams(
+    stream: &SharedStream,
+    connection: u64,
+    shared: &Shared,
+) -> io::Result<ConnectionFate> {
+    let mut peer = h2::server::handshake(stream.clone()).await.map_err(io::Error::other)?;
     let mut pings = peer.ping_pong().ok_or_else(|| io::Error::other("the pings are taken"))?;
-    let mut waiting: VecDeque<Asked> = VecDeque::new();
+    let mut waiting: VecDeque<Exchange> = VecDeque::new();
     loop {
-        let asked = match waiting.pop_front() {
-            Some(asked) => asked,
+        let exchange = match waiting.pop_front() {
+            Some(exchange) => exchange,
             None => match peer.accept().await {
-                Some(asked) => asked.map_err(io::Error::other)?,
-                None => return Ok(After::Close),
+                Some(exchange) => exchange.map_err(io::Error::other)?,
+                None => return Ok(ConnectionFate::Close),
             },
         };
-        let mut answering = Box::pin(answer(asked, wire, &mut pings, connection, shared));
+        let mut answering = Box::pin(answer(exchange, stream, &mut pings, connection, shared));
         // The connection has to be driven for the answer to get anywhere.
         let after = loop {
             tokio::select! {
                 after = &mut answering => break after?,
-                asked = peer.accept() => match asked {
-                    Some(asked) => waiting.push_back(asked.map_err(io::Error::other)?),
-                    None => return Ok(After::Close),
+                exchange = peer.accept() => match exchange {
+                    Some(exchange) => waiting.push_back(exchange.map_err(io::Error::other)?),
+                    None => return Ok(ConnectionFate::Close),
                 },
             }
         };
-        if after != After::KeepAlive {
+        if after != ConnectionFate::KeepAlive {
             return Ok(after);
         }
     }
 }
 
 async fn answer(
-    asked: Asked,
-    wire: &Wire,
+    exchange: Exchange,
+    stream: &SharedStream,
     pings: &mut PingPong,
     connection: u64,
     shared: &Shared,
-) -> io::Result<After> {
-    let (request, mut peer) = asked;
+) -> io::Result<ConnectionFate> {
+    let (request, mut peer) = exchange;
     let stream_id = peer.stream_id().as_u32();
     let (head, mut incoming) = request.into_parts();
     let mut body = Vec::new();
@@ -113,50 +117,50 @@ async fn answer(
         Step::Redirect(step) => {
             let location = location(shared.setup.other_host)?;
             begin(&mut peer, step.status, &[("location".into(), location)], true)?;
-            Ok(After::KeepAlive)
+            Ok(ConnectionFate::KeepAlive)
         }
         Step::Truncate(step) => {
             let announced =
                 step.body.len().saturating_add(usize::try_from(step.missing).unwrap_or(usize::MAX));
-            let mut stream = begin(&mut peer, step.status, &proper(announced), false)?;
+            let mut stream = begin(&mut peer, step.status, &basic_headers(announced), false)?;
             send(&mut stream, step.body.into_bytes(), true)?;
-            Ok(After::KeepAlive)
+            Ok(ConnectionFate::KeepAlive)
         }
         Step::Trickle(step) => {
-            let mut stream = begin(&mut peer, step.status, &proper(step.body.len()), false)?;
+            let mut stream = begin(&mut peer, step.status, &basic_headers(step.body.len()), false)?;
             for byte in step.body.into_bytes() {
                 send(&mut stream, vec![byte], false)?;
                 sleep(Duration::from_millis(step.interval_ms)).await;
             }
             send(&mut stream, Vec::new(), true)?;
-            Ok(After::KeepAlive)
+            Ok(ConnectionFate::KeepAlive)
         }
         Step::Hang(step) => {
-            let _half = (step.at != HangAt::Request).then(|| half_an_answer(&mut peer)).transpose()?;
+            let _half = (step.at != HangAt::Request).then(|| send_half_response(&mut peer)).transpose()?;
             future::pending().await
         }
         Step::Reset(step) => {
-            let _half = half_if(step.at, &mut peer, pings).await?;
-            Ok(After::Reset)
+            let _half = half_response_if(step.at, &mut peer, pings).await?;
+            Ok(ConnectionFate::Reset)
         }
         Step::RstStream(RstStream { at, code, .. }) => {
-            match half_if(at, &mut peer, pings).await? {
+            match half_response_if(at, &mut peer, pings).await? {
                 Some(mut stream) => stream.send_reset(Reason::from(code)),
                 None => peer.send_reset(Reason::from(code)),
             }
-            Ok(After::KeepAlive)
+            Ok(ConnectionFate::KeepAlive)
         }
         Step::Goaway(Goaway { at, code, processed, .. }) => {
-            let _half = half_if(at, &mut peer, pings).await?;
-            wire.goaway(if processed { stream_id } else { 0 }, code).await?;
-            Ok(After::Close)
+            let _half = half_response_if(at, &mut peer, pings).await?;
+            stream.goaway(if processed { stream_id } else { 0 }, code).await?;
+            Ok(ConnectionFate::Close)
         }
         // Not reached: the script was checked.
-        Step::Raw(_) => Ok(After::Close),
+        Step::Raw(_) => Ok(ConnectionFate::Close),
     }
 }
 
-fn respond(step: &Respond, peer: &mut SendResponse<Bytes>) -> io::Result<After> {
+fn respond(step: &Respond, peer: &mut SendResponse<Bytes>) -> io::Result<ConnectionFate> {
     let parts = parts(&step.body);
     let headers = headers(step, &parts);
     let Parts { first, unit, times } = parts;
@@ -168,10 +172,10 @@ fn respond(step: &Respond, peer: &mut SendResponse<Bytes>) -> io::Result<After> 
     if !body.is_empty() {
         send(&mut stream, body, true)?;
     }
-    Ok(After::KeepAlive)
+    Ok(ConnectionFate::KeepAlive)
 }
 
-fn proper(content_length: usize) -> [(String, String); 2] {
+fn basic_headers(content_length: usize) -> [(String, String); 2] {
     [("content-type".into(), JSON.into()), ("content-length".into(), content_length.to_string())]
 }
 
@@ -179,7 +183,7 @@ fn proper(content_length: usize) -> [(String, String); 2] {
 ///
 /// Without that wait the client may read the half only after the end. It then writes its acknowledgements to a connection that
 /// is reset already, and reports the failed write instead of the reset.
-async fn half_if(
+async fn half_response_if(
     at: ResetAt,
     peer: &mut SendResponse<Bytes>,
     pings: &mut PingPong,
@@ -187,7 +191,7 @@ async fn half_if(
     match at {
         ResetAt::Request => Ok(None),
         ResetAt::Body => {
-            let stream = half_an_answer(peer)?;
+            let stream = send_half_response(peer)?;
             // Frames are answered in order. The library sends the first ping before the half, the second after it.
             for _ in 0..2 {
                 pings.ping(Ping::opaque()).await.map_err(io::Error::other)?;
@@ -197,9 +201,9 @@ async fn half_if(
     }
 }
 
-fn half_an_answer(peer: &mut SendResponse<Bytes>) -> io::Result<SendStream<Bytes>> {
+fn send_half_response(peer: &mut SendResponse<Bytes>) -> io::Result<SendStream<Bytes>> {
     let (half, rest) = HALVES;
-    let mut stream = begin(peer, 200, &proper(half.len().saturating_add(rest.len())), false)?;
+    let mut stream = begin(peer, 200, &basic_headers(half.len().saturating_add(rest.len())), false)?;
     send(&mut stream, half.to_vec(), false)?;
     Ok(stream)
 }
@@ -223,11 +227,11 @@ fn send(stream: &mut SendStream<Bytes>, bytes: Vec<u8>, end: bool) -> io::Result
     stream.send_data(Bytes::from(bytes), end).map_err(io::Error::other)
 }
 
-/// A connection that two can write to: the library, and [`Wire::goaway`] when the library is between two frames.
+/// A connection that two can write to: the library, and [`SharedStream::goaway`] when the library is between two frames.
 #[derive(Clone)]
-struct Wire(Arc<Mutex<TlsStream<tokio::net::TcpStream>>>);
+struct SharedStream(Arc<Mutex<TlsStream<tokio::net::TcpStream>>>);
 
-impl Wire {
+impl SharedStream {
     fn lock(&self) -> MutexGuard<'_, TlsStream<tokio::net::TcpStream>> {
         self.0.lock().unwrap_or_else(PoisonError::into_inner)
     }
@@ -239,11 +243,11 @@ impl Wire {
         frame.extend_from_slice(&code.to_be_bytes());
         let mut written = 0;
         future::poll_fn(|context| {
-            let mut wire = self.lock();
+            let mut stream = self.lock();
             while let Some(rest @ [_, ..]) = frame.get(written..) {
-                written = written.saturating_add(ready!(Pin::new(&mut *wire).poll_write(context, rest))?);
+                written = written.saturating_add(ready!(Pin::new(&mut *stream).poll_write(context, rest))?);
             }
-            Pin::new(&mut *wire).poll_flush(context)
+            Pin::new(&mut *stream).poll_flush(context)
         })
         .await
     }
@@ -253,7 +257,7 @@ impl Wire {
     }
 }
 
-impl AsyncRead for Wire {
+impl AsyncRead for SharedStream {
     fn poll_read(
         self: Pin<&mut Self>,
         context: &mut Context<'_>,
@@ -263,7 +267,7 @@ impl AsyncRead for Wire {
     }
 }
 
-impl AsyncWrite for Wire {
+impl AsyncWrite for SharedStream {
     fn poll_write(self: Pin<&mut Self>, context: &mut Context<'_>, buf: &[u8]) -> Poll<io::Result<usize>> {
         Pin::new(&mut *self.lock()).poll_write(context, buf)
     }

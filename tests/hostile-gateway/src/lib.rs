@@ -53,13 +53,13 @@
 #![forbid(unsafe_code)]
 
 mod certificates;
+mod client_stream;
 mod http2;
 mod play;
 mod request;
 mod script;
 mod server;
 mod shared;
-mod wire;
 
 use std::io;
 use std::net::{Ipv4Addr, SocketAddr, TcpListener};

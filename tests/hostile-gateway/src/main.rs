@@ -16,7 +16,7 @@ fn main() -> io::Result<()> {
     let mut gateways = Gateways::default();
     let mut line = Vec::new();
     while input.read_until(b'\n', &mut line)? > 0 {
-        let answer = gateways.obey(&line).unwrap_or_else(|what| json!({ "error": what }));
+        let answer = gateways.execute(&line).unwrap_or_else(|what| json!({ "error": what }));
         writeln!(output, "{answer}")?;
         output.flush()?;
         line.clear();
@@ -31,7 +31,7 @@ struct Gateways {
 }
 
 impl Gateways {
-    fn obey(&mut self, line: &[u8]) -> Result<Value, String> {
+    fn execute(&mut self, line: &[u8]) -> Result<Value, String> {
         let command: Map<String, Value> =
             serde_json::from_slice(line).map_err(|err| format!("line: {err}"))?;
         let mut members = command.into_iter();

@@ -6,13 +6,13 @@ use std::io::{self, Read};
 use std::net::SocketAddr;
 use std::time::Duration;
 
+use crate::client_stream::ClientStream;
 use crate::script::{Body, Hang, HangAt, Raw, Reset, ResetAt, Respond, Step, Trickle, Truncate};
 use crate::shared::Stop;
-use crate::wire::Wire;
 
 /// What becomes of the connection after a step.
 #[derive(Clone, Copy, Debug, Eq, PartialEq)]
-pub(crate) enum After {
+pub(crate) enum ConnectionFate {
     KeepAlive,
     Close,
     Reset,
@@ -20,30 +20,30 @@ pub(crate) enum After {
 
 pub(crate) fn play(
     step: &Step,
-    wire: &mut Wire<'_>,
+    stream: &mut ClientStream<'_>,
     without_body: bool,
     other_host: Option<SocketAddr>,
     stop: &Stop,
-) -> io::Result<After> {
+) -> io::Result<ConnectionFate> {
     if stop.wait(Duration::from_millis(step.delay_ms())) {
-        return Ok(After::Close);
+        return Ok(ConnectionFate::Close);
     }
     match step {
-        Step::Respond(step) => respond(step, wire, without_body),
-        Step::Raw(Raw { bytes, keep_alive, .. }) => {
-            wire.send(bytes).map(|()| if *keep_alive { After::KeepAlive } else { After::Close })
-        }
-        Step::Hang(step) => hang(step, wire),
-        Step::Trickle(step) => trickle(step, wire, stop),
-        Step::Reset(step) => reset(step, wire, stop),
-        Step::Truncate(step) => truncate(step, wire),
-        Step::Redirect(step) => redirect(step.status, other_host, wire),
+        Step::Respond(step) => respond(step, stream, without_body),
+        Step::Raw(Raw { bytes, keep_alive, .. }) => stream
+            .send(bytes)
+            .map(|()| if *keep_alive { ConnectionFate::KeepAlive } else { ConnectionFate::Close }),
+        Step::Hang(step) => hang(step, stream),
+        Step::Trickle(step) => trickle(step, stream, stop),
+        Step::Reset(step) => reset(step, stream, stop),
+        Step::Truncate(step) => truncate(step, stream),
+        Step::Redirect(step) => redirect(step.status, other_host, stream),
         // Not reached: the script was checked.
-        Step::Goaway(_) | Step::RstStream(_) => Ok(After::Close),
+        Step::Goaway(_) | Step::RstStream(_) => Ok(ConnectionFate::Close),
     }
 }
 
-fn respond(step: &Respond, wire: &mut Wire<'_>, without_body: bool) -> io::Result<After> {
+fn respond(step: &Respond, stream: &mut ClientStream<'_>, without_body: bool) -> io::Result<ConnectionFate> {
     let parts = parts(&step.body);
     let mut head = Head::new(step.status);
     for (name, value) in headers(step, &parts) {
@@ -56,70 +56,74 @@ fn respond(step: &Respond, wire: &mut Wire<'_>, without_body: bool) -> io::Resul
 
     let Parts { first, unit, times } = parts;
     if without_body {
-        wire.send(&bytes)?;
+        stream.send(&bytes)?;
     } else if times == 1 {
         bytes.extend_from_slice(&first);
         bytes.extend_from_slice(&unit);
-        wire.send(&bytes)?;
+        stream.send(&bytes)?;
     } else {
         bytes.extend_from_slice(&first);
-        wire.send(&bytes)?;
-        send_repeated(&unit, times, wire)?;
+        stream.send(&bytes)?;
+        send_repeated(&unit, times, stream)?;
     }
-    Ok(if step.close { After::Close } else { After::KeepAlive })
+    Ok(if step.close { ConnectionFate::Close } else { ConnectionFate::KeepAlive })
 }
 
-fn hang(step: &Hang, wire: &mut Wire<'_>) -> io::Result<After> {
+fn hang(step: &Hang, stream: &mut ClientStream<'_>) -> io::Result<ConnectionFate> {
     match step.at {
         HangAt::Request => {}
         HangAt::Headers => {
-            wire.send(b"HTTP/1.1 200 OK\r\ncontent-type: application/json\r\ncontent-le")?;
+            stream.send(b"HTTP/1.1 200 OK\r\ncontent-type: application/json\r\ncontent-le")?;
         }
-        HangAt::Body => send_half_an_answer(wire)?,
+        HangAt::Body => send_half_response(stream)?,
     }
     let mut buf = [0; 1024];
-    while wire.read(&mut buf)? > 0 {}
-    Ok(After::Close)
+    while stream.read(&mut buf)? > 0 {}
+    Ok(ConnectionFate::Close)
 }
 
-fn trickle(step: &Trickle, wire: &mut Wire<'_>, stop: &Stop) -> io::Result<After> {
+fn trickle(step: &Trickle, stream: &mut ClientStream<'_>, stop: &Stop) -> io::Result<ConnectionFate> {
     let body = step.body.as_bytes();
-    wire.send(&proper_head(step.status, len_of(body)))?;
+    stream.send(&basic_head(step.status, len_of(body)))?;
     for (n, byte) in body.iter().enumerate() {
         if n > 0 && stop.wait(Duration::from_millis(step.interval_ms)) {
-            return Ok(After::Close);
+            return Ok(ConnectionFate::Close);
         }
-        wire.send(&[*byte])?;
+        stream.send(&[*byte])?;
     }
-    Ok(After::KeepAlive)
+    Ok(ConnectionFate::KeepAlive)
 }
 
-fn reset(step: &Reset, wire: &mut Wire<'_>, stop: &Stop) -> io::Result<After> {
+fn reset(step: &Reset, stream: &mut ClientStream<'_>, stop: &Stop) -> io::Result<ConnectionFate> {
     match step.at {
         ResetAt::Request => {}
         ResetAt::Body => {
-            send_half_an_answer(wire)?;
+            send_half_response(stream)?;
             // A reset overtakes what the peer has not read yet.
             stop.wait(Duration::from_millis(50));
         }
     }
-    Ok(After::Reset)
+    Ok(ConnectionFate::Reset)
 }
 
-fn truncate(step: &Truncate, wire: &mut Wire<'_>) -> io::Result<After> {
+fn truncate(step: &Truncate, stream: &mut ClientStream<'_>) -> io::Result<ConnectionFate> {
     let body = step.body.as_bytes();
-    let mut bytes = proper_head(step.status, len_of(body).saturating_add(step.missing));
+    let mut bytes = basic_head(step.status, len_of(body).saturating_add(step.missing));
     bytes.extend_from_slice(body);
-    wire.send(&bytes)?;
-    Ok(After::Close)
+    stream.send(&bytes)?;
+    Ok(ConnectionFate::Close)
 }
 
-fn redirect(status: u16, other_host: Option<SocketAddr>, wire: &mut Wire<'_>) -> io::Result<After> {
+fn redirect(
+    status: u16,
+    other_host: Option<SocketAddr>,
+    stream: &mut ClientStream<'_>,
+) -> io::Result<ConnectionFate> {
     let mut head = Head::new(status);
     head.add("location", &location(other_host)?);
     head.add("content-length", "0");
-    wire.send(&head.finish())?;
-    Ok(After::KeepAlive)
+    stream.send(&head.finish())?;
+    Ok(ConnectionFate::KeepAlive)
 }
 
 /// The headers of an answer, without those about the connection.
@@ -150,15 +154,15 @@ pub(crate) fn location(other_host: Option<SocketAddr>) -> io::Result<String> {
 }
 
 /// A proper head, and the half of the body it announces.
-fn send_half_an_answer(wire: &mut Wire<'_>) -> io::Result<()> {
+fn send_half_response(stream: &mut ClientStream<'_>) -> io::Result<()> {
     let (half, rest) = HALVES;
     let len = len_of(half).saturating_add(len_of(rest));
-    let mut bytes = proper_head(200, len);
+    let mut bytes = basic_head(200, len);
     bytes.extend_from_slice(half);
-    wire.send(&bytes)
+    stream.send(&bytes)
 }
 
-fn proper_head(status: u16, content_length: u64) -> Vec<u8> {
+fn basic_head(status: u16, content_length: u64) -> Vec<u8> {
     let mut head = Head::new(status);
     head.add("content-type", JSON);
     head.add("content-length", &content_length.to_string());
@@ -204,7 +208,7 @@ pub(crate) fn parts(body: &Body) -> Parts<'_> {
     }
 }
 
-fn send_repeated(unit: &[u8], times: u64, wire: &mut Wire<'_>) -> io::Result<()> {
+fn send_repeated(unit: &[u8], times: u64, stream: &mut ClientStream<'_>) -> io::Result<()> {
     if unit.is_empty() {
         return Ok(());
     }
@@ -214,7 +218,7 @@ fn send_repeated(unit: &[u8], times: u64, wire: &mut Wire<'_>) -> io::Result<()>
     while left > 0 {
         // At most `per_block`, so it fits.
         let now = usize::try_from(left).map_or(per_block, |left| left.min(per_block));
-        wire.send(block.get(..now * unit.len()).unwrap_or(&block))?;
+        stream.send(block.get(..now * unit.len()).unwrap_or(&block))?;
         left = left.saturating_sub(u64::try_from(now).unwrap_or(left));
     }
     Ok(())

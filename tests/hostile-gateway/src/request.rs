@@ -9,7 +9,7 @@ use httparse::{EMPTY_HEADER, Status};
 use serde::Serialize;
 use sha2::{Digest, Sha256};
 
-use crate::wire::Wire;
+use crate::client_stream::ClientStream;
 
 /// A request as it came in.
 #[derive(Clone, Debug, Eq, PartialEq, Serialize)]
@@ -90,19 +90,19 @@ pub(crate) struct RequestReader {
 }
 
 impl RequestReader {
-    pub(crate) fn next(&mut self, wire: &mut Wire<'_>) -> Incoming {
+    pub(crate) fn next(&mut self, stream: &mut ClientStream<'_>) -> Incoming {
         let head = loop {
             match parse_head(&self.buf) {
                 Ok(Some(head)) => break head,
                 Ok(None) if self.buf.len() > HEAD_CAP => return self.unreadable(),
-                Ok(None) if self.fill(wire) => {}
+                Ok(None) if self.fill(stream) => {}
                 Ok(None) if self.buf.is_empty() => return Incoming::End,
                 Ok(None) | Err(Malformed) => return self.unreadable(),
             }
         };
         let body = match body_of(&head.headers) {
-            Ok(BodyForm::Sized(len)) => self.sized_body(head.len, len, wire),
-            Ok(BodyForm::Chunked) => self.chunked_body(head.len, wire),
+            Ok(BodyForm::Sized(len)) => self.sized_body(head.len, len, stream),
+            Ok(BodyForm::Chunked) => self.chunked_body(head.len, stream),
             Err(malformed) => Err(malformed),
         };
         match body {
@@ -121,8 +121,8 @@ impl RequestReader {
     pub(crate) fn more_within(
         &mut self,
         idle: Duration,
-        stream: &TcpStream,
-        wire: &mut Wire<'_>,
+        socket: &TcpStream,
+        stream: &mut ClientStream<'_>,
     ) -> io::Result<bool> {
         if !self.buf.is_empty() {
             return Ok(true);
@@ -131,9 +131,9 @@ impl RequestReader {
         if idle.is_zero() {
             return Ok(false);
         }
-        stream.set_read_timeout(Some(idle))?;
-        let read = self.read(wire);
-        stream.set_read_timeout(None)?;
+        socket.set_read_timeout(Some(idle))?;
+        let read = self.read(stream);
+        socket.set_read_timeout(None)?;
         match read {
             Ok(_) => Ok(true),
             Err(err) if [io::ErrorKind::WouldBlock, io::ErrorKind::TimedOut].contains(&err.kind()) => {
@@ -143,10 +143,15 @@ impl RequestReader {
         }
     }
 
-    fn sized_body(&mut self, start: usize, len: usize, wire: &mut Wire<'_>) -> Result<Vec<u8>, Malformed> {
+    fn sized_body(
+        &mut self,
+        start: usize,
+        len: usize,
+        stream: &mut ClientStream<'_>,
+    ) -> Result<Vec<u8>, Malformed> {
         let end = start.saturating_add(len);
         while self.buf.len() < end {
-            if !self.fill(wire) {
+            if !self.fill(stream) {
                 return Err(Malformed);
             }
         }
@@ -156,7 +161,7 @@ impl RequestReader {
         Ok(body)
     }
 
-    fn chunked_body(&mut self, start: usize, wire: &mut Wire<'_>) -> Result<Vec<u8>, Malformed> {
+    fn chunked_body(&mut self, start: usize, stream: &mut ClientStream<'_>) -> Result<Vec<u8>, Malformed> {
         let mut body = Vec::new();
         let mut at = start;
         loop {
@@ -173,7 +178,7 @@ impl RequestReader {
                     return Ok(body);
                 }
                 Chunk::Partial => {
-                    if !self.fill(wire) {
+                    if !self.fill(stream) {
                         return Err(Malformed);
                     }
                 }
@@ -186,14 +191,14 @@ impl RequestReader {
     }
 
     /// Reads more. Returns whether there was any: a connection that broke has as little as one that ended.
-    fn fill(&mut self, wire: &mut Wire<'_>) -> bool {
-        self.read(wire).is_ok_and(|n| n > 0)
+    fn fill(&mut self, stream: &mut ClientStream<'_>) -> bool {
+        self.read(stream).is_ok_and(|n| n > 0)
     }
 
-    fn read(&mut self, wire: &mut Wire<'_>) -> io::Result<usize> {
+    fn read(&mut self, stream: &mut ClientStream<'_>) -> io::Result<usize> {
         let mut bytes = [0; 16 * 1024];
         loop {
-            match wire.read(&mut bytes) {
+            match stream.read(&mut bytes) {
                 Err(err) if err.kind() == io::ErrorKind::Interrupted => {}
                 Err(err) => return Err(err),
                 Ok(n) => {

@@ -349,7 +349,7 @@ pub struct Hang {
 #[derive(Clone, Copy, Debug, Deserialize, Eq, PartialEq)]
 #[serde(rename_all = "snake_case")]
 pub enum HangAt {
-    /// After the request was read; nothing is written.
+    /// ConnectionFate the request was read; nothing is written.
     Request,
     /// In the middle of the answer's headers.
     Headers,
@@ -389,7 +389,7 @@ pub struct Reset {
 #[derive(Clone, Copy, Debug, Deserialize, Eq, PartialEq)]
 #[serde(rename_all = "snake_case")]
 pub enum ResetAt {
-    /// After the request was read; nothing is written.
+    /// ConnectionFate the request was read; nothing is written.
     Request,
     /// In the middle of the answer's body.
     Body,

@@ -8,11 +8,11 @@ use std::time::Duration;
 
 use socket2::SockRef;
 
+use crate::client_stream::{ClientStream, reset_on_close};
 use crate::http2;
-use crate::play::{After, play};
+use crate::play::{ConnectionFate, play};
 use crate::request::{Incoming, RequestReader, Seen};
 use crate::shared::{Setup, Shared, Stop, lock};
-use crate::wire::{Wire, reset_on_close};
 
 #[derive(Debug)]
 pub(crate) struct Server {
@@ -137,20 +137,20 @@ fn spawn(stream: TcpStream, number: u64, shared: &Arc<Shared>) -> io::Result<Con
 fn serve(stream: &TcpStream, connection: u64, shared: &Shared) -> io::Result<()> {
     stream.set_nodelay(true)?;
     match &shared.setup.tls {
-        _ if shared.setup.old_protocol => return shake_hands_as_of_old(stream),
+        _ if shared.setup.old_protocol => return handshake_tls_1_1(stream),
         Some(config) if shared.setup.http2 => return http2::serve(stream, connection, config, shared),
         _ => {}
     }
-    let mut wire = Wire::new(stream, shared.setup.tls.as_ref())?;
+    let mut client_stream = ClientStream::new(stream, shared.setup.tls.as_ref())?;
     let mut reader = RequestReader::default();
     loop {
-        let request = match reader.next(&mut wire) {
+        let request = match reader.next(&mut client_stream) {
             Incoming::Request(request) => request,
             Incoming::Unreadable(bytes) => {
                 lock(&shared.log).seen.push(Seen::unreadable(connection, &bytes));
-                return wire.close();
+                return client_stream.close();
             }
-            Incoming::End => return wire.close(),
+            Incoming::End => return client_stream.close(),
         };
         let may_keep_alive = !request.asks_to_close();
         let without_body = request.method == "HEAD";
@@ -158,22 +158,22 @@ fn serve(stream: &TcpStream, connection: u64, shared: &Shared) -> io::Result<()>
         let request_hash = request.hash();
         let step = shared.record(request.seen(connection)).about(&request_hash);
         let other_host = shared.setup.other_host;
-        match play(&step, &mut wire, without_body, other_host, &shared.stop)? {
-            After::KeepAlive if may_keep_alive => {}
-            After::KeepAlive | After::Close => return wire.close(),
-            After::Reset => return reset_on_close(stream),
+        match play(&step, &mut client_stream, without_body, other_host, &shared.stop)? {
+            ConnectionFate::KeepAlive if may_keep_alive => {}
+            ConnectionFate::KeepAlive | ConnectionFate::Close => return client_stream.close(),
+            ConnectionFate::Reset => return reset_on_close(stream),
         }
 
         if let Some(idle) = shared.setup.idle_close_ms
-            && !reader.more_within(Duration::from_millis(idle), stream, &mut wire)?
+            && !reader.more_within(Duration::from_millis(idle), stream, &mut client_stream)?
         {
-            return wire.close();
+            return client_stream.close();
         }
     }
 }
 
 /// Answers whatever hello comes with that of a server that knows TLS 1.1 at most.
-fn shake_hands_as_of_old(stream: &TcpStream) -> io::Result<()> {
+fn handshake_tls_1_1(stream: &TcpStream) -> io::Result<()> {
     let mut stream = stream;
     let mut buf = [0; 4096];
     if stream.read(&mut buf)? == 0 {

@@ -182,7 +182,7 @@ mod tests {
     use super::*;
 
     #[test]
-    fn finds_what_cannot_be_read() {
+    fn locates_parse_errors() {
         for (text, expected) in [
             ("nan", "m: expected a finite number, found NaN"),
             ("[1, Infinity]", "m[1]: expected a finite number, found Infinity"),

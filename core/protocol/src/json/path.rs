@@ -91,7 +91,7 @@ mod tests {
     }
 
     #[test]
-    fn shows_names_and_positions_as_they_are() {
+    fn formats_plain_keys_and_indices() {
         for (steps, expected) in [
             (vec![], "args"),
             (vec![Step::Index(3)], "args[3]"),
@@ -106,7 +106,7 @@ mod tests {
     }
 
     #[test]
-    fn quotes_escapes_and_cuts_every_other_key() {
+    fn quotes_escapes_and_truncates_other_keys() {
         for (name, expected) in [
             ("", r#"args[""]"#),
             ("a b", r#"args["a b"]"#),
@@ -127,7 +127,7 @@ mod tests {
     }
 
     #[test]
-    fn cuts_a_long_path() {
+    fn truncates_long_paths() {
         let steps = |count| vec![Step::Index(7); count];
         assert_eq!(path("p", &steps(MAX_STEPS)), format!("p{}", "[7]".repeat(MAX_STEPS)));
         assert_eq!(path("p", &steps(MAX_STEPS + 1)), format!("p{}…", "[7]".repeat(MAX_STEPS)));

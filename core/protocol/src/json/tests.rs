@@ -11,7 +11,7 @@ fn fails(text: &str) -> bool {
 }
 
 #[test]
-fn keeps_what_it_reads() {
+fn preserves_values() {
     for text in [
         r#"{"z":1,"a":[1.0,-0,1e5,123456789012345678901234567890],"s":"\"\\\n é 😀"}"#,
         "[]",
@@ -25,7 +25,7 @@ fn keeps_what_it_reads() {
 }
 
 #[test]
-fn refuses_what_is_not_json() {
+fn rejects_invalid_json() {
     for text in [
         "",
         " ",
@@ -71,7 +71,7 @@ fn refuses_what_is_not_json() {
 }
 
 #[test]
-fn refuses_a_key_given_twice_however_escaped_and_however_deep() {
+fn rejects_duplicate_keys_at_any_depth() {
     for text in [
         r#"{"a":1,"a":1}"#,
         r#"{"decision":"deny","decis\u0069on":"allow"}"#,
@@ -88,7 +88,7 @@ fn refuses_a_key_given_twice_however_escaped_and_however_deep() {
 }
 
 #[test]
-fn nesting_is_allowed_to_the_limit_and_not_past_it() {
+fn limits_nesting_depth() {
     let nested = |depth: usize| format!("{}{}", "[".repeat(depth), "]".repeat(depth));
     assert!(!fails(&nested(MAX_DEPTH)));
     assert!(matches!(Json::parse(nested(MAX_DEPTH + 1).as_bytes()), Err(ReadError::TooDeep(_))));
@@ -99,7 +99,7 @@ fn nesting_is_allowed_to_the_limit_and_not_past_it() {
 }
 
 #[test]
-fn numbers_past_a_double_are_refused() {
+fn rejects_numbers_beyond_f64() {
     for text in ["1e999", "-1e999", "1E400"] {
         assert!(matches!(Json::parse(text.as_bytes()), Err(ReadError::NumberOutOfRange(0))), "{text}");
     }
@@ -110,7 +110,7 @@ fn numbers_past_a_double_are_refused() {
 }
 
 #[test]
-fn numbers_compare_exactly() {
+fn compares_numbers_exactly() {
     let number = |text: &str| {
         let Json::Number(number) = parse(text) else { panic!("{text} is not a number") };
         number
@@ -147,7 +147,7 @@ fn numbers_compare_exactly() {
 }
 
 #[test]
-fn a_document_keeps_what_it_does_not_know() {
+fn raw_object_preserves_unknown_members() {
     let text = r#" {"a" : {"b":[1.0, 2]} ,"c\u0061":"x\n", "d":1e2 } "#;
     let mut document = RawObject::parse(text.as_bytes()).unwrap();
     assert_eq!(document.as_str(), text);
@@ -164,7 +164,7 @@ fn a_document_keeps_what_it_does_not_know() {
 }
 
 #[test]
-fn wire_style_is_that_of_python() {
+fn python_compat_style_matches_json_dumps() {
     // json.dumps({"a": [1, "é\u007f\n\b\f\"\\/"], "😀": None})
     let mut out = JsonWriter::new(Style::PythonCompat);
     parse(r#"{"a":[1,"é\u007f\n\b\f\"\\/"],"😀":null}"#).write(&mut out);

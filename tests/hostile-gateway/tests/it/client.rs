@@ -22,7 +22,7 @@ pub(crate) fn connect(gateway: &HostileGateway) -> Client {
 
 pub(crate) fn open(address: &str) -> TcpStream {
     let stream = TcpStream::connect(address).unwrap();
-    stream.set_read_timeout(Some(PATIENCE)).unwrap();
+    stream.set_read_timeout(Some(READ_TIMEOUT)).unwrap();
     stream
 }
 
@@ -127,13 +127,13 @@ impl<S: Read + Write> Client<S> {
 }
 
 impl Client {
-    pub(crate) fn patience(&mut self, patience: Duration) {
+    pub(crate) fn read_timeout(&mut self, read_timeout: Duration) {
         let stream = self.stream.get_ref();
-        stream.set_read_timeout(Some(patience)).unwrap();
+        stream.set_read_timeout(Some(read_timeout)).unwrap();
     }
 }
 
 /// Long enough for anything that shall come.
-pub(crate) const PATIENCE: Duration = Duration::from_secs(10);
+pub(crate) const READ_TIMEOUT: Duration = Duration::from_secs(10);
 /// Long enough to believe that nothing comes.
-pub(crate) const SOON: Duration = Duration::from_millis(200);
+pub(crate) const SHORT_TIMEOUT: Duration = Duration::from_millis(200);

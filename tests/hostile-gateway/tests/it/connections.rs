@@ -6,10 +6,10 @@ use std::time::{Duration, Instant};
 
 use serde_json::json;
 
-use crate::client::{End, SOON, address, connect, start};
+use crate::client::{End, SHORT_TIMEOUT, address, connect, start};
 
 #[test]
-fn an_idle_connection_is_closed_after_an_answer() {
+fn idle_connection_closes_after_response() {
     let gateway = start(json!({"idle_close_ms": 100}));
     let mut client = connect(&gateway);
 
@@ -26,7 +26,7 @@ fn an_idle_connection_is_closed_after_an_answer() {
 }
 
 #[test]
-fn an_idle_time_of_zero_closes_unannounced() {
+fn zero_idle_timeout_closes_without_notice() {
     let gateway = start(json!({"idle_close_ms": 0}));
     let mut client = connect(&gateway);
     client.get("/");
@@ -35,17 +35,17 @@ fn an_idle_time_of_zero_closes_unannounced() {
 }
 
 #[test]
-fn without_an_idle_time_a_connection_stays() {
+fn connection_stays_open_without_idle_timeout() {
     let gateway = start(json!({}));
     let mut client = connect(&gateway);
     client.get("/");
     client.answer();
-    client.patience(SOON);
+    client.read_timeout(SHORT_TIMEOUT);
     assert_eq!(client.rest(), (Vec::new(), End::NotYet));
 }
 
 #[test]
-fn a_refused_port_is_refused_and_nobody_elses() {
+fn refused_port_is_reserved() {
     for (tls, scheme) in [("none", "http://"), ("trusted", "https://")] {
         let gateway = start(json!({"listen": "refused", "tls": tls}));
         let url = gateway.base_url();
@@ -62,10 +62,10 @@ fn a_refused_port_is_refused_and_nobody_elses() {
 }
 
 #[test]
-fn an_unserved_connection_is_open_and_silent() {
+fn unserved_connection_stays_silent() {
     let gateway = start(json!({"hang_accept": true}));
     let mut client = connect(&gateway);
-    client.patience(SOON);
+    client.read_timeout(SHORT_TIMEOUT);
     client.get("/");
     assert_eq!(client.rest(), (Vec::new(), End::NotYet));
     assert!(gateway.seen().is_empty());
@@ -77,7 +77,7 @@ fn an_unserved_connection_is_open_and_silent() {
 }
 
 #[test]
-fn a_connection_can_be_reset_at_once() {
+fn resets_connection_on_accept() {
     for tls in ["none", "trusted"] {
         let gateway = start(json!({"reset_accept": true, "tls": tls}));
         for _ in 0..3 {
@@ -89,7 +89,7 @@ fn a_connection_can_be_reset_at_once() {
 }
 
 #[test]
-fn dropping_the_gateway_closes_what_it_opened() {
+fn drop_closes_all_sockets() {
     let gateway = start(json!({"steps": [{"do": "respond"}, {"do": "redirect"}]}));
     let url = gateway.base_url();
     let mut idle = connect(&gateway);
@@ -112,7 +112,7 @@ fn dropping_the_gateway_closes_what_it_opened() {
 }
 
 #[test]
-fn dropping_the_gateway_ends_an_answer_nobody_reads() {
+fn drop_ends_unread_response() {
     let gateway = start(json!({"steps": [
         {"do": "respond", "body_repeat": {"text": "abc", "times": 1_000_000_000}},
     ]}));
@@ -125,7 +125,7 @@ fn dropping_the_gateway_ends_an_answer_nobody_reads() {
 }
 
 #[test]
-fn gateways_have_ports_of_their_own() {
+fn gateways_use_distinct_ports() {
     let (one, two) = (start(json!({})), start(json!({})));
     assert_ne!(one.base_url(), two.base_url());
     connect(&one).get("/");

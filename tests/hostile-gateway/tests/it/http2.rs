@@ -17,7 +17,7 @@ use tokio_rustls::TlsConnector;
 use crate::client::{address, start};
 
 #[test]
-fn an_answer_and_what_was_sent() {
+fn records_request_and_sends_response() {
     let gateway = http2(&json!([{"do": "respond", "status": 201, "json": {"hash": "{{request_hash}}"}}]));
     let (status, body) = ask(&gateway, "{ }").unwrap();
     assert_eq!(status, 201);
@@ -33,7 +33,7 @@ fn an_answer_and_what_was_sent() {
 }
 
 #[test]
-fn large_bodies_arrive_whole() {
+fn large_bodies_arrive_complete() {
     let gateway = http2(&json!([{"do": "respond", "body_repeat": {"text": "0123456789", "times": 200_000}}]));
     assert_eq!(ask(&gateway, "").unwrap().1.len(), 2_000_000);
 }
@@ -48,7 +48,7 @@ fn streams_are_reset() {
 }
 
 #[test]
-fn connections_are_ended_with_goaway() {
+fn closes_connections_with_goaway() {
     for (step, code) in [
         (json!({"do": "goaway", "at": "request"}), Reason::NO_ERROR),
         (json!({"do": "goaway", "at": "request", "code": 11}), Reason::ENHANCE_YOUR_CALM),
@@ -64,7 +64,7 @@ fn connections_are_ended_with_goaway() {
 }
 
 #[test]
-fn other_steps_are_played_as_over_http1() {
+fn other_steps_behave_as_over_http1() {
     let gateway = http2(&json!([{"do": "redirect", "status": 307}]));
     assert_eq!(ask(&gateway, "").unwrap().0, 307);
     let gateway = http2(&json!([{"do": "trickle", "body": "xyz", "interval_ms": 1}]));
@@ -76,7 +76,7 @@ fn other_steps_are_played_as_over_http1() {
 }
 
 #[test]
-fn a_gateway_that_hangs_is_stopped() {
+fn hanging_gateway_can_be_stopped() {
     for at in ["request", "body"] {
         let gateway = http2(&json!([{"do": "hang", "at": at}]));
         let (base_url, pem) = (gateway.base_url(), gateway.ca_pem().unwrap().to_owned());

@@ -10,7 +10,7 @@ use serde_json::{Value, json};
 use crate::client::{Client, End, address, open};
 
 #[test]
-fn a_gateway_is_started_asked_and_stopped() {
+fn starts_serves_and_stops() {
     let mut process = Process::start();
     let started = process.tell(&json!({"start": {"steps": [
         {"do": "respond", "body": "hi"}, {"do": "redirect"},
@@ -48,7 +48,7 @@ fn a_gateway_is_started_asked_and_stopped() {
 }
 
 #[test]
-fn gateways_run_side_by_side() {
+fn gateways_run_concurrently() {
     let mut process = Process::start();
     let one = process.tell(&json!({"start": {}}));
     let two = process.tell(&json!({"start": {"tls": "trusted"}}));
@@ -62,7 +62,7 @@ fn gateways_run_side_by_side() {
 }
 
 #[test]
-fn what_is_wrong_is_said_and_the_process_goes_on() {
+fn invalid_command_reports_error_and_continues() {
     let mut process = Process::start();
     for (line, message) in [
         ("", "line: "),
@@ -88,7 +88,7 @@ fn what_is_wrong_is_said_and_the_process_goes_on() {
 }
 
 #[test]
-fn at_the_end_of_its_input_the_process_stops_all_and_exits() {
+fn end_of_input_stops_everything() {
     let mut process = Process::start();
     let mut hanging = Vec::new();
     for at in ["request", "body"] {

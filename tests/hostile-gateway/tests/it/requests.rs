@@ -10,7 +10,7 @@ use serde_json::json;
 use crate::client::{End, connect, start};
 
 #[test]
-fn a_request_is_recorded_as_it_came() {
+fn records_requests_verbatim() {
     let gateway = start(json!({}));
     let mut client = connect(&gateway);
     client.send(
@@ -30,7 +30,7 @@ fn a_request_is_recorded_as_it_came() {
 }
 
 #[test]
-fn a_chunked_body_is_put_together_however_it_arrives() {
+fn reassembles_chunked_bodies() {
     let gateway = start(json!({}));
     let mut client = connect(&gateway);
     let request = b"POST / HTTP/1.1\r\nTransfer-Encoding: Chunked\r\n\r\n4;ext=1\r\nab\r\n\r\n1\r\nc\r\n0\r\nTrailer: t\r\n\r\n";
@@ -57,7 +57,7 @@ fn a_chunked_body_is_put_together_however_it_arrives() {
 }
 
 #[test]
-fn requests_sent_together_are_answered_in_turn() {
+fn pipelined_requests_are_answered_in_order() {
     let gateway = start(json!({"idle_close_ms": 100}));
     let mut client = connect(&gateway);
     client.send(b"POST /1 HTTP/1.1\r\ncontent-length: 2\r\n\r\nabGET /2 HTTP/1.1\r\n\r\n");
@@ -69,7 +69,7 @@ fn requests_sent_together_are_answered_in_turn() {
 }
 
 #[test]
-fn a_client_that_asks_to_close_is_obeyed() {
+fn honors_connection_close() {
     let gateway = start(json!({}));
     let mut client = connect(&gateway);
     client.send(b"GET / HTTP/1.1\r\nConnection: x, Close\r\n\r\n");
@@ -78,7 +78,7 @@ fn a_client_that_asks_to_close_is_obeyed() {
 }
 
 #[test]
-fn what_is_no_request_is_recorded_and_plays_no_step() {
+fn records_invalid_requests_without_playing_a_step() {
     for bytes in [
         b"\x16\x03\x01\x02\x00\x01\x00".as_slice(),
         b"hello\r\n\r\n",
@@ -110,7 +110,7 @@ fn what_is_no_request_is_recorded_and_plays_no_step() {
 }
 
 #[test]
-fn a_head_of_more_than_64_kib_is_none() {
+fn rejects_heads_over_64_kib() {
     let gateway = start(json!({}));
     let mut client = connect(&gateway);
     let fits = "x".repeat(60 * 1024);
@@ -126,7 +126,7 @@ fn a_head_of_more_than_64_kib_is_none() {
 }
 
 #[test]
-fn a_request_that_ends_early_is_none() {
+fn rejects_truncated_requests() {
     for bytes in [
         b"GET / HTTP/1.1\r\nhost".as_slice(),
         b"POST / HTTP/1.1\r\ncontent-length: 5\r\n\r\nabcd",
@@ -143,7 +143,7 @@ fn a_request_that_ends_early_is_none() {
 }
 
 #[test]
-fn a_connection_without_a_request_leaves_no_record() {
+fn connection_without_request_is_not_recorded() {
     let gateway = start(json!({}));
     drop(connect(&gateway));
     let mut client = connect(&gateway);

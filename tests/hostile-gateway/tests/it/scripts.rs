@@ -9,7 +9,7 @@ use serde_json::{Value, json};
 use crate::client::ask;
 
 #[test]
-fn a_wrong_script_is_refused_with_the_members_name() {
+fn script_errors_name_the_member() {
     for (script, message) in [
         (json!({"stepz": []}), "stepz: unknown field `stepz`"),
         (json!({"tls": "bad"}), "tls: unknown variant `bad`"),
@@ -29,7 +29,7 @@ fn a_wrong_script_is_refused_with_the_members_name() {
 }
 
 #[test]
-fn a_wrong_step_is_refused_with_the_members_name() {
+fn step_errors_name_the_member() {
     let wrong = [
         (json!({}), "steps[1]: missing field `do`"),
         (json!({"do": 1}), "steps[1]: do: must be a string"),
@@ -75,7 +75,7 @@ fn a_wrong_step_is_refused_with_the_members_name() {
 }
 
 #[test]
-fn a_step_that_http2_has_not_is_refused() {
+fn rejects_steps_unavailable_in_http2() {
     for (step, message) in [
         (json!({"do": "raw", "text": ""}), "steps[0].do: `raw` cannot go with `http2`"),
         (json!({"do": "hang", "at": "headers"}), "steps[0].at: `headers` cannot go with `http2`"),
@@ -87,7 +87,7 @@ fn a_step_that_http2_has_not_is_refused() {
 }
 
 #[test]
-fn a_script_can_be_made_without_json() {
+fn builds_script_without_json() {
     let step = Respond {
         status: 418,
         headers: BTreeMap::from([("x-tea".into(), "green".into())]),
@@ -103,7 +103,7 @@ fn a_script_can_be_made_without_json() {
 }
 
 #[test]
-fn the_readme_names_every_member_and_step() {
+fn readme_lists_every_member_and_step() {
     let readme = include_str!("../../README.md");
     for name in [
         "listen",

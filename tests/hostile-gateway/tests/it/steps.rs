@@ -4,10 +4,10 @@ use std::time::{Duration, Instant};
 
 use serde_json::json;
 
-use crate::client::{Client, End, SOON, ask, connect, open, start};
+use crate::client::{Client, End, SHORT_TIMEOUT, ask, connect, open, start};
 
 #[test]
-fn respond_is_a_proper_answer_on_a_connection_kept_alive() {
+fn respond_keeps_the_connection_alive() {
     let gateway = start(json!({"steps": [
         {"do": "respond", "json": {"decision": "allow", "n": [1, null]}},
         {"do": "respond", "status": 403, "body": "no \u{20ac}", "headers": {"Content-Type": "text/plain", "x-a": "b"}},
@@ -47,7 +47,7 @@ fn respond_is_a_proper_answer_on_a_connection_kept_alive() {
 }
 
 #[test]
-fn respond_leaves_the_framing_to_the_headers_that_name_it() {
+fn respond_uses_explicit_framing_headers() {
     let gateway = start(json!({"steps": [
         {"do": "respond", "body": "abc", "headers": {"Content-Length": "2"}, "close": true},
         {"do": "respond", "body": "1\r\nx\r\n0\r\n\r\n", "headers": {"transfer-encoding": "chunked"}, "close": true},
@@ -101,7 +101,7 @@ fn respond_sends_no_body_to_head() {
 }
 
 #[test]
-fn raw_is_written_as_it_is() {
+fn raw_is_written_verbatim() {
     let gateway = start(json!({"steps": [
         {"do": "raw", "text": "SSH-2.0-x\n"},
         {"do": "raw", "base64": "/wAK"},
@@ -143,7 +143,7 @@ fn headers_and_bodies_are_repeated() {
 }
 
 #[test]
-fn hang_stops_where_it_is_told() {
+fn hang_stops_at_the_given_point() {
     for (at, expected) in [
         ("request", ""),
         ("headers", "HTTP/1.1 200 OK\r\ncontent-type: application/json\r\ncontent-le"),
@@ -154,7 +154,7 @@ fn hang_stops_where_it_is_told() {
     ] {
         let gateway = start(json!({"steps": [{"do": "hang", "at": at}]}));
         let mut client = connect(&gateway);
-        client.patience(SOON);
+        client.read_timeout(SHORT_TIMEOUT);
         client.get("/");
         let (sent, end) = client.rest();
         assert_eq!(String::from_utf8(sent).unwrap(), expected);
@@ -169,7 +169,7 @@ fn hang_stops_where_it_is_told() {
 }
 
 #[test]
-fn trickle_sends_a_byte_at_a_time() {
+fn trickle_sends_single_bytes() {
     let gateway = start(json!({"steps": [
         {"do": "trickle", "status": 202, "body": "abcd", "interval_ms": 50},
         {"do": "respond", "body": "next"},
@@ -187,10 +187,10 @@ fn trickle_sends_a_byte_at_a_time() {
 }
 
 #[test]
-fn trickle_waits_a_second_unless_told_and_ends_with_the_gateway() {
+fn trickle_defaults_to_one_second_and_stops_with_the_gateway() {
     let gateway = start(json!({"steps": [{"do": "trickle", "body": "abcd"}]}));
     let mut client = connect(&gateway);
-    client.patience(SOON);
+    client.read_timeout(SHORT_TIMEOUT);
     client.get("/");
     assert_eq!(client.head().header("content-length"), Some("4"));
     assert_eq!(client.rest(), (b"a".to_vec(), End::NotYet));
@@ -201,7 +201,7 @@ fn trickle_waits_a_second_unless_told_and_ends_with_the_gateway() {
 }
 
 #[test]
-fn reset_resets() {
+fn reset_closes_with_rst() {
     let gateway = start(json!({"steps": [
         {"do": "reset", "at": "request"},
         {"do": "reset", "at": "body"},
@@ -220,7 +220,7 @@ fn reset_resets() {
 }
 
 #[test]
-fn truncate_ends_early_but_in_order() {
+fn truncate_closes_gracefully_too_early() {
     let gateway = start(json!({"steps": [
         {"do": "truncate", "status": 201, "body": "{\"a\":1}", "missing": 3},
         {"do": "truncate", "missing": 1},
@@ -243,7 +243,7 @@ fn truncate_ends_early_but_in_order() {
 }
 
 #[test]
-fn redirect_points_to_another_host_that_records() {
+fn redirect_targets_a_recording_host() {
     let gateway = start(json!({"steps": [
         {"do": "redirect"},
         {"do": "redirect", "status": 307},
@@ -276,7 +276,7 @@ fn redirect_points_to_another_host_that_records() {
 }
 
 #[test]
-fn every_step_waits_as_long_as_it_is_told() {
+fn steps_honor_delay() {
     for step in [
         json!({"do": "respond", "close": true}),
         json!({"do": "raw", "text": "x"}),
@@ -299,7 +299,7 @@ fn every_step_waits_as_long_as_it_is_told() {
 }
 
 #[test]
-fn a_delay_ends_with_the_gateway() {
+fn delay_ends_with_the_gateway() {
     let gateway = start(json!({"steps": [{"do": "respond", "delay_ms": 3_600_000}]}));
     let mut client = connect(&gateway);
     client.get("/");
@@ -313,7 +313,7 @@ fn a_delay_ends_with_the_gateway() {
 }
 
 #[test]
-fn steps_are_counted_over_all_connections_and_the_last_is_repeated() {
+fn steps_are_shared_by_connections_and_last_repeats() {
     let gateway = start(json!({"steps": [
         {"do": "respond", "body": "1"},
         {"do": "respond", "body": "2"},
@@ -332,7 +332,7 @@ fn steps_are_counted_over_all_connections_and_the_last_is_repeated() {
 }
 
 #[test]
-fn concurrent_requests_play_each_step_once() {
+fn concurrent_requests_consume_each_step_once() {
     let steps: Vec<_> = (0..32).map(|n| json!({"do": "respond", "body": n.to_string()})).collect();
     let gateway = start(json!({"steps": steps}));
     let mut played: Vec<u32> = std::thread::scope(|scope| {
@@ -346,7 +346,7 @@ fn concurrent_requests_play_each_step_once() {
 }
 
 #[test]
-fn without_steps_every_request_is_answered_with_200() {
+fn defaults_to_200_without_steps() {
     let gateway = start(json!({}));
     assert_eq!(ask(&gateway, "/").status, 200);
     assert_eq!(ask(&gateway, "/").status, 200);

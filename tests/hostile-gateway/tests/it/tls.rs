@@ -14,10 +14,10 @@ use rustls::{
 };
 use serde_json::json;
 
-use crate::client::{Client, End, SOON, address, ask, connect, open, start};
+use crate::client::{Client, End, SHORT_TIMEOUT, address, ask, connect, open, start};
 
 #[test]
-fn a_trusted_certificate_is_for_both_names_and_versions() {
+fn trusted_certificate_covers_names_and_tls_versions() {
     let gateway = start(json!({
         "tls": "trusted",
         "idle_close_ms": 100,
@@ -39,7 +39,7 @@ fn a_trusted_certificate_is_for_both_names_and_versions() {
 }
 
 #[test]
-fn bad_certificates_are_bad_in_one_way_each() {
+fn each_bad_certificate_has_one_defect() {
     for (tls, is_it) in [
         ("self_signed", (|e| matches!(e, CertificateError::UnknownIssuer)) as fn(&CertificateError) -> bool),
         ("expired", |e| matches!(e, CertificateError::ExpiredContext { .. })),
@@ -56,7 +56,7 @@ fn bad_certificates_are_bad_in_one_way_each() {
 }
 
 #[test]
-fn an_authority_is_trusted_for_its_own_gateway_only() {
+fn authority_is_trusted_by_its_gateway_only() {
     let (one, two) = (start(json!({"tls": "trusted"})), start(json!({"tls": "trusted"})));
     assert_ne!(one.ca_pem(), two.ca_pem());
     let stream = open(address(&one.base_url()));
@@ -65,7 +65,7 @@ fn an_authority_is_trusted_for_its_own_gateway_only() {
 }
 
 #[test]
-fn there_is_an_authority_where_the_address_says_https() {
+fn https_gateways_have_an_authority() {
     assert_eq!(start(json!({})).ca_pem(), None);
     for script in [
         json!({"tls": "self_signed"}),
@@ -79,7 +79,7 @@ fn there_is_an_authority_where_the_address_says_https() {
 }
 
 #[test]
-fn plain_on_https_speaks_plain_http() {
+fn plain_mode_answers_http_on_https_url() {
     let gateway = start(json!({"plain_on_https": true}));
     assert!(gateway.base_url().starts_with("https://127.0.0.1:"));
     assert_eq!(ask(&gateway, "/").status, 200);
@@ -90,7 +90,7 @@ fn plain_on_https_speaks_plain_http() {
 }
 
 #[test]
-fn tls_on_http_speaks_tls() {
+fn tls_mode_answers_tls_on_http_url() {
     let gateway = start(json!({"tls": "trusted", "tls_on_http": true}));
     assert!(gateway.base_url().starts_with("http://127.0.0.1:"));
     assert_eq!(gateway.ca_pem(), None);
@@ -101,7 +101,7 @@ fn tls_on_http_speaks_tls() {
 }
 
 #[test]
-fn an_old_protocol_is_all_that_some_know() {
+fn old_protocol_mode_speaks_tls_1_1_only() {
     let gateway = start(json!({"tls": "old_protocol"}));
     assert!(gateway.base_url().starts_with("https://127.0.0.1:"));
     // Were the hello unreadable, the error would be another.
@@ -111,17 +111,17 @@ fn an_old_protocol_is_all_that_some_know() {
 }
 
 #[test]
-fn an_unserved_connection_hangs_the_handshake() {
+fn unserved_connection_hangs_handshake() {
     let gateway = start(json!({"tls": "trusted", "hang_accept": true}));
     let stream = open(address(&gateway.base_url()));
-    stream.set_read_timeout(Some(SOON)).unwrap();
+    stream.set_read_timeout(Some(SHORT_TIMEOUT)).unwrap();
     let config = config(gateway.ca_pem().unwrap(), &rustls::version::TLS13);
     let error = handshake(stream, config, "127.0.0.1").unwrap_err();
     assert!([ErrorKind::WouldBlock, ErrorKind::TimedOut].contains(&error.kind()));
 }
 
 #[test]
-fn plain_http_to_a_tls_port_gets_no_answer() {
+fn plain_http_to_tls_port_gets_no_response() {
     let gateway = start(json!({"tls": "trusted"}));
     let mut client = connect(&gateway);
     client.get("/");
@@ -132,7 +132,7 @@ fn plain_http_to_a_tls_port_gets_no_answer() {
 }
 
 #[test]
-fn steps_misbehave_over_tls_too() {
+fn steps_misbehave_over_tls() {
     let gateway = start(json!({"tls": "trusted", "steps": [
         {"do": "truncate", "body": "abc", "missing": 2},
         {"do": "reset", "at": "body"},
@@ -161,7 +161,7 @@ fn steps_misbehave_over_tls_too() {
     let mut client = ask();
     client.head();
     let stream = client.stream.get_ref();
-    stream.sock.set_read_timeout(Some(SOON)).unwrap();
+    stream.sock.set_read_timeout(Some(SHORT_TIMEOUT)).unwrap();
     assert_eq!(client.rest().1, End::NotYet);
     drop(gateway);
     let mut byte = [0];

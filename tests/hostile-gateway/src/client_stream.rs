@@ -8,12 +8,12 @@ use std::time::Duration;
 use rustls::{ServerConfig, ServerConnection, StreamOwned};
 use socket2::SockRef;
 
-pub(crate) enum Wire<'a> {
+pub(crate) enum ClientStream<'a> {
     Plain(&'a TcpStream),
     Tls(Box<StreamOwned<ServerConnection, &'a TcpStream>>),
 }
 
-impl<'a> Wire<'a> {
+impl<'a> ClientStream<'a> {
     pub(crate) fn new(stream: &'a TcpStream, tls: Option<&Arc<ServerConfig>>) -> io::Result<Self> {
         let Some(config) = tls else {
             return Ok(Self::Plain(stream));
@@ -45,7 +45,7 @@ impl<'a> Wire<'a> {
     }
 }
 
-impl Read for Wire<'_> {
+impl Read for ClientStream<'_> {
     fn read(&mut self, buf: &mut [u8]) -> io::Result<usize> {
         match self {
             Self::Plain(stream) => stream.read(buf),
@@ -54,7 +54,7 @@ impl Read for Wire<'_> {
     }
 }
 
-impl Write for Wire<'_> {
+impl Write for ClientStream<'_> {
     fn write(&mut self, buf: &[u8]) -> io::Result<usize> {
         match self {
             Self::Plain(stream) => stream.write(buf),
