@@ -1,4 +1,4 @@
-//! What an agent is about to do.
+//! The action that an agent is about to run.
 
 use std::sync::Arc;
 use std::time::Duration;
@@ -7,7 +7,7 @@ use crate::error::Error;
 use actpass_protocol::json::{self, JsonWriter, Style, Validator};
 use actpass_protocol::{Json, Mode, Secret};
 
-/// An action to ask about: what an agent is about to do, and why.
+/// An action to authorize: what an agent is about to do, and why.
 ///
 /// ```
 /// use actpass_core::{Action, Mode};
@@ -28,7 +28,7 @@ pub(crate) struct ActionFields {
     pub(crate) goal: String,
     pub(crate) tool: String,
     pub(crate) resource: String,
-    /// JSON text; checked when the request is made.
+    /// JSON text, validated when the request is built.
     pub(crate) args: String,
     pub(crate) user_id: Option<String>,
     pub(crate) passport: Option<Secret>,
@@ -41,7 +41,7 @@ pub(crate) struct ActionFields {
 }
 
 impl ActionFields {
-    /// The members that the published client does not send, for the request: left out unless given.
+    /// The members that client 1.1.3 does not send; omitted unless set.
     pub(crate) fn extension_fields(&self) -> [(&'static str, Option<&str>); 2] {
         [
             ("approval_request_id", self.approval_request_id.as_deref()),
@@ -56,11 +56,12 @@ impl ActionFields {
     }
 }
 
-/// Sets an optional member of an action: see [`Action::STRING_FIELDS`].
+/// Sets an optional string member of an action: see [`Action::STRING_FIELDS`].
 pub type SetString = fn(Action, String) -> Action;
 
 impl Action {
-    /// The optional members that are texts: the name of each on the wire, and its setter. For bindings that take members by name.
+    /// The optional string members by wire name, each with its setter. For bindings that look up
+    /// members by name.
     ///
     /// ```
     /// use actpass_core::Action;
@@ -81,7 +82,7 @@ impl Action {
         ("tool_manifest_hash", |action, text| action.tool_manifest_hash(text)),
     ];
 
-    /// The use of `tool` for `goal`, without arguments, on no resource, in the client's mode.
+    /// Creates an action: use `tool` for `goal`. No arguments, no resource, the client's mode.
     pub fn new(goal: impl Into<String>, tool: impl Into<String>) -> Self {
         Self(Arc::new(ActionFields {
             goal: goal.into(),
@@ -103,7 +104,7 @@ impl Action {
         &self.0
     }
 
-    /// Whether this is what would be judged if `other` was asked about.
+    /// Whether the gateway would judge `other` as the same action.
     pub(crate) fn matches_judged(&self, other: &Self) -> bool {
         self.fields().judged_fields() == other.fields().judged_fields()
     }
@@ -112,14 +113,14 @@ impl Action {
         Arc::make_mut(&mut self.0)
     }
 
-    /// Sets what the tool acts on, such as `stripe:charge:ch_123`.
+    /// Sets what the tool acts on, such as `stripe:charge:ch_123`. Empty by default.
     #[must_use]
     pub fn resource(mut self, resource: impl Into<String>) -> Self {
         self.fields_mut().resource = resource.into();
         self
     }
 
-    /// Sets the tool's arguments; a JSON object.
+    /// Sets the tool's arguments, a JSON object. Empty by default.
     #[must_use]
     pub fn args(mut self, args: impl Into<Json>) -> Self {
         let mut text = JsonWriter::new(Style::PythonCompat);
@@ -128,68 +129,68 @@ impl Action {
         self
     }
 
-    /// Sets the tool's arguments from the text of a JSON object, which is sent as it is.
+    /// Sets the tool's arguments from the text of a JSON object. The text is sent unchanged.
     #[must_use]
     pub fn args_text(mut self, args: impl Into<String>) -> Self {
         self.fields_mut().args = args.into();
         self
     }
 
-    /// Sets on whose behalf the agent acts.
+    /// Sets the user on whose behalf the agent acts.
     #[must_use]
     pub fn user_id(mut self, user_id: impl Into<String>) -> Self {
         self.fields_mut().user_id = Some(user_id.into());
         self
     }
 
-    /// Sets the passport that the action spends; an empty one is an error of the call.
+    /// Sets the passport to present. An empty passport is an argument error.
     #[must_use]
     pub fn passport(mut self, passport: impl Into<Secret>) -> Self {
         self.fields_mut().passport = Some(passport.into());
         self
     }
 
-    /// Sets the mode, instead of the client's.
+    /// Sets the mode. Default: the client's mode.
     #[must_use]
     pub fn mode(mut self, mode: Mode) -> Self {
         self.fields_mut().mode = Some(mode);
         self
     }
 
-    /// Sets the key by which the gateway knows a repetition of this request; a fresh UUIDv7 for each call by default.
+    /// Sets the idempotency key. Default: a fresh UUIDv7 for each call.
     ///
-    /// A second call with the same key runs nothing: see [`guard`](crate::guard). Do not share a key between concurrent
-    /// calls.
+    /// A second call with the same key runs nothing: see [`guard`](crate::guard). Do not share a
+    /// key between concurrent calls.
     #[must_use]
     pub fn idempotency_key(mut self, key: impl Into<String>) -> Self {
         self.fields_mut().idempotency_key = Some(key.into());
         self
     }
 
-    /// Sets to whom the passport is shown.
+    /// Sets the audience: the service that the passport is presented to.
     #[must_use]
     pub fn audience(mut self, audience: impl Into<String>) -> Self {
         self.fields_mut().audience = Some(audience.into());
         self
     }
 
-    /// Sets the approved request that the action spends.
+    /// Sets the id of the approval to spend.
     #[must_use]
     pub fn approval_request_id(mut self, id: impl Into<String>) -> Self {
         self.fields_mut().approval_request_id = Some(id.into());
         self
     }
 
-    /// Sets the hash of the tool's definition as the agent sees it.
+    /// Sets the hash of the tool's manifest as the agent sees it.
     #[must_use]
     pub fn tool_manifest_hash(mut self, hash: impl Into<String>) -> Self {
         self.fields_mut().tool_manifest_hash = Some(hash.into());
         self
     }
 
-    /// Sets for how long a guard holds an action that needs an approval, until somebody decided; it does not hold by
-    /// default, and reports it as blocked at once. This time comes on top of the client's deadline, which is that of
-    /// each request. A preflight never holds.
+    /// Sets how long a guard waits for a human decision if the action needs approval. Default: no
+    /// wait; the action is reported as blocked immediately. The wait is in addition to the client's
+    /// timeout, which applies to each request. A preflight never waits.
     #[must_use]
     pub fn wait_for_approval(mut self, wait: Duration) -> Self {
         self.fields_mut().wait_for_approval = Some(wait);
@@ -197,7 +198,7 @@ impl Action {
     }
 }
 
-/// Checks that `text` is a JSON object that may stand inside the object of a request.
+/// Checks that `text` is a JSON object that can be nested in the request object.
 pub(crate) fn check_object(member: &str, text: &str) -> Result<(), Error> {
     json::read_below(text.as_bytes(), &mut Validator, 1)
         .map_err(|error| json::argument_error(member, text, &error))?;
@@ -207,12 +208,13 @@ pub(crate) fn check_object(member: &str, text: &str) -> Result<(), Error> {
     }
 }
 
-/// The most digits of an integer that certainly has a canonical form.
+/// An integer of at most this many digits always has a canonical form.
 const SAFE_DIGITS: usize = 15;
 
-/// Checks that `text`, a JSON value, has a canonical form, without which no answer can name the request by its hash.
+/// Checks that `text`, a JSON value, has a canonical form. Without one, no response can name the
+/// request by its hash.
 pub(crate) fn check_canonical(member: &str, text: &str) -> Result<(), Error> {
-    // Only an integer can have none, and most texts have no number long enough.
+    // Only integers can lack a canonical form, and most texts have no number that is long enough.
     if text
         .as_bytes()
         .chunk_by(|a, b| a.is_ascii_digit() && b.is_ascii_digit())

@@ -1,4 +1,4 @@
-//! Approvals: what a person has to decide before an action may run, and how to come back to it.
+//! Approvals: human decisions that an action can wait for, and handles to resume it.
 
 use std::borrow::Cow;
 use std::time::Duration;
@@ -11,14 +11,14 @@ use crate::request;
 use actpass_protocol::json::{self, JsonWriter, RawObject, Step, Style};
 use actpass_protocol::{Json, Mode};
 
-/// The longest that the gateway is asked to hold one poll of an approval.
+/// The longest that one poll of an approval is held by the gateway.
 pub(crate) const MAX_POLL: Duration = Duration::from_secs(25);
-/// The longest that is waited for a decision: 30 days.
+/// The longest wait for a decision: 30 days.
 pub(crate) const MAX_WAIT: Duration = Duration::from_secs(30 * 24 * 60 * 60);
-/// The shortest time between the beginnings of two polls.
+/// The minimum time between the starts of two polls.
 pub(crate) const MIN_POLL_INTERVAL: Duration = Duration::from_secs(1);
 
-/// Where an approval stands.
+/// The state of an approval.
 ///
 /// ```
 /// # use actpass_core::transport::FixedResponse;
@@ -41,7 +41,7 @@ pub struct Approval {
 }
 
 impl Approval {
-    /// Reads what the gateway says of the approval `id`.
+    /// Parses the gateway's response about the approval `id`.
     pub(crate) fn parse(document: RawObject, id: &str) -> Result<Self, String> {
         if document.string("id").as_deref() != Some(id) {
             return Err("it is not about the approval that was asked for".to_owned());
@@ -57,42 +57,43 @@ impl Approval {
         Ok(Self { document, status })
     }
 
-    /// Where it stands.
+    /// Its status.
     pub fn status(&self) -> ApprovalStatus {
         self.status
     }
 
-    /// Who decided; `None` if nobody did.
+    /// Who decided; `None` while it is undecided.
     pub fn decided_by(&self) -> Option<Cow<'_, str>> {
         self.document.string("decided_by")
     }
 
-    /// Any member by its name.
+    /// Returns any member by name.
     pub fn member(&self, name: &str) -> Option<Json> {
         self.document.member(name)
     }
 
-    /// The JSON text of the whole answer.
+    /// The JSON text of the whole response.
     pub fn as_json(&self) -> &str {
         self.document.as_str()
     }
 }
 
-/// What became of an [`Approval`].
+/// The status of an [`Approval`].
 #[derive(Clone, Copy, Debug, PartialEq, Eq, Hash)]
 pub enum ApprovalStatus {
     /// A person approved it.
     Approved,
-    /// Its deadline passed.
+    /// It expired before a decision.
     Expired,
-    /// Nobody has decided yet.
+    /// It is undecided.
     Pending,
     /// A person rejected it.
     Rejected,
 }
 
-/// An action that waits for a person: small, without secrets, and made to be kept as JSON until somebody decided, also
-/// in another process. The gateway holds the action against the one that was approved, so a changed copy runs nothing.
+/// A handle of an action that needs approval. It is small, contains no secrets, and can be stored
+/// as JSON and resumed in another process. The gateway compares the resumed action with the
+/// approved one, so a modified handle runs nothing.
 ///
 /// ```
 /// # use actpass_core::transport::FixedResponse;
@@ -117,12 +118,12 @@ pub enum ApprovalStatus {
 #[derive(Clone, Debug)]
 pub struct PendingApproval {
     id: String,
-    /// Without a passport, which is a secret, and without an idempotency key, which was used.
+    /// Without the passport, which is a secret, and without the idempotency key, which was used.
     action: Action,
 }
 
 impl PendingApproval {
-    /// `action` waits for `id`; `mode` is the one that it was asked in.
+    /// `action` waits for the approval `id`; `mode` is the mode of its request.
     pub(crate) fn new(id: String, action: &Action, mode: Mode) -> Self {
         let mut action = action.clone();
         let members = action.fields_mut();
@@ -139,13 +140,13 @@ impl PendingApproval {
         &self.id
     }
 
-    /// The action to guard once somebody decided: the one that was asked about, naming the approval that it spends. Add
-    /// a passport if it needs one.
+    /// The action to guard after the decision: the original action plus the id of the approval that
+    /// it spends. Add a passport if it needs one.
     pub fn action(&self) -> Action {
         self.action.clone()
     }
 
-    /// It as a JSON object, to keep.
+    /// Serializes the handle as a JSON object, to store.
     pub fn to_json(&self) -> String {
         let action = self.action.fields();
         let mut text = JsonWriter::new(Style::Compact);
@@ -174,12 +175,12 @@ impl PendingApproval {
         text.into_string()
     }
 
-    /// Reads what [`PendingApproval::to_json`] wrote.
+    /// Parses the output of [`PendingApproval::to_json`].
     ///
     /// # Errors
     ///
-    /// [`ErrorKind::Argument`](crate::ErrorKind::Argument), naming the member that is missing, unknown or not what it
-    /// must be.
+    /// [`ErrorKind::Argument`](crate::ErrorKind::Argument), naming the member that is missing,
+    /// unknown or invalid.
     pub fn parse(text: &str) -> Result<Self, Error> {
         let json = json::parse_argument("pending", text)?;
         let members = json.as_object().ok_or_else(|| {
@@ -224,11 +225,11 @@ impl PendingApproval {
     }
 }
 
-/// What follows the path of the approvals to poll `id` for at most `wait`.
+/// The path and query, after the approvals path, that polls `id` for at most `wait`.
 pub(crate) fn path_suffix(id: &str, wait: Duration) -> Result<String, Error> {
     const KEPT: AsciiSet = NON_ALPHANUMERIC.remove(b'-').remove(b'.').remove(b'_').remove(b'~');
     request::require_non_empty("approval_request_id", id)?;
-    // As a part of a path these mean another path.
+    // As path segments, `.` and `..` would change the path.
     if id == "." || id == ".." {
         return Err(Error::argument("approval_request_id", format_args!("expected an id, found {id:?}")));
     }

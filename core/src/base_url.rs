@@ -6,10 +6,10 @@ use url::{Host, Url};
 use crate::error::Error;
 use actpass_protocol::{ErrorKind, Operation};
 
-/// Where the hosted gateway answers.
+/// The URL of the hosted gateway.
 pub const DEFAULT_BASE_URL: &str = "https://www.api.actpass.org";
 
-/// The URL of the gateway, and of each call to it.
+/// The gateway's URL and the URL of each operation.
 #[derive(Clone, Debug)]
 pub(crate) struct BaseUrl {
     text: String,
@@ -20,10 +20,12 @@ pub(crate) struct BaseUrl {
 }
 
 impl BaseUrl {
-    /// The given URL, else `ACTPASS_API_BASE_URL`, else the hosted gateway; an empty one counts as none.
+    /// Returns the given URL, else `ACTPASS_API_BASE_URL`, else the hosted gateway. An empty
+    /// variable counts as unset.
     pub(crate) fn choose(given: Option<String>, allow_insecure_http: bool) -> Result<Self, Error> {
         if given.as_deref() == Some("") {
-            // The hosted gateway would get the key of somebody whose variable is not set.
+            // Fail instead of sending the key to the hosted gateway if the caller's own variable is
+            // unset.
             return Err(Error::config("base_url", "expected an absolute http(s) URL, found an empty string"));
         }
         let from_environment = || std::env::var("ACTPASS_API_BASE_URL").ok().filter(|text| !text.is_empty());
@@ -94,7 +96,7 @@ impl BaseUrl {
         self.port
     }
 
-    /// The URL of a call, with what follows its own path.
+    /// The URL of an operation, followed by `path_suffix`.
     pub(crate) fn endpoint(&self, operation: Operation, path_suffix: &str) -> Result<Uri, Error> {
         let [preflight, issue, verify, revoke, evidence, jwks, approval] = &self.endpoints;
         let endpoint = match operation {
@@ -114,11 +116,11 @@ impl BaseUrl {
     }
 }
 
-/// The part of `url` before the path of a call, if it ends in one: in `/api/v1`, or in a call of the gateway's below it
-/// or beside it.
+/// The part of `url` before an API path, if the URL ends in one: `/api/v1`, an operation below it,
+/// or a path beside it such as `/healthz`.
 fn base_of_call_url(url: &Url) -> Option<String> {
     const API_ROOT: &str = "/api/v1";
-    /// Those that a client does not make.
+    /// API paths that this client does not call.
     const OTHER_PATHS: [&str; 5] =
         ["/api/v1/budgets", "/api/v1/halts", "/api/v1/tools", "/healthz", "/openapi.json"];
     let calls = || Operation::ALL.iter().map(|operation| operation.path()).chain(OTHER_PATHS);
@@ -138,8 +140,8 @@ fn base_of_call_url(url: &Url) -> Option<String> {
     Some(base.as_str().trim_end_matches('/').to_owned())
 }
 
-/// Whether `url` is on this machine: `localhost` and the names below it (RFC 6761), 127.0.0.0/8, also written as IPv6,
-/// and `[::1]`.
+/// Whether `url` is on this machine: `localhost` and its subdomains (RFC 6761), 127.0.0.0/8, the
+/// same as IPv4-mapped IPv6, and `[::1]`.
 fn is_loopback(url: &Url) -> bool {
     match url.host() {
         Some(Host::Domain(name)) => is_localhost(name),
@@ -151,7 +153,7 @@ fn is_loopback(url: &Url) -> bool {
     }
 }
 
-/// Whether the host `name` is `localhost` or below it, which never leaves this machine.
+/// Whether `name` is `localhost` or a subdomain of it. Such names never leave this machine.
 pub(crate) fn is_localhost(name: &str) -> bool {
     let name = name.strip_suffix('.').unwrap_or(name);
     let below =

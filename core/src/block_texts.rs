@@ -1,4 +1,4 @@
-//! What is said of an action that did not run: to a developer, and to the model that wanted to use the tool.
+//! Texts about a blocked action: one for the developer, one for the model that called the tool.
 
 use std::borrow::Cow;
 
@@ -8,12 +8,13 @@ use crate::error::Error;
 use crate::redact;
 use actpass_protocol::{DecisionWord, ErrorKind, Secret};
 
-/// How long what a gateway says can be in a text for a model.
+/// The longest gateway text, in characters, that a model text includes.
 const MAX_GATEWAY_TEXT: usize = 2_000;
 
-/// The two texts of a block, each in one line.
+/// The two texts of a block, each on one line.
 ///
-/// [`Blocked::texts`](crate::Blocked::texts) gives them; a binding makes them of an outcome that crossed a process.
+/// [`Blocked::texts`](crate::Blocked::texts) creates them. A binding creates them for an outcome
+/// that was received from another process.
 ///
 /// ```
 /// use actpass_core::{BlockFailure, BlockTexts, Decision};
@@ -30,19 +31,19 @@ const MAX_GATEWAY_TEXT: usize = 2_000;
 pub struct BlockTexts {
     /// For a developer: what failed, at which hop, and what to check.
     pub developer: String,
-    /// For a model: what was not done, why in terms of the policy, whether the same call can help later, and what to do
-    /// instead. How the gateway is reached or run is not in it.
+    /// For a model: what did not run, the policy reason, whether to retry, and what to do instead.
+    /// It does not describe the gateway's infrastructure.
     pub model: String,
 }
 
-/// How the gate failed, as far as it matters to the texts of a block.
+/// The gate failure, as far as the block texts need it.
 #[derive(Clone, Debug)]
 pub struct BlockFailure<'e> {
-    /// The error's text.
+    /// The error message.
     pub message: Cow<'e, str>,
     /// Whether the same call may succeed later: see [`Error::is_retryable`](crate::Error::is_retryable).
     pub is_retryable: bool,
-    /// Whether another argument would help; the explanation says which.
+    /// Whether the cause is an argument; the explanation names it.
     pub is_of_an_argument: bool,
 }
 
@@ -56,8 +57,8 @@ impl<'e> From<&'e Error> for BlockFailure<'e> {
 }
 
 impl BlockTexts {
-    /// The texts of a `decision` that blocked `tool`. `failure` is how the gate failed, if it did; `approval` is the id of the
-    /// approval that the action waits for, if it can be resumed.
+    /// Creates the texts for a `decision` that blocked `tool`. `failure` is the gate failure, if
+    /// any. `approval` is the id of the approval that the action waits for, if it can be resumed.
     pub fn of(
         tool: &str,
         decision: &Decision,
@@ -100,14 +101,15 @@ impl BlockTexts {
         Self { developer, model: join_sentences([head, reason_text, advice]) }
     }
 
-    /// The texts without these secrets.
+    /// Redacts these secrets from both texts.
     #[must_use]
     pub(crate) fn redacted(self, secrets: &[&Secret]) -> Self {
         Self { developer: redact::text(&self.developer, secrets), model: redact::text(&self.model, secrets) }
     }
 }
 
-/// The reasons of the SDK's own for which the gate did not fail. Their explanations are for a developer.
+/// Reasons of the SDK itself for which the gate did not fail. Their explanations address a
+/// developer.
 #[derive(Clone, Copy)]
 enum SdkReason {
     ApprovalTimeout,
@@ -154,7 +156,7 @@ impl SdkReason {
     }
 }
 
-/// Whether the same call can help after a decision that was made.
+/// Whether to call again after a decision by the gateway.
 fn retry_advice(word: &DecisionWord, reason_code: &str) -> &'static str {
     match word {
         _ if reason_code == "approval.expired" => "The same call asks for approval again.",
@@ -183,7 +185,7 @@ fn join_sentences(sentences: impl IntoIterator<Item = String>) -> String {
     text
 }
 
-/// `text` as a sentence in one line; nothing if there is none.
+/// `text` as a sentence on one line; empty if `text` is.
 fn sentence(text: &str) -> String {
     let mut text = one_line(text);
     if !text.is_empty() && !text.ends_with(['.', '!', '?', '…']) {
@@ -192,7 +194,8 @@ fn sentence(text: &str) -> String {
     text
 }
 
-/// `text` without control characters and surrounding space: a text for a model has one paragraph, whatever a gateway sends.
+/// `text` on one line, without control characters: a model text is one paragraph, whatever the
+/// gateway sends.
 fn one_line(text: &str) -> String {
     let words = text.split(|c: char| c.is_whitespace() || c.is_control());
     words.filter(|word| !word.is_empty()).collect::<Vec<_>>().join(" ")

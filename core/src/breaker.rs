@@ -1,9 +1,10 @@
-//! A circuit breaker: a gateway that cannot be reached is left alone for a while, and calls are refused at once
-//! instead of each waiting for its own failure.
+//! The circuit breaker. While the gateway is unreachable, calls fail immediately instead of each
+//! waiting for its own timeout.
 //!
-//! Calls are counted, retries included: one that ends without any answer (no connection, or no time) is a failure, and
-//! any answer at all ends the count. After so many failures in a row the circuit opens. When its time is over one call
-//! goes through as a probe; its answer closes the circuit, its failure opens it for longer.
+//! It counts calls, not attempts. A call without any response (no connection, or a timeout) is a
+//! failure; any response resets the count. After the configured number of consecutive failures the
+//! circuit opens. When the open time has passed, one call goes through as a probe: a response
+//! closes the circuit, a failure opens it for longer.
 
 use std::sync::{Arc, Mutex, MutexGuard, PoisonError};
 use std::time::Duration;
@@ -14,15 +15,15 @@ use crate::error::Error;
 use crate::retry;
 use actpass_protocol::ErrorKind;
 
-/// How many calls in a row must fail, unless another number is set: 5.
+/// The default number of consecutive failures that open the circuit: 5.
 pub const DEFAULT_CIRCUIT_FAILURES: u32 = 5;
 
-/// For how long the circuit opens at most at first; it doubles with each probe that fails.
+/// The maximum first open time. It doubles with each failed probe.
 const INITIAL_OPEN: Duration = Duration::from_secs(1);
-/// For how long it opens at most.
+/// The maximum open time.
 const MAX_OPEN: Duration = Duration::from_secs(30);
 
-/// Whether calls go to the gateway; see [`ActPass::circuit`](crate::ActPass::circuit).
+/// The state of the circuit breaker; see [`ActPass::circuit`](crate::ActPass::circuit).
 ///
 /// ```
 /// # tokio::runtime::Builder::new_current_thread().enable_all().build().unwrap().block_on(async {
@@ -43,13 +44,13 @@ const MAX_OPEN: Duration = Duration::from_secs(30);
 /// ```
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
 pub enum Circuit {
-    /// They do.
+    /// Calls go to the gateway.
     Closed,
-    /// One call tries whether the gateway is back; the others are refused.
+    /// One call probes the gateway; other calls fail immediately.
     HalfOpen,
-    /// They are refused.
+    /// Calls fail immediately.
     Open {
-        /// For how long still.
+        /// Time until the next probe.
         retry_after: Duration,
     },
 }
@@ -70,18 +71,18 @@ pub(crate) struct Breaker(Arc<Shared>);
 
 #[derive(Debug)]
 struct Shared {
-    /// How many failures open the circuit; none ever do if zero.
+    /// The number of consecutive failures that open the circuit; 0 disables the breaker.
     limit: u32,
     state: Mutex<State>,
 }
 
 #[derive(Clone, Copy, Debug)]
 enum State {
-    /// So many calls failed in a row.
+    /// The number of consecutive failures.
     Closed(u32),
-    /// So many times in a row it opened, this time until then.
+    /// The number of consecutive failed probes, and the end of the open time.
     Open(u32, Moment),
-    /// A call tries whether it may close.
+    /// A probe is in flight.
     Probing,
 }
 
@@ -98,11 +99,11 @@ impl Breaker {
         }
     }
 
-    /// Leave to make a call.
+    /// Admits a call.
     ///
     /// # Errors
     ///
-    /// [`ErrorKind::Connection`] where the circuit is open, with the time after which it is worth trying again.
+    /// [`ErrorKind::Connection`] while the circuit is open, with the time until the next probe.
     pub(crate) fn admit(&self, now: Moment) -> Result<Admission, Error> {
         let mut state = self.0.state();
         match *state {
@@ -125,19 +126,19 @@ impl Shared {
     }
 }
 
-/// A call that goes to the gateway. One that is dropped before it ended says nothing about the gateway.
+/// An admitted call. If it is dropped before it completes, the breaker ignores it.
 #[derive(Debug)]
 pub(crate) struct Admission {
     breaker: Arc<Shared>,
-    /// How often the circuit had opened, if this call tries whether it may close.
+    /// The number of failed probes before, if this call is a probe.
     probe: Option<u32>,
 }
 
 impl Admission {
-    /// The call ended: with an answer, or with this error.
+    /// Settles the call: with a response, or with this error.
     pub(crate) fn settle(mut self, error: Option<&Error>, clock: &dyn Clock) {
         let unanswered = match error.map(Error::kind) {
-            // A fault of ours, which says nothing either.
+            // A client-side fault says nothing about the gateway.
             Some(ErrorKind::Internal) => return,
             Some(ErrorKind::Connection | ErrorKind::Timeout) => true,
             _ => false,
@@ -152,7 +153,8 @@ impl Admission {
                 failures => State::Closed(failures.min(u32::MAX - 1)),
             },
             (State::Closed(_), None) => State::Closed(0),
-            // A call that began before the circuit opened: an answer to it is as good as one to a probe.
+            // A call that began before the circuit opened: its response counts like that of a
+            // probe.
             (other, None) if unanswered => other,
             (_, None) => State::Closed(0),
         };
@@ -162,7 +164,7 @@ impl Admission {
 impl Drop for Admission {
     fn drop(&mut self) {
         if let Some(opened) = self.probe {
-            // Given up before its end; the next call may try.
+            // The probe was abandoned; the next call may probe.
             *self.breaker.state() = State::Open(opened, Moment::default());
         }
     }
@@ -206,7 +208,7 @@ mod tests {
         for kind in [ErrorKind::Connection, ErrorKind::Timeout] {
             fails(&breaker, kind);
         }
-        // Any answer ends the count, a bad one too.
+        // Any response resets the count, including an error status.
         for kind in [ErrorKind::Status, ErrorKind::RateLimit, ErrorKind::Response, ErrorKind::Authentication]
         {
             fails(&breaker, kind);
@@ -217,7 +219,7 @@ mod tests {
         breaker.admit(TokioClock.now()).unwrap().settle(None, &TokioClock);
         for _ in 0..2 {
             fails(&breaker, ErrorKind::Timeout);
-            // Given up: it says nothing.
+            // An abandoned call is ignored.
             drop(breaker.admit(TokioClock.now()).unwrap());
         }
         assert_eq!(breaker.circuit(TokioClock.now()), Circuit::Closed);

@@ -1,4 +1,4 @@
-//! The settings of a client, as they are given.
+//! The client builder.
 
 use std::sync::Arc;
 use std::time::Duration;
@@ -18,13 +18,13 @@ use crate::transport::Transport;
 use actpass_protocol::{Mode, Secret};
 
 impl ActPass {
-    /// Begins to set up a client.
+    /// Returns a builder for a client.
     pub fn builder() -> ActPassBuilder {
         ActPassBuilder::default()
     }
 }
 
-/// The settings of a client to be; see [`ActPass::builder`].
+/// Builds a client; see [`ActPass::builder`].
 ///
 /// ```
 /// use actpass_core::{ActPass, Mode};
@@ -64,28 +64,28 @@ pub struct ActPassBuilder {
 }
 
 impl ActPassBuilder {
-    /// Sets the API key; by default the environment variable `ACTPASS_API_KEY` holds it.
+    /// Sets the API key. Default: the environment variable `ACTPASS_API_KEY`.
     #[must_use]
     pub fn api_key(mut self, key: impl Into<Secret>) -> Self {
         self.api_key = Some(key.into());
         self
     }
 
-    /// Sets the tenant, a routing hint; none by default. The gateway goes by the key.
+    /// Sets the tenant, a routing hint. Default: none. The gateway authorizes by the key.
     #[must_use]
     pub fn tenant_id(mut self, tenant_id: impl Into<String>) -> Self {
         self.tenant_id = Some(tenant_id.into());
         self
     }
 
-    /// Sets the agent's name, which must not be empty; `sdk` by default.
+    /// Sets the agent's name, which must not be empty. Default: `sdk`.
     #[must_use]
     pub fn agent_id(mut self, agent_id: impl Into<String>) -> Self {
         self.agent_id = Some(agent_id.into());
         self
     }
 
-    /// Sets the gateway's URL; by default the environment variable `ACTPASS_API_BASE_URL` holds it, and otherwise it is
+    /// Sets the gateway's URL. Default: the environment variable `ACTPASS_API_BASE_URL`, else
     /// [`DEFAULT_BASE_URL`](crate::DEFAULT_BASE_URL).
     #[must_use]
     pub fn base_url(mut self, base_url: impl Into<String>) -> Self {
@@ -93,46 +93,48 @@ impl ActPassBuilder {
         self
     }
 
-    /// Sets the total deadline of a call, retries and waits included; 30 s by default, one day at most.
+    /// Sets the total timeout of a call, retries and backoff included. Default: 30 s; maximum: one
+    /// day.
     #[must_use]
     pub fn timeout(mut self, timeout: Duration) -> Self {
         self.timeout = Some(timeout);
         self
     }
 
-    /// Sets the longest that one attempt may take to connect; 5 s by default.
+    /// Sets the connect timeout of each attempt. Default: 5 s.
     #[must_use]
     pub fn connect_timeout(mut self, timeout: Duration) -> Self {
         self.connect_timeout = Some(timeout);
         self
     }
 
-    /// Sets how often a call is tried again at most; 2 by default, 10 at most.
+    /// Sets the maximum number of retries of a call. Default: 2; maximum: 10.
     #[must_use]
     pub fn max_retries(mut self, retries: u32) -> Self {
         self.max_retries = Some(retries);
         self
     }
 
-    /// Sets how many calls in a row must fail to reach the gateway for the circuit to open: see [`ActPass::circuit`]; 5 by
-    /// default, and 0 turns it off.
+    /// Sets the number of consecutive unreachable calls that open the circuit: see
+    /// [`ActPass::circuit`]. Default: 5; 0 disables the circuit breaker.
     #[must_use]
     pub fn circuit_failures(mut self, failures: u32) -> Self {
         self.circuit_failures = Some(failures);
         self
     }
 
-    /// Sets the mode of actions that name none; [`Mode::Enforce`] by default.
+    /// Sets the mode of actions that set none. Default: [`Mode::Enforce`].
     #[must_use]
     pub fn mode(mut self, mode: Mode) -> Self {
         self.mode = mode;
         self
     }
 
-    /// Trusts the certificates in this PEM text as well: as authorities, and each as a server's own certificate too.
+    /// Trusts the certificates in this PEM text in addition: as authorities, and each also as a
+    /// server's own certificate.
     ///
-    /// Otherwise trusted are the authorities of the file that `SSL_CERT_FILE` names and the directories that
-    /// `SSL_CERT_DIR` names, if one of the two is set; else those of the system; else, where the system has none,
+    /// The other trusted authorities are those in the file `SSL_CERT_FILE` and the directories
+    /// `SSL_CERT_DIR`, if either variable is set; else the system's; else, if the system has none,
     /// those bundled with this library.
     #[cfg(feature = "http")]
     #[must_use]
@@ -141,8 +143,9 @@ impl ActPassBuilder {
         self
     }
 
-    /// Names the environment variables by which the clients of a host language name certificate authorities, for
-    /// bindings to it; none by default. Like `SSL_CERT_FILE`, a variable that names what cannot be read is an error.
+    /// Sets the environment variables that name certificate authorities in a host language, for
+    /// bindings. Default: none. A variable that names an unreadable file is an error, like
+    /// `SSL_CERT_FILE`.
     #[cfg(feature = "http")]
     #[must_use]
     pub fn ca_variables(mut self, variables: impl IntoIterator<Item = CaVariable>) -> Self {
@@ -150,42 +153,43 @@ impl ActPassBuilder {
         self
     }
 
-    /// Permits plain http to another host than this one, where everyone on the way can read the API key and forge
-    /// decisions.
+    /// Permits plain http to another host, where anyone on the network path can read the API key
+    /// and forge decisions.
     #[must_use]
     pub fn danger_allow_insecure_http(mut self, allow: bool) -> Self {
         self.allow_insecure_http = allow;
         self
     }
 
-    /// Sets the `user-agent` header; `actpass-rust/VERSION` by default.
+    /// Sets the `user-agent` header. Default: `actpass-rust/VERSION`.
     #[must_use]
     pub fn user_agent(mut self, user_agent: impl Into<String>) -> Self {
         self.user_agent = Some(user_agent.into());
         self
     }
 
-    /// Sets what carries the calls, instead of HTTP.
+    /// Sets the transport that replaces HTTP.
     #[must_use]
     pub fn transport(mut self, transport: impl Transport) -> Self {
         self.transport = Some(Box::new(transport));
         self
     }
 
-    /// Sets where time and randomness come from, for a transport that does not run on tokio: with [`TokioClock`](crate::TokioClock), the
-    /// default, the client needs a tokio runtime.
+    /// Sets the source of time and randomness, for a transport that does not run on tokio. Default:
+    /// [`TokioClock`](crate::TokioClock), which needs a tokio runtime.
     #[must_use]
     pub fn clock(mut self, clock: impl Clock) -> Self {
         self.clock = Some(Box::new(clock));
         self
     }
 
-    /// Sends by a `reqwest` client of these settings, in the place of the shipped one: with its proxies, name resolution and TLS
-    /// settings, to which [`ca`](ActPassBuilder::ca) says nothing.
+    /// Sends requests through a `reqwest` client built from `client`, with its proxies, name
+    /// resolution and TLS settings. [`ca`](ActPassBuilder::ca) has no effect on it.
     ///
-    /// Redirects are not followed and requests not repeated, whatever the settings say; over plain `http` no proxy is used; the
-    /// connect timeout is this builder's. When a connection was open is not known, so a repeated `allow` with an age is never
-    /// taken for the answer to an attempt of this call.
+    /// Redirects are never followed and requests never repeated, whatever `client` sets. Over plain
+    /// `http` no proxy is used. The connect timeout is this builder's. The connection time is
+    /// unknown, so a replayed `allow` with an age is never accepted as the response to this call's
+    /// own attempt.
     ///
     /// ```
     /// use actpass_core::ActPass;
@@ -202,11 +206,11 @@ impl ActPassBuilder {
         self
     }
 
-    /// Makes the client. Nothing is sent.
+    /// Builds the client. Nothing is sent.
     ///
     /// # Errors
     ///
-    /// [`ErrorKind::Config`](crate::ErrorKind::Config), naming the setting and what was expected.
+    /// [`ErrorKind::Config`](crate::ErrorKind::Config), naming the setting and the expected value.
     pub fn build(mut self) -> Result<ActPass, Error> {
         #[cfg(feature = "reqwest")]
         if let Some(client) = self.reqwest.take() {
@@ -253,12 +257,12 @@ impl ActPassBuilder {
         self.clock.take().map(TimeSource::Given).ok_or_else(none)
     }
 
-    /// Checks the settings and keeps them, to make clients with connections of their own or an
+    /// Validates and keeps the settings, to create clients with their own connections or an
     /// [engine](crate::engine): see [`Settings`].
     ///
     /// # Errors
     ///
-    /// As [`ActPassBuilder::build`]; a transport or a clock cannot be given here.
+    /// As [`ActPassBuilder::build`]. A transport or a clock is an error here.
     pub fn settings(self) -> Result<Settings, Error> {
         #[cfg(feature = "reqwest")]
         if self.reqwest.is_some() {

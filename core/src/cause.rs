@@ -1,33 +1,33 @@
-//! Why the gate failed: one entry for each cause.
+//! Causes of a gate failure.
 
 use std::borrow::Cow;
 
-/// What made a call fail, where that is known more precisely than by the error's kind.
+/// The cause of a failed call, if it is known more precisely than by the error kind.
 #[derive(Clone, Debug, PartialEq, Eq)]
 pub(crate) enum Cause {
-    /// `request_hash` is the hash of another request.
+    /// `request_hash` does not match the request.
     AnotherRequest,
-    /// The answer ended early, or is not framed as HTTP says.
+    /// The response body is truncated, or its HTTP framing is invalid.
     BodyCutShort,
-    /// The answer is larger than 1 MiB.
+    /// The response body is larger than 1 MiB.
     BodyTooLarge,
-    /// The certificate of the gateway, or of the proxy, was rejected.
+    /// The certificate of the gateway or of the proxy was rejected.
     Certificate { of: Hop, problem: CertificateProblem },
-    /// Nothing was sent: the circuit is open.
+    /// The circuit is open; nothing was sent.
     CircuitOpen,
-    /// The connect timeout passed.
+    /// The connect timeout expired.
     ConnectTimeout,
-    /// The connection ended after it was open.
+    /// The connection closed after it was established.
     Interrupted,
-    /// The connection ended within the TLS handshake.
+    /// The connection closed during the TLS handshake.
     InterruptedHandshake,
-    /// A decision without a member that it must have, or with one of the wrong type.
+    /// A required member of the decision is missing or has the wrong type.
     Malformed,
-    /// The answer about an approval cannot be used.
+    /// The response about an approval is invalid.
     NotAnApproval,
-    /// The answer is not a JSON object.
+    /// The response is not a JSON object.
     NotAnObject,
-    /// The request has an integer at `path` that has no canonical form.
+    /// An integer at `path` in the request has no canonical form.
     NotCanonical { path: String },
     /// The peer does not speak HTTP.
     NotHttp,
@@ -35,19 +35,19 @@ pub(crate) enum Cause {
     NotTls,
     /// The proxy named by `setting` failed.
     Proxy { setting: Cow<'static, str>, problem: ProxyProblem },
-    /// Nothing listens at the gateway's address.
+    /// The connection was refused.
     Refused,
-    /// The TLS handshake failed, but not because of the certificate.
+    /// The TLS handshake failed for another reason than the certificate.
     TlsHandshake,
     /// `allow` without `request_hash` in `strict`.
     Unbound,
-    /// The network has no way to the gateway's address.
+    /// No route to the gateway's address.
     Unroutable,
-    /// The gateway's host name has no address.
+    /// The gateway's host name does not resolve.
     Unresolved,
 }
 
-/// A hop on the way to the gateway.
+/// A hop between the client and the gateway.
 #[derive(Clone, Debug, PartialEq, Eq)]
 pub(crate) enum Hop {
     Gateway,
@@ -58,9 +58,9 @@ pub(crate) enum Hop {
 /// Why a certificate was rejected.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
 pub(crate) enum CertificateProblem {
-    /// A CA certificate, not given as `ca`, used as a server's own.
+    /// A CA certificate that was not passed as `ca` is used as a server certificate.
     AuthorityAsServer,
-    /// A signature is of another key than the authority's, or the server's.
+    /// A signature does not verify with the key of the authority or the server.
     BadSignature,
     Expired,
     NotYetValid,
@@ -72,20 +72,20 @@ pub(crate) enum CertificateProblem {
 /// How a proxy failed.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
 pub(crate) enum ProxyProblem {
-    /// It answered CONNECT with 407, or a SOCKS proxy rejected the user name and password.
+    /// 407 in response to CONNECT, or a SOCKS proxy rejected the user name and password.
     Authentication,
-    /// It answered with 403, or a SOCKS proxy's rules do not allow the connection.
+    /// 403, or a SOCKS proxy's ruleset forbids the connection.
     Forbidden,
-    /// It could not reach the gateway: 502, 503, 504 or another answer outside 2xx.
+    /// The proxy could not reach the gateway: 502, 503, 504 or another non-2xx status.
     NotConnected,
-    /// It answered with something else than HTTP or SOCKS.
+    /// The peer speaks neither HTTP nor SOCKS.
     Protocol,
-    /// The connection to it ended early.
+    /// The connection to the proxy closed early.
     Interrupted,
-    /// It did not answer in time.
+    /// The proxy timed out.
     Timeout,
-    /// No connection to it came about.
+    /// The proxy is unreachable.
     Unreachable,
-    /// Its host name has no address.
+    /// The proxy's host name does not resolve.
     Unresolved,
 }

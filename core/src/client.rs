@@ -1,4 +1,4 @@
-//! The client: its settings, its calls, and how an answer becomes a value or an error.
+//! The client and its calls.
 
 use std::fmt;
 use std::future::Future;
@@ -41,7 +41,7 @@ use crate::transport::{Request, Transport};
 
 /// A client of an ActPass gateway. Cloning is cheap, and all clones share the same connections.
 ///
-/// Its methods need a tokio runtime with its timer and I/O enabled.
+/// Its methods need a tokio runtime with the timer and I/O enabled.
 ///
 /// ```
 /// # use actpass_core::transport::FixedResponse;
@@ -74,10 +74,10 @@ struct Inner {
     keys: KeyCache,
 }
 
-/// Where time comes from.
+/// The source of time.
 #[derive(Debug)]
 pub(crate) enum TimeSource {
-    /// From a clock of the caller's.
+    /// A clock supplied by the caller.
     Given(Box<dyn Clock>),
     #[cfg(feature = "http")]
     Tokio,
@@ -92,7 +92,7 @@ impl TimeSource {
         }
     }
 
-    /// What `future` comes to, unless `until` comes first.
+    /// Returns the output of `future`, or `None` if `until` passes first.
     async fn within<F: Future>(&self, until: Moment, future: F) -> Option<F::Output> {
         match self {
             Self::Given(clock) => match select(clock.sleep_until(until), pin!(future)).await {
@@ -123,13 +123,14 @@ impl ActPass {
         Self(Arc::new(inner), Scope::default())
     }
 
-    /// The same client, whose calls are part of the trace that `traceparent` names: they carry it to the gateway.
+    /// Returns this client with calls that carry `traceparent` to the gateway.
     #[must_use]
     pub fn in_trace(&self, traceparent: Traceparent) -> Self {
         Self(Arc::clone(&self.0), Scope { traceparent: Some(traceparent), ..self.1.clone() })
     }
 
-    /// The same client, whose calls have these limits; it shares the connections and the circuit breaker of this one.
+    /// Returns this client with other limits per call. It shares the connections and the circuit
+    /// breaker.
     ///
     /// ```
     /// # use actpass_core::transport::FixedResponse;
@@ -162,12 +163,13 @@ impl ActPass {
         self.0.time.clock()
     }
 
-    /// Guards an action in steps, for a host that runs it by itself: see [`GuardSession`]. [`ActPass::drive`] asks.
+    /// Creates a guard in steps, for a host that runs the action itself: see [`GuardSession`]. Use
+    /// [`ActPass::drive`] to authorize.
     pub fn guard_session(&self, prepared: PreparedAction, record_outcome: bool) -> GuardSession {
         self.0.engine.guard(prepared, self.scope(), record_outcome)
     }
 
-    /// Does what `machine` says, from its first step to its end.
+    /// Drives `machine` from its first step to its end.
     ///
     /// ```
     /// # use actpass_core::transport::FixedResponse;
@@ -198,7 +200,7 @@ impl ActPass {
         }
     }
 
-    /// One attempt, and a panic no further than here.
+    /// Sends one attempt. A panic of the transport is contained here.
     async fn send(&self, request: Request, until: Moment) -> Event {
         let sending = AssertUnwindSafe(async { self.0.transport.send(request).await }).catch_unwind();
         match self.0.time.within(until, sending).await {
@@ -209,9 +211,10 @@ impl ActPass {
         }
     }
 
-    /// Whether calls go to the gateway. After some that could not reach it ([`ActPassBuilder::circuit_failures`](crate::ActPassBuilder::circuit_failures)) calls are
-    /// refused at once for a while, as [`ErrorKind::Connection`] with [`retry_after`](Error::retry_after), and then one at a
-    /// time tries whether it is back.
+    /// The state of the circuit breaker. After
+    /// [`circuit_failures`](crate::ActPassBuilder::circuit_failures) consecutive calls that could
+    /// not reach the gateway, calls fail immediately with [`ErrorKind::Connection`] and a
+    /// [`retry_after`](Error::retry_after). Then one call at a time probes the gateway.
     pub fn circuit(&self) -> Circuit {
         self.0.engine.circuit(self.clock())
     }
@@ -226,13 +229,14 @@ impl ActPass {
         &self.config().agent_id
     }
 
-    /// Asks the gateway whether `action` may run, and runs nothing.
+    /// Asks the gateway for a decision about `action`. Runs nothing.
     ///
-    /// A 401 or 403 whose body is a decision other than `allow` is that decision.
+    /// A 401 or 403 with a decision other than `allow` in its body returns that decision.
     ///
     /// # Errors
     ///
-    /// Any kind of [`ErrorKind`] but [`Config`](ErrorKind::Config): no decision is made up here.
+    /// Any [`ErrorKind`] except [`Config`](ErrorKind::Config). This method never invents a
+    /// decision.
     ///
     /// ```
     /// # use actpass_core::transport::FixedResponse;
@@ -252,11 +256,11 @@ impl ActPass {
         self.drive(&mut self.0.engine.preflight(prepared, self.scope())).await
     }
 
-    /// Checks `action` and writes its request. Nothing is sent.
+    /// Validates `action` and builds its request. Nothing is sent.
     ///
     /// # Errors
     ///
-    /// [`ErrorKind::Argument`] for what cannot be sent, naming the member.
+    /// [`ErrorKind::Argument`] for an invalid member, naming it.
     ///
     /// ```
     /// # use actpass_core::transport::FixedResponse;
@@ -275,42 +279,45 @@ impl ActPass {
         self.0.engine.prepare(action, self.clock())
     }
 
-    /// Asks the gateway whether `action` may run, and rules on the answer. This is the gate: see [`crate::guard`].
+    /// Asks the gateway whether `action` may run, and returns the verdict. This is the gate: see
+    /// [`crate::guard`].
     ///
     /// # Errors
     ///
-    /// [`ErrorKind::Argument`] for what cannot be sent, and nothing else: a gate that fails is a verdict.
+    /// [`ErrorKind::Argument`] for an invalid action. A failed gate is a verdict, not an error.
     ///
-    /// An action that needs an approval, and [waits for it](Action::wait_for_approval), is held: as soon as a person
-    /// approved it, the very same action is asked about again, naming the approval, and that answer rules. One that is
-    /// rejected, expires or is not decided in time is blocked with that reason. A gateway that cannot be reached
-    /// meanwhile is asked again until the time is over.
+    /// An action that needs approval and [waits for it](Action::wait_for_approval) is held. Once a
+    /// person has approved it, the same action is sent again with the id of the approval, and that
+    /// decision is final. An action that is rejected, expires or is not decided in time is blocked
+    /// with that reason. Polling continues while the gateway is unreachable, until the wait is
+    /// over.
     pub async fn authorize(&self, action: &Action) -> Result<Verdict, Error> {
         Ok(self.authorize_prepared(&self.prepare(action.clone())?).await)
     }
 
-    /// As [`ActPass::authorize`], for an action that was checked before. It cannot fail: a gate that fails is a verdict.
+    /// Like [`ActPass::authorize`], for a validated action. It cannot fail: a failed gate is a
+    /// verdict.
     pub async fn authorize_prepared(&self, prepared: &PreparedAction) -> Verdict {
         self.drive(&mut self.0.engine.authorize(prepared.clone(), self.scope())).await
     }
 
-    /// Waits until somebody decided about the approval `id`, for `wait` at most, and says where it stands then. It may
-    /// still be pending; with a `wait` of zero that is one look.
+    /// Waits up to `wait` for a decision about the approval `id` and returns its state. It can
+    /// still be pending. A `wait` of zero polls once.
     ///
-    /// The gateway holds each look for up to 25 s; a look that fails in a way that may pass is repeated until the time
-    /// is over.
+    /// The gateway holds each poll for up to 25 s. A retryable failure is retried until the wait is
+    /// over.
     ///
     /// # Errors
     ///
-    /// As [`ActPass::preflight`], of the last look.
+    /// As [`ActPass::preflight`], for the last poll.
     pub async fn wait_for_approval(&self, id: &str, wait: Duration) -> Result<Approval, Error> {
         self.drive(&mut self.0.engine.wait_for_approval(id, wait, self.scope())?).await
     }
 
-    /// Runs `execute` if `action` may run, and reports what happened.
+    /// Runs `execute` if `action` may run, and returns the outcome.
     ///
-    /// `execute` runs at most once, after the verdict. A gate that fails is no error of this method: it is reported in
-    /// the [`Outcome`].
+    /// `execute` runs at most once, after the verdict. A failed gate is not an error of this
+    /// method; it is reported in the [`Outcome`].
     ///
     /// # Errors
     ///
@@ -329,12 +336,12 @@ impl ActPass {
         }
     }
 
-    /// As [`ActPass::guard`], and records how the action ended in the ledger, on the decision's chain: see
-    /// [`Settlement::recording`](crate::Settlement::recording). The result's hash is recorded where it serializes to JSON that
-    /// has a canonical form.
+    /// Like [`ActPass::guard`], and records how the action ended on the decision's chain in the
+    /// ledger: see [`Settlement::recording`](crate::Settlement::recording). The result's hash is
+    /// recorded if the result serializes to JSON with a canonical form.
     ///
-    /// What came of recording is told beside the outcome, and `None` where nothing ran; a failure to record changes nothing
-    /// about the outcome.
+    /// The second value is the result of recording; `None` if the action did not run. A failure to
+    /// record does not change the outcome.
     ///
     /// # Errors
     ///
@@ -380,7 +387,7 @@ impl ActPass {
             Begun::Running(context) => context,
         };
         let ended = execute(context).await;
-        // What its serialization does, a panic included, changes nothing about what the action returned.
+        // A failed or panicking serializer does not change what the action returned.
         let response =
             ended.as_ref().ok().and_then(|result| ignore_panic(|| serde_json::to_vec(result).ok())?);
         let response = response.and_then(|json| Json::parse(&json).ok());
@@ -393,7 +400,7 @@ impl ActPass {
         Ok((settlement.settle(ended), recorded))
     }
 
-    /// Asks for a passport. It is not retried where the gateway may have taken the request.
+    /// Issues a passport. Retried only if the gateway certainly did not process the request.
     ///
     /// # Errors
     ///
@@ -418,11 +425,11 @@ impl ActPass {
         self.call(request, None, |document| IssuedPassport::parse(&document)).await
     }
 
-    /// Has the gateway verify a passport.
+    /// Asks the gateway to verify a passport.
     ///
     /// # Errors
     ///
-    /// As [`ActPass::preflight`]; a passport that is not valid is no error.
+    /// As [`ActPass::preflight`]. An invalid passport is not an error.
     ///
     /// ```
     /// # use actpass_core::transport::FixedResponse;
@@ -443,16 +450,16 @@ impl ActPass {
         self.call(request, Some(wanted.token.clone()), Verification::parse).await
     }
 
-    /// Verifies a passport with the gateway's public keys, which are fetched once and kept: see
-    /// [`OfflineVerifyRequest`]. It does not see that a passport was revoked or spent; the gateway does.
+    /// Verifies a passport offline with the gateway's public keys: see [`OfflineVerifyRequest`].
+    /// Offline verification does not detect revocation or replay; the gateway does.
     ///
-    /// The keys are fetched again after 10 minutes, and at once for a key id that is not among them, but not more than once
-    /// in a second: a call within that second waits for its end. If fetching fails, the keys at hand serve until they are an
+    /// The keys are cached. They are fetched again after 10 minutes, and at once for an unknown key
+    /// id, but at most once per second. If a fetch fails, cached keys are used until they are one
     /// hour old.
     ///
     /// # Errors
     ///
-    /// As [`ActPass::preflight`], where there are no keys to verify with; a passport that is not valid is no error.
+    /// As [`ActPass::preflight`], if no keys are available. An invalid passport is not an error.
     ///
     /// ```
     /// # use actpass_core::transport::FixedResponse;
@@ -493,7 +500,7 @@ impl ActPass {
         Ok(Verification::from_result(offline::verify(passport, key, &expected)))
     }
 
-    /// Revokes the passport named `jti`, for `reason`.
+    /// Revokes the passport `jti`, with an optional `reason`.
     ///
     /// # Errors
     ///
@@ -515,7 +522,8 @@ impl ActPass {
         self.call(Request::new(Operation::RevokePassport, body), None, Revocation::parse).await
     }
 
-    /// Appends an event to a chain of the ledger. It is not retried where the gateway may have taken the request.
+    /// Appends an event to a chain of the ledger. Retried only if the gateway certainly did not
+    /// process the request.
     ///
     /// # Errors
     ///
@@ -537,8 +545,8 @@ impl ActPass {
         self.drive(&mut self.0.engine.record_evidence(event, self.scope())?).await
     }
 
-    /// Records how an action ended. The event of one that was stopped is given up after one second, because the program that
-    /// was stopped does not wait for it.
+    /// Records how an action ended. The recording of a cancelled action times out after one second,
+    /// because the cancelled program does not wait for it.
     ///
     /// # Errors
     ///

@@ -1,4 +1,4 @@
-//! Time and randomness, behind a trait.
+//! Time and randomness behind a trait.
 
 use std::fmt;
 use std::future::Future;
@@ -8,7 +8,7 @@ use std::time::{Duration, SystemTime};
 
 use crate::error::Error;
 
-/// A point in time: how long after the origin of its [`Clock`] it is.
+/// A point in time, as the duration since the origin of its [`Clock`].
 ///
 /// ```
 /// use actpass_core::Moment;
@@ -22,12 +22,12 @@ use crate::error::Error;
 pub struct Moment(Duration);
 
 impl Moment {
-    /// The moment so long after the clock's origin.
+    /// Creates a moment `duration` after the clock's origin.
     pub const fn after_origin(duration: Duration) -> Self {
         Self(duration)
     }
 
-    /// The time from `earlier` to this moment; zero if `earlier` is later.
+    /// The duration since `earlier`; zero if `earlier` is later.
     #[must_use]
     pub const fn saturating_since(self, earlier: Self) -> Duration {
         self.0.saturating_sub(earlier.0)
@@ -60,24 +60,25 @@ impl Add<Duration> for Moment {
 /// }
 /// ```
 pub trait Clock: fmt::Debug + Send + Sync + 'static {
-    /// The present moment. It never goes back.
+    /// The current moment. It is monotonic.
     fn now(&self) -> Moment;
 
-    /// The present date and time.
+    /// The current date and time.
     fn wall_clock(&self) -> SystemTime;
 
-    /// Random bytes, from the operating system's generator or one as good: they make idempotency keys unique.
+    /// Returns random bytes from the operating system's generator or one of equal quality: they
+    /// make idempotency keys unique.
     ///
     /// # Errors
     ///
-    /// If there is no randomness.
+    /// If the generator fails.
     fn random(&self) -> Result<[u8; 16], Error>;
 
-    /// Ends at the moment `until`.
+    /// Completes at the moment `until`.
     fn sleep_until(&self, until: Moment) -> Sleep<'_>;
 }
 
-/// What [`Clock::sleep_until`] returns.
+/// The future returned by [`Clock::sleep_until`].
 pub type Sleep<'c> = Pin<Box<dyn Future<Output = ()> + Send + 'c>>;
 
 #[cfg(feature = "http")]
@@ -93,7 +94,7 @@ mod tokio_clock {
     use super::{Clock, Moment, Sleep};
     use crate::error::Error;
 
-    /// The clock of the tokio runtime on which it is used.
+    /// The clock of the current tokio runtime.
     ///
     /// ```
     /// use actpass_core::{Clock, TokioClock};
@@ -104,7 +105,8 @@ mod tokio_clock {
     #[derive(Clone, Copy, Debug, Default)]
     pub struct TokioClock;
 
-    /// The origin: a day before the first use, so that a runtime whose time was paused before that is not behind it.
+    /// The origin is one day before the first use, so that a runtime whose time was paused earlier
+    /// is not before it.
     static ORIGIN: LazyLock<Instant> = LazyLock::new(|| {
         let now = Instant::now();
         now.checked_sub(Duration::from_secs(24 * 60 * 60)).unwrap_or(now)
@@ -114,7 +116,7 @@ mod tokio_clock {
 
     impl TokioClock {
         pub(crate) fn instant(moment: Moment) -> tokio::time::Instant {
-            // No wait is longer than a month; what is beyond a century need not be told apart.
+            // No wait is longer than a month, so moments beyond a century can be clamped.
             tokio::time::Instant::from_std(*ORIGIN + moment.0.min(CENTURY))
         }
     }
@@ -128,7 +130,7 @@ mod tokio_clock {
             SystemTime::now()
         }
 
-        // From the operating system, without a shared generator: unique across a fork.
+        // Reads from the operating system without shared state, so values are unique across a fork.
         fn random(&self) -> Result<[u8; 16], Error> {
             let mut bytes = [0; 16];
             match getrandom::fill(&mut bytes) {

@@ -1,4 +1,4 @@
-//! Settings, parsed once: past this module nothing about them is checked again.
+//! Settings, parsed once. Later code relies on their validity.
 
 use std::time::Duration;
 
@@ -9,19 +9,19 @@ use actpass_protocol::{Mode, Secret};
 use crate::base_url::BaseUrl;
 use crate::error::Error;
 
-/// The total deadline of a call unless another is set: 30 s.
+/// The default total timeout of a call: 30 s.
 pub const DEFAULT_TIMEOUT: Duration = Duration::from_secs(30);
-/// The longest that one attempt may take to connect unless another is set: 5 s.
+/// The default connect timeout of an attempt: 5 s.
 pub const DEFAULT_CONNECT_TIMEOUT: Duration = Duration::from_secs(5);
-/// How often a call is tried again unless another number is set: 2.
+/// The default maximum number of retries: 2.
 pub const DEFAULT_MAX_RETRIES: u32 = 2;
 
-/// The longest deadline that can be set: one day.
+/// The maximum timeout: one day.
 const MAX_TIMEOUT: Duration = Duration::from_secs(24 * 60 * 60);
-/// The most retries that can be set.
+/// The maximum number of retries.
 const MAX_RETRIES: u32 = 10;
 
-/// All settings of a client, known to be good.
+/// All settings of a client, validated.
 #[derive(Clone, Debug)]
 pub(crate) struct Config {
     pub(crate) api_key: Secret,
@@ -36,15 +36,16 @@ pub(crate) struct Config {
     pub(crate) max_retries: u32,
     pub(crate) mode: Mode,
     pub(crate) user_agent: HeaderValue,
-    /// What calls go through, for messages: ` (through the proxy …)`, or nothing.
+    /// The proxy, for error messages: ` (through the proxy …)`, or empty.
     pub(crate) via_proxy: String,
 }
 
-/// Makes a length of time from seconds, as host languages give it; `member` is its name in messages.
+/// Converts seconds from a host language to a timeout; `member` is its name in error messages.
 ///
 /// # Errors
 ///
-/// [`ErrorKind::Config`](crate::ErrorKind::Config) for what is not a finite number above zero.
+/// [`ErrorKind::Config`](crate::ErrorKind::Config) unless the value is finite, greater than 0 and
+/// at most one day.
 ///
 /// ```
 /// assert!(actpass_core::seconds("timeout", 2.5).is_ok());
@@ -58,12 +59,12 @@ pub fn seconds(member: &str, value: f64) -> Result<Duration, Error> {
     }
 }
 
-/// Makes the time that a person is waited for from seconds, as host languages give it; `member` is its name in messages.
-/// None at all is a wait too: one look.
+/// Converts seconds from a host language to an approval wait; `member` is its name in error
+/// messages. 0 polls once.
 ///
 /// # Errors
 ///
-/// [`ErrorKind::Argument`](crate::ErrorKind::Argument) for what is not a finite number from zero.
+/// [`ErrorKind::Argument`](crate::ErrorKind::Argument) unless the value is finite and not negative.
 ///
 /// ```
 /// assert!(actpass_core::wait_seconds("wait_for_approval", 0.0).is_ok());
@@ -75,11 +76,11 @@ pub fn wait_seconds(member: &str, value: f64) -> Result<Duration, Error> {
         .map_err(|_| Error::argument(member, format_args!("expected seconds from 0, found {value}")))
 }
 
-/// Makes a whole number from 0 of a setting from an integer, as host languages give it; `member` is its name in messages.
+/// Converts an integer from a host language to a setting; `member` is its name in error messages.
 ///
 /// # Errors
 ///
-/// [`ErrorKind::Config`](crate::ErrorKind::Config) for a negative number and for one beyond 2^32 - 1.
+/// [`ErrorKind::Config`](crate::ErrorKind::Config) for a negative value or one above 2^32 - 1.
 ///
 /// ```
 /// assert_eq!(actpass_core::whole_number("max_retries", 2)?, 2);
@@ -99,7 +100,8 @@ pub(crate) fn timeout(member: &str, value: Duration) -> Result<Duration, Error> 
     }
 }
 
-/// Limits of single calls, in the place of the client's: for [`ActPass::with_options`](crate::ActPass::with_options).
+/// Per-call limits that override the client's: for
+/// [`ActPass::with_options`](crate::ActPass::with_options).
 ///
 /// ```
 /// use actpass_core::CallOptions;
@@ -118,12 +120,13 @@ pub struct CallOptions {
 }
 
 impl CallOptions {
-    /// Sets the total deadline of a call, up to one day, and how often it is retried at most, up to 10; `None` leaves the
-    /// client's setting.
+    /// Sets the total timeout of a call, at most one day, and the maximum number of retries, at
+    /// most 10. `None` keeps the client's setting.
     ///
     /// # Errors
     ///
-    /// [`ErrorKind::Argument`](crate::ErrorKind::Argument), naming `timeout` or `max_retries` and the value.
+    /// [`ErrorKind::Argument`](crate::ErrorKind::Argument), naming `timeout` or `max_retries` and
+    /// the value.
     pub fn new(timeout: Option<Duration>, max_retries: Option<u32>) -> Result<Self, Error> {
         let timeout = timeout.map(|given| self::timeout("timeout", given)).transpose();
         let max_retries = max_retries.map(self::max_retries).transpose();
@@ -133,7 +136,7 @@ impl CallOptions {
         })
     }
 
-    /// As [`CallOptions::new`], from numbers as host languages give them; the timeout is in seconds.
+    /// Like [`CallOptions::new`], from numbers of a host language. The timeout is in seconds.
     ///
     /// # Errors
     ///
@@ -154,17 +157,17 @@ impl CallOptions {
         Self::new(timeout.map_err(Error::into_argument)?, max_retries.map_err(Error::into_argument)?)
     }
 
-    /// The total deadline of a call; `None` for the client's.
+    /// The total timeout of a call; `None` for the client's.
     pub fn timeout(&self) -> Option<Duration> {
         self.timeout
     }
 
-    /// How often a call is retried at most; `None` for the client's setting.
+    /// The maximum number of retries; `None` for the client's.
     pub fn max_retries(&self) -> Option<u32> {
         self.max_retries
     }
 
-    /// These limits, and where they leave the client's, those of `others`.
+    /// Returns these limits, with unset ones taken from `others`.
     #[must_use]
     pub fn or(self, others: Self) -> Self {
         Self {
@@ -215,7 +218,7 @@ pub(crate) fn api_key(given: Option<Secret>) -> Result<(Secret, HeaderValue), Er
     Ok((key, header))
 }
 
-/// The agent's name: an empty one would be another agent's.
+/// The agent's name. An empty name would belong to another agent.
 pub(crate) fn agent_id(given: Option<String>) -> Result<String, Error> {
     match given {
         None => Ok("sdk".to_owned()),
@@ -226,7 +229,7 @@ pub(crate) fn agent_id(given: Option<String>) -> Result<String, Error> {
     }
 }
 
-/// A value that travels in a header; an empty one is none, as in the 1.1.3 client.
+/// A value that is sent in a header. An empty value counts as unset, as in client 1.1.3.
 pub(crate) fn header(member: &str, given: Option<String>) -> Result<Option<HeaderValue>, Error> {
     let Some(text) = given.filter(|text| !text.is_empty()) else {
         return Ok(None);

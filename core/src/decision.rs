@@ -1,4 +1,4 @@
-//! What a gateway decided, kept whole.
+//! Decisions, kept as received.
 
 use std::borrow::Cow;
 use std::fmt;
@@ -17,15 +17,16 @@ use actpass_protocol::json::{JsonWriter, RawObject, Style, all_members, is_array
 use actpass_protocol::{DecisionWord, Json, Secret};
 
 const APPROVAL_ID: &str = "approval_request_id";
-/// The reason code of a decision whose gateway sent none.
+/// The reason code of a decision without one.
 const UNSPECIFIED: &str = "unspecified";
 const UNSPECIFIED_JSON: &str = r#""unspecified""#;
 const NO_EXPLANATION: &str = r#"{"summary":"","matched_rules":[],"next_steps":[]}"#;
 
-/// A decision: the JSON object that the gateway answered, without the credential.
+/// A decision: the JSON object of the gateway's response, without the credential.
 ///
-/// `reason_code` and `explain` with its members `summary`, `matched_rules` and `next_steps` are always present: a member
-/// that is missing or of another type is `"unspecified"`, `""` or `[]`. Every other member is as it came.
+/// `reason_code` and `explain` with its members `summary`, `matched_rules` and `next_steps` are
+/// always present: if one is missing or has the wrong type, it is `"unspecified"`, `""` or `[]`.
+/// All other members are kept as received.
 ///
 /// Cloning is cheap.
 ///
@@ -50,12 +51,12 @@ struct Inner {
 }
 
 impl Decision {
-    /// Reads a decision from the body of an answer and drops the credential in it, if there is one.
+    /// Parses a decision from a response body. A credential in it is dropped.
     ///
     /// # Errors
     ///
-    /// One line that says why the body is not a decision: not a JSON object, a key given twice, nested past 128 levels,
-    /// `decision` missing, empty or not a string, `credential` of another form than `{"token": ".."}`.
+    /// One line that names the problem: not a JSON object, a duplicate key, nesting deeper than 128
+    /// levels, `decision` missing, empty or not a string, or a `credential` without a `token`.
     pub fn parse(body: &[u8]) -> Result<Self, String> {
         Self::parse_with_credential(body).map(|(decision, _)| decision)
     }
@@ -78,7 +79,8 @@ impl Decision {
         Ok((Self(Arc::new(Inner { document, word, request_id: None })), credential))
     }
 
-    /// The decision that the SDK makes when the gate failed. `approval` is the approval that the action names, if any.
+    /// The decision of the SDK after a gate failure. `approval` is the approval that the action
+    /// names, if any.
     pub(crate) fn for_failure(error: &Error, approval: Option<&str>) -> Self {
         Self::synthesize(
             DecisionWord::Deny,
@@ -89,15 +91,15 @@ impl Decision {
         .with_request_id(error.request_id().map(str::to_owned))
     }
 
-    /// The decision that the SDK makes when the gate failed after `answer` had asked for an approval. It keeps what
-    /// identifies that answer in the ledger.
+    /// The decision of the SDK after a gate failure, if `answer` had asked for an approval before.
+    /// It keeps the ledger references of `answer`.
     pub(crate) fn for_failure_after(answer: &Self, error: &Error, approval: Option<&str>) -> Self {
         answer
             .derived(DecisionWord::Deny, error.code(), &Explanation::of(error), approval)
             .with_request_id(error.request_id().map(str::to_owned))
     }
 
-    /// Adds the `x-request-id` of the answer.
+    /// Sets the `x-request-id` of the response.
     #[must_use]
     pub(crate) fn with_request_id(mut self, request_id: Option<String>) -> Self {
         if request_id.is_some() {
@@ -113,7 +115,7 @@ impl Decision {
         self
     }
 
-    /// The decision that the SDK makes in strict mode when the gateway's `allow` names no ledger entry.
+    /// The decision of the SDK in strict mode if the gateway's `allow` has no ledger entry.
     pub(crate) fn unrecorded(approval: Option<&str>) -> Self {
         let explanation = Explanation::new(
             "The gateway allowed the action without recording it, and strict mode runs nothing unrecorded.",
@@ -122,8 +124,8 @@ impl Decision {
         Self::synthesize(DecisionWord::Deny, "actpass.unrecorded", &explanation, &[(APPROVAL_ID, approval)])
     }
 
-    /// The decision that the SDK makes when the arguments changed after the gateway judged them. It keeps what identifies
-    /// the gateway's `answer` in the ledger.
+    /// The decision of the SDK if the arguments changed after the gateway's `answer`. It keeps the
+    /// ledger references of `answer`.
     pub(crate) fn arguments_changed(answer: &Self) -> Self {
         let explanation = Explanation::new(
             "The arguments changed after the gateway judged them, so the action did not run.",
@@ -135,8 +137,8 @@ impl Decision {
         answer.derived(DecisionWord::Deny, "actpass.arguments_changed", &explanation, None)
     }
 
-    /// The decision that the SDK makes when the permit of `answer` was to be spent after it had become void. It keeps what
-    /// identifies `answer` in the ledger.
+    /// The decision of the SDK if the permit of `answer` was spent too late. It keeps the ledger
+    /// references of `answer`.
     pub(crate) fn permit_expired(answer: &Self) -> Self {
         let explanation = Explanation::new(
             "The permit was not spent in time, so the action did not run.",
@@ -148,8 +150,8 @@ impl Decision {
         answer.derived(DecisionWord::Deny, "actpass.permit_expired", &explanation, None)
     }
 
-    /// The decision that the SDK makes when the gateway repeated `answer`, which it had given to another call. It keeps
-    /// what identifies the first answer.
+    /// The decision of the SDK if `answer` is a replay of a response to another call. It keeps the
+    /// ledger references of `answer`.
     pub(crate) fn replayed(answer: &Self, approval: Option<&str>) -> Self {
         let explanation = Explanation::new(
             "The gateway repeated its answer to an earlier request with this idempotency key: the action may have run \
@@ -164,8 +166,8 @@ impl Decision {
         answer.derived(DecisionWord::Deny, "actpass.replayed", &explanation, approval)
     }
 
-    /// The decision that the SDK makes about an action that it held for the approval `id`, which was not approved.
-    /// `answer` is the decision that asked for it.
+    /// The decision of the SDK about an action that waited for the approval `id`, which was not
+    /// approved. `answer` is the decision that asked for the approval.
     pub(crate) fn unapproved(answer: &Self, id: &str, status: ApprovalStatus) -> Self {
         let (word, reason_code, summary, next_step) = match status {
             ApprovalStatus::Approved | ApprovalStatus::Pending => (
@@ -188,7 +190,7 @@ impl Decision {
         answer.derived(word, reason_code, &explanation, Some(id))
     }
 
-    /// A decision that the SDK makes because of this one; it keeps what identifies this one in the ledger.
+    /// A decision of the SDK in place of this one. It keeps this decision's ledger references.
     fn derived(
         &self,
         word: DecisionWord,
@@ -204,7 +206,7 @@ impl Decision {
             .with_request_id(self.0.request_id.clone())
     }
 
-    /// A decision of the SDK with those of the `members` that have a value.
+    /// A decision of the SDK, with the `members` that have a value.
     fn synthesize(
         word: DecisionWord,
         reason_code: &str,
@@ -241,13 +243,14 @@ impl Decision {
         &self.0.word
     }
 
-    /// The stable dotted code to alert and branch on, such as `refund.small_in_scope`; `unspecified` if the gateway sent
-    /// none.
+    /// The stable dotted code to alert and branch on, such as `refund.small_in_scope`.
+    /// `unspecified` if the gateway sent none.
     pub fn reason_code(&self) -> Cow<'_, str> {
         self.0.document.string("reason_code").unwrap_or(Cow::Borrowed(UNSPECIFIED))
     }
 
-    /// The `x-request-id` of the gateway's answer, for its operators; `None` if there was no answer or it had none.
+    /// The `x-request-id` of the gateway's response, for support; `None` if there was no response
+    /// or no such header.
     pub fn request_id(&self) -> Option<&str> {
         self.0.request_id.as_deref()
     }
@@ -257,7 +260,7 @@ impl Decision {
         self.0.document.string("risk_tier")
     }
 
-    /// Why, for people.
+    /// The explanation for people.
     pub fn explain(&self) -> Explain {
         let explain = self.member("explain");
         let member = |name: &str| explain.as_ref().and_then(|explain| explain.member(name));
@@ -272,37 +275,38 @@ impl Decision {
         }
     }
 
-    /// The ledger entry of this decision; `None` if the gateway sent none.
+    /// The id of the ledger entry; `None` if the gateway sent none.
     pub fn evidence_event_id(&self) -> Option<Cow<'_, str>> {
         self.0.document.string("evidence_event_id")
     }
 
-    /// The approval that was requested, where the decision is `require_approval`.
+    /// The id of the requested approval, if the decision is `require_approval`.
     pub fn approval_request_id(&self) -> Option<Cow<'_, str>> {
         self.0.document.string(APPROVAL_ID)
     }
 
-    /// Any member by its name, also those that this version does not know.
+    /// Returns any member by name, including members that this version does not know.
     pub fn member(&self, name: &str) -> Option<Json> {
         self.0.document.member(name)
     }
 
-    /// The JSON text of the whole decision, without the credential.
+    /// The JSON text of the decision, without the credential.
     pub fn as_json(&self) -> &str {
         self.0.document.as_str()
     }
 
-    /// The approval that the action waits for.
+    /// The id of the approval that the action waits for.
     pub(crate) fn pending_approval_id(&self) -> Option<Cow<'_, str>> {
         let id = self.approval_request_id().filter(|id| !id.is_empty())?;
         (*self.word() == DecisionWord::RequireApproval).then_some(id)
     }
 
-    /// Whether it names the request that it answers, whose body is `request`.
+    /// Whether the decision names the request that it belongs to. `request` is the request that was
+    /// sent.
     ///
     /// # Errors
     ///
-    /// If it names another, or if the request has no canonical form and so no hash.
+    /// If it names another request, or if the request has no canonical form and therefore no hash.
     pub(crate) fn is_bound(&self, request: &PreparedAction) -> Result<bool, (Cause, String)> {
         const MEMBER: &str = "request_hash";
         if self.0.document.member_text(MEMBER).is_none_or(|text| text == "null") {
@@ -321,11 +325,12 @@ impl Decision {
         }
     }
 
-    /// Whether the gateway repeats an earlier answer, and which.
+    /// The replay information; `None` if the response is not a replay.
     ///
     /// # Errors
     ///
-    /// If `replayed` is neither a boolean nor `null`, or `replay_age_ms` neither an integer from 0 nor `null`.
+    /// If `replayed` is not a boolean or `null`, or `replay_age_ms` not a non-negative integer or
+    /// `null`.
     pub(crate) fn replay(&self) -> Result<Option<Replay>, String> {
         let age_ms = match self.member("replay_age_ms") {
             None | Some(Json::Null) => None,
@@ -347,14 +352,14 @@ impl Decision {
     }
 }
 
-/// An answer that the gateway repeats for an idempotency key.
+/// A response that the gateway replays for an idempotency key.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
 pub(crate) struct Replay {
-    /// How long ago the gateway first recorded the answer, in milliseconds, if it says so.
+    /// The time since the gateway first recorded the response, in milliseconds, if it is known.
     pub(crate) age_ms: Option<u64>,
 }
 
-/// Adds the members that every decision has: a member of another type counts as missing.
+/// Adds missing required members. A member of the wrong type counts as missing.
 fn add_required_members(document: &mut RawObject) {
     if document.string("reason_code").is_none() {
         document.set("reason_code", UNSPECIFIED_JSON);
@@ -366,7 +371,7 @@ fn add_required_members(document: &mut RawObject) {
     }
 }
 
-/// Whether an explanation has the members that every explanation has, as most do.
+/// Whether an explanation has all required members, which is the common case.
 fn is_complete_explanation(text: &str) -> bool {
     let mut found = [false; 3];
     let is_valid = all_members(text, |key| {
@@ -383,7 +388,7 @@ fn is_complete_explanation(text: &str) -> bool {
     is_valid && found == [true; 3]
 }
 
-/// The JSON text of an explanation with the members that every explanation has; `None` if it has them.
+/// The explanation's JSON text with the missing members added; `None` if none is missing.
 fn completed_explanation(text: &str) -> Option<Cow<'static, str>> {
     if is_complete_explanation(text) {
         return None;
@@ -416,7 +421,7 @@ impl fmt::Debug for Decision {
     }
 }
 
-/// Why a decision is as it is.
+/// The explanation of a decision.
 ///
 /// ```
 /// use actpass_core::Decision;
@@ -430,17 +435,15 @@ impl fmt::Debug for Decision {
 pub struct Explain {
     /// One sentence.
     pub summary: String,
-    /// The names of the rules that decided.
+    /// The names of the rules that matched.
     pub matched_rules: Vec<String>,
-    /// What could be done, a sentence each.
+    /// What to do next, one sentence each.
     pub next_steps: Vec<String>,
 }
 
-/// A secret that the gateway's vault holds for the tool, handed to the running action alone.
+/// A secret from the gateway's vault for the tool. Only the running action receives it.
 ///
-/// Its `Debug` shows nothing of it.
-///
-/// It comes with the [`ExecutionContext`](crate::ExecutionContext), where there is an example.
+/// `Debug` does not show it. See [`ExecutionContext`](crate::ExecutionContext) for an example.
 #[derive(Clone, PartialEq, Eq)]
 pub struct Credential {
     text: Secret,
@@ -464,13 +467,13 @@ impl Credential {
         self.token.expose()
     }
 
-    /// Until when it holds, as the gateway wrote it; `None` where it wrote nothing.
+    /// The expiry time as sent by the gateway; `None` if it sent none.
     pub fn expires_at(&self) -> Option<String> {
         let document = RawObject::parse(self.text.expose().as_bytes()).ok()?;
         document.string("expires_at").map(Cow::into_owned)
     }
 
-    /// Whether it holds no longer. An `expires_at` that cannot be read does not say until when.
+    /// Whether it has expired. An unreadable `expires_at` counts as no expiry.
     pub(crate) fn has_expired(&self, now: SystemTime) -> bool {
         let Some(text) = self.expires_at() else { return false };
         match OffsetDateTime::parse(&text, &Rfc3339) {
@@ -479,7 +482,7 @@ impl Credential {
         }
     }
 
-    /// The JSON text of the whole credential, for a binding to make its own object of.
+    /// The JSON text of the credential, for bindings.
     pub fn as_json(&self) -> &str {
         self.text.expose()
     }

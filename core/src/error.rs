@@ -1,8 +1,8 @@
-//! What can go wrong, in one table.
+//! The error type.
 //!
-//! Every [`Error`] has a [`kind`](Error::kind). The kind decides everything else that a program may branch on: the
-//! stable [`code`](Error::code), whose [`fault`](Error::fault) it is, and its name in other languages. Nothing in an
-//! error shows the API key, a passport or a credential.
+//! Every [`Error`] has a [`kind`](Error::kind), which determines its stable [`code`](Error::code),
+//! its [`fault`](Error::fault) and its class name in other languages. No error contains the API
+//! key, a passport or a credential.
 
 use std::fmt;
 use std::sync::Arc;
@@ -11,7 +11,7 @@ use std::time::Duration;
 use crate::cause::Cause;
 use actpass_protocol::{ErrorKind, Fault, InvalidArgument, Operation};
 
-/// What went wrong.
+/// A failed call or an invalid setting or argument.
 ///
 /// ```
 /// use actpass_core::{ActPass, ErrorKind};
@@ -38,22 +38,22 @@ struct Inner {
 }
 
 impl Error {
-    /// What kind of thing went wrong.
+    /// The kind of the error.
     pub fn kind(&self) -> ErrorKind {
         self.0.kind
     }
 
-    /// The stable name of the kind, such as `actpass.unreachable`: what to alert and branch on.
+    /// The stable code, such as `actpass.unreachable`, to alert and branch on.
     pub fn code(&self) -> &'static str {
         self.0.kind.code()
     }
 
-    /// Who has to do something about it.
+    /// Who can fix it.
     pub fn fault(&self) -> Fault {
         self.0.kind.fault()
     }
 
-    /// Whether the same call may succeed later without any change. The client has already retried what it could.
+    /// Whether the same call may succeed later unchanged. The client has already retried.
     pub fn is_retryable(&self) -> bool {
         match self.0.kind {
             ErrorKind::Connection | ErrorKind::RateLimit | ErrorKind::Timeout => true,
@@ -67,35 +67,35 @@ impl Error {
         }
     }
 
-    /// The call that failed; `None` before there was one.
+    /// The operation that failed; `None` if no call was made.
     pub fn operation(&self) -> Option<Operation> {
         self.0.operation
     }
 
-    /// The HTTP status of an answer outside 2xx.
+    /// The HTTP status of a non-2xx response.
     pub fn status(&self) -> Option<u16> {
         self.0.status
     }
 
-    /// The body of an answer outside 2xx, as text, with every secret taken out; `None` where there was none, where it
-    /// was larger than 64 KiB, or where a secret could not be ruled out.
+    /// The body of a non-2xx response as text, with secrets redacted. `None` if it is empty, larger
+    /// than 64 KiB, or might contain a secret.
     pub fn body(&self) -> Option<&str> {
         self.0.body.as_deref()
     }
 
-    /// The `x-request-id` that the gateway gave the call, for its operators.
+    /// The `x-request-id` of the gateway's response, for support.
     pub fn request_id(&self) -> Option<&str> {
         self.0.request_id.as_deref()
     }
 
-    /// How long the gateway asked to be left alone.
+    /// Value of the `Retry-After` header, or the time until the circuit breaker's next probe.
     pub fn retry_after(&self) -> Option<Duration> {
         self.0.retry_after
     }
 
-    /// An error of this kind, for an implementation of [`Transport`](crate::transport::Transport).
+    /// Creates an error, for implementations of [`Transport`](crate::transport::Transport).
     ///
-    /// `message` is one line and must hold no secret.
+    /// `message` must be one line and contain no secret.
     pub fn new(kind: ErrorKind, message: impl Into<String>) -> Self {
         Self(Box::new(Inner {
             kind,
@@ -110,7 +110,8 @@ impl Error {
         }))
     }
 
-    /// The error of a panic that was caught: a defect of the SDK. What the panic said is not shown, for it may hold a secret.
+    /// The error for a caught panic, which is a defect of the SDK. The panic message is not
+    /// included, because it might contain a secret.
     ///
     /// ```
     /// assert_eq!(actpass_core::Error::panicked().code(), "actpass.internal");
@@ -119,30 +120,30 @@ impl Error {
         Self::new(ErrorKind::Internal, "a panic in the SDK")
     }
 
-    /// Adds what caused it.
+    /// Sets the source of the error.
     #[must_use]
     pub fn with_source(mut self, source: impl std::error::Error + Send + Sync + 'static) -> Self {
         self.0.source = Some(Arc::new(source));
         self
     }
 
-    /// A setting that is wrong: `member` is its name.
+    /// An invalid setting; `member` is its name.
     pub(crate) fn config(member: &str, problem: impl fmt::Display) -> Self {
         Self::new(ErrorKind::Config, format!("{member}: {problem}"))
     }
 
-    /// An argument of a call that is wrong: `member` is its name.
+    /// Creates the error for an invalid argument; `member` is its name.
     pub fn argument(member: &str, problem: impl fmt::Display) -> Self {
         Self::new(ErrorKind::Argument, format!("{member}: {problem}"))
     }
 
-    /// The same problem of a setting, as one of an argument.
+    /// Converts the error of a setting to one of an argument.
     pub(crate) fn into_argument(mut self) -> Self {
         self.0.kind = ErrorKind::Argument;
         self
     }
 
-    /// The same problem of a member of the argument `outer`.
+    /// Converts the error of a member to one of the argument `outer`.
     pub(crate) fn inside(mut self, outer: &str) -> Self {
         self.0.message = format!("{outer}.{}", self.0.message);
         self
@@ -153,7 +154,7 @@ impl Error {
         self
     }
 
-    /// States the cause more precisely than the kind does.
+    /// Sets a cause that is more precise than the kind.
     pub(crate) fn with_cause(mut self, cause: Cause) -> Self {
         self.0.cause = Some(cause);
         self
@@ -194,7 +195,7 @@ impl From<InvalidArgument> for Error {
     }
 }
 
-/// One line: the call, if there was one, and what went wrong.
+/// Formats one line: the operation, if any, and the message.
 impl fmt::Display for Error {
     fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
         if let Some(operation) = self.0.operation {

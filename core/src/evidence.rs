@@ -1,4 +1,4 @@
-//! Events of the caller's own in the gateway's ledger.
+//! Evidence events: entries that the caller appends to the ledger.
 
 use std::borrow::Cow;
 
@@ -19,26 +19,26 @@ use actpass_protocol::json::RawObject;
 #[derive(Clone, Debug)]
 #[non_exhaustive]
 pub struct EvidenceEvent {
-    /// What happened, by the caller's own naming.
+    /// The event type, in the caller's own naming.
     pub event_type: String,
-    /// The chain that it is appended to; it begins with its first event.
+    /// The chain to append to. The first event creates the chain.
     pub chain_id: String,
     /// The tool.
     pub tool_id: Option<String>,
-    /// The word of the decision that it followed.
+    /// The decision word that preceded the event.
     pub decision: Option<String>,
     /// The decision's reason code.
     pub reason_code: Option<String>,
-    /// Anything else, a JSON object.
+    /// Other data, a JSON object.
     pub metadata: Option<Json>,
-    /// [`hash_payload`](crate::hash_payload) of what was asked for.
+    /// [`hash_payload`](crate::hash_payload) of the request.
     pub request_hash: Option<String>,
-    /// [`hash_payload`](crate::hash_payload) of what came out of it.
+    /// [`hash_payload`](crate::hash_payload) of the result.
     pub response_hash: Option<String>,
 }
 
 impl EvidenceEvent {
-    /// An event of this type for this chain.
+    /// Creates an event of this type for this chain.
     pub fn new(event_type: impl Into<String>, chain_id: impl Into<String>) -> Self {
         Self {
             event_type: event_type.into(),
@@ -59,7 +59,7 @@ impl EvidenceEvent {
         self
     }
 
-    /// Sets anything else; it must be a JSON object.
+    /// Sets other data; it must be a JSON object.
     #[must_use]
     pub fn metadata(mut self, metadata: impl Into<Json>) -> Self {
         self.metadata = Some(metadata.into());
@@ -67,7 +67,7 @@ impl EvidenceEvent {
     }
 }
 
-/// An event that is in the ledger.
+/// An event that was recorded in the ledger.
 ///
 /// [`ActPass::record_evidence`](crate::ActPass::record_evidence) has an example.
 #[derive(Clone, Debug)]
@@ -81,17 +81,17 @@ impl RecordedEvidence {
         }
     }
 
-    /// The event's name in the ledger.
+    /// The event's id in the ledger.
     pub fn event_id(&self) -> Cow<'_, str> {
         self.0.string("event_id").unwrap_or_default()
     }
 
-    /// The hash of the event, which the next one of the chain covers.
+    /// The hash of the event. The next event of the chain includes it.
     pub fn current_event_hash(&self) -> Option<Cow<'_, str>> {
         self.0.string("current_event_hash")
     }
 
-    /// The JSON text of the whole answer.
+    /// The JSON text of the whole response.
     pub fn as_json(&self) -> &str {
         self.0.as_str()
     }

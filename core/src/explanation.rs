@@ -1,7 +1,7 @@
-//! Why the gate failed, and what can help: the texts of the decisions that the SDK makes, in one place.
+//! Explanations of the decisions that the SDK makes when the gate fails.
 //!
-//! The texts are part of the reported decision, which parity tests compare byte for byte between languages. They
-//! therefore contain no address, port or time; those are in the error's message.
+//! They are part of the reported decision, which parity tests compare byte for byte between
+//! languages. They therefore contain no address, port or time; those are in the error message.
 
 use std::borrow::Cow;
 
@@ -9,12 +9,12 @@ use crate::cause::{Cause, CertificateProblem, Hop, ProxyProblem};
 use crate::error::Error;
 use actpass_protocol::ErrorKind;
 
-/// The texts of a decision that the SDK makes.
+/// The explanation of a decision that the SDK makes.
 #[derive(Debug, PartialEq, Eq)]
 pub(crate) struct Explanation {
     /// One sentence that states the failure.
     pub(crate) summary: Cow<'static, str>,
-    /// What to check or do, a sentence each.
+    /// What to check or do, one sentence each.
     pub(crate) next_steps: Vec<Cow<'static, str>>,
 }
 

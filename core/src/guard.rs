@@ -1,9 +1,10 @@
-//! The gate: the caller's code runs only when it may.
+//! The gate: the caller's code runs only if it is allowed.
 //!
-//! There is one way to run something. [`ActPass::authorize`](crate::ActPass::authorize) asks the gateway and rules by
-//! the table below. Where the action may run it returns a [`Permit`], which nothing else can make and which is spent
-//! by value for the [`ExecutionContext`]. [`ActPass::guard`](crate::ActPass::guard) is those two steps; a binding does
-//! the same two and runs its caller's function between them, in the caller's own thread, loop or task.
+//! [`ActPass::authorize`](crate::ActPass::authorize) sends a preflight and applies the table below
+//! to the response. If the action may run, it returns a [`Permit`], which only the gate can create.
+//! Spending the permit, once, yields the [`ExecutionContext`].
+//! [`ActPass::guard`](crate::ActPass::guard) combines the two steps. A binding performs the same
+//! steps and runs its caller's function between them, in the caller's own thread, loop or task.
 //!
 //! | mode \ answer | `allow` | `warn` | `deny`, `require_approval`, `require_tool_reapproval` | another word | no valid decision |
 //! |---|---|---|---|---|---|
@@ -12,30 +13,31 @@
 //! | `warn` | runs | runs | blocked | blocked | blocked |
 //! | `monitor` | runs | runs | runs | runs | runs |
 //!
-//! Recorded means that the decision names its ledger entry, `evidence_event_id`; bound, that it names the request that it
-//! answers, `request_hash`. A `request_hash` of another request is no valid decision in any mode. A decision in an answer outside 2xx
-//! (a gateway may say 401 or 403 and explain itself with one) runs nothing outside `monitor`, whatever its word.
+//! "Recorded" means that the decision names its ledger entry (`evidence_event_id`). "Bound" means
+//! that it names the request that it belongs to (`request_hash`). A `request_hash` of another
+//! request makes the decision invalid in every mode. A decision in a non-2xx response (a gateway
+//! may explain a 401 or 403 with one) runs nothing outside `monitor`, whatever its word.
 //!
-//! An answer with `replayed: true` repeats an earlier one for the idempotency key. Outside `monitor` it runs nothing unless
-//! this same call may have got the first one: an earlier attempt of the call may have reached the gateway, and
-//! `replay_age_ms`, if the gateway sends it, is not more than the time since that attempt began. A blocked replay is
-//! reported as `deny`, `actpass.replayed`.
+//! A response with `replayed: true` repeats an earlier response for the idempotency key. Outside
+//! `monitor` it runs nothing, unless the earlier response belonged to this call: an earlier attempt
+//! of the call may have reached the gateway, and `replay_age_ms`, if present, is not more than the
+//! time since that attempt began. A blocked replay is reported as `deny`, `actpass.replayed`.
 //!
 //! # Properties
 //!
-//! Each is held by a test of the same name in `core/tests/guard.rs`.
+//! A test of the same name in `core/tests/guard.rs` verifies each property.
 //!
-//! - `default_deny`: outside `monitor`, only what the table names runs.
-//! - `error_denies`: a failure of any kind blocks.
-//! - `timeout_denies`: a deadline that passes at any stage blocks.
-//! - `panic_denies`: a panic inside the gate blocks and goes no further.
-//! - `unknown_word_denies`: a decision word that is not known, or only looks like `allow`, blocks.
-//! - `malformed_denies`: an answer that is not a decision blocks.
-//! - `replay_denies`: a repeated answer blocks, unless this call's own lost attempt got the first one.
-//! - `redirect_denies`: a redirect blocks, and nothing is sent to where it points.
+//! - `default_deny`: outside `monitor`, only what the table lists runs.
+//! - `error_denies`: any failure blocks.
+//! - `timeout_denies`: a timeout at any stage blocks.
+//! - `panic_denies`: a panic inside the gate blocks and does not propagate.
+//! - `unknown_word_denies`: an unknown decision word, or one that only looks like `allow`, blocks.
+//! - `malformed_denies`: a response that is not a decision blocks.
+//! - `replay_denies`: a replayed response blocks, unless it belongs to a lost attempt of this call.
+//! - `redirect_denies`: a redirect blocks, and nothing is sent to its target.
 //! - `cancelled_never_runs`: a call that is dropped before the verdict runs nothing.
 //! - `runs_at_most_once`: retries and resets never run the action twice.
-//! - `monitor_always_runs`: `monitor` runs whatever the answer is, and reports it.
+//! - `monitor_always_runs`: `monitor` runs the action whatever the response, and reports it.
 
 use std::borrow::Cow;
 use std::fmt;
@@ -56,19 +58,19 @@ use actpass_protocol::{
     hash_payload,
 };
 
-/// What a valid answer to a preflight was.
+/// A valid response to a preflight.
 pub(crate) struct PreflightResponse {
     pub(crate) decision: Decision,
     pub(crate) credential: Option<Credential>,
-    /// Whether it came with a status outside 2xx.
+    /// Whether the status was not 2xx.
     pub(crate) refused: bool,
-    /// Whether it names the request that it answers.
+    /// Whether it names the request that it belongs to.
     pub(crate) bound: bool,
-    /// Whether it repeats an answer that the gateway first gave to another call.
+    /// Whether it replays a response to another call.
     pub(crate) replays_another_call: bool,
 }
 
-/// The answer to "may it run?".
+/// The answer to "may the action run?".
 ///
 /// ```
 /// # use actpass_core::transport::FixedResponse;
@@ -92,16 +94,17 @@ pub(crate) struct PreflightResponse {
 #[derive(Debug)]
 #[must_use = "a verdict decides whether the action may run"]
 pub enum Verdict {
-    /// It may not.
+    /// The action may not run.
     Blocked(Blocked),
-    /// It may, once.
+    /// The action may run, once.
     Proceed(Permit),
 }
 
 impl Verdict {
-    /// Rules on what the gate said. The whole table is here and nowhere else.
+    /// Applies the table to the gate's result. This is the only implementation of the table.
     ///
-    /// `now` is when the answer came; `None` if no time is known, and then there is no credential that could expire.
+    /// `now` is the time of the response; `None` if there was none, and then there is no credential
+    /// that could expire.
     pub(crate) fn of(
         request: &PreparedAction,
         gate: Result<PreflightResponse, Error>,
@@ -135,18 +138,18 @@ impl Verdict {
                 ) => Ruling::Block,
             },
         };
-        // What a refusal names is nothing to wait for.
+        // The approval of a refused request cannot be waited for.
         let approval_id = match &gate {
             Ok(response) if !response.refused => response.decision.pending_approval_id().map(Cow::into_owned),
             Ok(_) | Err(_) => None,
         };
-        // An approval that the action names is not lost with a denial of the SDK's own.
+        // A denial by the SDK keeps the approval that the action names.
         let named = action.fields().approval_request_id.as_deref().filter(|id| !id.is_empty());
         let made_by_sdk = gate.is_err() || !matches!(ruling, Ruling::Block | Ruling::Run);
         let approval_id = approval_id.or_else(|| named.filter(|_| made_by_sdk).map(str::to_owned));
         let (decision, credential, error) = match gate {
             Ok(response) => {
-                // A credential belongs to an allowed action only, also where monitor runs another.
+                // Only an allowed action receives the credential, even if monitor runs another one.
                 let allowed = !response.refused && *response.decision.word() == DecisionWord::Allow;
                 (response.decision, response.credential.filter(|_| allowed), None)
             }
@@ -179,8 +182,8 @@ impl Verdict {
         Self::Blocked(Blocked::new(request, decision, error, approval))
     }
 
-    /// Rules on an action about which the gateway could not be original: the call panicked, was dropped, or had no thread.
-    /// Such a gate failed like any other: it blocks, and lets `monitor` run.
+    /// The verdict for a call that failed before the gateway could be asked: it panicked, was
+    /// dropped, or had no thread. Like any failed gate, it blocks except in `monitor`.
     ///
     /// ```
     /// use actpass_core::{ActPass, Action, Error, ErrorKind, Verdict};
@@ -199,12 +202,13 @@ impl Verdict {
         Self::of(request, Err(failure), None)
     }
 
-    /// Blocks in every mode: the engine was driven wrongly.
+    /// Blocks in every mode: the engine was misused.
     pub(crate) fn blocked(request: &PreparedAction, error: Error) -> Self {
         Self::Blocked(Blocked::of(request, error))
     }
 
-    /// The action was held for `pending`, which is not approved; `original` is the decision that original for the approval.
+    /// The verdict on an action that waited for `pending` without approval. `original` is the
+    /// decision that asked for the approval.
     pub(crate) fn unapproved(
         request: &PreparedAction,
         original: &Decision,
@@ -216,8 +220,9 @@ impl Verdict {
         Self::Blocked(Blocked::new(request, decision, None, approval))
     }
 
-    /// This verdict on an action that was held for `pending`, which `original` had opened. A report of a failure keeps what
-    /// identifies that decision in the ledger, and the handle is kept unless this answer settles the approval.
+    /// The verdict on an action that waited for `pending`, which `original` had asked for. A gate
+    /// failure keeps the ledger references of `original`. The handle is kept unless this response
+    /// settles the approval.
     pub(crate) fn after_approval_wait(self, original: &Decision, pending: &PendingApproval) -> Self {
         match self {
             Self::Blocked(Blocked { decision, error, approval, request }) => {
@@ -233,7 +238,7 @@ impl Verdict {
         }
     }
 
-    /// Tells the log: a gate that failed as a warning, what is blocked as information, what may run to whoever debugs.
+    /// Logs the verdict: a failed gate as a warning, a block as info, a permit as debug.
     pub(crate) fn log(&self, tool: &str) {
         match self {
             Self::Blocked(Blocked { error: Some(error), .. }) => {
@@ -257,7 +262,7 @@ impl Verdict {
         }
     }
 
-    /// The decision that asks for an approval, and what to wait for, if the action waits.
+    /// The decision that asks for an approval, and its handle, if the action waits for one.
     pub(crate) fn pending(&self) -> Option<(&Decision, &PendingApproval)> {
         match self {
             Self::Blocked(blocked) if blocked.decision.pending_approval_id().is_some() => {
@@ -276,7 +281,7 @@ enum Ruling {
     Run,
 }
 
-/// The action did not run, and why.
+/// A blocked action, and the reason.
 ///
 /// ```
 /// # use actpass_core::transport::FixedResponse;
@@ -318,15 +323,15 @@ impl Blocked {
         self.request.tool()
     }
 
-    /// Whether the same call may succeed later without any change: the gate failed in a way that may pass. A decision is no
-    /// such failure.
+    /// Whether the same call may succeed later unchanged: the gate failed with a retryable error. A
+    /// decision is not retryable.
     pub fn is_retryable(&self) -> bool {
         self.error.as_ref().is_some_and(Error::is_retryable)
     }
 
-    /// What to tell a developer and a model about it.
+    /// The texts for a developer and for a model.
     ///
-    /// The API key and the passport are in neither text, whatever the gateway wrote into its explanation.
+    /// Neither contains the API key or the passport, whatever the gateway sent.
     pub fn texts(&self) -> BlockTexts {
         let failure = self.error.as_ref().map(BlockFailure::from);
         let approval = self.approval().map(PendingApproval::id);
@@ -334,23 +339,23 @@ impl Blocked {
             .redacted(&self.request.secrets())
     }
 
-    /// The gateway's decision, or the one that the SDK made because the gate failed.
+    /// The decision of the gateway, or of the SDK if the gate failed.
     pub fn decision(&self) -> &Decision {
         &self.decision
     }
 
-    /// How the gate failed; `None` where the gateway decided.
+    /// The gate failure; `None` if the gateway decided.
     pub fn error(&self) -> Option<&Error> {
         self.error.as_ref()
     }
 
-    /// What to keep in order to run the action once a person has approved it; `None` where nothing can be waited for.
+    /// The handle to store and resume after approval; `None` if nothing can be waited for.
     pub fn approval(&self) -> Option<&PendingApproval> {
         self.approval.as_deref()
     }
 }
 
-/// Leave to run the action, once. Only the gate makes one.
+/// The right to run the action, once. Only the gate creates it.
 ///
 /// ```compile_fail,E0451
 /// // Not to be made by hand, ...
@@ -373,11 +378,11 @@ pub struct Permit {
     credential: Option<Credential>,
     error: Option<Error>,
     request: PreparedAction,
-    /// `None` if it does not become void.
+    /// `None` if it does not expire.
     void_after: Option<Moment>,
 }
 
-/// How long a [`Permit`] can be spent: for five minutes.
+/// How long a [`Permit`] can be spent: five minutes.
 pub const PERMIT_VALIDITY: Duration = Duration::from_secs(5 * 60);
 
 impl Permit {
@@ -386,9 +391,9 @@ impl Permit {
         &self.decision
     }
 
-    /// Rules again if `now`, the action as it is about to run, is no longer the one that was judged: see
-    /// [`Permit::arguments_changed`]. Its goal, tool, resource, arguments, user, audience and manifest hash are compared, the
-    /// arguments as text.
+    /// Compares the action that is about to run with the one that was judged: goal, tool, resource,
+    /// arguments (as text), user, audience and manifest hash. If they differ, the result is that of
+    /// [`Permit::arguments_changed`].
     pub fn compare(self, now: &Action) -> Verdict {
         match self.request.action().matches_judged(now) {
             true => Verdict::Proceed(self),
@@ -396,10 +401,10 @@ impl Permit {
         }
     }
 
-    /// Rules again, for a binding that finds that the arguments are no longer those that were judged.
+    /// The verdict if the arguments differ from those that were judged.
     ///
-    /// Blocks with the reason `actpass.arguments_changed`. In `monitor` the action still runs, without a credential: what
-    /// enforce would have allowed is reported as that denial, any other decision stays.
+    /// Blocks with the reason `actpass.arguments_changed`. In `monitor` the action still runs,
+    /// without a credential: an `allow` is reported as that denial, any other decision is kept.
     ///
     /// ```
     /// # use actpass_core::transport::FixedResponse;
@@ -420,7 +425,7 @@ impl Permit {
         self.reevaluated_with(decision)
     }
 
-    /// Rules again with `decision`, a denial, which takes the place of an `allow`.
+    /// Replaces an `allow` by `decision`, a denial.
     fn reevaluated_with(self, decision: Decision) -> Verdict {
         match self.request.mode() {
             Mode::Enforce | Mode::Strict | Mode::Warn => {
@@ -433,14 +438,16 @@ impl Permit {
         }
     }
 
-    /// Spends the permit: what the action is given, and what turns its end into an [`Outcome`].
+    /// Spends the permit. Returns the action's context and the [`Settlement`] that turns its end
+    /// into an [`Outcome`].
     ///
-    /// A permit is void [`PERMIT_VALIDITY`] after the verdict, and once its credential has expired: then the action is blocked
-    /// with the reason `actpass.permit_expired`. In `monitor` it still runs, without a credential.
+    /// A permit expires after [`PERMIT_VALIDITY`], and when its credential expires. Then the action
+    /// is blocked with the reason `actpass.permit_expired`. In `monitor` it still runs, without a
+    /// credential.
     ///
     /// # Errors
     ///
-    /// The block, if the permit is void.
+    /// The block, if the permit has expired.
     pub fn spend(self, clock: &dyn Clock) -> Result<(ExecutionContext, Settlement), Box<Blocked>> {
         let permit = match self.is_void(clock) {
             false => self,
@@ -463,7 +470,7 @@ impl Permit {
     }
 }
 
-/// What a permitted action is given.
+/// The context of a permitted action.
 ///
 /// ```
 /// # use actpass_core::transport::FixedResponse;
@@ -494,15 +501,15 @@ impl ExecutionContext {
         &self.decision
     }
 
-    /// The secret that the gateway's vault holds for the tool; `None` where it holds none.
+    /// The secret from the gateway's vault for the tool; `None` if there is none.
     pub fn credential(&self) -> Option<&Credential> {
         self.credential.as_ref()
     }
 }
 
-/// Turns how the action ended into the [`Outcome`] that the guard reports.
+/// Converts the end of an action to the [`Outcome`] that the guard reports.
 ///
-/// It comes from [`Permit::spend`]; see [`Verdict`] for an example.
+/// [`Permit::spend`] returns it; see [`Verdict`] for an example.
 #[derive(Debug)]
 #[must_use = "an action that ran is reported"]
 pub struct Settlement {
@@ -512,10 +519,11 @@ pub struct Settlement {
 }
 
 impl Settlement {
-    /// What records how the action ended, for [`ActPass::record`](crate::ActPass::record): an event of type
-    /// [`ACTION_OUTCOME`], on the decision's chain, with the hash of the request that was decided about.
+    /// The event that records how the action ended, for
+    /// [`ActPass::record`](crate::ActPass::record): type [`ACTION_OUTCOME`], on the decision's
+    /// chain, with the request's hash.
     ///
-    /// `response` is what the action returned, if it returned and that is JSON, of which the hash is recorded.
+    /// `response` is the action's result, if it returned JSON; its hash is recorded.
     pub fn recording(&self, ended: ActionEnd, response: Option<&Json>) -> Recording {
         let text = |name: &str| self.decision.member(name)?.as_str().map(str::to_owned);
         let decided = text("evidence_event_id").map_or(Json::Null, Json::String);
@@ -529,14 +537,15 @@ impl Settlement {
                 ("ended".to_owned(), Json::from(ended.as_str())),
                 ("evidence_event_id".to_owned(), decided),
             ])),
-            // A request without a canonical form has no hash; then the ledger's own entry of it is all there is.
+            // A request without a canonical form has no hash. The ledger's own entry then
+            // identifies it.
             request_hash: self.request.request_hash().ok().map(str::to_owned),
             response_hash: response.and_then(|response| hash_payload(response).ok()),
         };
         Recording { event, ended }
     }
 
-    /// The outcome of an action that ended so.
+    /// Returns the outcome of the action.
     pub fn settle<T, E>(self, ended: Result<T, E>) -> Outcome<T, E> {
         let Self { decision, error, .. } = self;
         match ended {
@@ -546,7 +555,7 @@ impl Settlement {
     }
 }
 
-/// How an action ended, to be recorded: see [`Settlement::recording`].
+/// A recording of how an action ended: see [`Settlement::recording`].
 #[derive(Clone, Debug)]
 pub struct Recording {
     event: EvidenceEvent,
@@ -565,7 +574,7 @@ impl Recording {
     }
 }
 
-/// What a guard reports.
+/// The result of a guard.
 ///
 /// ```
 /// # use actpass_core::transport::FixedResponse;
@@ -590,26 +599,26 @@ impl Recording {
 pub enum Outcome<T, E> {
     /// The action did not run.
     Blocked(Blocked),
-    /// The action ran and ended with an error of its own.
+    /// The action ran and failed with its own error.
     Failed {
         /// The decision under which it ran.
         decision: Decision,
-        /// Its error, the very value.
+        /// The action's own error value.
         error: E,
     },
     /// The action ran and returned.
     Returned {
         /// The decision under which it ran.
         decision: Decision,
-        /// What it returned, the very value.
+        /// The action's own return value.
         result: T,
-        /// How the gate failed, where `monitor` ran the action all the same.
+        /// The gate failure, if `monitor` ran the action despite it.
         gate_error: Option<Error>,
     },
 }
 
 impl<T, E> Outcome<T, E> {
-    /// The decision: the gateway's, or the one that the SDK made.
+    /// The decision of the gateway, or of the SDK.
     pub fn decision(&self) -> &Decision {
         match self {
             Self::Blocked(blocked) => &blocked.decision,
@@ -629,7 +638,7 @@ impl<T, E> Outcome<T, E> {
     ///
     /// # Errors
     ///
-    /// As [`canonical_json`], where the decision has an integer that canonical JSON cannot carry.
+    /// As [`canonical_json`], if the decision contains an integer without a canonical form.
     pub fn canonical(&self) -> Result<String, Error> {
         let error = match self {
             Self::Blocked(blocked) => blocked.error.as_ref().map(ReportedError::Gate),
@@ -649,9 +658,9 @@ enum ReportedError<'e> {
     Gate(&'e Error),
 }
 
-/// `{"decision", "error": null | {"kind", "status"}, "executed"}` in canonical JSON: what parity tests compare, byte for
-/// byte, between languages. `error` is the kind's [name](ErrorKind::name), or `action` for an error that the action
-/// itself ended with, and the HTTP status if there was one.
+/// Returns `{"decision", "error": null | {"kind", "status"}, "executed"}` as canonical JSON, which
+/// parity tests compare byte for byte between languages. `error` is the kind's
+/// [name](ErrorKind::name) with the HTTP status, if any; or `action` for the action's own error.
 ///
 /// # Errors
 ///

@@ -1,8 +1,8 @@
 //! ActPass: an agent acts only when it may.
 //!
-//! [`ActPass`] asks an ActPass gateway about an action and, with [`ActPass::guard`], runs it only when the gateway
-//! allows it. Anything else (a denial, a pending approval, a tool that changed, a gateway that cannot be reached) and
-//! the code does not run.
+//! [`ActPass`] asks an ActPass gateway about an action. [`ActPass::guard`] runs the action only if
+//! the gateway allows it. In every other case (a denial, a pending approval, a changed tool, an
+//! unreachable gateway) the action does not run.
 //!
 //! ```
 //! # use actpass_core::transport::{Request, Response, SendFuture, Transport};
@@ -35,14 +35,15 @@
 //!
 //! # Features
 //!
-//! `http`, on by default: HTTP/1.1 and HTTP/2 over hyper and rustls, on tokio. Without it a client needs a
-//! [transport](transport::Transport) and a [clock](Clock) of its own, and this crate has neither tokio nor C code.
+//! `http`, on by default: HTTP/1.1 and HTTP/2 over hyper and rustls, on tokio. Without it, a client
+//! needs its own [transport](transport::Transport) and [clock](Clock), and this crate depends on
+//! neither tokio nor C code.
 //!
-//! All meaning of the SDKs is in this crate; the Python package and the others convert to it and from it. What the
-//! guard promises is listed in [`guard`].
+//! This crate contains the behaviour of all SDKs; the packages for Python, Node, Swift and Kotlin
+//! only convert. [`guard`] lists the guarantees.
 
 #![forbid(unsafe_code)]
-#![cfg_attr(not(feature = "http"), allow(dead_code, reason = "what only HTTP uses"))]
+#![cfg_attr(not(feature = "http"), allow(dead_code, reason = "used by the HTTP transport only"))]
 
 mod action;
 mod approval;

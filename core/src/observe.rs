@@ -1,7 +1,8 @@
-//! The one way to the program's `tracing` subscriber. A subscriber that panics changes nothing about a call.
+//! Access to the program's `tracing` subscriber. A subscriber that panics does not affect a call.
 //!
-//! The panic ends here: the panic hook has reported it, by default on standard error. The crates of the transport write to the
-//! same subscriber without this border, so they run without one ([`without_subscriber`]).
+//! The panic is caught here; the panic hook has already reported it, by default on standard error.
+//! The transport's dependencies call the same subscriber without this protection, so they run
+//! without a subscriber ([`without_subscriber`]).
 
 use std::future::Future;
 use std::panic::{AssertUnwindSafe, catch_unwind};
@@ -11,12 +12,12 @@ use std::task::{Context, Poll};
 use tracing::Value;
 use tracing::dispatcher::{Dispatch, with_default};
 
-/// Runs `tell`, which calls the subscriber; `None` if that panicked.
+/// Runs `tell`, which calls the subscriber; `None` if it panicked.
 pub(crate) fn ignore_panic<R>(tell: impl FnOnce() -> R) -> Option<R> {
     catch_unwind(AssertUnwindSafe(tell)).ok()
 }
 
-/// A span of the subscriber, or none where it panicked while it made the span.
+/// A span of the subscriber; empty if the subscriber panicked.
 pub(crate) struct Span(Option<tracing::Span>);
 
 impl Span {
@@ -30,7 +31,7 @@ impl Span {
         }
     }
 
-    /// Runs `tell`, which writes an event of the span.
+    /// Runs `tell`, which emits an event in the span.
     pub(crate) fn event(&self, tell: impl FnOnce(&tracing::Span)) {
         if let Some(span) = &self.0 {
             ignore_panic(|| tell(span));
@@ -45,7 +46,7 @@ impl Drop for Span {
     }
 }
 
-/// Runs `future`, and drops it, without a subscriber.
+/// Polls and drops `future` without a subscriber.
 pub(crate) async fn without_subscriber<F: Future>(future: F) -> F::Output {
     let mut future = pin!(Some(future));
     WithoutSubscriber(future.as_mut()).await

@@ -1,4 +1,4 @@
-//! Passports verified without asking the gateway: with its public keys, which are kept for a while.
+//! Offline passport verification with the gateway's cached public keys.
 
 use std::borrow::Cow;
 use std::sync::Arc;
@@ -13,18 +13,18 @@ use crate::passport::OfflineVerifyRequest;
 use actpass_protocol::json::RawObject;
 use actpass_protocol::token::{Claims, PassportError, Presentation, PublicKey, Unverified, ValidationTime};
 
-/// How old a set of keys may be before it is fetched again.
+/// The age after which keys are fetched again.
 const REFRESH_AFTER: Duration = Duration::from_secs(10 * 60);
-/// How old it may be where it cannot be fetched again.
+/// The maximum age of keys if fetching fails.
 const MAX_AGE: Duration = Duration::from_secs(60 * 60);
-/// How long keys that are no longer fresh serve after a fetch that failed.
+/// How long stale keys are used after a failed fetch.
 const RETRY_COOLDOWN: Duration = Duration::from_secs(30);
-/// The shortest time between the beginnings of two fetches.
+/// The minimum time between the starts of two fetches.
 const MIN_FETCH_INTERVAL: Duration = Duration::from_secs(1);
-/// How many seconds the gateway's clock and this one may differ.
+/// The tolerated clock difference, in seconds.
 const LEEWAY: i64 = 10;
 
-/// What a passport is held against.
+/// The expected properties of a passport.
 pub(crate) struct Expected<'e> {
     pub(crate) issuer: &'e str,
     pub(crate) tenant_id: Option<&'e str>,
@@ -32,8 +32,7 @@ pub(crate) struct Expected<'e> {
     pub(crate) now: SystemTime,
 }
 
-/// The claims of a passport that `key`, if there is such a key, signed and that is as expected; else everything that
-/// speaks against it.
+/// Verifies a passport with `key`. Returns its claims, or every reason why it is invalid.
 pub(crate) fn verify(
     passport: Unverified<'_>,
     key: Option<&PublicKey>,
@@ -56,7 +55,7 @@ pub(crate) fn verify(
     if errors.is_empty() { Ok(claims) } else { Err(errors) }
 }
 
-/// The public keys of a gateway, and whose passports they sign, if the gateway says so.
+/// The gateway's public keys, with the issuer and tenant if the gateway names them.
 #[derive(Clone, Debug, Default)]
 pub(crate) struct KeySet {
     keys: Vec<PublicKey>,
@@ -65,7 +64,8 @@ pub(crate) struct KeySet {
 }
 
 impl KeySet {
-    /// Reads a JWK Set and its additional members `issuer` and `tenant_id`, that of the API key which fetched it.
+    /// Parses a JWK Set and its additional members `issuer` and `tenant_id` (the tenant of the API
+    /// key).
     pub(crate) fn read(set: &RawObject) -> Result<Self, &'static str> {
         let text = |name| set.string(name).filter(|text| !text.is_empty()).map(Cow::into_owned);
         let keys = PublicKey::parse_jwks(set.as_str().as_bytes())?;
@@ -85,11 +85,11 @@ impl KeySet {
     }
 }
 
-/// The gateway's keys, kept for a while.
+/// A cache of the gateway's keys.
 #[derive(Debug, Default)]
 pub(crate) struct KeyCache {
     kept: ArcSwapOption<Fetched>,
-    /// Held by the caller that fetches.
+    /// Held while keys are fetched.
     fetching: Mutex<()>,
 }
 
@@ -97,12 +97,12 @@ pub(crate) struct KeyCache {
 struct Fetched {
     keys: Arc<KeySet>,
     at: Moment,
-    /// When a fetch last began, whether it succeeded or not.
+    /// The start of the last fetch, successful or not.
     tried: Moment,
 }
 
 impl Fetched {
-    /// The keys, if they are good enough for a call that began at `called` and looks for `key_id`.
+    /// The keys, if a call that began at `called` may use them to find `key_id`.
     fn keys_for(&self, key_id: &str, called: Moment) -> Option<Arc<KeySet>> {
         let age = called.saturating_since(self.at);
         let is_known = self.keys.find(key_id).is_some();
@@ -114,8 +114,8 @@ impl Fetched {
 }
 
 impl KeyCache {
-    /// The keys at hand if `key_id` is among them, or else keys that were fetched after this call began. Only one caller
-    /// fetches; those that look for a key which is not at hand wait for its result, the others do not wait.
+    /// Returns the cached keys if they contain `key_id`, else keys fetched after this call began.
+    /// Only one caller fetches. Callers with an unknown key id wait for it; others do not wait.
     pub(crate) async fn find(
         &self,
         key_id: &str,
@@ -177,16 +177,16 @@ mod tests {
         assert_eq!((ask("k1", Some("k1")).await, fetches.get()), (Ok(true), 2));
         assert_eq!((ask("k1", None).await, fetches.get()), (Ok(true), 2), "kept");
         let began = Instant::now();
-        assert_eq!((ask("k2", Some("k2")).await, fetches.get()), (Ok(true), 3), "a rotation is seen at once");
-        assert_eq!(began.elapsed(), MIN_FETCH_INTERVAL, "but not more than once in a second");
-        assert_eq!((ask("k3", None).await, fetches.get()), (Ok(false), 4), "a failure keeps what is there");
         assert_eq!(
-            (ask("k2", None).await, fetches.get()),
-            (Ok(true), 4),
-            "and a known key is not fetched for"
+            (ask("k2", Some("k2")).await, fetches.get()),
+            (Ok(true), 3),
+            "a rotation is detected at once"
         );
+        assert_eq!(began.elapsed(), MIN_FETCH_INTERVAL, "at most one fetch per second");
+        assert_eq!((ask("k3", None).await, fetches.get()), (Ok(false), 4), "a failure keeps the cached keys");
+        assert_eq!((ask("k2", None).await, fetches.get()), (Ok(true), 4), "a known key causes no fetch");
         pass(REFRESH_AFTER).await;
-        assert_eq!((ask("k2", None).await, fetches.get()), (Ok(true), 5), "no longer fresh, and still good");
+        assert_eq!((ask("k2", None).await, fetches.get()), (Ok(true), 5), "stale, but usable");
         assert_eq!((ask("k2", None).await, fetches.get()), (Ok(true), 5), "cooldown while stale");
         pass(MAX_AGE).await;
         assert_eq!((ask("k2", None).await, fetches.get()), (Err(ErrorKind::Connection), 6), "too old");
@@ -208,7 +208,7 @@ mod tests {
         let began = Instant::now();
         let forged = futures_util::future::join_all((0..50).map(|_| find("forged")));
         let (forged, (known, waited)) = tokio::join!(forged, async { (find("k1").await, began.elapsed()) });
-        assert_eq!((known, waited), (true, Duration::ZERO), "a known key waits for nothing");
+        assert_eq!((known, waited), (true, Duration::ZERO), "a known key does not wait");
         assert!(!forged.contains(&true));
         assert_eq!(fetches.get(), 2, "all forged ids share one fetch");
     }

@@ -1,4 +1,4 @@
-//! Passports: short-lived, signed leave to ask for certain actions.
+//! Passports: short-lived signed tokens that permit certain actions.
 
 use std::fmt;
 
@@ -6,7 +6,7 @@ use actpass_protocol::json::RawObject;
 use actpass_protocol::token::{Claims, PassportError};
 use actpass_protocol::{Json, Secret};
 
-/// What to ask a passport for.
+/// A request for a passport.
 ///
 /// ```
 /// use actpass_core::PassportRequest;
@@ -21,28 +21,29 @@ use actpass_protocol::{Json, Secret};
 #[derive(Clone, Debug)]
 #[non_exhaustive]
 pub struct PassportRequest {
-    /// Whom the passport is shown to.
+    /// The service that the passport is presented to.
     pub audience: String,
-    /// What the agent is to achieve.
+    /// The agent's goal.
     pub goal: String,
-    /// The tools that it may ask for.
+    /// The permitted tools.
     pub allowed_tools: Vec<String>,
-    /// The resources that it may ask for; none by default.
+    /// The permitted resources; none by default.
     pub allowed_resources: Vec<String>,
-    /// Values that bound the arguments, a JSON object: `{"max_amount": 10000, "currency": "usd"}`.
+    /// Constraints on the arguments, a JSON object: `{"max_amount": 10000, "currency": "usd"}`.
     pub resource_constraints: Json,
-    /// Who delegated.
+    /// The delegating user.
     pub user_id: Option<String>,
     /// `low`, `medium` (the default), `high` or `critical`.
     pub risk_tier: String,
-    /// For how many seconds it holds; the gateway's default if not set.
+    /// The lifetime in seconds; the gateway's default if `None`.
     pub ttl_seconds: Option<u32>,
-    /// The approval that it stands for: it is then for that one action, and using it spends the approval.
+    /// The approval that the passport stands for. The passport then permits that one action, and
+    /// using it spends the approval.
     pub approval_request_id: Option<String>,
 }
 
 impl PassportRequest {
-    /// A passport for `audience` that permits `allowed_tools` for `goal`.
+    /// A request for a passport for `audience` that permits `allowed_tools` for `goal`.
     pub fn new<T: Into<String>>(
         audience: impl Into<String>,
         goal: impl Into<String>,
@@ -61,21 +62,21 @@ impl PassportRequest {
         }
     }
 
-    /// Sets the resources that may be asked for.
+    /// Sets the permitted resources.
     #[must_use]
     pub fn allowed_resources<T: Into<String>>(mut self, resources: impl IntoIterator<Item = T>) -> Self {
         self.allowed_resources = resources.into_iter().map(Into::into).collect();
         self
     }
 
-    /// Sets the values that bound the arguments; it must be a JSON object.
+    /// Sets the constraints on the arguments; must be a JSON object.
     #[must_use]
     pub fn resource_constraints(mut self, constraints: impl Into<Json>) -> Self {
         self.resource_constraints = constraints.into();
         self
     }
 
-    /// Sets who delegated.
+    /// Sets the delegating user.
     #[must_use]
     pub fn user_id(mut self, user_id: impl Into<String>) -> Self {
         self.user_id = Some(user_id.into());
@@ -89,14 +90,14 @@ impl PassportRequest {
         self
     }
 
-    /// Sets for how many seconds it holds.
+    /// Sets the lifetime in seconds.
     #[must_use]
     pub fn ttl_seconds(mut self, seconds: u32) -> Self {
         self.ttl_seconds = Some(seconds);
         self
     }
 
-    /// Sets the approval that it stands for.
+    /// Sets the approval that the passport stands for.
     #[must_use]
     pub fn approval_request_id(mut self, id: impl Into<String>) -> Self {
         self.approval_request_id = Some(id.into());
@@ -104,9 +105,10 @@ impl PassportRequest {
     }
 }
 
-/// A passport that was issued.
+/// An issued passport.
 ///
-/// [`ActPass::issue_passport`](crate::ActPass::issue_passport) has an example. Its `Debug` shows nothing of it.
+/// See [`ActPass::issue_passport`](crate::ActPass::issue_passport) for an example. `Debug` does not
+/// show its content.
 #[derive(Clone)]
 pub struct IssuedPassport {
     text: Secret,
@@ -119,17 +121,18 @@ impl IssuedPassport {
         Ok(Self { text: Secret::new(document.as_str()), token: Secret::new(token) })
     }
 
-    /// The passport itself, a compact JWS; a secret. Give it to [`Action::passport`](crate::Action::passport).
+    /// The token, a compact JWS. It is a secret. Pass it to
+    /// [`Action::passport`](crate::Action::passport).
     pub fn token(&self) -> &str {
         self.token.expose()
     }
 
-    /// Any other member of the answer, such as `jwks_uri`, `jti`, `expires_at`.
+    /// Returns another member of the response, such as `jwks_uri`, `jti` or `expires_at`.
     pub fn member(&self, name: &str) -> Option<Json> {
         RawObject::parse(self.text.expose().as_bytes()).ok()?.member(name)
     }
 
-    /// The JSON text of the whole answer. It holds the token.
+    /// The JSON text of the whole response. It contains the token.
     pub fn as_json(&self) -> &str {
         self.text.expose()
     }
@@ -141,7 +144,7 @@ impl fmt::Debug for IssuedPassport {
     }
 }
 
-/// What to have verified.
+/// A request to verify a passport.
 ///
 /// ```
 /// use actpass_core::VerifyRequest;
@@ -154,20 +157,20 @@ impl fmt::Debug for IssuedPassport {
 pub struct VerifyRequest {
     /// The passport.
     pub token: Secret,
-    /// Whom it is shown to.
+    /// The service that the passport is presented to.
     pub audience: String,
-    /// The agent that it must be made out to.
+    /// The expected agent.
     pub agent_id: Option<String>,
-    /// Who must have delegated.
+    /// The expected delegating user.
     pub user_id: Option<String>,
-    /// The hash of the tool's definition as it is now.
+    /// The current hash of the tool's manifest.
     pub current_tool_manifest_hash: Option<String>,
-    /// The hash of the policy as it is now.
+    /// The current hash of the policy.
     pub policy_hash: Option<String>,
 }
 
 impl VerifyRequest {
-    /// Verifies `token` as shown to `audience`.
+    /// Verifies `token`, presented to `audience`.
     pub fn new(token: impl Into<Secret>, audience: impl Into<String>) -> Self {
         Self {
             token: token.into(),
@@ -180,11 +183,11 @@ impl VerifyRequest {
     }
 }
 
-/// What a passport must be to be valid, without asking the gateway about it.
+/// A request to verify a passport offline.
 ///
-/// The signature must be Ed25519 by one of the gateway's keys, the issuer, the audience and the time must be right (10 s
-/// of difference between clocks are borne), and the tenant, if the client has one, and the agent and user, if given here,
-/// must be those of the passport.
+/// The signature must verify with one of the gateway's Ed25519 keys. Issuer, audience and validity
+/// period must match, with 10 s of clock leeway. The tenant, if known, and the agent and user, if
+/// given, must match the passport.
 ///
 /// ```
 /// use actpass_core::OfflineVerifyRequest;
@@ -197,21 +200,22 @@ impl VerifyRequest {
 pub struct OfflineVerifyRequest {
     /// The passport.
     pub token: Secret,
-    /// Whom it is shown to.
+    /// The service that the passport is presented to.
     pub audience: String,
-    /// Who must have issued it; by default the issuer that the gateway names with its keys, or else its base URL.
+    /// The expected issuer. Default: the issuer published with the gateway's keys, else the base
+    /// URL.
     pub issuer: Option<String>,
-    /// The tenant that it must belong to; by default that of the API key, if the gateway names it with its keys, or else the
-    /// client's [`tenant_id`](crate::ActPassBuilder::tenant_id); any if neither is known.
+    /// The expected tenant. Default: the API key's tenant, if published with the gateway's keys,
+    /// else the client's [`tenant_id`](crate::ActPassBuilder::tenant_id), else any.
     pub tenant_id: Option<String>,
-    /// The agent that it must be made out to.
+    /// The expected agent.
     pub agent_id: Option<String>,
-    /// Who must have delegated.
+    /// The expected delegating user.
     pub user_id: Option<String>,
 }
 
 impl OfflineVerifyRequest {
-    /// Verifies `token` as shown to `audience`.
+    /// Verifies `token`, presented to `audience`.
     pub fn new(token: impl Into<Secret>, audience: impl Into<String>) -> Self {
         Self {
             token: token.into(),
@@ -224,9 +228,9 @@ impl OfflineVerifyRequest {
     }
 }
 
-/// Whether a passport is valid.
+/// The result of verifying a passport.
 ///
-/// [`ActPass::verify_passport`](crate::ActPass::verify_passport) has an example.
+/// See [`ActPass::verify_passport`](crate::ActPass::verify_passport) for an example.
 #[derive(Clone, Debug)]
 pub struct Verification(RawObject, bool);
 
@@ -250,19 +254,19 @@ impl Verification {
         Self::from_text(&Json::Object(members).to_string())
     }
 
-    /// What cannot be read is not valid.
+    /// Unreadable text counts as invalid.
     fn from_text(text: &str) -> Self {
         let document = RawObject::parse(text.as_bytes()).unwrap_or_default();
         let valid = document.member("valid") == Some(Json::Bool(true));
         Self(document, valid)
     }
 
-    /// Whether it is.
+    /// Whether the passport is valid.
     pub fn is_valid(&self) -> bool {
         self.1
     }
 
-    /// What is wrong with it.
+    /// The reasons why it is invalid; empty if it is valid.
     pub fn errors(&self) -> Vec<String> {
         match self.0.member("errors") {
             Some(Json::Array(errors)) => errors
@@ -273,15 +277,15 @@ impl Verification {
         }
     }
 
-    /// The JSON text of the whole answer.
+    /// The JSON text of the whole response.
     pub fn as_json(&self) -> &str {
         self.0.as_str()
     }
 }
 
-/// Whether a passport was revoked.
+/// The result of revoking a passport.
 ///
-/// [`ActPass::revoke_passport`](crate::ActPass::revoke_passport) has an example.
+/// See [`ActPass::revoke_passport`](crate::ActPass::revoke_passport) for an example.
 #[derive(Clone, Debug)]
 pub struct Revocation(RawObject, bool);
 
@@ -293,12 +297,12 @@ impl Revocation {
         }
     }
 
-    /// Whether it was.
+    /// Whether the passport is revoked.
     pub fn is_revoked(&self) -> bool {
         self.1
     }
 
-    /// The JSON text of the whole answer.
+    /// The JSON text of the whole response.
     pub fn as_json(&self) -> &str {
         self.0.as_str()
     }

@@ -1,4 +1,4 @@
-//! An action with its request, written once.
+//! A validated action with its serialized request.
 
 use std::borrow::Cow;
 use std::fmt;
@@ -16,7 +16,7 @@ use crate::config::Config;
 use crate::error::Error;
 use crate::request;
 
-/// An action that was checked, with the request that asks about it: see
+/// A validated action with the request that authorizes it: see
 /// [`ActPass::prepare`](crate::ActPass::prepare). Cloning is cheap.
 #[derive(Clone)]
 pub struct PreparedAction(Arc<Inner>);
@@ -32,7 +32,7 @@ struct Inner {
 impl PreparedAction {
     /// # Errors
     ///
-    /// [`ErrorKind::Argument`](crate::ErrorKind::Argument) for what cannot be sent.
+    /// [`ErrorKind::Argument`](crate::ErrorKind::Argument) for an invalid member.
     pub(crate) fn new(action: Action, config: &Arc<Config>, clock: &dyn Clock) -> Result<Self, Error> {
         let mode = action.fields().mode.unwrap_or(config.mode);
         let key = match &action.fields().idempotency_key {
@@ -48,12 +48,12 @@ impl PreparedAction {
         &self.0.action.fields().tool
     }
 
-    /// The mode in which the gateway's answer is ruled on: the action's, else the client's.
+    /// The mode that applies to the decision: the action's, else the client's.
     pub fn mode(&self) -> Mode {
         self.0.mode
     }
 
-    /// What must not show in a text about the action.
+    /// Secrets that must not appear in texts about the action.
     pub(crate) fn secrets(&self) -> Vec<&Secret> {
         let passport = self.action().fields().passport.as_ref();
         std::iter::once(&self.0.config.api_key).chain(passport).collect()
@@ -67,12 +67,12 @@ impl PreparedAction {
         &self.0.body
     }
 
-    /// Whether the idempotency key is the SDK's own, which no other call has.
+    /// Whether the SDK generated the idempotency key. No other call has it.
     pub(crate) fn has_generated_key(&self) -> bool {
         self.0.action.fields().idempotency_key.is_none()
     }
 
-    /// The hash of the request, which is computed once.
+    /// The hash of the request, computed once.
     ///
     /// # Errors
     ///
@@ -88,7 +88,7 @@ impl PreparedAction {
     }
 }
 
-/// A new idempotency key: a UUIDv7, without a shared counter.
+/// Generates an idempotency key: a UUIDv7, without a shared counter.
 fn fresh_key(clock: &dyn Clock) -> Result<String, Error> {
     let since = clock.wall_clock().duration_since(SystemTime::UNIX_EPOCH).unwrap_or_default();
     let millis = u64::try_from(since.as_millis()).unwrap_or(u64::MAX);

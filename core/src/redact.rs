@@ -1,4 +1,4 @@
-//! Keeps secrets out of what an error shows of an answer.
+//! Redacts secrets in response bodies that errors show.
 
 use actpass_protocol::json::MAX_DEPTH;
 use actpass_protocol::{Json, Secret};
@@ -7,8 +7,8 @@ use actpass_protocol::{Json, Secret};
 const MAX_BODY_KEPT: usize = 64 * 1024;
 const REDACTED: &str = "[redacted]";
 
-/// The body of an answer outside 2xx as an error may show it: without the `secrets` that the client knows, and without
-/// any credential, known by its member's name. `None` where that cannot be made sure.
+/// A non-2xx response body for an error, without the known `secrets` and without any `credential`
+/// member. `None` if a secret cannot be ruled out.
 pub(crate) fn body(body: &[u8], secrets: &[&Secret]) -> Option<String> {
     if body.is_empty() || body.len() > MAX_BODY_KEPT {
         return None;
@@ -18,7 +18,7 @@ pub(crate) fn body(body: &[u8], secrets: &[&Secret]) -> Option<String> {
             true => value.to_string(),
             false => String::from_utf8_lossy(body).into_owned(),
         },
-        // What cannot be read could hide a credential behind an escape.
+        // Unreadable text could hide a credential behind an escape.
         Err(_) => {
             let found = String::from_utf8_lossy(body).into_owned();
             if found.contains('\\') || found.to_ascii_lowercase().contains("credential") {
@@ -39,8 +39,8 @@ pub(crate) fn text(text: &str, secrets: &[&Secret]) -> String {
         .fold(text.to_owned(), |text, secret| text.replace(secret, REDACTED))
 }
 
-/// Replaces each member named `credential`, and the `secrets` in each key and string however they are escaped; whether
-/// there was any.
+/// Redacts every `credential` member, and the `secrets` in keys and strings, however they are
+/// escaped. Returns whether there were any.
 fn redact_json(value: &mut Json, secrets: &[&Secret], depth: usize) -> bool {
     let Some(depth) = depth.checked_sub(1) else {
         return false;

@@ -1,5 +1,5 @@
-//! The bodies of requests: the members, their order and their spacing are those of the 1.1.3 client, byte for byte. What
-//! that client does not know is left out unless it was given.
+//! Request bodies. Their members, order and spacing match client 1.1.3 byte for byte. Members that
+//! it does not know are omitted unless set.
 
 use bytes::Bytes;
 
@@ -107,7 +107,7 @@ pub(crate) fn require_non_empty(member: &str, value: &str) -> Result<(), Error> 
     }
 }
 
-/// The object of a request being written.
+/// A request object under construction.
 struct Body {
     text: JsonWriter,
     members: usize,
@@ -130,7 +130,7 @@ impl Body {
         self.text.string(value);
     }
 
-    /// `null` where it was not given.
+    /// `null` if `None`.
     fn nullable(&mut self, key: &str, value: Option<&str>) {
         match value {
             Some(value) => self.string(key, value),
@@ -138,7 +138,7 @@ impl Body {
         }
     }
 
-    /// Left out where it was not given.
+    /// Omitted if `None`.
     fn optional(&mut self, key: &str, value: Option<&str>) {
         if let Some(value) = value {
             self.string(key, value);

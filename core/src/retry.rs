@@ -1,4 +1,4 @@
-//! When a call is tried again, and how long it waits before.
+//! Which calls are retried, and the backoff.
 
 use std::time::Duration;
 
@@ -6,15 +6,15 @@ use crate::clock::Clock;
 use crate::transport::{Response, TransportError};
 use actpass_protocol::{ErrorKind, Operation};
 
-/// The longest wait before the first retry; it doubles for each further one.
+/// The maximum backoff before the first retry. It doubles with each retry.
 const INITIAL_BACKOFF: Duration = Duration::from_millis(100);
-/// The longest wait that is not asked for by the gateway.
+/// The maximum backoff, unless the gateway sends `Retry-After`.
 const MAX_BACKOFF: Duration = Duration::from_secs(5);
 
-/// Whether the attempt's end permits another one.
+/// Whether to retry after this attempt.
 ///
-/// An idempotent call is retried on anything that a second attempt may mend. Any other call is retried only if the
-/// gateway certainly did not take the attempt.
+/// An idempotent operation is retried on any transient failure. Another operation is retried only
+/// if the gateway certainly did not process the attempt.
 pub(crate) fn should_retry(operation: Operation, attempt: &Result<Response, TransportError>) -> bool {
     let transient = match attempt {
         Ok(answer) => matches!(answer.status, 429 | 502..=504),
@@ -33,8 +33,8 @@ pub(crate) fn should_retry(operation: Operation, attempt: &Result<Response, Tran
     transient && (operation.is_idempotent() || !may_have_been_processed(attempt))
 }
 
-/// Whether the gateway may have acted on the attempt although its answer is missing: everything but a connection that
-/// never came about, 429, and 503 with `Retry-After`.
+/// Whether the gateway may have processed an attempt without a usable response: true unless no
+/// connection was established or the status is 429, or 503 with `Retry-After`.
 pub(crate) fn may_have_been_processed(attempt: &Result<Response, TransportError>) -> bool {
     match attempt {
         Ok(answer) => match answer.status {
@@ -46,18 +46,19 @@ pub(crate) fn may_have_been_processed(attempt: &Result<Response, TransportError>
     }
 }
 
-/// How long to wait before retry number `retry` (from 0): what the gateway asked for, else a random part of a bound
-/// that doubles.
+/// The backoff before retry number `retry` (from 0): `Retry-After`, else exponential backoff with
+/// jitter.
 pub(crate) fn backoff(retry: u32, retry_after: Option<Duration>, clock: &dyn Clock) -> Duration {
     retry_after.unwrap_or_else(|| jittered(INITIAL_BACKOFF, retry, MAX_BACKOFF, clock))
 }
 
-/// A random part, at least half, of `first` doubled so many `times`, up to `longest`.
+/// A random duration between half of a bound and the bound: `first` doubled `times` times, at most
+/// `longest`.
 pub(crate) fn jittered(first: Duration, times: u32, longest: Duration, clock: &dyn Clock) -> Duration {
     first.saturating_mul(1 << times.min(16)).min(longest).mul_f64(0.5 + 0.5 * random_fraction(clock))
 }
 
-/// Fresh for each wait, so that a forked child does not wait exactly as long as its parent.
+/// Random for each wait, so that a forked child does not wait exactly as long as its parent.
 fn random_fraction(clock: &dyn Clock) -> f64 {
     clock
         .random()
@@ -135,7 +136,7 @@ mod tests {
     #[test]
     fn backoff_jitter_spans_the_upper_half() {
         let waits: Vec<_> = (0..256).map(|_| backoff(0, None, &TokioClock)).collect();
-        // 256 draws miss a quarter of the range once in 10^32.
+        // 256 draws miss a given quarter of the range with a probability of 10^-32.
         assert!(waits.iter().any(|wait| *wait < INITIAL_BACKOFF.mul_f64(0.625)));
         assert!(waits.iter().any(|wait| *wait > INITIAL_BACKOFF.mul_f64(0.875)));
         assert!(waits.iter().all(|wait| *wait >= INITIAL_BACKOFF / 2 && *wait <= INITIAL_BACKOFF));

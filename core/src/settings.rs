@@ -1,4 +1,4 @@
-//! Settings, checked: what clients are made with.
+//! Validated settings.
 
 use std::fmt;
 use std::sync::Arc;
@@ -20,7 +20,8 @@ use crate::http::{ConnectOptions, HttpTransport};
 use crate::prepared::PreparedAction;
 use actpass_protocol::Mode;
 
-/// The settings of a client, checked. Each client that is made with them has connections and a circuit breaker of its own.
+/// The validated settings of a client. Each client created from them has its own connections and
+/// circuit breaker.
 ///
 /// ```
 /// use actpass_core::ActPass;
@@ -49,19 +50,20 @@ impl Settings {
         Self { config: Arc::new(config) }
     }
 
-    /// Makes a client. Nothing is sent.
+    /// Creates a client. Nothing is sent.
     #[cfg(feature = "http")]
     pub fn connect(&self) -> ActPass {
         let transport = HttpTransport::new(&self.config, &self.connect_options);
         ActPass::with_transport(Arc::clone(&self.config), Box::new(transport), TimeSource::Tokio)
     }
 
-    /// The engine of a client with these settings, for a host that drives it itself: see [`crate::engine`].
+    /// Creates an engine with these settings, for a host that drives it itself: see
+    /// [`crate::engine`].
     pub fn engine(&self) -> Engine {
         Engine::new(Arc::clone(&self.config))
     }
 
-    /// Checks `action` and writes its request, as [`ActPass::prepare`] does.
+    /// Validates `action` and builds its request, as [`ActPass::prepare`] does.
     ///
     /// # Errors
     ///
@@ -81,17 +83,17 @@ impl Settings {
         &self.config.agent_id
     }
 
-    /// The tenant, if one was given.
+    /// The tenant, if set.
     pub fn tenant_id(&self) -> Option<&str> {
         self.config.tenant_id.as_ref().and_then(|id| id.to_str().ok())
     }
 
-    /// The total deadline of a call.
+    /// The total timeout of a call.
     pub fn timeout(&self) -> Duration {
         self.config.timeout
     }
 
-    /// The mode of actions that name none.
+    /// The mode of actions that set none.
     pub fn mode(&self) -> Mode {
         self.config.mode
     }

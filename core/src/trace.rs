@@ -1,4 +1,4 @@
-//! What ties a call to the trace that it is part of.
+//! W3C trace context.
 
 use std::fmt;
 use std::str::FromStr;
@@ -7,7 +7,7 @@ use http::header::HeaderValue;
 
 use crate::error::Error;
 
-/// A `traceparent` as W3C Trace Context defines it, version 00. Parsed from its text with [`str::parse`].
+/// A `traceparent` of W3C Trace Context, version 00. Parse it with [`str::parse`].
 ///
 /// ```
 /// use actpass_core::{ActPass, Traceparent};

@@ -1,7 +1,7 @@
-//! What carries one attempt of a call to the gateway and its answer back.
+//! Transports: carry one attempt of a call to the gateway.
 //!
-//! [`Transport`] is the seam: the shipped one speaks HTTP, tests stand in for the network with their own.
-//! Deadlines, retries and the meaning of an answer are the client's, not the transport's.
+//! The default transport speaks HTTP; tests replace it. Timeouts, retries and the interpretation of
+//! a response belong to the client, not the transport.
 
 use std::fmt;
 use std::future::Future;
@@ -16,7 +16,7 @@ use crate::error::Error;
 use crate::trace::Traceparent;
 use actpass_protocol::Operation;
 
-/// The largest body that is read from an answer: 1 MiB.
+/// The maximum size of a response body: 1 MiB.
 pub const MAX_BODY: usize = 1024 * 1024;
 
 /// Carries one attempt of a call.
@@ -43,11 +43,12 @@ pub const MAX_BODY: usize = 1024 * 1024;
 /// # }).unwrap();
 /// ```
 pub trait Transport: fmt::Debug + Send + Sync + 'static {
-    /// Sends `request` once and reads the answer. Dropping the future abandons the attempt.
+    /// Sends `request` once and reads the response. Dropping the future abandons the attempt.
     fn send(&self, request: Request) -> SendFuture<'_>;
 }
 
-/// Answers every call alike, without a network: for the tests of programs that use this crate.
+/// Returns the same response to every call, without a network: for tests of programs that use this
+/// crate.
 ///
 /// ```
 /// use actpass_core::transport::FixedResponse;
@@ -65,7 +66,7 @@ pub trait Transport: fmt::Debug + Send + Sync + 'static {
 pub struct FixedResponse(Response);
 
 impl FixedResponse {
-    /// An answer of this status and body, without headers.
+    /// A response with this status and body and no headers.
     pub fn new(status: u16, body: impl Into<Vec<u8>>) -> Self {
         Self(Response::new(status, body))
     }
@@ -77,7 +78,7 @@ impl Transport for FixedResponse {
     }
 }
 
-/// What [`Transport::send`] returns.
+/// The future returned by [`Transport::send`].
 pub type SendFuture<'t> = Pin<Box<dyn Future<Output = Result<Response, TransportError>> + Send + 't>>;
 
 /// One attempt of a call.
@@ -91,31 +92,31 @@ pub type SendFuture<'t> = Pin<Box<dyn Future<Output = Result<Response, Transport
 /// ```
 #[derive(Clone, Debug)]
 pub struct Request {
-    /// Which call; it decides the method and where the path begins.
+    /// The operation, which determines the method and the start of the path.
     pub operation: Operation,
-    /// What follows the call's own path, query included; empty for most.
+    /// The part of the path after the operation's own, query included; usually empty.
     pub path_suffix: String,
-    /// The body, a JSON object; empty where the call only reads.
+    /// The body, a JSON object; empty for operations that only read.
     pub body: Bytes,
-    /// The trace that the call is part of.
+    /// The trace that the call belongs to.
     pub traceparent: Option<Traceparent>,
-    /// How many attempts of the call came before; 0 for the first.
+    /// The number of earlier attempts of the call; 0 for the first.
     pub retry: u32,
 }
 
 impl Request {
-    /// A request with this body and nothing below the call's own path.
+    /// A request with this body and no path suffix.
     pub fn new(operation: Operation, body: impl Into<Bytes>) -> Self {
         Self { operation, path_suffix: String::new(), body: body.into(), traceparent: None, retry: 0 }
     }
 
-    /// The path and the query below the base URL.
+    /// The path and query, relative to the base URL.
     pub fn path(&self) -> String {
         format!("{}{}", self.operation.path(), self.path_suffix)
     }
 }
 
-/// What came back.
+/// A response.
 ///
 /// ```
 /// use actpass_core::transport::Response;
@@ -133,14 +134,15 @@ pub struct Response {
     pub request_id: Option<String>,
     /// The body, or why it could not be read.
     pub body: Result<Vec<u8>, BodyError>,
-    /// How long after its beginning the attempt had a connection, measured before anything was sent over it; zero for a
-    /// connection that was there before, or if it is not known. It may be less than the truth and never more: of a retry, this
-    /// is how a repeated answer of another call is told from its own.
+    /// The time from the start of the attempt until it had a connection, measured before anything
+    /// was sent. Zero for a pooled connection, or if unknown. The value may be too small but never
+    /// too large: the client uses it to distinguish a replay of its own lost attempt from a replay
+    /// of another call.
     pub connected_after: Duration,
 }
 
 impl Response {
-    /// An answer of this status and body without headers.
+    /// A response with this status and body and no headers.
     pub fn new(status: u16, body: impl Into<Vec<u8>>) -> Self {
         Self {
             status,
@@ -151,13 +153,13 @@ impl Response {
         }
     }
 
-    /// How long the gateway asks to wait before the next attempt, if it does.
+    /// The `Retry-After` delay, if the gateway sent one.
     pub(crate) fn retry_after(&self, clock: &dyn Clock) -> Option<Duration> {
         parse_retry_after(self.retry_after.as_deref()?, clock.wall_clock())
     }
 }
 
-/// Why the body of an answer could not be read.
+/// Why a response body could not be read.
 ///
 /// ```
 /// use actpass_core::transport::BodyError;
@@ -166,9 +168,9 @@ impl Response {
 /// ```
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
 pub enum BodyError {
-    /// It ended before its end, or is not framed as HTTP says.
+    /// The body is truncated, or its framing is invalid.
     CutShort,
-    /// It is larger than [`MAX_BODY`].
+    /// The body is larger than [`MAX_BODY`].
     TooLarge,
 }
 
@@ -190,7 +192,7 @@ impl fmt::Display for BodyError {
     }
 }
 
-/// Why there is no answer.
+/// Why there is no response.
 ///
 /// ```
 /// use actpass_core::transport::TransportError;
@@ -201,18 +203,18 @@ impl fmt::Display for BodyError {
 /// ```
 #[derive(Clone, Debug)]
 pub struct TransportError {
-    /// What happened.
+    /// The error.
     pub error: Error,
-    /// Whether it is certain that the gateway did not take the request: no connection came about, or the gateway refused
-    /// the HTTP/2 stream.
+    /// Whether the gateway certainly did not process the request: no connection was established, or
+    /// the gateway refused the HTTP/2 stream.
     pub is_pre_send: bool,
 }
 
-/// What a `retry-after` header asks for: seconds or a date. Anything else asks for nothing.
+/// Parses a `Retry-After` header: seconds or a date. `None` for anything else.
 fn parse_retry_after(text: &str, now: SystemTime) -> Option<Duration> {
     let text = text.trim();
     if !text.is_empty() && text.bytes().all(|byte| byte.is_ascii_digit()) {
-        // More than can be counted is longer than any deadline, not nothing.
+        // A number that overflows is longer than any timeout.
         return Some(Duration::from_secs(text.parse::<u32>().unwrap_or(u32::MAX).into()));
     }
     let date = httpdate::parse_http_date(text).ok()?;

@@ -12,7 +12,7 @@ use crate::clock::{Clock, Moment};
 use crate::error::Error;
 use crate::transport::Request;
 
-/// Polls an approval until somebody decided or the time is over: see [`Engine::wait_for_approval`].
+/// Polls an approval until it is decided or the wait is over: see [`Engine::wait_for_approval`].
 pub struct ApprovalWait {
     engine: Engine,
     scope: Scope,
@@ -30,7 +30,7 @@ enum State {
 
 impl ApprovalWait {
     pub(super) fn new(engine: Engine, id: &str, wait: Duration, scope: Scope) -> Result<Self, Error> {
-        // The id is checked before anything is sent.
+        // Validate the id before anything is sent.
         approval::path_suffix(id, Duration::ZERO)?;
         let wait = wait.min(approval::MAX_WAIT);
         Ok(Self { engine, scope, id: id.to_owned(), wait, state: State::Created })
@@ -38,7 +38,7 @@ impl ApprovalWait {
 
     fn poll(&mut self, until: Moment, clock: &dyn Clock) -> Step<Result<Approval, Error>> {
         let began = clock.now();
-        // A poll must be answered within the deadline of its call.
+        // The gateway must respond within the timeout of the call.
         let left = until.saturating_since(began);
         let poll = left.min(approval::MAX_POLL).min(self.engine.timeout(&self.scope).mul_f64(0.8));
         let path_suffix = match approval::path_suffix(&self.id, poll) {

@@ -1,4 +1,4 @@
-//! From the question to the verdict.
+//! Authorization: from the request to the verdict.
 
 use super::approval::ApprovalWait;
 use super::call::{Call, unexpected_event};
@@ -14,10 +14,11 @@ use crate::prepared::PreparedAction;
 use crate::transport::Request;
 use actpass_protocol::Operation;
 
-/// Asks about an action and rules on the answer: see [`Engine::authorize`]. A gate that fails is a verdict.
+/// Requests a decision and returns the verdict: see [`Engine::authorize`]. A failed gate is a
+/// verdict.
 ///
-/// An action that needs an approval and waits for it is held: once it is approved, the same action is original about again, with
-/// the approval's id, and that answer rules.
+/// An action that needs approval and waits for it is held. After approval the same action is sent
+/// again with the id of the approval, and that decision is final.
 pub struct Authorization {
     engine: Engine,
     scope: Scope,
@@ -28,13 +29,13 @@ pub struct Authorization {
 enum State {
     Created,
     Asking(Call<DecisionParser>),
-    /// For the approval that `original` opened.
+    /// Waits for the approval that `original` asked for.
     Held {
         wait: ApprovalWait,
         original: Decision,
         pending: PendingApproval,
     },
-    /// Once more, with the approval.
+    /// The second request, with the approval.
     AskingApproved {
         call: Call<DecisionParser>,
         approved: PreparedAction,
@@ -54,12 +55,12 @@ impl Authorization {
         Step::Ended(verdict)
     }
 
-    /// The gate failed after `original` had opened an approval.
+    /// The verdict if the gate failed after `original` had asked for an approval.
     fn finish_failed(&self, error: Error, original: &Decision, pending: &PendingApproval) -> Step<Verdict> {
         self.finish(Verdict::for_failure(&self.prepared, error).after_approval_wait(original, pending))
     }
 
-    /// The first question is answered.
+    /// Handles the response to the first request.
     fn on_first_response(
         &mut self,
         gate: Result<PreflightResponse, Error>,
@@ -108,7 +109,7 @@ impl Authorization {
         }
     }
 
-    /// The approved action. The caller's key identifies it before and after the approval: a gateway repeats nothing but an
+    /// The approved action. It keeps the caller's idempotency key: a gateway replays only an
     /// `allow`.
     fn approved_action(&self, pending: &PendingApproval, clock: &dyn Clock) -> Result<PreparedAction, Error> {
         let mut approved = pending.action();
@@ -139,7 +140,7 @@ impl Authorization {
     }
 }
 
-/// The call that asks about an action.
+/// The preflight call.
 pub(super) fn preflight(engine: Engine, prepared: PreparedAction, scope: Scope) -> Call<DecisionParser> {
     let request = Request::new(Operation::Preflight, prepared.body().clone());
     Call::new(engine, request, scope, DecisionParser(prepared))
@@ -153,7 +154,7 @@ impl Machine for Authorization {
             let call = preflight(self.engine.clone(), self.prepared.clone(), self.scope.clone());
             self.state = State::Asking(call);
         }
-        // In place, because most actions are original about once.
+        // In place, because most actions need one request only.
         if let State::Asking(call) = &mut self.state {
             return match call.step(event, clock).into_end() {
                 Err(step) => step,
@@ -170,7 +171,8 @@ impl Machine for Authorization {
             (State::AskingApproved { call, approved, original, pending }, event) => {
                 self.step_approved(call, event, approved, original, pending, clock)
             }
-            // Nothing was original, or there is a verdict already: runs nothing, in no mode.
+            // Misuse: nothing was requested, or there is a verdict already. Runs nothing in any
+            // mode.
             (State::Created | State::Asking(_) | State::Ended, _) => {
                 Step::Ended(Verdict::blocked(&self.prepared, unexpected_event()))
             }

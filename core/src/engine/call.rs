@@ -1,4 +1,4 @@
-//! One call: attempts, waits and all under one deadline.
+//! One call: its attempts and backoff, under one timeout.
 
 use std::time::Duration;
 
@@ -13,7 +13,7 @@ use crate::observe::Span;
 use crate::retry;
 use crate::transport::{Request, Response, TransportError};
 
-/// A call of the client, as a machine.
+/// A call as a state machine.
 pub(super) struct Call<R> {
     engine: Engine,
     request: Request,
@@ -29,13 +29,13 @@ enum State<R> {
     Ended,
 }
 
-/// The attempts of a call that was admitted.
+/// The attempts of an admitted call.
 struct Attempts<R> {
     parser: R,
     admission: Admission,
     span: Span,
     deadline: Moment,
-    /// When the present attempt began.
+    /// The start of the current attempt.
     began: Moment,
     retry: u32,
     lost: LostAttempts,
@@ -79,7 +79,7 @@ impl<R: ResponseParser> Call<R> {
         Step::Send { request, until }
     }
 
-    /// An attempt has ended: the call ends with it, or waits for the next.
+    /// Ends the call with this attempt, or schedules a retry.
     fn on_attempt_end(
         &mut self,
         mut attempts: Attempts<R>,
@@ -94,7 +94,7 @@ impl<R: ResponseParser> Call<R> {
                 let retry_after = attempt.as_ref().ok().and_then(|response| response.retry_after(clock));
                 retry::backoff(attempts.retry, retry_after, clock)
             })
-            // A wait that the deadline cuts off would turn a known failure into a time-out.
+            // A backoff that the deadline cuts off would turn a known failure into a timeout.
             .filter(|wait| now + *wait < attempts.deadline);
         let Some(wait) = wait else {
             attempts.span.record("attempts", attempts.retry + 1);
@@ -185,7 +185,7 @@ impl<R: ResponseParser> Machine for Call<R> {
     }
 }
 
-/// The error of a machine that is driven wrongly.
+/// The error of a machine that is misused.
 pub(super) fn unexpected_event() -> Error {
     Error::new(ErrorKind::Internal, "the engine got an event for which it did not wait")
 }

@@ -1,12 +1,13 @@
-//! The engine: what a call does next, without I/O, a clock or a thread.
+//! The engine: calls as state machines, without I/O, clocks or threads.
 //!
-//! A [`Machine`] is advanced by [`Event`]s and answers each with a [`Step`]: send this request, sleep until then, or the end.
-//! Retries and their waits, the deadline, the circuit breaker, what an answer means, waiting for an approval, the verdict and
-//! the recording of outcomes are in machines; a driver does what they say. Time and randomness come from the [`Clock`] that the
-//! driver passes along, so a test plays any order of events without a network and without waiting.
+//! A driver advances a [`Machine`] with [`Event`]s. The machine answers each with a [`Step`]: send
+//! this request, sleep until a moment, or the end. The machines implement retries and backoff,
+//! timeouts, the circuit breaker, the interpretation of responses, waiting for approvals, the
+//! verdict and the recording of outcomes. The driver passes in a [`Clock`] as the source of time
+//! and randomness, so a test can replay any order of events without a network and without waiting.
 //!
-//! [`ActPass`](crate::ActPass) drives the machines on tokio. A host with an event loop of its own makes an [`Engine`] from
-//! [`Settings`](crate::Settings) and drives them itself:
+//! [`ActPass`](crate::ActPass) drives the machines on tokio. A host with its own event loop creates
+//! an [`Engine`] from [`Settings`](crate::Settings) and drives them itself:
 //!
 //! ```
 //! use actpass_core::engine::{Event, Machine, Step};
@@ -26,7 +27,8 @@
 //! # Ok::<(), actpass_core::Error>(())
 //! ```
 //!
-//! A machine that gets an event for which it does not wait fails closed: its end is an error, or the verdict on one.
+//! A machine that receives an unexpected event fails closed: it ends with an error, or with a
+//! verdict on one.
 
 mod approval;
 mod authorization;
@@ -61,46 +63,47 @@ use self::call::Call;
 use self::response::JsonParser;
 pub use self::session::{Begun, GuardSession, Stage};
 
-/// What happened: what the last [`Step`] of a machine led to.
+/// The result of a machine's last [`Step`].
 #[derive(Clone, Debug)]
 pub enum Event {
-    /// Nothing yet; the first event of every machine, and of no machine twice.
+    /// The first event of every machine, exactly once.
     Started,
-    /// The request was answered.
+    /// A response arrived.
     Response(Response),
-    /// The request was not answered.
+    /// The request failed without a response.
     Failed(TransportError),
-    /// The moment `until` of the step has come.
+    /// The moment `until` of the step has passed.
     Elapsed,
-    /// The driver panicked while it sent the request.
+    /// The driver panicked while sending the request.
     Panicked,
 }
 
-/// What the driver of a [`Machine`] does next.
+/// What the driver of a [`Machine`] must do next.
 #[derive(Debug)]
 #[must_use = "a step that is not taken stops its machine"]
 pub enum Step<T> {
-    /// Send this request; then [`Event::Response`] or [`Event::Failed`], or [`Event::Elapsed`] if neither came before `until`.
+    /// Send this request. Then pass [`Event::Response`] or [`Event::Failed`], or [`Event::Elapsed`]
+    /// if neither came before `until`.
     Send {
-        /// What to send.
+        /// The request.
         request: Request,
-        /// When the attempt is given up.
+        /// When to abandon the attempt.
         until: Moment,
     },
-    /// Wait; then [`Event::Elapsed`].
+    /// Sleep. Then pass [`Event::Elapsed`].
     Sleep {
-        /// When to go on.
+        /// When to wake up.
         until: Moment,
     },
-    /// The machine has ended. It takes no further event.
+    /// The machine has ended and takes no further event.
     Ended(T),
 }
 
-/// How long the recording of a stopped action may take: the program that was stopped does not wait for it.
+/// The timeout for recording a cancelled action: the cancelled program does not wait for it.
 const CANCELLED_RECORD_TIMEOUT: Duration = Duration::from_secs(1);
 
 impl<T> Step<T> {
-    /// The end, or the step that comes before it.
+    /// Returns the end, or the step before it.
     fn into_end<U>(self) -> Result<T, Step<U>> {
         match self {
             Self::Send { request, until } => Err(Step::Send { request, until }),
@@ -109,31 +112,32 @@ impl<T> Step<T> {
         }
     }
 
-    /// This step, its end converted by `convert`.
+    /// Converts the end with `convert`.
     fn map<U>(self, convert: impl FnOnce(T) -> U) -> Step<U> {
         self.into_end().map_or_else(|step| step, |ended| Step::Ended(convert(ended)))
     }
 }
 
-/// A call, or several that belong together, as a machine without I/O: see the [module documentation](self).
+/// A call, or a sequence of calls, as a state machine without I/O: see the [module
+/// documentation](self).
 pub trait Machine {
-    /// What it comes to.
+    /// The result of the machine.
     type Output;
 
-    /// Takes in what happened, and says what to do next.
+    /// Processes an event and returns the next step.
     fn step(&mut self, event: Event, clock: &dyn Clock) -> Step<Self::Output>;
 }
 
-/// What holds for the calls of one machine, in the place of the client's settings.
+/// Settings of one machine's calls that override the client's.
 #[derive(Clone, Debug, Default)]
 pub struct Scope {
     /// The limits of each call.
     pub options: CallOptions,
-    /// The trace that the calls are part of.
+    /// The trace that the calls belong to.
     pub traceparent: Option<Traceparent>,
 }
 
-/// Makes the machines of a client. Cloning is cheap, and all clones share one circuit breaker.
+/// Creates the machines of a client. Cloning is cheap, and all clones share one circuit breaker.
 #[derive(Clone, Debug)]
 pub struct Engine(Arc<Shared>);
 
@@ -157,12 +161,13 @@ impl Engine {
         &self.0.breaker
     }
 
-    /// Whether calls go to the gateway: see [`ActPass::circuit`](crate::ActPass::circuit).
+    /// The state of the circuit breaker: see [`ActPass::circuit`](crate::ActPass::circuit).
     pub fn circuit(&self, clock: &dyn Clock) -> Circuit {
         self.breaker().circuit(clock.now())
     }
 
-    /// Checks `action` and writes its request: see [`ActPass::prepare`](crate::ActPass::prepare).
+    /// Validates `action` and builds its request: see
+    /// [`ActPass::prepare`](crate::ActPass::prepare).
     ///
     /// # Errors
     ///
@@ -171,23 +176,23 @@ impl Engine {
         PreparedAction::new(action, self.config(), clock)
     }
 
-    /// Asks about an action, waits for its approval if the action says so, and rules: see
-    /// [`ActPass::authorize`](crate::ActPass::authorize).
+    /// Requests a decision, waits for approval if the action asks for it, and returns the verdict:
+    /// see [`ActPass::authorize`](crate::ActPass::authorize).
     pub fn authorize(&self, prepared: PreparedAction, scope: Scope) -> Authorization {
         Authorization::new(self.clone(), prepared, scope)
     }
 
-    /// Guards an action: asks, rules, and records how it ended if `record_outcome` is set. See [`GuardSession`].
+    /// Guards an action, and records how it ended if `record_outcome` is set: see [`GuardSession`].
     pub fn guard(&self, prepared: PreparedAction, scope: Scope, record_outcome: bool) -> GuardSession {
         GuardSession::new(self, prepared, scope, record_outcome)
     }
 
-    /// Waits until somebody decided about the approval `id`, for `wait` at most: see
+    /// Waits up to `wait` for a decision about the approval `id`: see
     /// [`ActPass::wait_for_approval`](crate::ActPass::wait_for_approval).
     ///
     /// # Errors
     ///
-    /// [`ErrorKind::Argument`](crate::ErrorKind::Argument) for an id that no approval has.
+    /// [`ErrorKind::Argument`](crate::ErrorKind::Argument) for an invalid id.
     pub fn wait_for_approval(&self, id: &str, wait: Duration, scope: Scope) -> Result<ApprovalWait, Error> {
         ApprovalWait::new(self.clone(), id, wait, scope)
     }
@@ -196,7 +201,7 @@ impl Engine {
     ///
     /// # Errors
     ///
-    /// [`ErrorKind::Argument`](crate::ErrorKind::Argument) for what cannot be sent.
+    /// [`ErrorKind::Argument`](crate::ErrorKind::Argument) for an invalid member.
     pub fn record_evidence(
         &self,
         event: &EvidenceEvent,
@@ -231,7 +236,8 @@ impl Engine {
         self.record_evidence(recording.event(), scope)
     }
 
-    /// Asks for a decision and rules on nothing: see [`ActPass::preflight`](crate::ActPass::preflight).
+    /// Requests a decision without a verdict: see
+    /// [`ActPass::preflight`](crate::ActPass::preflight).
     pub fn preflight(
         &self,
         prepared: PreparedAction,
@@ -242,7 +248,8 @@ impl Engine {
         })
     }
 
-    /// A call whose 2xx answer is a JSON object, as `parse` reads it. `token` is a secret in its request.
+    /// A call whose 2xx response is a JSON object that `parse` reads. `token` is a secret in its
+    /// request.
     pub(crate) fn call<T>(
         &self,
         request: Request,
@@ -262,7 +269,7 @@ impl Engine {
     }
 }
 
-/// A machine whose value is converted.
+/// A machine whose successful result is converted.
 struct MapOk<M, F>(M, F);
 
 impl<M, T, U, F> Machine for MapOk<M, F>

@@ -1,4 +1,4 @@
-//! From the question to the report.
+//! Guard sessions: from the request to the outcome.
 
 #[cfg(doc)]
 use actpass_protocol::ErrorKind;
@@ -14,10 +14,11 @@ use crate::error::Error;
 use crate::guard::{Blocked, ExecutionContext, Permit, Recording, Settlement, Verdict};
 use crate::prepared::PreparedAction;
 
-/// A guarded action, from the question to the report: see [`Engine::guard`].
+/// A guarded action, from the request to the outcome: see [`Engine::guard`].
 ///
-/// As a [`Machine`] it comes to a [`Stage`]: [`Stage::Ready`], if the action may run. Then [`begin`](GuardSession::begin) gives
-/// the action's context, once; the host runs the action and says how it ended to [`finish`](GuardSession::finish).
+/// As a [`Machine`] its result is a [`Stage`]: [`Stage::Ready`] if the action may run.
+/// [`begin`](GuardSession::begin) then returns the action's context, once. The host runs the action
+/// and passes its end to [`finish`](GuardSession::finish).
 ///
 /// ```
 /// use actpass_core::engine::{Begun, Event, Machine, Stage, Step};
@@ -53,7 +54,7 @@ enum State {
     Ended,
 }
 
-/// What a [`GuardSession`] comes to before the action.
+/// The result of a [`GuardSession`] before the action runs.
 #[derive(Debug)]
 #[must_use = "a stage says whether the action may run"]
 pub enum Stage {
@@ -63,13 +64,13 @@ pub enum Stage {
     Ready,
 }
 
-/// What [`GuardSession::begin`] comes to.
+/// The result of [`GuardSession::begin`].
 #[derive(Debug)]
 #[must_use = "what has begun says whether the action runs"]
 pub enum Begun {
-    /// The permit was void, or what was judged is not what would run.
+    /// The permit has expired, or the action differs from the one that was judged.
     Blocked(Blocked),
-    /// The action runs, and is given this.
+    /// The action runs with this context.
     Running(ExecutionContext),
 }
 
@@ -79,7 +80,7 @@ impl GuardSession {
         Self { prepared, record_outcome, state: State::Authorizing(Box::new(authorization)) }
     }
 
-    /// The session of an action about which the gateway could not be asked: see
+    /// The session of a call that failed before the gateway could be asked: see
     /// [`Verdict::for_failure`](crate::Verdict::for_failure).
     pub fn for_failure(prepared: PreparedAction, failure: Error, record_outcome: bool) -> (Self, Stage) {
         let verdict = Verdict::for_failure(&prepared, failure);
@@ -88,7 +89,8 @@ impl GuardSession {
         (session, stage)
     }
 
-    /// The decision under which the action may run; `None` before the verdict and once it has begun.
+    /// The decision that permits the action; `None` before the verdict and after the action has
+    /// begun.
     pub fn decision(&self) -> Option<&Decision> {
         match &self.state {
             State::Permitted(permit) => Some(permit.decision()),
@@ -96,22 +98,24 @@ impl GuardSession {
         }
     }
 
-    /// Whether the end of the action is to be recorded.
+    /// Whether the end of the action is recorded.
     pub fn records_outcome(&self) -> bool {
         self.record_outcome
     }
 
-    /// Spends the permit, once, for what the action is given. `now` is the action as it is about to run, if that can differ
-    /// from what was judged; a difference blocks: see [`Permit::compare`](crate::Permit::compare). So does a permit that is
-    /// void: see [`Permit::spend`](crate::Permit::spend).
+    /// Spends the permit, once, and returns the action's context. `now` is the action as it is
+    /// about to run, if it may have changed; a difference blocks: see
+    /// [`Permit::compare`](crate::Permit::compare). An expired permit blocks too: see
+    /// [`Permit::spend`](crate::Permit::spend).
     ///
     /// # Errors
     ///
-    /// [`ErrorKind::Argument`] if the action may not run, or has begun before. Nothing may run then.
+    /// [`ErrorKind::Argument`] if the action may not run, or has begun before. The action must not
+    /// run then.
     pub fn begin(&mut self, now: Option<&Action>, clock: &dyn Clock) -> Result<Begun, Error> {
         let permit = match std::mem::replace(&mut self.state, State::Ended) {
             State::Permitted(permit) => permit,
-            // A call of the host out of turn changes nothing.
+            // A call out of order changes nothing.
             state @ (State::Authorizing(_) | State::Running(_) | State::Ended) => {
                 self.state = state;
                 return Err(Error::argument("permit", "expected one to be spent, found one that is spent"));
@@ -133,13 +137,13 @@ impl GuardSession {
         })
     }
 
-    /// Takes in how the action ended; `response` is what it returned, if that is JSON. Gives what makes the report, and, if
-    /// outcomes are recorded, what [`ActPass::record`](crate::ActPass::record) is to record. What comes of that changes nothing
-    /// about the outcome.
+    /// Settles the action. `response` is its result, if it is JSON. Returns the [`Settlement`] and,
+    /// if outcomes are recorded, the [`Recording`] for [`ActPass::record`](crate::ActPass::record).
+    /// A failure to record does not change the outcome.
     ///
     /// # Errors
     ///
-    /// [`ErrorKind::Argument`] if the action does not run.
+    /// [`ErrorKind::Argument`] if the action is not running.
     pub fn finish(
         &mut self,
         ended: ActionEnd,
@@ -182,7 +186,7 @@ impl Machine for GuardSession {
                     step
                 }
             },
-            // An event out of turn voids the permit: nothing runs twice.
+            // An event out of order voids the permit, so nothing runs twice.
             State::Permitted(_) | State::Running(_) | State::Ended => {
                 Step::Ended(Stage::Blocked(Blocked::of(&self.prepared, unexpected_event())))
             }

@@ -1,4 +1,5 @@
-//! The engine without a network: every order of events against a model of the contract, and the diagram of its states.
+//! Engine tests without a network: random orders of events against a model of the contract, and the
+//! state diagram.
 
 #![allow(
     clippy::cast_precision_loss,
@@ -21,7 +22,7 @@ use crate::client::ActPass;
 use crate::clock::Sleep;
 use crate::guard::{Outcome, PERMIT_VALIDITY};
 
-/// Time that a test moves, and randomness that it can repeat.
+/// A manual clock with repeatable randomness.
 #[derive(Debug)]
 struct Script {
     now: Mutex<Moment>,
@@ -62,7 +63,7 @@ impl Clock for Script {
     }
 }
 
-/// What comes back for a request.
+/// The result of a request.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
 enum Reaction {
     Allow,
@@ -172,11 +173,11 @@ impl Reaction {
     }
 }
 
-/// The contract, from `docs/guard-contract.md`, in the words of a test: what the replies to the attempts of the last question
-/// say about running.
+/// The contract of `docs/guard-contract.md` as a model: whether the replies to the attempts of the
+/// last request allow the action to run.
 fn may_run(mode: Mode, replies: &[Reaction]) -> bool {
     let Some((last, before)) = replies.split_last() else { return mode == Mode::Monitor };
-    // An attempt that the gateway may have taken, its answer lost.
+    // An attempt that the gateway may have processed, without a response.
     let lost = before.iter().any(|reply| matches!(reply, Lost));
     match (mode, last) {
         (Mode::Monitor, _) => true,
@@ -188,7 +189,7 @@ fn may_run(mode: Mode, replies: &[Reaction]) -> bool {
     }
 }
 
-/// Whether an attempt with this end is followed by another, retries permitting.
+/// Whether an attempt with this result is retried, if retries are left.
 fn is_retried(reply: Reaction) -> bool {
     matches!(reply, Busy | Lost | Refused | TooMany)
 }
@@ -204,7 +205,7 @@ struct Counts {
     recorded: u64,
 }
 
-/// The engine for so many retries, made once.
+/// A cached engine with this number of retries.
 fn engine(retries: u32) -> Engine {
     static ENGINES: LazyLock<[Engine; 3]> = LazyLock::new(|| [0, 1, 2].map(make));
     ENGINES[retries as usize].clone()
@@ -222,7 +223,7 @@ fn make(retries: u32) -> Engine {
         .engine()
 }
 
-/// One guarded action in one order of events; says how it went, and fails where the model says otherwise.
+/// Plays one guarded action in one order of events and compares it with the model.
 fn walk(seed: u64, counts: &mut Counts) {
     let script = Script::new(seed);
     let mode = script.pick(&[Mode::Enforce, Mode::Strict, Mode::Warn, Mode::Monitor]);
@@ -254,10 +255,10 @@ fn walk(seed: u64, counts: &mut Counts) {
                 break false;
             }
             Step::Sleep { until } => {
-                // A retry waits within the deadline of its call.
+                // A backoff ends before the deadline of its call.
                 assert!(
                     deadline.is_none_or(|deadline| until < deadline),
-                    "{seed}: it waits past its deadline"
+                    "{seed}: the backoff exceeds the deadline"
                 );
                 script.reach(until);
                 Event::Elapsed
@@ -274,7 +275,7 @@ fn walk(seed: u64, counts: &mut Counts) {
                         assert!(question.len() <= retries as usize + 1, "{seed}: too many attempts");
                         assert!(
                             question.iter().rev().skip(1).all(|reply| is_retried(*reply)),
-                            "{seed}: an answer was asked for again: {question:?}"
+                            "{seed}: retried after a final response: {question:?}"
                         );
                         counts.retried += u64::from(request.retry > 0);
                         reply
@@ -302,7 +303,7 @@ fn walk(seed: u64, counts: &mut Counts) {
     }
 
     counts.ran += 1;
-    // Some permits are not spent in time, and some actions change before they run.
+    // Some permits are spent too late, and some actions change before they run.
     let late = script.pick(&[false, false, false, false, false, true]);
     let changed = script.pick(&[false, false, false, false, false, true]);
     if late {
@@ -310,22 +311,24 @@ fn walk(seed: u64, counts: &mut Counts) {
     }
     let now = Action::new("goal", if changed { "another" } else { "tool" });
     match session.begin(Some(&now), &script).unwrap() {
-        Begun::Running(_) => assert!(mode == Mode::Monitor || !(late || changed), "{seed}: it ran"),
+        Begun::Running(_) => {
+            assert!(mode == Mode::Monitor || !(late || changed), "{seed}: an invalid permit ran")
+        }
         Begun::Blocked(blocked) => {
             assert!(mode != Mode::Monitor && (late || changed), "{seed}: it was blocked");
             let reason = if changed { "actpass.arguments_changed" } else { "actpass.permit_expired" };
             assert_eq!(blocked.decision().reason_code(), reason, "{seed}");
-            assert!(session.begin(None, &script).is_err(), "{seed}: it began after it was blocked");
+            assert!(session.begin(None, &script).is_err(), "{seed}: began after a block");
             counts.voided += 1;
             return;
         }
     }
-    assert!(session.begin(None, &script).is_err(), "{seed}: it began twice");
+    assert!(session.begin(None, &script).is_err(), "{seed}: began twice");
     let ended =
         script.pick(&[ActionEnd::Returned, ActionEnd::Failed, ActionEnd::Cancelled, ActionEnd::Suspended]);
     let (settlement, recording) = session.finish(ended, None).unwrap();
     assert_eq!(recording.is_some(), record, "{seed}");
-    assert!(session.finish(ended, None).is_err(), "{seed}: it ended twice");
+    assert!(session.finish(ended, None).is_err(), "{seed}: finished twice");
     if let Some(recording) = recording {
         let mut machine = engine.record(&recording, Scope::default()).unwrap();
         let mut step = machine.step(Event::Started, &script);
@@ -353,10 +356,10 @@ fn walk(seed: u64, counts: &mut Counts) {
     }
     let outcome = settlement.settle::<_, ()>(Ok("done"));
     assert!(matches!(outcome, Outcome::Returned { result: "done", .. }), "{seed}");
-    assert!(session.begin(None, &script).is_err(), "{seed}: it began after its end");
+    assert!(session.begin(None, &script).is_err(), "{seed}: began after the end");
 }
 
-/// So many orders of events, or as many as `ACTPASS_INTERLEAVINGS` says.
+/// The default number of walks; `ACTPASS_INTERLEAVINGS` overrides it.
 const WALKS: u64 = 20_000;
 
 #[test]
@@ -369,7 +372,7 @@ fn every_order_of_events_matches_the_model() {
     }
     let rate = walks as f64 / began.elapsed().as_secs_f64();
     println!("{walks} orders of events, {rate:.0} a second, 0 differences: {counts:?}");
-    // Otherwise it shows nothing.
+    // The walks must cover every case.
     for (what, count) in [
         ("ran", counts.ran),
         ("blocked", counts.blocked),
@@ -396,18 +399,18 @@ fn misused_machine_runs_nothing() {
         let answered = Event::Response(Response::new(200, r#"{"decision":"allow"}"#));
         assert!(matches!(unasked.step(answered.clone(), &script), Step::Ended(Stage::Blocked(_))), "{mode}");
 
-        // A second answer to a question that was answered.
+        // A second response to the same request.
         let mut ready = session();
         assert!(matches!(ready.step(Event::Started, &script), Step::Send { .. }));
         let Step::Ended(first) = ready.step(Event::Panicked, &script) else { panic!("{mode}") };
         assert_eq!(matches!(first, Stage::Ready), mode == Mode::Monitor);
         assert!(matches!(ready.step(answered.clone(), &script), Step::Ended(Stage::Blocked(_))), "{mode}");
-        assert!(ready.begin(None, &script).is_err(), "{mode}: the permit is void");
+        assert!(ready.begin(None, &script).is_err(), "{mode}: the permit is not void");
         assert!(matches!(ready.step(answered, &script), Step::Ended(Stage::Blocked(_))), "{mode}");
     }
 }
 
-/// Where the diagram stands.
+/// The document with the diagram.
 const DIAGRAM: &str = concat!(env!("CARGO_MANIFEST_DIR"), "/../docs/engine.md");
 
 #[test]
@@ -425,7 +428,7 @@ fn diagram_matches_states_and_events() {
     assert_eq!(&page[start..start + length], expected, "write it with ACTPASS_WRITE_DIAGRAM=1");
 }
 
-/// What a walk through the states does next.
+/// A step through the state diagram.
 #[derive(Clone, Copy, Debug)]
 enum Move {
     Begin,
@@ -435,8 +438,8 @@ enum Move {
     Start,
 }
 
-/// The states that a session with one retry, a wait for approvals and recording can reach, and what leads from one to the
-/// next, found by trying each event in each state.
+/// The reachable states of a session with one retry, a wait for approval and recording, and the
+/// transitions between them. Found by trying each event in each state.
 fn diagram() -> String {
     let mut paths = VecDeque::from([Vec::new()]);
     let mut seen = BTreeSet::new();
@@ -461,7 +464,7 @@ fn diagram() -> String {
     text + "    Blocked --> [*]\n    Done --> [*]\n"
 }
 
-/// The state after these moves, and the moves that it takes.
+/// The state after these moves, and the possible next moves.
 fn play(path: &[Move]) -> (String, Vec<Move>) {
     let script = Script::new(7);
     let engine = engine(1);
@@ -494,7 +497,7 @@ fn play(path: &[Move]) -> (String, Vec<Move>) {
             Step::Sleep { until } => {
                 script.reach(until);
                 let kind = was.trim_end_matches("Again").to_owned();
-                // A pause between two polls is told from a retry of one by what came before.
+                // The previous move distinguishes a pause between polls from the retry of a poll.
                 let is_pause =
                     kind == "Polling" && (was != kind || matches!(next, Move::Reaction(Pending | Elapsed)));
                 (if is_pause { "Pausing".to_owned() } else { format!("{kind}Retry") }, vec![Move::Sleep])

@@ -1,4 +1,4 @@
-//! How a connection to the gateway comes about: through a proxy if there is one, then TLS, all in bounded time.
+//! Connecting to the gateway: an optional proxy, then TLS, within the connect timeout.
 
 use std::fmt;
 use std::future::Future;
@@ -35,23 +35,23 @@ use crate::base_url::is_localhost;
 use crate::cause::{CertificateProblem, ProxyProblem};
 use crate::config::Config;
 
-/// A peer that is gone without a word is noticed after a minute, also where a call may wait for longer.
+/// Detects a dead peer after one minute, even if a call may wait longer.
 const KEEPALIVE: Duration = Duration::from_secs(15);
 const KEEPALIVE_PROBES: u32 = 3;
 
 type BoxError = Box<dyn std::error::Error + Send + Sync>;
 type Connecting<S> = Pin<Box<dyn Future<Output = Result<S, BoxError>> + Send>>;
 type Tcp = HttpConnector<Resolver>;
-/// A connection to the gateway, or to the proxy on the way to it.
+/// A connection to the gateway, or to the proxy before it.
 type Hop = MaybeHttpsStream<TokioIo<TcpStream>>;
 
-/// Makes connections, each within the connect timeout.
+/// Establishes connections within the connect timeout.
 #[derive(Clone)]
 pub(crate) struct Connector {
     tcp: Tcp,
     tls: Arc<ClientConfig>,
     tunnel: Option<Tunnel>,
-    /// `None` if the call's own deadline is not later.
+    /// `None` if the total timeout is shorter.
     timeout: Option<Duration>,
 }
 
@@ -66,7 +66,7 @@ impl Connector {
         tcp.set_keepalive_interval(Some(KEEPALIVE));
         tcp.set_keepalive_retries(Some(KEEPALIVE_PROBES));
         let mut tls = connect_options.trust.config().clone();
-        // Sessions are kept behind a lock, which a `fork()` could leave held: each process has its own.
+        // The session cache has a lock, which `fork()` could leave held. Each process has its own.
         tls.resumption = Resumption::default();
         let tunnel = connect_options.proxy.as_ref().map(|proxy| {
             let mut tls = tls.clone();
@@ -108,13 +108,14 @@ impl Service<Uri> for Connector {
     }
 }
 
-/// A connection that knows when it was open: before any request went over it, however late the caller is woken.
+/// A connection that records when it was established: before any request was sent, however late the
+/// caller is woken.
 pub(crate) struct TimedConnection<S> {
     stream: S,
     at: ConnectedAt,
 }
 
-/// When a connection was open.
+/// When a connection was established.
 #[derive(Clone, Copy, Debug)]
 pub(crate) struct ConnectedAt(pub(crate) Instant);
 
@@ -170,12 +171,12 @@ impl<S: Write + Unpin> Write for TimedConnection<S> {
     }
 }
 
-/// The way to the gateway below TLS: straight, or through a tunnel.
+/// The route to the gateway below TLS: direct, or through a tunnel.
 #[derive(Clone)]
 struct Route {
     tcp: Tcp,
     tunnel: Option<Tunnel>,
-    /// Whether the way is open, so that what fails from here on is the gateway's.
+    /// Whether the tunnel is open. Later failures are the gateway's.
     is_open: Arc<AtomicBool>,
 }
 
@@ -205,7 +206,7 @@ impl Service<Uri> for Route {
 #[derive(Clone)]
 struct Tunnel {
     proxy: Arc<Proxy>,
-    /// For a proxy that is spoken to over TLS.
+    /// For proxies that are reached over TLS.
     tls: Arc<ClientConfig>,
 }
 
@@ -234,7 +235,7 @@ impl Tunnel {
         Err(failed.into())
     }
 
-    /// A connection to the proxy.
+    /// Connects to the proxy.
     async fn connect(&self, tcp: Tcp) -> Result<Hop, ProxyFailure> {
         let mut connector = HttpsConnector::from((tcp, Arc::clone(&self.tls)));
         connector.call(self.proxy.address.clone()).await.map_err(|error| {
@@ -253,7 +254,7 @@ impl Tunnel {
         })
     }
 
-    /// Asks an HTTP proxy for the tunnel.
+    /// Requests a tunnel from an HTTP proxy.
     async fn http_connect(&self, hop: Hop, gateway: &Uri) -> Result<Hop, ProxyFailure> {
         let target = format!("{}:{}", gateway.host().unwrap_or_default(), gateway.port_u16().unwrap_or(443));
         let mut request = Request::builder().method(Method::CONNECT).uri(&target).header(HOST, &target);
@@ -267,7 +268,7 @@ impl Tunnel {
             let problem = if error.is_parse() { ProxyProblem::Protocol } else { ProxyProblem::Interrupted };
             self.failed(problem, root_cause(&error))
         };
-        // Some proxies know the names of headers in one spelling only.
+        // Some proxies expect header names in title case.
         let mut http = http1::Builder::new();
         http.title_case_headers(true);
         let (mut sender, connection) = http.handshake(hop).await.map_err(broken)?;
@@ -289,7 +290,7 @@ impl Tunnel {
         }
     }
 
-    /// Asks a SOCKS proxy for the tunnel.
+    /// Requests a tunnel from a SOCKS proxy.
     async fn socks_handshake(&self, hop: Hop, gateway: Uri) -> Result<Hop, ProxyFailure> {
         let address = self.proxy.address.clone();
         let tunnel: Result<Hop, String> = match self.proxy.protocol {
@@ -310,7 +311,7 @@ impl Tunnel {
         tunnel.map_err(|problem| self.failed(socks_problem(&problem), problem))
     }
 
-    /// The gateway's addresses, for a SOCKS proxy that is not to resolve its name.
+    /// Resolves the gateway's addresses, for a SOCKS scheme that leaves this to the client.
     async fn addresses(&self, gateway: &Uri) -> Result<Vec<Uri>, BoxError> {
         let host = gateway.host().unwrap_or_default();
         if host.trim_matches(['[', ']']).parse::<IpAddr>().is_ok() {
@@ -332,7 +333,7 @@ impl Tunnel {
     }
 }
 
-/// What an HTTP proxy means by a status outside 2xx.
+/// Maps a non-2xx status of an HTTP proxy.
 fn http_proxy_problem(status: StatusCode) -> ProxyProblem {
     match status.as_u16() {
         401 | 407 => ProxyProblem::Authentication,
@@ -341,7 +342,8 @@ fn http_proxy_problem(status: StatusCode) -> ProxyProblem {
     }
 }
 
-/// What a SOCKS proxy means. The library tells its errors by their text alone; a test holds each.
+/// Maps an error of a SOCKS proxy. The library reports errors only as text; a test covers each
+/// text.
 fn socks_problem(problem: &str) -> ProxyProblem {
     let says = |text: &str| problem.contains(text);
     match () {
@@ -358,7 +360,7 @@ fn socks_problem(problem: &str) -> ProxyProblem {
     }
 }
 
-/// The proxy failed, not the gateway.
+/// A failure of the proxy, not of the gateway.
 #[derive(Debug)]
 pub(crate) struct ProxyFailure {
     pub(crate) proxy: Arc<Proxy>,
@@ -366,7 +368,7 @@ pub(crate) struct ProxyFailure {
     what: String,
 }
 
-/// How a proxy fails.
+/// The kind of a proxy failure.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
 pub(crate) enum ProxyFailureKind {
     Certificate(CertificateProblem),
@@ -381,7 +383,7 @@ impl fmt::Display for ProxyFailure {
 
 impl std::error::Error for ProxyFailure {}
 
-/// Why no connection to a host came about, or why it ended.
+/// Why a connection failed.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
 pub(crate) enum ConnectProblem {
     Certificate(CertificateProblem),
@@ -412,7 +414,7 @@ pub(crate) fn connect_problem(error: DynError<'_>) -> ConnectProblem {
             };
         }
     }
-    // HTTP/2 keeps the system's error to itself.
+    // h2 does not expose the system's error as a source.
     let systems = causes(error).filter_map(|cause| {
         let http2 = cause.downcast_ref::<h2::Error>().and_then(h2::Error::get_io);
         cause.downcast_ref::<io::Error>().or(http2)
@@ -433,7 +435,7 @@ pub(crate) fn connect_problem(error: DynError<'_>) -> ConnectProblem {
             _ => {}
         }
     }
-    // As which of these an ended connection shows depends on when it ended.
+    // Which of these a closed connection produces depends on when it closed.
     let is_interrupted = |cause: DynError<'_>| {
         cause.is::<h2::Error>()
             || cause.downcast_ref::<hyper::Error>().is_some_and(|error| {
@@ -448,12 +450,12 @@ pub(crate) fn connect_problem(error: DynError<'_>) -> ConnectProblem {
 
 pub(crate) type DynError<'e> = &'e (dyn std::error::Error + 'static);
 
-/// The innermost cause, which says most in fewest words.
+/// The innermost cause, which is the most specific.
 pub(crate) fn root_cause(error: DynError<'_>) -> String {
     causes(error).last().map_or_else(|| "no cause given".to_owned(), ToString::to_string)
 }
 
-/// `error` and its sources, with what an error of the system's kind was made of.
+/// `error` and its sources, including the inner error of an I/O error.
 pub(crate) fn causes(error: DynError<'_>) -> impl Iterator<Item = DynError<'_>> {
     std::iter::successors(Some(error), |cause| {
         let inner = cause.downcast_ref::<io::Error>().and_then(io::Error::get_ref);
@@ -464,7 +466,7 @@ pub(crate) fn causes(error: DynError<'_>) -> impl Iterator<Item = DynError<'_>> 
     })
 }
 
-/// A connection that is there already, for a library that wants to make one.
+/// A connector that returns an established connection.
 struct ExistingConnection(Option<Hop>);
 
 impl Service<Uri> for ExistingConnection {
@@ -481,8 +483,8 @@ impl Service<Uri> for ExistingConnection {
     }
 }
 
-/// The system's name resolution, but for `localhost` and the names below it: they are this machine without being looked
-/// up (RFC 6761), so that no name server can lead plain http elsewhere.
+/// The system's resolver, except that `localhost` and its subdomains resolve to loopback without a
+/// lookup (RFC 6761), so that no name server can redirect plain http.
 #[derive(Clone, Debug)]
 struct Resolver(GaiResolver);
 
@@ -518,7 +520,7 @@ impl Service<Name> for Resolver {
     }
 }
 
-/// A host name without an address.
+/// A host name that does not resolve.
 #[derive(Debug)]
 pub(crate) struct Unresolved {
     host: String,

@@ -1,4 +1,4 @@
-//! The way to the gateway: proxy and trusted authorities.
+//! Connection options: proxy and trusted authorities.
 
 use std::sync::Arc;
 
@@ -10,12 +10,13 @@ use super::tls::{CaVariable, Trust};
 use crate::base_url::BaseUrl;
 use crate::error::Error;
 
-/// The way to the gateway: fixed with the client, the same in each process that uses it.
+/// How to connect to the gateway. Fixed when the client is created, and the same in every process
+/// that uses it.
 #[derive(Clone, Debug)]
 pub(crate) struct ConnectOptions {
     pub(crate) proxy: Option<Arc<Proxy>>,
     pub(crate) trust: Trust,
-    /// What else names authorities, for messages.
+    /// Variables that can name authorities, for error messages.
     pub(crate) ca_variables: Vec<CaVariable>,
 }
 
@@ -28,7 +29,7 @@ impl ConnectOptions {
         ca: &[CertificateDer<'static>],
         ca_variables: Vec<CaVariable>,
     ) -> Result<Self, Error> {
-        // A proxy would see the key. Over https it sees a tunnel.
+        // A proxy would see the key over plain http. Over https it sees a tunnel.
         let (proxy, trust) = match base_url.is_https() {
             true => (Proxy::choose(base_url)?.map(Arc::new), Trust::load(ca, &ca_variables)?),
             false => (None, Trust::empty()?),
@@ -36,13 +37,13 @@ impl ConnectOptions {
         Ok(Self { proxy, trust, ca_variables })
     }
 
-    /// ` (through the proxy …)`, for messages; empty without a proxy.
+    /// ` (through the proxy …)` for error messages; empty without a proxy.
     pub(crate) fn via_proxy(&self) -> String {
         self.proxy.as_ref().map_or_else(String::new, |proxy| format!(" (through the proxy {proxy})"))
     }
 }
 
-/// The certificates of the setting `ca`.
+/// Parses the certificates of the setting `ca`.
 pub(crate) fn parse_ca(pem: Option<&[u8]>) -> Result<Vec<CertificateDer<'static>>, Error> {
     let Some(pem) = pem else {
         return Ok(Vec::new());

@@ -1,4 +1,4 @@
-//! The shipped transport: HTTP/1.1 and HTTP/2 over hyper.
+//! The default transport: HTTP/1.1 and HTTP/2 over hyper.
 
 mod connect;
 mod connect_options;
@@ -41,12 +41,12 @@ pub(crate) use self::connect_options::{ConnectOptions, parse_ca};
 pub(crate) use self::reqwest::ReqwestTransport;
 pub use self::tls::CaVariable;
 
-/// After this long without a call a connection is closed.
+/// Idle connections are closed after this time.
 const IDLE_TIMEOUT: Duration = Duration::from_secs(90);
 const JSON: HeaderValue = HeaderValue::from_static("application/json");
 
-/// The shipped transport: HTTP/1.1 and HTTP/2 over one pool of kept connections, TLS always verified, redirects never
-/// followed.
+/// The default transport: HTTP/1.1 and HTTP/2 over one connection pool. TLS is always verified,
+/// redirects are never followed.
 pub(crate) struct HttpTransport {
     client: legacy::Client<Connector, Full<Bytes>>,
     gateway: GatewayHttp,
@@ -65,7 +65,8 @@ impl HttpTransport {
         let retry = request.retry;
         let mut sent = self.gateway.request(request)?.map(Full::new);
         let began = Instant::now();
-        // Only a retry can get a repeated answer that is its own, so only a retry pays for the look.
+        // Only a retry can receive a replay of its own call, so only a retry captures the
+        // connection.
         let captured = (retry > 0).then(|| capture_connection(&mut sent));
         let response = self.client.request(sent).await;
         let connected_after = captured.map_or(Duration::ZERO, |captured| {
@@ -83,7 +84,7 @@ impl HttpTransport {
     }
 }
 
-/// What does not depend on who sends the requests.
+/// The part of the transport that does not depend on the HTTP client.
 struct GatewayHttp {
     base_url: BaseUrl,
     headers: HeaderMap,
@@ -209,8 +210,7 @@ impl GatewayHttp {
         }
     }
 
-    /// Which authorities are trusted, and how to add one: for an error about a certificate that none of them
-    /// signed.
+    /// A hint about the trusted authorities, for certificates that none of them signed.
     fn trust_hint(&self, cause: &Cause) -> String {
         let Cause::Certificate {
             problem: CertificateProblem::BadSignature | CertificateProblem::Untrusted,
@@ -259,7 +259,8 @@ fn headers(config: &Config) -> HeaderMap {
 
 fn is_reset(error: DynError<'_>) -> bool {
     causes(error).any(|cause| {
-        // HTTP/2 keeps the system's error to itself, and calls the mere end of a connection a broken pipe.
+        // h2 does not expose the system's error as a source, and reports a closed connection as a
+        // broken pipe.
         let http2 = cause.downcast_ref::<h2::Error>().and_then(h2::Error::get_io);
         let http2 = http2.filter(|error| error.kind() != io::ErrorKind::BrokenPipe);
         cause.downcast_ref::<io::Error>().or(http2).is_some_and(|error| {
@@ -275,14 +276,14 @@ fn is_not_http(error: DynError<'_>) -> bool {
     causes(error).any(|cause| cause.downcast_ref::<hyper::Error>().is_some_and(hyper::Error::is_parse))
 }
 
-/// Whether the gateway says that it did not process the request (RFC 9113, section 8.7).
+/// Whether the gateway refused the stream without processing it (RFC 9113, section 8.7).
 fn is_refused_stream(error: DynError<'_>) -> bool {
     causes(error).filter_map(|cause| cause.downcast_ref::<h2::Error>()).any(|error| {
         error.is_reset() && error.is_remote() && error.reason() == Some(h2::Reason::REFUSED_STREAM)
     })
 }
 
-/// Runs the tasks of connections on tokio, without a subscriber.
+/// Spawns connection tasks on tokio, without a subscriber.
 #[derive(Clone, Copy, Debug)]
 struct TokioExecutor;
 

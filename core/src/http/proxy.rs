@@ -1,8 +1,9 @@
-//! Which proxy carries the calls to the gateway, by the environment and the system's settings.
+//! Proxy selection from the environment and the system's settings.
 //!
-//! An https gateway is reached through the first of `https_proxy`, `HTTPS_PROXY`, `all_proxy`, `ALL_PROXY` that is not
-//! empty, else through the proxy of the system's settings (macOS, Windows), unless `no_proxy` or `NO_PROXY` lists the
-//! gateway. The lower-case name comes first, as in curl and Python. A value that is no proxy is an error.
+//! For an https gateway the first non-empty variable of `https_proxy`, `HTTPS_PROXY`, `all_proxy`
+//! and `ALL_PROXY` applies, else the system's proxy settings (macOS, Windows), unless `no_proxy` or
+//! `NO_PROXY` lists the gateway. The lower-case name has precedence, as in curl and Python. An
+//! invalid value is an error.
 
 use std::borrow::Cow;
 use std::ffi::OsString;
@@ -26,14 +27,14 @@ const SYSTEM: &str = "the system's proxy settings";
 const FORMS: &str =
     "expected http, https, socks4, socks4a, socks5 or socks5h and a host, such as http://proxy:8080";
 
-/// A proxy on the way to the gateway.
+/// A proxy between the client and the gateway.
 #[derive(Clone)]
 pub(crate) struct Proxy {
     pub(crate) protocol: Protocol,
-    /// Where to connect to: the scheme is `https` if the proxy is spoken to over TLS, else `http`.
+    /// The address to connect to. The scheme is `https` for a proxy over TLS, else `http`.
     pub(crate) address: Uri,
     pub(crate) credentials: Option<Credentials>,
-    /// The variable, or the words for the system's settings.
+    /// The name of the variable, or of the system's settings.
     pub(crate) setting: Cow<'static, str>,
     scheme: String,
 }
@@ -45,7 +46,7 @@ pub(crate) struct Credentials {
     pub(crate) password: Secret,
 }
 
-/// How a proxy is asked for a tunnel.
+/// The tunnel protocol.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
 pub(crate) enum Protocol {
     Connect,
@@ -53,7 +54,7 @@ pub(crate) enum Protocol {
     Socks5 { resolves: bool },
 }
 
-/// Without user name and password.
+/// Omits user name and password.
 impl fmt::Display for Proxy {
     fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
         let authority = self.address.authority().map_or("", |authority| authority.as_str());
@@ -68,11 +69,11 @@ impl fmt::Debug for Proxy {
 }
 
 impl Proxy {
-    /// The proxy to the gateway at `base_url`, if there is one.
+    /// Chooses the proxy for the gateway at `base_url`; `None` for a direct connection.
     ///
     /// # Errors
     ///
-    /// [`ErrorKind::Config`](crate::ErrorKind::Config), naming the variable, for a value that is no proxy.
+    /// [`ErrorKind::Config`](crate::ErrorKind::Config) for an invalid value, naming the variable.
     pub(crate) fn choose(base_url: &BaseUrl) -> Result<Option<Self>, Error> {
         if let Some(found) = Self::choose_in(base_url, &|name| std::env::var_os(name))? {
             return Ok(found);
@@ -81,12 +82,13 @@ impl Proxy {
         Ok(Matcher::from_system().intercept(&uri).as_ref().and_then(Self::of_system))
     }
 
-    /// What the environment says: `None` if nothing, `Some(None)` if it excludes the gateway.
+    /// Reads the environment: `None` if no variable applies, `Some(None)` if the gateway is
+    /// excluded.
     fn choose_in(
         base_url: &BaseUrl,
         environment: &dyn Fn(&str) -> Option<OsString>,
     ) -> Result<Option<Option<Self>>, Error> {
-        // A proxy would resolve a name of this machine as one of its own.
+        // A proxy would resolve a localhost name to its own machine.
         if matches!(base_url.host(), Host::Domain(name) if is_localhost(name)) {
             return Ok(Some(None));
         }
@@ -103,7 +105,8 @@ impl Proxy {
         Ok(None)
     }
 
-    /// Parses the value of the variable `setting`. Nothing of the value is in an error: it may hold a password.
+    /// Parses the value of the variable `setting`. Errors never contain the value, which may hold a
+    /// password.
     fn parse(setting: &'static str, value: &str) -> Result<Self, Error> {
         let bad = |problem: &str| Err(Error::config(setting, format_args!("{FORMS}; {problem}")));
         let value = value.trim();
@@ -188,7 +191,7 @@ impl Proxy {
     }
 }
 
-/// The first of these variables that is not empty, with its name.
+/// The first non-empty variable, with its name.
 fn first(
     environment: &dyn Fn(&str) -> Option<OsString>,
     names: [&'static str; 2],
@@ -203,12 +206,12 @@ fn first(
     Ok(None)
 }
 
-/// Whether `list`, the value of `NO_PROXY`, names the host or, with a port, the host and the port.
+/// Whether `list`, the value of `NO_PROXY`, matches the host, or the host and port.
 ///
-/// Entries are separated by commas or white space; letter case, a trailing dot and brackets around IPv6 addresses do not
-/// matter. `*` names every host. `example.com` and `.example.com` name the domain and everything below it,
-/// `*.example.com` what is below it. An IP address names itself, `10.0.0.0/8` the addresses of that network; names are
-/// not resolved for it. An entry that is nothing of this names nothing.
+/// Entries are separated by commas or white space. Letter case, a trailing dot and brackets around
+/// IPv6 addresses are ignored. `*` matches every host. `example.com` and `.example.com` match the
+/// domain and its subdomains, `*.example.com` the subdomains only. An IP address matches itself,
+/// `10.0.0.0/8` the addresses in that network; names are not resolved. Other entries match nothing.
 fn is_excluded(list: &str, host: &Host<String>, port: u16) -> bool {
     let host = match host {
         Host::Domain(name) => Target::Name(name.strip_suffix('.').unwrap_or(name).to_ascii_lowercase()),
@@ -220,7 +223,7 @@ fn is_excluded(list: &str, host: &Host<String>, port: u16) -> bool {
         .any(|entry| names(entry, &host, port))
 }
 
-/// The gateway as entries are compared with it.
+/// The gateway's host, normalized for comparison.
 enum Target {
     Address(IpAddr),
     /// In lower case, without a trailing dot.
@@ -253,7 +256,7 @@ fn network(entry: &str) -> Option<IpNet> {
     format!("{address}/{length}").parse().ok()
 }
 
-/// The port after the last colon of a name, an IPv4 address, or an IPv6 address in brackets.
+/// Splits off the port after a name, an IPv4 address, or an IPv6 address in brackets.
 fn split_port(entry: &str) -> (&str, Option<u16>) {
     match entry.rsplit_once(':') {
         Some((host, port)) if !host.contains(':') || host.ends_with(']') => match port.parse() {
@@ -271,7 +274,7 @@ fn is_domain_of(entry: &str, host: &str) -> bool {
         (None, None) => (entry, true),
     };
     let domain = domain.strip_suffix('.').unwrap_or(domain);
-    // As the host of the base URL is: in lower case, with Punycode for other letters.
+    // Normalized like the base URL's host: lower case, Punycode.
     let Ok(Host::Domain(domain)) = Host::parse(domain) else {
         return false;
     };

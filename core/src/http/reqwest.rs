@@ -1,4 +1,4 @@
-//! HTTP over a client of the caller's: `reqwest`, with its proxies, name resolution and TLS settings.
+//! HTTP over a `reqwest` client with the caller's proxies, name resolution and TLS settings.
 
 use std::fmt;
 use std::io;
@@ -16,8 +16,8 @@ use crate::error::Error;
 use crate::observe::without_subscriber;
 use crate::transport::{Request, Response, SendFuture, Transport, TransportError};
 
-/// Sends by a `reqwest` client. What would break the contract is not the caller's to set: redirects are never followed,
-/// requests never repeated, and nothing but a tunnel of TLS goes through a proxy.
+/// Sends requests through a `reqwest` client. Some settings are fixed by the guard contract:
+/// redirects are never followed, requests are never repeated, and a proxy carries only TLS tunnels.
 pub(crate) struct ReqwestTransport {
     client: Client,
     gateway: GatewayHttp,
@@ -38,7 +38,7 @@ impl ReqwestTransport {
             false => builder.no_proxy(),
         };
         let problem = "expected settings of which a client can be made";
-        // It panics without a TLS provider.
+        // `build` panics without a TLS provider.
         let client = catch_unwind(AssertUnwindSafe(|| builder.build()))
             .map_err(|_panic| Error::config("reqwest", format_args!("{problem}, found no TLS provider")))?
             .map_err(|error| {
@@ -56,7 +56,7 @@ impl ReqwestTransport {
             let is_late = error.is_connect() && error.is_timeout();
             let error = error.without_url();
             let error = match is_late {
-                // Its own kind of error for that is private.
+                // reqwest's own timeout error type is private.
                 true => self.gateway.response_error(io::Error::new(io::ErrorKind::TimedOut, error)),
                 false => self.gateway.response_error(error),
             };
@@ -66,7 +66,7 @@ impl ReqwestTransport {
             .try_into()
             .map_err(|error: reqwest::Error| TransportError { is_pre_send: true, ..failed(error) })?;
         let response = self.client.execute(sent).await.map_err(failed)?;
-        // When a connection was open is not known here.
+        // reqwest does not expose when the connection was established.
         self.gateway.read_response(http::Response::from(response), Duration::ZERO).await
     }
 }

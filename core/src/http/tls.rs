@@ -1,8 +1,9 @@
-//! Which certificates are trusted, and the TLS configuration that follows.
+//! Trusted certificates and the TLS configuration.
 //!
-//! Trusted are the authorities that the caller gives as `ca`, those that the host language's variables add, and one of:
-//! the authorities named by variables, if any is set; else those of the system; else, if the system has none, those
-//! bundled with this library. A variable that names an authority which cannot be read is an error.
+//! Trusted are the authorities passed as `ca`, those of the host language's additional variables,
+//! and one of: the authorities named by variables, if any is set; else the system's; else, if the
+//! system has none, those bundled with this library. A variable that names an unreadable authority
+//! is an error.
 
 use std::collections::HashSet;
 use std::env;
@@ -28,14 +29,15 @@ use crate::observe::ignore_panic;
 const FILE: &str = "SSL_CERT_FILE";
 const DIRECTORIES: &str = "SSL_CERT_DIR";
 
-/// The system's authorities and the configuration that trusts them alone, made once for the process: to read them takes
-/// milliseconds. Two threads may both make one, and one is kept. There is no lock that a `fork()` could leave held.
+/// The system's authorities and their configuration, cached for the process because reading them
+/// takes milliseconds. Two threads may both load them; one result is kept. There is no lock that
+/// `fork()` could leave held.
 static SYSTEM: OnceBox<LoadedTrust> = OnceBox::new();
 
-/// The same of the authorities that the environment named last.
+/// The same for the authorities that the environment named most recently.
 static FROM_ENVIRONMENT: ArcSwapOption<(Vec<FileStamp>, LoadedTrust)> = ArcSwapOption::const_empty();
 
-/// An environment variable by which the clients of a host language name certificate authorities.
+/// An environment variable that names certificate authorities for clients in a host language.
 ///
 /// ```
 /// use actpass_core::{ActPass, CaVariable};
@@ -54,12 +56,12 @@ pub struct CaVariable {
 }
 
 impl CaVariable {
-    /// A variable whose authorities are trusted as well as the others, as `NODE_EXTRA_CA_CERTS`.
+    /// A variable whose authorities are trusted in addition, such as `NODE_EXTRA_CA_CERTS`.
     pub const fn adding(name: &'static str) -> Self {
         Self { name, replaces: false }
     }
 
-    /// A variable whose authorities are trusted instead of the system's, as `REQUESTS_CA_BUNDLE`.
+    /// A variable whose authorities replace the system's, such as `REQUESTS_CA_BUNDLE`.
     pub const fn replacing(name: &'static str) -> Self {
         Self { name, replaces: true }
     }
@@ -70,7 +72,7 @@ impl CaVariable {
     }
 }
 
-/// A TLS configuration, and where its trust comes from.
+/// A TLS configuration and the sources of its trust.
 #[derive(Clone)]
 pub(crate) struct Trust {
     config: ClientConfig,
@@ -78,12 +80,12 @@ pub(crate) struct Trust {
 }
 
 impl Trust {
-    /// Trusts nobody: for a gateway that is spoken to in plain http.
+    /// Trusts no authority: for a gateway over plain http.
     pub(crate) fn empty() -> Result<Self, Error> {
         Authorities::none().trust()
     }
 
-    /// Trusts the authorities of the environment or the system, and those that the caller gives as `ca`.
+    /// Trusts the authorities of the environment or the system, and those passed as `ca`.
     ///
     /// # Errors
     ///
@@ -105,7 +107,7 @@ impl Trust {
     }
 }
 
-/// Authorities, and the configuration that trusts them.
+/// Authorities and the configuration that trusts them.
 #[derive(Clone)]
 struct LoadedTrust {
     authorities: Authorities,
@@ -145,18 +147,18 @@ fn system() -> Result<&'static LoadedTrust, Error> {
     SYSTEM.get_or_try_init(|| LoadedTrust::new(Authorities::system()?).map(Box::new))
 }
 
-/// Certificates that are trusted.
+/// Trusted certificates.
 #[derive(Clone)]
 struct Authorities {
     roots: Arc<RootCertStore>,
-    /// Each certificate is one root, however often it is named.
+    /// Deduplicates certificates.
     known: HashSet<Fingerprint>,
-    /// Certificates given or named one by one, each of which is also trusted as a server's own.
+    /// Certificates passed or named individually. Each is also trusted as a server certificate.
     named: HashSet<Fingerprint>,
     sources: Vec<String>,
 }
 
-/// SHA-256 of a certificate.
+/// The SHA-256 of a certificate.
 type Fingerprint = [u8; 32];
 
 fn fingerprint(certificate: &CertificateDer<'_>) -> Fingerprint {
@@ -173,7 +175,7 @@ impl Authorities {
         }
     }
 
-    /// The system's, or those bundled with this library if the system has none.
+    /// The system's authorities, or the bundled ones if the system has none.
     fn system() -> Result<Self, Error> {
         let found = rustls_native_certs::load_native_certs();
         if let (true, Some(problem)) = (found.certs.is_empty(), found.errors.first()) {
@@ -200,7 +202,8 @@ impl Authorities {
         Ok(authorities)
     }
 
-    /// Adds those that can be parsed, and says how many of them are known now. A certificate that cannot be is not trusted.
+    /// Adds the certificates that can be parsed, and returns how many of the given ones are known
+    /// now. Others are not trusted.
     fn add(&mut self, certificates: &[CertificateDer<'static>]) -> usize {
         let roots = Arc::make_mut(&mut self.roots);
         let mut usable = 0;
@@ -273,7 +276,7 @@ impl Authorities {
     }
 }
 
-/// Where the trust comes from: `3 of SSL_CERT_FILE (/etc/corp.pem), 1 of ca`.
+/// The sources of trust: `3 of SSL_CERT_FILE (/etc/corp.pem), 1 of ca`.
 impl fmt::Display for Trust {
     fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
         f.write_str(&self.sources)
@@ -286,7 +289,7 @@ impl fmt::Debug for Trust {
     }
 }
 
-/// A file or directory of certificates that the environment names.
+/// A certificate file or directory named by the environment.
 struct CaSource {
     variable: &'static str,
     path: PathBuf,
@@ -325,7 +328,7 @@ impl CaSource {
             }
         }
         for variable in variables {
-            // An empty value names nothing, as for the clients that the variable comes from.
+            // An empty value counts as unset, as in the clients that define the variable.
             if let Some(path) = environment(variable.name).filter(|path| !path.is_empty()).map(PathBuf::from)
             {
                 let is_directory = variable.replaces && path.is_dir();
@@ -350,7 +353,7 @@ impl CaSource {
     }
 }
 
-/// What tells that a named file or directory is the one that was read before.
+/// Identifies an unchanged file or directory.
 #[derive(PartialEq)]
 struct FileStamp {
     variable: &'static str,
@@ -369,9 +372,10 @@ impl FileStamp {
     }
 }
 
-/// Verifies as WebPKI does, and trusts a CA certificate as a server's own if exactly that certificate was named.
+/// Verifies certificates with WebPKI, and also trusts a named CA certificate as a server
+/// certificate.
 ///
-/// `openssl req -x509` makes such certificates: signed by themselves, and with `CA:TRUE`.
+/// `openssl req -x509` creates such certificates: self-signed, with `CA:TRUE`.
 #[derive(Debug)]
 struct Verifier {
     by_authority: Arc<WebPkiServerVerifier>,
@@ -390,7 +394,8 @@ impl ServerCertVerifier for Verifier {
         let verified =
             self.by_authority.verify_server_cert(certificate, intermediates, name, ocsp_response, now);
         match verified {
-            // This error comes after the check of the validity period, and before that of the name.
+            // WebPKI reports this error after it has checked the validity period and before the
+            // name.
             Err(rustls::Error::InvalidCertificate(error))
                 if is_authority_as_server(&error) && self.named.contains(&fingerprint(certificate)) =>
             {
@@ -429,7 +434,7 @@ fn is_authority_as_server(error: &CertificateError) -> bool {
         if other.0.downcast_ref::<webpki::Error>() == Some(&webpki::Error::CaUsedAsEndEntity))
 }
 
-/// Why a certificate was rejected.
+/// Maps a certificate error.
 pub(crate) fn certificate_problem(error: &CertificateError) -> CertificateProblem {
     #[expect(clippy::wildcard_enum_match_arm, reason = "the library's enum is open")]
     match error {
