@@ -55,7 +55,7 @@ fun main(arguments: Array<String>) {
 }
 
 fun guarded(url: String, authority: String?): suspend () -> Unit {
-    val actpass = ActPass(apiKey = "apk_bench", baseUrl = url, certificateAuthorities = authority)
+    val actpass = ActPass(apiKey = "apk_bench", baseUrl = url, ca = authority)
     return {
         val outcome =
             actpass.guard(
@@ -68,7 +68,7 @@ fun guarded(url: String, authority: String?): suspend () -> Unit {
             ) {
                 true
             }
-        check(outcome is Outcome.Executed) { "blocked: $outcome" }
+        check(outcome is Outcome.Returned) { "blocked: $outcome" }
     }
 }
 

@@ -170,7 +170,7 @@ describe('execute', () => {
         };
         for (const execute of [now, later, () => Promise.reject(value)]) {
           const outcome = await actpass.guard({ ...ACTION, execute });
-          assert.equal(outcome.kind, 'threw');
+          assert.equal(outcome.kind, 'failed');
           if (value === undefined) {
             assert.equal(outcome.error.message, 'execute threw undefined, which says nothing of the cause');
           } else {

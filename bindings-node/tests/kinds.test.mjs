@@ -29,7 +29,7 @@ const HELD = { decision: 'require_approval', reason_code: 'refund.medium', appro
 describe('kind', () => {
   const cases = {
     returned: [answer(ALLOW), {}, () => 're_1'],
-    threw: [answer(ALLOW), {}, () => Promise.reject(own)],
+    failed: [answer(ALLOW), {}, () => Promise.reject(own)],
     blocked: [answer(HELD), {}, () => assert.fail('it ran')],
   };
   for (const [kind, [step, options, execute]] of Object.entries(cases)) {
@@ -41,7 +41,7 @@ describe('kind', () => {
         assert.equal(executed, kind !== 'blocked');
         assert.equal(decision.decision, kind === 'blocked' ? 'require_approval' : 'allow');
         assert.equal(result, kind === 'returned' ? 're_1' : undefined);
-        assert.equal(error, kind === 'threw' ? own : undefined);
+        assert.equal(error, kind === 'failed' ? own : undefined);
         assert.equal(approval?.approval_request_id, kind === 'blocked' ? 'apr_1' : undefined);
         assert.deepEqual([evidence, evidenceError], [undefined, undefined]);
         assert.equal(typeof unwrap, 'function');
@@ -74,7 +74,7 @@ describe('kind', () => {
       ];
       for (const execute of nothing) {
         const outcome = await actpass.guard({ ...ACTION, execute });
-        assert.equal(outcome.kind, 'threw');
+        assert.equal(outcome.kind, 'failed');
         assert.ok(!('result' in outcome));
         assert.ok(outcome.error instanceof Error && !(outcome.error instanceof ActPassError));
         assert.equal(outcome.error.message, 'execute threw undefined, which says nothing of the cause');
@@ -82,7 +82,7 @@ describe('kind', () => {
       }
       for (const value of [null, false, 0, '', Number.NaN]) {
         const outcome = await actpass.guard({ ...ACTION, execute: () => Promise.reject(value) });
-        assert.equal(outcome.kind, 'threw');
+        assert.equal(outcome.kind, 'failed');
         assert.ok(Object.is(outcome.error, value));
       }
     }));

@@ -52,7 +52,7 @@ test('a permit is spent once, and reports what the action returned', () =>
     assert.deepEqual({ ...outcome }, { kind: 'returned', decision: ALLOW, executed: true, result });
     assert.equal(outcome.unwrap(), result);
     assert.equal(outcome.evidence, undefined);
-    for (const settle of [() => permit.returned(1), () => permit.threw(1), () => permit.cancelled()]) {
+    for (const settle of [() => permit.returned(1), () => permit.failed(1), () => permit.cancelled()]) {
       const error = await rejection(settle());
       assert.ok(error instanceof ActPassArgumentError);
       assert.equal(error.message, 'permit: expected one whose action has not ended, found one whose has');
@@ -98,7 +98,7 @@ describe('how the action ended is recorded', () => {
   const own = new Error('own');
   for (const [ended, end] of Object.entries({
     returned: (permit) => permit.returned({ id: 're_1' }),
-    failed: (permit) => permit.threw(own),
+    failed: (permit) => permit.failed(own),
     cancelled: (permit) => permit.cancelled(own),
   })) {
     test(ended, () =>
@@ -131,7 +131,7 @@ describe('how the action ended is recorded', () => {
     hostile.play([answer(ALLOW)], async ({ baseUrl }) => {
       const permit = await newClient(baseUrl).authorize(ACTION);
       permit.spend();
-      const { error } = await permit.threw(undefined);
+      const { error } = await permit.failed(undefined);
       assert.equal(error.message, 'the action threw undefined, which says nothing of the cause');
     }));
 

@@ -112,7 +112,7 @@ describe('another realm', () => {
         const returned = await actpass.guard({ ...ACTION, args: { list: [{ a: 1 }] }, execute: () => value });
         return { threw, isSame: threw.error === own, returned, value };
       }`)(baseUrl, { literal: [new Date(0)] });
-      assert.deepEqual([outcome.threw.kind, outcome.isSame], ['threw', true]);
+      assert.deepEqual([outcome.threw.kind, outcome.isSame], ['failed', true]);
       assert.equal(outcome.returned.result, outcome.value);
     }));
 

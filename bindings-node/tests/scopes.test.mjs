@@ -74,32 +74,32 @@ describe('limits of a single call', () => {
       const actpass = newClient(baseUrl, { maxRetries: 0 });
       await rejection(actpass.preflight({ ...ACTION, maxRetries: 2 }));
       assert.equal((await seen()).length, 3);
-      await rejection(actpass.with({ maxRetries: 1 }).preflight(ACTION));
+      await rejection(actpass.withOptions({ maxRetries: 1 }).preflight(ACTION));
       assert.equal((await seen()).length, 5);
-      await rejection(actpass.with({ maxRetries: 1 }).preflight({ ...ACTION, maxRetries: 0 }));
+      await rejection(actpass.withOptions({ maxRetries: 1 }).preflight({ ...ACTION, maxRetries: 0 }));
       await rejection(actpass.preflight(ACTION));
       assert.equal((await seen()).length, 7);
     }));
 
   test('waitForApproval: timeoutMs is how long it waits', () =>
     hostile.play([answer({ id: 'apr_1', status: 'pending' })], async ({ baseUrl }) => {
-      const actpass = newClient(baseUrl).with({ timeoutMs: 10_000 });
+      const actpass = newClient(baseUrl).withOptions({ timeoutMs: 10_000 });
       assert.equal((await actpass.waitForApproval('apr_1')).status, 'pending');
       assert.equal((await actpass.waitForApproval('apr_1', { timeoutMs: 0, maxRetries: 1 })).status, 'pending');
     }));
 });
 
-describe('with', () => {
+describe('withOptions', () => {
   test('gives each call what it does not name itself', () =>
     hostile.play([answer(ALLOW)], async ({ baseUrl, seen }) => {
       const actpass = newClient(baseUrl);
-      const scoped = actpass.with({ userId: 'user_7', audience: 'mcp://a', mode: 'warn', traceparent: GIVEN });
+      const scoped = actpass.withOptions({ userId: 'user_7', audience: 'mcp://a', mode: 'warn', traceparent: GIVEN });
       assert.ok(scoped instanceof ActPass);
       await scoped.guard({ ...ACTION, execute: () => 1 });
       await scoped.preflight({ ...ACTION, userId: 'user_8', mode: 'strict' });
       await scoped.protect(() => 1, { tool: 't', goal: 'g' })();
       await scoped.protect(() => 1, { tool: 't', goal: 'g', userId: ({ user }) => user })({ user: 'user_9' });
-      await scoped.with({ userId: 'user_1' }).preflight(ACTION);
+      await scoped.withOptions({ userId: 'user_1' }).preflight(ACTION);
       await actpass.preflight(ACTION);
       const sent = (await bodies(seen)).map(({ user_id, audience, mode }) => [user_id, audience, mode]);
       assert.deepEqual(sent, [
@@ -125,7 +125,7 @@ describe('with', () => {
     try {
       const actpass = newClient(`http://127.0.0.1:${server.address().port}`);
       for (let at = 0; at < 20; at += 1) {
-        await actpass.with({ userId: `user_${at}` }).preflight(ACTION);
+        await actpass.withOptions({ userId: `user_${at}` }).preflight(ACTION);
       }
       assert.equal(connections, 1);
     } finally {
@@ -137,10 +137,10 @@ describe('with', () => {
   test('keeps a signal, records, holds, and names what is wrong', () =>
     hostile.play([answer(ALLOW), answer({ event_id: 'ev_2' })], async ({ baseUrl }) => {
       const actpass = newClient(baseUrl);
-      const outcome = await actpass.with({ recordOutcome: true }).guard({ ...ACTION, execute: () => 1 });
+      const outcome = await actpass.withOptions({ recordOutcome: true }).guard({ ...ACTION, execute: () => 1 });
       assert.equal(outcome.evidence.event_id, 'ev_2');
       const signal = AbortSignal.abort('left');
-      assert.equal(await rejection(actpass.with({ signal }).preflight(ACTION)), 'left');
+      assert.equal(await rejection(actpass.withOptions({ signal }).preflight(ACTION)), 'left');
       for (const [defaults, message] of [
         [{ goal: 'g' }, /^goal: expected one of userId, audience, /],
         [{ sessionId: 's' }, /^sessionId: expected one of userId, /],
@@ -153,14 +153,14 @@ describe('with', () => {
         [undefined, /^expected an object of userId and others, found undefined$/],
       ]) {
         assert.throws(
-          () => actpass.with(defaults),
+          () => actpass.withOptions(defaults),
           (error) => error instanceof ActPassArgumentError && (assert.match(error.message, message), true),
         );
       }
     }));
 });
 
-describe('run', () => {
+describe('withScope', () => {
   test('gives calls inside of it its members, after awaits, nested, and apart from others', () =>
     hostile.play([answer(ALLOW)], async ({ baseUrl, seen }) => {
       const actpass = newClient(baseUrl);
@@ -169,14 +169,14 @@ describe('run', () => {
         await actpass.preflight({ ...ACTION, args: {} });
       };
       const users = Array.from({ length: 20 }, (_, at) => `user_${at}`);
-      await Promise.all(users.map((userId) => actpass.run({ userId }, ask)));
+      await Promise.all(users.map((userId) => actpass.withScope({ userId }, ask)));
       assert.deepEqual((await bodies(seen)).map(({ user_id }) => user_id).sort(), [...users].sort());
-      await actpass.run({ userId: 'outer', audience: 'a' }, () => actpass.run({ userId: 'inner' }, ask));
+      await actpass.withScope({ userId: 'outer', audience: 'a' }, () => actpass.withScope({ userId: 'inner' }, ask));
       await ask();
-      const scoped = actpass.with({ userId: 'default' });
-      await actpass.run({ userId: 'scope' }, () => scoped.preflight(ACTION));
-      await scoped.run({ userId: 'scope' }, () => actpass.preflight(ACTION));
-      await actpass.run({ userId: 'scope' }, () => newClient(baseUrl).preflight(ACTION));
+      const scoped = actpass.withOptions({ userId: 'default' });
+      await actpass.withScope({ userId: 'scope' }, () => scoped.preflight(ACTION));
+      await scoped.withScope({ userId: 'scope' }, () => actpass.preflight(ACTION));
+      await actpass.withScope({ userId: 'scope' }, () => newClient(baseUrl).preflight(ACTION));
       const sent = (await bodies(seen)).slice(users.length).map(({ user_id, audience }) => [user_id, audience]);
       assert.deepEqual(sent, [
         ['inner', 'a'],
@@ -191,17 +191,17 @@ describe('run', () => {
     const actpass = newClient('http://127.0.0.1:9');
     const own = new Error('own');
     assert.equal(
-      actpass.run({}, () => 7),
+      actpass.withScope({}, () => 7),
       7,
     );
     assert.throws(
       () =>
-        actpass.run({}, () => {
+        actpass.withScope({}, () => {
           throw own;
         }),
       (error) => error === own,
     );
-    assert.equal(await rejection(actpass.run({}, async () => Promise.reject(own))), own);
+    assert.equal(await rejection(actpass.withScope({}, async () => Promise.reject(own))), own);
     for (const [scope, body, message] of [
       [{ mode: 'monitor' }, () => 1, /^mode: expected one of userId, /],
       [{ timeoutMs: 1 }, () => 1, /^timeoutMs: expected one of userId, /],
@@ -210,7 +210,7 @@ describe('run', () => {
       [{}, function* () {}, /^body: expected a function that runs when it is called/],
     ]) {
       assert.throws(
-        () => actpass.run(scope, body),
+        () => actpass.withScope(scope, body),
         (error) => error instanceof ActPassArgumentError && (assert.match(error.message, message), true),
       );
     }
@@ -220,7 +220,7 @@ describe('run', () => {
     hostile.play([answer(ALLOW)], async ({ baseUrl, seen }) => {
       const actpass = newClient(baseUrl);
       const guarded = actpass.protect(() => 'ran', { tool: 't', goal: 'g' });
-      assert.equal(await actpass.run({ userId: 'user_7' }, () => guarded({})), 'ran');
+      assert.equal(await actpass.withScope({ userId: 'user_7' }, () => guarded({})), 'ran');
       assert.equal((await bodies(seen))[0].user_id, 'user_7');
     }));
 });
@@ -236,7 +236,7 @@ describe('close', () => {
   test('refuses later calls in every mode, of all that share the connections', () =>
     hostile.play([answer(ALLOW)], async ({ baseUrl, seen }) => {
       const actpass = newClient(baseUrl);
-      const scoped = actpass.with({ userId: 'u' });
+      const scoped = actpass.withOptions({ userId: 'u' });
       const guarded = actpass.protect(() => assert.fail('it ran'), { tool: 't', goal: 'g', mode: 'monitor' });
       await scoped.preflight(ACTION);
       scoped.close();
@@ -246,7 +246,7 @@ describe('close', () => {
       await closed(guarded());
       await closed(actpass.revokePassport('ap_1'));
       await closed((async () => actpass.circuit)());
-      await closed((async () => actpass.with({}))());
+      await closed((async () => actpass.withOptions({}))());
       await closed((async () => actpass.protect(() => 1, { tool: 't', goal: 'g' }))());
       assert.equal((await seen()).length, 1);
     }));

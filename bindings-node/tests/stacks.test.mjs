@@ -116,8 +116,8 @@ describe('the first frame', () => {
       signPayload: () => sdk.signPayload('s', () => 1),
       canonicalOutcome: () => sdk.canonicalOutcome(null),
       protect: () => actpass.protect(7, PROTECTION),
-      with: () => actpass.with({ x: 1 }),
-      run: () => actpass.run({}, 7),
+      withOptions: () => actpass.withOptions({ x: 1 }),
+      withScope: () => actpass.withScope({}, 7),
     };
     for (const call of Object.values(calls)) {
       function theCaller() {

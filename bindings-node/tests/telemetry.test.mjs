@@ -193,7 +193,7 @@ describe('with OpenTelemetry', () => {
   test('a function that throws nothing at all has failed', async () => {
     await hostile.play([answer(ALLOW)], async (gateway) => {
       const outcome = await newClient(gateway.baseUrl).guard({ ...ACTION, execute: () => Promise.reject() });
-      assert.deepEqual([outcome.kind, 'result' in outcome, outcome.error.name], ['threw', false, 'Error']);
+      assert.deepEqual([outcome.kind, 'result' in outcome, outcome.error.name], ['failed', false, 'Error']);
     });
     const [{ attributes, status }] = spans();
     assert.deepEqual(

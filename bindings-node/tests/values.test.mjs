@@ -141,9 +141,9 @@ function entries(actpass) {
     'revokePassport, its reason': (value) => actpass.revokePassport('ap_1', value),
     'revokePassport, its options': (value) => actpass.revokePassport('ap_1', 'x', value),
     recordEvidence: (value) => actpass.recordEvidence(value),
-    with: (value) => actpass.with(value),
-    run: (value) => actpass.run(value, () => 1),
-    'run, its function': (value) => actpass.run({}, value === VALUES['a class'] ? 7 : value),
+    withOptions: (value) => actpass.withOptions(value),
+    withScope: (value) => actpass.withScope(value, () => 1),
+    'withScope, its function': (value) => actpass.withScope({}, value === VALUES['a class'] ? 7 : value),
     hashPayload: (value) => sdk.hashPayload(value),
     'the method hashPayload': (value) => actpass.hashPayload(value),
     signPayload: (value) => sdk.signPayload(value, {}),
@@ -177,8 +177,8 @@ function entries(actpass) {
     ...members('offline', VERIFY, (given) => actpass.verifyPassportOffline(given), MEMBERS.offline),
     ...members('revoke', {}, (given) => actpass.revokePassport('ap_1', 'x', given), CALL),
     ...members('recordEvidence', EVENT, (given) => actpass.recordEvidence(given), MEMBERS.event),
-    ...members('with', {}, (given) => actpass.with(given), MEMBERS.defaults),
-    ...members('run', {}, (given) => actpass.run(given, () => 1), MEMBERS.scope),
+    ...members('withOptions', {}, (given) => actpass.withOptions(given), MEMBERS.defaults),
+    ...members('withScope', {}, (given) => actpass.withScope(given, () => 1), MEMBERS.scope),
     ...members('protect', protection, (given) => protect.call(actpass, () => 1, given), [
       ...[...MEMBERS.action, ...MEMBERS.guard.slice(1), 'withContext'],
     ]),
@@ -225,7 +225,7 @@ describe('whatever is passed', { concurrency: 4 }, () => {
             assert.notEqual(thrown.kind, 'internal', `${what}: ${inspect(thrown)}`);
             assert.ok(!/[\r\n]|^\{/.test(thrown.message), `${what}: ${thrown.message}`);
             assert.ok(!/bindings-node\/dist/.test(thrown.stack.split('\n')[1]), `${what}: ${thrown.stack}`);
-          } else if (returned?.kind === 'threw') {
+          } else if (returned?.kind === 'failed') {
             assert.ok(/execute/.test(name), `${what}: ${inspect(returned)}`);
           }
         }
@@ -283,10 +283,10 @@ describe('members of all objects', () => {
           const protection = { tool: 't', goal: 'g', args: {} };
           outcome = await actpass.guard({ goal: 'g', tool: 't', args: {}, execute: () => assert.fail('it ran') });
           blocked = await actpass
-            .with({})
+            .withOptions({})
             .protect(() => assert.fail('it ran'), protection)()
             .catch((error) => error);
-          decision = await actpass.run({}, () => actpass.preflight({ goal: 'g', tool: 't', args: {} }));
+          decision = await actpass.withScope({}, () => actpass.preflight({ goal: 'g', tool: 't', args: {} }));
         } finally {
           delete Object.prototype[name];
         }

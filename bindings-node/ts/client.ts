@@ -147,7 +147,7 @@ export class ActPass {
    * such as `actpass.unreachable`, and the failure in `error`.
    *
    * @typeParam T - What `execute` returns, or what its promise resolves to.
-   * @returns The decision and how the call ended: `kind` is `returned`, `threw` or `blocked`.
+   * @returns The decision and how the call ended: `kind` is `returned`, `failed` or `blocked`.
    * @throws {@link ActPassArgumentError} An argument cannot be sent. Nothing was sent and nothing ran, in any mode.
    * @throws The reason of `signal`, if the signal ended the wait. Nothing ran.
    *
@@ -215,7 +215,7 @@ export class ActPass {
    *     const refund = { id: 're_1', with: credential?.token };
    *     console.log((await permit.returned(refund)).evidence?.event_id);
    *   } catch (error) {
-   *     await permit.threw(error);
+   *     await permit.failed(error);
    *   }
    * }
    * ```
@@ -484,7 +484,7 @@ export class ActPass {
    * import { ActPass } from '@actpass/sdk';
    *
    * const actpass = new ActPass();
-   * const forUser = actpass.with({ userId: 'user_7', timeoutMs: 2000, recordOutcome: true });
+   * const forUser = actpass.withOptions({ userId: 'user_7', timeoutMs: 2000, recordOutcome: true });
    * const outcome = await forUser.guard({
    *   goal: 'resolve_refund_request',
    *   tool: 'stripe.refund.create',
@@ -494,8 +494,8 @@ export class ActPass {
    * console.log(outcome.kind, outcome.evidence?.event_id);
    * ```
    */
-  with(defaults: ClientDefaults): ActPass {
-    return placing(METHODS.with, () => {
+  withOptions(defaults: ClientDefaults): ActPass {
+    return placing(METHODS.withOptions, () => {
       const { connection, defaults: present } = partsOf(this);
       const given = checkDefaults(opened(connection), toMembers(defaults, DEFAULTS));
       return new ActPass(new Derived(connection, joined(present, given)) as object);
@@ -504,7 +504,7 @@ export class ActPass {
 
   /**
    * Calls `body`; every call of this client and its relatives that is made inside of it, also after an `await`, has the
-   * members of `scope` unless the call, or {@link ActPass.with}, says otherwise. Scopes nest. Uses `AsyncLocalStorage`.
+   * members of `scope` unless the call, or {@link ActPass.withOptions}, says otherwise. Scopes nest. Uses `AsyncLocalStorage`.
    *
    * @returns What `body` returns.
    * @throws {@link ActPassArgumentError} A member of `scope` is unknown or wrong; otherwise what `body` throws.
@@ -516,12 +516,12 @@ export class ActPass {
    * const actpass = new ActPass();
    * const handle = () =>
    *   actpass.preflight({ goal: 'send_status_update', tool: 'gmail.send', args: { to: 'customer@example.com' } });
-   * const decision = await actpass.run({ userId: 'user_7' }, handle);
+   * const decision = await actpass.withScope({ userId: 'user_7' }, handle);
    * console.log(decision.decision);
    * ```
    */
-  run<R>(scope: Scope, body: () => R): R {
-    const [storage, members] = placing(METHODS.run, () => {
+  withScope<R>(scope: Scope, body: () => R): R {
+    const [storage, members] = placing(METHODS.withScope, () => {
       const { connection } = partsOf(this);
       const given = checkDefaults(opened(connection), toMembers(scope, SCOPE));
       checkFunction('body', body);

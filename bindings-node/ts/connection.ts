@@ -9,13 +9,13 @@ import { INPUTS, SETTINGS } from './options.js';
 import { checkSignal, converting } from './runtime.js';
 import type { Mode } from './types.js';
 
-/** @internal What all clients that {@link ActPass.with} derives share. */
+/** @internal What all clients that {@link ActPass.withOptions} derives share. */
 export interface Connection {
   /** `undefined` once the client is closed. */
   native: Client | undefined;
   readonly mode: Mode;
   readonly log: Log;
-  /** Made by the first {@link ActPass.run}, because it costs every promise of the process. */
+  /** Made by the first {@link ActPass.withScope}, because it costs every promise of the process. */
   scope: AsyncLocalStorage<Members> | undefined;
 }
 

@@ -13,7 +13,7 @@ import type {
   Permit,
   Recorded,
   ReturnedOutcome,
-  ThrewOutcome,
+  FailedOutcome,
 } from './outcome.js';
 import { blockedBy, blockedOutcome, ranOutcome } from './report.js';
 import { begin, converting, door, type Ended, take } from './runtime.js';
@@ -159,7 +159,7 @@ class Granted {
     const response = records && end === 'returned' ? jsonOf(members.result) : undefined;
     const settled = converting(() => door.finish(this.#number, end, response));
     const recorded = records ? await record(this.#call, this.#number) : undefined;
-    const kind = end === 'returned' ? 'returned' : 'threw';
+    const kind = end === 'returned' ? 'returned' : 'failed';
     return ranOutcome(this.#call, kind, this.decision, settled, { ...members, ...recorded });
   }
 }
@@ -219,19 +219,19 @@ function permitOf(call: Call, granted: Granted): Permit {
       }
       return granted.finish('returned', { result }) as Promise<ObservedOutcome<T> | ReturnedOutcome<T>>;
     });
-  const threw = (thrown: unknown) =>
-    ending(threw, (site) => {
+  const failed = (thrown: unknown) =>
+    ending(failed, (site) => {
       const error = thrown === undefined ? unexplained('the action threw undefined', site) : thrown;
-      return granted.finish('failed', { error }) as Promise<ThrewOutcome>;
+      return granted.finish('failed', { error }) as Promise<FailedOutcome>;
     });
   const cancelled = (reason: unknown = new DOMException('This operation was aborted', 'AbortError')) =>
-    ending(cancelled, () => granted.finish('cancelled', { error: reason }) as Promise<ThrewOutcome>);
+    ending(cancelled, () => granted.finish('cancelled', { error: reason }) as Promise<FailedOutcome>);
   const permit = { kind: 'permitted', decision: granted.decision } as Permit;
   // They are no members of what is printed or compared.
   return Object.defineProperties(permit, {
     spend: { value: spend },
     returned: { value: returned },
-    threw: { value: threw },
+    failed: { value: failed },
     cancelled: { value: cancelled },
   });
 }

@@ -63,7 +63,7 @@ export function canonicalOutcome(outcome: GuardOutcome<unknown>): string {
       throw wrongArgument(`executed: expected true or false, found ${describe(executed)}`);
     }
     const text = toJson('decision', decision);
-    const { kind, status } = how === 'threw' ? { kind: 'action' } : kindOf(error);
+    const { kind, status } = how === 'failed' ? { kind: 'action' } : kindOf(error);
     return converting(() => native.canonicalOutcome(executed, text, kind ?? null, status ?? null));
   });
 }

@@ -63,9 +63,9 @@ export interface ObservedOutcome<T> extends OutcomeBase<T>, Recorded {
 }
 
 /** The action ran and threw. */
-export interface ThrewOutcome extends OutcomeBase<never>, Recorded {
+export interface FailedOutcome extends OutcomeBase<never>, Recorded {
   /** How the call ended. */
-  readonly kind: 'threw';
+  readonly kind: 'failed';
   /** Whether the action ran. */
   readonly executed: true;
   /** What it returned: nothing. */
@@ -117,7 +117,7 @@ export interface BlockedOutcome extends OutcomeBase<never> {
  *   case 'returned':
  *     console.log('refunded', outcome.result);
  *     break;
- *   case 'threw':
+ *   case 'failed':
  *     console.error('the refund failed', outcome.error);
  *     break;
  *   case 'blocked':
@@ -125,7 +125,7 @@ export interface BlockedOutcome extends OutcomeBase<never> {
  * }
  * ```
  */
-export type GuardOutcome<T> = BlockedOutcome | ObservedOutcome<T> | ReturnedOutcome<T> | ThrewOutcome;
+export type GuardOutcome<T> = BlockedOutcome | ObservedOutcome<T> | ReturnedOutcome<T> | FailedOutcome;
 
 /**
  * Leave to run an action, once: what {@link ActPass.authorize} returns for an action that may run.
@@ -156,12 +156,12 @@ export interface Permit {
    *
    * @throws {@link ActPassArgumentError} As {@link Permit.returned}.
    */
-  threw(error: unknown): Promise<ThrewOutcome>;
+  failed(error: unknown): Promise<FailedOutcome>;
   /**
    * Reports that the action was stopped while it ran, for `reason`, by default an `AbortError`. It is recorded as `cancelled`,
-   * within a second or not at all; otherwise as {@link Permit.threw}.
+   * within a second or not at all; otherwise as {@link Permit.failed}.
    *
    * @throws {@link ActPassArgumentError} As {@link Permit.returned}.
    */
-  cancelled(reason?: unknown): Promise<ThrewOutcome>;
+  cancelled(reason?: unknown): Promise<FailedOutcome>;
 }

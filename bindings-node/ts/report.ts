@@ -43,7 +43,7 @@ export function blockedOutcome(reporter: Reporter, reported: object): BlockedOut
 /** @internal The outcome of an action that ran under `decision`, of what the native half reports of its end. */
 export function ranOutcome<T>(
   reporter: Reporter,
-  kind: 'returned' | 'threw',
+  kind: 'returned' | 'failed',
   decision: Decision,
   reported: string,
   members: { result?: T; error?: unknown },
@@ -66,7 +66,7 @@ export function unwrapped<T>(outcome: GuardOutcome<T>, operation: string, site: 
   switch (outcome.kind) {
     case 'returned':
       return outcome.result;
-    case 'threw':
+    case 'failed':
       throw outcome.error;
     case 'blocked':
       throw stamped(blockedBy(outcome, operation), site());

@@ -92,7 +92,7 @@ export interface Logger {
   debug(line: string): unknown;
 }
 
-/** What {@link ActPass.run} gives to every call that is made inside of it and does not say otherwise. */
+/** What {@link ActPass.withScope} gives to every call that is made inside of it and does not say otherwise. */
 export interface Scope {
   /** On whose behalf the agent acts, for `guard`, `preflight`, `protect` and `issuePassport`. */
   userId?: string | undefined;
@@ -104,7 +104,7 @@ export interface Scope {
   traceparent?: string | undefined;
 }
 
-/** What {@link ActPass.with} gives to every call of the client that it returns, unless the call says otherwise. */
+/** What {@link ActPass.withOptions} gives to every call of the client that it returns, unless the call says otherwise. */
 export interface ClientDefaults extends Scope {
   /** How answers are treated. */
   mode?: Mode | undefined;
@@ -493,7 +493,7 @@ export interface RecordedEvidence {
 export type Inferred<A extends readonly unknown[]> = { [K in keyof A]: A[K] };
 
 /** A value, or a function that makes it of what a protected function is called with. */
-export type OfCall<A extends readonly unknown[], V> = V | ((...args: A) => V);
+export type PerCall<A extends readonly unknown[], V> = V | ((...args: A) => V);
 
 /**
  * How a function is protected. `goal`, `args`, `resource` and `userId` are made twice, at the call and right before the
@@ -501,7 +501,7 @@ export type OfCall<A extends readonly unknown[], V> = V | ((...args: A) => V);
  */
 export interface ProtectOptions<A extends readonly unknown[]> extends CallOptions {
   /** What the agent wants to achieve. */
-  goal: OfCall<A, string>;
+  goal: PerCall<A, string>;
   /** The tool that the function is. */
   tool: string;
   /**
@@ -509,13 +509,13 @@ export interface ProtectOptions<A extends readonly unknown[]> extends CallOption
    * be an object literal, or nothing if the function is called with nothing. The arguments behind it, such as the options
    * that a framework passes, are neither sent nor judged.
    */
-  args?: OfCall<A, object> | undefined;
+  args?: PerCall<A, object> | undefined;
   /** What the tool acts on. */
-  resource?: OfCall<A, string> | undefined;
+  resource?: PerCall<A, string> | undefined;
   /** On whose behalf the agent acts. */
-  userId?: OfCall<A, string | undefined> | undefined;
+  userId?: PerCall<A, string | undefined> | undefined;
   /** The passport that the action spends. */
-  passport?: OfCall<A, string | undefined> | undefined;
+  passport?: PerCall<A, string | undefined> | undefined;
   /** What makes a repetition known as one. */
   idempotencyKey?: ((...args: A) => string) | undefined;
   /** To whom the passport is shown. */

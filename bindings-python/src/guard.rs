@@ -313,7 +313,7 @@ fn outcome<'py>(
         let attributes = PyDict::new(py);
         attributes.set_item("request_id", request_id)?;
         // Not kept: a class belongs to its interpreter, of which a process may have several.
-        py.import("actpass._outcome")?.getattr("GuardOutput")?.call((reported,), Some(&attributes))
+        py.import("actpass._outcome")?.getattr("GuardOutcome")?.call((reported,), Some(&attributes))
     })
 }
 

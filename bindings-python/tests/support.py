@@ -25,7 +25,7 @@ from typing import Any, Callable, NoReturn, TypeVar
 
 import actpass
 import pytest
-from actpass import ActionBlocked, ActPassClient, ActPassError, AsyncActPassClient, Mode
+from actpass import ActionBlockedError, ActPassClient, ActPassError, AsyncActPassClient, Mode
 
 T = TypeVar("T")
 
@@ -535,7 +535,7 @@ class LeakWatch:
         for error in errors:
             trace = traceback.format_exception(type(error), error, error.__traceback__)
             members = {"args": error.args, **vars(error)}
-            if isinstance(error, ActionBlocked):
+            if isinstance(error, ActionBlockedError):
                 # The decision is the gateway's own word, which may repeat a secret.
                 del members["args"], members["decision"]
             self.note(str(error), repr(error), repr(members), "".join(trace))

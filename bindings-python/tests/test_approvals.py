@@ -10,7 +10,7 @@ from collections.abc import Iterator
 from typing import Any
 
 import pytest
-from actpass import ActionBlocked, ActPassArgumentError, ActPassStatusError
+from actpass import ActionBlockedError, ActPassArgumentError, ActPassStatusError
 from support import (
     ACTION,
     Callback,
@@ -91,7 +91,7 @@ def test_a_wait_that_ends_keeps_the_handle_and_the_evidence(hostile: Hostile, na
     assert out["decision"]["reason_code"] == code
     assert {member: out["decision"].get(member) for member in ids} == ids
     assert out["approval"]["approval_request_id"] == out["decision"]["approval_request_id"] == "apr_1"
-    with pytest.raises(ActionBlocked, match="apr_1") as blocked:
+    with pytest.raises(ActionBlockedError, match="apr_1") as blocked:
         out.unwrap()
     assert blocked.value.approval == out["approval"]
     if "error" in out:

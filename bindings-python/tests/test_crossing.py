@@ -14,13 +14,13 @@ from typing import Any
 import actpass
 import pytest
 from actpass import (
-    ActionBlocked,
+    ActionBlockedError,
     ActPassArgumentError,
     ActPassClient,
     ActPassConnectionError,
     ActPassError,
     AsyncActPassClient,
-    GuardOutput,
+    GuardOutcome,
 )
 from support import ACTION, ALLOW, API_KEY, Hostile, answer, everything_shown, new_client
 
@@ -72,13 +72,13 @@ def told(error: BaseException | None) -> Any:
 
 
 @pytest.fixture(scope="module")
-def outcomes(hostile: Hostile) -> dict[str, GuardOutput[Any]]:
+def outcomes(hostile: Hostile) -> dict[str, GuardOutcome[Any]]:
     """Give an outcome of each kind."""
 
     def fail(_: object) -> None:
         raise KeyError("ch_1")
 
-    def guard(*steps: dict[str, Any], function: Any = lambda _: {"refunded": 49}, **given: Any) -> GuardOutput[Any]:
+    def guard(*steps: dict[str, Any], function: Any = lambda _: {"refunded": 49}, **given: Any) -> GuardOutcome[Any]:
         with hostile.play(*steps) as gateway, new_client(gateway.base_url, max_retries=0) as client:
             return client.guard(execute_fn=function, **{**ACTION, **given})
 
@@ -102,10 +102,10 @@ KINDS = ["returned", "raised", "recorded", "unrecorded", "bare", "pending", "bus
 
 @pytest.mark.parametrize("way", COPIES)
 @pytest.mark.parametrize("kind", KINDS)
-def test_outcomes_are_copied_whole(outcomes: dict[str, GuardOutput[Any]], kind: str, way: str) -> None:
+def test_outcomes_are_copied_whole(outcomes: dict[str, GuardOutcome[Any]], kind: str, way: str) -> None:
     outcome = outcomes[kind]
     again = COPIES[way](outcome)
-    assert type(again) is GuardOutput
+    assert type(again) is GuardOutcome
     assert again.keys() == outcome.keys()
     assert {n: v for n, v in again.items() if "error" not in n} == {
         n: v for n, v in outcome.items() if "error" not in n
@@ -116,7 +116,7 @@ def test_outcomes_are_copied_whole(outcomes: dict[str, GuardOutput[Any]], kind: 
 
 
 @pytest.mark.parametrize("kind", KINDS)
-def test_outcomes_have_a_form_for_json(outcomes: dict[str, GuardOutput[Any]], kind: str) -> None:
+def test_outcomes_have_a_form_for_json(outcomes: dict[str, GuardOutcome[Any]], kind: str) -> None:
     outcome = outcomes[kind]
     data = json.loads(outcome.to_json())
     assert data == json.loads(json.dumps(outcome.to_dict()))
@@ -149,34 +149,34 @@ def test_outcomes_have_a_form_for_json(outcomes: dict[str, GuardOutput[Any]], ki
 
 
 def test_what_of_a_result_is_not_json_is_converted_or_named() -> None:
-    outcome = GuardOutput({"decision": {"decision": "allow"}, "executed": True, "result": {"when": {1}}})
+    outcome = GuardOutcome({"decision": {"decision": "allow"}, "executed": True, "result": {"when": {1}}})
     assert json.loads(outcome.to_json(default=list))["result"] == {"when": [1]}
     with pytest.raises(ActPassArgumentError, match=r"result\.when: .* found set; write sorted\(value\)"):
         outcome.to_json()
 
 
-def test_unwrap(outcomes: dict[str, GuardOutput[Any]]) -> None:
+def test_unwrap(outcomes: dict[str, GuardOutcome[Any]]) -> None:
     assert outcomes["returned"].unwrap() is outcomes["returned"]["result"]
     assert outcomes["observed"].unwrap() == {"refunded": 49}
     with pytest.raises(KeyError) as raised:
         outcomes["raised"].unwrap()
     assert raised.value is outcomes["raised"]["error"]
-    with pytest.raises(ActionBlocked) as blocked:
+    with pytest.raises(ActionBlockedError) as blocked:
         outcomes["busy"].unwrap()
     error = blocked.value
     assert (error.tool, error.code, error.retryable) == (ACTION["tool"], "actpass.gateway_error", True)
     assert (error.request_id, error.__cause__) == ("req_7", outcomes["busy"]["error"])
-    with pytest.raises(ActionBlocked) as blocked:
+    with pytest.raises(ActionBlockedError) as blocked:
         outcomes["pending"].unwrap()
     assert blocked.value.approval == outcomes["pending"]["approval"]
 
 
 @pytest.fixture(scope="module")
-def errors(outcomes: dict[str, GuardOutput[Any]]) -> dict[str, ActPassError]:
+def errors(outcomes: dict[str, GuardOutcome[Any]]) -> dict[str, ActPassError]:
     """Give an error of each kind, with causes of each kind."""
     made: dict[str, ActPassError] = {}
     for kind in ("bare", "pending", "busy", "reset"):
-        with pytest.raises(ActionBlocked) as blocked:
+        with pytest.raises(ActionBlockedError) as blocked:
             outcomes[kind].unwrap()
         made[kind] = blocked.value
         error = outcomes[kind].get("error")
@@ -243,7 +243,7 @@ def pool(request: pytest.FixtureRequest) -> Iterator[concurrent.futures.ProcessP
 def test_process_pools(
     pool: concurrent.futures.ProcessPoolExecutor,
     errors: dict[str, ActPassError],
-    outcomes: dict[str, GuardOutput[Any]],
+    outcomes: dict[str, GuardOutcome[Any]],
 ) -> None:
     for name in (*ERRORS, "caused_by_unpicklable"):
         with pytest.raises(type(errors[name])) as raised:
@@ -293,7 +293,7 @@ def test_celery(errors: dict[str, ActPassError], name: str, serializer: str) -> 
         assert told(again.__cause__) == told(error.__cause__)
 
 
-def test_kombu_writes_outcomes(outcomes: dict[str, GuardOutput[Any]]) -> None:
+def test_kombu_writes_outcomes(outcomes: dict[str, GuardOutcome[Any]]) -> None:
     kombu = pytest.importorskip("kombu.utils.json")
     for kind in ("returned", "busy", "pending"):
         assert json.loads(kombu.dumps(dict(outcomes[kind]))).keys() == outcomes[kind].keys()
@@ -330,7 +330,7 @@ def _django() -> None:
 
 @pytest.mark.parametrize("framework", FRAMEWORKS)
 @pytest.mark.parametrize("kind", KINDS)
-def test_json_answers_of_frameworks(outcomes: dict[str, GuardOutput[Any]], kind: str, framework: str) -> None:
+def test_json_answers_of_frameworks(outcomes: dict[str, GuardOutcome[Any]], kind: str, framework: str) -> None:
     outcome = outcomes[kind]
     assert answer_of(framework, outcome.to_dict()) == json.loads(outcome.to_json())
     assert answer_of(framework, outcome["decision"]) == outcome["decision"]
@@ -340,11 +340,11 @@ def test_json_answers_of_frameworks(outcomes: dict[str, GuardOutput[Any]], kind:
 
 
 @pytest.mark.parametrize("kind", KINDS)
-def test_fastapi_answers_an_outcome_by_its_type(outcomes: dict[str, GuardOutput[Any]], kind: str) -> None:
+def test_fastapi_answers_an_outcome_by_its_type(outcomes: dict[str, GuardOutcome[Any]], kind: str) -> None:
     pytest.importorskip("fastapi")
     from pydantic import TypeAdapter
 
-    adapter = TypeAdapter(GuardOutput[Any])
+    adapter = TypeAdapter(GuardOutcome[Any])
     assert json.loads(adapter.dump_json(adapter.validate_python(outcomes[kind]))) == json.loads(
         outcomes[kind].to_json()
     )
@@ -352,7 +352,7 @@ def test_fastapi_answers_an_outcome_by_its_type(outcomes: dict[str, GuardOutput[
     assert json.loads(again.to_json()) == json.loads(outcomes[kind].to_json())
 
 
-def test_no_form_holds_a_secret(outcomes: dict[str, GuardOutput[Any]]) -> None:
+def test_no_form_holds_a_secret(outcomes: dict[str, GuardOutcome[Any]]) -> None:
     for outcome in outcomes.values():
         assert API_KEY not in outcome.to_json()
         assert API_KEY.encode() not in pickle.dumps(outcome)
@@ -363,8 +363,8 @@ def test_every_exported_error_crosses() -> None:
     assert len(kinds) == 12
     for kind in kinds:
         made = (
-            ActionBlocked("t", {"decision": {"decision": "deny"}})
-            if kind is ActionBlocked
+            ActionBlockedError("t", {"decision": {"decision": "deny"}})
+            if kind is ActionBlockedError
             else kind("m", 500, "b", "c")
         )
         for way in COPIES.values():

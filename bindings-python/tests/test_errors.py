@@ -43,7 +43,7 @@ TREE: dict[type[ActPassError], tuple[str, str, tuple[type[BaseException], ...]]]
     actpass.ActPassStatusError: ("status", "actpass.gateway_error", ()),
     actpass.ActPassTimeoutError: ("timeout", "actpass.timeout", ()),
 }
-CLASSES = [getattr(actpass, name) for name in actpass.__all__ if name.endswith("Error")]
+CLASSES = [getattr(actpass, name) for name in actpass.__all__ if name.endswith("Error") and name != "ActionBlockedError"]
 
 
 def test_the_tree() -> None:
@@ -242,7 +242,7 @@ def test_kinds_are_those_of_the_core() -> None:
     kinds = {one.__name__: one.kind for one in classes}
     assert kinds == {
         "ActPassError": "internal",
-        "ActionBlocked": "blocked",
+        "ActionBlockedError": "blocked",
         "ActPassArgumentError": "argument",
         "ActPassAuthenticationError": "authentication",
         "ActPassConfigError": "config",

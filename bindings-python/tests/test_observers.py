@@ -179,7 +179,7 @@ PLACES: dict[str, Callable[[pytest.MonkeyPatch, Broken], Any]] = {
 @pytest.fixture(autouse=True)
 def _nothing_said_yet(monkeypatch: pytest.MonkeyPatch) -> Iterator[None]:
     """Listen to all that there is, and have every report made again."""
-    monkeypatch.setattr(_telemetry, "_said", {})
+    monkeypatch.setattr(_telemetry, "_reported", {})
     monkeypatch.setattr(_telemetry, "_tracer_of", (None, None))
     monkeypatch.setattr(_telemetry, "_histogram_of", (None, None))
     logger = logging.getLogger("actpass")
@@ -243,7 +243,7 @@ def test_what_an_observer_raises_is_dropped(
 ) -> None:
     recorded = Recorded(gateway)
     for raised in RAISED:
-        monkeypatch.setattr(_telemetry, "_said", {})
+        monkeypatch.setattr(_telemetry, "_reported", {})
         caplog.clear()
         before = recorded.runs
         with caplog.at_level(logging.DEBUG, "actpass"), monkeypatch.context() as patch:
@@ -459,7 +459,7 @@ def test_a_report_that_cannot_be_made_changes_nothing(
     for stderr in (None, object(), types.SimpleNamespace(write=raiser(SystemExit))):
         with monkeypatch.context() as patch:
             patch.setattr(sys, "stderr", stderr)
-            patch.setattr(_telemetry, "_said", {})
+            patch.setattr(_telemetry, "_reported", {})
             assert recorded.guard(False)["result"] is recorded.result
 
 
@@ -477,10 +477,10 @@ def test_each_error_is_reported_once_by_all_threads(
 
 
 def test_errors_at_ever_new_places_are_not_reported_without_end(capsys: pytest.CaptureFixture[str]) -> None:
-    for at in range(_telemetry._MOST_SAID + 9):
+    for at in range(_telemetry._MAX_REPORTED + 9):
         spoiled = type(f"Error{at}", (Exception,), {})
-        assert _telemetry.observe("logging", raiser(spoiled)) is None
-    assert len(capsys.readouterr().err.splitlines()) == _telemetry._MOST_SAID
+        assert _telemetry.call_observer("logging", raiser(spoiled)) is None
+    assert len(capsys.readouterr().err.splitlines()) == _telemetry._MAX_REPORTED
 
 
 def test_a_program_near_the_end_of_its_stack(gateway: CapturingServer) -> None:
@@ -514,8 +514,8 @@ print(runs == reported > 0)
 
 def test_nothing_is_current_after_an_observer(monkeypatch: pytest.MonkeyPatch) -> None:
     with contextlib.suppress(KeyboardInterrupt):
-        _telemetry.observe("logging", raiser(KeyboardInterrupt))
-    _telemetry.observe("logging", raiser(RuntimeError))
+        _telemetry.call_observer("logging", raiser(KeyboardInterrupt))
+    _telemetry.call_observer("logging", raiser(RuntimeError))
     assert _telemetry._observing.get() is False
 
 

@@ -15,13 +15,13 @@ from typing import Any
 
 import pytest
 from actpass import (
-    ActionBlocked,
+    ActionBlockedError,
     ActPassArgumentError,
     ActPassClient,
     ActPassConfigError,
     AsyncActPassClient,
     AsyncPermit,
-    GuardOutput,
+    GuardOutcome,
     Permit,
     canonical_outcome,
 )
@@ -108,7 +108,7 @@ def test_an_action_in_steps(asking: Asking, allowing: Played) -> None:
     context = permit.spend()
     assert context == {"credential": None, "decision": permit.decision}
     out = asking.wait_for(lambda: permit.returned(result))
-    assert isinstance(out, GuardOutput)
+    assert isinstance(out, GuardOutcome)
     assert out["result"] is out.unwrap() is result
     assert (out["executed"], set(out)) == (True, {"decision", "executed", "result"})
     assert len(allowing.seen()) == 1
@@ -207,7 +207,9 @@ def test_what_is_blocked_gives_no_permit(hostile: Hostile, awaited: bool, mode: 
             assert given.spend()["decision"]["decision"] == "require_approval"
         else:
             assert (given["executed"], given["approval"]["approval_request_id"]) == (False, "apr_1")
-            with pytest.raises(ActionBlocked, match=rf"\A{ACTION['tool']} was not run: require_approval") as raised:
+            with pytest.raises(
+                ActionBlockedError, match=rf"\A{ACTION['tool']} was not run: require_approval"
+            ) as raised:
                 given.unwrap()
             assert raised.value.tool == ACTION["tool"]
             assert raised.value.approval == given["approval"]
@@ -241,7 +243,7 @@ def test_arguments_that_have_changed(hostile: Hostile, awaited: bool, mode: str)
                 assert context["credential"] is None
                 assert context["decision"]["reason_code"] == "actpass.arguments_changed"
                 continue
-            with pytest.raises(ActionBlocked) as raised:
+            with pytest.raises(ActionBlockedError) as raised:
                 permit.spend(args)
             blocked = raised.value
             assert (blocked.code, blocked.tool) == ("actpass.arguments_changed", ACTION["tool"])
@@ -258,7 +260,7 @@ def test_a_permit_is_void_once_its_credential_has_expired(hostile: Hostile, awai
         early, late, observed = asking.permit(), asking.permit(), asking.permit(mode="monitor")
         assert early.spend()["credential"]["token"] == CREDENTIAL
         time.sleep(2.1)
-        with pytest.raises(ActionBlocked) as raised:
+        with pytest.raises(ActionBlockedError) as raised:
             late.spend()
         assert (raised.value.code, raised.value.retryable) == ("actpass.permit_expired", False)
         assert "was allowed, but was not run in time" in str(raised.value)
@@ -322,7 +324,7 @@ def test_a_scripted_gateway_knows_what_ran() -> None:
         permit.spend()
         gateway.assert_executed("demo.tool", times=1)
         changed: Any = client.authorize("demo", "demo.tool", {"n": 1})
-        with pytest.raises(ActionBlocked):
+        with pytest.raises(ActionBlockedError):
             changed.spend({"n": 2})
         gateway.assert_executed("demo.tool", times=1)
         gateway.deny("demo.tool")

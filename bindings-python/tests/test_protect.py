@@ -22,7 +22,7 @@ from typing import Any
 
 import pytest
 from actpass import (
-    ActionBlocked,
+    ActionBlockedError,
     ActPassArgumentError,
     ActPassClient,
     ActPassConfigError,
@@ -340,7 +340,7 @@ def test_changed_arguments_block_as_a_decision(hostile: Hostile, mode: Any, asyn
             assert call() == "paid"
             assert ran == [[1, 2]]
             return
-        with pytest.raises(ActionBlocked) as caught:
+        with pytest.raises(ActionBlockedError) as caught:
             call()
     assert ran == []
     blocked = caught.value
@@ -358,7 +358,7 @@ def test_arguments_that_are_no_longer_json_have_changed(gateway: Played, client:
         return "u"
 
     protected = client.protect(**NAMES, user_id=change)(lambda items: pytest.fail("it ran"))
-    with pytest.raises(ActionBlocked, match=r"actpass\.arguments_changed"):
+    with pytest.raises(ActionBlockedError, match=r"actpass\.arguments_changed"):
         protected(items)
 
 
@@ -390,7 +390,7 @@ def test_what_is_made_of_arguments_is_compared_too(gateway: Played, client: ActP
     protected: Any = client.protect(**NAMES, **how)(lambda items, charge: ran.append(charge.id))  # type: ignore[misc]
     protected(items, charge)
     protected = client.protect(**NAMES, **how, user_id=change)(lambda items, charge: pytest.fail("it ran"))
-    with pytest.raises(ActionBlocked, match=r"actpass\.arguments_changed"):
+    with pytest.raises(ActionBlockedError, match=r"actpass\.arguments_changed"):
         protected(items, charge)
     assert ran == ["ch_1"]
 
@@ -440,7 +440,7 @@ def test_arguments_that_change_meanwhile_run_nothing(hostile: Hostile) -> None:
         protected = client.protect(**NAMES)(lambda items: ran.append(items))  # type: ignore[misc]
         other = threading.Thread(target=change)
         other.start()
-        with pytest.raises(ActionBlocked) as caught:
+        with pytest.raises(ActionBlockedError) as caught:
             protected(items)
         other.join()
     assert caught.value.code == caught.value.decision["reason_code"] == "actpass.arguments_changed"
@@ -572,7 +572,7 @@ def test_arguments_that_change_before_they_are_sent(gateway: Played, client: Act
         return "u"
 
     protected = client.protect(**NAMES, user_id=subject)(lambda items: ran.append(items))  # type: ignore[misc]
-    with pytest.raises(ActionBlocked, match=r"actpass\.arguments_changed"):
+    with pytest.raises(ActionBlockedError, match=r"actpass\.arguments_changed"):
         protected(items)
     assert (judged(gateway)["args"], ran) == ({"items": [{"amount": 1}]}, [])
     with pytest.raises(ActPassArgumentError, match=r"\Aargs\.items\.1: expected each key once"):
@@ -594,7 +594,7 @@ def test_asynchronous_arguments_that_change_meanwhile_run_nothing(hostile: Hosti
             while not gateway.seen():
                 await asyncio.sleep(0.01)
             items[0]["amount"] = 1_000_000
-            with pytest.raises(ActionBlocked, match=r"actpass\.arguments_changed"):
+            with pytest.raises(ActionBlockedError, match=r"actpass\.arguments_changed"):
                 await call
 
     with hostile.play(answer(ALLOW, delay_ms=300)) as gateway:
@@ -609,7 +609,7 @@ DENIED = {
 }
 
 
-def blocked_by(hostile: Hostile, *steps: dict[str, Any], **options: Any) -> ActionBlocked:
+def blocked_by(hostile: Hostile, *steps: dict[str, Any], **options: Any) -> ActionBlockedError:
     ran: list[int] = []
     with hostile.play(*steps) as gateway, new_client(gateway.base_url) as client:
 
@@ -617,7 +617,7 @@ def blocked_by(hostile: Hostile, *steps: dict[str, Any], **options: Any) -> Acti
         def refund(amount: int) -> None:
             ran.append(amount)
 
-        with pytest.raises(ActionBlocked) as caught:
+        with pytest.raises(ActionBlockedError) as caught:
             refund(90_000)
     assert ran == []
     return caught.value
@@ -638,7 +638,7 @@ def test_a_denial(hostile: Hostile) -> None:
         "stripe.refund.create was not run: deny (refund.over_limit). Refunds above 500 are made by people. "
         "Ask a person. Offer credit."
     )
-    made_again = ActionBlocked(str(blocked), blocked.args[1])  # As a serializer does that keeps `args`.
+    made_again = ActionBlockedError(str(blocked), blocked.args[1])  # As a serializer does that keeps `args`.
     for again in (pickle.loads(pickle.dumps(blocked)), copy.copy(blocked), made_again):
         assert (str(again), again.decision, again.retryable) == (str(blocked), blocked.decision, False)
         assert (again.developer_text, again.message) == (blocked.developer_text, str(blocked))
@@ -650,12 +650,12 @@ def test_the_texts_are_the_cores_also_of_an_outcome_that_crossed(hostile: Hostil
     with hostile.play(answer(said)) as gateway, new_client(gateway.base_url, api_key="apk_repeated") as client:
         out: Any = client.guard(execute_fn=print, **NAMES, args={})
     for outcome in (out, out.copy(), pickle.loads(pickle.dumps(out)), copy.deepcopy(out)):
-        with pytest.raises(ActionBlocked) as raised:
+        with pytest.raises(ActionBlockedError) as raised:
             outcome.unwrap()
         text = "stripe.refund.create was not run: deny (x). no [redacted]."
         assert (raised.value.developer_text, str(raised.value).startswith(text)) == (text, True)
     made_up = {"decision": {"decision": "deny"}, "error": ActPassConnectionError("no way to 10.0.0.7")}
-    blocked = ActionBlocked("demo.tool", made_up)
+    blocked = ActionBlockedError("demo.tool", made_up)
     assert str(blocked) == (
         "demo.tool was not run: deny (unspecified). Whether it may run could not be found out. "
         "Do not call it again: somebody has to repair this first."
@@ -752,7 +752,7 @@ def test_coroutine_functions(hostile: Hostile, asynchronous: bool) -> None:
         assert await refund("a") == "aaa"
         assert VARIABLE.get() == "a"
         assert ticks > 5, "the loop was blocked"
-        with pytest.raises(ActionBlocked, match="over_limit"):
+        with pytest.raises(ActionBlockedError, match="over_limit"):
             await refund("b")
         assert VARIABLE.get() == "a"
         ticking.cancel()
@@ -780,7 +780,7 @@ def test_against_the_real_gateway(tmp_path: Any, request: pytest.FixtureRequest)
 
         assert refund("ch_123", 4900) == "ch_123 4900 usd"
         for amount in (25000, 90000):
-            with pytest.raises(ActionBlocked) as caught:
+            with pytest.raises(ActionBlockedError) as caught:
                 refund("ch_123", amount)
             assert caught.value.decision["decision"] == {25000: "require_approval", 90000: "deny"}[amount]
             print(caught.value)

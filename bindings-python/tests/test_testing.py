@@ -37,7 +37,7 @@ import asyncio
 import threading
 
 import pytest
-from actpass import ActionBlocked, ActPassConnectionError
+from actpass import ActionBlockedError, ActPassConnectionError
 from actpass.testing import ScriptedGateway, allow, assert_executed, assert_not_executed, deny, require_approval
 from actpass.testing import unreachable, warn
 import agent
@@ -88,7 +88,7 @@ def test_unreachable(actpass_gateway):
     def pay(amount: int) -> int:
         return amount
 
-    with pytest.raises(ActionBlocked) as caught:
+    with pytest.raises(ActionBlockedError) as caught:
         pay(1)
     assert isinstance(caught.value.__cause__, ActPassConnectionError)
     actpass_gateway.assert_not_executed()
@@ -158,7 +158,7 @@ def test_what_blocks_an_allowed_action_did_not_run(actpass_gateway):
     def pay(items):
         return items
 
-    with pytest.raises(ActionBlocked, match="arguments_changed"):
+    with pytest.raises(ActionBlockedError, match="arguments_changed"):
         pay(items)
     actpass_gateway.assert_not_executed()
     actpass_gateway.unreachable()

@@ -18,7 +18,7 @@ from typing import Any
 
 import actpass
 import pytest
-from actpass import ActPassClient, GuardOutput, _async, _client, _functions, _native
+from actpass import ActPassClient, GuardOutcome, _async, _client, _functions, _native
 from support import ALLOW, PACKAGE, TESTS, Hostile, Published, answer
 
 GOOD = """
@@ -27,7 +27,7 @@ import json
 from typing import Any, Dict, List, Literal, Optional, cast
 
 import actpass
-from actpass import ActPassClient, ActPassError, Decision, DecisionWord, ExecutionContext, GuardOutput, Mode
+from actpass import ActPassClient, ActPassError, Decision, DecisionWord, ExecutionContext, GuardOutcome, Mode
 from actpass import PendingApproval, Permit, create_actpass
 from typing_extensions import assert_type
 
@@ -55,7 +55,7 @@ with ActPassClient("apk", timeout=5, mode=mode, ca=b"pem", max_retries=0) as cli
     chain: Optional[str] = decision.get("evidence_chain_id")
     approval: Optional[str] = decision.get("approval_request_id")
     out = client.guard("g", "t", {"amount": 1}, refund, passport="p")
-    assert_type(out, GuardOutput[Refund])
+    assert_type(out, GuardOutcome[Refund])
     if out["executed"] and "result" in out:
         assert_type(out["result"], Refund)
         print(out["result"].id)
@@ -66,7 +66,7 @@ with ActPassClient("apk", timeout=5, mode=mode, ca=b"pem", max_retries=0) as cli
         wait: Optional[float] = error.retry_after
         data: Dict[str, Any] = {**error.to_dict()}
     number = client.guard("g", "t", {}, execute_fn=lambda ctx: 7)
-    assert_type(number, GuardOutput[int])
+    assert_type(number, GuardOutcome[int])
     assert_type(number.unwrap(), int)
     assert_type(number.to_dict(), Dict[str, Any])
     assert_type(number.get("result"), Optional[int])
@@ -77,7 +77,7 @@ with ActPassClient("apk", timeout=5, mode=mode, ca=b"pem", max_retries=0) as cli
     assert_type(quick, ActPassClient)
     when = quick.guard("g", "t", {"when": datetime.date.today()}, lambda ctx: 1, timeout=1, max_retries=1, default=str)
     untyped = client.guard("g", "t", {}, cast(Any, refund))
-    made: GuardOutput[int] = GuardOutput({"decision": decision, "executed": True, "result": 1}, tool="t")
+    made: GuardOutcome[int] = GuardOutcome({"decision": decision, "executed": True, "result": 1}, tool="t")
     token: str = client.issue_passport("a", "g", ["t"], resource_constraints={"max": 1}, ttl_seconds=60)["token"]
     valid: bool = client.verify_passport(token, "a")["valid"]
     revoked: bool = client.revoke_passport("ap_1", "over")["revoked"]
@@ -86,11 +86,11 @@ with ActPassClient("apk", timeout=5, mode=mode, ca=b"pem", max_retries=0) as cli
     signature: str = client.sign_payload("key", {"a": 1})
     canonical: str = actpass.canonical_outcome(out)
     permit = client.authorize("g", "t", {"amount": 1}, mode="warn", passport="p", record_outcome=True, timeout=1)
-    assert_type(permit, "Permit | GuardOutput[Any]")
+    assert_type(permit, "Permit | GuardOutcome[Any]")
     if isinstance(permit, Permit):
         assert_type(permit.spend({"amount": 1}), ExecutionContext)
-        assert_type(permit.returned(7), GuardOutput[int])
-        assert_type(permit.failed(ValueError()), GuardOutput[Any])
+        assert_type(permit.returned(7), GuardOutcome[int])
+        assert_type(permit.failed(ValueError()), GuardOutcome[Any])
         permit.cancelled()
         tool: str = permit.tool
     assert_type(client.mode, Mode)
@@ -113,7 +113,7 @@ GOOD_ASYNC = """
 import asyncio
 from typing import Optional
 
-from actpass import ActionBlocked, AsyncActPassClient, AsyncPermit, Decision, ExecutionContext, GuardOutput
+from actpass import ActionBlockedError, AsyncActPassClient, AsyncPermit, Decision, ExecutionContext, GuardOutcome
 from actpass import PendingApproval
 from typing_extensions import assert_type
 
@@ -135,15 +135,15 @@ async def main() -> None:
         decision = await client.preflight(goal="g", tool="t", args={"amount": 1}, mode="monitor")
         assert_type(decision, Decision)
         out = await client.guard("g", "t", {"amount": 1}, refund, passport="p", record_outcome=True)
-        assert_type(out, GuardOutput[Refund])
+        assert_type(out, GuardOutcome[Refund])
         number = await client.guard("g", "t", {}, plain)
-        assert_type(number, GuardOutput[int])
+        assert_type(number, GuardOutcome[int])
         if "result" in out:
             assert_type(out["result"], Refund)
         assert "approval" in out
         pending: PendingApproval = out["approval"]
         resumed = await client.resume(pending, refund, wait_for_approval=3.5)
-        assert_type(resumed, GuardOutput[Refund])
+        assert_type(resumed, GuardOutcome[Refund])
         status: str = (await client.wait_for_approval(pending, 1))["status"]
         token: str = (await client.issue_passport("a", "g", ["t"]))["token"]
         event: str = (await client.record_evidence("e", "c"))["event_id"]
@@ -151,7 +151,7 @@ async def main() -> None:
         permit = await client.authorize("g", "t", {"amount": 1}, resource="r", user_id="u", audience="a")
         if isinstance(permit, AsyncPermit):
             assert_type(permit.spend(), ExecutionContext)
-            assert_type(await permit.returned(7), GuardOutput[int])
+            assert_type(await permit.returned(7), GuardOutcome[int])
             permit.cancelled()
         else:
             permit.unwrap()
@@ -164,7 +164,7 @@ async def main() -> None:
     assert_type(paid, Refund)
     try:
         await pay("ch_1")
-    except ActionBlocked as blocked:
+    except ActionBlockedError as blocked:
         assert_type(blocked.decision, Decision)
         assert_type(blocked.retryable, bool)
         assert_type(blocked.developer_text, str)
@@ -250,7 +250,7 @@ ActPassError("m").code.upper()
 """
 
 BAD_ASYNC = """
-from actpass import ActionBlocked, ActPassClient, AsyncActPassClient, ExecutionContext
+from actpass import ActionBlockedError, ActPassClient, AsyncActPassClient, ExecutionContext
 client = AsyncActPassClient("apk")
 async def act(ctx: ExecutionContext) -> int: return 1
 async def pay(amount: int) -> int: return amount
@@ -272,7 +272,7 @@ async def main() -> None:
     client.protect(tool="t", goal="g")(pay)(amuont=1)
     (await client.protect(tool="t", goal="g")(pay)(1)).upper()
     ActPassClient("apk").protect(tool="t", goal="g")(lambda amount: amount + 1)()
-    ActionBlocked("t")
+    ActionBlockedError("t")
 """
 
 
@@ -408,7 +408,7 @@ def test_every_public_name_has_a_docstring() -> None:
 
 
 @pytest.mark.parametrize(
-    "kind", [ActPassClient, actpass.AsyncActPassClient, actpass.Permit, actpass.AsyncPermit, GuardOutput]
+    "kind", [ActPassClient, actpass.AsyncActPassClient, actpass.Permit, actpass.AsyncPermit, GuardOutcome]
 )
 def test_every_method_has_an_example(kind: Any) -> None:
     bare = []
@@ -518,12 +518,12 @@ def test_hints_of_classes_are_there_at_run_time(name: str) -> None:
 
 
 def test_outcomes_are_generic_at_run_time() -> None:
-    alias: Any = GuardOutput[int]
+    alias: Any = GuardOutcome[int]
     assert typing.get_args(alias) == (int,)
-    assert typing.get_origin(alias) is GuardOutput
+    assert typing.get_origin(alias) is GuardOutcome
     assert typing.get_args(typing.Optional[alias])[0] == alias
-    made = GuardOutput[int]({"decision": {"decision": "allow"}, "executed": True, "result": 1})
-    assert (type(made), made.unwrap(), isinstance(made, dict)) == (GuardOutput, 1, True)
+    made = GuardOutcome[int]({"decision": {"decision": "allow"}, "executed": True, "result": 1})
+    assert (type(made), made.unwrap(), isinstance(made, dict)) == (GuardOutcome, 1, True)
 
 
 EXPLAIN = {"summary": "", "matched_rules": [], "next_steps": []}
@@ -544,7 +544,7 @@ VALID: dict[str, Any] = {
     "ErrorData": {**ERROR, "cause": ERROR},
     "ExecutionContext": {"credential": None, "decision": DECISION},
     "Explain": EXPLAIN,
-    "GuardOutput": {"decision": DECISION, "executed": False, "error": ERROR, "request_id": "req_1"},
+    "GuardOutcome": {"decision": DECISION, "executed": False, "error": ERROR, "request_id": "req_1"},
     "IssuedPassport": {"token": "t", "of_tomorrow": 1},
     "Mode": "strict",
     "PassportClaims": {"iss": "i", "of_tomorrow": 1},
@@ -588,12 +588,12 @@ def test_outcomes_of_a_type_are_validated() -> None:
     pydantic = pytest.importorskip("pydantic")
 
     class Answer(pydantic.BaseModel):  # type: ignore[misc, name-defined]
-        outcome: GuardOutput[int]
+        outcome: GuardOutcome[int]
         decision: actpass.Decision
 
     whole = {"decision": DECISION, "executed": True, "result": 7}
-    made = Answer(outcome=GuardOutput(whole, tool="t", request_id="req_1"), decision=DECISION)
-    assert (type(made.outcome), made.outcome.unwrap(), made.outcome.request_id) == (GuardOutput, 7, "req_1")
+    made = Answer(outcome=GuardOutcome(whole, tool="t", request_id="req_1"), decision=DECISION)
+    assert (type(made.outcome), made.outcome.unwrap(), made.outcome.request_id) == (GuardOutcome, 7, "req_1")
     assert json.loads(made.model_dump_json())["outcome"] == {**whole, "request_id": "req_1"}
     for wrong in ({**whole, "result": "seven"}, {**whole, "executed": "yes"}, {"executed": True}, "no", None):
         with pytest.raises(pydantic.ValidationError):
@@ -628,7 +628,7 @@ def test_fastapi_answers_every_exported_type() -> None:
             assert json.loads(json.dumps(field.serialize(content[0]))) == value
 
 
-def typed_answer() -> GuardOutput[int]:
+def typed_answer() -> GuardOutcome[int]:
     raise NotImplementedError
 
 

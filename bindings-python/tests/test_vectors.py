@@ -14,7 +14,7 @@ from pathlib import Path
 from typing import Any
 
 import pytest
-from actpass import ActionBlocked, ActPassArgumentError, AsyncPermit, Permit, _native, canonical_outcome
+from actpass import ActionBlockedError, ActPassArgumentError, AsyncPermit, Permit, _native, canonical_outcome
 from support import ACTION, MODES, VECTORS, Callback, Hostile, everything_shown, new_async_client, new_client
 
 KEY = "apk_vector_secret"
@@ -126,7 +126,7 @@ class Played:
     """What came of a run; no ``out`` if its action was stopped."""
 
     out: Any
-    blocked: ActionBlocked | None
+    blocked: ActionBlockedError | None
     callback: Ending
     seen: list[dict[str, Any]]
     other_seen: list[dict[str, Any]]
@@ -149,11 +149,11 @@ def play(hostile: Hostile, run: Run) -> Played:
         out = blocked = None
         with contextlib.suppress(Stopped, asyncio.CancelledError):
             out = GUARDS[run.kind](gateway.base_url, settings, action, calls, recorded, vector.get("changed_args"))
-        if isinstance(out, ActionBlocked):
+        if isinstance(out, ActionBlockedError):
             # What spending a permit raised.
             out, blocked = {"executed": False, "decision": out.decision}, out
         elif out is not None and not out["executed"]:
-            with pytest.raises(ActionBlocked) as raised:
+            with pytest.raises(ActionBlockedError) as raised:
                 out.unwrap()
             blocked = raised.value
         if out is None:
@@ -175,7 +175,7 @@ def guard(
             return permit
         try:
             context = permit.spend(changed)
-        except ActionBlocked as blocked:
+        except ActionBlockedError as blocked:
             return blocked
         spent_once(permit)
         return permit.returned(calls[-1](context))
@@ -198,7 +198,7 @@ def guard_async(
                 return permit
             try:
                 context = permit.spend(changed)
-            except ActionBlocked as blocked:
+            except ActionBlockedError as blocked:
                 return blocked
             spent_once(permit)
             return await permit.returned(calls[-1](context))
@@ -232,7 +232,7 @@ def canonical(value: Any) -> str:
     return json.dumps(value, sort_keys=True, separators=(",", ":"), ensure_ascii=False)
 
 
-def thrown(blocked: ActionBlocked | None) -> dict[str, Any] | None:
+def thrown(blocked: ActionBlockedError | None) -> dict[str, Any] | None:
     """Return what is raised where an outcome that was blocked is unwrapped."""
     if blocked is None:
         return None

@@ -224,10 +224,8 @@ fn respelled(message: &str, language: NativeLanguage) -> String {
 }
 
 fn spelled(name: &str, language: NativeLanguage) -> String {
-    match (name, language) {
-        ("ca", _) => return "certificateAuthorities".to_owned(),
-        ("wait", NativeLanguage::Swift) => return "upTo".to_owned(),
-        _ => {}
+    if name == "wait" {
+        return "timeout".to_owned();
     }
     let mut words = name.split('_');
     let mut spelled = words.next().unwrap_or_default().to_owned();

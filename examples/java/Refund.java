@@ -77,7 +77,7 @@ public final class Refund {
         Outcome<String> outcome = actpass.guardBlocking(action, context -> pay(charge, cents));
         System.out.printf(
             "%6d  %-8s  %-17s  %-28s  %s%n",
-            cents, mode, outcome.getDecision().getWord(), outcome.getDecision().getReasonCode(), outcome.getWasExecuted());
+            cents, mode, outcome.getDecision().getWord(), outcome.getDecision().getReasonCode(), outcome.getExecuted());
     }
 
     private String pay(String charge, int cents) throws IOException {

@@ -15,7 +15,7 @@ import urllib.request
 from pathlib import Path
 from typing import Any
 
-from actpass import ActPassClient, GuardOutput
+from actpass import ActPassClient, GuardOutcome
 from own_gateway import AGENT_KEY, running
 
 
@@ -41,7 +41,7 @@ def main(gateway: str, ledger: Path) -> None:
 
 def guarded_refund(client: ActPassClient, ledger: Path, charge: str, cents: int, mode: Any) -> None:
     """Refund ``charge``, if it may be, and print a row about it."""
-    out: GuardOutput[str] = client.guard(
+    out: GuardOutcome[str] = client.guard(
         goal="resolve_refund_request",
         tool="stripe.refund.create",
         resource=f"stripe:charge:{charge}",

@@ -8,7 +8,7 @@ from __future__ import annotations
 import asyncio
 import sys
 
-from actpass import ActionBlocked, AsyncActPassClient
+from actpass import ActionBlockedError, AsyncActPassClient
 from own_gateway import AGENT_KEY, running
 
 
@@ -29,7 +29,7 @@ async def main(base_url: str) -> None:
 
         calls = [refund("ch_123", 4900), refund("ch_123", 25000), refund("ch_123", 90000), note("cus_1", "paid back")]
         for said in await asyncio.gather(*calls, return_exceptions=True):
-            if isinstance(said, BaseException) and not isinstance(said, ActionBlocked):
+            if isinstance(said, BaseException) and not isinstance(said, ActionBlockedError):
                 raise said
             print(said)
 

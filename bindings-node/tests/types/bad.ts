@@ -57,7 +57,7 @@ export async function calls(): Promise<void> {
   console.log(outcome.executed && outcome.error.message);
   // @ts-expect-error no such kind
   console.log(outcome.kind === 'failed');
-  if (outcome.kind === 'threw') {
+  if (outcome.kind === 'failed') {
     // @ts-expect-error what was thrown may be anything
     console.log(outcome.error.message);
   }
@@ -119,9 +119,9 @@ export async function calls(): Promise<void> {
   // @ts-expect-error the context comes first
   actpass.protect(async (charge: string) => charge, { tool: 't', goal: 'g', withContext: true });
   // @ts-expect-error a default that is none
-  actpass.with({ goal: 'g' });
+  actpass.withOptions({ goal: 'g' });
   // @ts-expect-error a mode is not for everybody inside
-  actpass.run({ mode: 'monitor' }, () => 1);
+  actpass.withScope({ mode: 'monitor' }, () => 1);
   // @ts-expect-error no level
   new ActPass({ logLevel: 'verbose' });
   // @ts-expect-error no logger

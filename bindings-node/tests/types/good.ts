@@ -26,7 +26,7 @@ import {
   type RequireApprovalDecision,
   type ReturnedOutcome,
   signPayload,
-  type ThrewOutcome,
+  type FailedOutcome,
 } from '@actpass/sdk';
 
 /** Compiles only where the two types are the same. */
@@ -48,7 +48,7 @@ export async function outcomes(): Promise<void> {
   const outcome = await actpass.guard({ ...action, execute: () => refund('ch_123', 4900) });
   holds<Same<typeof outcome, GuardOutcome<Receipt>>>();
   const { kind, result, error, decision, executed, approval, evidence, evidenceError, requestId, unwrap } = outcome;
-  holds<Same<typeof kind, 'blocked' | 'returned' | 'threw'>>();
+  holds<Same<typeof kind, 'blocked' | 'returned' | 'failed'>>();
   holds<Same<typeof result, Receipt | undefined>>();
   holds<Same<typeof error, ActPassError | NonNullable<unknown> | null | undefined>>();
   holds<Same<typeof executed, boolean>>();
@@ -64,7 +64,7 @@ export async function outcomes(): Promise<void> {
       holds<Same<typeof result, Receipt>>();
       holds<Same<typeof error, ActPassError | undefined>>();
       break;
-    case 'threw':
+    case 'failed':
       holds<Same<typeof result, undefined>>();
       holds<Same<typeof error, NonNullable<unknown> | null>>();
       break;
@@ -136,8 +136,8 @@ export async function permits(): Promise<void> {
   permit.spend({ args: { amount: 4900 } });
   const returned = await permit.returned(await refund('ch_123', 4900));
   holds<Same<typeof returned, ReturnedOutcome<Receipt> | ObservedOutcome<Receipt>>>();
-  const threw: ThrewOutcome = await permit.threw(new Error('the card is closed'));
-  const cancelled: ThrewOutcome = await permit.cancelled();
+  const threw: FailedOutcome = await permit.failed(new Error('the card is closed'));
+  const cancelled: FailedOutcome = await permit.cancelled();
   const either: GuardOutcome<Receipt> = returned;
   console.log(threw.evidence?.event_id, cancelled.executed, either.unwrap().id);
 }
@@ -319,9 +319,9 @@ export async function scopes(logger: Logger): Promise<void> {
   using closed = new ActPass({ logger, logLevel: 'debug' });
   await using later = new ActPass({ logger: console });
   const defaults: ClientDefaults = { userId: 'u', timeoutMs: 5, maxRetries: 0, recordOutcome: true };
-  const scoped: ActPass = closed.with(defaults);
-  const returned: number = scoped.run({ userId: 'u' }, () => 7);
-  const promised: Promise<string> = later.run({}, async () => 'x');
+  const scoped: ActPass = closed.withOptions(defaults);
+  const returned: number = scoped.withScope({ userId: 'u' }, () => 7);
+  const promised: Promise<string> = later.withScope({}, async () => 'x');
   console.log(returned, await promised);
   scoped.close();
 }

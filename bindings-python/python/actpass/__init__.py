@@ -33,7 +33,7 @@ except ImportError as _error:
 from ._async import AsyncActPassClient, AsyncPermit
 from ._client import ActPassClient, Permit
 from ._errors import (
-    ActionBlocked,
+    ActionBlockedError,
     ActPassArgumentError,
     ActPassAuthenticationError,
     ActPassConfigError,
@@ -47,7 +47,7 @@ from ._errors import (
     ActPassTimeoutError,
 )
 from ._functions import canonical_outcome, create_actpass
-from ._outcome import GuardOutput
+from ._outcome import GuardOutcome
 from ._settings import DEFAULT_BASE_URL
 from ._types import (
     Approval,
@@ -83,7 +83,7 @@ __all__ = [
     "ActPassResponseError",
     "ActPassStatusError",
     "ActPassTimeoutError",
-    "ActionBlocked",
+    "ActionBlockedError",
     "Approval",
     "AsyncActPassClient",
     "AsyncPermit",
@@ -93,7 +93,7 @@ __all__ = [
     "ErrorData",
     "ExecutionContext",
     "Explain",
-    "GuardOutput",
+    "GuardOutcome",
     "IssuedPassport",
     "Mode",
     "PassportClaims",

@@ -9,9 +9,9 @@ from typing import Any, Callable, NoReturn, Optional, Union, overload
 from . import _native, _run
 from ._errors import ActPassError
 from ._kinds import Blocking
-from ._outcome import GuardOutput
+from ._outcome import GuardOutcome
 from ._settings import Self, limits
-from ._telemetry import operation
+from ._telemetry import instrument
 from ._types import (
     Approval,
     AsyncFunctionNeedsAsyncActPassClient,
@@ -30,11 +30,11 @@ from ._types import (
 
 
 class Permit:
-    """Leave to run one action, once. :meth:`ActPassClient.authorize` gives it; a program cannot make one.
+    """Single-use permission to run one action; only :meth:`ActPassClient.authorize` creates one.
 
-    Call :meth:`spend` right before the action runs. When the action has ended, call :meth:`returned` or :meth:`failed`;
-    if it was stopped, :meth:`cancelled`. A permit is void after five minutes, and once its credential has expired. It
-    can be neither pickled nor copied, nor spent in a process that was forked since.
+    Call :meth:`spend` right before the action runs. When the action ends, call :meth:`returned`, :meth:`failed` or
+    :meth:`cancelled`. A permit expires five minutes after the decision, or earlier with its credential. It cannot be
+    pickled or copied, or spent in a process forked after it was issued.
 
     >>> from actpass.testing import ScriptedGateway
     >>> with ScriptedGateway() as gateway:
@@ -47,7 +47,7 @@ class Permit:
     __slots__ = ("_decision", "_default", "_session", "_tool")
 
     def __init__(self, session: _native.GuardSession, tool: str, default: Optional[Callable[[Any], Any]]) -> None:
-        """Hold what the native half permits."""
+        """Wrap the native session of a permitted action."""
         self._session = session
         self._default = default
         self._tool = tool
@@ -56,7 +56,7 @@ class Permit:
 
     @property
     def tool(self) -> str:
-        """The tool that may be used.
+        """The tool that the action uses.
 
         >>> from actpass.testing import ScriptedGateway
         >>> with ScriptedGateway() as gateway:
@@ -79,16 +79,18 @@ class Permit:
         return self._decision
 
     def spend(self, args: Optional[dict[str, Any]] = None) -> ExecutionContext:
-        """Return what the action is given: its credential, if there is one, and the decision. Run it then, once.
+        """Spend the permit and return the execution context: the decision and the vaulted credential, if any.
+
+        Run the action once, immediately afterwards.
 
         Args:
-            args: The arguments with which the action is about to run, if they may have changed since the question: a
-                difference blocks with ``actpass.arguments_changed``. Default: they are not compared.
+            args: The current arguments. If they differ from the judged arguments, the action is blocked with
+                ``actpass.arguments_changed``. Default: no comparison.
 
         Raises:
-            ActPassArgumentError: The permit is spent, or the process was forked since. Do not run the action.
-            ActionBlocked: The arguments have changed, or the permit is void (``actpass.permit_expired``). In
-                ``monitor`` the action may run, without a credential.
+            ActPassArgumentError: The permit was already spent, or was issued before a fork. Do not run the action.
+            ActionBlockedError: The arguments changed, or the permit expired (``actpass.permit_expired``). In
+                ``monitor`` the action may still run, without a credential.
 
         >>> from actpass.testing import ScriptedGateway
         >>> with ScriptedGateway() as gateway:
@@ -108,14 +110,14 @@ class Permit:
         spent: ExecutionContext = context
         return spent
 
-    def returned(self, result: T) -> GuardOutput[T]:
-        """Report that the action returned ``result``, and record that with ``record_outcome``.
+    def returned(self, result: T) -> GuardOutcome[T]:
+        """Report that the action returned ``result``; with ``record_outcome``, record it.
 
         Returns:
-            The outcome, as :meth:`ActPassClient.guard` reports it.
+            The outcome, as :meth:`ActPassClient.guard` returns it.
 
         Raises:
-            ActPassArgumentError: The permit is not spent, or its end was reported before.
+            ActPassArgumentError: The permit is not spent, or its outcome was already reported.
 
         >>> from actpass.testing import ScriptedGateway
         >>> with ScriptedGateway() as gateway:
@@ -128,14 +130,15 @@ class Permit:
         """
         return self._ended(_run.reported(_run.returned(self._session, result)))
 
-    def failed(self, error: Exception) -> GuardOutput[Any]:
-        """Report that the action raised ``error``, and record that with ``record_outcome``.
+    def failed(self, error: Exception) -> GuardOutcome[Any]:
+        """Report that the action raised ``error``; with ``record_outcome``, record it.
 
         Returns:
-            The outcome, as :meth:`ActPassClient.guard` reports it.
+            The outcome, as :meth:`ActPassClient.guard` returns it.
 
         Raises:
-            ActPassArgumentError: ``error`` is no exception, the permit is not spent, or its end was reported before.
+            ActPassArgumentError: ``error`` is not an exception, the permit is not spent, or its outcome was already
+                reported.
 
         >>> from actpass.testing import ScriptedGateway
         >>> with ScriptedGateway() as gateway:
@@ -149,12 +152,12 @@ class Permit:
         return self._ended(_run.reported(_run.failed(self._session, error)))
 
     def cancelled(self) -> None:
-        """Report that the action was stopped while it ran; with ``record_outcome`` that is recorded in the background.
+        """Report that the action was cancelled while it ran; with ``record_outcome``, record it in the background.
 
-        It waits for nothing and replaces no exception: call it where the stop is caught, then raise the stop again.
+        Does not wait or raise a new error. Call it in the ``except`` block of the cancellation, then re-raise.
 
         Raises:
-            ActPassArgumentError: The permit is not spent, or its end was reported before.
+            ActPassArgumentError: The permit is not spent, or its outcome was already reported.
 
         >>> from actpass.testing import ScriptedGateway
         >>> with ScriptedGateway() as gateway:
@@ -166,16 +169,16 @@ class Permit:
         """
         self._session.cancelled()
 
-    def _ended(self, outcome: GuardOutput[Any]) -> GuardOutput[Any]:
+    def _ended(self, outcome: GuardOutcome[Any]) -> GuardOutcome[Any]:
         outcome._tool = self.tool
         return outcome
 
     def __repr__(self) -> str:
-        """Show the tool and the decision's word, and nothing secret."""
+        """Show the tool and the decision; no secrets."""
         return f"{type(self).__name__}(tool={self.tool!r}, decision={self.decision['decision']!r})"
 
     def __reduce__(self) -> NoReturn:
-        """Refuse to be pickled or copied: a permit is spent once."""
+        """Reject pickling and copying: a permit is single-use."""
         raise _run.wrong(
             "expected something that can be pickled or copied, found a permit, which is spent once: spend it in the "
             "process that was given it",
@@ -184,32 +187,32 @@ class Permit:
 
 
 class ActPassClient(Blocking):
-    """A client of an ActPass gateway. Safe to use from many threads at once, and on both sides of ``os.fork()``.
+    """Client of an ActPass gateway. Thread-safe, and usable before and after ``os.fork()``.
 
-    Connections are kept open and shared by all calls; :meth:`close` (or leaving a ``with`` block) lets them go.
+    Calls share pooled connections; :meth:`close` (or leaving a ``with`` block) closes them.
 
     Args:
-        api_key: The key, which is the identity: ``apk_…`` or ``apdv_…``. Default: the environment variable
+        api_key: The API key, which is the client's identity: ``apk_…`` or ``apdv_…``. Default: the environment variable
             ``ACTPASS_API_KEY``.
-        tenant_id: The tenant, a routing hint that the gateway does not trust. Default: none.
+        tenant_id: The tenant: a routing hint that the gateway does not trust. Default: none.
         agent_id: The agent's name. Default: ``"sdk"``.
         base_url: The gateway's URL. Default: the environment variable ``ACTPASS_API_BASE_URL``, else
-            :data:`DEFAULT_BASE_URL`. Plain ``http`` is accepted to this machine only.
-        timeout: The total deadline of a call in seconds, retries and waits included; above 0, at most 86400.
-        connect_timeout: The longest that one attempt may take to connect, in seconds. Default: 5, or ``timeout``
-            if that is shorter.
-        max_retries: How often a call is tried again at most, 0 to 10. Calls that are not safe to repeat are
-            retried only where the gateway certainly did not take them.
-        mode: The mode of calls that name none. Nothing in the environment can change it.
-        ca: Certificates to trust as well, as authorities and as a server's own, in PEM, as ``str`` or ``bytes``.
-        circuit_failures: How many calls in a row must fail to reach the gateway for the circuit to open; 0 is never.
-            While it is open, calls fail at once as ``actpass.unreachable`` with a ``retry_after``; see :attr:`circuit`.
-        danger_allow_insecure_http: Permits plain ``http`` to another machine, where everyone on the way can read the
-            key and forge decisions.
-        default: A function that converts what in arguments is not JSON, as for ``json.dumps``: see :meth:`guard`.
+            :data:`DEFAULT_BASE_URL`. Plain ``http`` is accepted for loopback addresses only.
+        timeout: The total deadline of a call in seconds, including retries and backoff; above 0, at most 86400.
+        connect_timeout: The deadline of one connection attempt, in seconds. Default: 5, or ``timeout`` if shorter.
+        max_retries: The maximum number of retries of a call, 0 to 10. A call that is not idempotent is retried only
+            if the gateway certainly did not process it.
+        mode: The default mode of calls. No environment variable changes it.
+        ca: Additional trusted certificates in PEM, as ``str`` or ``bytes``: authorities or the server's own.
+        circuit_failures: How many consecutive calls must fail to reach the gateway before the circuit opens; 0
+            disables it. While open, calls fail immediately with ``actpass.unreachable`` and a ``retry_after``; see
+            :attr:`circuit`.
+        danger_allow_insecure_http: Permits plain ``http`` to other machines. Anyone on the network path can then read
+            the key and forge decisions.
+        default: A function that converts arguments that are not JSON, as for ``json.dumps``: see :meth:`guard`.
 
     Raises:
-        ActPassConfigError: A setting is missing or wrong; the message names it.
+        ActPassConfigError: A setting is missing or invalid; the message names it.
 
     >>> client = ActPassClient(api_key="apk_dev", base_url="http://127.0.0.1:8787", agent_id="support_agent")
     >>> client
@@ -236,31 +239,30 @@ class ActPassClient(Blocking):
         timeout: Optional[float] = None,
         max_retries: Optional[int] = None,
     ) -> Decision:
-        """Ask for a decision, and run nothing.
+        """Request a decision without running anything.
 
         Args:
             goal: What the agent wants to achieve.
-            tool: The tool that it is about to use.
-            args: The tool's arguments: a dict of what is JSON, nested at most 127 deep.
+            tool: The tool that the action uses.
+            args: The tool's arguments: a JSON-compatible dict, nested at most 127 levels deep.
             resource: What the tool acts on, such as ``stripe:charge:ch_123``.
-            user_id: On whose behalf the agent acts.
+            user_id: The user on whose behalf the agent acts.
             passport: The passport that the action spends.
             mode: ``enforce``, ``strict``, ``warn`` or ``monitor``. Default: the client's.
-            idempotency_key: What makes a repetition known as one. Default: a fresh UUIDv7, kept on retries.
-            audience: To whom the passport is shown.
+            idempotency_key: Identifies repetitions of the request. Default: a new UUIDv7, reused by retries.
+            audience: The service to which the passport is presented.
             approval_request_id: The approved request that the action spends.
             tool_manifest_hash: The hash of the tool's definition as the agent sees it.
             default: As for :meth:`guard`.
             timeout: The total deadline of this call, in seconds. Default: the client's.
-            max_retries: How often this call is retried at most. Default: the client's.
+            max_retries: The maximum number of retries of this call. Default: the client's.
 
         Returns:
-            The decision. A 401 or 403 that explains itself with a decision other than
-            ``allow`` is that decision.
+            The decision. A 401 or 403 response whose body is a decision other than ``allow`` counts as a decision.
 
         Raises:
-            ActPassArgumentError: Something cannot be sent; nothing was.
-            ActPassError: There is no decision; its class and ``code`` say why.
+            ActPassArgumentError: An argument is invalid. Nothing was sent.
+            ActPassError: The request failed; the class and ``code`` name the cause.
 
         >>> from actpass.testing import ScriptedGateway
         >>> with ScriptedGateway() as gateway:
@@ -269,7 +271,7 @@ class ActPassClient(Blocking):
         'test.unscripted'
         """
         converter = self._converter(default, "preflight")
-        with operation("preflight", tool, mode, self) as told:
+        with instrument("preflight", tool, mode, self) as span:
             try:
                 decision: Decision = self._native.preflight(
                     {
@@ -292,7 +294,7 @@ class ActPassClient(Blocking):
                 if _run.journals and (mode or self.mode) == "monitor":
                     _run.note(tool, {}, ran=False)
                 raise
-            told.decided(decision)
+            span.decided(decision)
             _run.note(tool, decision, ran=False)
             return decision
 
@@ -340,7 +342,7 @@ class ActPassClient(Blocking):
         default: Optional[Callable[[Any], Any]] = None,
         timeout: Optional[float] = None,
         max_retries: Optional[int] = None,
-    ) -> GuardOutput[T]: ...
+    ) -> GuardOutcome[T]: ...
 
     def guard(  # type: ignore[misc]
         self,
@@ -362,52 +364,50 @@ class ActPassClient(Blocking):
         default: Optional[Callable[[Any], Any]] = None,
         timeout: Optional[float] = None,
         max_retries: Optional[int] = None,
-    ) -> GuardOutput[Any]:
-        """Ask for a decision, and run ``execute_fn`` only when the decision allows it.
+    ) -> GuardOutcome[Any]:
+        """Request a decision and run ``execute_fn`` only if the decision allows it.
 
-        ``execute_fn`` is called with ``{"credential": {...} or None, "decision": {...}}``, at most once, on the calling
-        thread, after the verdict. In ``enforce`` it runs on ``allow`` only; in ``strict`` only if the decision is
-        recorded and bound to this request as well; in ``warn`` also on ``warn``; in ``monitor`` always.
+        ``execute_fn`` is called with ``{"credential": {...} or None, "decision": {...}}``, at most once, after the
+        decision, on the calling thread. In ``enforce`` it runs on ``allow`` only; in ``strict`` only if the decision is
+        also recorded and bound to this request; in ``warn`` also on ``warn``; in ``monitor`` always.
 
         Args:
-            goal: This and all that is not listed here: as for :meth:`preflight`.
-            tool: The tool that it is about to use.
+            goal: What the agent wants to achieve.
+            tool: The tool that the action uses.
             args: The tool's arguments.
-            execute_fn: What is to run: a function of one argument, the context, that is done when it returns.
-                ``async def`` is for :class:`~actpass.AsyncActPassClient`; generator functions are refused.
-            resource: What the tool acts on.
-            user_id: On whose behalf the agent acts.
+            execute_fn: The function to run, with one argument, the context. ``async def`` needs
+                :class:`~actpass.AsyncActPassClient`; generator functions are rejected.
+            resource: What the tool acts on, such as ``stripe:charge:ch_123``.
+            user_id: The user on whose behalf the agent acts.
             passport: The passport that the action spends.
             mode: ``enforce``, ``strict``, ``warn`` or ``monitor``. Default: the client's.
-            idempotency_key: What makes a repetition known as one: a second call with the same key runs nothing.
-            audience: To whom the passport is shown.
+            idempotency_key: Identifies repetitions of the request: a second call with the same key runs nothing.
+            audience: The service to which the passport is presented.
             approval_request_id: The approved request that the action spends.
             tool_manifest_hash: The hash of the tool's definition as the agent sees it.
-            wait_for_approval: For how many seconds an action that needs an approval is held until a person decided, on
-                top of the client's ``timeout``, which is that of each request. Then the same action is asked about once
-                more. Default: it is not held.
-            record_outcome: Whether the ledger is told how the action ended, on the decision's chain.
-            default: A function that converts what in ``args`` is not JSON, as for ``json.dumps``: it is called with
-                each such value and returns what to send. What it raises is raised. Default: the client's, else such
-                values are refused.
+            wait_for_approval: How many seconds to wait for a human decision if the action needs approval, at most 30
+                days; ``timeout`` applies to each request separately. After an approval the action is preflighted once
+                more, and that decision applies. Default: no waiting; the action is blocked.
+            record_outcome: Record in the ledger, on the decision's chain, how the action ended. Default: ``False``.
+            default: A function that converts values in ``args`` that are not JSON, as for ``json.dumps``. Its
+                exceptions propagate. Default: the client's, else such values are rejected.
             timeout: The total deadline of each request of this call, in seconds. Default: the client's.
-            max_retries: How often each is retried at most. Default: the client's.
+            max_retries: The maximum number of retries of each request. Default: the client's.
 
         Returns:
-            A dict: ``decision`` and ``executed`` always; ``result`` when the function ran and returned; ``error``
-            when it ran and raised (that very exception) or when the gate failed (an
-            :class:`~actpass.ActPassError`). A coroutine, generator or other body that it returned and that nobody would
-            run is an ``error`` too (an :class:`~actpass.ActPassArgumentError`), and is closed.
-            If the gate failed, the decision is one that the SDK made: ``deny`` with a ``reason_code`` such as
-            ``actpass.unreachable``, and what to check in ``explain``. ``approval``, a small dict to keep and give to
-            :meth:`resume`, when a person has to decide first. With ``record_outcome``,
-            what came of that: ``evidence`` (the ledger's answer) or ``evidence_error``.
+            A dict with ``decision`` and ``executed``; ``result`` if the function returned; ``error`` if it raised (the
+            same exception object) or if the gate failed (an :class:`~actpass.ActPassError`). If the gate failed, the
+            decision is a ``deny`` made by the SDK, with a ``reason_code`` such as ``actpass.unreachable`` and advice in
+            ``explain``. If the function returned a coroutine, a generator or another body that has not run, that is
+            closed and reported as ``error`` (an :class:`~actpass.ActPassArgumentError`). ``approval``, JSON to store
+            and pass to :meth:`resume`, if the action needs human approval. With ``record_outcome``, ``evidence`` (the
+            ledger's response) or ``evidence_error``.
 
         Raises:
-            ActPassArgumentError: Something cannot be sent, or ``execute_fn`` cannot be called with the context or would
-                run later. Nothing was sent and nothing ran, in any mode.
-            KeyboardInterrupt: And whatever else stops a program; it is never swallowed. If the function has run, its
-                attribute ``actpass_outcome`` is the outcome.
+            ActPassArgumentError: An argument is invalid, or ``execute_fn`` does not accept the context or would run
+                later. Nothing was sent and nothing ran, in any mode.
+            KeyboardInterrupt: Or another exception that stops the program; it always propagates. If the function ran,
+                the exception's attribute ``actpass_outcome`` is the outcome.
 
         >>> from actpass.testing import ScriptedGateway
         >>> with ScriptedGateway() as gateway:
@@ -453,35 +453,35 @@ class ActPassClient(Blocking):
         default: Optional[Callable[[Any], Any]] = None,
         timeout: Optional[float] = None,
         max_retries: Optional[int] = None,
-    ) -> Union[Permit, GuardOutput[Any]]:
-        """Ask for a decision, and return a permit if the action may run: :meth:`guard` in steps.
+    ) -> Union[Permit, GuardOutcome[Any]]:
+        """Request a decision and return a permit if the action may run.
 
-        For code that cannot give its action as one function, such as a framework's hooks before and after a tool. A
-        permit is spent once, right before the action runs; then the permit is told how the action ended.
+        The steps of :meth:`guard`, for code that cannot pass its action as one function, such as a framework's hooks
+        before and after a tool. Spend the permit once, right before the action runs, then report how it ended.
 
         Args:
-            goal: This and all that is not listed here: as for :meth:`guard`.
-            tool: The tool that it is about to use.
+            goal: What the agent wants to achieve.
+            tool: The tool that the action uses.
             args: The tool's arguments.
             resource: What the tool acts on.
-            user_id: On whose behalf the agent acts.
+            user_id: The user on whose behalf the agent acts.
             passport: The passport that the action spends.
             mode: ``enforce``, ``strict``, ``warn`` or ``monitor``. Default: the client's.
-            idempotency_key: What makes a repetition known as one: a second call with the same key gives no permit.
-            audience: To whom the passport is shown.
+            idempotency_key: Identifies repetitions of the request: a second call with the same key gives no permit.
+            audience: The service to which the passport is presented.
             approval_request_id: The approved request that the action spends.
             tool_manifest_hash: The hash of the tool's definition as the agent sees it.
             wait_for_approval: As for :meth:`guard`.
-            record_outcome: Whether the ledger is told how the action ended, when the permit is.
+            record_outcome: Record in the ledger how the action ended, as reported to the permit.
             default: As for :meth:`guard`.
             timeout: The total deadline of each request of this call, in seconds. Default: the client's.
-            max_retries: How often each is retried at most. Default: the client's.
+            max_retries: The maximum number of retries of each request. Default: the client's.
 
         Returns:
-            An :class:`~actpass.Permit`; or, if the action may not run, the outcome, as :meth:`guard` reports it.
+            An :class:`~actpass.Permit`; or, if the action is blocked, the outcome, as :meth:`guard` returns it.
 
         Raises:
-            ActPassArgumentError: Something cannot be sent. Nothing was sent, in any mode.
+            ActPassArgumentError: An argument is invalid. Nothing was sent, in any mode.
 
         >>> from actpass import Permit
         >>> from actpass.testing import ScriptedGateway
@@ -490,7 +490,7 @@ class ActPassClient(Blocking):
         ...     with gateway.client() as client:
         ...         permit = client.authorize("demo", "demo.tool", {"n": 1})
         ...         if not isinstance(permit, Permit):
-        ...             permit.unwrap()  # Raises ActionBlocked.
+        ...             permit.unwrap()  # Raises ActionBlockedError.
         ...         context = permit.spend()
         ...         out = permit.returned("ran")
         ...         context["credential"], out["result"]
@@ -511,12 +511,12 @@ class ActPassClient(Blocking):
             "wait_for_approval": wait_for_approval,
         }
         converter, options = self._converter(default, "authorize"), limits(timeout, max_retries)
-        with operation("authorize", tool, mode, self) as told:
+        with instrument("authorize", tool, mode, self) as span:
             session, blocked = self._native.authorize(action, record_outcome, converter, options)
             if session is None:
-                return _run.blocked(blocked, tool, told)
+                return _run.blocked(blocked, tool, span)
             permit = Permit(session, tool, converter)
-            told.decided(permit.decision)
+            span.decided(permit.decision)
             return permit
 
     @overload
@@ -543,7 +543,7 @@ class ActPassClient(Blocking):
         record_outcome: bool = False,
         timeout: Optional[float] = None,
         max_retries: Optional[int] = None,
-    ) -> GuardOutput[T]: ...
+    ) -> GuardOutcome[T]: ...
 
     def resume(  # type: ignore[misc]
         self,
@@ -555,20 +555,19 @@ class ActPassClient(Blocking):
         record_outcome: bool = False,
         timeout: Optional[float] = None,
         max_retries: Optional[int] = None,
-    ) -> GuardOutput[Any]:
-        """Guard an action again that waited for a person, in this process or another.
+    ) -> GuardOutcome[Any]:
+        """Guard an action again after its approval was decided, in this process or another.
 
-        The action is the one in ``pending``, its arguments in ``pending["args"]`` for ``execute_fn`` to use. The
-        gateway holds it against the one that was approved, and lets an approval be used once; so what runs is what
-        was approved, or nothing.
+        The action is the one in ``pending``; ``execute_fn`` takes its arguments from ``pending["args"]``. The gateway
+        compares it with the approved action and accepts an approval once, so a changed action does not run.
 
         Args:
-            pending: What :meth:`guard` reported as ``approval``, also after a way through JSON.
-            execute_fn: What is to run: a function of one argument, the context, that is done when it returns.
-                ``async def`` is for :class:`~actpass.AsyncActPassClient`; generator functions are refused.
-            passport: A passport, if the action needs one: ``pending`` holds no secret.
-            wait_for_approval: As for :meth:`guard`. Default: it is not held, and comes back as blocked if nobody has
-                decided yet.
+            pending: The ``approval`` of the outcome of :meth:`guard`, also after a round trip through JSON.
+            execute_fn: The function to run, with one argument, the context. ``async def`` needs
+                :class:`~actpass.AsyncActPassClient`; generator functions are rejected.
+            passport: A passport, if the action needs one: ``pending`` holds no secrets.
+            wait_for_approval: As for :meth:`guard`. Default: no waiting; if the approval is still pending, the action
+                is blocked.
             record_outcome: As for :meth:`guard`.
             timeout: As for :meth:`guard`.
             max_retries: As for :meth:`guard`.
@@ -577,7 +576,7 @@ class ActPassClient(Blocking):
             As :meth:`guard`.
 
         Raises:
-            ActPassArgumentError: ``pending`` is not such a dict; the message names the member.
+            ActPassArgumentError: ``pending`` is invalid; the message names the member.
 
         >>> from actpass.testing import ScriptedGateway
         >>> pending = {"approval_request_id": "apr_1", "goal": "demo", "tool": "demo.tool", "args": {}}
@@ -588,18 +587,18 @@ class ActPassClient(Blocking):
         True
         """
         _run.check_callable(execute_fn, "resume", awaited=self._background)
-        with operation("resume", *_run.shown(pending), self) as told:
+        with instrument("resume", *_run.shown(pending), self) as span:
             session, blocked = self._native.resume(
                 pending, passport, wait_for_approval, record_outcome, limits(timeout, max_retries)
             )
-            return _run.run(session, blocked, pending["tool"], execute_fn, told)
+            return _run.run(session, blocked, pending["tool"], execute_fn, span)
 
     def wait_for_approval(self, approval: Union[PendingApproval, str], timeout: float = 0.0) -> Approval:
-        """Wait until a person decided, for ``timeout`` seconds at most, and return where the approval stands then.
+        """Wait until an approval is decided, and return its state, which may still be pending.
 
         Args:
-            approval: What :meth:`guard` reported as ``approval``, or its ``approval_request_id``.
-            timeout: Seconds; 0 is one look.
+            approval: The ``approval`` of the outcome of :meth:`guard`, or its ``approval_request_id``.
+            timeout: The longest wait in seconds, at most 30 days. Default: 0, which polls once.
 
         Returns:
             ``id``, ``status`` (``pending``, ``approved``, ``rejected`` or ``expired``), ``decided_by``, ``decided_at``.
@@ -613,9 +612,9 @@ class ActPassClient(Blocking):
         ...         client.wait_for_approval("apr_1")["status"]
         'pending'
         """
-        with operation("wait_for_approval"):
-            looked: Approval = self._native.wait_for_approval(approval, timeout)
-            return looked
+        with instrument("wait_for_approval"):
+            approval_state: Approval = self._native.wait_for_approval(approval, timeout)
+            return approval_state
 
     def issue_passport(
         self,
@@ -632,26 +631,27 @@ class ActPassClient(Blocking):
         timeout: Optional[float] = None,
         max_retries: Optional[int] = None,
     ) -> IssuedPassport:
-        """Ask for a passport: signed leave to ask for certain actions for a few minutes, once.
+        """Issue a passport: a signed, short-lived, single-use token that limits what an agent may request.
 
         Args:
-            audience: Whom the passport is shown to, such as ``mcp://stripe-production``.
-            goal: What the agent is to achieve.
-            allowed_tools: The tools that it may ask for.
-            allowed_resources: The resources that it may ask for.
-            resource_constraints: Values that bound the arguments: ``{"max_amount": 10000, "currency": "usd"}``.
-            user_id: Who delegated.
-            ttl_seconds: For how many seconds it holds. Default: the gateway's.
+            audience: The service to which the passport is presented, such as ``mcp://stripe-production``.
+            goal: What the agent wants to achieve.
+            allowed_tools: The tools that the passport allows.
+            allowed_resources: The resources that it allows. Default: none.
+            resource_constraints: Constraints on the arguments: ``{"max_amount": 10000, "currency": "usd"}``.
+            user_id: The user on whose behalf the agent acts.
+            ttl_seconds: How long it is valid, 1 to 3600 seconds. Default: the gateway's.
             risk_tier: ``low``, ``medium``, ``high`` or ``critical``.
-            approval_request_id: The approval that it stands for: it is then for that one action, and spends it.
+            approval_request_id: An approved request. The passport is then valid for that action only and spends the
+                approval.
             timeout: The total deadline of this call, in seconds. Default: the client's.
-            max_retries: How often this call is retried at most. Default: the client's.
+            max_retries: The maximum number of retries of this call. Default: the client's.
 
         Returns:
-            ``token`` (the passport, a secret: give it to ``passport=``), ``jwks_uri`` and what else the gateway says.
+            ``token`` (the passport, a secret to pass as ``passport=``), ``jti``, ``jwks_uri`` and ``expires_at``.
 
         Raises:
-            ActPassError: As :meth:`preflight`. The call is not repeated where the gateway may have taken it.
+            ActPassError: As :meth:`preflight`. The call is not retried if the gateway may have processed it.
 
         >>> from actpass.testing import ScriptedGateway
         >>> with ScriptedGateway() as gateway:
@@ -660,7 +660,7 @@ class ActPassClient(Blocking):
         ...         issued["jti"]
         'ap_1'
         """
-        with operation("issue_passport"):
+        with instrument("issue_passport"):
             issued: IssuedPassport = self._native.issue_passport(
                 {
                     "audience": audience,
@@ -690,20 +690,20 @@ class ActPassClient(Blocking):
         timeout: Optional[float] = None,
         max_retries: Optional[int] = None,
     ) -> PassportVerification:
-        """Have the gateway verify a passport as shown to ``audience``.
+        """Verify a passport with the gateway, as presented to ``audience``.
 
         Args:
             token: The passport.
-            audience: To whom it is shown.
-            agent_id: The agent that it must be made out to.
-            user_id: Who must have delegated.
-            current_tool_manifest_hash: The hash of a tool's definition, which must be one that was approved.
-            policy_hash: The hash of the policy that must be in force.
+            audience: The service that verifies it.
+            agent_id: The agent that it must be for. Default: any.
+            user_id: The user that it must be for. Default: any.
+            current_tool_manifest_hash: The hash of a tool's definition, which must be approved. Default: not checked.
+            policy_hash: The hash of the policy that must be active. Default: not checked.
             timeout: The total deadline of this call, in seconds. Default: the client's.
-            max_retries: How often this call is retried at most. Default: the client's.
+            max_retries: The maximum number of retries of this call. Default: the client's.
 
         Returns:
-            ``valid`` and ``errors``. A passport that is not valid raises nothing.
+            ``valid`` and ``errors``. An invalid passport raises nothing.
 
         Raises:
             ActPassError: As :meth:`preflight`.
@@ -714,7 +714,7 @@ class ActPassClient(Blocking):
         ...         client.verify_passport("test.passport.1", "mcp://stripe-production")
         {'valid': True, 'errors': []}
         """
-        with operation("verify_passport"):
+        with instrument("verify_passport"):
             verified: PassportVerification = self._native.verify_passport(
                 {
                     "token": token,
@@ -740,28 +740,28 @@ class ActPassClient(Blocking):
         timeout: Optional[float] = None,
         max_retries: Optional[int] = None,
     ) -> PassportVerification:
-        """Verify a passport with the gateway's public keys, which are fetched once and kept.
+        """Verify a passport locally with the gateway's cached public keys.
 
-        The signature (Ed25519), the issuer, the audience, the time and the tenant are checked, and the agent and the
-        user if given. Clocks may differ by 10 seconds. Only the gateway knows whether a passport was revoked or spent.
-        The keys are fetched again after 10 minutes, and at once for a key that is not among them (at most once in a
-        second); if that fails, those at hand serve until they are an hour old.
+        Checks the signature (Ed25519), issuer, audience, expiry and tenant, and the agent and user if given, with 10
+        seconds of clock leeway. Only the gateway knows whether a passport was revoked or spent. Keys are refetched
+        after 10 minutes, and immediately for an unknown key id (at most once a second). If that fails, cached keys are
+        used until they are one hour old.
 
         Args:
             token: The passport.
-            audience: Whom it is shown to.
-            issuer: Who must have issued it. Default: the gateway, by :attr:`base_url`.
-            agent_id: The agent that it must be made out to.
-            user_id: Who must have delegated.
-            tenant_id: Whose it must be. Default: the tenant that the gateway's keys name, else the client's.
+            audience: The service that verifies it.
+            issuer: The issuer that it must be from. Default: the key set's, else :attr:`base_url`.
+            agent_id: The agent that it must be for. Default: any.
+            user_id: The user that it must be for. Default: any.
+            tenant_id: The tenant that it must be of. Default: the key set's, else the client's.
             timeout: The total deadline of this call, in seconds. Default: the client's.
-            max_retries: How often this call is retried at most. Default: the client's.
+            max_retries: The maximum number of retries of this call. Default: the client's.
 
         Returns:
             ``valid``, ``errors`` (codes such as ``passport.expired``) and, if valid, ``claims``.
 
         Raises:
-            ActPassError: There are no keys to verify with. A passport that is not valid raises nothing.
+            ActPassError: No public keys are available. An invalid passport raises nothing.
 
         >>> from actpass.testing import ScriptedGateway
         >>> with ScriptedGateway() as gateway:
@@ -769,7 +769,7 @@ class ActPassClient(Blocking):
         ...         client.verify_passport_offline("not.a.passport", "mcp://stripe-production")
         {'valid': False, 'errors': ['passport.malformed']}
         """
-        with operation("verify_passport_offline"):
+        with instrument("verify_passport_offline"):
             verified: PassportVerification = self._native.verify_passport_offline(
                 {
                     "token": token,
@@ -794,10 +794,10 @@ class ActPassClient(Blocking):
         """Revoke a passport.
 
         Args:
-            jti: Its id, ``ap_…``.
-            reason: Why, for the ledger.
+            jti: The passport's id, ``ap_…``.
+            reason: The reason, recorded in the ledger.
             timeout: The total deadline of this call, in seconds. Default: the client's.
-            max_retries: How often this call is retried at most. Default: the client's.
+            max_retries: The maximum number of retries of this call. Default: the client's.
 
         Returns:
             ``revoked``.
@@ -811,7 +811,7 @@ class ActPassClient(Blocking):
         ...         client.revoke_passport("ap_1", "session ended")
         {'revoked': True}
         """
-        with operation("revoke_passport"):
+        with instrument("revoke_passport"):
             revoked: PassportRevocation = self._native.revoke_passport(jti, reason, limits(timeout, max_retries))
             return revoked
 
@@ -832,22 +832,22 @@ class ActPassClient(Blocking):
         """Append an event of your own to a chain of the gateway's tamper-evident ledger.
 
         Args:
-            event_type: What happened, by your own naming.
-            chain_id: The chain; it begins with its first event.
+            event_type: What happened, in your own naming.
+            chain_id: The chain; its first event creates it.
             tool_id: The tool.
-            decision: The word of the decision that it followed.
-            reason_code: That decision's reason code.
-            metadata: Anything else, a dict of what is JSON.
-            request_hash: :meth:`hash_payload` of what was asked for.
+            decision: The decision that preceded the event.
+            reason_code: The reason code of that decision.
+            metadata: Additional JSON members.
+            request_hash: :meth:`hash_payload` of the request.
             response_hash: :meth:`hash_payload` of the result.
             timeout: The total deadline of this call, in seconds. Default: the client's.
-            max_retries: How often this call is retried at most. Default: the client's.
+            max_retries: The maximum number of retries of this call. Default: the client's.
 
         Returns:
             ``event_id`` and ``current_event_hash``.
 
         Raises:
-            ActPassError: As :meth:`preflight`. The call is not repeated where the gateway may have taken it.
+            ActPassError: As :meth:`preflight`. The call is not retried if the gateway may have processed it.
 
         >>> from actpass.testing import ScriptedGateway
         >>> with ScriptedGateway() as gateway:
@@ -856,7 +856,7 @@ class ActPassClient(Blocking):
         ...         recorded["event_id"]
         'ev_1'
         """
-        with operation("record_evidence"):
+        with instrument("record_evidence"):
             recorded: RecordedEvidence = self._native.record_evidence(
                 {
                     "event_type": event_type,
@@ -893,45 +893,44 @@ class ActPassClient(Blocking):
         timeout: Optional[float] = None,
         max_retries: Optional[int] = None,
     ) -> Callable[[Callable[P, R]], Callable[P, R]]:
-        """Return a decorator whose function runs only when the decision about its arguments allows it.
+        """Decorate a function so that it runs only if the decision about its arguments allows it.
 
-        The arguments of a call, bound to their names and with defaults filled in, are what the gateway judges, and what
-        the function is called with. If a list or dict among them changes while the gateway decides, the call is
-        blocked with ``actpass.arguments_changed`` (in ``monitor`` it runs, and that denial is reported). The ``self``
-        or ``cls`` of a method is not sent. A function with ``**names`` has those sent as arguments of their own.
-        Generators are refused: their bodies would run later, unguarded. The function keeps its name, documentation,
-        signature and type, and may be ``async def``: then its calls are made as :class:`~actpass.AsyncActPassClient`
-        makes them.
+        The call's arguments, bound to their names with defaults filled in, are sent to the gateway and passed to the
+        function. If a mutable argument changes while the gateway decides, the call is blocked with
+        ``actpass.arguments_changed`` (in ``monitor`` it runs and that denial is reported). ``self`` and ``cls`` are not
+        sent. Entries of ``**kwargs`` are sent as separate arguments. Generator functions are rejected: their bodies
+        would run later, unguarded. The function keeps its name, docstring, signature and type, and may be
+        ``async def``; its calls then work as those of :class:`~actpass.AsyncActPassClient`.
 
         Args:
-            tool: The tool that the function is.
+            tool: The name of the tool that the function implements.
             goal: What the agent wants to achieve.
-            resource: What it acts on: a template with arguments in it, such as ``"stripe:charge:{charge}"``, or a
-                function that takes some of the arguments by name, or one parameter of another name for all of them as a
-                dict. What a model may choose can hold any character; the arguments themselves are judged too.
+            resource: What the tool acts on: a template such as ``"stripe:charge:{charge}"``, or a function that takes
+                some of the arguments by name, or all of them as one dict if its only parameter has another name. Values
+                chosen by a model may contain any character; policies also see the arguments themselves.
             mode: ``enforce``, ``strict``, ``warn`` or ``monitor``. Default: the client's.
-            include: The arguments that are sent. Default: all.
-            exclude: Arguments that are not sent: what is not JSON, such as a database handle. Nobody judges them.
-            redact: Arguments that are sent as ``"[redacted]"``; or a dict of functions that make what is sent of them.
-                They are called once more before the function runs, and so is a function that is ``resource``, to see
-                that nothing has changed.
-            user_id: On whose behalf the agent acts, or a function without parameters that says so for each call.
-            passport: The passport that each call spends, or a function without parameters that gets it.
-            audience: To whom the passport is shown.
+            include: The arguments to send. Default: all.
+            exclude: Arguments not to send, such as a database handle. The policy does not see them.
+            redact: Arguments to send as ``"[redacted]"``; or a dict from argument to a function that returns the value
+                to send. These functions, and ``resource`` if it is a function, are called again before the function
+                runs, to detect changes.
+            user_id: The user on whose behalf the agent acts, or a function without parameters that returns it per call.
+            passport: The passport that each call spends, or a function without parameters that returns it per call.
+            audience: The service to which the passport is presented.
             tool_manifest_hash: The hash of the tool's definition as the agent sees it.
             wait_for_approval: As for :meth:`guard`.
             record_outcome: As for :meth:`guard`.
-            default: As for :meth:`guard`, for the function's arguments. It is called once more before the function
-                runs, to see that nothing has changed.
+            default: As for :meth:`guard`, for the function's arguments. It is called again before the function runs, to
+                detect changes.
             timeout: As for :meth:`guard`.
             max_retries: As for :meth:`guard`.
 
         Raises:
-            ActPassConfigError: When it is decorated: a parameter is invalid, a name is none of the function's, or the
-                function cannot be protected. The message names the parameter.
-            ActionBlocked: The function did not run, when it is called. It has the decision, ``retryable``, and a text
-                that a model can act on.
-            ActPassArgumentError: An argument cannot be sent. Nothing ran.
+            ActPassConfigError: At decoration: an option is invalid, names an unknown parameter, or the function cannot
+                be protected. The message names the option.
+            ActionBlockedError: At a call: the function did not run. It holds the decision, ``retryable`` and a message
+                for a model.
+            ActPassArgumentError: At a call: an argument is invalid. Nothing ran.
 
         >>> client = ActPassClient(api_key="apk_dev", base_url="http://127.0.0.1:9", max_retries=0)
         >>> @client.protect(tool="stripe.refund.create", goal="refund", resource="stripe:charge:{charge}")
@@ -966,7 +965,7 @@ class ActPassClient(Blocking):
         return protection.decorate
 
     def close(self) -> None:
-        """Let the connections go. A closed client raises :class:`~actpass.ActPassConfigError` on any call.
+        """Close all connections. Later calls raise :class:`~actpass.ActPassConfigError`.
 
         >>> ActPassClient(api_key="apk_dev", base_url="http://127.0.0.1:8787").close()
         """

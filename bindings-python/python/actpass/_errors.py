@@ -257,7 +257,7 @@ class ActPassInternalError(ActPassError):
     kind = "internal"
 
 
-class ActionBlocked(ActPassError):  # noqa: N818
+class ActionBlockedError(ActPassError):
     """An action did not run. The text is for a model: what was not done, why, and whether the same call can help later.
 
     How the gateway is reached or run is not in it, nor the API key or the passport. Every language has the same texts.
@@ -282,7 +282,7 @@ class ActionBlocked(ActPassError):  # noqa: N818
     ...         return text
     ...     try:
     ...         add_note("called twice")
-    ...     except ActionBlocked as blocked:
+    ...     except ActionBlockedError as blocked:
     ...         print(blocked.tool, blocked.code, blocked.retryable, blocked.__cause__)
     crm.note.add crm.closed False None
     """
@@ -296,7 +296,7 @@ class ActionBlocked(ActPassError):  # noqa: N818
     def __init__(self, tool: str, outcome: Mapping[str, Any]) -> None:
         """Say what a guard's ``outcome`` means to whoever wanted to use ``tool``.
 
-        >>> blocked = ActionBlocked("crm.note.add", {"decision": {"decision": "deny", "reason_code": "crm.closed"}})
+        >>> blocked = ActionBlockedError("crm.note.add", {"decision": {"decision": "deny", "reason_code": "crm.closed"}})
         >>> print(blocked)  # doctest: +ELLIPSIS
         crm.note.add was not run: deny (crm.closed). Do not call it again with the same arguments: ...
         >>> print(blocked.developer_text)
@@ -389,7 +389,7 @@ def error_of(data: Mapping[str, Any], causes: int = _CAUSES) -> BaseException:
     message = str(data.get("message", ""))
     kind = globals().get(str(data.get("type")))
     error: BaseException
-    if isinstance(kind, type) and issubclass(kind, ActPassError) and kind is not ActionBlocked:
+    if isinstance(kind, type) and issubclass(kind, ActPassError) and kind is not ActionBlockedError:
         error = kind(message)
         error._complete(**{name: data[name] for name in _MEMBERS if name in data})
     else:

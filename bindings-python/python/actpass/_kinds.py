@@ -8,10 +8,10 @@ from typing import TYPE_CHECKING, Any, Callable, Optional
 from . import _run
 from ._run import answer
 from ._settings import Limits, Settings
-from ._telemetry import operation
+from ._telemetry import instrument
 
 if TYPE_CHECKING:
-    from ._outcome import GuardOutput
+    from ._outcome import GuardOutcome
     from ._types import ExecutionContext
 
 
@@ -31,13 +31,13 @@ class Awaited(Settings):
         record_outcome: object,
         options: Limits,
         now: Callable[[], tuple[object, ...]] = tuple,
-    ) -> GuardOutput[Any]:
+    ) -> GuardOutcome[Any]:
         """Guard ``action``; ``now`` gives what of it may have changed, before it runs."""
         _run.check_callable(execute_fn, "guard", awaited=True)
         converter, tool = self._converter(default, "guard"), action["tool"]
-        with operation("guard", tool, action["mode"], self) as told:
+        with instrument("guard", tool, action["mode"], self) as span:
             session, blocked = await answer(self._native.guard(action, record_outcome, converter, options))
-            return await _run.run_async(session, blocked, tool, execute_fn, told, now)
+            return await _run.run_async(session, blocked, tool, execute_fn, span, now)
 
     def _asynchronous(self) -> Awaited:
         """Return the client by which protected ``async def`` functions ask."""
@@ -60,13 +60,13 @@ class Blocking(Settings):
         record_outcome: object,
         options: Limits,
         now: Callable[[], tuple[object, ...]] = tuple,
-    ) -> GuardOutput[Any]:
+    ) -> GuardOutcome[Any]:
         """Guard ``action``; ``now`` gives what of it may have changed, before it runs."""
         _run.check_callable(execute_fn, "guard", awaited=False)
         converter, tool = self._converter(default, "guard"), action["tool"]
-        with operation("guard", tool, action["mode"], self) as told:
+        with instrument("guard", tool, action["mode"], self) as span:
             session, blocked = self._native.guard(action, record_outcome, converter, options)
-            return _run.run(session, blocked, tool, execute_fn, told, now)
+            return _run.run(session, blocked, tool, execute_fn, span, now)
 
     def _asynchronous(self) -> Awaited:
         """Return the client by which protected ``async def`` functions ask."""

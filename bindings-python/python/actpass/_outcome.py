@@ -5,14 +5,14 @@ from __future__ import annotations
 from collections.abc import Mapping
 from typing import TYPE_CHECKING, Any, Callable, Dict, Generic, Literal, Optional, TypeVar, Union, overload  # noqa: UP035
 
-from ._errors import ActionBlocked, error_data, errors
+from ._errors import ActionBlockedError, error_data, errors
 from ._types import Decision, PendingApproval, RecordedEvidence, T
 
 D = TypeVar("D")
 _ERRORS = ("error", "evidence_error")
 
 
-class GuardOutput(Dict[str, Any], Generic[T]):  # noqa: UP006
+class GuardOutcome(Dict[str, Any], Generic[T]):  # noqa: UP006
     """What ``guard`` and ``resume`` report: a dict with these members.
 
     ``decision`` and ``executed`` are always there. ``result`` is there if the function ran and returned; ``error`` if
@@ -45,14 +45,14 @@ class GuardOutput(Dict[str, Any], Generic[T]):  # noqa: UP006
         """Return the function's result, or raise.
 
         Raises:
-            ActionBlocked: The function did not run.
+            ActionBlockedError: The function did not run.
             Exception: The exception that the function raised, itself.
 
-        >>> GuardOutput({"decision": {"decision": "allow"}, "executed": True, "result": 7}).unwrap()
+        >>> GuardOutcome({"decision": {"decision": "allow"}, "executed": True, "result": 7}).unwrap()
         7
         """
         if not self["executed"]:
-            raise ActionBlocked(self._tool, self)
+            raise ActionBlockedError(self._tool, self)
         if "result" in self:
             result: T = self["result"]
             return result
@@ -65,7 +65,7 @@ class GuardOutput(Dict[str, Any], Generic[T]):  # noqa: UP006
         ``result`` is the object that the function returned: if that is not JSON, convert it, or give
         :meth:`to_json` a ``default``. ``request_id`` is there if the gateway sent one.
 
-        >>> failed = GuardOutput({"decision": {"decision": "allow"}, "executed": True, "error": KeyError("ch_1")})
+        >>> failed = GuardOutcome({"decision": {"decision": "allow"}, "executed": True, "error": KeyError("ch_1")})
         >>> failed.to_dict()["error"]["type"]
         'KeyError'
         """
@@ -84,14 +84,14 @@ class GuardOutput(Dict[str, Any], Generic[T]):  # noqa: UP006
         Raises:
             ActPassArgumentError: ``result`` is not JSON; the message names the place and how to convert it.
 
-        >>> GuardOutput({"decision": {"decision": "allow"}, "executed": True, "result": {1}}).to_json(default=list)
+        >>> GuardOutcome({"decision": {"decision": "allow"}, "executed": True, "result": {1}}).to_json(default=list)
         '{"decision": {"decision": "allow"}, "executed": true, "result": [1]}'
         """
         from . import _native  # noqa: PLC0415
 
         return _native.json_text("outcome", self.to_dict(), default)
 
-    def copy(self) -> GuardOutput[T]:
+    def copy(self) -> GuardOutcome[T]:
         """Return a shallow copy."""
         return _made(type(self), self._members(), vars(self))
 
@@ -149,7 +149,7 @@ class GuardOutput(Dict[str, Any], Generic[T]):  # noqa: UP006
         return outcome_schema(cls, source, handler, errors(), types)
 
 
-def _made(kind: type[GuardOutput[Any]], members: dict[str, Any], attributes: dict[str, Any]) -> GuardOutput[Any]:
+def _made(kind: type[GuardOutcome[Any]], members: dict[str, Any], attributes: dict[str, Any]) -> GuardOutcome[Any]:
     outcome = kind(members)
     vars(outcome).update(attributes)
     return outcome

@@ -13,7 +13,7 @@ from ._errors import ActPassArgumentError, ActPassConfigError
 from ._json import name_of
 
 if TYPE_CHECKING:
-    from ._outcome import GuardOutput
+    from ._outcome import GuardOutcome
     from ._settings import Limits
     from ._types import P, R
 
@@ -123,7 +123,7 @@ class Protection:
             async def run(_: object) -> Any:
                 return _done(await function(*bound.args, **bound.kwargs))
 
-            outcome: GuardOutput[Any] = await asynchronous()._guard(action, run, now=now, **self._how)
+            outcome: GuardOutcome[Any] = await asynchronous()._guard(action, run, now=now, **self._how)
             return outcome.unwrap()
 
         return protected

@@ -20,8 +20,8 @@ if TYPE_CHECKING:
     from typing import Literal
 
     from . import _native
-    from ._outcome import GuardOutput
-    from ._telemetry import Operation
+    from ._outcome import GuardOutcome
+    from ._telemetry import CallSpan
     from ._types import ExecutionContext
 
     Shape = Literal["coroutine function", "generator function", "function"]
@@ -206,7 +206,7 @@ _ADVICE = {
 def unrun(result: Any, member: str = "execute_fn") -> ActPassArgumentError | None:
     """Return what is wrong with a result that is a body which nobody will run, or holds such bodies. They are closed.
 
-    A body is told by its type alone: an object of the program's may make attributes up, or raise at any of them.
+    A body is recognized by its type alone: an object of the program's may make attributes up, or raise at any of them.
     """
     kind = type(result)
     if id(kind) in _PLAIN:
@@ -378,14 +378,14 @@ def run(
     outcome: Any,
     tool: str,
     execute_fn: Callable[[ExecutionContext], Any],
-    told: Operation,
+    span: CallSpan,
     now: Callable[[], tuple[object, ...]] = tuple,
-) -> GuardOutput[Any]:
+) -> GuardOutcome[Any]:
     """Run what may run, and return what is reported; ``outcome`` is that of what may not."""
     context, outcome = (None, outcome) if session is None else begin(session, tool, now())
     if session is None or context is None:
-        return blocked(outcome, tool, told)
-    told.decided(context["decision"])
+        return blocked(outcome, tool, span)
+    span.decided(context["decision"])
     try:
         result = execute_fn(context)
     except Exception as error:
@@ -395,7 +395,7 @@ def run(
         raise
     else:
         outcome = reported(returned(session, result))
-    return _ended(outcome, tool, told)
+    return _ended(outcome, tool, span)
 
 
 async def run_async(
@@ -403,14 +403,14 @@ async def run_async(
     outcome: Any,
     tool: str,
     execute_fn: Callable[[ExecutionContext], Any],
-    told: Operation,
+    span: CallSpan,
     now: Callable[[], tuple[object, ...]] = tuple,
-) -> GuardOutput[Any]:
+) -> GuardOutcome[Any]:
     """Run what may run in the caller's task, and return what is reported."""
     context, outcome = (None, outcome) if session is None else begin(session, tool, now())
     if session is None or context is None:
-        return blocked(outcome, tool, told)
-    told.decided(context["decision"])
+        return blocked(outcome, tool, span)
+    span.decided(context["decision"])
     try:
         result = execute_fn(context)
         if _is_awaitable(result):
@@ -422,7 +422,7 @@ async def run_async(
         raise
     else:
         outcome = await reported_async(returned(session, result))
-    return _ended(outcome, tool, told)
+    return _ended(outcome, tool, span)
 
 
 def returned(session: _native.GuardSession, result: Any) -> tuple[Any, Any]:
@@ -461,18 +461,18 @@ async def reported_async(ended: tuple[Any, Any]) -> Any:
     return outcome
 
 
-def blocked(outcome: Any, tool: str, told: Operation) -> GuardOutput[Any]:
+def blocked(outcome: Any, tool: str, span: CallSpan) -> GuardOutcome[Any]:
     """Return the outcome of an action that did not run."""
     # A decision of the SDK's own answers no request: where it blocks, no mode runs anything.
     if outcome.request_id or "evidence_event_id" in outcome["decision"]:
         note(tool, outcome["decision"], outcome.request_id, ran=False)
-    told.decided(outcome["decision"], outcome.get("error"))
-    return _ended(outcome, tool, told)
+    span.decided(outcome["decision"], outcome.get("error"))
+    return _ended(outcome, tool, span)
 
 
-def _ended(outcome: GuardOutput[Any], tool: str, told: Operation) -> GuardOutput[Any]:
+def _ended(outcome: GuardOutcome[Any], tool: str, span: CallSpan) -> GuardOutcome[Any]:
     outcome._tool = tool
-    told.ended(outcome)
+    span.ended(outcome)
     return outcome
 
 

@@ -1,7 +1,7 @@
-"""What calls tell the program's logging and OpenTelemetry, if it uses them; ``docs/telemetry.md`` has the names.
+"""Logging and OpenTelemetry instrumentation of calls; ``docs/telemetry.md`` lists the names.
 
-Neither is imported here: a program that did not import them has no observers. :func:`observe` is the only place that
-calls an observer, so that none can change, hide or prevent an outcome.
+This module imports neither: it uses them only if the program has. All calls to observers (loggers, tracers, meters) go
+through :func:`call_observer`, so that an observer cannot change, hide or prevent an outcome.
 """
 
 from __future__ import annotations
@@ -31,14 +31,14 @@ _LEVELS = 50
 _LOGGING, _METRICS, _TRACING = "logging", "metrics", "tracing"
 _WARNING = 30
 #: How many different errors of observers are reported.
-_MOST_SAID = 64
+_MAX_REPORTED = 64
 
-_said: dict[tuple[str, str], object] = {}
+_reported: dict[tuple[str, str], object] = {}
 #: True while an observer runs. The calls that an observer itself makes are not observed, which would never end.
 _observing: ContextVar[bool] = ContextVar("actpass_observing", default=False)
 
 
-def observe(what: str, call: Callable[..., R], *given: object) -> R | None:
+def call_observer(what: str, call: Callable[..., R], *given: object) -> R | None:
     """Call an observer of the program's, and drop what it raises, of whatever class, with one report of it.
 
     What passes on is what the interpreter raised while the observer ran, not the observer: ``KeyboardInterrupt``, and
@@ -50,9 +50,9 @@ def observe(what: str, call: Callable[..., R], *given: object) -> R | None:
     except (MemoryError, RecursionError):
         return None  # There may be no room to report it.
     except BaseException as error:
-        if _is_a_signals(error):
+        if _raised_by_signal_handler(error):
             raise
-        _say(what, error)
+        _report_once(what, error)
         return None
     finally:
         _observing.reset(outer)
@@ -73,8 +73,8 @@ def begin() -> tuple[str | None, int, BaseException | None]:
         return None, 0, None
     trace, logging = sys.modules.get("opentelemetry.trace"), sys.modules.get("logging")
     try:
-        traceparent = None if trace is None else observe(_TRACING, _traceparent, trace)
-        level = None if logging is None else observe(_LOGGING, _level, logging)
+        traceparent = None if trace is None else call_observer(_TRACING, _traceparent, trace)
+        level = None if logging is None else call_observer(_LOGGING, _level, logging)
     except BaseException as stop:
         return None, 0, stop
     return traceparent, level or 0, None
@@ -96,7 +96,7 @@ def _level(logging: Any) -> int:
 def log(level: int, text: str, at: float) -> BaseException | None:
     """Hand a line of the core's log to ``logging``, with the time ``at`` which it was written; return what to raise."""
     try:
-        observe(_LOGGING, _log, level, text, at)
+        call_observer(_LOGGING, _log, level, text, at)
     except BaseException as stop:
         return stop
     return None
@@ -111,28 +111,28 @@ def _log(level: int, text: str, at: float) -> None:
         logger.handle(record)
 
 
-def _say(what: str, error: BaseException) -> None:
+def _report_once(what: str, error: BaseException) -> None:
     """Report an observer's error once: to the logger, or to stderr where logging itself is what failed."""
     try:
         kind, place = type(error).__qualname__, _place(error)
         mine = object()
-        if len(_said) >= _MOST_SAID or _said.setdefault((kind, place), mine) is not mine:
+        if len(_reported) >= _MAX_REPORTED or _reported.setdefault((kind, place), mine) is not mine:
             return
         # Neither its message nor its traceback, in which a handler may find arguments and results.
         text = f"telemetry error ignored: {what} raised {kind} in {place}; the call is not affected"
         logging = sys.modules.get("logging")
-        if what == _LOGGING or logging is None or not _warned(logging, text):
+        if what == _LOGGING or logging is None or not _log_warning(logging, text):
             print(f"actpass: {text}", file=sys.stderr)
     except BaseException as another:
-        if _is_a_signals(another):
+        if _raised_by_signal_handler(another):
             raise
 
 
-def _warned(logging: Any, text: str) -> bool:
+def _log_warning(logging: Any, text: str) -> bool:
     try:
         logging.getLogger(LOGGER).log(_WARNING, "%s", text)
     except BaseException as another:
-        if _is_a_signals(another):
+        if _raised_by_signal_handler(another):
             raise
         return False
     return True
@@ -149,7 +149,7 @@ def _place(error: BaseException) -> str:
     return f"{code.co_filename}:{traceback.tb_lineno} ({code.co_name})"
 
 
-def _is_a_signals(error: BaseException) -> bool:
+def _raised_by_signal_handler(error: BaseException) -> bool:
     """Return whether a signal raised ``error``: Ctrl-C, or a handler that the program has set."""
     if isinstance(error, KeyboardInterrupt):
         return True
@@ -182,7 +182,7 @@ def log_by_environment() -> None:
     if word == _logs_by:
         return
     _logs_by = word
-    observe(_LOGGING, _log_from, word)
+    call_observer(_LOGGING, _log_from, word)
 
 
 def _log_from(word: str) -> None:
@@ -205,12 +205,12 @@ def _log_from(word: str) -> None:
         logger.addHandler(handler)
 
 
-class Operation:
+class CallSpan:
     """One public call, without observers."""
 
     __slots__ = ()
 
-    def __enter__(self) -> Operation:
+    def __enter__(self) -> CallSpan:
         """Begin."""
         return self
 
@@ -226,7 +226,7 @@ class Operation:
         """Note the outcome of an action that may have run."""
 
 
-class _Observed(Operation):
+class _ObservedCall(CallSpan):
     """One public call that is observed."""
 
     __slots__ = ("_observers", "_outcome")
@@ -235,7 +235,7 @@ class _Observed(Operation):
         self._observers = observers
         self._outcome: object = None
 
-    def __enter__(self) -> Operation:
+    def __enter__(self) -> CallSpan:
         try:
             self._tell("began")
         except BaseException:
@@ -259,7 +259,7 @@ class _Observed(Operation):
         stop = None
         for observer in self._observers:
             try:
-                observe(observer.what, getattr(observer, event), *given)
+                call_observer(observer.what, getattr(observer, event), *given)
             except BaseException as error:  # A signal's. The others are told first: a span has to end.
                 stop = error
         if stop is not None:
@@ -368,7 +368,7 @@ def _error_type(error: object) -> str:
     return code if isinstance(code, str) and code.startswith("actpass.") else type(error).__qualname__
 
 
-_NOBODY = Operation()
+_NO_SPAN = CallSpan()
 #: What the program's OpenTelemetry gave, each with its provider, for as long as that stays the same.
 _tracer_of: tuple[Any, Any] = (None, None)
 _histogram_of: tuple[Any, Any] = (None, None)
@@ -396,21 +396,21 @@ def _histogram(metrics: Any) -> Any:
     return _histogram_of[1]
 
 
-def operation(name: str, tool: object = None, mode: object = None, client: Any = None) -> Operation:
+def instrument(name: str, tool: object = None, mode: object = None, client: Any = None) -> CallSpan:
     """Return what to enter for the time of a public call; a span if the program has imported OpenTelemetry."""
     trace = sys.modules.get("opentelemetry.trace")
     if trace is None or _observing.get():
-        return _NOBODY
+        return _NO_SPAN
     metrics = sys.modules.get("opentelemetry.metrics")
-    histogram = None if metrics is None else observe(_METRICS, _histogram, metrics)
-    tracer = observe(_TRACING, _tracer, trace)
+    histogram = None if metrics is None else call_observer(_METRICS, _histogram, metrics)
+    tracer = call_observer(_TRACING, _tracer, trace)
     observers: list[_Duration | _Span] = []
     if histogram is not None:
         observers.append(_Duration(histogram, name))
     if tracer is not None:
         given = {"actpass.tool": tool, "actpass.mode": _mode(client) if mode is None else mode}
         observers.append(_Span(tracer, name, given))
-    return _Observed(observers) if observers else _NOBODY
+    return _ObservedCall(observers) if observers else _NO_SPAN
 
 
 def _mode(client: Any) -> str | None:

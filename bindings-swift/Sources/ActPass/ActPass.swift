@@ -22,7 +22,7 @@ internal import ActPassSecret
 ///     try await refund("ch_123", 4900, credential: context.credential)
 /// }
 /// switch outcome {
-/// case .executed(let receipt, _): print(receipt)
+/// case .returned(let receipt, _): print(receipt)
 /// case .blocked(let blocked): print(blocked.code)
 /// case .failed(let error, _): throw error
 /// }
@@ -58,7 +58,7 @@ public final class ActPass: Sendable {
     ///   - circuitFailures: How many calls in a row must fail to reach the gateway for the ``circuit`` to open; 0 turns that
     ///     off. While it is open, calls fail at once as `actpass.unreachable`, with a ``ActPassError/retryAfter``.
     ///   - mode: The mode of actions that name none. Nothing in the environment can change it.
-    ///   - certificateAuthorities: Certificates of authorities to trust besides the system's, in PEM.
+    ///   - ca: Certificates of authorities to trust besides the system's, in PEM.
     ///   - dangerAllowInsecureHTTP: Permits plain `http` to another machine, where everyone on the way can read the key and
     ///     forge decisions.
     ///   - logger: Takes the log lines of this client's calls; nobody if not given.
@@ -73,7 +73,7 @@ public final class ActPass: Sendable {
         maxRetries: Int = 2,
         circuitFailures: Int = 5,
         mode: Mode = .enforce,
-        certificateAuthorities: String? = nil,
+        ca: String? = nil,
         dangerAllowInsecureHTTP: Bool = false,
         logger: Logger? = nil
     ) throws {
@@ -88,7 +88,7 @@ public final class ActPass: Sendable {
             maxRetries: Int64(maxRetries),
             circuitFailures: Int64(circuitFailures),
             mode: mode.native,
-            ca: certificateAuthorities,
+            ca: ca,
             dangerAllowInsecureHttp: dangerAllowInsecureHTTP
         )
         try self.init(settings, logger: logger, script: nil)
@@ -149,7 +149,7 @@ public final class ActPass: Sendable {
     ///
     /// let actpass = try ActPass(apiKey: "apk_dev", baseURL: "http://127.0.0.1:8787")
     /// let action = Action(goal: "resolve_refund_request", tool: "stripe.refund.create", args: ["amount": 4900, "currency": "usd"])
-    /// let decision = try await actpass.with(timeout: .seconds(2), maxRetries: 0).preflight(action)
+    /// let decision = try await actpass.withOptions(timeout: .seconds(2), maxRetries: 0).preflight(action)
     /// print(decision)
     /// ```
     ///
@@ -158,7 +158,7 @@ public final class ActPass: Sendable {
     ///     client if not given.
     ///   - maxRetries: How often a call is tried again at most, 0 to 10. That of this client if not given.
     /// - Throws: ``ActPassError`` of the kind ``ActPassError/Kind/argument``, which names the limit and what was expected.
-    public func with(timeout: Duration? = nil, maxRetries: Int? = nil) throws -> ActPass {
+    public func withOptions(timeout: Duration? = nil, maxRetries: Int? = nil) throws -> ActPass {
         let (seconds, retries) = (timeout?.inSeconds, maxRetries.map(Int64.init))
         return ActPass(self, native: try enter { try native.withOptions(timeout: seconds, maxRetries: retries) })
     }

@@ -11,10 +11,10 @@ extension ActPass {
     ///
     /// - Parameters:
     ///   - id: The approval: ``Decision/approvalRequestID`` or ``PendingApproval/id``.
-    ///   - wait: For how long; 30 days at most. With zero it is one look.
+    ///   - timeout: For how long; 30 days at most. With zero it is one look.
     /// - Throws: ``ActPassError``, as ``preflight(_:)``; `CancellationError`.
-    public func waitForApproval(_ id: String, upTo wait: Duration) async throws -> Approval {
-        let (native, seconds) = (native, wait.inSeconds)
+    public func waitForApproval(_ id: String, timeout: Duration) async throws -> Approval {
+        let (native, seconds) = (native, timeout.inSeconds)
         return Approval(try await call { try await native.waitForApproval(id: id, seconds: seconds, cancel: $0) })
     }
 

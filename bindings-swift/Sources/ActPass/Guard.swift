@@ -75,7 +75,7 @@ extension ActPass {
     /// ``guard(_:recordOutcome:isolation:execute:)``.
     ///
     /// - Parameters:
-    ///   - pending: What ``ActionBlocked/approval`` was then.
+    ///   - pending: What ``ActionBlockedError/approval`` was then.
     ///   - passport: The passport that the action spends, if it needs one; it is not kept.
     ///   - waitForApproval: As ``Action/waitForApproval``.
     ///   - recordOutcome: As for ``guard(_:recordOutcome:isolation:execute:)``.
@@ -131,7 +131,7 @@ extension ActPass {
             let context: ExecutionContext
             do {
                 context = try permit.spend()
-            } catch let blocked as ActionBlocked {
+            } catch let blocked as ActionBlockedError {
                 return .blocked(blocked)
             }
             let value: Value
@@ -145,7 +145,7 @@ extension ActPass {
             } catch {
                 return .failed(error, try await permit.finish(.failed))
             }
-            return .executed(value, try await permit.finish(returning: value))
+            return .returned(value, try await permit.finish(returning: value))
         }
     }
 
@@ -172,9 +172,9 @@ extension ActPass {
     // Indirect, so that it is small: Swift 6.0 miscompiles an `async let` of a large result beside a task group.
     public indirect enum Outcome<Value> {
         /// The closure ran and returned this, the very value.
-        case executed(Value, Execution)
+        case returned(Value, Execution)
         /// The closure did not run: the gateway decided so, or the gate failed. ``unwrap()`` throws this.
-        case blocked(ActionBlocked)
+        case blocked(ActionBlockedError)
         /// The closure ran and threw this, the very error.
         case failed(any Error, Execution)
 
@@ -182,15 +182,15 @@ extension ActPass {
         public var decision: Decision {
             switch self {
             case .blocked(let blocked): blocked.decision
-            case .executed(_, let execution), .failed(_, let execution): execution.decision
+            case .returned(_, let execution), .failed(_, let execution): execution.decision
             }
         }
 
         /// Whether the closure ran.
-        public var wasExecuted: Bool {
+        public var executed: Bool {
             switch self {
             case .blocked: false
-            case .executed, .failed: true
+            case .returned, .failed: true
             }
         }
 
@@ -205,19 +205,19 @@ extension ActPass {
         /// print(receipt)
         /// ```
         ///
-        /// - Throws: ``ActionBlocked`` if the closure did not run; the same error that the closure threw, if it threw.
+        /// - Throws: ``ActionBlockedError`` if the closure did not run; the same error that the closure threw, if it threw.
         public func unwrap() throws -> Value {
             switch self {
-            case .executed(let value, _): return value
+            case .returned(let result, _): return result
             case .blocked(let blocked): throw blocked
             case .failed(let error, _): throw error
             }
         }
 
         /// What the closure returned, where it did.
-        public var value: Value? {
+        public var result: Value? {
             switch self {
-            case .executed(let value, _): value
+            case .returned(let result, _): result
             case .blocked, .failed: nil
             }
         }
@@ -226,7 +226,7 @@ extension ActPass {
         /// all the same.
         public var error: (any Error)? {
             switch self {
-            case .executed(_, let execution): execution.gateError
+            case .returned(_, let execution): execution.gateError
             case .blocked(let blocked): blocked.error
             case .failed(let error, _): error
             }
@@ -239,13 +239,13 @@ extension ActPass {
         public func canonicalJSON() throws -> String {
             let (kind, status): (String?, Int?) =
                 switch self {
-                case .executed(_, let execution): (execution.gateError?.kindName, execution.gateError?.status)
+                case .returned(_, let execution): (execution.gateError?.kindName, execution.gateError?.status)
                 case .blocked(let blocked): (blocked.error?.kindName, blocked.error?.status)
                 case .failed: ("action", nil)
                 }
             return try enter {
                 try nativeCanonicalOutcome(
-                    executed: wasExecuted, decision: decision.json, error: kind,
+                    executed: executed, decision: decision.json, error: kind,
                     status: status.flatMap(UInt16.init(exactly:)))
             }
         }
@@ -288,8 +288,8 @@ extension ActPass.Outcome: CustomStringConvertible, CustomDebugStringConvertible
     /// What happened, and under which decision: `blocked: deny (refund.too_large): the amount is over the limit`.
     public var description: String {
         switch self {
-        case .executed(let value, let execution):
-            "executed \(String(reflecting: value)): \(execution)"
+        case .returned(let result, let execution):
+            "returned \(String(reflecting: result)): \(execution)"
         case .blocked(let blocked):
             "blocked: \(blocked.decision)\(blocked.error.map { " [\($0)]" } ?? "")\(blocked.approval.map { ", \($0)" } ?? "")"
         case .failed(let error, let execution):

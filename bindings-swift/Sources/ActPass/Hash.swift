@@ -26,13 +26,13 @@ extension ActPass {
     /// The HMAC-SHA256 under `secret`, in hex, of the canonical JSON of `payload`.
     ///
     /// - Throws: As ``hashPayload(_:)-(JSONValue)``.
-    public static func signPayload(_ payload: JSONValue, secret: String) throws -> String {
+    public static func signPayload(secret: String, payload: JSONValue) throws -> String {
         try enter { try nativeSignPayload(secret: Secret(secret), payload: payload.json) }
     }
 
     /// The same for a value of a type of your own.
     @_disfavoredOverload
-    public static func signPayload(_ payload: some Encodable, secret: String) throws -> String {
-        try signPayload(try JSONValue(encoding: payload, as: "payload"), secret: secret)
+    public static func signPayload(secret: String, payload: some Encodable) throws -> String {
+        try signPayload(secret: secret, payload: try JSONValue(encoding: payload, as: "payload"))
     }
 }

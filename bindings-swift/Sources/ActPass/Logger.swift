@@ -35,7 +35,7 @@ extension ActPass {
             /// What is blocked.
             case info
             /// Gates that failed.
-            case warning
+            case warn
         }
 
         /// A log line. Its texts are those of `docs/telemetry.md`, the same in every language.
@@ -67,7 +67,7 @@ extension ActPass.Logger.Level {
         switch self {
         case .debug: .debug
         case .info: .info
-        case .warning: .warning
+        case .warn: .warning
         }
     }
 
@@ -75,7 +75,7 @@ extension ActPass.Logger.Level {
         switch native {
         case .debug: self = .debug
         case .info: self = .info
-        case .warning: self = .warning
+        case .warning: self = .warn
         }
     }
 }

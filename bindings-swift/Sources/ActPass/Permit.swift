@@ -50,13 +50,13 @@ extension ActPass {
     // Indirect for the same reason as `Outcome`.
     public indirect enum Verdict: Sendable {
         /// It may not.
-        case blocked(ActionBlocked)
+        case blocked(ActionBlockedError)
         /// It may, once.
         case permitted(Permit)
 
         init(_ native: NativeVerdict, recordsOutcome: Bool) {
             switch native {
-            case .blocked(let blocked): self = .blocked(ActionBlocked(blocked))
+            case .blocked(let blocked): self = .blocked(ActionBlockedError(blocked))
             case .permitted(let session): self = .permitted(Permit(session, recordsOutcome: recordsOutcome))
             }
         }
@@ -71,7 +71,7 @@ extension ActPass {
 
         /// The permit.
         ///
-        /// - Throws: ``ActionBlocked`` if the action may not run.
+        /// - Throws: ``ActionBlockedError`` if the action may not run.
         public func unwrap() throws -> Permit {
             switch self {
             case .blocked(let blocked): throw blocked
@@ -104,12 +104,12 @@ extension ActPass {
         /// - Parameter args: The arguments with which the action is about to run, if something could have changed them since
         ///   they were judged.
         /// - Returns: What the action is given: the decision, and the credential for the tool.
-        /// - Throws: ``ActionBlocked`` if the permit is void (`actpass.permit_expired`) or `args` are not those that were judged
+        /// - Throws: ``ActionBlockedError`` if the permit is void (`actpass.permit_expired`) or `args` are not those that were judged
         ///   (`actpass.arguments_changed`); in ``Mode/monitor`` the action runs, without the credential. ``ActPassError`` of the
         ///   kind ``ActPassError/Kind/argument`` if the permit was spent before. Nothing may run then.
         public func spend(args: JSONValue? = nil) throws -> ExecutionContext {
             switch try enter({ try native.spend(args: args?.json) }) {
-            case .blocked(let blocked): throw ActionBlocked(blocked)
+            case .blocked(let blocked): throw ActionBlockedError(blocked)
             case .running(let context): return ExecutionContext(context)
             }
         }

@@ -87,7 +87,7 @@ final class ArgumentTests: XCTestCase {
             ("maxRetries", { try ActPass(apiKey: "apk_x", maxRetries: .max) }),
             ("circuitFailures", { try ActPass(apiKey: "apk_x", circuitFailures: -1) }),
             ("tenantID", { try ActPass(apiKey: "apk_x", tenantID: "a\nb") }),
-            ("certificateAuthorities", { try ActPass(apiKey: "apk_x", certificateAuthorities: "no PEM") }),
+            ("ca", { try ActPass(apiKey: "apk_x", ca: "no PEM") }),
         ]
         for (member, make) in cases {
             XCTAssertThrowsError(try make(), member) { error in
@@ -120,7 +120,7 @@ final class ArgumentTests: XCTestCase {
             }),
             ("chainID", { try await client.recordEvidence("e", chainID: "") }),
             ("metadata.a", { try await client.recordEvidence("e", chainID: "c", metadata: ["a": .init(Double.nan)]) }),
-            ("upTo", { try await client.waitForApproval("apr_1", upTo: .seconds(-1)) }),
+            ("timeout", { try await client.waitForApproval("apr_1", timeout: .seconds(-1)) }),
             ("payload.a", { try ActPass.hashPayload(["a": .init(Double.infinity)]) }),
         ]
         for (member, call) in cases {
@@ -244,7 +244,7 @@ final class ArgumentTests: XCTestCase {
         XCTAssertEqual(try ActPass.hashPayload(Refund()), hash)
         XCTAssertEqual(try Action(goal: "g", tool: "t", args: Refund()).args, ["amount": 4900, "currency": "usd"])
         XCTAssertEqual(
-            try ActPass.signPayload("payload", secret: "secret"),
+            try ActPass.signPayload(secret: "secret", payload: "payload"),
             "d912ed098d037477e66ef16477113f9b07284bd18e6f8e93a183ab37cc5d1a2e")
         for payload: JSONValue in [9_007_199_254_740_992, .init(Double.nan), ["a": .init(UInt64.max)]] {
             XCTAssertThrowsError(try ActPass.hashPayload(payload)) {

@@ -13,8 +13,8 @@ final class CallTests: XCTestCase {
             action.args = ["amount": JSONValue(amount), "currency": "usd"]
             action.mode = .strict
             let outcome = try await client.guard(action) { _ in amount }
-            XCTAssertEqual(outcome.wasExecuted, runs)
-            XCTAssertEqual(outcome.value, runs ? amount : nil)
+            XCTAssertEqual(outcome.executed, runs)
+            XCTAssertEqual(outcome.result, runs ? amount : nil)
             XCTAssertNotNil(outcome.decision.evidenceEventID)
             reasons.append(outcome.decision.reasonCode)
         }
@@ -58,7 +58,7 @@ final class CallTests: XCTestCase {
         XCTAssertEqual("\(traced)", "\(client)")
         _ = try await traced.preflight(refund)
         let outcome = try await traced.guard(refund, recordOutcome: true) { _ in 1 }
-        XCTAssertEqual(outcome.value, 1)
+        XCTAssertEqual(outcome.result, 1)
         _ = try await traced.recordEvidence("e", chainID: "c")
         _ = try await client.preflight(refund)
         let sent = try gateway.seen().map { request in
@@ -106,9 +106,9 @@ final class CallTests: XCTestCase {
         action.passport = issued.token
         XCTAssertFalse(everythingShown(action).contains(issued.token))
         let first = try await client.guard(action) { _ in 1 }
-        XCTAssertTrue(first.wasExecuted, first.decision.json)
+        XCTAssertTrue(first.executed, first.decision.json)
         let second = try await client.guard(action) { _ in 2 }
-        XCTAssertFalse(second.wasExecuted, second.decision.json)
+        XCTAssertFalse(second.executed, second.decision.json)
 
         let revoked = try await client.revokePassport(jti, reason: "the test is over")
         XCTAssertTrue(revoked)
@@ -141,7 +141,7 @@ final class CallTests: XCTestCase {
         XCTAssertEqual(blocked.decision.word, .requireApproval)
         let pending = try XCTUnwrap(blocked.approval)
         XCTAssertEqual(pending.id, blocked.decision.approvalRequestID)
-        let looked = try await client.waitForApproval(pending.id, upTo: .zero)
+        let looked = try await client.waitForApproval(pending.id, timeout: .zero)
         XCTAssertEqual(looked.status, .pending)
 
         XCTAssertEqual(pending.members["args"], action.args)
@@ -154,15 +154,15 @@ final class CallTests: XCTestCase {
         try await Task.sleep(for: .milliseconds(200))
         try await gateway.operate("/api/v1/approvals/\(pending.id)/approve")
         let outcome = try await resumed
-        guard case .executed(let value, let execution) = outcome else { return XCTFail("\(outcome)") }
+        guard case .returned(let value, let execution) = outcome else { return XCTFail("\(outcome)") }
         XCTAssertEqual(value, ["receipt": "re_1"])
         XCTAssertNil(execution.evidenceError)
         XCTAssertEqual(execution.evidence?.eventID.hasPrefix("ev_"), true)
-        let approval = try await client.waitForApproval(pending.id, upTo: .seconds(5))
+        let approval = try await client.waitForApproval(pending.id, timeout: .seconds(5))
         XCTAssertEqual(approval.status, .approved)
 
         let again = try await client.resume(pending) { _ in 2 }
-        XCTAssertFalse(again.wasExecuted, "an approval is spent once: \(again.decision.json)")
+        XCTAssertFalse(again.executed, "an approval is spent once: \(again.decision.json)")
     }
 
     func testLimitsOfCallsAreThoseOfTheHandle() async throws {
@@ -171,18 +171,18 @@ final class CallTests: XCTestCase {
         let client = try ActPass(apiKey: apiKey, baseURL: gateway.baseURL, maxRetries: 0, circuitFailures: 0)
         _ = try await client.guard(refund) { _ in 1 }
         XCTAssertEqual(try gateway.seen().count, 1)
-        _ = try await client.with(maxRetries: 1).guard(refund) { _ in 1 }
+        _ = try await client.withOptions(maxRetries: 1).guard(refund) { _ in 1 }
         XCTAssertEqual(try gateway.seen().count, 3)
 
         let silent = try Hostile.play(steps: ["do": "hang", "at": "request"])
         defer { silent.stop() }
         let trace = "00-0af7651916cd43dd8448eb211c80319c-b7ad6b7169203331-01"
-        let quick = try ActPass.quick(silent.baseURL, timeout: .seconds(600)).with(timeout: .milliseconds(200))
+        let quick = try ActPass.quick(silent.baseURL, timeout: .seconds(600)).withOptions(timeout: .milliseconds(200))
         let outcome = try await quick.inTrace(trace).guard(refund) { _ in 1 }
         XCTAssertEqual(outcome.decision.reasonCode, "actpass.timeout")
         for (member, make) in [
-            ("timeout", { try client.with(timeout: .zero) }), ("timeout", { try client.with(timeout: .seconds(-1)) }),
-            ("maxRetries", { try client.with(maxRetries: 11) }), ("maxRetries", { try client.with(maxRetries: -1) }),
+            ("timeout", { try client.withOptions(timeout: .zero) }), ("timeout", { try client.withOptions(timeout: .seconds(-1)) }),
+            ("maxRetries", { try client.withOptions(maxRetries: 11) }), ("maxRetries", { try client.withOptions(maxRetries: -1) }),
         ] as [(String, () throws -> ActPass)] {
             XCTAssertThrowsError(try make()) {
                 XCTAssertEqual(($0 as? ActPassError)?.kind, .argument)
@@ -258,13 +258,13 @@ final class CallTests: XCTestCase {
         defer { gateway.stop() }
         let client = try ActPass.quick(gateway.baseURL)
         let returned = try await client.guard(refund, recordOutcome: true) { _ in ["receipt": 7] }
-        guard case .executed(_, let execution) = returned else { return XCTFail("\(returned)") }
+        guard case .returned(_, let execution) = returned else { return XCTFail("\(returned)") }
         XCTAssertEqual(execution.evidence?.eventID, "ev_2")
         let failed = try await client.guard(refund, recordOutcome: true) { _ -> Int in throw Problem("no") }
         guard case .failed(_, let ran) = failed else { return XCTFail("\(failed)") }
         XCTAssertEqual(ran.evidence?.currentEventHash, "ab")
         let unrecorded = try await client.guard(refund, recordOutcome: true) { _ in 1 }
-        guard case .executed(1, let lost) = unrecorded else { return XCTFail("\(unrecorded)") }
+        guard case .returned(1, let lost) = unrecorded else { return XCTFail("\(unrecorded)") }
         XCTAssertNil(lost.evidence)
         XCTAssertEqual(lost.evidenceError?.kind, .status)
 

@@ -104,11 +104,11 @@ final class FunctionFormTests: XCTestCase {
         ]
         func local(_ context: ExecutionContext) async -> Receipt { Receipt(id: "local") }
         outcomes.append(try await client.guard(action, execute: local))
-        XCTAssertEqual(outcomes.compactMap(\.value?.id), ["named", "sync", "main", "local"])
+        XCTAssertEqual(outcomes.compactMap(\.result?.id), ["named", "sync", "main", "local"])
         let refused = try await client.guard(action, execute: Self.refuse)
         XCTAssertTrue(refused.error is Refused)
         let nothing = try await client.guard(action, execute: Self.nothing)
-        XCTAssertTrue(nothing.wasExecuted)
+        XCTAssertTrue(nothing.executed)
     }
 
     func testStoredClosuresAndMethods() async throws {
@@ -125,14 +125,14 @@ final class FunctionFormTests: XCTestCase {
             try await client.guard(action, execute: Desk().pay),
         ]
         XCTAssertEqual(
-            outcomes.compactMap(\.value?.id), ["let", "sendable", "inferred", "stored", "struct", "class"])
+            outcomes.compactMap(\.result?.id), ["let", "sendable", "inferred", "stored", "struct", "class"])
     }
 
     func testMethodsOfActorsKeepTheirIsolation() async throws {
         let (client, action) = try asked()
         let bank = Bank()
         let outcome = try await client.guard(action, execute: bank.pay)
-        XCTAssertEqual(outcome.value, Receipt(id: "actor"))
+        XCTAssertEqual(outcome.result, Receipt(id: "actor"))
         let own = try await bank.serve(client, action)
         XCTAssertEqual(own.map(\.id), ["actor", "own"])
         let paid = await bank.paid
@@ -154,9 +154,9 @@ final class FunctionFormTests: XCTestCase {
             try await client.guard(action, execute: body)
         }
         let wrap = try await wrapped { _ in 1 }
-        XCTAssertEqual(wrap.value, 1)
+        XCTAssertEqual(wrap.result, 1)
         let pass = try await passedOn { _ in Unsendable(2) }
-        XCTAssertEqual(pass.value?.number, 2)
+        XCTAssertEqual(pass.result?.number, 2)
     }
 
     func testClosureLiteralsAreAsBefore() async throws {
@@ -166,11 +166,11 @@ final class FunctionFormTests: XCTestCase {
             for _ in 0..<3 { count += 1 }
             return Unsendable(count)
         }
-        XCTAssertEqual(outcome.value?.number, 3)
+        XCTAssertEqual(outcome.result?.number, 3)
         let void = try await client.guard(action) { _ in }
-        XCTAssertTrue(void.wasExecuted)
+        XCTAssertTrue(void.executed)
         let single = try await client.guard(action) { try await Self.refund($0) }
-        XCTAssertEqual(single.value?.id, "named")
+        XCTAssertEqual(single.result?.id, "named")
     }
 
     func testFunctionsOfOtherKinds() async throws {
@@ -186,11 +186,11 @@ final class FunctionFormTests: XCTestCase {
             try await client.guard(action, execute: XCTUnwrap(maybe)),
             try await client.guard(action, execute: made(Receipt(id: "made"))),
         ]
-        XCTAssertEqual(outcomes.compactMap(\.value?.id), ["of a protocol", "of an array", "of an optional", "made"])
+        XCTAssertEqual(outcomes.compactMap(\.result?.id), ["of a protocol", "of an array", "of an optional", "made"])
         let refused = try await client.guard(action, execute: typed)
         XCTAssertTrue(refused.error is Refused)
         let nested = try await client.guard(action) { _ in try await client.guard(action, execute: Self.refund) }
-        XCTAssertEqual(nested.value?.value?.id, "named")
+        XCTAssertEqual(nested.result?.result?.id, "named")
     }
 
     /// Swift 6.0 ends the process where the outcome is large.
@@ -201,9 +201,9 @@ final class FunctionFormTests: XCTestCase {
             group.addTask { try await client.guard(action) { _ in 1 } }
             return try await group.next()
         }
-        let value = try await early.value
+        let value = try await early.result
         XCTAssertEqual(value, 5)
-        XCTAssertEqual(grouped?.value, 1)
+        XCTAssertEqual(grouped?.result, 1)
     }
 
     func testResumeTakesTheSameForms() async throws {
@@ -224,6 +224,6 @@ final class FunctionFormTests: XCTestCase {
             try await client.resume(pending, execute: bank.pay),
             try await client.resume(pending) { _ in Receipt(id: "literal") },
         ]
-        XCTAssertEqual(outcomes.compactMap(\.value?.id), ["named", "let", "actor", "literal"])
+        XCTAssertEqual(outcomes.compactMap(\.result?.id), ["named", "let", "actor", "literal"])
     }
 }

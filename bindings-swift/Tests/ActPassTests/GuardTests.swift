@@ -19,7 +19,7 @@ final class GuardTests: XCTestCase {
 
         let made = await MadeReceipt()
         let returned = try await client.guard(refund) { _ in made }
-        XCTAssertTrue(returned.value === made)
+        XCTAssertTrue(returned.result === made)
         XCTAssertNil(returned.error)
 
         let refused = Refused()
@@ -27,7 +27,7 @@ final class GuardTests: XCTestCase {
         guard case .failed(let error, let execution) = thrown else { return XCTFail("\(thrown)") }
         XCTAssertTrue(error as? Refused === refused)
         XCTAssertEqual(execution.decision.reasonCode, "refund.small_in_scope")
-        XCTAssertTrue(thrown.wasExecuted)
+        XCTAssertTrue(thrown.executed)
         XCTAssertTrue(try thrown.canonicalJSON().hasSuffix(#""error":{"kind":"action","status":null},"executed":true}"#))
     }
 
@@ -45,7 +45,7 @@ final class GuardTests: XCTestCase {
                 return Self.trace
             }
         }
-        XCTAssertEqual(outcome.value, "trace-1")
+        XCTAssertEqual(outcome.result, "trace-1")
     }
 
     func testTheCallersIsolationIsKept() async throws {
@@ -68,7 +68,7 @@ final class GuardTests: XCTestCase {
             return context.decision.word
         }
         XCTAssertEqual(count, 7)
-        XCTAssertEqual(outcome.value, .allow)
+        XCTAssertEqual(outcome.result, .allow)
         let bank = Bank()
         let total = try await bank.pay(client)
         XCTAssertEqual(total, 4900)
@@ -93,7 +93,7 @@ final class GuardTests: XCTestCase {
         let gateway = try Hostile.play(steps: answer(allow))
         defer { gateway.stop() }
         let outcome = try await ActPass.quick(gateway.baseURL).guard(refund) { _ in Receipt(1) }
-        XCTAssertEqual(outcome.value?.number, 1)
+        XCTAssertEqual(outcome.result?.number, 1)
     }
 
     func testACancelledCallEndsAtOnceAndRunsNothing() async throws {
@@ -226,7 +226,7 @@ final class GuardTests: XCTestCase {
         XCTAssertEqual(
             error.message, "execute: expected a result, found a \(name), whose body has not run and never will",
             line: line)
-        XCTAssertTrue(outcome.wasExecuted, line: line)
+        XCTAssertTrue(outcome.executed, line: line)
     }
 
     private static func failing(_ number: Int) throws -> Int { number }
@@ -236,7 +236,7 @@ final class GuardTests: XCTestCase {
         defer { gateway.stop() }
         let client = try ActPass.quick(gateway.baseURL)
         let numbers = try await client.guard(refund) { _ in [1, 2] }
-        XCTAssertEqual(numbers.value, [1, 2])
+        XCTAssertEqual(numbers.result, [1, 2])
         let stream = try await client.guard(refund) { _ in
             AsyncStream<Int> {
                 $0.yield(7)
@@ -244,12 +244,12 @@ final class GuardTests: XCTestCase {
             }
         }
         var seen: [Int] = []
-        for await number in try XCTUnwrap(stream.value) { seen.append(number) }
+        for await number in try XCTUnwrap(stream.result) { seen.append(number) }
         XCTAssertEqual(seen, [7])
         let closure = try await client.guard(refund) { _ in { @Sendable in 7 } }
-        XCTAssertEqual(closure.value?(), 7)
+        XCTAssertEqual(closure.result?(), 7)
         let task = try await client.guard(refund) { _ in Task { 7 } }
-        let awaited = await task.value?.value
+        let awaited = await task.result?.value
         XCTAssertEqual(awaited, 7)
     }
 
@@ -267,7 +267,7 @@ final class GuardTests: XCTestCase {
             defer { gateway.stop() }
             let outcome = try await ActPass.quick(gateway.baseURL)
                 .guard(refund, recordOutcome: true) { _ in result }
-            guard case .executed(let value, let execution) = outcome else { return XCTFail("\(outcome)") }
+            guard case .returned(let value, let execution) = outcome else { return XCTFail("\(outcome)") }
             XCTAssertEqual("\(value)", "\(result)")
             XCTAssertEqual(execution.evidence?.eventID, "ev_2")
             let event = try JSONValue(parsing: gateway.seen()[1]["body"]?.stringValue ?? "")
@@ -316,7 +316,7 @@ final class GuardTests: XCTestCase {
         while started.total == 0 { try await Task.sleep(for: .milliseconds(5)) }
         task.cancel()
         let outcome = try await task.value
-        XCTAssertEqual(outcome.value, "refunded")
+        XCTAssertEqual(outcome.result, "refunded")
     }
 
     func testTenThousandCallsRunEachClosureOnce() async throws {
@@ -329,7 +329,7 @@ final class GuardTests: XCTestCase {
                 runs.count(number)
                 return number
             }
-            XCTAssertEqual(outcome.value, number)
+            XCTAssertEqual(outcome.result, number)
         }
         XCTAssertEqual(runs.total, 10_000)
         XCTAssertEqual(runs.all.count, 10_000)
@@ -349,7 +349,7 @@ final class GuardTests: XCTestCase {
         }
         XCTAssertTrue(runs.all.values.allSatisfy { $0 == 1 })
         let outcome = try await client.guard(refund) { _ in "still" }
-        XCTAssertEqual(outcome.value, "still")
+        XCTAssertEqual(outcome.result, "still")
     }
 
     /// By default the signal of a write to a closed connection ends a process.
@@ -377,7 +377,7 @@ final class GuardTests: XCTestCase {
             let runs = Counter()
             let outcome = try await client.guard(action) { _ in runs.count() }
             XCTAssertEqual(runs.total, mode == .monitor ? 1 : 0, "\(mode)")
-            XCTAssertEqual(outcome.wasExecuted, mode == .monitor)
+            XCTAssertEqual(outcome.executed, mode == .monitor)
             XCTAssertEqual(outcome.decision.word, .deny)
             XCTAssertEqual(outcome.decision.reasonCode, "actpass.internal")
             XCTAssertEqual((outcome.error as? ActPassError)?.kind, .internal)

@@ -19,10 +19,10 @@ private func permitted(
 
 /// What `authorize` gives, of which `guard` is made.
 final class PermitTests: XCTestCase {
-    private func blocked(_ body: () throws -> some Any) throws -> ActionBlocked {
+    private func blocked(_ body: () throws -> some Any) throws -> ActionBlockedError {
         do {
             throw Problem("not blocked: \(try body())")
-        } catch let blocked as ActionBlocked {
+        } catch let blocked as ActionBlockedError {
             return blocked
         }
     }
@@ -72,7 +72,7 @@ final class PermitTests: XCTestCase {
             blocked.message, "\(why) Do not call it again with the same arguments: it would be blocked again.")
         XCTAssertEqual(try self.blocked { try verdict.unwrap() }, blocked)
         XCTAssertEqual(
-            ActionBlocked(tool: blocked.tool, decision: blocked.decision), blocked, "one made up has the same texts")
+            ActionBlockedError(tool: blocked.tool, decision: blocked.decision), blocked, "one made up has the same texts")
     }
 
     func testOtherArgumentsAreNotRun() async throws {
@@ -99,7 +99,7 @@ final class PermitTests: XCTestCase {
         XCTAssertEqual(try blocked { try permit.spend() }.code, "actpass.permit_expired")
         let outcome = try await expired.client().guard(action) { _ in 1 }
         XCTAssertEqual(outcome.decision.reasonCode, "actpass.permit_expired")
-        XCTAssertFalse(outcome.wasExecuted)
+        XCTAssertFalse(outcome.executed)
         let observed = try await permitted(expired, mode: .monitor).spend()
         XCTAssertNil(observed.credential)
         XCTAssertEqual(observed.decision.reasonCode, "actpass.permit_expired")

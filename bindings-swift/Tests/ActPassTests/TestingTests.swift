@@ -12,7 +12,7 @@ final class TestingTests: XCTestCase {
         let client = try gateway.client()
         let unscripted = try await client.guard(action) { _ in 1 }
         XCTAssertEqual(unscripted.decision.reasonCode, "test.unscripted")
-        XCTAssertFalse(unscripted.wasExecuted)
+        XCTAssertFalse(unscripted.executed)
 
         gateway.answer(.allow(credential: "sk_test_secret"), tool: "stripe.refund.create")
         gateway.answerNext(.deny(reasonCode: "refund.too_large", summary: "the amount is over the limit"), .unreachable)
@@ -28,7 +28,7 @@ final class TestingTests: XCTestCase {
         XCTAssertEqual(gateway.actions.count, 3 + Mode.allCases.count)
         XCTAssertEqual(gateway.actions[0]["args"]?["amount"], 4900)
         let other = try await client.guard(Action(goal: "g", tool: "other")) { _ in 1 }
-        XCTAssertFalse(other.wasExecuted)
+        XCTAssertFalse(other.executed)
     }
 
     func testEachAnswerMeansWhatItsNameSays() async throws {
@@ -48,7 +48,7 @@ final class TestingTests: XCTestCase {
             gateway.answer(answer)
             let outcome = try await gateway.client(mode: mode).guard(action) { _ in 1 }
             XCTAssertEqual(outcome.decision.reasonCode, reason)
-            XCTAssertEqual(outcome.wasExecuted, executed, reason)
+            XCTAssertEqual(outcome.executed, executed, reason)
         }
     }
 
@@ -61,12 +61,12 @@ final class TestingTests: XCTestCase {
         held.waitForApproval = .seconds(20)
         gateway.approve("apr_1")
         let approved = try await client.guard(held) { _ in "refunded" }
-        XCTAssertEqual(approved.value, "refunded")
+        XCTAssertEqual(approved.result, "refunded")
         gateway.answerNext(.requireApproval(id: "apr_2"))
         gateway.reject("apr_2")
         let rejected = try await client.guard(held) { _ in "refunded" }
         XCTAssertEqual(rejected.decision.reasonCode, "approval.rejected")
-        XCTAssertFalse(rejected.wasExecuted)
+        XCTAssertFalse(rejected.executed)
     }
 
     func testOtherCallsOfAScript() async throws {
@@ -121,17 +121,17 @@ final class TestingTests: XCTestCase {
                 + "This may pass: the same call may be tried again later.")
         XCTAssertTrue(lost.developerText.contains(lost.error!.message), lost.developerText)
         XCTAssertEqual(
-            ActionBlocked(tool: lost.tool, decision: lost.decision, error: lost.error), lost,
+            ActionBlockedError(tool: lost.tool, decision: lost.decision, error: lost.error), lost,
             "one made up has the same texts")
         let observed = try await gateway.client(mode: .monitor).guard(action) { _ in 1 }.unwrap()
         XCTAssertEqual(observed, 1)
     }
 
-    private func blockedBy(_ body: () async throws -> Int) async throws -> ActionBlocked {
+    private func blockedBy(_ body: () async throws -> Int) async throws -> ActionBlockedError {
         do {
             let value = try await body()
             throw Problem("returned \(value)")
-        } catch let blocked as ActionBlocked {
+        } catch let blocked as ActionBlockedError {
             return blocked
         }
     }
@@ -141,7 +141,7 @@ final class TestingTests: XCTestCase {
         gateway.answerNext(.allow(), .deny(reasonCode: "refund.too_large", summary: "the amount is over the limit"))
         let client = try gateway.client()
         let executed = try await client.guard(action) { _ in ["receipt": "re_1"] }
-        XCTAssertEqual("\(executed)", #"executed ["receipt": "re_1"]: allow (test.allow)"#)
+        XCTAssertEqual("\(executed)", #"returned ["receipt": "re_1"]: allow (test.allow)"#)
         let denied = try await client.guard(action) { _ in 1 }
         XCTAssertEqual("\(denied)", "blocked: deny (refund.too_large): the amount is over the limit")
         XCTAssertEqual(String(reflecting: denied), "\(denied)")
@@ -170,7 +170,7 @@ final class TestingTests: XCTestCase {
         XCTAssertTrue(error.isRetryable)
         let outcome: Outcome<Int> = .blocked(.init(tool: "t", decision: decision, error: error))
         XCTAssertThrowsError(try outcome.unwrap()) {
-            XCTAssertEqual($0 as? ActionBlocked, ActionBlocked(tool: "t", decision: decision, error: error))
+            XCTAssertEqual($0 as? ActionBlockedError, ActionBlockedError(tool: "t", decision: decision, error: error))
         }
         XCTAssertEqual(
             try outcome.canonicalJSON(),
@@ -180,7 +180,7 @@ final class TestingTests: XCTestCase {
         XCTAssertEqual(context.credential?.token, "sk_made_secret")
         XCTAssertFalse(everythingShown(context).contains("secret"))
         let execution = ActPass.Execution(decision: decision, evidence: .init(eventID: "ev_1"))
-        XCTAssertEqual(Outcome.executed(7, execution).value, 7)
+        XCTAssertEqual(Outcome.returned(7, execution).result, 7)
         XCTAssertEqual(Approval(id: "apr_1", status: .rejected, decidedBy: "ada").members["status"], "rejected")
         let passport = ActPass.IssuedPassport(token: "made_secret", jti: "ap_1", expiresAt: "2099-01-01T00:00:00Z")
         XCTAssertEqual(passport.jti, "ap_1")
@@ -207,7 +207,7 @@ final class TestingTests: XCTestCase {
         XCTAssertEqual(denied.level, .info)
         XCTAssertEqual(denied.fields["reason_code"], "refund.too_large")
         XCTAssertEqual(denied.description, "blocked decision=deny reason_code=refund.too_large tool=stripe.refund.create")
-        XCTAssertTrue(seen.contains { $0.level == .warning && $0.fields["code"] == "actpass.unreachable" })
+        XCTAssertTrue(seen.contains { $0.level == .warn && $0.fields["code"] == "actpass.unreachable" })
         XCTAssertFalse(everythingShown(seen).contains("secret"))
     }
 
@@ -215,7 +215,7 @@ final class TestingTests: XCTestCase {
         let lines = AsyncStream.makeStream(of: ActPass.Logger.Event.self)
         let gateway = ScriptedGateway()
         gateway.answer(.allow())
-        let client = try gateway.client(logger: .init(level: .warning) { lines.continuation.yield($0) })
+        let client = try gateway.client(logger: .init(level: .warn) { lines.continuation.yield($0) })
         _ = try await client.guard(action) { _ in 1 }
         gateway.answerNext(.unreachable)
         _ = try await gateway.client().guard(action) { _ in 1 }
@@ -238,7 +238,7 @@ final class TestingTests: XCTestCase {
         let client = try gateway.client(logger: .init(level: .debug) { _ in release.wait(); release.signal() })
         for number in 0..<2_000 {
             let outcome = try await client.guard(action) { _ in number }
-            XCTAssertEqual(outcome.value, number)
+            XCTAssertEqual(outcome.result, number)
         }
     }
 }

@@ -44,7 +44,7 @@ final class VectorTests: XCTestCase {
             connectTimeout: (settings["connect_timeout"]?.doubleValue).map { .seconds($0) },
             maxRetries: settings["max_retries"]?.intValue ?? 0,
             circuitFailures: run.circuitOff ? 0 : settings["circuit_failures"]?.intValue ?? 5,
-            certificateAuthorities: settings["trust_ca"] == true ? gateway.ca : nil)
+            ca: settings["trust_ca"] == true ? gateway.ca : nil)
         let member = { vector.action[$0]?.stringValue }
         let key = vector.action["idempotency_key"] == nil ? idempotencyKey : member("idempotency_key")
         let action = Action(
@@ -76,7 +76,7 @@ final class VectorTests: XCTestCase {
         let canonical = try outcome?.canonicalJSON() ?? "null"
         let error = expected["error"] ?? .null
         if let outcome {
-            check("executed \(executed)", outcome.wasExecuted == executed, outcome.wasExecuted)
+            check("executed \(executed)", outcome.executed == executed, outcome.executed)
             let end = #","error":\#(error.json),"executed":\#(executed)}"#
             check("the canonical outcome ends with \(end)", canonical.hasSuffix(end), canonical)
             let begin = #"{"decision":"#
@@ -145,11 +145,11 @@ final class VectorTests: XCTestCase {
             case .permitted(let permit):
                 do {
                     contexts.append(try permit.spend(args: changed))
-                } catch let blocked as ActionBlocked {
+                } catch let blocked as ActionBlockedError {
                     return .blocked(blocked)
                 }
                 if (try? permit.spend()) != nil { throw Problem("the permit was spent twice") }
-                return .executed(.null, try await permit.returned(JSONValue.null))
+                return .returned(.null, try await permit.returned(JSONValue.null))
             }
         }
         let call = Task {
@@ -173,10 +173,10 @@ final class VectorTests: XCTestCase {
     }
 
     /// What is thrown where the outcome is unwrapped, also as a member of a line.
-    private static func thrown(by outcome: Outcome<JSONValue>?) -> (ActionBlocked?, JSONValue) {
+    private static func thrown(by outcome: Outcome<JSONValue>?) -> (ActionBlockedError?, JSONValue) {
         do {
             _ = try outcome?.unwrap()
-        } catch let blocked as ActionBlocked {
+        } catch let blocked as ActionBlockedError {
             return (
                 blocked,
                 [

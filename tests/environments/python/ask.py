@@ -2,13 +2,13 @@
 
 from __future__ import annotations
 
-from actpass import ActionBlocked
+from actpass import ActionBlockedError
 from tasks import blocked, guarded
 
 print(guarded.delay().get(timeout=120))
 try:
     blocked.delay().get(timeout=120)
-except ActionBlocked as error:
+except ActionBlockedError as error:
     assert "refund.over_limit" in str(error), error
 else:
     raise AssertionError("it did not raise")

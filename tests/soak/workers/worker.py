@@ -15,7 +15,7 @@ import sys
 import threading
 from typing import Any
 
-from actpass import ActPassClient, ActPassError, AsyncActPassClient, ExecutionContext, GuardOutput
+from actpass import ActPassClient, ActPassError, AsyncActPassClient, ExecutionContext, GuardOutcome
 
 KEY = "apk_dev"
 AGENT = "soak"
@@ -63,7 +63,7 @@ class Calls:
         repeats = number % 8 in (1, 7) and mode != "monitor"
         return call_id, number % self._fresh_each == 0, repeats, asked
 
-    def report(self, call_id: str, gateway: dict[str, Any], out: GuardOutput[None]) -> None:
+    def report(self, call_id: str, gateway: dict[str, Any], out: GuardOutcome[None]) -> None:
         """Write down what the guard reported."""
         decision, error = out["decision"], out.get("error")
         kind = "action" if isinstance(error, ActionError) else None

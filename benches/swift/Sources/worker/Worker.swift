@@ -73,7 +73,7 @@ struct Guarded: Contender {
     let actpass: ActPass
 
     init(url: String, authority: String?) throws {
-        actpass = try ActPass(apiKey: "apk_bench", baseURL: url, certificateAuthorities: authority)
+        actpass = try ActPass(apiKey: "apk_bench", baseURL: url, ca: authority)
     }
 
     func call() async throws {
@@ -82,7 +82,7 @@ struct Guarded: Contender {
                 goal: "resolve_refund_request", tool: "stripe.refund.create", resource: "stripe:charge:ch_123",
                 args: ["amount": 4900, "currency": "usd"])
         ) { _ in true }
-        guard case .executed = outcome else { throw Problem(description: "blocked: \(outcome)") }
+        guard case .returned = outcome else { throw Problem(description: "blocked: \(outcome)") }
     }
 }
 

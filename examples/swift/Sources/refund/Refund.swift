@@ -56,7 +56,7 @@ final class Agent {
             try pay(charge, cents)
         }
         switch outcome {
-        case .executed(_, let execution): report(execution.decision, ran: "yes")
+        case .returned(_, let execution): report(execution.decision, ran: "yes")
         case .blocked(let blocked): report(blocked.decision, ran: "no")
         case .failed(let error, _): throw error
         }

@@ -41,7 +41,7 @@ import org.actpass.bridge.nativeSignPayload
  *         ),
  *     ) { context -> refund("ch_123", 4900, context.credential) }
  *     when (outcome) {
- *         is Outcome.Executed -> println(outcome.value)
+ *         is Outcome.Returned -> println(outcome.result)
  *         is Outcome.Blocked -> println(outcome.decision.reasonCode)
  *         is Outcome.Failed -> throw outcome.error
  *     }
@@ -69,7 +69,7 @@ public class ActPass private constructor(internal val native: NativeClient) : Ja
      * @param circuitFailures how many calls in a row must fail to reach the gateway for the [circuit] to open; 0 turns that off. While it
      *   is open, calls fail at once as `actpass.unreachable`, with a [retryAfter][ActPassException.retryAfter].
      * @param mode the mode of actions that name none. Nothing in the environment can change it.
-     * @param certificateAuthorities certificates of authorities to trust besides the system's, in PEM.
+     * @param ca certificates of authorities to trust besides the system's, in PEM.
      * @param dangerAllowInsecureHttp permits plain `http` to another machine, where everyone on the way can read the key and forge
      *   decisions.
      * @param logger takes the log lines of this client's calls; nobody if not given.
@@ -87,7 +87,7 @@ public class ActPass private constructor(internal val native: NativeClient) : Ja
         maxRetries: Int = 2,
         circuitFailures: Int = 5,
         mode: Mode = Mode.ENFORCE,
-        certificateAuthorities: String? = null,
+        ca: String? = null,
         dangerAllowInsecureHttp: Boolean = false,
         logger: Logger? = null,
         logLevel: LogLevel = LogLevel.INFO,
@@ -105,7 +105,7 @@ public class ActPass private constructor(internal val native: NativeClient) : Ja
                     maxRetries = maxRetries.toLong(),
                     circuitFailures = circuitFailures.toLong(),
                     mode = mode.native,
-                    ca = certificateAuthorities?.wellFormed("ca"),
+                    ca = ca?.wellFormed("ca"),
                     dangerAllowInsecureHttp = dangerAllowInsecureHttp,
                 ),
                 logger?.let(::LogBridge),
@@ -182,7 +182,7 @@ public class ActPass private constructor(internal val native: NativeClient) : Ja
      * suspend fun main() {
      *     val actpass = ActPass("apk_dev", baseUrl = "http://127.0.0.1:8787")
      *     val action = Action("resolve_refund_request", "stripe.refund.create", args = mapOf("amount" to 4900, "currency" to "usd"))
-     *     println(actpass.with(timeout = 2.seconds, maxRetries = 0).preflight(action))
+     *     println(actpass.withOptions(timeout = 2.seconds, maxRetries = 0).preflight(action))
      * }
      * ```
      *
@@ -191,7 +191,7 @@ public class ActPass private constructor(internal val native: NativeClient) : Ja
      * @param maxRetries how often a call is tried again at most, 0 to 10. That of this client if not given.
      * @throws ActPassException of the kind [ActPassException.Kind.ARGUMENT], which names the limit and what was expected.
      */
-    public fun with(timeout: Duration? = null, maxRetries: Int? = null): ActPass =
+    public fun withOptions(timeout: Duration? = null, maxRetries: Int? = null): ActPass =
         ActPass(enter { native.withOptions(timeout?.inSeconds, maxRetries?.toLong()) })
 
     /**
@@ -315,12 +315,12 @@ public class ActPass private constructor(internal val native: NativeClient) : Ja
      * Waits until somebody decided about an approval, and says where it stands then. It may still be pending.
      *
      * @param id the approval: [Decision.approvalRequestId] or [PendingApproval.id].
-     * @param wait for how long; 30 days at most. With zero it is one look.
+     * @param timeout for how long; 30 days at most. With zero it is one look.
      * @throws ActPassException as [ActPass.preflight].
      */
-    public suspend fun waitForApproval(id: String, wait: Duration): Approval {
+    public suspend fun waitForApproval(id: String, timeout: Duration): Approval {
         val wanted = enter { id.wellFormed("approval_request_id") }
-        return Approval(call { native.waitForApproval(wanted, wait.inSeconds, null) })
+        return Approval(call { native.waitForApproval(wanted, timeout.inSeconds, null) })
     }
 
     /**
@@ -501,7 +501,7 @@ public class ActPass private constructor(internal val native: NativeClient) : Ja
          */
         @JvmStatic
         @Throws(ActPassException::class)
-        public fun signPayload(payload: Any?, secret: String): String =
+        public fun signPayload(secret: String, payload: Any?): String =
             enter { nativeSignPayload(Secret(secret.wellFormed("secret")), json("payload", payload)) }
 
         /**
@@ -534,7 +534,7 @@ public class ActPass private constructor(internal val native: NativeClient) : Ja
         private var maxRetries: Int = 2
         private var circuitFailures: Int = 5
         private var mode: Mode = Mode.ENFORCE
-        private var certificateAuthorities: String? = null
+        private var ca: String? = null
         private var dangerAllowInsecureHttp: Boolean = false
         private var logger: Logger? = null
         private var logLevel: LogLevel = LogLevel.INFO
@@ -569,7 +569,7 @@ public class ActPass private constructor(internal val native: NativeClient) : Ja
         public fun mode(mode: Mode): Builder = apply { this.mode = mode }
 
         /** Sets certificates of authorities to trust in addition to the system's, in PEM. */
-        public fun certificateAuthorities(pem: String?): Builder = apply { certificateAuthorities = pem }
+        public fun ca(pem: String?): Builder = apply { ca = pem }
 
         /** Permits plain `http` to another machine, where everyone on the way can read the key and forge decisions. */
         public fun dangerAllowInsecureHttp(allow: Boolean): Builder = apply { dangerAllowInsecureHttp = allow }
@@ -590,7 +590,7 @@ public class ActPass private constructor(internal val native: NativeClient) : Ja
         @Throws(ActPassException::class)
         public fun build(): ActPass =
             ActPass(
-                apiKey, tenantId, agentId, baseUrl, timeout, connectTimeout, maxRetries, circuitFailures, mode, certificateAuthorities,
+                apiKey, tenantId, agentId, baseUrl, timeout, connectTimeout, maxRetries, circuitFailures, mode, ca,
                 dangerAllowInsecureHttp, logger, logLevel,
             )
     }

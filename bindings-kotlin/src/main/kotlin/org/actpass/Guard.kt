@@ -30,7 +30,7 @@ private suspend fun <T> Permit.run(execute: suspend (ExecutionContext) -> T): Ou
     val context =
         try {
             spend()
-        } catch (blocked: ActionBlocked) {
+        } catch (blocked: ActionBlockedException) {
             return blocked.outcome
         }
     val value =
@@ -44,7 +44,7 @@ private suspend fun <T> Permit.run(execute: suspend (ExecutionContext) -> T): Ou
             }
             return Outcome.Failed(error, finish(NativeEnded.FAILED))
         }
-    return Outcome.Executed(value, finish(NativeEnded.RETURNED, value))
+    return Outcome.Returned(value, finish(NativeEnded.RETURNED, value))
 }
 
 /** Whether it stops the coroutine or the program, and is no way in which an action fails. */
@@ -100,17 +100,17 @@ public sealed class Outcome<out T> {
     /** The decision: the gateway's, or the one that the SDK made. */
     public abstract val decision: Decision
 
-    /** The block ran and returned [value], the very object. */
-    public class Executed<out T>(
+    /** The block ran and returned [result], the very object. */
+    public class Returned<out T>(
         /** What it returned. */
-        public val value: T,
+        public val result: T,
         /** Under what it ran. */
         public val execution: Execution,
     ) : Outcome<T>() {
         override val decision: Decision get() = execution.decision
 
-        /** The value, and under which decision: `executed re_1: allow (refund.small_in_scope)`. */
-        override fun toString(): String = "executed $value: $execution"
+        /** The value, and under which decision: `returned re_1: allow (refund.small_in_scope)`. */
+        override fun toString(): String = "returned $result: $execution"
     }
 
     /** The block did not run. */
@@ -185,31 +185,31 @@ public sealed class Outcome<out T> {
     }
 
     /** Whether the block ran. */
-    public val wasExecuted: Boolean
+    public val executed: Boolean
         get() =
             when (this) {
                 is Blocked -> false
-                is Executed, is Failed -> true
+                is Returned, is Failed -> true
             }
 
     /**
      * What the block returned.
      *
-     * @throws ActionBlocked if the block did not run.
+     * @throws ActionBlockedException if the block did not run.
      * @throws Throwable the same object that the block threw, if it threw.
      */
     @Throws(Exception::class)
     public fun unwrap(): T =
         when (this) {
-            is Executed -> value
-            is Blocked -> throw ActionBlocked(this)
+            is Returned -> result
+            is Blocked -> throw ActionBlockedException(this)
             is Failed -> throw error
         }
 
     /** What the block returned, where it did. */
-    public fun valueOrNull(): T? =
+    public fun resultOrNull(): T? =
         when (this) {
-            is Executed -> value
+            is Returned -> result
             is Blocked, is Failed -> null
         }
 
@@ -219,7 +219,7 @@ public sealed class Outcome<out T> {
     public fun errorOrNull(): Throwable? =
         when (this) {
             is Blocked -> error
-            is Executed -> execution.gateError
+            is Returned -> execution.gateError
             is Failed -> error
         }
 
@@ -234,11 +234,11 @@ public sealed class Outcome<out T> {
         val gateError =
             when (this) {
                 is Blocked -> error
-                is Executed -> execution.gateError
+                is Returned -> execution.gateError
                 is Failed -> null
             }
         val kind = if (this is Failed) "action" else gateError?.kindName
-        return enter { nativeCanonicalOutcome(wasExecuted, decision.json, kind, gateError?.status?.toUShort()) }
+        return enter { nativeCanonicalOutcome(executed, decision.json, kind, gateError?.status?.toUShort()) }
     }
 }
 

@@ -30,9 +30,9 @@ public fun interface Execute<out T> {
 public sealed class JavaForms {
     internal abstract val self: ActPass
 
-    /** [ActPass.with], for Java; null leaves the limit of this client. */
+    /** [ActPass.withOptions], for Java; null leaves the limit of this client. */
     @Throws(ActPassException::class)
-    public fun withOptions(timeout: java.time.Duration?, maxRetries: Int?): ActPass = self.with(timeout?.toKotlinDuration(), maxRetries)
+    public fun withOptions(timeout: java.time.Duration?, maxRetries: Int?): ActPass = self.withOptions(timeout?.toKotlinDuration(), maxRetries)
 
     /** [ActPass.preflight], on this thread. */
     @Throws(ActPassException::class, InterruptedException::class)
@@ -79,7 +79,7 @@ public sealed class JavaForms {
      *     public static void main(String[] arguments) throws Exception {
      *         ActPass actpass = ActPass.builder().apiKey("apk_dev").baseUrl("http://127.0.0.1:8787").build();
      *         Action action = Action.builder("resolve_refund_request", "stripe.refund.create").args(Map.of("amount", 4900, "currency", "usd")).build();
-     *         Permit permit = actpass.authorizeBlocking(action).unwrap(); // ActionBlocked if it may not run
+     *         Permit permit = actpass.authorizeBlocking(action).unwrap(); // ActionBlockedException if it may not run
      *         ExecutionContext context = permit.spend();
      *         System.out.println(permit.returnedBlocking("refunded under " + context.getDecision()));
      *     }
@@ -139,12 +139,12 @@ public sealed class JavaForms {
 
     /** [ActPass.waitForApproval], on this thread. */
     @Throws(ActPassException::class, InterruptedException::class)
-    public fun waitForApprovalBlocking(id: String, wait: java.time.Duration): Approval =
-        runBlocking { self.waitForApproval(id, wait.toKotlinDuration()) }
+    public fun waitForApprovalBlocking(id: String, timeout: java.time.Duration): Approval =
+        runBlocking { self.waitForApproval(id, timeout.toKotlinDuration()) }
 
     /** [ActPass.waitForApproval], as a future. */
-    public fun waitForApprovalAsync(id: String, wait: java.time.Duration): CompletableFuture<Approval> =
-        later { waitForApproval(id, wait.toKotlinDuration()) }
+    public fun waitForApprovalAsync(id: String, timeout: java.time.Duration): CompletableFuture<Approval> =
+        later { waitForApproval(id, timeout.toKotlinDuration()) }
 
     /** [ActPass.issuePassport], on this thread. */
     @JvmOverloads

@@ -52,10 +52,10 @@ public enum class LogLevel {
     INFO,
 
     /** Gates that failed. */
-    WARNING,
+    WARN,
     ;
 
-    /** `debug`, `info` or `warning`. */
+    /** `debug`, `info` or `warn`. */
     override fun toString(): String = name.lowercase()
 
     internal val native: NativeLogLevel
@@ -63,7 +63,7 @@ public enum class LogLevel {
             when (this) {
                 DEBUG -> NativeLogLevel.DEBUG
                 INFO -> NativeLogLevel.INFO
-                WARNING -> NativeLogLevel.WARNING
+                WARN -> NativeLogLevel.WARNING
             }
 
     internal companion object {
@@ -71,7 +71,7 @@ public enum class LogLevel {
             when (level) {
                 NativeLogLevel.DEBUG -> DEBUG
                 NativeLogLevel.INFO -> INFO
-                NativeLogLevel.WARNING -> WARNING
+                NativeLogLevel.WARNING -> WARN
             }
     }
 }

@@ -17,7 +17,7 @@ public sealed interface Verdict {
     /**
      * The permit.
      *
-     * @throws ActionBlocked if the action may not run.
+     * @throws ActionBlockedException if the action may not run.
      */
     public fun unwrap(): Permit
 
@@ -69,7 +69,7 @@ public class Permit internal constructor(internal val native: NativeSession, pri
      * @param args the arguments with which the action is about to run, if something could have changed them since they were judged.
      *   They are compared as JSON text, to which the order of the members belongs.
      * @return what the action is given: the decision, and the credential for the tool.
-     * @throws ActionBlocked if the permit is void (`actpass.permit_expired`) or [args] are not those that were judged
+     * @throws ActionBlockedException if the permit is void (`actpass.permit_expired`) or [args] are not those that were judged
      *   (`actpass.arguments_changed`). Nothing may run then. In [Mode.MONITOR] the action runs, without the credential.
      * @throws ActPassException of the kind [ActPassException.Kind.ARGUMENT] if the permit was spent before. Nothing may run then.
      */
@@ -77,7 +77,7 @@ public class Permit internal constructor(internal val native: NativeSession, pri
     @Throws(ActPassException::class)
     public fun spend(args: Map<String, Any?>? = null): ExecutionContext =
         when (val begun = enter { native.spend(args?.let { json("args", it) }) }) {
-            is NativeBegun.Blocked -> throw ActionBlocked(Outcome.Blocked(begun.blocked))
+            is NativeBegun.Blocked -> throw ActionBlockedException(Outcome.Blocked(begun.blocked))
             is NativeBegun.Running -> ExecutionContext(begun.context)
         }
 

@@ -51,7 +51,7 @@ public class JavaTest {
             .maxRetries(1)
             .circuitFailures(0)
             .mode(Mode.STRICT)
-            .certificateAuthorities(null)
+            .ca(null)
             .dangerAllowInsecureHttp(true)
             .logger(event -> {}, LogLevel.DEBUG)
             .build();
@@ -94,7 +94,7 @@ public class JavaTest {
             assertEquals("sk_java_secret", context.getCredential().getToken());
             return "refunded";
         });
-        assertTrue(outcome.getWasExecuted());
+        assertTrue(outcome.getExecuted());
         assertEquals("refunded", outcome.unwrap());
         assertEquals("allow", outcome.getDecision().getWord().toString());
         assertEquals("test.allow", outcome.getDecision().getReasonCode());
@@ -111,7 +111,7 @@ public class JavaTest {
         gateway.answerNext(Answer.deny("refund.too_large", "the amount is over the limit"));
         AtomicInteger runs = new AtomicInteger();
         Outcome<Integer> denied = actpass.guardBlocking(action, context -> runs.incrementAndGet());
-        ActionBlocked blocked = assertThrows(ActionBlocked.class, denied::unwrap);
+        ActionBlockedException blocked = assertThrows(ActionBlockedException.class, denied::unwrap);
         String why = "stripe.refund.create was not run: deny (refund.too_large). the amount is over the limit.";
         assertEquals(why, blocked.getDeveloperText());
         assertEquals(why + " Do not call it again with the same arguments: it would be blocked again.", blocked.getMessage());
@@ -136,7 +136,7 @@ public class JavaTest {
         gateway.answer(Answer.deny());
         Verdict denied = actpass.authorizeBlocking(action);
         assertEquals("test.deny", ((Verdict.Blocked) denied).getBlocked().getCode());
-        assertThrows(ActionBlocked.class, denied::unwrap);
+        assertThrows(ActionBlockedException.class, denied::unwrap);
     }
 
     @Test
@@ -164,7 +164,7 @@ public class JavaTest {
             CompletableFuture<Outcome<String>> named =
                 actpass.guardAsync(action, context -> Thread.currentThread().getName(), true, pool);
             assertEquals("refunds", named.get(60, TimeUnit.SECONDS).unwrap());
-            CompletableFuture<String> chained = actpass.guardAsync(action, context -> "re_1").thenApply(Outcome::valueOrNull);
+            CompletableFuture<String> chained = actpass.guardAsync(action, context -> "re_1").thenApply(Outcome::resultOrNull);
             assertEquals("re_1", chained.get(60, TimeUnit.SECONDS));
             CompletableFuture<Outcome<String>> staged =
                 actpass.guardStageAsync(action, context -> CompletableFuture.supplyAsync(() -> "re_2"));
@@ -246,7 +246,7 @@ public class JavaTest {
         assertEquals(
             "b8254cdaf74420349cd61cd59255812d66cf264b642850b3746a88420ab48ca2",
             ActPass.hashPayload(Map.of("currency", "usd", "amount", 4900)));
-        assertEquals(64, ActPass.signPayload("payload", "secret").length());
+        assertEquals(64, ActPass.signPayload("secret", "payload").length());
         assertNotNull(actpass.inTrace("00-0af7651916cd43dd8448eb211c80319c-b7ad6b7169203331-01"));
     }
 
@@ -256,8 +256,8 @@ public class JavaTest {
         assertEquals("unspecified", decision.getReasonCode());
         ActPassException error = new ActPassException(ActPassException.Kind.TIMEOUT, "no answer");
         Outcome<?> blocked = new Outcome.Blocked("tool", decision, error, null);
-        assertSame(error, assertThrows(ActionBlocked.class, blocked::unwrap).getError());
-        assertEquals("value", new Outcome.Executed<>("value", new Execution(decision)).unwrap());
+        assertSame(error, assertThrows(ActionBlockedException.class, blocked::unwrap).getError());
+        assertEquals("value", new Outcome.Returned<>("value", new Execution(decision)).unwrap());
         assertEquals("sk", new ExecutionContext(decision, new Credential("sk")).getCredential().getToken());
     }
 }

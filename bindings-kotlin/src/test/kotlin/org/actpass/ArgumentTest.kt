@@ -128,7 +128,7 @@ class ArgumentTest {
             "maxRetries" to { ActPass("apk_x", maxRetries = Int.MAX_VALUE) },
             "circuitFailures" to { ActPass("apk_x", circuitFailures = -1) },
             "tenantId" to { ActPass("apk_x", tenantId = "a\nb") },
-            "certificateAuthorities" to { ActPass("apk_x", certificateAuthorities = "no PEM") },
+            "ca" to { ActPass("apk_x", ca = "no PEM") },
         )
         for ((member, make) in cases) {
             val error = failure(make)
@@ -155,11 +155,11 @@ class ArgumentTest {
                 { client.issuePassport("a", "g", listOf("t"), resourceConstraints = mapOf("max" to listOf(Double.NaN))) },
             "chainId" to { client.recordEvidence("e", "") },
             "metadata.a" to { client.recordEvidence("e", "c", metadata = mapOf("a" to Any())) },
-            "wait" to { client.waitForApproval("apr_1", (-1).seconds) },
-            "timeout" to { client.with(timeout = Duration.ZERO) },
-            "timeout" to { client.with(timeout = (-1).seconds) },
-            "maxRetries" to { client.with(maxRetries = 11) },
-            "maxRetries" to { client.with(maxRetries = -1) },
+            "timeout" to { client.waitForApproval("apr_1", (-1).seconds) },
+            "timeout" to { client.withOptions(timeout = Duration.ZERO) },
+            "timeout" to { client.withOptions(timeout = (-1).seconds) },
+            "maxRetries" to { client.withOptions(maxRetries = 11) },
+            "maxRetries" to { client.withOptions(maxRetries = -1) },
             "payload.a" to { ActPass.hashPayload(mapOf("a" to Float.NaN)) },
             "args" to { Action.parseArgs("[1]") },
             "args" to { Action.parseArgs("{") },
@@ -227,7 +227,7 @@ class ArgumentTest {
         assertEquals(words, words.map { Decision("""{"decision": "$it"}""").word.toString() })
         assertEquals("[approved, expired, pending, rejected]", "${Approval.Status.entries}")
         assertEquals("rate_limit", "${ActPassException.Kind.RATE_LIMIT}")
-        assertEquals("[debug, info, warning]", "${LogLevel.entries}")
+        assertEquals("[debug, info, warn]", "${LogLevel.entries}")
     }
 
     @Test
@@ -236,7 +236,7 @@ class ArgumentTest {
         assertEquals(hash, ActPass.hashPayload(mapOf("currency" to "usd", "amount" to 4900)))
         assertEquals(hash, ActPass.hashPayload(mapOf("currency" to "usd", "amount" to 4900.0)))
         val signed = "d912ed098d037477e66ef16477113f9b07284bd18e6f8e93a183ab37cc5d1a2e"
-        assertEquals(signed, ActPass.signPayload("payload", "secret"))
+        assertEquals(signed, ActPass.signPayload("secret", "payload"))
         for (payload in listOf(9_007_199_254_740_992, Double.NaN, lone, Any(), mapOf(null to 1))) {
             assertEquals(ActPassException.Kind.ARGUMENT, failure { ActPass.hashPayload(payload) }.kind)
         }

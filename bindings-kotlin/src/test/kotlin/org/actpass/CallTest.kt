@@ -25,8 +25,8 @@ class CallTest {
             listOf(4900 to true, 25_000 to false, 90_000 to false).map { (amount, runs) ->
                 val action = refund.copy(args = mapOf("amount" to amount, "currency" to "usd"), mode = Mode.STRICT)
                 val outcome = client.guard(action) { amount }
-                assertEquals(runs, outcome.wasExecuted)
-                assertEquals(if (runs) amount else null, outcome.valueOrNull())
+                assertEquals(runs, outcome.executed)
+                assertEquals(if (runs) amount else null, outcome.resultOrNull())
                 assertNotNull(outcome.decision.evidenceEventId)
                 outcome.decision.reasonCode
             }
@@ -48,7 +48,7 @@ class CallTest {
             val traced = client.inTrace(current)
             assertEquals(client.baseUrl to client.agentId, traced.baseUrl to traced.agentId)
             traced.preflight(refund)
-            assertEquals(1, traced.guard(refund, recordOutcome = true) { 1 }.valueOrNull())
+            assertEquals(1, traced.guard(refund, recordOutcome = true) { 1 }.resultOrNull())
             traced.recordEvidence(eventType = "e", chainId = "c")
             client.preflight(refund)
             val sent = gateway.seen().map { request ->
@@ -107,8 +107,8 @@ class CallTest {
 
             val action = refund.copy(audience = audience, passport = issued.token)
             assertFalse(issued.token in action.toString())
-            assertTrue(client.guard(action) { 1 }.wasExecuted)
-            assertFalse(client.guard(action) { 2 }.wasExecuted)
+            assertTrue(client.guard(action) { 1 }.executed)
+            assertFalse(client.guard(action) { 2 }.executed)
 
             assertTrue(client.revokePassport(jti, "the test is over"))
             assertFalse(client.verifyPassport(issued.token, audience).isValid)
@@ -151,12 +151,12 @@ class CallTest {
             }
             delay(200.milliseconds)
             gateway.operate("/api/v1/approvals/${pending.id}/approve")
-            val outcome = resumed.await() as Outcome.Executed
-            assertEquals(mapOf("receipt" to "re_1"), outcome.value)
+            val outcome = resumed.await() as Outcome.Returned
+            assertEquals(mapOf("receipt" to "re_1"), outcome.result)
             assertNull(outcome.execution.evidenceError)
             assertTrue(outcome.execution.evidence!!.eventId.startsWith("ev_"))
             assertEquals(Approval.Status.APPROVED, client.waitForApproval(pending.id, 5.seconds).status)
-            assertFalse("an approval is spent once", client.resume(pending) { 2 }.wasExecuted)
+            assertFalse("an approval is spent once", client.resume(pending) { 2 }.executed)
         }
     }
 
@@ -206,11 +206,11 @@ class CallTest {
         val steps = arrayOf(answer(allow), recorded, answer(allow), recorded, answer(allow), mapOf("do" to "respond", "status" to 500))
         Hostile.play(*steps).use { gateway ->
             val client = quick(gateway.baseUrl)
-            val returned = client.guard(refund, recordOutcome = true) { mapOf("receipt" to 7) } as Outcome.Executed
+            val returned = client.guard(refund, recordOutcome = true) { mapOf("receipt" to 7) } as Outcome.Returned
             assertEquals("ev_2", returned.execution.evidence?.eventId)
             val failed = client.guard<Int>(refund, recordOutcome = true) { error("no") } as Outcome.Failed
             assertEquals("ab", failed.execution.evidence?.currentEventHash)
-            val unrecorded = client.guard(refund, recordOutcome = true) { Any() } as Outcome.Executed
+            val unrecorded = client.guard(refund, recordOutcome = true) { Any() } as Outcome.Returned
             assertNull(unrecorded.execution.evidence)
             assertEquals(ActPassException.Kind.STATUS, unrecorded.execution.evidenceError?.kind)
 

@@ -59,7 +59,7 @@ class GuardTest {
             val client = quick(gateway.baseUrl)
             val receipt = Any()
             val returned = client.guard(refund) { receipt }
-            assertSame(receipt, (returned as Outcome.Executed).value)
+            assertSame(receipt, (returned as Outcome.Returned).result)
             assertNull(returned.errorOrNull())
 
             for (refused in listOf(Refused(), InterruptedException("of a thread"), CancellationException("of another job"))) {
@@ -80,7 +80,7 @@ class GuardTest {
                         yield()
                         currentCoroutineContext()[CoroutineName]?.name to Thread.currentThread().name.substringBefore(' ')
                     }
-                    assertEquals("trace-1" to "mine", outcome.valueOrNull())
+                    assertEquals("trace-1" to "mine", outcome.resultOrNull())
                 }
             }
         }
@@ -93,10 +93,10 @@ class GuardTest {
             val client = quick(gateway.baseUrl)
             val outcome = withTimeout(20.seconds) {
                 withContext(Dispatchers.Unconfined) {
-                    client.guard(refund) { runBlocking { client.guard(refund) { "inner" }.valueOrNull() } }
+                    client.guard(refund) { runBlocking { client.guard(refund) { "inner" }.resultOrNull() } }
                 }
             }
-            assertEquals("inner", outcome.valueOrNull())
+            assertEquals("inner", outcome.resultOrNull())
         }
     }
 
@@ -239,7 +239,7 @@ class GuardTest {
             assertEquals(name, ActPassException.Kind.ARGUMENT, error.kind)
             val found = name.substringBefore(" over").substringBefore(" of").substringBefore(", with")
             assertEquals("execute: expected a result, found $found, whose body has not run and never will", error.message)
-            assertTrue(outcome.wasExecuted)
+            assertTrue(outcome.executed)
         }
         coroutineContext.cancelChildren()
     }
@@ -267,7 +267,7 @@ class GuardTest {
                     override fun isInitialized(): Boolean = throw Refused()
                 },
             )
-            for (result in results) assertSame(result, client.guard(refund) { result }.valueOrNull())
+            for (result in results) assertSame(result, client.guard(refund) { result }.resultOrNull())
             running.cancel()
         }
     }
@@ -289,7 +289,7 @@ class GuardTest {
         for (result in listOf<Any>(cyclic, breaking, changing, endless, Double.NaN, "\ud800", Any(), mapOf(1 to 2))) {
             Hostile.play(answer(allow), answer(mapOf("event_id" to "ev_2"))).use { gateway ->
                 val outcome = quick(gateway.baseUrl).guard(refund, recordOutcome = true) { result }
-                assertSame(result, (outcome as Outcome.Executed).value)
+                assertSame(result, (outcome as Outcome.Returned).result)
                 assertEquals("ev_2", outcome.execution.evidence?.eventId)
                 val event = members(gateway.seen()[1]["body"] as String)
                 assertNull(event["response_hash"])
@@ -323,7 +323,7 @@ class GuardTest {
             val outcome = withContext(element) {
                 client.guard(refund, recordOutcome = true) { receipt.also { element.isArmed = true } }
             }
-            assertSame(receipt, (outcome as Outcome.Executed).value)
+            assertSame(receipt, (outcome as Outcome.Returned).result)
             assertFalse("it did not throw", element.isArmed)
             assertEquals(ActPassException.Kind.INTERNAL, outcome.execution.evidenceError?.kind)
             assertTrue(outcome.execution.evidenceError?.cause is Refused)
@@ -366,7 +366,7 @@ class GuardTest {
             val call = async(start = CoroutineStart.UNDISPATCHED) { client.guard(refund.copy(args = args)) { "refunded" } }
             args["amount"] = 1_000_000
             items.add(2)
-            assertEquals("refunded", call.await().valueOrNull())
+            assertEquals("refunded", call.await().resultOrNull())
             val sent = members(gateway.seen()[0]["body"] as String)["args"]
             assertEquals(mapOf("amount" to 4900L, "items" to listOf(1L)), sent)
 
@@ -392,7 +392,7 @@ class GuardTest {
                             runs.computeIfAbsent(number) { AtomicInteger() }.incrementAndGet()
                             number
                         }
-                        assertEquals(number, outcome.valueOrNull())
+                        assertEquals(number, outcome.resultOrNull())
                     }
                 }.joinAll()
             }
@@ -416,7 +416,7 @@ class GuardTest {
                 }.joinAll()
             }
             assertTrue(runs.values.all { it.get() == 1 })
-            assertEquals("still", client.guard(refund) { "still" }.valueOrNull())
+            assertEquals("still", client.guard(refund) { "still" }.resultOrNull())
         }
     }
 
@@ -429,7 +429,7 @@ class GuardTest {
             val runs = AtomicInteger()
             val outcome = client.guard(refund.copy(tool = "actpass.test.panic", mode = mode)) { runs.incrementAndGet() }
             assertEquals("$mode", if (mode == Mode.MONITOR) 1 else 0, runs.get())
-            assertEquals(mode == Mode.MONITOR, outcome.wasExecuted)
+            assertEquals(mode == Mode.MONITOR, outcome.executed)
             assertEquals(DecisionWord.Deny, outcome.decision.word)
             assertEquals("actpass.internal", outcome.decision.reasonCode)
             assertEquals(ActPassException.Kind.INTERNAL, (outcome.errorOrNull() as ActPassException).kind)

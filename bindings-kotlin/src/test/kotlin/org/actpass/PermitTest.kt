@@ -68,11 +68,11 @@ class PermitTest {
         assertEquals(DecisionWord.Deny, verdict.decision.word)
         val why = "stripe.refund.create was not run: deny (refund.over_limit). The limit is 50 dollars."
         assertEquals(why, blocked.developerText)
-        val thrown = assertThrows(ActionBlocked::class.java) { verdict.unwrap() }
+        val thrown = assertThrows(ActionBlockedException::class.java) { verdict.unwrap() }
         assertEquals("$why Do not call it again with the same arguments: it would be blocked again.", thrown.message)
         assertEquals("refund.over_limit", thrown.code)
         assertEquals("stripe.refund.create", thrown.tool)
-        val madeUp = ActionBlocked(thrown.tool, thrown.decision)
+        val madeUp = ActionBlockedException(thrown.tool, thrown.decision)
         assertEquals(thrown.message to thrown.developerText, madeUp.message to madeUp.developerText)
     }
 
@@ -84,7 +84,7 @@ class PermitTest {
             if (mode == Mode.MONITOR) {
                 assertNull(permit.spend(changed).credential)
             } else {
-                val blocked = assertThrows(ActionBlocked::class.java) { permit.spend(changed) }
+                val blocked = assertThrows(ActionBlockedException::class.java) { permit.spend(changed) }
                 assertEquals("actpass.arguments_changed", blocked.code)
                 // It is spent for good.
                 assertEquals(ActPassException.Kind.ARGUMENT, failure { permit.spend(action.args) }.kind)
@@ -101,10 +101,10 @@ class PermitTest {
         val credential = mapOf("token" to "sk_old_secret", "expires_at" to "2001-01-01T00:00:00Z")
         val expired = allowing(Answer.decision(mapOf("decision" to "allow", "credential" to credential)))
         val permit = permitted(expired)
-        assertEquals("actpass.permit_expired", assertThrows(ActionBlocked::class.java) { permit.spend() }.code)
+        assertEquals("actpass.permit_expired", assertThrows(ActionBlockedException::class.java) { permit.spend() }.code)
         val outcome = expired.client().guard(action) { 1 }
         assertEquals("actpass.permit_expired", outcome.decision.reasonCode)
-        assertFalse(outcome.wasExecuted)
+        assertFalse(outcome.executed)
         val observed = permitted(expired, Mode.MONITOR).spend()
         assertNull(observed.credential)
         assertEquals("actpass.permit_expired", observed.decision.reasonCode)

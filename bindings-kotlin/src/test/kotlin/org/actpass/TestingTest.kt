@@ -37,7 +37,7 @@ class TestingTest {
         }
         assertEquals(3 + Mode.entries.size, gateway.actions.size)
         assertEquals(mapOf("amount" to 4900L), gateway.actions[0]["args"])
-        assertFalse(client.guard(action.copy(tool = "other")) { 1 }.wasExecuted)
+        assertFalse(client.guard(action.copy(tool = "other")) { 1 }.executed)
         assertFalse("secret" in Answer.allow(credential = "sk_test_secret").toString())
     }
 
@@ -58,7 +58,7 @@ class TestingTest {
             val gateway = ScriptedGateway().apply { answer(answer as Answer) }
             val outcome = gateway.client(mode = mode as Mode).guard(action) { 1 }
             assertEquals(reason, outcome.decision.reasonCode)
-            assertEquals("$reason", executed, outcome.wasExecuted)
+            assertEquals("$reason", executed, outcome.executed)
         }
     }
 
@@ -68,12 +68,12 @@ class TestingTest {
         val held = action.copy(waitForApproval = 20.seconds)
         gateway.answerNext(Answer.requireApproval("apr_1"))
         gateway.approve("apr_1")
-        assertEquals("refunded", gateway.client().guard(held) { "refunded" }.valueOrNull())
+        assertEquals("refunded", gateway.client().guard(held) { "refunded" }.resultOrNull())
         gateway.answerNext(Answer.requireApproval("apr_2"))
         gateway.reject("apr_2")
         val rejected = gateway.client().guard(held) { "refunded" }
         assertEquals("approval.rejected", rejected.decision.reasonCode)
-        assertFalse(rejected.wasExecuted)
+        assertFalse(rejected.executed)
     }
 
     @Test
@@ -100,7 +100,7 @@ class TestingTest {
 
         gateway.answer(Answer.requireApproval("apr_7", "refund.medium"))
         val asked = client.guard(action) { 1 }
-        val blocked = assertThrows(ActionBlocked::class.java) { asked.unwrap() }
+        val blocked = assertThrows(ActionBlockedException::class.java) { asked.unwrap() }
         assertEquals("stripe.refund.create", blocked.tool)
         assertEquals("apr_7", blocked.approval?.id)
         assertFalse(blocked.isRetryable)
@@ -111,11 +111,11 @@ class TestingTest {
             blocked.message,
         )
         val resumed = client.resume(blocked.approval!!) { 1 }
-        assertEquals("stripe.refund.create", assertThrows(ActionBlocked::class.java) { resumed.unwrap() }.tool)
+        assertEquals("stripe.refund.create", assertThrows(ActionBlockedException::class.java) { resumed.unwrap() }.tool)
 
         gateway.answer(Answer.unreachable())
         val lost = client.guard(action) { 1 }
-        val unreachable = assertThrows(ActionBlocked::class.java) { lost.unwrap() }
+        val unreachable = assertThrows(ActionBlockedException::class.java) { lost.unwrap() }
         assertSame(lost.errorOrNull(), unreachable.cause)
         assertTrue(unreachable.isRetryable)
         assertEquals(
@@ -124,7 +124,7 @@ class TestingTest {
             unreachable.message,
         )
         assertTrue(unreachable.developerText, unreachable.error!!.message!! in unreachable.developerText)
-        val madeUp = ActionBlocked(unreachable.tool, unreachable.decision, unreachable.error)
+        val madeUp = ActionBlockedException(unreachable.tool, unreachable.decision, unreachable.error)
         assertEquals(unreachable.message to unreachable.developerText, madeUp.message to madeUp.developerText)
         assertEquals(1, gateway.client(mode = Mode.MONITOR).guard(action) { 1 }.unwrap())
     }
@@ -134,7 +134,7 @@ class TestingTest {
         val gateway = ScriptedGateway()
         gateway.answerNext(Answer.allow(), Answer.deny("refund.too_large", "the amount is over the limit"))
         val client = gateway.client()
-        assertEquals("executed re_1: allow (test.allow)", "${client.guard(action) { "re_1" }}")
+        assertEquals("returned re_1: allow (test.allow)", "${client.guard(action) { "re_1" }}")
         assertEquals("blocked: deny (refund.too_large): the amount is over the limit", "${client.guard(action) { 1 }}")
         gateway.answerNext(Answer.requireApproval("apr_1"), Answer.allow(), Answer.failure(500), Answer.allow())
         assertEquals("blocked: require_approval (test.require_approval), PendingApproval(apr_1)", "${client.guard(action) { 1 }}")
@@ -143,7 +143,7 @@ class TestingTest {
         val lost = "${client.guard(action) { 1 }}"
         assertTrue(lost, lost.startsWith("blocked: deny (actpass.gateway_error): ") && "500" in lost)
         val recorded = "${client.guard(action, recordOutcome = true) { 1 }}"
-        assertTrue(recorded, recorded.startsWith("executed 1: allow (test.allow), recorded as ev_"))
+        assertTrue(recorded, recorded.startsWith("returned 1: allow (test.allow), recorded as ev_"))
     }
 
     /** A program's own functions over these types can be tested without a client. */
@@ -162,7 +162,7 @@ class TestingTest {
         assertEquals("req_1", error.requestId)
         assertTrue(error.isRetryable)
         val blocked = Outcome.Blocked("t", decision, error)
-        assertSame(error, assertThrows(ActionBlocked::class.java) { blocked.unwrap() }.error)
+        assertSame(error, assertThrows(ActionBlockedException::class.java) { blocked.unwrap() }.error)
         assertEquals(
             """{"decision":{"decision":"deny","explain":{"matched_rules":[],"next_steps":[],"summary":""},""" +
                 """"reason_code":"refund.too_large","risk_tier":"high"},"error":{"kind":"timeout","status":null},"executed":false}""",
@@ -171,7 +171,7 @@ class TestingTest {
         val context = ExecutionContext(decision, Credential("sk_made_secret"))
         assertEquals("sk_made_secret", context.credential?.token)
         assertFalse("secret" in context.toString())
-        val executed = Outcome.Executed(7, Execution(decision, evidence = RecordedEvidence("ev_1")))
+        val executed = Outcome.Returned(7, Execution(decision, evidence = RecordedEvidence("ev_1")))
         assertEquals(7, executed.unwrap())
         assertEquals("rejected", Approval("apr_1", Approval.Status.REJECTED, "ada").members["status"])
         val passport = IssuedPassport("made_secret", "ap_1", "2099-01-01T00:00:00Z")
@@ -191,7 +191,7 @@ class TestingTest {
         val denied = seen.first { it.message == "blocked" }
         assertEquals(LogLevel.INFO, denied.level)
         assertEquals("blocked decision=deny reason_code=refund.too_large tool=stripe.refund.create", denied.toString())
-        assertTrue(seen.any { it.level == LogLevel.WARNING && it.fields["code"] == "actpass.unreachable" })
+        assertTrue(seen.any { it.level == LogLevel.WARN && it.fields["code"] == "actpass.unreachable" })
         assertFalse("secret" in seen.toString())
     }
 
@@ -215,13 +215,13 @@ class TestingTest {
         try {
             val gateway = ScriptedGateway().apply { answer(Answer.allow()) }
             val blocking = gateway.client(logger = Logger { release.await() }, logLevel = LogLevel.DEBUG)
-            repeat(2_000) { number -> assertEquals(number, blocking.guard(action) { number }.valueOrNull()) }
+            repeat(2_000) { number -> assertEquals(number, blocking.guard(action) { number }.resultOrNull()) }
             val throwing = Logger {
                 threw.countDown()
                 throw OutOfMemoryError("in a logger")
             }
             val failing = gateway.client(logger = throwing, logLevel = LogLevel.DEBUG)
-            repeat(20) { number -> assertEquals(number, failing.guard(action) { number }.valueOrNull()) }
+            repeat(20) { number -> assertEquals(number, failing.guard(action) { number }.resultOrNull()) }
             assertTrue("the logger was not called", threw.await(60, TimeUnit.SECONDS))
         } finally {
             release.countDown()
@@ -237,11 +237,11 @@ class TestingTest {
             val client = ActPass(API_KEY, baseUrl = gateway.baseUrl, maxRetries = 0, circuitFailures = 0)
             client.guard(action) { 1 }
             assertEquals(1, gateway.seen().size)
-            client.with(maxRetries = 1).guard(action) { 1 }
+            client.withOptions(maxRetries = 1).guard(action) { 1 }
             assertEquals(3, gateway.seen().size)
         }
         Hostile.play(mapOf("do" to "hang", "at" to "request")).use { gateway ->
-            val quick = quick(gateway.baseUrl, timeout = 600.seconds).with(timeout = 0.2.seconds)
+            val quick = quick(gateway.baseUrl, timeout = 600.seconds).withOptions(timeout = 0.2.seconds)
             assertEquals("actpass.timeout", quick.inTrace(TRACE).guard(action) { 1 }.decision.reasonCode)
         }
     }

@@ -74,7 +74,7 @@ class VectorTest {
                 connectTimeout = seconds("connect_timeout"),
                 maxRetries = (settings["max_retries"] as Long? ?: 0).toInt(),
                 circuitFailures = if (run.circuitOff) 0 else (settings["circuit_failures"] as Long? ?: 5).toInt(),
-                certificateAuthorities = if (settings["trust_ca"] == true) gateway.ca else null,
+                ca = if (settings["trust_ca"] == true) gateway.ca else null,
             )
         fun text(name: String) = given[name] as String?
         val idempotencyKey = if ("idempotency_key" in given) text("idempotency_key") else IDEMPOTENCY_KEY
@@ -112,7 +112,7 @@ class VectorTest {
         val error = expected["error"]
         val canonical = outcome?.canonicalJson() ?: "null"
         if (outcome != null) {
-            check("executed $executed", outcome.wasExecuted == executed) { outcome.wasExecuted }
+            check("executed $executed", outcome.executed == executed) { outcome.executed }
             val begin = """{"decision":"""
             val end = ""","error":${json("error", error)},"executed":$executed}"""
             check("the canonical outcome begins with the decision", canonical.startsWith(begin)) { canonical }
@@ -147,7 +147,7 @@ class VectorTest {
             check("the idempotency key", if (idempotencyKey == null) key?.length == 36 else key == idempotencyKey) { key }
         }
         check("nothing at the other host", gateway.otherSeen().isEmpty()) { "something" }
-        val thrown = runCatching { outcome?.unwrap() }.exceptionOrNull() as? ActionBlocked
+        val thrown = runCatching { outcome?.unwrap() }.exceptionOrNull() as? ActionBlockedException
         check("a block", (thrown == null) == executed) { outcome }
         val blocked = thrown?.let {
             mapOf(
@@ -188,11 +188,11 @@ class VectorTest {
             }
             try {
                 contexts += permit.spend(part(vector["changed_args"]))
-            } catch (blocked: ActionBlocked) {
+            } catch (blocked: ActionBlockedException) {
                 return blocked.outcome
             }
             check(runCatching { permit.spend() }.isFailure) { "the permit was spent twice" }
-            return Outcome.Executed(null, permit.returned(null))
+            return Outcome.Returned(null, permit.returned(null))
         }
         return supervisorScope {
             val call = async {

@@ -8,7 +8,7 @@ package org.actpass
  *
  * @property outcome what was blocked, and why.
  */
-public class ActionBlocked(public val outcome: Outcome.Blocked) : RuntimeException(outcome.message, outcome.error) {
+public class ActionBlockedException(public val outcome: Outcome.Blocked) : RuntimeException(outcome.message, outcome.error) {
     /** Makes one, for tests. */
     @JvmOverloads
     public constructor(tool: String, decision: Decision, error: ActPassException? = null, approval: PendingApproval? = null) :

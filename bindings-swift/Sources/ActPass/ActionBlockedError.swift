@@ -13,12 +13,12 @@ internal import ActPassBridge
 /// do {
 ///     let receipt = try await actpass.guard(action) { _ in "refunded" }.unwrap()
 ///     print(receipt)
-/// } catch let blocked as ActionBlocked {
+/// } catch let blocked as ActionBlockedError {
 ///     print(blocked.message, blocked.approval?.id ?? "no approval to wait for")
 ///     print(blocked.developerText)
 /// }
 /// ```
-public struct ActionBlocked: Error, Sendable, Hashable {
+public struct ActionBlockedError: Error, Sendable, Hashable {
     /// The tool that was not used.
     public let tool: String
     /// The gateway's decision, or the one that the SDK made because the gate failed.
@@ -67,7 +67,7 @@ public struct ActionBlocked: Error, Sendable, Hashable {
     }
 }
 
-extension ActionBlocked: CustomStringConvertible, LocalizedError {
+extension ActionBlockedError: CustomStringConvertible, LocalizedError {
     /// The ``message``.
     public var description: String { message }
 
