@@ -21,7 +21,7 @@ import python_environments
 from harness import ROOT, TARGET, Box, Environment, Row, gateway, play
 
 DOCUMENT = ROOT / "docs" / "environments.md"
-HEAD = "| environment | version | result | line, or what is said without it |\n|---|---|---|---|\n"
+HEAD = "| environment | version | result | line, or the message without it |\n|---|---|---|---|\n"
 
 
 def main() -> int:
