@@ -252,9 +252,8 @@ lint-all: $(TEST_VENV)/bin/maturin lint-node lint-prose-checked
 	$(TIMED) 'lint: licences' scripts/cargo-deny $(CARGO)
 
 # The style of Markdown, comments and messages: scripts/prose/style.yaml. `make lint` checks the patterns and PROSE_CHECKED.
-PROSE_CHECKED := README.md CONTRIBUTING.md SECURITY.md CODE_OF_CONDUCT.md RELEASING.md docs/how-to docs/reference docs/tutorial.md docs/index.md \
-	docs/settings.md docs/errors.md docs/guard-contract.md docs/architecture.md docs/engine.md docs/telemetry.md docs/protocol.md \
-	docs/threat-model.md docs/decisions
+PROSE_CHECKED := README.md CHANGELOG.md CONTRIBUTING.md SECURITY.md CODE_OF_CONDUCT.md RELEASING.md .github benches/page.py \
+	docs ':!docs/glossary.md' ':!docs/migrating-from-1.1.3.md'
 lint-prose:
 	@scripts/lib.sh if_node 'lint of the prose' scripts/lint-prose $(PATHS)
 

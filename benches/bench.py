@@ -476,7 +476,7 @@ def clients(server: Process, url: str, authority: str | None) -> dict[str, Any]:
         names = [(language, name) for language, names in CONTENDERS.items() for name in names if language in workers]
         names = [one for one in names if not (authority and ".".join(one) in PLAIN_ONLY)]
         if authority and "swift" in workers:
-            miss("URLSession over TLS: on Linux it cannot be told to trust the server's authority")
+            miss("URLSession over TLS: on Linux it cannot trust the server's authority")
         warm_up(workers, names)
         for width in (1, 16, 64):
             where = {min(cores())} if width == 1 else cores()

@@ -116,7 +116,7 @@ class Figure:
 
     @classmethod
     def of(cls, rounds: Sequence[float] | None) -> Figure | None:
-        """Return that of some rounds, if there are any."""
+        """Return the figure of some rounds; `None` without rounds."""
         return cls(statistics.median(rounds), min(rounds), max(rounds)) if rounds else None
 
     def spread(self, digits: int) -> str:
@@ -130,7 +130,7 @@ def number(figure: float | None, digits: int = 1) -> str:
 
 
 def at(results: dict[str, Any], *names: str) -> Any:
-    """Return what is under these names, or ``None``."""
+    """Return the value under these names, or ``None``."""
     found: Any = results
     for name in names:
         if not isinstance(found, dict) or name not in found:
@@ -148,7 +148,7 @@ def ratio(above: Sequence[float] | None, below: Sequence[float] | None) -> Figur
 
 
 def table(head: Sequence[str], rows: Sequence[Sequence[str]]) -> str:
-    """Return a table, of which the first column is text."""
+    """Return a table whose first column is text."""
     lines = [head, ["---"] + ["--:"] * (len(head) - 1), *rows]
     return "\n".join("| " + " | ".join(line) + " |" for line in lines)
 
@@ -157,7 +157,7 @@ def table(head: Sequence[str], rows: Sequence[Sequence[str]]) -> str:
 
 
 def machine(results: dict[str, Any]) -> str:
-    """Say on what it was measured, and how noisy that was."""
+    """Describe the machine, the versions and the load of the run."""
     about = results["about"]
     where, versions, settings = about["machine"], about["versions"], about["settings"]
     there = ", ".join(f"{name} {bare(version, name)}" for name, version in versions.items() if version)
@@ -167,14 +167,14 @@ def machine(results: dict[str, Any]) -> str:
             "",
             f"- Machine: {where['processor']}, {where['cores']} cores, {where['memory_gib']} GiB, {where['system']}; {where['disk']}.",
             f"- Versions: {there}.",
-            f"- Rounds: {settings['rounds']}, interleaved, after one that warms up; in each at most {settings['calls']} calls and "
-            f"{settings['seconds']} s of each contender. A figure is the median over the rounds, with the least and the most of a "
-            "round as its spread. p50 and p99 are a round's.",
+            f"- Rounds: {settings['rounds']}, interleaved, after one warm-up round; in each at most {settings['calls']} calls and "
+            f"{settings['seconds']} s of each contender. A figure is the median over the rounds; its spread is the lowest and highest "
+            "round. p50 and p99 are a round's.",
             f"- Load average (1, 5, 15 min): {average(about['load_average_at_start'])} at the start, "
-            f"{average(about['load_average_at_end'])} at the end, {about['seconds']} s later. What measures is in it: two programs are "
-            "busy all the time. Above about 2.5 at the start, something else ran too, and times are to be doubted, ratios less so.",
-            "- One call at a time: client and server on the same one core, so that where a scheduler puts them is not measured. "
-            "Many at once: on all cores, the server's work included.",
+            f"{average(about['load_average_at_end'])} at the end, {about['seconds']} s later, including the two programs "
+            "of the measurement. Above about 2.5 at the start, other programs ran too: doubt the times more than the ratios.",
+            "- Sequential calls: client and server on the same core, which excludes the scheduler's placement. Concurrent calls: on all "
+            "cores, including the server's work.",
             "- Processor time is the client's own, user and system, over all its threads.",
         ]
     )
@@ -191,10 +191,10 @@ def average(figures: Sequence[float]) -> str:
 
 
 def failures(results: dict[str, Any]) -> str:
-    """Say what is not there."""
+    """List the missing and failed parts."""
     said = [f"- Not measured: {what}" for what in results["missing"]]
     said += [f"- **Failed**: {what}: {' '.join(why.split())}" for what, why in results["failures"].items()]
-    return "\n".join(["## What is missing", "", *(said or ["Nothing: every part ran."])])
+    return "\n".join(["## Missing parts", "", *(said or ["Nothing: every part ran."])])
 
 
 def clients(results: dict[str, Any], scheme: str, title: str, pictures: set[str]) -> str:
@@ -205,10 +205,10 @@ def clients(results: dict[str, Any], scheme: str, title: str, pictures: set[str]
     parts = [f"## {title}"]
     for width, names in figures.items():
         many = width != "1"
-        parts.append(f"### {'One call at a time, on one core' if not many else f'{width} at once, on all cores'}")
+        parts.append(f"### {'Sequential calls, on one core' if not many else f'{width} concurrent calls, on all cores'}")
         picture = f"{scheme}-{width}.svg"
         if picture in pictures:
-            parts.append(f"![{title}, {width} at once]({picture})")
+            parts.append(f"![{title}, {width} concurrent]({picture})")
         floor = at(names, "rust.hyper", "p50")
         rows = []
         for name, rounds in names.items():
@@ -256,7 +256,7 @@ def other_pythons(results: dict[str, Any]) -> str:
                 ]
             )
     head = ["Python", "actpass, guard, p50 µs", "1.1.3, p50 µs", "ratio", "min..max"]
-    text = "## TLS on further interpreters\n\nOne call at a time. Up to Python 3.11, `urllib`, which 1.1.3 is built on, parses all authorities at each call."
+    text = "## TLS on further interpreters\n\nSequential calls. Up to Python 3.11, `urllib`, which 1.1.3 uses, parses all authorities at each call."
     return f"{text}\n\n{table(head, rows)}"
 
 
@@ -271,8 +271,8 @@ def gateway(results: dict[str, Any], pictures: set[str]) -> str:
             rows.append([STORES[store], width, *load_row(rounds)])
     text = (
         "## Gateway\n\nPreflights by the refund policy of three rules, each with a new idempotency key, answered after the decision is "
-        "durably recorded. The load is one program's, beside the gateway on the same cores, so the fixed-answer server under the same "
-        "load shows how much of it is the load's own."
+        "durably recorded. One program generates the load on the same cores; the fixed-answer server under the same "
+        "load shows the generator's share."
     )
     image = "\n\n![preflights a second](gateway.svg)" if "gateway.svg" in pictures else ""
     return f"{text}{image}\n\n{table(['', 'connections', *LOAD_HEAD], rows)}"
@@ -301,14 +301,14 @@ def growth(results: dict[str, Any], pictures: set[str]) -> str:
     if "rules.svg" in pictures:
         parts.append("![policy evaluation](rules.svg)")
     note = (
-        "What a preflight costs as rules and tenants grow. In a policy of n rules the last three are the refund policy, the first of "
-        "which decides; those before compare the tool and an amount."
+        "Cost of a preflight by the number of rules and tenants. In a policy of n rules the last three are the refund policy, whose first "
+        "rule decides; the earlier rules compare the tool and an amount."
     )
     return "\n\n".join(["## Growth", note, *parts]) if parts else ""
 
 
 def chain(results: dict[str, Any], pictures: set[str]) -> str:
-    """Return what a long chain takes."""
+    """Return the cost of a long chain."""
     figures = at(results, "chain")
     if not figures or not figures.get("steps"):
         return ""
@@ -317,7 +317,7 @@ def chain(results: dict[str, Any], pictures: set[str]) -> str:
     ]
     said = [
         "## A long chain",
-        f"{number(figures['events'], 0)} decisions in one chain (`EVENTS` sets how many; the full run has a million), by 64 connections, SQLite.",
+        f"{number(figures['events'], 0)} decisions in one chain (`EVENTS` sets the number; the full run has a million), by 64 connections, SQLite.",
     ]
     if "verify_seconds" in figures:
         verify = Figure.of(figures["verify_seconds"])
@@ -350,7 +350,7 @@ PURE = {
 
 
 def pure(results: dict[str, Any]) -> str:
-    """Return what calls cost that ask nobody, and what the borders cost."""
+    """Return the costs of local calls and of the language boundaries."""
     figures = at(results, "pure")
     if not figures:
         return ""
@@ -363,9 +363,9 @@ def pure(results: dict[str, Any]) -> str:
             rows.append([PURE[what], number(cost.median, 2), cost.spread(2)])
     parts.append(table(["core and policy, Rust", "µs", "min..max"], rows))
     parts.append(
-        "Crossing each language's border: a call that does nothing, and `hash_payload` of the language's own objects. It includes what "
-        "the core does with them, strict parsing and `hash_payload` above. `guard` less `BlockingClient` is what the border adds to a whole "
-        "guard: arguments in, a decision of 231 bytes back as native objects, a callback."
+        "Crossing each language's boundary: a call that does nothing, and `hash_payload` of the language's own objects, which includes "
+        "strict parsing and `hash_payload` in the core. `guard` less `BlockingClient` is the cost of the boundary in a whole guard: "
+        "arguments in, a decision of 231 bytes back as native objects, a callback."
     )
     rows = []
     for language in ("python", "node", "swift", "kotlin"):
@@ -380,7 +380,7 @@ def pure(results: dict[str, Any]) -> str:
         rows.append([LANGUAGES[language], *(number(cell.median / 1e3 if cell else None, 2) for cell in cells), added])
     parts.append(
         table(
-            ["border", "empty, µs", "`hash_payload` 1 KB, µs", "100 KB, µs", "guard less `BlockingClient`, p50 µs"],
+            ["boundary", "empty, µs", "`hash_payload` 1 KB, µs", "100 KB, µs", "guard less `BlockingClient`, p50 µs"],
             rows,
         )
     )
@@ -443,7 +443,7 @@ def flat(results: dict[str, Any], pictures: set[str]) -> str:
 
 
 def draw(results: dict[str, Any], folder: Path) -> set[str]:
-    """Draw the pictures; return the names of those that there are."""
+    """Draw the pictures; return the names of the drawn ones."""
     for scheme, said in (("plain", "plain HTTP"), ("tls", "TLS, connections kept")):
         for width in ("1", "16", "64"):
             draw_clients(at(results, f"clients_{scheme}", width) or {}, folder / f"{scheme}-{width}.svg", said, width)
@@ -519,9 +519,9 @@ def draw_clients(figures: dict[str, Any], file: Path, said: str, width: str) -> 
             bar = plots.Bar(LABELS[name].replace("`", ""), figure.median, figure.low, figure.high, is_ours(name))
             groups[name.partition(".")[0]].bars.append(bar)
     title = (
-        f"One guarded call at a time, {said}: p50"
+        f"Sequential guarded calls, {said}: p50"
         if width == "1"
-        else f"{width} guarded calls at once, {said}: calls a second"
+        else f"{width} concurrent guarded calls, {said}: calls a second"
     )
     note = "microseconds, less is better" if width == "1" else "more is better"
     unit = "µs" if width == "1" else "/s"
@@ -613,7 +613,7 @@ def goals(results: dict[str, Any]) -> str:
         Goal("Python, 64 threads to 1.1.3, p99", times("python.guard", "python.published", "64", "p99"), 0.25, 0.12),
         Goal("Python async to aiohttp, p50", times("python.async_guard", "python.aiohttp"), 0.6, 0.6),
         Goal(
-            "Python async to aiohttp, 64 at once, calls/s",
+            "Python async to aiohttp, 64 concurrent, calls/s",
             times("python.async_guard", "python.aiohttp", "64", "rate"),
             4,
             5,
@@ -621,7 +621,7 @@ def goals(results: dict[str, Any]) -> str:
             digits=1,
         ),
         Goal(
-            "Python async to httpx, 64 at once, calls/s",
+            "Python async to httpx, 64 concurrent, calls/s",
             times("python.async_guard", "python.httpx_async", "64", "rate"),
             50,
             50,
@@ -633,7 +633,7 @@ def goals(results: dict[str, Any]) -> str:
         Goal("Node guard to undici, p99", times("node.guard", "node.undici", what="p99"), 0.5, 0.5),
         *(
             Goal(
-                f"Node guard to {peer}, {width} at once, calls/s",
+                f"Node guard to {peer}, {width} concurrent, calls/s",
                 times("node.guard", f"node.{peer}", width, "rate"),
                 bound,
                 bound,
@@ -708,7 +708,7 @@ def goals(results: dict[str, Any]) -> str:
     rows = [goal.row() for goal in table_of_goals]
     missed = sum("**" in row[-1] for row in rows)
     head = ["", "figure", "min..max", "must", "aim", ""]
-    return f"## Goals\n\n{len(rows) - missed} of {len(rows)} reached. A ratio is of the medians; its spread is that of single rounds.\n\n{table(head, rows)}"
+    return f"## Goals\n\n{len(rows) - missed} of {len(rows)} reached. A ratio divides the medians; its spread covers single rounds.\n\n{table(head, rows)}"
 
 
 def version_of(text: str) -> tuple[int, ...]:
