@@ -1,4 +1,4 @@
-// What the reader of the documentation has in the program around a block.
+// Names that the reader of the documentation has in the program around a block.
 import java.time.Duration;
 import java.util.List;
 import java.util.Map;

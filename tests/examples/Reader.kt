@@ -1,4 +1,4 @@
-// What the reader of the documentation has in the program around a block.
+// Names that the reader of the documentation has in the program around a block.
 package reader
 
 import org.actpass.ActPass

@@ -1,4 +1,4 @@
-# What the reader of the documentation has in the program around a block; see reader.py.
+# Names that the reader of the documentation has in the program around a block; see reader.py.
 from typing import Any
 
 from actpass import ActPassClient

@@ -1,6 +1,6 @@
 """Runs a block of the documentation: reader.py FILE PLACE.
 
-The names below are what the reader has in the program around the block. A block of a test is run by pytest, and one
+The names below are in the program of the reader around the block. A block of a test is run by pytest, and one
 that awaits in an event loop.
 """
 
