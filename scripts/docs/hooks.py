@@ -51,12 +51,25 @@ def on_files(files: Files, config: Any) -> Files:
     for path in sorted((BUILT / "typescript").rglob("*.md")):
         text = path.read_text(encoding="utf-8").replace("\n# @actpass/sdk", "\n# TypeScript API")
         files.append(File.generated(config, f"reference/{path.relative_to(BUILT).as_posix()}", content=text))
-    swift = symbolgraph.page(BUILT / "symbols")
-    files.append(File.generated(config, "reference/swift.md", content=swift))
-    files.append(File.generated(config, "reference/kotlin.md", content=kdoc.page(ROOT / "bindings-kotlin" / "src" / "main")))
+    kotlin = ROOT / "bindings-kotlin" / "src" / "main"
+    page = kdoc.page(kotlin)
+    require_types(page, kotlin, "*.kt", r"^public (?:\w+ )*(?:class|interface|object) (\w+)")
+    files.append(File.generated(config, "reference/kotlin.md", content=page))
+    page = symbolgraph.page(BUILT / "symbols")
+    if (BUILT / "symbols" / "ActPass.symbols.json").is_file():
+        require_types(page, ROOT / "bindings-swift" / "Sources" / "ActPass", "*.swift", r"^public (?:final )?(?:struct|class|enum|protocol|actor) (\w+)")
+    files.append(File.generated(config, "reference/swift.md", content=page))
     for name, path in SCRIPTS.items():
         files.append(File.generated(config, f"assets/{name}", abs_src_path=str(TOOLS / path)))
     return files
+
+
+def require_types(page: str, folder: Path, glob: str, declaration: str) -> None:
+    """Fail if a public top-level type of the sources has no section."""
+    text = "\n".join(path.read_text(encoding="utf-8") for path in sorted(folder.rglob(glob)))
+    missing = [name for name in re.findall(declaration, text, re.MULTILINE) if not re.search(rf"^## {name}$", page, re.MULTILINE)]
+    if missing:
+        raise PluginError(f"the reference of {folder.relative_to(ROOT)} lacks {', '.join(missing)}")
 
 
 def on_page_markdown(markdown: str, page: Any, config: Any, files: Files) -> str:
