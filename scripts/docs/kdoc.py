@@ -93,6 +93,7 @@ def name_of(declared: str, kind: str) -> str:
         return "constructor"
     if "companion object" in declared:
         return "Companion"
+    declared = declared.replace("fun interface ", "interface ")
     match = re.search(r"(?:class|interface|object|val|var|fun|typealias) (?:<[^>]*> )?(?:[\w<>?, ]+\.)?(`[^`]+`|\w+)", declared)
     return match[1] if match else declared.split("(")[0]
 
