@@ -31,12 +31,15 @@ def declarations(text: str) -> list[str]:
     code = blanked(text)
     found: list[tuple[int, list[str]]] = []
     scopes: list[tuple[int, str]] = []
+    taken: dict[str, int] = {}
+    ended = 0
     for match in DECLARATION.finditer(text):
         at = match.start("modifiers")
-        if code[match.start("modifiers") - 7 : at] != "public " or "override " in match["modifiers"]:
+        # Properties in a primary constructor are part of the class's declaration.
+        if code[match.start("modifiers") - 7 : at] != "public " or "override " in match["modifiers"] or at < ended:
             continue
         scopes = [(end, name) for end, name in scopes if end > at]
-        declared, body = signature(text, code, at)
+        declared, body, ended = signature(text, code, at)
         kind = "class" if " class " in f" {declared}" else (match["kind"] or "fun")
         if "fun " in match["modifiers"] and match["kind"] == "interface":
             kind = "interface"
@@ -46,7 +49,7 @@ def declarations(text: str) -> list[str]:
         if body is not None and kind in ("class", "interface", "object"):
             scopes.append((closing(code, body), name))
         level = "##" if kind in ("class", "interface", "object") or not outer else "###"
-        title = f"{level} {full}" if level == "##" else f"{level} {name} {{ #{full.lower()}-{declared.count(',')}-{at} }}"
+        title = f"{level} {full}" if level == "##" else f"{level} {name} {{ #{unique(full.lower(), taken)} }}"
         section = [title, "", "```kotlin", tidy(declared), "```", "", *comment(match["doc"] or "")]
         found.append((at, section))
         if body is not None and declared.startswith("enum"):
@@ -55,13 +58,19 @@ def declarations(text: str) -> list[str]:
     return [line for _, section in sorted(found) for line in (*section, "")]
 
 
+def unique(name: str, taken: dict[str, int]) -> str:
+    """Return an anchor; overloads are numbered from the second."""
+    taken[name] = taken.get(name, 0) + 1
+    return name if taken[name] == 1 else f"{name}-{taken[name]}"
+
+
 def blanked(text: str) -> str:
     """Return the text with comments and strings blanked, so that brackets can be counted."""
     return re.sub(r'/\*.*?\*/|//[^\n]*|"""(?:.*?)"""|"(?:\\.|[^"\\\n])*"', lambda match: re.sub(r"[^\n]", " ", match[0]), text, flags=re.DOTALL)
 
 
-def signature(text: str, code: str, start: int) -> tuple[str, int | None]:
-    """Return the declaration without its body or value, and where its body in braces begins."""
+def signature(text: str, code: str, start: int) -> tuple[str, int | None, int]:
+    """Return the declaration without its body or value, the start of its body in braces, and the end of the declaration."""
     depth = 0
     for at in range(start, len(code)):
         letter = code[at]
@@ -70,12 +79,12 @@ def signature(text: str, code: str, start: int) -> tuple[str, int | None]:
         elif letter in ")]":
             depth -= 1
         elif depth == 0 and letter == "{":
-            return text[start:at].strip(), at
+            return text[start:at].strip(), at, at
         elif depth == 0 and letter == "=" and code[at - 1] == " ":
-            return text[start:at].strip(), None
-        elif depth == 0 and letter == "\n" and not re.match(r"\s*[:(]|\s*\.", code[at + 1 :]) and not code[start:at].rstrip().endswith((":", ",")):
-            return text[start:at].strip(), None
-    return text[start:].strip(), None
+            return text[start:at].strip(), None, at
+        elif depth == 0 and letter == "\n" and not re.match(r"\s*(?:[:(.]|@JvmOverloads\s+constructor\b|constructor\b)", code[at + 1 :]) and not code[start:at].rstrip().endswith((":", ",")):
+            return text[start:at].strip(), None, at
+    return text[start:].strip(), None, len(code)
 
 
 def closing(code: str, start: int) -> int:
@@ -102,6 +111,11 @@ def tidy(declared: str) -> str:
     """Return a declaration without comments, in lines of its indentation."""
     shown = re.sub(r"/\*\*.*?\*/\s*", "", declared, flags=re.DOTALL)
     shown = re.sub(r" (private|internal) constructor\(.*?\)(?= :|$)", "", shown, flags=re.DOTALL)
+    shown = re.sub(r"\bpublic |@Jvm\w+\s+", "", shown)
+    # A secondary constructor delegates, and a property has accessors: neither is part of the API.
+    shown = re.sub(r"^(constructor\(.*?\)) : this\(.*", r"\1", shown, flags=re.DOTALL)
+    shown = re.sub(r"\s+get\(\)$", "", shown)
+    shown = re.sub(r"\s+constructor\(", "(", shown) if not shown.startswith("constructor") else shown
     lines = [line.rstrip() for line in shown.split("\n")]
     indent = min((len(line) - len(line.lstrip()) for line in lines[1:] if line.strip()), default=0)
     return "\n".join([lines[0], *(line[indent:] for line in lines[1:] if line.strip())])

@@ -5,6 +5,7 @@ DocC renders the same graphs, but as an application with its own search that wor
 
 from __future__ import annotations
 
+import hashlib
 import json
 import re
 from pathlib import Path
@@ -55,9 +56,9 @@ def section(symbol: dict[str, Any], level: str) -> list[str]:
 
 
 def anchor(symbol: dict[str, Any]) -> str:
-    """Return an anchor that is unique among overloads."""
+    """Return an anchor: the symbol's path, and a hash that distinguishes overloads."""
     name = re.sub(r"[^a-z0-9.]+", "-", ".".join(symbol["pathComponents"]).lower()).strip("-")
-    return f"{name}-{position(symbol)[1]}"
+    return f"{name}-{hashlib.sha256(symbol['identifier']['precise'].encode()).hexdigest()[:6]}"
 
 
 def wrapped(declared: str) -> str:
