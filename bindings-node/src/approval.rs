@@ -1,4 +1,4 @@
-//! The arguments of `waitForApproval`.
+//! Arguments of `waitForApproval`.
 
 use std::time::Duration;
 

@@ -16,27 +16,27 @@ use crate::panic::catch_panic;
 use crate::runtime::{Bridge, CallOutput};
 use crate::{approval, evidence, guard, passport};
 
-/// What `timeoutMs` of a call is.
+/// What a call's `timeoutMs` limits.
 #[derive(Clone, Copy)]
 enum Deadline {
-    /// The deadline of each of its requests.
+    /// The timeout of each of its requests.
     Call,
-    /// Something else: each request has the client's.
+    /// Something else: requests have the client's timeout.
     Client,
 }
 
 /// The native half of a client.
 #[napi]
 pub struct Client {
-    /// `None` once it is closed.
+    /// `None` once closed.
     actpass: RefCell<Option<ActPass>>,
-    /// The least important log lines that are kept; `None` if none are.
+    /// The minimum level of collected log lines; `None` collects none.
     log_level: Option<Level>,
 }
 
 #[napi]
 impl Client {
-    /// Makes a client from the JSON text of its settings.
+    /// Creates a client from the JSON text of its settings.
     #[napi(constructor)]
     pub fn new(settings: String) -> napi::Result<Self> {
         let settings = Secret::new(settings);
@@ -83,19 +83,19 @@ impl Client {
         })
     }
 
-    /// Whether calls go to the gateway.
+    /// The state of the circuit breaker.
     #[napi(getter)]
     pub fn circuit(&self) -> napi::Result<&'static str> {
         catch_panic(|| Ok(self.open()?.circuit().as_str()))
     }
 
-    /// Lets the connections go; calls that are under way keep theirs.
+    /// Releases the connections. Calls in flight keep theirs.
     #[napi]
     pub fn close(&self) {
         drop(self.actpass.borrow_mut().take());
     }
 
-    /// Checks the input of a guard as `authorize` does, and asks nothing.
+    /// Validates the input of a guard as `authorize` does. Sends nothing.
     #[napi]
     pub fn check(&self, input: String) -> napi::Result<()> {
         let input = Secret::new(input);
@@ -106,7 +106,7 @@ impl Client {
         })
     }
 
-    /// Begins a preflight.
+    /// Starts a preflight.
     #[napi]
     pub fn preflight(&self, bridge: &Bridge, id: i64, input: String) -> napi::Result<()> {
         let convert = |members: &InputObject| Ok((members.string("tool")?, guard::action(members)?));
@@ -116,19 +116,19 @@ impl Client {
         })
     }
 
-    /// Begins the first step of a guard.
+    /// Starts the first step of a guard.
     #[napi]
     pub fn authorize(&self, bridge: &Bridge, id: i64, input: String) -> napi::Result<()> {
         self.start_authorization(bridge, id, input, guard::guarded)
     }
 
-    /// Begins the first step of a guard of an action that waited for a person.
+    /// Starts the first step of a guard for an action that waited for approval.
     #[napi]
     pub fn resume(&self, bridge: &Bridge, id: i64, input: String) -> napi::Result<()> {
         self.start_authorization(bridge, id, input, guard::resumed)
     }
 
-    /// Begins to wait for a person's decision.
+    /// Starts waiting for an approval.
     #[napi]
     pub fn wait_for_approval(&self, bridge: &Bridge, id: i64, input: String) -> napi::Result<()> {
         self.start(bridge, id, input, Deadline::Client, approval::awaited, async |actpass, (id, wait)| {
@@ -136,7 +136,7 @@ impl Client {
         })
     }
 
-    /// Begins to record how the action of the call `call` ended.
+    /// Starts recording how the action of the call `call` ended.
     #[napi]
     pub fn record_outcome(&self, bridge: &Bridge, id: i64, input: String) -> napi::Result<()> {
         let convert = |members: &InputObject| bridge.recording(members.call("call")?);
@@ -145,7 +145,7 @@ impl Client {
         })
     }
 
-    /// Begins to ask for a passport.
+    /// Starts issuing a passport.
     #[napi]
     pub fn issue_passport(&self, bridge: &Bridge, id: i64, input: String) -> napi::Result<()> {
         self.start(bridge, id, input, Deadline::Call, passport::issue, async |actpass, wanted| {
@@ -153,7 +153,7 @@ impl Client {
         })
     }
 
-    /// Begins to have a passport verified.
+    /// Starts verifying a passport.
     #[napi]
     pub fn verify_passport(&self, bridge: &Bridge, id: i64, input: String) -> napi::Result<()> {
         self.start(bridge, id, input, Deadline::Call, passport::verify, async |actpass, wanted| {
@@ -161,7 +161,7 @@ impl Client {
         })
     }
 
-    /// Begins to verify a passport with the gateway's public keys.
+    /// Starts verifying a passport offline.
     #[napi]
     pub fn verify_passport_offline(&self, bridge: &Bridge, id: i64, input: String) -> napi::Result<()> {
         self.start(bridge, id, input, Deadline::Call, passport::verify_offline, async |actpass, wanted| {
@@ -169,7 +169,7 @@ impl Client {
         })
     }
 
-    /// Begins to revoke a passport.
+    /// Starts revoking a passport.
     #[napi]
     pub fn revoke_passport(&self, bridge: &Bridge, id: i64, input: String) -> napi::Result<()> {
         self.start(bridge, id, input, Deadline::Call, passport::revoke, async |actpass, (jti, reason)| {
@@ -178,7 +178,7 @@ impl Client {
         })
     }
 
-    /// Begins to record an event.
+    /// Starts recording an event.
     #[napi]
     pub fn record_evidence(&self, bridge: &Bridge, id: i64, input: String) -> napi::Result<()> {
         self.start(bridge, id, input, Deadline::Call, evidence::event, async |actpass, event| {
@@ -188,7 +188,7 @@ impl Client {
 }
 
 impl Client {
-    /// Converts the input of a guard and begins its first step, which ends with a verdict whatever happens.
+    /// Converts the input of a guard and starts its first step, which always ends with a verdict.
     fn start_authorization(
         &self,
         bridge: &Bridge,
@@ -213,7 +213,7 @@ impl Client {
         })
     }
 
-    /// What keeps the log lines of a call, if the client has a logger.
+    /// The log of a call, if the client has a logger.
     fn log(&self) -> Option<Arc<CallLog>> {
         self.log_level.map(|level| CallLog::new(level.into()))
     }
@@ -223,7 +223,7 @@ impl Client {
         self.actpass.borrow().clone().ok_or_else(closed)
     }
 
-    /// The client with the trace and the limits that a call names.
+    /// The client with the call's trace and limits.
     fn scoped(&self, members: &InputObject, deadline: Deadline) -> Result<ActPass, Error> {
         let timeout = match deadline {
             Deadline::Call => milliseconds(members, "timeoutMs")?,
@@ -237,7 +237,7 @@ impl Client {
         })
     }
 
-    /// Converts the input of a call and begins the call, which ends with a JSON text.
+    /// Converts the input of a call and starts the call, whose result is a JSON text.
     fn start<T, F>(
         &self,
         bridge: &Bridge,

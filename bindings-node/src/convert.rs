@@ -1,23 +1,24 @@
-//! What the face hands over: the JSON text of an object, its members named as in TypeScript.
+//! Input from the TypeScript layer: the JSON text of an object, with members named as in
+//! TypeScript.
 
 use std::time::Duration;
 
 use actpass_core::json::{RawObject, Step, path};
 use actpass_core::{Error, ErrorKind, Json, Secret};
 
-/// The members of a call's input or of the settings.
+/// The input of a call, or the settings.
 pub(crate) struct InputObject {
     document: RawObject,
     kind: ErrorKind,
 }
 
 impl InputObject {
-    /// The input of a call: what is wrong in it is an argument.
+    /// Parses the input of a call. Errors in it are argument errors.
     pub(crate) fn of_call(text: &Secret) -> Result<Self, Error> {
         Self::parse(text, ErrorKind::Argument)
     }
 
-    /// The settings of a client.
+    /// Parses the settings of a client.
     pub(crate) fn of_settings(text: &Secret) -> Result<Self, Error> {
         Self::parse(text, ErrorKind::Config)
     }
@@ -28,12 +29,12 @@ impl InputObject {
         Ok(Self { document, kind })
     }
 
-    /// A string that must be there.
+    /// A required string.
     pub(crate) fn string(&self, member: &str) -> Result<String, Error> {
         self.optional(member)?.ok_or_else(|| self.wrong(member, "expected a string, found nothing"))
     }
 
-    /// A string that may be left out.
+    /// An optional string.
     pub(crate) fn optional(&self, member: &str) -> Result<Option<String>, Error> {
         if self.document.member_text(member).is_none() {
             return Ok(None);
@@ -44,7 +45,7 @@ impl InputObject {
         }
     }
 
-    /// A list of strings; none where it is left out.
+    /// A list of strings; empty if missing.
     pub(crate) fn strings(&self, member: &str) -> Result<Vec<String>, Error> {
         let Some(list) = self.document.member(member) else {
             return Ok(Vec::new());
@@ -62,7 +63,7 @@ impl InputObject {
         items.iter().enumerate().map(string).collect()
     }
 
-    /// A number that may be left out.
+    /// An optional number.
     pub(crate) fn number(&self, member: &str, expected: &str) -> Result<Option<f64>, Error> {
         match self.document.member(member) {
             None => Ok(None),
@@ -73,7 +74,7 @@ impl InputObject {
         }
     }
 
-    /// A whole number from 0 that may be left out.
+    /// An optional non-negative integer.
     pub(crate) fn whole(&self, member: &str) -> Result<Option<u32>, Error> {
         const EXPECTED: &str = "a whole number from 0";
         self.number(member, EXPECTED)?
@@ -86,7 +87,7 @@ impl InputObject {
             .transpose()
     }
 
-    /// The number that the face gave to a call.
+    /// The number of a call.
     pub(crate) fn call(&self, member: &str) -> Result<i64, Error> {
         self.document
             .member_text(member)
@@ -94,7 +95,7 @@ impl InputObject {
             .ok_or_else(|| self.wrong_type(member, "the number of a call"))
     }
 
-    /// A time to wait, in milliseconds from 0, that may be left out.
+    /// An optional non-negative wait in milliseconds.
     pub(crate) fn wait(&self, member: &str) -> Result<Option<Duration>, Error> {
         const EXPECTED: &str = "milliseconds from 0";
         self.number(member, EXPECTED)?
@@ -105,7 +106,7 @@ impl InputObject {
             .transpose()
     }
 
-    /// `true` or `false`; `false` where it is left out.
+    /// An optional boolean; `false` if missing.
     pub(crate) fn switch(&self, member: &str) -> Result<bool, Error> {
         match self.document.member_text(member) {
             None | Some("false") => Ok(false),
@@ -119,7 +120,7 @@ impl InputObject {
         self.document.member_text(member)
     }
 
-    /// A member as it is.
+    /// A member as a JSON value.
     pub(crate) fn json(&self, member: &str) -> Option<Json> {
         self.document.member(member)
     }

@@ -1,9 +1,9 @@
-//! Errors of the core as JSON texts, of which the face makes instances of its classes.
+//! Errors as JSON texts, from which the TypeScript layer creates its exceptions.
 
 use actpass_core::json::{JsonWriter, Style};
 use actpass_core::{Error, ErrorKind};
 
-/// The error for the face to throw.
+/// Converts an error to one that the TypeScript layer throws.
 pub(crate) fn raise(error: &Error) -> napi::Error {
     napi::Error::from_reason(describe(error))
 }
@@ -49,7 +49,7 @@ pub(crate) fn describe(error: &Error) -> String {
     text.into_string()
 }
 
-/// The core names settings and arguments by the wire's names, TypeScript by its own.
+/// The core names settings and arguments by wire name; TypeScript by its own.
 fn message(error: &Error) -> String {
     let message = error.to_string();
     if !matches!(error.kind(), ErrorKind::Argument | ErrorKind::Config) {
@@ -57,7 +57,7 @@ fn message(error: &Error) -> String {
     }
     let end = message.find(|c: char| !c.is_ascii_lowercase() && c != '_').unwrap_or(message.len());
     let (member, rest) = message.split_at(end);
-    // What follows the name in a path belongs to the caller, and stays.
+    // The rest of a path belongs to the caller and is unchanged.
     match rest.chars().next() {
         Some(':' | '.' | '[') => {
             let rest = rest.replace("danger_allow_insecure_http", "dangerAllowInsecureHttp");

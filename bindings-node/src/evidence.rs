@@ -1,4 +1,4 @@
-//! The arguments of `recordEvidence`.
+//! Arguments of `recordEvidence`.
 
 use actpass_core::{Error, EvidenceEvent};
 

@@ -1,4 +1,5 @@
-//! The two steps of the guard. The face runs the caller's function between them, on the caller's own thread.
+//! The two steps of the guard. Between them the TypeScript layer runs the caller's function on the
+//! caller's thread.
 
 use actpass_core::engine::Begun;
 use actpass_core::json::{JsonWriter, Step, Style, parse_argument, path};
@@ -42,7 +43,7 @@ pub(crate) fn guarded(members: &InputObject) -> Result<Action, Error> {
     holding(action(members)?, members)
 }
 
-/// The action of a `resume`: the one that waited.
+/// The action of a `resume`: the one that waited for approval.
 pub(crate) fn resumed(members: &InputObject) -> Result<Action, Error> {
     let pending = members.text("pending").unwrap_or("null");
     let mut action = PendingApproval::parse(pending)?.action();
@@ -59,14 +60,14 @@ fn holding(action: Action, members: &InputObject) -> Result<Action, Error> {
     })
 }
 
-/// The action as it is about to run. An unreadable one differs from any that was judged.
+/// The action as it is about to run. An unreadable one differs from every judged action.
 fn present(text: String) -> Action {
     let text = Secret::new(text);
     InputObject::of_call(&text).and_then(|members| action(&members)).unwrap_or_else(|_| Action::new("", ""))
 }
 
-/// Spends the permit of `session`: the JSON text of `{running: {credential, decision?}}`, the decision if it is no longer the
-/// one of the verdict, or of `{blocked}`.
+/// Spends the permit of `session`. Returns the JSON text of `{running: {credential, decision?}}`,
+/// with the decision if it differs from the verdict's, or of `{blocked}`.
 pub(crate) fn begin(session: &GuardSession, now: Option<String>) -> Result<(bool, String), Error> {
     let judged = session.decision();
     Ok(match session.begin(now.map(present).as_ref())? {
@@ -84,7 +85,7 @@ fn running(context: &ExecutionContext, judged: Option<&Decision>) -> String {
     }
 }
 
-/// The JSON text of what blocked an action: `{decision, requestId?, error?, approval?, texts}`.
+/// The JSON text of a block: `{decision, requestId?, error?, approval?, texts}`.
 pub(crate) fn report(blocked: &Blocked) -> String {
     let mut text = JsonWriter::new(Style::Compact);
     text.raw(r#"{"decision":"#);
@@ -105,8 +106,8 @@ pub(crate) fn report(blocked: &Blocked) -> String {
     text.into_string()
 }
 
-/// The JSON text of what the face does not know of an action that ran: `{executed, requestId?, error?}`, the error being the
-/// gate's.
+/// The JSON text of what the TypeScript layer does not know about an action that ran: `{executed,
+/// requestId?, error?}`, where the error is the gate's.
 pub(crate) fn settled(settlement: Settlement, returned: bool) -> String {
     let outcome = settlement.settle(if returned { Ok(()) } else { Err(()) });
     let error = match &outcome {
@@ -132,7 +133,7 @@ fn identify(text: &mut JsonWriter, decision: &Decision, error: Option<&Error>) {
     }
 }
 
-/// The outcome of a guard in the form that is the same in every language, canonical JSON.
+/// The outcome as canonical JSON, the same in every language.
 #[napi]
 pub(crate) fn canonical_outcome(
     executed: bool,
@@ -147,7 +148,7 @@ pub(crate) fn canonical_outcome(
     })
 }
 
-/// The path that leads from an argument over keys and indices, as every language's messages show it.
+/// Formats the path to a part of an argument, as in the messages of every language.
 #[napi]
 pub(crate) fn argument_path(member: String, steps: Vec<Either<String, u32>>) -> napi::Result<String> {
     catch_panic(|| {
@@ -160,13 +161,13 @@ pub(crate) fn argument_path(member: String, steps: Vec<Either<String, u32>>) -> 
     })
 }
 
-/// The SHA-256 of the canonical JSON of a value.
+/// The SHA-256 of a value's canonical JSON.
 #[napi]
 pub(crate) fn hash_payload(payload: String) -> napi::Result<String> {
     catch_panic(|| Ok(actpass_core::hash_payload(&payload_of(&payload)?)?))
 }
 
-/// The HMAC-SHA256 of the canonical JSON of a value.
+/// The HMAC-SHA256 of a value's canonical JSON.
 #[napi]
 pub(crate) fn sign_payload(secret: String, payload: String) -> napi::Result<String> {
     let secret = Secret::new(secret);

@@ -1,6 +1,6 @@
-//! `native.node`: what the TypeScript face calls. It converts to the core and back, and means nothing of its own.
+//! `native.node`, called by the TypeScript layer. It only converts to and from the core.
 
-#![allow(clippy::needless_pass_by_value, reason = "napi hands values over")]
+#![allow(clippy::needless_pass_by_value, reason = "napi passes values")]
 #![cfg_attr(test, allow(dead_code, reason = "a test build registers nothing with Node"))]
 
 mod approval;
@@ -14,6 +14,6 @@ mod panic;
 mod passport;
 mod runtime;
 
-/// The version of the native half, which the face compares with its own.
+/// The version of the native module, which the TypeScript layer compares with its own.
 #[napi_derive::napi]
 pub const VERSION: &str = env!("CARGO_PKG_VERSION");

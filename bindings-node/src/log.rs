@@ -1,10 +1,10 @@
-//! The log lines of a call, for the JavaScript thread.
+//! Log lines of a call, for the JavaScript thread.
 
 use actpass_core::json::{JsonWriter, Style};
 use actpass_session::CallLog;
 use tracing::Level;
 
-/// The lines as JSON text, `[[level, text], …]`, empty if there are none. They are handed over once.
+/// Drains the lines as JSON text, `[[level, text], …]`; empty if there are none.
 pub(crate) fn take(log: &CallLog) -> String {
     let lines = log.drain();
     if lines.is_empty() {
@@ -24,12 +24,12 @@ pub(crate) fn take(log: &CallLog) -> String {
     text.into_string()
 }
 
-/// The level of this name; `None` for `off`.
+/// The level with this name; `None` for `off`.
 pub(crate) fn level_of(name: &str) -> Option<Level> {
     [Level::ERROR, Level::WARN, Level::INFO, Level::DEBUG].into_iter().find(|level| name_of(*level) == name)
 }
 
-/// The method of a logger that takes lines of this level.
+/// The logger method for this level.
 fn name_of(level: Level) -> &'static str {
     match level {
         Level::ERROR => "error",

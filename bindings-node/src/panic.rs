@@ -1,4 +1,4 @@
-//! The border to JavaScript: no panic gets through it.
+//! The panic boundary to JavaScript.
 
 use std::panic::{AssertUnwindSafe, catch_unwind};
 
@@ -6,7 +6,7 @@ use actpass_core::Error;
 
 use crate::error::raise;
 
-/// Runs a conversion; a panic in it is an error like any other.
+/// Runs a conversion. A panic in it becomes an error.
 pub(crate) fn catch_panic<T>(body: impl FnOnce() -> Result<T, Error>) -> napi::Result<T> {
     catch_unwind(AssertUnwindSafe(body))
         .unwrap_or_else(|_panic| Err(Error::panicked()))

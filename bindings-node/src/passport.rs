@@ -1,4 +1,4 @@
-//! The arguments of the passport calls.
+//! Arguments of the passport calls.
 
 use actpass_core::{Error, OfflineVerifyRequest, PassportRequest, VerifyRequest};
 

@@ -1,5 +1,6 @@
-//! The one bridge to the core: one background thread makes the calls of the whole process, and what comes of them goes back
-//! to the JavaScript thread that asked, in batches. No panic gets through, and whatever happens to a call, it is answered.
+//! The bridge to the core. One background thread makes the calls of the process; completions are
+//! delivered in batches to the JavaScript thread that started them. Panics are caught, and every
+//! call completes exactly once.
 
 use std::cell::RefCell;
 use std::collections::HashMap;
@@ -21,59 +22,59 @@ use crate::guard;
 use crate::log;
 use crate::panic::catch_panic;
 
-/// What came of a call.
+/// The output of a call.
 pub(crate) enum CallOutput {
-    /// The JSON text of the gateway's answer.
+    /// The JSON text of the gateway's response.
     Text(String),
-    /// What the core rules.
+    /// The verdict of a guard.
     Verdict(Result<GuardSession, Box<Blocked>>),
 }
 
 type CallResult = Result<CallOutput, Error>;
 
-/// What the TypeScript layer's function is called with: of each call its number, how it ended, the text of its end, and its
-/// log lines as JSON text or nothing.
+/// Arguments of the TypeScript layer's callback: for each call its number, completion kind, text,
+/// and log lines as JSON text (or empty).
 type Batch = Vec<Either<i64, String>>;
 type Waker = ThreadsafeFunction<(), (), Batch, Status, false, true>;
 type Holder = ThreadsafeFunction<(), (), Batch, Status, false, true>;
 
-/// CompletionKind a call ended, for the face.
+/// How a call completed.
 enum CompletionKind {
-    /// With what it was made for: the gateway's answer, or the outcome of a guard that blocked.
+    /// With its output: the gateway's response, or the outcome of a blocked guard.
     Answered = 0,
     /// With an error.
     Failed = 1,
-    /// With leave to run.
+    /// With permission to run the action.
     Permitted = 2,
 }
 
-/// Where the calls of one JavaScript thread begin and end. The face names a call by a number of its own.
+/// The calls of one JavaScript thread. The TypeScript layer identifies a call by its number.
 #[napi]
 pub struct Bridge {
     queue: Arc<CompletionQueue>,
-    /// Holds the event loop and is never called: what is called is locked by the thread that calls it.
+    /// Holds the event loop and is never called: a called function is locked by the calling thread.
     holder: RefCell<Holder>,
     calls: Rc<RefCell<HashMap<i64, Stage>>>,
 }
 
-/// CompletionKind far a call of this thread is.
+/// The state of a call.
 enum Stage {
     /// On the background thread, if there is one.
     Asking(Option<AbortHandle>),
-    /// May run, or runs.
+    /// Permitted or running.
     Permitted(GuardSession),
-    /// ActionEnd, to be recorded.
+    /// Ended, to be recorded.
     Ended(Recording),
 }
 
-/// CompletionKind a permitted action ended.
+/// How a permitted action ended.
 #[napi(string_enum = "lowercase")]
 pub enum NativeActionEnd {
-    /// It threw.
+    /// It threw an error.
     Failed,
     /// It returned.
     Returned,
-    /// It was stopped.
+    /// It was cancelled.
     Cancelled,
 }
 
@@ -85,12 +86,12 @@ struct CompletionQueue {
 
 #[napi]
 impl Bridge {
-    /// `settled` is called on this thread with a batch whenever calls have ended.
+    /// `settled` is called on this thread with a batch when calls have completed.
     #[napi(constructor)]
     pub fn new(settled: Function<'_, Batch, ()>) -> napi::Result<Self> {
         let queue = Arc::new(CompletionQueue::default());
         let calls = Rc::<RefCell<HashMap<i64, Stage>>>::default();
-        // Weak, for the waker is kept by the queue.
+        // Weak, because the queue owns the waker.
         let (weak, of_batch) = (Arc::downgrade(&queue), Rc::clone(&calls));
         let function = || settled.build_threadsafe_function::<()>().weak::<true>().callee_handled::<false>();
         let waker = function().build_callback(move |_| Ok(batch(&weak, &mut of_batch.borrow_mut())))?;
@@ -99,24 +100,21 @@ impl Bridge {
         Ok(Self { queue, holder, calls })
     }
 
-    /// Keeps the event loop alive, while calls are under way.
+    /// Keeps the event loop alive while calls are in flight.
     #[napi]
-    #[allow(
-        deprecated,
-        reason = "a clone or a drop does not do what this does: the loop is held only during calls"
-    )]
+    #[allow(deprecated, reason = "clone and drop have no equivalent: the loop is held only during calls")]
     pub fn hold(&self, env: Env) -> napi::Result<()> {
         self.holder.borrow_mut().refer(&env)
     }
 
-    /// Lets the event loop end.
+    /// Allows the event loop to end.
     #[napi]
     #[allow(deprecated, reason = "as in `hold`")]
     pub fn release(&self, env: Env) -> napi::Result<()> {
         self.holder.borrow_mut().unref(&env)
     }
 
-    /// Drops a call where it stands: what is in flight ends, and its permit is void.
+    /// Cancels a call: a request in flight is aborted, and its permit is void.
     #[napi]
     pub fn cancel(&self, call: i64) {
         if let Some(Stage::Asking(Some(task))) = self.calls.borrow_mut().remove(&call) {
@@ -124,8 +122,8 @@ impl Bridge {
         }
     }
 
-    /// Spends the permit of a call: the JSON text of the context that the action is given, or of what blocked it. `now` is the
-    /// action as it is about to run, if that may differ from what was judged.
+    /// Spends the permit of a call. Returns the JSON text of the action's context, or of the block.
+    /// `now` is the action as it is about to run, if it may have changed.
     #[napi]
     pub fn begin(&self, call: i64, now: Option<String>) -> napi::Result<String> {
         catch_panic(|| {
@@ -137,8 +135,7 @@ impl Bridge {
         })
     }
 
-    /// Takes in how a permitted action ended, for its report; `response` is the JSON text of what it returned, if that is to be
-    /// recorded.
+    /// Settles a permitted action. `response` is the JSON text of its result, if it is recorded.
     #[napi]
     pub fn finish(
         &self,
@@ -166,8 +163,8 @@ impl Bridge {
 }
 
 impl Bridge {
-    /// Makes `call` on the background thread; its end arrives here under the number `id`. `lost` is its end where it has
-    /// none of its own, because it panicked or was dropped.
+    /// Starts `call` on the background thread; it completes under the number `id`. `lost` produces
+    /// the result if the call panicked or was dropped.
     pub(crate) fn start<F>(
         &self,
         id: i64,
@@ -196,7 +193,7 @@ impl Bridge {
         self.calls.borrow_mut().insert(id, stage);
     }
 
-    /// What is to be recorded of the action of `call`, once.
+    /// Takes the recording of the action of `call`.
     pub(crate) fn recording(&self, call: i64) -> Result<Recording, Error> {
         match self.calls.borrow_mut().remove(&call) {
             Some(Stage::Ended(recording)) => Ok(recording),
@@ -220,7 +217,7 @@ impl Bridge {
     }
 }
 
-/// Sees to it that a call ends exactly once.
+/// Ensures that a call completes exactly once.
 struct CompletionGuard<L: FnOnce(Error) -> CallResult> {
     id: i64,
     queue: Arc<CompletionQueue>,
@@ -262,9 +259,9 @@ impl CompletionQueue {
             waiting.push((id, ended, lines));
             waiting.len() == 1
         };
-        // Those that follow before the JavaScript thread comes are taken along.
+        // Later completions are delivered in the same batch.
         if is_first && let Some(waker) = self.waker.get() {
-            // It fails only where that thread is at its end, and nobody waits any more.
+            // Fails only if the JavaScript thread is ending and nobody waits.
             waker.call((), ThreadsafeFunctionCallMode::NonBlocking);
         }
     }
@@ -274,7 +271,7 @@ fn batch(queue: &Weak<CompletionQueue>, calls: &mut HashMap<i64, Stage>) -> Batc
     let ended = queue.upgrade().map(|queue| std::mem::take(&mut *lock(&queue.ended)));
     let mut batch = Batch::new();
     for (id, ended, lines) in ended.into_iter().flatten() {
-        // A call that was cancelled meanwhile is of no interest to anybody, and its permit is dropped here.
+        // A cancelled call has no state; its permit is dropped here.
         if calls.remove(&id).is_none() {
             continue;
         }
@@ -299,7 +296,7 @@ fn lock<T>(mutex: &Mutex<T>) -> MutexGuard<'_, T> {
     mutex.lock().unwrap_or_else(PoisonError::into_inner)
 }
 
-/// Whether this is a build whose calls break on request.
+/// Whether this build contains the test hooks.
 #[cfg(feature = "test-hooks")]
 #[napi]
 pub(crate) fn has_test_hooks() -> bool {

@@ -1,12 +1,13 @@
-//! The arguments of a call, which the face gives by name in a dict.
+//! Arguments of a call, passed by the Python layer as a dict.
 
 use pyo3::exceptions::PyTypeError;
 use pyo3::prelude::*;
 use pyo3::types::{PyDict, PyString};
 
-/// Declares the arguments of a call: those that are required, then those that may be missing or `None`.
+/// Declares the arguments of a call: required ones, then optional ones that may be missing or
+/// `None`.
 ///
-/// A name that is not declared is an error, so that no argument is ever dropped.
+/// An undeclared name is an error, so no argument is ignored.
 macro_rules! arguments {
     ($(#[$doc:meta])* $name:ident { $($required:ident),*; $($optional:ident),* $(,)? }) => {
         $(#[$doc])*
@@ -32,7 +33,7 @@ macro_rules! arguments {
 }
 pub(crate) use arguments;
 
-/// A dict of arguments while they are taken.
+/// A dict of arguments being consumed.
 pub(crate) struct ArgumentDict<'a, 'py> {
     arguments: Borrowed<'a, 'py, PyDict>,
     taken: usize,

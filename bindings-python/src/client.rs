@@ -26,7 +26,7 @@ type Required<'a, 'py> = &'a Bound<'py, PyAny>;
 /// The native half of a client.
 #[pyclass(frozen, module = "actpass._native")]
 pub(crate) struct Client {
-    /// Shared by the clients that differ in their options alone.
+    /// Shared by clients that differ only in their options.
     bridge: Arc<arc_swap::ArcSwapOption<Bridge>>,
     options: CallOptions,
 }
@@ -35,7 +35,7 @@ pub(crate) struct Client {
 impl Client {
     #[new]
     #[pyo3(signature = (api_key, tenant_id, agent_id, base_url, timeout, connect_timeout, max_retries, mode, ca, circuit_failures, danger_allow_insecure_http, background))]
-    #[expect(clippy::too_many_arguments, reason = "the settings of the face, one each")]
+    #[expect(clippy::too_many_arguments, reason = "one parameter per setting")]
     fn new(
         py: Python<'_>,
         api_key: Argument<'_, '_>,
@@ -92,7 +92,7 @@ impl Client {
         })
     }
 
-    /// A client with the same settings whose calls are made beside the interpreter.
+    /// A client with the same settings, for asyncio.
     fn background(&self, py: Python<'_>) -> PyResult<Self> {
         let background = match &*self.bridge(py)? {
             Bridge::Background(background) => Arc::clone(background),
@@ -103,7 +103,7 @@ impl Client {
         Ok(Self { options: self.options, ..Self::of(Bridge::Background(background)) })
     }
 
-    /// A client that shares everything with this one but the limits of its calls.
+    /// A client that shares everything with this one except the limits of its calls.
     fn with_options(&self, py: Python<'_>, options: CallArguments<'_>) -> PyResult<Self> {
         catch_panic_in_call(py, "with_options", || {
             let options = options.convert(py)?.or(self.options);
@@ -139,7 +139,7 @@ impl Client {
         self.authorization(py, "authorize", action, record_outcome, default, options)
     }
 
-    /// As `authorize`, for a guard, which its errors name.
+    /// Like `authorize`, but errors name `guard`.
     #[pyo3(signature = (action, record_outcome, default = None, options = None))]
     fn guard<'py>(
         &self,
@@ -152,7 +152,7 @@ impl Client {
         self.authorization(py, "guard", action, record_outcome, default, options)
     }
 
-    /// Checks the parameters of an action as `authorize` does, and sends nothing.
+    /// Validates the parameters of an action as `authorize` does. Sends nothing.
     #[pyo3(signature = (action, record_outcome, options = None))]
     fn check(
         &self,
@@ -333,13 +333,13 @@ impl Client {
         Self { bridge, options: CallOptions::default() }
     }
 
-    /// The limits of a call: its own, and where it has none, those of the client.
+    /// The limits of a call: its own, else the client's.
     fn options(&self, py: Python<'_>, given: Option<CallArguments<'_>>) -> PyResult<CallOptions> {
         let given = given.map(|given| given.convert(py)).transpose()?.unwrap_or_default();
         Ok(given.or(self.options))
     }
 
-    /// A call that comes to a document.
+    /// Makes a call whose result is a JSON document.
     fn ask<'py, T, F>(
         &self,
         py: Python<'py>,
@@ -404,7 +404,7 @@ impl Client {
     }
 }
 
-/// The JSON text of a value, as it is sent; `default` converts what is not JSON.
+/// The JSON text of a value, as it is sent. `default` converts values that are not JSON.
 #[pyfunction]
 #[pyo3(signature = (member, value, default = None))]
 pub(crate) fn json_text(
@@ -416,13 +416,13 @@ pub(crate) fn json_text(
     catch_panic(py, || to_json_by(member, value, default))
 }
 
-/// The value of such a text: what nobody else can change.
+/// The value of such a text: a private copy.
 #[pyfunction]
 pub(crate) fn json_value<'py>(py: Python<'py>, member: &str, text: &str) -> PyResult<Bound<'py, PyAny>> {
     catch_panic(py, || read_json(py, member, text))
 }
 
-/// The SHA-256 of the canonical JSON of a value.
+/// The SHA-256 of a value's canonical JSON.
 #[pyfunction]
 pub(crate) fn hash_payload(py: Python<'_>, payload: Required<'_, '_>) -> PyResult<String> {
     catch_panic(py, || {
@@ -431,7 +431,7 @@ pub(crate) fn hash_payload(py: Python<'_>, payload: Required<'_, '_>) -> PyResul
     })
 }
 
-/// The HMAC-SHA256 of the canonical JSON of a value.
+/// The HMAC-SHA256 of a value's canonical JSON.
 #[pyfunction]
 pub(crate) fn sign_payload(
     py: Python<'_>,
@@ -446,7 +446,7 @@ pub(crate) fn sign_payload(
     })
 }
 
-/// A setting of the wrong type is an error of the configuration, not of a call.
+/// A setting of the wrong type is a configuration error, not an argument error.
 fn wrong_setting(member: &str, expected: &str, found: &Bound<'_, PyAny>) -> PyErr {
     let problem = format!("{member}: expected {expected}, found {}", type_name(found));
     raise(found.py(), &Error::new(ErrorKind::Config, problem))
@@ -480,17 +480,17 @@ fn switch(member: &str, value: Required<'_, '_>) -> PyResult<bool> {
     value.extract::<bool>().map_err(|_| wrong_setting(member, "True or False", value))
 }
 
-/// A switch of a call, not of the client.
+/// A boolean argument of a call.
 fn flag(member: &str, value: Required<'_, '_>) -> PyResult<bool> {
     value.extract::<bool>().map_err(|_| wrong_type(member, "True or False", value))
 }
 
-/// The handle that an outcome gave as `approval`.
+/// The handle from an outcome's `approval`.
 fn pending_approval(pending: Required<'_, '_>) -> PyResult<PendingApproval> {
     PendingApproval::parse(&to_json("pending", pending)?).map_err(|error| raise(pending.py(), &error))
 }
 
-/// The PEM text of certificates, as `str` or `bytes`.
+/// PEM certificates, as `str` or `bytes`.
 fn pem(value: Required<'_, '_>) -> PyResult<Vec<u8>> {
     match value.cast::<PyBytes>() {
         Ok(bytes) => Ok(bytes.as_bytes().to_vec()),

@@ -1,4 +1,4 @@
-//! Python objects to JSON text and back, without a tree between.
+//! Conversion between Python objects and JSON text, without an intermediate tree.
 
 use std::borrow::Cow;
 use std::fmt;
@@ -13,14 +13,14 @@ use pyo3::types::{PyBool, PyDict, PyFloat, PyInt, PyList, PyString, PyTuple};
 
 use crate::error::raise;
 
-/// The JSON text of `value`, as Python's `json.dumps` writes it by default. Errors: values that are not JSON, NaN, the
-/// infinities and lone surrogates; they name `member` and the path inside it.
+/// Serializes `value` like Python's `json.dumps` with its defaults. Values that are not JSON, NaN,
+/// infinities and lone surrogates are errors that name `member` and the path inside it.
 pub(crate) fn to_json(member: &str, value: &Bound<'_, PyAny>) -> PyResult<String> {
     to_json_by(member, value, None)
 }
 
-/// As [`to_json`], with a function that converts values that are not JSON, as the `default` of `json.dumps`. What it
-/// returns is checked like any other value; what it raises is raised.
+/// Like [`to_json`], with a function that converts values that are not JSON, as the `default` of
+/// `json.dumps`. Its result is validated like any other value; its exceptions propagate.
 pub(crate) fn to_json_by(
     member: &str,
     value: &Bound<'_, PyAny>,
@@ -31,12 +31,12 @@ pub(crate) fn to_json_by(
     Ok(writer.text.into_string())
 }
 
-/// The Python object of a JSON text that the core has read before.
+/// Parses a JSON text that the core has validated.
 pub(crate) fn from_json<'py>(py: Python<'py>, text: &str) -> PyResult<Bound<'py, PyAny>> {
     read_json(py, "json", text)
 }
 
-/// The Python object of a JSON text; `member` is its name in messages.
+/// Parses a JSON text; `member` is its name in error messages.
 pub(crate) fn read_json<'py>(py: Python<'py>, member: &str, text: &str) -> PyResult<Bound<'py, PyAny>> {
     json::read(text.as_bytes(), &mut PyBuilder { py }).map_err(|error| match error {
         ReadError::Builder(error) => error,
@@ -47,12 +47,12 @@ pub(crate) fn read_json<'py>(py: Python<'py>, member: &str, text: &str) -> PyRes
     })
 }
 
-/// Any JSON value, for what the core takes apart.
+/// Converts a value to the core's JSON type.
 pub(crate) fn json(member: &str, value: &Bound<'_, PyAny>) -> PyResult<Json> {
     json_by(member, value, None)
 }
 
-/// As [`json`], with a function that converts values that are not JSON.
+/// Like [`json`], with a function that converts values that are not JSON.
 pub(crate) fn json_by(
     member: &str,
     value: &Bound<'_, PyAny>,
@@ -79,7 +79,7 @@ pub(crate) fn number(value: &Bound<'_, PyAny>) -> Option<f64> {
     value.extract::<f64>().ok().filter(|_| is_number && !is_bool(value))
 }
 
-/// Optional seconds, from 0, as an argument of a call.
+/// Optional non-negative seconds of a call.
 pub(crate) fn seconds_argument(member: &str, value: Option<&Bound<'_, PyAny>>) -> PyResult<Option<Duration>> {
     let Some(value) = value else {
         return Ok(None);
@@ -88,7 +88,7 @@ pub(crate) fn seconds_argument(member: &str, value: Option<&Bound<'_, PyAny>>) -
     actpass_core::wait_seconds(member, seconds).map(Some).map_err(|error| raise(value.py(), &error))
 }
 
-/// A whole number, as an argument of a call.
+/// An integer argument of a call.
 pub(crate) fn whole_number(member: &str, value: &Bound<'_, PyAny>) -> PyResult<i64> {
     let number = value.extract::<i64>().ok().filter(|_| value.is_instance_of::<PyInt>() && !is_bool(value));
     number.ok_or_else(|| wrong_type(member, "a whole number from 0", value))
@@ -121,15 +121,15 @@ fn expected_found(expected: &str, found: &Bound<'_, PyAny>) -> String {
     format!("expected {expected}, found {}", type_name(found))
 }
 
-/// The name of a value's class with its module, unless it is built in: `numpy.bool` is not `bool`.
+/// The name of a value's class, with its module unless built in: `numpy.bool` is not `bool`.
 pub(crate) fn type_name(value: &Bound<'_, PyAny>) -> String {
     let module = value.py().import("actpass._json");
     let name = module.and_then(|module| module.call_method1("name_of", (value,))?.extract());
-    // A metaclass may raise at anything.
+    // A metaclass may raise on any access.
     name.unwrap_or_else(|_| "an object whose class has no name".to_owned())
 }
 
-/// How to write a value that is not JSON.
+/// How to convert a value that is not JSON.
 fn advice(value: &Bound<'_, PyAny>) -> Option<String> {
     let module = value.py().import("actpass._json");
     module.and_then(|module| module.call_method1("advice", (value,))?.extract()).ok()
@@ -141,15 +141,15 @@ fn str_of<'s>(member: &str, text: &'s Bound<'_, PyString>) -> PyResult<Cow<'s, s
 
 const SURROGATE: &str = "expected text in Unicode, found a lone surrogate";
 
-/// Why a value has no JSON text.
+/// Why a value cannot be encoded.
 enum EncodeError {
     Problem {
         problem: String,
-        /// From the value to where the problem is, the innermost first.
+        /// The path from the value to the problem, innermost first.
         steps: Vec<Step>,
         advice: Option<String>,
     },
-    /// A function of the program raised.
+    /// A function of the program raised this.
     Raised(PyErr),
 }
 
@@ -173,7 +173,7 @@ impl EncodeError {
         Self::new(format!("nested past {MAX_DEPTH} levels"))
     }
 
-    /// The same, seen from one level further out.
+    /// Adds an outer step to the path.
     fn inside(mut self, step: Step) -> Self {
         if let Self::Problem { steps, .. } = &mut self {
             steps.push(step);
@@ -215,7 +215,7 @@ impl Writer<'_, '_> {
         } else if let Ok(items) = value.cast_exact::<PyTuple>() {
             self.items(items.iter(), Self::deeper(depth)?)?;
         } else if value.is_instance_of::<PyList>() || value.is_instance_of::<PyTuple>() {
-            // A subclass is what it gives when it is iterated, as `json.dumps` has it.
+            // A subclass is iterated, as in `json.dumps`.
             self.items(list_of(value)?.iter(), Self::deeper(depth)?)?;
         } else {
             self.converted(value, depth)?;
@@ -223,8 +223,8 @@ impl Writer<'_, '_> {
         Ok(())
     }
 
-    /// A value that is not JSON, as `default` converts it. Each conversion counts as a level, so that one which never
-    /// comes to an end is an error.
+    /// Converts a value that is not JSON with `default`. Each conversion counts as a nesting level,
+    /// so that endless conversions fail.
     fn converted(&mut self, value: &Bound<'_, PyAny>, depth: usize) -> Result<(), EncodeError> {
         let Some(default) = self.default else {
             return Err(EncodeError::not_json(value));
@@ -284,7 +284,7 @@ impl Writer<'_, '_> {
         Ok(())
     }
 
-    /// `json.dumps` writes `None`, booleans and numbers as keys by their JSON text, and so does this.
+    /// Like `json.dumps`, writes `None`, booleans and numbers as keys by their JSON text.
     fn non_string_key(key: &Bound<'_, PyAny>) -> Result<String, EncodeError> {
         let is_plain = key.is_none() || key.is_instance_of::<PyInt>() || key.is_instance_of::<PyFloat>();
         if !is_plain {
@@ -300,7 +300,7 @@ impl Writer<'_, '_> {
             self.text.raw(&small.to_string());
             return Ok(());
         }
-        // Of `int` itself, because a subclass may print as it likes.
+        // Of `int` itself, because a subclass may override its representation.
         let text = number.py().get_type::<PyInt>().call_method1("__repr__", (number,));
         let text = text.and_then(|text| text.extract::<String>());
         self.text.raw(&text.map_err(|_| EncodeError::new("expected a number within the range of a double"))?);
@@ -318,8 +318,8 @@ impl Writer<'_, '_> {
     }
 }
 
-/// The members of a dict, in a list of their own: `default` may change the dict. A subclass is what its own `items()`
-/// says, as `json.dumps` has it.
+/// The members of a dict as a new list, because `default` may change the dict. For a subclass, the
+/// result of its own `items()`, as in `json.dumps`.
 fn members_of<'py>(members: &Bound<'py, PyDict>) -> PyResult<Bound<'py, PyList>> {
     if members.is_exact_instance_of::<PyDict>() {
         return Ok(members.items());
@@ -331,9 +331,10 @@ fn list_of<'py>(items: &Bound<'py, PyAny>) -> PyResult<Bound<'py, PyList>> {
     items.py().get_type::<PyList>().call1((items,))?.cast_into().map_err(PyErr::from)
 }
 
-/// A function of the face, looked up once.
+/// A function of the Python layer, looked up once.
 ///
-/// Not by a lock that is held during an import: a fork meanwhile would leave it held in the child for ever.
+/// It uses no lock that is held during an import: a fork in that moment would leave it locked in
+/// the child.
 pub(crate) struct CachedFunction {
     module: &'static str,
     name: &'static str,
@@ -350,13 +351,13 @@ impl CachedFunction {
             return Ok(found.bind(py).clone());
         }
         let found = py.import(self.module)?.getattr(self.name)?;
-        // Another thread may have been first, with the same.
+        // Another thread may have set the same value first.
         let _ = self.found.set(found.clone().unbind());
         Ok(found)
     }
 }
 
-/// Makes Python objects.
+/// Builds Python objects.
 struct PyBuilder<'py> {
     py: Python<'py>,
 }

@@ -1,16 +1,16 @@
-//! Errors of the core as the exceptions of `actpass._errors`.
+//! Errors of the core as exceptions of `actpass._errors`.
 
 use actpass_core::{Error, ErrorKind};
 use pyo3::exceptions::PyException;
 use pyo3::prelude::*;
 use pyo3::types::{PyDict, PyType};
 
-/// The exception for `error`, to be raised.
+/// Converts `error` to an exception to raise.
 pub(crate) fn raise(py: Python<'_>, error: &Error) -> PyErr {
     raise_from(py, error, None)
 }
 
-/// The exception for `error` of the method `called`, to be raised.
+/// Converts `error` of the method `called` to an exception to raise.
 pub(crate) fn raise_from(py: Python<'_>, error: &Error, called: Option<&str>) -> PyErr {
     match exception(py, error, called) {
         Ok(exception) => PyErr::from_value(exception),
@@ -18,7 +18,8 @@ pub(crate) fn raise_from(py: Python<'_>, error: &Error, called: Option<&str>) ->
     }
 }
 
-/// The exception for `error`, to be handed on. It names the method that was `called`, not the request that failed.
+/// Converts `error` to an exception object. It names the method `called` instead of the failed
+/// request.
 pub(crate) fn exception<'py>(
     py: Python<'py>,
     error: &Error,
@@ -47,7 +48,7 @@ pub(crate) fn exception<'py>(
     Ok(exception)
 }
 
-/// Names the method in an error that does not name one, such as that of an argument.
+/// Adds the method name to an error without one, such as an argument error.
 pub(crate) fn in_call(py: Python<'_>, error: PyErr, called: &str) -> PyErr {
     let named = || -> PyResult<()> {
         let value = error.value(py);
@@ -65,7 +66,7 @@ pub(crate) fn in_call(py: Python<'_>, error: PyErr, called: &str) -> PyErr {
     }
 }
 
-/// Whether a conversion refused an argument.
+/// Whether `error` is an argument error of a conversion.
 pub(crate) fn is_of_an_argument(py: Python<'_>, error: &PyErr) -> PyResult<bool> {
     let class = py.import("actpass._errors")?.getattr(class_name(ErrorKind::Argument))?;
     error.value(py).is_instance(&class)

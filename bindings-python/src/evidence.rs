@@ -1,4 +1,4 @@
-//! The arguments of `record_evidence`.
+//! Arguments of `record_evidence`.
 
 use actpass_core::EvidenceEvent;
 use pyo3::prelude::*;
@@ -7,7 +7,7 @@ use crate::arguments::arguments;
 use crate::convert::{json_by, optional, string};
 
 arguments! {
-    /// An event, by the parameters of the face.
+    /// An event, by parameter name.
     EvidenceArguments {
         event_type, chain_id;
         tool_id, decision, reason_code, metadata, request_hash, response_hash,

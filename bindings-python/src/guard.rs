@@ -1,4 +1,5 @@
-//! The guard in the steps of a session. The face runs the caller's function between them, in the caller's own thread.
+//! The guard as a session. Between its steps the Python layer runs the caller's function in the
+//! caller's thread.
 
 use actpass_core::engine::Begun;
 use actpass_core::{
@@ -20,7 +21,7 @@ use crate::panic::{catch_panic, catch_panic_in_call};
 use crate::runtime::Bridge;
 
 arguments! {
-    /// An action, by the parameters of the face. `args_text` takes the place of `args` if they were written before.
+    /// An action, by parameter name. `args_text` replaces `args` if they are already serialized.
     ActionArguments {
         goal, tool, args, resource;
         args_text, user_id, passport, mode, idempotency_key, audience, approval_request_id, tool_manifest_hash,
@@ -29,7 +30,7 @@ arguments! {
 }
 
 impl ActionArguments<'_> {
-    /// `default` converts what in the arguments is not JSON.
+    /// `default` converts arguments that are not JSON.
     pub(crate) fn convert(self, default: Option<&Bound<'_, PyAny>>) -> PyResult<Action> {
         let mut action = Action::new(string("goal", &self.goal)?, string("tool", &self.tool)?)
             .resource(string("resource", &self.resource)?)
@@ -83,8 +84,8 @@ impl CallArguments<'_> {
     }
 }
 
-/// What the method `called` was answered: `(session, None)`, or `(None, outcome)` if the action may not run. `recorder` is the
-/// client by which the outcome is to be recorded.
+/// Converts a verdict to `(session, None)`, or to `(None, outcome)` if the action may not run.
+/// `recorder` is the client that records the outcome.
 pub(crate) fn verdict<'py>(
     py: Python<'py>,
     ruled: Result<actpass_session::GuardSession, Box<Blocked>>,
@@ -102,14 +103,14 @@ pub(crate) fn verdict<'py>(
     .into_bound_py_any(py)
 }
 
-/// A session of the core, with what Python needs beside it.
+/// A session of the core with Python state.
 #[pyclass(frozen, module = "actpass._native")]
 pub(crate) struct GuardSession {
     session: actpass_session::GuardSession,
     /// The `x-request-id` of the decision.
     #[pyo3(get)]
     request_id: Option<String>,
-    /// As it was judged.
+    /// The action as it was judged.
     action: Action,
     called: &'static str,
     recorder: Option<Bridge>,
@@ -117,7 +118,7 @@ pub(crate) struct GuardSession {
 
 #[pymethods]
 impl GuardSession {
-    /// The decision under which the action may run; `None` once it has begun.
+    /// The decision that permits the action; `None` after it has begun.
     #[getter]
     fn decision<'py>(&self, py: Python<'py>) -> PyResult<Option<Bound<'py, PyAny>>> {
         catch_panic(py, || {
@@ -130,8 +131,9 @@ impl GuardSession {
         self.session.records_outcome()
     }
 
-    /// Spends the permit: `(context, None)`, or `(None, outcome)` if the action may not run any more. `args` and `resource` are
-    /// those with which it is about to run, if they may have changed since it was judged; `default` converts what is not JSON.
+    /// Spends the permit. Returns `(context, None)`, or `(None, outcome)` if the action may no
+    /// longer run. `args` and `resource` are those with which it is about to run, if they may have
+    /// changed; `default` converts values that are not JSON.
     #[pyo3(signature = (args = None, resource = None, default = None))]
     fn begin<'py>(
         &self,
@@ -155,24 +157,24 @@ impl GuardSession {
         })
     }
 
-    /// The outcome of an action that returned `result`, and what comes of recording it: members of the outcome, or a call
-    /// for them; `None` if outcomes are not recorded.
+    /// The outcome of an action that returned `result`, and its recording: members of the outcome,
+    /// or an awaitable for them; `None` if outcomes are not recorded.
     fn returned<'py>(&self, py: Python<'py>, result: Py<PyAny>) -> PyResult<Reported<'py>> {
         self.finish(py, Ok(result))
     }
 
-    /// The same of an action that raised `error`.
+    /// The same for an action that raised `error`.
     fn failed<'py>(&self, py: Python<'py>, error: Py<PyAny>) -> PyResult<Reported<'py>> {
         self.finish(py, Err(error))
     }
 
-    /// Records an action that was stopped, without waiting for it.
+    /// Records that an action was cancelled, without waiting.
     fn cancelled(&self, py: Python<'_>) -> PyResult<()> {
         let finished = self.session.finish(ActionEnd::Cancelled, None);
         let (_settlement, recording) =
             finished.map_err(|error| in_call(py, raise(py, &error), self.called))?;
         if let (Some(recording), Some(bridge)) = (recording, &self.recorder) {
-            // A failure must not replace what stopped the action.
+            // A failure must not replace the cancellation.
             let _ = catch_panic(py, || {
                 bridge.spawn(|actpass| async move { actpass.record(&recording).await });
                 Ok(())
@@ -185,7 +187,7 @@ impl GuardSession {
 type Reported<'py> = (Bound<'py, PyAny>, Option<Bound<'py, PyAny>>);
 
 impl GuardSession {
-    /// The action as it would be asked about now.
+    /// The action as it is about to run.
     fn now<'py>(
         &self,
         py: Python<'py>,
@@ -197,7 +199,7 @@ impl GuardSession {
         if let Some(args) = args {
             now = now.args_text(match to_json_by("args", &args, default) {
                 Ok(args) => args,
-                // What cannot be asked about is not what was judged.
+                // Arguments that cannot be encoded differ from those that were judged.
                 Err(error) if is_of_an_argument(py, &error)? => String::new(),
                 Err(error) => return Err(error),
             });
@@ -209,7 +211,7 @@ impl GuardSession {
     }
 
     fn finish<'py>(&self, py: Python<'py>, ended: Result<Py<PyAny>, Py<PyAny>>) -> PyResult<Reported<'py>> {
-        // What is not JSON has no hash.
+        // A result that is not JSON has no hash.
         let response = match &ended {
             Ok(result) if self.session.records_outcome() => {
                 catch_panic(py, || json("result", result.bind(py))).map(Some)
@@ -231,7 +233,7 @@ impl GuardSession {
     }
 }
 
-/// What the function is given.
+/// The context for the function.
 fn execution_context<'py>(py: Python<'py>, context: &ExecutionContext) -> PyResult<Bound<'py, PyDict>> {
     let given = PyDict::new(py);
     let credential =
@@ -241,8 +243,8 @@ fn execution_context<'py>(py: Python<'py>, context: &ExecutionContext) -> PyResu
     Ok(given)
 }
 
-/// Records how an action ended: members of the outcome that say what came of it, or a call for them. What stops the program
-/// is an error.
+/// Records how an action ended. Returns the outcome's members with the result of recording, or an
+/// awaitable for them. An exception that stops the program propagates.
 fn record<'py>(py: Python<'py>, bridge: &Bridge, recording: Recording) -> PyResult<Bound<'py, PyAny>> {
     let recorded = catch_panic(py, || {
         let call = |actpass: ActPass| async move { actpass.record(&recording).await };
@@ -252,7 +254,8 @@ fn record<'py>(py: Python<'py>, bridge: &Bridge, recording: Recording) -> PyResu
         })
     });
     match recorded {
-        // What a handler of signals raised, or a defect of the SDK: the action has run, and is reported.
+        // An exception of a signal handler, or a defect of the SDK. The action has run, so its
+        // outcome is reported.
         Err(error) if error.is_instance_of::<PyException>(py) => {
             member(py, "evidence_error", error.into_value(py).into_bound(py).into_any())
         }
@@ -260,10 +263,10 @@ fn record<'py>(py: Python<'py>, bridge: &Bridge, recording: Recording) -> PyResu
     }
 }
 
-/// What stops the program, with the outcome of the action that has run.
+/// Attaches the outcome of the action that ran to an exception that stops the program.
 fn with_outcome(py: Python<'_>, stop: PyErr, outcome: &Bound<'_, PyAny>) -> PyErr {
     static CARRY: CachedFunction = CachedFunction::of("actpass._telemetry", "carry");
-    // If the outcome cannot be attached, the stop still passes.
+    // If the outcome cannot be attached, the exception still propagates.
     let _ = CARRY.bound(py).and_then(|carry| carry.call1((stop.value(py), outcome)));
     stop
 }
@@ -312,12 +315,12 @@ fn outcome<'py>(
         }
         let attributes = PyDict::new(py);
         attributes.set_item("request_id", request_id)?;
-        // Not kept: a class belongs to its interpreter, of which a process may have several.
+        // Not cached: a class belongs to its interpreter, and a process may have several.
         py.import("actpass._outcome")?.getattr("GuardOutcome")?.call((reported,), Some(&attributes))
     })
 }
 
-/// The texts of a block whose outcome was made up, or came from another process: `(model, developer)`.
+/// The texts of a block created by a test or another process: `(model, developer)`.
 #[pyfunction]
 pub(crate) fn block_texts(
     py: Python<'_>,
@@ -343,7 +346,7 @@ fn parsed_decision(decision: &Bound<'_, PyAny>) -> PyResult<Decision> {
         .map_err(|problem| argument(decision.py(), "decision", problem))
 }
 
-/// The outcome of a guard in the form that is the same in every language, canonical JSON.
+/// The outcome as canonical JSON, the same in every language.
 #[pyfunction]
 pub(crate) fn canonical_outcome(py: Python<'_>, outcome: &Bound<'_, PyDict>) -> PyResult<String> {
     catch_panic(py, || {

@@ -1,11 +1,11 @@
-//! One interpreter of a process: classes and functions of the face are kept in statics, which another would share.
+//! Restricts a process to one interpreter, because classes and functions are cached in statics.
 
 use std::sync::OnceLock;
 
 use pyo3::exceptions::PyImportError;
 use pyo3::prelude::*;
 
-/// Refuses the second interpreter that loads the module.
+/// Rejects a second interpreter that loads the module.
 pub(crate) fn check(py: Python<'_>) -> PyResult<()> {
     static FIRST: OnceLock<i64> = OnceLock::new();
     let current = current(py)?;
@@ -15,13 +15,13 @@ pub(crate) fn check(py: Python<'_>) -> PyResult<()> {
     Err(PyImportError::new_err("actpass._native does not support loading in subinterpreters"))
 }
 
-/// The number of the running interpreter; 0 where Python is built without the module that tells it.
+/// The id of the running interpreter; 0 if Python is built without that module.
 fn current(py: Python<'_>) -> PyResult<i64> {
-    // Its name since Python 3.13, and before.
+    // The module's name since Python 3.13, and before.
     let Ok(module) = py.import("_interpreters").or_else(|_| py.import("_xxsubinterpreters")) else {
         return Ok(0);
     };
     let current = module.call_method0("get_current")?;
-    // A number or, since 3.13, a tuple of the number and who made the interpreter.
+    // An integer or, since 3.13, a tuple of the id and its owner.
     current.extract().or_else(|_| current.get_item(0)?.extract())
 }

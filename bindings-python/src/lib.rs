@@ -1,4 +1,4 @@
-//! `actpass._native`: what the Python face calls. It converts to the core and back, and means nothing of its own.
+//! `actpass._native`, called by the Python layer. It only converts to and from the core.
 
 mod arguments;
 mod client;
@@ -15,7 +15,7 @@ mod telemetry;
 #[cfg_attr(not(feature = "test-hooks"), path = "test_hooks_disabled.rs")]
 mod test_hooks;
 
-/// The private module of the package `actpass`.
+/// The native module of the package `actpass`.
 #[pyo3::pymodule(gil_used = true)]
 mod _native {
     #[pymodule_export]

@@ -1,4 +1,4 @@
-//! The border to Python: no panic gets through it.
+//! The panic boundary to Python.
 
 use std::panic::{AssertUnwindSafe, catch_unwind};
 
@@ -8,7 +8,7 @@ use pyo3::prelude::*;
 use crate::error::{in_call, raise};
 use crate::test_hooks;
 
-/// Runs a conversion; a panic in it is an error like any other.
+/// Runs a conversion. A panic in it becomes an error.
 pub(crate) fn catch_panic<T>(py: Python<'_>, body: impl FnOnce() -> PyResult<T>) -> PyResult<T> {
     let guarded = AssertUnwindSafe(|| {
         test_hooks::before_conversion();
@@ -17,7 +17,7 @@ pub(crate) fn catch_panic<T>(py: Python<'_>, body: impl FnOnce() -> PyResult<T>)
     catch_unwind(guarded).unwrap_or_else(|_panic| Err(raise(py, &Error::panicked())))
 }
 
-/// As [`catch_panic`], for the method `called`, which its errors name.
+/// Like [`catch_panic`], for the method `called`, which its errors name.
 pub(crate) fn catch_panic_in_call<T>(
     py: Python<'_>,
     called: &str,

@@ -1,4 +1,4 @@
-//! The arguments of the passport calls.
+//! Arguments of the passport calls.
 
 use actpass_core::{OfflineVerifyRequest, PassportRequest, VerifyRequest};
 use pyo3::prelude::*;
@@ -8,7 +8,7 @@ use crate::arguments::arguments;
 use crate::convert::{json_by, optional, string, strings, wrong_type};
 
 arguments! {
-    /// A request for a passport, by the parameters of the face.
+    /// A request for a passport, by parameter name.
     IssueArguments {
         audience, goal, allowed_tools, risk_tier;
         allowed_resources, resource_constraints, user_id, ttl_seconds, approval_request_id,
@@ -45,7 +45,7 @@ impl IssueArguments<'_> {
 }
 
 arguments! {
-    /// A verification, by the parameters of the face.
+    /// A verification request, by parameter name.
     VerifyArguments {
         token, audience;
         agent_id, user_id, current_tool_manifest_hash, policy_hash,
@@ -66,7 +66,7 @@ impl VerifyArguments<'_> {
 }
 
 arguments! {
-    /// A verification without the gateway, by the parameters of the face.
+    /// An offline verification request, by parameter name.
     OfflineVerifyArguments {
         token, audience;
         issuer, agent_id, user_id, tenant_id,

@@ -1,5 +1,5 @@
-//! The doors to the core: they release the interpreter while the network is waited for, let Ctrl-C or a task's
-//! cancellation end the wait, and let no panic through.
+//! The bridge to the core: releases the GIL while waiting for the network, ends the wait on Ctrl-C
+//! or task cancellation, and catches panics.
 
 use std::future::Future;
 use std::ops::Deref;
@@ -13,17 +13,18 @@ use crate::completion_queue::CompletionQueue;
 use crate::telemetry::CallSpan;
 use crate::test_hooks;
 
-/// How the calls of a client are made.
+/// How a client makes its calls.
 #[derive(Clone)]
 pub(crate) enum Bridge {
-    /// Beside the interpreter, on the background thread; a call gives a [`Call`](crate::completion_queue::Call) to await.
+    /// On the background thread. A call returns an awaitable
+    /// [`Call`](crate::completion_queue::Call).
     Background(Arc<BackgroundClient>),
-    /// On the calling thread; a call gives what it comes to.
+    /// On the calling thread. A call returns its result.
     Calling(Arc<BlockingClient>),
 }
 
 impl Bridge {
-    /// Makes a call of the core. `convert` makes what it comes to an object, on the thread of the caller or of its event
+    /// Makes a call. `convert` converts its result on the thread of the caller or of its event
     /// loop.
     pub(crate) fn call<'py, T, F>(
         &self,
@@ -63,7 +64,7 @@ impl Bridge {
         }
     }
 
-    /// Makes a call that nobody waits for, on the background thread, as far as that can be had.
+    /// Makes a call on the background thread, if there is one, without waiting for it.
     pub(crate) fn spawn<T, F>(&self, call: impl FnOnce(ActPass) -> F)
     where
         T: Send + 'static,
@@ -99,6 +100,6 @@ impl Deref for Bridge {
 }
 
 fn interrupted() -> PyResult<()> {
-    // An interpreter that has ended has no signals to handle; a thread that waits ends with the process.
+    // A finalized interpreter has no signals to handle; the waiting thread ends with the process.
     Python::try_attach(|py| py.check_signals()).unwrap_or(Ok(()))
 }

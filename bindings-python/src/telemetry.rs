@@ -1,7 +1,7 @@
-//! What a call tells and what it is result: log lines go to Python's logging, and the current trace to the gateway.
+//! Telemetry of a call: log lines for Python's logging, and the current trace for the gateway.
 //!
-//! The core's log lines are kept with the call that they are about and handed over when it ends, on the thread of the
-//! caller or of its event loop. So the thread that drives the network never waits for the interpreter.
+//! The core's log lines are collected per call and delivered when it ends, on the thread of the
+//! caller or of its event loop. The thread that drives the network never waits for the GIL.
 
 use std::future::Future;
 use std::sync::Arc;
@@ -15,16 +15,16 @@ use pyo3::prelude::*;
 use tracing::Level;
 use tracing::level_filters::LevelFilter;
 
-/// What is watched of a call.
+/// The telemetry of one call.
 #[derive(Clone)]
 pub(crate) struct CallSpan {
     traceparent: Option<actpass_core::Traceparent>,
-    /// `None` where nobody listens.
+    /// `None` if no logger is enabled.
     log: Option<Arc<CallLog>>,
 }
 
 impl CallSpan {
-    /// Sees what trace is current, and whether anybody listens.
+    /// Reads the current trace and the enabled log level.
     pub(crate) fn begin(py: Python<'_>) -> PyResult<Self> {
         static BEGIN: CachedFunction = CachedFunction::of("actpass._telemetry", "begin");
         let result = BEGIN.bound(py)?.call0();
@@ -32,11 +32,11 @@ impl CallSpan {
         let (traceparent, level, stop) = ignore_telemetry_error(py, result)?.unwrap_or_default();
         reraise(py, stop)?;
         let log = (level > 0).then(|| CallLog::new(filter(level)));
-        // One that is malformed is left away: a trace is no reason to block an action.
+        // A malformed traceparent is ignored: tracing must not block an action.
         Ok(Self { traceparent: traceparent.and_then(|text| text.parse().ok()), log })
     }
 
-    /// The client by which the call is part of the trace.
+    /// The client with the current trace.
     pub(crate) fn trace(&self, actpass: ActPass) -> ActPass {
         match &self.traceparent {
             Some(traceparent) => actpass.in_trace(traceparent.clone()),
@@ -44,12 +44,12 @@ impl CallSpan {
         }
     }
 
-    /// The call, its log lines kept.
+    /// Collects the log lines of `call`.
     pub(crate) fn instrument<F: Future>(&self, call: F) -> impl Future<Output = F::Output> + use<F> {
         CallLog::instrument(self.log.clone(), call)
     }
 
-    /// Hands the log lines over.
+    /// Delivers the log lines to Python's logging.
     pub(crate) fn end(&self, py: Python<'_>) -> PyResult<()> {
         static LOG: CachedFunction = CachedFunction::of("actpass._telemetry", "log");
         let Some(log) = &self.log else {
@@ -65,8 +65,9 @@ impl CallSpan {
     }
 }
 
-/// The result of `result`. `actpass._telemetry` drops and reports what observers raise; here are dropped its own failures,
-/// such as that of an interpreter without room left, or that is being taken down. What stops the program passes.
+/// Drops an exception of the telemetry code itself, such as under memory exhaustion or interpreter
+/// shutdown. `actpass._telemetry` drops and reports exceptions of observers. Exceptions that stop
+/// the program propagate.
 fn ignore_telemetry_error<T>(py: Python<'_>, result: PyResult<T>) -> PyResult<Option<T>> {
     match result {
         Ok(result) => Ok(Some(result)),
@@ -75,12 +76,12 @@ fn ignore_telemetry_error<T>(py: Python<'_>, result: PyResult<T>) -> PyResult<Op
     }
 }
 
-/// Raises what a signal raised while an observer ran.
+/// Raises an exception that a signal handler raised while an observer ran.
 fn reraise(py: Python<'_>, stop: Option<Py<PyAny>>) -> PyResult<()> {
     stop.map_or(Ok(()), |stop| Err(PyErr::from_value(stop.into_bound(py))))
 }
 
-/// The lines that Python listens to from `level` on, as Python counts.
+/// The filter for Python's numeric `level` and above.
 fn filter(level: u8) -> LevelFilter {
     [Level::TRACE, Level::DEBUG, Level::INFO, Level::WARN, Level::ERROR]
         .into_iter()

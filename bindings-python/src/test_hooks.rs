@@ -1,4 +1,4 @@
-//! Calls that break, for the tests of what happens then. No wheel that is shipped has any.
+//! Fault injection for tests. Never included in wheels.
 
 use std::cell::Cell;
 use std::future::{Future, pending};
@@ -8,20 +8,20 @@ use pyo3::prelude::*;
 
 thread_local!(static NEXT_FAULT: Cell<Option<Fault>> = const { Cell::new(None) });
 
-/// How a call breaks.
+/// The injected fault.
 #[derive(Clone, Copy, PartialEq, Eq)]
 pub(crate) enum Fault {
-    /// It panics while its answer is converted.
+    /// Panic while the response is converted.
     Answer,
-    /// It panics while its arguments are converted.
+    /// Panic while the arguments are converted.
     Conversion,
-    /// It never ends.
+    /// Hang.
     Hang,
-    /// It panics.
+    /// Panic in the call.
     Panic,
 }
 
-/// Breaks the next call of this thread.
+/// Injects a fault into the next call of this thread.
 #[pyfunction]
 pub(crate) fn break_next_call(how: &str) -> PyResult<()> {
     NEXT_FAULT.set(Some(match how {
@@ -38,7 +38,7 @@ pub(crate) fn take_fault() -> Option<Fault> {
     NEXT_FAULT.take()
 }
 
-#[expect(clippy::panic, reason = "that is what is tested")]
+#[expect(clippy::panic, reason = "injected for tests")]
 pub(crate) fn before_conversion() {
     if NEXT_FAULT.get() == Some(Fault::Conversion) {
         NEXT_FAULT.set(None);
@@ -46,7 +46,7 @@ pub(crate) fn before_conversion() {
     }
 }
 
-#[expect(clippy::panic, reason = "that is what is tested")]
+#[expect(clippy::panic, reason = "injected for tests")]
 pub(crate) async fn call<F: Future>(fault: Option<Fault>, call: F) -> F::Output {
     match fault {
         Some(Fault::Panic) => panic!("broken on purpose"),
@@ -55,7 +55,7 @@ pub(crate) async fn call<F: Future>(fault: Option<Fault>, call: F) -> F::Output 
     }
 }
 
-#[expect(clippy::panic, reason = "that is what is tested")]
+#[expect(clippy::panic, reason = "injected for tests")]
 pub(crate) fn after_response(fault: Option<Fault>) {
     if fault == Some(Fault::Answer) {
         panic!("broken on purpose");

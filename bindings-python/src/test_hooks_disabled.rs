@@ -1,4 +1,4 @@
-//! In place of `test_hooks.rs`, in wheels that are shipped.
+//! No-op replacement of `test_hooks.rs` in wheels.
 
 #[derive(Clone, Copy)]
 pub(crate) struct Fault;

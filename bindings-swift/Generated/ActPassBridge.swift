@@ -607,18 +607,18 @@ fileprivate struct FfiConverterString: FfiConverter {
 
 
 /**
- * Tells a call that its task was cancelled. Swift needs it; in Kotlin the call is dropped.
+ * Signals that the task of a call was cancelled. Used by Swift; in Kotlin the future is dropped.
  */
 public protocol NativeCancelProtocol: AnyObject, Sendable {
     
     /**
-     * Ends the calls that were given this, also those that are made later.
+     * Cancels current and later calls that use this signal.
      */
     func cancel() 
     
 }
 /**
- * Tells a call that its task was cancelled. Swift needs it; in Kotlin the call is dropped.
+ * Signals that the task of a call was cancelled. Used by Swift; in Kotlin the future is dropped.
  */
 open class NativeCancel: NativeCancelProtocol, @unchecked Sendable {
     fileprivate let handle: UInt64
@@ -660,7 +660,7 @@ open class NativeCancel: NativeCancelProtocol, @unchecked Sendable {
         return try! rustCall { uniffi_actpass_uniffi_fn_clone_nativecancel(self.handle, $0) }
     }
     /**
-     * Not cancelled.
+     * Creates a signal.
      */
 public convenience init() {
     let handle =
@@ -685,7 +685,7 @@ public convenience init() {
 
     
     /**
-     * Ends the calls that were given this, also those that are made later.
+     * Cancels current and later calls that use this signal.
      */
 open func cancel()  {try! rustCall() {
         uniffiCallStatus in
@@ -756,12 +756,12 @@ public protocol NativeClientProtocol: AnyObject, Sendable {
     func agentId() throws  -> String
     
     /**
-     * Asks for a verdict.
+     * Requests a verdict.
      */
     func authorize(action: NativeAction, recordOutcome: Bool, cancel: NativeCancel?) async throws  -> NativeVerdict
     
     /**
-     * Asks for a verdict about an action that was kept.
+     * Requests a verdict about a stored action.
      */
     func authorizePending(pending: String, passport: Secret?, waitForApproval: Double?, recordOutcome: Bool, cancel: NativeCancel?) async throws  -> NativeVerdict
     
@@ -771,22 +771,22 @@ public protocol NativeClientProtocol: AnyObject, Sendable {
     func baseUrl() throws  -> String
     
     /**
-     * Whether calls go to the gateway.
+     * The state of the circuit breaker.
      */
     func circuit() throws  -> NativeCircuit
     
     /**
-     * The same client, whose calls are part of a trace.
+     * Returns this client with calls in a trace.
      */
     func inTrace(traceparent: String) throws  -> NativeClient
     
     /**
-     * Asks for a passport.
+     * Issues a passport.
      */
     func issuePassport(wanted: NativePassportRequest, cancel: NativeCancel?) async throws  -> NativeIssued
     
     /**
-     * Asks for a decision.
+     * Requests a decision.
      */
     func preflight(action: NativeAction, cancel: NativeCancel?) async throws  -> NativeDecision
     
@@ -801,22 +801,22 @@ public protocol NativeClientProtocol: AnyObject, Sendable {
     func revokePassport(jti: String, reason: String?, cancel: NativeCancel?) async throws  -> NativeRevocation
     
     /**
-     * Has the gateway verify a passport.
+     * Verifies a passport at the gateway.
      */
     func verifyPassport(wanted: NativeVerifyRequest, cancel: NativeCancel?) async throws  -> NativeVerification
     
     /**
-     * Verifies a passport with the gateway's public keys.
+     * Verifies a passport offline.
      */
     func verifyPassportOffline(wanted: NativeOfflineVerifyRequest, cancel: NativeCancel?) async throws  -> NativeVerification
     
     /**
-     * Waits until somebody decided about an approval, for `seconds` at most.
+     * Waits up to `seconds` for a decision about an approval.
      */
     func waitForApproval(id: String, seconds: Double, cancel: NativeCancel?) async throws  -> NativeApproval
     
     /**
-     * The same client, whose calls have these limits.
+     * Returns this client with other limits per call.
      */
     func withOptions(timeout: Double?, maxRetries: Int64?) throws  -> NativeClient
     
@@ -864,7 +864,7 @@ open class NativeClient: NativeClientProtocol, @unchecked Sendable {
         return try! rustCall { uniffi_actpass_uniffi_fn_clone_nativeclient(self.handle, $0) }
     }
     /**
-     * Checks the settings; nothing is sent. A script answers in place of a gateway.
+     * Validates the settings; nothing is sent. A script replaces the gateway.
      */
 public convenience init(settings: NativeSettings, logger: NativeLogger?, logLevel: NativeLogLevel, script: NativeScript?)throws  {
     let handle =
@@ -905,7 +905,7 @@ open func agentId()throws  -> String  {
 }
     
     /**
-     * Asks for a verdict.
+     * Requests a verdict.
      */
 open func authorize(action: NativeAction, recordOutcome: Bool, cancel: NativeCancel?)async throws  -> NativeVerdict  {
     return
@@ -924,7 +924,7 @@ open func authorize(action: NativeAction, recordOutcome: Bool, cancel: NativeCan
 }
     
     /**
-     * Asks for a verdict about an action that was kept.
+     * Requests a verdict about a stored action.
      */
 open func authorizePending(pending: String, passport: Secret?, waitForApproval: Double?, recordOutcome: Bool, cancel: NativeCancel?)async throws  -> NativeVerdict  {
     return
@@ -955,7 +955,7 @@ open func baseUrl()throws  -> String  {
 }
     
     /**
-     * Whether calls go to the gateway.
+     * The state of the circuit breaker.
      */
 open func circuit()throws  -> NativeCircuit  {
     return try  FfiConverterTypeNativeCircuit_lift(try rustCallWithError(FfiConverterTypeNativeError_lift) {
@@ -967,7 +967,7 @@ open func circuit()throws  -> NativeCircuit  {
 }
     
     /**
-     * The same client, whose calls are part of a trace.
+     * Returns this client with calls in a trace.
      */
 open func inTrace(traceparent: String)throws  -> NativeClient  {
     return try  FfiConverterTypeNativeClient_lift(try rustCallWithError(FfiConverterTypeNativeError_lift) {
@@ -980,7 +980,7 @@ open func inTrace(traceparent: String)throws  -> NativeClient  {
 }
     
     /**
-     * Asks for a passport.
+     * Issues a passport.
      */
 open func issuePassport(wanted: NativePassportRequest, cancel: NativeCancel?)async throws  -> NativeIssued  {
     return
@@ -999,7 +999,7 @@ open func issuePassport(wanted: NativePassportRequest, cancel: NativeCancel?)asy
 }
     
     /**
-     * Asks for a decision.
+     * Requests a decision.
      */
 open func preflight(action: NativeAction, cancel: NativeCancel?)async throws  -> NativeDecision  {
     return
@@ -1056,7 +1056,7 @@ open func revokePassport(jti: String, reason: String?, cancel: NativeCancel?)asy
 }
     
     /**
-     * Has the gateway verify a passport.
+     * Verifies a passport at the gateway.
      */
 open func verifyPassport(wanted: NativeVerifyRequest, cancel: NativeCancel?)async throws  -> NativeVerification  {
     return
@@ -1075,7 +1075,7 @@ open func verifyPassport(wanted: NativeVerifyRequest, cancel: NativeCancel?)asyn
 }
     
     /**
-     * Verifies a passport with the gateway's public keys.
+     * Verifies a passport offline.
      */
 open func verifyPassportOffline(wanted: NativeOfflineVerifyRequest, cancel: NativeCancel?)async throws  -> NativeVerification  {
     return
@@ -1094,7 +1094,7 @@ open func verifyPassportOffline(wanted: NativeOfflineVerifyRequest, cancel: Nati
 }
     
     /**
-     * Waits until somebody decided about an approval, for `seconds` at most.
+     * Waits up to `seconds` for a decision about an approval.
      */
 open func waitForApproval(id: String, seconds: Double, cancel: NativeCancel?)async throws  -> NativeApproval  {
     return
@@ -1113,7 +1113,7 @@ open func waitForApproval(id: String, seconds: Double, cancel: NativeCancel?)asy
 }
     
     /**
-     * The same client, whose calls have these limits.
+     * Returns this client with other limits per call.
      */
 open func withOptions(timeout: Double?, maxRetries: Int64?)throws  -> NativeClient  {
     return try  FfiConverterTypeNativeClient_lift(try rustCallWithError(FfiConverterTypeNativeError_lift) {
@@ -1177,18 +1177,18 @@ public func FfiConverterTypeNativeClient_lower(_ value: NativeClient) -> UInt64 
 
 
 /**
- * The logger of a face.
+ * The logger of a public API layer.
  */
 public protocol NativeLogger: AnyObject, Sendable {
     
     /**
-     * Takes a line.
+     * Receives a line.
      */
     func log(event: NativeLogEvent) 
     
 }
 /**
- * The logger of a face.
+ * The logger of a public API layer.
  */
 open class NativeLoggerImpl: NativeLogger, @unchecked Sendable {
     fileprivate let handle: UInt64
@@ -1244,7 +1244,7 @@ open class NativeLoggerImpl: NativeLogger, @unchecked Sendable {
 
     
     /**
-     * Takes a line.
+     * Receives a line.
      */
 open func log(event: NativeLogEvent)  {try! rustCall() {
         uniffiCallStatus in
@@ -1387,18 +1387,18 @@ public func FfiConverterTypeNativeLogger_lower(_ value: NativeLogger) -> UInt64 
 
 
 /**
- * How an action ended, to be recorded.
+ * A recording of how an action ended.
  */
 public protocol NativeRecordingProtocol: AnyObject, Sendable {
     
     /**
-     * Records it.
+     * Sends the recording.
      */
     func send() async throws  -> NativeRecorded
     
 }
 /**
- * How an action ended, to be recorded.
+ * A recording of how an action ended.
  */
 open class NativeRecording: NativeRecordingProtocol, @unchecked Sendable {
     fileprivate let handle: UInt64
@@ -1454,7 +1454,7 @@ open class NativeRecording: NativeRecordingProtocol, @unchecked Sendable {
 
     
     /**
-     * Records it.
+     * Sends the recording.
      */
 open func send()async throws  -> NativeRecorded  {
     return
@@ -1523,22 +1523,22 @@ public func FfiConverterTypeNativeRecording_lower(_ value: NativeRecording) -> U
 
 
 /**
- * What answers in place of a gateway.
+ * A script that replaces the gateway.
  */
 public protocol NativeScriptProtocol: AnyObject, Sendable {
     
     /**
-     * Answers preflights about a tool so from now on; about every other tool if none is named.
+     * Sets the response to preflights about a tool; about every other tool if none is named.
      */
     func answer(answer: NativeAnswer, tool: String?) throws 
     
     /**
-     * Answers the next preflight so that has no earlier answer of this kind, once.
+     * Queues a one-time response for the next preflight.
      */
     func answerNext(answer: NativeAnswer) throws 
     
     /**
-     * Decides about an approval.
+     * Decides an approval.
      */
     func decide(id: String, approved: Bool) 
     
@@ -1549,7 +1549,7 @@ public protocol NativeScriptProtocol: AnyObject, Sendable {
     
 }
 /**
- * What answers in place of a gateway.
+ * A script that replaces the gateway.
  */
 open class NativeScript: NativeScriptProtocol, @unchecked Sendable {
     fileprivate let handle: UInt64
@@ -1591,7 +1591,7 @@ open class NativeScript: NativeScriptProtocol, @unchecked Sendable {
         return try! rustCall { uniffi_actpass_uniffi_fn_clone_nativescript(self.handle, $0) }
     }
     /**
-     * A script that denies every action.
+     * Creates a script that denies every action.
      */
 public convenience init() {
     let handle =
@@ -1616,7 +1616,7 @@ public convenience init() {
 
     
     /**
-     * Answers preflights about a tool so from now on; about every other tool if none is named.
+     * Sets the response to preflights about a tool; about every other tool if none is named.
      */
 open func answer(answer: NativeAnswer, tool: String?)throws   {try rustCallWithError(FfiConverterTypeNativeError_lift) {
         uniffiCallStatus in
@@ -1629,7 +1629,7 @@ open func answer(answer: NativeAnswer, tool: String?)throws   {try rustCallWithE
 }
     
     /**
-     * Answers the next preflight so that has no earlier answer of this kind, once.
+     * Queues a one-time response for the next preflight.
      */
 open func answerNext(answer: NativeAnswer)throws   {try rustCallWithError(FfiConverterTypeNativeError_lift) {
         uniffiCallStatus in
@@ -1641,7 +1641,7 @@ open func answerNext(answer: NativeAnswer)throws   {try rustCallWithError(FfiCon
 }
     
     /**
-     * Decides about an approval.
+     * Decides an approval.
      */
 open func decide(id: String, approved: Bool)  {try! rustCall() {
         uniffiCallStatus in
@@ -1716,30 +1716,30 @@ public func FfiConverterTypeNativeScript_lower(_ value: NativeScript) -> UInt64 
 
 
 /**
- * A permitted action, from the verdict to the report.
+ * A permitted action, from the verdict to the outcome.
  */
 public protocol NativeSessionProtocol: AnyObject, Sendable {
     
     /**
-     * The decision under which the action may run.
+     * The decision that permits the action.
      */
     func decision()  -> NativeDecision
     
     /**
-     * Takes in how the action ended; `response` is the JSON text of what it returned. That it was stopped is recorded beside
-     * this call.
+     * Settles the action. `response` is the JSON text of its result. A cancellation is recorded in
+     * the background.
      */
     func finish(ended: NativeEnded, response: String?) throws  -> NativeReport
     
     /**
-     * Spends the permit. `args` are the arguments with which the action is about to run, if they can differ from those that
-     * were judged.
+     * Spends the permit. `args` are the arguments with which the action is about to run, if they
+     * may have changed.
      */
     func spend(args: String?) throws  -> NativeBegun
     
 }
 /**
- * A permitted action, from the verdict to the report.
+ * A permitted action, from the verdict to the outcome.
  */
 open class NativeSession: NativeSessionProtocol, @unchecked Sendable {
     fileprivate let handle: UInt64
@@ -1795,7 +1795,7 @@ open class NativeSession: NativeSessionProtocol, @unchecked Sendable {
 
     
     /**
-     * The decision under which the action may run.
+     * The decision that permits the action.
      */
 open func decision() -> NativeDecision  {
     return try!  FfiConverterTypeNativeDecision_lift(try! rustCall() {
@@ -1807,8 +1807,8 @@ open func decision() -> NativeDecision  {
 }
     
     /**
-     * Takes in how the action ended; `response` is the JSON text of what it returned. That it was stopped is recorded beside
-     * this call.
+     * Settles the action. `response` is the JSON text of its result. A cancellation is recorded in
+     * the background.
      */
 open func finish(ended: NativeEnded, response: String?)throws  -> NativeReport  {
     return try  FfiConverterTypeNativeReport_lift(try rustCallWithError(FfiConverterTypeNativeError_lift) {
@@ -1822,8 +1822,8 @@ open func finish(ended: NativeEnded, response: String?)throws  -> NativeReport  
 }
     
     /**
-     * Spends the permit. `args` are the arguments with which the action is about to run, if they can differ from those that
-     * were judged.
+     * Spends the permit. `args` are the arguments with which the action is about to run, if they
+     * may have changed.
      */
 open func spend(args: String?)throws  -> NativeBegun  {
     return try  FfiConverterTypeNativeBegun_lift(try rustCallWithError(FfiConverterTypeNativeError_lift) {
@@ -1884,11 +1884,11 @@ public func FfiConverterTypeNativeSession_lower(_ value: NativeSession) -> UInt6
 
 
 /**
- * What an agent is about to do.
+ * An action.
  */
 public struct NativeAction: Equatable, Hashable {
     /**
-     * What it wants to achieve.
+     * The agent's goal.
      */
     public let goal: String
     /**
@@ -1900,39 +1900,39 @@ public struct NativeAction: Equatable, Hashable {
      */
     public let resource: String
     /**
-     * The text of a JSON object.
+     * The JSON text of the arguments, an object.
      */
     public let args: String
     /**
-     * On whose behalf it acts.
+     * The user on whose behalf the agent acts.
      */
     public let userId: String?
     /**
-     * The passport that it spends.
+     * The passport to present.
      */
     public let passport: Secret?
     /**
-     * The mode; the client's if not given.
+     * The mode; the client's if `None`.
      */
     public let mode: NativeMode?
     /**
-     * What makes a repetition known as one.
+     * The idempotency key.
      */
     public let idempotencyKey: String?
     /**
-     * To whom the passport is shown.
+     * The service that the passport is presented to.
      */
     public let audience: String?
     /**
-     * The approved request that it spends.
+     * The approval to spend.
      */
     public let approvalRequestId: String?
     /**
-     * The hash of the tool's definition.
+     * The hash of the tool's manifest.
      */
     public let toolManifestHash: String?
     /**
-     * For how many seconds a guard holds it.
+     * How long a guard waits for approval, in seconds.
      */
     public let waitForApproval: Double?
 
@@ -1940,7 +1940,7 @@ public struct NativeAction: Equatable, Hashable {
     // declare one manually.
     public init(
         /**
-         * What it wants to achieve.
+         * The agent's goal.
          */goal: String, 
         /**
          * The tool.
@@ -1949,31 +1949,31 @@ public struct NativeAction: Equatable, Hashable {
          * What the tool acts on.
          */resource: String, 
         /**
-         * The text of a JSON object.
+         * The JSON text of the arguments, an object.
          */args: String, 
         /**
-         * On whose behalf it acts.
+         * The user on whose behalf the agent acts.
          */userId: String?, 
         /**
-         * The passport that it spends.
+         * The passport to present.
          */passport: Secret?, 
         /**
-         * The mode; the client's if not given.
+         * The mode; the client's if `None`.
          */mode: NativeMode?, 
         /**
-         * What makes a repetition known as one.
+         * The idempotency key.
          */idempotencyKey: String?, 
         /**
-         * To whom the passport is shown.
+         * The service that the passport is presented to.
          */audience: String?, 
         /**
-         * The approved request that it spends.
+         * The approval to spend.
          */approvalRequestId: String?, 
         /**
-         * The hash of the tool's definition.
+         * The hash of the tool's manifest.
          */toolManifestHash: String?, 
         /**
-         * For how many seconds a guard holds it.
+         * How long a guard waits for approval, in seconds.
          */waitForApproval: Double?) {
         self.goal = goal
         self.tool = tool
@@ -2053,7 +2053,7 @@ public func FfiConverterTypeNativeAction_lower(_ value: NativeAction) -> RustBuf
 
 
 /**
- * The answer to a preflight.
+ * A scripted response to a preflight.
  */
 public struct NativeAnswer: Equatable, Hashable {
     /**
@@ -2061,7 +2061,7 @@ public struct NativeAnswer: Equatable, Hashable {
      */
     public let status: UInt16
     /**
-     * The JSON text of the decision; none for a gateway that cannot be reached.
+     * The JSON text of the decision; `None` simulates an unreachable gateway.
      */
     public let decision: String?
 
@@ -2072,7 +2072,7 @@ public struct NativeAnswer: Equatable, Hashable {
          * The HTTP status.
          */status: UInt16, 
         /**
-         * The JSON text of the decision; none for a gateway that cannot be reached.
+         * The JSON text of the decision; `None` simulates an unreachable gateway.
          */decision: String?) {
         self.status = status
         self.decision = decision
@@ -2126,7 +2126,7 @@ public func FfiConverterTypeNativeAnswer_lower(_ value: NativeAnswer) -> RustBuf
  */
 public struct NativeApproval: Equatable, Hashable {
     /**
-     * Where it stands.
+     * Its status.
      */
     public let status: NativeApprovalStatus
     /**
@@ -2134,7 +2134,7 @@ public struct NativeApproval: Equatable, Hashable {
      */
     public let decidedBy: String?
     /**
-     * The whole of it.
+     * The JSON text.
      */
     public let json: String
 
@@ -2142,13 +2142,13 @@ public struct NativeApproval: Equatable, Hashable {
     // declare one manually.
     public init(
         /**
-         * Where it stands.
+         * Its status.
          */status: NativeApprovalStatus, 
         /**
          * Who decided.
          */decidedBy: String?, 
         /**
-         * The whole of it.
+         * The JSON text.
          */json: String) {
         self.status = status
         self.decidedBy = decidedBy
@@ -2201,11 +2201,11 @@ public func FfiConverterTypeNativeApproval_lower(_ value: NativeApproval) -> Rus
 
 
 /**
- * How the gate failed, in a block that a test makes up.
+ * The gate failure of a block created by a test.
  */
 public struct NativeBlockFailure: Equatable, Hashable {
     /**
-     * What kind of thing went wrong.
+     * The kind.
      */
     public let kind: NativeErrorKind
     /**
@@ -2221,7 +2221,7 @@ public struct NativeBlockFailure: Equatable, Hashable {
     // declare one manually.
     public init(
         /**
-         * What kind of thing went wrong.
+         * The kind.
          */kind: NativeErrorKind, 
         /**
          * One line.
@@ -2349,7 +2349,7 @@ public func FfiConverterTypeNativeBlockTexts_lower(_ value: NativeBlockTexts) ->
 
 
 /**
- * Why an action did not run.
+ * A block.
  */
 public struct NativeBlocked: Equatable, Hashable {
     /**
@@ -2357,19 +2357,19 @@ public struct NativeBlocked: Equatable, Hashable {
      */
     public let tool: String
     /**
-     * The gateway's decision, or that of the SDK.
+     * The decision of the gateway or of the SDK.
      */
     public let decision: NativeDecision
     /**
-     * How the gate failed.
+     * The gate failure, if any.
      */
     public let failure: NativeFailure?
     /**
-     * What to keep in order to run it later.
+     * The handle to store and resume.
      */
     public let approval: NativePending?
     /**
-     * What to tell a developer and a model.
+     * The texts for a developer and for a model.
      */
     public let texts: NativeBlockTexts
 
@@ -2380,16 +2380,16 @@ public struct NativeBlocked: Equatable, Hashable {
          * The tool that was not used.
          */tool: String, 
         /**
-         * The gateway's decision, or that of the SDK.
+         * The decision of the gateway or of the SDK.
          */decision: NativeDecision, 
         /**
-         * How the gate failed.
+         * The gate failure, if any.
          */failure: NativeFailure?, 
         /**
-         * What to keep in order to run it later.
+         * The handle to store and resume.
          */approval: NativePending?, 
         /**
-         * What to tell a developer and a model.
+         * The texts for a developer and for a model.
          */texts: NativeBlockTexts) {
         self.tool = tool
         self.decision = decision
@@ -2448,11 +2448,11 @@ public func FfiConverterTypeNativeBlocked_lower(_ value: NativeBlocked) -> RustB
 
 
 /**
- * What a permitted action is given.
+ * The context of a permitted action.
  */
 public struct NativeContext: Equatable, Hashable {
     /**
-     * The decision under which it runs.
+     * The decision that permits it.
      */
     public let decision: NativeDecision
     /**
@@ -2464,7 +2464,7 @@ public struct NativeContext: Equatable, Hashable {
     // declare one manually.
     public init(
         /**
-         * The decision under which it runs.
+         * The decision that permits it.
          */decision: NativeDecision, 
         /**
          * The secret for the tool.
@@ -2517,7 +2517,7 @@ public func FfiConverterTypeNativeContext_lower(_ value: NativeContext) -> RustB
 
 
 /**
- * A secret that the gateway's vault holds for the tool.
+ * A secret from the gateway's vault for the tool.
  */
 public struct NativeCredential: Equatable, Hashable {
     /**
@@ -2525,11 +2525,11 @@ public struct NativeCredential: Equatable, Hashable {
      */
     public let token: Secret
     /**
-     * When it ends.
+     * The expiry time.
      */
     public let expiresAt: String?
     /**
-     * The whole of it; it holds the secret.
+     * The JSON text, which contains the secret.
      */
     public let json: Secret
 
@@ -2540,10 +2540,10 @@ public struct NativeCredential: Equatable, Hashable {
          * The secret.
          */token: Secret, 
         /**
-         * When it ends.
+         * The expiry time.
          */expiresAt: String?, 
         /**
-         * The whole of it; it holds the secret.
+         * The JSON text, which contains the secret.
          */json: Secret) {
         self.token = token
         self.expiresAt = expiresAt
@@ -2596,23 +2596,23 @@ public func FfiConverterTypeNativeCredential_lower(_ value: NativeCredential) ->
 
 
 /**
- * What a gateway decided.
+ * A decision.
  */
 public struct NativeDecision: Equatable, Hashable {
     /**
-     * The decision's word.
+     * The decision word.
      */
     public let word: String
     /**
-     * Its stable reason.
+     * The stable reason code.
      */
     public let reasonCode: String
     /**
-     * How much the action could damage.
+     * The risk tier.
      */
     public let riskTier: String?
     /**
-     * A sentence.
+     * One sentence.
      */
     public let summary: String
     /**
@@ -2620,23 +2620,23 @@ public struct NativeDecision: Equatable, Hashable {
      */
     public let matchedRules: [String]
     /**
-     * What can be done about it.
+     * What to do next.
      */
     public let nextSteps: [String]
     /**
-     * The ledger entry.
+     * The id of the ledger entry.
      */
     public let evidenceEventId: String?
     /**
-     * The approval to wait for.
+     * The id of the requested approval.
      */
     public let approvalRequestId: String?
     /**
-     * The gateway's name for the request.
+     * The gateway's id of the request.
      */
     public let requestId: String?
     /**
-     * The whole of it.
+     * The JSON text.
      */
     public let json: String
 
@@ -2644,34 +2644,34 @@ public struct NativeDecision: Equatable, Hashable {
     // declare one manually.
     public init(
         /**
-         * The decision's word.
+         * The decision word.
          */word: String, 
         /**
-         * Its stable reason.
+         * The stable reason code.
          */reasonCode: String, 
         /**
-         * How much the action could damage.
+         * The risk tier.
          */riskTier: String?, 
         /**
-         * A sentence.
+         * One sentence.
          */summary: String, 
         /**
          * The rules that matched.
          */matchedRules: [String], 
         /**
-         * What can be done about it.
+         * What to do next.
          */nextSteps: [String], 
         /**
-         * The ledger entry.
+         * The id of the ledger entry.
          */evidenceEventId: String?, 
         /**
-         * The approval to wait for.
+         * The id of the requested approval.
          */approvalRequestId: String?, 
         /**
-         * The gateway's name for the request.
+         * The gateway's id of the request.
          */requestId: String?, 
         /**
-         * The whole of it.
+         * The JSON text.
          */json: String) {
         self.word = word
         self.reasonCode = reasonCode
@@ -2749,7 +2749,7 @@ public func FfiConverterTypeNativeDecision_lower(_ value: NativeDecision) -> Rus
  */
 public struct NativeEvent: Equatable, Hashable {
     /**
-     * What happened.
+     * The event type.
      */
     public let eventType: String
     /**
@@ -2761,7 +2761,7 @@ public struct NativeEvent: Equatable, Hashable {
      */
     public let toolId: String?
     /**
-     * The word of the decision that it followed.
+     * The decision word that preceded the event.
      */
     public let decision: String?
     /**
@@ -2773,11 +2773,11 @@ public struct NativeEvent: Equatable, Hashable {
      */
     public let metadata: String?
     /**
-     * The hash of what was asked for.
+     * The hash of the request.
      */
     public let requestHash: String?
     /**
-     * The hash of what came out of it.
+     * The hash of the result.
      */
     public let responseHash: String?
 
@@ -2785,7 +2785,7 @@ public struct NativeEvent: Equatable, Hashable {
     // declare one manually.
     public init(
         /**
-         * What happened.
+         * The event type.
          */eventType: String, 
         /**
          * The chain.
@@ -2794,7 +2794,7 @@ public struct NativeEvent: Equatable, Hashable {
          * The tool.
          */toolId: String?, 
         /**
-         * The word of the decision that it followed.
+         * The decision word that preceded the event.
          */decision: String?, 
         /**
          * That decision's reason code.
@@ -2803,10 +2803,10 @@ public struct NativeEvent: Equatable, Hashable {
          * The JSON text of an object.
          */metadata: String?, 
         /**
-         * The hash of what was asked for.
+         * The hash of the request.
          */requestHash: String?, 
         /**
-         * The hash of what came out of it.
+         * The hash of the result.
          */responseHash: String?) {
         self.eventType = eventType
         self.chainId = chainId
@@ -2874,11 +2874,11 @@ public func FfiConverterTypeNativeEvent_lower(_ value: NativeEvent) -> RustBuffe
 
 
 /**
- * What there is to know about an error.
+ * The details of an error.
  */
 public struct NativeFailure: Equatable, Hashable {
     /**
-     * What kind of thing went wrong.
+     * The kind.
      */
     public let kind: NativeErrorKind
     /**
@@ -2898,19 +2898,19 @@ public struct NativeFailure: Equatable, Hashable {
      */
     public let operation: String?
     /**
-     * The HTTP status of an answer outside 2xx.
+     * The HTTP status of a non-2xx response.
      */
     public let status: UInt16?
     /**
-     * The body of such an answer, every secret taken out.
+     * The body of such a response, with secrets redacted.
      */
     public let body: String?
     /**
-     * The gateway's name for the request.
+     * The gateway's id of the request.
      */
     public let requestId: String?
     /**
-     * For how many seconds the gateway asked to be left alone.
+     * Value of the `Retry-After` header, in seconds.
      */
     public let retryAfter: Double?
     /**
@@ -2922,7 +2922,7 @@ public struct NativeFailure: Equatable, Hashable {
     // declare one manually.
     public init(
         /**
-         * What kind of thing went wrong.
+         * The kind.
          */kind: NativeErrorKind, 
         /**
          * The kind's name in canonical outcomes.
@@ -2937,16 +2937,16 @@ public struct NativeFailure: Equatable, Hashable {
          * The call that failed.
          */operation: String?, 
         /**
-         * The HTTP status of an answer outside 2xx.
+         * The HTTP status of a non-2xx response.
          */status: UInt16?, 
         /**
-         * The body of such an answer, every secret taken out.
+         * The body of such a response, with secrets redacted.
          */body: String?, 
         /**
-         * The gateway's name for the request.
+         * The gateway's id of the request.
          */requestId: String?, 
         /**
-         * For how many seconds the gateway asked to be left alone.
+         * Value of the `Retry-After` header, in seconds.
          */retryAfter: Double?, 
         /**
          * Whether the same call may succeed later.
@@ -3023,7 +3023,7 @@ public func FfiConverterTypeNativeFailure_lower(_ value: NativeFailure) -> RustB
 
 
 /**
- * A passport that was issued.
+ * An issued passport.
  */
 public struct NativeIssued: Equatable, Hashable {
     /**
@@ -3031,7 +3031,7 @@ public struct NativeIssued: Equatable, Hashable {
      */
     public let token: Secret
     /**
-     * The whole of the answer; it holds the token.
+     * The JSON text of the response, which contains the token.
      */
     public let json: Secret
 
@@ -3042,7 +3042,7 @@ public struct NativeIssued: Equatable, Hashable {
          * The passport.
          */token: Secret, 
         /**
-         * The whole of the answer; it holds the token.
+         * The JSON text of the response, which contains the token.
          */json: Secret) {
         self.token = token
         self.json = json
@@ -3096,11 +3096,11 @@ public func FfiConverterTypeNativeIssued_lower(_ value: NativeIssued) -> RustBuf
  */
 public struct NativeLogEvent: Equatable, Hashable {
     /**
-     * How important it is.
+     * The level.
      */
     public let level: NativeLogLevel
     /**
-     * What happened.
+     * The message.
      */
     public let message: String
     /**
@@ -3112,10 +3112,10 @@ public struct NativeLogEvent: Equatable, Hashable {
     // declare one manually.
     public init(
         /**
-         * How important it is.
+         * The level.
          */level: NativeLogLevel, 
         /**
-         * What happened.
+         * The message.
          */message: String, 
         /**
          * Its fields.
@@ -3240,7 +3240,7 @@ public func FfiConverterTypeNativeMember_lower(_ value: NativeMember) -> RustBuf
 
 
 /**
- * What to verify with the gateway's public keys.
+ * A request to verify a passport offline.
  */
 public struct NativeOfflineVerifyRequest: Equatable, Hashable {
     /**
@@ -3248,23 +3248,23 @@ public struct NativeOfflineVerifyRequest: Equatable, Hashable {
      */
     public let token: Secret
     /**
-     * Whom it is shown to.
+     * The service that the passport is presented to.
      */
     public let audience: String
     /**
-     * Who must have issued it.
+     * The expected issuer.
      */
     public let issuer: String?
     /**
-     * The agent that it must be made out to.
+     * The expected agent.
      */
     public let agentId: String?
     /**
-     * Who must have delegated.
+     * The expected delegating user.
      */
     public let userId: String?
     /**
-     * The tenant that it must be of.
+     * The expected tenant.
      */
     public let tenantId: String?
 
@@ -3275,19 +3275,19 @@ public struct NativeOfflineVerifyRequest: Equatable, Hashable {
          * The passport.
          */token: Secret, 
         /**
-         * Whom it is shown to.
+         * The service that the passport is presented to.
          */audience: String, 
         /**
-         * Who must have issued it.
+         * The expected issuer.
          */issuer: String?, 
         /**
-         * The agent that it must be made out to.
+         * The expected agent.
          */agentId: String?, 
         /**
-         * Who must have delegated.
+         * The expected delegating user.
          */userId: String?, 
         /**
-         * The tenant that it must be of.
+         * The expected tenant.
          */tenantId: String?) {
         self.token = token
         self.audience = audience
@@ -3349,43 +3349,43 @@ public func FfiConverterTypeNativeOfflineVerifyRequest_lower(_ value: NativeOffl
 
 
 /**
- * What to ask a passport for.
+ * A request for a passport.
  */
 public struct NativePassportRequest: Equatable, Hashable {
     /**
-     * Whom it is shown to.
+     * The service that the passport is presented to.
      */
     public let audience: String
     /**
-     * What the agent is to achieve.
+     * The agent's goal.
      */
     public let goal: String
     /**
-     * The tools that it may ask for.
+     * The permitted tools.
      */
     public let allowedTools: [String]
     /**
-     * The resources that it may ask for.
+     * The permitted resources.
      */
     public let allowedResources: [String]
     /**
-     * The JSON text of an object: values that bound the arguments.
+     * The JSON text of the constraints on the arguments, an object.
      */
     public let resourceConstraints: String
     /**
-     * Who delegated.
+     * The delegating user.
      */
     public let userId: String?
     /**
-     * How much it could damage.
+     * The risk tier.
      */
     public let riskTier: String
     /**
-     * For how many seconds it holds.
+     * The lifetime in seconds.
      */
     public let ttlSeconds: Int64?
     /**
-     * The approval that it stands for.
+     * The approval that the passport stands for.
      */
     public let approvalRequestId: String?
 
@@ -3393,31 +3393,31 @@ public struct NativePassportRequest: Equatable, Hashable {
     // declare one manually.
     public init(
         /**
-         * Whom it is shown to.
+         * The service that the passport is presented to.
          */audience: String, 
         /**
-         * What the agent is to achieve.
+         * The agent's goal.
          */goal: String, 
         /**
-         * The tools that it may ask for.
+         * The permitted tools.
          */allowedTools: [String], 
         /**
-         * The resources that it may ask for.
+         * The permitted resources.
          */allowedResources: [String], 
         /**
-         * The JSON text of an object: values that bound the arguments.
+         * The JSON text of the constraints on the arguments, an object.
          */resourceConstraints: String, 
         /**
-         * Who delegated.
+         * The delegating user.
          */userId: String?, 
         /**
-         * How much it could damage.
+         * The risk tier.
          */riskTier: String, 
         /**
-         * For how many seconds it holds.
+         * The lifetime in seconds.
          */ttlSeconds: Int64?, 
         /**
-         * The approval that it stands for.
+         * The approval that the passport stands for.
          */approvalRequestId: String?) {
         self.audience = audience
         self.goal = goal
@@ -3488,7 +3488,7 @@ public func FfiConverterTypeNativePassportRequest_lower(_ value: NativePassportR
 
 
 /**
- * An action that waits for a person.
+ * A handle of an action that waits for approval.
  */
 public struct NativePending: Equatable, Hashable {
     /**
@@ -3496,7 +3496,7 @@ public struct NativePending: Equatable, Hashable {
      */
     public let id: String
     /**
-     * The whole of it, to keep.
+     * The JSON text, to store.
      */
     public let json: String
 
@@ -3507,7 +3507,7 @@ public struct NativePending: Equatable, Hashable {
          * The approval's id.
          */id: String, 
         /**
-         * The whole of it, to keep.
+         * The JSON text, to store.
          */json: String) {
         self.id = id
         self.json = json
@@ -3557,19 +3557,19 @@ public func FfiConverterTypeNativePending_lower(_ value: NativePending) -> RustB
 
 
 /**
- * An event that is in the ledger.
+ * A recorded event.
  */
 public struct NativeRecorded: Equatable, Hashable {
     /**
-     * Its name there.
+     * Its id.
      */
     public let eventId: String
     /**
-     * Its hash, which the next one of the chain covers.
+     * Its hash, which the next event of the chain includes.
      */
     public let currentEventHash: String?
     /**
-     * The whole of the answer.
+     * The JSON text of the response.
      */
     public let json: String
 
@@ -3577,13 +3577,13 @@ public struct NativeRecorded: Equatable, Hashable {
     // declare one manually.
     public init(
         /**
-         * Its name there.
+         * Its id.
          */eventId: String, 
         /**
-         * Its hash, which the next one of the chain covers.
+         * Its hash, which the next event of the chain includes.
          */currentEventHash: String?, 
         /**
-         * The whole of the answer.
+         * The JSON text of the response.
          */json: String) {
         self.eventId = eventId
         self.currentEventHash = currentEventHash
@@ -3636,7 +3636,7 @@ public func FfiConverterTypeNativeRecorded_lower(_ value: NativeRecorded) -> Rus
 
 
 /**
- * Under what an action ran.
+ * The result of an action that ran.
  */
 public struct NativeReport {
     /**
@@ -3648,7 +3648,7 @@ public struct NativeReport {
      */
     public let failure: NativeFailure?
     /**
-     * What is to be recorded, if outcomes are and nothing records it yet.
+     * The recording to send, if outcomes are recorded and it is not in progress yet.
      */
     public let recording: NativeRecording?
 
@@ -3662,7 +3662,7 @@ public struct NativeReport {
          * How the gate failed, if `monitor` ran the action despite the failure.
          */failure: NativeFailure?, 
         /**
-         * What is to be recorded, if outcomes are and nothing records it yet.
+         * The recording to send, if outcomes are recorded and it is not in progress yet.
          */recording: NativeRecording?) {
         self.decision = decision
         self.failure = failure
@@ -3715,7 +3715,7 @@ public func FfiConverterTypeNativeReport_lower(_ value: NativeReport) -> RustBuf
 
 
 /**
- * A request that a script was asked.
+ * A request that the script received.
  */
 public struct NativeRequest: Equatable, Hashable {
     /**
@@ -3723,7 +3723,7 @@ public struct NativeRequest: Equatable, Hashable {
      */
     public let path: String
     /**
-     * The JSON text of the body; empty where the call only reads.
+     * The JSON text of the body; empty for requests that only read.
      */
     public let body: String
 
@@ -3734,7 +3734,7 @@ public struct NativeRequest: Equatable, Hashable {
          * The path and the query.
          */path: String, 
         /**
-         * The JSON text of the body; empty where the call only reads.
+         * The JSON text of the body; empty for requests that only read.
          */body: String) {
         self.path = path
         self.body = body
@@ -3784,15 +3784,15 @@ public func FfiConverterTypeNativeRequest_lower(_ value: NativeRequest) -> RustB
 
 
 /**
- * Whether a passport was revoked.
+ * The result of revoking a passport.
  */
 public struct NativeRevocation: Equatable, Hashable {
     /**
-     * Whether it was.
+     * Whether it is revoked.
      */
     public let revoked: Bool
     /**
-     * The whole of the answer.
+     * The JSON text of the response.
      */
     public let json: String
 
@@ -3800,10 +3800,10 @@ public struct NativeRevocation: Equatable, Hashable {
     // declare one manually.
     public init(
         /**
-         * Whether it was.
+         * Whether it is revoked.
          */revoked: Bool, 
         /**
-         * The whole of the answer.
+         * The JSON text of the response.
          */json: String) {
         self.revoked = revoked
         self.json = json
@@ -3857,11 +3857,11 @@ public func FfiConverterTypeNativeRevocation_lower(_ value: NativeRevocation) ->
  */
 public struct NativeSettings: Equatable, Hashable {
     /**
-     * The language of the face.
+     * The language of the public API layer.
      */
     public let language: NativeLanguage
     /**
-     * The key.
+     * The API key.
      */
     public let apiKey: Secret?
     /**
@@ -3877,31 +3877,31 @@ public struct NativeSettings: Equatable, Hashable {
      */
     public let baseUrl: String?
     /**
-     * The total deadline of a call, in seconds.
+     * The total timeout of a call, in seconds.
      */
     public let timeout: Double?
     /**
-     * The longest that an attempt may take to connect, in seconds.
+     * The connect timeout of an attempt, in seconds.
      */
     public let connectTimeout: Double?
     /**
-     * How often a call is tried again at most.
+     * The maximum number of retries of a call.
      */
     public let maxRetries: Int64?
     /**
-     * How many calls in a row must fail to reach the gateway for the circuit to open.
+     * The number of consecutive unreachable calls that open the circuit.
      */
     public let circuitFailures: Int64?
     /**
-     * The mode of actions that name none.
+     * The mode of actions that set none.
      */
     public let mode: NativeMode?
     /**
-     * Certificates of authorities to trust besides the system's, in PEM.
+     * Additional trusted authorities, in PEM.
      */
     public let ca: String?
     /**
-     * Permits plain http to another machine.
+     * Permits plain http to another host.
      */
     public let dangerAllowInsecureHttp: Bool
 
@@ -3909,10 +3909,10 @@ public struct NativeSettings: Equatable, Hashable {
     // declare one manually.
     public init(
         /**
-         * The language of the face.
+         * The language of the public API layer.
          */language: NativeLanguage, 
         /**
-         * The key.
+         * The API key.
          */apiKey: Secret?, 
         /**
          * The tenant.
@@ -3924,25 +3924,25 @@ public struct NativeSettings: Equatable, Hashable {
          * The gateway's URL.
          */baseUrl: String?, 
         /**
-         * The total deadline of a call, in seconds.
+         * The total timeout of a call, in seconds.
          */timeout: Double?, 
         /**
-         * The longest that an attempt may take to connect, in seconds.
+         * The connect timeout of an attempt, in seconds.
          */connectTimeout: Double?, 
         /**
-         * How often a call is tried again at most.
+         * The maximum number of retries of a call.
          */maxRetries: Int64?, 
         /**
-         * How many calls in a row must fail to reach the gateway for the circuit to open.
+         * The number of consecutive unreachable calls that open the circuit.
          */circuitFailures: Int64?, 
         /**
-         * The mode of actions that name none.
+         * The mode of actions that set none.
          */mode: NativeMode?, 
         /**
-         * Certificates of authorities to trust besides the system's, in PEM.
+         * Additional trusted authorities, in PEM.
          */ca: String?, 
         /**
-         * Permits plain http to another machine.
+         * Permits plain http to another host.
          */dangerAllowInsecureHttp: Bool) {
         self.language = language
         self.apiKey = apiKey
@@ -4022,19 +4022,19 @@ public func FfiConverterTypeNativeSettings_lower(_ value: NativeSettings) -> Rus
 
 
 /**
- * Whether a passport is valid.
+ * The result of verifying a passport.
  */
 public struct NativeVerification: Equatable, Hashable {
     /**
-     * Whether it is.
+     * Whether it is valid.
      */
     public let valid: Bool
     /**
-     * What is wrong with it.
+     * The reasons why it is invalid.
      */
     public let errors: [String]
     /**
-     * The whole of the answer.
+     * The JSON text of the response.
      */
     public let json: String
 
@@ -4042,13 +4042,13 @@ public struct NativeVerification: Equatable, Hashable {
     // declare one manually.
     public init(
         /**
-         * Whether it is.
+         * Whether it is valid.
          */valid: Bool, 
         /**
-         * What is wrong with it.
+         * The reasons why it is invalid.
          */errors: [String], 
         /**
-         * The whole of the answer.
+         * The JSON text of the response.
          */json: String) {
         self.valid = valid
         self.errors = errors
@@ -4101,7 +4101,7 @@ public func FfiConverterTypeNativeVerification_lower(_ value: NativeVerification
 
 
 /**
- * What to have verified by the gateway.
+ * A request to verify a passport at the gateway.
  */
 public struct NativeVerifyRequest: Equatable, Hashable {
     /**
@@ -4109,23 +4109,23 @@ public struct NativeVerifyRequest: Equatable, Hashable {
      */
     public let token: Secret
     /**
-     * Whom it is shown to.
+     * The service that the passport is presented to.
      */
     public let audience: String
     /**
-     * The agent that it must be made out to.
+     * The expected agent.
      */
     public let agentId: String?
     /**
-     * Who must have delegated.
+     * The expected delegating user.
      */
     public let userId: String?
     /**
-     * The hash of the tool's definition as it is now.
+     * The current hash of the tool's manifest.
      */
     public let currentToolManifestHash: String?
     /**
-     * The hash of the policy as it is now.
+     * The current hash of the policy.
      */
     public let policyHash: String?
 
@@ -4136,19 +4136,19 @@ public struct NativeVerifyRequest: Equatable, Hashable {
          * The passport.
          */token: Secret, 
         /**
-         * Whom it is shown to.
+         * The service that the passport is presented to.
          */audience: String, 
         /**
-         * The agent that it must be made out to.
+         * The expected agent.
          */agentId: String?, 
         /**
-         * Who must have delegated.
+         * The expected delegating user.
          */userId: String?, 
         /**
-         * The hash of the tool's definition as it is now.
+         * The current hash of the tool's manifest.
          */currentToolManifestHash: String?, 
         /**
-         * The hash of the policy as it is now.
+         * The current hash of the policy.
          */policyHash: String?) {
         self.token = token
         self.audience = audience
@@ -4210,7 +4210,7 @@ public func FfiConverterTypeNativeVerifyRequest_lower(_ value: NativeVerifyReque
 
 
 /**
- * Where an approval stands.
+ * The status of an approval.
  */
 
 public enum NativeApprovalStatus: Equatable, Hashable {
@@ -4220,11 +4220,11 @@ public enum NativeApprovalStatus: Equatable, Hashable {
      */
     case approved
     /**
-     * Its deadline passed.
+     * It expired before a decision.
      */
     case expired
     /**
-     * Nobody has decided yet.
+     * It is undecided.
      */
     case pending
     /**
@@ -4305,17 +4305,17 @@ public func FfiConverterTypeNativeApprovalStatus_lower(_ value: NativeApprovalSt
 
 
 /**
- * What spending a permit comes to.
+ * The result of spending a permit.
  */
 
 public enum NativeBegun: Equatable, Hashable {
     
     /**
-     * Nothing may run.
+     * The action may not run.
      */
     case blocked(
         /**
-         * Why.
+         * The block.
          */blocked: NativeBlocked
     )
     /**
@@ -4323,7 +4323,7 @@ public enum NativeBegun: Equatable, Hashable {
      */
     case running(
         /**
-         * What it is given.
+         * Its context.
          */context: NativeContext
     )
 
@@ -4392,25 +4392,25 @@ public func FfiConverterTypeNativeBegun_lower(_ value: NativeBegun) -> RustBuffe
 
 
 /**
- * Whether calls go to the gateway.
+ * The state of the circuit breaker.
  */
 
 public enum NativeCircuit: Equatable, Hashable {
     
     /**
-     * They do.
+     * Calls go to the gateway.
      */
     case closed
     /**
-     * One call tries whether the gateway is back.
+     * One call probes the gateway.
      */
     case halfOpen
     /**
-     * They fail at once.
+     * Calls fail immediately.
      */
     case `open`(
         /**
-         * For how many seconds still.
+         * Seconds until the next probe.
          */retryAfter: Double
     )
 
@@ -4489,11 +4489,11 @@ public func FfiConverterTypeNativeCircuit_lower(_ value: NativeCircuit) -> RustB
 public enum NativeEnded: Equatable, Hashable {
     
     /**
-     * It was stopped.
+     * It was cancelled.
      */
     case cancelled
     /**
-     * It ended with an error of its own.
+     * It failed with its own error.
      */
     case failed
     /**
@@ -4568,7 +4568,7 @@ public func FfiConverterTypeNativeEnded_lower(_ value: NativeEnded) -> RustBuffe
 
 
 /**
- * How a call ends that does not return.
+ * How a call ends without a result.
  */
 public 
 enum NativeError: Swift.Error, Equatable, Hashable {
@@ -4584,7 +4584,7 @@ enum NativeError: Swift.Error, Equatable, Hashable {
      */
     case Failed(
         /**
-         * How.
+         * The error.
          */failure: NativeFailure
     )
 
@@ -4657,25 +4657,25 @@ public func FfiConverterTypeNativeError_lower(_ value: NativeError) -> RustBuffe
 
 
 /**
- * The kinds of errors, one for each of the core.
+ * The kinds of errors of the core.
  */
 
 public enum NativeErrorKind: Equatable, Hashable {
     
     /**
-     * An argument cannot be sent.
+     * Invalid argument.
      */
     case argument
     /**
-     * 401.
+     * 401: unknown API key.
      */
     case authentication
     /**
-     * A setting is missing or wrong.
+     * Missing or invalid setting.
      */
     case config
     /**
-     * The gateway could not be reached.
+     * Unreachable gateway.
      */
     case connection
     /**
@@ -4683,23 +4683,23 @@ public enum NativeErrorKind: Equatable, Hashable {
      */
     case `internal`
     /**
-     * 403.
+     * 403: the API key lacks permission.
      */
     case permission
     /**
-     * 429.
+     * 429: rate limited.
      */
     case rateLimit
     /**
-     * A 2xx answer that is not one.
+     * Invalid 2xx response.
      */
     case response
     /**
-     * Any other status outside 2xx.
+     * Any other non-2xx status.
      */
     case status
     /**
-     * The deadline passed.
+     * Timeout.
      */
     case timeout
 
@@ -4812,13 +4812,13 @@ public func FfiConverterTypeNativeErrorKind_lower(_ value: NativeErrorKind) -> R
 
 
 /**
- * A value of JSON.
+ * A JSON value.
  */
 
 public indirect enum NativeJson: Equatable, Hashable {
     
     /**
-     * A list.
+     * An array.
      */
     case array(
         /**
@@ -4830,11 +4830,11 @@ public indirect enum NativeJson: Equatable, Hashable {
      */
     case bool(
         /**
-         * Which.
+         * The value.
          */value: Bool
     )
     /**
-     * Nothing.
+     * Null.
      */
     case null
     /**
@@ -4842,7 +4842,7 @@ public indirect enum NativeJson: Equatable, Hashable {
      */
     case number(
         /**
-         * As it is written.
+         * Its text.
          */text: String
     )
     /**
@@ -4850,7 +4850,7 @@ public indirect enum NativeJson: Equatable, Hashable {
      */
     case object(
         /**
-         * Its members, in their order.
+         * Its members, in order.
          */members: [NativeMember]
     )
     /**
@@ -4858,7 +4858,7 @@ public indirect enum NativeJson: Equatable, Hashable {
      */
     case text(
         /**
-         * Which.
+         * The value.
          */value: String
     )
 
@@ -4957,7 +4957,7 @@ public func FfiConverterTypeNativeJson_lower(_ value: NativeJson) -> RustBuffer 
 
 
 /**
- * A language, by how it spells the names of settings and arguments.
+ * A language, which determines the spelling of settings and arguments.
  */
 
 public enum NativeLanguage: Equatable, Hashable {
@@ -5038,15 +5038,15 @@ public func FfiConverterTypeNativeLanguage_lower(_ value: NativeLanguage) -> Rus
 public enum NativeLogLevel: Equatable, Hashable {
     
     /**
-     * Each call: what may run, retries, how calls end.
+     * Each call: permits, retries and completions.
      */
     case debug
     /**
-     * What is blocked.
+     * Blocked actions.
      */
     case info
     /**
-     * Gates that failed.
+     * Gate failures.
      */
     case warning
 
@@ -5117,7 +5117,7 @@ public func FfiConverterTypeNativeLogLevel_lower(_ value: NativeLogLevel) -> Rus
 
 
 /**
- * The modes, one for each of the core.
+ * The modes of the core.
  */
 
 public enum NativeMode: Equatable, Hashable {
@@ -5218,19 +5218,19 @@ public func FfiConverterTypeNativeMode_lower(_ value: NativeMode) -> RustBuffer 
 public enum NativeStep: Equatable, Hashable {
     
     /**
-     * To the item of a list, counted from 0.
+     * An item of a list, counted from 0.
      */
     case index(
         /**
-         * Which.
+         * The index.
          */at: UInt64
     )
     /**
-     * To the member of an object.
+     * A member of an object.
      */
     case key(
         /**
-         * Which.
+         * The key.
          */name: String
     )
 
@@ -5299,25 +5299,25 @@ public func FfiConverterTypeNativeStep_lower(_ value: NativeStep) -> RustBuffer 
 
 
 /**
- * The ruling.
+ * The verdict.
  */
 
 public enum NativeVerdict {
     
     /**
-     * It may not run.
+     * The action may not run.
      */
     case blocked(
         /**
-         * Why.
+         * The block.
          */blocked: NativeBlocked
     )
     /**
-     * It may run, once.
+     * The action may run, once.
      */
     case permitted(
         /**
-         * What runs it.
+         * The session that runs it.
          */session: NativeSession
     )
 
@@ -5966,7 +5966,7 @@ fileprivate func uniffiFutureContinuationCallback(handle: UInt64, pollResult: In
     }
 }
 /**
- * Reads what was kept of an action that waits for a person.
+ * Parses a stored handle of an action that waits for approval.
  */
 public func nativePendingApproval(json: String)throws  -> NativePending  {
     return try  FfiConverterTypeNativePending_lift(try rustCallWithError(FfiConverterTypeNativeError_lift) {
@@ -5977,7 +5977,7 @@ public func nativePendingApproval(json: String)throws  -> NativePending  {
 })
 }
 /**
- * Checks that a text is one JSON value, which nobody could read in two ways; `member` is its name in messages.
+ * Checks that a text is one unambiguous JSON value; `member` is its name in error messages.
  */
 public func nativeCheckJson(member: String, text: String)throws   {try rustCallWithError(FfiConverterTypeNativeError_lift) {
         uniffiCallStatus in
@@ -5988,7 +5988,7 @@ public func nativeCheckJson(member: String, text: String)throws   {try rustCallW
 }
 }
 /**
- * The SHA-256 of the canonical JSON of a value.
+ * The SHA-256 of a value's canonical JSON.
  */
 public func nativeHashPayload(payload: String)throws  -> String  {
     return try  FfiConverterString.lift(try rustCallWithError(FfiConverterTypeNativeError_lift) {
@@ -5999,7 +5999,7 @@ public func nativeHashPayload(payload: String)throws  -> String  {
 })
 }
 /**
- * The HMAC-SHA256 of the canonical JSON of a value.
+ * The HMAC-SHA256 of a value's canonical JSON.
  */
 public func nativeSignPayload(secret: Secret, payload: String)throws  -> String  {
     return try  FfiConverterString.lift(try rustCallWithError(FfiConverterTypeNativeError_lift) {
@@ -6011,7 +6011,8 @@ public func nativeSignPayload(secret: Secret, payload: String)throws  -> String 
 })
 }
 /**
- * The error of an argument that a face could not make JSON of; `steps` lead from it to the problem, the outermost first.
+ * The error for an argument that cannot be encoded as JSON; `steps` lead to the problem, outermost
+ * first.
  */
 public func nativeArgumentError(member: String, steps: [NativeStep], problem: String) -> NativeFailure  {
     return try!  FfiConverterTypeNativeFailure_lift(try! rustCall() {
@@ -6024,7 +6025,7 @@ public func nativeArgumentError(member: String, steps: [NativeStep], problem: St
 })
 }
 /**
- * An error of this kind, as a face makes one for tests.
+ * Creates an error of this kind, for tests.
  */
 public func nativeFailure(kind: NativeErrorKind, text: String) -> NativeFailure  {
     return try!  FfiConverterTypeNativeFailure_lift(try! rustCall() {
@@ -6036,9 +6037,9 @@ public func nativeFailure(kind: NativeErrorKind, text: String) -> NativeFailure 
 })
 }
 /**
- * The message of `failure` with its setting or argument spelled as the language spells it.
+ * The message of `failure` with its setting or argument in the language's spelling.
  *
- * The core names them as the wire does: `base_url: expected …`.
+ * The core uses the wire name: `base_url: expected …`.
  */
 public func nativeMessage(failure: NativeFailure, language: NativeLanguage) -> String  {
     return try!  FfiConverterString.lift(try! rustCall() {
@@ -6050,7 +6051,7 @@ public func nativeMessage(failure: NativeFailure, language: NativeLanguage) -> S
 })
 }
 /**
- * What the message says of a number that JSON does not have.
+ * The message for a number that JSON does not have.
  */
 public func nativeNotFinite(number: Double) -> String  {
     return try!  FfiConverterString.lift(try! rustCall() {
@@ -6061,7 +6062,7 @@ public func nativeNotFinite(number: Double) -> String  {
 })
 }
 /**
- * The error of a panic that the generated code caught.
+ * The error for a panic caught by the generated code.
  */
 public func nativePanicked() -> NativeFailure  {
     return try!  FfiConverterTypeNativeFailure_lift(try! rustCall() {
@@ -6071,7 +6072,7 @@ public func nativePanicked() -> NativeFailure  {
 })
 }
 /**
- * The texts of a block that a test makes up.
+ * The texts of a block created by a test.
  */
 public func nativeBlockTexts(tool: String, decision: String, failure: NativeBlockFailure?, approval: String?) -> NativeBlockTexts  {
     return try!  FfiConverterTypeNativeBlockTexts_lift(try! rustCall() {
@@ -6085,7 +6086,7 @@ public func nativeBlockTexts(tool: String, decision: String, failure: NativeBloc
 })
 }
 /**
- * An outcome in the form that is the same in every language.
+ * The outcome as canonical JSON, the same in every language.
  */
 public func nativeCanonicalOutcome(executed: Bool, decision: String, error: String?, status: UInt16?)throws  -> String  {
     return try  FfiConverterString.lift(try rustCallWithError(FfiConverterTypeNativeError_lift) {
@@ -6099,7 +6100,7 @@ public func nativeCanonicalOutcome(executed: Bool, decision: String, error: Stri
 })
 }
 /**
- * A decision, read as an answer of a gateway is.
+ * Parses a decision like a response of the gateway.
  */
 public func nativeDecision(json: String)throws  -> NativeDecision  {
     return try  FfiConverterTypeNativeDecision_lift(try rustCallWithError(FfiConverterTypeNativeError_lift) {
@@ -6110,7 +6111,7 @@ public func nativeDecision(json: String)throws  -> NativeDecision  {
 })
 }
 /**
- * Reads a text that is one JSON value, which nobody could read in two ways; `member` is its name in messages.
+ * Parses a text that is one unambiguous JSON value; `member` is its name in error messages.
  */
 public func nativeParseJson(member: String, text: String)throws  -> NativeJson  {
     return try  FfiConverterTypeNativeJson_lift(try rustCallWithError(FfiConverterTypeNativeError_lift) {
@@ -6137,67 +6138,67 @@ private let initializationResult: InitializationResult = {
     if bindings_contract_version != scaffolding_contract_version {
         return InitializationResult.contractVersionMismatch
     }
-    if (uniffi_actpass_uniffi_checksum_func_native_pending_approval() != 28918) {
+    if (uniffi_actpass_uniffi_checksum_func_native_pending_approval() != 14179) {
         return InitializationResult.apiChecksumMismatch
     }
-    if (uniffi_actpass_uniffi_checksum_func_native_check_json() != 6758) {
+    if (uniffi_actpass_uniffi_checksum_func_native_check_json() != 29929) {
         return InitializationResult.apiChecksumMismatch
     }
-    if (uniffi_actpass_uniffi_checksum_func_native_hash_payload() != 2641) {
+    if (uniffi_actpass_uniffi_checksum_func_native_hash_payload() != 31094) {
         return InitializationResult.apiChecksumMismatch
     }
-    if (uniffi_actpass_uniffi_checksum_func_native_sign_payload() != 45376) {
+    if (uniffi_actpass_uniffi_checksum_func_native_sign_payload() != 32308) {
         return InitializationResult.apiChecksumMismatch
     }
-    if (uniffi_actpass_uniffi_checksum_func_native_argument_error() != 64913) {
+    if (uniffi_actpass_uniffi_checksum_func_native_argument_error() != 48652) {
         return InitializationResult.apiChecksumMismatch
     }
-    if (uniffi_actpass_uniffi_checksum_func_native_failure() != 4357) {
+    if (uniffi_actpass_uniffi_checksum_func_native_failure() != 12258) {
         return InitializationResult.apiChecksumMismatch
     }
-    if (uniffi_actpass_uniffi_checksum_func_native_message() != 18709) {
+    if (uniffi_actpass_uniffi_checksum_func_native_message() != 26849) {
         return InitializationResult.apiChecksumMismatch
     }
-    if (uniffi_actpass_uniffi_checksum_func_native_not_finite() != 46137) {
+    if (uniffi_actpass_uniffi_checksum_func_native_not_finite() != 28672) {
         return InitializationResult.apiChecksumMismatch
     }
-    if (uniffi_actpass_uniffi_checksum_func_native_panicked() != 7821) {
+    if (uniffi_actpass_uniffi_checksum_func_native_panicked() != 24444) {
         return InitializationResult.apiChecksumMismatch
     }
-    if (uniffi_actpass_uniffi_checksum_func_native_block_texts() != 40612) {
+    if (uniffi_actpass_uniffi_checksum_func_native_block_texts() != 14033) {
         return InitializationResult.apiChecksumMismatch
     }
-    if (uniffi_actpass_uniffi_checksum_func_native_canonical_outcome() != 35637) {
+    if (uniffi_actpass_uniffi_checksum_func_native_canonical_outcome() != 19160) {
         return InitializationResult.apiChecksumMismatch
     }
-    if (uniffi_actpass_uniffi_checksum_func_native_decision() != 4910) {
+    if (uniffi_actpass_uniffi_checksum_func_native_decision() != 61830) {
         return InitializationResult.apiChecksumMismatch
     }
-    if (uniffi_actpass_uniffi_checksum_func_native_parse_json() != 25089) {
+    if (uniffi_actpass_uniffi_checksum_func_native_parse_json() != 58095) {
         return InitializationResult.apiChecksumMismatch
     }
     if (uniffi_actpass_uniffi_checksum_method_nativeclient_agent_id() != 48935) {
         return InitializationResult.apiChecksumMismatch
     }
-    if (uniffi_actpass_uniffi_checksum_method_nativeclient_authorize() != 13852) {
+    if (uniffi_actpass_uniffi_checksum_method_nativeclient_authorize() != 12985) {
         return InitializationResult.apiChecksumMismatch
     }
-    if (uniffi_actpass_uniffi_checksum_method_nativeclient_authorize_pending() != 41143) {
+    if (uniffi_actpass_uniffi_checksum_method_nativeclient_authorize_pending() != 31980) {
         return InitializationResult.apiChecksumMismatch
     }
     if (uniffi_actpass_uniffi_checksum_method_nativeclient_base_url() != 24530) {
         return InitializationResult.apiChecksumMismatch
     }
-    if (uniffi_actpass_uniffi_checksum_method_nativeclient_circuit() != 22756) {
+    if (uniffi_actpass_uniffi_checksum_method_nativeclient_circuit() != 39461) {
         return InitializationResult.apiChecksumMismatch
     }
-    if (uniffi_actpass_uniffi_checksum_method_nativeclient_in_trace() != 55961) {
+    if (uniffi_actpass_uniffi_checksum_method_nativeclient_in_trace() != 55914) {
         return InitializationResult.apiChecksumMismatch
     }
-    if (uniffi_actpass_uniffi_checksum_method_nativeclient_issue_passport() != 20368) {
+    if (uniffi_actpass_uniffi_checksum_method_nativeclient_issue_passport() != 62439) {
         return InitializationResult.apiChecksumMismatch
     }
-    if (uniffi_actpass_uniffi_checksum_method_nativeclient_preflight() != 7023) {
+    if (uniffi_actpass_uniffi_checksum_method_nativeclient_preflight() != 59983) {
         return InitializationResult.apiChecksumMismatch
     }
     if (uniffi_actpass_uniffi_checksum_method_nativeclient_record_evidence() != 48971) {
@@ -6206,55 +6207,55 @@ private let initializationResult: InitializationResult = {
     if (uniffi_actpass_uniffi_checksum_method_nativeclient_revoke_passport() != 33657) {
         return InitializationResult.apiChecksumMismatch
     }
-    if (uniffi_actpass_uniffi_checksum_method_nativeclient_verify_passport() != 29700) {
+    if (uniffi_actpass_uniffi_checksum_method_nativeclient_verify_passport() != 65151) {
         return InitializationResult.apiChecksumMismatch
     }
-    if (uniffi_actpass_uniffi_checksum_method_nativeclient_verify_passport_offline() != 22818) {
+    if (uniffi_actpass_uniffi_checksum_method_nativeclient_verify_passport_offline() != 27162) {
         return InitializationResult.apiChecksumMismatch
     }
-    if (uniffi_actpass_uniffi_checksum_method_nativeclient_wait_for_approval() != 31414) {
+    if (uniffi_actpass_uniffi_checksum_method_nativeclient_wait_for_approval() != 61699) {
         return InitializationResult.apiChecksumMismatch
     }
-    if (uniffi_actpass_uniffi_checksum_method_nativeclient_with_options() != 35509) {
+    if (uniffi_actpass_uniffi_checksum_method_nativeclient_with_options() != 47841) {
         return InitializationResult.apiChecksumMismatch
     }
-    if (uniffi_actpass_uniffi_checksum_method_nativerecording_send() != 22854) {
+    if (uniffi_actpass_uniffi_checksum_method_nativerecording_send() != 4929) {
         return InitializationResult.apiChecksumMismatch
     }
-    if (uniffi_actpass_uniffi_checksum_method_nativesession_decision() != 17844) {
+    if (uniffi_actpass_uniffi_checksum_method_nativesession_decision() != 16594) {
         return InitializationResult.apiChecksumMismatch
     }
-    if (uniffi_actpass_uniffi_checksum_method_nativesession_finish() != 55126) {
+    if (uniffi_actpass_uniffi_checksum_method_nativesession_finish() != 4741) {
         return InitializationResult.apiChecksumMismatch
     }
-    if (uniffi_actpass_uniffi_checksum_method_nativesession_spend() != 8411) {
+    if (uniffi_actpass_uniffi_checksum_method_nativesession_spend() != 31240) {
         return InitializationResult.apiChecksumMismatch
     }
-    if (uniffi_actpass_uniffi_checksum_method_nativelogger_log() != 42758) {
+    if (uniffi_actpass_uniffi_checksum_method_nativelogger_log() != 7958) {
         return InitializationResult.apiChecksumMismatch
     }
-    if (uniffi_actpass_uniffi_checksum_method_nativecancel_cancel() != 48110) {
+    if (uniffi_actpass_uniffi_checksum_method_nativecancel_cancel() != 26493) {
         return InitializationResult.apiChecksumMismatch
     }
-    if (uniffi_actpass_uniffi_checksum_method_nativescript_answer() != 6095) {
+    if (uniffi_actpass_uniffi_checksum_method_nativescript_answer() != 39286) {
         return InitializationResult.apiChecksumMismatch
     }
-    if (uniffi_actpass_uniffi_checksum_method_nativescript_answer_next() != 39861) {
+    if (uniffi_actpass_uniffi_checksum_method_nativescript_answer_next() != 1203) {
         return InitializationResult.apiChecksumMismatch
     }
-    if (uniffi_actpass_uniffi_checksum_method_nativescript_decide() != 10499) {
+    if (uniffi_actpass_uniffi_checksum_method_nativescript_decide() != 62898) {
         return InitializationResult.apiChecksumMismatch
     }
     if (uniffi_actpass_uniffi_checksum_method_nativescript_requests() != 55142) {
         return InitializationResult.apiChecksumMismatch
     }
-    if (uniffi_actpass_uniffi_checksum_constructor_nativeclient_new() != 15053) {
+    if (uniffi_actpass_uniffi_checksum_constructor_nativeclient_new() != 16835) {
         return InitializationResult.apiChecksumMismatch
     }
-    if (uniffi_actpass_uniffi_checksum_constructor_nativecancel_new() != 51102) {
+    if (uniffi_actpass_uniffi_checksum_constructor_nativecancel_new() != 39654) {
         return InitializationResult.apiChecksumMismatch
     }
-    if (uniffi_actpass_uniffi_checksum_constructor_nativescript_new() != 3087) {
+    if (uniffi_actpass_uniffi_checksum_constructor_nativescript_new() != 10892) {
         return InitializationResult.apiChecksumMismatch
     }
 

@@ -6,14 +6,14 @@ use crate::error::NativeError;
 use crate::guard::NativePending;
 use crate::runtime::catch_panic;
 
-/// Where an approval stands.
+/// The status of an approval.
 #[derive(Clone, Copy, Debug, uniffi::Enum)]
 pub(crate) enum NativeApprovalStatus {
     /// A person approved it.
     Approved,
-    /// Its deadline passed.
+    /// It expired before a decision.
     Expired,
-    /// Nobody has decided yet.
+    /// It is undecided.
     Pending,
     /// A person rejected it.
     Rejected,
@@ -22,11 +22,11 @@ pub(crate) enum NativeApprovalStatus {
 /// An approval.
 #[derive(uniffi::Record)]
 pub(crate) struct NativeApproval {
-    /// Where it stands.
+    /// Its status.
     pub(crate) status: NativeApprovalStatus,
     /// Who decided.
     pub(crate) decided_by: Option<String>,
-    /// The whole of it.
+    /// The JSON text.
     pub(crate) json: String,
 }
 
@@ -52,7 +52,7 @@ impl From<&PendingApproval> for NativePending {
     }
 }
 
-/// Reads what was kept of an action that waits for a person.
+/// Parses a stored handle of an action that waits for approval.
 #[uniffi::export]
 pub(crate) fn native_pending_approval(json: String) -> Result<NativePending, NativeError> {
     catch_panic(|| {
@@ -61,7 +61,7 @@ pub(crate) fn native_pending_approval(json: String) -> Result<NativePending, Nat
     })
 }
 
-/// The action that was kept, to be asked about again.
+/// The action of a stored handle.
 pub(crate) fn pending_action(
     json: &str,
     passport: Option<Secret>,

@@ -1,4 +1,4 @@
-//! What makes the calls of a client.
+//! Calls of a client.
 
 use std::future::Future;
 
@@ -10,16 +10,16 @@ use crate::error::NativeError;
 use crate::evidence::NativeRecorded;
 use crate::runtime::{detach, wait};
 
-/// A client of the core, and where the log lines of its calls go. Cloning is cheap.
+/// A client of the core and the destination of its log lines. Cloning is cheap.
 #[derive(Clone)]
 pub(crate) struct Calls {
     pub(crate) actpass: ActPass,
-    /// None if the client has no logger.
+    /// `none` if the client has no logger.
     pub(crate) log: Dispatch,
 }
 
 impl Calls {
-    /// A call of the core that borrows nothing from here.
+    /// A call that borrows nothing from `self`.
     pub(crate) fn call<F, T>(&self, call: F) -> impl Future<Output = T> + use<F, T>
     where
         F: AsyncFnOnce(ActPass) -> T,
@@ -28,13 +28,14 @@ impl Calls {
         async move { call(actpass).await }.with_subscriber(self.log.clone())
     }
 
-    /// Records how an action ended. Nobody can cancel that: the action has run.
+    /// Records how an action ended. It cannot be cancelled, because the action has run.
     pub(crate) async fn record(&self, recording: Recording) -> Result<NativeRecorded, NativeError> {
         let call = self.call(async move |actpass| actpass.record(&recording).await);
         Ok(NativeRecorded::from(&wait(None, call, Err).await?))
     }
 
-    /// Records that an action was stopped, without waiting for it. A failure changes nothing about the stop.
+    /// Records that an action was cancelled, without waiting. A failure does not change the
+    /// cancellation.
     pub(crate) fn record_in_background(&self, recording: Recording) {
         drop(detach(self.call(async move |actpass| drop(actpass.record(&recording).await))));
     }

@@ -25,9 +25,9 @@ use crate::scripted::NativeScript;
 /// The settings of a client.
 #[derive(uniffi::Record)]
 pub(crate) struct NativeSettings {
-    /// The language of the face.
+    /// The language of the public API layer.
     pub(crate) language: NativeLanguage,
-    /// The key.
+    /// The API key.
     pub(crate) api_key: Option<Secret>,
     /// The tenant.
     pub(crate) tenant_id: Option<String>,
@@ -35,19 +35,19 @@ pub(crate) struct NativeSettings {
     pub(crate) agent_id: Option<String>,
     /// The gateway's URL.
     pub(crate) base_url: Option<String>,
-    /// The total deadline of a call, in seconds.
+    /// The total timeout of a call, in seconds.
     pub(crate) timeout: Option<f64>,
-    /// The longest that an attempt may take to connect, in seconds.
+    /// The connect timeout of an attempt, in seconds.
     pub(crate) connect_timeout: Option<f64>,
-    /// How often a call is tried again at most.
+    /// The maximum number of retries of a call.
     pub(crate) max_retries: Option<i64>,
-    /// How many calls in a row must fail to reach the gateway for the circuit to open.
+    /// The number of consecutive unreachable calls that open the circuit.
     pub(crate) circuit_failures: Option<i64>,
-    /// The mode of actions that name none.
+    /// The mode of actions that set none.
     pub(crate) mode: Option<NativeMode>,
-    /// Certificates of authorities to trust besides the system's, in PEM.
+    /// Additional trusted authorities, in PEM.
     pub(crate) ca: Option<String>,
-    /// Permits plain http to another machine.
+    /// Permits plain http to another host.
     pub(crate) danger_allow_insecure_http: bool,
 }
 
@@ -94,16 +94,16 @@ impl NativeSettings {
     }
 }
 
-/// Whether calls go to the gateway.
+/// The state of the circuit breaker.
 #[derive(Clone, Copy, Debug, uniffi::Enum)]
 pub(crate) enum NativeCircuit {
-    /// They do.
+    /// Calls go to the gateway.
     Closed,
-    /// One call tries whether the gateway is back.
+    /// One call probes the gateway.
     HalfOpen,
-    /// They fail at once.
+    /// Calls fail immediately.
     Open {
-        /// For how many seconds still.
+        /// Seconds until the next probe.
         retry_after: f64,
     },
 }
@@ -124,7 +124,7 @@ pub(crate) struct NativeClient(Calls);
 
 #[uniffi::export]
 impl NativeClient {
-    /// Checks the settings; nothing is sent. A script answers in place of a gateway.
+    /// Validates the settings; nothing is sent. A script replaces the gateway.
     #[uniffi::constructor]
     pub(crate) fn new(
         settings: NativeSettings,
@@ -147,7 +147,7 @@ impl NativeClient {
         })
     }
 
-    /// The same client, whose calls are part of a trace.
+    /// Returns this client with calls in a trace.
     pub(crate) fn in_trace(&self, traceparent: String) -> Result<Arc<Self>, NativeError> {
         catch_panic(|| {
             let actpass = self.0.actpass.in_trace(traceparent.parse()?);
@@ -155,7 +155,7 @@ impl NativeClient {
         })
     }
 
-    /// The same client, whose calls have these limits.
+    /// Returns this client with other limits per call.
     pub(crate) fn with_options(
         &self,
         timeout: Option<f64>,
@@ -178,12 +178,12 @@ impl NativeClient {
         catch_panic(|| Ok(self.0.actpass.agent_id().to_owned()))
     }
 
-    /// Whether calls go to the gateway.
+    /// The state of the circuit breaker.
     pub(crate) fn circuit(&self) -> Result<NativeCircuit, NativeError> {
         catch_panic(|| Ok(self.0.actpass.circuit().into()))
     }
 
-    /// Asks for a decision.
+    /// Requests a decision.
     pub(crate) async fn preflight(
         &self,
         action: NativeAction,
@@ -194,7 +194,7 @@ impl NativeClient {
         Ok(NativeDecision::from(&wait(cancel, call, Err).await?))
     }
 
-    /// Asks for a verdict.
+    /// Requests a verdict.
     pub(crate) async fn authorize(
         &self,
         action: NativeAction,
@@ -204,7 +204,7 @@ impl NativeClient {
         self.authorize_action(convert(action)?, record_outcome, cancel).await
     }
 
-    /// Asks for a verdict about an action that was kept.
+    /// Requests a verdict about a stored action.
     pub(crate) async fn authorize_pending(
         &self,
         pending: String,
@@ -217,7 +217,7 @@ impl NativeClient {
         self.authorize_action(action, record_outcome, cancel).await
     }
 
-    /// Waits until somebody decided about an approval, for `seconds` at most.
+    /// Waits up to `seconds` for a decision about an approval.
     pub(crate) async fn wait_for_approval(
         &self,
         id: String,
@@ -229,7 +229,7 @@ impl NativeClient {
         Ok(NativeApproval::from(&wait(cancel, call, Err).await?))
     }
 
-    /// Asks for a passport.
+    /// Issues a passport.
     pub(crate) async fn issue_passport(
         &self,
         wanted: NativePassportRequest,
@@ -240,7 +240,7 @@ impl NativeClient {
         Ok(NativeIssued::from(&wait(cancel, call, Err).await?))
     }
 
-    /// Has the gateway verify a passport.
+    /// Verifies a passport at the gateway.
     pub(crate) async fn verify_passport(
         &self,
         wanted: NativeVerifyRequest,
@@ -251,7 +251,7 @@ impl NativeClient {
         Ok(NativeVerification::from(&wait(cancel, call, Err).await?))
     }
 
-    /// Verifies a passport with the gateway's public keys.
+    /// Verifies a passport offline.
     pub(crate) async fn verify_passport_offline(
         &self,
         wanted: NativeOfflineVerifyRequest,
@@ -312,19 +312,19 @@ fn convert(action: NativeAction) -> Result<Action, NativeError> {
     })
 }
 
-/// Checks that a text is one JSON value, which nobody could read in two ways; `member` is its name in messages.
+/// Checks that a text is one unambiguous JSON value; `member` is its name in error messages.
 #[uniffi::export]
 pub(crate) fn native_check_json(member: String, text: String) -> Result<(), NativeError> {
     catch_panic(|| parse_argument(&member, &text).map(drop).map_err(Into::into))
 }
 
-/// The SHA-256 of the canonical JSON of a value.
+/// The SHA-256 of a value's canonical JSON.
 #[uniffi::export]
 pub(crate) fn native_hash_payload(payload: String) -> Result<String, NativeError> {
     catch_panic(|| Ok(actpass_core::hash_payload(&parse_argument("payload", &payload)?)?))
 }
 
-/// The HMAC-SHA256 of the canonical JSON of a value.
+/// The HMAC-SHA256 of a value's canonical JSON.
 #[uniffi::export]
 pub(crate) fn native_sign_payload(secret: Secret, payload: String) -> Result<String, NativeError> {
     catch_panic(|| {

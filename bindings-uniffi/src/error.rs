@@ -1,30 +1,30 @@
-//! Errors of the core as the faces get them.
+//! Errors of the core for the public API layers.
 
 use actpass_core::json::{Step, not_finite, path};
 use actpass_core::{Error, ErrorKind, InvalidArgument};
 
-/// The kinds of errors, one for each of the core.
+/// The kinds of errors of the core.
 #[derive(Clone, Copy, Debug, uniffi::Enum)]
 pub(crate) enum NativeErrorKind {
-    /// An argument cannot be sent.
+    /// Invalid argument.
     Argument,
-    /// 401.
+    /// 401: unknown API key.
     Authentication,
-    /// A setting is missing or wrong.
+    /// Missing or invalid setting.
     Config,
-    /// The gateway could not be reached.
+    /// Unreachable gateway.
     Connection,
     /// A defect of the SDK.
     Internal,
-    /// 403.
+    /// 403: the API key lacks permission.
     Permission,
-    /// 429.
+    /// 429: rate limited.
     RateLimit,
-    /// A 2xx answer that is not one.
+    /// Invalid 2xx response.
     Response,
-    /// Any other status outside 2xx.
+    /// Any other non-2xx status.
     Status,
-    /// The deadline passed.
+    /// Timeout.
     Timeout,
 }
 
@@ -62,10 +62,10 @@ impl From<NativeErrorKind> for ErrorKind {
     }
 }
 
-/// What there is to know about an error.
+/// The details of an error.
 #[derive(Clone, Debug, uniffi::Record)]
 pub(crate) struct NativeFailure {
-    /// What kind of thing went wrong.
+    /// The kind.
     pub(crate) kind: NativeErrorKind,
     /// The kind's name in canonical outcomes.
     pub(crate) kind_name: String,
@@ -75,13 +75,13 @@ pub(crate) struct NativeFailure {
     pub(crate) text: String,
     /// The call that failed.
     pub(crate) operation: Option<String>,
-    /// The HTTP status of an answer outside 2xx.
+    /// The HTTP status of a non-2xx response.
     pub(crate) status: Option<u16>,
-    /// The body of such an answer, every secret taken out.
+    /// The body of such a response, with secrets redacted.
     pub(crate) body: Option<String>,
-    /// The gateway's name for the request.
+    /// The gateway's id of the request.
     pub(crate) request_id: Option<String>,
-    /// For how many seconds the gateway asked to be left alone.
+    /// Value of the `Retry-After` header, in seconds.
     pub(crate) retry_after: Option<f64>,
     /// Whether the same call may succeed later.
     pub(crate) retryable: bool,
@@ -104,7 +104,7 @@ impl From<&Error> for NativeFailure {
     }
 }
 
-/// How a call ends that does not return.
+/// How a call ends without a result.
 #[derive(Debug, thiserror::Error, uniffi::Error)]
 pub(crate) enum NativeError {
     /// Its task was cancelled.
@@ -113,7 +113,7 @@ pub(crate) enum NativeError {
     /// It failed.
     #[error("{}", failure.text)]
     Failed {
-        /// How.
+        /// The error.
         failure: NativeFailure,
     },
 }
@@ -135,7 +135,7 @@ pub(crate) fn internal(problem: &str) -> NativeError {
     Error::new(ErrorKind::Internal, problem).into()
 }
 
-/// An error of this kind, as a face makes one for tests.
+/// Creates an error of this kind, for tests.
 #[uniffi::export]
 pub(crate) fn native_failure(kind: NativeErrorKind, text: String) -> NativeFailure {
     NativeFailure::from(&Error::new(kind.into(), text))
@@ -144,14 +144,14 @@ pub(crate) fn native_failure(kind: NativeErrorKind, text: String) -> NativeFailu
 /// One step from a value to a part of it.
 #[derive(Clone, Debug, uniffi::Enum)]
 pub(crate) enum NativeStep {
-    /// To the item of a list, counted from 0.
+    /// An item of a list, counted from 0.
     Index {
-        /// Which.
+        /// The index.
         at: u64,
     },
-    /// To the member of an object.
+    /// A member of an object.
     Key {
-        /// Which.
+        /// The key.
         name: String,
     },
 }
@@ -165,7 +165,8 @@ impl From<NativeStep> for Step {
     }
 }
 
-/// The error of an argument that a face could not make JSON of; `steps` lead from it to the problem, the outermost first.
+/// The error for an argument that cannot be encoded as JSON; `steps` lead to the problem, outermost
+/// first.
 #[uniffi::export]
 pub(crate) fn native_argument_error(
     member: String,
@@ -176,13 +177,13 @@ pub(crate) fn native_argument_error(
     NativeFailure::from(&Error::argument(&path(&member, &steps), problem))
 }
 
-/// What the message says of a number that JSON does not have.
+/// The message for a number that JSON does not have.
 #[uniffi::export]
 pub(crate) fn native_not_finite(number: f64) -> String {
     not_finite(number)
 }
 
-/// A language, by how it spells the names of settings and arguments.
+/// A language, which determines the spelling of settings and arguments.
 #[derive(Clone, Copy, Debug, uniffi::Enum)]
 pub(crate) enum NativeLanguage {
     /// `baseUrl`
@@ -191,9 +192,9 @@ pub(crate) enum NativeLanguage {
     Swift,
 }
 
-/// The message of `failure` with its setting or argument spelled as the language spells it.
+/// The message of `failure` with its setting or argument in the language's spelling.
 ///
-/// The core names them as the wire does: `base_url: expected …`.
+/// The core uses the wire name: `base_url: expected …`.
 #[uniffi::export]
 pub(crate) fn native_message(failure: NativeFailure, language: NativeLanguage) -> String {
     match failure.kind {
@@ -209,7 +210,8 @@ pub(crate) fn native_message(failure: NativeFailure, language: NativeLanguage) -
     }
 }
 
-/// The name at the beginning of `message` is the SDK's. What follows it in the path belongs to the caller, and stays.
+/// Respells the name at the start of `message`. The rest of the path belongs to the caller and is
+/// unchanged.
 fn respelled(message: &str, language: NativeLanguage) -> String {
     const ESCAPE: &str = "danger_allow_insecure_http";
     let end = message.find(|c: char| !c.is_ascii_lowercase() && c != '_').unwrap_or(message.len());
@@ -244,7 +246,7 @@ fn spelled(name: &str, language: NativeLanguage) -> String {
     spelled
 }
 
-/// The error of a panic that the generated code caught.
+/// The error for a panic caught by the generated code.
 #[uniffi::export]
 pub(crate) fn native_panicked() -> NativeFailure {
     NativeFailure::from(&Error::panicked())

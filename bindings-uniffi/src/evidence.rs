@@ -1,4 +1,4 @@
-//! Events of the caller's own.
+//! Evidence events.
 
 use actpass_core::json::parse_argument;
 use actpass_core::{Error, EvidenceEvent, RecordedEvidence};
@@ -6,21 +6,21 @@ use actpass_core::{Error, EvidenceEvent, RecordedEvidence};
 /// An event to record.
 #[derive(uniffi::Record)]
 pub(crate) struct NativeEvent {
-    /// What happened.
+    /// The event type.
     pub(crate) event_type: String,
     /// The chain.
     pub(crate) chain_id: String,
     /// The tool.
     pub(crate) tool_id: Option<String>,
-    /// The word of the decision that it followed.
+    /// The decision word that preceded the event.
     pub(crate) decision: Option<String>,
     /// That decision's reason code.
     pub(crate) reason_code: Option<String>,
     /// The JSON text of an object.
     pub(crate) metadata: Option<String>,
-    /// The hash of what was asked for.
+    /// The hash of the request.
     pub(crate) request_hash: Option<String>,
-    /// The hash of what came out of it.
+    /// The hash of the result.
     pub(crate) response_hash: Option<String>,
 }
 
@@ -37,14 +37,14 @@ impl NativeEvent {
     }
 }
 
-/// An event that is in the ledger.
+/// A recorded event.
 #[derive(uniffi::Record)]
 pub(crate) struct NativeRecorded {
-    /// Its name there.
+    /// Its id.
     pub(crate) event_id: String,
-    /// Its hash, which the next one of the chain covers.
+    /// Its hash, which the next event of the chain includes.
     pub(crate) current_event_hash: Option<String>,
-    /// The whole of the answer.
+    /// The JSON text of the response.
     pub(crate) json: String,
 }
 

@@ -1,4 +1,5 @@
-//! The two steps of the guard. The face runs the caller's function between them, in the caller's own task.
+//! The two steps of the guard. Between them the public API layer runs the caller's function in the
+//! caller's task.
 
 use std::sync::Arc;
 
@@ -14,7 +15,7 @@ use crate::error::{NativeError, NativeErrorKind, NativeFailure, internal};
 use crate::evidence::NativeRecorded;
 use crate::runtime::catch_panic;
 
-/// The modes, one for each of the core.
+/// The modes of the core.
 #[derive(Clone, Copy, Debug, uniffi::Enum)]
 pub(crate) enum NativeMode {
     /// Runs on `allow` only.
@@ -38,32 +39,32 @@ impl From<NativeMode> for Mode {
     }
 }
 
-/// What an agent is about to do.
+/// An action.
 #[derive(uniffi::Record)]
 pub(crate) struct NativeAction {
-    /// What it wants to achieve.
+    /// The agent's goal.
     pub(crate) goal: String,
     /// The tool.
     pub(crate) tool: String,
     /// What the tool acts on.
     pub(crate) resource: String,
-    /// The text of a JSON object.
+    /// The JSON text of the arguments, an object.
     pub(crate) args: String,
-    /// On whose behalf it acts.
+    /// The user on whose behalf the agent acts.
     pub(crate) user_id: Option<String>,
-    /// The passport that it spends.
+    /// The passport to present.
     pub(crate) passport: Option<Secret>,
-    /// The mode; the client's if not given.
+    /// The mode; the client's if `None`.
     pub(crate) mode: Option<NativeMode>,
-    /// What makes a repetition known as one.
+    /// The idempotency key.
     pub(crate) idempotency_key: Option<String>,
-    /// To whom the passport is shown.
+    /// The service that the passport is presented to.
     pub(crate) audience: Option<String>,
-    /// The approved request that it spends.
+    /// The approval to spend.
     pub(crate) approval_request_id: Option<String>,
-    /// The hash of the tool's definition.
+    /// The hash of the tool's manifest.
     pub(crate) tool_manifest_hash: Option<String>,
-    /// For how many seconds a guard holds it.
+    /// How long a guard waits for approval, in seconds.
     pub(crate) wait_for_approval: Option<f64>,
 }
 
@@ -98,28 +99,28 @@ impl NativeAction {
     }
 }
 
-/// What a gateway decided.
+/// A decision.
 #[derive(Clone, Debug, uniffi::Record)]
 pub(crate) struct NativeDecision {
-    /// The decision's word.
+    /// The decision word.
     pub(crate) word: String,
-    /// Its stable reason.
+    /// The stable reason code.
     pub(crate) reason_code: String,
-    /// How much the action could damage.
+    /// The risk tier.
     pub(crate) risk_tier: Option<String>,
-    /// A sentence.
+    /// One sentence.
     pub(crate) summary: String,
     /// The rules that matched.
     pub(crate) matched_rules: Vec<String>,
-    /// What can be done about it.
+    /// What to do next.
     pub(crate) next_steps: Vec<String>,
-    /// The ledger entry.
+    /// The id of the ledger entry.
     pub(crate) evidence_event_id: Option<String>,
-    /// The approval to wait for.
+    /// The id of the requested approval.
     pub(crate) approval_request_id: Option<String>,
-    /// The gateway's name for the request.
+    /// The gateway's id of the request.
     pub(crate) request_id: Option<String>,
-    /// The whole of it.
+    /// The JSON text.
     pub(crate) json: String,
 }
 
@@ -141,14 +142,14 @@ impl From<&Decision> for NativeDecision {
     }
 }
 
-/// A secret that the gateway's vault holds for the tool.
+/// A secret from the gateway's vault for the tool.
 #[derive(uniffi::Record)]
 pub(crate) struct NativeCredential {
     /// The secret.
     pub(crate) token: Secret,
-    /// When it ends.
+    /// The expiry time.
     pub(crate) expires_at: Option<String>,
-    /// The whole of it; it holds the secret.
+    /// The JSON text, which contains the secret.
     pub(crate) json: Secret,
 }
 
@@ -162,33 +163,33 @@ impl From<&Credential> for NativeCredential {
     }
 }
 
-/// The ruling.
+/// The verdict.
 #[derive(uniffi::Enum)]
 pub(crate) enum NativeVerdict {
-    /// It may not run.
+    /// The action may not run.
     Blocked {
-        /// Why.
+        /// The block.
         blocked: NativeBlocked,
     },
-    /// It may run, once.
+    /// The action may run, once.
     Permitted {
-        /// What runs it.
+        /// The session that runs it.
         session: Arc<NativeSession>,
     },
 }
 
-/// Why an action did not run.
+/// A block.
 #[derive(uniffi::Record)]
 pub(crate) struct NativeBlocked {
     /// The tool that was not used.
     pub(crate) tool: String,
-    /// The gateway's decision, or that of the SDK.
+    /// The decision of the gateway or of the SDK.
     pub(crate) decision: NativeDecision,
-    /// How the gate failed.
+    /// The gate failure, if any.
     pub(crate) failure: Option<NativeFailure>,
-    /// What to keep in order to run it later.
+    /// The handle to store and resume.
     pub(crate) approval: Option<NativePending>,
-    /// What to tell a developer and a model.
+    /// The texts for a developer and for a model.
     pub(crate) texts: NativeBlockTexts,
 }
 
@@ -220,35 +221,35 @@ impl From<BlockTexts> for NativeBlockTexts {
     }
 }
 
-/// An action that waits for a person.
+/// A handle of an action that waits for approval.
 #[derive(uniffi::Record)]
 pub(crate) struct NativePending {
     /// The approval's id.
     pub(crate) id: String,
-    /// The whole of it, to keep.
+    /// The JSON text, to store.
     pub(crate) json: String,
 }
 
-/// What a permitted action is given.
+/// The context of a permitted action.
 #[derive(uniffi::Record)]
 pub(crate) struct NativeContext {
-    /// The decision under which it runs.
+    /// The decision that permits it.
     pub(crate) decision: NativeDecision,
     /// The secret for the tool.
     pub(crate) credential: Option<NativeCredential>,
 }
 
-/// What spending a permit comes to.
+/// The result of spending a permit.
 #[derive(uniffi::Enum)]
 pub(crate) enum NativeBegun {
-    /// Nothing may run.
+    /// The action may not run.
     Blocked {
-        /// Why.
+        /// The block.
         blocked: NativeBlocked,
     },
     /// The action runs.
     Running {
-        /// What it is given.
+        /// Its context.
         context: NativeContext,
     },
 }
@@ -256,26 +257,26 @@ pub(crate) enum NativeBegun {
 /// How an action ended.
 #[derive(Clone, Copy, Debug, uniffi::Enum)]
 pub(crate) enum NativeEnded {
-    /// It was stopped.
+    /// It was cancelled.
     Cancelled,
-    /// It ended with an error of its own.
+    /// It failed with its own error.
     Failed,
     /// It returned.
     Returned,
 }
 
-/// Under what an action ran.
+/// The result of an action that ran.
 #[derive(uniffi::Record)]
 pub(crate) struct NativeReport {
     /// The decision.
     pub(crate) decision: NativeDecision,
     /// How the gate failed, if `monitor` ran the action despite the failure.
     pub(crate) failure: Option<NativeFailure>,
-    /// What is to be recorded, if outcomes are and nothing records it yet.
+    /// The recording to send, if outcomes are recorded and it is not in progress yet.
     pub(crate) recording: Option<Arc<NativeRecording>>,
 }
 
-/// A permitted action, from the verdict to the report.
+/// A permitted action, from the verdict to the outcome.
 #[derive(uniffi::Object)]
 pub(crate) struct NativeSession {
     calls: Calls,
@@ -286,13 +287,13 @@ pub(crate) struct NativeSession {
 
 #[uniffi::export]
 impl NativeSession {
-    /// The decision under which the action may run.
+    /// The decision that permits the action.
     pub(crate) fn decision(&self) -> NativeDecision {
         NativeDecision::from(&self.decision)
     }
 
-    /// Spends the permit. `args` are the arguments with which the action is about to run, if they can differ from those that
-    /// were judged.
+    /// Spends the permit. `args` are the arguments with which the action is about to run, if they
+    /// may have changed.
     pub(crate) fn spend(&self, args: Option<String>) -> Result<NativeBegun, NativeError> {
         catch_panic(|| {
             let now = args.map(|args| self.action.clone().args_text(args));
@@ -308,8 +309,8 @@ impl NativeSession {
         })
     }
 
-    /// Takes in how the action ended; `response` is the JSON text of what it returned. That it was stopped is recorded beside
-    /// this call.
+    /// Settles the action. `response` is the JSON text of its result. A cancellation is recorded in
+    /// the background.
     pub(crate) fn finish(
         &self,
         ended: NativeEnded,
@@ -359,7 +360,7 @@ impl NativeSession {
     }
 }
 
-/// How an action ended, to be recorded.
+/// A recording of how an action ended.
 #[derive(uniffi::Object)]
 pub(crate) struct NativeRecording {
     calls: Calls,
@@ -368,13 +369,13 @@ pub(crate) struct NativeRecording {
 
 #[uniffi::export]
 impl NativeRecording {
-    /// Records it.
+    /// Sends the recording.
     pub(crate) async fn send(&self) -> Result<NativeRecorded, NativeError> {
         self.calls.record(self.recording.clone()).await
     }
 }
 
-/// A decision, read as an answer of a gateway is.
+/// Parses a decision like a response of the gateway.
 #[uniffi::export]
 pub(crate) fn native_decision(json: String) -> Result<NativeDecision, NativeError> {
     catch_panic(|| {
@@ -384,10 +385,10 @@ pub(crate) fn native_decision(json: String) -> Result<NativeDecision, NativeErro
     })
 }
 
-/// How the gate failed, in a block that a test makes up.
+/// The gate failure of a block created by a test.
 #[derive(uniffi::Record)]
 pub(crate) struct NativeBlockFailure {
-    /// What kind of thing went wrong.
+    /// The kind.
     pub(crate) kind: NativeErrorKind,
     /// One line.
     pub(crate) message: String,
@@ -395,7 +396,7 @@ pub(crate) struct NativeBlockFailure {
     pub(crate) retryable: bool,
 }
 
-/// The texts of a block that a test makes up.
+/// The texts of a block created by a test.
 #[uniffi::export]
 pub(crate) fn native_block_texts(
     tool: String,
@@ -405,7 +406,7 @@ pub(crate) fn native_block_texts(
 ) -> NativeBlockTexts {
     let decision = match Decision::parse(decision.as_bytes()) {
         Ok(decision) => decision,
-        // A face gives the text of a decision that was read before.
+        // The public API layer passes the text of a parsed decision.
         Err(problem) => {
             let model = format!("{tool} was not run");
             return NativeBlockTexts { developer: format!("{model}: decision: {problem}"), model };
@@ -419,7 +420,7 @@ pub(crate) fn native_block_texts(
     BlockTexts::of(&tool, &decision, failure.as_ref(), approval.as_deref()).into()
 }
 
-/// An outcome in the form that is the same in every language.
+/// The outcome as canonical JSON, the same in every language.
 #[uniffi::export]
 pub(crate) fn native_canonical_outcome(
     executed: bool,

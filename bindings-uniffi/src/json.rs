@@ -1,4 +1,4 @@
-//! JSON values for a face that has no reader of its own.
+//! JSON values, for public API layers without a JSON reader.
 
 use actpass_core::Json;
 use actpass_core::json::parse_argument;
@@ -6,34 +6,34 @@ use actpass_core::json::parse_argument;
 use crate::error::NativeError;
 use crate::runtime::catch_panic;
 
-/// A value of JSON.
+/// A JSON value.
 #[derive(uniffi::Enum)]
 pub(crate) enum NativeJson {
-    /// A list.
+    /// An array.
     Array {
         /// Its items.
         items: Vec<NativeJson>,
     },
     /// A boolean.
     Bool {
-        /// Which.
+        /// The value.
         value: bool,
     },
-    /// Nothing.
+    /// Null.
     Null,
     /// A number.
     Number {
-        /// As it is written.
+        /// Its text.
         text: String,
     },
     /// An object.
     Object {
-        /// Its members, in their order.
+        /// Its members, in order.
         members: Vec<NativeMember>,
     },
     /// A string.
-    JsonWriter {
-        /// Which.
+    Text {
+        /// The value.
         value: String,
     },
 }
@@ -58,12 +58,12 @@ impl From<Json> for NativeJson {
                 let member = |(name, value): (String, Json)| NativeMember { name, value: value.into() };
                 Self::Object { members: members.into_iter().map(member).collect() }
             }
-            Json::String(value) => Self::JsonWriter { value },
+            Json::String(value) => Self::Text { value },
         }
     }
 }
 
-/// Reads a text that is one JSON value, which nobody could read in two ways; `member` is its name in messages.
+/// Parses a text that is one unambiguous JSON value; `member` is its name in error messages.
 #[uniffi::export]
 pub(crate) fn native_parse_json(member: String, text: String) -> Result<NativeJson, NativeError> {
     catch_panic(|| Ok(NativeJson::from(parse_argument(&member, &text)?)))

@@ -1,13 +1,12 @@
-//! What the Swift and Kotlin faces call. It converts to the core and back, and means nothing of its own.
+//! Called by the Swift and Kotlin layers. It only converts to and from the core.
 //!
-//! The types here are no interface for users: the generated code is private to the packages, and the faces over it are
-//! what they show.
+//! These types are not a user interface: the generated code is private to the packages.
 
 #![expect(
     clippy::large_enum_variant,
     clippy::needless_pass_by_value,
     clippy::result_large_err,
-    reason = "what crosses the border is given by value, a few times a call"
+    reason = "uniffi passes values, a few per call"
 )]
 
 mod approval;

@@ -1,7 +1,7 @@
-//! Log lines of the core for the logger of a client.
+//! Log lines of the core for a client's logger.
 //!
-//! A thread of its own hands them over, so that a logger that blocks or throws changes nothing about a call. It ends with
-//! the last client that has the logger.
+//! A dedicated thread delivers them, so a logger that blocks or throws does not affect a call. The
+//! thread ends with the last client that uses the logger.
 
 use std::collections::HashMap;
 use std::fmt;
@@ -18,17 +18,17 @@ use tracing::span::{Attributes, Id, Record};
 use tracing::subscriber::Interest;
 use tracing::{Event, Level, Metadata, Subscriber};
 
-/// How many lines may wait for the logger. Later ones are dropped and counted.
+/// The maximum number of queued lines. Further lines are dropped and counted.
 const QUEUE: usize = 1024;
 
 /// The levels of log lines.
 #[derive(Clone, Copy, Debug, uniffi::Enum)]
 pub(crate) enum NativeLogLevel {
-    /// Each call: what may run, retries, how calls end.
+    /// Each call: permits, retries and completions.
     Debug,
-    /// What is blocked.
+    /// Blocked actions.
     Info,
-    /// Gates that failed.
+    /// Gate failures.
     Warning,
 }
 
@@ -45,22 +45,22 @@ impl From<NativeLogLevel> for Level {
 /// A log line.
 #[derive(Debug, uniffi::Record)]
 pub(crate) struct NativeLogEvent {
-    /// How important it is.
+    /// The level.
     pub(crate) level: NativeLogLevel,
-    /// What happened.
+    /// The message.
     pub(crate) message: String,
     /// Its fields.
     pub(crate) fields: HashMap<String, String>,
 }
 
-/// The logger of a face.
+/// The logger of a public API layer.
 #[uniffi::export(with_foreign)]
 pub(crate) trait NativeLogger: Send + Sync {
-    /// Takes a line.
+    /// Receives a line.
     fn log(&self, event: NativeLogEvent);
 }
 
-/// What hands the lines of this level and above to `logger`.
+/// Creates a subscriber that delivers lines of this level and above to `logger`.
 pub(crate) fn subscriber(logger: Arc<dyn NativeLogger>, level: NativeLogLevel) -> Result<Dispatch, Error> {
     let (lines, queue) = sync_channel(QUEUE);
     let dropped = Arc::new(AtomicU64::new(0));
@@ -73,7 +73,8 @@ pub(crate) fn subscriber(logger: Arc<dyn NativeLogger>, level: NativeLogLevel) -
 }
 
 fn deliver(logger: &dyn NativeLogger, queue: &Receiver<NativeLogEvent>, dropped: &AtomicU64) {
-    // The faces catch what their loggers throw; whatever still comes is a panic, which ends here.
+    // The public API layers catch what their loggers throw. Anything else is a panic, which is
+    // caught here.
     let log = |event| drop(catch_unwind(AssertUnwindSafe(|| logger.log(event))));
     while let Ok(event) = queue.recv() {
         log(event);

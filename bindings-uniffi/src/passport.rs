@@ -6,26 +6,26 @@ use actpass_core::{
     VerifyRequest,
 };
 
-/// What to ask a passport for.
+/// A request for a passport.
 #[derive(uniffi::Record)]
 pub(crate) struct NativePassportRequest {
-    /// Whom it is shown to.
+    /// The service that the passport is presented to.
     pub(crate) audience: String,
-    /// What the agent is to achieve.
+    /// The agent's goal.
     pub(crate) goal: String,
-    /// The tools that it may ask for.
+    /// The permitted tools.
     pub(crate) allowed_tools: Vec<String>,
-    /// The resources that it may ask for.
+    /// The permitted resources.
     pub(crate) allowed_resources: Vec<String>,
-    /// The JSON text of an object: values that bound the arguments.
+    /// The JSON text of the constraints on the arguments, an object.
     pub(crate) resource_constraints: String,
-    /// Who delegated.
+    /// The delegating user.
     pub(crate) user_id: Option<String>,
-    /// How much it could damage.
+    /// The risk tier.
     pub(crate) risk_tier: String,
-    /// For how many seconds it holds.
+    /// The lifetime in seconds.
     pub(crate) ttl_seconds: Option<i64>,
-    /// The approval that it stands for.
+    /// The approval that the passport stands for.
     pub(crate) approval_request_id: Option<String>,
 }
 
@@ -47,12 +47,12 @@ impl NativePassportRequest {
     }
 }
 
-/// A passport that was issued.
+/// An issued passport.
 #[derive(uniffi::Record)]
 pub(crate) struct NativeIssued {
     /// The passport.
     pub(crate) token: Secret,
-    /// The whole of the answer; it holds the token.
+    /// The JSON text of the response, which contains the token.
     pub(crate) json: Secret,
 }
 
@@ -62,20 +62,20 @@ impl From<&IssuedPassport> for NativeIssued {
     }
 }
 
-/// What to have verified by the gateway.
+/// A request to verify a passport at the gateway.
 #[derive(uniffi::Record)]
 pub(crate) struct NativeVerifyRequest {
     /// The passport.
     pub(crate) token: Secret,
-    /// Whom it is shown to.
+    /// The service that the passport is presented to.
     pub(crate) audience: String,
-    /// The agent that it must be made out to.
+    /// The expected agent.
     pub(crate) agent_id: Option<String>,
-    /// Who must have delegated.
+    /// The expected delegating user.
     pub(crate) user_id: Option<String>,
-    /// The hash of the tool's definition as it is now.
+    /// The current hash of the tool's manifest.
     pub(crate) current_tool_manifest_hash: Option<String>,
-    /// The hash of the policy as it is now.
+    /// The current hash of the policy.
     pub(crate) policy_hash: Option<String>,
 }
 
@@ -90,20 +90,20 @@ impl NativeVerifyRequest {
     }
 }
 
-/// What to verify with the gateway's public keys.
+/// A request to verify a passport offline.
 #[derive(uniffi::Record)]
 pub(crate) struct NativeOfflineVerifyRequest {
     /// The passport.
     pub(crate) token: Secret,
-    /// Whom it is shown to.
+    /// The service that the passport is presented to.
     pub(crate) audience: String,
-    /// Who must have issued it.
+    /// The expected issuer.
     pub(crate) issuer: Option<String>,
-    /// The agent that it must be made out to.
+    /// The expected agent.
     pub(crate) agent_id: Option<String>,
-    /// Who must have delegated.
+    /// The expected delegating user.
     pub(crate) user_id: Option<String>,
-    /// The tenant that it must be of.
+    /// The expected tenant.
     pub(crate) tenant_id: Option<String>,
 }
 
@@ -118,14 +118,14 @@ impl NativeOfflineVerifyRequest {
     }
 }
 
-/// Whether a passport is valid.
+/// The result of verifying a passport.
 #[derive(uniffi::Record)]
 pub(crate) struct NativeVerification {
-    /// Whether it is.
+    /// Whether it is valid.
     pub(crate) valid: bool,
-    /// What is wrong with it.
+    /// The reasons why it is invalid.
     pub(crate) errors: Vec<String>,
-    /// The whole of the answer.
+    /// The JSON text of the response.
     pub(crate) json: String,
 }
 
@@ -139,12 +139,12 @@ impl From<&Verification> for NativeVerification {
     }
 }
 
-/// Whether a passport was revoked.
+/// The result of revoking a passport.
 #[derive(uniffi::Record)]
 pub(crate) struct NativeRevocation {
-    /// Whether it was.
+    /// Whether it is revoked.
     pub(crate) revoked: bool,
-    /// The whole of the answer.
+    /// The JSON text of the response.
     pub(crate) json: String,
 }
 

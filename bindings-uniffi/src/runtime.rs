@@ -1,5 +1,5 @@
-//! The one door to the core: one background thread makes the calls of the whole process. A call ends at once when its task is
-//! cancelled or what waits for it is dropped, and a panic in it is an error like any other.
+//! The bridge to the core. One background thread makes the calls of the process. A call is aborted
+//! when its task is cancelled or its future is dropped, and a panic in it becomes an error.
 
 use std::future::Future;
 use std::panic::{AssertUnwindSafe, catch_unwind};
@@ -12,19 +12,19 @@ use tokio::task::JoinHandle;
 
 use crate::error::NativeError;
 
-/// Tells a call that its task was cancelled. Swift needs it; in Kotlin the call is dropped.
+/// Signals that the task of a call was cancelled. Used by Swift; in Kotlin the future is dropped.
 #[derive(uniffi::Object)]
 pub(crate) struct NativeCancel(watch::Sender<bool>);
 
 #[uniffi::export]
 impl NativeCancel {
-    /// Not cancelled.
+    /// Creates a signal.
     #[uniffi::constructor]
     pub(crate) fn new() -> Arc<Self> {
         Arc::new(Self(watch::Sender::new(false)))
     }
 
-    /// Ends the calls that were given this, also those that are made later.
+    /// Cancels current and later calls that use this signal.
     pub(crate) fn cancel(&self) {
         self.0.send_replace(true);
     }
@@ -32,14 +32,14 @@ impl NativeCancel {
 
 impl NativeCancel {
     async fn cancelled(&self) {
-        // It fails only where the sender is gone, and it is ours.
+        // Fails only if the sender is gone, and `self` holds it.
         let _ = self.0.subscribe().wait_for(|cancelled| *cancelled).await;
     }
 }
 
-/// Makes `call` on the background thread and waits for it.
+/// Runs `call` on the background thread and waits for it.
 ///
-/// `lost` is its end where it has none of its own: there is no thread, or it panicked.
+/// `lost` produces the result if there is no thread or the call panicked.
 pub(crate) async fn wait<T: Send + 'static>(
     cancel: Option<Arc<NativeCancel>>,
     call: impl Future<Output = Result<T, Error>> + Send + 'static,
@@ -60,17 +60,17 @@ pub(crate) async fn wait<T: Send + 'static>(
     Ok(ended.unwrap_or_else(|_panic| lost(Error::panicked()))?)
 }
 
-/// Makes `call` on the background thread, and waits for nothing.
+/// Runs `call` on the background thread without waiting.
 pub(crate) fn detach(call: impl Future<Output = ()> + Send + 'static) -> Result<(), Error> {
     BackgroundRuntime::current().map(|background| drop(background.spawn(call)))
 }
 
-/// Runs a conversion; a panic in it is an error like any other.
+/// Runs a conversion. A panic in it becomes an error.
 pub(crate) fn catch_panic<T>(body: impl FnOnce() -> Result<T, NativeError>) -> Result<T, NativeError> {
     catch_unwind(AssertUnwindSafe(body)).unwrap_or_else(|_panic| Err(Error::panicked().into()))
 }
 
-/// A task that ends when nobody waits for it any more.
+/// A task that is aborted on drop.
 struct Aborting<T>(JoinHandle<T>);
 
 impl<T> Drop for Aborting<T> {

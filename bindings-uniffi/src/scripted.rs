@@ -1,4 +1,5 @@
-//! A gateway by script, for the tests of programs that use the SDK. It needs no network; the guard over it is the real one.
+//! A scripted gateway for tests of programs that use the SDK. It needs no network; the guard is the
+//! real one.
 
 use std::collections::{HashMap, VecDeque};
 use std::sync::{Arc, Mutex, MutexGuard, PoisonError};
@@ -11,19 +12,19 @@ use actpass_core::{Error, ErrorKind, Json, Operation, hash_payload};
 use crate::error::NativeError;
 use crate::runtime::catch_panic;
 
-/// How often a held look at an approval looks again.
+/// How often a held poll of an approval checks for a decision.
 const POLL_INTERVAL: Duration = Duration::from_millis(5);
 
-/// The answer to a preflight.
+/// A scripted response to a preflight.
 #[derive(Clone, Debug, uniffi::Record)]
 pub(crate) struct NativeAnswer {
     /// The HTTP status.
     pub(crate) status: u16,
-    /// The JSON text of the decision; none for a gateway that cannot be reached.
+    /// The JSON text of the decision; `None` simulates an unreachable gateway.
     pub(crate) decision: Option<String>,
 }
 
-/// What answers in place of a gateway.
+/// A script that replaces the gateway.
 #[derive(Debug, Default, uniffi::Object)]
 pub(crate) struct NativeScript(Mutex<Script>);
 
@@ -36,24 +37,24 @@ struct Script {
     requests: Vec<(String, String)>,
 }
 
-/// A request that a script was asked.
+/// A request that the script received.
 #[derive(Debug, uniffi::Record)]
 pub(crate) struct NativeRequest {
     /// The path and the query.
     pub(crate) path: String,
-    /// The JSON text of the body; empty where the call only reads.
+    /// The JSON text of the body; empty for requests that only read.
     pub(crate) body: String,
 }
 
 #[uniffi::export]
 impl NativeScript {
-    /// A script that denies every action.
+    /// Creates a script that denies every action.
     #[uniffi::constructor]
     pub(crate) fn new() -> Arc<Self> {
         Arc::default()
     }
 
-    /// Answers preflights about a tool so from now on; about every other tool if none is named.
+    /// Sets the response to preflights about a tool; about every other tool if none is named.
     pub(crate) fn answer(&self, answer: NativeAnswer, tool: Option<String>) -> Result<(), NativeError> {
         catch_panic(|| {
             check(&answer)?;
@@ -65,7 +66,7 @@ impl NativeScript {
         })
     }
 
-    /// Answers the next preflight so that has no earlier answer of this kind, once.
+    /// Queues a one-time response for the next preflight.
     pub(crate) fn answer_next(&self, answer: NativeAnswer) -> Result<(), NativeError> {
         catch_panic(|| {
             check(&answer)?;
@@ -74,7 +75,7 @@ impl NativeScript {
         })
     }
 
-    /// Decides about an approval.
+    /// Decides an approval.
     pub(crate) fn decide(&self, id: String, approved: bool) {
         self.script().approvals.insert(id, if approved { "approved" } else { "rejected" });
     }
@@ -139,7 +140,7 @@ impl NativeScript {
         Ok(Response::new(answer.status, recorded(&decision, &asked, count)))
     }
 
-    /// What an approval says, held as a gateway holds it until somebody decided.
+    /// The state of an approval. Holds the poll until a decision, like a gateway.
     async fn approval(&self, path_suffix: &str) -> Response {
         let (id, query) = path_suffix.split_once('?').unwrap_or((path_suffix, ""));
         let id = id.trim_matches('/');
@@ -162,7 +163,8 @@ impl NativeScript {
     }
 }
 
-/// The decision as a gateway that keeps a ledger sends it: with its entry there, and the request that it answers.
+/// The decision as a gateway with a ledger sends it: with its ledger entry and the hash of its
+/// request.
 fn recorded(decision: &str, asked: &Json, count: usize) -> String {
     let Ok(Json::Object(mut members)) = Json::parse(decision.as_bytes()) else {
         return decision.to_owned();

@@ -1,7 +1,7 @@
-//! Secrets that cross the border: keys, passports and credentials.
+//! Secrets in the bindings: keys, passports and credentials.
 //!
-//! In Swift and Kotlin each is a type of its own, `Secret`, whose text no form of printing shows. So no generated record
-//! that holds one can print it.
+//! Swift and Kotlin each have a `Secret` type that no form of printing reveals, so no generated
+//! record with a secret can print it.
 
 use actpass_core::Secret;
 

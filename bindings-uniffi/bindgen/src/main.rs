@@ -1,4 +1,5 @@
-//! `actpass-bindgen LIBRARY SWIFT KOTLIN`: writes the Swift and the Kotlin of a library into two folders.
+//! `actpass-bindgen LIBRARY SWIFT KOTLIN`: generates the Swift and Kotlin bindings of a library
+//! into two folders.
 
 use std::error::Error;
 

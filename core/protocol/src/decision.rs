@@ -1,8 +1,9 @@
-//! The words of decisions.
+//! Decision words.
 
 use std::fmt;
 
-/// The word of a decision. An unknown word is kept as [`DecisionWord::Other`] and runs nothing outside `monitor`.
+/// The word of a decision. An unknown word is kept as [`DecisionWord::Other`] and runs nothing
+/// outside `monitor`.
 ///
 /// A new variant is a breaking change, so that every guard that matches on it is reviewed.
 ///
@@ -16,20 +17,20 @@ use std::fmt;
 pub enum DecisionWord {
     /// `allow`: the action may run.
     Allow,
-    /// `deny`: it may not.
+    /// `deny`: the action may not run.
     Deny,
-    /// A word that this version does not know, as it came.
+    /// An unknown word, as received.
     Other(String),
-    /// `require_approval`: it may not before a person approved it.
+    /// `require_approval`: a person must approve the action first.
     RequireApproval,
-    /// `require_tool_reapproval`: the tool's definition changed since it was approved.
+    /// `require_tool_reapproval`: the tool's manifest changed since it was approved.
     RequireToolReapproval,
-    /// `warn`: enforce would not allow it, and the request asked for warnings only.
+    /// `warn`: enforce would block the action, and the request asked for warnings only.
     Warn,
 }
 
 impl DecisionWord {
-    /// The word as it stands on the wire.
+    /// The word as sent on the wire.
     pub fn as_str(&self) -> &str {
         match self {
             Self::Allow => "allow",

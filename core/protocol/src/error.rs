@@ -1,8 +1,9 @@
-//! What can go wrong, as one table: kinds, their stable codes, and whose fault each is.
+//! Error kinds, their stable codes and their faults.
 
 use std::fmt;
 
-/// The kinds of error. Closed: a new kind is a breaking change, so that every program that matches on it is asked.
+/// The kinds of error. Closed: a new kind is a breaking change, so that every program that matches
+/// on it is reviewed.
 ///
 /// ```
 /// use actpass_protocol::{ErrorKind, Fault};
@@ -13,25 +14,25 @@ use std::fmt;
 /// ```
 #[derive(Clone, Copy, Debug, PartialEq, Eq, Hash)]
 pub enum ErrorKind {
-    /// An argument cannot be sent: not JSON, nested too deep, empty where something is needed. Nothing was sent.
+    /// Invalid argument: not JSON, nested too deep, or empty although required. Nothing was sent.
     Argument,
-    /// 401: the gateway does not know the API key.
+    /// 401: unknown API key.
     Authentication,
-    /// A setting of the client is missing or wrong. Nothing was sent.
+    /// Missing or invalid client setting. Nothing was sent.
     Config,
-    /// The gateway could not be reached: name, connection, TLS, or a connection that was reset.
+    /// Unreachable gateway: name resolution, connection, TLS, or a connection reset.
     Connection,
-    /// A defect of the SDK. The guard blocks on it like on any other failure.
+    /// A defect of the SDK. The guard blocks on it as on any other failure.
     Internal,
-    /// 403: the API key may not do this.
+    /// 403: the API key lacks permission.
     Permission,
-    /// 429, still so after the last retry.
+    /// 429 after the last retry.
     RateLimit,
-    /// A 2xx answer that is not one: not JSON, cut short, too large, without what it must hold.
+    /// An invalid 2xx response: not JSON, truncated, too large, or without a required member.
     Response,
-    /// Any other status outside 2xx, a redirect among them.
+    /// Any other non-2xx status, including redirects.
     Status,
-    /// The deadline passed before there was an answer.
+    /// The call timed out without a response.
     Timeout,
 }
 
@@ -50,7 +51,7 @@ impl ErrorKind {
         Self::Timeout,
     ];
 
-    /// The stable code: the `reason_code` of the decision that the guard reports for this failure.
+    /// The stable code, which is also the `reason_code` of the guard's decision for this failure.
     pub const fn code(self) -> &'static str {
         match self {
             Self::Argument => "actpass.invalid_argument",
@@ -66,7 +67,7 @@ impl ErrorKind {
         }
     }
 
-    /// The kind's name in canonical outcomes: `connection`, `rate_limit` and so on.
+    /// The kind's name in canonical outcomes, such as `connection` or `rate_limit`.
     pub const fn name(self) -> &'static str {
         match self {
             Self::Argument => "argument",
@@ -82,7 +83,7 @@ impl ErrorKind {
         }
     }
 
-    /// Who has to do something about it.
+    /// Who can fix it.
     pub const fn fault(self) -> Fault {
         match self {
             Self::Argument | Self::Authentication | Self::Config | Self::Permission => Fault::Caller,
@@ -93,7 +94,7 @@ impl ErrorKind {
     }
 }
 
-/// Who has to act on an error.
+/// Who can fix an error.
 ///
 /// ```
 /// use actpass_protocol::{ErrorKind, Fault};
@@ -103,17 +104,18 @@ impl ErrorKind {
 /// ```
 #[derive(Clone, Copy, Debug, PartialEq, Eq, Hash)]
 pub enum Fault {
-    /// The program that made the call, or its configuration.
+    /// The calling program or its configuration.
     Caller,
-    /// The gateway, or what stands before it.
+    /// The gateway, or a proxy in front of it.
     Gateway,
-    /// What lies between.
+    /// The network between client and gateway.
     Network,
     /// This library.
     Sdk,
 }
 
-/// An argument is invalid: the member and the problem, in one line. [`ErrorKind::Argument`] is its kind.
+/// An invalid argument: the member and the problem, on one line. Its kind is
+/// [`ErrorKind::Argument`].
 ///
 /// ```
 /// use actpass_protocol::Mode;
@@ -125,7 +127,7 @@ pub enum Fault {
 pub struct InvalidArgument(String);
 
 impl InvalidArgument {
-    /// The argument `member` is invalid because of `problem`.
+    /// Creates the error for the argument `member`.
     pub fn new(member: &str, problem: impl fmt::Display) -> Self {
         Self(format!("{member}: {problem}"))
     }

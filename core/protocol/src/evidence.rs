@@ -1,17 +1,17 @@
-//! The words of evidence events.
+//! Words of evidence events.
 
 /// The type of the event that records how an action ended.
 pub const ACTION_OUTCOME: &str = "action.outcome";
 
-/// The chain of the decisions.
+/// The chain of decisions.
 pub const DECISIONS: &str = "decisions";
 
-/// How an action ended, as the ledger records it.
+/// How an action ended, as recorded in the ledger.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
 pub enum ActionEnd {
-    /// It had begun and was stopped: the program or its task ends.
+    /// It was cancelled after it had begun: the program or its task is ending.
     Cancelled,
-    /// It ended with an error of its own.
+    /// It failed with its own error.
     Failed,
     /// It returned.
     Returned,
@@ -20,7 +20,7 @@ pub enum ActionEnd {
 }
 
 impl ActionEnd {
-    /// Its word in the event.
+    /// The word in the event.
     pub const fn as_str(self) -> &'static str {
         match self {
             Self::Cancelled => "cancelled",

@@ -1,4 +1,4 @@
-//! Canonical JSON (RFC 8785) and the hashes over it.
+//! Canonical JSON (RFC 8785) and hashes of it.
 
 use hmac::{Hmac, KeyInit, Mac};
 use sha2::{Digest, Sha256};
@@ -6,12 +6,12 @@ use sha2::{Digest, Sha256};
 use crate::error::InvalidArgument;
 use crate::json::{Json, JsonWriter, Style};
 
-/// The canonical JSON (RFC 8785, JCS) of `value`, in UTF-8.
+/// Serializes `value` as canonical JSON (RFC 8785, JCS) in UTF-8.
 ///
 /// # Errors
 ///
-/// For an integer beyond ±(2^53 - 1), which canonical JSON cannot carry; the message names its path, such as
-/// `payload.ids[2]`.
+/// For an integer beyond ±(2^53 - 1), which has no canonical form. The message names its path, such
+/// as `payload.ids[2]`.
 ///
 /// ```
 /// use actpass_protocol::{Json, canonical_json};
@@ -28,8 +28,8 @@ pub fn canonical_json(value: &Json) -> Result<Vec<u8>, InvalidArgument> {
     Ok(out.into_string().into_bytes())
 }
 
-/// The SHA-256 of the canonical JSON of `value`, as 64 lower-case hex digits: `request_hash` and `response_hash` of
-/// evidence events.
+/// Returns the SHA-256 of the canonical JSON of `value` as 64 lower-case hex digits: `request_hash`
+/// and `response_hash` of evidence events.
 ///
 /// # Errors
 ///
@@ -46,7 +46,8 @@ pub fn hash_payload(value: &Json) -> Result<String, InvalidArgument> {
     Ok(sha256_hex(&canonical_json(value)?))
 }
 
-/// The HMAC-SHA256 under `secret` of the canonical JSON of `value`, as 64 lower-case hex digits.
+/// Returns the HMAC-SHA256 of the canonical JSON of `value` under `secret`, as 64 lower-case hex
+/// digits.
 ///
 /// # Errors
 ///
@@ -67,7 +68,7 @@ pub fn sign_payload(secret: &[u8], value: &Json) -> Result<String, InvalidArgume
     Ok(hex::encode(mac.finalize().into_bytes()))
 }
 
-/// The SHA-256 of `bytes`, as 64 lower-case hex digits.
+/// Returns the SHA-256 of `bytes` as 64 lower-case hex digits.
 ///
 /// ```
 /// assert!(actpass_protocol::sha256_hex(b"").starts_with("e3b0c442"));

@@ -1,11 +1,12 @@
-//! The ActPass protocol: what goes over the wire, and what it means.
+//! The ActPass wire protocol.
 //!
-//! This crate has the strict JSON reader and the canonical form ([`json`]), hashes ([`hash_payload`]), passports as tokens
-//! ([`token`]), and the closed tables that every part of ActPass shares: [modes](Mode), [decision words](DecisionWord),
-//! [operations and their paths](Operation), [error kinds and codes](ErrorKind).
+//! This crate contains the strict JSON reader and canonical form ([`json`]), hashes
+//! ([`hash_payload`]), passport tokens ([`token`]), and the closed tables shared by all parts of
+//! ActPass: [modes](Mode), [decision words](DecisionWord), [operations and their paths](Operation),
+//! [error kinds and codes](ErrorKind).
 //!
-//! It does no I/O: the client (`actpass-core`) and the gateway (`actpass-gateway`) are built on it, and it builds for
-//! `wasm32-unknown-unknown`.
+//! It does no I/O. The client (`actpass-core`) and the gateway (`actpass-gateway`) are built on it.
+//! It builds for `wasm32-unknown-unknown`.
 //!
 //! ```
 //! use actpass_protocol::{Json, Operation, hash_payload};

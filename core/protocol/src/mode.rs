@@ -1,11 +1,11 @@
-//! The modes.
+//! Guard modes.
 
 use std::fmt;
 use std::str::FromStr;
 
 use crate::error::InvalidArgument;
 
-/// How a guard treats the gateway's answer. Parsed from its name with [`str::parse`].
+/// How a guard applies the gateway's decision. Parse it with [`str::parse`].
 ///
 /// ```
 /// use actpass_protocol::Mode;
@@ -20,16 +20,16 @@ pub enum Mode {
     /// Runs on `allow` only. The default.
     #[default]
     Enforce,
-    /// Observes: runs always, and reports what enforce would have decided.
+    /// Always runs, and reports what enforce would have decided.
     Monitor,
-    /// As enforce, and only when the gateway recorded its decision and said which request it answers.
+    /// Like enforce, and only if the gateway recorded the decision and bound it to the request.
     Strict,
-    /// Runs on `allow` and on `warn`, with which the gateway answers where enforce would not allow.
+    /// Runs on `allow` and on `warn`, which the gateway sends where enforce would block.
     Warn,
 }
 
 impl Mode {
-    /// The mode's name on the wire.
+    /// The name on the wire.
     pub const fn as_str(self) -> &'static str {
         match self {
             Self::Enforce => "enforce",

@@ -1,6 +1,6 @@
-//! The operations and their paths.
+//! Operations and their paths.
 
-/// The calls of the protocol.
+/// The operations of the protocol.
 ///
 /// ```
 /// use actpass_protocol::Operation;
@@ -10,24 +10,24 @@
 /// ```
 #[derive(Clone, Copy, Debug, PartialEq, Eq, Hash)]
 pub enum Operation {
-    /// Asks for a decision about an action.
+    /// Requests a decision about an action.
     Preflight,
-    /// Asks for a passport.
+    /// Issues a passport.
     IssuePassport,
-    /// Has the gateway verify a passport.
+    /// Verifies a passport at the gateway.
     VerifyPassport,
     /// Revokes a passport.
     RevokePassport,
     /// Appends an event to a chain of the ledger.
     RecordEvidence,
-    /// Fetches the public keys by which passports are verified offline.
+    /// Fetches the public keys for offline passport verification.
     Jwks,
     /// Polls an approval.
     Approval,
 }
 
 impl Operation {
-    /// Every call.
+    /// All operations.
     pub const ALL: [Self; 7] = [
         Self::Preflight,
         Self::IssuePassport,
@@ -38,7 +38,7 @@ impl Operation {
         Self::Approval,
     ];
 
-    /// The method's name.
+    /// The method name.
     pub const fn name(self) -> &'static str {
         match self {
             Self::Preflight => "preflight",
@@ -51,7 +51,7 @@ impl Operation {
         }
     }
 
-    /// The path below the base URL; where a call names what it is about, that follows.
+    /// The path relative to the base URL. Operations on a resource append its id.
     pub const fn path(self) -> &'static str {
         match self {
             Self::Preflight => "/api/v1/actions/preflight",
@@ -64,7 +64,7 @@ impl Operation {
         }
     }
 
-    /// Whether it is a `GET`, which has no body; the others are `POST`s.
+    /// Whether it is a `GET` without a body; the others are `POST`s.
     pub const fn is_read(self) -> bool {
         match self {
             Self::Approval | Self::Jwks => true,
@@ -76,7 +76,7 @@ impl Operation {
         }
     }
 
-    /// Whether sending it twice is the same as sending it once.
+    /// Whether it is idempotent.
     pub const fn is_idempotent(self) -> bool {
         match self {
             Self::Approval | Self::Jwks | Self::Preflight | Self::RevokePassport | Self::VerifyPassport => {

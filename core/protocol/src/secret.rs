@@ -1,10 +1,10 @@
-//! Values that must not be seen.
+//! Secret values.
 
 use std::fmt;
 
 use zeroize::Zeroize;
 
-/// A text that no log, message or `Debug` shows, and whose memory is cleared when it is dropped.
+/// A string that no log, message or `Debug` output shows, and that is zeroed when dropped.
 ///
 /// ```
 /// use actpass_protocol::Secret;
@@ -17,12 +17,12 @@ use zeroize::Zeroize;
 pub struct Secret(String);
 
 impl Secret {
-    /// Takes `text` in.
+    /// Wraps `text`.
     pub fn new(text: impl Into<String>) -> Self {
         Self(text.into())
     }
 
-    /// The text itself, for the one place that needs it.
+    /// Returns the secret text.
     pub fn expose(&self) -> &str {
         &self.0
     }

@@ -1,9 +1,10 @@
-//! Passports as tokens: what a gateway and a client that verifies offline both read, with one set of reasons.
+//! Passport tokens, as read by the gateway and by clients that verify offline.
 //!
-//! A token is a compact JWS (RFC 7515), as narrow as it can be: three parts of base64url without padding, a header of
-//! `alg`, `kid` and `typ` alone, and Ed25519 (RFC 8037). [`Unverified::passport`] takes one apart,
-//! [`Unverified::verify`] checks its signature, [`Claims`] says what it claims, and [`Claims::validate`] holds that
-//! against who shows it, and when. [`PassportError`] is every reason, in the words of the wire.
+//! A token is a restricted compact JWS (RFC 7515): three base64url parts without padding, a header
+//! of only `alg`, `kid` and `typ`, and Ed25519 (RFC 8037). [`Unverified::passport`] parses it,
+//! [`Unverified::verify`] checks the signature, [`Claims`] holds the claims, and
+//! [`Claims::validate`] checks them against the presentation. [`PassportError`] lists every reason
+//! for rejection.
 //!
 //! ```
 //! use actpass_protocol::Json;
@@ -40,18 +41,18 @@ use ed25519_dalek::{PUBLIC_KEY_LENGTH, Signature, VerifyingKey};
 
 use crate::json::Json;
 
-/// The longest token that is looked at, in bytes.
+/// The maximum length of a token in bytes.
 pub const MAX_BYTES: usize = 32 * 1024;
 
-/// The largest set of keys that is taken, in bytes.
+/// The maximum length of a JWK Set in bytes.
 pub const MAX_JWKS_BYTES: usize = 64 * 1024;
 
-/// The one algorithm.
+/// The only supported algorithm.
 pub const ALGORITHM: &str = "EdDSA";
 
-/// Why a passport is not accepted.
+/// Why a passport is rejected.
 ///
-/// Some of the reasons only a gateway can have: that a passport was used or revoked, or what an action is.
+/// Some reasons are known only to the gateway, such as reuse, revocation and the action.
 ///
 /// ```
 /// use actpass_protocol::token::PassportError;
@@ -61,48 +62,48 @@ pub const ALGORITHM: &str = "EdDSA";
 /// ```
 #[derive(Clone, Copy, Debug, PartialEq, Eq, Hash)]
 pub enum PassportError {
-    /// It is made out to another agent.
+    /// Issued to another agent.
     Agent,
-    /// It says an algorithm other than EdDSA.
+    /// An algorithm other than EdDSA.
     Algorithm,
-    /// It stands for a person's approval, and that is of another action.
+    /// Bound to an approval of another action.
     Approval,
-    /// It is for another audience than the request names.
+    /// Issued for another audience.
     Audience,
-    /// An argument is not within what it permits.
+    /// An argument violates a constraint.
     Constraint,
-    /// It has expired.
+    /// Expired.
     Expired,
-    /// It is for another goal.
+    /// Issued for another goal.
     Goal,
-    /// Another issuer made it.
+    /// Issued by another issuer.
     Issuer,
-    /// It is no compact JWS of the one form that there is, or does not claim what a passport claims.
+    /// Not a compact JWS of the supported form, or without the required claims.
     Malformed,
-    /// It is from the future, or not valid before a later time.
+    /// Issued in the future, or not valid yet.
     NotYetValid,
-    /// It is shown under another policy than the one in force.
+    /// Presented under another policy than the one in force.
     Policy,
-    /// It was used for another request.
+    /// Already used for another request.
     Replayed,
-    /// It does not permit this resource.
+    /// Does not permit the resource.
     Resource,
-    /// It was revoked, or this gateway has no record of having issued it.
+    /// Revoked, or never issued by this gateway.
     Revoked,
-    /// Its signature is not its key's.
+    /// Invalid signature.
     Signature,
-    /// It is another tenant's.
+    /// Belongs to another tenant.
     Tenant,
-    /// It does not permit this tool.
+    /// Does not permit the tool.
     Tool,
-    /// No key of the gateway has its `kid`.
+    /// Unknown `kid`.
     UnknownKey,
-    /// It was delegated by another user.
+    /// Delegated by another user.
     User,
 }
 
 impl PassportError {
-    /// Its reason code, which is stable.
+    /// The stable reason code.
     pub const fn code(self) -> &'static str {
         match self {
             Self::Agent => "passport.agent",
@@ -128,7 +129,7 @@ impl PassportError {
     }
 }
 
-/// A clause about the passport, to follow its subject: `has expired`.
+/// A predicate about the passport, to follow its subject: `has expired`.
 impl fmt::Display for PassportError {
     fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
         f.write_str(match self {
@@ -157,17 +158,17 @@ impl fmt::Display for PassportError {
 
 impl std::error::Error for PassportError {}
 
-/// What a token is. One kind is never taken for another: the same keys sign both.
+/// The type of a token. The same keys sign all types, so the type is always checked.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
 pub enum TokenType {
-    /// How a chain of the ledger ended when it was exported.
+    /// The head of a ledger chain at the time of an export.
     ChainHead,
     /// A passport.
     Passport,
 }
 
 impl TokenType {
-    /// The `typ` of its header.
+    /// The `typ` header.
     pub const fn as_str(self) -> &'static str {
         match self {
             Self::ChainHead => "actpass-chain-head+jwt",
@@ -175,7 +176,7 @@ impl TokenType {
         }
     }
 
-    /// Whether a header may say this; other gateways' passports may leave it out.
+    /// Whether a header may have this `typ`; passports of other gateways may omit it.
     fn permits(self, typ: Option<&Json>) -> bool {
         match (self, typ) {
             (Self::Passport, None) => true,
@@ -184,7 +185,7 @@ impl TokenType {
     }
 }
 
-/// A token whose form was checked, and nothing else: nothing in it is known to be true.
+/// A parsed token. Only its form was checked; its content is untrusted.
 #[derive(Debug)]
 pub struct Unverified<'t> {
     kid: String,
@@ -194,18 +195,18 @@ pub struct Unverified<'t> {
 }
 
 impl<'t> Unverified<'t> {
-    /// Takes a passport apart; it is [`MAX_BYTES`] long at most.
+    /// Parses a passport of at most [`MAX_BYTES`].
     ///
     /// # Errors
     ///
-    /// [`PassportError::Algorithm`] if its header says another algorithm, whatever else is wrong with it; else
-    /// [`PassportError::Malformed`] for anything but the one form: padding, spare bits, white space, no `kid`, an unknown or
-    /// repeated member of the header.
+    /// [`PassportError::Algorithm`] for another algorithm, whatever else is wrong;
+    /// [`PassportError::Malformed`] for padding, spare bits, white space, a missing `kid`, or an
+    /// unknown or duplicate header member.
     pub fn passport(token: &'t str) -> Result<Self, PassportError> {
         Self::read(token, TokenType::Passport)
     }
 
-    /// Takes the signed head of a chain apart.
+    /// Parses a signed chain head.
     ///
     /// # Errors
     ///
@@ -224,21 +225,22 @@ impl<'t> Unverified<'t> {
         Ok(Self { kid, signed, signature: decode(signature)?, payload: decode(payload)? })
     }
 
-    /// Which key is said to have signed it.
+    /// The id of the key that the token claims to be signed with.
     pub fn kid(&self) -> &str {
         &self.kid
     }
 
-    /// What is said to be signed, with nothing checked: for showing it, not for believing it.
+    /// The payload without verification: to display, not to trust.
     pub fn danger_unverified(self) -> Vec<u8> {
         self.payload
     }
 
-    /// What is signed.
+    /// Verifies the signature and returns the payload.
     ///
     /// # Errors
     ///
-    /// [`PassportError::UnknownKey`] if `key` is not the one that it names, [`PassportError::Signature`] if that did not sign it.
+    /// [`PassportError::UnknownKey`] if `key` has another id, [`PassportError::Signature`] if the
+    /// signature is invalid.
     pub fn verify(self, key: &PublicKey) -> Result<Vec<u8>, PassportError> {
         if key.kid != self.kid {
             return Err(PassportError::UnknownKey);
@@ -252,7 +254,7 @@ impl<'t> Unverified<'t> {
     }
 }
 
-/// Writes the part of a token that is signed. A dot and the [`encode`]d signature make it whole.
+/// Builds the signed part of a token. Append a dot and the [`encode`]d signature to complete it.
 pub fn signing_input(typ: TokenType, kid: &str, claims: &Json) -> String {
     let header = Json::Object(vec![
         ("alg".to_owned(), Json::from(ALGORITHM)),
@@ -262,7 +264,7 @@ pub fn signing_input(typ: TokenType, kid: &str, claims: &Json) -> String {
     format!("{}.{}", encode(header.to_string()), encode(claims.to_string()))
 }
 
-/// Base64url without padding.
+/// Encodes base64url without padding.
 ///
 /// ```
 /// assert_eq!(actpass_protocol::token::encode([255; 3]), "____");
@@ -275,14 +277,15 @@ fn decode(part: &str) -> Result<Vec<u8>, PassportError> {
     URL_SAFE_NO_PAD.decode(part).map_err(|_| PassportError::Malformed)
 }
 
-/// The `kid` of a header.
+/// Returns the `kid` of a header.
 fn read_header(bytes: &[u8], typ: TokenType) -> Result<String, PassportError> {
     let header = Json::parse(bytes).map_err(|_| PassportError::Malformed)?;
     let text = |name| header.member(name).and_then(Json::as_str);
     if text("alg").ok_or(PassportError::Malformed)? != ALGORITHM {
         return Err(PassportError::Algorithm);
     }
-    // Such as `crit`, which asks to be understood, or `jwk`, which brings its own key.
+    // Reject members such as `crit`, which demands extensions, or `jwk`, which supplies its own
+    // key.
     let is_known = |name: &str| matches!(name, "alg" | "kid" | "typ");
     let members = header.as_object().unwrap_or_default();
     let closed = members.iter().all(|(name, _)| is_known(name)) && typ.permits(header.member("typ"));
@@ -292,7 +295,7 @@ fn read_header(bytes: &[u8], typ: TokenType) -> Result<String, PassportError> {
     }
 }
 
-/// The public half of an Ed25519 key that signs tokens.
+/// An Ed25519 public key that verifies tokens.
 #[derive(Clone, Debug, PartialEq, Eq)]
 pub struct PublicKey {
     kid: String,
@@ -300,12 +303,12 @@ pub struct PublicKey {
 }
 
 impl PublicKey {
-    /// The key named `kid`; `None` unless there are 32 bytes of it.
+    /// Creates the key `kid`; `None` unless `bytes` is 32 bytes long.
     pub fn new(kid: impl Into<String>, bytes: &[u8]) -> Option<Self> {
         Some(Self { kid: kid.into(), bytes: bytes.try_into().ok()? })
     }
 
-    /// What it is called.
+    /// The key id.
     pub fn kid(&self) -> &str {
         &self.kid
     }
@@ -323,11 +326,12 @@ impl PublicKey {
         ])
     }
 
-    /// The Ed25519 keys of a JWK Set of at most [`MAX_JWKS_BYTES`]; keys of other kinds or uses are passed over.
+    /// Parses the Ed25519 keys of a JWK Set of at most [`MAX_JWKS_BYTES`]. Keys of other types or
+    /// uses are skipped.
     ///
     /// # Errors
     ///
-    /// What is wrong with the set, to follow `the set of keys is not one:`.
+    /// The problem, to follow `invalid JWK Set:`.
     ///
     /// ```
     /// use actpass_protocol::token::PublicKey;
@@ -361,7 +365,7 @@ impl PublicKey {
 
 /// The claims of a passport.
 ///
-/// They are as true as the bytes that they were parsed from: take those from [`Unverified::verify`].
+/// They are only as trustworthy as the parsed bytes: use the output of [`Unverified::verify`].
 #[derive(Clone, Debug)]
 pub struct Claims {
     json: Json,
@@ -370,38 +374,39 @@ pub struct Claims {
     expires_at: i64,
 }
 
-/// Who shows a passport, and to whom.
+/// The context in which a passport is presented.
 #[derive(Clone, Copy, Debug)]
 pub struct Presentation<'a> {
-    /// Who must have issued it.
+    /// The expected issuer.
     pub issuer: &'a str,
-    /// Whom it is shown to; `None` for a request that does not say, and any will do.
+    /// The audience; `None` accepts any.
     pub audience: Option<&'a str>,
-    /// The tenant; `None` if any will do.
+    /// The tenant; `None` accepts any.
     pub tenant_id: Option<&'a str>,
-    /// The agent; the outer `None` if any will do.
+    /// The agent; the outer `None` accepts any.
     pub agent_id: Option<Option<&'a str>>,
-    /// The user; the outer `None` if any will do.
+    /// The user; the outer `None` accepts any.
     pub user_id: Option<Option<&'a str>>,
 }
 
-/// When a passport is shown.
+/// The time at which a passport is validated.
 #[derive(Clone, Copy, Debug)]
 pub struct ValidationTime {
     /// The time, in seconds since 1970.
     pub now: i64,
-    /// For how many seconds before it begins to be valid it is taken already: the clock that issued it may be ahead.
+    /// Seconds before its start of validity in which a passport is accepted: the issuer's clock may
+    /// be ahead.
     pub not_before_leeway: i64,
-    /// For how many seconds after it expired it is still taken.
+    /// Seconds after its expiry in which a passport is still accepted.
     pub expiry_leeway: i64,
 }
 
 impl Claims {
-    /// Reads the claims. Times are whole seconds; `agent_id` and `user_id` may be `null`.
+    /// Parses the claims. Times are whole seconds; `agent_id` and `user_id` may be `null`.
     ///
     /// # Errors
     ///
-    /// [`PassportError::Malformed`] if one is missing, of another type, or given twice.
+    /// [`PassportError::Malformed`] for a missing, duplicate or wrongly typed claim.
     pub fn parse(payload: &[u8]) -> Result<Self, PassportError> {
         Self::read(payload).ok_or(PassportError::Malformed)
     }
@@ -438,17 +443,17 @@ impl Claims {
         Some(Self { json, issued_at, not_before, expires_at })
     }
 
-    /// All claims, an object.
+    /// All claims, as an object.
     pub fn as_json(&self) -> &Json {
         &self.json
     }
 
-    /// A claim that is a string.
+    /// Returns a string claim.
     pub fn text(&self, name: &str) -> Option<&str> {
         self.json.member(name).and_then(Json::as_str)
     }
 
-    /// A claim that is a list of strings; empty if it is not there.
+    /// Returns a claim that is a list of strings; empty if missing.
     pub fn texts(&self, name: &str) -> impl Iterator<Item = &str> {
         let listed = match self.json.member(name) {
             Some(Json::Array(items)) => &**items,
@@ -462,17 +467,18 @@ impl Claims {
         self.text("jti").unwrap_or_default()
     }
 
-    /// The hash of the one action that it is for, if a person approved that.
+    /// The hash of the approved action, if the passport is bound to an approval.
     pub fn approval_hash(&self) -> Option<&str> {
         self.text("approval_hash")
     }
 
-    /// Which approval that is; only with [`Claims::approval_hash`].
+    /// The id of that approval; only with [`Claims::approval_hash`].
     pub fn approval_request_id(&self) -> Option<&str> {
         self.text("approval_request_id")
     }
 
-    /// Everything that speaks against this bearer at this time; the weightiest first.
+    /// Returns every reason why the passport is invalid for this presentation at this time, most
+    /// important first.
     pub fn validate(&self, presentation: &Presentation<'_>, time: &ValidationTime) -> Vec<PassportError> {
         let is = |name, value: Option<Option<&str>>| value.is_none_or(|value| value == self.text(name));
         let begins = self.not_before.unwrap_or(i64::MIN).max(self.issued_at);

@@ -1,4 +1,4 @@
-//! Canonical JSON against RFC 8785's own test data, and the hashes over it.
+//! Canonical JSON and hashes, against the test data of RFC 8785.
 
 #![allow(
     clippy::unwrap_used,
@@ -35,7 +35,7 @@ fn matches_rfc_8785_test_data() {
         assert_eq!(String::from_utf8_lossy(&canonical), String::from_utf8_lossy(&output), "{name}");
         assert_eq!(canonical, output, "{name}");
         assert_eq!(hash_payload(&input).unwrap(), sha256_hex(&output));
-        // What is canonical stays as it is.
+        // Canonical JSON is a fixed point.
         assert_eq!(canonical_json(&Json::parse(&output).unwrap()).unwrap(), output);
     }
 }
@@ -199,7 +199,7 @@ proptest! {
         let value = Json::from(payload);
         prop_assert_eq!(String::from_utf8(canonical_json(&value).unwrap()).unwrap(), expected.clone());
         prop_assert_eq!(hash_payload(&value).unwrap(), sha256_hex(expected.as_bytes()));
-        // Neither the order of members nor white space matters.
+        // Member order and white space do not matter.
         let spaced = Json::parse(serde_json::to_string_pretty(&shuffled(&value)).unwrap().as_bytes()).unwrap();
         prop_assert_eq!(hash_payload(&spaced).unwrap(), hash_payload(&value).unwrap());
     }
@@ -213,7 +213,7 @@ proptest! {
         let value = Json::parse(text.as_bytes()).unwrap();
         match (canonical_json(&value), serde_json_canonicalizer::to_vec(&value)) {
             (Ok(written), expected) => prop_assert_eq!(written, expected.unwrap()),
-            // The path comes before the problem.
+            // The path precedes the problem.
             (Err(error), expected) => {
                 let (error, problem) = (error.to_string(), expected.unwrap_err().to_string());
                 prop_assert!(error.starts_with("payload") && error.ends_with(&problem), "{} {}", error, problem);
@@ -222,7 +222,7 @@ proptest! {
     }
 }
 
-/// JSON texts with any keys and strings, and numbers of any form.
+/// JSON texts with arbitrary keys, strings and numbers.
 fn json_text() -> impl Strategy<Value = String> {
     let text = || any::<String>().prop_map(|text| Value::from(text).to_string());
     let leaf = prop_oneof![
@@ -267,7 +267,7 @@ fn payload() -> impl Strategy<Value = Value> {
     })
 }
 
-/// Canonical JSON of such a payload, written without a look at the library.
+/// An independent canonical writer for such payloads.
 fn write(value: &Value, out: &mut String) {
     match value {
         Value::Array(items) => {
@@ -305,7 +305,7 @@ fn write(value: &Value, out: &mut String) {
     }
 }
 
-/// The same value with the members of each object in reverse.
+/// The same value with object members in reverse order.
 fn shuffled(value: &Json) -> Json {
     match value {
         Json::Array(items) => Json::Array(items.iter().map(shuffled).collect()),

@@ -1,4 +1,4 @@
-//! Passports as tokens: their form, their signature, their claims; and what another implementation of JWT makes of them.
+//! Passport tokens: form, signature, claims, and interoperability with another JWT library.
 #![allow(clippy::unwrap_used, clippy::expect_used, clippy::panic, clippy::indexing_slicing, reason = "tests")]
 
 use std::sync::Once;
@@ -50,7 +50,7 @@ fn accepts_the_one_valid_form() {
 #[test]
 fn limits_token_and_jwks_size() {
     for (length, expected) in [(MAX_BYTES, true), (MAX_BYTES + 1, false)] {
-        // Base64 has no texts of some lengths; white space in the header makes up for it.
+        // Base64 cannot have every length; white space in the header adjusts it.
         let token = (0..4)
             .flat_map(|spaces| {
                 let header = format!("{HEADER}{}", " ".repeat(spaces));
@@ -71,7 +71,7 @@ fn limits_token_and_jwks_size() {
     }
 }
 
-/// A JSON string that many bytes long, without its quotes.
+/// A JSON string of this many bytes, without its quotes.
 fn padded(length: usize) -> String {
     format!("\"{}\"", "x".repeat(length))
 }
@@ -113,7 +113,7 @@ fn rejects_unknown_header_members() {
 fn rejects_malformed_parts() {
     let whole = sign(HEADER, CLAIMS);
     let spare = {
-        // The last character carries four bits that mean nothing.
+        // The last character has four insignificant bits.
         let (start, last) = whole.split_at(whole.len() - 1);
         format!("{start}{}", char::from(last.as_bytes()[0] + 1))
     };
@@ -273,7 +273,7 @@ fn keeps_only_ed25519_keys_of_a_jwks() {
     }
 }
 
-/// Every byte: replaced, taken out, put in, and all that follows it cut off; by a seed.
+/// Replaces, removes, inserts and truncates at every byte, with a seed.
 #[test]
 fn any_changed_byte_invalidates_a_passport() {
     let token = sign(HEADER, CLAIMS);
@@ -335,7 +335,7 @@ fn reads_tokens_from_jsonwebtoken() {
     assert_eq!(open(&nameless).unwrap_err(), PassportError::Malformed);
 }
 
-/// The claims, as a general JWT library reads the token, told to take EdDSA alone.
+/// The claims as a general JWT library reads the token, restricted to EdDSA.
 fn others_read(token: &str) -> Option<Json> {
     install();
     let mut wanted = Validation::new(Algorithm::EdDSA);
@@ -348,7 +348,7 @@ fn others_read(token: &str) -> Option<Json> {
     Some(Json::from(read.claims))
 }
 
-/// The library has no Ed25519 of its own here: it is lent `ring`'s.
+/// The library has no Ed25519 backend here, so it uses `ring`'s.
 fn install() {
     static PROVIDER: CryptoProvider = CryptoProvider {
         signer_factory: |_, key| Ok(Box::new(Lent(key.as_bytes().to_vec()))),

@@ -1,4 +1,4 @@
-//! Calls that run beside the calling thread: for languages with event loops.
+//! Calls on a background thread, for languages with event loops.
 
 use std::convert::Infallible;
 use std::fmt;
@@ -15,9 +15,9 @@ use crate::blocking::BlockingClient;
 use crate::process::{Owned, PerProcess};
 use crate::runtime::BackgroundRuntime;
 
-/// A client whose calls run on one background thread of the process, which all such clients share. It is started with the
-/// first call. Safe to use from many threads at once and on both sides of a `fork()`: a child starts a thread of its own,
-/// makes connections of its own, and touches nothing of its parent's.
+/// A client whose calls run on one background thread per process, shared by all such clients. The
+/// first call starts the thread. Safe to use from many threads and on both sides of a `fork()`: a
+/// child starts its own thread, opens its own connections, and does not touch its parent's.
 ///
 /// ```
 /// use actpass_session::BackgroundClient;
@@ -31,7 +31,7 @@ use crate::runtime::BackgroundRuntime;
 ///     move |answer| drop(answered.send(answer)),
 /// );
 /// assert_eq!(answer.recv().unwrap().unwrap_err().code(), "actpass.unreachable");
-/// call.cancel(); // It is over, so this does nothing.
+/// call.cancel(); // Completed already: a no-op.
 /// # Ok::<(), actpass_core::Error>(())
 /// ```
 pub struct BackgroundClient {
@@ -40,7 +40,7 @@ pub struct BackgroundClient {
 }
 
 impl BackgroundClient {
-    /// Makes the client. Nothing is sent and no thread is started.
+    /// Creates the client. Nothing is sent and no thread is started.
     ///
     /// # Errors
     ///
@@ -49,7 +49,7 @@ impl BackgroundClient {
         Ok(Self::with_settings(builder.settings()?))
     }
 
-    /// Makes a client with the settings of `host`, and with connections of its own.
+    /// Creates a client with the settings of `blocking` and its own connections.
     ///
     /// # Errors
     ///
@@ -62,16 +62,17 @@ impl BackgroundClient {
         Self { settings, client: PerProcess::new() }
     }
 
-    /// Whether calls of this process go to the gateway: see [`ActPass::circuit`].
+    /// The state of this process's circuit breaker: see [`ActPass::circuit`].
     pub fn circuit(&self) -> Circuit {
         self.client.existing().map_or(Circuit::Closed, |client| client.circuit())
     }
 
-    /// Starts `call`. What it comes to is given to `done`, once, on the background thread; on the calling thread if there
-    /// can be no other. A call that is cancelled before its end drops `done`.
+    /// Starts `call`. Its result is passed to `done`, once, on the background thread; if no thread
+    /// can be started, `done` gets the error on the calling thread. A cancelled call drops `done`.
     ///
-    /// `done` delays all calls of the process while it runs. If it gets the error of an
-    /// [`ActPass::authorize_prepared`], the verdict is that of [`Verdict::for_failure`](actpass_core::Verdict::for_failure).
+    /// `done` blocks all calls of the process while it runs. If it receives an error of
+    /// [`ActPass::authorize_prepared`], the verdict is that of
+    /// [`Verdict::for_failure`](actpass_core::Verdict::for_failure).
     pub fn start<T, F>(
         &self,
         call: impl FnOnce(ActPass) -> F,
@@ -114,12 +115,12 @@ impl fmt::Debug for BackgroundClient {
     }
 }
 
-/// A call that was started by [`BackgroundClient::start`]. Dropping it lets the call go on.
+/// A call started by [`BackgroundClient::start`]. Dropping the handle does not cancel the call.
 pub struct CallHandle(Option<Owned<AbortHandle>>);
 
 impl CallHandle {
-    /// Ends the call at once, if it is not over: its connection is closed, and what it was to do when done is dropped. It does
-    /// nothing in a forked child, whose parent makes the call.
+    /// Cancels the call if it has not completed: closes its connection and drops its `done`. Does
+    /// nothing in a forked child, because the call belongs to the parent.
     pub fn cancel(&self) {
         if let Some(task) = self.0.as_ref().filter(|task| task.is_current_process()) {
             task.abort();

@@ -1,8 +1,8 @@
-//! Calls on the calling thread: for languages that block.
+//! Calls on the calling thread, for blocking languages.
 //!
-//! Nothing drives the connections between calls, so nothing sees a server close an idle one. Each call therefore first has
-//! the driving thread poll the sockets, without waiting for anything new, before it may pick a connection. Which thread
-//! drives does not matter: of many that call at once after a pause only one does.
+//! No thread drives the connections between calls, so a closed idle connection goes unnoticed. Each
+//! call therefore first polls the sockets once, without waiting, before it takes a connection from
+//! the pool. If many threads call at once after a pause, only one of them drives the polling.
 
 use std::fmt;
 use std::ops::Deref;
@@ -18,10 +18,10 @@ use crate::idle::reap_closed_connections;
 use crate::process::PerProcess;
 use crate::runtime::OwnedRuntime;
 
-/// How often a waiting call asks whether it should go on: every 50 ms.
+/// How often a waiting call checks for interruption: every 50 ms.
 pub const INTERRUPT_INTERVAL: Duration = Duration::from_millis(50);
 
-/// A client for blocking programs: safe to use from many threads at once and on both sides of a `fork()`.
+/// A client for blocking programs. Safe to use from many threads and on both sides of a `fork()`.
 ///
 /// ```
 /// use actpass_core::{ActPass, Action};
@@ -43,7 +43,7 @@ pub struct BlockingClient {
 }
 
 impl BlockingClient {
-    /// Makes the client. Nothing is sent and no thread is started.
+    /// Creates the client. Nothing is sent and no thread is started.
     ///
     /// # Errors
     ///
@@ -52,16 +52,16 @@ impl BlockingClient {
         Ok(Self { settings: builder.settings()?, client: PerProcess::new() })
     }
 
-    /// Whether calls of this process go to the gateway: see [`ActPass::circuit`].
+    /// The state of this process's circuit breaker: see [`ActPass::circuit`].
     pub fn circuit(&self) -> Circuit {
         self.client.existing().map_or(Circuit::Closed, |client| client.actpass.circuit())
     }
 
-    /// Makes `call` and waits for it on this thread.
+    /// Runs `call` on this thread and waits for it.
     ///
-    /// `interrupted` is asked every [`INTERRUPT_INTERVAL`]; its error abandons the call at once and is returned. What
-    /// the call returns is otherwise the inner result, and so is a panic, as
-    /// [`ErrorKind::Internal`](actpass_core::ErrorKind::Internal).
+    /// `interrupted` is called every [`INTERRUPT_INTERVAL`]; its error abandons the call and is
+    /// returned. Otherwise the inner result is that of the call, or
+    /// [`ErrorKind::Internal`](actpass_core::ErrorKind::Internal) if it panicked.
     pub fn wait<T, E, F>(
         &self,
         call: F,
@@ -92,7 +92,7 @@ impl BlockingClient {
         };
         let call = call(client.actpass.clone());
         let mut call = pin!(async move {
-            // A task, because it is run by the thread that drives, which need not be this one.
+            // As a task, so that whichever thread drives the runtime runs it.
             let _ = tokio::spawn(reap_closed_connections()).await;
             call.await
         });
@@ -123,9 +123,9 @@ impl fmt::Debug for BlockingClient {
     }
 }
 
-/// What a process may not share with another.
+/// Values that must not be shared between processes.
 struct ProcessClient {
-    // Dropped in this order.
+    // Drop order matters.
     actpass: ActPass,
     runtime: OwnedRuntime,
 }

@@ -1,7 +1,8 @@
-//! Log lines of single calls, for host languages.
+//! Per-call log lines for host languages.
 //!
-//! A host language's logger must not run on the thread that drives the network. A [`CallLog`] keeps the lines of one call;
-//! a binding hands them over when the call ends, on a thread of its language.
+//! A host language's logger must not run on the thread that drives the network. A [`CallLog`]
+//! collects the lines of one call. When the call ends, a binding passes them to the logger on a
+//! thread of its language.
 
 use std::cell::RefCell;
 use std::fmt::{self, Write};
@@ -19,14 +20,14 @@ use tracing::subscriber::{Interest, set_global_default};
 use tracing::{Event, Level, Metadata, Subscriber};
 
 thread_local! {
-    /// The log of the call that this thread polls.
+    /// The log of the call that this thread is polling.
     static CURRENT: RefCell<Option<Arc<CallLog>>> = const { RefCell::new(None) };
 }
 
 /// The log lines of one call.
 ///
-/// Making the first one sets the process's global [`tracing`] subscriber, so this is for libraries that have a copy of this
-/// crate to themselves: where there is a global subscriber already, no lines are kept.
+/// The first instance sets the process's global [`tracing`] subscriber. Use it only in libraries
+/// with a private copy of this crate: if a global subscriber exists, no lines are collected.
 ///
 /// ```
 /// use actpass_session::{BackgroundClient, CallLog};
@@ -59,28 +60,28 @@ pub struct CallLog {
 /// A line of a [`CallLog`].
 #[derive(Clone, Debug)]
 pub struct LogLine {
-    /// How important it is.
+    /// The level.
     pub level: Level,
-    /// `message key=value …`, without control characters: one line, whatever a tool or a gateway is named.
+    /// `message key=value …` on one line, without control characters.
     pub text: String,
-    /// When it was written.
+    /// The time of the line.
     pub at: SystemTime,
 }
 
 impl CallLog {
-    /// A log of the lines of `level` and of more important ones.
+    /// Creates a log of the lines of `level` and above.
     pub fn new(level: LevelFilter) -> Arc<Self> {
         static COLLECTING: Once = Once::new();
         COLLECTING.call_once(|| drop(set_global_default(Collector)));
         Arc::new(Self { level, lines: Mutex::default() })
     }
 
-    /// The lines since the last time, in the order in which they were written.
+    /// Removes and returns the lines since the last call, in order.
     pub fn drain(&self) -> Vec<LogLine> {
         mem::take(&mut *self.lines.lock().unwrap_or_else(PoisonError::into_inner))
     }
 
-    /// `call`, whose lines `log` keeps; `None` keeps none.
+    /// Runs `call` and collects its lines in `log`, if any.
     pub fn instrument<F: Future>(
         log: Option<Arc<Self>>,
         call: F,
@@ -103,7 +104,7 @@ impl<F: Future> Future for Instrumented<F> {
     }
 }
 
-/// Restores the current log, also after a panic.
+/// Restores the current log, even after a panic.
 struct RestoreCurrent(Option<Arc<CallLog>>);
 
 impl Drop for RestoreCurrent {
@@ -160,7 +161,7 @@ struct Line {
 
 impl Line {
     fn write(&mut self, field: &Field, value: fmt::Arguments<'_>) {
-        // Writing to a string does not fail.
+        // Writing to a string cannot fail.
         let _ = match field.name() {
             "message" => self.message.write_fmt(value),
             name => write!(self.fields, " {name}={value}"),

@@ -1,4 +1,4 @@
-//! One guarded action, from the question to the report, for bindings.
+//! Guard sessions for bindings: from the request to the outcome.
 
 use std::fmt;
 use std::sync::{Mutex, PoisonError};
@@ -11,8 +11,8 @@ use actpass_core::{
 
 use crate::test_hooks;
 
-/// An action that may run, once. Between [`authorize`](GuardSession::authorize) and [`finish`](GuardSession::finish) the host
-/// language runs its function, on whatever thread it wants.
+/// An action that may run, once. Between [`authorize`](GuardSession::authorize) and
+/// [`finish`](GuardSession::finish) the host language runs its function on any thread.
 ///
 /// ```
 /// # use actpass_core::transport::FixedResponse;
@@ -36,18 +36,18 @@ use crate::test_hooks;
 /// # }).unwrap();
 /// ```
 pub struct GuardSession {
-    /// The process that asked.
+    /// The process that made the request.
     process: u32,
     session: Mutex<engine::GuardSession>,
 }
 
 impl GuardSession {
-    /// Asks whether the action may run, and rules on the answer. It cannot fail: a gate that fails is a block, or, in
-    /// `monitor`, a session.
+    /// Requests a decision and returns the session if the action may run. A failed gate blocks,
+    /// except in `monitor`.
     ///
     /// # Errors
     ///
-    /// What blocked the action.
+    /// The block.
     pub async fn authorize(
         actpass: &ActPass,
         prepared: PreparedAction,
@@ -59,8 +59,9 @@ impl GuardSession {
         Self::from_stage(session, stage)
     }
 
-    /// Rules on an action about which the gateway could not be asked, because the call panicked, was dropped, or had no
-    /// thread: see [`Verdict::for_failure`](actpass_core::Verdict::for_failure).
+    /// The result for a call that failed before the gateway could be asked, because it panicked,
+    /// was dropped, or had no thread: see
+    /// [`Verdict::for_failure`](actpass_core::Verdict::for_failure).
     ///
     /// # Errors
     ///
@@ -81,18 +82,19 @@ impl GuardSession {
         }
     }
 
-    /// The decision under which the action may run; `None` once it has begun.
+    /// The decision that permits the action; `None` after it has begun.
     pub fn decision(&self) -> Option<Decision> {
         self.with(|session| session.decision().cloned())
     }
 
-    /// Spends the permit, once, for what the function is given. `now` is the action as it is about to run, if that can differ
-    /// from what was judged: then a difference blocks.
+    /// Spends the permit, once, and returns the function's context. `now` is the action as it is
+    /// about to run, if it may have changed; a difference blocks.
     ///
     /// # Errors
     ///
-    /// [`ErrorKind::Argument`](actpass_core::ErrorKind::Argument) if it has begun before, or in a process that was forked from
-    /// the one that asked, which may spend the same permit. Nothing may run then.
+    /// [`ErrorKind::Argument`](actpass_core::ErrorKind::Argument) if the action has begun before,
+    /// or in a forked child, because the parent may spend the same permit. The action must not run
+    /// then.
     pub fn begin(&self, now: Option<&Action>) -> Result<Begun, Error> {
         if self.process != std::process::id() {
             let problem = "expected the process that asked, found one that was forked since";
@@ -101,12 +103,13 @@ impl GuardSession {
         self.with(|session| session.begin(now, &TokioClock))
     }
 
-    /// Takes in how the function ended; `response` is what it returned, if that is JSON. Gives what makes the report, and what
-    /// is to be recorded, if outcomes are.
+    /// Settles the function. `response` is its result, if it is JSON. Returns the [`Settlement`]
+    /// and, if outcomes are recorded, the [`Recording`].
     ///
     /// # Errors
     ///
-    /// [`ErrorKind::Argument`](actpass_core::ErrorKind::Argument) if it has not begun, or its end was reported before.
+    /// [`ErrorKind::Argument`](actpass_core::ErrorKind::Argument) if the action has not begun, or
+    /// is already settled.
     pub fn finish(
         &self,
         ended: ActionEnd,
@@ -115,7 +118,7 @@ impl GuardSession {
         self.with(|session| session.finish(ended, response))
     }
 
-    /// Whether the end of the action is to be recorded, so that a host need not convert a result that nobody reads.
+    /// Whether the end of the action is recorded. If not, a host need not convert the result.
     pub fn records_outcome(&self) -> bool {
         self.with(|session| session.records_outcome())
     }

@@ -1,7 +1,8 @@
-//! Connections that were closed while nothing drove them.
+//! Connections that closed while idle.
 
-/// Lets a closed connection leave the pool before a request can pick it: the first yield has the thread that drives collect
-/// what the sockets have to tell, without waiting, and in the second the connections act on it.
+/// Removes closed connections from the pool before a request can use one. The first yield lets the
+/// driving thread poll the sockets without waiting; in the second the connections handle what
+/// arrived.
 pub(crate) async fn reap_closed_connections() {
     tokio::task::yield_now().await;
     tokio::task::yield_now().await;

@@ -1,10 +1,13 @@
-//! Drivers for languages that bind ActPass. Not for users: `actpass-core` is the Rust SDK.
+//! Drivers for language bindings. Not for users: `actpass-core` is the Rust SDK.
 //!
-//! [`BlockingClient`] makes calls on the calling thread, so that a call costs no thread switch. [`BackgroundClient`] makes
-//! them on one background thread of the process, for event loops, and [`BackgroundRuntime`] runs other tasks on that thread.
-//! All are safe across `fork()`: a child process inherits the parent's descriptors and connections, and two processes that
-//! read one connection take each other's answers. Each call therefore looks at the process it is in; a child builds
-//! everything again and never uses, nor drops, its parent's values. There is no lock that a fork could leave held.
+//! [`BlockingClient`] makes calls on the calling thread, which avoids a thread switch.
+//! [`BackgroundClient`] makes them on one background thread per process, for event loops;
+//! [`BackgroundRuntime`] runs other tasks on that thread.
+//!
+//! All are safe across `fork()`. A child process inherits the parent's descriptors and connections,
+//! and two processes that read one connection receive each other's responses. Each call therefore
+//! checks the current process. A child recreates everything and neither uses nor drops its parent's
+//! values. There is no lock that a fork could leave held.
 
 #![forbid(unsafe_code)]
 

@@ -1,4 +1,4 @@
-//! Values that a process does not share with the processes it forks.
+//! Values that are not shared with forked processes.
 
 use std::mem;
 use std::ops::Deref;
@@ -6,22 +6,24 @@ use std::sync::Arc;
 
 use arc_swap::ArcSwapOption;
 
-/// One value per process, made with the first [`get`](PerProcess::get). A forked child makes its own and never drops its
-/// parent's: a drop would reach into what the parent still uses.
+/// One value per process, created by the first [`get`](PerProcess::get). A forked child creates its
+/// own value and never drops its parent's, because a drop would affect resources that the parent
+/// still uses.
 pub(crate) struct PerProcess<T>(ArcSwapOption<Owned<T>>);
 
 impl<T> PerProcess<T> {
-    /// An empty cell.
+    /// Creates an empty cell.
     pub(crate) const fn new() -> Self {
         Self(ArcSwapOption::const_empty())
     }
 
-    /// The value of this process, if it was made.
+    /// The value of this process, if it exists.
     pub(crate) fn existing(&self) -> Option<Arc<Owned<T>>> {
         self.0.load_full().filter(|owned| owned.is_current_process())
     }
 
-    /// The value of this process, made by `make` if need be. Of several threads that make one, the first wins.
+    /// Returns the value of this process, created by `make` if necessary. If several threads create
+    /// one, the first wins.
     pub(crate) fn get<E>(&self, make: impl FnOnce() -> Result<T, E>) -> Result<Arc<Owned<T>>, E> {
         let current = self.0.load_full();
         if let Some(mine) = current.as_ref().filter(|owned| owned.is_current_process()) {
@@ -33,14 +35,14 @@ impl<T> PerProcess<T> {
     }
 }
 
-/// A value and the process that made it.
+/// A value and the process that created it.
 pub(crate) struct Owned<T> {
     process: u32,
     value: Arc<T>,
 }
 
 impl<T> Owned<T> {
-    /// A value of this process.
+    /// Wraps a value of this process.
     pub(crate) fn new(value: T) -> Self {
         Self { process: std::process::id(), value: Arc::new(value) }
     }
@@ -61,7 +63,7 @@ impl<T> Deref for Owned<T> {
 impl<T> Drop for Owned<T> {
     fn drop(&mut self) {
         if !self.is_current_process() {
-            // An owner more than there are, so that the value is never dropped.
+            // Leak one reference, so that the value is never dropped.
             mem::forget(Arc::clone(&self.value));
         }
     }

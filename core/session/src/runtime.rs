@@ -1,4 +1,4 @@
-//! The background thread of the process, which all bindings share.
+//! The background thread, shared by all bindings.
 
 use std::future::Future;
 
@@ -9,15 +9,16 @@ use tokio::task::JoinHandle;
 use crate::idle::reap_closed_connections;
 use crate::process::PerProcess;
 
-/// The background thread of this process, on which the calls of event loops run.
+/// The background thread of this process, which runs the calls of event loops.
 ///
-/// One thread runs all tasks, so that a task that blocks delays every call of the process. The thread blocks SIGPIPE: a
-/// write to a connection that the gateway has closed fails as an error.
+/// One thread runs all tasks, so a task that blocks delays every call of the process. The thread
+/// blocks SIGPIPE: a write to a closed connection fails with an error.
 #[derive(Clone, Debug)]
 pub struct BackgroundRuntime(Handle);
 
 impl BackgroundRuntime {
-    /// The runtime of this process, which the first call starts. A forked child starts its own.
+    /// Returns the runtime of this process, starting it if necessary. A forked child starts its
+    /// own.
     ///
     /// # Errors
     ///
@@ -25,7 +26,7 @@ impl BackgroundRuntime {
     pub fn current() -> Result<Self, Error> {
         static BACKGROUND: PerProcess<OwnedRuntime> = PerProcess::new();
         let runtime = BACKGROUND.get(|| {
-            // One worker: it waits for the network, and more were not faster.
+            // One worker: it waits for the network, and more workers were not faster.
             let mut builder = Builder::new_multi_thread();
             OwnedRuntime::build(
                 builder.worker_threads(1).thread_name("actpass").on_thread_start(block_sigpipe),
@@ -34,7 +35,7 @@ impl BackgroundRuntime {
         Ok(Self(runtime.get()?.handle().clone()))
     }
 
-    /// Starts `task`. Dropping the handle lets it go on.
+    /// Spawns `task`. Dropping the handle does not cancel it.
     ///
     /// ```
     /// let task = actpass_session::BackgroundRuntime::current()?.spawn(async { 40 + 2 });
@@ -52,7 +53,7 @@ impl BackgroundRuntime {
     }
 }
 
-/// A runtime that may be dropped anywhere, a task of another runtime included.
+/// A runtime that can be dropped anywhere, including in a task of another runtime.
 pub(crate) struct OwnedRuntime(Option<Runtime>);
 
 impl OwnedRuntime {
@@ -76,8 +77,9 @@ impl Drop for OwnedRuntime {
     }
 }
 
-/// Lets a write to a closed connection fail as an error instead of ending the process, which is the signal's default and
-/// stays so in a host that does not ignore it, as a Swift program does not. Only this thread's mask changes.
+/// Makes a write to a closed connection fail with an error instead of ending the process with
+/// SIGPIPE, the default in a host that does not ignore the signal, such as a Swift program. Changes
+/// this thread's signal mask only.
 fn block_sigpipe() {
     #[cfg(unix)]
     {
@@ -85,7 +87,7 @@ fn block_sigpipe() {
 
         let mut signals = SigSet::empty();
         signals.add(Signal::SIGPIPE);
-        // It fails only for an operation that does not exist.
+        // Fails only for an invalid operation.
         let _ = signals.thread_block();
     }
 }

@@ -1,14 +1,14 @@
-//! Calls that break, for the tests of what happens then. The feature `test-hooks` makes them; a package has none.
+//! Fault injection for tests. Enabled by the feature `test-hooks`; packages never include it.
 
-/// The tool whose calls panic.
+/// Calls about this tool panic.
 pub const PANIC_TOOL: &str = "actpass.test.panic";
-/// The tool whose action panics while it is converted.
+/// Converting an action with this tool panics.
 pub const CONVERSION_PANIC_TOOL: &str = "actpass.test.panic_in_conversion";
-/// The tool whose calls never end.
+/// Calls about this tool hang.
 pub const HANG_TOOL: &str = "actpass.test.never_ends";
 
-/// Breaks the conversion of an action that uses `tool`, if it is to break.
-#[cfg_attr(feature = "test-hooks", expect(clippy::panic, reason = "that is what is tested"))]
+/// Panics if `tool` is [`CONVERSION_PANIC_TOOL`].
+#[cfg_attr(feature = "test-hooks", expect(clippy::panic, reason = "injected for tests"))]
 pub fn before_conversion(tool: &str) {
     #[cfg(feature = "test-hooks")]
     if tool == CONVERSION_PANIC_TOOL {
@@ -17,8 +17,8 @@ pub fn before_conversion(tool: &str) {
     let _ = tool;
 }
 
-/// Breaks a call about `tool`, if it is to break.
-#[cfg_attr(feature = "test-hooks", expect(clippy::panic, reason = "that is what is tested"))]
+/// Panics or hangs according to `tool`.
+#[cfg_attr(feature = "test-hooks", expect(clippy::panic, reason = "injected for tests"))]
 pub async fn before_call(tool: &str) {
     #[cfg(feature = "test-hooks")]
     match tool {

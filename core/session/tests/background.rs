@@ -1,4 +1,4 @@
-//! `BackgroundClient`: calls that run beside the calling thread, and end when they are cancelled.
+//! `BackgroundClient`: calls on the background thread, and their cancellation.
 
 #![allow(
     clippy::unwrap_used,
@@ -35,7 +35,7 @@ where
     let (done, answer) = mpsc::channel();
     let _call = client.start(call, move |answer| done.send((answer, thread::current().id())).unwrap());
     let (answer, on) = answer.recv_timeout(LONG).unwrap();
-    assert_ne!(on, thread::current().id(), "it ran on the calling thread");
+    assert_ne!(on, thread::current().id(), "ran on the calling thread");
     answer
 }
 
@@ -72,7 +72,7 @@ fn tasks_run_on_the_background_thread() {
     assert_eq!(common::block_on(task).unwrap(), of_calls);
 }
 
-/// The names of hosts are resolved on threads of the runtime's own, which must not end the process either.
+/// Resolver threads of the runtime must not be ended by SIGPIPE either.
 #[cfg(unix)]
 #[test]
 fn blocks_sigpipe_on_background_thread_only() {

@@ -1,4 +1,4 @@
-//! `BlockingClient`: blocking programs, many threads, connections that went stale, and waits that are broken off.
+//! `BlockingClient`: blocking programs, many threads, stale connections, and interrupted waits.
 
 #![allow(
     clippy::unwrap_used,
@@ -36,7 +36,7 @@ fn idle_tls_connection_closed_by_server_fails_no_call() {
     closed_while_idle("trusted");
 }
 
-/// Events of the ledger are not sent twice, so nothing but a live connection helps.
+/// Evidence events are not retried, so only a live connection succeeds.
 fn closed_while_idle(tls: &str) {
     let calls = 40;
     let recorded = respond(json!({"event_id": "ev_1"}));
@@ -50,12 +50,12 @@ fn closed_while_idle(tls: &str) {
     assert_eq!(
         (gateway.seen().len(), connections.len()),
         (calls, calls),
-        "each was closed, and each call was sent once"
+        "every connection was closed and every call was sent once"
     );
 }
 
-/// Of many threads that call at once after a pause only one drives; the others must not pick a connection before it has
-/// seen which ones are closed.
+/// If many threads call at once after a pause, only one polls. The others must not take a
+/// connection before closed ones are detected.
 #[test]
 fn idle_connections_of_many_threads_fail_no_call() {
     const THREADS: usize = 16;
@@ -133,7 +133,7 @@ fn many_threads_share_one_client() {
     let events: HashSet<_> = gateway.seen().iter().map(|seen| body(seen)["event_type"].to_string()).collect();
     assert_eq!((gateway.seen().len(), events.len()), (THREADS * CALLS, THREADS * CALLS));
     let connections: HashSet<_> = gateway.seen().iter().map(|seen| seen.connection).collect();
-    // A thread may be back before its connection is in the pool again.
+    // A thread may return before its connection is back in the pool.
     assert!(connections.len() <= 4 * THREADS, "{}", connections.len());
 }
 
@@ -145,7 +145,7 @@ fn calls_of_many_threads_run_concurrently() {
         for _ in 0..16 {
             scope.spawn(|| record(&client, "event").unwrap());
         }
-        // No call is answered before all were sent.
+        // No response is sent before all requests arrived.
         wait_until("16 requests at once", || slow.seen().len() == 16);
         slow.release();
     });
@@ -175,7 +175,7 @@ fn interrupt_abandons_hanging_call_and_runs_nothing() {
             assert_eq!(interrupted.unwrap_err(), "stop");
             assert_eq!((runs.load(Ordering::SeqCst), asked.load(Ordering::SeqCst)), (0, 3));
 
-            // The host goes on, and what was abandoned stays so.
+            // The client continues, and the abandoned call stays abandoned.
             assert!(client.wait(guard, || Ok::<_, Infallible>(())).unwrap().unwrap());
             assert_eq!(runs.load(Ordering::SeqCst), 1);
             assert_eq!(gateway.seen().len(), 2);
@@ -189,7 +189,7 @@ fn panic_while_waiting_blocks_except_in_monitor() {
     let client = host(&gateway);
     let broken = || -> Result<(), Infallible> { panic!("while waiting") };
     let prepared = |action| client.prepare(action).unwrap();
-    // As a binding does: a call without an end of its own was lost.
+    // As a binding does: a call without a result was lost.
     let authorize = |request: &PreparedAction| {
         let ruled = client.wait(async |actpass| Ok(actpass.authorize_prepared(request).await), broken);
         ruled.map(|ruled| ruled.unwrap_or_else(|failure| Verdict::for_failure(request, failure)))
@@ -210,7 +210,7 @@ fn interrupt_of_one_thread_does_not_affect_others() {
     let client = host(&gateway);
     let stop = AtomicBool::new(false);
     thread::scope(|scope| {
-        // The first to wait drives the connections of all.
+        // The first waiting thread drives all connections.
         let first = scope.spawn(|| {
             client.wait(
                 |client: ActPass| async move {
@@ -245,13 +245,13 @@ fn deadline_applies_in_every_thread() {
 #[test]
 fn client_can_be_dropped_anywhere() {
     let gateway = gateway(json!([respond(json!({"event_id": "ev_1"}))]));
-    // Outside of any runtime, unused and used.
+    // Outside a runtime, unused and used.
     drop(host(&gateway));
     let used = host(&gateway);
     record(&used, "event").unwrap();
     drop(used);
 
-    // Inside one, where a runtime may not be dropped in the plain way.
+    // Inside a runtime, where a plain drop would panic.
     let used = host(&gateway);
     record(&used, "event").unwrap();
     block_on(async move { drop(used) });
@@ -260,7 +260,7 @@ fn client_can_be_dropped_anywhere() {
     let threads = tokio::runtime::Builder::new_multi_thread().worker_threads(1).enable_all().build().unwrap();
     threads.block_on(async move { tokio::spawn(async move { drop(used) }).await.unwrap() });
 
-    // By another thread, and inside a call of its own.
+    // On another thread, and inside a call.
     let used = Arc::new(host(&gateway));
     record(&used, "event").unwrap();
     let inner = Arc::clone(&used);

@@ -1,4 +1,4 @@
-//! The log lines of calls. In a program of its own: it sets the process's subscriber.
+//! Log lines of calls. In its own program, because it sets the process's subscriber.
 #![allow(clippy::unwrap_used, reason = "tests")]
 
 use actpass_session::CallLog;

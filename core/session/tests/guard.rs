@@ -1,4 +1,4 @@
-//! A guarded action in the steps in which a binding takes it.
+//! A guarded action in a binding's steps.
 
 #![allow(clippy::unwrap_used, clippy::panic, missing_docs, reason = "tests")]
 
@@ -82,7 +82,7 @@ fn changed_action_does_not_begin() {
             panic!("{changed:?} began")
         };
         assert_eq!(blocked.decision().reason_code(), "actpass.arguments_changed");
-        assert!(session.begin(Some(&action())).is_err(), "a permit is not tried twice");
+        assert!(session.begin(Some(&action())).is_err(), "a permit can be tried once only");
     }
 }
 

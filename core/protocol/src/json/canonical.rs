@@ -1,4 +1,4 @@
-//! The canonical form (RFC 8785, JCS).
+//! Canonical JSON (RFC 8785, JCS).
 
 use std::cmp::Ordering;
 use std::fmt;
@@ -12,7 +12,8 @@ use super::tree::Json;
 use super::write::JsonWriter;
 
 impl Json {
-    /// Appends the canonical text to `out`, which is compact; `Err` says why there is none, and where.
+    /// Appends the canonical form to `out`, which is compact. The error says what has no canonical
+    /// form, and where.
     pub fn write_canonical(&self, out: &mut JsonWriter) -> Result<(), NotCanonical> {
         match self {
             Self::Array(items) => {
@@ -52,7 +53,7 @@ impl Number {
             out.raw(&text);
             return Ok(());
         }
-        // A double's exact integers are written as they are read, but for one.
+        // All exact integers of a double are written as read, except negative zero.
         match self.as_safe_integer().ok_or_else(|| self.not_canonical())? {
             0 => out.raw("0"),
             _ => out.raw(self.as_str()),
@@ -64,7 +65,7 @@ impl Number {
         format!("the integer {self} is beyond ±(2^53-1) and has no canonical form")
     }
 
-    /// The double that canonical JSON writes; `None` for an integer that a double cannot carry.
+    /// The double that canonical JSON writes; `None` for an integer beyond a double's precision.
     fn as_canonical(&self) -> Option<f64> {
         if !self.is_integer() {
             return Some(self.as_f64());
@@ -72,7 +73,7 @@ impl Number {
         self.as_safe_integer().map(|_| self.as_f64())
     }
 
-    /// The integer that this is, if a double carries it.
+    /// The integer value, if a double represents it exactly.
     fn as_safe_integer(&self) -> Option<i64> {
         self.as_str().parse().ok().filter(|value| (-MAX_SAFE_INTEGER..=MAX_SAFE_INTEGER).contains(value))
     }
@@ -81,7 +82,7 @@ impl Number {
 /// Why a value has no canonical form.
 #[derive(Debug)]
 pub struct NotCanonical {
-    /// From the value to the number, the innermost first.
+    /// The path from the value to the number, innermost first.
     steps: Vec<Step>,
     problem: String,
 }
@@ -96,23 +97,23 @@ impl NotCanonical {
         self
     }
 
-    /// Where in the argument `member`, such as `args.ids[2]`.
+    /// The path within the argument `member`, such as `args.ids[2]`.
     pub fn path_from(&self, member: &str) -> String {
         path(member, self.steps.iter().rev())
     }
 
-    /// Where in the value, such as `args.ids[2]`; empty for the value itself.
+    /// The path within the value, such as `args.ids[2]`; empty for the value itself.
     pub fn path(&self) -> String {
         self.path_from("").trim_start_matches('.').to_owned()
     }
 
-    /// The problem without its path.
+    /// The problem without the path.
     pub fn problem(&self) -> &str {
         &self.problem
     }
 }
 
-/// One line: the path, if there is one, and the problem.
+/// One line: the path, if any, and the problem.
 impl fmt::Display for NotCanonical {
     fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
         match self.path().as_str() {
@@ -122,7 +123,7 @@ impl fmt::Display for NotCanonical {
     }
 }
 
-/// The order of members in canonical JSON. UTF-8 has the same but beside surrogates.
+/// The member order of canonical JSON. UTF-8 order differs only for surrogate pairs.
 fn by_utf16(a: &str, b: &str) -> Ordering {
     match a.is_ascii() && b.is_ascii() {
         true => a.cmp(b),
@@ -130,8 +131,8 @@ fn by_utf16(a: &str, b: &str) -> Ordering {
     }
 }
 
-/// Serializes as the same value, for canonical JSON: an integer beyond ±([`MAX_SAFE_INTEGER`]) is an error, because
-/// a double cannot carry it.
+/// Serializes the value for canonical JSON. An integer beyond ±([`MAX_SAFE_INTEGER`]) is an error,
+/// because a double cannot represent it.
 impl Serialize for Json {
     fn serialize<S: Serializer>(&self, serializer: S) -> Result<S::Ok, S::Error> {
         match self {

@@ -1,4 +1,4 @@
-//! Where in a JSON text something is, as a [path](super::path).
+//! Locates errors in a JSON text, as a [path](super::path).
 
 use std::fmt;
 
@@ -7,7 +7,7 @@ use super::read::{MAX_DEPTH, ReadError};
 use super::tree::Json;
 use crate::error::InvalidArgument;
 
-/// How the languages write a number that JSON does not have.
+/// How languages write numbers that JSON does not have.
 const NON_FINITE_LITERALS: [(&str, f64); 8] = [
     ("NaN", f64::NAN),
     ("nan", f64::NAN),
@@ -19,7 +19,7 @@ const NON_FINITE_LITERALS: [(&str, f64); 8] = [
     ("-inf", f64::NEG_INFINITY),
 ];
 
-/// What messages say of a number that JSON does not have.
+/// The message for a number that JSON does not have.
 ///
 /// ```
 /// use actpass_protocol::json::not_finite;
@@ -35,12 +35,12 @@ pub fn not_finite(number: f64) -> String {
     format!("expected a finite number, found {name}")
 }
 
-/// The value of a JSON text that is an argument of a call; `member` is the argument's name.
+/// Parses the JSON text of the argument `member`.
 ///
 /// # Errors
 ///
-/// For what [`read`](crate::json::read) refuses; the message begins
-/// with the [`path`] to it.
+/// For a text that [`read`](crate::json::read) rejects. The message begins with the [`path`] to the
+/// problem.
 ///
 /// ```
 /// use actpass_protocol::json::parse_argument;
@@ -53,8 +53,8 @@ pub fn parse_argument(member: &str, text: &str) -> Result<Json, InvalidArgument>
     Json::parse(text.as_bytes()).map_err(|problem| argument_error(member, text, &problem))
 }
 
-/// The error for `text`, the JSON text of the argument `member`, which could not be read because of `problem`; for a
-/// reader with its own [`Builder`](crate::json::Builder).
+/// Creates the error for the argument `member`, whose JSON `text` was rejected with `problem`. For
+/// readers with their own [`Builder`](crate::json::Builder).
 ///
 /// ```
 /// use actpass_protocol::json::{TreeBuilder, argument_error, read};
@@ -95,23 +95,23 @@ pub fn argument_error<E: fmt::Display>(member: &str, text: &str, problem: &ReadE
     }
 }
 
-/// The value that stands at a byte of a text.
+/// The location of a byte in a JSON text.
 #[derive(Default)]
 struct Location {
     open: Vec<Container>,
-    /// Where the value, or the key that names it, begins.
+    /// The start of the value, or of its key.
     token: usize,
 }
 
-/// An array or object that is open there.
+/// An array or object that is open at the location.
 enum Container {
     Array(usize),
-    /// Without a name as long as it has not been read.
+    /// `None` until its key is read.
     Object(Option<String>),
 }
 
 impl Location {
-    /// Reads `text`, which is JSON up to the byte `at`.
+    /// Parses `text`, which is valid JSON up to the byte `at`.
     fn of(text: &str, at: usize) -> Self {
         let bytes = text.as_bytes();
         let mut location = Self::default();
@@ -148,7 +148,7 @@ impl Location {
             next += 1;
             location.token = next;
         }
-        // After a key comes a colon, and the value.
+        // Skip the colon between key and value.
         if let Some(rest) = text.get(location.token..) {
             location.token += rest.len() - rest.trim_start_matches([':', ' ']).len();
         }

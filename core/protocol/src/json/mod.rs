@@ -1,11 +1,12 @@
-//! JSON as this protocol needs it: nothing is lost, nothing is guessed.
+//! Strict JSON that loses nothing and guesses nothing.
 //!
-//! [`read`] accepts exactly RFC 8259, and refuses besides what two parsers could understand differently: a key given
-//! twice in an object (however it is escaped), nesting past [`MAX_DEPTH`], a lone surrogate, a number beyond the
-//! range of a double. Numbers keep their text, so an integer of any length and a float arrive as they were sent.
+//! [`read`] accepts RFC 8259 and additionally rejects what two parsers could interpret differently:
+//! duplicate keys (however escaped), nesting deeper than [`MAX_DEPTH`], lone surrogates, and
+//! numbers beyond the range of a double. Numbers keep their text, so integers of any length and
+//! floats are preserved.
 //!
-//! A reader brings its own [`Builder`], so a binding makes its language's objects straight from the bytes, without a
-//! tree between. [`Json`] is the tree for those who want one.
+//! A reader supplies a [`Builder`], so a binding creates its language's objects directly from the
+//! bytes, without an intermediate tree. [`Json`] is a tree for other uses.
 
 mod canonical;
 mod location;
@@ -27,5 +28,5 @@ pub use read::{Builder, MAX_DEPTH, ReadError, Validator, read, read_below};
 pub use tree::{Json, TreeBuilder};
 pub use write::{JsonWriter, Style};
 
-/// The largest integer that every JSON implementation carries exactly: 2^53 - 1.
+/// The largest integer that every JSON implementation represents exactly: 2^53 - 1.
 pub const MAX_SAFE_INTEGER: i64 = (1 << 53) - 1;

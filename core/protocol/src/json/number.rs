@@ -1,9 +1,9 @@
-//! Numbers, exact.
+//! Exact numbers.
 
 use std::cmp::Ordering;
 use std::fmt;
 
-/// A JSON number, kept as the text it came in.
+/// A JSON number, kept as text.
 ///
 /// ```
 /// use actpass_protocol::json::Number;
@@ -16,28 +16,29 @@ use std::fmt;
 pub struct Number(Box<str>);
 
 impl Number {
-    /// The number with this text, which is in JSON's grammar.
+    /// Creates a number from `text`, which is valid JSON.
     pub(super) fn of(text: &str) -> Self {
         Self(text.into())
     }
 
-    /// The number as it was written.
+    /// The number as written.
     pub fn as_str(&self) -> &str {
         &self.0
     }
 
-    /// The nearest double; for an integer within ±([`MAX_SAFE_INTEGER`](super::MAX_SAFE_INTEGER)) it is exact.
+    /// The nearest double. Exact for integers within
+    /// ±([`MAX_SAFE_INTEGER`](super::MAX_SAFE_INTEGER)).
     pub fn as_f64(&self) -> f64 {
-        // The text is in JSON's grammar and within range, which `read` checked, so this never falls back.
+        // `read` validated the grammar and the range, so the fallback is unreachable.
         self.0.parse().unwrap_or(f64::NAN)
     }
 
-    /// Whether the text is an integer's: no fraction and no exponent.
+    /// Whether the text is an integer, without fraction or exponent.
     pub fn is_integer(&self) -> bool {
         !self.0.contains(['.', 'e', 'E'])
     }
 
-    /// Orders two numbers by value, exactly, whatever their length.
+    /// Compares two numbers by exact value, whatever their length.
     ///
     /// ```
     /// use actpass_protocol::Json;
@@ -67,7 +68,7 @@ impl From<i64> for Number {
 impl TryFrom<f64> for Number {
     type Error = NotFinite;
 
-    /// A double as JSON writes it, always with a fraction or an exponent.
+    /// Formats a double as JSON, always with a fraction or an exponent.
     fn try_from(value: f64) -> Result<Self, NotFinite> {
         match value.is_finite() {
             true => Ok(Self(ryu::Buffer::new().format_finite(value).into())),
@@ -82,7 +83,7 @@ impl fmt::Display for Number {
     }
 }
 
-/// NaN and the infinities are not JSON.
+/// The error for NaN and infinities, which are not JSON.
 ///
 /// ```
 /// use actpass_protocol::json::{NotFinite, Number};
@@ -100,7 +101,7 @@ impl fmt::Display for NotFinite {
 
 impl std::error::Error for NotFinite {}
 
-/// A number's value: 0.d1d2d3… × 10^magnitude, without zeros at either end of the digits.
+/// A number's value: 0.d1d2d3… × 10^magnitude, without leading or trailing zero digits.
 #[derive(PartialEq, Eq)]
 struct Decimal {
     negative: bool,
@@ -123,7 +124,7 @@ impl Decimal {
         if digits.is_empty() {
             return Self { negative: false, magnitude: 0, digits: String::new() };
         }
-        // An exponent too long for an i64 is so far out that its sign alone orders it.
+        // An exponent that overflows an i64 is ordered by its sign alone.
         let exponent =
             exponent.trim_start_matches('+').parse().unwrap_or_else(|_| match exponent.starts_with('-') {
                 true => i64::MIN / 2,

@@ -1,29 +1,31 @@
-//! Where in a value something is wrong, as the messages of every language name it: `args.order.items[2]`.
+//! Paths to a value in error messages, the same in every language: `args.order.items[2]`.
 //!
-//! A path begins with the member of the call. A list position follows as `[2]`; a key that is made like a name, of at
-//! most 64 letters, digits, `_` and `-`, as `.key`; any other key as a JSON string, `["a b"]`, in which characters that
-//! do not print are escaped and what is beyond the 64th is cut. After eight steps the path ends with `…`. So a message
-//! is one short line whatever the keys hold, and it never holds a value.
+//! A path begins with the member of the call. An array index follows as `[2]`. A key of at most 64
+//! letters, digits, `_` and `-` follows as `.key`; any other key as a JSON string, `["a b"]`, with
+//! non-printing characters escaped and truncated to 64 characters. After eight steps the path ends
+//! with `…`. A message is therefore one short line whatever the keys are, and never contains a
+//! value.
 
 use std::fmt::Write as _;
 
-/// A longer path is cut after this many steps.
+/// Paths are truncated after this many steps.
 const MAX_STEPS: usize = 8;
-/// A longer key is cut after this many characters.
+/// Keys are truncated after this many characters.
 const MAX_KEY: usize = 64;
 
 /// One step from a JSON value to a part of it; see [`path`].
 #[derive(Clone, Debug, PartialEq, Eq)]
 pub enum Step {
-    /// To the item of an array, counted from 0.
+    /// An item of an array, counted from 0.
     Index(usize),
-    /// To the member of an object.
+    /// A member of an object.
     Key(String),
 }
 
-/// The path that leads from `member`, an argument of a call, over `steps`, the outermost first.
+/// Formats the path from `member`, an argument of a call, along `steps`, outermost first.
 ///
-/// A key that is no name of at most 64 letters, digits, `_` and `-` is quoted, escaped and cut; a path of more than
+/// A key that is not a name of at most 64 letters, digits, `_` and `-` is quoted, escaped and
+/// truncated. A path of more than eight steps is truncated.
 /// eight steps is cut.
 ///
 /// ```
@@ -55,7 +57,7 @@ fn is_name(key: &str) -> bool {
     !key.is_empty() && key.chars().all(is_plain) && key.chars().nth(MAX_KEY).is_none()
 }
 
-/// A key as a message shows it: a JSON string, cut if it is long.
+/// Formats a key as a JSON string, truncated if it is long.
 pub(super) fn quoted(key: &str) -> String {
     let mut text = String::from('"');
     for (count, c) in key.chars().enumerate() {
@@ -68,7 +70,7 @@ pub(super) fn quoted(key: &str) -> String {
             '\n' => text.push_str("\\n"),
             '\r' => text.push_str("\\r"),
             '\t' => text.push_str("\\t"),
-            // The standard library knows which characters print; of its notation only JSON's is wanted.
+            // `escape_debug` decides which characters print; the notation is JSON's.
             c if c == '\'' || c.escape_debug().len() == 1 => text.push(c),
             c => {
                 for unit in c.encode_utf16(&mut [0; 2]) {

@@ -1,4 +1,4 @@
-//! An object as text.
+//! JSON objects kept as text.
 
 use std::borrow::Cow;
 use std::fmt;
@@ -11,7 +11,7 @@ use super::read::{ReadError, Reader, SeenKeys, Validator};
 use super::tree::Json;
 use super::write::{JsonWriter, Style};
 
-/// A JSON object kept as the text it came in, with its members found: what is not known here is not touched.
+/// A JSON object kept as received, with an index of its members. Unknown members are preserved.
 ///
 /// ```
 /// use actpass_protocol::json::RawObject;
@@ -27,15 +27,15 @@ pub struct RawObject {
 }
 
 impl RawObject {
-    /// Reads an object from its JSON text; `Err` says in one line why it is none.
+    /// Parses an object. The error is one line.
     ///
     /// # Errors
     ///
-    /// As [`read`](super::read()), and for any other JSON value than an object.
+    /// As [`read`](super::read()), and for any JSON value other than an object.
     pub fn parse(text: &[u8]) -> Result<Self, String> {
         let (text, members) = members(text)
             .map_err(|error| match error {
-                // A key of somebody else's document may be a secret, and this ends up in messages.
+                // Do not show the key: it may be a secret, and the error ends up in messages.
                 ReadError::DuplicateKey(..) => "a key is given twice in one object".to_owned(),
                 ReadError::Builder(_)
                 | ReadError::NumberOutOfRange(_)
@@ -46,20 +46,20 @@ impl RawObject {
         Ok(Self { text: text.to_owned(), members })
     }
 
-    /// The whole object as it came.
+    /// The whole object as received.
     #[inline]
     pub fn as_str(&self) -> &str {
         &self.text
     }
 
-    /// The JSON text of the member `name`.
+    /// Returns the JSON text of the member `name`.
     #[inline]
     pub fn member_text(&self, name: &str) -> Option<&str> {
         let member = self.members.iter().find(|member| member.is(name, &self.text))?;
         self.text.get(member.value.clone())
     }
 
-    /// The member `name`, if it is a string.
+    /// Returns the member `name`, if it is a string.
     #[inline]
     pub fn string(&self, name: &str) -> Option<Cow<'_, str>> {
         let text = self.member_text(name)?;
@@ -69,12 +69,12 @@ impl RawObject {
         }
     }
 
-    /// The member `name`, if it is there.
+    /// Returns the member `name`, if present.
     pub fn member(&self, name: &str) -> Option<Json> {
         Json::parse(self.member_text(name)?.as_bytes()).ok()
     }
 
-    /// Takes the member `name` out and returns its JSON text.
+    /// Removes the member `name` and returns its JSON text.
     pub fn take(&mut self, name: &str) -> Option<String> {
         let taken = self.member_text(name)?.to_owned();
         let mut rest = JsonWriter::new(Style::Compact);
@@ -100,7 +100,7 @@ impl RawObject {
         Some(taken)
     }
 
-    /// Gives the member `name` the value `json`, a JSON text: in its place, or at the end if it is missing.
+    /// Sets the member `name` to the JSON text `json`: in place, or appended if missing.
     pub fn set(&mut self, name: &str, json: &str) {
         match self.members.iter().position(|member| member.is(name, &self.text)) {
             Some(at) => {
@@ -149,7 +149,7 @@ impl fmt::Debug for RawObject {
 /// The members of an object.
 type MemberSpans = Vec<Member>;
 
-/// Where a member stands in the text of its object.
+/// The position of a member in the object's text.
 #[derive(Clone, PartialEq, Eq)]
 struct Member {
     /// The key, without its quotes.
@@ -181,11 +181,11 @@ impl Member {
     }
 }
 
-/// The text and the members of an object; `None` for another JSON value.
+/// Indexes the members of an object; `None` for another JSON value.
 fn members(text: &[u8]) -> Result<Option<(&str, MemberSpans)>, ReadError<std::convert::Infallible>> {
     let mut reader = Reader { input: Jiter::new(text), builder: &mut Validator };
     let first = reader.input.peek()?;
-    // What is not UTF-8 is read to its first error.
+    // Invalid UTF-8 is read up to the first error.
     let (Peek::Object, Ok(text)) = (first, str::from_utf8(text)) else {
         reader.value(first, 0)?;
         reader.input.finish()?;
@@ -220,8 +220,9 @@ fn members(text: &[u8]) -> Result<Option<(&str, MemberSpans)>, ReadError<std::co
     Ok(Some((text, members)))
 }
 
-/// Whether `test` accepts every member of an object. It is given the key and gives what says so of the value's JSON text. `text`
-/// was validated before: values are skipped, and what is not JSON makes this `false`.
+/// Whether `test` accepts every member of an object. `test` receives the key and returns a
+/// predicate on the value's JSON text. `text` must have been validated: values are skipped, and
+/// invalid JSON yields `false`.
 pub fn all_members<F: FnOnce(&str) -> bool>(text: &str, mut test: impl FnMut(&str) -> F) -> bool {
     let mut input = Jiter::new(text.as_bytes());
     let mut accepts = match input.next_object() {
@@ -245,7 +246,7 @@ pub fn all_members<F: FnOnce(&str) -> bool>(text: &str, mut test: impl FnMut(&st
     true
 }
 
-/// Whether a value is an array of strings. `text` was validated before.
+/// Whether a value is an array of strings. `text` must have been validated.
 pub fn is_array_of_strings(text: &str) -> bool {
     let mut input = Jiter::new(text.as_bytes());
     let mut next = input.next_array();
@@ -258,7 +259,8 @@ pub fn is_array_of_strings(text: &str) -> bool {
     matches!(next, Ok(None))
 }
 
-/// Where a key stands in a part of `text` that has a key and what is around it: white space, a brace or comma, a colon.
+/// Finds the key in a part of `text` that may include white space, a brace or comma, and a colon
+/// around it.
 fn between_quotes(text: &str, part: Range<usize>) -> Range<usize> {
     let found = text.get(part.clone()).unwrap_or_default().as_bytes();
     let first = found.iter().position(|byte| *byte == b'"').unwrap_or(0);

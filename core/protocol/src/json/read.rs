@@ -1,4 +1,4 @@
-//! The reader: strict, and without a value type of its own.
+//! The strict JSON reader.
 
 use super::path::quoted;
 use std::collections::HashSet;
@@ -6,15 +6,15 @@ use std::fmt;
 
 use jiter::{Jiter, JiterError, Peek};
 
-/// How many arrays and objects may be open at once: 128.
+/// The maximum nesting depth: 128.
 pub const MAX_DEPTH: usize = 128;
 
-/// Reads one JSON document from `text`, making its values with `builder`.
+/// Reads one JSON document, creating values with `builder`.
 ///
 /// # Errors
 ///
-/// [`ReadError::Syntax`] for what is not a JSON text of one value in UTF-8; the other variants for the limits named
-/// in the [module documentation](super); [`ReadError::Builder`] for what the builder itself reported.
+/// [`ReadError::Syntax`] unless `text` is exactly one JSON value in UTF-8. Other variants for the
+/// limits in the [module documentation](super). [`ReadError::Builder`] for errors of the builder.
 ///
 /// ```
 /// use actpass_protocol::json::{read, TreeBuilder};
@@ -28,7 +28,7 @@ pub fn read<B: Builder>(text: &[u8], builder: &mut B) -> Result<B::Value, ReadEr
     read_below(text, builder, 0)
 }
 
-/// As [`read`], for a text that will stand inside `depth` other arrays and objects.
+/// Like [`read`], for a text that will be nested inside `depth` arrays and objects.
 pub fn read_below<B: Builder>(
     text: &[u8],
     builder: &mut B,
@@ -41,9 +41,9 @@ pub fn read_below<B: Builder>(
     Ok(value)
 }
 
-/// Makes the values of a JSON document; see [`read`].
+/// Creates the values of a JSON document; see [`read`].
 ///
-/// Calls come depth first: the members of an object before [`Builder::object`].
+/// Calls are depth first: the members of an object before [`Builder::object`].
 ///
 /// ```
 /// use actpass_protocol::json::{Builder, read};
@@ -68,26 +68,26 @@ pub fn read_below<B: Builder>(
 /// assert_eq!(read(br#"{"amount": 4900, "tags": ["a", 7]}"#, &mut Numbers), Ok(2));
 /// ```
 pub trait Builder {
-    /// What a JSON value becomes.
+    /// The type of a value.
     type Value;
-    /// What can go wrong in making one; [`std::convert::Infallible`] if nothing can.
+    /// The builder's error; [`std::convert::Infallible`] if it cannot fail.
     type Error;
 
-    /// Makes `null`.
+    /// Creates `null`.
     fn null(&mut self) -> Result<Self::Value, Self::Error>;
-    /// Makes `true` or `false`.
+    /// Creates `true` or `false`.
     fn bool(&mut self, value: bool) -> Result<Self::Value, Self::Error>;
-    /// Makes a number from its text, which is in JSON's grammar and within the range of a double.
+    /// Creates a number from its text, which is valid JSON within the range of a double.
     fn number(&mut self, text: &str) -> Result<Self::Value, Self::Error>;
-    /// Makes a string.
+    /// Creates a string.
     fn string(&mut self, text: &str) -> Result<Self::Value, Self::Error>;
-    /// Makes an array.
+    /// Creates an array.
     fn array(&mut self, items: Vec<Self::Value>) -> Result<Self::Value, Self::Error>;
-    /// Makes an object of members in the order they came; no key comes twice.
+    /// Creates an object from members in document order, with unique keys.
     fn object(&mut self, members: Vec<(String, Self::Value)>) -> Result<Self::Value, Self::Error>;
 }
 
-/// Why a text is not a JSON document; see [`read`].
+/// Why a text is not a valid JSON document; see [`read`].
 ///
 /// ```
 /// use actpass_protocol::Json;
@@ -98,15 +98,15 @@ pub trait Builder {
 /// ```
 #[derive(Clone, Debug, PartialEq, Eq)]
 pub enum ReadError<E> {
-    /// The builder's own error.
+    /// An error of the builder.
     Builder(E),
-    /// A key stands twice in one object, the second time before this byte offset.
+    /// A duplicate key, whose second occurrence ends before this byte offset.
     DuplicateKey(String, usize),
-    /// A number is beyond the range of a double, at this byte offset.
+    /// A number beyond the range of a double, at this byte offset.
     NumberOutOfRange(usize),
-    /// Not JSON: what the parser found, at which byte offset.
+    /// A syntax error, with its byte offset.
     Syntax(String, usize),
-    /// More than [`MAX_DEPTH`] arrays and objects are open at this byte offset.
+    /// Nesting deeper than [`MAX_DEPTH`], at this byte offset.
     TooDeep(usize),
 }
 
@@ -200,14 +200,14 @@ impl<B: Builder> Reader<'_, '_, B> {
     }
 }
 
-/// Finds a repeated key: by looking at each in a small object, by a set in a large one.
+/// Detects duplicate keys: a linear scan for small objects, a set for large ones.
 #[derive(Default)]
 pub(super) struct SeenKeys(HashSet<String>);
 
 impl SeenKeys {
     const SMALL: usize = 16;
 
-    /// Whether `key` is the key of a member before it; `key_of` gives a member's key.
+    /// Whether a member in `before` has the key `key`; `key_of` returns a member's key.
     pub(super) fn contains_or_insert<'m, M, K: AsRef<str>>(
         &mut self,
         key: &str,
@@ -226,14 +226,14 @@ impl SeenKeys {
 }
 
 fn is_in_f64_range(text: &str) -> bool {
-    // 300 digits stay below 1e308, so only longer texts and those with an exponent need the conversion.
+    // 300 digits stay below 1e308, so only longer texts and exponents need the conversion.
     if text.len() <= 300 && !text.contains(['e', 'E']) {
         return true;
     }
     text.parse::<f64>().is_ok_and(f64::is_finite)
 }
 
-/// Checks a document and makes nothing of it; see [`read`].
+/// Validates a document without creating values; see [`read`].
 ///
 /// ```
 /// use actpass_protocol::json::{Validator, read};

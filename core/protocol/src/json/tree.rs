@@ -1,4 +1,4 @@
-//! The tree of a document.
+//! The JSON tree.
 
 use std::cmp::Ordering;
 use std::fmt;
@@ -7,9 +7,10 @@ use super::number::Number;
 use super::read::{Builder, ReadError, read};
 use super::write::{JsonWriter, Style};
 
-/// A JSON value that keeps everything: the order of members, the text of numbers.
+/// A JSON value that preserves member order and number text.
 ///
-/// Two values are equal when their texts without white space are; [`Json::same_value`] compares numbers as numbers.
+/// Two values are equal if their texts without white space are; [`Json::same_value`] compares
+/// numbers by value.
 ///
 /// ```
 /// use actpass_protocol::Json;
@@ -26,16 +27,16 @@ pub enum Json {
     Bool(bool),
     /// `null`
     Null,
-    /// A number, by its text.
+    /// A number, as text.
     Number(Number),
-    /// `{..}`: members in the order they came, no key twice.
+    /// `{..}`: members in document order, with unique keys.
     Object(Vec<(String, Json)>),
     /// `".."`
     String(String),
 }
 
 impl Json {
-    /// Reads a value from its JSON text.
+    /// Parses a JSON text.
     ///
     /// # Errors
     ///
@@ -44,12 +45,12 @@ impl Json {
         read(text, &mut TreeBuilder)
     }
 
-    /// The member `name` of an object; `None` for anything else.
+    /// Returns the member `name` of an object; `None` for other values.
     pub fn member(&self, name: &str) -> Option<&Json> {
         self.as_object()?.iter().find_map(|(key, value)| (key == name).then_some(value))
     }
 
-    /// The members, if this is an object.
+    /// The members, if it is an object.
     pub fn as_object(&self) -> Option<&[(String, Json)]> {
         match self {
             Self::Object(members) => Some(members),
@@ -57,7 +58,7 @@ impl Json {
         }
     }
 
-    /// The text, if this is a string.
+    /// The text, if it is a string.
     pub fn as_str(&self) -> Option<&str> {
         match self {
             Self::String(text) => Some(text),
@@ -65,8 +66,8 @@ impl Json {
         }
     }
 
-    /// Whether both are the same value: numbers compare as numbers (`1`, `1.0` and `10e-1` are the same), exactly;
-    /// objects without regard to the order of members.
+    /// Whether both are the same value. Numbers are compared exactly by value (`1`, `1.0` and
+    /// `10e-1` are equal), objects regardless of member order.
     ///
     /// ```
     /// use actpass_protocol::Json;
@@ -96,7 +97,7 @@ impl Json {
         }
     }
 
-    /// What this is called in JSON's words: `"an object"`, `"a number"` and so on, for messages.
+    /// The JSON type with its article, for messages: `"an object"`, `"a number"`.
     pub fn kind(&self) -> &'static str {
         match self {
             Self::Array(_) => "an array",
@@ -108,7 +109,7 @@ impl Json {
         }
     }
 
-    /// Appends the text to `out`, in its style.
+    /// Appends the JSON text to `out`, in its style.
     pub fn write(&self, out: &mut JsonWriter) {
         match self {
             Self::Array(items) => {

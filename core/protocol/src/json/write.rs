@@ -1,6 +1,6 @@
-//! The writer.
+//! The JSON writer.
 
-/// How a JSON text is laid out.
+/// The layout of a JSON text.
 ///
 /// ```
 /// use actpass_protocol::json::{Style, JsonWriter};
@@ -12,14 +12,14 @@
 /// ```
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
 pub enum Style {
-    /// No white space, UTF-8 as it is.
+    /// No white space, UTF-8 unescaped.
     Compact,
-    /// As Python's `json.dumps` writes by default, which is what the 1.1.3 client sends: a space behind each comma and
-    /// colon, everything outside ASCII escaped.
+    /// Like Python's `json.dumps` with its defaults, as client 1.1.3 sends: a space after each
+    /// comma and colon, and ASCII only.
     PythonCompat,
 }
 
-/// A JSON text being written.
+/// Writes a JSON text.
 ///
 /// ```
 /// use actpass_protocol::json::{Style, JsonWriter};
@@ -37,22 +37,22 @@ pub struct JsonWriter {
     pub(super) out: String,
 }
 
-/// How many bytes of a text are looked at together.
+/// Bytes examined at a time.
 const BLOCK_SIZE: usize = 16;
 
 impl JsonWriter {
-    /// An empty text.
+    /// Creates an empty text.
     pub fn new(style: Style) -> Self {
         Self { style, out: String::with_capacity(256) }
     }
 
-    /// Appends `text` as it is.
+    /// Appends `text` unchanged.
     #[inline]
     pub fn raw(&mut self, text: &str) {
         self.out.push_str(text);
     }
 
-    /// Appends the comma before item or member number `at`, which the first has none of.
+    /// Appends the comma before item or member number `at`; nothing for the first.
     #[inline]
     pub fn comma(&mut self, at: usize) {
         if at > 0 {
@@ -63,7 +63,7 @@ impl JsonWriter {
         }
     }
 
-    /// Appends a member's key and its colon.
+    /// Appends a key and its colon.
     #[inline]
     pub fn key(&mut self, key: &str) {
         self.string(key);
@@ -103,7 +103,8 @@ impl JsonWriter {
         self.out
     }
 
-    /// Where the first character begins that must be escaped. No byte within a longer character is one of these.
+    /// The position of the first character to escape. Escaped bytes never occur inside a multi-byte
+    /// character.
     #[inline]
     fn first_escaped(&self, text: &str) -> Option<usize> {
         let bytes = text.as_bytes();
@@ -111,7 +112,7 @@ impl JsonWriter {
         let escapes = |byte: &u8| {
             matches!(*byte, b'"' | b'\\') | (*byte < b' ') | (ascii_only & matches!(*byte, 0x7f..=0xff))
         };
-        // Most texts have none, and whole blocks without one are many bytes at a time.
+        // Most texts need no escape; whole blocks without one are skipped.
         let plain = |block: &&[u8]| !block.iter().fold(false, |found, byte| found | escapes(byte));
         let skipped = bytes.chunks_exact(BLOCK_SIZE).take_while(plain).count() * BLOCK_SIZE;
         bytes.get(skipped..)?.iter().position(escapes).map(|at| skipped + at)

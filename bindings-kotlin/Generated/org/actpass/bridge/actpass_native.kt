@@ -1030,67 +1030,67 @@ private fun uniffiCheckContractApiVersion(lib: IntegrityCheckingUniffiLib) {
 }
 @Suppress("UNUSED_PARAMETER")
 private fun uniffiCheckApiChecksums(lib: IntegrityCheckingUniffiLib) {
-    if ((lib.uniffi_actpass_uniffi_checksum_func_native_pending_approval() and 0xFFFF) != 28918) {
+    if ((lib.uniffi_actpass_uniffi_checksum_func_native_pending_approval() and 0xFFFF) != 14179) {
         throw RuntimeException("UniFFI API checksum mismatch: try cleaning and rebuilding your project")
     }
-    if ((lib.uniffi_actpass_uniffi_checksum_func_native_check_json() and 0xFFFF) != 6758) {
+    if ((lib.uniffi_actpass_uniffi_checksum_func_native_check_json() and 0xFFFF) != 29929) {
         throw RuntimeException("UniFFI API checksum mismatch: try cleaning and rebuilding your project")
     }
-    if ((lib.uniffi_actpass_uniffi_checksum_func_native_hash_payload() and 0xFFFF) != 2641) {
+    if ((lib.uniffi_actpass_uniffi_checksum_func_native_hash_payload() and 0xFFFF) != 31094) {
         throw RuntimeException("UniFFI API checksum mismatch: try cleaning and rebuilding your project")
     }
-    if ((lib.uniffi_actpass_uniffi_checksum_func_native_sign_payload() and 0xFFFF) != 45376) {
+    if ((lib.uniffi_actpass_uniffi_checksum_func_native_sign_payload() and 0xFFFF) != 32308) {
         throw RuntimeException("UniFFI API checksum mismatch: try cleaning and rebuilding your project")
     }
-    if ((lib.uniffi_actpass_uniffi_checksum_func_native_argument_error() and 0xFFFF) != 64913) {
+    if ((lib.uniffi_actpass_uniffi_checksum_func_native_argument_error() and 0xFFFF) != 48652) {
         throw RuntimeException("UniFFI API checksum mismatch: try cleaning and rebuilding your project")
     }
-    if ((lib.uniffi_actpass_uniffi_checksum_func_native_failure() and 0xFFFF) != 4357) {
+    if ((lib.uniffi_actpass_uniffi_checksum_func_native_failure() and 0xFFFF) != 12258) {
         throw RuntimeException("UniFFI API checksum mismatch: try cleaning and rebuilding your project")
     }
-    if ((lib.uniffi_actpass_uniffi_checksum_func_native_message() and 0xFFFF) != 18709) {
+    if ((lib.uniffi_actpass_uniffi_checksum_func_native_message() and 0xFFFF) != 26849) {
         throw RuntimeException("UniFFI API checksum mismatch: try cleaning and rebuilding your project")
     }
-    if ((lib.uniffi_actpass_uniffi_checksum_func_native_not_finite() and 0xFFFF) != 46137) {
+    if ((lib.uniffi_actpass_uniffi_checksum_func_native_not_finite() and 0xFFFF) != 28672) {
         throw RuntimeException("UniFFI API checksum mismatch: try cleaning and rebuilding your project")
     }
-    if ((lib.uniffi_actpass_uniffi_checksum_func_native_panicked() and 0xFFFF) != 7821) {
+    if ((lib.uniffi_actpass_uniffi_checksum_func_native_panicked() and 0xFFFF) != 24444) {
         throw RuntimeException("UniFFI API checksum mismatch: try cleaning and rebuilding your project")
     }
-    if ((lib.uniffi_actpass_uniffi_checksum_func_native_block_texts() and 0xFFFF) != 40612) {
+    if ((lib.uniffi_actpass_uniffi_checksum_func_native_block_texts() and 0xFFFF) != 14033) {
         throw RuntimeException("UniFFI API checksum mismatch: try cleaning and rebuilding your project")
     }
-    if ((lib.uniffi_actpass_uniffi_checksum_func_native_canonical_outcome() and 0xFFFF) != 35637) {
+    if ((lib.uniffi_actpass_uniffi_checksum_func_native_canonical_outcome() and 0xFFFF) != 19160) {
         throw RuntimeException("UniFFI API checksum mismatch: try cleaning and rebuilding your project")
     }
-    if ((lib.uniffi_actpass_uniffi_checksum_func_native_decision() and 0xFFFF) != 4910) {
+    if ((lib.uniffi_actpass_uniffi_checksum_func_native_decision() and 0xFFFF) != 61830) {
         throw RuntimeException("UniFFI API checksum mismatch: try cleaning and rebuilding your project")
     }
-    if ((lib.uniffi_actpass_uniffi_checksum_func_native_parse_json() and 0xFFFF) != 25089) {
+    if ((lib.uniffi_actpass_uniffi_checksum_func_native_parse_json() and 0xFFFF) != 58095) {
         throw RuntimeException("UniFFI API checksum mismatch: try cleaning and rebuilding your project")
     }
     if ((lib.uniffi_actpass_uniffi_checksum_method_nativeclient_agent_id() and 0xFFFF) != 48935) {
         throw RuntimeException("UniFFI API checksum mismatch: try cleaning and rebuilding your project")
     }
-    if ((lib.uniffi_actpass_uniffi_checksum_method_nativeclient_authorize() and 0xFFFF) != 13852) {
+    if ((lib.uniffi_actpass_uniffi_checksum_method_nativeclient_authorize() and 0xFFFF) != 12985) {
         throw RuntimeException("UniFFI API checksum mismatch: try cleaning and rebuilding your project")
     }
-    if ((lib.uniffi_actpass_uniffi_checksum_method_nativeclient_authorize_pending() and 0xFFFF) != 41143) {
+    if ((lib.uniffi_actpass_uniffi_checksum_method_nativeclient_authorize_pending() and 0xFFFF) != 31980) {
         throw RuntimeException("UniFFI API checksum mismatch: try cleaning and rebuilding your project")
     }
     if ((lib.uniffi_actpass_uniffi_checksum_method_nativeclient_base_url() and 0xFFFF) != 24530) {
         throw RuntimeException("UniFFI API checksum mismatch: try cleaning and rebuilding your project")
     }
-    if ((lib.uniffi_actpass_uniffi_checksum_method_nativeclient_circuit() and 0xFFFF) != 22756) {
+    if ((lib.uniffi_actpass_uniffi_checksum_method_nativeclient_circuit() and 0xFFFF) != 39461) {
         throw RuntimeException("UniFFI API checksum mismatch: try cleaning and rebuilding your project")
     }
-    if ((lib.uniffi_actpass_uniffi_checksum_method_nativeclient_in_trace() and 0xFFFF) != 55961) {
+    if ((lib.uniffi_actpass_uniffi_checksum_method_nativeclient_in_trace() and 0xFFFF) != 55914) {
         throw RuntimeException("UniFFI API checksum mismatch: try cleaning and rebuilding your project")
     }
-    if ((lib.uniffi_actpass_uniffi_checksum_method_nativeclient_issue_passport() and 0xFFFF) != 20368) {
+    if ((lib.uniffi_actpass_uniffi_checksum_method_nativeclient_issue_passport() and 0xFFFF) != 62439) {
         throw RuntimeException("UniFFI API checksum mismatch: try cleaning and rebuilding your project")
     }
-    if ((lib.uniffi_actpass_uniffi_checksum_method_nativeclient_preflight() and 0xFFFF) != 7023) {
+    if ((lib.uniffi_actpass_uniffi_checksum_method_nativeclient_preflight() and 0xFFFF) != 59983) {
         throw RuntimeException("UniFFI API checksum mismatch: try cleaning and rebuilding your project")
     }
     if ((lib.uniffi_actpass_uniffi_checksum_method_nativeclient_record_evidence() and 0xFFFF) != 48971) {
@@ -1099,55 +1099,55 @@ private fun uniffiCheckApiChecksums(lib: IntegrityCheckingUniffiLib) {
     if ((lib.uniffi_actpass_uniffi_checksum_method_nativeclient_revoke_passport() and 0xFFFF) != 33657) {
         throw RuntimeException("UniFFI API checksum mismatch: try cleaning and rebuilding your project")
     }
-    if ((lib.uniffi_actpass_uniffi_checksum_method_nativeclient_verify_passport() and 0xFFFF) != 29700) {
+    if ((lib.uniffi_actpass_uniffi_checksum_method_nativeclient_verify_passport() and 0xFFFF) != 65151) {
         throw RuntimeException("UniFFI API checksum mismatch: try cleaning and rebuilding your project")
     }
-    if ((lib.uniffi_actpass_uniffi_checksum_method_nativeclient_verify_passport_offline() and 0xFFFF) != 22818) {
+    if ((lib.uniffi_actpass_uniffi_checksum_method_nativeclient_verify_passport_offline() and 0xFFFF) != 27162) {
         throw RuntimeException("UniFFI API checksum mismatch: try cleaning and rebuilding your project")
     }
-    if ((lib.uniffi_actpass_uniffi_checksum_method_nativeclient_wait_for_approval() and 0xFFFF) != 31414) {
+    if ((lib.uniffi_actpass_uniffi_checksum_method_nativeclient_wait_for_approval() and 0xFFFF) != 61699) {
         throw RuntimeException("UniFFI API checksum mismatch: try cleaning and rebuilding your project")
     }
-    if ((lib.uniffi_actpass_uniffi_checksum_method_nativeclient_with_options() and 0xFFFF) != 35509) {
+    if ((lib.uniffi_actpass_uniffi_checksum_method_nativeclient_with_options() and 0xFFFF) != 47841) {
         throw RuntimeException("UniFFI API checksum mismatch: try cleaning and rebuilding your project")
     }
-    if ((lib.uniffi_actpass_uniffi_checksum_method_nativerecording_send() and 0xFFFF) != 22854) {
+    if ((lib.uniffi_actpass_uniffi_checksum_method_nativerecording_send() and 0xFFFF) != 4929) {
         throw RuntimeException("UniFFI API checksum mismatch: try cleaning and rebuilding your project")
     }
-    if ((lib.uniffi_actpass_uniffi_checksum_method_nativesession_decision() and 0xFFFF) != 17844) {
+    if ((lib.uniffi_actpass_uniffi_checksum_method_nativesession_decision() and 0xFFFF) != 16594) {
         throw RuntimeException("UniFFI API checksum mismatch: try cleaning and rebuilding your project")
     }
-    if ((lib.uniffi_actpass_uniffi_checksum_method_nativesession_finish() and 0xFFFF) != 55126) {
+    if ((lib.uniffi_actpass_uniffi_checksum_method_nativesession_finish() and 0xFFFF) != 4741) {
         throw RuntimeException("UniFFI API checksum mismatch: try cleaning and rebuilding your project")
     }
-    if ((lib.uniffi_actpass_uniffi_checksum_method_nativesession_spend() and 0xFFFF) != 8411) {
+    if ((lib.uniffi_actpass_uniffi_checksum_method_nativesession_spend() and 0xFFFF) != 31240) {
         throw RuntimeException("UniFFI API checksum mismatch: try cleaning and rebuilding your project")
     }
-    if ((lib.uniffi_actpass_uniffi_checksum_method_nativelogger_log() and 0xFFFF) != 42758) {
+    if ((lib.uniffi_actpass_uniffi_checksum_method_nativelogger_log() and 0xFFFF) != 7958) {
         throw RuntimeException("UniFFI API checksum mismatch: try cleaning and rebuilding your project")
     }
-    if ((lib.uniffi_actpass_uniffi_checksum_method_nativecancel_cancel() and 0xFFFF) != 48110) {
+    if ((lib.uniffi_actpass_uniffi_checksum_method_nativecancel_cancel() and 0xFFFF) != 26493) {
         throw RuntimeException("UniFFI API checksum mismatch: try cleaning and rebuilding your project")
     }
-    if ((lib.uniffi_actpass_uniffi_checksum_method_nativescript_answer() and 0xFFFF) != 6095) {
+    if ((lib.uniffi_actpass_uniffi_checksum_method_nativescript_answer() and 0xFFFF) != 39286) {
         throw RuntimeException("UniFFI API checksum mismatch: try cleaning and rebuilding your project")
     }
-    if ((lib.uniffi_actpass_uniffi_checksum_method_nativescript_answer_next() and 0xFFFF) != 39861) {
+    if ((lib.uniffi_actpass_uniffi_checksum_method_nativescript_answer_next() and 0xFFFF) != 1203) {
         throw RuntimeException("UniFFI API checksum mismatch: try cleaning and rebuilding your project")
     }
-    if ((lib.uniffi_actpass_uniffi_checksum_method_nativescript_decide() and 0xFFFF) != 10499) {
+    if ((lib.uniffi_actpass_uniffi_checksum_method_nativescript_decide() and 0xFFFF) != 62898) {
         throw RuntimeException("UniFFI API checksum mismatch: try cleaning and rebuilding your project")
     }
     if ((lib.uniffi_actpass_uniffi_checksum_method_nativescript_requests() and 0xFFFF) != 55142) {
         throw RuntimeException("UniFFI API checksum mismatch: try cleaning and rebuilding your project")
     }
-    if ((lib.uniffi_actpass_uniffi_checksum_constructor_nativeclient_new() and 0xFFFF) != 15053) {
+    if ((lib.uniffi_actpass_uniffi_checksum_constructor_nativeclient_new() and 0xFFFF) != 16835) {
         throw RuntimeException("UniFFI API checksum mismatch: try cleaning and rebuilding your project")
     }
-    if ((lib.uniffi_actpass_uniffi_checksum_constructor_nativecancel_new() and 0xFFFF) != 51102) {
+    if ((lib.uniffi_actpass_uniffi_checksum_constructor_nativecancel_new() and 0xFFFF) != 39654) {
         throw RuntimeException("UniFFI API checksum mismatch: try cleaning and rebuilding your project")
     }
-    if ((lib.uniffi_actpass_uniffi_checksum_constructor_nativescript_new() and 0xFFFF) != 3087) {
+    if ((lib.uniffi_actpass_uniffi_checksum_constructor_nativescript_new() and 0xFFFF) != 10892) {
         throw RuntimeException("UniFFI API checksum mismatch: try cleaning and rebuilding your project")
     }
 }
@@ -1651,12 +1651,12 @@ public object FfiConverterString: FfiConverter<String, RustBuffer.ByValue> {
 
 
 /**
- * Tells a call that its task was cancelled. Swift needs it; in Kotlin the call is dropped.
+ * Signals that the task of a call was cancelled. Used by Swift; in Kotlin the future is dropped.
  */
 public interface NativeCancelInterface {
     
     /**
-     * Ends the calls that were given this, also those that are made later.
+     * Cancels current and later calls that use this signal.
      */
     fun `cancel`()
     
@@ -1664,7 +1664,7 @@ public interface NativeCancelInterface {
 }
 
 /**
- * Tells a call that its task was cancelled. Swift needs it; in Kotlin the call is dropped.
+ * Signals that the task of a call was cancelled. Used by Swift; in Kotlin the future is dropped.
  */
 open class NativeCancel: Disposable, AutoCloseable, NativeCancelInterface
 {
@@ -1691,7 +1691,7 @@ open class NativeCancel: Disposable, AutoCloseable, NativeCancelInterface
         this.cleanable = null
     }
     /**
-     * Not cancelled.
+     * Creates a signal.
      */
     constructor() :
         this(UniffiWithHandle, 
@@ -1780,7 +1780,7 @@ open class NativeCancel: Disposable, AutoCloseable, NativeCancelInterface
 
     
     /**
-     * Ends the calls that were given this, also those that are made later.
+     * Cancels current and later calls that use this signal.
      */override fun `cancel`()
         = 
     callWithHandle {
@@ -1938,12 +1938,12 @@ public interface NativeClientInterface {
     fun `agentId`(): kotlin.String
     
     /**
-     * Asks for a verdict.
+     * Requests a verdict.
      */
     suspend fun `authorize`(`action`: NativeAction, `recordOutcome`: kotlin.Boolean, `cancel`: NativeCancel?): NativeVerdict
     
     /**
-     * Asks for a verdict about an action that was kept.
+     * Requests a verdict about a stored action.
      */
     suspend fun `authorizePending`(`pending`: kotlin.String, `passport`: Secret?, `waitForApproval`: kotlin.Double?, `recordOutcome`: kotlin.Boolean, `cancel`: NativeCancel?): NativeVerdict
     
@@ -1953,22 +1953,22 @@ public interface NativeClientInterface {
     fun `baseUrl`(): kotlin.String
     
     /**
-     * Whether calls go to the gateway.
+     * The state of the circuit breaker.
      */
     fun `circuit`(): NativeCircuit
     
     /**
-     * The same client, whose calls are part of a trace.
+     * Returns this client with calls in a trace.
      */
     fun `inTrace`(`traceparent`: kotlin.String): NativeClient
     
     /**
-     * Asks for a passport.
+     * Issues a passport.
      */
     suspend fun `issuePassport`(`wanted`: NativePassportRequest, `cancel`: NativeCancel?): NativeIssued
     
     /**
-     * Asks for a decision.
+     * Requests a decision.
      */
     suspend fun `preflight`(`action`: NativeAction, `cancel`: NativeCancel?): NativeDecision
     
@@ -1983,22 +1983,22 @@ public interface NativeClientInterface {
     suspend fun `revokePassport`(`jti`: kotlin.String, `reason`: kotlin.String?, `cancel`: NativeCancel?): NativeRevocation
     
     /**
-     * Has the gateway verify a passport.
+     * Verifies a passport at the gateway.
      */
     suspend fun `verifyPassport`(`wanted`: NativeVerifyRequest, `cancel`: NativeCancel?): NativeVerification
     
     /**
-     * Verifies a passport with the gateway's public keys.
+     * Verifies a passport offline.
      */
     suspend fun `verifyPassportOffline`(`wanted`: NativeOfflineVerifyRequest, `cancel`: NativeCancel?): NativeVerification
     
     /**
-     * Waits until somebody decided about an approval, for `seconds` at most.
+     * Waits up to `seconds` for a decision about an approval.
      */
     suspend fun `waitForApproval`(`id`: kotlin.String, `seconds`: kotlin.Double, `cancel`: NativeCancel?): NativeApproval
     
     /**
-     * The same client, whose calls have these limits.
+     * Returns this client with other limits per call.
      */
     fun `withOptions`(`timeout`: kotlin.Double?, `maxRetries`: kotlin.Long?): NativeClient
     
@@ -2033,7 +2033,7 @@ open class NativeClient: Disposable, AutoCloseable, NativeClientInterface
         this.cleanable = null
     }
     /**
-     * Checks the settings; nothing is sent. A script answers in place of a gateway.
+     * Validates the settings; nothing is sent. A script replaces the gateway.
      */
     constructor(`settings`: NativeSettings, `logger`: NativeLogger?, `logLevel`: NativeLogLevel, `script`: NativeScript?) :
         this(UniffiWithHandle, 
@@ -2143,7 +2143,7 @@ open class NativeClient: Disposable, AutoCloseable, NativeClientInterface
 
     
     /**
-     * Asks for a verdict.
+     * Requests a verdict.
      */
     @Throws(NativeException::class)
     @Suppress("ASSIGNED_BUT_NEVER_ACCESSED_VARIABLE")
@@ -2170,7 +2170,7 @@ open class NativeClient: Disposable, AutoCloseable, NativeClientInterface
 
     
     /**
-     * Asks for a verdict about an action that was kept.
+     * Requests a verdict about a stored action.
      */
     @Throws(NativeException::class)
     @Suppress("ASSIGNED_BUT_NEVER_ACCESSED_VARIABLE")
@@ -2216,7 +2216,7 @@ open class NativeClient: Disposable, AutoCloseable, NativeClientInterface
 
     
     /**
-     * Whether calls go to the gateway.
+     * The state of the circuit breaker.
      */
     @Throws(NativeException::class)override fun `circuit`(): NativeCircuit {
             return FfiConverterTypeNativeCircuit.lift(
@@ -2233,7 +2233,7 @@ open class NativeClient: Disposable, AutoCloseable, NativeClientInterface
 
     
     /**
-     * The same client, whose calls are part of a trace.
+     * Returns this client with calls in a trace.
      */
     @Throws(NativeException::class)override fun `inTrace`(`traceparent`: kotlin.String): NativeClient {
             return FfiConverterTypeNativeClient.lift(
@@ -2251,7 +2251,7 @@ open class NativeClient: Disposable, AutoCloseable, NativeClientInterface
 
     
     /**
-     * Asks for a passport.
+     * Issues a passport.
      */
     @Throws(NativeException::class)
     @Suppress("ASSIGNED_BUT_NEVER_ACCESSED_VARIABLE")
@@ -2277,7 +2277,7 @@ open class NativeClient: Disposable, AutoCloseable, NativeClientInterface
 
     
     /**
-     * Asks for a decision.
+     * Requests a decision.
      */
     @Throws(NativeException::class)
     @Suppress("ASSIGNED_BUT_NEVER_ACCESSED_VARIABLE")
@@ -2356,7 +2356,7 @@ open class NativeClient: Disposable, AutoCloseable, NativeClientInterface
 
     
     /**
-     * Has the gateway verify a passport.
+     * Verifies a passport at the gateway.
      */
     @Throws(NativeException::class)
     @Suppress("ASSIGNED_BUT_NEVER_ACCESSED_VARIABLE")
@@ -2382,7 +2382,7 @@ open class NativeClient: Disposable, AutoCloseable, NativeClientInterface
 
     
     /**
-     * Verifies a passport with the gateway's public keys.
+     * Verifies a passport offline.
      */
     @Throws(NativeException::class)
     @Suppress("ASSIGNED_BUT_NEVER_ACCESSED_VARIABLE")
@@ -2408,7 +2408,7 @@ open class NativeClient: Disposable, AutoCloseable, NativeClientInterface
 
     
     /**
-     * Waits until somebody decided about an approval, for `seconds` at most.
+     * Waits up to `seconds` for a decision about an approval.
      */
     @Throws(NativeException::class)
     @Suppress("ASSIGNED_BUT_NEVER_ACCESSED_VARIABLE")
@@ -2435,7 +2435,7 @@ open class NativeClient: Disposable, AutoCloseable, NativeClientInterface
 
     
     /**
-     * The same client, whose calls have these limits.
+     * Returns this client with other limits per call.
      */
     @Throws(NativeException::class)override fun `withOptions`(`timeout`: kotlin.Double?, `maxRetries`: kotlin.Long?): NativeClient {
             return FfiConverterTypeNativeClient.lift(
@@ -2587,12 +2587,12 @@ public object FfiConverterTypeNativeClient: FfiConverter<NativeClient, Long> {
 
 
 /**
- * The logger of a face.
+ * The logger of a public API layer.
  */
 public interface NativeLogger {
     
     /**
-     * Takes a line.
+     * Receives a line.
      */
     fun `log`(`event`: NativeLogEvent)
     
@@ -2600,7 +2600,7 @@ public interface NativeLogger {
 }
 
 /**
- * The logger of a face.
+ * The logger of a public API layer.
  */
 open class NativeLoggerImpl: Disposable, AutoCloseable, NativeLogger
 {
@@ -2705,7 +2705,7 @@ open class NativeLoggerImpl: Disposable, AutoCloseable, NativeLogger
 
     
     /**
-     * Takes a line.
+     * Receives a line.
      */override fun `log`(`event`: NativeLogEvent)
         = 
     callWithHandle {
@@ -2910,12 +2910,12 @@ public object FfiConverterTypeNativeLogger: FfiConverter<NativeLogger, Long> {
 
 
 /**
- * How an action ended, to be recorded.
+ * A recording of how an action ended.
  */
 public interface NativeRecordingInterface {
     
     /**
-     * Records it.
+     * Sends the recording.
      */
     suspend fun `send`(): NativeRecorded
     
@@ -2923,7 +2923,7 @@ public interface NativeRecordingInterface {
 }
 
 /**
- * How an action ended, to be recorded.
+ * A recording of how an action ended.
  */
 open class NativeRecording: Disposable, AutoCloseable, NativeRecordingInterface
 {
@@ -3028,7 +3028,7 @@ open class NativeRecording: Disposable, AutoCloseable, NativeRecordingInterface
 
     
     /**
-     * Records it.
+     * Sends the recording.
      */
     @Throws(NativeException::class)
     @Suppress("ASSIGNED_BUT_NEVER_ACCESSED_VARIABLE")
@@ -3185,22 +3185,22 @@ public object FfiConverterTypeNativeRecording: FfiConverter<NativeRecording, Lon
 
 
 /**
- * What answers in place of a gateway.
+ * A script that replaces the gateway.
  */
 public interface NativeScriptInterface {
     
     /**
-     * Answers preflights about a tool so from now on; about every other tool if none is named.
+     * Sets the response to preflights about a tool; about every other tool if none is named.
      */
     fun `answer`(`answer`: NativeAnswer, `tool`: kotlin.String?)
     
     /**
-     * Answers the next preflight so that has no earlier answer of this kind, once.
+     * Queues a one-time response for the next preflight.
      */
     fun `answerNext`(`answer`: NativeAnswer)
     
     /**
-     * Decides about an approval.
+     * Decides an approval.
      */
     fun `decide`(`id`: kotlin.String, `approved`: kotlin.Boolean)
     
@@ -3213,7 +3213,7 @@ public interface NativeScriptInterface {
 }
 
 /**
- * What answers in place of a gateway.
+ * A script that replaces the gateway.
  */
 open class NativeScript: Disposable, AutoCloseable, NativeScriptInterface
 {
@@ -3240,7 +3240,7 @@ open class NativeScript: Disposable, AutoCloseable, NativeScriptInterface
         this.cleanable = null
     }
     /**
-     * A script that denies every action.
+     * Creates a script that denies every action.
      */
     constructor() :
         this(UniffiWithHandle, 
@@ -3329,7 +3329,7 @@ open class NativeScript: Disposable, AutoCloseable, NativeScriptInterface
 
     
     /**
-     * Answers preflights about a tool so from now on; about every other tool if none is named.
+     * Sets the response to preflights about a tool; about every other tool if none is named.
      */
     @Throws(NativeException::class)override fun `answer`(`answer`: NativeAnswer, `tool`: kotlin.String?)
         = 
@@ -3347,7 +3347,7 @@ open class NativeScript: Disposable, AutoCloseable, NativeScriptInterface
 
     
     /**
-     * Answers the next preflight so that has no earlier answer of this kind, once.
+     * Queues a one-time response for the next preflight.
      */
     @Throws(NativeException::class)override fun `answerNext`(`answer`: NativeAnswer)
         = 
@@ -3364,7 +3364,7 @@ open class NativeScript: Disposable, AutoCloseable, NativeScriptInterface
 
     
     /**
-     * Decides about an approval.
+     * Decides an approval.
      */override fun `decide`(`id`: kotlin.String, `approved`: kotlin.Boolean)
         = 
     callWithHandle {
@@ -3530,24 +3530,24 @@ public object FfiConverterTypeNativeScript: FfiConverter<NativeScript, Long> {
 
 
 /**
- * A permitted action, from the verdict to the report.
+ * A permitted action, from the verdict to the outcome.
  */
 public interface NativeSessionInterface {
     
     /**
-     * The decision under which the action may run.
+     * The decision that permits the action.
      */
     fun `decision`(): NativeDecision
     
     /**
-     * Takes in how the action ended; `response` is the JSON text of what it returned. That it was stopped is recorded beside
-     * this call.
+     * Settles the action. `response` is the JSON text of its result. A cancellation is recorded in
+     * the background.
      */
     fun `finish`(`ended`: NativeEnded, `response`: kotlin.String?): NativeReport
     
     /**
-     * Spends the permit. `args` are the arguments with which the action is about to run, if they can differ from those that
-     * were judged.
+     * Spends the permit. `args` are the arguments with which the action is about to run, if they
+     * may have changed.
      */
     fun `spend`(`args`: kotlin.String?): NativeBegun
     
@@ -3555,7 +3555,7 @@ public interface NativeSessionInterface {
 }
 
 /**
- * A permitted action, from the verdict to the report.
+ * A permitted action, from the verdict to the outcome.
  */
 open class NativeSession: Disposable, AutoCloseable, NativeSessionInterface
 {
@@ -3660,7 +3660,7 @@ open class NativeSession: Disposable, AutoCloseable, NativeSessionInterface
 
     
     /**
-     * The decision under which the action may run.
+     * The decision that permits the action.
      */override fun `decision`(): NativeDecision {
             return FfiConverterTypeNativeDecision.lift(
     callWithHandle {
@@ -3676,8 +3676,8 @@ open class NativeSession: Disposable, AutoCloseable, NativeSessionInterface
 
     
     /**
-     * Takes in how the action ended; `response` is the JSON text of what it returned. That it was stopped is recorded beside
-     * this call.
+     * Settles the action. `response` is the JSON text of its result. A cancellation is recorded in
+     * the background.
      */
     @Throws(NativeException::class)override fun `finish`(`ended`: NativeEnded, `response`: kotlin.String?): NativeReport {
             return FfiConverterTypeNativeReport.lift(
@@ -3696,8 +3696,8 @@ open class NativeSession: Disposable, AutoCloseable, NativeSessionInterface
 
     
     /**
-     * Spends the permit. `args` are the arguments with which the action is about to run, if they can differ from those that
-     * were judged.
+     * Spends the permit. `args` are the arguments with which the action is about to run, if they
+     * may have changed.
      */
     @Throws(NativeException::class)override fun `spend`(`args`: kotlin.String?): NativeBegun {
             return FfiConverterTypeNativeBegun.lift(
@@ -3754,11 +3754,11 @@ public object FfiConverterTypeNativeSession: FfiConverter<NativeSession, Long> {
 
 
 /**
- * What an agent is about to do.
+ * An action.
  */
 data class NativeAction (
     /**
-     * What it wants to achieve.
+     * The agent's goal.
      */
     val `goal`: kotlin.String
     , 
@@ -3773,47 +3773,47 @@ data class NativeAction (
     val `resource`: kotlin.String
     , 
     /**
-     * The text of a JSON object.
+     * The JSON text of the arguments, an object.
      */
     val `args`: kotlin.String
     , 
     /**
-     * On whose behalf it acts.
+     * The user on whose behalf the agent acts.
      */
     val `userId`: kotlin.String?
     , 
     /**
-     * The passport that it spends.
+     * The passport to present.
      */
     val `passport`: Secret?
     , 
     /**
-     * The mode; the client's if not given.
+     * The mode; the client's if `None`.
      */
     val `mode`: NativeMode?
     , 
     /**
-     * What makes a repetition known as one.
+     * The idempotency key.
      */
     val `idempotencyKey`: kotlin.String?
     , 
     /**
-     * To whom the passport is shown.
+     * The service that the passport is presented to.
      */
     val `audience`: kotlin.String?
     , 
     /**
-     * The approved request that it spends.
+     * The approval to spend.
      */
     val `approvalRequestId`: kotlin.String?
     , 
     /**
-     * The hash of the tool's definition.
+     * The hash of the tool's manifest.
      */
     val `toolManifestHash`: kotlin.String?
     , 
     /**
-     * For how many seconds a guard holds it.
+     * How long a guard waits for approval, in seconds.
      */
     val `waitForApproval`: kotlin.Double?
     
@@ -3881,7 +3881,7 @@ public object FfiConverterTypeNativeAction: FfiConverterRustBuffer<NativeAction>
 
 
 /**
- * The answer to a preflight.
+ * A scripted response to a preflight.
  */
 data class NativeAnswer (
     /**
@@ -3890,7 +3890,7 @@ data class NativeAnswer (
     val `status`: kotlin.UShort
     , 
     /**
-     * The JSON text of the decision; none for a gateway that cannot be reached.
+     * The JSON text of the decision; `None` simulates an unreachable gateway.
      */
     val `decision`: kotlin.String?
     
@@ -3932,7 +3932,7 @@ public object FfiConverterTypeNativeAnswer: FfiConverterRustBuffer<NativeAnswer>
  */
 data class NativeApproval (
     /**
-     * Where it stands.
+     * Its status.
      */
     val `status`: NativeApprovalStatus
     , 
@@ -3942,7 +3942,7 @@ data class NativeApproval (
     val `decidedBy`: kotlin.String?
     , 
     /**
-     * The whole of it.
+     * The JSON text.
      */
     val `json`: kotlin.String
     
@@ -3983,11 +3983,11 @@ public object FfiConverterTypeNativeApproval: FfiConverterRustBuffer<NativeAppro
 
 
 /**
- * How the gate failed, in a block that a test makes up.
+ * The gate failure of a block created by a test.
  */
 data class NativeBlockFailure (
     /**
-     * What kind of thing went wrong.
+     * The kind.
      */
     val `kind`: NativeErrorKind
     , 
@@ -4085,7 +4085,7 @@ public object FfiConverterTypeNativeBlockTexts: FfiConverterRustBuffer<NativeBlo
 
 
 /**
- * Why an action did not run.
+ * A block.
  */
 data class NativeBlocked (
     /**
@@ -4094,22 +4094,22 @@ data class NativeBlocked (
     val `tool`: kotlin.String
     , 
     /**
-     * The gateway's decision, or that of the SDK.
+     * The decision of the gateway or of the SDK.
      */
     val `decision`: NativeDecision
     , 
     /**
-     * How the gate failed.
+     * The gate failure, if any.
      */
     val `failure`: NativeFailure?
     , 
     /**
-     * What to keep in order to run it later.
+     * The handle to store and resume.
      */
     val `approval`: NativePending?
     , 
     /**
-     * What to tell a developer and a model.
+     * The texts for a developer and for a model.
      */
     val `texts`: NativeBlockTexts
     
@@ -4156,11 +4156,11 @@ public object FfiConverterTypeNativeBlocked: FfiConverterRustBuffer<NativeBlocke
 
 
 /**
- * What a permitted action is given.
+ * The context of a permitted action.
  */
 data class NativeContext (
     /**
-     * The decision under which it runs.
+     * The decision that permits it.
      */
     val `decision`: NativeDecision
     , 
@@ -4203,7 +4203,7 @@ public object FfiConverterTypeNativeContext: FfiConverterRustBuffer<NativeContex
 
 
 /**
- * A secret that the gateway's vault holds for the tool.
+ * A secret from the gateway's vault for the tool.
  */
 data class NativeCredential (
     /**
@@ -4212,12 +4212,12 @@ data class NativeCredential (
     val `token`: Secret
     , 
     /**
-     * When it ends.
+     * The expiry time.
      */
     val `expiresAt`: kotlin.String?
     , 
     /**
-     * The whole of it; it holds the secret.
+     * The JSON text, which contains the secret.
      */
     val `json`: Secret
     
@@ -4258,26 +4258,26 @@ public object FfiConverterTypeNativeCredential: FfiConverterRustBuffer<NativeCre
 
 
 /**
- * What a gateway decided.
+ * A decision.
  */
 data class NativeDecision (
     /**
-     * The decision's word.
+     * The decision word.
      */
     val `word`: kotlin.String
     , 
     /**
-     * Its stable reason.
+     * The stable reason code.
      */
     val `reasonCode`: kotlin.String
     , 
     /**
-     * How much the action could damage.
+     * The risk tier.
      */
     val `riskTier`: kotlin.String?
     , 
     /**
-     * A sentence.
+     * One sentence.
      */
     val `summary`: kotlin.String
     , 
@@ -4287,27 +4287,27 @@ data class NativeDecision (
     val `matchedRules`: List<kotlin.String>
     , 
     /**
-     * What can be done about it.
+     * What to do next.
      */
     val `nextSteps`: List<kotlin.String>
     , 
     /**
-     * The ledger entry.
+     * The id of the ledger entry.
      */
     val `evidenceEventId`: kotlin.String?
     , 
     /**
-     * The approval to wait for.
+     * The id of the requested approval.
      */
     val `approvalRequestId`: kotlin.String?
     , 
     /**
-     * The gateway's name for the request.
+     * The gateway's id of the request.
      */
     val `requestId`: kotlin.String?
     , 
     /**
-     * The whole of it.
+     * The JSON text.
      */
     val `json`: kotlin.String
     
@@ -4373,7 +4373,7 @@ public object FfiConverterTypeNativeDecision: FfiConverterRustBuffer<NativeDecis
  */
 data class NativeEvent (
     /**
-     * What happened.
+     * The event type.
      */
     val `eventType`: kotlin.String
     , 
@@ -4388,7 +4388,7 @@ data class NativeEvent (
     val `toolId`: kotlin.String?
     , 
     /**
-     * The word of the decision that it followed.
+     * The decision word that preceded the event.
      */
     val `decision`: kotlin.String?
     , 
@@ -4403,12 +4403,12 @@ data class NativeEvent (
     val `metadata`: kotlin.String?
     , 
     /**
-     * The hash of what was asked for.
+     * The hash of the request.
      */
     val `requestHash`: kotlin.String?
     , 
     /**
-     * The hash of what came out of it.
+     * The hash of the result.
      */
     val `responseHash`: kotlin.String?
     
@@ -4464,11 +4464,11 @@ public object FfiConverterTypeNativeEvent: FfiConverterRustBuffer<NativeEvent> {
 
 
 /**
- * What there is to know about an error.
+ * The details of an error.
  */
 data class NativeFailure (
     /**
-     * What kind of thing went wrong.
+     * The kind.
      */
     val `kind`: NativeErrorKind
     , 
@@ -4493,22 +4493,22 @@ data class NativeFailure (
     val `operation`: kotlin.String?
     , 
     /**
-     * The HTTP status of an answer outside 2xx.
+     * The HTTP status of a non-2xx response.
      */
     val `status`: kotlin.UShort?
     , 
     /**
-     * The body of such an answer, every secret taken out.
+     * The body of such a response, with secrets redacted.
      */
     val `body`: kotlin.String?
     , 
     /**
-     * The gateway's name for the request.
+     * The gateway's id of the request.
      */
     val `requestId`: kotlin.String?
     , 
     /**
-     * For how many seconds the gateway asked to be left alone.
+     * Value of the `Retry-After` header, in seconds.
      */
     val `retryAfter`: kotlin.Double?
     , 
@@ -4575,7 +4575,7 @@ public object FfiConverterTypeNativeFailure: FfiConverterRustBuffer<NativeFailur
 
 
 /**
- * A passport that was issued.
+ * An issued passport.
  */
 data class NativeIssued (
     /**
@@ -4584,7 +4584,7 @@ data class NativeIssued (
     val `token`: Secret
     , 
     /**
-     * The whole of the answer; it holds the token.
+     * The JSON text of the response, which contains the token.
      */
     val `json`: Secret
     
@@ -4626,12 +4626,12 @@ public object FfiConverterTypeNativeIssued: FfiConverterRustBuffer<NativeIssued>
  */
 data class NativeLogEvent (
     /**
-     * How important it is.
+     * The level.
      */
     val `level`: NativeLogLevel
     , 
     /**
-     * What happened.
+     * The message.
      */
     val `message`: kotlin.String
     , 
@@ -4724,7 +4724,7 @@ public object FfiConverterTypeNativeMember: FfiConverterRustBuffer<NativeMember>
 
 
 /**
- * What to verify with the gateway's public keys.
+ * A request to verify a passport offline.
  */
 data class NativeOfflineVerifyRequest (
     /**
@@ -4733,27 +4733,27 @@ data class NativeOfflineVerifyRequest (
     val `token`: Secret
     , 
     /**
-     * Whom it is shown to.
+     * The service that the passport is presented to.
      */
     val `audience`: kotlin.String
     , 
     /**
-     * Who must have issued it.
+     * The expected issuer.
      */
     val `issuer`: kotlin.String?
     , 
     /**
-     * The agent that it must be made out to.
+     * The expected agent.
      */
     val `agentId`: kotlin.String?
     , 
     /**
-     * Who must have delegated.
+     * The expected delegating user.
      */
     val `userId`: kotlin.String?
     , 
     /**
-     * The tenant that it must be of.
+     * The expected tenant.
      */
     val `tenantId`: kotlin.String?
     
@@ -4803,51 +4803,51 @@ public object FfiConverterTypeNativeOfflineVerifyRequest: FfiConverterRustBuffer
 
 
 /**
- * What to ask a passport for.
+ * A request for a passport.
  */
 data class NativePassportRequest (
     /**
-     * Whom it is shown to.
+     * The service that the passport is presented to.
      */
     val `audience`: kotlin.String
     , 
     /**
-     * What the agent is to achieve.
+     * The agent's goal.
      */
     val `goal`: kotlin.String
     , 
     /**
-     * The tools that it may ask for.
+     * The permitted tools.
      */
     val `allowedTools`: List<kotlin.String>
     , 
     /**
-     * The resources that it may ask for.
+     * The permitted resources.
      */
     val `allowedResources`: List<kotlin.String>
     , 
     /**
-     * The JSON text of an object: values that bound the arguments.
+     * The JSON text of the constraints on the arguments, an object.
      */
     val `resourceConstraints`: kotlin.String
     , 
     /**
-     * Who delegated.
+     * The delegating user.
      */
     val `userId`: kotlin.String?
     , 
     /**
-     * How much it could damage.
+     * The risk tier.
      */
     val `riskTier`: kotlin.String
     , 
     /**
-     * For how many seconds it holds.
+     * The lifetime in seconds.
      */
     val `ttlSeconds`: kotlin.Long?
     , 
     /**
-     * The approval that it stands for.
+     * The approval that the passport stands for.
      */
     val `approvalRequestId`: kotlin.String?
     
@@ -4906,7 +4906,7 @@ public object FfiConverterTypeNativePassportRequest: FfiConverterRustBuffer<Nati
 
 
 /**
- * An action that waits for a person.
+ * A handle of an action that waits for approval.
  */
 data class NativePending (
     /**
@@ -4915,7 +4915,7 @@ data class NativePending (
     val `id`: kotlin.String
     , 
     /**
-     * The whole of it, to keep.
+     * The JSON text, to store.
      */
     val `json`: kotlin.String
     
@@ -4953,21 +4953,21 @@ public object FfiConverterTypeNativePending: FfiConverterRustBuffer<NativePendin
 
 
 /**
- * An event that is in the ledger.
+ * A recorded event.
  */
 data class NativeRecorded (
     /**
-     * Its name there.
+     * Its id.
      */
     val `eventId`: kotlin.String
     , 
     /**
-     * Its hash, which the next one of the chain covers.
+     * Its hash, which the next event of the chain includes.
      */
     val `currentEventHash`: kotlin.String?
     , 
     /**
-     * The whole of the answer.
+     * The JSON text of the response.
      */
     val `json`: kotlin.String
     
@@ -5008,7 +5008,7 @@ public object FfiConverterTypeNativeRecorded: FfiConverterRustBuffer<NativeRecor
 
 
 /**
- * Under what an action ran.
+ * The result of an action that ran.
  */
 data class NativeReport (
     /**
@@ -5022,7 +5022,7 @@ data class NativeReport (
     val `failure`: NativeFailure?
     , 
     /**
-     * What is to be recorded, if outcomes are and nothing records it yet.
+     * The recording to send, if outcomes are recorded and it is not in progress yet.
      */
     val `recording`: NativeRecording?
     
@@ -5073,7 +5073,7 @@ public object FfiConverterTypeNativeReport: FfiConverterRustBuffer<NativeReport>
 
 
 /**
- * A request that a script was asked.
+ * A request that the script received.
  */
 data class NativeRequest (
     /**
@@ -5082,7 +5082,7 @@ data class NativeRequest (
     val `path`: kotlin.String
     , 
     /**
-     * The JSON text of the body; empty where the call only reads.
+     * The JSON text of the body; empty for requests that only read.
      */
     val `body`: kotlin.String
     
@@ -5120,16 +5120,16 @@ public object FfiConverterTypeNativeRequest: FfiConverterRustBuffer<NativeReques
 
 
 /**
- * Whether a passport was revoked.
+ * The result of revoking a passport.
  */
 data class NativeRevocation (
     /**
-     * Whether it was.
+     * Whether it is revoked.
      */
     val `revoked`: kotlin.Boolean
     , 
     /**
-     * The whole of the answer.
+     * The JSON text of the response.
      */
     val `json`: kotlin.String
     
@@ -5171,12 +5171,12 @@ public object FfiConverterTypeNativeRevocation: FfiConverterRustBuffer<NativeRev
  */
 data class NativeSettings (
     /**
-     * The language of the face.
+     * The language of the public API layer.
      */
     val `language`: NativeLanguage
     , 
     /**
-     * The key.
+     * The API key.
      */
     val `apiKey`: Secret?
     , 
@@ -5196,37 +5196,37 @@ data class NativeSettings (
     val `baseUrl`: kotlin.String?
     , 
     /**
-     * The total deadline of a call, in seconds.
+     * The total timeout of a call, in seconds.
      */
     val `timeout`: kotlin.Double?
     , 
     /**
-     * The longest that an attempt may take to connect, in seconds.
+     * The connect timeout of an attempt, in seconds.
      */
     val `connectTimeout`: kotlin.Double?
     , 
     /**
-     * How often a call is tried again at most.
+     * The maximum number of retries of a call.
      */
     val `maxRetries`: kotlin.Long?
     , 
     /**
-     * How many calls in a row must fail to reach the gateway for the circuit to open.
+     * The number of consecutive unreachable calls that open the circuit.
      */
     val `circuitFailures`: kotlin.Long?
     , 
     /**
-     * The mode of actions that name none.
+     * The mode of actions that set none.
      */
     val `mode`: NativeMode?
     , 
     /**
-     * Certificates of authorities to trust besides the system's, in PEM.
+     * Additional trusted authorities, in PEM.
      */
     val `ca`: kotlin.String?
     , 
     /**
-     * Permits plain http to another machine.
+     * Permits plain http to another host.
      */
     val `dangerAllowInsecureHttp`: kotlin.Boolean
     
@@ -5294,21 +5294,21 @@ public object FfiConverterTypeNativeSettings: FfiConverterRustBuffer<NativeSetti
 
 
 /**
- * Whether a passport is valid.
+ * The result of verifying a passport.
  */
 data class NativeVerification (
     /**
-     * Whether it is.
+     * Whether it is valid.
      */
     val `valid`: kotlin.Boolean
     , 
     /**
-     * What is wrong with it.
+     * The reasons why it is invalid.
      */
     val `errors`: List<kotlin.String>
     , 
     /**
-     * The whole of the answer.
+     * The JSON text of the response.
      */
     val `json`: kotlin.String
     
@@ -5349,7 +5349,7 @@ public object FfiConverterTypeNativeVerification: FfiConverterRustBuffer<NativeV
 
 
 /**
- * What to have verified by the gateway.
+ * A request to verify a passport at the gateway.
  */
 data class NativeVerifyRequest (
     /**
@@ -5358,27 +5358,27 @@ data class NativeVerifyRequest (
     val `token`: Secret
     , 
     /**
-     * Whom it is shown to.
+     * The service that the passport is presented to.
      */
     val `audience`: kotlin.String
     , 
     /**
-     * The agent that it must be made out to.
+     * The expected agent.
      */
     val `agentId`: kotlin.String?
     , 
     /**
-     * Who must have delegated.
+     * The expected delegating user.
      */
     val `userId`: kotlin.String?
     , 
     /**
-     * The hash of the tool's definition as it is now.
+     * The current hash of the tool's manifest.
      */
     val `currentToolManifestHash`: kotlin.String?
     , 
     /**
-     * The hash of the policy as it is now.
+     * The current hash of the policy.
      */
     val `policyHash`: kotlin.String?
     
@@ -5428,7 +5428,7 @@ public object FfiConverterTypeNativeVerifyRequest: FfiConverterRustBuffer<Native
 
 
 /**
- * Where an approval stands.
+ * The status of an approval.
  */
 
 enum class NativeApprovalStatus {
@@ -5438,11 +5438,11 @@ enum class NativeApprovalStatus {
      */
     APPROVED,
     /**
-     * Its deadline passed.
+     * It expired before a decision.
      */
     EXPIRED,
     /**
-     * Nobody has decided yet.
+     * It is undecided.
      */
     PENDING,
     /**
@@ -5481,16 +5481,16 @@ public object FfiConverterTypeNativeApprovalStatus: FfiConverterRustBuffer<Nativ
 
 
 /**
- * What spending a permit comes to.
+ * The result of spending a permit.
  */
 sealed class NativeBegun {
     
     /**
-     * Nothing may run.
+     * The action may not run.
      */
     data class Blocked(
         /**
-         * Why.
+         * The block.
          */
         val `blocked`: org.actpass.bridge.NativeBlocked) : NativeBegun()
         
@@ -5505,7 +5505,7 @@ sealed class NativeBegun {
      */
     data class Running(
         /**
-         * What it is given.
+         * Its context.
          */
         val `context`: org.actpass.bridge.NativeContext) : NativeBegun()
         
@@ -5579,28 +5579,28 @@ public object FfiConverterTypeNativeBegun : FfiConverterRustBuffer<NativeBegun>{
 
 
 /**
- * Whether calls go to the gateway.
+ * The state of the circuit breaker.
  */
 sealed class NativeCircuit {
     
     /**
-     * They do.
+     * Calls go to the gateway.
      */
     object Closed : NativeCircuit()
     
     
     /**
-     * One call tries whether the gateway is back.
+     * One call probes the gateway.
      */
     object HalfOpen : NativeCircuit()
     
     
     /**
-     * They fail at once.
+     * Calls fail immediately.
      */
     data class Open(
         /**
-         * For how many seconds still.
+         * Seconds until the next probe.
          */
         val `retryAfter`: kotlin.Double) : NativeCircuit()
         
@@ -5687,11 +5687,11 @@ public object FfiConverterTypeNativeCircuit : FfiConverterRustBuffer<NativeCircu
 enum class NativeEnded {
     
     /**
-     * It was stopped.
+     * It was cancelled.
      */
     CANCELLED,
     /**
-     * It ended with an error of its own.
+     * It failed with its own error.
      */
     FAILED,
     /**
@@ -5732,7 +5732,7 @@ public object FfiConverterTypeNativeEnded: FfiConverterRustBuffer<NativeEnded> {
 
 
 /**
- * How a call ends that does not return.
+ * How a call ends without a result.
  */
 sealed class NativeException: kotlin.Exception() {
     
@@ -5751,7 +5751,7 @@ sealed class NativeException: kotlin.Exception() {
     class Failed(
         
         /**
-         * How.
+         * The error.
          */
         val `failure`: NativeFailure
         ) : NativeException() {
@@ -5819,25 +5819,25 @@ public object FfiConverterTypeNativeError : FfiConverterRustBuffer<NativeExcepti
 
 
 /**
- * The kinds of errors, one for each of the core.
+ * The kinds of errors of the core.
  */
 
 enum class NativeErrorKind {
     
     /**
-     * An argument cannot be sent.
+     * Invalid argument.
      */
     ARGUMENT,
     /**
-     * 401.
+     * 401: unknown API key.
      */
     AUTHENTICATION,
     /**
-     * A setting is missing or wrong.
+     * Missing or invalid setting.
      */
     CONFIG,
     /**
-     * The gateway could not be reached.
+     * Unreachable gateway.
      */
     CONNECTION,
     /**
@@ -5845,23 +5845,23 @@ enum class NativeErrorKind {
      */
     INTERNAL,
     /**
-     * 403.
+     * 403: the API key lacks permission.
      */
     PERMISSION,
     /**
-     * 429.
+     * 429: rate limited.
      */
     RATE_LIMIT,
     /**
-     * A 2xx answer that is not one.
+     * Invalid 2xx response.
      */
     RESPONSE,
     /**
-     * Any other status outside 2xx.
+     * Any other non-2xx status.
      */
     STATUS,
     /**
-     * The deadline passed.
+     * Timeout.
      */
     TIMEOUT;
 
@@ -5896,12 +5896,12 @@ public object FfiConverterTypeNativeErrorKind: FfiConverterRustBuffer<NativeErro
 
 
 /**
- * A value of JSON.
+ * A JSON value.
  */
 sealed class NativeJson {
     
     /**
-     * A list.
+     * An array.
      */
     data class Array(
         /**
@@ -5920,7 +5920,7 @@ sealed class NativeJson {
      */
     data class Bool(
         /**
-         * Which.
+         * The value.
          */
         val `value`: kotlin.Boolean) : NativeJson()
         
@@ -5931,7 +5931,7 @@ sealed class NativeJson {
     }
     
     /**
-     * Nothing.
+     * Null.
      */
     object Null : NativeJson()
     
@@ -5941,7 +5941,7 @@ sealed class NativeJson {
      */
     data class Number(
         /**
-         * As it is written.
+         * Its text.
          */
         val `text`: kotlin.String) : NativeJson()
         
@@ -5956,7 +5956,7 @@ sealed class NativeJson {
      */
     data class Object(
         /**
-         * Its members, in their order.
+         * Its members, in order.
          */
         val `members`: List<org.actpass.bridge.NativeMember>) : NativeJson()
         
@@ -5971,7 +5971,7 @@ sealed class NativeJson {
      */
     data class Text(
         /**
-         * Which.
+         * The value.
          */
         val `value`: kotlin.String) : NativeJson()
         
@@ -6101,7 +6101,7 @@ public object FfiConverterTypeNativeJson : FfiConverterRustBuffer<NativeJson>{
 
 
 /**
- * A language, by how it spells the names of settings and arguments.
+ * A language, which determines the spelling of settings and arguments.
  */
 
 enum class NativeLanguage {
@@ -6152,15 +6152,15 @@ public object FfiConverterTypeNativeLanguage: FfiConverterRustBuffer<NativeLangu
 enum class NativeLogLevel {
     
     /**
-     * Each call: what may run, retries, how calls end.
+     * Each call: permits, retries and completions.
      */
     DEBUG,
     /**
-     * What is blocked.
+     * Blocked actions.
      */
     INFO,
     /**
-     * Gates that failed.
+     * Gate failures.
      */
     WARNING;
 
@@ -6195,7 +6195,7 @@ public object FfiConverterTypeNativeLogLevel: FfiConverterRustBuffer<NativeLogLe
 
 
 /**
- * The modes, one for each of the core.
+ * The modes of the core.
  */
 
 enum class NativeMode {
@@ -6253,11 +6253,11 @@ public object FfiConverterTypeNativeMode: FfiConverterRustBuffer<NativeMode> {
 sealed class NativeStep {
     
     /**
-     * To the item of a list, counted from 0.
+     * An item of a list, counted from 0.
      */
     data class Index(
         /**
-         * Which.
+         * The index.
          */
         val `at`: kotlin.ULong) : NativeStep()
         
@@ -6268,11 +6268,11 @@ sealed class NativeStep {
     }
     
     /**
-     * To the member of an object.
+     * A member of an object.
      */
     data class Key(
         /**
-         * Which.
+         * The key.
          */
         val `name`: kotlin.String) : NativeStep()
         
@@ -6346,16 +6346,16 @@ public object FfiConverterTypeNativeStep : FfiConverterRustBuffer<NativeStep>{
 
 
 /**
- * The ruling.
+ * The verdict.
  */
 sealed class NativeVerdict: Disposable  {
     
     /**
-     * It may not run.
+     * The action may not run.
      */
     data class Blocked(
         /**
-         * Why.
+         * The block.
          */
         val `blocked`: org.actpass.bridge.NativeBlocked) : NativeVerdict()
         
@@ -6366,11 +6366,11 @@ sealed class NativeVerdict: Disposable  {
     }
     
     /**
-     * It may run, once.
+     * The action may run, once.
      */
     data class Permitted(
         /**
-         * What runs it.
+         * The session that runs it.
          */
         val `session`: org.actpass.bridge.NativeSession) : NativeVerdict()
         
@@ -7131,7 +7131,7 @@ public object FfiConverterTypeSecret: FfiConverter<Secret, RustBuffer.ByValue> {
 
 
         /**
-         * Reads what was kept of an action that waits for a person.
+         * Parses a stored handle of an action that waits for approval.
          */
     @Throws(NativeException::class) fun `nativePendingApproval`(`json`: kotlin.String): NativePending {
             return FfiConverterTypeNativePending.lift(
@@ -7146,7 +7146,7 @@ public object FfiConverterTypeSecret: FfiConverter<Secret, RustBuffer.ByValue> {
     
 
         /**
-         * Checks that a text is one JSON value, which nobody could read in two ways; `member` is its name in messages.
+         * Checks that a text is one unambiguous JSON value; `member` is its name in error messages.
          */
     @Throws(NativeException::class) fun `nativeCheckJson`(`member`: kotlin.String, `text`: kotlin.String)
         = 
@@ -7161,7 +7161,7 @@ public object FfiConverterTypeSecret: FfiConverter<Secret, RustBuffer.ByValue> {
     
 
         /**
-         * The SHA-256 of the canonical JSON of a value.
+         * The SHA-256 of a value's canonical JSON.
          */
     @Throws(NativeException::class) fun `nativeHashPayload`(`payload`: kotlin.String): kotlin.String {
             return FfiConverterString.lift(
@@ -7176,7 +7176,7 @@ public object FfiConverterTypeSecret: FfiConverter<Secret, RustBuffer.ByValue> {
     
 
         /**
-         * The HMAC-SHA256 of the canonical JSON of a value.
+         * The HMAC-SHA256 of a value's canonical JSON.
          */
     @Throws(NativeException::class) fun `nativeSignPayload`(`secret`: Secret, `payload`: kotlin.String): kotlin.String {
             return FfiConverterString.lift(
@@ -7192,7 +7192,8 @@ public object FfiConverterTypeSecret: FfiConverter<Secret, RustBuffer.ByValue> {
     
 
         /**
-         * The error of an argument that a face could not make JSON of; `steps` lead from it to the problem, the outermost first.
+         * The error for an argument that cannot be encoded as JSON; `steps` lead to the problem, outermost
+         * first.
          */ fun `nativeArgumentError`(`member`: kotlin.String, `steps`: List<NativeStep>, `problem`: kotlin.String): NativeFailure {
             return FfiConverterTypeNativeFailure.lift(
     uniffiRustCall() { _status ->
@@ -7208,7 +7209,7 @@ public object FfiConverterTypeSecret: FfiConverter<Secret, RustBuffer.ByValue> {
     
 
         /**
-         * An error of this kind, as a face makes one for tests.
+         * Creates an error of this kind, for tests.
          */ fun `nativeFailure`(`kind`: NativeErrorKind, `text`: kotlin.String): NativeFailure {
             return FfiConverterTypeNativeFailure.lift(
     uniffiRustCall() { _status ->
@@ -7223,9 +7224,9 @@ public object FfiConverterTypeSecret: FfiConverter<Secret, RustBuffer.ByValue> {
     
 
         /**
-         * The message of `failure` with its setting or argument spelled as the language spells it.
+         * The message of `failure` with its setting or argument in the language's spelling.
          *
-         * The core names them as the wire does: `base_url: expected …`.
+         * The core uses the wire name: `base_url: expected …`.
          */ fun `nativeMessage`(`failure`: NativeFailure, `language`: NativeLanguage): kotlin.String {
             return FfiConverterString.lift(
     uniffiRustCall() { _status ->
@@ -7240,7 +7241,7 @@ public object FfiConverterTypeSecret: FfiConverter<Secret, RustBuffer.ByValue> {
     
 
         /**
-         * What the message says of a number that JSON does not have.
+         * The message for a number that JSON does not have.
          */ fun `nativeNotFinite`(`number`: kotlin.Double): kotlin.String {
             return FfiConverterString.lift(
     uniffiRustCall() { _status ->
@@ -7254,7 +7255,7 @@ public object FfiConverterTypeSecret: FfiConverter<Secret, RustBuffer.ByValue> {
     
 
         /**
-         * The error of a panic that the generated code caught.
+         * The error for a panic caught by the generated code.
          */ fun `nativePanicked`(): NativeFailure {
             return FfiConverterTypeNativeFailure.lift(
     uniffiRustCall() { _status ->
@@ -7267,7 +7268,7 @@ public object FfiConverterTypeSecret: FfiConverter<Secret, RustBuffer.ByValue> {
     
 
         /**
-         * The texts of a block that a test makes up.
+         * The texts of a block created by a test.
          */ fun `nativeBlockTexts`(`tool`: kotlin.String, `decision`: kotlin.String, `failure`: NativeBlockFailure?, `approval`: kotlin.String?): NativeBlockTexts {
             return FfiConverterTypeNativeBlockTexts.lift(
     uniffiRustCall() { _status ->
@@ -7284,7 +7285,7 @@ public object FfiConverterTypeSecret: FfiConverter<Secret, RustBuffer.ByValue> {
     
 
         /**
-         * An outcome in the form that is the same in every language.
+         * The outcome as canonical JSON, the same in every language.
          */
     @Throws(NativeException::class) fun `nativeCanonicalOutcome`(`executed`: kotlin.Boolean, `decision`: kotlin.String, `error`: kotlin.String?, `status`: kotlin.UShort?): kotlin.String {
             return FfiConverterString.lift(
@@ -7302,7 +7303,7 @@ public object FfiConverterTypeSecret: FfiConverter<Secret, RustBuffer.ByValue> {
     
 
         /**
-         * A decision, read as an answer of a gateway is.
+         * Parses a decision like a response of the gateway.
          */
     @Throws(NativeException::class) fun `nativeDecision`(`json`: kotlin.String): NativeDecision {
             return FfiConverterTypeNativeDecision.lift(
@@ -7317,7 +7318,7 @@ public object FfiConverterTypeSecret: FfiConverter<Secret, RustBuffer.ByValue> {
     
 
         /**
-         * Reads a text that is one JSON value, which nobody could read in two ways; `member` is its name in messages.
+         * Parses a text that is one unambiguous JSON value; `member` is its name in error messages.
          */
     @Throws(NativeException::class) fun `nativeParseJson`(`member`: kotlin.String, `text`: kotlin.String): NativeJson {
             return FfiConverterTypeNativeJson.lift(
