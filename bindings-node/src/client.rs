@@ -219,7 +219,7 @@ impl Client {
     }
 
     fn open(&self) -> Result<ActPass, Error> {
-        let closed = || Error::new(ErrorKind::Config, "the client is closed: make a new one");
+        let closed = || Error::new(ErrorKind::Config, "client: closed; create a new one");
         self.actpass.borrow().clone().ok_or_else(closed)
     }
 

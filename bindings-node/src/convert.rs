@@ -76,7 +76,7 @@ impl InputObject {
 
     /// An optional non-negative integer.
     pub(crate) fn whole(&self, member: &str) -> Result<Option<u32>, Error> {
-        const EXPECTED: &str = "a whole number from 0";
+        const EXPECTED: &str = "a non-negative integer";
         self.number(member, EXPECTED)?
             .map(|number| {
                 number
@@ -97,7 +97,7 @@ impl InputObject {
 
     /// An optional non-negative wait in milliseconds.
     pub(crate) fn wait(&self, member: &str) -> Result<Option<Duration>, Error> {
-        const EXPECTED: &str = "milliseconds from 0";
+        const EXPECTED: &str = "non-negative milliseconds";
         self.number(member, EXPECTED)?
             .map(|number| {
                 Duration::try_from_secs_f64(number / 1e3)

@@ -211,7 +211,7 @@ impl Bridge {
         match self.calls.borrow().get(&call) {
             Some(Stage::Permitted(session)) => body(session),
             Some(Stage::Asking(_) | Stage::Ended(_)) | None => {
-                Err(Error::argument("permit", "expected one whose action has not ended, found one whose has"))
+                Err(Error::argument("permit", "already finished"))
             }
         }
     }
@@ -247,7 +247,7 @@ impl<L: FnOnce(Error) -> CallResult> Drop for CompletionGuard<L> {
     fn drop(&mut self) {
         self.fail(match std::thread::panicking() {
             true => Error::panicked(),
-            false => Error::new(ErrorKind::Internal, "the call was dropped before it ended"),
+            false => Error::new(ErrorKind::Internal, "the call was dropped before it completed"),
         });
     }
 }

@@ -98,7 +98,7 @@ test('what is kept holds no secret, and what is not one is named', () =>
     assert.ok(sent.passport === PASSPORT && sent.approval_request_id === 'apr_1');
     for (const [pending, message] of [
       [undefined, /^pending: expected an object, found null$/],
-      [{ ...approval, amount: '1' }, /^pending.amount: expected no member of this name$/],
+      [{ ...approval, amount: '1' }, /^pending.amount: unknown member$/],
       [{ ...approval, goal: 7 }, /^pending.goal: expected a string, found a number$/],
       ['apr_1', /^pending: expected an object, found a string$/],
     ]) {
@@ -109,13 +109,13 @@ test('what is kept holds no secret, and what is not one is named', () =>
     for (const [id, options, message] of [
       ['', {}, /^approvalRequestId: expected a non-empty string$/],
       [undefined, {}, /^approvalRequestId: expected a string, found nothing$/],
-      ['apr_1', { timeoutMs: -1 }, /^timeoutMs: expected milliseconds from 0, found -1$/],
+      ['apr_1', { timeoutMs: -1 }, /^timeoutMs: expected non-negative milliseconds, found -1$/],
       ['apr_1', { wait: 1 }, /^wait: expected one of /],
     ]) {
       assert.match((await rejection(actpass.waitForApproval(id, options))).message, message);
     }
     const wrong = actpass.guard({ ...ACTION, waitForApprovalMs: '5', execute: () => 1 });
-    assert.match((await rejection(wrong)).message, /^waitForApprovalMs: expected milliseconds from 0, found a string$/);
+    assert.match((await rejection(wrong)).message, /^waitForApprovalMs: expected non-negative milliseconds, found a string$/);
   }));
 
 describe('recordOutcome', () => {

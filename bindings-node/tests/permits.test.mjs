@@ -43,7 +43,7 @@ test('a permit is spent once, and reports what the action returned', () =>
     assert.deepEqual(context, { credential: { token: CREDENTIAL, expires_at: null }, decision: ALLOW });
     const again = thrown(() => permit.spend());
     assert.ok(again instanceof ActPassArgumentError);
-    assert.equal(again.message, 'permit: expected one to be spent, found one that is spent');
+    assert.equal(again.message, 'permit: already spent');
     assert.equal(again.operation, 'authorize');
 
     context.decision.decision = 'changed by the program';
@@ -55,7 +55,7 @@ test('a permit is spent once, and reports what the action returned', () =>
     for (const settle of [() => permit.returned(1), () => permit.failed(1), () => permit.cancelled()]) {
       const error = await rejection(settle());
       assert.ok(error instanceof ActPassArgumentError);
-      assert.equal(error.message, 'permit: expected one whose action has not ended, found one whose has');
+      assert.equal(error.message, 'permit: already finished');
     }
     assert.ok(thrown(() => permit.spend()) instanceof ActPassArgumentError);
     assert.equal((await seen()).length, 1);
@@ -197,7 +197,7 @@ test('a permit is void once its credential has expired', () => {
     const error = thrown(() => permit.spend());
     assert.ok(error instanceof ActionBlockedError);
     assert.deepEqual([error.code, error.retryable], ['actpass.permit_expired', false]);
-    assert.ok(error.message.endsWith('The same call may be made again.'), error.message);
+    assert.ok(error.message.endsWith('Retry the same call.'), error.message);
     const { executed, decision } = await actpass.guard({ ...ACTION, execute: () => assert.fail('it ran') });
     assert.deepEqual([executed, decision.reason_code], [false, 'actpass.permit_expired']);
     const observed = await actpass.authorize({ ...ACTION, mode: 'monitor' });

@@ -283,7 +283,7 @@ test('a wrong option is named where it is written', () => {
     [{ audience: 7 }, /^audience: expected a string/],
     [{ idempotencyKey: '' }, /^idempotencyKey: expected a non-empty string$/],
     [{ toolManifestHash: 7 }, /^toolManifestHash: expected a string/],
-    [{ waitForApprovalMs: -1 }, /^waitForApprovalMs: expected milliseconds from 0, found -1$/],
+    [{ waitForApprovalMs: -1 }, /^waitForApprovalMs: expected non-negative milliseconds, found -1$/],
     [{ recordOutcome: 'yes' }, /^recordOutcome: expected true or false, found a string$/],
     [{ withContext: 1 }, /^withContext: expected true or false, found 1$/],
     [{ signal: 'abort' }, /^signal: expected an AbortSignal, found a string$/],

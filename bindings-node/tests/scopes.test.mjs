@@ -60,7 +60,7 @@ describe('limits of a single call', () => {
         [{ timeoutMs: 0 }, /^timeoutMs: expected milliseconds above 0 and at most 86400000, found 0$/],
         [{ timeoutMs: '5' }, /^timeoutMs: expected milliseconds as a number, found a string$/],
         [{ maxRetries: 11 }, /^maxRetries: expected 0 to 10, found 11$/],
-        [{ maxRetries: 1.5 }, /^maxRetries: expected a whole number from 0, found 1\.5$/],
+        [{ maxRetries: 1.5 }, /^maxRetries: expected a non-negative integer, found 1\.5$/],
       ]) {
         const error = await rejection(Promise.resolve().then(() => call(actpass, limits)));
         assert.ok(error instanceof ActPassArgumentError, `${error}`);
@@ -229,7 +229,7 @@ describe('close', () => {
   const closed = (call) =>
     assert.rejects(call, (error) => {
       assert.ok(error instanceof ActPassConfigError && !(error instanceof ActPassArgumentError));
-      assert.equal(error.message, 'the client is closed: make a new one');
+      assert.equal(error.message, 'client: closed; create a new one');
       return true;
     });
 
@@ -344,10 +344,10 @@ describe('the log', () => {
         assert.deepEqual(
           lines.map(([level, line]) => [level, line.replace(/wait_ms=[\d.]+/, 'wait_ms=…')]),
           [
-            ['debug', 'actpass: the call ended operation=preflight status=200'],
+            ['debug', 'actpass: call completed operation=preflight status=200'],
             ['info', 'actpass: blocked tool=stripe.refund.create decision=deny reason_code=refund.over_limit'],
-            ['debug', 'actpass: trying again retry=1 wait_ms=…'],
-            ['debug', 'actpass: the call ended operation=preflight status=200'],
+            ['debug', 'actpass: retrying retry=1 wait_ms=…'],
+            ['debug', 'actpass: call completed operation=preflight status=200'],
             ['debug', 'actpass: may run tool=stripe.refund.create decision=allow reason_code=refund.small_in_scope'],
           ],
         );
@@ -444,10 +444,10 @@ describe('the log', () => {
       assert.equal(code, 0);
       assert.match(
         warned,
-        /^\d{4}-\d\d-\d\dT[\d:.]+Z warn actpass: blocked, the gate failed: .* tool=gmail\.send code=actpass\.unreachable\n$/,
+        /^\d{4}-\d\d-\d\dT[\d:.]+Z warn actpass: blocked: the gate failed: .* tool=gmail\.send code=actpass\.unreachable\n$/,
       );
       assert.deepEqual(await shown('warn', "logLevel: 'off'"), [0, '']);
-      assert.match((await shown('off', "logLevel: 'debug'"))[1], / debug actpass: the call ended /);
+      assert.match((await shown('off', "logLevel: 'debug'"))[1], / debug actpass: call completed /);
       const [failed, message] = await shown('loud');
       assert.equal(failed, 1);
       assert.match(message, /ActPassConfigError: ACTPASS_LOG: expected off, error, warn, info or debug, found "loud"/);

@@ -98,7 +98,7 @@ export class ActPass {
    * Asks for a decision and runs nothing.
    *
    * @returns The gateway's decision. A 401 or 403 whose body is a decision other than `allow` is that decision.
-   * @throws {@link ActPassArgumentError} An argument cannot be sent. Nothing was sent.
+   * @throws {@link ActPassArgumentError} An argument is invalid. Nothing was sent.
    * @throws {@link ActPassError} There is no decision; the class and `code` say why.
    *
    * @example

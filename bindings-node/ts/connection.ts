@@ -62,7 +62,7 @@ export function partsOf(client: unknown): Parts {
 /** @internal The client that a connection is made of; an error once it is closed. */
 export function opened({ native: client }: Connection): Client {
   if (client === undefined) {
-    throw wrongSetting('the client is closed: make a new one');
+    throw wrongSetting('client: closed; create a new one');
   }
   return client;
 }

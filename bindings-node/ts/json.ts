@@ -276,7 +276,7 @@ class Writer {
   #tooDeep(): ActPassError {
     const first = this.#open.findIndex((value, at) => this.#open.indexOf(value) < at);
     return first < 0
-      ? this.#wrong(`${this.#place()}: nested past ${MAX_DEPTH} levels`)
+      ? this.#wrong(`${this.#place()}: nested deeper than ${MAX_DEPTH} levels`)
       : this.#wrong(`${this.#place(first)}: expected a value that is JSON, found a cycle; leave the reference out`);
   }
 

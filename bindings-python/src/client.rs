@@ -395,12 +395,9 @@ impl Client {
     }
 
     fn bridge(&self, py: Python<'_>) -> PyResult<Arc<Bridge>> {
-        self.bridge.load_full().ok_or_else(|| {
-            raise(
-                py,
-                &Error::new(ErrorKind::Config, "client: expected an open client, found one that is closed"),
-            )
-        })
+        self.bridge
+            .load_full()
+            .ok_or_else(|| raise(py, &Error::new(ErrorKind::Config, "client: closed; create a new one")))
     }
 }
 
@@ -472,7 +469,7 @@ fn seconds(member: &str, value: Required<'_, '_>) -> PyResult<std::time::Duratio
 
 fn whole_setting(member: &str, value: Required<'_, '_>) -> PyResult<u32> {
     let number = whole_number(member, value);
-    let number = number.map_err(|_| wrong_setting(member, "a whole number from 0", value))?;
+    let number = number.map_err(|_| wrong_setting(member, "a non-negative integer", value))?;
     actpass_core::whole_number(member, number).map_err(|error| raise(value.py(), &error))
 }
 

@@ -91,7 +91,7 @@ pub(crate) fn seconds_argument(member: &str, value: Option<&Bound<'_, PyAny>>) -
 /// An integer argument of a call.
 pub(crate) fn whole_number(member: &str, value: &Bound<'_, PyAny>) -> PyResult<i64> {
     let number = value.extract::<i64>().ok().filter(|_| value.is_instance_of::<PyInt>() && !is_bool(value));
-    number.ok_or_else(|| wrong_type(member, "a whole number from 0", value))
+    number.ok_or_else(|| wrong_type(member, "a non-negative integer", value))
 }
 
 pub(crate) fn is_bool(value: &Bound<'_, PyAny>) -> bool {
@@ -170,7 +170,7 @@ impl EncodeError {
     }
 
     fn too_deep() -> Self {
-        Self::new(format!("nested past {MAX_DEPTH} levels"))
+        Self::new(format!("nested deeper than {MAX_DEPTH} levels"))
     }
 
     /// Adds an outer step to the path.
@@ -231,7 +231,7 @@ impl Writer<'_, '_> {
         };
         let depth = Self::deeper(depth).map_err(|_| EncodeError::Problem {
             problem: format!(
-                "{} nested past {MAX_DEPTH} levels",
+                "{} nested deeper than {MAX_DEPTH} levels",
                 expected_found("a value that is JSON", value)
             ),
             steps: Vec::new(),

@@ -38,7 +38,7 @@ def test_tools_that_are_judged() -> None:
     said = [" ".join(words) for words in rows("tools.py")]
     assert said[0] == "refunded 49.00 usd of ch_123"
     assert [line.split(":")[0] for line in said[1:3]] == ["stripe.refund.create was not run"] * 2
-    assert "A person has to approve this first (approval apr_" in said[1]
+    assert "A person must approve this first (approval apr_" in said[1]
     assert "Do not call it again with the same arguments" in said[2]
     assert said[3].startswith("crm.note.add was not run: deny")
 

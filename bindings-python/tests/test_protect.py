@@ -347,7 +347,7 @@ def test_changed_arguments_block_as_a_decision(hostile: Hostile, mode: Any, asyn
     assert (blocked.code, blocked.retryable, blocked.__cause__) == ("actpass.arguments_changed", False, None)
     assert blocked.decision["evidence_event_id"] == "ev_1", "what allowed it is named"
     assert blocked.request_id == "req_7"
-    assert "The same call may be made again" in str(blocked)
+    assert "Retry the same call" in str(blocked)
 
 
 def test_arguments_that_are_no_longer_json_have_changed(gateway: Played, client: ActPassClient) -> None:
@@ -575,7 +575,7 @@ def test_arguments_that_change_before_they_are_sent(gateway: Played, client: Act
     with pytest.raises(ActionBlockedError, match=r"actpass\.arguments_changed"):
         protected(items)
     assert (judged(gateway)["args"], ran) == ({"items": [{"amount": 1}]}, [])
-    with pytest.raises(ActPassArgumentError, match=r"\Aargs\.items\.1: expected each key once"):
+    with pytest.raises(ActPassArgumentError, match=r"\Aargs\.items\.1: expected unique keys"):
         protected({1: "a", "1": "b"})
 
 
@@ -657,8 +657,8 @@ def test_the_texts_are_the_cores_also_of_an_outcome_that_crossed(hostile: Hostil
     made_up = {"decision": {"decision": "deny"}, "error": ActPassConnectionError("no way to 10.0.0.7")}
     blocked = ActionBlockedError("demo.tool", made_up)
     assert str(blocked) == (
-        "demo.tool was not run: deny (unspecified). Whether it may run could not be found out. "
-        "Do not call it again: somebody has to repair this first."
+        "demo.tool was not run: deny (unspecified). The policy decision could not be obtained. "
+        "Do not call it again: an operator must fix this first."
     )
     assert blocked.developer_text == "demo.tool was not run: deny (unspecified). no way to 10.0.0.7."
 
@@ -667,7 +667,7 @@ def test_a_gate_that_failed(hostile: Hostile) -> None:
     blocked = blocked_by(hostile, {"do": "reset", "at": "request"})
     assert (blocked.retryable, blocked.code) == (True, "actpass.unreachable")
     assert isinstance(blocked.__cause__, ActPassConnectionError)
-    assert str(blocked).endswith("This may pass: the same call may be tried again later.")
+    assert str(blocked).endswith("The failure may be temporary: retry the same call later.")
     again = pickle.loads(pickle.dumps(blocked))
     assert (again.retryable, type(again.__cause__)) == (True, ActPassConnectionError)
     refused = blocked_by(hostile, answer({}, status=429, headers={"retry-after": "7"}))
@@ -682,7 +682,7 @@ def test_an_approval_that_is_awaited(hostile: Hostile) -> None:
     blocked = blocked_by(hostile, asked)
     assert blocked.approval is not None
     assert (blocked.retryable, blocked.approval["args"]) == (False, {"amount": 90_000})
-    assert "A person has to approve this first (approval apr_1)" in str(blocked)
+    assert "A person must approve this first (approval apr_1)" in str(blocked)
 
 
 @pytest.mark.parametrize(
@@ -691,11 +691,11 @@ def test_an_approval_that_is_awaited(hostile: Hostile) -> None:
         ({"decision": "deny", "reason_code": "refund.over_limit"}, "it would be blocked again."),
         ({"decision": "warn"}, "it would be blocked again."),
         ({"decision": "quarantine"}, "it would be blocked again."),
-        ({"decision": ["deny"]}, "Do not call it again: somebody has to repair this first."),
-        ({"decision": "require_approval"}, "A person has to approve this first: do not call it again until they have."),
+        ({"decision": ["deny"]}, "Do not call it again: an operator must fix this first."),
+        ({"decision": "require_approval"}, "A person must approve this first: do not call it again before that."),
         ({"decision": "require_tool_reapproval"}, "The tool has to be approved again first: do not call it again"),
         ({"decision": "deny", "reason_code": "approval.expired"}, "The same call asks for approval again."),
-        ({"decision": "deny", "reason_code": "actpass.replayed"}, "before it is known whether it ran."),
+        ({"decision": "deny", "reason_code": "actpass.replayed"}, "until it is known whether it ran."),
     ],
 )
 def test_whether_another_call_can_help_follows_from_the_cause(hostile: Hostile, said: Any, last: str) -> None:
@@ -706,7 +706,7 @@ def test_an_allow_that_is_not_recorded_is_no_matter_of_the_arguments(hostile: Ho
     unrecorded = {"decision": "allow", "request_hash": "{{request_hash}}"}
     blocked = blocked_by(hostile, answer(unrecorded), mode="strict")
     assert blocked.code == "actpass.unrecorded"
-    assert str(blocked).endswith("Do not call it again: somebody has to repair this first.")
+    assert str(blocked).endswith("Do not call it again: an operator must fix this first.")
 
 
 def test_odd_explanations_are_left_away(hostile: Hostile) -> None:

@@ -41,8 +41,8 @@ def test_log_lines_keep_their_levels(hostile: Hostile, caplog: pytest.LogCapture
         before = time.time()
         ask(gateway.base_url, asynchronous, max_retries=1)
         assert lines(caplog) == [
-            ("DEBUG", "trying again retry=1 wait_ms=0.0"),
-            ("DEBUG", "the call ended operation=preflight status=200"),
+            ("DEBUG", "retrying retry=1 wait_ms=0.0"),
+            ("DEBUG", "call completed operation=preflight status=200"),
             ("DEBUG", f"may run {tool} decision=allow reason_code=refund.small_in_scope"),
         ]
         assert all(before <= one.created <= time.time() for one in caplog.records if one.name == "actpass")
@@ -53,10 +53,10 @@ def test_log_lines_keep_their_levels(hostile: Hostile, caplog: pytest.LogCapture
         ask("http://127.0.0.1:9", asynchronous)
         level, line = lines(caplog)[-1]
         assert level == "WARNING"
-        assert re.fullmatch(rf"blocked, the gate failed: .* {tool} code=actpass\.unreachable", line)
+        assert re.fullmatch(rf"blocked: the gate failed: .* {tool} code=actpass\.unreachable", line)
         caplog.clear()
         ask("http://127.0.0.1:9", asynchronous, mode="monitor")
-        assert lines(caplog)[-1][1].startswith("may run in monitor mode, the gate failed: ")
+        assert lines(caplog)[-1][1].startswith("permitted in monitor mode: the gate failed: ")
 
 
 @pytest.mark.parametrize("asynchronous", [False, True])
@@ -287,9 +287,9 @@ client.guard(execute_fn=print, passport=PASSPORT, **ACTION)
         ("", []),
         ("off", []),
         ("error", []),
-        ("warn", ["WARNING actpass: blocked, the gate failed"]),
-        ("Info", ["WARNING actpass: blocked, the gate failed"]),
-        ("debug", ["DEBUG actpass: the call ended", "WARNING actpass: blocked, the gate failed"]),
+        ("warn", ["WARNING actpass: blocked: the gate failed"]),
+        ("Info", ["WARNING actpass: blocked: the gate failed"]),
+        ("debug", ["DEBUG actpass: call completed", "WARNING actpass: blocked: the gate failed"]),
         ("verbose", ["actpass: ACTPASS_LOG: expected off, error, warn, info or debug, found 'verbose': it is ignored"]),
     ],
 )

@@ -67,7 +67,7 @@ pub(crate) fn subscriber(logger: Arc<dyn NativeLogger>, level: NativeLogLevel) -
     let lost = Arc::clone(&dropped);
     let thread = std::thread::Builder::new().name("actpass-log".to_owned());
     thread.spawn(move || deliver(&*logger, &queue, &lost)).map_err(|error| {
-        Error::new(ErrorKind::Internal, format!("no thread for the logger: {error}")).with_source(error)
+        Error::new(ErrorKind::Internal, format!("cannot start the logger thread: {error}")).with_source(error)
     })?;
     Ok(Dispatch::new(Collector { level: level.into(), lines, dropped }))
 }

@@ -226,7 +226,7 @@ pub(crate) fn check_canonical(member: &str, text: &str) -> Result<(), Error> {
     value.write_canonical(&mut JsonWriter::new(Style::Compact)).map_err(|error| {
         Error::argument(
             &error.path_from(member),
-            format_args!("{}, which strict mode demands; send it as a string", error.problem()),
+            format_args!("{}, which strict mode requires; send it as a string", error.problem()),
         )
     })
 }

@@ -44,15 +44,15 @@ impl Approval {
     /// Parses the gateway's response about the approval `id`.
     pub(crate) fn parse(document: RawObject, id: &str) -> Result<Self, String> {
         if document.string("id").as_deref() != Some(id) {
-            return Err("it is not about the approval that was asked for".to_owned());
+            return Err("it is about another approval".to_owned());
         }
         let status = match document.string("status").as_deref() {
             Some("approved") => ApprovalStatus::Approved,
             Some("expired") => ApprovalStatus::Expired,
             Some("pending") => ApprovalStatus::Pending,
             Some("rejected") => ApprovalStatus::Rejected,
-            Some(_) => return Err("its `status` is not one that is known".to_owned()),
-            None => return Err("it has no `status`".to_owned()),
+            Some(_) => return Err("unknown `status`".to_owned()),
+            None => return Err("missing `status`".to_owned()),
         };
         Ok(Self { document, status })
     }
@@ -211,7 +211,7 @@ impl PendingApproval {
                 "tool" => action.tool = text.to_owned(),
                 "tool_manifest_hash" => action.tool_manifest_hash = Some(text.to_owned()),
                 "user_id" => action.user_id = Some(text.to_owned()),
-                _ => return Err(Error::argument(&member, "expected no member of this name")),
+                _ => return Err(Error::argument(&member, "unknown member")),
             }
         }
         request::require_non_empty("pending.approval_request_id", &pending.id)?;
@@ -297,10 +297,10 @@ mod tests {
                 "",
                 "pending.approval_request_id: expected a non-empty string",
             ),
-            (r#""goal""#, r#""gaol""#, "pending.gaol: expected no member of this name"),
+            (r#""goal""#, r#""gaol""#, "pending.gaol: unknown member"),
             (r#""tool""#, r#""mode": "x", "tool""#, "pending.mode: expected enforce"),
-            (r#""goal""#, r#""a b""#, r#"pending["a b"]: expected no member of this name"#),
-            (r#""tool""#, r#""goal": "h", "tool""#, "pending.goal: expected each key once"),
+            (r#""goal""#, r#""a b""#, r#"pending["a b"]: unknown member"#),
+            (r#""tool""#, r#""goal": "h", "tool""#, "pending.goal: expected unique keys"),
             ("{}", r#"{"n": [NaN]}"#, "pending.args.n[0]: expected a finite number, found NaN"),
             (whole, "7", "pending: expected an object, found a number"),
             (whole, "{", "pending: "),

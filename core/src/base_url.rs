@@ -51,17 +51,17 @@ impl BaseUrl {
             "http" if allow_insecure_http || is_loopback(&url) => false,
             "http" => {
                 return bad(
-                    "expected https: plain http to another host than this one would show the API key to the network \
+                    "expected https: plain http to a remote host exposes the API key to the network \
                      (danger_allow_insecure_http permits it)",
                 );
             }
-            _ => return bad("expected an https URL, or http to this host"),
+            _ => return bad("expected an https URL, or http to localhost"),
         };
         if let Some(base) = base_of_call_url(&url) {
             return Err(Error::config(
                 "base_url",
                 format_args!(
-                    "expected the gateway's URL without the path of a call, which the client adds: {base} instead of {url}"
+                    "expected the gateway's URL without an API path, which the client adds: use {base} instead of {url}"
                 ),
             ));
         }
@@ -248,7 +248,7 @@ mod tests {
             ("https://gate.example//api/v1", "https://gate.example"),
         ] {
             let error = BaseUrl::parse(text, false).unwrap_err().to_string();
-            assert!(error.contains(&format!("the client adds: {base} instead of ")), "{text}: {error}");
+            assert!(error.contains(&format!("the client adds: use {base} instead of ")), "{text}: {error}");
         }
     }
 }

@@ -77,22 +77,20 @@ impl BlockTexts {
         let sdk_reason = SdkReason::of(&reason);
         let reason_text = match (failure, sdk_reason) {
             (Some(failure), _) if failure.is_of_an_argument => join_sentences(explained()),
-            (Some(_), _) => "Whether it may run could not be found out.".to_owned(),
+            (Some(_), _) => "The policy decision could not be obtained.".to_owned(),
             (None, Some(sdk_reason)) => sdk_reason.summary().to_owned(),
             (None, None) => truncate(join_sentences(explained())),
         };
         let advice = match (approval, failure) {
             (Some(id), _) => {
                 let id = one_line(id);
-                format!(
-                    "A person has to approve this first (approval {id}): do not call it again until they have."
-                )
+                format!("A person must approve this first (approval {id}): do not call it again before that.")
             }
             (None, Some(failure)) if failure.is_of_an_argument => "Then call it again.".to_owned(),
             (None, Some(failure)) if failure.is_retryable => {
-                "This may pass: the same call may be tried again later.".to_owned()
+                "The failure may be temporary: retry the same call later.".to_owned()
             }
-            (None, Some(_)) => "Do not call it again: somebody has to repair this first.".to_owned(),
+            (None, Some(_)) => "Do not call it again: an operator must fix this first.".to_owned(),
             (None, None) => match sdk_reason {
                 Some(sdk_reason) => sdk_reason.retry_advice().to_owned(),
                 None => retry_advice(decision.word(), &reason).to_owned(),
@@ -133,25 +131,23 @@ impl SdkReason {
 
     fn summary(self) -> &'static str {
         match self {
-            Self::ApprovalTimeout => "Nobody decided about it in time.",
-            Self::ArgumentsChanged => "The arguments changed after they were judged.",
+            Self::ApprovalTimeout => "No decision was made in time.",
+            Self::ArgumentsChanged => "The arguments changed after the decision.",
             Self::PermitExpired => "It was allowed, but was not run in time.",
             Self::Replayed => {
                 "It was allowed once before under the same idempotency key, so it may have run already."
             }
-            Self::Unrecorded => "It was allowed, but that was not recorded as it must be.",
+            Self::Unrecorded => "It was allowed, but the decision was not recorded.",
         }
     }
 
     fn retry_advice(self) -> &'static str {
         match self {
             Self::ApprovalTimeout => "Do not call it again until a person has decided.",
-            Self::ArgumentsChanged => {
-                "The same call may be made again, with arguments that nothing changes meanwhile."
-            }
-            Self::PermitExpired => "The same call may be made again.",
-            Self::Replayed => "Do not call it again before it is known whether it ran.",
-            Self::Unrecorded => "Do not call it again: somebody has to repair this first.",
+            Self::ArgumentsChanged => "Retry the same call with arguments that do not change.",
+            Self::PermitExpired => "Retry the same call.",
+            Self::Replayed => "Do not call it again until it is known whether it ran.",
+            Self::Unrecorded => "Do not call it again: an operator must fix this first.",
         }
     }
 }
@@ -161,10 +157,10 @@ fn retry_advice(word: &DecisionWord, reason_code: &str) -> &'static str {
     match word {
         _ if reason_code == "approval.expired" => "The same call asks for approval again.",
         DecisionWord::RequireApproval => {
-            "A person has to approve this first: do not call it again until they have."
+            "A person must approve this first: do not call it again before that."
         }
         DecisionWord::RequireToolReapproval => {
-            "The tool has to be approved again first: do not call it again until it has been."
+            "The tool must be approved again first: do not call it again before that."
         }
         DecisionWord::Allow | DecisionWord::Deny | DecisionWord::Other(_) | DecisionWord::Warn => {
             "Do not call it again with the same arguments: it would be blocked again."
@@ -233,8 +229,8 @@ mod tests {
             BlockTexts::of("demo.tool", &decision, Some(&BlockFailure::from(&error)), None);
         assert_eq!(
             model,
-            "demo.tool was not run: deny (actpass.unreachable). Whether it may run could not be found out. \
-             This may pass: the same call may be tried again later."
+            "demo.tool was not run: deny (actpass.unreachable). The policy decision could not be obtained. \
+             The failure may be temporary: retry the same call later."
         );
         assert!(developer.contains("127.0.0.1:8787") && developer.contains("base URL"), "{developer}");
     }
@@ -244,21 +240,16 @@ mod tests {
         let decided =
             |word: &str, reason: &str| format!(r#"{{"decision":"{word}","reason_code":"{reason}"}}"#);
         for (word, reason, approval, end) in [
-            ("deny", "actpass.replayed", None, "before it is known whether it ran."),
-            ("deny", "actpass.arguments_changed", None, "that nothing changes meanwhile."),
-            ("deny", "actpass.permit_expired", None, "The same call may be made again."),
-            ("deny", "actpass.unrecorded", None, "somebody has to repair this first."),
+            ("deny", "actpass.replayed", None, "until it is known whether it ran."),
+            ("deny", "actpass.arguments_changed", None, "with arguments that do not change."),
+            ("deny", "actpass.permit_expired", None, "Retry the same call."),
+            ("deny", "actpass.unrecorded", None, "an operator must fix this first."),
             ("deny", "approval.expired", None, "asks for approval again."),
             ("deny", "approval.rejected", None, "it would be blocked again."),
-            (
-                "require_approval",
-                "r",
-                Some("apr_1"),
-                "(approval apr_1): do not call it again until they have.",
-            ),
+            ("require_approval", "r", Some("apr_1"), "(approval apr_1): do not call it again before that."),
             ("require_approval", "actpass.approval_timeout", None, "until a person has decided."),
-            ("require_approval", "r", None, "do not call it again until they have."),
-            ("require_tool_reapproval", "r", None, "until it has been."),
+            ("require_approval", "r", None, "do not call it again before that."),
+            ("require_tool_reapproval", "r", None, "before that."),
             ("tomorrow", "r", None, "it would be blocked again."),
         ] {
             let model = texts(&decided(word, reason), None, approval).model;

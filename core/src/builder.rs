@@ -227,7 +227,7 @@ impl ActPassBuilder {
     fn over_reqwest(mut self, client: reqwest::ClientBuilder) -> Result<ActPass, Error> {
         for (setting, is_given) in [("transport", self.transport.is_some()), ("ca", self.ca.is_some())] {
             if is_given {
-                return Err(Error::config(setting, "expected none beside reqwest, which has its own"));
+                return Err(Error::config(setting, "cannot be combined with reqwest, which has its own"));
             }
         }
         let time = self.time()?;
@@ -243,7 +243,7 @@ impl ActPassBuilder {
 
     #[cfg(not(feature = "http"))]
     fn over_http(self) -> Result<ActPass, Error> {
-        Err(Error::config("transport", "expected one, found none, and the feature http is off"))
+        Err(Error::config("transport", "required without the feature http"))
     }
 
     #[cfg(feature = "http")]
@@ -253,7 +253,7 @@ impl ActPassBuilder {
 
     #[cfg(not(feature = "http"))]
     fn time(&mut self) -> Result<TimeSource, Error> {
-        let none = || Error::config("clock", "expected one, found none, and the feature http is off");
+        let none = || Error::config("clock", "required without the feature http");
         self.clock.take().map(TimeSource::Given).ok_or_else(none)
     }
 
@@ -266,15 +266,15 @@ impl ActPassBuilder {
     pub fn settings(self) -> Result<Settings, Error> {
         #[cfg(feature = "reqwest")]
         if self.reqwest.is_some() {
-            return Err(Error::config("reqwest", "expected none: each client of the settings makes its own"));
+            return Err(Error::config("reqwest", "not supported by settings(): each client creates its own"));
         }
         if self.clock.is_some() {
-            return Err(Error::config("clock", "expected none: each client of the settings makes its own"));
+            return Err(Error::config("clock", "only supported by build() with a custom transport"));
         }
         if self.transport.is_some() {
             return Err(Error::config(
                 "transport",
-                "expected none: each client of the settings makes its own",
+                "not supported by settings(): each client creates its own",
             ));
         }
         self.checked()

@@ -135,7 +135,9 @@ mod tokio_clock {
             let mut bytes = [0; 16];
             match getrandom::fill(&mut bytes) {
                 Ok(()) => Ok(bytes),
-                Err(error) => Err(Error::new(ErrorKind::Internal, format!("no randomness: {error}"))),
+                Err(error) => {
+                    Err(Error::new(ErrorKind::Internal, format!("random number generator failed: {error}")))
+                }
             }
         }
 

@@ -69,11 +69,11 @@ pub fn seconds(member: &str, value: f64) -> Result<Duration, Error> {
 /// ```
 /// assert!(actpass_core::wait_seconds("wait_for_approval", 0.0).is_ok());
 /// let error = actpass_core::wait_seconds("wait_for_approval", -1.0).unwrap_err();
-/// assert_eq!(error.to_string(), "wait_for_approval: expected seconds from 0, found -1");
+/// assert_eq!(error.to_string(), "wait_for_approval: expected non-negative seconds, found -1");
 /// ```
 pub fn wait_seconds(member: &str, value: f64) -> Result<Duration, Error> {
     Duration::try_from_secs_f64(value)
-        .map_err(|_| Error::argument(member, format_args!("expected seconds from 0, found {value}")))
+        .map_err(|_| Error::argument(member, format_args!("expected non-negative seconds, found {value}")))
 }
 
 /// Converts an integer from a host language to a setting; `member` is its name in error messages.
@@ -85,12 +85,12 @@ pub fn wait_seconds(member: &str, value: f64) -> Result<Duration, Error> {
 /// ```
 /// assert_eq!(actpass_core::whole_number("max_retries", 2)?, 2);
 /// let error = actpass_core::whole_number("max_retries", -1).unwrap_err();
-/// assert_eq!(error.to_string(), "max_retries: expected a whole number from 0, found -1");
+/// assert_eq!(error.to_string(), "max_retries: expected a non-negative integer, found -1");
 /// # Ok::<(), actpass_core::Error>(())
 /// ```
 pub fn whole_number(member: &str, value: i64) -> Result<u32, Error> {
     u32::try_from(value)
-        .map_err(|_| Error::config(member, format_args!("expected a whole number from 0, found {value}")))
+        .map_err(|_| Error::config(member, format_args!("expected a non-negative integer, found {value}")))
 }
 
 pub(crate) fn timeout(member: &str, value: Duration) -> Result<Duration, Error> {
@@ -195,10 +195,7 @@ pub(crate) fn api_key(given: Option<Secret>) -> Result<(Secret, HeaderValue), Er
     let key = match given {
         Some(key) => key,
         None => std::env::var("ACTPASS_API_KEY").map(Secret::new).map_err(|_| {
-            Error::config(
-                "api_key",
-                "expected a key, found none, nor one in the environment variable ACTPASS_API_KEY",
-            )
+            Error::config("api_key", "expected a key, found none; pass one or set ACTPASS_API_KEY")
         })?,
     };
     if key.expose().is_empty() {

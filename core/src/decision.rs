@@ -68,12 +68,12 @@ impl Decision {
             None => None,
         };
         let word = match document.string("decision") {
-            Some(word) if word.is_empty() => return Err("its member `decision` is empty".to_owned()),
+            Some(word) if word.is_empty() => return Err("`decision` is empty".to_owned()),
             Some(word) => DecisionWord::from(word.as_ref()),
             None if document.member_text("decision").is_some() => {
-                return Err("its member `decision` is not a string".to_owned());
+                return Err("`decision` is not a string".to_owned());
             }
-            None => return Err("it has no member `decision`".to_owned()),
+            None => return Err("missing `decision`".to_owned()),
         };
         add_required_members(&mut document);
         Ok((Self(Arc::new(Inner { document, word, request_id: None })), credential))
@@ -130,8 +130,8 @@ impl Decision {
         let explanation = Explanation::new(
             "The arguments changed after the gateway judged them, so the action did not run.",
             [
-                "Pass a copy of the arguments, which nothing changes while the gateway decides.",
-                "Ask again about the present arguments; a spent approval or passport stays spent.",
+                "Pass a copy of the arguments that does not change while the gateway decides.",
+                "Request a new decision for the current arguments; a spent approval or passport stays spent.",
             ],
         );
         answer.derived(DecisionWord::Deny, "actpass.arguments_changed", &explanation, None)
@@ -144,7 +144,7 @@ impl Decision {
             "The permit was not spent in time, so the action did not run.",
             [
                 "Spend a permit within five minutes, and before its credential expires.",
-                "Ask again right before the action runs; a spent approval or passport stays spent.",
+                "Request a decision right before the action runs; a spent approval or passport stays spent.",
             ],
         );
         answer.derived(DecisionWord::Deny, "actpass.permit_expired", &explanation, None)
@@ -173,14 +173,14 @@ impl Decision {
             ApprovalStatus::Approved | ApprovalStatus::Pending => (
                 DecisionWord::RequireApproval,
                 "actpass.approval_timeout",
-                "Nobody decided about the action while it was held.",
-                "Resume it once a person has decided, or hold it for longer.",
+                "The approval was still undecided when the wait ended.",
+                "Resume the action after the decision, or wait longer.",
             ),
             ApprovalStatus::Expired => (
                 DecisionWord::Deny,
                 "approval.expired",
-                "Nobody decided about the action before the approval's deadline.",
-                "Ask again, which opens a new request.",
+                "The approval expired before a decision.",
+                "Request the action again, which opens a new approval.",
             ),
             ApprovalStatus::Rejected => {
                 (DecisionWord::Deny, "approval.rejected", "A person rejected the action.", "Do not run it.")
@@ -314,14 +314,11 @@ impl Decision {
         }
         let hash = request.request_hash().map_err(|unhashable| {
             let cause = Cause::NotCanonical { path: unhashable.path() };
-            (cause, format!("its `request_hash` cannot be checked: {unhashable}"))
+            (cause, format!("cannot check `request_hash`: {unhashable}"))
         })?;
         match self.0.document.string(MEMBER).as_deref() == Some(hash) {
             true => Ok(true),
-            false => Err((
-                Cause::AnotherRequest,
-                "it answers another request: its `request_hash` is not this one's".to_owned(),
-            )),
+            false => Err((Cause::AnotherRequest, "`request_hash` belongs to another request".to_owned())),
         }
     }
 
@@ -338,12 +335,12 @@ impl Decision {
                 // An age beyond 64 bits is older than any call.
                 Some(number.as_str().parse().unwrap_or(u64::MAX))
             }
-            Some(_) => return Err("its member `replay_age_ms` is not an integer from 0".to_owned()),
+            Some(_) => return Err("`replay_age_ms` is not a non-negative integer".to_owned()),
         };
         match self.member("replayed") {
             None | Some(Json::Null | Json::Bool(false)) => Ok(None),
             Some(Json::Bool(true)) => Ok(Some(Replay { age_ms })),
-            Some(_) => Err("its member `replayed` is not a boolean".to_owned()),
+            Some(_) => Err("`replayed` is not a boolean".to_owned()),
         }
     }
 
@@ -458,7 +455,7 @@ impl Credential {
         let token = RawObject::parse(text.expose().as_bytes())
             .ok()
             .and_then(|document| document.string("token").map(Secret::new))
-            .ok_or("its member `credential` has no token")?;
+            .ok_or("`credential` has no `token`")?;
         Ok(Some(Self { text, token }))
     }
 
@@ -515,10 +512,10 @@ mod tests {
     #[test]
     fn rejects_invalid_decisions() {
         for (body, problem) in [
-            (r#"{"reason_code":"x"}"#, "it has no member `decision`"),
-            (r#"{"decision":null}"#, "its member `decision` is not a string"),
-            (r#"{"decision":["allow"]}"#, "its member `decision` is not a string"),
-            (r#"{"decision":""}"#, "its member `decision` is empty"),
+            (r#"{"reason_code":"x"}"#, "missing `decision`"),
+            (r#"{"decision":null}"#, "`decision` is not a string"),
+            (r#"{"decision":["allow"]}"#, "`decision` is not a string"),
+            (r#"{"decision":""}"#, "`decision` is empty"),
             ("[]", "not an object"),
         ] {
             assert_eq!(Decision::parse(body.as_bytes()), Err(problem.to_owned()), "{body}");

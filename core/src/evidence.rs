@@ -77,7 +77,7 @@ impl RecordedEvidence {
     pub(crate) fn parse(document: RawObject) -> Result<Self, String> {
         match document.string("event_id") {
             Some(_) => Ok(Self(document)),
-            None => Err("it has no `event_id`".to_owned()),
+            None => Err("missing `event_id`".to_owned()),
         }
     }
 

@@ -37,20 +37,20 @@ impl Explanation {
     fn of_cause(cause: &Cause) -> Self {
         match cause {
             Cause::AnotherRequest => Self::new(
-                "The gateway's answer belongs to another request: its request_hash is not the hash of this one.",
+                "The gateway's response belongs to another request: request_hash does not match.",
                 [
-                    "Check what stands between client and gateway: a cache or proxy may mix up answers or rewrite bodies.",
+                    "Check for a cache or proxy between client and gateway that mixes up responses or rewrites bodies.",
                     "Check the gateway's version and its log.",
                 ],
             ),
             Cause::BodyCutShort => Self::new(
-                "The gateway's answer is incomplete.",
+                "The gateway's response is incomplete.",
                 [
-                    "Check the gateway's log, and the proxies and load balancers in front of it, for aborted answers.",
+                    "Check the gateway's log, and the proxies and load balancers in front of it, for aborted responses.",
                 ],
             ),
             Cause::BodyTooLarge => Self::new(
-                "The gateway's answer is larger than 1 MiB, so it was not read.",
+                "The gateway's response is larger than 1 MiB, so it was not read.",
                 ["Check that the base URL leads to an ActPass gateway and not to another service."],
             ),
             Cause::Certificate { of: Hop::Gateway, problem } => Self::of_certificate("gateway", *problem),
@@ -58,21 +58,21 @@ impl Explanation {
                 Self::of_certificate(&format!("proxy ({setting})"), *problem)
             }
             Cause::CircuitOpen => Self::new(
-                "The gateway was not asked: earlier calls could not reach it, and the circuit is open.",
+                "The circuit is open: earlier calls could not reach the gateway, so no request was sent.",
                 [
-                    "Retry after the time in the error's retry_after; a single call then tests the gateway.",
-                    "Read the errors of the earlier calls: they name why the gateway could not be reached.",
+                    "Retry after the time in the error's retry_after; a single call then probes the gateway.",
+                    "Read the errors of the earlier calls: they say why the gateway could not be reached.",
                 ],
             ),
             Cause::ConnectTimeout => Self::new(
-                "No connection to the gateway came about within connect_timeout.",
+                "The connection to the gateway was not established within connect_timeout.",
                 [
                     "Check that a firewall does not drop packets to the gateway's host and port.",
                     "Raise connect_timeout if the network is slower than that.",
                 ],
             ),
             Cause::Interrupted => Self::new(
-                "The connection to the gateway broke before its answer was complete.",
+                "The connection to the gateway closed before the response was complete.",
                 [
                     "Check whether the gateway, or a load balancer in front of it, was restarted or closes connections.",
                     "Check that the scheme of the base URL (http or https) is the one that the port serves.",
@@ -86,21 +86,21 @@ impl Explanation {
                 ],
             ),
             Cause::Malformed => Self::new(
-                "The gateway's answer does not have the form of a decision; the error names the member.",
+                "The gateway's response is not a valid decision; the error names the member.",
                 [
                     "Check that the base URL leads to an ActPass gateway.",
                     "Check the gateway's version and its log.",
                 ],
             ),
             Cause::NotAnApproval => Self::new(
-                "The gateway's answer about the approval cannot be used; the error says why.",
+                "The gateway's response about the approval is invalid; the error says why.",
                 [
                     "Check the gateway's version and its log.",
                     "Resume the action with its approval handle once a person has decided.",
                 ],
             ),
             Cause::NotAnObject => Self::new(
-                "The gateway's answer is not a JSON object, so it is not a decision.",
+                "The gateway's response is not a JSON object, so it is not a decision.",
                 [
                     "Check that the base URL leads to an ActPass gateway and not to a login page or a proxy's page.",
                     "Check the gateway's version and its log.",
@@ -132,11 +132,11 @@ impl Explanation {
                 "The TLS handshake with the gateway failed.",
                 [
                     "Check that the gateway supports TLS 1.2 or 1.3.",
-                    "Check the gateway's TLS log; the error names what the handshake failed at.",
+                    "Check the gateway's TLS log; the error says why the handshake failed.",
                 ],
             ),
             Cause::Unbound => Self::new(
-                "The gateway allowed the action, but its answer has no request_hash, which strict mode demands.",
+                "The gateway allowed the action, but its response has no request_hash, which strict mode requires.",
                 [
                     "Check the gateway's version: its decisions must carry request_hash.",
                     "Use mode enforce if the gateway cannot send it.",
@@ -160,19 +160,19 @@ impl Explanation {
         match problem {
             CertificateProblem::AuthorityAsServer => Self::new(
                 format!(
-                    "The certificate of the {peer} is a CA certificate, which is trusted as a server's own only if it is given."
+                    "The certificate of the {peer} is a CA certificate, which is trusted as a server certificate only if it is passed as ca."
                 ),
                 [
-                    "Give exactly this certificate as ca, or in a file named by SSL_CERT_FILE.",
+                    "Pass exactly this certificate as ca, or in the file named by SSL_CERT_FILE.",
                     "Or make a server certificate with basicConstraints CA:FALSE.",
                 ],
             ),
             CertificateProblem::BadSignature => Self::new(
                 format!(
-                    "A signature in the certificate or the handshake of the {peer} is not by the expected key."
+                    "A signature in the certificate or the handshake of the {peer} does not verify with the expected key."
                 ),
                 [
-                    "If the authority has a new key, give its new certificate as ca, or name its file in SSL_CERT_FILE.",
+                    "If the authority has a new key, pass its new certificate as ca, or name its file in SSL_CERT_FILE.",
                     "Check that the server uses the private key of its certificate.",
                 ],
             ),
@@ -193,7 +193,7 @@ impl Explanation {
                     "The certificate of the {peer} is not signed by a trusted authority; the error says which are trusted."
                 ),
                 [
-                    "Give the authority's certificate as ca, or name its file in SSL_CERT_FILE.",
+                    "Pass the authority's certificate as ca, or name its file in SSL_CERT_FILE.",
                     "If no private authority is expected, check what intercepts TLS on the network.",
                 ],
             ),
@@ -267,36 +267,36 @@ impl Explanation {
     fn of_kind(kind: ErrorKind, status: Option<u16>) -> Self {
         match kind {
             ErrorKind::Argument => {
-                Self::new("An argument cannot be sent.", ["Correct the argument that the error names."])
+                Self::new("An argument is invalid.", ["Correct the argument that the error names."])
             }
             ErrorKind::Authentication => Self::new(
                 "The gateway does not know the API key.",
                 [
                     "Check the API key and that it belongs to this gateway.",
-                    "Check that the base URL is that of the gateway you mean.",
+                    "Check that the base URL is the intended gateway's.",
                 ],
             ),
             ErrorKind::Config => {
-                Self::new("A setting of the client is wrong.", ["Correct the setting that the error names."])
+                Self::new("A client setting is invalid.", ["Correct the setting that the error names."])
             }
             ErrorKind::Connection => Self::new(
                 "The gateway could not be reached.",
                 ["Check what the error says.", "Check that the gateway runs and that the base URL is right."],
             ),
             ErrorKind::Internal => Self::new(
-                "The SDK failed in itself.",
-                ["Report it with the error's message and the version."],
+                "The SDK failed because of a defect.",
+                ["Report it with the error message and the SDK version."],
             ),
             ErrorKind::Permission => Self::new(
-                "The API key may not ask for this decision.",
+                "The API key lacks permission to request this decision.",
                 ["Check the role of the API key at the gateway."],
             ),
             ErrorKind::RateLimit => Self::new(
-                "The gateway limits the rate of this key's calls.",
+                "The API key's rate limit is exceeded.",
                 ["Slow down, or raise the key's limit at the gateway."],
             ),
             ErrorKind::Response => Self::new(
-                "The gateway's answer is not a decision.",
+                "The gateway's response is not a decision.",
                 [
                     "Check that the base URL leads to an ActPass gateway.",
                     "Check the gateway's version and its log.",
@@ -304,7 +304,7 @@ impl Explanation {
             ),
             ErrorKind::Status => Self::of_status(status.unwrap_or_default()),
             ErrorKind::Timeout => Self::new(
-                "The gateway did not answer before the deadline.",
+                "The gateway did not respond before the deadline.",
                 [
                     "Check the gateway's load and the network to it.",
                     "Raise the timeout if the deadline is too short for this network.",
@@ -318,14 +318,14 @@ impl Explanation {
             300..=399 => Self::new(
                 "The gateway answered with a redirect, and redirects are never followed.",
                 [
-                    "Set the base URL to the gateway's own address, scheme and host as it is finally reached.",
+                    "Set the base URL to the final scheme and host of the gateway.",
                     "Check for a login page or a load balancer in front of the gateway.",
                 ],
             ),
             404 | 405 => Self::new(
-                "There is no such call at the gateway's address.",
+                "The gateway's address has no such API path.",
                 [
-                    "Check that the base URL leads to an ActPass gateway and does not contain the path of a call.",
+                    "Check that the base URL leads to an ActPass gateway and does not contain an API path.",
                     "Check the gateway's version.",
                 ],
             ),
@@ -333,7 +333,7 @@ impl Explanation {
                 "The request conflicts with an earlier one; the error says how.",
                 [
                     "Use a new idempotency key for a request that differs from the earlier one.",
-                    "If the error speaks of an approval or a credential, ask again with a new idempotency key.",
+                    "If the error mentions an approval or a credential, repeat the request with a new idempotency key.",
                 ],
             ),
             413 => Self::new(
@@ -356,14 +356,14 @@ impl Explanation {
                 ["Check the gateway's settings: passports and vaulted credentials need a master key."],
             ),
             502 | 504 => Self::new(
-                "What stands in front of the gateway got no answer from it.",
+                "A proxy or load balancer in front of the gateway got no response from it.",
                 [
                     "Check that the gateway runs and that its load balancer or reverse proxy can reach it.",
                     "Retry later.",
                 ],
             ),
             503 => Self::new(
-                "The gateway cannot decide at present.",
+                "The gateway is temporarily unavailable.",
                 ["Retry later.", "Check the gateway's health (/healthz), its storage and its log."],
             ),
             _ => Self::new(

@@ -170,7 +170,7 @@ impl Verdict {
             Ruling::BlockReplayed => (Decision::replayed(&decision, named), None),
             Ruling::BlockUnbound => {
                 let problem =
-                    "the gateway's answer cannot be used: it has no request_hash, which strict mode demands";
+                    "invalid response from the gateway: missing request_hash, which strict mode requires";
                 let error = Error::new(ErrorKind::Response, problem)
                     .with_cause(Cause::Unbound)
                     .with_operation(Operation::Preflight);
@@ -242,7 +242,7 @@ impl Verdict {
     pub(crate) fn log(&self, tool: &str) {
         match self {
             Self::Blocked(Blocked { error: Some(error), .. }) => {
-                tracing::warn!(tool, code = error.code(), "blocked, the gate failed: {error}");
+                tracing::warn!(tool, code = error.code(), "blocked: the gate failed: {error}");
             }
             Self::Blocked(Blocked { decision, error: None, .. }) => {
                 let reason_code = &*decision.reason_code();
@@ -252,7 +252,7 @@ impl Verdict {
                 tracing::warn!(
                     tool,
                     code = error.code(),
-                    "may run in monitor mode, the gate failed: {error}"
+                    "permitted in monitor mode: the gate failed: {error}"
                 );
             }
             Self::Proceed(Permit { decision, error: None, .. }) => {

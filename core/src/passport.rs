@@ -117,7 +117,7 @@ pub struct IssuedPassport {
 
 impl IssuedPassport {
     pub(crate) fn parse(document: &RawObject) -> Result<Self, String> {
-        let token = document.string("token").filter(|token| !token.is_empty()).ok_or("it has no `token`")?;
+        let token = document.string("token").filter(|token| !token.is_empty()).ok_or("missing `token`")?;
         Ok(Self { text: Secret::new(document.as_str()), token: Secret::new(token) })
     }
 
@@ -238,7 +238,7 @@ impl Verification {
     pub(crate) fn parse(document: RawObject) -> Result<Self, String> {
         match document.member("valid") {
             Some(Json::Bool(valid)) => Ok(Self(document, valid)),
-            Some(_) | None => Err("it has no boolean `valid`".to_owned()),
+            Some(_) | None => Err("missing boolean `valid`".to_owned()),
         }
     }
 
@@ -293,7 +293,7 @@ impl Revocation {
     pub(crate) fn parse(document: RawObject) -> Result<Self, String> {
         match document.member("revoked") {
             Some(Json::Bool(revoked)) => Ok(Self(document, revoked)),
-            Some(_) | None => Err("it has no boolean `revoked`".to_owned()),
+            Some(_) | None => Err("missing boolean `revoked`".to_owned()),
         }
     }
 

@@ -186,7 +186,7 @@ impl BodyError {
 impl fmt::Display for BodyError {
     fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
         match self {
-            Self::CutShort => f.write_str("the body is cut short"),
+            Self::CutShort => f.write_str("truncated body"),
             Self::TooLarge => write!(f, "the body is larger than {MAX_BODY} bytes"),
         }
     }

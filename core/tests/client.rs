@@ -675,13 +675,13 @@ fn rejects_invalid_api_keys() {
 
 #[test]
 fn rejects_invalid_base_urls() {
-    let insecure = "base_url: expected https: plain http to another host than this one would show the API key to the \
+    let insecure = "base_url: expected https: plain http to a remote host exposes the API key to the \
                     network (danger_allow_insecure_http permits it)";
     for (url, message) in [
         ("gate.example", "base_url: expected an absolute http(s) URL: relative URL without a base"),
         ("https://", "base_url: expected an absolute http(s) URL: empty host"),
-        ("ftp://gate.example", "base_url: expected an https URL, or http to this host"),
-        ("file:///etc/passwd", "base_url: expected an https URL, or http to this host"),
+        ("ftp://gate.example", "base_url: expected an https URL, or http to localhost"),
+        ("file:///etc/passwd", "base_url: expected an https URL, or http to localhost"),
         ("http://gate.example", insecure),
         ("http://10.0.0.1:8787", insecure),
         ("http://localhost.example", insecure),
@@ -791,7 +791,7 @@ fn rejects_missing_api_key() {
     in_child("rejects_missing_api_key", &[], || {
         assert_eq!(
             refused(ActPass::builder()),
-            "api_key: expected a key, found none, nor one in the environment variable ACTPASS_API_KEY"
+            "api_key: expected a key, found none; pass one or set ACTPASS_API_KEY"
         );
         let client = ActPass::builder().api_key(KEY).build().unwrap();
         assert!(format!("{client:?}").contains(r#""https://www.api.actpass.org""#));
@@ -999,14 +999,14 @@ fn rejects_settings_incompatible_with_reqwest() {
     for (builder, problem) in [
         (
             given().transport(common::PendingTransport),
-            "transport: expected none beside reqwest, which has its own",
+            "transport: cannot be combined with reqwest, which has its own",
         ),
-        (given().ca("-----BEGIN CERTIFICATE-----"), "ca: expected none beside reqwest, which has its own"),
-        (given(), "reqwest: expected settings of which a client can be made, found no TLS provider"),
+        (given().ca("-----BEGIN CERTIFICATE-----"), "ca: cannot be combined with reqwest, which has its own"),
+        (given(), "reqwest: cannot build a client: no TLS provider is installed"),
     ] {
         let error = builder.build().unwrap_err();
         assert_eq!((error.kind(), error.to_string().as_str()), (ErrorKind::Config, problem));
     }
     let error = given().settings().unwrap_err();
-    assert!(error.to_string().starts_with("reqwest: expected none: each client"), "{error}");
+    assert!(error.to_string().starts_with("reqwest: not supported by settings(): each client"), "{error}");
 }

@@ -196,5 +196,5 @@ fn ms(count: u64) -> Duration {
 #[test]
 fn custom_clock_requires_custom_transport() {
     let error = ActPass::builder().api_key("apk_test").clock(Fast::default()).build().unwrap_err();
-    assert!(error.to_string().starts_with("clock: expected none"), "{error}");
+    assert!(error.to_string().starts_with("clock: only supported"), "{error}");
 }

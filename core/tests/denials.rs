@@ -65,18 +65,12 @@ fn cases() -> Vec<Case> {
     let another = json!({"decision": "allow", "evidence_event_id": "ev_1", "request_hash": "0".repeat(64)});
     vec![
         ("401", Box::new(answered(status(401))), "does not know the API key", "Check the API key", "401"),
-        (
-            "403",
-            Box::new(answered(status(403))),
-            "may not ask for this decision",
-            "role of the API key",
-            "403",
-        ),
+        ("403", Box::new(answered(status(403))), "lacks permission to request", "role of the API key", "403"),
         (
             "404",
             Box::new(answered(status(404))),
-            "no such call",
-            "path of a call",
+            "no such API path",
+            "an API path",
             "404: the gateway's words",
         ),
         (
@@ -95,11 +89,11 @@ fn cases() -> Vec<Case> {
             "422: the gateway's words",
         ),
         ("418", Box::new(answered(status(418))), "rejected the request", "base URL", "418: "),
-        ("429", Box::new(answered(status(429))), "limits the rate", "Slow down", "429: "),
+        ("429", Box::new(answered(status(429))), "rate limit is exceeded", "Slow down", "429: "),
         ("500", Box::new(answered(status(500))), "failed to answer", "gateway's log", "500: "),
         ("501", Box::new(answered(status(501))), "does not support", "master key", "501: "),
         ("502", Box::new(answered(status(502))), "in front of the gateway", "load balancer", "502: "),
-        ("503", Box::new(answered(status(503))), "cannot decide at present", "/healthz", "503: "),
+        ("503", Box::new(answered(status(503))), "temporarily unavailable", "/healthz", "503: "),
         ("redirect", Box::new(answered(json!({"do": "redirect"}))), "redirect", "Set the base URL", "302"),
         (
             "html",
@@ -118,14 +112,14 @@ fn cases() -> Vec<Case> {
         (
             "no word",
             Box::new(answered(respond(json!({"status": "ok"})))),
-            "does not have the form of a decision",
+            "is not a valid decision",
             "gateway's version",
-            "no member `decision`",
+            "missing `decision`",
         ),
         (
             "a malformed replay",
             Box::new(answered(respond(json!({"decision": "allow", "replayed": 1})))),
-            "does not have the form of a decision",
+            "is not a valid decision",
             "gateway's version",
             "`replayed`",
         ),
@@ -134,7 +128,7 @@ fn cases() -> Vec<Case> {
             Box::new(answered(respond(another))),
             "belongs to another request",
             "cache or proxy",
-            "answers another request",
+            "belongs to another request",
         ),
         (
             "too large",
@@ -144,23 +138,23 @@ fn cases() -> Vec<Case> {
             "larger than 1048576 bytes",
         ),
         (
-            "cut short",
+            "truncated body",
             Box::new(answered(json!({"do": "truncate", "body": "{", "missing": 10}))),
             "is incomplete",
-            "aborted answers",
-            "cut short",
+            "aborted responses",
+            "truncated body",
         ),
         (
             "reset",
             Box::new(answered(json!({"do": "reset", "at": "request"}))),
-            "broke before its answer",
+            "closed before the response",
             "restarted",
             "cannot reach",
         ),
         (
             "closed",
             Box::new(answered(json!({"do": "raw", "text": ""}))),
-            "broke before its answer",
+            "closed before the response",
             "restarted",
             "cannot reach",
         ),
@@ -169,7 +163,7 @@ fn cases() -> Vec<Case> {
             Box::new(answered(json!({"do": "raw", "text": "SSH-2.0\r\n"}))),
             "does not speak HTTP",
             "host, port and scheme",
-            "no HTTP from",
+            "invalid HTTP from",
         ),
         (
             "refused",
@@ -196,12 +190,12 @@ fn cases() -> Vec<Case> {
                 let gateway = scripted(json!({"steps": [{"do": "hang", "at": "request"}]}));
                 report(|| builder(&gateway).timeout(Duration::from_millis(300)))
             }),
-            "did not answer before the deadline",
+            "did not respond before the deadline",
             "Raise the timeout",
-            "no answer from",
+            "no response from",
         ),
         (
-            "no connection in time",
+            "timed out connecting",
             Box::new(|| {
                 let gateway = scripted(json!({"tls": "trusted", "hang_accept": true}));
                 report(|| {
@@ -212,7 +206,7 @@ fn cases() -> Vec<Case> {
             }),
             "within connect_timeout",
             "firewall",
-            "no connection in time to",
+            "timed out connecting to",
         ),
         ("expired", Box::new(over_tls(json!({"tls": "expired"}))), "has expired", "Renew", "expired"),
         (
@@ -253,7 +247,7 @@ fn cases() -> Vec<Case> {
             }),
             "does not speak TLS",
             "serves https there",
-            "no TLS from",
+            "invalid TLS from",
         ),
         (
             "old TLS",
@@ -281,7 +275,7 @@ fn cases() -> Vec<Case> {
                 }
                 last.unwrap()
             }),
-            "the circuit is open",
+            "circuit is open",
             "retry_after",
             "circuit open: earlier calls could not reach the gateway; next attempt in",
         ),
@@ -315,7 +309,7 @@ fn strict_names_missing_member() {
         (explain.summary, explain.next_steps)
     };
     let (summary, steps) = report(json!({"decision": "allow", "evidence_event_id": "ev_1"}));
-    assert!(summary.contains("has no request_hash, which strict mode demands"), "{summary}");
+    assert!(summary.contains("has no request_hash, which strict mode requires"), "{summary}");
     assert!(steps[0].contains("must carry request_hash"), "{steps:?}");
     let (summary, steps) = report(json!({"decision": "allow", "request_hash": "{{request_hash}}"}));
     assert!(summary.contains("without recording it"), "{summary}");

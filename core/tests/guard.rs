@@ -682,7 +682,7 @@ fn names_non_canonical_integer_in_every_mode() {
         assert_eq!(
             error.to_string(),
             "args.orders[1].order_id: the integer 9007199254740993 is beyond ±(2^53-1) and has no canonical form, \
-             which strict mode demands; send it as a string"
+             which strict mode requires; send it as a string"
         );
     }
     assert!(transport.requests().is_empty());
@@ -817,13 +817,13 @@ fn invalid_argument_is_an_error_in_every_mode() {
         (action().args_text(r#"{"a": [1, -inf]}"#), "args.a[1]: expected a finite number, found -Infinity"),
         (action().args_text(r#"{"a": truth}"#), "args.a: not JSON"),
         (action().args_text(r#"{"a": 1e999}"#), "args.a: expected a number within the range of a double"),
-        (action().args_text(r#"{"a": 1, "a": 2}"#), "args.a: expected each key once, found this one twice"),
-        (action().args_text(r#"{"o": [{"x": {}, "\u0078": 2}]}"#), "args.o[0].x: expected each key once"),
+        (action().args_text(r#"{"a": 1, "a": 2}"#), "args.a: expected unique keys, found a duplicate"),
+        (action().args_text(r#"{"o": [{"x": {}, "\u0078": 2}]}"#), "args.o[0].x: expected unique keys"),
         (
             action().args_text(r#"{"a": "\ud800"}"#),
             "args.a: expected text in Unicode, found a lone surrogate",
         ),
-        (action().args_text(deep(128)), "args.x.x.x.x.x.x.x.x…: nested past 128 levels"),
+        (action().args_text(deep(128)), "args.x.x.x.x.x.x.x.x…: nested deeper than 128 levels"),
         (action().passport(""), "passport: expected a token, found an empty string"),
         (Action::new("", "tool"), "goal: expected a non-empty string"),
         (Action::new("goal", ""), "tool: expected a non-empty string"),

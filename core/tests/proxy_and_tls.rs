@@ -327,7 +327,7 @@ fn proxy_errors_name_the_setting_and_hide_the_password() {
             http,
             Box::new(answers(b"HTTP/1.1 200 OK\r\n\r\nmore")),
             ErrorKind::Connection,
-            "it sent more than its answer",
+            "unexpected data after the response",
             "does not answer as a proxy",
         ),
         (
@@ -697,7 +697,7 @@ fn untrusted_certificate_error_names_trusted_authorities() {
     std::fs::write(&file, secure().ca_pem().unwrap()).unwrap();
     for (gateway, problem, summary) in [
         (&unknown, "UnknownIssuer", "is not signed by a trusted authority"),
-        (&renewed, "BadSignature", "is not by the expected key"),
+        (&renewed, "BadSignature", "does not verify with the expected key"),
     ] {
         let environment = [
             ("SSL_CERT_FILE", file.to_str().unwrap()),
@@ -716,7 +716,7 @@ fn untrusted_certificate_error_names_trusted_authorities() {
             let (error, summary, _) = fails(client);
             let end = format!(
                 "invalid peer certificate: {}; trusted authorities: 1 of SSL_CERT_FILE ({}), 1 of ca; to trust another, \
-                 give its certificate as ca or name its file in SSL_CERT_FILE or NODE_EXTRA_CA_CERTS",
+                 pass its certificate as ca or name its file in SSL_CERT_FILE or NODE_EXTRA_CA_CERTS",
                 expected("TEST_PROBLEM"),
                 expected("SSL_CERT_FILE"),
             );

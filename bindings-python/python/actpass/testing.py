@@ -383,7 +383,7 @@ def _check(tool: Optional[str], times: Optional[int] = None) -> None:
     if tool is not None and not (isinstance(tool, str) and tool):
         raise TypeError(f"tool: expected the name of a tool, found {tool!r}")
     if times is not None and (isinstance(times, bool) or not isinstance(times, int) or times < 0):
-        raise TypeError(f"times: expected a whole number from 0, found {times!r}")
+        raise TypeError(f"times: expected a non-negative integer, found {times!r}")
 
 
 class ScriptedGateway(_Gateway):

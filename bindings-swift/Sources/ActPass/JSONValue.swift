@@ -141,7 +141,7 @@ public enum JSONValue: Sendable, Hashable {
         var reader = Reader(text)
         self = reader.value()
         if reader.dropped {
-            throw argumentError(member, "expected each key once, found two that are the same text in Unicode")
+            throw argumentError(member, "expected unique keys, found two that are equal in Unicode")
         }
     }
 

@@ -20,10 +20,10 @@ final class ArgumentTests: XCTestCase {
             ("args.due: expected a finite number", { $0.args = ["due": .init(Date(timeIntervalSince1970: .nan))] }),
             (#"args["say \"hi\""].x: expected a finite number"#, { $0.args = [#"say "hi""#: ["x": .init(Double.nan)]] }),
             ("args.b: expected a finite number", { $0.args = ["a": "}],nan", "b": .init(Double.nan)] }),
-            ("args.a.a.a.a.a.a.a.a…: nested past 128 levels", { $0.args = deep }),
+            ("args.a.a.a.a.a.a.a.a…: nested deeper than 128 levels", { $0.args = deep }),
             ("passport: expected a token, found an empty string", { $0.passport = "" }),
             ("idempotencyKey: expected a non-empty string", { $0.idempotencyKey = "" }),
-            ("waitForApproval: expected seconds from 0", { $0.waitForApproval = .seconds(-1) }),
+            ("waitForApproval: expected non-negative seconds", { $0.waitForApproval = .seconds(-1) }),
         ]
         for mode in Mode.allCases {
             let client = try ActPass.quick(gateway.baseURL, mode: mode)

@@ -39,7 +39,7 @@ final class PermitTests: XCTestCase {
         XCTAssertEqual(context.credential?.token, "sk_permit_secret")
         let twice = try await failure { try permit.spend() }
         XCTAssertEqual(twice.kind, .argument)
-        XCTAssertEqual(twice.message, "permit: expected one to be spent, found one that is spent")
+        XCTAssertEqual(twice.message, "permit: already spent")
 
         let execution = try await permit.returned("refunded")
         XCTAssertEqual(execution.decision, context.decision)

@@ -105,7 +105,7 @@ final class TestingTests: XCTestCase {
         XCTAssertEqual(
             "\(blocked)",
             "stripe.refund.create was not run: require_approval (refund.medium). "
-                + "A person has to approve this first (approval apr_7): do not call it again until they have.")
+                + "A person must approve this first (approval apr_7): do not call it again before that.")
         let resumed = try await blockedBy { try await client.resume(blocked.approval!) { _ in 1 }.unwrap() }
         XCTAssertEqual(resumed.tool, "stripe.refund.create")
 
@@ -117,8 +117,8 @@ final class TestingTests: XCTestCase {
         XCTAssertEqual(lost.description, lost.message)
         XCTAssertEqual(
             lost.message,
-            "stripe.refund.create was not run: deny (actpass.unreachable). Whether it may run could not be found out. "
-                + "This may pass: the same call may be tried again later.")
+            "stripe.refund.create was not run: deny (actpass.unreachable). The policy decision could not be obtained. "
+                + "The failure may be temporary: retry the same call later.")
         XCTAssertTrue(lost.developerText.contains(lost.error!.message), lost.developerText)
         XCTAssertEqual(
             ActionBlockedError(tool: lost.tool, decision: lost.decision, error: lost.error), lost,

@@ -133,25 +133,25 @@ impl PassportError {
 impl fmt::Display for PassportError {
     fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
         f.write_str(match self {
-            Self::Agent => "is made out to another agent",
+            Self::Agent => "was issued to another agent",
             Self::Algorithm => "is not signed with EdDSA",
-            Self::Approval => "stands for a person's approval of another action",
-            Self::Audience => "is not for the audience that the request names",
+            Self::Approval => "is bound to an approval of another action",
+            Self::Audience => "is for another audience",
             Self::Constraint => "does not permit these arguments",
             Self::Expired => "has expired",
             Self::Goal => "is for another goal",
             Self::Issuer => "is from another issuer",
             Self::Malformed => "is malformed",
             Self::NotYetValid => "is not valid yet",
-            Self::Policy => "is shown under another policy",
+            Self::Policy => "was presented under another policy",
             Self::Replayed => "was used before",
             Self::Resource => "does not permit this resource",
-            Self::Revoked => "was revoked or is not known here",
-            Self::Signature => "has a wrong signature",
-            Self::Tenant => "is another tenant's",
+            Self::Revoked => "was revoked or is unknown to this gateway",
+            Self::Signature => "has an invalid signature",
+            Self::Tenant => "belongs to another tenant",
             Self::Tool => "does not permit this tool",
-            Self::UnknownKey => "names a key that the gateway does not have",
-            Self::User => "is not delegated by the user that the request names",
+            Self::UnknownKey => "names an unknown key",
+            Self::User => "was not delegated by the requesting user",
         })
     }
 }
@@ -331,7 +331,7 @@ impl PublicKey {
     ///
     /// # Errors
     ///
-    /// The problem, to follow `invalid JWK Set:`.
+    /// The problem, to follow `expected a JWK Set:`.
     ///
     /// ```
     /// use actpass_protocol::token::PublicKey;
@@ -344,12 +344,12 @@ impl PublicKey {
     /// ```
     pub fn parse_jwks(text: &[u8]) -> Result<Vec<Self>, &'static str> {
         if text.len() > MAX_JWKS_BYTES {
-            return Err("the set of keys is larger than 64 KiB");
+            return Err("the JWK Set is larger than 64 KiB");
         }
-        let set = Json::parse(text).map_err(|_| "it is not JSON, or gives a key twice")?;
+        let set = Json::parse(text).map_err(|_| "not JSON, or a duplicate key")?;
         match set.member("keys") {
             Some(Json::Array(keys)) => Ok(keys.iter().filter_map(Self::parse_jwk).collect()),
-            Some(_) | None => Err("it has no list `keys`"),
+            Some(_) | None => Err("missing list `keys`"),
         }
     }
 

@@ -48,7 +48,7 @@ thread_local! {
 /// );
 /// answer.recv()?;
 /// let lines = log.drain();
-/// assert!(lines[0].text.starts_with("blocked, the gate failed: "));
+/// assert!(lines[0].text.starts_with("blocked: the gate failed: "));
 /// # Ok::<(), Box<dyn std::error::Error>>(())
 /// ```
 #[derive(Debug)]

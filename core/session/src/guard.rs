@@ -97,7 +97,7 @@ impl GuardSession {
     /// then.
     pub fn begin(&self, now: Option<&Action>) -> Result<Begun, Error> {
         if self.process != std::process::id() {
-            let problem = "expected the process that asked, found one that was forked since";
+            let problem = "spent in a forked child; spend it in the process that requested it";
             return Err(Error::argument("permit", problem));
         }
         self.with(|session| session.begin(now, &TokioClock))

@@ -59,13 +59,13 @@ pub(crate) struct OwnedRuntime(Option<Runtime>);
 impl OwnedRuntime {
     pub(crate) fn build(builder: &mut Builder) -> Result<Self, Error> {
         let runtime = builder.enable_all().build().map_err(|error| {
-            Error::new(ErrorKind::Internal, format!("no runtime: {error}")).with_source(error)
+            Error::new(ErrorKind::Internal, format!("cannot start the runtime: {error}")).with_source(error)
         })?;
         Ok(Self(Some(runtime)))
     }
 
     pub(crate) fn get(&self) -> Result<&Runtime, Error> {
-        self.0.as_ref().ok_or_else(|| Error::new(ErrorKind::Internal, "the runtime is gone"))
+        self.0.as_ref().ok_or_else(|| Error::new(ErrorKind::Internal, "the runtime has shut down"))
     }
 }
 

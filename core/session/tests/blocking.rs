@@ -281,7 +281,7 @@ fn constructor_rejects_invalid_settings() {
     assert_eq!(error.kind(), ErrorKind::Config);
     let own = FixedResponse::new(200, r#"{"decision": "deny"}"#);
     let error = BlockingClient::new(ActPass::builder().api_key(KEY).transport(own)).unwrap_err();
-    assert!(error.to_string().starts_with("transport: expected none"), "{error}");
+    assert!(error.to_string().starts_with("transport: not supported by settings()"), "{error}");
     let client = BlockingClient::new(ActPass::builder().api_key(KEY).base_url("http://127.0.0.1:9")).unwrap();
     assert_eq!(
         format!("{client:?}"),

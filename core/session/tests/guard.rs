@@ -37,7 +37,7 @@ fn session_begins_and_finishes_once() {
     assert_eq!((early.kind(), early.to_string().starts_with("permit: ")), (ErrorKind::Argument, true));
     assert!(matches!(session.begin(Some(&action())).unwrap(), Begun::Running(_)));
     let again = session.begin(None).unwrap_err();
-    assert_eq!(again.to_string(), "permit: expected one to be spent, found one that is spent");
+    assert_eq!(again.to_string(), "permit: already spent");
     assert!(session.decision().is_none());
 
     let (settlement, recording) = session.finish(ActionEnd::Returned, Some(&Json::from("re_1"))).unwrap();

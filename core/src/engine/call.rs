@@ -111,7 +111,7 @@ impl<R: ResponseParser> Call<R> {
         }
         attempts.span.event(|span| {
             let (retry, wait_ms) = (attempts.retry + 1, wait.as_secs_f64() * 1e3);
-            tracing::debug!(parent: span, retry, wait_ms, "trying again");
+            tracing::debug!(parent: span, retry, wait_ms, "retrying");
         });
         self.state = State::Waiting(attempts);
         Step::Sleep { until: now + wait }
@@ -135,7 +135,7 @@ impl<R: ResponseParser> Call<R> {
             Err(error) => (None, Some(error.code())),
         };
         span.event(|span| {
-            tracing::debug!(parent: span, operation = operation.name(), status, code, "the call ended");
+            tracing::debug!(parent: span, operation = operation.name(), status, code, "call completed");
         });
         Step::Ended(match ended {
             Ok(response) => parser.parse(&self.engine, operation, response, lost, clock),
@@ -147,7 +147,7 @@ impl<R: ResponseParser> Call<R> {
         let config = self.engine.config();
         let (url, timeout, via_proxy) =
             (config.base_url.as_str(), self.timeout.as_secs_f64(), &config.via_proxy);
-        Error::new(ErrorKind::Timeout, format!("no answer from {url} within {timeout} s{via_proxy}"))
+        Error::new(ErrorKind::Timeout, format!("no response from {url} within {timeout} s{via_proxy}"))
     }
 }
 
@@ -187,5 +187,5 @@ impl<R: ResponseParser> Machine for Call<R> {
 
 /// The error of a machine that is misused.
 pub(super) fn unexpected_event() -> Error {
-    Error::new(ErrorKind::Internal, "the engine got an event for which it did not wait")
+    Error::new(ErrorKind::Internal, "unexpected engine event")
 }

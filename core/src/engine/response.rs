@@ -169,7 +169,7 @@ fn is_success(status: u16) -> bool {
 }
 
 fn invalid_response(operation: Operation, problem: &str) -> Error {
-    let error = Error::new(ErrorKind::Response, format!("the gateway's answer cannot be used: {problem}"))
+    let error = Error::new(ErrorKind::Response, format!("invalid response from the gateway: {problem}"))
         .with_operation(operation);
     match operation {
         Operation::Approval => error.with_cause(Cause::NotAnApproval),

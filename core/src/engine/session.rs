@@ -118,7 +118,7 @@ impl GuardSession {
             // A call out of order changes nothing.
             state @ (State::Authorizing(_) | State::Running(_) | State::Ended) => {
                 self.state = state;
-                return Err(Error::argument("permit", "expected one to be spent, found one that is spent"));
+                return Err(Error::argument("permit", "already spent"));
             }
         };
         let verdict = match now {
@@ -153,10 +153,7 @@ impl GuardSession {
             State::Running(settlement) => settlement,
             state @ (State::Authorizing(_) | State::Permitted(_) | State::Ended) => {
                 self.state = state;
-                return Err(Error::argument(
-                    "permit",
-                    "expected one that is spent and not reported, found another",
-                ));
+                return Err(Error::argument("permit", "not running: spend it first, and finish it once"));
             }
         };
         let recording = self.record_outcome.then(|| settlement.recording(ended, response));

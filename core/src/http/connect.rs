@@ -99,7 +99,7 @@ impl Service<Uri> for Connector {
         Box::pin(async move {
             let connected = connecting.await.unwrap_or_else(|_elapsed| match tunnel {
                 Some(tunnel) if !is_open.load(Ordering::Relaxed) => {
-                    Err(tunnel.failed(ProxyProblem::Timeout, "no tunnel in time").into())
+                    Err(tunnel.failed(ProxyProblem::Timeout, "timed out opening a tunnel").into())
                 }
                 Some(_) | None => Err(io::Error::from(io::ErrorKind::TimedOut).into()),
             });
@@ -224,7 +224,7 @@ impl Tunnel {
             return Ok(self.socks_handshake(hop, gateway.clone()).await?);
         }
         let mut failed =
-            self.failed(ProxyProblem::NotConnected, "the gateway's host has no address that it can take");
+            self.failed(ProxyProblem::NotConnected, "the gateway's host has no address of a supported type");
         for address in self.addresses(gateway).await? {
             let hop = self.connect(tcp.clone()).await?;
             match self.socks_handshake(hop, address).await {
@@ -286,7 +286,7 @@ impl Tunnel {
         };
         match answer.downcast::<Hop>() {
             Ok(parts) if parts.read_buf.is_empty() => Ok(parts.io),
-            Ok(_) | Err(_) => Err(self.failed(ProxyProblem::Protocol, "it sent more than its answer")),
+            Ok(_) | Err(_) => Err(self.failed(ProxyProblem::Protocol, "unexpected data after the response")),
         }
     }
 

@@ -177,7 +177,7 @@ impl GatewayHttp {
             return Error::new(kind, message).with_cause(cause).with_source(error);
         }
         let (kind, what, cause) = match connect_problem(&error) {
-            _ if is_not_http(&error) => (ErrorKind::Response, "no HTTP from", Some(Cause::NotHttp)),
+            _ if is_not_http(&error) => (ErrorKind::Response, "invalid HTTP from", Some(Cause::NotHttp)),
             ConnectProblem::Certificate(problem) => {
                 let cause = Cause::Certificate { of: Hop::Gateway, problem };
                 (ErrorKind::Connection, "cannot reach", Some(cause))
@@ -190,11 +190,11 @@ impl GatewayHttp {
                 let cause = if is_handshake { Cause::InterruptedHandshake } else { Cause::Interrupted };
                 (ErrorKind::Connection, "cannot reach", Some(cause))
             }
-            ConnectProblem::NotTls => (ErrorKind::Connection, "no TLS from", Some(Cause::NotTls)),
+            ConnectProblem::NotTls => (ErrorKind::Connection, "invalid TLS from", Some(Cause::NotTls)),
             ConnectProblem::Other => (ErrorKind::Connection, "cannot reach", None),
             ConnectProblem::Refused => (ErrorKind::Connection, "cannot reach", Some(Cause::Refused)),
             ConnectProblem::Timeout => {
-                (ErrorKind::Timeout, "no connection in time to", Some(Cause::ConnectTimeout))
+                (ErrorKind::Timeout, "timed out connecting to", Some(Cause::ConnectTimeout))
             }
             ConnectProblem::Tls => (ErrorKind::Connection, "cannot reach", Some(Cause::TlsHandshake)),
             ConnectProblem::Unresolved => (ErrorKind::Connection, "cannot reach", Some(Cause::Unresolved)),
@@ -223,7 +223,7 @@ impl GatewayHttp {
             .chain(self.connect_options.ca_variables.iter().map(CaVariable::name))
             .collect();
         format!(
-            "; trusted authorities: {}; to trust another, give its certificate as ca or name its file in {}",
+            "; trusted authorities: {}; to trust another, pass its certificate as ca or name its file in {}",
             self.connect_options.trust,
             variables.join(" or ")
         )

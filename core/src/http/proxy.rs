@@ -115,9 +115,7 @@ impl Proxy {
             false => Url::parse(&format!("http://{value}")),
         };
         let Ok(url) = url else {
-            return bad(
-                "the value is not a URL (special characters in a user name or password must be %-encoded)",
-            );
+            return bad("invalid URL (special characters in a user name or password must be %-encoded)");
         };
         let (protocol, transport, default_port) = match url.scheme() {
             "http" => (Protocol::Connect, "http", 80),
@@ -126,23 +124,23 @@ impl Proxy {
             "socks4a" => (Protocol::Socks4 { resolves: true }, "http", 1080),
             "socks5" => (Protocol::Socks5 { resolves: false }, "http", 1080),
             "socks5h" => (Protocol::Socks5 { resolves: true }, "http", 1080),
-            _ => return bad("the value has another scheme"),
+            _ => return bad("unsupported scheme"),
         };
         if !matches!(url.path(), "" | "/") || url.query().is_some() || url.fragment().is_some() {
             return bad(
-                "the value has more than a host and a port (special characters in a user name or password must be \
+                "unexpected path, query or fragment (special characters in a user name or password must be \
                  %-encoded)",
             );
         }
         let Some(Ok(host)) = url.host_str().filter(|host| !host.is_empty()).map(Host::parse) else {
-            return bad("the value has no valid host");
+            return bad("invalid host");
         };
         let port = url.port().unwrap_or(default_port);
         if port == 0 {
-            return bad("port 0 cannot be connected to");
+            return bad("invalid port 0");
         }
         let Ok(address) = Uri::try_from(format!("{transport}://{host}:{port}/")) else {
-            return bad("the value has no valid host");
+            return bad("invalid host");
         };
         let decode = |text: &str| percent_decode_str(text).decode_utf8().map(Cow::into_owned);
         let (Ok(user), Ok(password)) = (decode(url.username()), decode(url.password().unwrap_or_default()))

@@ -37,10 +37,12 @@ impl ReqwestTransport {
             true => builder,
             false => builder.no_proxy(),
         };
-        let problem = "expected settings of which a client can be made";
+        let problem = "cannot build a client";
         // `build` panics without a TLS provider.
         let client = catch_unwind(AssertUnwindSafe(|| builder.build()))
-            .map_err(|_panic| Error::config("reqwest", format_args!("{problem}, found no TLS provider")))?
+            .map_err(|_panic| {
+                Error::config("reqwest", format_args!("{problem}: no TLS provider is installed"))
+            })?
             .map_err(|error| {
                 Error::config("reqwest", format_args!("{problem}: {error}")).with_source(error)
             })?;

@@ -232,7 +232,7 @@ impl Authorities {
                 tracing::warn!(
                     variable = named.variable,
                     ignored,
-                    "certificates that cannot be parsed are not trusted"
+                    "ignored certificates that cannot be parsed"
                 );
             });
         }

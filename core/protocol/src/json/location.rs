@@ -79,10 +79,10 @@ pub fn argument_error<E: fmt::Display>(member: &str, text: &str, problem: &ReadE
     let not_a_number = NON_FINITE_LITERALS.iter().find(|(name, _)| *name == token);
     match (problem, not_a_number) {
         (ReadError::DuplicateKey(..), _) => {
-            InvalidArgument::new(&path, "expected each key once, found this one twice")
+            InvalidArgument::new(&path, "expected unique keys, found a duplicate")
         }
         (ReadError::TooDeep(_), _) => {
-            InvalidArgument::new(&path, format_args!("nested past {MAX_DEPTH} levels"))
+            InvalidArgument::new(&path, format_args!("nested deeper than {MAX_DEPTH} levels"))
         }
         (ReadError::NumberOutOfRange(_), _) => {
             InvalidArgument::new(&path, "expected a number within the range of a double")
@@ -190,7 +190,7 @@ mod tests {
             (r#"{"a b": [[], 1e999]}"#, r#"m["a b"][1]: expected a number within the range of a double"#),
             (r#"{"a": {"b": "\ud800"}}"#, "m.a.b: expected text in Unicode, found a lone surrogate"),
             (r#"{"a": {"\udc00": 1}}"#, "m.a: expected text in Unicode, found a lone surrogate"),
-            (r#"[{"k": 1, "k": 2}]"#, "m[0].k: expected each key once, found this one twice"),
+            (r#"[{"k": 1, "k": 2}]"#, "m[0].k: expected unique keys, found a duplicate"),
             (r#"{"a": [tru]}"#, "m.a[0]: not JSON: "),
             ("{", "m: not JSON: "),
             ("", "m: not JSON: "),
@@ -201,9 +201,9 @@ mod tests {
         let mut many: Vec<String> = (0..40).map(|n| format!("\"k{n}\": {n}")).collect();
         many.push("\"k7\" : 0".to_owned());
         let error = parse_argument("m", &format!("[{{{}}}]", many.join(","))).unwrap_err();
-        assert_eq!(error.to_string(), "m[0].k7: expected each key once, found this one twice");
+        assert_eq!(error.to_string(), "m[0].k7: expected unique keys, found a duplicate");
         let deep = "[".repeat(MAX_DEPTH + 1);
         let error = parse_argument("m", &deep).unwrap_err();
-        assert_eq!(error.to_string(), format!("m{}…: nested past 128 levels", "[0]".repeat(8)));
+        assert_eq!(error.to_string(), format!("m{}…: nested deeper than 128 levels", "[0]".repeat(8)));
     }
 }

@@ -36,7 +36,7 @@ impl RawObject {
         let (text, members) = members(text)
             .map_err(|error| match error {
                 // Do not show the key: it may be a secret, and the error ends up in messages.
-                ReadError::DuplicateKey(..) => "a key is given twice in one object".to_owned(),
+                ReadError::DuplicateKey(..) => "duplicate key in an object".to_owned(),
                 ReadError::Builder(_)
                 | ReadError::NumberOutOfRange(_)
                 | ReadError::Syntax(..)

@@ -114,12 +114,12 @@ impl<E: fmt::Display> fmt::Display for ReadError<E> {
     fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
         match self {
             Self::Builder(error) => error.fmt(f),
-            Self::DuplicateKey(key, _) => write!(f, "the key {} is given twice in one object", quoted(key)),
+            Self::DuplicateKey(key, _) => write!(f, "duplicate key {} in an object", quoted(key)),
             Self::NumberOutOfRange(at) => {
                 write!(f, "the number at byte {at} is beyond the range of a double")
             }
             Self::Syntax(what, at) => write!(f, "not JSON: {what} at byte {at}"),
-            Self::TooDeep(at) => write!(f, "nested past {MAX_DEPTH} levels at byte {at}"),
+            Self::TooDeep(at) => write!(f, "nested deeper than {MAX_DEPTH} levels at byte {at}"),
         }
     }
 }

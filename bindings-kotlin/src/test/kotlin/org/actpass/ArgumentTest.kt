@@ -68,11 +68,11 @@ class ArgumentTest {
             "args.a: expected strings as keys" to refund.copy(args = mapOf("a" to mapOf(1 to 2))),
             "args.a: expected text in Unicode, found a lone surrogate" to refund.copy(args = mapOf("a" to mapOf(lone to Any()))),
             "args.note: expected text in Unicode, found a lone surrogate" to refund.copy(args = mapOf("note" to lone)),
-            "args.a.a.a.a.a.a.a.a…: nested past 128 levels" to refund.copy(args = (0..127).fold(emptyMap()) { inner, _ -> mapOf("a" to inner) }),
-            "args.self.self.self.self.self.self.self.self…: nested past 128 levels" to refund.copy(args = cyclic),
+            "args.a.a.a.a.a.a.a.a…: nested deeper than 128 levels" to refund.copy(args = (0..127).fold(emptyMap()) { inner, _ -> mapOf("a" to inner) }),
+            "args.self.self.self.self.self.self.self.self…: nested deeper than 128 levels" to refund.copy(args = cyclic),
             "passport: expected a token, found an empty string" to refund.copy(passport = ""),
             "idempotencyKey: expected a non-empty string" to refund.copy(idempotencyKey = ""),
-            "waitForApproval: expected seconds from 0" to refund.copy(waitForApproval = (-1).seconds),
+            "waitForApproval: expected non-negative seconds" to refund.copy(waitForApproval = (-1).seconds),
         )
         val runs = AtomicInteger()
         Hostile.play(answer(allow)).use { gateway ->

@@ -43,7 +43,7 @@ class PermitTest {
         assertEquals("sk_permit_secret", context.credential?.token)
         val twice = failure { permit.spend() }
         assertEquals(ActPassException.Kind.ARGUMENT, twice.kind)
-        assertEquals("permit: expected one to be spent, found one that is spent", twice.message)
+        assertEquals("permit: already spent", twice.message)
 
         val execution = permit.returned("refunded")
         assertEquals(context.decision, execution.decision)

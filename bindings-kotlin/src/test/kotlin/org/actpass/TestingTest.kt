@@ -107,7 +107,7 @@ class TestingTest {
         assertNull(blocked.cause)
         assertEquals(
             "stripe.refund.create was not run: require_approval (refund.medium). " +
-                "A person has to approve this first (approval apr_7): do not call it again until they have.",
+                "A person must approve this first (approval apr_7): do not call it again before that.",
             blocked.message,
         )
         val resumed = client.resume(blocked.approval!!) { 1 }
@@ -119,8 +119,8 @@ class TestingTest {
         assertSame(lost.errorOrNull(), unreachable.cause)
         assertTrue(unreachable.isRetryable)
         assertEquals(
-            "stripe.refund.create was not run: deny (actpass.unreachable). Whether it may run could not be found out. " +
-                "This may pass: the same call may be tried again later.",
+            "stripe.refund.create was not run: deny (actpass.unreachable). The policy decision could not be obtained. " +
+                "The failure may be temporary: retry the same call later.",
             unreachable.message,
         )
         assertTrue(unreachable.developerText, unreachable.error!!.message!! in unreachable.developerText)
