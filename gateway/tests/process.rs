@@ -889,11 +889,8 @@ async fn chain_exports_while_running_and_verifies_offline() {
     };
     let kid = text(&keys[0], "kid").unwrap();
     for (token, said) in [
-        (signed_by_own(TokenType::ChainHead, kid), "line 6: the signature has a wrong signature"),
-        (
-            signed_by_own(TokenType::ChainHead, "own"),
-            "line 6: the signature names a key that the gateway does not have",
-        ),
+        (signed_by_own(TokenType::ChainHead, kid), "line 6: the signature has an invalid signature"),
+        (signed_by_own(TokenType::ChainHead, "own"), "line 6: the signature names an unknown key"),
         (signed_by_own(TokenType::Passport, kid), "line 6: the signature is malformed"),
         (passport.to_owned(), "line 6: the signature is malformed"),
         (String::new(), "line 6: the signature is malformed"),
