@@ -1,4 +1,4 @@
-//! What the measurements share: what is asked and answered, the policies that decide, and servers that answer alike.
+//! Shared parts of the benchmarks: requests, responses, policies and fixed-response servers.
 
 pub mod load;
 pub mod pure;
@@ -9,5 +9,5 @@ pub mod worker;
 
 use actpass_gateway::policy;
 
-/// What ends a measurement early.
+/// An error that aborts a measurement.
 pub type Failure = Box<dyn std::error::Error + Send + Sync>;

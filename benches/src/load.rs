@@ -1,4 +1,5 @@
-//! What a gateway decides and records in a second: a new idempotency key each call, so that every call is a decision.
+//! Measures how many preflights per second a gateway decides and records. Each call has a new
+//! idempotency key, so each is decided.
 
 use std::net::SocketAddr;
 use std::time::Duration;
@@ -9,7 +10,7 @@ use crate::Failure;
 use crate::round::{Round, connect, exchange};
 use crate::samples::{KEY, body};
 
-/// Calls over new connections until the round is over; how long each call took.
+/// Makes calls over new connections until the round ends. Returns the duration of each call.
 ///
 /// # Errors
 ///

@@ -1,4 +1,4 @@
-//! The parts of the benchmark that are written in Rust; `benches/bench.py`, which `make bench` runs, puts them together.
+//! The Rust parts of the benchmark, which `benches/bench.py` (`make bench`) runs.
 
 use std::io::{Read, Write};
 use std::path::Path;

@@ -1,4 +1,4 @@
-//! What calls cost that ask nobody.
+//! Measures calls without a network.
 
 use std::collections::BTreeMap;
 use std::hint::black_box;
@@ -15,17 +15,17 @@ use tokio::runtime::Builder;
 use crate::Failure;
 use crate::samples::{ANSWER, Asked, KEY, action, action_of, arguments, body, policy};
 
-/// Batches of calls for each figure, of which the median counts.
+/// The number of batches per figure; the median counts.
 const BATCHES: usize = 31;
 
-/// How long a batch takes, at least.
+/// The minimum duration of a batch.
 const BATCH: Duration = Duration::from_millis(1);
 
-/// Nanoseconds a call, by what is called.
+/// Measures nanoseconds per call, by case.
 ///
 /// # Errors
 ///
-/// If something cannot be called.
+/// If a case fails.
 pub fn measure() -> Result<BTreeMap<&'static str, f64>, Failure> {
     let mut costs = BTreeMap::new();
     policies(&mut costs)?;

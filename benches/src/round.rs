@@ -1,4 +1,4 @@
-//! A round of calls: how many and for how long, and the exchanges that it is made of.
+//! A measurement round: its limits, and the HTTP exchanges of hyper clients.
 
 use std::net::SocketAddr;
 use std::sync::atomic::{AtomicUsize, Ordering};
@@ -14,10 +14,10 @@ use tokio_rustls::TlsConnector;
 use crate::Failure;
 use crate::samples::PATH;
 
-/// How many calls are made, by how many callers at once, and for how long at most.
+/// The limits of a round: number of calls, concurrent callers, and duration.
 #[derive(Debug)]
 pub struct Round {
-    /// How many callers call at once.
+    /// The number of concurrent callers.
     pub width: usize,
     left: AtomicUsize,
     longest: Duration,
@@ -30,7 +30,7 @@ impl Round {
         Self { width, left: AtomicUsize::new(calls), longest, began: Instant::now() }
     }
 
-    /// Whether there is another call to make.
+    /// Whether to make another call.
     pub fn goes_on(&self) -> bool {
         self.began.elapsed() < self.longest
             && self
@@ -39,11 +39,11 @@ impl Round {
                 .is_ok()
     }
 
-    /// Calls until the round is over; how long each call took.
+    /// Makes calls until the round ends. Returns the duration of each call.
     ///
     /// # Errors
     ///
-    /// The first that a call ends with.
+    /// The first error of a call.
     pub async fn repeat(
         &self,
         mut call: impl AsyncFnMut() -> Result<(), Failure>,
@@ -65,11 +65,11 @@ impl Round {
     }
 }
 
-/// A connection, driven by a task of this runtime.
+/// Opens a connection, driven by a task of this runtime.
 ///
 /// # Errors
 ///
-/// If it does not come about.
+/// If it cannot be established.
 pub async fn connect(
     address: SocketAddr,
     tls: Option<&TlsConnector>,
@@ -87,11 +87,11 @@ pub async fn connect(
     Ok(sender)
 }
 
-/// Asks once by hyper and reads the answer's body.
+/// Sends one request with hyper and reads the response body.
 ///
 /// # Errors
 ///
-/// If there is no answer.
+/// If there is no response.
 pub async fn exchange(
     sender: &mut SendRequest<String>,
     address: SocketAddr,

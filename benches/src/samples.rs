@@ -1,4 +1,4 @@
-//! What is asked and answered, and the policies that decide about it.
+//! Sample requests, responses and policies.
 
 use std::fmt::Write;
 
@@ -9,13 +9,13 @@ use crate::policy::Input;
 /// The path of a preflight.
 pub const PATH: &str = "/api/v1/actions/preflight";
 
-/// The key that the clients send.
+/// The API key of the clients.
 pub const KEY: &str = "apk_bench";
 
-/// What the fixed-answer servers answer.
+/// The body sent by the fixed-response servers.
 pub const ANSWER: &str = r#"{"decision":"allow","reason_code":"refund.small_in_scope","risk_tier":"high","explain":{"summary":"Small refund.","matched_rules":["small_refund_auto_approve"],"next_steps":[]},"evidence_event_id":"ev_0192f0c1"}"#;
 
-/// [`ANSWER`] as a whole HTTP/1.1 response.
+/// [`ANSWER`] as a complete HTTP/1.1 response.
 pub fn response() -> String {
     format!(
         "HTTP/1.1 200 OK\r\ncontent-type: application/json\r\ncontent-length: {}\r\n\r\n{ANSWER}",
@@ -26,26 +26,26 @@ pub fn response() -> String {
 /// The refund policy, whose three rules end every longer policy.
 const REFUNDS: &str = include_str!("../../policies/refunds.json");
 
-/// What every client asks about.
+/// The action of every client.
 pub fn action() -> Action {
     Action::new("resolve_refund_request", "stripe.refund.create")
         .resource("stripe:charge:ch_123")
         .args_text(r#"{"amount": 4900, "currency": "usd"}"#)
 }
 
-/// The same with arguments of about so many bytes.
+/// The same action with arguments of about `bytes` bytes.
 pub fn action_of(bytes: usize) -> Action {
     Action::new("resolve_refund_request", "stripe.refund.create")
         .resource("stripe:charge:ch_123")
         .args_text(arguments(bytes))
 }
 
-/// Arguments of about so many bytes, as they are found in the field: rows of short texts and numbers.
+/// Realistic arguments of about `bytes` bytes: rows of short strings and numbers.
 pub fn arguments(bytes: usize) -> String {
     let mut text = String::from(r#"{"amount": 4900, "currency": "usd", "items": ["#);
     for index in 0.. {
         let comma = if index == 0 { "" } else { ", " };
-        // Writing to a string does not fail.
+        // Writing to a string cannot fail.
         let _ = write!(
             text,
             r#"{comma}{{"sku": "article-{index}", "count": {}, "note": "left at the door"}}"#,
@@ -59,18 +59,19 @@ pub fn arguments(bytes: usize) -> String {
     text
 }
 
-/// The body of a preflight, as long as what the client sends.
+/// A preflight body of the same length as the client's.
 pub fn body(idempotency_key: &str) -> String {
     format!(
         r#"{{"agent_id": "sdk", "goal": "resolve_refund_request", "tool": "stripe.refund.create", "resource": "stripe:charge:ch_123", "args": {{"amount": 4900, "currency": "usd"}}, "user_id": null, "passport": null, "mode": "enforce", "idempotency_key": "{idempotency_key}", "audience": null}}"#
     )
 }
 
-/// A policy of so many rules, three at least: rules about other tools, and at the end the refund policy, which decides.
+/// A policy with `rules` rules, at least three: rules about other tools, followed by the refund
+/// policy.
 ///
 /// # Errors
 ///
-/// If the refund policy is not one.
+/// If the refund policy cannot be parsed.
 pub fn policy(rules: usize) -> Result<String, crate::Failure> {
     let (head, refunds) =
         REFUNDS.split_once("\"rules\": [").ok_or("the refund policy has no rules that are found")?;
@@ -94,7 +95,7 @@ pub fn policy(rules: usize) -> Result<String, crate::Failure> {
     Ok(text)
 }
 
-/// The members of the action as a policy looks at them.
+/// The members of the action as policy input.
 #[derive(Debug)]
 pub struct Asked {
     agent_id: Json,
@@ -105,7 +106,7 @@ pub struct Asked {
 }
 
 impl Asked {
-    /// What [`action`] asks about.
+    /// The members of [`action`].
     ///
     /// # Errors
     ///
@@ -120,7 +121,7 @@ impl Asked {
         })
     }
 
-    /// The same, for a policy.
+    /// The policy input.
     pub fn input(&self) -> Input<'_> {
         Input {
             agent_id: Some(&self.agent_id),

@@ -1,4 +1,4 @@
-//! Servers that answer every request alike, so that a client is measured without a gateway.
+//! Fixed-response servers, to measure a client without a gateway.
 
 use std::io::{BufRead, BufReader, Read, Write};
 use std::net::{SocketAddr, TcpListener, TcpStream};
@@ -12,12 +12,12 @@ use rustls::{ServerConfig, ServerConnection, StreamOwned};
 use crate::Failure;
 use crate::samples::response;
 
-/// The addresses of a server over plain HTTP and of one over TLS, with a thread for each connection. Whom to trust is written
-/// to `authority`, in PEM.
+/// Starts a plain HTTP server and a TLS server, with one thread per connection, and returns their
+/// addresses. Writes the certificate authority to `authority`, in PEM.
 ///
 /// # Errors
 ///
-/// If it cannot listen.
+/// If they cannot bind.
 pub fn in_threads(authority: &Path) -> Result<(SocketAddr, SocketAddr), Failure> {
     let certified = generate_simple_self_signed(["localhost".to_owned(), "127.0.0.1".to_owned()])?;
     std::fs::write(authority, certified.cert.pem())?;
@@ -64,11 +64,11 @@ fn serve(stream: impl Read + Write) {
     }
 }
 
-/// Reads a message's header section and its body; how long it was, 0 at the end.
+/// Reads a message's header section and body. Returns its length; 0 at the end of the stream.
 ///
 /// # Errors
 ///
-/// If the connection breaks, or the message is not one.
+/// If the connection fails, or the message is invalid.
 pub fn read_message(stream: &mut impl BufRead) -> Result<usize, Failure> {
     let (mut line, mut length, mut total) = (String::new(), 0, 0);
     loop {

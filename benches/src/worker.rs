@@ -1,11 +1,12 @@
-//! The clients that are Rust's, measured on command: what the clients of the other languages are measured beside.
+//! The Rust clients, measured on command; the baseline for the clients of other languages.
 //!
-//! A worker reads a command a line and answers each with a JSON object on a line:
+//! A worker reads one command per line and answers with one JSON object per line:
 //!
-//! - `measure NAME WIDTH CALLS SECONDS`: so many calls, so many at once, for so long at most.
-//! - `clients NAME COUNT`: makes so many more clients, which make one call each and stay.
-//! - `load ADDRESS WIDTH CALLS SECONDS PREFIX KEYS`: preflights with a new idempotency key each; with more than one key,
-//!   each connection takes the next.
+//! - `measure NAME WIDTH CALLS SECONDS`: at most CALLS calls, WIDTH concurrently, for at most
+//!   SECONDS.
+//! - `clients NAME COUNT`: creates COUNT more clients that make one call each and stay open.
+//! - `load ADDRESS WIDTH CALLS SECONDS PREFIX KEYS`: preflights with new idempotency keys; with
+//!   several API keys, each connection uses the next.
 
 use std::io::{BufReader, Write};
 use std::net::{SocketAddr, TcpStream};
@@ -27,11 +28,11 @@ use crate::round::{Round, connect, exchange};
 use crate::samples::{ANSWER, KEY, PATH, action, body};
 use crate::{Failure, load, server};
 
-/// Serves commands until there are no more.
+/// Executes commands until the end of the input.
 ///
 /// # Errors
 ///
-/// If it cannot even begin.
+/// If it cannot start.
 pub fn run(url: &str, authority: Option<&[u8]>) -> Result<(), Failure> {
     let mut contenders = contenders(&Target::new(url, authority)?)?;
     let mut kept = Vec::new();
@@ -71,7 +72,7 @@ fn say(answer: &Value) -> Result<(), std::io::Error> {
     output.flush()
 }
 
-/// Where the calls go.
+/// The target of the calls.
 #[derive(Clone)]
 struct Target {
     url: String,
@@ -108,9 +109,9 @@ impl Target {
     }
 }
 
-/// Something that can ask for decisions.
+/// A client that can be measured.
 trait Contender {
-    /// How long each call took.
+    /// Makes the calls of a round and returns the duration of each.
     fn measure(&mut self, round: &Round) -> Result<Vec<Duration>, Failure>;
 }
 
@@ -164,7 +165,7 @@ impl Contender for Guard {
     }
 }
 
-/// The guard as a host language without a runtime uses it: the calling thread waits.
+/// The guard as a blocking host language uses it: the calling thread waits.
 struct BlockingGuard(BlockingClient);
 
 impl BlockingGuard {
@@ -202,7 +203,7 @@ fn ran(outcome: &Outcome<(), ()>) -> Result<(), Failure> {
     }
 }
 
-/// The floor: hyper on a current-thread runtime, a connection for each caller, nothing parsed.
+/// The baseline: hyper on a current-thread runtime, one connection per caller, no parsing.
 struct Hyper {
     runtime: Runtime,
     senders: Vec<SendRequest<String>>,
@@ -230,7 +231,7 @@ async fn by_hyper(sender: &mut SendRequest<String>, address: SocketAddr) -> Resu
     }
 }
 
-/// The same by reqwest.
+/// The same with reqwest.
 struct Reqwest {
     runtime: Runtime,
     client: reqwest::Client,
@@ -239,7 +240,7 @@ struct Reqwest {
 
 impl Reqwest {
     fn new(target: &Target) -> Result<Self, Failure> {
-        // reqwest asks for the provider of the process.
+        // reqwest requires a process-wide TLS provider.
         let _ = rustls::crypto::ring::default_provider().install_default();
         let mut builder = reqwest::Client::builder().no_proxy();
         if let Some(pem) = &target.authority {
@@ -271,7 +272,7 @@ impl Contender for Reqwest {
     }
 }
 
-/// What the kernel costs: bytes over a socket, one call at a time.
+/// The kernel's cost: bytes over a socket, one call at a time.
 struct RawSocket {
     stream: BufReader<TcpStream>,
     request: String,

@@ -1,4 +1,4 @@
-//! Actions that wait for a person, and what is recorded of an action that ran.
+//! Actions that wait for approval, and the recording of outcomes.
 
 #![allow(
     clippy::unwrap_used,
@@ -64,7 +64,7 @@ fn body(seen: &Seen) -> Value {
     serde_json::from_str(&seen.body).unwrap()
 }
 
-/// Guards `action` and says how often it ran.
+/// Guards `action` and returns the outcome and how often it ran.
 fn guard(client: &ActPass, action: &Action) -> (Outcome<&'static str, ()>, usize) {
     let runs = AtomicUsize::new(0);
     let outcome = block_on(client.guard(action, |_| {
@@ -86,7 +86,7 @@ fn approved_action_runs_once_unchanged() {
     let seen = gateway.seen();
     let paths: Vec<_> = seen.iter().map(|seen| (seen.method.as_str(), seen.path.as_str())).collect();
     assert_eq!(paths[0], ("POST", "/api/v1/actions/preflight"));
-    // The look is held for less than the time that is left, in whole seconds, and for less than a call may take.
+    // The poll is shorter than the remaining wait, in whole seconds, and than the call timeout.
     assert_eq!(paths[1], ("GET", "/api/v1/approvals/apr_1?wait=19"));
     assert!(paths[2].1.starts_with("/api/v1/approvals/apr_1?wait=1"), "{paths:?}");
     assert_eq!((paths[3], paths.len()), (paths[0], 4));
@@ -310,7 +310,7 @@ fn poll_returns_approval_status() {
     let client = client(&gateway);
     let look = |wait| block_on(client.wait_for_approval("apr_1", wait));
     assert_eq!(look(Duration::ZERO).unwrap().status(), ApprovalStatus::Pending);
-    // A wait without end is one of a month.
+    // An infinite wait is limited to a month.
     let approval = look(Duration::MAX).unwrap();
     assert_eq!(
         (approval.status(), approval.decided_by().as_deref()),

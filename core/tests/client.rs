@@ -1,4 +1,4 @@
-//! What the client sends, what it takes from an answer, and which settings it refuses.
+//! Requests, responses and settings of the client.
 
 #![allow(
     clippy::unwrap_used,
@@ -29,7 +29,7 @@ use common::{KEY, action, allow, block_on, body, builder, client, gateway, heade
 use serde_json::{Value, json};
 use uuid::Uuid;
 
-// What is sent. The expected bodies are what json.dumps of the 1.1.3 client writes for the same calls.
+// Requests. The expected bodies are the output of client 1.1.3's json.dumps for the same calls.
 
 #[test]
 fn preflight_request_bytes() {
@@ -58,7 +58,7 @@ fn preflight_request_bytes() {
     });
     assert_eq!(seen.body, expected);
 
-    // What 1.1.3 does not know stands behind what it knows, and only where it was given.
+    // Members unknown to 1.1.3 follow the others, and only if set.
     let ours = full.approval_request_id("apr_1").tool_manifest_hash("ab12");
     let seen = sent(|client| Box::pin(async move { drop(client.preflight(&ours).await) }));
     let known = expected.strip_suffix('}').unwrap();
@@ -275,7 +275,7 @@ fn a_client_serves_many_tasks_at_once() {
     assert_eq!((gateway.seen().len(), events.len()), (64, 64));
 }
 
-// What is tried again.
+// Retries.
 
 #[test]
 fn non_idempotent_calls_are_retried_only_before_send() {
@@ -335,7 +335,7 @@ fn refused_connection_is_retried_for_every_operation() {
         assert!(block_on(call(&client, operation)).is_err());
         assert_eq!(transport.requests().len(), 3, "{operation:?}");
 
-        // The shipped transport knows one: the waits before both retries are at least 50 and 100 ms long.
+        // The default transport retries it: the two backoffs take at least 50 and 100 ms.
         let gateway = common::scripted(json!({"listen": "refused"}));
         let client = builder(&gateway).max_retries(2).build().unwrap();
         let began = Instant::now();
@@ -354,7 +354,7 @@ fn honors_and_reports_retry_after() {
     assert!(began.elapsed() >= Duration::from_secs(1), "{:?}", began.elapsed());
 
     let late = gateway(json!([busy("3600"), respond(allow())]));
-    // Nothing waits until that deadline: `block_on` ends sooner.
+    // `block_on` times out before that deadline.
     let client = builder(&late).max_retries(1).timeout(Duration::from_secs(600)).build().unwrap();
     let error = block_on(client.preflight(&action())).unwrap_err();
     assert_eq!((error.kind(), error.status()), (ErrorKind::Status, Some(503)));
@@ -387,7 +387,7 @@ fn redirects_are_never_followed() {
     }
 }
 
-// What is taken from an answer.
+// Responses.
 
 #[test]
 fn decision_preserves_unknown_members() {
@@ -408,7 +408,7 @@ fn decision_preserves_unknown_members() {
         assert_eq!(decision.member(name).unwrap().to_string(), value);
     }
 
-    // Also where a credential is taken out.
+    // Also if a credential is removed.
     let with_credential = text.replace("\"e\":", r#""credential":{"token":"tok_secret"},"e":"#);
     let decision =
         block_on(over(common::ScriptedTransport::answer(200, with_credential)).preflight(&action())).unwrap();
@@ -522,7 +522,7 @@ fn call_options_override_client_settings() {
     let busy = gateway(json!([{"do": "respond", "status": 503}]));
     let client = builder(&busy).max_retries(2).build().unwrap();
     let once = client.with_options(CallOptions::new(None, Some(0)).unwrap());
-    // What a handle does not set, it has from the handle that it was made of.
+    // Options that a handle does not set are inherited.
     let once = once.with_options(CallOptions::new(Some(Duration::from_secs(20)), None).unwrap());
     block_on(once.preflight(&action())).unwrap_err();
     assert_eq!(busy.seen().len(), 1);
@@ -578,7 +578,7 @@ fn errors_redact_secrets() {
         let client = over(common::ScriptedTransport::answer(500, body.as_str()));
         let error = block_on(client.preflight(&action)).unwrap_err();
         let shown_body = error.body().unwrap_or_default().to_owned();
-        // Whoever reads the body as JSON may not find one either.
+        // A reader that decodes the JSON must not find one either.
         let decoded = Json::parse(shown_body.as_bytes()).map(|json| json.to_string()).unwrap_or_default();
         for shown in [error.to_string(), format!("{error:?}"), shown_body, decoded] {
             assert!(!shown.contains("secret"), "{body} gave {shown}");
@@ -709,7 +709,7 @@ fn rejects_invalid_base_urls() {
             format!(r#"ActPass {{ base_url: "{shown}", agent_id: "sdk", .. }}"#)
         );
     }
-    // The environment could say otherwise.
+    // The environment could override it.
     if std::env::var_os("ACTPASS_API_BASE_URL").is_none() {
         let client = ActPass::builder().api_key(KEY).build().unwrap();
         assert_eq!(client.base_url(), "https://www.api.actpass.org");
@@ -764,7 +764,7 @@ fn reads_settings_from_environment() {
         &[("ACTPASS_API_KEY", "apk_environment"), ("ACTPASS_API_BASE_URL", &url)],
         || {
             block_on(ActPass::builder().build().unwrap().preflight(&action())).unwrap();
-            // A key is taken as it is given.
+            // A given key is used unchanged.
             let given = ActPass::builder().api_key("apk_given");
             block_on(given.build().unwrap().preflight(&action())).unwrap();
             assert_eq!(
@@ -849,7 +849,7 @@ fn plain_http_bypasses_environment_proxy() {
         assert_eq!(error.kind(), ErrorKind::Connection, "{error}");
     });
     if std::env::var_os("ACTPASS_TEST_CHILD").is_none() {
-        // Over https it is asked for a tunnel, in which it sees nothing.
+        // Over https the proxy is asked for a tunnel and sees only ciphertext.
         let seen = proxy.seen();
         assert!(!seen.is_empty() && seen.iter().all(|seen| seen.method == "CONNECT"), "{seen:?}");
         assert!(!format!("{seen:?}").contains(KEY), "{seen:?}");
@@ -862,7 +862,7 @@ fn https_tunnels_through_environment_proxy() {
     let url = format!("http://user:pass_secret@{}", proxy.local_addr().unwrap());
     let seen = Arc::new(Mutex::new(Vec::new()));
     let carried = Arc::clone(&seen);
-    // It ends with the test's process.
+    // Ends with the test process.
     std::thread::spawn(move || carry(proxy.accept().unwrap().0, &carried));
     in_child("https_tunnels_through_environment_proxy", &[("HTTPS_PROXY", &url)], || {
         let secure = common::scripted(json!({"tls": "trusted", "steps": [respond(allow())]}));
@@ -883,7 +883,7 @@ fn https_tunnels_through_environment_proxy() {
     }
 }
 
-/// Opens the tunnel that `client` asks for, and keeps what goes to the gateway through it.
+/// Opens the tunnel that `client` requests, and records the bytes to the gateway.
 fn carry(mut client: TcpStream, seen: &Mutex<Vec<u8>>) {
     let mut head = Vec::new();
     while !head.ends_with(b"\r\n\r\n") {
@@ -914,7 +914,7 @@ fn debug_output_hides_the_api_key() {
     assert!(!format!("{action:?}").contains("passport_secret"));
 }
 
-/// The one request that `calls` sends.
+/// Returns the one request that `calls` sends.
 fn sent(calls: impl FnOnce(ActPass) -> Pin<Box<dyn Future<Output = ()>>>) -> Seen {
     let gateway = gateway(json!([respond(json!({}))]));
     block_on(calls(builder(&gateway).agent_id("refunds").build().unwrap()));
@@ -923,7 +923,7 @@ fn sent(calls: impl FnOnce(ActPass) -> Pin<Box<dyn Future<Output = ()>>>) -> See
     seen.remove(0)
 }
 
-/// Makes a call of this kind.
+/// Makes a call of this operation.
 async fn call(client: &ActPass, operation: Operation) -> Result<(), Error> {
     match operation {
         Operation::Preflight => client.preflight(&action()).await.map(drop),
@@ -946,7 +946,7 @@ async fn call(client: &ActPass, operation: Operation) -> Result<(), Error> {
     }
 }
 
-/// An answer that this kind of call takes.
+/// A valid response for this operation.
 fn answer_to(operation: Operation) -> Value {
     match operation {
         Operation::Preflight => allow(),
@@ -980,7 +980,7 @@ fn circuit_opens_for_unreachable_gateway() {
     let ask = |operation| block_on(call(&client, operation)).unwrap_err();
     assert_eq!(ask(Operation::Preflight).retry_after(), None);
     assert_eq!((client.circuit().as_str(), ask(Operation::Jwks).retry_after()), ("closed", None));
-    // Calls count, not attempts; all kinds of calls together; and from now on nothing is sent.
+    // Calls are counted, not attempts, across operations. From now on nothing is sent.
     assert_eq!((gateway.seen().len(), client.circuit().as_str()), (4, "open"));
     for operation in Operation::ALL {
         let error = ask(operation);
@@ -993,7 +993,7 @@ fn circuit_opens_for_unreachable_gateway() {
 #[cfg(feature = "reqwest")]
 #[test]
 fn rejects_settings_incompatible_with_reqwest() {
-    // No provider of TLS is installed in this process, and nobody panics.
+    // No TLS provider is installed in this process, and nothing panics.
     let given =
         || ActPass::builder().api_key(KEY).base_url("http://127.0.0.1:9").reqwest(reqwest::Client::builder());
     for (builder, problem) in [

@@ -1,4 +1,4 @@
-//! A client without tokio: the host brings the transport and the clock.
+//! A client without tokio: the host supplies transport and clock.
 
 #![allow(clippy::unwrap_used, clippy::panic, missing_docs, reason = "tests")]
 
@@ -15,7 +15,7 @@ use actpass_core::{
     Verdict,
 };
 
-/// A clock on which all waits are over at once.
+/// A clock on which every wait elapses immediately.
 #[derive(Clone, Debug, Default)]
 struct Fast(Arc<Mutex<Moment>>);
 
@@ -34,7 +34,7 @@ impl Clock for Fast {
 
     fn sleep_until(&self, until: Moment) -> Sleep<'_> {
         Box::pin(async move {
-            // Not at the first poll, so that an answer that is there comes first.
+            // Pending at first, so that an available response wins.
             let mut polls = 0;
             std::future::poll_fn(move |context| {
                 polls += 1;
@@ -48,7 +48,7 @@ impl Clock for Fast {
     }
 }
 
-/// Cannot be reached so many times, and then allows; or never answers.
+/// Unreachable a number of times, then allows; or never responds.
 #[derive(Debug)]
 struct Gateway {
     failures: u32,
@@ -81,7 +81,7 @@ fn client(gateway: &'static Gateway, clock: Fast) -> ActPass {
     builder.transport(gateway).clock(clock).build().unwrap()
 }
 
-/// Polls a future to its end on this thread. There is no runtime.
+/// Polls a future to completion on this thread, without a runtime.
 fn block_on<F: Future>(future: F) -> F::Output {
     let mut future = pin!(future);
     for _ in 0..1_000 {
@@ -99,7 +99,7 @@ fn guard_runs_without_tokio() {
     let outcome = block_on(actpass.guard(&Action::new("demo", "demo.tool"), async |_| Ok::<_, ()>("done")));
     assert!(matches!(outcome.unwrap(), Outcome::Returned { result: "done", .. }));
     assert_eq!(gateway.requests.load(Ordering::SeqCst), 3);
-    // Two waits between the attempts: 100 ms and 200 ms at most, half of that at least.
+    // Two backoffs, of 50 to 100 ms and 100 to 200 ms.
     let waited = clock.now().saturating_since(Moment::default());
     assert!(waited >= Duration::from_millis(150) && waited <= Duration::from_millis(300), "{waited:?}");
 }
@@ -115,7 +115,7 @@ fn deadline_uses_the_given_clock() {
     assert_eq!(gateway.requests.load(Ordering::SeqCst), 1);
 }
 
-/// Never answers.
+/// Never responds.
 #[derive(Debug)]
 struct Silent;
 
@@ -150,7 +150,7 @@ fn permit_expires_after_five_minutes_or_with_its_credential() {
         FixedResponse::new(200, format!(r#"{{"decision":"allow","evidence_event_id":"ev_1"{credential}}}"#))
     };
     let credential = |until: &str| format!(r#","credential":{{"token":"tok","expires_at":{until}}}"#);
-    // The date of this clock begins with 1970.
+    // This clock starts in 1970.
     for (mode, credential, waited, is_void) in [
         (Mode::Enforce, String::new(), PERMIT_VALIDITY, false),
         (Mode::Enforce, String::new(), PERMIT_VALIDITY + ms(1), true),

@@ -1,4 +1,4 @@
-//! A denial that the SDK makes names its own cause, with steps that can help.
+//! Denials by the SDK name their cause and helpful steps.
 
 #![allow(
     clippy::unwrap_used,
@@ -20,7 +20,7 @@ use actpass_core::{ActPass, ActPassBuilder, Mode};
 use common::{KEY, MODES, action, block_on, builder, counted, gate_error, respond, scripted};
 use serde_json::{Value, json};
 
-/// What the report says in each mode: the summary, the steps, and the error. They are the same in every mode.
+/// The report, which is equal in all modes: summary, steps and error.
 fn report(builder: impl Fn() -> ActPassBuilder) -> (String, Vec<String>, String) {
     let reports: Vec<_> = MODES
         .into_iter()
@@ -57,7 +57,7 @@ fn status(status: u16) -> Value {
     json!({"do": "respond", "status": status, "json": {"error": {"code": "test", "message": "the gateway's words"}}})
 }
 
-/// The name of a failure, how to come to it, a part of its summary, a part of a step, and a part of its error.
+/// A failure: its name, its setup, and fragments of the summary, a step and the error.
 type Case =
     (&'static str, Box<dyn Fn() -> (String, Vec<String>, String)>, &'static str, &'static str, &'static str);
 
@@ -235,7 +235,7 @@ fn cases() -> Vec<Case> {
             Box::new(|| {
                 let listener = TcpListener::bind("127.0.0.1:0").unwrap();
                 let url = format!("https://{}", listener.local_addr().unwrap());
-                // It ends with the test's process.
+                // Ends with the test process.
                 std::thread::spawn(move || {
                     for mut stream in listener.incoming().flatten() {
                         let mut hello = [0; 4096];

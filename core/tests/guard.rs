@@ -1,4 +1,4 @@
-//! The properties that the documentation of `guard` names, each by a test of its name, and what else it promises.
+//! The properties documented in `guard`, each by a test of the same name, and further guarantees.
 
 #![allow(
     clippy::unwrap_used,
@@ -64,7 +64,7 @@ fn default_deny() {
             }
         }
     }
-    // The mode itself is enforce unless one is named.
+    // The default mode is enforce.
     let (ran, _) =
         block_on(counted(&over(ScriptedTransport::answer(200, decision("warn", true))), &action()));
     assert_eq!(ran, 0);
@@ -172,7 +172,7 @@ proptest! {
 
     #[test]
     fn any_other_body_denies(mut body in proptest::collection::vec(any::<u8>(), 0..64), at in 0_usize..64) {
-        // Noise, and a good answer with noise in it.
+        // Random bytes, and a valid response with random bytes inserted.
         let good = decision("allow", true).into_bytes();
         let spoilt: Vec<u8> = good[..at.min(good.len())].iter().chain(&body).copied().collect();
         body.extend_from_slice(&good);
@@ -252,7 +252,7 @@ fn replay_denies() {
         Ok(Response { retry_after: retry_after.map(str::to_owned), ..Response::new(status, "") })
     };
     for (before, age, runs) in [
-        // Nothing of this call came before, or nothing that the gateway took.
+        // No earlier attempt, or none that the gateway processed.
         (vec![], None, false),
         (vec![], Some(0), false),
         (vec![fails(ErrorKind::Connection, true)], Some(0), false),
@@ -261,14 +261,14 @@ fn replay_denies() {
         (vec![busy(429, Some("0"))], Some(0), false),
         (vec![busy(503, Some("0"))], None, false),
         (vec![busy(429, None), fails(ErrorKind::Connection, true)], None, false),
-        // An attempt of this call may have got the answer that is repeated.
+        // An earlier attempt may have received the replayed response.
         (vec![fails(ErrorKind::Connection, false)], None, true),
         (vec![fails(ErrorKind::Timeout, false)], None, true),
         (vec![busy(502, None)], Some(0), true),
         (vec![busy(503, None)], None, true),
         (vec![busy(504, Some("0"))], None, true),
         (vec![busy(502, None), busy(429, None)], None, true),
-        // The answer is older than that attempt.
+        // The response is older than that attempt.
         (vec![fails(ErrorKind::Connection, false)], Some(600_000), false),
         (vec![busy(502, None)], Some(u64::MAX), false),
     ] {
@@ -304,7 +304,7 @@ fn replay_denies() {
     assert_eq!((decision.word().as_str(), decision.member("replayed")), ("allow", Some(Json::Bool(true))));
 }
 
-/// Waits, then ends the attempt so.
+/// Waits, then completes the attempt.
 #[derive(Clone, Debug)]
 struct After(Duration, ScriptedTransport);
 
@@ -319,8 +319,8 @@ impl Transport for After {
 
 #[tokio::test(start_paused = true)]
 async fn replay_older_than_lost_attempt_denies() {
-    // Each attempt takes 50 ms. An attempt that was not taken, and a wait of 1 s; one that was lost, and a wait of at most
-    // 200 ms; and the repeated answer.
+    // Each attempt takes 50 ms: one that was not processed with a delay of 1 s, a lost one with a
+    // backoff of at most 200 ms, and the replay.
     for (age, runs) in [(0, true), (100, true), (300, false), (301, false), (1_100, false), (1_300, false)] {
         let asked = Response { retry_after: Some("1".to_owned()), ..Response::new(429, "") };
         let lost = TransportError { error: Error::new(ErrorKind::Connection, "a test"), is_pre_send: false };
@@ -366,16 +366,16 @@ fn cancelled_never_runs() {
     };
     block_on(async {
         for (mode, before) in MODES.into_iter().zip((0..).step_by(2)) {
-            // Never waited for.
+            // Never polled.
             drop(client.guard(&action().mode(mode), execute(&runs)));
-            // Dropped while it waits for the verdict, which comes later.
+            // Dropped while waiting for the verdict.
             let action = action().mode(mode);
             let guard = client.guard(&action, execute(&runs));
             tokio::select! {
                 ended = guard => panic!("{mode}: {ended:?}"),
                 () = seen(before + 1) => {}
             }
-            // A task that is aborted.
+            // An aborted task.
             let task = tokio::spawn({
                 let (client, action, execute) = (client.clone(), action.clone(), execute(&runs));
                 async move { client.guard(&action, execute).await.map(|outcome| outcome.executed()) }
@@ -388,7 +388,7 @@ fn cancelled_never_runs() {
         slow.close_connections();
         assert_eq!(runs.load(Ordering::SeqCst), 0);
 
-        // The same call, waited for, does run: only the cancelling stopped it.
+        // The same call runs if it is awaited: only the cancellation prevented it.
         assert!(client.guard(&action(), execute(&runs)).await.unwrap().executed());
         assert_eq!(runs.load(Ordering::SeqCst), 1);
     });
@@ -404,7 +404,7 @@ fn runs_at_most_once() {
         (json!([busy(429), busy(504), respond(allow())]), 3, true),
         (json!([busy(503), busy(503), busy(503), respond(allow())]), 3, false),
         (json!([respond(allow()), respond(allow())]), 1, true),
-        // What follows the answer on the connection is nobody's answer.
+        // Bytes after the response belong to no request.
         (json!([{"do": "raw", "text": twice(&decision("allow", true))}]), 1, true),
     ];
     for (steps, requests, runs) in scripts {
@@ -481,7 +481,7 @@ fn monitor_always_runs() {
     ];
     for (client, kind) in failures {
         assert_gate_failed(Mode::Monitor, kind, &guarded(&client(), Mode::Monitor));
-        // An error of the action's own comes before the gate's.
+        // The action's own error takes precedence over the gate's.
         let outcome =
             block_on(client().guard(&action().mode(Mode::Monitor), |_| async { Err::<(), _>("mine") }));
         let Outcome::Failed { decision, error } = outcome.unwrap() else { panic!("{kind:?}") };
@@ -655,7 +655,7 @@ fn names_non_canonical_integer_in_every_mode() {
     let args = r#"{"orders": [1, {"order_id": 9007199254740993}], "note": "1234567890123456789"}"#;
     let action = |mode| Action::new("g", "t").args_text(args).mode(mode);
     for mode in [Mode::Enforce, Mode::Warn, Mode::Monitor] {
-        // The gateway cannot name such a request either; one that does answers something else.
+        // A gateway cannot compute this hash either; one that sends a hash answers another request.
         let body = r#"{"decision":"allow","evidence_event_id":"ev_1","request_hash":"abc"}"#;
         let (ran, outcome) = block_on(counted(&over(ScriptedTransport::answer(200, body)), &action(mode)));
         assert_eq!(ran, usize::from(mode == Mode::Monitor));
@@ -671,7 +671,7 @@ fn names_non_canonical_integer_in_every_mode() {
         ));
         assert_eq!(ran, 1, "{mode} demands no hash");
     }
-    // Nothing could ever bind the answer, so nothing is asked, and no approval or passport is spent.
+    // No response could be bound, so nothing is sent, and no approval or passport is spent.
     let transport = ScriptedTransport::answer(200, r#"{"decision":"allow","evidence_event_id":"ev_1"}"#);
     let client = over(transport.clone());
     let strict = action(Mode::Strict);
@@ -722,7 +722,7 @@ fn failure_keeps_known_approval() {
         assert_eq!(blocked.decision().approval_request_id().as_deref(), Some("apr_1"), "{reason}");
         assert_eq!(blocked.approval().map(|pending| pending.id()), Some("apr_1"), "{reason}");
     }
-    // The gateway's own decision gets no approval.
+    // The gateway's own decision keeps no approval.
     let (_, outcome) =
         block_on(counted(&over(ScriptedTransport::answer(200, r#"{"decision":"deny"}"#)), &named()));
     assert_eq!(outcome.decision().approval_request_id(), None);
@@ -854,7 +854,7 @@ fn invalid_argument_is_an_error_in_every_mode() {
     assert!(Json::parse(&transport.requests()[0].body).is_ok());
 }
 
-/// Each binding reads the same table.
+/// All bindings read the same table.
 #[test]
 fn argument_paths_match_across_languages() {
     let table: Value = serde_json::from_str(include_str!("../../tests/argument-paths.json")).unwrap();
@@ -909,7 +909,7 @@ fn action_mode_overrides_client_mode() {
 
 #[test]
 fn permit_is_neither_clone_nor_default() {
-    // Each of these stops compiling once there are two implementations to choose from, that is once the type is one.
+    // Each of these fails to compile if the type implements the trait.
     trait Copied<Marker> {
         fn is_not() {}
     }
@@ -923,7 +923,7 @@ fn permit_is_neither_clone_nor_default() {
     <actpass_core::Settlement as Copied<_>>::is_not();
     <Verdict as Copied<_>>::is_not();
 
-    // What may be shared is.
+    // What may be shared implements the traits.
     fn shared<T: Clone + fmt::Debug + Send + Sync>() {}
     shared::<Blocked>();
     shared::<ActPass>();
@@ -969,7 +969,7 @@ fn decision(word: &str, recorded: bool) -> String {
     }
 }
 
-/// What comes of an answer in a mode: how often the action ran, and the outcome.
+/// The result of a response in a mode: the number of runs and the outcome.
 fn answered(
     mode: Mode,
     status: u16,

@@ -1,4 +1,5 @@
-//! A subscriber that panics changes nothing about a call. A test binary of its own: the subscriber is the whole process's.
+//! A panicking subscriber does not affect calls. In its own test binary, because the subscriber is
+//! process-wide.
 
 #![allow(
     clippy::unwrap_used,

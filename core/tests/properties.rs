@@ -1,5 +1,6 @@
-//! Whatever comes, the guard does what a model of its contract says, which is written here from `docs/guard-contract.md` and
-//! shares no code with it; and what is written is read back as it was.
+//! Property tests: for arbitrary inputs, the guard matches a model of its contract. The model
+//! follows `docs/guard-contract.md` and shares no code with the guard. Also round trips of
+//! everything that is serialized.
 
 #![allow(
     clippy::unwrap_used,
@@ -35,16 +36,16 @@ use proptest::sample::select;
 use proptest::test_runner::{Config, TestRunner};
 use serde_json::Value;
 
-/// The contract once more: what a call that is left alone comes to.
+/// An independent model of the contract.
 mod model {
     use super::*;
 
-    /// Whether the action runs, given everything that the gateway will do, attempt after attempt.
+    /// Whether the action runs, given the gateway's behaviour in each attempt.
     pub(super) fn runs(mode: Mode, max_retries: u32, attempts: &[Attempt], request: &str) -> bool {
         if mode == Mode::Monitor {
             return true;
         }
-        // Whether the gateway may have taken an attempt whose answer did not come.
+        // Whether the gateway may have processed an attempt without a response.
         let mut lost = false;
         for (n, attempt) in attempts.iter().enumerate() {
             let last = n as u32 == max_retries;
@@ -73,7 +74,8 @@ mod model {
         panic!("there are as many attempts as a call can make")
     }
 
-    /// Whether a 2xx answer of this body lets the action run. No call here takes as long as the longest age.
+    /// Whether a 2xx response with this body permits the action. No call takes as long as the
+    /// longest age.
     fn allows(mode: Mode, body: &[u8], request: &str, lost: bool) -> bool {
         let Some(Value::Object(decision)) = read(body) else { return false };
         let text = |name: &str| decision.get(name).and_then(Value::as_str);
@@ -101,7 +103,8 @@ mod model {
         }
     }
 
-    /// Reads JSON as the contract wants it: strict, UTF-8, no key twice, no number beyond a double, 128 levels at most.
+    /// Parses strict JSON: UTF-8, unique keys, numbers in the range of a double, at most 128
+    /// levels.
     pub(super) fn read(text: &[u8]) -> Option<Value> {
         assert_ne!(depth(text), 128, "serde_json cannot tell 128 levels from 129; vectors can");
         if depth(text) > 128 {
@@ -112,7 +115,7 @@ mod model {
         deserializer.end().ok().map(|()| value)
     }
 
-    /// How deep the brackets outside of strings are nested, at the deepest.
+    /// The maximum nesting depth of brackets outside strings.
     fn depth(text: &[u8]) -> usize {
         let (mut depth, mut deepest, mut in_string, mut escaped) = (0_usize, 0, false, false);
         for byte in text {
@@ -129,7 +132,7 @@ mod model {
         deepest
     }
 
-    /// Makes a value and refuses a key that is given twice, at any depth.
+    /// Builds a value and rejects duplicate keys at any depth.
     struct Strict;
 
     impl<'de> serde::de::DeserializeSeed<'de> for Strict {
@@ -190,7 +193,7 @@ mod model {
         }
     }
 
-    /// RFC 8785, from its text: members in the order of their UTF-16 units, ECMAScript's numbers, the fewest escapes.
+    /// RFC 8785 from its text: members in UTF-16 order, ECMAScript numbers, minimal escapes.
     pub(super) fn canonical(value: &Value) -> Vec<u8> {
         let mut out = String::new();
         write(value, &mut out);
@@ -244,7 +247,8 @@ mod model {
         out.push('"');
     }
 
-    /// ECMA-262, `Number::toString`: the fewest digits that round-trip, of those the nearest, of those the even.
+    /// ECMA-262, `Number::toString`: the fewest digits that round-trip, of those the nearest, of
+    /// those the even.
     pub(super) fn ecmascript(value: f64) -> String {
         if value == 0.0 {
             return "0".to_owned();
@@ -271,7 +275,7 @@ mod model {
     }
 }
 
-/// What the gateway does with one attempt, after a delay.
+/// The gateway's behaviour in one attempt, after a delay.
 #[derive(Clone, Debug)]
 enum Attempt {
     Answers {
@@ -317,7 +321,7 @@ impl Transport for &'static Played {
     }
 }
 
-/// `answer` with the right hash where it asks for that.
+/// `answer` with the request's hash inserted.
 fn about(answer: Vec<u8>, request: &str) -> Vec<u8> {
     let Ok(text) = str::from_utf8(&answer) else { return answer };
     if !text.contains("{{request_hash}}") {
@@ -327,15 +331,15 @@ fn about(answer: Vec<u8>, request: &str) -> Vec<u8> {
     text.replace("{{request_hash}}", &hash).into_bytes()
 }
 
-/// A call of the guard and everything that happens to it.
+/// A guard call and its environment.
 #[derive(Clone, Debug)]
 struct Call {
     mode: Mode,
     max_retries: u32,
     attempts: Vec<Attempt>,
-    /// How often the action waits before it ends.
+    /// How often the action is pending before it completes.
     pauses: u32,
-    /// After how many polls the caller drops the call, or never.
+    /// The number of polls after which the caller drops the call, if any.
     dropped: Option<u32>,
 }
 
@@ -378,7 +382,7 @@ fn attempt() -> impl Strategy<Value = Attempt> {
     prop_oneof![18 => answers, 2 => Just(Attempt::Fails), 1 => Just(Attempt::Hangs), 1 => Just(Attempt::Panics)]
 }
 
-/// Bodies: near to a decision, nearly near, and anything.
+/// Bodies: valid decisions, nearly valid ones, and arbitrary bytes.
 fn answer() -> impl Strategy<Value = Vec<u8>> {
     let decision = || {
         vec(member(), 0..4)
@@ -409,7 +413,7 @@ fn answer() -> impl Strategy<Value = Vec<u8>> {
             body
         },
     );
-    // The edge, 128 levels, is held by vectors.
+    // Vectors cover the exact limit of 128 levels.
     let nested = (select(&[20_usize, 126, 128, 200][..]), any::<bool>()).prop_map(|(levels, objects)| {
         let (open, close) = if objects { (r#"{"x":"#, "}") } else { ("[", "]") };
         let deep = format!("{}0{}", open.repeat(levels), close.repeat(levels));
@@ -447,7 +451,7 @@ fn member() -> impl Strategy<Value = String> {
     prop_oneof![8 => right.prop_map(str::to_owned), 1 => any]
 }
 
-/// A key in quotes, some of its letters escaped, seldom another key.
+/// A quoted key, partly escaped, occasionally another key.
 fn key(name: &'static str) -> impl Strategy<Value = String> {
     vec(0..8_u8, name.len()).prop_map(move |escaped| {
         let letters = name.chars().zip(escaped).map(|(letter, how)| match how {
@@ -511,11 +515,12 @@ fn space() -> impl Strategy<Value = &'static str> {
     )
 }
 
-/// Makes the call, and says how often the action began and, if the call was not dropped before its end, what came of it.
+/// Makes the call. Returns how often the action began and, unless the call was dropped, the
+/// outcome.
 fn make(call: &Call) -> (usize, Option<Outcome<(), ()>>, String) {
     let runtime =
         tokio::runtime::Builder::new_current_thread().enable_time().start_paused(true).build().unwrap();
-    // One for each call, and small: no more than the test's own life.
+    // One small leak per call, for the lifetime of the test.
     let played: &'static Played = Box::leak(Box::new(Played {
         attempts: call.attempts.clone(),
         next: AtomicUsize::new(0),
@@ -581,7 +586,7 @@ fn guard_matches_model() {
         })
         .unwrap();
     let [ran, blocked, dropped] = [ran, blocked, dropped].map(AtomicUsize::into_inner);
-    // Else it would show nothing.
+    // The run must cover every case.
     assert!(
         ran > 300 && blocked > 300 && dropped > 100,
         "{ran} ran, {blocked} were blocked, {dropped} dropped"
@@ -590,7 +595,7 @@ fn guard_matches_model() {
 }
 
 impl Call {
-    /// Its attempts, their bodies as they were sent.
+    /// The attempts with their bodies as sent.
     fn attempts_about(&self, request: &str) -> Vec<Attempt> {
         let mut attempts = self.attempts.clone();
         for attempt in &mut attempts {
@@ -602,7 +607,7 @@ impl Call {
     }
 }
 
-/// Whether ECMAScript writes a number in `value` as an integer that a double cannot be sure to hold.
+/// Whether ECMAScript writes a number in `value` as an integer beyond a double's exact range.
 fn has_large_integer(value: &Value) -> bool {
     match value {
         Value::Null | Value::Bool(_) | Value::String(_) => false,
@@ -613,11 +618,11 @@ fn has_large_integer(value: &Value) -> bool {
 }
 
 fn config(cases: u32) -> Config {
-    // Seeds of failures become tests or vectors, which a person can read.
+    // Failing seeds become readable tests or vectors.
     Config { cases, failure_persistence: None, ..Config::default() }
 }
 
-/// Any JSON that canonical JSON can carry.
+/// Any JSON with a canonical form.
 fn json() -> impl Strategy<Value = Value> {
     let number = prop_oneof![
         any::<f64>().prop_filter_map("finite", |n| serde_json::Number::from_f64(n).map(Value::Number)),
@@ -662,7 +667,7 @@ proptest! {
         let pretty = serde_json::to_vec_pretty(&value).unwrap();
         let canonical = canonical_json(&Json::parse(&pretty).unwrap()).unwrap();
         prop_assert_eq!(&canonical, &model::canonical(&value));
-        // A double beyond 2^53 is written as the integer that it is, which as an integer is refused.
+        // A double beyond 2^53 is written as an integer, which is rejected when read as an integer.
         let again = canonical_json(&Json::parse(&canonical).unwrap());
         prop_assert_eq!(again.ok(), (!has_large_integer(&value)).then_some(canonical));
     }
@@ -687,7 +692,8 @@ proptest! {
         let [ours, expected] = [Json::parse(&text).ok(), model::read(&text).map(Json::from)];
         prop_assert_eq!(ours.is_some(), expected.is_some());
         if let (Some(ours), Some(expected)) = (ours, expected) {
-            // What canonical JSON carries: `expected` has lost which of its large numbers were written as integers.
+            // Values with a canonical form: `expected` no longer knows which large numbers were
+            // written as integers.
             if let Ok(canonical) = canonical_json(&ours) {
                 prop_assert_eq!(String::from_utf8(canonical), String::from_utf8(canonical_json(&expected).unwrap()));
             }
@@ -737,7 +743,7 @@ proptest! {
         }
         let answer = serde_json::json!({"decision": "require_approval", "approval_request_id": id}).to_string();
         let client = common::over(common::ScriptedTransport::answer(200, answer));
-        // An action without a goal of letters is the caller's error.
+        // An empty goal is an argument error.
         let Ok(outcome) = common::block_on(client.guard(&action, async |_| Ok::<(), ()>(()))) else {
             return Err(TestCaseError::reject("cannot be sent"));
         };

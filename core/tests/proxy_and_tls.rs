@@ -1,4 +1,4 @@
-//! The way to the gateway: proxies, certificate authorities, names of this machine.
+//! Proxies, certificate authorities and localhost names.
 
 #![allow(
     clippy::unwrap_used,
@@ -23,7 +23,7 @@ use rcgen::{BasicConstraints, CertificateParams, CertifiedIssuer, DistinguishedN
 use rustls::pki_types::{CertificateDer, PrivateKeyDer, PrivatePkcs8KeyDer};
 use serde_json::json;
 
-/// A gateway over https that allows, and a client of it.
+/// An allowing https gateway.
 fn secure() -> HostileGateway {
     scripted(json!({"tls": "trusted", "steps": [respond(allow())]}))
 }
@@ -36,7 +36,7 @@ fn ask(builder: ActPassBuilder) -> Result<DecisionWord, Error> {
     block_on(async { Ok(builder.build()?.preflight(&action()).await?.word().clone()) })
 }
 
-/// The error of a call that fails, and the decision that the guard makes of it.
+/// The error of a failing call, and the guard's decision about it.
 fn fails(builder: ActPassBuilder) -> (Error, String, Vec<String>) {
     let client = builder.build().unwrap();
     let (runs, outcome) = block_on(common::counted(&client, &action()));
@@ -49,12 +49,12 @@ fn is_child() -> bool {
     std::env::var_os("ACTPASS_TEST_CHILD").is_some()
 }
 
-/// What the environment names at a test's own address.
+/// A URL of the test's own address.
 fn url_of(listener: &TcpListener, scheme: &str) -> String {
     format!("{scheme}{}", listener.local_addr().unwrap())
 }
 
-/// A proxy on a port of its own that plays `each` on every connection; it ends with the test's process.
+/// A proxy that plays `each` on every connection. It ends with the test process.
 fn proxy(each: impl Fn(TcpStream) + Send + 'static) -> (TcpListener, Arc<Mutex<usize>>) {
     let listener = TcpListener::bind("127.0.0.1:0").unwrap();
     let accepting = listener.try_clone().unwrap();
@@ -84,7 +84,7 @@ fn exact<const N: usize>(stream: &mut TcpStream) -> [u8; N] {
     bytes
 }
 
-/// Carries bytes both ways until both ends are closed.
+/// Forwards bytes in both directions until both ends are closed.
 fn carry(client: TcpStream, target: &str) {
     let gateway = TcpStream::connect(target).unwrap();
     let one = |mut from: TcpStream, mut to: TcpStream| {
@@ -241,7 +241,7 @@ fn socks_scheme_decides_who_resolves_names() {
             "socks_scheme_decides_who_resolves_names",
             &[("ALL_PROXY", &url_of(&listener, scheme))],
             || {
-                // It leads to the gateway, whose certificate is for another name.
+                // The proxy leads to the gateway, whose certificate is for another name.
                 let gateway = secure();
                 let port = gateway.base_url().rsplit(':').next().unwrap().to_owned();
                 let named = trusting(&gateway).base_url(format!("https://gate.invalid:{port}"));
@@ -281,7 +281,7 @@ fn proxy_errors_name_the_setting_and_hide_the_password() {
             let mut buffer = [0; 1024];
             let _ = client.read(&mut buffer);
             let _ = client.write_all(answer);
-            // Waits for the client to close, so that the answer is not lost to a reset.
+            // Wait for the client to close, so that the response is not lost to a reset.
             let _ = client.shutdown(Shutdown::Write);
             while client.read(&mut buffer).is_ok_and(|length| length > 0) {}
         }
@@ -529,7 +529,7 @@ fn rejects_invalid_proxy_setting() {
                 "{error}"
             );
             assert!(!error.to_string().contains("secret"), "{error}");
-            // Where no proxy is asked, none is looked for.
+            // Without a proxied URL the setting is not read.
             assert!(with("http://127.0.0.1:1").is_ok() && with("https://x.localhost").is_ok());
         });
         if is_child() {
@@ -616,7 +616,7 @@ fn rejects_unreadable_ca_files() {
                         .starts_with(&format!("{name}: expected CA certificates in PEM, found ")),
                     "{error}"
                 );
-                // Over plain http nobody is trusted.
+                // Over plain http no authority is loaded.
                 assert!(with("http://127.0.0.1:1").is_ok());
             });
             if is_child() {
@@ -676,7 +676,7 @@ fn environment_ca_variables_are_trusted() {
                 [CaVariable::adding("NODE_EXTRA_CA_CERTS"), CaVariable::replacing("REQUESTS_CA_BUNDLE")];
             let client = || ActPass::builder().api_key(KEY).base_url(std::env::var("TEST_URL").unwrap());
             assert_eq!(ask(client().ca_variables(variables)).unwrap(), DecisionWord::Allow);
-            // A variable of a language that does not speak counts for nothing.
+            // Variables of other languages are ignored.
             if std::env::var_os("SSL_CERT_FILE").is_none() && std::env::var_os("SSL_CERT_DIR").is_none() {
                 assert_eq!(ask(client()).unwrap_err().kind(), ErrorKind::Connection);
             }
@@ -689,7 +689,7 @@ fn environment_ca_variables_are_trusted() {
 
 #[test]
 fn untrusted_certificate_error_names_trusted_authorities() {
-    // One that signed itself, and one of another authority of the same name.
+    // A self-signed certificate, and one of another authority with the same name.
     let unknown = scripted(json!({"tls": "self_signed", "steps": []}));
     let renewed = secure();
     let folder = tempfile::tempdir().unwrap();
@@ -729,7 +729,7 @@ fn untrusted_certificate_error_names_trusted_authorities() {
     }
 }
 
-/// A server that shows `chain` and answers each request with an allow, in this version of TLS alone.
+/// A server that presents `chain` and allows every request, with this TLS version only.
 fn tls_server(
     chain: &[&[u8]],
     key: &KeyPair,
@@ -769,7 +769,7 @@ fn tls_server(
 
 const BOTH: [&rustls::SupportedProtocolVersion; 2] = [&rustls::version::TLS12, &rustls::version::TLS13];
 
-/// As `openssl req -x509` makes it: signed by itself, and an authority.
+/// As created by `openssl req -x509`: self-signed, with CA:TRUE.
 fn like_openssl(names: &[&str]) -> CertificateParams {
     let mut params =
         CertificateParams::new(names.iter().map(|name| (*name).to_owned()).collect::<Vec<_>>()).unwrap();
@@ -793,7 +793,7 @@ fn given_certificate_is_trusted_as_server_certificate() {
         let named = url.replace("127.0.0.1", "localhost");
         assert_eq!(given(&own.pem(), &named).unwrap(), DecisionWord::Allow);
     }
-    // The same by a file that is named.
+    // The same through a named file.
     let folder = tempfile::tempdir().unwrap();
     let file = folder.path().join("own.pem");
     std::fs::write(&file, own.pem()).unwrap();
@@ -839,14 +839,14 @@ fn given_certificate_is_checked_for_name_and_validity() {
         let (pem, url) = server(&params);
         assert!(problem(&pem, &url, "not valid yet").contains("not valid yet"));
 
-        // Another certificate of the same key, the same names and the same issuer.
+        // Another certificate with the same key, names and issuer.
         let mut params = like_openssl(&["127.0.0.1"]);
         params.not_after = rcgen::date_time_ymd(4000, 1, 1);
         let (_, url) = server(&params);
         let error = problem(&own, &url, "another certificate");
         assert!(error.contains("CaUsedAsEndEntity"), "{error}");
 
-        // Nor is any authority trusted as a server below the one that is given.
+        // A CA certificate below the given one is not trusted as a server certificate either.
         let issuer =
             CertifiedIssuer::self_signed(like_openssl(&["root"]), KeyPair::generate().unwrap()).unwrap();
         let below = like_openssl(&["127.0.0.1"]).signed_by(&key, &issuer).unwrap();
@@ -861,7 +861,7 @@ fn given_certificate_requires_its_private_key() {
     let key = KeyPair::generate().unwrap();
     let own = like_openssl(&["127.0.0.1"]).self_signed(&key).unwrap();
     for version in BOTH {
-        // The right certificate, and another key that signs the handshake.
+        // The right certificate, but another key signs the handshake.
         let provider = rustls::crypto::ring::default_provider();
         let other =
             PrivateKeyDer::from(PrivatePkcs8KeyDer::from(KeyPair::generate().unwrap().serialize_der()));

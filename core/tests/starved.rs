@@ -1,4 +1,4 @@
-//! A client that gets the processor late must not take the answer to another call for its own.
+//! A client that is starved of CPU must not accept the replay of another call.
 
 #![allow(clippy::unwrap_used, clippy::panic, missing_docs, reason = "tests")]
 
@@ -12,12 +12,12 @@ use std::time::{Duration, Instant};
 
 use actpass_core::{ActPass, Action, Outcome};
 
-/// For how long the thread of the caller does not run after each poll.
+/// How long the caller's thread is blocked after each poll.
 const STARVED: Duration = Duration::from_millis(100);
 /// How long before this call the other call was recorded.
 const BEFORE: Duration = Duration::from_millis(5);
 
-/// Reads one request; the client sends its head and its short body together.
+/// Reads one request; the client sends head and body together.
 fn read(connection: &mut TcpStream) -> Instant {
     let mut bytes = [0; 16 * 1024];
     assert!(connection.read(&mut bytes).unwrap() > 0);
@@ -30,7 +30,7 @@ fn starved_caller_rejects_replay_of_earlier_call() {
     let url = format!("http://{}", listener.local_addr().unwrap());
     let recorded = Instant::now().checked_sub(BEFORE).unwrap();
     let gateway = thread::spawn(move || {
-        // The first attempt's answer is lost.
+        // The first attempt gets no response.
         let (mut first, _) = listener.accept().unwrap();
         read(&mut first);
         drop(first);
@@ -40,7 +40,7 @@ fn starved_caller_rejects_replay_of_earlier_call() {
         write!(second, "HTTP/1.1 200 OK\r\ncontent-length: {}\r\n\r\n{body}", body.len()).unwrap();
     });
 
-    // The connections are driven by the worker, the call by this thread.
+    // The worker drives the connections, this thread the call.
     let runtime = tokio::runtime::Builder::new_multi_thread().worker_threads(1).enable_all().build().unwrap();
     let actpass = ActPass::builder().api_key("apk_test").base_url(url).build().unwrap();
     let action = Action::new("demo", "demo.tool").idempotency_key("k");

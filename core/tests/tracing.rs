@@ -1,4 +1,4 @@
-//! What a call writes to the log. A test binary of its own: it has one subscriber for the whole process.
+//! Tracing output of calls. In its own test binary, because the subscriber is process-wide.
 
 #![allow(
     clippy::unwrap_used,

@@ -1,4 +1,4 @@
-//! Plays each vector of `tests/vectors` in each mode that it names, against a gateway of its own.
+//! Runs each vector of `tests/vectors` in each of its modes against its own gateway.
 
 #![allow(
     clippy::unwrap_used,
@@ -31,16 +31,16 @@ use tracing_subscriber::fmt::MakeWriter;
 use tracing_subscriber::fmt::format::FmtSpan;
 
 const KEY: &str = "apk_vector_secret";
-/// Every secret in a vector holds this word, and nothing else that a call shows does.
+/// Every secret in a vector contains this word, and no other shown text does.
 const MARK: &str = "secret";
-/// The idempotency key of an action that gives none, so that every language sends the same request.
+/// The default idempotency key, so that every language sends the same request.
 const IDEMPOTENCY_KEY: &str = "vector_key";
 const WORKERS: usize = 8;
 
 #[test]
 fn all_vectors_pass() {
     play_all(Sender::Shipped);
-    // In one test, because what is logged is the process's.
+    // One test, because log output is process-wide.
     #[cfg(feature = "reqwest")]
     {
         rustls::crypto::ring::default_provider().install_default().unwrap();
@@ -48,7 +48,7 @@ fn all_vectors_pass() {
     }
 }
 
-/// Who sends the requests.
+/// The HTTP client under test.
 #[derive(Clone, Copy, Debug, PartialEq)]
 enum Sender {
     Shipped,
@@ -103,7 +103,7 @@ fn play_all(sender: Sender) {
     let secrets: BTreeSet<_> = vectors.iter().flat_map(|vector| vector.secrets.iter()).collect();
     assert!(secrets.len() > 10 && secrets.iter().any(|secret| *secret == KEY));
     for secret in secrets {
-        // Lines are looked at only to report one: there are a million of them.
+        // Split into lines only on failure: there are a million lines.
         if logged.contains(secret) {
             panic!("{secret} was logged: {:?}", logged.lines().find(|line| line.contains(secret)));
         }
@@ -121,7 +121,7 @@ struct Run<'v> {
     vector: &'v Vector,
     mode: &'v str,
     expected: &'v Expected,
-    /// Played without a circuit breaker, whatever the vector says of it.
+    /// Runs without a circuit breaker, whatever the vector sets.
     circuit_off: bool,
 }
 
@@ -131,7 +131,7 @@ impl<'v> Run<'v> {
     }
 }
 
-/// Plays a run, and says everything that is not as expected and what came of it, as a line.
+/// Plays a run. Returns the differences, and the result as one line.
 fn play(&Run { vector, mode, expected, circuit_off }: &Run<'_>, sender: Sender) -> (Vec<String>, String) {
     let script = Script::from_json(vector.gateway.clone()).unwrap();
     let gateway = HostileGateway::start(script).unwrap();
@@ -237,7 +237,7 @@ fn play(&Run { vector, mode, expected, circuit_off }: &Run<'_>, sender: Sender) 
     let blocked = thrown(&outcome);
     let texts = blocked.as_ref().map(Value::to_string).unwrap_or_default();
     let shown = match vector.gateway_echoes {
-        // Its decision holds the secret, and is reported as it came.
+        // The decision contains the secret and is reported as received.
         true => texts,
         false => format!("{shown}\n{texts}\n{}", everything_shown(&client, &action, &outcome)),
     };
@@ -255,7 +255,7 @@ fn play(&Run { vector, mode, expected, circuit_off }: &Run<'_>, sender: Sender) 
     };
     let mut blocked = blocked;
     if let (Some(Value::Object(blocked)), true) = (&mut blocked, expected.error.is_some()) {
-        // What the gate's error says may depend on the time and on a race.
+        // The error text may depend on timing.
         blocked.insert("developer".to_owned(), Value::Null);
     }
     let blocked = canonical_or_null(blocked.map(Json::from));
@@ -268,7 +268,7 @@ fn play(&Run { vector, mode, expected, circuit_off }: &Run<'_>, sender: Sender) 
     (problems, line + "\n")
 }
 
-/// What is thrown where an outcome that was blocked is unwrapped.
+/// The error thrown when a blocked outcome is unwrapped.
 fn thrown(outcome: &Outcome<(), io::Error>) -> Option<Value> {
     let Outcome::Blocked(blocked) = outcome else { return None };
     let texts = blocked.texts();
@@ -294,7 +294,7 @@ fn is_ours(seen: &Seen, action: &Overrides) -> bool {
         }
 }
 
-/// Everything that a program could print of a call.
+/// Everything that a program could print about a call.
 fn everything_shown(client: &ActPass, action: &Action, outcome: &Outcome<(), io::Error>) -> String {
     let mut shown =
         format!("{client:?}\n{action:?}\n{outcome:?}\n{outcome:#?}\n{}\n", outcome.canonical().unwrap());
@@ -345,18 +345,18 @@ struct Vector {
     client: Client,
     #[serde(default)]
     action: Overrides,
-    /// How many calls the client makes of the same action before the one that is judged.
+    /// The number of earlier calls of the same client about the same action.
     #[serde(default)]
     calls_before: u32,
-    /// Whether the end of the action is to be recorded.
+    /// Whether the outcome is recorded.
     #[serde(default)]
     record_outcome: bool,
     /// How the action ends.
     #[serde(default)]
     ends: Ends,
-    /// The arguments with which the action is about to run, other than those that were judged.
+    /// The arguments with which the action is about to run, if they differ from the judged ones.
     changed_args: Option<Map<String, Value>>,
-    /// Whether the gateway's decision repeats a secret, so that only the texts of a block are searched for it.
+    /// Whether the gateway's decision echoes a secret; then only the block texts are searched.
     #[serde(default)]
     gateway_echoes: bool,
     gateway: Value,
@@ -373,7 +373,7 @@ impl Vector {
             path.file_stem().unwrap().display()
         );
         let text = std::fs::read(path).unwrap();
-        // This parser refuses a member that is given twice, which the other one lets pass.
+        // This parser rejects duplicate members, which serde_json accepts.
         Json::parse(&text).unwrap_or_else(|error| panic!("{name}: {error}"));
         let mut vector: Self =
             serde_json::from_slice(&text).unwrap_or_else(|error| panic!("{name}: {error}"));
@@ -399,7 +399,7 @@ impl Vector {
         vector
     }
 
-    /// Guards the action in the steps of which a guard is made.
+    /// Guards the action step by step.
     async fn guard(
         &self,
         client: &ActPass,
@@ -433,7 +433,7 @@ impl Vector {
         settlement.settle(result)
     }
 
-    /// Each mode; of a failure, the two that any failure has once more without a circuit breaker.
+    /// All modes; for failure vectors, two modes again without a circuit breaker.
     fn runs(&self) -> impl Iterator<Item = Run<'_>> {
         self.expect.iter().flat_map(move |(mode, expected)| {
             let again = self.name.starts_with("failures/") && ["enforce", "monitor"].contains(&mode.as_str());
@@ -495,7 +495,7 @@ struct Overrides {
     args: Option<Map<String, Value>>,
     user_id: Option<String>,
     passport: Option<String>,
-    /// `null` asks for the SDK's own.
+    /// `null` requests a generated key.
     #[serde(deserialize_with = "given")]
     idempotency_key: Option<Option<String>>,
     audience: Option<String>,
@@ -551,10 +551,10 @@ struct Expected {
     requests_sent: usize,
     #[serde(default)]
     credential: Option<String>,
-    /// Members of the event that records the action's end.
+    /// Members of the event that records the outcome.
     #[serde(default)]
     recorded: Option<Map<String, Value>>,
-    /// Members of what is thrown.
+    /// Members of the thrown error.
     #[serde(default)]
     blocked: Map<String, Value>,
 }
@@ -577,19 +577,19 @@ struct ExpectedError {
     status: Option<u16>,
 }
 
-/// Unlike an `Option` of its own, this tells `null` from nothing.
+/// Unlike a plain `Option`, distinguishes `null` from missing.
 fn required<'de, T: Deserialize<'de>, D: Deserializer<'de>>(deserializer: D) -> Result<Option<T>, D::Error> {
     Option::deserialize(deserializer)
 }
 
-/// Tells a `null` that is given from nothing, too.
+/// Distinguishes an explicit `null` from missing.
 fn given<'de, T: Deserialize<'de>, D: Deserializer<'de>>(
     deserializer: D,
 ) -> Result<Option<Option<T>>, D::Error> {
     Option::deserialize(deserializer).map(Some)
 }
 
-/// Everything that this process logs, at every level, of every library.
+/// All log output of this process, at every level, of every library.
 #[derive(Clone, Default)]
 struct Log(Arc<Mutex<Vec<u8>>>);
 

@@ -1,4 +1,4 @@
-//! JSON: what is read is written as it was, and has one canonical form.
+//! JSON round-trips and has one canonical form.
 
 use actpass_core::{Json, canonical_json, hash_payload};
 use serde_json::Value;
@@ -11,7 +11,7 @@ pub(crate) fn run(data: &[u8]) {
         "it is not read as it was written"
     );
     let Ok(canonical) = canonical_json(&json) else {
-        // Refused are integers alone, and these are long.
+        // Only integers are rejected, and these are long.
         assert!(data.windows(16).any(|digits| digits.iter().all(u8::is_ascii_digit)));
         assert!(hash_payload(&json).is_err());
         return;
@@ -20,7 +20,7 @@ pub(crate) fn run(data: &[u8]) {
     if let Ok(twice) = canonical_json(&again) {
         assert_eq!(twice, canonical);
     }
-    // The other reader gives up at one level less, and nowhere else.
+    // serde_json rejects one nesting level earlier; otherwise both agree.
     match serde_json::from_slice::<Value>(data) {
         Ok(value) => {
             let theirs = canonical_json(&Json::from(value)).expect("it is carried from one reader");

@@ -1,4 +1,4 @@
-//! The guard, and answers of any status and any body.
+//! The guard, given responses of any status and body.
 
 use std::sync::LazyLock;
 use std::sync::atomic::{AtomicUsize, Ordering};
@@ -10,7 +10,7 @@ use serde_json::Value;
 const MODES: [Mode; 4] = [Mode::Enforce, Mode::Strict, Mode::Warn, Mode::Monitor];
 const STATUSES: [u16; 16] = [200, 200, 200, 200, 200, 201, 204, 299, 300, 302, 401, 403, 403, 429, 500, 503];
 
-/// The first byte says the mode and the status, the rest is the body.
+/// The first byte selects mode and status, the rest is the body.
 pub(crate) fn run(data: &[u8]) {
     let Some((choice, body)) = data.split_first() else { return };
     let (mode, status) = (MODES[usize::from(choice & 3)], STATUSES[usize::from(choice >> 4)]);
@@ -47,20 +47,20 @@ pub(crate) fn run(data: &[u8]) {
     if serde_json::from_slice::<Value>(body)
         .is_ok_and(|answer| answer["replay_age_ms"].as_f64() >= Some(2e19))
     {
-        return; // The other reader does not tell an integer from a fraction there.
+        return; // serde_json does not distinguish integers from fractions here.
     }
-    // The other reader knows nothing of repeated keys, but it reads JSON, and nothing else may run anything.
+    // serde_json accepts duplicate keys, but nothing that is not JSON may run anything.
     let word = serde_json::from_slice::<Value>(body).ok().and_then(|answer| {
         let answer = answer.as_object()?;
         let bound = answer.get("request_hash").is_none_or(Value::is_null);
-        // A fixed answer loses no attempt, so one that is repeated was never this call's.
+        // A fixed response loses no attempt, so a replay never belongs to this call.
         let first = matches!(answer.get("replayed"), None | Some(Value::Null | Value::Bool(false)));
         let aged = answer.get("replay_age_ms").is_none_or(|age| age.is_null() || age.is_u64());
         (bound && first && aged).then(|| answer.get("decision").and_then(Value::as_str).map(str::to_owned))?
     });
     let may = match (mode, word.as_deref()) {
         (Mode::Monitor, _) => true,
-        // A fixed answer cannot name the request that it answers.
+        // A fixed response cannot contain the request's hash.
         (Mode::Strict, _) => false,
         (_, Some("allow")) => (200..300).contains(&status),
         (Mode::Warn, Some("warn")) => (200..300).contains(&status),

@@ -1,4 +1,5 @@
-//! A gateway, and requests of any bytes: it answers, it never fails inside, and allows only what its policy allows.
+//! A gateway, given arbitrary bytes: it responds, never fails internally, and allows only what its
+//! policy allows.
 
 use std::io::{Read, Write};
 use std::net::{Shutdown, SocketAddr, TcpStream};
@@ -32,8 +33,9 @@ const PATHS: [&str; 14] = [
     "DELETE /api/v1/",
 ];
 
-/// With 255 first, the rest is what is written to the connection. Else the first byte says the route, the second who asks, and the
-/// rest is the body, or, where there is none, the end of the path.
+/// If the first byte is 255, the rest is written to the connection. Otherwise the first byte
+/// selects the route, the second the API key, and the rest is the body or, for routes without one,
+/// the end of the path.
 pub(crate) fn run(data: &[u8]) {
     let Some((&route, rest)) = data.split_first() else { return };
     if route == 255 {
@@ -62,11 +64,11 @@ pub(crate) fn run(data: &[u8]) {
 
     let decision = answer.json.as_ref().and_then(|json| json["decision"].as_str());
     if key == "apk_nobody" && line.contains("/api/v1/") && line != "DELETE /api/v1/" {
-        // 429: an address may send wrong keys only so often.
+        // 429: an address may send invalid keys at a limited rate.
         assert!(matches!(answer.status, 401 | 404 | 405 | 429), "{path}: {} for nobody", answer.status);
     }
     if line.contains("preflight") && answer.status == 200 && decision == Some("allow") {
-        // The policy once more: refunds.json, read by another reader.
+        // An independent check of refunds.json.
         let body: Value = serde_json::from_slice(body).expect("what is allowed is JSON");
         let amount = body["args"]["amount"].as_f64();
         assert!(
@@ -144,7 +146,7 @@ struct Answer {
     json: Option<Value>,
 }
 
-/// What holds for every answer.
+/// Invariants of every response.
 fn check(answer: &Answer) {
     assert!((100..600).contains(&answer.status), "the status is {}", answer.status);
     assert!(!matches!(answer.status, 500 | 503), "it failed inside: {:?}", answer.json);
@@ -158,7 +160,7 @@ struct Gateway {
 }
 
 static GATEWAY: LazyLock<Gateway> = LazyLock::new(|| {
-    // In memory, where there is such a place: it is not the disk that is looked at.
+    // In memory if possible: the disk is not under test.
     let folder = TempDir::new_in("/dev/shm").or_else(|_| TempDir::new()).unwrap();
     let policy = Path::new(env!("CARGO_MANIFEST_DIR")).join("../policies/refunds.json");
     let mut text = format!(
@@ -179,20 +181,20 @@ static GATEWAY: LazyLock<Gateway> = LazyLock::new(|| {
     Gateway { address, _folder: folder, _server: server, _runtime: runtime }
 });
 
-/// What follows the bytes that were written.
+/// What follows the written bytes.
 #[derive(Clone, Copy, PartialEq, Eq)]
 enum Then {
-    /// The end: of what waits for more, and of what is being answered.
+    /// Close, while a response may be in progress.
     Hangup,
-    /// Nothing, until the gateway closes the connection.
+    /// Wait until the gateway closes the connection.
     Wait,
 }
 
-/// Everything that is answered to these bytes.
+/// Returns all bytes that the gateway sends in response.
 fn exchange(bytes: &[u8], then: Then) -> Vec<u8> {
     let mut stream = TcpStream::connect(GATEWAY.address).unwrap();
     stream.set_read_timeout(Some(Duration::from_secs(20))).unwrap();
-    // It may have answered and closed before all was written.
+    // The gateway may respond and close before everything is written.
     let _ = stream.write_all(bytes);
     if then == Then::Hangup {
         let _ = stream.shutdown(Shutdown::Write);
@@ -206,7 +208,7 @@ fn exchange(bytes: &[u8], then: Then) -> Vec<u8> {
     answered
 }
 
-/// The answers of HTTP/1.1 in `bytes`; what is not HTTP/1.1 is none.
+/// Parses the HTTP/1.1 responses in `bytes`; other bytes yield none.
 fn answers(mut bytes: &[u8]) -> Vec<Answer> {
     let mut found = Vec::new();
     while bytes.starts_with(b"HTTP/1.") {
@@ -226,7 +228,7 @@ fn answers(mut bytes: &[u8]) -> Vec<Answer> {
     found
 }
 
-/// Any bytes as the end of a path.
+/// Percent-encodes arbitrary bytes as the end of a path.
 fn escaped(bytes: &[u8]) -> String {
     let shown = |byte: &u8| match byte {
         b'a'..=b'z' | b'A'..=b'Z' | b'0'..=b'9' | b'-' | b'.' | b'_' | b'/' | b'?' | b'=' | b'&' | b'%' => {

@@ -1,8 +1,9 @@
-//! What holds for any bytes: of the guard's answers, of policies, of passports, of canonical JSON, of the gateway's HTTP.
+//! Fuzz targets and their invariants: the guard, policies, passports, canonical JSON and the
+//! gateway's HTTP.
 //!
-//! Each [`Target`] is a function that panics where something does not hold. Two drivers feed it: `tests/short.rs`, which needs
-//! nothing and runs with the other tests, and `src/bin/libfuzzer.rs`, which is guided by coverage and runs for as long as it
-//! is let.
+//! Each [`Target`] is a function that panics if an invariant is violated. Two drivers run the
+//! targets: `tests/short.rs`, which needs no tools and runs with the other tests, and the
+//! coverage-guided `src/bin/libfuzzer.rs`, which runs indefinitely.
 #![forbid(unsafe_code)]
 #![allow(
     clippy::unwrap_used,
@@ -21,18 +22,18 @@ mod policy;
 
 use std::path::{Path, PathBuf};
 
-/// Something that holds for any bytes.
+/// An invariant over arbitrary bytes.
 #[derive(Clone, Copy, Debug)]
 pub struct Target {
     /// Its name.
     pub name: &'static str,
-    /// Panics if it does not hold for these.
+    /// Panics if the invariant is violated.
     pub run: fn(&[u8]),
-    /// Bytes to begin with.
+    /// Seed inputs.
     pub seeds: fn() -> Vec<Vec<u8>>,
 }
 
-/// Every target.
+/// All targets.
 pub const TARGETS: [Target; 5] = [
     Target { name: "decision", run: decision::run, seeds: decision::seeds },
     Target { name: "policy", run: policy::run, seeds: policy::seeds },
@@ -51,7 +52,7 @@ fn files(folder: &str, extension: &str) -> Vec<PathBuf> {
     found
 }
 
-/// Runs a future to its end, without a thread.
+/// Polls a future to completion, without a thread.
 fn block_on<F: Future>(future: F) -> F::Output {
     let runtime = tokio::runtime::Builder::new_current_thread().enable_time().build().unwrap();
     runtime.block_on(future)

@@ -1,4 +1,4 @@
-//! Passports: only what was signed, as it was signed, is valid.
+//! Passports: only the signed bytes are valid.
 
 use std::sync::LazyLock;
 use std::time::{Duration, SystemTime, UNIX_EPOCH};
@@ -23,7 +23,8 @@ static KEYS: LazyLock<String> = LazyLock::new(|| {
 });
 static GOOD: LazyLock<String> = LazyLock::new(|| signed(HEADER.as_bytes(), claims().as_bytes()));
 
-/// The first byte says what the rest is: a token, claims that are signed, a header that is signed, or the gateway's keys.
+/// The first byte selects what the rest is: a token, claims to sign, a header to sign, or the
+/// gateway's keys.
 pub(crate) fn run(data: &[u8]) {
     let Some((choice, rest)) = data.split_first() else { return };
     match choice & 3 {
@@ -80,7 +81,7 @@ pub(crate) fn seeds() -> Vec<Vec<u8>> {
     seeds
 }
 
-/// `None` where the keys could not be had.
+/// `None` if the keys cannot be fetched.
 fn verify(keys: &str, token: &str) -> Option<Verification> {
     let client = ActPass::builder()
         .api_key("apk_fuzz_secret")
@@ -99,7 +100,7 @@ fn signed(header: &[u8], claims: &[u8]) -> String {
     format!("{input}.{signature}")
 }
 
-/// The same for as long as the process runs.
+/// Constant for the lifetime of the process.
 fn claims() -> String {
     static ISSUED: LazyLock<i64> = LazyLock::new(now);
     let until = *ISSUED + 86_400;

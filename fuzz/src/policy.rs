@@ -1,15 +1,15 @@
-//! Policies: what is taken as one decides the same each time, and what is not is refused with the reason.
+//! Policies: an accepted policy decides deterministically; a rejected one names the problem.
 
 use actpass_core::Json;
 use actpass_gateway::policy::{Cases, Input, Policy};
 
-/// A policy, and after a zero byte the arguments of an action.
+/// A policy and, after a zero byte, the arguments of an action.
 pub(crate) fn run(data: &[u8]) {
     let (text, args) = match data.iter().position(|byte| *byte == 0) {
         Some(at) => (&data[..at], &data[at + 1..]),
         None => (data, &b"{}"[..]),
     };
-    // What must not happen is a panic.
+    // Parsing must not panic.
     let cases = Cases::parse(text);
     let policy = match Policy::parse(text) {
         Ok(policy) => policy,

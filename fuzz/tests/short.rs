@@ -1,4 +1,4 @@
-//! A few seconds of each target: every seed, and then seeds that were changed at random.
+//! Runs each target for a few seconds: every seed, then random mutations.
 
 #![allow(
     clippy::unwrap_used,
@@ -15,7 +15,7 @@ use std::time::{Duration, Instant, SystemTime, UNIX_EPOCH};
 
 use actpass_fuzz::{TARGETS, Target};
 
-/// How long each target is run, if `ACTPASS_FUZZ_SECONDS` does not say.
+/// The default time per target; `ACTPASS_FUZZ_SECONDS` overrides it.
 const SECONDS: f64 = 3.0;
 
 #[test]
@@ -71,7 +71,7 @@ fn run(name: &str) {
     println!("{name}: {count} inputs, {} of them seeds, ACTPASS_FUZZ_SEED={seed}", seeds.len());
 }
 
-/// Runs the target, and keeps the input if it does not hold.
+/// Runs the target and saves the input if an invariant is violated.
 fn attempt(target: &Target, input: &[u8], seed: u64) {
     if let Err(panic) = catch_unwind(AssertUnwindSafe(|| (target.run)(input))) {
         let folder = Path::new(env!("CARGO_MANIFEST_DIR")).join("../target/fuzz").join(target.name);
@@ -137,7 +137,7 @@ fn change(input: &mut Vec<u8>, seeds: &[Vec<u8>], random: &mut Random) {
     }
 }
 
-/// xorshift: enough to be different each time, and the same for the same seed.
+/// xorshift: varied, and reproducible from a seed.
 struct Random(u64);
 
 impl Random {

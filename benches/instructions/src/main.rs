@@ -1,23 +1,19 @@
-//! Makes one kind of call so many times and ends, for valgrind to count what it takes: `actpass-instructions CASE CALLS`.
-//! The difference between two counts is what the calls between them took. `scripts/instructions` runs it.
+//! Makes one kind of call a given number of times and exits, so that valgrind can count its
+//! instructions: `actpass-instructions CASE CALLS`. The difference between two counts is the cost
+//! of the calls between them. `scripts/instructions` runs it.
 //!
-//! Everything is in one thread, the answering server too, so that a scheduler decides nothing.
+//! Everything, including the server, runs in one thread, so that the scheduler has no influence.
 //!
-//! The policies are compiled from the gateway's sources: to build the rest of the gateway, optimised, takes five times as long as
-//! everything that is counted.
+//! The policies are compiled from the gateway's sources, because an optimised build of the whole
+//! gateway takes five times as long as all counted cases.
 
-#[expect(
-    dead_code,
-    unreachable_pub,
-    unused_imports,
-    reason = "the gateway's, of which this program uses a part"
-)]
+#[expect(dead_code, unreachable_pub, unused_imports, reason = "included from the gateway, used in part")]
 #[path = "../../../gateway/src/policy/mod.rs"]
 mod policy;
-#[expect(dead_code, unreachable_pub, reason = "the gateway's, of which this program uses a part")]
+#[expect(dead_code, unreachable_pub, reason = "included from the gateway, used in part")]
 #[path = "../../../gateway/src/problems.rs"]
 mod problems;
-#[expect(dead_code, unreachable_pub, reason = "the benchmarks', of which this program uses a part")]
+#[expect(dead_code, unreachable_pub, reason = "included from the benchmarks, used in part")]
 #[path = "../../src/samples.rs"]
 mod samples;
 mod server;
@@ -55,14 +51,14 @@ fn main() -> Result<(), Failure> {
     }
 }
 
-/// The guard alone: no network.
+/// The guard alone, without a network.
 fn in_memory(action: &Action, calls: usize) -> Result<(), Failure> {
     let answer = FixedResponse::new(200, ANSWER);
     let actpass = ActPass::builder().api_key(KEY).transport(answer).build()?;
     guard(&runtime()?, &actpass, action, calls)
 }
 
-/// The guard over a kept connection, and with it the little that the server does.
+/// The guard over a kept-alive connection, including the small cost of the server.
 fn over_http(action: &Action, calls: usize) -> Result<(), Failure> {
     let runtime = runtime()?;
     let server: SocketAddr = runtime.block_on(server::in_this_thread())?;
@@ -93,15 +89,16 @@ fn hash(calls: usize) -> Result<(), Failure> {
 fn evaluate(rules: usize, calls: usize) -> Result<(), Failure> {
     let policy = Policy::parse(samples::policy(rules)?.as_bytes())?;
     let asked = Asked::new()?;
-    // What loading freed lies in the allocator in an order that random seeds decide, and the first evaluation tidies it up.
+    // Loading leaves the allocator in a state that depends on random seeds; the first evaluations
+    // level it.
     for _ in 0..8 {
         black_box(policy.first_match(black_box(&asked.input())));
     }
     counted_evaluations(&policy, &asked, calls)
 }
 
-/// All that is counted of the cases of policies: loading one is a thousand times more than evaluating it, and the maps that only
-/// loading uses have random seeds.
+/// The counted part of the policy cases. Loading is excluded: it costs a thousand times more than
+/// an evaluation and uses maps with random seeds.
 #[inline(never)]
 fn counted_evaluations(policy: &Policy, asked: &Asked, calls: usize) -> Result<(), Failure> {
     for _ in 0..calls {

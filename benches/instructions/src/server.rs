@@ -1,4 +1,4 @@
-//! A server in the thread of the client, so that a scheduler decides nothing.
+//! A server in the client's thread, so that the scheduler has no influence.
 
 use std::net::SocketAddr;
 
@@ -6,11 +6,11 @@ use tokio::io::{AsyncReadExt, AsyncWriteExt};
 
 use crate::samples::response;
 
-/// The address of a server that is a task of this runtime.
+/// Starts a server as a task of this runtime and returns its address.
 ///
 /// # Errors
 ///
-/// If it cannot listen.
+/// If it cannot bind.
 pub(crate) async fn in_this_thread() -> Result<SocketAddr, std::io::Error> {
     let listener = tokio::net::TcpListener::bind("127.0.0.1:0").await?;
     let address = listener.local_addr()?;
@@ -22,7 +22,7 @@ pub(crate) async fn in_this_thread() -> Result<SocketAddr, std::io::Error> {
     Ok(address)
 }
 
-/// Reads as little into the requests as will do: what it takes is counted with the client.
+/// Parses requests as little as possible, because the cost is counted with the client.
 async fn answer_all(mut stream: tokio::net::TcpStream) {
     let answer = response();
     let mut buffer = vec![0; 256 * 1024];
@@ -38,7 +38,7 @@ async fn answer_all(mut stream: tokio::net::TcpStream) {
     }
 }
 
-/// How long the request will be, once its header section is there.
+/// The length of the request, once its header section is complete.
 fn length(request: &[u8]) -> Option<usize> {
     let (mut at, mut length) = (0, 0);
     loop {

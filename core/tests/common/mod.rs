@@ -1,4 +1,4 @@
-//! What the tests share: clients, gateways, transports that stand in for the network, and child processes.
+//! Shared test utilities: clients, gateways, fake transports and child processes.
 
 #![allow(dead_code, unreachable_pub, reason = "each test binary uses its own part")]
 #![allow(clippy::needless_pass_by_value, reason = "so that json! can stand in the call")]
@@ -18,7 +18,7 @@ use serde_json::{Value, json};
 
 pub const KEY: &str = "apk_test_secret";
 pub const MODES: [Mode; 4] = [Mode::Enforce, Mode::Strict, Mode::Warn, Mode::Monitor];
-/// The modes in which a gate that fails blocks.
+/// The modes in which a failed gate blocks.
 pub const GUARDING: [Mode; 3] = [Mode::Enforce, Mode::Strict, Mode::Warn];
 
 /// A gateway that answers the n-th request with the n-th step.
@@ -41,7 +41,7 @@ pub fn allow() -> Value {
     })
 }
 
-/// A client of `gateway` that tries once.
+/// A client of `gateway` without retries.
 pub fn client(gateway: &HostileGateway) -> ActPass {
     builder(gateway).build().unwrap()
 }
@@ -55,7 +55,7 @@ pub fn builder(gateway: &HostileGateway) -> ActPassBuilder {
         .max_retries(0)
 }
 
-/// A client over a transport that is no network.
+/// A client over a fake transport.
 pub fn over(transport: impl Transport) -> ActPass {
     ActPass::builder().api_key(KEY).transport(transport).max_retries(0).build().unwrap()
 }
@@ -66,7 +66,7 @@ pub fn action() -> Action {
         .args(json!({"amount": 4900, "currency": "usd"}))
 }
 
-/// Guards `action` with an execute that only counts how often it ran.
+/// Guards `action` with a function that counts its runs.
 pub async fn counted(client: &ActPass, action: &Action) -> (usize, Outcome<(), Infallible>) {
     let runs = AtomicUsize::new(0);
     let outcome = client
@@ -79,7 +79,7 @@ pub async fn counted(client: &ActPass, action: &Action) -> (usize, Outcome<(), I
     (runs.into_inner(), outcome)
 }
 
-/// The kind of failure of the gate that `outcome` reports, if it reports one.
+/// The gate failure that `outcome` reports, if any.
 pub fn gate_error<T, E>(outcome: &Outcome<T, E>) -> Option<&actpass_core::Error> {
     match outcome {
         Outcome::Blocked(blocked) => blocked.error(),
@@ -88,7 +88,7 @@ pub fn gate_error<T, E>(outcome: &Outcome<T, E>) -> Option<&actpass_core::Error>
     }
 }
 
-/// Asserts that the gate failed with `kind`: blocked outside monitor, run once in it, and reported alike.
+/// Asserts that the gate failed with `kind`: blocked except in monitor, where it ran once.
 #[track_caller]
 pub fn assert_gate_failed(mode: Mode, kind: ErrorKind, (runs, outcome): &(usize, Outcome<(), Infallible>)) {
     let expected = usize::from(mode == Mode::Monitor);
@@ -99,7 +99,7 @@ pub fn assert_gate_failed(mode: Mode, kind: ErrorKind, (runs, outcome): &(usize,
     assert_eq!(gate_error(outcome).map(actpass_core::Error::kind), Some(kind), "{mode}: {outcome:?}");
 }
 
-/// Runs `future` on a runtime of this thread's own, and panics if it never ends.
+/// Runs `future` on a new runtime in this thread; panics on timeout.
 pub fn block_on<F: Future>(future: F) -> F::Output {
     let runtime = tokio::runtime::Builder::new_current_thread().enable_all().build().unwrap();
     runtime.block_on(async {
@@ -109,7 +109,7 @@ pub fn block_on<F: Future>(future: F) -> F::Output {
     })
 }
 
-/// Waits until `condition` holds, and panics if it never does.
+/// Waits until `condition` is true; panics on timeout.
 pub async fn eventually(what: &str, condition: impl Fn() -> bool) {
     let holds = async {
         while !condition() {
@@ -124,7 +124,7 @@ pub fn wait_until(what: &str, condition: impl Fn() -> bool) {
     block_on(eventually(what, condition));
 }
 
-/// The value of the header `name` of a request.
+/// Returns the header `name` of a request.
 pub fn header<'s>(seen: &'s Seen, name: &str) -> Option<&'s str> {
     seen.headers.iter().find_map(|(n, value)| (n == name).then_some(value.as_str()))
 }
@@ -133,8 +133,8 @@ pub fn body(seen: &Seen) -> Value {
     serde_json::from_str(&seen.body).unwrap()
 }
 
-/// Runs `child` in a process of its own: the test named `test` is started again with `environment`, and in there
-/// `child` runs instead.
+/// Runs `child` in its own process: restarts the test `test` with `environment`, where `child` runs
+/// instead.
 pub fn in_child(test: &str, environment: &[(&str, &str)], child: impl FnOnce()) {
     const MARK: &str = "ACTPASS_TEST_CHILD";
     if std::env::var(MARK).is_ok_and(|name| name == test) {
@@ -157,7 +157,7 @@ pub fn in_child(test: &str, environment: &[(&str, &str)], child: impl FnOnce()) 
     assert!(output.status.success() && said.contains("1 passed"), "the child of {test} failed:\n{said}");
 }
 
-/// Answers the n-th attempt with the n-th of its answers, and the rest with its last.
+/// Answers the n-th attempt with the n-th response, and later ones with the last.
 #[derive(Clone, Debug)]
 pub struct ScriptedTransport(Arc<Mutex<ScriptState>>);
 
@@ -177,7 +177,7 @@ impl ScriptedTransport {
         Self::new([Ok(Response::new(status, body))])
     }
 
-    /// What was asked so far.
+    /// The requests so far.
     pub fn requests(&self) -> Vec<Request> {
         self.0.lock().unwrap().requests.clone()
     }
@@ -202,7 +202,7 @@ impl Transport for ScriptedTransport {
     }
 }
 
-/// Never answers.
+/// Never responds.
 #[derive(Debug)]
 pub struct PendingTransport;
 
@@ -212,7 +212,7 @@ impl Transport for PendingTransport {
     }
 }
 
-/// Panics: at once, or when it is first waited for.
+/// Panics immediately, or when first polled.
 #[derive(Clone, Copy, Debug)]
 pub enum PanickingTransport {
     AtOnce,

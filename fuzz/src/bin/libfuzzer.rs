@@ -1,6 +1,6 @@
-//! The driver that is guided by coverage: `scripts/fuzz` builds it and says which target, in `ACTPASS_FUZZ_TARGET`.
+//! The coverage-guided driver. `scripts/fuzz` builds it and sets `ACTPASS_FUZZ_TARGET`.
 //!
-//! With `ACTPASS_FUZZ_SEEDS` it writes the target's seeds into that folder first.
+//! With `ACTPASS_FUZZ_SEEDS` it first writes the target's seeds to that folder.
 #![no_main]
 
 use std::env;

@@ -1,4 +1,4 @@
-//! Certificates, good and bad, made anew for each gateway.
+//! Valid and invalid certificates, created for each gateway.
 
 use std::fmt::Display;
 use std::io;
@@ -15,7 +15,7 @@ use rustls::pki_types::{PrivateKeyDer, PrivatePkcs8KeyDer};
 
 use crate::script::Tls;
 
-/// The authority that a client of the gateway trusts.
+/// The authority that clients of the gateway trust.
 pub(crate) struct Authority {
     issuer: CertifiedIssuer<'static, KeyPair>,
 }
@@ -36,7 +36,7 @@ impl Authority {
         self.issuer.pem()
     }
 
-    /// The configuration of a server whose certificate is worth what `tls` says, or nothing for [`Tls::None`].
+    /// The server configuration for `tls`; `None` for [`Tls::None`].
     pub(crate) fn server_config(&self, tls: Tls, http2: bool) -> io::Result<Option<Arc<ServerConfig>>> {
         let name = match tls {
             Tls::None | Tls::OldProtocol => return Ok(None),
@@ -79,7 +79,7 @@ impl Authority {
     }
 }
 
-/// Times are since the start of 1970.
+/// Times are since 1970.
 fn set_validity(params: &mut CertificateParams, from: Duration, until: Duration) {
     let epoch = date_time_ymd(1970, 1, 1);
     params.not_before = epoch + from;

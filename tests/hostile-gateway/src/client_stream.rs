@@ -22,19 +22,19 @@ impl<'a> ClientStream<'a> {
         Ok(Self::Tls(Box::new(StreamOwned::new(connection, stream))))
     }
 
-    /// Writes `bytes` so that they leave at once.
+    /// Writes and flushes `bytes`.
     pub(crate) fn send(&mut self, bytes: &[u8]) -> io::Result<()> {
         self.write_all(bytes)?;
         self.flush()
     }
 
-    /// Ends the connection in order, with a FIN.
+    /// Closes the connection gracefully (FIN).
     pub(crate) fn close(&mut self) -> io::Result<()> {
         let stream = match self {
             Self::Plain(stream) => *stream,
             Self::Tls(tls) => {
                 tls.conn.send_close_notify();
-                // Not `flush`, which would wait for the rest of a handshake that failed.
+                // `flush` would wait for the rest of a failed handshake.
                 while tls.conn.wants_write() {
                     tls.conn.write_tls(&mut tls.sock)?;
                 }
@@ -70,7 +70,7 @@ impl Write for ClientStream<'_> {
     }
 }
 
-/// Makes the connection end with a reset when it is closed.
+/// Makes closing the connection send a reset (RST).
 pub(crate) fn reset_on_close(stream: &TcpStream) -> io::Result<()> {
     SockRef::from(stream).set_linger(Some(Duration::ZERO))
 }

@@ -1,4 +1,5 @@
-//! HTTP/2 within TLS: answers as a step says, and ends streams and connections as HTTP/1.1 cannot.
+//! HTTP/2 over TLS: plays a step, including stream and connection errors that HTTP/1.1 does not
+//! have.
 
 use std::collections::VecDeque;
 use std::future;
@@ -25,7 +26,7 @@ use crate::request::{Seen, hash};
 use crate::script::{Goaway, HangAt, ResetAt, Respond, RstStream, Step};
 use crate::shared::Shared;
 
-/// Serves a connection until its end; `stream` is shut down to stop it.
+/// Serves a connection until it ends; shutting down `stream` stops it.
 pub(crate) fn serve(
     stream: &TcpStream,
     connection: u64,
@@ -67,7 +68,7 @@ async fn serve_streams(
             },
         };
         let mut answering = Box::pin(answer(exchange, stream, &mut pings, connection, shared));
-        // The connection has to be driven for the answer to get anywhere.
+        // The connection must be polled for the response to be sent.
         let after = loop {
             tokio::select! {
                 after = &mut answering => break after?,
@@ -155,7 +156,7 @@ async fn answer(
             stream.goaway(if processed { stream_id } else { 0 }, code).await?;
             Ok(ConnectionFate::Close)
         }
-        // Not reached: the script was checked.
+        // Unreachable: the script was validated.
         Step::Raw(_) => Ok(ConnectionFate::Close),
     }
 }
@@ -179,10 +180,11 @@ fn basic_headers(content_length: usize) -> [(String, String); 2] {
     [("content-type".into(), JSON.into()), ("content-length".into(), content_length.to_string())]
 }
 
-/// Sends the first half of an answer, if the end comes after it, and waits until the client has read it.
+/// Sends the first half of a response, if the failure comes after it, and waits until the client
+/// has read it.
 ///
-/// Without that wait the client may read the half only after the end. It then writes its acknowledgements to a connection that
-/// is reset already, and reports the failed write instead of the reset.
+/// Otherwise the client might read the half only after the reset. It would then write its
+/// acknowledgements to a closed connection and report the failed write instead of the reset.
 async fn half_response_if(
     at: ResetAt,
     peer: &mut SendResponse<Bytes>,
@@ -192,7 +194,8 @@ async fn half_response_if(
         ResetAt::Request => Ok(None),
         ResetAt::Body => {
             let stream = send_half_response(peer)?;
-            // Frames are answered in order. The library sends the first ping before the half, the second after it.
+            // Frames are answered in order. h2 sends the first ping before the half, the second
+            // after it.
             for _ in 0..2 {
                 pings.ping(Ping::opaque()).await.map_err(io::Error::other)?;
             }
@@ -222,12 +225,12 @@ fn begin(
     peer.send_response(response, end).map_err(io::Error::other)
 }
 
-/// What the peer does not take yet waits in memory.
+/// Data that the peer does not accept yet is buffered.
 fn send(stream: &mut SendStream<Bytes>, bytes: Vec<u8>, end: bool) -> io::Result<()> {
     stream.send_data(Bytes::from(bytes), end).map_err(io::Error::other)
 }
 
-/// A connection that two can write to: the library, and [`SharedStream::goaway`] when the library is between two frames.
+/// A connection with two writers: h2, and [`SharedStream::goaway`] between h2's frames.
 #[derive(Clone)]
 struct SharedStream(Arc<Mutex<TlsStream<tokio::net::TcpStream>>>);
 
@@ -236,7 +239,7 @@ impl SharedStream {
         self.0.lock().unwrap_or_else(PoisonError::into_inner)
     }
 
-    /// Writes a GOAWAY frame by hand: the library names no stream before the last one that it handed out.
+    /// Writes a GOAWAY frame manually: h2 cannot name a stream before the last accepted one.
     async fn goaway(&self, last_stream: u32, code: u32) -> io::Result<()> {
         let mut frame = vec![0, 0, 8, 7, 0, 0, 0, 0, 0];
         frame.extend_from_slice(&last_stream.to_be_bytes());

@@ -1,7 +1,8 @@
-//! A gateway for tests that misbehaves on request and records what it was sent.
+//! A test gateway that misbehaves on request and records requests.
 //!
-//! A [`Script`] says how: what the port does, what the certificate is worth, and what each request is answered.
-//! [`HostileGateway::start`] plays it on a free port of 127.0.0.1 until the gateway is dropped.
+//! A [`Script`] defines the behaviour of the port, the certificate, and the response to each
+//! request. [`HostileGateway::start`] plays it on a free port of 127.0.0.1 until the gateway is
+//! dropped.
 //!
 //! ```
 //! # struct Client(String);
@@ -75,7 +76,7 @@ pub use crate::script::{
 use crate::server::Server;
 use crate::shared::Setup;
 
-/// A running script. Dropping it closes its ports and its connections and ends its threads.
+/// A running script. Dropping it closes its ports and connections and stops its threads.
 #[derive(Debug)]
 pub struct HostileGateway {
     base_url: String,
@@ -85,12 +86,12 @@ pub struct HostileGateway {
 }
 
 impl HostileGateway {
-    /// Starts to play `script` on a free port of 127.0.0.1.
+    /// Starts `script` on a free port of 127.0.0.1.
     ///
     /// # Errors
     ///
-    /// [`io::ErrorKind::InvalidInput`] for a script that cannot be played, with the member's name in the message;
-    /// otherwise what the system said to the socket or the thread.
+    /// [`io::ErrorKind::InvalidInput`] for an invalid script, naming the member; otherwise the
+    /// system's error for the socket or the thread.
     pub fn start(script: Script) -> io::Result<Self> {
         script.check()?;
 
@@ -138,20 +139,21 @@ impl HostileGateway {
         })
     }
 
-    /// Where the script is played: `http://127.0.0.1:PORT`, or `https://…` with `tls` or `plain_on_https`.
+    /// The gateway's URL: `http://127.0.0.1:PORT`, or `https://…` with `tls` or `plain_on_https`.
     #[must_use]
     pub fn base_url(&self) -> String {
         self.base_url.clone()
     }
 
-    /// The certificate, in PEM, of the authority a client of this gateway should trust. There is one whenever
-    /// [`base_url`](Self::base_url) is `https://`, also where the gateway's own certificate is not signed by it.
+    /// The certificate, in PEM, of the authority that clients should trust. Present if
+    /// [`base_url`](Self::base_url) is `https://`, even if the gateway's own certificate is not
+    /// signed by it.
     #[must_use]
     pub fn ca_pem(&self) -> Option<&str> {
         self.ca_pem.as_deref()
     }
 
-    /// What the gateway was sent so far, in order of arrival. A request is in here before it is answered.
+    /// The requests so far, in order of arrival. A request is recorded before it is answered.
     #[must_use]
     pub fn seen(&self) -> Vec<Seen> {
         match &self.port {
@@ -160,21 +162,23 @@ impl HostileGateway {
         }
     }
 
-    /// Closes the connections that are open (FIN), also those on which a request waits, and returns when that is done.
+    /// Closes all open connections (FIN), including those with a pending request, and waits until
+    /// they are closed.
     pub fn close_connections(&self) {
         if let Port::Served(server) = &self.port {
             server.close_connections();
         }
     }
 
-    /// Ends the waits of HTTP/1.1 answers: the `delay_ms` and `interval_ms` of the steps under way and of all later ones.
+    /// Skips the waits of HTTP/1.1 responses: `delay_ms` and `interval_ms` of current and later
+    /// steps.
     pub fn release(&self) {
         if let Port::Served(server) = &self.port {
             server.release();
         }
     }
 
-    /// What the host that the script's [`Step::Redirect`] points to was sent so far.
+    /// The requests that the target host of [`Step::Redirect`] received so far.
     #[must_use]
     pub fn other_seen(&self) -> Vec<Seen> {
         self.other_host.as_ref().map(Server::seen).unwrap_or_default()
@@ -188,8 +192,7 @@ enum Port {
     Refused { _socket: Socket },
 }
 
-/// A socket that owns a port without listening on it: a connection to it is refused, and as long as the socket is open
-/// the system gives the port to nobody else.
+/// A bound socket that does not listen: connections are refused, and the port stays reserved.
 fn refusing_socket() -> io::Result<(Socket, SocketAddr)> {
     let socket = Socket::new(Domain::IPV4, Type::STREAM, None)?;
     socket.bind(&any_port().into())?;

@@ -1,6 +1,6 @@
-//! The gateway as a process of its own, for tests in any language: a line of JSON in, a line of JSON out.
+//! The gateway as a process, for tests in any language: one line of JSON in, one line of JSON out.
 //!
-//! At the end of standard input it stops all it started and exits, so it does not outlive the test that started it.
+//! At the end of standard input it stops all gateways and exits, so it does not outlive its test.
 
 #![forbid(unsafe_code)]
 

@@ -1,4 +1,4 @@
-//! Answers a request as a step says.
+//! Plays a step over HTTP/1.1.
 
 use std::borrow::Cow;
 use std::fmt::Write as _;
@@ -10,7 +10,7 @@ use crate::client_stream::ClientStream;
 use crate::script::{Body, Hang, HangAt, Raw, Reset, ResetAt, Respond, Step, Trickle, Truncate};
 use crate::shared::Stop;
 
-/// What becomes of the connection after a step.
+/// What happens to the connection after a step.
 #[derive(Clone, Copy, Debug, Eq, PartialEq)]
 pub(crate) enum ConnectionFate {
     KeepAlive,
@@ -38,7 +38,7 @@ pub(crate) fn play(
         Step::Reset(step) => reset(step, stream, stop),
         Step::Truncate(step) => truncate(step, stream),
         Step::Redirect(step) => redirect(step.status, other_host, stream),
-        // Not reached: the script was checked.
+        // Unreachable: the script was validated.
         Step::Goaway(_) | Step::RstStream(_) => Ok(ConnectionFate::Close),
     }
 }
@@ -99,7 +99,7 @@ fn reset(step: &Reset, stream: &mut ClientStream<'_>, stop: &Stop) -> io::Result
         ResetAt::Request => {}
         ResetAt::Body => {
             send_half_response(stream)?;
-            // A reset overtakes what the peer has not read yet.
+            // A reset discards data that the peer has not read yet.
             stop.wait(Duration::from_millis(50));
         }
     }
@@ -126,7 +126,7 @@ fn redirect(
     Ok(ConnectionFate::KeepAlive)
 }
 
-/// The headers of an answer, without those about the connection.
+/// The response headers, except those about the connection.
 pub(crate) fn headers(step: &Respond, parts: &Parts<'_>) -> Vec<(String, String)> {
     let mut headers: Vec<_> = step.headers.clone().into_iter().collect();
     if let Some(repeat) = &step.header_repeat {
@@ -134,7 +134,7 @@ pub(crate) fn headers(step: &Respond, parts: &Parts<'_>) -> Vec<(String, String)
         headers.extend(vec![header; repeat.lines]);
     }
     let len = len_of(&parts.first).saturating_add(len_of(&parts.unit).saturating_mul(parts.times));
-    // Those have no body, and a content-length of 0 would be wrong.
+    // These have no body, and a content-length of 0 would be wrong.
     let never_has_body = len == 0 && matches!(step.status, 100..=199 | 204 | 304);
     if !never_has_body {
         if !step.names("content-type") {
@@ -147,13 +147,13 @@ pub(crate) fn headers(step: &Respond, parts: &Parts<'_>) -> Vec<(String, String)
     headers
 }
 
-/// Where a redirect points to.
+/// The target of a redirect.
 pub(crate) fn location(other_host: Option<SocketAddr>) -> io::Result<String> {
     let other_host = other_host.ok_or_else(|| io::Error::other("there is no other host"))?;
     Ok(format!("http://{other_host}/api/v1/actions/preflight"))
 }
 
-/// A proper head, and the half of the body it announces.
+/// A complete head, and half of the announced body.
 fn send_half_response(stream: &mut ClientStream<'_>) -> io::Result<()> {
     let (half, rest) = HALVES;
     let len = len_of(half).saturating_add(len_of(rest));
@@ -188,7 +188,7 @@ impl Head {
     }
 }
 
-/// A body: `first`, and then `unit`, `times` over.
+/// A body: `first`, then `unit` repeated `times` times.
 pub(crate) struct Parts<'b> {
     pub(crate) first: Cow<'b, [u8]>,
     pub(crate) unit: Cow<'b, [u8]>,
@@ -216,7 +216,7 @@ fn send_repeated(unit: &[u8], times: u64, stream: &mut ClientStream<'_>) -> io::
     let block = unit.repeat(per_block);
     let mut left = times;
     while left > 0 {
-        // At most `per_block`, so it fits.
+        // At most `per_block`, so the conversion succeeds.
         let now = usize::try_from(left).map_or(per_block, |left| left.min(per_block));
         stream.send(block.get(..now * unit.len()).unwrap_or(&block))?;
         left = left.saturating_sub(u64::try_from(now).unwrap_or(left));
@@ -261,7 +261,7 @@ fn reason(status: u16) -> &'static str {
 }
 
 pub(crate) const JSON: &str = "application/json";
-/// The first half already says `allow`, so that a client which takes half an answer for one shows itself.
+/// The first half already contains `allow`, which exposes clients that accept a truncated response.
 pub(crate) const HALVES: (&[u8], &[u8]) =
     (br#"{"decision":"allow","#, br#""reason_code":"hostile.half","evidence_event_id":"ev_half"}"#);
 const BLOCK: usize = 16 * 1024;

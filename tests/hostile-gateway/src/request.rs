@@ -1,4 +1,4 @@
-//! Reads requests: HTTP/1.1, with a body by content-length or in chunks.
+//! Reads HTTP/1.1 requests, with a content-length or chunked.
 
 use std::io::{self, Read};
 use std::mem;
@@ -11,18 +11,18 @@ use sha2::{Digest, Sha256};
 
 use crate::client_stream::ClientStream;
 
-/// A request as it came in.
+/// A request as received.
 #[derive(Clone, Debug, Eq, PartialEq, Serialize)]
 pub struct Seen {
-    /// The connection it came by, counted from 1.
+    /// The number of its connection, counted from 1.
     pub connection: u64,
-    /// The method, or `?` for what cannot be parsed as a request.
+    /// The method, or `?` for an invalid request.
     pub method: String,
     /// The request target, with its query.
     pub path: String,
-    /// The headers, in order, their names in lower case.
+    /// The headers in order, with names in lower case.
     pub headers: Vec<(String, String)>,
-    /// The body, out of its chunks. What is not UTF-8 in it is replaced. For method `?` all that was read.
+    /// The decoded body, with invalid UTF-8 replaced. For method `?`, all bytes read.
     pub body: String,
 }
 
@@ -40,9 +40,9 @@ impl Seen {
 
 pub(crate) enum Incoming {
     Request(Request),
-    /// Something else than a request, or one that ended early.
+    /// An invalid or truncated request.
     Unreadable(Vec<u8>),
-    /// The peer is done.
+    /// The peer closed the connection.
     End,
 }
 
@@ -60,7 +60,7 @@ impl Request {
             .any(|option| option.trim().eq_ignore_ascii_case("close"))
     }
 
-    /// The SHA-256 of the canonical JSON of the body, in hex; empty if it is not JSON.
+    /// The SHA-256 of the body's canonical JSON, in hex; empty if it is not JSON.
     pub(crate) fn hash(&self) -> String {
         hash(&self.body)
     }
@@ -116,8 +116,8 @@ impl RequestReader {
         }
     }
 
-    /// Waits at most `idle` for the first bytes of the next request, or for the peer to be done. Returns whether
-    /// either came.
+    /// Waits at most `idle` for the next request or for the peer to close. Returns whether either
+    /// happened.
     pub(crate) fn more_within(
         &mut self,
         idle: Duration,
@@ -127,7 +127,7 @@ impl RequestReader {
         if !self.buf.is_empty() {
             return Ok(true);
         }
-        // A timeout of zero would be none.
+        // A timeout of zero would mean no timeout.
         if idle.is_zero() {
             return Ok(false);
         }
@@ -190,7 +190,7 @@ impl RequestReader {
         Incoming::Unreadable(mem::take(&mut self.buf))
     }
 
-    /// Reads more. Returns whether there was any: a connection that broke has as little as one that ended.
+    /// Reads more bytes. Returns whether there were any; errors count as the end.
     fn fill(&mut self, stream: &mut ClientStream<'_>) -> bool {
         self.read(stream).is_ok_and(|n| n > 0)
     }
@@ -219,7 +219,7 @@ struct Head {
 
 struct Malformed;
 
-/// The head at the start of `bytes`, if it is there as a whole.
+/// Parses the head at the start of `bytes`, if it is complete.
 fn parse_head(bytes: &[u8]) -> Result<Option<Head>, Malformed> {
     let mut headers = vec![EMPTY_HEADER; MAX_HEADERS];
     let mut request = httparse::Request::new(&mut headers);
@@ -272,11 +272,11 @@ fn body_of(headers: &[(String, String)]) -> Result<BodyForm, Malformed> {
 enum Chunk<'a> {
     Data {
         data: &'a [u8],
-        /// With its size line and its line end.
+        /// Including its size line and line end.
         len: usize,
     },
     Last {
-        /// With the trailers.
+        /// Including the trailers.
         len: usize,
     },
     Partial,

@@ -1,4 +1,4 @@
-//! What a script can say, and how it is read from JSON.
+//! Scripts, and how they are read from JSON.
 
 use std::collections::BTreeMap;
 use std::fmt::Display;
@@ -10,37 +10,37 @@ use serde::de::{DeserializeOwned, Error as _};
 use serde::{Deserialize, Deserializer};
 use serde_json::{Map, Value};
 
-/// What a [`HostileGateway`](crate::HostileGateway) shall do.
+/// The behaviour of a [`HostileGateway`](crate::HostileGateway).
 #[derive(Clone, Debug, Default, Deserialize)]
 #[serde(default, deny_unknown_fields)]
 pub struct Script {
-    /// Whether anybody listens at all.
+    /// Whether the port listens.
     pub listen: Listen,
-    /// What the gateway's certificate is worth.
+    /// The gateway's certificate.
     pub tls: Tls,
-    /// The address says `https://` but the gateway speaks plain HTTP.
+    /// The URL is `https://`, but the gateway speaks plain HTTP.
     pub plain_on_https: bool,
-    /// The address says `http://` but the gateway speaks TLS.
+    /// The URL is `http://`, but the gateway speaks TLS.
     pub tls_on_http: bool,
-    /// Within TLS, HTTP/2 is spoken and nothing else.
+    /// Only HTTP/2 is spoken, over TLS.
     pub http2: bool,
-    /// Connections are opened (by the system) but never served; with TLS the handshake hangs.
+    /// Connections are accepted by the system but never served; with TLS the handshake hangs.
     pub hang_accept: bool,
-    /// Connections are reset as soon as they are open.
+    /// Connections are reset immediately.
     pub reset_accept: bool,
-    /// A kept-alive connection that is idle this long after an answer is closed.
+    /// Closes a kept-alive connection that is idle this long after a response.
     pub idle_close_ms: Option<u64>,
-    /// What the n-th request is answered, counted over all connections. The last step is repeated; without any,
-    /// every request is answered as by [`Respond::default`].
+    /// The response to the n-th request, counted over all connections. The last step repeats;
+    /// without steps, every response is [`Respond::default`].
     pub steps: Vec<Step>,
 }
 
 impl Script {
-    /// Reads a script from JSON.
+    /// Parses a script.
     ///
     /// # Errors
     ///
-    /// [`io::ErrorKind::InvalidInput`], with the member's name in the message.
+    /// [`io::ErrorKind::InvalidInput`], naming the member.
     pub fn from_json(script: Value) -> io::Result<Self> {
         serde_path_to_error::deserialize(script).map_err(invalid)
     }
@@ -70,59 +70,60 @@ impl Script {
     }
 }
 
-/// What stands in a body for the SHA-256 of the canonical JSON of the request that is answered.
+/// Replaced in bodies by the SHA-256 of the request's canonical JSON.
 pub(crate) const REQUEST_HASH: &str = "{{request_hash}}";
 
-/// Whether anybody listens on the gateway's port.
+/// Whether the gateway's port listens.
 #[derive(Clone, Copy, Debug, Default, Deserialize, Eq, PartialEq)]
 #[serde(rename_all = "snake_case")]
 pub enum Listen {
-    /// The gateway does.
+    /// The port listens.
     #[default]
     Open,
-    /// Nobody does, and connections are refused.
+    /// Connections are refused.
     Refused,
 }
 
-/// What the gateway's certificate is worth to a client that trusts [`ca_pem`](crate::HostileGateway::ca_pem).
+/// The gateway's certificate, for a client that trusts [`ca_pem`](crate::HostileGateway::ca_pem).
 #[derive(Clone, Copy, Debug, Default, Deserialize, Eq, PartialEq)]
 #[serde(rename_all = "snake_case")]
 pub enum Tls {
-    /// There is none: plain HTTP.
+    /// No certificate: plain HTTP.
     #[default]
     None,
     /// Signed by that authority, for 127.0.0.1 and localhost.
     Trusted,
-    /// Signed by itself.
+    /// Self-signed.
     SelfSigned,
-    /// Like [`Tls::Trusted`], but no longer valid.
+    /// Like [`Tls::Trusted`], but expired.
     Expired,
     /// Like [`Tls::Trusted`], but for `example.test`.
     WrongHost,
-    /// Never shown: the handshake is answered with TLS 1.1, as by a server that knows nothing newer.
+    /// Never presented: the handshake is answered with TLS 1.1, as by an old server.
     OldProtocol,
 }
 
-/// What one request is answered. In JSON an object whose member `do` names the step, with the step's members beside it.
+/// The response to one request. In JSON, an object whose member `do` names the step, next to the
+/// step's members.
 #[derive(Clone, Debug)]
 pub enum Step {
-    /// A proper answer.
+    /// A valid response.
     Respond(Respond),
-    /// Some bytes, and the end.
+    /// Raw bytes, then close.
     Raw(Raw),
-    /// An answer that never comes, or never ends.
+    /// A response that never arrives, or never ends.
     Hang(Hang),
-    /// A proper answer, a byte at a time.
+    /// A valid response, one byte at a time.
     Trickle(Trickle),
     /// A connection reset.
     Reset(Reset),
-    /// An answer shorter than its content-length.
+    /// A response shorter than its content-length.
     Truncate(Truncate),
     /// A redirect to another host.
     Redirect(Redirect),
-    /// HTTP/2: the connection is ended with a GOAWAY.
+    /// HTTP/2: GOAWAY closes the connection.
     Goaway(Goaway),
-    /// HTTP/2: the request's stream is reset.
+    /// HTTP/2: RST_STREAM resets the request's stream.
     RstStream(RstStream),
 }
 
@@ -141,7 +142,7 @@ impl Step {
         }
     }
 
-    /// The step as it answers the request of this hash: [`REQUEST_HASH`] in its bodies is replaced.
+    /// The step for a request with this hash: replaces [`REQUEST_HASH`] in its bodies.
     pub(crate) fn about(mut self, request_hash: &str) -> Self {
         match &mut self {
             Self::Respond(Respond { body, .. }) => {
@@ -153,7 +154,7 @@ impl Step {
                 }
             }
             Self::Raw(Raw { bytes, .. }) => {
-                // What is not text has none.
+                // Binary bodies have no placeholder.
                 if let Ok(text) = std::str::from_utf8(bytes) {
                     *bytes = text.replace(REQUEST_HASH, request_hash).into_bytes();
                 }
@@ -184,7 +185,7 @@ impl Step {
         }
     }
 
-    /// Whether the step can be played over HTTP/2, or over HTTP/1.1.
+    /// Whether the step is available in HTTP/2, or in HTTP/1.1.
     fn check_version(&self, http2: bool) -> Result<(), String> {
         match (self, http2) {
             (Self::Raw(_), true) => Err("do: `raw` cannot go with `http2`".into()),
@@ -203,7 +204,7 @@ impl Step {
 }
 
 impl<'de> Deserialize<'de> for Step {
-    // By hand, as the derived code for tagged enums forgets which member an error is about.
+    // Manual, because the derived code for tagged enums loses the member name in errors.
     fn deserialize<D: Deserializer<'de>>(deserializer: D) -> Result<Self, D::Error> {
         let mut members = Map::deserialize(deserializer)?;
         let name = match members.remove("do") {
@@ -230,27 +231,28 @@ impl<'de> Deserialize<'de> for Step {
     }
 }
 
-/// [`Step::Respond`]: a proper answer, after which the connection is kept alive.
+/// [`Step::Respond`]: a valid response on a kept-alive connection.
 #[derive(Clone, Debug, Deserialize)]
 #[serde(try_from = "RespondMembers")]
 pub struct Respond {
-    /// The status code; 200 unless given.
+    /// The status code. Default: 200.
     pub status: u16,
-    /// Header names and values. The right content-length is added unless they name `content-length` or
-    /// `transfer-encoding`, and `content-type: application/json` unless they name `content-type`.
+    /// Header names and values. `content-length` is added unless they contain `content-length` or
+    /// `transfer-encoding`, and `content-type: application/json` unless they contain
+    /// `content-type`.
     pub headers: BTreeMap<String, String>,
-    /// A header that is written many times, or is very long, after the others.
+    /// A repeated or very long header, after the others.
     pub header_repeat: Option<HeaderRepeat>,
-    /// The body, written as it is, also when the headers announce something else.
+    /// The body, written unchanged even if the headers announce another length.
     pub body: Body,
-    /// Announces that the connection is closed after the answer, and closes it.
+    /// Announces `connection: close` and closes the connection.
     pub close: bool,
-    /// How long to wait before answering.
+    /// The delay before the response.
     pub delay_ms: u64,
 }
 
 impl Respond {
-    /// Whether its headers name this one.
+    /// Whether the headers contain `name`.
     pub(crate) fn names(&self, name: &str) -> bool {
         self.headers.keys().any(|given| given.eq_ignore_ascii_case(name))
     }
@@ -269,18 +271,19 @@ impl Default for Respond {
     }
 }
 
-/// `header_repeat` of a [`Respond`]: `lines` headers of this name, each with `text` `times` over as its value.
+/// `header_repeat` of a [`Respond`]: `lines` headers with this name, each with `text` repeated
+/// `times` times.
 #[derive(Clone, Debug, Deserialize)]
 #[serde(deny_unknown_fields)]
 pub struct HeaderRepeat {
     /// The header's name.
     pub name: String,
-    /// What is repeated in its value.
+    /// The repeated text.
     pub text: String,
-    /// How often; 1 unless given.
+    /// The number of repetitions. Default: 1.
     #[serde(default = "once")]
     pub times: usize,
-    /// How many such headers; 1 unless given.
+    /// The number of headers. Default: 1.
     #[serde(default = "once")]
     pub lines: usize,
 }
@@ -291,20 +294,20 @@ pub enum Body {
     /// No body.
     #[default]
     Empty,
-    /// A text: `body` in JSON.
+    /// Text: `body` in JSON.
     Text(String),
-    /// Any JSON, written without spaces: `json`.
+    /// JSON without spaces: `json`.
     Json(Value),
-    /// Any bytes: `body_base64`.
+    /// Bytes: `body_base64`.
     Bytes(Vec<u8>),
-    /// `first`, and then `unit`, `times` over: `body_repeat`. It is made while it is sent, so it may be larger than the
-    /// memory.
+    /// `first`, then `unit` repeated `times` times: `body_repeat`. Generated while sending, so it
+    /// may exceed the memory.
     Repeat {
-        /// What comes before.
+        /// The prefix.
         first: Vec<u8>,
-        /// What is repeated.
+        /// The repeated unit.
         unit: Vec<u8>,
-        /// How often.
+        /// The number of repetitions.
         times: u64,
     },
 }
@@ -322,25 +325,25 @@ impl Body {
     }
 }
 
-/// [`Step::Raw`]: the request is read, then these bytes are written and the connection is closed.
+/// [`Step::Raw`]: reads the request, writes these bytes and closes the connection.
 #[derive(Clone, Debug, Default, Deserialize)]
 #[serde(try_from = "RawMembers")]
 pub struct Raw {
-    /// What is written: `text` or `base64` in JSON.
+    /// The bytes: `text` or `base64` in JSON.
     pub bytes: Vec<u8>,
-    /// Leaves the connection open for the next request, whatever the bytes say.
+    /// Keeps the connection open for the next request, whatever the bytes say.
     pub keep_alive: bool,
-    /// How long to wait before writing.
+    /// The delay before writing.
     pub delay_ms: u64,
 }
 
-/// [`Step::Hang`]: stops somewhere and waits until the peer closes or the gateway is stopped.
+/// [`Step::Hang`]: stops at a point and waits until the peer closes or the gateway stops.
 #[derive(Clone, Debug, Deserialize)]
 #[serde(deny_unknown_fields)]
 pub struct Hang {
-    /// Where.
+    /// Where it stops.
     pub at: HangAt,
-    /// How long to wait before beginning.
+    /// The delay before it starts.
     #[serde(default)]
     pub delay_ms: u64,
 }
@@ -349,27 +352,27 @@ pub struct Hang {
 #[derive(Clone, Copy, Debug, Deserialize, Eq, PartialEq)]
 #[serde(rename_all = "snake_case")]
 pub enum HangAt {
-    /// ConnectionFate the request was read; nothing is written.
+    /// After the request was read; nothing is written.
     Request,
-    /// In the middle of the answer's headers.
+    /// In the middle of the response headers.
     Headers,
-    /// In the middle of the answer's body.
+    /// In the middle of the response body.
     Body,
 }
 
-/// [`Step::Trickle`]: a proper answer whose body comes one byte at a time.
+/// [`Step::Trickle`]: a valid response whose body is sent one byte at a time.
 #[derive(Clone, Debug, Deserialize)]
 #[serde(deny_unknown_fields)]
 pub struct Trickle {
-    /// The status code; 200 unless given.
+    /// The status code. Default: 200.
     #[serde(default = "ok")]
     pub status: u16,
     /// The body.
     pub body: String,
-    /// How long to wait between two bytes; 1000 unless given.
+    /// The interval between two bytes. Default: 1000.
     #[serde(default = "one_second")]
     pub interval_ms: u64,
-    /// How long to wait before answering.
+    /// The delay before the response.
     #[serde(default)]
     pub delay_ms: u64,
 }
@@ -378,9 +381,9 @@ pub struct Trickle {
 #[derive(Clone, Debug, Deserialize)]
 #[serde(deny_unknown_fields)]
 pub struct Reset {
-    /// When.
+    /// When it resets.
     pub at: ResetAt,
-    /// How long to wait before beginning.
+    /// The delay before it starts.
     #[serde(default)]
     pub delay_ms: u64,
 }
@@ -389,68 +392,68 @@ pub struct Reset {
 #[derive(Clone, Copy, Debug, Deserialize, Eq, PartialEq)]
 #[serde(rename_all = "snake_case")]
 pub enum ResetAt {
-    /// ConnectionFate the request was read; nothing is written.
+    /// After the request was read; nothing is written.
     Request,
-    /// In the middle of the answer's body.
+    /// In the middle of the response body.
     Body,
 }
 
-/// [`Step::Truncate`]: an answer that ends before its content-length is reached.
+/// [`Step::Truncate`]: a response that ends before its content-length.
 #[derive(Clone, Debug, Deserialize)]
 #[serde(deny_unknown_fields)]
 pub struct Truncate {
-    /// The status code; 200 unless given.
+    /// The status code. Default: 200.
     #[serde(default = "ok")]
     pub status: u16,
-    /// What is sent of the body.
+    /// The part of the body that is sent.
     #[serde(default)]
     pub body: String,
-    /// How many bytes more than those the content-length says.
+    /// How many bytes the content-length exceeds it by.
     pub missing: u64,
-    /// How long to wait before answering.
+    /// The delay before the response.
     #[serde(default)]
     pub delay_ms: u64,
 }
 
-/// [`Step::Redirect`]: a redirect to another host of this script, which allows everything and records what it was
-/// sent (see [`HostileGateway::other_seen`](crate::HostileGateway::other_seen)).
+/// [`Step::Redirect`]: a redirect to another host of this script, which allows everything and
+/// records its requests (see [`HostileGateway::other_seen`](crate::HostileGateway::other_seen)).
 #[derive(Clone, Debug, Deserialize)]
 #[serde(deny_unknown_fields)]
 pub struct Redirect {
-    /// The status code; 302 unless given.
+    /// The status code. Default: 302.
     #[serde(default = "found")]
     pub status: u16,
-    /// How long to wait before answering.
+    /// The delay before the response.
     #[serde(default)]
     pub delay_ms: u64,
 }
 
-/// [`Step::Goaway`]: a GOAWAY frame, and the connection is closed.
+/// [`Step::Goaway`]: a GOAWAY frame, then close.
 #[derive(Clone, Debug, Deserialize)]
 #[serde(deny_unknown_fields)]
 pub struct Goaway {
-    /// When.
+    /// When it is sent.
     pub at: ResetAt,
-    /// The error code; 0 (`NO_ERROR`) unless given.
+    /// The error code. Default: 0 (`NO_ERROR`).
     #[serde(default)]
     pub code: u32,
     /// Whether the frame says that the request may have been processed.
     #[serde(default)]
     pub processed: bool,
-    /// How long to wait before beginning.
+    /// The delay before it starts.
     #[serde(default)]
     pub delay_ms: u64,
 }
 
-/// [`Step::RstStream`]: a RST_STREAM frame; the connection stays.
+/// [`Step::RstStream`]: an RST_STREAM frame; the connection stays open.
 #[derive(Clone, Debug, Deserialize)]
 #[serde(deny_unknown_fields)]
 pub struct RstStream {
-    /// When.
+    /// When it is sent.
     pub at: ResetAt,
     /// The error code: 7 is `REFUSED_STREAM`, 2 `INTERNAL_ERROR`.
     pub code: u32,
-    /// How long to wait before beginning.
+    /// The delay before it starts.
     #[serde(default)]
     pub delay_ms: u64,
 }
@@ -548,7 +551,7 @@ fn read<T: DeserializeOwned>(members: Map<String, Value>) -> Result<T, String> {
     serde_path_to_error::deserialize(Value::Object(members)).map_err(|err| err.to_string())
 }
 
-/// Unlike an `Option` of its own, this tells `null` from nothing.
+/// Unlike a plain `Option`, distinguishes `null` from missing.
 fn present<'de, D: Deserializer<'de>>(deserializer: D) -> Result<Option<Value>, D::Error> {
     Value::deserialize(deserializer).map(Some)
 }

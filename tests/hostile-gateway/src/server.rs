@@ -1,4 +1,4 @@
-//! A port that is served: one thread that accepts, and one for each connection.
+//! A served port: one accepting thread, and one thread per connection.
 
 use std::io::{self, Read, Write};
 use std::net::{Shutdown, SocketAddr, TcpListener, TcpStream};
@@ -52,7 +52,8 @@ impl Server {
                 return;
             }
             for stream in open {
-                // The connection's thread reads the end, and closes. It fails only on a connection that is closed already.
+                // The connection's thread reads the end and closes. Fails only if it is closed
+                // already.
                 let _ = stream.shutdown(Shutdown::Read);
             }
             thread::sleep(RETRY);
@@ -70,11 +71,11 @@ impl Drop for Server {
         let Some(accepting) = self.accepting.take() else {
             return;
         };
-        // Only a connection wakes a blocked `accept` on every system.
+        // Only a new connection wakes a blocked `accept` on every system.
         while TcpStream::connect_timeout(&self.address, WAKE_TIMEOUT).is_err() && !accepting.is_finished() {
             thread::sleep(RETRY);
         }
-        // A thread that panicked has nothing more to stop.
+        // A panicked thread needs no stopping.
         let _ = accepting.join();
     }
 }
@@ -94,7 +95,7 @@ fn accept(listener: &TcpListener, shared: &Arc<Shared>) {
         connections.retain(|connection| !connection.thread.is_finished());
         match accepted {
             Ok((stream, _)) if shared.setup.reset_accept => {
-                // The peer may have closed already, and then there is nothing to reset.
+                // If the peer has closed already, there is nothing to reset.
                 let _ = reset_on_close(&stream);
             }
             // Without a thread to serve it, the connection is closed.
@@ -105,13 +106,13 @@ fn accept(listener: &TcpListener, shared: &Arc<Shared>) {
         }
     }
 
-    // A child process being started may hold the port open for a moment longer. Where a listening socket cannot be shut
-    // down, closing it has to do.
+    // A starting child process may keep the port open for a moment. If a listening socket cannot be
+    // shut down, closing it must suffice.
     let _ = SockRef::from(listener).shutdown(Shutdown::Both);
 
     for connection in connections {
         if let Some(stream) = connection.stream.upgrade() {
-            // Fails only on a connection that is closed already.
+            // Fails only if the connection is closed already.
             let _ = stream.shutdown(Shutdown::Both);
         }
         let _ = connection.thread.join();
@@ -128,7 +129,7 @@ fn spawn(stream: TcpStream, number: u64, shared: &Arc<Shared>) -> io::Result<Con
     }
     let shared = Arc::clone(shared);
     let thread = thread::Builder::new().name(format!("hostile-gateway-{number}")).spawn(move || {
-        // An error is the peer that went away, or the stop.
+        // An error means that the peer left, or the stop.
         let _ = serve(&stream, number, &shared);
     })?;
     Ok(Connection { stream: weak, thread })
@@ -172,7 +173,7 @@ fn serve(stream: &TcpStream, connection: u64, shared: &Shared) -> io::Result<()>
     }
 }
 
-/// Answers whatever hello comes with that of a server that knows TLS 1.1 at most.
+/// Answers any ClientHello like a server that supports TLS 1.1 at most.
 fn handshake_tls_1_1(stream: &TcpStream) -> io::Result<()> {
     let mut stream = stream;
     let mut buf = [0; 4096];
@@ -184,7 +185,7 @@ fn handshake_tls_1_1(stream: &TcpStream) -> io::Result<()> {
     stream.shutdown(Shutdown::Write)
 }
 
-/// A record and in it a ServerHello, both of version 3.2, up to the server's random bytes.
+/// A record with a ServerHello, both version 3.2, up to the random bytes.
 const SERVER_HELLO_TLS_1_1: &[u8] = &[0x16, 3, 2, 0, 42, 2, 0, 0, 38, 3, 2];
 /// No session, TLS_RSA_WITH_AES_128_CBC_SHA, and no compression.
 const SERVER_HELLO_END: &[u8] = &[0, 0x00, 0x2f, 0];

@@ -1,4 +1,4 @@
-//! What the threads of a server share: what it does, what it was sent, and when to stop.
+//! State shared by a server's threads: behaviour, recorded requests, and the stop signal.
 
 use std::net::{SocketAddr, TcpStream};
 use std::sync::{Arc, Condvar, Mutex, MutexGuard, PoisonError, Weak};
@@ -9,7 +9,7 @@ use rustls::ServerConfig;
 use crate::request::Seen;
 use crate::script::{Body, Respond, Step};
 
-/// What a server does.
+/// The behaviour of a server.
 #[derive(Debug, Default)]
 pub(crate) struct Setup {
     pub(crate) tls: Option<Arc<ServerConfig>>,
@@ -22,7 +22,7 @@ pub(crate) struct Setup {
 }
 
 impl Setup {
-    /// The host that redirects point to.
+    /// The target host of redirects.
     pub(crate) fn other_host() -> Self {
         Self {
             steps: vec![Step::Respond(Respond {
@@ -42,7 +42,7 @@ impl Setup {
     }
 }
 
-/// Tells threads that wait to end, or to go on.
+/// Signals waiting threads to stop or to continue.
 #[derive(Debug, Default)]
 pub(crate) struct Stop {
     state: Mutex<Waiting>,
@@ -58,7 +58,7 @@ enum Waiting {
 }
 
 impl Stop {
-    /// Waits for `time`, or for the stop or the release if that comes sooner. Returns whether the stop came.
+    /// Waits for `time`, or until stopped or released. Returns whether it was stopped.
     pub(crate) fn wait(&self, time: Duration) -> bool {
         let (state, _) = self
             .changed
@@ -86,7 +86,7 @@ impl Stop {
 pub(crate) struct Shared {
     pub(crate) setup: Setup,
     pub(crate) log: Mutex<Log>,
-    /// What was accepted; a connection that is closed cannot be upgraded.
+    /// Accepted connections; a closed one cannot be upgraded.
     pub(crate) connections: Mutex<Vec<Weak<TcpStream>>>,
     pub(crate) stop: Stop,
 }
@@ -96,7 +96,7 @@ impl Shared {
         *lock(&self.stop.state) == Waiting::Stopped
     }
 
-    /// Records a request and says which step is its own.
+    /// Records a request and returns its step.
     pub(crate) fn record(&self, seen: Seen) -> Step {
         let mut log = lock(&self.log);
         log.seen.push(seen);
@@ -109,7 +109,7 @@ impl Shared {
 #[derive(Debug, Default)]
 pub(crate) struct Log {
     pub(crate) seen: Vec<Seen>,
-    // Not the length of `seen`: what cannot be parsed is seen but plays no step.
+    // Not the length of `seen`: invalid requests are recorded but play no step.
     steps_played: usize,
 }
 

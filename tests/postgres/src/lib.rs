@@ -1,6 +1,6 @@
-//! A PostgreSQL server for tests: one for each test program, of the programs that the machine has, with data of its own
-//! that goes with it. It listens on a free port of 127.0.0.1, with TLS and passwords, and is as durable as it is out of
-//! the box.
+//! A PostgreSQL server for tests: one per test program, from the installed binaries, with temporary
+//! data. It listens on a free port of 127.0.0.1 with TLS and passwords, and uses the default
+//! durability settings.
 #![cfg(unix)]
 
 use std::error::Error;
@@ -17,13 +17,14 @@ use std::time::{Duration, Instant};
 
 use tempfile::TempDir;
 
-/// The password of the user `postgres`, which must be nowhere in what tests print.
+/// The password of the user `postgres`. It must not appear in test output.
 pub const PASSWORD: &str = "pg_password_secret";
 
-/// How long the server may take to start.
+/// The maximum startup time of the server.
 const START: Duration = Duration::from_secs(60);
 
-/// Stops the server and removes its data when the test program ends, however it ends: its end of the pipe closes then.
+/// Stops the server and removes its data when the test program ends in any way, because its end of
+/// the pipe closes.
 const WATCH: &str = r#"
 trap '' INT TERM HUP
 "$1/postgres" -D "$2/data" >"$2/log" 2>&1 &
@@ -45,8 +46,8 @@ pub struct Server {
     _watch: (Child, ChildStdin),
 }
 
-/// The test program's server, started with the first call. `None`, and a line that says so, where the machine has no
-/// PostgreSQL; with `CI` in the environment that is an error.
+/// Returns the test program's server, started by the first call. `None`, with a message, if
+/// PostgreSQL is not installed; an error if `CI` is set.
 ///
 /// # Errors
 ///
@@ -59,7 +60,7 @@ pub fn server() -> Result<Option<&'static Server>, &'static str> {
             Err("no PostgreSQL is installed (Debian: apt-get install postgresql)".to_owned())
         }
         None => {
-            // Not by `eprintln!`, which the test runner keeps to itself.
+            // Not `eprintln!`, which the test runner captures.
             let _ = writeln!(
                 io::stderr(),
                 "SKIPPED: what runs on PostgreSQL: none is installed (Debian: apt-get install postgresql)"
@@ -107,7 +108,8 @@ impl Server {
         if !made.status.success() {
             return Err(format!("initdb: {}", String::from_utf8_lossy(&made.stderr)).into());
         }
-        // Free a moment ago; should somebody take it first, the server says so and the tests fail.
+        // The port was free a moment ago. If another process takes it, the server reports it and
+        // the tests fail.
         let port = TcpListener::bind("127.0.0.1:0")?.local_addr()?.port();
         let settings = format!(
             "listen_addresses = '127.0.0.1'\nport = {port}\nunix_socket_directories = '{folder}'\nmax_connections = 300\n\
@@ -125,7 +127,7 @@ impl Server {
             .process_group(0)
             .spawn()?;
         let pipe = watch.stdin.take().ok_or("no pipe to the server's watch")?;
-        // From now on the watch removes it.
+        // From now on the watcher removes it.
         let folder = folder.keep();
         let server =
             Self { programs, authority, port, databases: AtomicUsize::new(0), _watch: (watch, pipe) };
@@ -140,27 +142,27 @@ impl Server {
         Ok(server)
     }
 
-    /// A new database: its URL, with the password.
+    /// Creates a database and returns its URL, including the password.
     ///
     /// # Errors
     ///
-    /// If it cannot be made.
+    /// If it cannot be created.
     pub fn database(&self) -> Result<String, Failure> {
         let name = format!("test{}", self.databases.fetch_add(1, Ordering::Relaxed));
         self.run("postgres", &format!("CREATE DATABASE {name}"))?;
         Ok(format!("postgresql://postgres:{PASSWORD}@127.0.0.1:{}/{name}", self.port))
     }
 
-    /// The certificate, PEM, that TLS connections to `localhost` must trust.
+    /// The certificate in PEM that TLS connections to `localhost` must trust.
     pub fn authority(&self) -> &str {
         &self.authority
     }
 
-    /// Runs statements as the user `postgres`; what they print.
+    /// Runs statements as the user `postgres` and returns their output.
     ///
     /// # Errors
     ///
-    /// What the server says.
+    /// The server's error message.
     pub fn run(&self, database: &str, statements: &str) -> Result<String, Failure> {
         let done = Command::new(self.programs.join("psql"))
             .args(["-h", "127.0.0.1", "-p", &self.port.to_string(), "-U", "postgres", "-d", database])
@@ -175,7 +177,7 @@ impl Server {
     }
 }
 
-/// The folder with the newest server's programs.
+/// The folder with the newest server binaries.
 fn programs() -> Option<PathBuf> {
     let debian = fs::read_dir("/usr/lib/postgresql").into_iter().flatten().flatten();
     let newest = debian
@@ -192,7 +194,7 @@ fn programs() -> Option<PathBuf> {
     bin.join("initdb").exists().then_some(bin)
 }
 
-/// Whom the server runs as, if it cannot be whoever runs the tests: it refuses to be root.
+/// The user to run the server as, if the tests run as root: PostgreSQL refuses to run as root.
 fn owner() -> Result<Option<(u32, u32)>, Failure> {
     let me = String::from_utf8(Command::new("id").arg("-u").output()?.stdout)?;
     if me.trim() != "0" {

@@ -1,4 +1,4 @@
-//! A client that hides nothing.
+//! A raw test client.
 
 use std::io::{BufRead, BufReader, ErrorKind, Read, Write};
 use std::net::TcpStream;
@@ -26,7 +26,7 @@ pub(crate) fn open(address: &str) -> TcpStream {
     stream
 }
 
-/// Sends a request by a connection of its own and returns the answer.
+/// Sends a request on its own connection and returns the response.
 pub(crate) fn ask(gateway: &HostileGateway, path: &str) -> Answer {
     let mut client = connect(gateway);
     client.get(path);
@@ -82,7 +82,7 @@ impl<S: Read + Write> Client<S> {
         self.send(format!("GET {path} HTTP/1.1\r\nHost: gateway\r\n\r\n").as_bytes());
     }
 
-    /// Reads an answer with a content-length.
+    /// Reads a response with a content-length.
     pub(crate) fn answer(&mut self) -> Answer {
         let mut answer = self.head();
         let len = answer.header("content-length").map_or(0, |len| len.parse().unwrap());
@@ -107,7 +107,7 @@ impl<S: Read + Write> Client<S> {
         Answer { status, headers, body: Vec::new() }
     }
 
-    /// Everything until the connection ends, and how it ended.
+    /// Reads until the connection ends, and returns how it ended.
     pub(crate) fn rest(&mut self) -> (Vec<u8>, End) {
         let mut rest = Vec::new();
         let end = match self.stream.read_to_end(&mut rest) {
@@ -133,7 +133,7 @@ impl Client {
     }
 }
 
-/// Long enough for anything that shall come.
+/// Long enough for anything that is expected.
 pub(crate) const READ_TIMEOUT: Duration = Duration::from_secs(10);
-/// Long enough to believe that nothing comes.
+/// Long enough to conclude that nothing arrives.
 pub(crate) const SHORT_TIMEOUT: Duration = Duration::from_millis(200);

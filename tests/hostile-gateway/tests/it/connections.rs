@@ -1,4 +1,4 @@
-//! What happens beneath HTTP.
+//! Connection-level behaviour.
 
 use std::io::ErrorKind;
 use std::net::{TcpListener, TcpStream};
@@ -13,7 +13,7 @@ fn idle_connection_closes_after_response() {
     let gateway = start(json!({"idle_close_ms": 100}));
     let mut client = connect(&gateway);
 
-    // Before the first request there is no answer to be idle after.
+    // Before the first request there is no idle timeout.
     std::thread::sleep(Duration::from_millis(200));
     client.get("/");
     client.answer();

@@ -1,4 +1,4 @@
-//! HTTP/2, seen from a client of its own.
+//! HTTP/2, with an independent client.
 
 use std::sync::Arc;
 use std::time::Duration;
@@ -21,7 +21,7 @@ fn records_request_and_sends_response() {
     let gateway = http2(&json!([{"do": "respond", "status": 201, "json": {"hash": "{{request_hash}}"}}]));
     let (status, body) = ask(&gateway, "{ }").unwrap();
     assert_eq!(status, 201);
-    // Of `{}`.
+    // The hash of `{}`.
     let hash = "44136fa355b3678a1146ad16f7e8649e94fb4fc21fe77e8310c060f61caaff8a";
     assert_eq!(body, json!({"hash": hash}).to_string().as_bytes());
     let seen = gateway.seen();
@@ -54,11 +54,11 @@ fn closes_connections_with_goaway() {
         (json!({"do": "goaway", "at": "request", "code": 11}), Reason::ENHANCE_YOUR_CALM),
         (json!({"do": "goaway", "at": "body", "code": 2}), Reason::INTERNAL_ERROR),
     ] {
-        // The stream is past the last that the frame names.
+        // The stream is after the last one that the frame names.
         let error = ask(&http2(&json!([step])), "").unwrap_err();
         assert!(error.is_go_away() && error.reason() == Some(code), "{step}: {error}");
     }
-    // The stream is the last, so that only the connection's end ends it.
+    // The stream is the last one, so only the end of the connection ends it.
     let error = ask(&http2(&json!([{"do": "goaway", "at": "request", "processed": true}])), "").unwrap_err();
     assert!(error.is_io(), "{error}");
 }
@@ -94,7 +94,7 @@ fn http2(steps: &Value) -> HostileGateway {
     start(json!({"tls": "trusted", "http2": true, "steps": steps}))
 }
 
-/// The status and the body of the answer, or how there was none.
+/// The status and body of the response, or the error.
 fn ask(gateway: &HostileGateway, body: &'static str) -> Result<(u16, Vec<u8>), Error> {
     ask_at(&gateway.base_url(), gateway.ca_pem().unwrap(), body)
 }

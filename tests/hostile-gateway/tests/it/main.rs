@@ -1,4 +1,4 @@
-//! What the gateway does, seen from its clients.
+//! The gateway's behaviour as seen by clients.
 
 #![allow(
     clippy::unwrap_used,

@@ -1,4 +1,4 @@
-//! The gateway as a process: a line in, a line out.
+//! The gateway as a process: one line in, one line out.
 
 use std::io::{BufRead, BufReader, ErrorKind, Write};
 use std::net::TcpStream;

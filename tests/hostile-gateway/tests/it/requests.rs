@@ -1,4 +1,4 @@
-//! What is recorded of requests, and which are none.
+//! Recorded requests, and invalid ones.
 
 use std::net::Shutdown;
 use std::thread;

@@ -1,4 +1,4 @@
-//! Scripts that cannot be played are refused with the member's name.
+//! Invalid scripts are rejected, naming the member.
 
 use std::collections::BTreeMap;
 use std::io::ErrorKind;

@@ -1,4 +1,4 @@
-//! Each step, and which request plays which.
+//! Each step, and which request plays it.
 
 use std::time::{Duration, Instant};
 
@@ -226,7 +226,7 @@ fn truncate_closes_gracefully_too_early() {
         {"do": "truncate", "missing": 1},
     ]}));
 
-    // A large body, as what was not read of it would turn the FIN into an RST.
+    // A large body, because unread data would turn the FIN into an RST.
     let body = "x".repeat(1024 * 1024);
     let mut client = connect(&gateway);
     client.send(format!("POST / HTTP/1.1\r\ncontent-length: {}\r\n\r\n{body}", body.len()).as_bytes());
@@ -292,7 +292,7 @@ fn steps_honor_delay() {
         let mut client = connect(&gateway);
         let started = Instant::now();
         client.get("/");
-        // Data or an end, either is what was waited for.
+        // Either data or an end is fine.
         let _ = std::io::BufRead::fill_buf(&mut client.stream);
         assert!(started.elapsed() >= Duration::from_millis(100), "{step}");
     }

@@ -1,4 +1,4 @@
-//! What a certificate is worth to a client that trusts the gateway's authority.
+//! Certificates, as seen by a client that trusts the gateway's authority.
 
 use std::io::{self, ErrorKind, Read};
 use std::net::TcpStream;
@@ -31,7 +31,7 @@ fn trusted_certificate_covers_names_and_tls_versions() {
             assert_eq!(client.answer().json(), json!({"decision": "allow"}));
             client.get("/b");
             assert_eq!(client.answer().status, 200);
-            // An end in order: rustls makes an error of any other.
+            // A graceful end: rustls reports any other as an error.
             assert_eq!(client.rest(), (Vec::new(), End::Fin));
         }
     }
@@ -96,7 +96,7 @@ fn tls_mode_answers_tls_on_http_url() {
     assert_eq!(gateway.ca_pem(), None);
     let mut client = connect(&gateway);
     client.get("/");
-    // An alert.
+    // A TLS alert.
     assert_eq!(client.rest().0.first(), Some(&0x15));
 }
 
@@ -104,7 +104,7 @@ fn tls_mode_answers_tls_on_http_url() {
 fn old_protocol_mode_speaks_tls_1_1_only() {
     let gateway = start(json!({"tls": "old_protocol"}));
     assert!(gateway.base_url().starts_with("https://127.0.0.1:"));
-    // Were the hello unreadable, the error would be another.
+    // An unreadable hello would cause another error.
     let error = handshake_error(&gateway, "127.0.0.1");
     assert!(matches!(error, Error::PeerIncompatible(_)), "{error}");
     assert!(gateway.seen().is_empty());
